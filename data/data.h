@@ -1,0 +1,102 @@
+/* data: datasets, byte tokens, and loaders that yield micro-batches.
+ *
+ * A loader yields steps; a step is `accumulate` micro-batches, after which data_next returns NULL once:
+ *     for (const Batch *b; (b = data_next(loader)); ) tensor_backward(nn_loss(model, b));
+ * Samples are shuffled by seed anew each epoch (Philox keys, so order is the same everywhere). The last micro-batch of
+ * an epoch may be short, and the last step of an epoch may have fewer micro-batches. On a meta context, loaders open
+ * the file, read headers and counts, and yield the same shapes without data.
+ * Datasets live in host memory (or are mapped), outside the tracked peak. Loaders belong to the current scope.
+ */
+#ifndef BRIM_DATA_H
+#define BRIM_DATA_H
+
+#include "../tensor/batch.h"
+#include "../tensor/tensor.h"
+#include "data_names.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct Loader Loader;
+
+/* The training part or the held-out part of a dataset. */
+typedef enum DataSplit { DATA_TRAIN, DATA_HELD_OUT } DataSplit;
+
+typedef struct TextOptions {
+    int batch;              /* micro-batch; 0 = 8 */
+    int seq;                /* 0 = 128 */
+    int accumulate;         /* micro-batches a step; 0 = 1 */
+    uint64_t seed;          /* of shuffling and masking */
+    DataSplit split;
+    float held_out;         /* fraction of sequences at the end of the text; 0 = 0.05; negative = none */
+    float mask_probability; /* > 0: masked language modelling (BERT): 0.15 usual. 80 % [MASK], 10 % random, 10 % kept;
+                               labels only where chosen, at least one a sample */
+    int64_t max_samples;    /* use only the first this many sequences; 0 = all (1 with batch 1 overfits one batch) */
+    int64_t corpus_bytes;   /* builtin: size of the text to generate; 0 = 1 MiB */
+} TextOptions;
+
+/* Byte tokens: 0..255; masked data add TOKEN_PAD, TOKEN_CLS, TOKEN_SEP, TOKEN_MASK (vocabulary 260). */
+enum { TOKEN_PAD = 256, TOKEN_CLS = 257, TOKEN_SEP = 258, TOKEN_MASK = 259, TOKEN_VOCAB = 260 };
+
+/* Sequences of `seq` bytes from a text file, or "builtin" for the generated corpus. Plain: ids are bytes [i, i+seq),
+ * labels the next byte. Masked: ids are [CLS] text [SEP]. NULL with an error when the file is missing, empty, or shorter
+ * than one sequence in either part asked for. */
+BRIM_API Loader *data_text(const char *path, const TextOptions *options);
+
+typedef struct ImageOptions {
+    int batch;      /* 0 = 128 */
+    int accumulate; /* 0 = 1 */
+    uint64_t seed;
+    DataSplit split;     /* HELD_OUT reads the t10k files */
+    int64_t max_samples; /* 0 = all */
+} ImageOptions;
+
+/* IDX images and labels (plain or .gz) of the MNIST family in a directory (train-images-idx3-ubyte[.gz] …); "fashion-mnist"
+ * finds the Debian package's. Pixels become floats in [0,1]; features (B, 784), labels (B). */
+BRIM_API Loader *data_images(const char *directory, const ImageOptions *options);
+
+/* A table of one's own, copied: features (n, width) f32 row-major and labels (n). */
+typedef struct TableOptions {
+    const float *features;
+    const int32_t *labels;
+    int64_t count, width;
+    int batch, accumulate;
+    uint64_t seed;
+} TableOptions;
+BRIM_API Loader *data_table(const TableOptions *options);
+
+/* The next micro-batch of the current step; NULL at the end of each step (the next call begins the next step) or on error.
+ * The batch and its tensors are valid until the next call. */
+BRIM_API const Batch *data_next(Loader *loader);
+/* Ends the current step early, if inside one, so that the next call begins a step. */
+BRIM_API void data_finish_step(Loader *loader);
+
+BRIM_API int64_t data_samples(const Loader *loader);         /* in this split */
+BRIM_API int64_t data_steps_per_epoch(const Loader *loader);
+BRIM_API int64_t data_classes(const Loader *loader);         /* vocabulary, or classes of labels */
+BRIM_API int64_t data_width(const Loader *loader);           /* features a sample; 0 for tokens */
+BRIM_API int64_t data_epoch(const Loader *loader);           /* completed epochs */
+/* Of the step last yielded: */
+BRIM_API int64_t data_step_tokens(const Loader *loader);
+BRIM_API int64_t data_step_labels(const Loader *loader);
+/* Whether the step that comes next is the epoch's last one and smaller than the others. */
+BRIM_API int data_next_step_is_short(const Loader *loader);
+BRIM_API void loader_free(Loader *loader);
+
+/* Everything that decides what comes next; valid between steps. Restoring it into a loader with the same options over the
+ * same data continues the same sequence. */
+typedef struct DataCursor {
+    uint64_t seed;
+    int64_t epoch, position, step; /* position: samples of this epoch already used */
+} DataCursor;
+BRIM_API DataCursor data_cursor(const Loader *loader);
+BRIM_API int data_seek(Loader *loader, DataCursor cursor);
+
+/* The built-in corpus: deterministic English-like text from our own grammar, `bytes` long. Fills `text`. */
+BRIM_API void data_corpus(uint64_t seed, char *text, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,240 @@
+/* tensor: contexts, tensors, operations that record themselves, and backward.
+ *
+ * Rules that hold for every function here:
+ *  - Errors stick. The first error of the thread's context is kept (error_code, error_message); operations given NULL
+ *    return NULL. A script checks once a step.
+ *  - Ownership. What is made inside a scope belongs to it and goes with it; users release nothing. *_free exists.
+ *  - Storage lives only as long as someone needs it: an intermediate's data is gone after tensor_backward unless
+ *    tensor_keep was called; tensor_move gives it up early.
+ *  - On a meta context no data exists and kernels do not run; everything else is the same.
+ * Shapes are row-major; the last dimension is contiguous. Objects stay in the context they were made in.
+ */
+#ifndef BRIM_TENSOR_H
+#define BRIM_TENSOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../memtrack/memtrack.h"
+#include "tensor_names.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct Context Context;
+typedef struct Tensor Tensor;
+
+/* ---- Errors -------------------------------------------------------------------------------------------------- */
+
+#define BRIM_ERRORS(X)                                                                                                 \
+    X(NONE, "no error")                                                                                                \
+    X(ARGUMENT, "bad argument")                                                                                        \
+    X(SHAPE, "shapes do not fit")                                                                                      \
+    X(INDEX, "index out of range")                                                                                     \
+    X(HOST_MEMORY, "out of host memory")                                                                               \
+    X(MEMORY, "out of tracked memory")                                                                                 \
+    X(BUDGET, "does not fit the budget")                                                                               \
+    X(STATE, "not possible in this state")                                                                             \
+    X(NONFINITE, "value is not finite")                                                                                \
+    X(FILE, "file problem")                                                                                            \
+    X(DATA, "bad data")
+
+typedef enum ErrorCode {
+#define X(id, text) ERROR_##id,
+    BRIM_ERRORS(X)
+#undef X
+        ERROR_COUNT
+} ErrorCode;
+
+/* Of the thread's current context: 0 (ERROR_NONE) while all is well. */
+BRIM_API int error_code(void);
+/* "tensor_linear: x (8,128,288) has 288 features, weight expects 256, at layers.0.attn"; "" without error. */
+BRIM_API const char *error_message(void);
+BRIM_API void error_clear(void);
+/* For modules and ops of your own: keeps the first error only; appends the current place. Returns code. */
+BRIM_API int error_raise(ErrorCode code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+BRIM_API const char *error_name(ErrorCode code);
+
+/* ---- Context ------------------------------------------------------------------------------------------------- */
+
+typedef struct ContextOptions {
+    int meta;             /* 1: plan only: no data, no kernels */
+    MemMode memory;       /* of a context with data: MEMTRACK_MALLOC or MEMTRACK_RESERVED (0 means MALLOC) */
+    uint64_t capacity;    /* RESERVED: bytes; otherwise a limit, 0 = none */
+    int threads;          /* 0 = all processors this process may use */
+    uint64_t seed;        /* of initialisation and dropout */
+    const char *kernels;  /* NULL = the fastest; "reference", "base", "avx2", "avx512" */
+} ContextOptions;
+
+/* NULL when memory is out. A new context is not current until context_use. */
+BRIM_API Context *context_create(const ContextOptions *options);
+/* Frees everything made in it. If it was current, no context is. NULL is fine. */
+BRIM_API void context_destroy(Context *context);
+/* Makes it this thread's current context; returns the one before (NULL if none). */
+BRIM_API Context *context_use(Context *context);
+/* The thread's current context; made on demand with default options. NULL only without memory. */
+BRIM_API Context *context_current(void);
+BRIM_API MemTracker *context_tracker(const Context *context);
+BRIM_API MemLedger *context_ledger(const Context *context);
+BRIM_API int context_is_meta(const Context *context);
+BRIM_API int context_threads(const Context *context);
+BRIM_API uint64_t context_seed(const Context *context);
+
+/* ---- Data types and shapes ----------------------------------------------------------------------------------- */
+
+/* bits an element, so that 4-bit types have a place. Later: bf16, f16, i8, nf4. */
+#define BRIM_DTYPES(X)                                                                                                 \
+    X(F32, "f32", 32)                                                                                                  \
+    X(I32, "i32", 32)
+
+typedef enum DType {
+#define X(id, name, bits) DTYPE_##id,
+    BRIM_DTYPES(X)
+#undef X
+        DTYPE_COUNT
+} DType;
+
+#define TENSOR_MAX_DIMS 4
+
+/* Each dimension is 1..INT_MAX; dims beyond ndim are 1. SHAPE(8, 128, 288) writes one. */
+typedef struct Shape {
+    int ndim;
+    int64_t dim[TENSOR_MAX_DIMS];
+} Shape;
+
+#define SHAPE(...)                                                                                                     \
+    ((Shape){(int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}})
+
+/* ---- Tensors ------------------------------------------------------------------------------------------------- */
+
+/* Owned by the current scope; contents indeterminate. Component: MEM_INPUT for data, MEM_BUFFER, MEM_TEMPORARY… */
+BRIM_API Tensor *tensor_new(DType dtype, Shape shape, MemComponent component);
+BRIM_API Tensor *tensor_zeros(DType dtype, Shape shape, MemComponent component);
+/* Copies numel(shape) elements from `values` (ignored on meta, where it may be NULL). */
+BRIM_API Tensor *tensor_from(DType dtype, Shape shape, MemComponent component, const void *values);
+/* A trainable parameter (component PARAMETER, requires grad), owned by whoever made it: tensor_free it, or add it to a
+ * module with nn_add_parameter. */
+BRIM_API Tensor *tensor_parameter(Shape shape);
+/* Releases one's own tensor early. NULL is fine. */
+BRIM_API void tensor_free(Tensor *tensor);
+
+BRIM_API Shape tensor_shape(const Tensor *tensor);
+/* i < 0 counts from the end: tensor_dim(t, -1) is the last. 0 for NULL or out of range. */
+BRIM_API int64_t tensor_dim(const Tensor *tensor, int i);
+BRIM_API int64_t tensor_numel(const Tensor *tensor);
+BRIM_API DType tensor_dtype(const Tensor *tensor);
+/* The elements; NULL on meta (no error), and NULL with an error when the data was moved or released. */
+BRIM_API void *tensor_data(Tensor *tensor);
+BRIM_API float *tensor_f32(Tensor *tensor);   /* the same, for f32 */
+BRIM_API int32_t *tensor_i32(Tensor *tensor); /* the same, for i32 */
+/* The single element of a one-element tensor; 0 on meta. */
+BRIM_API float tensor_item(Tensor *tensor);
+/* The gradient of a parameter (or of a kept tensor), shaped like it; NULL while there is none, and on meta. */
+BRIM_API float *tensor_grad(Tensor *tensor);
+BRIM_API int tensor_has_grad(const Tensor *tensor);
+/* Frees the gradient; the next backward starts from nothing. */
+BRIM_API void tensor_drop_grad(Tensor *tensor);
+BRIM_API int tensor_requires_grad(const Tensor *tensor);
+/* A frozen parameter's gradient is not computed (component FROZEN). Only for leaves. */
+BRIM_API void tensor_set_requires_grad(Tensor *tensor, int requires_grad);
+/* Keeps the data after tensor_backward (costs its bytes for the scope's life). Returns its argument. */
+BRIM_API Tensor *tensor_keep(Tensor *tensor);
+/* "I will not use this again": the next operation (or module) that takes it may reuse its storage, or frees it as soon
+ * as backward does not need it. Returns its argument. Only for tensors made by operations; ignored on others. */
+BRIM_API Tensor *tensor_move(Tensor *tensor);
+/* A name for messages; copied? no: must outlive the tensor. */
+BRIM_API void tensor_set_name(Tensor *tensor, const char *name);
+BRIM_API const char *tensor_name(const Tensor *tensor);
+
+/* Fills; a stream of its own a call, from the context's seed. */
+BRIM_API void tensor_fill(Tensor *tensor, float value);
+BRIM_API void tensor_fill_normal(Tensor *tensor, float mean, float std);
+BRIM_API void tensor_fill_uniform(Tensor *tensor, float low, float high);
+
+/* ---- Scopes, recording, backward ----------------------------------------------------------------------------- */
+
+/* Opens a scope and returns its depth; end it with that depth. Scopes nest; ending an outer one ends the inner. */
+BRIM_API int tensor_scope_begin(void);
+BRIM_API void tensor_scope_end(int scope);
+/* Hands a tensor (made in the current scope) to the scope outside. Returns its argument. */
+BRIM_API Tensor *tensor_promote(Tensor *tensor);
+
+/* Between begin and end nothing is recorded; phase is EVALUATE. They nest. */
+BRIM_API void tensor_no_grad_begin(void);
+BRIM_API void tensor_no_grad_end(void);
+BRIM_API int tensor_recording(void);
+
+/* From a scalar: adds d loss / d parameter to every parameter's gradient, releasing the tape as it goes. A loss that
+ * is not finite is an error that names where it first appeared; nothing is added then. Returns error_code(). */
+BRIM_API int tensor_backward(Tensor *loss);
+
+/* Runs forward(self, x, batch) without recording, keeps x, and runs it again, recorded, inside backward; gradients are
+ * bitwise those of a plain call. forward must depend on nothing but its arguments. */
+typedef Tensor *(*CheckpointForward)(void *self, Tensor *x, const void *batch);
+BRIM_API Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, const void *batch);
+
+/* Random masks of the forward pass that begins now are a function of (seed, step, sample, layer); samples of the
+ * tensors that follow are numbered from first_sample. nn_forward calls it at the outermost module. */
+BRIM_API void tensor_random_begin(int64_t step, int64_t first_sample);
+
+/* ---- Operations: all return a new tensor of the current scope, f32 unless said ---------------------------------- */
+
+typedef enum TensorActivation { /* values match the kernels' */
+    TENSOR_IDENTITY,
+    TENSOR_GELU,
+    TENSOR_GELU_TANH,
+    TENSOR_SILU,
+    TENSOR_RELU
+} TensorActivation;
+
+/* act(x (…, in) W^T + bias): W (out, in), bias (out) or NULL -> (…, out). */
+BRIM_API Tensor *tensor_linear(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act);
+/* The same with W (in, out), as GPT-2 stores it. */
+BRIM_API Tensor *tensor_linear_in_out(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act);
+/* ids i32 (…) in [0, vocab), table (vocab, c) -> (…, c). */
+BRIM_API Tensor *tensor_embedding(Tensor *ids, Tensor *table);
+/* table (positions, c), T <= positions -> (batch, T, c): row t of every sample is table[t]. */
+BRIM_API Tensor *tensor_position_embedding(Tensor *table, int64_t batch, int64_t seq);
+/* Over the last dimension; weight and bias (c). */
+BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, float eps);
+BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps);
+BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);
+BRIM_API Tensor *tensor_gelu(Tensor *x);      /* exact, by erf */
+BRIM_API Tensor *tensor_gelu_tanh(Tensor *x); /* GPT-2's approximation */
+BRIM_API Tensor *tensor_silu(Tensor *x);
+BRIM_API Tensor *tensor_relu(Tensor *x);
+/* silu(gate) * up; shapes equal. */
+BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
+/* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
+BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
+
+typedef enum AttentionKind { ATTENTION_FLASH, ATTENTION_EAGER } AttentionKind;
+typedef struct AttentionOptions {
+    int heads;
+    int kv_heads; /* 0 = heads; must divide heads */
+    int causal;
+    AttentionKind kind; /* flash keeps a number a row; eager keeps the (B,heads,T,T) scores */
+    Tensor *mask;       /* i32 (B,T), 0 = padding key; NULL = none */
+} AttentionOptions;
+/* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D); scores are scaled by 1/sqrt(D). */
+BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options);
+/* qkv (B,T,3C): q, k and v side by side; kv_heads == heads. */
+BRIM_API Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *options);
+
+BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b); /* shapes equal */
+BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b); /* shapes equal */
+BRIM_API Tensor *tensor_scale(Tensor *x, float factor);
+/* Zeroes with probability p and scales the rest by 1/(1-p); dimension 0 of x counts samples. p = 0 returns x. */
+BRIM_API Tensor *tensor_dropout(Tensor *x, float p);
+BRIM_API Tensor *tensor_reshape(Tensor *x, Shape shape); /* shares storage */
+BRIM_API Tensor *tensor_sum(Tensor *x);                  /* -> (1) */
+BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
+/* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
+ * logits (…, classes), labels i32 (…). */
+BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
