@@ -1,0 +1,114 @@
+/* What the library's own files share about contexts and tensors; not installed. */
+#ifndef BRIM_TENSOR_INTERNAL_H
+#define BRIM_TENSOR_INTERNAL_H
+
+#include "../kernels/kernels.h"
+#include "tensor.h"
+
+/* Anything a scope owns starts with this: tensors, modules, optimizers, loaders. */
+typedef struct ScopeItem ScopeItem;
+struct ScopeItem {
+    ScopeItem *previous, *next; /* in its scope's ring; NULL when no scope owns it */
+    int depth;                  /* of that scope */
+    void (*destroy)(ScopeItem *item);
+    Context *context;
+};
+
+/* Puts an item into the current scope (destroyed at its end, newest first) or takes it out again. */
+void scope_adopt(ScopeItem *item, void (*destroy)(ScopeItem *item));
+void scope_release(ScopeItem *item);
+
+/* Bytes and their books, shared by headers; freed with the last reference. */
+typedef struct Storage {
+    MemBlock block;
+    int refs;
+    int saved; /* times a tape node saved it: > 0 means "activation" */
+} Storage;
+
+typedef enum DataState { DATA_HELD, DATA_MOVED, DATA_RELEASED } DataState;
+
+struct Tensor {
+    ScopeItem item;
+    Shape shape;
+    DType dtype;
+    Storage *storage; /* NULL once moved or released (state says which) */
+    Storage *grad;    /* accumulated so far; NULL = none */
+    const char *name;
+    int refs; /* owner and tape */
+    int place; /* where it was made, for messages */
+    const char *op; /* that made it, for messages */
+    DataState state;
+    unsigned char leaf, requires_grad, move, keep;
+};
+
+/* Random streams: what dropout masks and initial values are keyed by. */
+typedef struct RandomState {
+    int64_t step, first_sample;
+    uint32_t layer; /* the next dropout of this forward pass */
+    uint64_t fills; /* streams used by tensor_fill_* */
+} RandomState;
+
+typedef struct Tape Tape;
+
+#define SCOPE_MAX_DEPTH 128
+
+/* Called when a training step has ended and the next begins (see context_step_done). */
+typedef void (*StepHook)(Context *context, void *user);
+
+struct Context {
+    MemTracker *tracker;
+    MemLedger *ledger;
+    const Kernels *kernels;
+    Tape *tape;
+    ScopeItem scopes[SCOPE_MAX_DEPTH]; /* ring heads */
+    int depth;                         /* of the innermost open scope; 0 = the context's own */
+    int meta, threads, no_grad, blas_started;
+    uint64_t seed;
+    RandomState random;
+    int64_t steps_done; /* optimizer steps; the tracker's step follows when the next forward begins */
+    StepHook step_hook;
+    void *step_hook_user;
+    ErrorCode error;
+    char error_text[512];
+    void *report; /* report_step's state, made on demand */
+    ScopeItem *report_item;
+};
+
+/* The current context; NULL (with nothing raised) only without memory. */
+Context *context_here(void);
+/* Host memory of the current context; raises ERROR_HOST_MEMORY and returns NULL without memory. */
+void *host_alloc(size_t bytes); /* zeroed */
+void host_free(Context *context, void *block, size_t bytes);
+/* The optimizer says a step is done; the next forward activity calls context_step_begin, which moves the tracker's step
+ * on and calls the hook. */
+void context_step_done(void);
+void context_step_begin(Context *context);
+
+int64_t shape_numel(Shape shape);
+/* Raises ERROR_SHAPE and returns 0 unless every dimension is 1..INT_MAX and the bytes fit. `what` names the caller. */
+int shape_valid(Shape shape, const char *what);
+int shape_equal(Shape a, Shape b);
+/* "(8,128,288)" into a caller's buffer; returns it. */
+typedef struct ShapeText {
+    char text[64];
+} ShapeText;
+ShapeText shape_text(Shape shape);
+
+Storage *storage_new(Context *context, int64_t bytes, MemComponent component);
+void storage_retain(Storage *storage);
+void storage_release(Context *context, Storage *storage); /* NULL is fine */
+/* A header in the current scope over `storage` (takes over the caller's reference, also on failure). */
+Tensor *tensor_wrap(DType dtype, Shape shape, Storage *storage);
+void tensor_retain(Tensor *tensor);
+void tensor_unref(Tensor *tensor);
+/* Gives up this header's hold on its data. */
+void tensor_drop_data(Tensor *tensor, DataState state);
+/* True when data may be read; otherwise raises an error that says how to keep it. */
+int tensor_readable(const Tensor *tensor, const char *what);
+
+static inline float *storage_f32(const Storage *storage)
+{
+    return storage ? (float *)storage->block.data : NULL;
+}
+
+#endif
