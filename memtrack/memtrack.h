@@ -79,8 +79,9 @@ typedef enum MemPhase {
 
 typedef enum MemMode {
     MEMTRACK_META,     /* offsets only; data is NULL */
-    MEMTRACK_RESERVED, /* one reservation of `capacity` bytes, touched at creation; data = base + offset */
-    MEMTRACK_MALLOC    /* same offsets and same books, but each block from malloc, so that sanitizers see its edges */
+    MEMTRACK_RESERVED, /* one reservation of `capacity` bytes, touched at creation */
+    MEMTRACK_MALLOC    /* same offsets and same books, but each block from malloc, exactly as long as was asked for, so
+                        * that sanitizers see its edges: use `requested` bytes of data, not `bytes` */
 } MemMode;
 
 typedef struct MemTracker MemTracker; /* places, phase, step, op, the host ledger; owns its ledgers */
@@ -96,10 +97,11 @@ typedef struct MemWhere {
 
 /* One allocation. The owner keeps it (frees carry their size); memtrack keeps no list of blocks. */
 typedef struct MemBlock {
-    uint64_t offset;    /* LOW: from the bottom; HIGH: distance of the block's start from the top */
+    uint64_t offset;    /* from its own end. LOW: data = base + offset. HIGH: data = base + capacity - offset - bytes,
+                         * so it occupies [capacity - offset - bytes, capacity - offset); capacity rounded down to 64 */
     uint64_t bytes;     /* rounded up; 0 means "no block" */
     uint64_t requested; /* as asked */
-    uint64_t serial;    /* the how-manieth allocation of its ledger: the same in a plan and its run */
+    uint64_t serial;    /* the how-manieth allocation of its ledger, from 1: the same in a plan and its run */
     int32_t place;      /* where it was allocated: its free and re-tags are charged there */
     MemComponent component;
     void *data; /* NULL on META */
@@ -111,7 +113,7 @@ typedef struct MemEvent {
     MemEventKind kind;
     MemComponent component; /* after the event */
     MemComponent from;      /* RETAG: before the event; otherwise == component */
-    MemWhere where;
+    MemWhere where; /* FREE, RETAG: phase, step and op of now, place of the allocation */
     uint64_t serial, offset, bytes, requested;
     uint64_t live; /* the ledger's live bytes after the event */
 } MemEvent;
@@ -136,6 +138,7 @@ typedef struct MemLedgerOptions {
     uint64_t capacity; /* RESERVED: bytes to reserve and touch; required. Others: a hard limit on needs, 0 = none */
 } MemLedgerOptions;
 
+/* Out of range: "unknown". */
 BRIM_API const char *memtrack_component_name(MemComponent component);
 BRIM_API const char *memtrack_group_name(MemGroup group);
 BRIM_API const char *memtrack_phase_name(MemPhase phase);
@@ -150,11 +153,13 @@ BRIM_API void memtrack_destroy(MemTracker *tracker);
 
 /* Place: a stack of names joined by dots ("layers.3.attn"); 0 is the root, named "". Ids are given in order of first
  * use and stay valid for the tracker's life. push returns the id, or -1 when the host has no memory (nothing is
- * pushed then). pop returns to what was current before the matching push. */
+ * pushed then). pop returns to what was current before the matching push. An empty or NULL name stays where it is (and
+ * wants its pop). Names may be of any length; equal joined names are one place. */
 BRIM_API int memtrack_place_push(MemTracker *tracker, const char *name);
 BRIM_API void memtrack_place_pop(MemTracker *tracker);
 BRIM_API int memtrack_place(const MemTracker *tracker);
-/* Makes an existing place current (backward charges the module that ran forward); returns the one before. */
+/* Makes an existing place current (backward charges the module that ran forward); returns the one before.
+ * An unknown place changes nothing. */
 BRIM_API int memtrack_place_set(MemTracker *tracker, int place);
 BRIM_API const char *memtrack_place_name(const MemTracker *tracker, int place);
 BRIM_API int memtrack_place_count(const MemTracker *tracker);
@@ -168,7 +173,8 @@ BRIM_API const char *memtrack_op_set(MemTracker *tracker, const char *op);
 
 /* ---- Ledger -------------------------------------------------------------------------------------------------- */
 
-/* NULL when the reservation cannot be had. Owned by the tracker. */
+/* NULL when the reservation cannot be had: capacity 0, or more than the system (or the container) has left.
+ * Owned by the tracker. */
 BRIM_API MemLedger *memtrack_ledger_create(MemTracker *tracker, const MemLedgerOptions *options);
 BRIM_API MemTracker *memtrack_ledger_tracker(const MemLedger *ledger);
 BRIM_API MemMode memtrack_ledger_mode(const MemLedger *ledger);
@@ -179,9 +185,11 @@ BRIM_API const char *memtrack_ledger_name(const MemLedger *ledger);
 BRIM_API int memtrack_alloc(MemLedger *ledger, uint64_t bytes, MemComponent component, MemBlock *block);
 /* Zeroes *block. A block with bytes == 0 is ignored. */
 BRIM_API void memtrack_free(MemLedger *ledger, MemBlock *block);
-/* A logged event; the block stays where it is (both components live at the same end). */
+/* A logged event; the block stays where it is: both components must live at the same end, or nothing happens. The
+ * component it already has: nothing happens either. */
 BRIM_API void memtrack_retag(MemLedger *ledger, MemBlock *block, MemComponent component);
 
+/* The ledger's own books, always up to date; valid as long as the ledger. */
 BRIM_API const MemStats *memtrack_stats(const MemLedger *ledger);
 /* Bytes by place at the ledger's peak: fills by[MEM_COMPONENT_COUNT] for one place; 0 where nothing lived. */
 BRIM_API void memtrack_peak_by_place(const MemLedger *ledger, int place, uint64_t by[MEM_COMPONENT_COUNT]);
@@ -190,21 +198,24 @@ BRIM_API void memtrack_peak_reset(MemLedger *ledger);
 
 /* ---- Event log ----------------------------------------------------------------------------------------------- */
 
-/* Called with each full buffer of events, and at memtrack_log_stop with the rest. */
+/* Called with each full buffer of events, and at memtrack_log_stop (or _destroy, or a new start) with the rest.
+ * It must not use the ledger. */
 typedef void (*MemLogSink)(void *user, const MemEvent *events, size_t count);
 
 /* Keeps the last `capacity` events in memory; with a sink, hands over every event in batches and loses none.
- * Returns 0, or -1 without memory. Starting again restarts with an empty log. */
+ * capacity 0 means 4096. Returns 0, or -1 without memory (a log already running goes on then). Starting again restarts
+ * with an empty log. After a stop without a sink the events stay readable, until the next start or the end. */
 BRIM_API int memtrack_log_start(MemLedger *ledger, size_t capacity, MemLogSink sink, void *user);
 BRIM_API void memtrack_log_stop(MemLedger *ledger);
-/* Events kept, oldest first: count, and the i-th. `lost` counts those overwritten (always 0 with a sink). */
+/* Events kept, oldest first: count, and the i-th (NULL beyond). `lost` counts those overwritten (0 with a sink). */
 BRIM_API size_t memtrack_log_count(const MemLedger *ledger);
 BRIM_API const MemEvent *memtrack_log_event(const MemLedger *ledger, size_t i);
 BRIM_API uint64_t memtrack_log_lost(const MemLedger *ledger);
 
 /* ---- Host memory ---------------------------------------------------------------------------------------------
  * Headers, tapes, datasets, tokenizers: small, of another ledger, outside peak and plan. The caller keeps the size.
- * All return NULL without memory. The tracker may be NULL: then only the process totals are kept. */
+ * All return NULL without memory; 0 bytes is a valid request. The tracker may be NULL: then only the process totals are
+ * kept. A tracker's own books (itself, places, ledgers, logs) are in its totals too. */
 BRIM_API void *memtrack_host_alloc(MemTracker *tracker, size_t bytes);  /* indeterminate contents */
 BRIM_API void *memtrack_host_calloc(MemTracker *tracker, size_t bytes); /* zeroed */
 /* On failure the old block stays valid. old may be NULL with old_bytes 0. */

@@ -106,6 +106,12 @@ typedef struct Shape {
 #define SHAPE(...)                                                                                                     \
     ((Shape){(int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}})
 
+/* Tensors owned elsewhere: a module's parameters, an optimizer's groups. Valid while their owner does not change. */
+typedef struct TensorList {
+    Tensor **items;
+    int count;
+} TensorList;
+
 /* ---- Tensors ------------------------------------------------------------------------------------------------- */
 
 /* Owned by the current scope; contents indeterminate. Component: MEM_INPUT for data, MEM_BUFFER, MEM_TEMPORARY… */
@@ -194,8 +200,9 @@ BRIM_API Tensor *tensor_linear(Tensor *x, Tensor *weight, Tensor *bias, TensorAc
 BRIM_API Tensor *tensor_linear_in_out(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act);
 /* ids i32 (…) in [0, vocab), table (vocab, c) -> (…, c). */
 BRIM_API Tensor *tensor_embedding(Tensor *ids, Tensor *table);
-/* table (positions, c), T <= positions -> (batch, T, c): row t of every sample is table[t]. */
-BRIM_API Tensor *tensor_position_embedding(Tensor *table, int64_t batch, int64_t seq);
+/* x (…, rows, c) + the first `rows` rows of table (n >= rows, c), for every leading index: rows = T adds learned positions
+ * to (B,T,c); rows = 1 adds one vector everywhere. */
+BRIM_API Tensor *tensor_add_rows(Tensor *x, Tensor *table, int64_t rows);
 /* Over the last dimension; weight and bias (c). */
 BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, float eps);
 BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps);

@@ -3,6 +3,7 @@
 #define BRIM_TENSOR_INTERNAL_H
 
 #include "../kernels/kernels.h"
+#include "op.h"
 #include "tensor.h"
 
 /* Anything a scope owns starts with this: tensors, modules, optimizers, loaders. */
@@ -22,7 +23,6 @@ void scope_release(ScopeItem *item);
 typedef struct Storage {
     MemBlock block;
     int refs;
-    int saved; /* times a tape node saved it: > 0 means "activation" */
 } Storage;
 
 typedef enum DataState { DATA_HELD, DATA_MOVED, DATA_RELEASED } DataState;
@@ -62,7 +62,7 @@ struct Context {
     Tape *tape;
     ScopeItem scopes[SCOPE_MAX_DEPTH]; /* ring heads */
     int depth;                         /* of the innermost open scope; 0 = the context's own */
-    int meta, threads, no_grad, blas_started;
+    int meta, threads, no_grad, in_backward;
     uint64_t seed;
     RandomState random;
     int64_t steps_done; /* optimizer steps; the tracker's step follows when the next forward begins */
@@ -70,8 +70,7 @@ struct Context {
     void *step_hook_user;
     ErrorCode error;
     char error_text[512];
-    void *report; /* report_step's state, made on demand */
-    ScopeItem *report_item;
+    MemPhase phase_outside; /* of the outermost no-grad region */
 };
 
 /* The current context; NULL (with nothing raised) only without memory. */
@@ -105,6 +104,36 @@ void tensor_unref(Tensor *tensor);
 void tensor_drop_data(Tensor *tensor, DataState state);
 /* True when data may be read; otherwise raises an error that says how to keep it. */
 int tensor_readable(const Tensor *tensor, const char *what);
+
+/* A recorded operation. Headers are kept for routing gradients, storage only where backward reads it. */
+typedef struct Node {
+    OpCall call;
+    Tensor *in[OP_MAX_INPUTS], *out;
+    Storage *saved[OP_MAX_INPUTS], *saved_out, *extra[OP_MAX_EXTRAS];
+    int place;
+    /* A checkpointed module instead of an op (row NULL): in[0] / saved[0] is its input, which may be absent. */
+    CheckpointForward forward;
+    void *self;
+    const void *batch;
+    RandomState random;
+} Node;
+
+struct Tape {
+    Node *nodes;
+    int count, capacity;
+};
+
+/* Room for one more node, so that recording cannot fail half-way. Returns 0 or raises. */
+int tape_reserve(Context *context);
+Node *tape_push(Context *context);                  /* zeroed; after tape_reserve */
+void tape_node_release(Context *context, Node *node); /* everything a node holds */
+void tape_cut(Context *context, int count);          /* releases nodes from the end down to count */
+/* Takes a reference; the first save turns a temporary into an activation. */
+Storage *tape_save(Context *context, Storage *storage);
+
+/* Runs the tape backward down to `mark`; output gradients are in place. Returns error_code(). */
+int backward_run(Context *context, int mark);
+void backward_checkpoint(Context *context, Node *node);
 
 static inline float *storage_f32(const Storage *storage)
 {

@@ -18,6 +18,8 @@
 #define error_raise brim_error_raise
 #define tensor_activation brim_tensor_activation
 #define tensor_add brim_tensor_add
+#define tensor_add_rows brim_tensor_add_rows
+#define tensor_apply brim_tensor_apply
 #define tensor_attention brim_tensor_attention
 #define tensor_attention_packed brim_tensor_attention_packed
 #define tensor_backward brim_tensor_backward
@@ -54,7 +56,6 @@
 #define tensor_no_grad_end brim_tensor_no_grad_end
 #define tensor_numel brim_tensor_numel
 #define tensor_parameter brim_tensor_parameter
-#define tensor_position_embedding brim_tensor_position_embedding
 #define tensor_promote brim_tensor_promote
 #define tensor_random_begin brim_tensor_random_begin
 #define tensor_recording brim_tensor_recording

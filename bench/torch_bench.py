@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""PyTorch's side of the benchmark: eager fp32 training steps of the plain models in tests/parity/models.py.
+
+usage: torch_bench.py SHAPE [--steps N] [--threads 2] [--foreach]
+
+Prints a JSON line that says what runs. Without --steps, a driver then interleaves the sides over stdin: "step N" runs
+N steps and answers {"ms": [one a step], "loss": last, "rss_peak_growth_mib": X}; "quit" ends. With --steps the answer
+comes at once. A step is forward, loss, backward, AdamW, zero_grad(set_to_none=True), all on one fixed batch.
+rss_peak_growth_mib is the process's highest resident size so far less that after the model and the optimizer were
+made. Whoever starts this sets OPENBLAS_CORETYPE, OPENBLAS_NUM_THREADS, OMP_* and ATEN_CPU_CAPABILITY.
+"""
+import argparse
+import ctypes
+import json
+import os
+import re
+import sys
+import time
+
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'tests', 'parity'))
+sys.dont_write_bytecode = True
+import models  # noqa: E402
+
+# class, configuration, batch, tokens a sample
+SHAPES = {
+    'mlp': (models.MLP, dict(sizes=[784, 512, 512, 10]), 128, 0),
+    'bert-tiny': (models.BertForMaskedLM,
+                  dict(vocab=8192, dim=256, layers=4, heads=4, hidden=1024, positions=128), 16, 128),
+    'llama-tiny': (models.LlamaForCausalLM, dict(vocab=4096, dim=288, layers=6, heads=6, hidden=768), 8, 256),
+    'gpt2-124m': (models.GPT2LMHeadModel, dict(vocab=50257, dim=768, layers=12, heads=12, positions=1024), 4, 64),
+    'llama-small': (models.LlamaForCausalLM, dict(vocab=32000, dim=768, layers=12, heads=12, hidden=2048), 2, 512),
+}
+
+
+def batch_of(shape, generator):
+    """(what the model is called with, labels)"""
+    model, config, batch, seq = SHAPES[shape]
+    if model is models.MLP:
+        return (torch.rand(batch, config['sizes'][0], generator=generator),
+                torch.randint(config['sizes'][-1], (batch,), generator=generator))
+    tokens = torch.randint(config['vocab'], (batch, seq + 1), generator=generator)
+    ids, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    if model is models.BertForMaskedLM:
+        chosen = torch.rand(batch, seq, generator=generator) < 0.15
+        labels = ids.masked_fill(~chosen, models.IGNORE)
+    return ids, labels
+
+
+def resident_kib(field):
+    """VmRSS (now) or VmHWM (highest) of this process."""
+    with open('/proc/self/status') as f:
+        return int(re.search(rf'^{field}:\s+(\d+)', f.read(), re.M).group(1))
+
+
+def reset_peak():
+    with open('/proc/self/clear_refs', 'w') as f:
+        f.write('5')
+
+
+def openblas(threads):
+    """Path, core type and threads of the OpenBLAS that serves the products; its threads become `threads`."""
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))
+    with open('/proc/self/maps') as f:
+        paths = sorted({line.split()[-1] for line in f if re.search(r'/lib(open)?blas[^/]*\.so', line)})
+    for path in paths:
+        try:
+            blas = ctypes.CDLL(path)
+            blas.openblas_get_corename.restype = ctypes.c_char_p
+            blas.openblas_set_num_threads(threads)
+        except AttributeError:
+            continue
+        return {'path': path, 'core': blas.openblas_get_corename().decode(),
+                'threads': blas.openblas_get_num_threads()}
+    return {'path': paths[0] if paths else None}
+
+
+def cpu_capability():
+    found = re.search(r'CPU capability usage: (\S+)', torch.__config__.show())
+    return found.group(1) if found else None
+
+
+class Bench:
+    def __init__(self, shape, foreach):
+        generator = torch.Generator().manual_seed(1)
+        model, config, self.batch, self.seq = SHAPES[shape]
+        self.model = models.initialise(model(**config), seed=1)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4, weight_decay=0.1, foreach=foreach)
+        self.input, self.labels = batch_of(shape, generator)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.loss = None
+        reset_peak()
+        self.start_kib = resident_kib('VmRSS')
+
+    def step(self):
+        loss = models.loss_of(self.model(self.input), self.labels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss = loss.item()
+
+    def run(self, steps):
+        ms = []
+        for _ in range(steps):
+            begin = time.perf_counter()
+            self.step()
+            ms.append(round((time.perf_counter() - begin) * 1e3, 3))
+        growth = (resident_kib('VmHWM') - self.start_kib) / 1024
+        answer({'ms': ms, 'loss': self.loss, 'rss_peak_growth_mib': round(growth, 2)})
+
+
+def answer(line):
+    print(json.dumps(line), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('shape', choices=SHAPES)
+    parser.add_argument('--steps', type=int, default=0)
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--foreach', action='store_true', default=None, help="AdamW's multi-tensor implementation")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    blas = openblas(options.threads)
+    bench = Bench(options.shape, options.foreach)
+    answer({'torch': torch.__version__, 'shape': options.shape, 'parameters': bench.parameters,
+            'batch': bench.batch, 'seq': bench.seq, 'threads': torch.get_num_threads(),
+            'cpu_capability': cpu_capability(), 'blas': blas, 'foreach': bool(options.foreach),
+            'env': {key: os.environ.get(key) for key in (
+                'OPENBLAS_CORETYPE', 'OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'ATEN_CPU_CAPABILITY')}})
+    if options.steps:
+        bench.run(options.steps)
+        return
+    for line in sys.stdin:
+        words = line.split()
+        if words == ['quit']:
+            break
+        if len(words) == 2 and words[0] == 'step' and words[1].isdigit():
+            bench.run(int(words[1]))
+        elif words:
+            answer({'error': 'expected "step N" or "quit"'})
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,183 @@
+/* Activations and SwiGLU, one pass each way. One loop serves all activations: it is inlined with the activation as a
+ * constant, so that every instance vectorises. */
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+#include "kernels/range.h"
+#include "kernels/vecmath.h"
+
+VEC_INLINE float activation_sigmoid(float x)
+{
+    return 1.0f / (1.0f + vec_exp(-x));
+}
+
+/* The tanh form is x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)): 0.5 (1 + tanh u) = sigmoid(2u), which does not cancel. */
+#define ACTIVATION_GELU_SCALE 1.5957691216057308f
+#define ACTIVATION_GELU_CUBE  0.044715f
+
+VEC_INLINE float activation_value(Activation act, float x)
+{
+    switch (act) {
+    case ACT_GELU:
+        return 0.5f * x * (1.0f + vec_erf(x * 0.70710678118654752f));
+    case ACT_GELU_TANH:
+        return x * activation_sigmoid(ACTIVATION_GELU_SCALE * (x + ACTIVATION_GELU_CUBE * x * x * x));
+    case ACT_SILU:
+        return x * activation_sigmoid(x);
+    case ACT_RELU:
+        return x < 0.0f ? 0.0f : x; /* NaN stays */
+    case ACT_NONE:
+        break;
+    }
+    return x;
+}
+
+VEC_INLINE float activation_slope(Activation act, float x)
+{
+    float s;
+    switch (act) {
+    case ACT_GELU:
+        s = 0.5f * (1.0f + vec_erf(x * 0.70710678118654752f));
+        return s + x * (0.39894228040143268f * vec_exp(-0.5f * x * x));
+    case ACT_GELU_TANH:
+        s = activation_sigmoid(ACTIVATION_GELU_SCALE * (x + ACTIVATION_GELU_CUBE * x * x * x));
+        return s + x * s * (1.0f - s) * (ACTIVATION_GELU_SCALE * (1.0f + 3.0f * ACTIVATION_GELU_CUBE * x * x));
+    case ACT_SILU:
+        s = activation_sigmoid(x);
+        return s * (1.0f + x * (1.0f - s));
+    case ACT_RELU:
+        return x <= 0.0f ? 0.0f : 1.0f;
+    case ACT_NONE:
+        break;
+    }
+    return 1.0f;
+}
+
+VEC_INLINE void activation_values(Activation act, int64_t n, const float *x, float *y)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        y[i] = activation_value(act, x[i]);
+}
+
+/* Single-threaded; y may equal x. The products' epilogues call it on what is still in cache. */
+static void activation_apply(Activation act, int64_t n, const float *x, float *y)
+{
+    switch (act) {
+    case ACT_GELU:
+        activation_values(ACT_GELU, n, x, y);
+        break;
+    case ACT_GELU_TANH:
+        activation_values(ACT_GELU_TANH, n, x, y);
+        break;
+    case ACT_SILU:
+        activation_values(ACT_SILU, n, x, y);
+        break;
+    case ACT_RELU:
+        activation_values(ACT_RELU, n, x, y);
+        break;
+    case ACT_NONE:
+        if (x != y)
+            memcpy(y, x, (size_t)n * sizeof *y);
+        break;
+    }
+}
+
+static void activation_forward(Activation act, int64_t n, const float *x, float *y, int threads)
+{
+    int team = range_threads(n, threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t i = 0; i < n; i += RANGE_BLOCK)
+        activation_apply(act, range_min(RANGE_BLOCK, n - i), x + i, y + i);
+}
+
+VEC_INLINE void activation_slopes(Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx)
+{
+    if (beta == 0.0f) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            dx[i] = activation_slope(act, x[i]) * dy[i];
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            dx[i] = activation_slope(act, x[i]) * dy[i] + beta * dx[i];
+    }
+}
+
+static void activation_apply_slope(Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx)
+{
+    switch (act) {
+    case ACT_GELU:
+        activation_slopes(ACT_GELU, n, x, dy, beta, dx);
+        break;
+    case ACT_GELU_TANH:
+        activation_slopes(ACT_GELU_TANH, n, x, dy, beta, dx);
+        break;
+    case ACT_SILU:
+        activation_slopes(ACT_SILU, n, x, dy, beta, dx);
+        break;
+    case ACT_RELU:
+        activation_slopes(ACT_RELU, n, x, dy, beta, dx);
+        break;
+    case ACT_NONE:
+        activation_slopes(ACT_NONE, n, x, dy, beta, dx);
+        break;
+    }
+}
+
+static void activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx,
+                                int threads)
+{
+    int team = range_threads(n, threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t i = 0; i < n; i += RANGE_BLOCK)
+        activation_apply_slope(act, range_min(RANGE_BLOCK, n - i), x + i, dy + i, beta, dx + i);
+}
+
+static void swiglu_forward(int64_t n, const float *gate, const float *up, float *y, int threads)
+{
+    int team = range_threads(n, threads);
+#pragma omp parallel for simd schedule(static) num_threads(team)
+    for (int64_t i = 0; i < n; i++)
+        y[i] = activation_value(ACT_SILU, gate[i]) * up[i];
+}
+
+/* Everything of an element is read before anything of it is written: gate, up and dy may be overwritten. The flags
+ * are constants where this is inlined. */
+VEC_INLINE void swiglu_slopes(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
+                              float *dgate, float beta_up, float *dup)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        float x = gate[i], u = up[i], d = dy[i];
+        float s = activation_sigmoid(x);
+        float to_up = d * x * s, to_gate = d * u * (s * (1.0f + x * (1.0f - s)));
+        if (dgate)
+            dgate[i] = beta_gate == 0.0f ? to_gate : to_gate + beta_gate * dgate[i];
+        if (dup)
+            dup[i] = beta_up == 0.0f ? to_up : to_up + beta_up * dup[i];
+    }
+}
+
+static void swiglu_block(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
+                         float *dgate, float beta_up, float *dup)
+{
+    if (!dup)
+        swiglu_slopes(n, gate, up, dy, beta_gate, dgate, 0.0f, NULL);
+    else if (!dgate)
+        swiglu_slopes(n, gate, up, dy, 0.0f, NULL, beta_up, dup);
+    else if (beta_gate == 0.0f && beta_up == 0.0f)
+        swiglu_slopes(n, gate, up, dy, 0.0f, dgate, 0.0f, dup);
+    else
+        swiglu_slopes(n, gate, up, dy, beta_gate, dgate, beta_up, dup);
+}
+
+static void swiglu_backward(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
+                            float *dgate, float beta_up, float *dup, int threads)
+{
+    int team = range_threads(n, threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t i = 0; i < n; i += RANGE_BLOCK)
+        swiglu_block(range_min(RANGE_BLOCK, n - i), gate + i, up + i, dy + i, beta_gate, dgate ? dgate + i : NULL,
+                     beta_up, dup ? dup + i : NULL);
+}

@@ -1,0 +1,485 @@
+/* Attention over blocks of queries and keys. The products are small sgemm calls on blocks that stay in the second-level
+ * cache, with the softmax between them: eager keeps every probability for backward, flash (Dao et al., FlashAttention-2)
+ * keeps one log-sum-exp a row and computes them again, so that its memory grows with T, not T^2. Part of cpu.c. */
+#include "kernels/kernels.h"
+#include "kernels/vecmath.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+/* A block of scores is at most queries x keys. ATTENTION_LD, its leading dimension, is odd in cache lines: with a power
+ * of two, the rows of a column would compete for the same cache set. */
+enum { ATTENTION_QUERIES = 128, ATTENTION_KEYS = 256, ATTENTION_LD = ATTENTION_KEYS + 16 };
+
+/* One sample, one head: where its rows start. */
+typedef struct AttentionHead {
+    const float *q, *k, *v;
+    const int32_t *mask; /* (T) or NULL */
+    int64_t qkv_head;    /* elements before the kv head within a row */
+    int64_t row;         /* b T: the sample's first row */
+    int64_t column;      /* elements before the head within a row */
+} AttentionHead;
+
+static AttentionHead attention_head(const AttentionDims *d, const float *q, const float *k, const float *v, int b,
+                                    int h)
+{
+    AttentionHead head = {.row = (int64_t)b * d->seq, .column = (int64_t)h * d->head_dim};
+    head.qkv_head = (int64_t)(h / (d->heads / d->kv_heads)) * d->head_dim;
+    head.q = q + head.row * d->ldq + head.column;
+    head.k = k + head.row * d->ldk + head.qkv_head;
+    head.v = v + head.row * d->ldv + head.qkv_head;
+    head.mask = d->key_mask ? d->key_mask + head.row : NULL;
+    return head;
+}
+
+/* Queries a block: fewer where a causal block would compute much above the diagonal, or threads would have no work. */
+static int attention_block(const AttentionDims *d, int threads)
+{
+    int block = d->causal && d->seq <= 512 ? ATTENTION_QUERIES / 2 : ATTENTION_QUERIES;
+    int64_t heads = (int64_t)d->batch * d->heads;
+    while (block > 16 && heads * ((d->seq + block - 1) / block) < 2 * (int64_t)threads)
+        block /= 2;
+    return block;
+}
+
+static int64_t attention_blocks(const AttentionDims *d, int block)
+{
+    return (d->seq + block - 1) / block;
+}
+
+static int attention_min(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* Keys before this one are seen by some query in [first, first + count). */
+static int attention_key_end(const AttentionDims *d, int first, int count)
+{
+    return d->causal ? first + count : d->seq;
+}
+
+/* How many of the keys [key, key + count) query i sees, masks aside. */
+static int attention_visible(const AttentionDims *d, int i, int key, int count)
+{
+    if (!d->causal)
+        return count;
+    int n = i + 1 - key;
+    return n < 0 ? 0 : attention_min(n, count);
+}
+
+/* Padding keys score -infinity. */
+static void attention_mask_row(int n, const int32_t *mask, float *s)
+{
+#pragma omp simd
+    for (int j = 0; j < n; j++)
+        s[j] = mask[j] ? s[j] : -INFINITY;
+}
+
+/* In lanes, because not every compiler vectorises a maximum that must not reorder NaN. NaN is left out: attention_row_exp
+ * brings it into the sum. */
+static float attention_row_max(int n, const float *s)
+{
+    enum { LANES = 32 };
+    float lane[LANES];
+    for (int l = 0; l < LANES; l++)
+        lane[l] = -INFINITY;
+    int j = 0;
+    for (; j + LANES <= n; j += LANES)
+#pragma omp simd
+        for (int l = 0; l < LANES; l++)
+            lane[l] = s[j + l] > lane[l] ? s[j + l] : lane[l];
+    for (int l = 0; j + l < n; l++)
+        lane[l] = s[j + l] > lane[l] ? s[j + l] : lane[l];
+    float max = lane[0];
+    for (int l = 1; l < LANES; l++)
+        max = lane[l] > max ? lane[l] : max;
+    return max;
+}
+
+/* s = exp(s - shift); returns the sum. */
+static float attention_row_exp(int n, float shift, float *s)
+{
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int j = 0; j < n; j++) {
+        s[j] = vec_exp(s[j] - shift);
+        sum += s[j];
+    }
+    return sum;
+}
+
+static void attention_row_scale(int n, float factor, float *x)
+{
+#pragma omp simd
+    for (int j = 0; j < n; j++)
+        x[j] *= factor;
+}
+
+static void attention_row_zero(int64_t n, float *x)
+{
+    memset(x, 0, (size_t)n * sizeof(float));
+}
+
+/* ---- eager forward ---- */
+
+/* One row of scores becomes probabilities; all T entries are written. A row of padding keys becomes zeros: shift 0
+ * leaves exp(-inf) = 0, and NaN stays NaN. */
+static void attention_softmax_row(const AttentionDims *d, const AttentionHead *head, int i, float *s)
+{
+    int n = attention_visible(d, i, 0, d->seq);
+    if (head->mask)
+        attention_mask_row(n, head->mask, s);
+    float max = attention_row_max(n, s);
+    float sum = attention_row_exp(n, max == -INFINITY ? 0 : max, s);
+    attention_row_scale(n, sum == 0 ? 0 : 1 / sum, s);
+    attention_row_zero(d->seq - n, s + n);
+}
+
+static void attention_eager_forward(const AttentionDims *d, const float *q, const float *k, const float *v, float *out,
+                                    float *probs, float *workspace, int threads)
+{
+    (void)workspace;
+    int block = attention_block(d, threads), size = d->head_dim;
+    int64_t blocks = attention_blocks(d, block), units = (int64_t)d->batch * d->heads * blocks;
+    /* Units write apart from each other: which thread takes which changes nothing in the result. */
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && !omp_in_parallel())
+    for (int64_t u = 0; u < units; u++) {
+        int64_t bh = u / blocks;
+        AttentionHead head = attention_head(d, q, k, v, (int)(bh / d->heads), (int)(bh % d->heads));
+        int first = (int)(u % blocks) * block, rows = attention_min(block, d->seq - first);
+        int keys = attention_key_end(d, first, rows);
+        float *p = probs + (bh * d->seq + first) * d->seq; // (rows, T)
+        gemm_block(0, 1, rows, keys, size, d->scale, head.q + first * d->ldq, d->ldq, head.k, d->ldk, 0, p, d->seq);
+        for (int i = 0; i < rows; i++)
+            attention_softmax_row(d, &head, first + i, p + (int64_t)i * d->seq);
+        gemm_block(0, 0, rows, size, keys, 1, p, d->seq, head.v, d->ldv, 0,
+                   out + (head.row + first) * d->ldo + head.column, d->ldo);
+    }
+}
+
+/* ---- flash forward ---- */
+
+/* A thread's workspace. */
+typedef struct AttentionScratch {
+    float *scores;         /* (queries, ATTENTION_LD) */
+    float *gradients;      /* the same, backward only */
+    float *first, *second; /* (queries): running maximum and sum; backward: log-sum-exp and delta */
+} AttentionScratch;
+
+enum { ATTENTION_TILE = ATTENTION_QUERIES * ATTENTION_LD };
+
+static size_t attention_scratch_floats(int backward)
+{
+    return (size_t)ATTENTION_TILE * (backward ? 2 : 1) + 2 * (size_t)ATTENTION_QUERIES;
+}
+
+static AttentionScratch attention_scratch(float *workspace, int backward, int thread)
+{
+    float *start = workspace + attention_scratch_floats(backward) * (size_t)thread;
+    AttentionScratch s = {.scores = start, .first = start + (size_t)ATTENTION_TILE * (backward ? 2 : 1)};
+    s.gradients = backward ? start + ATTENTION_TILE : NULL;
+    s.second = s.first + ATTENTION_QUERIES;
+    return s;
+}
+
+/* Scores of the keys [key, key + keys) become unnormalised probabilities relative to each row's new maximum, and what
+ * the row had before is brought to that maximum. */
+static void attention_online_rows(const AttentionDims *d, const AttentionHead *head, const AttentionScratch *w,
+                                  int first, int rows, int key, int keys, float *out)
+{
+    for (int i = 0; i < rows; i++) {
+        float *s = w->scores + (int64_t)i * ATTENTION_LD;
+        int n = attention_visible(d, first + i, key, keys);
+        if (head->mask)
+            attention_mask_row(n, head->mask + key, s);
+        float before = key ? w->first[i] : -INFINITY;
+        float max = attention_row_max(n, s);
+        max = before > max ? before : max;
+        float sum = attention_row_exp(n, max == -INFINITY ? 0 : max, s);
+        attention_row_zero(keys - n, s + n);
+        if (key && max > before) {
+            float factor = expf(before - max);
+            sum += w->second[i] * factor;
+            attention_row_scale(d->head_dim, factor, out + i * d->ldo);
+        } else if (key) {
+            sum += w->second[i];
+        }
+        w->first[i] = max;
+        w->second[i] = sum;
+    }
+}
+
+static void attention_flash_block(const AttentionDims *d, const AttentionHead *head, const AttentionScratch *w,
+                                  int first, int rows, float *out, float *lse)
+{
+    int end = attention_key_end(d, first, rows), size = d->head_dim;
+    out += (head->row + first) * d->ldo + head->column; // (rows, D), ldo
+    for (int key = 0; key < end; key += ATTENTION_KEYS) {
+        int keys = attention_min(ATTENTION_KEYS, end - key);
+        gemm_block(0, 1, rows, keys, size, d->scale, head->q + first * d->ldq, d->ldq, head->k + key * d->ldk, d->ldk,
+                   0, w->scores, ATTENTION_LD);
+        attention_online_rows(d, head, w, first, rows, key, keys, out);
+        gemm_block(0, 0, rows, size, keys, 1, w->scores, ATTENTION_LD, head->v + key * d->ldv, d->ldv, key ? 1 : 0,
+                   out, d->ldo);
+    }
+    for (int i = 0; i < rows; i++) {
+        float sum = w->second[i];
+        attention_row_scale(size, sum == 0 ? 0 : 1 / sum, out + i * d->ldo);
+        lse[i] = sum == 0 ? -INFINITY : w->first[i] + logf(sum);
+    }
+}
+
+static void attention_flash_forward(const AttentionDims *d, const float *q, const float *k, const float *v, float *out,
+                                    float *lse, float *workspace, int threads)
+{
+    int block = attention_block(d, threads);
+    int64_t blocks = attention_blocks(d, block), units = (int64_t)d->batch * d->heads * blocks;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && !omp_in_parallel())
+    for (int64_t u = 0; u < units; u++) {
+        int64_t bh = u / blocks;
+        AttentionHead head = attention_head(d, q, k, v, (int)(bh / d->heads), (int)(bh % d->heads));
+        AttentionScratch w = attention_scratch(workspace, 0, omp_get_thread_num());
+        int first = (int)(u % blocks) * block, rows = attention_min(block, d->seq - first);
+        attention_flash_block(d, &head, &w, first, rows, out, lse + bh * d->seq + first);
+    }
+}
+
+/* ---- backward, of both ---- */
+
+/* A unit is one sample's kv head with all query heads that share it, so that their sums into dk and dv meet in one
+ * thread. Where that leaves threads idle, a unit's query blocks are split, and all splits but the first sum into
+ * partial arrays, added in order at the end. */
+typedef struct AttentionBackward {
+    const AttentionDims *d;
+    const float *q, *k, *v, *out, *dout;
+    const float *lse;   /* flash */
+    const float *probs; /* eager */
+    float *dq, *dk, *dv;
+    float *partial; /* (units, splits - 1, 2, T, D) */
+    int block, splits;
+} AttentionBackward;
+
+/* dk or dv of one unit. */
+typedef struct AttentionSink {
+    float *data;
+    int64_t ld;
+} AttentionSink;
+
+static int64_t attention_units(const AttentionDims *d)
+{
+    return (int64_t)d->batch * d->kv_heads;
+}
+
+/* Fewest splits that keep 9 of 10 threads busy, or as many as there are blocks. */
+static int attention_splits(const AttentionDims *d, int block, int threads)
+{
+    int64_t units = attention_units(d), work = d->heads / d->kv_heads * attention_blocks(d, block);
+    int splits = 1;
+    for (; splits < work && splits < 2 * threads; splits++) {
+        int64_t rounds = (units * splits + threads - 1) / threads;
+        if (10 * units * splits >= 9 * rounds * threads)
+            break;
+    }
+    return splits;
+}
+
+/* Where split s of a unit's blocks begins: by the keys they see, for under a causal mask the last see most. */
+static int64_t attention_split_bound(const AttentionBackward *a, int s)
+{
+    const AttentionDims *d = a->d;
+    int64_t blocks = attention_blocks(d, a->block), work = d->heads / d->kv_heads * blocks;
+    if (s == 0 || s == a->splits)
+        return s ? work : 0;
+    double head_cost = 0, passed = 0;
+    for (int64_t i = 0; i < blocks; i++)
+        head_cost += attention_key_end(d, (int)i * a->block, a->block);
+    double wanted = head_cost * (double)(work / blocks) * s / a->splits;
+    int64_t bound = (int64_t)(wanted / head_cost) * blocks; /* whole heads before it */
+    passed = head_cost * (double)(bound / blocks);
+    for (int64_t i = 0; i < blocks; i++, bound++) {
+        double cost = attention_key_end(d, (int)i * a->block, a->block);
+        if (passed + cost / 2 > wanted)
+            break;
+        passed += cost;
+    }
+    return bound;
+}
+
+static float attention_dot(int n, const float *a, const float *b)
+{
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < n; i++)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+/* ds = p (dp - delta), where ds holds dp. */
+static void attention_score_gradient(int n, float delta, const float *restrict p, float *restrict ds)
+{
+#pragma omp simd
+    for (int j = 0; j < n; j++)
+        ds[j] = p[j] * (ds[j] - delta);
+}
+
+/* The same where p still holds scores; it becomes probabilities. */
+static void attention_score_gradient_exp(int n, float lse, float delta, float *restrict p, float *restrict ds)
+{
+#pragma omp simd
+    for (int j = 0; j < n; j++) {
+        p[j] = vec_exp(p[j] - lse);
+        ds[j] = p[j] * (ds[j] - delta);
+    }
+}
+
+/* Scores (flash) or probabilities (eager, untouched) and dp of a block become probabilities and ds. */
+static void attention_gradient_rows(const AttentionBackward *a, const AttentionHead *head, const AttentionScratch *w,
+                                    const float *probs, int first, int rows, int key, int keys)
+{
+    for (int i = 0; i < rows; i++) {
+        float *ds = w->gradients + (int64_t)i * ATTENTION_LD, *s = w->scores + (int64_t)i * ATTENTION_LD;
+        int n = attention_visible(a->d, first + i, key, keys);
+        if (a->probs) {
+            attention_score_gradient(n, w->second[i], probs + (int64_t)i * a->d->seq + key, ds);
+        } else {
+            if (head->mask)
+                attention_mask_row(n, head->mask + key, s);
+            attention_score_gradient_exp(n, w->first[i], w->second[i], s, ds);
+            attention_row_zero(keys - n, s + n);
+        }
+        attention_row_zero(keys - n, ds + n);
+    }
+}
+
+/* Query block [first, first + rows) of head h: its dq, and its part of dk and dv. */
+static void attention_backward_block(const AttentionBackward *a, const AttentionScratch *w, int b, int h, int first,
+                                     int rows, AttentionSink dk, AttentionSink dv)
+{
+    const AttentionDims *d = a->d;
+    int size = d->head_dim, end = attention_key_end(d, first, rows);
+    AttentionHead head = attention_head(d, a->q, a->k, a->v, b, h);
+    int64_t row = head.row + first, bht = ((int64_t)b * d->heads + h) * d->seq + first;
+    const float *q = head.q + first * d->ldq, *probs = a->probs ? a->probs + bht * d->seq : NULL;
+    const float *out = a->out + row * d->ldo + head.column, *dout = a->dout + row * d->ldo + head.column;
+    float *dq = a->dq + row * d->lddq + head.column;
+    for (int i = 0; i < rows; i++) {
+        w->second[i] = attention_dot(size, out + i * d->ldo, dout + i * d->ldo);
+        /* A row without keys: exp(s - inf) = 0. */
+        w->first[i] = !a->lse ? 0 : a->lse[bht + i] == -INFINITY ? INFINITY : a->lse[bht + i];
+    }
+    for (int key = 0; key < end; key += ATTENTION_KEYS) {
+        int keys = attention_min(ATTENTION_KEYS, end - key);
+        const float *k = head.k + key * d->ldk, *v = head.v + key * d->ldv;
+        const float *p = probs ? probs + key : w->scores;
+        int64_t ldp = probs ? d->seq : ATTENTION_LD;
+        if (!probs)
+            gemm_block(0, 1, rows, keys, size, d->scale, q, d->ldq, k, d->ldk, 0, w->scores, ATTENTION_LD);
+        gemm_block(0, 1, rows, keys, size, 1, dout, d->ldo, v, d->ldv, 0, w->gradients, ATTENTION_LD);
+        attention_gradient_rows(a, &head, w, probs, first, rows, key, keys);
+        gemm_block(1, 0, keys, size, rows, 1, p, ldp, dout, d->ldo, 1, dv.data + key * dv.ld, dv.ld);
+        gemm_block(0, 0, rows, size, keys, d->scale, w->gradients, ATTENTION_LD, k, d->ldk, key ? 1 : 0, dq, d->lddq);
+        gemm_block(1, 0, keys, size, rows, d->scale, w->gradients, ATTENTION_LD, q, d->ldq, 1, dk.data + key * dk.ld,
+                   dk.ld);
+    }
+}
+
+/* Where split s of a unit sums dk (which = 0) or dv (1). */
+static AttentionSink attention_sink(const AttentionBackward *a, int64_t unit, int s, int which)
+{
+    const AttentionDims *d = a->d;
+    if (s > 0) {
+        int64_t array = (unit * (a->splits - 1) + s - 1) * 2 + which;
+        return (AttentionSink){a->partial + array * d->seq * d->head_dim, d->head_dim};
+    }
+    int64_t ld = which ? d->lddv : d->lddk;
+    int64_t offset = unit / d->kv_heads * d->seq * ld + unit % d->kv_heads * d->head_dim;
+    return (AttentionSink){(which ? a->dv : a->dk) + offset, ld};
+}
+
+static void attention_backward_unit(const AttentionBackward *a, const AttentionScratch *w, int64_t unit, int s)
+{
+    const AttentionDims *d = a->d;
+    int64_t blocks = attention_blocks(d, a->block);
+    int group = d->heads / d->kv_heads, kv_head = (int)(unit % d->kv_heads);
+    AttentionSink dk = attention_sink(a, unit, s, 0), dv = attention_sink(a, unit, s, 1);
+    for (int64_t t = 0; t < d->seq; t++) {
+        attention_row_zero(d->head_dim, dk.data + t * dk.ld);
+        attention_row_zero(d->head_dim, dv.data + t * dv.ld);
+    }
+    int64_t end = attention_split_bound(a, s + 1);
+    for (int64_t i = attention_split_bound(a, s); i < end; i++) {
+        int first = (int)(i % blocks) * a->block, h = kv_head * group + (int)(i / blocks);
+        attention_backward_block(a, w, (int)(unit / d->kv_heads), h, first, attention_min(a->block, d->seq - first),
+                                 dk, dv);
+    }
+}
+
+/* Row t of a unit's dk and dv: the splits' partial sums, in order. */
+static void attention_add_partial_row(const AttentionBackward *a, int64_t unit, int64_t t)
+{
+    for (int which = 0; which < 2; which++) {
+        AttentionSink sink = attention_sink(a, unit, 0, which);
+        float *sum = sink.data + t * sink.ld;
+        for (int s = 1; s < a->splits; s++) {
+            const float *part = attention_sink(a, unit, s, which).data + t * a->d->head_dim;
+#pragma omp simd
+            for (int i = 0; i < a->d->head_dim; i++)
+                sum[i] += part[i];
+        }
+    }
+}
+
+static void attention_backward(AttentionBackward *a, float *workspace, int threads)
+{
+    const AttentionDims *d = a->d;
+    a->block = attention_block(d, threads);
+    a->splits = attention_splits(d, a->block, threads);
+    a->partial = workspace + attention_scratch_floats(1) * (size_t)threads;
+    int64_t units = attention_units(d);
+    int parallel = threads > 1 && !omp_in_parallel();
+#pragma omp parallel num_threads(threads) if (parallel)
+    {
+        AttentionScratch w = attention_scratch(workspace, 1, omp_get_thread_num());
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t u = 0; u < units * a->splits; u++)
+            attention_backward_unit(a, &w, u / a->splits, (int)(u % a->splits));
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < (a->splits > 1 ? units * d->seq : 0); r++)
+            attention_add_partial_row(a, r / d->seq, r % d->seq);
+    }
+}
+
+static void attention_eager_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                     const float *out, float *probs, const float *dout, float *dq, float *dk,
+                                     float *dv, float *workspace, int threads)
+{
+    AttentionBackward a = {.d = d, .q = q, .k = k, .v = v, .out = out, .dout = dout, .probs = probs};
+    a.dq = dq;
+    a.dk = dk;
+    a.dv = dv;
+    attention_backward(&a, workspace, threads);
+}
+
+static void attention_flash_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                     const float *out, const float *lse, const float *dout, float *dq, float *dk,
+                                     float *dv, float *workspace, int threads)
+{
+    AttentionBackward a = {.d = d, .q = q, .k = k, .v = v, .out = out, .dout = dout, .lse = lse};
+    a.dq = dq;
+    a.dk = dk;
+    a.dv = dv;
+    attention_backward(&a, workspace, threads);
+}
+
+static size_t attention_workspace(const AttentionDims *d, int flash, int backward, int threads)
+{
+    if (threads < 1)
+        threads = 1;
+    size_t floats = attention_scratch_floats(backward) * (size_t)threads;
+    if (backward) {
+        int splits = attention_splits(d, attention_block(d, threads), threads);
+        floats += (size_t)attention_units(d) * (size_t)(splits - 1) * 2 * (size_t)d->seq * (size_t)d->head_dim;
+    }
+    return flash || backward ? floats * sizeof(float) : 0;
+}

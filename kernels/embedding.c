@@ -1,0 +1,45 @@
+/* Token and position tables. Backward gives each thread a strip of columns of every row: balanced whatever the ids
+ * are (a few tokens make most of a text), no two threads meet, and sums are in the order of the ids for any thread
+ * count. */
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "kernels/range.h"
+
+static int64_t embedding_forward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *table,
+                                 float *y, int threads)
+{
+    int64_t first = n;
+    int team = range_threads(n * c, threads);
+#pragma omp parallel for schedule(static) num_threads(team) reduction(min : first)
+    for (int64_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= vocab)
+            first = range_min(first, i);
+        else
+            memcpy(y + i * c, table + ids[i] * c, (size_t)c * sizeof *y);
+    }
+    return first < n ? first : -1;
+}
+
+static void embedding_backward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *dy,
+                               float *dtable, int threads)
+{
+    enum { LINE = 16 }; /* floats of a cache line */
+    int64_t lines = (c + LINE - 1) / LINE;
+    int strips = (int)range_min(lines, range_threads(n * c, threads));
+#pragma omp parallel for schedule(static) num_threads(strips)
+    for (int strip = 0; strip < strips; strip++) {
+        int64_t begin = range_begin(lines, strip, strips) * LINE;
+        int64_t end = range_min(c, range_begin(lines, strip + 1, strips) * LINE);
+        for (int64_t i = 0; i < n; i++) {
+            if (ids[i] < 0 || ids[i] >= vocab)
+                continue;
+            float *to = dtable + ids[i] * c;
+            const float *from = dy + i * c;
+#pragma omp simd
+            for (int64_t j = begin; j < end; j++)
+                to[j] += from[j];
+        }
+    }
+}

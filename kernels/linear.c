@@ -1,0 +1,134 @@
+/* The linear layer: products with what belongs to them, the bias and the activation, done while a block of y is in
+ * cache. Part of cpu.c. */
+#include "kernels/kernels.h"
+
+#include <omp.h>
+#include <string.h>
+
+/* Elements of a block of y that stays in the second-level cache until its activation is applied. */
+enum { LINEAR_BLOCK_ROWS = 384, LINEAR_BLOCK_COLS = 384 };
+/* Rows whose column sums are kept apart before they join the total: keeps rounding errors small over long columns. */
+enum { LINEAR_SUM_ROWS = 64 };
+
+static void activation_apply(Activation act, int64_t n, const float *x, float *y); /* activation.c */
+
+typedef struct LinearForward {
+    const LinearDims *d;
+    Activation act;
+    const float *x, *w, *bias; /* (rows,in), (out,in) or (in,out), (out) */
+    float *pre, *y;            /* (rows,out) */
+} LinearForward;
+
+/* The bias goes in first and the product is added to it: with beta 0, sgemm would clear its output anyway. */
+static void linear_forward_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
+{
+    const LinearDims *d = f->d;
+    float *product = (f->pre ? f->pre : f->y) + row * d->out + col;
+    for (int64_t i = 0; f->bias && i < rows; i++)
+        memcpy(product + i * d->out, f->bias + col, (size_t)cols * sizeof(float));
+    gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, f->x + row * d->in, d->in,
+               f->w + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in, f->bias ? 1.0f : 0.0f, product,
+               d->out);
+
+    float *y = f->y + row * d->out + col;
+    for (int64_t i = 0; i < rows; i++) {
+        if (f->act != ACT_NONE)
+            activation_apply(f->act, cols, product + i * d->out, y + i * d->out);
+        else if (y != product)
+            memcpy(y + i * d->out, product + i * d->out, (size_t)cols * sizeof(float));
+    }
+}
+
+/* A panel in blocks of y, unless there is nothing to do after the product. Blocks are equal in size, so that no sliver
+ * is left over. */
+static void linear_forward_panel(const LinearForward *f, GemmPanel p)
+{
+    int whole = f->act == ACT_NONE && (!f->pre || f->pre == f->y);
+    int down = whole ? 1 : (int)((p.rows + LINEAR_BLOCK_ROWS - 1) / LINEAR_BLOCK_ROWS);
+    int across = whole ? 1 : (int)((p.cols + LINEAR_BLOCK_COLS - 1) / LINEAR_BLOCK_COLS);
+    for (int i = 0; i < down; i++) {
+        int64_t row = gemm_bound(p.rows, down, i), rows = gemm_bound(p.rows, down, i + 1) - row;
+        for (int j = 0; j < across; j++) {
+            int64_t col = gemm_bound(p.cols, across, j), cols = gemm_bound(p.cols, across, j + 1) - col;
+            linear_forward_block(f, p.row + row, rows, p.col + col, cols);
+        }
+    }
+}
+
+static void linear_forward(const LinearDims *d, Activation act, const float *x, const float *w, const float *bias,
+                           float *pre, float *y, int threads)
+{
+    LinearForward f = {d, act, x, w, bias, pre, y};
+    GemmGrid grid = gemm_grid(d->rows, d->out, d->in, threads);
+    int panels = grid.rows * grid.cols;
+#pragma omp parallel for schedule(static, 1) num_threads(panels) if (panels > 1 && !omp_in_parallel())
+    for (int i = 0; i < panels; i++)
+        linear_forward_panel(&f, gemm_panel(&grid, i));
+}
+
+static void linear_backward_input(const LinearDims *d, const float *dy, const float *w, float beta, float *dx,
+                                  int threads)
+{
+    gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w, d->in_out ? d->out : d->in, beta, dx, d->in,
+         threads);
+}
+
+/* Row-range partial sums need a row of their own each. Padded: threads must not share a cache line. */
+static int64_t linear_sum_stride(const LinearDims *d)
+{
+    return (d->out + 31) / 32 * 32;
+}
+
+static size_t linear_workspace(const LinearDims *d, int threads)
+{
+    return (size_t)(threads < 1 ? 1 : threads) * 2 * (size_t)linear_sum_stride(d) * sizeof(float);
+}
+
+/* total (cols) = column sums of dy (rows, cols); `group` (cols) is scratch. */
+static void linear_sum_rows(int64_t rows, int64_t cols, const float *dy, float *group, float *total)
+{
+    memset(total, 0, (size_t)cols * sizeof(float));
+    for (int64_t first = 0; first < rows; first += LINEAR_SUM_ROWS) {
+        int64_t last = first + LINEAR_SUM_ROWS < rows ? first + LINEAR_SUM_ROWS : rows;
+        memcpy(group, dy + first * cols, (size_t)cols * sizeof(float));
+        for (int64_t i = first + 1; i < last; i++)
+#pragma omp simd
+            for (int64_t j = 0; j < cols; j++)
+                group[j] += dy[i * cols + j];
+#pragma omp simd
+        for (int64_t j = 0; j < cols; j++)
+            total[j] += group[j];
+    }
+}
+
+/* dbias = column sums of dy + beta dbias: a range of rows a thread, then the partial sums in order. */
+static void linear_backward_bias(const LinearDims *d, const float *dy, float beta, float *dbias, float *workspace,
+                                 int threads)
+{
+    int64_t stride = linear_sum_stride(d);
+    int64_t useful = d->rows * d->out / 16384 + 1;
+    int parts = threads < 1 ? 1 : useful < threads ? (int)useful : threads;
+#pragma omp parallel for schedule(static, 1) num_threads(parts) if (parts > 1 && !omp_in_parallel())
+    for (int i = 0; i < parts; i++) {
+        int64_t first = d->rows * i / parts, last = d->rows * (i + 1) / parts;
+        float *group = workspace + 2 * i * stride;
+        linear_sum_rows(last - first, d->out, dy + first * d->out, group, group + stride);
+    }
+    for (int64_t j = 0; j < d->out; j++) {
+        float sum = beta == 0 ? 0.0f : beta * dbias[j];
+        for (int i = 0; i < parts; i++)
+            sum += workspace[(2 * i + 1) * stride + j];
+        dbias[j] = sum;
+    }
+}
+
+static void linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w, float *dw,
+                                   float beta_b, float *dbias, float *workspace, int threads)
+{
+    if (dbias)
+        linear_backward_bias(d, dy, beta_b, dbias, workspace, threads);
+    if (dw && d->in_out)
+        gemm(1, 0, d->in, d->out, d->rows, 1.0f, x, d->in, dy, d->out, beta_w, dw, d->out, threads);
+    else if (dw)
+        gemm(1, 0, d->out, d->in, d->rows, 1.0f, dy, d->out, x, d->in, beta_w, dw, d->in, threads);
+}

@@ -1,0 +1,123 @@
+/* Cross-entropy over rows of logits. Forward reads a row from memory once: block by block, each block twice while it
+ * is in L1 (its maximum, then the sum of exponentials), rescaling the running sum when the maximum grows. */
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+#include "kernels/range.h"
+#include "kernels/vecmath.h"
+
+static size_t cross_entropy_workspace(const CrossEntropyDims *d, int threads)
+{
+    (void)threads;
+    return (size_t)d->rows * sizeof(float); /* a row's loss */
+}
+
+/* The order of floats as an order of integers, and back (its own inverse): clang does not vectorise a maximum of floats
+ * that may be NaN. Here NaN may win or not; the sum of exponentials catches it. */
+VEC_INLINE int32_t cross_entropy_order(int32_t bits)
+{
+    return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+static float cross_entropy_block_max(int64_t n, const float *x)
+{
+    int32_t top = cross_entropy_order((int32_t)vec_to_bits(-FLT_MAX));
+#pragma omp simd reduction(max : top)
+    for (int64_t j = 0; j < n; j++) {
+        int32_t order = cross_entropy_order((int32_t)vec_to_bits(x[j]));
+        top = order > top ? order : top;
+    }
+    return vec_from_bits((uint32_t)cross_entropy_order(top));
+}
+
+static float cross_entropy_block_sum(int64_t n, const float *x, float top)
+{
+    float total = 0.0f;
+#pragma omp simd reduction(+ : total)
+    for (int64_t j = 0; j < n; j++)
+        total += vec_exp(x[j] - top);
+    return total;
+}
+
+/* Returns -log softmax(x)[label]. The maximum starts at -FLT_MAX, not -inf: a block of -inf (masked classes) then
+ * adds zero instead of NaN. */
+static float cross_entropy_row(int64_t classes, const float *x, int32_t label, float *lse)
+{
+    float top = -FLT_MAX;
+    double total = 0.0;
+    for (int64_t j = 0; j < classes; j += RANGE_BLOCK) {
+        int64_t n = range_min(RANGE_BLOCK, classes - j);
+        float block_top = cross_entropy_block_max(n, x + j);
+        if (block_top > top) {
+            total *= (double)expf(top - block_top);
+            top = block_top;
+        }
+        total += (double)cross_entropy_block_sum(n, x + j, top);
+    }
+    double log_total = log(total);
+    *lse = (float)((double)top + log_total);
+    return (float)((double)top - (double)x[label] + log_total);
+}
+
+static int64_t cross_entropy_forward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
+                                     float scale_by, float *loss, float *lse, float *workspace, int threads)
+{
+    int64_t first = d->rows;
+    int team = range_threads(d->rows * d->classes, threads);
+#pragma omp parallel for schedule(static) num_threads(team) reduction(min : first)
+    for (int64_t row = 0; row < d->rows; row++) {
+        int32_t label = labels[row];
+        workspace[row] = lse[row] = 0.0f;
+        if (label == d->ignore_index)
+            continue;
+        if (label < 0 || label >= d->classes)
+            first = range_min(first, row);
+        else
+            workspace[row] = cross_entropy_row(d->classes, logits + row * d->classes, label, lse + row);
+    }
+    double total = 0.0;
+    for (int64_t row = 0; row < d->rows; row++)
+        total += (double)workspace[row];
+    loss[0] = (float)((double)scale_by * total);
+    return first < d->rows ? first : -1;
+}
+
+static void cross_entropy_row_backward(int64_t classes, const float *x, int32_t label, float factor, float lse,
+                                       float beta, float *dx)
+{
+    /* Read before the row is overwritten; the difference is taken before the product, where it is exact. */
+    float at_label = (vec_exp(x[label] - lse) - 1.0f) * factor;
+    if (beta == 0.0f) {
+#pragma omp simd
+        for (int64_t j = 0; j < classes; j++)
+            dx[j] = vec_exp(x[j] - lse) * factor;
+    } else {
+        at_label += beta * dx[label];
+#pragma omp simd
+        for (int64_t j = 0; j < classes; j++)
+            dx[j] = vec_exp(x[j] - lse) * factor + beta * dx[j];
+    }
+    dx[label] = at_label;
+}
+
+static void cross_entropy_backward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
+                                   float scale_by, const float *lse, float dloss, float beta, float *dlogits,
+                                   int threads)
+{
+    const float factor = scale_by * dloss;
+    int team = range_threads(d->rows * d->classes, threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t row = 0; row < d->rows; row++) {
+        const float *x = logits + row * d->classes;
+        float *dx = dlogits + row * d->classes;
+        int32_t label = labels[row];
+        if (label != d->ignore_index && label >= 0 && label < d->classes) {
+            cross_entropy_row_backward(d->classes, x, label, factor, lse[row], beta, dx);
+        } else { /* no gradient; a label out of range was reported by forward */
+            for (int64_t j = 0; j < d->classes; j++)
+                dx[j] = beta == 0.0f ? 0.0f : beta * dx[j];
+        }
+    }
+}

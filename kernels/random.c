@@ -1,0 +1,137 @@
+/* Dropout and random fills from Philox counters (draw.h says which). Counters are computed DRAW_LANES blocks side by
+ * side, so that the ten rounds vectorise, into a buffer that the consuming loop then reads. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/draw.h"
+#include "kernels/range.h"
+#include "kernels/vecmath.h"
+
+enum { DRAW_WORDS = RANGE_BLOCK }; /* of the buffer: 16 KiB */
+
+/* words[4 i + w] = word w of counter (first + i, c1, c2, c3), for i < blocks. first + blocks <= 2^32. */
+static void draw_words(int blocks, uint64_t key, uint32_t first, uint32_t c1, uint32_t c2, uint32_t c3,
+                       uint32_t *words)
+{
+#pragma omp simd
+    for (int i = 0; i < blocks; i++) {
+        Philox draw = philox4x32(key, first + (uint32_t)i, c1, c2, c3);
+        words[4 * i] = draw.v[0];
+        words[4 * i + 1] = draw.v[1];
+        words[4 * i + 2] = draw.v[2];
+        words[4 * i + 3] = draw.v[3];
+    }
+}
+
+/* The part of one sample that starts at element `begin`, a multiple of 4. */
+static void dropout_part(int64_t n, uint64_t begin, uint64_t sample, uint32_t threshold, float keep,
+                         const DropoutKey *key, const float *x, float beta, float *y)
+{
+    uint32_t words[DRAW_WORDS];
+    uint64_t block = begin / 4;
+    draw_words((int)((n + 3) / 4), draw_dropout_key(key, sample, block), (uint32_t)block, (uint32_t)sample, key->layer,
+               (uint32_t)key->step, words);
+    /* A product, not a select: NaN stays NaN, as in PyTorch. */
+    if (beta == 0.0f) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            y[i] = x[i] * (words[i] >= threshold ? keep : 0.0f);
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            y[i] = x[i] * (words[i] >= threshold ? keep : 0.0f) + beta * y[i];
+    }
+}
+
+static void dropout(int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const float *x, float beta,
+                    float *y, int threads)
+{
+    uint32_t threshold = draw_dropout_threshold(p);
+    float keep = 1.0f / (1.0f - p);
+    int64_t parts = (per_sample + DRAW_WORDS - 1) / DRAW_WORDS;
+    int team = range_threads(samples * per_sample, threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t item = 0; item < samples * parts; item++) {
+        int64_t sample = item / parts, begin = item % parts * DRAW_WORDS;
+        int64_t at = sample * per_sample + begin;
+        dropout_part(range_min(DRAW_WORDS, per_sample - begin), (uint64_t)begin, key->first_sample + (uint64_t)sample,
+                     threshold, keep, key, x + at, beta, y + at);
+    }
+}
+
+/* Box-Muller on one pair of words. Only +, *, sqrt and conversions, none of them fused: the same bits on every
+ * instruction set. The radius takes 24 bits in (0, 1]; the angle is reduced exactly, in quarter turns. */
+VEC_INLINE void normal_pair(uint32_t a, uint32_t b, float *first, float *second)
+{
+    VEC_STRICT
+    float radius = sqrtf(VEC_PRODUCT(-2.0f, vec_log((float)(int32_t)((a >> 8) + 1) * 0x1p-24f)));
+    int32_t turn = (int32_t)(b >> 8);
+    int32_t quarter = (turn + (1 << 21)) >> 22;
+    float r = (float)(turn - (quarter << 22)) * 0x1p-24f; /* of a turn, in [-1/8, 1/8] */
+    float z = VEC_PRODUCT(r, r);
+    float s = VEC_PRODUCT(z, -0x1.32f24ap+6f) + 0x1.467fcep+6f;
+    s = VEC_PRODUCT(s, z) - 0x1.4abc22p+5f;
+    s = VEC_PRODUCT(s, z) + 0x1.921fb6p+2f;
+    s = VEC_PRODUCT(s, r);
+    float c = VEC_PRODUCT(z, 0x1.d47b5cp+5f) - 0x1.55b144p+6f;
+    c = VEC_PRODUCT(c, z) + 0x1.03c1aep+6f;
+    c = VEC_PRODUCT(c, z) - 0x1.3bd3ccp+4f;
+    c = VEC_PRODUCT(c, z) + 1.0f;
+    /* cos and sin of r plus quarter turns: swapped when odd, then signed */
+    float cosine = quarter & 1 ? s : c, sine = quarter & 1 ? c : s;
+    cosine = (quarter + 1) & 2 ? -cosine : cosine;
+    sine = quarter & 2 ? -sine : sine;
+    *first = VEC_PRODUCT(radius, cosine);
+    *second = VEC_PRODUCT(radius, sine);
+}
+
+static void fill_normal_part(int64_t n, const uint32_t *words, float mean, float std, float *y)
+{
+    VEC_STRICT
+    float drawn[DRAW_WORDS];
+    int64_t pairs = (n + 1) / 2;
+#pragma omp simd
+    for (int64_t i = 0; i < pairs; i++)
+        normal_pair(words[2 * i], words[2 * i + 1], drawn + 2 * i, drawn + 2 * i + 1);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        y[i] = VEC_PRODUCT(std, drawn[i]) + mean;
+}
+
+/* Half open as promised: rounding could reach high, which `last` prevents. */
+static void fill_uniform_part(int64_t n, const uint32_t *words, float low, float high, float *y)
+{
+    VEC_STRICT
+    float last = high > low ? nextafterf(high, low) : low, width = high - low;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        float value = VEC_PRODUCT(width, (float)(int32_t)(words[i] >> 8) * 0x1p-24f) + low;
+        y[i] = value < high ? value : last;
+    }
+}
+
+static void fill_drawn(int64_t n, uint64_t seed, uint64_t stream, float a, float b, float *y, int threads,
+                       void (*part)(int64_t, const uint32_t *, float, float, float *))
+{
+    int team = range_threads(n, threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t begin = 0; begin < n; begin += DRAW_WORDS) {
+        uint32_t words[DRAW_WORDS];
+        int64_t count = range_min(DRAW_WORDS, n - begin);
+        uint64_t block = (uint64_t)begin / 4;
+        draw_words((int)((count + 3) / 4), seed, (uint32_t)block, (uint32_t)(block >> 32), (uint32_t)stream,
+                   (uint32_t)(stream >> 32), words);
+        part(count, words, a, b, y + begin);
+    }
+}
+
+static void fill_normal(int64_t n, uint64_t seed, uint64_t stream, float mean, float std, float *y, int threads)
+{
+    fill_drawn(n, seed, stream, mean, std, y, threads, fill_normal_part);
+}
+
+static void fill_uniform(int64_t n, uint64_t seed, uint64_t stream, float low, float high, float *y, int threads)
+{
+    fill_drawn(n, seed, stream, low, high, y, threads, fill_uniform_part);
+}

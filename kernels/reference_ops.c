@@ -1,0 +1,443 @@
+/* Reference kernels of everything that is not a product: one plain loop after another, libm, sums in double. `threads`
+ * is ignored. Random numbers share their counters with the tuned kernels through draw.h. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/draw.h"
+#include "kernels/reference_.h"
+
+static float blend(double value, float beta, float old)
+{
+    return (float)(beta == 0.0f ? value : value + (double)beta * (double)old);
+}
+
+int64_t reference_embedding_forward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *table,
+                                    float *y, int threads)
+{
+    (void)threads;
+    int64_t first = -1;
+    for (int64_t i = 0; i < n; i++) {
+        if (ids[i] >= 0 && ids[i] < vocab)
+            memcpy(y + i * c, table + ids[i] * c, (size_t)c * sizeof *y);
+        else if (first < 0)
+            first = i;
+    }
+    return first;
+}
+
+void reference_embedding_backward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *dy,
+                                  float *dtable, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = 0; j < c && ids[i] >= 0 && ids[i] < vocab; j++)
+            dtable[ids[i] * c + j] += dy[i * c + j];
+    }
+}
+
+void reference_layer_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
+                                  const float *bias, float *y, float *mean, float *rstd, int threads)
+{
+    (void)threads;
+    for (int64_t row = 0; row < rows; row++, x += c, y += c) {
+        double m = 0.0, v = 0.0;
+        for (int64_t j = 0; j < c; j++)
+            m += x[j] / (double)c;
+        for (int64_t j = 0; j < c; j++)
+            v += (x[j] - m) * (x[j] - m) / (double)c;
+        double r = 1.0 / sqrt(v + (double)eps);
+        for (int64_t j = 0; j < c; j++)
+            y[j] = (float)((x[j] - m) * r * weight[j] + (bias ? bias[j] : 0.0));
+        mean[row] = (float)m;
+        rstd[row] = (float)r;
+    }
+}
+
+void reference_layer_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight, const float *mean,
+                                   const float *rstd, const float *dy, float beta_dx, float *dx, float beta_dw,
+                                   float *dweight, float beta_db, float *dbias, float *workspace, int threads)
+{
+    (void)workspace, (void)threads;
+    for (int64_t j = 0; j < c; j++) { /* first: dx may overwrite dy */
+        double dw = 0.0, db = 0.0;
+        for (int64_t row = 0; row < rows; row++) {
+            dw += (double)dy[row * c + j] * ((double)x[row * c + j] - mean[row]) * rstd[row];
+            db += dy[row * c + j];
+        }
+        if (dweight)
+            dweight[j] = blend(dw, beta_dw, dweight[j]);
+        if (dbias)
+            dbias[j] = blend(db, beta_db, dbias[j]);
+    }
+    for (int64_t row = 0; dx && row < rows; row++) {
+        const float *xr = x + row * c, *dyr = dy + row * c;
+        double m = mean[row], r = rstd[row], total = 0.0, dot = 0.0;
+        for (int64_t j = 0; j < c; j++) {
+            total += (double)dyr[j] * weight[j] / (double)c;
+            dot += (double)dyr[j] * weight[j] * (xr[j] - m) * r / (double)c;
+        }
+        for (int64_t j = 0; j < c; j++) {
+            double d = r * ((double)dyr[j] * weight[j] - total - (xr[j] - m) * r * dot);
+            dx[row * c + j] = blend(d, beta_dx, dx[row * c + j]);
+        }
+    }
+}
+
+void reference_rms_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight, float *y,
+                                float *rstd, int threads)
+{
+    (void)threads;
+    for (int64_t row = 0; row < rows; row++, x += c, y += c) {
+        double v = 0.0;
+        for (int64_t j = 0; j < c; j++)
+            v += (double)x[j] * x[j] / (double)c;
+        double r = 1.0 / sqrt(v + (double)eps);
+        for (int64_t j = 0; j < c; j++)
+            y[j] = (float)(x[j] * r * weight[j]);
+        rstd[row] = (float)r;
+    }
+}
+
+void reference_rms_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight, const float *rstd,
+                                 const float *dy, float beta_dx, float *dx, float beta_dw, float *dweight,
+                                 float *workspace, int threads)
+{
+    (void)workspace, (void)threads;
+    for (int64_t j = 0; dweight && j < c; j++) { /* first: dx may overwrite dy */
+        double dw = 0.0;
+        for (int64_t row = 0; row < rows; row++)
+            dw += (double)dy[row * c + j] * x[row * c + j] * rstd[row];
+        dweight[j] = blend(dw, beta_dw, dweight[j]);
+    }
+    for (int64_t row = 0; dx && row < rows; row++) {
+        const float *xr = x + row * c, *dyr = dy + row * c;
+        double r = rstd[row], dot = 0.0;
+        for (int64_t j = 0; j < c; j++)
+            dot += (double)dyr[j] * weight[j] * xr[j] * r / (double)c;
+        for (int64_t j = 0; j < c; j++) {
+            double d = r * ((double)dyr[j] * weight[j] - xr[j] * r * dot);
+            dx[row * c + j] = blend(d, beta_dx, dx[row * c + j]);
+        }
+    }
+}
+
+size_t reference_norm_workspace(int64_t rows, int64_t c, int threads)
+{
+    (void)rows, (void)c, (void)threads;
+    return 0;
+}
+
+static double logistic(double x)
+{
+    return 1.0 / (1.0 + exp(-x));
+}
+
+static double activation_of(Activation act, double x)
+{
+    switch (act) {
+    case ACT_GELU:
+        return 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
+    case ACT_GELU_TANH:
+        return 0.5 * x * (1.0 + tanh(sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+    case ACT_SILU:
+        return x * logistic(x);
+    case ACT_RELU:
+        return x < 0.0 ? 0.0 : x;
+    case ACT_NONE:
+        break;
+    }
+    return x;
+}
+
+static double slope_of(Activation act, double x)
+{
+    double k = sqrt(2.0 / M_PI), t;
+    switch (act) {
+    case ACT_GELU:
+        return 0.5 * (1.0 + erf(x / sqrt(2.0))) + x * exp(-0.5 * x * x) / sqrt(2.0 * M_PI);
+    case ACT_GELU_TANH:
+        t = tanh(k * (x + 0.044715 * x * x * x));
+        return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * k * (1.0 + 3.0 * 0.044715 * x * x);
+    case ACT_SILU:
+        return logistic(x) * (1.0 + x * (1.0 - logistic(x)));
+    case ACT_RELU:
+        return x <= 0.0 ? 0.0 : 1.0;
+    case ACT_NONE:
+        break;
+    }
+    return 1.0;
+}
+
+void reference_activation_forward(Activation act, int64_t n, const float *x, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (float)activation_of(act, x[i]);
+}
+
+void reference_activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx,
+                                   int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++)
+        dx[i] = blend(slope_of(act, x[i]) * dy[i], beta, dx[i]);
+}
+
+void reference_swiglu_forward(int64_t n, const float *gate, const float *up, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (float)(activation_of(ACT_SILU, gate[i]) * up[i]);
+}
+
+void reference_swiglu_backward(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
+                               float *dgate, float beta_up, float *dup, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++) {
+        double to_gate = slope_of(ACT_SILU, gate[i]) * up[i] * dy[i];
+        double to_up = activation_of(ACT_SILU, gate[i]) * dy[i];
+        if (dgate)
+            dgate[i] = blend(to_gate, beta_gate, dgate[i]);
+        if (dup)
+            dup[i] = blend(to_up, beta_up, dup[i]);
+    }
+}
+
+void reference_rope(const RopeDims *d, const float *x, float beta, float *y, int threads)
+{
+    (void)threads;
+    int half = d->head_dim / 2;
+    for (int64_t row = 0; row < (int64_t)d->batch * d->seq; row++) {
+        for (int64_t at = row * d->ld, h = 0; h < d->heads; h++, at += d->head_dim) {
+            for (int64_t i = at, k = 0; k < half; i++, k++) {
+                /* Angles are floats by definition: that is what models were trained with. */
+                float frequency = 1.0f / powf(d->theta, (float)(2 * k) / (float)d->head_dim);
+                float angle = (float)(row % d->seq) * frequency;
+                double c = cos(angle), s = d->inverse ? -sin(angle) : sin(angle), a = x[i], b = x[i + half];
+                y[i] = blend(a * c - b * s, beta, y[i]);
+                y[i + half] = blend(b * c + a * s, beta, y[i + half]);
+            }
+        }
+    }
+}
+
+size_t reference_cross_entropy_workspace(const CrossEntropyDims *d, int threads)
+{
+    (void)d, (void)threads;
+    return 0;
+}
+
+int64_t reference_cross_entropy_forward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
+                                        float scale, float *loss, float *lse, float *workspace, int threads)
+{
+    (void)workspace, (void)threads;
+    int64_t first = -1;
+    double total = 0.0;
+    for (int64_t row = 0; row < d->rows; row++, logits += d->classes) {
+        lse[row] = 0.0f;
+        if (labels[row] == d->ignore_index)
+            continue;
+        if (labels[row] < 0 || labels[row] >= d->classes) {
+            first = first < 0 ? row : first;
+            continue;
+        }
+        double top = -INFINITY, exponentials = 0.0;
+        for (int64_t j = 0; j < d->classes; j++)
+            top = fmax(top, logits[j]);
+        for (int64_t j = 0; j < d->classes; j++)
+            exponentials += exp(logits[j] - top);
+        lse[row] = (float)(top + log(exponentials));
+        total += top + log(exponentials) - logits[labels[row]];
+    }
+    *loss = (float)(scale * total);
+    return first;
+}
+
+void reference_cross_entropy_backward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
+                                      float scale, const float *lse, float dloss, float beta, float *dlogits,
+                                      int threads)
+{
+    (void)threads;
+    for (int64_t row = 0; row < d->rows; row++) {
+        int counted = labels[row] != d->ignore_index && labels[row] >= 0 && labels[row] < d->classes;
+        for (int64_t j = 0; j < d->classes; j++, logits++, dlogits++) {
+            double p = counted ? exp((double)*logits - (double)lse[row]) - (j == labels[row]) : 0.0;
+            *dlogits = blend(p * scale * dloss, beta, *dlogits);
+        }
+    }
+}
+
+void reference_dropout(int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const float *x,
+                       float beta, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t sample = 0; sample < samples; sample++) {
+        for (int64_t i = 0; i < per_sample; i++, x++, y++) {
+            Philox draw = draw_dropout(key, key->first_sample + (uint64_t)sample, (uint64_t)i / 4);
+            double keep = draw.v[i % 4] >= draw_dropout_threshold(p) ? 1.0 / (1.0 - (double)p) : 0.0;
+            *y = blend(*x * keep, beta, *y);
+        }
+    }
+}
+
+void reference_fill(int64_t n, float value, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = value;
+}
+
+void reference_copy(int64_t n, const float *x, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = x[i];
+}
+
+void reference_add(int64_t n, const float *a, const float *b, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = a[i] + b[i];
+}
+
+void reference_add_row(int64_t rows, int64_t c, const float *a, const float *b, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < rows * c; i++)
+        y[i] = a[i] + b[i % c];
+}
+
+void reference_column_sum(int64_t rows, int64_t c, const float *dy, float beta, float *dbias, float *workspace,
+                          int threads)
+{
+    (void)workspace, (void)threads;
+    for (int64_t j = 0; j < c; j++) {
+        double total = 0.0;
+        for (int64_t row = 0; row < rows; row++)
+            total += dy[row * c + j];
+        dbias[j] = blend(total, beta, dbias[j]);
+    }
+}
+
+size_t reference_column_sum_workspace(int64_t rows, int64_t c, int threads)
+{
+    (void)rows, (void)c, (void)threads;
+    return 0;
+}
+
+void reference_scale(int64_t n, float alpha, const float *x, float beta, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = blend((double)alpha * x[i], beta, y[i]);
+}
+
+void reference_multiply(int64_t n, const float *a, const float *b, float beta, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = blend((double)a[i] * b[i], beta, y[i]);
+}
+
+double reference_sum(int64_t n, const float *x, int threads)
+{
+    (void)threads;
+    double total = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        total += x[i];
+    return total;
+}
+
+double reference_sum_squares(int64_t n, const float *x, int threads)
+{
+    (void)threads;
+    double total = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        total += (double)x[i] * x[i];
+    return total;
+}
+
+int64_t reference_find_nonfinite(int64_t n, const float *x, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(x[i]))
+            return i;
+    }
+    return -1;
+}
+
+void reference_fill_normal(int64_t n, uint64_t seed, uint64_t stream, float mean, float std, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++) {
+        Philox draw = draw_fill(seed, stream, (uint64_t)i / 4);
+        const uint32_t *pair = draw.v + i % 4 / 2 * 2;
+        double radius = sqrt(-2.0 * log(((pair[0] >> 8) + 1) * 0x1p-24));
+        double angle = 2.0 * M_PI * philox_unit(pair[1]);
+        y[i] = (float)(mean + std * radius * (i % 2 ? sin(angle) : cos(angle)));
+    }
+}
+
+void reference_fill_uniform(int64_t n, uint64_t seed, uint64_t stream, float low, float high, float *y, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++) {
+        float unit = philox_unit(draw_fill(seed, stream, (uint64_t)i / 4).v[i % 4]);
+        y[i] = (float)(low + ((double)high - low) * unit);
+        if (y[i] >= high && high > low)
+            y[i] = nextafterf(high, low);
+    }
+}
+
+void reference_sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++) {
+        double d = (double)g[i] * s->grad_scale + (double)s->weight_decay * p[i];
+        if (momentum && s->momentum != 0.0f) {
+            double buffer = s->step <= 1 ? d : (double)s->momentum * momentum[i] + (1.0 - s->dampening) * d;
+            momentum[i] = (float)buffer;
+            d = s->nesterov ? d + s->momentum * buffer : buffer;
+        }
+        p[i] = (float)(p[i] - s->lr * d);
+    }
+}
+
+void reference_rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square, float *momentum,
+                       int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++) {
+        double d = (double)g[i] * s->grad_scale + (double)s->weight_decay * p[i];
+        double v = (double)s->alpha * square[i] + (1.0 - s->alpha) * d * d;
+        double move = d / (sqrt(v) + s->eps);
+        square[i] = (float)v;
+        if (momentum && s->momentum != 0.0f) {
+            move += (double)s->momentum * momentum[i];
+            momentum[i] = (float)move;
+        }
+        p[i] = (float)(p[i] - s->lr * move);
+    }
+}
+
+void reference_adam(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
+                    int threads)
+{
+    (void)threads;
+    double b1 = s->beta1, b2 = s->beta2;
+    double correction1 = 1.0 - pow(b1, (double)s->step), correction2 = 1.0 - pow(b2, (double)s->step);
+    for (int64_t i = 0; i < n; i++) {
+        double d = (double)g[i] * s->grad_scale, w = p[i];
+        if (s->decoupled)
+            w *= 1.0 - (double)s->lr * s->weight_decay;
+        else
+            d += (double)s->weight_decay * w;
+        double m = b1 * first[i] + (1.0 - b1) * d, v = b2 * second[i] + (1.0 - b2) * d * d;
+        first[i] = (float)m;
+        second[i] = (float)v;
+        p[i] = (float)(w - s->lr / correction1 * m / (sqrt(v) / sqrt(correction2) + s->eps));
+    }
+}

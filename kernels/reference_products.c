@@ -1,0 +1,223 @@
+/* Products, the linear layer and attention as their definitions read, summed in double. `threads` and workspaces are
+ * for the tuned kernels. */
+#include "kernels/reference_.h"
+
+#include <math.h>
+
+static float reference_mix(double value, float beta, float old)
+{
+    return beta == 0 ? (float)value : (float)(value + (double)beta * (double)old);
+}
+
+void reference_gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                    int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            double sum = 0;
+            for (int64_t p = 0; p < k; p++)
+                sum += (double)a[trans_a ? p * lda + i : i * lda + p] * (double)b[trans_b ? j * ldb + p : p * ldb + j];
+            c[i * ldc + j] = reference_mix((double)alpha * sum, beta, c[i * ldc + j]);
+        }
+}
+
+void reference_linear_forward(const LinearDims *d, Activation act, const float *x, const float *w,
+                              const float *bias, float *pre, float *y, int threads)
+{
+    float *product = pre ? pre : y;
+    reference_gemm(0, !d->in_out, d->rows, d->out, d->in, 1, x, d->in, w, d->in_out ? d->out : d->in, 0, product,
+                   d->out, threads);
+    for (int64_t i = 0; bias && i < d->rows * d->out; i++)
+        product[i] += bias[i % d->out];
+    reference_activation_forward(act, d->rows * d->out, product, y, threads);
+}
+
+void reference_linear_backward_input(const LinearDims *d, const float *dy, const float *w, float beta,
+                                     float *dx, int threads)
+{
+    reference_gemm(0, d->in_out, d->rows, d->in, d->out, 1, dy, d->out, w, d->in_out ? d->out : d->in, beta, dx,
+                   d->in, threads);
+}
+
+void reference_linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w,
+                                      float *dw, float beta_b, float *dbias, float *workspace, int threads)
+{
+    (void)workspace;
+    if (dw && d->in_out)
+        reference_gemm(1, 0, d->in, d->out, d->rows, 1, x, d->in, dy, d->out, beta_w, dw, d->out, threads);
+    else if (dw)
+        reference_gemm(1, 0, d->out, d->in, d->rows, 1, dy, d->out, x, d->in, beta_w, dw, d->in, threads);
+    for (int64_t j = 0; dbias && j < d->out; j++) {
+        double sum = 0;
+        for (int64_t i = 0; i < d->rows; i++)
+            sum += (double)dy[i * d->out + j];
+        dbias[j] = reference_mix(sum, beta_b, dbias[j]);
+    }
+}
+
+size_t reference_linear_workspace(const LinearDims *d, int threads)
+{
+    (void)d, (void)threads;
+    return 0;
+}
+
+/* ---- attention ---- */
+
+/* Where (b,t) row's part of a head begins; kv heads are shared by heads / kv_heads heads each. */
+static int64_t reference_at(const AttentionDims *d, int64_t ld, int b, int t, int head)
+{
+    return ((int64_t)b * d->seq + t) * ld + (int64_t)head * d->head_dim;
+}
+
+static int reference_kv_head(const AttentionDims *d, int h)
+{
+    return h / (d->heads / d->kv_heads);
+}
+
+static int reference_sees(const AttentionDims *d, int b, int i, int j)
+{
+    return (!d->causal || j <= i) && (!d->key_mask || d->key_mask[(int64_t)b * d->seq + j]);
+}
+
+static double reference_dot(int n, const float *a, const float *b)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
+/* The score of query i and key j, of sample b and head h. */
+static double reference_score(const AttentionDims *d, const float *q, const float *k, int b, int h, int i, int j)
+{
+    return (double)d->scale * reference_dot(d->head_dim, q + reference_at(d, d->ldq, b, i, h),
+                                            k + reference_at(d, d->ldk, b, j, reference_kv_head(d, h)));
+}
+
+/* Log-sum-exp of the scores that query i sees. */
+static double reference_row_lse(const AttentionDims *d, const float *q, const float *k, int b, int h, int i)
+{
+    double max = -INFINITY, sum = 0;
+    for (int j = 0; j < d->seq; j++)
+        if (reference_sees(d, b, i, j))
+            max = fmax(max, reference_score(d, q, k, b, h, i, j));
+    for (int j = 0; j < d->seq; j++)
+        if (reference_sees(d, b, i, j))
+            sum += exp(reference_score(d, q, k, b, h, i, j) - max);
+    return sum == 0 ? -INFINITY : max + log(sum);
+}
+
+/* out[c .. c + n) of one row, n at most REFERENCE_CHUNK; the row's probabilities too where probs is not NULL. */
+enum { REFERENCE_CHUNK = 64 };
+static void reference_attention_row(const AttentionDims *d, const float *q, const float *k, const float *v, int b,
+                                    int h, int i, double lse, int c, float *out, float *probs)
+{
+    double sum[REFERENCE_CHUNK] = {0};
+    int n = d->head_dim - c < REFERENCE_CHUNK ? d->head_dim - c : REFERENCE_CHUNK;
+    for (int j = 0; j < d->seq; j++) {
+        double p = reference_sees(d, b, i, j) ? exp(reference_score(d, q, k, b, h, i, j) - lse) : 0;
+        if (probs)
+            probs[j] = (float)p;
+        const float *row = v + reference_at(d, d->ldv, b, j, reference_kv_head(d, h)) + c;
+        for (int e = 0; e < n; e++)
+            sum[e] += p * (double)row[e];
+    }
+    for (int e = 0; e < n; e++)
+        out[reference_at(d, d->ldo, b, i, h) + c + e] = (float)sum[e];
+}
+
+/* probs or lse is NULL. */
+static void reference_attention_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                        float *out, float *probs, float *lse)
+{
+    for (int64_t r = 0; r < (int64_t)d->batch * d->heads * d->seq; r++) {
+        int i = (int)(r % d->seq), h = (int)(r / d->seq % d->heads), b = (int)(r / d->seq / d->heads);
+        double row_lse = reference_row_lse(d, q, k, b, h, i);
+        for (int c = 0; c < d->head_dim; c += REFERENCE_CHUNK)
+            reference_attention_row(d, q, k, v, b, h, i, row_lse, c, out, probs ? probs + r * d->seq : NULL);
+        if (lse)
+            lse[r] = (float)row_lse;
+    }
+}
+
+static void reference_zero_rows(const AttentionDims *d, int heads, int64_t ld, float *x)
+{
+    for (int64_t r = 0; r < (int64_t)d->batch * d->seq; r++)
+        for (int64_t c = 0; c < (int64_t)heads * d->head_dim; c++)
+            x[r * ld + c] = 0;
+}
+
+/* The gradients of one probability's product and score, added to rows i of dq and j of dk and dv. */
+static void reference_attention_backward_pair(const AttentionDims *d, double p, double ds, const float *q,
+                                              const float *k, const float *dout, float *dq, float *dk, float *dv)
+{
+    for (int c = 0; c < d->head_dim; c++) {
+        dv[c] = (float)((double)dv[c] + p * (double)dout[c]);
+        dq[c] = (float)((double)dq[c] + ds * (double)k[c]);
+        dk[c] = (float)((double)dk[c] + ds * (double)q[c]);
+    }
+}
+
+/* From probs, or from lse where that is NULL. */
+static void reference_attention_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                         const float *out, const float *probs, const float *lse, const float *dout,
+                                         float *dq, float *dk, float *dv)
+{
+    reference_zero_rows(d, d->heads, d->lddq, dq);
+    reference_zero_rows(d, d->kv_heads, d->lddk, dk);
+    reference_zero_rows(d, d->kv_heads, d->lddv, dv);
+    for (int64_t r = 0; r < (int64_t)d->batch * d->heads * d->seq; r++) {
+        int i = (int)(r % d->seq), h = (int)(r / d->seq % d->heads), b = (int)(r / d->seq / d->heads);
+        int kv = reference_kv_head(d, h);
+        const float *dy = dout + reference_at(d, d->ldo, b, i, h);
+        double delta = reference_dot(d->head_dim, dy, out + reference_at(d, d->ldo, b, i, h));
+        for (int j = 0; j < d->seq; j++) {
+            if (!reference_sees(d, b, i, j))
+                continue;
+            double p = probs ? (double)probs[r * d->seq + j]
+                             : exp(reference_score(d, q, k, b, h, i, j) - (double)lse[r]);
+            double dp = reference_dot(d->head_dim, dy, v + reference_at(d, d->ldv, b, j, kv));
+            reference_attention_backward_pair(
+                d, p, p * (dp - delta) * (double)d->scale, q + reference_at(d, d->ldq, b, i, h),
+                k + reference_at(d, d->ldk, b, j, kv), dy, dq + reference_at(d, d->lddq, b, i, h),
+                dk + reference_at(d, d->lddk, b, j, kv), dv + reference_at(d, d->lddv, b, j, kv));
+        }
+    }
+}
+
+void reference_attention_eager_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                       float *out, float *probs, float *workspace, int threads)
+{
+    (void)workspace, (void)threads;
+    reference_attention_forward(d, q, k, v, out, probs, NULL);
+}
+
+void reference_attention_eager_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                        const float *out, float *probs, const float *dout, float *dq, float *dk,
+                                        float *dv, float *workspace, int threads)
+{
+    (void)workspace, (void)threads;
+    reference_attention_backward(d, q, k, v, out, probs, NULL, dout, dq, dk, dv);
+}
+
+void reference_attention_flash_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                       float *out, float *lse, float *workspace, int threads)
+{
+    (void)workspace, (void)threads;
+    reference_attention_forward(d, q, k, v, out, NULL, lse);
+}
+
+void reference_attention_flash_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                        const float *out, const float *lse, const float *dout, float *dq,
+                                        float *dk, float *dv, float *workspace, int threads)
+{
+    (void)workspace, (void)threads;
+    reference_attention_backward(d, q, k, v, out, NULL, lse, dout, dq, dk, dv);
+}
+
+size_t reference_attention_workspace(const AttentionDims *d, int flash, int backward, int threads)
+{
+    (void)d, (void)flash, (void)backward, (void)threads;
+    return 0;
+}

@@ -1,0 +1,62 @@
+/* Rotary position embedding (Su et al., "RoFormer", 2021) as in Hugging Face's Llama: the angle of pair i at position
+ * t is t / theta^(2i/D), every step of it in float. Sines are libm's: one pair serves every sequence and head. */
+#include <math.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+#include "kernels/range.h"
+
+enum { ROPE_PAIRS = 64 }; /* pairs rotated at a time: what the stack arrays hold */
+
+static void rope_rotate(int64_t pairs, const float *cosine, const float *sine, const float *x1, const float *x2,
+                        float beta, float *y1, float *y2)
+{
+    if (beta == 0.0f) {
+#pragma omp simd
+        for (int64_t i = 0; i < pairs; i++) {
+            float a = x1[i], b = x2[i];
+            y1[i] = a * cosine[i] - b * sine[i];
+            y2[i] = b * cosine[i] + a * sine[i];
+        }
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < pairs; i++) {
+            float a = x1[i], b = x2[i];
+            y1[i] = a * cosine[i] - b * sine[i] + beta * y1[i];
+            y2[i] = b * cosine[i] + a * sine[i] + beta * y2[i];
+        }
+    }
+}
+
+/* Pairs [first, first + pairs) of every sequence and head at position t. */
+static void rope_position(const RopeDims *d, int t, int first, int pairs, const float *frequency, const float *x,
+                          float beta, float *y)
+{
+    float cosine[ROPE_PAIRS], sine[ROPE_PAIRS];
+    for (int i = 0; i < pairs; i++) {
+        float angle = (float)t * frequency[i];
+        cosine[i] = cosf(angle);
+        sine[i] = d->inverse ? -sinf(angle) : sinf(angle);
+    }
+    int half = d->head_dim / 2;
+    for (int b = 0; b < d->batch; b++) {
+        int64_t at = ((int64_t)b * d->seq + t) * d->ld + first;
+        for (int h = 0; h < d->heads; h++, at += d->head_dim)
+            rope_rotate(pairs, cosine, sine, x + at, x + at + half, beta, y + at, y + at + half);
+    }
+}
+
+static void rope(const RopeDims *d, const float *x, float beta, float *y, int threads)
+{
+    int half = d->head_dim / 2;
+    int team = range_threads((int64_t)d->batch * d->seq * d->heads * d->head_dim, threads);
+    for (int first = 0; first < half; first += ROPE_PAIRS) {
+        int pairs = (int)range_min(ROPE_PAIRS, half - first);
+        float frequency[ROPE_PAIRS];
+        for (int i = 0; i < pairs; i++)
+            frequency[i] = 1.0f / powf(d->theta, (float)(2 * (first + i)) / (float)d->head_dim);
+#pragma omp parallel for schedule(static) num_threads(team)
+        for (int t = 0; t < d->seq; t++)
+            rope_position(d, t, first, pairs, frequency, x, beta, y);
+    }
+}

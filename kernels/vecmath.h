@@ -1,0 +1,139 @@
+/* Transcendental functions in plain branch-free C, so that the compiler vectorises loops that call them (libm's are
+ * calls). Selects instead of branches, written so that NaN passes through. Polynomials are minimax fits of our own with
+ * coefficients rounded one at a time; tests/test_vecmath.c measures every function against libm in double. */
+#ifndef BRIM_VECMATH_H
+#define BRIM_VECMATH_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Where the same bits are wanted on every instruction set, a product must not fuse with the sum that follows, whatever
+ * -ffp-contract says. gcc ignores the standard's pragma and clang has no barrier, hence both: VEC_STRICT opens the
+ * function, VEC_PRODUCT multiplies. */
+#if defined(__clang__)
+#define VEC_STRICT        _Pragma("STDC FP_CONTRACT OFF")
+#define VEC_PRODUCT(a, b) ((a) * (b))
+#elif defined(__GNUC__) && __GNUC__ >= 12
+#define VEC_STRICT
+#define VEC_PRODUCT(a, b) __builtin_assoc_barrier((a) * (b))
+#else
+#define VEC_STRICT
+#define VEC_PRODUCT(a, b) ((a) * (b))
+#endif
+
+#define VEC_INLINE static inline __attribute__((always_inline, unused))
+
+VEC_INLINE float vec_from_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+VEC_INLINE uint32_t vec_to_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* a b + c, fused where the processor does that at full speed: gcc -std=c11 never fuses by itself. */
+VEC_INLINE float vec_fma(float a, float b, float c)
+{
+#ifdef __FMA__
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* x = n ln2 + r with n = floor(x / ln2); r in [0, ln2), give or take a rounding. Returns exp(r) - 1 and leaves 2^n,
+ * which is 0 for n = -127 and infinite for n = 128: callers clamp x so that n stays between those. */
+VEC_INLINE float vec_exp_parts(float x, float *power)
+{
+    const float magic = 0x1.8p23f; /* adding it rounds to an integer, which is then in the low bits */
+    float t = vec_fma(x, 0x1.715476p+0f, -0.5f) + magic;
+    float n = t - magic;
+    float r = vec_fma(n, -0x1.63p-1f, x); /* ln2 in two parts: this product is exact */
+    r = vec_fma(n, 0x1.bd0106p-13f, r);
+    float q = 0x1.f5f2d6p-10f;
+    q = vec_fma(q, r, 0x1.01b552p-7f);
+    q = vec_fma(q, r, 0x1.56e4dcp-5f);
+    q = vec_fma(q, r, 0x1.5542d8p-3f);
+    q = vec_fma(q, r, 0x1.00004ep-1f);
+    *power = vec_from_bits((vec_to_bits(t) - 0x4b400000u + 127u) << 23);
+    return vec_fma(q, r * r, r);
+}
+
+/* At most 2 ulp. Infinite above 88.72; 0 below -87.34, where the result would be subnormal. */
+VEC_INLINE float vec_exp(float x)
+{
+    float power;
+    x = x > 89.0f ? 89.0f : x;
+    x = x < -88.0f ? -88.0f : x;
+    float p = 1.0f + vec_exp_parts(x, &power);
+    return p * power;
+}
+
+/* At most 4 ulp: e / (e + 2) with e = exp(2|x|) - 1, which keeps small arguments exact. */
+VEC_INLINE float vec_tanh(float x)
+{
+    float power, a = fabsf(x);
+    a = a > 10.0f ? 10.0f : a;
+    float p = vec_exp_parts(2.0f * a, &power);
+    float e = vec_fma(power, p, power - 1.0f);
+    return copysignf(e / (e + 2.0f), x);
+}
+
+/* At most 4 ulp: x times a polynomial in x^2 below 1, 1 - exp(-polynomial) above. */
+VEC_INLINE float vec_erf(float x)
+{
+    float power, a = fabsf(x);
+    a = a > 4.0f ? 4.0f : a;
+    float z = a * a;
+    float s = -0x1.240b44p-11f;
+    s = vec_fma(s, z, 0x1.41348ep-8f);
+    s = vec_fma(s, z, -0x1.b562f8p-6f);
+    s = vec_fma(s, z, 0x1.ce0314p-4f);
+    s = vec_fma(s, z, -0x1.812640p-2f);
+    s = vec_fma(s, z, 0x1.06eba8p-3f);
+    float g = 0x1.21be02p-10f;
+    g = vec_fma(g, a, -0x1.d94b1ep-7f);
+    g = vec_fma(g, a, 0x1.671240p-4f);
+    g = vec_fma(g, a, 0x1.4fce1ep-1f);
+    g = vec_fma(g, a, 0x1.1dd146p+0f);
+    g = vec_fma(g, a, 0x1.80ddfcp-9f);
+    float tail = 1.0f + vec_exp_parts(-g, &power); /* g < 17: in range */
+    return copysignf(a < 1.0f ? vec_fma(s, a, a) : 1.0f - tail * power, x);
+}
+
+/* At most 2 ulp, and the same bits on every instruction set (random numbers are made with it).
+ * log 0 = -inf, log of a negative number is NaN, subnormals count as 0. */
+VEC_INLINE float vec_log(float x)
+{
+    VEC_STRICT
+    uint32_t bits = vec_to_bits(x);
+    /* x = 2^n m with m in [sqrt(1/2), sqrt(2)) */
+    uint32_t shifted = bits - 0x3f3504f3u;
+    float n = (float)((int32_t)shifted >> 23);
+    float f = vec_from_bits((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+    float z = VEC_PRODUCT(f, f);
+    float q = -0x1.391deap-4f;
+    q = VEC_PRODUCT(q, f) + 0x1.05b182p-3f;
+    q = VEC_PRODUCT(q, f) - 0x1.0d9adcp-3f;
+    q = VEC_PRODUCT(q, f) + 0x1.22d044p-3f;
+    q = VEC_PRODUCT(q, f) - 0x1.546f34p-3f;
+    q = VEC_PRODUCT(q, f) + 0x1.99a054p-3f;
+    q = VEC_PRODUCT(q, f) - 0x1.000232p-2f;
+    q = VEC_PRODUCT(q, f) + 0x1.555554p-2f;
+    q = VEC_PRODUCT(VEC_PRODUCT(q, f), z) + VEC_PRODUCT(n, -0x1.bd0106p-13f);
+    q = q - VEC_PRODUCT(0.5f, z);
+    float y = (q + f) + VEC_PRODUCT(n, 0x1.63p-1f);
+    y = x < 0x1p-126f ? -INFINITY : y;
+    y = x < 0.0f ? NAN : y;
+    y = x > 0x1.fffffep+127f ? x : y;
+    return x == x ? y : x;
+}
+
+#endif

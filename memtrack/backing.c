@@ -1,0 +1,120 @@
+/* The bytes behind a ledger's offsets: nothing, one touched mapping, or a malloc a block for sanitizers. Only
+ * this file and host.c ask the system for memory.
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "memtrack_.h"
+
+#define HUGE_PAGE ((uint64_t)2 << 20)
+
+static uint64_t round_up(uint64_t value, uint64_t unit)
+{
+    return (value + unit - 1) / unit * unit;
+}
+
+/* Maps `bytes` (whole pages) at a huge page's boundary, so that the kernel can use huge pages from the first
+ * byte on: fewer faults while touching, fewer TLB misses ever after. */
+static unsigned char *map_aligned(uint64_t bytes)
+{
+    uint64_t spare = bytes >= HUGE_PAGE ? HUGE_PAGE : 0;
+    unsigned char *start =
+        mmap(NULL, bytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED)
+        return NULL;
+    if (!spare)
+        return start;
+    uint64_t before = round_up((uintptr_t)start, HUGE_PAGE) - (uintptr_t)start;
+    if (before > 0)
+        munmap(start, before);
+    if (spare > before)
+        munmap(start + before + bytes, spare - before);
+    start += before;
+    madvise(start, bytes, MADV_HUGEPAGE); /* a wish: everything works without */
+    return start;
+}
+
+static int reserve(MemBacking *backing, uint64_t capacity)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    /* A mapping larger than the memory succeeds and kills the process while it is touched: refuse it here. */
+    if (capacity == 0 || capacity > UINT64_MAX / 4 || capacity > memtrack_process_available_())
+        return -1;
+    uint64_t bytes = round_up(capacity, page);
+    if (bytes + HUGE_PAGE > SIZE_MAX || memtrack_fails_())
+        return -1;
+    unsigned char *base = map_aligned(bytes);
+    if (!base)
+        return -1;
+    for (uint64_t i = 0; i < bytes; i += page)
+        ((volatile unsigned char *)base)[i] = 0;
+    backing->base = base;
+    backing->end =
+        base + capacity / MEMTRACK_ALIGN * MEMTRACK_ALIGN; /* so that HIGH blocks are aligned too */
+    backing->held = bytes;
+    memtrack_process_charge_(bytes);
+    return 0;
+}
+
+int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity)
+{
+    *backing = (MemBacking){.mode = mode};
+    return mode == MEMTRACK_RESERVED ? reserve(backing, capacity) : 0;
+}
+
+/* Exactly as many bytes as were asked for, not as charged: a sanitizer then sees the first byte too far. */
+static int attach_malloc(MemTracker *tracker, MemBacking *backing, MemBlock *block)
+{
+    void *blocks = backing->blocks;
+    int failed = memtrack_host_grow_(tracker, &blocks, &backing->block_capacity, backing->block_count + 1,
+                                     sizeof(void *));
+    backing->blocks = blocks;
+    if (failed || block->requested > PTRDIFF_MAX)
+        return -1;
+    if (posix_memalign(&block->data, MEMTRACK_ALIGN, (size_t)block->requested)) {
+        block->data = NULL;
+        return -1;
+    }
+    backing->blocks[backing->block_count++] = block->data;
+    backing->held += block->bytes;
+    memtrack_process_charge_(block->bytes);
+    return 0;
+}
+
+int memtrack_backing_attach_(MemTracker *tracker, MemBacking *backing, MemEnd end, MemBlock *block)
+{
+    if (backing->mode == MEMTRACK_MALLOC)
+        return attach_malloc(tracker, backing, block);
+    if (backing->mode == MEMTRACK_RESERVED)
+        block->data =
+            end == MEM_END_LOW ? backing->base + block->offset : backing->end - block->offset - block->bytes;
+    return 0;
+}
+
+void memtrack_backing_detach_(MemBacking *backing, MemBlock *block)
+{
+    if (backing->mode != MEMTRACK_MALLOC)
+        return;
+    /* From the end: what is freed was mostly taken lately, and this mode is not for speed. */
+    for (size_t i = backing->block_count; i-- > 0;) {
+        if (backing->blocks[i] != block->data)
+            continue;
+        backing->blocks[i] = backing->blocks[--backing->block_count];
+        free(block->data);
+        backing->held -= block->bytes;
+        memtrack_process_release_(block->bytes);
+        return;
+    }
+}
+
+void memtrack_backing_destroy_(MemTracker *tracker, MemBacking *backing)
+{
+    for (size_t i = 0; i < backing->block_count; i++)
+        free(backing->blocks[i]);
+    memtrack_host_free(tracker, backing->blocks, backing->block_capacity * sizeof(void *));
+    if (backing->base)
+        munmap(backing->base, backing->held);
+    memtrack_process_release_(backing->held);
+    *backing = (MemBacking){0};
+}

@@ -1,0 +1,256 @@
+/* The books of one device. An allocation changes nothing before everything that can fail has been done, and a
+ * free or re-tag takes no memory at all: so the books are right after every call, whatever failed.
+ */
+#include <string.h>
+
+#include "memtrack_.h"
+
+static const MemEnd component_end[MEM_COMPONENT_COUNT] = {
+#define X(id, name, group, end) [MEM_##id] = MEM_END_##end,
+    MEMTRACK_COMPONENTS(X)
+#undef X
+};
+
+static uint64_t mix(uint64_t hash, uint64_t word)
+{
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+    return hash ^ (hash >> 32);
+}
+
+/* Stamps an event: hashes, log. The op goes in by its text and the place by its name, not by address or
+ * number. */
+static void record(MemLedger *ledger, MemEventKind kind, const MemBlock *block, MemComponent from)
+{
+    const MemTracker *tracker = ledger->tracker;
+    MemStats *stats = &ledger->stats;
+    uint64_t tags = 1 + (uint64_t)kind + 8 * (uint64_t)block->component + 512 * (uint64_t)from +
+                    32768 * (uint64_t)tracker->phase;
+    uint64_t digest = mix(mix(mix(tags, block->requested), block->offset), tracker->op_hash) +
+                      tracker->places[block->place].hash;
+    stats->event_hash = mix(stats->event_hash, digest);
+    stats->step_hash = mix(stats->step_hash, digest);
+    if (!ledger->log.recording)
+        return;
+    memtrack_log_push_(&ledger->log,
+                       &(MemEvent){.kind = kind,
+                                   .component = block->component,
+                                   .from = from,
+                                   .where = {tracker->step, tracker->phase, block->place, tracker->op},
+                                   .serial = block->serial,
+                                   .offset = block->offset,
+                                   .bytes = block->bytes,
+                                   .requested = block->requested,
+                                   .live = stats->live});
+}
+
+/* The composition at the peak, by place. Copying it at every new peak would make the first climb quadratic,
+ * so rows are copied when the peak is left, and only those that changed since. Every row off the list has
+ * peak == live. */
+static void snapshot(MemLedger *ledger)
+{
+    if (!ledger->snapshot_pending)
+        return;
+    ledger->snapshot_pending = false;
+    for (int i = ledger->first_changed; i >= 0; i = ledger->rows[i].next_changed) {
+        MemRow *row = &ledger->rows[i];
+        memcpy(row->peak, row->live, sizeof row->peak);
+        row->changed = false;
+    }
+    ledger->first_changed = -1;
+}
+
+static MemRow *row_to_change(MemLedger *ledger, int place)
+{
+    MemRow *row = &ledger->rows[place];
+    if (!row->changed) {
+        row->changed = true;
+        row->next_changed = ledger->first_changed;
+        ledger->first_changed = place;
+    }
+    return row;
+}
+
+static void new_peak(MemLedger *ledger, const MemWhere *where)
+{
+    MemStats *stats = &ledger->stats;
+    stats->peak = stats->live;
+    stats->peak_at = *where;
+    memcpy(stats->at_peak, stats->live_by, sizeof stats->at_peak);
+    ledger->snapshot_pending = true;
+}
+
+static void book_in(MemLedger *ledger, MemComponent component, const MemBlock *block)
+{
+    const MemTracker *tracker = ledger->tracker;
+    MemWhere where = {tracker->step, tracker->phase, block->place, tracker->op};
+    MemStats *stats = &ledger->stats;
+    row_to_change(ledger, block->place)->live[component] += block->bytes;
+    stats->live += block->bytes;
+    stats->live_by[component] += block->bytes;
+    if (stats->live_by[component] > stats->own_peak[component]) {
+        stats->own_peak[component] = stats->live_by[component];
+        stats->own_peak_at[component] = where;
+    }
+    if (stats->live > stats->peak)
+        new_peak(ledger, &where);
+}
+
+static void book_out(MemLedger *ledger, MemComponent component, const MemBlock *block)
+{
+    snapshot(ledger);
+    row_to_change(ledger, block->place)->live[component] -= block->bytes;
+    ledger->stats.live -= block->bytes;
+    ledger->stats.live_by[component] -= block->bytes;
+}
+
+/* Finds a place for the block; -1 when there is none within the capacity. `extent` is the sum of both arenas'
+ * then. */
+static int fit_block(const MemLedger *ledger, MemEnd end, uint64_t bytes, MemFit *fit, uint64_t *extent)
+{
+    uint64_t other = ledger->arenas[end == MEM_END_LOW ? MEM_END_HIGH : MEM_END_LOW].top;
+    if (memtrack_offsets_find_(&ledger->arenas[end], bytes, fit) || fit->top > UINT64_MAX - other)
+        return -1;
+    *extent = fit->top + other;
+    return ledger->capacity > 0 && *extent > ledger->capacity ? -1 : 0;
+}
+
+int memtrack_alloc(MemLedger *ledger, uint64_t bytes, MemComponent component, MemBlock *block)
+{
+    *block = (MemBlock){.place = ledger->tracker->place, .component = component};
+    if ((unsigned)component >= MEM_COMPONENT_COUNT || bytes > UINT64_MAX - (MEMTRACK_ALIGN - 1))
+        return -1;
+    if (bytes == 0)
+        return 0;
+    MemEnd end = component_end[component];
+    MemArena *arena = &ledger->arenas[end];
+    MemBlock made = *block;
+    MemFit fit;
+    uint64_t extent;
+    made.requested = bytes;
+    made.bytes = (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
+    made.serial = ledger->stats.allocations + 1;
+    if (memtrack_fails_() || fit_block(ledger, end, made.bytes, &fit, &extent) ||
+        memtrack_offsets_prepare_(ledger->tracker, arena))
+        return -1;
+    made.offset = fit.offset;
+    if (memtrack_backing_attach_(ledger->tracker, &ledger->backing, end, &made))
+        return -1;
+
+    memtrack_offsets_take_(arena, made.bytes, &fit);
+    if (extent > ledger->stats.needs)
+        ledger->stats.needs = extent;
+    ledger->stats.allocations++;
+    book_in(ledger, component, &made);
+    record(ledger, MEM_EVENT_ALLOC, &made, component);
+    *block = made;
+    return 0;
+}
+
+void memtrack_free(MemLedger *ledger, MemBlock *block)
+{
+    if (!block || block->bytes == 0)
+        return;
+    book_out(ledger, block->component, block);
+    ledger->stats.frees++;
+    record(ledger, MEM_EVENT_FREE, block, block->component);
+    memtrack_offsets_give_(&ledger->arenas[component_end[block->component]], block->offset, block->bytes);
+    memtrack_backing_detach_(&ledger->backing, block);
+    *block = (MemBlock){0};
+}
+
+void memtrack_retag(MemLedger *ledger, MemBlock *block, MemComponent component)
+{
+    MemComponent from = block->component;
+    if (block->bytes == 0 || component == from || (unsigned)component >= MEM_COMPONENT_COUNT ||
+        component_end[component] != component_end[from])
+        return;
+    book_out(ledger, from, block);
+    block->component = component;
+    book_in(ledger, component, block);
+    ledger->stats.retags++;
+    record(ledger, MEM_EVENT_RETAG, block, from);
+}
+
+const MemStats *memtrack_stats(const MemLedger *ledger)
+{
+    return &ledger->stats;
+}
+
+void memtrack_peak_by_place(const MemLedger *ledger, int place, uint64_t by[MEM_COMPONENT_COUNT])
+{
+    if (place < 0 || (size_t)place >= ledger->tracker->place_count) {
+        memset(by, 0, MEM_COMPONENT_COUNT * sizeof *by);
+        return;
+    }
+    const MemRow *row = &ledger->rows[place];
+    memcpy(by, ledger->snapshot_pending ? row->live : row->peak, sizeof row->peak);
+}
+
+void memtrack_peak_reset(MemLedger *ledger)
+{
+    const MemTracker *tracker = ledger->tracker;
+    MemWhere now = {tracker->step, tracker->phase, tracker->place, tracker->op};
+    MemStats *stats = &ledger->stats;
+    memcpy(stats->own_peak, stats->live_by, sizeof stats->own_peak);
+    for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
+        stats->own_peak_at[i] = now;
+    new_peak(ledger, &now);
+}
+
+MemTracker *memtrack_ledger_tracker(const MemLedger *ledger)
+{
+    return ledger->tracker;
+}
+
+MemMode memtrack_ledger_mode(const MemLedger *ledger)
+{
+    return ledger->backing.mode;
+}
+
+const char *memtrack_ledger_name(const MemLedger *ledger)
+{
+    return ledger->name;
+}
+
+int memtrack_ledger_fit_places_(MemLedger *ledger, size_t place_count)
+{
+    size_t before = ledger->row_capacity;
+    void *rows = ledger->rows;
+    if (memtrack_host_grow_(ledger->tracker, &rows, &ledger->row_capacity, place_count, sizeof(MemRow)))
+        return -1;
+    ledger->rows = rows;
+    memset(ledger->rows + before, 0, (ledger->row_capacity - before) * sizeof(MemRow));
+    return 0;
+}
+
+MemLedger *memtrack_ledger_create(MemTracker *tracker, const MemLedgerOptions *options)
+{
+    MemLedger *ledger = memtrack_host_calloc(tracker, sizeof *ledger);
+    if (!ledger)
+        return NULL;
+    ledger->tracker = tracker;
+    ledger->capacity = options->capacity;
+    ledger->first_changed = -1;
+    ledger->name = memtrack_host_strdup(tracker, options->name ? options->name : "");
+    if (!ledger->name || memtrack_ledger_fit_places_(ledger, tracker->place_count) ||
+        memtrack_backing_create_(&ledger->backing, options->mode, options->capacity)) {
+        memtrack_ledger_destroy_(ledger);
+        return NULL;
+    }
+    ledger->next = tracker->ledgers;
+    tracker->ledgers = ledger;
+    return ledger;
+}
+
+void memtrack_ledger_destroy_(MemLedger *ledger)
+{
+    MemTracker *tracker = ledger->tracker;
+    memtrack_log_destroy_(ledger);
+    memtrack_backing_destroy_(tracker, &ledger->backing);
+    for (int end = 0; end < MEM_END_COUNT; end++)
+        memtrack_offsets_destroy_(tracker, &ledger->arenas[end]);
+    memtrack_host_free(tracker, ledger->rows, ledger->row_capacity * sizeof(MemRow));
+    if (ledger->name)
+        memtrack_host_free(tracker, ledger->name, strlen(ledger->name) + 1);
+    memtrack_host_free(tracker, ledger, sizeof *ledger);
+}

@@ -1,0 +1,334 @@
+/* Backward: pops the tape, gives each input its gradient, releases as it goes. Where a gradient may live (passed on,
+ * written over the output gradient or over a saved tensor, added to what is there, or new) is decided here, once, from
+ * the op's row; kernels only ever see a pointer and a beta. */
+#include <inttypes.h>
+#include <math.h>
+
+#include "tensor_.h"
+
+/* ---- Where a gradient goes ------------------------------------------------------------------------------------ */
+
+static MemComponent gradient_component(const Tensor *t)
+{
+    int parameter = t->leaf && t->storage && t->storage->block.component == MEM_PARAMETER;
+    return parameter ? MEM_GRADIENT : MEM_ACTIVATION_GRADIENT;
+}
+
+static Storage *gradient_new(Context *context, const Tensor *t)
+{
+    return storage_new(context, shape_numel(t->shape) * (int64_t)sizeof(float), gradient_component(t));
+}
+
+static void add_into(const Context *context, const Storage *from, Storage *to, int64_t n)
+{
+    if (!context->meta)
+        context->kernels->add(n, storage_f32(to), storage_f32(from), storage_f32(to), context->threads);
+}
+
+static void copy_into(const Context *context, const Storage *from, Storage *to, int64_t n)
+{
+    if (!context->meta)
+        context->kernels->copy(n, storage_f32(from), storage_f32(to), context->threads);
+}
+
+/* Replaces a shared storage by a copy of its own, so that it can be written. */
+static int make_unshared(Context *context, Storage **slot, const Tensor *shaped)
+{
+    if ((*slot)->refs == 1)
+        return 0;
+    Storage *own = gradient_new(context, shaped);
+    if (!own)
+        return error_code();
+    copy_into(context, *slot, own, shape_numel(shaped->shape));
+    storage_release(context, *slot);
+    *slot = own;
+    return 0;
+}
+
+/* The output gradient is the input's: shared when nothing is there and it may stay an activation gradient. */
+static int pass_gradient(Context *context, Tensor *in, Storage *dout)
+{
+    int64_t n = shape_numel(in->shape);
+    if (in->grad) {
+        if (make_unshared(context, &in->grad, in) != 0)
+            return error_code();
+        add_into(context, dout, in->grad, n);
+    } else if (gradient_component(in) == MEM_ACTIVATION_GRADIENT) {
+        storage_retain(dout);
+        in->grad = dout;
+    } else {
+        in->grad = gradient_new(context, in);
+        if (!in->grad)
+            return error_code();
+        copy_into(context, dout, in->grad, n);
+    }
+    return 0;
+}
+
+/* What one node's kernel is about to write. */
+typedef struct Targets {
+    Storage *storage[OP_MAX_INPUTS]; /* a reference each */
+    unsigned add_after;              /* written aside; to be added to in[i]->grad */
+} Targets;
+
+static Storage *reuse(Context *context, Storage *storage, const Tensor *in)
+{
+    uint64_t bytes = (uint64_t)shape_numel(in->shape) * sizeof(float);
+    if (!storage || storage->refs != 1 || storage->block.requested != bytes ||
+        gradient_component(in) != MEM_ACTIVATION_GRADIENT)
+        return NULL;
+    if (storage->block.component != MEM_ACTIVATION && storage->block.component != MEM_ACTIVATION_GRADIENT)
+        return NULL;
+    memtrack_retag(context->ledger, &storage->block, MEM_ACTIVATION_GRADIENT);
+    storage_retain(storage);
+    return storage;
+}
+
+static int is_repeated(const Node *node, int i)
+{
+    for (int j = 0; j < i; j++)
+        if (node->in[j] == node->in[i])
+            return 1;
+    return 0;
+}
+
+static int choose_target(Context *context, Node *node, int i, Targets *targets)
+{
+    const OpRow *row = node->call.row;
+    Tensor *in = node->in[i];
+    unsigned bit = OP_INPUT(i);
+    Storage **slot = &targets->storage[i];
+    int repeated = is_repeated(node, i);
+    if (in->grad && !repeated && (row->accumulates & bit)) {
+        if (make_unshared(context, &in->grad, in) != 0)
+            return error_code();
+        *slot = in->grad;
+        storage_retain(*slot);
+        node->call.beta[i] = 1;
+        return 0;
+    }
+    if (in->grad || repeated) {
+        targets->add_after |= bit;
+        *slot = storage_new(context, shape_numel(in->shape) * (int64_t)sizeof(float), MEM_TEMPORARY);
+    } else {
+        if (row->over_dout & bit)
+            *slot = reuse(context, node->out->grad, in);
+        if (!*slot && (row->over_saved & bit))
+            *slot = reuse(context, node->saved[i], in);
+        if (!*slot)
+            *slot = gradient_new(context, in);
+    }
+    if (!*slot)
+        return error_code();
+    if ((row->zeroed & bit) && !context->meta)
+        context->kernels->fill(shape_numel(in->shape), 0, storage_f32(*slot), context->threads);
+    return 0;
+}
+
+/* ---- One node ------------------------------------------------------------------------------------------------- */
+
+static int call_kernel(Context *context, Node *node, const Targets *targets)
+{
+    OpCall *call = &node->call;
+    Storage *workspace = NULL;
+    if (call->plan.backward_workspace > 0) {
+        workspace = storage_new(context, (int64_t)call->plan.backward_workspace, MEM_WORKSPACE);
+        if (!workspace)
+            return error_code();
+    }
+    if (!context->meta) {
+        for (int i = 0; i < call->inputs; i++) {
+            call->in[i] = node->saved[i] ? node->saved[i]->block.data : NULL;
+            call->din[i] = storage_f32(targets->storage[i]);
+        }
+        for (int i = 0; i < OP_MAX_EXTRAS; i++)
+            call->extra[i] = storage_f32(node->extra[i]);
+        call->out = storage_f32(node->saved_out);
+        call->dout = storage_f32(node->out->grad);
+        call->workspace = storage_f32(workspace);
+        call->row->backward(call);
+    }
+    storage_release(context, workspace);
+    return 0;
+}
+
+static int deliver(Context *context, Node *node, Targets *targets)
+{
+    for (int i = 0; i < node->call.inputs; i++) {
+        Storage *made = targets->storage[i];
+        Tensor *in = node->in[i];
+        if (!made)
+            continue;
+        targets->storage[i] = NULL;
+        if (!(targets->add_after & OP_INPUT(i))) {
+            storage_release(context, in->grad);
+            in->grad = made;
+            continue;
+        }
+        int failed = make_unshared(context, &in->grad, in);
+        if (!failed)
+            add_into(context, made, in->grad, shape_numel(in->shape));
+        storage_release(context, made);
+        if (failed)
+            return failed;
+    }
+    return 0;
+}
+
+static int backward_op(Context *context, Node *node)
+{
+    const OpCall *call = &node->call;
+    Targets targets = {0};
+    int failed = 0, kernel = 0;
+    Storage *kept = node->out->keep ? node->out->grad : NULL;
+    if (kept)
+        storage_retain(kept); /* shared from here on: nothing is written over it */
+    if (call->plan.writes_dout)
+        failed = make_unshared(context, &node->out->grad, node->out);
+    for (int i = 0; i < call->inputs && !failed; i++) {
+        if (!(call->needs & OP_INPUT(i)))
+            continue;
+        if (call->row->passes & OP_INPUT(i)) {
+            failed = pass_gradient(context, node->in[i], node->out->grad);
+        } else {
+            failed = choose_target(context, node, i, &targets);
+            kernel = 1;
+        }
+    }
+    if (!failed && kernel)
+        failed = call_kernel(context, node, &targets);
+    if (!failed)
+        failed = deliver(context, node, &targets);
+    for (int i = 0; i < OP_MAX_INPUTS; i++)
+        storage_release(context, targets.storage[i]);
+    if (kept) {
+        storage_release(context, node->out->grad);
+        node->out->grad = kept;
+    }
+    return failed;
+}
+
+/* ---- The whole tape ------------------------------------------------------------------------------------------- */
+
+/* Nobody reads recorded intermediates after this, except by tensor_keep: naming one never raises the peak. */
+static void drop_intermediates(const Context *context, int mark)
+{
+    for (int i = mark; i < context->tape->count; i++) {
+        Tensor *out = context->tape->nodes[i].out;
+        if (!out->keep)
+            tensor_drop_data(out, DATA_RELEASED);
+    }
+}
+
+int backward_run(Context *context, int mark)
+{
+    Tape *tape = context->tape;
+    drop_intermediates(context, mark);
+    while (tape->count > mark && !context->error) {
+        Node node = tape->nodes[--tape->count];
+        if (node.out->grad) {
+            memtrack_place_set(context->tracker, node.place);
+            if (node.call.row) {
+                memtrack_op_set(context->tracker, node.call.row->name);
+                backward_op(context, &node);
+            } else {
+                backward_checkpoint(context, &node);
+            }
+            if (!node.out->keep)
+                tensor_drop_grad(node.out);
+        }
+        tape_node_release(context, &node);
+    }
+    if (context->error)
+        tape_cut(context, mark);
+    return context->error;
+}
+
+static int nonfinite(const Context *context, const Storage *storage)
+{
+    int floats = storage && storage->block.data && storage->block.component != MEM_INPUT;
+    return floats && context->kernels->find_nonfinite((int64_t)(storage->block.requested / sizeof(float)),
+                                                      storage_f32(storage), context->threads) >= 0;
+}
+
+/* Names where the first value that is not finite came from, in the order things were computed. */
+static void blame(Context *context, float loss)
+{
+    for (int i = 0; i < context->tape->count; i++) {
+        const Node *node = &context->tape->nodes[i];
+        for (int k = 0; k < OP_MAX_INPUTS; k++) {
+            const Tensor *in = node->in[k];
+            if (!in || in->dtype != DTYPE_F32 || !nonfinite(context, node->saved[k]))
+                continue;
+            memtrack_place_set(context->tracker, in->leaf ? node->place : in->place);
+            if (in->leaf)
+                error_raise(ERROR_NONFINITE, "loss is %g; the first value that is not finite is in %s '%s' of %s", loss,
+                            in->storage && in->storage->block.component == MEM_PARAMETER ? "parameter" : "input",
+                            tensor_name(in), node->call.row ? node->call.row->name : "a module");
+            else
+                error_raise(ERROR_NONFINITE, "loss is %g; the first value that is not finite was made by %s", loss,
+                            in->op);
+            return;
+        }
+    }
+    error_raise(ERROR_NONFINITE, "loss is %g; every tensor kept for backward is finite, so the loss itself overflowed",
+                loss);
+}
+
+static int check_loss(Context *context, Tensor *loss)
+{
+    if (!loss || context->error)
+        return error_code();
+    if (tensor_numel(loss) != 1)
+        return error_raise(ERROR_SHAPE, "tensor_backward: the loss must be one number, not %s",
+                           shape_text(loss->shape).text);
+    if (!loss->requires_grad || loss->leaf)
+        return error_raise(ERROR_STATE, "tensor_backward: the loss depends on nothing that needs a gradient "
+                                        "(was it computed between tensor_no_grad_begin and end?)");
+    if (!tensor_readable(loss, "tensor_backward"))
+        return error_code();
+    int place = memtrack_place(context->tracker);
+    if (!context->meta && !isfinite(storage_f32(loss->storage)[0]))
+        blame(context, storage_f32(loss->storage)[0]);
+    memtrack_place_set(context->tracker, place);
+    return context->error;
+}
+
+static int seed_gradient(Context *context, Tensor *loss)
+{
+    loss->grad = gradient_new(context, loss);
+    if (!loss->grad)
+        return error_code();
+    if (!context->meta)
+        storage_f32(loss->grad)[0] = 1.0f;
+    return 0;
+}
+
+int tensor_backward(Tensor *loss)
+{
+    Context *context = context_here();
+    if (!context)
+        return ERROR_HOST_MEMORY;
+    if (check_loss(context, loss) != 0) {
+        tape_cut(context, 0);
+        return context->error;
+    }
+    MemTracker *tracker = context->tracker;
+    MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
+    int place = memtrack_place(tracker);
+    const char *op = memtrack_op_set(tracker, "backward");
+    unsigned char keep = loss->keep;
+    tensor_keep(loss); /* its value is what scripts print */
+    context->in_backward = 1;
+    if (seed_gradient(context, loss) == 0)
+        backward_run(context, 0);
+    loss->keep = keep;
+    if (!keep)
+        tensor_drop_grad(loss);
+    tape_cut(context, 0);
+    context->in_backward = 0;
+    memtrack_op_set(tracker, op);
+    memtrack_place_set(tracker, place);
+    memtrack_phase_set(tracker, phase);
+    return context->error;
+}

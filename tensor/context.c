@@ -1,0 +1,173 @@
+/* Context: what a thread's operations share (ledgers, tape, scopes, random state, error). Made on demand; planning
+ * uses a fresh one on meta. */
+#include <string.h>
+
+#include "tensor_.h"
+
+static _Thread_local Context *current;
+
+static int context_fill(Context *context, const ContextOptions *options)
+{
+    context->kernels = kernels_cpu(options->kernels);
+    if (!context->kernels)
+        return -1;
+    context->meta = options->meta;
+    context->threads = options->threads > 0 ? options->threads : kernels_default_threads();
+    context->seed = options->seed;
+    for (int i = 0; i < SCOPE_MAX_DEPTH; i++)
+        context->scopes[i].previous = context->scopes[i].next = &context->scopes[i];
+    MemMode mode = options->meta ? MEMTRACK_META
+                   : options->memory == MEMTRACK_RESERVED ? MEMTRACK_RESERVED
+                                                          : MEMTRACK_MALLOC;
+    context->tracker = memtrack_create();
+    if (!context->tracker)
+        return -1;
+    context->ledger = memtrack_ledger_create(
+        context->tracker,
+        &(MemLedgerOptions){.name = options->meta ? "meta" : "cpu", .mode = mode, .capacity = options->capacity});
+    context->tape = memtrack_host_calloc(context->tracker, sizeof *context->tape);
+    return context->ledger && context->tape ? 0 : -1;
+}
+
+Context *context_create(const ContextOptions *options)
+{
+    static const ContextOptions defaults;
+    Context *context = memtrack_host_calloc(NULL, sizeof *context);
+    if (!context)
+        return NULL;
+    if (context_fill(context, options ? options : &defaults) != 0) {
+        context_destroy(context);
+        return NULL;
+    }
+    if (!context->meta)
+        kernels_blas_start(context->threads);
+    return context;
+}
+
+void context_destroy(Context *context)
+{
+    if (!context)
+        return;
+    if (context->tracker) {
+        Context *outside = context_use(context);
+        if (context->ledger && context->tape) {
+            tape_cut(context, 0);
+            context->depth = SCOPE_MAX_DEPTH - 1;
+            tensor_scope_end(0);
+            memtrack_host_free(context->tracker, context->tape->nodes,
+                               (size_t)context->tape->capacity * sizeof(Node));
+        }
+        memtrack_host_free(context->tracker, context->tape, sizeof *context->tape);
+        memtrack_destroy(context->tracker);
+        context_use(outside == context ? NULL : outside);
+    }
+    memtrack_host_free(NULL, context, sizeof *context);
+}
+
+Context *context_use(Context *context)
+{
+    Context *before = current;
+    current = context;
+    return before;
+}
+
+Context *context_here(void)
+{
+    if (!current)
+        current = context_create(NULL);
+    return current;
+}
+
+Context *context_current(void)
+{
+    return context_here();
+}
+
+MemTracker *context_tracker(const Context *context)
+{
+    return context ? context->tracker : NULL;
+}
+
+MemLedger *context_ledger(const Context *context)
+{
+    return context ? context->ledger : NULL;
+}
+
+int context_is_meta(const Context *context)
+{
+    return context && context->meta;
+}
+
+int context_threads(const Context *context)
+{
+    return context ? context->threads : 0;
+}
+
+uint64_t context_seed(const Context *context)
+{
+    return context ? context->seed : 0;
+}
+
+void *host_alloc(size_t bytes)
+{
+    Context *context = context_here();
+    void *block = context ? memtrack_host_calloc(context->tracker, bytes) : NULL;
+    if (!block)
+        error_raise(ERROR_HOST_MEMORY, "out of host memory: %zu bytes were asked for", bytes);
+    return block;
+}
+
+void host_free(Context *context, void *block, size_t bytes)
+{
+    memtrack_host_free(context->tracker, block, bytes);
+}
+
+void context_step_done(void)
+{
+    Context *context = context_here();
+    if (context)
+        context->steps_done++;
+}
+
+void context_step_begin(Context *context)
+{
+    if (memtrack_step(context->tracker) == context->steps_done)
+        return;
+    if (context->step_hook)
+        context->step_hook(context, context->step_hook_user);
+    memtrack_step_set(context->tracker, context->steps_done);
+}
+
+void tensor_no_grad_begin(void)
+{
+    Context *context = context_here();
+    if (context && context->no_grad++ == 0)
+        context->phase_outside = memtrack_phase_set(context->tracker, MEM_PHASE_EVALUATE);
+}
+
+void tensor_no_grad_end(void)
+{
+    Context *context = context_here();
+    if (!context || context->no_grad == 0) {
+        error_raise(ERROR_STATE, "tensor_no_grad_end without tensor_no_grad_begin");
+        return;
+    }
+    if (--context->no_grad == 0)
+        memtrack_phase_set(context->tracker, context->phase_outside);
+}
+
+int tensor_recording(void)
+{
+    const Context *context = context_here();
+    return context && context->no_grad == 0;
+}
+
+void tensor_random_begin(int64_t step, int64_t first_sample)
+{
+    Context *context = context_here();
+    if (!context)
+        return;
+    context->random.step = step;
+    context->random.first_sample = first_sample;
+    context->random.layer = 0;
+}

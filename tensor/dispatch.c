@@ -1,0 +1,169 @@
+/* Forward: one path for every operation. Check, allocate, run, record, release what was given away. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "tensor_.h"
+
+typedef struct Outputs {
+    Storage *out, *extra[OP_MAX_EXTRAS], *workspace;
+} Outputs;
+
+static void outputs_release(Context *context, Outputs *o)
+{
+    storage_release(context, o->workspace);
+    for (int i = OP_MAX_EXTRAS - 1; i >= 0; i--)
+        storage_release(context, o->extra[i]);
+    storage_release(context, o->out);
+    *o = (Outputs){0};
+}
+
+/* A moved input whose storage the output may take: nobody else holds it, and backward will not read it. */
+static Tensor *taken_input(const OpCall *call, Tensor *const *input, int64_t bytes)
+{
+    for (int i = 0; i < call->inputs; i++) {
+        Tensor *t = input[i];
+        unsigned bit = OP_INPUT(i);
+        if (!t || !(call->row->takes & bit) || !t->move || t->storage->refs != 1)
+            continue;
+        if ((int64_t)t->storage->block.requested != bytes || t->storage->block.component != MEM_TEMPORARY)
+            continue;
+        if (call->needs && (call->plan.saves & bit))
+            continue;
+        int repeated = 0;
+        for (int j = 0; j < call->inputs; j++)
+            repeated += input[j] == t;
+        if (repeated == 1)
+            return t;
+    }
+    return NULL;
+}
+
+static int outputs_new(Context *context, const OpCall *call, Tensor *const *input, Outputs *o)
+{
+    int64_t bytes = shape_numel(call->plan.out) * (int64_t)sizeof(float);
+    Tensor *taken = call->row->forward ? taken_input(call, input, bytes) : input[0];
+    if (taken) { /* a row without a kernel only looks at its input in another shape */
+        o->out = taken->storage;
+        storage_retain(o->out);
+    } else {
+        o->out = storage_new(context, bytes, MEM_TEMPORARY);
+    }
+    int failed = !o->out;
+    for (int i = 0; i < OP_MAX_EXTRAS && !failed; i++)
+        if (call->plan.extra[i] > 0) {
+            o->extra[i] = storage_new(context, call->plan.extra[i] * (int64_t)sizeof(float), MEM_TEMPORARY);
+            failed = !o->extra[i];
+        }
+    if (!failed && call->plan.workspace > 0) {
+        o->workspace = storage_new(context, (int64_t)call->plan.workspace, MEM_WORKSPACE);
+        failed = !o->workspace;
+    }
+    if (failed)
+        outputs_release(context, o);
+    return failed ? -1 : 0;
+}
+
+/* Kernels return the first bad element; the message is written here. */
+static int run_kernel(const Context *context, OpCall *call, const Outputs *o, Tensor *const *input)
+{
+    if (context->meta || !call->row->forward)
+        return 0;
+    for (int i = 0; i < call->inputs; i++)
+        call->in[i] = input[i] ? input[i]->storage->block.data : NULL;
+    call->out = storage_f32(o->out);
+    for (int i = 0; i < OP_MAX_EXTRAS; i++)
+        call->extra[i] = storage_f32(o->extra[i]);
+    call->workspace = storage_f32(o->workspace);
+    int64_t bad = call->row->forward(call);
+    if (bad < 0)
+        return 0;
+    int32_t value = ((const int32_t *)call->in[call->row->checked])[bad];
+    return error_raise(ERROR_INDEX, "%s: element %" PRId64 " is %" PRId32 "; %s", call->row->name, bad, value,
+                       call->row->checked_range);
+}
+
+static void record(Context *context, const OpCall *call, const Outputs *o, Tensor *const *input, Tensor *out)
+{
+    Node *node = tape_push(context);
+    node->call = *call;
+    for (int i = 0; i < call->inputs; i++) {
+        if (!input[i])
+            continue;
+        node->in[i] = input[i];
+        tensor_retain(input[i]);
+        if (call->plan.saves & OP_INPUT(i))
+            node->saved[i] = tape_save(context, input[i]->storage);
+    }
+    for (int i = 0; i < OP_MAX_EXTRAS; i++)
+        node->extra[i] = tape_save(context, o->extra[i]);
+    if (call->plan.saves & OP_OUTPUT)
+        node->saved_out = tape_save(context, o->out);
+    node->out = out;
+    tensor_retain(out);
+    out->requires_grad = 1;
+}
+
+static int prepare(Context *context, OpCall *call, Tensor *const *input)
+{
+    for (int i = 0; i < call->inputs; i++) {
+        const Tensor *t = input[i];
+        if (!t)
+            continue;
+        if (t->item.context != context)
+            return error_raise(ERROR_STATE, "%s: input %d belongs to another context", call->row->name, i);
+        if (!tensor_readable(t, call->row->name))
+            return error_code();
+        call->shape[i] = t->shape;
+        call->dtype[i] = t->dtype;
+        if (t->requires_grad && context->no_grad == 0)
+            call->needs |= OP_INPUT(i);
+    }
+    int failed = call->row->shape(call);
+    if (failed || !shape_valid(call->plan.out, call->row->name))
+        return failed ? failed : error_code();
+    return call->needs ? tape_reserve(context) : 0;
+}
+
+static Tensor *apply(Context *context, OpCall *call, Tensor *const *input)
+{
+    Outputs o = {0};
+    if (prepare(context, call, input) != 0 || outputs_new(context, call, input, &o) != 0)
+        return NULL;
+    Tensor *out = NULL;
+    if (run_kernel(context, call, &o, input) == 0) {
+        storage_retain(o.out);
+        out = tensor_wrap(DTYPE_F32, call->plan.out, o.out);
+    }
+    if (out) {
+        out->leaf = 0;
+        out->op = call->row->name;
+        storage_release(context, o.workspace); /* before anything is re-tagged, so that it lives shortest */
+        o.workspace = NULL;
+        if (call->needs)
+            record(context, call, &o, input, out);
+        for (int i = 0; i < call->inputs; i++)
+            if (input[i] && input[i]->move)
+                tensor_drop_data(input[i], DATA_MOVED);
+    }
+    outputs_release(context, &o);
+    return out;
+}
+
+Tensor *tensor_apply(const OpRow *row, const OpAttr *attr, int inputs, Tensor *const *input)
+{
+    Context *context = context_here();
+    if (!context || context->error || inputs > OP_MAX_INPUTS)
+        return NULL;
+    if (context->no_grad == 0) {
+        context_step_begin(context);
+        if (memtrack_phase(context->tracker) == MEM_PHASE_SETUP)
+            memtrack_phase_set(context->tracker, MEM_PHASE_FORWARD);
+    }
+    OpCall call = {.row = row, .kernels = context->kernels, .threads = context->threads, .inputs = inputs};
+    if (attr)
+        call.attr = *attr;
+    const char *op = memtrack_op_set(context->tracker, row->name);
+    Tensor *out = apply(context, &call, input);
+    memtrack_op_set(context->tracker, op);
+    return out;
+}

@@ -1,0 +1,116 @@
+/* op: what an operation is, as one row, for the library's own and for yours (examples/own_op.c).
+ *
+ * The shape rule is the only authority on sizes: it sees the inputs' shapes, checks them, and fills `plan`. The engine
+ * allocates outputs, extras, gradients and workspace, keeps what `plan.saves` names for backward, and calls the kernels
+ * with raw pointers. On meta it does all that and skips the kernels.
+ */
+#ifndef BRIM_OP_H
+#define BRIM_OP_H
+
+#include "tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define OP_MAX_INPUTS 4
+#define OP_MAX_EXTRAS 2
+
+#define OP_INPUT(i) (1u << (i)) /* bit of input i in the masks below */
+#define OP_OUTPUT   (1u << OP_MAX_INPUTS)
+
+/* What an op is told beside its inputs; each op reads its own member. */
+typedef union OpAttr {
+    struct {
+        int act, in_out;
+    } linear;
+    struct {
+        float eps;
+    } norm;
+    struct {
+        int kind;
+    } activation;
+    struct {
+        int64_t rows;
+    } add_rows;
+    struct {
+        int heads;
+        float theta;
+    } rope;
+    struct {
+        int heads, kv_heads, causal, flash, packed;
+    } attention;
+    struct {
+        float factor;
+    } scale;
+    struct {
+        float p;
+        uint32_t layer;
+        uint64_t seed;
+        int64_t step, first_sample;
+    } dropout;
+    struct {
+        float scale;
+        int ignore_index;
+    } loss;
+    Shape shape;
+    struct {
+        int64_t i[4];
+        double f[4];
+    } own; /* for your ops */
+} OpAttr;
+
+typedef struct OpPlan {
+    Shape out;                         /* f32 */
+    int64_t extra[OP_MAX_EXTRAS];      /* floats that forward writes for backward; 0 = none */
+    uint64_t workspace;                /* bytes, forward */
+    uint64_t backward_workspace;       /* bytes */
+    unsigned saves;                    /* OP_INPUT(i) | OP_OUTPUT that backward reads */
+    int writes_dout;                   /* backward uses the output gradient as scratch (the engine makes it unshared) */
+} OpPlan;
+
+typedef struct OpCall {
+    const struct OpRow *row;
+    const struct Kernels *kernels; /* the device's kernel table */
+    int threads;
+    int inputs;
+    unsigned needs; /* OP_INPUT(i): input i needs a gradient; 0 when not recording */
+    OpAttr attr;
+    Shape shape[OP_MAX_INPUTS]; /* of the inputs; ndim 0 = an optional input that is absent */
+    DType dtype[OP_MAX_INPUTS];
+    OpPlan plan;
+    /* While a kernel runs; NULL for what is absent or, in backward, was not saved. */
+    void *in[OP_MAX_INPUTS];
+    float *out;
+    float *extra[OP_MAX_EXTRAS];
+    void *workspace;
+    /* Backward: write gradient i to din[i] (NULL: not wanted), adding to what is there when beta[i] is 1. */
+    float *dout;
+    float *din[OP_MAX_INPUTS];
+    float beta[OP_MAX_INPUTS];
+} OpCall;
+
+typedef struct OpRow {
+    const char *name;
+    /* Checks shapes and fills call->plan; returns 0, or raises an error and returns non-zero. */
+    int (*shape)(OpCall *call);
+    /* Returns -1, or the index of the first bad element of the input named by `checked`. */
+    int64_t (*forward)(OpCall *call);
+    void (*backward)(OpCall *call); /* NULL when every gradient passes */
+    unsigned takes;                 /* OP_INPUT(i): the output may take moved input i's storage (forward works in place) */
+    unsigned passes;                /* gradient i *is* the output gradient */
+    unsigned over_dout;             /* gradient i may be written over the output gradient (at most one is) */
+    unsigned over_saved;            /* gradient i may be written over saved input i */
+    unsigned accumulates;           /* backward honours beta[i] = 1; otherwise the engine adds */
+    unsigned zeroed;                /* a new gradient i is zeroed first and backward adds to it (scatter) */
+    int checked;                    /* the integer input that forward checks */
+    const char *checked_range;      /* text of its range for the message: "ids must be in [0, vocabulary)" */
+} OpRow;
+
+/* Applies a row: checks, allocates, runs, records. inputs[i] may be NULL where the row allows it to be absent. */
+BRIM_API Tensor *tensor_apply(const OpRow *row, const OpAttr *attr, int inputs, Tensor *const *input);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

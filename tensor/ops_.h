@@ -1,0 +1,35 @@
+/* Small helpers of the op families. */
+#ifndef BRIM_OPS_INTERNAL_H
+#define BRIM_OPS_INTERNAL_H
+
+#include "tensor_.h"
+
+static inline int64_t call_numel(const OpCall *call, int i)
+{
+    return shape_numel(call->shape[i]);
+}
+
+static inline int64_t last_dim(Shape shape)
+{
+    return shape.dim[shape.ndim - 1];
+}
+
+/* Everything but the last dimension. */
+static inline int64_t leading(Shape shape)
+{
+    return shape_numel(shape) / last_dim(shape);
+}
+
+static inline int needs_input(const OpCall *call, int i)
+{
+    return (call->needs & OP_INPUT(i)) != 0;
+}
+
+/* Raises unless input i has this dtype. */
+int check_dtype(const OpCall *call, int i, DType dtype, const char *input);
+/* Raises unless input i is a vector of n elements. */
+int check_vector(const OpCall *call, int i, int64_t n, const char *input);
+/* Raises unless inputs i and j have the same shape. */
+int check_same(const OpCall *call, int i, int j);
+
+#endif

@@ -1,0 +1,152 @@
+/* attention: eager keeps the (B,H,T,T) scores, flash keeps a log-sum-exp a row. q, k and v are separate or packed side
+ * by side; the kernels only see row strides. */
+#include <inttypes.h>
+#include <math.h>
+
+#include "ops_.h"
+
+enum { Q, K, V, MASK };
+
+static int64_t query_width(const OpCall *call)
+{
+    int64_t width = last_dim(call->shape[Q]);
+    return call->attr.attention.packed ? width / 3 : width;
+}
+
+static AttentionDims attention_dims(const OpCall *call)
+{
+    int heads = call->attr.attention.heads, kv_heads = call->attr.attention.kv_heads;
+    int head_dim = (int)(query_width(call) / heads);
+    int64_t row = (int64_t)heads * head_dim, kv_row = (int64_t)kv_heads * head_dim;
+    int64_t ldq = call->attr.attention.packed ? 3 * row : row;
+    int64_t ldk = call->attr.attention.packed ? 3 * row : kv_row;
+    return (AttentionDims){.batch = (int)call->shape[Q].dim[0],
+                           .seq = (int)call->shape[Q].dim[1],
+                           .heads = heads,
+                           .kv_heads = kv_heads,
+                           .head_dim = head_dim,
+                           .causal = call->attr.attention.causal,
+                           .scale = 1.0f / sqrtf((float)head_dim),
+                           .ldq = ldq,
+                           .ldk = ldk,
+                           .ldv = ldk,
+                           .ldo = row,
+                           .lddq = ldq,
+                           .lddk = ldk,
+                           .lddv = ldk,
+                           .key_mask = call->in[MASK]};
+}
+
+static int attention_check(const OpCall *call)
+{
+    int heads = call->attr.attention.heads, kv_heads = call->attr.attention.kv_heads;
+    Shape q = call->shape[Q];
+    if (heads < 1 || kv_heads < 1 || heads % kv_heads)
+        return error_raise(ERROR_ARGUMENT, "attention: %d heads cannot share %d key-value heads evenly", heads,
+                           kv_heads);
+    if (q.ndim != 3 || last_dim(q) % (call->attr.attention.packed ? 3 : 1) || query_width(call) % heads)
+        return error_raise(ERROR_SHAPE, "attention: %s %s does not divide into %d heads",
+                           call->attr.attention.packed ? "qkv" : "q", shape_text(q).text, heads);
+    for (int i = K; i <= V && !call->attr.attention.packed; i++) {
+        Shape kv = call->shape[i];
+        if (kv.ndim != 3 || kv.dim[0] != q.dim[0] || kv.dim[1] != q.dim[1] ||
+            kv.dim[2] * heads != query_width(call) * kv_heads)
+            return error_raise(ERROR_SHAPE, "attention: %s %s does not fit q %s with %d of %d heads",
+                               i == K ? "k" : "v", shape_text(kv).text, shape_text(q).text, kv_heads, heads);
+    }
+    Shape mask = call->shape[MASK];
+    if (mask.ndim && (call->dtype[MASK] != DTYPE_I32 || mask.ndim != 2 || mask.dim[0] != q.dim[0] ||
+                      mask.dim[1] != q.dim[1]))
+        return error_raise(ERROR_SHAPE, "attention: mask %s must be i32 (%" PRId64 ",%" PRId64 ")",
+                           shape_text(mask).text, q.dim[0], q.dim[1]);
+    return 0;
+}
+
+static int attention_shape(OpCall *call)
+{
+    if (attention_check(call))
+        return error_code();
+    AttentionDims d = attention_dims(call);
+    int flash = call->attr.attention.flash;
+    OpPlan *plan = &call->plan;
+    plan->out = call->shape[Q];
+    plan->out.dim[2] = query_width(call);
+    int64_t rows = (int64_t)d.batch * d.heads * d.seq;
+    plan->extra[0] = flash ? rows : rows * d.seq;
+    plan->workspace = call->kernels->attention_workspace(&d, flash, 0, call->threads);
+    if (!call->needs)
+        return 0;
+    plan->backward_workspace = call->kernels->attention_workspace(&d, flash, 1, call->threads);
+    plan->saves = OP_INPUT(Q) | OP_INPUT(K) | OP_INPUT(V) | OP_INPUT(MASK) | OP_OUTPUT;
+    return 0;
+}
+
+/* Pointers of q, k, v, whether packed or not. */
+static void split(const OpCall *call, void *const base[], float *part[3])
+{
+    int64_t width = query_width(call);
+    for (int i = Q; i <= V; i++)
+        part[i] = call->attr.attention.packed ? (float *)base[Q] + i * width : (float *)base[i];
+}
+
+static int64_t attention_forward(OpCall *call)
+{
+    AttentionDims d = attention_dims(call);
+    const Kernels *k = call->kernels;
+    float *p[3];
+    split(call, call->in, p);
+    if (call->attr.attention.flash)
+        k->attention_flash_forward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->workspace, call->threads);
+    else
+        k->attention_eager_forward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->workspace, call->threads);
+    return -1;
+}
+
+static void attention_backward(OpCall *call)
+{
+    AttentionDims d = attention_dims(call);
+    const Kernels *k = call->kernels;
+    float *p[3], *g[3];
+    split(call, call->in, p);
+    split(call, (void *const[]){call->din[0], call->din[1], call->din[2]}, g);
+    if (call->attr.attention.flash)
+        k->attention_flash_backward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->dout, g[Q], g[K], g[V],
+                                    call->workspace, call->threads);
+    else
+        k->attention_eager_backward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->dout, g[Q], g[K], g[V],
+                                    call->workspace, call->threads);
+}
+
+static const OpRow attention_row = {
+    .name = "attention",
+    .shape = attention_shape,
+    .forward = attention_forward,
+    .backward = attention_backward,
+};
+
+static Tensor *attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options, int packed)
+{
+    int kv_heads = options->kv_heads ? options->kv_heads : options->heads;
+    OpAttr attr = {.attention = {.heads = options->heads,
+                                 .kv_heads = kv_heads,
+                                 .causal = options->causal,
+                                 .flash = options->kind == ATTENTION_FLASH,
+                                 .packed = packed}};
+    return tensor_apply(&attention_row, &attr, 4, (Tensor *[]){q, k, v, options->mask});
+}
+
+Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options)
+{
+    return q && k && v && options ? attention(q, k, v, options, 0) : NULL;
+}
+
+Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *options)
+{
+    if (!qkv || !options)
+        return NULL;
+    if (options->kv_heads && options->kv_heads != options->heads) {
+        error_raise(ERROR_ARGUMENT, "attention: packed qkv has as many key-value heads as heads");
+        return NULL;
+    }
+    return attention(qkv, NULL, NULL, options, 1);
+}

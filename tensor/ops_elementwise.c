@@ -1,0 +1,344 @@
+/* Operations that keep the shape: add, mul, scale, activations, swiglu, rope, dropout, and reshape, which moves nothing. */
+#include <inttypes.h>
+#include <math.h>
+
+#include "ops_.h"
+
+int check_dtype(const OpCall *call, int i, DType dtype, const char *input)
+{
+    if (call->dtype[i] == dtype)
+        return 0;
+    return error_raise(ERROR_ARGUMENT, "%s: %s must be %s", call->row->name, input, dtype == DTYPE_I32 ? "i32" : "f32");
+}
+
+int check_vector(const OpCall *call, int i, int64_t n, const char *input)
+{
+    if (call->shape[i].ndim == 1 && call->shape[i].dim[0] == n)
+        return 0;
+    return error_raise(ERROR_SHAPE, "%s: %s must be (%" PRId64 ") for x %s, not %s", call->row->name, input, n,
+                       shape_text(call->shape[0]).text, shape_text(call->shape[i]).text);
+}
+
+int check_same(const OpCall *call, int i, int j)
+{
+    if (shape_equal(call->shape[i], call->shape[j]) && call->dtype[i] == DTYPE_F32 && call->dtype[j] == DTYPE_F32)
+        return 0;
+    return error_raise(ERROR_SHAPE, "%s: shapes %s and %s must be equal, of f32", call->row->name,
+                       shape_text(call->shape[i]).text, shape_text(call->shape[j]).text);
+}
+
+static int unary_shape(OpCall *call)
+{
+    call->plan.out = call->shape[0];
+    return check_dtype(call, 0, DTYPE_F32, "x");
+}
+
+static int binary_shape(OpCall *call)
+{
+    call->plan.out = call->shape[0];
+    return check_same(call, 0, 1);
+}
+
+/* ---- add, mul, scale ------------------------------------------------------------------------------------------- */
+
+static int64_t add_forward(OpCall *call)
+{
+    call->kernels->add(call_numel(call, 0), call->in[0], call->in[1], call->out, call->threads);
+    return -1;
+}
+
+static const OpRow add_row = {
+    .name = "add",
+    .shape = binary_shape,
+    .forward = add_forward,
+    .takes = OP_INPUT(0) | OP_INPUT(1),
+    .passes = OP_INPUT(0) | OP_INPUT(1),
+};
+
+Tensor *tensor_add(Tensor *a, Tensor *b)
+{
+    return a && b ? tensor_apply(&add_row, NULL, 2, (Tensor *[]){a, b}) : NULL;
+}
+
+static int mul_shape(OpCall *call)
+{
+    call->plan.saves = (needs_input(call, 1) ? OP_INPUT(0) : 0) | (needs_input(call, 0) ? OP_INPUT(1) : 0);
+    return binary_shape(call);
+}
+
+static int64_t mul_forward(OpCall *call)
+{
+    call->kernels->multiply(call_numel(call, 0), call->in[0], call->in[1], 0, call->out, call->threads);
+    return -1;
+}
+
+static void mul_backward(OpCall *call)
+{
+    for (int i = 0; i < 2; i++)
+        if (call->din[i])
+            call->kernels->multiply(call_numel(call, 0), call->dout, call->in[1 - i], call->beta[i], call->din[i],
+                                    call->threads);
+}
+
+static const OpRow mul_row = {
+    .name = "mul",
+    .shape = mul_shape,
+    .forward = mul_forward,
+    .backward = mul_backward,
+    .takes = OP_INPUT(0) | OP_INPUT(1),
+    .accumulates = OP_INPUT(0) | OP_INPUT(1),
+};
+
+Tensor *tensor_mul(Tensor *a, Tensor *b)
+{
+    return a && b ? tensor_apply(&mul_row, NULL, 2, (Tensor *[]){a, b}) : NULL;
+}
+
+static int64_t scale_forward(OpCall *call)
+{
+    call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->in[0], 0, call->out, call->threads);
+    return -1;
+}
+
+static void scale_backward(OpCall *call)
+{
+    call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->dout, call->beta[0], call->din[0],
+                         call->threads);
+}
+
+static const OpRow scale_row = {
+    .name = "scale",
+    .shape = unary_shape,
+    .forward = scale_forward,
+    .backward = scale_backward,
+    .takes = OP_INPUT(0),
+    .over_dout = OP_INPUT(0),
+    .accumulates = OP_INPUT(0),
+};
+
+Tensor *tensor_scale(Tensor *x, float factor)
+{
+    return x ? tensor_apply(&scale_row, &(OpAttr){.scale = {.factor = factor}}, 1, (Tensor *[]){x}) : NULL;
+}
+
+/* ---- Activations ----------------------------------------------------------------------------------------------- */
+
+static int activation_shape(OpCall *call)
+{
+    call->plan.saves = call->attr.activation.kind == ACT_RELU ? OP_OUTPUT : OP_INPUT(0);
+    return unary_shape(call);
+}
+
+static int64_t activation_forward(OpCall *call)
+{
+    call->kernels->activation_forward((Activation)call->attr.activation.kind, call_numel(call, 0), call->in[0],
+                                      call->out, call->threads);
+    return -1;
+}
+
+static void activation_backward(OpCall *call)
+{
+    Activation kind = (Activation)call->attr.activation.kind;
+    call->kernels->activation_backward(kind, call_numel(call, 0), kind == ACT_RELU ? call->out : call->in[0],
+                                       call->dout, call->beta[0], call->din[0], call->threads);
+}
+
+static const OpRow activation_row = {
+    .name = "activation",
+    .shape = activation_shape,
+    .forward = activation_forward,
+    .backward = activation_backward,
+    .takes = OP_INPUT(0),
+    .over_dout = OP_INPUT(0),
+    .accumulates = OP_INPUT(0),
+};
+
+Tensor *tensor_activation(Tensor *x, TensorActivation act)
+{
+    if (!x || act == TENSOR_IDENTITY)
+        return x;
+    return tensor_apply(&activation_row, &(OpAttr){.activation = {.kind = (int)act}}, 1, (Tensor *[]){x});
+}
+
+Tensor *tensor_gelu(Tensor *x)
+{
+    return tensor_activation(x, TENSOR_GELU);
+}
+
+Tensor *tensor_gelu_tanh(Tensor *x)
+{
+    return tensor_activation(x, TENSOR_GELU_TANH);
+}
+
+Tensor *tensor_silu(Tensor *x)
+{
+    return tensor_activation(x, TENSOR_SILU);
+}
+
+Tensor *tensor_relu(Tensor *x)
+{
+    return tensor_activation(x, TENSOR_RELU);
+}
+
+static int swiglu_shape(OpCall *call)
+{
+    call->plan.saves = OP_INPUT(0) | OP_INPUT(1);
+    return binary_shape(call);
+}
+
+static int64_t swiglu_forward(OpCall *call)
+{
+    call->kernels->swiglu_forward(call_numel(call, 0), call->in[0], call->in[1], call->out, call->threads);
+    return -1;
+}
+
+static void swiglu_backward(OpCall *call)
+{
+    call->kernels->swiglu_backward(call_numel(call, 0), call->in[0], call->in[1], call->dout, call->beta[0],
+                                   call->din[0], call->beta[1], call->din[1], call->threads);
+}
+
+static const OpRow swiglu_row = {
+    .name = "swiglu",
+    .shape = swiglu_shape,
+    .forward = swiglu_forward,
+    .backward = swiglu_backward,
+    .takes = OP_INPUT(0) | OP_INPUT(1),
+    .over_saved = OP_INPUT(0) | OP_INPUT(1),
+    .accumulates = OP_INPUT(0) | OP_INPUT(1),
+};
+
+Tensor *tensor_swiglu(Tensor *gate, Tensor *up)
+{
+    return gate && up ? tensor_apply(&swiglu_row, NULL, 2, (Tensor *[]){gate, up}) : NULL;
+}
+
+/* ---- Rotary positions ------------------------------------------------------------------------------------------ */
+
+static RopeDims rope_dims(const OpCall *call)
+{
+    Shape x = call->shape[0];
+    int heads = call->attr.rope.heads;
+    return (RopeDims){.batch = (int)x.dim[0],
+                      .seq = (int)x.dim[1],
+                      .heads = heads,
+                      .head_dim = (int)(x.dim[2] / heads),
+                      .ld = x.dim[2],
+                      .theta = call->attr.rope.theta};
+}
+
+static int rope_shape(OpCall *call)
+{
+    Shape x = call->shape[0];
+    int heads = call->attr.rope.heads;
+    if (x.ndim != 3 || heads < 1 || x.dim[2] % (2 * (int64_t)heads))
+        return error_raise(ERROR_SHAPE, "rope: x %s does not divide into %d heads of an even width", shape_text(x).text,
+                           heads);
+    return unary_shape(call);
+}
+
+static int64_t rope_forward(OpCall *call)
+{
+    RopeDims d = rope_dims(call);
+    call->kernels->rope(&d, call->in[0], 0, call->out, call->threads);
+    return -1;
+}
+
+static void rope_backward(OpCall *call)
+{
+    RopeDims d = rope_dims(call);
+    d.inverse = 1;
+    call->kernels->rope(&d, call->dout, call->beta[0], call->din[0], call->threads);
+}
+
+static const OpRow rope_row = {
+    .name = "rope",
+    .shape = rope_shape,
+    .forward = rope_forward,
+    .backward = rope_backward,
+    .takes = OP_INPUT(0),
+    .over_dout = OP_INPUT(0),
+    .accumulates = OP_INPUT(0),
+};
+
+Tensor *tensor_rope(Tensor *x, int heads, float theta)
+{
+    return x ? tensor_apply(&rope_row, &(OpAttr){.rope = {.heads = heads, .theta = theta}}, 1, (Tensor *[]){x}) : NULL;
+}
+
+/* ---- Dropout --------------------------------------------------------------------------------------------------- */
+
+static void dropout_run(const OpCall *call, const float *x, float beta, float *y)
+{
+    DropoutKey key = {.seed = call->attr.dropout.seed,
+                      .step = (uint64_t)call->attr.dropout.step,
+                      .first_sample = (uint64_t)call->attr.dropout.first_sample,
+                      .layer = call->attr.dropout.layer};
+    int64_t samples = call->shape[0].dim[0];
+    call->kernels->dropout(samples, call_numel(call, 0) / samples, call->attr.dropout.p, &key, x, beta, y,
+                           call->threads);
+}
+
+static int64_t dropout_forward(OpCall *call)
+{
+    dropout_run(call, call->in[0], 0, call->out);
+    return -1;
+}
+
+static void dropout_backward(OpCall *call)
+{
+    dropout_run(call, call->dout, call->beta[0], call->din[0]);
+}
+
+static const OpRow dropout_row = {
+    .name = "dropout",
+    .shape = unary_shape,
+    .forward = dropout_forward,
+    .backward = dropout_backward,
+    .takes = OP_INPUT(0),
+    .over_dout = OP_INPUT(0),
+    .accumulates = OP_INPUT(0),
+};
+
+Tensor *tensor_dropout(Tensor *x, float p)
+{
+    if (!x || p == 0)
+        return x;
+    if (!(p > 0 && p < 1)) {
+        error_raise(ERROR_ARGUMENT, "dropout: probability %g is not in [0,1)", p);
+        return NULL;
+    }
+    Context *context = context_here();
+    RandomState *random = &context->random;
+    OpAttr attr = {.dropout = {.p = p,
+                               .seed = context->seed,
+                               .layer = random->layer++,
+                               .step = random->step,
+                               .first_sample = random->first_sample}};
+    return tensor_apply(&dropout_row, &attr, 1, (Tensor *[]){x});
+}
+
+/* ---- Reshape --------------------------------------------------------------------------------------------------- */
+
+static int reshape_shape(OpCall *call)
+{
+    call->plan.out = call->attr.shape;
+    if (call->attr.shape.ndim >= 1 && call->attr.shape.ndim <= TENSOR_MAX_DIMS &&
+        shape_numel(call->attr.shape) == call_numel(call, 0))
+        return 0;
+    return error_raise(ERROR_SHAPE, "reshape: %s has other elements than %s", shape_text(call->shape[0]).text,
+                       shape_text(call->attr.shape).text);
+}
+
+static const OpRow reshape_row = {
+    .name = "reshape",
+    .shape = reshape_shape,
+    .passes = OP_INPUT(0),
+};
+
+Tensor *tensor_reshape(Tensor *x, Shape shape)
+{
+    if (!x)
+        return NULL;
+    return tensor_apply(&reshape_row, &(OpAttr){.shape = shape}, 1, (Tensor *[]){x});
+}

@@ -1,0 +1,105 @@
+/* embedding (rows of a table by id) and add_rows (learned positions, broadcast vectors): gradients scatter into a table
+ * that is zeroed once. */
+#include <inttypes.h>
+
+#include "ops_.h"
+
+static int embedding_shape(OpCall *call)
+{
+    if (check_dtype(call, 0, DTYPE_I32, "ids") || check_dtype(call, 1, DTYPE_F32, "table"))
+        return error_code();
+    Shape ids = call->shape[0];
+    if (call->shape[1].ndim != 2 || ids.ndim >= TENSOR_MAX_DIMS)
+        return error_raise(ERROR_SHAPE, "embedding: ids %s and table %s; a table is (vocabulary, width)",
+                           shape_text(ids).text, shape_text(call->shape[1]).text);
+    call->plan.out = ids;
+    call->plan.out.dim[call->plan.out.ndim++] = call->shape[1].dim[1];
+    call->plan.saves = OP_INPUT(0);
+    return 0;
+}
+
+static int64_t embedding_forward(OpCall *call)
+{
+    return call->kernels->embedding_forward(call_numel(call, 0), call->shape[1].dim[1], call->shape[1].dim[0],
+                                            call->in[0], call->in[1], call->out, call->threads);
+}
+
+static void embedding_backward(OpCall *call)
+{
+    call->kernels->embedding_backward(call_numel(call, 0), call->shape[1].dim[1], call->shape[1].dim[0],
+                                      call->in[0], call->dout, call->din[1], call->threads);
+}
+
+static const OpRow embedding_row = {
+    .name = "embedding",
+    .shape = embedding_shape,
+    .forward = embedding_forward,
+    .backward = embedding_backward,
+    .accumulates = OP_INPUT(1),
+    .zeroed = OP_INPUT(1),
+    .checked = 0,
+    .checked_range = "ids must be in [0, vocabulary)",
+};
+
+Tensor *tensor_embedding(Tensor *ids, Tensor *table)
+{
+    if (!ids || !table)
+        return NULL;
+    return tensor_apply(&embedding_row, NULL, 2, (Tensor *[]){ids, table});
+}
+
+/* ---- add_rows -------------------------------------------------------------------------------------------------- */
+
+static int64_t added(const OpCall *call)
+{
+    return call->attr.add_rows.rows * last_dim(call->shape[1]);
+}
+
+static int add_rows_shape(OpCall *call)
+{
+    Shape x = call->shape[0], table = call->shape[1];
+    int64_t rows = call->attr.add_rows.rows;
+    if (table.ndim != 2 || last_dim(table) != last_dim(x) || rows < 1 || leading(x) % rows)
+        return error_raise(ERROR_SHAPE, "add_rows: x %s and table %s with %" PRId64 " rows do not fit",
+                           shape_text(x).text, shape_text(table).text, rows);
+    if (rows > table.dim[0])
+        return error_raise(ERROR_SHAPE,
+                           "add_rows: a sequence of %" PRId64 " is longer than the table's %" PRId64 " positions", rows,
+                           table.dim[0]);
+    call->plan.out = x;
+    if (needs_input(call, 1))
+        call->plan.backward_workspace =
+            call->kernels->column_sum_workspace(shape_numel(x) / added(call), added(call), call->threads);
+    return 0;
+}
+
+static int64_t add_rows_forward(OpCall *call)
+{
+    call->kernels->add_row(call_numel(call, 0) / added(call), added(call), call->in[0], call->in[1], call->out,
+                           call->threads);
+    return -1;
+}
+
+static void add_rows_backward(OpCall *call)
+{
+    call->kernels->column_sum(call_numel(call, 0) / added(call), added(call), call->dout, 1, call->din[1],
+                              call->workspace, call->threads);
+}
+
+static const OpRow add_rows_row = {
+    .name = "add_rows",
+    .shape = add_rows_shape,
+    .forward = add_rows_forward,
+    .backward = add_rows_backward,
+    .takes = OP_INPUT(0),
+    .passes = OP_INPUT(0),
+    .accumulates = OP_INPUT(1),
+    .zeroed = OP_INPUT(1),
+};
+
+Tensor *tensor_add_rows(Tensor *x, Tensor *table, int64_t rows)
+{
+    if (!x || !table)
+        return NULL;
+    return tensor_apply(&add_rows_row, &(OpAttr){.add_rows = {.rows = rows}}, 2, (Tensor *[]){x, table});
+}

@@ -1,0 +1,96 @@
+/* linear: x W^T + bias, with its activation in the same pass. The activation's input is kept (ReLU: its output). */
+#include <inttypes.h>
+
+#include "ops_.h"
+
+static LinearDims linear_dims(const OpCall *call)
+{
+    int in_out = call->attr.linear.in_out;
+    return (LinearDims){.rows = leading(call->shape[0]),
+                        .in = last_dim(call->shape[0]),
+                        .out = call->shape[1].dim[in_out ? 1 : 0],
+                        .in_out = in_out};
+}
+
+static int keeps_pre(const OpCall *call)
+{
+    int act = call->attr.linear.act;
+    return act != ACT_NONE && act != ACT_RELU;
+}
+
+static int linear_shape(OpCall *call)
+{
+    if (check_dtype(call, 0, DTYPE_F32, "x") || check_dtype(call, 1, DTYPE_F32, "weight"))
+        return error_code();
+    if (call->shape[1].ndim != 2)
+        return error_raise(ERROR_SHAPE, "linear: weight must be (out,in), not %s", shape_text(call->shape[1]).text);
+    LinearDims d = linear_dims(call);
+    int64_t expected = call->shape[1].dim[d.in_out ? 0 : 1];
+    if (d.in != expected)
+        return error_raise(ERROR_SHAPE, "linear: x %s has %" PRId64 " features, weight %s expects %" PRId64,
+                           shape_text(call->shape[0]).text, d.in, shape_text(call->shape[1]).text, expected);
+    if (call->shape[2].ndim && check_vector(call, 2, d.out, "bias"))
+        return error_code();
+    OpPlan *plan = &call->plan;
+    plan->out = call->shape[0];
+    plan->out.dim[plan->out.ndim - 1] = d.out;
+    if (!call->needs)
+        return 0;
+    int act = call->attr.linear.act;
+    plan->saves = (needs_input(call, 1) ? OP_INPUT(0) : 0) | (needs_input(call, 0) ? OP_INPUT(1) : 0) |
+                  (act == ACT_RELU ? OP_OUTPUT : 0);
+    plan->extra[0] = keeps_pre(call) ? d.rows * d.out : 0;
+    plan->writes_dout = act != ACT_NONE;
+    if (needs_input(call, 1) || needs_input(call, 2))
+        plan->backward_workspace = call->kernels->linear_workspace(&d, call->threads);
+    return 0;
+}
+
+static int64_t linear_forward(OpCall *call)
+{
+    LinearDims d = linear_dims(call);
+    call->kernels->linear_forward(&d, (Activation)call->attr.linear.act, call->in[0], call->in[1], call->in[2],
+                                  call->extra[0], call->out, call->threads);
+    return -1;
+}
+
+static void linear_backward(OpCall *call)
+{
+    LinearDims d = linear_dims(call);
+    const Kernels *k = call->kernels;
+    Activation act = (Activation)call->attr.linear.act;
+    if (act != ACT_NONE) /* the output gradient becomes that of the activation's input */
+        k->activation_backward(act, d.rows * d.out, act == ACT_RELU ? call->out : call->extra[0], call->dout, 0,
+                               call->dout, call->threads);
+    if (call->din[1] || call->din[2])
+        k->linear_backward_weight(&d, call->in[0], call->dout, call->beta[1], call->din[1], call->beta[2],
+                                  call->din[2], call->workspace, call->threads);
+    if (call->din[0])
+        k->linear_backward_input(&d, call->dout, call->in[1], call->beta[0], call->din[0], call->threads);
+}
+
+static const OpRow linear_row = {
+    .name = "linear",
+    .shape = linear_shape,
+    .forward = linear_forward,
+    .backward = linear_backward,
+    .accumulates = OP_INPUT(0) | OP_INPUT(1) | OP_INPUT(2),
+};
+
+static Tensor *linear(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act, int in_out)
+{
+    if (!x || !weight)
+        return NULL;
+    return tensor_apply(&linear_row, &(OpAttr){.linear = {.act = (int)act, .in_out = in_out}}, 3,
+                        (Tensor *[]){x, weight, bias});
+}
+
+Tensor *tensor_linear(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act)
+{
+    return linear(x, weight, bias, act, 0);
+}
+
+Tensor *tensor_linear_in_out(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act)
+{
+    return linear(x, weight, bias, act, 1);
+}

@@ -1,0 +1,99 @@
+/* cross_entropy from integer labels, and the reductions. The logits' gradient is written over the saved logits. */
+#include <inttypes.h>
+
+#include "ops_.h"
+
+static CrossEntropyDims loss_dims(const OpCall *call)
+{
+    return (CrossEntropyDims){.rows = leading(call->shape[0]),
+                              .classes = last_dim(call->shape[0]),
+                              .ignore_index = call->attr.loss.ignore_index};
+}
+
+static int cross_entropy_shape(OpCall *call)
+{
+    if (check_dtype(call, 0, DTYPE_F32, "logits") || check_dtype(call, 1, DTYPE_I32, "labels"))
+        return error_code();
+    CrossEntropyDims d = loss_dims(call);
+    if (call_numel(call, 1) != d.rows)
+        return error_raise(ERROR_SHAPE, "cross_entropy: logits %s need %" PRId64 " labels, not %s",
+                           shape_text(call->shape[0]).text, d.rows, shape_text(call->shape[1]).text);
+    call->plan.out = SHAPE(1);
+    call->plan.extra[0] = d.rows;
+    call->plan.workspace = call->kernels->cross_entropy_workspace(&d, call->threads);
+    call->plan.saves = OP_INPUT(0) | OP_INPUT(1);
+    return 0;
+}
+
+static int64_t cross_entropy_forward(OpCall *call)
+{
+    CrossEntropyDims d = loss_dims(call);
+    return call->kernels->cross_entropy_forward(&d, call->in[0], call->in[1], call->attr.loss.scale, call->out,
+                                                call->extra[0], call->workspace, call->threads);
+}
+
+static void cross_entropy_backward(OpCall *call)
+{
+    CrossEntropyDims d = loss_dims(call);
+    call->kernels->cross_entropy_backward(&d, call->in[0], call->in[1], call->attr.loss.scale, call->extra[0],
+                                          call->dout[0], call->beta[0], call->din[0], call->threads);
+}
+
+static const OpRow cross_entropy_row = {
+    .name = "cross_entropy",
+    .shape = cross_entropy_shape,
+    .forward = cross_entropy_forward,
+    .backward = cross_entropy_backward,
+    .over_saved = OP_INPUT(0),
+    .accumulates = OP_INPUT(0),
+    .checked = 1,
+    .checked_range = "labels must be in [0, classes), or the ignore index",
+};
+
+Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale)
+{
+    if (!logits || !labels)
+        return NULL;
+    return tensor_apply(&cross_entropy_row, &(OpAttr){.loss = {.ignore_index = ignore_index, .scale = scale}}, 2,
+                        (Tensor *[]){logits, labels});
+}
+
+/* ---- Reductions ------------------------------------------------------------------------------------------------ */
+
+static int sum_shape(OpCall *call)
+{
+    if (check_dtype(call, 0, DTYPE_F32, "x"))
+        return error_code();
+    call->plan.out = SHAPE(1);
+    return 0;
+}
+
+static int64_t sum_forward(OpCall *call)
+{
+    double sum = call->kernels->sum(call_numel(call, 0), call->in[0], call->threads);
+    call->out[0] = (float)(sum * call->attr.scale.factor);
+    return -1;
+}
+
+static void sum_backward(OpCall *call)
+{
+    call->kernels->fill(call_numel(call, 0), call->dout[0] * call->attr.scale.factor, call->din[0], call->threads);
+}
+
+static const OpRow sum_row = {
+    .name = "sum", .shape = sum_shape, .forward = sum_forward, .backward = sum_backward};
+static const OpRow mean_row = {
+    .name = "mean", .shape = sum_shape, .forward = sum_forward, .backward = sum_backward};
+
+Tensor *tensor_sum(Tensor *x)
+{
+    return x ? tensor_apply(&sum_row, &(OpAttr){.scale = {.factor = 1}}, 1, (Tensor *[]){x}) : NULL;
+}
+
+Tensor *tensor_mean(Tensor *x)
+{
+    if (!x)
+        return NULL;
+    return tensor_apply(&mean_row, &(OpAttr){.scale = {.factor = 1.0f / (float)tensor_numel(x)}}, 1,
+                        (Tensor *[]){x});
+}

@@ -1,0 +1,91 @@
+/* layer_norm and rms_norm over the last dimension; mean and 1/std of each row are kept. */
+#include "ops_.h"
+
+static int norm_shape(OpCall *call, int extras)
+{
+    if (check_dtype(call, 0, DTYPE_F32, "x") || check_vector(call, 1, last_dim(call->shape[0]), "weight") ||
+        (call->shape[2].ndim && check_vector(call, 2, last_dim(call->shape[0]), "bias")))
+        return error_code();
+    OpPlan *plan = &call->plan;
+    int64_t rows = leading(call->shape[0]);
+    plan->out = call->shape[0];
+    for (int i = 0; i < extras; i++)
+        plan->extra[i] = rows;
+    if (!call->needs)
+        return 0;
+    plan->saves = OP_INPUT(0) | OP_INPUT(1);
+    plan->backward_workspace = call->kernels->norm_workspace(rows, last_dim(call->shape[0]), call->threads);
+    return 0;
+}
+
+static int layer_norm_shape(OpCall *call)
+{
+    return norm_shape(call, 2);
+}
+
+static int rms_norm_shape(OpCall *call)
+{
+    return norm_shape(call, 1);
+}
+
+static int64_t layer_norm_forward(OpCall *call)
+{
+    call->kernels->layer_norm_forward(leading(call->shape[0]), last_dim(call->shape[0]), call->attr.norm.eps,
+                                      call->in[0], call->in[1], call->in[2], call->out, call->extra[0],
+                                      call->extra[1], call->threads);
+    return -1;
+}
+
+static void layer_norm_backward(OpCall *call)
+{
+    call->kernels->layer_norm_backward(leading(call->shape[0]), last_dim(call->shape[0]), call->in[0], call->in[1],
+                                       call->extra[0], call->extra[1], call->dout, call->beta[0], call->din[0],
+                                       call->beta[1], call->din[1], call->beta[2], call->din[2], call->workspace,
+                                       call->threads);
+}
+
+static int64_t rms_norm_forward(OpCall *call)
+{
+    call->kernels->rms_norm_forward(leading(call->shape[0]), last_dim(call->shape[0]), call->attr.norm.eps,
+                                    call->in[0], call->in[1], call->out, call->extra[0], call->threads);
+    return -1;
+}
+
+static void rms_norm_backward(OpCall *call)
+{
+    call->kernels->rms_norm_backward(leading(call->shape[0]), last_dim(call->shape[0]), call->in[0], call->in[1],
+                                     call->extra[0], call->dout, call->beta[0], call->din[0], call->beta[1],
+                                     call->din[1], call->workspace, call->threads);
+}
+
+static const OpRow layer_norm_row = {
+    .name = "layer_norm",
+    .shape = layer_norm_shape,
+    .forward = layer_norm_forward,
+    .backward = layer_norm_backward,
+    .over_dout = OP_INPUT(0),
+    .accumulates = OP_INPUT(0) | OP_INPUT(1) | OP_INPUT(2),
+};
+
+static const OpRow rms_norm_row = {
+    .name = "rms_norm",
+    .shape = rms_norm_shape,
+    .forward = rms_norm_forward,
+    .backward = rms_norm_backward,
+    .over_dout = OP_INPUT(0),
+    .accumulates = OP_INPUT(0) | OP_INPUT(1),
+};
+
+Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, float eps)
+{
+    if (!x || !weight)
+        return NULL;
+    return tensor_apply(&layer_norm_row, &(OpAttr){.norm = {.eps = eps}}, 3, (Tensor *[]){x, weight, bias});
+}
+
+Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps)
+{
+    if (!x || !weight)
+        return NULL;
+    return tensor_apply(&rms_norm_row, &(OpAttr){.norm = {.eps = eps}}, 2, (Tensor *[]){x, weight});
+}

@@ -1,0 +1,62 @@
+/* The tape: an array of nodes in the order operations ran. */
+#include <string.h>
+
+#include "tensor_.h"
+
+int tape_reserve(Context *context)
+{
+    Tape *tape = context->tape;
+    if (tape->count < tape->capacity)
+        return 0;
+    int capacity = tape->capacity ? 2 * tape->capacity : 64;
+    Node *nodes = memtrack_host_realloc(context->tracker, tape->nodes, (size_t)tape->capacity * sizeof *nodes,
+                                        (size_t)capacity * sizeof *nodes);
+    if (!nodes)
+        return error_raise(ERROR_HOST_MEMORY, "out of host memory: a tape of %d operations", capacity);
+    tape->nodes = nodes;
+    tape->capacity = capacity;
+    return 0;
+}
+
+Node *tape_push(Context *context)
+{
+    Node *node = &context->tape->nodes[context->tape->count++];
+    memset(node, 0, sizeof *node);
+    node->place = memtrack_place(context->tracker);
+    return node;
+}
+
+Storage *tape_save(Context *context, Storage *storage)
+{
+    if (!storage)
+        return NULL;
+    storage_retain(storage);
+    if (storage->block.bytes && storage->block.component == MEM_TEMPORARY)
+        memtrack_retag(context->ledger, &storage->block, MEM_ACTIVATION);
+    return storage;
+}
+
+void tape_node_release(Context *context, Node *node)
+{
+    for (int i = 0; i < OP_MAX_EXTRAS; i++)
+        storage_release(context, node->extra[i]);
+    storage_release(context, node->saved_out);
+    for (int i = 0; i < OP_MAX_INPUTS; i++) {
+        storage_release(context, node->saved[i]);
+        if (node->in[i])
+            tensor_unref(node->in[i]);
+    }
+    if (node->out)
+        tensor_unref(node->out);
+}
+
+void tape_cut(Context *context, int count)
+{
+    Tape *tape = context->tape;
+    while (tape->count > count) {
+        Node node = tape->nodes[--tape->count];
+        if (node.out && !node.out->keep)
+            tensor_drop_grad(node.out);
+        tape_node_release(context, &node);
+    }
+}

@@ -1,0 +1,534 @@
+/* Products, the linear layer and attention: every table that runs here against the reference, over awkward shapes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+static const char *const isa_names[] = {"base", "avx2", "avx512"};
+enum { ISAS = 3, MAX_THREADS = 3, GUARD = 32 };
+static const float guard_value = 12345.678f;
+
+/* ---- buffers ---- */
+
+static uint64_t random_state = 1;
+
+static float random_float(void) /* in [-1, 1) */
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (float)(random_state >> 40) / (float)(1 << 23) - 1.0f;
+}
+
+/* n floats between guard zones; free with drop, which checks the zones. */
+static float *buffer(int64_t n)
+{
+    float *start = malloc((size_t)(n + 2 * GUARD) * sizeof(float));
+    assert_non_null(start);
+    for (int64_t i = 0; i < n + 2 * GUARD; i++)
+        start[i] = guard_value;
+    return start + GUARD;
+}
+
+static float *random_buffer(int64_t n)
+{
+    float *x = buffer(n);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = random_float();
+    return x;
+}
+
+static float *filled_buffer(int64_t n, float value)
+{
+    float *x = buffer(n);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = value;
+    return x;
+}
+
+static float *copied_buffer(int64_t n, const float *from)
+{
+    float *x = buffer(n);
+    memcpy(x, from, (size_t)n * sizeof(float));
+    return x;
+}
+
+static void drop(float *x, int64_t n)
+{
+    for (int i = 1; i <= GUARD; i++)
+        if (x[-i] != guard_value || x[n + i - 1] != guard_value)
+            fail_msg("written outside a buffer of %lld floats", (long long)n);
+    free(x - GUARD);
+}
+
+static void assert_near(const char *what, int64_t n, const float *x, const float *expected, double tolerance)
+{
+    for (int64_t i = 0; i < n; i++) {
+        int same = x[i] == expected[i] || (isnan(x[i]) && isnan(expected[i]));
+        double error = fabs((double)x[i] - (double)expected[i]);
+        if (!same && !(error <= tolerance * (1 + fabs((double)expected[i]))))
+            fail_msg("%s[%lld] = %.8g, expected %.8g", what, (long long)i, (double)x[i], (double)expected[i]);
+    }
+}
+
+static void assert_same_bits(const char *what, int64_t n, const float *x, const float *y)
+{
+    if (memcmp(x, y, (size_t)n * sizeof(float)))
+        fail_msg("%s differs between two equal calls", what);
+}
+
+/* ---- gemm ---- */
+
+static void check_gemm(const Kernels *kernels, int trans_a, int trans_b, const int64_t *size, float beta, int threads)
+{
+    int64_t m = size[0], n = size[1], k = size[2];
+    int64_t lda = (trans_a ? m : k) + 3, ldb = (trans_b ? k : n) + 1, ldc = n + 2;
+    int64_t na = (trans_a ? k : m) * lda, nb = (trans_b ? n : k) * ldb, nc = m * ldc;
+    float *a = random_buffer(na), *b = random_buffer(nb), *c = random_buffer(nc);
+    for (int64_t i = 0; beta == 0 && i < nc; i++)
+        c[i] = i % ldc < n ? NAN : c[i]; /* between rows, nothing may change */
+    float *expected = copied_buffer(nc, c), *again = copied_buffer(nc, c);
+    kernels->gemm(trans_a, trans_b, m, n, k, 0.7f, a, lda, b, ldb, beta, c, ldc, threads);
+    kernels->gemm(trans_a, trans_b, m, n, k, 0.7f, a, lda, b, ldb, beta, again, ldc, threads);
+    kernels_reference()->gemm(trans_a, trans_b, m, n, k, 0.7f, a, lda, b, ldb, beta, expected, ldc, 1);
+    assert_near("gemm", nc, c, expected, 2e-5);
+    assert_same_bits("gemm", nc, c, again);
+    drop(a, na), drop(b, nb), drop(c, nc), drop(expected, nc), drop(again, nc);
+}
+
+static void test_gemm(void **state)
+{
+    (void)state;
+    static const int64_t sizes[][3] = {{1, 1, 1},   {1, 17, 33}, {17, 33, 1},   {7, 5, 0},    {13, 29, 31},   {64, 10, 100},
+                                       {100, 1, 64}, {3, 257, 67}, {131, 70, 65}, {65, 64, 97}, {5, 1031, 113}, {67, 211, 71}};
+    static const float betas[] = {0, 1, 0.5f};
+    for (int isa = 0; isa < ISAS; isa++) {
+        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+        if (!kernels)
+            continue;
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+            for (int i = 0; i < 4 * 3; i++)
+                check_gemm(kernels, i & 1, i >> 1 & 1, sizes[s], betas[i / 4], 1 + (int)(s + (size_t)i) % MAX_THREADS);
+        static const int64_t large[] = {210, 150, 130}; /* every panel has work for a thread of its own */
+        for (int threads = 1; threads <= 2 * MAX_THREADS; threads++)
+            check_gemm(kernels, 0, threads % 2, large, threads % 3 ? 1 : 0, threads);
+    }
+}
+
+/* ---- linear ---- */
+
+static void check_linear_forward(const Kernels *kernels, const LinearDims *d, Activation act, int with_bias,
+                                 int with_pre, int threads)
+{
+    int64_t ny = d->rows * d->out;
+    float *x = random_buffer(d->rows * d->in), *w = random_buffer(d->in * d->out), *bias = random_buffer(d->out);
+    float *pre = filled_buffer(ny, NAN), *y = filled_buffer(ny, NAN);
+    float *pre_expected = filled_buffer(ny, NAN), *expected = filled_buffer(ny, NAN);
+    kernels->linear_forward(d, act, x, w, with_bias ? bias : NULL, with_pre ? pre : NULL, y, threads);
+    kernels_reference()->linear_forward(d, act, x, w, with_bias ? bias : NULL, with_pre ? pre_expected : NULL,
+                                        expected, 1);
+    assert_near("linear y", ny, y, expected, 2e-5);
+    assert_near("linear pre", ny, pre, pre_expected, 2e-5);
+    drop(x, d->rows * d->in), drop(w, d->in * d->out), drop(bias, d->out);
+    drop(pre, ny), drop(y, ny), drop(pre_expected, ny), drop(expected, ny);
+}
+
+/* y is pre. */
+static void check_linear_in_place(const Kernels *kernels, const LinearDims *d, int threads)
+{
+    int64_t ny = d->rows * d->out;
+    float *x = random_buffer(d->rows * d->in), *w = random_buffer(d->in * d->out), *bias = random_buffer(d->out);
+    float *y = filled_buffer(ny, NAN), *expected = filled_buffer(ny, NAN);
+    kernels->linear_forward(d, ACT_NONE, x, w, bias, y, y, threads);
+    kernels_reference()->linear_forward(d, ACT_NONE, x, w, bias, NULL, expected, 1);
+    assert_near("linear in place", ny, y, expected, 2e-5);
+    drop(x, d->rows * d->in), drop(w, d->in * d->out), drop(bias, d->out), drop(y, ny), drop(expected, ny);
+}
+
+static void check_linear_backward(const Kernels *kernels, const LinearDims *d, float beta, int threads)
+{
+    int64_t nx = d->rows * d->in, ny = d->rows * d->out, nw = d->in * d->out;
+    int64_t nspace = (int64_t)(kernels->linear_workspace(d, threads) / sizeof(float));
+    float *x = random_buffer(nx), *w = random_buffer(nw), *dy = random_buffer(ny), *space = filled_buffer(nspace, NAN);
+    float *dx = beta == 0 ? filled_buffer(nx, NAN) : random_buffer(nx), *dx_expected = copied_buffer(nx, dx);
+    float *dw = beta == 0 ? filled_buffer(nw, NAN) : random_buffer(nw), *dw_expected = copied_buffer(nw, dw);
+    float *db = beta == 0 ? filled_buffer(d->out, NAN) : random_buffer(d->out);
+    float *db_expected = copied_buffer(d->out, db);
+    kernels->linear_backward_input(d, dy, w, beta, dx, threads);
+    kernels_reference()->linear_backward_input(d, dy, w, beta, dx_expected, 1);
+    assert_near("linear dx", nx, dx, dx_expected, 2e-5);
+    kernels->linear_backward_weight(d, x, dy, beta, dw, beta, NULL, space, threads);
+    kernels->linear_backward_weight(d, x, dy, 0, NULL, beta, db, space, threads);
+    kernels_reference()->linear_backward_weight(d, x, dy, beta, dw_expected, beta, db_expected, NULL, 1);
+    assert_near("linear dw", nw, dw, dw_expected, 2e-5);
+    assert_near("linear dbias", d->out, db, db_expected, 2e-5);
+    drop(x, nx), drop(w, nw), drop(dy, ny), drop(space, nspace), drop(dx, nx), drop(dx_expected, nx);
+    drop(dw, nw), drop(dw_expected, nw), drop(db, d->out), drop(db_expected, d->out);
+}
+
+static void test_linear(void **state)
+{
+    (void)state;
+    static const int64_t sizes[][3] = {{1, 1, 1}, {1, 65, 33}, {17, 33, 10}, {129, 7, 101}, {200, 64, 10}, {5, 30, 811}, {401, 31, 67}, {64, 130, 96}};
+    for (int isa = 0; isa < ISAS; isa++) {
+        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+        if (!kernels)
+            continue;
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            for (int i = 0; i < 2 * 5 * 2; i++) {
+                LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1};
+                Activation act = (Activation)(i / 2 % 5);
+                int with_pre = act == ACT_GELU || act == ACT_GELU_TANH || act == ACT_SILU || i / 10;
+                check_linear_forward(kernels, &d, act, (i / 2 + (int)s) % 3 != 0, with_pre, 1 + i % MAX_THREADS);
+            }
+            for (int i = 0; i < 4; i++) {
+                LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1};
+                check_linear_in_place(kernels, &d, 1 + i % MAX_THREADS);
+                check_linear_backward(kernels, &d, i < 2 ? 0 : 1, 1 + (i + (int)s) % MAX_THREADS);
+            }
+        }
+    }
+}
+
+/* ---- attention ---- */
+
+/* Inputs, outputs and gradients of one attention call. With `packed`, q, k and v are columns of one (B,T,3C) array. */
+typedef struct Attention {
+    AttentionDims d;
+    int packed;
+    int64_t nq, nkv, nout, nlse, nprobs; /* floats of each array */
+    float *q, *k, *v, *dout;
+    float *out, *lse, *probs, *dq, *dk, *dv;
+    int32_t *mask;
+} Attention;
+
+static Attention attention_inputs(AttentionDims d, int packed, int masked)
+{
+    int64_t rows = (int64_t)d.batch * d.seq, c = (int64_t)d.heads * d.head_dim, ckv = (int64_t)d.kv_heads * d.head_dim;
+    Attention a = {.packed = packed};
+    d.ldq = packed ? c + 2 * ckv : c + 1;
+    d.ldk = d.ldv = packed ? d.ldq : ckv + 2;
+    d.lddq = d.ldq, d.lddk = d.ldk, d.lddv = d.ldv;
+    d.ldo = c;
+    a.nq = rows * d.ldq, a.nkv = rows * d.ldk, a.nout = rows * d.ldo;
+    a.nlse = (int64_t)d.batch * d.heads * d.seq, a.nprobs = a.nlse * d.seq;
+    a.q = random_buffer(a.nq);
+    a.k = packed ? a.q + c : random_buffer(a.nkv);
+    a.v = packed ? a.k + ckv : random_buffer(a.nkv);
+    for (int64_t i = 0; i < a.nq; i++)
+        a.q[i] *= 3; /* scores that differ */
+    a.dout = random_buffer(a.nout);
+    if (masked) {
+        a.mask = malloc((size_t)rows * sizeof *a.mask);
+        assert_non_null(a.mask);
+        for (int64_t i = 0; i < rows; i++) /* the last sample has no key; others lose their first and some more */
+            a.mask[i] = i >= rows - d.seq ? 0 : i % d.seq != 0 && random_float() > -0.5f;
+    }
+    d.key_mask = a.mask;
+    a.d = d;
+    return a;
+}
+
+static void attention_outputs(Attention *a)
+{
+    const AttentionDims *d = &a->d;
+    a->out = filled_buffer(a->nout, NAN);
+    a->lse = filled_buffer(a->nlse, NAN);
+    a->probs = filled_buffer(a->nprobs, NAN);
+    a->dq = filled_buffer(a->nq, NAN);
+    a->dk = a->packed ? a->dq + (int64_t)d->heads * d->head_dim : filled_buffer(a->nkv, NAN);
+    a->dv = a->packed ? a->dk + (int64_t)d->kv_heads * d->head_dim : filled_buffer(a->nkv, NAN);
+}
+
+static void drop_outputs(Attention *a)
+{
+    drop(a->out, a->nout), drop(a->lse, a->nlse), drop(a->probs, a->nprobs), drop(a->dq, a->nq);
+    if (!a->packed)
+        drop(a->dk, a->nkv), drop(a->dv, a->nkv);
+}
+
+static void drop_inputs(Attention *a)
+{
+    drop(a->q, a->nq), drop(a->dout, a->nout);
+    if (!a->packed)
+        drop(a->k, a->nkv), drop(a->v, a->nkv);
+    free(a->mask);
+}
+
+/* probs_kept (nprobs), when not NULL, receives the probabilities, which backward may overwrite. */
+static void run_attention(const Kernels *kernels, Attention *a, int flash, float *probs_kept, int threads)
+{
+    const AttentionDims *d = &a->d;
+    int64_t nf = (int64_t)(kernels->attention_workspace(d, flash, 0, threads) / sizeof(float));
+    int64_t nb = (int64_t)(kernels->attention_workspace(d, flash, 1, threads) / sizeof(float));
+    float *forward = filled_buffer(nf, NAN), *backward = filled_buffer(nb, NAN);
+    if (flash) {
+        kernels->attention_flash_forward(d, a->q, a->k, a->v, a->out, a->lse, forward, threads);
+        kernels->attention_flash_backward(d, a->q, a->k, a->v, a->out, a->lse, a->dout, a->dq, a->dk, a->dv, backward,
+                                          threads);
+    } else {
+        kernels->attention_eager_forward(d, a->q, a->k, a->v, a->out, a->probs, forward, threads);
+        if (probs_kept)
+            memcpy(probs_kept, a->probs, (size_t)a->nprobs * sizeof(float));
+        kernels->attention_eager_backward(d, a->q, a->k, a->v, a->out, a->probs, a->dout, a->dq, a->dk, a->dv,
+                                          backward, threads);
+    }
+    drop(forward, nf), drop(backward, nb);
+}
+
+static void assert_attention_near(const Attention *x, const Attention *expected, int flash)
+{
+    assert_near("out", x->nout, x->out, expected->out, 2e-5);
+    if (flash)
+        assert_near("lse", x->nlse, x->lse, expected->lse, 2e-5);
+    assert_near("dq", x->nq, x->dq, expected->dq, 1e-4);
+    if (!x->packed) {
+        assert_near("dk", x->nkv, x->dk, expected->dk, 1e-4);
+        assert_near("dv", x->nkv, x->dv, expected->dv, 1e-4);
+    }
+}
+
+static void assert_attention_same(const Attention *x, const Attention *y)
+{
+    assert_same_bits("out", x->nout, x->out, y->out);
+    assert_same_bits("lse", x->nlse, x->lse, y->lse);
+    assert_same_bits("dq", x->nq, x->dq, y->dq);
+    if (!x->packed) {
+        assert_same_bits("dk", x->nkv, x->dk, y->dk);
+        assert_same_bits("dv", x->nkv, x->dv, y->dv);
+    }
+}
+
+static void check_attention(const Kernels *kernels, const Attention *inputs, const Attention *expected,
+                            const float *probs, int flash, int threads)
+{
+    Attention x = *inputs, again = *inputs;
+    attention_outputs(&x);
+    attention_outputs(&again);
+    float *kept = filled_buffer(x.nprobs, NAN);
+    run_attention(kernels, &x, flash, kept, threads);
+    run_attention(kernels, &again, flash, NULL, threads);
+    assert_attention_near(&x, expected, flash);
+    assert_attention_same(&x, &again);
+    if (!flash)
+        assert_near("probs", x.nprobs, kept, probs, 1e-5);
+    drop(kept, x.nprobs);
+    drop_outputs(&x);
+    drop_outputs(&again);
+}
+
+/* Every table, eager and flash, against one reference run; the reference's flash against its eager. */
+static void check_attention_shape(AttentionDims d, int packed, int masked)
+{
+    Attention inputs = attention_inputs(d, packed, masked);
+    Attention expected = inputs, eager = inputs;
+    attention_outputs(&expected);
+    attention_outputs(&eager);
+    float *probs = filled_buffer(inputs.nprobs, NAN);
+    run_attention(kernels_reference(), &eager, 0, probs, 1);
+    run_attention(kernels_reference(), &expected, 1, NULL, 1);
+    assert_attention_near(&eager, &expected, 0);
+    for (int isa = 0; isa < ISAS; isa++) {
+        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+        for (int i = 0; kernels && i < 2; i++) {
+            check_attention(kernels, &inputs, &expected, probs, i, 1);
+            check_attention(kernels, &inputs, &expected, probs, i, 2 + (i + d.seq) % 2);
+        }
+    }
+    drop(probs, inputs.nprobs);
+    drop_outputs(&expected);
+    drop_outputs(&eager);
+    drop_inputs(&inputs);
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    static const AttentionDims shapes[] = {
+        {.batch = 1, .seq = 1, .heads = 1, .kv_heads = 1, .head_dim = 1},
+        {.batch = 2, .seq = 1, .heads = 3, .kv_heads = 1, .head_dim = 5},
+        {.batch = 3, .seq = 7, .heads = 2, .kv_heads = 2, .head_dim = 8},
+        {.batch = 2, .seq = 65, .heads = 6, .kv_heads = 2, .head_dim = 33},
+        {.batch = 1, .seq = 130, .heads = 3, .kv_heads = 3, .head_dim = 48},
+        {.batch = 1, .seq = 300, .heads = 3, .kv_heads = 1, .head_dim = 7},
+        {.batch = 2, .seq = 67, .heads = 1, .kv_heads = 1, .head_dim = 129},
+    };
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int i = 0; i < 8; i++) {
+            AttentionDims d = shapes[s];
+            if (d.seq > 200 && i >> 1 & i >> 2 & 1)
+                continue; /* the reference takes its time */
+            d.causal = i & 1;
+            d.scale = 1 / sqrtf((float)d.head_dim);
+            check_attention_shape(d, i >> 1 & 1, i >> 2 & 1);
+        }
+}
+
+/* Several key blocks and query splits, at a length where the reference would take too long: eager against flash. */
+static void test_attention_long(void **state)
+{
+    (void)state;
+    for (int causal = 0; causal < 2; causal++) {
+        AttentionDims d = {.batch = 1, .seq = 1111, .heads = 2, .kv_heads = 1, .head_dim = 24, .causal = causal, .scale = 0.3f};
+        Attention eager = attention_inputs(d, 0, 0), flash = eager;
+        for (int isa = 0; isa < ISAS; isa++) {
+            const Kernels *kernels = kernels_cpu(isa_names[isa]);
+            for (int threads = 1; kernels && threads <= 5; threads += 2) {
+                attention_outputs(&eager);
+                attention_outputs(&flash);
+                run_attention(kernels, &eager, 0, NULL, 1);
+                run_attention(kernels, &flash, 1, NULL, threads);
+                assert_attention_near(&flash, &eager, 0);
+                drop_outputs(&eager);
+                drop_outputs(&flash);
+            }
+        }
+        drop_inputs(&eager);
+    }
+}
+
+/* Rows without a key: zeros, never NaN, and lse -infinity. */
+static void test_attention_without_keys(void **state)
+{
+    (void)state;
+    AttentionDims d = {.batch = 2, .seq = 9, .heads = 2, .kv_heads = 2, .head_dim = 4, .scale = 0.5f, .causal = 1};
+    Attention a = attention_inputs(d, 0, 1);
+    for (int isa = -1; isa < ISAS; isa++) {
+        const Kernels *kernels = isa < 0 ? kernels_reference() : kernels_cpu(isa_names[isa]);
+        for (int flash = 0; kernels && flash < 2; flash++) {
+            attention_outputs(&a);
+            run_attention(kernels, &a, flash, NULL, 2);
+            for (int64_t i = 0; i < a.nout / 2; i++) {
+                assert_true(a.out[a.nout / 2 + i] == 0); /* the second sample is padding altogether */
+                int64_t r = i / a.d.ldo;
+                assert_true(a.dq[(d.seq + r) * a.d.lddq + i % a.d.ldo] == 0);
+                assert_true(a.dk[(d.seq + r) * a.d.lddk + i % a.d.ldo] == 0);
+                assert_true(a.dv[(d.seq + r) * a.d.lddv + i % a.d.ldo] == 0);
+            }
+            for (int64_t i = 0; flash && i < a.nlse / 2; i++)
+                assert_true(a.lse[a.nlse / 2 + i] == -INFINITY);
+            for (int c = 0; c < 8; c++)
+                assert_true(a.out[c] == 0); /* the first row of the first sample sees only its masked key */
+            drop_outputs(&a);
+        }
+    }
+    drop_inputs(&a);
+}
+
+/* sum(out * dout) of the reference's forward. */
+static double attention_loss(Attention *a)
+{
+    kernels_reference()->attention_flash_forward(&a->d, a->q, a->k, a->v, a->out, a->lse, NULL, 1);
+    double loss = 0;
+    for (int64_t i = 0; i < a->nout; i++)
+        loss += (double)a->out[i] * (double)a->dout[i];
+    return loss;
+}
+
+static void check_difference(Attention *a, float *x, const float *gradient, int64_t i)
+{
+    const float step = 4e-3f, old = x[i];
+    x[i] = old + step;
+    double above = attention_loss(a), wide = (double)x[i];
+    x[i] = old - step;
+    double slope = (above - attention_loss(a)) / (wide - (double)x[i]);
+    x[i] = old;
+    if (!(fabs(slope - (double)gradient[i]) <= 2e-3 * (1 + fabs(slope))))
+        fail_msg("gradient %lld is %.6g, by differences %.6g", (long long)i, (double)gradient[i], slope);
+}
+
+/* The reference itself, which everything else is compared with. */
+static void test_attention_reference_gradient(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        AttentionDims d = {.batch = 2, .seq = 5, .heads = 4, .kv_heads = 2, .head_dim = 3, .scale = 0.6f, .causal = i & 1};
+        Attention a = attention_inputs(d, 0, i >> 1);
+        attention_outputs(&a);
+        run_attention(kernels_reference(), &a, 1, NULL, 1);
+        for (int64_t r = 0; r < (int64_t)d.batch * d.seq; r++) {
+            for (int64_t c = 0; c < (int64_t)d.heads * d.head_dim; c++)
+                check_difference(&a, a.q, a.dq, r * a.d.ldq + c);
+            for (int64_t c = 0; c < (int64_t)d.kv_heads * d.head_dim; c++) {
+                check_difference(&a, a.k, a.dk, r * a.d.ldk + c);
+                check_difference(&a, a.v, a.dv, r * a.d.ldv + c);
+            }
+        }
+        drop_outputs(&a);
+        drop_inputs(&a);
+    }
+}
+
+/* A NaN among the inputs must reach the output, not turn into a row of zeros. */
+static void test_attention_keeps_nan(void **state)
+{
+    (void)state;
+    AttentionDims d = {.batch = 1, .seq = 3, .heads = 1, .kv_heads = 1, .head_dim = 2, .scale = 1};
+    Attention a = attention_inputs(d, 0, 0);
+    a.q[0] = NAN;
+    for (int isa = 0; isa < ISAS; isa++) {
+        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+        for (int flash = 0; kernels && flash < 2; flash++) {
+            attention_outputs(&a);
+            run_attention(kernels, &a, flash, NULL, 1);
+            assert_true(isnan(a.out[0]) && isnan(a.out[1]) && !isnan(a.out[2]));
+            drop_outputs(&a);
+        }
+    }
+    drop_inputs(&a);
+}
+
+/* ---- tables and BLAS ---- */
+
+static void test_tables(void **state)
+{
+    (void)state;
+    assert_non_null(kernels_cpu(NULL));
+    assert_non_null(kernels_cpu("base"));
+    assert_null(kernels_cpu("mmx"));
+    assert_ptr_equal(kernels_cpu("reference"), kernels_reference());
+    for (int isa = 0; isa < ISAS; isa++) {
+        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+        if (kernels)
+            assert_string_equal(kernels->name, isa_names[isa]);
+    }
+    setenv("BRIM_ISA", "base", 1);
+    assert_ptr_equal(kernels_cpu(NULL), kernels_cpu("base"));
+    setenv("BRIM_ISA", "mmx", 1);
+    assert_non_null(kernels_cpu(NULL));
+    unsetenv("BRIM_ISA");
+}
+
+static void test_blas(void **state)
+{
+    (void)state;
+    assert_int_equal(kernels_blas_start(2), 0);
+    assert_int_equal(kernels_blas_start(1), 0);
+    assert_true(strlen(kernels_blas_name()) > 0);
+    assert_true(kernels_default_threads() >= 1);
+    if (!strncmp(kernels_blas_name(), "OpenBLAS", 8) && !getenv("OPENBLAS_CORETYPE"))
+        assert_null(kernels_blas_warning());
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tables),
+        cmocka_unit_test(test_blas),
+        cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_long),
+        cmocka_unit_test(test_attention_without_keys),
+        cmocka_unit_test(test_attention_reference_gradient),
+        cmocka_unit_test(test_attention_keeps_nan),
+    };
+    return cmocka_run_group_tests_name("kernels: products", tests, NULL, NULL);
+}
