@@ -7,7 +7,9 @@ Prints a JSON line that says what runs. Without --steps, a driver then interleav
 N steps and answers {"ms": [one a step], "loss": last, "rss_peak_growth_mib": X}; "quit" ends. With --steps the answer
 comes at once. A step is forward, loss, backward, AdamW, zero_grad(set_to_none=True), all on one fixed batch.
 rss_peak_growth_mib is the process's highest resident size so far less that after the model and the optimizer were
-made. Whoever starts this sets OPENBLAS_CORETYPE, OPENBLAS_NUM_THREADS, OMP_* and ATEN_CPU_CAPABILITY.
+made. Whoever starts this sets the environment:
+OMP_WAIT_POLICY=passive (two pools of spinning threads, libgomp's and OpenBLAS's, otherwise fight over the cores, 3 to
+10 times slower), OPENBLAS_CORETYPE, ATEN_CPU_CAPABILITY.
 """
 import argparse
 import ctypes
@@ -27,9 +29,9 @@ import models  # noqa: E402
 SHAPES = {
     'mlp': (models.MLP, dict(sizes=[784, 512, 512, 10]), 128, 0),
     'bert-tiny': (models.BertForMaskedLM,
-                  dict(vocab=8192, dim=256, layers=4, heads=4, hidden=1024, positions=128), 16, 128),
+                  dict(vocab=8192, dim=256, layers=4, heads=4, ffn=1024, max_seq=128), 16, 128),
     'llama-tiny': (models.LlamaForCausalLM, dict(vocab=4096, dim=288, layers=6, heads=6, hidden=768), 8, 256),
-    'gpt2-124m': (models.GPT2LMHeadModel, dict(vocab=50257, dim=768, layers=12, heads=12, positions=1024), 4, 64),
+    'gpt2-124m': (models.GPT2LMHeadModel, dict(vocab=50257, dim=768, layers=12, heads=12, max_seq=1024), 4, 64),
     'llama-small': (models.LlamaForCausalLM, dict(vocab=32000, dim=768, layers=12, heads=12, hidden=2048), 2, 512),
 }
 
@@ -128,7 +130,7 @@ def main():
             'batch': bench.batch, 'seq': bench.seq, 'threads': torch.get_num_threads(),
             'cpu_capability': cpu_capability(), 'blas': blas, 'foreach': bool(options.foreach),
             'env': {key: os.environ.get(key) for key in (
-                'OPENBLAS_CORETYPE', 'OPENBLAS_NUM_THREADS', 'OMP_NUM_THREADS', 'ATEN_CPU_CAPABILITY')}})
+                'OMP_WAIT_POLICY', 'OPENBLAS_CORETYPE', 'ATEN_CPU_CAPABILITY')}})
     if options.steps:
         bench.run(options.steps)
         return

@@ -25,22 +25,25 @@ typedef enum DataSplit { DATA_TRAIN, DATA_HELD_OUT } DataSplit;
 
 typedef struct TextOptions {
     int batch;              /* micro-batch; 0 = 8 */
-    int seq;                /* 0 = 128 */
+    int seq;                /* 0 = 128; masked: 3 or more */
     int accumulate;         /* micro-batches a step; 0 = 1 */
     uint64_t seed;          /* of shuffling and masking */
     DataSplit split;
     float held_out;         /* fraction of sequences at the end of the text; 0 = 0.05; negative = none */
     float mask_probability; /* > 0: masked language modelling (BERT): 0.15 usual. 80 % [MASK], 10 % random, 10 % kept;
                                labels only where chosen, at least one a sample */
-    int64_t max_samples;    /* use only the first this many sequences; 0 = all (1 with batch 1 overfits one batch) */
+    int64_t max_samples;    /* use only the first this many sequences of the part asked for; 0 = all (1 with batch 1
+                               overfits one batch) */
     int64_t corpus_bytes;   /* builtin: size of the text to generate; 0 = 1 MiB */
 } TextOptions;
 
 /* Byte tokens: 0..255; masked data add TOKEN_PAD, TOKEN_CLS, TOKEN_SEP, TOKEN_MASK (vocabulary 260). */
 enum { TOKEN_PAD = 256, TOKEN_CLS = 257, TOKEN_SEP = 258, TOKEN_MASK = 259, TOKEN_VOCAB = 260 };
 
-/* Sequences of `seq` bytes from a text file, or "builtin" for the generated corpus. Plain: ids are bytes [i, i+seq),
- * labels the next byte. Masked: ids are [CLS] text [SEP]. NULL with an error when the file is missing, empty, or shorter
+/* Sequences of `seq` bytes from a text file, or "builtin" for the generated corpus ("./builtin" is a file). Plain: sequence
+ * s is bytes [s*seq, s*seq + seq), labels the next byte. Masked: ids are [CLS], the next seq - 2 bytes, [SEP]; what is
+ * masked depends on seed, sample and epoch, not on batching, and stays the same in the held-out part. Only the training
+ * part is shuffled. options may be NULL. NULL with an error when the file is missing, empty, or shorter
  * than one sequence in either part asked for. */
 BRIM_API Loader *data_text(const char *path, const TextOptions *options);
 
@@ -57,7 +60,7 @@ typedef struct ImageOptions {
 BRIM_API Loader *data_images(const char *directory, const ImageOptions *options);
 
 /* A table of one's own, copied: features (n, width) f32 row-major and labels (n). */
-typedef struct TableOptions {
+typedef struct TableOptions { /* batch: 0 = 128; accumulate: 0 = 1; labels 0.. or BATCH_IGNORE */
     const float *features;
     const int32_t *labels;
     int64_t count, width;
@@ -84,7 +87,7 @@ BRIM_API int64_t data_step_labels(const Loader *loader);
 BRIM_API int data_next_step_is_short(const Loader *loader);
 BRIM_API void loader_free(Loader *loader);
 
-/* Everything that decides what comes next; valid between steps. Restoring it into a loader with the same options over the
+/* Everything that decides what comes next; valid between steps (inside one, it is where that step began). Restoring it into a loader with the same options over the
  * same data continues the same sequence. */
 typedef struct DataCursor {
     uint64_t seed;

@@ -76,29 +76,36 @@ static void attention_mask_row(int n, const int32_t *mask, float *s)
         s[j] = mask[j] ? s[j] : -INFINITY;
 }
 
+/* Rows of scores end at a multiple of this where they are ours to pad: loops over them need no remainder. */
+enum { ATTENTION_LANES = 16 };
+
+static int attention_padded(int n)
+{
+    return (n + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES;
+}
+
 /* In lanes, because not every compiler vectorises a maximum that must not reorder NaN. NaN is left out: attention_row_exp
  * brings it into the sum. */
 static float attention_row_max(int n, const float *s)
 {
-    enum { LANES = 32 };
-    float lane[LANES];
-    for (int l = 0; l < LANES; l++)
+    float lane[ATTENTION_LANES];
+    for (int l = 0; l < ATTENTION_LANES; l++)
         lane[l] = -INFINITY;
-    int j = 0;
-    for (; j + LANES <= n; j += LANES)
+    int whole = n / ATTENTION_LANES * ATTENTION_LANES;
+    for (int j = 0; j < whole; j += ATTENTION_LANES)
 #pragma omp simd
-        for (int l = 0; l < LANES; l++)
+        for (int l = 0; l < ATTENTION_LANES; l++)
             lane[l] = s[j + l] > lane[l] ? s[j + l] : lane[l];
-    for (int l = 0; j + l < n; l++)
-        lane[l] = s[j + l] > lane[l] ? s[j + l] : lane[l];
-    float max = lane[0];
-    for (int l = 1; l < LANES; l++)
-        max = lane[l] > max ? lane[l] : max;
-    return max;
+    for (int l = 0; whole + l < n; l++)
+        lane[l] = s[whole + l] > lane[l] ? s[whole + l] : lane[l];
+    for (int half = ATTENTION_LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++)
+            lane[l] = lane[l + half] > lane[l] ? lane[l + half] : lane[l];
+    return lane[0];
 }
 
 /* s = exp(s - shift); returns the sum. */
-static float attention_row_exp(int n, float shift, float *s)
+static inline float attention_row_exp(int n, float shift, float *s)
 {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -107,6 +114,13 @@ static float attention_row_exp(int n, float shift, float *s)
         sum += s[j];
     }
     return sum;
+}
+
+/* Scores from n to the padded end become -infinity, whose exponential is 0. */
+static void attention_pad_row(int n, float *s)
+{
+    for (int j = n; j < attention_padded(n); j++)
+        s[j] = -INFINITY;
 }
 
 static void attention_row_scale(int n, float factor, float *x)
@@ -193,11 +207,14 @@ static void attention_online_rows(const AttentionDims *d, const AttentionHead *h
         int n = attention_visible(d, first + i, key, keys);
         if (head->mask)
             attention_mask_row(n, head->mask + key, s);
+        attention_pad_row(n, s);
+        int padded = attention_padded(n);
         float before = key ? w->first[i] : -INFINITY;
-        float max = attention_row_max(n, s);
+        float max = attention_row_max(padded, s);
         max = before > max ? before : max;
-        float sum = attention_row_exp(n, max == -INFINITY ? 0 : max, s);
-        attention_row_zero(keys - n, s + n);
+        float sum = attention_row_exp(padded, max == -INFINITY ? 0 : max, s);
+        if (padded < keys)
+            attention_row_zero(keys - padded, s + padded);
         if (key && max > before) {
             float factor = expf(before - max);
             sum += w->second[i] * factor;
@@ -226,8 +243,10 @@ static void attention_flash_block(const AttentionDims *d, const AttentionHead *h
     for (int i = 0; i < rows; i++) {
         float sum = w->second[i];
         attention_row_scale(size, sum == 0 ? 0 : 1 / sum, out + i * d->ldo);
-        lse[i] = sum == 0 ? -INFINITY : w->first[i] + logf(sum);
     }
+#pragma omp simd
+    for (int i = 0; i < rows; i++)
+        lse[i] = w->first[i] + vec_log(w->second[i]); /* log 0 = -infinity: a row without keys */
 }
 
 static void attention_flash_forward(const AttentionDims *d, const float *q, const float *k, const float *v, float *out,
@@ -345,8 +364,10 @@ static void attention_gradient_rows(const AttentionBackward *a, const AttentionH
         } else {
             if (head->mask)
                 attention_mask_row(n, head->mask + key, s);
-            attention_score_gradient_exp(n, w->first[i], w->second[i], s, ds);
-            attention_row_zero(keys - n, s + n);
+            attention_pad_row(n, s);
+            attention_score_gradient_exp(attention_padded(n), w->first[i], w->second[i], s, ds);
+            if (attention_padded(n) < keys)
+                attention_row_zero(keys - attention_padded(n), s + attention_padded(n));
         }
         attention_row_zero(keys - n, ds + n);
     }

@@ -3,8 +3,8 @@
 
 usage: generate.py OUTDIR [--dtype float64|float32] [--check]
 
-Inputs are float32; PyTorch computes in --dtype (float64: the reference carries no rounding of its own, and the bytes do
-not depend on the processor), results are rounded to float32. --check also compares the models' gradients with finite
+Inputs are float32; PyTorch computes in --dtype (float64, so that the reference carries no rounding of its own),
+results are rounded to float32. --check also compares the models' gradients with finite
 differences and says nothing when they agree.
 """
 import argparse
@@ -228,12 +228,12 @@ def some_ignored(labels, stream, keep_one_in):
 
 def model_cases():
     """name, config, model, inputs (arrays, passed by name), labels"""
-    config = dict(widths='31-17-24-10')
+    config = dict(sizes='31-17-24-10')
     model = models.MLP([31, 17, 24, 10])
-    yield 'mlp', config, model, {'x': values(1000, (9, 31))}, np.where(
+    yield 'mlp', config, model, {'features': values(1000, (9, 31))}, np.where(
         np.arange(9) == 4, models.IGNORE, integers(1001, (9,), 10)).astype(np.int32)
 
-    config = dict(vocab=67, dim=24, layers=2, heads=3, hidden=40, positions=20, types=2, eps=1e-12)
+    config = dict(vocab=67, dim=24, layers=2, heads=3, ffn=40, max_seq=20, types=2, norm_eps=1e-12)
     ids = integers(1000, (3, 11), 67)
     mask = np.ones((3, 11), np.int32)
     mask[1, 7:] = 0
@@ -242,20 +242,25 @@ def model_cases():
     labels = np.where(mask, some_ignored(integers(1001, (3, 11), 67), 1002, 3), models.IGNORE).astype(np.int32)
     yield 'bert', config, models.BertForMaskedLM(**config), {'ids': ids, 'types': types, 'mask': mask}, labels
 
-    config = dict(vocab=61, dim=24, layers=2, heads=3, positions=16, hidden=96, eps=1e-5)
+    config = dict(vocab=61, dim=24, layers=2, heads=3, ffn=80, max_seq=16, norm_eps=1e-5)
     labels = integers(1001, (2, 13), 61)
     labels[:, -1] = models.IGNORE
     labels[0, 3:5] = models.IGNORE
     yield 'gpt2', config, models.GPT2LMHeadModel(**config), {'ids': integers(1000, (2, 13), 61)}, labels
 
-    config = dict(vocab=59, dim=32, layers=2, heads=4, kv_heads=4, hidden=44, eps=1e-5, theta=10000.0, tied=0)
+    config = dict(vocab=59, dim=32, layers=2, heads=4, kv_heads=4, hidden=44, norm_eps=1e-5, rope_theta=10000.0, tied=0)
     labels = integers(1001, (2, 17), 59)
     labels[:, -1] = models.IGNORE
     yield 'llama', config, models.LlamaForCausalLM(**config), {'ids': integers(1000, (2, 17), 59)}, labels
 
-    config = dict(vocab=53, dim=48, layers=3, heads=6, kv_heads=2, hidden=40, eps=1e-6, theta=500000.0, tied=1)
+    config = dict(vocab=53, dim=48, layers=3, heads=6, kv_heads=2, hidden=40, norm_eps=1e-6, rope_theta=500000.0, tied=1)
     labels = some_ignored(integers(1001, (1, 19), 53), 1002, 2)
     yield 'llama_gqa_tied', config, models.LlamaForCausalLM(**config), {'ids': integers(1000, (1, 19), 53)}, labels
+
+    config = dict(vocab=31, dim=20, layers=1, heads=2, kv_heads=1, head_dim=6, hidden=33, norm_eps=1e-5,
+                  rope_theta=10000.0, tied=0)
+    labels = integers(1001, (2, 5), 31)
+    yield 'llama_head_dim', config, models.LlamaForCausalLM(**config), {'ids': integers(1000, (2, 5), 31)}, labels
 
 
 def check_gradients(name, model, loss):
@@ -305,44 +310,49 @@ def write_models(folder, check):
 STEPS, SHAPES = 20, ((33,), (7, 5))
 
 
-def cosine(step, warmup, total):
-    """Hugging Face's cosine schedule with warm-up, half a period down to 0; step counts from 0."""
+def rate(kind, step, warmup, total, min_ratio):
+    """What the learning rate is multiplied by at step 0, 1, …; after the warm-up, progress runs from 0 to 1."""
     if step < warmup:
-        return step / warmup
-    return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))))
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    shape = {'constant': 1.0, 'linear': 1 - progress, 'cosine': 0.5 * (1 + math.cos(math.pi * progress))}[kind]
+    return min_ratio + (1 - min_ratio) * shape
 
 
-def linear(step, warmup, total):
-    """Hugging Face's linear schedule with warm-up; step counts from 0."""
-    return step / warmup if step < warmup else max(0.0, (total - step) / (total - warmup))
+TORCH = {'sgd': torch.optim.SGD, 'rmsprop': torch.optim.RMSprop, 'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}
+MOMENTUM = dict(lr=0.1, momentum=0.9)
+NESTEROV = dict(lr=0.1, momentum=0.9, nesterov=1, weight_decay=0.05, decay_all=1)
+ADAM = dict(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-8)
+ADAMW = dict(**ADAM, weight_decay=0.1, decay_all=1)
+ODD = dict(lr=0.01, beta1=0.8, beta2=0.95, eps=1e-3, weight_decay=0.5, decay_all=1)
 
-
-def constant(step, warmup, total):
-    return min(1.0, step / warmup) if warmup else 1.0
-
-
-SCHEDULES = {'cosine': cosine, 'linear': linear, 'constant': constant}
-
-# kind (torch.optim), options, then how the run is dressed: clip, schedule, no_decay (second parameter has decay 0)
+# Options are those of optim.h. decay_all 0: weight decay spares 1-dimensional parameters. group 1: the second parameter
+# has a learning rate and a weight decay of its own.
 OPTIMIZERS = [
-    ('sgd', torch.optim.SGD, dict(lr=0.1)),
-    ('sgd', torch.optim.SGD, dict(lr=0.1, weight_decay=0.05)),
-    ('sgd', torch.optim.SGD, dict(lr=0.1, momentum=0.9)),
-    ('sgd', torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=1, weight_decay=0.05)),
-    ('sgd', torch.optim.SGD, dict(lr=0.1, momentum=0.9, dampening=0.3)),
-    ('rmsprop', torch.optim.RMSprop, dict(lr=0.01, alpha=0.99, eps=1e-8)),
-    ('rmsprop', torch.optim.RMSprop, dict(lr=0.01, alpha=0.9, eps=1e-6, momentum=0.9, weight_decay=0.05)),
-    ('adam', torch.optim.Adam, dict(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-8)),
-    ('adam', torch.optim.Adam, dict(lr=0.01, beta1=0.8, beta2=0.95, eps=1e-8, weight_decay=0.1)),
-    ('adamw', torch.optim.AdamW, dict(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1)),
-    ('adamw', torch.optim.AdamW, dict(lr=0.01, beta1=0.8, beta2=0.95, eps=1e-3, weight_decay=0.5)),
-]
-DRESSED = [
-    (9, dict(clip=1.0)), (9, dict(clip=1000.0)), (3, dict(clip=0.5)),
-    (9, dict(schedule='cosine', warmup=0, total=20)), (9, dict(schedule='cosine', warmup=5, total=16)),
-    (2, dict(schedule='linear', warmup=5, total=20)), (9, dict(schedule='constant', warmup=5, total=20)),
-    (9, dict(no_decay=1)), (3, dict(no_decay=1)),
-    (10, dict(clip=1.0, schedule='cosine', warmup=5, total=20, no_decay=1)),
+    ('sgd', dict(lr=0.1)),
+    ('sgd', dict(lr=0.1, weight_decay=0.05, decay_all=1)),
+    ('sgd', MOMENTUM),
+    ('sgd', NESTEROV),
+    ('sgd', dict(MOMENTUM, dampening=0.3)),
+    ('rmsprop', dict(lr=0.01, alpha=0.99, eps=1e-8)),
+    ('rmsprop', dict(lr=0.01, alpha=0.9, eps=1e-6, momentum=0.9, weight_decay=0.05, decay_all=1)),
+    ('adam', ADAM),
+    ('adam', dict(lr=0.01, beta1=0.8, beta2=0.95, eps=1e-8, weight_decay=0.1, decay_all=1)),
+    ('adamw', ADAMW),
+    ('adamw', ODD),
+    ('adamw', dict(ADAMW, clip=1.0)),
+    ('adamw', dict(ADAMW, clip=1000.0)),
+    ('sgd', dict(NESTEROV, clip=0.5)),
+    ('adamw', dict(ADAMW, schedule='cosine', warmup=0, total=20, min_ratio=0.0)),
+    ('adamw', dict(ADAMW, schedule='cosine', warmup=5, total=16, min_ratio=0.1)),
+    ('sgd', dict(MOMENTUM, schedule='linear', warmup=5, total=20, min_ratio=0.0)),
+    ('adamw', dict(ADAMW, schedule='constant', warmup=5, total=0, min_ratio=0.0)),
+    ('adamw', dict(ADAMW, decay_all=0)),
+    ('sgd', dict(NESTEROV, decay_all=0)),
+    ('adamw', dict(ADAMW, group=1, group_lr_scale=1.0, group_weight_decay=0.0)),
+    ('sgd', dict(NESTEROV, group=1, group_lr_scale=0.5, group_weight_decay=0.2)),
+    ('adamw', dict(ODD, clip=1.0, schedule='cosine', warmup=5, total=20, min_ratio=0.0, group=1, group_lr_scale=0.5,
+                   group_weight_decay=0.0)),
 ]
 
 
@@ -351,20 +361,30 @@ def optimizer_gradient(step, p):
     return values(len(SHAPES) * (step + 1) + p, SHAPES[p])
 
 
-def trajectory(make, options, clip=0.0, schedule=None, warmup=0, total=0, no_decay=0):
-    """Parameter values after each step (STEPS, numel), learning rates used, norms before clipping."""
-    parameters = [torch.from_numpy(values(p, shape)).to(DTYPE).requires_grad_() for p, shape in enumerate(SHAPES)]
-    options = dict(options)
+def torch_optimizer(kind, parameters, options):
+    """Built from options of optim.h, which this empties of what the constructor takes."""
+    decay_all = options.pop('decay_all', 1)
+    groups = [{'params': [p]} for p in parameters]
+    if not decay_all:
+        groups[0]['weight_decay'] = 0.0
+    if options.pop('group', 0):
+        groups[1]['lr'] = options['lr'] * options.pop('group_lr_scale')
+        groups[1]['weight_decay'] = options.pop('group_weight_decay')
     if 'beta1' in options:
         options['betas'] = (options.pop('beta1'), options.pop('beta2'))
     if 'nesterov' in options:
         options['nesterov'] = bool(options['nesterov'])
-    groups = [{'params': parameters[:1]}, {'params': parameters[1:]}]
-    if no_decay:
-        groups[1]['weight_decay'] = 0.0
-    optimizer = make(groups, **options)
-    scheduler = schedule and torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: SCHEDULES[schedule](step, warmup, total))
+    return TORCH[kind](groups, **options)
+
+
+def trajectory(kind, options):
+    """Parameter values after each step (STEPS, numel), learning rates of parameter 0, norms before clipping."""
+    options = dict(options)
+    clip, schedule = options.pop('clip', 0), options.pop('schedule', None)
+    shape = [options.pop(key, 0) for key in ('warmup', 'total', 'min_ratio')]
+    parameters = [torch.from_numpy(values(p, dims)).to(DTYPE).requires_grad_() for p, dims in enumerate(SHAPES)]
+    optimizer = torch_optimizer(kind, parameters, options)
+    scheduler = schedule and torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(schedule, step, *shape))
     after, rates, norms = [], [], []
     for step in range(STEPS):
         for p, parameter in enumerate(parameters):
@@ -385,9 +405,9 @@ def write_optimizers(path):
     writer.add('initial.1', values(1, SHAPES[1]))
     writer.add('gradients', np.stack([np.concatenate([optimizer_gradient(step, p).reshape(-1) for p in (0, 1)])
                                       for step in range(STEPS)]))
-    for kind, make, options, dress in [(*o, {}) for o in OPTIMIZERS] + [(*OPTIMIZERS[i], d) for i, d in DRESSED]:
-        after, rates, norms = trajectory(make, options, **dress)
-        writer.add('case', attributes(kind, **options, **dress))
+    for kind, options in OPTIMIZERS:
+        after, rates, norms = trajectory(kind, options)
+        writer.add('case', attributes(kind, **options))
         writer.add('parameters', after)
         writer.add('lr', rates)
         if norms.size:

@@ -97,14 +97,13 @@ def rope(x, cos, sin):
 
 
 class LlamaAttention(nn.Module):
-    def __init__(self, dim, heads, kv_heads):
+    def __init__(self, dim, heads, kv_heads, head_dim):
         super().__init__()
         self.heads, self.kv_heads = heads, kv_heads
-        kv = dim // heads * kv_heads
-        self.q_proj = nn.Linear(dim, dim, bias=False)
-        self.k_proj = nn.Linear(dim, kv, bias=False)
-        self.v_proj = nn.Linear(dim, kv, bias=False)
-        self.o_proj = nn.Linear(dim, dim, bias=False)
+        self.q_proj = nn.Linear(dim, heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(heads * head_dim, dim, bias=False)
 
     def forward(self, x, cos, sin, added):
         q = rope(heads_first(self.q_proj(x), self.heads), cos, sin)
@@ -128,9 +127,9 @@ class LlamaMLP(nn.Module):
 
 
 class LlamaLayer(nn.Module):
-    def __init__(self, dim, heads, kv_heads, hidden, eps):
+    def __init__(self, dim, heads, kv_heads, head_dim, hidden, eps):
         super().__init__()
-        self.self_attn = LlamaAttention(dim, heads, kv_heads)
+        self.self_attn = LlamaAttention(dim, heads, kv_heads, head_dim)
         self.mlp = LlamaMLP(dim, hidden)
         self.input_layernorm = RMSNorm(dim, eps)
         self.post_attention_layernorm = RMSNorm(dim, eps)
@@ -141,23 +140,26 @@ class LlamaLayer(nn.Module):
 
 
 class LlamaModel(nn.Module):
-    def __init__(self, vocab, dim, layers, heads, kv_heads, hidden, eps):
+    def __init__(self, vocab, dim, layers, heads, kv_heads, head_dim, hidden, eps):
         super().__init__()
         self.embed_tokens = nn.Embedding(vocab, dim)
-        self.layers = nn.ModuleList(LlamaLayer(dim, heads, kv_heads, hidden, eps) for _ in range(layers))
+        self.layers = nn.ModuleList(LlamaLayer(dim, heads, kv_heads, head_dim, hidden, eps) for _ in range(layers))
         self.norm = RMSNorm(dim, eps)
 
 
 class LlamaForCausalLM(nn.Module):
-    def __init__(self, vocab, dim, layers, heads, hidden, kv_heads=0, eps=1e-5, theta=10000.0, tied=0):
+    """kv_heads 0 means heads, head_dim 0 means dim / heads."""
+
+    def __init__(self, vocab, dim, layers, heads, hidden, kv_heads=0, head_dim=0, norm_eps=1e-5, rope_theta=10000.0,
+                 tied=0):
         super().__init__()
-        self.model = LlamaModel(vocab, dim, layers, heads, kv_heads or heads, hidden, eps)
+        self.head_dim, self.rope_theta = head_dim or dim // heads, rope_theta
+        self.model = LlamaModel(vocab, dim, layers, heads, kv_heads or heads, self.head_dim, hidden, norm_eps)
         self.lm_head = None if tied else nn.Linear(dim, vocab, bias=False)
-        self.head_dim, self.theta = dim // heads, theta
 
     def forward(self, ids):
         x = self.model.embed_tokens(ids)
-        cos, sin = rope_tables(ids.shape[1], self.head_dim, self.theta, x.dtype)
+        cos, sin = rope_tables(ids.shape[1], self.head_dim, self.rope_theta, x.dtype)
         added = causal(ids.shape[1], x)
         for layer in self.model.layers:
             x = layer(x, cos, sin, added)
@@ -193,22 +195,22 @@ class GPT2Attention(nn.Module):
 
 
 class GPT2MLP(nn.Module):
-    def __init__(self, dim, hidden):
+    def __init__(self, dim, ffn):
         super().__init__()
-        self.c_fc = Conv1D(dim, hidden)
-        self.c_proj = Conv1D(hidden, dim)
+        self.c_fc = Conv1D(dim, ffn)
+        self.c_proj = Conv1D(ffn, dim)
 
     def forward(self, x):
         return self.c_proj(F.gelu(self.c_fc(x), approximate='tanh'))
 
 
 class GPT2Block(nn.Module):
-    def __init__(self, dim, heads, hidden, eps):
+    def __init__(self, dim, heads, ffn, eps):
         super().__init__()
         self.ln_1 = nn.LayerNorm(dim, eps)
         self.attn = GPT2Attention(dim, heads)
         self.ln_2 = nn.LayerNorm(dim, eps)
-        self.mlp = GPT2MLP(dim, hidden)
+        self.mlp = GPT2MLP(dim, ffn)
 
     def forward(self, x, added):
         x = x + self.attn(self.ln_1(x), added)
@@ -216,11 +218,11 @@ class GPT2Block(nn.Module):
 
 
 class GPT2Model(nn.Module):
-    def __init__(self, vocab, dim, layers, heads, positions, hidden, eps):
+    def __init__(self, vocab, dim, layers, heads, ffn, max_seq, eps):
         super().__init__()
         self.wte = nn.Embedding(vocab, dim)
-        self.wpe = nn.Embedding(positions, dim)
-        self.h = nn.ModuleList(GPT2Block(dim, heads, hidden, eps) for _ in range(layers))
+        self.wpe = nn.Embedding(max_seq, dim)
+        self.h = nn.ModuleList(GPT2Block(dim, heads, ffn, eps) for _ in range(layers))
         self.ln_f = nn.LayerNorm(dim, eps)
 
     def forward(self, ids):
@@ -233,11 +235,11 @@ class GPT2Model(nn.Module):
 
 
 class GPT2LMHeadModel(nn.Module):
-    """hidden 0 means 4 * dim."""
+    """ffn 0 means 4 * dim."""
 
-    def __init__(self, vocab, dim, layers, heads, positions, hidden=0, eps=1e-5):
+    def __init__(self, vocab, dim, layers, heads, ffn=0, max_seq=1024, norm_eps=1e-5):
         super().__init__()
-        self.transformer = GPT2Model(vocab, dim, layers, heads, positions, hidden or 4 * dim, eps)
+        self.transformer = GPT2Model(vocab, dim, layers, heads, ffn or 4 * dim, max_seq, norm_eps)
 
     def forward(self, ids):
         return F.linear(self.transformer(ids), self.transformer.wte.weight)
@@ -246,10 +248,10 @@ class GPT2LMHeadModel(nn.Module):
 # ---- BERT ---------------------------------------------------------------------------------------------------------
 
 class BertEmbeddings(nn.Module):
-    def __init__(self, vocab, dim, positions, types, eps):
+    def __init__(self, vocab, dim, max_seq, types, eps):
         super().__init__()
         self.word_embeddings = nn.Embedding(vocab, dim)
-        self.position_embeddings = nn.Embedding(positions, dim)
+        self.position_embeddings = nn.Embedding(max_seq, dim)
         self.token_type_embeddings = nn.Embedding(types, dim)
         self.LayerNorm = nn.LayerNorm(dim, eps)
 
@@ -294,20 +296,20 @@ class BertAttention(nn.Module):
 
 
 class BertIntermediate(nn.Module):
-    def __init__(self, dim, hidden):
+    def __init__(self, dim, ffn):
         super().__init__()
-        self.dense = nn.Linear(dim, hidden)
+        self.dense = nn.Linear(dim, ffn)
 
     def forward(self, x):
         return F.gelu(self.dense(x))
 
 
 class BertLayer(nn.Module):
-    def __init__(self, dim, heads, hidden, eps):
+    def __init__(self, dim, heads, ffn, eps):
         super().__init__()
         self.attention = BertAttention(dim, heads, eps)
-        self.intermediate = BertIntermediate(dim, hidden)
-        self.output = BertOutput(hidden, dim, eps)
+        self.intermediate = BertIntermediate(dim, ffn)
+        self.output = BertOutput(ffn, dim, eps)
 
     def forward(self, x, added):
         x = self.attention(x, added)
@@ -315,16 +317,16 @@ class BertLayer(nn.Module):
 
 
 class BertEncoder(nn.Module):
-    def __init__(self, dim, layers, heads, hidden, eps):
+    def __init__(self, dim, layers, heads, ffn, eps):
         super().__init__()
-        self.layer = nn.ModuleList(BertLayer(dim, heads, hidden, eps) for _ in range(layers))
+        self.layer = nn.ModuleList(BertLayer(dim, heads, ffn, eps) for _ in range(layers))
 
 
 class BertModel(nn.Module):
-    def __init__(self, vocab, dim, layers, heads, hidden, positions, types, eps):
+    def __init__(self, vocab, dim, layers, heads, ffn, max_seq, types, eps):
         super().__init__()
-        self.embeddings = BertEmbeddings(vocab, dim, positions, types, eps)
-        self.encoder = BertEncoder(dim, layers, heads, hidden, eps)
+        self.embeddings = BertEmbeddings(vocab, dim, max_seq, types, eps)
+        self.encoder = BertEncoder(dim, layers, heads, ffn, eps)
 
     def forward(self, ids, types, mask):
         x = self.embeddings(ids, torch.zeros_like(ids) if types is None else types)
@@ -360,10 +362,10 @@ class BertHead(nn.Module):
 
 
 class BertForMaskedLM(nn.Module):
-    def __init__(self, vocab, dim, layers, heads, hidden, positions, types=2, eps=1e-12):
+    def __init__(self, vocab, dim, layers, heads, ffn, max_seq=512, types=2, norm_eps=1e-12):
         super().__init__()
-        self.bert = BertModel(vocab, dim, layers, heads, hidden, positions, types, eps)
-        self.cls = BertHead(vocab, dim, eps)
+        self.bert = BertModel(vocab, dim, layers, heads, ffn, max_seq, types, norm_eps)
+        self.cls = BertHead(vocab, dim, norm_eps)
 
     def forward(self, ids, types=None, mask=None):
         head = self.cls.predictions

@@ -1,0 +1,369 @@
+/* The loader: which samples come next, and their tensors. A step is a group of up to batch * accumulate
+ * samples of one epoch, cut into micro-batches. What comes next is a function of the cursor alone, so that a
+ * run can be resumed, and a plan on meta meets the same shapes in the same order.
+ */
+#include <inttypes.h>
+#include <limits.h>
+#include <string.h>
+
+#include "../kernels/philox.h"
+#include "loader_.h"
+
+struct Loader {
+    ScopeItem item; /* first: a scope sees only this */
+    LoaderSetup setup;
+    void *dataset;
+
+    int32_t *order;      /* this epoch's permutation; NULL when samples come in file order, and on meta */
+    int64_t order_epoch; /* what it was made for; -1 = nothing yet */
+    uint64_t order_seed;
+
+    DataCursor at;          /* of the step we are in, or of the next one */
+    int micro, micros;      /* given out, and in all; micros is 0 between steps */
+    int64_t group;          /* samples in this step */
+    int64_t tokens, labels; /* of the step last yielded */
+    Batch batch;
+};
+
+/* ---- Life
+ * ------------------------------------------------------------------------------------------------------ */
+
+void *loader_alloc(const char *maker, const char *what, size_t bytes)
+{
+    Context *context = context_here();
+    void *block = context ? memtrack_host_alloc(context->tracker, bytes) : NULL;
+    if (!block)
+        error_raise(ERROR_HOST_MEMORY, "%s: no host memory for %s (%zu bytes)", maker, what, bytes);
+    return block;
+}
+
+int loader_options(const char *maker, int *batch, int default_batch, int *accumulate, int64_t max_samples)
+{
+    if (*batch < 0)
+        error_raise(ERROR_ARGUMENT, "%s: batch is %d; it must be 1 or more (0 means %d)", maker, *batch,
+                    default_batch);
+    else if (*accumulate < 0)
+        error_raise(ERROR_ARGUMENT, "%s: accumulate is %d; it must be 1 or more (0 means 1)", maker,
+                    *accumulate);
+    else if (max_samples < 0)
+        error_raise(ERROR_ARGUMENT, "%s: max_samples is %" PRId64 "; it must be 1 or more (0 means all)",
+                    maker, max_samples);
+    if (*batch < 0 || *accumulate < 0 || max_samples < 0)
+        return 0;
+    *batch = *batch ? *batch : default_batch;
+    *accumulate = *accumulate ? *accumulate : 1;
+    return 1;
+}
+
+static void batch_drop(Loader *loader)
+{
+    tensor_free(loader->batch.ids);
+    tensor_free(loader->batch.features);
+    tensor_free(loader->batch.labels);
+    loader->batch = (Batch){0};
+}
+
+static void loader_destroy(ScopeItem *item)
+{
+    Loader *loader = (Loader *)item;
+    Context *context = item->context;
+    batch_drop(loader);
+    if (loader->dataset)
+        loader->setup.kind->destroy(context, loader->dataset);
+    host_free(context, loader->order, (size_t)loader->setup.samples * sizeof *loader->order);
+    host_free(context, loader, sizeof *loader);
+}
+
+void loader_free(Loader *loader)
+{
+    if (!loader)
+        return;
+    scope_release(&loader->item);
+    loader_destroy(&loader->item);
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t samples_a_step(const Loader *loader)
+{
+    return (int64_t)loader->setup.batch * loader->setup.accumulate;
+}
+
+static Shape data_shape(const Loader *loader, int64_t rows)
+{
+    const LoaderSetup *s = &loader->setup;
+    return s->seq ? SHAPE(rows, s->seq) : SHAPE(rows, s->width);
+}
+
+static int loader_check(const Loader *loader)
+{
+    const LoaderSetup *s = &loader->setup;
+    if (s->samples > INT32_MAX) {
+        error_raise(ERROR_DATA,
+                    "%s: %" PRId64 " samples; at most %d can be numbered (longer sequences are fewer)",
+                    s->maker, s->samples, INT32_MAX);
+        return 0;
+    }
+    return shape_valid(data_shape(loader, smaller(s->batch, s->samples)), s->maker);
+}
+
+Loader *loader_create(const LoaderSetup *setup, void *dataset)
+{
+    Context *context = context_here();
+    Loader *loader = loader_alloc(setup->maker, "the loader", sizeof *loader);
+    if (!loader) {
+        setup->kind->destroy(context, dataset);
+        return NULL;
+    }
+    *loader = (Loader){.setup = *setup, .dataset = dataset, .order_epoch = -1, .at = {.seed = setup->seed}};
+    scope_adopt(&loader->item, loader_destroy);
+    int whole = loader_check(loader);
+    if (whole && setup->shuffle && !context->meta) {
+        loader->order = loader_alloc(setup->maker, "the order of samples",
+                                     (size_t)setup->samples * sizeof *loader->order);
+        whole = loader->order != NULL;
+    }
+    if (whole)
+        return loader;
+    loader_free(loader);
+    return NULL;
+}
+
+/* ---- Steps
+ * ----------------------------------------------------------------------------------------------------- */
+
+/* Fisher and Yates' shuffle with a Philox draw a place, so that an epoch's order depends on seed and epoch
+ * alone. */
+static void shuffle(Loader *loader)
+{
+    const DataCursor *at = &loader->at;
+    if (!loader->order || (loader->order_epoch == at->epoch && loader->order_seed == at->seed))
+        return;
+    int32_t *order = loader->order;
+    for (int32_t i = 0; i < (int32_t)loader->setup.samples; i++)
+        order[i] = i;
+    for (int64_t i = loader->setup.samples - 1; i > 0; i--) {
+        Philox r = philox4x32(at->seed, (uint32_t)i, (uint32_t)at->epoch, (uint32_t)(at->epoch >> 32),
+                              STREAM_SHUFFLE);
+        /* 64 bits for a range below 2^31: what modulo favours is not measurable */
+        int64_t j = (int64_t)((((uint64_t)r.v[0] << 32) | r.v[1]) % ((uint64_t)i + 1));
+        int32_t swapped = order[i];
+        order[i] = order[j];
+        order[j] = swapped;
+    }
+    loader->order_epoch = at->epoch;
+    loader->order_seed = at->seed;
+}
+
+/* The i-th sample of this step. */
+static SampleKey sample_key(const Loader *loader, int64_t i)
+{
+    int64_t place = loader->at.position + i;
+    return (SampleKey){.sample = loader->order ? loader->order[place] : place,
+                       .epoch = loader->setup.shuffle ? loader->at.epoch : 0,
+                       .seed = loader->at.seed};
+}
+
+/* Where the step after this one begins. */
+static DataCursor cursor_after(const Loader *loader)
+{
+    DataCursor next = loader->at;
+    next.step++;
+    next.position = smaller(next.position + samples_a_step(loader), loader->setup.samples);
+    if (next.position == loader->setup.samples) {
+        next.position = 0;
+        next.epoch++;
+    }
+    return next;
+}
+
+static void step_end(Loader *loader)
+{
+    loader->at = cursor_after(loader);
+    loader->micro = loader->micros = 0;
+}
+
+/* Counts the whole step's labels before its first micro-batch, because each micro-batch's loss is divided by
+ * them. */
+static int step_begin(Loader *loader)
+{
+    const LoaderSetup *s = &loader->setup;
+    Context *context = loader->item.context;
+    if (context->no_grad == 0)
+        context_step_begin(context);
+    shuffle(loader);
+    loader->group = smaller(samples_a_step(loader), s->samples - loader->at.position);
+    loader->micros = (int)((loader->group + s->batch - 1) / s->batch);
+    loader->micro = 0;
+    loader->tokens = loader->labels = 0;
+    if (context->meta)
+        return 1;
+    for (int64_t i = 0; i < loader->group; i++)
+        loader->labels += s->kind->fill(loader->dataset, sample_key(loader, i), (SampleRow){0});
+    if (loader->labels == 0)
+        error_raise(ERROR_DATA,
+                    "%s: step %" PRId64 " has %" PRId64 " samples and no label that counts: a mean over "
+                    "none is not defined; give some a label or make the step larger",
+                    s->maker, loader->at.step, loader->group);
+    return loader->labels > 0;
+}
+
+/* A tensor of the loader's own: batches outlive the scope that asks for them, and go with the next call. */
+static Tensor *batch_tensor(DType dtype, Shape shape)
+{
+    Tensor *tensor = tensor_new(dtype, shape, MEM_INPUT);
+    if (tensor)
+        scope_release(&tensor->item);
+    return tensor;
+}
+
+static void batch_fill(Loader *loader, int64_t rows)
+{
+    const LoaderSetup *s = &loader->setup;
+    Batch *b = &loader->batch;
+    int32_t *ids = tensor_i32(b->ids), *labels = tensor_i32(b->labels);
+    float *features = tensor_f32(b->features);
+    int64_t labels_a_sample = s->seq ? s->seq : 1;
+    for (int64_t i = 0; i < rows; i++) {
+        SampleRow row = {.ids = ids ? ids + i * s->seq : NULL,
+                         .features = features ? features + i * s->width : NULL,
+                         .labels = labels + i * labels_a_sample};
+        b->labels_counted += s->kind->fill(loader->dataset, sample_key(loader, b->first_sample + i), row);
+    }
+}
+
+static int batch_make(Loader *loader)
+{
+    const LoaderSetup *s = &loader->setup;
+    Batch *b = &loader->batch;
+    int64_t first = (int64_t)loader->micro * s->batch, rows = smaller(s->batch, loader->group - first);
+    Tensor **x = s->seq ? &b->ids : &b->features;
+    *x = batch_tensor(s->seq ? DTYPE_I32 : DTYPE_F32, data_shape(loader, rows));
+    b->labels = *x ? batch_tensor(DTYPE_I32, s->seq ? data_shape(loader, rows) : SHAPE(rows)) : NULL;
+    if (!b->labels)
+        return 0;
+    tensor_set_name(*x, s->seq ? "ids" : "features");
+    tensor_set_name(b->labels, "labels");
+    b->step = loader->at.step;
+    b->first_sample = first;
+    b->micro = loader->micro;
+    b->micros = loader->micros;
+    b->tokens = rows * (s->seq ? s->seq : 1);
+    b->labels_total = loader->labels;
+    if (!loader->item.context->meta)
+        batch_fill(loader, rows);
+    loader->tokens += b->tokens;
+    loader->micro++;
+    return 1;
+}
+
+/* Every NULL ends the step, so that one rule holds after errors, too. */
+static const Batch *step_over(Loader *loader)
+{
+    batch_drop(loader);
+    step_end(loader);
+    return NULL;
+}
+
+const Batch *data_next(Loader *loader)
+{
+    if (!loader)
+        return NULL;
+    Context *context = loader->item.context;
+    if (context != context_here()) {
+        error_raise(ERROR_STATE, "data_next: this loader was made in another context; make one here");
+        return NULL;
+    }
+    batch_drop(loader);
+    if (error_code()) {
+        data_finish_step(loader);
+        return NULL;
+    }
+    if (loader->micros == 0 && !step_begin(loader))
+        return step_over(loader);
+    if (loader->micro == loader->micros)
+        return step_over(loader);
+    memtrack_phase_set(context->tracker, context->no_grad ? MEM_PHASE_EVALUATE : MEM_PHASE_FORWARD);
+    return batch_make(loader) ? &loader->batch : step_over(loader);
+}
+
+void data_finish_step(Loader *loader)
+{
+    if (!loader)
+        return;
+    batch_drop(loader);
+    if (loader->micros)
+        step_end(loader);
+}
+
+/* ---- What there is, and where we are
+ * --------------------------------------------------------------------------- */
+
+int64_t data_samples(const Loader *loader)
+{
+    return loader ? loader->setup.samples : 0;
+}
+
+int64_t data_steps_per_epoch(const Loader *loader)
+{
+    return loader ? (loader->setup.samples + samples_a_step(loader) - 1) / samples_a_step(loader) : 0;
+}
+
+int64_t data_classes(const Loader *loader)
+{
+    return loader ? loader->setup.classes : 0;
+}
+
+int64_t data_width(const Loader *loader)
+{
+    return loader ? loader->setup.width : 0;
+}
+
+int64_t data_epoch(const Loader *loader)
+{
+    return loader ? loader->at.epoch : 0;
+}
+
+int64_t data_step_tokens(const Loader *loader)
+{
+    return loader ? loader->tokens : 0;
+}
+
+int64_t data_step_labels(const Loader *loader)
+{
+    return loader ? loader->labels : 0;
+}
+
+int data_next_step_is_short(const Loader *loader)
+{
+    if (!loader)
+        return 0;
+    DataCursor next = loader->micros ? cursor_after(loader) : loader->at;
+    int64_t left = loader->setup.samples - next.position;
+    /* when even the first step holds all samples, no other is larger */
+    return left < samples_a_step(loader) && loader->setup.samples > samples_a_step(loader);
+}
+
+DataCursor data_cursor(const Loader *loader)
+{
+    return loader ? loader->at : (DataCursor){0};
+}
+
+int data_seek(Loader *loader, DataCursor cursor)
+{
+    if (!loader)
+        return error_code();
+    if (cursor.epoch < 0 || cursor.step < 0 || cursor.position < 0 ||
+        cursor.position >= loader->setup.samples)
+        return error_raise(ERROR_ARGUMENT,
+                           "data_seek: epoch %" PRId64 ", step %" PRId64 ", sample %" PRId64
+                           " is no place in a dataset of %" PRId64
+                           " samples; is it the data the cursor was taken from?",
+                           cursor.epoch, cursor.step, cursor.position, loader->setup.samples);
+    data_finish_step(loader);
+    loader->at = cursor;
+    return ERROR_NONE;
+}

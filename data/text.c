@@ -1,0 +1,305 @@
+/* Text as bytes: 256 tokens need no tokenizer and no download. A file is cut into sequences without overlap;
+ * the last of them are held out. Only the bytes of the part asked for are read. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../kernels/philox.h"
+#include "loader_.h"
+
+#define MAKER        "data_text"
+#define CORPUS_SEED  1 /* the text stays the same whatever shuffles it */
+#define CORPUS_BYTES (1 << 20)
+
+typedef struct TextSet {
+    uint8_t *bytes; /* of sequences first … first + samples - 1, and the byte after; NULL on meta */
+    size_t size;
+    int64_t first;  /* index of this part's first sequence in the whole text: what masks are keyed by */
+    int64_t stride; /* bytes from one sequence to the next */
+    int64_t seq;
+    float mask_probability; /* 0: plain */
+} TextSet;
+
+/* How a text is cut. Plain: seq bytes and the one after. Masked: seq - 2 bytes between [CLS] and [SEP]. */
+typedef struct TextCut {
+    int64_t text_bytes, stride, extra; /* n sequences need n * stride + extra bytes */
+    int64_t first, samples;            /* of the part asked for */
+} TextCut;
+
+/* ---- Samples
+ * --------------------------------------------------------------------------------------------------- */
+
+static int64_t fill_plain(const void *dataset, SampleKey key, SampleRow row)
+{
+    const TextSet *set = dataset;
+    if (row.ids) {
+        const uint8_t *bytes = set->bytes + key.sample * set->stride;
+        for (int64_t i = 0; i < set->seq; i++) {
+            row.ids[i] = bytes[i];
+            row.labels[i] = bytes[i + 1];
+        }
+    }
+    return set->seq;
+}
+
+static Philox mask_bits(SampleKey key, int64_t sequence, int64_t place)
+{
+    return philox4x32(key.seed, (uint32_t)place, (uint32_t)sequence, (uint32_t)key.epoch, STREAM_MASK);
+}
+
+/* Makes a place one to predict: 80 % [MASK], 10 % any byte, 10 % as it is (Devlin et al., arXiv 1810.04805).
+ */
+static void mask_place(SampleRow row, int64_t place, Philox bits)
+{
+    if (!row.ids)
+        return;
+    row.labels[place] = row.ids[place];
+    float choice = philox_unit(bits.v[1]);
+    if (choice < 0.8f)
+        row.ids[place] = TOKEN_MASK;
+    else if (choice < 0.9f)
+        row.ids[place] = (int32_t)(bits.v[2] >> 24);
+}
+
+static int64_t fill_masked(const void *dataset, SampleKey key, SampleRow row)
+{
+    const TextSet *set = dataset;
+    int64_t sequence = set->first + key.sample, letters = set->seq - 2, chosen = 0;
+    if (row.ids) {
+        const uint8_t *bytes = set->bytes + key.sample * set->stride;
+        row.ids[0] = TOKEN_CLS;
+        row.ids[set->seq - 1] = TOKEN_SEP;
+        for (int64_t i = 0; i < letters; i++)
+            row.ids[1 + i] = bytes[i];
+        for (int64_t i = 0; i < set->seq; i++)
+            row.labels[i] = BATCH_IGNORE;
+    }
+    for (int64_t i = 1; i <= letters; i++) {
+        Philox bits = mask_bits(key, sequence, i);
+        if (philox_unit(bits.v[0]) < set->mask_probability) {
+            mask_place(row, i, bits);
+            chosen++;
+        }
+    }
+    if (chosen ==
+        0) { /* a sample without labels would teach nothing: choose one place, by the draw of place 0 */
+        Philox bits = mask_bits(key, sequence, 0);
+        mask_place(row, 1 + (int64_t)(((uint64_t)bits.v[3] * (uint64_t)letters) >> 32), bits);
+        chosen = 1;
+    }
+    return chosen;
+}
+
+static void text_destroy(Context *context, void *dataset)
+{
+    TextSet *set = dataset;
+    host_free(context, set->bytes, set->size);
+    host_free(context, set, sizeof *set);
+}
+
+static const DatasetKind plain_text = {fill_plain, text_destroy};
+static const DatasetKind masked_text = {fill_masked, text_destroy};
+
+/* ---- Files
+ * ----------------------------------------------------------------------------------------------------- */
+
+int file_open(const char *maker, const char *path, int64_t *bytes)
+{
+    struct stat status;
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block: it is refused below */
+    if (file < 0 || fstat(file, &status) != 0) {
+        error_raise(ERROR_FILE, "%s: cannot open %s: %s", maker, path, strerror(errno));
+    } else if (!S_ISREG(status.st_mode)) {
+        error_raise(ERROR_FILE, "%s: %s is %s, not a file", maker, path,
+                    S_ISDIR(status.st_mode) ? "a directory" : "a pipe or device");
+    } else {
+        *bytes = status.st_size;
+        return file;
+    }
+    if (file >= 0)
+        close(file);
+    return -1;
+}
+
+/* Reads [from, from + bytes), which the file's size promised. */
+static int file_read(int file, const char *path, int64_t from, uint8_t *target, size_t bytes)
+{
+    for (size_t done = 0; done < bytes;) {
+        size_t wanted = bytes - done < (1u << 30) ? bytes - done : 1u << 30;
+        ssize_t got = pread(file, target + done, wanted, (off_t)(from + (int64_t)done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return error_raise(ERROR_FILE, MAKER ": reading %s at byte %" PRId64 ": %s", path,
+                               from + (int64_t)done, strerror(errno));
+        if (got == 0)
+            return error_raise(ERROR_FILE,
+                               MAKER ": %s became shorter while it was read: it ends at byte %" PRId64, path,
+                               from + (int64_t)done);
+        done += (size_t)got;
+    }
+    return ERROR_NONE;
+}
+
+/* ---- Cutting
+ * --------------------------------------------------------------------------------------------------- */
+
+static int options_valid(const char *path, const TextOptions *o)
+{
+    int masked = o->mask_probability > 0;
+    if (!path)
+        error_raise(ERROR_ARGUMENT, MAKER ": path is NULL; name a text file, or \"builtin\"");
+    else if (o->seq < 0 || (masked && o->seq < 3))
+        error_raise(ERROR_ARGUMENT, MAKER ": seq is %d; it must be %s (0 means 128)", o->seq,
+                    masked ? "3 or more, [CLS] a byte [SEP]," : "1 or more");
+    else if (!(o->held_out < 1))
+        error_raise(ERROR_ARGUMENT,
+                    MAKER ": held_out is %g; it is a fraction below 1 (0 means 0.05, negative none)",
+                    (double)o->held_out);
+    else if (!(o->mask_probability >= 0 && o->mask_probability <= 1))
+        error_raise(ERROR_ARGUMENT, MAKER ": mask_probability is %g; it must be in 0..1",
+                    (double)o->mask_probability);
+    else if (o->corpus_bytes < 0)
+        error_raise(ERROR_ARGUMENT,
+                    MAKER ": corpus_bytes is %" PRId64 "; it must be 1 or more (0 means 1 MiB)",
+                    o->corpus_bytes);
+    else if (o->split != DATA_TRAIN && o->split != DATA_HELD_OUT)
+        error_raise(ERROR_ARGUMENT, MAKER ": split is %d; DATA_TRAIN or DATA_HELD_OUT", (int)o->split);
+    else
+        return 1;
+    return 0;
+}
+
+/* Says how many bytes `sequences` need and which seq would do. */
+static int too_short(const char *path, const TextOptions *o, const TextCut *cut, int sequences)
+{
+    int masked = o->mask_probability > 0;
+    int64_t fits = (cut->text_bytes - cut->extra) / sequences + (masked ? 2 : 0);
+    char advice[64] = "use a longer text";
+    if (fits >= (masked ? 3 : 1))
+        snprintf(advice, sizeof advice, "use --seq %" PRId64 " or less, or a longer text", fits);
+    return error_raise(ERROR_DATA, MAKER ": %s has %" PRId64 " bytes, %s of seq %d needs %" PRId64 "; %s",
+                       path, cut->text_bytes,
+                       sequences == 1 ? "one sequence" : "a held-out part beside one sequence", o->seq,
+                       sequences * cut->stride + cut->extra, advice);
+}
+
+static int text_cut(const char *path, const TextOptions *o, TextCut *cut)
+{
+    if (cut->text_bytes == 0)
+        return error_raise(ERROR_DATA, MAKER ": %s is empty", path);
+    int64_t total = (cut->text_bytes - cut->extra) / cut->stride, held = 0;
+    if (total < 1)
+        return too_short(path, o, cut, 1);
+    if (o->held_out >= 0 && total >= 2) {
+        double fraction = o->held_out > 0 ? (double)o->held_out : 0.05;
+        held = (int64_t)((double)total * fraction);
+        held = held < 1 ? 1 : held > total - 1 ? total - 1 : held;
+    }
+    if (o->split == DATA_HELD_OUT && o->held_out < 0)
+        return error_raise(ERROR_ARGUMENT,
+                           MAKER ": held_out is %g, which holds nothing out; the held-out part needs a "
+                                 "fraction of 0 (0.05) or more",
+                           (double)o->held_out);
+    if (o->split == DATA_HELD_OUT && held == 0)
+        return too_short(path, o, cut, 2);
+    cut->first = o->split == DATA_HELD_OUT ? total - held : 0;
+    cut->samples = o->split == DATA_HELD_OUT ? held : total - held;
+    if (o->max_samples && o->max_samples < cut->samples)
+        cut->samples = o->max_samples;
+    return ERROR_NONE;
+}
+
+/* A text larger than the machine would be killed while it is read, not refused: malloc promises what is not
+ * there. */
+static int fits_machine(const char *path, uint64_t bytes)
+{
+    uint64_t machine = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    if (bytes < machine)
+        return 1;
+    error_raise(ERROR_HOST_MEMORY,
+                MAKER ": %" PRIu64 " bytes of %s would be read, this machine has %" PRIu64
+                      " of memory; max_samples reads fewer",
+                bytes, path, machine);
+    return 0;
+}
+
+/* Fills the set's bytes from the file, or from the corpus when file is -1. */
+static int text_read(TextSet *set, const TextCut *cut, int file, const char *path)
+{
+    int64_t from = cut->first * cut->stride, length = cut->samples * cut->stride + cut->extra;
+    int64_t skipped = file < 0 ? from : 0; /* the corpus is written from its beginning */
+    if (!fits_machine(path, (uint64_t)(skipped + length)))
+        return ERROR_HOST_MEMORY;
+    if (context_here()->meta)
+        return ERROR_NONE;
+    uint8_t *bytes = loader_alloc(MAKER, path, (size_t)(skipped + length));
+    if (!bytes)
+        return ERROR_HOST_MEMORY;
+    set->bytes = bytes;
+    set->size = (size_t)(skipped + length);
+    if (file >= 0)
+        return file_read(file, path, from, bytes, set->size);
+    data_corpus(CORPUS_SEED, (char *)bytes, set->size);
+    memmove(bytes, bytes + skipped, (size_t)length);
+    bytes = memtrack_host_realloc(context_here()->tracker, bytes, set->size, (size_t)length);
+    if (bytes) { /* else the larger block stays, which is as good */
+        set->bytes = bytes;
+        set->size = (size_t)length;
+    }
+    return ERROR_NONE;
+}
+
+/* ---- The loader
+ * ------------------------------------------------------------------------------------------------ */
+
+static Loader *text_loader(const char *path, const TextOptions *o, TextCut *cut, int file)
+{
+    int masked = o->mask_probability > 0;
+    if (text_cut(path, o, cut) != ERROR_NONE)
+        return NULL;
+    TextSet *set = loader_alloc(MAKER, "the text's header", sizeof *set);
+    if (!set)
+        return NULL;
+    *set = (TextSet){
+        .first = cut->first, .stride = cut->stride, .seq = o->seq, .mask_probability = o->mask_probability};
+    if (text_read(set, cut, file, path) != ERROR_NONE) {
+        text_destroy(context_here(), set);
+        return NULL;
+    }
+    LoaderSetup setup = {.maker = MAKER,
+                         .kind = masked ? &masked_text : &plain_text,
+                         .samples = cut->samples,
+                         .classes = masked ? TOKEN_VOCAB : 256,
+                         .seq = o->seq,
+                         .batch = o->batch,
+                         .accumulate = o->accumulate,
+                         .seed = o->seed,
+                         .shuffle = o->split == DATA_TRAIN};
+    return loader_create(&setup, set);
+}
+
+Loader *data_text(const char *path, const TextOptions *options)
+{
+    TextOptions o = options ? *options : (TextOptions){0};
+    if (!context_here())
+        return NULL;
+    if (o.seq == 0)
+        o.seq = 128;
+    if (!options_valid(path, &o) || !loader_options(MAKER, &o.batch, 8, &o.accumulate, o.max_samples))
+        return NULL;
+    int masked = o.mask_probability > 0, file = -1;
+    TextCut cut = {.stride = masked ? (int64_t)o.seq - 2 : o.seq, .extra = masked ? 0 : 1};
+    if (strcmp(path, "builtin") == 0)
+        cut.text_bytes = o.corpus_bytes ? o.corpus_bytes : CORPUS_BYTES;
+    else if ((file = file_open(MAKER, path, &cut.text_bytes)) < 0)
+        return NULL;
+    Loader *loader = text_loader(path, &o, &cut, file);
+    if (file >= 0)
+        close(file);
+    return loader;
+}

@@ -1,0 +1,148 @@
+/* Attention of the three families and LLaMA's feed-forward. What belongs together differs only in names, biases and
+ * whether q, k, v are one product. */
+#include <math.h>
+
+#include "module_.h"
+
+typedef struct Attention {
+    AttentionConfig config;
+    Tensor *weight[4], *bias[4]; /* q, k, v, output; GPT-2: qkv, output */
+} Attention;
+
+static AttentionOptions options_of(const Attention *self, Tensor *mask)
+{
+    return (AttentionOptions){.heads = self->config.heads,
+                              .kv_heads = self->config.kv_heads,
+                              .causal = self->config.style != ATTENTION_BERT,
+                              .kind = self->config.kind,
+                              .mask = mask};
+}
+
+static Tensor *projected(const Attention *self, int i, Tensor *x)
+{
+    return tensor_linear(x, self->weight[i], self->bias[i], TENSOR_IDENTITY);
+}
+
+static Tensor *gpt2_attention(const Attention *self, Tensor *x)
+{
+    AttentionOptions options = options_of(self, NULL);
+    Tensor *qkv = tensor_linear_in_out(x, self->weight[0], self->bias[0], TENSOR_IDENTITY); /* (B,T,3C) */
+    Tensor *out = tensor_attention_packed(tensor_move(qkv), &options);
+    return tensor_linear_in_out(tensor_move(out), self->weight[1], self->bias[1], TENSOR_IDENTITY);
+}
+
+static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
+    if (c->style == ATTENTION_GPT2)
+        return gpt2_attention(self, x);
+    Tensor *q = projected(self, 0, x), *k = projected(self, 1, x), *v = projected(self, 2, x);
+    if (c->style == ATTENTION_LLAMA) {
+        q = tensor_rope(tensor_move(q), c->heads, c->rope_theta);
+        k = tensor_rope(tensor_move(k), c->kv_heads, c->rope_theta);
+    }
+    AttentionOptions options = options_of(self, c->style == ATTENTION_BERT && batch ? batch->mask : NULL);
+    Tensor *out = tensor_attention(tensor_move(q), tensor_move(k), tensor_move(v), &options);
+    return projected(self, 3, tensor_move(out));
+}
+
+static const ModuleClass attention_class = {"attention", sizeof(Attention), attention_forward};
+
+/* A projection is a child for its name's sake; its forward is called from the attention's own. */
+static int projection(Module *module, Attention *self, int i, const char *name, int64_t in, int64_t out, int bias)
+{
+    Module *child = nn_add(module, name, nn_linear(in, out, bias));
+    if (!child)
+        return -1;
+    self->weight[i] = child->parameters[0].tensor;
+    self->bias[i] = bias ? child->parameters[1].tensor : NULL;
+    return 0;
+}
+
+static const ModuleClass conv1d_class = {"conv1d", 0, NULL};
+
+/* GPT-2 stores its projections (in, out), under the name Conv1D. */
+static Module *conv1d(int64_t in, int64_t out)
+{
+    Module *module = nn_module(&conv1d_class);
+    tensor_fill(nn_add_parameter(module, "weight", SHAPE(in, out)), 0);
+    tensor_fill(nn_add_parameter(module, "bias", SHAPE(out)), 0);
+    return error_code() ? NULL : module;
+}
+
+Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out)
+{
+    return nn_add(parent, name, conv1d(in, out));
+}
+
+static void gpt2_projections(Module *module, Attention *self, int64_t dim)
+{
+    Module *qkv = module_conv1d(module, "c_attn", dim, 3 * dim);
+    Module *out = module_conv1d(module, "c_proj", dim, dim);
+    if (!qkv || !out)
+        return;
+    self->weight[0] = qkv->parameters[0].tensor;
+    self->bias[0] = qkv->parameters[1].tensor;
+    self->weight[1] = out->parameters[0].tensor;
+    self->bias[1] = out->parameters[1].tensor;
+}
+
+Module *nn_attention(const AttentionConfig *config)
+{
+    int kv_heads = config->kv_heads ? config->kv_heads : config->heads;
+    if (config_positive("attention", "dim", config->dim) ||
+        config_positive("attention", "heads", config->heads) ||
+        (!config->head_dim && config_heads("attention", config->dim, config->heads, kv_heads)))
+        return NULL;
+    Module *module = nn_module(&attention_class);
+    Attention *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->config = *config;
+    self->config.kv_heads = kv_heads;
+    self->config.rope_theta = config->rope_theta > 0 ? config->rope_theta : 10000;
+    int64_t dim = config->dim, head_dim = config->head_dim ? config->head_dim : dim / config->heads;
+    int64_t inner = config->heads * head_dim, kv = kv_heads * head_dim;
+    static const char *const llama_names[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
+    static const char *const bert_names[] = {"self.query", "self.key", "self.value", "output.dense"};
+    if (config->style == ATTENTION_GPT2) {
+        gpt2_projections(module, self, dim);
+    } else {
+        int bert = config->style == ATTENTION_BERT;
+        const char *const *names = bert ? bert_names : llama_names;
+        if (projection(module, self, 0, names[0], dim, inner, bert) == 0 &&
+            projection(module, self, 1, names[1], dim, kv, bert) == 0 &&
+            projection(module, self, 2, names[2], dim, kv, bert) == 0)
+            projection(module, self, 3, names[3], inner, dim, bert);
+    }
+    return error_code() ? NULL : module;
+}
+
+/* ---- LLaMA's feed-forward -------------------------------------------------------------------------------------- */
+
+typedef struct Swiglu {
+    Module *gate, *up, *down;
+} Swiglu;
+
+static Tensor *swiglu_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Swiglu *self = nn_state(module);
+    Tensor *gate = nn_forward(self->gate, x, batch), *up = nn_forward(self->up, x, batch);
+    Tensor *hidden = tensor_swiglu(tensor_move(gate), tensor_move(up));
+    return nn_forward(self->down, tensor_move(hidden), batch);
+}
+
+static const ModuleClass swiglu_class = {"swiglu", sizeof(Swiglu), swiglu_forward};
+
+Module *nn_swiglu(int64_t dim, int64_t hidden)
+{
+    Module *module = nn_module(&swiglu_class);
+    Swiglu *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->gate = nn_add(module, "gate_proj", nn_linear(dim, hidden, 0));
+    self->up = nn_add(module, "up_proj", nn_linear(dim, hidden, 0));
+    self->down = nn_add(module, "down_proj", nn_linear(hidden, dim, 0));
+    return error_code() ? NULL : module;
+}

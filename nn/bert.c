@@ -1,0 +1,134 @@
+/* BERT: LayerNorm after each branch, token types, padding mask, and the masked-language-model head (or the pooler). */
+#include <stdio.h>
+
+#include "module_.h"
+
+typedef struct BertBlock {
+    Module *attention, *norm1, *up, *down, *norm2, *dropout;
+} BertBlock;
+
+static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
+{
+    const BertBlock *self = nn_state(module);
+    Tensor *branch = nn_forward(self->attention, x, batch);
+    branch = nn_forward(self->dropout, tensor_move(branch), batch);
+    Tensor *sum = tensor_add(x, tensor_move(branch));
+    Tensor *middle = nn_forward(self->norm1, tensor_move(sum), batch);
+    Tensor *hidden = nn_forward(self->up, middle, batch);
+    branch = nn_forward(self->down, tensor_move(hidden), batch);
+    branch = nn_forward(self->dropout, tensor_move(branch), batch);
+    sum = tensor_add(tensor_move(middle), tensor_move(branch));
+    return nn_forward(self->norm2, tensor_move(sum), batch);
+}
+
+static const ModuleClass block_class = {"bert_block", sizeof(BertBlock), block_forward};
+
+static Module *bert_block(const BertConfig *c)
+{
+    Module *module = nn_module(&block_class);
+    BertBlock *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->attention = nn_add(module, "attention",
+                             nn_attention(&(AttentionConfig){
+                                 .style = ATTENTION_BERT, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
+    self->norm1 = nn_add(module, "attention.output.LayerNorm", nn_layer_norm(c->dim, c->norm_eps));
+    self->up = nn_add(module, "intermediate.dense", nn_linear_act(c->dim, c->ffn, 1, TENSOR_GELU));
+    self->down = nn_add(module, "output.dense", nn_linear(c->ffn, c->dim, 1));
+    self->norm2 = nn_add(module, "output.LayerNorm", nn_layer_norm(c->dim, c->norm_eps));
+    self->dropout = nn_add(module, "dropout", nn_dropout(c->dropout));
+    return error_code() ? NULL : module;
+}
+
+typedef struct Bert {
+    Module *words, *norm, *dropout, *pooler, *transform, *head_norm;
+    Tensor *word_table, *positions, *types, *decoder_bias;
+} Bert;
+
+static Tensor *bert_embeddings(const Bert *self, const Batch *batch)
+{
+    Tensor *hidden = nn_forward(self->words, batch->ids, batch); /* (B,T,C) */
+    hidden = tensor_add_rows(tensor_move(hidden), self->positions, tensor_dim(batch->ids, 1));
+    if (batch->types)
+        hidden = tensor_add(tensor_move(hidden), tensor_move(tensor_embedding(batch->types, self->types)));
+    else
+        hidden = tensor_add_rows(tensor_move(hidden), self->types, 1); /* all of type 0 */
+    hidden = nn_forward(self->norm, tensor_move(hidden), batch);
+    return nn_forward(self->dropout, tensor_move(hidden), batch);
+}
+
+static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Bert *self = nn_state(module);
+    (void)x;
+    if (!batch || !batch->ids) {
+        error_raise(ERROR_DATA, "bert: the batch has no token ids");
+        return NULL;
+    }
+    Tensor *hidden = bert_embeddings(self, batch);
+    for (int i = 0; i < module->block_count; i++)
+        hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
+    if (self->pooler)
+        return hidden;
+    hidden = nn_forward(self->transform, tensor_move(hidden), batch);
+    hidden = nn_forward(self->head_norm, tensor_move(hidden), batch);
+    return tensor_linear(tensor_move(hidden), self->word_table, self->decoder_bias, TENSOR_IDENTITY); /* (B,T,V) */
+}
+
+static const ModuleClass bert_class = {"bert", sizeof(Bert), bert_forward};
+
+static void bert_embedding_modules(Module *module, Bert *self, const BertConfig *c)
+{
+    self->words = nn_add(module, "bert.embeddings.word_embeddings", nn_embedding(c->vocab, c->dim));
+    Module *positions =
+        nn_add(module, "bert.embeddings.position_embeddings", nn_embedding(c->max_seq, c->dim));
+    Module *types = nn_add(module, "bert.embeddings.token_type_embeddings", nn_embedding(c->types, c->dim));
+    self->norm = nn_add(module, "bert.embeddings.LayerNorm", nn_layer_norm(c->dim, c->norm_eps));
+    self->dropout = nn_add(module, "bert.embeddings.dropout", nn_dropout(c->dropout));
+    if (error_code())
+        return;
+    self->word_table = self->words->parameters[0].tensor;
+    self->positions = positions->parameters[0].tensor;
+    self->types = types->parameters[0].tensor;
+}
+
+static const ModuleClass predictions_class = {"bert_predictions", 0, NULL};
+
+static Module *bert_predictions(Bert *self, const BertConfig *c)
+{
+    Module *module = nn_module(&predictions_class);
+    self->decoder_bias = nn_add_parameter(module, "bias", SHAPE(c->vocab));
+    tensor_fill(self->decoder_bias, 0);
+    self->transform = nn_add(module, "transform.dense", nn_linear_act(c->dim, c->dim, 1, TENSOR_GELU));
+    self->head_norm = nn_add(module, "transform.LayerNorm", nn_layer_norm(c->dim, c->norm_eps));
+    return error_code() ? NULL : module;
+}
+
+Module *nn_bert(const BertConfig *config)
+{
+    BertConfig c = *config;
+    c.ffn = c.ffn ? c.ffn : 4 * c.dim;
+    c.max_seq = c.max_seq ? c.max_seq : 512;
+    c.types = c.types ? c.types : 2;
+    c.norm_eps = c.norm_eps > 0 ? c.norm_eps : 1e-12f;
+    if (config_positive("bert", "vocab", c.vocab) || config_positive("bert", "dim", c.dim) ||
+        config_positive("bert", "layers", c.layers) || config_positive("bert", "ffn", c.ffn) ||
+        config_heads("bert", c.dim, c.heads, c.heads))
+        return NULL;
+    Module *module = nn_module(&bert_class);
+    Bert *self = nn_state(module);
+    if (!self)
+        return NULL;
+    bert_embedding_modules(module, self, &c);
+    for (int i = 0; i < c.layers && !error_code(); i++) {
+        char name[40];
+        snprintf(name, sizeof name, "bert.encoder.layer.%d", i);
+        nn_mark_block(module, nn_add(module, name, bert_block(&c)));
+    }
+    if (c.pooler)
+        self->pooler = nn_add(module, "bert.pooler.dense", nn_linear(c.dim, c.dim, 1));
+    else
+        nn_add(module, "cls.predictions", bert_predictions(self, &c));
+    module_init_normal(module, 0.02f);
+    return error_code() ? NULL : module;
+}

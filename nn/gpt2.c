@@ -1,0 +1,134 @@
+/* GPT-2: LayerNorm before each branch, learned positions, packed qkv, tanh-GELU, tied head. */
+#include <math.h>
+#include <stdio.h>
+
+#include "module_.h"
+
+typedef struct Gpt2Block {
+    Module *norm1, *attention, *norm2, *dropout;
+    Tensor *fc_weight, *fc_bias, *proj_weight, *proj_bias; /* (C,F) (F) (F,C) (C) */
+} Gpt2Block;
+
+static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Gpt2Block *block = *(Gpt2Block **)nn_state(module);
+    (void)batch;
+    Tensor *hidden = tensor_linear_in_out(x, block->fc_weight, block->fc_bias, TENSOR_GELU_TANH); /* (B,T,F) */
+    return tensor_linear_in_out(tensor_move(hidden), block->proj_weight, block->proj_bias, TENSOR_IDENTITY);
+}
+
+static const ModuleClass mlp_class = {"gpt2_mlp", sizeof(Gpt2Block *), mlp_forward};
+
+static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
+{
+    const Gpt2Block *self = nn_state(module);
+    Module *mlp = module->children[3];
+    Tensor *normed = nn_forward(self->norm1, x, batch);
+    Tensor *branch = nn_forward(self->attention, tensor_move(normed), batch);
+    branch = nn_forward(self->dropout, tensor_move(branch), batch);
+    Tensor *middle = tensor_add(x, tensor_move(branch));
+    normed = nn_forward(self->norm2, middle, batch);
+    branch = nn_forward(mlp, tensor_move(normed), batch);
+    branch = nn_forward(self->dropout, tensor_move(branch), batch);
+    return tensor_add(tensor_move(middle), tensor_move(branch));
+}
+
+static const ModuleClass block_class = {"gpt2_block", sizeof(Gpt2Block), block_forward};
+
+static Module *gpt2_mlp(Gpt2Block *block, int64_t dim, int64_t ffn)
+{
+    Module *module = nn_module(&mlp_class);
+    Gpt2Block **state = nn_state(module);
+    if (!state)
+        return NULL;
+    *state = block;
+    Module *fc = module_conv1d(module, "c_fc", dim, ffn), *proj = module_conv1d(module, "c_proj", ffn, dim);
+    if (!fc || !proj)
+        return NULL;
+    block->fc_weight = fc->parameters[0].tensor;
+    block->fc_bias = fc->parameters[1].tensor;
+    block->proj_weight = proj->parameters[0].tensor;
+    block->proj_bias = proj->parameters[1].tensor;
+    return module;
+}
+
+static Module *gpt2_block(const Gpt2Config *c)
+{
+    Module *module = nn_module(&block_class);
+    Gpt2Block *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->norm1 = nn_add(module, "ln_1", nn_layer_norm(c->dim, c->norm_eps));
+    self->attention = nn_add(module, "attn",
+                             nn_attention(&(AttentionConfig){
+                                 .style = ATTENTION_GPT2, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
+    self->norm2 = nn_add(module, "ln_2", nn_layer_norm(c->dim, c->norm_eps));
+    nn_add(module, "mlp", gpt2_mlp(self, c->dim, c->ffn));
+    self->dropout = nn_add(module, "dropout", nn_dropout(c->dropout));
+    return error_code() ? NULL : module;
+}
+
+typedef struct Gpt2 {
+    Module *norm, *dropout;
+    Tensor *tokens, *positions; /* (V,C) (P,C) */
+} Gpt2;
+
+static Tensor *gpt2_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Gpt2 *self = nn_state(module);
+    (void)x;
+    if (!batch || !batch->ids) {
+        error_raise(ERROR_DATA, "gpt2: the batch has no token ids");
+        return NULL;
+    }
+    Tensor *hidden = nn_forward(module->children[0], batch->ids, batch); /* (B,T,C) */
+    hidden = tensor_add_rows(tensor_move(hidden), self->positions, tensor_dim(batch->ids, 1));
+    hidden = nn_forward(self->dropout, tensor_move(hidden), batch);
+    for (int i = 0; i < module->block_count; i++)
+        hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
+    hidden = nn_forward(self->norm, tensor_move(hidden), batch);
+    return tensor_linear(tensor_move(hidden), self->tokens, NULL, TENSOR_IDENTITY); /* (B,T,V) */
+}
+
+static const ModuleClass gpt2_class = {"gpt2", sizeof(Gpt2), gpt2_forward};
+
+static void gpt2_init(Module *module, int layers)
+{
+    module_init_normal(module, 0.02f);
+    float residual = 0.02f / sqrtf(2.0f * (float)layers);
+    for (int i = 0; i < module->block_count; i++) {
+        const Module *block = module->blocks[i];
+        module_fill_normal(block->children[1]->children[1], "weight", residual); /* attn.c_proj */
+        module_fill_normal(block->children[3]->children[1], "weight", residual); /* mlp.c_proj */
+    }
+}
+
+Module *nn_gpt2(const Gpt2Config *config)
+{
+    Gpt2Config c = *config;
+    c.ffn = c.ffn ? c.ffn : 4 * c.dim;
+    c.max_seq = c.max_seq ? c.max_seq : 1024;
+    if (config_positive("gpt2", "vocab", c.vocab) || config_positive("gpt2", "dim", c.dim) ||
+        config_positive("gpt2", "layers", c.layers) || config_positive("gpt2", "ffn", c.ffn) ||
+        config_heads("gpt2", c.dim, c.heads, c.heads))
+        return NULL;
+    Module *module = nn_module(&gpt2_class);
+    Gpt2 *self = nn_state(module);
+    if (!self)
+        return NULL;
+    Module *tokens = nn_add(module, "transformer.wte", nn_embedding(c.vocab, c.dim));
+    Module *positions = nn_add(module, "transformer.wpe", nn_embedding(c.max_seq, c.dim));
+    self->dropout = nn_add(module, "transformer.drop", nn_dropout(c.dropout));
+    for (int i = 0; i < c.layers && !error_code(); i++) {
+        char name[32];
+        snprintf(name, sizeof name, "transformer.h.%d", i);
+        nn_mark_block(module, nn_add(module, name, gpt2_block(&c)));
+    }
+    self->norm = nn_add(module, "transformer.ln_f", nn_layer_norm(c.dim, c.norm_eps));
+    if (error_code())
+        return NULL;
+    self->tokens = tokens->parameters[0].tensor;
+    self->positions = positions->parameters[0].tensor;
+    gpt2_init(module, c.layers);
+    return error_code() ? NULL : module;
+}

@@ -1,0 +1,202 @@
+/* The layers models are built from: linear, embedding, norms, dropout, activations, and sequential. */
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "module_.h"
+
+int config_positive(const char *model, const char *field, int64_t value)
+{
+    if (value >= 1 && value <= INT_MAX)
+        return 0;
+    return error_raise(ERROR_ARGUMENT, "%s: %s must be 1 to %d, not %lld", model, field, INT_MAX, (long long)value);
+}
+
+int config_heads(const char *model, int dim, int heads, int kv_heads)
+{
+    if (config_positive(model, "heads", heads) || config_positive(model, "kv_heads", kv_heads))
+        return error_code();
+    if (dim % heads)
+        return error_raise(ERROR_ARGUMENT, "%s: %d heads do not divide the width %d", model, heads, dim);
+    if (heads % kv_heads)
+        return error_raise(ERROR_ARGUMENT, "%s: %d key-value heads do not divide %d heads", model, kv_heads, heads);
+    return 0;
+}
+
+/* ---- Linear ---------------------------------------------------------------------------------------------------- */
+
+typedef struct Linear {
+    Tensor *weight, *bias;
+    TensorActivation act;
+} Linear;
+
+static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Linear *self = nn_state(module);
+    (void)batch;
+    return tensor_linear(x, self->weight, self->bias, self->act);
+}
+
+static const ModuleClass linear_class = {"linear", sizeof(Linear), linear_forward};
+
+Module *nn_linear_act(int64_t in, int64_t out, int bias, TensorActivation act)
+{
+    if (config_positive("linear", "in", in) || config_positive("linear", "out", out))
+        return NULL;
+    Module *module = nn_module(&linear_class);
+    Linear *self = nn_state(module);
+    if (!self)
+        return NULL;
+    float bound = 1.0f / sqrtf((float)in);
+    self->act = act;
+    self->weight = nn_add_parameter(module, "weight", SHAPE(out, in));
+    tensor_fill_uniform(self->weight, -bound, bound);
+    if (bias) {
+        self->bias = nn_add_parameter(module, "bias", SHAPE(out));
+        tensor_fill_uniform(self->bias, -bound, bound);
+    }
+    return error_code() ? NULL : module;
+}
+
+Module *nn_linear(int64_t in, int64_t out, int bias)
+{
+    return nn_linear_act(in, out, bias, TENSOR_IDENTITY);
+}
+
+/* ---- Embedding ------------------------------------------------------------------------------------------------- */
+
+static Tensor *embedding_forward(Module *module, Tensor *ids, const Batch *batch)
+{
+    (void)batch;
+    return tensor_embedding(ids, *(Tensor **)nn_state(module));
+}
+
+static const ModuleClass embedding_class = {"embedding", sizeof(Tensor *), embedding_forward};
+
+Module *nn_embedding(int64_t vocab, int64_t dim)
+{
+    if (config_positive("embedding", "vocab", vocab) || config_positive("embedding", "dim", dim))
+        return NULL;
+    Module *module = nn_module(&embedding_class);
+    Tensor **table = nn_state(module);
+    if (!table)
+        return NULL;
+    *table = nn_add_parameter(module, "weight", SHAPE(vocab, dim));
+    tensor_fill_normal(*table, 0, 1);
+    return error_code() ? NULL : module;
+}
+
+/* ---- Norms ----------------------------------------------------------------------------------------------------- */
+
+typedef struct Norm {
+    Tensor *weight, *bias;
+    float eps;
+} Norm;
+
+static Tensor *layer_norm_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Norm *self = nn_state(module);
+    (void)batch;
+    return tensor_layer_norm(x, self->weight, self->bias, self->eps);
+}
+
+static Tensor *rms_norm_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Norm *self = nn_state(module);
+    (void)batch;
+    return tensor_rms_norm(x, self->weight, self->eps);
+}
+
+static const ModuleClass layer_norm_class = {"layer_norm", sizeof(Norm), layer_norm_forward};
+static const ModuleClass rms_norm_class = {"rms_norm", sizeof(Norm), rms_norm_forward};
+
+static Module *norm(const ModuleClass *type, int64_t dim, float eps, int bias)
+{
+    if (config_positive(type->name, "dim", dim))
+        return NULL;
+    Module *module = nn_module(type);
+    Norm *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->eps = eps > 0 ? eps : 1e-5f;
+    self->weight = nn_add_parameter(module, "weight", SHAPE(dim));
+    tensor_fill(self->weight, 1);
+    if (bias) {
+        self->bias = nn_add_parameter(module, "bias", SHAPE(dim));
+        tensor_fill(self->bias, 0);
+    }
+    return error_code() ? NULL : module;
+}
+
+Module *nn_layer_norm(int64_t dim, float eps)
+{
+    return norm(&layer_norm_class, dim, eps, 1);
+}
+
+Module *nn_rms_norm(int64_t dim, float eps)
+{
+    return norm(&rms_norm_class, dim, eps, 0);
+}
+
+/* ---- Dropout, activation --------------------------------------------------------------------------------------- */
+
+static Tensor *dropout_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    (void)batch;
+    return module->training ? tensor_dropout(x, *(float *)nn_state(module)) : x;
+}
+
+static const ModuleClass dropout_class = {"dropout", sizeof(float), dropout_forward};
+
+Module *nn_dropout(float p)
+{
+    if (!(p >= 0 && p < 1)) {
+        error_raise(ERROR_ARGUMENT, "dropout: probability %g is not in [0,1)", p);
+        return NULL;
+    }
+    Module *module = nn_module(&dropout_class);
+    if (module)
+        *(float *)nn_state(module) = p;
+    return module;
+}
+
+static Tensor *activation_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    (void)batch;
+    return tensor_activation(x, *(TensorActivation *)nn_state(module));
+}
+
+static const ModuleClass activation_class = {"activation", sizeof(TensorActivation), activation_forward};
+
+Module *nn_activation(TensorActivation act)
+{
+    Module *module = nn_module(&activation_class);
+    if (module)
+        *(TensorActivation *)nn_state(module) = act;
+    return module;
+}
+
+/* ---- Sequential ------------------------------------------------------------------------------------------------ */
+
+static Tensor *sequential_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    for (int i = 0; i < module->child_count && x; i++) {
+        Tensor *y = nn_forward(module->children[i], i ? tensor_move(x) : x, batch);
+        x = y;
+    }
+    return x;
+}
+
+static const ModuleClass sequential_class = {"sequential", 0, sequential_forward};
+
+Module *nn_sequential(void)
+{
+    return nn_module(&sequential_class);
+}
+
+Module *nn_append(Module *sequential, Module *child)
+{
+    char name[16];
+    snprintf(name, sizeof name, "%d", sequential ? sequential->child_count : 0);
+    return nn_leave(sequential, name, child);
+}

@@ -1,0 +1,111 @@
+/* Llama: RMSNorm before each branch, rotary positions, grouped-query attention, SwiGLU. */
+#include <stdio.h>
+
+#include "module_.h"
+
+typedef struct LlamaBlock {
+    Module *input_norm, *attention, *post_norm, *mlp;
+} LlamaBlock;
+
+static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
+{
+    const LlamaBlock *self = nn_state(module);
+    Tensor *normed = nn_forward(self->input_norm, x, batch);
+    Tensor *branch = nn_forward(self->attention, tensor_move(normed), batch);
+    Tensor *middle = tensor_add(x, tensor_move(branch));
+    normed = nn_forward(self->post_norm, middle, batch);
+    branch = nn_forward(self->mlp, tensor_move(normed), batch);
+    return tensor_add(tensor_move(middle), tensor_move(branch));
+}
+
+static const ModuleClass block_class = {"llama_block", sizeof(LlamaBlock), block_forward};
+
+static Module *llama_block(const LlamaConfig *c)
+{
+    Module *module = nn_module(&block_class);
+    LlamaBlock *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->attention = nn_add(module, "self_attn",
+                             nn_attention(&(AttentionConfig){.style = ATTENTION_LLAMA,
+                                                             .dim = c->dim,
+                                                             .heads = c->heads,
+                                                             .kv_heads = c->kv_heads,
+                                                             .head_dim = c->head_dim,
+                                                             .kind = c->attention,
+                                                             .rope_theta = c->rope_theta}));
+    self->mlp = nn_add(module, "mlp", nn_swiglu(c->dim, c->hidden));
+    self->input_norm = nn_add(module, "input_layernorm", nn_rms_norm(c->dim, c->norm_eps));
+    self->post_norm = nn_add(module, "post_attention_layernorm", nn_rms_norm(c->dim, c->norm_eps));
+    return error_code() ? NULL : module;
+}
+
+typedef struct Llama {
+    Module *embedding, *norm, *head;
+    Tensor *tied; /* the embedding's weight, when it is the head as well */
+    int max_seq;
+} Llama;
+
+static Tensor *llama_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Llama *self = nn_state(module);
+    (void)x;
+    if (!batch || !batch->ids) {
+        error_raise(ERROR_DATA, "llama: the batch has no token ids");
+        return NULL;
+    }
+    if (tensor_dim(batch->ids, 1) > self->max_seq) {
+        error_raise(ERROR_SHAPE, "llama: a sequence of %lld is longer than the model's %d",
+                    (long long)tensor_dim(batch->ids, 1), self->max_seq);
+        return NULL;
+    }
+    Tensor *hidden = nn_forward(self->embedding, batch->ids, batch); /* (B,T,C) */
+    for (int i = 0; i < module->block_count; i++)
+        hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
+    hidden = nn_forward(self->norm, tensor_move(hidden), batch);
+    if (self->tied)
+        return tensor_linear(tensor_move(hidden), self->tied, NULL, TENSOR_IDENTITY); /* (B,T,vocab) */
+    return nn_forward(self->head, tensor_move(hidden), batch);
+}
+
+static const ModuleClass llama_class = {"llama", sizeof(Llama), llama_forward};
+
+static int llama_check(const LlamaConfig *c)
+{
+    if (config_positive("llama", "vocab", c->vocab) || config_positive("llama", "dim", c->dim) ||
+        config_positive("llama", "layers", c->layers) || config_positive("llama", "hidden", c->hidden))
+        return -1;
+    int kv_heads = c->kv_heads ? c->kv_heads : c->heads;
+    int dim = c->head_dim ? c->heads * c->head_dim : c->dim;
+    if (config_heads("llama", dim, c->heads, kv_heads))
+        return -1;
+    if (dim / c->heads % 2)
+        return error_raise(ERROR_ARGUMENT, "llama: rotary positions need an even head width, not %d", dim / c->heads);
+    return 0;
+}
+
+Module *nn_llama(const LlamaConfig *config)
+{
+    if (llama_check(config))
+        return NULL;
+    LlamaConfig c = *config;
+    c.max_seq = c.max_seq ? c.max_seq : 4096;
+    Module *module = nn_module(&llama_class);
+    Llama *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->max_seq = c.max_seq;
+    self->embedding = nn_add(module, "model.embed_tokens", nn_embedding(c.vocab, c.dim));
+    for (int i = 0; i < c.layers && !error_code(); i++) {
+        char name[32];
+        snprintf(name, sizeof name, "model.layers.%d", i);
+        nn_mark_block(module, nn_add(module, name, llama_block(&c)));
+    }
+    self->norm = nn_add(module, "model.norm", nn_rms_norm(c.dim, c.norm_eps));
+    if (c.tied)
+        self->tied = self->embedding ? self->embedding->parameters[0].tensor : NULL;
+    else
+        self->head = nn_add(module, "lm_head", nn_linear(c.dim, c.vocab, 0));
+    module_init_normal(module, 0.02f);
+    return error_code() ? NULL : module;
+}

@@ -1,0 +1,53 @@
+/* The multi-layer perceptron: linear layers with ReLU between. */
+#include <stdio.h>
+
+#include "module_.h"
+
+typedef struct Mlp {
+    Module *dropout;
+} Mlp;
+
+static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Mlp *self = nn_state(module);
+    if (!x && batch)
+        x = batch->features;
+    if (!x) {
+        error_raise(ERROR_DATA, "mlp: the batch has no features");
+        return NULL;
+    }
+    Tensor *hidden = nn_forward(module->blocks[0], x, batch);
+    for (int i = 1; i < module->block_count; i++) {
+        hidden = nn_forward(self->dropout, tensor_move(hidden), batch);
+        hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
+    }
+    return hidden;
+}
+
+static const ModuleClass mlp_class = {"mlp", sizeof(Mlp), mlp_forward};
+
+Module *nn_mlp(const MlpConfig *config)
+{
+    int count = 0;
+    while (count < 16 && config->sizes[count])
+        if (config_positive("mlp", "every size", config->sizes[count++]))
+            return NULL;
+    if (count < 2 || count == 16) {
+        error_raise(ERROR_ARGUMENT, "mlp: 2 to 15 sizes are needed (inputs, hidden …, outputs), then a 0; there are %d",
+                    count);
+        return NULL;
+    }
+    Module *module = nn_module(&mlp_class);
+    Mlp *self = nn_state(module);
+    if (!self)
+        return NULL;
+    for (int i = 0; i + 1 < count && !error_code(); i++) {
+        char name[16];
+        snprintf(name, sizeof name, "layers.%d", i);
+        TensorActivation act = i + 2 < count ? TENSOR_RELU : TENSOR_IDENTITY;
+        nn_mark_block(module,
+                      nn_add(module, name, nn_linear_act(config->sizes[i], config->sizes[i + 1], 1, act)));
+    }
+    self->dropout = nn_add(module, "dropout", nn_dropout(config->dropout));
+    return error_code() ? NULL : module;
+}

@@ -1,0 +1,376 @@
+/* What every module has: parameters, children, names, and the forward that opens a scope and charges its place. */
+#include <stdio.h>
+#include <string.h>
+
+#include "module_.h"
+
+static void *grow(Context *context, void *old, int count, size_t size)
+{
+    void *block = memtrack_host_realloc(context->tracker, old, (size_t)count * size, (size_t)(count + 1) * size);
+    if (!block)
+        error_raise(ERROR_HOST_MEMORY, "out of host memory for a module");
+    return block;
+}
+
+static void free_text(const Context *context, char *text)
+{
+    if (text)
+        memtrack_host_free(context->tracker, text, strlen(text) + 1);
+}
+
+static char *copy_text(const Context *context, const char *text)
+{
+    char *copy = memtrack_host_strdup(context->tracker, text);
+    if (!copy)
+        error_raise(ERROR_HOST_MEMORY, "out of host memory for a name");
+    return copy;
+}
+
+static void list_forget(Module *module)
+{
+    Context *context = module->item.context;
+    for (int i = 0; i < module->list_count; i++) {
+        if (module->list[i]->name == module->full_names[i])
+            module->list[i]->name = NULL;
+        free_text(context, module->full_names[i]);
+    }
+    memtrack_host_free(context->tracker, module->list, (size_t)module->list_count * sizeof *module->list);
+    memtrack_host_free(context->tracker, module->full_names, (size_t)module->list_count * sizeof *module->full_names);
+    module->list = NULL;
+    module->full_names = NULL;
+    module->list_count = 0;
+}
+
+static void module_destroy_item(ScopeItem *item)
+{
+    Module *module = (Module *)item;
+    Context *context = item->context;
+    MemTracker *tracker = context->tracker;
+    list_forget(module);
+    for (int i = module->child_count - 1; i >= 0; i--)
+        module_destroy_item(&module->children[i]->item);
+    for (int i = module->parameter_count - 1; i >= 0; i--) {
+        tensor_free(module->parameters[i].tensor);
+        free_text(context, module->parameters[i].name);
+    }
+    memtrack_host_free(tracker, module->children, (size_t)module->child_count * sizeof *module->children);
+    memtrack_host_free(tracker, module->parameters, (size_t)module->parameter_count * sizeof *module->parameters);
+    memtrack_host_free(tracker, module->blocks, (size_t)module->block_count * sizeof *module->blocks);
+    memtrack_host_free(tracker, module->state, module->type->state);
+    free_text(context, module->name);
+    memtrack_host_free(tracker, module, sizeof *module);
+}
+
+void module_free(Module *module)
+{
+    if (!module)
+        return;
+    scope_release(&module->item);
+    module_destroy_item(&module->item);
+}
+
+Module *nn_module(const ModuleClass *type)
+{
+    Context *context = context_here();
+    if (!context || context->error)
+        return NULL;
+    Module *module = host_alloc(sizeof *module);
+    if (!module)
+        return NULL;
+    module->type = type;
+    module->training = 1;
+    module->place = memtrack_place(context->tracker);
+    if (type->state && !(module->state = host_alloc(type->state))) {
+        host_free(context, module, sizeof *module);
+        return NULL;
+    }
+    scope_adopt(&module->item, module_destroy_item);
+    return module;
+}
+
+void *nn_state(Module *module)
+{
+    return module ? module->state : NULL;
+}
+
+const char *nn_class_name(const Module *module)
+{
+    return module ? module->type->name : "";
+}
+
+Tensor *nn_add_parameter(Module *module, const char *name, Shape shape)
+{
+    Tensor *tensor = module ? tensor_parameter(shape) : NULL;
+    if (!tensor)
+        return NULL;
+    Context *context = module->item.context;
+    char *copy = copy_text(context, name);
+    NamedParameter *grown =
+        copy ? grow(context, module->parameters, module->parameter_count, sizeof *module->parameters) : NULL;
+    if (!grown) {
+        free_text(context, copy);
+        tensor_free(tensor);
+        return NULL;
+    }
+    module->parameters = grown;
+    module->parameters[module->parameter_count++] = (NamedParameter){copy, tensor};
+    return tensor;
+}
+
+void nn_enter(Module *parent, const char *name)
+{
+    Context *context = context_here();
+    if (!parent || !context)
+        return;
+    memtrack_place_set(context->tracker, parent->place);
+    if (memtrack_place_push(context->tracker, name) < 0)
+        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", name);
+}
+
+Module *nn_leave(Module *parent, const char *name, Module *child)
+{
+    Context *context = context_here();
+    if (!parent || !context)
+        return NULL;
+    /* Only a failed push leaves the parent's place current; its error is pending then. */
+    if (memtrack_place(context->tracker) != parent->place)
+        memtrack_place_pop(context->tracker);
+    if (!child || context->error)
+        return NULL;
+    char *copy = copy_text(context, name);
+    Module **grown = copy ? grow(context, parent->children, parent->child_count, sizeof *parent->children) : NULL;
+    if (!grown) {
+        free_text(context, copy);
+        return NULL;
+    }
+    scope_release(&child->item);
+    child->name = copy;
+    parent->children = grown;
+    parent->children[parent->child_count++] = child;
+    return child;
+}
+
+/* ---- Running --------------------------------------------------------------------------------------------------- */
+
+static Tensor *module_run(void *self, Tensor *x, const void *batch)
+{
+    Module *module = self;
+    return module->type->forward(module, x, batch);
+}
+
+Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    Context *context = context_here();
+    if (!module || !context || context->error)
+        return NULL;
+    MemTracker *tracker = context->tracker;
+    int place = memtrack_place_set(tracker, module->place);
+    if (!module->name && batch)
+        tensor_random_begin(batch->step, batch->first_sample);
+    Tensor *y;
+    if (module->checkpoint) {
+        y = tensor_checkpoint(module_run, module, x, batch);
+    } else {
+        int move = x && x->move;
+        if (x)
+            x->move = 0; /* the module may read it more than once; it goes when the module is done */
+        int scope = tensor_scope_begin();
+        y = tensor_promote(module_run(module, x, batch));
+        tensor_scope_end(scope);
+        if (move && y != x)
+            tensor_drop_data(x, DATA_MOVED);
+    }
+    memtrack_place_set(tracker, place);
+    return y;
+}
+
+Tensor *nn_loss(Module *model, const Batch *batch)
+{
+    if (!model || !batch)
+        return NULL;
+    Tensor *logits = nn_forward(model, NULL, batch);
+    if (!batch->labels)
+        error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
+    Context *context = context_here();
+    int pushed = memtrack_place_push(context->tracker, "loss");
+    if (pushed < 0)
+        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place 'loss'");
+    float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f;
+    Tensor *loss = tensor_cross_entropy(tensor_move(logits), batch->labels, BATCH_IGNORE, scale);
+    if (pushed >= 0)
+        memtrack_place_pop(context->tracker);
+    return loss;
+}
+
+static void set_training(Module *module, int training)
+{
+    if (!module)
+        return;
+    module->training = training;
+    for (int i = 0; i < module->child_count; i++)
+        set_training(module->children[i], training);
+}
+
+void nn_train(Module *module)
+{
+    set_training(module, 1);
+}
+
+void nn_eval(Module *module)
+{
+    set_training(module, 0);
+}
+
+int nn_is_training(const Module *module)
+{
+    return module && module->training;
+}
+
+void nn_set_checkpoint(Module *module, int on)
+{
+    if (module)
+        module->checkpoint = on != 0;
+}
+
+void nn_mark_block(Module *model, Module *block)
+{
+    if (!model || !block)
+        return;
+    Module **grown = grow(model->item.context, model->blocks, model->block_count, sizeof *model->blocks);
+    if (!grown)
+        return;
+    model->blocks = grown;
+    model->blocks[model->block_count++] = block;
+}
+
+int nn_block_count(const Module *model)
+{
+    return model ? model->block_count : 0;
+}
+
+Module *nn_block(const Module *model, int i)
+{
+    return model && i >= 0 && i < model->block_count ? model->blocks[i] : NULL;
+}
+
+/* ---- Parameters by name ---------------------------------------------------------------------------------------- */
+
+static int count_parameters(const Module *module)
+{
+    int count = module->parameter_count;
+    for (int i = 0; i < module->child_count; i++)
+        count += count_parameters(module->children[i]);
+    return count;
+}
+
+typedef struct Path {
+    char text[256];
+} Path;
+
+static Path join(const char *prefix, const char *name)
+{
+    Path path;
+    snprintf(path.text, sizeof path.text, "%s%s%s", prefix, prefix[0] ? "." : "", name);
+    return path;
+}
+
+static void list_walk(Module *root, const Module *module, const char *prefix)
+{
+    for (int i = 0; i < module->parameter_count; i++) {
+        int k = root->list_count;
+        char *name = copy_text(root->item.context, join(prefix, module->parameters[i].name).text);
+        if (!name)
+            return;
+        root->list[k] = module->parameters[i].tensor;
+        root->full_names[k] = name;
+        tensor_set_name(root->list[k], name);
+        root->list_count++;
+    }
+    for (int i = 0; i < module->child_count; i++)
+        list_walk(root, module->children[i], join(prefix, module->children[i]->name).text);
+}
+
+/* The list is made again when parameters were added since; tensors carry the names of the last list made. */
+TensorList nn_parameters(Module *module)
+{
+    if (!module)
+        return (TensorList){0};
+    Context *context = module->item.context;
+    int count = count_parameters(module);
+    if (count != module->list_count) {
+        list_forget(module);
+        Tensor **list = host_alloc((size_t)count * sizeof *list);
+        char **names = host_alloc((size_t)count * sizeof *names);
+        if (list && names) {
+            module->list = list;
+            module->full_names = names;
+            list_walk(module, module, "");
+        }
+        if (module->list_count != count) { /* out of memory, which is raised */
+            int made = module->list_count;
+            for (int i = 0; i < made; i++) {
+                tensor_set_name(list[i], NULL);
+                free_text(context, names[i]);
+            }
+            memtrack_host_free(context->tracker, list, (size_t)count * sizeof *list);
+            memtrack_host_free(context->tracker, names, (size_t)count * sizeof *names);
+            module->list = NULL;
+            module->full_names = NULL;
+            module->list_count = 0;
+        }
+    }
+    return (TensorList){module->list, module->list_count};
+}
+
+Tensor *nn_parameter(Module *module, const char *name)
+{
+    TensorList list = nn_parameters(module);
+    for (int i = 0; i < list.count; i++)
+        if (!strcmp(tensor_name(list.items[i]), name))
+            return list.items[i];
+    return NULL;
+}
+
+int64_t nn_parameter_count(Module *module)
+{
+    TensorList list = nn_parameters(module);
+    int64_t count = 0;
+    for (int i = 0; i < list.count; i++)
+        count += tensor_numel(list.items[i]);
+    return count;
+}
+
+/* ---- Helpers of nn's own files --------------------------------------------------------------------------------- */
+
+static Tensor *own_parameter(const Module *module, const char *name)
+{
+    for (int i = 0; module && i < module->parameter_count; i++)
+        if (!strcmp(module->parameters[i].name, name))
+            return module->parameters[i].tensor;
+    return NULL;
+}
+
+void module_fill_normal(Module *module, const char *name, float std)
+{
+    tensor_fill_normal(own_parameter(module, name), 0, std);
+}
+
+void module_fill(Module *module, const char *name, float value)
+{
+    tensor_fill(own_parameter(module, name), value);
+}
+
+void module_init_normal(Module *module, float std)
+{
+    if (!module)
+        return;
+    for (int i = 0; i < module->parameter_count; i++) {
+        const NamedParameter *p = &module->parameters[i];
+        if (p->tensor->shape.ndim >= 2)
+            tensor_fill_normal(p->tensor, 0, std);
+        else if (!strcmp(p->name, "bias"))
+            tensor_fill(p->tensor, 0);
+    }
+    for (int i = 0; i < module->child_count; i++)
+        module_init_normal(module->children[i], std);
+}

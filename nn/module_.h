@@ -1,0 +1,43 @@
+/* The inside of a module, for nn's own files. */
+#ifndef BRIM_MODULE_INTERNAL_H
+#define BRIM_MODULE_INTERNAL_H
+
+#include "../tensor/tensor_.h"
+#include "nn.h"
+
+typedef struct NamedParameter {
+    char *name; /* of this module: "weight" */
+    Tensor *tensor;
+} NamedParameter;
+
+struct Module {
+    ScopeItem item;
+    const ModuleClass *type;
+    char *name; /* within the parent; NULL at the root */
+    Module **children;
+    int child_count;
+    NamedParameter *parameters;
+    int parameter_count;
+    Module **blocks; /* children (or deeper) marked as repeated blocks; not owned */
+    int block_count;
+    Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
+    char **full_names;
+    int list_count;
+    int place;             /* where it was built: its forward is charged there */
+    int training, checkpoint;
+    void *state;
+};
+
+/* Normal(0, std) for the module's own parameter of this name; used by the models' initialisations. */
+void module_fill_normal(Module *module, const char *name, float std);
+void module_fill(Module *module, const char *name, float value);
+/* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias with 0. */
+void module_init_normal(Module *module, float std);
+/* A child with weight (in, out) and bias (out), as GPT-2 stores projections. It has no forward of its own. */
+Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out);
+/* Positive and at most INT_MAX, or raises "llama: layers must be …, not -3". Returns non-zero on error. */
+int config_positive(const char *model, const char *field, int64_t value);
+/* heads must divide dim. */
+int config_heads(const char *model, int dim, int heads, int kv_heads);
+
+#endif

@@ -1,0 +1,140 @@
+/* Models by name: small ones to train here, the published sizes to plan, and the benchmark's shapes. Sizes of the
+ * published ones are those of their Hugging Face configurations. */
+#include <string.h>
+
+#include "nn.h"
+
+#define MLP(...)   .family = MODEL_MLP, .config.mlp = {__VA_ARGS__}
+#define BERT(...)  .family = MODEL_BERT, .config.bert = {__VA_ARGS__}
+#define GPT2(...)  .family = MODEL_GPT2, .config.gpt2 = {__VA_ARGS__}
+#define LLAMA(...) .family = MODEL_LLAMA, .config.llama = {__VA_ARGS__}
+
+static const ModelPreset presets[] = {
+    {"mlp", "784-512-512-10, for Fashion-MNIST", .batch = 128, MLP(.sizes = {784, 512, 512, 10})},
+    {"llama-tiny", "6 layers of 288, byte tokens", .batch = 8, .seq = 128,
+     LLAMA(.vocab = 256, .dim = 288, .layers = 6, .heads = 6, .hidden = 768)},
+    {"gpt2-tiny", "6 layers of 256, byte tokens", .batch = 8, .seq = 128,
+     GPT2(.vocab = 256, .dim = 256, .layers = 6, .heads = 4, .ffn = 1024)},
+    {"bert-tiny", "4 layers of 256, byte tokens, masked", .batch = 16, .seq = 128,
+     BERT(.vocab = 260, .dim = 256, .layers = 4, .heads = 4, .ffn = 1024)},
+
+    {"gpt2", "124M", .batch = 1, .seq = 1024, GPT2(.vocab = 50257, .dim = 768, .layers = 12, .heads = 12)},
+    {"gpt2-medium", "355M", .batch = 1, .seq = 1024, GPT2(.vocab = 50257, .dim = 1024, .layers = 24, .heads = 16)},
+    {"gpt2-large", "774M", .batch = 1, .seq = 1024, GPT2(.vocab = 50257, .dim = 1280, .layers = 36, .heads = 20)},
+    {"gpt2-xl", "1.6B", .batch = 1, .seq = 1024, GPT2(.vocab = 50257, .dim = 1600, .layers = 48, .heads = 25)},
+    {"bert-base", "110M, masked-language-model head", .batch = 1, .seq = 512,
+     BERT(.vocab = 30522, .dim = 768, .layers = 12, .heads = 12)},
+    {"bert-large", "335M, masked-language-model head", .batch = 1, .seq = 512,
+     BERT(.vocab = 30522, .dim = 1024, .layers = 24, .heads = 16)},
+    {"llama-2-7b", "6.7B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .hidden = 11008)},
+    {"llama-2-13b", "13.0B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32000, .dim = 5120, .layers = 40, .heads = 40, .hidden = 13824)},
+    {"llama-3.2-1b", "1.24B, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 128256, .dim = 2048, .layers = 16, .heads = 32, .kv_heads = 8, .hidden = 8192, .max_seq = 131072,
+           .tied = 1, .rope_theta = 500000)},
+    {"llama-3.1-8b", "8.0B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 128256, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336, .max_seq = 131072,
+           .rope_theta = 500000)},
+    {"llama-3.1-70b", "70.6B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 128256, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 28672, .max_seq = 131072,
+           .rope_theta = 500000)},
+    {"llama-3.1-405b", "405.9B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 128256, .dim = 16384, .layers = 126, .heads = 128, .kv_heads = 8, .hidden = 53248,
+           .max_seq = 131072, .rope_theta = 500000)},
+
+    {"bench-mlp", "benchmark shape", .batch = 128, MLP(.sizes = {784, 512, 512, 10})},
+    {"bench-bert-tiny", "benchmark shape", .batch = 16, .seq = 128,
+     BERT(.vocab = 8192, .dim = 256, .layers = 4, .heads = 4, .ffn = 1024)},
+    {"bench-llama-tiny", "benchmark shape", .batch = 8, .seq = 256,
+     LLAMA(.vocab = 4096, .dim = 288, .layers = 6, .heads = 6, .hidden = 768)},
+    {"bench-gpt2", "benchmark shape, 124M", .batch = 4, .seq = 64,
+     GPT2(.vocab = 50257, .dim = 768, .layers = 12, .heads = 12)},
+    {"bench-llama-small", "benchmark shape", .batch = 2, .seq = 512,
+     LLAMA(.vocab = 32000, .dim = 768, .layers = 12, .heads = 12, .hidden = 2048)},
+};
+
+enum { PRESET_COUNT = sizeof presets / sizeof presets[0] };
+
+const ModelPreset *nn_preset_at(int i)
+{
+    return i >= 0 && i < PRESET_COUNT ? &presets[i] : NULL;
+}
+
+const ModelPreset *nn_preset(const char *name)
+{
+    for (int i = 0; i < PRESET_COUNT; i++)
+        if (!strcmp(presets[i].name, name))
+            return &presets[i];
+    return NULL;
+}
+
+const char *nn_family_name(ModelFamily family)
+{
+    static const char *const names[] = {"mlp", "bert", "gpt2", "llama"};
+    return names[family];
+}
+
+Module *nn_model(const ModelPreset *preset)
+{
+    switch (preset->family) {
+    case MODEL_MLP:
+        return nn_mlp(&preset->config.mlp);
+    case MODEL_BERT:
+        return nn_bert(&preset->config.bert);
+    case MODEL_GPT2:
+        return nn_gpt2(&preset->config.gpt2);
+    case MODEL_LLAMA:
+        return nn_llama(&preset->config.llama);
+    }
+    return NULL;
+}
+
+void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
+{
+    if (preset->family == MODEL_BERT)
+        preset->config.bert.attention = kind;
+    else if (preset->family == MODEL_GPT2)
+        preset->config.gpt2.attention = kind;
+    else if (preset->family == MODEL_LLAMA)
+        preset->config.llama.attention = kind;
+}
+
+void nn_preset_set_dropout(ModelPreset *preset, float p)
+{
+    if (preset->family == MODEL_MLP)
+        preset->config.mlp.dropout = p;
+    else if (preset->family == MODEL_BERT)
+        preset->config.bert.dropout = p;
+    else if (preset->family == MODEL_GPT2)
+        preset->config.gpt2.dropout = p;
+}
+
+int nn_preset_max_seq(const ModelPreset *preset)
+{
+    if (preset->family == MODEL_BERT)
+        return preset->config.bert.max_seq ? preset->config.bert.max_seq : 512;
+    if (preset->family == MODEL_GPT2)
+        return preset->config.gpt2.max_seq ? preset->config.gpt2.max_seq : 1024;
+    if (preset->family == MODEL_LLAMA)
+        return preset->config.llama.max_seq ? preset->config.llama.max_seq : 4096;
+    return 0;
+}
+
+int nn_preset_vocab(const ModelPreset *preset)
+{
+    switch (preset->family) {
+    case MODEL_BERT:
+        return preset->config.bert.vocab;
+    case MODEL_GPT2:
+        return preset->config.gpt2.vocab;
+    case MODEL_LLAMA:
+        return preset->config.llama.vocab;
+    case MODEL_MLP:
+        break;
+    }
+    int classes = 0;
+    for (int i = 0; i < 16 && preset->config.mlp.sizes[i]; i++)
+        classes = preset->config.mlp.sizes[i];
+    return classes;
+}

@@ -1,0 +1,48 @@
+/* What optim's own files share; not installed. */
+#ifndef BRIM_OPTIM_INTERNAL_H
+#define BRIM_OPTIM_INTERNAL_H
+
+#include "../tensor/tensor_.h"
+#include "optim.h"
+
+#define OPTIM_MAX_STATES 2
+
+typedef float *OptimState[OPTIM_MAX_STATES]; /* a parameter's state arrays; NULL where the rule has fewer */
+
+/* A rule is one row of the table in rules.c. */
+typedef struct OptimRule {
+    const char *name;
+    int states;             /* arrays a parameter, shaped like it; a momentum buffer, if any, is one more */
+    UpdateScalars defaults; /* taken where an option is 0 */
+    void (*update)(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
+                   const float *gradient, const OptimState state, int threads);
+} OptimRule;
+
+typedef struct ParameterState {
+    Storage *state[OPTIM_MAX_STATES];
+    int64_t updates; /* bias correction counts the steps in which this parameter had a gradient */
+    float lr_scale, weight_decay;
+} ParameterState;
+
+struct Optimizer {
+    ScopeItem item;
+    const OptimRule *rule;
+    UpdateScalars scalars; /* lr is the base, before the schedule */
+    int states;            /* arrays a parameter */
+    int count, capacity;   /* of the two arrays below */
+    Tensor **parameters;   /* a reference each, so that who is freed first does not matter */
+    ParameterState *of;    /* of parameters[i] */
+    Schedule schedule;
+    float max_norm, grad_norm;
+    int64_t steps;
+};
+
+/* Scalars are complete and valid. NULL with an error, and nothing held, on failure. */
+Optimizer *optimizer_new(const OptimRule *rule, const UpdateScalars *scalars, int decay_all, TensorList parameters);
+
+/* The factor on the learning rate of `step`, counted from 0. */
+double schedule_factor(const Schedule *schedule, int64_t step);
+/* Raises ERROR_ARGUMENT and returns 0 when it makes no sense. */
+int schedule_valid(const Schedule *schedule);
+
+#endif

@@ -1,0 +1,341 @@
+/* The optimizer: which parameters, what state they have, and one step over all of them. It meets modules in Tensor *
+ * only. All memory is taken at creation, so that every step costs what the first one costs. */
+#include <inttypes.h>
+#include <math.h>
+
+#include "optim_.h"
+
+/* ---- Creation ------------------------------------------------------------------------------------------------- */
+
+static int find_parameter(const Optimizer *optimizer, const Tensor *tensor)
+{
+    for (int i = 0; i < optimizer->count; i++)
+        if (optimizer->parameters[i] == tensor)
+            return i;
+    return -1;
+}
+
+static int is_frozen(const Tensor *tensor)
+{
+    return !tensor->requires_grad && tensor->storage && tensor->storage->block.component == MEM_FROZEN;
+}
+
+static const char *unusable(const Tensor *tensor, const Context *context)
+{
+    if (tensor->item.context != context)
+        return "belongs to another context";
+    if (tensor->dtype != DTYPE_F32)
+        return "is not f32";
+    if (!tensor->leaf)
+        return "was made by an operation; only leaves can be trained";
+    if (!tensor->requires_grad)
+        return "does not require a gradient";
+    return tensor->storage ? NULL : "was freed";
+}
+
+static int state_new(const Optimizer *optimizer, const Tensor *tensor, ParameterState *of)
+{
+    Context *context = optimizer->item.context;
+    int64_t n = shape_numel(tensor->shape);
+    int place = memtrack_place_set(context->tracker, tensor->place);
+    int made = 0;
+    while (made < optimizer->states) {
+        of->state[made] = storage_new(context, n * (int64_t)sizeof(float), MEM_OPTIMIZER);
+        if (!of->state[made])
+            break;
+        if (!context->meta)
+            context->kernels->fill(n, 0, storage_f32(of->state[made]), context->threads);
+        made++;
+    }
+    memtrack_place_set(context->tracker, place);
+    return made == optimizer->states ? 0 : error_code();
+}
+
+static int add_parameter(Optimizer *optimizer, Tensor *tensor, float weight_decay)
+{
+    int i = optimizer->count++;
+    tensor_retain(tensor);
+    optimizer->parameters[i] = tensor;
+    optimizer->of[i] = (ParameterState){.lr_scale = 1, .weight_decay = weight_decay};
+    return state_new(optimizer, tensor, &optimizer->of[i]);
+}
+
+static int add_parameters(Optimizer *optimizer, TensorList list, int decay_all)
+{
+    for (int i = 0; i < list.count; i++) {
+        Tensor *tensor = list.items[i];
+        if (tensor && (is_frozen(tensor) || find_parameter(optimizer, tensor) >= 0))
+            continue; /* tied weights are one parameter */
+        const char *problem = tensor ? unusable(tensor, optimizer->item.context) : "is NULL";
+        if (problem)
+            return error_raise(ERROR_ARGUMENT, "optimizer %s: parameter %d '%s' %s", optimizer->rule->name, i,
+                               tensor_name(tensor), problem);
+        int decayed = decay_all || tensor->shape.ndim > 1;
+        if (add_parameter(optimizer, tensor, decayed ? optimizer->scalars.weight_decay : 0) != 0)
+            return error_code();
+    }
+    if (optimizer->count == 0)
+        return error_raise(ERROR_ARGUMENT, "optimizer %s: every parameter is frozen; there is nothing to train",
+                           optimizer->rule->name);
+    return 0;
+}
+
+static void destroy(ScopeItem *item)
+{
+    Optimizer *optimizer = (Optimizer *)item; /* the item is the first member */
+    Context *context = item->context;
+    for (int i = optimizer->count - 1; i >= 0; i--) {
+        for (int s = OPTIM_MAX_STATES - 1; s >= 0; s--)
+            storage_release(context, optimizer->of[i].state[s]);
+        tensor_unref(optimizer->parameters[i]);
+    }
+    host_free(context, optimizer->of, (size_t)optimizer->capacity * sizeof *optimizer->of);
+    host_free(context, optimizer->parameters, (size_t)optimizer->capacity * sizeof(Tensor *));
+    host_free(context, optimizer, sizeof *optimizer);
+}
+
+Optimizer *optimizer_new(const OptimRule *rule, const UpdateScalars *scalars, int decay_all, TensorList list)
+{
+    if (!list.items || list.count <= 0) {
+        error_raise(ERROR_ARGUMENT, "optimizer %s: the list of parameters is empty", rule->name);
+        return NULL;
+    }
+    Optimizer *optimizer = host_alloc(sizeof *optimizer);
+    if (!optimizer)
+        return NULL;
+    scope_adopt(&optimizer->item, destroy);
+    optimizer->rule = rule;
+    optimizer->scalars = *scalars;
+    optimizer->states = rule->states + (scalars->momentum > 0);
+    optimizer->capacity = list.count;
+    optimizer->parameters = host_alloc((size_t)list.count * sizeof(Tensor *));
+    optimizer->of = optimizer->parameters ? host_alloc((size_t)list.count * sizeof *optimizer->of) : NULL;
+    MemTracker *tracker = optimizer->item.context->tracker;
+    const char *op = memtrack_op_set(tracker, rule->name);
+    int failed = !optimizer->of || add_parameters(optimizer, list, decay_all) != 0;
+    memtrack_op_set(tracker, op);
+    if (!failed)
+        return optimizer;
+    optimizer_free(optimizer);
+    return NULL;
+}
+
+void optimizer_free(Optimizer *optimizer)
+{
+    if (!optimizer)
+        return;
+    scope_release(&optimizer->item);
+    destroy(&optimizer->item);
+}
+
+/* ---- Settings ------------------------------------------------------------------------------------------------- */
+
+static int not_negative(const char *what, float value)
+{
+    if (value >= 0 && value < INFINITY)
+        return 1;
+    error_raise(ERROR_ARGUMENT, "%s is %g; it must be a finite number not below 0", what, (double)value);
+    return 0;
+}
+
+static int group_known(const Optimizer *optimizer, TensorList list)
+{
+    for (int i = 0; i < list.count; i++) {
+        const Tensor *tensor = list.items[i];
+        if (tensor && (is_frozen(tensor) || find_parameter(optimizer, tensor) >= 0))
+            continue;
+        error_raise(ERROR_ARGUMENT, "optim_set_group: parameter %d '%s' is not one of this optimizer's", i,
+                    tensor_name(tensor));
+        return 0;
+    }
+    return 1;
+}
+
+int optim_set_group(Optimizer *optimizer, TensorList parameters, float lr_scale, float weight_decay)
+{
+    if (!optimizer || !not_negative("optim_set_group: lr_scale", lr_scale) ||
+        !not_negative("optim_set_group: weight_decay", weight_decay) || !group_known(optimizer, parameters))
+        return error_code();
+    for (int i = 0; i < parameters.count; i++) {
+        int known = find_parameter(optimizer, parameters.items[i]);
+        if (known < 0)
+            continue; /* frozen */
+        optimizer->of[known].lr_scale = lr_scale;
+        optimizer->of[known].weight_decay = weight_decay;
+    }
+    return error_code();
+}
+
+int optim_set_schedule(Optimizer *optimizer, const Schedule *schedule)
+{
+    static const Schedule constant;
+    if (!schedule)
+        schedule = &constant;
+    if (optimizer && schedule_valid(schedule))
+        optimizer->schedule = *schedule;
+    return error_code();
+}
+
+int optim_set_clip(Optimizer *optimizer, float max_norm)
+{
+    if (!optimizer)
+        return error_code();
+    if (!(max_norm >= 0)) /* infinity is fine: the norm is measured, nothing is scaled */
+        return error_raise(ERROR_ARGUMENT, "optim_set_clip: max_norm is %g; it must not be below 0", (double)max_norm);
+    optimizer->max_norm = max_norm;
+    optimizer->grad_norm = 0;
+    return error_code();
+}
+
+void optim_set_lr(Optimizer *optimizer, float lr)
+{
+    if (optimizer && not_negative("optim_set_lr: lr", lr))
+        optimizer->scalars.lr = lr;
+}
+
+/* ---- A step --------------------------------------------------------------------------------------------------- */
+
+/* A gradient whose parameter somebody freed has nothing to update. */
+static int all_held(const Optimizer *optimizer)
+{
+    for (int i = 0; i < optimizer->count; i++) {
+        const Tensor *tensor = optimizer->parameters[i];
+        if (!tensor->grad || tensor->storage)
+            continue;
+        error_raise(ERROR_STATE, "optim_step: parameter %d '%s' was freed", i, tensor_name(tensor));
+        return 0;
+    }
+    return 1;
+}
+
+static void blame_gradient(const Optimizer *optimizer)
+{
+    const Context *context = optimizer->item.context;
+    for (int i = 0; i < optimizer->count; i++) {
+        const Tensor *tensor = optimizer->parameters[i];
+        const float *gradient = storage_f32(tensor->grad);
+        int64_t n = shape_numel(tensor->shape);
+        int64_t bad = gradient ? context->kernels->find_nonfinite(n, gradient, context->threads) : -1;
+        if (bad < 0)
+            continue;
+        int place = memtrack_place_set(context->tracker, tensor->place);
+        error_raise(ERROR_NONFINITE,
+                    "optim_step: element %" PRId64 " of the gradient of parameter %d '%s' %s is %g; nothing was updated",
+                    bad, i, tensor_name(tensor), shape_text(tensor->shape).text, (double)gradient[bad]);
+        memtrack_place_set(context->tracker, place);
+        return;
+    }
+    error_raise(ERROR_NONFINITE, "optim_step: the norm of the gradients is not finite; nothing was updated");
+}
+
+/* The factor on every gradient, as PyTorch's clip_grad_norm_; -1 with an error when the norm is not finite. */
+static float clip(Optimizer *optimizer)
+{
+    const Context *context = optimizer->item.context;
+    if (optimizer->max_norm <= 0 || context->meta)
+        return 1;
+    double squares = 0;
+    for (int i = 0; i < optimizer->count; i++) {
+        const Tensor *tensor = optimizer->parameters[i];
+        if (tensor->grad)
+            squares += context->kernels->sum_squares(shape_numel(tensor->shape), storage_f32(tensor->grad),
+                                                     context->threads);
+    }
+    double norm = sqrt(squares);
+    if (!isfinite(norm)) {
+        blame_gradient(optimizer);
+        return -1;
+    }
+    optimizer->grad_norm = (float)norm;
+    double scale = (double)optimizer->max_norm / (norm + 1e-6);
+    return scale < 1 ? (float)scale : 1;
+}
+
+static void update(const Optimizer *optimizer, int i, UpdateScalars scalars)
+{
+    const Context *context = optimizer->item.context;
+    const Tensor *tensor = optimizer->parameters[i];
+    ParameterState *of = &optimizer->of[i];
+    of->updates++;
+    if (context->meta)
+        return;
+    scalars.lr *= of->lr_scale;
+    scalars.weight_decay = of->weight_decay;
+    scalars.step = of->updates;
+    OptimState state;
+    for (int s = 0; s < OPTIM_MAX_STATES; s++)
+        state[s] = storage_f32(of->state[s]);
+    optimizer->rule->update(context->kernels, shape_numel(tensor->shape), &scalars, storage_f32(tensor->storage),
+                            storage_f32(tensor->grad), state, context->threads);
+}
+
+static void step(Optimizer *optimizer)
+{
+    UpdateScalars scalars = optimizer->scalars;
+    scalars.grad_scale = all_held(optimizer) ? clip(optimizer) : -1;
+    if (scalars.grad_scale < 0)
+        return;
+    scalars.lr = optim_lr(optimizer);
+    for (int i = 0; i < optimizer->count; i++)
+        if (optimizer->parameters[i]->grad)
+            update(optimizer, i, scalars);
+    optimizer->steps++;
+    context_step_done();
+}
+
+int optim_step(Optimizer *optimizer)
+{
+    if (!optimizer || error_code())
+        return error_code();
+    if (optimizer->item.context != context_here())
+        return error_raise(ERROR_STATE, "optim_step: the optimizer belongs to another context");
+    MemTracker *tracker = optimizer->item.context->tracker;
+    MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_OPTIMIZER);
+    const char *op = memtrack_op_set(tracker, optimizer->rule->name);
+    step(optimizer);
+    memtrack_op_set(tracker, op);
+    memtrack_phase_set(tracker, phase);
+    return error_code();
+}
+
+void optim_zero_grad(Optimizer *optimizer)
+{
+    if (!optimizer)
+        return;
+    MemTracker *tracker = optimizer->item.context->tracker;
+    MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_OPTIMIZER);
+    const char *op = memtrack_op_set(tracker, "zero_grad");
+    for (int i = 0; i < optimizer->count; i++)
+        tensor_drop_grad(optimizer->parameters[i]);
+    memtrack_op_set(tracker, op);
+    memtrack_phase_set(tracker, phase);
+}
+
+/* ---- Reading -------------------------------------------------------------------------------------------------- */
+
+float optim_lr(const Optimizer *optimizer)
+{
+    if (!optimizer)
+        return 0;
+    return (float)((double)optimizer->scalars.lr * schedule_factor(&optimizer->schedule, optimizer->steps));
+}
+
+float optim_grad_norm(const Optimizer *optimizer)
+{
+    return optimizer ? optimizer->grad_norm : 0;
+}
+
+int64_t optim_steps(const Optimizer *optimizer)
+{
+    return optimizer ? optimizer->steps : 0;
+}
+
+const char *optim_name(const Optimizer *optimizer)
+{
+    return optimizer ? optimizer->rule->name : "";
+}
+
+TensorList optim_parameters(const Optimizer *optimizer)
+{
+    return optimizer ? (TensorList){optimizer->parameters, optimizer->count} : (TensorList){0};
+}
