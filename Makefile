@@ -1,36 +1,41 @@
-# brim: make, make demo, make test. `make help` lists the rest.
+# brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
 VERSION := 0.1.0
-BUILD   ?= build
-CC      ?= gcc
+SOVERSION := 0
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=
+ifeq ($(origin CC),default)
+  CC := gcc
+endif
+# V=1 shows the commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 
 empty :=
 comma := ,
+BUILD ?= build
 ifneq ($(SAN),)
   BUILD := build-$(subst $(comma),-,$(SAN))
-endif
-ifneq ($(DEBUG),)
+else ifneq ($(DEBUG),)
   BUILD := build-debug
 endif
 
-WARN   := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror=implicit
-CFLAGS_BASE := -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -I. $(WARN)
-OPT    := -O3 -g
-ISAS   := base avx2 avx512
+# ---- Flags ----------------------------------------------------------------------------------------------------------
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+BASE := -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -I. $(WARN)
+OPT  := -O3 -g
+ISAS := base
+ifeq ($(shell uname -m),x86_64)
+  ISAS := base avx2 avx512
+endif
 ifneq ($(DEBUG),)
-  OPT  := -O0 -g3
+  OPT := -O0 -g3
 endif
 ifneq ($(SAN),)
-  OPT  := -O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all -DBRIM_SANITIZE=1
-  ISAS := base
+  OPT   := -O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all
+  ISAS  := base
   LDSAN := -fsanitize=$(SAN)
-endif
-ARCH := $(shell uname -m)
-ifneq ($(ARCH),x86_64)
-  ISAS := base
 endif
 
 ISA_base   :=
@@ -38,52 +43,77 @@ ISA_avx2   := -march=x86-64-v3
 ISA_avx512 := -march=x86-64-v4 -mprefer-vector-width=512
 DEFS := -DBRIM_VERSION=\"$(VERSION)\" $(foreach i,$(ISAS),-DBRIM_HAVE_$(i)=1)
 
-ALL_CFLAGS := $(CFLAGS_BASE) $(OPT) -fopenmp $(DEFS) $(CFLAGS)
-LIBS := -lopenblas -lz -ljansson -lm
+ALL_CFLAGS  := $(BASE) $(OPT) -fopenmp $(DEFS) $(CFLAGS)
 ALL_LDFLAGS := $(LDSAN) -fopenmp $(LDFLAGS)
+LIBS := -lopenblas -lz -ljansson -lm
 
-# kernels/cpu.c includes the kernel files and is compiled once per instruction set.
-KERNEL_PARTS := $(filter-out kernels/cpu.c kernels/dispatch.c kernels/blas.c kernels/reference%.c,$(wildcard kernels/*.c))
-LIB_SRC := $(filter-out $(KERNEL_PARTS) kernels/cpu.c,$(wildcard memtrack/*.c kernels/*.c tensor/*.c nn/*.c optim/*.c data/*.c plan/*.c report/*.c))
-CLI_SRC := $(wildcard cli/*.c)
-TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
-TEST_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c,$(wildcard tests/*.c)))
-EXAMPLES := $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))
-BENCHES  := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
-
-LIB_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(LIB_SRC)) $(foreach i,$(ISAS),$(BUILD)/kernels/cpu_$(i).o)
-CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(CLI_SRC))
-# Tests and the command link the library's objects, so that they can reach what is not exported.
+# ---- Files ----------------------------------------------------------------------------------------------------------
+FOLDERS := memtrack tensor nn optim data plan report
+# kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
+KERNEL_ALONE := kernels/dispatch.c kernels/blas.c $(wildcard kernels/reference*.c)
+KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
+LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
+LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
+CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
+TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
+SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
+EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c))
+BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
+HEADERS  := $(foreach f,$(FOLDERS),$(filter-out %_.h,$(wildcard $(f)/*.h)))
+# What is not exported is reachable for the command, the tests and the benchmarks only.
 INNER := $(BUILD)/libbrim-inner.a
 
-.PHONY: all lib cli examples test check parity bench demo install clean help deps format
+.PHONY: all lib cli examples tests test check parity bench demo install uninstall deps clean help format
 .SECONDARY:
-all: lib cli examples
+.DELETE_ON_ERROR:
 
+all: lib cli examples
 lib: $(BUILD)/libbrim.a $(BUILD)/libbrim.so
 cli: $(BUILD)/brim
 examples: $(EXAMPLES)
+tests: $(TESTS)
 
 $(BUILD)/kernels/cpu_%.o: kernels/cpu.c $(KERNEL_PARTS)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(ISA_$*) -DKERNEL_ISA=$* -MMD -MP -c $< -o $@
+	$(call say,CC,"$< ($*)")
+	$(Q)$(CC) $(ALL_CFLAGS) $(ISA_$*) -DKERNEL_ISA=$* -MMD -MP -c $< -o $@
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+	$(call say,CC,$<)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
 $(INNER): $(LIB_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_SUPPORT) $(INNER)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+# Only BRIM_API symbols are visible, in the static library too.
+$(BUILD)/libbrim.a: $(LIB_OBJ)
+	$(call say,AR,$@)
+	@rm -f $@
+	$(Q)ld -r -o $(BUILD)/brim-whole.o $^
+	$(Q)objcopy --localize-hidden $(BUILD)/brim-whole.o
+	$(Q)ar rcs $@ $(BUILD)/brim-whole.o
 
-$(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/libbrim.so: $(LIB_OBJ)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -shared -Wl,-soname,libbrim.so.$(SOVERSION) -o $@ $^ $(LIBS)
 
 $(BUILD)/brim: $(CLI_OBJ) $(INNER)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+$(BUILD)/examples/%: $(BUILD)/examples/%.o $(BUILD)/libbrim.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 clean:
 	rm -rf build build-*

@@ -8,8 +8,8 @@ N steps and answers {"ms": [one a step], "loss": last, "rss_peak_growth_mib": X}
 comes at once. A step is forward, loss, backward, AdamW, zero_grad(set_to_none=True), all on one fixed batch.
 rss_peak_growth_mib is the process's highest resident size so far less that after the model and the optimizer were
 made. Whoever starts this sets the environment:
-OMP_WAIT_POLICY=passive (two pools of spinning threads, libgomp's and OpenBLAS's, otherwise fight over the cores, 3 to
-10 times slower), OPENBLAS_CORETYPE, ATEN_CPU_CAPABILITY.
+OMP_WAIT_POLICY=passive (two pools of spinning threads, libgomp's and OpenBLAS's, otherwise fight over the
+cores and take up to several times as long), OPENBLAS_CORETYPE, ATEN_CPU_CAPABILITY.
 """
 import argparse
 import ctypes

@@ -40,10 +40,10 @@ typedef struct TextOptions {
 /* Byte tokens: 0..255; masked data add TOKEN_PAD, TOKEN_CLS, TOKEN_SEP, TOKEN_MASK (vocabulary 260). */
 enum { TOKEN_PAD = 256, TOKEN_CLS = 257, TOKEN_SEP = 258, TOKEN_MASK = 259, TOKEN_VOCAB = 260 };
 
-/* Sequences of `seq` bytes from a text file, or "builtin" for the generated corpus ("./builtin" is a file). Plain: sequence
- * s is bytes [s*seq, s*seq + seq), labels the next byte. Masked: ids are [CLS], the next seq - 2 bytes, [SEP]; what is
- * masked depends on seed, sample and epoch, not on batching, and stays the same in the held-out part. Only the training
- * part is shuffled. options may be NULL. NULL with an error when the file is missing, empty, or shorter
+/* Sequences of `seq` bytes from a text file, or "builtin" for the generated corpus ("./builtin" is a file). Plain:
+ * sequence s is bytes [s*seq, s*seq + seq), labels the next byte. Masked: ids are [CLS], the next seq - 2 bytes, [SEP];
+ * what is masked depends on seed, sample and epoch, not on batching, and stays the same in the held-out part. Only the
+ * training part is shuffled. options may be NULL. NULL with an error when the file is missing, empty, or shorter
  * than one sequence in either part asked for. */
 BRIM_API Loader *data_text(const char *path, const TextOptions *options);
 
@@ -87,8 +87,8 @@ BRIM_API int64_t data_step_labels(const Loader *loader);
 BRIM_API int data_next_step_is_short(const Loader *loader);
 BRIM_API void loader_free(Loader *loader);
 
-/* Everything that decides what comes next; valid between steps (inside one, it is where that step began). Restoring it into a loader with the same options over the
- * same data continues the same sequence. */
+/* Everything that decides what comes next; valid between steps (inside one, it is where that step began). Restoring it
+ * into a loader with the same options over the same data continues the same sequence. */
 typedef struct DataCursor {
     uint64_t seed;
     int64_t epoch, position, step; /* position: samples of this epoch already used */

@@ -1,5 +1,5 @@
-/* Activations and SwiGLU, one pass each way. One loop serves all activations: it is inlined with the activation as a
- * constant, so that every instance vectorises. */
+/* Activations and SwiGLU, one pass each way. One loop serves all activations: it is inlined with the
+ * activation as a constant, so that every instance vectorises. */
 #include <stdint.h>
 
 #include "kernels/kernels.h"
@@ -11,7 +11,8 @@ VEC_INLINE float activation_sigmoid(float x)
     return 1.0f / (1.0f + vec_exp(-x));
 }
 
-/* The tanh form is x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)): 0.5 (1 + tanh u) = sigmoid(2u), which does not cancel. */
+/* The tanh form is x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)): 0.5 (1 + tanh u) = sigmoid(2u), which does not
+ * cancel. */
 #define ACTIVATION_GELU_SCALE 1.5957691216057308f
 #define ACTIVATION_GELU_CUBE  0.044715f
 
@@ -41,7 +42,8 @@ VEC_INLINE float activation_slope(Activation act, float x)
         return s + x * (0.39894228040143268f * vec_exp(-0.5f * x * x));
     case ACT_GELU_TANH:
         s = activation_sigmoid(ACTIVATION_GELU_SCALE * (x + ACTIVATION_GELU_CUBE * x * x * x));
-        return s + x * s * (1.0f - s) * (ACTIVATION_GELU_SCALE * (1.0f + 3.0f * ACTIVATION_GELU_CUBE * x * x));
+        return s +
+               x * s * (1.0f - s) * (ACTIVATION_GELU_SCALE * (1.0f + 3.0f * ACTIVATION_GELU_CUBE * x * x));
     case ACT_SILU:
         s = activation_sigmoid(x);
         return s * (1.0f + x * (1.0f - s));
@@ -91,7 +93,8 @@ static void activation_forward(Activation act, int64_t n, const float *x, float 
         activation_apply(act, range_min(RANGE_BLOCK, n - i), x + i, y + i);
 }
 
-VEC_INLINE void activation_slopes(Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx)
+VEC_INLINE void activation_slopes(Activation act, int64_t n, const float *x, const float *dy, float beta,
+                                  float *dx)
 {
     if (beta == 0.0f) {
 #pragma omp simd
@@ -104,7 +107,8 @@ VEC_INLINE void activation_slopes(Activation act, int64_t n, const float *x, con
     }
 }
 
-static void activation_apply_slope(Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx)
+static void activation_apply_slope(Activation act, int64_t n, const float *x, const float *dy, float beta,
+                                   float *dx)
 {
     switch (act) {
     case ACT_GELU:
@@ -125,8 +129,8 @@ static void activation_apply_slope(Activation act, int64_t n, const float *x, co
     }
 }
 
-static void activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx,
-                                int threads)
+static void activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta,
+                                float *dx, int threads)
 {
     int team = range_threads(n, threads);
 #pragma omp parallel for schedule(static) num_threads(team)
@@ -142,8 +146,8 @@ static void swiglu_forward(int64_t n, const float *gate, const float *up, float 
         y[i] = activation_value(ACT_SILU, gate[i]) * up[i];
 }
 
-/* Everything of an element is read before anything of it is written: gate, up and dy may be overwritten. The flags
- * are constants where this is inlined. */
+/* Everything of an element is read before anything of it is written: gate, up and dy may be overwritten. The
+ * flags are constants where this is inlined. */
 VEC_INLINE void swiglu_slopes(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
                               float *dgate, float beta_up, float *dup)
 {
@@ -178,6 +182,6 @@ static void swiglu_backward(int64_t n, const float *gate, const float *up, const
     int team = range_threads(n, threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
-        swiglu_block(range_min(RANGE_BLOCK, n - i), gate + i, up + i, dy + i, beta_gate, dgate ? dgate + i : NULL,
-                     beta_up, dup ? dup + i : NULL);
+        swiglu_block(range_min(RANGE_BLOCK, n - i), gate + i, up + i, dy + i, beta_gate,
+                     dgate ? dgate + i : NULL, beta_up, dup ? dup + i : NULL);
 }

@@ -8,9 +8,9 @@
 #include <omp.h>
 #include <string.h>
 
-/* A block of scores is at most queries x keys. ATTENTION_LD, its leading dimension, is odd in cache lines: with a power
- * of two, the rows of a column would compete for the same cache set. */
-enum { ATTENTION_QUERIES = 128, ATTENTION_KEYS = 256, ATTENTION_LD = ATTENTION_KEYS + 16 };
+/* A block of scores is at most queries x keys. Smaller blocks cost sgemm calls, larger ones leave the cache; within a
+ * factor of two it makes no difference. */
+enum { ATTENTION_QUERIES = 128, ATTENTION_KEYS = 256, ATTENTION_TILE = ATTENTION_QUERIES * ATTENTION_KEYS };
 
 /* One sample, one head: where its rows start. */
 typedef struct AttentionHead {
@@ -176,12 +176,10 @@ static void attention_eager_forward(const AttentionDims *d, const float *q, cons
 
 /* A thread's workspace. */
 typedef struct AttentionScratch {
-    float *scores;         /* (queries, ATTENTION_LD) */
+    float *scores;         /* (queries, ATTENTION_KEYS) */
     float *gradients;      /* the same, backward only */
     float *first, *second; /* (queries): running maximum and sum; backward: log-sum-exp and delta */
 } AttentionScratch;
-
-enum { ATTENTION_TILE = ATTENTION_QUERIES * ATTENTION_LD };
 
 static size_t attention_scratch_floats(int backward)
 {
@@ -203,7 +201,7 @@ static void attention_online_rows(const AttentionDims *d, const AttentionHead *h
                                   int first, int rows, int key, int keys, float *out)
 {
     for (int i = 0; i < rows; i++) {
-        float *s = w->scores + (int64_t)i * ATTENTION_LD;
+        float *s = w->scores + (int64_t)i * ATTENTION_KEYS;
         int n = attention_visible(d, first + i, key, keys);
         if (head->mask)
             attention_mask_row(n, head->mask + key, s);
@@ -235,9 +233,9 @@ static void attention_flash_block(const AttentionDims *d, const AttentionHead *h
     for (int key = 0; key < end; key += ATTENTION_KEYS) {
         int keys = attention_min(ATTENTION_KEYS, end - key);
         gemm_block(0, 1, rows, keys, size, d->scale, head->q + first * d->ldq, d->ldq, head->k + key * d->ldk, d->ldk,
-                   0, w->scores, ATTENTION_LD);
+                   0, w->scores, ATTENTION_KEYS);
         attention_online_rows(d, head, w, first, rows, key, keys, out);
-        gemm_block(0, 0, rows, size, keys, 1, w->scores, ATTENTION_LD, head->v + key * d->ldv, d->ldv, key ? 1 : 0,
+        gemm_block(0, 0, rows, size, keys, 1, w->scores, ATTENTION_KEYS, head->v + key * d->ldv, d->ldv, key ? 1 : 0,
                    out, d->ldo);
     }
     for (int i = 0; i < rows; i++) {
@@ -357,7 +355,7 @@ static void attention_gradient_rows(const AttentionBackward *a, const AttentionH
                                     const float *probs, int first, int rows, int key, int keys)
 {
     for (int i = 0; i < rows; i++) {
-        float *ds = w->gradients + (int64_t)i * ATTENTION_LD, *s = w->scores + (int64_t)i * ATTENTION_LD;
+        float *ds = w->gradients + (int64_t)i * ATTENTION_KEYS, *s = w->scores + (int64_t)i * ATTENTION_KEYS;
         int n = attention_visible(a->d, first + i, key, keys);
         if (a->probs) {
             attention_score_gradient(n, w->second[i], probs + (int64_t)i * a->d->seq + key, ds);
@@ -393,14 +391,14 @@ static void attention_backward_block(const AttentionBackward *a, const Attention
         int keys = attention_min(ATTENTION_KEYS, end - key);
         const float *k = head.k + key * d->ldk, *v = head.v + key * d->ldv;
         const float *p = probs ? probs + key : w->scores;
-        int64_t ldp = probs ? d->seq : ATTENTION_LD;
+        int64_t ldp = probs ? d->seq : ATTENTION_KEYS;
         if (!probs)
-            gemm_block(0, 1, rows, keys, size, d->scale, q, d->ldq, k, d->ldk, 0, w->scores, ATTENTION_LD);
-        gemm_block(0, 1, rows, keys, size, 1, dout, d->ldo, v, d->ldv, 0, w->gradients, ATTENTION_LD);
+            gemm_block(0, 1, rows, keys, size, d->scale, q, d->ldq, k, d->ldk, 0, w->scores, ATTENTION_KEYS);
+        gemm_block(0, 1, rows, keys, size, 1, dout, d->ldo, v, d->ldv, 0, w->gradients, ATTENTION_KEYS);
         attention_gradient_rows(a, &head, w, probs, first, rows, key, keys);
         gemm_block(1, 0, keys, size, rows, 1, p, ldp, dout, d->ldo, 1, dv.data + key * dv.ld, dv.ld);
-        gemm_block(0, 0, rows, size, keys, d->scale, w->gradients, ATTENTION_LD, k, d->ldk, key ? 1 : 0, dq, d->lddq);
-        gemm_block(1, 0, keys, size, rows, d->scale, w->gradients, ATTENTION_LD, q, d->ldq, 1, dk.data + key * dk.ld,
+        gemm_block(0, 0, rows, size, keys, d->scale, w->gradients, ATTENTION_KEYS, k, d->ldk, key ? 1 : 0, dq, d->lddq);
+        gemm_block(1, 0, keys, size, rows, d->scale, w->gradients, ATTENTION_KEYS, q, d->ldq, 1, dk.data + key * dk.ld,
                    dk.ld);
     }
 }

@@ -1,6 +1,6 @@
-/* What is drawn for which element: the counters and keys of Philox, shared by every implementation (and, later, every
- * device), since a mask or an initial weight has to be the same wherever it is computed. Words are 32 bits; element i
- * takes word i % 4 of counter block i / 4.
+/* What is drawn for which element: the counters and keys of Philox, shared by every implementation (and,
+ * later, every device), since a mask or an initial weight has to be the same wherever it is computed. Words
+ * are 32 bits; element i takes word i % 4 of counter block i / 4.
  *
  *   fills    key = seed            counter = (block low, block high, stream low, stream high)
  *   dropout  key = draw_dropout_key counter = (block low, sample low, layer, step low)
@@ -20,8 +20,9 @@ static inline uint64_t draw_mix(uint64_t x)
     return x ^ (x >> 31);
 }
 
-/* The seed, mixed so that dropout and fills of one seed share no counter, with the halves that found no room in the
- * counter: they are zero below 2^32 samples, steps and blocks, so a key costs one draw_mix a sample at most. */
+/* The seed, mixed so that dropout and fills of one seed share no counter, with the halves that found no room
+ * in the counter: they are zero below 2^32 samples, steps and blocks, so a key costs one draw_mix a sample at
+ * most. */
 static inline uint64_t draw_dropout_key(const DropoutKey *key, uint64_t sample, uint64_t block)
 {
     uint64_t mixed = draw_mix(key->seed + 0x9e3779b97f4a7c15u);
@@ -39,7 +40,8 @@ static inline Philox draw_dropout(const DropoutKey *key, uint64_t sample, uint64
 
 static inline Philox draw_fill(uint64_t seed, uint64_t stream, uint64_t block)
 {
-    return philox4x32(seed, (uint32_t)block, (uint32_t)(block >> 32), (uint32_t)stream, (uint32_t)(stream >> 32));
+    return philox4x32(seed, (uint32_t)block, (uint32_t)(block >> 32), (uint32_t)stream,
+                      (uint32_t)(stream >> 32));
 }
 
 /* A word is dropped when it is below this: p of 2^32, p < 1. */

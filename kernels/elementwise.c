@@ -1,5 +1,5 @@
-/* The engine's element-wise helpers and reductions. Reductions run over slices that depend only on n, in double, so
- * that their results do not depend on the number of threads. */
+/* The engine's element-wise helpers and reductions. Reductions run over slices that depend only on n, in
+ * double, so that their results do not depend on the number of threads. */
 #include <stdint.h>
 #include <string.h>
 
@@ -45,7 +45,7 @@ static void add_row(int64_t rows, int64_t c, const float *a, const float *b, flo
     }
 }
 
-/* Adds the rows [begin, end) of dy into total. Eight at a time: fewer passes over total, and a tree of sums. */
+/* Adds rows [begin, end) of dy to total. Eight at a time: fewer passes over total, and a tree of sums. */
 static void column_sum_rows(int64_t begin, int64_t end, int64_t c, const float *dy, float *total)
 {
     int64_t row = begin;
@@ -144,7 +144,8 @@ static double reduction_block_squares(int64_t n, const float *x)
     return total;
 }
 
-static double reduction_total(double (*block_total)(int64_t, const float *), int64_t n, const float *x, int threads)
+static double reduction_total(double (*block_total)(int64_t, const float *), int64_t n, const float *x,
+                              int threads)
 {
     double partial[REDUCTION_SLICES];
     if (n <= 0)

@@ -1,6 +1,6 @@
-/* Token and position tables. Backward gives each thread a strip of columns of every row: balanced whatever the ids
- * are (a few tokens make most of a text), no two threads meet, and sums are in the order of the ids for any thread
- * count. */
+/* Token and position tables. Backward gives each thread a strip of columns of every row: balanced whatever
+ * the ids are (a few tokens make most of a text), no two threads meet, and sums are in the order of the ids
+ * for any thread count. */
 #include <stdint.h>
 #include <string.h>
 

@@ -52,6 +52,8 @@ static GemmGrid gemm_grid(int64_t m, int64_t n, int64_t k, int threads)
         int cols = threads / rows;
         int64_t r = gemm_largest_part(m, rows), c = gemm_largest_part(n, cols);
         int64_t cost = r * c + GEMM_PACK_COST * (r + c);
+        if (cols > 1)
+            cost += cost / 32; /* measured: threads that share rows of C, and of B, are a little slower */
         if (cost < best) {
             best = cost;
             grid.rows = rows;

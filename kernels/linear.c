@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* Elements of a block of y that stays in the second-level cache until its activation is applied. */
-enum { LINEAR_BLOCK_ROWS = 384, LINEAR_BLOCK_COLS = 384 };
+enum { LINEAR_BLOCK_ROWS = 768, LINEAR_BLOCK_COLS = 768 };
 /* Rows whose column sums are kept apart before they join the total: keeps rounding errors small over long columns. */
 enum { LINEAR_SUM_ROWS = 64 };
 

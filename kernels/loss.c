@@ -1,5 +1,6 @@
-/* Cross-entropy over rows of logits. Forward reads a row from memory once: block by block, each block twice while it
- * is in L1 (its maximum, then the sum of exponentials), rescaling the running sum when the maximum grows. */
+/* Cross-entropy over rows of logits. Forward reads a row from memory once: block by block, each block twice
+ * while it is in L1 (its maximum, then the sum of exponentials), rescaling the running sum when the maximum
+ * grows. */
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
@@ -14,8 +15,8 @@ static size_t cross_entropy_workspace(const CrossEntropyDims *d, int threads)
     return (size_t)d->rows * sizeof(float); /* a row's loss */
 }
 
-/* The order of floats as an order of integers, and back (its own inverse): clang does not vectorise a maximum of floats
- * that may be NaN. Here NaN may win or not; the sum of exponentials catches it. */
+/* The order of floats as an order of integers, and back (its own inverse): clang does not vectorise a maximum
+ * of floats that may be NaN. Here NaN may win or not; the sum of exponentials catches it. */
 VEC_INLINE int32_t cross_entropy_order(int32_t bits)
 {
     return bits ^ ((bits >> 31) & 0x7fffffff);
@@ -41,8 +42,8 @@ static float cross_entropy_block_sum(int64_t n, const float *x, float top)
     return total;
 }
 
-/* Returns -log softmax(x)[label]. The maximum starts at -FLT_MAX, not -inf: a block of -inf (masked classes) then
- * adds zero instead of NaN. */
+/* Returns -log softmax(x)[label]. The maximum starts at -FLT_MAX, not -inf: a block of -inf (masked classes)
+ * then adds zero instead of NaN. */
 static float cross_entropy_row(int64_t classes, const float *x, int32_t label, float *lse)
 {
     float top = -FLT_MAX;
@@ -84,8 +85,8 @@ static int64_t cross_entropy_forward(const CrossEntropyDims *d, const float *log
     return first < d->rows ? first : -1;
 }
 
-static void cross_entropy_row_backward(int64_t classes, const float *x, int32_t label, float factor, float lse,
-                                       float beta, float *dx)
+static void cross_entropy_row_backward(int64_t classes, const float *x, int32_t label, float factor,
+                                       float lse, float beta, float *dx)
 {
     /* Read before the row is overwritten; the difference is taken before the product, where it is exact. */
     float at_label = (vec_exp(x[label] - lse) - 1.0f) * factor;

@@ -1,5 +1,5 @@
-/* LayerNorm and RMSNorm: a row is read from memory once and stays in L1 for the second look at it. Gradients of the
- * weights are summed in the same loop into one partial row a part; parts follow from `threads` alone. */
+/* LayerNorm and RMSNorm: a row is read from memory once and stays in L1 for the second look at it. Gradients
+ * of the weights are summed in the same loop into one partial row a part; `threads` decides the parts. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -13,8 +13,8 @@ static size_t norm_workspace(int64_t rows, int64_t c, int threads)
     return (size_t)(threads < 1 ? 1 : threads) * 2 * (size_t)c * sizeof(float); /* (parts, 2, c) */
 }
 
-static void layer_norm_row(int64_t c, float eps, const float *x, const float *weight, const float *bias, float *y,
-                           float *mean, float *rstd)
+static void layer_norm_row(int64_t c, float eps, const float *x, const float *weight, const float *bias,
+                           float *y, float *mean, float *rstd)
 {
     float total = 0.0f, squares = 0.0f;
 #pragma omp simd reduction(+ : total)
@@ -49,8 +49,8 @@ static void layer_norm_forward(int64_t rows, int64_t c, float eps, const float *
 }
 
 /* dx = rstd (g - mean(g) - xhat mean(g xhat)) with g = dy weight; dw and db are this part's partial rows. */
-static void layer_norm_row_backward(int64_t c, const float *x, const float *weight, float m, float r, const float *dy,
-                                    float beta, float *dx, float *dw, float *db)
+static void layer_norm_row_backward(int64_t c, const float *x, const float *weight, float m, float r,
+                                    const float *dy, float beta, float *dx, float *dw, float *db)
 {
     float total = 0.0f, dot = 0.0f;
 #pragma omp simd reduction(+ : total, dot)
@@ -90,9 +90,10 @@ static void norm_reduce(int parts, int64_t c, int which, const float *partial, f
     }
 }
 
-static void layer_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight, const float *mean,
-                                const float *rstd, const float *dy, float beta_dx, float *dx, float beta_dw,
-                                float *dweight, float beta_db, float *dbias, float *workspace, int threads)
+static void layer_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight,
+                                const float *mean, const float *rstd, const float *dy, float beta_dx,
+                                float *dx, float beta_dw, float *dweight, float beta_db, float *dbias,
+                                float *workspace, int threads)
 {
     int parts = threads < 1 ? 1 : threads;
     int team = range_threads(rows * c, threads);
@@ -122,8 +123,8 @@ static void rms_norm_row(int64_t c, float eps, const float *x, const float *weig
     *rstd = r;
 }
 
-static void rms_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight, float *y,
-                             float *rstd, int threads)
+static void rms_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
+                             float *y, float *rstd, int threads)
 {
     int team = range_threads(rows * c, threads);
 #pragma omp parallel for schedule(static) num_threads(team)

@@ -1,5 +1,5 @@
-/* How element-wise kernels are cut up: fixed blocks, the same for any number of threads, and a serial path where a
- * parallel region (2-5 us) would cost more than it saves. */
+/* How element-wise kernels are cut up: fixed blocks, the same for any number of threads, and a serial path
+ * where a parallel region (2-5 us) would cost more than it saves. */
 #ifndef BRIM_RANGE_H
 #define BRIM_RANGE_H
 

@@ -1,5 +1,5 @@
-/* Reference kernels of everything that is not a product: one plain loop after another, libm, sums in double. `threads`
- * is ignored. Random numbers share their counters with the tuned kernels through draw.h. */
+/* Reference kernels of everything that is not a product: one plain loop after another, libm, sums in double.
+ * `threads` is ignored. Random numbers share their counters with the tuned kernels through draw.h. */
 #include <math.h>
 #include <string.h>
 
@@ -11,8 +11,8 @@ static float blend(double value, float beta, float old)
     return (float)(beta == 0.0f ? value : value + (double)beta * (double)old);
 }
 
-int64_t reference_embedding_forward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *table,
-                                    float *y, int threads)
+int64_t reference_embedding_forward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids,
+                                    const float *table, float *y, int threads)
 {
     (void)threads;
     int64_t first = -1;
@@ -53,9 +53,10 @@ void reference_layer_norm_forward(int64_t rows, int64_t c, float eps, const floa
     }
 }
 
-void reference_layer_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight, const float *mean,
-                                   const float *rstd, const float *dy, float beta_dx, float *dx, float beta_dw,
-                                   float *dweight, float beta_db, float *dbias, float *workspace, int threads)
+void reference_layer_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight,
+                                   const float *mean, const float *rstd, const float *dy, float beta_dx,
+                                   float *dx, float beta_dw, float *dweight, float beta_db, float *dbias,
+                                   float *workspace, int threads)
 {
     (void)workspace, (void)threads;
     for (int64_t j = 0; j < c; j++) { /* first: dx may overwrite dy */
@@ -83,8 +84,8 @@ void reference_layer_norm_backward(int64_t rows, int64_t c, const float *x, cons
     }
 }
 
-void reference_rms_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight, float *y,
-                                float *rstd, int threads)
+void reference_rms_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
+                                float *y, float *rstd, int threads)
 {
     (void)threads;
     for (int64_t row = 0; row < rows; row++, x += c, y += c) {
@@ -98,9 +99,9 @@ void reference_rms_norm_forward(int64_t rows, int64_t c, float eps, const float 
     }
 }
 
-void reference_rms_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight, const float *rstd,
-                                 const float *dy, float beta_dx, float *dx, float beta_dw, float *dweight,
-                                 float *workspace, int threads)
+void reference_rms_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight,
+                                 const float *rstd, const float *dy, float beta_dx, float *dx, float beta_dw,
+                                 float *dweight, float *workspace, int threads)
 {
     (void)workspace, (void)threads;
     for (int64_t j = 0; dweight && j < c; j++) { /* first: dx may overwrite dy */
@@ -175,8 +176,8 @@ void reference_activation_forward(Activation act, int64_t n, const float *x, flo
         y[i] = (float)activation_of(act, x[i]);
 }
 
-void reference_activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx,
-                                   int threads)
+void reference_activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta,
+                                   float *dx, int threads)
 {
     (void)threads;
     for (int64_t i = 0; i < n; i++)
@@ -190,8 +191,8 @@ void reference_swiglu_forward(int64_t n, const float *gate, const float *up, flo
         y[i] = (float)(activation_of(ACT_SILU, gate[i]) * up[i]);
 }
 
-void reference_swiglu_backward(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
-                               float *dgate, float beta_up, float *dup, int threads)
+void reference_swiglu_backward(int64_t n, const float *gate, const float *up, const float *dy,
+                               float beta_gate, float *dgate, float beta_up, float *dup, int threads)
 {
     (void)threads;
     for (int64_t i = 0; i < n; i++) {
@@ -309,8 +310,8 @@ void reference_add_row(int64_t rows, int64_t c, const float *a, const float *b, 
         y[i] = a[i] + b[i % c];
 }
 
-void reference_column_sum(int64_t rows, int64_t c, const float *dy, float beta, float *dbias, float *workspace,
-                          int threads)
+void reference_column_sum(int64_t rows, int64_t c, const float *dy, float beta, float *dbias,
+                          float *workspace, int threads)
 {
     (void)workspace, (void)threads;
     for (int64_t j = 0; j < c; j++) {
@@ -369,7 +370,8 @@ int64_t reference_find_nonfinite(int64_t n, const float *x, int threads)
     return -1;
 }
 
-void reference_fill_normal(int64_t n, uint64_t seed, uint64_t stream, float mean, float std, float *y, int threads)
+void reference_fill_normal(int64_t n, uint64_t seed, uint64_t stream, float mean, float std, float *y,
+                           int threads)
 {
     (void)threads;
     for (int64_t i = 0; i < n; i++) {
@@ -381,7 +383,8 @@ void reference_fill_normal(int64_t n, uint64_t seed, uint64_t stream, float mean
     }
 }
 
-void reference_fill_uniform(int64_t n, uint64_t seed, uint64_t stream, float low, float high, float *y, int threads)
+void reference_fill_uniform(int64_t n, uint64_t seed, uint64_t stream, float low, float high, float *y,
+                            int threads)
 {
     (void)threads;
     for (int64_t i = 0; i < n; i++) {
@@ -406,8 +409,8 @@ void reference_sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, 
     }
 }
 
-void reference_rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square, float *momentum,
-                       int threads)
+void reference_rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
+                       float *momentum, int threads)
 {
     (void)threads;
     for (int64_t i = 0; i < n; i++) {

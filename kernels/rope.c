@@ -1,5 +1,6 @@
-/* Rotary position embedding (Su et al., "RoFormer", 2021) as in Hugging Face's Llama: the angle of pair i at position
- * t is t / theta^(2i/D), every step of it in float. Sines are libm's: one pair serves every sequence and head. */
+/* Rotary position embedding (Su et al., "RoFormer", 2021) as in Hugging Face's Llama: the angle of pair i at
+ * position t is t / theta^(2i/D), every step of it in float. Sines are libm's: one pair serves every sequence
+ * and head. */
 #include <math.h>
 #include <stdint.h>
 
@@ -8,8 +9,8 @@
 
 enum { ROPE_PAIRS = 64 }; /* pairs rotated at a time: what the stack arrays hold */
 
-static void rope_rotate(int64_t pairs, const float *cosine, const float *sine, const float *x1, const float *x2,
-                        float beta, float *y1, float *y2)
+static void rope_rotate(int64_t pairs, const float *cosine, const float *sine, const float *x1,
+                        const float *x2, float beta, float *y1, float *y2)
 {
     if (beta == 0.0f) {
 #pragma omp simd
@@ -29,8 +30,8 @@ static void rope_rotate(int64_t pairs, const float *cosine, const float *sine, c
 }
 
 /* Pairs [first, first + pairs) of every sequence and head at position t. */
-static void rope_position(const RopeDims *d, int t, int first, int pairs, const float *frequency, const float *x,
-                          float beta, float *y)
+static void rope_position(const RopeDims *d, int t, int first, int pairs, const float *frequency,
+                          const float *x, float beta, float *y)
 {
     float cosine[ROPE_PAIRS], sine[ROPE_PAIRS];
     for (int i = 0; i < pairs; i++) {

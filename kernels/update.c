@@ -1,5 +1,5 @@
-/* Optimizer updates in one pass over parameters, gradients and state, in PyTorch's order of operations (1.13, the
- * single-tensor code). Scalars are computed once, in double, as Python does. */
+/* Optimizer updates in one pass over parameters, gradients and state, in PyTorch's order of operations (1.13,
+ * the single-tensor code). Scalars are computed once, in double, as Python does. */
 #include <math.h>
 #include <stdint.h>
 
@@ -49,7 +49,8 @@ static void sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, flo
 VEC_INLINE void rmsprop_rule(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
                              float *momentum)
 {
-    const float lr = s->lr, decay = s->weight_decay, grad_scale = s->grad_scale, mu = s->momentum, eps = s->eps;
+    const float lr = s->lr, decay = s->weight_decay, grad_scale = s->grad_scale, mu = s->momentum,
+                eps = s->eps;
     const float alpha = s->alpha, rest = (float)(1.0 - (double)s->alpha);
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
@@ -66,7 +67,8 @@ VEC_INLINE void rmsprop_rule(int64_t n, const UpdateScalars *s, float *p, const 
     }
 }
 
-static void rmsprop_block(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square, float *momentum)
+static void rmsprop_block(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
+                          float *momentum)
 {
     if (momentum && s->momentum != 0.0f)
         rmsprop_rule(n, s, p, g, square, momentum);
@@ -74,21 +76,22 @@ static void rmsprop_block(int64_t n, const UpdateScalars *s, float *p, const flo
         rmsprop_rule(n, s, p, g, square, NULL);
 }
 
-static void rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square, float *momentum,
-                    int threads)
+static void rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
+                    float *momentum, int threads)
 {
     int team = range_threads(n, threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
-        rmsprop_block(range_min(RANGE_BLOCK, n - i), s, p + i, g + i, square + i, momentum ? momentum + i : NULL);
+        rmsprop_block(range_min(RANGE_BLOCK, n - i), s, p + i, g + i, square + i,
+                      momentum ? momentum + i : NULL);
 }
 
 typedef struct AdamFactors {
-    float grad_scale, l2;          /* l2 = 0 in AdamW */
-    float shrink;                  /* of the parameter before the update: 1 - lr weight_decay in AdamW, else 1 */
+    float grad_scale, l2; /* l2 = 0 in AdamW */
+    float shrink;         /* of the parameter before the update: 1 - lr weight_decay in AdamW, else 1 */
     float beta1, rest1, beta2, rest2;
-    float root_correction;         /* sqrt(1 - beta2^step) */
-    float step_size;               /* lr / (1 - beta1^step) */
+    float root_correction; /* sqrt(1 - beta2^step) */
+    float step_size;       /* lr / (1 - beta1^step) */
     float eps;
 } AdamFactors;
 
@@ -109,7 +112,8 @@ static AdamFactors adam_factors(const UpdateScalars *s)
     };
 }
 
-static void adam_block(int64_t n, const AdamFactors *factors, float *p, const float *g, float *first, float *second)
+static void adam_block(int64_t n, const AdamFactors *factors, float *p, const float *g, float *first,
+                       float *second)
 {
     const AdamFactors f = *factors;
 #pragma omp simd

@@ -1,6 +1,7 @@
-/* Transcendental functions in plain branch-free C, so that the compiler vectorises loops that call them (libm's are
- * calls). Selects instead of branches, written so that NaN passes through. Polynomials are minimax fits of our own with
- * coefficients rounded one at a time; tests/test_vecmath.c measures every function against libm in double. */
+/* Transcendental functions in plain branch-free C, so that the compiler vectorises loops that call them
+ * (libm's are calls). Selects instead of branches, written so that NaN passes through. Polynomials are
+ * minimax fits of our own with coefficients rounded one at a time; tests/test_vecmath.c measures every
+ * function against libm in double. */
 #ifndef BRIM_VECMATH_H
 #define BRIM_VECMATH_H
 
@@ -8,18 +9,13 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Where the same bits are wanted on every instruction set, a product must not fuse with the sum that follows, whatever
- * -ffp-contract says. gcc ignores the standard's pragma and clang has no barrier, hence both: VEC_STRICT opens the
- * function, VEC_PRODUCT multiplies. */
+/* Opens a function that has to give the same bits on every instruction set: no product in it may fuse with
+ * the sum that follows. gcc ignores the pragma, but never fuses under -std=c11 (the Makefile's), where only
+ * vec_fma does. */
 #if defined(__clang__)
-#define VEC_STRICT        _Pragma("STDC FP_CONTRACT OFF")
-#define VEC_PRODUCT(a, b) ((a) * (b))
-#elif defined(__GNUC__) && __GNUC__ >= 12
-#define VEC_STRICT
-#define VEC_PRODUCT(a, b) __builtin_assoc_barrier((a) * (b))
+#define VEC_STRICT _Pragma("STDC FP_CONTRACT OFF")
 #else
 #define VEC_STRICT
-#define VEC_PRODUCT(a, b) ((a) * (b))
 #endif
 
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
@@ -48,8 +44,9 @@ VEC_INLINE float vec_fma(float a, float b, float c)
 #endif
 }
 
-/* x = n ln2 + r with n = floor(x / ln2); r in [0, ln2), give or take a rounding. Returns exp(r) - 1 and leaves 2^n,
- * which is 0 for n = -127 and infinite for n = 128: callers clamp x so that n stays between those. */
+/* x = n ln2 + r with n = floor(x / ln2); r in [0, ln2), give or take a rounding. Returns exp(r) - 1 and
+ * leaves 2^n, which is 0 for n = -127 and infinite for n = 128: callers clamp x so that n stays between
+ * those. */
 VEC_INLINE float vec_exp_parts(float x, float *power)
 {
     const float magic = 0x1.8p23f; /* adding it rounds to an integer, which is then in the low bits */
@@ -118,18 +115,18 @@ VEC_INLINE float vec_log(float x)
     uint32_t shifted = bits - 0x3f3504f3u;
     float n = (float)((int32_t)shifted >> 23);
     float f = vec_from_bits((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
-    float z = VEC_PRODUCT(f, f);
+    float z = f * f;
     float q = -0x1.391deap-4f;
-    q = VEC_PRODUCT(q, f) + 0x1.05b182p-3f;
-    q = VEC_PRODUCT(q, f) - 0x1.0d9adcp-3f;
-    q = VEC_PRODUCT(q, f) + 0x1.22d044p-3f;
-    q = VEC_PRODUCT(q, f) - 0x1.546f34p-3f;
-    q = VEC_PRODUCT(q, f) + 0x1.99a054p-3f;
-    q = VEC_PRODUCT(q, f) - 0x1.000232p-2f;
-    q = VEC_PRODUCT(q, f) + 0x1.555554p-2f;
-    q = VEC_PRODUCT(VEC_PRODUCT(q, f), z) + VEC_PRODUCT(n, -0x1.bd0106p-13f);
-    q = q - VEC_PRODUCT(0.5f, z);
-    float y = (q + f) + VEC_PRODUCT(n, 0x1.63p-1f);
+    q = q * f + 0x1.05b182p-3f;
+    q = q * f - 0x1.0d9adcp-3f;
+    q = q * f + 0x1.22d044p-3f;
+    q = q * f - 0x1.546f34p-3f;
+    q = q * f + 0x1.99a054p-3f;
+    q = q * f - 0x1.000232p-2f;
+    q = q * f + 0x1.555554p-2f;
+    q = q * f * z - n * 0x1.bd0106p-13f;
+    q = q - 0.5f * z;
+    float y = (q + f) + n * 0x1.63p-1f;
     y = x < 0x1p-126f ? -INFINITY : y;
     y = x < 0.0f ? NAN : y;
     y = x > 0x1.fffffep+127f ? x : y;

@@ -91,6 +91,10 @@ static void book_in(MemLedger *ledger, MemComponent component, const MemBlock *b
         stats->own_peak[component] = stats->live_by[component];
         stats->own_peak_at[component] = where;
     }
+    if (stats->live > stats->step_peak) {
+        stats->step_peak = stats->live;
+        memcpy(stats->step_at_peak, stats->live_by, sizeof stats->step_at_peak);
+    }
     if (stats->live > stats->peak)
         new_peak(ledger, &where);
 }
@@ -121,12 +125,13 @@ int memtrack_alloc(MemLedger *ledger, uint64_t bytes, MemComponent component, Me
         return -1;
     if (bytes == 0)
         return 0;
-    MemEnd end = component_end[component];
+    MemEnd end = bytes <= MEMTRACK_SMALL ? MEM_END_LOW : component_end[component];
     MemArena *arena = &ledger->arenas[end];
     MemBlock made = *block;
     MemFit fit;
     uint64_t extent;
     made.requested = bytes;
+    made.end = end;
     made.bytes = (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
     made.serial = ledger->stats.allocations + 1;
     if (memtrack_fails_() || fit_block(ledger, end, made.bytes, &fit, &extent) ||
@@ -153,7 +158,7 @@ void memtrack_free(MemLedger *ledger, MemBlock *block)
     book_out(ledger, block->component, block);
     ledger->stats.frees++;
     record(ledger, MEM_EVENT_FREE, block, block->component);
-    memtrack_offsets_give_(&ledger->arenas[component_end[block->component]], block->offset, block->bytes);
+    memtrack_offsets_give_(&ledger->arenas[block->end], block->offset, block->bytes);
     memtrack_backing_detach_(&ledger->backing, block);
     *block = (MemBlock){0};
 }
@@ -161,8 +166,7 @@ void memtrack_free(MemLedger *ledger, MemBlock *block)
 void memtrack_retag(MemLedger *ledger, MemBlock *block, MemComponent component)
 {
     MemComponent from = block->component;
-    if (block->bytes == 0 || component == from || (unsigned)component >= MEM_COMPONENT_COUNT ||
-        component_end[component] != component_end[from])
+    if (block->bytes == 0 || component == from || (unsigned)component >= MEM_COMPONENT_COUNT)
         return;
     book_out(ledger, from, block);
     block->component = component;

@@ -26,6 +26,10 @@ extern "C" {
 /* Sizes are rounded up to this many bytes, and charged so. */
 #define MEMTRACK_ALIGN 64
 
+/* Blocks up to this size are placed LOW whatever their component: a scalar that outlives its step's large tensors (a loss)
+ * must not hold the place above them. */
+#define MEMTRACK_SMALL 4096
+
 /* Groups are the words users arrive with; they sum exactly to the peak. */
 #define MEMTRACK_GROUPS(X)                                                                                             \
     X(PARAMETERS, "parameters")                                                                                        \
@@ -34,7 +38,8 @@ extern "C" {
     X(ACTIVATIONS, "activations")                                                                                      \
     X(OVERHEAD, "overhead")
 
-/* Components: enum, name, group, and the end of the reservation it lives at (LOW: long-lived, HIGH: one step). */
+/* Components: enum, name, group, and the end of the reservation it is placed at. LOW, from below: what lives long, and what
+ * backward makes (it grows while the activations, HIGH, from above, go away in the order they came). */
 #define MEMTRACK_COMPONENTS(X)                                                                                         \
     X(PARAMETER, "parameter", PARAMETERS, LOW)                                                                         \
     X(FROZEN, "frozen", PARAMETERS, LOW)                                                                               \
@@ -42,7 +47,7 @@ extern "C" {
     X(GRADIENT, "gradient", GRADIENTS, LOW)                                                                            \
     X(OPTIMIZER, "optimizer", OPTIMIZER_STATES, LOW)                                                                   \
     X(ACTIVATION, "activation", ACTIVATIONS, HIGH)                                                                     \
-    X(ACTIVATION_GRADIENT, "activation_gradient", OVERHEAD, HIGH)                                                      \
+    X(ACTIVATION_GRADIENT, "activation_gradient", OVERHEAD, LOW)                                                       \
     X(TEMPORARY, "temporary", OVERHEAD, HIGH)                                                                          \
     X(WORKSPACE, "workspace", OVERHEAD, HIGH)                                                                          \
     X(INPUT, "input", OVERHEAD, HIGH)                                                                                  \
@@ -69,6 +74,9 @@ typedef enum MemComponent {
 #undef X
         MEM_COMPONENT_COUNT
 } MemComponent;
+
+/* An end of the reservation; needs is the largest sum of what both ends reached at one moment. */
+typedef enum MemEnd { MEM_END_LOW, MEM_END_HIGH, MEM_END_COUNT } MemEnd;
 
 typedef enum MemPhase {
 #define X(id, name) MEM_PHASE_##id,
@@ -104,6 +112,7 @@ typedef struct MemBlock {
     uint64_t serial;    /* the how-manieth allocation of its ledger, from 1: the same in a plan and its run */
     int32_t place;      /* where it was allocated: its free and re-tags are charged there */
     MemComponent component;
+    MemEnd end; /* where it was placed; re-tags do not move it */
     void *data; /* NULL on META */
 } MemBlock;
 
@@ -126,6 +135,8 @@ typedef struct MemStats {
     uint64_t at_peak[MEM_COMPONENT_COUNT];
     uint64_t own_peak[MEM_COMPONENT_COUNT];
     MemWhere peak_at;
+    uint64_t step_peak; /* since the last memtrack_step_set, with its composition */
+    uint64_t step_at_peak[MEM_COMPONENT_COUNT];
     MemWhere own_peak_at[MEM_COMPONENT_COUNT];
     uint64_t allocations, frees, retags; /* counts since creation */
     uint64_t event_hash; /* of all events so far, in order: kind, size, offset, component, place, phase, op */
@@ -185,8 +196,7 @@ BRIM_API const char *memtrack_ledger_name(const MemLedger *ledger);
 BRIM_API int memtrack_alloc(MemLedger *ledger, uint64_t bytes, MemComponent component, MemBlock *block);
 /* Zeroes *block. A block with bytes == 0 is ignored. */
 BRIM_API void memtrack_free(MemLedger *ledger, MemBlock *block);
-/* A logged event; the block stays where it is: both components must live at the same end, or nothing happens. The
- * component it already has: nothing happens either. */
+/* A logged event; the block stays where it is. The component it already has: nothing happens. */
 BRIM_API void memtrack_retag(MemLedger *ledger, MemBlock *block, MemComponent component);
 
 /* The ledger's own books, always up to date; valid as long as the ledger. */

@@ -7,8 +7,6 @@
 
 #include "memtrack.h"
 
-typedef enum MemEnd { MEM_END_LOW, MEM_END_HIGH, MEM_END_COUNT } MemEnd;
-
 typedef struct MemGap {
     uint64_t start, end;
 } MemGap;

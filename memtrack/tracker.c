@@ -92,6 +92,8 @@ int64_t memtrack_step_set(MemTracker *tracker, int64_t step)
     tracker->step = step;
     for (MemLedger *ledger = tracker->ledgers; ledger; ledger = ledger->next)
         ledger->stats.step_hash = 0;
+        ledger->stats.step_peak = ledger->stats.live;
+        memcpy(ledger->stats.step_at_peak, ledger->stats.live_by, sizeof ledger->stats.live_by);
     return before;
 }
 

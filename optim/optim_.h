@@ -5,21 +5,21 @@
 #include "../tensor/tensor_.h"
 #include "optim.h"
 
-#define OPTIM_MAX_STATES 2
+#define OPTIM_MAX_ARRAYS 2
 
-typedef float *OptimState[OPTIM_MAX_STATES]; /* a parameter's state arrays; NULL where the rule has fewer */
+typedef float *OptimArrays[OPTIM_MAX_ARRAYS]; /* a parameter's state; NULL where the rule has fewer */
 
 /* A rule is one row of the table in rules.c. */
 typedef struct OptimRule {
     const char *name;
-    int states;             /* arrays a parameter, shaped like it; a momentum buffer, if any, is one more */
+    int arrays;             /* of state a parameter, shaped like it; a momentum buffer, if any, is one more */
     UpdateScalars defaults; /* taken where an option is 0 */
     void (*update)(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                   const float *gradient, const OptimState state, int threads);
+                   const float *gradient, const OptimArrays state, int threads);
 } OptimRule;
 
 typedef struct ParameterState {
-    Storage *state[OPTIM_MAX_STATES];
+    Storage *array[OPTIM_MAX_ARRAYS];
     int64_t updates; /* bias correction counts the steps in which this parameter had a gradient */
     float lr_scale, weight_decay;
 } ParameterState;
@@ -28,17 +28,18 @@ struct Optimizer {
     ScopeItem item;
     const OptimRule *rule;
     UpdateScalars scalars; /* lr is the base, before the schedule */
-    int states;            /* arrays a parameter */
-    int count, capacity;   /* of the two arrays below */
+    int arrays;            /* of state a parameter */
+    int count, capacity;   /* of the two lists below */
     Tensor **parameters;   /* a reference each, so that who is freed first does not matter */
-    ParameterState *of;    /* of parameters[i] */
+    ParameterState *state; /* of parameters[i] */
     Schedule schedule;
     float max_norm, grad_norm;
     int64_t steps;
 };
 
 /* Scalars are complete and valid. NULL with an error, and nothing held, on failure. */
-Optimizer *optimizer_new(const OptimRule *rule, const UpdateScalars *scalars, int decay_all, TensorList parameters);
+Optimizer *optimizer_new(const OptimRule *rule, const UpdateScalars *scalars, int decay_all,
+                         TensorList parameters);
 
 /* The factor on the learning rate of `step`, counted from 0. */
 double schedule_factor(const Schedule *schedule, int64_t step);

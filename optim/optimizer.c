@@ -1,11 +1,11 @@
-/* The optimizer: which parameters, what state they have, and one step over all of them. It meets modules in Tensor *
- * only. All memory is taken at creation, so that every step costs what the first one costs. */
+/* The optimizer: which parameters, what state they have, and one step over all of them. It meets modules in
+ * Tensor * only. All memory is taken at creation, so that every step costs what the first one costs. */
 #include <inttypes.h>
 #include <math.h>
 
 #include "optim_.h"
 
-/* ---- Creation ------------------------------------------------------------------------------------------------- */
+/* ---- Creation ------------------------------------------------------------------------------------------ */
 
 static int find_parameter(const Optimizer *optimizer, const Tensor *tensor)
 {
@@ -33,22 +33,22 @@ static const char *unusable(const Tensor *tensor, const Context *context)
     return tensor->storage ? NULL : "was freed";
 }
 
-static int state_new(const Optimizer *optimizer, const Tensor *tensor, ParameterState *of)
+static int arrays_new(const Optimizer *optimizer, const Tensor *tensor, ParameterState *state)
 {
     Context *context = optimizer->item.context;
     int64_t n = shape_numel(tensor->shape);
     int place = memtrack_place_set(context->tracker, tensor->place);
     int made = 0;
-    while (made < optimizer->states) {
-        of->state[made] = storage_new(context, n * (int64_t)sizeof(float), MEM_OPTIMIZER);
-        if (!of->state[made])
+    while (made < optimizer->arrays) {
+        Storage *array = storage_new(context, n * (int64_t)sizeof(float), MEM_OPTIMIZER);
+        if (!array)
             break;
         if (!context->meta)
-            context->kernels->fill(n, 0, storage_f32(of->state[made]), context->threads);
-        made++;
+            context->kernels->fill(n, 0, storage_f32(array), context->threads);
+        state->array[made++] = array;
     }
     memtrack_place_set(context->tracker, place);
-    return made == optimizer->states ? 0 : error_code();
+    return made == optimizer->arrays ? 0 : error_code();
 }
 
 static int add_parameter(Optimizer *optimizer, Tensor *tensor, float weight_decay)
@@ -56,8 +56,8 @@ static int add_parameter(Optimizer *optimizer, Tensor *tensor, float weight_deca
     int i = optimizer->count++;
     tensor_retain(tensor);
     optimizer->parameters[i] = tensor;
-    optimizer->of[i] = (ParameterState){.lr_scale = 1, .weight_decay = weight_decay};
-    return state_new(optimizer, tensor, &optimizer->of[i]);
+    optimizer->state[i] = (ParameterState){.lr_scale = 1, .weight_decay = weight_decay};
+    return arrays_new(optimizer, tensor, &optimizer->state[i]);
 }
 
 static int add_parameters(Optimizer *optimizer, TensorList list, int decay_all)
@@ -75,7 +75,8 @@ static int add_parameters(Optimizer *optimizer, TensorList list, int decay_all)
             return error_code();
     }
     if (optimizer->count == 0)
-        return error_raise(ERROR_ARGUMENT, "optimizer %s: every parameter is frozen; there is nothing to train",
+        return error_raise(ERROR_ARGUMENT,
+                           "optimizer %s: every parameter is frozen; there is nothing to train",
                            optimizer->rule->name);
     return 0;
 }
@@ -85,11 +86,11 @@ static void destroy(ScopeItem *item)
     Optimizer *optimizer = (Optimizer *)item; /* the item is the first member */
     Context *context = item->context;
     for (int i = optimizer->count - 1; i >= 0; i--) {
-        for (int s = OPTIM_MAX_STATES - 1; s >= 0; s--)
-            storage_release(context, optimizer->of[i].state[s]);
+        for (int k = OPTIM_MAX_ARRAYS - 1; k >= 0; k--)
+            storage_release(context, optimizer->state[i].array[k]);
         tensor_unref(optimizer->parameters[i]);
     }
-    host_free(context, optimizer->of, (size_t)optimizer->capacity * sizeof *optimizer->of);
+    host_free(context, optimizer->state, (size_t)optimizer->capacity * sizeof *optimizer->state);
     host_free(context, optimizer->parameters, (size_t)optimizer->capacity * sizeof(Tensor *));
     host_free(context, optimizer, sizeof *optimizer);
 }
@@ -106,13 +107,14 @@ Optimizer *optimizer_new(const OptimRule *rule, const UpdateScalars *scalars, in
     scope_adopt(&optimizer->item, destroy);
     optimizer->rule = rule;
     optimizer->scalars = *scalars;
-    optimizer->states = rule->states + (scalars->momentum > 0);
+    optimizer->arrays = rule->arrays + (scalars->momentum > 0);
     optimizer->capacity = list.count;
     optimizer->parameters = host_alloc((size_t)list.count * sizeof(Tensor *));
-    optimizer->of = optimizer->parameters ? host_alloc((size_t)list.count * sizeof *optimizer->of) : NULL;
+    optimizer->state =
+        optimizer->parameters ? host_alloc((size_t)list.count * sizeof *optimizer->state) : NULL;
     MemTracker *tracker = optimizer->item.context->tracker;
     const char *op = memtrack_op_set(tracker, rule->name);
-    int failed = !optimizer->of || add_parameters(optimizer, list, decay_all) != 0;
+    int failed = !optimizer->state || add_parameters(optimizer, list, decay_all) != 0;
     memtrack_op_set(tracker, op);
     if (!failed)
         return optimizer;
@@ -128,7 +130,7 @@ void optimizer_free(Optimizer *optimizer)
     destroy(&optimizer->item);
 }
 
-/* ---- Settings ------------------------------------------------------------------------------------------------- */
+/* ---- Settings ------------------------------------------------------------------------------------------ */
 
 static int not_negative(const char *what, float value)
 {
@@ -160,8 +162,8 @@ int optim_set_group(Optimizer *optimizer, TensorList parameters, float lr_scale,
         int known = find_parameter(optimizer, parameters.items[i]);
         if (known < 0)
             continue; /* frozen */
-        optimizer->of[known].lr_scale = lr_scale;
-        optimizer->of[known].weight_decay = weight_decay;
+        optimizer->state[known].lr_scale = lr_scale;
+        optimizer->state[known].weight_decay = weight_decay;
     }
     return error_code();
 }
@@ -181,7 +183,8 @@ int optim_set_clip(Optimizer *optimizer, float max_norm)
     if (!optimizer)
         return error_code();
     if (!(max_norm >= 0)) /* infinity is fine: the norm is measured, nothing is scaled */
-        return error_raise(ERROR_ARGUMENT, "optim_set_clip: max_norm is %g; it must not be below 0", (double)max_norm);
+        return error_raise(ERROR_ARGUMENT, "optim_set_clip: max_norm is %g; it must not be below 0",
+                           (double)max_norm);
     optimizer->max_norm = max_norm;
     optimizer->grad_norm = 0;
     return error_code();
@@ -193,7 +196,7 @@ void optim_set_lr(Optimizer *optimizer, float lr)
         optimizer->scalars.lr = lr;
 }
 
-/* ---- A step --------------------------------------------------------------------------------------------------- */
+/* ---- A step -------------------------------------------------------------------------------------------- */
 
 /* A gradient whose parameter somebody freed has nothing to update. */
 static int all_held(const Optimizer *optimizer)
@@ -220,7 +223,8 @@ static void blame_gradient(const Optimizer *optimizer)
             continue;
         int place = memtrack_place_set(context->tracker, tensor->place);
         error_raise(ERROR_NONFINITE,
-                    "optim_step: element %" PRId64 " of the gradient of parameter %d '%s' %s is %g; nothing was updated",
+                    "optim_step: element %" PRId64
+                    " of the gradient of parameter %d '%s' %s is %g; nothing was updated",
                     bad, i, tensor_name(tensor), shape_text(tensor->shape).text, (double)gradient[bad]);
         memtrack_place_set(context->tracker, place);
         return;
@@ -228,7 +232,7 @@ static void blame_gradient(const Optimizer *optimizer)
     error_raise(ERROR_NONFINITE, "optim_step: the norm of the gradients is not finite; nothing was updated");
 }
 
-/* The factor on every gradient, as PyTorch's clip_grad_norm_; -1 with an error when the norm is not finite. */
+/* The factor on every gradient, as PyTorch's clip_grad_norm_; -1 with an error if the norm is not finite. */
 static float clip(Optimizer *optimizer)
 {
     const Context *context = optimizer->item.context;
@@ -255,18 +259,19 @@ static void update(const Optimizer *optimizer, int i, UpdateScalars scalars)
 {
     const Context *context = optimizer->item.context;
     const Tensor *tensor = optimizer->parameters[i];
-    ParameterState *of = &optimizer->of[i];
-    of->updates++;
+    ParameterState *state = &optimizer->state[i];
+    state->updates++;
     if (context->meta)
         return;
-    scalars.lr *= of->lr_scale;
-    scalars.weight_decay = of->weight_decay;
-    scalars.step = of->updates;
-    OptimState state;
-    for (int s = 0; s < OPTIM_MAX_STATES; s++)
-        state[s] = storage_f32(of->state[s]);
-    optimizer->rule->update(context->kernels, shape_numel(tensor->shape), &scalars, storage_f32(tensor->storage),
-                            storage_f32(tensor->grad), state, context->threads);
+    scalars.lr *= state->lr_scale;
+    scalars.weight_decay = state->weight_decay;
+    scalars.step = state->updates;
+    OptimArrays arrays;
+    for (int k = 0; k < OPTIM_MAX_ARRAYS; k++)
+        arrays[k] = storage_f32(state->array[k]);
+    optimizer->rule->update(context->kernels, shape_numel(tensor->shape), &scalars,
+                            storage_f32(tensor->storage), storage_f32(tensor->grad), arrays,
+                            context->threads);
 }
 
 static void step(Optimizer *optimizer)
@@ -311,7 +316,7 @@ void optim_zero_grad(Optimizer *optimizer)
     memtrack_phase_set(tracker, phase);
 }
 
-/* ---- Reading -------------------------------------------------------------------------------------------------- */
+/* ---- Reading ------------------------------------------------------------------------------------------- */
 
 float optim_lr(const Optimizer *optimizer)
 {

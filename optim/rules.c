@@ -1,31 +1,38 @@
-/* The update rules, one row each, and the constructors that turn options into a row's scalars. A new rule is a row, its
- * kernel, and an options struct. */
+/* The update rules, one row each, and the constructors that turn options into a row's scalars. A new rule is
+ * a row, its kernel, and an options struct. */
 #include <math.h>
 #include <string.h>
 
 #include "optim_.h"
 
-/* ---- The table ------------------------------------------------------------------------------------------------ */
+/* ---- The table ----------------------------------------------------------------------------------------- */
 
 static void update_sgd(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                       const float *gradient, const OptimState state, int threads)
+                       const float *gradient, const OptimArrays state, int threads)
 {
     kernels->sgd(n, scalars, parameter, gradient, state[0], threads);
 }
 
 static void update_rmsprop(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                           const float *gradient, const OptimState state, int threads)
+                           const float *gradient, const OptimArrays state, int threads)
 {
     kernels->rmsprop(n, scalars, parameter, gradient, state[0], state[1], threads);
 }
 
 static void update_adam(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                        const float *gradient, const OptimState state, int threads)
+                        const float *gradient, const OptimArrays state, int threads)
 {
     kernels->adam(n, scalars, parameter, gradient, state[0], state[1], threads);
 }
 
-typedef enum RuleId { RULE_SGD, RULE_SGD_MOMENTUM, RULE_SGD_NESTEROV, RULE_RMSPROP, RULE_ADAM, RULE_ADAMW } RuleId;
+typedef enum RuleId {
+    RULE_SGD,
+    RULE_SGD_MOMENTUM,
+    RULE_SGD_NESTEROV,
+    RULE_RMSPROP,
+    RULE_ADAM,
+    RULE_ADAMW
+} RuleId;
 
 /* 0.01 of weight decay is the only default that a user may want to undo: there, negative means none. */
 static const OptimRule rules[] = {
@@ -34,20 +41,16 @@ static const OptimRule rules[] = {
     [RULE_SGD_NESTEROV] = {"sgd-nesterov", 0, {.lr = 1e-3f, .momentum = 0.9f, .nesterov = 1}, update_sgd},
     [RULE_RMSPROP] = {"rmsprop", 1, {.lr = 1e-2f, .alpha = 0.99f, .eps = 1e-8f}, update_rmsprop},
     [RULE_ADAM] = {"adam", 2, {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f}, update_adam},
-    [RULE_ADAMW] = {"adamw",
-                    2,
-                    {.lr = 1e-3f,
-                     .beta1 = 0.9f,
-                     .beta2 = 0.999f,
-                     .eps = 1e-8f,
-                     .weight_decay = 0.01f,
-                     .decoupled = 1},
-                    update_adam},
+    [RULE_ADAMW] =
+        {"adamw",
+         2,
+         {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.01f, .decoupled = 1},
+         update_adam},
 };
 
 #define RULE_COUNT ((int)(sizeof rules / sizeof *rules))
 
-/* ---- Options to scalars ----------------------------------------------------------------------------------------- */
+/* ---- Options to scalars -------------------------------------------------------------------------------- */
 
 static float or_default(float value, float fallback)
 {
@@ -79,15 +82,20 @@ static int scalars_valid(const OptimRule *rule, const UpdateScalars *s)
         const char *field;
         float value, below;
     } checks[] = {
-        {"lr", s->lr, INFINITY},   {"momentum", s->momentum, INFINITY}, {"weight_decay", s->weight_decay, INFINITY},
-        {"eps", s->eps, INFINITY}, {"alpha", s->alpha, 1},              {"beta1", s->beta1, 1},
+        {"lr", s->lr, INFINITY},
+        {"momentum", s->momentum, INFINITY},
+        {"weight_decay", s->weight_decay, INFINITY},
+        {"eps", s->eps, INFINITY},
+        {"alpha", s->alpha, 1},
+        {"beta1", s->beta1, 1},
         {"beta2", s->beta2, 1},
     };
     for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
         if (checks[i].value >= 0 && checks[i].value < checks[i].below)
             continue;
         error_raise(ERROR_ARGUMENT, "optimizer %s: %s is %g; it must be %s", rule->name, checks[i].field,
-                    (double)checks[i].value, checks[i].below > 1 ? "a finite number not below 0" : "in [0, 1)");
+                    (double)checks[i].value,
+                    checks[i].below > 1 ? "a finite number not below 0" : "in [0, 1)");
         return 0;
     }
     if (!isfinite(s->dampening)) {
@@ -95,8 +103,9 @@ static int scalars_valid(const OptimRule *rule, const UpdateScalars *s)
         return 0;
     }
     if (s->nesterov && (s->momentum == 0 || s->dampening != 0)) {
-        error_raise(ERROR_ARGUMENT, "optimizer %s: nesterov needs momentum > 0 and dampening 0, not %g and %g",
-                    rule->name, (double)s->momentum, (double)s->dampening);
+        error_raise(ERROR_ARGUMENT,
+                    "optimizer %s: nesterov needs momentum > 0 and dampening 0, not %g and %g", rule->name,
+                    (double)s->momentum, (double)s->dampening);
         return 0;
     }
     return 1;
@@ -111,7 +120,7 @@ static Optimizer *create(RuleId id, TensorList parameters, UpdateScalars given, 
     return scalars_valid(rule, &scalars) ? optimizer_new(rule, &scalars, decay_all, parameters) : NULL;
 }
 
-/* ---- Constructors ----------------------------------------------------------------------------------------------- */
+/* ---- Constructors -------------------------------------------------------------------------------------- */
 
 Optimizer *optim_sgd(TensorList parameters, const Sgd *options)
 {
@@ -174,15 +183,19 @@ static void raise_unknown(const char *name)
             strncat(known, ", ", sizeof known - strlen(known) - 1);
         strncat(known, rules[i].name, sizeof known - strlen(known) - 1);
     }
-    error_raise(ERROR_ARGUMENT, "optim_by_name: no optimizer is called '%s'; known are %s", name ? name : "(null)",
-                known);
+    error_raise(ERROR_ARGUMENT, "optim_by_name: no optimizer is called '%s'; known are %s",
+                name ? name : "(null)", known);
 }
 
 Optimizer *optim_by_name(const char *name, TensorList parameters, float lr, float weight_decay)
 {
-    for (int i = 0; name && i < RULE_COUNT; i++)
-        if (strcmp(name, rules[i].name) == 0)
-            return create((RuleId)i, parameters, (UpdateScalars){.lr = lr, .weight_decay = weight_decay}, 0);
+    for (int i = 0; name && i < RULE_COUNT; i++) {
+        if (strcmp(name, rules[i].name) != 0)
+            continue;
+        if (weight_decay < 0 && rules[i].defaults.weight_decay == 0)
+            weight_decay = 0; /* negative means none, whichever the name */
+        return create((RuleId)i, parameters, (UpdateScalars){.lr = lr, .weight_decay = weight_decay}, 0);
+    }
     raise_unknown(name);
     return NULL;
 }

@@ -199,6 +199,7 @@ static int backward_op(Context *context, Node *node)
         failed = call_kernel(context, node, &targets);
     if (!failed)
         failed = deliver(context, node, &targets);
+    context->flops += call->plan.backward_flops;
     for (int i = 0; i < OP_MAX_INPUTS; i++)
         storage_release(context, targets.storage[i]);
     if (kept) {

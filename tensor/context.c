@@ -108,6 +108,11 @@ uint64_t context_seed(const Context *context)
     return context ? context->seed : 0;
 }
 
+double context_flops(const Context *context)
+{
+    return context ? context->flops : 0;
+}
+
 void *host_alloc(size_t bytes)
 {
     Context *context = context_here();

@@ -137,6 +137,7 @@ static Tensor *apply(Context *context, OpCall *call, Tensor *const *input)
     if (out) {
         out->leaf = 0;
         out->op = call->row->name;
+        context->flops += call->plan.flops;
         storage_release(context, o.workspace); /* before anything is re-tagged, so that it lives shortest */
         o.workspace = NULL;
         if (call->needs)

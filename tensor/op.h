@@ -67,6 +67,7 @@ typedef struct OpPlan {
     uint64_t backward_workspace;       /* bytes */
     unsigned saves;                    /* OP_INPUT(i) | OP_OUTPUT that backward reads */
     int writes_dout;                   /* backward uses the output gradient as scratch (the engine makes it unshared) */
+    double flops, backward_flops;      /* of the products; what is not a product counts 0 */
 } OpPlan;
 
 typedef struct OpCall {

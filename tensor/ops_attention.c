@@ -74,8 +74,11 @@ static int attention_shape(OpCall *call)
     int64_t rows = (int64_t)d.batch * d.heads * d.seq;
     plan->extra[0] = flash ? rows : rows * d.seq;
     plan->workspace = call->kernels->attention_workspace(&d, flash, 0, call->threads);
+    double pairs = (double)rows * (d.causal ? (d.seq + 1) / 2.0 : d.seq);
+    plan->flops = 4.0 * pairs * d.head_dim; /* two products; backward has four, and flash computes the scores again */
     if (!call->needs)
         return 0;
+    plan->backward_flops = plan->flops * (flash ? 2.5 : 2.0);
     plan->backward_workspace = call->kernels->attention_workspace(&d, flash, 1, call->threads);
     plan->saves = OP_INPUT(Q) | OP_INPUT(K) | OP_INPUT(V) | OP_INPUT(MASK) | OP_OUTPUT;
     return 0;

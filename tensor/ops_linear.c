@@ -34,8 +34,10 @@ static int linear_shape(OpCall *call)
     OpPlan *plan = &call->plan;
     plan->out = call->shape[0];
     plan->out.dim[plan->out.ndim - 1] = d.out;
+    plan->flops = 2.0 * (double)d.rows * (double)d.in * (double)d.out;
     if (!call->needs)
         return 0;
+    plan->backward_flops = plan->flops * (needs_input(call, 0) + needs_input(call, 1));
     int act = call->attr.linear.act;
     plan->saves = (needs_input(call, 1) ? OP_INPUT(0) : 0) | (needs_input(call, 0) ? OP_INPUT(1) : 0) |
                   (act == ACT_RELU ? OP_OUTPUT : 0);

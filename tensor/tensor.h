@@ -80,6 +80,8 @@ BRIM_API MemLedger *context_ledger(const Context *context);
 BRIM_API int context_is_meta(const Context *context);
 BRIM_API int context_threads(const Context *context);
 BRIM_API uint64_t context_seed(const Context *context);
+/* Floating-point operations of the products run (on meta: that would run) so far. */
+BRIM_API double context_flops(const Context *context);
 
 /* ---- Data types and shapes ----------------------------------------------------------------------------------- */
 

@@ -65,6 +65,7 @@ struct Context {
     int meta, threads, no_grad, in_backward;
     uint64_t seed;
     RandomState random;
+    double flops; /* of products so far, on meta too */
     int64_t steps_done; /* optimizer steps; the tracker's step follows when the next forward begins */
     StepHook step_hook;
     void *step_hook_user;

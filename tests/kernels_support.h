@@ -1,5 +1,5 @@
-/* What the tests of the kernels that are not products share: guarded buffers, comparisons, and loops over the tables
- * that this processor runs. A test's buffers are all freed, and their guards checked, by release. */
+/* What the tests of the kernels that are not products share: guarded buffers, comparisons, and loops over the
+ * tables that this processor runs. A test's buffers are all freed, and their guards checked, by release. */
 #ifndef BRIM_TESTS_KERNELS_SUPPORT_H
 #define BRIM_TESTS_KERNELS_SUPPORT_H
 
@@ -16,7 +16,7 @@
 
 #include "kernels/kernels.h"
 
-enum { SUPPORT_GUARD = 16, SUPPORT_BUFFERS = 64, SUPPORT_THREADS = 3 };
+enum { SUPPORT_GUARD = 16, SUPPORT_BUFFERS = 128, SUPPORT_THREADS = 3 };
 static const float support_guard = 54321.125f;
 
 static struct {
@@ -77,7 +77,8 @@ static inline void release(void)
     }
 }
 
-static inline void assert_near(const char *what, int64_t n, const float *x, const float *expected, double tolerance)
+static inline void assert_near(const char *what, int64_t n, const float *x, const float *expected,
+                               double tolerance)
 {
     for (int64_t i = 0; i < n; i++) {
         int same = x[i] == expected[i] || (isnan(x[i]) && isnan(expected[i]));
@@ -94,6 +95,12 @@ static inline void assert_same(const char *what, int64_t n, const float *x, cons
         fail_msg("%s: %lld floats are not bitwise equal", what, (long long)n);
 }
 
+/* A test that failed left its buffers: the next one starts without them. */
+static inline void forget(void)
+{
+    support_used = 0;
+}
+
 static const char *const support_tables[] = {"base", "avx2", "avx512"};
 
 static inline const Kernels *support_table(int i)
@@ -104,6 +111,7 @@ static inline const Kernels *support_table(int i)
 /* Calls check for every table and thread count. */
 static inline void each_table(void (*check)(const Kernels *k, int threads))
 {
+    forget();
     for (int i = 0; i < 3; i++) {
         for (int threads = 1; support_table(i) && threads <= SUPPORT_THREADS; threads++) {
             check(support_table(i), threads);
@@ -116,6 +124,7 @@ static inline void each_table(void (*check)(const Kernels *k, int threads))
 static inline void each_length(void (*check)(const Kernels *k, int64_t n, int threads))
 {
     static const int64_t lengths[] = {1, 3, 7, 17, 31, 33, 65, 1023, 4096, 4099, 16385, 50021};
+    forget();
     for (int i = 0; i < 3; i++) {
         for (size_t n = 0; support_table(i) && n < sizeof lengths / sizeof *lengths; n++) {
             for (int threads = 1; threads <= SUPPORT_THREADS; threads++) {
@@ -130,6 +139,7 @@ static inline void each_length(void (*check)(const Kernels *k, int64_t n, int th
 static inline void each_matrix(void (*check)(const Kernels *k, int64_t rows, int64_t c, int threads))
 {
     static const int64_t rows[] = {1, 2, 5, 129}, columns[] = {1, 2, 3, 17, 31, 33, 64, 65, 257, 1000};
+    forget();
     for (int i = 0; i < 3; i++) {
         for (size_t at = 0; support_table(i) && at < 4 * 10; at++) {
             for (int threads = 1; threads <= SUPPORT_THREADS; threads++) {

@@ -1,4 +1,5 @@
-/* kernels/vecmath.h against libm in double, over floats taken evenly from all bit patterns and over special values. */
+/* kernels/vecmath.h against libm in double, over floats taken evenly from all bit patterns and over special
+ * values. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -44,7 +45,7 @@ static float log_of(float x)
 static void check(const char *name, float (*ours)(float), double (*exact)(double), float low, float high,
                   double allowed)
 {
-    for (uint64_t bits = 0; bits <= 0xffffffffu; bits += 2053) {
+    for (uint64_t bits = 0; bits <= 0xffffffffu; bits += 419) {
         float x = vec_from_bits((uint32_t)bits);
         if (isnan(x)) {
             if (!isnan(ours(x)))
@@ -68,7 +69,8 @@ static void test_exp(void **state)
     assert_true(vec_exp(0.0f) == 1.0f && vec_exp(-0.0f) == 1.0f);
     assert_true(vec_exp(-INFINITY) == 0.0f && vec_exp(INFINITY) == INFINITY);
     assert_true(vec_exp(88.72283f) < INFINITY && vec_exp(88.7229f) == INFINITY);
-    for (float x = -87.34f; x > -1e30f; x *= 1.01f) /* instead of subnormals: zero, or the least normal number */
+    for (float x = -87.34f; x > -1e30f;
+         x *= 1.01f) /* instead of subnormals: zero, or the least normal number */
         assert_true(vec_exp(x) == 0.0f || (x > -87.4f && vec_exp(x) <= 0x1p-126f));
 }
 
@@ -96,8 +98,9 @@ static void test_log(void **state)
     assert_true(isnan(vec_log(-1.0f)) && isnan(vec_log(-INFINITY)));
 }
 
-/* This file is compiled for the base instruction set. Cross-entropy's gradient with lse 0 is exp itself, GELU's value
- * at a large argument's negative is erf's error: they show the functions as each table has them, fused and wide. */
+/* This file is compiled for the base instruction set. These kernels show the functions as every table has
+ * them, fused and wide: cross-entropy's gradient with lse 0 is exp itself, GELU is erf with little around it.
+ */
 static void test_tables(void **state)
 {
     (void)state;

@@ -2,7 +2,7 @@
 """Compares two folders of fixtures: compare.py A B prints a line a file and exits with 1 when they differ.
 
 An element may differ from A's by 1e-4 of itself plus 1e-5 of its tensor's largest magnitude (of 1e-2, where all are
-smaller: a gradient that is mathematically zero is rounding noise). Inputs, integers and texts must be equal.
+smaller: a gradient that is mathematically zero is rounding noise). Integers and texts must be equal.
 """
 import os
 import sys

@@ -253,7 +253,8 @@ def model_cases():
     labels[:, -1] = models.IGNORE
     yield 'llama', config, models.LlamaForCausalLM(**config), {'ids': integers(1000, (2, 17), 59)}, labels
 
-    config = dict(vocab=53, dim=48, layers=3, heads=6, kv_heads=2, hidden=40, norm_eps=1e-6, rope_theta=500000.0, tied=1)
+    config = dict(vocab=53, dim=48, layers=3, heads=6, kv_heads=2, hidden=40, norm_eps=1e-6,
+                  rope_theta=500000.0, tied=1)
     labels = some_ignored(integers(1001, (1, 19), 53), 1002, 2)
     yield 'llama_gqa_tied', config, models.LlamaForCausalLM(**config), {'ids': integers(1000, (1, 19), 53)}, labels
 

@@ -1,0 +1,19 @@
+/* The umbrella: include this, link -lbrim. */
+#ifndef BRIM_H
+#define BRIM_H
+
+#define BRIM_VERSION_MAJOR 0
+#define BRIM_VERSION_MINOR 1
+#define BRIM_VERSION_PATCH 0
+
+#include "data/data.h"
+#include "memtrack/memtrack.h"
+#include "nn/nn.h"
+#include "optim/optim.h"
+#include "plan/plan.h"
+#include "report/report.h"
+#include "tensor/batch.h"
+#include "tensor/op.h"
+#include "tensor/tensor.h"
+
+#endif

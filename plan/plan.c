@@ -1,0 +1,238 @@
+/* The dry run and the real run of one script, and the comparison of their steps. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../tensor/tensor_.h"
+#include "plan.h"
+
+/* What brim_step needs to know of the run around it. */
+typedef struct Run {
+    const RunOptions *options;
+    RunResult *result;
+    FILE *out;
+    int64_t lines;
+    double started, last, tokens, first_step_seconds;
+} Run;
+
+static _Thread_local Run *current_run;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- Signatures of steps --------------------------------------------------------------------------------------- */
+
+static StepSignature *find_signature(StepSignature *list, int count, uint64_t hash)
+{
+    for (int i = 0; i < count; i++)
+        if (list[i].hash == hash)
+            return &list[i];
+    return NULL;
+}
+
+typedef struct PlanSteps {
+    Plan *plan;
+    double flops_before;
+} PlanSteps;
+
+static void note_planned_step(Context *context, void *user)
+{
+    PlanSteps *steps = user;
+    Plan *plan = steps->plan;
+    uint64_t hash = memtrack_stats(context->ledger)->step_hash;
+    StepSignature *known = find_signature(plan->signature, plan->signatures, hash);
+    if (known) {
+        known->count++;
+    } else if (plan->signatures < PLAN_SIGNATURES) {
+        plan->signature[plan->signatures++] = (StepSignature){.hash = hash,
+                                                              .first_step = memtrack_step(context->tracker),
+                                                              .count = 1,
+                                                              .flops = context->flops - steps->flops_before};
+    }
+    steps->flops_before = context->flops;
+    plan->steps++;
+}
+
+typedef struct RealSteps {
+    const Plan *plan;
+    RunResult *result;
+} RealSteps;
+
+static void compare_real_step(Context *context, void *user)
+{
+    RealSteps *steps = user;
+    uint64_t hash = memtrack_stats(context->ledger)->step_hash;
+    steps->result->steps++;
+    if (find_signature((StepSignature *)steps->plan->signature, steps->plan->signatures, hash))
+        return;
+    if (steps->result->steps_off_plan++ == 0)
+        steps->result->first_off_plan = memtrack_step(context->tracker);
+}
+
+/* ---- Planning -------------------------------------------------------------------------------------------------- */
+
+static void keep_error(char *to, size_t size, int status)
+{
+    if (status)
+        snprintf(to, size, "%s", error_message()[0] ? error_message() : "the script failed without saying why");
+}
+
+/* Runs the script in this context and closes the books of its last step. */
+static int run_script(Script script, void *config, Context *context, StepHook hook, void *user)
+{
+    context->step_hook = hook;
+    context->step_hook_user = user;
+    int scope = tensor_scope_begin();
+    int status = script(config);
+    if (!status)
+        status = error_code();
+    tensor_scope_end(scope);
+    if (context->steps_done > memtrack_step(context->tracker))
+        hook(context, user);
+    return status;
+}
+
+int plan_script(Script script, void *config, const RunOptions *options, Plan *plan)
+{
+    static const RunOptions defaults;
+    const RunOptions *o = options ? options : &defaults;
+    memset(plan, 0, sizeof *plan);
+    Context *context = context_create(
+        &(ContextOptions){.meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels});
+    if (!context) {
+        snprintf(plan->error, sizeof plan->error, "out of host memory for a plan");
+        return plan->status = ERROR_HOST_MEMORY;
+    }
+    Context *outside = context_use(context);
+    PlanSteps steps = {.plan = plan};
+    plan->status = run_script(script, config, context, note_planned_step, &steps);
+    keep_error(plan->error, sizeof plan->error, plan->status);
+    report_summary(context->ledger, &plan->memory);
+    plan->flops = context->flops;
+    context_use(outside);
+    context_destroy(context);
+    return plan->status;
+}
+
+/* ---- Running --------------------------------------------------------------------------------------------------- */
+
+static int refuse(RunResult *result, ErrorCode code, const char *format, uint64_t a, uint64_t b)
+{
+    snprintf(result->error, sizeof result->error, format, a, report_size(a).text, b, report_size(b).text);
+    return result->status = (int)code;
+}
+
+static int wants_malloc(const RunOptions *options)
+{
+    const char *mode = getenv("BRIM_MEMORY");
+    return options->malloc_blocks || (mode && !strcmp(mode, "malloc"));
+}
+
+static Context *context_for(const RunOptions *options, uint64_t needs)
+{
+    int own_blocks = wants_malloc(options);
+    return context_create(&(ContextOptions){.memory = own_blocks ? MEMTRACK_MALLOC : MEMTRACK_RESERVED,
+                                            .capacity = needs ? needs : MEMTRACK_ALIGN,
+                                            .threads = options->threads,
+                                            .seed = options->seed,
+                                            .kernels = options->kernels});
+}
+
+int plan_execute(Script script, void *config, const RunOptions *options, const Plan *plan, RunResult *result)
+{
+    static const RunOptions defaults;
+    const RunOptions *o = options ? options : &defaults;
+    uint64_t needs = plan->memory.stats.needs;
+    memset(result, 0, sizeof *result);
+    result->first_off_plan = -1;
+    if (o->budget && needs > o->budget)
+        return refuse(result, ERROR_BUDGET,
+                      "needs %" PRIu64 " bytes (%s), more than the budget of %" PRIu64 " bytes (%s)", needs, o->budget);
+    Context *context = context_for(o, needs);
+    if (!context)
+        return refuse(result, ERROR_MEMORY, "needs %" PRIu64 " bytes (%s), which this machine does not have free%.0" PRIu64 "%.0s",
+                      needs, 0);
+    Context *outside = context_use(context);
+    Run run = {.options = o, .result = result, .out = o->out ? o->out : stdout, .started = now()};
+    run.last = run.started;
+    Run *run_outside = current_run;
+    current_run = &run;
+    RealSteps steps = {plan, result};
+    result->status = run_script(script, config, context, compare_real_step, &steps);
+    current_run = run_outside;
+    keep_error(result->error, sizeof result->error, result->status);
+    result->seconds = now() - run.started;
+    if (run.last > run.first_step_seconds + run.started)
+        result->tokens_per_second = run.tokens / (run.last - run.started - run.first_step_seconds);
+    report_summary(context->ledger, &result->memory);
+    result->memory.reserved = wants_malloc(o) ? 0 : needs;
+    result->memory.process_peak = memtrack_process_resident_peak();
+    context_use(outside);
+    context_destroy(context);
+    return result->status;
+}
+
+void brim_step(double loss, int64_t tokens)
+{
+    Run *run = current_run;
+    Context *context = context_here();
+    if (!run || !context || context->meta || context->error)
+        return;
+    double t = now(), speed = (double)tokens / fmax(t - run->last, 1e-9);
+    int64_t step = context->steps_done + 1;
+    RunResult *result = run->result;
+    if (run->lines++ == 0) {
+        result->loss_first = loss;
+        run->first_step_seconds = t - run->started; /* set-up and warm-up: not in the average */
+    } else {
+        run->tokens += (double)tokens;
+    }
+    result->loss_last = loss;
+    run->last = t;
+    int every = run->options->every > 0 ? run->options->every : 1;
+    if (!run->options->quiet && (step == 1 || step % every == 0)) {
+        report_step(run->out, context->ledger, &(StepLine){step, loss, speed});
+        fflush(run->out);
+    }
+}
+
+int brim_run(Script script, void *config, const RunOptions *options)
+{
+    static const RunOptions defaults;
+    const RunOptions *o = options ? options : &defaults;
+    FILE *out = o->out ? o->out : stdout;
+    Plan plan;
+    RunResult result;
+    if (plan_script(script, config, o, &plan)) {
+        if (!o->quiet)
+            fprintf(stderr, "brim: while planning: %s\n", plan.error);
+        return 1;
+    }
+    if (!o->quiet) {
+        if (o->title)
+            fprintf(out, "%s\n", o->title);
+        fprintf(out, "Plan: needs %s (%" PRIu64 " bytes); peak in %s, %s\n", report_size(plan.memory.stats.needs).text,
+                plan.memory.stats.needs, memtrack_phase_name(plan.memory.stats.peak_at.phase), plan.memory.peak_place);
+    }
+    int status = plan_execute(script, config, o, &plan, &result);
+    if (o->quiet)
+        return status ? 1 : 0;
+    if (status) {
+        fprintf(stderr, "brim: %s\n", result.error);
+        return 1;
+    }
+    fprintf(out, "\n%" PRId64 " steps, %.1f s, loss %.4f -> %.4f\n\n", result.steps, result.seconds, result.loss_first,
+            result.loss_last);
+    report_table(out, &plan.memory, &result.memory);
+    report_textbook(out, &plan.memory);
+    if (result.steps_off_plan)
+        fprintf(out, "%" PRId64 " steps went off the plan, the first at step %" PRId64 "\n", result.steps_off_plan,
+                result.first_off_plan + 1);
+    return 0;
+}

@@ -1,0 +1,86 @@
+/* plan: run a script without data to learn, exactly, what it will need; then run it for real with just that.
+ *
+ * There is no second description of a model's memory: planning executes the script itself on a meta context, where every
+ * allocation happens in the books and no kernel runs. A script is a function like
+ *
+ *     static int train(void *config) { … make data, model, optimizer; loop …; return error_code(); }
+ *
+ * that makes everything it uses, and whose control flow does not depend on tensor values (on meta they read as 0).
+ */
+#ifndef BRIM_PLAN_H
+#define BRIM_PLAN_H
+
+#include <stdio.h>
+
+#include "../report/report.h"
+#include "../tensor/tensor.h"
+#include "plan_names.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Returns 0, or non-zero when it failed (usually error_code()). Runs twice: planned, then for real. */
+typedef int (*Script)(void *config);
+
+typedef struct RunOptions {
+    uint64_t budget;     /* bytes the run may need; 0 = no limit. A plan that needs more is refused */
+    int threads;         /* 0 = all; part of the plan, because workspaces depend on it */
+    uint64_t seed;       /* of initialisation and dropout */
+    int malloc_blocks;   /* 1: each block from malloc instead of one reservation (for sanitizers) */
+    const char *kernels; /* see ContextOptions */
+    FILE *out;           /* where tables and step lines go; NULL = stdout */
+    int quiet;           /* 1: print nothing */
+    int every;           /* a step line every so many steps; 0 = about 20 lines a run is left to the caller: every step */
+    const char *title;   /* first line of the tables; NULL = none */
+} RunOptions;
+
+/* A step's allocation events as one number; equal steps have equal signatures. */
+typedef struct StepSignature {
+    uint64_t hash;
+    int64_t first_step, count;
+    double flops;
+} StepSignature;
+
+enum { PLAN_SIGNATURES = 32 };
+
+typedef struct Plan {
+    int status;           /* the script's return */
+    char error[512];      /* its error message, "" if none */
+    MemSummary memory;    /* memory.stats.needs is the law */
+    StepSignature signature[PLAN_SIGNATURES];
+    int signatures;       /* distinct ones; steps beyond PLAN_SIGNATURES kinds are not kept */
+    int64_t steps;
+    double flops;         /* of products, all steps */
+} Plan;
+
+/* Runs the script on meta. Returns plan->status: 0 when it ran through. Allocates nothing that outlives it. */
+BRIM_API int plan_script(Script script, void *config, const RunOptions *options, Plan *plan);
+
+typedef struct RunResult {
+    int status;
+    char error[512];
+    MemSummary memory;       /* measured */
+    int64_t steps;           /* optimizer steps seen */
+    int64_t steps_off_plan;  /* whose events are not those of any planned step */
+    int64_t first_off_plan;  /* the first of them; -1 = none */
+    double seconds;          /* of the script */
+    double loss_first, loss_last;
+    double tokens_per_second;
+} RunResult;
+
+/* Runs the script for real in a reservation of plan->memory.stats.needs bytes. Refuses (status ERROR_BUDGET) when the budget is
+ * smaller, or the reservation cannot be had (ERROR_MEMORY). Returns result->status. */
+BRIM_API int plan_execute(Script script, void *config, const RunOptions *options, const Plan *plan, RunResult *result);
+
+/* Plans, prints the plan, runs, prints planned beside measured. Returns what main should: 0 done, 1 failed or does not fit. */
+BRIM_API int brim_run(Script script, void *config, const RunOptions *options);
+
+/* Called by a script once a step, after backward: its loss and the tokens (or samples) it saw. Prints the step's line and keeps
+ * what the end table says; does nothing on meta or outside brim_run. */
+BRIM_API void brim_step(double loss, int64_t tokens);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,57 @@
+/* report: what memory looks like to people. Reads memtrack only.
+ *
+ * Two columns are never confused: "at peak" sums to the peak; "own peak" is each component's highest moment and does not sum.
+ * Units are binary and named: MiB, GiB.
+ */
+#ifndef BRIM_REPORT_H
+#define BRIM_REPORT_H
+
+#include <stdio.h>
+
+#include "../memtrack/memtrack.h"
+#include "report_names.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The books of one ledger, copied: it outlives the ledger. */
+typedef struct MemSummary {
+    MemStats stats;
+    char peak_place[128], peak_op[32]; /* of stats.peak_at */
+    uint64_t reserved;                 /* bytes reserved for the run; 0 in a plan */
+    uint64_t host_peak;                /* host memory of the library: headers, tape, datasets */
+    uint64_t process_peak;             /* resident set at its highest, as the operating system counts; 0 in a plan */
+} MemSummary;
+
+BRIM_API void report_summary(const MemLedger *ledger, MemSummary *out);
+/* What the operating system counts beyond what is reserved or tracked: thread stacks, BLAS buffers, code, other libraries'
+ * memory; negative when reserved pages were never touched. */
+BRIM_API int64_t report_unaccounted(const MemSummary *summary);
+BRIM_API uint64_t report_group(const uint64_t by_component[MEM_COMPONENT_COUNT], MemGroup group);
+
+/* A size as "123.4 MiB" or "1.234 GiB", by magnitude. */
+typedef struct SizeText {
+    char text[32];
+} SizeText;
+BRIM_API SizeText report_size(uint64_t bytes);
+/* "6,123,168" */
+BRIM_API SizeText report_count(int64_t n);
+
+/* The end table: planned | measured | own peak by group and component, the peak and where it was, and (measured) what the
+ * process holds besides. Either of planned and measured may be NULL. */
+BRIM_API void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured);
+/* "Textbook P+G+O+A 204.9 MiB: gradients not there yet -22.2, …": the sum of own peaks, and what the true peak differs by. */
+BRIM_API void report_textbook(FILE *out, const MemSummary *summary);
+
+/* One step of a run, as a line: loss, speed, and the memory of the step's highest moment by group. */
+typedef struct StepLine {
+    int64_t step; /* from 1 */
+    double loss, tokens_per_second;
+} StepLine;
+BRIM_API void report_step(FILE *out, const MemLedger *ledger, const StepLine *line);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

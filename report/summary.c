@@ -1,0 +1,66 @@
+/* Copies of a ledger's books, and sizes as text. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "report.h"
+
+static void copy_text(char *to, size_t size, const char *text)
+{
+    snprintf(to, size, "%s", text ? text : "");
+}
+
+void report_summary(const MemLedger *ledger, MemSummary *out)
+{
+    const MemTracker *tracker = memtrack_ledger_tracker(ledger);
+    memset(out, 0, sizeof *out);
+    out->stats = *memtrack_stats(ledger);
+    copy_text(out->peak_place, sizeof out->peak_place, memtrack_place_name(tracker, out->stats.peak_at.place));
+    copy_text(out->peak_op, sizeof out->peak_op, out->stats.peak_at.op);
+    out->stats.peak_at.op = NULL; /* the text is what lasts */
+    out->host_peak = memtrack_host_peak(tracker);
+}
+
+int64_t report_unaccounted(const MemSummary *summary)
+{
+    uint64_t tracked = summary->reserved ? summary->reserved : summary->stats.peak;
+    return (int64_t)(summary->process_peak - tracked - summary->host_peak);
+}
+
+uint64_t report_group(const uint64_t by_component[MEM_COMPONENT_COUNT], MemGroup group)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
+        if (memtrack_component_group((MemComponent)i) == group)
+            sum += by_component[i];
+    return sum;
+}
+
+SizeText report_size(uint64_t bytes)
+{
+    SizeText out;
+    double value = (double)bytes;
+    if (bytes < 10240)
+        snprintf(out.text, sizeof out.text, "%" PRIu64 " B", bytes);
+    else if (bytes < 1024 * 1024)
+        snprintf(out.text, sizeof out.text, "%.1f KiB", value / 0x1p10);
+    else if (value < 0x1p30)
+        snprintf(out.text, sizeof out.text, "%.1f MiB", value / 0x1p20);
+    else
+        snprintf(out.text, sizeof out.text, "%.2f GiB", value / 0x1p30);
+    return out;
+}
+
+SizeText report_count(int64_t n)
+{
+    char digits[24];
+    SizeText out;
+    int length = snprintf(digits, sizeof digits, "%" PRId64, n), used = 0;
+    for (int i = 0; i < length; i++) {
+        out.text[used++] = digits[i];
+        int left = length - 1 - i;
+        if (left > 0 && left % 3 == 0 && digits[i] != '-')
+            out.text[used++] = ',';
+    }
+    out.text[used] = '\0';
+    return out;
+}

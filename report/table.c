@@ -1,0 +1,186 @@
+/* The tables. One unit a table, chosen by its largest number; every column is right-aligned under its heading. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "report.h"
+
+typedef struct Unit {
+    const char *name;
+    double bytes;
+    int decimals;
+} Unit;
+
+static Unit unit_for(uint64_t largest)
+{
+    if (largest < 64 * 1024)
+        return (Unit){"KiB", 0x1p10, 2};
+    return largest < 10240ull << 20 ? (Unit){"MiB", 0x1p20, largest < 10u << 20 ? 2 : 1} : (Unit){"GiB", 0x1p30, 2};
+}
+
+enum { LABEL = 26, COLUMN = 11 };
+
+static void cell(FILE *out, Unit unit, const MemSummary *summary, uint64_t bytes)
+{
+    if (summary)
+        fprintf(out, "%*.*f", COLUMN, unit.decimals, (double)bytes / unit.bytes);
+}
+
+static const char *const group_labels[MEM_GROUP_COUNT] = {
+    [MEM_GROUP_PARAMETERS] = "parameters",
+    [MEM_GROUP_GRADIENTS] = "gradients",
+    [MEM_GROUP_OPTIMIZER_STATES] = "optimizer states",
+    [MEM_GROUP_ACTIVATIONS] = "activations",
+    [MEM_GROUP_OVERHEAD] = "overhead",
+};
+
+static const char *const component_labels[MEM_COMPONENT_COUNT] = {
+    [MEM_PARAMETER] = "  trainable",
+    [MEM_FROZEN] = "  frozen",
+    [MEM_MASTER] = "  master weights",
+    [MEM_ACTIVATION_GRADIENT] = "  activation gradients",
+    [MEM_TEMPORARY] = "  temporaries",
+    [MEM_WORKSPACE] = "  workspace",
+    [MEM_INPUT] = "  input",
+    [MEM_BUFFER] = "  buffers",
+};
+
+/* The moment an own peak was reached, for the group's only or largest component. */
+static const char *own_peak_moment(const MemStats *stats, MemGroup group)
+{
+    static const char *const when[MEM_PHASE_COUNT] = {
+        [MEM_PHASE_SETUP] = "",           [MEM_PHASE_FORWARD] = "end of forward", [MEM_PHASE_BACKWARD] = "backward",
+        [MEM_PHASE_RECOMPUTE] = "recompute", [MEM_PHASE_OPTIMIZER] = "optimizer step", [MEM_PHASE_EVALUATE] = "evaluation",
+    };
+    if (group == MEM_GROUP_GRADIENTS)
+        return stats->own_peak[MEM_GRADIENT] ? "end of backward" : "";
+    if (group == MEM_GROUP_ACTIVATIONS)
+        return stats->own_peak[MEM_ACTIVATION] ? when[stats->own_peak_at[MEM_ACTIVATION].phase] : "";
+    return "";
+}
+
+static int members_seen(const MemStats *stats, MemGroup group)
+{
+    int seen = 0;
+    for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
+        seen += memtrack_component_group((MemComponent)i) == group && stats->own_peak[i] > 0;
+    return seen;
+}
+
+static void group_rows(FILE *out, Unit unit, const MemSummary *planned, const MemSummary *measured, MemGroup group)
+{
+    const MemSummary *shown = measured ? measured : planned;
+    fprintf(out, "%-*s", LABEL, group_labels[group]);
+    cell(out, unit, planned, planned ? report_group(planned->stats.at_peak, group) : 0);
+    cell(out, unit, measured, measured ? report_group(measured->stats.at_peak, group) : 0);
+    if (group != MEM_GROUP_OVERHEAD) {
+        uint64_t own = report_group(shown->stats.own_peak, group);
+        cell(out, unit, shown, own);
+        const char *moment = own ? own_peak_moment(&shown->stats, group) : "";
+        fprintf(out, "%s%s", moment[0] ? "  " : "", moment);
+    }
+    fputc('\n', out);
+    if (group != MEM_GROUP_OVERHEAD && members_seen(&shown->stats, group) < 2)
+        return;
+    for (int i = 0; i < MEM_COMPONENT_COUNT; i++) {
+        if (memtrack_component_group((MemComponent)i) != group || !shown->stats.own_peak[i])
+            continue;
+        fprintf(out, "%-*s", LABEL, component_labels[i] ? component_labels[i] : memtrack_component_name((MemComponent)i));
+        cell(out, unit, planned, planned ? planned->stats.at_peak[i] : 0);
+        cell(out, unit, measured, measured ? measured->stats.at_peak[i] : 0);
+        cell(out, unit, shown, shown->stats.own_peak[i]);
+        fputc('\n', out);
+    }
+}
+
+static void peak_row(FILE *out, Unit unit, const MemSummary *planned, const MemSummary *measured)
+{
+    int columns = (planned != NULL) + (measured != NULL) + 1;
+    for (int i = 0; i < LABEL + columns * COLUMN; i++)
+        fputc('-', out);
+    fprintf(out, "\n%-*s", LABEL, "peak");
+    cell(out, unit, planned, planned ? planned->stats.peak : 0);
+    cell(out, unit, measured, measured ? measured->stats.peak : 0);
+    if (planned && measured) {
+        int64_t apart = (int64_t)(measured->stats.peak - planned->stats.peak);
+        fprintf(out, "   %" PRId64 " bytes apart", apart);
+    }
+    fputc('\n', out);
+}
+
+void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured)
+{
+    const MemSummary *shown = measured ? measured : planned;
+    Unit unit = unit_for(shown->stats.peak);
+    fprintf(out, "%-*s", LABEL, unit.name);
+    if (planned)
+        fprintf(out, "%*s", COLUMN, "planned");
+    if (measured)
+        fprintf(out, "%*s", COLUMN, "measured");
+    fprintf(out, "%*s\n%-*s", COLUMN, "own peak", LABEL, "");
+    for (int i = 0; i < (planned != NULL) + (measured != NULL); i++)
+        fprintf(out, "%*s", COLUMN, "at peak");
+    fprintf(out, "   (does not sum)\n");
+    for (int group = 0; group < MEM_GROUP_COUNT; group++)
+        group_rows(out, unit, planned, measured, (MemGroup)group);
+    peak_row(out, unit, planned, measured);
+    const char *place = shown->peak_place[0] ? shown->peak_place : "the model itself";
+    fprintf(out, "Peak at: %s, %s (%s), step %" PRId64 "\n", memtrack_phase_name(shown->stats.peak_at.phase), place,
+            shown->peak_op[0] ? shown->peak_op : "allocation", shown->stats.peak_at.step + 1);
+    fprintf(out, "Needs %s in one piece (%" PRIu64 " bytes), gaps between blocks included.\n",
+            report_size(shown->stats.needs).text, shown->stats.needs);
+    if (measured && measured->process_peak) {
+        int64_t unaccounted = report_unaccounted(measured);
+        fprintf(out, "Reserved %s + host %s + unaccounted %s%s = process %s\n",
+                report_size(measured->reserved ? measured->reserved : measured->stats.peak).text,
+                report_size(measured->host_peak).text, unaccounted < 0 ? "-" : "",
+                report_size((uint64_t)(unaccounted < 0 ? -unaccounted : unaccounted)).text,
+                report_size(measured->process_peak).text);
+    }
+}
+
+static void difference(FILE *out, Unit unit, const char *label, int64_t bytes, const char **comma)
+{
+    if (!bytes)
+        return;
+    fprintf(out, "%s %s %+.*f", *comma, label, unit.decimals, (double)bytes / unit.bytes);
+    *comma = ",";
+}
+
+void report_textbook(FILE *out, const MemSummary *summary)
+{
+    const MemStats *s = &summary->stats;
+    Unit unit = unit_for(s->peak);
+    uint64_t own[MEM_GROUP_COUNT], at[MEM_GROUP_COUNT], textbook = 0;
+    for (int g = 0; g < MEM_GROUP_COUNT; g++) {
+        own[g] = report_group(s->own_peak, (MemGroup)g);
+        at[g] = report_group(s->at_peak, (MemGroup)g);
+        textbook += g == MEM_GROUP_OVERHEAD ? 0 : own[g];
+    }
+    const char *comma = "";
+    fprintf(out, "Textbook P+G+O+A %.*f %s; the peak is %.*f:", unit.decimals, (double)textbook / unit.bytes, unit.name,
+            unit.decimals, (double)s->peak / unit.bytes);
+    difference(out, unit, "gradients not there yet",
+               (int64_t)(at[MEM_GROUP_GRADIENTS] - own[MEM_GROUP_GRADIENTS]), &comma);
+    difference(out, unit, "activations already freed",
+               (int64_t)(at[MEM_GROUP_ACTIVATIONS] - own[MEM_GROUP_ACTIVATIONS]), &comma);
+    difference(out, unit, "states not there yet",
+               (int64_t)(at[MEM_GROUP_OPTIMIZER_STATES] + at[MEM_GROUP_PARAMETERS] - own[MEM_GROUP_OPTIMIZER_STATES] -
+                         own[MEM_GROUP_PARAMETERS]),
+               &comma);
+    difference(out, unit, "overhead (activation gradients, temporaries, workspace, input)",
+               (int64_t)at[MEM_GROUP_OVERHEAD], &comma);
+    fprintf(out, "%s\n", comma[0] ? "" : " the same");
+}
+
+void report_step(FILE *out, const MemLedger *ledger, const StepLine *line)
+{
+    const MemStats *s = memtrack_stats(ledger);
+    Unit unit = unit_for(s->step_peak);
+    static const char *const short_names[MEM_GROUP_COUNT] = {"param", "grad", "optim", "activ", "other"};
+    fprintf(out, "step %5" PRId64 "  loss %7.4f  %8s/s | %s", line->step, line->loss,
+            report_count((int64_t)line->tokens_per_second).text, unit.name);
+    for (int g = 0; g < MEM_GROUP_COUNT; g++)
+        fprintf(out, "  %s %.*f", short_names[g], unit.decimals,
+                (double)report_group(s->step_at_peak, (MemGroup)g) / unit.bytes);
+    fprintf(out, "  = %.*f\n", unit.decimals, (double)s->step_peak / unit.bytes);
+}

@@ -1,0 +1,211 @@
+/* The reference's backward kernels against central differences of its forward kernels; the tuned tables are
+ * compared with the reference elsewhere. The scalar differentiated is sum of w_i y_i, in double, w being the
+ * incoming gradient. */
+#include "kernels_support.h"
+
+enum { ROWS = 4, C = 9, N = ROWS * C };
+
+/* One forward: parts are its inputs, out its output. */
+typedef struct Probe {
+    float *parts[3];
+    float out[N];
+    Activation act;
+    RopeDims rope;
+    int32_t labels[ROWS];
+    void (*forward)(struct Probe *p);
+} Probe;
+
+static double probe_value(Probe *p, const float *w, int n)
+{
+    double total = 0.0;
+    p->forward(p);
+    for (int i = 0; i < n; i++)
+        total += (double)w[i] * (double)p->out[i];
+    return total;
+}
+
+static void check_gradient(const char *what, Probe *p, int part, int n, const float *w, int n_out,
+                           const float *got)
+{
+    const float h = 1.0f / 128;
+    for (int i = 0; i < n; i++) {
+        float *x = &p->parts[part][i], old = *x;
+        *x = old + h;
+        double above = probe_value(p, w, n_out);
+        *x = old - h;
+        double below = probe_value(p, w, n_out);
+        *x = old;
+        double slope = (above - below) / (2.0 * (double)h);
+        if (!(fabs(slope - (double)got[i]) <= 1e-3 * (1.0 + fabs(slope))))
+            fail_msg("%s: gradient %d is %g, differences say %g", what, i, (double)got[i], slope);
+    }
+}
+
+static const Kernels *plain(void)
+{
+    return kernels_reference();
+}
+
+static void forward_activation(Probe *p)
+{
+    plain()->activation_forward(p->act, N, p->parts[0], p->out, 1);
+}
+
+static void test_activations(void **state)
+{
+    (void)state;
+    forget();
+    float *x = take_random(N, 3.0f), *w = take_random(N, 1.0f), *dx = take(N, NAN);
+    for (int i = 0; i < N; i++)
+        x[i] += x[i] < 0.0f ? -0.05f : 0.05f; /* ReLU has no slope at 0 */
+    for (int act = ACT_NONE; act <= ACT_RELU; act++) {
+        Probe p = {.parts = {x}, .act = (Activation)act, .forward = forward_activation};
+        plain()->activation_backward((Activation)act, N, x, w, 0.0f, dx, 1);
+        check_gradient("activation", &p, 0, N, w, N, dx);
+    }
+    release();
+}
+
+/* ReLU's backward may be given the output. */
+static void check_relu_output(const Kernels *k, int64_t n, int threads)
+{
+    float *x = take_random(n, 1.0f), *dy = take_random(n, 1.0f), *y = take(n, NAN), *a = take(n, NAN),
+          *b = take(n, NAN);
+    k->activation_forward(ACT_RELU, n, x, y, threads);
+    k->activation_backward(ACT_RELU, n, x, dy, 0.0f, a, threads);
+    k->activation_backward(ACT_RELU, n, y, dy, 0.0f, b, threads);
+    assert_near("relu slope from its output", n, a, b, 0.0);
+}
+
+static void test_relu_output(void **state)
+{
+    (void)state;
+    each_length(check_relu_output);
+}
+
+static void forward_swiglu(Probe *p)
+{
+    plain()->swiglu_forward(N, p->parts[0], p->parts[1], p->out, 1);
+}
+
+static void test_swiglu(void **state)
+{
+    (void)state;
+    forget();
+    float *w = take_random(N, 1.0f), *dgate = take(N, NAN), *dup = take(N, NAN);
+    Probe p = {.parts = {take_random(N, 3.0f), take_random(N, 2.0f)}, .forward = forward_swiglu};
+    plain()->swiglu_backward(N, p.parts[0], p.parts[1], w, 0.0f, dgate, 0.0f, dup, 1);
+    check_gradient("swiglu gate", &p, 0, N, w, N, dgate);
+    check_gradient("swiglu up", &p, 1, N, w, N, dup);
+    release();
+}
+
+static void forward_layer_norm(Probe *p)
+{
+    float mean[ROWS], rstd[ROWS];
+    plain()->layer_norm_forward(ROWS, C, 1e-5f, p->parts[0], p->parts[1], p->parts[2], p->out, mean, rstd, 1);
+}
+
+static void forward_rms_norm(Probe *p)
+{
+    float rstd[ROWS];
+    plain()->rms_norm_forward(ROWS, C, 1e-5f, p->parts[0], p->parts[1], p->out, rstd, 1);
+}
+
+static void test_norms(void **state)
+{
+    (void)state;
+    forget();
+    float *w = take_random(N, 1.0f), *dx = take(N, NAN), *dweight = take(C, NAN), *dbias = take(C, NAN);
+    float mean[ROWS], rstd[ROWS], y[N];
+    Probe p = {.parts = {take_random(N, 3.0f), take_random(C, 1.0f), take_random(C, 1.0f)}};
+    p.forward = forward_layer_norm;
+    plain()->layer_norm_forward(ROWS, C, 1e-5f, p.parts[0], p.parts[1], p.parts[2], y, mean, rstd, 1);
+    plain()->layer_norm_backward(ROWS, C, p.parts[0], p.parts[1], mean, rstd, w, 0.0f, dx, 0.0f, dweight,
+                                 0.0f, dbias, NULL, 1);
+    check_gradient("layer norm x", &p, 0, N, w, N, dx);
+    check_gradient("layer norm weight", &p, 1, C, w, N, dweight);
+    check_gradient("layer norm bias", &p, 2, C, w, N, dbias);
+    p.forward = forward_rms_norm;
+    plain()->rms_norm_forward(ROWS, C, 1e-5f, p.parts[0], p.parts[1], y, rstd, 1);
+    plain()->rms_norm_backward(ROWS, C, p.parts[0], p.parts[1], rstd, w, 0.0f, dx, 0.0f, dweight, NULL, 1);
+    check_gradient("rms norm x", &p, 0, N, w, N, dx);
+    check_gradient("rms norm weight", &p, 1, C, w, N, dweight);
+    release();
+}
+
+static void forward_cross_entropy(Probe *p)
+{
+    float lse[ROWS];
+    plain()->cross_entropy_forward(&(CrossEntropyDims){ROWS, C, -100}, p->parts[0], p->labels, 0.25f, p->out,
+                                   lse, NULL, 1);
+}
+
+static void test_cross_entropy(void **state)
+{
+    (void)state;
+    forget();
+    float lse[ROWS], loss, w = 2.0f, *dx = take(N, NAN);
+    Probe p = {
+        .parts = {take_random(N, 2.0f)}, .labels = {3, 0, -100, C - 1}, .forward = forward_cross_entropy};
+    CrossEntropyDims d = {ROWS, C, -100};
+    plain()->cross_entropy_forward(&d, p.parts[0], p.labels, 0.25f, &loss, lse, NULL, 1);
+    plain()->cross_entropy_backward(&d, p.parts[0], p.labels, 0.25f, lse, w, 0.0f, dx, 1);
+    check_gradient("cross-entropy", &p, 0, N, &w, 1, dx);
+    release();
+}
+
+static void forward_rope(Probe *p)
+{
+    plain()->rope(&p->rope, p->parts[0], 0.0f, p->out, 1);
+}
+
+/* The gradient of a rotation is the rotation back. And against complex numbers: pair i at position t is
+ * multiplied by exp(i t / theta^(2i/D)). */
+static void test_rope(void **state)
+{
+    (void)state;
+    forget();
+    Probe p = {.parts = {take_random(32, 1.0f)}, .rope = {2, 4, 1, 4, 4, 100.0f, 0}, .forward = forward_rope};
+    float *w = take_random(32, 1.0f), *dx = take(32, NAN);
+    RopeDims back = p.rope;
+    back.inverse = 1;
+    plain()->rope(&back, w, 0.0f, dx, 1);
+    check_gradient("rope", &p, 0, 32, w, 32, dx);
+    forward_rope(&p);
+    for (int t = 0; t < 8; t++) {
+        for (int i = 0; i < 2; i++) {
+            double angle = (t % 4) / pow(100.0, 2 * i / 4.0), c = cos(angle), s = sin(angle);
+            double a = (double)p.parts[0][4 * t + i], b = (double)p.parts[0][4 * t + i + 2];
+            assert_true(fabs((double)p.out[4 * t + i] - (a * c - b * s)) < 1e-6);
+            assert_true(fabs((double)p.out[4 * t + i + 2] - (a * s + b * c)) < 1e-6);
+        }
+    }
+    release();
+}
+
+/* The embedding's gradient is a sum over the rows that took the same entry. */
+static void test_embedding(void **state)
+{
+    (void)state;
+    static const int32_t ids[] = {2, 0, 2};
+    static const float dy[] = {1, 2, 3, 4, 5, 6};
+    static const float expected[] = {3, 4, 0, 0, 6, 8};
+    float dtable[6] = {0};
+    assert_int_equal(plain()->embedding_forward(3, 2, 3, ids, expected, dtable, 1), -1);
+    assert_true(dtable[0] == 6 && dtable[1] == 8 && dtable[2] == 3 && dtable[5] == 8);
+    memset(dtable, 0, sizeof dtable);
+    plain()->embedding_backward(3, 2, 3, ids, dy, dtable, 1);
+    assert_same("embedding gradient", 6, dtable, expected);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_activations),   cmocka_unit_test(test_relu_output),
+        cmocka_unit_test(test_swiglu),        cmocka_unit_test(test_norms),
+        cmocka_unit_test(test_cross_entropy), cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_embedding),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,456 @@
+/* Kernels that are not products: every table that runs here against the reference, over awkward shapes, with
+ * outputs full of NaN where beta is 0, the aliasing that kernels.h promises, and twice for equal bits. */
+#include "kernels_support.h"
+
+static const float betas[] = {0.0f, 1.0f, -0.5f};
+static const Kernels *plain(void)
+{
+    return kernels_reference();
+}
+
+/* ---- element-wise helpers ---- */
+
+static void check_elementwise(const Kernels *k, int64_t n, int threads)
+{
+    float *a = take_random(n, 2.0f), *b = take_random(n, 2.0f), *y = take(n, NAN), *expected = take(n, NAN);
+    k->fill(n, 0.75f, y, threads);
+    plain()->fill(n, 0.75f, expected, 1);
+    assert_same("fill", n, y, expected);
+    k->copy(n, a, y, threads);
+    assert_same("copy", n, y, a);
+    k->copy(n, y, y, threads);
+    assert_same("copy onto itself", n, y, a);
+    k->add(n, a, b, y, threads);
+    plain()->add(n, a, b, expected, 1);
+    assert_same("add", n, y, expected);
+    k->copy(n, a, y, threads);
+    k->add(n, y, b, y, threads);
+    assert_same("add in place", n, y, expected);
+    for (int i = 0; i < 3; i++) {
+        float *z = take_output(n, betas[i]), *z_expected = take_copy(n, z), *in_place = take_copy(n, a);
+        k->scale(n, 0.3f, a, betas[i], z, threads);
+        plain()->scale(n, 0.3f, a, betas[i], z_expected, 1);
+        assert_near("scale", n, z, z_expected, 1e-6);
+        k->multiply(n, a, b, betas[i], z, threads);
+        plain()->multiply(n, a, b, betas[i], z_expected, 1);
+        assert_near("multiply", n, z, z_expected, 1e-6);
+        k->multiply(n, in_place, b, betas[i], in_place, threads);
+        for (int64_t j = 0; j < n; j++)
+            z_expected[j] = (float)((double)a[j] * (double)b[j] + (double)betas[i] * (double)a[j]);
+        assert_near("multiply in place", n, in_place, z_expected, 1e-6);
+    }
+}
+
+static void test_elementwise(void **state)
+{
+    (void)state;
+    each_length(check_elementwise);
+}
+
+static void check_rows(const Kernels *k, int64_t rows, int64_t c, int threads)
+{
+    int64_t n = rows * c;
+    float *a = take_random(n, 1.0f), *b = take_random(c, 1.0f), *y = take(n, NAN), *expected = take(n, NAN);
+    float *workspace = take((int64_t)(k->column_sum_workspace(rows, c, threads) / sizeof(float)), NAN);
+    k->add_row(rows, c, a, b, y, threads);
+    plain()->add_row(rows, c, a, b, expected, 1);
+    assert_same("add_row", n, y, expected);
+    k->copy(n, a, y, threads);
+    k->add_row(rows, c, y, b, y, threads);
+    assert_same("add_row in place", n, y, expected);
+    for (int i = 0; i < 3; i++) {
+        float *total = take_output(c, betas[i]), *total_expected = take_copy(c, total),
+              *again = take_copy(c, total);
+        k->column_sum(rows, c, a, betas[i], total, workspace, threads);
+        k->column_sum(rows, c, a, betas[i], again, workspace, threads);
+        plain()->column_sum(rows, c, a, betas[i], total_expected, NULL, 1);
+        assert_near("column_sum", c, total, total_expected, 1e-5);
+        assert_same("column_sum", c, total, again);
+    }
+}
+
+static void test_rows(void **state)
+{
+    (void)state;
+    each_matrix(check_rows);
+}
+
+static void check_reductions(const Kernels *k, int64_t n, int threads)
+{
+    float *x = take_random(n, 3.0f);
+    assert_true(fabs(k->sum(n, x, threads) - plain()->sum(n, x, 1)) <= 1e-12 * (double)n);
+    assert_true(fabs(k->sum_squares(n, x, threads) - plain()->sum_squares(n, x, 1)) <= 1e-11 * (double)n);
+    assert_true(k->sum(n, x, threads) == k->sum(n, x, 1));
+    assert_true(k->sum_squares(n, x, threads) == k->sum_squares(n, x, 1));
+    assert_true(k->sum(0, x, threads) == 0.0 && k->find_nonfinite(0, x, threads) == -1);
+    assert_int_equal(k->find_nonfinite(n, x, threads), -1);
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        int64_t at[] = {n - 1, n / 2, n / 3, 0}; /* ever earlier ones, each the first */
+        for (int j = 0; j < 4; j++) {
+            x[at[j]] = bad[(i + j) % 3];
+            assert_int_equal(k->find_nonfinite(n, x, threads), at[j]);
+        }
+        for (int j = 0; j < 4; j++)
+            x[at[j]] = 1.0f;
+    }
+    x[n / 2] = NAN;
+    assert_true(isnan(k->sum(n, x, threads)) && isnan(k->sum_squares(n, x, threads)));
+}
+
+static void test_reductions(void **state)
+{
+    (void)state;
+    each_length(check_reductions);
+}
+
+/* ---- activations ---- */
+
+static const float special[] = {0.0f, -0.0f, 30.0f, -30.0f, 1e4f, -1e4f, 1e-30f, -1e-30f, NAN};
+enum { SPECIALS = sizeof special / sizeof *special };
+
+static void check_activation(const Kernels *k, int64_t n, int threads)
+{
+    float *x = take_random(n, 8.0f), *dy = take_random(n, 1.0f), *y = take(n, NAN), *expected = take(n, NAN);
+    for (int64_t i = 0; i < SPECIALS && i + 3 < n; i++)
+        x[i + 3] = special[i];
+    for (int act = ACT_NONE; act <= ACT_RELU; act++) {
+        k->activation_forward((Activation)act, n, x, y, threads);
+        plain()->activation_forward((Activation)act, n, x, expected, 1);
+        assert_near("activation", n, y, expected, 1e-6);
+        k->copy(n, x, y, threads);
+        k->activation_forward((Activation)act, n, y, y, threads);
+        assert_near("activation in place", n, y, expected, 1e-6);
+        for (int i = 0; i < 3; i++) {
+            float *dx = take_output(n, betas[i]), *dx_expected = take_copy(n, dx);
+            k->activation_backward((Activation)act, n, x, dy, betas[i], dx, threads);
+            plain()->activation_backward((Activation)act, n, x, dy, betas[i], dx_expected, 1);
+            assert_near("activation dx", n, dx, dx_expected, 4e-6);
+        }
+        float *d = take_copy(n, dy);
+        k->activation_backward((Activation)act, n, x, d, 0.0f, d, threads);
+        plain()->activation_backward((Activation)act, n, x, dy, 0.0f, expected, 1);
+        assert_near("activation dx in place", n, d, expected, 4e-6);
+    }
+}
+
+static void test_activation(void **state)
+{
+    (void)state;
+    each_length(check_activation);
+}
+
+static void check_swiglu(const Kernels *k, int64_t n, int threads)
+{
+    float *gate = take_random(n, 6.0f), *up = take_random(n, 2.0f), *dy = take_random(n, 1.0f);
+    float *y = take(n, NAN), *expected = take(n, NAN), *eg = take(n, NAN), *eu = take(n, NAN);
+    if (n > 3)
+        gate[2] = NAN, up[3] = NAN;
+    k->swiglu_forward(n, gate, up, y, threads);
+    plain()->swiglu_forward(n, gate, up, expected, 1);
+    assert_near("swiglu", n, y, expected, 2e-6);
+    for (int i = 0; i < 9; i++) {
+        float bg = betas[i / 3], bu = betas[i % 3];
+        float *dg = take_output(n, bg), *du = take_output(n, bu), *dg2 = take_copy(n, dg),
+              *du2 = take_copy(n, du);
+        memcpy(eg, dg, (size_t)n * sizeof *dg), memcpy(eu, du, (size_t)n * sizeof *du);
+        plain()->swiglu_backward(n, gate, up, dy, bg, eg, bu, eu, 1);
+        k->swiglu_backward(n, gate, up, dy, bg, dg, bu, du, threads);
+        assert_near("swiglu dgate", n, dg, eg, 3e-6);
+        assert_near("swiglu dup", n, du, eu, 3e-6);
+        k->swiglu_backward(n, gate, up, dy, bg, dg2, bu, NULL, threads);
+        k->swiglu_backward(n, gate, up, dy, bg, NULL, bu, du2, threads);
+        assert_near("swiglu dgate alone", n, dg2, eg, 3e-6);
+        assert_near("swiglu dup alone", n, du2, eu, 3e-6);
+    }
+    plain()->swiglu_backward(n, gate, up, dy, 0.0f, eg, 0.0f, eu, 1);
+    float *g = take_copy(n, gate), *u = take_copy(n, up), *d = take_copy(n, dy);
+    k->swiglu_backward(n, g, u, dy, 0.0f, g, 0.0f, u, threads);
+    assert_near("swiglu dgate over gate", n, g, eg, 3e-6);
+    assert_near("swiglu dup over up", n, u, eu, 3e-6);
+    k->swiglu_backward(n, gate, up, d, 0.0f, d, 0.0f, u, threads);
+    assert_near("swiglu dgate over dy", n, d, eg, 3e-6);
+    assert_near("swiglu dup beside it", n, u, eu, 3e-6);
+}
+
+static void test_swiglu(void **state)
+{
+    (void)state;
+    each_length(check_swiglu);
+}
+
+/* ---- norms ---- */
+
+typedef struct NormCase {
+    int64_t rows, c, n;
+    int layer; /* else RMS */
+    float *x, *weight, *bias, *dy, *y, *mean, *rstd;
+    float *workspace;
+} NormCase;
+
+static void norm_forward(const Kernels *k, const NormCase *t, const float *bias, float *y, int threads)
+{
+    if (t->layer)
+        k->layer_norm_forward(t->rows, t->c, 1e-5f, t->x, t->weight, bias, y, t->mean, t->rstd, threads);
+    else
+        k->rms_norm_forward(t->rows, t->c, 1e-5f, t->x, t->weight, y, t->rstd, threads);
+}
+
+static void norm_backward(const Kernels *k, const NormCase *t, const float *dy, float beta, float *dx,
+                          float *dw, float *db, int threads)
+{
+    if (t->layer)
+        k->layer_norm_backward(t->rows, t->c, t->x, t->weight, t->mean, t->rstd, dy, beta, dx, beta, dw, beta,
+                               db, t->workspace, threads);
+    else
+        k->rms_norm_backward(t->rows, t->c, t->x, t->weight, t->rstd, dy, beta, dx, beta, dw, t->workspace,
+                             threads);
+}
+
+static void check_norm_backward(const Kernels *k, const NormCase *t, float beta, int threads)
+{
+    float *dx = take_output(t->n, beta), *dw = take_output(t->c, beta), *db = take_output(t->c, beta);
+    float *ex = take_copy(t->n, dx), *ew = take_copy(t->c, dw), *eb = take_copy(t->c, db);
+    float *x2 = take_copy(t->n, dx), *w2 = take_copy(t->c, dw), *b2 = take_copy(t->c, db);
+    norm_backward(plain(), t, t->dy, beta, ex, ew, eb, 1);
+    norm_backward(k, t, t->dy, beta, dx, dw, db, threads);
+    /* c = 1 has no variance: rstd is 316 and the gradient is a cancellation. */
+    assert_near("norm dx", t->n, dx, ex, t->c < 4 ? 2e-4 : 1e-5);
+    assert_near("norm dweight", t->c, dw, ew, 2e-5);
+    assert_near("norm dbias", t->c, db, eb, 1e-5);
+    norm_backward(k, t, t->dy, beta, x2, w2, b2, threads);
+    assert_same("norm dx", t->n, dx, x2);
+    assert_same("norm dweight", t->c, dw, w2);
+    norm_backward(k, t, t->dy, beta, NULL, NULL, NULL, threads);
+    if (beta != 0.0f)
+        return;
+    memcpy(x2, t->dy, (size_t)t->n * sizeof *x2);
+    norm_backward(k, t, x2, beta, x2, NULL, b2, threads);
+    assert_same("norm dx over dy", t->n, dx, x2);
+    assert_same("norm dbias", t->c, db, b2);
+}
+
+static void check_norm(const Kernels *k, int64_t rows, int64_t c, int threads)
+{
+    NormCase t = {.rows = rows, .c = c, .n = rows * c};
+    t.x = take_random(t.n, 3.0f), t.weight = take_random(c, 1.0f), t.bias = take_random(c, 1.0f);
+    t.dy = take_random(t.n, 1.0f), t.mean = take(rows, NAN), t.rstd = take(rows, NAN);
+    t.workspace = take((int64_t)(k->norm_workspace(rows, c, threads) / sizeof(float)), NAN);
+    for (int64_t i = 0; i < t.n; i++)
+        t.x[i] += 5.0f; /* a mean that must be taken off before squaring */
+    for (t.layer = 0; t.layer < 2; t.layer++) {
+        for (int with_bias = 0; with_bias < 2; with_bias++) {
+            float *y = take(t.n, NAN), *expected = take(t.n, NAN);
+            norm_forward(k, &t, with_bias ? t.bias : NULL, y, threads);
+            float *mean = take_copy(rows, t.mean), *rstd = take_copy(rows, t.rstd);
+            norm_forward(plain(), &t, with_bias ? t.bias : NULL, expected, 1);
+            assert_near("norm y", t.n, y, expected, c < 4 ? 1e-3 : 1e-5);
+            assert_near("norm mean", rows, mean, t.mean, 5e-6); /* the sanitized build adds one by one */
+            assert_near("norm rstd", rows, rstd, t.rstd, c < 4 ? 1e-3 : 1e-5);
+        }
+        for (int i = 0; i < 3; i++)
+            check_norm_backward(k, &t, betas[i], threads);
+    }
+}
+
+static void test_norm(void **state)
+{
+    (void)state;
+    each_matrix(check_norm);
+}
+
+static void check_norm_extremes(const Kernels *k, int threads)
+{
+    enum { C = 100 };
+    float *x = take_random(3 * C, 1.0f), *ones = take(C, 1.0f), *y = take(3 * C, NAN), *mean = take(3, NAN);
+    float *rstd = take(3, NAN);
+    for (int j = 0; j < C; j++)
+        x[j] = 1e4f + (j % 2 ? 1.0f : -1.0f); /* E[x^2] - E[x]^2 would lose this variance of 1 */
+    x[C + 7] = NAN;
+    k->layer_norm_forward(3, C, 0.0f, x, ones, NULL, y, mean, rstd, threads);
+    assert_near("rstd beside a large mean", 1, rstd, ones, 1e-6);
+    for (int j = 0; j < C; j++)
+        assert_true(isnan(y[C + j]) && !isnan(y[2 * C + j]) && fabsf(fabsf(y[j]) - 1.0f) < 1e-5f);
+    k->rms_norm_forward(3, C, 1e-5f, x, ones, y, rstd, threads);
+    assert_true(isnan(y[C]) && isnan(rstd[1]) && !isnan(rstd[2]));
+}
+
+static void test_norm_extremes(void **state)
+{
+    (void)state;
+    each_table(check_norm_extremes);
+}
+
+/* ---- embedding ---- */
+
+static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
+{
+    enum { VOCAB = 13 };
+    int32_t ids[129];
+    float *table = take_random(VOCAB * c, 1.0f), *dy = take_random(n * c, 1.0f), *y = take(n * c, NAN);
+    float *expected = take(n * c, NAN), *d = take(VOCAB * c, 0.0f), *d_expected = take(VOCAB * c, 0.0f);
+    for (int64_t i = 0; i < n; i++)
+        ids[i] = (int32_t)((i * i + i / 3) % VOCAB);
+    assert_int_equal(k->embedding_forward(n, c, VOCAB, ids, table, y, threads), -1);
+    assert_int_equal(plain()->embedding_forward(n, c, VOCAB, ids, table, expected, 1), -1);
+    assert_same("embedding", n * c, y, expected);
+    k->embedding_backward(n, c, VOCAB, ids, dy, d, threads);
+    plain()->embedding_backward(n, c, VOCAB, ids, dy, d_expected, 1);
+    assert_same("embedding gradient", VOCAB * c, d,
+                d_expected); /* the order of the ids, whatever the threads */
+    static const int32_t bad[] = {-1, VOCAB, INT32_MAX, INT32_MIN};
+    for (int i = 0; i < 4; i++) {
+        ids[n - 1] = VOCAB;
+        ids[n / 2] = bad[i];
+        assert_int_equal(k->embedding_forward(n, c, VOCAB, ids, table, y, threads), n / 2);
+    }
+}
+
+static void test_embedding(void **state)
+{
+    (void)state;
+    each_matrix(check_embedding);
+}
+
+/* ---- rope ---- */
+
+static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
+{
+    int64_t n = (int64_t)d.batch * d.seq * d.ld;
+    float *x = take_random(n, 1.0f);
+    for (int i = 0; i < 6; i++) {
+        float *y = take_output(n, betas[i % 3]);
+        for (int64_t j = 0; j < n; j++)
+            y[j] = j % d.ld < d.heads * d.head_dim ? y[j] : 7.0f; /* nobody's: must stay */
+        float *expected = take_copy(n, y);
+        d.inverse = i / 3;
+        k->rope(&d, x, betas[i % 3], y, threads);
+        plain()->rope(&d, x, betas[i % 3], expected, 1);
+        assert_near("rope", n, y, expected, 1e-6);
+    }
+    float *y = take_copy(n, x), *twice = take_copy(n, x);
+    d.inverse = 0;
+    k->rope(&d, y, 0.0f, y, threads);
+    k->rope(&d, twice, 1.0f, twice, threads);
+    for (int64_t j = 0; j < n; j++)
+        if (j % d.ld < d.heads * d.head_dim)
+            twice[j] -= x[j];
+    assert_near("rope in place", n, twice, y, 1e-6);
+    d.inverse = 1;
+    k->rope(&d, y, 0.0f, y, threads);
+    assert_near("rope and back", n, y, x, 1e-6);
+}
+
+static void check_rope(const Kernels *k, int threads)
+{
+    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, 0}, threads);
+    release();
+    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 4, 10000.0f, 0}, threads);
+    release();
+    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, 0}, threads); /* more pairs than a chunk */
+    release();
+    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, 0}, threads);
+}
+
+static void test_rope(void **state)
+{
+    (void)state;
+    each_table(check_rope);
+}
+
+/* ---- cross-entropy ---- */
+
+static void check_cross_entropy(const Kernels *k, int64_t rows, int64_t c, int threads)
+{
+    CrossEntropyDims d = {rows, c, -100};
+    int64_t n = rows * c;
+    int32_t labels[129];
+    float *x = take_random(n, 9.0f), loss[3], *lse = take(rows, NAN), *lse_expected = take(rows, NAN);
+    float *workspace = take((int64_t)(k->cross_entropy_workspace(&d, threads) / sizeof(float)), NAN);
+    for (int64_t i = 0; i < rows; i++)
+        labels[i] = i % 5 == 3 ? -100 : (int32_t)((i * 31 + 7) % c);
+    assert_int_equal(k->cross_entropy_forward(&d, x, labels, 0.5f, loss, lse, workspace, threads), -1);
+    assert_int_equal(k->cross_entropy_forward(&d, x, labels, 0.5f, loss + 1, lse, workspace, 1), -1);
+    assert_int_equal(plain()->cross_entropy_forward(&d, x, labels, 0.5f, loss + 2, lse_expected, NULL, 1),
+                     -1);
+    assert_true(loss[0] == loss[1]); /* rows do not care who computes them */
+    assert_near("loss", 1, loss, loss + 2, 1e-6);
+    assert_near("lse", rows, lse, lse_expected, 1e-6);
+    for (int i = 0; i < 3; i++) {
+        float *dx = take_output(n, betas[i]), *expected = take_copy(n, dx);
+        k->cross_entropy_backward(&d, x, labels, 0.5f, lse, 1.5f, betas[i], dx, threads);
+        plain()->cross_entropy_backward(&d, x, labels, 0.5f, lse, 1.5f, betas[i], expected, 1);
+        assert_near("dlogits", n, dx, expected, 1e-6);
+    }
+    float *in_place = take_copy(n, x), *expected = take(n, NAN);
+    k->cross_entropy_backward(&d, in_place, labels, 0.5f, lse, 1.5f, 0.0f, in_place, threads);
+    k->cross_entropy_backward(&d, x, labels, 0.5f, lse, 1.5f, 0.0f, expected, threads);
+    assert_same("dlogits in place", n, in_place, expected);
+    labels[rows - 1] = (int32_t)c;
+    labels[rows / 2] = -1;
+    assert_int_equal(k->cross_entropy_forward(&d, x, labels, 0.5f, loss, lse, workspace, threads), rows / 2);
+    for (int64_t i = 0; i < rows; i++)
+        labels[i] = -100;
+    assert_int_equal(k->cross_entropy_forward(&d, x, labels, 0.5f, loss, lse, workspace, threads), -1);
+    assert_true(loss[0] == 0.0f);
+    k->cross_entropy_backward(&d, x, labels, 0.5f, lse, 1.5f, 0.0f, in_place, threads);
+    for (int64_t i = 0; i < n; i++)
+        assert_true(in_place[i] == 0.0f);
+}
+
+static void test_cross_entropy(void **state)
+{
+    (void)state;
+    each_matrix(check_cross_entropy);
+}
+
+/* Rows longer than a block (4096): the maximum in any block, blocks of -inf, huge logits, NaN. */
+static void check_cross_entropy_extremes(const Kernels *k, int threads)
+{
+    enum { C = 10007, ROWS = 6 };
+    CrossEntropyDims d = {ROWS, C, -1};
+    int32_t labels[ROWS] = {0, 1, 5000, C - 1, 0, 9000};
+    float *x = take_random(ROWS * C, 3.0f), loss[2], *lse = take(ROWS, NAN), *expected = take(ROWS, NAN);
+    float *workspace = take(ROWS, NAN), *dx = take(ROWS * C, NAN), *dx_expected = take(ROWS * C, NAN);
+    x[C + 10] = 1e4f, x[C + 1] = 9999.0f;              /* first block */
+    x[2 * C + C - 1] = 80.0f, x[2 * C + 5000] = -1e4f; /* last block */
+    for (int j = 0; j < 4096; j++)
+        x[3 * C + j] = x[5 * C + j] = -INFINITY; /* nothing in the first */
+    x[4 * C] = 3e38f, x[4 * C + 1] = -3e38f;
+    k->cross_entropy_forward(&d, x, labels, 1.0f, loss, lse, workspace, threads);
+    plain()->cross_entropy_forward(&d, x, labels, 1.0f, loss + 1, expected, NULL, 1);
+    assert_near("extreme loss", 1, loss, loss + 1, 1e-6);
+    assert_near("extreme lse", ROWS, lse, expected, 1e-6);
+    k->cross_entropy_backward(&d, x, labels, 1.0f, lse, 1.0f, 0.0f, dx, threads);
+    plain()->cross_entropy_backward(&d, x, labels, 1.0f, lse, 1.0f, 0.0f, dx_expected, 1);
+    assert_near("extreme dlogits", ROWS * C, dx, dx_expected, 1e-6);
+    x[2 * C + 7000] = NAN;
+    k->cross_entropy_forward(&d, x, labels, 1.0f, loss, lse, workspace, threads);
+    assert_true(isnan(loss[0]) && isnan(lse[2]) && !isnan(lse[1]) && !isnan(lse[3]));
+    k->cross_entropy_backward(&d, x, labels, 1.0f, lse, 1.0f, 0.0f, dx, threads);
+    assert_true(isnan(dx[2 * C]) && !isnan(dx[C]));
+}
+
+static void test_cross_entropy_extremes(void **state)
+{
+    (void)state;
+    each_table(check_cross_entropy_extremes);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_elementwise),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_reductions),
+        cmocka_unit_test(test_activation),
+        cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_norm),
+        cmocka_unit_test(test_norm_extremes),
+        cmocka_unit_test(test_embedding),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_cross_entropy),
+        cmocka_unit_test(test_cross_entropy_extremes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
