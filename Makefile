@@ -63,6 +63,8 @@ HEADERS  := $(foreach f,$(FOLDERS),$(filter-out %_.h,$(wildcard $(f)/*.h)))
 # What is not exported is reachable for the command, the tests and the benchmarks only.
 INNER := $(BUILD)/libbrim-inner.a
 
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
 .PHONY: all lib cli examples tests test check parity bench demo install uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -118,4 +120,5 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 clean:
 	rm -rf build build-*
 
+%.d: ;
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

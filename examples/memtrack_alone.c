@@ -8,7 +8,7 @@
 
 #define LAYERS 4
 
-/* Stops with a message when there is no room: the reservation below is a hard limit. */
+/* Says so when there is no room, and the block is empty then: the reservation below is a hard limit. */
 static MemBlock take(MemLedger *ledger, uint64_t floats, MemComponent component)
 {
     MemBlock block;

@@ -26,8 +26,8 @@ extern "C" {
 /* Sizes are rounded up to this many bytes, and charged so. */
 #define MEMTRACK_ALIGN 64
 
-/* Blocks up to this size are placed LOW whatever their component: a scalar that outlives its step's large tensors (a loss)
- * must not hold the place above them. */
+/* Blocks of at most this many requested bytes are placed LOW whatever their component: a scalar that outlives its step's
+ * large tensors (a loss) must not hold up the HIGH end's extent. */
 #define MEMTRACK_SMALL 4096
 
 /* Groups are the words users arrive with; they sum exactly to the peak. */
@@ -38,8 +38,9 @@ extern "C" {
     X(ACTIVATIONS, "activations")                                                                                      \
     X(OVERHEAD, "overhead")
 
-/* Components: enum, name, group, and the end of the reservation it is placed at. LOW, from below: what lives long, and what
- * backward makes (it grows while the activations, HIGH, from above, go away in the order they came). */
+/* Components: enum, name, group, and the end of the reservation where blocks over MEMTRACK_SMALL are placed. LOW, from
+ * below: what lives long, and the gradients, which grow in backward while the activations, the last first, go away.
+ * HIGH, from above: the rest of what a step makes. */
 #define MEMTRACK_COMPONENTS(X)                                                                                         \
     X(PARAMETER, "parameter", PARAMETERS, LOW)                                                                         \
     X(FROZEN, "frozen", PARAMETERS, LOW)                                                                               \
@@ -112,8 +113,8 @@ typedef struct MemBlock {
     uint64_t serial;    /* the how-manieth allocation of its ledger, from 1: the same in a plan and its run */
     int32_t place;      /* where it was allocated: its free and re-tags are charged there */
     MemComponent component;
-    MemEnd end; /* where it was placed; re-tags do not move it */
-    void *data; /* NULL on META */
+    MemEnd end;         /* by its component and size when it was made; re-tags do not move it */
+    void *data;         /* NULL on META */
 } MemBlock;
 
 typedef enum MemEventKind { MEM_EVENT_ALLOC, MEM_EVENT_FREE, MEM_EVENT_RETAG } MemEventKind;
@@ -123,7 +124,7 @@ typedef struct MemEvent {
     MemComponent component; /* after the event */
     MemComponent from;      /* RETAG: before the event; otherwise == component */
     MemWhere where; /* FREE, RETAG: phase, step and op of now, place of the allocation */
-    uint64_t serial, offset, bytes, requested;
+    uint64_t serial, offset, bytes, requested; /* the block's; its end is that of its ALLOC's component and size */
     uint64_t live; /* the ledger's live bytes after the event */
 } MemEvent;
 
@@ -196,7 +197,8 @@ BRIM_API const char *memtrack_ledger_name(const MemLedger *ledger);
 BRIM_API int memtrack_alloc(MemLedger *ledger, uint64_t bytes, MemComponent component, MemBlock *block);
 /* Zeroes *block. A block with bytes == 0 is ignored. */
 BRIM_API void memtrack_free(MemLedger *ledger, MemBlock *block);
-/* A logged event; the block stays where it is. The component it already has: nothing happens. */
+/* A logged event, to any component: the block stays where it is, its end included, and is freed from there. An empty
+ * block, the component it already has or an unknown one: nothing happens. */
 BRIM_API void memtrack_retag(MemLedger *ledger, MemBlock *block, MemComponent component);
 
 /* The ledger's own books, always up to date; valid as long as the ledger. */

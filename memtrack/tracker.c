@@ -90,10 +90,12 @@ int64_t memtrack_step_set(MemTracker *tracker, int64_t step)
 {
     int64_t before = tracker->step;
     tracker->step = step;
-    for (MemLedger *ledger = tracker->ledgers; ledger; ledger = ledger->next)
-        ledger->stats.step_hash = 0;
-        ledger->stats.step_peak = ledger->stats.live;
-        memcpy(ledger->stats.step_at_peak, ledger->stats.live_by, sizeof ledger->stats.live_by);
+    for (MemLedger *ledger = tracker->ledgers; ledger; ledger = ledger->next) {
+        MemStats *stats = &ledger->stats;
+        stats->step_hash = 0;
+        stats->step_peak = stats->live;
+        memcpy(stats->step_at_peak, stats->live_by, sizeof stats->step_at_peak);
+    }
     return before;
 }
 

@@ -67,7 +67,8 @@ static void test_block_fields(void **state)
     int place = memtrack_place_push(tracker, "head");
     MemBlock first = take(ledger, 1, MEM_PARAMETER);
     MemBlock second = take(ledger, 65, MEM_PARAMETER);
-    MemBlock high = take(ledger, 64, MEM_INPUT);
+    MemBlock high = take(ledger, MEMTRACK_SMALL + 1, MEM_INPUT);
+    MemBlock small = take(ledger, MEMTRACK_SMALL, MEM_INPUT);
     assert_int_equal(first.bytes, 64);
     assert_int_equal(first.requested, 1);
     assert_int_equal(first.serial, 1);
@@ -77,15 +78,22 @@ static void test_block_fields(void **state)
     assert_int_equal(second.bytes, 128);
     assert_int_equal(second.offset, 64);
     assert_int_equal(second.serial, 2);
+    assert_int_equal(second.end, MEM_END_LOW);
     assert_int_equal(high.offset, 0);
-    assert_int_equal(memtrack_stats(ledger)->live, 256);
-    assert_int_equal(memtrack_stats(ledger)->needs, 256);
+    assert_int_equal(high.bytes, 4160);
+    assert_int_equal(high.end, MEM_END_HIGH);
+    assert_int_equal(small.offset, 192); /* small: at the parameters' end */
+    assert_int_equal(small.bytes, 4096);
+    assert_int_equal(small.end, MEM_END_LOW);
+    assert_int_equal(small.component, MEM_INPUT);
+    assert_int_equal(memtrack_stats(ledger)->live, 192 + 4160 + 4096);
+    assert_int_equal(memtrack_stats(ledger)->needs, 192 + 4160 + 4096);
     memtrack_free(ledger, &second);
     MemBlock none = {0};
     assert_memory_equal(&second, &none, sizeof none);
     memtrack_free(ledger, &second); /* a second time: nothing */
     assert_int_equal(memtrack_stats(ledger)->frees, 1);
-    assert_int_equal(memtrack_stats(ledger)->allocations, 3);
+    assert_int_equal(memtrack_stats(ledger)->allocations, 4);
     assert_string_equal(memtrack_ledger_name(ledger), "meta");
     assert_int_equal(memtrack_ledger_mode(ledger), MEMTRACK_META);
     assert_ptr_equal(memtrack_ledger_tracker(ledger), tracker);
@@ -139,13 +147,13 @@ static void test_retag(void **state)
     MemLedger *ledger = meta(tracker);
     const MemStats *stats = memtrack_stats(ledger);
     int place = memtrack_place_push(tracker, "attn");
-    MemBlock block = take(ledger, 640, MEM_TEMPORARY);
+    MemBlock block = take(ledger, 6400, MEM_TEMPORARY);
     memtrack_place_pop(tracker);
     uint64_t hash = stats->event_hash;
     uint64_t by[MEM_COMPONENT_COUNT];
 
     memtrack_retag(ledger, &block, MEM_TEMPORARY); /* equal: no event */
-    memtrack_retag(ledger, &block, MEM_PARAMETER); /* the other end: refused */
+    memtrack_retag(ledger, &block, MEM_COMPONENT_COUNT); /* no such component */
     assert_int_equal(stats->retags, 0);
     assert_int_equal(block.component, MEM_TEMPORARY);
     assert_true(stats->event_hash == hash);
@@ -154,23 +162,36 @@ static void test_retag(void **state)
     assert_int_equal(block.component, MEM_ACTIVATION);
     assert_int_equal(stats->retags, 1);
     assert_true(stats->event_hash != hash);
-    assert_int_equal(stats->live, 640);
+    assert_int_equal(stats->live, 6400);
     assert_int_equal(stats->live_by[MEM_TEMPORARY], 0);
-    assert_int_equal(stats->live_by[MEM_ACTIVATION], 640);
-    assert_int_equal(stats->own_peak[MEM_ACTIVATION], 640);
+    assert_int_equal(stats->live_by[MEM_ACTIVATION], 6400);
+    assert_int_equal(stats->own_peak[MEM_ACTIVATION], 6400);
     assert_int_equal(stats->own_peak_at[MEM_ACTIVATION].place, place);
-    assert_int_equal(stats->at_peak[MEM_TEMPORARY], 640); /* what it was then */
+    assert_int_equal(stats->at_peak[MEM_TEMPORARY], 6400); /* what it was then */
     memtrack_peak_by_place(ledger, place, by);
-    assert_int_equal(by[MEM_TEMPORARY], 640);
+    assert_int_equal(by[MEM_TEMPORARY], 6400);
     assert_int_equal(by[MEM_ACTIVATION], 0);
 
     take(ledger, 64, MEM_INPUT); /* a new peak sees the new tag */
-    assert_int_equal(stats->at_peak[MEM_ACTIVATION], 640);
+    assert_int_equal(stats->at_peak[MEM_ACTIVATION], 6400);
     memtrack_peak_by_place(ledger, place, by);
-    assert_int_equal(by[MEM_ACTIVATION], 640);
+    assert_int_equal(by[MEM_ACTIVATION], 6400);
     assert_int_equal(by[MEM_TEMPORARY], 0);
-    memtrack_free(ledger, &block);
+
+    hash = stats->event_hash;
+    memtrack_retag(ledger, &block, MEM_PARAMETER); /* of the other end: only the books change */
+    assert_int_equal(stats->retags, 2);
+    assert_true(stats->event_hash != hash);
+    assert_int_equal(block.component, MEM_PARAMETER);
+    assert_int_equal(block.end, MEM_END_HIGH);
     assert_int_equal(stats->live_by[MEM_ACTIVATION], 0);
+    assert_int_equal(stats->live_by[MEM_PARAMETER], 6400);
+    assert_int_equal(stats->own_peak[MEM_PARAMETER], 6400);
+    assert_int_equal(stats->peak, 6464);
+    assert_int_equal(stats->needs, 6464);
+    memtrack_free(ledger, &block);
+    assert_int_equal(stats->live_by[MEM_PARAMETER], 0);
+    assert_int_equal(stats->live, 64);
     memtrack_destroy(tracker);
 }
 
@@ -336,7 +357,7 @@ static uint64_t step_hash(MemLedger *ledger, int64_t number, Step step)
     memtrack_op_set(tracker, step.op);
     memtrack_place_push(tracker, step.place);
     MemBlock block = take(ledger, step.bytes, step.component);
-    MemBlock other = take(ledger, 64, MEM_TEMPORARY);
+    MemBlock other = take(ledger, 5000, MEM_TEMPORARY);
     memtrack_free(ledger, &block);
     memtrack_free(ledger, &other);
     memtrack_place_pop(tracker);
@@ -348,7 +369,7 @@ static void test_step_hash(void **state)
     (void)state;
     MemTracker *tracker = memtrack_create();
     MemLedger *ledger = meta(tracker);
-    const Step same = {1000, "linear", "mlp", MEM_ACTIVATION, MEM_PHASE_FORWARD};
+    const Step same = {5000, "linear", "mlp", MEM_ACTIVATION, MEM_PHASE_FORWARD};
     uint64_t first = step_hash(ledger, 1, same);
     uint64_t events = memtrack_stats(ledger)->event_hash;
     assert_true(first != 0);
@@ -358,16 +379,16 @@ static void test_step_hash(void **state)
     Step changed = same;
     changed.op = op;
     assert_true(step_hash(ledger, 3, changed) == first);
-    const Step different[] = {{1001, "linear", "mlp", MEM_ACTIVATION, MEM_PHASE_FORWARD},
-                              {1000, "linear2", "mlp", MEM_ACTIVATION, MEM_PHASE_FORWARD},
-                              {1000, NULL, "mlp", MEM_ACTIVATION, MEM_PHASE_FORWARD},
-                              {1000, "linear", "mlq", MEM_ACTIVATION, MEM_PHASE_FORWARD},
-                              {1000, "linear", "mlp", MEM_INPUT, MEM_PHASE_FORWARD},
-                              {1000, "linear", "mlp", MEM_ACTIVATION, MEM_PHASE_BACKWARD}};
+    const Step different[] = {{5001, "linear", "mlp", MEM_ACTIVATION, MEM_PHASE_FORWARD},
+                              {5000, "linear2", "mlp", MEM_ACTIVATION, MEM_PHASE_FORWARD},
+                              {5000, NULL, "mlp", MEM_ACTIVATION, MEM_PHASE_FORWARD},
+                              {5000, "linear", "mlq", MEM_ACTIVATION, MEM_PHASE_FORWARD},
+                              {5000, "linear", "mlp", MEM_INPUT, MEM_PHASE_FORWARD},
+                              {5000, "linear", "mlp", MEM_ACTIVATION, MEM_PHASE_BACKWARD}};
     for (size_t i = 0; i < sizeof different / sizeof *different; i++)
         assert_true(step_hash(ledger, 4, different[i]) != first);
     assert_true(step_hash(ledger, 5, same) == first);
-    MemBlock leak = take(ledger, 64, MEM_ACTIVATION); /* offsets count: a leak shifts the next step */
+    MemBlock leak = take(ledger, 5000, MEM_ACTIVATION); /* offsets count: a leak shifts the next step */
     assert_true(step_hash(ledger, 6, same) != first);
     memtrack_free(ledger, &leak);
     assert_true(step_hash(ledger, 7, same) == first);

@@ -23,7 +23,8 @@ static int nothing_held(void **state)
     return memtrack_process_live() == 0 ? 0 : -1;
 }
 
-static bool is_high(MemComponent component)
+/* By what is asked for when the block is made; whatever it is called later, it stays there. */
+static bool is_high(MemComponent component, uint64_t requested)
 {
     static const bool high[MEM_COMPONENT_COUNT] = {
 #define LOW                     0
@@ -34,7 +35,7 @@ static bool is_high(MemComponent component)
 #undef LOW
 #undef HIGH
     };
-    return high[component];
+    return requested > MEMTRACK_SMALL && high[component];
 }
 
 static uint32_t draw(uint64_t *seed)
@@ -48,6 +49,7 @@ static uint32_t draw(uint64_t *seed)
 
 typedef struct Model {
     MemBlock blocks[MOST_BLOCKS];
+    bool high[MOST_BLOCKS]; /* each one's end, as it was worked out when the block was made */
     int count;
     uint64_t live, peak, needs;
     uint64_t by[MEM_COMPONENT_COUNT], at_peak[MEM_COMPONENT_COUNT], own_peak[MEM_COMPONENT_COUNT];
@@ -64,7 +66,7 @@ static uint64_t extent(const Model *model, bool high)
     uint64_t top = 0;
     for (int i = 0; i < model->count; i++) {
         uint64_t end = model->blocks[i].offset + model->blocks[i].bytes;
-        if (is_high(model->blocks[i].component) == high && end > top)
+        if (model->high[i] == high && end > top)
             top = end;
     }
     return top;
@@ -76,7 +78,7 @@ static uint64_t expected_offset(const Model *model, bool high, uint64_t bytes)
     MemBlock sorted[MOST_BLOCKS];
     int count = 0;
     for (int i = 0; i < model->count; i++)
-        if (is_high(model->blocks[i].component) == high)
+        if (model->high[i] == high)
             sorted[count++] = model->blocks[i];
     qsort(sorted, (size_t)count, sizeof *sorted, by_offset);
     uint64_t at = 0, best = UINT64_MAX, offset = UINT64_MAX;
@@ -132,6 +134,7 @@ typedef struct Run {
     MemStats stats;
     bool refused; /* an allocation failed: the run ends there */
     bool right;   /* model, patterns and places all agreed */
+    int refills[MEM_END_COUNT], strays[MEM_END_COUNT]; /* gaps filled; blocks freed away from their component's end */
 } Run;
 
 static void keep(void *user, const MemEvent *events, size_t count)
@@ -156,23 +159,55 @@ static bool pattern_holds(const MemBlock *block)
     return true;
 }
 
+static bool same_block(const MemBlock *a, const MemBlock *b)
+{
+    return a->offset == b->offset && a->bytes == b->bytes && a->requested == b->requested &&
+           a->serial == b->serial && a->place == b->place && a->component == b->component &&
+           a->end == b->end && a->data == b->data;
+}
+
 static void run_alloc(Run *run, MemLedger *ledger, Model *model)
 {
-    uint64_t sizes[] = {1 + draw(&run->seed) % 100, 64, 640, 1 + draw(&run->seed) % 5000};
-    uint64_t bytes = sizes[draw(&run->seed) % 4];
+    uint64_t small = 1 + draw(&run->seed) % 100, near = MEMTRACK_SMALL - 63 + draw(&run->seed) % 128;
+    uint64_t sizes[] = {small, 640, near, 5120, MEMTRACK_SMALL + 64 * small, 1 + draw(&run->seed) % 12000};
+    uint64_t bytes = sizes[draw(&run->seed) % 6];
     MemComponent component = (MemComponent)(draw(&run->seed) % MEM_COMPONENT_COUNT);
-    uint64_t expected = expected_offset(model, is_high(component), (bytes + 63) / 64 * 64);
+    bool high = is_high(component, bytes);
+    uint64_t expected = expected_offset(model, high, (bytes + 63) / 64 * 64);
     MemBlock *block = &model->blocks[model->count];
     if (memtrack_alloc(ledger, bytes, component, block)) {
         run->refused = true;
         run->right &= block->bytes == 0 && model_agrees(model, memtrack_stats(ledger));
         return;
     }
-    run->right &= block->offset == expected && (run->mode == MEMTRACK_META) == (block->data == NULL);
+    run->right &= block->offset == expected && block->end == (high ? MEM_END_HIGH : MEM_END_LOW);
+    run->refills[high] += expected < extent(model, high);
+    run->right &= (run->mode == MEMTRACK_META) == (block->data == NULL);
     run->right &= (uintptr_t)block->data % MEMTRACK_ALIGN == 0;
     if (block->data)
         memset(block->data, pattern(block), block->requested);
-    model->count++;
+    model->high[model->count++] = high;
+}
+
+static void run_free(Run *run, MemLedger *ledger, Model *model)
+{
+    uint32_t i = draw(&run->seed) % (uint32_t)model->count;
+    MemBlock *block = &model->blocks[i];
+    run->right &= pattern_holds(block);
+    run->strays[model->high[i]] += is_high(block->component, block->requested) != model->high[i];
+    memtrack_free(ledger, block);
+    *block = model->blocks[--model->count];
+    model->high[i] = model->high[model->count];
+}
+
+/* Any component, of either end: nothing but the component may change. */
+static void run_retag(Run *run, MemLedger *ledger, Model *model)
+{
+    MemBlock *block = &model->blocks[draw(&run->seed) % (uint32_t)model->count];
+    MemBlock expected = *block;
+    expected.component = (MemComponent)(draw(&run->seed) % MEM_COMPONENT_COUNT);
+    memtrack_retag(ledger, block, expected.component);
+    run->right &= same_block(block, &expected) && pattern_holds(block);
 }
 
 static void run_op(Run *run, MemLedger *ledger, Model *model)
@@ -184,13 +219,9 @@ static void run_op(Run *run, MemLedger *ledger, Model *model)
     if (choice < (growing ? 60u : 35u) && model->count < MOST_BLOCKS) {
         run_alloc(run, ledger, model);
     } else if (choice < 85 && model->count > 0) {
-        MemBlock *block = &model->blocks[draw(&run->seed) % (uint32_t)model->count];
-        run->right &= pattern_holds(block);
-        memtrack_free(ledger, block);
-        *block = model->blocks[--model->count];
+        run_free(run, ledger, model);
     } else if (choice < 92 && model->count > 0) {
-        MemBlock *block = &model->blocks[draw(&run->seed) % (uint32_t)model->count];
-        memtrack_retag(ledger, block, (MemComponent)(draw(&run->seed) % MEM_COMPONENT_COUNT));
+        run_retag(run, ledger, model);
     } else if (choice < 96) {
         memtrack_place_push(tracker, names[draw(&run->seed) % 4]);
     } else {
@@ -257,6 +288,8 @@ static void test_modes_agree(void **state)
         perform(&plan);
         assert_true(plan.right);
         assert_true(plan.stats.needs > plan.stats.peak); /* fragmented, or it tests little */
+        for (int end = 0; end < MEM_END_COUNT; end++)
+            assert_true(plan.refills[end] > 20 && plan.strays[end] > 20);
         const Run others[] = {
             {.mode = MEMTRACK_RESERVED, .capacity = plan.stats.needs, .seed = seed, .ops = 3000},
             {.mode = MEMTRACK_RESERVED, .capacity = plan.stats.needs + 12345, .seed = seed, .ops = 3000},
@@ -322,6 +355,8 @@ static void test_threads(void **state)
 /* ---- By hand
  * --------------------------------------------------------------------------------------------------- */
 
+#define LARGE ((uint64_t)2 * MEMTRACK_SMALL) /* placed at its component's end */
+
 static MemLedger *ledger_of(MemTracker *tracker, MemMode mode, uint64_t capacity)
 {
     return memtrack_ledger_create(tracker,
@@ -335,66 +370,194 @@ static MemBlock take(MemLedger *ledger, uint64_t bytes, MemComponent component)
     return block;
 }
 
-static void test_best_fit_and_coalescing(void **state)
+/* In units of a multiple of 64 bytes; at the HIGH end even the smallest request, unit - 63, must not be small. */
+static void best_fit_and_coalescing(MemComponent component, MemEnd end, uint64_t unit)
 {
-    (void)state;
     MemTracker *tracker = memtrack_create();
     MemLedger *ledger = ledger_of(tracker, MEMTRACK_META, 0);
     const MemStats *stats = memtrack_stats(ledger);
     MemBlock blocks[9];
-    static const uint64_t sizes[9] = {256, 64, 128, 64, 192, 64, 128, 64, 64};
-    for (int i = 0; i < 9; i++)
-        blocks[i] = take(ledger, sizes[i], MEM_ACTIVATION);
-    for (int i = 0; i < 8; i += 2) /* gaps of 256, 128, 192, 128 */
+    static const uint64_t sizes[9] = {4, 1, 2, 1, 3, 1, 2, 1, 1};
+    for (int i = 0; i < 9; i++) {
+        blocks[i] = take(ledger, sizes[i] * unit, component);
+        assert_int_equal(blocks[i].end, end);
+    }
+    for (int i = 0; i < 8; i += 2) /* gaps of 4, 2, 3, 2 */
         memtrack_free(ledger, &blocks[i]);
-    assert_int_equal(take(ledger, 128, MEM_ACTIVATION).offset, 320); /* best fit, the lower of two */
-    assert_int_equal(take(ledger, 65, MEM_ACTIVATION).offset, 768);  /* the other */
-    assert_int_equal(take(ledger, 1, MEM_ACTIVATION).offset, 512);   /* the start of the smallest left: 192 */
-    assert_int_equal(take(ledger, 300, MEM_ACTIVATION).offset, 1024); /* none holds it: the top */
-    memtrack_free(ledger, &blocks[1]);                                /* 256 + 64 */
-    assert_int_equal(take(ledger, 320, MEM_ACTIVATION).offset, 0);
-    assert_int_equal(stats->needs, 1024 + 320);
+    assert_int_equal(take(ledger, 2 * unit, component).offset, 5 * unit);       /* best fit, the lower of two */
+    assert_int_equal(take(ledger, unit + 1, component).offset, 12 * unit);      /* the other */
+    assert_int_equal(take(ledger, unit - 63, component).offset, 8 * unit);      /* start of the smallest left: 3 */
+    assert_int_equal(take(ledger, 5 * unit - 20, component).offset, 16 * unit); /* none holds it: the top */
+    memtrack_free(ledger, &blocks[1]);                                          /* 4 + 1 */
+    assert_int_equal(take(ledger, 5 * unit, component).offset, 0);
+    assert_int_equal(stats->needs, 16 * unit + 5 * unit);
     memtrack_destroy(tracker);
+}
+
+static void test_best_fit_and_coalescing(void **state)
+{
+    (void)state;
+    best_fit_and_coalescing(MEM_BUFFER, MEM_END_LOW, 64);
+    best_fit_and_coalescing(MEM_BUFFER, MEM_END_LOW, MEMTRACK_SMALL + 64);
+    best_fit_and_coalescing(MEM_ACTIVATION, MEM_END_LOW, 64);
+    best_fit_and_coalescing(MEM_ACTIVATION, MEM_END_HIGH, MEMTRACK_SMALL + 64);
 }
 
 static void test_extent_shrinks(void **state)
 {
     (void)state;
     MemTracker *tracker = memtrack_create();
-    MemLedger *ledger = ledger_of(tracker, MEMTRACK_META, 1024);
-    MemBlock a = take(ledger, 256, MEM_ACTIVATION), b = take(ledger, 256, MEM_ACTIVATION);
-    MemBlock c = take(ledger, 256, MEM_ACTIVATION), none;
-    MemBlock low = take(ledger, 256, MEM_PARAMETER);
+    MemLedger *ledger = ledger_of(tracker, MEMTRACK_META, 4 * LARGE);
+    MemBlock a = take(ledger, LARGE, MEM_ACTIVATION), b = take(ledger, LARGE, MEM_ACTIVATION);
+    MemBlock c = take(ledger, LARGE, MEM_ACTIVATION), none;
+    MemBlock low = take(ledger, LARGE, MEM_PARAMETER);
     assert_int_equal(memtrack_alloc(ledger, 1, MEM_PARAMETER, &none), -1); /* full */
     memtrack_free(ledger, &b); /* a hole on the other side is no room for this one */
     assert_int_equal(memtrack_alloc(ledger, 1, MEM_PARAMETER, &none), -1);
+    assert_int_equal(memtrack_alloc(ledger, 1, MEM_ACTIVATION, &none), -1); /* small: on this side too */
     memtrack_free(ledger, &c); /* the top goes, and the hole below it */
-    MemBlock two = take(ledger, 512, MEM_PARAMETER);
-    assert_int_equal(two.offset, 256);
+    MemBlock two = take(ledger, 2 * LARGE, MEM_PARAMETER);
+    assert_int_equal(two.offset, LARGE);
     assert_int_equal(memtrack_alloc(ledger, 1, MEM_ACTIVATION, &none), -1);
+    assert_int_equal(memtrack_alloc(ledger, MEMTRACK_SMALL + 1, MEM_ACTIVATION, &none), -1);
     memtrack_free(ledger, &low);
     memtrack_free(ledger, &two);
     memtrack_free(ledger, &a);
-    assert_int_equal(take(ledger, 1024, MEM_ACTIVATION).offset,
-                     0); /* the limit is shared, and all of it is free */
-    assert_int_equal(memtrack_stats(ledger)->needs, 1024);
+    MemBlock all = take(ledger, 4 * LARGE, MEM_ACTIVATION); /* the limit is shared, and all of it is free */
+    assert_int_equal(all.offset, 0);
+    assert_int_equal(all.end, MEM_END_HIGH);
+    assert_int_equal(memtrack_stats(ledger)->needs, 4 * LARGE);
     memtrack_destroy(tracker);
+}
+
+static void test_end_by_size_and_component(void **state)
+{
+    (void)state;
+    static const MemComponent high[] = {MEM_ACTIVATION, MEM_TEMPORARY, MEM_WORKSPACE, MEM_INPUT};
+    MemTracker *tracker = memtrack_create();
+    MemLedger *ledger = ledger_of(tracker, MEMTRACK_META, 0);
+    for (int component = 0; component < MEM_COMPONENT_COUNT; component++) {
+        MemEnd end = MEM_END_LOW;
+        for (size_t i = 0; i < sizeof high / sizeof *high; i++)
+            if (high[i] == (MemComponent)component)
+                end = MEM_END_HIGH;
+        assert_int_equal(take(ledger, 1, (MemComponent)component).end, MEM_END_LOW);
+        assert_int_equal(take(ledger, 4096, (MemComponent)component).end, MEM_END_LOW);
+        assert_int_equal(take(ledger, 4097, (MemComponent)component).end, end);
+        assert_int_equal(take(ledger, 1 << 30, (MemComponent)component).end, end);
+    }
+    memtrack_destroy(tracker);
+}
+
+/* A loss outlives its step's activations. Where it is small the place above them is all free again; one byte more
+ * than small, and it holds them up. */
+static void test_small_block_holds_nothing_up(void **state)
+{
+    (void)state;
+    for (MemMode mode = MEMTRACK_META; mode <= MEMTRACK_MALLOC; mode++) {
+        MemTracker *tracker = memtrack_create();
+        MemLedger *ledger = ledger_of(tracker, mode, 4 * LARGE);
+        MemBlock low = take(ledger, LARGE, MEM_PARAMETER), block;
+        MemBlock activation = take(ledger, 2 * LARGE, MEM_ACTIVATION);
+        MemBlock loss = take(ledger, MEMTRACK_SMALL, MEM_ACTIVATION);
+        assert_int_equal(loss.offset, LARGE); /* next to the parameter */
+        memtrack_free(ledger, &activation);
+        block = take(ledger, 3 * LARGE - MEMTRACK_SMALL, MEM_PARAMETER); /* to the very other end */
+        assert_int_equal(block.offset, LARGE + MEMTRACK_SMALL);
+        assert_int_equal(memtrack_stats(ledger)->needs, 4 * LARGE);
+        memtrack_free(ledger, &block);
+        memtrack_free(ledger, &loss);
+
+        activation = take(ledger, 2 * LARGE, MEM_ACTIVATION);
+        loss = take(ledger, MEMTRACK_SMALL + 1, MEM_ACTIVATION);
+        assert_int_equal(loss.offset, 2 * LARGE);
+        memtrack_free(ledger, &activation);
+        uint64_t room = 4 * LARGE - low.bytes - (loss.offset + loss.bytes);
+        assert_int_equal(memtrack_alloc(ledger, room + 1, MEM_PARAMETER, &block), -1);
+        assert_int_equal(take(ledger, room, MEM_PARAMETER).offset, LARGE);
+        memtrack_destroy(tracker);
+    }
+}
+
+static void test_retag_across_ends(void **state)
+{
+    (void)state;
+    for (MemMode mode = MEMTRACK_META; mode <= MEMTRACK_MALLOC; mode++) {
+        MemTracker *tracker = memtrack_create();
+        MemLedger *ledger = ledger_of(tracker, mode, 8 * LARGE);
+        const MemStats *stats = memtrack_stats(ledger);
+        MemBlock low[3], high[3], none;
+        for (int i = 0; i < 3; i++) {
+            low[i] = take(ledger, LARGE, MEM_GRADIENT);
+            high[i] = take(ledger, LARGE, MEM_ACTIVATION);
+            for (int end = 0; mode != MEMTRACK_META && end < MEM_END_COUNT; end++)
+                memset(end ? high[i].data : low[i].data, pattern(end ? &high[i] : &low[i]), LARGE);
+        }
+        MemBlock loss = take(ledger, 4, MEM_TEMPORARY); /* LOW, at the top */
+        MemBlock was_low = low[1], was_high = high[1], was_loss = loss;
+        memtrack_retag(ledger, &low[1], MEM_ACTIVATION);
+        memtrack_retag(ledger, &high[1], MEM_PARAMETER);
+        memtrack_retag(ledger, &loss, MEM_OPTIMIZER);
+        memtrack_retag(ledger, &loss, MEM_INPUT);
+        was_low.component = MEM_ACTIVATION;
+        was_high.component = MEM_PARAMETER;
+        was_loss.component = MEM_INPUT;
+        assert_true(same_block(&low[1], &was_low) && pattern_holds(&low[1]));
+        assert_true(same_block(&high[1], &was_high) && pattern_holds(&high[1]));
+        assert_true(same_block(&loss, &was_loss));
+        assert_int_equal(stats->retags, 4);
+        assert_int_equal(stats->live_by[MEM_GRADIENT], 2 * LARGE);
+        assert_int_equal(stats->live_by[MEM_PARAMETER], LARGE);
+        assert_int_equal(stats->live_by[MEM_ACTIVATION], 3 * LARGE);
+        assert_int_equal(stats->live_by[MEM_INPUT], 64);
+        assert_int_equal(stats->needs, 6 * LARGE + 64); /* nothing has moved */
+
+        memtrack_free(ledger, &high[1]); /* each leaves its gap where it lies, and its like fills it */
+        MemBlock filled = take(ledger, LARGE, MEM_PARAMETER);
+        assert_int_equal(filled.offset, 3 * LARGE + 64);
+        memtrack_free(ledger, &filled);
+        memtrack_free(ledger, &low[1]);
+        filled = take(ledger, LARGE, MEM_ACTIVATION);
+        assert_int_equal(filled.end, MEM_END_HIGH);
+        assert_int_equal(filled.offset, LARGE);
+        assert_ptr_equal(mode == MEMTRACK_RESERVED ? filled.data : NULL,
+                         mode == MEMTRACK_RESERVED ? was_high.data : NULL);
+        low[1] = take(ledger, LARGE, MEM_PARAMETER);
+        assert_int_equal(low[1].offset, LARGE);
+        memtrack_free(ledger, &filled);
+
+        memtrack_retag(ledger, &high[2], MEM_BUFFER); /* at the top: its own end's extent shrinks, over the gap too */
+        memtrack_free(ledger, &high[2]);
+        assert_int_equal(memtrack_alloc(ledger, 4 * LARGE - 64 + 1, MEM_PARAMETER, &none), -1);
+        MemBlock rest = take(ledger, 4 * LARGE - 64, MEM_PARAMETER);
+        assert_int_equal(rest.offset, 3 * LARGE + 64);
+        memtrack_retag(ledger, &rest, MEM_WORKSPACE);
+        memtrack_free(ledger, &rest);
+        memtrack_free(ledger, &loss);
+        assert_int_equal(take(ledger, 5 * LARGE - 128, MEM_ACTIVATION).offset, LARGE); /* 4 are the others' */
+        assert_int_equal(stats->live_by[MEM_WORKSPACE], 0);
+        assert_true(pattern_holds(&low[0]) && pattern_holds(&low[2]) && pattern_holds(&high[0]));
+        memtrack_destroy(tracker);
+    }
 }
 
 static void test_reserved_addresses(void **state)
 {
     (void)state;
     MemTracker *tracker = memtrack_create();
-    MemLedger *ledger = ledger_of(tracker, MEMTRACK_RESERVED, 1000); /* 15 * 64 = 960 of use */
+    const uint64_t use = 15 * 1024;
+    MemLedger *ledger = ledger_of(tracker, MEMTRACK_RESERVED, use + 40); /* 40: less than the alignment */
     MemBlock none;
     assert_non_null(ledger);
-    MemBlock low = take(ledger, 64, MEM_PARAMETER), high = take(ledger, 128, MEM_INPUT);
-    MemBlock next = take(ledger, 64, MEM_INPUT);
+    MemBlock low = take(ledger, 64, MEM_PARAMETER), high = take(ledger, 4224, MEM_INPUT);
+    MemBlock next = take(ledger, 4160, MEM_INPUT), small = take(ledger, 64, MEM_INPUT);
     unsigned char *base = low.data;
-    assert_ptr_equal((unsigned char *)high.data, base + 960 - high.offset - high.bytes);
-    assert_ptr_equal((unsigned char *)next.data, base + 960 - 128 - 64);
-    assert_int_equal(memtrack_alloc(ledger, 960 - 256 + 1, MEM_PARAMETER, &none), -1);
-    assert_ptr_equal(take(ledger, 960 - 256, MEM_PARAMETER).data, base + 64);
+    assert_ptr_equal((unsigned char *)high.data, base + use - high.offset - high.bytes);
+    assert_ptr_equal((unsigned char *)high.data, base + use - 4224);
+    assert_ptr_equal((unsigned char *)next.data, base + use - 4224 - 4160);
+    assert_ptr_equal((unsigned char *)small.data, base + 64);
+    assert_int_equal(memtrack_alloc(ledger, use - 8512 + 1, MEM_PARAMETER, &none), -1);
+    assert_ptr_equal(take(ledger, use - 8512, MEM_PARAMETER).data, base + 128);
     memtrack_destroy(tracker);
 }
 
@@ -419,13 +582,15 @@ static void test_huge_and_empty_requests(void **state)
                                      (uint64_t)1 << 63};
     for (MemMode mode = MEMTRACK_META; mode <= MEMTRACK_MALLOC; mode++) {
         MemTracker *tracker = memtrack_create();
-        MemLedger *ledger = ledger_of(tracker, mode, mode == MEMTRACK_RESERVED ? 4096 : 0);
-        MemBlock low = take(ledger, 128, MEM_PARAMETER), high = take(ledger, 128, MEM_INPUT), block;
+        MemLedger *ledger = ledger_of(tracker, mode, mode == MEMTRACK_RESERVED ? 2 * LARGE : 0);
+        MemBlock low = take(ledger, 128, MEM_PARAMETER), high = take(ledger, LARGE, MEM_INPUT), block;
         MemStats before = *memtrack_stats(ledger);
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
             if (mode == MEMTRACK_META && i == 4)
                 continue; /* a plan may be that large */
             assert_int_equal(memtrack_alloc(ledger, sizes[i], MEM_PARAMETER, &block), -1);
+            assert_int_equal(block.bytes, 0);
+            assert_int_equal(memtrack_alloc(ledger, sizes[i], MEM_INPUT, &block), -1);
             assert_int_equal(block.bytes, 0);
         }
         assert_int_equal(memtrack_alloc(ledger, 64, MEM_COMPONENT_COUNT, &block), -1);
@@ -452,13 +617,13 @@ static void test_steady_steps_take_no_host_memory(void **state)
     (void)state;
     static const char *const names[] = {"a", "b", "c"};
     MemTracker *tracker = memtrack_create();
-    MemLedger *ledger = ledger_of(tracker, MEMTRACK_RESERVED, 1 << 16);
+    MemLedger *ledger = ledger_of(tracker, MEMTRACK_RESERVED, 1 << 20);
     uint64_t after_first = 0;
     for (int step = 0; step < 3; step++) {
         MemBlock blocks[60];
         for (int i = 0; i < 60; i++) {
             assert_true(memtrack_place_push(tracker, names[i % 3]) > 0);
-            blocks[i] = take(ledger, 64 + 64 * (uint64_t)(i % 5), MEM_ACTIVATION);
+            blocks[i] = take(ledger, (MEMTRACK_SMALL + 64) * (uint64_t)(1 + i % 5), MEM_ACTIVATION);
         }
         for (int i = 0; i < 60; i++) {
             memtrack_free(ledger, &blocks[i * 7 % 60]);
@@ -478,7 +643,7 @@ static void test_steady_steps_take_no_host_memory(void **state)
 /* ---- Failing once, everywhere
  * ----------------------------------------------------------------------------------- */
 
-/* Blocks of all sizes with holes between them; false at the first failure, with the books as they were before
+/* Blocks of all sizes at both ends with holes between them; false at the first failure, with the books as they were before
  * it. */
 static bool use_ledger(MemLedger *ledger)
 {
@@ -493,7 +658,8 @@ static bool use_ledger(MemLedger *ledger)
             return false;
         }
         MemStats before = *memtrack_stats(ledger);
-        if (memtrack_alloc(ledger, 40 + 64 * (uint64_t)(i % 3), i % 2 ? MEM_INPUT : MEM_BUFFER, &blocks[i])) {
+        uint64_t bytes = (i % 2 ? MEMTRACK_SMALL : 0) + 40 + 64 * (uint64_t)(i % 3);
+        if (memtrack_alloc(ledger, bytes, i % 2 ? MEM_INPUT : MEM_BUFFER, &blocks[i])) {
             assert_int_equal(blocks[i].bytes, 0);
             assert_memory_equal(memtrack_stats(ledger), &before, sizeof before);
             return false;
@@ -504,6 +670,10 @@ static bool use_ledger(MemLedger *ledger)
     for (int i = 0; i < 80; i += 3)
         memtrack_free(ledger, &blocks[i]);
     memtrack_retag(ledger, &blocks[1], MEM_ACTIVATION);
+    for (int i = 4; i <= 5; i++) { /* to the other end's components and away */
+        memtrack_retag(ledger, &blocks[i], i % 2 ? MEM_BUFFER : MEM_INPUT);
+        memtrack_free(ledger, &blocks[i]);
+    }
     return true;
 }
 
@@ -527,7 +697,7 @@ static bool scenario(void)
     bool done = tracker && use_host(tracker);
     for (MemMode mode = MEMTRACK_META; done && mode <= MEMTRACK_MALLOC; mode++) {
         MemLedger *ledger = memtrack_ledger_create(
-            tracker, &(MemLedgerOptions){.name = names[mode], .mode = mode, .capacity = 1 << 15});
+            tracker, &(MemLedgerOptions){.name = names[mode], .mode = mode, .capacity = 1 << 18});
         done = ledger && memtrack_log_start(ledger, 50, NULL, NULL) == 0 && use_ledger(ledger);
     }
     memtrack_destroy(tracker);
@@ -562,6 +732,9 @@ int main(void)
         TEST(test_threads),
         TEST(test_best_fit_and_coalescing),
         TEST(test_extent_shrinks),
+        TEST(test_end_by_size_and_component),
+        TEST(test_small_block_holds_nothing_up),
+        TEST(test_retag_across_ends),
         TEST(test_reserved_addresses),
         TEST(test_bad_reservations),
         TEST(test_huge_and_empty_requests),
