@@ -1,6 +1,7 @@
-/* Attention over blocks of queries and keys. The products are small sgemm calls on blocks that stay in the second-level
- * cache, with the softmax between them: eager keeps every probability for backward, flash (Dao et al., FlashAttention-2)
- * keeps one log-sum-exp a row and computes them again, so that its memory grows with T, not T^2. Part of cpu.c. */
+/* Attention over blocks of queries and keys. The products are small sgemm calls on blocks that stay in the
+ * second-level cache, with the softmax between them: eager keeps every probability for backward, flash (Dao
+ * et al., FlashAttention-2) keeps one log-sum-exp a row and computes them again, so that its memory grows
+ * with T, not T^2. Part of cpu.c. */
 #include "kernels/kernels.h"
 #include "kernels/vecmath.h"
 
@@ -8,8 +9,8 @@
 #include <omp.h>
 #include <string.h>
 
-/* A block of scores is at most queries x keys. Smaller blocks cost sgemm calls, larger ones leave the cache; within a
- * factor of two it makes no difference. */
+/* A block of scores is at most queries x keys. Smaller blocks cost sgemm calls, larger ones leave the cache;
+ * within a factor of two it makes no difference. */
 enum { ATTENTION_QUERIES = 128, ATTENTION_KEYS = 256, ATTENTION_TILE = ATTENTION_QUERIES * ATTENTION_KEYS };
 
 /* One sample, one head: where its rows start. */
@@ -21,8 +22,8 @@ typedef struct AttentionHead {
     int64_t column;      /* elements before the head within a row */
 } AttentionHead;
 
-static AttentionHead attention_head(const AttentionDims *d, const float *q, const float *k, const float *v, int b,
-                                    int h)
+static AttentionHead attention_head(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                    int b, int h)
 {
     AttentionHead head = {.row = (int64_t)b * d->seq, .column = (int64_t)h * d->head_dim};
     head.qkv_head = (int64_t)(h / (d->heads / d->kv_heads)) * d->head_dim;
@@ -33,7 +34,8 @@ static AttentionHead attention_head(const AttentionDims *d, const float *q, cons
     return head;
 }
 
-/* Queries a block: fewer where a causal block would compute much above the diagonal, or threads would have no work. */
+/* Queries a block: fewer where a causal block would compute much above the diagonal, or threads would have no
+ * work. */
 static int attention_block(const AttentionDims *d, int threads)
 {
     int block = d->causal && d->seq <= 512 ? ATTENTION_QUERIES / 2 : ATTENTION_QUERIES;
@@ -57,6 +59,29 @@ static int attention_min(int a, int b)
 static int attention_key_end(const AttentionDims *d, int first, int count)
 {
     return d->causal ? first + count : d->seq;
+}
+
+/* The query blocks of `heads` heads in a row, cut into parts of equal work: where part i begins. By the keys
+ * they see, for under a causal mask a head's last block sees most. Ranges, not turns, so that a core keeps
+ * its heads in cache. */
+static int64_t attention_bound(const AttentionDims *d, int block, int64_t heads, int parts, int i)
+{
+    int64_t blocks = attention_blocks(d, block);
+    if (i >= parts)
+        return heads * blocks;
+    double head = 0;
+    for (int64_t j = 0; j < blocks; j++)
+        head += attention_key_end(d, (int)j * block, block);
+    double wanted = head * (double)heads * i / parts;
+    int64_t whole = heads * i / parts; /* heads before the one that is cut */
+    double passed = head * (double)whole;
+    for (int64_t j = 0; j < blocks; j++) {
+        double cost = attention_key_end(d, (int)j * block, block);
+        if (passed + cost / 2 > wanted)
+            return whole * blocks + j;
+        passed += cost;
+    }
+    return (whole + 1) * blocks;
 }
 
 /* How many of the keys [key, key + count) query i sees, masks aside. */
@@ -84,8 +109,8 @@ static int attention_padded(int n)
     return (n + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES;
 }
 
-/* In lanes, because not every compiler vectorises a maximum that must not reorder NaN. NaN is left out: attention_row_exp
- * brings it into the sum. */
+/* In lanes, because not every compiler vectorises a maximum that must not reorder NaN. NaN is left out:
+ * attention_row_exp brings it into the sum. */
 static float attention_row_max(int n, const float *s)
 {
     float lane[ATTENTION_LANES];
@@ -137,8 +162,8 @@ static void attention_row_zero(int64_t n, float *x)
 
 /* ---- eager forward ---- */
 
-/* One row of scores becomes probabilities; all T entries are written. A row of padding keys becomes zeros: shift 0
- * leaves exp(-inf) = 0, and NaN stays NaN. */
+/* One row of scores becomes probabilities; all T entries are written. A row of padding keys becomes zeros:
+ * shift 0 leaves exp(-inf) = 0, and NaN stays NaN. */
 static void attention_softmax_row(const AttentionDims *d, const AttentionHead *head, int i, float *s)
 {
     int n = attention_visible(d, i, 0, d->seq);
@@ -150,26 +175,16 @@ static void attention_softmax_row(const AttentionDims *d, const AttentionHead *h
     attention_row_zero(d->seq - n, s + n);
 }
 
-static void attention_eager_forward(const AttentionDims *d, const float *q, const float *k, const float *v, float *out,
-                                    float *probs, float *workspace, int threads)
+static void attention_eager_block(const AttentionDims *d, const AttentionHead *head, int first, int rows,
+                                  float *out, float *probs)
 {
-    (void)workspace;
-    int block = attention_block(d, threads), size = d->head_dim;
-    int64_t blocks = attention_blocks(d, block), units = (int64_t)d->batch * d->heads * blocks;
-    /* Units write apart from each other: which thread takes which changes nothing in the result. */
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && !omp_in_parallel())
-    for (int64_t u = 0; u < units; u++) {
-        int64_t bh = u / blocks;
-        AttentionHead head = attention_head(d, q, k, v, (int)(bh / d->heads), (int)(bh % d->heads));
-        int first = (int)(u % blocks) * block, rows = attention_min(block, d->seq - first);
-        int keys = attention_key_end(d, first, rows);
-        float *p = probs + (bh * d->seq + first) * d->seq; // (rows, T)
-        gemm_block(0, 1, rows, keys, size, d->scale, head.q + first * d->ldq, d->ldq, head.k, d->ldk, 0, p, d->seq);
-        for (int i = 0; i < rows; i++)
-            attention_softmax_row(d, &head, first + i, p + (int64_t)i * d->seq);
-        gemm_block(0, 0, rows, size, keys, 1, p, d->seq, head.v, d->ldv, 0,
-                   out + (head.row + first) * d->ldo + head.column, d->ldo);
-    }
+    int keys = attention_key_end(d, first, rows), size = d->head_dim;
+    out += (head->row + first) * d->ldo + head->column; // (rows, D), ldo
+    gemm_block(0, 1, rows, keys, size, d->scale, head->q + first * d->ldq, d->ldq, head->k, d->ldk, 0, probs,
+               d->seq);
+    for (int i = 0; i < rows; i++)
+        attention_softmax_row(d, head, first + i, probs + (int64_t)i * d->seq);
+    gemm_block(0, 0, rows, size, keys, 1, probs, d->seq, head->v, d->ldv, 0, out, d->ldo);
 }
 
 /* ---- flash forward ---- */
@@ -195,10 +210,11 @@ static AttentionScratch attention_scratch(float *workspace, int backward, int th
     return s;
 }
 
-/* Scores of the keys [key, key + keys) become unnormalised probabilities relative to each row's new maximum, and what
- * the row had before is brought to that maximum. */
-static void attention_online_rows(const AttentionDims *d, const AttentionHead *head, const AttentionScratch *w,
-                                  int first, int rows, int key, int keys, float *out)
+/* Scores of the keys [key, key + keys) become unnormalised probabilities relative to each row's new maximum,
+ * and what the row had before is brought to that maximum. */
+static void attention_online_rows(const AttentionDims *d, const AttentionHead *head,
+                                  const AttentionScratch *w, int first, int rows, int key, int keys,
+                                  float *out)
 {
     for (int i = 0; i < rows; i++) {
         float *s = w->scores + (int64_t)i * ATTENTION_KEYS;
@@ -225,18 +241,18 @@ static void attention_online_rows(const AttentionDims *d, const AttentionHead *h
     }
 }
 
-static void attention_flash_block(const AttentionDims *d, const AttentionHead *head, const AttentionScratch *w,
-                                  int first, int rows, float *out, float *lse)
+static void attention_flash_block(const AttentionDims *d, const AttentionHead *head,
+                                  const AttentionScratch *w, int first, int rows, float *out, float *lse)
 {
     int end = attention_key_end(d, first, rows), size = d->head_dim;
     out += (head->row + first) * d->ldo + head->column; // (rows, D), ldo
     for (int key = 0; key < end; key += ATTENTION_KEYS) {
         int keys = attention_min(ATTENTION_KEYS, end - key);
-        gemm_block(0, 1, rows, keys, size, d->scale, head->q + first * d->ldq, d->ldq, head->k + key * d->ldk, d->ldk,
-                   0, w->scores, ATTENTION_KEYS);
+        gemm_block(0, 1, rows, keys, size, d->scale, head->q + first * d->ldq, d->ldq, head->k + key * d->ldk,
+                   d->ldk, 0, w->scores, ATTENTION_KEYS);
         attention_online_rows(d, head, w, first, rows, key, keys, out);
-        gemm_block(0, 0, rows, size, keys, 1, w->scores, ATTENTION_KEYS, head->v + key * d->ldv, d->ldv, key ? 1 : 0,
-                   out, d->ldo);
+        gemm_block(0, 0, rows, size, keys, 1, w->scores, ATTENTION_KEYS, head->v + key * d->ldv, d->ldv,
+                   key ? 1 : 0, out, d->ldo);
     }
     for (int i = 0; i < rows; i++) {
         float sum = w->second[i];
@@ -247,26 +263,49 @@ static void attention_flash_block(const AttentionDims *d, const AttentionHead *h
         lse[i] = w->first[i] + vec_log(w->second[i]); /* log 0 = -infinity: a row without keys */
 }
 
-static void attention_flash_forward(const AttentionDims *d, const float *q, const float *k, const float *v, float *out,
-                                    float *lse, float *workspace, int threads)
+/* ---- forward, of both ---- */
+
+/* probs is NULL for flash, lse for eager. */
+static void attention_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                              float *out, float *probs, float *lse, float *workspace, int threads)
 {
+    threads = threads < 1 ? 1 : threads;
     int block = attention_block(d, threads);
-    int64_t blocks = attention_blocks(d, block), units = (int64_t)d->batch * d->heads * blocks;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1 && !omp_in_parallel())
-    for (int64_t u = 0; u < units; u++) {
-        int64_t bh = u / blocks;
-        AttentionHead head = attention_head(d, q, k, v, (int)(bh / d->heads), (int)(bh % d->heads));
-        AttentionScratch w = attention_scratch(workspace, 0, omp_get_thread_num());
-        int first = (int)(u % blocks) * block, rows = attention_min(block, d->seq - first);
-        attention_flash_block(d, &head, &w, first, rows, out, lse + bh * d->seq + first);
+    int64_t blocks = attention_blocks(d, block), heads = (int64_t)d->batch * d->heads;
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1 && !omp_in_parallel())
+    for (int part = 0; part < threads; part++) {
+        int64_t end = attention_bound(d, block, heads, threads, part + 1);
+        for (int64_t i = attention_bound(d, block, heads, threads, part); i < end; i++) {
+            int64_t bh = i / blocks;
+            AttentionHead head = attention_head(d, q, k, v, (int)(bh / d->heads), (int)(bh % d->heads));
+            int first = (int)(i % blocks) * block, rows = attention_min(block, d->seq - first);
+            if (probs) {
+                attention_eager_block(d, &head, first, rows, out, probs + (bh * d->seq + first) * d->seq);
+            } else {
+                AttentionScratch w = attention_scratch(workspace, 0, part);
+                attention_flash_block(d, &head, &w, first, rows, out, lse + bh * d->seq + first);
+            }
+        }
     }
+}
+
+static void attention_eager_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                    float *out, float *probs, float *workspace, int threads)
+{
+    attention_forward(d, q, k, v, out, probs, NULL, workspace, threads);
+}
+
+static void attention_flash_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                    float *out, float *lse, float *workspace, int threads)
+{
+    attention_forward(d, q, k, v, out, NULL, lse, workspace, threads);
 }
 
 /* ---- backward, of both ---- */
 
-/* A unit is one sample's kv head with all query heads that share it, so that their sums into dk and dv meet in one
- * thread. Where that leaves threads idle, a unit's query blocks are split, and all splits but the first sum into
- * partial arrays, added in order at the end. */
+/* A unit is one sample's kv head with all query heads that share it, so that their sums into dk and dv meet
+ * in one thread. Where that leaves threads idle, a unit's query blocks are split, and all splits but the
+ * first sum into partial arrays, added in order at the end. */
 typedef struct AttentionBackward {
     const AttentionDims *d;
     const float *q, *k, *v, *out, *dout;
@@ -301,28 +340,6 @@ static int attention_splits(const AttentionDims *d, int block, int threads)
     return splits;
 }
 
-/* Where split s of a unit's blocks begins: by the keys they see, for under a causal mask the last see most. */
-static int64_t attention_split_bound(const AttentionBackward *a, int s)
-{
-    const AttentionDims *d = a->d;
-    int64_t blocks = attention_blocks(d, a->block), work = d->heads / d->kv_heads * blocks;
-    if (s == 0 || s == a->splits)
-        return s ? work : 0;
-    double head_cost = 0, passed = 0;
-    for (int64_t i = 0; i < blocks; i++)
-        head_cost += attention_key_end(d, (int)i * a->block, a->block);
-    double wanted = head_cost * (double)(work / blocks) * s / a->splits;
-    int64_t bound = (int64_t)(wanted / head_cost) * blocks; /* whole heads before it */
-    passed = head_cost * (double)(bound / blocks);
-    for (int64_t i = 0; i < blocks; i++, bound++) {
-        double cost = attention_key_end(d, (int)i * a->block, a->block);
-        if (passed + cost / 2 > wanted)
-            break;
-        passed += cost;
-    }
-    return bound;
-}
-
 static float attention_dot(int n, const float *a, const float *b)
 {
     float sum = 0;
@@ -351,8 +368,9 @@ static void attention_score_gradient_exp(int n, float lse, float delta, float *r
 }
 
 /* Scores (flash) or probabilities (eager, untouched) and dp of a block become probabilities and ds. */
-static void attention_gradient_rows(const AttentionBackward *a, const AttentionHead *head, const AttentionScratch *w,
-                                    const float *probs, int first, int rows, int key, int keys)
+static void attention_gradient_rows(const AttentionBackward *a, const AttentionHead *head,
+                                    const AttentionScratch *w, const float *probs, int first, int rows,
+                                    int key, int keys)
 {
     for (int i = 0; i < rows; i++) {
         float *ds = w->gradients + (int64_t)i * ATTENTION_KEYS, *s = w->scores + (int64_t)i * ATTENTION_KEYS;
@@ -372,8 +390,8 @@ static void attention_gradient_rows(const AttentionBackward *a, const AttentionH
 }
 
 /* Query block [first, first + rows) of head h: its dq, and its part of dk and dv. */
-static void attention_backward_block(const AttentionBackward *a, const AttentionScratch *w, int b, int h, int first,
-                                     int rows, AttentionSink dk, AttentionSink dv)
+static void attention_backward_block(const AttentionBackward *a, const AttentionScratch *w, int b, int h,
+                                     int first, int rows, AttentionSink dk, AttentionSink dv)
 {
     const AttentionDims *d = a->d;
     int size = d->head_dim, end = attention_key_end(d, first, rows);
@@ -397,9 +415,10 @@ static void attention_backward_block(const AttentionBackward *a, const Attention
         gemm_block(0, 1, rows, keys, size, 1, dout, d->ldo, v, d->ldv, 0, w->gradients, ATTENTION_KEYS);
         attention_gradient_rows(a, &head, w, probs, first, rows, key, keys);
         gemm_block(1, 0, keys, size, rows, 1, p, ldp, dout, d->ldo, 1, dv.data + key * dv.ld, dv.ld);
-        gemm_block(0, 0, rows, size, keys, d->scale, w->gradients, ATTENTION_KEYS, k, d->ldk, key ? 1 : 0, dq, d->lddq);
-        gemm_block(1, 0, keys, size, rows, d->scale, w->gradients, ATTENTION_KEYS, q, d->ldq, 1, dk.data + key * dk.ld,
-                   dk.ld);
+        gemm_block(0, 0, rows, size, keys, d->scale, w->gradients, ATTENTION_KEYS, k, d->ldk, key ? 1 : 0, dq,
+                   d->lddq);
+        gemm_block(1, 0, keys, size, rows, d->scale, w->gradients, ATTENTION_KEYS, q, d->ldq, 1,
+                   dk.data + key * dk.ld, dk.ld);
     }
 }
 
@@ -416,7 +435,8 @@ static AttentionSink attention_sink(const AttentionBackward *a, int64_t unit, in
     return (AttentionSink){(which ? a->dv : a->dk) + offset, ld};
 }
 
-static void attention_backward_unit(const AttentionBackward *a, const AttentionScratch *w, int64_t unit, int s)
+static void attention_backward_unit(const AttentionBackward *a, const AttentionScratch *w, int64_t unit,
+                                    int s)
 {
     const AttentionDims *d = a->d;
     int64_t blocks = attention_blocks(d, a->block);
@@ -426,11 +446,11 @@ static void attention_backward_unit(const AttentionBackward *a, const AttentionS
         attention_row_zero(d->head_dim, dk.data + t * dk.ld);
         attention_row_zero(d->head_dim, dv.data + t * dv.ld);
     }
-    int64_t end = attention_split_bound(a, s + 1);
-    for (int64_t i = attention_split_bound(a, s); i < end; i++) {
+    int64_t end = attention_bound(d, a->block, group, a->splits, s + 1);
+    for (int64_t i = attention_bound(d, a->block, group, a->splits, s); i < end; i++) {
         int first = (int)(i % blocks) * a->block, h = kv_head * group + (int)(i / blocks);
-        attention_backward_block(a, w, (int)(unit / d->kv_heads), h, first, attention_min(a->block, d->seq - first),
-                                 dk, dv);
+        attention_backward_block(a, w, (int)(unit / d->kv_heads), h, first,
+                                 attention_min(a->block, d->seq - first), dk, dv);
     }
 }
 
@@ -452,15 +472,15 @@ static void attention_add_partial_row(const AttentionBackward *a, int64_t unit, 
 static void attention_backward(AttentionBackward *a, float *workspace, int threads)
 {
     const AttentionDims *d = a->d;
+    threads = threads < 1 ? 1 : threads;
     a->block = attention_block(d, threads);
     a->splits = attention_splits(d, a->block, threads);
     a->partial = workspace + attention_scratch_floats(1) * (size_t)threads;
     int64_t units = attention_units(d);
-    int parallel = threads > 1 && !omp_in_parallel();
-#pragma omp parallel num_threads(threads) if (parallel)
+#pragma omp parallel num_threads(threads) if (threads > 1 && !omp_in_parallel())
     {
         AttentionScratch w = attention_scratch(workspace, 1, omp_get_thread_num());
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(static)
         for (int64_t u = 0; u < units * a->splits; u++)
             attention_backward_unit(a, &w, u / a->splits, (int)(u % a->splits));
 #pragma omp for schedule(static)
@@ -481,8 +501,8 @@ static void attention_eager_backward(const AttentionDims *d, const float *q, con
 }
 
 static void attention_flash_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                     const float *out, const float *lse, const float *dout, float *dq, float *dk,
-                                     float *dv, float *workspace, int threads)
+                                     const float *out, const float *lse, const float *dout, float *dq,
+                                     float *dk, float *dv, float *workspace, int threads)
 {
     AttentionBackward a = {.d = d, .q = q, .k = k, .v = v, .out = out, .dout = dout, .lse = lse};
     a.dq = dq;
@@ -498,7 +518,8 @@ static size_t attention_workspace(const AttentionDims *d, int flash, int backwar
     size_t floats = attention_scratch_floats(backward) * (size_t)threads;
     if (backward) {
         int splits = attention_splits(d, attention_block(d, threads), threads);
-        floats += (size_t)attention_units(d) * (size_t)(splits - 1) * 2 * (size_t)d->seq * (size_t)d->head_dim;
+        floats +=
+            (size_t)attention_units(d) * (size_t)(splits - 1) * 2 * (size_t)d->seq * (size_t)d->head_dim;
     }
     return flash || backward ? floats * sizeof(float) : 0;
 }

@@ -1,9 +1,10 @@
-/* The BLAS library underneath, once a process: which of its kernels run, and its buffers and threads warmed up.
+/* The BLAS library underneath, once a process: which of its kernels run, and its buffers and threads warmed
+ * up.
  *
- * OpenBLAS picks kernels from a list of processor models while it is loaded, and a processor newer than the list gets
- * a guess: 0.3.21 serves AVX-512 machines with AVX2 kernels (AMD Zen 5: half the speed) or SSE3 ones (Intel family 6,
- * model 207: a tenth). We ask the processor what it can do instead. Everything of OpenBLAS is a weak reference:
- * another library is left alone. */
+ * OpenBLAS picks kernels from a list of processor models while it is loaded, and a processor newer than the
+ * list gets a guess: 0.3.21 serves AVX-512 machines with AVX2 kernels (AMD Zen 5: half the speed) or SSE3
+ * ones (Intel family 6, model 207: a tenth). We ask the processor what it can do instead. Everything of
+ * OpenBLAS is a weak reference: another library is left alone. */
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
 
@@ -63,16 +64,16 @@ static int blas_is_one_of(const char *core, const char *const *names)
     return 0;
 }
 
-/* Vector width, in bits, of the kernels of an OpenBLAS core; 0 for cores we do not know: those are left alone. */
+/* Vector width, in bits, of the kernels of an OpenBLAS core; 0 for cores we do not know: those are left
+ * alone. */
 static int blas_core_width(const char *core)
 {
     static const char *const wide[] = {"SkylakeX", "Cooperlake", "SapphireRapids", NULL};
     static const char *const middle[] = {"Haswell", "Zen", "Excavator", NULL};
-    static const char *const narrow[] = {"Katmai",      "Coppermine", "Northwood",    "Prescott",   "Banias",
-                                         "Core2",       "Atom",       "Penryn",       "Dunnington", "Nehalem",
-                                         "Sandybridge", "Athlon",     "Opteron_SSE3", "Opteron",    "Barcelona",
-                                         "Bobcat",      "Nano",       "Bulldozer",    "Piledriver", "Steamroller",
-                                         NULL};
+    static const char *const narrow[] = {
+        "Katmai",    "Coppermine", "Northwood", "Prescott",    "Banias",     "Core2",        "Atom",
+        "Penryn",    "Dunnington", "Nehalem",   "Sandybridge", "Athlon",     "Opteron_SSE3", "Opteron",
+        "Barcelona", "Bobcat",     "Nano",      "Bulldozer",   "Piledriver", "Steamroller",  NULL};
     if (blas_is_one_of(core, wide))
         return 512;
     if (blas_is_one_of(core, middle))
@@ -101,36 +102,40 @@ static void blas_switch_core(void)
     const char *better = blas_better_core(openblas_get_corename());
     if (!better)
         return;
-    /* The variable is the only way to name a core; taken away again, for it is not ours to hand to child processes. */
+    /* The variable is the only way to name a core; taken away again, for it is not ours to hand to child
+     * processes. */
     setenv("OPENBLAS_CORETYPE", better, 1);
     gotoblas_dynamic_quit();
     gotoblas_dynamic_init();
     unsetenv("OPENBLAS_CORETYPE");
 }
 
-/* A constructor, because switching is safe only while nobody multiplies: before main, that is certain. It takes some
- * 35 microseconds. */
+/* A constructor, because switching is safe only while nobody multiplies: before main, that is certain. It
+ * takes some 35 microseconds. */
 __attribute__((constructor)) void blas_choose_core(void)
 {
     pthread_once(&blas_core_once, blas_switch_core);
 }
 
-/* One product in every thread at the same time, so that each has its pool thread, its stack and a BLAS buffer now,
- * where failing is harmless. The library's buffers are shared: rounds make it likely that all threads held one. */
+/* One product in every thread at the same time, so that each has its pool thread, its stack and a BLAS buffer
+ * now, where failing is harmless. The library's buffers are shared: rounds make it likely that all threads
+ * held one. */
 static void blas_warm(int threads)
 {
 #pragma omp parallel num_threads(threads)
     for (int round = 0; round < BLAS_WARM_ROUNDS; round++) {
         float c[BLAS_WARM_SIDE * BLAS_WARM_SIDE];
 #pragma omp barrier
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, BLAS_WARM_SIDE, BLAS_WARM_SIDE, BLAS_WARM_DEPTH, 1.0f,
-                    blas_warm_input, BLAS_WARM_DEPTH, blas_warm_input, BLAS_WARM_DEPTH, 0.0f, c, BLAS_WARM_SIDE);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, BLAS_WARM_SIDE, BLAS_WARM_SIDE, BLAS_WARM_DEPTH,
+                    1.0f, blas_warm_input, BLAS_WARM_DEPTH, blas_warm_input, BLAS_WARM_DEPTH, 0.0f, c,
+                    BLAS_WARM_SIDE);
     }
 }
 
-/* How threads wait between regions is libgomp's: it reads OMP_WAIT_POLICY, OMP_PROC_BIND and GOMP_SPINCOUNT when it is
- * loaded, before any of our code. Its defaults (spin for some milliseconds, then sleep) suit an idle machine; beside
- * busy processes, OMP_PROC_BIND=true and a small GOMP_SPINCOUNT in the environment help. */
+/* How threads wait between regions is libgomp's: it reads OMP_WAIT_POLICY, OMP_PROC_BIND and GOMP_SPINCOUNT
+ * when it is loaded, before any of our code. Its defaults (spin for some milliseconds, then sleep) suit an
+ * idle machine; beside busy processes, OMP_PROC_BIND=true and a small GOMP_SPINCOUNT in the environment help.
+ */
 int kernels_blas_start(int threads)
 {
     if (threads < 1)
@@ -164,13 +169,17 @@ static void blas_write_text(void)
         return;
     const char *chosen = getenv("OPENBLAS_CORETYPE");
     if (chosen && *chosen)
-        snprintf(blas_warning, sizeof blas_warning,
-                 "OPENBLAS_CORETYPE=%s makes OpenBLAS use narrower vectors than this processor has; unset it, or "
-                 "set it to %s, for faster products", chosen, better);
+        snprintf(
+            blas_warning, sizeof blas_warning,
+            "OPENBLAS_CORETYPE=%s makes OpenBLAS use narrower vectors than this processor has; unset it, or "
+            "set it to %s, for faster products",
+            chosen, better);
     else
         snprintf(blas_warning, sizeof blas_warning,
-                 "OpenBLAS uses its %s kernels, with narrower vectors than this processor has; install a build with "
-                 "DYNAMIC_ARCH and %s for faster products", core, better);
+                 "OpenBLAS uses its %s kernels, with narrower vectors than this processor has; install a "
+                 "build with "
+                 "DYNAMIC_ARCH and %s for faster products",
+                 core, better);
 }
 
 const char *kernels_blas_name(void)

@@ -1,12 +1,14 @@
-/* Matrix products. The BLAS library multiplies on one thread; threads are ours: each takes a panel of C, so that one
- * thread pool serves everything and epilogues (linear.c) find their panel in cache. Part of cpu.c. */
+/* Matrix products. The BLAS library multiplies on one thread; threads are ours: each takes a panel of C, so
+ * that one thread pool serves everything and epilogues (linear.c) find their panel in cache. Part of cpu.c.
+ */
 #include "kernels/kernels.h"
 
 #include <cblas.h>
 #include <omp.h>
 #include <stdint.h>
 
-/* Multiply-adds below which another thread costs more (a parallel region is 1 to 2 microseconds) than it saves. */
+/* Multiply-adds below which another thread costs more (a parallel region is 1 to 2 microseconds) than it
+ * saves. */
 #define GEMM_WORK_PER_THREAD 131072.0
 /* Packing an element of A or B, in multiply-adds: what makes square panels better than long ones. */
 enum { GEMM_PACK_COST = 32 };
@@ -72,7 +74,8 @@ static GemmPanel gemm_panel(const GemmGrid *grid, int index)
     return panel;
 }
 
-/* Without terms to sum, C is only scaled. (BLAS would reject the leading dimensions that such operands may have.) */
+/* Without terms to sum, C is only scaled. (BLAS would reject the leading dimensions that such operands may
+ * have.) */
 static void gemm_scale(int64_t m, int64_t n, float beta, float *c, int64_t ldc)
 {
     for (int64_t i = 0; i < m; i++)
@@ -90,12 +93,12 @@ static void gemm_block(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k
         gemm_scale(m, n, beta, c, ldc);
         return;
     }
-    cblas_sgemm(CblasRowMajor, trans_a ? CblasTrans : CblasNoTrans, trans_b ? CblasTrans : CblasNoTrans, (int)m,
-                (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+    cblas_sgemm(CblasRowMajor, trans_a ? CblasTrans : CblasNoTrans, trans_b ? CblasTrans : CblasNoTrans,
+                (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
 }
 
-static void gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-                 const float *b, int64_t ldb, float beta, float *c, int64_t ldc, int threads)
+static void gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc, int threads)
 {
     GemmGrid grid = gemm_grid(m, n, k, threads);
     int panels = grid.rows * grid.cols;

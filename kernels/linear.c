@@ -1,13 +1,16 @@
-/* The linear layer: products with what belongs to them, the bias and the activation, done while a block of y is in
- * cache. Part of cpu.c. */
+/* The linear layer: products with what belongs to them, the bias and the activation, done while a block of y
+ * is in cache. Part of cpu.c. */
 #include "kernels/kernels.h"
 
 #include <omp.h>
 #include <string.h>
 
-/* Elements of a block of y that stays in the second-level cache until its activation is applied. */
-enum { LINEAR_BLOCK_ROWS = 768, LINEAR_BLOCK_COLS = 768 };
-/* Rows whose column sums are kept apart before they join the total: keeps rounding errors small over long columns. */
+/* A block of y stays in the second-level cache until its activation is applied. Every block packs its weights
+ * again, though, which pays only where they are few: a larger layer multiplies long enough to hide a pass
+ * over y. */
+enum { LINEAR_BLOCK = 1 << 18, LINEAR_BLOCK_WEIGHTS = 1 << 16 };
+/* Rows whose column sums are kept apart before they join the total: keeps rounding errors small over long
+ * columns. */
 enum { LINEAR_SUM_ROWS = 64 };
 
 static void activation_apply(Activation act, int64_t n, const float *x, float *y); /* activation.c */
@@ -27,8 +30,8 @@ static void linear_forward_block(const LinearForward *f, int64_t row, int64_t ro
     for (int64_t i = 0; f->bias && i < rows; i++)
         memcpy(product + i * d->out, f->bias + col, (size_t)cols * sizeof(float));
     gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, f->x + row * d->in, d->in,
-               f->w + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in, f->bias ? 1.0f : 0.0f, product,
-               d->out);
+               f->w + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in, f->bias ? 1.0f : 0.0f,
+               product, d->out);
 
     float *y = f->y + row * d->out + col;
     for (int64_t i = 0; i < rows; i++) {
@@ -39,24 +42,19 @@ static void linear_forward_block(const LinearForward *f, int64_t row, int64_t ro
     }
 }
 
-/* A panel in blocks of y, unless there is nothing to do after the product. Blocks are equal in size, so that no sliver
- * is left over. */
+/* A panel in blocks of rows. */
 static void linear_forward_panel(const LinearForward *f, GemmPanel p)
 {
-    int whole = f->act == ACT_NONE && (!f->pre || f->pre == f->y);
-    int down = whole ? 1 : (int)((p.rows + LINEAR_BLOCK_ROWS - 1) / LINEAR_BLOCK_ROWS);
-    int across = whole ? 1 : (int)((p.cols + LINEAR_BLOCK_COLS - 1) / LINEAR_BLOCK_COLS);
-    for (int i = 0; i < down; i++) {
-        int64_t row = gemm_bound(p.rows, down, i), rows = gemm_bound(p.rows, down, i + 1) - row;
-        for (int j = 0; j < across; j++) {
-            int64_t col = gemm_bound(p.cols, across, j), cols = gemm_bound(p.cols, across, j + 1) - col;
-            linear_forward_block(f, p.row + row, rows, p.col + col, cols);
-        }
-    }
+    int after = f->act != ACT_NONE || (f->pre && f->pre != f->y);
+    int64_t block = p.rows;
+    if (after && p.cols * f->d->in <= LINEAR_BLOCK_WEIGHTS && p.rows * p.cols > LINEAR_BLOCK)
+        block = LINEAR_BLOCK / p.cols > 64 ? LINEAR_BLOCK / p.cols : 64;
+    for (int64_t i = 0; i < p.rows; i += block)
+        linear_forward_block(f, p.row + i, p.rows - i < block ? p.rows - i : block, p.col, p.cols);
 }
 
-static void linear_forward(const LinearDims *d, Activation act, const float *x, const float *w, const float *bias,
-                           float *pre, float *y, int threads)
+static void linear_forward(const LinearDims *d, Activation act, const float *x, const float *w,
+                           const float *bias, float *pre, float *y, int threads)
 {
     LinearForward f = {d, act, x, w, bias, pre, y};
     GemmGrid grid = gemm_grid(d->rows, d->out, d->in, threads);
@@ -69,8 +67,8 @@ static void linear_forward(const LinearDims *d, Activation act, const float *x, 
 static void linear_backward_input(const LinearDims *d, const float *dy, const float *w, float beta, float *dx,
                                   int threads)
 {
-    gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w, d->in_out ? d->out : d->in, beta, dx, d->in,
-         threads);
+    gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w, d->in_out ? d->out : d->in, beta, dx,
+         d->in, threads);
 }
 
 /* Row-range partial sums need a row of their own each. Padded: threads must not share a cache line. */
@@ -102,8 +100,8 @@ static void linear_sum_rows(int64_t rows, int64_t cols, const float *dy, float *
 }
 
 /* dbias = column sums of dy + beta dbias: a range of rows a thread, then the partial sums in order. */
-static void linear_backward_bias(const LinearDims *d, const float *dy, float beta, float *dbias, float *workspace,
-                                 int threads)
+static void linear_backward_bias(const LinearDims *d, const float *dy, float beta, float *dbias,
+                                 float *workspace, int threads)
 {
     int64_t stride = linear_sum_stride(d);
     int64_t useful = d->rows * d->out / 16384 + 1;
@@ -122,8 +120,8 @@ static void linear_backward_bias(const LinearDims *d, const float *dy, float bet
     }
 }
 
-static void linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w, float *dw,
-                                   float beta_b, float *dbias, float *workspace, int threads)
+static void linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w,
+                                   float *dw, float beta_b, float *dbias, float *workspace, int threads)
 {
     if (dbias)
         linear_backward_bias(d, dy, beta_b, dbias, workspace, threads);

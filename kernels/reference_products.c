@@ -1,5 +1,5 @@
-/* Products, the linear layer and attention as their definitions read, summed in double. `threads` and workspaces are
- * for the tuned kernels. */
+/* Products, the linear layer and attention as their definitions read, summed in double. `threads` and
+ * workspaces are for the tuned kernels. */
 #include "kernels/reference_.h"
 
 #include <math.h>
@@ -17,7 +17,8 @@ void reference_gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, f
         for (int64_t j = 0; j < n; j++) {
             double sum = 0;
             for (int64_t p = 0; p < k; p++)
-                sum += (double)a[trans_a ? p * lda + i : i * lda + p] * (double)b[trans_b ? j * ldb + p : p * ldb + j];
+                sum += (double)a[trans_a ? p * lda + i : i * lda + p] *
+                       (double)b[trans_b ? j * ldb + p : p * ldb + j];
             c[i * ldc + j] = reference_mix((double)alpha * sum, beta, c[i * ldc + j]);
         }
 }
@@ -26,8 +27,8 @@ void reference_linear_forward(const LinearDims *d, Activation act, const float *
                               const float *bias, float *pre, float *y, int threads)
 {
     float *product = pre ? pre : y;
-    reference_gemm(0, !d->in_out, d->rows, d->out, d->in, 1, x, d->in, w, d->in_out ? d->out : d->in, 0, product,
-                   d->out, threads);
+    reference_gemm(0, !d->in_out, d->rows, d->out, d->in, 1, x, d->in, w, d->in_out ? d->out : d->in, 0,
+                   product, d->out, threads);
     for (int64_t i = 0; bias && i < d->rows * d->out; i++)
         product[i] += bias[i % d->out];
     reference_activation_forward(act, d->rows * d->out, product, y, threads);
@@ -36,8 +37,8 @@ void reference_linear_forward(const LinearDims *d, Activation act, const float *
 void reference_linear_backward_input(const LinearDims *d, const float *dy, const float *w, float beta,
                                      float *dx, int threads)
 {
-    reference_gemm(0, d->in_out, d->rows, d->in, d->out, 1, dy, d->out, w, d->in_out ? d->out : d->in, beta, dx,
-                   d->in, threads);
+    reference_gemm(0, d->in_out, d->rows, d->in, d->out, 1, dy, d->out, w, d->in_out ? d->out : d->in, beta,
+                   dx, d->in, threads);
 }
 
 void reference_linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w,
@@ -89,7 +90,8 @@ static double reference_dot(int n, const float *a, const float *b)
 }
 
 /* The score of query i and key j, of sample b and head h. */
-static double reference_score(const AttentionDims *d, const float *q, const float *k, int b, int h, int i, int j)
+static double reference_score(const AttentionDims *d, const float *q, const float *k, int b, int h, int i,
+                              int j)
 {
     return (double)d->scale * reference_dot(d->head_dim, q + reference_at(d, d->ldq, b, i, h),
                                             k + reference_at(d, d->ldk, b, j, reference_kv_head(d, h)));
@@ -108,10 +110,11 @@ static double reference_row_lse(const AttentionDims *d, const float *q, const fl
     return sum == 0 ? -INFINITY : max + log(sum);
 }
 
-/* out[c .. c + n) of one row, n at most REFERENCE_CHUNK; the row's probabilities too where probs is not NULL. */
+/* out[c .. c + n) of one row, n at most REFERENCE_CHUNK; the row's probabilities too where probs is not NULL.
+ */
 enum { REFERENCE_CHUNK = 64 };
-static void reference_attention_row(const AttentionDims *d, const float *q, const float *k, const float *v, int b,
-                                    int h, int i, double lse, int c, float *out, float *probs)
+static void reference_attention_row(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                    int b, int h, int i, double lse, int c, float *out, float *probs)
 {
     double sum[REFERENCE_CHUNK] = {0};
     int n = d->head_dim - c < REFERENCE_CHUNK ? d->head_dim - c : REFERENCE_CHUNK;
@@ -128,8 +131,8 @@ static void reference_attention_row(const AttentionDims *d, const float *q, cons
 }
 
 /* probs or lse is NULL. */
-static void reference_attention_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                        float *out, float *probs, float *lse)
+static void reference_attention_forward(const AttentionDims *d, const float *q, const float *k,
+                                        const float *v, float *out, float *probs, float *lse)
 {
     for (int64_t r = 0; r < (int64_t)d->batch * d->heads * d->seq; r++) {
         int i = (int)(r % d->seq), h = (int)(r / d->seq % d->heads), b = (int)(r / d->seq / d->heads);
@@ -150,7 +153,8 @@ static void reference_zero_rows(const AttentionDims *d, int heads, int64_t ld, f
 
 /* The gradients of one probability's product and score, added to rows i of dq and j of dk and dv. */
 static void reference_attention_backward_pair(const AttentionDims *d, double p, double ds, const float *q,
-                                              const float *k, const float *dout, float *dq, float *dk, float *dv)
+                                              const float *k, const float *dout, float *dq, float *dk,
+                                              float *dv)
 {
     for (int c = 0; c < d->head_dim; c++) {
         dv[c] = (float)((double)dv[c] + p * (double)dout[c]);
@@ -160,9 +164,9 @@ static void reference_attention_backward_pair(const AttentionDims *d, double p, 
 }
 
 /* From probs, or from lse where that is NULL. */
-static void reference_attention_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                         const float *out, const float *probs, const float *lse, const float *dout,
-                                         float *dq, float *dk, float *dv)
+static void reference_attention_backward(const AttentionDims *d, const float *q, const float *k,
+                                         const float *v, const float *out, const float *probs,
+                                         const float *lse, const float *dout, float *dq, float *dk, float *dv)
 {
     reference_zero_rows(d, d->heads, d->lddq, dq);
     reference_zero_rows(d, d->kv_heads, d->lddk, dk);
@@ -193,9 +197,9 @@ void reference_attention_eager_forward(const AttentionDims *d, const float *q, c
     reference_attention_forward(d, q, k, v, out, probs, NULL);
 }
 
-void reference_attention_eager_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                        const float *out, float *probs, const float *dout, float *dq, float *dk,
-                                        float *dv, float *workspace, int threads)
+void reference_attention_eager_backward(const AttentionDims *d, const float *q, const float *k,
+                                        const float *v, const float *out, float *probs, const float *dout,
+                                        float *dq, float *dk, float *dv, float *workspace, int threads)
 {
     (void)workspace, (void)threads;
     reference_attention_backward(d, q, k, v, out, probs, NULL, dout, dq, dk, dv);
@@ -208,9 +212,9 @@ void reference_attention_flash_forward(const AttentionDims *d, const float *q, c
     reference_attention_forward(d, q, k, v, out, NULL, lse);
 }
 
-void reference_attention_flash_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                        const float *out, const float *lse, const float *dout, float *dq,
-                                        float *dk, float *dv, float *workspace, int threads)
+void reference_attention_flash_backward(const AttentionDims *d, const float *q, const float *k,
+                                        const float *v, const float *out, const float *lse, const float *dout,
+                                        float *dq, float *dk, float *dv, float *workspace, int threads)
 {
     (void)workspace, (void)threads;
     reference_attention_backward(d, q, k, v, out, NULL, lse, dout, dq, dk, dv);

@@ -26,8 +26,8 @@ extern "C" {
 /* Sizes are rounded up to this many bytes, and charged so. */
 #define MEMTRACK_ALIGN 64
 
-/* Blocks of at most this many requested bytes are placed LOW whatever their component: a scalar that outlives its step's
- * large tensors (a loss) must not hold up the HIGH end's extent. */
+/* Blocks of at most this many requested bytes are placed LOW whatever their component: a scalar that outlives its
+ * step's large tensors (a loss) must not hold up the HIGH end's extent. */
 #define MEMTRACK_SMALL 4096
 
 /* Groups are the words users arrive with; they sum exactly to the peak. */

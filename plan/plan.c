@@ -26,53 +26,50 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- Signatures of steps --------------------------------------------------------------------------------------- */
+/* ---- Signatures of segments ------------------------------------------------------------------------------------ */
 
-static StepSignature *find_signature(StepSignature *list, int count, uint64_t hash)
+static SegmentSignature *find_signature(const Plan *plan, uint64_t hash)
 {
-    for (int i = 0; i < count; i++)
-        if (list[i].hash == hash)
-            return &list[i];
+    for (int i = 0; i < plan->signatures; i++)
+        if (plan->signature[i].hash == hash)
+            return (SegmentSignature *)&plan->signature[i];
     return NULL;
 }
 
-typedef struct PlanSteps {
+typedef struct PlanSegments {
     Plan *plan;
     double flops_before;
-} PlanSteps;
+} PlanSegments;
 
-static void note_planned_step(Context *context, void *user)
+static void note_segment(Context *context, int step_ended, void *user)
 {
-    PlanSteps *steps = user;
-    Plan *plan = steps->plan;
+    PlanSegments *segments = user;
+    Plan *plan = segments->plan;
     uint64_t hash = memtrack_stats(context->ledger)->step_hash;
-    StepSignature *known = find_signature(plan->signature, plan->signatures, hash);
-    if (known) {
+    SegmentSignature *known = find_signature(plan, hash);
+    if (known)
         known->count++;
-    } else if (plan->signatures < PLAN_SIGNATURES) {
-        plan->signature[plan->signatures++] = (StepSignature){.hash = hash,
-                                                              .first_step = memtrack_step(context->tracker),
-                                                              .count = 1,
-                                                              .flops = context->flops - steps->flops_before};
-    }
-    steps->flops_before = context->flops;
-    plan->steps++;
+    else if (plan->signatures < PLAN_SIGNATURES)
+        plan->signature[plan->signatures++] = (SegmentSignature){hash, memtrack_step(context->tracker), 1};
+    if (step_ended && plan->steps++ == 0)
+        plan->step_flops = context->flops - segments->flops_before;
+    segments->flops_before = context->flops;
 }
 
-typedef struct RealSteps {
+typedef struct RealSegments {
     const Plan *plan;
     RunResult *result;
-} RealSteps;
+} RealSegments;
 
-static void compare_real_step(Context *context, void *user)
+static void compare_segment(Context *context, int step_ended, void *user)
 {
-    RealSteps *steps = user;
-    uint64_t hash = memtrack_stats(context->ledger)->step_hash;
-    steps->result->steps++;
-    if (find_signature((StepSignature *)steps->plan->signature, steps->plan->signatures, hash))
+    RealSegments *segments = user;
+    RunResult *result = segments->result;
+    result->steps += step_ended;
+    if (find_signature(segments->plan, memtrack_stats(context->ledger)->step_hash))
         return;
-    if (steps->result->steps_off_plan++ == 0)
-        steps->result->first_off_plan = memtrack_step(context->tracker);
+    if (result->segments_off_plan++ == 0)
+        result->first_off_plan = memtrack_step(context->tracker);
 }
 
 /* ---- Planning -------------------------------------------------------------------------------------------------- */
@@ -83,18 +80,17 @@ static void keep_error(char *to, size_t size, int status)
         snprintf(to, size, "%s", error_message()[0] ? error_message() : "the script failed without saying why");
 }
 
-/* Runs the script in this context and closes the books of its last step. */
-static int run_script(Script script, void *config, Context *context, StepHook hook, void *user)
+/* Runs the script in this context and closes the books of its last segment. */
+static int run_script(Script script, void *config, Context *context, SegmentHook hook, void *user)
 {
-    context->step_hook = hook;
-    context->step_hook_user = user;
+    context->segment_hook = hook;
+    context->segment_user = user;
     int scope = tensor_scope_begin();
     int status = script(config);
     if (!status)
         status = error_code();
     tensor_scope_end(scope);
-    if (context->steps_done > memtrack_step(context->tracker))
-        hook(context, user);
+    context_segment_end(context);
     return status;
 }
 
@@ -110,11 +106,10 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
         return plan->status = ERROR_HOST_MEMORY;
     }
     Context *outside = context_use(context);
-    PlanSteps steps = {.plan = plan};
-    plan->status = run_script(script, config, context, note_planned_step, &steps);
+    PlanSegments segments = {.plan = plan};
+    plan->status = run_script(script, config, context, note_segment, &segments);
     keep_error(plan->error, sizeof plan->error, plan->status);
     report_summary(context->ledger, &plan->memory);
-    plan->flops = context->flops;
     context_use(outside);
     context_destroy(context);
     return plan->status;
@@ -122,10 +117,19 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
 
 /* ---- Running --------------------------------------------------------------------------------------------------- */
 
-static int refuse(RunResult *result, ErrorCode code, const char *format, uint64_t a, uint64_t b)
+static int refuse_budget(RunResult *result, uint64_t needs, uint64_t budget)
 {
-    snprintf(result->error, sizeof result->error, format, a, report_size(a).text, b, report_size(b).text);
-    return result->status = (int)code;
+    snprintf(result->error, sizeof result->error,
+             "needs %" PRIu64 " bytes (%s), %" PRIu64 " more than the budget of %" PRIu64 " (%s)", needs,
+             report_size(needs).text, needs - budget, budget, report_size(budget).text);
+    return result->status = ERROR_BUDGET;
+}
+
+static int refuse_machine(RunResult *result, uint64_t needs)
+{
+    snprintf(result->error, sizeof result->error,
+             "needs %" PRIu64 " bytes (%s), which this machine does not have free", needs, report_size(needs).text);
+    return result->status = ERROR_MEMORY;
 }
 
 static int wants_malloc(const RunOptions *options)
@@ -152,19 +156,17 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     memset(result, 0, sizeof *result);
     result->first_off_plan = -1;
     if (o->budget && needs > o->budget)
-        return refuse(result, ERROR_BUDGET,
-                      "needs %" PRIu64 " bytes (%s), more than the budget of %" PRIu64 " bytes (%s)", needs, o->budget);
+        return refuse_budget(result, needs, o->budget);
     Context *context = context_for(o, needs);
     if (!context)
-        return refuse(result, ERROR_MEMORY, "needs %" PRIu64 " bytes (%s), which this machine does not have free%.0" PRIu64 "%.0s",
-                      needs, 0);
+        return refuse_machine(result, needs);
     Context *outside = context_use(context);
     Run run = {.options = o, .result = result, .out = o->out ? o->out : stdout, .started = now()};
     run.last = run.started;
     Run *run_outside = current_run;
     current_run = &run;
-    RealSteps steps = {plan, result};
-    result->status = run_script(script, config, context, compare_real_step, &steps);
+    RealSegments segments = {plan, result};
+    result->status = run_script(script, config, context, compare_segment, &segments);
     current_run = run_outside;
     keep_error(result->error, sizeof result->error, result->status);
     result->seconds = now() - run.started;
@@ -231,8 +233,8 @@ int brim_run(Script script, void *config, const RunOptions *options)
             result.loss_last);
     report_table(out, &plan.memory, &result.memory);
     report_textbook(out, &plan.memory);
-    if (result.steps_off_plan)
-        fprintf(out, "%" PRId64 " steps went off the plan, the first at step %" PRId64 "\n", result.steps_off_plan,
-                result.first_off_plan + 1);
+    if (result.segments_off_plan)
+        fprintf(out, "%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n",
+                result.segments_off_plan, result.first_off_plan + 1);
     return 0;
 }

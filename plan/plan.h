@@ -35,23 +35,23 @@ typedef struct RunOptions {
     const char *title;   /* first line of the tables; NULL = none */
 } RunOptions;
 
-/* A step's allocation events as one number; equal steps have equal signatures. */
-typedef struct StepSignature {
+/* A run falls into segments: the set-up, training steps, evaluations. The allocation events of a segment as one number: equal
+ * segments have equal signatures. */
+typedef struct SegmentSignature {
     uint64_t hash;
     int64_t first_step, count;
-    double flops;
-} StepSignature;
+} SegmentSignature;
 
-enum { PLAN_SIGNATURES = 32 };
+enum { PLAN_SIGNATURES = 64 };
 
 typedef struct Plan {
     int status;           /* the script's return */
     char error[512];      /* its error message, "" if none */
     MemSummary memory;    /* memory.stats.needs is the law */
-    StepSignature signature[PLAN_SIGNATURES];
-    int signatures;       /* distinct ones; steps beyond PLAN_SIGNATURES kinds are not kept */
+    SegmentSignature signature[PLAN_SIGNATURES];
+    int signatures;       /* distinct ones; kinds beyond PLAN_SIGNATURES are not kept */
     int64_t steps;
-    double flops;         /* of products, all steps */
+    double step_flops;    /* of the first training step's products */
 } Plan;
 
 /* Runs the script on meta. Returns plan->status: 0 when it ran through. Allocates nothing that outlives it. */
@@ -62,8 +62,8 @@ typedef struct RunResult {
     char error[512];
     MemSummary memory;       /* measured */
     int64_t steps;           /* optimizer steps seen */
-    int64_t steps_off_plan;  /* whose events are not those of any planned step */
-    int64_t first_off_plan;  /* the first of them; -1 = none */
+    int64_t segments_off_plan; /* whose events are not those of any planned segment */
+    int64_t first_off_plan;    /* the step of the first of them; -1 = none */
     double seconds;          /* of the script */
     double loss_first, loss_last;
     double tokens_per_second;

@@ -2,11 +2,16 @@
  * for the input, the same random counters and the same gradient slots, so gradients are bitwise equal. */
 #include "tensor_.h"
 
-static Tensor *run_in_scope(CheckpointForward forward, void *self, Tensor *x, const void *batch)
+/* Unrecorded, in a scope of its own. x may be read more than once: it goes, if it was given away, only afterwards. */
+static Tensor *run_unrecorded(Context *context, CheckpointForward forward, void *self, Tensor *x, const void *batch)
 {
+    if (x)
+        x->move = 0;
+    context->no_grad++;
     int scope = tensor_scope_begin();
     Tensor *y = tensor_promote(forward(self, x, batch));
     tensor_scope_end(scope);
+    context->no_grad--;
     return y;
 }
 
@@ -15,15 +20,16 @@ Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, cons
     Context *context = context_here();
     if (!context || context->error || (x && !tensor_readable(x, "tensor_checkpoint")))
         return NULL;
-    if (context->no_grad > 0)
-        return run_in_scope(forward, self, x, batch);
     RandomState random = context->random;
     int move = x && x->move;
-    if (x)
-        x->move = 0; /* it must outlive the unrecorded run */
-    context->no_grad++;
-    Tensor *y = run_in_scope(forward, self, x, batch);
-    context->no_grad--;
+    Tensor *y = run_unrecorded(context, forward, self, x, batch);
+    if (y && y == x) /* nothing was done to it */
+        return y;
+    if (context->no_grad > 0) {
+        if (move)
+            tensor_drop_data(x, DATA_MOVED);
+        return y;
+    }
     if (!y || tape_reserve(context) != 0)
         return NULL;
     Node *node = tape_push(context);

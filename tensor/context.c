@@ -134,20 +134,32 @@ void context_step_done(void)
         context->steps_done++;
 }
 
+void context_segment_end(Context *context)
+{
+    int64_t step = memtrack_step(context->tracker);
+    int step_ended = context->steps_done > step;
+    if (context->segment_hook && (step_ended || memtrack_stats(context->ledger)->step_hash))
+        context->segment_hook(context, step_ended, context->segment_user);
+    memtrack_step_set(context->tracker, context->steps_done);
+}
+
 void context_step_begin(Context *context)
 {
-    if (memtrack_step(context->tracker) == context->steps_done)
-        return;
-    if (context->step_hook)
-        context->step_hook(context, context->step_hook_user);
-    memtrack_step_set(context->tracker, context->steps_done);
+    if (memtrack_phase(context->tracker) == MEM_PHASE_SETUP) {
+        context_segment_end(context);
+        memtrack_phase_set(context->tracker, MEM_PHASE_FORWARD);
+    } else if (context->steps_done > memtrack_step(context->tracker)) {
+        context_segment_end(context);
+    }
 }
 
 void tensor_no_grad_begin(void)
 {
     Context *context = context_here();
-    if (context && context->no_grad++ == 0)
-        context->phase_outside = memtrack_phase_set(context->tracker, MEM_PHASE_EVALUATE);
+    if (!context || context->no_grad++ > 0)
+        return;
+    context_segment_end(context);
+    context->phase_outside = memtrack_phase_set(context->tracker, MEM_PHASE_EVALUATE);
 }
 
 void tensor_no_grad_end(void)
@@ -157,8 +169,10 @@ void tensor_no_grad_end(void)
         error_raise(ERROR_STATE, "tensor_no_grad_end without tensor_no_grad_begin");
         return;
     }
-    if (--context->no_grad == 0)
-        memtrack_phase_set(context->tracker, context->phase_outside);
+    if (--context->no_grad > 0)
+        return;
+    context_segment_end(context);
+    memtrack_phase_set(context->tracker, context->phase_outside);
 }
 
 int tensor_recording(void)

@@ -155,11 +155,8 @@ Tensor *tensor_apply(const OpRow *row, const OpAttr *attr, int inputs, Tensor *c
     Context *context = context_here();
     if (!context || context->error || inputs > OP_MAX_INPUTS)
         return NULL;
-    if (context->no_grad == 0) {
+    if (context->no_grad == 0)
         context_step_begin(context);
-        if (memtrack_phase(context->tracker) == MEM_PHASE_SETUP)
-            memtrack_phase_set(context->tracker, MEM_PHASE_FORWARD);
-    }
     OpCall call = {.row = row, .kernels = context->kernels, .threads = context->threads, .inputs = inputs};
     if (attr)
         call.attr = *attr;

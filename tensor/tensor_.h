@@ -52,8 +52,9 @@ typedef struct Tape Tape;
 
 #define SCOPE_MAX_DEPTH 128
 
-/* Called when a training step has ended and the next begins (see context_step_done). */
-typedef void (*StepHook)(Context *context, void *user);
+/* Called at the end of each segment of a run: the set-up, a training step, an evaluation. The ledger's step_hash is the
+ * signature of its events; `step_ended` says that it was a training step. */
+typedef void (*SegmentHook)(Context *context, int step_ended, void *user);
 
 struct Context {
     MemTracker *tracker;
@@ -67,8 +68,8 @@ struct Context {
     RandomState random;
     double flops; /* of products so far, on meta too */
     int64_t steps_done; /* optimizer steps; the tracker's step follows when the next forward begins */
-    StepHook step_hook;
-    void *step_hook_user;
+    SegmentHook segment_hook;
+    void *segment_user;
     ErrorCode error;
     char error_text[512];
     MemPhase phase_outside; /* of the outermost no-grad region */
@@ -79,10 +80,12 @@ Context *context_here(void);
 /* Host memory of the current context; raises ERROR_HOST_MEMORY and returns NULL without memory. */
 void *host_alloc(size_t bytes); /* zeroed */
 void host_free(Context *context, void *block, size_t bytes);
-/* The optimizer says a step is done; the next forward activity calls context_step_begin, which moves the tracker's step
- * on and calls the hook. */
+/* The optimizer says a step is done; the next recorded activity calls context_step_begin, which ends the segment and moves
+ * the tracker's step on. The first one ends the set-up. */
 void context_step_done(void);
 void context_step_begin(Context *context);
+/* Ends the current segment, if anything was allocated in it. */
+void context_segment_end(Context *context);
 
 int64_t shape_numel(Shape shape);
 /* Raises ERROR_SHAPE and returns 0 unless every dimension is 1..INT_MAX and the bytes fit. `what` names the caller. */

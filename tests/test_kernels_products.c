@@ -1,4 +1,5 @@
-/* Products, the linear layer and attention: every table that runs here against the reference, over awkward shapes. */
+/* Products, the linear layer and attention: every table that runs here against the reference, over awkward
+ * shapes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -86,7 +87,8 @@ static void assert_same_bits(const char *what, int64_t n, const float *x, const 
 
 /* ---- gemm ---- */
 
-static void check_gemm(const Kernels *kernels, int trans_a, int trans_b, const int64_t *size, float beta, int threads)
+static void check_gemm(const Kernels *kernels, int trans_a, int trans_b, const int64_t *size, float beta,
+                       int threads)
 {
     int64_t m = size[0], n = size[1], k = size[2];
     int64_t lda = (trans_a ? m : k) + 3, ldb = (trans_b ? k : n) + 1, ldc = n + 2;
@@ -106,8 +108,9 @@ static void check_gemm(const Kernels *kernels, int trans_a, int trans_b, const i
 static void test_gemm(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{1, 1, 1},   {1, 17, 33}, {17, 33, 1},   {7, 5, 0},    {13, 29, 31},   {64, 10, 100},
-                                       {100, 1, 64}, {3, 257, 67}, {131, 70, 65}, {65, 64, 97}, {5, 1031, 113}, {67, 211, 71}};
+    static const int64_t sizes[][3] = {{1, 1, 1},     {1, 17, 33},   {17, 33, 1},    {7, 5, 0},
+                                       {13, 29, 31},  {64, 10, 100}, {100, 1, 64},   {3, 257, 67},
+                                       {131, 70, 65}, {65, 64, 97},  {5, 1031, 113}, {67, 211, 71}};
     static const float betas[] = {0, 1, 0.5f};
     for (int isa = 0; isa < ISAS; isa++) {
         const Kernels *kernels = kernels_cpu(isa_names[isa]);
@@ -115,7 +118,8 @@ static void test_gemm(void **state)
             continue;
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
             for (int i = 0; i < 4 * 3; i++)
-                check_gemm(kernels, i & 1, i >> 1 & 1, sizes[s], betas[i / 4], 1 + (int)(s + (size_t)i) % MAX_THREADS);
+                check_gemm(kernels, i & 1, i >> 1 & 1, sizes[s], betas[i / 4],
+                           1 + (int)(s + (size_t)i) % MAX_THREADS);
         static const int64_t large[] = {210, 150, 130}; /* every panel has work for a thread of its own */
         for (int threads = 1; threads <= 2 * MAX_THREADS; threads++)
             check_gemm(kernels, 0, threads % 2, large, threads % 3 ? 1 : 0, threads);
@@ -128,7 +132,8 @@ static void check_linear_forward(const Kernels *kernels, const LinearDims *d, Ac
                                  int with_pre, int threads)
 {
     int64_t ny = d->rows * d->out;
-    float *x = random_buffer(d->rows * d->in), *w = random_buffer(d->in * d->out), *bias = random_buffer(d->out);
+    float *x = random_buffer(d->rows * d->in), *w = random_buffer(d->in * d->out),
+          *bias = random_buffer(d->out);
     float *pre = filled_buffer(ny, NAN), *y = filled_buffer(ny, NAN);
     float *pre_expected = filled_buffer(ny, NAN), *expected = filled_buffer(ny, NAN);
     kernels->linear_forward(d, act, x, w, with_bias ? bias : NULL, with_pre ? pre : NULL, y, threads);
@@ -144,7 +149,8 @@ static void check_linear_forward(const Kernels *kernels, const LinearDims *d, Ac
 static void check_linear_in_place(const Kernels *kernels, const LinearDims *d, int threads)
 {
     int64_t ny = d->rows * d->out;
-    float *x = random_buffer(d->rows * d->in), *w = random_buffer(d->in * d->out), *bias = random_buffer(d->out);
+    float *x = random_buffer(d->rows * d->in), *w = random_buffer(d->in * d->out),
+          *bias = random_buffer(d->out);
     float *y = filled_buffer(ny, NAN), *expected = filled_buffer(ny, NAN);
     kernels->linear_forward(d, ACT_NONE, x, w, bias, y, y, threads);
     kernels_reference()->linear_forward(d, ACT_NONE, x, w, bias, NULL, expected, 1);
@@ -156,7 +162,8 @@ static void check_linear_backward(const Kernels *kernels, const LinearDims *d, f
 {
     int64_t nx = d->rows * d->in, ny = d->rows * d->out, nw = d->in * d->out;
     int64_t nspace = (int64_t)(kernels->linear_workspace(d, threads) / sizeof(float));
-    float *x = random_buffer(nx), *w = random_buffer(nw), *dy = random_buffer(ny), *space = filled_buffer(nspace, NAN);
+    float *x = random_buffer(nx), *w = random_buffer(nw), *dy = random_buffer(ny),
+          *space = filled_buffer(nspace, NAN);
     float *dx = beta == 0 ? filled_buffer(nx, NAN) : random_buffer(nx), *dx_expected = copied_buffer(nx, dx);
     float *dw = beta == 0 ? filled_buffer(nw, NAN) : random_buffer(nw), *dw_expected = copied_buffer(nw, dw);
     float *db = beta == 0 ? filled_buffer(d->out, NAN) : random_buffer(d->out);
@@ -176,7 +183,8 @@ static void check_linear_backward(const Kernels *kernels, const LinearDims *d, f
 static void test_linear(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{1, 1, 1}, {1, 65, 33}, {17, 33, 10}, {129, 7, 101}, {200, 64, 10}, {5, 30, 811}, {401, 31, 67}, {64, 130, 96}};
+    static const int64_t sizes[][3] = {{1, 1, 1},     {1, 65, 33},  {17, 33, 10},  {129, 7, 101},
+                                       {200, 64, 10}, {5, 30, 811}, {401, 31, 67}, {64, 130, 96}};
     for (int isa = 0; isa < ISAS; isa++) {
         const Kernels *kernels = kernels_cpu(isa_names[isa]);
         if (!kernels)
@@ -186,7 +194,8 @@ static void test_linear(void **state)
                 LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1};
                 Activation act = (Activation)(i / 2 % 5);
                 int with_pre = act == ACT_GELU || act == ACT_GELU_TANH || act == ACT_SILU || i / 10;
-                check_linear_forward(kernels, &d, act, (i / 2 + (int)s) % 3 != 0, with_pre, 1 + i % MAX_THREADS);
+                check_linear_forward(kernels, &d, act, (i / 2 + (int)s) % 3 != 0, with_pre,
+                                     1 + i % MAX_THREADS);
             }
             for (int i = 0; i < 4; i++) {
                 LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1};
@@ -199,7 +208,8 @@ static void test_linear(void **state)
 
 /* ---- attention ---- */
 
-/* Inputs, outputs and gradients of one attention call. With `packed`, q, k and v are columns of one (B,T,3C) array. */
+/* Inputs, outputs and gradients of one attention call. With `packed`, q, k and v are columns of one (B,T,3C)
+ * array. */
 typedef struct Attention {
     AttentionDims d;
     int packed;
@@ -211,7 +221,8 @@ typedef struct Attention {
 
 static Attention attention_inputs(AttentionDims d, int packed, int masked)
 {
-    int64_t rows = (int64_t)d.batch * d.seq, c = (int64_t)d.heads * d.head_dim, ckv = (int64_t)d.kv_heads * d.head_dim;
+    int64_t rows = (int64_t)d.batch * d.seq, c = (int64_t)d.heads * d.head_dim,
+            ckv = (int64_t)d.kv_heads * d.head_dim;
     Attention a = {.packed = packed};
     d.ldq = packed ? c + 2 * ckv : c + 1;
     d.ldk = d.ldv = packed ? d.ldq : ckv + 2;
@@ -228,7 +239,8 @@ static Attention attention_inputs(AttentionDims d, int packed, int masked)
     if (masked) {
         a.mask = malloc((size_t)rows * sizeof *a.mask);
         assert_non_null(a.mask);
-        for (int64_t i = 0; i < rows; i++) /* the last sample has no key; others lose their first and some more */
+        for (int64_t i = 0; i < rows;
+             i++) /* the last sample has no key; others lose their first and some more */
             a.mask[i] = i >= rows - d.seq ? 0 : i % d.seq != 0 && random_float() > -0.5f;
     }
     d.key_mask = a.mask;
@@ -271,8 +283,8 @@ static void run_attention(const Kernels *kernels, Attention *a, int flash, float
     float *forward = filled_buffer(nf, NAN), *backward = filled_buffer(nb, NAN);
     if (flash) {
         kernels->attention_flash_forward(d, a->q, a->k, a->v, a->out, a->lse, forward, threads);
-        kernels->attention_flash_backward(d, a->q, a->k, a->v, a->out, a->lse, a->dout, a->dq, a->dk, a->dv, backward,
-                                          threads);
+        kernels->attention_flash_backward(d, a->q, a->k, a->v, a->out, a->lse, a->dout, a->dq, a->dk, a->dv,
+                                          backward, threads);
     } else {
         kernels->attention_eager_forward(d, a->q, a->k, a->v, a->out, a->probs, forward, threads);
         if (probs_kept)
@@ -371,12 +383,19 @@ static void test_attention(void **state)
         }
 }
 
-/* Several key blocks and query splits, at a length where the reference would take too long: eager against flash. */
+/* Several key blocks and query splits, at a length where the reference would take too long: eager against
+ * flash. */
 static void test_attention_long(void **state)
 {
     (void)state;
     for (int causal = 0; causal < 2; causal++) {
-        AttentionDims d = {.batch = 1, .seq = 1111, .heads = 2, .kv_heads = 1, .head_dim = 24, .causal = causal, .scale = 0.3f};
+        AttentionDims d = {.batch = 1,
+                           .seq = 1111,
+                           .heads = 2,
+                           .kv_heads = 1,
+                           .head_dim = 24,
+                           .causal = causal,
+                           .scale = 0.3f};
         Attention eager = attention_inputs(d, 0, 0), flash = eager;
         for (int isa = 0; isa < ISAS; isa++) {
             const Kernels *kernels = kernels_cpu(isa_names[isa]);
@@ -398,7 +417,8 @@ static void test_attention_long(void **state)
 static void test_attention_without_keys(void **state)
 {
     (void)state;
-    AttentionDims d = {.batch = 2, .seq = 9, .heads = 2, .kv_heads = 2, .head_dim = 4, .scale = 0.5f, .causal = 1};
+    AttentionDims d = {
+        .batch = 2, .seq = 9, .heads = 2, .kv_heads = 2, .head_dim = 4, .scale = 0.5f, .causal = 1};
     Attention a = attention_inputs(d, 0, 1);
     for (int isa = -1; isa < ISAS; isa++) {
         const Kernels *kernels = isa < 0 ? kernels_reference() : kernels_cpu(isa_names[isa]);
@@ -449,7 +469,8 @@ static void test_attention_reference_gradient(void **state)
 {
     (void)state;
     for (int i = 0; i < 4; i++) {
-        AttentionDims d = {.batch = 2, .seq = 5, .heads = 4, .kv_heads = 2, .head_dim = 3, .scale = 0.6f, .causal = i & 1};
+        AttentionDims d = {
+            .batch = 2, .seq = 5, .heads = 4, .kv_heads = 2, .head_dim = 3, .scale = 0.6f, .causal = i & 1};
         Attention a = attention_inputs(d, 0, i >> 1);
         attention_outputs(&a);
         run_attention(kernels_reference(), &a, 1, NULL, 1);

@@ -152,7 +152,7 @@ static void test_retag(void **state)
     uint64_t hash = stats->event_hash;
     uint64_t by[MEM_COMPONENT_COUNT];
 
-    memtrack_retag(ledger, &block, MEM_TEMPORARY); /* equal: no event */
+    memtrack_retag(ledger, &block, MEM_TEMPORARY);       /* equal: no event */
     memtrack_retag(ledger, &block, MEM_COMPONENT_COUNT); /* no such component */
     assert_int_equal(stats->retags, 0);
     assert_int_equal(block.component, MEM_TEMPORARY);

@@ -132,9 +132,10 @@ typedef struct Run {
     MemEvent *events;
     size_t event_count;
     MemStats stats;
-    bool refused; /* an allocation failed: the run ends there */
-    bool right;   /* model, patterns and places all agreed */
-    int refills[MEM_END_COUNT], strays[MEM_END_COUNT]; /* gaps filled; blocks freed away from their component's end */
+    bool refused;               /* an allocation failed: the run ends there */
+    bool right;                 /* model, patterns and places all agreed */
+    int refills[MEM_END_COUNT]; /* blocks that went into a gap */
+    int strays[MEM_END_COUNT];  /* blocks freed with a component of the other end */
 } Run;
 
 static void keep(void *user, const MemEvent *events, size_t count)
@@ -289,7 +290,7 @@ static void test_modes_agree(void **state)
         assert_true(plan.right);
         assert_true(plan.stats.needs > plan.stats.peak); /* fragmented, or it tests little */
         for (int end = 0; end < MEM_END_COUNT; end++)
-            assert_true(plan.refills[end] > 20 && plan.strays[end] > 20);
+            assert_true(plan.refills[end] > 100 && plan.strays[end] > 5);
         const Run others[] = {
             {.mode = MEMTRACK_RESERVED, .capacity = plan.stats.needs, .seed = seed, .ops = 3000},
             {.mode = MEMTRACK_RESERVED, .capacity = plan.stats.needs + 12345, .seed = seed, .ops = 3000},
@@ -370,7 +371,8 @@ static MemBlock take(MemLedger *ledger, uint64_t bytes, MemComponent component)
     return block;
 }
 
-/* In units of a multiple of 64 bytes; at the HIGH end even the smallest request, unit - 63, must not be small. */
+/* In units of a multiple of 64 bytes; at the HIGH end even the smallest request, unit - 63, must not be
+ * small. */
 static void best_fit_and_coalescing(MemComponent component, MemEnd end, uint64_t unit)
 {
     MemTracker *tracker = memtrack_create();
@@ -384,9 +386,9 @@ static void best_fit_and_coalescing(MemComponent component, MemEnd end, uint64_t
     }
     for (int i = 0; i < 8; i += 2) /* gaps of 4, 2, 3, 2 */
         memtrack_free(ledger, &blocks[i]);
-    assert_int_equal(take(ledger, 2 * unit, component).offset, 5 * unit);       /* best fit, the lower of two */
-    assert_int_equal(take(ledger, unit + 1, component).offset, 12 * unit);      /* the other */
-    assert_int_equal(take(ledger, unit - 63, component).offset, 8 * unit);      /* start of the smallest left: 3 */
+    assert_int_equal(take(ledger, 2 * unit, component).offset, 5 * unit);  /* best fit, the lower of two */
+    assert_int_equal(take(ledger, unit + 1, component).offset, 12 * unit); /* the other */
+    assert_int_equal(take(ledger, unit - 63, component).offset, 8 * unit); /* the smallest left: 3 */
     assert_int_equal(take(ledger, 5 * unit - 20, component).offset, 16 * unit); /* none holds it: the top */
     memtrack_free(ledger, &blocks[1]);                                          /* 4 + 1 */
     assert_int_equal(take(ledger, 5 * unit, component).offset, 0);
@@ -449,8 +451,8 @@ static void test_end_by_size_and_component(void **state)
     memtrack_destroy(tracker);
 }
 
-/* A loss outlives its step's activations. Where it is small the place above them is all free again; one byte more
- * than small, and it holds them up. */
+/* A loss outlives its step's activations. Where it is small the place above them is all free again; one byte
+ * more than small, and it holds them up. */
 static void test_small_block_holds_nothing_up(void **state)
 {
     (void)state;
@@ -526,7 +528,8 @@ static void test_retag_across_ends(void **state)
         assert_int_equal(low[1].offset, LARGE);
         memtrack_free(ledger, &filled);
 
-        memtrack_retag(ledger, &high[2], MEM_BUFFER); /* at the top: its own end's extent shrinks, over the gap too */
+        /* At the top: its own end's extent shrinks, over the gap too. */
+        memtrack_retag(ledger, &high[2], MEM_BUFFER);
         memtrack_free(ledger, &high[2]);
         assert_int_equal(memtrack_alloc(ledger, 4 * LARGE - 64 + 1, MEM_PARAMETER, &none), -1);
         MemBlock rest = take(ledger, 4 * LARGE - 64, MEM_PARAMETER);
@@ -534,7 +537,7 @@ static void test_retag_across_ends(void **state)
         memtrack_retag(ledger, &rest, MEM_WORKSPACE);
         memtrack_free(ledger, &rest);
         memtrack_free(ledger, &loss);
-        assert_int_equal(take(ledger, 5 * LARGE - 128, MEM_ACTIVATION).offset, LARGE); /* 4 are the others' */
+        assert_int_equal(take(ledger, 4 * LARGE, MEM_ACTIVATION).offset, LARGE); /* all there is */
         assert_int_equal(stats->live_by[MEM_WORKSPACE], 0);
         assert_true(pattern_holds(&low[0]) && pattern_holds(&low[2]) && pattern_holds(&high[0]));
         memtrack_destroy(tracker);
@@ -643,8 +646,8 @@ static void test_steady_steps_take_no_host_memory(void **state)
 /* ---- Failing once, everywhere
  * ----------------------------------------------------------------------------------- */
 
-/* Blocks of all sizes at both ends with holes between them; false at the first failure, with the books as they were before
- * it. */
+/* Blocks of all sizes at both ends with holes between them; false at the first failure, with the books as
+ * they were before it. */
 static bool use_ledger(MemLedger *ledger)
 {
     MemTracker *tracker = memtrack_ledger_tracker(ledger);

@@ -92,9 +92,10 @@ def embedding_cases(cases):
     for shape, vocab, width in (((1,), 1, 1), ((2, 7), 33, 3), ((1, 17), 3, 31), ((7,), 1, 33), ((3, 17), 31, 1)):
         inputs = {'ids': cases.ids(*shape, below=vocab), 'table': cases.floats(vocab, width)}
         cases.add('embedding', inputs, lambda ids, table: F.embedding(ids, table))
-    for batch, seq, positions, width in ((1, 1, 1, 1), (3, 7, 9, 31), (2, 17, 17, 3)):
-        cases.add('position_embedding', {'table': cases.floats(positions, width)},
-                  lambda table: table[:seq].expand(batch, seq, width), batch=batch, seq=seq)
+    for batch, seq, rows, positions, width in ((1, 1, 1, 1, 1), (3, 7, 7, 9, 31), (2, 17, 17, 17, 3), (1, 31, 31, 33, 1),
+                                               (3, 7, 1, 2, 31), (2, 17, 1, 1, 33)):
+        cases.add('add_rows', {'x': cases.floats(batch, seq, width), 'table': cases.floats(positions, width)},
+                  lambda x, table: (x.reshape(-1, rows, width) + table[:rows]).reshape(x.shape), rows=rows)
 
 
 def norm_cases(cases):

@@ -1,0 +1,147 @@
+/* Each model's logits, loss and all gradients against what PyTorch computed (parity/README.md): eager and flash, with and without
+ * checkpointing of every block, with the tuned and the plain kernels. */
+#include <math.h>
+
+#include "support.h"
+
+typedef struct Variant {
+    AttentionKind attention;
+    int checkpoint, threads;
+    const char *kernels;
+} Variant;
+
+static int number(const char *config, const char *key)
+{
+    return (int)attribute(config, key, 0);
+}
+
+static Module *mlp_of(const char *config)
+{
+    MlpConfig c = {.dropout = 0};
+    const char *at = strstr(config, "sizes=") + strlen("sizes=");
+    for (int i = 0; *at; i++) {
+        char *end;
+        c.sizes[i] = (int)strtol(at, &end, 10);
+        at = *end ? end + 1 : end;
+    }
+    return nn_mlp(&c);
+}
+
+static Module *model_of(const char *config, AttentionKind attention)
+{
+    int vocab = number(config, "vocab"), dim = number(config, "dim"), layers = number(config, "layers");
+    int heads = number(config, "heads"), ffn = number(config, "ffn"), max_seq = number(config, "max_seq");
+    float eps = (float)attribute(config, "norm_eps", 0);
+    if (kind_is(config, "mlp"))
+        return mlp_of(config);
+    if (kind_is(config, "bert"))
+        return nn_bert(&(BertConfig){.vocab = vocab, .dim = dim, .layers = layers, .heads = heads, .ffn = ffn,
+                                     .max_seq = max_seq, .types = number(config, "types"), .norm_eps = eps,
+                                     .attention = attention});
+    if (kind_is(config, "gpt2"))
+        return nn_gpt2(&(Gpt2Config){.vocab = vocab, .dim = dim, .layers = layers, .heads = heads, .ffn = ffn,
+                                     .max_seq = max_seq, .norm_eps = eps, .attention = attention});
+    return nn_llama(&(LlamaConfig){.vocab = vocab, .dim = dim, .layers = layers, .heads = heads,
+                                   .hidden = number(config, "hidden"), .kv_heads = number(config, "kv_heads"),
+                                   .head_dim = number(config, "head_dim"), .tied = number(config, "tied"),
+                                   .rope_theta = (float)attribute(config, "rope_theta", 0), .norm_eps = eps,
+                                   .attention = attention});
+}
+
+/* Parameter p by the formula; checks names and order against the fixture on the way. */
+static void set_parameters(const char *what, const Fixture *fixture, Module *model)
+{
+    TensorList list = nn_parameters(model);
+    int p = 0;
+    for (int i = 0; i < fixture->count; i++) {
+        const char *name = fixture->records[i].name;
+        if (strncmp(name, "grad.", 5) != 0)
+            continue;
+        if (p >= list.count || strcmp(tensor_name(list.items[p]), name + 5) != 0)
+            fail_msg("%s: parameter %d is '%s', Hugging Face has '%s'", what, p,
+                     p < list.count ? tensor_name(list.items[p]) : "", name + 5);
+        Tensor *t = list.items[p];
+        assert_memory_equal(tensor_shape(t).dim, fixture->records[i].shape.dim,
+                            (size_t)fixture->records[i].shape.ndim * sizeof(int64_t));
+        int norm = tensor_shape(t).ndim == 1 && !strcmp(name + strlen(name) - 7, ".weight");
+        fill_values(tensor_f32(t), tensor_numel(t), (uint32_t)p, 0.1, norm ? 1 : 0);
+        p++;
+    }
+    assert_int_equal(p, list.count);
+}
+
+static Tensor *input(const Fixture *fixture, const char *name)
+{
+    const Record *r = fixture_find(fixture, 0, name);
+    return r ? tensor_from(r->dtype == 1 ? DTYPE_I32 : DTYPE_F32, r->shape, MEM_INPUT, r->data) : NULL;
+}
+
+static Batch batch_of(const Fixture *fixture)
+{
+    Batch batch = {.ids = input(fixture, "ids"),
+                   .features = input(fixture, "features"),
+                   .types = input(fixture, "types"),
+                   .mask = input(fixture, "mask"),
+                   .labels = input(fixture, "labels")};
+    for (int64_t i = 0; i < tensor_numel(batch.labels); i++)
+        batch.labels_total += tensor_i32(batch.labels)[i] != BATCH_IGNORE;
+    return batch;
+}
+
+static void run_variant(const Fixture *fixture, const char *name, const Variant *variant)
+{
+    char what[128];
+    snprintf(what, sizeof what, "%s %s%s, %s kernels, %d threads", name,
+             variant->attention == ATTENTION_EAGER ? "eager" : "flash", variant->checkpoint ? " checkpoint" : "",
+             variant->kernels ? variant->kernels : "tuned", variant->threads);
+    Visit v = visit(&(ContextOptions){.kernels = variant->kernels, .threads = variant->threads});
+    Module *model = model_of(fixture_find(fixture, 0, "config")->data, variant->attention);
+    if (!model)
+        fail_msg("%s: %s", what, error_message());
+    for (int i = 0; i < nn_block_count(model); i++)
+        nn_set_checkpoint(nn_block(model, i), variant->checkpoint);
+    set_parameters(what, fixture, model);
+    Batch batch = batch_of(fixture);
+    tensor_no_grad_begin();
+    Tensor *logits = nn_forward(model, NULL, &batch);
+    tensor_no_grad_end();
+    assert_parity(what, "logits", fixture_find(fixture, 0, "logits"), tensor_f32(logits), 1);
+    Tensor *loss = nn_loss(model, &batch);
+    assert_parity(what, "loss", fixture_find(fixture, 0, "loss"), tensor_f32(loss), 1);
+    assert_int_equal(tensor_backward(loss), 0);
+    TensorList list = nn_parameters(model);
+    for (int p = 0; p < list.count; p++) {
+        char key[128];
+        snprintf(key, sizeof key, "grad.%s", tensor_name(list.items[p]));
+        assert_parity(what, key, fixture_find(fixture, 0, key), tensor_grad(list.items[p]), 1);
+    }
+    assert_fine();
+    leave(v);
+}
+
+static const Variant variants[] = {
+    {ATTENTION_FLASH, 0, 1, NULL},        {ATTENTION_EAGER, 0, 1, NULL},       {ATTENTION_FLASH, 1, 1, NULL},
+    {ATTENTION_EAGER, 1, 1, NULL},        {ATTENTION_FLASH, 0, 2, NULL},       {ATTENTION_EAGER, 1, 2, NULL},
+    {ATTENTION_FLASH, 0, 1, "reference"}, {ATTENTION_EAGER, 1, 1, "reference"},
+};
+
+static void run_model(void **state)
+{
+    const char *name = *state;
+    char file[64];
+    snprintf(file, sizeof file, "model_%s.bin", name);
+    Fixture fixture = fixture_open(file);
+    for (size_t i = 0; i < COUNT(variants); i++)
+        run_variant(&fixture, name, &variants[i]);
+    fixture_close(&fixture);
+}
+
+#define MODEL(name) {"test_" name, run_model, NULL, NULL, name}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        MODEL("mlp"), MODEL("bert"), MODEL("gpt2"), MODEL("llama"), MODEL("llama_gqa_tied"), MODEL("llama_head_dim"),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
