@@ -1,0 +1,53 @@
+/* The brim command: finds the subcommand and hands it its options. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+
+typedef struct Command {
+    const char *name, *help;
+    int (*run)(const Options *options);
+} Command;
+
+static const Command commands[] = {
+    {"train", "plan, then train, then show planned beside measured", command_train},
+    {"plan", "the same tables without training, for any size", command_plan},
+    {"compare", "what each lever would save at the same effective batch", command_compare},
+    {"demo", "train, then compare, then what to try next", command_demo},
+    {"models", "the models known by name", command_models},
+};
+enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
+
+static void help(FILE *out)
+{
+    fprintf(out, "brim %s: trains small language models and accounts for every byte\n\nusage: brim COMMAND [OPTIONS]\n\n",
+            BRIM_VERSION);
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fprintf(out, "  %-10s this text\n  %-10s the version\n\noptions, the same in every command (default):\n", "help",
+            "version");
+    options_help(out);
+    fprintf(out, "\nexit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage\n");
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : "help";
+    if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h")) {
+        help(stdout);
+        return argc > 1 ? EXIT_DONE : EXIT_USAGE;
+    }
+    if (!strcmp(name, "version") || !strcmp(name, "--version")) {
+        printf("brim %s\n", BRIM_VERSION);
+        return EXIT_DONE;
+    }
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(name, commands[i].name))
+            continue;
+        Options options;
+        int status = options_parse(&options, argc - 2, argv + 2);
+        return status ? status : commands[i].run(&options);
+    }
+    fprintf(stderr, "brim: unknown command '%s'; `brim help` lists them\n", name);
+    return EXIT_USAGE;
+}

@@ -1,0 +1,289 @@
+/* The training script behind train, plan and compare: one function, run on meta to plan and for real to train. On meta it
+ * runs one of each kind of step instead of all of them. */
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+
+#include "../kernels/philox.h"
+#include "cli.h"
+
+typedef struct Session {
+    Training *training;
+    const Options *options;
+    Loader *train, *held_out;
+    Module *model;
+    Optimizer *optimizer;
+    FILE *log;
+    int64_t steps, steps_per_epoch;
+    int meta, short_step_planned;
+} Session;
+
+enum { EVALUATION_BATCHES = 32 };
+
+/* ---- Making ---------------------------------------------------------------------------------------------------- */
+
+static Loader *open_loader(const Options *o, DataSplit split)
+{
+    int held_out = split == DATA_HELD_OUT;
+    int accumulate = held_out ? 1 : o->accumulate;
+    if (o->preset.family == MODEL_MLP)
+        return data_images(o->data, &(ImageOptions){.batch = o->batch,
+                                                    .accumulate = accumulate,
+                                                    .seed = o->seed,
+                                                    .split = split,
+                                                    .max_samples = o->max_samples});
+    int64_t some = (int64_t)EVALUATION_BATCHES * o->batch;
+    return data_text(o->data, &(TextOptions){.batch = o->batch,
+                                             .seq = o->seq,
+                                             .accumulate = accumulate,
+                                             .seed = o->seed,
+                                             .split = split,
+                                             .mask_probability = o->preset.family == MODEL_BERT ? 0.15f : 0,
+                                             .max_samples = held_out ? some : o->max_samples});
+}
+
+static float default_lr(const Options *o)
+{
+    if (!strncmp(o->optimizer, "sgd", 3))
+        return 0.05f;
+    return o->preset.family == MODEL_LLAMA || o->preset.family == MODEL_GPT2 ? 2e-3f : 1e-3f;
+}
+
+static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
+{
+    float lr = o->lr > 0 ? o->lr : default_lr(o);
+    Optimizer *optimizer = optim_by_name(o->optimizer, nn_parameters(model), lr, o->weight_decay);
+    int64_t warmup = o->warmup >= 0 ? o->warmup : steps / 20;
+    Schedule schedule = {.kind = !strcmp(o->schedule, "cosine")   ? SCHEDULE_COSINE
+                                 : !strcmp(o->schedule, "linear") ? SCHEDULE_LINEAR
+                                                                  : SCHEDULE_CONSTANT,
+                         .warmup = warmup < steps ? warmup : steps,
+                         .total = steps,
+                         .min_ratio = 0.1f};
+    if (optimizer) {
+        optim_set_schedule(optimizer, &schedule);
+        optim_set_clip(optimizer, o->clip);
+    }
+    return optimizer;
+}
+
+static int check_data(const Session *s)
+{
+    const ModelPreset *preset = &s->options->preset;
+    int64_t classes = data_classes(s->train), vocab = nn_preset_vocab(preset);
+    if (classes > vocab)
+        return error_raise(ERROR_DATA, "%s has %lld %s, the model %s only %lld", s->options->data, (long long)classes,
+                           preset->family == MODEL_MLP ? "classes" : "tokens", s->options->model, (long long)vocab);
+    if (preset->family == MODEL_MLP && data_width(s->train) != preset->config.mlp.sizes[0])
+        return error_raise(ERROR_DATA, "%s has samples of %lld values, the model %s reads %d", s->options->data,
+                           (long long)data_width(s->train), s->options->model, preset->config.mlp.sizes[0]);
+    return 0;
+}
+
+static int session_open(Session *s)
+{
+    const Options *o = s->options;
+    s->meta = context_is_meta(context_current());
+    s->train = open_loader(o, DATA_TRAIN);
+    s->held_out = s->train ? open_loader(o, DATA_HELD_OUT) : NULL;
+    if (!s->held_out || check_data(s))
+        return error_code();
+    s->steps_per_epoch = data_steps_per_epoch(s->train);
+    s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
+    s->model = nn_model(&o->preset);
+    for (int i = 0; o->checkpoint == CHECKPOINT_BLOCKS && i < nn_block_count(s->model); i++)
+        nn_set_checkpoint(nn_block(s->model, i), 1);
+    s->optimizer = make_optimizer(o, s->model, s->steps);
+    s->training->parameters = nn_parameter_count(s->model);
+    s->training->samples = data_samples(s->train);
+    s->training->steps = s->steps;
+    if (o->log && !s->meta && !(s->log = fopen(o->log, "w")))
+        return error_raise(ERROR_FILE, "cannot write the log %s: %s", o->log, strerror(errno));
+    return error_code();
+}
+
+/* ---- Validation ------------------------------------------------------------------------------------------------ */
+
+static int64_t count_right(Tensor *logits, Tensor *labels) /* (B,K) (B) */
+{
+    const float *scores = tensor_f32(logits);
+    const int32_t *label = tensor_i32(labels);
+    int64_t rows = tensor_dim(logits, 0), classes = tensor_dim(logits, 1), right = 0;
+    for (int64_t i = 0; scores && label && i < rows; i++) {
+        int64_t best = 0;
+        for (int64_t k = 1; k < classes; k++)
+            if (scores[i * classes + k] > scores[i * classes + best])
+                best = k;
+        right += best == label[i];
+    }
+    return right;
+}
+
+static void evaluate(Session *s)
+{
+    double loss = 0;
+    int64_t labels = 0, right = 0, samples = 0;
+    int classify = s->options->preset.family == MODEL_MLP;
+    tensor_no_grad_begin();
+    nn_eval(s->model);
+    data_seek(s->held_out, (DataCursor){.seed = s->options->seed});
+    int64_t batches = data_steps_per_epoch(s->held_out);
+    for (int64_t i = 0; i < batches && !error_code(); i++)
+        for (const Batch *b; (b = data_next(s->held_out));) {
+            int scope = tensor_scope_begin();
+            Tensor *logits = nn_forward(s->model, NULL, b);
+            if (classify)
+                right += count_right(logits, b->labels);
+            float mean = b->labels_total > 0 ? 1.0f / (float)b->labels_total : 0;
+            loss += tensor_item(tensor_cross_entropy(logits, b->labels, BATCH_IGNORE, mean)) * (double)b->labels_total;
+            labels += b->labels_total;
+            samples += tensor_dim(b->labels, 0);
+            tensor_scope_end(scope);
+        }
+    nn_train(s->model);
+    tensor_no_grad_end();
+    s->training->validation_loss = labels ? loss / (double)labels : 0;
+    s->training->accuracy = classify && samples ? (double)right / (double)samples : -1;
+    s->training->validation_samples = samples;
+}
+
+/* ---- Writing a sample ------------------------------------------------------------------------------------------ */
+
+static int draw(const float *logits, int64_t count, double temperature, uint64_t seed, uint32_t position)
+{
+    double largest = -INFINITY, sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        largest = fmax(largest, logits[i]);
+    for (int64_t i = 0; i < count; i++)
+        sum += exp((logits[i] - largest) / temperature);
+    double left = philox_unit(philox4x32(seed, position, 0x5a, 0, 0).v[0]) * sum;
+    for (int64_t i = 0; i < count; i++)
+        if ((left -= exp((logits[i] - largest) / temperature)) <= 0)
+            return (int)i;
+    return (int)count - 1;
+}
+
+/* One more byte after text[0..length): a window of fixed length, so that every step is planned alike; what lies beyond the
+ * text does not matter to a causal model. */
+static int next_byte(Session *s, const char *text, int length, int window)
+{
+    int32_t ids[1024] = {0};
+    int from = length > window ? length - window : 0;
+    for (int i = from; i < length; i++)
+        ids[i - from] = (unsigned char)text[i];
+    tensor_no_grad_begin();
+    nn_eval(s->model);
+    int scope = tensor_scope_begin();
+    Batch batch = {.ids = tensor_from(DTYPE_I32, SHAPE(1, window), MEM_INPUT, ids)};
+    Tensor *logits = nn_forward(s->model, NULL, &batch); /* (1,window,V) */
+    const float *rows = logits ? tensor_f32(logits) : NULL;
+    int64_t vocab = tensor_dim(logits, 2);
+    int byte = '.';
+    if (rows)
+        byte = draw(rows + (length - from - 1) * vocab, vocab < 256 ? vocab : 256, 0.6, s->options->seed,
+                    (uint32_t)length);
+    tensor_scope_end(scope);
+    nn_train(s->model);
+    tensor_no_grad_end();
+    return byte;
+}
+
+static void generate(Session *s)
+{
+    char text[1400];
+    const char *prompt = s->options->prompt ? s->options->prompt : "The ";
+    int length = snprintf(text, 1025, "%s", prompt[0] ? prompt : " ");
+    length = length > 1024 ? 1024 : length;
+    int start = length, count = s->options->sample < 160 ? s->options->sample : 160;
+    int window = s->options->seq < 1024 ? s->options->seq : 1024;
+    for (int i = 0; i < (s->meta ? 1 : count) && !error_code(); i++) {
+        int byte = next_byte(s, text, length, window);
+        text[length++] = (char)(byte >= ' ' && byte < 127 ? byte : ' ');
+    }
+    text[length] = '\0';
+    snprintf(s->training->generated, sizeof s->training->generated, "%s", text + start);
+}
+
+/* ---- Steps ----------------------------------------------------------------------------------------------------- */
+
+static void write_log(const Session *s, int64_t step, double loss, int64_t tokens)
+{
+    if (!s->log)
+        return;
+    const MemStats *stats = memtrack_stats(context_ledger(context_current()));
+    json_t *groups = json_object();
+    for (int g = 0; g < MEM_GROUP_COUNT; g++)
+        json_object_set_new(groups, memtrack_group_name((MemGroup)g),
+                            json_integer((json_int_t)report_group(stats->step_at_peak, (MemGroup)g)));
+    json_t *line = json_pack("{s:I, s:f, s:f, s:I, s:I, s:I, s:o}", "step", (json_int_t)step + 1, "loss", loss, "lr",
+                             (double)optim_lr(s->optimizer), "tokens", (json_int_t)tokens, "live_bytes",
+                             (json_int_t)stats->live, "peak_bytes", (json_int_t)stats->step_peak, "at_peak", groups);
+    json_dumpf(line, s->log, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    json_decref(line);
+    if (fputc('\n', s->log) == EOF || fflush(s->log))
+        error_raise(ERROR_FILE, "cannot write the log %s: %s", s->options->log, strerror(errno));
+}
+
+static void train_step(Session *s, int64_t step)
+{
+    double loss = 0;
+    int scope = tensor_scope_begin();
+    for (const Batch *b; (b = data_next(s->train));) {
+        Tensor *one = nn_loss(s->model, b);
+        tensor_backward(one);
+        loss += tensor_item(one);
+    }
+    int64_t tokens = data_step_tokens(s->train);
+    if (!error_code())
+        brim_step(loss, tokens);
+    write_log(s, step, loss, tokens);
+    optim_step(s->optimizer);
+    optim_zero_grad(s->optimizer);
+    tensor_scope_end(scope);
+}
+
+/* On meta, after two ordinary steps only the epoch's short one is of another kind. */
+static int64_t next_step(Session *s, int64_t step)
+{
+    if (!s->meta || step < 2 || s->short_step_planned)
+        return s->meta && step >= 2 ? s->steps : step;
+    s->short_step_planned = 1;
+    int64_t last = s->steps_per_epoch - 1;
+    if (last < step || last >= s->steps)
+        return s->steps;
+    DataCursor cursor = data_cursor(s->train);
+    cursor.epoch = 0;
+    cursor.position = last * s->options->batch * s->options->accumulate;
+    cursor.step = last;
+    data_seek(s->train, cursor);
+    return last;
+}
+
+int training_script(void *config)
+{
+    Session s = {.training = config, .options = ((Training *)config)->options};
+    s.training->accuracy = -1;
+    session_open(&s);
+    const Options *o = s.options;
+    for (int64_t step = 0; (step = next_step(&s, step)) < s.steps && !error_code(); step++) {
+        train_step(&s, step);
+        int due = o->evaluate_every ? (step + 1) % o->evaluate_every == 0
+                                    : o->epochs && (step + 1) % s.steps_per_epoch == 0;
+        if (due && step + 1 < s.steps && !s.meta && !error_code()) {
+            evaluate(&s);
+            if (!o->quiet && !o->json && !error_code()) {
+                printf("step %5lld  validation loss %.4f", (long long)step + 1, s.training->validation_loss);
+                if (s.training->accuracy >= 0)
+                    printf("  accuracy %.2f %%", 100 * s.training->accuracy);
+                printf("\n");
+            }
+        }
+    }
+    if (!error_code())
+        evaluate(&s);
+    if (o->sample && !error_code())
+        generate(&s);
+    if (s.log)
+        fclose(s.log);
+    return error_code();
+}

@@ -1,0 +1,199 @@
+/* brim train, plan, demo and models. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "../kernels/kernels.h"
+#include "cli.h"
+
+static const char *upper(const char *optimizer)
+{
+    static const char *const names[][2] = {{"sgd", "SGD"},         {"sgd-momentum", "SGD with momentum"},
+                                           {"sgd-nesterov", "SGD with Nesterov momentum"}, {"rmsprop", "RMSprop"},
+                                           {"adam", "Adam"},       {"adamw", "AdamW"}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (!strcmp(names[i][0], optimizer))
+            return names[i][1];
+    return optimizer;
+}
+
+static void print_title(const Options *o, const Training *t)
+{
+    printf("%s  %s parameters  fp32  %s  batch %d", o->model, report_count(t->parameters).text, upper(o->optimizer),
+           o->batch);
+    if (o->seq)
+        printf(" x seq %d", o->seq);
+    if (o->accumulate > 1)
+        printf(" x accumulate %d", o->accumulate);
+    if (o->checkpoint == CHECKPOINT_BLOCKS)
+        printf("  checkpoint blocks");
+    if (o->seq)
+        printf("  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
+    printf("  %" PRId64 " steps\n", t->steps);
+}
+
+/* What would fit instead, among the levers that can be pulled now. */
+static void suggest(const Options *o)
+{
+    Variant variants[VARIANTS];
+    int count = variants_plan(o, variants), fitting = 0;
+    uint64_t smallest = UINT64_MAX;
+    for (int i = 1; i < count; i++) {
+        uint64_t needs = variants[i].plan.memory.stats.needs;
+        if (variants[i].plan.status)
+            continue;
+        smallest = needs < smallest ? needs : smallest;
+        if (needs <= o->budget)
+            fprintf(stderr, "%s  %-28s needs %s\n", fitting++ ? "" : "These fit:\n", variants[i].label,
+                    report_size(needs).text);
+    }
+    if (!fitting && count > 1)
+        fprintf(stderr, "No single lever fits; the smallest need among them is %s.\n", report_size(smallest).text);
+}
+
+static int plan_or_say(const Options *o, Training *training, Plan *plan)
+{
+    RunOptions run = run_options(o);
+    if (plan_script(training_script, training, &run, plan)) {
+        fprintf(stderr, "brim: %s\n", plan->error);
+        return EXIT_NO;
+    }
+    if (!o->budget || plan->memory.stats.needs <= o->budget)
+        return EXIT_DONE;
+    fprintf(stderr, "brim: needs %s, %s more than the budget of %s. ", report_size(plan->memory.stats.needs).text,
+            report_size(plan->memory.stats.needs - o->budget).text, report_size(o->budget).text);
+    suggest(o);
+    return EXIT_NO;
+}
+
+int command_plan(const Options *o)
+{
+    Training training = {.options = o};
+    Plan plan;
+    int status = plan_or_say(o, &training, &plan);
+    if (plan.status)
+        return status;
+    if (o->json) {
+        json_print(json_pack("{s:s, s:I, s:f, s:o}", "model", o->model, "parameters", (json_int_t)training.parameters,
+                             "step_flops", plan.step_flops, "memory", json_memory(&plan.memory, NULL)));
+        return status;
+    }
+    print_title(o, &training);
+    report_table(stdout, &plan.memory, NULL);
+    report_textbook(stdout, &plan.memory);
+    return status;
+}
+
+static json_t *train_json(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
+{
+    json_t *validation = json_pack("{s:f, s:I}", "loss", t->validation_loss, "samples",
+                                   (json_int_t)t->validation_samples);
+    if (t->accuracy >= 0)
+        json_object_set_new(validation, "accuracy", json_real(t->accuracy));
+    return json_pack("{s:s, s:I, s:I, s:f, s:f, s:o, s:f, s:o}", "model", o->model, "parameters",
+                     (json_int_t)t->parameters, "steps", (json_int_t)r->steps, "loss_first", r->loss_first, "loss_last",
+                     r->loss_last, "validation", validation, "tokens_per_second", r->tokens_per_second, "memory",
+                     json_memory(&r->memory, &plan->memory));
+}
+
+static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
+{
+    printf("\n%" PRId64 " steps, %.0f s, %s %s/s; loss %.2f -> %.2f", r->steps, r->seconds,
+           report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples", r->loss_first,
+           r->loss_last);
+    printf("; held out: loss %.3f", t->validation_loss);
+    if (t->accuracy >= 0)
+        printf(", accuracy %.2f %%", 100 * t->accuracy);
+    printf(" (%" PRId64 " samples)\n\n", t->validation_samples);
+    report_table(stdout, &plan->memory, &r->memory);
+    report_textbook(stdout, &plan->memory);
+    if (r->segments_off_plan)
+        printf("%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n", r->segments_off_plan,
+               r->first_off_plan + 1);
+    if (t->generated[0])
+        printf("\nIt writes: %s%s\n", o->prompt ? o->prompt : "The ", t->generated);
+}
+
+int command_train(const Options *o)
+{
+    Training training = {.options = o};
+    Plan plan;
+    RunResult result;
+    int status = plan_or_say(o, &training, &plan);
+    if (status)
+        return status;
+    int threads = o->threads ? o->threads : kernels_default_threads();
+    if (!o->json) {
+        print_title(o, &training);
+        kernels_blas_start(threads);
+        printf("%s, %d thread%s, %s kernels; plan: needs %s\n\n", kernels_blas_name(), threads, threads == 1 ? "" : "s",
+               kernels_cpu(NULL)->name, report_size(plan.memory.stats.needs).text);
+        fflush(stdout);
+    }
+    if (kernels_blas_warning())
+        fprintf(stderr, "brim: %s\n", kernels_blas_warning());
+    RunOptions run = run_options(o);
+    if (o->epochs && !o->every)
+        run.every = (int)(training.steps / 20) + 1;
+    plan_execute(training_script, &training, &run, &plan, &result);
+    if (result.status) {
+        fprintf(stderr, "brim: %s\n", result.error);
+        return EXIT_NO;
+    }
+    if (o->json)
+        json_print(train_json(o, &training, &plan, &result));
+    else
+        print_result(o, &training, &plan, &result);
+    return EXIT_DONE;
+}
+
+int command_demo(const Options *options)
+{
+    Options o = *options;
+    o.sample = o.preset.family == MODEL_LLAMA || o.preset.family == MODEL_GPT2 ? 120 : 0;
+    int status = command_train(&o);
+    if (status || o.json)
+        return status;
+    Variant variants[VARIANTS];
+    o.sample = 0;
+    int count = variants_plan(&o, variants);
+    printf("\nWhat each lever would save, planned the same way (brim compare):\n");
+    variants_table(stdout, &o, variants, count);
+    printf("\nTry next:\n"
+           "  build/brim train --model mlp --epochs 3          Fashion-MNIST, from Debian's dataset-fashion-mnist\n"
+           "  build/brim train --checkpoint blocks             the same model, and what it really saves\n"
+           "  build/brim plan --model llama-3.1-8b --seq 4096  what a large one would need, in milliseconds\n");
+    return EXIT_DONE;
+}
+
+/* Counts on meta: the model is really built, without data. */
+static int64_t preset_parameters(const ModelPreset *preset)
+{
+    Context *context = context_create(&(ContextOptions){.meta = 1, .threads = 1});
+    Context *outside = context_use(context);
+    int64_t count = nn_parameter_count(nn_model(preset));
+    context_use(outside);
+    context_destroy(context);
+    return count;
+}
+
+int command_models(const Options *o)
+{
+    json_t *all = json_array();
+    if (!o->json)
+        printf("%-20s %-6s %16s %6s %6s  %s\n", "model", "family", "parameters", "batch", "seq", "");
+    for (int i = 0; nn_preset_at(i); i++) {
+        const ModelPreset *p = nn_preset_at(i);
+        int64_t count = preset_parameters(p);
+        if (o->json)
+            json_array_append_new(all, json_pack("{s:s, s:s, s:I}", "model", p->name, "family",
+                                                 nn_family_name(p->family), "parameters", (json_int_t)count));
+        else
+            printf("%-20s %-6s %16s %6d %6d  %s\n", p->name, nn_family_name(p->family), report_count(count).text,
+                   p->batch, p->seq, p->about);
+    }
+    if (o->json)
+        json_print(json_pack("{s:o}", "models", all));
+    else
+        json_decref(all);
+    return EXIT_DONE;
+}
