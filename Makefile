@@ -65,7 +65,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test check parity bench demo install uninstall deps clean help format
+.PHONY: all lib cli examples tests test test-full check parity bench demo install uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -117,8 +117,57 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
+# ---- Running --------------------------------------------------------------------------------------------------------
+deps:
+	@CC="$(CC)" tools/deps build
+
+# About a minute: installs what is missing, builds, trains a tiny LLaMA on the built-in corpus, compares levers.
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@$(BUILD)/brim demo
+
+# TEST=name runs one: make test TEST=test_memtrack
+test:
+	@CC="$(CC)" tools/deps build test
+	@$(MAKE) --no-print-directory all tests
+	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(if $(TEST),$(BUILD)/tests/$(TEST),$(TESTS))
+
+# The slow forms of tests that have one.
+test-full:
+	@BRIM_FULL=1 $(MAKE) --no-print-directory test
+
+check: all
+	@CC="$(CC)" tools/check $(BUILD)
+	@sh tests/test_install.sh $(BUILD)
+
+# Computes the fixtures again with PyTorch, compares them with those in the tree, and brim with both.
+parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
+	@CC="$(CC)" tools/deps parity
+	@rm -rf $(BUILD)/fixtures && mkdir -p $(BUILD)/fixtures
+	/usr/bin/python3 tests/parity/generate.py $(BUILD)/fixtures
+	/usr/bin/python3 tests/parity/compare.py tests/parity/fixtures $(BUILD)/fixtures
+	@BRIM_FIXTURES=$(BUILD)/fixtures tools/run-tests $^
+
+# ARGS="--quick bench-mlp" narrows it.
+bench: $(BENCHES)
+	@$(BUILD)/bench/bench $(ARGS)
+
+-include tools/install.mk
+
+format:
+	clang-format -i $(wildcard $(foreach f,$(FOLDERS) kernels cli examples,$(f)/*.c $(f)/*.h))
+
 clean:
 	rm -rf build build-*
+
+help:
+	@echo "make            libraries, command and examples, in $(BUILD)/"
+	@echo "make demo       set up, build, train a tiny LLaMA, show where its memory is"
+	@echo "make test       every test; TEST=test_x for one; SAN=address,undefined under sanitizers; DEBUG=1 unoptimised"
+	@echo "make check      house rules, exported symbols, installation"
+	@echo "make parity     against PyTorch, computed again"
+	@echo "make bench      against the products alone, the machine's limit, and PyTorch"
+	@echo "make install    PREFIX=/usr/local, DESTDIR="
 
 %.d: ;
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

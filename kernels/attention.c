@@ -34,6 +34,15 @@ static AttentionHead attention_head(const AttentionDims *d, const float *q, cons
     return head;
 }
 
+/* Multiply-adds of a product below which one thread does everything. */
+#define ATTENTION_SERIAL 65536.0
+
+static int attention_threads(const AttentionDims *d, int threads)
+{
+    double work = (double)d->batch * d->heads * d->seq * d->seq * d->head_dim;
+    return threads < 1 || work < ATTENTION_SERIAL ? 1 : threads;
+}
+
 /* Queries a block: fewer where a causal block would compute much above the diagonal, or threads would have no
  * work. */
 static int attention_block(const AttentionDims *d, int threads)
@@ -269,7 +278,7 @@ static void attention_flash_block(const AttentionDims *d, const AttentionHead *h
 static void attention_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
                               float *out, float *probs, float *lse, float *workspace, int threads)
 {
-    threads = threads < 1 ? 1 : threads;
+    threads = attention_threads(d, threads);
     int block = attention_block(d, threads);
     int64_t blocks = attention_blocks(d, block), heads = (int64_t)d->batch * d->heads;
 #pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1 && !omp_in_parallel())
@@ -472,7 +481,7 @@ static void attention_add_partial_row(const AttentionBackward *a, int64_t unit, 
 static void attention_backward(AttentionBackward *a, float *workspace, int threads)
 {
     const AttentionDims *d = a->d;
-    threads = threads < 1 ? 1 : threads;
+    threads = attention_threads(d, threads);
     a->block = attention_block(d, threads);
     a->splits = attention_splits(d, a->block, threads);
     a->partial = workspace + attention_scratch_floats(1) * (size_t)threads;
@@ -513,8 +522,7 @@ static void attention_flash_backward(const AttentionDims *d, const float *q, con
 
 static size_t attention_workspace(const AttentionDims *d, int flash, int backward, int threads)
 {
-    if (threads < 1)
-        threads = 1;
+    threads = attention_threads(d, threads);
     size_t floats = attention_scratch_floats(backward) * (size_t)threads;
     if (backward) {
         int splits = attention_splits(d, attention_block(d, threads), threads);

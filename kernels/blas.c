@@ -2,9 +2,9 @@
  * up.
  *
  * OpenBLAS picks kernels from a list of processor models while it is loaded, and a processor newer than the
- * list gets a guess: 0.3.21 serves AVX-512 machines with AVX2 kernels (AMD Zen 5: half the speed) or SSE3
- * ones (Intel family 6, model 207: a tenth). We ask the processor what it can do instead. Everything of
- * OpenBLAS is a weak reference: another library is left alone. */
+ * list gets a guess: 0.3.21 serves Intel's family 6, model 207 (AVX-512) with SSE3 kernels, a tenth of its
+ * speed. We ask the processor what it can do instead. Everything of OpenBLAS is a weak reference: another
+ * library is left alone. */
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
 
@@ -29,6 +29,7 @@ enum { BLAS_WARM_SIDE = 32, BLAS_WARM_DEPTH = 1024, BLAS_WARM_ROUNDS = 8 };
 static const float blas_warm_input[BLAS_WARM_SIDE * BLAS_WARM_DEPTH];
 
 static pthread_once_t blas_core_once = PTHREAD_ONCE_INIT;
+static pthread_once_t blas_threads_once = PTHREAD_ONCE_INIT;
 static pthread_once_t blas_text_once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t blas_start_lock = PTHREAD_MUTEX_INITIALIZER;
 static int blas_threads_started;
@@ -111,10 +112,22 @@ static void blas_switch_core(void)
 }
 
 /* A constructor, because switching is safe only while nobody multiplies: before main, that is certain. It
- * takes some 35 microseconds. */
-__attribute__((constructor)) void blas_choose_core(void)
+ * takes some 35 microseconds where it switches, and next to nothing where it does not. */
+__attribute__((constructor)) static void blas_choose_core(void)
 {
     pthread_once(&blas_core_once, blas_switch_core);
+}
+
+static void blas_take_threads(void)
+{
+    if (openblas_set_num_threads)
+        openblas_set_num_threads(1); /* two pools would fight over the cores */
+}
+
+void blas_prepare(void)
+{
+    blas_choose_core();
+    pthread_once(&blas_threads_once, blas_take_threads);
 }
 
 /* One product in every thread at the same time, so that each has its pool thread, its stack and a BLAS buffer
@@ -132,18 +145,17 @@ static void blas_warm(int threads)
     }
 }
 
-/* How threads wait between regions is libgomp's: it reads OMP_WAIT_POLICY, OMP_PROC_BIND and GOMP_SPINCOUNT
- * when it is loaded, before any of our code. Its defaults (spin for some milliseconds, then sleep) suit an
- * idle machine; beside busy processes, OMP_PROC_BIND=true and a small GOMP_SPINCOUNT in the environment help.
- */
+/* How threads wait between regions is libgomp's: it reads OMP_WAIT_POLICY, GOMP_SPINCOUNT and OMP_PROC_BIND
+ * when it is loaded, before any code of ours. By default it spins for milliseconds: best on an idle machine,
+ * a disaster beside a busy process, where a region then takes a scheduler's slice (8 ms).
+ * OMP_WAIT_POLICY=passive costs short regions a tenth and never collapses. Binding threads from here would
+ * bind whatever threads the caller starts later, too. */
 int kernels_blas_start(int threads)
 {
     if (threads < 1)
         threads = 1;
-    blas_choose_core();
+    blas_prepare();
     pthread_mutex_lock(&blas_start_lock);
-    if (blas_threads_started == 0 && openblas_set_num_threads)
-        openblas_set_num_threads(1); /* threads are ours (gemm.c): two pools would fight over the cores */
     if (threads > blas_threads_started) {
         blas_warm(threads);
         blas_threads_started = threads;

@@ -34,7 +34,7 @@ static const struct {
 
 const Kernels *kernels_cpu(const char *name)
 {
-    blas_choose_core();
+    blas_prepare();
     int choose = name == NULL;
     if (choose)
         name = getenv("BRIM_ISA");

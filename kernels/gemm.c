@@ -7,6 +7,9 @@
 #include <omp.h>
 #include <stdint.h>
 
+/* Parallel regions here are of `threads` threads or of one, never between: libgomp ends the threads that a
+ * smaller region does not need, and creates them again for the next. */
+
 /* Multiply-adds below which another thread costs more (a parallel region is 1 to 2 microseconds) than it
  * saves. */
 #define GEMM_WORK_PER_THREAD 131072.0
@@ -102,7 +105,7 @@ static void gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, floa
 {
     GemmGrid grid = gemm_grid(m, n, k, threads);
     int panels = grid.rows * grid.cols;
-#pragma omp parallel for schedule(static, 1) num_threads(panels) if (panels > 1 && !omp_in_parallel())
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (panels > 1 && !omp_in_parallel())
     for (int i = 0; i < panels; i++) {
         GemmPanel p = gemm_panel(&grid, i);
         gemm_block(trans_a, trans_b, p.rows, p.cols, k, alpha, a + (trans_a ? p.row : p.row * lda), lda,

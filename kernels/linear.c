@@ -59,7 +59,7 @@ static void linear_forward(const LinearDims *d, Activation act, const float *x, 
     LinearForward f = {d, act, x, w, bias, pre, y};
     GemmGrid grid = gemm_grid(d->rows, d->out, d->in, threads);
     int panels = grid.rows * grid.cols;
-#pragma omp parallel for schedule(static, 1) num_threads(panels) if (panels > 1 && !omp_in_parallel())
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (panels > 1 && !omp_in_parallel())
     for (int i = 0; i < panels; i++)
         linear_forward_panel(&f, gemm_panel(&grid, i));
 }
@@ -106,7 +106,7 @@ static void linear_backward_bias(const LinearDims *d, const float *dy, float bet
     int64_t stride = linear_sum_stride(d);
     int64_t useful = d->rows * d->out / 16384 + 1;
     int parts = threads < 1 ? 1 : useful < threads ? (int)useful : threads;
-#pragma omp parallel for schedule(static, 1) num_threads(parts) if (parts > 1 && !omp_in_parallel())
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (parts > 1 && !omp_in_parallel())
     for (int i = 0; i < parts; i++) {
         int64_t first = d->rows * i / parts, last = d->rows * (i + 1) / parts;
         float *group = workspace + 2 * i * stride;

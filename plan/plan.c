@@ -14,7 +14,8 @@ typedef struct Run {
     RunResult *result;
     FILE *out;
     int64_t lines;
-    double started, last, tokens, first_step_seconds;
+    double started, last;          /* last: when the current step's time began */
+    double tokens, token_seconds;  /* of all steps but the first, which warms up */
 } Run;
 
 static _Thread_local Run *current_run;
@@ -66,6 +67,8 @@ static void compare_segment(Context *context, int step_ended, void *user)
     RealSegments *segments = user;
     RunResult *result = segments->result;
     result->steps += step_ended;
+    if (current_run && !step_ended)
+        current_run->last = now(); /* set-up and evaluations do not count as training time */
     if (find_signature(segments->plan, memtrack_stats(context->ledger)->step_hash))
         return;
     if (result->segments_off_plan++ == 0)
@@ -170,8 +173,8 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     current_run = run_outside;
     keep_error(result->error, sizeof result->error, result->status);
     result->seconds = now() - run.started;
-    if (run.last > run.first_step_seconds + run.started)
-        result->tokens_per_second = run.tokens / (run.last - run.started - run.first_step_seconds);
+    if (run.token_seconds > 0)
+        result->tokens_per_second = run.tokens / run.token_seconds;
     report_summary(context->ledger, &result->memory);
     result->memory.reserved = wants_malloc(o) ? 0 : needs;
     result->memory.process_peak = memtrack_process_resident_peak();
@@ -186,20 +189,20 @@ void brim_step(double loss, int64_t tokens)
     Context *context = context_here();
     if (!run || !context || context->meta || context->error)
         return;
-    double t = now(), speed = (double)tokens / fmax(t - run->last, 1e-9);
+    double t = now(), seconds = fmax(t - run->last, 1e-9);
     int64_t step = context->steps_done + 1;
     RunResult *result = run->result;
     if (run->lines++ == 0) {
         result->loss_first = loss;
-        run->first_step_seconds = t - run->started; /* set-up and warm-up: not in the average */
     } else {
         run->tokens += (double)tokens;
+        run->token_seconds += seconds;
     }
     result->loss_last = loss;
     run->last = t;
     int every = run->options->every > 0 ? run->options->every : 1;
     if (!run->options->quiet && (step == 1 || step % every == 0)) {
-        report_step(run->out, context->ledger, &(StepLine){step, loss, speed});
+        report_step(run->out, context->ledger, &(StepLine){step, loss, (double)tokens / seconds});
         fflush(run->out);
     }
 }

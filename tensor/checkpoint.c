@@ -20,6 +20,8 @@ Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, cons
     Context *context = context_here();
     if (!context || context->error || (x && !tensor_readable(x, "tensor_checkpoint")))
         return NULL;
+    if (context->no_grad == 0)
+        context_step_begin(context); /* the operations below do not: they run unrecorded */
     RandomState random = context->random;
     int move = x && x->move;
     Tensor *y = run_unrecorded(context, forward, self, x, batch);

@@ -132,7 +132,7 @@ static Tensor *apply(Context *context, OpCall *call, Tensor *const *input)
     Tensor *out = NULL;
     if (run_kernel(context, call, &o, input) == 0) {
         storage_retain(o.out);
-        out = tensor_wrap(DTYPE_F32, call->plan.out, o.out);
+        out = tensor_wrap(call->row->forward ? DTYPE_F32 : call->dtype[0], call->plan.out, o.out);
     }
     if (out) {
         out->leaf = 0;

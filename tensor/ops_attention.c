@@ -41,6 +41,10 @@ static int attention_check(const OpCall *call)
 {
     int heads = call->attr.attention.heads, kv_heads = call->attr.attention.kv_heads;
     Shape q = call->shape[Q];
+    static const char *const names[] = {"q", "k", "v"};
+    for (int i = Q; i <= V; i++)
+        if (call->shape[i].ndim && check_dtype(call, i, DTYPE_F32, names[i]))
+            return error_code();
     if (heads < 1 || kv_heads < 1 || heads % kv_heads)
         return error_raise(ERROR_ARGUMENT, "attention: %d heads cannot share %d key-value heads evenly", heads,
                            kv_heads);
@@ -62,6 +66,23 @@ static int attention_check(const OpCall *call)
     return 0;
 }
 
+/* Bytes of the kernel's own backward workspace, and of all: the kernel writes three gradients, and those that nobody wants go
+ * behind its workspace. */
+static uint64_t kernel_workspace(const OpCall *call, const AttentionDims *d)
+{
+    uint64_t bytes = call->kernels->attention_workspace(d, call->attr.attention.flash, 1, call->threads);
+    return (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
+}
+
+static uint64_t backward_workspace(const OpCall *call, const AttentionDims *d)
+{
+    uint64_t bytes = kernel_workspace(call, d);
+    for (int i = Q; i <= V && !call->attr.attention.packed; i++)
+        if (!needs_input(call, i))
+            bytes += (uint64_t)call_numel(call, i) * sizeof(float);
+    return bytes;
+}
+
 static int attention_shape(OpCall *call)
 {
     if (attention_check(call))
@@ -79,7 +100,7 @@ static int attention_shape(OpCall *call)
     if (!call->needs)
         return 0;
     plan->backward_flops = plan->flops * (flash ? 2.5 : 2.0);
-    plan->backward_workspace = call->kernels->attention_workspace(&d, flash, 1, call->threads);
+    plan->backward_workspace = backward_workspace(call, &d);
     plan->saves = OP_INPUT(Q) | OP_INPUT(K) | OP_INPUT(V) | OP_INPUT(MASK) | OP_OUTPUT;
     return 0;
 }
@@ -109,9 +130,15 @@ static void attention_backward(OpCall *call)
 {
     AttentionDims d = attention_dims(call);
     const Kernels *k = call->kernels;
-    float *p[3], *g[3];
+    float *p[3], *g[3], *unwanted = (float *)((char *)call->workspace + kernel_workspace(call, &d));
     split(call, call->in, p);
     split(call, (void *const[]){call->din[0], call->din[1], call->din[2]}, g);
+    for (int i = Q; i <= V; i++) {
+        if (g[i])
+            continue;
+        g[i] = unwanted;
+        unwanted += call_numel(call, i);
+    }
     if (call->attr.attention.flash)
         k->attention_flash_backward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->dout, g[Q], g[K], g[V],
                                     call->workspace, call->threads);

@@ -13,6 +13,8 @@ int check_dtype(const OpCall *call, int i, DType dtype, const char *input)
 
 int check_vector(const OpCall *call, int i, int64_t n, const char *input)
 {
+    if (check_dtype(call, i, DTYPE_F32, input))
+        return error_code();
     if (call->shape[i].ndim == 1 && call->shape[i].dim[0] == n)
         return 0;
     return error_raise(ERROR_SHAPE, "%s: %s must be (%" PRId64 ") for x %s, not %s", call->row->name, input, n,

@@ -59,6 +59,8 @@ static int add_rows_shape(OpCall *call)
 {
     Shape x = call->shape[0], table = call->shape[1];
     int64_t rows = call->attr.add_rows.rows;
+    if (check_dtype(call, 0, DTYPE_F32, "x") || check_dtype(call, 1, DTYPE_F32, "table"))
+        return error_code();
     if (table.ndim != 2 || last_dim(table) != last_dim(x) || rows < 1 || leading(x) % rows)
         return error_raise(ERROR_SHAPE, "add_rows: x %s and table %s with %" PRId64 " rows do not fit",
                            shape_text(x).text, shape_text(table).text, rows);

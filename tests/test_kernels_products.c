@@ -239,9 +239,8 @@ static Attention attention_inputs(AttentionDims d, int packed, int masked)
     if (masked) {
         a.mask = malloc((size_t)rows * sizeof *a.mask);
         assert_non_null(a.mask);
-        for (int64_t i = 0; i < rows;
-             i++) /* the last sample has no key; others lose their first and some more */
-            a.mask[i] = i >= rows - d.seq ? 0 : i % d.seq != 0 && random_float() > -0.5f;
+        for (int64_t i = 0; i < rows; i++) /* of several samples, the last has no key */
+            a.mask[i] = (d.batch == 1 || i < rows - d.seq) && i % d.seq != 0 && random_float() > -0.5f;
     }
     d.key_mask = a.mask;
     a.d = d;

@@ -1,0 +1,282 @@
+/* The replay: a step's products and its AdamW pass, and nothing else. One real step runs through a table of kernels that
+ * notes sizes and addresses; the replay then does the same products through kernels->gemm, at the same places of a copy
+ * of the reservation, so that it finds the caches as the step does. Attention is plain products head by head (threads
+ * take heads), whole T x T ones, with what is causal computed and thrown away. */
+#ifndef BRIM_BENCH_REPLAY_H
+#define BRIM_BENCH_REPLAY_H
+
+#include <omp.h>
+
+#include "session.h"
+
+typedef enum ItemKind { ITEM_GEMM, ITEM_ATTENTION, ITEM_ATTENTION_BACKWARD, ITEM_UPDATE } ItemKind;
+
+typedef struct Item {
+    ItemKind kind;
+    int trans_a, trans_b;
+    int64_t m, n, k, lda, ldb, ldc;
+    float beta;
+    AttentionDims attention;
+    UpdateScalars scalars;
+    float *at[8];  /* a b c | q k v out dout dq dk dv | p g first second */
+    double flops;  /* that any implementation needs: half of a causal product */
+    double best;   /* seconds */
+} Item;
+
+enum { REPLAY_ITEMS = 4096 };
+
+typedef struct Replay {
+    const Kernels *kernels;
+    int threads;
+    Item items[REPLAY_ITEMS];
+    int count;
+    unsigned char *source, *copy; /* the reservation and its copy */
+    size_t bytes;
+    MemTracker *tracker;          /* that the copy is from */
+    float *scores;                /* (threads, 2, T, T) */
+    size_t scores_row;
+} Replay;
+
+static Replay *recording; /* while a step is being noted */
+
+static Item *replay_note(ItemKind kind)
+{
+    Item *item = &recording->items[recording->count < REPLAY_ITEMS - 1 ? recording->count++ : REPLAY_ITEMS - 1];
+    *item = (Item){.kind = kind, .best = 1e30};
+    return item;
+}
+
+static float *replay_moved(const void *pointer)
+{
+    return pointer ? (float *)(recording->copy + ((const unsigned char *)pointer - recording->source)) : NULL;
+}
+
+static void replay_note_gemm(Item shape, const float *a, const float *b, const float *c)
+{
+    Item *item = replay_note(ITEM_GEMM);
+    shape.kind = ITEM_GEMM;
+    shape.best = 1e30;
+    *item = shape;
+    item->at[0] = replay_moved(a);
+    item->at[1] = replay_moved(b);
+    item->at[2] = replay_moved(c);
+    item->flops = 2.0 * (double)item->m * (double)item->n * (double)item->k;
+}
+
+static void note_linear_forward(const LinearDims *d, Activation act, const float *x, const float *w, const float *bias,
+                                float *pre, float *y, int threads)
+{
+    replay_note_gemm((Item){.trans_b = !d->in_out, .m = d->rows, .n = d->out, .k = d->in, .lda = d->in,
+                            .ldb = d->in_out ? d->out : d->in, .ldc = d->out}, x, w, pre ? pre : y);
+    recording->kernels->linear_forward(d, act, x, w, bias, pre, y, threads);
+}
+
+static void note_linear_backward_input(const LinearDims *d, const float *dy, const float *w, float beta, float *dx,
+                                       int threads)
+{
+    replay_note_gemm((Item){.trans_b = d->in_out, .m = d->rows, .n = d->in, .k = d->out, .lda = d->out,
+                            .ldb = d->in_out ? d->out : d->in, .ldc = d->in, .beta = beta}, dy, w, dx);
+    recording->kernels->linear_backward_input(d, dy, w, beta, dx, threads);
+}
+
+static void note_linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w, float *dw,
+                                        float beta_b, float *dbias, float *workspace, int threads)
+{
+    if (dw && d->in_out)
+        replay_note_gemm((Item){.trans_a = 1, .m = d->in, .n = d->out, .k = d->rows, .lda = d->in, .ldb = d->out,
+                                .ldc = d->out, .beta = beta_w}, x, dy, dw);
+    else if (dw)
+        replay_note_gemm((Item){.trans_a = 1, .m = d->out, .n = d->in, .k = d->rows, .lda = d->out, .ldb = d->in,
+                                .ldc = d->in, .beta = beta_w}, dy, x, dw);
+    recording->kernels->linear_backward_weight(d, x, dy, beta_w, dw, beta_b, dbias, workspace, threads);
+}
+
+static void replay_note_attention(const AttentionDims *d, ItemKind kind, int products, const float *const at[8])
+{
+    Item *item = replay_note(kind);
+    item->attention = *d;
+    for (int i = 0; i < 8; i++)
+        item->at[i] = replay_moved(at[i]);
+    double pairs = (double)d->seq * (d->causal ? 0.5 * (d->seq + 1) : d->seq);
+    item->flops = 2.0 * products * (double)d->batch * d->heads * pairs * d->head_dim;
+    size_t floats = (size_t)d->seq * (size_t)d->seq;
+    if (floats > recording->scores_row)
+        recording->scores_row = floats;
+}
+
+static void note_attention_forward(const AttentionDims *d, const float *q, const float *k, const float *v, float *out,
+                                   float *lse, float *workspace, int threads)
+{
+    replay_note_attention(d, ITEM_ATTENTION, 2, (const float *[8]){q, k, v, out});
+    recording->kernels->attention_flash_forward(d, q, k, v, out, lse, workspace, threads);
+}
+
+static void note_attention_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                    const float *out, const float *lse, const float *dout, float *dq, float *dk,
+                                    float *dv, float *workspace, int threads)
+{
+    replay_note_attention(d, ITEM_ATTENTION_BACKWARD, 4, (const float *[8]){q, k, v, out, dout, dq, dk, dv});
+    recording->kernels->attention_flash_backward(d, q, k, v, out, lse, dout, dq, dk, dv, workspace, threads);
+}
+
+static void note_adam(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
+                      int threads)
+{
+    Item *item = replay_note(ITEM_UPDATE);
+    item->n = n;
+    item->scalars = *s;
+    item->scalars.lr = 0; /* the copy's parameters stay what they are */
+    const float *at[4] = {p, g, first, second};
+    for (int i = 0; i < 4; i++)
+        item->at[i] = replay_moved(at[i]);
+    recording->kernels->adam(n, s, p, g, first, second, threads);
+}
+
+/* Runs one step, noting. The reservation is found from the first parameter, which lies at its offset from below. */
+static int replay_record(Replay *r, Session *s, uint64_t bytes)
+{
+    Context *context = context_here();
+    const Storage *first = nn_parameters(s->model).items[0]->storage;
+    r->kernels = context->kernels;
+    r->threads = context->threads;
+    r->bytes = bytes;
+    r->source = (unsigned char *)first->block.data - first->block.offset;
+    MemTracker *tracker = r->tracker = memtrack_create();
+    MemLedger *ledger = tracker ? memtrack_ledger_create(tracker, &(MemLedgerOptions){.name = "replay",
+                                                                                       .mode = MEMTRACK_RESERVED,
+                                                                                       .capacity = bytes})
+                                : NULL;
+    MemBlock block;
+    if (!ledger || memtrack_alloc(ledger, bytes, MEM_PARAMETER, &block) != 0)
+        return -1;
+    r->copy = block.data;
+    Kernels noting = *r->kernels;
+    noting.linear_forward = note_linear_forward;
+    noting.linear_backward_input = note_linear_backward_input;
+    noting.linear_backward_weight = note_linear_backward_weight;
+    noting.attention_flash_forward = note_attention_forward;
+    noting.attention_flash_backward = note_attention_backward;
+    noting.adam = note_adam;
+    recording = r;
+    context->kernels = &noting;
+    session_step(s);
+    context->kernels = r->kernels;
+    size_t floats = r->scores_row * 2 * (size_t)r->threads;
+    r->scores = memtrack_host_calloc(tracker, floats * sizeof(float));
+    return r->scores && !error_code() ? 0 : -1;
+}
+
+static void replay_close(Replay *r)
+{
+    memtrack_host_free(r->tracker, r->scores, r->scores_row * 2 * (size_t)r->threads * sizeof(float));
+    memtrack_destroy(r->tracker);
+    *r = (Replay){0};
+}
+
+static void replay_head(const Replay *r, const Item *item, int b, int h, float *p)
+{
+    const AttentionDims *d = &item->attention;
+    int64_t t = d->seq, size = d->head_dim, row = b * t, head = h * size, kv = h / (d->heads / d->kv_heads) * size;
+    float *ds = p + r->scores_row;
+    float *q = item->at[0] + row * d->ldq + head, *k = item->at[1] + row * d->ldk + kv;
+    float *v = item->at[2] + row * d->ldv + kv, *out = item->at[3] + row * d->ldo + head;
+    if (item->kind == ITEM_ATTENTION) {
+        r->kernels->gemm(0, 1, t, t, size, d->scale, q, d->ldq, k, d->ldk, 0, p, t, 1);
+        r->kernels->gemm(0, 0, t, size, t, 1, p, t, v, d->ldv, 0, out, d->ldo, 1);
+        return;
+    }
+    const float *dout = item->at[4] + row * d->ldo + head;
+    float *dq = item->at[5] + row * d->lddq + head, *dk = item->at[6] + row * d->lddk + kv;
+    float *dv = item->at[7] + row * d->lddv + kv;
+    r->kernels->gemm(1, 0, t, size, t, 1, p, t, dout, d->ldo, 0, dv, d->lddv, 1);
+    r->kernels->gemm(0, 1, t, t, size, 1, dout, d->ldo, v, d->ldv, 0, ds, t, 1);
+    r->kernels->gemm(0, 0, t, size, t, 1, ds, t, k, d->ldk, 0, dq, d->lddq, 1);
+    r->kernels->gemm(1, 0, t, size, t, 1, ds, t, q, d->ldq, 0, dk, d->lddk, 1);
+}
+
+static void replay_item(const Replay *r, const Item *i)
+{
+    if (i->kind == ITEM_GEMM) {
+        r->kernels->gemm(i->trans_a, i->trans_b, i->m, i->n, i->k, 1, i->at[0], i->lda, i->at[1], i->ldb, i->beta,
+                         i->at[2], i->ldc, r->threads);
+    } else if (i->kind == ITEM_UPDATE) {
+        r->kernels->adam(i->n, &i->scalars, i->at[0], i->at[1], i->at[2], i->at[3], r->threads);
+    } else {
+        int units = i->attention.batch * i->attention.heads;
+#pragma omp parallel for schedule(static) num_threads(r->threads)
+        for (int u = 0; u < units; u++)
+            replay_head(r, i, u / i->attention.heads, u % i->attention.heads,
+                        r->scores + (size_t)omp_get_thread_num() * 2 * r->scores_row);
+    }
+}
+
+/* Finite, current values for the products; not timed. */
+static void replay_refresh(Replay *r)
+{
+    memcpy(r->copy, r->source, r->bytes);
+}
+
+static double replay_run(Replay *r)
+{
+    double begin = now_seconds(), last = begin;
+    for (int i = 0; i < r->count; i++) {
+        replay_item(r, &r->items[i]);
+        double t = now_seconds();
+        if (t - last < r->items[i].best)
+            r->items[i].best = t - last;
+        last = t;
+    }
+    return last - begin;
+}
+
+/* ---- The physical limit ---------------------------------------------------------------------------------------- */
+
+typedef struct Limit {
+    double flops, rate;        /* of products; of the fastest one that matters, FLOP/s */
+    double bytes, memory_rate; /* of AdamW: seven arrays; bytes/s */
+    double seconds;
+} Limit;
+
+/* Reads and writes what AdamW does, with nothing to compute. */
+static void limit_stream(const Replay *r)
+{
+    for (int i = 0; i < r->count; i++) {
+        const Item *item = &r->items[i];
+        if (item->kind != ITEM_UPDATE)
+            continue;
+        float *restrict p = item->at[0], *restrict first = item->at[2], *restrict second = item->at[3];
+        const float *restrict g = item->at[1];
+#pragma omp parallel for simd schedule(static) num_threads(r->threads)
+        for (int64_t j = 0; j < item->n; j++) {
+            p[j] += 0.0f * g[j];
+            first[j] += 0.0f * g[j];
+            second[j] += 0.0f * g[j];
+        }
+    }
+}
+
+static Limit limit_of(const Replay *r)
+{
+    Limit limit = {0};
+    for (int i = 0; i < r->count; i++) {
+        limit.flops += r->items[i].kind == ITEM_UPDATE ? 0 : r->items[i].flops;
+        limit.bytes += r->items[i].kind == ITEM_UPDATE ? 28.0 * (double)r->items[i].n : 0;
+    }
+    for (int i = 0; i < r->count; i++) {
+        const Item *item = &r->items[i];
+        if (item->kind == ITEM_GEMM && item->flops > 0.01 * limit.flops && item->flops / item->best > limit.rate)
+            limit.rate = item->flops / item->best;
+    }
+    double best = 1e30;
+    for (int i = 0; i < 5; i++) {
+        double begin = now_seconds();
+        limit_stream(r);
+        double seconds = now_seconds() - begin;
+        best = seconds < best ? seconds : best;
+    }
+    limit.memory_rate = limit.bytes / best;
+    limit.seconds = limit.flops / limit.rate + best;
+    return limit;
+}
+
+#endif
