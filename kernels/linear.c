@@ -27,6 +27,8 @@ static void linear_forward_block(const LinearForward *f, int64_t row, int64_t ro
 {
     const LinearDims *d = f->d;
     float *product = (f->pre ? f->pre : f->y) + row * d->out + col;
+    if (rows == 0 || cols == 0)
+        return;
     for (int64_t i = 0; f->bias && i < rows; i++)
         memcpy(product + i * d->out, f->bias + col, (size_t)cols * sizeof(float));
     gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, f->x + row * d->in, d->in,
@@ -34,11 +36,12 @@ static void linear_forward_block(const LinearForward *f, int64_t row, int64_t ro
                product, d->out);
 
     float *y = f->y + row * d->out + col;
-    for (int64_t i = 0; i < rows; i++) {
+    int64_t runs = cols == d->out ? 1 : rows, length = rows * cols / runs; /* whole rows are one array */
+    for (int64_t i = 0; i < runs; i++) {
         if (f->act != ACT_NONE)
-            activation_apply(f->act, cols, product + i * d->out, y + i * d->out);
+            activation_apply(f->act, length, product + i * d->out, y + i * d->out);
         else if (y != product)
-            memcpy(y + i * d->out, product + i * d->out, (size_t)cols * sizeof(float));
+            memcpy(y + i * d->out, product + i * d->out, (size_t)length * sizeof(float));
     }
 }
 

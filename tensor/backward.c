@@ -255,6 +255,7 @@ static int nonfinite(const Context *context, const Storage *storage)
 /* Names where the first value that is not finite came from, in the order things were computed. */
 static void blame(Context *context, float loss)
 {
+    const char *what = isnan(loss) ? "NaN" : loss > 0 ? "infinite" : "minus infinity";
     for (int i = 0; i < context->tape->count; i++) {
         const Node *node = &context->tape->nodes[i];
         for (int k = 0; k < OP_MAX_INPUTS; k++) {
@@ -263,17 +264,17 @@ static void blame(Context *context, float loss)
                 continue;
             memtrack_place_set(context->tracker, in->leaf ? node->place : in->place);
             if (in->leaf)
-                error_raise(ERROR_NONFINITE, "loss is %g; the first value that is not finite is in %s '%s' of %s", loss,
+                error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite is in %s '%s' of %s", what,
                             in->storage && in->storage->block.component == MEM_PARAMETER ? "parameter" : "input",
                             tensor_name(in), node->call.row ? node->call.row->name : "a module");
             else
-                error_raise(ERROR_NONFINITE, "loss is %g; the first value that is not finite was made by %s", loss,
+                error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite was made by %s", what,
                             in->op);
             return;
         }
     }
-    error_raise(ERROR_NONFINITE, "loss is %g; every tensor kept for backward is finite, so the loss itself overflowed",
-                loss);
+    error_raise(ERROR_NONFINITE, "loss is %s; every tensor kept for backward is finite, so the loss itself overflowed",
+                what);
 }
 
 static int check_loss(Context *context, Tensor *loss)

@@ -183,8 +183,9 @@ static void check_linear_backward(const Kernels *kernels, const LinearDims *d, f
 static void test_linear(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{1, 1, 1},     {1, 65, 33},  {17, 33, 10},  {129, 7, 101},
-                                       {200, 64, 10}, {5, 30, 811}, {401, 31, 67}, {64, 130, 96}};
+    static const int64_t sizes[][3] = {{1, 1, 1},     {1, 65, 33},   {17, 33, 10},
+                                       {129, 7, 101}, {200, 64, 10}, {5, 30, 811},
+                                       {401, 31, 67}, {4500, 3, 61}, {64, 130, 96}};
     for (int isa = 0; isa < ISAS; isa++) {
         const Kernels *kernels = kernels_cpu(isa_names[isa]);
         if (!kernels)
