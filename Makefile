@@ -44,13 +44,15 @@ ISA_avx512 := -march=x86-64-v4 -mprefer-vector-width=512
 DEFS := -DBRIM_VERSION=\"$(VERSION)\" $(foreach i,$(ISAS),-DBRIM_HAVE_$(i)=1)
 
 ALL_CFLAGS  := $(BASE) $(OPT) -fopenmp $(DEFS) $(CFLAGS)
-ALL_LDFLAGS := $(LDSAN) -fopenmp $(LDFLAGS)
+# gcc's parallel regions run on kernels/team.c; clang's need its own run-time.
+IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null | head -1))
+ALL_LDFLAGS := $(LDSAN) $(if $(IS_CLANG),-fopenmp,-pthread) $(LDFLAGS)
 LIBS := -lopenblas -lz -ljansson -lm
 
 # ---- Files ----------------------------------------------------------------------------------------------------------
 FOLDERS := memtrack tensor nn optim data plan report
 # kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
-KERNEL_ALONE := kernels/dispatch.c kernels/blas.c $(wildcard kernels/reference*.c)
+KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/team.c $(wildcard kernels/reference*.c)
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
 LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
@@ -123,13 +125,13 @@ deps:
 
 # About a minute: installs what is missing, builds, trains a tiny LLaMA on the built-in corpus, compares levers.
 demo: deps
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@$(BUILD)/brim demo
 
 # TEST=name runs one: make test TEST=test_memtrack
 test:
 	@CC="$(CC)" tools/deps build test
-	@$(MAKE) --no-print-directory all tests
+	@$(MAKE) --no-print-directory -j$$(nproc) all tests
 	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(if $(TEST),$(BUILD)/tests/$(TEST),$(TESTS))
 
 # The slow forms of tests that have one.

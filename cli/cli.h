@@ -14,7 +14,8 @@ typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt;
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample;
     int64_t steps, max_samples;
-    float lr, weight_decay, clip, dropout;
+    float lr, weight_decay; /* negative: not given */
+    float clip, dropout;
     CheckpointMode checkpoint;
     AttentionKind attention;
     uint64_t budget, seed;

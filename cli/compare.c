@@ -1,12 +1,14 @@
 /* What each lever would save: the same training, planned again with one thing changed. */
 #include <inttypes.h>
+#include <limits.h>
 #include <string.h>
 
 #include "cli.h"
 
 RunOptions run_options(const Options *o)
 {
-    int every = o->every ? o->every : (int)(o->steps / 20);
+    int64_t twentieth = o->steps / 20;
+    int every = o->every ? o->every : twentieth < INT_MAX ? (int)twentieth : INT_MAX;
     return (RunOptions){.budget = o->budget,
                         .threads = o->threads,
                         .seed = o->seed,

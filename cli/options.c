@@ -48,6 +48,7 @@ static const Flag flags[] = {
     {"--quiet", FLAG_SWITCH, AT(quiet), NULL, "no step lines"},
 };
 enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
+enum { MOST_THREADS = 1024 }; /* more than any machine has; far more than the system has crash the thread pool */
 
 void options_help(FILE *out)
 {
@@ -85,7 +86,7 @@ static int parse_float(const Flag *flag, const char *text, float *out)
     char *end;
     float value = strtof(text, &end);
     if (end == text || *end || !isfinite(value) || value < 0)
-        return usage("%s must be a number of at least 0, not '%s'", flag->name, text);
+        return usage("%s must be a finite number of at least 0, not '%s'", flag->name, text);
     *out = value;
     return 0;
 }
@@ -124,13 +125,14 @@ static int parse_value(const Flag *flag, void *field, const char *text)
     static const char *const attentions[] = {"flash", "eager", NULL};
     int64_t number = 0;
     int choice = 0, status = 0;
+    int may_be_0 = !strcmp(flag->name, "--warmup") || !strcmp(flag->name, "--sample");
+    int high = strcmp(flag->name, "--threads") ? INT_MAX : MOST_THREADS;
     switch (flag->kind) {
     case FLAG_TEXT:
         *(const char **)field = text;
         return 0;
     case FLAG_INT:
-        status = parse_int(flag, text, strcmp(flag->name, "--warmup") && strcmp(flag->name, "--sample") ? 1 : 0,
-                           INT_MAX, &number);
+        status = parse_int(flag, text, may_be_0 ? 0 : 1, high, &number);
         *(int *)field = (int)number;
         return status;
     case FLAG_INT64:
@@ -221,6 +223,11 @@ static int apply_model(Options *o)
                 o->model);
         return EXIT_USAGE;
     }
+    if ((int64_t)o->batch * o->accumulate > INT_MAX) {
+        fprintf(stderr, "brim: --batch %d x --accumulate %d is %" PRId64 " samples a step; at most %d are possible\n",
+                o->batch, o->accumulate, (int64_t)o->batch * o->accumulate, INT_MAX);
+        return EXIT_USAGE;
+    }
     if (o->sample && preset->family != MODEL_LLAMA && preset->family != MODEL_GPT2)
         return usage("--sample needs a model that writes from left to right; '%s' does not%s", o->model, "");
     if (!o->data)
@@ -235,6 +242,8 @@ int options_parse(Options *o, int argc, char **argv)
                    .schedule = "cosine",
                    .accumulate = 1,
                    .warmup = -1,
+                   .lr = -1,
+                   .weight_decay = -1,
                    .clip = 1,
                    .seed = 1};
     int status = parse_flags(o, argc, argv);

@@ -19,6 +19,8 @@ typedef struct Session {
 } Session;
 
 enum { EVALUATION_BATCHES = 32 };
+/* The built-in corpus is as long as usual, or as a step of large batches needs to be full. */
+enum { CORPUS_MIN = 1 << 20 };
 
 /* ---- Making ---------------------------------------------------------------------------------------------------- */
 
@@ -33,13 +35,15 @@ static Loader *open_loader(const Options *o, DataSplit split)
                                                     .split = split,
                                                     .max_samples = o->max_samples});
     int64_t some = (int64_t)EVALUATION_BATCHES * o->batch;
+    int64_t step_bytes = (int64_t)o->batch * o->accumulate * o->seq;
     return data_text(o->data, &(TextOptions){.batch = o->batch,
                                              .seq = o->seq,
                                              .accumulate = accumulate,
                                              .seed = o->seed,
                                              .split = split,
                                              .mask_probability = o->preset.family == MODEL_BERT ? 0.15f : 0,
-                                             .max_samples = held_out ? some : o->max_samples});
+                                             .max_samples = held_out ? some : o->max_samples,
+                                             .corpus_bytes = step_bytes > CORPUS_MIN / 2 ? 2 * step_bytes : CORPUS_MIN});
 }
 
 static float default_lr(const Options *o)
@@ -51,8 +55,9 @@ static float default_lr(const Options *o)
 
 static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
 {
-    float lr = o->lr > 0 ? o->lr : default_lr(o);
-    Optimizer *optimizer = optim_by_name(o->optimizer, nn_parameters(model), lr, o->weight_decay);
+    float lr = o->lr >= 0 ? o->lr : default_lr(o);
+    float decay = o->weight_decay > 0 ? o->weight_decay : o->weight_decay == 0 ? -1 : 0; /* optim: 0 = default, -1 = none */
+    Optimizer *optimizer = optim_by_name(o->optimizer, nn_parameters(model), lr, decay);
     int64_t warmup = o->warmup >= 0 ? o->warmup : steps / 20;
     Schedule schedule = {.kind = !strcmp(o->schedule, "cosine")   ? SCHEDULE_COSINE
                                  : !strcmp(o->schedule, "linear") ? SCHEDULE_LINEAR
@@ -61,6 +66,7 @@ static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
                          .total = steps,
                          .min_ratio = 0.1f};
     if (optimizer) {
+        optim_set_lr(optimizer, lr); /* also when it is 0 */
         optim_set_schedule(optimizer, &schedule);
         optim_set_clip(optimizer, o->clip);
     }
@@ -208,7 +214,7 @@ static void generate(Session *s)
 
 static void write_log(const Session *s, int64_t step, double loss, int64_t tokens)
 {
-    if (!s->log)
+    if (!s->log || error_code())
         return;
     const MemStats *stats = memtrack_stats(context_ledger(context_current()));
     json_t *groups = json_object();

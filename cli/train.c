@@ -31,23 +31,57 @@ static void print_title(const Options *o, const Training *t)
     printf("  %" PRId64 " steps\n", t->steps);
 }
 
-/* What would fit instead, among the levers that can be pulled now. */
+/* The options in which a variant differs, to be typed. */
+static void print_levers(const Options *o, const Options *variant)
+{
+    char text[96] = "";
+    size_t used = 0;
+    if (variant->checkpoint != o->checkpoint)
+        used += (size_t)snprintf(text + used, sizeof text - used, " --checkpoint blocks");
+    if (variant->batch != o->batch)
+        used += (size_t)snprintf(text + used, sizeof text - used, " --batch %d --accumulate %d", variant->batch,
+                                 variant->accumulate);
+    if (strcmp(variant->optimizer, o->optimizer))
+        used += (size_t)snprintf(text + used, sizeof text - used, " --optimizer %s", variant->optimizer);
+    if (variant->attention != o->attention)
+        snprintf(text + used, sizeof text - used, " --attention %s",
+                 variant->attention == ATTENTION_FLASH ? "flash" : "eager");
+    fprintf(stderr, " %-48s needs", text);
+}
+
+/* What would fit instead, among the levers that can be pulled now; else what comes closest. */
 static void suggest(const Options *o)
 {
     Variant variants[VARIANTS];
     int count = variants_plan(o, variants), fitting = 0;
-    uint64_t smallest = UINT64_MAX;
+    const Variant *smallest = NULL;
     for (int i = 1; i < count; i++) {
-        uint64_t needs = variants[i].plan.memory.stats.needs;
-        if (variants[i].plan.status)
+        const Variant *v = &variants[i];
+        uint64_t needs = v->plan.memory.stats.needs;
+        if (v->plan.status)
             continue;
-        smallest = needs < smallest ? needs : smallest;
-        if (needs <= o->budget)
-            fprintf(stderr, "%s  %-28s needs %s\n", fitting++ ? "" : "These fit:\n", variants[i].label,
-                    report_size(needs).text);
+        if (!smallest || needs < smallest->plan.memory.stats.needs)
+            smallest = v;
+        if (needs > o->budget)
+            continue;
+        fputs(fitting++ ? "" : "These fit:\n", stderr);
+        print_levers(o, &v->options);
+        fprintf(stderr, " %s\n", report_size(needs).text);
     }
-    if (!fitting && count > 1)
-        fprintf(stderr, "No single lever fits; the smallest need among them is %s.\n", report_size(smallest).text);
+    if (!fitting && smallest) {
+        fprintf(stderr, "No lever of `brim compare` fits; the smallest need is that of\n");
+        print_levers(o, &smallest->options);
+        fprintf(stderr, " %s\n", report_size(smallest->plan.memory.stats.needs).text);
+    }
+}
+
+/* A step is never larger than the data. */
+static void say_if_data_is_short(const Options *o, int64_t samples)
+{
+    int64_t step = (int64_t)o->batch * o->accumulate;
+    if (samples < step && !o->max_samples)
+        fprintf(stderr, "brim: %s has %" PRId64 " samples, so a step has that many, not %" PRId64 "\n", o->data, samples,
+                step);
 }
 
 static int plan_or_say(const Options *o, Training *training, Plan *plan)
@@ -57,9 +91,10 @@ static int plan_or_say(const Options *o, Training *training, Plan *plan)
         fprintf(stderr, "brim: %s\n", plan->error);
         return EXIT_NO;
     }
+    say_if_data_is_short(o, training->samples);
     if (!o->budget || plan->memory.stats.needs <= o->budget)
         return EXIT_DONE;
-    fprintf(stderr, "brim: needs %s, %s more than the budget of %s. ", report_size(plan->memory.stats.needs).text,
+    fprintf(stderr, "brim: needs %s, %s more than the budget of %s.\n", report_size(plan->memory.stats.needs).text,
             report_size(plan->memory.stats.needs - o->budget).text, report_size(o->budget).text);
     suggest(o);
     return EXIT_NO;

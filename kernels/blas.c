@@ -7,10 +7,10 @@
  * library is left alone. */
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
+#include "kernels/team.h"
 
 #include <omp.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,11 +145,6 @@ static void blas_warm(int threads)
     }
 }
 
-/* How threads wait between regions is libgomp's: it reads OMP_WAIT_POLICY, GOMP_SPINCOUNT and OMP_PROC_BIND
- * when it is loaded, before any code of ours. By default it spins for milliseconds: best on an idle machine,
- * a disaster beside a busy process, where a region then takes a scheduler's slice (8 ms).
- * OMP_WAIT_POLICY=passive costs short regions a tenth and never collapses. Binding threads from here would
- * bind whatever threads the caller starts later, too. */
 int kernels_blas_start(int threads)
 {
     if (threads < 1)
@@ -220,8 +215,7 @@ static int blas_quota_processors(void)
 
 int kernels_default_threads(void)
 {
-    cpu_set_t set;
-    int processors = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : omp_get_num_procs();
+    int processors = team_processors();
     int quota = blas_quota_processors();
     if (quota && quota < processors)
         processors = quota;

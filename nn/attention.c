@@ -91,9 +91,11 @@ static void gpt2_projections(Module *module, Attention *self, int64_t dim)
 Module *nn_attention(const AttentionConfig *config)
 {
     int kv_heads = config->kv_heads ? config->kv_heads : config->heads;
-    if (config_positive("attention", "dim", config->dim) ||
-        config_positive("attention", "heads", config->heads) ||
-        (!config->head_dim && config_heads("attention", config->dim, config->heads, kv_heads)))
+    if (config_positive("attention", "dim", config->dim))
+        return NULL;
+    int64_t dim = config->dim;
+    int64_t head_dim = config_head_dim("attention", config->dim, config->heads, kv_heads, config->head_dim);
+    if (!head_dim || (config->style == ATTENTION_LLAMA && config_rotary("attention", (int)head_dim)))
         return NULL;
     Module *module = nn_module(&attention_class);
     Attention *self = nn_state(module);
@@ -102,7 +104,6 @@ Module *nn_attention(const AttentionConfig *config)
     self->config = *config;
     self->config.kv_heads = kv_heads;
     self->config.rope_theta = config->rope_theta > 0 ? config->rope_theta : 10000;
-    int64_t dim = config->dim, head_dim = config->head_dim ? config->head_dim : dim / config->heads;
     int64_t inner = config->heads * head_dim, kv = kv_heads * head_dim;
     static const char *const llama_names[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
     static const char *const bert_names[] = {"self.query", "self.key", "self.value", "output.dense"};

@@ -106,12 +106,13 @@ static void gpt2_init(Module *module, int layers)
 Module *nn_gpt2(const Gpt2Config *config)
 {
     Gpt2Config c = *config;
-    c.ffn = c.ffn ? c.ffn : 4 * c.dim;
+    int64_t ffn = c.ffn ? c.ffn : 4 * (int64_t)c.dim;
     c.max_seq = c.max_seq ? c.max_seq : 1024;
     if (config_positive("gpt2", "vocab", c.vocab) || config_positive("gpt2", "dim", c.dim) ||
-        config_positive("gpt2", "layers", c.layers) || config_positive("gpt2", "ffn", c.ffn) ||
-        config_heads("gpt2", c.dim, c.heads, c.heads))
+        config_positive("gpt2", "layers", c.layers) || config_positive("gpt2", "ffn", ffn) ||
+        config_positive("gpt2", "max_seq", c.max_seq) || config_heads("gpt2", c.dim, c.heads, c.heads))
         return NULL;
+    c.ffn = (int)ffn;
     Module *module = nn_module(&gpt2_class);
     Gpt2 *self = nn_state(module);
     if (!self)

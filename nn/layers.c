@@ -12,15 +12,32 @@ int config_positive(const char *model, const char *field, int64_t value)
     return error_raise(ERROR_ARGUMENT, "%s: %s must be 1 to %d, not %lld", model, field, INT_MAX, (long long)value);
 }
 
-int config_heads(const char *model, int dim, int heads, int kv_heads)
+int config_heads(const char *model, int64_t dim, int heads, int kv_heads)
 {
     if (config_positive(model, "heads", heads) || config_positive(model, "kv_heads", kv_heads))
         return error_code();
     if (dim % heads)
-        return error_raise(ERROR_ARGUMENT, "%s: %d heads do not divide the width %d", model, heads, dim);
+        return error_raise(ERROR_ARGUMENT, "%s: %d heads do not divide the width %lld", model, heads,
+                           (long long)dim);
     if (heads % kv_heads)
         return error_raise(ERROR_ARGUMENT, "%s: %d key-value heads do not divide %d heads", model, kv_heads, heads);
     return 0;
+}
+
+int config_head_dim(const char *model, int dim, int heads, int kv_heads, int head_dim)
+{
+    int64_t width = head_dim ? (int64_t)heads * head_dim : dim;
+    if ((head_dim && config_positive(model, "head_dim", head_dim)) || config_heads(model, width, heads, kv_heads) ||
+        config_positive(model, "heads x head_dim", width))
+        return 0;
+    return (int)(width / heads);
+}
+
+int config_rotary(const char *model, int head_dim)
+{
+    if (head_dim % 2 == 0)
+        return 0;
+    return error_raise(ERROR_ARGUMENT, "%s: rotary positions need an even head width, not %d", model, head_dim);
 }
 
 /* ---- Linear ---------------------------------------------------------------------------------------------------- */

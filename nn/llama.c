@@ -73,23 +73,19 @@ static const ModuleClass llama_class = {"llama", sizeof(Llama), llama_forward};
 static int llama_check(const LlamaConfig *c)
 {
     if (config_positive("llama", "vocab", c->vocab) || config_positive("llama", "dim", c->dim) ||
-        config_positive("llama", "layers", c->layers) || config_positive("llama", "hidden", c->hidden))
+        config_positive("llama", "layers", c->layers) || config_positive("llama", "hidden", c->hidden) ||
+        config_positive("llama", "max_seq", c->max_seq))
         return -1;
-    int kv_heads = c->kv_heads ? c->kv_heads : c->heads;
-    int dim = c->head_dim ? c->heads * c->head_dim : c->dim;
-    if (config_heads("llama", dim, c->heads, kv_heads))
-        return -1;
-    if (dim / c->heads % 2)
-        return error_raise(ERROR_ARGUMENT, "llama: rotary positions need an even head width, not %d", dim / c->heads);
-    return 0;
+    int head_dim = config_head_dim("llama", c->dim, c->heads, c->kv_heads ? c->kv_heads : c->heads, c->head_dim);
+    return !head_dim || config_rotary("llama", head_dim);
 }
 
 Module *nn_llama(const LlamaConfig *config)
 {
-    if (llama_check(config))
-        return NULL;
     LlamaConfig c = *config;
     c.max_seq = c.max_seq ? c.max_seq : 4096;
+    if (llama_check(&c))
+        return NULL;
     Module *module = nn_module(&llama_class);
     Llama *self = nn_state(module);
     if (!self)

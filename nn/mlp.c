@@ -42,7 +42,7 @@ Module *nn_mlp(const MlpConfig *config)
     if (!self)
         return NULL;
     for (int i = 0; i + 1 < count && !error_code(); i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "layers.%d", i);
         TensorActivation act = i + 2 < count ? TENSOR_RELU : TENSOR_IDENTITY;
         nn_mark_block(module,

@@ -163,6 +163,10 @@ Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch)
     Context *context = context_here();
     if (!module || !context || context->error)
         return NULL;
+    if (!module->type->forward) {
+        error_raise(ERROR_STATE, "nn_forward: a %s only holds parameters; its parent runs it", module->type->name);
+        return NULL;
+    }
     MemTracker *tracker = context->tracker;
     int place = memtrack_place_set(tracker, module->place);
     if (!module->name && batch)
@@ -283,14 +287,13 @@ static void list_walk(Module *root, const Module *module, const char *prefix)
             return;
         root->list[k] = module->parameters[i].tensor;
         root->full_names[k] = name;
-        tensor_set_name(root->list[k], name);
         root->list_count++;
     }
     for (int i = 0; i < module->child_count; i++)
         list_walk(root, module->children[i], join(prefix, module->children[i]->name).text);
 }
 
-/* The list is made again when parameters were added since; tensors carry the names of the last list made. */
+/* The list is made again when parameters were added since; tensors carry the names of the list asked for last. */
 TensorList nn_parameters(Module *module)
 {
     if (!module)
@@ -319,6 +322,8 @@ TensorList nn_parameters(Module *module)
             module->list_count = 0;
         }
     }
+    for (int i = 0; i < module->list_count; i++)
+        tensor_set_name(module->list[i], module->full_names[i]);
     return (TensorList){module->list, module->list_count};
 }
 

@@ -37,7 +37,11 @@ void module_init_normal(Module *module, float std);
 Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out);
 /* Positive and at most INT_MAX, or raises "llama: layers must be …, not -3". Returns non-zero on error. */
 int config_positive(const char *model, const char *field, int64_t value);
-/* heads must divide dim. */
-int config_heads(const char *model, int dim, int heads, int kv_heads);
+/* heads must divide dim, kv_heads heads. */
+int config_heads(const char *model, int64_t dim, int heads, int kv_heads);
+/* The width of a head: head_dim, or where that is 0 dim / heads. 0 after an error. */
+int config_head_dim(const char *model, int dim, int heads, int kv_heads, int head_dim);
+/* Rotary positions turn pairs. */
+int config_rotary(const char *model, int head_dim);
 
 #endif

@@ -52,6 +52,8 @@ static void note_segment(Context *context, int step_ended, void *user)
         known->count++;
     else if (plan->signatures < PLAN_SIGNATURES)
         plan->signature[plan->signatures++] = (SegmentSignature){hash, memtrack_step(context->tracker), 1};
+    else
+        plan->more_kinds = 1;
     if (step_ended && plan->steps++ == 0)
         plan->step_flops = context->flops - segments->flops_before;
     segments->flops_before = context->flops;
@@ -69,7 +71,7 @@ static void compare_segment(Context *context, int step_ended, void *user)
     result->steps += step_ended;
     if (current_run && !step_ended)
         current_run->last = now(); /* set-up and evaluations do not count as training time */
-    if (find_signature(segments->plan, memtrack_stats(context->ledger)->step_hash))
+    if (segments->plan->more_kinds || find_signature(segments->plan, memtrack_stats(context->ledger)->step_hash))
         return;
     if (result->segments_off_plan++ == 0)
         result->first_off_plan = memtrack_step(context->tracker);

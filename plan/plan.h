@@ -49,7 +49,8 @@ typedef struct Plan {
     char error[512];      /* its error message, "" if none */
     MemSummary memory;    /* memory.stats.needs is the law */
     SegmentSignature signature[PLAN_SIGNATURES];
-    int signatures;       /* distinct ones; kinds beyond PLAN_SIGNATURES are not kept */
+    int signatures;       /* distinct ones kept */
+    int more_kinds;       /* 1: there were more than PLAN_SIGNATURES; a run is then not checked for segments off the plan */
     int64_t steps;
     double step_flops;    /* of the first training step's products */
 } Plan;

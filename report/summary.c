@@ -41,9 +41,9 @@ SizeText report_size(uint64_t bytes)
     double value = (double)bytes;
     if (bytes < 10240)
         snprintf(out.text, sizeof out.text, "%" PRIu64 " B", bytes);
-    else if (bytes < 1024 * 1024)
+    else if (value / 0x1p10 < 1023.95) /* what would print as 1024.0 is one of the next unit */
         snprintf(out.text, sizeof out.text, "%.1f KiB", value / 0x1p10);
-    else if (value < 0x1p30)
+    else if (value / 0x1p20 < 1023.95)
         snprintf(out.text, sizeof out.text, "%.1f MiB", value / 0x1p20);
     else
         snprintf(out.text, sizeof out.text, "%.2f GiB", value / 0x1p30);

@@ -127,6 +127,48 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
 
 /* ---- One node ------------------------------------------------------------------------------------------------- */
 
+static void point_at_kept(Node *node)
+{
+    OpCall *call = &node->call;
+    for (int i = 0; i < call->inputs; i++)
+        call->in[i] = node->saved[i] ? node->saved[i]->block.data : NULL;
+    for (int i = 0; i < OP_MAX_EXTRAS; i++)
+        call->extra[i] = storage_f32(node->extra[i]);
+    call->out = storage_f32(node->saved_out);
+}
+
+/* The output of a node further down the tape, which nobody kept. */
+static Storage *make_again(Context *context, Node *node)
+{
+    OpCall *call = &node->call;
+    Storage *made = storage_new(context, shape_numel(call->plan.out) * (int64_t)sizeof(float), MEM_TEMPORARY);
+    if (made && !context->meta) {
+        point_at_kept(node);
+        call->out = storage_f32(made);
+        call->row->remake(call);
+    }
+    return made;
+}
+
+static int make_inputs_again(Context *context, Node *node)
+{
+    for (int i = 0; i < node->call.inputs; i++) {
+        if (!node->remade[i])
+            continue;
+        Node *maker = &context->tape->nodes[node->remade[i] - 1];
+        if (!maker->again)
+            maker->again = make_again(context, maker);
+        if (!maker->again)
+            return error_code();
+        node->saved[i] = maker->again;
+        if (--maker->readers > 0)
+            storage_retain(maker->again); /* q, k and v read the same norm's output */
+        else
+            maker->again = NULL;
+    }
+    return 0;
+}
+
 static int call_kernel(Context *context, Node *node, const Targets *targets)
 {
     OpCall *call = &node->call;
@@ -137,13 +179,9 @@ static int call_kernel(Context *context, Node *node, const Targets *targets)
             return error_code();
     }
     if (!context->meta) {
-        for (int i = 0; i < call->inputs; i++) {
-            call->in[i] = node->saved[i] ? node->saved[i]->block.data : NULL;
+        point_at_kept(node);
+        for (int i = 0; i < call->inputs; i++)
             call->din[i] = storage_f32(targets->storage[i]);
-        }
-        for (int i = 0; i < OP_MAX_EXTRAS; i++)
-            call->extra[i] = storage_f32(node->extra[i]);
-        call->out = storage_f32(node->saved_out);
         call->dout = storage_f32(node->out->grad);
         call->workspace = storage_f32(workspace);
         call->row->backward(call);
@@ -183,7 +221,8 @@ static int backward_op(Context *context, Node *node)
     Storage *kept = node->out->keep ? node->out->grad : NULL;
     if (kept)
         storage_retain(kept); /* shared from here on: nothing is written over it */
-    if (call->plan.writes_dout)
+    failed = make_inputs_again(context, node);
+    if (!failed && call->plan.writes_dout)
         failed = make_unshared(context, &node->out->grad, node->out);
     for (int i = 0; i < call->inputs && !failed; i++) {
         if (!(call->needs & OP_INPUT(i)))
@@ -247,9 +286,9 @@ int backward_run(Context *context, int mark)
 
 static int nonfinite(const Context *context, const Storage *storage)
 {
-    int floats = storage && storage->block.data && storage->block.component != MEM_INPUT;
-    return floats && context->kernels->find_nonfinite((int64_t)(storage->block.requested / sizeof(float)),
-                                                      storage_f32(storage), context->threads) >= 0;
+    return storage && storage->block.data &&
+           context->kernels->find_nonfinite((int64_t)(storage->block.requested / sizeof(float)), storage_f32(storage),
+                                            context->threads) >= 0;
 }
 
 /* Names where the first value that is not finite came from, in the order things were computed. */
@@ -277,6 +316,14 @@ static void blame(Context *context, float loss)
                 what);
 }
 
+static int recorded(const Context *context, const Tensor *loss)
+{
+    for (int i = context->tape->count - 1; i >= 0; i--)
+        if (context->tape->nodes[i].out == loss)
+            return 1;
+    return 0;
+}
+
 static int check_loss(Context *context, Tensor *loss)
 {
     if (!loss || context->error)
@@ -289,6 +336,9 @@ static int check_loss(Context *context, Tensor *loss)
                                         "(was it computed between tensor_no_grad_begin and end?)");
     if (!tensor_readable(loss, "tensor_backward"))
         return error_code();
+    if (!recorded(context, loss))
+        return error_raise(ERROR_STATE, "tensor_backward: what was recorded for this loss is gone, used by an earlier backward; "
+                                        "a second one needs a second forward pass");
     int place = memtrack_place(context->tracker);
     if (!context->meta && !isfinite(storage_f32(loss->storage)[0]))
         blame(context, storage_f32(loss->storage)[0]);
@@ -311,7 +361,7 @@ int tensor_backward(Tensor *loss)
     Context *context = context_here();
     if (!context)
         return ERROR_HOST_MEMORY;
-    if (check_loss(context, loss) != 0) {
+    if (check_loss(context, loss) != 0 || !loss) {
         tape_cut(context, 0);
         return context->error;
     }

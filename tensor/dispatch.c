@@ -45,6 +45,8 @@ static int outputs_new(Context *context, const OpCall *call, Tensor *const *inpu
     if (taken) { /* a row without a kernel only looks at its input in another shape */
         o->out = taken->storage;
         storage_retain(o->out);
+        if (call->row->forward)
+            o->out->maker = 0; /* it is about to hold something else */
     } else {
         o->out = storage_new(context, bytes, MEM_TEMPORARY);
     }
@@ -92,12 +94,14 @@ static void record(Context *context, const OpCall *call, const Outputs *o, Tenso
         node->in[i] = input[i];
         tensor_retain(input[i]);
         if (call->plan.saves & OP_INPUT(i))
-            node->saved[i] = tape_save(context, input[i]->storage);
+            tape_save_input(context, node, i);
     }
     for (int i = 0; i < OP_MAX_EXTRAS; i++)
         node->extra[i] = tape_save(context, o->extra[i]);
     if (call->plan.saves & OP_OUTPUT)
         node->saved_out = tape_save(context, o->out);
+    if (call->plan.remakes)
+        tape_offer(context, node, o->out);
     node->out = out;
     tensor_retain(out);
     out->requires_grad = 1;

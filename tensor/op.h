@@ -66,6 +66,8 @@ typedef struct OpPlan {
     uint64_t workspace;                /* bytes, forward */
     uint64_t backward_workspace;       /* bytes */
     unsigned saves;                    /* OP_INPUT(i) | OP_OUTPUT that backward reads */
+    unsigned remakes;                  /* OP_OUTPUT: row->remake can make the output again (tensor_remake); with
+                                        * OP_INPUT(i) for the saved inputs that it reads */
     int writes_dout;                   /* backward uses the output gradient as scratch (the engine makes it unshared) */
     double flops, backward_flops;      /* of the products; what is not a product counts 0 */
 } OpPlan;
@@ -98,6 +100,8 @@ typedef struct OpRow {
     /* Returns -1, or the index of the first bad element of the input named by `checked`. */
     int64_t (*forward)(OpCall *call);
     void (*backward)(OpCall *call); /* NULL when every gradient passes */
+    /* Writes call->out again, in backward, from what this op keeps; for cheap ops that keep as much as they make. */
+    void (*remake)(OpCall *call);
     unsigned takes;                 /* OP_INPUT(i): the output may take moved input i's storage (forward works in place) */
     unsigned passes;                /* gradient i *is* the output gradient */
     unsigned over_dout;             /* gradient i may be written over the output gradient (at most one is) */

@@ -185,6 +185,7 @@ Tensor *tensor_relu(Tensor *x)
 static int swiglu_shape(OpCall *call)
 {
     call->plan.saves = OP_INPUT(0) | OP_INPUT(1);
+    call->plan.remakes = OP_OUTPUT | call->plan.saves;
     return binary_shape(call);
 }
 
@@ -192,6 +193,11 @@ static int64_t swiglu_forward(OpCall *call)
 {
     call->kernels->swiglu_forward(call_numel(call, 0), call->in[0], call->in[1], call->out, call->threads);
     return -1;
+}
+
+static void swiglu_remake(OpCall *call)
+{
+    swiglu_forward(call);
 }
 
 static void swiglu_backward(OpCall *call)
@@ -205,6 +211,7 @@ static const OpRow swiglu_row = {
     .shape = swiglu_shape,
     .forward = swiglu_forward,
     .backward = swiglu_backward,
+    .remake = swiglu_remake,
     .takes = OP_INPUT(0) | OP_INPUT(1),
     .over_saved = OP_INPUT(0) | OP_INPUT(1),
     .accumulates = OP_INPUT(0) | OP_INPUT(1),

@@ -36,11 +36,36 @@ Storage *tape_save(Context *context, Storage *storage)
     return storage;
 }
 
+void tape_save_input(Context *context, Node *node, int i)
+{
+    Storage *storage = node->in[i]->storage;
+    Tape *tape = context->tape;
+    int maker = storage->maker;
+    /* Data outlives its tape when a script keeps it: the node at that index may be another one by now. */
+    int known = maker > 0 && maker <= tape->count && tape->nodes[maker - 1].makes == storage;
+    if (known && node->in[i]->remake && storage->block.component == MEM_TEMPORARY) {
+        node->remade[i] = maker;
+        tape->nodes[maker - 1].readers++;
+    } else {
+        node->saved[i] = tape_save(context, storage);
+    }
+}
+
+void tape_offer(Context *context, Node *node, Storage *storage)
+{
+    for (int i = 0; i < OP_MAX_INPUTS; i++)
+        if (node->remade[i] && (node->call.plan.remakes & OP_INPUT(i)))
+            return; /* one step back is enough */
+    storage->maker = (int)(node - context->tape->nodes) + 1;
+    node->makes = storage;
+}
+
 void tape_node_release(Context *context, Node *node)
 {
     for (int i = 0; i < OP_MAX_EXTRAS; i++)
         storage_release(context, node->extra[i]);
     storage_release(context, node->saved_out);
+    storage_release(context, node->again);
     for (int i = 0; i < OP_MAX_INPUTS; i++) {
         storage_release(context, node->saved[i]);
         if (node->in[i])

@@ -53,6 +53,8 @@ static void tensor_destroy_item(ScopeItem *item)
 {
     Tensor *tensor = tensor_of_item(item);
     tensor_drop_data(tensor, DATA_RELEASED);
+    if (tensor->leaf)
+        tensor_drop_grad(tensor); /* others' gradients are on their way through the tape */
     tensor_unref(tensor);
 }
 
@@ -130,6 +132,10 @@ Tensor *tensor_new(DType dtype, Shape shape, MemComponent component)
     Context *context = context_here();
     if (!context || context->error || !shape_valid(shape, "tensor_new"))
         return NULL;
+    if ((unsigned)dtype >= DTYPE_COUNT) {
+        error_raise(ERROR_ARGUMENT, "tensor_new: there is no data type %d", (int)dtype);
+        return NULL;
+    }
     int64_t bytes = (shape_numel(shape) * dtype_bits[dtype] + 7) / 8;
     return tensor_wrap(dtype, shape, storage_new(context, bytes, component));
 }
@@ -256,6 +262,10 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
         error_raise(ERROR_STATE, "tensor_set_requires_grad: only leaves (parameters, inputs) can be changed");
         return;
     }
+    if (tensor->dtype != DTYPE_F32 && requires_grad) {
+        error_raise(ERROR_ARGUMENT, "tensor_set_requires_grad: only f32 tensors have gradients");
+        return;
+    }
     tensor->requires_grad = requires_grad != 0;
     if (!tensor->storage)
         return;
@@ -270,6 +280,13 @@ Tensor *tensor_keep(Tensor *tensor)
 {
     if (tensor)
         tensor->keep = 1;
+    return tensor;
+}
+
+Tensor *tensor_remake(Tensor *tensor)
+{
+    if (tensor && !tensor->leaf)
+        tensor->remake = 1;
     return tensor;
 }
 

@@ -23,6 +23,7 @@ void scope_release(ScopeItem *item);
 typedef struct Storage {
     MemBlock block;
     int refs;
+    int maker; /* 1 + index of the tape node that can make it again; 0 = none */
 } Storage;
 
 typedef enum DataState { DATA_HELD, DATA_MOVED, DATA_RELEASED } DataState;
@@ -38,7 +39,7 @@ struct Tensor {
     int place; /* where it was made, for messages */
     const char *op; /* that made it, for messages */
     DataState state;
-    unsigned char leaf, requires_grad, move, keep;
+    unsigned char leaf, requires_grad, move, keep, remake;
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */
@@ -114,6 +115,10 @@ typedef struct Node {
     OpCall call;
     Tensor *in[OP_MAX_INPUTS], *out;
     Storage *saved[OP_MAX_INPUTS], *saved_out, *extra[OP_MAX_EXTRAS];
+    int remade[OP_MAX_INPUTS]; /* instead of saved: 1 + index of the node that makes it again; 0 = saved */
+    const Storage *makes;      /* what this node can make again: to recognise it, not held */
+    Storage *again;            /* made again, while others are still to read it */
+    int readers;               /* nodes that have it remade and did not read it yet */
     int place;
     /* A checkpointed module instead of an op (row NULL): in[0] / saved[0] is its input, which may be absent. */
     CheckpointForward forward;
@@ -134,6 +139,10 @@ void tape_node_release(Context *context, Node *node); /* everything a node holds
 void tape_cut(Context *context, int count);          /* releases nodes from the end down to count */
 /* Takes a reference; the first save turns a temporary into an activation. */
 Storage *tape_save(Context *context, Storage *storage);
+/* Keeps input i of this node for backward: its storage, or (tensor_remake) who makes it again. */
+void tape_save_input(Context *context, Node *node, int i);
+/* Says that this node can make `storage` again. */
+void tape_offer(Context *context, Node *node, Storage *storage);
 
 /* Runs the tape backward down to `mark`; output gradients are in place. Returns error_code(). */
 int backward_run(Context *context, int mark);

@@ -50,6 +50,7 @@
 #define tensor_linear_in_out brim_tensor_linear_in_out
 #define tensor_mean brim_tensor_mean
 #define tensor_move brim_tensor_move
+#define tensor_remake brim_tensor_remake
 #define tensor_mul brim_tensor_mul
 #define tensor_name brim_tensor_name
 #define tensor_new brim_tensor_new

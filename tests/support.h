@@ -1,5 +1,6 @@
-/* What the tests of tensors and models share: contexts that must leave nothing behind, values by formula, parity fixtures,
- * comparisons, and small models with batches whose samples do not depend on how they are grouped. */
+/* What the tests of tensors and models share: contexts that must leave nothing behind, values by formula,
+ * parity fixtures, comparisons, and small models with batches whose samples do not depend on how they are
+ * grouped. */
 #ifndef TEST_SUPPORT_H
 #define TEST_SUPPORT_H
 
@@ -18,13 +19,14 @@
 
 #define COUNT(list) (sizeof(list) / sizeof((list)[0]))
 
-/* ---- Contexts: a cmocka setup and teardown, and the same by hand ------------------------------------------------- */
+/* ---- Contexts: a cmocka setup and teardown, and the same by hand --------------------------------------- */
 
 int fresh_context(void **state);  /* 1 thread, seed 1 */
 int leave_context(void **state);  /* fails when an error is pending or memory is left */
 int fresh_context2(void **state); /* 2 threads */
 
-/* Makes a context current and remembers the one before; `leave` destroys it and checks that nothing stayed. */
+/* Makes a context current and remembers the one before; `leave` destroys it and checks that nothing stayed.
+ */
 typedef struct Visit {
     Context *outside;
     uint64_t live;
@@ -37,16 +39,16 @@ const MemStats *books(void); /* of the current context */
 uint64_t live_at(const char *prefix, MemComponent component);
 uint64_t rounded(int64_t floats); /* what a tensor of so many costs */
 
-/* ---- Errors ------------------------------------------------------------------------------------------------------ */
+/* ---- Errors -------------------------------------------------------------------------------------------- */
 
 void check_error(const char *file, int line, int code, const char *const texts[], size_t count);
 /* The error has this code and its message holds each of the texts; clears it. */
-#define assert_error(code, ...)                                                                                        \
-    check_error(__FILE__, __LINE__, code, (const char *const[]){__VA_ARGS__},                                          \
+#define assert_error(code, ...)                                                                              \
+    check_error(__FILE__, __LINE__, code, (const char *const[]){__VA_ARGS__},                                \
                 COUNT(((const char *const[]){__VA_ARGS__})))
 #define assert_fine() check_error(__FILE__, __LINE__, ERROR_NONE, (const char *const[]){""}, 1)
 
-/* ---- Values (tests/parity/README.md) ----------------------------------------------------------------------------- */
+/* ---- Values (tests/parity/README.md) ------------------------------------------------------------------- */
 
 uint32_t hash32(uint32_t x);
 float value_at(uint32_t stream, uint32_t i, double scale, double offset);
@@ -57,12 +59,13 @@ Tensor *integers(Shape shape, uint32_t stream, int below);
 /* A copy that lives as long as the scope, for comparing later. */
 Tensor *copy_of(const float *from, int64_t n);
 
-/* Relative difference of two arrays by their largest element; 0 when bitwise equal (NaN makes it infinite). */
+/* Relative difference of two arrays by their largest element; 0 when bitwise equal (NaN makes it infinite).
+ */
 double difference(const float *a, const float *b, int64_t n);
 /* By tests/parity/README.md: the first element too far from `expected`, or -1. */
 int64_t parity(const float *expected, const float *actual, int64_t n);
 
-/* ---- Fixtures ---------------------------------------------------------------------------------------------------- */
+/* ---- Fixtures ------------------------------------------------------------------------------------------ */
 
 typedef struct Record {
     const char *name;
@@ -77,7 +80,8 @@ typedef struct Fixture {
     int count;
 } Fixture;
 
-/* Of tests/parity/fixtures, or of the folder that BRIM_FIXTURES names. Fails the test when it cannot be read. */
+/* Of tests/parity/fixtures, or of the folder that BRIM_FIXTURES names. Fails the test when it cannot be read.
+ */
 Fixture fixture_open(const char *name);
 void fixture_close(Fixture *fixture);
 /* The record of this name from `at` up to the next "case"; NULL if there is none. */
@@ -87,9 +91,10 @@ double attribute(const char *text, const char *key, double otherwise);
 int attribute_is(const char *text, const char *key, const char *value);
 int kind_is(const char *text, const char *kind);
 /* On an error names the case. */
-void assert_parity(const char *what, const char *name, const Record *expected, const float *actual, double times);
+void assert_parity(const char *what, const char *name, const Record *expected, const float *actual,
+                   double times);
 
-/* ---- Small models ------------------------------------------------------------------------------------------------ */
+/* ---- Small models -------------------------------------------------------------------------------------- */
 
 typedef struct Setting {
     ModelFamily family;
@@ -103,8 +108,8 @@ enum { SMALL_SEQ = 12, SMALL_VOCAB = 40, FAMILIES = 4 };
 
 ModelPreset small_preset(const Setting *setting);
 Module *small_model(const Setting *setting);
-/* Samples first … first + count - 1 of a step, made in the current scope; a third of the labels count (for mlp all but one in
- * seven), more in some samples than in others. labels_total is this batch's own. */
+/* Samples first … first + count - 1 of a step, made in the current scope; a third of the labels count (for
+ * mlp all but one in seven), more in some samples than in others. labels_total is this batch's own. */
 Batch small_batch(ModelFamily family, int64_t step, int64_t first, int count);
 /* "llama flash checkpoint" */
 const char *setting_text(const Setting *setting);

@@ -171,11 +171,12 @@ static void check_linear_backward(const Kernels *kernels, const LinearDims *d, f
     kernels->linear_backward_input(d, dy, w, beta, dx, threads);
     kernels_reference()->linear_backward_input(d, dy, w, beta, dx_expected, 1);
     assert_near("linear dx", nx, dx, dx_expected, 2e-5);
+    double tolerance = 2e-5 + 2e-6 * sqrt((double)d->rows); /* terms that round */
     kernels->linear_backward_weight(d, x, dy, beta, dw, beta, NULL, space, threads);
     kernels->linear_backward_weight(d, x, dy, 0, NULL, beta, db, space, threads);
     kernels_reference()->linear_backward_weight(d, x, dy, beta, dw_expected, beta, db_expected, NULL, 1);
-    assert_near("linear dw", nw, dw, dw_expected, 2e-5);
-    assert_near("linear dbias", d->out, db, db_expected, 2e-5);
+    assert_near("linear dw", nw, dw, dw_expected, tolerance);
+    assert_near("linear dbias", d->out, db, db_expected, tolerance);
     drop(x, nx), drop(w, nw), drop(dy, ny), drop(space, nspace), drop(dx, nx), drop(dx_expected, nx);
     drop(dw, nw), drop(dw_expected, nw), drop(db, d->out), drop(db_expected, d->out);
 }

@@ -1,5 +1,5 @@
-/* What operations refuse and how they say it, what reading a tensor that is gone says, and what keeping and giving away do to
- * data, gradients and memory. */
+/* What operations refuse and how they say it, what reading a tensor that is gone says, and what keeping and
+ * giving away do to data, gradients and memory. */
 #include <limits.h>
 #include <math.h>
 
@@ -15,21 +15,22 @@ static Tensor *i32(Shape shape)
     return integers(shape, 2, 2);
 }
 
-/* ---- Shapes ------------------------------------------------------------------------------------------------------ */
+/* ---- Shapes -------------------------------------------------------------------------------------------- */
 
 /* The call fails with this code, the message holds the texts, and nothing was allocated. */
-#define assert_refused(code, call, ...)                                                                                \
-    do {                                                                                                               \
-        assert_null(call);                                                                                             \
-        assert_error(code, __VA_ARGS__);                                                                               \
-        assert_int_equal(books()->live_by[MEM_TEMPORARY] + books()->live_by[MEM_WORKSPACE], 0);                        \
+#define assert_refused(code, call, ...)                                                                      \
+    do {                                                                                                     \
+        assert_null(call);                                                                                   \
+        assert_error(code, __VA_ARGS__);                                                                     \
+        assert_int_equal(books()->live_by[MEM_TEMPORARY] + books()->live_by[MEM_WORKSPACE], 0);              \
     } while (0)
 
 static void test_linear_shapes(void **state)
 {
     (void)state;
     Tensor *x = f32(SHAPE(2, 3, 5)), *w = f32(SHAPE(7, 5)), *b = f32(SHAPE(7));
-    assert_refused(ERROR_SHAPE, tensor_linear(x, f32(SHAPE(7, 4)), b, 0), "linear", "(2,3,5)", "(7,4)", "5 features");
+    assert_refused(ERROR_SHAPE, tensor_linear(x, f32(SHAPE(7, 4)), b, 0), "linear", "(2,3,5)", "(7,4)",
+                   "5 features");
     assert_refused(ERROR_SHAPE, tensor_linear_in_out(x, w, b, 0), "linear", "(2,3,5)", "(7,5)");
     assert_refused(ERROR_SHAPE, tensor_linear(x, w, f32(SHAPE(5)), 0), "linear", "bias", "(7)", "(5)");
     assert_refused(ERROR_SHAPE, tensor_linear(x, w, f32(SHAPE(7, 1)), 0), "linear", "bias", "(7,1)");
@@ -49,7 +50,8 @@ static void test_table_shapes(void **state)
     assert_refused(ERROR_SHAPE, tensor_embedding(i32(SHAPE(1, 1, 1, 2)), table), "embedding", "(1,1,1,2)");
     assert_refused(ERROR_SHAPE, tensor_add_rows(x, f32(SHAPE(4, 3)), 3), "add_rows", "(2,3,5)", "(4,3)");
     assert_refused(ERROR_SHAPE, tensor_add_rows(x, f32(SHAPE(5)), 3), "add_rows", "(5)");
-    assert_refused(ERROR_SHAPE, tensor_add_rows(x, f32(SHAPE(2, 5)), 3), "add_rows", "sequence of 3", "2 positions");
+    assert_refused(ERROR_SHAPE, tensor_add_rows(x, f32(SHAPE(2, 5)), 3), "add_rows", "sequence of 3",
+                   "2 positions");
     assert_refused(ERROR_SHAPE, tensor_add_rows(x, table, 0), "add_rows", "0 rows");
     assert_refused(ERROR_SHAPE, tensor_add_rows(x, table, -1), "add_rows", "-1 rows");
     assert_refused(ERROR_SHAPE, tensor_add_rows(x, table, 4), "add_rows", "4 rows");
@@ -61,7 +63,8 @@ static void test_norm_shapes(void **state)
 {
     (void)state;
     Tensor *x = f32(SHAPE(2, 3, 5)), *five = f32(SHAPE(5)), *three = f32(SHAPE(3));
-    assert_refused(ERROR_SHAPE, tensor_layer_norm(x, three, five, 0), "layer_norm", "weight", "(2,3,5)", "(3)");
+    assert_refused(ERROR_SHAPE, tensor_layer_norm(x, three, five, 0), "layer_norm", "weight", "(2,3,5)",
+                   "(3)");
     assert_refused(ERROR_SHAPE, tensor_layer_norm(x, five, three, 0), "layer_norm", "bias", "(3)");
     assert_refused(ERROR_SHAPE, tensor_rms_norm(x, f32(SHAPE(1, 5)), 0), "rms_norm", "weight", "(1,5)");
     assert_refused(ERROR_ARGUMENT, tensor_rms_norm(i32(SHAPE(5)), five, 0), "rms_norm", "x", "f32");
@@ -96,13 +99,17 @@ static void test_attention_shapes(void **state)
     (void)state;
     Tensor *q = f32(SHAPE(2, 3, 12)), *k = f32(SHAPE(2, 3, 6));
     AttentionOptions o = {.heads = 4, .kv_heads = 2};
-    assert_refused(ERROR_SHAPE, tensor_attention(q, q, k, &o), "attention", "k (2,3,12)", "q (2,3,12)", "2 of 4");
+    assert_refused(ERROR_SHAPE, tensor_attention(q, q, k, &o), "attention", "k (2,3,12)", "q (2,3,12)",
+                   "2 of 4");
     assert_refused(ERROR_SHAPE, tensor_attention(q, k, f32(SHAPE(2, 4, 6)), &o), "attention", "v (2,4,6)");
     assert_refused(ERROR_SHAPE, tensor_attention(q, f32(SHAPE(6, 6)), k, &o), "attention", "k (6,6)");
     assert_refused(ERROR_SHAPE, tensor_attention(f32(SHAPE(6, 12)), k, k, &o), "attention", "(6,12)");
-    assert_refused(ERROR_SHAPE, tensor_attention(q, q, q, &(AttentionOptions){.heads = 5}), "attention", "5 heads");
-    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &(AttentionOptions){.heads = 0}), "attention", "0 heads");
-    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &(AttentionOptions){.heads = -4}), "attention", "-4");
+    assert_refused(ERROR_SHAPE, tensor_attention(q, q, q, &(AttentionOptions){.heads = 5}), "attention",
+                   "5 heads");
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &(AttentionOptions){.heads = 0}), "attention",
+                   "0 heads");
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &(AttentionOptions){.heads = -4}), "attention",
+                   "-4");
     assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &(AttentionOptions){.heads = 4, .kv_heads = 3}),
                    "attention", "4 heads", "3 key-value");
     assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &(AttentionOptions){.heads = 4, .kv_heads = -2}),
@@ -114,7 +121,8 @@ static void test_attention_shapes(void **state)
     o.mask = NULL;
     assert_refused(ERROR_ARGUMENT, tensor_attention_packed(q, &o), "attention", "packed");
     o = (AttentionOptions){.heads = 4};
-    assert_refused(ERROR_SHAPE, tensor_attention_packed(f32(SHAPE(2, 3, 10)), &o), "attention", "qkv (2,3,10)");
+    assert_refused(ERROR_SHAPE, tensor_attention_packed(f32(SHAPE(2, 3, 10)), &o), "attention",
+                   "qkv (2,3,10)");
     assert_refused(ERROR_SHAPE, tensor_attention_packed(f32(SHAPE(2, 3, 6)), &o), "attention", "qkv (2,3,6)");
     assert_refused(ERROR_ARGUMENT, tensor_attention(i32(SHAPE(2, 3, 12)), q, q, &o), "attention", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_attention(q, i32(SHAPE(2, 3, 12)), q, &o), "attention", "f32");
@@ -131,13 +139,13 @@ static void test_other_shapes(void **state)
     assert_refused(ERROR_ARGUMENT, tensor_rope(i32(SHAPE(2, 3, 12)), 2, 1e4f), "rope", "f32");
     assert_refused(ERROR_SHAPE, tensor_cross_entropy(x, i32(SHAPE(5)), -100, 1), "cross_entropy", "(2,3,12)",
                    "6 labels", "(5)");
-    assert_refused(ERROR_ARGUMENT, tensor_cross_entropy(x, f32(SHAPE(2, 3)), -100, 1), "cross_entropy", "labels",
-                   "i32");
-    assert_refused(ERROR_ARGUMENT, tensor_cross_entropy(i32(SHAPE(6, 2)), labels, -100, 1), "cross_entropy", "logits",
-                   "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_cross_entropy(x, f32(SHAPE(2, 3)), -100, 1), "cross_entropy",
+                   "labels", "i32");
+    assert_refused(ERROR_ARGUMENT, tensor_cross_entropy(i32(SHAPE(6, 2)), labels, -100, 1), "cross_entropy",
+                   "logits", "f32");
 }
 
-/* ---- Indices ----------------------------------------------------------------------------------------------------- */
+/* ---- Indices ------------------------------------------------------------------------------------------- */
 
 static void test_ids_out_of_range(void **state)
 {
@@ -171,7 +179,7 @@ static void test_labels_out_of_range(void **state)
     assert_fine();
 }
 
-/* ---- NULL -------------------------------------------------------------------------------------------------------- */
+/* ---- NULL ---------------------------------------------------------------------------------------------- */
 
 static void test_null_gives_null(void **state)
 {
@@ -179,19 +187,45 @@ static void test_null_gives_null(void **state)
     Tensor *x = f32(SHAPE(2, 2)), *no = NULL;
     AttentionOptions o = {.heads = 1};
     Tensor *const results[] = {
-        tensor_linear(no, x, NULL, 0),   tensor_linear(x, no, NULL, 0),  tensor_linear_in_out(no, x, NULL, 0),
-        tensor_embedding(no, x),         tensor_embedding(x, no),        tensor_add_rows(no, x, 1),
-        tensor_add_rows(x, no, 1),       tensor_layer_norm(no, x, x, 0), tensor_layer_norm(x, no, x, 0),
-        tensor_rms_norm(no, x, 0),       tensor_rms_norm(x, no, 0),      tensor_activation(no, TENSOR_RELU),
-        tensor_gelu(no),                 tensor_gelu_tanh(no),           tensor_silu(no),
-        tensor_relu(no),                 tensor_swiglu(no, x),           tensor_swiglu(x, no),
-        tensor_rope(no, 1, 1),           tensor_attention(no, x, x, &o), tensor_attention(x, no, x, &o),
-        tensor_attention(x, x, no, &o),  tensor_attention(x, x, x, NULL), tensor_attention_packed(no, &o),
-        tensor_attention_packed(x, NULL), tensor_add(no, x),             tensor_add(x, no),
-        tensor_mul(no, x),               tensor_mul(x, no),              tensor_scale(no, 1),
-        tensor_dropout(no, 0.5f),        tensor_reshape(no, SHAPE(1)),   tensor_sum(no),
-        tensor_mean(no),                 tensor_cross_entropy(no, x, 0, 1), tensor_cross_entropy(x, no, 0, 1),
-        tensor_keep(no),                 tensor_move(no),                tensor_promote(no),
+        tensor_linear(no, x, NULL, 0),
+        tensor_linear(x, no, NULL, 0),
+        tensor_linear_in_out(no, x, NULL, 0),
+        tensor_embedding(no, x),
+        tensor_embedding(x, no),
+        tensor_add_rows(no, x, 1),
+        tensor_add_rows(x, no, 1),
+        tensor_layer_norm(no, x, x, 0),
+        tensor_layer_norm(x, no, x, 0),
+        tensor_rms_norm(no, x, 0),
+        tensor_rms_norm(x, no, 0),
+        tensor_activation(no, TENSOR_RELU),
+        tensor_gelu(no),
+        tensor_gelu_tanh(no),
+        tensor_silu(no),
+        tensor_relu(no),
+        tensor_swiglu(no, x),
+        tensor_swiglu(x, no),
+        tensor_rope(no, 1, 1),
+        tensor_attention(no, x, x, &o),
+        tensor_attention(x, no, x, &o),
+        tensor_attention(x, x, no, &o),
+        tensor_attention(x, x, x, NULL),
+        tensor_attention_packed(no, &o),
+        tensor_attention_packed(x, NULL),
+        tensor_add(no, x),
+        tensor_add(x, no),
+        tensor_mul(no, x),
+        tensor_mul(x, no),
+        tensor_scale(no, 1),
+        tensor_dropout(no, 0.5f),
+        tensor_reshape(no, SHAPE(1)),
+        tensor_sum(no),
+        tensor_mean(no),
+        tensor_cross_entropy(no, x, 0, 1),
+        tensor_cross_entropy(x, no, 0, 1),
+        tensor_keep(no),
+        tensor_move(no),
+        tensor_promote(no),
     };
     for (size_t i = 0; i < COUNT(results); i++)
         if (results[i])
@@ -226,7 +260,7 @@ static void test_error_stops_operations(void **state)
     assert_non_null(tensor_mul(a, a));
 }
 
-/* ---- Data that is gone ------------------------------------------------------------------------------------------- */
+/* ---- Data that is gone --------------------------------------------------------------------------------- */
 
 static void test_released_data(void **state)
 {
@@ -274,7 +308,8 @@ static void test_move_saves_memory(void **state)
     assert_ptr_equal(tensor_f32(y), storage);
     Tensor *z = tensor_add(y, x);
     assert_int_equal(books()->live, live + BYTES);
-    Tensor *saved = tensor_mul(tensor_move(y), tensor_move(z)); /* backward reads both: nothing can be taken */
+    Tensor *saved =
+        tensor_mul(tensor_move(y), tensor_move(z)); /* backward reads both: nothing can be taken */
     assert_int_equal(books()->live, live + 2 * BYTES);
     assert_int_equal(books()->live_by[MEM_ACTIVATION], 2 * BYTES);
     assert_int_equal(tensor_backward(tensor_sum(tensor_move(saved))), 0);
@@ -298,7 +333,7 @@ static void test_reshape_shares(void **state)
     assert_ptr_equal(tensor_i32(row), tensor_i32(ids));
 }
 
-/* ---- Dropout ----------------------------------------------------------------------------------------------------- */
+/* ---- Dropout ------------------------------------------------------------------------------------------- */
 
 enum { SAMPLES = 6, WIDTH = 700 };
 
@@ -343,7 +378,8 @@ static void test_dropout_keys(void **state)
     assert_memory_not_equal(tensor_f32(dropped(ones, 5, 10)), tensor_f32(whole), bytes);
     assert_memory_not_equal(tensor_f32(dropped(ones, 4, 11)), tensor_f32(whole), bytes);
     for (int b = 1; b < SAMPLES; b++)
-        assert_memory_not_equal(tensor_f32(whole), tensor_f32(whole) + (size_t)b * WIDTH, WIDTH * sizeof(float));
+        assert_memory_not_equal(tensor_f32(whole), tensor_f32(whole) + (size_t)b * WIDTH,
+                                WIDTH * sizeof(float));
     Visit v = visit(&(ContextOptions){.threads = 1, .seed = 2});
     Tensor *other = tensor_new(DTYPE_F32, SHAPE(SAMPLES, WIDTH), MEM_INPUT);
     tensor_fill(other, 1);
@@ -356,11 +392,11 @@ static void test_dropout_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_linear_shapes),    TEST(test_table_shapes),           TEST(test_norm_shapes),
-        TEST(test_elementwise_shapes), TEST(test_attention_shapes),     TEST(test_other_shapes),
-        TEST(test_ids_out_of_range), TEST(test_labels_out_of_range),    TEST(test_null_gives_null),
-        TEST(test_error_stops_operations), TEST(test_released_data),    TEST(test_moved_data),
-        TEST(test_move_saves_memory), TEST(test_reshape_shares),        TEST(test_dropout),
+        TEST(test_linear_shapes),          TEST(test_table_shapes),        TEST(test_norm_shapes),
+        TEST(test_elementwise_shapes),     TEST(test_attention_shapes),    TEST(test_other_shapes),
+        TEST(test_ids_out_of_range),       TEST(test_labels_out_of_range), TEST(test_null_gives_null),
+        TEST(test_error_stops_operations), TEST(test_released_data),       TEST(test_moved_data),
+        TEST(test_move_saves_memory),      TEST(test_reshape_shares),      TEST(test_dropout),
         TEST(test_dropout_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,6 @@
-/* Every operation's every gradient against finite differences, over awkward shapes; and in every situation that decides where
- * the engine puts a gradient: inputs given away, shared with other operations before and after, passed around a residual
- * branch, kept, repeated, and with only some of them wanted. */
+/* Every operation's every gradient against finite differences, over awkward shapes; and in every situation
+ * that decides where the engine puts a gradient: inputs given away, shared with other operations before and
+ * after, passed around a residual branch, kept, repeated, and with only some of them wanted. */
 #include <math.h>
 
 #include "support.h"
@@ -62,7 +62,8 @@ static Tensor *run_rms_norm(const Case *c, Tensor **in)
 
 static Tensor *run_activation(const Case *c, Tensor **in)
 {
-    static Tensor *(*const functions[])(Tensor *) = {NULL, tensor_gelu, tensor_gelu_tanh, tensor_silu, tensor_relu};
+    static Tensor *(*const functions[])(Tensor *) = {NULL, tensor_gelu, tensor_gelu_tanh, tensor_silu,
+                                                     tensor_relu};
     return functions[c->a](in[0]);
 }
 
@@ -85,11 +86,12 @@ static Tensor *run_rope(const Case *c, Tensor **in)
 
 static AttentionOptions attention_options(const Case *c)
 {
-    return (AttentionOptions){.heads = c->a,
-                              .kv_heads = c->b % 10,
-                              .causal = c->b / 10 % 2,
-                              .kind = c->b / 100 % 2 ? ATTENTION_EAGER : ATTENTION_FLASH,
-                              .mask = c->b / 1000 ? integers(SHAPE(c->shape[0].dim[0], c->shape[0].dim[1]), 11, 2) : NULL};
+    return (AttentionOptions){
+        .heads = c->a,
+        .kv_heads = c->b % 10,
+        .causal = c->b / 10 % 2,
+        .kind = c->b / 100 % 2 ? ATTENTION_EAGER : ATTENTION_FLASH,
+        .mask = c->b / 1000 ? integers(SHAPE(c->shape[0].dim[0], c->shape[0].dim[1]), 11, 2) : NULL};
 }
 
 static Tensor *run_attention(const Case *c, Tensor **in)
@@ -177,8 +179,17 @@ static Tensor *run_cross_entropy(const Case *c, Tensor **in)
     return tensor_cross_entropy(in[0], labels, -7, c->f);
 }
 
-#define S(...) {(int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}}
-#define NONE   {.ndim = 0}
+#define S(...)                                                                                               \
+    {                                                                                                        \
+        (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)),                                           \
+        {                                                                                                    \
+            __VA_ARGS__                                                                                      \
+        }                                                                                                    \
+    }
+#define NONE                                                                                                 \
+    {                                                                                                        \
+        .ndim = 0                                                                                            \
+    }
 
 static const Case cases[] = {
     {"linear 1", run_linear, {S(1, 1), S(1, 1), S(1)}, 1, TENSOR_IDENTITY, 0, 0, 0},
@@ -260,7 +271,7 @@ static float upstream(int64_t i)
     return value_at(77, (uint32_t)i, 1, 0.2);
 }
 
-/* ---- Finite differences ------------------------------------------------------------------------------------------ */
+/* ---- Finite differences -------------------------------------------------------------------------------- */
 
 static double objective(const Case *c, Tensor **in)
 {
@@ -296,7 +307,7 @@ static double slope(const Case *c, Tensor **in, float *element)
     return (8 * near - far) / (12 * (double)h);
 }
 
-/* ---- The same by backward, in many situations -------------------------------------------------------------------- */
+/* ---- The same by backward, in many situations ---------------------------------------------------------- */
 
 typedef enum Situation {
     DIRECT,   /* inputs are leaves */
@@ -433,8 +444,8 @@ static void test_finite_differences(void **state)
             for (int64_t k = 0; k < result.in_numel[i]; k++) {
                 double measured = slope(c, in, tensor_f32(in[i]) + k);
                 if (!(fabs(measured - result.grad[i][k]) <= 5e-4 * largest))
-                    fail_msg("%s: gradient of input %d [%d] is %g, finite differences say %g", c->what, i, (int)k,
-                             result.grad[i][k], measured);
+                    fail_msg("%s: gradient of input %d [%d] is %g, finite differences say %g", c->what, i,
+                             (int)k, result.grad[i][k], measured);
             }
         }
         tensor_scope_end(scope);
@@ -494,7 +505,8 @@ static void test_some_inputs_only(void **state)
     assert_fine();
 }
 
-/* Backward of a graph this deep and tangled: each value is read by several, over every kind of sharing at once. */
+/* Backward of a graph this deep and tangled: each value is read by several, over every kind of sharing at
+ * once. */
 static Tensor *tangle(Tensor *x)
 {
     Tensor *a = tensor_gelu(x), *b = tensor_add(a, x), *c = tensor_mul(a, b);
@@ -530,8 +542,11 @@ static void test_tangle(void **state)
     assert_fine();
 }
 
-#define TEST(name)  cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
-#define TEST2(name) {#name " (2 threads)", name, fresh_context2, leave_context, NULL}
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
+#define TEST2(name)                                                                                          \
+    {                                                                                                        \
+#name " (2 threads)", name, fresh_context2, leave_context, NULL                                      \
+    }
 
 int main(void)
 {

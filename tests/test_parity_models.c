@@ -1,5 +1,5 @@
-/* Each model's logits, loss and all gradients against what PyTorch computed (parity/README.md): eager and flash, with and without
- * checkpointing of every block, with the tuned and the plain kernels. */
+/* Each model's logits, loss and all gradients against what PyTorch computed (parity/README.md): eager and
+ * flash, with and without checkpointing of every block, with the tuned and the plain kernels. */
 #include <math.h>
 
 #include "support.h"
@@ -35,16 +35,34 @@ static Module *model_of(const char *config, AttentionKind attention)
     if (kind_is(config, "mlp"))
         return mlp_of(config);
     if (kind_is(config, "bert"))
-        return nn_bert(&(BertConfig){.vocab = vocab, .dim = dim, .layers = layers, .heads = heads, .ffn = ffn,
-                                     .max_seq = max_seq, .types = number(config, "types"), .norm_eps = eps,
+        return nn_bert(&(BertConfig){.vocab = vocab,
+                                     .dim = dim,
+                                     .layers = layers,
+                                     .heads = heads,
+                                     .ffn = ffn,
+                                     .max_seq = max_seq,
+                                     .types = number(config, "types"),
+                                     .norm_eps = eps,
                                      .attention = attention});
     if (kind_is(config, "gpt2"))
-        return nn_gpt2(&(Gpt2Config){.vocab = vocab, .dim = dim, .layers = layers, .heads = heads, .ffn = ffn,
-                                     .max_seq = max_seq, .norm_eps = eps, .attention = attention});
-    return nn_llama(&(LlamaConfig){.vocab = vocab, .dim = dim, .layers = layers, .heads = heads,
-                                   .hidden = number(config, "hidden"), .kv_heads = number(config, "kv_heads"),
-                                   .head_dim = number(config, "head_dim"), .tied = number(config, "tied"),
-                                   .rope_theta = (float)attribute(config, "rope_theta", 0), .norm_eps = eps,
+        return nn_gpt2(&(Gpt2Config){.vocab = vocab,
+                                     .dim = dim,
+                                     .layers = layers,
+                                     .heads = heads,
+                                     .ffn = ffn,
+                                     .max_seq = max_seq,
+                                     .norm_eps = eps,
+                                     .attention = attention});
+    return nn_llama(&(LlamaConfig){.vocab = vocab,
+                                   .dim = dim,
+                                   .layers = layers,
+                                   .heads = heads,
+                                   .hidden = number(config, "hidden"),
+                                   .kv_heads = number(config, "kv_heads"),
+                                   .head_dim = number(config, "head_dim"),
+                                   .tied = number(config, "tied"),
+                                   .rope_theta = (float)attribute(config, "rope_theta", 0),
+                                   .norm_eps = eps,
                                    .attention = attention});
 }
 
@@ -92,8 +110,9 @@ static void run_variant(const Fixture *fixture, const char *name, const Variant 
 {
     char what[128];
     snprintf(what, sizeof what, "%s %s%s, %s kernels, %d threads", name,
-             variant->attention == ATTENTION_EAGER ? "eager" : "flash", variant->checkpoint ? " checkpoint" : "",
-             variant->kernels ? variant->kernels : "tuned", variant->threads);
+             variant->attention == ATTENTION_EAGER ? "eager" : "flash",
+             variant->checkpoint ? " checkpoint" : "", variant->kernels ? variant->kernels : "tuned",
+             variant->threads);
     Visit v = visit(&(ContextOptions){.kernels = variant->kernels, .threads = variant->threads});
     Module *model = model_of(fixture_find(fixture, 0, "config")->data, variant->attention);
     if (!model)
@@ -120,8 +139,8 @@ static void run_variant(const Fixture *fixture, const char *name, const Variant 
 }
 
 static const Variant variants[] = {
-    {ATTENTION_FLASH, 0, 1, NULL},        {ATTENTION_EAGER, 0, 1, NULL},       {ATTENTION_FLASH, 1, 1, NULL},
-    {ATTENTION_EAGER, 1, 1, NULL},        {ATTENTION_FLASH, 0, 2, NULL},       {ATTENTION_EAGER, 1, 2, NULL},
+    {ATTENTION_FLASH, 0, 1, NULL},        {ATTENTION_EAGER, 0, 1, NULL},        {ATTENTION_FLASH, 1, 1, NULL},
+    {ATTENTION_EAGER, 1, 1, NULL},        {ATTENTION_FLASH, 0, 2, NULL},        {ATTENTION_EAGER, 1, 2, NULL},
     {ATTENTION_FLASH, 0, 1, "reference"}, {ATTENTION_EAGER, 1, 1, "reference"},
 };
 
@@ -136,12 +155,16 @@ static void run_model(void **state)
     fixture_close(&fixture);
 }
 
-#define MODEL(name) {"test_" name, run_model, NULL, NULL, name}
+#define MODEL(name)                                                                                          \
+    {                                                                                                        \
+        "test_" name, run_model, NULL, NULL, name                                                            \
+    }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        MODEL("mlp"), MODEL("bert"), MODEL("gpt2"), MODEL("llama"), MODEL("llama_gqa_tied"), MODEL("llama_head_dim"),
+        MODEL("mlp"),   MODEL("bert"),           MODEL("gpt2"),
+        MODEL("llama"), MODEL("llama_gqa_tied"), MODEL("llama_head_dim"),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* Every operation against what PyTorch computed (parity/README.md): values and gradients, with the tuned and the plain kernels,
- * for fresh gradients and for gradients added to what is there. */
+/* Every operation against what PyTorch computed (parity/README.md): values and gradients, with the tuned and
+ * the plain kernels, for fresh gradients and for gradients added to what is there. */
 #include <math.h>
 
 #include "support.h"
@@ -263,7 +263,8 @@ static void test_every_operation_has_cases(void **state)
     for (int i = 0; i < (int)COUNT(ops); i++) {
         int count = 0;
         for (int at = 0; at < fixture.count; at++)
-            count += !strcmp(fixture.records[at].name, "case") && kind_is(fixture.records[at].data, ops[i].name);
+            count +=
+                !strcmp(fixture.records[at].name, "case") && kind_is(fixture.records[at].data, ops[i].name);
         if (count < 3)
             fail_msg("%s has %d cases", ops[i].name, count);
     }

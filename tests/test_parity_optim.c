@@ -1,4 +1,5 @@
-/* Twenty steps of each optimizer, with schedules, clipping and groups, against PyTorch's (parity/README.md). */
+/* Twenty steps of each optimizer, with schedules, clipping and groups, against PyTorch's (parity/README.md).
+ */
 #include "optim/optim.h"
 #include "support.h"
 
@@ -14,20 +15,32 @@ static Optimizer *optimizer_of(const char *text, TensorList list)
     float lr = real(text, "lr"), decay = real(text, "weight_decay"), eps = real(text, "eps");
     int all = (int)attribute(text, "decay_all", 0);
     if (kind_is(text, "sgd"))
-        return optim_sgd(list, &(Sgd){.lr = lr, .momentum = real(text, "momentum"), .dampening = real(text, "dampening"),
-                                      .weight_decay = decay, .nesterov = (int)attribute(text, "nesterov", 0),
+        return optim_sgd(list, &(Sgd){.lr = lr,
+                                      .momentum = real(text, "momentum"),
+                                      .dampening = real(text, "dampening"),
+                                      .weight_decay = decay,
+                                      .nesterov = (int)attribute(text, "nesterov", 0),
                                       .decay_all = all});
     if (kind_is(text, "rmsprop"))
-        return optim_rmsprop(list, &(RmsProp){.lr = lr, .alpha = real(text, "alpha"), .eps = eps,
-                                              .momentum = real(text, "momentum"), .weight_decay = decay,
+        return optim_rmsprop(list, &(RmsProp){.lr = lr,
+                                              .alpha = real(text, "alpha"),
+                                              .eps = eps,
+                                              .momentum = real(text, "momentum"),
+                                              .weight_decay = decay,
                                               .decay_all = all});
     float beta1 = real(text, "beta1"), beta2 = real(text, "beta2");
     if (kind_is(text, "adam"))
-        return optim_adam(list, &(Adam){.lr = lr, .beta1 = beta1, .beta2 = beta2, .eps = eps, .weight_decay = decay,
+        return optim_adam(list, &(Adam){.lr = lr,
+                                        .beta1 = beta1,
+                                        .beta2 = beta2,
+                                        .eps = eps,
+                                        .weight_decay = decay,
                                         .decay_all = all});
     assert_true(kind_is(text, "adamw"));
-    return optim_adamw(list, &(AdamW){.lr = lr, .beta1 = beta1, .beta2 = beta2, .eps = eps, .weight_decay = decay,
-                                      .decay_all = all});
+    return optim_adamw(
+        list,
+        &(AdamW){
+            .lr = lr, .beta1 = beta1, .beta2 = beta2, .eps = eps, .weight_decay = decay, .decay_all = all});
 }
 
 static void set_extras(Optimizer *optimizer, const char *text, Tensor **second)
@@ -63,7 +76,8 @@ static void check_step(const Fixture *fixture, int at, const char *text, int ste
     const Record *after = fixture_find(fixture, at, "parameters");
     const float *expected = (const float *)after->data + step * NUMEL;
     for (int p = 0; p < 2; p++) {
-        int64_t n = tensor_numel(parameter[p]), bad = parity(expected + p * NUMEL0, tensor_f32(parameter[p]), n);
+        int64_t n = tensor_numel(parameter[p]),
+                bad = parity(expected + p * NUMEL0, tensor_f32(parameter[p]), n);
         if (bad >= 0)
             fail_msg("%s: after step %d parameter %d [%d] is %.9g, PyTorch has %.9g", text, step, p, (int)bad,
                      tensor_f32(parameter[p])[bad], expected[p * NUMEL0 + bad]);

@@ -1,0 +1,489 @@
+/* Modules: what models consist of, how they are initialised and named, what configurations they refuse, and
+ * modules of one's own. */
+#include <limits.h>
+#include <math.h>
+
+#include "support.h"
+
+/* ---- Parameter counts ---------------------------------------------------------------------------------- */
+
+static void test_parameter_counts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *preset;
+        int64_t count;
+    } counts[] = {
+        {"mlp", 669706},
+        {"llama-tiny", 6123168},
+        {"gpt2-tiny", 5066752},
+        {"bert-tiny", 3424260},
+        {"gpt2", 124439808},
+        {"gpt2-medium", 354823168},
+        {"gpt2-large", 774030080},
+        {"gpt2-xl", 1557611200},
+        {"bert-base", 109514298}, /* with the masked-language-model head and without the pooler */
+        {"bert-large", 335174458},
+        {"llama-2-7b", 6738415616},
+        {"llama-2-13b", 13015864320},
+        {"llama-3.2-1b", 1235814400},
+        {"llama-3.1-8b", 8030261248},
+        {"llama-3.1-70b", 70553706496},
+        {"llama-3.1-405b", 405853388800},
+        {"bench-mlp", 669706},
+        {"bench-gpt2", 124439808},
+    };
+    for (size_t i = 0; i < COUNT(counts); i++) {
+        const ModelPreset *preset = nn_preset(counts[i].preset);
+        assert_non_null(preset);
+        Visit v = visit(&(ContextOptions){.meta = 1, .threads = 1});
+        Module *model = nn_model(preset);
+        if (nn_parameter_count(model) != counts[i].count)
+            fail_msg("%s has %lld parameters, not %lld", counts[i].preset,
+                     (long long)nn_parameter_count(model), (long long)counts[i].count);
+        uint64_t bytes = 0; /* of the parameters alone, each rounded */
+        for (int k = 0; k < nn_parameters(model).count; k++)
+            bytes += rounded(tensor_numel(nn_parameters(model).items[k]));
+        assert_int_equal(books()->live_by[MEM_PARAMETER], bytes);
+        assert_int_equal(books()->live, bytes);
+        leave(v);
+    }
+}
+
+static void test_bert_with_pooler(void **state)
+{
+    (void)state;
+    static const int64_t counts[] = {109482240, 335141888};
+    static const char *const names[] = {"bert-base", "bert-large"};
+    for (int i = 0; i < 2; i++) {
+        ModelPreset preset = *nn_preset(names[i]);
+        preset.config.bert.pooler = 1;
+        Visit v = visit(&(ContextOptions){.meta = 1, .threads = 1});
+        assert_int_equal(nn_parameter_count(nn_model(&preset)), counts[i]);
+        leave(v);
+    }
+}
+
+static void test_presets(void **state)
+{
+    (void)state;
+    assert_null(nn_preset("no-such-model"));
+    assert_null(nn_preset_at(-1));
+    int count = 0;
+    for (const ModelPreset *p; (p = nn_preset_at(count)); count++) {
+        assert_ptr_equal(nn_preset(p->name), p); /* names are unique */
+        assert_true(strlen(p->about) > 3);
+        assert_true(p->batch > 0);
+        assert_int_equal(p->family == MODEL_MLP, p->seq == 0);
+        assert_true(p->seq <= nn_preset_max_seq(p));
+        assert_true(nn_preset_vocab(p) >= 10);
+    }
+    assert_true(count >= 21);
+    assert_int_equal(nn_preset_max_seq(nn_preset("llama-tiny")), 4096);
+    assert_int_equal(nn_preset_max_seq(nn_preset("gpt2")), 1024);
+    assert_int_equal(nn_preset_max_seq(nn_preset("bert-base")), 512);
+    assert_int_equal(nn_preset_vocab(nn_preset("mlp")), 10);
+    assert_int_equal(nn_preset_vocab(nn_preset("llama-3.1-8b")), 128256);
+    for (ModelFamily f = MODEL_MLP; f <= MODEL_LLAMA; f++) {
+        ModelPreset p = small_preset(&(Setting){.family = f});
+        nn_preset_set_attention(&p, ATTENTION_EAGER);
+        nn_preset_set_dropout(&p, 0.5f);
+        AttentionKind kinds[] = {ATTENTION_EAGER, p.config.bert.attention, p.config.gpt2.attention,
+                                 p.config.llama.attention};
+        assert_int_equal(kinds[f], ATTENTION_EAGER);
+        float dropouts[] = {p.config.mlp.dropout, p.config.bert.dropout, p.config.gpt2.dropout, 0.5f};
+        assert_float_equal(dropouts[f], 0.5, 0);
+    }
+}
+
+/* ---- Names --------------------------------------------------------------------------------------------- */
+
+static void test_names(void **state)
+{
+    (void)state;
+    Module *model = small_model(&(Setting){.family = MODEL_LLAMA});
+    Tensor *k = nn_parameter(model, "model.layers.1.self_attn.k_proj.weight");
+    assert_non_null(k);
+    assert_string_equal(tensor_name(k), "model.layers.1.self_attn.k_proj.weight");
+    assert_int_equal(tensor_dim(k, 0), 16); /* 2 of 4 heads */
+    assert_null(nn_parameter(model, "model.layers.2.self_attn.k_proj.weight"));
+    assert_null(nn_parameter(NULL, "weight"));
+    assert_int_equal(nn_parameters(NULL).count, 0);
+    assert_int_equal(nn_parameter_count(NULL), 0);
+    assert_int_equal(nn_block_count(model), 2);
+    assert_null(nn_block(model, 2));
+    assert_null(nn_block(model, -1));
+    TensorList whole = nn_parameters(model), block = nn_parameters(nn_block(model, 1));
+    assert_int_equal(whole.count, 1 + 2 * 9 + 2);
+    assert_int_equal(block.count, 9);
+    assert_ptr_equal(nn_parameter(nn_block(model, 1), "self_attn.k_proj.weight"), k);
+    assert_ptr_equal(nn_parameter(model, "model.layers.1.self_attn.k_proj.weight"), k); /* as before */
+    assert_ptr_equal(nn_parameters(model).items, whole.items); /* valid while the model does not change */
+    assert_string_equal(nn_class_name(model), "llama");
+    assert_string_equal(nn_class_name(nn_block(model, 0)), "llama_block");
+    assert_string_equal(nn_class_name(NULL), "");
+}
+
+/* Memory is charged to the module that made it. */
+static void test_places(void **state)
+{
+    (void)state;
+    Module *model = small_model(&(Setting){.family = MODEL_GPT2});
+    assert_int_equal(live_at("transformer.h.1.attn", MEM_PARAMETER),
+                     rounded(32 * 96) + rounded(96) + rounded(32 * 32) + rounded(32));
+    assert_int_equal(live_at("transformer.wte", MEM_PARAMETER), rounded(SMALL_VOCAB * 32));
+    Batch batch = small_batch(MODEL_GPT2, 0, 0, 2);
+    tensor_backward(nn_loss(model, &batch));
+    assert_int_equal(live_at("transformer.h.1.attn", MEM_GRADIENT),
+                     live_at("transformer.h.1.attn", MEM_PARAMETER));
+    assert_int_equal(memtrack_place(context_tracker(context_current())), 0);
+}
+
+/* ---- Initial values ------------------------------------------------------------------------------------ */
+
+typedef struct Moments {
+    double mean, std, largest;
+} Moments;
+
+static Moments moments(Tensor *t)
+{
+    assert_non_null(t);
+    Moments m = {0};
+    const float *x = tensor_f32(t);
+    int64_t n = tensor_numel(t);
+    for (int64_t i = 0; i < n; i++) {
+        m.mean += x[i] / (double)n;
+        m.largest = fmax(m.largest, fabs(x[i]));
+    }
+    for (int64_t i = 0; i < n; i++)
+        m.std += (x[i] - m.mean) * (x[i] - m.mean) / (double)n;
+    m.std = sqrt(m.std);
+    return m;
+}
+
+static void assert_normal(Tensor *t, double std)
+{
+    Moments m = moments(t);
+    double sample = sqrt(1.0 / (double)tensor_numel(t));
+    if (fabs(m.mean) > 4 * std * sample || fabs(m.std / std - 1) > 4 * sample || m.largest > 6 * std)
+        fail_msg("%s: mean %g, std %g (not %g), largest %g", tensor_name(t), m.mean, m.std, std, m.largest);
+}
+
+static void assert_constant(Tensor *t, float value)
+{
+    for (int64_t i = 0; i < tensor_numel(t); i++)
+        assert_float_equal(tensor_f32(t)[i], value, 0);
+}
+
+/* Weights normal(0, 0.02), norms 1, biases 0; GPT-2's projections into the residual stream by 1/sqrt(2
+ * layers) smaller. */
+static void test_initial_values(void **state)
+{
+    (void)state;
+    for (ModelFamily family = MODEL_BERT; family <= MODEL_LLAMA; family++) {
+        Module *model = small_model(&(Setting){.family = family, .layers = 3});
+        TensorList list = nn_parameters(model);
+        for (int i = 0; i < list.count; i++) {
+            Tensor *t = list.items[i];
+            const char *name = tensor_name(t);
+            int residual = family == MODEL_GPT2 && strstr(name, "c_proj.weight");
+            if (tensor_shape(t).ndim == 2)
+                assert_normal(t, residual ? 0.02 / sqrt(6) : 0.02);
+            else
+                assert_constant(t, strstr(name, "weight") ? 1 : 0);
+        }
+        module_free(model);
+    }
+    Module *linear = nn_linear(100, 300, 1);
+    Moments m = moments(nn_parameter(linear, "weight"));
+    assert_true(m.largest <= 0.1 && m.largest > 0.0995 && fabs(m.std - 0.1 / sqrt(3)) < 0.001);
+    m = moments(nn_parameter(linear, "bias"));
+    assert_true(m.largest <= 0.1 && m.largest > 0.09);
+    assert_normal(nn_parameter(nn_embedding(50, 60), "weight"), 1);
+    Module *norm = nn_layer_norm(7, 0);
+    assert_constant(nn_parameter(norm, "weight"), 1);
+    assert_constant(nn_parameter(norm, "bias"), 0);
+    assert_null(nn_parameter(nn_rms_norm(7, 0), "bias"));
+    assert_null(nn_parameter(nn_linear(3, 4, 0), "bias"));
+}
+
+static void test_seed_decides(void **state)
+{
+    (void)state;
+    float first[3][4];
+    for (int i = 0; i < 3; i++) {
+        Visit v = visit(&(ContextOptions){.threads = 1 + i % 2, .seed = i == 2 ? 8 : 7});
+        Module *model = small_model(&(Setting){.family = MODEL_BERT});
+        memcpy(first[i], tensor_f32(nn_parameters(model).items[5]), sizeof first[i]);
+        leave(v);
+    }
+    assert_memory_equal(first[0], first[1], sizeof first[0]);
+    assert_memory_not_equal(first[0], first[2], sizeof first[0]);
+}
+
+/* ---- Train and eval ------------------------------------------------------------------------------------ */
+
+static void test_train_and_eval(void **state)
+{
+    (void)state;
+    Module *model = small_model(&(Setting){.family = MODEL_GPT2, .dropout = 0.5f});
+    Module *plain = small_model(&(Setting){.family = MODEL_GPT2});
+    for (int i = 0; i < nn_parameters(model).count; i++)
+        memcpy(tensor_f32(nn_parameters(plain).items[i]), tensor_f32(nn_parameters(model).items[i]),
+               (size_t)tensor_numel(nn_parameters(plain).items[i]) * sizeof(float));
+    Batch batch = small_batch(MODEL_GPT2, 0, 0, 2);
+    assert_true(nn_is_training(model) && nn_is_training(nn_block(model, 1)));
+    tensor_no_grad_begin();
+    Tensor *dropped = nn_forward(model, NULL, &batch), *again = nn_forward(model, NULL, &batch);
+    nn_eval(model);
+    assert_false(nn_is_training(model) || nn_is_training(nn_block(model, 1)));
+    Tensor *quiet = nn_forward(model, NULL, &batch), *expected = nn_forward(plain, NULL, &batch);
+    nn_train(model);
+    assert_true(nn_is_training(nn_block(model, 1)));
+    Tensor *last = nn_forward(model, NULL, &batch);
+    tensor_no_grad_end();
+    size_t bytes = (size_t)tensor_numel(quiet) * sizeof(float);
+    assert_memory_equal(tensor_f32(quiet), tensor_f32(expected), bytes);
+    assert_memory_not_equal(tensor_f32(dropped), tensor_f32(quiet), bytes);
+    assert_memory_equal(tensor_f32(dropped), tensor_f32(again), bytes); /* one step, one mask */
+    assert_memory_equal(tensor_f32(dropped), tensor_f32(last), bytes);
+    nn_train(NULL);
+    nn_eval(NULL);
+    assert_false(nn_is_training(NULL));
+}
+
+/* ---- Sequential, and modules of one's own -------------------------------------------------------------- */
+
+static void test_sequential(void **state)
+{
+    (void)state;
+    Module *chain = nn_sequential();
+    nn_append(chain, nn_linear(5, 7, 1));
+    nn_append(chain, nn_activation(TENSOR_GELU));
+    nn_append(chain, nn_dropout(0));
+    nn_append(chain, nn_layer_norm(7, 0));
+    nn_append(chain, nn_linear_act(7, 3, 0, TENSOR_RELU));
+    assert_non_null(nn_parameter(chain, "0.weight"));
+    assert_non_null(nn_parameter(chain, "3.bias"));
+    assert_non_null(nn_parameter(chain, "4.weight"));
+    assert_int_equal(nn_parameters(chain).count, 5);
+    Tensor *x = leaf(SHAPE(2, 5), 1, 1);
+    Tensor *h = tensor_linear(x, nn_parameter(chain, "0.weight"), nn_parameter(chain, "0.bias"), TENSOR_GELU);
+    h = tensor_layer_norm(h, nn_parameter(chain, "3.weight"), nn_parameter(chain, "3.bias"), 1e-5f);
+    Tensor *expected = tensor_linear(h, nn_parameter(chain, "4.weight"), NULL, TENSOR_RELU);
+    Tensor *y = nn_forward(chain, x, NULL);
+    assert_true(difference(tensor_f32(expected), tensor_f32(y), 6) < 1e-6);
+    assert_non_null(tensor_f32(x)); /* the caller's own tensor stays */
+    nn_append(chain, nn_embedding(2, 2));
+    assert_int_equal(nn_parameters(chain).count, 6); /* the list follows */
+    assert_null(nn_append(chain, NULL));
+    assert_null(nn_append(NULL, NULL));
+    assert_ptr_equal(nn_forward(nn_sequential(), x, NULL), x);
+    assert_null(nn_forward(NULL, x, NULL));
+    module_free(NULL);
+}
+
+typedef struct Gate {
+    Module *linear;
+    Tensor *weight;
+    int calls;
+} Gate;
+
+static Tensor *gate_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    Gate *self = nn_state(module);
+    (void)batch;
+    self->calls++;
+    return tensor_mul(nn_forward(self->linear, x, batch), self->weight);
+}
+
+static const ModuleClass gate_class = {"gate", sizeof(Gate), gate_forward};
+
+static Module *gate(void)
+{
+    Module *module = nn_module(&gate_class);
+    Gate *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->linear = nn_add(module, "inner", nn_linear(4, 4, 0));
+    self->weight = nn_add_parameter(module, "scale", SHAPE(2, 4));
+    tensor_fill(self->weight, 3);
+    return module;
+}
+
+static void test_own_module(void **state)
+{
+    (void)state;
+    Module *root = nn_sequential();
+    Module *own = nn_append(root, gate());
+    assert_string_equal(nn_class_name(own), "gate");
+    nn_mark_block(root, own);
+    nn_set_checkpoint(nn_block(root, 0), 1);
+    assert_non_null(nn_parameter(root, "0.scale"));
+    assert_non_null(nn_parameter(root, "0.inner.weight"));
+    Tensor *x = leaf(SHAPE(2, 4), 1, 1), *y = tensor_keep(nn_forward(root, x, NULL));
+    assert_int_equal(tensor_backward(tensor_sum(y)), 0);
+    assert_int_equal(((Gate *)nn_state(own))->calls, 2);
+    for (int i = 0; i < 8; i++) /* y = linear * scale, scale 3: its gradient is the linear layer's output */
+        assert_float_equal(tensor_f32(y)[i], 3 * tensor_grad(nn_parameter(root, "0.scale"))[i], 1e-5);
+    assert_null(nn_add_parameter(NULL, "x", SHAPE(1)));
+    assert_null(nn_add_parameter(own, "bad", SHAPE(0)));
+    assert_error(ERROR_SHAPE, "0");
+    assert_null(nn_state(NULL));
+}
+
+/* A module that stays in its scope goes with it; one in a parent goes with the parent. */
+static void test_ownership(void **state)
+{
+    (void)state;
+    uint64_t live = memtrack_process_live();
+    int scope = tensor_scope_begin();
+    Module *chain = nn_sequential();
+    nn_append(chain, nn_linear(8, 8, 1));
+    nn_linear(8, 8, 1); /* never added */
+    assert_true(books()->live > 0);
+    tensor_scope_end(scope);
+    assert_int_equal(books()->live, 0);
+    scope = tensor_scope_begin();
+    Module *model = small_model(&(Setting){.family = MODEL_BERT});
+    nn_parameters(model);
+    module_free(model);
+    assert_int_equal(books()->live, 0);
+    tensor_scope_end(scope);
+    assert_true(memtrack_process_live() < live + 20000); /* the places' names stay */
+}
+
+/* ---- What models refuse -------------------------------------------------------------------------------- */
+
+#define assert_no_model(call, ...)                                                                           \
+    do {                                                                                                     \
+        int scope_ = tensor_scope_begin();                                                                   \
+        assert_null(call);                                                                                   \
+        assert_error(ERROR_ARGUMENT, __VA_ARGS__);                                                           \
+        tensor_scope_end(scope_);                                                                            \
+        assert_int_equal(books()->live, 0);                                                                  \
+    } while (0)
+
+#define LLAMA(...)                                                                                           \
+    nn_llama(&(LlamaConfig){.vocab = 9, .dim = 12, .layers = 1, .heads = 3, .hidden = 8, __VA_ARGS__})
+#define GPT2(...) nn_gpt2(&(Gpt2Config){.vocab = 9, .dim = 12, .layers = 1, .heads = 3, __VA_ARGS__})
+#define BERT(...) nn_bert(&(BertConfig){.vocab = 9, .dim = 12, .layers = 1, .heads = 3, __VA_ARGS__})
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Woverride-init"
+
+static void test_llama_refuses(void **state)
+{
+    (void)state;
+    assert_no_model(LLAMA(.vocab = 0), "llama", "vocab", "0");
+    assert_no_model(LLAMA(.dim = -12), "llama", "dim", "-12");
+    assert_no_model(LLAMA(.layers = 0), "llama", "layers");
+    assert_no_model(LLAMA(.hidden = INT_MIN), "llama", "hidden");
+    assert_no_model(LLAMA(.heads = 0), "llama", "heads", "0");
+    assert_no_model(LLAMA(.heads = 5), "llama", "5 heads", "width 12");
+    assert_no_model(LLAMA(.kv_heads = 2), "llama", "2 key-value heads", "3 heads");
+    assert_no_model(LLAMA(.kv_heads = -1), "llama", "kv_heads", "-1");
+    assert_no_model(LLAMA(.heads = 4), "llama", "even", "3");
+    assert_no_model(LLAMA(.head_dim = 5), "llama", "even", "5");
+    assert_no_model(LLAMA(.head_dim = -4), "llama", "head_dim", "-4");
+    assert_no_model(LLAMA(.head_dim = INT_MAX - 1), "llama", "head");
+    assert_no_model(LLAMA(.max_seq = -1), "llama", "max_seq", "-1");
+}
+
+static void test_others_refuse(void **state)
+{
+    (void)state;
+    assert_no_model(GPT2(.heads = 5), "gpt2", "5 heads", "width 12");
+    assert_no_model(GPT2(.vocab = -1), "gpt2", "vocab", "-1");
+    assert_no_model(GPT2(.ffn = -1), "gpt2", "ffn", "-1");
+    assert_no_model(GPT2(.max_seq = -1), "gpt2", "max_seq", "-1");
+    assert_no_model(GPT2(.layers = 0), "gpt2", "layers");
+    assert_no_model(GPT2(.dropout = 1), "dropout", "1");
+    assert_no_model(GPT2(.dropout = -0.1f), "dropout", "-0.1");
+    assert_no_model(GPT2(.dim = INT_MAX, .heads = 1), "gpt2", "ffn");
+    assert_no_model(BERT(.heads = -3), "bert", "heads", "-3");
+    assert_no_model(BERT(.dim = 0), "bert", "dim");
+    assert_no_model(BERT(.types = -2), "bert", "types", "-2");
+    assert_no_model(BERT(.max_seq = -512), "bert", "max_seq", "-512");
+    assert_no_model(BERT(.dropout = 2), "dropout", "2");
+    assert_no_model(BERT(.dim = INT_MAX, .heads = 1), "bert", "ffn");
+    assert_no_model(nn_mlp(&(MlpConfig){.sizes = {5}}), "mlp", "there are 1");
+    assert_no_model(nn_mlp(&(MlpConfig){.dropout = 0}), "mlp", "there are 0");
+    assert_no_model(nn_mlp(&(MlpConfig){.sizes = {5, -3, 2}}), "mlp", "-3");
+    assert_no_model(nn_mlp(&(MlpConfig){.sizes = {5, 3, 2}, .dropout = 1}), "dropout");
+    assert_no_model(nn_mlp(&(MlpConfig){.sizes = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}}), "mlp",
+                    "16");
+}
+#pragma GCC diagnostic pop
+
+static void test_layers_refuse(void **state)
+{
+    (void)state;
+    assert_no_model(nn_linear(0, 5, 1), "linear", "in", "0");
+    assert_no_model(nn_linear(5, -1, 1), "linear", "out", "-1");
+    assert_no_model(nn_linear(5, (int64_t)INT_MAX + 1, 1), "linear", "out", "2147483648");
+    assert_no_model(nn_embedding(0, 5), "embedding", "vocab");
+    assert_no_model(nn_embedding(5, 0), "embedding", "dim");
+    assert_no_model(nn_layer_norm(0, 0), "layer_norm", "dim");
+    assert_no_model(nn_rms_norm(-1, 0), "rms_norm", "dim");
+    assert_no_model(nn_dropout(1), "dropout", "1");
+    assert_no_model(nn_dropout(NAN), "dropout");
+    assert_no_model(nn_swiglu(0, 4), "linear", "in");
+    AttentionConfig c = {.style = ATTENTION_LLAMA, .dim = 12, .heads = 5};
+    assert_no_model(nn_attention(&c), "attention", "5 heads", "12");
+    c = (AttentionConfig){.style = ATTENTION_LLAMA, .dim = 12, .heads = 3, .kv_heads = 2, .head_dim = 4};
+    assert_no_model(nn_attention(&c), "attention", "2 key-value heads");
+    c = (AttentionConfig){.style = ATTENTION_LLAMA, .dim = 12, .heads = 3, .head_dim = -4};
+    assert_no_model(nn_attention(&c), "attention", "head_dim", "-4");
+    c = (AttentionConfig){.style = ATTENTION_BERT, .dim = 0, .heads = 3};
+    assert_no_model(nn_attention(&c), "attention", "dim");
+    c = (AttentionConfig){.style = ATTENTION_LLAMA, .dim = 12, .heads = 4};
+    assert_no_model(nn_attention(&c), "attention", "even", "3"); /* no rotary pairs in a head of 3 */
+}
+
+static void test_batches_refused(void **state)
+{
+    (void)state;
+    Batch empty = {.labels_total = 1, .labels = integers(SHAPE(1), 1, 2)};
+    static const char *const says[] = {"features", "token ids", "token ids", "token ids"};
+    for (ModelFamily f = MODEL_MLP; f <= MODEL_LLAMA; f++) {
+        Module *model = small_model(&(Setting){.family = f});
+        assert_null(nn_loss(model, &empty));
+        assert_error(ERROR_DATA, nn_family_name(f), says[f]);
+        assert_null(nn_forward(model, NULL, NULL));
+        assert_error(ERROR_DATA, nn_family_name(f), says[f]);
+        if (f == MODEL_MLP)
+            continue;
+        Batch batch = {
+            .ids = integers(SHAPE(1, 25), 1, 9), .labels = integers(SHAPE(1, 25), 1, 9), .labels_total = 25};
+        assert_null(nn_loss(model, &batch));
+        assert_error(ERROR_SHAPE, "sequence of 25", "24");
+        batch = (Batch){
+            .ids = integers(SHAPE(1, 24), 1, 9), .labels = integers(SHAPE(1, 24), 1, 9), .labels_total = 24};
+        assert_non_null(nn_loss(model, &batch));
+        tensor_i32(batch.ids)[3] = SMALL_VOCAB;
+        assert_null(nn_loss(model, &batch));
+        assert_error(ERROR_INDEX, "embedding", "element 3 is 40");
+        batch = (Batch){.ids = values(SHAPE(1, 24), 1, 9), .labels = batch.labels, .labels_total = 24};
+        assert_null(nn_loss(model, &batch));
+        assert_error(ERROR_ARGUMENT, "embedding", "i32");
+    }
+    assert_null(nn_loss(NULL, &empty));
+    assert_fine();
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_parameter_counts), TEST(test_bert_with_pooler),
+        TEST(test_presets),          TEST(test_names),
+        TEST(test_places),           TEST(test_initial_values),
+        TEST(test_seed_decides),     TEST(test_train_and_eval),
+        TEST(test_sequential),       TEST(test_own_module),
+        TEST(test_ownership),        TEST(test_llama_refuses),
+        TEST(test_others_refuse),    TEST(test_layers_refuse),
+        TEST(test_batches_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

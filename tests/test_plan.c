@@ -1,0 +1,237 @@
+/* The plan is the run: every event of a training on meta is, byte by byte and in order, an event of the
+ * training for real, over models, checkpointing, accumulation, attention, optimizers and threads. */
+#include "plan_support.h"
+
+static EventRecord planned_events, run_events;
+static Session session;
+
+static const char *const optimizers[] = {"sgd", "sgd-momentum", "sgd-nesterov", "rmsprop", "adam", "adamw"};
+/* Arrays of a parameter's size that each keeps. */
+static const int optimizer_arrays[] = {0, 1, 1, 1, 2, 2};
+
+static void check_plan(const char *what, const Plan *plan)
+{
+    if (plan->status)
+        fail_msg("%s: planning failed: %s", what, plan->error);
+    const MemStats *s = &plan->memory.stats;
+    assert_int_equal(sum_by_component(s->at_peak), s->peak);
+    assert_int_equal(s->live, 0);
+    assert_int_equal(s->allocations, s->frees);
+    assert_true(s->peak > 0 && s->needs >= s->peak && s->needs % MEMTRACK_ALIGN == 0);
+    assert_int_equal(plan->steps, session.steps);
+    assert_true(plan->step_flops > 0);
+}
+
+/* Runs what was planned, for real, and compares everything there is to compare. */
+static void check_run(const char *what, const RunOptions *options, const Plan *plan)
+{
+    RunResult result;
+    plan_execute(case_script, &session, options, plan, &result);
+    if (result.status)
+        fail_msg("%s: running failed: %s", what, result.error);
+    assert_same_events(what, &planned_events, &run_events);
+    const char *difference = books_differ(&plan->memory, &result.memory);
+    if (difference)
+        fail_msg("%s: %s differ between plan and run", what, difference);
+    if (result.segments_off_plan || result.first_off_plan != -1)
+        fail_msg("%s: %lld segments off the plan, the first at step %lld", what,
+                 (long long)result.segments_off_plan, (long long)result.first_off_plan);
+    assert_int_equal(result.steps, plan->steps);
+}
+
+static void check_case(const Case *c, int threads, int with_malloc)
+{
+    char text[160], name[128];
+    Plan plan;
+    uint64_t live = memtrack_process_live();
+    RunOptions options = {.threads = threads, .seed = 3, .quiet = 1};
+    session = (Session){.c = *c, .planned = &planned_events, .run = &run_events};
+    snprintf(text, sizeof text, "%s, %d threads", case_text(c, name), threads);
+    plan_script(case_script, &session, &options, &plan);
+    check_plan(text, &plan);
+    check_run(text, &options, &plan);
+    if (with_malloc) {
+        options.malloc_blocks = 1;
+        check_run(text, &options, &plan);
+    }
+    if (memtrack_process_live() != live)
+        fail_msg("%s: %lld bytes left", text, (long long)(memtrack_process_live() - live));
+    assert_int_equal(session.calls, 2 + with_malloc);
+    assert_true(session.parameter_count > 0);
+}
+
+static void check_family(ModelFamily family)
+{
+    int made = 0;
+    int attentions = family == MODEL_MLP ? 1 : 2;
+    for (int i = 0; i < attentions * 2 * 2 * (int)COUNT(optimizers); i++) {
+        int rest = i / attentions;
+        Case c = {.family = family,
+                  .attention = i % attentions ? ATTENTION_EAGER : ATTENTION_FLASH,
+                  .checkpoint = rest % 2,
+                  .accumulate = rest / 2 % 2 ? 3 : 1,
+                  .optimizer = optimizers[rest / 4],
+                  .dropout = i % 5 == 2 ? 0.1f : 0,
+                  .epochs = i % 7 == 3 ? 3 : 2};
+        check_case(&c, 1, made++ % 3 == 0);
+    }
+}
+
+static void mlp_matrix(void **state)
+{
+    (void)state;
+    check_family(MODEL_MLP);
+}
+
+static void bert_matrix(void **state)
+{
+    (void)state;
+    check_family(MODEL_BERT);
+}
+
+static void gpt2_matrix(void **state)
+{
+    (void)state;
+    check_family(MODEL_GPT2);
+}
+
+static void llama_matrix(void **state)
+{
+    (void)state;
+    check_family(MODEL_LLAMA);
+}
+
+static const Case typical[] = {
+    {.family = MODEL_MLP, .accumulate = 3, .optimizer = "adam"},
+    {.family = MODEL_BERT, .accumulate = 1, .optimizer = "adamw", .dropout = 0.1f},
+    {.family = MODEL_GPT2,
+     .accumulate = 1,
+     .optimizer = "sgd-momentum",
+     .checkpoint = 1,
+     .attention = ATTENTION_EAGER},
+    {.family = MODEL_LLAMA, .accumulate = 3, .optimizer = "adamw", .checkpoint = 1},
+};
+
+/* Workspaces depend on threads, so plans do; each plan is still its run. */
+static void threads_are_planned(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(typical); i++)
+        for (int threads = 1; threads <= 3; threads++) {
+            Case c = typical[i];
+            c.epochs = 1;
+            check_case(&c, threads, 0);
+        }
+}
+
+/* The record would show nothing if it did not see what the matrix varies. */
+static void the_record_sees_the_levers(void **state)
+{
+    (void)state;
+    Case c = {.family = MODEL_LLAMA, .accumulate = 1, .optimizer = "adamw"};
+    check_case(&c, 1, 0);
+    int kinds[3] = {0}, phases[MEM_PHASE_COUNT] = {0}, placed = 0, ops = 0;
+    for (size_t i = 0; i < run_events.count; i++) {
+        const MemEvent *e = &run_events.seen[i].event;
+        kinds[e->kind]++;
+        phases[e->where.phase]++;
+        placed += !strcmp(run_events.seen[i].place, "model.layers.1.mlp");
+        ops += same_text(e->where.op, "linear");
+    }
+    assert_true(kinds[MEM_EVENT_ALLOC] > 0 && kinds[MEM_EVENT_ALLOC] == kinds[MEM_EVENT_FREE]);
+    assert_true(kinds[MEM_EVENT_RETAG] > 0 && placed > 0 && ops > 0);
+    assert_true(phases[MEM_PHASE_SETUP] && phases[MEM_PHASE_FORWARD] && phases[MEM_PHASE_BACKWARD] &&
+                phases[MEM_PHASE_EVALUATE]);
+    assert_int_equal(phases[MEM_PHASE_RECOMPUTE], 0);
+    c.checkpoint = 1;
+    check_case(&c, 1, 0);
+    size_t recomputed = 0;
+    for (size_t i = 0; i < run_events.count; i++)
+        recomputed += run_events.seen[i].event.where.phase == MEM_PHASE_RECOMPUTE;
+    assert_true(recomputed > 0);
+}
+
+/* What an optimizer keeps is a whole number of arrays a parameter, and nothing else about it differs. */
+static void states_are_arrays_of_parameters(void **state)
+{
+    (void)state;
+    Case c = {.family = MODEL_GPT2, .accumulate = 1};
+    for (size_t i = 0; i < COUNT(optimizers); i++) {
+        Plan plan;
+        c.optimizer = optimizers[i];
+        session = (Session){.c = c};
+        assert_int_equal(plan_script(case_script, &session, &(RunOptions){.threads = 1}, &plan), 0);
+        const uint64_t *own = plan.memory.stats.own_peak;
+        assert_int_equal(own[MEM_OPTIMIZER], (uint64_t)optimizer_arrays[i] * own[MEM_PARAMETER]);
+        assert_int_equal(own[MEM_GRADIENT], own[MEM_PARAMETER]);
+    }
+}
+
+static void planning_twice_is_planning_once(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(typical); i++) {
+        Plan first, second;
+        session = (Session){.c = typical[i], .planned = &planned_events};
+        assert_int_equal(plan_script(case_script, &session, &(RunOptions){.threads = 2}, &first), 0);
+        session.planned = &run_events;
+        assert_int_equal(plan_script(case_script, &session, &(RunOptions){.threads = 2}, &second), 0);
+        assert_same_events("plan and plan", &planned_events, &run_events);
+        assert_null(books_differ(&first.memory, &second.memory));
+        assert_true(first.step_flops == second.step_flops);
+        assert_int_equal(first.signatures, second.signatures);
+        assert_true(first.signatures >= 3); /* set-up, steps, evaluations */
+        int64_t segments = 0;
+        for (int k = 0; k < first.signatures; k++) {
+            assert_int_equal(first.signature[k].hash, second.signature[k].hash);
+            assert_int_equal(first.signature[k].count, second.signature[k].count);
+            assert_int_equal(first.signature[k].first_step, second.signature[k].first_step);
+            segments += first.signature[k].count;
+        }
+        assert_true(segments > first.steps);
+    }
+}
+
+/* Not only the memory: the numbers too. */
+static void equal_runs_are_bitwise_equal(void **state)
+{
+    (void)state;
+    static Session first;
+    for (size_t i = 0; i < COUNT(typical); i++)
+        for (int threads = 1; threads <= 2; threads++) {
+            RunOptions options = {.threads = threads, .seed = 9, .quiet = 1};
+            Plan plan;
+            RunResult result;
+            session = (Session){.c = typical[i]};
+            assert_int_equal(plan_script(case_script, &session, &options, &plan), 0);
+            assert_int_equal(plan_execute(case_script, &session, &options, &plan, &result), 0);
+            first = session;
+            options.malloc_blocks = 1; /* other addresses, same numbers */
+            assert_int_equal(plan_execute(case_script, &session, &options, &plan, &result), 0);
+            assert_true(first.parameter_count > 0 && first.loss > 0 && first.validation_loss > 0);
+            assert_int_equal(first.parameter_count, session.parameter_count);
+            assert_memory_equal(first.parameters, session.parameters,
+                                (size_t)first.parameter_count * sizeof first.parameters[0]);
+            assert_true(first.loss == session.loss && first.validation_loss == session.validation_loss);
+            options.seed = 10;
+            assert_int_equal(plan_execute(case_script, &session, &options, &plan, &result), 0);
+            assert_memory_not_equal(first.parameters, session.parameters,
+                                    (size_t)first.parameter_count * sizeof first.parameters[0]);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(mlp_matrix),
+        cmocka_unit_test(bert_matrix),
+        cmocka_unit_test(gpt2_matrix),
+        cmocka_unit_test(llama_matrix),
+        cmocka_unit_test(threads_are_planned),
+        cmocka_unit_test(the_record_sees_the_levers),
+        cmocka_unit_test(states_are_arrays_of_parameters),
+        cmocka_unit_test(planning_twice_is_planning_once),
+        cmocka_unit_test(equal_runs_are_bitwise_equal),
+    };
+    return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
+}

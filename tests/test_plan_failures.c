@@ -1,0 +1,270 @@
+/* Memory may run out anywhere: every n-th allocation of a training, of a planning and of opening data fails
+ * once, and each time that is an error with a message, with nothing left behind. */
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <zlib.h>
+
+#include "plan_support.h"
+
+static Session session;
+
+/* Tries n = 1, 2, … until a whole run needs fewer. `attempt` returns a status, and says why in `error`. */
+typedef int (*Attempt)(char error[512]);
+
+static void fail_each(const char *what, Attempt attempt, int at_least)
+{
+    char error[512] = "";
+    uint64_t live = memtrack_process_live();
+    for (int n = 1;; n++) {
+        memtrack_fail_nth((uint64_t)n);
+        error[0] = '\0';
+        int status = attempt(error);
+        int passed = memtrack_fail_pending();
+        memtrack_fail_nth(0);
+        if (memtrack_process_live() != live)
+            fail_msg("%s: %lld bytes left when allocation %d failed (%s)", what,
+                     (long long)(memtrack_process_live() - live), n, error);
+        if (passed) {
+            if (status)
+                fail_msg("%s: fails without a failing allocation: %s", what, error);
+            assert_true(n > at_least);
+            return;
+        }
+        if (!status)
+            continue; /* it could do without: the corpus keeps a larger block when shrinking it fails */
+        if (status != ERROR_MEMORY && status != ERROR_HOST_MEMORY)
+            fail_msg("%s: allocation %d failed, and the error is %d (%s)", what, n, status, error);
+        if (strlen(error) < 10)
+            fail_msg("%s: allocation %d failed, and the message is '%s'", what, n, error);
+    }
+}
+
+/* ---- Training
+ * ---------------------------------------------------------------------------------------------------- */
+
+static Plan planned;
+static RunOptions options = {.threads = 1, .seed = 3, .quiet = 1};
+
+static int run(char error[512])
+{
+    RunResult result;
+    int status = plan_execute(case_script, &session, &options, &planned, &result);
+    strcpy(error, result.error);
+    assert_int_equal(status, result.status);
+    assert_int_equal(result.memory.stats.live, 0);
+    return status;
+}
+
+static void fail_training(const Case *c, int malloc_blocks)
+{
+    char name[128];
+    session = (Session){.c = *c};
+    options.malloc_blocks = malloc_blocks;
+    assert_int_equal(plan_script(case_script, &session, &options, &planned), 0);
+    fail_each(case_text(c, name), run, 300);
+}
+
+static void training_checkpointed_llama(void **state)
+{
+    (void)state;
+    fail_training(&(Case){.family = MODEL_LLAMA,
+                          .accumulate = 3,
+                          .optimizer = "adamw",
+                          .checkpoint = 1,
+                          .epochs = 1,
+                          .layers = 1},
+                  0);
+}
+
+static void training_bert_in_blocks_of_malloc(void **state)
+{
+    (void)state;
+    fail_training(&(Case){.family = MODEL_BERT,
+                          .accumulate = 3,
+                          .optimizer = "rmsprop",
+                          .dropout = 0.1f,
+                          .epochs = 1,
+                          .layers = 1},
+                  1);
+}
+
+static void training_gpt2_eager(void **state)
+{
+    (void)state;
+    fail_training(&(Case){.family = MODEL_GPT2,
+                          .accumulate = 3,
+                          .optimizer = "adam",
+                          .attention = ATTENTION_EAGER,
+                          .epochs = 1,
+                          .layers = 1},
+                  0);
+}
+
+static void training_mlp(void **state)
+{
+    (void)state;
+    session = (Session){0};
+    options.malloc_blocks = 0;
+    Case c = {.family = MODEL_MLP, .accumulate = 3, .optimizer = "sgd-nesterov", .checkpoint = 1};
+    char name[128];
+    session.c = c;
+    assert_int_equal(plan_script(case_script, &session, &options, &planned), 0);
+    fail_each(case_text(&c, name), run, 100);
+}
+
+/* ---- Planning
+ * ---------------------------------------------------------------------------------------------------- */
+
+static int plan(char error[512])
+{
+    Plan made;
+    int status = plan_script(case_script, &session, &options, &made);
+    strcpy(error, made.error);
+    assert_int_equal(status, made.status);
+    assert_int_equal(made.memory.stats.live, 0);
+    return status;
+}
+
+static void planning(void **state)
+{
+    (void)state;
+    session = (Session){.c = {.family = MODEL_LLAMA,
+                              .accumulate = 3,
+                              .optimizer = "adamw",
+                              .checkpoint = 1,
+                              .epochs = 1,
+                              .layers = 1}};
+    fail_each("planning", plan, 300);
+    session.c = (Case){.family = MODEL_BERT,
+                       .accumulate = 1,
+                       .optimizer = "adam",
+                       .dropout = 0.1f,
+                       .epochs = 1,
+                       .layers = 1};
+    fail_each("planning bert", plan, 300);
+}
+
+/* Planned, printed and run: brim_run says 1, never more, whatever failed. */
+static int plan_and_run(char error[512])
+{
+    strcpy(error, "brim_run keeps its errors to itself when quiet");
+    int status = brim_run(case_script, &session, &options);
+    assert_in_range(status, 0, 1);
+    return status ? ERROR_MEMORY : 0;
+}
+
+static void planning_and_running(void **state)
+{
+    (void)state;
+    options.malloc_blocks = 0;
+    session = (Session){
+        .c = {.family = MODEL_MLP, .accumulate = 3, .optimizer = "adamw", .epochs = 1, .layers = 1}};
+    fail_each("planning and running", plan_and_run, 100);
+}
+
+/* ---- Opening data
+ * ------------------------------------------------------------------------------------------------ */
+
+static char folder[] = "/tmp/brim-failures-XXXXXX";
+static char text_path[64];
+static const char *const image_files[] = {"train-images-idx3-ubyte", "train-labels-idx1-ubyte.gz",
+                                          "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte"};
+
+static void write_idx(const char *name, int images, int count)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    unsigned char header[16] = {
+        0, 0, 8, (unsigned char)(images ? 3 : 1), 0, 0, 0, (unsigned char)count, 0, 0, 0, 4, 0,
+        0, 0, 3}; /* 4 x 3 pixels */
+    int body = images ? count * 12 : count;
+    gzFile file = gzopen(path, strstr(name, ".gz") ? "wb" : "wbT");
+    assert_non_null(file);
+    gzwrite(file, header, images ? 16 : 8);
+    for (int i = 0; i < body; i++)
+        gzputc(file, images ? i * 7 % 256 : i % 5);
+    assert_int_equal(gzclose(file), Z_OK);
+}
+
+static int make_files(void **state)
+{
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    for (int i = 0; i < 4; i++)
+        write_idx(image_files[i], i % 2 == 0, i < 2 ? 11 : 5);
+    snprintf(text_path, sizeof text_path, "%s/text", folder);
+    FILE *file = fopen(text_path, "w");
+    for (int i = 0; i < 40; i++)
+        fprintf(file, "line %d of a text\n", i);
+    return fclose(file);
+}
+
+static int remove_files(void **state)
+{
+    (void)state;
+    char path[128];
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, image_files[i]);
+        unlink(path);
+    }
+    unlink(text_path);
+    return rmdir(folder);
+}
+
+static int meta_data;
+
+/* Opens each kind of data, and reads a step of each. */
+static int open_data(char error[512])
+{
+    Context *context = context_create(&(ContextOptions){.meta = meta_data, .threads = 1});
+    if (!context) {
+        strcpy(error, "no memory for a context");
+        return ERROR_HOST_MEMORY;
+    }
+    Context *outside = context_use(context);
+    for (int split = 0; split < 2 && !error_code(); split++) {
+        Loader *loaders[] = {
+            data_text(text_path,
+                      &(TextOptions){.batch = 2, .seq = 16, .accumulate = 2, .split = (DataSplit)split}),
+            data_text("builtin", &(TextOptions){.batch = 2,
+                                                .seq = 16,
+                                                .split = (DataSplit)split,
+                                                .corpus_bytes = 999,
+                                                .mask_probability = 0.2f}),
+            data_images(folder, &(ImageOptions){.batch = 4, .split = (DataSplit)split}),
+            case_table(&(Case){.accumulate = 1}, split),
+        };
+        for (size_t i = 0; i < COUNT(loaders); i++)
+            for (const Batch *b; (b = data_next(loaders[i]));)
+                assert_non_null(b->labels);
+    }
+    int status = error_code();
+    strcpy(error, error_message());
+    context_use(outside);
+    context_destroy(context);
+    return status;
+}
+
+static void data_loading(void **state)
+{
+    (void)state;
+    meta_data = 0;
+    fail_each("opening data", open_data, 40);
+    meta_data = 1;
+    fail_each("opening data on meta", open_data, 30);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(training_checkpointed_llama),
+        cmocka_unit_test(training_bert_in_blocks_of_malloc),
+        cmocka_unit_test(training_gpt2_eager),
+        cmocka_unit_test(training_mlp),
+        cmocka_unit_test(planning),
+        cmocka_unit_test(planning_and_running),
+        cmocka_unit_test_setup_teardown(data_loading, make_files, remove_files),
+    };
+    return cmocka_run_group_tests_name("plan failures", tests, NULL, NULL);
+}
