@@ -1,5 +1,6 @@
-/* What gradient accumulation saves, and when it saves nothing: 8 sequences a step as 1 micro-batch of 8 or 4 of 2, for long
- * sequences and for short ones; each really planned, run and measured.      accumulate [STEPS]          6
+/* What gradient accumulation saves, and when it saves nothing: 8 sequences a step as 1 micro-batch of 8, or
+ * as 4 of 2, for long sequences and for short ones; each really planned, run and measured.      accumulate
+ * [STEPS]          6
  */
 #include <brim.h>
 
@@ -17,9 +18,10 @@ typedef struct Config {
 static int train(void *argument)
 {
     Config *c = argument;
-    Loader *data = data_text(
-        "builtin", &(TextOptions){.batch = c->batch, .accumulate = c->accumulate, .seq = c->seq, .seed = 1});
-    Module *model = nn_llama(&(LlamaConfig){.vocab = 256, .dim = 192, .layers = 4, .heads = 6, .hidden = 512});
+    TextOptions text = {.batch = c->batch, .accumulate = c->accumulate, .seq = c->seq, .seed = 1};
+    Loader *data = data_text("builtin", &text);
+    Module *model =
+        nn_llama(&(LlamaConfig){.vocab = 256, .dim = 192, .layers = 4, .heads = 6, .hidden = 512});
     Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-3f});
     for (int step = 0; step < c->steps && !error_code(); step++) {
         int scope = tensor_scope_begin();
@@ -37,54 +39,52 @@ static int train(void *argument)
     return error_code();
 }
 
-static void print_row(const Config *c, const char *kind, const MemSummary *memory, double milliseconds)
+static void print_row(const Config *c, const char *kind, const MemSummary *memory)
 {
-    printf("%3d x %d of %3d %9s", c->batch, c->accumulate, c->seq, kind);
+    printf("%d x %d, %3d bytes %9s", c->batch, c->accumulate, c->seq, kind);
     for (int group = 0; group < MEM_GROUP_COUNT; group++)
         printf(" %10.2f", (double)report_group(memory->stats.at_peak, (MemGroup)group) / 0x1p20);
     printf(" %8.2f", (double)memory->stats.peak / 0x1p20);
-    if (milliseconds > 0)
-        printf(" %8.1f", milliseconds);
-    printf("\n");
 }
 
-/* Returns the measured peak in MiB; negative when something failed. */
+/* Returns the measured peak in bytes; 0 when something failed. */
 static double measure(Config *c)
 {
     Plan plan;
     RunResult result;
-    RunOptions quiet = {.quiet = 1, .seed = 1};
-    if (plan_script(train, c, &quiet, &plan) || plan_execute(train, c, &quiet, &plan, &result)) {
+    RunOptions options = {.quiet = 1};
+    if (plan_script(train, c, &options, &plan) || plan_execute(train, c, &options, &plan, &result)) {
         fprintf(stderr, "accumulate: %s\n", plan.status ? plan.error : result.error);
-        return -1;
+        return 0;
     }
-    print_row(c, "planned", &plan.memory, 0);
-    print_row(c, "measured", &result.memory, 8000.0 * c->seq / result.tokens_per_second);
-    return (double)result.memory.stats.peak / 0x1p20;
+    print_row(c, "planned", &plan.memory);
+    printf("\n");
+    print_row(c, "measured", &result.memory);
+    printf(" %8.1f\n", 1000.0 * 8 * c->seq / result.tokens_per_second);
+    return (double)result.memory.stats.peak;
 }
 
 static int compare(int seq, int steps, const char *why)
 {
     Config whole = {.batch = 8, .accumulate = 1, .seq = seq, .steps = steps};
     Config parts = {.batch = 2, .accumulate = 4, .seq = seq, .steps = steps};
-    double before = measure(&whole), after = before < 0 ? -1 : measure(&parts), apart = 0;
-    if (after < 0)
-        return 1;
+    double before = measure(&whole), after = before > 0 ? measure(&parts) : 0, apart = 0;
     for (int step = 0; step < steps; step++)
         apart = fmax(apart, fabs(whole.loss[step] - parts.loss[step]));
-    printf("Peak %+.0f %%, losses at most %.1e apart: %s\n\n", 100 * (after / before - 1), apart, why);
-    return 0;
+    if (after > 0)
+        printf("Peak %+.0f %%, losses at most %.0e apart. %s\n\n", 100 * (after / before - 1), apart, why);
+    return !(after > 0);
 }
 
 int main(int argc, char **argv)
 {
     int steps = argc > 1 ? atoi(argv[1]) : 6;
     steps = steps < 2 ? 2 : steps > MAX_STEPS ? MAX_STEPS : steps;
-    printf("batch x micro-batches, bytes each; MiB at the peak; milliseconds a step\n\n%25s %10s %10s %10s %10s %10s %8s %8s\n",
-           "", "parameters", "gradients", "optimizer", "activ.", "overhead", "peak", "ms/step");
-    return compare(256, steps, "the activations of 2 sequences replace those of 8, and these were the peak.") ||
+    printf("%-26s%10s %10s %10s %10s %10s %8s %8s\n%-26s%10s %10s %10s %10s %10s %8s %8s\n",
+           "micro-batch x accumulate", "parameters", "gradients", "optimizer", "activat.", "overhead", "peak",
+           "step", "", "MiB", "MiB", "MiB", "MiB", "MiB", "MiB", "ms");
+    return compare(256, steps, "The activations of 2 sequences live where those of 8 did.") ||
            compare(16, steps,
-                   "with 8 x 1 the gradients appear as the activations go, and both never live together;\n"
-                   "with 2 x 4 they stay from one micro-batch to the next, beside its activations. Where the gradients are\n"
-                   "larger than what the smaller micro-batch saves, accumulation costs memory.");
+                   "With 8 x 1, gradients appear while activations go; with 2 x 4 they stay\n"
+                   "beside the activations of the next micro-batch, which here saves less than they take.");
 }

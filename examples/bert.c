@@ -41,10 +41,12 @@ static int train(void *argument)
 {
     Config *config = argument;
     Loader *data = open_text(config, DATA_TRAIN), *held_out = open_text(config, DATA_HELD_OUT);
-    Module *model = nn_bert(
-        &(BertConfig){.vocab = TOKEN_VOCAB, .dim = 64, .layers = 2, .heads = 4, .max_seq = 32});
+    Module *model =
+        nn_bert(&(BertConfig){.vocab = TOKEN_VOCAB, .dim = 64, .layers = 2, .heads = 4, .max_seq = 32});
     Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 3e-3f});
-    optim_set_schedule(optimizer, &(Schedule){.kind = SCHEDULE_LINEAR, .warmup = 100, .total = config->steps});
+    optim_set_schedule(
+        optimizer,
+        &(Schedule){.kind = SCHEDULE_LINEAR, .warmup = config->steps / 15, .total = config->steps});
 
     for (int step = 0; step < config->steps && !error_code(); step++) {
         int scope = tensor_scope_begin();

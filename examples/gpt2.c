@@ -15,8 +15,8 @@ typedef struct Config {
     char written[SAMPLE + 1];
 } Config;
 
-/* Draws the next byte from the model's distribution, over and over. The window is always SEQ long, so that every call
- * is planned alike; the model is causal, so what lies behind the text so far does not matter. */
+/* Draws the next byte from the model's distribution, over and over. The window is always SEQ long, so that
+ * every call is planned alike; the model is causal, so what lies behind the text so far does not matter. */
 static void write_sample(Module *model, Config *config)
 {
     int32_t ids[SEQ] = {'T', 'h', 'e', ' '};
@@ -25,7 +25,8 @@ static void write_sample(Module *model, Config *config)
     for (int length = 4; length < SAMPLE && !error_code(); length++) {
         int scope = tensor_scope_begin();
         Batch batch = {.ids = tensor_from(DTYPE_I32, SHAPE(1, SEQ), MEM_INPUT, ids)};
-        const float *logits = tensor_f32(nn_forward(model, NULL, &batch)); /* (1,SEQ,VOCAB); no data on meta: NULL */
+        const float *logits =
+            tensor_f32(nn_forward(model, NULL, &batch)); /* (1,SEQ,VOCAB); no data on meta: NULL */
         double weight[VOCAB], sum = 0;
         for (int i = ' '; logits && i < VOCAB; i++)
             sum += weight[i] = exp(logits[(length - 1) * VOCAB + i] / 0.5); /* temperature 0.5 */
@@ -43,11 +44,13 @@ static int train(void *argument)
 {
     Config *config = argument;
     Loader *data = data_text(config->text, &(TextOptions){.batch = 16, .seq = SEQ, .seed = 1});
-    Module *model =
-        nn_gpt2(&(Gpt2Config){.vocab = VOCAB, .dim = 128, .layers = 3, .heads = 4, .max_seq = SEQ, .dropout = 0.05f});
+    Module *model = nn_gpt2(
+        &(Gpt2Config){.vocab = VOCAB, .dim = 128, .layers = 3, .heads = 4, .max_seq = SEQ, .dropout = 0.05f});
     Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 5e-3f});
     optim_set_clip(optimizer, 1.0f); /* the joint norm of all gradients */
-    optim_set_schedule(optimizer, &(Schedule){.kind = SCHEDULE_COSINE, .warmup = 20, .total = config->steps});
+    optim_set_schedule(
+        optimizer,
+        &(Schedule){.kind = SCHEDULE_COSINE, .warmup = config->steps / 25, .total = config->steps});
 
     for (int step = 0; step < config->steps && !error_code(); step++) {
         int scope = tensor_scope_begin();

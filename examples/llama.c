@@ -2,9 +2,9 @@
  *
  *     llama [STEPS [FILE.txt]]          150 steps on the built-in corpus
  *
- * brim_run calls train twice. The first time nothing is computed: every allocation is only entered in the books, and
- * that is the plan. The second time it trains, in exactly the memory that the plan asked for, and the table at the end
- * shows planned beside measured.
+ * brim_run calls train twice. The first time nothing is computed: every allocation is only entered in the
+ * books, and that is the plan. The second time it trains, in exactly the memory that the plan asked for, and
+ * the table at the end shows planned beside measured.
  */
 #include <brim.h>
 
@@ -19,8 +19,10 @@ static int train(void *argument)
 {
     const Config *config = argument;
 
-    /* Each step takes 2 micro-batches of 4 sequences of 128 bytes: the gradient of 8 sequences, in the memory of 4. */
-    Loader *data = data_text(config->text, &(TextOptions){.batch = 4, .seq = 128, .accumulate = 2, .seed = 1});
+    /* Each step takes 2 micro-batches of 4 sequences of 128 bytes: the gradient of 8 sequences, in the memory
+     * of 4. */
+    Loader *data =
+        data_text(config->text, &(TextOptions){.batch = 4, .seq = 128, .accumulate = 2, .seed = 1});
     Module *model = nn_llama(
         &(LlamaConfig){.vocab = 256, .dim = 192, .layers = 4, .heads = 6, .kv_heads = 2, .hidden = 512});
     Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 2e-3f, .weight_decay = 0.1f});
@@ -45,5 +47,6 @@ static int train(void *argument)
 int main(int argc, char **argv)
 {
     Config config = {.steps = argc > 1 ? atoi(argv[1]) : 150, .text = argc > 2 ? argv[2] : "builtin"};
-    return brim_run(train, &config, &(RunOptions){.title = "llama.c: 4 layers, width 192, AdamW", .every = 15});
+    return brim_run(train, &config,
+                    &(RunOptions){.title = "llama.c: 4 layers, width 192, AdamW", .every = 15});
 }

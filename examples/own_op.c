@@ -1,5 +1,5 @@
-/* An operation of one's own: StarReLU (Yu et al., arXiv 2210.13452), scale * max(0, x)^2 + shift, with its backward, checked
- * by finite differences. An op is a row: what it needs, and two kernels.
+/* An operation of one's own: StarReLU (Yu et al., arXiv 2210.13452), scale * max(0, x)^2 + shift, with its
+ * backward, checked by finite differences. An op is a row: what it needs, and two kernels.
  */
 #include <brim.h>
 
@@ -53,7 +53,8 @@ static Tensor *star_relu(Tensor *x, double scale, double shift)
         .shape = star_relu_shape,
         .forward = star_relu_forward,
         .backward = star_relu_backward,
-        .over_dout = OP_INPUT(0),   /* element i of the gradient needs only element i of dout: reuse its memory */
+        .over_dout =
+            OP_INPUT(0), /* element i of the gradient needs only element i of dout: reuse its memory */
         .accumulates = OP_INPUT(0), /* backward honours beta */
     };
     OpAttr attr = {.own = {.f = {scale, shift}}};
@@ -86,7 +87,8 @@ int main(void)
         worst = fmax(worst, fabs((above - below) / (2 * step) - tensor_grad(x)[i]));
     }
     tensor_no_grad_end();
-    printf("star_relu: gradients of %d elements, at most %.1e from finite differences\n", (int)tensor_numel(x), worst);
+    printf("star_relu: gradients of %d elements, at most %.1e from finite differences\n",
+           (int)tensor_numel(x), worst);
     if (error_code())
         fprintf(stderr, "own_op: %s\n", error_message());
     int status = error_code() || !(worst < 1e-2);

@@ -15,6 +15,9 @@
 #define GEMM_WORK_PER_THREAD 131072.0
 /* Packing an element of A or B, in multiply-adds: what makes square panels better than long ones. */
 enum { GEMM_PACK_COST = 32 };
+/* Rows of C a call: OpenBLAS packs that many rows of A at once, which for the gradient of a vocabulary's weights
+ * would be some 25 MiB a thread: more than the cache holds, and memory that nobody accounts for. */
+enum { GEMM_CALL_ROWS = 4096 };
 
 /* C cut into rows x cols panels. */
 typedef struct GemmGrid {
@@ -96,8 +99,12 @@ static void gemm_block(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k
         gemm_scale(m, n, beta, c, ldc);
         return;
     }
-    cblas_sgemm(CblasRowMajor, trans_a ? CblasTrans : CblasNoTrans, trans_b ? CblasTrans : CblasNoTrans,
-                (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+    for (int64_t row = 0; row < m; row += GEMM_CALL_ROWS) {
+        int64_t rows = m - row < GEMM_CALL_ROWS ? m - row : GEMM_CALL_ROWS;
+        cblas_sgemm(CblasRowMajor, trans_a ? CblasTrans : CblasNoTrans, trans_b ? CblasTrans : CblasNoTrans,
+                    (int)rows, (int)n, (int)k, alpha, a + (trans_a ? row : row * lda), (int)lda, b, (int)ldb,
+                    beta, c + row * ldc, (int)ldc);
+    }
 }
 
 static void gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,

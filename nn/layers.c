@@ -210,10 +210,3 @@ Module *nn_sequential(void)
 {
     return nn_module(&sequential_class);
 }
-
-Module *nn_append(Module *sequential, Module *child)
-{
-    char name[16];
-    snprintf(name, sizeof name, "%d", sequential ? sequential->child_count : 0);
-    return nn_leave(sequential, name, child);
-}

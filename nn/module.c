@@ -117,11 +117,24 @@ Tensor *nn_add_parameter(Module *module, const char *name, Shape shape)
     return tensor;
 }
 
+typedef struct ChildName {
+    char text[16];
+} ChildName;
+
+static ChildName numbered(const Module *parent)
+{
+    ChildName name;
+    snprintf(name.text, sizeof name.text, "%d", parent->child_count);
+    return name;
+}
+
 void nn_enter(Module *parent, const char *name)
 {
     Context *context = context_here();
     if (!parent || !context)
         return;
+    ChildName number = numbered(parent);
+    name = name ? name : number.text;
     memtrack_place_set(context->tracker, parent->place);
     if (memtrack_place_push(context->tracker, name) < 0)
         error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", name);
@@ -137,7 +150,8 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
         memtrack_place_pop(context->tracker);
     if (!child || context->error)
         return NULL;
-    char *copy = copy_text(context, name);
+    ChildName number = numbered(parent);
+    char *copy = copy_text(context, name ? name : number.text);
     Module **grown = copy ? grow(context, parent->children, parent->child_count, sizeof *parent->children) : NULL;
     if (!grown) {
         free_text(context, copy);

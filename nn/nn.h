@@ -32,7 +32,7 @@ BRIM_API void *nn_state(Module *module);
 /* A parameter of this module (uninitialised; owned by it). Returns it. `name` is copied. */
 BRIM_API Tensor *nn_add_parameter(Module *module, const char *name, Shape shape);
 /* nn_add(parent, "attn", nn_attention(…)): makes the child with its place set to parent.attn, and adopts it.
- * Returns the child. (Its two halves are nn_enter and nn_leave.) */
+ * Returns the child. (Its two halves are nn_enter and nn_leave; a NULL name is the child's number.) */
 #define nn_add(parent, name, child) (nn_enter(parent, name), nn_leave(parent, name, child))
 BRIM_API void nn_enter(Module *parent, const char *name);
 BRIM_API Module *nn_leave(Module *parent, const char *name, Module *child);
@@ -73,9 +73,9 @@ BRIM_API Module *nn_layer_norm(int64_t dim, float eps);    /* weight 1, bias 0; 
 BRIM_API Module *nn_rms_norm(int64_t dim, float eps);      /* weight 1; eps 0 = 1e-5 */
 BRIM_API Module *nn_dropout(float p);
 BRIM_API Module *nn_activation(TensorActivation act);
-/* Runs its children in the order they were added ("0", "1", …). */
+/* Runs its children in the order they were added; nn_append(sequential, nn_linear(…)) names them "0", "1", … */
 BRIM_API Module *nn_sequential(void);
-BRIM_API Module *nn_append(Module *sequential, Module *child);
+#define nn_append(sequential, child) nn_add(sequential, NULL, child)
 
 /* Attention of the three families: projections named as in Hugging Face's checkpoints. */
 typedef enum AttentionStyle { ATTENTION_LLAMA, ATTENTION_GPT2, ATTENTION_BERT } AttentionStyle;
@@ -132,7 +132,7 @@ typedef struct BertConfig {
     int ffn;     /* 0 = 4 dim */
     int max_seq; /* 0 = 512 */
     int types;   /* 0 = 2 */
-    int pooler;  /* 1: the encoder with its pooler and no head; forward returns the pooled (B, dim) */
+    int pooler;  /* 1: the encoder with the pooler's parameters and no head; forward returns the hidden states (B,T,dim) */
     float dropout;
     float norm_eps; /* 0 = 1e-12 */
     AttentionKind attention;

@@ -5,7 +5,6 @@
 #define module_free brim_module_free
 #define nn_activation brim_nn_activation
 #define nn_add_parameter brim_nn_add_parameter
-#define nn_append brim_nn_append
 #define nn_attention brim_nn_attention
 #define nn_bert brim_nn_bert
 #define nn_block brim_nn_block

@@ -198,19 +198,6 @@ void optim_set_lr(Optimizer *optimizer, float lr)
 
 /* ---- A step -------------------------------------------------------------------------------------------- */
 
-/* A gradient whose parameter somebody freed has nothing to update. */
-static int all_held(const Optimizer *optimizer)
-{
-    for (int i = 0; i < optimizer->count; i++) {
-        const Tensor *tensor = optimizer->parameters[i];
-        if (!tensor->grad || tensor->storage)
-            continue;
-        error_raise(ERROR_STATE, "optim_step: parameter %d '%s' was freed", i, tensor_name(tensor));
-        return 0;
-    }
-    return 1;
-}
-
 static void blame_gradient(const Optimizer *optimizer)
 {
     const Context *context = optimizer->item.context;
@@ -277,7 +264,7 @@ static void update(const Optimizer *optimizer, int i, UpdateScalars scalars)
 static void step(Optimizer *optimizer)
 {
     UpdateScalars scalars = optimizer->scalars;
-    scalars.grad_scale = all_held(optimizer) ? clip(optimizer) : -1;
+    scalars.grad_scale = clip(optimizer);
     if (scalars.grad_scale < 0)
         return;
     scalars.lr = optim_lr(optimizer);

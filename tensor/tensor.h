@@ -178,7 +178,8 @@ BRIM_API void tensor_no_grad_end(void);
 BRIM_API int tensor_recording(void);
 
 /* From a scalar: adds d loss / d parameter to every parameter's gradient, releasing the tape as it goes. A loss that
- * is not finite is an error that names where it first appeared; nothing is added then. Returns error_code(). */
+ * is not finite is an error that names where it first appeared; nothing is added then. The whole tape goes, what does not
+ * lead to this loss too: for several losses, add them. Returns error_code(). */
 BRIM_API int tensor_backward(Tensor *loss);
 
 /* Runs forward(self, x, batch) without recording, keeps x, and runs it again, recorded, inside backward; gradients are

@@ -50,7 +50,6 @@
 #define tensor_linear_in_out brim_tensor_linear_in_out
 #define tensor_mean brim_tensor_mean
 #define tensor_move brim_tensor_move
-#define tensor_remake brim_tensor_remake
 #define tensor_mul brim_tensor_mul
 #define tensor_name brim_tensor_name
 #define tensor_new brim_tensor_new
@@ -62,6 +61,7 @@
 #define tensor_random_begin brim_tensor_random_begin
 #define tensor_recording brim_tensor_recording
 #define tensor_relu brim_tensor_relu
+#define tensor_remake brim_tensor_remake
 #define tensor_requires_grad brim_tensor_requires_grad
 #define tensor_reshape brim_tensor_reshape
 #define tensor_rms_norm brim_tensor_rms_norm

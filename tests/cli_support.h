@@ -66,8 +66,6 @@ static inline Outcome *run_command(const char **arguments)
         dup2(nothing, 0);
         dup2(fileno(out), 1);
         dup2(fileno(err), 2);
-        setenv("OMP_WAIT_POLICY", "passive",
-               0); /* threads that spin beside a busy neighbour take turns for milliseconds */
         unsetenv("OPENBLAS_CORETYPE");
         alarm(RUN_SECONDS);
         execv(arguments[0], (char **)(uintptr_t)arguments);

@@ -125,9 +125,9 @@ static void checkpointing_trains_the_same(void **state)
            *b = TRAIN("--model", "llama-tiny", SMALL, "--checkpoint", "blocks");
     assert_true(real_at(a, "loss_last") == real_at(b, "loss_last"));
     json_decref(b);
-    b = TRAIN("--model", "llama-tiny", "--batch", "1", "--accumulate", "2", "--seq", "16", "--steps", "5");
-    assert_true(real_at(a, "loss_last") - real_at(b, "loss_last") < 1e-3);
-    assert_true(real_at(b, "loss_last") - real_at(a, "loss_last") < 1e-3);
+    b = TRAIN("--model", "llama-tiny", SMALL, "--batch", "1", "--accumulate", "2"); /* the last word counts */
+    assert_true(real_at(a, "loss_last") - real_at(b, "loss_last") < 1e-4);
+    assert_true(real_at(b, "loss_last") - real_at(a, "loss_last") < 1e-4);
     json_decref(b);
     json_decref(a);
 }

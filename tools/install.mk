@@ -1,0 +1,27 @@
+# make install PREFIX=/usr/local DESTDIR= puts these in place; make uninstall with the same two takes away exactly these.
+INSTALL_ROOT = $(DESTDIR)$(abspath $(PREFIX))
+INSTALLED_HEADERS := brim.h $(HEADERS)
+INSTALLED_DOCS := $(wildcard README.md) LICENSE
+INSTALLED := bin/brim lib/libbrim.a lib/libbrim.so.$(VERSION) lib/libbrim.so.$(SOVERSION) lib/libbrim.so lib/pkgconfig/brim.pc \
+             $(INSTALLED_HEADERS:%=include/brim/%) $(INSTALLED_DOCS:%=share/doc/brim/%)
+# Ours alone, innermost first; gone when they are empty. bin, lib and include belong to the system.
+INSTALLED_FOLDERS := $(sort $(dir $(INSTALLED_HEADERS:%=include/brim/%)))
+INSTALLED_FOLDERS := $(filter-out include/brim/,$(INSTALLED_FOLDERS)) include/brim/ share/doc/brim/
+
+install: lib cli
+	$(call say,COPY,"to $(INSTALL_ROOT)")
+	$(Q)install -d $(addprefix "$(INSTALL_ROOT)"/,bin lib/pkgconfig $(INSTALLED_FOLDERS))
+	$(Q)install -m 755 $(BUILD)/brim "$(INSTALL_ROOT)"/bin/brim
+	$(Q)install -m 644 $(BUILD)/libbrim.a "$(INSTALL_ROOT)"/lib/libbrim.a
+	$(Q)install -m 644 $(BUILD)/libbrim.so "$(INSTALL_ROOT)"/lib/libbrim.so.$(VERSION)
+	$(Q)ln -sf libbrim.so.$(VERSION) "$(INSTALL_ROOT)"/lib/libbrim.so.$(SOVERSION)
+	$(Q)ln -sf libbrim.so.$(SOVERSION) "$(INSTALL_ROOT)"/lib/libbrim.so
+	$(Q)sed -e 's|@PREFIX@|$(abspath $(PREFIX))|' -e 's|@VERSION@|$(VERSION)|' brim.pc.in >"$(INSTALL_ROOT)"/lib/pkgconfig/brim.pc
+	$(Q)chmod 644 "$(INSTALL_ROOT)"/lib/pkgconfig/brim.pc
+	$(Q)for header in $(INSTALLED_HEADERS); do \
+	    install -m 644 $$header "$(INSTALL_ROOT)"/include/brim/$$header || exit 1; done
+	$(Q)install -m 644 $(INSTALLED_DOCS) "$(INSTALL_ROOT)"/share/doc/brim
+
+uninstall:
+	$(Q)rm -f $(addprefix "$(INSTALL_ROOT)"/,$(INSTALLED))
+	$(Q)rmdir $(addprefix "$(INSTALL_ROOT)"/,$(INSTALLED_FOLDERS)) 2>/dev/null || true
