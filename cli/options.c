@@ -48,7 +48,7 @@ static const Flag flags[] = {
     {"--quiet", FLAG_SWITCH, AT(quiet), NULL, "no step lines"},
 };
 enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
-enum { MOST_THREADS = 1024 }; /* more than any machine has; far more than the system has crash the thread pool */
+enum { MOST_THREADS = 128 }; /* what a context uses at most */
 
 void options_help(FILE *out)
 {

@@ -35,6 +35,8 @@ static Loader *open_loader(const Options *o, DataSplit split)
                                                     .split = split,
                                                     .max_samples = o->max_samples});
     int64_t some = (int64_t)EVALUATION_BATCHES * o->batch;
+    if (o->max_samples && o->max_samples < some)
+        some = o->max_samples;
     int64_t step_bytes = (int64_t)o->batch * o->accumulate * o->seq;
     return data_text(o->data, &(TextOptions){.batch = o->batch,
                                              .seq = o->seq,

@@ -28,7 +28,7 @@ static void print_title(const Options *o, const Training *t)
         printf("  checkpoint blocks");
     if (o->seq)
         printf("  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
-    printf("  %" PRId64 " steps\n", t->steps);
+    printf("  %" PRId64 " step%s\n", t->steps, t->steps == 1 ? "" : "s");
 }
 
 /* The options in which a variant differs, to be typed. */
@@ -132,7 +132,7 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
 
 static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
-    printf("\n%" PRId64 " steps, %.0f s, %s %s/s; loss %.2f -> %.2f", r->steps, r->seconds,
+    printf("\n%" PRId64 " step%s, %.0f s, %s %s/s; loss %.2f -> %.2f", r->steps, r->steps == 1 ? "" : "s", r->seconds,
            report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples", r->loss_first,
            r->loss_last);
     printf("; held out: loss %.3f", t->validation_loss);

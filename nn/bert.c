@@ -73,7 +73,8 @@ static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
         return hidden;
     hidden = nn_forward(self->transform, tensor_move(hidden), batch);
     hidden = nn_forward(self->head_norm, tensor_move(hidden), batch);
-    return tensor_linear(tensor_move(hidden), self->word_table, self->decoder_bias, TENSOR_IDENTITY); /* (B,T,V) */
+    return module_tied_head(module, "cls.predictions.decoder", tensor_move(hidden), self->word_table,
+                            self->decoder_bias); /* (B,T,V) */
 }
 
 static const ModuleClass bert_class = {"bert", sizeof(Bert), bert_forward};

@@ -87,7 +87,7 @@ static Tensor *gpt2_forward(Module *module, Tensor *x, const Batch *batch)
     for (int i = 0; i < module->block_count; i++)
         hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
     hidden = nn_forward(self->norm, tensor_move(hidden), batch);
-    return tensor_linear(tensor_move(hidden), self->tokens, NULL, TENSOR_IDENTITY); /* (B,T,V) */
+    return module_tied_head(module, "lm_head", tensor_move(hidden), self->tokens, NULL); /* (B,T,V) */
 }
 
 static const ModuleClass gpt2_class = {"gpt2", sizeof(Gpt2), gpt2_forward};

@@ -64,7 +64,7 @@ static Tensor *llama_forward(Module *module, Tensor *x, const Batch *batch)
         hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
     hidden = nn_forward(self->norm, tensor_move(hidden), batch);
     if (self->tied)
-        return tensor_linear(tensor_move(hidden), self->tied, NULL, TENSOR_IDENTITY); /* (B,T,vocab) */
+        return module_tied_head(module, "lm_head", tensor_move(hidden), self->tied, NULL); /* (B,T,vocab) */
     return nn_forward(self->head, tensor_move(hidden), batch);
 }
 

@@ -393,3 +393,15 @@ void module_init_normal(Module *module, float std)
     for (int i = 0; i < module->child_count; i++)
         module_init_normal(module->children[i], std);
 }
+
+Tensor *module_tied_head(Module *model, const char *place, Tensor *hidden, Tensor *weight, Tensor *bias)
+{
+    MemTracker *tracker = model->item.context->tracker;
+    if (memtrack_place_push(tracker, place) < 0) {
+        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", place);
+        return NULL;
+    }
+    Tensor *logits = tensor_linear(hidden, weight, bias, TENSOR_IDENTITY);
+    memtrack_place_pop(tracker);
+    return logits;
+}

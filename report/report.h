@@ -41,7 +41,7 @@ BRIM_API SizeText report_count(int64_t n);
 /* The end table: planned | measured | own peak by group and component, the peak and where it was, and (measured) what the
  * process holds besides. Either of planned and measured may be NULL. */
 BRIM_API void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured);
-/* "Textbook P+G+O+A 204.9 MiB: gradients not there yet -22.2, …": the sum of own peaks, and what the true peak differs by. */
+/* The textbook's sum of own peaks, what the true peak differs by, line by line, and the true peak. */
 BRIM_API void report_textbook(FILE *out, const MemSummary *summary);
 
 /* One step of a run, as a line: loss, speed, and the memory of the step's highest moment by group. */

@@ -8,13 +8,16 @@ typedef struct Unit {
     const char *name;
     double bytes;
     int decimals;
+    double smallest; /* that these decimals show */
 } Unit;
 
 static Unit unit_for(uint64_t largest)
 {
     if (largest < 64 * 1024)
-        return (Unit){"KiB", 0x1p10, 2};
-    return largest < 10240ull << 20 ? (Unit){"MiB", 0x1p20, largest < 10u << 20 ? 2 : 1} : (Unit){"GiB", 0x1p30, 2};
+        return (Unit){"KiB", 0x1p10, 2, 0.01};
+    if (largest < 10u << 20)
+        return (Unit){"MiB", 0x1p20, 2, 0.01};
+    return largest < 10240ull << 20 ? (Unit){"MiB", 0x1p20, 1, 0.1} : (Unit){"GiB", 0x1p30, 2, 0.01};
 }
 
 enum { LABEL = 26, COLUMN = 11 };
@@ -138,12 +141,12 @@ void report_table(FILE *out, const MemSummary *planned, const MemSummary *measur
     }
 }
 
-static void difference(FILE *out, Unit unit, const char *label, int64_t bytes, const char **comma)
+static void difference(FILE *out, Unit unit, const char *label, int64_t bytes)
 {
-    if (!bytes)
+    double shown = (double)bytes / unit.bytes;
+    if (shown > -0.5 * unit.smallest && shown < 0.5 * unit.smallest)
         return;
-    fprintf(out, "%s %s %+.*f", *comma, label, unit.decimals, (double)bytes / unit.bytes);
-    *comma = ",";
+    fprintf(out, "  %-*s%+*.*f\n", LABEL - 2, label, COLUMN, unit.decimals, shown);
 }
 
 void report_textbook(FILE *out, const MemSummary *summary)
@@ -156,20 +159,15 @@ void report_textbook(FILE *out, const MemSummary *summary)
         at[g] = report_group(s->at_peak, (MemGroup)g);
         textbook += g == MEM_GROUP_OVERHEAD ? 0 : own[g];
     }
-    const char *comma = "";
-    fprintf(out, "Textbook P+G+O+A %.*f %s; the peak is %.*f:", unit.decimals, (double)textbook / unit.bytes, unit.name,
-            unit.decimals, (double)s->peak / unit.bytes);
+    fprintf(out, "%-*s%*.*f\n", LABEL, "textbook P + G + O + A", COLUMN, unit.decimals, (double)textbook / unit.bytes);
     difference(out, unit, "gradients not there yet",
-               (int64_t)(at[MEM_GROUP_GRADIENTS] - own[MEM_GROUP_GRADIENTS]), &comma);
-    difference(out, unit, "activations already freed",
-               (int64_t)(at[MEM_GROUP_ACTIVATIONS] - own[MEM_GROUP_ACTIVATIONS]), &comma);
+               (int64_t)(at[MEM_GROUP_GRADIENTS] - own[MEM_GROUP_GRADIENTS]));
+    difference(out, unit, "activations freed", (int64_t)(at[MEM_GROUP_ACTIVATIONS] - own[MEM_GROUP_ACTIVATIONS]));
     difference(out, unit, "states not there yet",
                (int64_t)(at[MEM_GROUP_OPTIMIZER_STATES] + at[MEM_GROUP_PARAMETERS] - own[MEM_GROUP_OPTIMIZER_STATES] -
-                         own[MEM_GROUP_PARAMETERS]),
-               &comma);
-    difference(out, unit, "overhead (activation gradients, temporaries, workspace, input)",
-               (int64_t)at[MEM_GROUP_OVERHEAD], &comma);
-    fprintf(out, "%s\n", comma[0] ? "" : " the same");
+                         own[MEM_GROUP_PARAMETERS]));
+    difference(out, unit, "overhead", (int64_t)at[MEM_GROUP_OVERHEAD]);
+    fprintf(out, "%-*s%*.*f\n", LABEL, "the true peak", COLUMN, unit.decimals, (double)s->peak / unit.bytes);
 }
 
 void report_step(FILE *out, const MemLedger *ledger, const StepLine *line)
@@ -177,10 +175,10 @@ void report_step(FILE *out, const MemLedger *ledger, const StepLine *line)
     const MemStats *s = memtrack_stats(ledger);
     Unit unit = unit_for(s->step_peak);
     static const char *const short_names[MEM_GROUP_COUNT] = {"param", "grad", "optim", "activ", "other"};
-    fprintf(out, "step %5" PRId64 "  loss %7.4f  %8s/s | %s", line->step, line->loss,
-            report_count((int64_t)line->tokens_per_second).text, unit.name);
+    fprintf(out, "step %5" PRId64 "  loss %7.4f %7s/s |", line->step, line->loss,
+            report_count((int64_t)line->tokens_per_second).text);
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
-        fprintf(out, "  %s %.*f", short_names[g], unit.decimals,
+        fprintf(out, " %s %.*f", short_names[g], unit.decimals,
                 (double)report_group(s->step_at_peak, (MemGroup)g) / unit.bytes);
-    fprintf(out, "  = %.*f\n", unit.decimals, (double)s->step_peak / unit.bytes);
+    fprintf(out, " = %.*f %s\n", unit.decimals, (double)s->step_peak / unit.bytes, unit.name);
 }

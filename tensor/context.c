@@ -4,6 +4,8 @@
 
 #include "tensor_.h"
 
+enum { CONTEXT_MAX_THREADS = 128 }; /* what the thread team can hold */
+
 static _Thread_local Context *current;
 
 static int context_fill(Context *context, const ContextOptions *options)
@@ -13,6 +15,8 @@ static int context_fill(Context *context, const ContextOptions *options)
         return -1;
     context->meta = options->meta;
     context->threads = options->threads > 0 ? options->threads : kernels_default_threads();
+    if (context->threads > CONTEXT_MAX_THREADS)
+        context->threads = CONTEXT_MAX_THREADS;
     context->seed = options->seed;
     for (int i = 0; i < SCOPE_MAX_DEPTH; i++)
         context->scopes[i].previous = context->scopes[i].next = &context->scopes[i];

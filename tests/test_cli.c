@@ -289,7 +289,7 @@ static void plan_tables(void **state)
     assert_non_null(strstr(o->out, "checkpoint blocks"));
     assert_int_equal(lines_starting(o->out, "optimizer states"), 1);
     assert_int_equal(lines_starting(o->out, "Peak at: "), 1);
-    assert_int_equal(lines_starting(o->out, "Textbook"), 1);
+    assert_int_equal(lines_starting(o->out, "textbook P + G + O + A"), 1);
     assert_null(strstr(o->out, "measured"));
     assert_null(strstr(o->out, "nan"));
     assert_string_equal(o->err, "");

@@ -383,7 +383,7 @@ static void the_report_goes_to_its_file(void **state)
     assert_int_equal(count_lines(p->text, "step "), 5);
     assert_int_equal(count_lines(p->text, "5 steps, "), 1);
     assert_int_equal(count_lines(p->text, "peak  "), 1);
-    assert_int_equal(count_lines(p->text, "Textbook P+G+O+A"), 1);
+    assert_int_equal(count_lines(p->text, "textbook P + G + O + A"), 1);
     assert_non_null(strstr(p->text, "   0 bytes apart\n"));
     assert_null(strstr(p->text, "off the plan"));
     assert_int_equal(session.calls, 2);
