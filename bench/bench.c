@@ -3,6 +3,7 @@
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/times.h>
 #include <sys/utsname.h>
 
 #include "child.h"
@@ -259,6 +260,29 @@ static void run_shape(const Options *o, const BenchShape *shape, Child *torch, R
     replay_close(&replay);
 }
 
+/* ---- Neighbours ------------------------------------------------------------------------------------------------- */
+
+/* Seconds that all processors spent on work so far, or 0 where the system does not say. */
+static double machine_busy(void)
+{
+    unsigned long long t[8] = {0}; /* user nice system idle iowait irq softirq steal */
+    FILE *file = fopen("/proc/stat", "re");
+    if (!file)
+        return 0;
+    int read = fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &t[0], &t[1], &t[2], &t[3], &t[4], &t[5],
+                      &t[6], &t[7]);
+    fclose(file);
+    return read == 8 ? (double)(t[0] + t[1] + t[2] + t[5] + t[6] + t[7]) / (double)sysconf(_SC_CLK_TCK) : 0;
+}
+
+/* Seconds of processor time of this process and the children it has waited for. */
+static double own_busy(void)
+{
+    struct tms t;
+    times(&t);
+    return (double)(t.tms_utime + t.tms_stime + t.tms_cutime + t.tms_cstime) / (double)sysconf(_SC_CLK_TCK);
+}
+
 /* ---- Output ----------------------------------------------------------------------------------------------------- */
 
 static void print_header(const Options *o, json_t *torch, const char *settings)
@@ -317,7 +341,7 @@ static void print_row(const Result *r)
         printf("%-12s failed: %s\n", s->name, r->error);
         return;
     }
-    printf("%-12s %9.2f %9.2f  %-19s %9.2f  %-19s %9.2f %7.2f %8.0f  %8.1f %8.1f  %-19s %.2f %%%s\n", s->name,
+    printf("%-12s %9.2f %9.2f  %-19s %9.2f  %-19s %9.2f %7.2f %8.0f  %8.1f %8.1f  %-19s %.3f %%%s\n", s->name,
            1e3 * r->brim, 1e3 * r->replay, verdict(r->over_replay, s->replay_target, 1), 1e3 * r->torch,
            verdict(r->torch_over, s->torch_target, 0), 1e3 * r->limit.seconds, r->brim / r->limit.seconds,
            1e-9 * r->limit.rate, r->growth, r->torch_growth, verdict(ratio, s->growth_target, 1),
@@ -390,6 +414,7 @@ static void run_all(const Options *o)
 {
     json_t *rows = json_array(), *about = NULL;
     int headed = 0;
+    double begin = now_seconds(), machine = machine_busy(), own = own_busy();
     for (int i = 0; i < SHAPES; i++) {
         if (o->any && !o->chosen[i])
             continue;
@@ -411,10 +436,16 @@ static void run_all(const Options *o)
             print_row(&result);
         json_array_append_new(rows, row_json(&result));
     }
+    double capacity = (now_seconds() - begin) * (double)sysconf(_SC_NPROCESSORS_ONLN);
+    double others = 100 * (machine_busy() - machine - (own_busy() - own)) / capacity;
+    if (!o->json && others > 5)
+        printf("\nOther processes used %.0f %% of the processors meanwhile: of the ratios, trust those to the replay.\n",
+               others);
     if (o->json) {
-        json_t *all = json_pack("{s:s, s:s, s:i, s:i, s:o, s:o}", "blas", kernels_blas_name(), "kernels",
-                                kernels_cpu(NULL)->name, "threads", o->threads, "rounds", o->rounds, "torch",
-                                about ? json_incref(about) : json_null(), "shapes", json_incref(rows));
+        json_t *all = json_pack("{s:s, s:s, s:i, s:i, s:f, s:o, s:o}", "blas", kernels_blas_name(), "kernels",
+                                kernels_cpu(NULL)->name, "threads", o->threads, "rounds", o->rounds,
+                                "others_percent", others, "torch", about ? json_incref(about) : json_null(),
+                                "shapes", json_incref(rows));
         json_dumpf(all, stdout, JSON_INDENT(1));
         puts("");
         json_decref(all);

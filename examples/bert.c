@@ -1,5 +1,5 @@
 /* A small BERT learns to fill in masked bytes: masked data, evaluation on a held-out part.
- * Read llama.c first.      bert [STEPS [FILE.txt]]          1500 steps on the built-in corpus
+ * Read llama.c first.      bert [STEPS [FILE.txt]]          1000 steps on the built-in corpus
  */
 #include <brim.h>
 
@@ -67,8 +67,8 @@ static int train(void *argument)
 
 int main(int argc, char **argv)
 {
-    Config config = {.steps = argc > 1 ? atoi(argv[1]) : 1500, .text = argc > 2 ? argv[2] : "builtin"};
-    int status = brim_run(train, &config, &(RunOptions){.title = "bert.c: 2 layers, width 64", .every = 150});
+    Config config = {.steps = argc > 1 ? atoi(argv[1]) : 1000, .text = argc > 2 ? argv[2] : "builtin"};
+    int status = brim_run(train, &config, &(RunOptions){.title = "bert.c: 2 layers, width 64", .every = 100});
     if (!status)
         printf("Held-out loss: %.3f\n", config.held_out_loss);
     return status;

@@ -40,7 +40,7 @@ static int train(void *argument)
 
 static void print_row(const Config *c, const char *kind, const MemSummary *memory)
 {
-    printf("%d x %-3d %-6s %9s", c->batch, c->seq, c->checkpoint ? "redone" : "kept", kind);
+    printf("%d x %-3d  %-6s %9s", c->batch, c->seq, c->checkpoint ? "blocks" : "none", kind);
     for (int group = 0; group < MEM_GROUP_COUNT; group++)
         printf(" %10.2f", (double)report_group(memory->stats.at_peak, (MemGroup)group) / 0x1p20);
     printf(" %8.2f", (double)memory->stats.peak / 0x1p20);
@@ -75,8 +75,8 @@ static int compare(int batch, int seq, int steps, const char *why)
 int main(int argc, char **argv)
 {
     int steps = argc > 1 && atoi(argv[1]) > 2 ? atoi(argv[1]) : 6;
-    printf("%-24s %10s %10s %10s %10s %10s %8s %8s  %s\n%-24s %10s %10s %10s %10s %10s %8s %8s\n",
-           "batch x bytes, blocks", "parameters", "gradients", "optimizer", "activat.", "overhead",
+    printf("%-25s %10s %10s %10s %10s %10s %8s %8s  %s\n%-25s %10s %10s %10s %10s %10s %8s %8s\n",
+           "batch x bytes, checkpoint", "parameters", "gradients", "optimizer", "activat.", "overhead",
            "peak", "step", "peak in", "", "MiB", "MiB", "MiB", "MiB", "MiB", "MiB", "ms");
     return compare(
                8, 256, steps,

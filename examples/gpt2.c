@@ -1,5 +1,5 @@
 /* A small GPT-2 learns to write, then writes: dropout, clipping, a schedule, and a forward pass of one's own.
- * Read llama.c first.      gpt2 [STEPS [FILE.txt]]          500 steps on the built-in corpus
+ * Read llama.c first.      gpt2 [STEPS [FILE.txt]]          300 steps on the built-in corpus
  */
 #include <brim.h>
 
@@ -71,8 +71,8 @@ static int train(void *argument)
 
 int main(int argc, char **argv)
 {
-    Config config = {.steps = argc > 1 ? atoi(argv[1]) : 500, .text = argc > 2 ? argv[2] : "builtin"};
-    int status = brim_run(train, &config, &(RunOptions){.title = "gpt2.c: 3 layers, width 128", .every = 50});
+    Config config = {.steps = argc > 1 ? atoi(argv[1]) : 300, .text = argc > 2 ? argv[2] : "builtin"};
+    int status = brim_run(train, &config, &(RunOptions){.title = "gpt2.c: 3 layers, width 128", .every = 30});
     if (!status)
         printf("\nIt writes: %s\n", config.written);
     return status;
