@@ -1,5 +1,6 @@
-/* The benchmark: brim's training step against the replay of its products, the physical limit and PyTorch eager, in
- * interleaved rounds, so that what disturbs the machine disturbs everyone; and how much each process grows. */
+/* The benchmark: brim's training step against the replay of its products, the physical limit and PyTorch
+ * eager, in interleaved rounds, so that what disturbs the machine disturbs everyone; and how much each
+ * process grows. */
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -35,8 +36,8 @@ typedef struct Options {
 typedef struct Result {
     const BenchShape *shape;
     char error[256];
-    double brim, replay, torch;      /* seconds, medians over all steps */
-    double over_replay, torch_over;  /* medians over rounds of ratios within the round */
+    double brim, replay, torch;     /* seconds, medians over all steps */
+    double over_replay, torch_over; /* medians over rounds of ratios within the round */
     Limit limit;
     double growth, torch_growth; /* MiB */
     double tracking;             /* seconds a step */
@@ -91,10 +92,11 @@ static double ratio_of_rounds(const Side *a, const Side *b)
     return median(ratio, n);
 }
 
-/* ---- PyTorch --------------------------------------------------------------------------------------------------- */
+/* ---- PyTorch
+ * --------------------------------------------------------------------------------------------------- */
 
-/* The same kernels for both: the BLAS core that serves brim, the vectors brim's table uses. Passive, so that its threads
- * sleep while others are measured (and because its two pools would fight over the cores). */
+/* The same kernels for both: the BLAS core that serves brim, the vectors brim's table uses. Passive, so that
+ * its threads sleep while others are measured (and because its two pools would fight over the cores). */
 static json_t *torch_start(Child *child, const Options *o, const char *shape, char *settings, size_t size)
 {
     const char *core = strrchr(kernels_blas_name(), ' '), *isa = kernels_cpu(NULL)->name;
@@ -103,8 +105,8 @@ static json_t *torch_start(Child *child, const Options *o, const char *shape, ch
     snprintf(aten, sizeof aten, "ATEN_CPU_CAPABILITY=%s", strcmp(isa, "base") ? isa : "default");
     snprintf(threads, sizeof threads, "%d", o->threads);
     snprintf(settings, size, "%s %s OMP_WAIT_POLICY=passive", blas, aten);
-    const char *argv[] = {"env", blas, aten, "OMP_WAIT_POLICY=passive", o->python, o->script, shape, "--threads",
-                          threads, NULL};
+    const char *argv[] = {"env",       blas,    aten, "OMP_WAIT_POLICY=passive", o->python, o->script, shape,
+                          "--threads", threads, NULL};
     if (child_start(child, argv) != 0)
         return NULL;
     return child_answer(child);
@@ -123,10 +125,11 @@ static int torch_turn(Child *child, int steps, Side *side, double *growth)
     return count;
 }
 
-/* ---- Growth: in a process of its own ---------------------------------------------------------------------------- */
+/* ---- Growth: in a process of its own
+ * ---------------------------------------------------------------------------- */
 
-/* Growth after the model was made. The reservation is touched at once, so what it holds beyond the model at that moment
- * counts as growth; PyTorch's growth likewise begins before gradients and optimizer state. */
+/* Growth after the model was made. The reservation is touched at once, so what it holds beyond the model at
+ * that moment counts as growth; PyTorch's growth likewise begins before gradients and optimizer state. */
 static int growth_main(const BenchShape *shape, int threads)
 {
     const ModelPreset *preset = nn_preset(shape->preset);
@@ -171,7 +174,8 @@ static double growth_of(const BenchShape *shape, int threads)
     return growth;
 }
 
-/* ---- One shape -------------------------------------------------------------------------------------------------- */
+/* ---- One shape
+ * -------------------------------------------------------------------------------------------------- */
 
 static void brim_turn(Session *s, int steps)
 {
@@ -206,7 +210,8 @@ static void run_rounds(const Options *o, Session *s, Replay *r, Child *torch, Re
         torch_turn(torch, 1, NULL, &growth);
         torch_step = now_seconds() - begin - 0.06;
     }
-    int steps = turn_steps(step, o->turn), torch_steps = turn_steps(torch_step > 1e-4 ? torch_step : 1e-4, o->turn);
+    int steps = turn_steps(step, o->turn),
+        torch_steps = turn_steps(torch_step > 1e-4 ? torch_step : 1e-4, o->turn);
     for (int round = 0; round < o->rounds; round++) {
         if (round % 2)
             replay_turn(r, steps);
@@ -235,8 +240,8 @@ static void run_shape(const Options *o, const BenchShape *shape, Child *torch, R
         return;
     }
     uint64_t needs = plan.memory.stats.needs;
-    Context *context =
-        context_create(&(ContextOptions){.memory = MEMTRACK_RESERVED, .capacity = needs, .threads = o->threads});
+    Context *context = context_create(
+        &(ContextOptions){.memory = MEMTRACK_RESERVED, .capacity = needs, .threads = o->threads});
     if (!context) {
         snprintf(result->error, sizeof result->error, "no memory");
         return;
@@ -260,7 +265,8 @@ static void run_shape(const Options *o, const BenchShape *shape, Child *torch, R
     replay_close(&replay);
 }
 
-/* ---- Neighbours ------------------------------------------------------------------------------------------------- */
+/* ---- Neighbours
+ * ------------------------------------------------------------------------------------------------- */
 
 /* Seconds that all processors spent on work so far, or 0 where the system does not say. */
 static double machine_busy(void)
@@ -269,8 +275,8 @@ static double machine_busy(void)
     FILE *file = fopen("/proc/stat", "re");
     if (!file)
         return 0;
-    int read = fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &t[0], &t[1], &t[2], &t[3], &t[4], &t[5],
-                      &t[6], &t[7]);
+    int read = fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &t[0], &t[1], &t[2], &t[3], &t[4],
+                      &t[5], &t[6], &t[7]);
     fclose(file);
     return read == 8 ? (double)(t[0] + t[1] + t[2] + t[5] + t[6] + t[7]) / (double)sysconf(_SC_CLK_TCK) : 0;
 }
@@ -283,7 +289,8 @@ static double own_busy(void)
     return (double)(t.tms_utime + t.tms_stime + t.tms_cutime + t.tms_cstime) / (double)sysconf(_SC_CLK_TCK);
 }
 
-/* ---- Output ----------------------------------------------------------------------------------------------------- */
+/* ---- Output
+ * ----------------------------------------------------------------------------------------------------- */
 
 static void print_header(const Options *o, json_t *torch, const char *settings)
 {
@@ -298,7 +305,8 @@ static void print_header(const Options *o, json_t *torch, const char *settings)
     uname(&system);
     printf("machine   %s, %d of %ld processors, %s %s\n", cpu, o->threads, sysconf(_SC_NPROCESSORS_ONLN),
            system.sysname, system.release);
-    printf("brim      %s, %d threads, kernels %s\n", kernels_blas_name(), o->threads, kernels_cpu(NULL)->name);
+    printf("brim      %s, %d threads, kernels %s\n", kernels_blas_name(), o->threads,
+           kernels_cpu(NULL)->name);
     if (kernels_blas_warning())
         printf("          warning: %s\n", kernels_blas_warning());
     if (torch)
@@ -308,15 +316,19 @@ static void print_header(const Options *o, json_t *torch, const char *settings)
                json_string_value(json_object_get(torch, "cpu_capability")),
                json_string_value(json_object_get(json_object_get(torch, "blas"), "core")), settings);
     else
-        printf("PyTorch   %s\n", o->no_torch ? "left out" : "not there: python3 with torch is needed for its columns");
-    printf("step      forward, loss, backward, AdamW, zero_grad; %d rounds of turns of about %.1f s; medians\n"
-           "replay    the step's products (through the same gemm) and its AdamW pass, nothing else\n"
-           "limit     the products at the fastest one's rate, AdamW at the rate of a pass that only moves its bytes\n"
-           "growth    of the process from after the model was made (optimizer state included) to its highest, MiB\n\n",
-           o->rounds, o->turn);
-    printf("%-12s %9s %9s  %-19s %9s  %-19s %9s %7s %8s  %8s %8s  %-19s %s\n", "shape", "brim ms", "replay ms",
-           "brim/replay", "torch ms", "torch/brim", "limit ms", "x limit", "GFLOP/s", "growth", "torch's",
-           "ratio", "tracking");
+        printf("PyTorch   %s\n",
+               o->no_torch ? "left out" : "not there: python3 with torch is needed for its columns");
+    printf(
+        "step      forward, loss, backward, AdamW, zero_grad; %d rounds of turns of about %.1f s; medians\n"
+        "replay    the step's products (through the same gemm) and its AdamW pass, nothing else\n"
+        "limit     the products at the fastest one's rate, AdamW at the rate of a pass that only moves its "
+        "bytes\n"
+        "growth    of the process from after the model was made (optimizer state included) to its highest, "
+        "MiB\n\n",
+        o->rounds, o->turn);
+    printf("%-12s %9s %9s  %-19s %9s  %-19s %9s %7s %8s  %8s %8s  %-19s %s\n", "shape", "brim ms",
+           "replay ms", "brim/replay", "torch ms", "torch/brim", "limit ms", "x limit", "GFLOP/s", "growth",
+           "torch's", "ratio", "tracking");
     fflush(stdout);
 }
 
@@ -329,7 +341,8 @@ static const char *verdict(double value, double target, int at_most)
     if (value <= 0)
         return "-";
     int pass = at_most ? value <= target : value >= target;
-    snprintf(out, sizeof text[0], "%.2f (%s%.2f) %s", value, at_most ? "<=" : ">=", target, pass ? "pass" : "MISS");
+    snprintf(out, sizeof text[0], "%.2f (%s%.2f) %s", value, at_most ? "<=" : ">=", target,
+             pass ? "pass" : "MISS");
     return out;
 }
 
@@ -351,21 +364,23 @@ static void print_row(const Result *r)
 
 static json_t *row_json(const Result *r)
 {
-    return json_pack("{s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f}",
-                     "shape", r->shape->name, "error", r->error, "steps", r->steps, "loss", r->loss, "brim_ms",
-                     1e3 * r->brim, "replay_ms", 1e3 * r->replay, "torch_ms", 1e3 * r->torch, "limit_ms",
-                     1e3 * r->limit.seconds, "brim_over_replay", r->over_replay, "replay_target",
-                     r->shape->replay_target, "torch_over_brim", r->torch_over, "torch_target", r->shape->torch_target,
-                     "growth_mib", r->growth, "torch_growth_mib", r->torch_growth, "growth_target",
-                     r->shape->growth_target, "gflops", 1e-9 * r->limit.rate, "memory_gb_per_second",
-                     1e-9 * r->limit.memory_rate, "events", (json_int_t)r->events, "tracking_us", 1e6 * r->tracking);
+    return json_pack(
+        "{s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f}",
+        "shape", r->shape->name, "error", r->error, "steps", r->steps, "loss", r->loss, "brim_ms",
+        1e3 * r->brim, "replay_ms", 1e3 * r->replay, "torch_ms", 1e3 * r->torch, "limit_ms",
+        1e3 * r->limit.seconds, "brim_over_replay", r->over_replay, "replay_target", r->shape->replay_target,
+        "torch_over_brim", r->torch_over, "torch_target", r->shape->torch_target, "growth_mib", r->growth,
+        "torch_growth_mib", r->torch_growth, "growth_target", r->shape->growth_target, "gflops",
+        1e-9 * r->limit.rate, "memory_gb_per_second", 1e-9 * r->limit.memory_rate, "events",
+        (json_int_t)r->events, "tracking_us", 1e6 * r->tracking);
 }
 
-/* ---- Command ---------------------------------------------------------------------------------------------------- */
+/* ---- Command
+ * ---------------------------------------------------------------------------------------------------- */
 
-static const char usage[] =
-    "usage: bench [--quick] [--json] [--threads N] [--rounds N] [--no-torch] [--python PATH] [--script PATH] [shape…]\n"
-    "shapes: mlp bert-tiny llama-tiny gpt2 llama-small (all)\n";
+static const char usage[] = "usage: bench [--quick] [--json] [--threads N] [--rounds N] [--no-torch] "
+                            "[--python PATH] [--script PATH] [shape…]\n"
+                            "shapes: mlp bert-tiny llama-tiny gpt2 llama-small (all)\n";
 
 static int find_shape(const char *name)
 {
@@ -379,9 +394,9 @@ static int find_shape(const char *name)
 static int parse(int argc, char **argv, Options *o, int *growth)
 {
     static const struct option names[] = {
-        {"quick", 0, 0, 'q'},    {"json", 0, 0, 'j'},   {"threads", 1, 0, 't'}, {"rounds", 1, 0, 'r'},
-        {"no-torch", 0, 0, 'n'}, {"python", 1, 0, 'p'}, {"script", 1, 0, 's'},  {"growth", 1, 0, 'g'},
-        {0}};
+        {"quick", 0, 0, 'q'},  {"json", 0, 0, 'j'},     {"threads", 1, 0, 't'},
+        {"rounds", 1, 0, 'r'}, {"no-torch", 0, 0, 'n'}, {"python", 1, 0, 'p'},
+        {"script", 1, 0, 's'}, {"growth", 1, 0, 'g'},   {0}};
     *growth = -1;
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         if (c == 'q')
@@ -422,7 +437,8 @@ static void run_all(const Options *o)
         char settings[160] = "";
         Child torch = {0};
         result.growth = growth_of(&shapes[i], o->threads);
-        json_t *answer = o->no_torch ? NULL : torch_start(&torch, o, shapes[i].torch, settings, sizeof settings);
+        json_t *answer =
+            o->no_torch ? NULL : torch_start(&torch, o, shapes[i].torch, settings, sizeof settings);
         if (!answer)
             child_end(&torch);
         if (!headed++ && !o->json)
@@ -439,13 +455,14 @@ static void run_all(const Options *o)
     double capacity = (now_seconds() - begin) * (double)sysconf(_SC_NPROCESSORS_ONLN);
     double others = 100 * (machine_busy() - machine - (own_busy() - own)) / capacity;
     if (!o->json && others > 5)
-        printf("\nOther processes used %.0f %% of the processors meanwhile: of the ratios, trust those to the replay.\n",
+        printf("\nOther processes used %.0f %% of the processors meanwhile: of the ratios, trust those to "
+               "the replay.\n",
                others);
     if (o->json) {
-        json_t *all = json_pack("{s:s, s:s, s:i, s:i, s:f, s:o, s:o}", "blas", kernels_blas_name(), "kernels",
-                                kernels_cpu(NULL)->name, "threads", o->threads, "rounds", o->rounds,
-                                "others_percent", others, "torch", about ? json_incref(about) : json_null(),
-                                "shapes", json_incref(rows));
+        json_t *all =
+            json_pack("{s:s, s:s, s:i, s:i, s:f, s:o, s:o}", "blas", kernels_blas_name(), "kernels",
+                      kernels_cpu(NULL)->name, "threads", o->threads, "rounds", o->rounds, "others_percent",
+                      others, "torch", about ? json_incref(about) : json_null(), "shapes", json_incref(rows));
         json_dumpf(all, stdout, JSON_INDENT(1));
         puts("");
         json_decref(all);
@@ -456,7 +473,11 @@ static void run_all(const Options *o)
 
 int main(int argc, char **argv)
 {
-    Options o = {.threads = 2, .rounds = 7, .turn = 0.5, .python = "/usr/bin/python3", .script = "bench/torch_bench.py"};
+    Options o = {.threads = 2,
+                 .rounds = 7,
+                 .turn = 0.5,
+                 .python = "/usr/bin/python3",
+                 .script = "bench/torch_bench.py"};
     int growth;
     if (parse(argc, argv, &o, &growth) != 0) {
         fputs(usage, stderr);

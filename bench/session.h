@@ -1,5 +1,5 @@
-/* A model, its optimizer and one fixed batch: what a training step of a benchmark shape needs. The same code runs on meta
- * (planning, tracking) and for real. */
+/* A model, its optimizer and one fixed batch: what a training step of a benchmark shape needs. The same code
+ * runs on meta (planning, tracking) and for real. */
 #ifndef BRIM_BENCH_SESSION_H
 #define BRIM_BENCH_SESSION_H
 
@@ -17,7 +17,7 @@ typedef struct Session {
     Optimizer *optimizer;
     Batch batch;
     double loss;
-    uint64_t model_bytes; /* tracked when the model was there and nothing else */
+    uint64_t model_bytes;    /* tracked when the model was there and nothing else */
     uint64_t model_resident; /* the process at that moment */
 } Session;
 
@@ -65,13 +65,15 @@ static int session_open(Session *s, const ModelPreset *preset)
     const Context *context = context_current();
     s->model_bytes = memtrack_stats(context_ledger(context))->live;
     s->model_resident = memtrack_process_resident();
-    s->optimizer = optim_adamw(nn_parameters(s->model), &(AdamW){.lr = 3e-4f, .weight_decay = 0.1f, .decay_all = 1});
+    s->optimizer =
+        optim_adamw(nn_parameters(s->model), &(AdamW){.lr = 3e-4f, .weight_decay = 0.1f, .decay_all = 1});
     if (preset->seq) {
         Shape shape = SHAPE(preset->batch, preset->seq);
         s->batch.ids = tensor_new(DTYPE_I32, shape, MEM_INPUT);
         s->batch.labels = tensor_new(DTYPE_I32, shape, MEM_INPUT);
     } else {
-        s->batch.features = tensor_new(DTYPE_F32, SHAPE(preset->batch, preset->config.mlp.sizes[0]), MEM_INPUT);
+        s->batch.features =
+            tensor_new(DTYPE_F32, SHAPE(preset->batch, preset->config.mlp.sizes[0]), MEM_INPUT);
         s->batch.labels = tensor_new(DTYPE_I32, SHAPE(preset->batch), MEM_INPUT);
     }
     s->batch.micros = 1;

@@ -1,4 +1,5 @@
-/* What tracking costs: the events of one step, logged on meta, run again on books of their own, many times. */
+/* What tracking costs: the events of one step, logged on meta, run again on books of their own, many times.
+ */
 #ifndef BRIM_BENCH_TRACKING_H
 #define BRIM_BENCH_TRACKING_H
 
@@ -56,20 +57,23 @@ static void tracking_run(EventLog *log, size_t begin, size_t end, uint64_t first
     }
 }
 
-/* Seconds of a step spent in memtrack; *events = how many allocations, frees and re-tags that is. 0 on failure. */
+/* Seconds of a step spent in memtrack; *events = how many allocations, frees and re-tags that is. 0 on
+ * failure. */
 static double tracking_seconds(const ModelPreset *preset, int threads, size_t *events)
 {
     EventLog log = {.preset = preset, .capacity = 1 << 17, .block_capacity = 1 << 16};
     log.tracker = memtrack_create();
     log.events = memtrack_host_alloc(log.tracker, log.capacity * sizeof *log.events);
     log.blocks = memtrack_host_calloc(log.tracker, log.block_capacity * sizeof *log.blocks);
-    log.ledger = memtrack_ledger_create(log.tracker, &(MemLedgerOptions){.name = "meta", .mode = MEMTRACK_META});
+    log.ledger =
+        memtrack_ledger_create(log.tracker, &(MemLedgerOptions){.name = "meta", .mode = MEMTRACK_META});
     Plan plan;
     double best = 1e30;
     *events = 0;
     if (log.events && log.blocks && log.ledger &&
         plan_script(tracking_script, &log, &(RunOptions){.threads = threads}, &plan) == 0) {
-        size_t begin = 0, end = log.count; /* the second step: what the scope frees at the very end is not in it */
+        size_t begin = 0,
+               end = log.count; /* the second step: what the scope frees at the very end is not in it */
         while (begin < log.count && log.events[begin].where.step < 1)
             begin++;
         tracking_run(&log, 0, begin, 0);

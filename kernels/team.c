@@ -24,7 +24,16 @@ typedef struct Gate {
     atomic_uint value, sleepers;
 } Gate;
 
-typedef struct Team {
+typedef struct Team Team;
+
+/* What a worker is told when it is made. */
+typedef struct Seat {
+    Team *team;
+    unsigned number, region; /* the region before the one it is made for */
+    pthread_t thread;
+} Seat;
+
+struct Team {
     Gate region;  /* its number << 8 | its threads */
     Gate working; /* threads other than the owner still in it */
     Gate barrier; /* number of the barrier passed last */
@@ -33,8 +42,8 @@ typedef struct Team {
     void *data;
     unsigned workers; /* threads made so far, without the one that owns the team */
     atomic_int quit;
-    pthread_t thread[TEAM_MAX];
-} Team;
+    Seat seat[TEAM_MAX];
+};
 
 typedef struct Member {
     Team *team;
@@ -77,19 +86,11 @@ static void gate_wake(Gate *gate)
 
 /* ---- Workers --------------------------------------------------------------------------------------------------- */
 
-typedef struct WorkerStart {
-    Team *team;
-    unsigned number, region; /* the region before the one it is made for */
-    Gate taken;
-} WorkerStart;
-
 static void *worker(void *argument)
 {
-    WorkerStart *start = argument;
-    Team *team = start->team;
-    unsigned number = start->number, seen = start->region;
-    atomic_store(&start->taken.value, 1);
-    gate_wake(&start->taken);
+    const Seat *seat = argument;
+    Team *team = seat->team;
+    unsigned number = seat->number, seen = seat->region;
     for (;;) {
         gate_wait(&team->region, seen);
         seen = atomic_load_explicit(&team->region.value, memory_order_acquire);
@@ -113,7 +114,7 @@ static void team_end(void *argument)
     atomic_fetch_add(&team->region.value, 1u << 8);
     gate_wake(&team->region);
     for (unsigned i = 0; i < team->workers; i++)
-        pthread_join(team->thread[i], NULL);
+        pthread_join(team->seat[i].thread, NULL);
     team->workers = 0;
     atomic_store(&team->quit, 0);
 }
@@ -131,11 +132,13 @@ static unsigned team_grow(Team *team, unsigned size)
     pthread_once(&exit_once, make_exit_key);
     pthread_setspecific(exit_key, team);
     while (team->workers + 1 < size) {
-        WorkerStart start = {.team = team, .number = team->workers + 1, .region = atomic_load(&team->region.value)};
-        if (pthread_create(&team->thread[team->workers], NULL, worker, &start) != 0)
+        Seat *seat = &team->seat[team->workers];
+        seat->team = team;
+        seat->number = team->workers + 1;
+        seat->region = atomic_load(&team->region.value);
+        if (pthread_create(&seat->thread, NULL, worker, seat) != 0)
             break;
         team->workers++;
-        gate_wait(&start.taken, 0);
     }
     return team->workers + 1;
 }

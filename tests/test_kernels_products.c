@@ -110,7 +110,8 @@ static void test_gemm(void **state)
     (void)state;
     static const int64_t sizes[][3] = {{1, 1, 1},     {1, 17, 33},   {17, 33, 1},    {7, 5, 0},
                                        {13, 29, 31},  {64, 10, 100}, {100, 1, 64},   {3, 257, 67},
-                                       {131, 70, 65}, {65, 64, 97},  {5, 1031, 113}, {67, 211, 71}};
+                                       {131, 70, 65}, {65, 64, 97},  {5, 1031, 113}, {67, 211, 71},
+                                       {4099, 3, 5} /* more rows than a call takes */};
     static const float betas[] = {0, 1, 0.5f};
     for (int isa = 0; isa < ISAS; isa++) {
         const Kernels *kernels = kernels_cpu(isa_names[isa]);

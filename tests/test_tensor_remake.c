@@ -1,4 +1,5 @@
-/* tensor_remake: what is made again in backward is not kept, and everything else stays as it was, bit for bit. */
+/* tensor_remake: what is made again in backward is not kept, and everything else stays as it was, bit for
+ * bit. */
 #include "support.h"
 #include "tensor/tensor_.h"
 
@@ -23,15 +24,16 @@ static Tensor *maybe(Tensor *t, int remake)
     return remake ? tensor_remake(t) : t;
 }
 
-/* Every kind of operation that can be made again: norms with two readers each, a linear layer with GELU, SwiGLU. */
+/* Every kind of operation that can be made again: norms with two readers each, a linear layer with GELU,
+ * SwiGLU. */
 static Tensor *network(const Weights *w, Tensor *x, int remake)
 {
     x = tensor_scale(x, 2);
     Tensor *a = maybe(tensor_layer_norm(x, w->norm, w->norm_bias, 1e-5f), remake);
     Tensor *gelu = maybe(tensor_linear(a, w->up, w->up_bias, TENSOR_GELU), remake);
     Tensor *b = tensor_add(tensor_linear(tensor_move(gelu), w->down, NULL, TENSOR_IDENTITY),
-                           tensor_linear(tensor_linear(tensor_move(a), w->up, NULL, TENSOR_RELU), w->down, NULL,
-                                         TENSOR_IDENTITY));
+                           tensor_linear(tensor_linear(tensor_move(a), w->up, NULL, TENSOR_RELU), w->down,
+                                         NULL, TENSOR_IDENTITY));
     Tensor *c = maybe(tensor_rms_norm(tensor_move(b), w->norm, 1e-5f), remake);
     Tensor *gate = tensor_linear(c, w->gate, NULL, TENSOR_IDENTITY);
     Tensor *up = tensor_linear(tensor_move(c), w->up, NULL, TENSOR_IDENTITY);
@@ -92,24 +94,28 @@ static void test_ignored_elsewhere(void **state)
     assert_fine();
 }
 
-/* A kept tensor outlives its tape: a later graph, with other nodes at the same index, must not take one for its maker. */
+/* A kept tensor outlives its tape: a later graph, with other nodes at the same index, must not take one for
+ * its maker. */
 static void test_kept_beyond_its_tape(void **state)
 {
     (void)state;
-    Tensor *x = leaf(SHAPE(ROWS, WIDTH), 1, 1), *w = leaf(SHAPE(WIDE, WIDTH), 2, 1), *v = leaf(SHAPE(WIDTH, WIDE), 3, 1);
+    Tensor *x = leaf(SHAPE(ROWS, WIDTH), 1, 1), *w = leaf(SHAPE(WIDE, WIDTH), 2, 1),
+           *v = leaf(SHAPE(WIDTH, WIDE), 3, 1);
     Tensor *h = tensor_keep(tensor_remake(tensor_linear(x, w, NULL, TENSOR_GELU)));
     assert_int_equal(tensor_backward(tensor_sum(tensor_linear(h, v, NULL, TENSOR_IDENTITY))), 0);
     Tensor *first = copy_of(tensor_grad(v), WIDTH * WIDE);
     tensor_drop_grad(v);
     /* the node at h's old index is another GELU of the same size */
     Tensor *other = tensor_linear(tensor_scale(x, 3), w, NULL, TENSOR_GELU);
-    Tensor *loss = tensor_add(tensor_sum(tensor_linear(h, v, NULL, TENSOR_IDENTITY)), tensor_scale(tensor_sum(other), 0));
+    Tensor *loss = tensor_add(tensor_sum(tensor_linear(h, v, NULL, TENSOR_IDENTITY)),
+                              tensor_scale(tensor_sum(other), 0));
     assert_int_equal(tensor_backward(loss), 0);
     assert_memory_equal(tensor_f32(first), tensor_grad(v), WIDTH * WIDE * sizeof(float));
     assert_fine();
 }
 
-/* What takes the storage of a tensor that is to be made again changes nothing for those who read it before. */
+/* What takes the storage of a tensor that is to be made again changes nothing for those who read it before.
+ */
 static void test_storage_taken_by_another(void **state)
 {
     (void)state;
