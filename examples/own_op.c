@@ -53,8 +53,7 @@ static Tensor *star_relu(Tensor *x, double scale, double shift)
         .shape = star_relu_shape,
         .forward = star_relu_forward,
         .backward = star_relu_backward,
-        .over_dout =
-            OP_INPUT(0), /* element i of the gradient needs only element i of dout: reuse its memory */
+        .over_dout = OP_INPUT(0),   /* the gradient may take dout's memory: element i reads element i only */
         .accumulates = OP_INPUT(0), /* backward honours beta */
     };
     OpAttr attr = {.own = {.f = {scale, shift}}};
