@@ -47,7 +47,9 @@ ALL_CFLAGS  := $(BASE) $(OPT) -fopenmp $(DEFS) $(CFLAGS)
 # gcc's parallel regions run on kernels/team.c; clang's need its own run-time.
 IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null | head -1))
 ALL_LDFLAGS := $(LDSAN) $(if $(IS_CLANG),-fopenmp,-pthread) $(LDFLAGS)
-LIBS := -lopenblas -lz -ljansson -lm
+LIBS := -lopenblas -lz -lm
+# The command and the tests read and write JSON.
+CLI_LIBS := -ljansson $(LIBS)
 
 # ---- Files ----------------------------------------------------------------------------------------------------------
 FOLDERS := memtrack tensor nn optim data plan report
@@ -105,7 +107,7 @@ $(BUILD)/libbrim.so: $(LIB_OBJ)
 
 $(BUILD)/brim: $(CLI_OBJ) $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS)
 
 $(BUILD)/examples/%: $(BUILD)/examples/%.o $(BUILD)/libbrim.a
 	$(call say,LD,$@)
@@ -113,7 +115,7 @@ $(BUILD)/examples/%: $(BUILD)/examples/%.o $(BUILD)/libbrim.a
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS) -lcmocka
 
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)

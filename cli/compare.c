@@ -84,7 +84,7 @@ void variants_table(FILE *out, const Options *o, const Variant *variants, int co
             snprintf(percent, sizeof percent, "%+.0f %%", saved);
         fprintf(out, "%-40s %10.1f %7s %7.2f  %s %s\n", variants[i].label, (double)p->memory.stats.peak / unit, percent,
                 p->step_flops / first->step_flops, memtrack_phase_name(p->memory.stats.peak_at.phase),
-                p->memory.peak_place);
+                report_place(&p->memory));
     }
     const uint64_t *own = first->memory.stats.own_peak;
     uint64_t floor = report_group(own, MEM_GROUP_PARAMETERS) + report_group(own, MEM_GROUP_GRADIENTS) +

@@ -112,21 +112,6 @@ static int session_open(Session *s)
 
 /* ---- Validation ------------------------------------------------------------------------------------------------ */
 
-static int64_t count_right(Tensor *logits, Tensor *labels) /* (B,K) (B) */
-{
-    const float *scores = tensor_f32(logits);
-    const int32_t *label = tensor_i32(labels);
-    int64_t rows = tensor_dim(logits, 0), classes = tensor_dim(logits, 1), right = 0;
-    for (int64_t i = 0; scores && label && i < rows; i++) {
-        int64_t best = 0;
-        for (int64_t k = 1; k < classes; k++)
-            if (scores[i * classes + k] > scores[i * classes + best])
-                best = k;
-        right += best == label[i];
-    }
-    return right;
-}
-
 static void evaluate(Session *s)
 {
     double loss = 0;
@@ -141,8 +126,8 @@ static void evaluate(Session *s)
             int scope = tensor_scope_begin();
             Tensor *logits = nn_forward(s->model, NULL, b);
             if (classify)
-                right += count_right(logits, b->labels);
-            float mean = b->labels_total > 0 ? 1.0f / (float)b->labels_total : 0;
+                right += tensor_count_correct(logits, b->labels);
+            float mean = 1.0f / (float)b->labels_total;
             loss += tensor_item(tensor_cross_entropy(logits, b->labels, BATCH_IGNORE, mean)) * (double)b->labels_total;
             labels += b->labels_total;
             samples += tensor_dim(b->labels, 0);
@@ -234,17 +219,12 @@ static void write_log(const Session *s, int64_t step, double loss, int64_t token
 
 static void train_step(Session *s, int64_t step)
 {
-    double loss = 0;
     int scope = tensor_scope_begin();
-    for (const Batch *b; (b = data_next(s->train));) {
-        Tensor *one = nn_loss(s->model, b);
-        tensor_backward(one);
-        loss += tensor_item(one);
-    }
+    for (const Batch *b; (b = data_next(s->train));)
+        tensor_backward(nn_loss(s->model, b));
     int64_t tokens = data_step_tokens(s->train);
-    if (!error_code())
-        brim_step(loss, tokens);
-    write_log(s, step, loss, tokens);
+    brim_step(tokens);
+    write_log(s, step, tensor_step_loss(), tokens);
     optim_step(s->optimizer);
     optim_zero_grad(s->optimizer);
     tensor_scope_end(scope);

@@ -252,7 +252,7 @@ static int batch_make(Loader *loader)
     b->micro = loader->micro;
     b->micros = loader->micros;
     b->tokens = rows * (s->seq ? s->seq : 1);
-    b->labels_total = loader->labels;
+    b->labels_total = loader->item.context->meta ? 1 : loader->labels; /* nothing to count: a divisor that is safe */
     if (!loader->item.context->meta)
         batch_fill(loader, rows);
     loader->tokens += b->tokens;

@@ -213,7 +213,7 @@ Tensor *nn_loss(Module *model, const Batch *batch)
     int pushed = memtrack_place_push(context->tracker, "loss");
     if (pushed < 0)
         error_raise(ERROR_HOST_MEMORY, "out of host memory for the place 'loss'");
-    float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f;
+    float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f; /* hand-made batches may forget it */
     Tensor *loss = tensor_cross_entropy(tensor_move(logits), batch->labels, BATCH_IGNORE, scale);
     if (pushed >= 0)
         memtrack_place_pop(context->tracker);

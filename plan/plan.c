@@ -8,6 +8,8 @@
 #include "../tensor/tensor_.h"
 #include "plan.h"
 
+enum { RECENT_STEPS = 101 };
+
 /* What brim_step needs to know of the run around it. */
 typedef struct Run {
     const RunOptions *options;
@@ -16,6 +18,7 @@ typedef struct Run {
     int64_t lines;
     double started, last;          /* last: when the current step's time began */
     double tokens, token_seconds;  /* of all steps but the first, which warms up */
+    double recent[RECENT_STEPS];   /* seconds, as a ring */
 } Run;
 
 static _Thread_local Run *current_run;
@@ -153,6 +156,22 @@ static Context *context_for(const RunOptions *options, uint64_t needs)
                                             .kernels = options->kernels});
 }
 
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median_step(Run *run)
+{
+    int64_t timed = run->lines - 1;
+    size_t count = (size_t)(timed < RECENT_STEPS ? timed : RECENT_STEPS);
+    if (timed < 1)
+        return 0;
+    qsort(run->recent, count, sizeof run->recent[0], by_value);
+    return run->recent[count / 2];
+}
+
 int plan_execute(Script script, void *config, const RunOptions *options, const Plan *plan, RunResult *result)
 {
     static const RunOptions defaults;
@@ -177,6 +196,7 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     result->seconds = now() - run.started;
     if (run.token_seconds > 0)
         result->tokens_per_second = run.tokens / run.token_seconds;
+    result->step_seconds = median_step(&run);
     report_summary(context->ledger, &result->memory);
     result->memory.reserved = wants_malloc(o) ? 0 : needs;
     result->memory.process_peak = memtrack_process_resident_peak();
@@ -185,20 +205,21 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     return result->status;
 }
 
-void brim_step(double loss, int64_t tokens)
+void brim_step(int64_t tokens)
 {
     Run *run = current_run;
     Context *context = context_here();
     if (!run || !context || context->meta || context->error)
         return;
-    double t = now(), seconds = fmax(t - run->last, 1e-9);
-    int64_t step = context->steps_done + 1;
+    double t = now(), seconds = fmax(t - run->last, 1e-9), loss = context->step_loss;
+    int64_t step = memtrack_step(context->tracker) + 1;
     RunResult *result = run->result;
     if (run->lines++ == 0) {
         result->loss_first = loss;
     } else {
         run->tokens += (double)tokens;
         run->token_seconds += seconds;
+        run->recent[(run->lines - 2) % RECENT_STEPS] = seconds;
     }
     result->loss_last = loss;
     run->last = t;
@@ -225,7 +246,7 @@ int brim_run(Script script, void *config, const RunOptions *options)
         if (o->title)
             fprintf(out, "%s\n", o->title);
         fprintf(out, "Plan: needs %s (%" PRIu64 " bytes); peak in %s, %s\n", report_size(plan.memory.stats.needs).text,
-                plan.memory.stats.needs, memtrack_phase_name(plan.memory.stats.peak_at.phase), plan.memory.peak_place);
+                plan.memory.stats.needs, memtrack_phase_name(plan.memory.stats.peak_at.phase), report_place(&plan.memory));
     }
     int status = plan_execute(script, config, o, &plan, &result);
     if (o->quiet)

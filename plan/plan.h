@@ -67,6 +67,7 @@ typedef struct RunResult {
     int64_t first_off_plan;    /* the step of the first of them; -1 = none */
     double seconds;          /* of the script */
     double loss_first, loss_last;
+    double step_seconds;     /* median over the last steps, the first left out */
     double tokens_per_second;
 } RunResult;
 
@@ -77,9 +78,9 @@ BRIM_API int plan_execute(Script script, void *config, const RunOptions *options
 /* Plans, prints the plan, runs, prints planned beside measured. Returns what main should: 0 done, 1 failed or does not fit. */
 BRIM_API int brim_run(Script script, void *config, const RunOptions *options);
 
-/* Called by a script once a step, after backward: its loss and the tokens (or samples) it saw. Prints the step's line and keeps
- * what the end table says; does nothing on meta or outside brim_run. */
-BRIM_API void brim_step(double loss, int64_t tokens);
+/* Called by a script once a step, anywhere after its last backward, with the tokens (or samples) the step saw. Prints the step's
+ * line and keeps what the end table says; does nothing on meta or outside a run. */
+BRIM_API void brim_step(int64_t tokens);
 
 #ifdef __cplusplus
 }

@@ -28,6 +28,8 @@ BRIM_API void report_summary(const MemLedger *ledger, MemSummary *out);
 /* What the operating system counts beyond what is reserved or tracked: thread stacks, BLAS buffers, code, other libraries'
  * memory; negative when reserved pages were never touched. */
 BRIM_API int64_t report_unaccounted(const MemSummary *summary);
+/* Where the peak was, for people: the place, or "the model itself". */
+BRIM_API const char *report_place(const MemSummary *summary);
 BRIM_API uint64_t report_group(const uint64_t by_component[MEM_COMPONENT_COUNT], MemGroup group);
 
 /* A size as "123.4 MiB" or "1.234 GiB", by magnitude. */
@@ -37,6 +39,11 @@ typedef struct SizeText {
 BRIM_API SizeText report_size(uint64_t bytes);
 /* "6,123,168" */
 BRIM_API SizeText report_count(int64_t n);
+
+/* A table that compares runs: a heading, then a row a run with its peak by group, in MiB, and what a step took (0 = blank).
+ * Labels of up to 26 characters. */
+BRIM_API void report_row_heading(FILE *out, const char *label);
+BRIM_API void report_row(FILE *out, const char *label, const MemSummary *summary, double step_seconds);
 
 /* The end table: planned | measured | own peak by group and component, the peak and where it was, and (measured) what the
  * process holds besides. Either of planned and measured may be NULL. */

@@ -4,6 +4,9 @@
 
 #define report_count brim_report_count
 #define report_group brim_report_group
+#define report_place brim_report_place
+#define report_row brim_report_row
+#define report_row_heading brim_report_row_heading
 #define report_size brim_report_size
 #define report_step brim_report_step
 #define report_summary brim_report_summary

@@ -26,6 +26,11 @@ int64_t report_unaccounted(const MemSummary *summary)
     return (int64_t)(summary->process_peak - tracked - summary->host_peak);
 }
 
+const char *report_place(const MemSummary *summary)
+{
+    return summary->peak_place[0] ? summary->peak_place : "the model itself";
+}
+
 uint64_t report_group(const uint64_t by_component[MEM_COMPONENT_COUNT], MemGroup group)
 {
     uint64_t sum = 0;

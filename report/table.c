@@ -126,8 +126,7 @@ void report_table(FILE *out, const MemSummary *planned, const MemSummary *measur
     for (int group = 0; group < MEM_GROUP_COUNT; group++)
         group_rows(out, unit, planned, measured, (MemGroup)group);
     peak_row(out, unit, planned, measured);
-    const char *place = shown->peak_place[0] ? shown->peak_place : "the model itself";
-    fprintf(out, "Peak at: %s, %s (%s), step %" PRId64 "\n", memtrack_phase_name(shown->stats.peak_at.phase), place,
+    fprintf(out, "Peak at: %s, %s (%s), step %" PRId64 "\n", memtrack_phase_name(shown->stats.peak_at.phase), report_place(shown),
             shown->peak_op[0] ? shown->peak_op : "allocation", shown->stats.peak_at.step + 1);
     fprintf(out, "Needs %s in one piece (%" PRIu64 " bytes), gaps between blocks included.\n",
             report_size(shown->stats.needs).text, shown->stats.needs);
@@ -168,6 +167,26 @@ void report_textbook(FILE *out, const MemSummary *summary)
                          own[MEM_GROUP_PARAMETERS]));
     difference(out, unit, "overhead", (int64_t)at[MEM_GROUP_OVERHEAD]);
     fprintf(out, "%-*s%*.*f\n", LABEL, "the true peak", COLUMN, unit.decimals, (double)s->peak / unit.bytes);
+}
+
+void report_row_heading(FILE *out, const char *label)
+{
+    static const char *const columns[] = {"param", "grad", "optim", "activ", "other", "peak"};
+    fprintf(out, "%-*s", LABEL, label);
+    for (size_t i = 0; i < sizeof columns / sizeof columns[0]; i++)
+        fprintf(out, "%8s", columns[i]);
+    fprintf(out, " MiB%9s\n", "ms/step");
+}
+
+void report_row(FILE *out, const char *label, const MemSummary *summary, double step_seconds)
+{
+    fprintf(out, "%-*s", LABEL, label);
+    for (int group = 0; group < MEM_GROUP_COUNT; group++)
+        fprintf(out, "%8.2f", (double)report_group(summary->stats.at_peak, (MemGroup)group) / 0x1p20);
+    fprintf(out, "%8.2f", (double)summary->stats.peak / 0x1p20);
+    if (step_seconds > 0)
+        fprintf(out, "%13.1f", 1e3 * step_seconds);
+    fputc('\n', out);
 }
 
 void report_step(FILE *out, const MemLedger *ledger, const StepLine *line)

@@ -365,6 +365,8 @@ int tensor_backward(Tensor *loss)
         tape_cut(context, 0);
         return context->error;
     }
+    if (!context->meta)
+        context->step_loss += storage_f32(loss->storage)[0];
     MemTracker *tracker = context->tracker;
     MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
     int place = memtrack_place(tracker);

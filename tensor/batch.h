@@ -14,7 +14,7 @@ typedef struct Batch {
     Tensor *mask;     /* i32 (B,T): 0 marks padding; NULL = none */
     Tensor *labels;   /* i32 (B,T) or (B); BATCH_IGNORE counts nothing */
     int64_t labels_counted; /* of this micro-batch; 0 on meta */
-    int64_t labels_total;   /* of the whole accumulated batch: what the loss sum is divided by; 0 on meta */
+    int64_t labels_total;   /* of the whole accumulated batch: what the loss sum is divided by; 1 on meta */
     int64_t step;           /* the loader's step, from 0: with first_sample, what random masks are keyed by */
     int64_t first_sample;   /* index of this micro-batch's first sample within the accumulated batch */
     int micro, micros;      /* this micro-batch of how many in the step */

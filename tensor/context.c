@@ -117,6 +117,12 @@ double context_flops(const Context *context)
     return context ? context->flops : 0;
 }
 
+double tensor_step_loss(void)
+{
+    const Context *context = context_here();
+    return context ? context->step_loss : 0;
+}
+
 void *host_alloc(size_t bytes)
 {
     Context *context = context_here();
@@ -145,6 +151,8 @@ void context_segment_end(Context *context)
     if (context->segment_hook && (step_ended || memtrack_stats(context->ledger)->step_hash))
         context->segment_hook(context, step_ended, context->segment_user);
     memtrack_step_set(context->tracker, context->steps_done);
+    if (step_ended)
+        context->step_loss = 0;
 }
 
 void context_step_begin(Context *context)

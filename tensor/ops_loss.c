@@ -58,6 +58,28 @@ Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, f
                         (Tensor *[]){logits, labels});
 }
 
+int64_t tensor_count_correct(Tensor *logits, Tensor *labels)
+{
+    const float *row = tensor_f32(logits);
+    const int32_t *label = tensor_i32(labels);
+    if (!row || !label)
+        return 0;
+    int64_t classes = last_dim(logits->shape), rows = leading(logits->shape), correct = 0;
+    if (tensor_numel(labels) != rows) {
+        error_raise(ERROR_SHAPE, "tensor_count_correct: logits %s need %" PRId64 " labels, not %s",
+                    shape_text(logits->shape).text, rows, shape_text(labels->shape).text);
+        return 0;
+    }
+    for (int64_t i = 0; i < rows; i++, row += classes) {
+        int64_t best = 0;
+        for (int64_t k = 1; k < classes; k++)
+            if (row[k] > row[best])
+                best = k;
+        correct += best == label[i];
+    }
+    return correct;
+}
+
 /* ---- Reductions ------------------------------------------------------------------------------------------------ */
 
 static int sum_shape(OpCall *call)

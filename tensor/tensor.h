@@ -107,6 +107,7 @@ typedef struct Shape {
 
 #define SHAPE(...)                                                                                                     \
     ((Shape){(int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}})
+BRIM_API int64_t shape_numel(Shape shape); /* elements */
 
 /* Tensors owned elsewhere: a module's parameters, an optimizer's groups. Valid while their owner does not change. */
 typedef struct TensorList {
@@ -182,6 +183,10 @@ BRIM_API int tensor_recording(void);
  * lead to this loss too: for several losses, add them. Returns error_code(). */
 BRIM_API int tensor_backward(Tensor *loss);
 
+/* The sum of the losses given to tensor_backward since the training step began: with losses divided by the labels of the whole
+ * accumulated batch, the loss of the step. 0 on meta. */
+BRIM_API double tensor_step_loss(void);
+
 /* Runs forward(self, x, batch) without recording, keeps x, and runs it again, recorded, inside backward; gradients are
  * bitwise those of a plain call. forward must depend on nothing but its arguments. */
 typedef Tensor *(*CheckpointForward)(void *self, Tensor *x, const void *batch);
@@ -247,6 +252,8 @@ BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
  * logits (…, classes), labels i32 (…). */
 BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);
+/* How many rows of logits (…, classes) are largest at their label (…): for accuracy. Not recorded; 0 on meta. */
+BRIM_API int64_t tensor_count_correct(Tensor *logits, Tensor *labels);
 
 #ifdef __cplusplus
 }

@@ -68,6 +68,7 @@ struct Context {
     uint64_t seed;
     RandomState random;
     double flops; /* of products so far, on meta too */
+    double step_loss;
     int64_t steps_done; /* optimizer steps; the tracker's step follows when the next forward begins */
     SegmentHook segment_hook;
     void *segment_user;
@@ -88,7 +89,6 @@ void context_step_begin(Context *context);
 /* Ends the current segment, if anything was allocated in it. */
 void context_segment_end(Context *context);
 
-int64_t shape_numel(Shape shape);
 /* Raises ERROR_SHAPE and returns 0 unless every dimension is 1..INT_MAX and the bytes fit. `what` names the caller. */
 int shape_valid(Shape shape, const char *what);
 int shape_equal(Shape a, Shape b);

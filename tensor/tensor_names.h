@@ -17,6 +17,7 @@
 #define error_message brim_error_message
 #define error_name brim_error_name
 #define error_raise brim_error_raise
+#define shape_numel brim_shape_numel
 #define tensor_activation brim_tensor_activation
 #define tensor_add brim_tensor_add
 #define tensor_add_rows brim_tensor_add_rows
@@ -25,6 +26,7 @@
 #define tensor_attention_packed brim_tensor_attention_packed
 #define tensor_backward brim_tensor_backward
 #define tensor_checkpoint brim_tensor_checkpoint
+#define tensor_count_correct brim_tensor_count_correct
 #define tensor_cross_entropy brim_tensor_cross_entropy
 #define tensor_data brim_tensor_data
 #define tensor_dim brim_tensor_dim
@@ -73,6 +75,7 @@
 #define tensor_set_requires_grad brim_tensor_set_requires_grad
 #define tensor_shape brim_tensor_shape
 #define tensor_silu brim_tensor_silu
+#define tensor_step_loss brim_tensor_step_loss
 #define tensor_sum brim_tensor_sum
 #define tensor_swiglu brim_tensor_swiglu
 #define tensor_zeros brim_tensor_zeros

@@ -259,16 +259,13 @@ static inline double case_validate(Module *model, Loader *held_out)
 static inline double case_step(const Session *s, int64_t step, Module *model, Optimizer *optimizer,
                                Loader *train)
 {
-    double loss = 0;
     for (const Batch *b; (b = data_next(train));) {
         if (s->in_step)
             s->in_step(s->user, step);
-        Tensor *one = nn_loss(model, b);
-        tensor_backward(one);
-        loss += tensor_item(one);
+        tensor_backward(nn_loss(model, b));
     }
-    if (!error_code())
-        brim_step(loss, data_step_tokens(train));
+    double loss = tensor_step_loss();
+    brim_step(data_step_tokens(train));
     optim_step(optimizer);
     optim_zero_grad(optimizer);
     return loss;
