@@ -92,8 +92,7 @@ static double ratio_of_rounds(const Side *a, const Side *b)
     return median(ratio, n);
 }
 
-/* ---- PyTorch
- * --------------------------------------------------------------------------------------------------- */
+/* ---- PyTorch --------------------------------------------------------------------------------- */
 
 /* The same kernels for both: the BLAS core that serves brim, the vectors brim's table uses. Passive, so that
  * its threads sleep while others are measured (and because its two pools would fight over the cores). */
@@ -125,8 +124,7 @@ static int torch_turn(Child *child, int steps, Side *side, double *growth)
     return count;
 }
 
-/* ---- Growth: in a process of its own
- * ---------------------------------------------------------------------------- */
+/* ---- Growth: in a process of its own --------------------------------------------------------- */
 
 /* Growth after the model was made. The reservation is touched at once, so what it holds beyond the model at
  * that moment counts as growth; PyTorch's growth likewise begins before gradients and optimizer state. */
@@ -174,8 +172,7 @@ static double growth_of(const BenchShape *shape, int threads)
     return growth;
 }
 
-/* ---- One shape
- * -------------------------------------------------------------------------------------------------- */
+/* ---- One shape ------------------------------------------------------------------------------- */
 
 static void brim_turn(Session *s, int steps)
 {
@@ -265,8 +262,7 @@ static void run_shape(const Options *o, const BenchShape *shape, Child *torch, R
     replay_close(&replay);
 }
 
-/* ---- Neighbours
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Neighbours ------------------------------------------------------------------------------ */
 
 /* Seconds that all processors spent on work so far, or 0 where the system does not say. */
 static double machine_busy(void)
@@ -289,8 +285,7 @@ static double own_busy(void)
     return (double)(t.tms_utime + t.tms_stime + t.tms_cutime + t.tms_cstime) / (double)sysconf(_SC_CLK_TCK);
 }
 
-/* ---- Output
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Output ---------------------------------------------------------------------------------- */
 
 static void print_header(const Options *o, json_t *torch, const char *settings)
 {
@@ -375,8 +370,7 @@ static json_t *row_json(const Result *r)
         (json_int_t)r->events, "tracking_us", 1e6 * r->tracking);
 }
 
-/* ---- Command
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Command --------------------------------------------------------------------------------- */
 
 static const char usage[] = "usage: bench [--quick] [--json] [--threads N] [--rounds N] [--no-torch] "
                             "[--python PATH] [--script PATH] [shape…]\n"

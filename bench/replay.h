@@ -262,8 +262,7 @@ static double replay_run(Replay *r)
     return last - begin;
 }
 
-/* ---- The physical limit
- * ---------------------------------------------------------------------------------------- */
+/* ---- The physical limit ---------------------------------------------------------------------- */
 
 typedef struct Limit {
     double flops, rate;        /* of products; of the fastest one that matters, FLOP/s */

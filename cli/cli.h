@@ -28,7 +28,8 @@ int options_parse(Options *options, int argc, char **argv);
 /* The lines of `brim help` about options. */
 void options_help(FILE *out);
 
-/* The script of train, plan and compare; config is a Training. What a real run leaves behind is in the same struct. */
+/* The script of train, plan and compare; config is a Training. What a real run leaves behind is in the same
+ * struct. */
 typedef struct Training {
     const Options *options;
     int64_t parameters, samples, steps;

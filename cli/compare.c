@@ -39,7 +39,8 @@ int variants_plan(const Options *o, Variant variants[VARIANTS])
     if (o->checkpoint == CHECKPOINT_NONE)
         add(variants, &count, o, "--checkpoint blocks")->options.checkpoint = CHECKPOINT_BLOCKS;
     if (pieces > 1) {
-        snprintf(label, sizeof label, "--batch %d --accumulate %d", o->batch / pieces, o->accumulate * pieces);
+        snprintf(label, sizeof label, "--batch %d --accumulate %d", o->batch / pieces,
+                 o->accumulate * pieces);
         split_batch(add(variants, &count, o, label), pieces);
     }
     if (o->checkpoint == CHECKPOINT_NONE && pieces > 1) {
@@ -51,8 +52,8 @@ int variants_plan(const Options *o, Variant variants[VARIANTS])
         add(variants, &count, o, "--optimizer sgd")->options.optimizer = "sgd";
     if (text) {
         AttentionKind other = o->attention == ATTENTION_FLASH ? ATTENTION_EAGER : ATTENTION_FLASH;
-        Variant *v = add(variants, &count, o,
-                         other == ATTENTION_EAGER ? "--attention eager" : "--attention flash");
+        Variant *v =
+            add(variants, &count, o, other == ATTENTION_EAGER ? "--attention eager" : "--attention flash");
         v->options.attention = other;
         nn_preset_set_attention(&v->options.preset, other);
     }
@@ -82,9 +83,9 @@ void variants_table(FILE *out, const Options *o, const Variant *variants, int co
         char percent[16] = "";
         if (i > 0)
             snprintf(percent, sizeof percent, "%+.0f %%", saved);
-        fprintf(out, "%-40s %10.1f %7s %7.2f  %s %s\n", variants[i].label, (double)p->memory.stats.peak / unit, percent,
-                p->step_flops / first->step_flops, memtrack_phase_name(p->memory.stats.peak_at.phase),
-                report_place(&p->memory));
+        fprintf(out, "%-40s %10.1f %7s %7.2f  %s %s\n", variants[i].label,
+                (double)p->memory.stats.peak / unit, percent, p->step_flops / first->step_flops,
+                memtrack_phase_name(p->memory.stats.peak_at.phase), report_place(&p->memory));
     }
     const uint64_t *own = first->memory.stats.own_peak;
     uint64_t floor = report_group(own, MEM_GROUP_PARAMETERS) + report_group(own, MEM_GROUP_GRADIENTS) +

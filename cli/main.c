@@ -20,12 +20,14 @@ enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
 static void help(FILE *out)
 {
-    fprintf(out, "brim %s: trains small language models and accounts for every byte\n\nusage: brim COMMAND [OPTIONS]\n\n",
+    fprintf(out,
+            "brim %s: trains small language models and accounts for every byte\n\nusage: brim COMMAND "
+            "[OPTIONS]\n\n",
             BRIM_VERSION);
     for (int i = 0; i < COMMAND_COUNT; i++)
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
-    fprintf(out, "  %-10s this text\n  %-10s the version\n\noptions, the same in every command (default):\n", "help",
-            "version");
+    fprintf(out, "  %-10s this text\n  %-10s the version\n\noptions, the same in every command (default):\n",
+            "help", "version");
     options_help(out);
     fprintf(out, "\nexit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage\n");
 }

@@ -1,4 +1,5 @@
-/* Command-line options: one table, one meaning in every subcommand, and errors that say what would be right. */
+/* Command-line options: one table, one meaning in every subcommand, and errors that say what would be right.
+ */
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -8,7 +9,17 @@
 
 #include "cli.h"
 
-typedef enum FlagKind { FLAG_TEXT, FLAG_INT, FLAG_INT64, FLAG_SEED, FLAG_FLOAT, FLAG_SIZE, FLAG_SWITCH, FLAG_CHECKPOINT, FLAG_ATTENTION } FlagKind;
+typedef enum FlagKind {
+    FLAG_TEXT,
+    FLAG_INT,
+    FLAG_INT64,
+    FLAG_SEED,
+    FLAG_FLOAT,
+    FLAG_SIZE,
+    FLAG_SWITCH,
+    FLAG_CHECKPOINT,
+    FLAG_ATTENTION
+} FlagKind;
 
 typedef struct Flag {
     const char *name;
@@ -23,24 +34,29 @@ static const Flag flags[] = {
     {"--data", FLAG_TEXT, AT(data), "PATH", "a text file, builtin, or fashion-mnist"},
     {"--batch", FLAG_INT, AT(batch), "N", "samples in a micro-batch (the model's usual)"},
     {"--seq", FLAG_INT, AT(seq), "N", "tokens in a sample (the model's usual)"},
-    {"--accumulate", FLAG_INT, AT(accumulate), "N", "micro-batches in a step (1); effective batch = batch x accumulate"},
+    {"--accumulate", FLAG_INT, AT(accumulate), "N",
+     "micro-batches in a step (1); effective batch = batch x accumulate"},
     {"--steps", FLAG_INT64, AT(steps), "N", "optimizer steps (300)"},
     {"--epochs", FLAG_INT, AT(epochs), "N", "passes over the data, instead of --steps"},
-    {"--optimizer", FLAG_TEXT, AT(optimizer), "NAME", "sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw (adamw)"},
+    {"--optimizer", FLAG_TEXT, AT(optimizer), "NAME",
+     "sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw (adamw)"},
     {"--lr", FLAG_FLOAT, AT(lr), "X", "learning rate (by optimizer)"},
     {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X", "norms and biases are spared (by optimizer)"},
     {"--schedule", FLAG_TEXT, AT(schedule), "NAME", "constant, linear, cosine (cosine)"},
     {"--warmup", FLAG_INT, AT(warmup), "N", "steps of linear warm-up (5 % of the steps)"},
     {"--clip", FLAG_FLOAT, AT(clip), "X", "largest gradient norm (1; 0 = off)"},
     {"--dropout", FLAG_FLOAT, AT(dropout), "P", "dropout probability (0)"},
-    {"--checkpoint", FLAG_CHECKPOINT, AT(checkpoint), "none|blocks", "recompute each block's activations in backward (none)"},
-    {"--attention", FLAG_ATTENTION, AT(attention), "flash|eager", "keep a row's log-sum-exp, or all scores (flash)"},
+    {"--checkpoint", FLAG_CHECKPOINT, AT(checkpoint), "none|blocks",
+     "recompute each block's activations in backward (none)"},
+    {"--attention", FLAG_ATTENTION, AT(attention), "flash|eager",
+     "keep a row's log-sum-exp, or all scores (flash)"},
     {"--budget", FLAG_SIZE, AT(budget), "SIZE", "refuse to start when more is needed: 800MiB, 16GiB, bytes"},
     {"--seed", FLAG_SEED, AT(seed), "N", "of initialisation, shuffling and dropout (1)"},
     {"--threads", FLAG_INT, AT(threads), "N", "processors to use (all)"},
     {"--max-samples", FLAG_INT64, AT(max_samples), "N", "use only the first N samples"},
     {"--every", FLAG_INT, AT(every), "N", "steps between printed lines (a twentieth of the run)"},
-    {"--evaluate-every", FLAG_INT, AT(evaluate_every), "N", "steps between validations (at the end, and each epoch)"},
+    {"--evaluate-every", FLAG_INT, AT(evaluate_every), "N",
+     "steps between validations (at the end, and each epoch)"},
     {"--sample", FLAG_INT, AT(sample), "N", "generate N bytes at the end, from llama and gpt2 models (0)"},
     {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", "what the sample continues"},
     {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", "write one JSON object a step"},
@@ -73,8 +89,8 @@ static int parse_int(const Flag *flag, const char *text, int64_t low, int64_t hi
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (errno || end == text || *end || value < low || value > high) {
-        fprintf(stderr, "brim: %s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'\n", flag->name, low,
-                high, text);
+        fprintf(stderr, "brim: %s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'\n",
+                flag->name, low, high, text);
         return EXIT_USAGE;
     }
     *out = value;
@@ -96,8 +112,8 @@ static int parse_size(const Flag *flag, const char *text, uint64_t *out)
     static const struct {
         const char *name;
         double bytes;
-    } units[] = {{"", 1}, {"B", 1}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40},
-                 {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}};
+    } units[] = {{"", 1},         {"B", 1},    {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30},
+                 {"TiB", 0x1p40}, {"kB", 1e3}, {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12}};
     char *end;
     double value = strtod(text, &end);
     for (size_t i = 0; end != text && i < sizeof units / sizeof units[0]; i++)
@@ -193,10 +209,12 @@ static int parse_flags(Options *o, int argc, char **argv)
 
 static int check_names(const Options *o)
 {
-    static const char *const optimizers[] = {"sgd", "sgd-momentum", "sgd-nesterov", "rmsprop", "adam", "adamw", NULL};
+    static const char *const optimizers[] = {
+        "sgd", "sgd-momentum", "sgd-nesterov", "rmsprop", "adam", "adamw", NULL};
     static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
     int found;
-    const Flag optimizer = {.name = "--optimizer", .value = "sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw"};
+    const Flag optimizer = {.name = "--optimizer",
+                            .value = "sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw"};
     const Flag schedule = {.name = "--schedule", .value = "constant, linear, cosine"};
     if (parse_choice(&optimizer, o->optimizer, optimizers, &found))
         return EXIT_USAGE;
@@ -219,12 +237,13 @@ static int apply_model(Options *o)
     o->batch = o->batch ? o->batch : preset->batch;
     o->seq = o->seq ? o->seq : preset->seq;
     if (text && o->seq > nn_preset_max_seq(preset)) {
-        fprintf(stderr, "brim: --seq %d is longer than the %d positions of %s\n", o->seq, nn_preset_max_seq(preset),
-                o->model);
+        fprintf(stderr, "brim: --seq %d is longer than the %d positions of %s\n", o->seq,
+                nn_preset_max_seq(preset), o->model);
         return EXIT_USAGE;
     }
     if ((int64_t)o->batch * o->accumulate > INT_MAX) {
-        fprintf(stderr, "brim: --batch %d x --accumulate %d is %" PRId64 " samples a step; at most %d are possible\n",
+        fprintf(stderr,
+                "brim: --batch %d x --accumulate %d is %" PRId64 " samples a step; at most %d are possible\n",
                 o->batch, o->accumulate, (int64_t)o->batch * o->accumulate, INT_MAX);
         return EXIT_USAGE;
     }

@@ -1,5 +1,5 @@
-/* The training script behind train, plan and compare: one function, run on meta to plan and for real to train. On meta it
- * runs one of each kind of step instead of all of them. */
+/* The training script behind train, plan and compare: one function, run on meta to plan and for real to
+ * train. On meta it runs one of each kind of step instead of all of them. */
 #include <errno.h>
 #include <math.h>
 #include <string.h>
@@ -22,7 +22,7 @@ enum { EVALUATION_BATCHES = 32 };
 /* The built-in corpus is as long as usual, or as a step of large batches needs to be full. */
 enum { CORPUS_MIN = 1 << 20 };
 
-/* ---- Making ---------------------------------------------------------------------------------------------------- */
+/* ---- Making ---------------------------------------------------------------------------------- */
 
 static Loader *open_loader(const Options *o, DataSplit split)
 {
@@ -38,14 +38,15 @@ static Loader *open_loader(const Options *o, DataSplit split)
     if (o->max_samples && o->max_samples < some)
         some = o->max_samples;
     int64_t step_bytes = (int64_t)o->batch * o->accumulate * o->seq;
-    return data_text(o->data, &(TextOptions){.batch = o->batch,
-                                             .seq = o->seq,
-                                             .accumulate = accumulate,
-                                             .seed = o->seed,
-                                             .split = split,
-                                             .mask_probability = o->preset.family == MODEL_BERT ? 0.15f : 0,
-                                             .max_samples = held_out ? some : o->max_samples,
-                                             .corpus_bytes = step_bytes > CORPUS_MIN / 2 ? 2 * step_bytes : CORPUS_MIN});
+    return data_text(
+        o->data, &(TextOptions){.batch = o->batch,
+                                .seq = o->seq,
+                                .accumulate = accumulate,
+                                .seed = o->seed,
+                                .split = split,
+                                .mask_probability = o->preset.family == MODEL_BERT ? 0.15f : 0,
+                                .max_samples = held_out ? some : o->max_samples,
+                                .corpus_bytes = step_bytes > CORPUS_MIN / 2 ? 2 * step_bytes : CORPUS_MIN});
 }
 
 static float default_lr(const Options *o)
@@ -58,7 +59,9 @@ static float default_lr(const Options *o)
 static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
 {
     float lr = o->lr >= 0 ? o->lr : default_lr(o);
-    float decay = o->weight_decay > 0 ? o->weight_decay : o->weight_decay == 0 ? -1 : 0; /* optim: 0 = default, -1 = none */
+    float decay = o->weight_decay > 0    ? o->weight_decay
+                  : o->weight_decay == 0 ? -1
+                                         : 0; /* optim: 0 = default, -1 = none */
     Optimizer *optimizer = optim_by_name(o->optimizer, nn_parameters(model), lr, decay);
     int64_t warmup = o->warmup >= 0 ? o->warmup : steps / 20;
     Schedule schedule = {.kind = !strcmp(o->schedule, "cosine")   ? SCHEDULE_COSINE
@@ -80,11 +83,13 @@ static int check_data(const Session *s)
     const ModelPreset *preset = &s->options->preset;
     int64_t classes = data_classes(s->train), vocab = nn_preset_vocab(preset);
     if (classes > vocab)
-        return error_raise(ERROR_DATA, "%s has %lld %s, the model %s only %lld", s->options->data, (long long)classes,
-                           preset->family == MODEL_MLP ? "classes" : "tokens", s->options->model, (long long)vocab);
+        return error_raise(ERROR_DATA, "%s has %lld %s, the model %s only %lld", s->options->data,
+                           (long long)classes, preset->family == MODEL_MLP ? "classes" : "tokens",
+                           s->options->model, (long long)vocab);
     if (preset->family == MODEL_MLP && data_width(s->train) != preset->config.mlp.sizes[0])
-        return error_raise(ERROR_DATA, "%s has samples of %lld values, the model %s reads %d", s->options->data,
-                           (long long)data_width(s->train), s->options->model, preset->config.mlp.sizes[0]);
+        return error_raise(ERROR_DATA, "%s has samples of %lld values, the model %s reads %d",
+                           s->options->data, (long long)data_width(s->train), s->options->model,
+                           preset->config.mlp.sizes[0]);
     return 0;
 }
 
@@ -110,7 +115,7 @@ static int session_open(Session *s)
     return error_code();
 }
 
-/* ---- Validation ------------------------------------------------------------------------------------------------ */
+/* ---- Validation ------------------------------------------------------------------------------ */
 
 static void evaluate(Session *s)
 {
@@ -128,7 +133,8 @@ static void evaluate(Session *s)
             if (classify)
                 right += tensor_count_correct(logits, b->labels);
             float mean = 1.0f / (float)b->labels_total;
-            loss += tensor_item(tensor_cross_entropy(logits, b->labels, BATCH_IGNORE, mean)) * (double)b->labels_total;
+            loss += tensor_item(tensor_cross_entropy(logits, b->labels, BATCH_IGNORE, mean)) *
+                    (double)b->labels_total;
             labels += b->labels_total;
             samples += tensor_dim(b->labels, 0);
             tensor_scope_end(scope);
@@ -140,7 +146,7 @@ static void evaluate(Session *s)
     s->training->validation_samples = samples;
 }
 
-/* ---- Writing a sample ------------------------------------------------------------------------------------------ */
+/* ---- Writing a sample ------------------------------------------------------------------------ */
 
 static int draw(const float *logits, int64_t count, double temperature, uint64_t seed, uint32_t position)
 {
@@ -156,8 +162,8 @@ static int draw(const float *logits, int64_t count, double temperature, uint64_t
     return (int)count - 1;
 }
 
-/* One more byte after text[0..length): a window of fixed length, so that every step is planned alike; what lies beyond the
- * text does not matter to a causal model. */
+/* One more byte after text[0..length): a window of fixed length, so that every step is planned alike; what
+ * lies beyond the text does not matter to a causal model. */
 static int next_byte(Session *s, const char *text, int length, int window)
 {
     int32_t ids[1024] = {0};
@@ -197,7 +203,7 @@ static void generate(Session *s)
     snprintf(s->training->generated, sizeof s->training->generated, "%s", text + start);
 }
 
-/* ---- Steps ----------------------------------------------------------------------------------------------------- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 static void write_log(const Session *s, int64_t step, double loss, int64_t tokens)
 {
@@ -208,9 +214,10 @@ static void write_log(const Session *s, int64_t step, double loss, int64_t token
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
         json_object_set_new(groups, memtrack_group_name((MemGroup)g),
                             json_integer((json_int_t)report_group(stats->step_at_peak, (MemGroup)g)));
-    json_t *line = json_pack("{s:I, s:f, s:f, s:I, s:I, s:I, s:o}", "step", (json_int_t)step + 1, "loss", loss, "lr",
-                             (double)optim_lr(s->optimizer), "tokens", (json_int_t)tokens, "live_bytes",
-                             (json_int_t)stats->live, "peak_bytes", (json_int_t)stats->step_peak, "at_peak", groups);
+    json_t *line =
+        json_pack("{s:I, s:f, s:f, s:I, s:I, s:I, s:o}", "step", (json_int_t)step + 1, "loss", loss, "lr",
+                  (double)optim_lr(s->optimizer), "tokens", (json_int_t)tokens, "live_bytes",
+                  (json_int_t)stats->live, "peak_bytes", (json_int_t)stats->step_peak, "at_peak", groups);
     json_dumpf(line, s->log, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(line);
     if (fputc('\n', s->log) == EOF || fflush(s->log))

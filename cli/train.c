@@ -7,9 +7,12 @@
 
 static const char *upper(const char *optimizer)
 {
-    static const char *const names[][2] = {{"sgd", "SGD"},         {"sgd-momentum", "SGD with momentum"},
-                                           {"sgd-nesterov", "SGD with Nesterov momentum"}, {"rmsprop", "RMSprop"},
-                                           {"adam", "Adam"},       {"adamw", "AdamW"}};
+    static const char *const names[][2] = {{"sgd", "SGD"},
+                                           {"sgd-momentum", "SGD with momentum"},
+                                           {"sgd-nesterov", "SGD with Nesterov momentum"},
+                                           {"rmsprop", "RMSprop"},
+                                           {"adam", "Adam"},
+                                           {"adamw", "AdamW"}};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (!strcmp(names[i][0], optimizer))
             return names[i][1];
@@ -18,8 +21,8 @@ static const char *upper(const char *optimizer)
 
 static void print_title(const Options *o, const Training *t)
 {
-    printf("%s  %s parameters  fp32  %s  batch %d", o->model, report_count(t->parameters).text, upper(o->optimizer),
-           o->batch);
+    printf("%s  %s parameters  fp32  %s  batch %d", o->model, report_count(t->parameters).text,
+           upper(o->optimizer), o->batch);
     if (o->seq)
         printf(" x seq %d", o->seq);
     if (o->accumulate > 1)
@@ -39,8 +42,8 @@ static void print_levers(const Options *o, const Options *variant)
     if (variant->checkpoint != o->checkpoint)
         used += (size_t)snprintf(text + used, sizeof text - used, " --checkpoint blocks");
     if (variant->batch != o->batch)
-        used += (size_t)snprintf(text + used, sizeof text - used, " --batch %d --accumulate %d", variant->batch,
-                                 variant->accumulate);
+        used += (size_t)snprintf(text + used, sizeof text - used, " --batch %d --accumulate %d",
+                                 variant->batch, variant->accumulate);
     if (strcmp(variant->optimizer, o->optimizer))
         used += (size_t)snprintf(text + used, sizeof text - used, " --optimizer %s", variant->optimizer);
     if (variant->attention != o->attention)
@@ -80,8 +83,8 @@ static void say_if_data_is_short(const Options *o, int64_t samples)
 {
     int64_t step = (int64_t)o->batch * o->accumulate;
     if (samples < step && !o->max_samples)
-        fprintf(stderr, "brim: %s has %" PRId64 " samples, so a step has that many, not %" PRId64 "\n", o->data, samples,
-                step);
+        fprintf(stderr, "brim: %s has %" PRId64 " samples, so a step has that many, not %" PRId64 "\n",
+                o->data, samples, step);
 }
 
 static int plan_or_say(const Options *o, Training *training, Plan *plan)
@@ -94,7 +97,8 @@ static int plan_or_say(const Options *o, Training *training, Plan *plan)
     say_if_data_is_short(o, training->samples);
     if (!o->budget || plan->memory.stats.needs <= o->budget)
         return EXIT_DONE;
-    fprintf(stderr, "brim: needs %s, %s more than the budget of %s.\n", report_size(plan->memory.stats.needs).text,
+    fprintf(stderr, "brim: needs %s, %s more than the budget of %s.\n",
+            report_size(plan->memory.stats.needs).text,
             report_size(plan->memory.stats.needs - o->budget).text, report_size(o->budget).text);
     suggest(o);
     return EXIT_NO;
@@ -108,8 +112,9 @@ int command_plan(const Options *o)
     if (plan.status)
         return status;
     if (o->json) {
-        json_print(json_pack("{s:s, s:I, s:f, s:o}", "model", o->model, "parameters", (json_int_t)training.parameters,
-                             "step_flops", plan.step_flops, "memory", json_memory(&plan.memory, NULL)));
+        json_print(json_pack("{s:s, s:I, s:f, s:o}", "model", o->model, "parameters",
+                             (json_int_t)training.parameters, "step_flops", plan.step_flops, "memory",
+                             json_memory(&plan.memory, NULL)));
         return status;
     }
     print_title(o, &training);
@@ -120,21 +125,21 @@ int command_plan(const Options *o)
 
 static json_t *train_json(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
-    json_t *validation = json_pack("{s:f, s:I}", "loss", t->validation_loss, "samples",
-                                   (json_int_t)t->validation_samples);
+    json_t *validation =
+        json_pack("{s:f, s:I}", "loss", t->validation_loss, "samples", (json_int_t)t->validation_samples);
     if (t->accuracy >= 0)
         json_object_set_new(validation, "accuracy", json_real(t->accuracy));
     return json_pack("{s:s, s:I, s:I, s:f, s:f, s:o, s:f, s:o}", "model", o->model, "parameters",
-                     (json_int_t)t->parameters, "steps", (json_int_t)r->steps, "loss_first", r->loss_first, "loss_last",
-                     r->loss_last, "validation", validation, "tokens_per_second", r->tokens_per_second, "memory",
-                     json_memory(&r->memory, &plan->memory));
+                     (json_int_t)t->parameters, "steps", (json_int_t)r->steps, "loss_first", r->loss_first,
+                     "loss_last", r->loss_last, "validation", validation, "tokens_per_second",
+                     r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
 }
 
 static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
-    printf("\n%" PRId64 " step%s, %.0f s, %s %s/s; loss %.2f -> %.2f", r->steps, r->steps == 1 ? "" : "s", r->seconds,
-           report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples", r->loss_first,
-           r->loss_last);
+    printf("\n%" PRId64 " step%s, %.0f s, %s %s/s; loss %.2f -> %.2f", r->steps, r->steps == 1 ? "" : "s",
+           r->seconds, report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples",
+           r->loss_first, r->loss_last);
     printf("; held out: loss %.3f", t->validation_loss);
     if (t->accuracy >= 0)
         printf(", accuracy %.2f %%", 100 * t->accuracy);
@@ -142,8 +147,8 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     report_table(stdout, &plan->memory, &r->memory);
     report_textbook(stdout, &plan->memory);
     if (r->segments_off_plan)
-        printf("%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n", r->segments_off_plan,
-               r->first_off_plan + 1);
+        printf("%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n",
+               r->segments_off_plan, r->first_off_plan + 1);
     if (t->generated[0])
         printf("\nIt writes: %s%s\n", o->prompt ? o->prompt : "The ", t->generated);
 }
@@ -160,8 +165,8 @@ int command_train(const Options *o)
     if (!o->json) {
         print_title(o, &training);
         kernels_blas_start(threads);
-        printf("%s, %d thread%s, %s kernels; plan: needs %s\n\n", kernels_blas_name(), threads, threads == 1 ? "" : "s",
-               kernels_cpu(NULL)->name, report_size(plan.memory.stats.needs).text);
+        printf("%s, %d thread%s, %s kernels; plan: needs %s\n\n", kernels_blas_name(), threads,
+               threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan.memory.stats.needs).text);
         fflush(stdout);
     }
     if (kernels_blas_warning())
@@ -193,10 +198,12 @@ int command_demo(const Options *options)
     int count = variants_plan(&o, variants);
     printf("\nWhat each lever would save, planned the same way (brim compare):\n");
     variants_table(stdout, &o, variants, count);
-    printf("\nTry next:\n"
-           "  build/brim train --model mlp --epochs 3          Fashion-MNIST, from Debian's dataset-fashion-mnist\n"
-           "  build/brim train --checkpoint blocks             the same model, and what it really saves\n"
-           "  build/brim plan --model llama-3.1-8b --seq 4096  what a large one would need, in milliseconds\n");
+    printf(
+        "\nTry next:\n"
+        "  build/brim train --model mlp --epochs 3          Fashion-MNIST, from Debian's "
+        "dataset-fashion-mnist\n"
+        "  build/brim train --checkpoint blocks             the same model, and what it really saves\n"
+        "  build/brim plan --model llama-3.1-8b --seq 4096  what a large one would need, in milliseconds\n");
     return EXIT_DONE;
 }
 
@@ -223,8 +230,8 @@ int command_models(const Options *o)
             json_array_append_new(all, json_pack("{s:s, s:s, s:I}", "model", p->name, "family",
                                                  nn_family_name(p->family), "parameters", (json_int_t)count));
         else
-            printf("%-20s %-6s %16s %6d %6d  %s\n", p->name, nn_family_name(p->family), report_count(count).text,
-                   p->batch, p->seq, p->about);
+            printf("%-20s %-6s %16s %6d %6d  %s\n", p->name, nn_family_name(p->family),
+                   report_count(count).text, p->batch, p->seq, p->about);
     }
     if (o->json)
         json_print(json_pack("{s:o}", "models", all));

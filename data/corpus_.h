@@ -84,8 +84,7 @@ static const char *const SMALL_NUMBERS[] = {
 static const char *const TENS[] = {"",      "",      "twenty",  "thirty", "forty",
                                    "fifty", "sixty", "seventy", "eighty", "ninety"};
 
-/* ---- Slots filled anew each time; entries may hold slots themselves
- * ---------------------------------------------- */
+/* ---- Slots filled anew each time; entries may hold slots themselves -------------------------- */
 
 static const char *const THING_LOOKS[] = {
     "small",   "old",    "heavy",   "bright", "broken",   "wooden", "narrow", "silver",  "plain",
@@ -195,8 +194,7 @@ static const char *const SPOKE[] = {"said", "answered", "whispered", "called",
     X('U', SOME_CREATURES)                                                                                   \
     X('D', DAYS)
 
-/* ---- Sentences
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Sentences ------------------------------------------------------------------------------- */
 
 static const char *const OPENINGS[] = {
     "$d, $A went to $p with a~$a $t.",

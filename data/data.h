@@ -2,10 +2,10 @@
  *
  * A loader yields steps; a step is `accumulate` micro-batches, after which data_next returns NULL once:
  *     for (const Batch *b; (b = data_next(loader)); ) tensor_backward(nn_loss(model, b));
- * Samples are shuffled by seed anew each epoch (Philox keys, so order is the same everywhere). The last micro-batch of
- * an epoch may be short, and the last step of an epoch may have fewer micro-batches. On a meta context, loaders open
- * the file, read headers and counts, and yield the same shapes without data.
- * Datasets live in host memory (or are mapped), outside the tracked peak. Loaders belong to the current scope.
+ * Samples are shuffled by seed anew each epoch (Philox keys, so order is the same everywhere). The last
+ * micro-batch of an epoch may be short, and the last step of an epoch may have fewer micro-batches. On a meta
+ * context, loaders open the file, read headers and counts, and yield the same shapes without data. Datasets
+ * live in host memory (or are mapped), outside the tracked peak. Loaders belong to the current scope.
  */
 #ifndef BRIM_DATA_H
 #define BRIM_DATA_H
@@ -24,27 +24,27 @@ typedef struct Loader Loader;
 typedef enum DataSplit { DATA_TRAIN, DATA_HELD_OUT } DataSplit;
 
 typedef struct TextOptions {
-    int batch;              /* micro-batch; 0 = 8 */
-    int seq;                /* 0 = 128; masked: 3 or more */
-    int accumulate;         /* micro-batches a step; 0 = 1 */
-    uint64_t seed;          /* of shuffling and masking */
+    int batch;      /* micro-batch; 0 = 8 */
+    int seq;        /* 0 = 128; masked: 3 or more */
+    int accumulate; /* micro-batches a step; 0 = 1 */
+    uint64_t seed;  /* of shuffling and masking */
     DataSplit split;
     float held_out;         /* fraction of sequences at the end of the text; 0 = 0.05; negative = none */
-    float mask_probability; /* > 0: masked language modelling (BERT): 0.15 usual. 80 % [MASK], 10 % random, 10 % kept;
-                               labels only where chosen, at least one a sample */
-    int64_t max_samples;    /* use only the first this many sequences of the part asked for; 0 = all (1 with batch 1
-                               overfits one batch) */
+    float mask_probability; /* > 0: masked language modelling (BERT): 0.15 usual. 80 % [MASK], 10 % random, 10
+                               % kept; labels only where chosen, at least one a sample */
+    int64_t max_samples;    /* use only the first this many sequences of the part asked for; 0 = all (1 with
+                               batch 1    overfits one batch) */
     int64_t corpus_bytes;   /* builtin: size of the text to generate; 0 = 1 MiB */
 } TextOptions;
 
 /* Byte tokens: 0..255; masked data add TOKEN_PAD, TOKEN_CLS, TOKEN_SEP, TOKEN_MASK (vocabulary 260). */
 enum { TOKEN_PAD = 256, TOKEN_CLS = 257, TOKEN_SEP = 258, TOKEN_MASK = 259, TOKEN_VOCAB = 260 };
 
-/* Sequences of `seq` bytes from a text file, or "builtin" for the generated corpus ("./builtin" is a file). Plain:
- * sequence s is bytes [s*seq, s*seq + seq), labels the next byte. Masked: ids are [CLS], the next seq - 2 bytes, [SEP];
- * what is masked depends on seed, sample and epoch, not on batching, and stays the same in the held-out part. Only the
- * training part is shuffled. options may be NULL. NULL with an error when the file is missing, empty, or shorter
- * than one sequence in either part asked for. */
+/* Sequences of `seq` bytes from a text file, or "builtin" for the generated corpus ("./builtin" is a file).
+ * Plain: sequence s is bytes [s*seq, s*seq + seq), labels the next byte. Masked: ids are [CLS], the next seq
+ * - 2 bytes, [SEP]; what is masked depends on seed, sample and epoch, not on batching, and stays the same in
+ * the held-out part. Only the training part is shuffled. options may be NULL. NULL with an error when the
+ * file is missing, empty, or shorter than one sequence in either part asked for. */
 BRIM_API Loader *data_text(const char *path, const TextOptions *options);
 
 typedef struct ImageOptions {
@@ -55,8 +55,9 @@ typedef struct ImageOptions {
     int64_t max_samples; /* 0 = all */
 } ImageOptions;
 
-/* IDX images and labels (plain or .gz) of the MNIST family in a directory (train-images-idx3-ubyte[.gz] …); "fashion-mnist"
- * finds the Debian package's. Pixels become floats in [0,1]; features (B, 784), labels (B). */
+/* IDX images and labels (plain or .gz) of the MNIST family in a directory (train-images-idx3-ubyte[.gz] …);
+ * "fashion-mnist" finds the Debian package's. Pixels become floats in [0,1]; features (B, 784), labels (B).
+ */
 BRIM_API Loader *data_images(const char *directory, const ImageOptions *options);
 
 /* A table of one's own, copied: features (n, width) f32 row-major and labels (n). */
@@ -69,17 +70,17 @@ typedef struct TableOptions { /* batch: 0 = 128; accumulate: 0 = 1; labels 0.. o
 } TableOptions;
 BRIM_API Loader *data_table(const TableOptions *options);
 
-/* The next micro-batch of the current step; NULL at the end of each step (the next call begins the next step) or on error.
- * The batch and its tensors are valid until the next call. */
+/* The next micro-batch of the current step; NULL at the end of each step (the next call begins the next step)
+ * or on error. The batch and its tensors are valid until the next call. */
 BRIM_API const Batch *data_next(Loader *loader);
 /* Ends the current step early, if inside one, so that the next call begins a step. */
 BRIM_API void data_finish_step(Loader *loader);
 
-BRIM_API int64_t data_samples(const Loader *loader);         /* in this split */
+BRIM_API int64_t data_samples(const Loader *loader); /* in this split */
 BRIM_API int64_t data_steps_per_epoch(const Loader *loader);
-BRIM_API int64_t data_classes(const Loader *loader);         /* vocabulary, or classes of labels */
-BRIM_API int64_t data_width(const Loader *loader);           /* features a sample; 0 for tokens */
-BRIM_API int64_t data_epoch(const Loader *loader);           /* completed epochs */
+BRIM_API int64_t data_classes(const Loader *loader); /* vocabulary, or classes of labels */
+BRIM_API int64_t data_width(const Loader *loader);   /* features a sample; 0 for tokens */
+BRIM_API int64_t data_epoch(const Loader *loader);   /* completed epochs */
 /* Of the step last yielded: */
 BRIM_API int64_t data_step_tokens(const Loader *loader);
 BRIM_API int64_t data_step_labels(const Loader *loader);
@@ -87,8 +88,8 @@ BRIM_API int64_t data_step_labels(const Loader *loader);
 BRIM_API int data_next_step_is_short(const Loader *loader);
 BRIM_API void loader_free(Loader *loader);
 
-/* Everything that decides what comes next; valid between steps (inside one, it is where that step began). Restoring it
- * into a loader with the same options over the same data continues the same sequence. */
+/* Everything that decides what comes next; valid between steps (inside one, it is where that step began).
+ * Restoring it into a loader with the same options over the same data continues the same sequence. */
 typedef struct DataCursor {
     uint64_t seed;
     int64_t epoch, position, step; /* position: samples of this epoch already used */

@@ -25,8 +25,7 @@ struct Loader {
     Batch batch;
 };
 
-/* ---- Life
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Life ------------------------------------------------------------------------------------ */
 
 void *loader_alloc(const char *maker, const char *what, size_t bytes)
 {
@@ -132,8 +131,7 @@ Loader *loader_create(const LoaderSetup *setup, void *dataset)
     return NULL;
 }
 
-/* ---- Steps
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 /* Fisher and Yates' shuffle with a Philox draw a place, so that an epoch's order depends on seed and epoch
  * alone. */
@@ -252,7 +250,8 @@ static int batch_make(Loader *loader)
     b->micro = loader->micro;
     b->micros = loader->micros;
     b->tokens = rows * (s->seq ? s->seq : 1);
-    b->labels_total = loader->item.context->meta ? 1 : loader->labels; /* nothing to count: a divisor that is safe */
+    b->labels_total =
+        loader->item.context->meta ? 1 : loader->labels; /* nothing to count: a divisor that is safe */
     if (!loader->item.context->meta)
         batch_fill(loader, rows);
     loader->tokens += b->tokens;
@@ -299,8 +298,7 @@ void data_finish_step(Loader *loader)
         step_end(loader);
 }
 
-/* ---- What there is, and where we are
- * --------------------------------------------------------------------------- */
+/* ---- What there is, and where we are --------------------------------------------------------- */
 
 int64_t data_samples(const Loader *loader)
 {

@@ -54,8 +54,7 @@ void *loader_alloc(const char *maker, const char *what, size_t bytes);
 /* A file opened for reading, or -1 with an error raised: missing, a directory, not a file. Fills its size. */
 int file_open(const char *maker, const char *path, int64_t *bytes);
 
-/* ---- IDX files (idx.c)
- * ------------------------------------------------------------------------------------------ */
+/* ---- IDX files (idx.c) ----------------------------------------------------------------------- */
 
 /* Bytes read from an IDX file: dim[0] items of dim[1] * dim[2] bytes (1 for labels). */
 typedef struct IdxArray {

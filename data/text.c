@@ -30,8 +30,7 @@ typedef struct TextCut {
     int64_t first, samples;            /* of the part asked for */
 } TextCut;
 
-/* ---- Samples
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Samples --------------------------------------------------------------------------------- */
 
 static int64_t fill_plain(const void *dataset, SampleKey key, SampleRow row)
 {
@@ -104,8 +103,7 @@ static void text_destroy(Context *context, void *dataset)
 static const DatasetKind plain_text = {fill_plain, text_destroy};
 static const DatasetKind masked_text = {fill_masked, text_destroy};
 
-/* ---- Files
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 int file_open(const char *maker, const char *path, int64_t *bytes)
 {
@@ -145,8 +143,7 @@ static int file_read(int file, const char *path, int64_t from, uint8_t *target, 
     return ERROR_NONE;
 }
 
-/* ---- Cutting
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Cutting --------------------------------------------------------------------------------- */
 
 static int options_valid(const char *path, const TextOptions *o)
 {
@@ -254,8 +251,7 @@ static int text_read(TextSet *set, const TextCut *cut, int file, const char *pat
     return ERROR_NONE;
 }
 
-/* ---- The loader
- * ------------------------------------------------------------------------------------------------ */
+/* ---- The loader ------------------------------------------------------------------------------ */
 
 static Loader *text_loader(const char *path, const TextOptions *o, TextCut *cut, int file)
 {

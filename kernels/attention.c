@@ -169,7 +169,7 @@ static void attention_row_zero(int64_t n, float *x)
     memset(x, 0, (size_t)n * sizeof(float));
 }
 
-/* ---- eager forward ---- */
+/* ---- eager forward --------------------------------------------------------------------------- */
 
 /* One row of scores becomes probabilities; all T entries are written. A row of padding keys becomes zeros:
  * shift 0 leaves exp(-inf) = 0, and NaN stays NaN. */
@@ -196,7 +196,7 @@ static void attention_eager_block(const AttentionDims *d, const AttentionHead *h
     gemm_block(0, 0, rows, size, keys, 1, probs, d->seq, head->v, d->ldv, 0, out, d->ldo);
 }
 
-/* ---- flash forward ---- */
+/* ---- flash forward --------------------------------------------------------------------------- */
 
 /* A thread's workspace. */
 typedef struct AttentionScratch {
@@ -272,7 +272,7 @@ static void attention_flash_block(const AttentionDims *d, const AttentionHead *h
         lse[i] = w->first[i] + vec_log(w->second[i]); /* log 0 = -infinity: a row without keys */
 }
 
-/* ---- forward, of both ---- */
+/* ---- forward, of both ------------------------------------------------------------------------ */
 
 /* probs is NULL for flash, lse for eager. */
 static void attention_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
@@ -310,7 +310,7 @@ static void attention_flash_forward(const AttentionDims *d, const float *q, cons
     attention_forward(d, q, k, v, out, NULL, lse, workspace, threads);
 }
 
-/* ---- backward, of both ---- */
+/* ---- backward, of both ----------------------------------------------------------------------- */
 
 /* A unit is one sample's kv head with all query heads that share it, so that their sums into dk and dv meet
  * in one thread. Where that leaves threads idle, a unit's query blocks are split, and all splits but the

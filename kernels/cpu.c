@@ -1,5 +1,6 @@
-/* Every CPU kernel as one translation unit, compiled once per instruction set (KERNEL_ISA: base, avx2, avx512), so
- * that the compiler vectorises each for its registers and inlines vecmath into it. dispatch.c picks a table. */
+/* Every CPU kernel as one translation unit, compiled once per instruction set (KERNEL_ISA: base, avx2,
+ * avx512), so that the compiler vectorises each for its registers and inlines vecmath into it. dispatch.c
+ * picks a table. */
 #include "kernels.h"
 
 #include "gemm.c"
@@ -15,9 +16,9 @@
 #include "update.c"
 
 #define KERNEL_JOIN_(a, b) a##b
-#define KERNEL_JOIN(a, b) KERNEL_JOIN_(a, b)
-#define KERNEL_TEXT_(a) #a
-#define KERNEL_TEXT(a) KERNEL_TEXT_(a)
+#define KERNEL_JOIN(a, b)  KERNEL_JOIN_(a, b)
+#define KERNEL_TEXT_(a)    #a
+#define KERNEL_TEXT(a)     KERNEL_TEXT_(a)
 
 extern const Kernels KERNEL_JOIN(kernels_cpu_, KERNEL_ISA);
 const Kernels KERNEL_JOIN(kernels_cpu_, KERNEL_ISA) = {

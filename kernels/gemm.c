@@ -15,8 +15,8 @@
 #define GEMM_WORK_PER_THREAD 131072.0
 /* Packing an element of A or B, in multiply-adds: what makes square panels better than long ones. */
 enum { GEMM_PACK_COST = 32 };
-/* Rows of C a call: OpenBLAS packs that many rows of A at once, which for the gradient of a vocabulary's weights
- * would be some 25 MiB a thread: more than the cache holds, and memory that nobody accounts for. */
+/* Rows of C a call: OpenBLAS packs that many rows of A at once, which for the gradient of a vocabulary's
+ * weights would be some 25 MiB a thread: more than the cache holds, and memory that nobody accounts for. */
 enum { GEMM_CALL_ROWS = 4096 };
 
 /* C cut into rows x cols panels. */

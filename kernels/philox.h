@@ -1,5 +1,5 @@
-/* Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter in, 128 random
- * bits out, no state to keep. Header-only so that kernels of every instruction set inline it. */
+/* Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter in, 128
+ * random bits out, no state to keep. Header-only so that kernels of every instruction set inline it. */
 #ifndef BRIM_PHILOX_H
 #define BRIM_PHILOX_H
 

@@ -63,7 +63,7 @@ size_t reference_linear_workspace(const LinearDims *d, int threads)
     return 0;
 }
 
-/* ---- attention ---- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 /* Where (b,t) row's part of a head begins; kv heads are shared by heads / kv_heads heads each. */
 static int64_t reference_at(const AttentionDims *d, int64_t ld, int b, int t, int head)

@@ -1,11 +1,12 @@
 /* The thread team behind `#pragma omp parallel`, for code that gcc compiles.
  *
- * gcc turns a parallel region into a call of GOMP_parallel(function, data, threads, flags) plus a few queries; this file
- * answers them inside the library (hidden symbols), instead of libgomp. The reason is measured: libgomp's waiting threads
- * spin for milliseconds, fixed before any code of ours runs, and beside one busy foreign process a region then takes
- * 4 to 8 ms instead of microseconds (a training step: up to a hundred times as long). Here a thread spins for some tens of
- * microseconds and then sleeps on a futex. Each thread that starts regions has a team of its own, so contexts in several
- * threads do not meet. Other compilers use their own OpenMP run-time.
+ * gcc turns a parallel region into a call of GOMP_parallel(function, data, threads, flags) plus a few
+ * queries; this file answers them inside the library (hidden symbols), instead of libgomp. The reason is
+ * measured: libgomp's waiting threads spin for milliseconds, fixed before any code of ours runs, and beside
+ * one busy foreign process a region then takes 4 to 8 ms instead of microseconds (a training step: up to a
+ * hundred times as long). Here a thread spins for some tens of microseconds and then sleeps on a futex. Each
+ * thread that starts regions has a team of its own, so contexts in several threads do not meet. Other
+ * compilers use their own OpenMP run-time.
  */
 #if defined(__GNUC__) && !defined(__clang__)
 #include <limits.h>
@@ -84,7 +85,7 @@ static void gate_wake(Gate *gate)
         syscall(SYS_futex, &gate->value, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-/* ---- Workers --------------------------------------------------------------------------------------------------- */
+/* ---- Workers --------------------------------------------------------------------------------- */
 
 static void *worker(void *argument)
 {
@@ -143,7 +144,7 @@ static unsigned team_grow(Team *team, unsigned size)
     return team->workers + 1;
 }
 
-/* ---- What compiled regions call -------------------------------------------------------------------------------- */
+/* ---- What compiled regions call -------------------------------------------------------------- */
 
 static void run_region(Team *team, void (*function)(void *), void *data, unsigned size)
 {
@@ -212,6 +213,7 @@ int omp_in_parallel(void)
 int team_processors(void)
 {
     cpu_set_t set;
-    int count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int count =
+        sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
     return count > 0 ? count : 1;
 }

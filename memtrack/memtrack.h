@@ -1,11 +1,13 @@
 /* memtrack: every byte, and what it is for.
  *
- * All memory passes through here. An allocation names its component; the tracker stamps it with the current place,
- * phase, op and step. A ledger keeps live and peak bytes by component, the composition at the peak, and an event log.
+ * All memory passes through here. An allocation names its component; the tracker stamps it with the current
+ * place, phase, op and step. A ledger keeps live and peak bytes by component, the composition at the peak,
+ * and an event log.
  *
- * A ledger hands out *offsets* from a deterministic allocator. The same sequence of calls yields the same offsets and
- * the same needs_bytes whether there is data behind them or not, so a dry run (MEMTRACK_META) predicts a real one
- * exactly, fragmentation included. Usable alone: it knows nothing of tensors. Not thread-safe: one tracker a thread.
+ * A ledger hands out *offsets* from a deterministic allocator. The same sequence of calls yields the same
+ * offsets and the same needs_bytes whether there is data behind them or not, so a dry run (MEMTRACK_META)
+ * predicts a real one exactly, fragmentation included. Usable alone: it knows nothing of tensors. Not
+ * thread-safe: one tracker a thread.
  */
 #ifndef BRIM_MEMTRACK_H
 #define BRIM_MEMTRACK_H
@@ -26,40 +28,40 @@ extern "C" {
 /* Sizes are rounded up to this many bytes, and charged so. */
 #define MEMTRACK_ALIGN 64
 
-/* Blocks of at most this many requested bytes are placed LOW whatever their component: a scalar that outlives its
- * step's large tensors (a loss) must not hold up the HIGH end's extent. */
+/* Blocks of at most this many requested bytes are placed LOW whatever their component: a scalar that outlives
+ * its step's large tensors (a loss) must not hold up the HIGH end's extent. */
 #define MEMTRACK_SMALL 4096
 
 /* Groups are the words users arrive with; they sum exactly to the peak. */
-#define MEMTRACK_GROUPS(X)                                                                                             \
-    X(PARAMETERS, "parameters")                                                                                        \
-    X(GRADIENTS, "gradients")                                                                                          \
-    X(OPTIMIZER_STATES, "optimizer_states")                                                                            \
-    X(ACTIVATIONS, "activations")                                                                                      \
+#define MEMTRACK_GROUPS(X)                                                                                   \
+    X(PARAMETERS, "parameters")                                                                              \
+    X(GRADIENTS, "gradients")                                                                                \
+    X(OPTIMIZER_STATES, "optimizer_states")                                                                  \
+    X(ACTIVATIONS, "activations")                                                                            \
     X(OVERHEAD, "overhead")
 
-/* Components: enum, name, group, and the end of the reservation where blocks over MEMTRACK_SMALL are placed. LOW, from
- * below: what lives long, and the gradients, which grow in backward while the activations, the last first, go away.
- * HIGH, from above: the rest of what a step makes. */
-#define MEMTRACK_COMPONENTS(X)                                                                                         \
-    X(PARAMETER, "parameter", PARAMETERS, LOW)                                                                         \
-    X(FROZEN, "frozen", PARAMETERS, LOW)                                                                               \
-    X(MASTER, "master", PARAMETERS, LOW)                                                                               \
-    X(GRADIENT, "gradient", GRADIENTS, LOW)                                                                            \
-    X(OPTIMIZER, "optimizer", OPTIMIZER_STATES, LOW)                                                                   \
-    X(ACTIVATION, "activation", ACTIVATIONS, HIGH)                                                                     \
-    X(ACTIVATION_GRADIENT, "activation_gradient", OVERHEAD, LOW)                                                       \
-    X(TEMPORARY, "temporary", OVERHEAD, HIGH)                                                                          \
-    X(WORKSPACE, "workspace", OVERHEAD, HIGH)                                                                          \
-    X(INPUT, "input", OVERHEAD, HIGH)                                                                                  \
+/* Components: enum, name, group, and the end of the reservation where blocks over MEMTRACK_SMALL are placed.
+ * LOW, from below: what lives long, and the gradients, which grow in backward while the activations, the last
+ * first, go away. HIGH, from above: the rest of what a step makes. */
+#define MEMTRACK_COMPONENTS(X)                                                                               \
+    X(PARAMETER, "parameter", PARAMETERS, LOW)                                                               \
+    X(FROZEN, "frozen", PARAMETERS, LOW)                                                                     \
+    X(MASTER, "master", PARAMETERS, LOW)                                                                     \
+    X(GRADIENT, "gradient", GRADIENTS, LOW)                                                                  \
+    X(OPTIMIZER, "optimizer", OPTIMIZER_STATES, LOW)                                                         \
+    X(ACTIVATION, "activation", ACTIVATIONS, HIGH)                                                           \
+    X(ACTIVATION_GRADIENT, "activation_gradient", OVERHEAD, LOW)                                             \
+    X(TEMPORARY, "temporary", OVERHEAD, HIGH)                                                                \
+    X(WORKSPACE, "workspace", OVERHEAD, HIGH)                                                                \
+    X(INPUT, "input", OVERHEAD, HIGH)                                                                        \
     X(BUFFER, "buffer", OVERHEAD, LOW)
 
-#define MEMTRACK_PHASES(X)                                                                                             \
-    X(SETUP, "setup")                                                                                                  \
-    X(FORWARD, "forward")                                                                                              \
-    X(BACKWARD, "backward")                                                                                            \
-    X(RECOMPUTE, "recompute")                                                                                          \
-    X(OPTIMIZER, "optimizer")                                                                                          \
+#define MEMTRACK_PHASES(X)                                                                                   \
+    X(SETUP, "setup")                                                                                        \
+    X(FORWARD, "forward")                                                                                    \
+    X(BACKWARD, "backward")                                                                                  \
+    X(RECOMPUTE, "recompute")                                                                                \
+    X(OPTIMIZER, "optimizer")                                                                                \
     X(EVALUATE, "evaluate")
 
 typedef enum MemGroup {
@@ -89,8 +91,8 @@ typedef enum MemPhase {
 typedef enum MemMode {
     MEMTRACK_META,     /* offsets only; data is NULL */
     MEMTRACK_RESERVED, /* one reservation of `capacity` bytes, touched at creation */
-    MEMTRACK_MALLOC    /* same offsets and same books, but each block from malloc, exactly as long as was asked for, so
-                        * that sanitizers see its edges: use `requested` bytes of data, not `bytes` */
+    MEMTRACK_MALLOC /* same offsets and same books, but each block from malloc, exactly as long as was asked
+                     * for, so that sanitizers see its edges: use `requested` bytes of data, not `bytes` */
 } MemMode;
 
 typedef struct MemTracker MemTracker; /* places, phase, step, op, the host ledger; owns its ledgers */
@@ -106,15 +108,16 @@ typedef struct MemWhere {
 
 /* One allocation. The owner keeps it (frees carry their size); memtrack keeps no list of blocks. */
 typedef struct MemBlock {
-    uint64_t offset;    /* from its own end. LOW: data = base + offset. HIGH: data = base + capacity - offset - bytes,
-                         * so it occupies [capacity - offset - bytes, capacity - offset); capacity rounded down to 64 */
-    uint64_t bytes;     /* rounded up; 0 means "no block" */
+    uint64_t offset; /* from its own end. LOW: data = base + offset. HIGH: data = base + capacity - offset -
+                      * bytes, so it occupies [capacity - offset - bytes, capacity - offset); capacity rounded
+                      * down to 64 */
+    uint64_t bytes;  /* rounded up; 0 means "no block" */
     uint64_t requested; /* as asked */
     uint64_t serial;    /* the how-manieth allocation of its ledger, from 1: the same in a plan and its run */
     int32_t place;      /* where it was allocated: its free and re-tags are charged there */
     MemComponent component;
-    MemEnd end;         /* by its component and size when it was made; re-tags do not move it */
-    void *data;         /* NULL on META */
+    MemEnd end; /* by its component and size when it was made; re-tags do not move it */
+    void *data; /* NULL on META */
 } MemBlock;
 
 typedef enum MemEventKind { MEM_EVENT_ALLOC, MEM_EVENT_FREE, MEM_EVENT_RETAG } MemEventKind;
@@ -123,12 +126,14 @@ typedef struct MemEvent {
     MemEventKind kind;
     MemComponent component; /* after the event */
     MemComponent from;      /* RETAG: before the event; otherwise == component */
-    MemWhere where; /* FREE, RETAG: phase, step and op of now, place of the allocation */
-    uint64_t serial, offset, bytes, requested; /* the block's; its end is that of its ALLOC's component and size */
+    MemWhere where;         /* FREE, RETAG: phase, step and op of now, place of the allocation */
+    uint64_t serial, offset, bytes,
+        requested; /* the block's; its end is that of its ALLOC's component and size */
     uint64_t live; /* the ledger's live bytes after the event */
 } MemEvent;
 
-/* The books. All in bytes (rounded sizes). at_peak sums to peak; own_peak is each component's highest moment. */
+/* The books. All in bytes (rounded sizes). at_peak sums to peak; own_peak is each component's highest moment.
+ */
 typedef struct MemStats {
     uint64_t live, peak;
     uint64_t needs; /* what a reservation must hold for everything so far, fragmentation included */
@@ -147,7 +152,8 @@ typedef struct MemStats {
 typedef struct MemLedgerOptions {
     const char *name; /* "cpu", "meta"; copied */
     MemMode mode;
-    uint64_t capacity; /* RESERVED: bytes to reserve and touch; required. Others: a hard limit on needs, 0 = none */
+    uint64_t capacity; /* RESERVED: bytes to reserve and touch; required. Others: a hard limit on needs, 0 =
+                          none */
 } MemLedgerOptions;
 
 /* Out of range: "unknown". */
@@ -156,17 +162,18 @@ BRIM_API const char *memtrack_group_name(MemGroup group);
 BRIM_API const char *memtrack_phase_name(MemPhase phase);
 BRIM_API MemGroup memtrack_component_group(MemComponent component);
 
-/* ---- Tracker ------------------------------------------------------------------------------------------------- */
+/* ---- Tracker --------------------------------------------------------------------------------- */
 
 /* NULL when the host has no memory. */
 BRIM_API MemTracker *memtrack_create(void);
-/* Frees the tracker, its ledgers and their reservations. Blocks still live are gone with them. NULL is fine. */
+/* Frees the tracker, its ledgers and their reservations. Blocks still live are gone with them. NULL is fine.
+ */
 BRIM_API void memtrack_destroy(MemTracker *tracker);
 
-/* Place: a stack of names joined by dots ("layers.3.attn"); 0 is the root, named "". Ids are given in order of first
- * use and stay valid for the tracker's life. push returns the id, or -1 when the host has no memory (nothing is
- * pushed then). pop returns to what was current before the matching push. An empty or NULL name stays where it is (and
- * wants its pop). Names may be of any length; equal joined names are one place. */
+/* Place: a stack of names joined by dots ("layers.3.attn"); 0 is the root, named "". Ids are given in order
+ * of first use and stay valid for the tracker's life. push returns the id, or -1 when the host has no memory
+ * (nothing is pushed then). pop returns to what was current before the matching push. An empty or NULL name
+ * stays where it is (and wants its pop). Names may be of any length; equal joined names are one place. */
 BRIM_API int memtrack_place_push(MemTracker *tracker, const char *name);
 BRIM_API void memtrack_place_pop(MemTracker *tracker);
 BRIM_API int memtrack_place(const MemTracker *tracker);
@@ -183,7 +190,7 @@ BRIM_API int64_t memtrack_step_set(MemTracker *tracker, int64_t step);
 BRIM_API int64_t memtrack_step(const MemTracker *tracker);
 BRIM_API const char *memtrack_op_set(MemTracker *tracker, const char *op);
 
-/* ---- Ledger -------------------------------------------------------------------------------------------------- */
+/* ---- Ledger ---------------------------------------------------------------------------------- */
 
 /* NULL when the reservation cannot be had: capacity 0, or more than the system (or the container) has left.
  * Owned by the tracker. */
@@ -193,12 +200,13 @@ BRIM_API MemMode memtrack_ledger_mode(const MemLedger *ledger);
 BRIM_API const char *memtrack_ledger_name(const MemLedger *ledger);
 
 /* Fills *block and returns 0; or -1 and block->bytes = 0 when the capacity would be exceeded or memory is out
- * (the books are unchanged then). bytes = 0 is a valid request and charges nothing. Contents are indeterminate. */
+ * (the books are unchanged then). bytes = 0 is a valid request and charges nothing. Contents are
+ * indeterminate. */
 BRIM_API int memtrack_alloc(MemLedger *ledger, uint64_t bytes, MemComponent component, MemBlock *block);
 /* Zeroes *block. A block with bytes == 0 is ignored. */
 BRIM_API void memtrack_free(MemLedger *ledger, MemBlock *block);
-/* A logged event, to any component: the block stays where it is, its end included, and is freed from there. An empty
- * block, the component it already has or an unknown one: nothing happens. */
+/* A logged event, to any component: the block stays where it is, its end included, and is freed from there.
+ * An empty block, the component it already has or an unknown one: nothing happens. */
 BRIM_API void memtrack_retag(MemLedger *ledger, MemBlock *block, MemComponent component);
 
 /* The ledger's own books, always up to date; valid as long as the ledger. */
@@ -208,45 +216,49 @@ BRIM_API void memtrack_peak_by_place(const MemLedger *ledger, int place, uint64_
 /* Starts a new peak measurement from what is live now (needs is kept). */
 BRIM_API void memtrack_peak_reset(MemLedger *ledger);
 
-/* ---- Event log ----------------------------------------------------------------------------------------------- */
+/* ---- Event log ------------------------------------------------------------------------------- */
 
-/* Called with each full buffer of events, and at memtrack_log_stop (or _destroy, or a new start) with the rest.
- * It must not use the ledger. */
+/* Called with each full buffer of events, and at memtrack_log_stop (or _destroy, or a new start) with the
+ * rest. It must not use the ledger. */
 typedef void (*MemLogSink)(void *user, const MemEvent *events, size_t count);
 
 /* Keeps the last `capacity` events in memory; with a sink, hands over every event in batches and loses none.
- * capacity 0 means 4096. Returns 0, or -1 without memory (a log already running goes on then). Starting again restarts
- * with an empty log. After a stop without a sink the events stay readable, until the next start or the end. */
+ * capacity 0 means 4096. Returns 0, or -1 without memory (a log already running goes on then). Starting again
+ * restarts with an empty log. After a stop without a sink the events stay readable, until the next start or
+ * the end. */
 BRIM_API int memtrack_log_start(MemLedger *ledger, size_t capacity, MemLogSink sink, void *user);
 BRIM_API void memtrack_log_stop(MemLedger *ledger);
-/* Events kept, oldest first: count, and the i-th (NULL beyond). `lost` counts those overwritten (0 with a sink). */
+/* Events kept, oldest first: count, and the i-th (NULL beyond). `lost` counts those overwritten (0 with a
+ * sink). */
 BRIM_API size_t memtrack_log_count(const MemLedger *ledger);
 BRIM_API const MemEvent *memtrack_log_event(const MemLedger *ledger, size_t i);
 BRIM_API uint64_t memtrack_log_lost(const MemLedger *ledger);
 
-/* ---- Host memory ---------------------------------------------------------------------------------------------
- * Headers, tapes, datasets, tokenizers: small, of another ledger, outside peak and plan. The caller keeps the size.
- * All return NULL without memory; 0 bytes is a valid request. The tracker may be NULL: then only the process totals are
- * kept. A tracker's own books (itself, places, ledgers, logs) are in its totals too. */
+/* ---- Host memory
+ * --------------------------------------------------------------------------------------------- Headers,
+ * tapes, datasets, tokenizers: small, of another ledger, outside peak and plan. The caller keeps the size.
+ * All return NULL without memory; 0 bytes is a valid request. The tracker may be NULL: then only the process
+ * totals are kept. A tracker's own books (itself, places, ledgers, logs) are in its totals too. */
 BRIM_API void *memtrack_host_alloc(MemTracker *tracker, size_t bytes);  /* indeterminate contents */
 BRIM_API void *memtrack_host_calloc(MemTracker *tracker, size_t bytes); /* zeroed */
 /* On failure the old block stays valid. old may be NULL with old_bytes 0. */
 BRIM_API void *memtrack_host_realloc(MemTracker *tracker, void *old, size_t old_bytes, size_t bytes);
 BRIM_API void memtrack_host_free(MemTracker *tracker, void *block, size_t bytes); /* NULL is fine */
-BRIM_API char *memtrack_host_strdup(MemTracker *tracker, const char *text);        /* free with strlen + 1 */
+BRIM_API char *memtrack_host_strdup(MemTracker *tracker, const char *text);       /* free with strlen + 1 */
 BRIM_API uint64_t memtrack_host_live(const MemTracker *tracker);
 BRIM_API uint64_t memtrack_host_peak(const MemTracker *tracker);
 
-/* ---- Process and tests --------------------------------------------------------------------------------------- */
+/* ---- Process and tests ----------------------------------------------------------------------- */
 
-/* What this process holds through memtrack now, over all trackers, host and devices together. 0 when all is freed. */
+/* What this process holds through memtrack now, over all trackers, host and devices together. 0 when all is
+ * freed. */
 BRIM_API uint64_t memtrack_process_live(void);
 /* Resident set as the operating system counts it, now and at its highest; 0 where it cannot be read. */
 BRIM_API uint64_t memtrack_process_resident(void);
 BRIM_API uint64_t memtrack_process_resident_peak(void);
 
-/* Makes the n-th allocation from now on (host or device, any tracker; 1 = the next) fail, once. 0 turns it off.
- * memtrack_fail_pending is true while the n-th has not been reached. */
+/* Makes the n-th allocation from now on (host or device, any tracker; 1 = the next) fail, once. 0 turns it
+ * off. memtrack_fail_pending is true while the n-th has not been reached. */
 BRIM_API void memtrack_fail_nth(uint64_t n);
 BRIM_API int memtrack_fail_pending(void);
 

@@ -1,5 +1,5 @@
-/* Attention of the three families and LLaMA's feed-forward. What belongs together differs only in names, biases and
- * whether q, k, v are one product. */
+/* Attention of the three families and LLaMA's feed-forward. What belongs together differs only in names,
+ * biases and whether q, k, v are one product. */
 #include <math.h>
 
 #include "module_.h"
@@ -50,7 +50,8 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
 static const ModuleClass attention_class = {"attention", sizeof(Attention), attention_forward};
 
 /* A projection is a child for its name's sake; its forward is called from the attention's own. */
-static int projection(Module *module, Attention *self, int i, const char *name, int64_t in, int64_t out, int bias)
+static int projection(Module *module, Attention *self, int i, const char *name, int64_t in, int64_t out,
+                      int bias)
 {
     Module *child = nn_add(module, name, nn_linear(in, out, bias));
     if (!child)
@@ -120,7 +121,7 @@ Module *nn_attention(const AttentionConfig *config)
     return error_code() ? NULL : module;
 }
 
-/* ---- LLaMA's feed-forward -------------------------------------------------------------------------------------- */
+/* ---- LLaMA's feed-forward -------------------------------------------------------------------- */
 
 typedef struct Swiglu {
     Module *gate, *up, *down;

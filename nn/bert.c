@@ -1,4 +1,5 @@
-/* BERT: LayerNorm after each branch, token types, padding mask, and the masked-language-model head (or the pooler). */
+/* BERT: LayerNorm after each branch, token types, padding mask, and the masked-language-model head (or the
+ * pooler). */
 #include <stdio.h>
 
 #include "module_.h"
@@ -30,9 +31,10 @@ static Module *bert_block(const BertConfig *c)
     BertBlock *self = nn_state(module);
     if (!self)
         return NULL;
-    self->attention = nn_add(module, "attention",
-                             nn_attention(&(AttentionConfig){
-                                 .style = ATTENTION_BERT, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
+    self->attention =
+        nn_add(module, "attention",
+               nn_attention(&(AttentionConfig){
+                   .style = ATTENTION_BERT, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
     self->norm1 = nn_add(module, "attention.output.LayerNorm", nn_layer_norm(c->dim, c->norm_eps));
     self->up = nn_add(module, "intermediate.dense", nn_linear_act(c->dim, c->ffn, 1, TENSOR_GELU));
     self->down = nn_add(module, "output.dense", nn_linear(c->ffn, c->dim, 1));

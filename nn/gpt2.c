@@ -13,7 +13,8 @@ static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Gpt2Block *block = *(Gpt2Block **)nn_state(module);
     (void)batch;
-    Tensor *hidden = tensor_linear_in_out(x, block->fc_weight, block->fc_bias, TENSOR_GELU_TANH); /* (B,T,F) */
+    Tensor *hidden =
+        tensor_linear_in_out(x, block->fc_weight, block->fc_bias, TENSOR_GELU_TANH); /* (B,T,F) */
     return tensor_linear_in_out(tensor_move(hidden), block->proj_weight, block->proj_bias, TENSOR_IDENTITY);
 }
 
@@ -59,9 +60,10 @@ static Module *gpt2_block(const Gpt2Config *c)
     if (!self)
         return NULL;
     self->norm1 = nn_add(module, "ln_1", nn_layer_norm(c->dim, c->norm_eps));
-    self->attention = nn_add(module, "attn",
-                             nn_attention(&(AttentionConfig){
-                                 .style = ATTENTION_GPT2, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
+    self->attention =
+        nn_add(module, "attn",
+               nn_attention(&(AttentionConfig){
+                   .style = ATTENTION_GPT2, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
     self->norm2 = nn_add(module, "ln_2", nn_layer_norm(c->dim, c->norm_eps));
     nn_add(module, "mlp", gpt2_mlp(self, c->dim, c->ffn));
     self->dropout = nn_add(module, "dropout", nn_dropout(c->dropout));

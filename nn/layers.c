@@ -9,7 +9,8 @@ int config_positive(const char *model, const char *field, int64_t value)
 {
     if (value >= 1 && value <= INT_MAX)
         return 0;
-    return error_raise(ERROR_ARGUMENT, "%s: %s must be 1 to %d, not %lld", model, field, INT_MAX, (long long)value);
+    return error_raise(ERROR_ARGUMENT, "%s: %s must be 1 to %d, not %lld", model, field, INT_MAX,
+                       (long long)value);
 }
 
 int config_heads(const char *model, int64_t dim, int heads, int kv_heads)
@@ -20,15 +21,16 @@ int config_heads(const char *model, int64_t dim, int heads, int kv_heads)
         return error_raise(ERROR_ARGUMENT, "%s: %d heads do not divide the width %lld", model, heads,
                            (long long)dim);
     if (heads % kv_heads)
-        return error_raise(ERROR_ARGUMENT, "%s: %d key-value heads do not divide %d heads", model, kv_heads, heads);
+        return error_raise(ERROR_ARGUMENT, "%s: %d key-value heads do not divide %d heads", model, kv_heads,
+                           heads);
     return 0;
 }
 
 int config_head_dim(const char *model, int dim, int heads, int kv_heads, int head_dim)
 {
     int64_t width = head_dim ? (int64_t)heads * head_dim : dim;
-    if ((head_dim && config_positive(model, "head_dim", head_dim)) || config_heads(model, width, heads, kv_heads) ||
-        config_positive(model, "heads x head_dim", width))
+    if ((head_dim && config_positive(model, "head_dim", head_dim)) ||
+        config_heads(model, width, heads, kv_heads) || config_positive(model, "heads x head_dim", width))
         return 0;
     return (int)(width / heads);
 }
@@ -37,10 +39,11 @@ int config_rotary(const char *model, int head_dim)
 {
     if (head_dim % 2 == 0)
         return 0;
-    return error_raise(ERROR_ARGUMENT, "%s: rotary positions need an even head width, not %d", model, head_dim);
+    return error_raise(ERROR_ARGUMENT, "%s: rotary positions need an even head width, not %d", model,
+                       head_dim);
 }
 
-/* ---- Linear ---------------------------------------------------------------------------------------------------- */
+/* ---- Linear ---------------------------------------------------------------------------------- */
 
 typedef struct Linear {
     Tensor *weight, *bias;
@@ -80,7 +83,7 @@ Module *nn_linear(int64_t in, int64_t out, int bias)
     return nn_linear_act(in, out, bias, TENSOR_IDENTITY);
 }
 
-/* ---- Embedding ------------------------------------------------------------------------------------------------- */
+/* ---- Embedding ------------------------------------------------------------------------------- */
 
 static Tensor *embedding_forward(Module *module, Tensor *ids, const Batch *batch)
 {
@@ -103,7 +106,7 @@ Module *nn_embedding(int64_t vocab, int64_t dim)
     return error_code() ? NULL : module;
 }
 
-/* ---- Norms ----------------------------------------------------------------------------------------------------- */
+/* ---- Norms ----------------------------------------------------------------------------------- */
 
 typedef struct Norm {
     Tensor *weight, *bias;
@@ -155,7 +158,7 @@ Module *nn_rms_norm(int64_t dim, float eps)
     return norm(&rms_norm_class, dim, eps, 0);
 }
 
-/* ---- Dropout, activation --------------------------------------------------------------------------------------- */
+/* ---- Dropout, activation --------------------------------------------------------------------- */
 
 static Tensor *dropout_forward(Module *module, Tensor *x, const Batch *batch)
 {
@@ -193,7 +196,7 @@ Module *nn_activation(TensorActivation act)
     return module;
 }
 
-/* ---- Sequential ------------------------------------------------------------------------------------------------ */
+/* ---- Sequential ------------------------------------------------------------------------------ */
 
 static Tensor *sequential_forward(Module *module, Tensor *x, const Batch *batch)
 {

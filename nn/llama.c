@@ -76,7 +76,8 @@ static int llama_check(const LlamaConfig *c)
         config_positive("llama", "layers", c->layers) || config_positive("llama", "hidden", c->hidden) ||
         config_positive("llama", "max_seq", c->max_seq))
         return -1;
-    int head_dim = config_head_dim("llama", c->dim, c->heads, c->kv_heads ? c->kv_heads : c->heads, c->head_dim);
+    int head_dim =
+        config_head_dim("llama", c->dim, c->heads, c->kv_heads ? c->kv_heads : c->heads, c->head_dim);
     return !head_dim || config_rotary("llama", head_dim);
 }
 

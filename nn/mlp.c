@@ -33,7 +33,8 @@ Module *nn_mlp(const MlpConfig *config)
         if (config_positive("mlp", "every size", config->sizes[count++]))
             return NULL;
     if (count < 2 || count == 16) {
-        error_raise(ERROR_ARGUMENT, "mlp: 2 to 15 sizes are needed (inputs, hidden …, outputs), then a 0; there are %d",
+        error_raise(ERROR_ARGUMENT,
+                    "mlp: 2 to 15 sizes are needed (inputs, hidden …, outputs), then a 0; there are %d",
                     count);
         return NULL;
     }

@@ -1,4 +1,5 @@
-/* What every module has: parameters, children, names, and the forward that opens a scope and charges its place. */
+/* What every module has: parameters, children, names, and the forward that opens a scope and charges its
+ * place. */
 #include <stdio.h>
 #include <string.h>
 
@@ -6,7 +7,8 @@
 
 static void *grow(Context *context, void *old, int count, size_t size)
 {
-    void *block = memtrack_host_realloc(context->tracker, old, (size_t)count * size, (size_t)(count + 1) * size);
+    void *block =
+        memtrack_host_realloc(context->tracker, old, (size_t)count * size, (size_t)(count + 1) * size);
     if (!block)
         error_raise(ERROR_HOST_MEMORY, "out of host memory for a module");
     return block;
@@ -35,7 +37,8 @@ static void list_forget(Module *module)
         free_text(context, module->full_names[i]);
     }
     memtrack_host_free(context->tracker, module->list, (size_t)module->list_count * sizeof *module->list);
-    memtrack_host_free(context->tracker, module->full_names, (size_t)module->list_count * sizeof *module->full_names);
+    memtrack_host_free(context->tracker, module->full_names,
+                       (size_t)module->list_count * sizeof *module->full_names);
     module->list = NULL;
     module->full_names = NULL;
     module->list_count = 0;
@@ -54,7 +57,8 @@ static void module_destroy_item(ScopeItem *item)
         free_text(context, module->parameters[i].name);
     }
     memtrack_host_free(tracker, module->children, (size_t)module->child_count * sizeof *module->children);
-    memtrack_host_free(tracker, module->parameters, (size_t)module->parameter_count * sizeof *module->parameters);
+    memtrack_host_free(tracker, module->parameters,
+                       (size_t)module->parameter_count * sizeof *module->parameters);
     memtrack_host_free(tracker, module->blocks, (size_t)module->block_count * sizeof *module->blocks);
     memtrack_host_free(tracker, module->state, module->type->state);
     free_text(context, module->name);
@@ -152,7 +156,8 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
         return NULL;
     ChildName number = numbered(parent);
     char *copy = copy_text(context, name ? name : number.text);
-    Module **grown = copy ? grow(context, parent->children, parent->child_count, sizeof *parent->children) : NULL;
+    Module **grown =
+        copy ? grow(context, parent->children, parent->child_count, sizeof *parent->children) : NULL;
     if (!grown) {
         free_text(context, copy);
         return NULL;
@@ -164,7 +169,7 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
     return child;
 }
 
-/* ---- Running --------------------------------------------------------------------------------------------------- */
+/* ---- Running --------------------------------------------------------------------------------- */
 
 static Tensor *module_run(void *self, Tensor *x, const void *batch)
 {
@@ -178,7 +183,8 @@ Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch)
     if (!module || !context || context->error)
         return NULL;
     if (!module->type->forward) {
-        error_raise(ERROR_STATE, "nn_forward: a %s only holds parameters; its parent runs it", module->type->name);
+        error_raise(ERROR_STATE, "nn_forward: a %s only holds parameters; its parent runs it",
+                    module->type->name);
         return NULL;
     }
     MemTracker *tracker = context->tracker;
@@ -213,7 +219,8 @@ Tensor *nn_loss(Module *model, const Batch *batch)
     int pushed = memtrack_place_push(context->tracker, "loss");
     if (pushed < 0)
         error_raise(ERROR_HOST_MEMORY, "out of host memory for the place 'loss'");
-    float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f; /* hand-made batches may forget it */
+    float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total
+                                          : 0.0f; /* hand-made batches may forget it */
     Tensor *loss = tensor_cross_entropy(tensor_move(logits), batch->labels, BATCH_IGNORE, scale);
     if (pushed >= 0)
         memtrack_place_pop(context->tracker);
@@ -271,7 +278,7 @@ Module *nn_block(const Module *model, int i)
     return model && i >= 0 && i < model->block_count ? model->blocks[i] : NULL;
 }
 
-/* ---- Parameters by name ---------------------------------------------------------------------------------------- */
+/* ---- Parameters by name ---------------------------------------------------------------------- */
 
 static int count_parameters(const Module *module)
 {
@@ -307,7 +314,8 @@ static void list_walk(Module *root, const Module *module, const char *prefix)
         list_walk(root, module->children[i], join(prefix, module->children[i]->name).text);
 }
 
-/* The list is made again when parameters were added since; tensors carry the names of the list asked for last. */
+/* The list is made again when parameters were added since; tensors carry the names of the list asked for
+ * last. */
 TensorList nn_parameters(Module *module)
 {
     if (!module)
@@ -359,7 +367,7 @@ int64_t nn_parameter_count(Module *module)
     return count;
 }
 
-/* ---- Helpers of nn's own files --------------------------------------------------------------------------------- */
+/* ---- Helpers of nn's own files --------------------------------------------------------------- */
 
 static Tensor *own_parameter(const Module *module, const char *name)
 {

@@ -23,7 +23,7 @@ struct Module {
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;
     int list_count;
-    int place;             /* where it was built: its forward is charged there */
+    int place; /* where it was built: its forward is charged there */
     int training, checkpoint;
     void *state;
 };
@@ -31,7 +31,8 @@ struct Module {
 /* Normal(0, std) for the module's own parameter of this name; used by the models' initialisations. */
 void module_fill_normal(Module *module, const char *name, float std);
 void module_fill(Module *module, const char *name, float value);
-/* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias with 0. */
+/* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
+ * with 0. */
 void module_init_normal(Module *module, float std);
 /* A child with weight (in, out) and bias (out), as GPT-2 stores projections. It has no forward of its own. */
 Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out);

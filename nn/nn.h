@@ -1,8 +1,9 @@
 /* nn: modules and models.
  *
- * A module owns parameters and child modules, and has a forward. Modules belong to the scope they were made in until
- * they are added to a parent. Parameter names are the path of module names, and for the models here those of Hugging Face
- * checkpoints. A module of your own is a struct, a forward and a constructor: see examples/own_module.c.
+ * A module owns parameters and child modules, and has a forward. Modules belong to the scope they were made
+ * in until they are added to a parent. Parameter names are the path of module names, and for the models here
+ * those of Hugging Face checkpoints. A module of your own is a struct, a forward and a constructor: see
+ * examples/own_module.c.
  */
 #ifndef BRIM_NN_H
 #define BRIM_NN_H
@@ -17,12 +18,13 @@ extern "C" {
 
 typedef struct Module Module;
 
-/* ---- Modules in general --------------------------------------------------------------------------------------- */
+/* ---- Modules in general ---------------------------------------------------------------------- */
 
 typedef struct ModuleClass {
     const char *name; /* "attention" */
     size_t state;     /* bytes of the module's own struct, zeroed at creation; see nn_state */
-    /* x is what the module is applied to (NULL for whole models, which read the batch). Returns a new tensor. */
+    /* x is what the module is applied to (NULL for whole models, which read the batch). Returns a new tensor.
+     */
     Tensor *(*forward)(Module *self, Tensor *x, const Batch *batch);
 } ModuleClass;
 
@@ -38,18 +40,20 @@ BRIM_API void nn_enter(Module *parent, const char *name);
 BRIM_API Module *nn_leave(Module *parent, const char *name, Module *child);
 BRIM_API void module_free(Module *module);
 
-/* Runs the module in a scope of its own: what it made and did not return is released. With checkpointing on, only its input
- * is kept and it runs again inside backward. The outermost call starts the random masks of (batch->step, first_sample).
- * Whole models take x NULL. */
+/* Runs the module in a scope of its own: what it made and did not return is released. With checkpointing on,
+ * only its input is kept and it runs again inside backward. The outermost call starts the random masks of
+ * (batch->step, first_sample). Whole models take x NULL. */
 BRIM_API Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch);
-/* The training loss of a model: cross-entropy of nn_forward(model, NULL, batch) summed over batch->labels, divided by
- * batch->labels_total: over the micro-batches of a step it sums to the mean over the whole accumulated batch. */
+/* The training loss of a model: cross-entropy of nn_forward(model, NULL, batch) summed over batch->labels,
+ * divided by batch->labels_total: over the micro-batches of a step it sums to the mean over the whole
+ * accumulated batch. */
 BRIM_API Tensor *nn_loss(Module *model, const Batch *batch);
 
-/* Every parameter once (tied ones too), in the order of construction. Valid while the module does not change. */
+/* Every parameter once (tied ones too), in the order of construction. Valid while the module does not change.
+ */
 BRIM_API TensorList nn_parameters(Module *module);
 BRIM_API Tensor *nn_parameter(Module *module, const char *name); /* by full name; NULL if there is none */
-BRIM_API int64_t nn_parameter_count(Module *module);              /* elements */
+BRIM_API int64_t nn_parameter_count(Module *module);             /* elements */
 /* Dropout on / off, for the module and all below. Modules start in training mode. */
 BRIM_API void nn_train(Module *module);
 BRIM_API void nn_eval(Module *module);
@@ -63,17 +67,19 @@ BRIM_API Module *nn_block(const Module *model, int i);
 BRIM_API void nn_mark_block(Module *model, Module *block);
 BRIM_API const char *nn_class_name(const Module *module);
 
-/* ---- Layers ---------------------------------------------------------------------------------------------------- */
+/* ---- Layers ---------------------------------------------------------------------------------- */
 
 /* weight (out, in), bias (out); PyTorch's default initialisation, uniform within 1/sqrt(in). */
 BRIM_API Module *nn_linear(int64_t in, int64_t out, int bias);
-BRIM_API Module *nn_linear_act(int64_t in, int64_t out, int bias, TensorActivation act); /* act(linear(x)) in one pass */
+BRIM_API Module *nn_linear_act(int64_t in, int64_t out, int bias,
+                               TensorActivation act);      /* act(linear(x)) in one pass */
 BRIM_API Module *nn_embedding(int64_t vocab, int64_t dim); /* normal(0, 1); forward takes i32 ids */
 BRIM_API Module *nn_layer_norm(int64_t dim, float eps);    /* weight 1, bias 0; eps 0 = 1e-5 */
 BRIM_API Module *nn_rms_norm(int64_t dim, float eps);      /* weight 1; eps 0 = 1e-5 */
 BRIM_API Module *nn_dropout(float p);
 BRIM_API Module *nn_activation(TensorActivation act);
-/* Runs its children in the order they were added; nn_append(sequential, nn_linear(…)) names them "0", "1", … */
+/* Runs its children in the order they were added; nn_append(sequential, nn_linear(…)) names them "0", "1", …
+ */
 BRIM_API Module *nn_sequential(void);
 #define nn_append(sequential, child) nn_add(sequential, NULL, child)
 
@@ -82,15 +88,15 @@ typedef enum AttentionStyle { ATTENTION_LLAMA, ATTENTION_GPT2, ATTENTION_BERT } 
 typedef struct AttentionConfig {
     AttentionStyle style;
     int dim, heads;
-    int kv_heads;     /* 0 = heads */
-    int head_dim;     /* 0 = dim / heads */
+    int kv_heads; /* 0 = heads */
+    int head_dim; /* 0 = dim / heads */
     AttentionKind kind;
     float rope_theta; /* LLaMA; 0 = 10000 */
 } AttentionConfig;
 BRIM_API Module *nn_attention(const AttentionConfig *config);
 BRIM_API Module *nn_swiglu(int64_t dim, int64_t hidden); /* gate_proj, up_proj, down_proj; no biases */
 
-/* ---- Models ---------------------------------------------------------------------------------------------------- */
+/* ---- Models ---------------------------------------------------------------------------------- */
 
 /* Linear layers with ReLU between; reads batch->features (B, sizes[0]), or x. sizes ends with 0. */
 typedef struct MlpConfig {
@@ -99,8 +105,8 @@ typedef struct MlpConfig {
 } MlpConfig;
 BRIM_API Module *nn_mlp(const MlpConfig *config);
 
-/* Llama (arXiv 2302.13971, 2307.09288): pre-RMSNorm, rotary positions, SwiGLU, grouped-query attention. Reads batch->ids; logits
- * (B,T,vocab). Initialised normal(0, 0.02), norms 1, as transformers does. */
+/* Llama (arXiv 2302.13971, 2307.09288): pre-RMSNorm, rotary positions, SwiGLU, grouped-query attention. Reads
+ * batch->ids; logits (B,T,vocab). Initialised normal(0, 0.02), norms 1, as transformers does. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;     /* 0 = heads */
@@ -113,8 +119,9 @@ typedef struct LlamaConfig {
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
 
-/* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are initialised with
- * 0.02/sqrt(2 layers), the rest normal(0, 0.02), as transformers does. Dropout on embeddings and residual branches. */
+/* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
+ * initialised with 0.02/sqrt(2 layers), the rest normal(0, 0.02), as transformers does. Dropout on embeddings
+ * and residual branches. */
 typedef struct Gpt2Config {
     int vocab, dim, layers, heads;
     int ffn;     /* 0 = 4 dim */
@@ -125,21 +132,23 @@ typedef struct Gpt2Config {
 } Gpt2Config;
 BRIM_API Module *nn_gpt2(const Gpt2Config *config);
 
-/* BERT (arXiv 1810.04805): post-LayerNorm, GELU, token types, padding mask, masked-language-model head with the tied decoder;
- * logits (B,T,vocab). Initialised normal(0, 0.02). Dropout on embeddings and residual branches. */
+/* BERT (arXiv 1810.04805): post-LayerNorm, GELU, token types, padding mask, masked-language-model head with
+ * the tied decoder; logits (B,T,vocab). Initialised normal(0, 0.02). Dropout on embeddings and residual
+ * branches. */
 typedef struct BertConfig {
     int vocab, dim, layers, heads;
     int ffn;     /* 0 = 4 dim */
     int max_seq; /* 0 = 512 */
     int types;   /* 0 = 2 */
-    int pooler;  /* 1: the encoder with the pooler's parameters and no head; forward returns the hidden states (B,T,dim) */
+    int pooler;  /* 1: the encoder with the pooler's parameters and no head; forward returns the hidden states
+                    (B,T,dim) */
     float dropout;
     float norm_eps; /* 0 = 1e-12 */
     AttentionKind attention;
 } BertConfig;
 BRIM_API Module *nn_bert(const BertConfig *config);
 
-/* ---- Presets --------------------------------------------------------------------------------------------------- */
+/* ---- Presets --------------------------------------------------------------------------------- */
 
 typedef enum ModelFamily { MODEL_MLP, MODEL_BERT, MODEL_GPT2, MODEL_LLAMA } ModelFamily;
 

@@ -1,5 +1,5 @@
-/* Models by name: small ones to train here, the published sizes to plan, and the benchmark's shapes. Sizes of the
- * published ones are those of their Hugging Face configurations. */
+/* Models by name: small ones to train here, the published sizes to plan, and the benchmark's shapes. Sizes of
+ * the published ones are those of their Hugging Face configurations. */
 #include <string.h>
 
 #include "nn.h"
@@ -19,9 +19,12 @@ static const ModelPreset presets[] = {
      BERT(.vocab = 260, .dim = 256, .layers = 4, .heads = 4, .ffn = 1024)},
 
     {"gpt2", "124M", .batch = 1, .seq = 1024, GPT2(.vocab = 50257, .dim = 768, .layers = 12, .heads = 12)},
-    {"gpt2-medium", "355M", .batch = 1, .seq = 1024, GPT2(.vocab = 50257, .dim = 1024, .layers = 24, .heads = 16)},
-    {"gpt2-large", "774M", .batch = 1, .seq = 1024, GPT2(.vocab = 50257, .dim = 1280, .layers = 36, .heads = 20)},
-    {"gpt2-xl", "1.6B", .batch = 1, .seq = 1024, GPT2(.vocab = 50257, .dim = 1600, .layers = 48, .heads = 25)},
+    {"gpt2-medium", "355M", .batch = 1, .seq = 1024,
+     GPT2(.vocab = 50257, .dim = 1024, .layers = 24, .heads = 16)},
+    {"gpt2-large", "774M", .batch = 1, .seq = 1024,
+     GPT2(.vocab = 50257, .dim = 1280, .layers = 36, .heads = 20)},
+    {"gpt2-xl", "1.6B", .batch = 1, .seq = 1024,
+     GPT2(.vocab = 50257, .dim = 1600, .layers = 48, .heads = 25)},
     {"bert-base", "110M, masked-language-model head", .batch = 1, .seq = 512,
      BERT(.vocab = 30522, .dim = 768, .layers = 12, .heads = 12)},
     {"bert-large", "335M, masked-language-model head", .batch = 1, .seq = 512,
@@ -31,14 +34,14 @@ static const ModelPreset presets[] = {
     {"llama-2-13b", "13.0B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 32000, .dim = 5120, .layers = 40, .heads = 40, .hidden = 13824)},
     {"llama-3.2-1b", "1.24B, tied head", .batch = 1, .seq = 2048,
-     LLAMA(.vocab = 128256, .dim = 2048, .layers = 16, .heads = 32, .kv_heads = 8, .hidden = 8192, .max_seq = 131072,
-           .tied = 1, .rope_theta = 500000)},
+     LLAMA(.vocab = 128256, .dim = 2048, .layers = 16, .heads = 32, .kv_heads = 8, .hidden = 8192,
+           .max_seq = 131072, .tied = 1, .rope_theta = 500000)},
     {"llama-3.1-8b", "8.0B", .batch = 1, .seq = 2048,
-     LLAMA(.vocab = 128256, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336, .max_seq = 131072,
-           .rope_theta = 500000)},
+     LLAMA(.vocab = 128256, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
+           .max_seq = 131072, .rope_theta = 500000)},
     {"llama-3.1-70b", "70.6B", .batch = 1, .seq = 2048,
-     LLAMA(.vocab = 128256, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 28672, .max_seq = 131072,
-           .rope_theta = 500000)},
+     LLAMA(.vocab = 128256, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 28672,
+           .max_seq = 131072, .rope_theta = 500000)},
     {"llama-3.1-405b", "405.9B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 16384, .layers = 126, .heads = 128, .kv_heads = 8, .hidden = 53248,
            .max_seq = 131072, .rope_theta = 500000)},

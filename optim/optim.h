@@ -1,8 +1,9 @@
-/* optim: SGD, RMSprop, Adam and AdamW with PyTorch's update rules; parameter groups, norm clipping, schedules.
+/* optim: SGD, RMSprop, Adam and AdamW with PyTorch's update rules; parameter groups, norm clipping,
+ * schedules.
  *
- * An optimizer takes a list of parameters and knows no module. State is allocated at creation (component OPTIMIZER, at
- * each parameter's place), zeroed, so that step 1 costs what step 2 costs. Optimizers belong to the current scope.
- * Options are structs; zero means the default named beside each field.
+ * An optimizer takes a list of parameters and knows no module. State is allocated at creation (component
+ * OPTIMIZER, at each parameter's place), zeroed, so that step 1 costs what step 2 costs. Optimizers belong to
+ * the current scope. Options are structs; zero means the default named beside each field.
  */
 #ifndef BRIM_OPTIM_H
 #define BRIM_OPTIM_H
@@ -22,7 +23,8 @@ typedef struct Sgd {
     float dampening;    /* 0 */
     float weight_decay; /* 0; added to the gradient */
     int nesterov;       /* needs momentum > 0 and dampening 0 */
-    int decay_all;      /* 0: weight decay spares 1-dimensional parameters (norms, biases); 1: as PyTorch, decays all */
+    int decay_all; /* 0: weight decay spares 1-dimensional parameters (norms, biases); 1: as PyTorch, decays
+                      all */
 } Sgd;
 
 typedef struct RmsProp {
@@ -35,10 +37,10 @@ typedef struct RmsProp {
 } RmsProp;
 
 typedef struct Adam {
-    float lr;    /* 1e-3 */
-    float beta1; /* 0.9 */
-    float beta2; /* 0.999 */
-    float eps;   /* 1e-8 */
+    float lr;           /* 1e-3 */
+    float beta1;        /* 0.9 */
+    float beta2;        /* 0.999 */
+    float eps;          /* 1e-8 */
     float weight_decay; /* 0; added to the gradient */
     int decay_all;
 } Adam;
@@ -52,17 +54,19 @@ typedef struct AdamW {
     int decay_all;
 } AdamW;
 
-/* NULL with an error for options out of range, frozen-only or empty lists, or without memory. Frozen parameters in the list
- * are skipped and get no state. Sources: PyTorch's documentation of torch.optim; Loshchilov & Hutter, arXiv 1711.05101. */
+/* NULL with an error for options out of range, frozen-only or empty lists, or without memory. Frozen
+ * parameters in the list are skipped and get no state. Sources: PyTorch's documentation of torch.optim;
+ * Loshchilov & Hutter, arXiv 1711.05101. */
 BRIM_API Optimizer *optim_sgd(TensorList parameters, const Sgd *options);
 BRIM_API Optimizer *optim_rmsprop(TensorList parameters, const RmsProp *options);
 BRIM_API Optimizer *optim_adam(TensorList parameters, const Adam *options);
 BRIM_API Optimizer *optim_adamw(TensorList parameters, const AdamW *options);
-/* By name: "sgd", "sgd-momentum" (0.9), "sgd-nesterov" (0.9), "rmsprop", "adam", "adamw". lr 0 = the default of each;
- * weight_decay 0 = the default of each. An unknown name is an error that lists these. */
+/* By name: "sgd", "sgd-momentum" (0.9), "sgd-nesterov" (0.9), "rmsprop", "adam", "adamw". lr 0 = the default
+ * of each; weight_decay 0 = the default of each. An unknown name is an error that lists these. */
 BRIM_API Optimizer *optim_by_name(const char *name, TensorList parameters, float lr, float weight_decay);
 
-/* From the next step on these parameters (all known to the optimizer) use lr * lr_scale and this weight decay. */
+/* From the next step on these parameters (all known to the optimizer) use lr * lr_scale and this weight
+ * decay. */
 BRIM_API int optim_set_group(Optimizer *optimizer, TensorList parameters, float lr_scale, float weight_decay);
 
 typedef enum ScheduleKind { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE } ScheduleKind;
@@ -73,20 +77,21 @@ typedef struct Schedule {
     float min_ratio; /* lr at the end, as a fraction of lr: 0 */
 } Schedule;
 BRIM_API int optim_set_schedule(Optimizer *optimizer, const Schedule *schedule);
-/* Scales all gradients so that their joint 2-norm is at most max_norm (PyTorch's clip_grad_norm_, its 1e-6 included); 0 = off.
- * The factor is applied inside the update, no pass of its own. */
+/* Scales all gradients so that their joint 2-norm is at most max_norm (PyTorch's clip_grad_norm_, its 1e-6
+ * included); 0 = off. The factor is applied inside the update, no pass of its own. */
 BRIM_API int optim_set_clip(Optimizer *optimizer, float max_norm);
 
-/* Updates every parameter that has a gradient. A gradient norm that is not finite (when clipping) is an error and nothing is
- * updated. Returns error_code(). Does nothing while an error is pending. Allocates nothing. */
+/* Updates every parameter that has a gradient. A gradient norm that is not finite (when clipping) is an error
+ * and nothing is updated. Returns error_code(). Does nothing while an error is pending. Allocates nothing. */
 BRIM_API int optim_step(Optimizer *optimizer);
 /* Frees all gradients, so that the next backward starts from nothing (PyTorch's set_to_none). */
 BRIM_API void optim_zero_grad(Optimizer *optimizer);
 
-BRIM_API float optim_lr(const Optimizer *optimizer);        /* that the next step will use, schedule included */
+BRIM_API float optim_lr(const Optimizer *optimizer); /* that the next step will use, schedule included */
 BRIM_API void optim_set_lr(Optimizer *optimizer, float lr); /* the base */
-BRIM_API float optim_grad_norm(const Optimizer *optimizer); /* of the last step, before clipping; 0 without clipping */
-BRIM_API int64_t optim_steps(const Optimizer *optimizer);   /* taken */
+BRIM_API float
+optim_grad_norm(const Optimizer *optimizer); /* of the last step, before clipping; 0 without clipping */
+BRIM_API int64_t optim_steps(const Optimizer *optimizer); /* taken */
 BRIM_API const char *optim_name(const Optimizer *optimizer);
 BRIM_API TensorList optim_parameters(const Optimizer *optimizer);
 BRIM_API void optimizer_free(Optimizer *optimizer);

@@ -5,7 +5,7 @@
 
 #include "optim_.h"
 
-/* ---- Creation ------------------------------------------------------------------------------------------ */
+/* ---- Creation -------------------------------------------------------------------------------- */
 
 static int find_parameter(const Optimizer *optimizer, const Tensor *tensor)
 {
@@ -130,7 +130,7 @@ void optimizer_free(Optimizer *optimizer)
     destroy(&optimizer->item);
 }
 
-/* ---- Settings ------------------------------------------------------------------------------------------ */
+/* ---- Settings -------------------------------------------------------------------------------- */
 
 static int not_negative(const char *what, float value)
 {
@@ -196,7 +196,7 @@ void optim_set_lr(Optimizer *optimizer, float lr)
         optimizer->scalars.lr = lr;
 }
 
-/* ---- A step -------------------------------------------------------------------------------------------- */
+/* ---- A step ---------------------------------------------------------------------------------- */
 
 static void blame_gradient(const Optimizer *optimizer)
 {
@@ -303,7 +303,7 @@ void optim_zero_grad(Optimizer *optimizer)
     memtrack_phase_set(tracker, phase);
 }
 
-/* ---- Reading ------------------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 float optim_lr(const Optimizer *optimizer)
 {

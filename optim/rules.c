@@ -5,7 +5,7 @@
 
 #include "optim_.h"
 
-/* ---- The table ----------------------------------------------------------------------------------------- */
+/* ---- The table ------------------------------------------------------------------------------- */
 
 static void update_sgd(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
                        const float *gradient, const OptimArrays state, int threads)
@@ -50,7 +50,7 @@ static const OptimRule rules[] = {
 
 #define RULE_COUNT ((int)(sizeof rules / sizeof *rules))
 
-/* ---- Options to scalars -------------------------------------------------------------------------------- */
+/* ---- Options to scalars ---------------------------------------------------------------------- */
 
 static float or_default(float value, float fallback)
 {
@@ -120,7 +120,7 @@ static Optimizer *create(RuleId id, TensorList parameters, UpdateScalars given, 
     return scalars_valid(rule, &scalars) ? optimizer_new(rule, &scalars, decay_all, parameters) : NULL;
 }
 
-/* ---- Constructors -------------------------------------------------------------------------------------- */
+/* ---- Constructors ---------------------------------------------------------------------------- */
 
 Optimizer *optim_sgd(TensorList parameters, const Sgd *options)
 {

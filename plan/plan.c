@@ -16,9 +16,9 @@ typedef struct Run {
     RunResult *result;
     FILE *out;
     int64_t lines;
-    double started, last;          /* last: when the current step's time began */
-    double tokens, token_seconds;  /* of all steps but the first, which warms up */
-    double recent[RECENT_STEPS];   /* seconds, as a ring */
+    double started, last;         /* last: when the current step's time began */
+    double tokens, token_seconds; /* of all steps but the first, which warms up */
+    double recent[RECENT_STEPS];  /* seconds, as a ring */
 } Run;
 
 static _Thread_local Run *current_run;
@@ -30,7 +30,7 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- Signatures of segments ------------------------------------------------------------------------------------ */
+/* ---- Signatures of segments ------------------------------------------------------------------ */
 
 static SegmentSignature *find_signature(const Plan *plan, uint64_t hash)
 {
@@ -74,18 +74,20 @@ static void compare_segment(Context *context, int step_ended, void *user)
     result->steps += step_ended;
     if (current_run && !step_ended)
         current_run->last = now(); /* set-up and evaluations do not count as training time */
-    if (segments->plan->more_kinds || find_signature(segments->plan, memtrack_stats(context->ledger)->step_hash))
+    if (segments->plan->more_kinds ||
+        find_signature(segments->plan, memtrack_stats(context->ledger)->step_hash))
         return;
     if (result->segments_off_plan++ == 0)
         result->first_off_plan = memtrack_step(context->tracker);
 }
 
-/* ---- Planning -------------------------------------------------------------------------------------------------- */
+/* ---- Planning -------------------------------------------------------------------------------- */
 
 static void keep_error(char *to, size_t size, int status)
 {
     if (status)
-        snprintf(to, size, "%s", error_message()[0] ? error_message() : "the script failed without saying why");
+        snprintf(to, size, "%s",
+                 error_message()[0] ? error_message() : "the script failed without saying why");
 }
 
 /* Runs the script in this context and closes the books of its last segment. */
@@ -123,7 +125,7 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
     return plan->status;
 }
 
-/* ---- Running --------------------------------------------------------------------------------------------------- */
+/* ---- Running --------------------------------------------------------------------------------- */
 
 static int refuse_budget(RunResult *result, uint64_t needs, uint64_t budget)
 {
@@ -136,7 +138,8 @@ static int refuse_budget(RunResult *result, uint64_t needs, uint64_t budget)
 static int refuse_machine(RunResult *result, uint64_t needs)
 {
     snprintf(result->error, sizeof result->error,
-             "needs %" PRIu64 " bytes (%s), which this machine does not have free", needs, report_size(needs).text);
+             "needs %" PRIu64 " bytes (%s), which this machine does not have free", needs,
+             report_size(needs).text);
     return result->status = ERROR_MEMORY;
 }
 
@@ -245,8 +248,9 @@ int brim_run(Script script, void *config, const RunOptions *options)
     if (!o->quiet) {
         if (o->title)
             fprintf(out, "%s\n", o->title);
-        fprintf(out, "Plan: needs %s (%" PRIu64 " bytes); peak in %s, %s\n", report_size(plan.memory.stats.needs).text,
-                plan.memory.stats.needs, memtrack_phase_name(plan.memory.stats.peak_at.phase), report_place(&plan.memory));
+        fprintf(out, "Plan: needs %s (%" PRIu64 " bytes); peak in %s, %s\n",
+                report_size(plan.memory.stats.needs).text, plan.memory.stats.needs,
+                memtrack_phase_name(plan.memory.stats.peak_at.phase), report_place(&plan.memory));
     }
     int status = plan_execute(script, config, o, &plan, &result);
     if (o->quiet)
@@ -255,8 +259,8 @@ int brim_run(Script script, void *config, const RunOptions *options)
         fprintf(stderr, "brim: %s\n", result.error);
         return 1;
     }
-    fprintf(out, "\n%" PRId64 " steps, %.1f s, loss %.4f -> %.4f\n\n", result.steps, result.seconds, result.loss_first,
-            result.loss_last);
+    fprintf(out, "\n%" PRId64 " steps, %.1f s, loss %.4f -> %.4f\n\n", result.steps, result.seconds,
+            result.loss_first, result.loss_last);
     report_table(out, &plan.memory, &result.memory);
     report_textbook(out, &plan.memory);
     if (result.segments_off_plan)

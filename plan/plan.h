@@ -1,11 +1,12 @@
 /* plan: run a script without data to learn, exactly, what it will need; then run it for real with just that.
  *
- * There is no second description of a model's memory: planning executes the script itself on a meta context, where every
- * allocation happens in the books and no kernel runs. A script is a function like
+ * There is no second description of a model's memory: planning executes the script itself on a meta context,
+ * where every allocation happens in the books and no kernel runs. A script is a function like
  *
  *     static int train(void *config) { … make data, model, optimizer; loop …; return error_code(); }
  *
- * that makes everything it uses, and whose control flow does not depend on tensor values (on meta they read as 0).
+ * that makes everything it uses, and whose control flow does not depend on tensor values (on meta they read
+ * as 0).
  */
 #ifndef BRIM_PLAN_H
 #define BRIM_PLAN_H
@@ -31,12 +32,13 @@ typedef struct RunOptions {
     const char *kernels; /* see ContextOptions */
     FILE *out;           /* where tables and step lines go; NULL = stdout */
     int quiet;           /* 1: print nothing */
-    int every;           /* a step line every so many steps; 0 = about 20 lines a run is left to the caller: every step */
-    const char *title;   /* first line of the tables; NULL = none */
+    int every; /* a step line every so many steps; 0 = about 20 lines a run is left to the caller: every step
+                */
+    const char *title; /* first line of the tables; NULL = none */
 } RunOptions;
 
-/* A run falls into segments: the set-up, training steps, evaluations. The allocation events of a segment as one number: equal
- * segments have equal signatures. */
+/* A run falls into segments: the set-up, training steps, evaluations. The allocation events of a segment as
+ * one number: equal segments have equal signatures. */
 typedef struct SegmentSignature {
     uint64_t hash;
     int64_t first_step, count;
@@ -45,41 +47,45 @@ typedef struct SegmentSignature {
 enum { PLAN_SIGNATURES = 64 };
 
 typedef struct Plan {
-    int status;           /* the script's return */
-    char error[512];      /* its error message, "" if none */
-    MemSummary memory;    /* memory.stats.needs is the law */
+    int status;        /* the script's return */
+    char error[512];   /* its error message, "" if none */
+    MemSummary memory; /* memory.stats.needs is the law */
     SegmentSignature signature[PLAN_SIGNATURES];
-    int signatures;       /* distinct ones kept */
-    int more_kinds;       /* 1: there were more than PLAN_SIGNATURES; a run is then not checked for segments off the plan */
+    int signatures; /* distinct ones kept */
+    int more_kinds; /* 1: there were more than PLAN_SIGNATURES; a run is then not checked for segments off the
+                       plan */
     int64_t steps;
-    double step_flops;    /* of the first training step's products */
+    double step_flops; /* of the first training step's products */
 } Plan;
 
-/* Runs the script on meta. Returns plan->status: 0 when it ran through. Allocates nothing that outlives it. */
+/* Runs the script on meta. Returns plan->status: 0 when it ran through. Allocates nothing that outlives it.
+ */
 BRIM_API int plan_script(Script script, void *config, const RunOptions *options, Plan *plan);
 
 typedef struct RunResult {
     int status;
     char error[512];
-    MemSummary memory;       /* measured */
-    int64_t steps;           /* optimizer steps seen */
+    MemSummary memory;         /* measured */
+    int64_t steps;             /* optimizer steps seen */
     int64_t segments_off_plan; /* whose events are not those of any planned segment */
     int64_t first_off_plan;    /* the step of the first of them; -1 = none */
-    double seconds;          /* of the script */
+    double seconds;            /* of the script */
     double loss_first, loss_last;
-    double step_seconds;     /* median over the last steps, the first left out */
+    double step_seconds; /* median over the last steps, the first left out */
     double tokens_per_second;
 } RunResult;
 
-/* Runs the script for real in a reservation of plan->memory.stats.needs bytes. Refuses (status ERROR_BUDGET) when the budget is
- * smaller, or the reservation cannot be had (ERROR_MEMORY). Returns result->status. */
-BRIM_API int plan_execute(Script script, void *config, const RunOptions *options, const Plan *plan, RunResult *result);
+/* Runs the script for real in a reservation of plan->memory.stats.needs bytes. Refuses (status ERROR_BUDGET)
+ * when the budget is smaller, or the reservation cannot be had (ERROR_MEMORY). Returns result->status. */
+BRIM_API int plan_execute(Script script, void *config, const RunOptions *options, const Plan *plan,
+                          RunResult *result);
 
-/* Plans, prints the plan, runs, prints planned beside measured. Returns what main should: 0 done, 1 failed or does not fit. */
+/* Plans, prints the plan, runs, prints planned beside measured. Returns what main should: 0 done, 1 failed or
+ * does not fit. */
 BRIM_API int brim_run(Script script, void *config, const RunOptions *options);
 
-/* Called by a script once a step, anywhere after its last backward, with the tokens (or samples) the step saw. Prints the step's
- * line and keeps what the end table says; does nothing on meta or outside a run. */
+/* Called by a script once a step, anywhere after its last backward, with the tokens (or samples) the step
+ * saw. Prints the step's line and keeps what the end table says; does nothing on meta or outside a run. */
 BRIM_API void brim_step(int64_t tokens);
 
 #ifdef __cplusplus

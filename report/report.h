@@ -1,7 +1,7 @@
 /* report: what memory looks like to people. Reads memtrack only.
  *
- * Two columns are never confused: "at peak" sums to the peak; "own peak" is each component's highest moment and does not sum.
- * Units are binary and named: MiB, GiB.
+ * Two columns are never confused: "at peak" sums to the peak; "own peak" is each component's highest moment
+ * and does not sum. Units are binary and named: MiB, GiB.
  */
 #ifndef BRIM_REPORT_H
 #define BRIM_REPORT_H
@@ -21,12 +21,12 @@ typedef struct MemSummary {
     char peak_place[128], peak_op[32]; /* of stats.peak_at */
     uint64_t reserved;                 /* bytes reserved for the run; 0 in a plan */
     uint64_t host_peak;                /* host memory of the library: headers, tape, datasets */
-    uint64_t process_peak;             /* resident set at its highest, as the operating system counts; 0 in a plan */
+    uint64_t process_peak; /* resident set at its highest, as the operating system counts; 0 in a plan */
 } MemSummary;
 
 BRIM_API void report_summary(const MemLedger *ledger, MemSummary *out);
-/* What the operating system counts beyond what is reserved or tracked: thread stacks, BLAS buffers, code, other libraries'
- * memory; negative when reserved pages were never touched. */
+/* What the operating system counts beyond what is reserved or tracked: thread stacks, BLAS buffers, code,
+ * other libraries' memory; negative when reserved pages were never touched. */
 BRIM_API int64_t report_unaccounted(const MemSummary *summary);
 /* Where the peak was, for people: the place, or "the model itself". */
 BRIM_API const char *report_place(const MemSummary *summary);
@@ -40,13 +40,13 @@ BRIM_API SizeText report_size(uint64_t bytes);
 /* "6,123,168" */
 BRIM_API SizeText report_count(int64_t n);
 
-/* A table that compares runs: a heading, then a row a run with its peak by group, in MiB, and what a step took (0 = blank).
- * Labels of up to 26 characters. */
+/* A table that compares runs: a heading, then a row a run with its peak by group, in MiB, and what a step
+ * took (0 = blank). Labels of up to 26 characters. */
 BRIM_API void report_row_heading(FILE *out, const char *label);
 BRIM_API void report_row(FILE *out, const char *label, const MemSummary *summary, double step_seconds);
 
-/* The end table: planned | measured | own peak by group and component, the peak and where it was, and (measured) what the
- * process holds besides. Either of planned and measured may be NULL. */
+/* The end table: planned | measured | own peak by group and component, the peak and where it was, and
+ * (measured) what the process holds besides. Either of planned and measured may be NULL. */
 BRIM_API void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured);
 /* The textbook's sum of own peaks, what the true peak differs by, line by line, and the true peak. */
 BRIM_API void report_textbook(FILE *out, const MemSummary *summary);

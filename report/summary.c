@@ -14,7 +14,8 @@ void report_summary(const MemLedger *ledger, MemSummary *out)
     const MemTracker *tracker = memtrack_ledger_tracker(ledger);
     memset(out, 0, sizeof *out);
     out->stats = *memtrack_stats(ledger);
-    copy_text(out->peak_place, sizeof out->peak_place, memtrack_place_name(tracker, out->stats.peak_at.place));
+    copy_text(out->peak_place, sizeof out->peak_place,
+              memtrack_place_name(tracker, out->stats.peak_at.place));
     copy_text(out->peak_op, sizeof out->peak_op, out->stats.peak_at.op);
     out->stats.peak_at.op = NULL; /* the text is what lasts */
     out->host_peak = memtrack_host_peak(tracker);

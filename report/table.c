@@ -1,4 +1,5 @@
-/* The tables. One unit a table, chosen by its largest number; every column is right-aligned under its heading. */
+/* The tables. One unit a table, chosen by its largest number; every column is right-aligned under its
+ * heading. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -37,22 +38,22 @@ static const char *const group_labels[MEM_GROUP_COUNT] = {
 };
 
 static const char *const component_labels[MEM_COMPONENT_COUNT] = {
-    [MEM_PARAMETER] = "  trainable",
-    [MEM_FROZEN] = "  frozen",
-    [MEM_MASTER] = "  master weights",
-    [MEM_ACTIVATION_GRADIENT] = "  activation gradients",
-    [MEM_TEMPORARY] = "  temporaries",
-    [MEM_WORKSPACE] = "  workspace",
-    [MEM_INPUT] = "  input",
-    [MEM_BUFFER] = "  buffers",
+    [MEM_PARAMETER] = "  trainable",   [MEM_FROZEN] = "  frozen",
+    [MEM_MASTER] = "  master weights", [MEM_ACTIVATION_GRADIENT] = "  activation gradients",
+    [MEM_TEMPORARY] = "  temporaries", [MEM_WORKSPACE] = "  workspace",
+    [MEM_INPUT] = "  input",           [MEM_BUFFER] = "  buffers",
 };
 
 /* The moment an own peak was reached, for the group's only or largest component. */
 static const char *own_peak_moment(const MemStats *stats, MemGroup group)
 {
     static const char *const when[MEM_PHASE_COUNT] = {
-        [MEM_PHASE_SETUP] = "",           [MEM_PHASE_FORWARD] = "end of forward", [MEM_PHASE_BACKWARD] = "backward",
-        [MEM_PHASE_RECOMPUTE] = "recompute", [MEM_PHASE_OPTIMIZER] = "optimizer step", [MEM_PHASE_EVALUATE] = "evaluation",
+        [MEM_PHASE_SETUP] = "",
+        [MEM_PHASE_FORWARD] = "end of forward",
+        [MEM_PHASE_BACKWARD] = "backward",
+        [MEM_PHASE_RECOMPUTE] = "recompute",
+        [MEM_PHASE_OPTIMIZER] = "optimizer step",
+        [MEM_PHASE_EVALUATE] = "evaluation",
     };
     if (group == MEM_GROUP_GRADIENTS)
         return stats->own_peak[MEM_GRADIENT] ? "end of backward" : "";
@@ -69,7 +70,8 @@ static int members_seen(const MemStats *stats, MemGroup group)
     return seen;
 }
 
-static void group_rows(FILE *out, Unit unit, const MemSummary *planned, const MemSummary *measured, MemGroup group)
+static void group_rows(FILE *out, Unit unit, const MemSummary *planned, const MemSummary *measured,
+                       MemGroup group)
 {
     const MemSummary *shown = measured ? measured : planned;
     fprintf(out, "%-*s", LABEL, group_labels[group]);
@@ -87,7 +89,8 @@ static void group_rows(FILE *out, Unit unit, const MemSummary *planned, const Me
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++) {
         if (memtrack_component_group((MemComponent)i) != group || !shown->stats.own_peak[i])
             continue;
-        fprintf(out, "%-*s", LABEL, component_labels[i] ? component_labels[i] : memtrack_component_name((MemComponent)i));
+        fprintf(out, "%-*s", LABEL,
+                component_labels[i] ? component_labels[i] : memtrack_component_name((MemComponent)i));
         cell(out, unit, planned, planned ? planned->stats.at_peak[i] : 0);
         cell(out, unit, measured, measured ? measured->stats.at_peak[i] : 0);
         cell(out, unit, shown, shown->stats.own_peak[i]);
@@ -126,8 +129,9 @@ void report_table(FILE *out, const MemSummary *planned, const MemSummary *measur
     for (int group = 0; group < MEM_GROUP_COUNT; group++)
         group_rows(out, unit, planned, measured, (MemGroup)group);
     peak_row(out, unit, planned, measured);
-    fprintf(out, "Peak at: %s, %s (%s), step %" PRId64 "\n", memtrack_phase_name(shown->stats.peak_at.phase), report_place(shown),
-            shown->peak_op[0] ? shown->peak_op : "allocation", shown->stats.peak_at.step + 1);
+    fprintf(out, "Peak at: %s, %s (%s), step %" PRId64 "\n", memtrack_phase_name(shown->stats.peak_at.phase),
+            report_place(shown), shown->peak_op[0] ? shown->peak_op : "allocation",
+            shown->stats.peak_at.step + 1);
     fprintf(out, "Needs %s in one piece (%" PRIu64 " bytes), gaps between blocks included.\n",
             report_size(shown->stats.needs).text, shown->stats.needs);
     if (measured && measured->process_peak) {
@@ -158,13 +162,15 @@ void report_textbook(FILE *out, const MemSummary *summary)
         at[g] = report_group(s->at_peak, (MemGroup)g);
         textbook += g == MEM_GROUP_OVERHEAD ? 0 : own[g];
     }
-    fprintf(out, "%-*s%*.*f\n", LABEL, "textbook P + G + O + A", COLUMN, unit.decimals, (double)textbook / unit.bytes);
+    fprintf(out, "%-*s%*.*f\n", LABEL, "textbook P + G + O + A", COLUMN, unit.decimals,
+            (double)textbook / unit.bytes);
     difference(out, unit, "gradients not there yet",
                (int64_t)(at[MEM_GROUP_GRADIENTS] - own[MEM_GROUP_GRADIENTS]));
-    difference(out, unit, "activations freed", (int64_t)(at[MEM_GROUP_ACTIVATIONS] - own[MEM_GROUP_ACTIVATIONS]));
+    difference(out, unit, "activations freed",
+               (int64_t)(at[MEM_GROUP_ACTIVATIONS] - own[MEM_GROUP_ACTIVATIONS]));
     difference(out, unit, "states not there yet",
-               (int64_t)(at[MEM_GROUP_OPTIMIZER_STATES] + at[MEM_GROUP_PARAMETERS] - own[MEM_GROUP_OPTIMIZER_STATES] -
-                         own[MEM_GROUP_PARAMETERS]));
+               (int64_t)(at[MEM_GROUP_OPTIMIZER_STATES] + at[MEM_GROUP_PARAMETERS] -
+                         own[MEM_GROUP_OPTIMIZER_STATES] - own[MEM_GROUP_PARAMETERS]));
     difference(out, unit, "overhead", (int64_t)at[MEM_GROUP_OVERHEAD]);
     fprintf(out, "%-*s%*.*f\n", LABEL, "the true peak", COLUMN, unit.decimals, (double)s->peak / unit.bytes);
 }

@@ -1,12 +1,12 @@
-/* Backward: pops the tape, gives each input its gradient, releases as it goes. Where a gradient may live (passed on,
- * written over the output gradient or over a saved tensor, added to what is there, or new) is decided here, once, from
- * the op's row; kernels only ever see a pointer and a beta. */
+/* Backward: pops the tape, gives each input its gradient, releases as it goes. Where a gradient may live
+ * (passed on, written over the output gradient or over a saved tensor, added to what is there, or new) is
+ * decided here, once, from the op's row; kernels only ever see a pointer and a beta. */
 #include <inttypes.h>
 #include <math.h>
 
 #include "tensor_.h"
 
-/* ---- Where a gradient goes ------------------------------------------------------------------------------------ */
+/* ---- Where a gradient goes ------------------------------------------------------------------- */
 
 static MemComponent gradient_component(const Tensor *t)
 {
@@ -125,7 +125,7 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
     return 0;
 }
 
-/* ---- One node ------------------------------------------------------------------------------------------------- */
+/* ---- One node -------------------------------------------------------------------------------- */
 
 static void point_at_kept(Node *node)
 {
@@ -248,7 +248,7 @@ static int backward_op(Context *context, Node *node)
     return failed;
 }
 
-/* ---- The whole tape ------------------------------------------------------------------------------------------- */
+/* ---- The whole tape -------------------------------------------------------------------------- */
 
 /* Nobody reads recorded intermediates after this, except by tensor_keep: naming one never raises the peak. */
 static void drop_intermediates(const Context *context, int mark)
@@ -287,8 +287,8 @@ int backward_run(Context *context, int mark)
 static int nonfinite(const Context *context, const Storage *storage)
 {
     return storage && storage->block.data &&
-           context->kernels->find_nonfinite((int64_t)(storage->block.requested / sizeof(float)), storage_f32(storage),
-                                            context->threads) >= 0;
+           context->kernels->find_nonfinite((int64_t)(storage->block.requested / sizeof(float)),
+                                            storage_f32(storage), context->threads) >= 0;
 }
 
 /* Names where the first value that is not finite came from, in the order things were computed. */
@@ -303,17 +303,19 @@ static void blame(Context *context, float loss)
                 continue;
             memtrack_place_set(context->tracker, in->leaf ? node->place : in->place);
             if (in->leaf)
-                error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite is in %s '%s' of %s", what,
-                            in->storage && in->storage->block.component == MEM_PARAMETER ? "parameter" : "input",
+                error_raise(ERROR_NONFINITE,
+                            "loss is %s; the first value that is not finite is in %s '%s' of %s", what,
+                            in->storage && in->storage->block.component == MEM_PARAMETER ? "parameter"
+                                                                                         : "input",
                             tensor_name(in), node->call.row ? node->call.row->name : "a module");
             else
-                error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite was made by %s", what,
-                            in->op);
+                error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite was made by %s",
+                            what, in->op);
             return;
         }
     }
-    error_raise(ERROR_NONFINITE, "loss is %s; every tensor kept for backward is finite, so the loss itself overflowed",
-                what);
+    error_raise(ERROR_NONFINITE,
+                "loss is %s; every tensor kept for backward is finite, so the loss itself overflowed", what);
 }
 
 static int recorded(const Context *context, const Tensor *loss)
@@ -337,8 +339,10 @@ static int check_loss(Context *context, Tensor *loss)
     if (!tensor_readable(loss, "tensor_backward"))
         return error_code();
     if (!recorded(context, loss))
-        return error_raise(ERROR_STATE, "tensor_backward: what was recorded for this loss is gone, used by an earlier backward; "
-                                        "a second one needs a second forward pass");
+        return error_raise(
+            ERROR_STATE,
+            "tensor_backward: what was recorded for this loss is gone, used by an earlier backward; "
+            "a second one needs a second forward pass");
     int place = memtrack_place(context->tracker);
     if (!context->meta && !isfinite(storage_f32(loss->storage)[0]))
         blame(context, storage_f32(loss->storage)[0]);

@@ -1,9 +1,12 @@
-/* Checkpoint: run a module unrecorded, keep its input, run it again inside backward. The second run uses the same header
- * for the input, the same random counters and the same gradient slots, so gradients are bitwise equal. */
+/* Checkpoint: run a module unrecorded, keep its input, run it again inside backward. The second run uses the
+ * same header for the input, the same random counters and the same gradient slots, so gradients are bitwise
+ * equal. */
 #include "tensor_.h"
 
-/* Unrecorded, in a scope of its own. x may be read more than once: it goes, if it was given away, only afterwards. */
-static Tensor *run_unrecorded(Context *context, CheckpointForward forward, void *self, Tensor *x, const void *batch)
+/* Unrecorded, in a scope of its own. x may be read more than once: it goes, if it was given away, only
+ * afterwards. */
+static Tensor *run_unrecorded(Context *context, CheckpointForward forward, void *self, Tensor *x,
+                              const void *batch)
 {
     if (x)
         x->move = 0;
@@ -85,7 +88,8 @@ void backward_checkpoint(Context *context, Node *node)
         storage_release(context, y->grad);
         y->grad = node->out->grad;
         node->out->grad = NULL;
-        storage_release(context, node->saved[0]); /* the second run's own nodes hold it as long as they need it */
+        storage_release(context,
+                        node->saved[0]); /* the second run's own nodes hold it as long as they need it */
         node->saved[0] = NULL;
         backward_run(context, mark);
     }

@@ -1,5 +1,5 @@
-/* Context: what a thread's operations share (ledgers, tape, scopes, random state, error). Made on demand; planning
- * uses a fresh one on meta. */
+/* Context: what a thread's operations share (ledgers, tape, scopes, random state, error). Made on demand;
+ * planning uses a fresh one on meta. */
 #include <string.h>
 
 #include "tensor_.h"
@@ -20,15 +20,16 @@ static int context_fill(Context *context, const ContextOptions *options)
     context->seed = options->seed;
     for (int i = 0; i < SCOPE_MAX_DEPTH; i++)
         context->scopes[i].previous = context->scopes[i].next = &context->scopes[i];
-    MemMode mode = options->meta ? MEMTRACK_META
+    MemMode mode = options->meta                          ? MEMTRACK_META
                    : options->memory == MEMTRACK_RESERVED ? MEMTRACK_RESERVED
                                                           : MEMTRACK_MALLOC;
     context->tracker = memtrack_create();
     if (!context->tracker)
         return -1;
-    context->ledger = memtrack_ledger_create(
-        context->tracker,
-        &(MemLedgerOptions){.name = options->meta ? "meta" : "cpu", .mode = mode, .capacity = options->capacity});
+    context->ledger =
+        memtrack_ledger_create(context->tracker, &(MemLedgerOptions){.name = options->meta ? "meta" : "cpu",
+                                                                     .mode = mode,
+                                                                     .capacity = options->capacity});
     context->tape = memtrack_host_calloc(context->tracker, sizeof *context->tape);
     return context->ledger && context->tape ? 0 : -1;
 }

@@ -1,5 +1,5 @@
-/* The sticky error: the first one of a context is kept, with a message that says what, where and what would work.
- * Errors raised before any context can exist (no memory for one) are kept per thread. */
+/* The sticky error: the first one of a context is kept, with a message that says what, where and what would
+ * work. Errors raised before any context can exist (no memory for one) are kept per thread. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>

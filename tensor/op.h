@@ -1,8 +1,8 @@
 /* op: what an operation is, as one row, for the library's own and for yours (examples/own_op.c).
  *
- * The shape rule is the only authority on sizes: it sees the inputs' shapes, checks them, and fills `plan`. The engine
- * allocates outputs, extras, gradients and workspace, keeps what `plan.saves` names for backward, and calls the kernels
- * with raw pointers. On meta it does all that and skips the kernels.
+ * The shape rule is the only authority on sizes: it sees the inputs' shapes, checks them, and fills `plan`.
+ * The engine allocates outputs, extras, gradients and workspace, keeps what `plan.saves` names for backward,
+ * and calls the kernels with raw pointers. On meta it does all that and skips the kernels.
  */
 #ifndef BRIM_OP_H
 #define BRIM_OP_H
@@ -61,15 +61,15 @@ typedef union OpAttr {
 } OpAttr;
 
 typedef struct OpPlan {
-    Shape out;                         /* f32 */
-    int64_t extra[OP_MAX_EXTRAS];      /* floats that forward writes for backward; 0 = none */
-    uint64_t workspace;                /* bytes, forward */
-    uint64_t backward_workspace;       /* bytes */
-    unsigned saves;                    /* OP_INPUT(i) | OP_OUTPUT that backward reads */
-    unsigned remakes;                  /* OP_OUTPUT: row->remake can make the output again (tensor_remake); with
-                                        * OP_INPUT(i) for the saved inputs that it reads */
-    int writes_dout;                   /* backward uses the output gradient as scratch (the engine makes it unshared) */
-    double flops, backward_flops;      /* of the products; what is not a product counts 0 */
+    Shape out;                    /* f32 */
+    int64_t extra[OP_MAX_EXTRAS]; /* floats that forward writes for backward; 0 = none */
+    uint64_t workspace;           /* bytes, forward */
+    uint64_t backward_workspace;  /* bytes */
+    unsigned saves;               /* OP_INPUT(i) | OP_OUTPUT that backward reads */
+    unsigned remakes;             /* OP_OUTPUT: row->remake can make the output again (tensor_remake); with
+                                   * OP_INPUT(i) for the saved inputs that it reads */
+    int writes_dout; /* backward uses the output gradient as scratch (the engine makes it unshared) */
+    double flops, backward_flops; /* of the products; what is not a product counts 0 */
 } OpPlan;
 
 typedef struct OpCall {
@@ -100,19 +100,21 @@ typedef struct OpRow {
     /* Returns -1, or the index of the first bad element of the input named by `checked`. */
     int64_t (*forward)(OpCall *call);
     void (*backward)(OpCall *call); /* NULL when every gradient passes */
-    /* Writes call->out again, in backward, from what this op keeps; for cheap ops that keep as much as they make. */
+    /* Writes call->out again, in backward, from what this op keeps; for cheap ops that keep as much as they
+     * make. */
     void (*remake)(OpCall *call);
-    unsigned takes;                 /* OP_INPUT(i): the output may take moved input i's storage (forward works in place) */
-    unsigned passes;                /* gradient i *is* the output gradient */
-    unsigned over_dout;             /* gradient i may be written over the output gradient (at most one is) */
-    unsigned over_saved;            /* gradient i may be written over saved input i */
-    unsigned accumulates;           /* backward honours beta[i] = 1; otherwise the engine adds */
-    unsigned zeroed;                /* a new gradient i is zeroed first and backward adds to it (scatter) */
-    int checked;                    /* the integer input that forward checks */
-    const char *checked_range;      /* text of its range for the message: "ids must be in [0, vocabulary)" */
+    unsigned takes;  /* OP_INPUT(i): the output may take moved input i's storage (forward works in place) */
+    unsigned passes; /* gradient i *is* the output gradient */
+    unsigned over_dout;        /* gradient i may be written over the output gradient (at most one is) */
+    unsigned over_saved;       /* gradient i may be written over saved input i */
+    unsigned accumulates;      /* backward honours beta[i] = 1; otherwise the engine adds */
+    unsigned zeroed;           /* a new gradient i is zeroed first and backward adds to it (scatter) */
+    int checked;               /* the integer input that forward checks */
+    const char *checked_range; /* text of its range for the message: "ids must be in [0, vocabulary)" */
 } OpRow;
 
-/* Applies a row: checks, allocates, runs, records. inputs[i] may be NULL where the row allows it to be absent. */
+/* Applies a row: checks, allocates, runs, records. inputs[i] may be NULL where the row allows it to be
+ * absent. */
 BRIM_API Tensor *tensor_apply(const OpRow *row, const OpAttr *attr, int inputs, Tensor *const *input);
 
 #ifdef __cplusplus

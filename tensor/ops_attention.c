@@ -1,5 +1,5 @@
-/* attention: eager keeps the (B,H,T,T) scores, flash keeps a log-sum-exp a row. q, k and v are separate or packed side
- * by side; the kernels only see row strides. */
+/* attention: eager keeps the (B,H,T,T) scores, flash keeps a log-sum-exp a row. q, k and v are separate or
+ * packed side by side; the kernels only see row strides. */
 #include <inttypes.h>
 #include <math.h>
 
@@ -46,8 +46,8 @@ static int attention_check(const OpCall *call)
         if (call->shape[i].ndim && check_dtype(call, i, DTYPE_F32, names[i]))
             return error_code();
     if (heads < 1 || kv_heads < 1 || heads % kv_heads)
-        return error_raise(ERROR_ARGUMENT, "attention: %d heads cannot share %d key-value heads evenly", heads,
-                           kv_heads);
+        return error_raise(ERROR_ARGUMENT, "attention: %d heads cannot share %d key-value heads evenly",
+                           heads, kv_heads);
     if (q.ndim != 3 || last_dim(q) % (call->attr.attention.packed ? 3 : 1) || query_width(call) % heads)
         return error_raise(ERROR_SHAPE, "attention: %s %s does not divide into %d heads",
                            call->attr.attention.packed ? "qkv" : "q", shape_text(q).text, heads);
@@ -66,8 +66,8 @@ static int attention_check(const OpCall *call)
     return 0;
 }
 
-/* Bytes of the kernel's own backward workspace, and of all: the kernel writes three gradients, and those that nobody wants go
- * behind its workspace. */
+/* Bytes of the kernel's own backward workspace, and of all: the kernel writes three gradients, and those that
+ * nobody wants go behind its workspace. */
 static uint64_t kernel_workspace(const OpCall *call, const AttentionDims *d)
 {
     uint64_t bytes = call->kernels->attention_workspace(d, call->attr.attention.flash, 1, call->threads);
@@ -96,7 +96,8 @@ static int attention_shape(OpCall *call)
     plan->extra[0] = flash ? rows : rows * d.seq;
     plan->workspace = call->kernels->attention_workspace(&d, flash, 0, call->threads);
     double pairs = (double)rows * (d.causal ? (d.seq + 1) / 2.0 : d.seq);
-    plan->flops = 4.0 * pairs * d.head_dim; /* two products; backward has four, and flash computes the scores again */
+    plan->flops =
+        4.0 * pairs * d.head_dim; /* two products; backward has four, and flash computes the scores again */
     if (!call->needs)
         return 0;
     plan->backward_flops = plan->flops * (flash ? 2.5 : 2.0);
@@ -120,9 +121,11 @@ static int64_t attention_forward(OpCall *call)
     float *p[3];
     split(call, call->in, p);
     if (call->attr.attention.flash)
-        k->attention_flash_forward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->workspace, call->threads);
+        k->attention_flash_forward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->workspace,
+                                   call->threads);
     else
-        k->attention_eager_forward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->workspace, call->threads);
+        k->attention_eager_forward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->workspace,
+                                   call->threads);
     return -1;
 }
 
@@ -140,11 +143,11 @@ static void attention_backward(OpCall *call)
         unwanted += call_numel(call, i);
     }
     if (call->attr.attention.flash)
-        k->attention_flash_backward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->dout, g[Q], g[K], g[V],
-                                    call->workspace, call->threads);
+        k->attention_flash_backward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->dout, g[Q], g[K],
+                                    g[V], call->workspace, call->threads);
     else
-        k->attention_eager_backward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->dout, g[Q], g[K], g[V],
-                                    call->workspace, call->threads);
+        k->attention_eager_backward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->dout, g[Q], g[K],
+                                    g[V], call->workspace, call->threads);
 }
 
 static const OpRow attention_row = {

@@ -1,4 +1,5 @@
-/* Operations that keep the shape: add, mul, scale, activations, swiglu, rope, dropout, and reshape, which moves nothing. */
+/* Operations that keep the shape: add, mul, scale, activations, swiglu, rope, dropout, and reshape, which
+ * moves nothing. */
 #include <inttypes.h>
 #include <math.h>
 
@@ -8,7 +9,8 @@ int check_dtype(const OpCall *call, int i, DType dtype, const char *input)
 {
     if (call->dtype[i] == dtype)
         return 0;
-    return error_raise(ERROR_ARGUMENT, "%s: %s must be %s", call->row->name, input, dtype == DTYPE_I32 ? "i32" : "f32");
+    return error_raise(ERROR_ARGUMENT, "%s: %s must be %s", call->row->name, input,
+                       dtype == DTYPE_I32 ? "i32" : "f32");
 }
 
 int check_vector(const OpCall *call, int i, int64_t n, const char *input)
@@ -17,13 +19,14 @@ int check_vector(const OpCall *call, int i, int64_t n, const char *input)
         return error_code();
     if (call->shape[i].ndim == 1 && call->shape[i].dim[0] == n)
         return 0;
-    return error_raise(ERROR_SHAPE, "%s: %s must be (%" PRId64 ") for x %s, not %s", call->row->name, input, n,
-                       shape_text(call->shape[0]).text, shape_text(call->shape[i]).text);
+    return error_raise(ERROR_SHAPE, "%s: %s must be (%" PRId64 ") for x %s, not %s", call->row->name, input,
+                       n, shape_text(call->shape[0]).text, shape_text(call->shape[i]).text);
 }
 
 int check_same(const OpCall *call, int i, int j)
 {
-    if (shape_equal(call->shape[i], call->shape[j]) && call->dtype[i] == DTYPE_F32 && call->dtype[j] == DTYPE_F32)
+    if (shape_equal(call->shape[i], call->shape[j]) && call->dtype[i] == DTYPE_F32 &&
+        call->dtype[j] == DTYPE_F32)
         return 0;
     return error_raise(ERROR_SHAPE, "%s: shapes %s and %s must be equal, of f32", call->row->name,
                        shape_text(call->shape[i]).text, shape_text(call->shape[j]).text);
@@ -41,7 +44,7 @@ static int binary_shape(OpCall *call)
     return check_same(call, 0, 1);
 }
 
-/* ---- add, mul, scale ------------------------------------------------------------------------------------------- */
+/* ---- add, mul, scale ------------------------------------------------------------------------- */
 
 static int64_t add_forward(OpCall *call)
 {
@@ -78,8 +81,8 @@ static void mul_backward(OpCall *call)
 {
     for (int i = 0; i < 2; i++)
         if (call->din[i])
-            call->kernels->multiply(call_numel(call, 0), call->dout, call->in[1 - i], call->beta[i], call->din[i],
-                                    call->threads);
+            call->kernels->multiply(call_numel(call, 0), call->dout, call->in[1 - i], call->beta[i],
+                                    call->din[i], call->threads);
 }
 
 static const OpRow mul_row = {
@@ -98,14 +101,15 @@ Tensor *tensor_mul(Tensor *a, Tensor *b)
 
 static int64_t scale_forward(OpCall *call)
 {
-    call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->in[0], 0, call->out, call->threads);
+    call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->in[0], 0, call->out,
+                         call->threads);
     return -1;
 }
 
 static void scale_backward(OpCall *call)
 {
-    call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->dout, call->beta[0], call->din[0],
-                         call->threads);
+    call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->dout, call->beta[0],
+                         call->din[0], call->threads);
 }
 
 static const OpRow scale_row = {
@@ -123,7 +127,7 @@ Tensor *tensor_scale(Tensor *x, float factor)
     return x ? tensor_apply(&scale_row, &(OpAttr){.scale = {.factor = factor}}, 1, (Tensor *[]){x}) : NULL;
 }
 
-/* ---- Activations ----------------------------------------------------------------------------------------------- */
+/* ---- Activations ----------------------------------------------------------------------------- */
 
 static int activation_shape(OpCall *call)
 {
@@ -133,8 +137,8 @@ static int activation_shape(OpCall *call)
 
 static int64_t activation_forward(OpCall *call)
 {
-    call->kernels->activation_forward((Activation)call->attr.activation.kind, call_numel(call, 0), call->in[0],
-                                      call->out, call->threads);
+    call->kernels->activation_forward((Activation)call->attr.activation.kind, call_numel(call, 0),
+                                      call->in[0], call->out, call->threads);
     return -1;
 }
 
@@ -222,7 +226,7 @@ Tensor *tensor_swiglu(Tensor *gate, Tensor *up)
     return gate && up ? tensor_apply(&swiglu_row, NULL, 2, (Tensor *[]){gate, up}) : NULL;
 }
 
-/* ---- Rotary positions ------------------------------------------------------------------------------------------ */
+/* ---- Rotary positions ------------------------------------------------------------------------ */
 
 static RopeDims rope_dims(const OpCall *call)
 {
@@ -241,8 +245,8 @@ static int rope_shape(OpCall *call)
     Shape x = call->shape[0];
     int heads = call->attr.rope.heads;
     if (x.ndim != 3 || heads < 1 || x.dim[2] % (2 * (int64_t)heads))
-        return error_raise(ERROR_SHAPE, "rope: x %s does not divide into %d heads of an even width", shape_text(x).text,
-                           heads);
+        return error_raise(ERROR_SHAPE, "rope: x %s does not divide into %d heads of an even width",
+                           shape_text(x).text, heads);
     return unary_shape(call);
 }
 
@@ -272,10 +276,12 @@ static const OpRow rope_row = {
 
 Tensor *tensor_rope(Tensor *x, int heads, float theta)
 {
-    return x ? tensor_apply(&rope_row, &(OpAttr){.rope = {.heads = heads, .theta = theta}}, 1, (Tensor *[]){x}) : NULL;
+    return x ? tensor_apply(&rope_row, &(OpAttr){.rope = {.heads = heads, .theta = theta}}, 1,
+                            (Tensor *[]){x})
+             : NULL;
 }
 
-/* ---- Dropout --------------------------------------------------------------------------------------------------- */
+/* ---- Dropout --------------------------------------------------------------------------------- */
 
 static void dropout_run(const OpCall *call, const float *x, float beta, float *y)
 {
@@ -327,7 +333,7 @@ Tensor *tensor_dropout(Tensor *x, float p)
     return tensor_apply(&dropout_row, &attr, 1, (Tensor *[]){x});
 }
 
-/* ---- Reshape --------------------------------------------------------------------------------------------------- */
+/* ---- Reshape --------------------------------------------------------------------------------- */
 
 static int reshape_shape(OpCall *call)
 {

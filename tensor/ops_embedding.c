@@ -1,5 +1,5 @@
-/* embedding (rows of a table by id) and add_rows (learned positions, broadcast vectors): gradients scatter into a table
- * that is zeroed once. */
+/* embedding (rows of a table by id) and add_rows (learned positions, broadcast vectors): gradients scatter
+ * into a table that is zeroed once. */
 #include <inttypes.h>
 
 #include "ops_.h"
@@ -48,7 +48,7 @@ Tensor *tensor_embedding(Tensor *ids, Tensor *table)
     return tensor_apply(&embedding_row, NULL, 2, (Tensor *[]){ids, table});
 }
 
-/* ---- add_rows -------------------------------------------------------------------------------------------------- */
+/* ---- add_rows -------------------------------------------------------------------------------- */
 
 static int64_t added(const OpCall *call)
 {
@@ -66,8 +66,9 @@ static int add_rows_shape(OpCall *call)
                            shape_text(x).text, shape_text(table).text, rows);
     if (rows > table.dim[0])
         return error_raise(ERROR_SHAPE,
-                           "add_rows: a sequence of %" PRId64 " is longer than the table's %" PRId64 " positions", rows,
-                           table.dim[0]);
+                           "add_rows: a sequence of %" PRId64 " is longer than the table's %" PRId64
+                           " positions",
+                           rows, table.dim[0]);
     call->plan.out = x;
     if (needs_input(call, 1))
         call->plan.backward_workspace =
@@ -77,8 +78,8 @@ static int add_rows_shape(OpCall *call)
 
 static int64_t add_rows_forward(OpCall *call)
 {
-    call->kernels->add_row(call_numel(call, 0) / added(call), added(call), call->in[0], call->in[1], call->out,
-                           call->threads);
+    call->kernels->add_row(call_numel(call, 0) / added(call), added(call), call->in[0], call->in[1],
+                           call->out, call->threads);
     return -1;
 }
 

@@ -1,4 +1,5 @@
-/* linear: x W^T + bias, with its activation in the same pass. The activation's input is kept (ReLU: its output). */
+/* linear: x W^T + bias, with its activation in the same pass. The activation's input is kept (ReLU: its
+ * output). */
 #include <inttypes.h>
 
 #include "ops_.h"
@@ -23,7 +24,8 @@ static int linear_shape(OpCall *call)
     if (check_dtype(call, 0, DTYPE_F32, "x") || check_dtype(call, 1, DTYPE_F32, "weight"))
         return error_code();
     if (call->shape[1].ndim != 2)
-        return error_raise(ERROR_SHAPE, "linear: weight must be (out,in), not %s", shape_text(call->shape[1]).text);
+        return error_raise(ERROR_SHAPE, "linear: weight must be (out,in), not %s",
+                           shape_text(call->shape[1]).text);
     LinearDims d = linear_dims(call);
     int64_t expected = call->shape[1].dim[d.in_out ? 0 : 1];
     if (d.in != expected)
@@ -52,16 +54,16 @@ static int linear_shape(OpCall *call)
 static int64_t linear_forward(OpCall *call)
 {
     LinearDims d = linear_dims(call);
-    call->kernels->linear_forward(&d, (Activation)call->attr.linear.act, call->in[0], call->in[1], call->in[2],
-                                  call->extra[0], call->out, call->threads);
+    call->kernels->linear_forward(&d, (Activation)call->attr.linear.act, call->in[0], call->in[1],
+                                  call->in[2], call->extra[0], call->out, call->threads);
     return -1;
 }
 
 /* The value before the activation is kept, so its value after need not be. */
 static void linear_remake(OpCall *call)
 {
-    call->kernels->activation_forward((Activation)call->attr.linear.act, shape_numel(call->plan.out), call->extra[0],
-                                      call->out, call->threads);
+    call->kernels->activation_forward((Activation)call->attr.linear.act, shape_numel(call->plan.out),
+                                      call->extra[0], call->out, call->threads);
 }
 
 static void linear_backward(OpCall *call)
@@ -70,8 +72,8 @@ static void linear_backward(OpCall *call)
     const Kernels *k = call->kernels;
     Activation act = (Activation)call->attr.linear.act;
     if (act != ACT_NONE) /* the output gradient becomes that of the activation's input */
-        k->activation_backward(act, d.rows * d.out, act == ACT_RELU ? call->out : call->extra[0], call->dout, 0,
-                               call->dout, call->threads);
+        k->activation_backward(act, d.rows * d.out, act == ACT_RELU ? call->out : call->extra[0], call->dout,
+                               0, call->dout, call->threads);
     if (call->din[1] || call->din[2])
         k->linear_backward_weight(&d, call->in[0], call->dout, call->beta[1], call->din[1], call->beta[2],
                                   call->din[2], call->workspace, call->threads);

@@ -1,4 +1,5 @@
-/* cross_entropy from integer labels, and the reductions. The logits' gradient is written over the saved logits. */
+/* cross_entropy from integer labels, and the reductions. The logits' gradient is written over the saved
+ * logits. */
 #include <inttypes.h>
 
 #include "ops_.h"
@@ -28,8 +29,8 @@ static int cross_entropy_shape(OpCall *call)
 static int64_t cross_entropy_forward(OpCall *call)
 {
     CrossEntropyDims d = loss_dims(call);
-    return call->kernels->cross_entropy_forward(&d, call->in[0], call->in[1], call->attr.loss.scale, call->out,
-                                                call->extra[0], call->workspace, call->threads);
+    return call->kernels->cross_entropy_forward(&d, call->in[0], call->in[1], call->attr.loss.scale,
+                                                call->out, call->extra[0], call->workspace, call->threads);
 }
 
 static void cross_entropy_backward(OpCall *call)
@@ -54,8 +55,8 @@ Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, f
 {
     if (!logits || !labels)
         return NULL;
-    return tensor_apply(&cross_entropy_row, &(OpAttr){.loss = {.ignore_index = ignore_index, .scale = scale}}, 2,
-                        (Tensor *[]){logits, labels});
+    return tensor_apply(&cross_entropy_row, &(OpAttr){.loss = {.ignore_index = ignore_index, .scale = scale}},
+                        2, (Tensor *[]){logits, labels});
 }
 
 int64_t tensor_count_correct(Tensor *logits, Tensor *labels)
@@ -80,7 +81,7 @@ int64_t tensor_count_correct(Tensor *logits, Tensor *labels)
     return correct;
 }
 
-/* ---- Reductions ------------------------------------------------------------------------------------------------ */
+/* ---- Reductions ------------------------------------------------------------------------------ */
 
 static int sum_shape(OpCall *call)
 {
@@ -99,7 +100,8 @@ static int64_t sum_forward(OpCall *call)
 
 static void sum_backward(OpCall *call)
 {
-    call->kernels->fill(call_numel(call, 0), call->dout[0] * call->attr.scale.factor, call->din[0], call->threads);
+    call->kernels->fill(call_numel(call, 0), call->dout[0] * call->attr.scale.factor, call->din[0],
+                        call->threads);
 }
 
 static const OpRow sum_row = {

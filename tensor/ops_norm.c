@@ -39,10 +39,10 @@ static int64_t layer_norm_forward(OpCall *call)
 
 static void layer_norm_backward(OpCall *call)
 {
-    call->kernels->layer_norm_backward(leading(call->shape[0]), last_dim(call->shape[0]), call->in[0], call->in[1],
-                                       call->extra[0], call->extra[1], call->dout, call->beta[0], call->din[0],
-                                       call->beta[1], call->din[1], call->beta[2], call->din[2], call->workspace,
-                                       call->threads);
+    call->kernels->layer_norm_backward(leading(call->shape[0]), last_dim(call->shape[0]), call->in[0],
+                                       call->in[1], call->extra[0], call->extra[1], call->dout, call->beta[0],
+                                       call->din[0], call->beta[1], call->din[1], call->beta[2], call->din[2],
+                                       call->workspace, call->threads);
 }
 
 static int64_t rms_norm_forward(OpCall *call)
@@ -54,9 +54,9 @@ static int64_t rms_norm_forward(OpCall *call)
 
 static void rms_norm_backward(OpCall *call)
 {
-    call->kernels->rms_norm_backward(leading(call->shape[0]), last_dim(call->shape[0]), call->in[0], call->in[1],
-                                     call->extra[0], call->dout, call->beta[0], call->din[0], call->beta[1],
-                                     call->din[1], call->workspace, call->threads);
+    call->kernels->rms_norm_backward(leading(call->shape[0]), last_dim(call->shape[0]), call->in[0],
+                                     call->in[1], call->extra[0], call->dout, call->beta[0], call->din[0],
+                                     call->beta[1], call->din[1], call->workspace, call->threads);
 }
 
 /* From the input, which is kept anyway; mean and 1/std come out as they were. */

@@ -41,7 +41,8 @@ int tensor_scope_begin(void)
     return ++context->depth;
 }
 
-/* Operations recorded in the scope whose results nobody can reach any more: no backward can start from them. */
+/* Operations recorded in the scope whose results nobody can reach any more: no backward can start from them.
+ */
 static void cut_unreachable(Context *context)
 {
     const Tape *tape = context->tape;

@@ -16,18 +16,20 @@ int64_t shape_numel(Shape shape)
 int shape_valid(Shape shape, const char *what)
 {
     if (shape.ndim < 1 || shape.ndim > TENSOR_MAX_DIMS) {
-        error_raise(ERROR_SHAPE, "%s: %d dimensions; 1 to %d are possible", what, shape.ndim, TENSOR_MAX_DIMS);
+        error_raise(ERROR_SHAPE, "%s: %d dimensions; 1 to %d are possible", what, shape.ndim,
+                    TENSOR_MAX_DIMS);
         return 0;
     }
     int64_t n = 1;
     for (int i = 0; i < shape.ndim; i++) {
         if (shape.dim[i] < 1 || shape.dim[i] > INT_MAX) {
-            error_raise(ERROR_SHAPE, "%s: dimension %d is %" PRId64 "; 1 to %d is possible", what, i, shape.dim[i],
-                        INT_MAX);
+            error_raise(ERROR_SHAPE, "%s: dimension %d is %" PRId64 "; 1 to %d is possible", what, i,
+                        shape.dim[i], INT_MAX);
             return 0;
         }
         if (n > (INT64_MAX >> 6) / shape.dim[i]) {
-            error_raise(ERROR_SHAPE, "%s: shape %s has too many elements to address", what, shape_text(shape).text);
+            error_raise(ERROR_SHAPE, "%s: shape %s has too many elements to address", what,
+                        shape_text(shape).text);
             return 0;
         }
         n *= shape.dim[i];
@@ -50,7 +52,8 @@ ShapeText shape_text(Shape shape)
     ShapeText out = {"("};
     size_t used = 1;
     for (int i = 0; i < shape.ndim && i < TENSOR_MAX_DIMS && used < sizeof out.text; i++)
-        used += (size_t)snprintf(out.text + used, sizeof out.text - used, i ? ",%" PRId64 : "%" PRId64, shape.dim[i]);
+        used += (size_t)snprintf(out.text + used, sizeof out.text - used, i ? ",%" PRId64 : "%" PRId64,
+                                 shape.dim[i]);
     if (used < sizeof out.text - 1)
         snprintf(out.text + used, sizeof out.text - used, ")");
     return out;

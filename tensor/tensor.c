@@ -1,5 +1,6 @@
-/* Headers and storage. A header says shape, type and where gradients go; storage is bytes with a reference count.
- * They live separately: the tape keeps headers for routing, and storage only where backward reads it. */
+/* Headers and storage. A header says shape, type and where gradients go; storage is bytes with a reference
+ * count. They live separately: the tape keeps headers for routing, and storage only where backward reads it.
+ */
 #include <inttypes.h>
 #include <string.h>
 
@@ -11,7 +12,7 @@ static const int dtype_bits[DTYPE_COUNT] = {
 #undef X
 };
 
-/* ---- Storage ------------------------------------------------------------------------------------------------- */
+/* ---- Storage --------------------------------------------------------------------------------- */
 
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component)
 {
@@ -20,8 +21,8 @@ Storage *storage_new(Context *context, int64_t bytes, MemComponent component)
         return NULL;
     if (memtrack_alloc(context->ledger, (uint64_t)bytes, component, &storage->block) != 0) {
         const MemStats *stats = memtrack_stats(context->ledger);
-        error_raise(ERROR_MEMORY, "out of memory: %" PRId64 " bytes for %s; %" PRIu64 " bytes are in use", bytes,
-                    memtrack_component_name(component), stats->live);
+        error_raise(ERROR_MEMORY, "out of memory: %" PRId64 " bytes for %s; %" PRIu64 " bytes are in use",
+                    bytes, memtrack_component_name(component), stats->live);
         host_free(context, storage, sizeof *storage);
         return NULL;
     }
@@ -42,7 +43,7 @@ void storage_release(Context *context, Storage *storage)
     host_free(context, storage, sizeof *storage);
 }
 
-/* ---- Headers ------------------------------------------------------------------------------------------------- */
+/* ---- Headers --------------------------------------------------------------------------------- */
 
 static Tensor *tensor_of_item(ScopeItem *item)
 {
@@ -119,13 +120,14 @@ int tensor_readable(const Tensor *tensor, const char *what)
     if (tensor->state == DATA_MOVED)
         error_raise(ERROR_STATE, "%s: the %s made at '%s' was given away by tensor_move", what, maker, place);
     else
-        error_raise(ERROR_STATE,
-                    "%s: the data of the %s made at '%s' was released by tensor_backward; call tensor_keep before", what,
-                    maker, place);
+        error_raise(
+            ERROR_STATE,
+            "%s: the data of the %s made at '%s' was released by tensor_backward; call tensor_keep before",
+            what, maker, place);
     return 0;
 }
 
-/* ---- Making -------------------------------------------------------------------------------------------------- */
+/* ---- Making ---------------------------------------------------------------------------------- */
 
 Tensor *tensor_new(DType dtype, Shape shape, MemComponent component)
 {
@@ -166,7 +168,7 @@ Tensor *tensor_parameter(Shape shape)
     return tensor;
 }
 
-/* ---- Reading ------------------------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 Shape tensor_shape(const Tensor *tensor)
 {
@@ -308,9 +310,10 @@ const char *tensor_name(const Tensor *tensor)
     return tensor && tensor->name ? tensor->name : "";
 }
 
-/* ---- Filling ------------------------------------------------------------------------------------------------- */
+/* ---- Filling --------------------------------------------------------------------------------- */
 
-/* The values to fill, or NULL when there is nothing to do (meta, errors). Counts the random stream in either case. */
+/* The values to fill, or NULL when there is nothing to do (meta, errors). Counts the random stream in either
+ * case. */
 static float *fill_target(Tensor *tensor, const char *what, uint64_t *stream)
 {
     if (!tensor)
@@ -333,7 +336,8 @@ void tensor_fill_normal(Tensor *tensor, float mean, float std)
     if (!data)
         return;
     const Context *context = tensor->item.context;
-    context->kernels->fill_normal(tensor_numel(tensor), context->seed, stream, mean, std, data, context->threads);
+    context->kernels->fill_normal(tensor_numel(tensor), context->seed, stream, mean, std, data,
+                                  context->threads);
 }
 
 void tensor_fill_uniform(Tensor *tensor, float low, float high)
@@ -343,5 +347,6 @@ void tensor_fill_uniform(Tensor *tensor, float low, float high)
     if (!data)
         return;
     const Context *context = tensor->item.context;
-    context->kernels->fill_uniform(tensor_numel(tensor), context->seed, stream, low, high, data, context->threads);
+    context->kernels->fill_uniform(tensor_numel(tensor), context->seed, stream, low, high, data,
+                                   context->threads);
 }

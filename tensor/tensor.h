@@ -1,11 +1,12 @@
 /* tensor: contexts, tensors, operations that record themselves, and backward.
  *
  * Rules that hold for every function here:
- *  - Errors stick. The first error of the thread's context is kept (error_code, error_message); operations given NULL
- *    return NULL. A script checks once a step.
- *  - Ownership. What is made inside a scope belongs to it and goes with it; users release nothing. *_free exists.
- *  - Storage lives only as long as someone needs it: an intermediate's data is gone after tensor_backward unless
- *    tensor_keep was called; tensor_move gives it up early.
+ *  - Errors stick. The first error of the thread's context is kept (error_code, error_message); operations
+ * given NULL return NULL. A script checks once a step.
+ *  - Ownership. What is made inside a scope belongs to it and goes with it; users release nothing. *_free
+ * exists.
+ *  - Storage lives only as long as someone needs it: an intermediate's data is gone after tensor_backward
+ * unless tensor_keep was called; tensor_move gives it up early.
  *  - On a meta context no data exists and kernels do not run; everything else is the same.
  * Shapes are row-major; the last dimension is contiguous. Objects stay in the context they were made in.
  */
@@ -25,19 +26,19 @@ extern "C" {
 typedef struct Context Context;
 typedef struct Tensor Tensor;
 
-/* ---- Errors -------------------------------------------------------------------------------------------------- */
+/* ---- Errors ---------------------------------------------------------------------------------- */
 
-#define BRIM_ERRORS(X)                                                                                                 \
-    X(NONE, "no error")                                                                                                \
-    X(ARGUMENT, "bad argument")                                                                                        \
-    X(SHAPE, "shapes do not fit")                                                                                      \
-    X(INDEX, "index out of range")                                                                                     \
-    X(HOST_MEMORY, "out of host memory")                                                                               \
-    X(MEMORY, "out of tracked memory")                                                                                 \
-    X(BUDGET, "does not fit the budget")                                                                               \
-    X(STATE, "not possible in this state")                                                                             \
-    X(NONFINITE, "value is not finite")                                                                                \
-    X(FILE, "file problem")                                                                                            \
+#define BRIM_ERRORS(X)                                                                                       \
+    X(NONE, "no error")                                                                                      \
+    X(ARGUMENT, "bad argument")                                                                              \
+    X(SHAPE, "shapes do not fit")                                                                            \
+    X(INDEX, "index out of range")                                                                           \
+    X(HOST_MEMORY, "out of host memory")                                                                     \
+    X(MEMORY, "out of tracked memory")                                                                       \
+    X(BUDGET, "does not fit the budget")                                                                     \
+    X(STATE, "not possible in this state")                                                                   \
+    X(NONFINITE, "value is not finite")                                                                      \
+    X(FILE, "file problem")                                                                                  \
     X(DATA, "bad data")
 
 typedef enum ErrorCode {
@@ -56,15 +57,15 @@ BRIM_API void error_clear(void);
 BRIM_API int error_raise(ErrorCode code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 BRIM_API const char *error_name(ErrorCode code);
 
-/* ---- Context ------------------------------------------------------------------------------------------------- */
+/* ---- Context --------------------------------------------------------------------------------- */
 
 typedef struct ContextOptions {
-    int meta;             /* 1: plan only: no data, no kernels */
-    MemMode memory;       /* of a context with data: MEMTRACK_MALLOC or MEMTRACK_RESERVED (0 means MALLOC) */
-    uint64_t capacity;    /* RESERVED: bytes; otherwise a limit, 0 = none */
-    int threads;          /* 0 = all processors this process may use; at most 128 */
-    uint64_t seed;        /* of initialisation and dropout */
-    const char *kernels;  /* NULL = the fastest; "reference", "base", "avx2", "avx512" */
+    int meta;            /* 1: plan only: no data, no kernels */
+    MemMode memory;      /* of a context with data: MEMTRACK_MALLOC or MEMTRACK_RESERVED (0 means MALLOC) */
+    uint64_t capacity;   /* RESERVED: bytes; otherwise a limit, 0 = none */
+    int threads;         /* 0 = all processors this process may use; at most 128 */
+    uint64_t seed;       /* of initialisation and dropout */
+    const char *kernels; /* NULL = the fastest; "reference", "base", "avx2", "avx512" */
 } ContextOptions;
 
 /* NULL when memory is out. A new context is not current until context_use. */
@@ -83,11 +84,11 @@ BRIM_API uint64_t context_seed(const Context *context);
 /* Floating-point operations of the products run (on meta: that would run) so far. */
 BRIM_API double context_flops(const Context *context);
 
-/* ---- Data types and shapes ----------------------------------------------------------------------------------- */
+/* ---- Data types and shapes ------------------------------------------------------------------- */
 
 /* bits an element, so that 4-bit types have a place. Later: bf16, f16, i8, nf4. */
-#define BRIM_DTYPES(X)                                                                                                 \
-    X(F32, "f32", 32)                                                                                                  \
+#define BRIM_DTYPES(X)                                                                                       \
+    X(F32, "f32", 32)                                                                                        \
     X(I32, "i32", 32)
 
 typedef enum DType {
@@ -105,25 +106,26 @@ typedef struct Shape {
     int64_t dim[TENSOR_MAX_DIMS];
 } Shape;
 
-#define SHAPE(...)                                                                                                     \
-    ((Shape){(int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}})
+#define SHAPE(...) ((Shape){(int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), {__VA_ARGS__}})
 BRIM_API int64_t shape_numel(Shape shape); /* elements */
 
-/* Tensors owned elsewhere: a module's parameters, an optimizer's groups. Valid while their owner does not change. */
+/* Tensors owned elsewhere: a module's parameters, an optimizer's groups. Valid while their owner does not
+ * change. */
 typedef struct TensorList {
     Tensor **items;
     int count;
 } TensorList;
 
-/* ---- Tensors ------------------------------------------------------------------------------------------------- */
+/* ---- Tensors --------------------------------------------------------------------------------- */
 
-/* Owned by the current scope; contents indeterminate. Component: MEM_INPUT for data, MEM_BUFFER, MEM_TEMPORARY… */
+/* Owned by the current scope; contents indeterminate. Component: MEM_INPUT for data, MEM_BUFFER,
+ * MEM_TEMPORARY… */
 BRIM_API Tensor *tensor_new(DType dtype, Shape shape, MemComponent component);
 BRIM_API Tensor *tensor_zeros(DType dtype, Shape shape, MemComponent component);
 /* Copies numel(shape) elements from `values` (ignored on meta, where it may be NULL). */
 BRIM_API Tensor *tensor_from(DType dtype, Shape shape, MemComponent component, const void *values);
-/* A trainable parameter (component PARAMETER, requires grad), owned by whoever made it: tensor_free it, or add it to a
- * module with nn_add_parameter. */
+/* A trainable parameter (component PARAMETER, requires grad), owned by whoever made it: tensor_free it, or
+ * add it to a module with nn_add_parameter. */
 BRIM_API Tensor *tensor_parameter(Shape shape);
 /* Releases one's own tensor early. NULL is fine. */
 BRIM_API void tensor_free(Tensor *tensor);
@@ -139,7 +141,8 @@ BRIM_API float *tensor_f32(Tensor *tensor);   /* the same, for f32 */
 BRIM_API int32_t *tensor_i32(Tensor *tensor); /* the same, for i32 */
 /* The single element of a one-element tensor; 0 on meta. */
 BRIM_API float tensor_item(Tensor *tensor);
-/* The gradient of a parameter (or of a kept tensor), shaped like it; NULL while there is none, and on meta. */
+/* The gradient of a parameter (or of a kept tensor), shaped like it; NULL while there is none, and on meta.
+ */
 BRIM_API float *tensor_grad(Tensor *tensor);
 BRIM_API int tensor_has_grad(const Tensor *tensor);
 /* Frees the gradient; the next backward starts from nothing. */
@@ -149,12 +152,13 @@ BRIM_API int tensor_requires_grad(const Tensor *tensor);
 BRIM_API void tensor_set_requires_grad(Tensor *tensor, int requires_grad);
 /* Keeps the data after tensor_backward (costs its bytes for the scope's life). Returns its argument. */
 BRIM_API Tensor *tensor_keep(Tensor *tensor);
-/* "I will not use this again": the next operation (or module) that takes it may reuse its storage, or frees it as soon
- * as backward does not need it. Returns its argument. Only for tensors made by operations; ignored on others. */
+/* "I will not use this again": the next operation (or module) that takes it may reuse its storage, or frees
+ * it as soon as backward does not need it. Returns its argument. Only for tensors made by operations; ignored
+ * on others. */
 BRIM_API Tensor *tensor_move(Tensor *tensor);
-/* "Backward may make this again": instead of keeping it for those who read it, it is computed from what its own operation
- * keeps anyway (layer_norm, rms_norm, swiglu, linear with an activation): its bytes for a pass over them. Gradients are
- * bitwise the same. Ignored on tensors of other operations. Returns its argument. */
+/* "Backward may make this again": instead of keeping it for those who read it, it is computed from what its
+ * own operation keeps anyway (layer_norm, rms_norm, swiglu, linear with an activation): its bytes for a pass
+ * over them. Gradients are bitwise the same. Ignored on tensors of other operations. Returns its argument. */
 BRIM_API Tensor *tensor_remake(Tensor *tensor);
 /* A name for messages; copied? no: must outlive the tensor. */
 BRIM_API void tensor_set_name(Tensor *tensor, const char *name);
@@ -165,9 +169,10 @@ BRIM_API void tensor_fill(Tensor *tensor, float value);
 BRIM_API void tensor_fill_normal(Tensor *tensor, float mean, float std);
 BRIM_API void tensor_fill_uniform(Tensor *tensor, float low, float high);
 
-/* ---- Scopes, recording, backward ----------------------------------------------------------------------------- */
+/* ---- Scopes, recording, backward ------------------------------------------------------------- */
 
-/* Opens a scope and returns its depth; end it with that depth. Scopes nest; ending an outer one ends the inner. */
+/* Opens a scope and returns its depth; end it with that depth. Scopes nest; ending an outer one ends the
+ * inner. */
 BRIM_API int tensor_scope_begin(void);
 BRIM_API void tensor_scope_end(int scope);
 /* Hands a tensor (made in the current scope) to the scope outside. Returns its argument. */
@@ -178,32 +183,32 @@ BRIM_API void tensor_no_grad_begin(void);
 BRIM_API void tensor_no_grad_end(void);
 BRIM_API int tensor_recording(void);
 
-/* From a scalar: adds d loss / d parameter to every parameter's gradient, releasing the tape as it goes. A loss that
- * is not finite is an error that names where it first appeared; nothing is added then. The whole tape goes, what does not
- * lead to this loss too: for several losses, add them. Returns error_code(). */
+/* From a scalar: adds d loss / d parameter to every parameter's gradient, releasing the tape as it goes. A
+ * loss that is not finite is an error that names where it first appeared; nothing is added then. The whole
+ * tape goes, what does not lead to this loss too: for several losses, add them. Returns error_code(). */
 BRIM_API int tensor_backward(Tensor *loss);
 
-/* The sum of the losses given to tensor_backward since the training step began: with losses divided by the labels of the whole
- * accumulated batch, the loss of the step. 0 on meta. */
+/* The sum of the losses given to tensor_backward since the training step began: with losses divided by the
+ * labels of the whole accumulated batch, the loss of the step. 0 on meta. */
 BRIM_API double tensor_step_loss(void);
 
-/* Runs forward(self, x, batch) without recording, keeps x, and runs it again, recorded, inside backward; gradients are
- * bitwise those of a plain call. forward must depend on nothing but its arguments. */
+/* Runs forward(self, x, batch) without recording, keeps x, and runs it again, recorded, inside backward;
+ * gradients are bitwise those of a plain call. forward must depend on nothing but its arguments. */
 typedef Tensor *(*CheckpointForward)(void *self, Tensor *x, const void *batch);
 BRIM_API Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, const void *batch);
 
-/* Random masks of the forward pass that begins now are a function of (seed, step, sample, layer); samples of the
- * tensors that follow are numbered from first_sample. nn_forward calls it at the outermost module. */
+/* Random masks of the forward pass that begins now are a function of (seed, step, sample, layer); samples of
+ * the tensors that follow are numbered from first_sample. nn_forward calls it at the outermost module. */
 BRIM_API void tensor_random_begin(int64_t step, int64_t first_sample);
 
-/* ---- Operations: all return a new tensor of the current scope, f32 unless said ---------------------------------- */
+/* ---- Operations: all return a new tensor of the current scope, f32 unless said --------------- */
 
 typedef enum TensorActivation { /* values match the kernels' */
-    TENSOR_IDENTITY,
-    TENSOR_GELU,
-    TENSOR_GELU_TANH,
-    TENSOR_SILU,
-    TENSOR_RELU
+                                TENSOR_IDENTITY,
+                                TENSOR_GELU,
+                                TENSOR_GELU_TANH,
+                                TENSOR_SILU,
+                                TENSOR_RELU
 } TensorActivation;
 
 /* act(x (…, in) W^T + bias): W (out, in), bias (out) or NULL -> (…, out). */
@@ -212,8 +217,8 @@ BRIM_API Tensor *tensor_linear(Tensor *x, Tensor *weight, Tensor *bias, TensorAc
 BRIM_API Tensor *tensor_linear_in_out(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act);
 /* ids i32 (…) in [0, vocab), table (vocab, c) -> (…, c). */
 BRIM_API Tensor *tensor_embedding(Tensor *ids, Tensor *table);
-/* x (…, rows, c) + the first `rows` rows of table (n >= rows, c), for every leading index: rows = T adds learned positions
- * to (B,T,c); rows = 1 adds one vector everywhere. */
+/* x (…, rows, c) + the first `rows` rows of table (n >= rows, c), for every leading index: rows = T adds
+ * learned positions to (B,T,c); rows = 1 adds one vector everywhere. */
 BRIM_API Tensor *tensor_add_rows(Tensor *x, Tensor *table, int64_t rows);
 /* Over the last dimension; weight and bias (c). */
 BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, float eps);
@@ -244,7 +249,8 @@ BRIM_API Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *op
 BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b); /* shapes equal */
 BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b); /* shapes equal */
 BRIM_API Tensor *tensor_scale(Tensor *x, float factor);
-/* Zeroes with probability p and scales the rest by 1/(1-p); dimension 0 of x counts samples. p = 0 returns x. */
+/* Zeroes with probability p and scales the rest by 1/(1-p); dimension 0 of x counts samples. p = 0 returns x.
+ */
 BRIM_API Tensor *tensor_dropout(Tensor *x, float p);
 BRIM_API Tensor *tensor_reshape(Tensor *x, Shape shape); /* shares storage */
 BRIM_API Tensor *tensor_sum(Tensor *x);                  /* -> (1) */
@@ -252,7 +258,8 @@ BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
  * logits (…, classes), labels i32 (…). */
 BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);
-/* How many rows of logits (…, classes) are largest at their label (…): for accuracy. Not recorded; 0 on meta. */
+/* How many rows of logits (…, classes) are largest at their label (…): for accuracy. Not recorded; 0 on meta.
+ */
 BRIM_API int64_t tensor_count_correct(Tensor *logits, Tensor *labels);
 
 #ifdef __cplusplus

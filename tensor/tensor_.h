@@ -35,8 +35,8 @@ struct Tensor {
     Storage *storage; /* NULL once moved or released (state says which) */
     Storage *grad;    /* accumulated so far; NULL = none */
     const char *name;
-    int refs; /* owner and tape */
-    int place; /* where it was made, for messages */
+    int refs;       /* owner and tape */
+    int place;      /* where it was made, for messages */
     const char *op; /* that made it, for messages */
     DataState state;
     unsigned char leaf, requires_grad, move, keep, remake;
@@ -53,8 +53,8 @@ typedef struct Tape Tape;
 
 #define SCOPE_MAX_DEPTH 128
 
-/* Called at the end of each segment of a run: the set-up, a training step, an evaluation. The ledger's step_hash is the
- * signature of its events; `step_ended` says that it was a training step. */
+/* Called at the end of each segment of a run: the set-up, a training step, an evaluation. The ledger's
+ * step_hash is the signature of its events; `step_ended` says that it was a training step. */
 typedef void (*SegmentHook)(Context *context, int step_ended, void *user);
 
 struct Context {
@@ -82,14 +82,15 @@ Context *context_here(void);
 /* Host memory of the current context; raises ERROR_HOST_MEMORY and returns NULL without memory. */
 void *host_alloc(size_t bytes); /* zeroed */
 void host_free(Context *context, void *block, size_t bytes);
-/* The optimizer says a step is done; the next recorded activity calls context_step_begin, which ends the segment and moves
- * the tracker's step on. The first one ends the set-up. */
+/* The optimizer says a step is done; the next recorded activity calls context_step_begin, which ends the
+ * segment and moves the tracker's step on. The first one ends the set-up. */
 void context_step_done(void);
 void context_step_begin(Context *context);
 /* Ends the current segment, if anything was allocated in it. */
 void context_segment_end(Context *context);
 
-/* Raises ERROR_SHAPE and returns 0 unless every dimension is 1..INT_MAX and the bytes fit. `what` names the caller. */
+/* Raises ERROR_SHAPE and returns 0 unless every dimension is 1..INT_MAX and the bytes fit. `what` names the
+ * caller. */
 int shape_valid(Shape shape, const char *what);
 int shape_equal(Shape a, Shape b);
 /* "(8,128,288)" into a caller's buffer; returns it. */
@@ -120,7 +121,8 @@ typedef struct Node {
     Storage *again;            /* made again, while others are still to read it */
     int readers;               /* nodes that have it remade and did not read it yet */
     int place;
-    /* A checkpointed module instead of an op (row NULL): in[0] / saved[0] is its input, which may be absent. */
+    /* A checkpointed module instead of an op (row NULL): in[0] / saved[0] is its input, which may be absent.
+     */
     CheckpointForward forward;
     void *self;
     const void *batch;
@@ -134,9 +136,9 @@ struct Tape {
 
 /* Room for one more node, so that recording cannot fail half-way. Returns 0 or raises. */
 int tape_reserve(Context *context);
-Node *tape_push(Context *context);                  /* zeroed; after tape_reserve */
+Node *tape_push(Context *context);                    /* zeroed; after tape_reserve */
 void tape_node_release(Context *context, Node *node); /* everything a node holds */
-void tape_cut(Context *context, int count);          /* releases nodes from the end down to count */
+void tape_cut(Context *context, int count);           /* releases nodes from the end down to count */
 /* Takes a reference; the first save turns a temporary into an activation. */
 Storage *tape_save(Context *context, Storage *storage);
 /* Keeps input i of this node for backward: its storage, or (tensor_remake) who makes it again. */

@@ -14,8 +14,7 @@
 #include "../memtrack/memtrack.h"
 #include "support.h"
 
-/* ---- Running
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Running --------------------------------------------------------------------------------- */
 
 typedef struct Outcome {
     int code; /* of the exit; 128 + signal when it died of one */
@@ -98,8 +97,7 @@ static inline int lines_starting(const char *text, const char *start)
     return count;
 }
 
-/* ---- Files
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static char folder[64];
 
@@ -185,8 +183,7 @@ static inline const char *make_images(const char *directory)
     return in_folder(directory);
 }
 
-/* ---- JSON
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 static inline json_t *parse(const char *text)
 {

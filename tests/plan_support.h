@@ -8,8 +8,7 @@
 #include "../plan/plan.h"
 #include "support.h"
 
-/* ---- Every event of a run
- * ---------------------------------------------------------------------------------------- */
+/* ---- Every event of a run -------------------------------------------------------------------- */
 
 typedef struct Seen {
     MemEvent event;
@@ -90,8 +89,7 @@ static inline void assert_same_events(const char *what, const EventRecord *plann
         fail_msg("%s: %zu events planned, %zu in the run", what, planned->count, run->count);
 }
 
-/* ---- Books
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Books ----------------------------------------------------------------------------------- */
 
 /* The first word that differs, or NULL. */
 static inline const char *books_differ(const MemSummary *a, const MemSummary *b)
@@ -125,8 +123,7 @@ static inline uint64_t sum_by_component(const uint64_t by[MEM_COMPONENT_COUNT])
     return sum;
 }
 
-/* ---- A small training
- * -------------------------------------------------------------------------------------------- */
+/* ---- A small training ------------------------------------------------------------------------ */
 
 typedef struct Case {
     ModelFamily family;

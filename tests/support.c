@@ -3,7 +3,7 @@
 
 #include "support.h"
 
-/* ---- Contexts ------------------------------------------------------------------------------------------ */
+/* ---- Contexts -------------------------------------------------------------------------------- */
 
 Visit visit(const ContextOptions *options)
 {
@@ -78,7 +78,7 @@ uint64_t rounded(int64_t floats)
     return ((uint64_t)floats * sizeof(float) + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
 }
 
-/* ---- Errors -------------------------------------------------------------------------------------------- */
+/* ---- Errors ---------------------------------------------------------------------------------- */
 
 void check_error(const char *file, int line, int code, const char *const texts[], size_t count)
 {
@@ -91,7 +91,7 @@ void check_error(const char *file, int line, int code, const char *const texts[]
     error_clear();
 }
 
-/* ---- Values -------------------------------------------------------------------------------------------- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 uint32_t hash32(uint32_t x)
 {
@@ -168,7 +168,7 @@ int64_t parity(const float *expected, const float *actual, int64_t n)
     return -1;
 }
 
-/* ---- Fixtures ------------------------------------------------------------------------------------------ */
+/* ---- Fixtures -------------------------------------------------------------------------------- */
 
 static unsigned char *read_whole(const char *path, size_t *size)
 {
@@ -295,7 +295,7 @@ void assert_parity(const char *what, const char *name, const Record *expected, c
     test_free(scaled);
 }
 
-/* ---- Small models -------------------------------------------------------------------------------------- */
+/* ---- Small models ---------------------------------------------------------------------------- */
 
 ModelPreset small_preset(const Setting *s)
 {

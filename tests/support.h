@@ -19,7 +19,7 @@
 
 #define COUNT(list) (sizeof(list) / sizeof((list)[0]))
 
-/* ---- Contexts: a cmocka setup and teardown, and the same by hand --------------------------------------- */
+/* ---- Contexts: a cmocka setup and teardown, and the same by hand ----------------------------- */
 
 int fresh_context(void **state);  /* 1 thread, seed 1 */
 int leave_context(void **state);  /* fails when an error is pending or memory is left */
@@ -39,7 +39,7 @@ const MemStats *books(void); /* of the current context */
 uint64_t live_at(const char *prefix, MemComponent component);
 uint64_t rounded(int64_t floats); /* what a tensor of so many costs */
 
-/* ---- Errors -------------------------------------------------------------------------------------------- */
+/* ---- Errors ---------------------------------------------------------------------------------- */
 
 void check_error(const char *file, int line, int code, const char *const texts[], size_t count);
 /* The error has this code and its message holds each of the texts; clears it. */
@@ -48,7 +48,7 @@ void check_error(const char *file, int line, int code, const char *const texts[]
                 COUNT(((const char *const[]){__VA_ARGS__})))
 #define assert_fine() check_error(__FILE__, __LINE__, ERROR_NONE, (const char *const[]){""}, 1)
 
-/* ---- Values (tests/parity/README.md) ------------------------------------------------------------------- */
+/* ---- Values (tests/parity/README.md) --------------------------------------------------------- */
 
 uint32_t hash32(uint32_t x);
 float value_at(uint32_t stream, uint32_t i, double scale, double offset);
@@ -65,7 +65,7 @@ double difference(const float *a, const float *b, int64_t n);
 /* By tests/parity/README.md: the first element too far from `expected`, or -1. */
 int64_t parity(const float *expected, const float *actual, int64_t n);
 
-/* ---- Fixtures ------------------------------------------------------------------------------------------ */
+/* ---- Fixtures -------------------------------------------------------------------------------- */
 
 typedef struct Record {
     const char *name;
@@ -94,7 +94,7 @@ int kind_is(const char *text, const char *kind);
 void assert_parity(const char *what, const char *name, const Record *expected, const float *actual,
                    double times);
 
-/* ---- Small models -------------------------------------------------------------------------------------- */
+/* ---- Small models ---------------------------------------------------------------------------- */
 
 typedef struct Setting {
     ModelFamily family;

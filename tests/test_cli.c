@@ -3,8 +3,7 @@
 
 #include "cli_support.h"
 
-/* ---- Bad usage: exit 2, nothing on stdout, and a message that names the culprit
- * ---------------------------------- */
+/* ---- Bad usage: exit 2, nothing on stdout, and a message that names the culprit -------------- */
 
 static void bad_usage(void **state)
 {
@@ -87,8 +86,7 @@ static void help_and_version(void **state)
     assert_int_equal(strncmp(o->out, "brim ", 5), 0);
 }
 
-/* ---- Bad data: exit 1, and the file's name
- * ----------------------------------------------------------------------- */
+/* ---- Bad data: exit 1, and the file's name --------------------------------------------------- */
 
 static void expect_bad_data(const char *model, const char *path, const char *word)
 {
@@ -171,8 +169,7 @@ static void data_shorter_than_a_step_is_said(void **state)
     assert_string_equal(o->err, "");
 }
 
-/* ---- Plan
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Plan ------------------------------------------------------------------------------------ */
 
 static json_t *plan_json(const char **arguments)
 {
@@ -295,8 +292,7 @@ static void plan_tables(void **state)
     assert_string_equal(o->err, "");
 }
 
-/* ---- Budget
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Budget ---------------------------------------------------------------------------------- */
 
 static void budgets(void **state)
 {
@@ -324,8 +320,7 @@ static void budgets(void **state)
     assert_non_null(strstr(o->err, "does not have free"));
 }
 
-/* ---- Compare
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Compare --------------------------------------------------------------------------------- */
 
 static const json_t *variant_called(const json_t *variants, const char *name)
 {

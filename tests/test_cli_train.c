@@ -2,8 +2,7 @@
  */
 #include "cli_support.h"
 
-/* ---- Every family
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Every family ---------------------------------------------------------------------------- */
 
 static json_t *train_json(const char **arguments)
 {
@@ -98,8 +97,7 @@ static void quiet_has_no_step_lines(void **state)
         RUN("train", "--threads", "1", "--quiet", "--model", "gpt2-tiny", SMALL, "--evaluate-every", "2"), 0);
 }
 
-/* ---- Numbers
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Numbers --------------------------------------------------------------------------------- */
 
 static void equal_seeds_are_equal_runs(void **state)
 {
@@ -149,8 +147,7 @@ static void nothing_moves_without_a_learning_rate(void **state)
     json_decref(stated);
 }
 
-/* ---- The log
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- The log --------------------------------------------------------------------------------- */
 
 /* Every line is an object with these keys; returns how many lines there are, and the last loss. */
 static int check_log(const char *path, double *last_loss)
@@ -204,8 +201,7 @@ static void a_log_that_cannot_be_written(void **state)
     }
 }
 
-/* ---- Numbers that are none
- * --------------------------------------------------------------------------------------- */
+/* ---- Numbers that are none ------------------------------------------------------------------- */
 
 static void a_loss_that_is_none_stops(void **state)
 {

@@ -210,8 +210,7 @@ static void test_step_without_labels_is_an_error(void **state)
     assert_int_equal(data_epoch(loader), 1);
 }
 
-/* ---- Steps
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 static void test_finish_step(void **state)
 {
@@ -295,8 +294,7 @@ static void test_errors_end_the_step(void **state)
     context_destroy(context_use(here));
 }
 
-/* ---- Cursor
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Cursor ---------------------------------------------------------------------------------- */
 
 static void test_cursor_continues(void **state)
 {
@@ -343,8 +341,7 @@ static void test_bad_cursor(void **state)
     assert_int_equal(data_cursor(loader).position, 0);
 }
 
-/* ---- Meta
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Meta ------------------------------------------------------------------------------------ */
 
 static Loader *make_table(void)
 {
@@ -428,8 +425,7 @@ static void test_meta_cursor(void **state)
     context_destroy(context_use(outside));
 }
 
-/* ---- Errors
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Errors ---------------------------------------------------------------------------------- */
 
 static void test_bad_tables(void **state)
 {

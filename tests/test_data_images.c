@@ -190,8 +190,7 @@ static void test_failing_allocations(void **state)
     sweep_failures(make_held_out);
 }
 
-/* ---- Damage
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Damage ---------------------------------------------------------------------------------- */
 
 static char outer[64];
 
@@ -390,8 +389,7 @@ static void test_bad_options(void **state)
     assert_error(ERROR_ARGUMENT, "split is 2");
 }
 
-/* ---- Fashion-MNIST
- * --------------------------------------------------------------------------------------------- */
+/* ---- Fashion-MNIST --------------------------------------------------------------------------- */
 
 static void test_override(void **state)
 {

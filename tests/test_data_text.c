@@ -22,8 +22,7 @@ static int byte_at(int i)
     return i * 7 % 251;
 }
 
-/* ---- Corpus
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Corpus ---------------------------------------------------------------------------------- */
 
 static void test_corpus_is_deterministic_ascii(void **state)
 {
@@ -107,8 +106,7 @@ static void test_corpus_sums_are_true(void **state)
     free(text);
 }
 
-/* ---- Plain text
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Plain text ------------------------------------------------------------------------------ */
 
 static void test_plain_contents_and_shift(void **state)
 {
@@ -212,8 +210,7 @@ static void test_builtin(void **state)
     assert_in_range(host, 7782 * 128, 7782 * (128 + 4) + 4096); /* its part of the text, its order, headers */
 }
 
-/* ---- Masked
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Masked ---------------------------------------------------------------------------------- */
 
 static Loader *masked(int batch, int accumulate, DataSplit split, uint64_t seed)
 {
@@ -357,8 +354,7 @@ static void test_masked_cursor(void **state)
     }
 }
 
-/* ---- Errors
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Errors ---------------------------------------------------------------------------------- */
 
 static void refuse(const char *path, TextOptions o)
 {

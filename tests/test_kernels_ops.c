@@ -8,7 +8,7 @@ static const Kernels *plain(void)
     return kernels_reference();
 }
 
-/* ---- element-wise helpers ---- */
+/* ---- element-wise helpers -------------------------------------------------------------------- */
 
 static void check_elementwise(const Kernels *k, int64_t n, int threads)
 {
@@ -104,7 +104,7 @@ static void test_reductions(void **state)
     each_length(check_reductions);
 }
 
-/* ---- activations ---- */
+/* ---- activations ----------------------------------------------------------------------------- */
 
 static const float special[] = {0.0f, -0.0f, 30.0f, -30.0f, 1e4f, -1e4f, 1e-30f, -1e-30f, NAN};
 enum { SPECIALS = sizeof special / sizeof *special };
@@ -179,7 +179,7 @@ static void test_swiglu(void **state)
     each_length(check_swiglu);
 }
 
-/* ---- norms ---- */
+/* ---- norms ----------------------------------------------------------------------------------- */
 
 typedef struct NormCase {
     int64_t rows, c, n;
@@ -281,7 +281,7 @@ static void test_norm_extremes(void **state)
     each_table(check_norm_extremes);
 }
 
-/* ---- embedding ---- */
+/* ---- embedding ------------------------------------------------------------------------------- */
 
 static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
 {
@@ -312,7 +312,7 @@ static void test_embedding(void **state)
     each_matrix(check_embedding);
 }
 
-/* ---- rope ---- */
+/* ---- rope ------------------------------------------------------------------------------------ */
 
 static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
 {
@@ -358,7 +358,7 @@ static void test_rope(void **state)
     each_table(check_rope);
 }
 
-/* ---- cross-entropy ---- */
+/* ---- cross-entropy --------------------------------------------------------------------------- */
 
 static void check_cross_entropy(const Kernels *k, int64_t rows, int64_t c, int threads)
 {

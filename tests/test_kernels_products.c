@@ -18,7 +18,7 @@ static const char *const isa_names[] = {"base", "avx2", "avx512"};
 enum { ISAS = 3, MAX_THREADS = 3, GUARD = 32 };
 static const float guard_value = 12345.678f;
 
-/* ---- buffers ---- */
+/* ---- buffers --------------------------------------------------------------------------------- */
 
 static uint64_t random_state = 1;
 
@@ -85,7 +85,7 @@ static void assert_same_bits(const char *what, int64_t n, const float *x, const 
         fail_msg("%s differs between two equal calls", what);
 }
 
-/* ---- gemm ---- */
+/* ---- gemm ------------------------------------------------------------------------------------ */
 
 static void check_gemm(const Kernels *kernels, int trans_a, int trans_b, const int64_t *size, float beta,
                        int threads)
@@ -127,7 +127,7 @@ static void test_gemm(void **state)
     }
 }
 
-/* ---- linear ---- */
+/* ---- linear ---------------------------------------------------------------------------------- */
 
 static void check_linear_forward(const Kernels *kernels, const LinearDims *d, Activation act, int with_bias,
                                  int with_pre, int threads)
@@ -209,7 +209,7 @@ static void test_linear(void **state)
     }
 }
 
-/* ---- attention ---- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 /* Inputs, outputs and gradients of one attention call. With `packed`, q, k and v are columns of one (B,T,3C)
  * array. */
@@ -508,7 +508,7 @@ static void test_attention_keeps_nan(void **state)
     drop_inputs(&a);
 }
 
-/* ---- tables and BLAS ---- */
+/* ---- tables and BLAS ------------------------------------------------------------------------- */
 
 static void test_tables(void **state)
 {

@@ -44,8 +44,7 @@ static uint32_t draw(uint64_t *seed)
     return (uint32_t)(*seed >> 33);
 }
 
-/* ---- The model: everything from the list of live blocks
- * -------------------------------------------------------- */
+/* ---- The model: everything from the list of live blocks -------------------------------------- */
 
 typedef struct Model {
     MemBlock blocks[MOST_BLOCKS];
@@ -121,8 +120,7 @@ static bool model_agrees(const Model *model, const MemStats *stats)
            memcmp(stats->own_peak, model->own_peak, sizeof model->by) == 0;
 }
 
-/* ---- A random run
- * ---------------------------------------------------------------------------------------------- */
+/* ---- A random run ---------------------------------------------------------------------------- */
 
 typedef struct Run {
     MemMode mode;
@@ -353,8 +351,7 @@ static void test_threads(void **state)
     free(runs[1].events);
 }
 
-/* ---- By hand
- * --------------------------------------------------------------------------------------------------- */
+/* ---- By hand --------------------------------------------------------------------------------- */
 
 #define LARGE ((uint64_t)2 * MEMTRACK_SMALL) /* placed at its component's end */
 
@@ -643,8 +640,7 @@ static void test_steady_steps_take_no_host_memory(void **state)
     memtrack_destroy(tracker);
 }
 
-/* ---- Failing once, everywhere
- * ----------------------------------------------------------------------------------- */
+/* ---- Failing once, everywhere ---------------------------------------------------------------- */
 
 /* Blocks of all sizes at both ends with holes between them; false at the first failure, with the books as
  * they were before it. */

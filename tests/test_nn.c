@@ -5,7 +5,7 @@
 
 #include "support.h"
 
-/* ---- Parameter counts ---------------------------------------------------------------------------------- */
+/* ---- Parameter counts ------------------------------------------------------------------------ */
 
 static void test_parameter_counts(void **state)
 {
@@ -96,7 +96,7 @@ static void test_presets(void **state)
     }
 }
 
-/* ---- Names --------------------------------------------------------------------------------------------- */
+/* ---- Names ----------------------------------------------------------------------------------- */
 
 static void test_names(void **state)
 {
@@ -139,7 +139,7 @@ static void test_places(void **state)
     assert_int_equal(memtrack_place(context_tracker(context_current())), 0);
 }
 
-/* ---- Initial values ------------------------------------------------------------------------------------ */
+/* ---- Initial values -------------------------------------------------------------------------- */
 
 typedef struct Moments {
     double mean, std, largest;
@@ -221,7 +221,7 @@ static void test_seed_decides(void **state)
     assert_memory_not_equal(first[0], first[2], sizeof first[0]);
 }
 
-/* ---- Train and eval ------------------------------------------------------------------------------------ */
+/* ---- Train and eval -------------------------------------------------------------------------- */
 
 static void test_train_and_eval(void **state)
 {
@@ -252,7 +252,7 @@ static void test_train_and_eval(void **state)
     assert_false(nn_is_training(NULL));
 }
 
-/* ---- Sequential, and modules of one's own -------------------------------------------------------------- */
+/* ---- Sequential, and modules of one's own ---------------------------------------------------- */
 
 static void test_sequential(void **state)
 {
@@ -353,7 +353,7 @@ static void test_ownership(void **state)
     assert_true(memtrack_process_live() < live + 20000); /* the places' names stay */
 }
 
-/* ---- What models refuse -------------------------------------------------------------------------------- */
+/* ---- What models refuse ---------------------------------------------------------------------- */
 
 #define assert_no_model(call, ...)                                                                           \
     do {                                                                                                     \

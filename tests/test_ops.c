@@ -15,7 +15,7 @@ static Tensor *i32(Shape shape)
     return integers(shape, 2, 2);
 }
 
-/* ---- Shapes -------------------------------------------------------------------------------------------- */
+/* ---- Shapes ---------------------------------------------------------------------------------- */
 
 /* The call fails with this code, the message holds the texts, and nothing was allocated. */
 #define assert_refused(code, call, ...)                                                                      \
@@ -145,7 +145,7 @@ static void test_other_shapes(void **state)
                    "logits", "f32");
 }
 
-/* ---- Indices ------------------------------------------------------------------------------------------- */
+/* ---- Indices --------------------------------------------------------------------------------- */
 
 static void test_ids_out_of_range(void **state)
 {
@@ -179,7 +179,7 @@ static void test_labels_out_of_range(void **state)
     assert_fine();
 }
 
-/* ---- NULL ---------------------------------------------------------------------------------------------- */
+/* ---- NULL ------------------------------------------------------------------------------------ */
 
 static void test_null_gives_null(void **state)
 {
@@ -260,7 +260,7 @@ static void test_error_stops_operations(void **state)
     assert_non_null(tensor_mul(a, a));
 }
 
-/* ---- Data that is gone --------------------------------------------------------------------------------- */
+/* ---- Data that is gone ----------------------------------------------------------------------- */
 
 static void test_released_data(void **state)
 {
@@ -333,7 +333,7 @@ static void test_reshape_shares(void **state)
     assert_ptr_equal(tensor_i32(row), tensor_i32(ids));
 }
 
-/* ---- Dropout ------------------------------------------------------------------------------------------- */
+/* ---- Dropout --------------------------------------------------------------------------------- */
 
 enum { SAMPLES = 6, WIDTH = 700 };
 

@@ -271,7 +271,7 @@ static float upstream(int64_t i)
     return value_at(77, (uint32_t)i, 1, 0.2);
 }
 
-/* ---- Finite differences -------------------------------------------------------------------------------- */
+/* ---- Finite differences ---------------------------------------------------------------------- */
 
 static double objective(const Case *c, Tensor **in)
 {
@@ -307,7 +307,7 @@ static double slope(const Case *c, Tensor **in, float *element)
     return (8 * near - far) / (12 * (double)h);
 }
 
-/* ---- The same by backward, in many situations ---------------------------------------------------------- */
+/* ---- The same by backward, in many situations ------------------------------------------------ */
 
 typedef enum Situation {
     DIRECT,   /* inputs are leaves */

@@ -128,7 +128,7 @@ static const MemStats *books(void)
     return memtrack_stats(context_ledger(context_current()));
 }
 
-/* ---- The rules ----------------------------------------------------------------------------------------- */
+/* ---- The rules ------------------------------------------------------------------------------- */
 
 typedef enum Kind { KIND_SGD, KIND_RMSPROP, KIND_ADAM, KIND_ADAMW } Kind;
 
@@ -400,7 +400,7 @@ static void test_defaults_and_names(void **state)
     tensor_free(p);
 }
 
-/* ---- Groups, schedules, clipping ----------------------------------------------------------------------- */
+/* ---- Groups, schedules, clipping ------------------------------------------------------------- */
 
 static void test_groups(void **state)
 {
@@ -618,7 +618,7 @@ static void test_clip_refuses_nonfinite(void **state)
     set_free(&set);
 }
 
-/* ---- Memory and the books ------------------------------------------------------------------------------ */
+/* ---- Memory and the books -------------------------------------------------------------------- */
 
 static void test_zero_grad(void **state)
 {
@@ -785,7 +785,7 @@ static void test_creation_fails(void **state)
     set_free(&set);
 }
 
-/* ---- Ownership ----------------------------------------------------------------------------------------- */
+/* ---- Ownership ------------------------------------------------------------------------------- */
 
 /* Same parameters in two optimizers; both update, each with its own state. */
 static void test_two_optimizers(void **state)
@@ -862,7 +862,7 @@ static void test_frozen_and_tied(void **state)
     fine();
 }
 
-/* ---- What is refused ----------------------------------------------------------------------------------- */
+/* ---- What is refused ------------------------------------------------------------------------- */
 
 static void test_bad_options(void **state)
 {

@@ -40,8 +40,7 @@ static void fail_each(const char *what, Attempt attempt, int at_least)
     }
 }
 
-/* ---- Training
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Training -------------------------------------------------------------------------------- */
 
 static Plan planned;
 static RunOptions options = {.threads = 1, .seed = 3, .quiet = 1};
@@ -113,8 +112,7 @@ static void training_mlp(void **state)
     fail_each(case_text(&c, name), run, 100);
 }
 
-/* ---- Planning
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Planning -------------------------------------------------------------------------------- */
 
 static int plan(char error[512])
 {
@@ -163,8 +161,7 @@ static void planning_and_running(void **state)
     fail_each("planning and running", plan_and_run, 100);
 }
 
-/* ---- Opening data
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Opening data ---------------------------------------------------------------------------- */
 
 static char folder[] = "/tmp/brim-failures-XXXXXX";
 static char text_path[64];

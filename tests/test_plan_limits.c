@@ -38,8 +38,7 @@ static Plan plan_case(const Case *c)
     return plan;
 }
 
-/* ---- What it needs
- * ----------------------------------------------------------------------------------------------- */
+/* ---- What it needs --------------------------------------------------------------------------- */
 
 static void a_budget_of_what_it_needs_suffices(void **state)
 {
@@ -147,8 +146,7 @@ static void more_than_the_machine_is_refused(void **state)
     assert_int_equal(memtrack_process_live(), live);
 }
 
-/* ---- Scripts that fail
- * ------------------------------------------------------------------------------------------- */
+/* ---- Scripts that fail ----------------------------------------------------------------------- */
 
 static int fails_without_a_word(void *config)
 {
@@ -212,8 +210,7 @@ static void the_context_outside_is_left_alone(void **state)
     leave(here);
 }
 
-/* ---- Off the plan
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Off the plan ---------------------------------------------------------------------------- */
 
 typedef struct Extra {
     int64_t step, bytes;
@@ -305,8 +302,7 @@ static void many_kinds_of_steps_are_on_plan(void **state)
     assert_false(plan.more_kinds);
 }
 
-/* ---- What is printed
- * --------------------------------------------------------------------------------------------- */
+/* ---- What is printed ------------------------------------------------------------------------- */
 
 /* stdout and stderr of what runs between begin and end. */
 typedef struct Capture {
@@ -439,8 +435,7 @@ static void a_budget_too_small_is_said_on_stderr(void **state)
     free(p->text);
 }
 
-/* ---- Several at once
- * --------------------------------------------------------------------------------------------- */
+/* ---- Several at once ------------------------------------------------------------------------- */
 
 typedef struct Worker {
     pthread_t thread;

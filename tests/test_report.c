@@ -78,8 +78,7 @@ static void groups_are_sums_of_components(void **state)
     assert_int_equal(report_group(by, MEM_GROUP_ACTIVATIONS), by[MEM_ACTIVATION]);
 }
 
-/* ---- Tables
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Tables ---------------------------------------------------------------------------------- */
 
 /* A text's lines; the tables have few. */
 typedef struct Lines {
@@ -315,8 +314,7 @@ static void an_empty_table(void **state)
     free(t.text);
 }
 
-/* ---- The textbook's sum
- * ------------------------------------------------------------------------------------------ */
+/* ---- The textbook's sum ---------------------------------------------------------------------- */
 
 /* Line by line: the sum, the differences with their signs, the peak. All numbers end in one column. */
 static void check_textbook(const MemSummary *summary, double half_unit)
@@ -376,8 +374,7 @@ static void a_peak_during_set_up_lacks_states(void **state)
     check_textbook(&s, 0.005);
 }
 
-/* ---- Steps
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 static void a_step_is_a_line(void **state)
 {
@@ -391,8 +388,8 @@ static void a_step_is_a_line(void **state)
     FILE *out = open_memstream(&text, &length);
     report_step(out, context_ledger(context_current()), &(StepLine){12, 3.14159, 12345.6});
     fclose(out);
-    assert_string_equal(
-        text, "step    12  loss  3.1416  12,345/s | param 4.00 grad 0.00 optim 0.00 activ 0.00 other 2.00 = 6.00 MiB\n");
+    assert_string_equal(text, "step    12  loss  3.1416  12,345/s | param 4.00 grad 0.00 optim 0.00 activ "
+                              "0.00 other 2.00 = 6.00 MiB\n");
     free(text);
     tensor_free(parameter);
     tensor_scope_end(scope);

@@ -1,4 +1,5 @@
-/* The thread team behind parallel regions: every iteration once, for any size, nested, and from several threads. */
+/* The thread team behind parallel regions: every iteration once, for any size, nested, and from several
+ * threads. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -131,9 +132,12 @@ static void asleep_and_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_item_once_for_any_size), cmocka_unit_test(numbers_and_sizes),
-        cmocka_unit_test(nested_regions_are_serial),   cmocka_unit_test(barriers_hold),
-        cmocka_unit_test(several_owners),              cmocka_unit_test(asleep_and_back),
+        cmocka_unit_test(each_item_once_for_any_size),
+        cmocka_unit_test(numbers_and_sizes),
+        cmocka_unit_test(nested_regions_are_serial),
+        cmocka_unit_test(barriers_hold),
+        cmocka_unit_test(several_owners),
+        cmocka_unit_test(asleep_and_back),
     };
     return cmocka_run_group_tests_name("team", tests, NULL, NULL);
 }

@@ -6,7 +6,7 @@
 #include "support.h"
 #include "tensor/tensor_.h"
 
-/* ---- Contexts ------------------------------------------------------------------------------------------ */
+/* ---- Contexts -------------------------------------------------------------------------------- */
 
 static void test_context_on_demand(void **state)
 {
@@ -107,7 +107,7 @@ static void test_two_threads_two_contexts(void **state)
     assert_memory_equal(gradient[1], gradient[2], sizeof gradient[0]);
 }
 
-/* ---- Errors -------------------------------------------------------------------------------------------- */
+/* ---- Errors ---------------------------------------------------------------------------------- */
 
 static void test_errors_stick(void **state)
 {
@@ -140,7 +140,7 @@ static void test_errors_stick(void **state)
     assert_string_equal(error_name(ERROR_COUNT), "unknown error");
 }
 
-/* ---- Shapes and types ---------------------------------------------------------------------------------- */
+/* ---- Shapes and types ------------------------------------------------------------------------ */
 
 static void test_shapes(void **state)
 {
@@ -212,7 +212,7 @@ static void test_fills(void **state)
     leave(v);
 }
 
-/* ---- Scopes -------------------------------------------------------------------------------------------- */
+/* ---- Scopes ---------------------------------------------------------------------------------- */
 
 static Tensor *made(void)
 {

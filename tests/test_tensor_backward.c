@@ -10,7 +10,7 @@ static int tape_length(void)
     return context_current()->tape->count;
 }
 
-/* ---- Recording ----------------------------------------------------------------------------------------- */
+/* ---- Recording ------------------------------------------------------------------------------- */
 
 static void test_no_grad(void **state)
 {
@@ -70,7 +70,7 @@ static void test_backward_refuses(void **state)
     assert_int_equal(tape_length(), 0);
 }
 
-/* ---- Gradients ----------------------------------------------------------------------------------------- */
+/* ---- Gradients ------------------------------------------------------------------------------- */
 
 static void test_gradients_accumulate(void **state)
 {
@@ -149,7 +149,7 @@ static void test_leaf_inputs_get_gradients(void **state)
     assert_int_equal(books()->live_by[MEM_GRADIENT], 0); /* not a parameter's */
 }
 
-/* ---- Values that are not finite ------------------------------------------------------------------------ */
+/* ---- Values that are not finite -------------------------------------------------------------- */
 
 static Tensor *ill_loss(Tensor *w, float factor)
 {
@@ -205,7 +205,7 @@ static void test_loss_itself_overflows(void **state)
     assert_error(ERROR_NONFINITE, "loss is inf", "itself");
 }
 
-/* ---- Checkpoint ---------------------------------------------------------------------------------------- */
+/* ---- Checkpoint ------------------------------------------------------------------------------ */
 
 static int runs;
 

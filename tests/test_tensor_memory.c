@@ -3,7 +3,7 @@
 #include "support.h"
 #include "tensor/tensor_.h"
 
-/* ---- What a layer keeps -------------------------------------------------------------------------------- */
+/* ---- What a layer keeps ---------------------------------------------------------------------- */
 
 typedef struct Sizes {
     int batch, seq, dim, heads, kv_heads, ffn;
@@ -135,7 +135,7 @@ static void test_checkpoint_keeps_inputs(void **state)
     }
 }
 
-/* ---- Naming an intermediate ---------------------------------------------------------------------------- */
+/* ---- Naming an intermediate ------------------------------------------------------------------ */
 
 /* The same model as layers one after the other: with every result named, or given away as soon as it is used.
  */
@@ -204,7 +204,7 @@ static void test_backward_drops_names(void **state)
     assert_int_equal(named_and_kept(1) - named_and_kept(0), rounded(5000));
 }
 
-/* ---- Evaluating in between ----------------------------------------------------------------------------- */
+/* ---- Evaluating in between ------------------------------------------------------------------- */
 
 enum { STEPS = 4 };
 
@@ -283,7 +283,7 @@ static void test_evaluation_changes_nothing(void **state)
     }
 }
 
-/* ---- A dry run has the events of the real one ---------------------------------------------------------- */
+/* ---- A dry run has the events of the real one ------------------------------------------------ */
 
 /* Two steps of two micro-batches (the last one short), and an evaluation. */
 static int run_scenario(const Setting *s)

@@ -180,7 +180,7 @@ static void test_batch_without_labels(void **state)
     }
 }
 
-/* ---- Failing allocations ------------------------------------------------------------------------------- */
+/* ---- Failing allocations --------------------------------------------------------------------- */
 
 static void scenario(const Setting *s)
 {
