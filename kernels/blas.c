@@ -149,6 +149,7 @@ int kernels_blas_start(int threads)
 {
     if (threads < 1)
         threads = 1;
+    team_settle();
     blas_prepare();
     pthread_mutex_lock(&blas_start_lock);
     if (threads > blas_threads_started) {

@@ -210,6 +210,15 @@ int omp_in_parallel(void)
 
 #include "team.h"
 
+/* LLVM's run-time spins for 200 ms by default; it can be told at run time. */
+extern void kmp_set_blocktime(int milliseconds) __attribute__((weak));
+
+void team_settle(void)
+{
+    if (kmp_set_blocktime)
+        kmp_set_blocktime(0);
+}
+
 int team_processors(void)
 {
     cpu_set_t set;

@@ -4,6 +4,8 @@
 
 /* Processors this process may run on. */
 int team_processors(void);
+/* Makes another compiler's OpenMP run-time wait asleep instead of spinning; call before the first region. */
+void team_settle(void);
 
 #if defined(__GNUC__) && !defined(__clang__)
 /* The part of libgomp's interface that gcc's parallel regions use. */
