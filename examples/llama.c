@@ -1,11 +1,6 @@
-/* A small Llama learns to write, one byte at a time: the shortest complete script.
- *
- *     llama [STEPS [FILE.txt]]          150 steps on the built-in corpus
- *
- * brim_run calls train twice. The first time nothing is computed: every allocation is only entered in the
- * books, and that is the plan. The second time it trains, in exactly the memory that the plan asked for, and
- * the table at the end shows planned beside measured.
- */
+/* A small Llama learns to write, one byte at a time.      llama [STEPS [FILE.txt]]
+ * brim_run calls train twice. The first time nothing is computed, every allocation is only entered in the
+ * books: that is the plan. The second time it trains, in exactly the memory that the plan asked for. */
 #include <brim.h>
 
 #include <stdlib.h>
@@ -18,27 +13,20 @@ typedef struct Config {
 static int train(void *argument)
 {
     const Config *config = argument;
-
-    /* Each step takes 2 micro-batches of 4 sequences of 128 bytes: the gradient of 8 sequences, in the memory
-     * of 4. */
     Loader *data =
         data_text(config->text, &(TextOptions){.batch = 4, .seq = 128, .accumulate = 2, .seed = 1});
     Module *model = nn_llama(
         &(LlamaConfig){.vocab = 256, .dim = 192, .layers = 4, .heads = 6, .kv_heads = 2, .hidden = 512});
-    Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 2e-3f, .weight_decay = 0.1f});
+    Optimizer *opt = optim_adamw(nn_parameters(model), &(AdamW){.lr = 2e-3f, .weight_decay = 0.1f});
 
     /* Errors stick, and what failed returns NULL, so one look a step is enough. */
     for (int step = 0; step < config->steps && !error_code(); step++) {
-        int scope = tensor_scope_begin(); /* owns every tensor made below */
-        double loss = 0;
-        for (const Batch *batch; (batch = data_next(data));) { /* NULL ends the step */
-            Tensor *part = nn_loss(model, batch); /* divided by the labels of the whole step: parts add up */
-            tensor_backward(part);
-            loss += tensor_item(part);
-        }
-        brim_step(loss, data_step_tokens(data)); /* prints the line of this step */
-        optim_step(optimizer);
-        optim_zero_grad(optimizer);
+        int scope = tensor_scope_begin();            /* owns every tensor made below */
+        for (const Batch *b; (b = data_next(data));) /* the micro-batches of one step */
+            tensor_backward(nn_loss(model, b)); /* divided by the labels of the whole step: they add up */
+        optim_step(opt);
+        optim_zero_grad(opt);
+        brim_step(data_step_tokens(data)); /* prints loss, speed and memory */
         tensor_scope_end(scope);
     }
     return error_code();
@@ -47,6 +35,5 @@ static int train(void *argument)
 int main(int argc, char **argv)
 {
     Config config = {.steps = argc > 1 ? atoi(argv[1]) : 150, .text = argc > 2 ? argv[2] : "builtin"};
-    return brim_run(train, &config,
-                    &(RunOptions){.title = "llama.c: 4 layers, width 192, AdamW", .every = 15});
+    return brim_run(train, &config, &(RunOptions){.title = "llama.c: 4 layers, width 192", .every = 15});
 }
