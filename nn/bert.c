@@ -25,20 +25,22 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
 
 static const ModuleClass block_class = {"bert_block", sizeof(BertBlock), block_forward};
 
-static Module *bert_block(const BertConfig *c)
+Module *nn_bert_block(const BertConfig *c)
 {
     Module *module = nn_module(&block_class);
     BertBlock *self = nn_state(module);
     if (!self)
         return NULL;
+    int64_t ffn = c->ffn ? c->ffn : 4 * (int64_t)c->dim;
+    float eps = c->norm_eps > 0 ? c->norm_eps : 1e-12f;
     self->attention =
         nn_add(module, "attention",
                nn_attention(&(AttentionConfig){
                    .style = ATTENTION_BERT, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
-    self->norm1 = nn_add(module, "attention.output.LayerNorm", nn_layer_norm(c->dim, c->norm_eps));
-    self->up = nn_add(module, "intermediate.dense", nn_linear_act(c->dim, c->ffn, 1, TENSOR_GELU));
-    self->down = nn_add(module, "output.dense", nn_linear(c->ffn, c->dim, 1));
-    self->norm2 = nn_add(module, "output.LayerNorm", nn_layer_norm(c->dim, c->norm_eps));
+    self->norm1 = nn_add(module, "attention.output.LayerNorm", nn_layer_norm(c->dim, eps));
+    self->up = nn_add(module, "intermediate.dense", nn_linear_act(c->dim, ffn, 1, TENSOR_GELU));
+    self->down = nn_add(module, "output.dense", nn_linear(ffn, c->dim, 1));
+    self->norm2 = nn_add(module, "output.LayerNorm", nn_layer_norm(c->dim, eps));
     self->dropout = nn_add(module, "dropout", nn_dropout(c->dropout));
     return error_code() ? NULL : module;
 }
@@ -129,7 +131,7 @@ Module *nn_bert(const BertConfig *config)
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[40];
         snprintf(name, sizeof name, "bert.encoder.layer.%d", i);
-        nn_mark_block(module, nn_add(module, name, bert_block(&c)));
+        nn_mark_block(module, nn_add(module, name, nn_bert_block(&c)));
     }
     if (c.pooler)
         self->pooler = nn_add(module, "bert.pooler.dense", nn_linear(c.dim, c.dim, 1));

@@ -53,7 +53,7 @@ static Module *gpt2_mlp(Gpt2Block *block, int64_t dim, int64_t ffn)
     return module;
 }
 
-static Module *gpt2_block(const Gpt2Config *c)
+Module *nn_gpt2_block(const Gpt2Config *c)
 {
     Module *module = nn_module(&block_class);
     Gpt2Block *self = nn_state(module);
@@ -65,7 +65,7 @@ static Module *gpt2_block(const Gpt2Config *c)
                nn_attention(&(AttentionConfig){
                    .style = ATTENTION_GPT2, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
     self->norm2 = nn_add(module, "ln_2", nn_layer_norm(c->dim, c->norm_eps));
-    nn_add(module, "mlp", gpt2_mlp(self, c->dim, c->ffn));
+    nn_add(module, "mlp", gpt2_mlp(self, c->dim, c->ffn ? c->ffn : 4 * (int64_t)c->dim));
     self->dropout = nn_add(module, "dropout", nn_dropout(c->dropout));
     return error_code() ? NULL : module;
 }
@@ -125,7 +125,7 @@ Module *nn_gpt2(const Gpt2Config *config)
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[32];
         snprintf(name, sizeof name, "transformer.h.%d", i);
-        nn_mark_block(module, nn_add(module, name, gpt2_block(&c)));
+        nn_mark_block(module, nn_add(module, name, nn_gpt2_block(&c)));
     }
     self->norm = nn_add(module, "transformer.ln_f", nn_layer_norm(c.dim, c.norm_eps));
     if (error_code())

@@ -20,7 +20,7 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
 
 static const ModuleClass block_class = {"llama_block", sizeof(LlamaBlock), block_forward};
 
-static Module *llama_block(const LlamaConfig *c)
+Module *nn_llama_block(const LlamaConfig *c)
 {
     Module *module = nn_module(&block_class);
     LlamaBlock *self = nn_state(module);
@@ -96,7 +96,7 @@ Module *nn_llama(const LlamaConfig *config)
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[32];
         snprintf(name, sizeof name, "model.layers.%d", i);
-        nn_mark_block(module, nn_add(module, name, llama_block(&c)));
+        nn_mark_block(module, nn_add(module, name, nn_llama_block(&c)));
     }
     self->norm = nn_add(module, "model.norm", nn_rms_norm(c.dim, c.norm_eps));
     if (c.tied)

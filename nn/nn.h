@@ -148,6 +148,13 @@ typedef struct BertConfig {
 } BertConfig;
 BRIM_API Module *nn_bert(const BertConfig *config);
 
+/* One block of each family, (B,T,dim) -> (B,T,dim), for models of one's own: reads dim, heads, feed-forward
+ * width, attention, dropout and epsilon of the config, with the same defaults. Linear layers are initialised
+ * as nn_linear does. */
+BRIM_API Module *nn_llama_block(const LlamaConfig *config);
+BRIM_API Module *nn_gpt2_block(const Gpt2Config *config);
+BRIM_API Module *nn_bert_block(const BertConfig *config);
+
 /* ---- Presets --------------------------------------------------------------------------------- */
 
 typedef enum ModelFamily { MODEL_MLP, MODEL_BERT, MODEL_GPT2, MODEL_LLAMA } ModelFamily;

@@ -7,6 +7,7 @@
 #define nn_add_parameter brim_nn_add_parameter
 #define nn_attention brim_nn_attention
 #define nn_bert brim_nn_bert
+#define nn_bert_block brim_nn_bert_block
 #define nn_block brim_nn_block
 #define nn_block_count brim_nn_block_count
 #define nn_class_name brim_nn_class_name
@@ -17,12 +18,14 @@
 #define nn_family_name brim_nn_family_name
 #define nn_forward brim_nn_forward
 #define nn_gpt2 brim_nn_gpt2
+#define nn_gpt2_block brim_nn_gpt2_block
 #define nn_is_training brim_nn_is_training
 #define nn_layer_norm brim_nn_layer_norm
 #define nn_leave brim_nn_leave
 #define nn_linear brim_nn_linear
 #define nn_linear_act brim_nn_linear_act
 #define nn_llama brim_nn_llama
+#define nn_llama_block brim_nn_llama_block
 #define nn_loss brim_nn_loss
 #define nn_mark_block brim_nn_mark_block
 #define nn_mlp brim_nn_mlp

@@ -471,6 +471,27 @@ static void test_batches_refused(void **state)
     assert_fine();
 }
 
+/* Blocks stand alone, keep the shape, and give every parameter a gradient. */
+static void test_blocks_alone(void **state)
+{
+    (void)state;
+    Module *blocks[] = {nn_llama_block(&(LlamaConfig){.dim = 12, .heads = 3, .kv_heads = 1, .hidden = 20}),
+                        nn_gpt2_block(&(Gpt2Config){.dim = 12, .heads = 3}),
+                        nn_bert_block(&(BertConfig){.dim = 12, .heads = 3})};
+    assert_fine();
+    for (int i = 0; i < 3; i++) {
+        Tensor *y = nn_forward(blocks[i], values(SHAPE(2, 5, 12), 1, 9), NULL);
+        assert_int_equal(tensor_numel(y), 2 * 5 * 12);
+        assert_int_equal(tensor_backward(tensor_sum(tensor_mul(y, values(SHAPE(2, 5, 12), 1, 10)))), 0);
+        TensorList list = nn_parameters(blocks[i]);
+        assert_true(list.count >= 9);
+        for (int k = 0; k < list.count; k++)
+            assert_true(tensor_has_grad(list.items[k]));
+    }
+    assert_null(nn_gpt2_block(&(Gpt2Config){.dim = 12, .heads = 5}));
+    assert_error(ERROR_ARGUMENT, "5 heads");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
 
 int main(void)
@@ -483,7 +504,7 @@ int main(void)
         TEST(test_sequential),       TEST(test_own_module),
         TEST(test_ownership),        TEST(test_llama_refuses),
         TEST(test_others_refuse),    TEST(test_layers_refuse),
-        TEST(test_batches_refused),
+        TEST(test_batches_refused),  TEST(test_blocks_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
