@@ -109,10 +109,14 @@ static void book_out(MemLedger *ledger, MemComponent component, const MemBlock *
 
 /* Finds a place for the block; -1 when there is none within the capacity. `extent` is the sum of both arenas'
  * then. */
-static int fit_block(const MemLedger *ledger, MemEnd end, uint64_t bytes, MemFit *fit, uint64_t *extent)
+static int fit_block(const MemLedger *ledger, const MemBlock *block, MemFit *fit, uint64_t *extent)
 {
-    uint64_t other = ledger->arenas[end == MEM_END_LOW ? MEM_END_HIGH : MEM_END_LOW].top;
-    if (memtrack_offsets_find_(&ledger->arenas[end], bytes, fit) || fit->top > UINT64_MAX - other)
+    uint64_t other = ledger->arenas[block->end == MEM_END_LOW ? MEM_END_HIGH : MEM_END_LOW].top;
+    /* A parameter's gradient stays for the step: it must not break a gap that the activation gradients of every
+     * layer take in turn. */
+    uint64_t largest = block->component == MEM_GRADIENT ? block->bytes : UINT64_MAX;
+    if (memtrack_offsets_find_(&ledger->arenas[block->end], block->bytes, largest, fit) ||
+        fit->top > UINT64_MAX - other)
         return -1;
     *extent = fit->top + other;
     return ledger->capacity > 0 && *extent > ledger->capacity ? -1 : 0;
@@ -134,7 +138,7 @@ int memtrack_alloc(MemLedger *ledger, uint64_t bytes, MemComponent component, Me
     made.end = end;
     made.bytes = (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
     made.serial = ledger->stats.allocations + 1;
-    if (memtrack_fails_() || fit_block(ledger, end, made.bytes, &fit, &extent) ||
+    if (memtrack_fails_() || fit_block(ledger, &made, &fit, &extent) ||
         memtrack_offsets_prepare_(ledger->tracker, arena))
         return -1;
     made.offset = fit.offset;

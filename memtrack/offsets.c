@@ -18,13 +18,13 @@ int memtrack_offsets_prepare_(MemTracker *tracker, MemArena *arena)
     return failed;
 }
 
-int memtrack_offsets_find_(const MemArena *arena, uint64_t bytes, MemFit *fit)
+int memtrack_offsets_find_(const MemArena *arena, uint64_t bytes, uint64_t largest, MemFit *fit)
 {
     uint64_t best = UINT64_MAX;
     *fit = (MemFit){.offset = arena->top, .top = arena->top, .gap = arena->gap_count};
     for (size_t i = 0; i < arena->gap_count && best != bytes; i++) {
         uint64_t size = arena->gaps[i].end - arena->gaps[i].start;
-        if (size >= bytes && size < best) {
+        if (size >= bytes && size <= largest && size < best) {
             best = size;
             fit->gap = i;
         }

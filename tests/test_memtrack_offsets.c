@@ -71,8 +71,8 @@ static uint64_t extent(const Model *model, bool high)
     return top;
 }
 
-/* Best fit, lowest of equals, else the top. */
-static uint64_t expected_offset(const Model *model, bool high, uint64_t bytes)
+/* Best fit, lowest of equals, else the top; gradients take a gap only if they fill it. */
+static uint64_t expected_offset(const Model *model, bool high, uint64_t bytes, MemComponent component)
 {
     MemBlock sorted[MOST_BLOCKS];
     int count = 0;
@@ -83,7 +83,7 @@ static uint64_t expected_offset(const Model *model, bool high, uint64_t bytes)
     uint64_t at = 0, best = UINT64_MAX, offset = UINT64_MAX;
     for (int i = 0; i < count; i++) {
         uint64_t gap = sorted[i].offset - at;
-        if (gap >= bytes && gap < best) {
+        if (gap >= bytes && gap < best && (component != MEM_GRADIENT || gap == bytes)) {
             best = gap;
             offset = at;
         }
@@ -172,7 +172,7 @@ static void run_alloc(Run *run, MemLedger *ledger, Model *model)
     uint64_t bytes = sizes[draw(&run->seed) % 6];
     MemComponent component = (MemComponent)(draw(&run->seed) % MEM_COMPONENT_COUNT);
     bool high = is_high(component, bytes);
-    uint64_t expected = expected_offset(model, high, (bytes + 63) / 64 * 64);
+    uint64_t expected = expected_offset(model, high, (bytes + 63) / 64 * 64, component);
     MemBlock *block = &model->blocks[model->count];
     if (memtrack_alloc(ledger, bytes, component, block)) {
         run->refused = true;

@@ -368,7 +368,7 @@ static void test_needs_little_more_than_peak(void **state)
             context_step_done();
         }
         double ratio = (double)books()->needs / (double)books()->peak;
-        if (ratio < 1 || ratio > (i & 1 ? 1.10 : 1.05)) /* recomputing leaves more holes */
+        if (ratio < 1 || ratio > (i & 1 ? 1.06 : 1.05)) /* without optimizer states, which would make it less */
             fail_msg("%s%s %s: needs %.4f times the peak", names[i / 4], i & 1 ? " checkpoint" : "",
                      i & 2 ? "eager" : "flash", ratio);
         leave(v);
