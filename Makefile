@@ -166,12 +166,16 @@ clean:
 
 help:
 	@echo "make            libraries, command and examples, in $(BUILD)/"
-	@echo "make demo       set up, build, train a tiny LLaMA, show where its memory is"
-	@echo "make test       every test; TEST=test_x for one; SAN=address,undefined under sanitizers; DEBUG=1 unoptimised"
+	@echo "make demo       install what is missing, build, train a tiny LLaMA, show where its memory is"
+	@echo "make test       every test; TEST=test_cli for one"
+	@echo "make test-full  the slow forms too"
 	@echo "make check      house rules, exported symbols, installation"
-	@echo "make parity     against PyTorch, computed again"
-	@echo "make bench      against the products alone, the machine's limit, and PyTorch"
-	@echo "make install    PREFIX=/usr/local, DESTDIR="
+	@echo "make parity     the fixtures computed again with PyTorch, and compared"
+	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
+	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
+	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
+	@echo "With any: DEBUG=1 (unoptimised), SAN=address,undefined or SAN=thread, V=1 (shows commands),"
+	@echo "          CC=clang BUILD=build-clang"
 
 %.d: ;
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

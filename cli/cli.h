@@ -45,6 +45,7 @@ typedef struct Variant {
     char label[48];
     Options options;
     Plan plan;
+    int64_t parameters;
 } Variant;
 enum { VARIANTS = 8 };
 /* Plans all variants; returns how many. The first is the options as they are. */
@@ -53,6 +54,8 @@ void variants_table(FILE *out, const Options *options, const Variant *variants, 
 
 /* The memory object that is the same everywhere. planned may be NULL. */
 json_t *json_memory(const MemSummary *memory, const MemSummary *planned);
+/* What is trained, in a line; of steps nothing is said when they are 0. */
+void print_title(const Options *options, int64_t parameters, int64_t steps);
 void json_print(json_t *object); /* one object, on stdout; frees it */
 
 int command_train(const Options *options);

@@ -61,9 +61,12 @@ int variants_plan(const Options *o, Variant variants[VARIANTS])
         Training training = {.options = &variants[i].options};
         RunOptions run = run_options(&variants[i].options);
         plan_script(training_script, &training, &run, &variants[i].plan);
+        variants[i].parameters = training.parameters;
     }
     return count;
 }
+
+enum { LABEL = 33 };
 
 void variants_table(FILE *out, const Options *o, const Variant *variants, int count)
 {
@@ -72,25 +75,25 @@ void variants_table(FILE *out, const Options *o, const Variant *variants, int co
     char title[64];
     snprintf(title, sizeof title, "SAME EFFECTIVE BATCH (%d), %s", o->batch * o->accumulate,
              unit == 0x1p20 ? "MiB" : "GiB");
-    fprintf(out, "%-40s %10s %7s %7s  %s\n", title, "peak", "saved", "FLOPs", "peak at");
+    fprintf(out, "%-*s %9s %7s %6s  %s\n", LABEL, title, "peak", "change", "FLOPs", "peak at");
     for (int i = 0; i < count; i++) {
         const Plan *p = &variants[i].plan;
         if (p->status) {
-            fprintf(out, "%-40s %s\n", variants[i].label, p->error);
+            fprintf(out, "%-*s %s\n", LABEL, variants[i].label, p->error);
             continue;
         }
-        double saved = 100.0 * ((double)p->memory.stats.peak / (double)first->memory.stats.peak - 1);
+        double change = 100.0 * ((double)p->memory.stats.peak / (double)first->memory.stats.peak - 1);
         char percent[16] = "";
         if (i > 0)
-            snprintf(percent, sizeof percent, "%+.0f %%", saved);
-        fprintf(out, "%-40s %10.1f %7s %7.2f  %s %s\n", variants[i].label,
+            snprintf(percent, sizeof percent, "%+.0f %%", change);
+        fprintf(out, "%-*s %9.1f %7s %6.2f  %s %s\n", LABEL, variants[i].label,
                 (double)p->memory.stats.peak / unit, percent, p->step_flops / first->step_flops,
                 memtrack_phase_name(p->memory.stats.peak_at.phase), report_place(&p->memory));
     }
     const uint64_t *own = first->memory.stats.own_peak;
     uint64_t floor = report_group(own, MEM_GROUP_PARAMETERS) + report_group(own, MEM_GROUP_GRADIENTS) +
                      report_group(own, MEM_GROUP_OPTIMIZER_STATES);
-    fprintf(out, "%-40s %10.1f\n", "floor: parameters + gradients + states", (double)floor / unit);
+    fprintf(out, "%-*s %9.1f\n", LABEL, "floor: weights, gradients, states", (double)floor / unit);
 }
 
 static json_t *variant_json(const Variant *v)
@@ -110,6 +113,8 @@ int command_compare(const Options *o)
         return EXIT_NO;
     }
     if (!o->json) {
+        print_title(o, variants[0].parameters, 0);
+        printf("\n");
         variants_table(stdout, o, variants, count);
         return EXIT_DONE;
     }

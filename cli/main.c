@@ -10,10 +10,10 @@ typedef struct Command {
 } Command;
 
 static const Command commands[] = {
-    {"train", "plan, then train, then show planned beside measured", command_train},
+    {"train", "plan, then train, then show planned beside measured memory", command_train},
     {"plan", "the same tables without training, for any size", command_plan},
     {"compare", "what each lever would save at the same effective batch", command_compare},
-    {"demo", "train, then compare, then what to try next", command_demo},
+    {"demo", "train, compare, and say what to try next", command_demo},
     {"models", "the models known by name", command_models},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
@@ -29,13 +29,22 @@ static void help(FILE *out)
     fprintf(out, "  %-10s this text\n  %-10s the version\n\noptions, the same in every command (default):\n",
             "help", "version");
     options_help(out);
-    fprintf(out, "\nexit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage\n");
+    fprintf(out, "\nA step takes batch x accumulate samples. SIZE: bytes, or as in 1.5GiB.\n"
+                 "Exit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage\n");
+}
+
+static int asks_for_help(const char *argument)
+{
+    return !strcmp(argument, "--help") || !strcmp(argument, "-h");
 }
 
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "help";
-    if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h")) {
+    int wanted = !strcmp(name, "help");
+    for (int i = 1; i < argc; i++)
+        wanted |= asks_for_help(argv[i]);
+    if (wanted) {
         help(stdout);
         return argc > 1 ? EXIT_DONE : EXIT_USAGE;
     }

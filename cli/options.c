@@ -30,48 +30,46 @@ typedef struct Flag {
 
 #define AT(field) offsetof(Options, field)
 static const Flag flags[] = {
-    {"--model", FLAG_TEXT, AT(model), "NAME", "a model of `brim models` (llama-tiny)"},
-    {"--data", FLAG_TEXT, AT(data), "PATH", "a text file, builtin, or fashion-mnist"},
+    {"--model", FLAG_TEXT, AT(model), "NAME", "one of `brim models` (llama-tiny)"},
+    {"--data", FLAG_TEXT, AT(data), "PATH", "text file, IDX folder, builtin or fashion-mnist"},
     {"--batch", FLAG_INT, AT(batch), "N", "samples in a micro-batch (the model's usual)"},
     {"--seq", FLAG_INT, AT(seq), "N", "tokens in a sample (the model's usual)"},
-    {"--accumulate", FLAG_INT, AT(accumulate), "N",
-     "micro-batches in a step (1); effective batch = batch x accumulate"},
+    {"--accumulate", FLAG_INT, AT(accumulate), "N", "micro-batches in a step (1)"},
     {"--steps", FLAG_INT64, AT(steps), "N", "optimizer steps (300)"},
     {"--epochs", FLAG_INT, AT(epochs), "N", "passes over the data, instead of --steps"},
-    {"--optimizer", FLAG_TEXT, AT(optimizer), "NAME",
-     "sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw (adamw)"},
-    {"--lr", FLAG_FLOAT, AT(lr), "X", "learning rate (by optimizer)"},
-    {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X", "norms and biases are spared (by optimizer)"},
+    {"--optimizer", FLAG_TEXT, AT(optimizer), "NAME", "sgd[-momentum|-nesterov] rmsprop adam adamw (adamw)"},
+    {"--lr", FLAG_FLOAT, AT(lr), "X", "learning rate (sgd 0.05; llama, gpt2 2e-3; else 1e-3)"},
+    {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X", "of all but norms and biases (adamw 0.01; else 0)"},
     {"--schedule", FLAG_TEXT, AT(schedule), "NAME", "constant, linear, cosine (cosine)"},
     {"--warmup", FLAG_INT, AT(warmup), "N", "steps of linear warm-up (5 % of the steps)"},
-    {"--clip", FLAG_FLOAT, AT(clip), "X", "largest gradient norm (1; 0 = off)"},
+    {"--clip", FLAG_FLOAT, AT(clip), "X", "largest gradient norm (1); 0 turns it off"},
     {"--dropout", FLAG_FLOAT, AT(dropout), "P", "dropout probability (0)"},
     {"--checkpoint", FLAG_CHECKPOINT, AT(checkpoint), "none|blocks",
-     "recompute each block's activations in backward (none)"},
+     "recompute activations of blocks in backward (none)"},
     {"--attention", FLAG_ATTENTION, AT(attention), "flash|eager",
      "keep a row's log-sum-exp, or all scores (flash)"},
-    {"--budget", FLAG_SIZE, AT(budget), "SIZE", "refuse to start when more is needed: 800MiB, 16GiB, bytes"},
+    {"--budget", FLAG_SIZE, AT(budget), "SIZE", "do not start if more is needed, as 800MiB or 16GiB"},
     {"--seed", FLAG_SEED, AT(seed), "N", "of initialisation, shuffling and dropout (1)"},
     {"--threads", FLAG_INT, AT(threads), "N", "processors to use (all)"},
     {"--max-samples", FLAG_INT64, AT(max_samples), "N", "use only the first N samples"},
     {"--every", FLAG_INT, AT(every), "N", "steps between printed lines (a twentieth of the run)"},
     {"--evaluate-every", FLAG_INT, AT(evaluate_every), "N",
-     "steps between validations (at the end, and each epoch)"},
-    {"--sample", FLAG_INT, AT(sample), "N", "generate N bytes at the end, from llama and gpt2 models (0)"},
-    {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", "what the sample continues"},
-    {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", "write one JSON object a step"},
-    {"--json", FLAG_SWITCH, AT(json), NULL, "print one JSON object with exact bytes instead of tables"},
+     "steps between validations (with --epochs: each one)"},
+    {"--sample", FLAG_INT, AT(sample), "N", "bytes that a llama or gpt2 writes at the end (0)"},
+    {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", "what the sample continues (\"The \")"},
+    {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", "write a line a step, each a JSON object"},
+    {"--json", FLAG_SWITCH, AT(json), NULL, "one JSON object with exact bytes, no tables"},
     {"--quiet", FLAG_SWITCH, AT(quiet), NULL, "no step lines"},
 };
 enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
-enum { MOST_THREADS = 128 }; /* what a context uses at most */
+enum { MOST_THREADS = 128, MOST_SAMPLE = 160 }; /* of a context; of Training.generated */
 
 void options_help(FILE *out)
 {
     for (int i = 0; i < FLAG_COUNT; i++) {
         char left[48];
         snprintf(left, sizeof left, "%s %s", flags[i].name, flags[i].value ? flags[i].value : "");
-        fprintf(out, "  %-28s %s\n", left, flags[i].help);
+        fprintf(out, "  %-24s %s\n", left, flags[i].help);
     }
 }
 
@@ -142,7 +140,9 @@ static int parse_value(const Flag *flag, void *field, const char *text)
     int64_t number = 0;
     int choice = 0, status = 0;
     int may_be_0 = !strcmp(flag->name, "--warmup") || !strcmp(flag->name, "--sample");
-    int high = strcmp(flag->name, "--threads") ? INT_MAX : MOST_THREADS;
+    int high = !strcmp(flag->name, "--threads")  ? MOST_THREADS
+               : !strcmp(flag->name, "--sample") ? MOST_SAMPLE
+                                                 : INT_MAX;
     switch (flag->kind) {
     case FLAG_TEXT:
         *(const char **)field = text;
@@ -249,6 +249,10 @@ static int apply_model(Options *o)
     }
     if (o->sample && preset->family != MODEL_LLAMA && preset->family != MODEL_GPT2)
         return usage("--sample needs a model that writes from left to right; '%s' does not%s", o->model, "");
+    if (o->data && !strcmp(o->data, text ? "fashion-mnist" : "builtin"))
+        return usage(text ? "--data fashion-mnist is images; '%s' reads text%s"
+                          : "--data builtin is a text; '%s' reads images%s",
+                     o->model, "");
     if (!o->data)
         o->data = text ? "builtin" : "fashion-mnist";
     return 0;

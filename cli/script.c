@@ -267,7 +267,7 @@ int training_script(void *config)
         if (due && step + 1 < s.steps && !s.meta && !error_code()) {
             evaluate(&s);
             if (!o->quiet && !o->json && !error_code()) {
-                printf("step %5lld  validation loss %.4f", (long long)step + 1, s.training->validation_loss);
+                printf("step %4lld  validation loss %.4f", (long long)step + 1, s.training->validation_loss);
                 if (s.training->accuracy >= 0)
                     printf("  accuracy %.2f %%", 100 * s.training->accuracy);
                 printf("\n");

@@ -19,9 +19,9 @@ static const char *upper(const char *optimizer)
     return optimizer;
 }
 
-static void print_title(const Options *o, const Training *t)
+void print_title(const Options *o, int64_t parameters, int64_t steps)
 {
-    printf("%s  %s parameters  fp32  %s  batch %d", o->model, report_count(t->parameters).text,
+    printf("%s  %s parameters  fp32  %s  batch %d", o->model, report_count(parameters).text,
            upper(o->optimizer), o->batch);
     if (o->seq)
         printf(" x seq %d", o->seq);
@@ -31,7 +31,9 @@ static void print_title(const Options *o, const Training *t)
         printf("  checkpoint blocks");
     if (o->seq)
         printf("  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
-    printf("  %" PRId64 " step%s\n", t->steps, t->steps == 1 ? "" : "s");
+    if (steps)
+        printf("  %" PRId64 " step%s", steps, steps == 1 ? "" : "s");
+    printf("\n");
 }
 
 /* The options in which a variant differs, to be typed. */
@@ -82,9 +84,10 @@ static void suggest(const Options *o)
 static void say_if_data_is_short(const Options *o, int64_t samples)
 {
     int64_t step = (int64_t)o->batch * o->accumulate;
-    if (samples < step && !o->max_samples)
-        fprintf(stderr, "brim: %s has %" PRId64 " samples, so a step has that many, not %" PRId64 "\n",
-                o->data, samples, step);
+    if (samples < step)
+        fprintf(stderr, "brim: %s %s %" PRId64 " samples, so a step has that many, not %" PRId64 "\n",
+                o->max_samples ? "--max-samples leaves" : o->data, o->max_samples ? "only" : "has", samples,
+                step);
 }
 
 static int plan_or_say(const Options *o, Training *training, Plan *plan)
@@ -95,8 +98,14 @@ static int plan_or_say(const Options *o, Training *training, Plan *plan)
         return EXIT_NO;
     }
     say_if_data_is_short(o, training->samples);
+    return EXIT_DONE;
+}
+
+static int check_budget(const Options *o, const Plan *plan)
+{
     if (!o->budget || plan->memory.stats.needs <= o->budget)
         return EXIT_DONE;
+    fflush(stdout);
     fprintf(stderr, "brim: needs %s, %s more than the budget of %s.\n",
             report_size(plan->memory.stats.needs).text,
             report_size(plan->memory.stats.needs - o->budget).text, report_size(o->budget).text);
@@ -108,18 +117,24 @@ int command_plan(const Options *o)
 {
     Training training = {.options = o};
     Plan plan;
-    int status = plan_or_say(o, &training, &plan);
-    if (plan.status)
-        return status;
+    if (plan_or_say(o, &training, &plan))
+        return EXIT_NO;
     if (o->json) {
         json_print(json_pack("{s:s, s:I, s:f, s:o}", "model", o->model, "parameters",
                              (json_int_t)training.parameters, "step_flops", plan.step_flops, "memory",
                              json_memory(&plan.memory, NULL)));
-        return status;
+        return check_budget(o, &plan);
     }
-    print_title(o, &training);
+    print_title(o, training.parameters, training.steps);
+    printf("\n");
     report_table(stdout, &plan.memory, NULL);
     report_textbook(stdout, &plan.memory);
+    if (o->budget)
+        printf("\n");
+    int status = check_budget(o, &plan);
+    if (o->budget && !status)
+        printf("Fits: %s below the budget of %s.\n", report_size(o->budget - plan.memory.stats.needs).text,
+               report_size(o->budget).text);
     return status;
 }
 
@@ -135,11 +150,29 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
                      r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
 }
 
+enum { SAMPLE_INDENT = 11, SAMPLE_WIDTH = 98 };
+
+/* Breaks lines at spaces. Returns the column it ends in. */
+static int print_words(const char *text, int column)
+{
+    for (; *text; text++) {
+        if (*text == ' ' && column + 1 + (int)strcspn(text + 1, " ") > SAMPLE_WIDTH) {
+            printf("\n%*s", SAMPLE_INDENT, "");
+            column = SAMPLE_INDENT;
+        } else {
+            putchar(*text);
+            column++;
+        }
+    }
+    return column;
+}
+
 static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
-    printf("\n%" PRId64 " step%s, %.0f s, %s %s/s; loss %.2f -> %.2f", r->steps, r->steps == 1 ? "" : "s",
-           r->seconds, report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples",
-           r->loss_first, r->loss_last);
+    printf("\n%" PRId64 " step%s, %.0f s", r->steps, r->steps == 1 ? "" : "s", r->seconds);
+    if (r->tokens_per_second > 0) /* of one step nothing is known */
+        printf(", %s %s/s", report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples");
+    printf("; loss %.2f -> %.2f", r->loss_first, r->loss_last);
     printf("; held out: loss %.3f", t->validation_loss);
     if (t->accuracy >= 0)
         printf(", accuracy %.2f %%", 100 * t->accuracy);
@@ -149,8 +182,11 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     if (r->segments_off_plan)
         printf("%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n",
                r->segments_off_plan, r->first_off_plan + 1);
-    if (t->generated[0])
-        printf("\nIt writes: %s%s\n", o->prompt ? o->prompt : "The ", t->generated);
+    if (t->generated[0]) {
+        printf("\nIt writes: ");
+        print_words(t->generated, print_words(o->prompt ? o->prompt : "The ", SAMPLE_INDENT));
+        printf("\n");
+    }
 }
 
 int command_train(const Options *o)
@@ -158,15 +194,18 @@ int command_train(const Options *o)
     Training training = {.options = o};
     Plan plan;
     RunResult result;
-    int status = plan_or_say(o, &training, &plan);
-    if (status)
-        return status;
+    if (plan_or_say(o, &training, &plan) || check_budget(o, &plan))
+        return EXIT_NO;
     int threads = o->threads ? o->threads : kernels_default_threads();
     if (!o->json) {
-        print_title(o, &training);
+        print_title(o, training.parameters, training.steps);
         kernels_blas_start(threads);
-        printf("%s, %d thread%s, %s kernels; plan: needs %s\n\n", kernels_blas_name(), threads,
+        printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
                threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan.memory.stats.needs).text);
+        if (!o->quiet)
+            printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
+                   o->seq ? "tokens" : "samples");
+        printf("\n");
         fflush(stdout);
     }
     if (kernels_blas_warning())
@@ -177,6 +216,8 @@ int command_train(const Options *o)
     plan_execute(training_script, &training, &run, &plan, &result);
     if (result.status) {
         fprintf(stderr, "brim: %s\n", result.error);
+        if (result.status == ERROR_MEMORY)
+            fprintf(stderr, "`brim compare` with the same options shows what each lever would save.\n");
         return EXIT_NO;
     }
     if (o->json)
@@ -200,8 +241,8 @@ int command_demo(const Options *options)
     variants_table(stdout, &o, variants, count);
     printf(
         "\nTry next:\n"
-        "  build/brim train --model mlp --epochs 3          Fashion-MNIST, from Debian's "
-        "dataset-fashion-mnist\n"
+        "  build/brim train --model mlp --epochs 3          Fashion-MNIST (package "
+        "dataset-fashion-mnist)\n"
         "  build/brim train --checkpoint blocks             the same model, and what it really saves\n"
         "  build/brim plan --model llama-3.1-8b --seq 4096  what a large one would need, in milliseconds\n");
     return EXIT_DONE;
@@ -222,16 +263,19 @@ int command_models(const Options *o)
 {
     json_t *all = json_array();
     if (!o->json)
-        printf("%-20s %-6s %16s %6s %6s  %s\n", "model", "family", "parameters", "batch", "seq", "");
+        printf("%-18s %-6s %16s %6s %5s\n", "model", "family", "parameters", "batch", "seq");
     for (int i = 0; nn_preset_at(i); i++) {
         const ModelPreset *p = nn_preset_at(i);
         int64_t count = preset_parameters(p);
+        char seq[16] = "-"; /* images have none */
+        if (p->seq)
+            snprintf(seq, sizeof seq, "%d", p->seq);
         if (o->json)
             json_array_append_new(all, json_pack("{s:s, s:s, s:I}", "model", p->name, "family",
                                                  nn_family_name(p->family), "parameters", (json_int_t)count));
         else
-            printf("%-20s %-6s %16s %6d %6d  %s\n", p->name, nn_family_name(p->family),
-                   report_count(count).text, p->batch, p->seq, p->about);
+            printf("%-18s %-6s %16s %6d %5s  %s\n", p->name, nn_family_name(p->family),
+                   report_count(count).text, p->batch, seq, p->about);
     }
     if (o->json)
         json_print(json_pack("{s:o}", "models", all));

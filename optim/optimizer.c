@@ -208,15 +208,20 @@ static void blame_gradient(const Optimizer *optimizer)
         int64_t bad = gradient ? context->kernels->find_nonfinite(n, gradient, context->threads) : -1;
         if (bad < 0)
             continue;
-        int place = memtrack_place_set(context->tracker, tensor->place);
         error_raise(ERROR_NONFINITE,
                     "optim_step: element %" PRId64
-                    " of the gradient of parameter %d '%s' %s is %g; nothing was updated",
-                    bad, i, tensor_name(tensor), shape_text(tensor->shape).text, (double)gradient[bad]);
-        memtrack_place_set(context->tracker, place);
+                    " of the gradient of parameter %d '%s' %s is %s; nothing was updated",
+                    bad, i, tensor_name(tensor), shape_text(tensor->shape).text,
+                    isnan(gradient[bad]) ? "NaN" : "infinite");
         return;
     }
     error_raise(ERROR_NONFINITE, "optim_step: the norm of the gradients is not finite; nothing was updated");
+}
+
+/* A parameter whose module was freed may still have got a gradient; there is nothing left to update. */
+static int has_update(const Tensor *parameter)
+{
+    return parameter->grad && parameter->storage;
 }
 
 /* The factor on every gradient, as PyTorch's clip_grad_norm_; -1 with an error if the norm is not finite. */
@@ -228,7 +233,7 @@ static float clip(Optimizer *optimizer)
     double squares = 0;
     for (int i = 0; i < optimizer->count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
-        if (tensor->grad)
+        if (has_update(tensor))
             squares += context->kernels->sum_squares(shape_numel(tensor->shape), storage_f32(tensor->grad),
                                                      context->threads);
     }
@@ -269,7 +274,7 @@ static void step(Optimizer *optimizer)
         return;
     scalars.lr = optim_lr(optimizer);
     for (int i = 0; i < optimizer->count; i++)
-        if (optimizer->parameters[i]->grad)
+        if (has_update(optimizer->parameters[i]))
             update(optimizer, i, scalars);
     optimizer->steps++;
     context_step_done();

@@ -17,6 +17,7 @@ typedef struct Run {
     FILE *out;
     int64_t lines;
     double started, last;         /* last: when the current step's time began */
+    double step_seconds;          /* of the step that ended last */
     double tokens, token_seconds; /* of all steps but the first, which warms up */
     double recent[RECENT_STEPS];  /* seconds, as a ring */
 } Run;
@@ -72,7 +73,9 @@ static void compare_segment(Context *context, int step_ended, void *user)
     RealSegments *segments = user;
     RunResult *result = segments->result;
     result->steps += step_ended;
-    if (current_run && !step_ended)
+    if (current_run && step_ended)
+        current_run->step_seconds = now() - current_run->last;
+    else if (current_run)
         current_run->last = now(); /* set-up and evaluations do not count as training time */
     if (segments->plan->more_kinds ||
         find_signature(segments->plan, memtrack_stats(context->ledger)->step_hash))
@@ -214,8 +217,10 @@ void brim_step(int64_t tokens)
     Context *context = context_here();
     if (!run || !context || context->meta || context->error)
         return;
-    double t = now(), seconds = fmax(t - run->last, 1e-9), loss = context->step_loss;
-    int64_t step = memtrack_step(context->tracker) + 1;
+    int64_t step = context->loss_step + 1;
+    int over = memtrack_step(context->tracker) >= step; /* an evaluation came first */
+    double t = now(), loss = context->step_loss;
+    double seconds = fmax(over ? run->step_seconds : t - run->last, 1e-9);
     RunResult *result = run->result;
     if (run->lines++ == 0) {
         result->loss_first = loss;
@@ -259,8 +264,8 @@ int brim_run(Script script, void *config, const RunOptions *options)
         fprintf(stderr, "brim: %s\n", result.error);
         return 1;
     }
-    fprintf(out, "\n%" PRId64 " steps, %.1f s, loss %.4f -> %.4f\n\n", result.steps, result.seconds,
-            result.loss_first, result.loss_last);
+    fprintf(out, "\n%" PRId64 " step%s, %.1f s, loss %.4f -> %.4f\n\n", result.steps,
+            result.steps == 1 ? "" : "s", result.seconds, result.loss_first, result.loss_last);
     report_table(out, &plan.memory, &result.memory);
     report_textbook(out, &plan.memory);
     if (result.segments_off_plan)

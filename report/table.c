@@ -162,7 +162,7 @@ void report_textbook(FILE *out, const MemSummary *summary)
         at[g] = report_group(s->at_peak, (MemGroup)g);
         textbook += g == MEM_GROUP_OVERHEAD ? 0 : own[g];
     }
-    fprintf(out, "%-*s%*.*f\n", LABEL, "textbook P + G + O + A", COLUMN, unit.decimals,
+    fprintf(out, "\n%-*s%*.*f\n", LABEL, "textbook P + G + O + A", COLUMN, unit.decimals,
             (double)textbook / unit.bytes);
     difference(out, unit, "gradients not there yet",
                (int64_t)(at[MEM_GROUP_GRADIENTS] - own[MEM_GROUP_GRADIENTS]));
@@ -200,7 +200,7 @@ void report_step(FILE *out, const MemLedger *ledger, const StepLine *line)
     const MemStats *s = memtrack_stats(ledger);
     Unit unit = unit_for(s->step_peak);
     static const char *const short_names[MEM_GROUP_COUNT] = {"param", "grad", "optim", "activ", "other"};
-    fprintf(out, "step %5" PRId64 "  loss %7.4f %7s/s |", line->step, line->loss,
+    fprintf(out, "step %4" PRId64 "  loss %7.4f %7s/s |", line->step, line->loss,
             report_count((int64_t)line->tokens_per_second).text);
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
         fprintf(out, " %s %.*f", short_names[g], unit.decimals,

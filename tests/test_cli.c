@@ -56,6 +56,9 @@ static void bad_usage(void **state)
         {{"train", "--max-samples", "0"}, {"--max-samples", "'0'"}},
         {{"train", "--json=1"}, {"--json"}},
         {{"train", "--model", "bert-tiny", "--sample", "9"}, {"--sample", "bert-tiny"}},
+        {{"train", "--sample", "161"}, {"--sample", "'161'", "160"}},
+        {{"plan", "--data", "fashion-mnist"}, {"fashion-mnist", "llama-tiny", "text"}},
+        {{"plan", "--model", "mlp", "--data", "builtin"}, {"builtin", "mlp", "images"}},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         const char *arguments[9] = {"brim"};
@@ -76,12 +79,14 @@ static void help_and_version(void **state)
     assert_non_null(strstr(o->out, "usage: brim COMMAND"));
     static const char *const ways[] = {"help", "--help", "-h"};
     static const char *const words[] = {"train",        "plan",         "compare",  "models", "--model",
-                                        "--accumulate", "--checkpoint", "--budget", "--json", "exit codes"};
+                                        "--accumulate", "--checkpoint", "--budget", "--json", "Exit codes"};
     for (size_t i = 0; i < COUNT(ways); i++) {
         o = expect_code(RUN(ways[i]), 0);
         for (size_t k = 0; k < COUNT(words); k++)
             assert_non_null(strstr(o->out, words[k]));
     }
+    o = expect_code(RUN("train", "--help"), 0);
+    assert_non_null(strstr(o->out, "usage: brim COMMAND"));
     o = expect_code(RUN("--version"), 0);
     assert_int_equal(strncmp(o->out, "brim ", 5), 0);
 }
@@ -302,7 +307,8 @@ static void budgets(void **state)
     json_int_t needs = integer_at(json_object_get(base, "memory"), "needs_bytes");
     json_decref(base);
     snprintf(budget, sizeof budget, "%lld", (long long)needs);
-    expect_code(RUN("plan", "--threads", "1", "--budget", budget), 0);
+    Outcome *fits = expect_code(RUN("plan", "--threads", "1", "--budget", budget), 0);
+    assert_int_equal(lines_starting(fits->out, "Fits: 0 B below"), 1);
     snprintf(budget, sizeof budget, "%lld", (long long)needs - 1);
     Outcome *o = expect_code(RUN("plan", "--threads", "1", "--budget", budget), 1);
     assert_non_null(strstr(o->err, "more than the budget"));

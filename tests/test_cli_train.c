@@ -87,7 +87,7 @@ static void epochs_of_short_ends(void **state)
     o = RUN("train", "--threads", "2", "--model", "bert-tiny", "--data", path, "--seq", "18", "--batch", "3",
             "--steps", "9", "--optimizer", "rmsprop", "--every", "3");
     check_printed(o, 1 + 3);
-    assert_int_equal(lines_starting(o->out, "step     3  loss"), 1);
+    assert_int_equal(lines_starting(o->out, "step    3  loss"), 1);
 }
 
 static void quiet_has_no_step_lines(void **state)

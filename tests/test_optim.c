@@ -601,10 +601,10 @@ static void test_clip_refuses_nonfinite(void **state)
     tensor_grad(set.items[4])[0] = INFINITY;
     assert_int_equal(optim_step(optimizer), ERROR_NONFINITE);
     assert_non_null(strstr(error_message(), "element 17"));
-    refused(ERROR_NONFINITE, "parameter 2 'weight' (7,5) is nan; nothing was updated");
+    refused(ERROR_NONFINITE, "parameter 2 'weight' (7,5) is NaN; nothing was updated");
     tensor_grad(set.items[2])[17] = 1;
     assert_int_equal(optim_step(optimizer), ERROR_NONFINITE);
-    refused(ERROR_NONFINITE, "parameter 4 'cube' (3,71,67) is inf");
+    refused(ERROR_NONFINITE, "parameter 4 'cube' (3,71,67) is infinite");
     for (int i = 0; i < COUNT; i++) {
         size_t bytes = (size_t)tensor_numel(set.items[i]) * sizeof(float);
         assert_memory_equal(before[i], tensor_f32(set.items[i]), bytes);

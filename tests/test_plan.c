@@ -220,6 +220,55 @@ static void equal_runs_are_bitwise_equal(void **state)
         }
 }
 
+static int validating_script(void *config)
+{
+    int validate_first = *(int *)config;
+    Module *model = nn_linear(4, 4, 0);
+    Optimizer *optimizer = optim_sgd(nn_parameters(model), NULL);
+    for (int step = 0; step < 3; step++) {
+        int scope = tensor_scope_begin();
+        Tensor *x = tensor_zeros(DTYPE_F32, SHAPE(2, 4), MEM_INPUT);
+        tensor_fill(x, 1);
+        tensor_backward(tensor_sum(nn_forward(model, x, NULL)));
+        optim_step(optimizer);
+        optim_zero_grad(optimizer);
+        for (int i = 0; i < 2; i++)
+            if (i == validate_first) {
+                brim_step(2);
+            } else {
+                tensor_no_grad_begin();
+                nn_forward(model, x, NULL);
+                tensor_no_grad_end();
+            }
+        tensor_scope_end(scope);
+    }
+    return error_code();
+}
+
+/* brim_step speaks of the step that was trained, before its validation and after. */
+static void steps_are_told_after_validation(void **state)
+{
+    (void)state;
+    double first[2], last[2];
+    for (int validate_first = 0; validate_first < 2; validate_first++) {
+        char text[4096] = "";
+        FILE *out = tmpfile();
+        RunOptions options = {.threads = 1, .seed = 3, .out = out};
+        Plan plan;
+        RunResult result;
+        assert_int_equal(plan_script(validating_script, &validate_first, &options, &plan), 0);
+        assert_int_equal(plan_execute(validating_script, &validate_first, &options, &plan, &result), 0);
+        first[validate_first] = result.loss_first;
+        last[validate_first] = result.loss_last;
+        rewind(out);
+        text[fread(text, 1, sizeof text - 1, out)] = '\0';
+        fclose(out);
+        assert_non_null(strstr(text, "step    1"));
+        assert_null(strstr(text, "step    4"));
+    }
+    assert_true(first[0] == first[1] && last[0] == last[1] && first[0] != last[0]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -232,6 +281,7 @@ int main(void)
         cmocka_unit_test(states_are_arrays_of_parameters),
         cmocka_unit_test(planning_twice_is_planning_once),
         cmocka_unit_test(equal_runs_are_bitwise_equal),
+        cmocka_unit_test(steps_are_told_after_validation),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }

@@ -388,7 +388,7 @@ static void a_step_is_a_line(void **state)
     FILE *out = open_memstream(&text, &length);
     report_step(out, context_ledger(context_current()), &(StepLine){12, 3.14159, 12345.6});
     fclose(out);
-    assert_string_equal(text, "step    12  loss  3.1416  12,345/s | param 4.00 grad 0.00 optim 0.00 activ "
+    assert_string_equal(text, "step   12  loss  3.1416  12,345/s | param 4.00 grad 0.00 optim 0.00 activ "
                               "0.00 other 2.00 = 6.00 MiB\n");
     free(text);
     tensor_free(parameter);

@@ -1,12 +1,13 @@
 # make install PREFIX=/usr/local DESTDIR= puts these in place; make uninstall with the same two takes away exactly these.
 INSTALL_ROOT = $(DESTDIR)$(abspath $(PREFIX))
 INSTALLED_HEADERS := brim.h $(HEADERS)
-INSTALLED_DOCS := $(wildcard README.md) LICENSE
+INSTALLED_DOCS := README.md LICENSE $(wildcard docs/*.md examples/*.c)
 INSTALLED := bin/brim lib/libbrim.a lib/libbrim.so.$(VERSION) lib/libbrim.so.$(SOVERSION) lib/libbrim.so lib/pkgconfig/brim.pc \
              $(INSTALLED_HEADERS:%=include/brim/%) $(INSTALLED_DOCS:%=share/doc/brim/%)
 # Ours alone, innermost first; gone when they are empty. bin, lib and include belong to the system.
 INSTALLED_FOLDERS := $(sort $(dir $(INSTALLED_HEADERS:%=include/brim/%)))
-INSTALLED_FOLDERS := $(filter-out include/brim/,$(INSTALLED_FOLDERS)) include/brim/ share/doc/brim/
+INSTALLED_FOLDERS := $(filter-out include/brim/,$(INSTALLED_FOLDERS)) include/brim/ \
+                     share/doc/brim/docs/ share/doc/brim/examples/ share/doc/brim/
 
 install: lib cli
 	$(call say,COPY,"to $(INSTALL_ROOT)")
@@ -20,7 +21,7 @@ install: lib cli
 	$(Q)chmod 644 "$(INSTALL_ROOT)"/lib/pkgconfig/brim.pc
 	$(Q)for header in $(INSTALLED_HEADERS); do \
 	    install -m 644 $$header "$(INSTALL_ROOT)"/include/brim/$$header || exit 1; done
-	$(Q)install -m 644 $(INSTALLED_DOCS) "$(INSTALL_ROOT)"/share/doc/brim
+	$(Q)for doc in $(INSTALLED_DOCS); do install -m 644 $$doc "$(INSTALL_ROOT)"/share/doc/brim/$$doc || exit 1; done
 
 uninstall:
 	$(Q)rm -f $(addprefix "$(INSTALL_ROOT)"/,$(INSTALLED))
