@@ -13,6 +13,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -120,9 +121,16 @@ static void team_end(void *argument)
     atomic_store(&team->quit, 0);
 }
 
+/* A forked child has only the thread that forked: its workers are made anew. */
+static void team_forget(void)
+{
+    memset(&own_team, 0, sizeof own_team);
+}
+
 static void make_exit_key(void)
 {
     pthread_key_create(&exit_key, team_end);
+    pthread_atfork(NULL, NULL, team_forget);
 }
 
 /* Makes sure that `size` threads can run; returns how many can. */

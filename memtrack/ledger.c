@@ -112,8 +112,8 @@ static void book_out(MemLedger *ledger, MemComponent component, const MemBlock *
 static int fit_block(const MemLedger *ledger, const MemBlock *block, MemFit *fit, uint64_t *extent)
 {
     uint64_t other = ledger->arenas[block->end == MEM_END_LOW ? MEM_END_HIGH : MEM_END_LOW].top;
-    /* A parameter's gradient stays for the step: it must not break a gap that the activation gradients of every
-     * layer take in turn. */
+    /* A parameter's gradient stays for the step: it must not break a gap that the activation gradients of
+     * every layer take in turn. */
     uint64_t largest = block->component == MEM_GRADIENT ? block->bytes : UINT64_MAX;
     if (memtrack_offsets_find_(&ledger->arenas[block->end], block->bytes, largest, fit) ||
         fit->top > UINT64_MAX - other)

@@ -29,8 +29,8 @@ typedef struct MemFit {
 
 /* Makes room for the gap that freeing one more block may leave; 0, or -1 without memory. */
 int memtrack_offsets_prepare_(MemTracker *tracker, MemArena *arena);
-/* The smallest gap that holds `bytes` (> 0) and is no larger than `largest`, the lowest of equals, else the top. -1
- * when offsets run out. */
+/* The smallest gap that holds `bytes` (> 0) and is no larger than `largest`, the lowest of equals, else the
+ * top. -1 when offsets run out. */
 int memtrack_offsets_find_(const MemArena *arena, uint64_t bytes, uint64_t largest, MemFit *fit);
 /* Takes what find found, before anything else happens to the arena. */
 void memtrack_offsets_take_(MemArena *arena, uint64_t bytes, const MemFit *fit);

@@ -91,6 +91,8 @@ static void gpt2_projections(Module *module, Attention *self, int64_t dim)
 
 Module *nn_attention(const AttentionConfig *config)
 {
+    if (config_missing("attention", config))
+        return NULL;
     int kv_heads = config->kv_heads ? config->kv_heads : config->heads;
     if (config_positive("attention", "dim", config->dim))
         return NULL;

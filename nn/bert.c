@@ -27,6 +27,8 @@ static const ModuleClass block_class = {"bert_block", sizeof(BertBlock), block_f
 
 Module *nn_bert_block(const BertConfig *c)
 {
+    if (config_missing("bert block", c))
+        return NULL;
     Module *module = nn_module(&block_class);
     BertBlock *self = nn_state(module);
     if (!self)
@@ -112,6 +114,8 @@ static Module *bert_predictions(Bert *self, const BertConfig *c)
 
 Module *nn_bert(const BertConfig *config)
 {
+    if (config_missing("bert", config))
+        return NULL;
     BertConfig c = *config;
     int64_t ffn = c.ffn ? c.ffn : 4 * (int64_t)c.dim;
     c.max_seq = c.max_seq ? c.max_seq : 512;

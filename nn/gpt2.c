@@ -55,6 +55,8 @@ static Module *gpt2_mlp(Gpt2Block *block, int64_t dim, int64_t ffn)
 
 Module *nn_gpt2_block(const Gpt2Config *c)
 {
+    if (config_missing("gpt2 block", c))
+        return NULL;
     Module *module = nn_module(&block_class);
     Gpt2Block *self = nn_state(module);
     if (!self)
@@ -107,6 +109,8 @@ static void gpt2_init(Module *module, int layers)
 
 Module *nn_gpt2(const Gpt2Config *config)
 {
+    if (config_missing("gpt2", config))
+        return NULL;
     Gpt2Config c = *config;
     int64_t ffn = c.ffn ? c.ffn : 4 * (int64_t)c.dim;
     c.max_seq = c.max_seq ? c.max_seq : 1024;

@@ -5,6 +5,11 @@
 
 #include "module_.h"
 
+int config_missing(const char *model, const void *config)
+{
+    return config ? 0 : error_raise(ERROR_ARGUMENT, "%s: the configuration is NULL", model);
+}
+
 int config_positive(const char *model, const char *field, int64_t value)
 {
     if (value >= 1 && value <= INT_MAX)

@@ -22,6 +22,8 @@ static const ModuleClass block_class = {"llama_block", sizeof(LlamaBlock), block
 
 Module *nn_llama_block(const LlamaConfig *c)
 {
+    if (config_missing("llama block", c))
+        return NULL;
     Module *module = nn_module(&block_class);
     LlamaBlock *self = nn_state(module);
     if (!self)
@@ -83,6 +85,8 @@ static int llama_check(const LlamaConfig *c)
 
 Module *nn_llama(const LlamaConfig *config)
 {
+    if (config_missing("llama", config))
+        return NULL;
     LlamaConfig c = *config;
     c.max_seq = c.max_seq ? c.max_seq : 4096;
     if (llama_check(&c))

@@ -29,6 +29,8 @@ static const ModuleClass mlp_class = {"mlp", sizeof(Mlp), mlp_forward};
 Module *nn_mlp(const MlpConfig *config)
 {
     int count = 0;
+    if (config_missing("mlp", config))
+        return NULL;
     while (count < 16 && config->sizes[count])
         if (config_positive("mlp", "every size", config->sizes[count++]))
             return NULL;

@@ -139,7 +139,7 @@ void nn_enter(Module *parent, const char *name)
         return;
     ChildName number = numbered(parent);
     name = name ? name : number.text;
-    memtrack_place_set(context->tracker, parent->place);
+    parent->place_outside = memtrack_place_set(context->tracker, parent->place);
     if (memtrack_place_push(context->tracker, name) < 0)
         error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", name);
 }
@@ -152,8 +152,14 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
     /* Only a failed push leaves the parent's place current; its error is pending then. */
     if (memtrack_place(context->tracker) != parent->place)
         memtrack_place_pop(context->tracker);
+    memtrack_place_set(context->tracker, parent->place_outside);
     if (!child || context->error)
         return NULL;
+    if (child->name || child == parent) {
+        error_raise(ERROR_ARGUMENT, "nn_add: this %s is part of another module; a module has one parent",
+                    child->type->name);
+        return NULL;
+    }
     ChildName number = numbered(parent);
     char *copy = copy_text(context, name ? name : number.text);
     Module **grown =
@@ -171,7 +177,7 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-static Tensor *module_run(void *self, Tensor *x, const void *batch)
+static Tensor *module_run(void *self, Tensor *x, const Batch *batch)
 {
     Module *module = self;
     return module->type->forward(module, x, batch);

@@ -23,7 +23,8 @@ struct Module {
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;
     int list_count;
-    int place; /* where it was built: its forward is charged there */
+    int place;         /* where it was built: its forward is charged there */
+    int place_outside; /* between nn_enter and nn_leave: where that was */
     int training, checkpoint;
     void *state;
 };
@@ -40,6 +41,8 @@ Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out)
 Tensor *module_tied_head(Module *model, const char *place, Tensor *hidden, Tensor *weight, Tensor *bias);
 /* Positive and at most INT_MAX, or raises "llama: layers must be …, not -3". Returns non-zero on error. */
 int config_positive(const char *model, const char *field, int64_t value);
+/* A configuration is there, or raises "llama: the configuration is NULL". Returns non-zero on error. */
+int config_missing(const char *model, const void *config);
 /* heads must divide dim, kv_heads heads. */
 int config_heads(const char *model, int64_t dim, int heads, int kv_heads);
 /* The width of a head: head_dim, or where that is 0 dim / heads. 0 after an error. */

@@ -42,7 +42,8 @@ BRIM_API void module_free(Module *module);
 
 /* Runs the module in a scope of its own: what it made and did not return is released. With checkpointing on,
  * only its input is kept and it runs again inside backward. The outermost call starts the random masks of
- * (batch->step, first_sample). Whole models take x NULL. */
+ * (batch->step, first_sample): two roots that read one batch draw the same masks, so put them under one
+ * parent. Whole models take x NULL. */
 BRIM_API Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch);
 /* The training loss of a model: cross-entropy of nn_forward(model, NULL, batch) summed over batch->labels,
  * divided by batch->labels_total: over the micro-batches of a step it sums to the mean over the whole

@@ -2,7 +2,7 @@
  * the published ones are those of their Hugging Face configurations. */
 #include <string.h>
 
-#include "nn.h"
+#include "module_.h"
 
 #define MLP(...)   .family = MODEL_MLP, .config.mlp = {__VA_ARGS__}
 #define BERT(...)  .family = MODEL_BERT, .config.bert = {__VA_ARGS__}
@@ -80,6 +80,8 @@ const char *nn_family_name(ModelFamily family)
 
 Module *nn_model(const ModelPreset *preset)
 {
+    if (config_missing("model", preset))
+        return NULL;
     switch (preset->family) {
     case MODEL_MLP:
         return nn_mlp(&preset->config.mlp);
@@ -95,6 +97,8 @@ Module *nn_model(const ModelPreset *preset)
 
 void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
 {
+    if (!preset)
+        return;
     if (preset->family == MODEL_BERT)
         preset->config.bert.attention = kind;
     else if (preset->family == MODEL_GPT2)
@@ -105,6 +109,8 @@ void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
 
 void nn_preset_set_dropout(ModelPreset *preset, float p)
 {
+    if (!preset)
+        return;
     if (preset->family == MODEL_MLP)
         preset->config.mlp.dropout = p;
     else if (preset->family == MODEL_BERT)
@@ -115,6 +121,8 @@ void nn_preset_set_dropout(ModelPreset *preset, float p)
 
 int nn_preset_max_seq(const ModelPreset *preset)
 {
+    if (!preset)
+        return 0;
     if (preset->family == MODEL_BERT)
         return preset->config.bert.max_seq ? preset->config.bert.max_seq : 512;
     if (preset->family == MODEL_GPT2)
@@ -126,6 +134,8 @@ int nn_preset_max_seq(const ModelPreset *preset)
 
 int nn_preset_vocab(const ModelPreset *preset)
 {
+    if (!preset)
+        return 0;
     switch (preset->family) {
     case MODEL_BERT:
         return preset->config.bert.vocab;

@@ -48,7 +48,8 @@ BRIM_API void report_row(FILE *out, const char *label, const MemSummary *summary
 /* The end table: planned | measured | own peak by group and component, the peak and where it was, and
  * (measured) what the process holds besides. Either of planned and measured may be NULL. */
 BRIM_API void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured);
-/* After an empty line the textbook's sum of own peaks, what the true peak differs by, line by line, and the true peak. */
+/* After an empty line the textbook's sum of own peaks, what the true peak differs by, line by line, and the
+ * true peak. */
 BRIM_API void report_textbook(FILE *out, const MemSummary *summary);
 
 /* One step of a run, as a line: loss, speed, and the memory of the step's highest moment by group. */

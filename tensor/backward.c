@@ -369,6 +369,9 @@ int tensor_backward(Tensor *loss)
         tape_cut(context, 0);
         return context->error;
     }
+    if (context->loss_step != context->steps_done)
+        context->step_loss = 0;
+    context->loss_step = context->steps_done;
     if (!context->meta)
         context->step_loss += storage_f32(loss->storage)[0];
     MemTracker *tracker = context->tracker;

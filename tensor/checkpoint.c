@@ -1,12 +1,14 @@
 /* Checkpoint: run a module unrecorded, keep its input, run it again inside backward. The second run uses the
  * same header for the input, the same random counters and the same gradient slots, so gradients are bitwise
  * equal. */
+#include <string.h>
+
 #include "tensor_.h"
 
 /* Unrecorded, in a scope of its own. x may be read more than once: it goes, if it was given away, only
  * afterwards. */
 static Tensor *run_unrecorded(Context *context, CheckpointForward forward, void *self, Tensor *x,
-                              const void *batch)
+                              const Batch *batch)
 {
     if (x)
         x->move = 0;
@@ -18,71 +20,116 @@ static Tensor *run_unrecorded(Context *context, CheckpointForward forward, void 
     return y;
 }
 
-Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, const void *batch)
+static void keep_batch(Context *context, Node *node, const Batch *batch)
+{
+    if (!batch)
+        return;
+    node->has_batch = 1;
+    node->batch = *batch;
+    Tensor *const all[BATCH_TENSORS] = {batch->ids, batch->features, batch->types, batch->mask,
+                                        batch->labels};
+    for (int i = 0; i < BATCH_TENSORS; i++) {
+        if (!all[i])
+            continue;
+        node->batch_in[i] = all[i];
+        tensor_retain(all[i]);
+        node->batch_saved[i] = tape_save(context, all[i]->storage);
+    }
+}
+
+/* Takes over the caller's reference to the input's storage. */
+static void record(Context *context, const Node *what, Storage *held, const Batch *batch)
+{
+    Node *node = tape_push(context);
+    node->forward = what->forward;
+    node->self = what->self;
+    node->random = what->random;
+    if (what->in[0]) {
+        node->in[0] = what->in[0];
+        tensor_retain(node->in[0]);
+        node->saved[0] = tape_save(context, held);
+        storage_release(context, held);
+    }
+    keep_batch(context, node, batch);
+    node->out = what->out;
+    tensor_retain(node->out);
+    node->out->requires_grad = 1;
+}
+
+Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, const Batch *batch)
 {
     Context *context = context_here();
     if (!context || context->error || (x && !tensor_readable(x, "tensor_checkpoint")))
         return NULL;
     if (context->no_grad == 0)
         context_step_begin(context); /* the operations below do not: they run unrecorded */
-    RandomState random = context->random;
-    int move = x && x->move;
-    Tensor *y = run_unrecorded(context, forward, self, x, batch);
-    if (y && y == x) /* nothing was done to it */
-        return y;
-    if (context->no_grad > 0) {
-        if (move)
-            tensor_drop_data(x, DATA_MOVED);
-        return y;
-    }
-    if (!y || tape_reserve(context) != 0)
+    Node what = {.forward = forward, .self = self, .random = context->random, .in = {x}};
+    int move = x && x->move, recording = context->no_grad == 0;
+    Storage *held = x && recording ? x->storage : NULL;
+    if (held)
+        storage_retain(held); /* forward may move x: then its data is not written over */
+    int met_grad = context->met_grad;
+    context->met_grad = 0;
+    Tensor *y = what.out = run_unrecorded(context, forward, self, x, batch);
+    /* Nothing was done to x, y is no operation's, or all is frozen: there is nothing to run again. */
+    int again = recording && context->met_grad && y && y != x && !y->leaf;
+    context->met_grad |= met_grad;
+    if (again && tape_reserve(context) == 0)
+        record(context, &what, held, batch);
+    else
+        storage_release(context, held);
+    if (context->error)
         return NULL;
-    Node *node = tape_push(context);
-    node->forward = forward;
-    node->self = self;
-    node->batch = batch;
-    node->random = random;
-    if (x) {
-        node->in[0] = x;
-        tensor_retain(x);
-        node->saved[0] = tape_save(context, x->storage);
-        if (move)
-            tensor_drop_data(x, DATA_MOVED);
-    }
-    node->out = y;
-    tensor_retain(y);
-    y->requires_grad = 1;
-    y->leaf = 0;
+    if (move && y && y != x)
+        tensor_drop_data(x, DATA_MOVED);
     return y;
 }
 
-/* Gives the input's header its data back for the length of the second run. */
+/* Gives a header its data back for the length of the second run. */
 static void attach(Tensor *x, Storage *storage)
 {
-    if (!x || x->storage)
+    if (!x || x->storage || !storage)
         return;
     x->storage = storage;
     storage_retain(storage);
 }
 
+/* The second run, recorded. What it reads has its data for as long, and afterwards what it had before. */
+static Tensor *run_again(Context *context, Node *node)
+{
+    Tensor *all[1 + BATCH_TENSORS] = {node->in[0]};
+    Storage *data[1 + BATCH_TENSORS] = {node->saved[0]};
+    int detached[1 + BATCH_TENSORS];
+    DataState state[1 + BATCH_TENSORS];
+    memcpy(all + 1, node->batch_in, sizeof node->batch_in);
+    memcpy(data + 1, node->batch_saved, sizeof node->batch_saved);
+    for (int i = 0; i <= BATCH_TENSORS; i++) {
+        detached[i] = all[i] && !all[i]->storage;
+        state[i] = all[i] ? all[i]->state : DATA_HELD;
+        attach(all[i], data[i]);
+    }
+    int no_grad = context->no_grad;
+    context->no_grad = 0; /* backward may be called where nothing is recorded */
+    Tensor *y = node->forward(node->self, node->in[0], node->has_batch ? &node->batch : NULL);
+    context->no_grad = no_grad;
+    for (int i = 0; i <= BATCH_TENSORS; i++)
+        if (detached[i])
+            tensor_drop_data(all[i], state[i]);
+    return y;
+}
+
 void backward_checkpoint(Context *context, Node *node)
 {
     MemTracker *tracker = context->tracker;
-    Tensor *x = node->in[0];
-    DataState state = x ? x->state : DATA_HELD;
-    int detached = x && !x->storage;
     int mark = context->tape->count;
     RandomState random = context->random;
     memtrack_phase_set(tracker, MEM_PHASE_RECOMPUTE);
     uint64_t fills = context->random.fills;
     context->random = node->random;
     context->random.fills = fills;
-    attach(x, node->saved[0]);
     int scope = tensor_scope_begin();
-    Tensor *y = node->forward(node->self, x, node->batch);
+    Tensor *y = run_again(context, node);
     context->random = random;
-    if (detached)
-        tensor_drop_data(x, state);
     memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
     if (y && y->requires_grad && !y->leaf) {
         storage_release(context, y->grad);

@@ -152,8 +152,6 @@ void context_segment_end(Context *context)
     if (context->segment_hook && (step_ended || memtrack_stats(context->ledger)->step_hash))
         context->segment_hook(context, step_ended, context->segment_user);
     memtrack_step_set(context->tracker, context->steps_done);
-    if (step_ended)
-        context->step_loss = 0;
 }
 
 void context_step_begin(Context *context)

@@ -119,6 +119,7 @@ static int prepare(Context *context, OpCall *call, Tensor *const *input)
             return error_code();
         call->shape[i] = t->shape;
         call->dtype[i] = t->dtype;
+        context->met_grad |= t->requires_grad;
         if (t->requires_grad && context->no_grad == 0)
             call->needs |= OP_INPUT(i);
     }
@@ -157,8 +158,13 @@ static Tensor *apply(Context *context, OpCall *call, Tensor *const *input)
 Tensor *tensor_apply(const OpRow *row, const OpAttr *attr, int inputs, Tensor *const *input)
 {
     Context *context = context_here();
-    if (!context || context->error || inputs > OP_MAX_INPUTS)
+    if (!context || context->error)
         return NULL;
+    if (inputs < 1 || inputs > OP_MAX_INPUTS) {
+        error_raise(ERROR_ARGUMENT, "%s: %d inputs; an operation has 1 to %d", row->name, inputs,
+                    OP_MAX_INPUTS);
+        return NULL;
+    }
     if (context->no_grad == 0)
         context_step_begin(context);
     OpCall call = {.row = row, .kernels = context->kernels, .threads = context->threads, .inputs = inputs};

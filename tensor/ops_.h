@@ -27,6 +27,8 @@ static inline int needs_input(const OpCall *call, int i)
 
 /* Raises unless input i has this dtype. */
 int check_dtype(const OpCall *call, int i, DType dtype, const char *input);
+/* Raises unless it is a TensorActivation. */
+int check_activation(const OpCall *call, int act);
 /* Raises unless input i is an f32 vector of n elements. */
 int check_vector(const OpCall *call, int i, int64_t n, const char *input);
 /* Raises unless inputs i and j have the same shape and are f32. */

@@ -93,6 +93,8 @@ static int attention_shape(OpCall *call)
     plan->out = call->shape[Q];
     plan->out.dim[2] = query_width(call);
     int64_t rows = (int64_t)d.batch * d.heads * d.seq;
+    if (!flash && !shape_valid(SHAPE(d.batch, d.heads, d.seq, d.seq), "attention: scores"))
+        return error_code();
     plan->extra[0] = flash ? rows : rows * d.seq;
     plan->workspace = call->kernels->attention_workspace(&d, flash, 0, call->threads);
     double pairs = (double)rows * (d.causal ? (d.seq + 1) / 2.0 : d.seq);

@@ -13,6 +13,13 @@ int check_dtype(const OpCall *call, int i, DType dtype, const char *input)
                        dtype == DTYPE_I32 ? "i32" : "f32");
 }
 
+int check_activation(const OpCall *call, int act)
+{
+    if (act >= TENSOR_IDENTITY && act <= TENSOR_RELU)
+        return 0;
+    return error_raise(ERROR_ARGUMENT, "%s: there is no activation %d", call->row->name, act);
+}
+
 int check_vector(const OpCall *call, int i, int64_t n, const char *input)
 {
     if (check_dtype(call, i, DTYPE_F32, input))
@@ -132,6 +139,8 @@ Tensor *tensor_scale(Tensor *x, float factor)
 static int activation_shape(OpCall *call)
 {
     call->plan.saves = call->attr.activation.kind == ACT_RELU ? OP_OUTPUT : OP_INPUT(0);
+    if (check_activation(call, call->attr.activation.kind))
+        return error_code();
     return unary_shape(call);
 }
 
@@ -247,6 +256,9 @@ static int rope_shape(OpCall *call)
     if (x.ndim != 3 || heads < 1 || x.dim[2] % (2 * (int64_t)heads))
         return error_raise(ERROR_SHAPE, "rope: x %s does not divide into %d heads of an even width",
                            shape_text(x).text, heads);
+    if (!(call->attr.rope.theta > 0))
+        return error_raise(ERROR_ARGUMENT, "rope: theta is %g; it must be above 0",
+                           (double)call->attr.rope.theta);
     return unary_shape(call);
 }
 
@@ -338,8 +350,9 @@ Tensor *tensor_dropout(Tensor *x, float p)
 static int reshape_shape(OpCall *call)
 {
     call->plan.out = call->attr.shape;
-    if (call->attr.shape.ndim >= 1 && call->attr.shape.ndim <= TENSOR_MAX_DIMS &&
-        shape_numel(call->attr.shape) == call_numel(call, 0))
+    if (!shape_valid(call->attr.shape, "reshape"))
+        return error_code();
+    if (shape_numel(call->attr.shape) == call_numel(call, 0))
         return 0;
     return error_raise(ERROR_SHAPE, "reshape: %s has other elements than %s", shape_text(call->shape[0]).text,
                        shape_text(call->attr.shape).text);

@@ -21,7 +21,8 @@ static int keeps_pre(const OpCall *call)
 
 static int linear_shape(OpCall *call)
 {
-    if (check_dtype(call, 0, DTYPE_F32, "x") || check_dtype(call, 1, DTYPE_F32, "weight"))
+    if (check_dtype(call, 0, DTYPE_F32, "x") || check_dtype(call, 1, DTYPE_F32, "weight") ||
+        check_activation(call, call->attr.linear.act))
         return error_code();
     if (call->shape[1].ndim != 2)
         return error_raise(ERROR_SHAPE, "linear: weight must be (out,in), not %s",

@@ -71,6 +71,11 @@ void tape_node_release(Context *context, Node *node)
         if (node->in[i])
             tensor_unref(node->in[i]);
     }
+    for (int i = 0; i < BATCH_TENSORS; i++) {
+        storage_release(context, node->batch_saved[i]);
+        if (node->batch_in[i])
+            tensor_unref(node->batch_in[i]);
+    }
     if (node->out)
         tensor_unref(node->out);
 }

@@ -25,6 +25,7 @@ extern "C" {
 
 typedef struct Context Context;
 typedef struct Tensor Tensor;
+typedef struct Batch Batch; /* batch.h */
 
 /* ---- Errors ---------------------------------------------------------------------------------- */
 
@@ -188,14 +189,15 @@ BRIM_API int tensor_recording(void);
  * tape goes, what does not lead to this loss too: for several losses, add them. Returns error_code(). */
 BRIM_API int tensor_backward(Tensor *loss);
 
-/* The sum of the losses given to tensor_backward since the training step began: with losses divided by the
- * labels of the whole accumulated batch, the loss of the step. 0 on meta. */
+/* The sum of the losses given to tensor_backward in the last training step that had one: with losses divided
+ * by the labels of the whole accumulated batch, the loss of the step. 0 on meta. */
 BRIM_API double tensor_step_loss(void);
 
-/* Runs forward(self, x, batch) without recording, keeps x, and runs it again, recorded, inside backward;
- * gradients are bitwise those of a plain call. forward must depend on nothing but its arguments. */
-typedef Tensor *(*CheckpointForward)(void *self, Tensor *x, const void *batch);
-BRIM_API Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, const void *batch);
+/* Runs forward(self, x, batch) without recording, keeps x and what is in the batch, and runs it again,
+ * recorded, inside backward; gradients are bitwise those of a plain call. forward must depend on nothing but
+ * its arguments, and self must live until then. */
+typedef Tensor *(*CheckpointForward)(void *self, Tensor *x, const Batch *batch);
+BRIM_API Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, const Batch *batch);
 
 /* Random masks of the forward pass that begins now are a function of (seed, step, sample, layer); samples of
  * the tensors that follow are numbered from first_sample. nn_forward calls it at the outermost module. */

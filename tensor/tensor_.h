@@ -3,6 +3,7 @@
 #define BRIM_TENSOR_INTERNAL_H
 
 #include "../kernels/kernels.h"
+#include "batch.h"
 #include "op.h"
 #include "tensor.h"
 
@@ -65,10 +66,12 @@ struct Context {
     ScopeItem scopes[SCOPE_MAX_DEPTH]; /* ring heads */
     int depth;                         /* of the innermost open scope; 0 = the context's own */
     int meta, threads, no_grad, in_backward;
+    int met_grad; /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
     uint64_t seed;
     RandomState random;
     double flops; /* of products so far, on meta too */
     double step_loss;
+    int64_t loss_step;  /* the step it is of */
     int64_t steps_done; /* optimizer steps; the tracker's step follows when the next forward begins */
     SegmentHook segment_hook;
     void *segment_user;
@@ -111,6 +114,8 @@ void tensor_drop_data(Tensor *tensor, DataState state);
 /* True when data may be read; otherwise raises an error that says how to keep it. */
 int tensor_readable(const Tensor *tensor, const char *what);
 
+enum { BATCH_TENSORS = 5 };
+
 /* A recorded operation. Headers are kept for routing gradients, storage only where backward reads it. */
 typedef struct Node {
     OpCall call;
@@ -122,10 +127,13 @@ typedef struct Node {
     int readers;               /* nodes that have it remade and did not read it yet */
     int place;
     /* A checkpointed module instead of an op (row NULL): in[0] / saved[0] is its input, which may be absent.
-     */
+     * The batch is a copy, with what its tensors held: the loader may be further on when backward comes. */
     CheckpointForward forward;
     void *self;
-    const void *batch;
+    int has_batch;
+    Batch batch;
+    Tensor *batch_in[BATCH_TENSORS];
+    Storage *batch_saved[BATCH_TENSORS];
     RandomState random;
 } Node;
 

@@ -137,6 +137,9 @@ static void test_places(void **state)
     assert_int_equal(live_at("transformer.h.1.attn", MEM_GRADIENT),
                      live_at("transformer.h.1.attn", MEM_PARAMETER));
     assert_int_equal(memtrack_place(context_tracker(context_current())), 0);
+    assert_non_null(nn_add(nn_block(model, 1), "more", nn_linear(4, 4, 0))); /* and back where we were */
+    assert_int_equal(memtrack_place(context_tracker(context_current())), 0);
+    assert_int_equal(live_at("transformer.h.1.more", MEM_PARAMETER), 64);
 }
 
 /* ---- Initial values -------------------------------------------------------------------------- */
@@ -353,6 +356,20 @@ static void test_ownership(void **state)
     assert_true(memtrack_process_live() < live + 20000); /* the places' names stay */
 }
 
+/* Two parents would both free it. */
+static void test_one_parent(void **state)
+{
+    (void)state;
+    int scope = tensor_scope_begin();
+    Module *a = nn_sequential(), *b = nn_sequential(), *shared = nn_append(a, nn_linear(8, 8, 1));
+    assert_null(nn_append(b, shared));
+    assert_error(ERROR_ARGUMENT, "linear", "one parent");
+    assert_null(nn_append(a, a));
+    assert_error(ERROR_ARGUMENT, "sequential", "one parent");
+    tensor_scope_end(scope);
+    assert_int_equal(books()->live, 0);
+}
+
 /* ---- What models refuse ---------------------------------------------------------------------- */
 
 #define assert_no_model(call, ...)                                                                           \
@@ -428,6 +445,13 @@ static void test_layers_refuse(void **state)
     assert_no_model(nn_dropout(1), "dropout", "1");
     assert_no_model(nn_dropout(NAN), "dropout");
     assert_no_model(nn_swiglu(0, 4), "linear", "in");
+    assert_no_model(nn_attention(NULL), "attention", "NULL");
+    assert_no_model(nn_mlp(NULL), "mlp", "NULL");
+    assert_no_model(nn_bert(NULL), "bert", "NULL");
+    assert_no_model(nn_gpt2(NULL), "gpt2", "NULL");
+    assert_no_model(nn_llama(NULL), "llama", "NULL");
+    assert_no_model(nn_llama_block(NULL), "llama block", "NULL");
+    assert_no_model(nn_model(nn_preset("no such")), "model", "NULL");
     AttentionConfig c = {.style = ATTENTION_LLAMA, .dim = 12, .heads = 5};
     assert_no_model(nn_attention(&c), "attention", "5 heads", "12");
     c = (AttentionConfig){.style = ATTENTION_LLAMA, .dim = 12, .heads = 3, .kv_heads = 2, .head_dim = 4};
@@ -505,6 +529,7 @@ int main(void)
         TEST(test_ownership),        TEST(test_llama_refuses),
         TEST(test_others_refuse),    TEST(test_layers_refuse),
         TEST(test_batches_refused),  TEST(test_blocks_alone),
+        TEST(test_one_parent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -132,6 +132,21 @@ static void test_one_projection_learns(void **state)
     }
 }
 
+/* The module goes between forward and backward; its optimizer stays, with nothing to update. */
+static void test_optimizer_outlives_its_model(void **state)
+{
+    (void)state;
+    Module *model = small_model(&(Setting){.family = MODEL_MLP});
+    Optimizer *optimizer = optim_adamw(nn_parameters(model), NULL);
+    optim_set_clip(optimizer, 1);
+    Batch batch = small_batch(MODEL_MLP, 0, 0, 4);
+    Tensor *loss = nn_loss(model, &batch);
+    module_free(model);
+    assert_int_equal(tensor_backward(loss), 0);
+    assert_int_equal(optim_step(optimizer), 0);
+    optim_zero_grad(optimizer);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
 
 int main(void)
@@ -140,6 +155,7 @@ int main(void)
         TEST(test_overfit),
         TEST(test_overfit_checkpointed_and_accumulated),
         TEST(test_frozen_body),
+        TEST(test_optimizer_outlives_its_model),
         TEST(test_one_projection_learns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -88,10 +88,27 @@ static void test_elementwise_shapes(void **state)
     assert_refused(ERROR_ARGUMENT, tensor_dropout(a, 1), "dropout", "1");
     assert_refused(ERROR_ARGUMENT, tensor_dropout(a, -0.5f), "dropout", "-0.5");
     assert_refused(ERROR_ARGUMENT, tensor_dropout(a, NAN), "dropout");
+    assert_refused(ERROR_ARGUMENT, tensor_activation(a, (TensorActivation)9), "activation", "9");
+    assert_refused(ERROR_ARGUMENT, tensor_linear(a, f32(SHAPE(2, 3)), NULL, (TensorActivation)-1), "linear",
+                   "-1");
+    assert_refused(ERROR_ARGUMENT, tensor_rope(f32(SHAPE(1, 2, 4)), 1, 0), "rope", "theta");
     assert_refused(ERROR_SHAPE, tensor_reshape(a, SHAPE(7)), "reshape", "(2,3)", "(7)");
     assert_refused(ERROR_SHAPE, tensor_reshape(a, SHAPE(-2, -3)), "reshape", "-2");
+    assert_refused(ERROR_SHAPE, tensor_reshape(a, SHAPE(INT64_MAX, INT64_MAX)), "reshape");
     assert_refused(ERROR_SHAPE, tensor_reshape(a, (Shape){.ndim = 0}), "reshape");
     assert_refused(ERROR_SHAPE, tensor_reshape(a, (Shape){.ndim = 5}), "reshape");
+}
+
+/* As many scores as cannot be counted are refused, on meta as well. */
+static void test_attention_scores_overflow(void **state)
+{
+    (void)state;
+    Visit v = visit(&(ContextOptions){.meta = 1});
+    Tensor *q = f32(SHAPE(1, INT32_MAX, 8));
+    assert_non_null(tensor_attention(q, q, q, &(AttentionOptions){.heads = 4}));
+    assert_null(tensor_attention(q, q, q, &(AttentionOptions){.heads = 4, .kind = ATTENTION_EAGER}));
+    assert_error(ERROR_SHAPE, "attention", "too many elements");
+    leave(v);
 }
 
 static void test_attention_shapes(void **state)
@@ -392,12 +409,23 @@ static void test_dropout_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_linear_shapes),          TEST(test_table_shapes),        TEST(test_norm_shapes),
-        TEST(test_elementwise_shapes),     TEST(test_attention_shapes),    TEST(test_other_shapes),
-        TEST(test_ids_out_of_range),       TEST(test_labels_out_of_range), TEST(test_null_gives_null),
-        TEST(test_error_stops_operations), TEST(test_released_data),       TEST(test_moved_data),
-        TEST(test_move_saves_memory),      TEST(test_reshape_shares),      TEST(test_dropout),
+        TEST(test_linear_shapes),
+        TEST(test_table_shapes),
+        TEST(test_norm_shapes),
+        TEST(test_elementwise_shapes),
+        TEST(test_attention_shapes),
+        TEST(test_other_shapes),
+        TEST(test_ids_out_of_range),
+        TEST(test_labels_out_of_range),
+        TEST(test_null_gives_null),
+        TEST(test_error_stops_operations),
+        TEST(test_released_data),
+        TEST(test_moved_data),
+        TEST(test_move_saves_memory),
+        TEST(test_reshape_shares),
+        TEST(test_dropout),
         TEST(test_dropout_keys),
+        TEST(test_attention_scores_overflow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

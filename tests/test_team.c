@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -129,6 +130,29 @@ static void asleep_and_back(void **state)
     assert_true(team_processors() >= 1);
 }
 
+/* The child of a fork makes workers of its own. */
+static void a_child_starts_anew(void **state)
+{
+    (void)state;
+    int seen[ITEMS] = {0};
+    visit(seen, 3);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        alarm(20); /* rather die than hang */
+        visit(seen, 3);
+        int wrong = 0;
+        for (int i = 0; i < ITEMS; i++)
+            wrong |= seen[i] != 2;
+        _exit(wrong);
+    }
+    int status = -1;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    visit(seen, 3);
+    assert_int_equal(seen[ITEMS - 1], 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -138,6 +162,7 @@ int main(void)
         cmocka_unit_test(barriers_hold),
         cmocka_unit_test(several_owners),
         cmocka_unit_test(asleep_and_back),
+        cmocka_unit_test(a_child_starts_anew),
     };
     return cmocka_run_group_tests_name("team", tests, NULL, NULL);
 }

@@ -209,7 +209,7 @@ static void test_loss_itself_overflows(void **state)
 
 static int runs;
 
-static Tensor *twice(void *self, Tensor *x, const void *batch)
+static Tensor *twice(void *self, Tensor *x, const Batch *batch)
 {
     (void)batch;
     runs++;
@@ -217,7 +217,7 @@ static Tensor *twice(void *self, Tensor *x, const void *batch)
     return tensor_add(tensor_dropout(tensor_gelu(tensor_move(h)), 0.5f), x); /* reads x twice */
 }
 
-static Tensor *same(void *self, Tensor *x, const void *batch)
+static Tensor *same(void *self, Tensor *x, const Batch *batch)
 {
     (void)self, (void)batch;
     return x;
@@ -286,6 +286,94 @@ static void test_checkpoint_begins_the_step(void **state)
     }
 }
 
+static Tensor *gives_away(void *self, Tensor *x, const Batch *batch)
+{
+    (void)batch;
+    return tensor_mul(tensor_relu(tensor_move(x)), *(Tensor **)self);
+}
+
+/* A function may give its own input away: what the second run needs is held for it. */
+static void test_checkpoint_that_moves_its_input(void **state)
+{
+    (void)state;
+    Tensor *w = leaf(SHAPE(50), 1, 1), *x = leaf(SHAPE(50), 2, 1);
+    tensor_backward(tensor_sum(gives_away(&w, tensor_scale(x, 2), NULL)));
+    Tensor *gw = copy_of(tensor_grad(w), 50), *gx = copy_of(tensor_grad(x), 50);
+    tensor_drop_grad(w);
+    tensor_drop_grad(x);
+    Tensor *h = tensor_scale(x, 2), *y = tensor_checkpoint(gives_away, &w, h, NULL);
+    assert_null(tensor_f32(h));
+    assert_error(ERROR_STATE, "tensor_move");
+    assert_int_equal(tensor_backward(tensor_sum(y)), 0);
+    assert_memory_equal(tensor_grad(w), tensor_f32(gw), 50 * sizeof(float));
+    assert_memory_equal(tensor_grad(x), tensor_f32(gx), 50 * sizeof(float));
+}
+
+static Tensor *looks_up(void *self, Tensor *x, const Batch *batch)
+{
+    (void)x;
+    return tensor_embedding(batch->ids, *(Tensor **)self);
+}
+
+/* Two micro-batches before one backward: the second run reads the batch of its own first one, though the
+ * loader has put another in its place. */
+static void test_checkpoint_keeps_its_batch(void **state)
+{
+    (void)state;
+    Tensor *w = leaf(SHAPE(3, 2), 1, 1), *y[2];
+    Batch batch = {0};
+    for (int32_t i = 0; i < 2; i++) {
+        tensor_free(batch.ids);
+        batch.ids = tensor_from(DTYPE_I32, SHAPE(2), MEM_INPUT, (int32_t[]){i, i});
+        y[i] = tensor_checkpoint(looks_up, &w, NULL, &batch);
+    }
+    batch.ids = NULL;
+    assert_int_equal(tensor_backward(tensor_sum(tensor_add(y[0], y[1]))), 0);
+    assert_memory_equal(tensor_grad(w), ((float[]){2, 2, 2, 2, 0, 0}), 6 * sizeof(float));
+}
+
+static Tensor *its_own(void *self, Tensor *x, const Batch *batch)
+{
+    (void)x, (void)batch;
+    return *(Tensor **)self;
+}
+
+/* What no operation made is no result to run again for: it stays the leaf it is. */
+static void test_checkpoint_that_returns_a_parameter(void **state)
+{
+    (void)state;
+    Tensor *w = leaf(SHAPE(8), 1, 1);
+    assert_ptr_equal(tensor_checkpoint(its_own, &w, NULL, NULL), w);
+    assert_int_equal(tensor_backward(tensor_sum(tensor_mul(w, w))), 0);
+    assert_float_equal(tensor_grad(w)[3], 2 * tensor_f32(w)[3], 1e-6);
+}
+
+/* Frozen through and through: as in a plain run, nothing is kept and backward does not come here. */
+static void test_checkpoint_of_frozen(void **state)
+{
+    (void)state;
+    Tensor *w = leaf(SHAPE(2000), 1, 1), *x = values(SHAPE(2000), 2, 1), *h = tensor_scale(x, 2);
+    tensor_set_requires_grad(w, 0);
+    Tensor *y = tensor_checkpoint(gives_away, &w, tensor_move(h), NULL);
+    assert_false(tensor_requires_grad(y));
+    assert_int_equal(books()->live_by[MEM_ACTIVATION], 0);
+    tensor_set_requires_grad(w, 1);
+    assert_true(tensor_requires_grad(tensor_checkpoint(gives_away, &w, y, NULL)));
+}
+
+/* backward may be called where nothing is recorded; the second run is recorded all the same. */
+static void test_backward_between_no_grad(void **state)
+{
+    (void)state;
+    Tensor *w = leaf(SHAPE(8), 1, 1), *x = leaf(SHAPE(8), 2, 1);
+    Tensor *loss = tensor_sum(tensor_checkpoint(gives_away, &w, tensor_scale(x, 1), NULL));
+    tensor_no_grad_begin();
+    assert_int_equal(tensor_backward(loss), 0);
+    assert_false(tensor_recording());
+    tensor_no_grad_end();
+    assert_true(tensor_has_grad(w) && tensor_has_grad(x));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
 
 int main(void)
@@ -302,6 +390,11 @@ int main(void)
         TEST(test_checkpoint),
         TEST(test_checkpoint_of_nothing),
         TEST(test_checkpoint_begins_the_step),
+        TEST(test_checkpoint_that_moves_its_input),
+        TEST(test_checkpoint_keeps_its_batch),
+        TEST(test_checkpoint_that_returns_a_parameter),
+        TEST(test_checkpoint_of_frozen),
+        TEST(test_backward_between_no_grad),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -176,7 +176,7 @@ static void test_names_cost_nothing(void **state)
  * bytes. */
 static uint64_t live_in_backward;
 
-static Tensor *spy(void *self, Tensor *x, const void *batch)
+static Tensor *spy(void *self, Tensor *x, const Batch *batch)
 {
     (void)self, (void)batch;
     if (memtrack_phase(context_tracker(context_current())) == MEM_PHASE_RECOMPUTE)
@@ -368,7 +368,8 @@ static void test_needs_little_more_than_peak(void **state)
             context_step_done();
         }
         double ratio = (double)books()->needs / (double)books()->peak;
-        if (ratio < 1 || ratio > (i & 1 ? 1.06 : 1.05)) /* without optimizer states, which would make it less */
+        if (ratio < 1 ||
+            ratio > (i & 1 ? 1.06 : 1.05)) /* without optimizer states, which would make it less */
             fail_msg("%s%s %s: needs %.4f times the peak", names[i / 4], i & 1 ? " checkpoint" : "",
                      i & 2 ? "eager" : "flash", ratio);
         leave(v);

@@ -84,7 +84,7 @@ static void test_checkpoint_is_bitwise_equal(void **state)
         }
 }
 
-static Tensor *run_whole(void *self, Tensor *x, const void *batch)
+static Tensor *run_whole(void *self, Tensor *x, const Batch *batch)
 {
     return nn_forward(self, x, batch);
 }
