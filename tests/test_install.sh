@@ -42,10 +42,10 @@ installed_files()
 only_public_files()
 {
     for file in bin/brim lib/libbrim.a lib/libbrim.so lib/libbrim.so.0 lib/pkgconfig/brim.pc include/brim/brim.h \
-        share/doc/brim/LICENSE; do
+        share/doc/brim/LICENSE share/doc/brim/docs/memory.md share/doc/brim/examples/llama.c; do
         [ -e "$prefix/$file" ] || { echo "missing $file"; return 1; }
     done
-    internal=$(installed_files "$prefix" | grep -E '_\.h$|/kernels/|\.c$')
+    internal=$(installed_files "$prefix" | grep -v "/share/doc/brim/examples/" | grep -E '_\.h$|/kernels/|\.c$')
     [ -z "$internal" ] || { echo "internal: $internal"; return 1; }
     odd=$(find "$prefix/include" -type f ! -perm 644)
     [ -z "$odd" ] || { echo "not mode 644: $odd"; return 1; }
