@@ -94,8 +94,8 @@ typedef struct Kernels {
     /* y (n,c) = table[ids[i]]; ids in [0, vocab). */
     int64_t (*embedding_forward)(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *table,
                                  float *y, int threads);
-    /* dtable[ids[i]] += dy[i]; partitioned by destination row. dtable is zeroed by the caller beforehand.
-     * ids were checked by forward. */
+    /* dtable[ids[i]] += dy[i]; partitioned by strips of columns, so that few ids do not unbalance it. dtable
+     * is zeroed by the caller beforehand. ids were checked by forward. */
     void (*embedding_backward)(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *dy,
                                float *dtable, int threads);
 

@@ -73,16 +73,6 @@ VEC_INLINE float vec_exp(float x)
     return p * power;
 }
 
-/* At most 4 ulp: e / (e + 2) with e = exp(2|x|) - 1, which keeps small arguments exact. */
-VEC_INLINE float vec_tanh(float x)
-{
-    float power, a = fabsf(x);
-    a = a > 10.0f ? 10.0f : a;
-    float p = vec_exp_parts(2.0f * a, &power);
-    float e = vec_fma(power, p, power - 1.0f);
-    return copysignf(e / (e + 2.0f), x);
-}
-
 /* At most 4 ulp: x times a polynomial in x^2 below 1, 1 - exp(-polynomial) above. */
 VEC_INLINE float vec_erf(float x)
 {

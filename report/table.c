@@ -44,9 +44,13 @@ static const char *const component_labels[MEM_COMPONENT_COUNT] = {
     [MEM_INPUT] = "  input",           [MEM_BUFFER] = "  buffers",
 };
 
-/* The moment an own peak was reached, for the group's only or largest component. */
+/* The moment an own peak was reached, for the groups that come and go within a step. What only grows in a
+ * phase is highest at its end. */
 static const char *own_peak_moment(const MemStats *stats, MemGroup group)
 {
+    int gradients = group == MEM_GROUP_GRADIENTS;
+    MemComponent component = gradients ? MEM_GRADIENT : MEM_ACTIVATION;
+    MemPhase phase = stats->own_peak_at[component].phase;
     static const char *const when[MEM_PHASE_COUNT] = {
         [MEM_PHASE_SETUP] = "",
         [MEM_PHASE_FORWARD] = "end of forward",
@@ -55,11 +59,9 @@ static const char *own_peak_moment(const MemStats *stats, MemGroup group)
         [MEM_PHASE_OPTIMIZER] = "optimizer step",
         [MEM_PHASE_EVALUATE] = "evaluation",
     };
-    if (group == MEM_GROUP_GRADIENTS)
-        return stats->own_peak[MEM_GRADIENT] ? "end of backward" : "";
-    if (group == MEM_GROUP_ACTIVATIONS)
-        return stats->own_peak[MEM_ACTIVATION] ? when[stats->own_peak_at[MEM_ACTIVATION].phase] : "";
-    return "";
+    if ((!gradients && group != MEM_GROUP_ACTIVATIONS) || !stats->own_peak[component])
+        return "";
+    return gradients && phase == MEM_PHASE_BACKWARD ? "end of backward" : when[phase];
 }
 
 static int members_seen(const MemStats *stats, MemGroup group)
