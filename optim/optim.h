@@ -81,11 +81,25 @@ BRIM_API int optim_set_schedule(Optimizer *optimizer, const Schedule *schedule);
  * included); 0 = off. The factor is applied inside the update, no pass of its own. */
 BRIM_API int optim_set_clip(Optimizer *optimizer, float max_norm);
 
+/* on: from now on a parameter is updated inside tensor_backward as soon as its gradient is final (tied
+ * weights: after the last use), and the gradient is freed at once, so that gradients never exist together.
+ * optim_step then only ends the step, optim_zero_grad finds nothing; parameters are bitwise those of separate
+ * steps. The learning rate is that at the time of backward. Refused (ERROR_STATE) beside norm clipping, which
+ * needs all gradients, for a parameter that another fused optimizer updates, and between a backward and its
+ * optim_step. A second tensor_backward before optim_step (accumulation) is refused before it computes
+ * anything. An error inside backward, such as memory that runs out, leaves some parameters updated and others
+ * not. Returns error_code(). (Lv et al., arXiv 2306.09782, call it LOMO.) */
+BRIM_API int optim_set_fused(Optimizer *optimizer, int on);
+
 /* Updates every parameter that has a gradient. A gradient norm that is not finite (when clipping) is an error
  * and nothing is updated. Returns error_code(). Does nothing while an error is pending. Allocates nothing. */
 BRIM_API int optim_step(Optimizer *optimizer);
 /* Frees all gradients, so that the next backward starts from nothing (PyTorch's set_to_none). */
 BRIM_API void optim_zero_grad(Optimizer *optimizer);
+/* Fills the gradients that exist with zeros and keeps them (PyTorch's set_to_none=False): they live through
+ * the next forward, and a parameter that the next backward does not reach is still updated, with zero.
+ * Refused while fused. */
+BRIM_API void optim_zero_grad_keep(Optimizer *optimizer);
 
 BRIM_API float optim_lr(const Optimizer *optimizer); /* that the next step will use, schedule included */
 BRIM_API void optim_set_lr(Optimizer *optimizer, float lr); /* the base */

@@ -35,11 +35,21 @@ struct Optimizer {
     Schedule schedule;
     float max_norm, grad_norm;
     int64_t steps;
+    GradientHook hook; /* in the context's list while fused */
+    int fused;
+    int fused_updates; /* done inside backward since the last step */
+    int fused_at;      /* the parameter found last: gradients become final in about the order of the list,
+                        * backwards */
 };
 
 /* Scalars are complete and valid. NULL with an error, and nothing held, on failure. */
 Optimizer *optimizer_new(const OptimRule *rule, const UpdateScalars *scalars, int decay_all,
                          TensorList parameters);
+
+/* Updates parameter i, which has a gradient. Allocates nothing. */
+void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars);
+/* The parameter is there and has a gradient. One whose module was freed may still have got a gradient. */
+int optimizer_has_update(const Tensor *parameter);
 
 /* The factor on the learning rate of `step`, counted from 0. */
 double schedule_factor(const Schedule *schedule, int64_t step);

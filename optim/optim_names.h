@@ -11,6 +11,7 @@
 #define optim_parameters brim_optim_parameters
 #define optim_rmsprop brim_optim_rmsprop
 #define optim_set_clip brim_optim_set_clip
+#define optim_set_fused brim_optim_set_fused
 #define optim_set_group brim_optim_set_group
 #define optim_set_lr brim_optim_set_lr
 #define optim_set_schedule brim_optim_set_schedule
@@ -18,6 +19,7 @@
 #define optim_step brim_optim_step
 #define optim_steps brim_optim_steps
 #define optim_zero_grad brim_optim_zero_grad
+#define optim_zero_grad_keep brim_optim_zero_grad_keep
 #define optimizer_free brim_optimizer_free
 
 #endif

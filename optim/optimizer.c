@@ -85,6 +85,7 @@ static void destroy(ScopeItem *item)
 {
     Optimizer *optimizer = (Optimizer *)item; /* the item is the first member */
     Context *context = item->context;
+    gradient_hook_remove(context, &optimizer->hook);
     for (int i = optimizer->count - 1; i >= 0; i--) {
         for (int k = OPTIM_MAX_ARRAYS - 1; k >= 0; k--)
             storage_release(context, optimizer->state[i].array[k]);
@@ -185,6 +186,11 @@ int optim_set_clip(Optimizer *optimizer, float max_norm)
     if (!(max_norm >= 0)) /* infinity is fine: the norm is measured, nothing is scaled */
         return error_raise(ERROR_ARGUMENT, "optim_set_clip: max_norm is %g; it must not be below 0",
                            (double)max_norm);
+    if (max_norm > 0 && optimizer->fused)
+        return error_raise(ERROR_STATE,
+                           "optim_set_clip: the norm of all gradients is known only when backward "
+                           "is done, and this optimizer updates inside backward; clip, or call "
+                           "optim_set_fused(optimizer, 0)");
     optimizer->max_norm = max_norm;
     optimizer->grad_norm = 0;
     return error_code();
@@ -218,8 +224,7 @@ static void blame_gradient(const Optimizer *optimizer)
     error_raise(ERROR_NONFINITE, "optim_step: the norm of the gradients is not finite; nothing was updated");
 }
 
-/* A parameter whose module was freed may still have got a gradient; there is nothing left to update. */
-static int has_update(const Tensor *parameter)
+int optimizer_has_update(const Tensor *parameter)
 {
     return parameter->grad && parameter->storage;
 }
@@ -233,7 +238,7 @@ static float clip(Optimizer *optimizer)
     double squares = 0;
     for (int i = 0; i < optimizer->count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
-        if (has_update(tensor))
+        if (optimizer_has_update(tensor))
             squares += context->kernels->sum_squares(shape_numel(tensor->shape), storage_f32(tensor->grad),
                                                      context->threads);
     }
@@ -247,7 +252,7 @@ static float clip(Optimizer *optimizer)
     return scale < 1 ? (float)scale : 1;
 }
 
-static void update(const Optimizer *optimizer, int i, UpdateScalars scalars)
+void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
 {
     const Context *context = optimizer->item.context;
     const Tensor *tensor = optimizer->parameters[i];
@@ -274,9 +279,10 @@ static void step(Optimizer *optimizer)
         return;
     scalars.lr = optim_lr(optimizer);
     for (int i = 0; i < optimizer->count; i++)
-        if (has_update(optimizer->parameters[i]))
-            update(optimizer, i, scalars);
+        if (optimizer_has_update(optimizer->parameters[i]))
+            optimizer_update(optimizer, i, scalars);
     optimizer->steps++;
+    optimizer->fused_updates = 0;
     context_step_done();
 }
 
@@ -295,17 +301,45 @@ int optim_step(Optimizer *optimizer)
     return error_code();
 }
 
-void optim_zero_grad(Optimizer *optimizer)
+static void to_zero(Context *context, Tensor *tensor)
 {
-    if (!optimizer)
-        return;
-    MemTracker *tracker = optimizer->item.context->tracker;
+    if (tensor->grad && tensor->grad->refs > 1)
+        tensor_drop_grad(tensor); /* a kept tensor reads it too; no gradient is as good as zeros */
+    else if (tensor->grad && !context->meta)
+        context->kernels->fill(shape_numel(tensor->shape), 0, storage_f32(tensor->grad), context->threads);
+}
+
+static void zero_grad(const Optimizer *optimizer, int keep)
+{
+    Context *context = optimizer->item.context;
+    MemTracker *tracker = context->tracker;
     MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_OPTIMIZER);
     const char *op = memtrack_op_set(tracker, "zero_grad");
     for (int i = 0; i < optimizer->count; i++)
-        tensor_drop_grad(optimizer->parameters[i]);
+        if (keep)
+            to_zero(context, optimizer->parameters[i]);
+        else
+            tensor_drop_grad(optimizer->parameters[i]);
     memtrack_op_set(tracker, op);
     memtrack_phase_set(tracker, phase);
+}
+
+void optim_zero_grad(Optimizer *optimizer)
+{
+    if (optimizer)
+        zero_grad(optimizer, 0);
+}
+
+void optim_zero_grad_keep(Optimizer *optimizer)
+{
+    if (!optimizer)
+        return;
+    if (optimizer->fused)
+        error_raise(ERROR_STATE, "optim_zero_grad_keep: this optimizer updates inside backward, which frees "
+                                 "each gradient; there is none to keep. Call optim_zero_grad, or "
+                                 "optim_set_fused(optimizer, 0)");
+    else
+        zero_grad(optimizer, 1);
 }
 
 /* ---- Reading --------------------------------------------------------------------------------- */

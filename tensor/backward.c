@@ -248,6 +248,54 @@ static int backward_op(Context *context, Node *node)
     return failed;
 }
 
+/* ---- Final gradients ------------------------------------------------------------------------- */
+
+void gradient_hook_add(Context *context, GradientHook *hook)
+{
+    GradientHook **last = &context->gradient_hooks;
+    while (*last)
+        last = &(*last)->next;
+    *last = hook;
+    hook->next = NULL;
+}
+
+void gradient_hook_remove(Context *context, const GradientHook *hook)
+{
+    for (GradientHook **at = &context->gradient_hooks; *at; at = &(*at)->next)
+        if (*at == hook) {
+            *at = hook->next;
+            return;
+        }
+}
+
+/* The node is off the tape: leaves that it was the first to use get nothing any more. */
+static void tell_final(Context *context, const Node *node)
+{
+    for (int i = 0; i < OP_MAX_INPUTS && context->gradient_hooks; i++) {
+        Tensor *leaf = node->in[i];
+        if (!leaf || leaf->first_use != node->serial)
+            continue;
+        leaf->first_use = 0; /* the same leaf may be another input */
+        for (const GradientHook *hook = context->gradient_hooks; hook && leaf->grad && !context->error;
+             hook = hook->next)
+            hook->final(context, leaf, hook->user);
+    }
+}
+
+static int hooks_begin(Context *context)
+{
+    for (const GradientHook *hook = context->gradient_hooks; hook; hook = hook->next)
+        if (hook->begin(context, hook->user) != 0)
+            return error_code();
+    return 0;
+}
+
+static void hooks_end(Context *context)
+{
+    for (const GradientHook *hook = context->gradient_hooks; hook && !context->error; hook = hook->next)
+        hook->end(context, hook->user);
+}
+
 /* ---- The whole tape -------------------------------------------------------------------------- */
 
 /* Nobody reads recorded intermediates after this, except by tensor_keep: naming one never raises the peak. */
@@ -277,6 +325,7 @@ int backward_run(Context *context, int mark)
             if (!node.out->keep)
                 tensor_drop_grad(node.out);
         }
+        tell_final(context, &node);
         tape_node_release(context, &node);
     }
     if (context->error)
@@ -365,7 +414,7 @@ int tensor_backward(Tensor *loss)
     Context *context = context_here();
     if (!context)
         return ERROR_HOST_MEMORY;
-    if (check_loss(context, loss) != 0 || !loss) {
+    if (check_loss(context, loss) != 0 || !loss || hooks_begin(context) != 0) {
         tape_cut(context, 0);
         return context->error;
     }
@@ -381,8 +430,8 @@ int tensor_backward(Tensor *loss)
     unsigned char keep = loss->keep;
     tensor_keep(loss); /* its value is what scripts print */
     context->in_backward = 1;
-    if (seed_gradient(context, loss) == 0)
-        backward_run(context, 0);
+    if (seed_gradient(context, loss) == 0 && backward_run(context, 0) == 0)
+        hooks_end(context);
     loss->keep = keep;
     if (!keep)
         tensor_drop_grad(loss);

@@ -44,6 +44,7 @@ static void record(Context *context, const Node *what, Storage *held, const Batc
     node->forward = what->forward;
     node->self = what->self;
     node->random = what->random;
+    node->serial = what->serial;
     if (what->in[0]) {
         node->in[0] = what->in[0];
         tensor_retain(node->in[0]);
@@ -69,8 +70,12 @@ Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, cons
     if (held)
         storage_retain(held); /* forward may move x: then its data is not written over */
     int met_grad = context->met_grad;
+    int64_t unrecorded = context->unrecorded;
     context->met_grad = 0;
+    if (recording)
+        context->unrecorded = what.serial = ++context->tape->serials;
     Tensor *y = what.out = run_unrecorded(context, forward, self, x, batch);
+    context->unrecorded = unrecorded;
     /* Nothing was done to x, y is no operation's, or all is frozen: there is nothing to run again. */
     int again = recording && context->met_grad && y && y != x && !y->leaf;
     context->met_grad |= met_grad;

@@ -93,6 +93,7 @@ static void record(Context *context, const OpCall *call, const Outputs *o, Tenso
             continue;
         node->in[i] = input[i];
         tensor_retain(input[i]);
+        tape_use(context, input[i], node->serial);
         if (call->plan.saves & OP_INPUT(i))
             tape_save_input(context, node, i);
     }
@@ -120,6 +121,8 @@ static int prepare(Context *context, OpCall *call, Tensor *const *input)
         call->shape[i] = t->shape;
         call->dtype[i] = t->dtype;
         context->met_grad |= t->requires_grad;
+        if (context->unrecorded)
+            tape_use(context, input[i], context->unrecorded);
         if (t->requires_grad && context->no_grad == 0)
             call->needs |= OP_INPUT(i);
     }

@@ -22,8 +22,32 @@ Node *tape_push(Context *context)
 {
     Node *node = &context->tape->nodes[context->tape->count++];
     memset(node, 0, sizeof *node);
+    node->serial = ++context->tape->serials;
     node->place = memtrack_place(context->tracker);
     return node;
+}
+
+static int is_recorded(const Tape *tape, int64_t serial)
+{
+    int low = 0, high = tape->count;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (tape->nodes[middle].serial < serial)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < tape->count && tape->nodes[low].serial == serial;
+}
+
+/* What a checkpointed module uses counts as used by the checkpoint, until it is run again: then the
+ * checkpoint is off the tape, and the recorded use takes its place unless there is an earlier one. */
+void tape_use(const Context *context, Tensor *input, int64_t serial)
+{
+    if (!input->leaf || !input->requires_grad || input->first_use == serial)
+        return;
+    if (!is_recorded(context->tape, input->first_use))
+        input->first_use = serial;
 }
 
 Storage *tape_save(Context *context, Storage *storage)

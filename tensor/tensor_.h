@@ -36,9 +36,10 @@ struct Tensor {
     Storage *storage; /* NULL once moved or released (state says which) */
     Storage *grad;    /* accumulated so far; NULL = none */
     const char *name;
-    int refs;       /* owner and tape */
-    int place;      /* where it was made, for messages */
-    const char *op; /* that made it, for messages */
+    int refs;          /* owner and tape */
+    int place;         /* where it was made, for messages */
+    const char *op;    /* that made it, for messages */
+    int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, move, keep, remake;
 };
@@ -58,6 +59,21 @@ typedef struct Tape Tape;
  * step_hash is the signature of its events; `step_ended` says that it was a training step. */
 typedef void (*SegmentHook)(Context *context, int step_ended, void *user);
 
+/* Told when the gradient of a leaf is final: nothing that is still to run in this backward adds to it. An
+ * optimizer that updates inside backward hangs here. */
+typedef struct GradientHook GradientHook;
+struct GradientHook {
+    GradientHook *next;
+    /* Before backward computes anything. Non-zero, with an error raised, refuses it. */
+    int (*begin)(Context *context, void *user);
+    /* `leaf` has a gradient, and it is final. It may be freed. */
+    void (*final)(Context *context, Tensor *leaf, void *user);
+    /* Backward went through: every gradient is final, those too that `final` was not told of (a checkpoint
+     * that nothing flowed back to is not run again, so what it used first is known only now). */
+    void (*end)(Context *context, void *user);
+    void *user;
+};
+
 struct Context {
     MemTracker *tracker;
     MemLedger *ledger;
@@ -67,6 +83,8 @@ struct Context {
     int depth;                         /* of the innermost open scope; 0 = the context's own */
     int meta, threads, no_grad, in_backward;
     int met_grad; /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
+    int64_t unrecorded; /* serial of the checkpoint whose module runs unrecorded now; 0 = none */
+    GradientHook *gradient_hooks;
     uint64_t seed;
     RandomState random;
     double flops; /* of products so far, on meta too */
@@ -119,6 +137,7 @@ enum { BATCH_TENSORS = 5 };
 /* A recorded operation. Headers are kept for routing gradients, storage only where backward reads it. */
 typedef struct Node {
     OpCall call;
+    int64_t serial; /* its own for ever; increases along the tape */
     Tensor *in[OP_MAX_INPUTS], *out;
     Storage *saved[OP_MAX_INPUTS], *saved_out, *extra[OP_MAX_EXTRAS];
     int remade[OP_MAX_INPUTS]; /* instead of saved: 1 + index of the node that makes it again; 0 = saved */
@@ -140,6 +159,7 @@ typedef struct Node {
 struct Tape {
     Node *nodes;
     int count, capacity;
+    int64_t serials; /* given so far */
 };
 
 /* Room for one more node, so that recording cannot fail half-way. Returns 0 or raises. */
@@ -151,12 +171,17 @@ void tape_cut(Context *context, int count);           /* releases nodes from the
 Storage *tape_save(Context *context, Storage *storage);
 /* Keeps input i of this node for backward: its storage, or (tensor_remake) who makes it again. */
 void tape_save_input(Context *context, Node *node, int i);
+/* An input of the operation with this serial: if it is a leaf, remembers who used it first. */
+void tape_use(const Context *context, Tensor *input, int64_t serial);
 /* Says that this node can make `storage` again. */
 void tape_offer(Context *context, Node *node, Storage *storage);
 
 /* Runs the tape backward down to `mark`; output gradients are in place. Returns error_code(). */
 int backward_run(Context *context, int mark);
 void backward_checkpoint(Context *context, Node *node);
+/* The hook stays the caller's, who removes it before it goes. Hooks are told in the order they were added. */
+void gradient_hook_add(Context *context, GradientHook *hook);
+void gradient_hook_remove(Context *context, const GradientHook *hook);
 
 static inline float *storage_f32(const Storage *storage)
 {
