@@ -52,6 +52,8 @@ typedef struct Bert {
     Tensor *word_table, *positions, *types, *decoder_bias;
 } Bert;
 
+static const char decoder_place[] = "cls.predictions.decoder";
+
 static Tensor *bert_embeddings(const Bert *self, const Batch *batch)
 {
     Tensor *hidden = nn_forward(self->words, batch->ids, batch); /* (B,T,C) */
@@ -64,7 +66,7 @@ static Tensor *bert_embeddings(const Bert *self, const Batch *batch)
     return nn_forward(self->dropout, tensor_move(hidden), batch);
 }
 
-static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
+static Tensor *bert_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
 {
     const Bert *self = nn_state(module);
     (void)x;
@@ -78,8 +80,16 @@ static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
     if (self->pooler)
         return hidden;
     hidden = nn_forward(self->transform, tensor_move(hidden), batch);
-    hidden = nn_forward(self->head_norm, tensor_move(hidden), batch);
-    return module_tied_head(module, "cls.predictions.decoder", tensor_move(hidden), self->word_table,
+    return nn_forward(self->head_norm, tensor_move(hidden), batch);
+}
+
+static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Bert *self = nn_state(module);
+    Tensor *hidden = bert_hidden(module, x, batch);
+    if (self->pooler)
+        return hidden;
+    return module_tied_head(module, decoder_place, tensor_move(hidden), self->word_table,
                             self->decoder_bias); /* (B,T,V) */
 }
 
@@ -142,5 +152,12 @@ Module *nn_bert(const BertConfig *config)
     else
         nn_add(module, "cls.predictions", bert_predictions(self, &c));
     module_init_normal(module, 0.02f);
-    return error_code() ? NULL : module;
+    if (error_code())
+        return NULL;
+    if (!c.pooler)
+        nn_offer_head(module, &(ModuleHead){.hidden = bert_hidden,
+                                            .weight = self->word_table,
+                                            .bias = self->decoder_bias,
+                                            .place = decoder_place});
+    return module;
 }

@@ -77,7 +77,7 @@ typedef struct Gpt2 {
     Tensor *tokens, *positions; /* (V,C) (P,C) */
 } Gpt2;
 
-static Tensor *gpt2_forward(Module *module, Tensor *x, const Batch *batch)
+static Tensor *gpt2_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
 {
     const Gpt2 *self = nn_state(module);
     (void)x;
@@ -90,7 +90,13 @@ static Tensor *gpt2_forward(Module *module, Tensor *x, const Batch *batch)
     hidden = nn_forward(self->dropout, tensor_move(hidden), batch);
     for (int i = 0; i < module->block_count; i++)
         hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
-    hidden = nn_forward(self->norm, tensor_move(hidden), batch);
+    return nn_forward(self->norm, tensor_move(hidden), batch);
+}
+
+static Tensor *gpt2_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Gpt2 *self = nn_state(module);
+    Tensor *hidden = gpt2_hidden(module, x, batch);
     return module_tied_head(module, "lm_head", tensor_move(hidden), self->tokens, NULL); /* (B,T,V) */
 }
 
@@ -136,6 +142,7 @@ Module *nn_gpt2(const Gpt2Config *config)
         return NULL;
     self->tokens = tokens->parameters[0].tensor;
     self->positions = positions->parameters[0].tensor;
+    nn_offer_head(module, &(ModuleHead){.hidden = gpt2_hidden, .weight = self->tokens, .place = "lm_head"});
     gpt2_init(module, c.layers);
     return error_code() ? NULL : module;
 }

@@ -48,7 +48,7 @@ typedef struct Llama {
     int max_seq;
 } Llama;
 
-static Tensor *llama_forward(Module *module, Tensor *x, const Batch *batch)
+static Tensor *llama_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
 {
     const Llama *self = nn_state(module);
     (void)x;
@@ -64,7 +64,13 @@ static Tensor *llama_forward(Module *module, Tensor *x, const Batch *batch)
     Tensor *hidden = nn_forward(self->embedding, batch->ids, batch); /* (B,T,C) */
     for (int i = 0; i < module->block_count; i++)
         hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
-    hidden = nn_forward(self->norm, tensor_move(hidden), batch);
+    return nn_forward(self->norm, tensor_move(hidden), batch);
+}
+
+static Tensor *llama_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Llama *self = nn_state(module);
+    Tensor *hidden = llama_hidden(module, x, batch);
     if (self->tied)
         return module_tied_head(module, "lm_head", tensor_move(hidden), self->tied, NULL); /* (B,T,vocab) */
     return nn_forward(self->head, tensor_move(hidden), batch);
@@ -108,5 +114,10 @@ Module *nn_llama(const LlamaConfig *config)
     else
         self->head = nn_add(module, "lm_head", nn_linear(c.dim, c.vocab, 0));
     module_init_normal(module, 0.02f);
-    return error_code() ? NULL : module;
+    if (error_code())
+        return NULL;
+    nn_offer_head(module, &(ModuleHead){.hidden = llama_hidden,
+                                        .weight = c.tied ? self->tied : self->head->parameters[0].tensor,
+                                        .place = "lm_head"});
+    return module;
 }

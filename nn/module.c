@@ -183,6 +183,36 @@ static Tensor *module_run(void *self, Tensor *x, const Batch *batch)
     return module->type->forward(module, x, batch);
 }
 
+static Tensor *module_run_hidden(void *self, Tensor *x, const Batch *batch)
+{
+    Module *module = self;
+    return module->head.hidden(module, x, batch);
+}
+
+/* The module's forward, or its forward up to the head, as nn_forward says. */
+static Tensor *forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch)
+{
+    MemTracker *tracker = module->item.context->tracker;
+    int place = memtrack_place_set(tracker, module->place);
+    if (!module->name && batch)
+        tensor_random_begin(batch->step, batch->first_sample);
+    Tensor *y;
+    if (module->checkpoint) {
+        y = tensor_checkpoint(run, module, x, batch);
+    } else {
+        int move = x && x->move;
+        if (x)
+            x->move = 0; /* the module may read it more than once; it goes when the module is done */
+        int scope = tensor_scope_begin();
+        y = tensor_promote(run(module, x, batch));
+        tensor_scope_end(scope);
+        if (move && y != x)
+            tensor_drop_data(x, DATA_MOVED);
+    }
+    memtrack_place_set(tracker, place);
+    return y;
+}
+
 Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch)
 {
     Context *context = context_here();
@@ -193,44 +223,77 @@ Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch)
                     module->type->name);
         return NULL;
     }
-    MemTracker *tracker = context->tracker;
-    int place = memtrack_place_set(tracker, module->place);
-    if (!module->name && batch)
-        tensor_random_begin(batch->step, batch->first_sample);
-    Tensor *y;
-    if (module->checkpoint) {
-        y = tensor_checkpoint(module_run, module, x, batch);
-    } else {
-        int move = x && x->move;
-        if (x)
-            x->move = 0; /* the module may read it more than once; it goes when the module is done */
-        int scope = tensor_scope_begin();
-        y = tensor_promote(module_run(module, x, batch));
-        tensor_scope_end(scope);
-        if (move && y != x)
-            tensor_drop_data(x, DATA_MOVED);
+    return forward_by(module_run, module, x, batch);
+}
+
+/* ---- The loss -------------------------------------------------------------------------------- */
+
+void nn_set_loss_chunk(Module *model, int rows)
+{
+    if (rows < 0)
+        error_raise(ERROR_ARGUMENT, "nn_set_loss_chunk: chunks of %d rows; 0 means off", rows);
+    else if (model)
+        model->loss_chunk = rows;
+}
+
+void nn_offer_head(Module *model, const ModuleHead *head)
+{
+    if (model && head->hidden && head->weight && head->place)
+        model->head = *head;
+}
+
+/* Returns what memtrack_place_push does; an error is raised. */
+static int push_place(MemTracker *tracker, const char *name)
+{
+    int pushed = memtrack_place_push(tracker, name);
+    if (pushed < 0)
+        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", name);
+    return pushed;
+}
+
+static Tensor *whole_loss(Module *model, const Batch *batch, float scale)
+{
+    Tensor *logits = nn_forward(model, NULL, batch);
+    if (!batch->labels)
+        error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
+    MemTracker *tracker = model->item.context->tracker;
+    int pushed = push_place(tracker, "loss");
+    Tensor *loss = tensor_cross_entropy(tensor_move(logits), batch->labels, BATCH_IGNORE, scale);
+    if (pushed >= 0)
+        memtrack_place_pop(tracker);
+    return loss;
+}
+
+static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
+{
+    const ModuleHead *head = &model->head;
+    if (!head->weight) {
+        error_raise(ERROR_STATE,
+                    "nn_loss: this %s offers no head that can be computed in chunks (nn_set_loss_chunk); "
+                    "llama, gpt2 and bert with its masked-language head do, a model of your own by "
+                    "nn_offer_head",
+                    model->type->name);
+        return NULL;
     }
+    Tensor *hidden = forward_by(module_run_hidden, model, NULL, batch); /* (…,C) */
+    if (!batch->labels)
+        error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
+    MemTracker *tracker = model->item.context->tracker;
+    int place = memtrack_place_set(tracker, model->place);
+    push_place(tracker, head->place);
+    Tensor *loss = tensor_linear_cross_entropy(tensor_move(hidden), head->weight, head->bias, batch->labels,
+                                               BATCH_IGNORE, scale, model->loss_chunk);
     memtrack_place_set(tracker, place);
-    return y;
+    return loss;
 }
 
 Tensor *nn_loss(Module *model, const Batch *batch)
 {
-    if (!model || !batch)
+    if (!model || !batch || !context_here() || error_code())
         return NULL;
-    Tensor *logits = nn_forward(model, NULL, batch);
-    if (!batch->labels)
-        error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
-    Context *context = context_here();
-    int pushed = memtrack_place_push(context->tracker, "loss");
-    if (pushed < 0)
-        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place 'loss'");
-    float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total
-                                          : 0.0f; /* hand-made batches may forget it */
-    Tensor *loss = tensor_cross_entropy(tensor_move(logits), batch->labels, BATCH_IGNORE, scale);
-    if (pushed >= 0)
-        memtrack_place_pop(context->tracker);
-    return loss;
+    /* Hand-made batches may forget labels_total. */
+    float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f;
+    return model->loss_chunk ? chunked_loss(model, batch, scale) : whole_loss(model, batch, scale);
 }
 
 static void set_training(Module *module, int training)

@@ -25,7 +25,8 @@ struct Module {
     int list_count;
     int place;         /* where it was built: its forward is charged there */
     int place_outside; /* between nn_enter and nn_leave: where that was */
-    int training, checkpoint;
+    int training, checkpoint, loss_chunk;
+    ModuleHead head; /* weight NULL = none is offered */
     void *state;
 };
 

@@ -50,6 +50,22 @@ BRIM_API Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch);
  * accumulated batch. */
 BRIM_API Tensor *nn_loss(Module *model, const Batch *batch);
 
+/* From now on nn_loss computes head and cross-entropy `rows` rows (positions) of the batch at a time, in
+ * training and in evaluation, so that the logits (B,T,vocab) never exist at once: losses and gradients equal
+ * to rounding, for the head's product once more in backward. nn_forward still returns logits. 0 = off. For
+ * models that offer a head: llama, gpt2, and bert with its masked-language head; with others nn_loss raises
+ * an error. */
+BRIM_API void nn_set_loss_chunk(Module *model, int rows);
+/* What a model offers for it; its constructor calls nn_offer_head. nn_forward's logits must be
+ * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY). */
+typedef struct ModuleHead {
+    Tensor *(*hidden)(Module *self, Tensor *x, const Batch *batch); /* the forward up to the head: (…,C) */
+    Tensor *weight;                                                 /* (classes,C) */
+    Tensor *bias;                                                   /* (classes) or NULL */
+    const char *place; /* of the head, within the model's: "lm_head". Must outlive the model */
+} ModuleHead;
+BRIM_API void nn_offer_head(Module *model, const ModuleHead *head);
+
 /* Every parameter once (tied ones too), in the order of construction. Valid while the module does not change.
  */
 BRIM_API TensorList nn_parameters(Module *module);

@@ -31,6 +31,7 @@
 #define nn_mlp brim_nn_mlp
 #define nn_model brim_nn_model
 #define nn_module brim_nn_module
+#define nn_offer_head brim_nn_offer_head
 #define nn_parameter brim_nn_parameter
 #define nn_parameter_count brim_nn_parameter_count
 #define nn_parameters brim_nn_parameters
@@ -43,6 +44,7 @@
 #define nn_rms_norm brim_nn_rms_norm
 #define nn_sequential brim_nn_sequential
 #define nn_set_checkpoint brim_nn_set_checkpoint
+#define nn_set_loss_chunk brim_nn_set_loss_chunk
 #define nn_state brim_nn_state
 #define nn_swiglu brim_nn_swiglu
 #define nn_train brim_nn_train

@@ -52,6 +52,7 @@ typedef union OpAttr {
     struct {
         float scale;
         int ignore_index;
+        int64_t chunk_rows; /* of linear_cross_entropy */
     } loss;
     Shape shape;
     struct {

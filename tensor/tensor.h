@@ -260,6 +260,12 @@ BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
  * logits (…, classes), labels i32 (…). */
 BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);
+/* tensor_cross_entropy(tensor_linear(hidden, weight, bias, TENSOR_IDENTITY), labels, …), equal to rounding,
+ * without logits: forward makes those of chunk_rows rows at a time in workspace and keeps a log-sum-exp a
+ * row; backward makes them once more. hidden (…, c), weight (classes, c), bias (classes) or NULL, labels i32
+ * (…) -> (1). chunk_rows is 1 or more; more than there are rows means all at once. */
+BRIM_API Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
+                                             int ignore_index, float scale, int64_t chunk_rows);
 /* How many rows of logits (…, classes) are largest at their label (…): for accuracy. Not recorded; 0 on meta.
  */
 BRIM_API int64_t tensor_count_correct(Tensor *logits, Tensor *labels);

@@ -49,6 +49,7 @@
 #define tensor_keep brim_tensor_keep
 #define tensor_layer_norm brim_tensor_layer_norm
 #define tensor_linear brim_tensor_linear
+#define tensor_linear_cross_entropy brim_tensor_linear_cross_entropy
 #define tensor_linear_in_out brim_tensor_linear_in_out
 #define tensor_mean brim_tensor_mean
 #define tensor_move brim_tensor_move

@@ -1,0 +1,147 @@
+/* linear_cross_entropy: a model's head and its loss in one operation, so that the logits, which a large
+ * vocabulary makes the largest tensor of all, exist only a chunk of rows at a time. Made of the kernels of
+ * the two operations; costs the head's product once more. */
+#include <inttypes.h>
+
+#include "ops_.h"
+
+enum { HIDDEN, WEIGHT, BIAS, LABELS };
+
+/* One chunk: rows from `first`, and where things of it are. */
+typedef struct Chunk {
+    int64_t first;
+    LinearDims linear;
+    CrossEntropyDims loss;
+    float *logits, *rest; /* of the workspace: (rows, classes), and what the kernels need */
+} Chunk;
+
+static int64_t chunk_rows(const OpCall *call)
+{
+    int64_t rows = leading(call->shape[HIDDEN]);
+    return call->attr.loss.chunk_rows < rows ? call->attr.loss.chunk_rows : rows;
+}
+
+static Chunk chunk_at(const OpCall *call, int64_t first)
+{
+    int64_t left = leading(call->shape[HIDDEN]) - first, most = chunk_rows(call);
+    int64_t rows = left < most ? left : most, classes = call->shape[WEIGHT].dim[0];
+    return (Chunk){
+        .first = first,
+        .linear = {.rows = rows, .in = last_dim(call->shape[HIDDEN]), .out = classes},
+        .loss = {.rows = rows, .classes = classes, .ignore_index = call->attr.loss.ignore_index},
+        .logits = call->workspace,
+        .rest = call->workspace ? (float *)call->workspace + most * classes : NULL,
+    };
+}
+
+static int head_check(const OpCall *call)
+{
+    if (check_dtype(call, HIDDEN, DTYPE_F32, "hidden") || check_dtype(call, WEIGHT, DTYPE_F32, "weight") ||
+        check_dtype(call, LABELS, DTYPE_I32, "labels"))
+        return error_code();
+    Shape hidden = call->shape[HIDDEN], weight = call->shape[WEIGHT];
+    if (weight.ndim != 2 || weight.dim[1] != last_dim(hidden))
+        return error_raise(ERROR_SHAPE,
+                           "linear_cross_entropy: hidden %s needs a weight (classes,%" PRId64 "), not %s",
+                           shape_text(hidden).text, last_dim(hidden), shape_text(weight).text);
+    if (call->shape[BIAS].ndim && check_vector(call, BIAS, weight.dim[0], "bias"))
+        return error_code();
+    if (call_numel(call, LABELS) != leading(hidden))
+        return error_raise(ERROR_SHAPE, "linear_cross_entropy: hidden %s needs %" PRId64 " labels, not %s",
+                           shape_text(hidden).text, leading(hidden), shape_text(call->shape[LABELS]).text);
+    if (call->attr.loss.chunk_rows < 1)
+        return error_raise(ERROR_ARGUMENT,
+                           "linear_cross_entropy: chunks of %" PRId64 " rows; at least 1 is needed",
+                           call->attr.loss.chunk_rows);
+    return 0;
+}
+
+static int head_shape(OpCall *call)
+{
+    if (head_check(call))
+        return error_code();
+    Chunk c = chunk_at(call, 0);
+    OpPlan *plan = &call->plan;
+    uint64_t logits = (uint64_t)(c.loss.rows * c.loss.classes) * sizeof(float);
+    plan->out = SHAPE(1);
+    plan->extra[0] = leading(call->shape[HIDDEN]);
+    plan->workspace = logits + call->kernels->cross_entropy_workspace(&c.loss, call->threads);
+    plan->flops = 2.0 * (double)plan->extra[0] * (double)c.linear.in * (double)c.linear.out;
+    if (!call->needs)
+        return 0;
+    plan->saves = OP_INPUT(HIDDEN) | OP_INPUT(WEIGHT) | OP_INPUT(LABELS);
+    if (call->shape[BIAS].ndim)
+        plan->saves |= OP_INPUT(BIAS);
+    plan->backward_flops = plan->flops * (1 + needs_input(call, HIDDEN) + needs_input(call, WEIGHT));
+    plan->backward_workspace = logits;
+    if (needs_input(call, WEIGHT) || needs_input(call, BIAS))
+        plan->backward_workspace += call->kernels->linear_workspace(&c.linear, call->threads);
+    return 0;
+}
+
+static void make_logits(const OpCall *call, const Chunk *c)
+{
+    const float *hidden = (const float *)call->in[HIDDEN] + c->first * c->linear.in;
+    call->kernels->linear_forward(&c->linear, ACT_NONE, hidden, call->in[WEIGHT], call->in[BIAS], NULL,
+                                  c->logits, call->threads);
+}
+
+static int64_t head_forward(OpCall *call)
+{
+    double total = 0;
+    const int32_t *labels = call->in[LABELS];
+    for (int64_t first = 0; first < call->plan.extra[0]; first += chunk_rows(call)) {
+        Chunk c = chunk_at(call, first);
+        float loss;
+        make_logits(call, &c);
+        int64_t bad =
+            call->kernels->cross_entropy_forward(&c.loss, c.logits, labels + first, call->attr.loss.scale,
+                                                 &loss, call->extra[0] + first, c.rest, call->threads);
+        if (bad >= 0)
+            return first + bad;
+        total += (double)loss;
+    }
+    call->out[0] = (float)total;
+    return -1;
+}
+
+/* A chunk's rows of hidden are not read again once their gradient is written, which may be over them. */
+static void head_backward(OpCall *call)
+{
+    const Kernels *k = call->kernels;
+    const int32_t *labels = call->in[LABELS];
+    for (int64_t first = 0; first < call->plan.extra[0]; first += chunk_rows(call)) {
+        Chunk c = chunk_at(call, first);
+        const float *hidden = (const float *)call->in[HIDDEN] + first * c.linear.in;
+        make_logits(call, &c);
+        k->cross_entropy_backward(&c.loss, c.logits, labels + first, call->attr.loss.scale,
+                                  call->extra[0] + first, call->dout[0], 0, c.logits, call->threads);
+        if (call->din[WEIGHT] || call->din[BIAS])
+            k->linear_backward_weight(&c.linear, hidden, c.logits, first ? 1 : call->beta[WEIGHT],
+                                      call->din[WEIGHT], first ? 1 : call->beta[BIAS], call->din[BIAS],
+                                      c.rest, call->threads);
+        if (call->din[HIDDEN])
+            k->linear_backward_input(&c.linear, c.logits, call->in[WEIGHT], call->beta[HIDDEN],
+                                     call->din[HIDDEN] + first * c.linear.in, call->threads);
+    }
+}
+
+static const OpRow head_row = {
+    .name = "linear_cross_entropy",
+    .shape = head_shape,
+    .forward = head_forward,
+    .backward = head_backward,
+    .over_saved = OP_INPUT(HIDDEN),
+    .accumulates = OP_INPUT(HIDDEN) | OP_INPUT(WEIGHT) | OP_INPUT(BIAS),
+    .checked = LABELS,
+    .checked_range = "labels must be in [0, classes), or the ignore index",
+};
+
+Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
+                                    int ignore_index, float scale, int64_t rows)
+{
+    if (!hidden || !weight || !labels)
+        return NULL;
+    OpAttr attr = {.loss = {.ignore_index = ignore_index, .scale = scale, .chunk_rows = rows}};
+    return tensor_apply(&head_row, &attr, 4, (Tensor *[]){hidden, weight, bias, labels});
+}
