@@ -62,8 +62,7 @@ static Tensor *llama_forward(Module *module, Tensor *x, const Batch *batch)
         return NULL;
     }
     Tensor *hidden = nn_forward(self->embedding, batch->ids, batch); /* (B,T,C) */
-    for (int i = 0; i < module->block_count; i++)
-        hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
+    hidden = nn_run_blocks(module, tensor_move(hidden), batch);
     hidden = nn_forward(self->norm, tensor_move(hidden), batch);
     if (self->tied)
         return module_tied_head(module, "lm_head", tensor_move(hidden), self->tied, NULL); /* (B,T,vocab) */
