@@ -1,7 +1,8 @@
 /* Attention over blocks of queries and keys. The products are small sgemm calls on blocks that stay in the
  * second-level cache, with the softmax between them: eager keeps every probability for backward, flash (Dao
  * et al., FlashAttention-2) keeps one log-sum-exp a row and computes them again, so that its memory grows
- * with T, not T^2. Part of cpu.c. */
+ * with T, not T^2. Eager may keep nothing: then a block's rows of probabilities are made twice, in the same
+ * way. Part of cpu.c. */
 #include "kernels/kernels.h"
 #include "kernels/vecmath.h"
 
@@ -184,40 +185,62 @@ static void attention_softmax_row(const AttentionDims *d, const AttentionHead *h
     attention_row_zero(d->seq - n, s + n);
 }
 
+/* Of the queries [first, first + rows): probs (rows, T). */
+static void attention_probabilities(const AttentionDims *d, const AttentionHead *head, int first, int rows,
+                                    float *probs)
+{
+    gemm_block(0, 1, rows, attention_key_end(d, first, rows), d->head_dim, d->scale, head->q + first * d->ldq,
+               d->ldq, head->k, d->ldk, 0, probs, d->seq);
+    for (int i = 0; i < rows; i++)
+        attention_softmax_row(d, head, first + i, probs + (int64_t)i * d->seq);
+}
+
 static void attention_eager_block(const AttentionDims *d, const AttentionHead *head, int first, int rows,
                                   float *out, float *probs)
 {
     int keys = attention_key_end(d, first, rows), size = d->head_dim;
     out += (head->row + first) * d->ldo + head->column; // (rows, D), ldo
-    gemm_block(0, 1, rows, keys, size, d->scale, head->q + first * d->ldq, d->ldq, head->k, d->ldk, 0, probs,
-               d->seq);
-    for (int i = 0; i < rows; i++)
-        attention_softmax_row(d, head, first + i, probs + (int64_t)i * d->seq);
+    attention_probabilities(d, head, first, rows, probs);
     gemm_block(0, 0, rows, size, keys, 1, probs, d->seq, head->v, d->ldv, 0, out, d->ldo);
 }
 
-/* ---- flash forward --------------------------------------------------------------------------- */
+/* ---- A thread's workspace -------------------------------------------------------------------- */
 
-/* A thread's workspace. */
 typedef struct AttentionScratch {
-    float *scores;         /* (queries, ATTENTION_KEYS) */
-    float *gradients;      /* the same, backward only */
+    float *scores;         /* (queries, ATTENTION_KEYS); where nothing is kept (queries, T), probabilities */
+    float *gradients;      /* (queries, ATTENTION_KEYS), backward only */
     float *first, *second; /* (queries): running maximum and sum; backward: log-sum-exp and delta */
 } AttentionScratch;
 
-static size_t attention_scratch_floats(int backward)
+static AttentionKept attention_kept(const float *probs, const float *lse)
 {
-    return (size_t)ATTENTION_TILE * (backward ? 2 : 1) + 2 * (size_t)ATTENTION_QUERIES;
+    return probs ? KEPT_PROBS : lse ? KEPT_LSE : KEPT_NOTHING;
 }
 
-static AttentionScratch attention_scratch(float *workspace, int backward, int thread)
+/* Floats of `scores`, so that what follows is aligned. */
+static size_t attention_score_floats(const AttentionDims *d, AttentionKept kept, int block)
 {
-    float *start = workspace + attention_scratch_floats(backward) * (size_t)thread;
-    AttentionScratch s = {.scores = start, .first = start + (size_t)ATTENTION_TILE * (backward ? 2 : 1)};
-    s.gradients = backward ? start + ATTENTION_TILE : NULL;
+    if (kept != KEPT_NOTHING)
+        return ATTENTION_TILE;
+    size_t floats = (size_t)attention_min(block, d->seq) * (size_t)d->seq;
+    return (floats + ATTENTION_LANES - 1) / ATTENTION_LANES * ATTENTION_LANES;
+}
+
+static size_t attention_scratch_floats(size_t scores, int backward)
+{
+    return scores + (backward ? (size_t)ATTENTION_TILE : 0) + 2 * (size_t)ATTENTION_QUERIES;
+}
+
+static AttentionScratch attention_scratch(float *workspace, size_t scores, int backward, int thread)
+{
+    float *start = workspace + attention_scratch_floats(scores, backward) * (size_t)thread;
+    AttentionScratch s = {.scores = start, .first = start + scores + (backward ? ATTENTION_TILE : 0)};
+    s.gradients = backward ? start + scores : NULL;
     s.second = s.first + ATTENTION_QUERIES;
     return s;
 }
+
+/* ---- flash forward --------------------------------------------------------------------------- */
 
 /* Scores of the keys [key, key + keys) become unnormalised probabilities relative to each row's new maximum,
  * and what the row had before is brought to that maximum. */
@@ -274,13 +297,14 @@ static void attention_flash_block(const AttentionDims *d, const AttentionHead *h
 
 /* ---- forward, of both ------------------------------------------------------------------------ */
 
-/* probs is NULL for flash, lse for eager. */
+/* probs is NULL for flash, lse for eager, both where eager keeps nothing. */
 static void attention_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
                               float *out, float *probs, float *lse, float *workspace, int threads)
 {
     threads = attention_threads(d, threads);
     int block = attention_block(d, threads);
     int64_t blocks = attention_blocks(d, block), heads = (int64_t)d->batch * d->heads;
+    size_t scores = attention_score_floats(d, attention_kept(probs, lse), block);
 #pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1 && !omp_in_parallel())
     for (int part = 0; part < threads; part++) {
         int64_t end = attention_bound(d, block, heads, threads, part + 1);
@@ -290,10 +314,13 @@ static void attention_forward(const AttentionDims *d, const float *q, const floa
             int first = (int)(i % blocks) * block, rows = attention_min(block, d->seq - first);
             if (probs) {
                 attention_eager_block(d, &head, first, rows, out, probs + (bh * d->seq + first) * d->seq);
-            } else {
-                AttentionScratch w = attention_scratch(workspace, 0, part);
-                attention_flash_block(d, &head, &w, first, rows, out, lse + bh * d->seq + first);
+                continue;
             }
+            AttentionScratch w = attention_scratch(workspace, scores, 0, part);
+            if (lse)
+                attention_flash_block(d, &head, &w, first, rows, out, lse + bh * d->seq + first);
+            else
+                attention_eager_block(d, &head, first, rows, out, w.scores);
         }
     }
 }
@@ -319,7 +346,7 @@ typedef struct AttentionBackward {
     const AttentionDims *d;
     const float *q, *k, *v, *out, *dout;
     const float *lse;   /* flash */
-    const float *probs; /* eager */
+    const float *probs; /* eager, NULL where nothing was kept */
     float *dq, *dk, *dv;
     float *partial; /* (units, splits - 1, 2, T, D) */
     int block, splits;
@@ -376,7 +403,8 @@ static void attention_score_gradient_exp(int n, float lse, float delta, float *r
     }
 }
 
-/* Scores (flash) or probabilities (eager, untouched) and dp of a block become probabilities and ds. */
+/* Scores (flash: probs NULL) or probabilities (eager, untouched) and dp of a block become probabilities and
+ * ds. */
 static void attention_gradient_rows(const AttentionBackward *a, const AttentionHead *head,
                                     const AttentionScratch *w, const float *probs, int first, int rows,
                                     int key, int keys)
@@ -384,7 +412,7 @@ static void attention_gradient_rows(const AttentionBackward *a, const AttentionH
     for (int i = 0; i < rows; i++) {
         float *ds = w->gradients + (int64_t)i * ATTENTION_KEYS, *s = w->scores + (int64_t)i * ATTENTION_KEYS;
         int n = attention_visible(a->d, first + i, key, keys);
-        if (a->probs) {
+        if (probs) {
             attention_score_gradient(n, w->second[i], probs + (int64_t)i * a->d->seq + key, ds);
         } else {
             if (head->mask)
@@ -406,7 +434,8 @@ static void attention_backward_block(const AttentionBackward *a, const Attention
     int size = d->head_dim, end = attention_key_end(d, first, rows);
     AttentionHead head = attention_head(d, a->q, a->k, a->v, b, h);
     int64_t row = head.row + first, bht = ((int64_t)b * d->heads + h) * d->seq + first;
-    const float *q = head.q + first * d->ldq, *probs = a->probs ? a->probs + bht * d->seq : NULL;
+    const float *q = head.q + first * d->ldq;
+    const float *probs = a->probs ? a->probs + bht * d->seq : a->lse ? NULL : w->scores;
     const float *out = a->out + row * d->ldo + head.column, *dout = a->dout + row * d->ldo + head.column;
     float *dq = a->dq + row * d->lddq + head.column;
     for (int i = 0; i < rows; i++) {
@@ -414,6 +443,8 @@ static void attention_backward_block(const AttentionBackward *a, const Attention
         /* A row without keys: exp(s - inf) = 0. */
         w->first[i] = !a->lse ? 0 : a->lse[bht + i] == -INFINITY ? INFINITY : a->lse[bht + i];
     }
+    if (!a->probs && !a->lse)
+        attention_probabilities(d, &head, first, rows, w->scores);
     for (int key = 0; key < end; key += ATTENTION_KEYS) {
         int keys = attention_min(ATTENTION_KEYS, end - key);
         const float *k = head.k + key * d->ldk, *v = head.v + key * d->ldv;
@@ -484,11 +515,12 @@ static void attention_backward(AttentionBackward *a, float *workspace, int threa
     threads = attention_threads(d, threads);
     a->block = attention_block(d, threads);
     a->splits = attention_splits(d, a->block, threads);
-    a->partial = workspace + attention_scratch_floats(1) * (size_t)threads;
+    size_t scores = attention_score_floats(d, attention_kept(a->probs, a->lse), a->block);
+    a->partial = workspace + attention_scratch_floats(scores, 1) * (size_t)threads;
     int64_t units = attention_units(d);
 #pragma omp parallel num_threads(threads) if (threads > 1 && !omp_in_parallel())
     {
-        AttentionScratch w = attention_scratch(workspace, 1, omp_get_thread_num());
+        AttentionScratch w = attention_scratch(workspace, scores, 1, omp_get_thread_num());
 #pragma omp for schedule(static)
         for (int64_t u = 0; u < units * a->splits; u++)
             attention_backward_unit(a, &w, u / a->splits, (int)(u % a->splits));
@@ -520,14 +552,16 @@ static void attention_flash_backward(const AttentionDims *d, const float *q, con
     attention_backward(&a, workspace, threads);
 }
 
-static size_t attention_workspace(const AttentionDims *d, int flash, int backward, int threads)
+static size_t attention_workspace(const AttentionDims *d, AttentionKept kept, int backward, int threads)
 {
     threads = attention_threads(d, threads);
-    size_t floats = attention_scratch_floats(backward) * (size_t)threads;
+    int block = attention_block(d, threads);
+    size_t scores = attention_score_floats(d, kept, block);
+    size_t floats = attention_scratch_floats(scores, backward) * (size_t)threads;
     if (backward) {
-        int splits = attention_splits(d, attention_block(d, threads), threads);
+        int splits = attention_splits(d, block, threads);
         floats +=
             (size_t)attention_units(d) * (size_t)(splits - 1) * 2 * (size_t)d->seq * (size_t)d->head_dim;
     }
-    return flash || backward ? floats * sizeof(float) : 0;
+    return kept != KEPT_PROBS || backward ? floats * sizeof(float) : 0;
 }

@@ -36,6 +36,10 @@ typedef struct AttentionDims {
                                    left yields zeros (and zero gradients), never NaN */
 } AttentionDims;
 
+/* What attention keeps from forward to backward: eager its probabilities or nothing, flash the log-sum-exp.
+ */
+typedef enum AttentionKept { KEPT_PROBS, KEPT_LSE, KEPT_NOTHING } AttentionKept;
+
 typedef struct CrossEntropyDims {
     int64_t rows;
     int64_t classes;
@@ -130,7 +134,8 @@ typedef struct Kernels {
     /* y may equal x; ld is of both. Positions are 0..seq-1. y = rotated x + beta y. */
     void (*rope)(const RopeDims *d, const float *x, float beta, float *y, int threads);
 
-    /* eager keeps probs (B,H,T,T) for backward, which overwrites them. Masked entries of probs are 0. */
+    /* eager keeps probs (B,H,T,T) for backward, which overwrites them. Masked entries of probs are 0. With
+     * probs NULL in both, forward keeps nothing and backward makes them again, bit for bit. */
     void (*attention_eager_forward)(const AttentionDims *d, const float *q, const float *k, const float *v,
                                     float *out, float *probs, float *workspace, int threads);
     /* dq, dk, dv are overwritten. dout and out are (B,T,H*D) with ldo. */
@@ -144,8 +149,8 @@ typedef struct Kernels {
     void (*attention_flash_backward)(const AttentionDims *d, const float *q, const float *k, const float *v,
                                      const float *out, const float *lse, const float *dout, float *dq,
                                      float *dk, float *dv, float *workspace, int threads);
-    /* bytes; of all four, by which */
-    size_t (*attention_workspace)(const AttentionDims *d, int flash, int backward, int threads);
+    /* bytes; of all four, by what is kept between them */
+    size_t (*attention_workspace)(const AttentionDims *d, AttentionKept kept, int backward, int threads);
 
     /* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
      * Returns the first row whose label is neither ignore_index nor in [0, classes), else -1. */

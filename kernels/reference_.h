@@ -48,7 +48,7 @@ void reference_attention_flash_forward(const AttentionDims *d, const float *q, c
 void reference_attention_flash_backward(const AttentionDims *d, const float *q, const float *k,
                                         const float *v, const float *out, const float *lse, const float *dout,
                                         float *dq, float *dk, float *dv, float *workspace, int threads);
-size_t reference_attention_workspace(const AttentionDims *d, int flash, int backward, int threads);
+size_t reference_attention_workspace(const AttentionDims *d, AttentionKept kept, int backward, int threads);
 int64_t reference_cross_entropy_forward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
                                         float scale, float *loss, float *lse, float *workspace, int threads);
 void reference_cross_entropy_backward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,

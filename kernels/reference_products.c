@@ -130,7 +130,7 @@ static void reference_attention_row(const AttentionDims *d, const float *q, cons
         out[reference_at(d, d->ldo, b, i, h) + c + e] = (float)sum[e];
 }
 
-/* probs or lse is NULL. */
+/* probs or lse is NULL, or both. */
 static void reference_attention_forward(const AttentionDims *d, const float *q, const float *k,
                                         const float *v, float *out, float *probs, float *lse)
 {
@@ -163,7 +163,7 @@ static void reference_attention_backward_pair(const AttentionDims *d, double p, 
     }
 }
 
-/* From probs, or from lse where that is NULL. */
+/* From probs, or from lse where that is NULL; where both are, from what probs would hold. */
 static void reference_attention_backward(const AttentionDims *d, const float *q, const float *k,
                                          const float *v, const float *out, const float *probs,
                                          const float *lse, const float *dout, float *dq, float *dk, float *dv)
@@ -176,11 +176,13 @@ static void reference_attention_backward(const AttentionDims *d, const float *q,
         int kv = reference_kv_head(d, h);
         const float *dy = dout + reference_at(d, d->ldo, b, i, h);
         double delta = reference_dot(d->head_dim, dy, out + reference_at(d, d->ldo, b, i, h));
+        double row_lse = probs ? 0 : lse ? (double)lse[r] : reference_row_lse(d, q, k, b, h, i);
         for (int j = 0; j < d->seq; j++) {
             if (!reference_sees(d, b, i, j))
                 continue;
-            double p = probs ? (double)probs[r * d->seq + j]
-                             : exp(reference_score(d, q, k, b, h, i, j) - (double)lse[r]);
+            double p =
+                probs ? (double)probs[r * d->seq + j] : exp(reference_score(d, q, k, b, h, i, j) - row_lse);
+            p = lse ? p : (double)(float)p;
             double dp = reference_dot(d->head_dim, dy, v + reference_at(d, d->ldv, b, j, kv));
             reference_attention_backward_pair(
                 d, p, p * (dp - delta) * (double)d->scale, q + reference_at(d, d->ldq, b, i, h),
@@ -220,8 +222,8 @@ void reference_attention_flash_backward(const AttentionDims *d, const float *q, 
     reference_attention_backward(d, q, k, v, out, NULL, lse, dout, dq, dk, dv);
 }
 
-size_t reference_attention_workspace(const AttentionDims *d, int flash, int backward, int threads)
+size_t reference_attention_workspace(const AttentionDims *d, AttentionKept kept, int backward, int threads)
 {
-    (void)d, (void)flash, (void)backward, (void)threads;
+    (void)d, (void)kept, (void)backward, (void)threads;
     return 0;
 }

@@ -75,8 +75,7 @@ static Tensor *bert_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,
         return NULL;
     }
     Tensor *hidden = bert_embeddings(self, batch);
-    for (int i = 0; i < module->block_count; i++)
-        hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
+    hidden = nn_run_blocks(module, tensor_move(hidden), batch);
     if (self->pooler)
         return hidden;
     hidden = nn_forward(self->transform, tensor_move(hidden), batch);

@@ -88,8 +88,7 @@ static Tensor *gpt2_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,
     Tensor *hidden = nn_forward(module->children[0], batch->ids, batch); /* (B,T,C) */
     hidden = tensor_add_rows(tensor_move(hidden), self->positions, tensor_dim(batch->ids, 1));
     hidden = nn_forward(self->dropout, tensor_move(hidden), batch);
-    for (int i = 0; i < module->block_count; i++)
-        hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
+    hidden = nn_run_blocks(module, tensor_move(hidden), batch);
     return nn_forward(self->norm, tensor_move(hidden), batch);
 }
 

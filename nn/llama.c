@@ -62,8 +62,7 @@ static Tensor *llama_hidden(Module *module, Tensor *x, const Batch *batch) /* (B
         return NULL;
     }
     Tensor *hidden = nn_forward(self->embedding, batch->ids, batch); /* (B,T,C) */
-    for (int i = 0; i < module->block_count; i++)
-        hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
+    hidden = nn_run_blocks(module, tensor_move(hidden), batch);
     return nn_forward(self->norm, tensor_move(hidden), batch);
 }
 

@@ -7,21 +7,26 @@ typedef struct Mlp {
     Module *dropout;
 } Mlp;
 
-static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
+/* What the layer before drops belongs to the segment: kept is ReLU's output, which serves both. */
+static Tensor *mlp_run_block(Module *module, int i, Tensor *x, const Batch *batch)
 {
     const Mlp *self = nn_state(module);
+    if (i == 0)
+        return nn_forward(module->blocks[0], x, batch);
+    int move = x->move; /* not where x is the segment's input */
+    Tensor *dropped = nn_forward(self->dropout, x, batch);
+    return nn_forward(module->blocks[i], move || dropped != x ? tensor_move(dropped) : x, batch);
+}
+
+static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
+{
     if (!x && batch)
         x = batch->features;
     if (!x) {
         error_raise(ERROR_DATA, "mlp: the batch has no features");
         return NULL;
     }
-    Tensor *hidden = nn_forward(module->blocks[0], x, batch);
-    for (int i = 1; i < module->block_count; i++) {
-        hidden = nn_forward(self->dropout, tensor_move(hidden), batch);
-        hidden = nn_forward(module->blocks[i], tensor_move(hidden), batch);
-    }
-    return hidden;
+    return nn_run_blocks(module, x, batch);
 }
 
 static const ModuleClass mlp_class = {"mlp", sizeof(Mlp), mlp_forward};
@@ -51,6 +56,7 @@ Module *nn_mlp(const MlpConfig *config)
         nn_mark_block(module,
                       nn_add(module, name, nn_linear_act(config->sizes[i], config->sizes[i + 1], 1, act)));
     }
+    module->run_block = mlp_run_block;
     self->dropout = nn_add(module, "dropout", nn_dropout(config->dropout));
     return error_code() ? NULL : module;
 }

@@ -59,7 +59,7 @@ static void module_destroy_item(ScopeItem *item)
     memtrack_host_free(tracker, module->children, (size_t)module->child_count * sizeof *module->children);
     memtrack_host_free(tracker, module->parameters,
                        (size_t)module->parameter_count * sizeof *module->parameters);
-    memtrack_host_free(tracker, module->blocks, (size_t)module->block_count * sizeof *module->blocks);
+    module_free_blocks(module);
     memtrack_host_free(tracker, module->state, module->type->state);
     free_text(context, module->name);
     memtrack_host_free(tracker, module, sizeof *module);
@@ -177,10 +177,16 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
+/* Also what a checkpoint runs again, so the flag is set here. */
 static Tensor *module_run(void *self, Tensor *x, const Batch *batch)
 {
     Module *module = self;
-    return module->type->forward(module, x, batch);
+    Context *context = module->item.context;
+    int outside = context->selective;
+    context->selective = module->selective;
+    Tensor *y = module->type->forward(module, x, batch);
+    context->selective = outside;
+    return y;
 }
 
 static Tensor *module_run_hidden(void *self, Tensor *x, const Batch *batch)
@@ -326,25 +332,13 @@ void nn_set_checkpoint(Module *module, int on)
         module->checkpoint = on != 0;
 }
 
-void nn_mark_block(Module *model, Module *block)
+void nn_set_selective(Module *module, int on)
 {
-    if (!model || !block)
+    if (!module)
         return;
-    Module **grown = grow(model->item.context, model->blocks, model->block_count, sizeof *model->blocks);
-    if (!grown)
-        return;
-    model->blocks = grown;
-    model->blocks[model->block_count++] = block;
-}
-
-int nn_block_count(const Module *model)
-{
-    return model ? model->block_count : 0;
-}
-
-Module *nn_block(const Module *model, int i)
-{
-    return model && i >= 0 && i < model->block_count ? model->blocks[i] : NULL;
+    module->selective = on != 0;
+    for (int i = 0; i < module->child_count; i++)
+        nn_set_selective(module->children[i], on);
 }
 
 /* ---- Parameters by name ---------------------------------------------------------------------- */
@@ -437,6 +431,21 @@ int64_t nn_parameter_count(Module *module)
 }
 
 /* ---- Helpers of nn's own files --------------------------------------------------------------- */
+
+void *module_grow(const Module *module, void *old, int count, size_t size)
+{
+    return grow(module->item.context, old, count, size);
+}
+
+char *module_copy_text(const Module *module, const char *text)
+{
+    return copy_text(module->item.context, text);
+}
+
+void module_free_text(const Module *module, char *text)
+{
+    free_text(module->item.context, text);
+}
 
 static Tensor *own_parameter(const Module *module, const char *name)
 {

@@ -10,6 +10,14 @@ typedef struct NamedParameter {
     Tensor *tensor;
 } NamedParameter;
 
+/* Blocks [first, end) of a model as what a checkpoint runs. */
+typedef struct Segment Segment;
+struct Segment {
+    Segment *next;
+    Module *model;
+    int first, end;
+};
+
 struct Module {
     ScopeItem item;
     const ModuleClass *type;
@@ -20,15 +28,26 @@ struct Module {
     int parameter_count;
     Module **blocks; /* children (or deeper) marked as repeated blocks; not owned */
     int block_count;
+    char *pattern;     /* of nn_set_checkpoints; NULL = nothing */
+    Segment *segments; /* every one that a pattern has had */
+    /* Runs block i, with what belongs before it; NULL = nn_forward. */
+    Tensor *(*run_block)(Module *self, int i, Tensor *x, const Batch *batch);
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;
     int list_count;
     int place;         /* where it was built: its forward is charged there */
     int place_outside; /* between nn_enter and nn_leave: where that was */
-    int training, checkpoint, loss_chunk;
+    int training, checkpoint, selective, loss_chunk;
     ModuleHead head; /* weight NULL = none is offered */
     void *state;
 };
+
+/* An array with room for one more, and texts; both raise without memory. */
+void *module_grow(const Module *module, void *old, int count, size_t size);
+char *module_copy_text(const Module *module, const char *text);
+void module_free_text(const Module *module, char *text); /* NULL is fine */
+/* What blocks.c keeps in a module. */
+void module_free_blocks(Module *module);
 
 /* Normal(0, std) for the module's own parameter of this name; used by the models' initialisations. */
 void module_fill_normal(Module *module, const char *name, float std);

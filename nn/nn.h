@@ -77,12 +77,31 @@ BRIM_API void nn_eval(Module *module);
 BRIM_API int nn_is_training(const Module *module);
 /* Checkpoint this module: forward keeps only its input. */
 BRIM_API void nn_set_checkpoint(Module *module, int on);
-/* The repeated blocks of a model (layers), for checkpointing each: number and the i-th. */
+/* Selective recomputation, for the module and all below: what is cheap to make again for its bytes (outputs of
+ * norms, activation functions and swiglu, eager attention's scores) is made again in backward, not kept.
+ * Gradients are bitwise the same. */
+BRIM_API void nn_set_selective(Module *module, int on);
+BRIM_API const char *nn_class_name(const Module *module);
+
+/* ---- Blocks: the repeated layers of a model -------------------------------------------------- */
+
 BRIM_API int nn_block_count(const Module *model);
 BRIM_API Module *nn_block(const Module *model, int i);
 /* Marks a child as a repeated block; models call it. */
 BRIM_API void nn_mark_block(Module *model, Module *block);
-BRIM_API const char *nn_class_name(const Module *module);
+/* Runs the blocks in the order they were marked, each on the result of the one before, as the model's pattern
+ * says; a model's forward calls it. Returns x where there is no block. */
+BRIM_API Tensor *nn_run_blocks(Module *model, Tensor *x, const Batch *batch);
+/* Checkpoints a model's blocks by a pattern of one character a block: '.' keeps everything, 'c' begins a
+ * checkpointed segment, '+' continues it. A segment of n blocks keeps only the input of its first and runs
+ * all n again, at once, inside backward, so for that long it holds what n blocks keep. NULL, or '.' alone,
+ * turns it off. For models whose forward calls nn_run_blocks, as those here do; nn_set_checkpoint of a block
+ * adds to it. Gradients are bitwise the same. Returns 0, or raises ERROR_ARGUMENT and changes nothing. */
+BRIM_API int nn_set_checkpoints(Module *model, const char *pattern);
+/* The pattern of segments of n blocks from the first on; the last may be shorter. */
+BRIM_API int nn_set_checkpoint_every(Module *model, int n);
+/* The pattern in force, or NULL; valid until it is set again. */
+BRIM_API const char *nn_checkpoints(const Module *model);
 
 /* ---- Layers ---------------------------------------------------------------------------------- */
 

@@ -10,6 +10,7 @@
 #define nn_bert_block brim_nn_bert_block
 #define nn_block brim_nn_block
 #define nn_block_count brim_nn_block_count
+#define nn_checkpoints brim_nn_checkpoints
 #define nn_class_name brim_nn_class_name
 #define nn_dropout brim_nn_dropout
 #define nn_embedding brim_nn_embedding
@@ -42,9 +43,13 @@
 #define nn_preset_set_dropout brim_nn_preset_set_dropout
 #define nn_preset_vocab brim_nn_preset_vocab
 #define nn_rms_norm brim_nn_rms_norm
+#define nn_run_blocks brim_nn_run_blocks
 #define nn_sequential brim_nn_sequential
 #define nn_set_checkpoint brim_nn_set_checkpoint
+#define nn_set_checkpoint_every brim_nn_set_checkpoint_every
+#define nn_set_checkpoints brim_nn_set_checkpoints
 #define nn_set_loss_chunk brim_nn_set_loss_chunk
+#define nn_set_selective brim_nn_set_selective
 #define nn_state brim_nn_state
 #define nn_swiglu brim_nn_swiglu
 #define nn_train brim_nn_train

@@ -45,6 +45,7 @@ static void record(Context *context, const Node *what, Storage *held, const Batc
     node->self = what->self;
     node->random = what->random;
     node->serial = what->serial;
+    node->selective = context->selective;
     if (what->in[0]) {
         node->in[0] = what->in[0];
         tensor_retain(node->in[0]);
@@ -113,9 +114,11 @@ static Tensor *run_again(Context *context, Node *node)
         state[i] = all[i] ? all[i]->state : DATA_HELD;
         attach(all[i], data[i]);
     }
-    int no_grad = context->no_grad;
+    int no_grad = context->no_grad, selective = context->selective;
     context->no_grad = 0; /* backward may be called where nothing is recorded */
+    context->selective = node->selective;
     Tensor *y = node->forward(node->self, node->in[0], node->has_batch ? &node->batch : NULL);
+    context->selective = selective;
     context->no_grad = no_grad;
     for (int i = 0; i <= BATCH_TENSORS; i++)
         if (detached[i])

@@ -106,6 +106,8 @@ static void record(Context *context, const OpCall *call, const Outputs *o, Tenso
     node->out = out;
     tensor_retain(out);
     out->requires_grad = 1;
+    if (context->selective)
+        out->remake = 1;
 }
 
 static int prepare(Context *context, OpCall *call, Tensor *const *input)

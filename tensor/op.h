@@ -39,6 +39,7 @@ typedef union OpAttr {
     } rope;
     struct {
         int heads, kv_heads, causal, flash, packed;
+        int remake; /* eager keeps no scores: backward makes them again */
     } attention;
     struct {
         float factor;

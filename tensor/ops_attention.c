@@ -1,5 +1,5 @@
-/* attention: eager keeps the (B,H,T,T) scores, flash keeps a log-sum-exp a row. q, k and v are separate or
- * packed side by side; the kernels only see row strides. */
+/* attention: eager keeps the (B,H,T,T) scores or makes them again, flash keeps a log-sum-exp a row. q, k and
+ * v are separate or packed side by side; the kernels only see row strides. */
 #include <inttypes.h>
 #include <math.h>
 
@@ -66,11 +66,16 @@ static int attention_check(const OpCall *call)
     return 0;
 }
 
+static AttentionKept attention_kept(const OpCall *call)
+{
+    return call->attr.attention.flash ? KEPT_LSE : call->attr.attention.remake ? KEPT_NOTHING : KEPT_PROBS;
+}
+
 /* Bytes of the kernel's own backward workspace, and of all: the kernel writes three gradients, and those that
  * nobody wants go behind its workspace. */
 static uint64_t kernel_workspace(const OpCall *call, const AttentionDims *d)
 {
-    uint64_t bytes = call->kernels->attention_workspace(d, call->attr.attention.flash, 1, call->threads);
+    uint64_t bytes = call->kernels->attention_workspace(d, attention_kept(call), 1, call->threads);
     return (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
 }
 
@@ -88,21 +93,21 @@ static int attention_shape(OpCall *call)
     if (attention_check(call))
         return error_code();
     AttentionDims d = attention_dims(call);
-    int flash = call->attr.attention.flash;
+    AttentionKept kept = attention_kept(call);
     OpPlan *plan = &call->plan;
     plan->out = call->shape[Q];
     plan->out.dim[2] = query_width(call);
     int64_t rows = (int64_t)d.batch * d.heads * d.seq;
-    if (!flash && !shape_valid(SHAPE(d.batch, d.heads, d.seq, d.seq), "attention: scores"))
+    if (kept != KEPT_LSE && !shape_valid(SHAPE(d.batch, d.heads, d.seq, d.seq), "attention: scores"))
         return error_code();
-    plan->extra[0] = flash ? rows : rows * d.seq;
-    plan->workspace = call->kernels->attention_workspace(&d, flash, 0, call->threads);
+    plan->extra[0] = kept == KEPT_LSE ? rows : kept == KEPT_PROBS ? rows * d.seq : 0;
+    plan->workspace = call->kernels->attention_workspace(&d, kept, 0, call->threads);
     double pairs = (double)rows * (d.causal ? (d.seq + 1) / 2.0 : d.seq);
     plan->flops =
-        4.0 * pairs * d.head_dim; /* two products; backward has four, and flash computes the scores again */
+        4.0 * pairs * d.head_dim; /* two products; backward has four, and one more without the scores */
     if (!call->needs)
         return 0;
-    plan->backward_flops = plan->flops * (flash ? 2.5 : 2.0);
+    plan->backward_flops = plan->flops * (kept == KEPT_PROBS ? 2.0 : 2.5);
     plan->backward_workspace = backward_workspace(call, &d);
     plan->saves = OP_INPUT(Q) | OP_INPUT(K) | OP_INPUT(V) | OP_INPUT(MASK) | OP_OUTPUT;
     return 0;
@@ -162,11 +167,13 @@ static const OpRow attention_row = {
 static Tensor *attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options, int packed)
 {
     int kv_heads = options->kv_heads ? options->kv_heads : options->heads;
+    const Context *context = context_here();
     OpAttr attr = {.attention = {.heads = options->heads,
                                  .kv_heads = kv_heads,
                                  .causal = options->causal,
                                  .flash = options->kind == ATTENTION_FLASH,
-                                 .packed = packed}};
+                                 .packed = packed,
+                                 .remake = options->remake || (context && context->selective)}};
     return tensor_apply(&attention_row, &attr, 4, (Tensor *[]){q, k, v, options->mask});
 }
 

@@ -242,6 +242,7 @@ typedef struct AttentionOptions {
     int causal;
     AttentionKind kind; /* flash keeps a number a row; eager keeps the (B,heads,T,T) scores */
     Tensor *mask;       /* i32 (B,T), 0 = padding key; NULL = none */
+    int remake;         /* 1: eager keeps no scores; backward makes them again, gradients bitwise the same */
 } AttentionOptions;
 /* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D); scores are scaled by 1/sqrt(D). */
 BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options);

@@ -82,7 +82,8 @@ struct Context {
     ScopeItem scopes[SCOPE_MAX_DEPTH]; /* ring heads */
     int depth;                         /* of the innermost open scope; 0 = the context's own */
     int meta, threads, no_grad, in_backward;
-    int met_grad; /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
+    int selective; /* a module of nn_set_selective runs: keep what is expensive to make again only */
+    int met_grad;  /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
     int64_t unrecorded; /* serial of the checkpoint whose module runs unrecorded now; 0 = none */
     GradientHook *gradient_hooks;
     uint64_t seed;
@@ -149,7 +150,7 @@ typedef struct Node {
      * The batch is a copy, with what its tensors held: the loader may be further on when backward comes. */
     CheckpointForward forward;
     void *self;
-    int has_batch;
+    int has_batch, selective;
     Batch batch;
     Tensor *batch_in[BATCH_TENSORS];
     Storage *batch_saved[BATCH_TENSORS];

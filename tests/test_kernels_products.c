@@ -277,21 +277,23 @@ static void drop_inputs(Attention *a)
 }
 
 /* probs_kept (nprobs), when not NULL, receives the probabilities, which backward may overwrite. */
-static void run_attention(const Kernels *kernels, Attention *a, int flash, float *probs_kept, int threads)
+static void run_attention(const Kernels *kernels, Attention *a, AttentionKept kept, float *probs_kept,
+                          int threads)
 {
     const AttentionDims *d = &a->d;
-    int64_t nf = (int64_t)(kernels->attention_workspace(d, flash, 0, threads) / sizeof(float));
-    int64_t nb = (int64_t)(kernels->attention_workspace(d, flash, 1, threads) / sizeof(float));
+    int64_t nf = (int64_t)(kernels->attention_workspace(d, kept, 0, threads) / sizeof(float));
+    int64_t nb = (int64_t)(kernels->attention_workspace(d, kept, 1, threads) / sizeof(float));
     float *forward = filled_buffer(nf, NAN), *backward = filled_buffer(nb, NAN);
-    if (flash) {
+    float *probs = kept == KEPT_PROBS ? a->probs : NULL;
+    if (kept == KEPT_LSE) {
         kernels->attention_flash_forward(d, a->q, a->k, a->v, a->out, a->lse, forward, threads);
         kernels->attention_flash_backward(d, a->q, a->k, a->v, a->out, a->lse, a->dout, a->dq, a->dk, a->dv,
                                           backward, threads);
     } else {
-        kernels->attention_eager_forward(d, a->q, a->k, a->v, a->out, a->probs, forward, threads);
-        if (probs_kept)
+        kernels->attention_eager_forward(d, a->q, a->k, a->v, a->out, probs, forward, threads);
+        if (probs_kept && probs)
             memcpy(probs_kept, a->probs, (size_t)a->nprobs * sizeof(float));
-        kernels->attention_eager_backward(d, a->q, a->k, a->v, a->out, a->probs, a->dout, a->dq, a->dk, a->dv,
+        kernels->attention_eager_backward(d, a->q, a->k, a->v, a->out, probs, a->dout, a->dq, a->dk, a->dv,
                                           backward, threads);
     }
     drop(forward, nf), drop(backward, nb);
@@ -320,8 +322,18 @@ static void assert_attention_same(const Attention *x, const Attention *y)
     }
 }
 
+/* Eager that keeps nothing makes the same probabilities again. */
+static void check_attention_again(const Kernels *kernels, const Attention *eager, int threads)
+{
+    Attention again = *eager;
+    attention_outputs(&again);
+    run_attention(kernels, &again, KEPT_NOTHING, NULL, threads);
+    assert_attention_same(eager, &again);
+    drop_outputs(&again);
+}
+
 static void check_attention(const Kernels *kernels, const Attention *inputs, const Attention *expected,
-                            const float *probs, int flash, int threads)
+                            const float *probs, AttentionKept flash, int threads)
 {
     Attention x = *inputs, again = *inputs;
     attention_outputs(&x);
@@ -331,8 +343,10 @@ static void check_attention(const Kernels *kernels, const Attention *inputs, con
     run_attention(kernels, &again, flash, NULL, threads);
     assert_attention_near(&x, expected, flash);
     assert_attention_same(&x, &again);
-    if (!flash)
+    if (!flash) {
         assert_near("probs", x.nprobs, kept, probs, 1e-5);
+        check_attention_again(kernels, &x, threads);
+    }
     drop(kept, x.nprobs);
     drop_outputs(&x);
     drop_outputs(&again);
@@ -349,6 +363,7 @@ static void check_attention_shape(AttentionDims d, int packed, int masked)
     run_attention(kernels_reference(), &eager, 0, probs, 1);
     run_attention(kernels_reference(), &expected, 1, NULL, 1);
     assert_attention_near(&eager, &expected, 0);
+    check_attention_again(kernels_reference(), &eager, 1);
     for (int isa = 0; isa < ISAS; isa++) {
         const Kernels *kernels = kernels_cpu(isa_names[isa]);
         for (int i = 0; kernels && i < 2; i++) {
@@ -407,6 +422,8 @@ static void test_attention_long(void **state)
                 run_attention(kernels, &eager, 0, NULL, 1);
                 run_attention(kernels, &flash, 1, NULL, threads);
                 assert_attention_near(&flash, &eager, 0);
+                if (threads == 1)
+                    check_attention_again(kernels, &eager, threads);
                 drop_outputs(&eager);
                 drop_outputs(&flash);
             }
@@ -424,9 +441,9 @@ static void test_attention_without_keys(void **state)
     Attention a = attention_inputs(d, 0, 1);
     for (int isa = -1; isa < ISAS; isa++) {
         const Kernels *kernels = isa < 0 ? kernels_reference() : kernels_cpu(isa_names[isa]);
-        for (int flash = 0; kernels && flash < 2; flash++) {
+        for (AttentionKept kept = KEPT_PROBS; kernels && kept <= KEPT_NOTHING; kept++) {
             attention_outputs(&a);
-            run_attention(kernels, &a, flash, NULL, 2);
+            run_attention(kernels, &a, kept, NULL, 2);
             for (int64_t i = 0; i < a.nout / 2; i++) {
                 assert_true(a.out[a.nout / 2 + i] == 0); /* the second sample is padding altogether */
                 int64_t r = i / a.d.ldo;
@@ -434,7 +451,7 @@ static void test_attention_without_keys(void **state)
                 assert_true(a.dk[(d.seq + r) * a.d.lddk + i % a.d.ldo] == 0);
                 assert_true(a.dv[(d.seq + r) * a.d.lddv + i % a.d.ldo] == 0);
             }
-            for (int64_t i = 0; flash && i < a.nlse / 2; i++)
+            for (int64_t i = 0; kept == KEPT_LSE && i < a.nlse / 2; i++)
                 assert_true(a.lse[a.nlse / 2 + i] == -INFINITY);
             for (int c = 0; c < 8; c++)
                 assert_true(a.out[c] == 0); /* the first row of the first sample sees only its masked key */
@@ -498,9 +515,9 @@ static void test_attention_keeps_nan(void **state)
     a.q[0] = NAN;
     for (int isa = 0; isa < ISAS; isa++) {
         const Kernels *kernels = kernels_cpu(isa_names[isa]);
-        for (int flash = 0; kernels && flash < 2; flash++) {
+        for (AttentionKept kept = KEPT_PROBS; kernels && kept <= KEPT_NOTHING; kept++) {
             attention_outputs(&a);
-            run_attention(kernels, &a, flash, NULL, 1);
+            run_attention(kernels, &a, kept, NULL, 1);
             assert_true(isnan(a.out[0]) && isnan(a.out[1]) && !isnan(a.out[2]));
             drop_outputs(&a);
         }

@@ -1,0 +1,213 @@
+/* The repeated blocks of a model: marked once, run one after the other, alone or in segments of which only
+ * the first block's input is kept. */
+#include <stdio.h>
+#include <string.h>
+
+#include "module_.h"
+
+void nn_mark_block(Module *model, Module *block)
+{
+    if (!model || !block)
+        return;
+    Module **grown = module_grow(model, model->blocks, model->block_count, sizeof *model->blocks);
+    if (!grown)
+        return;
+    model->blocks = grown;
+    model->blocks[model->block_count++] = block;
+}
+
+int nn_block_count(const Module *model)
+{
+    return model ? model->block_count : 0;
+}
+
+Module *nn_block(const Module *model, int i)
+{
+    return model && i >= 0 && i < model->block_count ? model->blocks[i] : NULL;
+}
+
+/* ---- Running them ---------------------------------------------------------------------------- */
+
+static Tensor *run_block(Module *model, int i, Tensor *x, const Batch *batch)
+{
+    return model->run_block ? model->run_block(model, i, x, batch) : nn_forward(model->blocks[i], x, batch);
+}
+
+static Tensor *run_range(Module *model, int first, int end, Tensor *x, const Batch *batch)
+{
+    for (int i = first; i < end && x; i++)
+        x = run_block(model, i, i > first ? tensor_move(x) : x, batch);
+    return x;
+}
+
+static Tensor *segment_forward(void *self, Tensor *x, const Batch *batch)
+{
+    const Segment *segment = self;
+    return run_range(segment->model, segment->first, segment->end, x, batch);
+}
+
+static Segment *segment_find(const Module *model, int first, int end)
+{
+    Segment *segment = model->segments;
+    while (segment && (segment->first != first || segment->end != end))
+        segment = segment->next;
+    return segment;
+}
+
+/* Where the segment that begins at block i ends; i where none begins. */
+static int segment_end(const char *pattern, int i)
+{
+    int end = i;
+    if (pattern[i] == 'c')
+        do
+            end++;
+        while (pattern[end] == '+');
+    return end;
+}
+
+/* Charged to the segment's first block, as the checkpoint of that block alone would be. */
+static Tensor *run_segment(const Module *model, int first, int end, Tensor *x, const Batch *batch)
+{
+    MemTracker *tracker = model->item.context->tracker;
+    int place = memtrack_place_set(tracker, model->blocks[first]->place);
+    Tensor *y = tensor_checkpoint(segment_forward, segment_find(model, first, end), x, batch);
+    memtrack_place_set(tracker, place);
+    return y;
+}
+
+Tensor *nn_run_blocks(Module *model, Tensor *x, const Batch *batch)
+{
+    if (!model)
+        return NULL;
+    if (!model->pattern || !tensor_recording())
+        return run_range(model, 0, model->block_count, x, batch);
+    for (int i = 0, end; i < model->block_count && x; i = end) {
+        int last = i >= (int)strlen(model->pattern); /* marked since */
+        end = last ? i : segment_end(model->pattern, i);
+        x = i ? tensor_move(x) : x;
+        x = end > i ? run_segment(model, i, end, x, batch) : run_block(model, i, x, batch);
+        end += end == i;
+    }
+    return x;
+}
+
+/* ---- Patterns -------------------------------------------------------------------------------- */
+
+typedef struct PatternText {
+    char text[16];
+} PatternText;
+
+/* A right one for this many blocks, to show. */
+static PatternText example_of(int blocks)
+{
+    enum { SHOWN = 12 };
+    PatternText example = {""};
+    for (int i = 0; i < blocks && i < SHOWN; i++)
+        example.text[i] = i % 2 ? '+' : 'c';
+    if (blocks > SHOWN)
+        memcpy(example.text + SHOWN, "...", 3);
+    return example;
+}
+
+static int bad_pattern(const char *pattern, const char *what, int at, int blocks)
+{
+    return error_raise(ERROR_ARGUMENT,
+                       "nn_set_checkpoints: \"%.100s\" %s %d; it takes one character for each of %d blocks, "
+                       "'.' keeps it, 'c' begins a checkpointed segment, '+' continues one: \"%s\"",
+                       pattern, what, at, blocks, example_of(blocks).text);
+}
+
+static int check_pattern(const Module *model, const char *pattern)
+{
+    size_t length = strlen(pattern), fine = strspn(pattern, ".c+");
+    if (fine < length)
+        return bad_pattern(pattern, "has another character at", (int)fine, model->block_count);
+    if (length != (size_t)model->block_count)
+        return bad_pattern(pattern, "is of length", (int)length, model->block_count);
+    for (int i = 0; pattern[i]; i++)
+        if (pattern[i] == '+' && (i == 0 || pattern[i - 1] == '.'))
+            return bad_pattern(pattern, "continues no segment at", i, model->block_count);
+    return 0;
+}
+
+/* Kept until the model goes: backward may come after the pattern has changed. */
+static int segment_need(Module *model, int first, int end)
+{
+    if (segment_find(model, first, end))
+        return 0;
+    Segment *segment = host_alloc(sizeof *segment);
+    if (!segment)
+        return error_code();
+    *segment = (Segment){.next = model->segments, .model = model, .first = first, .end = end};
+    model->segments = segment;
+    return 0;
+}
+
+static void free_pattern(Module *model)
+{
+    module_free_text(model, model->pattern);
+    model->pattern = NULL;
+}
+
+void module_free_blocks(Module *module)
+{
+    Context *context = module->item.context;
+    free_pattern(module);
+    while (module->segments) {
+        Segment *segment = module->segments;
+        module->segments = segment->next;
+        host_free(context, segment, sizeof *segment);
+    }
+    memtrack_host_free(context->tracker, module->blocks,
+                       (size_t)module->block_count * sizeof *module->blocks);
+}
+
+int nn_set_checkpoints(Module *model, const char *pattern)
+{
+    if (!model)
+        return error_code();
+    if (!pattern || !pattern[strspn(pattern, ".")]) {
+        if (pattern && check_pattern(model, pattern))
+            return error_code();
+        free_pattern(model);
+        return 0;
+    }
+    if (check_pattern(model, pattern))
+        return error_code();
+    for (int i = 0, end; pattern[i]; i = end + (end == i)) {
+        end = segment_end(pattern, i);
+        if (end > i && segment_need(model, i, end))
+            return error_code();
+    }
+    char *copy = module_copy_text(model, pattern);
+    if (!copy)
+        return error_code();
+    free_pattern(model);
+    model->pattern = copy;
+    return 0;
+}
+
+int nn_set_checkpoint_every(Module *model, int n)
+{
+    if (!model)
+        return error_code();
+    if (n < 1)
+        return error_raise(ERROR_ARGUMENT,
+                           "nn_set_checkpoint_every: segments of %d blocks; 1 or more, and "
+                           "nn_set_checkpoints(model, NULL) turns checkpointing off",
+                           n);
+    size_t bytes = (size_t)model->block_count + 1;
+    char *pattern = host_alloc(bytes);
+    if (!pattern)
+        return error_code();
+    for (int i = 0; i < model->block_count; i++)
+        pattern[i] = i % n ? '+' : 'c';
+    int failed = nn_set_checkpoints(model, pattern);
+    host_free(model->item.context, pattern, bytes);
+    return failed;
+}
+
+const char *nn_checkpoints(const Module *model)
+{
+    return model ? model->pattern : NULL;
+}
