@@ -1,4 +1,5 @@
 /* A model by what a user types: many write a published model's name in their own way. */
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -150,32 +151,53 @@ int name_distance(const char *a, const char *b)
     return row[columns];
 }
 
-static int unknown(const char *what)
+/* Small when names are alike: the same beginning says more than a letter that differs. */
+static int unlikeness(const char *wanted, const char *name)
 {
-    const char *best[NEAREST] = {"", "", ""};
-    int distance[NEAREST] = {1 << 20, 1 << 20, 1 << 20};
+    int same = 0;
+    while (wanted[same] && wanted[same] == name[same])
+        same++;
+    int distance = name_distance(wanted, name);
+    return same > 2 || distance < 3 ? distance - 2 * same : INT_MAX;
+}
+
+/* The presets that are most like it, at most NEAREST; the benchmark's are not for users. */
+static int nearest(const char *what, const char *names[NEAREST])
+{
+    int scores[NEAREST], count = 0;
     Key wanted = key_of(without_owner(what));
     for (int i = 0; nn_preset_at(i); i++) {
         const char *name = nn_preset_at(i)->name;
-        int d = name_distance(wanted.text, key_of(name).text), at = NEAREST;
-        if (!strncmp(name, "bench-", 6))
+        int score = unlikeness(wanted.text, key_of(name).text), at = count;
+        if (score == INT_MAX || !strncmp(name, "bench-", 6))
             continue;
-        while (at > 0 && d < distance[at - 1])
-            at--;
-        for (int k = NEAREST - 1; k > at; k--) {
-            best[k] = best[k - 1];
-            distance[k] = distance[k - 1];
-        }
+        for (; at > 0 && score < scores[at - 1]; at--)
+            if (at < NEAREST) {
+                names[at] = names[at - 1];
+                scores[at] = scores[at - 1];
+            }
         if (at < NEAREST) {
-            best[at] = name;
-            distance[at] = d;
+            names[at] = name;
+            scores[at] = score;
+            count += count < NEAREST;
         }
     }
-    return error_raise(
-        ERROR_ARGUMENT,
-        "no model is called %s; the nearest names are %s, %s and %s, and the path of a config.json "
-        "works too",
-        string_text(what).text, best[0], best[1], best[2]);
+    return count;
+}
+
+static int unknown(const char *what)
+{
+    const char *names[NEAREST];
+    char list[4 * KEY] = ", and no model is like it";
+    int count = nearest(what, names), used = 0;
+    for (int i = 0; i < count; i++) {
+        const char *before = i == 0 ? "; the nearest models are " : i == count - 1 ? " and " : ", ";
+        used += snprintf(list + used, sizeof list - (size_t)used, "%s%s", before, names[i]);
+    }
+    if (count == 1)
+        snprintf(list, sizeof list, "; the nearest model is %s", names[0]);
+    return error_raise(ERROR_ARGUMENT, "no model or file is called %s%s; the path of a config.json works too",
+                       string_text(what).text, list);
 }
 
 /* ---- All ------------------------------------------------------------------------------------- */
@@ -194,5 +216,6 @@ int io_find_model(const char *what, IoModel *model)
         return io_read_config(what, model);
     if (take_alias(what, model))
         return ERROR_NONE;
-    return json || strchr(what, '/') ? io_read_config(what, model) : unknown(what);
+    int path = json || what[0] == '.' || !hub_name(what);
+    return path ? io_read_config(what, model) : unknown(what);
 }

@@ -27,9 +27,9 @@ typedef struct IoModel {
 BRIM_API int io_read_config(const char *path, IoModel *model);
 
 /* A preset's name; another usual name of one ("llama3.2-1b", "meta-llama/Llama-3.1-8B", "gpt2-small"), which
- * the note then says; or the path of a config.json or of its directory: what has a '/', ends in ".json" or
- * exists. Returns 0, or raises as io_read_config does; for an unknown name ERROR_ARGUMENT, with the nearest
- * names. */
+ * the note then says; or the path of a config.json or of its directory. A preset's own name goes before a
+ * file, a file before another name. Returns 0, or raises as io_read_config does; for a name that is nothing
+ * ERROR_ARGUMENT, with the nearest names. */
 BRIM_API int io_find_model(const char *what, IoModel *model);
 
 #ifdef __cplusplus

@@ -171,7 +171,10 @@ static void test_unknown_names(void **state)
         {"", "\"\"", ERROR_ARGUMENT},
         {"none.json", "none.json: cannot open", ERROR_FILE},
         {"/no/such/place", "/no/such/place: cannot open", ERROR_FILE},
-        {"some/thing", "some/thing: cannot open", ERROR_FILE},
+        {"a/b/thing", "a/b/thing: cannot open", ERROR_FILE},
+        {"Qwen/Qwen2.5-7B", "\"Qwen/Qwen2.5-7B\"; the nearest models are qwen2-7b and ", ERROR_ARGUMENT},
+        {"mistral", "; the nearest model is mistral-7b; ", ERROR_ARGUMENT},
+        {"deepseek-v3", ", and no model is like it; ", ERROR_ARGUMENT},
         {"./llama-3.2-1b", "./llama-3.2-1b: cannot open", ERROR_FILE},
     };
     IoModel m;
@@ -181,12 +184,13 @@ static void test_unknown_names(void **state)
         assert_int_equal(m.preset.batch, 0);
     }
     assert_int_equal(io_find_model("gpt3", &m), ERROR_ARGUMENT);
-    assert_error(ERROR_ARGUMENT, "no model is called \"gpt3\"", "nearest names are gpt2, ", "config.json");
+    assert_error(ERROR_ARGUMENT, "no model or file is called \"gpt3\"", "nearest models are gpt2, ",
+                 "config.json");
     char name[5000];
     memset(name, 'a', sizeof name);
     name[sizeof name - 1] = '\0';
     assert_int_equal(io_find_model(name, &m), ERROR_ARGUMENT);
-    assert_error(ERROR_ARGUMENT, "aaa…", "nearest");
+    assert_error(ERROR_ARGUMENT, "aaa…", ", and no model is like it; ");
     assert_int_equal(io_find_model(NULL, &m), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "NULL");
     assert_int_equal(io_find_model("gpt2", NULL), ERROR_ARGUMENT);
