@@ -228,7 +228,7 @@ static void read_window(Fields *f, const LlamaKind *kind, LlamaConfig *c)
                     ? MOST_LAYERS
                     : fields_count(f, "max_window_layers", qwen2 ? 28 : 0, 0, MOST_LAYERS);
     int sliding = sliding_layers(f, c->layers);
-    if (sliding < 0)
+    if (sliding < 0 || kind->always_slides)
         sliding = slides && (!qwen2 || first < c->layers);
     if (!sliding || !window || window >= c->max_seq)
         return;
