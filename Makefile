@@ -47,12 +47,10 @@ ALL_CFLAGS  := $(BASE) $(OPT) -fopenmp $(DEFS) $(CFLAGS)
 # gcc's parallel regions run on kernels/team.c; clang's need its own run-time.
 IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null | head -1))
 ALL_LDFLAGS := $(LDSAN) $(if $(IS_CLANG),-fopenmp,-pthread) $(LDFLAGS)
-LIBS := -lopenblas -lz -lm
-# The command and the tests read and write JSON.
-CLI_LIBS := -ljansson $(LIBS)
+LIBS := -ljansson -lopenblas -lz -lm
 
 # ---- Files ----------------------------------------------------------------------------------------------------------
-FOLDERS := memtrack tensor nn optim data plan report
+FOLDERS := memtrack tensor nn optim data plan report io
 # kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
 KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/team.c $(wildcard kernels/reference*.c)
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
@@ -107,7 +105,7 @@ $(BUILD)/libbrim.so: $(LIB_OBJ)
 
 $(BUILD)/brim: $(CLI_OBJ) $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 $(BUILD)/examples/%: $(BUILD)/examples/%.o $(BUILD)/libbrim.a
 	$(call say,LD,$@)
@@ -115,11 +113,11 @@ $(BUILD)/examples/%: $(BUILD)/examples/%.o $(BUILD)/libbrim.a
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS) -lcmocka
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 # ---- Running --------------------------------------------------------------------------------------------------------
 deps:

@@ -114,11 +114,12 @@ Module *nn_attention(const AttentionConfig *config)
         gpt2_projections(module, self, dim);
     } else {
         int bert = config->style == ATTENTION_BERT;
+        int qkv_bias = bert || config->qkv_bias, o_bias = bert || config->o_bias;
         const char *const *names = bert ? bert_names : llama_names;
-        if (projection(module, self, 0, names[0], dim, inner, bert) == 0 &&
-            projection(module, self, 1, names[1], dim, kv, bert) == 0 &&
-            projection(module, self, 2, names[2], dim, kv, bert) == 0)
-            projection(module, self, 3, names[3], inner, dim, bert);
+        if (projection(module, self, 0, names[0], dim, inner, qkv_bias) == 0 &&
+            projection(module, self, 1, names[1], dim, kv, qkv_bias) == 0 &&
+            projection(module, self, 2, names[2], dim, kv, qkv_bias) == 0)
+            projection(module, self, 3, names[3], inner, dim, o_bias);
     }
     return error_code() ? NULL : module;
 }
@@ -139,14 +140,19 @@ static Tensor *swiglu_forward(Module *module, Tensor *x, const Batch *batch)
 
 static const ModuleClass swiglu_class = {"swiglu", sizeof(Swiglu), swiglu_forward};
 
-Module *nn_swiglu(int64_t dim, int64_t hidden)
+Module *module_swiglu(int64_t dim, int64_t hidden, int bias)
 {
     Module *module = nn_module(&swiglu_class);
     Swiglu *self = nn_state(module);
     if (!self)
         return NULL;
-    self->gate = nn_add(module, "gate_proj", nn_linear(dim, hidden, 0));
-    self->up = nn_add(module, "up_proj", nn_linear(dim, hidden, 0));
-    self->down = nn_add(module, "down_proj", nn_linear(hidden, dim, 0));
+    self->gate = nn_add(module, "gate_proj", nn_linear(dim, hidden, bias));
+    self->up = nn_add(module, "up_proj", nn_linear(dim, hidden, bias));
+    self->down = nn_add(module, "down_proj", nn_linear(hidden, dim, bias));
     return error_code() ? NULL : module;
+}
+
+Module *nn_swiglu(int64_t dim, int64_t hidden)
+{
+    return module_swiglu(dim, hidden, 0);
 }

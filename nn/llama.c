@@ -1,4 +1,5 @@
-/* Llama: RMSNorm before each branch, rotary positions, grouped-query attention, SwiGLU. */
+/* Llama: RMSNorm before each branch, rotary positions, grouped-query attention, SwiGLU. Mistral is the same,
+ * Qwen2 has biases on q, k and v. */
 #include <stdio.h>
 
 #include "module_.h"
@@ -35,8 +36,10 @@ Module *nn_llama_block(const LlamaConfig *c)
                                                              .kv_heads = c->kv_heads,
                                                              .head_dim = c->head_dim,
                                                              .kind = c->attention,
-                                                             .rope_theta = c->rope_theta}));
-    self->mlp = nn_add(module, "mlp", nn_swiglu(c->dim, c->hidden));
+                                                             .rope_theta = c->rope_theta,
+                                                             .qkv_bias = c->qkv_bias,
+                                                             .o_bias = c->o_bias}));
+    self->mlp = nn_add(module, "mlp", module_swiglu(c->dim, c->hidden, c->mlp_bias));
     self->input_norm = nn_add(module, "input_layernorm", nn_rms_norm(c->dim, c->norm_eps));
     self->post_norm = nn_add(module, "post_attention_layernorm", nn_rms_norm(c->dim, c->norm_eps));
     return error_code() ? NULL : module;

@@ -57,6 +57,8 @@ void module_fill(Module *module, const char *name, float value);
 void module_init_normal(Module *module, float std);
 /* A child with weight (in, out) and bias (out), as GPT-2 stores projections. It has no forward of its own. */
 Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out);
+/* nn_swiglu, with or without biases. */
+Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
 /* logits = hidden weight^T + bias, with the embedding's weight, charged to a place of its own. */
 Tensor *module_tied_head(Module *model, const char *place, Tensor *hidden, Tensor *weight, Tensor *bias);
 /* Positive and at most INT_MAX, or raises "llama: layers must be …, not -3". Returns non-zero on error. */

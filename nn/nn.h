@@ -128,6 +128,8 @@ typedef struct AttentionConfig {
     int head_dim; /* 0 = dim / heads */
     AttentionKind kind;
     float rope_theta; /* LLaMA; 0 = 10000 */
+    int qkv_bias;     /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
+    int o_bias;       /* LLaMA: a bias on the output */
 } AttentionConfig;
 BRIM_API Module *nn_attention(const AttentionConfig *config);
 BRIM_API Module *nn_swiglu(int64_t dim, int64_t hidden); /* gate_proj, up_proj, down_proj; no biases */
@@ -141,8 +143,9 @@ typedef struct MlpConfig {
 } MlpConfig;
 BRIM_API Module *nn_mlp(const MlpConfig *config);
 
-/* Llama (arXiv 2302.13971, 2307.09288): pre-RMSNorm, rotary positions, SwiGLU, grouped-query attention. Reads
- * batch->ids; logits (B,T,vocab). Initialised normal(0, 0.02), norms 1, as transformers does. */
+/* Llama (arXiv 2302.13971, 2307.09288), and Mistral and Qwen2, which are the same with other sizes:
+ * pre-RMSNorm, rotary positions, SwiGLU, grouped-query attention. Reads batch->ids; logits (B,T,vocab).
+ * Initialised normal(0, 0.02), norms 1, as transformers does. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;     /* 0 = heads */
@@ -152,6 +155,9 @@ typedef struct LlamaConfig {
     float rope_theta; /* 0 = 10000 */
     float norm_eps;   /* 0 = 1e-5 */
     AttentionKind attention;
+    int qkv_bias; /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
+    int o_bias;   /* on o_proj */
+    int mlp_bias; /* on gate_proj, up_proj, down_proj */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
 
@@ -216,6 +222,7 @@ BRIM_API const char *nn_family_name(ModelFamily family);
 BRIM_API Module *nn_model(const ModelPreset *preset);
 BRIM_API void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind);
 BRIM_API void nn_preset_set_dropout(ModelPreset *preset, float p); /* ignored by families without dropout */
+BRIM_API float nn_preset_dropout(const ModelPreset *preset);       /* 0 for families without */
 BRIM_API int nn_preset_max_seq(const ModelPreset *preset);         /* 0 for mlp */
 BRIM_API int nn_preset_vocab(const ModelPreset *preset);           /* classes, for mlp */
 

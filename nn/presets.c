@@ -36,6 +36,9 @@ static const ModelPreset presets[] = {
     {"llama-3.2-1b", "1.24B, tied head", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 2048, .layers = 16, .heads = 32, .kv_heads = 8, .hidden = 8192,
            .max_seq = 131072, .tied = 1, .rope_theta = 500000)},
+    {"llama-3.2-3b", "3.21B, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 128256, .dim = 3072, .layers = 28, .heads = 24, .kv_heads = 8, .hidden = 8192,
+           .max_seq = 131072, .tied = 1, .rope_theta = 500000)},
     {"llama-3.1-8b", "8.0B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
            .max_seq = 131072, .rope_theta = 500000)},
@@ -45,6 +48,16 @@ static const ModelPreset presets[] = {
     {"llama-3.1-405b", "405.9B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 16384, .layers = 126, .heads = 128, .kv_heads = 8, .hidden = 53248,
            .max_seq = 131072, .rope_theta = 500000)},
+    /* Version 0.1; beyond 4096 tokens its attention has a window, which is not computed. */
+    {"mistral-7b", "7.2B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
+           .max_seq = 4096)},
+    {"qwen2-0.5b", "494M, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 151936, .dim = 896, .layers = 24, .heads = 14, .kv_heads = 2, .hidden = 4864,
+           .max_seq = 131072, .tied = 1, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2-7b", "7.6B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 3584, .layers = 28, .heads = 28, .kv_heads = 4, .hidden = 18944,
+           .max_seq = 131072, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
 
     {"bench-mlp", "benchmark shape", .batch = 128, MLP(.sizes = {784, 512, 512, 10})},
     {"bench-bert-tiny", "benchmark shape", .batch = 16, .seq = 128,
@@ -117,6 +130,23 @@ void nn_preset_set_dropout(ModelPreset *preset, float p)
         preset->config.bert.dropout = p;
     else if (preset->family == MODEL_GPT2)
         preset->config.gpt2.dropout = p;
+}
+
+float nn_preset_dropout(const ModelPreset *preset)
+{
+    if (!preset)
+        return 0;
+    switch (preset->family) {
+    case MODEL_MLP:
+        return preset->config.mlp.dropout;
+    case MODEL_BERT:
+        return preset->config.bert.dropout;
+    case MODEL_GPT2:
+        return preset->config.gpt2.dropout;
+    case MODEL_LLAMA:
+        break;
+    }
+    return 0;
 }
 
 int nn_preset_max_seq(const ModelPreset *preset)

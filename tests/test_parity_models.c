@@ -63,6 +63,9 @@ static Module *model_of(const char *config, AttentionKind attention)
                                    .tied = number(config, "tied"),
                                    .rope_theta = (float)attribute(config, "rope_theta", 0),
                                    .norm_eps = eps,
+                                   .qkv_bias = number(config, "qkv_bias"),
+                                   .o_bias = number(config, "o_bias"),
+                                   .mlp_bias = number(config, "mlp_bias"),
                                    .attention = attention});
 }
 
@@ -165,6 +168,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         MODEL("mlp"),   MODEL("bert"),           MODEL("gpt2"),
         MODEL("llama"), MODEL("llama_gqa_tied"), MODEL("llama_head_dim"),
+        MODEL("llama_qwen2"), MODEL("llama_biases"),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

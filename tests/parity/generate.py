@@ -264,6 +264,16 @@ def model_cases():
     labels = integers(1001, (2, 5), 31)
     yield 'llama_head_dim', config, models.LlamaForCausalLM(**config), {'ids': integers(1000, (2, 5), 31)}, labels
 
+    config = dict(vocab=37, dim=24, layers=2, heads=6, kv_heads=2, hidden=36, norm_eps=1e-6,
+                  rope_theta=1000000.0, tied=1, qkv_bias=1)
+    labels = some_ignored(integers(1001, (2, 9), 37), 1002, 2)
+    yield 'llama_qwen2', config, models.LlamaForCausalLM(**config), {'ids': integers(1000, (2, 9), 37)}, labels
+
+    config = dict(vocab=29, dim=16, layers=1, heads=4, kv_heads=2, hidden=20, norm_eps=1e-5,
+                  rope_theta=10000.0, tied=0, qkv_bias=1, o_bias=1, mlp_bias=1)
+    labels = integers(1001, (2, 7), 29)
+    yield 'llama_biases', config, models.LlamaForCausalLM(**config), {'ids': integers(1000, (2, 7), 29)}, labels
+
 
 def check_gradients(name, model, loss):
     """A step along the gradient and back changes the loss by what the gradient says; so does each parameter alone."""

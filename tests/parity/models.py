@@ -97,13 +97,13 @@ def rope(x, cos, sin):
 
 
 class LlamaAttention(nn.Module):
-    def __init__(self, dim, heads, kv_heads, head_dim):
+    def __init__(self, dim, heads, kv_heads, head_dim, qkv_bias, o_bias):
         super().__init__()
         self.heads, self.kv_heads = heads, kv_heads
-        self.q_proj = nn.Linear(dim, heads * head_dim, bias=False)
-        self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
-        self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
-        self.o_proj = nn.Linear(heads * head_dim, dim, bias=False)
+        self.q_proj = nn.Linear(dim, heads * head_dim, bias=bool(qkv_bias))
+        self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=bool(qkv_bias))
+        self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=bool(qkv_bias))
+        self.o_proj = nn.Linear(heads * head_dim, dim, bias=bool(o_bias))
 
     def forward(self, x, cos, sin, added):
         q = rope(heads_first(self.q_proj(x), self.heads), cos, sin)
@@ -116,21 +116,21 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaMLP(nn.Module):
-    def __init__(self, dim, hidden):
+    def __init__(self, dim, hidden, bias):
         super().__init__()
-        self.gate_proj = nn.Linear(dim, hidden, bias=False)
-        self.up_proj = nn.Linear(dim, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, dim, bias=False)
+        self.gate_proj = nn.Linear(dim, hidden, bias=bool(bias))
+        self.up_proj = nn.Linear(dim, hidden, bias=bool(bias))
+        self.down_proj = nn.Linear(hidden, dim, bias=bool(bias))
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class LlamaLayer(nn.Module):
-    def __init__(self, dim, heads, kv_heads, head_dim, hidden, eps):
+    def __init__(self, dim, heads, kv_heads, head_dim, hidden, eps, qkv_bias, o_bias, mlp_bias):
         super().__init__()
-        self.self_attn = LlamaAttention(dim, heads, kv_heads, head_dim)
-        self.mlp = LlamaMLP(dim, hidden)
+        self.self_attn = LlamaAttention(dim, heads, kv_heads, head_dim, qkv_bias, o_bias)
+        self.mlp = LlamaMLP(dim, hidden, mlp_bias)
         self.input_layernorm = RMSNorm(dim, eps)
         self.post_attention_layernorm = RMSNorm(dim, eps)
 
@@ -140,21 +140,23 @@ class LlamaLayer(nn.Module):
 
 
 class LlamaModel(nn.Module):
-    def __init__(self, vocab, dim, layers, heads, kv_heads, head_dim, hidden, eps):
+    def __init__(self, vocab, dim, layers, heads, kv_heads, head_dim, hidden, eps, *biases):
         super().__init__()
         self.embed_tokens = nn.Embedding(vocab, dim)
-        self.layers = nn.ModuleList(LlamaLayer(dim, heads, kv_heads, head_dim, hidden, eps) for _ in range(layers))
+        self.layers = nn.ModuleList(LlamaLayer(dim, heads, kv_heads, head_dim, hidden, eps, *biases)
+                                    for _ in range(layers))
         self.norm = RMSNorm(dim, eps)
 
 
 class LlamaForCausalLM(nn.Module):
-    """kv_heads 0 means heads, head_dim 0 means dim / heads."""
+    """kv_heads 0 means heads, head_dim 0 means dim / heads. Qwen2 has qkv_bias; Llama may have all three."""
 
     def __init__(self, vocab, dim, layers, heads, hidden, kv_heads=0, head_dim=0, norm_eps=1e-5, rope_theta=10000.0,
-                 tied=0):
+                 tied=0, qkv_bias=0, o_bias=0, mlp_bias=0):
         super().__init__()
         self.head_dim, self.rope_theta = head_dim or dim // heads, rope_theta
-        self.model = LlamaModel(vocab, dim, layers, heads, kv_heads or heads, self.head_dim, hidden, norm_eps)
+        self.model = LlamaModel(vocab, dim, layers, heads, kv_heads or heads, self.head_dim, hidden, norm_eps, qkv_bias,
+                                o_bias, mlp_bias)
         self.lm_head = None if tied else nn.Linear(dim, vocab, bias=False)
 
     def forward(self, ids):

@@ -1,0 +1,38 @@
+/* io: models described by files of others. Reads Hugging Face's config.json of the Llama, Mistral, Qwen2,
+ * BERT and GPT-2 families, and finds a model by what a user types. docs/config-json.md lists the fields. */
+#ifndef BRIM_IO_H
+#define BRIM_IO_H
+
+#include "../nn/nn.h"
+#include "io_names.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A model and what to say about it. Of a file, preset.name and preset.about point into this struct: a copy of
+ * it needs them set again. Nothing in it is to be freed. */
+typedef struct IoModel {
+    ModelPreset preset; /* for nn_model; batch 1, seq at most 2048, dropout as the file says */
+    char name[64];      /* the preset's, or the base name of the file or directory */
+    char about[96];     /* "qwen2, 24 layers of 896" */
+    char note[256];     /* what a user should know, in sentences; "" = nothing */
+} IoModel;
+
+/* Reads a config.json, or that of a directory, of at most 1 MiB. What is absent has the default of
+ * transformers. What brim does not compute is an error, or, where memory and training from scratch are the
+ * same, a note; a field that neither is known is an error, because it may change memory. Returns 0; or raises
+ * and returns ERROR_FILE (cannot be read), ERROR_DATA (is not such a configuration: the message names file,
+ * field and value), ERROR_HOST_MEMORY, ERROR_ARGUMENT (NULL); then *model is zeroed. */
+BRIM_API int io_read_config(const char *path, IoModel *model);
+
+/* A preset's name; another usual name of one ("llama3.2-1b", "meta-llama/Llama-3.1-8B", "gpt2-small"), which
+ * the note then says; or the path of a config.json or of its directory. A preset's own name goes before a
+ * file, a file before another name. Returns 0, or raises as io_read_config does; for a name that is nothing
+ * ERROR_ARGUMENT, with the nearest names. */
+BRIM_API int io_find_model(const char *what, IoModel *model);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
