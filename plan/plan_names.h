@@ -3,6 +3,7 @@
 #define BRIM_PLAN_NAMES_H
 
 #define plan_execute brim_plan_execute
+#define plan_free brim_plan_free
 #define plan_script brim_plan_script
 
 #endif
