@@ -139,6 +139,7 @@ static int growth_main(const BenchShape *shape, int threads)
         context_create(&(ContextOptions){.memory = MEMTRACK_RESERVED, .capacity = needs, .threads = threads});
     if (!context)
         return 1;
+    memtrack_ledger_follow(context_ledger(context), plan.hints);
     context_use(context);
     Session s;
     session_open(&s, preset);
@@ -148,6 +149,7 @@ static int growth_main(const BenchShape *shape, int threads)
     printf("{\"growth\": %.3f, \"error\": %d}\n",
            ((double)memtrack_process_resident_peak() - (double)before) / (1 << 20), error_code());
     context_destroy(context);
+    plan_free(&plan);
     return 0;
 }
 
@@ -240,9 +242,11 @@ static void run_shape(const Options *o, const BenchShape *shape, Child *torch, R
     Context *context = context_create(
         &(ContextOptions){.memory = MEMTRACK_RESERVED, .capacity = needs, .threads = o->threads});
     if (!context) {
+        plan_free(&plan);
         snprintf(result->error, sizeof result->error, "no memory");
         return;
     }
+    memtrack_ledger_follow(context_ledger(context), plan.hints);
     context_use(context);
     if (session_open(&session, preset) == 0 && session_step(&session) > 0 &&
         replay_record(&replay, &session, needs) == 0) {
@@ -259,6 +263,7 @@ static void run_shape(const Options *o, const BenchShape *shape, Child *torch, R
     result->torch_over = ratio_of_rounds(&sides[TORCH], &sides[BRIM]);
     context_use(NULL);
     context_destroy(context);
+    plan_free(&plan);
     replay_close(&replay);
 }
 

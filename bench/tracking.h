@@ -28,6 +28,7 @@ static int tracking_script(void *user)
     EventLog *log = user;
     Context *context = context_current();
     Session s;
+    log->count = 0; /* planning may run it twice */
     memtrack_log_start(context_ledger(context), 0, tracking_keep, log);
     if (session_open(&s, log->preset) == 0)
         for (int i = 0; i < 2 && !error_code(); i++)
@@ -84,6 +85,7 @@ static double tracking_seconds(const ModelPreset *preset, int threads, size_t *e
             best = seconds < best ? seconds : best;
         }
         *events = end - begin;
+        plan_free(&plan);
     }
     memtrack_host_free(log.tracker, log.events, log.capacity * sizeof *log.events);
     memtrack_host_free(log.tracker, log.blocks, log.block_capacity * sizeof *log.blocks);

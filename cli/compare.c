@@ -61,6 +61,7 @@ int variants_plan(const Options *o, Variant variants[VARIANTS])
         Training training = {.options = &variants[i].options};
         RunOptions run = run_options(&variants[i].options);
         plan_script(training_script, &training, &run, &variants[i].plan);
+        plan_free(&variants[i].plan); /* its figures stay */
         variants[i].parameters = training.parameters;
     }
     return count;

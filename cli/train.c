@@ -123,7 +123,9 @@ int command_plan(const Options *o)
         json_print(json_pack("{s:s, s:I, s:f, s:o}", "model", o->model, "parameters",
                              (json_int_t)training.parameters, "step_flops", plan.step_flops, "memory",
                              json_memory(&plan.memory, NULL)));
-        return check_budget(o, &plan);
+        int status = check_budget(o, &plan);
+        plan_free(&plan);
+        return status;
     }
     print_title(o, training.parameters, training.steps);
     printf("\n");
@@ -135,6 +137,7 @@ int command_plan(const Options *o)
     if (o->budget && !status)
         printf("Fits: %s below the budget of %s.\n", report_size(o->budget - plan.memory.stats.needs).text,
                report_size(o->budget).text);
+    plan_free(&plan);
     return status;
 }
 
@@ -194,8 +197,12 @@ int command_train(const Options *o)
     Training training = {.options = o};
     Plan plan;
     RunResult result;
-    if (plan_or_say(o, &training, &plan) || check_budget(o, &plan))
+    if (plan_or_say(o, &training, &plan))
         return EXIT_NO;
+    if (check_budget(o, &plan)) {
+        plan_free(&plan);
+        return EXIT_NO;
+    }
     int threads = o->threads ? o->threads : kernels_default_threads();
     if (!o->json) {
         print_title(o, training.parameters, training.steps);
@@ -214,6 +221,7 @@ int command_train(const Options *o)
     if (o->epochs && !o->every)
         run.every = (int)(training.steps / 20) + 1;
     plan_execute(training_script, &training, &run, &plan, &result);
+    plan_free(&plan); /* its figures stay */
     if (result.status) {
         fprintf(stderr, "brim: %s\n", result.error);
         if (result.status == ERROR_MEMORY)

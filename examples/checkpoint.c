@@ -37,7 +37,9 @@ static int compare(int batch, int seq, int steps, const char *why)
         Config c = {batch, seq, i, steps};
         Plan plan;
         RunOptions quiet = {.quiet = 1};
-        if (plan_script(train, &c, &quiet, &plan) || plan_execute(train, &c, &quiet, &plan, &run[i])) {
+        int failed = plan_script(train, &c, &quiet, &plan) || plan_execute(train, &c, &quiet, &plan, &run[i]);
+        plan_free(&plan); /* its figures stay */
+        if (failed) {
             fprintf(stderr, "checkpoint: %s\n", plan.status ? plan.error : run[i].error);
             return 1;
         }

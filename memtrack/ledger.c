@@ -17,16 +17,23 @@ static uint64_t mix(uint64_t hash, uint64_t word)
     return hash ^ (hash >> 32);
 }
 
-/* Stamps an event: hashes, log. The op goes in by its text and the place by its name, not by address or
- * number. */
-static void record(MemLedger *ledger, MemEventKind kind, const MemBlock *block, MemComponent from)
+/* An event as one number, but for its offset: the same in a plan and its run. The op goes in by its text and
+ * the place by its name, not by address or number. */
+static uint64_t digest_of(const MemTracker *tracker, MemEventKind kind, const MemBlock *block,
+                          MemComponent from)
+{
+    uint64_t tags = 1 + (uint64_t)kind + 8 * (uint64_t)block->component + 512 * (uint64_t)from +
+                    32768 * (uint64_t)tracker->phase;
+    return mix(mix(tags, block->requested), tracker->op_hash) + tracker->places[block->place].hash;
+}
+
+/* Stamps an event: hashes, log. */
+static void record(MemLedger *ledger, MemEventKind kind, const MemBlock *block, MemComponent from,
+                   uint64_t digest)
 {
     const MemTracker *tracker = ledger->tracker;
     MemStats *stats = &ledger->stats;
-    uint64_t tags = 1 + (uint64_t)kind + 8 * (uint64_t)block->component + 512 * (uint64_t)from +
-                    32768 * (uint64_t)tracker->phase;
-    uint64_t digest = mix(mix(mix(tags, block->requested), block->offset), tracker->op_hash) +
-                      tracker->places[block->place].hash;
+    digest = mix(digest, block->offset);
     stats->event_hash = mix(stats->event_hash, digest);
     stats->step_hash = mix(stats->step_hash, digest);
     if (!ledger->log.recording)
@@ -77,6 +84,8 @@ static void new_peak(MemLedger *ledger, const MemWhere *where)
     stats->peak_at = *where;
     memcpy(stats->at_peak, stats->live_by, sizeof stats->at_peak);
     ledger->snapshot_pending = true;
+    if (ledger->trace)
+        memtrack_trace_peak_(ledger->trace, stats->allocations);
 }
 
 static void book_in(MemLedger *ledger, MemComponent component, const MemBlock *block)
@@ -107,19 +116,58 @@ static void book_out(MemLedger *ledger, MemComponent component, const MemBlock *
     ledger->stats.live_by[component] -= block->bytes;
 }
 
+static MemEnd end_of(uint64_t requested, MemComponent component)
+{
+    return requested <= MEMTRACK_SMALL ? MEM_END_LOW : component_end[component];
+}
+
+/* Without hints: the tightest gap of the block's own arena, or its top. A parameter's gradient stays for the
+ * step: it must not break a gap that the activation gradients of every layer take in turn. */
+static int fit_online(const MemLedger *ledger, const MemBlock *block, MemFit *fit)
+{
+    uint64_t largest = block->component == MEM_GRADIENT ? block->bytes : UINT64_MAX;
+    return memtrack_offsets_find_(&ledger->arenas[block->end], block->bytes, largest, fit);
+}
+
+/* With hints: there, or else, as nothing better is known, in the tightest gap, at its upper edge what would
+ * go HIGH online: so an unplanned step as a whole lies as it would there. */
+static int fit_by_hints(const MemLedger *ledger, const MemBlock *block, bool met, MemFit *fit)
+{
+    const MemArena *arena = &ledger->arenas[MEM_END_LOW];
+    if (met && memtrack_offsets_at_(arena, block->bytes, memtrack_follow_offset_(&ledger->follow), fit) == 0)
+        return 0;
+    if (memtrack_offsets_find_(arena, block->bytes, UINT64_MAX, fit))
+        return -1;
+    if (end_of(block->requested, block->component) == MEM_END_HIGH)
+        memtrack_offsets_lift_(arena, block->bytes, ledger->follow.hints->top, fit);
+    return 0;
+}
+
 /* Finds a place for the block; -1 when there is none within the capacity. `extent` is the sum of both arenas'
  * then. */
-static int fit_block(const MemLedger *ledger, const MemBlock *block, MemFit *fit, uint64_t *extent)
+static int fit_block(const MemLedger *ledger, const MemBlock *block, bool met, MemFit *fit, uint64_t *extent)
 {
     uint64_t other = ledger->arenas[block->end == MEM_END_LOW ? MEM_END_HIGH : MEM_END_LOW].top;
-    /* A parameter's gradient stays for the step: it must not break a gap that the activation gradients of
-     * every layer take in turn. */
-    uint64_t largest = block->component == MEM_GRADIENT ? block->bytes : UINT64_MAX;
-    if (memtrack_offsets_find_(&ledger->arenas[block->end], block->bytes, largest, fit) ||
-        fit->top > UINT64_MAX - other)
+    int failed =
+        ledger->follow.hints ? fit_by_hints(ledger, block, met, fit) : fit_online(ledger, block, fit);
+    if (failed || fit->top > UINT64_MAX - other)
         return -1;
     *extent = fit->top + other;
     return ledger->capacity > 0 && *extent > ledger->capacity ? -1 : 0;
+}
+
+/* Enters a block that has been made. */
+static void book_alloc(MemLedger *ledger, MemBlock *block, uint64_t digest, bool met)
+{
+    const MemTracker *tracker = ledger->tracker;
+    ledger->stats.allocations++;
+    book_in(ledger, block->component, block);
+    record(ledger, MEM_EVENT_ALLOC, block, block->component, digest);
+    if (met)
+        memtrack_follow_pass_(&ledger->follow, true);
+    if (ledger->trace)
+        memtrack_trace_alloc_(ledger->trace, block,
+                              &(MemWhere){tracker->step, tracker->phase, block->place, tracker->op}, digest);
 }
 
 int memtrack_alloc(MemLedger *ledger, uint64_t bytes, MemComponent component, MemBlock *block)
@@ -129,28 +177,28 @@ int memtrack_alloc(MemLedger *ledger, uint64_t bytes, MemComponent component, Me
         return -1;
     if (bytes == 0)
         return 0;
-    MemEnd end = bytes <= MEMTRACK_SMALL ? MEM_END_LOW : component_end[component];
-    MemArena *arena = &ledger->arenas[end];
     MemBlock made = *block;
     MemFit fit;
     uint64_t extent;
     made.requested = bytes;
-    made.end = end;
+    made.end = ledger->follow.hints ? MEM_END_LOW : end_of(bytes, component);
     made.bytes = (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
     made.serial = ledger->stats.allocations + 1;
-    if (memtrack_fails_() || fit_block(ledger, &made, &fit, &extent) ||
-        memtrack_offsets_prepare_(ledger->tracker, arena))
+    MemArena *arena = &ledger->arenas[made.end];
+    uint64_t digest = digest_of(ledger->tracker, MEM_EVENT_ALLOC, &made, component);
+    bool met = memtrack_follow_meets_(&ledger->follow, digest);
+    if (memtrack_fails_() || fit_block(ledger, &made, met, &fit, &extent) ||
+        memtrack_offsets_prepare_(ledger->tracker, arena) ||
+        (ledger->trace && memtrack_trace_prepare_(ledger->trace)))
         return -1;
     made.offset = fit.offset;
-    if (memtrack_backing_attach_(ledger->tracker, &ledger->backing, end, &made))
+    if (memtrack_backing_attach_(ledger->tracker, &ledger->backing, made.end, &made))
         return -1;
 
     memtrack_offsets_take_(arena, made.bytes, &fit);
     if (extent > ledger->stats.needs)
         ledger->stats.needs = extent;
-    ledger->stats.allocations++;
-    book_in(ledger, component, &made);
-    record(ledger, MEM_EVENT_ALLOC, &made, component);
+    book_alloc(ledger, &made, digest, met);
     *block = made;
     return 0;
 }
@@ -159,9 +207,14 @@ void memtrack_free(MemLedger *ledger, MemBlock *block)
 {
     if (!block || block->bytes == 0)
         return;
+    uint64_t digest = digest_of(ledger->tracker, MEM_EVENT_FREE, block, block->component);
     book_out(ledger, block->component, block);
     ledger->stats.frees++;
-    record(ledger, MEM_EVENT_FREE, block, block->component);
+    record(ledger, MEM_EVENT_FREE, block, block->component, digest);
+    if (memtrack_follow_meets_(&ledger->follow, digest))
+        memtrack_follow_pass_(&ledger->follow, false);
+    if (ledger->trace)
+        memtrack_trace_free_(ledger->trace, block, digest);
     memtrack_offsets_give_(&ledger->arenas[block->end], block->offset, block->bytes);
     memtrack_backing_detach_(&ledger->backing, block);
     *block = (MemBlock){0};
@@ -176,7 +229,9 @@ void memtrack_retag(MemLedger *ledger, MemBlock *block, MemComponent component)
     block->component = component;
     book_in(ledger, component, block);
     ledger->stats.retags++;
-    record(ledger, MEM_EVENT_RETAG, block, from);
+    record(ledger, MEM_EVENT_RETAG, block, from, digest_of(ledger->tracker, MEM_EVENT_RETAG, block, from));
+    if (ledger->trace)
+        memtrack_trace_retag_(ledger->trace, block);
 }
 
 const MemStats *memtrack_stats(const MemLedger *ledger)
@@ -254,6 +309,7 @@ void memtrack_ledger_destroy_(MemLedger *ledger)
 {
     MemTracker *tracker = ledger->tracker;
     memtrack_log_destroy_(ledger);
+    memtrack_trace_destroy_(ledger->trace);
     memtrack_backing_destroy_(tracker, &ledger->backing);
     for (int end = 0; end < MEM_END_COUNT; end++)
         memtrack_offsets_destroy_(tracker, &ledger->arenas[end]);

@@ -97,6 +97,7 @@ typedef enum MemMode {
 
 typedef struct MemTracker MemTracker; /* places, phase, step, op, the host ledger; owns its ledgers */
 typedef struct MemLedger MemLedger;   /* the books of one device */
+typedef struct MemHints MemHints;     /* where each allocation of a planned run goes */
 
 /* Where and when something happened. `op` is a static string or NULL. */
 typedef struct MemWhere {
@@ -116,8 +117,10 @@ typedef struct MemBlock {
     uint64_t serial;    /* the how-manieth allocation of its ledger, from 1: the same in a plan and its run */
     int32_t place;      /* where it was allocated: its free and re-tags are charged there */
     MemComponent component;
-    MemEnd end; /* by its component and size when it was made; re-tags do not move it */
-    void *data; /* NULL on META */
+    MemEnd end; /* by its component and size when it was made, LOW in a ledger that follows hints; re-tags do
+                 * not move it */
+    int32_t record; /* memtrack's own: where a trace keeps it; 0 = nowhere */
+    void *data;     /* NULL on META */
 } MemBlock;
 
 typedef enum MemEventKind { MEM_EVENT_ALLOC, MEM_EVENT_FREE, MEM_EVENT_RETAG } MemEventKind;
@@ -128,7 +131,7 @@ typedef struct MemEvent {
     MemComponent from;      /* RETAG: before the event; otherwise == component */
     MemWhere where;         /* FREE, RETAG: phase, step and op of now, place of the allocation */
     uint64_t serial, offset, bytes,
-        requested; /* the block's; its end is that of its ALLOC's component and size */
+        requested; /* the block's; its end is that of its ALLOC's component and size, or LOW by hints */
     uint64_t live; /* the ledger's live bytes after the event */
 } MemEvent;
 
@@ -215,6 +218,39 @@ BRIM_API const MemStats *memtrack_stats(const MemLedger *ledger);
 BRIM_API void memtrack_peak_by_place(const MemLedger *ledger, int place, uint64_t by[MEM_COMPONENT_COUNT]);
 /* Starts a new peak measurement from what is live now (needs is kept). */
 BRIM_API void memtrack_peak_reset(MemLedger *ledger);
+
+/* ---- Packing ---------------------------------------------------------------------------------
+ * Online, a ledger decides where a block goes knowing only what came before. A plan knows what comes after:
+ * it traces a dry run, packs the trace, and has the run, and a second dry run, follow the hints. */
+
+/* Records what is allocated and freed from here on, by segments (memtrack_step_set ends one), and where each
+ * live block was made. Before the ledger's first allocation. Returns 0, or -1 without memory or too late.
+ * Host memory of the process, not of the tracker: a plan's books are then those of its run. */
+BRIM_API int memtrack_trace_start(MemLedger *ledger);
+
+/* An allocation that is live at the ledger's peak. */
+typedef struct MemPeakBlock {
+    uint64_t serial, bytes;
+    MemComponent component; /* at the peak */
+    MemWhere where;         /* when it was made */
+} MemPeakBlock;
+/* The `room` largest of a traced ledger, the largest first, of equals the one made first. Returns how many.
+ */
+BRIM_API size_t memtrack_peak_blocks(const MemLedger *ledger, MemPeakBlock *out, size_t room);
+
+/* Ends the running segment and packs what was traced. *hints is NULL when nothing better was found than what
+ * the ledger did by itself: its needs are within 0.1 % of its peak, there is no trace, or it has more than 64
+ * kinds of segments. Returns 0, or -1 without memory. Deterministic: the same trace, the same hints. */
+BRIM_API int memtrack_pack(MemLedger *ledger, MemHints **hints);
+BRIM_API void memtrack_hints_free(MemHints *hints); /* NULL is fine */
+/* "by size": how they were found; "online" for NULL. */
+BRIM_API const char *memtrack_hints_packer(const MemHints *hints);
+
+/* From here on blocks go where the hints say, in one arena counted from the low end. An event that was not
+ * planned, or whose place is not free, takes a free range; those after it are placed by hints again. Before
+ * the ledger's first allocation: returns 0, or -1 when it is too late. The hints outlive the ledger; several
+ * ledgers may follow the same. NULL: as without. */
+BRIM_API int memtrack_ledger_follow(MemLedger *ledger, const MemHints *hints);
 
 /* ---- Event log ------------------------------------------------------------------------------- */
 

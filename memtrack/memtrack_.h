@@ -1,13 +1,16 @@
 /* What memtrack's files share with each other and with nobody else. Lower files know nothing of higher ones:
- * host and process <- offsets, backing <- log <- ledger <- tracker and places.
+ * host and process <- offsets, backing <- log, trace, hints <- ledger <- tracker and places; packing reads
+ * traces and makes hints.
  */
 #ifndef BRIM_MEMTRACK_INTERNAL_H
 #define BRIM_MEMTRACK_INTERNAL_H
 
 #include <stdbool.h>
 
+#include "hints_.h"
 #include "memtrack.h"
 #include "offsets_.h"
+#include "trace_.h"
 
 /* The bytes behind the offsets. META has none, RESERVED one mapping, MALLOC a list of its live blocks: the
  * caller keeps its MemBlocks, so without the list the blocks still live at memtrack_destroy could not be
@@ -46,7 +49,9 @@ struct MemLedger {
     MemBacking backing;
     MemStats stats;
     MemLog log;
-    MemRow *rows; /* by place; never fewer than the tracker has places */
+    MemTrace *trace;  /* NULL when nothing is traced */
+    MemFollow follow; /* follow.hints NULL: two arenas, online */
+    MemRow *rows;     /* by place; never fewer than the tracker has places */
     size_t row_capacity;
     int first_changed;     /* -1 = none */
     bool snapshot_pending; /* the peak is the present state, not yet copied into the rows */

@@ -11,6 +11,8 @@
 #define memtrack_fail_pending brim_memtrack_fail_pending
 #define memtrack_free brim_memtrack_free
 #define memtrack_group_name brim_memtrack_group_name
+#define memtrack_hints_free brim_memtrack_hints_free
+#define memtrack_hints_packer brim_memtrack_hints_packer
 #define memtrack_host_alloc brim_memtrack_host_alloc
 #define memtrack_host_calloc brim_memtrack_host_calloc
 #define memtrack_host_free brim_memtrack_host_free
@@ -19,6 +21,7 @@
 #define memtrack_host_realloc brim_memtrack_host_realloc
 #define memtrack_host_strdup brim_memtrack_host_strdup
 #define memtrack_ledger_create brim_memtrack_ledger_create
+#define memtrack_ledger_follow brim_memtrack_ledger_follow
 #define memtrack_ledger_mode brim_memtrack_ledger_mode
 #define memtrack_ledger_name brim_memtrack_ledger_name
 #define memtrack_ledger_tracker brim_memtrack_ledger_tracker
@@ -28,6 +31,8 @@
 #define memtrack_log_start brim_memtrack_log_start
 #define memtrack_log_stop brim_memtrack_log_stop
 #define memtrack_op_set brim_memtrack_op_set
+#define memtrack_pack brim_memtrack_pack
+#define memtrack_peak_blocks brim_memtrack_peak_blocks
 #define memtrack_peak_by_place brim_memtrack_peak_by_place
 #define memtrack_peak_reset brim_memtrack_peak_reset
 #define memtrack_phase brim_memtrack_phase
@@ -46,5 +51,6 @@
 #define memtrack_stats brim_memtrack_stats
 #define memtrack_step brim_memtrack_step
 #define memtrack_step_set brim_memtrack_step_set
+#define memtrack_trace_start brim_memtrack_trace_start
 
 #endif

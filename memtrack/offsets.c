@@ -39,24 +39,6 @@ int memtrack_offsets_find_(const MemArena *arena, uint64_t bytes, uint64_t large
     return 0;
 }
 
-static void remove_gap(MemArena *arena, size_t i)
-{
-    arena->gap_count--;
-    memmove(&arena->gaps[i], &arena->gaps[i + 1], (arena->gap_count - i) * sizeof(MemGap));
-}
-
-void memtrack_offsets_take_(MemArena *arena, uint64_t bytes, const MemFit *fit)
-{
-    arena->blocks++;
-    arena->top = fit->top;
-    if (fit->gap == arena->gap_count)
-        return;
-    MemGap *gap = &arena->gaps[fit->gap];
-    gap->start += bytes;
-    if (gap->start == gap->end)
-        remove_gap(arena, fit->gap);
-}
-
 /* The first gap that starts after `offset`. */
 static size_t gap_after(const MemArena *arena, uint64_t offset)
 {
@@ -69,6 +51,64 @@ static size_t gap_after(const MemArena *arena, uint64_t offset)
             low = middle + 1;
     }
     return low;
+}
+
+int memtrack_offsets_at_(const MemArena *arena, uint64_t bytes, uint64_t offset, MemFit *fit)
+{
+    if (bytes > UINT64_MAX - offset)
+        return -1;
+    *fit = (MemFit){.offset = offset, .top = arena->top, .gap = arena->gap_count};
+    if (offset >= arena->top) {
+        fit->top = offset + bytes;
+        return 0;
+    }
+    fit->gap = gap_after(arena, offset) - 1; /* wraps when there is none before */
+    return fit->gap < arena->gap_count && offset + bytes <= arena->gaps[fit->gap].end ? 0 : -1;
+}
+
+void memtrack_offsets_lift_(const MemArena *arena, uint64_t bytes, uint64_t ceiling, MemFit *fit)
+{
+    if (fit->gap < arena->gap_count) {
+        fit->offset = arena->gaps[fit->gap].end - bytes;
+    } else if (bytes <= ceiling && ceiling - bytes > arena->top) {
+        fit->offset = ceiling - bytes;
+        fit->top = ceiling;
+    }
+}
+
+static void remove_gap(MemArena *arena, size_t i)
+{
+    arena->gap_count--;
+    memmove(&arena->gaps[i], &arena->gaps[i + 1], (arena->gap_count - i) * sizeof(MemGap));
+}
+
+static void insert_gap(MemArena *arena, size_t i, MemGap gap)
+{
+    memmove(&arena->gaps[i + 1], &arena->gaps[i], (arena->gap_count - i) * sizeof(MemGap));
+    arena->gaps[i] = gap;
+    arena->gap_count++;
+}
+
+void memtrack_offsets_take_(MemArena *arena, uint64_t bytes, const MemFit *fit)
+{
+    arena->blocks++;
+    if (fit->gap == arena->gap_count) {
+        if (fit->offset > arena->top)
+            insert_gap(arena, fit->gap, (MemGap){arena->top, fit->offset});
+        arena->top = fit->top;
+        return;
+    }
+    MemGap *gap = &arena->gaps[fit->gap];
+    uint64_t end = fit->offset + bytes, gap_end = gap->end;
+    if (gap->start == fit->offset) {
+        gap->start = end;
+        if (end == gap_end)
+            remove_gap(arena, fit->gap);
+        return;
+    }
+    gap->end = fit->offset;
+    if (end < gap_end)
+        insert_gap(arena, fit->gap + 1, (MemGap){end, gap_end});
 }
 
 void memtrack_offsets_give_(MemArena *arena, uint64_t offset, uint64_t bytes)
@@ -89,9 +129,7 @@ void memtrack_offsets_give_(MemArena *arena, uint64_t offset, uint64_t bytes)
     } else if (joins_after) {
         arena->gaps[i].start = offset;
     } else {
-        memmove(&arena->gaps[i + 1], &arena->gaps[i], (arena->gap_count - i) * sizeof(MemGap));
-        arena->gaps[i] = (MemGap){offset, end};
-        arena->gap_count++;
+        insert_gap(arena, i, (MemGap){offset, end});
     }
 }
 

@@ -32,7 +32,13 @@ int memtrack_offsets_prepare_(MemTracker *tracker, MemArena *arena);
 /* The smallest gap that holds `bytes` (> 0) and is no larger than `largest`, the lowest of equals, else the
  * top. -1 when offsets run out. */
 int memtrack_offsets_find_(const MemArena *arena, uint64_t bytes, uint64_t largest, MemFit *fit);
-/* Takes what find found, before anything else happens to the arena. */
+/* The same for a given offset; -1 when anything in [offset, offset + bytes) is taken. What then lies free
+ * between the top and a block above it becomes a gap. */
+int memtrack_offsets_at_(const MemArena *arena, uint64_t bytes, uint64_t offset, MemFit *fit);
+/* Moves what find found to the upper edge of its free range; the range above the top is taken to end at
+ * `ceiling`. */
+void memtrack_offsets_lift_(const MemArena *arena, uint64_t bytes, uint64_t ceiling, MemFit *fit);
+/* Takes what one of these found, before anything else happens to the arena. */
 void memtrack_offsets_take_(MemArena *arena, uint64_t bytes, const MemFit *fit);
 /* Gives a block back. Never fails. */
 void memtrack_offsets_give_(MemArena *arena, uint64_t offset, uint64_t bytes);

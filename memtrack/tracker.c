@@ -93,6 +93,9 @@ int64_t memtrack_step_set(MemTracker *tracker, int64_t step)
     for (MemLedger *ledger = tracker->ledgers; ledger; ledger = ledger->next) {
         MemStats *stats = &ledger->stats;
         stats->step_hash = 0;
+        memtrack_follow_segment_(&ledger->follow);
+        if (ledger->trace)
+            memtrack_trace_segment_(ledger->trace);
         stats->step_peak = stats->live;
         memcpy(stats->step_at_peak, stats->live_by, sizeof stats->step_at_peak);
     }

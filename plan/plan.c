@@ -1,39 +1,12 @@
-/* The dry run and the real run of one script, and the comparison of their steps. */
-#include <inttypes.h>
-#include <math.h>
-#include <stdlib.h>
+/* The dry run of a script, and of what it leaves the plan. A trace of it is packed; if that needs less, a
+ * second dry run follows the hints, and is the plan. */
 #include <string.h>
-#include <time.h>
 
-#include "../tensor/tensor_.h"
-#include "plan.h"
-
-enum { RECENT_STEPS = 101 };
-
-/* What brim_step needs to know of the run around it. */
-typedef struct Run {
-    const RunOptions *options;
-    RunResult *result;
-    FILE *out;
-    int64_t lines;
-    double started, last;         /* last: when the current step's time began */
-    double step_seconds;          /* of the step that ended last */
-    double tokens, token_seconds; /* of all steps but the first, which warms up */
-    double recent[RECENT_STEPS];  /* seconds, as a ring */
-} Run;
-
-static _Thread_local Run *current_run;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "plan_.h"
 
 /* ---- Signatures of segments ------------------------------------------------------------------ */
 
-static SegmentSignature *find_signature(const Plan *plan, uint64_t hash)
+SegmentSignature *plan_find_signature_(const Plan *plan, uint64_t hash)
 {
     for (int i = 0; i < plan->signatures; i++)
         if (plan->signature[i].hash == hash)
@@ -51,7 +24,7 @@ static void note_segment(Context *context, int step_ended, void *user)
     PlanSegments *segments = user;
     Plan *plan = segments->plan;
     uint64_t hash = memtrack_stats(context->ledger)->step_hash;
-    SegmentSignature *known = find_signature(plan, hash);
+    SegmentSignature *known = plan_find_signature_(plan, hash);
     if (known)
         known->count++;
     else if (plan->signatures < PLAN_SIGNATURES)
@@ -63,30 +36,9 @@ static void note_segment(Context *context, int step_ended, void *user)
     segments->flops_before = context->flops;
 }
 
-typedef struct RealSegments {
-    const Plan *plan;
-    RunResult *result;
-} RealSegments;
-
-static void compare_segment(Context *context, int step_ended, void *user)
-{
-    RealSegments *segments = user;
-    RunResult *result = segments->result;
-    result->steps += step_ended;
-    if (current_run && step_ended)
-        current_run->step_seconds = now() - current_run->last;
-    else if (current_run)
-        current_run->last = now(); /* set-up and evaluations do not count as training time */
-    if (segments->plan->more_kinds ||
-        find_signature(segments->plan, memtrack_stats(context->ledger)->step_hash))
-        return;
-    if (result->segments_off_plan++ == 0)
-        result->first_off_plan = memtrack_step(context->tracker);
-}
-
 /* ---- Planning -------------------------------------------------------------------------------- */
 
-static void keep_error(char *to, size_t size, int status)
+void plan_keep_error_(char *to, size_t size, int status)
 {
     if (status)
         snprintf(to, size, "%s",
@@ -94,7 +46,7 @@ static void keep_error(char *to, size_t size, int status)
 }
 
 /* Runs the script in this context and closes the books of its last segment. */
-static int run_script(Script script, void *config, Context *context, SegmentHook hook, void *user)
+int plan_run_script_(Script script, void *config, Context *context, SegmentHook hook, void *user)
 {
     context->segment_hook = hook;
     context->segment_user = user;
@@ -107,169 +59,75 @@ static int run_script(Script script, void *config, Context *context, SegmentHook
     return status;
 }
 
+static void plan_without_memory(Plan *plan)
+{
+    snprintf(plan->error, sizeof plan->error, "out of host memory for a plan");
+    plan->status = ERROR_HOST_MEMORY;
+}
+
+/* One dry run, by hints if there are any, else traced. A plan of its own, with the hints it found in *found.
+ */
+static void dry_run(Script script, void *config, const RunOptions *o, const MemHints *hints, MemHints **found,
+                    Plan *plan)
+{
+    Context *context = context_create(
+        &(ContextOptions){.meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels});
+    if (!context || (!hints && memtrack_trace_start(context->ledger))) {
+        plan_without_memory(plan);
+        context_destroy(context);
+        return;
+    }
+    memtrack_ledger_follow(context->ledger, hints);
+    Context *outside = context_use(context);
+    PlanSegments segments = {.plan = plan};
+    plan->status = plan_run_script_(script, config, context, note_segment, &segments);
+    plan_keep_error_(plan->error, sizeof plan->error, plan->status);
+    report_summary(context->ledger, &plan->memory);
+    context_use(outside);
+    if (!hints && !plan->status &&
+        (memtrack_pack(context->ledger, found) || plan_keep_detail_(plan, context)))
+        plan_without_memory(plan);
+    context_destroy(context);
+}
+
+/* The second dry run: when it needs less, it takes the first one's place. */
+static void improve(Script script, void *config, const RunOptions *o, MemHints *hints, Plan *plan)
+{
+    Plan packed = {0};
+    dry_run(script, config, o, hints, NULL, &packed);
+    if (packed.status || packed.memory.stats.needs >= plan->memory.stats.needs) {
+        plan->status = packed.status;
+        memcpy(plan->error, packed.error, sizeof plan->error);
+        memtrack_hints_free(hints);
+        return;
+    }
+    plan->memory = packed.memory;
+    memcpy(plan->signature, packed.signature, sizeof plan->signature);
+    plan->signatures = packed.signatures;
+    plan->more_kinds = packed.more_kinds;
+    plan->hints = hints;
+    plan->packer = memtrack_hints_packer(hints);
+}
+
 int plan_script(Script script, void *config, const RunOptions *options, Plan *plan)
 {
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
-    memset(plan, 0, sizeof *plan);
-    Context *context = context_create(
-        &(ContextOptions){.meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels});
-    if (!context) {
-        snprintf(plan->error, sizeof plan->error, "out of host memory for a plan");
-        return plan->status = ERROR_HOST_MEMORY;
-    }
-    Context *outside = context_use(context);
-    PlanSegments segments = {.plan = plan};
-    plan->status = run_script(script, config, context, note_segment, &segments);
-    keep_error(plan->error, sizeof plan->error, plan->status);
-    report_summary(context->ledger, &plan->memory);
-    context_use(outside);
-    context_destroy(context);
+    MemHints *hints = NULL;
+    *plan = (Plan){.packer = memtrack_hints_packer(NULL)};
+    dry_run(script, config, o, NULL, &hints, plan);
+    if (hints)
+        improve(script, config, o, hints, plan);
+    if (plan->status)
+        plan_free(plan);
     return plan->status;
 }
 
-/* ---- Running --------------------------------------------------------------------------------- */
-
-static int refuse_budget(RunResult *result, uint64_t needs, uint64_t budget)
+void plan_free(Plan *plan)
 {
-    snprintf(result->error, sizeof result->error,
-             "needs %" PRIu64 " bytes (%s), %" PRIu64 " more than the budget of %" PRIu64 " (%s)", needs,
-             report_size(needs).text, needs - budget, budget, report_size(budget).text);
-    return result->status = ERROR_BUDGET;
-}
-
-static int refuse_machine(RunResult *result, uint64_t needs)
-{
-    snprintf(result->error, sizeof result->error,
-             "needs %" PRIu64 " bytes (%s), which this machine does not have free", needs,
-             report_size(needs).text);
-    return result->status = ERROR_MEMORY;
-}
-
-static int wants_malloc(const RunOptions *options)
-{
-    const char *mode = getenv("BRIM_MEMORY");
-    return options->malloc_blocks || (mode && !strcmp(mode, "malloc"));
-}
-
-static Context *context_for(const RunOptions *options, uint64_t needs)
-{
-    int own_blocks = wants_malloc(options);
-    return context_create(&(ContextOptions){.memory = own_blocks ? MEMTRACK_MALLOC : MEMTRACK_RESERVED,
-                                            .capacity = needs ? needs : MEMTRACK_ALIGN,
-                                            .threads = options->threads,
-                                            .seed = options->seed,
-                                            .kernels = options->kernels});
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median_step(Run *run)
-{
-    int64_t timed = run->lines - 1;
-    size_t count = (size_t)(timed < RECENT_STEPS ? timed : RECENT_STEPS);
-    if (timed < 1)
-        return 0;
-    qsort(run->recent, count, sizeof run->recent[0], by_value);
-    return run->recent[count / 2];
-}
-
-int plan_execute(Script script, void *config, const RunOptions *options, const Plan *plan, RunResult *result)
-{
-    static const RunOptions defaults;
-    const RunOptions *o = options ? options : &defaults;
-    uint64_t needs = plan->memory.stats.needs;
-    memset(result, 0, sizeof *result);
-    result->first_off_plan = -1;
-    if (o->budget && needs > o->budget)
-        return refuse_budget(result, needs, o->budget);
-    Context *context = context_for(o, needs);
-    if (!context)
-        return refuse_machine(result, needs);
-    Context *outside = context_use(context);
-    Run run = {.options = o, .result = result, .out = o->out ? o->out : stdout, .started = now()};
-    run.last = run.started;
-    Run *run_outside = current_run;
-    current_run = &run;
-    RealSegments segments = {plan, result};
-    result->status = run_script(script, config, context, compare_segment, &segments);
-    current_run = run_outside;
-    keep_error(result->error, sizeof result->error, result->status);
-    result->seconds = now() - run.started;
-    if (run.token_seconds > 0)
-        result->tokens_per_second = run.tokens / run.token_seconds;
-    result->step_seconds = median_step(&run);
-    report_summary(context->ledger, &result->memory);
-    result->memory.reserved = wants_malloc(o) ? 0 : needs;
-    result->memory.process_peak = memtrack_process_resident_peak();
-    context_use(outside);
-    context_destroy(context);
-    return result->status;
-}
-
-void brim_step(int64_t tokens)
-{
-    Run *run = current_run;
-    Context *context = context_here();
-    if (!run || !context || context->meta || context->error)
-        return;
-    int64_t step = context->loss_step + 1;
-    int over = memtrack_step(context->tracker) >= step; /* an evaluation came first */
-    double t = now(), loss = context->step_loss;
-    double seconds = fmax(over ? run->step_seconds : t - run->last, 1e-9);
-    RunResult *result = run->result;
-    if (run->lines++ == 0) {
-        result->loss_first = loss;
-    } else {
-        run->tokens += (double)tokens;
-        run->token_seconds += seconds;
-        run->recent[(run->lines - 2) % RECENT_STEPS] = seconds;
-    }
-    result->loss_last = loss;
-    run->last = t;
-    int every = run->options->every > 0 ? run->options->every : 1;
-    if (!run->options->quiet && (step == 1 || step % every == 0)) {
-        report_step(run->out, context->ledger, &(StepLine){step, loss, (double)tokens / seconds});
-        fflush(run->out);
-    }
-}
-
-int brim_run(Script script, void *config, const RunOptions *options)
-{
-    static const RunOptions defaults;
-    const RunOptions *o = options ? options : &defaults;
-    FILE *out = o->out ? o->out : stdout;
-    Plan plan;
-    RunResult result;
-    if (plan_script(script, config, o, &plan)) {
-        if (!o->quiet)
-            fprintf(stderr, "brim: while planning: %s\n", plan.error);
-        return 1;
-    }
-    if (!o->quiet) {
-        if (o->title)
-            fprintf(out, "%s\n", o->title);
-        fprintf(out, "Plan: needs %s (%" PRIu64 " bytes); peak in %s, %s\n",
-                report_size(plan.memory.stats.needs).text, plan.memory.stats.needs,
-                memtrack_phase_name(plan.memory.stats.peak_at.phase), report_place(&plan.memory));
-    }
-    int status = plan_execute(script, config, o, &plan, &result);
-    if (o->quiet)
-        return status ? 1 : 0;
-    if (status) {
-        fprintf(stderr, "brim: %s\n", result.error);
-        return 1;
-    }
-    fprintf(out, "\n%" PRId64 " step%s, %.1f s, loss %.4f -> %.4f\n\n", result.steps,
-            result.steps == 1 ? "" : "s", result.seconds, result.loss_first, result.loss_last);
-    report_table(out, &plan.memory, &result.memory);
-    report_textbook(out, &plan.memory);
-    if (result.segments_off_plan)
-        fprintf(out, "%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n",
-                result.segments_off_plan, result.first_off_plan + 1);
-    return 0;
+    memtrack_hints_free(plan->hints);
+    memtrack_host_free(NULL, plan->places, (size_t)plan->place_count * sizeof *plan->places);
+    plan->hints = NULL;
+    plan->places = NULL;
+    plan->place_count = plan->largest_count = 0;
 }

@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-/* Returns 0, or non-zero when it failed (usually error_code()). Runs twice: planned, then for real. */
+/* Returns 0, or non-zero when it failed (usually error_code()). Runs on meta once or twice, then for real. */
 typedef int (*Script)(void *config);
 
 typedef struct RunOptions {
@@ -44,7 +44,23 @@ typedef struct SegmentSignature {
     int64_t first_step, count;
 } SegmentSignature;
 
-enum { PLAN_SIGNATURES = 64 };
+enum { PLAN_SIGNATURES = 64, PLAN_TENSORS = 10 };
+
+/* One allocation that is live at the peak: its component as it is then, the rest as it was when it was made.
+ */
+typedef struct PlanTensor {
+    char place[96], op[24]; /* "" where there is none */
+    MemComponent component;
+    uint64_t bytes;
+    int64_t step;
+    MemPhase phase;
+} PlanTensor;
+
+/* Bytes live at the peak that were made at this place. */
+typedef struct PlanPlace {
+    char place[96];
+    uint64_t by[MEM_COMPONENT_COUNT];
+} PlanPlace;
 
 typedef struct Plan {
     int status;        /* the script's return */
@@ -55,12 +71,23 @@ typedef struct Plan {
     int more_kinds; /* 1: there were more than PLAN_SIGNATURES; a run is then not checked for segments off the
                        plan */
     int64_t steps;
-    double step_flops; /* of the first training step's products */
+    double step_flops;  /* of the first training step's products */
+    const char *packer; /* "online", "by size", …: whose placement needs is of */
+    MemHints *hints;    /* that placement, for ledgers that are to need no more; NULL = online */
+    PlanTensor largest[PLAN_TENSORS]; /* at the peak, the largest first */
+    int largest_count;
+    PlanPlace *places; /* in order of first use, only those with bytes at the peak; they sum to the peak */
+    int place_count;
 } Plan;
 
-/* Runs the script on meta. Returns plan->status: 0 when it ran through. Allocates nothing that outlives it.
+/* Runs the script on meta, and, when packing what it allocated ahead needs less, once more with each block
+ * where it was packed. Returns plan->status: 0 when it ran through. The plan owns its hints and places (a
+ * failed one nothing): plan_free.
  */
 BRIM_API int plan_script(Script script, void *config, const RunOptions *options, Plan *plan);
+
+/* Frees what the plan owns; its figures stay. A zeroed plan, and one freed before, are fine. */
+BRIM_API void plan_free(Plan *plan);
 
 typedef struct RunResult {
     int status;

@@ -10,6 +10,7 @@
 #define plan_execute brim_plan_execute
 #define plan_formula_item brim_plan_formula_item
 #define plan_formula_print brim_plan_formula_print
+#define plan_free brim_plan_free
 #define plan_korthikanti_bytes brim_plan_korthikanti_bytes
 #define plan_korthikanti_part brim_plan_korthikanti_part
 #define plan_kv_cache_bytes brim_plan_kv_cache_bytes

@@ -62,6 +62,7 @@ static void fail_training(const Case *c, int malloc_blocks)
     options.malloc_blocks = malloc_blocks;
     assert_int_equal(plan_script(case_script, &session, &options, &planned), 0);
     fail_each(case_text(c, name), run, 300);
+    plan_free(&planned);
 }
 
 static void training_checkpointed_llama(void **state)
@@ -110,6 +111,7 @@ static void training_mlp(void **state)
     session.c = c;
     assert_int_equal(plan_script(case_script, &session, &options, &planned), 0);
     fail_each(case_text(&c, name), run, 100);
+    plan_free(&planned);
 }
 
 /* ---- Planning -------------------------------------------------------------------------------- */
@@ -121,6 +123,7 @@ static int plan(char error[512])
     strcpy(error, made.error);
     assert_int_equal(status, made.status);
     assert_int_equal(made.memory.stats.live, 0);
+    plan_free(&made);
     return status;
 }
 

@@ -53,6 +53,7 @@ static void a_budget_of_what_it_needs_suffices(void **state)
         assert_int_equal(result.status, 0);
         assert_string_equal(result.error, "");
         assert_int_equal(result.memory.stats.needs, plan.memory.stats.needs);
+        plan_free(&plan);
         assert_int_equal(memtrack_process_live(), live);
     }
 }
@@ -76,6 +77,7 @@ static void a_byte_less_is_refused_before_step_1(void **state)
         snprintf(exact, sizeof exact, "%llu bytes", (unsigned long long)needs);
         assert_non_null(strstr(result.error, exact));
         assert_non_null(strstr(result.error, "1 more than the budget"));
+        plan_free(&plan);
         assert_int_equal(memtrack_process_live(), live);
     }
 }
@@ -93,6 +95,7 @@ static void a_smaller_reservation_is_an_error(void **state)
                                              .capacity = plan.memory.stats.needs - MEMTRACK_ALIGN,
                                              .threads = 1,
                                              .seed = 3});
+        memtrack_ledger_follow(context_ledger(context), plan.hints);
         Context *outside = context_use(context);
         int scope = tensor_scope_begin();
         assert_int_equal(case_script(&session), ERROR_MEMORY);
@@ -102,6 +105,7 @@ static void a_smaller_reservation_is_an_error(void **state)
         assert_true(memtrack_stats(context_ledger(context))->needs < plan.memory.stats.needs);
         context_use(outside);
         context_destroy(context);
+        plan_free(&plan);
         assert_int_equal(memtrack_process_live(), live);
     }
 }
@@ -127,6 +131,7 @@ static void the_reservation_is_not_a_byte_larger(void **state)
     assert_true(wants_malloc() || result.memory.reserved == 1 << 20);
     more = 4;
     assert_int_equal(plan_execute(one_block, &more, &options, &plan, &result), ERROR_MEMORY);
+    plan_free(&plan);
 }
 
 static void more_than_the_machine_is_refused(void **state)
@@ -143,6 +148,7 @@ static void more_than_the_machine_is_refused(void **state)
     assert_int_equal(plan_execute(case_script, &session, &options, &plan, &result), ERROR_MEMORY);
     assert_non_null(strstr(result.error, "1048576.00 GiB"));
     assert_int_equal(session.calls, 0);
+    plan_free(&plan);
     assert_int_equal(memtrack_process_live(), live);
 }
 
@@ -187,6 +193,7 @@ static void scripts_that_fail_say_so(void **state)
     assert_int_equal(plan_execute(makes_nothing, NULL, &options, &plan, &result), 0);
     assert_int_equal(plan_execute(fails_without_a_word, NULL, &options, &plan, &result), 7);
     assert_true(strlen(result.error) > 0);
+    plan_free(&plan);
     assert_int_equal(memtrack_process_live(), live);
 }
 
@@ -203,6 +210,7 @@ static void the_context_outside_is_left_alone(void **state)
     RunResult result;
     assert_int_equal(plan_execute(case_script, &session, &options, &plan, &result), 0);
     assert_ptr_equal(context_current(), own);
+    plan_free(&plan);
     assert_int_equal(plan_script(fails_on_shapes, NULL, &options, &plan), ERROR_SHAPE);
     assert_ptr_equal(context_current(), own);
     assert_fine();
@@ -249,6 +257,7 @@ static void off_plan_is_counted_and_harmless(void **state)
         assert_memory_equal(on_plan.parameters, session.parameters,
                             (size_t)on_plan.parameter_count * sizeof on_plan.parameters[0]);
         assert_int_equal(result.memory.stats.live, 0);
+        plan_free(&plan);
     }
     assert_int_equal(memtrack_process_live(), live);
 }
@@ -266,6 +275,7 @@ static void off_plan_beyond_the_reservation_is_an_error(void **state)
     assert_int_equal(plan_execute(case_script, &session, &options, &plan, &result), ERROR_MEMORY);
     assert_true(strlen(result.error) > 20);
     assert_int_equal(result.memory.stats.live, 0);
+    plan_free(&plan);
     assert_int_equal(memtrack_process_live(), live);
 }
 
@@ -298,8 +308,10 @@ static void many_kinds_of_steps_are_on_plan(void **state)
     assert_null(books_differ(&plan.memory, &result.memory));
     assert_int_equal(result.segments_off_plan, 0);
     assert_true(plan.more_kinds);
+    plan_free(&plan);
     plan = plan_case(&small_llama);
     assert_false(plan.more_kinds);
+    plan_free(&plan);
 }
 
 /* ---- What is printed ------------------------------------------------------------------------- */
@@ -382,7 +394,7 @@ static void the_report_goes_to_its_file(void **state)
     assert_int_equal(count_lines(p->text, "textbook P + G + O + A"), 1);
     assert_non_null(strstr(p->text, "   0 bytes apart\n"));
     assert_null(strstr(p->text, "off the plan"));
-    assert_int_equal(session.calls, 2);
+    assert_in_range(session.calls, 2, 3); /* planned once or twice */
     free(p->text);
     assert_int_equal(memtrack_process_live(), live);
 }
@@ -431,7 +443,7 @@ static void a_budget_too_small_is_said_on_stderr(void **state)
     assert_string_equal(p->capture.text[0], "");
     assert_non_null(strstr(p->capture.text[1], "more than the budget of 1000"));
     assert_int_equal(count_lines(p->text, "step "), 0);
-    assert_int_equal(session.calls, 1);
+    assert_in_range(session.calls, 1, 2); /* planned, not run */
     free(p->text);
 }
 
@@ -453,6 +465,7 @@ static void *work(void *user)
         w->status = plan_script(case_script, &w->session, &options, &w->plan);
         if (!w->status)
             w->status = plan_execute(case_script, &w->session, &options, &w->plan, &w->result);
+        plan_free(&w->plan);
     }
     return NULL;
 }

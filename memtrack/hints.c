@@ -1,0 +1,105 @@
+/* Hints, and following them. An event that no kind has here is passed over: the hints go on with the next
+ * event that fits, so that something unplanned in the middle of a step costs the rest of it nothing.
+ */
+#include "hints_.h"
+
+#include "memtrack_.h"
+
+uint32_t memtrack_shared_events_(const MemTraceKind *a, const MemTraceKind *b)
+{
+    size_t most = a->event_count < b->event_count ? a->event_count : b->event_count, i = 0;
+    while (i < most && a->events[i] == b->events[i])
+        i++;
+    return (uint32_t)i;
+}
+
+static size_t hints_bytes(const MemTrace *trace)
+{
+    size_t words = 0, kinds = trace->kind_count;
+    for (size_t k = 0; k < kinds; k++)
+        words += trace->kinds[k].event_count + trace->kinds[k].alloc_count;
+    return sizeof(MemHints) + kinds * sizeof(MemHintKind) + words * sizeof(uint64_t) +
+           kinds * kinds * sizeof(uint32_t);
+}
+
+MemHints *memtrack_hints_create_(const MemTrace *trace, const uint64_t *offsets, uint64_t top,
+                                 const char *packer)
+{
+    size_t bytes = hints_bytes(trace), kinds = trace->kind_count;
+    MemHints *hints = memtrack_host_alloc(NULL, bytes);
+    if (!hints)
+        return NULL;
+    *hints = (MemHints){.bytes = bytes, .packer = packer, .top = top, .kind_count = (uint32_t)kinds};
+    uint64_t *words = (uint64_t *)(hints->kinds + kinds);
+    for (size_t k = 0; k < kinds; k++) {
+        const MemTraceKind *from = &trace->kinds[k];
+        MemHintKind *to = &hints->kinds[k];
+        *to = (MemHintKind){words, words + from->event_count, (uint32_t)from->event_count,
+                            (uint32_t)from->alloc_count};
+        for (size_t i = 0; i < from->event_count; i++)
+            *words++ = from->events[i];
+        for (size_t i = 0; i < from->alloc_count; i++)
+            *words++ = *offsets++;
+    }
+    hints->shared = (uint32_t *)words;
+    for (size_t a = 0; a < kinds; a++)
+        for (size_t b = 0; b < kinds; b++)
+            hints->shared[a * kinds + b] = a <= b
+                                               ? memtrack_shared_events_(&trace->kinds[a], &trace->kinds[b])
+                                               : hints->shared[b * kinds + a];
+    return hints;
+}
+
+void memtrack_hints_free(MemHints *hints)
+{
+    memtrack_host_free(NULL, hints, hints ? hints->bytes : 0);
+}
+
+const char *memtrack_hints_packer(const MemHints *hints)
+{
+    return hints ? hints->packer : "online";
+}
+
+int memtrack_ledger_follow(MemLedger *ledger, const MemHints *hints)
+{
+    if (ledger->stats.allocations > 0)
+        return -1;
+    ledger->follow = (MemFollow){.hints = hints};
+    return 0;
+}
+
+static bool comes_next(const MemFollow *follow, uint32_t k, uint64_t digest)
+{
+    const MemHintKind *kind = &follow->hints->kinds[k];
+    return follow->event < kind->event_count && kind->events[follow->event] == digest;
+}
+
+bool memtrack_follow_meets_(MemFollow *follow, uint64_t digest)
+{
+    const MemHints *hints = follow->hints;
+    if (!hints || comes_next(follow, follow->kind, digest))
+        return hints != NULL;
+    for (uint32_t k = 0; k < hints->kind_count; k++)
+        if (hints->shared[follow->kind * hints->kind_count + k] >= follow->event &&
+            comes_next(follow, k, digest)) {
+            follow->kind = k;
+            return true;
+        }
+    return false;
+}
+
+uint64_t memtrack_follow_offset_(const MemFollow *follow)
+{
+    return follow->hints->kinds[follow->kind].offsets[follow->alloc];
+}
+
+void memtrack_follow_pass_(MemFollow *follow, bool is_alloc)
+{
+    follow->event++;
+    follow->alloc += is_alloc;
+}
+
+void memtrack_follow_segment_(MemFollow *follow)
+{
+    *follow = (MemFollow){.hints = follow->hints};
+}

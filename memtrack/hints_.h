@@ -1,0 +1,43 @@
+/* Hints: for each kind of segment of a trace its events, and where each allocation goes. A ledger that
+ * follows them knows its place in the tree that kinds with a common beginning form.
+ */
+#ifndef BRIM_MEMTRACK_HINTS_H
+#define BRIM_MEMTRACK_HINTS_H
+
+#include <stdbool.h>
+
+#include "trace_.h"
+
+typedef struct MemHintKind {
+    uint64_t *events, *offsets; /* digests; by allocation */
+    uint32_t event_count, alloc_count;
+} MemHintKind;
+
+struct MemHints {
+    size_t bytes; /* of this and all it points to, one block of host memory */
+    const char *packer;
+    uint64_t top; /* where the highest ends */
+    uint32_t kind_count;
+    uint32_t *shared; /* [a * kind_count + b]: with how many equal events both begin */
+    MemHintKind kinds[];
+};
+
+/* Where a ledger is: `event` events of `kind` have been seen in this segment, `alloc` of them allocations. */
+typedef struct MemFollow {
+    const MemHints *hints; /* NULL = none */
+    uint32_t kind, event, alloc;
+} MemFollow;
+
+/* With how many equal events two kinds begin. */
+uint32_t memtrack_shared_events_(const MemTraceKind *a, const MemTraceKind *b);
+/* Hints of a trace whose packed offsets come kind after kind; NULL without memory. */
+MemHints *memtrack_hints_create_(const MemTrace *trace, const uint64_t *offsets, uint64_t top,
+                                 const char *packer);
+
+/* True when this event is the next one of a kind that began like this segment. Then `pass` after it. */
+bool memtrack_follow_meets_(MemFollow *follow, uint64_t digest);
+uint64_t memtrack_follow_offset_(const MemFollow *follow); /* of the allocation met */
+void memtrack_follow_pass_(MemFollow *follow, bool is_alloc);
+void memtrack_follow_segment_(MemFollow *follow);
+
+#endif

@@ -1,0 +1,219 @@
+/* What is to be packed. Kinds that begin alike share the items of that beginning, so that a ledger need not
+ * know which of them it is in. What lives at the highest moment and outlives its segment (parameters,
+ * optimizer states) lies at the bottom, in the order it is made; the rest goes above.
+ */
+#include <string.h>
+
+#include "memtrack_.h"
+#include "pack_.h"
+
+/* The kind before k that begins most like it, and how many allocations they share. */
+static uint32_t shared_allocs(const MemTrace *trace, size_t k, size_t *like)
+{
+    const MemTraceKind *kind = &trace->kinds[k];
+    uint32_t most = 0, count = 0;
+    for (size_t j = 0; j < k; j++) {
+        uint32_t shared = memtrack_shared_events_(&trace->kinds[j], kind);
+        if (shared > most) {
+            most = shared;
+            *like = j;
+        }
+    }
+    while (count < kind->alloc_count && kind->allocs[count].event < most)
+        count++;
+    return count;
+}
+
+static void number_items(MemItems *items)
+{
+    const MemTrace *trace = items->trace;
+    for (size_t k = 0; k < trace->kind_count; k++) {
+        const MemTraceKind *kind = &trace->kinds[k];
+        size_t like = 0;
+        uint32_t shared = shared_allocs(trace, k, &like), *of = items->item_of + items->start[k];
+        for (uint32_t i = 0; i < kind->alloc_count; i++) {
+            of[i] = i < shared ? items->item_of[items->start[like] + i] : items->item_count;
+            if (i >= shared)
+                items->items[items->item_count++] =
+                    (MemItem){.bytes = kind->allocs[i].bytes, .first = items->start[k] + i};
+        }
+    }
+}
+
+static MemItem *item_of_resident(const MemItems *items, size_t resident)
+{
+    MemTraceResident r = items->trace->residents[resident];
+    return &items->items[items->item_of[items->start[r.kind] + r.index]];
+}
+
+/* Each item gets as much room for spans as it can have: one a kind it is made in, one a kind it lives in. */
+static void room_for_spans(MemItems *items)
+{
+    const MemTrace *trace = items->trace;
+    for (uint32_t t = 0; t < items->start[trace->kind_count]; t++)
+        items->items[items->item_of[t]].span_count++;
+    for (size_t k = 0; k < trace->kind_count; k++)
+        for (size_t r = 0; r < trace->kinds[k].until_capacity && r < trace->resident_count; r++)
+            item_of_resident(items, r)->span_count += trace->kinds[k].until[r] > 0;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < items->item_count; i++) {
+        items->items[i].span = at;
+        at += items->items[i].span_count;
+        items->items[i].span_count = 0;
+    }
+}
+
+static void add_span(MemItems *items, MemItem *item, MemSpan span)
+{
+    MemSpan *spans = items->spans + item->span, *last = spans + (item->span_count ? item->span_count - 1 : 0);
+    if (item->span_count > 0 && last->kind == span.kind && last->from == span.from) {
+        last->to = last->to > span.to ? last->to : span.to; /* a resident of two kinds that begin alike */
+        return;
+    }
+    spans[item->span_count++] = span;
+    items->in_kind[span.kind]++;
+}
+
+static void fill_spans(MemItems *items)
+{
+    const MemTrace *trace = items->trace;
+    for (uint32_t k = 0; k < trace->kind_count; k++) {
+        const MemTraceKind *kind = &trace->kinds[k];
+        for (size_t r = 0; r < kind->until_capacity && r < trace->resident_count; r++)
+            if (kind->until[r] > 0)
+                add_span(items, item_of_resident(items, r), (MemSpan){k, 0, kind->until[r]});
+        for (uint32_t i = 0; i < kind->alloc_count; i++)
+            add_span(items, &items->items[items->item_of[items->start[k] + i]],
+                     (MemSpan){k, i, kind->allocs[i].until});
+    }
+}
+
+/* ---- How high, and what is at the bottom ----------------------------------------------------- */
+
+/* The moments of all items summed up; returns the highest. */
+static uint32_t fill_live(MemItems *items)
+{
+    uint32_t moments = items->start[items->trace->kind_count], highest = 0;
+    uint64_t *live = items->live; /* as differences first: sums wrap and come out right */
+    for (uint32_t i = 0; i < items->item_count; i++)
+        for (uint32_t s = 0; s < items->items[i].span_count; s++) {
+            const MemSpan *span = &items->spans[items->items[i].span + s];
+            live[items->start[span->kind] + span->from] += items->items[i].bytes;
+            live[items->start[span->kind] + span->to] -= items->items[i].bytes;
+        }
+    for (uint32_t t = 1; t < moments; t++) {
+        live[t] += live[t - 1];
+        if (live[t] > live[highest])
+            highest = t;
+    }
+    items->floor = live[highest];
+    return highest;
+}
+
+/* It lives then, and wherever it lives, to the end of the segment. */
+static bool belongs_to_bottom(const MemItems *items, const MemItem *item, uint32_t highest)
+{
+    bool lives = false;
+    for (uint32_t s = 0; s < item->span_count; s++) {
+        const MemSpan *span = &items->spans[item->span + s];
+        uint32_t from = items->start[span->kind] + span->from, to = items->start[span->kind] + span->to;
+        if (to != items->start[span->kind + 1])
+            return false;
+        lives = lives || (from <= highest && highest < to);
+    }
+    return lives && item->span_count > 1;
+}
+
+static void lay_bottom(MemItems *items, uint32_t highest)
+{
+    for (uint32_t i = 0; i < items->item_count; i++) {
+        MemItem *item = &items->items[i];
+        item->at_bottom = belongs_to_bottom(items, item, highest);
+        if (!item->at_bottom)
+            continue;
+        item->offset = items->bottom;
+        items->bottom += item->bytes;
+        for (uint32_t s = 0; s < item->span_count; s++) {
+            const MemSpan *span = &items->spans[item->span + s];
+            items->base[items->start[span->kind] + span->from] = items->bottom;
+        }
+    }
+    for (size_t k = 0; k < items->trace->kind_count; k++)
+        for (uint32_t t = items->start[k] + 1; t < items->start[k + 1]; t++)
+            if (items->base[t] < items->base[t - 1])
+                items->base[t] = items->base[t - 1];
+}
+
+/* A kind is loose when what it has above the bottom is never near the most there is. */
+static void find_loose(MemItems *items)
+{
+    uint64_t near = items->bottom + (items->floor - items->bottom) / 4 * 3;
+    for (size_t k = 0; k < items->trace->kind_count; k++) {
+        items->loose[k] = true;
+        for (uint32_t t = items->start[k]; t < items->start[k + 1]; t++)
+            items->loose[k] = items->loose[k] && items->live[t] <= near;
+    }
+}
+
+static void measure(const MemItems *items, MemItem *item)
+{
+    for (uint32_t s = 0; s < item->span_count; s++) {
+        const MemSpan *span = &items->spans[item->span + s];
+        uint32_t from = items->start[span->kind] + span->from, to = items->start[span->kind] + span->to;
+        item->time += to - from;
+        if (items->base[to - 1] > item->base)
+            item->base = items->base[to - 1];
+        for (uint32_t t = from; t < to; t++)
+            if (items->live[t] > item->live)
+                item->live = items->live[t];
+    }
+}
+
+/* ---- Making and ending ----------------------------------------------------------------------- */
+
+static int take_room(MemItems *items)
+{
+    const MemTrace *trace = items->trace;
+    uint32_t moments = 0;
+    for (size_t k = 0; k < trace->kind_count; k++) {
+        items->start[k] = moments;
+        moments += (uint32_t)trace->kinds[k].alloc_count;
+        for (size_t r = 0; r < trace->kinds[k].until_capacity && r < trace->resident_count; r++)
+            items->span_room += trace->kinds[k].until[r] > 0;
+    }
+    items->start[trace->kind_count] = moments;
+    items->item_room = moments;
+    items->span_room += moments;
+    items->item_of = memtrack_host_alloc(NULL, moments * sizeof *items->item_of);
+    items->live = memtrack_host_calloc(NULL, (moments + 1) * sizeof *items->live);
+    items->base = memtrack_host_calloc(NULL, (moments + 1) * sizeof *items->base);
+    items->items = memtrack_host_alloc(NULL, items->item_room * sizeof *items->items);
+    items->spans = memtrack_host_alloc(NULL, items->span_room * sizeof *items->spans);
+    return items->item_of && items->live && items->base && items->items && items->spans ? 0 : -1;
+}
+
+int memtrack_items_create_(MemItems *items, const MemTrace *trace)
+{
+    *items = (MemItems){.trace = trace};
+    if (take_room(items))
+        return -1;
+    number_items(items);
+    room_for_spans(items);
+    fill_spans(items);
+    lay_bottom(items, fill_live(items));
+    find_loose(items);
+    for (uint32_t i = 0; i < items->item_count; i++)
+        if (!items->items[i].at_bottom)
+            measure(items, &items->items[i]);
+    return 0;
+}
+
+void memtrack_items_destroy_(MemItems *items)
+{
+    size_t moments = items->item_room;
+    memtrack_host_free(NULL, items->item_of, moments * sizeof *items->item_of);
+    memtrack_host_free(NULL, items->live, (moments + 1) * sizeof *items->live);
+    memtrack_host_free(NULL, items->base, (moments + 1) * sizeof *items->base);
+    memtrack_host_free(NULL, items->items, items->item_room * sizeof *items->items);
+    memtrack_host_free(NULL, items->spans, items->span_room * sizeof *items->spans);
+}

@@ -1,0 +1,291 @@
+/* Packing: several orders in which to place items, each at the lowest offset that is free while it lives, and
+ * the best result of all. Work is counted, not timed, so the result depends on the trace alone.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "memtrack_.h"
+#include "pack_.h"
+
+/* Entries looked at, in all; some milliseconds. */
+#define WORK 8000000
+/* How often one order is changed. */
+#define ROUNDS 40
+
+/* What is placed already, by kind and offset. */
+typedef struct Entry {
+    uint64_t offset, end;
+    uint32_t from, to;
+} Entry;
+
+typedef struct Rank {
+    uint64_t first, second;
+    uint32_t item;
+} Rank;
+
+typedef struct Packing {
+    MemItems items;
+    Entry *entries;
+    uint32_t list[MEM_TRACE_KINDS], count[MEM_TRACE_KINDS]; /* a kind's entries begin there; so many are */
+    Rank *order;
+    uint64_t *offsets, *best;       /* by item */
+    uint64_t height;                /* of the best; needs before there is one */
+    uint32_t to_place, ranked;      /* in `order`: all; those whose order is the packer's */
+    uint32_t full[MEM_TRACE_KINDS]; /* a list that long is cleared of what is dead */
+    uint64_t work;
+    const char *packer; /* of the best; NULL = none */
+    uint64_t target;    /* good enough */
+    uint32_t highest;   /* in `order`: the first that went above the target; to_place = none */
+} Packing;
+
+/* ---- Placing --------------------------------------------------------------------------------- */
+
+/* The lowest offset that is free in all spans of the item; false when that is not below the best height. */
+static bool lowest(Packing *p, const MemItem *item, uint64_t *offset)
+{
+    uint32_t at[2 * MEM_TRACE_KINDS] = {0};
+    uint64_t low = item->base;
+    bool moved = true;
+    while (moved) {
+        moved = false;
+        for (uint32_t s = 0; s < item->span_count; s++) {
+            MemSpan span = p->items.spans[item->span + s];
+            const Entry *list = p->entries + p->list[span.kind];
+            uint32_t i = at[s], count = p->count[span.kind];
+            for (; i < count && list[i].offset < low + item->bytes; i++)
+                if (list[i].end > low && list[i].from < span.to && span.from < list[i].to) {
+                    low = list[i].end;
+                    moved = s > 0 || moved;
+                }
+            p->work += i - at[s];
+            at[s] = i;
+            if (item->bytes >= p->height || low >= p->height - item->bytes)
+                return false;
+        }
+    }
+    *offset = low;
+    return true;
+}
+
+static void enter(Packing *p, const MemItem *item, uint64_t offset)
+{
+    for (uint32_t s = 0; s < item->span_count; s++) {
+        MemSpan span = p->items.spans[item->span + s];
+        Entry *list = p->entries + p->list[span.kind];
+        uint32_t low = 0, high = p->count[span.kind]++, count = high;
+        while (low < high) {
+            uint32_t middle = low + (high - low) / 2;
+            if (list[middle].offset > offset)
+                high = middle;
+            else
+                low = middle + 1;
+        }
+        memmove(list + low + 1, list + low, (count - low) * sizeof *list);
+        list[low] = (Entry){offset, offset + item->bytes, span.from, span.to};
+        p->work += (count - low) / 4;
+    }
+}
+
+/* Forgets what died before this span, once it is most of the list. */
+static void forget_dead(Packing *p, MemSpan span)
+{
+    Entry *list = p->entries + p->list[span.kind];
+    uint32_t count = p->count[span.kind], kept = 0;
+    if (count < p->full[span.kind])
+        return;
+    for (uint32_t i = 0; i < count; i++)
+        if (list[i].to > span.from)
+            list[kept++] = list[i];
+    p->work += count;
+    p->count[span.kind] = kept;
+    p->full[span.kind] = 2 * kept + 32;
+}
+
+/* Places all in order; the new height, or 0 when it is no better or the work is done. */
+static uint64_t place_all(Packing *p)
+{
+    uint64_t height = p->items.bottom;
+    p->highest = p->to_place;
+    memset(p->count, 0, sizeof p->count);
+    memset(p->full, 0, sizeof p->full);
+    p->work += p->to_place;
+    for (uint32_t i = 0; i < p->to_place; i++) {
+        const MemItem *item = &p->items.items[p->order[i].item];
+        uint64_t offset = 0;
+        if (i >= p->ranked)
+            forget_dead(p, p->items.spans[item->span]);
+        bool fits = p->work <= WORK && lowest(p, item, &offset);
+        if (p->highest == p->to_place && (!fits || offset + item->bytes > p->target))
+            p->highest = i;
+        if (!fits)
+            return 0;
+        enter(p, item, offset);
+        p->offsets[p->order[i].item] = offset;
+        if (offset + item->bytes > height)
+            height = offset + item->bytes;
+    }
+    return height < p->height ? height : 0;
+}
+
+/* ---- Orders ---------------------------------------------------------------------------------- */
+
+static uint64_t area(const MemItem *item)
+{
+    uint64_t units = item->bytes / MEMTRACK_ALIGN, area;
+    return __builtin_mul_overflow(units, (uint64_t)item->time, &area) ? UINT64_MAX : area;
+}
+
+/* Each orders by a key, then by another, the largest first; of equals, the one made first. The last lets all
+ * come in the order of time. */
+#define PACKERS(X)                                                                                           \
+    X("by size", item->bytes, item->time)                                                                    \
+    X("by size and order", item->bytes, UINT32_MAX - item->first)                                            \
+    X("by peak and size", item->live, item->bytes)                                                           \
+    X("by area", area(item), item->bytes)                                                                    \
+    X("by lifetime", item->time, item->bytes)                                                                \
+    X("by reverse order", item->first + item->time, item->bytes)                                             \
+    X("by order", UINT32_MAX - item->first, item->bytes)
+
+static const char *const packer_names[] = {
+#define X(name, key, tie) name,
+    PACKERS(X)
+#undef X
+};
+
+enum { PACKER_COUNT = sizeof packer_names / sizeof packer_names[0], LIFTED = 4 };
+
+static Rank rank_of(const MemItem *item, uint32_t number, int packer)
+{
+    int i = 0;
+#define X(name, key, tie)                                                                                    \
+    if (i++ == packer)                                                                                       \
+        return (Rank){key, tie, number};
+    PACKERS(X)
+#undef X
+    return (Rank){.item = number};
+}
+
+static int by_rank(const void *a, const void *b)
+{
+    const Rank *x = a, *y = b;
+    if (x->first != y->first)
+        return x->first > y->first ? -1 : 1;
+    if (x->second != y->second)
+        return x->second > y->second ? -1 : 1;
+    return x->item < y->item ? -1 : x->item > y->item;
+}
+
+/* Of a kind that is never near the peak, and of no other: those are placed as they come. */
+static bool is_easy(const MemItems *items, const MemItem *item, bool all)
+{
+    return item->span_count == 1 && (all || items->loose[items->spans[item->span].kind]);
+}
+
+/* What is hard by the packer's order, then the rest as it comes. */
+static void put_in_order(Packing *p, int packer)
+{
+    const MemItems *items = &p->items;
+    bool all = packer == PACKER_COUNT - 1;
+    p->to_place = 0;
+    for (int easy = 0; easy < 2; easy++) {
+        for (uint32_t i = 0; i < items->item_count; i++)
+            if (!items->items[i].at_bottom && is_easy(items, &items->items[i], all) == easy)
+                p->order[p->to_place++] = rank_of(&items->items[i], i, packer);
+        p->ranked = easy ? p->ranked : p->to_place;
+    }
+    qsort(p->order, p->ranked, sizeof *p->order, by_rank);
+}
+
+static void keep_if_better(Packing *p, const char *packer)
+{
+    uint64_t height = place_all(p);
+    if (!height)
+        return;
+    uint64_t *swap = p->best;
+    p->best = p->offsets;
+    p->offsets = swap;
+    p->height = height;
+    p->packer = packer;
+}
+
+/* What went too high is placed earlier, again and again. */
+static void lift(Packing *p, int packer)
+{
+    put_in_order(p, packer);
+    for (int i = 0; i < ROUNDS && p->height > p->target && p->work <= WORK; i++) {
+        keep_if_better(p, packer_names[packer]);
+        if (p->highest >= p->ranked)
+            return;
+        Rank moved = p->order[p->highest];
+        memmove(p->order + 1, p->order, p->highest * sizeof *p->order);
+        p->order[0] = moved;
+    }
+}
+
+/* ---- From trace to hints --------------------------------------------------------------------- */
+
+static int packing_create(Packing *p, const MemTrace *trace, uint64_t needs)
+{
+    *p = (Packing){.height = needs};
+    if (memtrack_items_create_(&p->items, trace))
+        return -1;
+    uint32_t at = 0;
+    for (size_t k = 0; k < trace->kind_count; k++) {
+        p->list[k] = at;
+        at += p->items.in_kind[k];
+    }
+    p->entries = memtrack_host_alloc(NULL, p->items.span_room * sizeof *p->entries);
+    p->order = memtrack_host_alloc(NULL, p->items.item_room * sizeof *p->order);
+    p->offsets = memtrack_host_alloc(NULL, p->items.item_room * sizeof *p->offsets);
+    p->best = memtrack_host_alloc(NULL, p->items.item_room * sizeof *p->best);
+    return p->entries && p->order && p->offsets && p->best ? 0 : -1;
+}
+
+static void packing_destroy(Packing *p)
+{
+    memtrack_host_free(NULL, p->entries, p->items.span_room * sizeof *p->entries);
+    memtrack_host_free(NULL, p->order, p->items.item_room * sizeof *p->order);
+    memtrack_host_free(NULL, p->offsets, p->items.item_room * sizeof *p->offsets);
+    memtrack_host_free(NULL, p->best, p->items.item_room * sizeof *p->best);
+    memtrack_items_destroy_(&p->items);
+}
+
+/* The offsets of the best, by moment; in p->live, which is read no more. */
+static const uint64_t *by_moment(Packing *p)
+{
+    const MemItems *items = &p->items;
+    for (uint32_t t = 0; t < items->start[items->trace->kind_count]; t++) {
+        const MemItem *item = &items->items[items->item_of[t]];
+        items->live[t] = item->at_bottom ? item->offset : p->best[items->item_of[t]];
+    }
+    return items->live;
+}
+
+int memtrack_pack(MemLedger *ledger, MemHints **hints)
+{
+    MemTrace *trace = ledger->trace;
+    const MemStats *stats = &ledger->stats;
+    *hints = NULL;
+    if (!trace)
+        return 0;
+    memtrack_trace_segment_(trace);
+    if (trace->failed)
+        return -1;
+    if (trace->beyond || stats->needs - stats->peak <= stats->peak / 1000)
+        return 0;
+    Packing p;
+    int failed = packing_create(&p, trace, stats->needs);
+    p.target = p.items.floor + p.items.floor / 1000;
+    for (int i = 0; !failed && i < PACKER_COUNT && p.height > p.target; i++) {
+        put_in_order(&p, i);
+        keep_if_better(&p, packer_names[i]);
+    }
+    for (int i = 0; !failed && i < LIFTED && p.height > p.target; i++)
+        lift(&p, i);
+    if (!failed && p.packer) {
+        *hints = memtrack_hints_create_(trace, by_moment(&p), p.height, p.packer);
+        failed = !*hints;
+    }
+    packing_destroy(&p);
+    return failed ? -1 : 0;
+}

@@ -1,0 +1,211 @@
+/* Recording a trace: the events of the running segment, and at its end whether there was one like it. What
+ * may fail is done before an allocation; only the room for residents is taken at a segment's end, and a
+ * failure there is told when the trace is packed.
+ */
+#include "trace_.h"
+
+#include <string.h>
+
+#include "memtrack_.h"
+
+static void drop_kind(MemTraceKind *kind)
+{
+    memtrack_host_free(NULL, kind->events, kind->event_capacity * sizeof *kind->events);
+    memtrack_host_free(NULL, kind->allocs, kind->alloc_capacity * sizeof *kind->allocs);
+    memtrack_host_free(NULL, kind->until, kind->until_capacity * sizeof *kind->until);
+    *kind = (MemTraceKind){0};
+}
+
+static int grow_kind(MemTraceKind *kind, size_t events, size_t allocs)
+{
+    void *grown = kind->events;
+    int failed = memtrack_host_grow_(NULL, &grown, &kind->event_capacity, events, sizeof *kind->events);
+    kind->events = grown;
+    if (failed)
+        return -1;
+    grown = kind->allocs;
+    failed = memtrack_host_grow_(NULL, &grown, &kind->alloc_capacity, allocs, sizeof *kind->allocs);
+    kind->allocs = grown;
+    return failed;
+}
+
+/* Nothing more will be packed: the room goes back. */
+static void give_up(MemTrace *trace)
+{
+    trace->beyond = true;
+    for (size_t i = 0; i < trace->kind_count; i++)
+        drop_kind(&trace->kinds[i]);
+    drop_kind(&trace->now);
+    trace->kind_count = trace->ended_count = 0;
+}
+
+int memtrack_trace_prepare_(MemTrace *trace)
+{
+    if (memtrack_live_prepare_(trace))
+        return -1;
+    if (!trace->beyond && trace->alloc_count + trace->now.alloc_count >= MEM_TRACE_ALLOCS)
+        give_up(trace);
+    if (trace->beyond)
+        return 0;
+    size_t frees = trace->live_count + 1;
+    void *ended = trace->ended;
+    int failed = memtrack_host_grow_(NULL, &ended, &trace->ended_capacity, trace->ended_count + frees,
+                                     sizeof(MemTraceEnd));
+    trace->ended = ended;
+    return failed || grow_kind(&trace->now, trace->now.event_count + 1 + frees, trace->now.alloc_count + 1)
+               ? -1
+               : 0;
+}
+
+static void push_event(MemTraceKind *kind, uint64_t digest)
+{
+    kind->events[kind->event_count++] = digest;
+    kind->hash = (kind->hash ^ digest) * 0x9e3779b97f4a7c15u;
+    kind->hash ^= kind->hash >> 32;
+}
+
+void memtrack_trace_alloc_(MemTrace *trace, MemBlock *block, const MemWhere *where, uint64_t digest)
+{
+    MemLiveBlock *live = memtrack_live_add_(trace, block, where);
+    if (trace->beyond)
+        return;
+    MemTraceKind *now = &trace->now;
+    live->index = (uint32_t)now->alloc_count;
+    now->allocs[now->alloc_count++] =
+        (MemTraceAlloc){.bytes = block->bytes, .event = (uint32_t)now->event_count};
+    push_event(now, digest);
+}
+
+void memtrack_trace_free_(MemTrace *trace, const MemBlock *block, uint64_t digest)
+{
+    if (!block->record)
+        return;
+    MemLiveBlock *live = &trace->blocks[block->record - 1];
+    if (!trace->beyond) {
+        uint32_t until = (uint32_t)trace->now.alloc_count;
+        if (live->resident)
+            trace->ended[trace->ended_count++] = (MemTraceEnd){live->resident - 1, until};
+        else
+            trace->now.allocs[live->index].until = until;
+        push_event(&trace->now, digest);
+    }
+    memtrack_live_remove_(trace, live);
+}
+
+/* ---- The end of a segment -------------------------------------------------------------------- */
+
+/* The kind of the segment that ended: one there is, with the later of each lifetime, or a new one. NULL when
+ * there are too many. */
+static MemTraceKind *settle_kind(MemTrace *trace)
+{
+    MemTraceKind *now = &trace->now;
+    for (size_t i = 0; i < now->alloc_count; i++)
+        if (now->allocs[i].until == 0)
+            now->allocs[i].until = (uint32_t)now->alloc_count;
+    for (size_t k = 0; k < trace->kind_count; k++) {
+        MemTraceKind *kind = &trace->kinds[k];
+        if (kind->hash != now->hash || kind->event_count != now->event_count ||
+            memcmp(kind->events, now->events, now->event_count * sizeof *now->events))
+            continue;
+        for (size_t i = 0; i < now->alloc_count; i++)
+            if (now->allocs[i].until > kind->allocs[i].until)
+                kind->allocs[i].until = now->allocs[i].until;
+        now->event_count = now->alloc_count = 0;
+        now->hash = 0;
+        return kind;
+    }
+    if (trace->kind_count == MEM_TRACE_KINDS)
+        return NULL;
+    MemTraceKind *kind = &trace->kinds[trace->kind_count++];
+    *kind = *now;
+    *now = (MemTraceKind){0};
+    trace->alloc_count += kind->alloc_count;
+    return kind;
+}
+
+/* A block made in the segment that ended, and still there. */
+static int make_resident(MemTrace *trace, MemTraceKind *kind, MemLiveBlock *live)
+{
+    MemTraceAlloc *alloc = &kind->allocs[live->index];
+    if (alloc->resident == 0) {
+        void *residents = trace->residents;
+        int failed = memtrack_host_grow_(NULL, &residents, &trace->resident_capacity,
+                                         trace->resident_count + 1, sizeof(MemTraceResident));
+        trace->residents = residents;
+        if (failed)
+            return -1;
+        trace->residents[trace->resident_count++] =
+            (MemTraceResident){(uint32_t)(kind - trace->kinds), live->index};
+        alloc->resident = (uint32_t)trace->resident_count;
+    }
+    live->resident = alloc->resident;
+    return 0;
+}
+
+static void lived_until(MemTraceKind *kind, uint32_t resident, uint32_t until)
+{
+    if (until > kind->until[resident])
+        kind->until[resident] = until;
+}
+
+static int fit_residents(MemTraceKind *kind, size_t count)
+{
+    size_t before = kind->until_capacity;
+    void *until = kind->until;
+    int failed = memtrack_host_grow_(NULL, &until, &kind->until_capacity, count, sizeof *kind->until);
+    kind->until = until;
+    if (kind->until_capacity > before)
+        memset(kind->until + before, 0, (kind->until_capacity - before) * sizeof *kind->until);
+    return failed;
+}
+
+/* Who lived in this occurrence of the kind, and how long. */
+static int note_residents(MemTrace *trace, MemTraceKind *kind)
+{
+    if (fit_residents(kind, trace->resident_count))
+        return -1;
+    for (size_t i = 0; i < trace->ended_count; i++)
+        lived_until(kind, trace->ended[i].resident, trace->ended[i].until);
+    trace->ended_count = 0;
+    for (size_t i = 0; i < trace->block_capacity; i++) {
+        MemLiveBlock *live = &trace->blocks[i];
+        if (live->bytes > 0 && live->resident)
+            lived_until(kind, live->resident - 1, (uint32_t)kind->alloc_count);
+        else if (live->bytes > 0 && make_resident(trace, kind, live))
+            return -1;
+    }
+    return 0;
+}
+
+void memtrack_trace_segment_(MemTrace *trace)
+{
+    if (trace->beyond || trace->now.event_count == 0)
+        return;
+    MemTraceKind *kind = settle_kind(trace);
+    if (kind) /* room to free what lives, before anything is allocated again */
+        trace->failed = note_residents(trace, kind) || grow_kind(&trace->now, trace->live_count + 1, 1);
+    if (!kind || trace->failed)
+        give_up(trace);
+}
+
+/* ---- Beginning and end ----------------------------------------------------------------------- */
+
+int memtrack_trace_start(MemLedger *ledger)
+{
+    if (ledger->trace || ledger->stats.allocations > 0)
+        return -1;
+    ledger->trace = memtrack_host_calloc(NULL, sizeof *ledger->trace);
+    return ledger->trace ? 0 : -1;
+}
+
+void memtrack_trace_destroy_(MemTrace *trace)
+{
+    if (!trace)
+        return;
+    give_up(trace);
+    memtrack_host_free(NULL, trace->residents, trace->resident_capacity * sizeof *trace->residents);
+    memtrack_host_free(NULL, trace->ended, trace->ended_capacity * sizeof *trace->ended);
+    memtrack_host_free(NULL, trace->blocks, trace->block_capacity * sizeof *trace->blocks);
+    memtrack_host_free(NULL, trace->gone, trace->gone_capacity * sizeof *trace->gone);
+    memtrack_host_free(NULL, trace, sizeof *trace);
+}

@@ -1,0 +1,19 @@
+/* What plan's files share with each other. */
+#ifndef BRIM_PLAN_INTERNAL_H
+#define BRIM_PLAN_INTERNAL_H
+
+#include <string.h>
+
+#include "../tensor/tensor_.h"
+#include "plan.h"
+
+/* plan.c */
+SegmentSignature *plan_find_signature_(const Plan *plan, uint64_t hash); /* NULL = not planned */
+void plan_keep_error_(char *to, size_t size, int status);
+/* Runs the script in this context and closes the books of its last segment. */
+int plan_run_script_(Script script, void *config, Context *context, SegmentHook hook, void *user);
+
+/* detail.c: 0, or -1 without memory */
+int plan_keep_detail_(Plan *plan, const Context *context);
+
+#endif
