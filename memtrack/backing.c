@@ -38,8 +38,10 @@ static unsigned char *map_aligned(uint64_t bytes)
 static int reserve(MemBacking *backing, uint64_t capacity)
 {
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    MemMachine machine;
+    memtrack_machine(&machine);
     /* A mapping larger than the memory succeeds and kills the process while it is touched: refuse it here. */
-    if (capacity == 0 || capacity > UINT64_MAX / 4 || capacity > memtrack_process_available_())
+    if (capacity == 0 || capacity > UINT64_MAX / 4 || capacity > machine.available)
         return -1;
     uint64_t bytes = round_up(capacity, page);
     if (bytes + HUGE_PAGE > SIZE_MAX || memtrack_fails_())

@@ -87,8 +87,13 @@ void memtrack_host_adopt_(MemTracker *tracker); /* charges the tracker's own str
 /* Room for at least `count` items in a growing array; returns 0, or -1 and the array as it was. */
 int memtrack_host_grow_(MemTracker *tracker, void **items, size_t *capacity, size_t count, size_t item_bytes);
 
-/* process.c: what could still be taken without being killed for it; UINT64_MAX where it cannot be known. */
-uint64_t memtrack_process_available_(void);
+/* process.c: fills text with the start of a file, as a string; false when it cannot be read. The number after
+ * `key` in lines of "Key:   number kB", in bytes; false when there is none. */
+bool memtrack_read_start_(const char *path, char *text, size_t size);
+bool memtrack_find_kib_(const char *text, const char *key, uint64_t *bytes);
+
+/* machine.c: of the system whose /proc and /sys are in this directory ("" for this one) */
+void memtrack_machine_(const char *root, MemMachine *out);
 
 /* backing.c */
 int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity);

@@ -30,6 +30,7 @@
 #define memtrack_log_lost brim_memtrack_log_lost
 #define memtrack_log_start brim_memtrack_log_start
 #define memtrack_log_stop brim_memtrack_log_stop
+#define memtrack_machine brim_memtrack_machine
 #define memtrack_op_set brim_memtrack_op_set
 #define memtrack_pack brim_memtrack_pack
 #define memtrack_peak_blocks brim_memtrack_peak_blocks

@@ -9,8 +9,7 @@
 
 #include "memtrack_.h"
 
-/* Fills text with the start of a file, as a string; false when it cannot be read. */
-static bool read_start(const char *path, char *text, size_t size)
+bool memtrack_read_start_(const char *path, char *text, size_t size)
 {
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
@@ -24,8 +23,7 @@ static bool read_start(const char *path, char *text, size_t size)
     return length > 0;
 }
 
-/* The number after `key` in lines of "Key:   number kB", in bytes; false when there is none. */
-static bool find_kib(const char *text, const char *key, uint64_t *bytes)
+bool memtrack_find_kib_(const char *text, const char *key, uint64_t *bytes)
 {
     const char *line = strstr(text, key);
     if (!line)
@@ -38,7 +36,7 @@ uint64_t memtrack_process_resident(void)
 {
     char text[4096];
     uint64_t bytes;
-    if (read_start("/proc/self/status", text, sizeof text) && find_kib(text, "\nVmRSS:", &bytes))
+    if (memtrack_read_start_("/proc/self/status", text, sizeof text) && memtrack_find_kib_(text, "\nVmRSS:", &bytes))
         return bytes;
     return 0;
 }
@@ -47,36 +45,8 @@ uint64_t memtrack_process_resident_peak(void)
 {
     char text[4096];
     uint64_t bytes;
-    if (read_start("/proc/self/status", text, sizeof text) && find_kib(text, "\nVmHWM:", &bytes))
+    if (memtrack_read_start_("/proc/self/status", text, sizeof text) && memtrack_find_kib_(text, "\nVmHWM:", &bytes))
         return bytes;
     struct rusage usage; /* some sandboxes have no VmHWM */
     return getrusage(RUSAGE_SELF, &usage) ? 0 : (uint64_t)usage.ru_maxrss * 1024;
-}
-
-/* The control group's limit, as a container sees it (versions 2 and 1); UINT64_MAX without one. */
-static uint64_t group_limit(void)
-{
-    static const char *const paths[] = {"/sys/fs/cgroup/memory.max",
-                                        "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
-    uint64_t limit = UINT64_MAX;
-    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
-        char text[64];
-        if (!read_start(paths[i], text, sizeof text) || text[0] < '0' || text[0] > '9')
-            continue; /* "max" means none */
-        uint64_t value = strtoull(text, NULL, 10);
-        if (value < limit)
-            limit = value;
-    }
-    return limit;
-}
-
-uint64_t memtrack_process_available_(void)
-{
-    char text[4096];
-    uint64_t available, swap = 0, limit = group_limit();
-    if (!read_start("/proc/meminfo", text, sizeof text) || !find_kib(text, "\nMemAvailable:", &available))
-        return limit;
-    find_kib(text, "\nSwapFree:", &swap);
-    available += swap;
-    return available < limit ? available : limit;
 }

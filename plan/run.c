@@ -60,10 +60,19 @@ static int refuse_budget(RunResult *result, uint64_t needs, uint64_t budget)
     return result->status = ERROR_BUDGET;
 }
 
-static int refuse_machine(RunResult *result, uint64_t needs)
+static int refuse_machine(RunResult *result, uint64_t needs, const MemMachine *machine)
 {
     snprintf(result->error, sizeof result->error,
-             "needs %" PRIu64 " bytes (%s), which this machine does not have free", needs,
+             "needs %" PRIu64 " bytes (%s), but %s are free on this machine (%s); a smaller batch or more "
+             "checkpointing needs less",
+             needs, report_size(needs).text, report_size(machine->available).text, machine->bound);
+    return result->status = ERROR_MEMORY;
+}
+
+static int refuse_reservation(RunResult *result, uint64_t needs)
+{
+    snprintf(result->error, sizeof result->error,
+             "needs %" PRIu64 " bytes (%s), which the system would not give in one piece", needs,
              report_size(needs).text);
     return result->status = ERROR_MEMORY;
 }
@@ -109,9 +118,13 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     result->first_off_plan = -1;
     if (o->budget && needs > o->budget)
         return refuse_budget(result, needs, o->budget);
+    MemMachine machine;
+    memtrack_machine(&machine);
+    if (needs > machine.available)
+        return refuse_machine(result, needs, &machine);
     Context *context = context_for(o, needs);
     if (!context)
-        return refuse_machine(result, needs);
+        return refuse_reservation(result, needs);
     memtrack_ledger_follow(context->ledger, plan->hints);
     Context *outside = context_use(context);
     Run run = {.options = o, .result = result, .out = o->out ? o->out : stdout, .started = now()};

@@ -143,11 +143,16 @@ static void more_than_the_machine_is_refused(void **state)
     RunResult result;
     plan.memory.stats.needs = UINT64_C(1) << 50;
     session.calls = 0;
-    if (wants_malloc())
-        skip();
-    assert_int_equal(plan_execute(case_script, &session, &options, &plan, &result), ERROR_MEMORY);
-    assert_non_null(strstr(result.error, "1048576.00 GiB"));
-    assert_int_equal(session.calls, 0);
+    for (int i = 0; i < 2; i++) {
+        MemMachine machine;
+        memtrack_machine(&machine);
+        options.malloc_blocks = i;
+        assert_int_equal(plan_execute(case_script, &session, &options, &plan, &result), ERROR_MEMORY);
+        assert_non_null(strstr(result.error, "1048576.00 GiB"));
+        assert_non_null(strstr(result.error, " are free on this machine"));
+        assert_non_null(strstr(result.error, machine.bound));
+        assert_int_equal(session.calls, 0);
+    }
     plan_free(&plan);
     assert_int_equal(memtrack_process_live(), live);
 }

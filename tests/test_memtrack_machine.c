@@ -1,0 +1,166 @@
+/* What the machine has free, read from made-up /proc and /sys: control groups of both versions, what they use,
+ * and which limit bounds it. */
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "memtrack/memtrack_.h"
+#include "memtrack_support.h"
+
+#define GIB ((uint64_t)1 << 30)
+
+static char root[] = "/tmp/brim-machine-XXXXXX";
+
+/* Writes a file, with the directories above it. */
+static void put(const char *path, const char *text)
+{
+    char full[512];
+    snprintf(full, sizeof full, "%s%s", root, path);
+    for (char *slash = strchr(full + sizeof root, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        mkdir(full, 0700);
+        *slash = '/';
+    }
+    FILE *file = fopen(full, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    assert_int_equal(fclose(file), 0);
+}
+
+static int fresh_root(void **state)
+{
+    (void)state;
+    strcpy(root + sizeof root - 7, "XXXXXX");
+    return mkdtemp(root) ? 0 : -1;
+}
+
+static int remove_root(void **state)
+{
+    char command[64];
+    snprintf(command, sizeof command, "rm -r '%s'", root);
+    return system(command) || nothing_held(state);
+}
+
+/* 32 GiB of memory, so much available, in GiB, and so much swap free. */
+static void put_meminfo(unsigned available, unsigned swap)
+{
+    char text[256];
+    snprintf(text, sizeof text,
+             "MemTotal:       33554432 kB\nMemFree:         1000 kB\nMemAvailable:   %u kB\nSwapTotal: 99999999 "
+             "kB\nSwapFree:  %u kB\n",
+             available << 20, swap << 20);
+    put("/proc/meminfo", text);
+}
+
+static MemMachine look(void)
+{
+    MemMachine machine;
+    memtrack_machine_(root, &machine);
+    return machine;
+}
+
+static void nothing_to_read(void **state)
+{
+    (void)state;
+    MemMachine machine = look();
+    assert_true(machine.available == UINT64_MAX && machine.group_limit == UINT64_MAX);
+    assert_int_equal(machine.physical, 0);
+    assert_string_equal(machine.bound, "nothing known");
+}
+
+static void memory_and_swap(void **state)
+{
+    (void)state;
+    put_meminfo(20, 0);
+    MemMachine machine = look();
+    assert_int_equal(machine.available, 20 * GIB);
+    assert_int_equal(machine.physical, 32 * GIB);
+    assert_true(machine.group_limit == UINT64_MAX);
+    assert_string_equal(machine.bound, "MemAvailable");
+    put_meminfo(20, 3);
+    machine = look();
+    assert_int_equal(machine.available, 23 * GIB);
+    assert_string_equal(machine.bound, "MemAvailable and free swap");
+}
+
+/* The process is in a.slice/b: the group above it has the tighter limit once what both use is counted. */
+static void version_2_counts_what_each_group_uses(void **state)
+{
+    (void)state;
+    put_meminfo(20, 0);
+    put("/proc/self/cgroup", "0::/a.slice/b\n");
+    put("/sys/fs/cgroup/a.slice/b/memory.max", "10737418240\n");    /* 10 GiB */
+    put("/sys/fs/cgroup/a.slice/b/memory.current", "2147483648\n"); /* 2 GiB, half of it cache */
+    put("/sys/fs/cgroup/a.slice/b/memory.stat", "anon 1073741824\nfile 1073741824\nactive_file 5\n"
+                                                "inactive_file 1073741824\n");
+    put("/sys/fs/cgroup/a.slice/memory.max", "12884901888\n");    /* 12 GiB */
+    put("/sys/fs/cgroup/a.slice/memory.current", "2147483648\n"); /* 2 GiB */
+    MemMachine machine = look();
+    assert_int_equal(machine.available, 9 * GIB);
+    assert_int_equal(machine.group_limit, 10 * GIB);
+    assert_string_equal(machine.bound, "the limit of its control group");
+    put("/sys/fs/cgroup/a.slice/memory.current", "8589934592\n"); /* 8 GiB: 4 are left */
+    machine = look();
+    assert_int_equal(machine.available, 4 * GIB);
+    assert_int_equal(machine.group_limit, 10 * GIB);
+    put("/sys/fs/cgroup/a.slice/memory.current", "13958643712\n"); /* above its limit: nothing is left */
+    assert_int_equal(look().available, 0);
+    put("/sys/fs/cgroup/a.slice/memory.max", "max\n");
+    put("/sys/fs/cgroup/a.slice/b/memory.max", "max\n");
+    machine = look();
+    assert_int_equal(machine.available, 20 * GIB);
+    assert_true(machine.group_limit == UINT64_MAX);
+    put("/sys/fs/cgroup/memory.max", "1073741824"); /* of the container, at the mount itself */
+    assert_int_equal(look().available, GIB);
+}
+
+static void version_1_is_found_by_its_controller(void **state)
+{
+    (void)state;
+    put_meminfo(20, 0);
+    put("/proc/self/cgroup", "5:cpu,cpuacct:/no\n4:hugetlb_memory:/no\n3:blkio,memory:/job\n0::/\n");
+    put("/sys/fs/cgroup/memory/no/memory.limit_in_bytes", "4096\n");
+    put("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"); /* none */
+    put("/sys/fs/cgroup/memory/job/memory.limit_in_bytes", "6442450944\n");      /* 6 GiB */
+    put("/sys/fs/cgroup/memory/job/memory.usage_in_bytes", "3221225472\n");      /* 3 GiB */
+    put("/sys/fs/cgroup/memory/job/memory.stat", "inactive_file 7\ntotal_inactive_file 1073741824\n");
+    MemMachine machine = look();
+    assert_int_equal(machine.available, 4 * GIB);
+    assert_int_equal(machine.group_limit, 6 * GIB);
+    /* In a container without a namespace of its own the path is the host's, and the mount is the group. */
+    put("/proc/self/cgroup", "3:memory:/docker/0123456789\n");
+    put("/sys/fs/cgroup/memory/memory.limit_in_bytes", "2147483648\n");
+    assert_int_equal(look().available, 2 * GIB);
+}
+
+static void a_limit_without_proc(void **state)
+{
+    (void)state;
+    put("/sys/fs/cgroup/memory.max", "1073741824\n");
+    MemMachine machine = look();
+    assert_int_equal(machine.available, GIB);
+    assert_int_equal(machine.physical, 0);
+}
+
+static void this_machine(void **state)
+{
+    (void)state;
+    MemMachine machine;
+    memtrack_machine(&machine);
+    assert_true(machine.available > 0 && strlen(machine.bound) > 0);
+    assert_true(machine.physical > GIB / 4);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_root, remove_root)
+    const struct CMUnitTest tests[] = {
+        TEST(nothing_to_read),
+        TEST(memory_and_swap),
+        TEST(version_2_counts_what_each_group_uses),
+        TEST(version_1_is_found_by_its_controller),
+        TEST(a_limit_without_proc),
+        TEST(this_machine),
+    };
+    return cmocka_run_group_tests_name("memtrack machine", tests, NULL, NULL);
+}
