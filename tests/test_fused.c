@@ -562,6 +562,8 @@ static void test_several_optimizers(void **state)
     optim_step(apart);
     assert_true(tensor_f32(w[2])[0] == before[2] - 3);
     optimizer_free(one); /* its hook goes with it */
+    assert_non_null(context_current()->gradient_hooks);
+    assert_null(context_current()->gradient_hooks->next);
     assert_int_equal(tensor_backward(tensor_sum(tensor_add(w[0], w[1]))), 0);
     assert_true(tensor_has_grad(w[0]) && !tensor_has_grad(w[1]));
     assert_true(tensor_f32(w[1])[0] == before[1] - 2 - 2);
