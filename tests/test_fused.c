@@ -200,6 +200,7 @@ typedef struct Run {
     int steps, threads;
     double loss;
     uint64_t gradients, peak, largest; /* own peak of gradients, of the whole; the largest parameter */
+    uint64_t allocations;
 } Run;
 
 static Module *model_of(const Run *run)
@@ -256,6 +257,7 @@ static Tensor *parameters_after(Run *run)
     assert_int_equal(optim_steps(optimizer), run->steps);
     run->gradients = books()->own_peak[MEM_GRADIENT];
     run->peak = books()->peak;
+    run->allocations = books()->allocations;
     Context *here = context_use(v.outside);
     uint64_t live = memtrack_process_live();
     context_use(here);
@@ -300,6 +302,9 @@ static void compare(Run run, Mode mode)
     if (mode == FUSED && (other.gradients > 3 * run.largest || other.gradients >= run.gradients))
         fail_msg("%s: gradients up to %d bytes, of %d", run_text(&run), (int)other.gradients,
                  (int)run.gradients);
+    if (mode == FUSED && other.allocations != run.allocations)
+        fail_msg("%s: %d allocations, fused %d", run_text(&run), (int)run.allocations,
+                 (int)other.allocations);
     if (mode == FUSED && other.peak > run.peak)
         fail_msg("%s: fused, the peak rises from %d to %d", run_text(&run), (int)run.peak, (int)other.peak);
     tensor_scope_end(scope);
