@@ -46,8 +46,8 @@ BRIM_API void module_free(Module *module);
  * parent. Whole models take x NULL. */
 BRIM_API Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch);
 /* The training loss of a model: cross-entropy of nn_forward(model, NULL, batch) summed over batch->labels,
- * divided by batch->labels_total: over the micro-batches of a step it sums to the mean over the whole
- * accumulated batch. */
+ * divided by batch->labels_total (nn_set_loss_chunk: without ever having all logits): over the micro-batches
+ * of a step it sums to the mean over the whole accumulated batch. */
 BRIM_API Tensor *nn_loss(Module *model, const Batch *batch);
 
 /* From now on nn_loss computes head and cross-entropy `rows` rows (positions) of the batch at a time, in

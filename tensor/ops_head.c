@@ -105,7 +105,6 @@ static int64_t head_forward(OpCall *call)
     return -1;
 }
 
-/* A chunk's rows of hidden are not read again once their gradient is written, which may be over them. */
 static void head_backward(OpCall *call)
 {
     const Kernels *k = call->kernels;
@@ -126,12 +125,15 @@ static void head_backward(OpCall *call)
     }
 }
 
+/* The gradient of hidden could be written over hidden, but is not (over_saved): it becomes the gradient of
+ * the residual stream, which lives through the whole of backward, and there it would sit at the far end of
+ * the activations and hold up all that backward frees: 19 % more to reserve, for (rows, c) less at one
+ * moment. */
 static const OpRow head_row = {
     .name = "linear_cross_entropy",
     .shape = head_shape,
     .forward = head_forward,
     .backward = head_backward,
-    .over_saved = OP_INPUT(HIDDEN),
     .accumulates = OP_INPUT(HIDDEN) | OP_INPUT(WEIGHT) | OP_INPUT(BIAS),
     .checked = LABELS,
     .checked_range = "labels must be in [0, classes), or the ignore index",

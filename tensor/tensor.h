@@ -186,7 +186,8 @@ BRIM_API int tensor_recording(void);
 
 /* From a scalar: adds d loss / d parameter to every parameter's gradient, releasing the tape as it goes. A
  * loss that is not finite is an error that names where it first appeared; nothing is added then. The whole
- * tape goes, what does not lead to this loss too: for several losses, add them. Returns error_code(). */
+ * tape goes, what does not lead to this loss too: for several losses, add them. An optimizer may use up the
+ * gradients on the way (optim_set_fused). Returns error_code(). */
 BRIM_API int tensor_backward(Tensor *loss);
 
 /* The sum of the losses given to tensor_backward in the last training step that had one: with losses divided

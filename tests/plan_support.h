@@ -132,6 +132,7 @@ typedef struct Case {
     const char *optimizer;
     float dropout;
     int epochs, layers; /* 0 = 2 */
+    int fused, keep_zeros, chunk; /* chunk: rows of the loss head; ignored by mlp */
 } Case;
 
 enum {
@@ -158,9 +159,10 @@ typedef struct Session {
 
 static inline const char *case_text(const Case *c, char text[128])
 {
-    snprintf(text, 128, "%s %s%s accumulate %d %s%s", nn_family_name(c->family),
+    snprintf(text, 128, "%s %s%s accumulate %d %s%s%s%s chunk %d", nn_family_name(c->family),
              c->attention == ATTENTION_EAGER ? "eager" : "flash", c->checkpoint ? " checkpoint" : "",
-             c->accumulate, c->optimizer, c->dropout > 0 ? " dropout" : "");
+             c->accumulate, c->optimizer, c->dropout > 0 ? " dropout" : "",
+             c->fused ? " fused" : "", c->keep_zeros ? " keep zeros" : "", c->chunk);
     return text;
 }
 
@@ -233,6 +235,8 @@ static inline Module *case_model(const Case *c)
         nn_set_checkpoint(nn_block(model, i), c->checkpoint);
     if (c->family == MODEL_MLP)
         nn_set_checkpoint(model, c->checkpoint);
+    else
+        nn_set_loss_chunk(model, c->chunk);
     return model;
 }
 
@@ -264,7 +268,10 @@ static inline double case_step(const Session *s, int64_t step, Module *model, Op
     double loss = tensor_step_loss();
     brim_step(data_step_tokens(train));
     optim_step(optimizer);
-    optim_zero_grad(optimizer);
+    if (s->c.keep_zeros)
+        optim_zero_grad_keep(optimizer);
+    else
+        optim_zero_grad(optimizer);
     return loss;
 }
 
@@ -294,7 +301,9 @@ static inline int case_script(void *config)
     Loader *train = case_loader(c, 0), *held_out = case_loader(c, 1);
     Module *model = case_model(c);
     Optimizer *optimizer = error_code() ? NULL : optim_by_name(c->optimizer, nn_parameters(model), 0, 0);
-    if (optimizer)
+    if (c->fused)
+        optim_set_fused(optimizer, 1);
+    else
         optim_set_clip(optimizer, 1);
     int64_t an_epoch = data_steps_per_epoch(train), steps = (c->epochs ? c->epochs : 2) * an_epoch;
     for (int64_t step = 0; step < steps && !error_code(); step++) {

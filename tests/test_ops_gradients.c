@@ -179,6 +179,16 @@ static Tensor *run_cross_entropy(const Case *c, Tensor **in)
     return tensor_cross_entropy(in[0], labels, -7, c->f);
 }
 
+/* Two rows, of which label 1 is ignored, are a chunk. */
+static Tensor *run_head(const Case *c, Tensor **in)
+{
+    int64_t classes = tensor_dim(in[1], 0), rows = tensor_numel(in[0]) / tensor_dim(in[1], 1);
+    Tensor *labels = integers(SHAPE(rows), 13, (int)classes);
+    if (rows > 1)
+        tensor_i32(labels)[1] = -7;
+    return tensor_linear_cross_entropy(in[0], in[1], in[2], labels, -7, c->f, c->a);
+}
+
 #define S(...)                                                                                               \
     {                                                                                                        \
         (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)),                                           \
@@ -246,6 +256,10 @@ static const Case cases[] = {
     {"mean", run_mean, {S(31), NONE, NONE}, 1, 0, 0, 0, 0},
     {"cross_entropy", run_cross_entropy, {S(7, 11), NONE, NONE}, 3, 11, 0, 0.25f, 0},
     {"cross_entropy of one class", run_cross_entropy, {S(4, 1), NONE, NONE}, 1, 1, 0, 1, 0},
+    {"head", run_head, {S(2, 3, 5), S(7, 5), S(7)}, 1, 2, 0, 0.5f, 0},
+    {"head of one chunk", run_head, {S(5, 3), S(11, 3), NONE}, 1, 5, 0, 1, 0},
+    {"head row by row", run_head, {S(5, 2), S(3, 2), S(3)}, 2, 1, 0, 1, 0},
+    {"head, a chunk too large", run_head, {S(3, 7), S(2, 7), NONE}, 1, 99, 0, 2, 0},
     {"cross_entropy 3 dimensions", run_cross_entropy, {S(2, 3, 5), NONE, NONE}, 3, 5, 0, 1, 0},
 };
 
@@ -456,7 +470,7 @@ static void test_finite_differences(void **state)
 static int keeps_shape(const Case *c, const Result *result)
 {
     return result->numel == result->in_numel[0] && c->run != run_reshape && c->run != run_cross_entropy &&
-           c->run != run_sum && c->run != run_mean && c->run != run_linear_of_itself;
+           c->run != run_sum && c->run != run_mean && c->run != run_head && c->run != run_linear_of_itself;
 }
 
 /* Where a gradient lives is the engine's choice; its value is not. */

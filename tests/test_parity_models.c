@@ -8,6 +8,7 @@ typedef struct Variant {
     AttentionKind attention;
     int checkpoint, threads;
     const char *kernels;
+    int chunk; /* rows of the loss head; mlp has none */
 } Variant;
 
 static int number(const char *config, const char *key)
@@ -112,16 +113,18 @@ static Batch batch_of(const Fixture *fixture)
 static void run_variant(const Fixture *fixture, const char *name, const Variant *variant)
 {
     char what[128];
-    snprintf(what, sizeof what, "%s %s%s, %s kernels, %d threads", name,
+    snprintf(what, sizeof what, "%s %s%s, %s kernels, %d threads, chunk %d", name,
              variant->attention == ATTENTION_EAGER ? "eager" : "flash",
              variant->checkpoint ? " checkpoint" : "", variant->kernels ? variant->kernels : "tuned",
-             variant->threads);
+             variant->threads, variant->chunk);
     Visit v = visit(&(ContextOptions){.kernels = variant->kernels, .threads = variant->threads});
     Module *model = model_of(fixture_find(fixture, 0, "config")->data, variant->attention);
     if (!model)
         fail_msg("%s: %s", what, error_message());
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), variant->checkpoint);
+    if (strcmp(nn_class_name(model), "mlp") != 0)
+        nn_set_loss_chunk(model, variant->chunk);
     set_parameters(what, fixture, model);
     Batch batch = batch_of(fixture);
     tensor_no_grad_begin();
@@ -142,9 +145,12 @@ static void run_variant(const Fixture *fixture, const char *name, const Variant 
 }
 
 static const Variant variants[] = {
-    {ATTENTION_FLASH, 0, 1, NULL},        {ATTENTION_EAGER, 0, 1, NULL},        {ATTENTION_FLASH, 1, 1, NULL},
-    {ATTENTION_EAGER, 1, 1, NULL},        {ATTENTION_FLASH, 0, 2, NULL},        {ATTENTION_EAGER, 1, 2, NULL},
-    {ATTENTION_FLASH, 0, 1, "reference"}, {ATTENTION_EAGER, 1, 1, "reference"},
+    {ATTENTION_FLASH, 0, 1, NULL, 0},        {ATTENTION_EAGER, 0, 1, NULL, 0},
+    {ATTENTION_FLASH, 1, 1, NULL, 0},        {ATTENTION_EAGER, 1, 1, NULL, 0},
+    {ATTENTION_FLASH, 0, 2, NULL, 0},        {ATTENTION_EAGER, 1, 2, NULL, 0},
+    {ATTENTION_FLASH, 0, 1, "reference", 0}, {ATTENTION_EAGER, 1, 1, "reference", 0},
+    {ATTENTION_FLASH, 0, 1, NULL, 5},        {ATTENTION_FLASH, 1, 2, NULL, 1},
+    {ATTENTION_FLASH, 0, 1, NULL, 1000},     {ATTENTION_EAGER, 1, 1, "reference", 3},
 };
 
 static void run_model(void **state)

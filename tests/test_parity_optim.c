@@ -65,10 +65,12 @@ static void set_extras(Optimizer *optimizer, const char *text, Tensor **second)
 /* The gradient of sum(p * g) is g. */
 static void give_gradients(Tensor *const parameter[2], const float *gradients)
 {
+    Tensor *sum[2];
     for (int p = 0; p < 2; p++) {
         Tensor *g = tensor_from(DTYPE_F32, tensor_shape(parameter[p]), MEM_INPUT, gradients + p * NUMEL0);
-        tensor_backward(tensor_sum(tensor_mul(parameter[p], g)));
+        sum[p] = tensor_sum(tensor_mul(parameter[p], g));
     }
+    tensor_backward(tensor_add(sum[0], sum[1]));
 }
 
 static void check_step(const Fixture *fixture, int at, const char *text, int step, Tensor *const parameter[2])
@@ -84,7 +86,7 @@ static void check_step(const Fixture *fixture, int at, const char *text, int ste
     }
 }
 
-static void run_case(const Fixture *fixture, int at, const char *kernels)
+static void run_case(const Fixture *fixture, int at, const char *kernels, int fused)
 {
     const char *text = fixture->records[at].data;
     Visit v = visit(&(ContextOptions){.threads = 1, .kernels = kernels});
@@ -96,14 +98,15 @@ static void run_case(const Fixture *fixture, int at, const char *kernels)
     }
     Optimizer *optimizer = optimizer_of(text, (TensorList){parameter, 2});
     set_extras(optimizer, text, &parameter[1]);
+    optim_set_fused(optimizer, fused);
     assert_fine();
     const float *gradients = fixture_find(fixture, 0, "gradients")->data;
     const float *rates = fixture_find(fixture, at, "lr")->data;
     const Record *norms = fixture_find(fixture, at, "norm");
     for (int step = 0; step < STEPS; step++) {
         int scope = tensor_scope_begin();
-        give_gradients(parameter, gradients + step * NUMEL);
         float rate = optim_lr(optimizer);
+        give_gradients(parameter, gradients + step * NUMEL);
         assert_int_equal(parity(rates + step, &rate, 1), -1);
         assert_int_equal(optim_step(optimizer), 0);
         optim_zero_grad(optimizer);
@@ -121,29 +124,36 @@ static void run_case(const Fixture *fixture, int at, const char *kernels)
     leave(v);
 }
 
-static void run_all(const char *kernels)
+static void run_all(const char *kernels, int fused)
 {
     Fixture fixture = fixture_open("optim.bin");
     int count = 0;
     for (int at = 0; at < fixture.count; at++)
-        if (!strcmp(fixture.records[at].name, "case")) {
-            run_case(&fixture, at, kernels);
+        if (!strcmp(fixture.records[at].name, "case") &&
+            !(fused && real(fixture.records[at].data, "clip") > 0)) {
+            run_case(&fixture, at, kernels, fused);
             count++;
         }
-    assert_true(count >= 23);
+    assert_true(count >= (fused ? 18 : 23));
     fixture_close(&fixture);
 }
 
 static void test_tuned_kernels(void **state)
 {
     (void)state;
-    run_all(NULL);
+    run_all(NULL, 0);
 }
 
 static void test_reference_kernels(void **state)
 {
     (void)state;
-    run_all("reference");
+    run_all("reference", 0);
+}
+
+static void test_inside_backward(void **state)
+{
+    (void)state;
+    run_all(NULL, 1);
 }
 
 int main(void)
@@ -151,6 +161,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tuned_kernels),
         cmocka_unit_test(test_reference_kernels),
+        cmocka_unit_test(test_inside_backward),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -103,6 +103,25 @@ static void llama_matrix(void **state)
     check_family(MODEL_LLAMA);
 }
 
+/* Fused or with kept zeros, chunked, checkpointed, eager: each with each. */
+static void lever_matrix(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3 * 2 * 2 * 2 * 4; i++) {
+        int gradients = i % 3, rest = i / 3;
+        Case c = {.family = (ModelFamily)(rest / 8),
+                  .checkpoint = rest & 1,
+                  .chunk = rest & 2 ? 7 : 0,
+                  .attention = rest & 4 ? ATTENTION_EAGER : ATTENTION_FLASH,
+                  .fused = gradients == 1,
+                  .keep_zeros = gradients == 2,
+                  .accumulate = gradients != 1 && i % 5 == 0 ? 3 : 1,
+                  .optimizer = optimizers[i % (int)COUNT(optimizers)],
+                  .dropout = i % 5 == 2 ? 0.1f : 0};
+        check_case(&c, 1 + i % 2, i % 3 == 0);
+    }
+}
+
 static const Case typical[] = {
     {.family = MODEL_MLP, .accumulate = 3, .optimizer = "adam"},
     {.family = MODEL_BERT, .accumulate = 1, .optimizer = "adamw", .dropout = 0.1f},
@@ -283,6 +302,7 @@ int main(void)
         cmocka_unit_test(bert_matrix),
         cmocka_unit_test(gpt2_matrix),
         cmocka_unit_test(llama_matrix),
+        cmocka_unit_test(lever_matrix),
         cmocka_unit_test(threads_are_planned),
         cmocka_unit_test(the_record_sees_the_levers),
         cmocka_unit_test(states_are_arrays_of_parameters),

@@ -101,6 +101,28 @@ static void training_gpt2_eager(void **state)
                   0);
 }
 
+static void training_with_levers(void **state)
+{
+    (void)state;
+    fail_training(&(Case){.family = MODEL_LLAMA,
+                          .accumulate = 1,
+                          .optimizer = "adamw",
+                          .checkpoint = 1,
+                          .fused = 1,
+                          .chunk = 7,
+                          .epochs = 1,
+                          .layers = 1},
+                  0);
+    fail_training(&(Case){.family = MODEL_BERT,
+                          .accumulate = 3,
+                          .optimizer = "adam",
+                          .keep_zeros = 1,
+                          .chunk = 7,
+                          .epochs = 1,
+                          .layers = 1},
+                  1);
+}
+
 static void training_mlp(void **state)
 {
     (void)state;
@@ -261,6 +283,7 @@ int main(void)
         cmocka_unit_test(training_checkpointed_llama),
         cmocka_unit_test(training_bert_in_blocks_of_malloc),
         cmocka_unit_test(training_gpt2_eager),
+        cmocka_unit_test(training_with_levers),
         cmocka_unit_test(training_mlp),
         cmocka_unit_test(planning),
         cmocka_unit_test(planning_and_running),
