@@ -5,51 +5,89 @@
 #include <jansson.h>
 
 #include "../brim.h"
+#include "../plan/search.h"
 
 enum { EXIT_DONE = 0, EXIT_NO = 1, EXIT_USAGE = 2 };
 
-typedef enum CheckpointMode { CHECKPOINT_NONE, CHECKPOINT_BLOCKS } CheckpointMode;
+/* Which activations are made again in backward. */
+typedef struct CheckpointChoice {
+    int selective;    /* what is cheap to make again, everywhere */
+    int every;        /* blocks run again together; 0 = none */
+    int automatic;    /* the least recomputation that fits the budget is still to be found */
+    PlanChoice found; /* a pattern, typed or found; "" = as `every` says */
+} CheckpointChoice;
 
 typedef struct Options {
-    const char *model, *data, *optimizer, *schedule, *log, *prompt;
-    int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample;
-    int64_t steps, max_samples;
-    float lr, weight_decay; /* negative: not given */
-    float clip, dropout;
-    CheckpointMode checkpoint;
+    const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories;
+    int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk;
+    int64_t steps, max_samples, run_steps;
+    float lr, weight_decay, clip, dropout; /* negative: not given */
+    CheckpointChoice checkpoint;
     AttentionKind attention;
-    uint64_t budget, seed;
-    int json, quiet;
+    uint64_t budget, seed, reserve;
+    int fused, keep_gradients, json, csv, quiet, textbook;
     ModelPreset preset; /* of `model`, with the options applied */
+    char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
 
-/* Fills options from the arguments after the subcommand. 0, or EXIT_USAGE after saying why on stderr. */
-int options_parse(Options *options, int argc, char **argv);
+enum { SETS_MAX = 64 };
+
+/* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
+ * a set for every combination. Returns how many, or -1 after saying why on stderr. */
+int options_parse(Options *sets, int max, const char *command, int argc, char **argv);
+/* Says what is wrong with the arguments; returns EXIT_USAGE. */
+int usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
+int parse_size(const char *name, const char *text, uint64_t *out); /* 0 or EXIT_USAGE; name: of the flag */
+
+typedef struct LeverText {
+    char text[1200];
+} LeverText;
+LeverText checkpoint_text(const CheckpointChoice *choice);
+int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
+/* The levers in which `options` differs from `from`, to be typed. */
+LeverText levers_text(const Options *options, const Options *from);
 /* The lines of `brim help` about options. */
 void options_help(FILE *out);
 
-/* The script of train, plan and compare; config is a Training. What a real run leaves behind is in the same
+/* The script of train, plan, compare and fit; config is a Training. What a run leaves behind is in the same
  * struct. */
 typedef struct Training {
     const Options *options;
     int64_t parameters, samples, steps;
+    int blocks;                       /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy; /* accuracy < 0: not a classifier */
     int64_t validation_samples;
     char generated[161];
 } Training;
 int training_script(void *config);
 RunOptions run_options(const Options *options);
+/* Plans the options; on failure says why on stderr and returns EXIT_NO. */
+int plan_or_say(const Options *options, Training *training, Plan *plan);
+/* Finds what --checkpoint auto stands for, if it was given, says so, and puts it into the options. EXIT_NO
+ * when nothing fits, after saying what comes closest and what else would help. */
+int resolve_checkpoint(Options *options);
+/* EXIT_NO when the plan needs more than the budget, after saying what would fit. */
+int check_budget(const Options *options, const Plan *plan);
+/* The same for what this machine has free now. */
+int check_machine(const Options *options, const Plan *plan);
+/* Of what comes and goes within a step (gradients, activations, overhead), what holds most at the peak. */
+MemGroup bound_by(const MemSummary *memory);
 
-/* Rows of the savings table: the options changed one lever at a time, at the same effective batch. */
+/* One row of a comparison. */
 typedef struct Variant {
-    char label[48];
+    char label[96];
     Options options;
     Plan plan;
     int64_t parameters;
+    int ran;
+    RunResult result;
 } Variant;
-enum { VARIANTS = 8 };
-/* Plans all variants; returns how many. The first is the options as they are. */
+enum { VARIANTS = 16 };
+/* The options as they are, then one lever at a time (and some together), at the same effective batch,
+ * planned. Returns how many; variants_free them. */
 int variants_plan(const Options *options, Variant variants[VARIANTS]);
+void variant_plan(Variant *variant);
+void variants_free(Variant *variants, int count);
 void variants_table(FILE *out, const Options *options, const Variant *variants, int count);
 
 /* The memory object that is the same everywhere. planned may be NULL. */
@@ -58,10 +96,13 @@ json_t *json_memory(const MemSummary *memory, const MemSummary *planned);
 void print_title(const Options *options, int64_t parameters, int64_t steps);
 void json_print(json_t *object); /* one object, on stdout; frees it */
 
-int command_train(const Options *options);
-int command_plan(const Options *options);
-int command_compare(const Options *options);
-int command_demo(const Options *options);
-int command_models(const Options *options);
+/* `count` sets of options; only compare is given more than one. */
+int command_train(const Options *options, int count);
+int command_plan(const Options *options, int count);
+int command_compare(const Options *options, int count);
+int command_fit(const Options *options, int count);
+int command_demo(const Options *options, int count);
+int command_models(const Options *options, int count);
+int command_gpus(const Options *options, int count);
 
 #endif

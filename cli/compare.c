@@ -1,9 +1,11 @@
-/* What each lever would save: the same training, planned again with one thing changed. */
+/* brim compare: the same training with other values of some options, or with one lever at a time; planned,
+ * and with --run really trained for a few steps, measured beside planned. */
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
 
 #include "cli.h"
+#include "run_.h"
 
 RunOptions run_options(const Options *o)
 {
@@ -16,112 +18,367 @@ RunOptions run_options(const Options *o)
                         .every = every > 0 ? every : (o->epochs ? 100 : 1)};
 }
 
+/* ---- Which rows ------------------------------------------------------------------------------ */
+
 static Variant *add(Variant *variants, int *count, const Options *options, const char *label)
 {
     Variant *v = &variants[(*count)++];
+    *v = (Variant){.options = *options};
     snprintf(v->label, sizeof v->label, "%s", label);
-    v->options = *options;
     return v;
 }
 
-static void split_batch(Variant *v, int pieces)
+static void split_batch(Options *o, int pieces)
 {
-    v->options.batch /= pieces;
-    v->options.accumulate *= pieces;
+    o->batch /= pieces;
+    o->accumulate *= pieces;
+}
+
+enum { CHUNK = 128 }; /* rows of logits, where the comparison suggests chunks */
+
+/* Chunks pay where the logits are many: a vocabulary, and more rows than a chunk. */
+static int has_many_logits(const Options *o)
+{
+    return o->preset.family != MODEL_MLP && !o->loss_chunk && nn_preset_vocab(&o->preset) >= 1024 &&
+           (int64_t)o->batch * o->seq > CHUNK;
+}
+
+static void fuse(Options *o)
+{
+    o->fused = 1;
+    o->clip = 0;
+}
+
+static void add_checkpoints(Variant *variants, int *count, const Options *o)
+{
+    const CheckpointChoice *c = &o->checkpoint;
+    if (c->every || c->selective || c->found.pattern[0])
+        return;
+    add(variants, count, o, "")->options.checkpoint.selective = 1;
+    add(variants, count, o, "")->options.checkpoint.every = 1;
+}
+
+static void add_together(Variant *variants, int *count, const Options *o, int pieces)
+{
+    const CheckpointChoice *c = &o->checkpoint;
+    int kept = !c->every && !c->found.pattern[0]; /* otherwise it would be a row there is already */
+    if (pieces > 1 && !o->fused && kept) {
+        Variant *both = add(variants, count, o, "");
+        both->options.checkpoint = (CheckpointChoice){.every = 1};
+        split_batch(&both->options, pieces);
+    }
+    if (o->accumulate == 1 && !o->fused && !o->keep_gradients && (kept || has_many_logits(o))) {
+        Variant *all = add(variants, count, o, "");
+        if (kept)
+            all->options.checkpoint = (CheckpointChoice){.every = 1};
+        fuse(&all->options);
+        if (has_many_logits(o))
+            all->options.loss_chunk = CHUNK;
+    }
+}
+
+static void add_attention(Variant *variants, int *count, const Options *o)
+{
+    if (o->preset.family == MODEL_MLP)
+        return;
+    Options *other = &add(variants, count, o, "")->options;
+    other->attention = o->attention == ATTENTION_FLASH ? ATTENTION_EAGER : ATTENTION_FLASH;
+    nn_preset_set_attention(&other->preset, other->attention);
+}
+
+void variant_plan(Variant *v)
+{
+    Training training = {.options = &v->options};
+    RunOptions run = run_options(&v->options);
+    plan_script(training_script, &training, &run, &v->plan);
+    v->parameters = training.parameters;
 }
 
 int variants_plan(const Options *o, Variant variants[VARIANTS])
 {
-    int count = 0, text = o->preset.family != MODEL_MLP;
-    int pieces = o->batch % 4 == 0 ? 4 : o->batch % 2 == 0 ? 2 : 1;
-    char label[48];
+    int count = 0, pieces = o->batch % 4 == 0 ? 4 : o->batch % 2 == 0 ? 2 : 1;
     add(variants, &count, o, "as run");
-    if (o->checkpoint == CHECKPOINT_NONE)
-        add(variants, &count, o, "--checkpoint blocks")->options.checkpoint = CHECKPOINT_BLOCKS;
-    if (pieces > 1) {
-        snprintf(label, sizeof label, "--batch %d --accumulate %d", o->batch / pieces,
-                 o->accumulate * pieces);
-        split_batch(add(variants, &count, o, label), pieces);
-    }
-    if (o->checkpoint == CHECKPOINT_NONE && pieces > 1) {
-        Variant *both = add(variants, &count, o, "both");
-        both->options.checkpoint = CHECKPOINT_BLOCKS;
-        split_batch(both, pieces);
-    }
+    add_checkpoints(variants, &count, o);
+    if (pieces > 1 && !o->fused)
+        split_batch(&add(variants, &count, o, "")->options, pieces);
+    if (o->accumulate == 1 && !o->fused && !o->keep_gradients)
+        fuse(&add(variants, &count, o, "")->options);
+    if (has_many_logits(o))
+        add(variants, &count, o, "")->options.loss_chunk = CHUNK;
+    add_together(variants, &count, o, pieces);
     if (strcmp(o->optimizer, "sgd"))
-        add(variants, &count, o, "--optimizer sgd")->options.optimizer = "sgd";
-    if (text) {
-        AttentionKind other = o->attention == ATTENTION_FLASH ? ATTENTION_EAGER : ATTENTION_FLASH;
-        Variant *v =
-            add(variants, &count, o, other == ATTENTION_EAGER ? "--attention eager" : "--attention flash");
-        v->options.attention = other;
-        nn_preset_set_attention(&v->options.preset, other);
-    }
+        add(variants, &count, o, "")->options.optimizer = "sgd";
+    add_attention(variants, &count, o);
+    if (!o->fused)
+        add(variants, &count, o, "")->options.keep_gradients = !o->keep_gradients;
     for (int i = 0; i < count; i++) {
-        Training training = {.options = &variants[i].options};
-        RunOptions run = run_options(&variants[i].options);
-        plan_script(training_script, &training, &run, &variants[i].plan);
-        plan_free(&variants[i].plan); /* its figures stay */
-        variants[i].parameters = training.parameters;
+        Variant *v = &variants[i];
+        if (!v->label[0])
+            snprintf(v->label, sizeof v->label, "%.95s", levers_text(&v->options, o).text);
+        variant_plan(v);
     }
     return count;
 }
 
-enum { LABEL = 33 };
-
-void variants_table(FILE *out, const Options *o, const Variant *variants, int count)
+void variants_free(Variant *variants, int count)
 {
-    const Plan *first = &variants[0].plan;
-    double unit = first->memory.stats.peak < 10240ull << 20 ? 0x1p20 : 0x1p30;
-    char title[64];
-    snprintf(title, sizeof title, "SAME EFFECTIVE BATCH (%d), %s", o->batch * o->accumulate,
-             unit == 0x1p20 ? "MiB" : "GiB");
-    fprintf(out, "%-*s %9s %7s %6s  %s\n", LABEL, title, "peak", "change", "FLOPs", "peak at");
+    for (int i = 0; i < count; i++)
+        plan_free(&variants[i].plan);
+}
+
+/* ---- Tables ---------------------------------------------------------------------------------- */
+
+static int label_width(const Variant *variants, int count)
+{
+    size_t width = 33;
+    for (int i = 0; i < count; i++)
+        if (strlen(variants[i].label) > width)
+            width = strlen(variants[i].label);
+    return (int)width;
+}
+
+static double unit_of(const Variant *variants, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (variants[i].plan.memory.stats.peak >= 10240ull << 20)
+            return 0x1p30;
+    return 0x1p20;
+}
+
+static const char *unit_name(double unit)
+{
+    return unit == 0x1p20 ? "MiB" : "GiB";
+}
+
+/* The first row that could be planned: what the others are compared with. */
+static const Plan *base_of(const Variant *variants, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (!variants[i].plan.status)
+            return &variants[i].plan;
+    return NULL;
+}
+
+static void plan_rows(FILE *out, const char *title, const Variant *variants, int count, double unit)
+{
+    const Plan *first = base_of(variants, count);
+    int width = label_width(variants, count), decimals = unit == 0x1p20 ? 1 : 2;
+    fprintf(out, "%-*s %9s %9s %7s %6s  %s\n", width, title, "peak", "needs", "change", "FLOPs", "peak at");
     for (int i = 0; i < count; i++) {
         const Plan *p = &variants[i].plan;
         if (p->status) {
-            fprintf(out, "%-*s %s\n", LABEL, variants[i].label, p->error);
+            fprintf(out, "%-*s %s\n", width, variants[i].label, p->error);
             continue;
         }
-        double change = 100.0 * ((double)p->memory.stats.peak / (double)first->memory.stats.peak - 1);
-        char percent[16] = "";
-        if (i > 0)
-            snprintf(percent, sizeof percent, "%+.0f %%", change);
-        fprintf(out, "%-*s %9.1f %7s %6.2f  %s %s\n", LABEL, variants[i].label,
-                (double)p->memory.stats.peak / unit, percent, p->step_flops / first->step_flops,
-                memtrack_phase_name(p->memory.stats.peak_at.phase), report_place(&p->memory));
+        char percent[24] = "";
+        if (p != first)
+            snprintf(percent, sizeof percent, "%+.0f %%",
+                     100.0 * ((double)p->memory.stats.peak / (double)first->memory.stats.peak - 1));
+        fprintf(out, "%-*s %9.*f %9.*f %7s %6.2f  %s %s\n", width, variants[i].label, decimals,
+                (double)p->memory.stats.peak / unit, decimals, (double)p->memory.stats.needs / unit, percent,
+                p->step_flops / first->step_flops, memtrack_phase_name(p->memory.stats.peak_at.phase),
+                report_place(&p->memory));
     }
-    const uint64_t *own = first->memory.stats.own_peak;
+}
+
+void variants_table(FILE *out, const Options *o, const Variant *variants, int count)
+{
+    double unit = unit_of(variants, count);
+    char title[64];
+    snprintf(title, sizeof title, "SAME EFFECTIVE BATCH (%d), %s", o->batch * o->accumulate, unit_name(unit));
+    plan_rows(out, title, variants, count, unit);
+    const uint64_t *own = variants[0].plan.memory.stats.own_peak;
     uint64_t floor = report_group(own, MEM_GROUP_PARAMETERS) + report_group(own, MEM_GROUP_GRADIENTS) +
                      report_group(own, MEM_GROUP_OPTIMIZER_STATES);
-    fprintf(out, "%-*s %9.1f\n", LABEL, "floor: weights, gradients, states", (double)floor / unit);
+    fprintf(out, "%-*s %9.*f  weights, gradients, states\n", label_width(variants, count), "floor",
+            unit == 0x1p20 ? 1 : 2, (double)floor / unit);
+}
+
+/* Each component's own peak, and how many times the first row's it is: batch k has k-fold activations. */
+static void growth_rows(FILE *out, const Variant *variants, int count, double unit)
+{
+    static const char *const names[MEM_GROUP_COUNT] = {"parameters", "gradients", "states", "activations",
+                                                       "overhead"};
+    const Plan *first = base_of(variants, count);
+    int width = label_width(variants, count);
+    char title[64];
+    snprintf(title, sizeof title, "OWN PEAKS, %s, and growth", unit_name(unit));
+    fprintf(out, "\n%-*s", width, title);
+    for (int g = 0; g < MEM_GROUP_COUNT; g++)
+        fprintf(out, " %13s", names[g]);
+    fputc('\n', out);
+    for (int i = 0; i < count; i++) {
+        const Plan *p = &variants[i].plan;
+        if (p->status)
+            continue;
+        fprintf(out, "%-*s", width, variants[i].label);
+        for (int g = 0; g < MEM_GROUP_COUNT; g++) {
+            uint64_t own = report_group(p->memory.stats.own_peak, (MemGroup)g);
+            uint64_t base = report_group(first->memory.stats.own_peak, (MemGroup)g);
+            char times[24] = "";
+            if (p != first && base > 0 && own != base)
+                snprintf(times, sizeof times, "x%.2f", (double)own / (double)base);
+            fprintf(out, " %7.*f %5s", unit == 0x1p20 ? 1 : 2, (double)own / unit, times);
+        }
+        fputc('\n', out);
+    }
+}
+
+static void run_rows(FILE *out, const Variant *variants, int count, double unit, int64_t steps)
+{
+    int width = label_width(variants, count), decimals = unit == 0x1p20 ? 1 : 2;
+    char title[64];
+    snprintf(title, sizeof title, "%" PRId64 " STEPS OF EACH, %s", steps, unit_name(unit));
+    fprintf(out, "\n%-*s %9s %9s %6s %9s %12s %9s %9s\n", width, title, "planned", "measured", "apart",
+            "process", "unaccounted", "ms/step", "loss");
+    for (int i = 0; i < count; i++) {
+        const Variant *v = &variants[i];
+        const RunResult *r = &v->result;
+        if (!v->ran || r->status) {
+            fprintf(out, "%-*s %s\n", width, v->label, v->ran ? r->error : "not run");
+            continue;
+        }
+        uint64_t planned = v->plan.memory.stats.peak, measured = r->memory.stats.peak;
+        fprintf(out, "%-*s %9.*f %9.*f %6" PRId64 " %9.*f %12.*f %9.1f %9.4f\n", width, v->label, decimals,
+                (double)planned / unit, decimals, (double)measured / unit, (int64_t)(measured - planned),
+                decimals, (double)r->memory.process_peak / unit, decimals,
+                (double)report_unaccounted(&r->memory) / unit, 1e3 * r->step_seconds, r->loss_last);
+    }
+}
+
+/* ---- CSV and JSON ---------------------------------------------------------------------------- */
+
+static void csv_heading(FILE *out)
+{
+    fprintf(out, "model,batch,seq,accumulate,optimizer,checkpoint,attention,fused_step,zero_grad,loss_chunk,"
+                 "needs_bytes,peak_bytes,step_flops,peak_phase,peak_place,peak_op");
+    for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
+        fprintf(out, ",%s_peak,%s_at_peak", memtrack_component_name((MemComponent)i),
+                memtrack_component_name((MemComponent)i));
+    fprintf(out, ",measured_peak_bytes,process_peak_bytes,unaccounted_bytes,step_ms,loss,error\n");
+}
+
+static void csv_row(FILE *out, const Variant *v)
+{
+    const Options *o = &v->options;
+    const MemStats *s = &v->plan.memory.stats;
+    fprintf(out, "%s,%d,%d,%d,%s,%s,%s,%d,%s,%d,%" PRIu64 ",%" PRIu64 ",%.9g,%s,%s,%s", o->model, o->batch,
+            o->seq, o->accumulate, o->optimizer, checkpoint_text(&o->checkpoint).text,
+            o->attention == ATTENTION_FLASH ? "flash" : "eager", o->fused,
+            o->keep_gradients ? "keep" : "free", o->loss_chunk, s->needs, s->peak, v->plan.step_flops,
+            memtrack_phase_name(s->peak_at.phase), v->plan.memory.peak_place, v->plan.memory.peak_op);
+    for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
+        fprintf(out, ",%" PRIu64 ",%" PRIu64, s->own_peak[i], s->at_peak[i]);
+    const char *error = v->plan.status ? v->plan.error : v->ran && v->result.status ? v->result.error : "";
+    if (v->ran && !v->result.status)
+        fprintf(out, ",%" PRIu64 ",%" PRIu64 ",%" PRId64 ",%.3f,%.6g,\n", v->result.memory.stats.peak,
+                v->result.memory.process_peak, report_unaccounted(&v->result.memory),
+                1e3 * v->result.step_seconds, v->result.loss_last);
+    else
+        fprintf(out, error[0] ? ",,,,,,\"%s\"\n" : ",,,,,,%s\n", error);
 }
 
 static json_t *variant_json(const Variant *v)
 {
     if (v->plan.status)
         return json_pack("{s:s, s:s}", "variant", v->label, "error", v->plan.error);
-    return json_pack("{s:s, s:f, s:o}", "variant", v->label, "step_flops", v->plan.step_flops, "memory",
-                     json_memory(&v->plan.memory, NULL));
+    const MemSummary *planned = &v->plan.memory;
+    if (!v->ran)
+        return json_pack("{s:s, s:f, s:o}", "variant", v->label, "step_flops", v->plan.step_flops, "memory",
+                         json_memory(planned, NULL));
+    if (v->result.status)
+        return json_pack("{s:s, s:f, s:o, s:s}", "variant", v->label, "step_flops", v->plan.step_flops,
+                         "memory", json_memory(planned, NULL), "error", v->result.error);
+    return json_pack("{s:s, s:f, s:o, s:f, s:f}", "variant", v->label, "step_flops", v->plan.step_flops,
+                     "memory", json_memory(&v->result.memory, planned), "step_ms",
+                     1e3 * v->result.step_seconds, "loss", v->result.loss_last);
 }
 
-int command_compare(const Options *o)
+static void print_json(const Options *o, const Variant *variants, int count)
 {
-    Variant variants[VARIANTS];
-    int count = variants_plan(o, variants);
-    if (variants[0].plan.status) {
-        fprintf(stderr, "brim: %s\n", variants[0].plan.error);
-        return EXIT_NO;
-    }
-    if (!o->json) {
-        print_title(o, variants[0].parameters, 0);
-        printf("\n");
-        variants_table(stdout, o, variants, count);
-        return EXIT_DONE;
-    }
     json_t *rows = json_array();
     for (int i = 0; i < count; i++)
         json_array_append_new(rows, variant_json(&variants[i]));
     json_print(json_pack("{s:s, s:o}", "model", o->model, "variants", rows));
-    return EXIT_DONE;
+}
+
+/* ---- The command ----------------------------------------------------------------------------- */
+
+/* The sets of a list as rows; 0 after an error. */
+static int list_rows(const Options *sets, int count, Variant *variants)
+{
+    for (int i = 0; i < count; i++) {
+        Variant *v = &variants[i];
+        *v = (Variant){.options = sets[i]};
+        snprintf(v->label, sizeof v->label, "%s", sets[i].label);
+        if (resolve_checkpoint(&v->options))
+            snprintf(v->plan.error, sizeof v->plan.error, "no choice of --checkpoint fits %s",
+                     report_size(sets[i].budget).text);
+        else
+            variant_plan(v);
+        v->plan.status = v->plan.error[0] ? EXIT_NO : v->plan.status;
+    }
+    return count;
+}
+
+static void run_all(Variant *variants, int count, int64_t steps)
+{
+    for (int i = 0; i < count; i++) {
+        Variant *v = &variants[i];
+        if (v->plan.status)
+            continue;
+        v->options.steps = steps;
+        v->options.epochs = 0;
+        v->options.quiet = 1;
+        plan_free(&v->plan);
+        variant_plan(v); /* a run of so many steps */
+        v->ran = 1;
+        run_apart(&v->options, &v->plan, &v->result);
+    }
+}
+
+static int any_failed(const Variant *variants, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (variants[i].plan.status || (variants[i].ran && variants[i].result.status))
+            return 1;
+    return 0;
+}
+
+int command_compare(const Options *sets, int count)
+{
+    static Variant variants[SETS_MAX];
+    const Options *o = &sets[0];
+    Options first = *o;
+    int lists = count > 1;
+    if (!lists && resolve_checkpoint(&first))
+        return EXIT_NO;
+    count = lists ? list_rows(sets, count, variants) : variants_plan(&first, variants);
+    if (!base_of(variants, count)) {
+        fprintf(stderr, "brim: %s\n", variants[0].plan.error);
+        return EXIT_NO;
+    }
+    if (o->run_steps)
+        run_all(variants, count, o->run_steps);
+    if (o->json) {
+        print_json(o, variants, count);
+    } else if (o->csv) {
+        csv_heading(stdout);
+        for (int i = 0; i < count; i++)
+            csv_row(stdout, &variants[i]);
+    } else {
+        double unit = unit_of(variants, count);
+        print_title(lists ? o : &first, variants[0].parameters, 0);
+        printf("\n");
+        if (lists)
+            plan_rows(stdout, unit_name(unit), variants, count, unit);
+        else
+            variants_table(stdout, &first, variants, count);
+        growth_rows(stdout, variants, count, unit);
+        if (o->run_steps)
+            run_rows(stdout, variants, count, unit, o->run_steps);
+    }
+    int failed = any_failed(variants, count);
+    variants_free(variants, count);
+    return failed ? EXIT_NO : EXIT_DONE;
 }

@@ -6,15 +6,18 @@
 
 typedef struct Command {
     const char *name, *help;
-    int (*run)(const Options *options);
+    int (*run)(const Options *options, int count);
+    int sets; /* of options it takes at most, from comma lists */
 } Command;
 
 static const Command commands[] = {
-    {"train", "plan, then train, then show planned beside measured memory", command_train},
-    {"plan", "the same tables without training, for any size", command_plan},
-    {"compare", "what each lever would save at the same effective batch", command_compare},
-    {"demo", "train, compare, and say what to try next", command_demo},
-    {"models", "the models known by name", command_models},
+    {"train", "plan, then train, then show planned beside measured memory", command_train, 1},
+    {"plan", "the same tables without training, for any size", command_plan, 1},
+    {"compare", "each lever, or every combination of comma lists: --batch 1,2,4", command_compare, SETS_MAX},
+    {"fit", "levers x cards: what fits, the largest batch, the longest sequence", command_fit, 1},
+    {"demo", "train, compare, and say what to try next", command_demo, 1},
+    {"models", "the models known by name", command_models, 1},
+    {"gpus", "the cards known by name, and what their driver reports", command_gpus, 1},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
@@ -55,9 +58,9 @@ int main(int argc, char **argv)
     for (int i = 0; i < COMMAND_COUNT; i++) {
         if (strcmp(name, commands[i].name))
             continue;
-        Options options;
-        int status = options_parse(&options, argc - 2, argv + 2);
-        return status ? status : commands[i].run(&options);
+        static Options options[SETS_MAX];
+        int count = options_parse(options, commands[i].sets, name, argc - 2, argv + 2);
+        return count < 0 ? EXIT_USAGE : commands[i].run(options, count);
     }
     fprintf(stderr, "brim: unknown command '%s'; `brim help` lists them\n", name);
     return EXIT_USAGE;

@@ -74,6 +74,7 @@ static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
         optim_set_lr(optimizer, lr); /* also when it is 0 */
         optim_set_schedule(optimizer, &schedule);
         optim_set_clip(optimizer, o->clip);
+        optim_set_fused(optimizer, o->fused);
     }
     return optimizer;
 }
@@ -93,6 +94,18 @@ static int check_data(const Session *s)
     return 0;
 }
 
+static void set_levers(const Options *o, Module *model)
+{
+    const CheckpointChoice *c = &o->checkpoint;
+    if (c->found.pattern[0])
+        nn_set_checkpoints(model, c->found.pattern);
+    else if (c->every)
+        nn_set_checkpoint_every(model, c->every);
+    nn_set_selective(model, c->selective);
+    if (o->loss_chunk)
+        nn_set_loss_chunk(model, o->loss_chunk);
+}
+
 static int session_open(Session *s)
 {
     const Options *o = s->options;
@@ -104,11 +117,11 @@ static int session_open(Session *s)
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
     s->model = nn_model(&o->preset);
-    for (int i = 0; o->checkpoint == CHECKPOINT_BLOCKS && i < nn_block_count(s->model); i++)
-        nn_set_checkpoint(nn_block(s->model, i), 1);
+    set_levers(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
     s->training->parameters = nn_parameter_count(s->model);
     s->training->samples = data_samples(s->train);
+    s->training->blocks = nn_block_count(s->model);
     s->training->steps = s->steps;
     if (o->log && !s->meta && !(s->log = fopen(o->log, "w")))
         return error_raise(ERROR_FILE, "cannot write the log %s: %s", o->log, strerror(errno));
@@ -116,6 +129,14 @@ static int session_open(Session *s)
 }
 
 /* ---- Validation ------------------------------------------------------------------------------ */
+
+/* As nn_loss, counting on the way. */
+static Tensor *class_loss(Module *model, const Batch *b, int64_t *right)
+{
+    Tensor *logits = nn_forward(model, NULL, b);
+    *right += tensor_count_correct(logits, b->labels);
+    return tensor_cross_entropy(tensor_move(logits), b->labels, BATCH_IGNORE, 1.0f / (float)b->labels_total);
+}
 
 static void evaluate(Session *s)
 {
@@ -129,12 +150,8 @@ static void evaluate(Session *s)
     for (int64_t i = 0; i < batches && !error_code(); i++)
         for (const Batch *b; (b = data_next(s->held_out));) {
             int scope = tensor_scope_begin();
-            Tensor *logits = nn_forward(s->model, NULL, b);
-            if (classify)
-                right += tensor_count_correct(logits, b->labels);
-            float mean = 1.0f / (float)b->labels_total;
-            loss += tensor_item(tensor_cross_entropy(logits, b->labels, BATCH_IGNORE, mean)) *
-                    (double)b->labels_total;
+            Tensor *mean = classify ? class_loss(s->model, b, &right) : nn_loss(s->model, b);
+            loss += tensor_item(mean) * (double)b->labels_total;
             labels += b->labels_total;
             samples += tensor_dim(b->labels, 0);
             tensor_scope_end(scope);
@@ -233,7 +250,10 @@ static void train_step(Session *s, int64_t step)
     brim_step(tokens);
     write_log(s, step, tensor_step_loss(), tokens);
     optim_step(s->optimizer);
-    optim_zero_grad(s->optimizer);
+    if (s->options->keep_gradients)
+        optim_zero_grad_keep(s->optimizer);
+    else
+        optim_zero_grad(s->optimizer);
     tensor_scope_end(scope);
 }
 

@@ -1,4 +1,4 @@
-/* brim train, plan, demo and models. */
+/* brim train and brim demo. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -27,57 +27,21 @@ void print_title(const Options *o, int64_t parameters, int64_t steps)
         printf(" x seq %d", o->seq);
     if (o->accumulate > 1)
         printf(" x accumulate %d", o->accumulate);
-    if (o->checkpoint == CHECKPOINT_BLOCKS)
-        printf("  checkpoint blocks");
     if (o->seq)
         printf("  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
+    static const CheckpointChoice none;
+    if (!checkpoint_equal(&o->checkpoint, &none))
+        printf("  checkpoint %.28s%s", checkpoint_text(&o->checkpoint).text,
+               strlen(checkpoint_text(&o->checkpoint).text) > 28 ? "…" : "");
+    if (o->fused)
+        printf("  fused step, no clipping");
+    if (o->keep_gradients)
+        printf("  gradients kept");
+    if (o->loss_chunk)
+        printf("  loss in chunks of %d rows", o->loss_chunk);
     if (steps)
         printf("  %" PRId64 " step%s", steps, steps == 1 ? "" : "s");
     printf("\n");
-}
-
-/* The options in which a variant differs, to be typed. */
-static void print_levers(const Options *o, const Options *variant)
-{
-    char text[96] = "";
-    size_t used = 0;
-    if (variant->checkpoint != o->checkpoint)
-        used += (size_t)snprintf(text + used, sizeof text - used, " --checkpoint blocks");
-    if (variant->batch != o->batch)
-        used += (size_t)snprintf(text + used, sizeof text - used, " --batch %d --accumulate %d",
-                                 variant->batch, variant->accumulate);
-    if (strcmp(variant->optimizer, o->optimizer))
-        used += (size_t)snprintf(text + used, sizeof text - used, " --optimizer %s", variant->optimizer);
-    if (variant->attention != o->attention)
-        snprintf(text + used, sizeof text - used, " --attention %s",
-                 variant->attention == ATTENTION_FLASH ? "flash" : "eager");
-    fprintf(stderr, " %-48s needs", text);
-}
-
-/* What would fit instead, among the levers that can be pulled now; else what comes closest. */
-static void suggest(const Options *o)
-{
-    Variant variants[VARIANTS];
-    int count = variants_plan(o, variants), fitting = 0;
-    const Variant *smallest = NULL;
-    for (int i = 1; i < count; i++) {
-        const Variant *v = &variants[i];
-        uint64_t needs = v->plan.memory.stats.needs;
-        if (v->plan.status)
-            continue;
-        if (!smallest || needs < smallest->plan.memory.stats.needs)
-            smallest = v;
-        if (needs > o->budget)
-            continue;
-        fputs(fitting++ ? "" : "These fit:\n", stderr);
-        print_levers(o, &v->options);
-        fprintf(stderr, " %s\n", report_size(needs).text);
-    }
-    if (!fitting && smallest) {
-        fprintf(stderr, "No lever of `brim compare` fits; the smallest need is that of\n");
-        print_levers(o, &smallest->options);
-        fprintf(stderr, " %s\n", report_size(smallest->plan.memory.stats.needs).text);
-    }
 }
 
 /* A step is never larger than the data. */
@@ -90,7 +54,7 @@ static void say_if_data_is_short(const Options *o, int64_t samples)
                 step);
 }
 
-static int plan_or_say(const Options *o, Training *training, Plan *plan)
+int plan_or_say(const Options *o, Training *training, Plan *plan)
 {
     RunOptions run = run_options(o);
     if (plan_script(training_script, training, &run, plan)) {
@@ -99,46 +63,6 @@ static int plan_or_say(const Options *o, Training *training, Plan *plan)
     }
     say_if_data_is_short(o, training->samples);
     return EXIT_DONE;
-}
-
-static int check_budget(const Options *o, const Plan *plan)
-{
-    if (!o->budget || plan->memory.stats.needs <= o->budget)
-        return EXIT_DONE;
-    fflush(stdout);
-    fprintf(stderr, "brim: needs %s, %s more than the budget of %s.\n",
-            report_size(plan->memory.stats.needs).text,
-            report_size(plan->memory.stats.needs - o->budget).text, report_size(o->budget).text);
-    suggest(o);
-    return EXIT_NO;
-}
-
-int command_plan(const Options *o)
-{
-    Training training = {.options = o};
-    Plan plan;
-    if (plan_or_say(o, &training, &plan))
-        return EXIT_NO;
-    if (o->json) {
-        json_print(json_pack("{s:s, s:I, s:f, s:o}", "model", o->model, "parameters",
-                             (json_int_t)training.parameters, "step_flops", plan.step_flops, "memory",
-                             json_memory(&plan.memory, NULL)));
-        int status = check_budget(o, &plan);
-        plan_free(&plan);
-        return status;
-    }
-    print_title(o, training.parameters, training.steps);
-    printf("\n");
-    report_table(stdout, &plan.memory, NULL);
-    report_textbook(stdout, &plan.memory);
-    if (o->budget)
-        printf("\n");
-    int status = check_budget(o, &plan);
-    if (o->budget && !status)
-        printf("Fits: %s below the budget of %s.\n", report_size(o->budget - plan.memory.stats.needs).text,
-               report_size(o->budget).text);
-    plan_free(&plan);
-    return status;
 }
 
 static json_t *train_json(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
@@ -192,54 +116,68 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     }
 }
 
-int command_train(const Options *o)
+static void print_start(const Options *o, const Training *t, const Plan *plan)
 {
-    Training training = {.options = o};
-    Plan plan;
-    RunResult result;
-    if (plan_or_say(o, &training, &plan))
-        return EXIT_NO;
-    if (check_budget(o, &plan)) {
-        plan_free(&plan);
-        return EXIT_NO;
-    }
     int threads = o->threads ? o->threads : kernels_default_threads();
-    if (!o->json) {
-        print_title(o, training.parameters, training.steps);
-        kernels_blas_start(threads);
-        printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
-               threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan.memory.stats.needs).text);
-        if (!o->quiet)
-            printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
-                   o->seq ? "tokens" : "samples");
-        printf("\n");
-        fflush(stdout);
-    }
+    print_title(o, t->parameters, t->steps);
+    kernels_blas_start(threads);
+    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
+           threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+    if (!o->quiet)
+        printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
+               o->seq ? "tokens" : "samples");
+    printf("\n");
+    fflush(stdout);
+}
+
+/* Trains what was planned. */
+static int train_planned(const Options *o, Training *training, const Plan *plan)
+{
+    RunResult result;
+    RunOptions run = run_options(o);
+    if (!o->json)
+        print_start(o, training, plan);
     if (kernels_blas_warning())
         fprintf(stderr, "brim: %s\n", kernels_blas_warning());
-    RunOptions run = run_options(o);
     if (o->epochs && !o->every)
-        run.every = (int)(training.steps / 20) + 1;
-    plan_execute(training_script, &training, &run, &plan, &result);
-    plan_free(&plan); /* its figures stay */
+        run.every = (int)(training->steps / 20) + 1;
+    plan_execute(training_script, training, &run, plan, &result);
     if (result.status) {
+        fflush(stdout);
         fprintf(stderr, "brim: %s\n", result.error);
-        if (result.status == ERROR_MEMORY)
-            fprintf(stderr, "`brim compare` with the same options shows what each lever would save.\n");
         return EXIT_NO;
     }
     if (o->json)
-        json_print(train_json(o, &training, &plan, &result));
+        json_print(train_json(o, training, plan, &result));
     else
-        print_result(o, &training, &plan, &result);
+        print_result(o, training, plan, &result);
     return EXIT_DONE;
 }
 
-int command_demo(const Options *options)
+int command_train(const Options *options, int count)
+{
+    (void)count;
+    Options o = *options;
+    Training training = {.options = &o};
+    Plan plan;
+    if (resolve_checkpoint(&o))
+        return EXIT_NO;
+    int status = plan_or_say(&o, &training, &plan);
+    if (!status)
+        status = check_budget(&o, &plan);
+    if (!status)
+        status = check_machine(&o, &plan);
+    if (!status)
+        status = train_planned(&o, &training, &plan);
+    plan_free(&plan);
+    return status;
+}
+
+int command_demo(const Options *options, int sets)
 {
     Options o = *options;
     o.sample = o.preset.family == MODEL_LLAMA || o.preset.family == MODEL_GPT2 ? 120 : 0;
-    int status = command_train(&o);
+    int status = command_train(&o, sets);
     if (status || o.json)
         return status;
     Variant variants[VARIANTS];
@@ -247,47 +185,12 @@ int command_demo(const Options *options)
     int count = variants_plan(&o, variants);
     printf("\nWhat each lever would save, planned the same way (brim compare):\n");
     variants_table(stdout, &o, variants, count);
+    variants_free(variants, count);
     printf(
         "\nTry next:\n"
         "  build/brim train --model mlp --epochs 3          Fashion-MNIST (package "
         "dataset-fashion-mnist)\n"
         "  build/brim train --checkpoint blocks             the same model, and what it really saves\n"
         "  build/brim plan --model llama-3.1-8b --seq 4096  what a large one would need, in milliseconds\n");
-    return EXIT_DONE;
-}
-
-/* Counts on meta: the model is really built, without data. */
-static int64_t preset_parameters(const ModelPreset *preset)
-{
-    Context *context = context_create(&(ContextOptions){.meta = 1, .threads = 1});
-    Context *outside = context_use(context);
-    int64_t count = nn_parameter_count(nn_model(preset));
-    context_use(outside);
-    context_destroy(context);
-    return count;
-}
-
-int command_models(const Options *o)
-{
-    json_t *all = json_array();
-    if (!o->json)
-        printf("%-18s %-6s %16s %6s %5s\n", "model", "family", "parameters", "batch", "seq");
-    for (int i = 0; nn_preset_at(i); i++) {
-        const ModelPreset *p = nn_preset_at(i);
-        int64_t count = preset_parameters(p);
-        char seq[16] = "-"; /* images have none */
-        if (p->seq)
-            snprintf(seq, sizeof seq, "%d", p->seq);
-        if (o->json)
-            json_array_append_new(all, json_pack("{s:s, s:s, s:I}", "model", p->name, "family",
-                                                 nn_family_name(p->family), "parameters", (json_int_t)count));
-        else
-            printf("%-18s %-6s %16s %6d %5s  %s\n", p->name, nn_family_name(p->family),
-                   report_count(count).text, p->batch, seq, p->about);
-    }
-    if (o->json)
-        json_print(json_pack("{s:o}", "models", all));
-    else
-        json_decref(all);
     return EXIT_DONE;
 }

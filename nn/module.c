@@ -177,22 +177,31 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-/* Also what a checkpoint runs again, so the flag is set here. */
-static Tensor *module_run(void *self, Tensor *x, const Batch *batch)
+/* The flag of what this module keeps; returns the one outside. Set in what a checkpoint runs again, too. */
+static int enter_selective(const Module *module)
 {
-    Module *module = self;
     Context *context = module->item.context;
     int outside = context->selective;
     context->selective = module->selective;
+    return outside;
+}
+
+static Tensor *module_run(void *self, Tensor *x, const Batch *batch)
+{
+    Module *module = self;
+    int outside = enter_selective(module);
     Tensor *y = module->type->forward(module, x, batch);
-    context->selective = outside;
+    module->item.context->selective = outside;
     return y;
 }
 
 static Tensor *module_run_hidden(void *self, Tensor *x, const Batch *batch)
 {
     Module *module = self;
-    return module->head.hidden(module, x, batch);
+    int outside = enter_selective(module);
+    Tensor *y = module->head.hidden(module, x, batch);
+    module->item.context->selective = outside;
+    return y;
 }
 
 /* The module's forward, or its forward up to the head, as nn_forward says. */

@@ -20,6 +20,7 @@
 #define plan_lora_parameters brim_plan_lora_parameters
 #define plan_nf4_bits brim_plan_nf4_bits
 #define plan_script brim_plan_script
+#define plan_search brim_plan_search
 #define plan_textbook_print brim_plan_textbook_print
 #define plan_textbook_row brim_plan_textbook_row
 #define plan_zero_bytes brim_plan_zero_bytes

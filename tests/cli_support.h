@@ -19,7 +19,7 @@
 typedef struct Outcome {
     int code; /* of the exit; 128 + signal when it died of one */
     double seconds;
-    char out[1 << 16], err[1 << 14];
+    char out[1 << 20], err[1 << 14];
 } Outcome;
 
 enum { RUN_SECONDS = 120 };

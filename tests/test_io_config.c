@@ -452,6 +452,7 @@ static void test_plan_of_biases(void **state)
     assert_int_equal(plan.memory.stats.peak, run.memory.stats.peak);
     assert_int_equal(plan.memory.stats.needs, run.memory.stats.needs);
     assert_true(run.loss_last < run.loss_first);
+    plan_free(&plan);
 }
 
 int main(void)

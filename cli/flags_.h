@@ -1,0 +1,51 @@
+/* Between flags.c, which knows how flags are written, and options.c, which knows what they mean together. */
+#ifndef BRIM_FLAGS_INTERNAL_H
+#define BRIM_FLAGS_INTERNAL_H
+
+#include <stdarg.h>
+
+#include "cli.h"
+
+typedef enum FlagKind {
+    FLAG_TEXT, /* free text */
+    FLAG_NAME, /* a name without commas: compare takes lists of them */
+    FLAG_INT,
+    FLAG_INT64,
+    FLAG_SEED,
+    FLAG_FLOAT,
+    FLAG_SIZE,
+    FLAG_SWITCH,
+    FLAG_CHECKPOINT,
+    FLAG_ATTENTION,
+    FLAG_ZERO_GRAD
+} FlagKind;
+
+typedef struct Flag {
+    const char *name;
+    FlagKind kind;
+    size_t offset;                   /* of its field in Options */
+    const char *value, *help, *only; /* only: the one subcommand that takes it; NULL = all */
+    int low, high;                   /* of FLAG_INT; high 0 = INT_MAX */
+} Flag;
+
+enum { LIST_MAX = 16, ASSIGNMENTS_MAX = 64 };
+
+typedef struct Assignment {
+    const Flag *flag;
+    const char *values[LIST_MAX];
+    int count; /* of values: more than one only where lists are allowed */
+} Assignment;
+
+typedef struct Assignments {
+    Assignment item[ASSIGNMENTS_MAX];
+    int count;
+} Assignments;
+
+/* Reads the arguments after the subcommand; with `lists` it cuts them at commas, in place. 0 or EXIT_USAGE.
+ */
+int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists);
+/* Puts the which-th value into its field. 0 or EXIT_USAGE. */
+int assign(Options *options, const Assignment *assignment, int which);
+int parse_choice(const char *name, const char *choices, const char *text, const char *const *names, int *out);
+
+#endif

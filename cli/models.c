@@ -1,0 +1,66 @@
+/* brim models and brim gpus: what is known by name. */
+#include <inttypes.h>
+
+#include "../plan/cards.h"
+#include "cli.h"
+
+/* Counts on meta: the model is really built, without data. */
+static int64_t preset_parameters(const ModelPreset *preset)
+{
+    Context *context = context_create(&(ContextOptions){.meta = 1, .threads = 1});
+    Context *outside = context_use(context);
+    int64_t count = nn_parameter_count(nn_model(preset));
+    context_use(outside);
+    context_destroy(context);
+    return count;
+}
+
+int command_models(const Options *o, int count)
+{
+    (void)count;
+    json_t *all = json_array();
+    if (!o->json)
+        printf("%-18s %-6s %16s %6s %5s\n", "model", "family", "parameters", "batch", "seq");
+    for (int i = 0; nn_preset_at(i); i++) {
+        const ModelPreset *p = nn_preset_at(i);
+        int64_t parameters = preset_parameters(p);
+        char seq[16] = "-"; /* images have none */
+        if (p->seq)
+            snprintf(seq, sizeof seq, "%d", p->seq);
+        if (o->json)
+            json_array_append_new(all,
+                                  json_pack("{s:s, s:s, s:I}", "model", p->name, "family",
+                                            nn_family_name(p->family), "parameters", (json_int_t)parameters));
+        else
+            printf("%-18s %-6s %16s %6d %5s  %s\n", p->name, nn_family_name(p->family),
+                   report_count(parameters).text, p->batch, seq, p->about);
+    }
+    if (o->json)
+        json_print(json_pack("{s:o}", "models", all));
+    else
+        json_decref(all);
+    return EXIT_DONE;
+}
+
+int command_gpus(const Options *o, int count)
+{
+    (void)count;
+    json_t *all = json_array();
+    if (!o->json)
+        printf("%-14s %9s  %-36s %s\n", "card", "GiB", "", "memory as reported by");
+    for (int i = 0; plan_card_at(i); i++) {
+        const Card *card = plan_card_at(i);
+        if (o->json)
+            json_array_append_new(all,
+                                  json_pack("{s:s, s:s, s:I, s:s}", "name", card->name, "title", card->title,
+                                            "bytes", (json_int_t)card->bytes, "source", card->source));
+        else
+            printf("%-14s %9.2f  %-36s %s\n", card->name, (double)card->bytes / 0x1p30, card->title,
+                   card->source);
+    }
+    if (o->json)
+        json_print(json_pack("{s:o}", "gpus", all));
+    else
+        json_decref(all);
+    return EXIT_DONE;
+}

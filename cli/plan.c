@@ -1,0 +1,221 @@
+/* brim plan: what a training will need, where it will be, and how that differs from the textbook. */
+#include <ctype.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "../plan/textbook.h"
+#include "cli.h"
+
+static double unit_of(const Plan *plan)
+{
+    return plan->memory.stats.peak < 10240ull << 20 ? 0x1p20 : 0x1p30;
+}
+
+static int decimals_of(double unit)
+{
+    return unit == 0x1p20 ? 1 : 2;
+}
+
+/* ---- The ten largest tensors ----------------------------------------------------------------- */
+
+static void largest_table(FILE *out, const Plan *plan)
+{
+    double unit = unit_of(plan);
+    uint64_t shown = 0;
+    fprintf(out, "\nLARGEST AT THE PEAK, %s\n", unit == 0x1p20 ? "MiB" : "GiB");
+    for (int i = 0; i < plan->largest_count; i++) {
+        const PlanTensor *t = &plan->largest[i];
+        shown += t->bytes;
+        fprintf(out, "%10.*f  %-19s %s%s%s\n", decimals_of(unit), (double)t->bytes / unit,
+                memtrack_component_name(t->component), t->place[0] ? t->place : "the model itself",
+                t->op[0] ? ", " : "", t->op);
+    }
+    fprintf(out, "%10.*f  in all others\n", decimals_of(unit),
+            (double)(plan->memory.stats.peak - shown) / unit);
+}
+
+/* ---- By layer -------------------------------------------------------------------------------- */
+
+/* A layer: a place up to its first number, or its first two words. */
+static size_t layer_length(const char *place)
+{
+    size_t two_words = 0;
+    int words = 0;
+    for (size_t at = 0; place[at]; at += place[at] == '.') {
+        size_t length = strcspn(place + at, ".");
+        int number = length > 0 && strspn(place + at, "0123456789") == length;
+        at += length;
+        if (number)
+            return at;
+        if (++words <= 2)
+            two_words = at;
+    }
+    return two_words;
+}
+
+typedef struct LayerRow {
+    char name[96];
+    uint64_t group[MEM_GROUP_COUNT];
+} LayerRow;
+
+static void add_place(LayerRow *row, const PlanPlace *place)
+{
+    for (int g = 0; g < MEM_GROUP_COUNT; g++)
+        row->group[g] += report_group(place->by, (MemGroup)g);
+}
+
+static int same_bytes(const LayerRow *a, const LayerRow *b)
+{
+    return !memcmp(a->group, b->group, sizeof a->group);
+}
+
+/* "model.layers.3" and "model.layers.7" -> the length of what they share before the number; 0 if they differ.
+ */
+static size_t same_kind(const char *a, const char *b)
+{
+    const char *x = strrchr(a, '.'), *y = strrchr(b, '.');
+    if (!x || !y || !isdigit((unsigned char)x[1]) || !isdigit((unsigned char)y[1]) || x - a != y - b ||
+        strncmp(a, b, (size_t)(x - a)))
+        return 0;
+    return (size_t)(x - a) + 1;
+}
+
+static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, int count, double unit)
+{
+    char name[128];
+    uint64_t sum = 0;
+    size_t shared = same_kind(first->name, last->name);
+    if (count > 1)
+        snprintf(name, sizeof name, "%s-%s", first->name, last->name + shared);
+    else
+        snprintf(name, sizeof name, "%s", first->name[0] ? first->name : "the model itself");
+    fprintf(out, "%-34s", name);
+    for (int g = 0; g < MEM_GROUP_COUNT; g++) {
+        sum += first->group[g];
+        fprintf(out, " %10.*f", decimals_of(unit), (double)first->group[g] / unit);
+    }
+    fprintf(out, " %10.*f%s\n", decimals_of(unit), (double)sum / unit, count > 1 ? " each" : "");
+}
+
+/* The rows of a layer are together, but tied heads and the loss come back to a place: find the row by name.
+ */
+static int find_row(LayerRow *rows, int count, const char *place)
+{
+    size_t length = layer_length(place);
+    for (int i = count - 1; i >= 0; i--)
+        if (strlen(rows[i].name) == length && !strncmp(rows[i].name, place, length))
+            return i;
+    return -1;
+}
+
+enum { LAYERS_MAX = 2048 };
+
+static void layer_table(FILE *out, const Plan *plan)
+{
+    static LayerRow rows[LAYERS_MAX];
+    int count = 0;
+    double unit = unit_of(plan);
+    memset(rows, 0, sizeof rows);
+    for (int i = 0; i < plan->place_count; i++) {
+        const char *place = plan->places[i].place;
+        int row = find_row(rows, count, place);
+        if (row < 0 && count == LAYERS_MAX)
+            row = count - 1;
+        if (row < 0)
+            snprintf(rows[row = count++].name, sizeof rows->name, "%.*s", (int)layer_length(place), place);
+        add_place(&rows[row], &plan->places[i]);
+    }
+    char title[64];
+    snprintf(title, sizeof title, "BY LAYER AT THE PEAK, %s", unit == 0x1p20 ? "MiB" : "GiB");
+    fprintf(out, "\n%-34s %10s %10s %10s %10s %10s %10s\n", title, "parameters", "gradients", "states",
+            "activ.", "overhead", "sum");
+    for (int i = 0, next; i < count; i = next) {
+        for (next = i + 1;
+             next < count && same_bytes(&rows[i], &rows[next]) && same_kind(rows[i].name, rows[next].name);)
+            next++;
+        print_layer(out, &rows[i], &rows[next - 1], next - i, unit);
+    }
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------ */
+
+static json_t *largest_json(const Plan *plan)
+{
+    json_t *all = json_array();
+    for (int i = 0; i < plan->largest_count; i++) {
+        const PlanTensor *t = &plan->largest[i];
+        json_array_append_new(all, json_pack("{s:s, s:s, s:s, s:I}", "component",
+                                             memtrack_component_name(t->component), "place", t->place, "op",
+                                             t->op, "bytes", (json_int_t)t->bytes));
+    }
+    return all;
+}
+
+static json_t *places_json(const Plan *plan)
+{
+    json_t *all = json_array();
+    for (int i = 0; i < plan->place_count; i++) {
+        json_t *row = json_pack("{s:s}", "place", plan->places[i].place);
+        for (int c = 0; c < MEM_COMPONENT_COUNT; c++)
+            if (plan->places[i].by[c])
+                json_object_set_new(row, memtrack_component_name((MemComponent)c),
+                                    json_integer((json_int_t)plan->places[i].by[c]));
+        json_array_append_new(all, row);
+    }
+    return all;
+}
+
+static void plan_json(const Options *o, const Training *t, const Plan *plan)
+{
+    json_print(json_pack("{s:s, s:I, s:f, s:s, s:s, s:o, s:o, s:o}", "model", o->model, "parameters",
+                         (json_int_t)t->parameters, "step_flops", plan->step_flops, "checkpoint",
+                         checkpoint_text(&o->checkpoint).text, "packer", plan->packer, "memory",
+                         json_memory(&plan->memory, NULL), "largest_at_peak", largest_json(plan),
+                         "places_at_peak", places_json(plan)));
+}
+
+/* ---- The command ----------------------------------------------------------------------------- */
+
+static void print_plan(const Options *o, const Training *t, const Plan *plan)
+{
+    const MemStats *s = &plan->memory.stats;
+    print_title(o, t->parameters, t->steps);
+    printf("\n");
+    report_table(stdout, &plan->memory, NULL);
+    printf("That is %.2f %% above the bytes live at the peak; blocks placed %s.\n",
+           100 * ((double)s->needs / (double)s->peak - 1), plan->packer);
+    largest_table(stdout, plan);
+    layer_table(stdout, plan);
+    report_textbook(stdout, &plan->memory);
+}
+
+int command_plan(const Options *options, int count)
+{
+    (void)count;
+    Options o = *options;
+    Training training = {.options = &o};
+    Plan plan;
+    if (o.textbook) {
+        plan_textbook_print(stdout);
+        return EXIT_DONE;
+    }
+    if (resolve_checkpoint(&o))
+        return EXIT_NO;
+    int status = plan_or_say(&o, &training, &plan);
+    if (status) {
+        plan_free(&plan);
+        return status;
+    }
+    if (o.json)
+        plan_json(&o, &training, &plan);
+    else
+        print_plan(&o, &training, &plan);
+    if (o.budget && !o.json)
+        printf("\n");
+    status = check_budget(&o, &plan);
+    if (o.budget && !status && !o.json)
+        printf("Fits: %s below the budget of %s.\n", report_size(o.budget - plan.memory.stats.needs).text,
+               report_size(o.budget).text);
+    plan_free(&plan);
+    return status;
+}

@@ -1,0 +1,10 @@
+/* A run in a process of its own, so that its resident peak is its own. */
+#ifndef BRIM_RUN_INTERNAL_H
+#define BRIM_RUN_INTERNAL_H
+
+#include "cli.h"
+
+/* As plan_execute, quietly. Returns result->status. */
+int run_apart(const Options *options, const Plan *plan, RunResult *result);
+
+#endif

@@ -1,0 +1,283 @@
+/* The levers as a user types them: what excludes what, the search under a budget, comparisons over lists,
+ * cards, and the tables of plan. */
+#include "cli_support.h"
+
+static json_t *json_of(Outcome *outcome, int code)
+{
+    json_error_t error;
+    json_t *root = json_loads(expect_code(outcome, code)->out, 0, &error);
+    if (!root)
+        fail_msg("line %d: %s", error.line, error.text);
+    return root;
+}
+
+static json_int_t needs_in(const json_t *object)
+{
+    return integer_at(json_object_get(object, "memory"), "needs_bytes");
+}
+
+static void says(const Outcome *outcome, const char *text)
+{
+    if (!strstr(outcome->err, text))
+        fail_msg("no \"%s\" in: %s", text, outcome->err);
+}
+
+static void levers_that_exclude_each_other(void **state)
+{
+    (void)state;
+    says(expect_code(RUN("plan", "--fused-step", "--accumulate", "2"), 2), "--accumulate 2");
+    says(expect_code(RUN("plan", "--fused-step", "--clip", "1"), 2), "--clip");
+    says(expect_code(RUN("plan", "--fused-step", "--zero-grad", "keep"), 2), "--zero-grad keep");
+    says(expect_code(RUN("plan", "--checkpoint", "auto"), 2), "--budget SIZE");
+    says(expect_code(RUN("plan", "--checkpoint", "selective+auto"), 2), "selective+blocks");
+    says(expect_code(RUN("plan", "--checkpoint", "0"), 2), "'0'");
+    says(expect_code(RUN("plan", "--checkpoint", "cc"), 1), "6 blocks");
+    says(expect_code(RUN("plan", "--checkpoint", ".+...."), 1), "'+'");
+    says(expect_code(RUN("plan", "--model", "mlp", "--loss-chunk", "4"), 2), "10 classes");
+    says(expect_code(RUN("train", "--run", "3"), 2), "brim compare");
+    says(expect_code(RUN("plan", "--card", "t4"), 2), "brim fit");
+    says(expect_code(RUN("fit", "--checkpoint", "auto", "--budget", "1GiB"), 2), "leave it out");
+    says(expect_code(RUN("fit", "--card", "t5"), 2), "t5");
+    says(expect_code(RUN("fit", "--memory", "16 gigs"), 2), "16 gigs");
+    says(expect_code(RUN("fit", "--memory", "1GiB"), 2), "--reserve");
+    says(expect_code(RUN("plan", "--batch", "1,2"), 2), "'1,2'"); /* lists are compare's */
+}
+
+/* Each form means what its neighbours say it means. */
+static void forms_of_checkpoint(void **state)
+{
+    (void)state;
+    static const char *const same[][2] = {{"none", "......"}, {"blocks", "1"}, {"blocks", "cccccc"},
+                                          {"2", "c+c+c+"},    {"4", "c+++c+"}, {"6", "c+++++"}};
+    json_int_t none = 0;
+    for (size_t i = 0; i < COUNT(same); i++) {
+        json_t *a = json_of(RUN("plan", "--json", "--checkpoint", same[i][0]), 0);
+        json_t *b = json_of(RUN("plan", "--json", "--checkpoint", same[i][1]), 0);
+        assert_int_equal(needs_in(a), needs_in(b));
+        none = i == 0 ? needs_in(a) : none;
+        assert_true(i == 0 || needs_in(a) < none);
+        json_decref(a);
+        json_decref(b);
+    }
+    json_t *a = json_of(RUN("plan", "--json", "--checkpoint", "selective"), 0);
+    json_t *b = json_of(RUN("plan", "--json", "--checkpoint", "selective+2"), 0);
+    assert_true(needs_in(b) < needs_in(a) && needs_in(a) < none);
+    json_decref(a);
+    json_decref(b);
+}
+
+static void the_search_fits_or_says_what_would(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(RUN("plan", "--checkpoint", "auto", "--budget", "150MiB"), 0);
+    assert_int_equal(lines_starting(o->out, "--checkpoint auto: --checkpoint "), 1);
+    assert_non_null(strstr(o->out, "the best of all 466 choices"));
+    assert_int_equal(lines_starting(o->out, "Fits: "), 1);
+    json_t *root = json_of(RUN("plan", "--json", "--checkpoint", "auto", "--budget", "150MiB"), 0);
+    assert_true(needs_in(root) <= 150 << 20);
+    assert_string_not_equal(json_string_value(json_object_get(root, "checkpoint")), "auto");
+    json_decref(root);
+    o = expect_code(RUN("train", "--checkpoint", "auto", "--budget", "60MiB"), 1);
+    assert_string_equal(o->out, "");
+    says(o, "the smallest need is");
+    says(o, "Its peak is in");
+    says(o, "--fused-step --clip 0");
+#define SMALL "--model", "gpt2-tiny", "--batch", "2", "--seq", "64"
+    root = json_of(RUN("plan", "--json", SMALL), 0);
+    char budget[32];
+    snprintf(budget, sizeof budget, "%lld", (long long)needs_in(root) - 1);
+    json_decref(root);
+    o = expect_code(
+        RUN("train", SMALL, "--quiet", "--steps", "2", "--checkpoint", "auto", "--budget", budget), 0);
+    assert_non_null(strstr(o->out, "   0 bytes apart"));
+}
+
+static void large_models_are_searched_fast(void **state)
+{
+    (void)state;
+    Outcome *o =
+        expect_code(RUN("plan", "--model", "llama-3.1-405b", "--checkpoint", "auto", "--budget", "4000GiB",
+                        "--batch", "16", "--seq", "8192", "--optimizer", "sgd", "--fused-step"),
+                    0);
+    assert_non_null(strstr(o->out, "of 126 blocks run again"));
+}
+
+static void lists_become_rows(void **state)
+{
+    (void)state;
+    json_t *root =
+        json_of(RUN("compare", "--json", "--batch", "1,2,4", "--checkpoint=none,blocks", "--seq", "64"), 0);
+    const json_t *rows = json_object_get(root, "variants");
+    assert_int_equal(json_array_size(rows), 6);
+    static const char *const labels[] = {"--batch 1 --checkpoint none", "--batch 1 --checkpoint blocks",
+                                         "--batch 2 --checkpoint none", "--batch 2 --checkpoint blocks",
+                                         "--batch 4 --checkpoint none", "--batch 4 --checkpoint blocks"};
+    json_int_t activations[6];
+    for (size_t i = 0; i < 6; i++) {
+        const json_t *row = json_array_get(rows, i);
+        assert_string_equal(json_string_value(json_object_get(row, "variant")), labels[i]);
+        const json_t *components = json_object_get(json_object_get(row, "memory"), "components");
+        activations[i] = integer_at(json_object_get(components, "activation"), "peak");
+    }
+    assert_int_equal(activations[2], 2 * activations[0]); /* batch k has k-fold activations */
+    assert_int_equal(activations[4], 4 * activations[0]);
+    assert_true(activations[1] < activations[0]);
+    json_decref(root);
+    Outcome *o = expect_code(RUN("compare", "--batch", "1,2", "--seq", "64,128"), 0);
+    assert_int_equal(lines_starting(o->out, "--batch 2 --seq 128"), 2);
+    assert_non_null(strstr(o->out, "x2.00"));
+    says(expect_code(RUN("compare", "--batch", "1,x"), 2), "'x'");
+    says(expect_code(RUN("compare", "--batch", "1,2,3,4,5,6,7,8,9", "--seq", "1,2,3,4,5,6,7,8,9"), 2), "64");
+}
+
+static void rows_are_run(void **state)
+{
+    (void)state;
+    json_t *root =
+        json_of(RUN("compare", "--json", "--model", "gpt2-tiny", "--seq", "16", "--batch", "2", "--run", "2",
+                    "--checkpoint", "none,selective+2", "--attention", "flash,eager"),
+                0);
+    const json_t *rows = json_object_get(root, "variants");
+    assert_int_equal(json_array_size(rows), 4);
+    for (size_t i = 0; i < 4; i++) {
+        const json_t *row = json_array_get(rows, i), *memory = json_object_get(row, "memory");
+        const json_t *planned = json_object_get(memory, "planned");
+        assert_int_equal(integer_at(memory, "peak_bytes"), integer_at(planned, "peak_bytes"));
+        assert_int_equal(integer_at(memory, "needs_bytes"), integer_at(planned, "needs_bytes"));
+        assert_true(integer_at(json_object_get(memory, "process"), "peak_bytes") > 0);
+        assert_true(real_at(row, "loss") > 0);
+    }
+    json_decref(root);
+    Outcome *o = expect_code(RUN("compare", "--batch", "1", "--seq", "8", "--run", "1", "--fused-step"), 0);
+    assert_int_equal(lines_starting(o->out, "1 STEPS OF EACH"), 1);
+}
+
+static void comma_separated_values(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(RUN("compare", "--csv", "--batch", "1,2", "--seq", "32"), 0);
+    assert_int_equal(lines_starting(o->out, "model,batch,seq,"), 1);
+    assert_int_equal(lines_starting(o->out, "llama-tiny,"), 2);
+    int commas[3] = {0}, line = 0;
+    for (const char *at = o->out; *at; at++) {
+        commas[line] += *at == ',';
+        line += *at == '\n';
+    }
+    assert_true(commas[0] > 30 && commas[1] == commas[0] && commas[2] == commas[0]);
+}
+
+static json_int_t first_batch(const json_t *root, size_t method)
+{
+    const json_t *row = json_array_get(json_object_get(root, "methods"), method);
+    return integer_at(json_array_get(json_object_get(row, "cards"), 0), "largest_batch");
+}
+
+/* The largest batch fits, and one more does not. */
+static void cards_are_filled_to_the_brim(void **state)
+{
+    (void)state;
+    json_t *root =
+        json_of(RUN("fit", "--json", "--threads", "2", "--memory", "300MiB", "--reserve", "100MiB"), 0);
+    json_int_t batch = first_batch(root, 0);
+    assert_true(batch >= 8 && batch < 20);
+    for (int more = 0; more < 2; more++) {
+        char text[16];
+        snprintf(text, sizeof text, "%lld", (long long)batch + more);
+        expect_code(RUN("plan", "--threads", "2", "--budget", "200MiB", "--batch", text), more);
+    }
+    const json_t *row = json_array_get(json_object_get(root, "methods"), 0);
+    json_int_t seq = integer_at(json_array_get(json_object_get(row, "cards"), 0), "longest_seq");
+    assert_true(seq >= 128 && seq % 128 == 0);
+    json_decref(root);
+    root = json_of(RUN("fit", "--json", "--memory", "101MiB,400MiB", "--reserve", "100MiB"), 1);
+    assert_int_equal(first_batch(root, 0), 0);
+    json_decref(root);
+}
+
+static void fit_tables(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(RUN("fit", "--model", "llama-3.2-1b", "--card", "rtx-3090,A100-80"), 0);
+    static const char *const rows[] = {"as is ",
+                                       "+ selective ",
+                                       "+ checkpoint ",
+                                       "+ fused step ",
+                                       "+ loss chunk ",
+                                       "+ checkpoint, fused ",
+                                       "+ checkpoint, fused, chunk ",
+                                       "eager attention "};
+    for (size_t i = 0; i < COUNT(rows); i++)
+        if (lines_starting(o->out, rows[i]) < 2)
+            fail_msg("not two rows '%s' in\n%s", rows[i], o->out);
+    assert_non_null(strstr(o->out, "fused step saves nothing by itself"));
+    assert_non_null(strstr(o->out, "eager attention needs 8.00 more"));
+    assert_int_equal(lines_starting(o->out, "PyTorch eager: ESTIMATED"), 1);
+    o = expect_code(RUN("fit", "--model", "llama-3.1-70b", "--card", "t4"), 1);
+    assert_non_null(strstr(o->out, "no, -"));
+    o = expect_code(RUN("gpus"), 0);
+    assert_int_equal(lines_starting(o->out, "rtx-3090 "), 1);
+    json_t *root = json_of(RUN("gpus", "--json"), 0);
+    assert_true(json_array_size(json_object_get(root, "gpus")) > 10);
+    json_decref(root);
+}
+
+static void tables_of_a_plan(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(RUN("plan", "--model", "gpt2"), 0);
+    assert_int_equal(lines_starting(o->out, "LARGEST AT THE PEAK"), 1);
+    assert_int_equal(lines_starting(o->out, "BY LAYER AT THE PEAK"), 1);
+    assert_int_equal(lines_starting(o->out, "transformer.wte "), 1);
+    assert_int_equal(lines_starting(o->out, "That is 0."), 1);
+    json_t *root = json_of(RUN("plan", "--json", "--model", "gpt2"), 0);
+    const json_t *memory = json_object_get(root, "memory"), *places = json_object_get(root, "places_at_peak");
+    assert_int_equal(json_array_size(json_object_get(root, "largest_at_peak")), 10);
+    json_int_t sum = 0;
+    size_t i;
+    json_t *row, *value;
+    const char *key;
+    json_array_foreach((json_t *)(uintptr_t)places, i, row) json_object_foreach(row, key, value) sum +=
+        strcmp(key, "place") ? json_integer_value(value) : 0;
+    assert_int_equal(sum, integer_at(memory, "peak_bytes"));
+    json_decref(root);
+    o = expect_code(RUN("plan", "--textbook"), 0);
+    assert_non_null(strstr(o->out, "ESTIMATED"));
+}
+
+static void models_from_files(void **state)
+{
+    (void)state;
+    char path[128];
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("{\"model_type\": \"llama\", \"vocab_size\": 256, \"hidden_size\": 64, \"num_hidden_layers\": 2,\n"
+          " \"num_attention_heads\": 4, \"intermediate_size\": 96, \"max_position_embeddings\": 64}",
+          file);
+    fclose(file);
+    json_t *root = json_of(RUN("train", "--json", "--steps", "2", "--model", path), 0);
+    assert_true(integer_at(root, "parameters") > 0);
+    json_decref(root);
+    Outcome *o = expect_code(RUN("plan", "--model", "llama-3.1-1b"), 0);
+    says(o, "Llama 3.2 1B");
+    assert_int_equal(lines_starting(o->out, "llama-3.2-1b  1,235,814,400 parameters"), 1);
+    expect_code(RUN("plan", "--model", in_folder("none.json")), 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(levers_that_exclude_each_other),
+        cmocka_unit_test(forms_of_checkpoint),
+        cmocka_unit_test(the_search_fits_or_says_what_would),
+        cmocka_unit_test(large_models_are_searched_fast),
+        cmocka_unit_test(lists_become_rows),
+        cmocka_unit_test(rows_are_run),
+        cmocka_unit_test(comma_separated_values),
+        cmocka_unit_test(cards_are_filled_to_the_brim),
+        cmocka_unit_test(fit_tables),
+        cmocka_unit_test(tables_of_a_plan),
+        cmocka_unit_test(models_from_files),
+    };
+    return cmocka_run_group_tests_name("levers of the command", tests, make_folder, remove_folder);
+}
