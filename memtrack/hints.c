@@ -5,48 +5,57 @@
 
 #include "memtrack_.h"
 
-uint32_t memtrack_shared_events_(const MemTraceKind *a, const MemTraceKind *b)
+/* Kinds with the same events are one here. */
+static bool counts(const MemTrace *trace, size_t k)
 {
-    size_t most = a->event_count < b->event_count ? a->event_count : b->event_count, i = 0;
-    while (i < most && a->events[i] == b->events[i])
-        i++;
-    return (uint32_t)i;
+    return trace->kinds[k].first == k;
 }
 
-static size_t hints_bytes(const MemTrace *trace)
+static size_t hints_bytes(const MemTrace *trace, size_t *kinds)
 {
-    size_t words = 0, kinds = trace->kind_count;
-    for (size_t k = 0; k < kinds; k++)
-        words += trace->kinds[k].event_count + trace->kinds[k].alloc_count;
-    return sizeof(MemHints) + kinds * sizeof(MemHintKind) + words * sizeof(uint64_t) +
-           kinds * kinds * sizeof(uint32_t);
+    size_t words = 0;
+    *kinds = 0;
+    for (size_t k = 0; k < trace->kind_count; k++)
+        if (counts(trace, k)) {
+            words += trace->kinds[k].event_count + trace->kinds[k].alloc_count;
+            ++*kinds;
+        }
+    return sizeof(MemHints) + *kinds * sizeof(MemHintKind) + words * sizeof(uint64_t) +
+           *kinds * *kinds * sizeof(uint32_t);
+}
+
+static uint32_t shared_events(const MemHintKind *a, const MemHintKind *b)
+{
+    uint32_t most = a->event_count < b->event_count ? a->event_count : b->event_count, i = 0;
+    while (i < most && a->events[i] == b->events[i])
+        i++;
+    return i;
 }
 
 MemHints *memtrack_hints_create_(const MemTrace *trace, const uint64_t *offsets, uint64_t top,
                                  const char *packer)
 {
-    size_t bytes = hints_bytes(trace), kinds = trace->kind_count;
+    size_t kinds, bytes = hints_bytes(trace, &kinds);
     MemHints *hints = memtrack_host_alloc(NULL, bytes);
     if (!hints)
         return NULL;
-    *hints = (MemHints){.bytes = bytes, .packer = packer, .top = top, .kind_count = (uint32_t)kinds};
+    *hints = (MemHints){.bytes = bytes, .packer = packer, .top = top};
     uint64_t *words = (uint64_t *)(hints->kinds + kinds);
-    for (size_t k = 0; k < kinds; k++) {
+    for (size_t k = 0; k < trace->kind_count; offsets += trace->kinds[k++].alloc_count) {
         const MemTraceKind *from = &trace->kinds[k];
-        MemHintKind *to = &hints->kinds[k];
-        *to = (MemHintKind){words, words + from->event_count, (uint32_t)from->event_count,
-                            (uint32_t)from->alloc_count};
+        if (!counts(trace, k))
+            continue;
+        hints->kinds[hints->kind_count++] = (MemHintKind){
+            words, words + from->event_count, (uint32_t)from->event_count, (uint32_t)from->alloc_count};
         for (size_t i = 0; i < from->event_count; i++)
             *words++ = from->events[i];
         for (size_t i = 0; i < from->alloc_count; i++)
-            *words++ = *offsets++;
+            *words++ = offsets[i];
     }
     hints->shared = (uint32_t *)words;
     for (size_t a = 0; a < kinds; a++)
         for (size_t b = 0; b < kinds; b++)
-            hints->shared[a * kinds + b] = a <= b
-                                               ? memtrack_shared_events_(&trace->kinds[a], &trace->kinds[b])
-                                               : hints->shared[b * kinds + a];
+            hints->shared[a * kinds + b] = shared_events(&hints->kinds[a], &hints->kinds[b]);
     return hints;
 }
 

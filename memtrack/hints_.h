@@ -28,8 +28,6 @@ typedef struct MemFollow {
     uint32_t kind, event, alloc;
 } MemFollow;
 
-/* With how many equal events two kinds begin. */
-uint32_t memtrack_shared_events_(const MemTraceKind *a, const MemTraceKind *b);
 /* Hints of a trace whose packed offsets come kind after kind; NULL without memory. */
 MemHints *memtrack_hints_create_(const MemTrace *trace, const uint64_t *offsets, uint64_t top,
                                  const char *packer);

@@ -7,13 +7,22 @@
 #include "memtrack_.h"
 #include "pack_.h"
 
+/* With how many equal events both begin. */
+static uint32_t shared_events(const MemTraceKind *a, const MemTraceKind *b)
+{
+    size_t most = a->event_count < b->event_count ? a->event_count : b->event_count, i = 0;
+    while (i < most && a->events[i] == b->events[i])
+        i++;
+    return (uint32_t)i;
+}
+
 /* The kind before k that begins most like it, and how many allocations they share. */
 static uint32_t shared_allocs(const MemTrace *trace, size_t k, size_t *like)
 {
     const MemTraceKind *kind = &trace->kinds[k];
     uint32_t most = 0, count = 0;
     for (size_t j = 0; j < k; j++) {
-        uint32_t shared = memtrack_shared_events_(&trace->kinds[j], kind);
+        uint32_t shared = shared_events(&trace->kinds[j], kind);
         if (shared > most) {
             most = shared;
             *like = j;

@@ -65,8 +65,8 @@ static void look_at_group(const char *root, const char *directory, const GroupFi
     }
 }
 
-/* The group at `path` and all above it. In a container `path` may be the host's and not exist here; the mount is
- * then the container's own group. */
+/* The group at `path` and all above it. In a container `path` may be the host's and not exist here; the mount
+ * is then the container's own group. */
 static void look_at_groups(const char *root, const char *path, const GroupFiles *files, MemMachine *out)
 {
     char directory[2 * PATH];

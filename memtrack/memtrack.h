@@ -298,11 +298,11 @@ typedef struct MemMachine {
     uint64_t available;   /* the least that any limit leaves; UINT64_MAX where nothing can be known */
     uint64_t physical;    /* memory of the machine; 0 where it cannot be read */
     uint64_t group_limit; /* the smallest of the control groups the process is in; UINT64_MAX = none */
-    const char *bound;    /* what bounds `available`: "MemAvailable", "MemAvailable and free swap", "the limit of
-                           * its control group" or "nothing known"; static */
+    const char *bound; /* what bounds `available`: "MemAvailable", "MemAvailable and free swap", "the limit of
+                        * its control group" or "nothing known"; static */
 } MemMachine;
-/* Reads /proc/meminfo and the control groups (versions 1 and 2) of /proc/self/cgroup, up to the root. What a group
- * uses counts against its limit, but for file cache that it can drop. */
+/* Reads /proc/meminfo and the control groups (versions 1 and 2) of /proc/self/cgroup, up to the root. What a
+ * group uses counts against its limit, but for file cache that it can drop. */
 BRIM_API void memtrack_machine(MemMachine *out);
 
 /* Makes the n-th allocation from now on (host or device, any tracker; 1 = the next) fail, once. 0 turns it

@@ -43,9 +43,10 @@ typedef struct Packing {
 /* The lowest offset that is free in all spans of the item; false when that is not below the best height. */
 static bool lowest(Packing *p, const MemItem *item, uint64_t *offset)
 {
-    uint32_t at[2 * MEM_TRACE_KINDS] = {0};
+    uint32_t at[2 * MEM_TRACE_KINDS]; /* how far each span's list has been looked through */
     uint64_t low = item->base;
     bool moved = true;
+    memset(at, 0, item->span_count * sizeof *at);
     while (moved) {
         moved = false;
         for (uint32_t s = 0; s < item->span_count; s++) {

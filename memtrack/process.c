@@ -36,7 +36,8 @@ uint64_t memtrack_process_resident(void)
 {
     char text[4096];
     uint64_t bytes;
-    if (memtrack_read_start_("/proc/self/status", text, sizeof text) && memtrack_find_kib_(text, "\nVmRSS:", &bytes))
+    if (memtrack_read_start_("/proc/self/status", text, sizeof text) &&
+        memtrack_find_kib_(text, "\nVmRSS:", &bytes))
         return bytes;
     return 0;
 }
@@ -45,7 +46,8 @@ uint64_t memtrack_process_resident_peak(void)
 {
     char text[4096];
     uint64_t bytes;
-    if (memtrack_read_start_("/proc/self/status", text, sizeof text) && memtrack_find_kib_(text, "\nVmHWM:", &bytes))
+    if (memtrack_read_start_("/proc/self/status", text, sizeof text) &&
+        memtrack_find_kib_(text, "\nVmHWM:", &bytes))
         return bytes;
     struct rusage usage; /* some sandboxes have no VmHWM */
     return getrusage(RUSAGE_SELF, &usage) ? 0 : (uint64_t)usage.ru_maxrss * 1024;

@@ -94,55 +94,7 @@ void memtrack_trace_free_(MemTrace *trace, const MemBlock *block, uint64_t diges
 
 /* ---- The end of a segment -------------------------------------------------------------------- */
 
-/* The kind of the segment that ended: one there is, with the later of each lifetime, or a new one. NULL when
- * there are too many. */
-static MemTraceKind *settle_kind(MemTrace *trace)
-{
-    MemTraceKind *now = &trace->now;
-    for (size_t i = 0; i < now->alloc_count; i++)
-        if (now->allocs[i].until == 0)
-            now->allocs[i].until = (uint32_t)now->alloc_count;
-    for (size_t k = 0; k < trace->kind_count; k++) {
-        MemTraceKind *kind = &trace->kinds[k];
-        if (kind->hash != now->hash || kind->event_count != now->event_count ||
-            memcmp(kind->events, now->events, now->event_count * sizeof *now->events))
-            continue;
-        for (size_t i = 0; i < now->alloc_count; i++)
-            if (now->allocs[i].until > kind->allocs[i].until)
-                kind->allocs[i].until = now->allocs[i].until;
-        now->event_count = now->alloc_count = 0;
-        now->hash = 0;
-        return kind;
-    }
-    if (trace->kind_count == MEM_TRACE_KINDS)
-        return NULL;
-    MemTraceKind *kind = &trace->kinds[trace->kind_count++];
-    *kind = *now;
-    *now = (MemTraceKind){0};
-    trace->alloc_count += kind->alloc_count;
-    return kind;
-}
-
-/* A block made in the segment that ended, and still there. */
-static int make_resident(MemTrace *trace, MemTraceKind *kind, MemLiveBlock *live)
-{
-    MemTraceAlloc *alloc = &kind->allocs[live->index];
-    if (alloc->resident == 0) {
-        void *residents = trace->residents;
-        int failed = memtrack_host_grow_(NULL, &residents, &trace->resident_capacity,
-                                         trace->resident_count + 1, sizeof(MemTraceResident));
-        trace->residents = residents;
-        if (failed)
-            return -1;
-        trace->residents[trace->resident_count++] =
-            (MemTraceResident){(uint32_t)(kind - trace->kinds), live->index};
-        alloc->resident = (uint32_t)trace->resident_count;
-    }
-    live->resident = alloc->resident;
-    return 0;
-}
-
-static void lived_until(MemTraceKind *kind, uint32_t resident, uint32_t until)
+static void lived_until(MemTraceKind *kind, size_t resident, uint32_t until)
 {
     if (until > kind->until[resident])
         kind->until[resident] = until;
@@ -159,21 +111,108 @@ static int fit_residents(MemTraceKind *kind, size_t count)
     return failed;
 }
 
-/* Who lived in this occurrence of the kind, and how long. */
-static int note_residents(MemTrace *trace, MemTraceKind *kind)
+/* How long everything lived in the segment that ends. */
+static int note_lifetimes(MemTrace *trace)
 {
-    if (fit_residents(kind, trace->resident_count))
+    MemTraceKind *now = &trace->now;
+    if (fit_residents(now, trace->resident_count))
         return -1;
+    for (size_t i = 0; i < now->alloc_count; i++)
+        if (now->allocs[i].until == 0)
+            now->allocs[i].until = (uint32_t)now->alloc_count;
     for (size_t i = 0; i < trace->ended_count; i++)
-        lived_until(kind, trace->ended[i].resident, trace->ended[i].until);
+        lived_until(now, trace->ended[i].resident, trace->ended[i].until);
     trace->ended_count = 0;
-    for (size_t i = 0; i < trace->block_capacity; i++) {
-        MemLiveBlock *live = &trace->blocks[i];
-        if (live->bytes > 0 && live->resident)
-            lived_until(kind, live->resident - 1, (uint32_t)kind->alloc_count);
-        else if (live->bytes > 0 && make_resident(trace, kind, live))
-            return -1;
+    for (size_t i = 0; i < trace->block_capacity; i++)
+        if (trace->blocks[i].bytes > 0 && trace->blocks[i].resident)
+            lived_until(now, trace->blocks[i].resident - 1, (uint32_t)now->alloc_count);
+    return 0;
+}
+
+static bool same_events(const MemTraceKind *a, const MemTraceKind *b)
+{
+    return a->hash == b->hash && a->event_count == b->event_count &&
+           memcmp(a->events, b->events, a->event_count * sizeof *a->events) == 0;
+}
+
+/* Of kinds with the same events. */
+static bool same_lifetimes(const MemTraceKind *a, const MemTraceKind *b)
+{
+    for (size_t i = 0; i < a->alloc_count; i++)
+        if (a->allocs[i].until != b->allocs[i].until)
+            return false;
+    for (size_t r = 0; r < a->until_capacity || r < b->until_capacity; r++)
+        if ((r < a->until_capacity ? a->until[r] : 0) != (r < b->until_capacity ? b->until[r] : 0))
+            return false;
+    return true;
+}
+
+/* One kind for both: everything lives as long as in either. */
+static int unite(MemTraceKind *kind, const MemTraceKind *other)
+{
+    for (size_t i = 0; i < kind->alloc_count; i++)
+        if (other->allocs[i].until > kind->allocs[i].until)
+            kind->allocs[i].until = other->allocs[i].until;
+    if (fit_residents(kind, other->until_capacity))
+        return -1;
+    for (size_t r = 0; r < other->until_capacity; r++)
+        lived_until(kind, r, other->until[r]);
+    return 0;
+}
+
+static void clear_now(MemTraceKind *now)
+{
+    now->event_count = now->alloc_count = 0;
+    now->hash = 0;
+    if (now->until)
+        memset(now->until, 0, now->until_capacity * sizeof *now->until);
+}
+
+/* Enters the segment that ended as one of the kinds. The first kind with its events, or NULL without room or
+ * memory: the trace is then given up. */
+static MemTraceKind *settle_kind(MemTrace *trace)
+{
+    MemTraceKind *now = &trace->now, *first = NULL;
+    for (size_t k = 0; k < trace->kind_count; k++) {
+        MemTraceKind *kind = &trace->kinds[k];
+        if (!same_events(kind, now))
+            continue;
+        first = first ? first : kind;
+        if (same_lifetimes(kind, now)) {
+            clear_now(now);
+            return first;
+        }
     }
+    if (first && trace->kind_count >= MEM_TRACE_VARIANTS) {
+        trace->failed = unite(first, now) != 0;
+        clear_now(now);
+        return trace->failed ? NULL : first;
+    }
+    if (trace->kind_count == MEM_TRACE_KINDS)
+        return NULL;
+    MemTraceKind *kind = &trace->kinds[trace->kind_count++];
+    *kind = *now;
+    kind->first = (uint32_t)((first ? first : kind) - trace->kinds);
+    *now = (MemTraceKind){0};
+    trace->alloc_count += kind->alloc_count;
+    return first ? first : kind;
+}
+
+/* A block made in the segment that ended, and still there. */
+static int make_resident(MemTrace *trace, MemTraceKind *kind, MemLiveBlock *live)
+{
+    MemTraceAlloc *alloc = &kind->allocs[live->index];
+    if (alloc->resident == 0) {
+        void *residents = trace->residents;
+        int failed = memtrack_host_grow_(NULL, &residents, &trace->resident_capacity,
+                                         trace->resident_count + 1, sizeof(MemTraceResident));
+        trace->residents = residents;
+        if (failed)
+            return -1;
+        trace->residents[trace->resident_count++] = (MemTraceResident){kind->first, live->index};
+        alloc->resident = (uint32_t)trace->resident_count;
+    }
+    live->resident = alloc->resident;
     return 0;
 }
 
@@ -181,9 +220,13 @@ void memtrack_trace_segment_(MemTrace *trace)
 {
     if (trace->beyond || trace->now.event_count == 0)
         return;
-    MemTraceKind *kind = settle_kind(trace);
-    if (kind) /* room to free what lives, before anything is allocated again */
-        trace->failed = note_residents(trace, kind) || grow_kind(&trace->now, trace->live_count + 1, 1);
+    trace->failed = note_lifetimes(trace) != 0;
+    MemTraceKind *kind = trace->failed ? NULL : settle_kind(trace);
+    for (size_t i = 0; kind && i < trace->block_capacity && !trace->failed; i++)
+        if (trace->blocks[i].bytes > 0 && trace->blocks[i].resident == 0)
+            trace->failed = make_resident(trace, kind, &trace->blocks[i]) != 0;
+    if (kind && !trace->failed) /* room to free what lives, before anything is allocated again */
+        trace->failed = grow_kind(&trace->now, trace->live_count + 1, 1) != 0;
     if (!kind || trace->failed)
         give_up(trace);
 }

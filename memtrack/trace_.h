@@ -1,6 +1,7 @@
 /* A trace: what a dry run allocates, in a form that can be packed. It falls into segments (memtrack_step_set
- * ends one), and a segment whose events equal those of an earlier one is another *occurrence* of that *kind*
- * and takes no room. Beside the kinds, the blocks live now and at the peak, each with where it was made.
+ * ends one). Segments with the same events that find the same blocks there are of one *kind*, which is kept
+ * once; blocks that outlive their segment are known by the kind that made them. Beside the kinds, the blocks
+ * live now and at the peak, each with where it was made.
  */
 #ifndef BRIM_MEMTRACK_TRACE_H
 #define BRIM_MEMTRACK_TRACE_H
@@ -9,23 +10,26 @@
 
 #include "memtrack.h"
 
-/* A trace beyond one of these is not packed, so its room is bounded. */
-enum { MEM_TRACE_KINDS = 64, MEM_TRACE_ALLOCS = 1 << 18 };
+/* A trace beyond KINDS or ALLOCS is not packed, so its room is bounded. From VARIANTS kinds on those with the
+ * same events are united, whatever they find. */
+enum { MEM_TRACE_KINDS = 64, MEM_TRACE_VARIANTS = 32, MEM_TRACE_ALLOCS = 1 << 18 };
 
 /* Time within a kind is counted in its allocations: the i-th lives in [i, until), with until > i. */
 typedef struct MemTraceAlloc {
     uint64_t bytes;
-    uint32_t until;    /* the latest of all occurrences */
-    uint32_t event;    /* its number among the kind's events */
-    uint32_t resident; /* 1 + its number among the residents; 0 = never outlived its segment */
+    uint32_t until;
+    uint32_t event; /* its number among the kind's events */
+    uint32_t
+        resident; /* of the first kind with these events: 1 + its number; 0 = never outlived its segment */
 } MemTraceAlloc;
 
 typedef struct MemTraceKind {
     uint64_t *events; /* digests of allocations and frees, in order */
     MemTraceAlloc *allocs;
-    uint32_t *until; /* by resident: in some occurrence it lived from the start to here; 0 = it did not */
+    uint32_t *until; /* by resident: it lives from the start to here; 0 = it does not */
     size_t event_count, event_capacity, alloc_count, alloc_capacity, until_capacity;
-    uint64_t hash; /* of the digests */
+    uint64_t hash;  /* of the digests */
+    uint32_t first; /* the number of the first kind with these events */
 } MemTraceKind;
 
 /* An allocation that outlived its segment, by what made it. */

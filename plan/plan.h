@@ -102,10 +102,10 @@ typedef struct RunResult {
     double tokens_per_second;
 } RunResult;
 
-/* Runs the script for real in a reservation of plan->memory.stats.needs bytes, each block where the plan put it.
- * Refuses before the script begins when the budget is smaller (status ERROR_BUDGET), or when the machine has less
- * free, whether reserved or from malloc (ERROR_MEMORY; the message says what is free and which limit bounds it).
- * Returns result->status. */
+/* Runs the script for real in a reservation of plan->memory.stats.needs bytes, each block where the plan put
+ * it. Refuses before the script begins when the budget is smaller (status ERROR_BUDGET), or when the machine
+ * has less free, whether reserved or from malloc (ERROR_MEMORY; the message says what is free and which limit
+ * bounds it). Returns result->status. */
 BRIM_API int plan_execute(Script script, void *config, const RunOptions *options, const Plan *plan,
                           RunResult *result);
 
