@@ -61,8 +61,8 @@ BRIM_API void nn_eval(Module *module);
 BRIM_API int nn_is_training(const Module *module);
 /* Checkpoint this module: forward keeps only its input. */
 BRIM_API void nn_set_checkpoint(Module *module, int on);
-/* Selective recomputation, for the module and all below: what is cheap to make again for its bytes (outputs of
- * norms, activation functions and swiglu, eager attention's scores) is made again in backward, not kept.
+/* Selective recomputation, for the module and all below: what is cheap to make again for its bytes (outputs
+ * of norms, activation functions and swiglu, eager attention's scores) is made again in backward, not kept.
  * Gradients are bitwise the same. */
 BRIM_API void nn_set_selective(Module *module, int on);
 BRIM_API const char *nn_class_name(const Module *module);
