@@ -1,0 +1,605 @@
+/* Checkpointing by pattern: what a pattern may be, gradients bitwise those of a plain run, and what a pattern
+ * keeps, recomputes and charges to whom. */
+#include "nn/module_.h"
+#include "plan_support.h"
+#include "tensor/tensor_.h"
+
+enum { LAYERS = 4, PATTERN_MAX = 16 };
+
+typedef struct Pattern {
+    char text[PATTERN_MAX + 1];
+} Pattern;
+
+/* The k-th of the patterns of so many blocks; 0 when there are no more. '.' or 'c' comes first and after '.', all
+ * three after the others: k is read digit by digit, and what would repeat an earlier pattern is skipped. */
+static int pattern_at(int k, int blocks, Pattern *pattern)
+{
+    for (int code = 0, end = 1 << 2 * blocks; code < end; code++) {
+        int fine = 1;
+        for (int i = 0; i < blocks; i++) {
+            int digit = code >> 2 * i & 3;
+            fine &= digit < 3 && (digit < 2 || (i > 0 && pattern->text[i - 1] != '.'));
+            pattern->text[i] = ".c+-"[digit];
+        }
+        pattern->text[blocks] = 0;
+        if (fine && k-- == 0)
+            return 1;
+    }
+    return 0;
+}
+
+static int blocks_of(ModelFamily family)
+{
+    return family == MODEL_MLP ? 3 : LAYERS;
+}
+
+/* ---- What a pattern may be ------------------------------------------------------------------- */
+
+static void refuse(Module *model, const char *pattern, const char *says)
+{
+    assert_int_equal(nn_set_checkpoints(model, pattern), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "nn_set_checkpoints", pattern, says, "4 blocks", "\"c+c+\"");
+    assert_string_equal(nn_checkpoints(model), "c.c+");
+}
+
+static void test_patterns(void **state)
+{
+    (void)state;
+    Module *model = small_model(&(Setting){.family = MODEL_LLAMA, .layers = LAYERS});
+    assert_null(nn_checkpoints(model));
+    assert_int_equal(nn_set_checkpoints(model, "c.c+"), 0);
+    assert_string_equal(nn_checkpoints(model), "c.c+");
+    refuse(model, "", "length 0");
+    refuse(model, "...", "length 3");
+    refuse(model, "c+.c+", "length 5");
+    refuse(model, "+c..", "at 0");
+    refuse(model, "c.+.", "at 2");
+    refuse(model, "c b.", "another character at 1");
+    refuse(model, "C...", "another character at 0");
+    assert_int_equal(nn_set_checkpoints(model, "...."), 0);
+    assert_null(nn_checkpoints(model));
+    static const char *const every[] = {NULL, "cccc", "c+c+", "c++c", "c+++", "c+++"};
+    for (int n = 1; n <= 5; n++) {
+        assert_int_equal(nn_set_checkpoint_every(model, n), 0);
+        assert_string_equal(nn_checkpoints(model), every[n]);
+    }
+    for (int n = 0; n >= -1; n--) {
+        assert_int_equal(nn_set_checkpoint_every(model, n), ERROR_ARGUMENT);
+        assert_error(ERROR_ARGUMENT, "nn_set_checkpoint_every", n ? "-1" : "0", "NULL");
+    }
+    assert_string_equal(nn_checkpoints(model), "c+++");
+    assert_int_equal(nn_set_checkpoints(model, NULL), 0);
+    assert_null(nn_checkpoints(model));
+    assert_int_equal(nn_set_checkpoints(NULL, "c"), 0);
+    assert_int_equal(nn_set_checkpoint_every(NULL, 1), 0);
+    assert_null(nn_checkpoints(NULL));
+}
+
+/* Modules without blocks have the empty pattern; many blocks have a long one, whose example is cut. */
+static void test_other_modules(void **state)
+{
+    (void)state;
+    Module *linear = nn_linear(3, 3, 1);
+    assert_int_equal(nn_set_checkpoints(linear, ""), 0);
+    assert_int_equal(nn_set_checkpoint_every(linear, 2), 0);
+    assert_int_equal(nn_set_checkpoints(linear, "c"), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "0 blocks");
+    Module *deep = small_model(&(Setting){.family = MODEL_GPT2, .layers = 20});
+    assert_int_equal(nn_set_checkpoints(deep, "c+"), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "20 blocks", "\"c+c+c+c+c+c+...\"");
+    assert_int_equal(nn_set_checkpoint_every(deep, 7), 0);
+    assert_string_equal(nn_checkpoints(deep), "c++++++c++++++c+++++");
+}
+
+/* A block marked after the pattern was set is run, and keeps everything. */
+static Tensor *chain_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    return nn_run_blocks(module, x, batch);
+}
+
+static void test_own_model(void **state)
+{
+    (void)state;
+    static const ModuleClass type = {"chain", 0, chain_forward};
+    Module *chain = nn_module(&type);
+    Tensor *x = leaf(SHAPE(5, 8), 1, 1);
+    assert_ptr_equal(nn_run_blocks(chain, x, NULL), x);
+    assert_null(nn_run_blocks(NULL, x, NULL));
+    for (int i = 0; i < 2; i++)
+        nn_mark_block(chain, nn_append(chain, nn_linear(8, 8, 1)));
+    assert_int_equal(nn_set_checkpoints(chain, "c+"), 0);
+    nn_mark_block(chain, nn_append(chain, nn_linear(8, 3, 1)));
+    Tensor *y = nn_forward(chain, x, NULL);
+    assert_int_equal(tensor_numel(y), 15);
+    /* the segment's input is x, an input; the third layer reads the segment's output */
+    assert_int_equal(books()->live_by[MEM_ACTIVATION], rounded(40));
+    assert_int_equal(tensor_backward(tensor_sum(y)), 0);
+    assert_true(tensor_has_grad(nn_parameter(chain, "0.weight")) && tensor_has_grad(x));
+}
+
+/* ---- Gradients ------------------------------------------------------------------------------- */
+
+static void assert_equal_gradients(const Setting *s, Tensor *a, Tensor *b)
+{
+    if (difference(tensor_f32(a), tensor_f32(b), tensor_numel(a)) != 0)
+        fail_msg("%s: gradients differ", setting_text(s));
+}
+
+static const Micro two_micros = {{4, 2}};
+
+static void check_every_pattern(ModelFamily family, AttentionKind attention, int selective, int threads)
+{
+    Setting s = {.family = family, .attention = attention, .dropout = 0.2f, .layers = LAYERS};
+    double loss[2];
+    Tensor *plain = small_gradients(&s, &two_micros, threads, 5, &loss[0]);
+    s.selective = selective;
+    Pattern pattern;
+    s.pattern = pattern.text;
+    int count = 0;
+    for (int k = 0; pattern_at(k, blocks_of(family), &pattern); k++, count++) {
+        s.checkpoint = k % 5 == 3; /* a block of a segment, checkpointed itself as well */
+        assert_equal_gradients(&s, plain, small_gradients(&s, &two_micros, threads, 5, &loss[1]));
+        assert_true(loss[0] == loss[1]);
+    }
+    assert_int_equal(count, family == MODEL_MLP ? 13 : 34);
+}
+
+static void test_every_pattern_is_bitwise_equal(void **state)
+{
+    (void)state;
+    for (ModelFamily family = MODEL_MLP; family <= MODEL_LLAMA; family++)
+        for (int threads = 1; threads <= 2; threads++)
+            check_every_pattern(family, threads == 1 ? ATTENTION_FLASH : ATTENTION_EAGER, 0, threads);
+}
+
+static void test_with_selective_too(void **state)
+{
+    (void)state;
+    for (ModelFamily family = MODEL_MLP; family <= MODEL_LLAMA; family++)
+        check_every_pattern(family, ATTENTION_EAGER, 1, 1);
+}
+
+static Tensor *run_whole(void *self, Tensor *x, const Batch *batch)
+{
+    return nn_forward(self, x, batch);
+}
+
+/* Segments inside a checkpoint of the whole model, with checkpoints of parts of their blocks inside them. */
+static void test_nested(void **state)
+{
+    (void)state;
+    for (ModelFamily family = MODEL_BERT; family <= MODEL_LLAMA; family++) {
+        Setting s = {.family = family, .dropout = 0.2f, .layers = LAYERS};
+        double loss;
+        Tensor *plain = small_gradients(&s, &(Micro){{6}}, 1, 5, &loss);
+        Visit v = visit(&(ContextOptions){.threads = 1, .seed = 5});
+        s.pattern = "c+.c";
+        Module *model = small_model(&s);
+        for (int i = 0; i < LAYERS; i++)
+            nn_set_checkpoint(nn_block(model, i)->children[i % 3], 1);
+        Batch batch = small_batch(family, 3, 0, 6);
+        tensor_random_begin(batch.step, batch.first_sample);
+        Tensor *logits = tensor_checkpoint(run_whole, model, NULL, &batch);
+        tensor_backward(
+            tensor_cross_entropy(logits, batch.labels, BATCH_IGNORE, 1 / (float)batch.labels_total));
+        Tensor *all = all_gradients(model);
+        assert_true(difference((const float *)plain->storage->block.data, tensor_f32(all),
+                               tensor_numel(plain)) == 0);
+        leave(v);
+    }
+}
+
+/* The second run is the first one's, whatever the pattern has become in between. */
+static void test_pattern_changes_in_between(void **state)
+{
+    (void)state;
+    static const char *const next[] = {NULL, "c+++", ".c+."};
+    Setting s = {.family = MODEL_BERT, .dropout = 0.2f, .layers = LAYERS, .pattern = "c++c"};
+    Tensor *first = NULL;
+    for (size_t i = 0; i <= COUNT(next); i++) {
+        int scope = tensor_scope_begin();
+        Module *model = small_model(&s);
+        for (int p = 0; p < nn_parameters(model).count; p++) { /* fills have a stream of their own a call */
+            Tensor *t = nn_parameters(model).items[p];
+            fill_values(tensor_f32(t), tensor_numel(t), (uint32_t)p, 0.1, 0);
+        }
+        Batch batch = small_batch(s.family, 3, 0, 6);
+        Tensor *loss = nn_loss(model, &batch);
+        if (i > 0)
+            assert_int_equal(nn_set_checkpoints(model, next[i - 1]), 0);
+        assert_int_equal(tensor_backward(loss), 0);
+        Tensor *all = all_gradients(model);
+        if (first)
+            assert_equal_gradients(&s, first, all);
+        first = first ? first : tensor_promote(all);
+        tensor_scope_end(scope);
+    }
+}
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+typedef struct Shape3 {
+    int batch, seq, layers;
+    ModelPreset preset;
+} Shape3;
+
+/* What a step on meta held: activations at the end of forward and at their own peak, and its FLOPs. */
+typedef struct Held {
+    uint64_t kept, own_peak, hash;
+    double flops;
+} Held;
+
+static Batch shape_batch(const Shape3 *z)
+{
+    Batch batch = {.labels = tensor_from(DTYPE_I32, SHAPE(z->batch, z->seq), MEM_INPUT, NULL)};
+    if (z->preset.family == MODEL_MLP) {
+        int width = z->preset.config.mlp.sizes[0];
+        batch.labels = tensor_from(DTYPE_I32, SHAPE(z->batch), MEM_INPUT, NULL);
+        batch.features = tensor_from(DTYPE_F32, SHAPE(z->batch, width), MEM_INPUT, NULL);
+    } else {
+        batch.ids = tensor_from(DTYPE_I32, SHAPE(z->batch, z->seq), MEM_INPUT, NULL);
+    }
+    return batch;
+}
+
+static Held held(const Shape3 *z, const char *pattern, int selective, int blocks_themselves)
+{
+    Held out = {0};
+    Visit v = visit(&(ContextOptions){.meta = 1, .threads = 2});
+    Module *model = nn_model(&z->preset);
+    nn_set_checkpoints(model, pattern);
+    nn_set_selective(model, selective);
+    for (int i = 0; i < nn_block_count(model); i++)
+        nn_set_checkpoint(nn_block(model, i), blocks_themselves);
+    Batch batch = shape_batch(z);
+    Tensor *loss = nn_loss(model, &batch);
+    out.kept = books()->live_by[MEM_ACTIVATION];
+    assert_int_equal(tensor_backward(loss), 0);
+    assert_int_equal(books()->live_by[MEM_ACTIVATION], 0);
+    out.own_peak = books()->own_peak[MEM_ACTIVATION];
+    out.hash = books()->event_hash;
+    out.flops = context_flops(context_current());
+    leave(v);
+    return out;
+}
+
+static uint32_t random_number(uint32_t *seed, int below)
+{
+    *seed = hash32(*seed + 0x9E3779B9u);
+    return *seed % (uint32_t)below;
+}
+
+static Shape3 random_shape(uint32_t *seed)
+{
+    Shape3 z = {.batch = 1 + (int)random_number(seed, 4), .seq = 1 + (int)random_number(seed, 40)};
+    z.layers = 1 + (int)random_number(seed, 7);
+    int heads = 1 + (int)random_number(seed, 4), dim = heads * 2 * (1 + (int)random_number(seed, 12));
+    int ffn = 1 + (int)random_number(seed, 150), vocab = 2 + (int)random_number(seed, 60);
+    z.preset.family = (ModelFamily)random_number(seed, FAMILIES);
+    if (z.preset.family == MODEL_BERT)
+        z.preset.config.bert =
+            (BertConfig){.vocab = vocab, .dim = dim, .layers = z.layers, .heads = heads, .ffn = ffn};
+    else if (z.preset.family == MODEL_GPT2)
+        z.preset.config.gpt2 =
+            (Gpt2Config){.vocab = vocab, .dim = dim, .layers = z.layers, .heads = heads, .ffn = ffn};
+    else if (z.preset.family == MODEL_LLAMA)
+        z.preset.config.llama =
+            (LlamaConfig){.vocab = vocab, .dim = dim, .layers = z.layers, .heads = heads, .hidden = ffn};
+    else
+        for (int i = 0; i <= z.layers; i++)
+            z.preset.config.mlp.sizes[i] = 1 + (int)random_number(seed, 90);
+    nn_preset_set_attention(&z.preset, random_number(seed, 2) ? ATTENTION_EAGER : ATTENTION_FLASH);
+    nn_preset_set_dropout(&z.preset, random_number(seed, 2) ? 0.1f : 0);
+    return z;
+}
+
+static Pattern random_pattern(uint32_t *seed, int blocks)
+{
+    Pattern p = {""};
+    for (int i = 0; i < blocks; i++) {
+        char c = ".c+"[random_number(seed, 3)];
+        p.text[i] = c == '+' && (i == 0 || p.text[i - 1] == '.') ? 'c' : c;
+    }
+    return p;
+}
+
+/* One block more is checkpointed: a plain one alone, or one that began a segment continues that before it. */
+static int more_of(const Pattern *p, int i, Pattern *more)
+{
+    *more = *p;
+    if (p->text[i] == '.')
+        more->text[i] = 'c';
+    else if (p->text[i] == 'c' && i > 0 && p->text[i - 1] != '.')
+        more->text[i] = '+';
+    return more->text[i] != p->text[i];
+}
+
+static void check_more(const Shape3 *z, const Pattern *p, int selective, const Held *plain)
+{
+    Held less = held(z, p->text, selective, 0);
+    if (less.kept > plain->kept || less.own_peak > plain->own_peak)
+        fail_msg("%s %d layers, %s%s: %d kept, own peak %d; without checkpoints %d and %d",
+                 nn_family_name(z->preset.family), z->layers, p->text, selective ? " selective" : "",
+                 (int)less.kept, (int)less.own_peak, (int)plain->kept, (int)plain->own_peak);
+    Pattern q;
+    for (int i = 0; i < z->layers; i++) {
+        if (!more_of(p, i, &q))
+            continue;
+        Held more = held(z, q.text, selective, 0);
+        if (more.kept > less.kept || (q.text[i] == 'c' && more.own_peak > less.own_peak))
+            fail_msg("%s %d layers, %s then %s%s: %d kept, then %d; own peak %d, then %d",
+                     nn_family_name(z->preset.family), z->layers, p->text, q.text,
+                     selective ? " selective" : "", (int)less.kept, (int)more.kept, (int)less.own_peak,
+                     (int)more.own_peak);
+    }
+}
+
+/* More checkpointing never raises what is kept at the end of forward, whether a plain block becomes a segment or
+ * a segment continues the one before. The own peak of activations is never above that of no checkpointing, and
+ * never rises when a plain block becomes a segment of its own. (A longer segment may raise it: recomputed, it
+ * holds what all its blocks keep.) */
+static void test_more_checkpointing_never_keeps_more(void **state)
+{
+    (void)state;
+    uint32_t seed = 7;
+    for (int i = 0; i < 400; i++) {
+        Shape3 z = random_shape(&seed);
+        int selective = (int)random_number(&seed, 2);
+        Held plain = held(&z, NULL, selective, 0);
+        Pattern p = random_pattern(&seed, z.layers);
+        check_more(&z, &p, selective, &plain);
+    }
+}
+
+/* ---- Exactly what ---------------------------------------------------------------------------- */
+
+static const char *const presets[] = {"bert-tiny", "gpt2-tiny", "llama-tiny", "mlp"};
+
+static Shape3 shape_of(const char *name)
+{
+    Shape3 z = {.batch = 2, .seq = 24, .preset = *nn_preset(name)};
+    nn_preset_set_dropout(&z.preset, 0.1f);
+    return z;
+}
+
+/* A plain block keeps F, a segment the input of its first; BERT's, GPT-2's and LLaMA's blocks keep their input
+ * among the F, so that a segment of one keeps F less the rest. */
+static void test_a_segment_keeps_one_input(void **state)
+{
+    (void)state;
+    static const char *const patterns[] = {"....c+", "..c+++", "c+++++", "c.c.c.", "cccccc", ".c++.c"};
+    for (int k = 1; k < 3; k++) { /* six layers each */
+        Shape3 z = shape_of(presets[k]);
+        uint64_t none = held(&z, NULL, 0, 0).kept, all = held(&z, "cccccc", 0, 0).kept;
+        uint64_t input = rounded((int64_t)z.batch * z.seq * (k == 1 ? 256 : 288));
+        assert_int_equal((none - all) % 6, 0);
+        for (size_t i = 0; i < COUNT(patterns); i++) {
+            uint64_t expected = none, saved = (none - all) / 6; /* by a segment of one block */
+            for (const char *c = patterns[i]; *c; c++)
+                expected -= *c == 'c' ? saved : *c == '+' ? saved + input : 0;
+            assert_int_equal(held(&z, patterns[i], 0, 0).kept, expected);
+        }
+    }
+}
+
+/* Segments of one block are checkpoints of each block, event by event; what is run again does not depend on how
+ * it is cut. */
+static void test_segments_of_one_and_flops(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < COUNT(presets); k++) {
+        Shape3 z = shape_of(presets[k]);
+        int blocks = k == 3 ? 3 : k == 0 ? 4 : 6;
+        Pattern ones = {""}, whole = {""};
+        memset(ones.text, 'c', (size_t)blocks);
+        memset(whole.text, '+', (size_t)blocks);
+        whole.text[0] = 'c';
+        Held by_pattern = held(&z, ones.text, 0, 0), themselves = held(&z, NULL, 0, 1);
+        Held one_segment = held(&z, whole.text, 0, 0), plain = held(&z, NULL, 0, 0);
+        assert_int_equal(by_pattern.hash, themselves.hash);
+        assert_int_equal(by_pattern.own_peak, themselves.own_peak);
+        assert_true(by_pattern.flops == one_segment.flops && by_pattern.flops > plain.flops);
+        assert_true(one_segment.kept < by_pattern.kept && by_pattern.kept < plain.kept);
+    }
+}
+
+/* Nothing is recorded: a pattern makes no difference. */
+static void test_evaluation_takes_no_notice(void **state)
+{
+    (void)state;
+    for (ModelFamily family = MODEL_MLP; family <= MODEL_LLAMA; family++) {
+        uint64_t hash[2], kept[2] = {0, 0};
+        float loss[2];
+        for (int with = 0; with < 2; with++) {
+            Visit v = visit(&(ContextOptions){.threads = 1, .seed = 2});
+            const char *pattern = family == MODEL_MLP ? "c+c" : "c+.c";
+            Module *model = small_model(&(Setting){.family = family, .layers = 4, .dropout = 0.2f});
+            nn_set_checkpoints(model, with ? pattern : NULL);
+            Batch batch = small_batch(family, 1, 0, 4);
+            tensor_no_grad_begin();
+            loss[with] = tensor_item(nn_loss(model, &batch));
+            hash[with] = books()->event_hash;
+            kept[with] = books()->live_by[MEM_ACTIVATION];
+            tensor_no_grad_end();
+            leave(v);
+        }
+        assert_int_equal(hash[0], hash[1]);
+        assert_int_equal(kept[1], 0);
+        assert_true(loss[0] == loss[1]);
+    }
+}
+
+/* ---- Whom it is charged to ------------------------------------------------------------------- */
+
+static EventRecord events;
+
+/* The block of a place "model.layers.2.mlp…"; -1 elsewhere. */
+static int block_of(const char *place, const char *prefix)
+{
+    return strncmp(place, prefix, strlen(prefix)) ? -1 : atoi(place + strlen(prefix));
+}
+
+/* Each allocation of a second run is made in a block of its segment, the segments come last first, their blocks
+ * in order. */
+static void check_places(ModelFamily family, const char *prefix)
+{
+    static const int order[] = {3, 0, 1};
+    Visit v = visit(&(ContextOptions){.threads = 1});
+    Module *model = small_model(&(Setting){.family = family, .layers = 4, .pattern = "c+.c"});
+    Batch batch = small_batch(family, 1, 0, 4);
+    record_start(&events);
+    assert_int_equal(tensor_backward(nn_loss(model, &batch)), 0);
+    leave(v);
+    int run = 0, in_block[4] = {0};
+    assert_int_equal(events.lost, 0);
+    for (size_t i = 0; i < events.count; i++) {
+        const Seen *seen = &events.seen[i];
+        if (seen->event.where.phase != MEM_PHASE_RECOMPUTE || seen->event.kind != MEM_EVENT_ALLOC)
+            continue;
+        int block = block_of(seen->place, prefix);
+        while (run < (int)COUNT(order) && order[run] != block)
+            run++;
+        if (run == (int)COUNT(order))
+            fail_msg("%s: made again in '%s', not in the order 3, 0, 1", nn_family_name(family), seen->place);
+        in_block[block]++;
+    }
+    assert_true(in_block[0] > 5 && in_block[0] == in_block[1] && in_block[3] == in_block[0]);
+}
+
+static void test_places(void **state)
+{
+    (void)state;
+    check_places(MODEL_LLAMA, "model.layers.");
+    check_places(MODEL_GPT2, "transformer.h.");
+    check_places(MODEL_BERT, "bert.encoder.layer.");
+}
+
+/* ---- The plan is the run --------------------------------------------------------------------- */
+
+static int two_steps(const Setting *s)
+{
+    Module *model = small_model(s);
+    for (int step = 0; step < 2 && !error_code(); step++) {
+        int scope = tensor_scope_begin();
+        for (int micro = 0; micro < 2; micro++) {
+            Batch batch = error_code() ? (Batch){0} : small_batch(s->family, step, 3 * micro, 3 - micro);
+            if (!error_code())
+                tensor_backward(nn_loss(model, &batch));
+        }
+        TensorList list = nn_parameters(model);
+        for (int i = 0; i < list.count; i++)
+            tensor_drop_grad(list.items[i]);
+        tensor_scope_end(scope);
+        context_step_done();
+    }
+    return error_code();
+}
+
+static MemStats stats_of(const Setting *s, const ContextOptions *options, int expected)
+{
+    Visit v = visit(options);
+    int code = two_steps(s);
+    if (code != expected)
+        fail_msg("%s: %s", setting_text(s), error_message());
+    MemStats stats = *books();
+    leave(v);
+    return stats;
+}
+
+static void test_plan_is_run(void **state)
+{
+    (void)state;
+    static const char *const patterns[] = {"c+c+", ".c++", "c+.c"}, *const of_mlp[] = {"c+c", ".c+", "c++"};
+    for (int i = 0; i < 4 * 3 * FAMILIES; i++) {
+        Setting s = {.family = (ModelFamily)(i / 12),
+                     .attention = i & 1 ? ATTENTION_EAGER : ATTENTION_FLASH,
+                     .selective = i >> 1 & 1,
+                     .dropout = 0.1f,
+                     .layers = 4};
+        s.pattern = s.family == MODEL_MLP ? of_mlp[i / 4 % 3] : patterns[i / 4 % 3];
+        MemStats meta = stats_of(&s, &(ContextOptions){.meta = 1, .threads = 2}, 0);
+        MemStats run = stats_of(
+            &s, &(ContextOptions){.memory = MEMTRACK_RESERVED, .capacity = meta.needs, .threads = 2}, 0);
+        assert_int_equal(meta.event_hash, run.event_hash);
+        assert_int_equal(meta.needs, run.needs);
+        assert_int_equal(meta.peak, run.peak);
+        assert_memory_equal(meta.own_peak, run.own_peak, sizeof meta.own_peak);
+        ContextOptions less = {.memory = MEMTRACK_RESERVED, .capacity = meta.needs - 64, .threads = 2};
+        stats_of(&s, &less, ERROR_MEMORY);
+    }
+}
+
+/* ---- Failing allocations --------------------------------------------------------------------- */
+
+static void scenario(const Setting *s)
+{
+    Context *context = context_create(&(ContextOptions){.threads = 1});
+    if (!context)
+        return;
+    context_use(context);
+    Module *model = small_model(s);
+    nn_set_checkpoint_every(model, 2);
+    int scope = tensor_scope_begin();
+    Batch batch = small_batch(s->family, 0, 0, 1);
+    Tensor *loss = error_code() ? NULL : nn_loss(model, &batch);
+    if (loss)
+        tensor_backward(loss);
+    tensor_scope_end(scope);
+}
+
+/* Every n-th allocation fails once: the error says memory, nothing crashes, nothing stays. */
+static void sweep(const Setting *s)
+{
+    Context *outside = context_use(NULL);
+    uint64_t live = memtrack_process_live();
+    int reached = 1;
+    for (uint64_t n = 1; reached; n++) {
+        memtrack_fail_nth(n);
+        scenario(s);
+        reached = !memtrack_fail_pending();
+        memtrack_fail_nth(0);
+        Context *context = context_use(NULL);
+        context_use(context);
+        int code = context ? error_code() : ERROR_NONE;
+        if (code && code != ERROR_HOST_MEMORY && code != ERROR_MEMORY)
+            fail_msg("%s, allocation %d: %s", setting_text(s), (int)n, error_message());
+        if (!reached)
+            assert_int_equal(code, ERROR_NONE);
+        context_destroy(context_use(NULL));
+        if (memtrack_process_live() != live)
+            fail_msg("%s, allocation %d: %d bytes stay", setting_text(s), (int)n,
+                     (int)(memtrack_process_live() - live));
+        assert_true(n < 9000);
+    }
+    context_use(outside);
+}
+
+static void test_failing_allocations(void **state)
+{
+    (void)state;
+    sweep(&(Setting){.family = MODEL_MLP, .pattern = "c+.", .dropout = 0.1f});
+    sweep(&(Setting){.family = MODEL_BERT, .layers = 3, .pattern = ".c+", .dropout = 0.1f, .selective = 1});
+    sweep(&(Setting){.family = MODEL_LLAMA, .layers = 2, .pattern = "c+", .attention = ATTENTION_EAGER});
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
+        TEST(test_patterns),
+        TEST(test_other_modules),
+        TEST(test_own_model),
+        TEST(test_every_pattern_is_bitwise_equal),
+        TEST(test_with_selective_too),
+        TEST(test_nested),
+        TEST(test_pattern_changes_in_between),
+        TEST(test_more_checkpointing_never_keeps_more),
+        TEST(test_a_segment_keeps_one_input),
+        TEST(test_segments_of_one_and_flops),
+        TEST(test_evaluation_takes_no_notice),
+        TEST(test_places),
+        TEST(test_plan_is_run),
+        TEST(test_failing_allocations),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
