@@ -132,6 +132,8 @@ typedef struct Case {
     const char *optimizer;
     float dropout;
     int epochs, layers; /* 0 = 2 */
+    int every;          /* segments of so many blocks; 0 = none */
+    int selective;
 } Case;
 
 enum {
@@ -158,9 +160,10 @@ typedef struct Session {
 
 static inline const char *case_text(const Case *c, char text[128])
 {
-    snprintf(text, 128, "%s %s%s accumulate %d %s%s", nn_family_name(c->family),
+    snprintf(text, 128, "%s %s%s every %d%s accumulate %d %s%s", nn_family_name(c->family),
              c->attention == ATTENTION_EAGER ? "eager" : "flash", c->checkpoint ? " checkpoint" : "",
-             c->accumulate, c->optimizer, c->dropout > 0 ? " dropout" : "");
+             c->every, c->selective ? " selective" : "", c->accumulate, c->optimizer,
+             c->dropout > 0 ? " dropout" : "");
     return text;
 }
 
@@ -233,6 +236,9 @@ static inline Module *case_model(const Case *c)
         nn_set_checkpoint(nn_block(model, i), c->checkpoint);
     if (c->family == MODEL_MLP)
         nn_set_checkpoint(model, c->checkpoint);
+    if (c->every)
+        nn_set_checkpoint_every(model, c->every);
+    nn_set_selective(model, c->selective);
     return model;
 }
 

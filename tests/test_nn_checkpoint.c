@@ -1,5 +1,7 @@
-/* Checkpointing by pattern: what a pattern may be, gradients bitwise those of a plain run, and what a pattern
- * keeps, recomputes and charges to whom. */
+/* Checkpointing by pattern: what a pattern may be, gradients bitwise those of a plain run, whom the second run is
+ * charged to, and that its plan is its run. */
+#include <math.h>
+
 #include "nn/module_.h"
 #include "plan_support.h"
 #include "tensor/tensor_.h"
@@ -216,193 +218,6 @@ static void test_pattern_changes_in_between(void **state)
     }
 }
 
-/* ---- Memory ---------------------------------------------------------------------------------- */
-
-typedef struct Shape3 {
-    int batch, seq, layers;
-    ModelPreset preset;
-} Shape3;
-
-/* What a step on meta held: activations at the end of forward and at their own peak, and its FLOPs. */
-typedef struct Held {
-    uint64_t kept, own_peak, hash;
-    double flops;
-} Held;
-
-static Batch shape_batch(const Shape3 *z)
-{
-    Batch batch = {.labels = tensor_from(DTYPE_I32, SHAPE(z->batch, z->seq), MEM_INPUT, NULL)};
-    if (z->preset.family == MODEL_MLP) {
-        int width = z->preset.config.mlp.sizes[0];
-        batch.labels = tensor_from(DTYPE_I32, SHAPE(z->batch), MEM_INPUT, NULL);
-        batch.features = tensor_from(DTYPE_F32, SHAPE(z->batch, width), MEM_INPUT, NULL);
-    } else {
-        batch.ids = tensor_from(DTYPE_I32, SHAPE(z->batch, z->seq), MEM_INPUT, NULL);
-    }
-    return batch;
-}
-
-static Held held(const Shape3 *z, const char *pattern, int selective, int blocks_themselves)
-{
-    Held out = {0};
-    Visit v = visit(&(ContextOptions){.meta = 1, .threads = 2});
-    Module *model = nn_model(&z->preset);
-    nn_set_checkpoints(model, pattern);
-    nn_set_selective(model, selective);
-    for (int i = 0; i < nn_block_count(model); i++)
-        nn_set_checkpoint(nn_block(model, i), blocks_themselves);
-    Batch batch = shape_batch(z);
-    Tensor *loss = nn_loss(model, &batch);
-    out.kept = books()->live_by[MEM_ACTIVATION];
-    assert_int_equal(tensor_backward(loss), 0);
-    assert_int_equal(books()->live_by[MEM_ACTIVATION], 0);
-    out.own_peak = books()->own_peak[MEM_ACTIVATION];
-    out.hash = books()->event_hash;
-    out.flops = context_flops(context_current());
-    leave(v);
-    return out;
-}
-
-static uint32_t random_number(uint32_t *seed, int below)
-{
-    *seed = hash32(*seed + 0x9E3779B9u);
-    return *seed % (uint32_t)below;
-}
-
-static Shape3 random_shape(uint32_t *seed)
-{
-    Shape3 z = {.batch = 1 + (int)random_number(seed, 4), .seq = 1 + (int)random_number(seed, 40)};
-    z.layers = 1 + (int)random_number(seed, 7);
-    int heads = 1 + (int)random_number(seed, 4), dim = heads * 2 * (1 + (int)random_number(seed, 12));
-    int ffn = 1 + (int)random_number(seed, 150), vocab = 2 + (int)random_number(seed, 60);
-    z.preset.family = (ModelFamily)random_number(seed, FAMILIES);
-    if (z.preset.family == MODEL_BERT)
-        z.preset.config.bert =
-            (BertConfig){.vocab = vocab, .dim = dim, .layers = z.layers, .heads = heads, .ffn = ffn};
-    else if (z.preset.family == MODEL_GPT2)
-        z.preset.config.gpt2 =
-            (Gpt2Config){.vocab = vocab, .dim = dim, .layers = z.layers, .heads = heads, .ffn = ffn};
-    else if (z.preset.family == MODEL_LLAMA)
-        z.preset.config.llama =
-            (LlamaConfig){.vocab = vocab, .dim = dim, .layers = z.layers, .heads = heads, .hidden = ffn};
-    else
-        for (int i = 0; i <= z.layers; i++)
-            z.preset.config.mlp.sizes[i] = 1 + (int)random_number(seed, 90);
-    nn_preset_set_attention(&z.preset, random_number(seed, 2) ? ATTENTION_EAGER : ATTENTION_FLASH);
-    nn_preset_set_dropout(&z.preset, random_number(seed, 2) ? 0.1f : 0);
-    return z;
-}
-
-static Pattern random_pattern(uint32_t *seed, int blocks)
-{
-    Pattern p = {""};
-    for (int i = 0; i < blocks; i++) {
-        char c = ".c+"[random_number(seed, 3)];
-        p.text[i] = c == '+' && (i == 0 || p.text[i - 1] == '.') ? 'c' : c;
-    }
-    return p;
-}
-
-/* One block more is checkpointed: a plain one alone, or one that began a segment continues that before it. */
-static int more_of(const Pattern *p, int i, Pattern *more)
-{
-    *more = *p;
-    if (p->text[i] == '.')
-        more->text[i] = 'c';
-    else if (p->text[i] == 'c' && i > 0 && p->text[i - 1] != '.')
-        more->text[i] = '+';
-    return more->text[i] != p->text[i];
-}
-
-static void check_more(const Shape3 *z, const Pattern *p, int selective, const Held *plain)
-{
-    Held less = held(z, p->text, selective, 0);
-    if (less.kept > plain->kept || less.own_peak > plain->own_peak)
-        fail_msg("%s %d layers, %s%s: %d kept, own peak %d; without checkpoints %d and %d",
-                 nn_family_name(z->preset.family), z->layers, p->text, selective ? " selective" : "",
-                 (int)less.kept, (int)less.own_peak, (int)plain->kept, (int)plain->own_peak);
-    Pattern q;
-    for (int i = 0; i < z->layers; i++) {
-        if (!more_of(p, i, &q))
-            continue;
-        Held more = held(z, q.text, selective, 0);
-        if (more.kept > less.kept || (q.text[i] == 'c' && more.own_peak > less.own_peak))
-            fail_msg("%s %d layers, %s then %s%s: %d kept, then %d; own peak %d, then %d",
-                     nn_family_name(z->preset.family), z->layers, p->text, q.text,
-                     selective ? " selective" : "", (int)less.kept, (int)more.kept, (int)less.own_peak,
-                     (int)more.own_peak);
-    }
-}
-
-/* More checkpointing never raises what is kept at the end of forward, whether a plain block becomes a segment or
- * a segment continues the one before. The own peak of activations is never above that of no checkpointing, and
- * never rises when a plain block becomes a segment of its own. (A longer segment may raise it: recomputed, it
- * holds what all its blocks keep.) */
-static void test_more_checkpointing_never_keeps_more(void **state)
-{
-    (void)state;
-    uint32_t seed = 7;
-    for (int i = 0; i < 400; i++) {
-        Shape3 z = random_shape(&seed);
-        int selective = (int)random_number(&seed, 2);
-        Held plain = held(&z, NULL, selective, 0);
-        Pattern p = random_pattern(&seed, z.layers);
-        check_more(&z, &p, selective, &plain);
-    }
-}
-
-/* ---- Exactly what ---------------------------------------------------------------------------- */
-
-static const char *const presets[] = {"bert-tiny", "gpt2-tiny", "llama-tiny", "mlp"};
-
-static Shape3 shape_of(const char *name)
-{
-    Shape3 z = {.batch = 2, .seq = 24, .preset = *nn_preset(name)};
-    nn_preset_set_dropout(&z.preset, 0.1f);
-    return z;
-}
-
-/* A plain block keeps F, a segment the input of its first; BERT's, GPT-2's and LLaMA's blocks keep their input
- * among the F, so that a segment of one keeps F less the rest. */
-static void test_a_segment_keeps_one_input(void **state)
-{
-    (void)state;
-    static const char *const patterns[] = {"....c+", "..c+++", "c+++++", "c.c.c.", "cccccc", ".c++.c"};
-    for (int k = 1; k < 3; k++) { /* six layers each */
-        Shape3 z = shape_of(presets[k]);
-        uint64_t none = held(&z, NULL, 0, 0).kept, all = held(&z, "cccccc", 0, 0).kept;
-        uint64_t input = rounded((int64_t)z.batch * z.seq * (k == 1 ? 256 : 288));
-        assert_int_equal((none - all) % 6, 0);
-        for (size_t i = 0; i < COUNT(patterns); i++) {
-            uint64_t expected = none, saved = (none - all) / 6; /* by a segment of one block */
-            for (const char *c = patterns[i]; *c; c++)
-                expected -= *c == 'c' ? saved : *c == '+' ? saved + input : 0;
-            assert_int_equal(held(&z, patterns[i], 0, 0).kept, expected);
-        }
-    }
-}
-
-/* Segments of one block are checkpoints of each block, event by event; what is run again does not depend on how
- * it is cut. */
-static void test_segments_of_one_and_flops(void **state)
-{
-    (void)state;
-    for (size_t k = 0; k < COUNT(presets); k++) {
-        Shape3 z = shape_of(presets[k]);
-        int blocks = k == 3 ? 3 : k == 0 ? 4 : 6;
-        Pattern ones = {""}, whole = {""};
-        memset(ones.text, 'c', (size_t)blocks);
-        memset(whole.text, '+', (size_t)blocks);
-        whole.text[0] = 'c';
-        Held by_pattern = held(&z, ones.text, 0, 0), themselves = held(&z, NULL, 0, 1);
-        Held one_segment = held(&z, whole.text, 0, 0), plain = held(&z, NULL, 0, 0);
-        assert_int_equal(by_pattern.hash, themselves.hash);
-        assert_int_equal(by_pattern.own_peak, themselves.own_peak);
-        assert_true(by_pattern.flops == one_segment.flops && by_pattern.flops > plain.flops);
-        assert_true(one_segment.kept < by_pattern.kept && by_pattern.kept < plain.kept);
-    }
-}
-
 /* Nothing is recorded: a pattern makes no difference. */
 static void test_evaluation_takes_no_notice(void **state)
 {
@@ -431,13 +246,13 @@ static void test_evaluation_takes_no_notice(void **state)
 
 /* ---- Whom it is charged to ------------------------------------------------------------------- */
 
-static EventRecord events;
-
 /* The block of a place "model.layers.2.mlp…"; -1 elsewhere. */
 static int block_of(const char *place, const char *prefix)
 {
     return strncmp(place, prefix, strlen(prefix)) ? -1 : atoi(place + strlen(prefix));
 }
+
+static EventRecord events;
 
 /* Each allocation of a second run is made in a block of its segment, the segments come last first, their blocks
  * in order. */
@@ -472,6 +287,17 @@ static void test_places(void **state)
     check_places(MODEL_LLAMA, "model.layers.");
     check_places(MODEL_GPT2, "transformer.h.");
     check_places(MODEL_BERT, "bert.encoder.layer.");
+}
+
+/* An input that is not finite is met in the segment's first block. */
+static void test_blame(void **state)
+{
+    (void)state;
+    Module *model = small_model(&(Setting){.family = MODEL_MLP, .pattern = "c++"});
+    Batch batch = small_batch(MODEL_MLP, 0, 0, 3);
+    tensor_f32(batch.features)[5] = NAN;
+    assert_int_equal(tensor_backward(nn_loss(model, &batch)), ERROR_NONFINITE);
+    assert_error(ERROR_NONFINITE, "input", "of a module", "at layers.0");
 }
 
 /* ---- The plan is the run --------------------------------------------------------------------- */
@@ -582,10 +408,11 @@ static void test_failing_allocations(void **state)
     sweep(&(Setting){.family = MODEL_LLAMA, .layers = 2, .pattern = "c+", .attention = ATTENTION_EAGER});
 }
 
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
         TEST(test_patterns),
         TEST(test_other_modules),
         TEST(test_own_model),
@@ -593,11 +420,9 @@ int main(void)
         TEST(test_with_selective_too),
         TEST(test_nested),
         TEST(test_pattern_changes_in_between),
-        TEST(test_more_checkpointing_never_keeps_more),
-        TEST(test_a_segment_keeps_one_input),
-        TEST(test_segments_of_one_and_flops),
         TEST(test_evaluation_takes_no_notice),
         TEST(test_places),
+        TEST(test_blame),
         TEST(test_plan_is_run),
         TEST(test_failing_allocations),
     };

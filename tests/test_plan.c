@@ -101,6 +101,25 @@ static void llama_matrix(void **state)
     check_family(MODEL_LLAMA);
 }
 
+/* Segments, selective recomputation, and both, with a checkpoint of each block in some. */
+static void segments_and_selective(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 8 * FAMILIES; i++) {
+        Case c = {.family = (ModelFamily)(i / 8),
+                  .attention = i & 1 ? ATTENTION_EAGER : ATTENTION_FLASH,
+                  .every = i >> 1 & 1 ? 2 : 0,
+                  .selective = i >> 2 & 1,
+                  .checkpoint = i % 7 == 3,
+                  .accumulate = i % 3 ? 1 : 3,
+                  .optimizer = "adamw",
+                  .dropout = i & 1 ? 0.1f : 0,
+                  .epochs = 1,
+                  .layers = 3};
+        check_case(&c, 1 + i % 2, 0);
+    }
+}
+
 static const Case typical[] = {
     {.family = MODEL_MLP, .accumulate = 3, .optimizer = "adam"},
     {.family = MODEL_BERT, .accumulate = 1, .optimizer = "adamw", .dropout = 0.1f},
@@ -276,6 +295,7 @@ int main(void)
         cmocka_unit_test(bert_matrix),
         cmocka_unit_test(gpt2_matrix),
         cmocka_unit_test(llama_matrix),
+        cmocka_unit_test(segments_and_selective),
         cmocka_unit_test(threads_are_planned),
         cmocka_unit_test(the_record_sees_the_levers),
         cmocka_unit_test(states_are_arrays_of_parameters),
