@@ -81,6 +81,7 @@ Tensor *nn_run_blocks(Module *model, Tensor *x, const Batch *batch)
 {
     if (!model)
         return NULL;
+    model->blocks_ran = 1;
     if (!model->pattern || !tensor_recording())
         return run_range(model, 0, model->block_count, x, batch);
     int length = (int)strlen(model->pattern); /* blocks marked since keep everything */

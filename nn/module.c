@@ -184,8 +184,12 @@ static Tensor *module_run(void *self, Tensor *x, const Batch *batch)
     Context *context = module->item.context;
     int outside = context->selective;
     context->selective = module->selective;
+    module->blocks_ran = 0;
     Tensor *y = module->type->forward(module, x, batch);
     context->selective = outside;
+    if (module->pattern && !module->blocks_ran)
+        error_raise(ERROR_STATE, "nn_set_checkpoints: the forward of this %s does not call nn_run_blocks",
+                    module->type->name);
     return y;
 }
 

@@ -79,8 +79,9 @@ BRIM_API Tensor *nn_run_blocks(Module *model, Tensor *x, const Batch *batch);
 /* Checkpoints a model's blocks by a pattern of one character a block: '.' keeps everything, 'c' begins a
  * checkpointed segment, '+' continues it. A segment of n blocks keeps only the input of its first and runs
  * all n again, at once, inside backward, so for that long it holds what n blocks keep. NULL, or '.' alone,
- * turns it off. For models whose forward calls nn_run_blocks, as those here do; nn_set_checkpoint of a block
- * adds to it. Gradients are bitwise the same. Returns 0, or raises ERROR_ARGUMENT and changes nothing. */
+ * turns it off. For models whose forward calls nn_run_blocks, as those here do (ERROR_STATE when it runs
+ * otherwise); nn_set_checkpoint of a block adds to it. Gradients are bitwise the same. Returns 0, or raises
+ * ERROR_ARGUMENT and changes nothing. */
 BRIM_API int nn_set_checkpoints(Module *model, const char *pattern);
 /* The pattern of segments of n blocks from the first on; the last may be shorter. */
 BRIM_API int nn_set_checkpoint_every(Module *model, int n);

@@ -119,6 +119,25 @@ static void test_own_model(void **state)
     assert_true(tensor_has_grad(nn_parameter(chain, "0.weight")) && tensor_has_grad(x));
 }
 
+/* A pattern is not ignored in silence. */
+static Tensor *loop_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    return nn_forward(nn_block(module, 0), x, batch);
+}
+
+static void test_forward_without_run_blocks(void **state)
+{
+    (void)state;
+    static const ModuleClass type = {"loop", 0, loop_forward};
+    Module *loop = nn_module(&type);
+    nn_mark_block(loop, nn_append(loop, nn_linear(8, 8, 1)));
+    Tensor *x = leaf(SHAPE(5, 8), 1, 1);
+    assert_non_null(nn_forward(loop, x, NULL));
+    assert_int_equal(nn_set_checkpoint_every(loop, 1), 0);
+    nn_forward(loop, x, NULL);
+    assert_error(ERROR_STATE, "loop", "nn_run_blocks");
+}
+
 /* ---- Gradients ------------------------------------------------------------------------------- */
 
 static void assert_equal_gradients(const Setting *s, Tensor *a, Tensor *b)
@@ -416,6 +435,7 @@ int main(void)
         TEST(test_patterns),
         TEST(test_other_modules),
         TEST(test_own_model),
+        TEST(test_forward_without_run_blocks),
         TEST(test_every_pattern_is_bitwise_equal),
         TEST(test_with_selective_too),
         TEST(test_nested),
