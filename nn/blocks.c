@@ -28,15 +28,17 @@ Module *nn_block(const Module *model, int i)
 
 /* ---- Running them ---------------------------------------------------------------------------- */
 
-static Tensor *run_block(Module *model, int i, Tensor *x, const Batch *batch)
+/* x is the result of the block before, and nobody's any more. */
+static Tensor *next_input(Module *model, Tensor *x, const Batch *batch)
 {
-    return model->run_block ? model->run_block(model, i, x, batch) : nn_forward(model->blocks[i], x, batch);
+    x = tensor_move(x);
+    return tensor_move(model->between_blocks ? model->between_blocks(model, x, batch) : x);
 }
 
 static Tensor *run_range(Module *model, int first, int end, Tensor *x, const Batch *batch)
 {
     for (int i = first; i < end && x; i++)
-        x = run_block(model, i, i > first ? tensor_move(x) : x, batch);
+        x = nn_forward(model->blocks[i], i > first ? next_input(model, x, batch) : x, batch);
     return x;
 }
 
@@ -79,13 +81,14 @@ Tensor *nn_run_blocks(Module *model, Tensor *x, const Batch *batch)
 {
     if (!model)
         return NULL;
+    model->blocks_ran = 1;
     if (!model->pattern || !tensor_recording())
         return run_range(model, 0, model->block_count, x, batch);
+    int length = (int)strlen(model->pattern); /* blocks marked since keep everything */
     for (int i = 0, end; i < model->block_count && x; i = end) {
-        int last = i >= (int)strlen(model->pattern); /* marked since */
-        end = last ? i : segment_end(model->pattern, i);
-        x = i ? tensor_move(x) : x;
-        x = end > i ? run_segment(model, i, end, x, batch) : run_block(model, i, x, batch);
+        end = i < length ? segment_end(model->pattern, i) : i;
+        x = i > 0 ? next_input(model, x, batch) : x;
+        x = end > i ? run_segment(model, i, end, x, batch) : nn_forward(model->blocks[i], x, batch);
         end += end == i;
     }
     return x;

@@ -7,15 +7,10 @@ typedef struct Mlp {
     Module *dropout;
 } Mlp;
 
-/* What the layer before drops belongs to the segment: kept is ReLU's output, which serves both. */
-static Tensor *mlp_run_block(Module *module, int i, Tensor *x, const Batch *batch)
+static Tensor *mlp_between_blocks(Module *module, Tensor *x, const Batch *batch)
 {
     const Mlp *self = nn_state(module);
-    if (i == 0)
-        return nn_forward(module->blocks[0], x, batch);
-    int move = x->move; /* not where x is the segment's input */
-    Tensor *dropped = nn_forward(self->dropout, x, batch);
-    return nn_forward(module->blocks[i], move || dropped != x ? tensor_move(dropped) : x, batch);
+    return nn_forward(self->dropout, x, batch);
 }
 
 static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
@@ -56,7 +51,7 @@ Module *nn_mlp(const MlpConfig *config)
         nn_mark_block(module,
                       nn_add(module, name, nn_linear_act(config->sizes[i], config->sizes[i + 1], 1, act)));
     }
-    module->run_block = mlp_run_block;
+    module->between_blocks = mlp_between_blocks;
     self->dropout = nn_add(module, "dropout", nn_dropout(config->dropout));
     return error_code() ? NULL : module;
 }

@@ -177,31 +177,39 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-/* The flag of what this module keeps; returns the one outside. Set in what a checkpoint runs again, too. */
-static int enter_selective(const Module *module)
+/* One of the module's forwards, under its own flag of what to keep: also what a checkpoint runs again. */
+static Tensor *run_by(CheckpointForward forward, Module *module, Tensor *x, const Batch *batch)
 {
     Context *context = module->item.context;
     int outside = context->selective;
     context->selective = module->selective;
-    return outside;
+    module->blocks_ran = 0;
+    Tensor *y = forward(module, x, batch);
+    context->selective = outside;
+    if (module->pattern && !module->blocks_ran)
+        error_raise(ERROR_STATE, "nn_set_checkpoints: the forward of this %s does not call nn_run_blocks",
+                    module->type->name);
+    return y;
+}
+
+static Tensor *own_forward(void *self, Tensor *x, const Batch *batch)
+{
+    return ((Module *)self)->type->forward(self, x, batch);
+}
+
+static Tensor *hidden_forward(void *self, Tensor *x, const Batch *batch)
+{
+    return ((Module *)self)->head.hidden(self, x, batch);
 }
 
 static Tensor *module_run(void *self, Tensor *x, const Batch *batch)
 {
-    Module *module = self;
-    int outside = enter_selective(module);
-    Tensor *y = module->type->forward(module, x, batch);
-    module->item.context->selective = outside;
-    return y;
+    return run_by(own_forward, self, x, batch);
 }
 
 static Tensor *module_run_hidden(void *self, Tensor *x, const Batch *batch)
 {
-    Module *module = self;
-    int outside = enter_selective(module);
-    Tensor *y = module->head.hidden(module, x, batch);
-    module->item.context->selective = outside;
-    return y;
+    return run_by(hidden_forward, self, x, batch);
 }
 
 /* The module's forward, or its forward up to the head, as nn_forward says. */

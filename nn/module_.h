@@ -29,9 +29,10 @@ struct Module {
     Module **blocks; /* children (or deeper) marked as repeated blocks; not owned */
     int block_count;
     char *pattern;     /* of nn_set_checkpoints; NULL = nothing */
+    int blocks_ran;    /* nn_run_blocks was called: a pattern is not ignored in silence */
     Segment *segments; /* every one that a pattern has had */
-    /* Runs block i, with what belongs before it; NULL = nn_forward. */
-    Tensor *(*run_block)(Module *self, int i, Tensor *x, const Batch *batch);
+    /* From one block's result to the next one's input; NULL = the same. */
+    Tensor *(*between_blocks)(Module *self, Tensor *x, const Batch *batch);
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;
     int list_count;

@@ -77,8 +77,8 @@ BRIM_API void nn_eval(Module *module);
 BRIM_API int nn_is_training(const Module *module);
 /* Checkpoint this module: forward keeps only its input. */
 BRIM_API void nn_set_checkpoint(Module *module, int on);
-/* Selective recomputation, for the module and all below: what is cheap to make again for its bytes (outputs of
- * norms, activation functions and swiglu, eager attention's scores) is made again in backward, not kept.
+/* Selective recomputation, for the module and all below: what is cheap to make again for its bytes (outputs
+ * of norms, activation functions and swiglu, eager attention's scores) is made again in backward, not kept.
  * Gradients are bitwise the same. */
 BRIM_API void nn_set_selective(Module *module, int on);
 BRIM_API const char *nn_class_name(const Module *module);
@@ -95,8 +95,9 @@ BRIM_API Tensor *nn_run_blocks(Module *model, Tensor *x, const Batch *batch);
 /* Checkpoints a model's blocks by a pattern of one character a block: '.' keeps everything, 'c' begins a
  * checkpointed segment, '+' continues it. A segment of n blocks keeps only the input of its first and runs
  * all n again, at once, inside backward, so for that long it holds what n blocks keep. NULL, or '.' alone,
- * turns it off. For models whose forward calls nn_run_blocks, as those here do; nn_set_checkpoint of a block
- * adds to it. Gradients are bitwise the same. Returns 0, or raises ERROR_ARGUMENT and changes nothing. */
+ * turns it off. For models whose forward calls nn_run_blocks, as those here do (ERROR_STATE when it runs
+ * otherwise); nn_set_checkpoint of a block adds to it. Gradients are bitwise the same. Returns 0, or raises
+ * ERROR_ARGUMENT and changes nothing. */
 BRIM_API int nn_set_checkpoints(Module *model, const char *pattern);
 /* The pattern of segments of n blocks from the first on; the last may be shorter. */
 BRIM_API int nn_set_checkpoint_every(Module *model, int n);

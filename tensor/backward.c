@@ -77,7 +77,8 @@ static Storage *reuse(Context *context, Storage *storage, const Tensor *in)
     if (!storage || storage->refs != 1 || storage->block.requested != bytes ||
         gradient_component(in) != MEM_ACTIVATION_GRADIENT)
         return NULL;
-    if (storage->block.component != MEM_ACTIVATION && storage->block.component != MEM_ACTIVATION_GRADIENT)
+    MemComponent component = storage->block.component;
+    if (component != MEM_ACTIVATION && component != MEM_ACTIVATION_GRADIENT && component != MEM_TEMPORARY)
         return NULL;
     memtrack_retag(context->ledger, &storage->block, MEM_ACTIVATION_GRADIENT);
     storage_retain(storage);
@@ -113,7 +114,7 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
     } else {
         if (row->over_dout & bit)
             *slot = reuse(context, node->out->grad, in);
-        if (!*slot && (row->over_saved & bit))
+        if (!*slot && ((node->remade[i] ? row->over_remade : row->over_saved) & bit))
             *slot = reuse(context, node->saved[i], in);
         if (!*slot)
             *slot = gradient_new(context, in);

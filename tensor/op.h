@@ -109,6 +109,7 @@ typedef struct OpRow {
     unsigned passes; /* gradient i *is* the output gradient */
     unsigned over_dout;        /* gradient i may be written over the output gradient (at most one is) */
     unsigned over_saved;       /* gradient i may be written over saved input i */
+    unsigned over_remade;      /* the same, where input i is not kept but was made again for backward */
     unsigned accumulates;      /* backward honours beta[i] = 1; otherwise the engine adds */
     unsigned zeroed;           /* a new gradient i is zeroed first and backward adds to it (scatter) */
     int checked;               /* the integer input that forward checks */

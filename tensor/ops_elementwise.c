@@ -75,6 +75,8 @@ Tensor *tensor_add(Tensor *a, Tensor *b)
 static int mul_shape(OpCall *call)
 {
     call->plan.saves = (needs_input(call, 1) ? OP_INPUT(0) : 0) | (needs_input(call, 0) ? OP_INPUT(1) : 0);
+    if (call->needs == (OP_INPUT(0) | OP_INPUT(1)))
+        call->plan.remakes = OP_OUTPUT | call->plan.saves;
     return binary_shape(call);
 }
 
@@ -82,6 +84,11 @@ static int64_t mul_forward(OpCall *call)
 {
     call->kernels->multiply(call_numel(call, 0), call->in[0], call->in[1], 0, call->out, call->threads);
     return -1;
+}
+
+static void mul_remake(OpCall *call)
+{
+    mul_forward(call);
 }
 
 static void mul_backward(OpCall *call)
@@ -97,6 +104,7 @@ static const OpRow mul_row = {
     .shape = mul_shape,
     .forward = mul_forward,
     .backward = mul_backward,
+    .remake = mul_remake,
     .takes = OP_INPUT(0) | OP_INPUT(1),
     .accumulates = OP_INPUT(0) | OP_INPUT(1),
 };
@@ -138,7 +146,9 @@ Tensor *tensor_scale(Tensor *x, float factor)
 
 static int activation_shape(OpCall *call)
 {
-    call->plan.saves = call->attr.activation.kind == ACT_RELU ? OP_OUTPUT : OP_INPUT(0);
+    int relu = call->attr.activation.kind == ACT_RELU;
+    call->plan.saves = relu ? OP_OUTPUT : OP_INPUT(0);
+    call->plan.remakes = relu ? 0 : OP_OUTPUT | OP_INPUT(0);
     if (check_activation(call, call->attr.activation.kind))
         return error_code();
     return unary_shape(call);
@@ -149,6 +159,11 @@ static int64_t activation_forward(OpCall *call)
     call->kernels->activation_forward((Activation)call->attr.activation.kind, call_numel(call, 0),
                                       call->in[0], call->out, call->threads);
     return -1;
+}
+
+static void activation_remake(OpCall *call)
+{
+    activation_forward(call);
 }
 
 static void activation_backward(OpCall *call)
@@ -163,6 +178,7 @@ static const OpRow activation_row = {
     .shape = activation_shape,
     .forward = activation_forward,
     .backward = activation_backward,
+    .remake = activation_remake,
     .takes = OP_INPUT(0),
     .over_dout = OP_INPUT(0),
     .accumulates = OP_INPUT(0),

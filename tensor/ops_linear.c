@@ -88,6 +88,7 @@ static const OpRow linear_row = {
     .forward = linear_forward,
     .backward = linear_backward,
     .remake = linear_remake,
+    .over_remade = OP_INPUT(0), /* x is for the weight's gradient, which comes first */
     .accumulates = OP_INPUT(0) | OP_INPUT(1) | OP_INPUT(2),
 };
 

@@ -158,8 +158,9 @@ BRIM_API Tensor *tensor_keep(Tensor *tensor);
  * on others. */
 BRIM_API Tensor *tensor_move(Tensor *tensor);
 /* "Backward may make this again": instead of keeping it for those who read it, it is computed from what its
- * own operation keeps anyway (layer_norm, rms_norm, swiglu, linear with an activation): its bytes for a pass
- * over them. Gradients are bitwise the same. Ignored on tensors of other operations. Returns its argument. */
+ * own operation keeps anyway (layer_norm, rms_norm, swiglu, mul, activations but ReLU, linear with one of
+ * them): its bytes for a pass over them. Gradients are bitwise the same. Ignored on tensors of other
+ * operations. Returns its argument. */
 BRIM_API Tensor *tensor_remake(Tensor *tensor);
 /* A name for messages; copied? no: must outlive the tensor. */
 BRIM_API void tensor_set_name(Tensor *tensor, const char *name);

@@ -131,8 +131,10 @@ typedef struct Case {
     int checkpoint, accumulate;
     const char *optimizer;
     float dropout;
-    int epochs, layers; /* 0 = 2 */
+    int epochs, layers;           /* 0 = 2 */
     int fused, keep_zeros, chunk; /* chunk: rows of the loss head; ignored by mlp */
+    int every;                    /* segments of so many blocks; 0 = none */
+    int selective;
 } Case;
 
 enum {
@@ -159,10 +161,11 @@ typedef struct Session {
 
 static inline const char *case_text(const Case *c, char text[128])
 {
-    snprintf(text, 128, "%s %s%s accumulate %d %s%s%s%s chunk %d", nn_family_name(c->family),
+    snprintf(text, 128, "%s %s%s every %d%s accumulate %d %s%s%s%s chunk %d", nn_family_name(c->family),
              c->attention == ATTENTION_EAGER ? "eager" : "flash", c->checkpoint ? " checkpoint" : "",
-             c->accumulate, c->optimizer, c->dropout > 0 ? " dropout" : "",
-             c->fused ? " fused" : "", c->keep_zeros ? " keep zeros" : "", c->chunk);
+             c->every, c->selective ? " selective" : "", c->accumulate, c->optimizer,
+             c->dropout > 0 ? " dropout" : "", c->fused ? " fused" : "", c->keep_zeros ? " keep zeros" : "",
+             c->chunk);
     return text;
 }
 
@@ -237,6 +240,9 @@ static inline Module *case_model(const Case *c)
         nn_set_checkpoint(model, c->checkpoint);
     else
         nn_set_loss_chunk(model, c->chunk);
+    if (c->every)
+        nn_set_checkpoint_every(model, c->every);
+    nn_set_selective(model, c->selective);
     return model;
 }
 

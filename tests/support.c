@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "support.h"
+#include "../tensor/tensor_.h"
 
 /* ---- Contexts -------------------------------------------------------------------------------- */
 
@@ -334,6 +335,8 @@ Module *small_model(const Setting *setting)
     Module *model = nn_model(&preset);
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), setting->checkpoint);
+    nn_set_checkpoints(model, setting->pattern);
+    nn_set_selective(model, setting->selective);
     return model;
 }
 
@@ -396,10 +399,11 @@ Batch small_batch(ModelFamily family, int64_t step, int64_t first, int count)
 
 const char *setting_text(const Setting *s)
 {
-    static char text[96];
-    snprintf(text, sizeof text, "%s %s%s%s", nn_family_name(s->family),
+    static char text[160];
+    snprintf(text, sizeof text, "%s %s%s%s%s%.40s%s", nn_family_name(s->family),
              s->attention == ATTENTION_EAGER ? "eager" : "flash", s->checkpoint ? " checkpoint" : "",
-             s->dropout > 0 ? " dropout" : "");
+             s->dropout > 0 ? " dropout" : "", s->pattern ? " " : "", s->pattern ? s->pattern : "",
+             s->selective ? " selective" : "");
     return text;
 }
 
@@ -417,4 +421,49 @@ Tensor *all_gradients(Module *model)
         to += n;
     }
     return all;
+}
+
+static int64_t labels_of(ModelFamily family, int64_t step, const Micro *micro)
+{
+    int64_t first = 0, labels = 0;
+    for (int i = 0; micro->sizes[i]; i++) {
+        int scope = tensor_scope_begin();
+        labels += small_batch(family, step, first, micro->sizes[i]).labels_counted;
+        first += micro->sizes[i];
+        tensor_scope_end(scope);
+    }
+    return labels;
+}
+
+static double accumulate(Module *model, ModelFamily family, int64_t step, const Micro *micro)
+{
+    int64_t total = labels_of(family, step, micro), first = 0;
+    double sum = 0;
+    for (int i = 0; micro->sizes[i]; i++) {
+        int scope = tensor_scope_begin();
+        Batch batch = small_batch(family, step, first, micro->sizes[i]);
+        batch.labels_total = total;
+        first += micro->sizes[i];
+        Tensor *loss = nn_loss(model, &batch);
+        if (tensor_backward(loss) != 0)
+            fail_msg("%s: %s", nn_family_name(family), error_message());
+        sum += tensor_item(loss);
+        tensor_scope_end(scope);
+    }
+    return sum;
+}
+
+Tensor *small_gradients(const Setting *s, const Micro *micro, int threads, uint64_t seed, double *loss)
+{
+    Visit v = visit(&(ContextOptions){.threads = threads, .seed = seed});
+    Module *model = small_model(s);
+    *loss = accumulate(model, s->family, 3, micro);
+    Tensor *all = all_gradients(model);
+    Context *here = context_use(v.outside);
+    uint64_t live = memtrack_process_live();
+    Tensor *copy = copy_of((const float *)all->storage->block.data, tensor_numel(all));
+    v.live += memtrack_process_live() - live;
+    context_use(here);
+    leave(v);
+    return copy;
 }

@@ -102,6 +102,8 @@ typedef struct Setting {
     int checkpoint; /* every block */
     float dropout;
     int layers; /* 0 = 2; ignored by mlp */
+    const char *pattern; /* of nn_set_checkpoints; NULL = none */
+    int selective;
 } Setting;
 
 enum { SMALL_SEQ = 12, SMALL_VOCAB = 40, FAMILIES = 4 };
@@ -113,6 +115,12 @@ Module *small_model(const Setting *setting);
 Batch small_batch(ModelFamily family, int64_t step, int64_t first, int count);
 /* "llama flash checkpoint" */
 const char *setting_text(const Setting *setting);
+/* A plan of micro-batches: sizes that end with 0; the loss is divided by the labels of them all. */
+typedef struct Micro {
+    int sizes[8];
+} Micro;
+/* The gradients of a step in a context of its own, copied into the current one, and the step's loss. */
+Tensor *small_gradients(const Setting *setting, const Micro *micro, int threads, uint64_t seed, double *loss);
 /* Every gradient, one after the other, copied into the scope; a missing one fails the test. */
 Tensor *all_gradients(Module *model);
 

@@ -103,7 +103,8 @@ static void llama_matrix(void **state)
     check_family(MODEL_LLAMA);
 }
 
-/* Fused or with kept zeros, chunked, checkpointed, eager: each with each. */
+/* Fused or with kept zeros, chunked, checkpointed, eager: each with each; some in segments, some selective.
+ */
 static void lever_matrix(void **state)
 {
     (void)state;
@@ -117,8 +118,29 @@ static void lever_matrix(void **state)
                   .keep_zeros = gradients == 2,
                   .accumulate = gradients != 1 && i % 5 == 0 ? 3 : 1,
                   .optimizer = optimizers[i % (int)COUNT(optimizers)],
-                  .dropout = i % 5 == 2 ? 0.1f : 0};
+                  .dropout = i % 5 == 2 ? 0.1f : 0,
+                  .every = i % 7 == 3 ? 2 : 0,
+                  .selective = i % 4 == 1};
         check_case(&c, 1 + i % 2, i % 3 == 0);
+    }
+}
+
+/* Segments, selective recomputation, and both, with a checkpoint of each block in some. */
+static void segments_and_selective(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 8 * FAMILIES; i++) {
+        Case c = {.family = (ModelFamily)(i / 8),
+                  .attention = i & 1 ? ATTENTION_EAGER : ATTENTION_FLASH,
+                  .every = i >> 1 & 1 ? 2 : 0,
+                  .selective = i >> 2 & 1,
+                  .checkpoint = i % 7 == 3,
+                  .accumulate = i % 3 ? 1 : 3,
+                  .optimizer = "adamw",
+                  .dropout = i & 1 ? 0.1f : 0,
+                  .epochs = 1,
+                  .layers = 3};
+        check_case(&c, 1 + i % 2, 0);
     }
 }
 
@@ -303,6 +325,7 @@ int main(void)
         cmocka_unit_test(gpt2_matrix),
         cmocka_unit_test(llama_matrix),
         cmocka_unit_test(lever_matrix),
+        cmocka_unit_test(segments_and_selective),
         cmocka_unit_test(threads_are_planned),
         cmocka_unit_test(the_record_sees_the_levers),
         cmocka_unit_test(states_are_arrays_of_parameters),

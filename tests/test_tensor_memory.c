@@ -368,8 +368,9 @@ static void test_needs_little_more_than_peak(void **state)
             context_step_done();
         }
         double ratio = (double)books()->needs / (double)books()->peak;
-        if (ratio < 1 ||
-            ratio > (i & 1 ? 1.06 : 1.05)) /* without optimizer states, which would make it less */
+        /* BERT's second run leaves a gap of GELU's size. */
+        double most = !(i & 1) ? 1.05 : preset.family == MODEL_BERT ? 1.14 : 1.06;
+        if (ratio < 1 || ratio > most) /* without optimizer states, which would make it less */
             fail_msg("%s%s %s: needs %.4f times the peak", names[i / 4], i & 1 ? " checkpoint" : "",
                      i & 2 ? "eager" : "flash", ratio);
         leave(v);

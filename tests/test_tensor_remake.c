@@ -25,7 +25,7 @@ static Tensor *maybe(Tensor *t, int remake)
 }
 
 /* Every kind of operation that can be made again: norms with two readers each, a linear layer with GELU,
- * SwiGLU. */
+ * SwiGLU, an activation by itself, mul. */
 static Tensor *network(const Weights *w, Tensor *x, int remake)
 {
     x = tensor_scale(x, 2);
@@ -38,7 +38,12 @@ static Tensor *network(const Weights *w, Tensor *x, int remake)
     Tensor *gate = tensor_linear(c, w->gate, NULL, TENSOR_IDENTITY);
     Tensor *up = tensor_linear(tensor_move(c), w->up, NULL, TENSOR_IDENTITY);
     Tensor *wide = maybe(tensor_swiglu(tensor_move(gate), tensor_move(up)), remake);
-    return tensor_sum(tensor_linear(tensor_move(wide), w->down, NULL, TENSOR_IDENTITY));
+    Tensor *d = tensor_linear(tensor_move(wide), w->down, NULL, TENSOR_IDENTITY);
+    Tensor *e = tensor_linear(d, w->up, NULL, TENSOR_IDENTITY);
+    Tensor *act = maybe(tensor_silu(tensor_move(e)), remake);
+    Tensor *f = tensor_linear(tensor_move(act), w->down, NULL, TENSOR_IDENTITY);
+    Tensor *product = maybe(tensor_mul(tensor_move(d), tensor_move(f)), remake);
+    return tensor_sum(tensor_linear(tensor_move(product), w->up, NULL, TENSOR_IDENTITY));
 }
 
 typedef struct Outcome {
@@ -73,8 +78,8 @@ static void test_gradients_are_bitwise_the_same(void **state)
     run(&kept, 0);
     run(&remade, 1);
     uint64_t saved = kept.kept - remade.kept;
-    /* two norms' outputs, GELU's and SwiGLU's */
-    assert_int_equal(saved, 2 * rounded(ROWS * WIDTH) + 2 * rounded(ROWS * WIDE));
+    /* two norms' outputs and mul's; GELU's, SwiGLU's and SiLU's */
+    assert_int_equal(saved, 3 * rounded(ROWS * WIDTH) + 3 * rounded(ROWS * WIDE));
     kept.kept = remade.kept = 0;
     assert_memory_equal(&kept, &remade, sizeof kept);
 }
@@ -136,6 +141,25 @@ static void test_storage_taken_by_another(void **state)
     assert_fine();
 }
 
+/* Its gradient is written over what was made again and is read no more: one block, not two. */
+static void test_gradient_over_what_was_made_again(void **state)
+{
+    (void)state;
+    uint64_t made[2];
+    for (int remake = 0; remake < 2; remake++) {
+        int scope = tensor_scope_begin();
+        Tensor *x = leaf(SHAPE(ROWS, WIDTH), 1, 1), *w = leaf(SHAPE(WIDE, WIDTH), 2, 1);
+        Tensor *v = leaf(SHAPE(WIDTH, WIDE), 3, 1);
+        Tensor *h = maybe(tensor_linear(x, w, NULL, TENSOR_GELU), remake);
+        Tensor *loss = tensor_sum(tensor_linear(tensor_move(h), v, NULL, TENSOR_IDENTITY));
+        made[remake] = books()->allocations;
+        assert_int_equal(tensor_backward(loss), 0);
+        made[remake] = books()->allocations - made[remake];
+        tensor_scope_end(scope);
+    }
+    assert_int_equal(made[0], made[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -143,6 +167,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_ignored_elsewhere, fresh_context, leave_context),
         cmocka_unit_test_setup_teardown(test_kept_beyond_its_tape, fresh_context, leave_context),
         cmocka_unit_test_setup_teardown(test_storage_taken_by_another, fresh_context, leave_context),
+        cmocka_unit_test_setup_teardown(test_gradient_over_what_was_made_again, fresh_context, leave_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

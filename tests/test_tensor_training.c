@@ -3,57 +3,6 @@
 #include "support.h"
 #include "tensor/tensor_.h"
 
-/* A plan of micro-batches: sizes that end with 0; the loss is divided by the labels of them all. */
-typedef struct Micro {
-    int sizes[8];
-} Micro;
-
-static int64_t labels_of(ModelFamily family, int64_t step, const Micro *micro)
-{
-    int64_t first = 0, labels = 0;
-    for (int i = 0; micro->sizes[i]; i++) {
-        int scope = tensor_scope_begin();
-        labels += small_batch(family, step, first, micro->sizes[i]).labels_counted;
-        first += micro->sizes[i];
-        tensor_scope_end(scope);
-    }
-    return labels;
-}
-
-static double accumulate(Module *model, ModelFamily family, int64_t step, const Micro *micro)
-{
-    int64_t total = labels_of(family, step, micro), first = 0;
-    double sum = 0;
-    for (int i = 0; micro->sizes[i]; i++) {
-        int scope = tensor_scope_begin();
-        Batch batch = small_batch(family, step, first, micro->sizes[i]);
-        batch.labels_total = total;
-        first += micro->sizes[i];
-        Tensor *loss = nn_loss(model, &batch);
-        if (tensor_backward(loss) != 0)
-            fail_msg("%s: %s", nn_family_name(family), error_message());
-        sum += tensor_item(loss);
-        tensor_scope_end(scope);
-    }
-    return sum;
-}
-
-/* Gradients (copied into the context of before) and the loss. */
-static Tensor *gradients(const Setting *s, const Micro *micro, int threads, uint64_t seed, double *loss)
-{
-    Visit v = visit(&(ContextOptions){.threads = threads, .seed = seed});
-    Module *model = small_model(s);
-    *loss = accumulate(model, s->family, 3, micro);
-    Tensor *all = all_gradients(model);
-    Context *here = context_use(v.outside);
-    uint64_t live = memtrack_process_live();
-    Tensor *copy = copy_of((const float *)all->storage->block.data, tensor_numel(all));
-    v.live += memtrack_process_live() - live;
-    context_use(here);
-    leave(v);
-    return copy;
-}
-
 static void assert_same(const Setting *s, const char *what, Tensor *a, Tensor *b, double most)
 {
     double apart = difference(tensor_f32(a), tensor_f32(b), tensor_numel(a));
@@ -77,9 +26,9 @@ static void test_checkpoint_is_bitwise_equal(void **state)
         for (int threads = 1; threads <= 2; threads++) {
             Setting s = setting_of(i);
             double loss[2];
-            Tensor *plain = gradients(&s, &whole, threads, 5, &loss[0]);
+            Tensor *plain = small_gradients(&s, &whole, threads, 5, &loss[0]);
             s.checkpoint = 1;
-            assert_same(&s, "checkpoint", plain, gradients(&s, &whole, threads, 5, &loss[1]), 0);
+            assert_same(&s, "checkpoint", plain, small_gradients(&s, &whole, threads, 5, &loss[1]), 0);
             assert_true(loss[0] == loss[1]);
         }
 }
@@ -96,7 +45,7 @@ static void test_nested_checkpoints(void **state)
     for (ModelFamily family = MODEL_BERT; family <= MODEL_LLAMA; family++) {
         Setting s = {.family = family, .dropout = 0.2f, .layers = 3};
         double loss;
-        Tensor *plain = gradients(&s, &whole, 1, 5, &loss);
+        Tensor *plain = small_gradients(&s, &whole, 1, 5, &loss);
         s.checkpoint = 1;
         Visit v = visit(&(ContextOptions){.threads = 1, .seed = 5});
         Module *model = small_model(&s);
@@ -119,10 +68,10 @@ static void test_equal_runs_are_equal(void **state)
         for (int threads = 1; threads <= 2; threads++) {
             Setting s = {.family = (ModelFamily)i, .dropout = 0.2f};
             double loss[3];
-            Tensor *first = gradients(&s, &whole, threads, 5, &loss[0]);
-            assert_same(&s, "again", first, gradients(&s, &whole, threads, 5, &loss[1]), 0);
+            Tensor *first = small_gradients(&s, &whole, threads, 5, &loss[0]);
+            assert_same(&s, "again", first, small_gradients(&s, &whole, threads, 5, &loss[1]), 0);
             assert_true(loss[0] == loss[1]);
-            Tensor *other = gradients(&s, &whole, threads, 6, &loss[2]);
+            Tensor *other = small_gradients(&s, &whole, threads, 6, &loss[2]);
             assert_true(difference(tensor_f32(first), tensor_f32(other), tensor_numel(first)) > 0.01);
         }
 }
@@ -135,9 +84,9 @@ static void test_accumulation(void **state)
         Setting s = setting_of(i);
         s.checkpoint = i & 1;
         double loss[2];
-        Tensor *large = gradients(&s, &whole, 1, 5, &loss[0]);
+        Tensor *large = small_gradients(&s, &whole, 1, 5, &loss[0]);
         for (size_t k = 0; k < COUNT(micros); k++) {
-            assert_same(&s, "accumulated", large, gradients(&s, &micros[k], 1, 5, &loss[1]), 3e-6);
+            assert_same(&s, "accumulated", large, small_gradients(&s, &micros[k], 1, 5, &loss[1]), 3e-6);
             assert_float_equal(loss[0], loss[1], 1e-5 * loss[0]);
         }
     }
