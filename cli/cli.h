@@ -90,6 +90,10 @@ void variant_plan(Variant *variant);
 void variants_free(Variant *variants, int count);
 void variants_table(FILE *out, const Options *options, const Variant *variants, int count);
 
+/* The textbook's rules evaluated for this run, beside its plan; and all of its rules as JSON. */
+void rules_print(FILE *out, const Options *options, const Training *training, const Plan *plan);
+json_t *textbook_json(void);
+
 /* The memory object that is the same everywhere. planned may be NULL. */
 json_t *json_memory(const MemSummary *memory, const MemSummary *planned);
 /* What is trained, in a line; of steps nothing is said when they are 0. */

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "../plan/formulae.h"
 #include "../plan/textbook.h"
 #include "cli.h"
 
@@ -97,6 +98,16 @@ static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, 
     fprintf(out, " %10.*f%s\n", decimals_of(unit), (double)sum / unit, count > 1 ? " each" : "");
 }
 
+/* Anything but zeros, as printed. */
+static int shows(const LayerRow *row, double unit)
+{
+    double least = unit == 0x1p20 ? 0.05 : 0.005;
+    for (int g = 0; g < MEM_GROUP_COUNT; g++)
+        if ((double)row->group[g] / unit >= least)
+            return 1;
+    return 0;
+}
+
 /* The rows of a layer are together, but tied heads and the loss come back to a place: find the row by name.
  */
 static int find_row(LayerRow *rows, int count, const char *place)
@@ -133,7 +144,8 @@ static void layer_table(FILE *out, const Plan *plan)
         for (next = i + 1;
              next < count && same_bytes(&rows[i], &rows[next]) && same_kind(rows[i].name, rows[next].name);)
             next++;
-        print_layer(out, &rows[i], &rows[next - 1], next - i, unit);
+        if (shows(&rows[i], unit))
+            print_layer(out, &rows[i], &rows[next - 1], next - i, unit);
     }
 }
 
@@ -186,7 +198,18 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan)
            100 * ((double)s->needs / (double)s->peak - 1), plan->packer);
     largest_table(stdout, plan);
     layer_table(stdout, plan);
+    rules_print(stdout, o, t, plan);
     report_textbook(stdout, &plan->memory);
+}
+
+static void print_textbook(const Options *o)
+{
+    const Gpt2Config *c = &o->preset.config.gpt2;
+    plan_textbook_print(stdout);
+    if (o->preset.family != MODEL_GPT2)
+        return;
+    printf("\nA layer of %s, batch %d x seq %d\n", o->model, o->batch, o->seq);
+    plan_formula_print(stdout, o->batch, o->seq, c->dim, c->heads);
 }
 
 int command_plan(const Options *options, int count)
@@ -196,7 +219,10 @@ int command_plan(const Options *options, int count)
     Training training = {.options = &o};
     Plan plan;
     if (o.textbook) {
-        plan_textbook_print(stdout);
+        if (o.json)
+            json_print(textbook_json());
+        else
+            print_textbook(&o);
         return EXIT_DONE;
     }
     if (resolve_checkpoint(&o))

@@ -1,0 +1,130 @@
+/* The textbook's rules evaluated for one run, beside what the run's plan says, with the reason where they
+ * part. */
+#include <math.h>
+#include <string.h>
+
+#include "../plan/formulae.h"
+#include "../plan/textbook.h"
+#include "cli.h"
+
+enum { RULE = 52, COLUMN = 9 };
+
+typedef struct Rules {
+    FILE *out;
+    double unit;
+    int decimals;
+    const Options *options;
+    const MemStats *stats;
+    double parameters;
+} Rules;
+
+static void number(const Rules *r, double bytes)
+{
+    if (bytes < 0)
+        fprintf(r->out, "%*s", COLUMN, "-");
+    else
+        fprintf(r->out, "%*.*f", COLUMN, r->decimals, bytes / r->unit);
+}
+
+static void row(const Rules *r, const char *rule, double textbook, MemGroup group, const char *why)
+{
+    fprintf(r->out, "%-*s", RULE, rule);
+    number(r, textbook);
+    number(r, (double)report_group(r->stats->own_peak, group));
+    number(r, (double)report_group(r->stats->at_peak, group));
+    fprintf(r->out, "%s%s\n", why[0] ? "  " : "", why);
+}
+
+static int states_each(const char *optimizer)
+{
+    return !strncmp(optimizer, "adam", 4) ? 2 : !strcmp(optimizer, "sgd") ? 0 : 1;
+}
+
+static const char *why_gradients(const Rules *r)
+{
+    uint64_t own = report_group(r->stats->own_peak, MEM_GROUP_GRADIENTS);
+    uint64_t at = report_group(r->stats->at_peak, MEM_GROUP_GRADIENTS);
+    if (r->options->fused)
+        return "each is freed as soon as it is used";
+    return at < own ? "backward has still to make the others" : "";
+}
+
+static const char *why_activations(const Rules *r)
+{
+    const CheckpointChoice *c = &r->options->checkpoint;
+    if (c->every || c->found.pattern[0])
+        return "checkpointed: inputs of segments, and one segment's";
+    if (c->selective)
+        return "what is cheap to make again is not kept";
+    return "counted by what each operation keeps";
+}
+
+static int layers_of(const ModelPreset *p)
+{
+    int layers = 0;
+    switch (p->family) {
+    case MODEL_GPT2:
+        return p->config.gpt2.layers;
+    case MODEL_BERT:
+        return p->config.bert.layers;
+    case MODEL_LLAMA:
+        return p->config.llama.layers;
+    case MODEL_MLP:
+        while (layers < 15 && p->config.mlp.sizes[layers + 1])
+            layers++;
+    }
+    return layers;
+}
+
+/* The published formula is of GPT's shape, in 16 bit with stored masks; here twice that, for fp32. */
+static void korthikanti(const Rules *r)
+{
+    const ModelPreset *p = &r->options->preset;
+    GptShape shape = {.batch = r->options->batch, .seq = r->options->seq};
+    if (p->family == MODEL_GPT2) {
+        shape.dim = p->config.gpt2.dim;
+        shape.heads = p->config.gpt2.heads;
+    } else if (p->family == MODEL_BERT) {
+        shape.dim = p->config.bert.dim;
+        shape.heads = p->config.bert.heads;
+    } else {
+        return;
+    }
+    row(r, "activations: sbh(34 + 5as/h) x 2 for fp32, x layers",
+        2 * plan_korthikanti_bytes(&shape, KORTHIKANTI_PLAIN, 1) * layers_of(p), MEM_GROUP_ACTIVATIONS,
+        "masks are not stored; flash keeps no scores");
+}
+
+void rules_print(FILE *out, const Options *o, const Training *t, const Plan *plan)
+{
+    const MemStats *s = &plan->memory.stats;
+    double unit = s->peak < 10240ull << 20 ? 0x1p20 : 0x1p30, n = (double)t->parameters;
+    Rules r = {out, unit, unit == 0x1p20 ? 1 : 2, o, s, n};
+    char title[64], states[64];
+    snprintf(title, sizeof title, "THE RULES FOR THIS RUN, %s", unit == 0x1p20 ? "MiB" : "GiB");
+    snprintf(states, sizeof states, "optimizer states: %d x 4 bytes each", states_each(o->optimizer));
+    fprintf(out, "\n%-*s%*s%*s%*s\n", RULE, title, COLUMN, "by rule", COLUMN, "own peak", COLUMN, "at peak");
+    row(&r, "parameters: 4 bytes each", 4 * n, MEM_GROUP_PARAMETERS, "");
+    row(&r, "gradients: as many bytes", 4 * n, MEM_GROUP_GRADIENTS, why_gradients(&r));
+    row(&r, states, 4 * n * states_each(o->optimizer), MEM_GROUP_OPTIMIZER_STATES, "");
+    row(&r, "activations: sqrt(N) x batch x 4 bytes x layers", 4 * sqrt(n) * o->batch * layers_of(&o->preset),
+        MEM_GROUP_ACTIVATIONS, why_activations(&r));
+    korthikanti(&r);
+    row(&r, "overhead: 1 to 2 GB", -1, MEM_GROUP_OVERHEAD, "here: what is none of the above; no context yet");
+}
+
+/* ---- brim plan --textbook --json ------------------------------------------------------------- */
+
+json_t *textbook_json(void)
+{
+    json_t *rows = json_array();
+    TextbookRow row;
+    for (int i = 0; plan_textbook_row(i, &row); i++)
+        json_array_append_new(
+            rows, json_pack("{s:s, s:s, s:s, s:s, s:s, s:[f,f], s:[f,f], s:s, s:s, s:s, s:s}", "id", row.id,
+                            "topic", row.topic, "question", row.question, "rule", row.rule, "textbook",
+                            row.textbook, "by_rule", row.by_rule.low, row.by_rule.high, "exact",
+                            row.exact.low, row.exact.high, "unit", row.unit, "formula", row.formula, "remark",
+                            row.remark, "tag", "ESTIMATED"));
+    return json_pack("{s:o}", "textbook", rows);
+}
