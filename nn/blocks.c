@@ -67,7 +67,7 @@ static int segment_end(const char *pattern, int i)
     return end;
 }
 
-/* Charged to the segment's first block, as the checkpoint of that block alone would be. */
+/* Messages name the segment's first block, as where that block alone is checkpointed. */
 static Tensor *run_segment(const Module *model, int first, int end, Tensor *x, const Batch *batch)
 {
     MemTracker *tracker = model->item.context->tracker;
