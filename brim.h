@@ -10,6 +10,7 @@
 #include "io/io.h"
 #include "memtrack/memtrack.h"
 #include "nn/nn.h"
+#include "nn/sample.h"
 #include "optim/optim.h"
 #include "plan/cards.h"
 #include "plan/formulae.h"

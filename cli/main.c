@@ -15,6 +15,8 @@ static const Command commands[] = {
     {"plan", "the same tables without training, for any size", command_plan, 1},
     {"compare", "each lever, or every combination of comma lists: --batch 1,2,4", command_compare, SETS_MAX},
     {"fit", "levers x cards: what fits, the largest batch, the longest sequence", command_fit, 1},
+    {"generate", "continue a prompt; inference memory beside the textbook's weights x 1.2", command_generate,
+     1},
     {"demo", "train, compare, and say what to try next", command_demo, 1},
     {"models", "the models known by name", command_models, 1},
     {"gpus", "the cards known by name, and what their driver reports", command_gpus, 1},

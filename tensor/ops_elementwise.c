@@ -1,6 +1,7 @@
 /* Operations that keep the shape: add, mul, scale, activations, swiglu, rope, dropout, and reshape, which
  * moves nothing. */
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 
 #include "ops_.h"
@@ -262,7 +263,8 @@ static RopeDims rope_dims(const OpCall *call)
                       .heads = heads,
                       .head_dim = (int)(x.dim[2] / heads),
                       .ld = x.dim[2],
-                      .theta = call->attr.rope.theta};
+                      .theta = call->attr.rope.theta,
+                      .offset = call->attr.rope.offset};
 }
 
 static int rope_shape(OpCall *call)
@@ -275,6 +277,9 @@ static int rope_shape(OpCall *call)
     if (!(call->attr.rope.theta > 0))
         return error_raise(ERROR_ARGUMENT, "rope: theta is %g; it must be above 0",
                            (double)call->attr.rope.theta);
+    if (call->attr.rope.offset < 0 || x.dim[1] > INT_MAX - call->attr.rope.offset)
+        return error_raise(ERROR_ARGUMENT, "rope: %" PRId64 " positions from %d on; positions are 0 to %d",
+                           x.dim[1], call->attr.rope.offset, INT_MAX - 1);
     return unary_shape(call);
 }
 
@@ -302,11 +307,15 @@ static const OpRow rope_row = {
     .accumulates = OP_INPUT(0),
 };
 
+Tensor *tensor_rope_from(Tensor *x, int heads, float theta, int first)
+{
+    OpAttr attr = {.rope = {.heads = heads, .theta = theta, .offset = first}};
+    return x ? tensor_apply(&rope_row, &attr, 1, (Tensor *[]){x}) : NULL;
+}
+
 Tensor *tensor_rope(Tensor *x, int heads, float theta)
 {
-    return x ? tensor_apply(&rope_row, &(OpAttr){.rope = {.heads = heads, .theta = theta}}, 1,
-                            (Tensor *[]){x})
-             : NULL;
+    return tensor_rope_from(x, heads, theta, 0);
 }
 
 /* ---- Dropout --------------------------------------------------------------------------------- */

@@ -341,15 +341,28 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
     assert_near("rope and back", n, y, x, 1e-6);
 }
 
+/* Rows of a longer sequence, from the middle on: the same bits. */
+static void check_rope_offset(const Kernels *k, int threads)
+{
+    RopeDims whole = {1, 9, 2, 6, 12, 10000.0f, 0, 4}, rest = {1, 4, 2, 6, 12, 10000.0f, 0, 4 + 5};
+    float *x = take_random(9 * 12, 1.0f), *y = take(9 * 12, NAN), *z = take(4 * 12, NAN);
+    k->rope(&whole, x, 0.0f, y, threads);
+    k->rope(&rest, x + 5 * 12, 0.0f, z, threads);
+    assert_same("rope from the middle on", 4 * 12, y + 5 * 12, z);
+}
+
 static void check_rope(const Kernels *k, int threads)
 {
-    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, 0}, threads);
+    check_rope_offset(k, threads);
     release();
-    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 4, 10000.0f, 0}, threads);
+    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, 0, 0}, threads);
     release();
-    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, 0}, threads); /* more pairs than a chunk */
+    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 4, 10000.0f, 0, 7}, threads);
     release();
-    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, 0}, threads);
+    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, 0, 1},
+                    threads); /* more pairs than a chunk */
+    release();
+    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, 0, 131000}, threads);
 }
 
 static void test_rope(void **state)
