@@ -67,7 +67,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full check parity bench demo install uninstall deps clean help format
+.PHONY: lessons all lib cli examples tests test test-full check parity bench demo install uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -150,6 +150,10 @@ parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
 	/usr/bin/python3 tests/parity/compare.py tests/parity/fixtures $(BUILD)/fixtures
 	@BRIM_FIXTURES=$(BUILD)/fixtures tools/run-tests $^
 
+# Writes what the commands in docs/lessons print into the pages; a test compares them (tests/test_lessons.c).
+lessons: cli examples
+	@BUILD=$(BUILD) tools/lessons
+
 # ARGS="--quick bench-mlp" narrows it.
 bench: $(BENCHES)
 	@$(BUILD)/bench/bench $(ARGS)
@@ -169,6 +173,7 @@ help:
 	@echo "make test-full  the slow forms too"
 	@echo "make check      house rules, exported symbols, installation"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
+	@echo "make lessons    the figures in docs/lessons, measured again"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"

@@ -215,7 +215,7 @@ int kernels_blas_start(int threads);
  * vectors, in which case the text says what to do (static strings; NULL = fine). */
 const char *kernels_blas_name(void);
 const char *kernels_blas_warning(void);
-/* Logical processors this process may use. */
+/* Logical processors this process may use, or what BRIM_THREADS says. */
 int kernels_default_threads(void);
 
 #endif
