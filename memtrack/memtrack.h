@@ -240,7 +240,8 @@ BRIM_API size_t memtrack_peak_blocks(const MemLedger *ledger, MemPeakBlock *out,
 
 /* Ends the running segment and packs what was traced. *hints is NULL when nothing better was found than what
  * the ledger did by itself: its needs are within 0.1 % of its peak, there is no trace, or it has more than 64
- * kinds of segments. Returns 0, or -1 without memory. Deterministic: the same trace, the same hints. */
+ * kinds of segments or 262,144 allocations in them. Returns 0, or -1 without memory. Deterministic: the same
+ * trace, the same hints. */
 BRIM_API int memtrack_pack(MemLedger *ledger, MemHints **hints);
 BRIM_API void memtrack_hints_free(MemHints *hints); /* NULL is fine */
 /* "by size": how they were found; "online" for NULL. */
