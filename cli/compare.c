@@ -15,6 +15,7 @@ RunOptions run_options(const Options *o)
                         .threads = o->threads,
                         .seed = o->seed,
                         .quiet = o->quiet || o->json,
+                        .counted = o->seq ? "tokens" : "samples",
                         .every = every > 0 ? every : (o->epochs ? 100 : 1)};
 }
 
