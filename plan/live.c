@@ -38,7 +38,7 @@ static void draw(Live *live)
         copy_groups(s->peak, stats->step_at_peak);
     s->phase = memtrack_phase(memtrack_ledger_tracker(live->ledger));
     s->elapsed = now() - live->started;
-    report_screen_draw(&live->screen, s);
+    live->fits = report_screen_draw(&live->screen, s);
 }
 
 static void on_op(void *user)
@@ -98,10 +98,9 @@ int live_step_(Live *live, const StepLine *line, double counted, double seconds)
     if (live->curve.stride > 1 || live->curve.count > 1)
         note_rate(live, counted, seconds);
     note_left(live);
-    if (!report_screen_due(&live->screen))
-        return live->screen.lines > 0;
-    draw(live);
-    return live->screen.lines > 0;
+    if (report_screen_due(&live->screen))
+        draw(live);
+    return live->fits;
 }
 
 void live_make_room_(Live *live)

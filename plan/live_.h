@@ -7,6 +7,7 @@
 
 typedef struct Live {
     int on; /* 0: there is no terminal, or none was asked for */
+    int fits; /* the panel had room when it was drawn last */
     const MemLedger *ledger;
     PanelScreen screen;
     PanelState state;

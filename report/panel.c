@@ -108,6 +108,15 @@ static void repeat(Page *p, const char *glyph, int count)
         put(p, glyph);
 }
 
+static void repeat_in(Page *p, const char *colour, const char *glyph, int count)
+{
+    if (count <= 0)
+        return;
+    paint(p, colour);
+    repeat(p, glyph, count);
+    paint(p, plain);
+}
+
 static void put_label(Page *p, const char *label)
 {
     put(p, label);
@@ -183,7 +192,7 @@ static Right step_right(const Page *p)
     else if (p->wide)
         snprintf(r.text, sizeof r.text, "%*" PRId64 " of %s %4d %%", width, s->step, steps, percent);
     else
-        snprintf(r.text, sizeof r.text, "%3d %%", percent);
+        snprintf(r.text, sizeof r.text, "%4d %%", percent);
     return r;
 }
 
@@ -249,9 +258,7 @@ static void step_line(Page *p)
     done = done > p->bars ? p->bars : done;
     put_label(p, "step");
     repeat(p, p->glyphs->done, done);
-    paint(p, faint);
-    repeat(p, p->glyphs->todo, p->bars - done);
-    paint(p, plain);
+    repeat_in(p, faint, p->glyphs->todo, p->bars - done);
     end_bar(p, step_right(p));
 }
 
@@ -321,17 +328,13 @@ static void memory_line(Page *p, const char *label, const uint64_t by[MEM_GROUP_
     for (int g = 0; g < MEM_GROUP_COUNT; g++) {
         sum += by[g];
         int to = (int)((double)sum / span * cells + 0.5);
-        paint(p, group_colours[g]);
-        repeat(p, p->glyphs->group[g], to - at);
-        paint(p, plain);
+        repeat_in(p, group_colours[g], p->glyphs->group[g], to - at);
         at = to > at ? to : at;
     }
     repeat(p, p->glyphs->free, need - at);
     put(p, p->glyphs->need);
     at = at > need ? at : need;
-    paint(p, faint);
-    repeat(p, p->glyphs->beyond, p->bars - 1 - at);
-    paint(p, plain);
+    repeat_in(p, faint, p->glyphs->beyond, p->bars - 1 - at);
     end_bar(p, right);
 }
 
@@ -355,9 +358,7 @@ static void legend_line(Page *p)
     repeat(p, " ", width <= p->width ? LABEL : 0);
     for (int g = 0; g < MEM_GROUP_COUNT; g++) {
         repeat(p, " ", g ? 1 + space : 0);
-        paint(p, group_colours[g]);
-        put(p, p->glyphs->group[g]);
-        paint(p, plain);
+        repeat_in(p, group_colours[g], p->glyphs->group[g], 1);
         put(p, " ");
         put(p, names[g]);
         if (sizes) {
@@ -391,8 +392,9 @@ static void need_words(const Page *p, char *text, size_t size, int form)
     double percent = s->limit ? 100.0 * (double)s->needs / (double)s->limit : 0;
     int decimals = percent < 9.95;
     if (form == 0 && s->limit)
-        snprintf(text, size, "%s needs %s, %.*f %% of the %s %s", mark, report_size(s->needs).text, decimals,
-                 percent, s->limit_is_budget ? "budget of" : "free memory,", limit.text);
+        snprintf(text, size, "%s needs %s, %.*f %% of the %s%s%s", mark, report_size(s->needs).text, decimals,
+                 percent, s->limit_is_budget ? "budget of " : "", limit.text,
+                 s->limit_is_budget ? "" : " free here");
     else if (form == 1 && s->limit)
         snprintf(text, size, "%s need: %.*f %% of %s", mark, decimals, percent, limit.text);
     else if (form == 0)
@@ -452,11 +454,16 @@ static Page page_for(const PanelState *s, const PanelStyle *style, PanelText *ou
     return p;
 }
 
+int report_panel_fits(const PanelStyle *style)
+{
+    return style->width >= PANEL_NARROWEST && style->height >= PANEL_LINES + 2;
+}
+
 int report_panel(const PanelState *state, const PanelStyle *style, PanelText *out)
 {
     out->lines = 0;
     out->text[0] = '\0';
-    if (style->width < PANEL_NARROWEST || style->height < PANEL_LINES + 2)
+    if (!report_panel_fits(style))
         return 0;
     Page p = page_for(state, style, out);
     if (p.bars < 8)
@@ -496,9 +503,7 @@ void report_progress_line(const ReportProgress *progress, int64_t done, double s
     if (bar >= 4 && progress->total > 0) {
         int full = (int)((double)bar * (double)done / (double)progress->total);
         repeat(&p, p.glyphs->done, full > bar ? bar : full);
-        paint(&p, faint);
-        repeat(&p, p.glyphs->todo, bar - full);
-        paint(&p, plain);
+        repeat_in(&p, faint, p.glyphs->todo, bar - full);
         put(&p, "  ");
     }
     put(&p, count);

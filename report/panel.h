@@ -54,8 +54,9 @@ typedef struct PanelText {
     int columns[PANEL_LINES]; /* of each line; below the terminal's width */
 } PanelText;
 
-/* Draws the panel. Returns the lines: 0 where the terminal has less than PANEL_NARROWEST columns, or no room
- * for the panel and a line above it. */
+/* Whether a panel has room: PANEL_NARROWEST columns, and a line above it. */
+BRIM_API int report_panel_fits(const PanelStyle *style);
+/* Draws the panel. Returns the lines: 0 where it has no room, or its numbers leave none for bars. */
 BRIM_API int report_panel(const PanelState *state, const PanelStyle *style, PanelText *out);
 
 /* ---- The terminal ---------------------------------------------------------------------------- */

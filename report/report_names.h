@@ -6,6 +6,7 @@
 #define report_curve_add brim_report_curve_add
 #define report_group brim_report_group
 #define report_panel brim_report_panel
+#define report_panel_fits brim_report_panel_fits
 #define report_place brim_report_place
 #define report_progress brim_report_progress
 #define report_progress_end brim_report_progress_end
