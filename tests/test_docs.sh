@@ -133,7 +133,7 @@ bash_completion()
         answers "auto" train --checkpoint a && answers "adam adamw" train --optimizer ad &&
         answers "cosine" train --schedule cos && answers "keep" train --zero-grad k &&
         answers "t4,rtx-3060" fit --card t4,rtx-306 && answers "" train --batch "" &&
-        answers "docs/memory.md" train --data docs/mem && answers "builtin" train --data bui &&
+        answers "docs/memory.md" train --data docs/mem && answers "fashion-mnist" train --data fash &&
         answers "docs/memory.md" train --log docs/mem && answers "--json" models --quiet --j
 }
 if command -v bash >/dev/null; then check "completion in bash" bash_completion; fi
