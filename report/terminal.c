@@ -21,15 +21,18 @@ static double now(void)
 
 /* ---- What the terminal can ------------------------------------------------------------------- */
 
-/* Asks the environment's locale, not the process's, which a library leaves alone. */
+/* Asks the environment's locale, not the process's, which a library leaves alone; once, because a locale is
+ * loaded for it. */
 static int locale_is_utf8(void)
 {
-    locale_t locale = newlocale(LC_CTYPE_MASK, "", (locale_t)0);
-    if (!locale)
-        return 0;
-    const char *codeset = nl_langinfo_l(CODESET, locale);
-    int utf8 = !strcmp(codeset, "UTF-8") || !strcmp(codeset, "utf8");
-    freelocale(locale);
+    static int known, utf8;
+    locale_t locale = known ? (locale_t)0 : newlocale(LC_CTYPE_MASK, "", (locale_t)0);
+    if (locale) {
+        const char *codeset = nl_langinfo_l(CODESET, locale);
+        utf8 = !strcmp(codeset, "UTF-8") || !strcmp(codeset, "utf8");
+        freelocale(locale);
+    }
+    known = 1;
     return utf8;
 }
 
