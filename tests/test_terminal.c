@@ -18,7 +18,8 @@ typedef struct Session {
 
 static Session session;
 
-static const char *usual[] = {"brim", "train", "--batch", "1", "--seq", "16", "--steps", "40", NULL};
+static const char *usual[] = {"brim",    "train", "--batch",       "1",  "--seq", "16",
+                              "--steps", "12",    "--max-samples", "16", NULL};
 
 /* ---- The screen ------------------------------------------------------------------------------ */
 
@@ -155,7 +156,7 @@ static void leaves_only_the_tables(void **state)
     Session *s = run_on_terminal(&(Terminal){.columns = 120}, usual);
     assert_int_equal(s->code, 0);
     assert_non_null(strstr(s->output, "PPP"));
-    assert_non_null(strstr(s->output, "of 40 "));
+    assert_non_null(strstr(s->output, "of 12 "));
     assert_false(on_screen(s, "PPP") || on_screen(s, " elapsed ") || on_screen(s, "Each line"));
     assert_int_equal(s->cursor_hidden, 0);
     assert_true(on_screen(s, "llama-tiny  6,123,168 parameters"));
@@ -179,11 +180,11 @@ static void no_panel_elsewhere(void **state)
         Session *s = run_on_terminal(&terminals[i], usual);
         assert_int_equal(s->code, 0);
         assert_null(strchr(s->output, '\033'));
-        assert_true(on_screen(s, "Each line: loss") && on_screen(s, "step   40  loss"));
+        assert_true(on_screen(s, "Each line: loss") && on_screen(s, "step   12  loss"));
     }
     Outcome *o = expect_code(run_command(usual), 0);
     assert_null(strchr(o->out, '\033'));
-    assert_int_equal(lines_starting(o->out, "step "), 21);
+    assert_int_equal(lines_starting(o->out, "step "), 12);
 }
 
 static void too_narrow_is_lines(void **state)
@@ -192,7 +193,7 @@ static void too_narrow_is_lines(void **state)
     Session *s = run_on_terminal(&(Terminal){.columns = 39}, usual);
     assert_int_equal(s->code, 0);
     assert_null(strstr(s->output, "\033[?25l"));
-    assert_true(on_screen(s, "Each line: loss") && on_screen(s, "step   40  loss"));
+    assert_true(on_screen(s, "Each line: loss") && on_screen(s, "step   12  loss"));
 }
 
 static void colours_and_characters(void **state)
@@ -214,16 +215,17 @@ static void colours_and_characters(void **state)
 static void validations_stay(void **state)
 {
     (void)state;
-    static const char *const arguments[] = {"brim",    "train", "--batch",          "1",  "--seq", "16",
-                                            "--steps", "40",    "--evaluate-every", "10", NULL};
+    static const char *const arguments[] = {
+        "brim", "train",         "--batch", "1", "--seq", "16", "--steps", "12", "--evaluate-every",
+        "3",    "--max-samples", "16",      NULL};
     Session *s = run_on_terminal(&(Terminal){.columns = 100}, arguments);
     int row = 0;
-    while (strncmp(s->screen[row], "step   10  validation loss", 26))
+    while (strncmp(s->screen[row], "step    3  validation loss", 26))
         assert_true(++row < ROWS);
-    assert_memory_equal(s->screen[row + 1], "step   20  validation loss", 26);
-    assert_memory_equal(s->screen[row + 2], "step   30  validation loss", 26);
+    assert_memory_equal(s->screen[row + 1], "step    6  validation loss", 26);
+    assert_memory_equal(s->screen[row + 2], "step    9  validation loss", 26);
     assert_memory_equal(s->screen[row + 3], "     ", 5);
-    assert_memory_equal(s->screen[row + 4], "40 steps, ", 10);
+    assert_memory_equal(s->screen[row + 4], "12 steps, ", 10);
 }
 
 static const char *const endless[] = {"brim", "train",   "--batch", "1", "--seq",
@@ -248,7 +250,7 @@ static void an_error_gives_the_cursor_back(void **state)
 {
     (void)state;
     static const char *const arguments[] = {"brim",    "train", "--batch", "1",         "--seq", "16",
-                                            "--steps", "40",    "--log",   "/dev/full", NULL};
+                                            "--steps", "12",    "--log",   "/dev/full", NULL};
     Session *s = run_on_terminal(&(Terminal){.columns = 100}, arguments);
     assert_int_equal(s->code, 1);
     assert_int_equal(s->cursor_hidden, 0);
