@@ -141,6 +141,7 @@ test-full:
 check: all
 	@CC="$(CC)" tools/check $(BUILD)
 	@sh tests/test_install.sh $(BUILD)
+	@sh tests/test_docs.sh $(BUILD)
 
 # Computes the fixtures again with PyTorch, compares them with those in the tree, and brim with both.
 parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))

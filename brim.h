@@ -15,6 +15,7 @@
 #include "plan/formulae.h"
 #include "plan/plan.h"
 #include "plan/textbook.h"
+#include "report/panel.h"
 #include "report/report.h"
 #include "tensor/batch.h"
 #include "tensor/op.h"

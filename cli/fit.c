@@ -250,8 +250,10 @@ int command_fit(const Options *options, int count)
     if (choose_cards(&fit))
         return EXIT_USAGE;
     choose_methods(&fit);
-    for (int k = 0; k < fit.methods; k++)
+    ReportProgress progress = report_progress_start("planning", fit.methods);
+    for (int k = 0; k < fit.methods; report_progress(&progress, ++k))
         fill_row(&fit, &fit.method[k]);
+    report_progress_end(&progress);
     if (fit.method[0].plan.status) {
         fprintf(stderr, "brim: %s\n", fit.method[0].plan.error);
         return EXIT_NO;

@@ -274,6 +274,15 @@ static int64_t next_step(Session *s, int64_t step)
     return last;
 }
 
+static void say_validation(const Session *s, int64_t step)
+{
+    char accuracy[32] = "";
+    if (s->training->accuracy >= 0)
+        snprintf(accuracy, sizeof accuracy, "  accuracy %.2f %%", 100 * s->training->accuracy);
+    brim_say("step %4lld  validation loss %.4f%s", (long long)step + 1, s->training->validation_loss,
+             accuracy);
+}
+
 int training_script(void *config)
 {
     Session s = {.training = config, .options = ((Training *)config)->options};
@@ -286,12 +295,8 @@ int training_script(void *config)
                                     : o->epochs && (step + 1) % s.steps_per_epoch == 0;
         if (due && step + 1 < s.steps && !s.meta && !error_code()) {
             evaluate(&s);
-            if (!o->quiet && !o->json && !error_code()) {
-                printf("step %4lld  validation loss %.4f", (long long)step + 1, s.training->validation_loss);
-                if (s.training->accuracy >= 0)
-                    printf("  accuracy %.2f %%", 100 * s.training->accuracy);
-                printf("\n");
-            }
+            if (!error_code())
+                say_validation(&s, step);
         }
     }
     if (!error_code())

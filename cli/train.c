@@ -116,6 +116,18 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     }
 }
 
+/* Not where a panel stands in place of the lines. */
+static void print_line_heading(const Options *o)
+{
+    PanelStyle style;
+    if (!o->quiet && report_terminal(stdout, &style) && report_panel_fits(&style))
+        return;
+    if (!o->quiet)
+        printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
+               o->seq ? "tokens" : "samples");
+    printf("\n");
+}
+
 static void print_start(const Options *o, const Training *t, const Plan *plan)
 {
     int threads = o->threads ? o->threads : kernels_default_threads();
@@ -123,10 +135,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
     kernels_blas_start(threads);
     printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
            threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
-    if (!o->quiet)
-        printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
-               o->seq ? "tokens" : "samples");
-    printf("\n");
+    print_line_heading(o);
     fflush(stdout);
 }
 
@@ -139,6 +148,8 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
         print_start(o, training, plan);
     if (kernels_blas_warning())
         fprintf(stderr, "brim: %s\n", kernels_blas_warning());
+    run.panel = 1;
+    run.steps = training->steps;
     if (o->epochs && !o->every)
         run.every = (int)(training->steps / 20) + 1;
     plan_execute(training_script, training, &run, plan, &result);

@@ -193,6 +193,11 @@ BRIM_API int64_t memtrack_step_set(MemTracker *tracker, int64_t step);
 BRIM_API int64_t memtrack_step(const MemTracker *tracker);
 BRIM_API const char *memtrack_op_set(MemTracker *tracker, const char *op);
 
+/* Called whenever an op begins (memtrack_op_set with a name), so that what goes on can be shown while it goes
+ * on. It may read the books; it must not change them. One a tracker; NULL ends it. */
+typedef void (*MemWatch)(void *user);
+BRIM_API void memtrack_watch(MemTracker *tracker, MemWatch watch, void *user);
+
 /* ---- Ledger ---------------------------------------------------------------------------------- */
 
 /* NULL when the reservation cannot be had: capacity 0, or more than the system (or the container) has left.

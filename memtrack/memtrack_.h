@@ -76,6 +76,8 @@ struct MemTracker {
     int64_t step;
     const char *op;
     uint64_t op_hash;
+    MemWatch watch; /* NULL = none */
+    void *watch_user;
     uint64_t host_live, host_peak;
 };
 

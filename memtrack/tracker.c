@@ -113,5 +113,13 @@ const char *memtrack_op_set(MemTracker *tracker, const char *op)
     tracker->op = op;
     /* Hashed here, once an op, rather than at each of its events. */
     tracker->op_hash = op ? memtrack_hash_text_(MEMTRACK_HASH_SEED, op, strlen(op)) : 0;
+    if (tracker->watch && op)
+        tracker->watch(tracker->watch_user);
     return before;
+}
+
+void memtrack_watch(MemTracker *tracker, MemWatch watch, void *user)
+{
+    tracker->watch = watch;
+    tracker->watch_user = user;
 }

@@ -3,14 +3,27 @@
 #define BRIM_REPORT_NAMES_H
 
 #define report_count brim_report_count
+#define report_curve_add brim_report_curve_add
 #define report_group brim_report_group
+#define report_panel brim_report_panel
+#define report_panel_fits brim_report_panel_fits
 #define report_place brim_report_place
+#define report_progress brim_report_progress
+#define report_progress_end brim_report_progress_end
+#define report_progress_line brim_report_progress_line
+#define report_progress_start brim_report_progress_start
 #define report_row brim_report_row
 #define report_row_heading brim_report_row_heading
+#define report_screen_clear brim_report_screen_clear
+#define report_screen_close brim_report_screen_close
+#define report_screen_draw brim_report_screen_draw
+#define report_screen_due brim_report_screen_due
+#define report_screen_open brim_report_screen_open
 #define report_size brim_report_size
 #define report_step brim_report_step
 #define report_summary brim_report_summary
 #define report_table brim_report_table
+#define report_terminal brim_report_terminal
 #define report_textbook brim_report_textbook
 #define report_unaccounted brim_report_unaccounted
 

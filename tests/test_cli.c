@@ -86,7 +86,7 @@ static void help_and_version(void **state)
             assert_non_null(strstr(o->out, words[k]));
     }
     o = expect_code(RUN("train", "--help"), 0);
-    assert_non_null(strstr(o->out, "usage: brim COMMAND"));
+    assert_int_equal(strncmp(o->out, "brim train: ", 12), 0);
     o = expect_code(RUN("--version"), 0);
     assert_int_equal(strncmp(o->out, "brim ", 5), 0);
 }
