@@ -47,9 +47,7 @@ ALL_CFLAGS  := $(BASE) $(OPT) -fopenmp $(DEFS) $(CFLAGS)
 # gcc's parallel regions run on kernels/team.c; clang's need its own run-time.
 IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null | head -1))
 ALL_LDFLAGS := $(LDSAN) $(if $(IS_CLANG),-fopenmp,-pthread) $(LDFLAGS)
-LIBS := -lopenblas -lz -lm
-# The command and the tests read and write JSON.
-CLI_LIBS := -ljansson $(LIBS)
+LIBS := -ljansson -lopenblas -lz -lm
 
 # ---- Files ----------------------------------------------------------------------------------------------------------
 FOLDERS := memtrack tensor nn optim data plan report
@@ -107,7 +105,7 @@ $(BUILD)/libbrim.so: $(LIB_OBJ)
 
 $(BUILD)/brim: $(CLI_OBJ) $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 $(BUILD)/examples/%: $(BUILD)/examples/%.o $(BUILD)/libbrim.a
 	$(call say,LD,$@)
@@ -115,11 +113,11 @@ $(BUILD)/examples/%: $(BUILD)/examples/%.o $(BUILD)/libbrim.a
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS) -lcmocka
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 # ---- Running --------------------------------------------------------------------------------------------------------
 deps:

@@ -12,6 +12,7 @@
 #include "optim/optim.h"
 #include "plan/plan.h"
 #include "report/report.h"
+#include "report/runlog.h"
 #include "tensor/batch.h"
 #include "tensor/op.h"
 #include "tensor/tensor.h"

@@ -5,6 +5,7 @@
 #include <jansson.h>
 
 #include "../brim.h"
+#include "log.h"
 
 enum { EXIT_DONE = 0, EXIT_NO = 1, EXIT_USAGE = 2 };
 
@@ -20,6 +21,8 @@ typedef struct Options {
     AttentionKind attention;
     uint64_t budget, seed;
     int json, quiet;
+    char **arguments; /* of the command line, the subcommand first */
+    int argument_count;
     ModelPreset preset; /* of `model`, with the options applied */
 } Options;
 
@@ -32,6 +35,7 @@ void options_help(FILE *out);
  * struct. */
 typedef struct Training {
     const Options *options;
+    TrainLog *log; /* NULL = none */
     int64_t parameters, samples, steps;
     double validation_loss, accuracy; /* accuracy < 0: not a classifier */
     int64_t validation_samples;

@@ -57,6 +57,8 @@ int main(int argc, char **argv)
             continue;
         Options options;
         int status = options_parse(&options, argc - 2, argv + 2);
+        options.arguments = argv + 1;
+        options.argument_count = argc - 1;
         return status ? status : commands[i].run(&options);
     }
     fprintf(stderr, "brim: unknown command '%s'; `brim help` lists them\n", name);

@@ -191,11 +191,17 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
 
 int command_train(const Options *o)
 {
-    Training training = {.options = o};
+    TrainLog log;
+    if (train_log_prepare(&log, o->log))
+        return EXIT_NO;
+    Training training = {.options = o, .log = &log};
     Plan plan;
     RunResult result;
-    if (plan_or_say(o, &training, &plan) || check_budget(o, &plan))
+    if (plan_or_say(o, &training, &plan) || check_budget(o, &plan) ||
+        train_log_open(&log, &training, &plan)) {
+        train_log_close(&log, NULL, NULL);
         return EXIT_NO;
+    }
     int threads = o->threads ? o->threads : kernels_default_threads();
     if (!o->json) {
         print_title(o, training.parameters, training.steps);
@@ -214,6 +220,7 @@ int command_train(const Options *o)
     if (o->epochs && !o->every)
         run.every = (int)(training.steps / 20) + 1;
     plan_execute(training_script, &training, &run, &plan, &result);
+    train_log_close(&log, &plan, &result);
     if (result.status) {
         fprintf(stderr, "brim: %s\n", result.error);
         if (result.status == ERROR_MEMORY)

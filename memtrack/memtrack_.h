@@ -72,6 +72,7 @@ struct MemTracker {
     const char *op;
     uint64_t op_hash;
     uint64_t host_live, host_peak;
+    uint64_t created_ns; /* by memtrack_clock_ */
 };
 
 /* host.c */
@@ -84,6 +85,9 @@ int memtrack_host_grow_(MemTracker *tracker, void **items, size_t *capacity, siz
 
 /* process.c: what could still be taken without being killed for it; UINT64_MAX where it cannot be known. */
 uint64_t memtrack_process_available_(void);
+
+/* tracker.c: nanoseconds of a clock that never goes back. */
+uint64_t memtrack_clock_(void);
 
 /* backing.c */
 int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity);

@@ -4,6 +4,17 @@
 
 #define report_count brim_report_count
 #define report_group brim_report_group
+#define report_log_attach brim_report_log_attach
+#define report_log_close brim_report_log_close
+#define report_log_detach brim_report_log_detach
+#define report_log_end brim_report_log_end
+#define report_log_error brim_report_log_error
+#define report_log_open brim_report_log_open
+#define report_log_step brim_report_log_step
+#define report_log_validation brim_report_log_validation
+#define report_outline_create brim_report_outline_create
+#define report_outline_destroy brim_report_outline_destroy
+#define report_outline_record brim_report_outline_record
 #define report_place brim_report_place
 #define report_row brim_report_row
 #define report_row_heading brim_report_row_heading
