@@ -67,5 +67,7 @@ int command_plan(const Options *options);
 int command_compare(const Options *options);
 int command_demo(const Options *options);
 int command_models(const Options *options);
+/* Its arguments are its own: those after the subcommand. */
+int command_report(int argc, char **argv);
 
 #endif

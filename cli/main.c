@@ -7,14 +7,16 @@
 typedef struct Command {
     const char *name, *help;
     int (*run)(const Options *options);
+    int (*run_own)(int argc, char **argv); /* instead: reads its arguments itself */
 } Command;
 
 static const Command commands[] = {
-    {"train", "plan, then train, then show planned beside measured memory", command_train},
-    {"plan", "the same tables without training, for any size", command_plan},
-    {"compare", "what each lever would save at the same effective batch", command_compare},
-    {"demo", "train, compare, and say what to try next", command_demo},
-    {"models", "the models known by name", command_models},
+    {"train", "plan, then train, then show planned beside measured memory", .run = command_train},
+    {"plan", "the same tables without training, for any size", .run = command_plan},
+    {"compare", "what each lever would save at the same effective batch", .run = command_compare},
+    {"demo", "train, compare, and say what to try next", .run = command_demo},
+    {"models", "the models known by name", .run = command_models},
+    {"report", "what a log of `train --log` says; writes it for other viewers", .run_own = command_report},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
@@ -42,6 +44,9 @@ int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "help";
     int wanted = !strcmp(name, "help");
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        if (!strcmp(name, commands[i].name) && commands[i].run_own)
+            return commands[i].run_own(argc - 2, argv + 2);
     for (int i = 1; i < argc; i++)
         wanted |= asks_for_help(argv[i]);
     if (wanted) {
