@@ -11,6 +11,7 @@ typedef struct Trace {
     const RunRecord *run;
     FILE *out;
     ReportText text;
+    int failed; /* out of host memory */
     uint64_t live[RUN_COMPONENTS];
 } Trace;
 
@@ -19,6 +20,7 @@ static const char *quoted(Trace *t, const char *text)
 {
     report_text_clear_(&t->text);
     report_text_quote_(&t->text, text);
+    t->failed |= t->text.failed;
     return t->text.failed ? "\"\"" : t->text.text;
 }
 
@@ -108,9 +110,8 @@ int report_chrome_trace(const RunRecord *run, FILE *out)
     counter(&t, NULL, run->event_count ? run->events[run->event_count - 1].time_us : 0,
             run->event_count ? run->events[run->event_count - 1].live : 0);
     fputs("\n]}\n", out);
-    int failed = t.text.failed;
     report_text_free_(&t.text);
-    if (failed)
+    if (t.failed)
         errno = ENOMEM;
-    return failed ? -1 : report_finish_(out);
+    return t.failed ? -1 : report_finish_(out);
 }

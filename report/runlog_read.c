@@ -375,12 +375,12 @@ static void write_notes(RunReading *reading)
     if (reading->cut_off)
         add_note(reading, "Its last line is cut off.", 0, 0);
     if (reading->bad_lines)
-        add_note(reading, "%lld damaged lines were left out, the first is line %lld.", reading->bad_lines,
+        add_note(reading, "Damaged lines left out: %lld, the first is line %lld.", reading->bad_lines,
                  reading->first_bad_line);
     if (reading->bad_rows)
-        add_note(reading, "%lld damaged events were left out.", reading->bad_rows, 0);
+        add_note(reading, "Damaged events left out: %lld.", reading->bad_rows, 0);
     if (reading->contradictions)
-        add_note(reading, "%lld events were left out because they contradict those before them.",
+        add_note(reading, "Events left out because they contradict those before them: %lld.",
                  reading->contradictions, 0);
     if (reading->second_run)
         add_note(reading, "Another run begins in line %lld; it was left out.", reading->second_run, 0);
