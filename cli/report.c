@@ -4,27 +4,32 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "../report/exports.h"
 #include "cli.h"
 
 typedef int (*Export)(const RunRecord *run, FILE *out);
+/* Of one log or two, which it reads itself. */
+typedef int (*Page)(FILE *out, const char *const *paths, int count, char *error, size_t size);
 
 static const struct {
     const char *name, *help;
-    Export write;
+    Export write; /* one of the two */
+    Page page;
 } outputs[] = {
-    {"--torch-snapshot", "for PyTorch's memory viewer (pytorch.org/memory_viz)", report_torch_snapshot},
-    {"--trace", "for Perfetto (ui.perfetto.dev) and chrome://tracing", report_chrome_trace},
-    {"--massif", "for ms_print and massif-visualizer", report_massif},
-    {"--csv", "the events of set-up and two steps, a line each", report_events_csv},
-    {"--jsonl", "the same as JSON objects", report_events_jsonl},
+    {"--torch-snapshot", "for PyTorch's memory viewer (pytorch.org/memory_viz)",
+     .write = report_torch_snapshot},
+    {"--trace", "for Perfetto (ui.perfetto.dev) and chrome://tracing", .write = report_chrome_trace},
+    {"--massif", "for ms_print and massif-visualizer", .write = report_massif},
+    {"--csv", "the events of set-up and two steps, a line each", .write = report_events_csv},
+    {"--jsonl", "the same as JSON objects", .write = report_events_jsonl},
 };
 enum { OUTPUTS = sizeof outputs / sizeof outputs[0], LOGS = 2 };
 
 typedef struct Request {
     const char *logs[LOGS], *files[OUTPUTS];
-    int log_count, file_count;
+    int log_count, exports, pages;
 } Request;
 
 /* ---- Arguments ------------------------------------------------------------------------------- */
@@ -45,6 +50,12 @@ static void help(void)
     for (int i = 0; i < OUTPUTS; i++)
         printf("  %-16s FILE  %s\n", outputs[i].name, outputs[i].help);
     printf("\nexample: brim train --steps 20 --log run.jsonl && brim report run.jsonl --trace run.json\n");
+}
+
+static int same_file(const char *output, const char *log)
+{
+    struct stat a, b;
+    return output && !stat(output, &a) && !stat(log, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 static int parse(Request *request, int argc, char **argv)
@@ -68,12 +79,16 @@ static int parse(Request *request, int argc, char **argv)
         if (!equals && i + 1 == argc)
             return usage("%s needs a file to write", argv[i]);
         request->files[output] = equals ? equals + 1 : argv[++i];
-        request->file_count++;
+        request->exports += outputs[output].write != NULL;
+        request->pages += outputs[output].page != NULL;
     }
     if (!request->log_count)
         return usage("which log? Give the file that `brim train --log FILE` wrote%s", "");
-    if (request->log_count > 1 && request->file_count)
-        return usage("'%s' is one log too many: these outputs show one run", request->logs[1]);
+    if (request->log_count > 1 && request->exports)
+        return usage("'%s' is one log too many for these outputs, which show one run", request->logs[1]);
+    for (int i = 0; i < OUTPUTS * request->log_count; i++)
+        if (same_file(request->files[i % OUTPUTS], request->logs[i / OUTPUTS]))
+            return usage("%s would be written over the log", request->files[i % OUTPUTS]);
     return EXIT_DONE;
 }
 
@@ -217,21 +232,22 @@ static void print_summary(const RunRecord *run)
 
 /* ---- Outputs --------------------------------------------------------------------------------- */
 
-static int write_output(const RunRecord *run, Export write, const char *path)
+static int cannot_write(const char *path, int why)
 {
-    FILE *file = fopen(path, "wb");
-    int failed = !file || write(run, file), why = errno;
-    if (file && fclose(file) && !failed) {
-        failed = 1;
-        why = errno;
-    }
-    if (!failed)
-        return EXIT_DONE;
     fprintf(stderr, "brim: cannot write %s: %s\n", path, strerror(why));
     return EXIT_NO;
 }
 
-static int write_outputs(const RunRecord *run, const Request *request)
+static int write_export(const RunRecord *run, Export write, const char *path)
+{
+    FILE *file = fopen(path, "wb");
+    int failed = !file || write(run, file), why = errno;
+    if (file && fclose(file) && !failed)
+        return cannot_write(path, errno);
+    return failed ? cannot_write(path, why) : EXIT_DONE;
+}
+
+static int write_exports(const RunRecord *run, const Request *request)
 {
     int status = EXIT_DONE;
     for (size_t i = 0; i < run->notes.count; i++)
@@ -239,9 +255,23 @@ static int write_outputs(const RunRecord *run, const Request *request)
     if (!run->event_count)
         return EXIT_NO; /* the notes said so */
     for (int i = 0; i < OUTPUTS && !status; i++)
-        if (request->files[i])
-            status = write_output(run, outputs[i].write, request->files[i]);
+        if (request->files[i] && outputs[i].write)
+            status = write_export(run, outputs[i].write, request->files[i]);
     return status;
+}
+
+static int write_page(const Request *request, Page page, const char *path)
+{
+    char why[512];
+    FILE *file = fopen(path, "wb");
+    if (!file)
+        return cannot_write(path, errno);
+    int failed = page(file, request->logs, request->log_count, why, sizeof why);
+    if (fclose(file) && !failed)
+        return cannot_write(path, errno);
+    if (failed)
+        fprintf(stderr, "brim: %s\n", why);
+    return failed ? EXIT_NO : EXIT_DONE;
 }
 
 static int report_one(const Request *request, const char *path)
@@ -253,8 +283,8 @@ static int report_one(const Request *request, const char *path)
         return EXIT_NO;
     }
     int status = EXIT_DONE;
-    if (request->file_count)
-        status = write_outputs(&run, request);
+    if (request->exports)
+        status = write_exports(&run, request);
     else
         print_summary(&run);
     report_run_free(&run);
@@ -270,6 +300,11 @@ int command_report(int argc, char **argv)
             return EXIT_DONE;
         }
     int status = parse(&request, argc, argv);
+    for (int i = 0; i < OUTPUTS && !status; i++)
+        if (request.files[i] && outputs[i].page)
+            status = write_page(&request, outputs[i].page, request.files[i]);
+    if (request.pages && !request.exports)
+        return status;
     for (int i = 0; i < request.log_count && !status; i++) {
         if (i)
             printf("\n");
