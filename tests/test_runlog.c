@@ -301,6 +301,7 @@ static void any_byte_may_be_wrong(void **state)
         text[n] = right;
         if (survives(path, &run)) {
             read++;
+            export_to_nowhere(&run);
             report_run_free(&run);
         }
         assert_int_equal(memtrack_process_live(), live);
@@ -376,6 +377,38 @@ static void strange_lines(void **state)
                      run.notes.count ? run.notes.names[run.notes.count - 1] : "none");
         report_run_free(&run);
         assert_int_equal(memtrack_process_live(), live);
+    }
+    free(text);
+}
+
+/* What a file costs to read is in proportion to it, whatever it says: here the shortest lines and rows. */
+static void memory_is_bounded_by_the_file(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {
+        "{\"kind\":\"step\",\"step\":1,\"peak_bytes\":1}\n",
+        "{\"kind\":\"validation\",\"step\":1}\n",
+        "{\"kind\":\"ops\",\"from\":0,\"names\":[0]}\n",
+        COLUMNS_OF_ROWS "[0,0,0,0,0,0,0,0,0,0,0,1,0]]}\n",
+        "{\"kind\":\"outline\",\"live\":[1,1,1,1,1,1,1,1,1,1]}\n",
+        "\n",
+    };
+    size_t length;
+    const char *path = log_path("bounded.jsonl");
+    write_run(path, 0, 0);
+    char *text = file_text(path, &length);
+    text[strcspn(text, "\n")] = '\0';
+    for (size_t i = 0; i < COUNT(lines); i++) {
+        RunRecord run;
+        FILE *file = fopen(path, "w");
+        fprintf(file, "%s\n", text);
+        for (int k = 0; k < 5000; k++)
+            fputs(lines[i], file);
+        uint64_t size = (uint64_t)ftell(file), live = memtrack_process_live();
+        fclose(file);
+        read_fine(path, &run);
+        assert_true(memtrack_process_live() - live < 20 * size);
+        report_run_free(&run);
     }
     free(text);
 }
@@ -560,6 +593,7 @@ int main(void)
         cmocka_unit_test(cut_off_at_every_byte),
         cmocka_unit_test(any_byte_may_be_wrong),
         cmocka_unit_test(strange_lines),
+        cmocka_unit_test(memory_is_bounded_by_the_file),
         cmocka_unit_test(no_run_log),
         cmocka_unit_test(a_line_may_be_too_long),
         cmocka_unit_test(two_runs_in_a_file),
