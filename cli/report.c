@@ -154,29 +154,43 @@ static void print_steps(const RunRecord *run)
 
 enum { LABEL = 26, COLUMN = 14 };
 
-/* The measured peak: of the whole run, or of the highest step there is. */
+/* The measured peak: of the whole run; where the log breaks off, of its highest step; without any, of its
+ * events. */
 typedef struct Measured {
     uint64_t peak, at_peak[RUN_COMPONENTS];
     int present;
 } Measured;
 
+static Measured peak_of_events(const RunRecord *run)
+{
+    Measured m = {.peak = run->peak_live, .present = run->event_count > 0};
+    for (size_t i = 0; i < run->event_count && i <= run->peak_event; i++) {
+        const RunEvent *e = &run->events[i];
+        m.at_peak[e->from] -= e->kind == RUN_ALLOC ? 0 : e->bytes;
+        m.at_peak[e->component] += e->kind == RUN_FREE ? 0 : e->bytes;
+    }
+    return m;
+}
+
 static Measured measured_peak(const RunRecord *run)
 {
     Measured m = {.peak = run->end.memory.peak_bytes, .present = run->end.memory.present};
     memcpy(m.at_peak, run->end.memory.at_peak, sizeof m.at_peak);
-    for (size_t i = 0; !run->end.memory.present && i < run->step_count; i++)
+    if (m.present)
+        return m;
+    for (size_t i = 0; i < run->step_count; i++)
         if (run->steps[i].peak_bytes > m.peak) {
             m.present = 1;
             m.peak = run->steps[i].peak_bytes;
             memcpy(m.at_peak, run->steps[i].at_peak, sizeof m.at_peak);
         }
-    return m;
+    return m.present ? m : peak_of_events(run);
 }
 
-static void table_row(const char *label, int indent, uint64_t planned, uint64_t measured)
+static void table_row(const char *label, int indent, uint64_t planned, const uint64_t *measured)
 {
     printf("%*s%-*s%*s%*s\n", indent, "", LABEL - indent, label, COLUMN, report_count((int64_t)planned).text,
-           COLUMN, report_count((int64_t)measured).text);
+           measured ? COLUMN : 0, measured ? report_count((int64_t)*measured).text : "");
 }
 
 static void print_group(const RunRecord *run, const Measured *m, size_t group)
@@ -189,10 +203,10 @@ static void print_group(const RunRecord *run, const Measured *m, size_t group)
             measured += m->at_peak[i];
             members++;
         }
-    table_row(run->groups.names[group], 0, planned, measured);
+    table_row(run->groups.names[group], 0, planned, m->present ? &measured : NULL);
     for (size_t i = 0; members > 1 && i < run->components.count; i++)
         if (run->component_group[i] == (int)group && (run->plan.at_peak[i] || m->at_peak[i]))
-            table_row(run->components.names[i], 2, run->plan.at_peak[i], m->at_peak[i]);
+            table_row(run->components.names[i], 2, run->plan.at_peak[i], m->present ? &m->at_peak[i] : NULL);
 }
 
 static void print_where(const RunRecord *run)
@@ -210,11 +224,13 @@ static void print_peak(const RunRecord *run)
     Measured m = measured_peak(run);
     if (!run->plan.present && !m.present)
         return;
-    printf("\n%-*s%*s%*s\n", LABEL, "bytes at peak", COLUMN, "planned", COLUMN, m.present ? "measured" : "-");
+    printf("\n%-*s%*s%*s\n", LABEL, "bytes at peak", COLUMN, "planned", m.present ? COLUMN : 0,
+           m.present ? "measured" : "");
     for (size_t g = 0; g < run->groups.count; g++)
         print_group(run, &m, g);
-    table_row("peak", 0, run->plan.peak_bytes, m.peak);
-    table_row("needs", 0, run->plan.needs_bytes, run->end.memory.needs_bytes);
+    table_row("peak", 0, run->plan.peak_bytes, m.present ? &m.peak : NULL);
+    table_row("needs", 0, run->plan.needs_bytes,
+              run->end.memory.present ? &run->end.memory.needs_bytes : NULL);
     print_where(run);
 }
 

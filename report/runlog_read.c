@@ -364,14 +364,16 @@ static void add_note(RunReading *reading, const char *format, int64_t a, int64_t
         reading->no_memory = 1;
 }
 
+#define WHY_IT_ENDS "the run was killed, is still going, or its disk was full."
+
 static void write_notes(RunReading *reading)
 {
     const RunRecord *run = reading->run;
-    if (!run->end.present)
-        add_note(
-            reading,
-            "The log breaks off after step %lld: the run was killed, is still going, or its disk was full.",
-            run->step_count ? run->steps[run->step_count - 1].step : 0, 0);
+    if (!run->end.present && !run->step_count)
+        add_note(reading, "The log breaks off before the first step was over: " WHY_IT_ENDS, 0, 0);
+    else if (!run->end.present)
+        add_note(reading, "The log breaks off after step %lld: " WHY_IT_ENDS,
+                 run->steps[run->step_count - 1].step, 0);
     if (reading->cut_off)
         add_note(reading, "Its last line is cut off.", 0, 0);
     if (reading->bad_lines)

@@ -164,6 +164,7 @@ static inline char *file_text(const char *path, size_t *length)
 
 static inline void write_file(const char *path, const char *text, size_t length)
 {
+    remove(path); /* writing over a file waits for the disk */
     FILE *file = fopen(path, "wb");
     assert_non_null(file);
     assert_int_equal(fwrite(text, 1, length, file), length);

@@ -275,7 +275,7 @@ static void cut_off_at_every_byte(void **state)
             events = run.event_count;
             int whole_line = n == length || text[n] == '\n' || text[n - 1] == '\n';
             assert_int_equal(has_note(&run, "cut off"), !whole_line);
-            assert_int_equal(has_note(&run, "breaks off after step"), n < length - 1);
+            assert_int_equal(has_note(&run, "breaks off"), n < length - 1);
             report_run_free(&run);
         }
         assert_int_equal(memtrack_process_live(), live);
