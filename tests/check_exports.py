@@ -208,8 +208,9 @@ def check_trace(path, log, by):
             assert e["ts"] >= times.get(name, 0)
             times[name] = e["ts"]
             counters[name] = e["args"]["value"]
-            if name == "live":
+            if name == "live": # the last of its moment
                 peak = max(peak, e["args"]["value"])
+                assert e["args"]["value"] == sum(v for k, v in counters.items() if k != "live")
         else:
             assert e["ph"] == "X" and e["dur"] >= 0 and ("thread_name", e["tid"]) in named
             # Slices of a track follow each other.

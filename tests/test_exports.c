@@ -144,8 +144,11 @@ static void the_log_of_a_run(void **state)
     assert_int_equal(record.peak_live, record.plan.peak_bytes);
     assert_int_equal(record.reserved, record.plan.needs_bytes);
     assert_true(record.events[0].serial == 1 && record.events[0].live == record.events[0].bytes);
+    assert_float_equal(record.steps[0].lr, 2e-3, 1e-8);   /* a llama's usual */
+    assert_true(record.steps[4].lr < record.steps[0].lr); /* cosine */
     for (size_t i = 0; i < record.step_count; i++) {
         uint64_t sum = 0;
+        assert_true(record.steps[i].seconds > 0 && record.steps[i].tokens == 32);
         for (int c = 0; c < MEM_COMPONENT_COUNT; c++)
             sum += record.steps[i].at_peak[c];
         assert_int_equal(sum, record.steps[i].peak_bytes);
@@ -279,9 +282,12 @@ static void exports_of_damaged_logs(void **state)
         }
         report_run_free(&run);
         if (have("python3"))
-            output_of("python3 -c \"import pickle,json; pickle.load(open('%s/%s','rb')); "
-                      "json.load(open('%s/%s'))\" 2>&1",
-                      folder, exports[0], folder, exports[1]);
+            output_of("python3 -c \"import pickle, json\njson.load(open('%s/%s'))\n"
+                      "(s,) = pickle.load(open('%s/%s', 'rb'))['segments']\nat = s['address']\n"
+                      "for b in s['blocks']:\n    assert b['address'] == at and b['size'] > 0\n    at += "
+                      "b['size']\n"
+                      "assert at == s['address'] + s['total_size']\" 2>&1",
+                      folder, exports[1], folder, exports[0]);
         if (have("ms_print"))
             output_of("ms_print %s/%s 2>&1", folder, exports[2]);
     }
