@@ -9,10 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
-
-#include <time.h>
 
 #include "memtrack/memtrack.h"
 
