@@ -6,6 +6,7 @@
 
 #include "../brim.h"
 #include "../plan/search.h"
+#include "log.h"
 
 enum { EXIT_DONE = 0, EXIT_NO = 1, EXIT_USAGE = 2 };
 
@@ -26,6 +27,8 @@ typedef struct Options {
     AttentionKind attention;
     uint64_t budget, seed, reserve;
     int fused, keep_gradients, json, csv, quiet, textbook;
+    char **arguments; /* of the command line, the subcommand first */
+    int argument_count;
     ModelPreset preset; /* of `model`, with the options applied */
     char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
@@ -57,6 +60,7 @@ int help_command(FILE *out, const char *name);
  * struct. */
 typedef struct Training {
     const Options *options;
+    TrainLog *log; /* NULL = none */
     int64_t parameters, samples, steps;
     int blocks;                       /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy; /* accuracy < 0: not a classifier */
@@ -112,5 +116,7 @@ int command_fit(const Options *options, int count);
 int command_demo(const Options *options, int count);
 int command_models(const Options *options, int count);
 int command_gpus(const Options *options, int count);
+/* Its arguments are its own: those after the subcommand. */
+int command_report(int argc, char **argv);
 
 #endif

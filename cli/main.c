@@ -7,13 +7,19 @@
 typedef struct Command {
     const char *name;
     int (*run)(const Options *options, int count);
-    int sets; /* of options it takes at most, from comma lists */
+    int sets;                              /* of options it takes at most, from comma lists */
+    int (*run_own)(int argc, char **argv); /* instead: reads its arguments itself */
 } Command;
 
 static const Command commands[] = {
-    {"train", command_train, 1}, {"plan", command_plan, 1}, {"compare", command_compare, SETS_MAX},
-    {"fit", command_fit, 1},     {"demo", command_demo, 1}, {"models", command_models, 1},
-    {"gpus", command_gpus, 1},
+    {"train", command_train, 1, NULL},
+    {"plan", command_plan, 1, NULL},
+    {"compare", command_compare, SETS_MAX, NULL},
+    {"fit", command_fit, 1, NULL},
+    {"demo", command_demo, 1, NULL},
+    {"models", command_models, 1, NULL},
+    {"gpus", command_gpus, 1, NULL},
+    {"report", NULL, 0, command_report},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
@@ -41,8 +47,14 @@ int main(int argc, char **argv)
     for (int i = 0; i < COMMAND_COUNT; i++) {
         if (strcmp(name, commands[i].name))
             continue;
+        if (commands[i].run_own)
+            return commands[i].run_own(argc - 2, argv + 2);
         static Options options[SETS_MAX];
         int count = options_parse(options, commands[i].sets, name, argc - 2, argv + 2);
+        for (int k = 0; k < count; k++) {
+            options[k].arguments = argv + 1;
+            options[k].argument_count = argc - 1;
+        }
         return count < 0 ? EXIT_USAGE : commands[i].run(options, count);
     }
     fprintf(stderr, "brim: unknown command '%s'; `brim help` lists them\n", name);

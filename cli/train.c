@@ -153,6 +153,7 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     if (o->epochs && !o->every)
         run.every = (int)(training->steps / 20) + 1;
     plan_execute(training_script, training, &run, plan, &result);
+    train_log_close(training->log, plan, &result);
     if (result.status) {
         fflush(stdout);
         fprintf(stderr, "brim: %s\n", result.error);
@@ -169,9 +170,10 @@ int command_train(const Options *options, int count)
 {
     (void)count;
     Options o = *options;
-    Training training = {.options = &o};
+    TrainLog log;
+    Training training = {.options = &o, .log = &log};
     Plan plan;
-    if (resolve_checkpoint(&o))
+    if (resolve_checkpoint(&o) || train_log_prepare(&log, o.log))
         return EXIT_NO;
     int status = plan_or_say(&o, &training, &plan);
     if (!status)
@@ -179,7 +181,10 @@ int command_train(const Options *options, int count)
     if (!status)
         status = check_machine(&o, &plan);
     if (!status)
+        status = train_log_open(&log, &training, &plan);
+    if (!status)
         status = train_planned(&o, &training, &plan);
+    train_log_close(&log, NULL, NULL);
     plan_free(&plan);
     return status;
 }

@@ -130,9 +130,10 @@ typedef struct MemEvent {
     MemComponent component; /* after the event */
     MemComponent from;      /* RETAG: before the event; otherwise == component */
     MemWhere where;         /* FREE, RETAG: phase, step and op of now, place of the allocation */
-    uint64_t serial, offset, bytes,
-        requested; /* the block's; its end is that of its ALLOC's component and size, or LOW by hints */
-    uint64_t live; /* the ledger's live bytes after the event */
+    uint64_t serial, offset, bytes, requested; /* the block's */
+    MemEnd end;                                /* the block's */
+    uint64_t live;                             /* the ledger's live bytes after the event */
+    uint64_t time_ns; /* since the tracker was made; in no hash, and different in every run */
 } MemEvent;
 
 /* The books. All in bytes (rounded sizes). at_peak sums to peak; own_peak is each component's highest moment.
