@@ -56,14 +56,19 @@ FOLDERS := memtrack tensor nn optim data plan report
 # kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
 KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/team.c $(wildcard kernels/reference*.c)
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
-LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
+# What needs jansson is of the command: the report page.
+JSON_SRC := $(wildcard report/html*.c) report/page.c
+LIB_SRC := $(filter-out $(JSON_SRC),$(foreach f,$(FOLDERS),$(wildcard $(f)/*.c))) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
+JSON_OBJ := $(JSON_SRC:%.c=$(BUILD)/%.o)
+PAGE_JS  := $(foreach part,base log timeline treemap allocators steps compare main,report/page/$(part).js)
+PAGE_INC := $(addprefix $(BUILD)/report/page/page.,html.inc css.inc js.inc)
 CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
-HEADERS  := $(foreach f,$(FOLDERS),$(filter-out %_.h,$(wildcard $(f)/*.h)))
+HEADERS  := $(foreach f,$(FOLDERS),$(filter-out %_.h report/html.h,$(wildcard $(f)/*.h)))
 # What is not exported is reachable for the command, the tests and the benchmarks only.
 INNER := $(BUILD)/libbrim-inner.a
 
@@ -89,7 +94,18 @@ $(BUILD)/%.o: %.c
 	$(call say,CC,$<)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
 
-$(INNER): $(LIB_OBJ)
+# Text as a list of bytes that C can include; the page's script is its parts, one after the other.
+$(BUILD)/report/page/page.%.inc: report/page/page.%
+	@mkdir -p $(@D)
+	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+$(BUILD)/report/page/page.js.inc: $(PAGE_JS)
+	@mkdir -p $(@D)
+	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+
+$(BUILD)/report/page.o: $(PAGE_INC)
+$(BUILD)/report/page.o: ALL_CFLAGS += -I$(BUILD)
+
+$(INNER): $(LIB_OBJ) $(JSON_OBJ)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 

@@ -5,6 +5,12 @@
 #define report_count brim_report_count
 #define report_group brim_report_group
 #define report_place brim_report_place
+#define report_pytorch_alloc brim_report_pytorch_alloc
+#define report_pytorch_blocks brim_report_pytorch_blocks
+#define report_pytorch_books brim_report_pytorch_books
+#define report_pytorch_create brim_report_pytorch_create
+#define report_pytorch_destroy brim_report_pytorch_destroy
+#define report_pytorch_free brim_report_pytorch_free
 #define report_row brim_report_row
 #define report_row_heading brim_report_row_heading
 #define report_size brim_report_size
