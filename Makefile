@@ -47,20 +47,15 @@ ALL_CFLAGS  := $(BASE) $(OPT) -fopenmp $(DEFS) $(CFLAGS)
 # gcc's parallel regions run on kernels/team.c; clang's need its own run-time.
 IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null | head -1))
 ALL_LDFLAGS := $(LDSAN) $(if $(IS_CLANG),-fopenmp,-pthread) $(LDFLAGS)
-LIBS := -lopenblas -lz -lm
-# The command and the tests read and write JSON.
-CLI_LIBS := -ljansson $(LIBS)
+LIBS := -ljansson -lopenblas -lz -lm
 
 # ---- Files ----------------------------------------------------------------------------------------------------------
 FOLDERS := memtrack tensor nn optim data plan report
 # kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
 KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/team.c $(wildcard kernels/reference*.c)
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
-# What needs jansson is of the command: the report page.
-JSON_SRC := $(wildcard report/html*.c) report/page.c
-LIB_SRC := $(filter-out $(JSON_SRC),$(foreach f,$(FOLDERS),$(wildcard $(f)/*.c))) $(KERNEL_ALONE)
+LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
-JSON_OBJ := $(JSON_SRC:%.c=$(BUILD)/%.o)
 PAGE_JS  := $(foreach part,base log timeline treemap allocators steps compare main,report/page/$(part).js)
 PAGE_INC := $(addprefix $(BUILD)/report/page/page.,html.inc css.inc js.inc)
 CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
@@ -68,7 +63,7 @@ TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
-HEADERS  := $(foreach f,$(FOLDERS),$(filter-out %_.h report/html.h,$(wildcard $(f)/*.h)))
+HEADERS  := $(foreach f,$(FOLDERS),$(filter-out %_.h,$(wildcard $(f)/*.h)))
 # What is not exported is reachable for the command, the tests and the benchmarks only.
 INNER := $(BUILD)/libbrim-inner.a
 
@@ -105,7 +100,7 @@ $(BUILD)/report/page/page.js.inc: $(PAGE_JS)
 $(BUILD)/report/page.o: $(PAGE_INC)
 $(BUILD)/report/page.o: ALL_CFLAGS += -I$(BUILD)
 
-$(INNER): $(LIB_OBJ) $(JSON_OBJ)
+$(INNER): $(LIB_OBJ)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
@@ -123,7 +118,7 @@ $(BUILD)/libbrim.so: $(LIB_OBJ)
 
 $(BUILD)/brim: $(CLI_OBJ) $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 $(BUILD)/examples/%: $(BUILD)/examples/%.o $(BUILD)/libbrim.a
 	$(call say,LD,$@)
@@ -131,11 +126,11 @@ $(BUILD)/examples/%: $(BUILD)/examples/%.o $(BUILD)/libbrim.a
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS) -lcmocka
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CLI_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 # ---- Running --------------------------------------------------------------------------------------------------------
 deps:

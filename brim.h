@@ -11,6 +11,8 @@
 #include "nn/nn.h"
 #include "optim/optim.h"
 #include "plan/plan.h"
+#include "report/html.h"
+#include "report/pytorch.h"
 #include "report/report.h"
 #include "tensor/batch.h"
 #include "tensor/op.h"

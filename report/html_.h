@@ -1,10 +1,9 @@
-/* What the files of the report page share. Needs jansson: of the command, not of the library. */
+/* What the files of the report page share. */
 #ifndef BRIM_REPORT_HTML_INTERNAL_H
 #define BRIM_REPORT_HTML_INTERNAL_H
 
 #include <jansson.h>
 
-#include "../memtrack/memtrack.h"
 #include "html.h"
 
 /* ---- The page's sources (page.c), not terminated --------------------------------------------- */

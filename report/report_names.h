@@ -4,6 +4,7 @@
 
 #define report_count brim_report_count
 #define report_group brim_report_group
+#define report_html brim_report_html
 #define report_place brim_report_place
 #define report_pytorch_alloc brim_report_pytorch_alloc
 #define report_pytorch_blocks brim_report_pytorch_blocks

@@ -24,6 +24,10 @@ function duration(us) {
 }
 function plural(n, one, many) { return count(n) + ' ' + (n === 1 ? one : many || one + 's'); }
 function words(name) { return String(name).replace(/_/g, ' '); }
+/* Components as the documentation calls them. */
+const NAMES = {parameter: 'parameters', frozen: 'frozen parameters', master: 'master weights', optimizer: 'optimizer states', gradient: 'gradients',
+  activation: 'activations', activation_gradient: 'activation gradients', temporary: 'temporaries', buffer: 'buffers'};
+function people(name) { return NAMES[name] || words(name); }
 function number(x, digits) { return x === null || !isFinite(x) ? '\u2013' : x.toFixed(digits); }
 
 /* ---- Elements. Text only ever becomes text nodes: names from a log are never read as HTML. ---- */
@@ -31,7 +35,7 @@ function fill(node, attributes, children) {
   for (const [key, value] of Object.entries(attributes || {})) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith('on')) node.addEventListener(key.slice(2), value);
-    else if (key === 'style' && typeof value === 'object') for (const [k, v] of Object.entries(value)) node.style.setProperty(k, v);
+    else if (key === 'style' && typeof value === 'object') { for (const [k, v] of Object.entries(value)) if (v !== null) node.style.setProperty(k, v); }
     else node.setAttribute(key, value === true ? '' : value);
   }
   for (const child of children.flat(3)) if (child !== null && child !== undefined && child !== false) node.append(child);
@@ -41,7 +45,9 @@ function h(tag, attributes, ...children) { return fill(document.createElement(ta
 function s(tag, attributes, ...children) { return fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children); }
 let ids = 0;
 function unique(prefix) { return prefix + '-' + (++ids); }
-function paint(name) { return CSS.supports('color', 'red') && COLOURS.has(name) ? 'var(--' + name + ')' : 'var(--unknown)'; }
+function paint(name) { return COLOURS.has(name) ? 'var(--' + name + ')' : 'var(--unknown)'; }
+/* Which text can be read on a component's colour. */
+function onPaint(name) { return ['parameter', 'master', 'gradient', 'activation', 'buffer'].includes(name) ? 'on-dark' : 'on-light'; }
 const COLOURS = new Set(['parameter', 'frozen', 'master', 'optimizer', 'gradient', 'activation', 'activation_gradient',
   'temporary', 'workspace', 'input', 'buffer']);
 function swatch(name) { return h('span', {class: 'swatch', style: {background: paint(name)}, 'aria-hidden': 'true'}); }
@@ -67,6 +73,9 @@ function choice(label, options, value, change) {
       onchange: () => change(id)}), text))));
 }
 
+/* A long name may break after its dots. */
+function breakable(text) { return String(text).split(/(?<=\.)(?=\w)/).flatMap((part, i) => i ? [h('wbr', {}), part] : [part]); }
+
 /* ---- Axes ---- */
 /* Round steps in the unit that suits the largest value: [{value, text}], and the unit. */
 function ticks(most, wanted) {
@@ -91,6 +100,11 @@ function sizeAxis(box, most, y) {
   }
   g.append(s('text', {x: box.left - 8, y: box.top - 9, 'text-anchor': 'end'}, marks.unit));
   return g;
+}
+
+/* Draws in the next frame: a change of size inside the observer's own callback is an error. */
+function onResize(node, draw) {
+  new ResizeObserver(() => requestAnimationFrame(() => { if (node.isConnected && node.clientWidth) draw(); })).observe(node);
 }
 
 /* ---- A chart that the pointer and the keyboard walk along ----
@@ -140,6 +154,6 @@ function explorer(options) {
     if (options.key && options.key(event)) event.preventDefault();
     else if (to !== undefined) { event.preventDefault(); self.go(to); }
   });
-  new ResizeObserver(() => { if (node.clientWidth && Math.round(node.clientWidth) !== width) self.draw(); }).observe(node);
+  onResize(node, () => { if (Math.round(node.clientWidth) !== width) self.draw(); });
   return self;
 }

@@ -46,7 +46,7 @@ function overlay(a, b) {
   const lengthOf = run => endOf(run) - run.time[run.views[view.id].from];
   const chart = explorer({
     label: 'Both runs, total memory over a step', range: () => [0, POINTS],
-    start: () => { const v = a.views[view.id]; return Math.round(POINTS * (Math.min(v.to, Math.max(v.from, a.peakEvent)) - v.from) / (v.to - v.from)); },
+    start: () => { const v = a.views[view.id]; return Math.round(POINTS * (highest(a, v.from, v.to) + .5 - v.from) / (v.to - v.from)); },
     at: x => Math.round((x - state.box.left) / state.box.width * POINTS),
     draw: width => {
       const narrow = width < 560, height = narrow ? 280 : 360, box = state.box = {left: narrow ? 44 : 56, top: 28, width: width - (narrow ? 52 : 68), height: height - 28 - 42};
@@ -54,6 +54,7 @@ function overlay(a, b) {
       const most = [a, b].reduce((m, run) => { for (let i = run.views[view.id].from; i < run.views[view.id].to; i++) m = Math.max(m, run.total[i]); return m; }, 1) * 1.08;
       state.y = v => box.top + box.height * (1 - v / most);
       const svg = s('svg', {height});
+      const tops = [];
       svg.append(sizeAxis(box, most, state.y));
       for (const run of [a, b]) {
         const v = run.views[view.id], one = {from: v.from, to: v.to, y: state.y};
@@ -62,13 +63,13 @@ function overlay(a, b) {
         one.states = visible(run, v.from, v.to, one.x, box.width);
         const cls = run.letter.toLowerCase();
         svg.append(s('path', {class: 'f-' + cls, d: bandPath(one, one.states.map((_, k) => k), () => 0, i => run.total[i])}), s('path', {class: 'l-' + cls, d: outlinePath(one, i => run.total[i])}));
-        let top = v.from;
-        for (let i = v.from; i < v.to; i++) if (run.total[i] > run.total[top]) top = i;
-        const x = one.x(top), right = x > box.left + box.width * .7;
+        const top = highest(run, v.from, v.to), x = one.x(top), right = x > box.left + box.width * .7;
+        tops.push(run.total[top]);
+        svg.append(s('line', {class: 'level', x1: x, x2: box.left + box.width, y1: state.y(run.total[top]), y2: state.y(run.total[top])}));
         svg.append(s('circle', {class: 'ring', stroke: 'var(--' + (cls === 'a' ? 'other' : 'accent') + ')', cx: x, cy: state.y(run.total[top]), r: 4}),
           s('text', {class: 'strong halo', x: x + (right ? -7 : 7), y: state.y(run.total[top]) - 8, 'text-anchor': right ? 'end' : 'start'}, run.letter + ' ' + size(run.total[top])));
       }
-      svg.append(shareAxis(box, view.axis, state.long, height));
+      svg.append(gapArrow(box, state.y, tops), shareAxis(box, view.axis, state.long, height));
       state.overlay = s('g', {});
       svg.append(state.overlay);
       return svg;
@@ -98,6 +99,14 @@ function overlay(a, b) {
   box.probe = {chart};
   return box;
 }
+/* From one peak to the other, at the right. */
+function gapArrow(box, y, [first, second]) {
+  const g = s('g', {}), x = box.left + box.width - 12, from = y(first), to = y(second), head = from < to ? -5 : 5;
+  if (Math.abs(from - to) < 14) return g;
+  g.append(s('path', {class: 'arrow', d: 'M' + x + ' ' + from + 'V' + to + 'm-4 ' + head + 'l4 ' + -head + 'l4 ' + head}),
+    s('text', {class: 'strong halo', x: x - 10, y: (from + to) / 2 + 4, 'text-anchor': 'end'}, signed(second - first) + ' (' + percent(second / first - 1) + ')'));
+  return g;
+}
 function shareAxis(box, axis, long, height) {
   const g = s('g', {}), span = axis === 'share' ? 100 : long, step = niceStep(span / (box.width < 500 ? 4 : 8)), unit = axis === 'share' ? 1 : 1000;
   for (let v = 0; v <= span; v += step) g.append(s('text', {x: box.left + box.width * v / span, y: box.top + box.height + 17, 'text-anchor': 'middle'}, plainNumber(v / unit)));
@@ -114,12 +123,12 @@ function bars(a, b) {
   const bar = (run, name) => h('span', {style: {display: 'block', height: '9px', margin: '1.5px 0', 'border-radius': '2px', 'min-width': atPeak(run, name) ? '1.5px' : '0', width: 100 * atPeak(run, name) / most + '%',
     background: paint(name), opacity: run === a ? '.42' : '1', 'print-color-adjust': 'exact'}});
   return h('div', {role: 'img', 'aria-label': 'Bars by component; the table below has the values', style: {display: 'grid', 'grid-template-columns': 'minmax(92px, 150px) 1fr minmax(76px, auto)', gap: '7px 14px', 'align-items': 'center', 'margin-top': '10px', 'font-size': '13.5px'}},
-    names.map(name => { const d = atPeak(b, name) - atPeak(a, name); return [h('span', {}, words(name)), h('span', {}, bar(a, name), bar(b, name)), h('span', {class: d < 0 ? 'better' : d > 0 ? 'worse' : 'quiet', style: {'text-align': 'right'}}, signed(d))]; }),
+    names.map(name => { const d = atPeak(b, name) - atPeak(a, name); return [h('span', {}, people(name)), h('span', {}, bar(a, name), bar(b, name)), h('span', {class: d < 0 ? 'better' : d > 0 ? 'worse' : 'quiet', style: {'text-align': 'right'}}, signed(d))]; }),
     h('span', {}), h('span', {class: 'hint'}, 'pale A, full B'), h('span', {}));
 }
 function differenceTable(a, b, timeA, timeB) {
   const row = (name, x, y, sum) => ({sum, cells: [name, size(x), size(y), signed(y - x), x ? percent(y / x - 1) : '\u2013']});
-  const rows = comparedComponents(a, b).map(name => row(words(name), atPeak(a, name), atPeak(b, name)));
+  const rows = comparedComponents(a, b).map(name => row(people(name), atPeak(a, name), atPeak(b, name)));
   rows.push(row('peak', peakOf(a), peakOf(b), true), row('needs, gaps included', a.books.needs_bytes, b.books.needs_bytes));
   if (a.pytorch && b.pytorch && a.pytorch.peak_reserved) rows.push(row('reserved by PyTorch\u2019s rules', a.pytorch.peak_reserved, b.pytorch.peak_reserved));
   if (timeA && timeB) rows.push(['step, median', duration(timeA * 1e6), duration(timeB * 1e6), (timeB >= timeA ? '+' : '\u2212') + duration(Math.abs(timeB - timeA) * 1e6), percent(timeB / timeA - 1)]);

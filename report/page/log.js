@@ -21,6 +21,7 @@ function readLog(element, letter) {
   makeTensors(run);
   makeStates(run);
   makeViews(run);
+  placeOutline(run);
   return run;
 }
 function rank(name) { const at = STACK.indexOf(name); return at < 0 ? STACK.length : at; }
@@ -155,6 +156,19 @@ function makeStates(run) {
   }
 }
 
+/* The plan has evaluations in other places than the run, so the log's outline leaves them out: there the run's own line
+ * stands in for it. */
+function placeOutline(run) {
+  const planned = run.outline, evaluate = run.phases.indexOf('evaluate');
+  run.planned = planned.length;
+  run.unplanned = 0;
+  if (!planned.length) return;
+  run.outline = new Float64Array(run.n);
+  for (let i = 0, at = 0; i < run.n; i++) {
+    if (run.phase[i] === evaluate || at >= planned.length) { run.outline[i] = run.total[i]; run.unplanned++; } else run.outline[i] = planned[at++];
+  }
+}
+
 /* Parts of the log one can look at, as events [from, to). */
 function makeViews(run) {
   const setup = run.phases.indexOf('setup'), views = run.views = {};
@@ -175,7 +189,7 @@ function makeViews(run) {
 }
 function phaseName(run, i) { return run.phases[run.phase[i]] || 'unknown'; }
 function placeName(run, place) { return run.places[place] || 'the model itself'; }
-function componentName(run, c) { return words(run.components[c] || 'unknown'); }
+function componentName(run, c) { return people(run.components[c] || 'unknown'); }
 /* Stretches of one phase in [from, to). */
 function bands(run, from, to) {
   const list = [];

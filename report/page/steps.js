@@ -12,10 +12,10 @@ function overTheRun(runs) {
   const speed = row => row[SECONDS] > 0 ? row[TOKENS] / row[SECONDS] : null;
   const stride = Math.max(...shown.map(r => r.stride));
   section.append(h('p', {class: 'lead'}, 'Loss, speed and the highest moment of each step' + (stride > 1 ? '; a point stands for ' + count(stride) + ' steps' : '') + '.'),
-    h('div', {class: 'pair', style: {'margin-top': '16px'}},
+    h('div', {class: shown.length > 1 ? 'pair' : 'trio', style: {'margin-top': '16px'}},
       stepChart('Loss', shown, row => row[LOSS], v => number(v, 4), {validations: true}),
-      stepChart(unit.charAt(0).toUpperCase() + unit.slice(1) + ' per second', shown, speed, v => v === null ? '\u2013' : count(v), {zero: true})),
-    h('div', {class: 'pair', style: {'margin-top': '28px'}}, shown.map(run => peakChart(run, shown))),
+      stepChart(unit.charAt(0).toUpperCase() + unit.slice(1) + ' per second', shown, speed, v => v === null ? '\u2013' : count(v), {zero: true}),
+      shown.map(run => peakChart(run, shown))),
     shown.map(run => asTable('The steps' + (shown.length > 1 ? ' of ' + run.letter : '') + ' as a table', () => stepTable(run, speed, unit))));
   return section;
 }

@@ -14,7 +14,12 @@ function timeline(run) {
   const chart = explorer({
     label: 'Memory by component over the events of a step',
     range: () => [view.from, view.to - 1],
-    start: () => run.peakEvent >= view.from && run.peakEvent < view.to ? run.peakEvent : view.to - 1,
+    start: () => {
+      const i = highest(run, view.from, view.to);
+      view.component = run.components.indexOf('activation');
+      view.pick = largest(tensorsOf(run, i, view.component));
+      return i;
+    },
     draw: width => drawTimeline(run, view, width),
     at: x => eventAt(run, view, x),
     show: (i, y) => showMoment(run, view, side, i, y),
@@ -59,9 +64,7 @@ function timeline(run) {
       view.pinned = Boolean(view.pick);
     } else if (event.key === 'p' || event.key === 'P') {
       view.pinned = false;
-      let most = view.from;
-      for (let k = view.from; k < view.to; k++) if (run.total[k] > run.total[most]) most = k;
-      chart.go(most);
+      chart.go(highest(run, view.from, view.to));
       return true;
     } else if (event.key === 'Enter' || event.key === ' ') view.pinned = Boolean(view.pick) && !view.pinned;
     else if (event.key === 'Escape') { view.pinned = false; view.pick = null; view.component = -1; }
@@ -109,7 +112,7 @@ function drawTimeline(run, view, width) {
   const svg = s('svg', {height});
   svg.append(phaseBands(run, view), sizeAxis(box, most, view.y), areas(run, view));
   if (run.outline.length) svg.append(s('path', {class: 'planned', d: outlinePath(view, i => run.outline[i] || 0)}));
-  svg.append(eventAxis(run, view, long, height), peakMark(run, view));
+  svg.append(areaLabels(run, view), eventAxis(run, view, long, height), peakMark(run, view));
   view.overlay = s('g', {});
   svg.append(view.overlay);
   return svg;
@@ -153,6 +156,32 @@ function areas(run, view) {
   return g;
 }
 
+/* A component's name where it is thickest, if it fits there. */
+function areaLabels(run, view) {
+  const g = s('g', {}), C = run.C, {box} = view, below = new Float64Array(run.n);
+  for (const c of run.order) {
+    const base = below.slice(), name = componentName(run, c), wide = name.length * 7.2 + 12;
+    let best = null;
+    for (const i of view.states) below[i] += run.by[i * C + c];
+    const edges = view.states.map(i => view.x(i));
+    for (let k = 0, end = 0; k < edges.length; k++) {
+      if (run.by[view.states[k] * C + c] * box.height / view.most < 18) continue;
+      const from = Math.min(edges[k], box.left + box.width - wide);
+      let low = -Infinity, high = Infinity;
+      for (let j = k; j < edges.length && edges[j] < from + wide; j++) {
+        low = Math.max(low, base[view.states[j]]);
+        high = Math.min(high, below[view.states[j]]);
+        end = j;
+      }
+      if (edges.length > 400) k += Math.floor(edges.length / 400);
+      const tall = (high - low) * box.height / view.most, middle = Math.abs(from + wide / 2 - box.left - box.width / 2) / box.width;
+      if (end >= k && tall >= 18 && (!best || tall - 40 * middle > best.score)) best = {score: tall - 40 * middle, x: from + wide / 2, y: view.y((low + high) / 2)};
+    }
+    if (best) g.append(s('text', {class: 'inside ' + onPaint(run.components[c]), x: fixed(best.x), y: fixed(best.y + 4), 'text-anchor': 'middle'}, name));
+  }
+  return g;
+}
+
 function phaseBands(run, view) {
   const g = s('g', {}), {box} = view;
   for (const band of bands(run, view.from, view.to)) {
@@ -180,13 +209,17 @@ function eventAxis(run, view, long, height) {
 }
 
 function peakMark(run, view) {
-  const i = run.peakEvent, g = s('g', {}), {box} = view;
-  if (i < view.from || i >= view.to) return g;
+  const g = s('g', {}), {box} = view, i = highest(run, view.from, view.to);
   const x = view.x(i), y = view.y(run.total[i]), right = x > box.left + box.width * .62;
   g.append(s('line', {class: 'cursor', x1: x, x2: x, y1: box.top - 30, y2: y, 'stroke-dasharray': '1 3'}),
     s('circle', {cx: x, cy: y, r: 4, class: 'ring', stroke: 'var(--ink)'}),
-    s('text', {class: 'strong halo', x: x + (right ? -8 : 8), y: box.top - 14, 'text-anchor': right ? 'end' : 'start'}, 'peak ' + size(run.total[i])));
+    s('text', {class: 'strong halo', x: x + (right ? -8 : 8), y: box.top - 14, 'text-anchor': right ? 'end' : 'start'}, (run.total[i] === run.total[run.peakEvent] ? 'peak ' : 'highest ') + size(run.total[i])));
   return g;
+}
+function highest(run, from, to) {
+  let most = from;
+  for (let i = from; i < to; i++) if (run.total[i] > run.total[most]) most = i;
+  return most;
 }
 
 /* ---- Where the pointer is ---- */
@@ -289,7 +322,7 @@ function showMoment(run, view, side, i, y) {
 function eventText(run, i) {
   const verb = ['makes', 'frees', 're-tags'][run.kind[i]], op = run.ops[run.op[i]];
   const what = run.kind[i] === RETAG ? componentName(run, run.from[i]) + ' as ' + componentName(run, run.component[i]) : componentName(run, run.component[i]);
-  return (op || 'the script') + ' ' + verb + ' ' + size(run.bytes[i]) + ' of ' + what + ', ' + placeName(run, run.place[i]);
+  return (op || 'the script') + ' ' + verb + ' ' + size(run.bytes[i]) + ' of ' + what + ' in ' + placeName(run, run.place[i]);
 }
 function momentText(run, view, i) {
   const parts = run.order.filter(c => run.by[i * run.C + c] > 0).map(c => componentName(run, c) + ' ' + size(run.by[i * run.C + c]));
@@ -303,7 +336,7 @@ function when(run, i) {
   return (own ? own.name.toLowerCase() + ', ' : '') + phaseName(run, i) + ', event ' + count(i - (own ? own.from : 0));
 }
 function tensorRows(run, t, i) {
-  const tags = [componentName(run, t.first), ...(t.retags || []).map(([, c]) => componentName(run, c))];
+  const tags = [t.first, ...(t.retags || []).map(([, c]) => c)].map(c => words(run.components[c] || 'unknown'));
   const rows = [['layer', placeName(run, t.place)], ['made by', run.ops[t.op] || 'the script'],
     ['size', size(t.bytes) + (t.bytes >= 10240 ? ' (' + exact(t.bytes) + ')' : '')],
     ['component', tags.join(' \u2192 ')], ['made', when(run, t.made)]];
@@ -328,8 +361,9 @@ function momentPanel(run) {
     h('table', {}, h('tbody', {}, [...body.children])), tensor);
   function show(i, view) {
     head.textContent = when(run, i) + ', ' + duration(run.time[i] - run.time[run.views[view.id].from]) + ' in';
+    head.textContent = head.textContent.charAt(0).toUpperCase() + head.textContent.slice(1);
     total.textContent = size(run.total[i]);
-    if (i === run.peakEvent) total.append(h('span', {class: 'small quiet'}, '  the peak'));
+    if (run.total[i] === run.total[run.peakEvent]) total.append(h('span', {class: 'tagged'}, 'the peak'));
     const text = eventText(run, i);
     what.textContent = text.charAt(0).toUpperCase() + text.slice(1);
     for (const [c, [row, cell]] of rows) {
@@ -339,7 +373,7 @@ function momentPanel(run) {
     }
     if (!view.pick) { tensor.replaceChildren(h('h3', {}, 'No tensor picked'), h('p', {class: 'quiet small'}, 'Point at a coloured area, or press \u2191.')); return; }
     tensor.replaceChildren(h('h3', {}, swatch(run.components[componentAt(view.pick, i)]), view.pinned ? 'Tensor, held' : 'Tensor'),
-      h('dl', {}, tensorRows(run, view.pick, i).map(([k, v]) => [h('dt', {}, k), h('dd', {}, v)])));
+      h('dl', {}, tensorRows(run, view.pick, i).map(([k, v]) => [h('dt', {}, k), h('dd', {}, breakable(v))])));
   }
   return {node, show};
 }
@@ -347,23 +381,22 @@ function momentPanel(run) {
 /* ---- Plan beside run ---- */
 function planText(run) {
   if (!run.outline.length) return null;
-  const both = Math.min(run.n, run.outline.length);
+  const both = Math.min(run.n - run.unplanned, run.planned);
   let off = 0, most = 0;
-  for (let i = 0; i < both; i++) {
+  for (let i = 0; i < run.n; i++) {
     const apart = Math.abs(run.total[i] - run.outline[i]);
     if (apart) off++;
     most = Math.max(most, apart);
   }
-  if (!off && both === run.n) return h('p', {class: 'small quiet'}, 'Planned and measured are equal, to the byte, after each of the ' + count(both) + ' events of the log.');
+  if (!off && both === run.planned) return h('p', {class: 'small quiet'}, 'Planned and measured are equal, to the byte, after each of the ' + count(both) + ' events' + (run.unplanned ? ' outside evaluations.' : '.'));
   return h('p', {class: 'notice small'}, off ? 'Planned and measured differ after ' + plural(off, 'event') + ', by at most ' + exact(most) + '.'
-    : 'The plan covers ' + count(both) + ' of the ' + count(run.n) + ' events.');
+    : 'The events end after ' + count(both) + ' of the ' + count(run.planned) + ' that were planned; up to there both are equal.');
 }
 function phaseTable(run, view) {
   const there = run.order.filter(c => bands(run, view.from, view.to).some(b => { for (let i = b.from; i < b.to; i++) if (run.by[i * run.C + c]) return true; return false; }));
   return table('Each phase of ' + view.name.toLowerCase() + ', and what was live at its highest moment', ['phase', 'events', 'time', 'at its end', 'highest', ...there.map(c => componentName(run, c))],
     bands(run, view.from, view.to).map(b => {
-      let most = b.from;
-      for (let i = b.from; i < b.to; i++) if (run.total[i] > run.total[most]) most = i;
+      const most = highest(run, b.from, b.to);
       return [run.phases[b.phase], count(b.to - b.from), duration(run.time[Math.min(b.to, run.n - 1)] - run.time[b.from]),
         size(run.total[b.to - 1]), size(run.total[most]), ...there.map(c => size(run.by[most * run.C + c]))];
     }));

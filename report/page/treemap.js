@@ -71,7 +71,7 @@ function treemap(run) {
     crumbs.replaceChildren(...(node === root ? [h('span', {}, 'All layers, ' + size(root.bytes)), h('span', {class: 'hint'}, 'A click on a layer opens it.')]
       : [h('button', {class: 'plain', type: 'button', onclick: () => go(root, true)}, '\u2190 All layers'), h('span', {}, node.name + ', ' + size(node.bytes))]));
     map.replaceChildren(...squarify(bySize(node.children.values()), 0, 0, width, height).map(place => tile(place)));
-    readout.textContent = 'At event ' + when(run, run.peakEvent) + ': ' + describe(node);
+    readout.textContent = 'At ' + when(run, run.peakEvent) + ': ' + describe(node);
   }
   function describe(of) {
     return [...of.by].sort((a, b) => b[1] - a[1]).map(([c, bytes]) => componentName(run, c) + ' ' + size(bytes)).join(', ');
@@ -80,8 +80,8 @@ function treemap(run) {
     const opens = node === root && item.children.size > 1, named = w > 46 && tall > 34, head = named ? 20 : 0, gap = w > 8 && tall > 8 ? 1.5 : .5;
     const share = percent(item.bytes / root.bytes);
     const parts = node === root ? [...item.by].map(([c, bytes]) => ({c, bytes})) : item.tensors.map(([t, c]) => ({c, t, bytes: t.bytes}));
-    const cells = squarify(bySize(parts), 0, head, w - 2 * gap, tall - 2 * gap - head).map(cell => h('span', {class: 'cell',
-      style: {left: cell.x + 'px', top: cell.y + 'px', width: Math.max(.5, cell.w - 1) + 'px', height: Math.max(.5, cell.h - 1) + 'px', background: paint(run.components[cell.item.c])}}));
+    const cells = squarify(bySize(parts), 0, head, w - 2 * gap, tall - 2 * gap - head).map(cell => h('span', {class: 'cell ' + onPaint(run.components[cell.item.c]), 'aria-hidden': 'true',
+      style: {left: cell.x + 'px', top: cell.y + 'px', width: Math.max(.5, cell.w - 1) + 'px', height: Math.max(.5, cell.h - 1) + 'px', background: paint(run.components[cell.item.c]), padding: cell.w > 40 && cell.h > 24 ? null : '0'}}, cell.w > 66 && cell.h > 26 ? cellText(cell) : null));
     const text = item.name + ', ' + size(item.bytes) + ', ' + share + ': ' + describe(item);
     const tell = () => { readout.replaceChildren(h('b', {}, item.name + ' ' + size(item.bytes)), ' (' + share + '): ' + describe(item)); };
     return h(opens ? 'button' : 'div', {class: 'tile', type: opens ? 'button' : null, role: opens ? null : 'img', tabindex: opens ? null : '0',
@@ -89,8 +89,12 @@ function treemap(run) {
       style: {left: x + gap + 'px', top: y + gap + 'px', width: w - 2 * gap + 'px', height: tall - 2 * gap + 'px'}},
       named ? h('span', {class: 'name', 'aria-hidden': 'true'}, item.name, w > 90 ? h('small', {}, size(item.bytes)) : null) : null, cells);
   }
+  function cellText({item, w, h: tall}) {
+    const name = item.t && item.t.op ? run.ops[item.t.op] : componentName(run, item.c);
+    return tall > 42 && name.length * 6.6 + 12 < w ? [name, h('br', {}), size(item.bytes)] : size(item.bytes);
+  }
   map.addEventListener('keydown', event => { if (event.key === 'Escape' && node !== root) { event.preventDefault(); go(root, true); } });
-  new ResizeObserver(() => { if (map.clientWidth && map.clientWidth !== width) draw(); }).observe(map);
+  onResize(map, () => { if (map.clientWidth !== width) draw(); });
   const there = run.order.filter(c => root.by.get(c) > 0);
   const peakElsewhere = run.total[run.peakEvent] !== run.books.peak_bytes;
   section.append(
