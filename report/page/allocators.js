@@ -18,7 +18,7 @@ function allocators(run) {
     {name: 'requested', cls: 'l-requested', value: i => run.asked[i]},
     {name: 'allocated, in 512-byte blocks', cls: 'l-rounded', value: i => run.allocated[i] || 0},
     {name: 'reserved in segments', cls: 'l-reserved', value: i => run.reserved[i]}], 0);
-  section.append(
+  put(section,
     h('p', {class: 'lead'}, 'Left, this run: one reservation, made once. Right, the same requests in the same order, replayed through the rules of PyTorch\u2019s CUDA caching allocator: the orange area is held in segments and not in use.'),
     h('div', {class: 'controls'}, choice('Show', Object.values(run.views).map(v => [v.id, v.name]), 'all', id => { setView(id); ours.draw(); theirs.draw(); })),
     h('div', {class: 'pair'}, ours.node, theirs.node),

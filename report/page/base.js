@@ -43,6 +43,8 @@ function fill(node, attributes, children) {
 }
 function h(tag, attributes, ...children) { return fill(document.createElement(tag), attributes, children); }
 function s(tag, attributes, ...children) { return fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children); }
+/* Like append, but lists are taken apart and what is missing is left out. */
+function put(node, ...children) { return fill(node, {}, children); }
 let ids = 0;
 function unique(prefix) { return prefix + '-' + (++ids); }
 function paint(name) { return COLOURS.has(name) ? 'var(--' + name + ')' : 'var(--unknown)'; }
@@ -102,10 +104,14 @@ function sizeAxis(box, most, y) {
   return g;
 }
 
-/* Draws in the next frame: a change of size inside the observer's own callback is an error. */
+/* Draws once it is in the page (drawNew), and when its width changes; then in the next frame, because a change of size
+ * inside the observer's own callback is an error. */
+const undrawn = [];
 function onResize(node, draw) {
+  undrawn.push(draw);
   new ResizeObserver(() => requestAnimationFrame(() => { if (node.isConnected && node.clientWidth) draw(); })).observe(node);
 }
+function drawNew() { for (const draw of undrawn.splice(0)) draw(); }
 
 /* ---- A chart that the pointer and the keyboard walk along ----
  * One stop for the tab key; to assistive technology a slider whose value is what is written about the moment.

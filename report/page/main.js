@@ -75,12 +75,14 @@ function start() {
   const show = run => {
     const parts = [timeline(run), treemap(run), allocators(run)];
     details.replaceChildren(...parts);
+    drawNew();
     window.brimReport = {runs, run, parts};
   };
   if (two) main.append(h('section', {style: {'padding-bottom': '0'}}, h('h2', {}, 'In detail'), h('div', {class: 'controls'}, choice('Run', runs.map(r => [r.letter, r.letter + ': ' + differences(r, runs[r.letter === 'A' ? 1 : 0])]), 'A', id => show(runs['AB'.indexOf(id)])))));
   main.append(details);
   show(runs[0]);
   main.append(overTheRun(runs));
+  drawNew();
   document.getElementById('foot').append(h('p', {}, 'Sizes are binary: 1 MiB is 1,048,576 bytes. Figures are bytes that brim counted as they were allocated; nothing is sampled or estimated.'),
     h('p', {}, 'Written by ', h('code', {}, 'brim report'), runs[0].info.brim ? ' ' + runs[0].info.brim : '', ' from ', h('code', {}, runs.map(r => r.file.name || 'a run log').join(' ')), '. This file is complete in itself: it loads nothing and sends nothing.'));
 }

@@ -11,7 +11,7 @@ function overTheRun(runs) {
   const unit = shown[0].options.seq ? 'tokens' : 'samples';
   const speed = row => row[SECONDS] > 0 ? row[TOKENS] / row[SECONDS] : null;
   const stride = Math.max(...shown.map(r => r.stride));
-  section.append(h('p', {class: 'lead'}, 'Loss, speed and the highest moment of each step' + (stride > 1 ? '; a point stands for ' + count(stride) + ' steps' : '') + '.'),
+  put(section, h('p', {class: 'lead'}, 'Loss, speed and the highest moment of each step' + (stride > 1 ? '; a point stands for ' + count(stride) + ' steps' : '') + '.'),
     h('div', {class: shown.length > 1 ? 'pair' : 'trio', style: {'margin-top': '16px'}},
       stepChart('Loss', shown, row => row[LOSS], v => number(v, 4), {validations: true}),
       stepChart(unit.charAt(0).toUpperCase() + unit.slice(1) + ' per second', shown, speed, v => v === null ? '\u2013' : count(v), {zero: true}),

@@ -75,7 +75,7 @@ function timeline(run) {
     chart.go(chart.index);
     return true;
   }
-  section.append(
+  put(section,
     h('p', {class: 'lead'}, 'Every allocation and every free, as they happened. Colours are components; the dashed line is what was planned before the run. Point at an area to see the tensor there.'),
     h('div', {class: 'controls'},
       choice('Show', Object.values(run.views).map(v => [v.id, v.name]), view.id, id => { setView(id); view.pinned = false; view.pick = null; redraw(); drawTable(); }),

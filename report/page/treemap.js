@@ -97,7 +97,7 @@ function treemap(run) {
   onResize(map, () => { if (map.clientWidth !== width) draw(); });
   const there = run.order.filter(c => root.by.get(c) > 0);
   const peakElsewhere = run.total[run.peakEvent] !== run.books.peak_bytes;
-  section.append(
+  put(section,
     h('p', {class: 'lead'}, 'Every byte live at the highest moment, by the layer that owns it. Areas are bytes; colours are components.' +
       (peakElsewhere ? ' This is the highest moment of the logged events; the run\u2019s own peak, ' + size(run.books.peak_bytes) + ', was outside them.' : '')),
     h('div', {class: 'controls'}, crumbs), map, readout, legend(run, there),
