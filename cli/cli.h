@@ -118,5 +118,6 @@ int command_models(const Options *options, int count);
 int command_gpus(const Options *options, int count);
 /* Its arguments are its own: those after the subcommand. */
 int command_report(int argc, char **argv);
+void report_outputs_help(FILE *out);
 
 #endif

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "../report/exports.h"
+#include "../report/html.h"
 #include "cli.h"
 
 typedef int (*Export)(const RunRecord *run, FILE *out);
@@ -18,6 +19,8 @@ static const struct {
     Export write; /* one of the two */
     Page page;
 } outputs[] = {
+    {"--html", "one page that opens anywhere: timeline, treemap, fragmentation; of two logs the difference",
+     .page = report_html},
     {"--torch-snapshot", "for PyTorch's memory viewer (pytorch.org/memory_viz)",
      .write = report_torch_snapshot},
     {"--trace", "for Perfetto (ui.perfetto.dev) and chrome://tracing", .write = report_chrome_trace},
@@ -34,22 +37,19 @@ typedef struct Request {
 
 /* ---- Arguments ------------------------------------------------------------------------------- */
 
-static int usage(const char *format, const char *a)
+static int refuse(const char *format, const char *a)
 {
     fputs("brim report: ", stderr);
     fprintf(stderr, format, a);
-    fputs("; `brim report --help` says more\n", stderr);
+    fputs("; `brim help report` says more\n", stderr);
     return EXIT_USAGE;
 }
 
-static void help(void)
+void report_outputs_help(FILE *out)
 {
-    printf("brim report RUN.jsonl [OUTPUT FILE]...\n\nReads the log that `brim train --log RUN.jsonl` wrote. "
-           "Without "
-           "an output it prints a summary.\n\n");
+    fprintf(out, "\noutputs:\n");
     for (int i = 0; i < OUTPUTS; i++)
-        printf("  %-16s FILE  %s\n", outputs[i].name, outputs[i].help);
-    printf("\nexample: brim train --steps 20 --log run.jsonl && brim report run.jsonl --trace run.json\n");
+        fprintf(out, "  %-16s FILE  %s\n", outputs[i].name, outputs[i].help);
 }
 
 static int same_file(const char *output, const char *log)
@@ -67,7 +67,7 @@ static int parse(Request *request, int argc, char **argv)
         int output = 0;
         if (strncmp(argv[i], "--", 2)) {
             if (request->log_count == LOGS)
-                return usage("'%s' is one log too many: at most two can be given", argv[i]);
+                return refuse("'%s' is one log too many: at most two can be given", argv[i]);
             request->logs[request->log_count++] = argv[i];
             continue;
         }
@@ -75,20 +75,20 @@ static int parse(Request *request, int argc, char **argv)
                (strlen(outputs[output].name) != length || strncmp(outputs[output].name, argv[i], length)))
             output++;
         if (output == OUTPUTS)
-            return usage("unknown output '%s'", argv[i]);
+            return refuse("unknown output '%s'", argv[i]);
         if (!equals && i + 1 == argc)
-            return usage("%s needs a file to write", argv[i]);
+            return refuse("%s needs a file to write", argv[i]);
         request->files[output] = equals ? equals + 1 : argv[++i];
         request->exports += outputs[output].write != NULL;
         request->pages += outputs[output].page != NULL;
     }
     if (!request->log_count)
-        return usage("which log? Give the file that `brim train --log FILE` wrote%s", "");
+        return refuse("which log? Give the file that `brim train --log FILE` wrote%s", "");
     if (request->log_count > 1 && request->exports)
-        return usage("'%s' is one log too many for these outputs, which show one run", request->logs[1]);
+        return refuse("'%s' is one log too many for these outputs, which show one run", request->logs[1]);
     for (int i = 0; i < OUTPUTS * request->log_count; i++)
         if (same_file(request->files[i % OUTPUTS], request->logs[i / OUTPUTS]))
-            return usage("%s would be written over the log", request->files[i % OUTPUTS]);
+            return refuse("%s would be written over the log", request->files[i % OUTPUTS]);
     return EXIT_DONE;
 }
 
@@ -310,11 +310,6 @@ static int report_one(const Request *request, const char *path)
 int command_report(int argc, char **argv)
 {
     Request request;
-    for (int i = 0; i < argc; i++)
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-            help();
-            return EXIT_DONE;
-        }
     int status = parse(&request, argc, argv);
     for (int i = 0; i < OUTPUTS && !status; i++)
         if (request.files[i] && outputs[i].page)

@@ -8,6 +8,7 @@
 #define report_events_csv brim_report_events_csv
 #define report_events_jsonl brim_report_events_jsonl
 #define report_group brim_report_group
+#define report_html brim_report_html
 #define report_log_attach brim_report_log_attach
 #define report_log_close brim_report_log_close
 #define report_log_detach brim_report_log_detach
@@ -27,6 +28,12 @@
 #define report_progress_end brim_report_progress_end
 #define report_progress_line brim_report_progress_line
 #define report_progress_start brim_report_progress_start
+#define report_pytorch_alloc brim_report_pytorch_alloc
+#define report_pytorch_blocks brim_report_pytorch_blocks
+#define report_pytorch_books brim_report_pytorch_books
+#define report_pytorch_create brim_report_pytorch_create
+#define report_pytorch_destroy brim_report_pytorch_destroy
+#define report_pytorch_free brim_report_pytorch_free
 #define report_row brim_report_row
 #define report_row_heading brim_report_row_heading
 #define report_run_address brim_report_run_address
