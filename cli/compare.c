@@ -206,7 +206,7 @@ static void growth_rows(FILE *out, const Variant *variants, int count, double un
     snprintf(title, sizeof title, "OWN PEAKS, %s, and growth", unit_name(unit));
     fprintf(out, "\n%-*s", width, title);
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
-        fprintf(out, " %13s", names[g]);
+        fprintf(out, " %14s", names[g]);
     fputc('\n', out);
     for (int i = 0; i < count; i++) {
         const Plan *p = &variants[i].plan;
@@ -219,7 +219,8 @@ static void growth_rows(FILE *out, const Variant *variants, int count, double un
             char times[24] = "";
             if (p != first && base > 0 && own != base)
                 snprintf(times, sizeof times, "x%.2f", (double)own / (double)base);
-            fprintf(out, " %7.*f %5s", unit == 0x1p20 ? 1 : 2, (double)own / unit, times);
+            fprintf(out, " %7.*f%s", unit == 0x1p20 ? 1 : 2, (double)own / unit, times[0] ? " " : "");
+            fprintf(out, "%*s", g + 1 < MEM_GROUP_COUNT ? -(times[0] ? 6 : 7) : 0, times);
         }
         fputc('\n', out);
     }
@@ -229,7 +230,8 @@ static void run_rows(FILE *out, const Variant *variants, int count, double unit,
 {
     int width = label_width(variants, count), decimals = unit == 0x1p20 ? 1 : 2;
     char title[64];
-    snprintf(title, sizeof title, "%" PRId64 " STEPS OF EACH, %s", steps, unit_name(unit));
+    snprintf(title, sizeof title, "%" PRId64 " STEP%s OF EACH, %s", steps, steps == 1 ? "" : "S",
+             unit_name(unit));
     fprintf(out, "\n%-*s %9s %9s %6s %9s %12s %9s %9s\n", width, title, "planned", "measured", "apart",
             "process", "unaccounted", "ms/step", "loss");
     for (int i = 0; i < count; i++) {

@@ -149,7 +149,7 @@ static void rows_are_run(void **state)
     }
     json_decref(root);
     Outcome *o = expect_code(RUN("compare", "--batch", "1", "--seq", "8", "--run", "1", "--fused-step"), 0);
-    assert_int_equal(lines_starting(o->out, "1 STEPS OF EACH"), 1);
+    assert_int_equal(lines_starting(o->out, "1 STEP OF EACH"), 1);
 }
 
 static void comma_separated_values(void **state)
