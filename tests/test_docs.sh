@@ -31,8 +31,7 @@ same()
 # ---- Lists: of the command, of the page -------------------------------------------------------
 "$brim" help | grep -oE '^  --[a-z-]+' | tr -d ' ' | sort -u >"$work/options"
 "$brim" help | awk '/^options/ { exit } /^  [a-z]/ { print $1 }' | sort >"$work/commands"
-# report has outputs of its own, which are no options.
-for command in $(grep -v report "$work/commands"); do
+for command in $(cat "$work/commands"); do
     "$brim" help "$command" | grep -oE '^  --[a-z-]+' | tr -d ' ' >"$work/help-$command"
 done
 cat "$work"/help-* | sort -u >"$work/help-options"
@@ -62,7 +61,7 @@ examples()
         "$brim" help "$command" | sed -n '/^examples/,$s/^  brim \(.*\)/\1/p'
     done >"$work/examples"
     sed -n 's/^\.Dl brim //p' docs/brim.1 >>"$work/examples"
-    sed 's/  .*//' "$work/examples" | grep -vE '^(help|version|models|gpus|report)|&&|config.json|fashion-mnist' |
+    sed 's/  .*//' "$work/examples" | grep -vE '^(help|version|models|gpus)|config.json|fashion-mnist' |
         sed 's/^\(train\|demo\)/plan/; s/--log [^ ]*//; s/--run [0-9]*//' >"$work/plans"
     [ "$(wc -l <"$work/plans")" -ge 8 ] || return 1
     while read -r line; do
