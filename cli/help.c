@@ -76,7 +76,8 @@ static const Help pages[] = {
      "Reads the log that `brim train --log RUN.jsonl` wrote. Without an output it\n"
      "prints a summary. --html takes one log, or two to see what a change saved.",
      "",
-     .examples = "  brim train --steps 20 --log run.jsonl && brim report run.jsonl --html run.html\n"
+     .examples = "  brim train --steps 20 --log run.jsonl\n"
+                 "  brim report run.jsonl --html run.html\n"
                  "  brim report plain.jsonl checkpointed.jsonl --html both.html\n",
      .more = report_outputs_help},
     {"help", "this text; with a command its page",

@@ -29,16 +29,16 @@ same()
 }
 
 # ---- Lists: of the command, of the page -------------------------------------------------------
-"$brim" help | grep -oE '^  --[a-z-]+' | tr -d ' ' | sort -u >"$work/options"
+{ "$brim" help; "$brim" help report; } | grep -oE '^  --[a-z-]+' | tr -d ' ' | sort -u >"$work/options"
 "$brim" help | awk '/^options/ { exit } /^  [a-z]/ { print $1 }' | sort >"$work/commands"
 for command in $(cat "$work/commands"); do
     "$brim" help "$command" | grep -oE '^  --[a-z-]+' | tr -d ' ' >"$work/help-$command"
 done
 cat "$work"/help-* | sort -u >"$work/help-options"
-sed -n 's/^\.It Fl -\([a-z-]*\).*/--\1/p' docs/brim.1 | sort >"$work/page-options"
+sed -n 's/^\.It Fl -\([a-z-]*\).*/--\1/p' docs/brim.1 | sort -u >"$work/page-options"
 sed -n '/^\.Sh DESCRIPTION/,/^\.Sh OPTIONS/s/^\.It Cm \([a-z]*\).*/\1/p' docs/brim.1 | sort >"$work/page-commands"
 
-check "the page has the options of the command, each once" same "$work/options" "$work/page-options"
+check "the page has the options of the command" same "$work/options" "$work/page-options"
 check "the page has the commands" same "$work/commands" "$work/page-commands"
 check "each option belongs to a command" same "$work/options" "$work/help-options"
 
@@ -48,7 +48,7 @@ own_options()
     "$brim" help | sed -n 's/^  \(--[a-z-]*\) .*\[\([a-z]*\)\]$/\1 \2/p' >"$work/own"
     [ -s "$work/own" ] || return 1
     while read -r option command; do
-        [ "$(cd "$work" && grep -lxe "$option" help-* | grep -v help-options)" = "help-$command" ] ||
+        [ "$(cd "$work" && grep -lxe "$option" help-* | grep -vE 'help-(options|report)')" = "help-$command" ] ||
             { echo "$option is not on the page of $command alone"; return 1; }
     done <"$work/own"
 }
@@ -61,7 +61,7 @@ examples()
         "$brim" help "$command" | sed -n '/^examples/,$s/^  brim \(.*\)/\1/p'
     done >"$work/examples"
     sed -n 's/^\.Dl brim //p' docs/brim.1 >>"$work/examples"
-    sed 's/  .*//' "$work/examples" | grep -vE '^(help|version|models|gpus)|config.json|fashion-mnist' |
+    sed 's/  .*//' "$work/examples" | grep -vE '^(report|help|version|models|gpus)|config.json|fashion-mnist' |
         sed 's/^\(train\|demo\)/plan/; s/--log [^ ]*//; s/--run [0-9]*//' >"$work/plans"
     [ "$(wc -l <"$work/plans")" -ge 8 ] || return 1
     while read -r line; do
@@ -134,7 +134,8 @@ bash_completion()
         answers "cosine" train --schedule cos && answers "keep" train --zero-grad k &&
         answers "t4,rtx-3060" fit --card t4,rtx-306 && answers "" train --batch "" &&
         answers "docs/memory.md" train --data docs/mem && answers "fashion-mnist" train --data fash &&
-        answers "docs/memory.md" train --log docs/mem && answers "--json" models --quiet --j
+        answers "docs/memory.md" train --log docs/mem && answers "docs/memory.md" report docs/mem && answers "--html" report run.jsonl --h &&
+        answers "docs/memory.md" report run.jsonl --html docs/mem && answers "--json" models --quiet --j
 }
 if command -v bash >/dev/null; then check "completion in bash" bash_completion; fi
 

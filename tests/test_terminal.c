@@ -4,6 +4,7 @@
 #include <pty.h>
 #include <signal.h>
 
+#include "../plan/plan.h"
 #include "cli_support.h"
 
 enum { ROWS = 80, COLUMNS = 200, OUTPUT = 1 << 20 };
@@ -128,12 +129,44 @@ static void read_all(Session *s, int terminal, const char *press)
     }
 }
 
+/* A script of the library's own, in this process's copy. */
+static int talking_script(void *config)
+{
+    (void)config;
+    Module *model = small_model(&(Setting){.family = MODEL_LLAMA});
+    for (int64_t step = 0; step < 5 && !error_code(); step++) {
+        int scope = tensor_scope_begin();
+        Batch batch = small_batch(MODEL_LLAMA, step, 0, 2);
+        tensor_backward(nn_loss(model, &batch));
+        brim_step(2 * SMALL_SEQ);
+        if (step == 2)
+            brim_say("after step %d", 3);
+        tensor_scope_end(scope);
+    }
+    brim_say("at the end");
+    return error_code();
+}
+
+static int run_talking(FILE *out, int panel, int quiet)
+{
+    return brim_run(
+        talking_script, NULL,
+        &(RunOptions){
+            .threads = 1, .out = out, .panel = panel, .quiet = quiet, .steps = 5, .title = "talks"});
+}
+
+/* Without arguments it is the script that runs. */
 static Session *run_on_terminal(const Terminal *like, const char *const *arguments)
 {
     int terminal, status;
     const struct winsize size = {.ws_row = ROWS, .ws_col = (unsigned short)like->columns};
     fflush(stdout);
     pid_t child = forkpty(&terminal, NULL, NULL, &size);
+    if (child == 0 && !arguments) {
+        setenv("TERM", "xterm", 1);
+        setenv("LC_ALL", "C", 1);
+        exit(run_talking(stdout, 1, 0));
+    }
     if (child == 0)
         become_command(like, arguments);
     assert_true(child > 0);
@@ -258,6 +291,38 @@ static void an_error_gives_the_cursor_back(void **state)
     assert_false(on_screen(s, " elapsed "));
 }
 
+/* A script may ask for the panel; what it says stays above. */
+static void scripts_may_have_a_panel(void **state)
+{
+    (void)state;
+    Session *s = run_on_terminal(&(Terminal){.columns = 100}, NULL);
+    assert_int_equal(s->code, 0);
+    assert_non_null(strstr(s->output, "\033[?25l"));
+    assert_non_null(strstr(s->output, " of 5 "));
+    assert_int_equal(s->cursor_hidden, 0);
+    assert_memory_equal(s->screen[2], "after step 3   ", 15);
+    assert_memory_equal(s->screen[3], "at the end   ", 13);
+    assert_non_null(strstr(s->screen[5], " steps, "));
+    assert_false(on_screen(s, " elapsed "));
+}
+
+/* Into a file go lines, whether a panel was asked for or not; nothing where the run is quiet. */
+static void scripts_print_lines_into_files(void **state)
+{
+    (void)state;
+    for (int quiet = 0; quiet < 2; quiet++) {
+        char text[1 << 14];
+        FILE *out = tmpfile();
+        assert_int_equal(run_talking(out, 1, quiet), 0);
+        read_back(out, text, sizeof text);
+        assert_int_equal(lines_starting(text, "step "), quiet ? 0 : 5);
+        assert_int_equal(lines_starting(text, "after step 3\n"), !quiet);
+        assert_int_equal(lines_starting(text, "at the end\n"), !quiet);
+        assert_null(strchr(text, '\033'));
+    }
+    brim_say("outside a run nothing is printed");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -268,6 +333,8 @@ int main(void)
         cmocka_unit_test(validations_stay),
         cmocka_unit_test(an_interrupt_gives_the_cursor_back),
         cmocka_unit_test(an_error_gives_the_cursor_back),
+        cmocka_unit_test(scripts_may_have_a_panel),
+        cmocka_unit_test(scripts_print_lines_into_files),
     };
     return cmocka_run_group_tests_name("terminal", tests, NULL, NULL);
 }

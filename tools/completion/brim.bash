@@ -36,15 +36,15 @@ _brim_value()
         _brim_words "$typed" "builtin fashion-mnist"
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")
         ;;
-    --log) mapfile -t COMPREPLY < <(compgen -f -- "$typed") ;;
+    --log | --html | --torch-snapshot | --trace | --massif | --csv | --jsonl) mapfile -t COMPREPLY < <(compgen -f -- "$typed") ;;
     *) COMPREPLY=() ;; # a number, a size or a text
     esac
 }
 
-# Whether the option wants a value: `brim help` shows one after its name.
+# Whether the option of a command wants a value: its help shows one after its name.
 _brim_takes_value()
 {
-    "$1" help 2>/dev/null | grep -qE -- "^  $2 [^ ]"
+    "$1" help "$2" 2>/dev/null | grep -qE -- "^  $3 [^ ]"
 }
 
 _brim()
@@ -63,7 +63,7 @@ _brim()
     elif [[ ${COMP_WORDS[COMP_CWORD - 1]} == --* ]]; then
         flag=${COMP_WORDS[COMP_CWORD - 1]}
     fi
-    if [[ -n $flag ]] && _brim_takes_value "$program" "$flag"; then
+    if [[ -n $flag ]] && _brim_takes_value "$program" "${COMP_WORDS[1]}" "$flag"; then
         _brim_value "$program" "$flag" "$typed"
     elif [[ ${COMP_WORDS[1]} == help ]]; then
         ((COMP_CWORD > 2)) ||
@@ -71,6 +71,7 @@ _brim()
     else
         _brim_words "$typed" "$("$program" help "${COMP_WORDS[1]}" 2>/dev/null |
             awk '/^  --/ { print $1 }')"
+        [[ ${COMP_WORDS[1]} != report || $typed == -* ]] || mapfile -t COMPREPLY < <(compgen -f -- "$typed")
     fi
 }
 
