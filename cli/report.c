@@ -19,8 +19,7 @@ static const struct {
     Export write; /* one of the two */
     Page page;
 } outputs[] = {
-    {"--html", "one page that opens anywhere: timeline, treemap, fragmentation; of two logs the difference",
-     .page = report_html},
+    {"--html", "one page that opens anywhere; of two logs the difference", .page = report_html},
     {"--torch-snapshot", "for PyTorch's memory viewer (pytorch.org/memory_viz)",
      .write = report_torch_snapshot},
     {"--trace", "for Perfetto (ui.perfetto.dev) and chrome://tracing", .write = report_chrome_trace},
@@ -48,8 +47,10 @@ static int refuse(const char *format, const char *a)
 void report_outputs_help(FILE *out)
 {
     fprintf(out, "\noutputs:\n");
-    for (int i = 0; i < OUTPUTS; i++)
-        fprintf(out, "  %-16s FILE  %s\n", outputs[i].name, outputs[i].help);
+    for (int i = 0; i < OUTPUTS; i++) {
+        int columns = fprintf(out, "  %s FILE", outputs[i].name);
+        fprintf(out, "%*s %s\n", 26 - columns, "", outputs[i].help);
+    }
 }
 
 static int same_file(const char *output, const char *log)
