@@ -140,6 +140,7 @@ static uint64_t need(Fit *fit, Method *m, int batch, int seq, Plan *keep)
     plan_script(training_script, &training, &run, &plan);
     fit->planned++;
     fit->parameters = training.parameters;
+    fit->samples = training.samples;
     uint64_t bytes = plan.status ? UINT64_MAX : plan.memory.stats.needs;
     if (m->memos < MEMO)
         m->memo[m->memos++] = (Need){batch, seq, bytes};
@@ -207,6 +208,13 @@ static int64_t largest(Fit *fit, Method *m, const Axis *axis, uint64_t limit)
     return low;
 }
 
+int fit_most(const Fit *fit, const Method *m)
+{
+    int most = LARGEST_BATCH / m->options.accumulate;
+    /* Images are as many as they are; a text gives as many samples as a step takes. */
+    return !m->options.seq && fit->samples < most ? (int)fit->samples : most;
+}
+
 static void fill_row(Fit *fit, Method *m)
 {
     const Options *o = &m->options;
@@ -216,8 +224,8 @@ static void fill_row(Fit *fit, Method *m)
         return;
     for (int i = 0; i < fit->cards; i++) {
         uint64_t limit = fit->memory[i] - fit->options->reserve;
-        int most = LARGEST_BATCH / o->accumulate;
-        m->batch[i] = (int)largest(fit, m, &(Axis){.seq = o->seq, .step = 1, .most = most}, limit);
+        m->batch[i] =
+            (int)largest(fit, m, &(Axis){.seq = o->seq, .step = 1, .most = fit_most(fit, m)}, limit);
         if (o->seq)
             m->seq[i] = step * (int)largest(fit, m, &(Axis){o->batch, 0, 1, step, max_seq / step}, limit);
     }

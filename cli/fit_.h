@@ -29,12 +29,14 @@ typedef struct Fit {
     uint64_t memory[CARDS];
     char title[CARDS][24];
     int cards;
-    int64_t parameters;
+    int64_t parameters, samples; /* samples: of the data, for images */
     int planned;
 } Fit;
 
 /* Whether the options as asked for, with this row's levers, fit the card beside what is reserved. */
 int fit_fits(const Fit *fit, const Method *method, int card);
+/* The largest batch worth trying: all of the data, or some ten thousand. */
+int fit_most(const Fit *fit, const Method *method);
 void fit_print(const Fit *fit);
 void fit_print_json(const Fit *fit);
 

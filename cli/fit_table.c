@@ -19,11 +19,11 @@ static void heading(const Fit *fit, const char *title, int numbers)
 {
     printf("\n%-*s", SHORT, title);
     if (numbers)
-        printf(" %8s %6s", "needs", "FLOPs");
+        printf(" %10s %6s", "needs", "FLOPs");
     for (int i = 0; i < fit->cards; i++)
         printf(" %12s", fit->title[i]);
-    printf("%s\n", numbers ? "" : "  bound by");
-    printf("%-*s", SHORT + (numbers ? 16 : 0), "");
+    printf("%s\n", numbers ? "" : "  bound at the peak by");
+    printf("%-*s", SHORT + (numbers ? 18 : 0), "");
     for (int i = 0; i < fit->cards; i++)
         printf(" %12.2f", gib(fit->memory[i]));
     printf("\n");
@@ -35,7 +35,7 @@ static void batch_cell(const Fit *fit, const Method *m, int card)
     uint64_t limit = fit->memory[card] - fit->options->reserve, needs = m->plan.memory.stats.needs;
     if (m->batch[card] >= m->options.batch)
         snprintf(text, sizeof text, "%d%s", m->batch[card],
-                 m->batch[card] == LARGEST_BATCH / m->options.accumulate ? "+" : "");
+                 m->batch[card] == fit_most(fit, m) ? (m->batch[card] == fit->samples ? " all" : "+") : "");
     else if (m->batch[card])
         snprintf(text, sizeof text, "no, only %d", m->batch[card]);
     else
@@ -59,7 +59,8 @@ static void print_bound(const Method *m)
 {
     const MemSummary *memory = &m->plan.memory;
     MemGroup bound = bound_by(memory);
-    printf("  %s %.2f, %s %s\n", group_names[bound], gib(report_group(memory->stats.at_peak, bound)),
+    printf("  %s %s, %s %s\n", group_names[bound],
+           report_size(report_group(memory->stats.at_peak, bound)).text,
            memtrack_phase_name(memory->stats.peak_at.phase), report_place(memory));
 }
 
@@ -76,7 +77,7 @@ static void print_tables(const Fit *fit)
             printf("%-*s %s\n", SHORT, m->label, m->plan.error);
             continue;
         }
-        printf("%-*s %8.2f %6.2f", SHORT, m->label, gib(m->plan.memory.stats.needs),
+        printf("%-*s %10s %6.2f", SHORT, m->label, report_size(m->plan.memory.stats.needs).text,
                m->plan.step_flops / m->options.accumulate /
                    (fit->method[0].plan.step_flops / fit->method[0].options.accumulate));
         for (int i = 0; i < fit->cards; i++)
@@ -84,7 +85,10 @@ static void print_tables(const Fit *fit)
         printf("\n");
     }
     snprintf(title, sizeof title, "LONGEST SEQUENCE, batch %d", o->batch);
-    heading(fit, o->seq ? title : "", 0);
+    if (o->seq)
+        heading(fit, title, 0);
+    else
+        printf("\n%-*s  %s\n", SHORT, "", "bound at the peak by");
     for (int k = 0; k < fit->methods; k++) {
         const Method *m = &fit->method[k];
         if (m->plan.status)
@@ -124,15 +128,16 @@ static void say_why(const Fit *fit)
         const char *what = m->label[0] == '+' ? m->label + 2 : m->label;
         MemGroup grown = grown_most(base, &m->plan.memory);
         if (needs > from + from / 200)
-            printf("%s needs %.2f more: %s at the peak are %.2f instead of %.2f.\n", what, gib(needs - from),
-                   group_names[grown], gib(report_group(m->plan.memory.stats.at_peak, grown)),
-                   gib(report_group(base->stats.at_peak, grown)));
+            printf("%s needs %s more: %s at the peak are %s instead of %s.\n", what,
+                   report_size(needs - from).text, group_names[grown],
+                   report_size(report_group(m->plan.memory.stats.at_peak, grown)).text,
+                   report_size(report_group(base->stats.at_peak, grown)).text);
         else if (needs + from / 200 > from)
-            printf("%s saves nothing by itself: at the peak (%s, %s) there are %.2f of %s; %.2f of %s bound "
+            printf("%s saves nothing by itself: at the peak (%s, %s) there are %s of %s; %s of %s bound "
                    "it.\n",
                    what, memtrack_phase_name(base->stats.peak_at.phase), report_place(base),
-                   gib(report_group(base->stats.at_peak, m->target)), group_names[m->target],
-                   gib(report_group(base->stats.at_peak, bound)), group_names[bound]);
+                   report_size(report_group(base->stats.at_peak, m->target)).text, group_names[m->target],
+                   report_size(report_group(base->stats.at_peak, bound)).text, group_names[bound]);
     }
 }
 
@@ -145,20 +150,20 @@ static void say_pytorch(const Fit *fit)
     uint64_t step = p + report_group(s->own_peak, MEM_GROUP_GRADIENTS) +
                     report_group(s->own_peak, MEM_GROUP_OPTIMIZER_STATES) + p;
     uint64_t more = step > s->peak ? step - s->peak : 0;
-    printf("PyTorch eager: ESTIMATED at least +%.2f (its optimizer step works on one more copy of the "
+    printf("PyTorch eager: ESTIMATED at least +%s (its optimizer step works on one more copy of the "
            "parameters), and "
-           "+0.25 to 0.45 of CUDA context.\n",
-           gib(more));
+           "+0.25 to 0.45 GiB of CUDA context.\n",
+           report_size(more).text);
 }
 
 void fit_print(const Fit *fit)
 {
     const Options *o = fit->options;
     print_title(o, fit->parameters, 0);
-    printf(
-        "brim's engine, fp32; GiB; %.2f of each card reserved. A cell is the largest that fits, or what is "
-        "missing.\n",
-        gib(o->reserve));
+    printf("brim's engine, fp32; cards in GiB, %.2f of each reserved. A cell is the largest that fits, or "
+           "what is "
+           "missing.\n",
+           gib(o->reserve));
     print_tables(fit);
     printf("\n");
     say_why(fit);
