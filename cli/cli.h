@@ -19,13 +19,14 @@ typedef struct CheckpointChoice {
 
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories;
+    const char *init, *export, *export_dtype;
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk;
     int64_t steps, max_samples, run_steps;
     float lr, weight_decay, clip, dropout; /* negative: not given */
     CheckpointChoice checkpoint;
     AttentionKind attention;
     uint64_t budget, seed, reserve;
-    int fused, keep_gradients, json, csv, quiet, textbook;
+    int fused, keep_gradients, json, csv, quiet, textbook, init_partial;
     ModelPreset preset; /* of `model`, with the options applied */
     char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
