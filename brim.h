@@ -12,6 +12,7 @@
 #include "io/weights.h"
 #include "memtrack/memtrack.h"
 #include "nn/nn.h"
+#include "nn/sample.h"
 #include "optim/optim.h"
 #include "plan/cards.h"
 #include "plan/formulae.h"

@@ -22,12 +22,15 @@ typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories;
     const char *init, *export, *export_dtype;
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk;
+    int tokens, top_k, prefill; /* of generate */
     int64_t steps, max_samples, run_steps;
     float lr, weight_decay, clip, dropout; /* negative: not given */
+    float temperature, top_p;
     CheckpointChoice checkpoint;
     AttentionKind attention;
     uint64_t budget, seed, reserve;
     int fused, keep_gradients, json, csv, quiet, textbook, init_partial;
+    int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments; /* of the command line, the subcommand first */
     int argument_count;
     ModelPreset preset; /* of `model`, with the options applied */
@@ -82,6 +85,16 @@ int check_machine(const Options *options, const Plan *plan);
 /* Of what comes and goes within a step (gradients, activations, overhead), what holds most at the peak. */
 MemGroup bound_by(const MemSummary *memory);
 
+/* The tokens of a text, at most so many; returns how many. And what a token adds to one. */
+typedef struct TokenText {
+    char text[16];
+    int length;
+} TokenText;
+int prompt_tokens(const char *text, int32_t *tokens, int most);
+TokenText token_text(int32_t token);
+/* brim plan --inference. */
+int plan_inference(const Options *options);
+
 /* One row of a comparison. */
 typedef struct Variant {
     char label[96];
@@ -115,6 +128,7 @@ int command_plan(const Options *options, int count);
 int command_compare(const Options *options, int count);
 int command_fit(const Options *options, int count);
 int command_demo(const Options *options, int count);
+int command_generate(const Options *options, int count);
 int command_models(const Options *options, int count);
 int command_gpus(const Options *options, int count);
 /* Its arguments are its own: those after the subcommand. */

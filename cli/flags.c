@@ -54,13 +54,24 @@ static const Flag flags[] = {
      .help = "steps between validations (with --epochs: each one)", .low = 1},
     {"--sample", FLAG_INT, AT(sample), "N", .help = "bytes that a llama or gpt2 writes at the end (0)",
      .high = MOST_SAMPLE},
-    {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", .help = "what the sample continues (\"The \")"},
+    {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", .help = "what is continued (\"The \")"},
+    {"--tokens", FLAG_INT, AT(tokens), "N", .help = "to write (100)", .low = 1, .only = "generate"},
+    {"--temperature", FLAG_FLOAT, AT(temperature), "X",
+     .help = "logits are divided by it; 0: the largest (0.8)", .only = "generate"},
+    {"--top-k", FLAG_INT, AT(top_k), "K", .help = "draw from the K most probable tokens (0: all)",
+     .only = "generate"},
+    {"--top-p", FLAG_FLOAT, AT(top_p), "P", .help = "draw from the fewest that have probability P (1)",
+     .only = "generate"},
+    {"--prefill", FLAG_INT, AT(prefill), "N", .help = "tokens of the prompt read at once (512)", .low = 1,
+     .only = "generate plan"},
     {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a line a step, each a JSON object"},
     {"--export", FLAG_TEXT, AT(export), "DIR",
      .help = "write the weights for transformers: model.safetensors and config.json", .only = "train"},
     {"--export-dtype", FLAG_NAME, AT(export_dtype), "f32|f16|bf16", .help = "as what (f32)", .only = "train"},
     {"--textbook", FLAG_SWITCH, AT(textbook), NULL, .help = "the rules of thumb, and what is wrong with each",
      .only = "plan"},
+    {"--inference", FLAG_SWITCH, AT(inference), NULL,
+     .help = "what writing --seq tokens needs, instead of training", .only = "plan"},
     {"--run", FLAG_INT64, AT(run_steps), "N",
      .help = "train each row for N steps too; measured beside planned", .only = "compare"},
     {"--csv", FLAG_SWITCH, AT(csv), NULL, .help = "the table as comma-separated values", .only = "compare"},
@@ -84,11 +95,40 @@ static void print_flag(FILE *out, const Flag *flag)
     fprintf(out, "%*s %s", columns < LEFT ? LEFT - columns : 0, "", flag->help);
 }
 
+typedef struct CommandsText {
+    char text[64];
+} CommandsText;
+
+/* The commands that take it, with this between. */
+static CommandsText commands_text(const Flag *flag, const char *between)
+{
+    CommandsText out = {""};
+    size_t used = 0;
+    for (const char *at = flag->only; at && *at && used < sizeof out.text; at += strspn(at, " ")) {
+        int length = (int)strcspn(at, " ");
+        used += (size_t)snprintf(out.text + used, sizeof out.text - used, "%s%.*s", used ? between : "",
+                                 length, at);
+        at += length;
+    }
+    return out;
+}
+
+static int takes_flag(const Flag *flag, const char *command)
+{
+    size_t length = strlen(command);
+    for (const char *at = flag->only; at && *at; at += strspn(at, " ")) {
+        if (strcspn(at, " ") == length && !strncmp(at, command, length))
+            return 1;
+        at += strcspn(at, " ");
+    }
+    return !flag->only;
+}
+
 void options_help(FILE *out)
 {
     for (int i = 0; i < FLAG_COUNT; i++) {
         print_flag(out, &flags[i]);
-        fprintf(out, flags[i].only ? " [%s]\n" : "\n", flags[i].only);
+        fprintf(out, flags[i].only ? " [%s]\n" : "\n", commands_text(&flags[i], ", ").text);
     }
 }
 
@@ -277,8 +317,8 @@ int assignments_parse(Assignments *all, const char *command, int argc, char **ar
         const Flag *flag = find_flag(argv[i], length);
         if (!flag)
             return usage("unknown option '%s'; `brim help` lists them", argv[i]);
-        if (flag->only && strcmp(flag->only, command))
-            return usage("%s belongs to `brim %s`", flag->name, flag->only);
+        if (!takes_flag(flag, command))
+            return usage("%s belongs to `brim %s`", flag->name, commands_text(flag, "` and `brim ").text);
         char *value = equals ? equals + 1 : NULL;
         if (flag->kind == FLAG_SWITCH && value)
             return usage("%s takes no value", flag->name);

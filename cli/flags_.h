@@ -23,9 +23,11 @@ typedef enum FlagKind {
 typedef struct Flag {
     const char *name;
     FlagKind kind;
-    size_t offset;                   /* of its field in Options */
-    const char *value, *help, *only; /* only: the one subcommand that takes it; NULL = all */
-    int low, high;                   /* of FLAG_INT; high 0 = INT_MAX */
+    size_t offset; /* of its field in Options */
+    const char *value, *help,
+        *only;     /* only: the subcommands that take it, "plan" or "plan generate"; NULL = all
+                    */
+    int low, high; /* of FLAG_INT; high 0 = INT_MAX */
 } Flag;
 
 enum { LIST_MAX = 16, ASSIGNMENTS_MAX = 64 };

@@ -16,6 +16,7 @@ static const Command commands[] = {
     {"plan", command_plan, 1, NULL},
     {"compare", command_compare, SETS_MAX, NULL},
     {"fit", command_fit, 1, NULL},
+    {"generate", command_generate, 1, NULL},
     {"demo", command_demo, 1, NULL},
     {"models", command_models, 1, NULL},
     {"gpus", command_gpus, 1, NULL},

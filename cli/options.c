@@ -102,10 +102,14 @@ static int apply_model(Options *o)
     if (o->dropout < 0)
         o->dropout = nn_preset_dropout(preset);
     nn_preset_set_dropout(&o->preset, o->dropout);
-    o->batch = o->batch ? o->batch : preset->batch;
-    o->seq = o->seq ? o->seq : preset->seq;
+    o->batch = o->batch ? o->batch : o->inference ? 1 : preset->batch;
+    o->seq = o->seq || o->generate ? o->seq : preset->seq;
     if (text && o->seq > max_seq)
         return usage("--seq %d is longer than the %d positions of %s", o->seq, max_seq, o->model);
+    if (o->inference && preset->family != MODEL_LLAMA && preset->family != MODEL_GPT2)
+        return usage("'%s' does not write from left to right; llama and gpt2 models do", o->model);
+    if (o->top_p <= 0 || o->top_p > 1)
+        return usage("--top-p must be above 0 and at most 1, not %g", (double)o->top_p);
     if (o->sample && preset->family != MODEL_LLAMA && preset->family != MODEL_GPT2)
         return usage("--sample needs a model that writes from left to right; '%s' does not", o->model);
     if (o->data && !strcmp(o->data, text ? "fashion-mnist" : "builtin"))
@@ -126,13 +130,17 @@ static const Options defaults = {.export_dtype = "f32",
                                  .weight_decay = -1,
                                  .clip = -1,
                                  .dropout = -1,
+                                 .tokens = 100,
+                                 .temperature = 0.8f,
+                                 .top_p = 1,
                                  .reserve = UINT64_C(1) << 30,
                                  .seed = 1};
 
 /* One combination: of the k-th list, value which[k]. Its label names what the lists vary. */
-static int combine(Options *o, const Assignments *all, const int *which)
+static int combine(Options *o, const char *command, const Assignments *all, const int *which)
 {
     *o = defaults;
+    o->inference = o->generate = !strcmp(command, "generate");
     size_t used = 0;
     for (int i = 0; i < all->count; i++) {
         const Assignment *a = &all->item[i];
@@ -164,7 +172,7 @@ int options_parse(Options *sets, int max, const char *command, int argc, char **
             usage("the lists have more than %d combinations", max);
             return -1;
         }
-        if (combine(&sets[count++], &all, which))
+        if (combine(&sets[count++], command, &all, which))
             return -1;
         int i = all.count - 1; /* the last list varies fastest */
         while (i >= 0 && ++which[i] == all.item[i].count)

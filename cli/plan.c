@@ -225,6 +225,8 @@ int command_plan(const Options *options, int count)
             print_textbook(&o);
         return EXIT_DONE;
     }
+    if (o.inference)
+        return plan_inference(&o);
     if (resolve_checkpoint(&o))
         return EXIT_NO;
     int status = plan_or_say(&o, &training, &plan);

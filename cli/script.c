@@ -1,10 +1,8 @@
 /* The training script behind train, plan and compare: one function, run on meta to plan and for real to
  * train. On meta it runs one of each kind of step instead of all of them. */
-#include <math.h>
 #include <string.h>
 #include <time.h>
 
-#include "../kernels/philox.h"
 #include "cli.h"
 
 typedef struct Session {
@@ -181,59 +179,39 @@ static void evaluate(Session *s, int64_t step)
 
 /* ---- Writing a sample ------------------------------------------------------------------------ */
 
-static int draw(const float *logits, int64_t count, double temperature, uint64_t seed, uint32_t position)
+typedef struct Sample {
+    char *text;
+    size_t length, room;
+} Sample;
+
+static int add_token(void *user, const int32_t *tokens, int batch)
 {
-    double largest = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < count; i++)
-        largest = fmax(largest, logits[i]);
-    for (int64_t i = 0; i < count; i++)
-        sum += exp((logits[i] - largest) / temperature);
-    double left = philox_unit(philox4x32(seed, position, 0x5a, 0, 0).v[0]) * sum;
-    for (int64_t i = 0; i < count; i++)
-        if ((left -= exp((logits[i] - largest) / temperature)) <= 0)
-            return (int)i;
-    return (int)count - 1;
+    Sample *sample = user;
+    TokenText token = token_text(tokens[0]);
+    (void)batch;
+    for (int i = 0; i < token.length && sample->length + 1 < sample->room; i++) {
+        char c = token.text[i];
+        sample->text[sample->length++] = c >= ' ' && c < 127 ? c : ' ';
+    }
+    return sample->length + 1 == sample->room;
 }
 
-/* One more byte after text[0..length): a window of fixed length, so that every step is planned alike; what
- * lies beyond the text does not matter to a causal model. */
-static int next_byte(Session *s, const char *text, int length, int window)
-{
-    int32_t ids[1024] = {0};
-    int from = length > window ? length - window : 0;
-    for (int i = from; i < length; i++)
-        ids[i - from] = (unsigned char)text[i];
-    tensor_no_grad_begin();
-    nn_eval(s->model);
-    int scope = tensor_scope_begin();
-    Batch batch = {.ids = tensor_from(DTYPE_I32, SHAPE(1, window), MEM_INPUT, ids)};
-    Tensor *logits = nn_forward(s->model, NULL, &batch); /* (1,window,V) */
-    const float *rows = logits ? tensor_f32(logits) : NULL;
-    int64_t vocab = tensor_dim(logits, 2);
-    int byte = '.';
-    if (rows)
-        byte = draw(rows + (length - from - 1) * vocab, vocab < 256 ? vocab : 256, 0.6, s->options->seed,
-                    (uint32_t)length);
-    tensor_scope_end(scope);
-    nn_train(s->model);
-    tensor_no_grad_end();
-    return byte;
-}
-
+/* Of a prompt that is too long for the window that was trained the end counts. */
 static void generate(Session *s)
 {
-    char text[1400];
-    const char *prompt = s->options->prompt ? s->options->prompt : "The ";
-    int length = snprintf(text, 1025, "%s", prompt[0] ? prompt : " ");
-    length = length > 1024 ? 1024 : length;
-    int start = length, count = s->options->sample < 160 ? s->options->sample : 160;
-    int window = s->options->seq < 1024 ? s->options->seq : 1024;
-    for (int i = 0; i < (s->meta ? 1 : count) && !error_code(); i++) {
-        int byte = next_byte(s, text, length, window);
-        text[length++] = (char)(byte >= ' ' && byte < 127 ? byte : ' ');
-    }
-    text[length] = '\0';
-    snprintf(s->training->generated, sizeof s->training->generated, "%s", text + start);
+    const Options *o = s->options;
+    int32_t tokens[1024];
+    const char *prompt = o->prompt && o->prompt[0] ? o->prompt : o->prompt ? " " : "The ";
+    int count = prompt_tokens(prompt, tokens, 1024), window = o->seq < count ? o->seq : count;
+    Sample sample = {.text = s->training->generated, .room = sizeof s->training->generated};
+    nn_generate(s->model, &(GenerateOptions){.prompt = tokens + count - window,
+                                             .prompt_tokens = window,
+                                             .tokens = o->sample,
+                                             .context = o->seq,
+                                             .sample = {.temperature = 0.6f, .seed = o->seed},
+                                             .written = add_token,
+                                             .user = &sample});
+    sample.text[sample.length] = '\0';
 }
 
 /* ---- Steps ----------------------------------------------------------------------------------- */

@@ -68,7 +68,7 @@ static int attention_min(int a, int b)
 /* Keys before this one are seen by some query in [first, first + count). */
 static int attention_key_end(const AttentionDims *d, int first, int count)
 {
-    return d->causal ? first + count : d->seq;
+    return d->causal ? d->past + first + count : d->seq;
 }
 
 /* The query blocks of `heads` heads in a row, cut into parts of equal work: where part i begins. By the keys
@@ -99,7 +99,7 @@ static int attention_visible(const AttentionDims *d, int i, int key, int count)
 {
     if (!d->causal)
         return count;
-    int n = i + 1 - key;
+    int n = d->past + i + 1 - key;
     return n < 0 ? 0 : attention_min(n, count);
 }
 

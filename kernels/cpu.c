@@ -4,8 +4,10 @@
 #include "kernels.h"
 
 #include "gemm.c"
+#include "few.c"
 #include "linear.c"
 #include "attention.c"
+#include "cached.c"
 #include "elementwise.c"
 #include "activation.c"
 #include "norm.c"
@@ -45,6 +47,9 @@ const Kernels KERNEL_JOIN(kernels_cpu_, KERNEL_ISA) = {
     .attention_flash_forward = attention_flash_forward,
     .attention_flash_backward = attention_flash_backward,
     .attention_workspace = attention_workspace,
+    .attention_append = attention_append,
+    .attention_cached = attention_cached,
+    .attention_cached_workspace = attention_cached_workspace,
     .cross_entropy_forward = cross_entropy_forward,
     .cross_entropy_backward = cross_entropy_backward,
     .cross_entropy_workspace = cross_entropy_workspace,

@@ -34,6 +34,7 @@ typedef struct AttentionDims {
     int64_t lddq, lddk, lddv;   /* the same of the gradients (backward only) */
     const int32_t *key_mask;    /* (B,T), 0 = a padding key nobody attends to; NULL = none. A row with no key
                                    left yields zeros (and zero gradients), never NaN */
+    int past, capacity; /* of attention_cached only: tokens in the cache before q's first, and its room */
 } AttentionDims;
 
 /* What attention keeps from forward to backward: eager its probabilities or nothing, flash the log-sum-exp.
@@ -68,6 +69,7 @@ typedef struct RopeDims {
     RopeStretch stretch;
     float factor;                                          /* of linear and llama3 */
     float low_freq_factor, high_freq_factor, original_seq; /* of llama3 */
+    int offset;                      /* position of x's first row */
 } RopeDims;
 
 /* Hyper-parameters of one update; field meanings are PyTorch's. grad_scale multiplies every gradient first
@@ -139,7 +141,7 @@ typedef struct Kernels {
     void (*swiglu_backward)(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
                             float *dgate, float beta_up, float *dup, int threads);
 
-    /* y may equal x; ld is of both. Positions are 0..seq-1. y = rotated x + beta y. */
+    /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
     void (*rope)(const RopeDims *d, const float *x, float beta, float *y, int threads);
 
     /* eager keeps probs (B,H,T,T) for backward, which overwrites them. Masked entries of probs are 0. With
@@ -159,6 +161,16 @@ typedef struct Kernels {
                                      float *dk, float *dv, float *workspace, int threads);
     /* bytes; of all four, by what is kept between them */
     size_t (*attention_workspace)(const AttentionDims *d, AttentionKept kept, int backward, int threads);
+
+    /* Attention over a cache of keys and values, (2, B, Hkv, capacity, D): all keys, then all values, a
+     * head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1; then query t sees rows
+     * 0..past+t. Causal, without key_mask. */
+    void (*attention_append)(const AttentionDims *d, const float *k, const float *v, float *cache,
+                             int threads);
+    void (*attention_cached)(const AttentionDims *d, const float *q, const float *cache, float *out,
+                             float *workspace, int threads);
+    /* bytes; whatever `past` is */
+    size_t (*attention_cached_workspace)(const AttentionDims *d, int threads);
 
     /* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
      * Returns the first row whose label is neither ignore_index nor in [0, classes), else -1. */

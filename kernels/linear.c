@@ -22,6 +22,19 @@ typedef struct LinearForward {
     float *pre, *y;            /* (rows,out) */
 } LinearForward;
 
+/* All rows are then in one block. */
+static int linear_is_few(const LinearDims *d)
+{
+    return d->rows <= FEW_ROWS && d->in > 0;
+}
+
+static void linear_add_bias(int64_t n, const float *bias, float *y)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        y[i] += bias[i];
+}
+
 /* The bias goes in first and the product is added to it: with beta 0, sgemm would clear its output anyway. */
 static void linear_forward_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
 {
@@ -29,11 +42,17 @@ static void linear_forward_block(const LinearForward *f, int64_t row, int64_t ro
     float *product = (f->pre ? f->pre : f->y) + row * d->out + col;
     if (rows == 0 || cols == 0)
         return;
-    for (int64_t i = 0; f->bias && i < rows; i++)
-        memcpy(product + i * d->out, f->bias + col, (size_t)cols * sizeof(float));
-    gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, f->x + row * d->in, d->in,
-               f->w + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in, f->bias ? 1.0f : 0.0f,
-               product, d->out);
+    if (linear_is_few(d)) {
+        few_columns(d, col, cols, f->x, f->w, product - col);
+        for (int64_t i = 0; f->bias && i < rows; i++)
+            linear_add_bias(cols, f->bias + col, product + i * d->out);
+    } else {
+        for (int64_t i = 0; f->bias && i < rows; i++)
+            memcpy(product + i * d->out, f->bias + col, (size_t)cols * sizeof(float));
+        gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, f->x + row * d->in, d->in,
+                   f->w + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in, f->bias ? 1.0f : 0.0f,
+                   product, d->out);
+    }
 
     float *y = f->y + row * d->out + col;
     int64_t runs = cols == d->out ? 1 : rows, length = rows * cols / runs; /* whole rows are one array */
@@ -61,6 +80,10 @@ static void linear_forward(const LinearDims *d, Activation act, const float *x, 
 {
     LinearForward f = {d, act, x, w, bias, pre, y};
     GemmGrid grid = gemm_grid(d->rows, d->out, d->in, threads);
+    if (linear_is_few(d)) { /* each thread its own columns, so that none reads another's weights */
+        grid.cols *= grid.rows;
+        grid.rows = 1;
+    }
     int panels = grid.rows * grid.cols;
 #pragma omp parallel for schedule(static, 1) num_threads(threads) if (panels > 1 && !omp_in_parallel())
     for (int i = 0; i < panels; i++)

@@ -49,6 +49,11 @@ void reference_attention_flash_backward(const AttentionDims *d, const float *q, 
                                         const float *v, const float *out, const float *lse, const float *dout,
                                         float *dq, float *dk, float *dv, float *workspace, int threads);
 size_t reference_attention_workspace(const AttentionDims *d, AttentionKept kept, int backward, int threads);
+void reference_attention_append(const AttentionDims *d, const float *k, const float *v, float *cache,
+                                int threads);
+void reference_attention_cached(const AttentionDims *d, const float *q, const float *cache, float *out,
+                                float *workspace, int threads);
+size_t reference_attention_cached_workspace(const AttentionDims *d, int threads);
 int64_t reference_cross_entropy_forward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
                                         float scale, float *loss, float *lse, float *workspace, int threads);
 void reference_cross_entropy_backward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,

@@ -227,3 +227,64 @@ size_t reference_attention_workspace(const AttentionDims *d, AttentionKept kept,
     (void)d, (void)kept, (void)backward, (void)threads;
     return 0;
 }
+
+/* ---- attention over a cache ------------------------------------------------------------------ */
+
+/* Where a head's rows begin: keys (which = 0) or values (1). */
+static int64_t reference_cache_at(const AttentionDims *d, int which, int b, int kv_head)
+{
+    return (((int64_t)which * d->batch + b) * d->kv_heads + kv_head) * d->capacity * d->head_dim;
+}
+
+void reference_attention_append(const AttentionDims *d, const float *k, const float *v, float *cache,
+                                int threads)
+{
+    (void)threads;
+    for (int b = 0; b < d->batch; b++)
+        for (int t = 0; t < d->seq; t++)
+            for (int h = 0; h < d->kv_heads; h++)
+                for (int c = 0; c < d->head_dim; c++) {
+                    int64_t to = (int64_t)(d->past + t) * d->head_dim + c;
+                    cache[reference_cache_at(d, 0, b, h) + to] = k[reference_at(d, d->ldk, b, t, h) + c];
+                    cache[reference_cache_at(d, 1, b, h) + to] = v[reference_at(d, d->ldv, b, t, h) + c];
+                }
+}
+
+/* Query t of head h: one pass for the largest score, one for each element of the result. */
+static void reference_cached_row(const AttentionDims *d, const float *q, const float *k, const float *v,
+                                 int keys, float *out)
+{
+    double max = -INFINITY, all = 0;
+    for (int j = 0; j < keys; j++)
+        max = fmax(max, (double)d->scale * reference_dot(d->head_dim, q, k + (int64_t)j * d->head_dim));
+    for (int j = 0; j < keys; j++)
+        all += exp((double)d->scale * reference_dot(d->head_dim, q, k + (int64_t)j * d->head_dim) - max);
+    for (int c = 0; c < d->head_dim; c++) {
+        double sum = 0;
+        for (int j = 0; j < keys; j++)
+            sum += exp((double)d->scale * reference_dot(d->head_dim, q, k + (int64_t)j * d->head_dim) - max) *
+                   (double)v[(int64_t)j * d->head_dim + c];
+        out[c] = (float)(sum / all);
+    }
+}
+
+void reference_attention_cached(const AttentionDims *d, const float *q, const float *cache, float *out,
+                                float *workspace, int threads)
+{
+    (void)workspace, (void)threads;
+    for (int b = 0; b < d->batch; b++)
+        for (int t = 0; t < d->seq; t++)
+            for (int h = 0; h < d->heads; h++) {
+                int kv = reference_kv_head(d, h);
+                reference_cached_row(d, q + reference_at(d, d->ldq, b, t, h),
+                                     cache + reference_cache_at(d, 0, b, kv),
+                                     cache + reference_cache_at(d, 1, b, kv), d->past + t + 1,
+                                     out + reference_at(d, d->ldo, b, t, h));
+            }
+}
+
+size_t reference_attention_cached_workspace(const AttentionDims *d, int threads)
+{
+    (void)d, (void)threads;
+    return 0;
+}

@@ -30,13 +30,13 @@ static void rope_rotate(int64_t pairs, const float *cosine, const float *sine, c
     }
 }
 
-/* Pairs [first, first + pairs) of every sequence and head at position t. */
+/* Pairs [first, first + pairs) of row t of every sequence and head. */
 static void rope_position(const RopeDims *d, int t, int first, int pairs, const float *frequency,
                           const float *x, float beta, float *y)
 {
     float cosine[ROPE_PAIRS], sine[ROPE_PAIRS];
     for (int i = 0; i < pairs; i++) {
-        float angle = (float)t * frequency[i];
+        float angle = (float)(d->offset + t) * frequency[i];
         cosine[i] = cosf(angle);
         sine[i] = d->inverse ? -sinf(angle) : sinf(angle);
     }

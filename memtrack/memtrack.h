@@ -54,7 +54,8 @@ extern "C" {
     X(TEMPORARY, "temporary", OVERHEAD, HIGH)                                                                \
     X(WORKSPACE, "workspace", OVERHEAD, HIGH)                                                                \
     X(INPUT, "input", OVERHEAD, HIGH)                                                                        \
-    X(BUFFER, "buffer", OVERHEAD, LOW)
+    X(BUFFER, "buffer", OVERHEAD, LOW)                                                                       \
+    X(KV_CACHE, "kv_cache", OVERHEAD, LOW)
 
 #define MEMTRACK_PHASES(X)                                                                                   \
     X(SETUP, "setup")                                                                                        \

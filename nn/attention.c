@@ -23,11 +23,18 @@ static Tensor *projected(const Attention *self, int i, Tensor *x)
     return tensor_linear(x, self->weight[i], self->bias[i], TENSOR_IDENTITY);
 }
 
-static Tensor *gpt2_attention(const Attention *self, Tensor *x)
+static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
 {
+    const Attention *self = nn_state(module);
     AttentionOptions options = options_of(self, NULL);
     Tensor *qkv = tensor_linear_in_out(x, self->weight[0], self->bias[0], TENSOR_IDENTITY); /* (B,T,3C) */
-    Tensor *out = tensor_attention_packed(tensor_move(qkv), &options);
+    Tensor *out;
+    if (batch && batch->cache)
+        out = tensor_attention_cached_packed(tensor_move(qkv),
+                                             module_cache_layer(batch, module, tensor_dim(x, 1)),
+                                             module_past(batch), &options);
+    else
+        out = tensor_attention_packed(tensor_move(qkv), &options);
     return tensor_linear_in_out(tensor_move(out), self->weight[1], self->bias[1], TENSOR_IDENTITY);
 }
 
@@ -36,18 +43,36 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     const Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
     if (c->style == ATTENTION_GPT2)
-        return gpt2_attention(self, x);
+        return gpt2_attention(module, x, batch);
     Tensor *q = projected(self, 0, x), *k = projected(self, 1, x), *v = projected(self, 2, x);
     if (c->style == ATTENTION_LLAMA) {
-        q = tensor_rope_scaled(tensor_move(q), c->heads, c->rope_theta, &c->rope_scaling);
-        k = tensor_rope_scaled(tensor_move(k), c->kv_heads, c->rope_theta, &c->rope_scaling);
+        RopeOptions rope = {c->heads, c->rope_theta, module_past(batch), c->rope_scaling};
+        q = tensor_rope_with(tensor_move(q), &rope);
+        rope.heads = c->kv_heads;
+        k = tensor_rope_with(tensor_move(k), &rope);
     }
     AttentionOptions options = options_of(self, c->style == ATTENTION_BERT && batch ? batch->mask : NULL);
-    Tensor *out = tensor_attention(tensor_move(q), tensor_move(k), tensor_move(v), &options);
+    Tensor *out;
+    if (batch && batch->cache)
+        out = tensor_attention_cached(tensor_move(q), tensor_move(k), tensor_move(v),
+                                      module_cache_layer(batch, module, tensor_dim(x, 1)), module_past(batch),
+                                      &options);
+    else
+        out = tensor_attention(tensor_move(q), tensor_move(k), tensor_move(v), &options);
     return projected(self, 3, tensor_move(out));
 }
 
 static const ModuleClass attention_class = {"attention", sizeof(Attention), attention_forward};
+
+int module_attention_cache(const Module *module, int *kv_heads, int *head_dim)
+{
+    if (module->type != &attention_class)
+        return 0;
+    const AttentionConfig *c = &((const Attention *)module->state)->config;
+    *kv_heads = c->kv_heads;
+    *head_dim = c->head_dim;
+    return c->style == ATTENTION_BERT ? -1 : 1;
+}
 
 /* A projection is a child for its name's sake; its forward is called from the attention's own. */
 static int projection(Module *module, Attention *self, int i, const char *name, int64_t in, int64_t out,
@@ -106,6 +131,7 @@ Module *nn_attention(const AttentionConfig *config)
         return NULL;
     self->config = *config;
     self->config.kv_heads = kv_heads;
+    self->config.head_dim = (int)head_dim;
     self->config.rope_theta = config->rope_theta > 0 ? config->rope_theta : 10000;
     int64_t inner = config->heads * head_dim, kv = kv_heads * head_dim;
     static const char *const llama_names[] = {"q_proj", "k_proj", "v_proj", "o_proj"};

@@ -86,7 +86,8 @@ static Tensor *gpt2_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,
         return NULL;
     }
     Tensor *hidden = nn_forward(module->children[0], batch->ids, batch); /* (B,T,C) */
-    hidden = tensor_add_rows(tensor_move(hidden), self->positions, tensor_dim(batch->ids, 1));
+    hidden = tensor_add_rows_from(tensor_move(hidden), self->positions, module_past(batch),
+                                  tensor_dim(batch->ids, 1));
     hidden = nn_forward(self->dropout, tensor_move(hidden), batch);
     hidden = nn_run_blocks(module, tensor_move(hidden), batch);
     return nn_forward(self->norm, tensor_move(hidden), batch);

@@ -60,9 +60,10 @@ static Tensor *llama_hidden(Module *module, Tensor *x, const Batch *batch) /* (B
         error_raise(ERROR_DATA, "llama: the batch has no token ids");
         return NULL;
     }
-    if (tensor_dim(batch->ids, 1) > self->max_seq) {
-        error_raise(ERROR_SHAPE, "llama: a sequence of %lld is longer than the model's %d",
-                    (long long)tensor_dim(batch->ids, 1), self->max_seq);
+    int64_t length = module_past(batch) + tensor_dim(batch->ids, 1);
+    if (length > self->max_seq) {
+        error_raise(ERROR_SHAPE, "llama: a sequence of %lld is longer than the model's %d", (long long)length,
+                    self->max_seq);
         return NULL;
     }
     Tensor *hidden = nn_forward(self->embedding, batch->ids, batch); /* (B,T,C) */

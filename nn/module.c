@@ -287,6 +287,22 @@ static Tensor *whole_loss(Module *model, const Batch *batch, float scale)
     return loss;
 }
 
+Tensor *module_hidden(Module *model, const Batch *batch)
+{
+    return forward_by(module_run_hidden, model, NULL, batch);
+}
+
+Tensor *module_head(Module *model, Tensor *hidden)
+{
+    const ModuleHead *head = &model->head;
+    MemTracker *tracker = model->item.context->tracker;
+    int place = memtrack_place_set(tracker, model->place);
+    push_place(tracker, head->place);
+    Tensor *logits = tensor_linear(hidden, head->weight, head->bias, TENSOR_IDENTITY);
+    memtrack_place_set(tracker, place);
+    return logits;
+}
+
 static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
 {
     const ModuleHead *head = &model->head;
@@ -298,7 +314,7 @@ static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
                     model->type->name);
         return NULL;
     }
-    Tensor *hidden = forward_by(module_run_hidden, model, NULL, batch); /* (…,C) */
+    Tensor *hidden = module_hidden(model, batch); /* (…,C) */
     if (!batch->labels)
         error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;

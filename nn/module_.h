@@ -62,6 +62,18 @@ Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out)
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
 /* logits = hidden weight^T + bias, with the embedding's weight, charged to a place of its own. */
 Tensor *module_tied_head(Module *model, const char *place, Tensor *hidden, Tensor *weight, Tensor *bias);
+/* The forward up to the head that a model offers, with what belongs to it (place, scope): (B,T,C). */
+Tensor *module_hidden(Module *model, const Batch *batch);
+/* logits = hidden weight^T + bias of the head that a model offers, at its place. */
+Tensor *module_head(Module *model, Tensor *hidden);
+/* nn_attention's width of a cache, for modules that are one: 1, 0 for others, -1 for one that is not causal.
+ */
+int module_attention_cache(const Module *module, int *kv_heads, int *head_dim);
+/* Tokens read before those of the batch. */
+int module_past(const Batch *batch);
+/* This attention's keys and values, (2,B*kv_heads,max_tokens,head_dim), to be extended by `tokens`; NULL
+ * after an error. */
+Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t tokens);
 /* Positive and at most INT_MAX, or raises "llama: layers must be …, not -3". Returns non-zero on error. */
 int config_positive(const char *model, const char *field, int64_t value);
 /* A configuration is there, or raises "llama: the configuration is NULL". Returns non-zero on error. */

@@ -104,6 +104,32 @@ BRIM_API int nn_set_checkpoint_every(Module *model, int n);
 /* The pattern in force, or NULL; valid until it is set again. */
 BRIM_API const char *nn_checkpoints(const Module *model);
 
+/* ---- Writing one token after the other ------------------------------------------------------- */
+
+/* The keys and values of the tokens read so far, of every attention in a model. */
+typedef struct KvCache KvCache;
+
+/* Room for max_tokens tokens of `batch` sequences: 2 x batch x kv_heads x max_tokens x head_dim floats at
+ * each attention's place, component KV_CACHE, all at once and uninitialised. Goes with the current scope, or
+ * before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles LLAMA and GPT2:
+ * others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
+BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
+BRIM_API void nn_kv_cache_free(KvCache *cache);        /* NULL is fine */
+BRIM_API int nn_kv_cache_tokens(const KvCache *cache); /* of each sequence, so far */
+BRIM_API int nn_kv_cache_max_tokens(const KvCache *cache);
+BRIM_API uint64_t nn_kv_cache_bytes(const KvCache *cache); /* as charged: each layer rounded up */
+/* Forgets all but the first `tokens`: 0 begins anew, fewer takes tokens back. No bytes are freed. */
+BRIM_API void nn_kv_cache_truncate(KvCache *cache, int tokens);
+
+/* nn_forward of batch->ids (B,T) as the tokens that follow those in the cache, which then holds them too:
+ * positions continue, and every token sees itself and all before. Equal to the rows of nn_forward on the
+ * whole sequence, to rounding. Any T; after an error the cache is as before. Logits (B,T,vocab). Only without
+ * recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call nn_eval before. */
+BRIM_API Tensor *nn_forward_cached(Module *model, const Batch *batch, KvCache *cache);
+/* The same with the logits of the last position only, (B,vocab): the head is not computed for the rest. For
+ * models that offer a head (nn_offer_head). */
+BRIM_API Tensor *nn_forward_next(Module *model, const Batch *batch, KvCache *cache);
+
 /* ---- Layers ---------------------------------------------------------------------------------- */
 
 /* weight (out, in), bias (out); PyTorch's default initialisation, uniform within 1/sqrt(in). */

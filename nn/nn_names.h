@@ -18,9 +18,18 @@
 #define nn_eval brim_nn_eval
 #define nn_family_name brim_nn_family_name
 #define nn_forward brim_nn_forward
+#define nn_forward_cached brim_nn_forward_cached
+#define nn_forward_next brim_nn_forward_next
+#define nn_generate brim_nn_generate
 #define nn_gpt2 brim_nn_gpt2
 #define nn_gpt2_block brim_nn_gpt2_block
 #define nn_is_training brim_nn_is_training
+#define nn_kv_cache brim_nn_kv_cache
+#define nn_kv_cache_bytes brim_nn_kv_cache_bytes
+#define nn_kv_cache_free brim_nn_kv_cache_free
+#define nn_kv_cache_max_tokens brim_nn_kv_cache_max_tokens
+#define nn_kv_cache_tokens brim_nn_kv_cache_tokens
+#define nn_kv_cache_truncate brim_nn_kv_cache_truncate
 #define nn_layer_norm brim_nn_layer_norm
 #define nn_leave brim_nn_leave
 #define nn_linear brim_nn_linear
@@ -45,6 +54,7 @@
 #define nn_preset_vocab brim_nn_preset_vocab
 #define nn_rms_norm brim_nn_rms_norm
 #define nn_run_blocks brim_nn_run_blocks
+#define nn_sample brim_nn_sample
 #define nn_sequential brim_nn_sequential
 #define nn_set_checkpoint brim_nn_set_checkpoint
 #define nn_set_checkpoint_every brim_nn_set_checkpoint_every

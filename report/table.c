@@ -36,6 +36,7 @@ static const char *const component_labels[MEM_COMPONENT_COUNT] = {
     [MEM_MASTER] = "  master weights", [MEM_ACTIVATION_GRADIENT] = "  activation gradients",
     [MEM_TEMPORARY] = "  temporaries", [MEM_WORKSPACE] = "  workspace",
     [MEM_INPUT] = "  input",           [MEM_BUFFER] = "  buffers",
+    [MEM_KV_CACHE] = "  kv cache",
 };
 
 /* The moment an own peak was reached, for the groups that come and go within a step. What only grows in a

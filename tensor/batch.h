@@ -19,6 +19,7 @@ typedef struct Batch {
     int64_t first_sample;   /* index of this micro-batch's first sample within the accumulated batch */
     int micro, micros;      /* this micro-batch of how many in the step */
     int64_t tokens;         /* tokens (or samples, for feature data) in this micro-batch, for throughput */
+    struct KvCache *cache;  /* keys and values of the tokens before these: nn_forward_cached sets it */
 } Batch;
 
 #endif

@@ -31,16 +31,18 @@ typedef union OpAttr {
         int kind;
     } activation;
     struct {
-        int64_t rows;
+        int64_t rows, first;
     } add_rows;
     struct {
         int heads;
         float theta;
         RopeScaling scaling;
+        int offset;
     } rope;
     struct {
         int heads, kv_heads, causal, flash, packed;
         int remake; /* eager keeps no scores: backward makes them again */
+        int past;   /* of attention_cached: tokens in the cache */
     } attention;
     struct {
         float factor;

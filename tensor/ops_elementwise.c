@@ -1,6 +1,7 @@
 /* Operations that keep the shape: add, mul, scale, activations, swiglu, rope, dropout, and reshape, which
  * moves nothing. */
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 
 #include "ops_.h"
@@ -264,6 +265,7 @@ static RopeDims rope_dims(const OpCall *call)
                       .head_dim = (int)(x.dim[2] / heads),
                       .ld = x.dim[2],
                       .theta = call->attr.rope.theta,
+                      .offset = call->attr.rope.offset,
                       .stretch = (RopeStretch)s->kind,
                       .factor = s->factor,
                       .low_freq_factor = s->low_freq_factor,
@@ -301,6 +303,9 @@ static int rope_shape(OpCall *call)
                            (double)call->attr.rope.theta);
     if (rope_scaling_check(&call->attr.rope.scaling))
         return error_code();
+    if (call->attr.rope.offset < 0 || x.dim[1] > INT_MAX - call->attr.rope.offset)
+        return error_raise(ERROR_ARGUMENT, "rope: %" PRId64 " positions from %d on; positions are 0 to %d",
+                           x.dim[1], call->attr.rope.offset, INT_MAX - 1);
     return unary_shape(call);
 }
 
@@ -328,17 +333,17 @@ static const OpRow rope_row = {
     .accumulates = OP_INPUT(0),
 };
 
-Tensor *tensor_rope_scaled(Tensor *x, int heads, float theta, const RopeScaling *scaling)
+Tensor *tensor_rope_with(Tensor *x, const RopeOptions *o)
 {
-    OpAttr attr = {.rope = {.heads = heads, .theta = theta}};
-    if (scaling)
-        attr.rope.scaling = *scaling;
-    return x ? tensor_apply(&rope_row, &attr, 1, (Tensor *[]){x}) : NULL;
+    if (!x || !o)
+        return NULL;
+    OpAttr attr = {.rope = {.heads = o->heads, .theta = o->theta, .offset = o->first, .scaling = o->scaling}};
+    return tensor_apply(&rope_row, &attr, 1, (Tensor *[]){x});
 }
 
 Tensor *tensor_rope(Tensor *x, int heads, float theta)
 {
-    return tensor_rope_scaled(x, heads, theta, NULL);
+    return tensor_rope_with(x, &(RopeOptions){.heads = heads, .theta = theta});
 }
 
 /* ---- Dropout --------------------------------------------------------------------------------- */

@@ -50,6 +50,12 @@ Tensor *tensor_embedding(Tensor *ids, Tensor *table)
 
 /* ---- add_rows -------------------------------------------------------------------------------- */
 
+/* Elements of the table before its first row that counts. */
+static int64_t skipped(const OpCall *call)
+{
+    return call->attr.add_rows.first * last_dim(call->shape[1]);
+}
+
 static int64_t added(const OpCall *call)
 {
     return call->attr.add_rows.rows * last_dim(call->shape[1]);
@@ -58,17 +64,17 @@ static int64_t added(const OpCall *call)
 static int add_rows_shape(OpCall *call)
 {
     Shape x = call->shape[0], table = call->shape[1];
-    int64_t rows = call->attr.add_rows.rows;
+    int64_t rows = call->attr.add_rows.rows, first = call->attr.add_rows.first;
     if (check_dtype(call, 0, DTYPE_F32, "x") || check_dtype(call, 1, DTYPE_F32, "table"))
         return error_code();
-    if (table.ndim != 2 || last_dim(table) != last_dim(x) || rows < 1 || leading(x) % rows)
+    if (table.ndim != 2 || last_dim(table) != last_dim(x) || rows < 1 || first < 0 || leading(x) % rows)
         return error_raise(ERROR_SHAPE, "add_rows: x %s and table %s with %" PRId64 " rows do not fit",
                            shape_text(x).text, shape_text(table).text, rows);
-    if (rows > table.dim[0])
+    if (rows > table.dim[0] - first)
         return error_raise(ERROR_SHAPE,
                            "add_rows: a sequence of %" PRId64 " is longer than the table's %" PRId64
                            " positions",
-                           rows, table.dim[0]);
+                           first + rows, table.dim[0]);
     call->plan.out = x;
     if (needs_input(call, 1))
         call->plan.backward_workspace =
@@ -78,15 +84,15 @@ static int add_rows_shape(OpCall *call)
 
 static int64_t add_rows_forward(OpCall *call)
 {
-    call->kernels->add_row(call_numel(call, 0) / added(call), added(call), call->in[0], call->in[1],
-                           call->out, call->threads);
+    call->kernels->add_row(call_numel(call, 0) / added(call), added(call), call->in[0],
+                           (const float *)call->in[1] + skipped(call), call->out, call->threads);
     return -1;
 }
 
 static void add_rows_backward(OpCall *call)
 {
-    call->kernels->column_sum(call_numel(call, 0) / added(call), added(call), call->dout, 1, call->din[1],
-                              call->workspace, call->threads);
+    call->kernels->column_sum(call_numel(call, 0) / added(call), added(call), call->dout, 1,
+                              call->din[1] + skipped(call), call->workspace, call->threads);
 }
 
 static const OpRow add_rows_row = {
@@ -100,9 +106,15 @@ static const OpRow add_rows_row = {
     .zeroed = OP_INPUT(1),
 };
 
-Tensor *tensor_add_rows(Tensor *x, Tensor *table, int64_t rows)
+Tensor *tensor_add_rows_from(Tensor *x, Tensor *table, int64_t first, int64_t rows)
 {
     if (!x || !table)
         return NULL;
-    return tensor_apply(&add_rows_row, &(OpAttr){.add_rows = {.rows = rows}}, 2, (Tensor *[]){x, table});
+    return tensor_apply(&add_rows_row, &(OpAttr){.add_rows = {.rows = rows, .first = first}}, 2,
+                        (Tensor *[]){x, table});
+}
+
+Tensor *tensor_add_rows(Tensor *x, Tensor *table, int64_t rows)
+{
+    return tensor_add_rows_from(x, table, 0, rows);
 }

@@ -224,6 +224,8 @@ BRIM_API Tensor *tensor_embedding(Tensor *ids, Tensor *table);
 /* x (…, rows, c) + the first `rows` rows of table (n >= rows, c), for every leading index: rows = T adds
  * learned positions to (B,T,c); rows = 1 adds one vector everywhere. */
 BRIM_API Tensor *tensor_add_rows(Tensor *x, Tensor *table, int64_t rows);
+/* The same with the table's rows from `first` on: positions of tokens that continue a sequence. */
+BRIM_API Tensor *tensor_add_rows_from(Tensor *x, Tensor *table, int64_t first, int64_t rows);
 /* Over the last dimension; weight and bias (c). */
 BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, float eps);
 BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps);
@@ -252,8 +254,15 @@ typedef struct RopeScaling {
     float low_freq_factor, high_freq_factor; /* LLAMA3: 1 and 4 */
     int original_max_seq;                    /* LLAMA3: 8192 */
 } RopeScaling;
-/* tensor_rope with stretched frequencies; scaling NULL is none. */
-BRIM_API Tensor *tensor_rope_scaled(Tensor *x, int heads, float theta, const RopeScaling *scaling);
+
+typedef struct RopeOptions {
+    int heads;
+    float theta;
+    int first;           /* position of x's first row */
+    RopeScaling scaling; /* kind 0 = none */
+} RopeOptions;
+/* tensor_rope for positions first..first+T-1, with stretched frequencies. */
+BRIM_API Tensor *tensor_rope_with(Tensor *x, const RopeOptions *options);
 
 typedef enum AttentionKind { ATTENTION_FLASH, ATTENTION_EAGER } AttentionKind;
 typedef struct AttentionOptions {
@@ -269,6 +278,16 @@ BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const Attenti
 /* qkv (B,T,3C): q, k and v side by side; kv_heads == heads. */
 BRIM_API Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *options);
 
+/* Causal attention of tokens that continue a sequence, over a cache of the keys and values before them:
+ * q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D). The cache is f32 (2, B*kv_heads, capacity, D),
+ * keys and then values, with `past` tokens in it: k and v are put behind those, in place, and query t sees
+ * past + t + 1. Of `options` heads and kv_heads count. Not to be recorded: ERROR_STATE. */
+BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor *cache, int past,
+                                         const AttentionOptions *options);
+/* The same of qkv (B,T,3C), side by side. */
+BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past,
+                                                const AttentionOptions *options);
+
 BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b); /* shapes equal */
 BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b); /* shapes equal */
 BRIM_API Tensor *tensor_scale(Tensor *x, float factor);
@@ -276,6 +295,7 @@ BRIM_API Tensor *tensor_scale(Tensor *x, float factor);
  */
 BRIM_API Tensor *tensor_dropout(Tensor *x, float p);
 BRIM_API Tensor *tensor_reshape(Tensor *x, Shape shape); /* shares storage */
+BRIM_API Tensor *tensor_last(Tensor *x);                 /* (B,T,c) -> (B,c): the last position */
 BRIM_API Tensor *tensor_sum(Tensor *x);                  /* -> (1) */
 BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).

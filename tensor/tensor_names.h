@@ -21,8 +21,11 @@
 #define tensor_activation brim_tensor_activation
 #define tensor_add brim_tensor_add
 #define tensor_add_rows brim_tensor_add_rows
+#define tensor_add_rows_from brim_tensor_add_rows_from
 #define tensor_apply brim_tensor_apply
 #define tensor_attention brim_tensor_attention
+#define tensor_attention_cached brim_tensor_attention_cached
+#define tensor_attention_cached_packed brim_tensor_attention_cached_packed
 #define tensor_attention_packed brim_tensor_attention_packed
 #define tensor_backward brim_tensor_backward
 #define tensor_checkpoint brim_tensor_checkpoint
@@ -47,6 +50,7 @@
 #define tensor_i32 brim_tensor_i32
 #define tensor_item brim_tensor_item
 #define tensor_keep brim_tensor_keep
+#define tensor_last brim_tensor_last
 #define tensor_layer_norm brim_tensor_layer_norm
 #define tensor_linear brim_tensor_linear
 #define tensor_linear_cross_entropy brim_tensor_linear_cross_entropy
@@ -69,7 +73,7 @@
 #define tensor_reshape brim_tensor_reshape
 #define tensor_rms_norm brim_tensor_rms_norm
 #define tensor_rope brim_tensor_rope
-#define tensor_rope_scaled brim_tensor_rope_scaled
+#define tensor_rope_with brim_tensor_rope_with
 #define tensor_scale brim_tensor_scale
 #define tensor_scope_begin brim_tensor_scope_begin
 #define tensor_scope_end brim_tensor_scope_end

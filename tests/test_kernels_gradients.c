@@ -161,12 +161,13 @@ static void forward_rope(Probe *p)
 }
 
 /* The gradient of a rotation is the rotation back. And against complex numbers: pair i at position t is
- * multiplied by exp(i t / theta^(2i/D)). */
+ * multiplied by exp(i t / theta^(2i/D)); positions begin at 3. */
 static void test_rope(void **state)
 {
     (void)state;
     forget();
-    Probe p = {.parts = {take_random(32, 1.0f)}, .rope = {2, 4, 1, 4, 4, 100.0f, 0}, .forward = forward_rope};
+    Probe p = {
+        .parts = {take_random(32, 1.0f)}, .rope = {2, 4, 1, 4, 4, 100.0f, 0, 3}, .forward = forward_rope};
     float *w = take_random(32, 1.0f), *dx = take(32, NAN);
     RopeDims back = p.rope;
     back.inverse = 1;
@@ -175,7 +176,7 @@ static void test_rope(void **state)
     forward_rope(&p);
     for (int t = 0; t < 8; t++) {
         for (int i = 0; i < 2; i++) {
-            double angle = (t % 4) / pow(100.0, 2 * i / 4.0), c = cos(angle), s = sin(angle);
+            double angle = (t % 4 + 3) / pow(100.0, 2 * i / 4.0), c = cos(angle), s = sin(angle);
             double a = (double)p.parts[0][4 * t + i], b = (double)p.parts[0][4 * t + i + 2];
             assert_true(fabs((double)p.out[4 * t + i] - (a * c - b * s)) < 1e-6);
             assert_true(fabs((double)p.out[4 * t + i + 2] - (a * s + b * c)) < 1e-6);

@@ -185,9 +185,10 @@ static void check_linear_backward(const Kernels *kernels, const LinearDims *d, f
 static void test_linear(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{1, 1, 1},     {1, 65, 33},   {17, 33, 10},
-                                       {129, 7, 101}, {200, 64, 10}, {5, 30, 811},
-                                       {401, 31, 67}, {4500, 3, 61}, {64, 130, 96}};
+    static const int64_t sizes[][3] = {{1, 1, 1},      {1, 65, 33},  {17, 33, 10},  {129, 7, 101},
+                                       {200, 64, 10},  {5, 30, 811}, {401, 31, 67}, {4500, 3, 61},
+                                       {64, 130, 96},  {2, 7, 1031}, {3, 1030, 9},  {4, 101, 2100},
+                                       {1, 1100, 603}};
     for (int isa = 0; isa < ISAS; isa++) {
         const Kernels *kernels = kernels_cpu(isa_names[isa]);
         if (!kernels)
@@ -525,6 +526,59 @@ static void test_attention_keeps_nan(void **state)
     drop_inputs(&a);
 }
 
+/* ---- attention over a cache ------------------------------------------------------------------ */
+
+/* T tokens after `past`, appended and seen; q, k and v lie within rows that are wider. */
+static void check_cached(const Kernels *kernels, AttentionDims d, int threads)
+{
+    int64_t row = (int64_t)d.heads * d.head_dim, kv_row = (int64_t)d.kv_heads * d.head_dim;
+    d.ldq = row + 3, d.ldk = kv_row + 1, d.ldv = kv_row + 2, d.ldo = row;
+    d.scale = 0.4f;
+    int64_t rows = (int64_t)d.batch * d.seq, ncache = 2 * d.batch * kv_row * d.capacity;
+    int64_t nq = rows * d.ldq, nk = rows * d.ldk, nv = rows * d.ldv, nout = rows * row;
+    int64_t nwork = (int64_t)(kernels->attention_cached_workspace(&d, threads) / sizeof(float));
+    float *q = random_buffer(nq), *k = random_buffer(nk), *v = random_buffer(nv);
+    float *cache = random_buffer(ncache), *out = filled_buffer(nout, NAN), *again = filled_buffer(nout, NAN);
+    for (int64_t i = 0; i < ncache; i++)
+        if (i / d.head_dim % d.capacity >= d.past)
+            cache[i] = NAN; /* not written yet: must not be read */
+    float *expected_cache = copied_buffer(ncache, cache), *expected = filled_buffer(nout, NAN);
+    float *workspace = filled_buffer(nwork, NAN);
+    kernels->attention_append(&d, k, v, cache, threads);
+    kernels_reference()->attention_append(&d, k, v, expected_cache, 1);
+    assert_same_bits("cache", ncache, cache, expected_cache);
+    kernels->attention_cached(&d, q, cache, out, workspace, threads);
+    kernels->attention_cached(&d, q, cache, again, workspace, threads);
+    assert_same_bits("cached attention", nout, out, again);
+    kernels_reference()->attention_cached(&d, q, cache, expected, NULL, 1);
+    assert_near("cached attention", nout, out, expected, 1e-5);
+    drop(q, nq), drop(k, nk), drop(v, nv), drop(cache, ncache), drop(expected_cache, ncache);
+    drop(out, nout), drop(again, nout), drop(expected, nout), drop(workspace, nwork);
+}
+
+static void test_attention_cached(void **state)
+{
+    (void)state;
+    static const AttentionDims shapes[] = {
+        {.batch = 1, .heads = 1, .kv_heads = 1, .head_dim = 1},
+        {.batch = 2, .heads = 4, .kv_heads = 2, .head_dim = 5},
+        {.batch = 1, .heads = 3, .kv_heads = 3, .head_dim = 64},
+        {.batch = 3, .heads = 8, .kv_heads = 1, .head_dim = 17},
+        {.batch = 1, .heads = 40, .kv_heads = 2, .head_dim = 8}, /* more queries a key than go together */
+    };
+    static const int pasts[] = {0, 1, 3, 127, 128, 261, 1030}, seqs[] = {1, 2, 7, 70}, teams[] = {1, 3, 8};
+    for (int isa = 0; isa < ISAS; isa++) {
+        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+        for (size_t i = 0; kernels && i < 5 * 7 * 4 * 3; i++) {
+            AttentionDims d = shapes[i % 5];
+            d.past = pasts[i / 5 % 7];
+            d.seq = seqs[i / 35 % 4];
+            d.capacity = d.past + d.seq + (int)i % 3;
+            check_cached(kernels, d, teams[i / 140]);
+        }
+    }
+}
+
 /* ---- tables and BLAS ------------------------------------------------------------------------- */
 
 static void test_tables(void **state)
@@ -569,6 +623,7 @@ int main(void)
         cmocka_unit_test(test_attention_without_keys),
         cmocka_unit_test(test_attention_reference_gradient),
         cmocka_unit_test(test_attention_keeps_nan),
+        cmocka_unit_test(test_attention_cached),
     };
     return cmocka_run_group_tests_name("kernels: products", tests, NULL, NULL);
 }

@@ -1,0 +1,425 @@
+/* brim generate, and brim plan --inference: a text continued, and what that needs beside the textbook's
+ * weights x 1.2. */
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#include "../kernels/kernels.h"
+#include "../plan/formulae.h"
+#include "cli.h"
+
+/* ---- Tokens and text ------------------------------------------------------------------------- */
+
+/* A token is a byte; this is the place for a tokenizer. */
+enum { BYTES = 256 };
+
+int prompt_tokens(const char *text, int32_t *tokens, int most)
+{
+    int count = 0;
+    for (; text[count] && count < most; count++)
+        tokens[count] = (unsigned char)text[count];
+    return count;
+}
+
+TokenText token_text(int32_t token)
+{
+    TokenText text = {.length = 1};
+    if (token < BYTES)
+        text.text[0] = (char)token;
+    else
+        text.length = snprintf(text.text, sizeof text.text, "<%" PRId32 ">", token);
+    return text;
+}
+
+/* ---- Text as it comes ------------------------------------------------------------------------ */
+
+/* Bytes of a character so far: tokens may end within one. */
+typedef struct Utf8 {
+    FILE *out;
+    char bytes[4];
+    int have, needs;
+} Utf8;
+
+static int utf8_length(unsigned char first)
+{
+    return first < 0x80                    ? 1
+           : first >= 0xc2 && first < 0xe0 ? 2
+           : (first & 0xf0) == 0xe0        ? 3
+           : first >= 0xf0 && first < 0xf5 ? 4
+                                           : 0;
+}
+
+/* Longer forms of shorter characters, surrogates, and what is past U+10FFFF. */
+static int utf8_second_is_bad(unsigned char first, unsigned char second)
+{
+    return (first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
+           (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f);
+}
+
+static void utf8_give_up(Utf8 *u)
+{
+    if (u->have)
+        fputs("\xef\xbf\xbd", u->out); /* U+FFFD */
+    u->have = 0;
+}
+
+/* A terminal is given text: valid UTF-8, without control characters but line ends and tabs. */
+static void utf8_put(Utf8 *u, char c)
+{
+    unsigned char byte = (unsigned char)c;
+    if (u->have &&
+        ((byte & 0xc0) != 0x80 || (u->have == 1 && utf8_second_is_bad((unsigned char)u->bytes[0], byte))))
+        utf8_give_up(u);
+    if (!u->have)
+        u->needs = utf8_length(byte);
+    u->bytes[u->have++] = c;
+    if (!u->needs || (byte < ' ' && byte != '\n' && byte != '\t') || byte == 0x7f) {
+        utf8_give_up(u);
+    } else if (u->have == u->needs) {
+        fwrite(u->bytes, 1, (size_t)u->have, u->out);
+        u->have = 0;
+    }
+}
+
+static void utf8_token(Utf8 *u, int32_t token)
+{
+    TokenText text = token_text(token);
+    for (int i = 0; i < text.length; i++)
+        utf8_put(u, text.text[i]);
+}
+
+/* ---- The script ------------------------------------------------------------------------------ */
+
+enum { PROMPT_MAX = 1 << 16 };
+
+typedef struct Writing {
+    const Options *options;
+    int32_t *prompt, *tokens; /* tokens (B, options->tokens), -1 behind an end */
+    int prompt_tokens, written;
+    int64_t parameters;
+    double started, first, last; /* seconds: of the prompt, the first token, the last */
+    Utf8 out;                    /* of a single sequence, as it comes; out NULL: later */
+} Writing;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int note_tokens(void *user, const int32_t *tokens, int batch)
+{
+    Writing *w = user;
+    w->last = now();
+    if (!w->written)
+        w->first = w->last;
+    for (int b = 0; b < batch; b++)
+        w->tokens[(int64_t)b * w->options->tokens + w->written] = tokens[b];
+    w->written++;
+    if (w->out.out) {
+        utf8_token(&w->out, tokens[0]);
+        fflush(w->out.out);
+    }
+    return 0;
+}
+
+static int writing_script(void *config)
+{
+    Writing *w = config;
+    const Options *o = w->options;
+    Module *model = nn_model(&o->preset);
+    w->parameters = nn_parameter_count(model);
+    w->started = now();
+    return nn_generate(
+        model,
+        &(GenerateOptions){
+            .prompt = w->prompt,
+            .prompt_tokens = w->prompt_tokens,
+            .tokens = o->tokens,
+            .batch = o->batch,
+            .context = o->seq,
+            .prefill = o->prefill,
+            .sample = {.temperature = o->temperature, .top_k = o->top_k, .top_p = o->top_p, .seed = o->seed},
+            .written = note_tokens,
+            .user = w});
+}
+
+/* ---- What it needs --------------------------------------------------------------------------- */
+
+/* Keys and values of so many tokens of each sequence, by the formula. */
+static int64_t cache_formula(const Options *o, int64_t tokens)
+{
+    const LlamaConfig *l = &o->preset.config.llama;
+    const Gpt2Config *g = &o->preset.config.gpt2;
+    LlamaShape shape = {.layers = g->layers, .heads = g->heads, .kv_heads = g->heads, .dim = g->dim};
+    if (o->preset.family == MODEL_LLAMA)
+        shape = (LlamaShape){.layers = l->layers,
+                             .heads = l->heads,
+                             .kv_heads = l->kv_heads ? l->kv_heads : l->heads,
+                             .dim = l->head_dim ? (int64_t)l->heads * l->head_dim : l->dim};
+    return plan_kv_cache_bytes(&shape, tokens, sizeof(float)) * o->batch;
+}
+
+/* Of the peak; the rest is what a forward makes. */
+typedef struct Inference {
+    uint64_t weights, cache, rest, peak;
+} Inference;
+
+static Inference inference_of(const MemSummary *memory)
+{
+    const MemStats *s = &memory->stats;
+    Inference i = {report_group(s->at_peak, MEM_GROUP_PARAMETERS), s->at_peak[MEM_KV_CACHE], 0, s->peak};
+    i.rest = i.peak - i.weights - i.cache;
+    return i;
+}
+
+enum { LABEL = 28, COLUMN = 11 };
+
+static void print_row(const char *label, double unit, const uint64_t *planned, const uint64_t *measured,
+                      double textbook, const char *rule)
+{
+    int decimals = unit == 0x1p20 ? 1 : 2;
+    printf("%-*s%*.*f", LABEL, label, COLUMN, decimals, (double)*planned / unit);
+    if (measured)
+        printf("%*.*f", COLUMN, decimals, (double)*measured / unit);
+    if (textbook > 0)
+        printf("%*.*f  %s", COLUMN, decimals, textbook / unit, rule);
+    printf("\n");
+}
+
+static void inference_table(const Options *o, int64_t parameters, const MemSummary *planned,
+                            const MemSummary *measured)
+{
+    Inference p = inference_of(planned), m = measured ? inference_of(measured) : p;
+    double unit = p.peak < 10240ull << 20 ? 0x1p20 : 0x1p30, weights = (double)parameters * sizeof(float);
+    const uint64_t *none = NULL;
+    int64_t cache = cache_formula(o, o->seq);
+    char formula[96];
+    snprintf(formula, sizeof formula, "2 x layers x kv heads x head width x 4 x %d token%s%s", o->seq,
+             o->seq == 1 ? "" : "s", o->batch > 1 ? " x batch" : "");
+    printf("%-*s%*s%s%*s\n", LABEL, unit == 0x1p20 ? "MiB" : "GiB", COLUMN, "planned",
+           measured ? "   measured" : "", COLUMN, "textbook");
+    print_row("weights", unit, &p.weights, measured ? &m.weights : none, weights, "P x 4 bytes");
+    print_row("kv cache", unit, &p.cache, measured ? &m.cache : none, (double)cache, formula);
+    print_row("workspace and temporaries", unit, &p.rest, measured ? &m.rest : none, 0, "");
+    for (int i = 0; i < LABEL + (measured ? 3 : 2) * COLUMN; i++)
+        putchar('-');
+    printf("\n");
+    print_row("peak", unit, &p.peak, measured ? &m.peak : none, 1.2 * weights, "weights x 1.2");
+    printf("Needs %s in one piece (%" PRIu64 " bytes). The textbook's 20 %% are %s tokens of cache.\n",
+           report_size(planned->stats.needs).text, planned->stats.needs,
+           report_count((int64_t)(0.2 * weights / (double)cache_formula(o, 1)) * o->batch).text);
+}
+
+static json_t *textbook_of(const Options *o, int64_t parameters)
+{
+    return json_pack("{s:I, s:I, s:f}", "weights_bytes", (json_int_t)(parameters * (int64_t)sizeof(float)),
+                     "kv_cache_bytes", (json_int_t)cache_formula(o, o->seq), "peak_bytes",
+                     1.2 * (double)parameters * sizeof(float));
+}
+
+/* ---- The commands ---------------------------------------------------------------------------- */
+
+static int fill_prompt(Writing *w, const char *text)
+{
+    static int32_t prompt[PROMPT_MAX];
+    w->prompt = prompt;
+    w->prompt_tokens = prompt_tokens(text, prompt, PROMPT_MAX);
+    if (strlen(text) > PROMPT_MAX)
+        return usage("--prompt has %zu bytes; at most %d are read", strlen(text), PROMPT_MAX);
+    return w->prompt_tokens ? 0 : usage("--prompt is empty: something must come before the first token");
+}
+
+/* The cache's tokens, where --seq does not say: all that are read, as far as the model has positions. */
+static int fill_context(Options *o, const Writing *w)
+{
+    int64_t needed = (int64_t)w->prompt_tokens + o->tokens - 1, most = nn_preset_max_seq(&o->preset);
+    if (!o->seq)
+        o->seq = (int)(needed < most ? needed : most);
+    if (w->prompt_tokens > o->seq)
+        return usage("--prompt has %d tokens; %s holds %d", w->prompt_tokens,
+                     o->seq < most ? "a cache of --seq" : o->model, o->seq);
+    return 0;
+}
+
+static json_t *sequence_json(const int32_t *tokens, int count)
+{
+    enum { WIDEST = 3 * sizeof(TokenText) }; /* each byte may become U+FFFD */
+    size_t size = (size_t)count * WIDEST + 1;
+    char *bytes = memtrack_host_calloc(NULL, size);
+    Utf8 text = {.out = bytes ? fmemopen(bytes, size, "w") : NULL};
+    json_t *list = json_array();
+    for (int i = 0; i < count && tokens[i] >= 0; i++) {
+        json_array_append_new(list, json_integer(tokens[i]));
+        if (text.out)
+            utf8_token(&text, tokens[i]);
+    }
+    if (text.out) {
+        utf8_give_up(&text);
+        fclose(text.out);
+    }
+    json_t *sequence = json_pack("{s:o, s:s}", "tokens", list, "text", bytes ? bytes : "");
+    memtrack_host_free(NULL, bytes, size);
+    return sequence;
+}
+
+static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan, const RunResult *r)
+{
+    json_t *sequences = json_array();
+    for (int b = 0; b < o->batch; b++)
+        json_array_append_new(sequences, sequence_json(w->tokens + (int64_t)b * o->tokens, w->written));
+    double decode = w->last - w->first;
+    return json_pack(
+        "{s:s, s:I, s:i, s:i, s:o, s:f, s:f, s:o, s:o}", "model", o->model, "parameters",
+        (json_int_t)w->parameters, "prompt_tokens", w->prompt_tokens, "cache_tokens", o->seq, "sequences",
+        sequences, "prefill_tokens_per_second", (double)w->prompt_tokens * o->batch / (w->first - w->started),
+        "decode_tokens_per_second", w->written > 1 ? (double)(w->written - 1) * o->batch / decode : 0.0,
+        "textbook", textbook_of(o, w->parameters), "memory", json_memory(&r->memory, &plan->memory));
+}
+
+static void print_sequences(const Options *o, const Writing *w)
+{
+    for (int b = 0; b < o->batch; b++) {
+        Utf8 text = {.out = stdout};
+        printf("%s%d: %s", b ? "\n\n" : "", b + 1, o->prompt);
+        for (int i = 0; i < w->written && w->tokens[(int64_t)b * o->tokens + i] >= 0; i++)
+            utf8_token(&text, w->tokens[(int64_t)b * o->tokens + i]);
+        utf8_give_up(&text);
+    }
+}
+
+static void print_speed(const Options *o, const Writing *w)
+{
+    double prefill = w->first - w->started, decode = w->last - w->first;
+    printf("\nprompt: %d token%s, %.0f tokens/s", w->prompt_tokens * o->batch,
+           w->prompt_tokens * o->batch == 1 ? "" : "s", w->prompt_tokens * o->batch / prefill);
+    if (w->written > 1)
+        printf("; written: %d, %.1f tokens/s (%.2f ms a token of each sequence)", w->written * o->batch,
+               (w->written - 1) * o->batch / decode, 1e3 * decode / (w->written - 1));
+    printf("\n");
+}
+
+/* Whether the plan fits the budget and, to be run, this machine. */
+static int check_fits(const Options *o, const Plan *plan, int to_run)
+{
+    uint64_t needs = plan->memory.stats.needs;
+    MemMachine machine = {.available = UINT64_MAX};
+    if (to_run)
+        memtrack_machine(&machine);
+    if ((!o->budget || needs <= o->budget) && needs <= machine.available)
+        return EXIT_DONE;
+    fflush(stdout);
+    if (o->budget && needs > o->budget)
+        fprintf(stderr, "brim: needs %s, %s more than the budget of %s.", report_size(needs).text,
+                report_size(needs - o->budget).text, report_size(o->budget).text);
+    else
+        fprintf(stderr, "brim: needs %s, but %s are free on this machine (%s).", report_size(needs).text,
+                report_size(machine.available).text, machine.bound);
+    fprintf(stderr,
+            " A smaller --batch or --seq shrinks the cache, a smaller --prefill what a prompt needs; "
+            "the weights are %s.\n",
+            report_size(inference_of(&plan->memory).weights).text);
+    return EXIT_NO;
+}
+
+static int write_planned(const Options *o, Writing *w, const Plan *plan)
+{
+    RunOptions run = run_options(o);
+    RunResult result;
+    run.quiet = 1;
+    int threads = o->threads ? o->threads : kernels_default_threads();
+    if (!o->json) {
+        kernels_blas_start(threads);
+        printf("%s  %s parameters  fp32  batch %d, a cache of %d tokens\n", o->model,
+               report_count(w->parameters).text, o->batch, o->seq);
+        printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
+               threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+        printf("The weights are those of --seed %" PRIu64 ", untrained.\n\n", o->seed);
+        if (o->batch == 1) {
+            printf("%s", o->prompt);
+            w->out.out = stdout;
+        }
+        fflush(stdout);
+    }
+    plan_execute(writing_script, w, &run, plan, &result);
+    utf8_give_up(&w->out);
+    if (result.status) {
+        fflush(stdout);
+        fprintf(stderr, "brim: %s\n", result.error);
+        return EXIT_NO;
+    }
+    if (o->json) {
+        json_print(writing_json(o, w, plan, &result));
+        return EXIT_DONE;
+    }
+    if (o->batch > 1)
+        print_sequences(o, w);
+    printf("\n");
+    print_speed(o, w);
+    printf("\n");
+    inference_table(o, w->parameters, &plan->memory, &result.memory);
+    if (result.segments_off_plan)
+        printf("%" PRId64 " segments went off the plan\n", result.segments_off_plan);
+    return EXIT_DONE;
+}
+
+static int plan_writing(const Options *o, Writing *w, Plan *plan)
+{
+    RunOptions run = run_options(o);
+    if (!plan_script(writing_script, w, &run, plan))
+        return EXIT_DONE;
+    fprintf(stderr, "brim: %s\n", plan->error);
+    return EXIT_NO;
+}
+
+int command_generate(const Options *options, int count)
+{
+    (void)count;
+    Options o = *options;
+    Writing w = {.options = &o};
+    Plan plan = {0};
+    o.prompt = o.prompt ? o.prompt : "The ";
+    if (fill_prompt(&w, o.prompt) || fill_context(&o, &w))
+        return EXIT_USAGE;
+    size_t bytes = (size_t)o.batch * (size_t)o.tokens * sizeof *w.tokens;
+    w.tokens = memtrack_host_alloc(NULL, bytes);
+    if (!w.tokens) {
+        fprintf(stderr, "brim: out of memory for %d x %d tokens\n", o.batch, o.tokens);
+        return EXIT_NO;
+    }
+    int status = plan_writing(&o, &w, &plan);
+    if (!status)
+        status = check_fits(&o, &plan, 1);
+    if (!status)
+        status = write_planned(&o, &w, &plan);
+    plan_free(&plan);
+    memtrack_host_free(NULL, w.tokens, bytes);
+    return status;
+}
+
+int plan_inference(const Options *options)
+{
+    Options o = *options;
+    static int32_t prompt[PROMPT_MAX]; /* on meta nothing of it is read */
+    Writing w = {.options = &o, .prompt = prompt};
+    Plan plan;
+    int chunk = o.prefill ? o.prefill : 512;
+    w.prompt_tokens = o.seq < PROMPT_MAX ? o.seq : PROMPT_MAX;
+    w.prompt_tokens = w.prompt_tokens > chunk ? chunk : w.prompt_tokens;
+    o.tokens = o.seq - w.prompt_tokens + 1;
+    if (plan_writing(&o, &w, &plan))
+        return EXIT_NO;
+    if (o.json) {
+        json_print(json_pack("{s:s, s:I, s:i, s:o, s:o}", "model", o.model, "parameters",
+                             (json_int_t)w.parameters, "cache_tokens", o.seq, "textbook",
+                             textbook_of(&o, w.parameters), "memory", json_memory(&plan.memory, NULL)));
+    } else {
+        printf("%s  %s parameters  fp32  batch %d, a cache of %d tokens, prompts read %d at once\n\n",
+               o.model, report_count(w.parameters).text, o.batch, o.seq, w.prompt_tokens);
+        inference_table(&o, w.parameters, &plan.memory, NULL);
+    }
+    int status = check_fits(&o, &plan, 0);
+    plan_free(&plan);
+    return status;
+}

@@ -1,0 +1,232 @@
+/* The cache of keys and values, and the forward of tokens that continue what it holds. A model's attentions
+ * are found once, in the order of its modules; while they run, the batch carries the cache to them. */
+#include <inttypes.h>
+#include <limits.h>
+
+#include "module_.h"
+
+typedef struct CacheLayer {
+    const Module *attention;
+    Tensor *data;   /* (2,B*kv_heads,max_tokens,head_dim), owned by the cache */
+    int64_t tokens; /* with those of the forward that runs now */
+} CacheLayer;
+
+struct KvCache {
+    ScopeItem item;
+    const Module *model;
+    CacheLayer *layers;
+    int layer_count, made; /* made: of their tensors */
+    int batch, max_tokens, tokens;
+};
+
+/* ---- Making ---------------------------------------------------------------------------------- */
+
+/* Attentions in the module and below; -1 after an error. Fills `layers` where it is not NULL. */
+static int find_layers(const Module *module, CacheLayer *layers, int count)
+{
+    int kv_heads, head_dim, is = module_attention_cache(module, &kv_heads, &head_dim);
+    if (is < 0) {
+        error_raise(ERROR_ARGUMENT,
+                    "nn_kv_cache: the attention '%s' looks ahead, so nothing can be written from left to "
+                    "right; llama and gpt2 models can",
+                    module->name ? module->name : module->type->name);
+        return -1;
+    }
+    if (is && layers)
+        layers[count].attention = module;
+    count += is;
+    for (int i = 0; i < module->child_count && count >= 0; i++)
+        count = find_layers(module->children[i], layers, count);
+    return count;
+}
+
+static int make_layer(KvCache *cache, CacheLayer *layer)
+{
+    MemTracker *tracker = cache->item.context->tracker;
+    int kv_heads, head_dim;
+    module_attention_cache(layer->attention, &kv_heads, &head_dim);
+    if ((int64_t)cache->batch * kv_heads > INT_MAX)
+        return error_raise(ERROR_ARGUMENT, "nn_kv_cache: a batch of %d with %d key-value heads is too large",
+                           cache->batch, kv_heads);
+    int place = memtrack_place_set(tracker, layer->attention->place);
+    layer->data = tensor_new(
+        DTYPE_F32, SHAPE(2, (int64_t)cache->batch * kv_heads, cache->max_tokens, head_dim), MEM_KV_CACHE);
+    memtrack_place_set(tracker, place);
+    if (!layer->data)
+        return error_code();
+    scope_release(&layer->data->item);
+    cache->made++;
+    return 0;
+}
+
+static void cache_destroy_item(ScopeItem *item)
+{
+    KvCache *cache = (KvCache *)item;
+    while (cache->made > 0)
+        tensor_free(cache->layers[--cache->made].data);
+    host_free(item->context, cache->layers, (size_t)cache->layer_count * sizeof *cache->layers);
+    host_free(item->context, cache, sizeof *cache);
+}
+
+KvCache *nn_kv_cache(Module *model, int batch, int max_tokens)
+{
+    if (!model || error_code())
+        return NULL;
+    if (batch < 1 || max_tokens < 1) {
+        error_raise(ERROR_ARGUMENT, "nn_kv_cache: a batch of %d and max_tokens of %d; both are 1 or more",
+                    batch, max_tokens);
+        return NULL;
+    }
+    int count = find_layers(model, NULL, 0);
+    if (count < 1) {
+        error_raise(ERROR_ARGUMENT, "nn_kv_cache: there is no nn_attention in this %s", model->type->name);
+        return NULL;
+    }
+    KvCache *cache = host_alloc(sizeof *cache);
+    CacheLayer *layers = cache ? host_alloc((size_t)count * sizeof *layers) : NULL;
+    if (!layers) {
+        host_free(model->item.context, cache, sizeof *cache);
+        return NULL;
+    }
+    *cache = (KvCache){.model = model, .layers = layers, .layer_count = count};
+    cache->batch = batch;
+    cache->max_tokens = max_tokens;
+    find_layers(model, layers, 0);
+    scope_adopt(&cache->item, cache_destroy_item);
+    for (int i = 0; i < count; i++)
+        if (make_layer(cache, &layers[i])) {
+            nn_kv_cache_free(cache);
+            return NULL;
+        }
+    return cache;
+}
+
+void nn_kv_cache_free(KvCache *cache)
+{
+    if (!cache)
+        return;
+    scope_release(&cache->item);
+    cache_destroy_item(&cache->item);
+}
+
+int nn_kv_cache_tokens(const KvCache *cache)
+{
+    return cache ? cache->tokens : 0;
+}
+
+int nn_kv_cache_max_tokens(const KvCache *cache)
+{
+    return cache ? cache->max_tokens : 0;
+}
+
+uint64_t nn_kv_cache_bytes(const KvCache *cache)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; cache && i < cache->made; i++)
+        bytes += cache->layers[i].data->storage->block.bytes;
+    return bytes;
+}
+
+void nn_kv_cache_truncate(KvCache *cache, int tokens)
+{
+    if (!cache)
+        return;
+    if (tokens < 0 || tokens > cache->tokens)
+        error_raise(ERROR_ARGUMENT, "nn_kv_cache_truncate: to %d tokens; the cache holds %d", tokens,
+                    cache->tokens);
+    else
+        cache->tokens = tokens;
+}
+
+/* ---- What attention asks --------------------------------------------------------------------- */
+
+int module_past(const Batch *batch)
+{
+    return batch && batch->cache ? batch->cache->tokens : 0;
+}
+
+static int check_recording(void)
+{
+    return tensor_recording()
+               ? error_raise(ERROR_STATE,
+                             "nn_forward_cached: a cache is for writing, not for training: put the call "
+                             "between tensor_no_grad_begin and tensor_no_grad_end")
+               : 0;
+}
+
+Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t tokens)
+{
+    KvCache *cache = batch->cache;
+    if (check_recording())
+        return NULL;
+    for (int i = 0; i < cache->layer_count; i++) {
+        CacheLayer *layer = &cache->layers[i];
+        if (layer->attention != attention)
+            continue;
+        if (layer->tokens == cache->tokens) {
+            layer->tokens += tokens;
+            return layer->data;
+        }
+        error_raise(ERROR_STATE, "nn_forward_cached: an attention runs twice in a forward; a cache has room "
+                                 "for one set of keys and values each");
+        return NULL;
+    }
+    error_raise(ERROR_STATE, "nn_forward_cached: this attention was added after the cache was made");
+    return NULL;
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+static int check_forward(const Module *model, const Batch *batch, const KvCache *cache)
+{
+    Shape ids = tensor_shape(batch->ids);
+    if (check_recording())
+        return error_code();
+    if (cache->model != model)
+        return error_raise(ERROR_ARGUMENT, "nn_forward_cached: the cache was made for another model");
+    if (ids.ndim != 2 || ids.dim[0] != cache->batch)
+        return error_raise(ERROR_SHAPE, "nn_forward_cached: ids %s must be (%d,T) for this cache",
+                           shape_text(ids).text, cache->batch);
+    if (ids.dim[1] > cache->max_tokens - cache->tokens)
+        return error_raise(ERROR_ARGUMENT,
+                           "nn_forward_cached: %" PRId64 " more token%s after %d do not fit the cache, whose "
+                           "max_tokens is %d",
+                           ids.dim[1], ids.dim[1] == 1 ? "" : "s", cache->tokens, cache->max_tokens);
+    return 0;
+}
+
+static Tensor *next_forward(Module *model, const Batch *batch)
+{
+    if (!model->head.weight) {
+        error_raise(ERROR_STATE, "nn_forward_next: this %s offers no head (nn_offer_head); llama and gpt2 do",
+                    model->type->name);
+        return NULL;
+    }
+    Tensor *hidden = module_hidden(model, batch);    /* (B,T,C) */
+    Tensor *last = tensor_last(tensor_move(hidden)); /* (B,C) */
+    return module_head(model, tensor_move(last));
+}
+
+static Tensor *forward_cached(Module *model, const Batch *batch, KvCache *cache, int next)
+{
+    if (!model || !batch || !cache || error_code() || check_forward(model, batch, cache))
+        return NULL;
+    for (int i = 0; i < cache->layer_count; i++)
+        cache->layers[i].tokens = cache->tokens;
+    Batch with = *batch;
+    with.cache = cache;
+    Tensor *logits = next ? next_forward(model, &with) : nn_forward(model, NULL, &with);
+    if (logits)
+        cache->tokens += (int)tensor_dim(batch->ids, 1);
+    return logits;
+}
+
+Tensor *nn_forward_cached(Module *model, const Batch *batch, KvCache *cache)
+{
+    return forward_cached(model, batch, cache, 0);
+}
+
+Tensor *nn_forward_next(Module *model, const Batch *batch, KvCache *cache)
+{
+    return forward_cached(model, batch, cache, 1);
+}

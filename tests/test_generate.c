@@ -1,0 +1,579 @@
+/* Writing one token after the other: the cache's forward against the whole sequence's, its bytes, what it
+ * refuses, continuations, and plans of all that. */
+#include <math.h>
+
+#include "../nn/sample.h"
+#include "../plan/formulae.h"
+#include "plan_support.h"
+
+/* ---- Models ---------------------------------------------------------------------------------- */
+
+enum { MODELS = 4, LENGTH = 13, VOCAB = 37 };
+static const char *const model_names[MODELS] = {"llama, grouped", "llama, tied", "llama, wide heads", "gpt2"};
+
+static Module *model_of(int i)
+{
+    LlamaConfig llama = {
+        .vocab = VOCAB, .dim = 24, .layers = 2, .heads = 6, .kv_heads = 2, .hidden = 40, .max_seq = 20};
+    switch (i) {
+    case 1:
+        llama.tied = 1;
+        llama.kv_heads = 1;
+        break;
+    case 2:
+        llama.heads = 3, llama.kv_heads = 3, llama.head_dim = 10;
+        llama.qkv_bias = llama.o_bias = llama.mlp_bias = 1;
+        break;
+    case 3:
+        return nn_gpt2(&(Gpt2Config){
+            .vocab = VOCAB, .dim = 24, .layers = 3, .heads = 3, .ffn = 40, .max_seq = 20, .dropout = 0.1f});
+    default:
+        break;
+    }
+    return nn_llama(&llama);
+}
+
+/* Larger than they are initialised, so that positions matter; evaluated. */
+static Module *made_model(int i)
+{
+    Module *model = model_of(i);
+    TensorList all = nn_parameters(model);
+    for (int p = 0; p < all.count; p++)
+        if (tensor_shape(all.items[p]).ndim == 2)
+            tensor_fill_normal(all.items[p], 0, 0.2f);
+        else if (strstr(tensor_name(all.items[p]), "bias"))
+            tensor_fill_normal(all.items[p], 0, 0.1f);
+    nn_eval(model);
+    return model;
+}
+
+static int32_t id_at(int b, int t)
+{
+    return (int32_t)(hash32((uint32_t)(b * 101 + t)) % VOCAB);
+}
+
+/* Tokens [from, from + count) of B sequences. */
+static Batch some_ids(int B, int from, int count)
+{
+    Tensor *ids = tensor_new(DTYPE_I32, SHAPE(B, count), MEM_INPUT);
+    int32_t *to = tensor_i32(ids);
+    for (int i = 0; to && i < B * count; i++)
+        to[i] = id_at(i / count, from + i % count);
+    return (Batch){.ids = ids};
+}
+
+/* ---- Equal to the whole sequence ------------------------------------------------------------- */
+
+static void assert_rows(const char *what, const float *all, int B, int from, int count, Tensor *some)
+{
+    const float *rows = tensor_f32(some);
+    assert_non_null(rows);
+    for (int b = 0; b < B; b++) {
+        double apart = difference(all + ((int64_t)b * LENGTH + from) * VOCAB,
+                                  rows + (int64_t)b * count * VOCAB, (int64_t)count * VOCAB);
+        if (!(apart < 2e-5))
+            fail_msg("%s: tokens %d to %d of sequence %d are %g apart", what, from, from + count - 1, b,
+                     apart);
+    }
+}
+
+/* The first `split` tokens at once, the rest one by one; then again in two pieces. */
+static void check_split(const char *what, Module *model, const float *all, int B, int split)
+{
+    int scope = tensor_scope_begin();
+    KvCache *cache = nn_kv_cache(model, B, LENGTH);
+    Batch batch = some_ids(B, 0, split);
+    assert_rows(what, all, B, 0, split, nn_forward_cached(model, &batch, cache));
+    for (int t = split; t < LENGTH; t++) {
+        batch = some_ids(B, t, 1);
+        assert_rows(what, all, B, t, 1, nn_forward_cached(model, &batch, cache));
+        assert_int_equal(nn_kv_cache_tokens(cache), t + 1);
+    }
+    nn_kv_cache_truncate(cache, split);
+    if (split < LENGTH) {
+        batch = some_ids(B, split, LENGTH - split);
+        assert_rows(what, all, B, split, LENGTH - split, nn_forward_cached(model, &batch, cache));
+    }
+    nn_kv_cache_truncate(cache, 0);
+    batch = some_ids(B, 0, split);
+    Tensor *next = nn_forward_next(model, &batch, cache);
+    assert_int_equal(tensor_shape(next).ndim, 2);
+    assert_rows(what, all, B, split - 1, 1, next);
+    assert_fine();
+    tensor_scope_end(scope);
+}
+
+static void check_equal(const char *kernels, int threads)
+{
+    for (int m = 0; m < MODELS; m++) {
+        Visit v = visit(&(ContextOptions){.threads = threads, .seed = 4, .kernels = kernels});
+        Module *model = made_model(m);
+        tensor_no_grad_begin();
+        for (int B = 1; B <= 3; B += 2) {
+            Batch batch = some_ids(B, 0, LENGTH);
+            const float *all = tensor_f32(nn_forward(model, NULL, &batch));
+            for (int split = 1; split <= LENGTH; split++)
+                check_split(model_names[m], model, all, B, split);
+        }
+        tensor_no_grad_end();
+        leave(v);
+    }
+}
+
+static void test_equal_to_the_whole(void **state)
+{
+    (void)state;
+    check_equal(NULL, 1);
+    check_equal(NULL, 3);
+    check_equal("reference", 1);
+    check_equal("base", 5);
+}
+
+/* ---- Bytes ----------------------------------------------------------------------------------- */
+
+static void test_bytes(void **state)
+{
+    (void)state;
+    Module *model = nn_llama(&(LlamaConfig){
+        .vocab = 3000, .dim = 96, .layers = 3, .heads = 6, .kv_heads = 2, .hidden = 40, .max_seq = 100});
+    LlamaShape shape = {.layers = 3, .dim = 96, .heads = 6, .kv_heads = 2};
+    tensor_no_grad_begin();
+    uint64_t before = books()->live;
+    int64_t allocations = (int64_t)books()->allocations;
+    KvCache *cache = nn_kv_cache(model, 2, 37);
+    int64_t formula = 2 * plan_kv_cache_bytes(&shape, 37, sizeof(float)); /* a multiple of 64: no rounding */
+    assert_int_equal(nn_kv_cache_bytes(cache), formula);
+    assert_int_equal(books()->live_by[MEM_KV_CACHE], formula);
+    assert_int_equal(books()->live - before, formula);
+    assert_int_equal((int64_t)books()->allocations - allocations, 3); /* one a layer */
+    assert_int_equal(live_at("model.layers.1.self_attn", MEM_KV_CACHE), formula / 3);
+    assert_int_equal(nn_kv_cache_max_tokens(cache), 37);
+
+    /* Of a prompt the logits of one position exist, not of all. */
+    Batch batch = {.ids = integers(SHAPE(2, 30), 3, 3000)};
+    memtrack_peak_reset(context_ledger(context_current()));
+    before = books()->live;
+    int scope = tensor_scope_begin();
+    Tensor *logits = nn_forward_next(model, &batch, cache);
+    assert_int_equal(tensor_dim(logits, 0), 2);
+    assert_int_equal(tensor_dim(logits, 1), 3000);
+    assert_int_equal(books()->live - before, rounded(2 * 3000));
+    assert_true(books()->peak - before < rounded(2 * 30 * 3000));
+    tensor_scope_end(scope);
+    nn_kv_cache_free(cache);
+    assert_int_equal(books()->live_by[MEM_KV_CACHE], 0);
+
+    /* Rounded up by layer where it has to be. */
+    cache = nn_kv_cache(model, 1, 1);
+    assert_int_equal(nn_kv_cache_bytes(cache), 3 * rounded(2 * 2 * 16));
+    scope = tensor_scope_begin();
+    nn_kv_cache(model, 1, 3); /* goes with its scope */
+    tensor_scope_end(scope);
+    assert_int_equal(books()->live_by[MEM_KV_CACHE], nn_kv_cache_bytes(cache));
+    tensor_no_grad_end();
+}
+
+/* ---- What is refused ------------------------------------------------------------------------- */
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    Module *model = made_model(0), *other = made_model(3);
+    Batch one = some_ids(1, 0, 1), four = some_ids(1, 0, 4), two_rows = some_ids(2, 0, 1);
+    tensor_no_grad_begin();
+    KvCache *cache = nn_kv_cache(model, 1, 5);
+    assert_non_null(nn_forward_cached(model, &four, cache));
+    assert_null(nn_forward_cached(model, &four, cache));
+    assert_error(ERROR_ARGUMENT, "4 more tokens after 4", "max_tokens is 5");
+    assert_int_equal(nn_kv_cache_tokens(cache), 4);
+    assert_non_null(nn_forward_next(model, &one, cache)); /* the fifth */
+    assert_null(nn_forward_next(model, &one, cache));
+    assert_error(ERROR_ARGUMENT, "1 more token after 5", "max_tokens is 5");
+    nn_kv_cache_truncate(cache, 6);
+    assert_error(ERROR_ARGUMENT, "to 6 tokens", "holds 5");
+    nn_kv_cache_truncate(cache, 0);
+    assert_null(nn_forward_cached(other, &one, cache));
+    assert_error(ERROR_ARGUMENT, "another model");
+    assert_null(nn_forward_cached(model, &two_rows, cache));
+    assert_error(ERROR_SHAPE, "(2,1)", "(1,T)");
+    assert_null(nn_forward_cached(model, &(Batch){0}, cache));
+    assert_error(ERROR_SHAPE, "ids");
+    assert_null(nn_kv_cache(model, 0, 4));
+    assert_error(ERROR_ARGUMENT, "batch of 0");
+    assert_null(nn_kv_cache(model, 1, 0));
+    assert_error(ERROR_ARGUMENT, "max_tokens of 0");
+    assert_null(nn_kv_cache(small_model(&(Setting){.family = MODEL_BERT}), 1, 4));
+    assert_error(ERROR_ARGUMENT, "looks ahead");
+    assert_null(nn_kv_cache(small_model(&(Setting){.family = MODEL_MLP}), 1, 4));
+    assert_error(ERROR_ARGUMENT, "no nn_attention");
+    /* More positions than the model has: the model says so, and the cache is as before. */
+    for (int m = 0; m < MODELS; m += 3) {
+        Module *positions = m ? other : model;
+        KvCache *longer = nn_kv_cache(positions, 1, 24);
+        for (int i = 0; i < 5; i++)
+            assert_non_null(nn_forward_cached(positions, &four, longer));
+        assert_null(nn_forward_cached(positions, &one, longer));
+        assert_error(ERROR_SHAPE, "sequence of 21", "20");
+        assert_int_equal(nn_kv_cache_tokens(longer), 20);
+    }
+    tensor_no_grad_end();
+    assert_null(nn_forward_cached(model, &one, cache));
+    assert_error(ERROR_STATE, "tensor_no_grad_begin");
+    Batch sneaked = one;
+    sneaked.cache = cache;
+    assert_null(nn_forward(model, NULL, &sneaked));
+    assert_error(ERROR_STATE, "tensor_no_grad_begin");
+    nn_kv_cache_free(NULL);
+    assert_int_equal(nn_kv_cache_tokens(NULL), 0);
+}
+
+/* ---- Continuations --------------------------------------------------------------------------- */
+
+enum { WRITTEN = 40 };
+
+typedef struct Written {
+    int32_t tokens[4][WRITTEN];
+    int count, stop_after;
+} Written;
+
+static int note(void *user, const int32_t *tokens, int batch)
+{
+    Written *w = user;
+    for (int b = 0; b < batch; b++)
+        w->tokens[b][w->count] = tokens[b];
+    return ++w->count == w->stop_after;
+}
+
+static int32_t prompt_ids[LENGTH];
+
+static void fill_prompt(void)
+{
+    for (int t = 0; t < LENGTH; t++)
+        prompt_ids[t] = id_at(0, t);
+}
+
+/* One token by the whole forward of what is there: the largest logit. */
+static int32_t greedy(Module *model, const int32_t *ids, int count)
+{
+    tensor_no_grad_begin();
+    int scope = tensor_scope_begin();
+    Batch batch = {.ids = tensor_from(DTYPE_I32, SHAPE(1, count), MEM_INPUT, ids)};
+    const float *row = tensor_f32(nn_forward(model, NULL, &batch));
+    int32_t best = 0;
+    for (int32_t i = 0; i < VOCAB; i++)
+        best = row[(count - 1) * VOCAB + i] > row[(count - 1) * VOCAB + best] ? i : best;
+    tensor_scope_end(scope);
+    tensor_no_grad_end();
+    return best;
+}
+
+static void test_greedy_is_that_of_the_whole(void **state)
+{
+    (void)state;
+    fill_prompt();
+    for (int m = 0; m < MODELS; m++)
+        for (int prompt = 1; prompt <= 7; prompt += 3)
+            for (int prefill = 1; prefill <= 4; prefill += 3) {
+                Module *model = made_model(m);
+                Written w = {0};
+                int32_t all[LENGTH];
+                memcpy(all, prompt_ids, sizeof all);
+                for (int t = prompt; t < LENGTH; t++)
+                    all[t] = greedy(model, all, t);
+                assert_int_equal(nn_generate(model, &(GenerateOptions){.prompt = prompt_ids,
+                                                                       .prompt_tokens = prompt,
+                                                                       .tokens = LENGTH - prompt,
+                                                                       .prefill = prefill,
+                                                                       .written = note,
+                                                                       .user = &w}),
+                                 0);
+                assert_int_equal(w.count, LENGTH - prompt);
+                assert_memory_equal(w.tokens[0], all + prompt, sizeof(int32_t) * (size_t)w.count);
+                module_free(model);
+            }
+}
+
+/* Past the context the newer half is read again: the same as by hand. */
+static void test_context(void **state)
+{
+    (void)state;
+    fill_prompt();
+    enum { CONTEXT = 8, PROMPT = 5, TOKENS = 25 };
+    Module *model = made_model(0);
+    Written w = {0};
+    assert_int_equal(nn_generate(model, &(GenerateOptions){.prompt = prompt_ids,
+                                                           .prompt_tokens = PROMPT,
+                                                           .tokens = TOKENS,
+                                                           .context = CONTEXT,
+                                                           .prefill = 3,
+                                                           .written = note,
+                                                           .user = &w}),
+                     0);
+    int32_t all[PROMPT + TOKENS];
+    memcpy(all, prompt_ids, PROMPT * sizeof *all);
+    for (int t = PROMPT, from = 0; t < PROMPT + TOKENS; t++) {
+        if (t - from > CONTEXT)
+            from = t - CONTEXT / 2;
+        all[t] = greedy(model, all + from, t - from);
+    }
+    assert_int_equal(w.count, TOKENS);
+    assert_memory_equal(w.tokens[0], all + PROMPT, TOKENS * sizeof *all);
+    /* A context of one token, and one that the prompt fills. */
+    for (int context = 1; context <= 5; context += 4) {
+        w = (Written){0};
+        assert_int_equal(nn_generate(model, &(GenerateOptions){.prompt = prompt_ids,
+                                                               .prompt_tokens = context,
+                                                               .tokens = 9,
+                                                               .context = context,
+                                                               .written = note,
+                                                               .user = &w}),
+                         0);
+        assert_int_equal(w.count, 9);
+    }
+}
+
+static void test_drawn(void **state)
+{
+    (void)state;
+    fill_prompt();
+    Written w[4] = {0};
+    GenerateOptions o = {.prompt = prompt_ids,
+                         .prompt_tokens = 4,
+                         .tokens = 12,
+                         .sample = {.temperature = 1, .top_k = 20, .top_p = 0.95f, .seed = 7},
+                         .written = note};
+    Module *model = made_model(0);
+    nn_train(model);
+    for (int i = 0; i < 4; i++) {
+        o.user = &w[i];
+        o.batch = i == 2 ? 3 : 1;
+        o.sample.seed = i == 3 ? 8 : 7;
+        assert_int_equal(nn_generate(model, &o), 0);
+        assert_true(nn_is_training(model));
+        assert_int_equal(books()->live_by[MEM_KV_CACHE], 0);
+    }
+    size_t bytes = 12 * sizeof(int32_t);
+    assert_memory_equal(w[0].tokens[0], w[1].tokens[0], bytes);
+    assert_memory_equal(w[0].tokens[0], w[2].tokens[0], bytes); /* alone or in a batch */
+    assert_memory_not_equal(w[0].tokens[0], w[2].tokens[1], bytes);
+    assert_memory_not_equal(w[2].tokens[1], w[2].tokens[2], bytes);
+    assert_memory_not_equal(w[0].tokens[0], w[3].tokens[0], bytes);
+
+    /* A stop token ends its sequence; the text before is the same. */
+    Written s = {0};
+    int32_t stop[] = {-5, w[2].tokens[1][3]};
+    o.batch = 3;
+    o.sample.seed = 7;
+    o.stop = stop;
+    o.stops = 2;
+    o.user = &s;
+    assert_int_equal(nn_generate(model, &o), 0);
+    for (int b = 0, over = 0; b < 3; b++, over = 0)
+        for (int t = 0; t < s.count; t++) {
+            assert_int_equal(s.tokens[b][t], over ? -1 : w[2].tokens[b][t]);
+            over |= s.tokens[b][t] == stop[1];
+        }
+    assert_int_equal(s.tokens[1][s.count > 4 ? 4 : s.count - 1], s.count > 4 ? -1 : stop[1]);
+    o.batch = 1;
+    stop[0] = w[0].tokens[0][5];
+    s = (Written){0};
+    assert_int_equal(nn_generate(model, &o), 0);
+    assert_true(s.count <= 6 && (s.tokens[0][s.count - 1] == stop[0] || s.tokens[0][s.count - 1] == stop[1]));
+    o.stops = 0;
+    s = (Written){.stop_after = 3};
+    assert_int_equal(nn_generate(model, &o), 0);
+    assert_int_equal(s.count, 3);
+}
+
+static void test_bad_options(void **state)
+{
+    (void)state;
+    fill_prompt();
+    Module *model = made_model(0);
+    GenerateOptions good = {.prompt = prompt_ids, .prompt_tokens = 4, .tokens = 2}, bad = good;
+    bad.prompt_tokens = 0;
+    assert_int_equal(nn_generate(model, &bad), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "a prompt of 0 tokens");
+    bad = good, bad.tokens = 0;
+    nn_generate(model, &bad);
+    assert_error(ERROR_ARGUMENT, "0 to write");
+    bad = good, bad.tokens = INT32_MAX;
+    nn_generate(model, &bad);
+    assert_error(ERROR_ARGUMENT, "to write");
+    bad = good, bad.context = 3;
+    nn_generate(model, &bad);
+    assert_error(ERROR_ARGUMENT, "a prompt of 4 tokens", "the context of 3");
+    bad = good, bad.batch = -1;
+    nn_generate(model, &bad);
+    assert_error(ERROR_ARGUMENT, "batch -1");
+    bad = good, bad.sample.temperature = -1;
+    nn_generate(model, &bad);
+    assert_error(ERROR_ARGUMENT, "temperature is -1");
+    bad = good, bad.tokens = 18;
+    nn_generate(model, &bad);
+    assert_error(ERROR_SHAPE, "sequence of 21", "20");
+    bad = good, prompt_ids[2] = VOCAB;
+    nn_generate(model, &bad);
+    assert_error(ERROR_INDEX, "ids must be in");
+    assert_int_equal(books()->live_by[MEM_KV_CACHE], 0);
+}
+
+/* ---- Planned --------------------------------------------------------------------------------- */
+
+typedef struct Scripted {
+    int model, prompt, tokens, context, batch, prefill, by_hand;
+    float temperature;
+    EventRecord *planned, *run;
+    Written written;
+} Scripted;
+
+/* What nn_generate does, without leaving out anything on meta. */
+static void by_hand(const Scripted *s, Module *model)
+{
+    tensor_no_grad_begin();
+    KvCache *cache = nn_kv_cache(model, s->batch, s->prompt + s->tokens - 1);
+    for (int t = 0; t < s->tokens; t++) {
+        int32_t tokens[4];
+        int scope = tensor_scope_begin();
+        Batch batch = some_ids(s->batch, t ? s->prompt + t - 1 : 0, t ? 1 : s->prompt);
+        Tensor *logits = nn_forward_next(model, &batch, cache);
+        nn_sample(logits, &(SampleOptions){.temperature = s->temperature, .top_k = 3}, t, tokens);
+        tensor_scope_end(scope);
+    }
+    tensor_no_grad_end();
+}
+
+static int scripted(void *config)
+{
+    Scripted *s = config;
+    EventRecord *record = context_is_meta(context_current()) ? s->planned : s->run;
+    if (record)
+        record_start(record);
+    Module *model = model_of(s->model);
+    nn_eval(model);
+    if (s->by_hand)
+        by_hand(s, model);
+    else
+        nn_generate(model, &(GenerateOptions){.prompt = prompt_ids,
+                                              .prompt_tokens = s->prompt,
+                                              .tokens = s->tokens,
+                                              .context = s->context,
+                                              .batch = s->batch,
+                                              .prefill = s->prefill,
+                                              .sample = {.temperature = s->temperature, .top_p = 0.9f},
+                                              .written = note,
+                                              .user = &s->written});
+    return error_code();
+}
+
+static void test_every_event(void **state)
+{
+    (void)state;
+    static EventRecord planned, run;
+    for (int m = 0; m < MODELS; m++)
+        for (int threads = 1; threads <= 5; threads += 4) {
+            Scripted s = {
+                .model = m, .prompt = 5, .tokens = 9, .batch = 2, .by_hand = 1, .temperature = 0.7f};
+            RunOptions o = {.threads = threads, .quiet = 1};
+            Plan plan;
+            RunResult result;
+            s.planned = &planned;
+            s.run = &run;
+            assert_int_equal(plan_script(scripted, &s, &o, &plan), 0);
+            assert_int_equal(plan_execute(scripted, &s, &o, &plan, &result), 0);
+            assert_same_events(model_names[m], &planned, &run);
+            assert_null(books_differ(&plan.memory, &result.memory));
+            assert_int_equal(result.segments_off_plan, 0);
+            plan_free(&plan);
+        }
+}
+
+/* A plan of one of each kind is that of the whole text. */
+static void test_planned_text(void **state)
+{
+    (void)state;
+    static const Scripted cases[] = {
+        {.prompt = 1, .tokens = 1},
+        {.prompt = 7, .tokens = 2, .temperature = 1},
+        {.prompt = 13, .tokens = 8, .prefill = 4, .temperature = 1},
+        {.prompt = 12, .tokens = 8, .prefill = 4, .batch = 3, .model = 3},
+        {.prompt = 12, .tokens = 9, .prefill = 5, .batch = 3, .model = 1},
+        {.prompt = 5, .tokens = 39, .context = 9, .temperature = 1},
+        {.prompt = 2, .tokens = 39, .context = 20, .prefill = 3, .model = 3},
+        {.prompt = 8, .tokens = 30, .context = 8, .batch = 2, .prefill = 3},
+        {.prompt = 1, .tokens = 10, .context = 1, .temperature = 0.5f},
+        {.prompt = 3, .tokens = 10, .context = 3, .model = 2},
+    };
+    fill_prompt();
+    for (size_t i = 0; i < COUNT(cases); i++)
+        for (int threads = 1; threads <= 3; threads += 2) {
+            Scripted s = cases[i];
+            RunOptions o = {.threads = threads, .quiet = 1, .malloc_blocks = (int)i % 2};
+            Plan plan;
+            RunResult result;
+            s.batch = s.batch ? s.batch : 1;
+            assert_int_equal(plan_script(scripted, &s, &o, &plan), 0);
+            assert_int_equal(s.written.count, 0);
+            assert_int_equal(plan_execute(scripted, &s, &o, &plan, &result), 0);
+            if (result.segments_off_plan || plan.memory.stats.peak != result.memory.stats.peak ||
+                memcmp(plan.memory.stats.at_peak, result.memory.stats.at_peak,
+                       sizeof plan.memory.stats.at_peak))
+                fail_msg("case %zu: %lld segments off the plan, peak %llu planned and %llu run", i,
+                         (long long)result.segments_off_plan, (unsigned long long)plan.memory.stats.peak,
+                         (unsigned long long)result.memory.stats.peak);
+            assert_int_equal(result.memory.stats.needs, plan.memory.stats.needs);
+            assert_int_equal(s.written.count, s.tokens);
+            assert_int_equal(result.memory.stats.live, 0);
+            plan_free(&plan);
+        }
+}
+
+static void test_no_memory(void **state)
+{
+    (void)state;
+    fill_prompt();
+    for (int m = 0; m < MODELS; m += 3) {
+        uint64_t live = memtrack_process_live();
+        for (uint64_t n = 1;; n++) {
+            Visit v = visit(&(ContextOptions){.threads = 3, .seed = 1});
+            memtrack_fail_nth(n);
+            Scripted s = {.model = m,
+                          .prompt = 5,
+                          .tokens = 9,
+                          .context = 8,
+                          .batch = 2,
+                          .prefill = 3,
+                          .temperature = 1};
+            int status = scripted(&s), passed = memtrack_fail_pending();
+            memtrack_fail_nth(0);
+            if (!passed && status != ERROR_MEMORY && status != ERROR_HOST_MEMORY)
+                fail_msg("allocation %llu failed, and the error is %d: %s", (unsigned long long)n, status,
+                         error_message());
+            assert_true(passed == (status == 0));
+            error_clear();
+            leave(v);
+            assert_int_equal(memtrack_process_live(), live);
+            if (passed) {
+                assert_true(n > 100);
+                break;
+            }
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_equal_to_the_whole),
+        cmocka_unit_test_setup_teardown(test_bytes, fresh_context, leave_context),
+        cmocka_unit_test_setup_teardown(test_refusals, fresh_context2, leave_context),
+        cmocka_unit_test_setup_teardown(test_greedy_is_that_of_the_whole, fresh_context2, leave_context),
+        cmocka_unit_test_setup_teardown(test_context, fresh_context, leave_context),
+        cmocka_unit_test_setup_teardown(test_drawn, fresh_context2, leave_context),
+        cmocka_unit_test_setup_teardown(test_bad_options, fresh_context, leave_context),
+        cmocka_unit_test(test_every_event),
+        cmocka_unit_test(test_planned_text),
+        cmocka_unit_test(test_no_memory),
+    };
+    return cmocka_run_group_tests_name("generate", tests, NULL, NULL);
+}
