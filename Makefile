@@ -156,7 +156,7 @@ parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
 
 # Against transformers itself, in a virtual environment: logits, gradients, checkpoints both ways, a published model.
 huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/brim
-	@CC="$(CC)" tools/deps parity
+	@CC="$(CC)" tools/deps parity huggingface
 	@sh tests/huggingface/run.sh $(BUILD)
 
 # ARGS="--quick bench-mlp" narrows it.

@@ -18,7 +18,8 @@ static void out_and_in(void **state)
     (void)state;
     static const char *const models[] = {"llama-tiny", "gpt2-tiny", "bert-tiny"};
     for (size_t i = 0; i < COUNT(models); i++) {
-        const char *out = in_folder(models[i]);
+        char out[192];
+        strcpy(out, in_folder(models[i]));
         json_t *root =
             trained(RUN("train", "--json", SMALL, "--model", models[i], "--steps", "30", "--export", out));
         double validation = real_at(json_object_get(root, "validation"), "loss");
@@ -34,7 +35,8 @@ static void out_and_in(void **state)
 static void dtypes(void **state)
 {
     (void)state;
-    const char *out = in_folder("half");
+    char out[192];
+    strcpy(out, in_folder("half"));
     struct stat status;
     Outcome *o = RUN("train", SMALL, "--steps", "1", "--quiet", "--export", out, "--export-dtype", "bf16");
     expect_code(o, 0);
@@ -58,7 +60,9 @@ static void refused(Outcome *o, int code, const char *word, const char *other)
 static void refusals(void **state)
 {
     (void)state;
-    const char *out = in_folder("m"), *taken = make_file("taken", "x", 1);
+    char out[192], taken[192]; /* in_folder keeps four */
+    strcpy(out, in_folder("m"));
+    strcpy(taken, make_file("taken", "x", 1));
     expect_code(RUN("train", SMALL, "--steps", "1", "--quiet", "--export", out), 0);
     refused(RUN("train", SMALL, "--steps", "1", "--init", out, "--model", "gpt2-tiny"), 1,
             "75 parameters are missing: transformer.wpe.weight", "56 tensors are not the model's");
