@@ -288,6 +288,14 @@ static int64_t next_step(Session *s, int64_t step)
     return last;
 }
 
+static void export_weights(const Session *s)
+{
+    const Options *o = s->options;
+    int type = safetensors_type_of(o->export_dtype);
+    if (io_save_weights(s->model, &o->preset, o->export, (SafetensorsType)type) == 0 && o->source)
+        io_keep_source(o->source, o->export);
+}
+
 int training_script(void *config)
 {
     Session s = {.training = config, .options = ((Training *)config)->options};
@@ -313,8 +321,7 @@ int training_script(void *config)
     if (o->sample && !error_code())
         generate(&s);
     if (o->export && !s.meta && !error_code())
-        io_save_weights(s.model, &o->preset, o->export,
-                        (SafetensorsType)safetensors_type_of(o->export_dtype));
+        export_weights(&s);
     if (s.log)
         fclose(s.log);
     return error_code();
