@@ -175,7 +175,7 @@ lessons: cli examples
 
 # Against transformers itself, in a virtual environment: logits, gradients, checkpoints both ways, a published model.
 huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/brim
-	@CC="$(CC)" tools/deps parity
+	@CC="$(CC)" tools/deps parity huggingface
 	@sh tests/huggingface/run.sh $(BUILD)
 
 # ARGS="--quick bench-mlp" narrows it.

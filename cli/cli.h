@@ -21,6 +21,7 @@ typedef struct CheckpointChoice {
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories;
     const char *init, *export, *export_dtype;
+    const char *source; /* the directory that describes the model; NULL = none */
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk;
     int tokens, top_k, prefill; /* of generate */
     int64_t steps, max_samples, run_steps;

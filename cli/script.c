@@ -269,6 +269,14 @@ static void say_validation(const Session *s, int64_t step)
              accuracy);
 }
 
+static void export_weights(const Session *s)
+{
+    const Options *o = s->options;
+    int type = safetensors_type_of(o->export_dtype);
+    if (io_save_weights(s->model, &o->preset, o->export, (SafetensorsType)type) == 0 && o->source)
+        io_keep_source(o->source, o->export);
+}
+
 int training_script(void *config)
 {
     Session s = {.training = config, .options = ((Training *)config)->options};
@@ -290,7 +298,6 @@ int training_script(void *config)
     if (o->sample && !error_code())
         generate(&s);
     if (o->export && !s.meta && !error_code())
-        io_save_weights(s.model, &o->preset, o->export,
-                        (SafetensorsType)safetensors_type_of(o->export_dtype));
+        export_weights(&s);
     return error_code();
 }

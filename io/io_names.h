@@ -4,6 +4,7 @@
 
 #define io_check_directory brim_io_check_directory
 #define io_find_model brim_io_find_model
+#define io_keep_source brim_io_keep_source
 #define io_load_weights brim_io_load_weights
 #define io_read_config brim_io_read_config
 #define io_save_weights brim_io_save_weights

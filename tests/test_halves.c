@@ -1,5 +1,5 @@
-/* 16-bit floats: every one of the 65536 read exactly, and rounding to nearest, ties to even, at and around every
- * midpoint between two neighbours. */
+/* 16-bit floats: every one of the 65536 read exactly, and rounding to nearest, ties to even, at and around
+ * every midpoint between two neighbours. */
 #include <math.h>
 
 #include "../io/half_.h"
@@ -18,12 +18,14 @@ static const Kind kinds[] = {{"f16", half_from_f16, half_to_f16, 5, 10, 15},
 /* By the definition of IEEE 754. */
 static double meaning(const Kind *k, uint16_t bits)
 {
-    int mantissa = bits & ((1 << k->mantissa_bits) - 1), exponent = bits >> k->mantissa_bits & ((1 << k->exponent_bits) - 1);
+    int mantissa = bits & ((1 << k->mantissa_bits) - 1),
+        exponent = bits >> k->mantissa_bits & ((1 << k->exponent_bits) - 1);
     double sign = bits & 0x8000 ? -1 : 1;
     if (exponent == (1 << k->exponent_bits) - 1)
         return mantissa ? NAN : sign * INFINITY;
     int normal = exponent > 0;
-    return sign * ldexp(mantissa + (normal << k->mantissa_bits), (normal ? exponent : 1) - k->bias - k->mantissa_bits);
+    return sign * ldexp(mantissa + (normal << k->mantissa_bits),
+                        (normal ? exponent : 1) - k->bias - k->mantissa_bits);
 }
 
 static void test_every_half(void **state)
@@ -34,12 +36,13 @@ static void test_every_half(void **state)
             double expected = meaning(&kinds[i], (uint16_t)bits);
             float value = kinds[i].from((uint16_t)bits);
             uint16_t again = kinds[i].to(value);
-            int same = isnan(expected) ? isnan(value) && isnan(meaning(&kinds[i], again)) &&
-                                             (again & 0x8000) == (bits & 0x8000)
-                                       : (double)value == expected && !signbit(value) == !(bits & 0x8000) &&
-                                             again == bits;
+            int same =
+                isnan(expected)
+                    ? isnan(value) && isnan(meaning(&kinds[i], again)) && (again & 0x8000) == (bits & 0x8000)
+                    : (double)value == expected && !signbit(value) == !(bits & 0x8000) && again == bits;
             if (!same)
-                fail_msg("%s %04x: %g, not %g; back %04x", kinds[i].name, bits, (double)value, expected, again);
+                fail_msg("%s %04x: %g, not %g; back %04x", kinds[i].name, bits, (double)value, expected,
+                         again);
         }
 }
 
@@ -59,10 +62,12 @@ static void test_rounding(void **state)
                     k->to(nextafterf(middle, sign ? -INFINITY : INFINITY)) != b)
                     fail_msg("%s between %04x and %04x", k->name, a, b);
             }
-        double last = meaning(k, (uint16_t)(infinity - 1)), step = last - meaning(k, (uint16_t)(infinity - 2));
+        double last = meaning(k, (uint16_t)(infinity - 1)),
+               step = last - meaning(k, (uint16_t)(infinity - 2));
         float edge = (float)(last + step / 2); /* of bf16: the largest float is below it */
         assert_int_equal(k->to(isinf(edge) ? INFINITY : edge), infinity);
-        assert_int_equal(k->to(nextafterf(edge, 0)), k->exponent_bits == 8 && isinf(edge) ? infinity : infinity - 1);
+        assert_int_equal(k->to(nextafterf(edge, 0)),
+                         k->exponent_bits == 8 && isinf(edge) ? infinity : infinity - 1);
         assert_int_equal(k->to(INFINITY), infinity);
         assert_int_equal(k->to(-INFINITY), infinity | 0x8000);
     }

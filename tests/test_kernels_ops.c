@@ -344,22 +344,8 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
 /* Rows of a longer sequence, from the middle on: the same bits. */
 static void check_rope_offset(const Kernels *k, int threads)
 {
-    RopeDims whole = {.batch = 1,
-                      .seq = 9,
-                      .heads = 2,
-                      .head_dim = 6,
-                      .ld = 12,
-                      .theta = 10000.0f,
-                      .inverse = 0,
-                      .offset = 4},
-             rest = {.batch = 1,
-                     .seq = 4,
-                     .heads = 2,
-                     .head_dim = 6,
-                     .ld = 12,
-                     .theta = 10000.0f,
-                     .inverse = 0,
-                     .offset = 4 + 5};
+    RopeDims whole = {1, 9, 2, 6, 12, 10000.0f, .offset = 4},
+             rest = {1, 4, 2, 6, 12, 10000.0f, .offset = 4 + 5};
     float *x = take_random(9 * 12, 1.0f), *y = take(9 * 12, NAN), *z = take(4 * 12, NAN);
     k->rope(&whole, x, 0.0f, y, threads);
     k->rope(&rest, x + 5 * 12, 0.0f, z, threads);
@@ -370,49 +356,30 @@ static void check_rope(const Kernels *k, int threads)
 {
     check_rope_offset(k, threads);
     release();
-    check_rope_dims(k,
-                    (RopeDims){.batch = 1,
-                               .seq = 1,
-                               .heads = 1,
-                               .head_dim = 2,
-                               .ld = 2,
-                               .theta = 10000.0f,
-                               .inverse = 0,
-                               .offset = 0},
-                    threads);
+    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, .offset = 0}, threads);
     release();
-    check_rope_dims(k,
-                    (RopeDims){.batch = 2,
-                               .seq = 5,
-                               .heads = 3,
-                               .head_dim = 6,
-                               .ld = 18 + 4,
-                               .theta = 10000.0f,
-                               .inverse = 0,
-                               .offset = 7},
-                    threads);
+    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 4, 10000.0f, .offset = 7}, threads);
     release();
-    check_rope_dims(k,
-                    (RopeDims){.batch = 2,
-                               .seq = 33,
-                               .heads = 2,
-                               .head_dim = 160,
-                               .ld = 320,
-                               .theta = 500000.0f,
-                               .inverse = 0,
-                               .offset = 1},
+    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, .offset = 1},
                     threads); /* more pairs than a chunk */
     release();
-    check_rope_dims(k,
-                    (RopeDims){.batch = 1,
-                               .seq = 300,
-                               .heads = 4,
-                               .head_dim = 64,
-                               .ld = 3 * 256,
-                               .theta = 10000.0f,
-                               .inverse = 0,
-                               .offset = 131000},
-                    threads);
+    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, .offset = 131000}, threads);
+    release();
+    RopeDims linear = {2, 9, 2, 16, 32, 5000.0f, .stretch = ROPE_LINEAR, .factor = 2.5f};
+    check_rope_dims(k, linear, threads);
+    release();
+    RopeDims llama3 = {2,
+                       90,
+                       2,
+                       64,
+                       128,
+                       5000.0f,
+                       .stretch = ROPE_LLAMA3,
+                       .factor = 8,
+                       .low_freq_factor = 1,
+                       .high_freq_factor = 4,
+                       .original_seq = 100};
+    check_rope_dims(k, llama3, threads);
 }
 
 static void test_rope(void **state)

@@ -1,5 +1,5 @@
-/* safetensors: what is written is read back in place; files that lie about themselves are refused with their names,
- * take no more memory than they justify, and a write that fails leaves the old file whole. */
+/* safetensors: what is written is read back in place; files that lie about themselves are refused with their
+ * names, take no more memory than they justify, and a write that fails leaves the old file whole. */
 #include <math.h>
 #include <signal.h>
 
@@ -13,11 +13,11 @@ static const int64_t words[6] = {1, -2, 3, 4, 5, 6};
 static const float numbers[6] = {1.5f, -2, 0.1f, 65504, 1e-7f, 0};
 
 static const SafetensorsItem several[] = {
-    {"b.f32", SAFETENSORS_F32, 2, {2, 3}, numbers},   {"a.f32", SAFETENSORS_F32, 1, {5}, numbers},
-    {"a.f16", SAFETENSORS_F16, 1, {5}, numbers},      {"bf16 Ω \"\\", SAFETENSORS_BF16, 2, {3, 2}, numbers},
-    {"i64", SAFETENSORS_I64, 3, {1, 6, 1}, words},    {"i32", SAFETENSORS_I32, 1, {12}, words},
-    {"u8", SAFETENSORS_U8, 1, {7}, words},            {"scalar", SAFETENSORS_F64, 0, {0}, words},
-    {"empty", SAFETENSORS_F32, 2, {0, 5}, NULL},      {"bool", SAFETENSORS_BOOL, 1, {1}, words},
+    {"b.f32", SAFETENSORS_F32, 2, {2, 3}, numbers}, {"a.f32", SAFETENSORS_F32, 1, {5}, numbers},
+    {"a.f16", SAFETENSORS_F16, 1, {5}, numbers},    {"bf16 Ω \"\\", SAFETENSORS_BF16, 2, {3, 2}, numbers},
+    {"i64", SAFETENSORS_I64, 3, {1, 6, 1}, words},  {"i32", SAFETENSORS_I32, 1, {12}, words},
+    {"u8", SAFETENSORS_U8, 1, {7}, words},          {"scalar", SAFETENSORS_F64, 0, {0}, words},
+    {"empty", SAFETENSORS_F32, 2, {0, 5}, NULL},    {"bool", SAFETENSORS_BOOL, 1, {1}, words},
 };
 
 static void write_several(const char *path)
@@ -35,7 +35,8 @@ static void test_round_trip(void **state)
     assert_int_equal(safetensors_count(s), COUNT(several));
     const char *end = NULL;
     for (size_t i = 0; i < COUNT(several); i++) {
-        const SafetensorsEntry *e = safetensors_find(s, several[i].name), *inorder = safetensors_at(s, (int)i);
+        const SafetensorsEntry *e = safetensors_find(s, several[i].name),
+                               *inorder = safetensors_at(s, (int)i);
         assert_non_null(e);
         assert_int_equal(e->type, several[i].type);
         assert_int_equal(e->ndim, several[i].ndim);
@@ -82,7 +83,8 @@ static void test_order(void **state)
     assert_memory_equal(a, b, n);
     memcpy(&length, a, 8);
     assert_int_equal(length % 8, 0);
-    assert_non_null(strstr((char *)a + 8, "{\"__metadata__\":{\"format\":\"pt\"},\"i64\":{\"dtype\":\"I64\","));
+    assert_non_null(
+        strstr((char *)a + 8, "{\"__metadata__\":{\"format\":\"pt\"},\"i64\":{\"dtype\":\"I64\","));
     test_free(a);
     test_free(b);
     assert_int_equal(safetensors_write(at("none"), NULL, 0), 0);
@@ -94,8 +96,10 @@ static void test_order(void **state)
 static void test_unaligned(void **state)
 {
     (void)state;
-    craft("odd", "{'a':{'dtype':'U8','shape':[3],'data_offsets':[0,3]},"
-                 "'f':{'dtype':'F32','shape':[2],'data_offsets':[3,11]}, '__metadata__':{'x':'y'}}   ", 11);
+    craft("odd",
+          "{'a':{'dtype':'U8','shape':[3],'data_offsets':[0,3]},"
+          "'f':{'dtype':'F32','shape':[2],'data_offsets':[3,11]}, '__metadata__':{'x':'y'}}   ",
+          11);
     Safetensors *s = safetensors_open(at("odd"));
     const SafetensorsEntry *e = safetensors_find(s, "f");
     float read[2], expected[2];
@@ -115,7 +119,8 @@ typedef struct Lie {
     const char *word, *other;
 } Lie;
 
-#define F32(name, shape, from, to) "'" name "':{'dtype':'F32','shape':" shape ",'data_offsets':[" from "," to "]}"
+#define F32(name, shape, from, to)                                                                           \
+    "'" name "':{'dtype':'F32','shape':" shape ",'data_offsets':[" from "," to "]}"
 
 static void test_lies(void **state)
 {
@@ -145,7 +150,8 @@ static void test_lies(void **state)
         {"{" F32("a", "[2]", "0", "8") "," F32("b", "[2]", "4", "12") "}", 12, "\"b\" overlaps \"a\"", ""},
         {"{" F32("a", "[2]", "0", "8") "," F32("b", "[2]", "0", "8") "}", 8, "\"b\" overlaps \"a\"", ""},
         {"{" F32("b", "[3]", "0", "12") "," F32("a", "[1]", "4", "8") "}", 12, "\"a\" overlaps \"b\"", ""},
-        {"{" F32("a", "[1]", "0", "4") "," F32("b", "[1]", "8", "12") "}", 12, "\"b\" begins at 8", "4 bytes before"},
+        {"{" F32("a", "[1]", "0", "4") "," F32("b", "[1]", "8", "12") "}", 12, "\"b\" begins at 8",
+         "4 bytes before"},
         {"{" F32("a", "[1]", "4", "8") "}", 8, "\"a\" begins at 4", "nobody's"},
         {"{" F32("a", "[1]", "0", "4") "}", 8, "4 bytes follow the last tensor", ""},
         {"{}", 1, "1 bytes follow", ""},
@@ -324,10 +330,10 @@ static void test_bad_indexes(void **state)
         {"{'a':3}", ERROR_DATA, "the tensor \"a\"", "in 3;"},
         {"{'a':'three.safetensors'}", ERROR_FILE, "three.safetensors", "No such file"},
         {"{'a':'one.safetensors'}", ERROR_DATA, "the tensor \"b\" is in one.safetensors", "not in the index"},
-        {"{'a':'one.safetensors','b':'one.safetensors','z':'one.safetensors'}", ERROR_DATA, "the tensor \"z\"",
-         "and is not"},
-        {"{'a':'one.safetensors','b':'two.safetensors','c':'two.safetensors'}", ERROR_DATA, "the tensor \"b\"",
-         "and is not"},
+        {"{'a':'one.safetensors','b':'one.safetensors','z':'one.safetensors'}", ERROR_DATA,
+         "the tensor \"z\"", "and is not"},
+        {"{'a':'one.safetensors','b':'two.safetensors','c':'two.safetensors'}", ERROR_DATA,
+         "the tensor \"b\"", "and is not"},
         {"{'a':'one.safetensors','c':'same.safetensors'}", ERROR_DATA, "the tensor \"a\"",
          "in both one.safetensors and same.safetensors"},
         {"{}", ERROR_DATA, "weight_map", ""},
@@ -355,7 +361,8 @@ static void test_bad_indexes(void **state)
 static void test_bad_items(void **state)
 {
     (void)state;
-    SafetensorsItem twice[] = {{"a", SAFETENSORS_F32, 1, {1}, numbers}, {"a", SAFETENSORS_F32, 1, {1}, numbers}};
+    SafetensorsItem twice[] = {{"a", SAFETENSORS_F32, 1, {1}, numbers},
+                               {"a", SAFETENSORS_F32, 1, {1}, numbers}};
     assert_int_equal(safetensors_write(at("x"), twice, 2), ERROR_DATA);
     assert_error(ERROR_DATA, "\"a\" occurs twice");
     SafetensorsItem text = {"\xff", SAFETENSORS_F32, 1, {1}, numbers};
@@ -383,7 +390,8 @@ static void test_full_disk(void **state)
     enum { N = 20000 };
     static float values[N];
     fill_values(values, N, 1, 1, 0);
-    const SafetensorsItem item = {"w", SAFETENSORS_F32, 1, {N}, values}, half = {"w", SAFETENSORS_BF16, 1, {N}, values};
+    const SafetensorsItem item = {"w", SAFETENSORS_F32, 1, {N}, values},
+                          half = {"w", SAFETENSORS_BF16, 1, {N}, values};
     size_t n, m;
     write_several(at("model.safetensors"));
     unsigned char *old = get_file(at("model.safetensors"), &n);
@@ -574,9 +582,10 @@ static void test_mutations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_round_trip), TEST(test_order),     TEST(test_unaligned), TEST(test_lies),
-        TEST(test_lengths),    TEST(test_no_memory_for_claims), TEST(test_index), TEST(test_bad_indexes),
-        TEST(test_bad_items),  TEST(test_full_disk), TEST(test_bad_places), TEST(test_no_memory),
+        TEST(test_round_trip), TEST(test_order),       TEST(test_unaligned),
+        TEST(test_lies),       TEST(test_lengths),     TEST(test_no_memory_for_claims),
+        TEST(test_index),      TEST(test_bad_indexes), TEST(test_bad_items),
+        TEST(test_full_disk),  TEST(test_bad_places),  TEST(test_no_memory),
         TEST(test_mutations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -284,6 +284,10 @@ def check_published():
         a, r = worst({n: ours['grad.bert.' + n] for n in gradients}, gradients)
         check('all-MiniLM-L6-v2: all gradients', r < 10 * TOLERANCE, f'max abs {a:.2g}, relative {r:.2g}')
         again, info = BertModel.from_pretrained(saved, output_loading_info=True)
+        there = AutoTokenizer.from_pretrained(saved)
+        check('all-MiniLM-L6-v2: its tokenizer and token ids come along',
+              there(SENTENCES)['input_ids'] == tokenizer(SENTENCES)['input_ids'] and
+              again.config.pad_token_id == model.config.pad_token_id)
         same = all(torch.equal(t, model.state_dict()[n]) for n, t in again.state_dict().items())
         check('all-MiniLM-L6-v2: saved by brim, loaded by transformers',
               same and not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys')))

@@ -1,12 +1,12 @@
-/* What brim computes with a checkpoint of transformers', for check.py to compare: reads a model's directory and a
- * file of inputs, writes a file with logits (or hidden states), loss, every gradient, and the losses of training
- * steps; and saves the model again.
+/* What brim computes with a checkpoint of transformers', for check.py to compare: reads a model's directory
+ * and a file of inputs, writes a file with logits (or hidden states), loss, every gradient, and the losses of
+ * training steps; and saves the model again.
  *
  *     driver MODEL INPUTS.safetensors OUTPUTS.safetensors [--encoder] [--partial] [--eager] [--chunk ROWS]
  *            [--steps N --batch B --lr X] [--save DIR --dtype f32]
  *
- * Inputs (int32): ids, labels (rows,T); mask and types where wanted. With --encoder: upstream (rows,T,C) float32, which
- * takes the place of labels: the loss is the sum of hidden states times it. */
+ * Inputs (int32): ids, labels (rows,T); mask and types where wanted. With --encoder: upstream (rows,T,C)
+ * float32, which takes the place of labels: the loss is the sum of hidden states times it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,9 +113,10 @@ static void first_gradients(Run *r, int64_t count)
     tensor_no_grad_begin();
     r->logits = nn_forward(r->model, NULL, &batch);
     tensor_no_grad_end();
-    Tensor *loss = r->arguments.encoder
-                       ? tensor_sum(tensor_mul(nn_forward(r->model, NULL, &batch), rows(r, "upstream", 0, count)))
-                       : nn_loss(r->model, &batch);
+    Tensor *loss =
+        r->arguments.encoder
+            ? tensor_sum(tensor_mul(nn_forward(r->model, NULL, &batch), rows(r, "upstream", 0, count)))
+            : nn_loss(r->model, &batch);
     r->loss = tensor_item(loss);
     tensor_backward(loss);
 }
@@ -186,8 +187,9 @@ int main(int argc, char **argv)
         first_gradients(&run, safetensors_find(run.inputs, "ids")->dim[0]);
     die_on_error();
     write_outputs(&run);
-    if (a->save)
-        io_save_weights(run.model, &run.described.preset, a->save, (SafetensorsType)safetensors_type_of(a->dtype));
+    SafetensorsType type = (SafetensorsType)safetensors_type_of(a->dtype);
+    if (a->save && io_save_weights(run.model, &run.described.preset, a->save, type) == 0)
+        io_keep_source(a->model, a->save);
     die_on_error();
     context_destroy(context_current());
     return 0;
