@@ -49,9 +49,9 @@ function strip(run) {
 function bookTable(run) {
   const m = run.memory, planned = m && m.planned ? m.planned : run.plan, books = run.books, shown = run.order.filter(c => { const x = books.components[run.components[c]]; return x && x.peak > 0; });
   const pair = name => [planned ? size(planned.components[name].at_peak) : '\u2013', m ? size(m.components[name].at_peak) : '\u2013'];
-  return h('div', {class: 'books'}, table('What was live at the peak. Own peak is each component\u2019s own highest moment: it does not sum.',
-    ['component', 'planned at peak', 'measured at peak', 'share', 'own peak'],
-    shown.map(c => { const name = run.components[c]; return [[swatch(name), people(name)], ...pair(name), percent(atPeak(run, name) / books.peak_bytes), size(books.components[name].peak)]; })
+  return h('div', {class: 'books'}, table('What was live at the peak, planned and measured. Own peak is each component\u2019s own highest moment: it does not sum.',
+    ['component', 'planned', 'measured', 'share', 'own peak'],
+    shown.map(c => { const name = run.components[c]; return [h('span', {class: 'keyed'}, swatch(name), people(name)), ...pair(name), percent(atPeak(run, name) / books.peak_bytes), size(books.components[name].peak)]; })
       .concat([{sum: true, cells: ['peak', planned ? size(planned.peak_bytes) : '\u2013', m ? size(m.peak_bytes) : '\u2013', '100 %', '']}])), textbook(run));
 }
 /* Why the peak is not the sum of the own peaks. */
