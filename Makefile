@@ -69,7 +69,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full check parity bench demo install uninstall deps clean help format
+.PHONY: all lib cli examples tests test test-full test-page check parity bench demo install uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -151,6 +151,10 @@ test:
 test-full:
 	@BRIM_FULL=1 $(MAKE) --no-print-directory test
 
+# The report page in headless Chromium, where there is one. KEEP=folder keeps pages and pictures to be looked at.
+test-page: cli
+	@sh tests/html_headless.sh $(BUILD) $(KEEP)
+
 check: all
 	@CC="$(CC)" tools/check $(BUILD)
 	@sh tests/test_install.sh $(BUILD)
@@ -180,6 +184,7 @@ help:
 	@echo "make demo       install what is missing, build, train a tiny LLaMA, show where its memory is"
 	@echo "make test       every test; TEST=test_cli for one"
 	@echo "make test-full  the slow forms too"
+	@echo "make test-page  the report page in headless Chromium; KEEP=folder keeps its pictures"
 	@echo "make check      house rules, exported symbols, installation"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
