@@ -279,7 +279,7 @@ function stepTensor(run, view, i, up) {
   view.pick = list.length ? list[Math.min(list.length - 1, Math.max(0, at + up))] : null;
 }
 
-/* Bytes below the tensor at each drawn state of its life, by drawn state. Of its own component only older ones lie
+/* Bytes below the tensor, and its component, at each drawn state of its life, by drawn state. Of its own component only older ones lie
  * below it, so that what is made later never moves it. */
 function underneath(run, view, tensor) {
   const C = run.C, older = Float64Array.from(run.by.subarray(tensor.made * C, tensor.made * C + C));
@@ -297,7 +297,7 @@ function underneath(run, view, tensor) {
     if (view.states[k] !== i) continue;
     let base = older[c];
     for (const lower of run.order) { if (lower === c) break; base += run.by[i * C + lower]; }
-    result.set(k++, base);
+    result.set(k++, [base, c]);
   }
   return result;
 }
@@ -308,10 +308,17 @@ function showMoment(run, view, side, i, y) {
   else if (view.pick && !view.pinned && (view.pick.made > i || i >= view.pick.freed)) view.pick = null;
   const x = fixed((view.x(i) + view.x(i + 1)) / 2), parts = [];
   if (view.pick) {
-    const bases = underneath(run, view, view.pick), states = [...bases.keys()];
-    const byEvent = new Map(states.map(k => [view.states[k], bases.get(k)]));
-    if (states.length) parts.push(s('path', {class: 'pick' + (view.pinned ? ' pinned' : ''),
-      d: bandPath(view, states, e => byEvent.get(e), e => byEvent.get(e) + view.pick.bytes)}));
+    /* A piece for each component that it belongs to in turn. */
+    const bases = underneath(run, view, view.pick), pieces = [], byEvent = new Map();
+    let before = -1;
+    for (const [k, [base, c]] of bases) {
+      byEvent.set(view.states[k], base);
+      if (c !== before) pieces.push([]);
+      pieces[pieces.length - 1].push(k);
+      before = c;
+    }
+    if (pieces.length) parts.push(s('path', {class: 'pick' + (view.pinned ? ' pinned' : ''),
+      d: pieces.map(states => bandPath(view, states, e => byEvent.get(e), e => byEvent.get(e) + view.pick.bytes)).join('')}));
   }
   parts.push(s('line', {class: 'cursor', x1: x, x2: x, y1: box.top - 30, y2: box.top + box.height}),
     s('circle', {cx: x, cy: view.y(run.total[i]), r: 3, fill: 'var(--ink)'}));
