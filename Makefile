@@ -69,8 +69,8 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full check parity huggingface lessons bench demo install uninstall deps clean \
-        help format
+.PHONY: all lib cli examples tests test test-full test-page check parity huggingface lessons bench demo install \
+        uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -156,6 +156,10 @@ test:
 test-full:
 	@BRIM_FULL=1 $(MAKE) --no-print-directory test
 
+# The report page in headless Chromium, where there is one. KEEP=folder keeps pages and pictures to be looked at.
+test-page: cli
+	@sh tests/html_headless.sh $(BUILD) $(KEEP)
+
 check: all
 	@CC="$(CC)" tools/check $(BUILD)
 	@sh tests/test_install.sh $(BUILD)
@@ -195,6 +199,7 @@ help:
 	@echo "make demo       install what is missing, build, train a tiny LLaMA, show where its memory is"
 	@echo "make test       every test; TEST=test_cli for one"
 	@echo "make test-full  the slow forms too"
+	@echo "make test-page  the report page in headless Chromium; KEEP=folder keeps its pictures"
 	@echo "make check      house rules, exported symbols, installation"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"

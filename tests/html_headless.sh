@@ -28,16 +28,27 @@ with_probe()
     printf '</script></body></html>\n'
 }
 
+# PAGE WIDTH: a page to open instead. A window is at least 500 pixels wide; a frame in it can be narrower, and passes on
+# what its probe says.
+framed()
+{
+    if [ "$2" -ge 500 ]; then echo "$1"; return; fi
+    printf '<!doctype html><body style="margin:0"><iframe src="file://%s" style="border:0;width:%spx;height:100vh"></iframe><pre id="probe"></pre><script>onmessage=e=>{document.querySelector("pre").textContent=e.data}</script>' \
+        "$1" "$2" >"$work/frame.html"
+    echo "$work/frame.html"
+}
+
 # NAME PAGE WIDTH [FLAGS…]
 browse()
 {
     name=$1 page=$2 width=$3
     shift 3
     with_probe "$page" >"$work/probe.html"
+    opened=$(framed "$work/probe.html" "$width")
     timeout 120 "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$work/profile" \
         --enable-logging=stderr --v=0 --virtual-time-budget=20000 --window-size="$width,1200" "$@" \
-        --dump-dom "file://$work/probe.html" >"$work/dom" 2>"$work/err"
-    sed -n '/<pre id="probe">/,/end of probe/p' "$work/dom" | sed 's/.*<pre id="probe">//; /^end of probe/d' |
+        --dump-dom "file://$opened" >"$work/dom" 2>"$work/err"
+    sed -n '/<pre id="probe">/,/end of probe/p' "$work/dom" | sed 's/.*<pre id="probe">//; /^end of probe/d; s/&gt;/>/g; s/&amp;/\&/g' |
         sed "s/^ok /ok $name: /; s/^not ok /not ok $name: /" >"$work/lines"
     cat "$work/lines"
     passed=$((passed + $(grep -c '^ok ' "$work/lines")))
@@ -49,10 +60,10 @@ browse()
 # NAME PAGE WIDTH HEIGHT [FLAGS…]: a picture, which must not be of one colour (its file would be tiny).
 picture()
 {
-    name=$1 page=$2 size=$3,$4
+    name=$1 opened=$(framed "$2" "$3") size=$3,$4
     shift 4
     timeout 120 "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$work/profile" \
-        --virtual-time-budget=4000 --window-size="$size" "$@" --screenshot="$keep/$name.png" "file://$page" >/dev/null 2>&1
+        --virtual-time-budget=4000 --window-size="$size" "$@" --screenshot="$keep/$name.png" "file://$opened" >/dev/null 2>&1
     bytes=$(wc -c <"$keep/$name.png" 2>/dev/null || echo 0)
     if [ "$bytes" -gt 30000 ]; then ok "picture $name"; else not_ok "picture $name" "$bytes bytes"; fi
 }

@@ -163,7 +163,9 @@
 
   function report() {
     check('no errors', window.probeErrors.length === 0, window.probeErrors.join(' | '));
-    document.body.append(Object.assign(document.createElement('pre'), {id: 'probe', textContent: lines.join('\n') + '\nend of' + ' probe'}));
+    const text = lines.join('\n') + '\nend of' + ' probe';
+    document.body.append(Object.assign(document.createElement('pre'), {id: 'probe', textContent: text}));
+    if (parent !== window) parent.postMessage(text, '*');
   }
   /* Timers, not frames: without a screen frames come when they like. */
   setTimeout(() => {

@@ -12,7 +12,7 @@
 #define COMPONENTS "\"components\":[[\"parameter\",\"parameters\"],[\"activation\",\"activations\"]]"
 #define RUN_LINE                                                                                             \
     "{\"kind\":\"run\",\"format\":1,\"model\":\"small\"," COMPONENTS ",\"phases\":[\"setup\",\"forward\"]}"  \
-                                                                     "\n"
+    "\n"
 #define COLUMN_NAMES                                                                                         \
     "\"columns\":[\"kind\",\"time_us\",\"step\",\"phase\",\"component\",\"from\",\"place\",\"op\","          \
     "\"serial\",\"offset\",\"end\",\"bytes\",\"requested\"]"

@@ -19,13 +19,13 @@ function allocators(run) {
     {name: 'allocated, in 512-byte blocks', cls: 'l-rounded', value: i => run.allocated[i] || 0},
     {name: 'reserved in segments', cls: 'l-reserved', value: i => run.reserved[i]}], 0);
   put(section,
-    h('p', {class: 'lead'}, 'Left, this run: one reservation, made once. Right, the same requests in the same order, replayed through the rules of PyTorch\u2019s CUDA caching allocator: the orange area is held in segments and not in use.'),
+    h('p', {class: 'lead'}, 'Left, this run: one reservation, made once. Right, the same requests in the same order, replayed through the rules of PyTorch\u2019s CUDA caching allocator: the blue area is held in segments and not in use.'),
     h('div', {class: 'controls'}, choice('Show', Object.values(run.views).map(v => [v.id, v.name]), 'all', id => { setView(id); ours.draw(); theirs.draw(); })),
     h('div', {class: 'pair'}, ours.node, theirs.node),
     h('div', {style: {'margin-top': '20px'}}, table('Highest moment of each line', ['', 'brim', 'PyTorch\u2019s rules'], [
       ['requested', size(peaks.asked), size(peaks.asked)],
-      ['in blocks: rounded up', size(peaks.total) + ' (+' + size(peaks.total - peaks.asked) + ')', size(peaks.allocated) + ' (+' + size(peaks.allocated - peaks.asked) + ')'],
-      ['reserved', size(needs) + ' (+' + size(needs - peaks.total) + ')', size(peaks.reserved) + ' (+' + size(peaks.reserved - peaks.allocated) + ')'],
+      ['in blocks: rounded up', more(peaks.total, peaks.asked), more(peaks.allocated, peaks.asked)],
+      ['reserved', more(needs, peaks.total), more(peaks.reserved, peaks.allocated)],
       {sum: true, cells: ['reserved beyond what was requested', percent(needs / peaks.asked - 1), percent(peaks.reserved / peaks.asked - 1)]}])),
     h('p', {class: 'small quiet', style: {'margin-top': '8px', 'max-width': '92ch'}}, 'The replay is not a forecast of PyTorch itself, whose operations ask for more than brim\u2019s do: it shows what its allocator makes of this trace. ' +
       'Its rules: sizes in multiples of 512 B; up to 1 MiB from segments of 2 MiB, below 10 MiB from segments of 20 MiB, else a segment of its own in multiples of 2 MiB; best fit, split, merged when freed, segments kept.'),
@@ -34,6 +34,9 @@ function allocators(run) {
   section.probe = {ours, theirs, peaks};
   return section;
 }
+
+/* A size, and how much above the row before. */
+function more(bytes, before) { return [size(bytes), h('span', {class: 'more'}, '+' + size(bytes - before))]; }
 
 function linesPanel(run, view, top, title, lines, limit) {
   const readout = h('p', {class: 'readout'}), state = {};
@@ -63,7 +66,7 @@ function linesPanel(run, view, top, title, lines, limit) {
       readout.replaceChildren(...lines.flatMap((l, k) => [k ? ' \u00b7 ' : '', l.name + ' ', h('b', {}, size(l.value(i)))]));
     },
   });
-  const colour = cls => ({'l-requested': 'var(--soft)', 'l-rounded': 'var(--activation)', 'l-reserved': 'var(--gradient)'})[cls];
+  const colour = cls => ({'l-requested': 'var(--soft)', 'l-rounded': 'var(--ink)', 'l-reserved': 'var(--accent)'})[cls];
   const node = h('div', {}, h('h3', {}, title), chart.node, readout, h('ul', {class: 'legend'},
     lines.map(l => h('li', {}, h('i', {style: {'border-color': colour(l.cls), 'border-top-style': l.cls === 'l-requested' ? 'dotted' : 'solid'}}), l.name)),
     limit ? h('li', {}, h('i', {style: {'border-color': 'var(--ink)', 'border-top-style': 'dashed'}}), 'reservation, made once') : null));
@@ -90,7 +93,7 @@ function memoryMaps(run) {
   const perRow = Math.max(biggest, run.books.needs_bytes / 4, together / 6);
   const ours = [{blocks: ourBlocks(run, event), bytes: Math.max(run.books.needs_bytes, run.extent[event])}];
   return h('div', {}, h('h3', {style: {'margin-top': '28px'}}, 'The address space when most is requested'),
-    h('p', {class: 'small quiet'}, 'Each stroke is a block where it lies, by component; empty stretches are free. A row is ' + size(perRow) + '.'),
+    h('p', {class: 'small quiet'}, 'Each stroke is a block where it lies, by component; pale stretches are free. A row is ' + size(perRow) + '.'),
     mapRows(run, event, 'brim: one reservation, from below what stays, from above what comes and goes', cut(ours, perRow), perRow),
     mapRows(run, event, 'PyTorch\u2019s rules: ' + plural(segments.filter(x => x.small).length, 'segment') + ' for small blocks, ' + segments.filter(x => !x.small).length + ' for large ones', pack(segments, perRow), perRow));
 }

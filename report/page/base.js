@@ -16,6 +16,7 @@ function count(n) {
 function exact(bytes) { return count(bytes) + (Math.abs(bytes) === 1 ? ' byte' : ' bytes'); }
 function signed(bytes) { return bytes === 0 ? '0 B' : (bytes > 0 ? '+' : '') + size(bytes); }
 function percent(x) { return (x < 0 ? '\u2212' : '') + Math.abs(100 * x).toFixed(Math.abs(x) < .0995 ? 1 : 0) + ' %'; }
+function change(x) { return x === 0 ? '\u2013' : (x > 0 ? '+' : '') + percent(x); }
 function duration(us) {
   const t = Math.abs(us);
   if (t < 1000) return t.toFixed(0) + ' \u00b5s';
@@ -49,7 +50,7 @@ let ids = 0;
 function unique(prefix) { return prefix + '-' + (++ids); }
 function paint(name) { return COLOURS.has(name) ? 'var(--' + name + ')' : 'var(--unknown)'; }
 /* Which text can be read on a component's colour. */
-function onPaint(name) { return ['parameter', 'master', 'gradient', 'activation', 'buffer'].includes(name) ? 'on-dark' : 'on-light'; }
+function onPaint(name) { return ['parameter', 'master', 'buffer'].includes(name) ? 'on-dark' : 'on-light'; }
 const COLOURS = new Set(['parameter', 'frozen', 'master', 'optimizer', 'gradient', 'activation', 'activation_gradient',
   'temporary', 'workspace', 'input', 'buffer']);
 function swatch(name) { return h('span', {class: 'swatch', style: {background: paint(name)}, 'aria-hidden': 'true'}); }

@@ -22,8 +22,8 @@ function compare(a, b) {
       saved ? (saved > 0 ? ' of the peak of ' : ' more than ') : null, label(a), differences(a, b),
       timeA && timeB ? '; a step takes ' + (Math.abs(timeB / timeA - 1) < .005 ? 'as long' : percent(Math.abs(timeB / timeA - 1)) + (timeB > timeA ? ' longer' : ' less time')) + '.' : '.'));
   if (a.n && b.n) section.append(overlay(a, b));
-  section.append(h('h3', {style: {'margin-top': '30px'}}, 'By component, each at its run\u2019s peak'), bars(a, b),
-    h('div', {style: {'margin-top': '18px'}}, differenceTable(a, b, timeA, timeB)));
+  put(section, h('div', {class: 'pair', style: {'margin-top': '30px'}}, h('div', {}, h('h3', {}, 'By component, each at its run\u2019s peak'), bars(a, b)),
+    h('div', {}, differenceTable(a, b, timeA, timeB))));
   return section;
 }
 
@@ -104,7 +104,7 @@ function gapArrow(box, y, [first, second]) {
   const g = s('g', {}), x = box.left + box.width - 12, from = y(first), to = y(second), head = from < to ? -5 : 5;
   if (Math.abs(from - to) < 14) return g;
   g.append(s('path', {class: 'arrow', d: 'M' + x + ' ' + from + 'V' + to + 'm-4 ' + head + 'l4 ' + -head + 'l4 ' + head}),
-    s('text', {class: 'strong halo', x: x - 10, y: (from + to) / 2 + 4, 'text-anchor': 'end'}, signed(second - first) + ' (' + percent(second / first - 1) + ')'));
+    s('text', {class: 'strong halo', x: x - 10, y: (from + to) / 2 + 4, 'text-anchor': 'end'}, signed(second - first) + ' (' + change(second / first - 1) + ')'));
   return g;
 }
 function shareAxis(box, axis, long, height) {
@@ -124,13 +124,13 @@ function bars(a, b) {
     background: paint(name), opacity: run === a ? '.42' : '1', 'print-color-adjust': 'exact'}});
   return h('div', {role: 'img', 'aria-label': 'Bars by component; the table below has the values', style: {display: 'grid', 'grid-template-columns': 'minmax(92px, 150px) 1fr minmax(76px, auto)', gap: '7px 14px', 'align-items': 'center', 'margin-top': '10px', 'font-size': '13.5px'}},
     names.map(name => { const d = atPeak(b, name) - atPeak(a, name); return [h('span', {}, people(name)), h('span', {}, bar(a, name), bar(b, name)), h('span', {class: d < 0 ? 'better' : d > 0 ? 'worse' : 'quiet', style: {'text-align': 'right'}}, signed(d))]; }),
-    h('span', {}), h('span', {class: 'hint'}, 'pale A, full B'), h('span', {}));
+    h('span', {}), h('span', {class: 'hint'}, 'Pale A, full B'), h('span', {class: 'hint', style: {'text-align': 'right'}}, 'B \u2212 A'));
 }
 function differenceTable(a, b, timeA, timeB) {
-  const row = (name, x, y, sum) => ({sum, cells: [name, size(x), size(y), signed(y - x), x ? percent(y / x - 1) : '\u2013']});
+  const row = (name, x, y, sum) => ({sum, cells: [name, size(x), size(y), signed(y - x), x ? change(y / x - 1) : '\u2013']});
   const rows = comparedComponents(a, b).map(name => row(people(name), atPeak(a, name), atPeak(b, name)));
   rows.push(row('peak', peakOf(a), peakOf(b), true), row('needs, gaps included', a.books.needs_bytes, b.books.needs_bytes));
   if (a.pytorch && b.pytorch && a.pytorch.peak_reserved) rows.push(row('reserved by PyTorch\u2019s rules', a.pytorch.peak_reserved, b.pytorch.peak_reserved));
-  if (timeA && timeB) rows.push(['step, median', duration(timeA * 1e6), duration(timeB * 1e6), (timeB >= timeA ? '+' : '\u2212') + duration(Math.abs(timeB - timeA) * 1e6), percent(timeB / timeA - 1)]);
-  return table('At the peak of each run', ['', 'A', 'B', 'B \u2212 A', ''], rows);
+  if (timeA && timeB) rows.push(['step, median', duration(timeA * 1e6), duration(timeB * 1e6), (timeB >= timeA ? '+' : '\u2212') + duration(Math.abs(timeB - timeA) * 1e6), change(timeB / timeA - 1)]);
+  return table('The same in figures', ['', 'A', 'B', 'B \u2212 A', ''], rows);
 }

@@ -21,6 +21,7 @@ function heading(run, two) {
   const m = run.memory, plan = run.plan, books = run.books, [phase, place] = whereText(books.peak_at);
   const planned = m && m.planned ? m.planned : plan, apart = m && planned ? m.peak_bytes - planned.peak_bytes : null;
   const figures = [figure(m ? 'Peak, measured' : 'Peak, planned', size(books.peak_bytes), exact(books.peak_bytes), true)];
+  if (!m) figures.push(figure('Highest so far', size(measuredSoFar(run)), 'measured, as far as the log goes'));
   if (m && planned) figures.push(figure('Peak, planned', size(planned.peak_bytes), apart === 0 ? '0 bytes apart' : exact(Math.abs(apart)) + (apart > 0 ? ' less than measured' : ' more than measured')));
   figures.push(figure('Peak at', phase, place), figure('Needs', size(books.needs_bytes), exact(books.needs_bytes - books.peak_bytes) + ' of gaps above the peak'));
   if (m && m.process) figures.push(figure('Process', size(m.process.peak_bytes), size(m.process.unaccounted_bytes) + ' unaccounted: libraries, stacks, buffers'));
@@ -28,6 +29,9 @@ function heading(run, two) {
   return h('div', {class: 'run'}, h(two ? 'h2' : 'h1', {class: two ? 'title' : null}, two ? label(run) : null, run.info.model), h('p', {class: 'facts'}, optionText(run)),
     h('p', {class: 'command'}, h('code', {}, 'brim ' + (run.info.command || []).join(' '))), h('div', {}, notices(run)),
     h('dl', {class: 'figures'}, figures), strip(run), two ? null : bookTable(run));
+}
+function measuredSoFar(run) {
+  return run.steps.reduce((a, row) => Math.max(a, row[PEAK]), run.peakEvent < 0 ? 0 : run.total[run.peakEvent]);
 }
 /* What is wrong or missing, in plain words. */
 function notices(run) {
@@ -48,11 +52,11 @@ function strip(run) {
 }
 function bookTable(run) {
   const m = run.memory, planned = m && m.planned ? m.planned : run.plan, books = run.books, shown = run.order.filter(c => { const x = books.components[run.components[c]]; return x && x.peak > 0; });
-  const pair = name => [planned ? size(planned.components[name].at_peak) : '\u2013', m ? size(m.components[name].at_peak) : '\u2013'];
-  return h('div', {class: 'books'}, table('What was live at the peak. Own peak is each component\u2019s own highest moment: it does not sum.',
-    ['component', 'planned at peak', 'measured at peak', 'share', 'own peak'],
-    shown.map(c => { const name = run.components[c]; return [[swatch(name), people(name)], ...pair(name), percent(atPeak(run, name) / books.peak_bytes), size(books.components[name].peak)]; })
-      .concat([{sum: true, cells: ['peak', planned ? size(planned.peak_bytes) : '\u2013', m ? size(m.peak_bytes) : '\u2013', '100 %', '']}])), textbook(run));
+  const both = value => [planned ? value(planned) : '\u2013', m ? value(m) : null].filter(x => x !== null), share = text => h('span', {class: 'share'}, text);
+  return h('div', {class: 'books'}, table('What was live at the peak' + (m ? ', planned and measured' : ', as planned') + '. Own peak is each component\u2019s own highest moment: it does not sum.',
+    ['component', ...both(x => x === m ? 'measured' : 'planned'), share('share'), 'own peak'],
+    shown.map(c => { const name = run.components[c]; return [h('span', {class: 'keyed'}, swatch(name), people(name)), ...both(x => size(x.components[name].at_peak)), share(percent(atPeak(run, name) / books.peak_bytes)), size(books.components[name].peak)]; })
+      .concat([{sum: true, cells: ['peak', ...both(x => size(x.peak_bytes)), share('100 %'), '']}])), textbook(run));
 }
 /* Why the peak is not the sum of the own peaks. */
 function textbook(run) {

@@ -33,7 +33,7 @@ function timeline(run) {
   const out = h('button', {class: 'plain', type: 'button', onclick: () => { setView(view.id); redraw(); }}, 'Show all of it');
   function redraw() {
     const whole = run.views[view.id];
-    out.disabled = view.from === whole.from && view.to === whole.to;
+    out.style.visibility = view.from === whole.from && view.to === whole.to ? 'hidden' : '';
     chart.draw();
   }
   function zoom(from, to) {
@@ -89,7 +89,7 @@ function timeline(run) {
   function drawTable() { tableBox.replaceChildren(asTable('The phases as a table', () => phaseTable(run, run.views[view.id]))); }
   drawTable();
   section.append(tableBox);
-  out.disabled = true;
+  out.style.visibility = 'hidden';
   section.probe = {chart, view};
   return section;
 }
@@ -182,6 +182,7 @@ function areaLabels(run, view) {
   return g;
 }
 
+const SHORT = {forward: 'fwd', backward: 'bwd', recompute: 'rec', optimizer: 'opt', evaluate: 'eval'};
 function phaseBands(run, view) {
   const g = s('g', {}), {box} = view;
   for (const band of bands(run, view.from, view.to)) {
@@ -189,7 +190,7 @@ function phaseBands(run, view) {
     g.append(s('rect', {x: fixed(x0), y: box.top - 54, width: Math.max(.5, fixed(wide - 1)), height: 22, rx: Math.min(3, wide / 4),
       style: {fill: 'var(--phase-' + Math.min(5, band.phase) + ')'}}));
     if (wide > 6) g.append(s('line', {class: 'grid', x1: fixed(x0), x2: fixed(x0), y1: box.top - 32, y2: box.top + box.height}));
-    const label = [name, name.slice(0, 3)].find(text => wide > 7 * text.length + 8);
+    const label = [name, SHORT[name] || name.slice(0, 3)].find(text => wide > 7 * text.length + 8);
     if (label) g.append(s('text', {x: fixed((x0 + x1) / 2), y: box.top - 39, 'text-anchor': 'middle'}, label));
   }
   return g;
@@ -278,7 +279,7 @@ function stepTensor(run, view, i, up) {
   view.pick = list.length ? list[Math.min(list.length - 1, Math.max(0, at + up))] : null;
 }
 
-/* Bytes below the tensor at each drawn state of its life, by drawn state. Of its own component only older ones lie
+/* Bytes below the tensor, and its component, at each drawn state of its life, by drawn state. Of its own component only older ones lie
  * below it, so that what is made later never moves it. */
 function underneath(run, view, tensor) {
   const C = run.C, older = Float64Array.from(run.by.subarray(tensor.made * C, tensor.made * C + C));
@@ -296,7 +297,7 @@ function underneath(run, view, tensor) {
     if (view.states[k] !== i) continue;
     let base = older[c];
     for (const lower of run.order) { if (lower === c) break; base += run.by[i * C + lower]; }
-    result.set(k++, base);
+    result.set(k++, [base, c]);
   }
   return result;
 }
@@ -307,10 +308,17 @@ function showMoment(run, view, side, i, y) {
   else if (view.pick && !view.pinned && (view.pick.made > i || i >= view.pick.freed)) view.pick = null;
   const x = fixed((view.x(i) + view.x(i + 1)) / 2), parts = [];
   if (view.pick) {
-    const bases = underneath(run, view, view.pick), states = [...bases.keys()];
-    const byEvent = new Map(states.map(k => [view.states[k], bases.get(k)]));
-    if (states.length) parts.push(s('path', {class: 'pick' + (view.pinned ? ' pinned' : ''),
-      d: bandPath(view, states, e => byEvent.get(e), e => byEvent.get(e) + view.pick.bytes)}));
+    /* A piece for each component that it belongs to in turn. */
+    const bases = underneath(run, view, view.pick), pieces = [], byEvent = new Map();
+    let before = -1;
+    for (const [k, [base, c]] of bases) {
+      byEvent.set(view.states[k], base);
+      if (c !== before) pieces.push([]);
+      pieces[pieces.length - 1].push(k);
+      before = c;
+    }
+    if (pieces.length) parts.push(s('path', {class: 'pick' + (view.pinned ? ' pinned' : ''),
+      d: pieces.map(states => bandPath(view, states, e => byEvent.get(e), e => byEvent.get(e) + view.pick.bytes)).join('')}));
   }
   parts.push(s('line', {class: 'cursor', x1: x, x2: x, y1: box.top - 30, y2: box.top + box.height}),
     s('circle', {cx: x, cy: view.y(run.total[i]), r: 3, fill: 'var(--ink)'}));
@@ -326,7 +334,7 @@ function eventText(run, i) {
 }
 function momentText(run, view, i) {
   const parts = run.order.filter(c => run.by[i * run.C + c] > 0).map(c => componentName(run, c) + ' ' + size(run.by[i * run.C + c]));
-  let text = 'Event ' + count(i - run.views[view.id].from) + ', ' + phaseName(run, i) + (i === run.peakEvent ? ', the peak' : '') + ': total ' +
+  let text = 'Event ' + count(i - run.views[view.id].from) + ', ' + phaseName(run, i) + (run.total[i] === run.total[run.peakEvent] ? ', the peak' : '') + ': total ' +
     size(run.total[i]) + '; ' + parts.join(', ') + '. ' + eventText(run, i) + '.';
   if (view.pick) text += ' Tensor: ' + tensorRows(run, view.pick, i).map(row => row.join(' ')).join(', ') + '.';
   return text;

@@ -81,12 +81,12 @@ function treemap(run) {
     const share = percent(item.bytes / root.bytes);
     const parts = node === root ? [...item.by].map(([c, bytes]) => ({c, bytes})) : item.tensors.map(([t, c]) => ({c, t, bytes: t.bytes}));
     const cells = squarify(bySize(parts), 0, head, w - 2 * gap, tall - 2 * gap - head).map(cell => h('span', {class: 'cell ' + onPaint(run.components[cell.item.c]), 'aria-hidden': 'true',
-      style: {left: cell.x + 'px', top: cell.y + 'px', width: Math.max(.5, cell.w - 1) + 'px', height: Math.max(.5, cell.h - 1) + 'px', background: paint(run.components[cell.item.c]), padding: cell.w > 40 && cell.h > 24 ? null : '0'}}, cell.w > 66 && cell.h > 26 ? cellText(cell) : null));
+      style: {left: 100 * cell.x / (w - 2 * gap) + '%', top: cell.y + 'px', width: 'calc(' + 100 * cell.w / (w - 2 * gap) + '% - ' + Math.min(1, cell.w / 2) + 'px)', height: Math.max(.5, cell.h - 1) + 'px', background: paint(run.components[cell.item.c]), padding: cell.w > 40 && cell.h > 24 ? null : '0'}}, cell.w > 66 && cell.h > 26 ? cellText(cell) : null));
     const text = item.name + ', ' + size(item.bytes) + ', ' + share + ': ' + describe(item);
     const tell = () => { readout.replaceChildren(h('b', {}, item.name + ' ' + size(item.bytes)), ' (' + share + '): ' + describe(item)); };
     return h(opens ? 'button' : 'div', {class: 'tile', type: opens ? 'button' : null, role: opens ? null : 'img', tabindex: opens ? null : '0',
       'aria-label': text + (opens ? '. Opens.' : ''), onclick: opens ? () => go(item, true) : null, onpointerenter: tell, onfocus: tell,
-      style: {left: x + gap + 'px', top: y + gap + 'px', width: w - 2 * gap + 'px', height: tall - 2 * gap + 'px'}},
+      style: {left: 'calc(' + 100 * x / width + '% + ' + gap + 'px)', top: y + gap + 'px', width: 'calc(' + 100 * w / width + '% - ' + 2 * gap + 'px)', height: tall - 2 * gap + 'px'}},
       named ? h('span', {class: 'name', 'aria-hidden': 'true'}, item.name, w > 90 ? h('small', {}, size(item.bytes)) : null) : null, cells);
   }
   function cellText({item, w, h: tall}) {
