@@ -289,7 +289,7 @@ static void plan_tables(void **state)
         expect_code(RUN("plan", "--model", "gpt2", "--checkpoint", "blocks", "--optimizer", "sgd"), 0);
     assert_non_null(strstr(o->out, "124,439,808 parameters"));
     assert_non_null(strstr(o->out, "checkpoint blocks"));
-    assert_int_equal(lines_starting(o->out, "optimizer states"), 1);
+    assert_int_equal(lines_starting(o->out, "optimizer states "), 1);
     assert_int_equal(lines_starting(o->out, "Peak at: "), 1);
     assert_int_equal(lines_starting(o->out, "textbook P + G + O + A"), 1);
     assert_null(strstr(o->out, "measured"));
