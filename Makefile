@@ -56,6 +56,8 @@ KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/team.c $(wildcard kern
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
 LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
+PAGE_JS  := $(foreach part,base log timeline treemap allocators steps compare main,report/page/$(part).js)
+PAGE_INC := $(addprefix $(BUILD)/report/page/page.,html.inc css.inc js.inc)
 CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
@@ -86,6 +88,17 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+
+# Text as a list of bytes that C can include; the page's script is its parts, one after the other.
+$(BUILD)/report/page/page.%.inc: report/page/page.%
+	@mkdir -p $(@D)
+	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+$(BUILD)/report/page/page.js.inc: $(PAGE_JS)
+	@mkdir -p $(@D)
+	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+
+$(BUILD)/report/page.o: $(PAGE_INC)
+$(BUILD)/report/page.o: ALL_CFLAGS += -I$(BUILD)
 
 $(INNER): $(LIB_OBJ)
 	@rm -f $@
@@ -141,6 +154,7 @@ test-full:
 check: all
 	@CC="$(CC)" tools/check $(BUILD)
 	@sh tests/test_install.sh $(BUILD)
+	@sh tests/test_docs.sh $(BUILD)
 
 # Computes the fixtures again with PyTorch, compares them with those in the tree, and brim with both.
 parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))

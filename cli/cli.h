@@ -6,6 +6,7 @@
 
 #include "../brim.h"
 #include "../plan/search.h"
+#include "log.h"
 
 enum { EXIT_DONE = 0, EXIT_NO = 1, EXIT_USAGE = 2 };
 
@@ -26,6 +27,8 @@ typedef struct Options {
     AttentionKind attention;
     uint64_t budget, seed, reserve;
     int fused, keep_gradients, json, csv, quiet, textbook;
+    char **arguments; /* of the command line, the subcommand first */
+    int argument_count;
     ModelPreset preset; /* of `model`, with the options applied */
     char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
@@ -46,13 +49,18 @@ LeverText checkpoint_text(const CheckpointChoice *choice);
 int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
 /* The levers in which `options` differs from `from`, to be typed. */
 LeverText levers_text(const Options *options, const Options *from);
-/* The lines of `brim help` about options. */
+/* The lines of `brim help` about options; and that about one, if there is one of this name. */
 void options_help(FILE *out);
+void option_help(FILE *out, const char *name);
+/* All of `brim help`; and the page of a command: EXIT_USAGE when there is none of this name. */
+void help_all(FILE *out);
+int help_command(FILE *out, const char *name);
 
 /* The script of train, plan, compare and fit; config is a Training. What a run leaves behind is in the same
  * struct. */
 typedef struct Training {
     const Options *options;
+    TrainLog *log; /* NULL = none */
     int64_t parameters, samples, steps;
     int blocks;                       /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy; /* accuracy < 0: not a classifier */
@@ -108,5 +116,8 @@ int command_fit(const Options *options, int count);
 int command_demo(const Options *options, int count);
 int command_models(const Options *options, int count);
 int command_gpus(const Options *options, int count);
+/* Its arguments are its own: those after the subcommand. */
+int command_report(int argc, char **argv);
+void report_outputs_help(FILE *out);
 
 #endif

@@ -15,6 +15,7 @@ RunOptions run_options(const Options *o)
                         .threads = o->threads,
                         .seed = o->seed,
                         .quiet = o->quiet || o->json,
+                        .counted = o->seq ? "tokens" : "samples",
                         .every = every > 0 ? every : (o->epochs ? 100 : 1)};
 }
 
@@ -309,7 +310,8 @@ static void print_json(const Options *o, const Variant *variants, int count)
 /* The sets of a list as rows; 0 after an error. */
 static int list_rows(const Options *sets, int count, Variant *variants)
 {
-    for (int i = 0; i < count; i++) {
+    ReportProgress progress = report_progress_start("planning", count);
+    for (int i = 0; i < count; report_progress(&progress, ++i)) {
         Variant *v = &variants[i];
         *v = (Variant){.options = sets[i]};
         snprintf(v->label, sizeof v->label, "%s", sets[i].label);
@@ -320,12 +322,14 @@ static int list_rows(const Options *sets, int count, Variant *variants)
             variant_plan(v);
         v->plan.status = v->plan.error[0] ? EXIT_NO : v->plan.status;
     }
+    report_progress_end(&progress);
     return count;
 }
 
 static void run_all(Variant *variants, int count, int64_t steps)
 {
-    for (int i = 0; i < count; i++) {
+    ReportProgress progress = report_progress_start("training each row", count);
+    for (int i = 0; i < count; report_progress(&progress, ++i)) {
         Variant *v = &variants[i];
         if (v->plan.status)
             continue;
@@ -337,6 +341,7 @@ static void run_all(Variant *variants, int count, int64_t steps)
         v->ran = 1;
         run_apart(&v->options, &v->plan, &v->result);
     }
+    report_progress_end(&progress);
 }
 
 static int any_failed(const Variant *variants, int count)

@@ -67,14 +67,31 @@ static const Flag flags[] = {
 };
 enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
 
+/* Padded by what is seen: a value may hold an ellipsis, one column of three bytes. */
+static void print_flag(FILE *out, const Flag *flag)
+{
+    enum { LEFT = 24 };
+    int columns = fprintf(out, "  %s %s", flag->name, flag->value ? flag->value : "") - 2;
+    for (const char *c = flag->value; c && *c; c++)
+        columns -= ((unsigned char)*c & 0xc0) == 0x80;
+    fprintf(out, "%*s %s", columns < LEFT ? LEFT - columns : 0, "", flag->help);
+}
+
 void options_help(FILE *out)
 {
     for (int i = 0; i < FLAG_COUNT; i++) {
-        char left[48];
-        snprintf(left, sizeof left, "%s %s", flags[i].name, flags[i].value ? flags[i].value : "");
-        fprintf(out, "  %-24s %s", left, flags[i].help);
+        print_flag(out, &flags[i]);
         fprintf(out, flags[i].only ? " [%s]\n" : "\n", flags[i].only);
     }
+}
+
+void option_help(FILE *out, const char *name)
+{
+    for (int i = 0; i < FLAG_COUNT; i++)
+        if (!strcmp(flags[i].name, name)) {
+            print_flag(out, &flags[i]);
+            fputc('\n', out);
+        }
 }
 
 int usage(const char *format, ...)

@@ -135,6 +135,18 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     }
 }
 
+/* Not where a panel stands in place of the lines. */
+static void print_line_heading(const Options *o)
+{
+    PanelStyle style;
+    if (!o->quiet && report_terminal(stdout, &style) && report_panel_fits(&style))
+        return;
+    if (!o->quiet)
+        printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
+               o->seq ? "tokens" : "samples");
+    printf("\n");
+}
+
 static void print_start(const Options *o, const Training *t, const Plan *plan)
 {
     int threads = o->threads ? o->threads : kernels_default_threads();
@@ -142,10 +154,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
     kernels_blas_start(threads);
     printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
            threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
-    if (!o->quiet)
-        printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
-               o->seq ? "tokens" : "samples");
-    printf("\n");
+    print_line_heading(o);
     fflush(stdout);
 }
 
@@ -158,9 +167,12 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
         print_start(o, training, plan);
     if (kernels_blas_warning())
         fprintf(stderr, "brim: %s\n", kernels_blas_warning());
+    run.panel = 1;
+    run.steps = training->steps;
     if (o->epochs && !o->every)
         run.every = (int)(training->steps / 20) + 1;
     plan_execute(training_script, training, &run, plan, &result);
+    train_log_close(training->log, plan, &result);
     if (result.status) {
         fflush(stdout);
         fprintf(stderr, "brim: %s\n", result.error);
@@ -177,9 +189,10 @@ int command_train(const Options *options, int count)
 {
     (void)count;
     Options o = *options;
-    Training training = {.options = &o};
+    TrainLog log;
+    Training training = {.options = &o, .log = &log};
     Plan plan;
-    if (resolve_checkpoint(&o))
+    if (resolve_checkpoint(&o) || train_log_prepare(&log, o.log))
         return EXIT_NO;
     int status = plan_or_say(&o, &training, &plan);
     if (!status)
@@ -187,7 +200,10 @@ int command_train(const Options *options, int count)
     if (!status)
         status = check_machine(&o, &plan);
     if (!status)
+        status = train_log_open(&log, &training, &plan);
+    if (!status)
         status = train_planned(&o, &training, &plan);
+    train_log_close(&log, NULL, NULL);
     plan_free(&plan);
     return status;
 }

@@ -53,5 +53,6 @@
 #define memtrack_step brim_memtrack_step
 #define memtrack_step_set brim_memtrack_step_set
 #define memtrack_trace_start brim_memtrack_trace_start
+#define memtrack_watch brim_memtrack_watch
 
 #endif
