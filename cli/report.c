@@ -8,6 +8,7 @@
 
 #include "../report/exports.h"
 #include "../report/html.h"
+#include "../report/pytorch.h"
 #include "cli.h"
 
 typedef int (*Export)(const RunRecord *run, FILE *out);
@@ -235,6 +236,31 @@ static void print_peak(const RunRecord *run)
     print_where(run);
 }
 
+/* What PyTorch's allocator would make of these requests; silent where there is no memory to find out. */
+static void print_pytorch(const RunRecord *run)
+{
+    PytorchReplay *replay = report_pytorch_create();
+    int failed = !replay;
+    for (size_t i = 0; i < run->event_count && !failed; i++) {
+        const RunEvent *e = &run->events[i];
+        if (e->kind == RUN_ALLOC)
+            failed = report_pytorch_alloc(replay, e->serial, e->requested) != 0;
+        else if (e->kind == RUN_FREE)
+            report_pytorch_free(replay, e->serial);
+    }
+    if (!failed && run->event_count) {
+        const PytorchBooks *b = report_pytorch_books(replay);
+        char segments[64];
+        snprintf(segments, sizeof segments, "reserved, in %" PRIu64 " segments",
+                 b->small_segments + b->large_segments);
+        printf("By the rules of PyTorch's CUDA allocator, bytes, each at its own peak:\n");
+        table_row("requested", 0, b->peak_requested, NULL);
+        table_row("rounded", 0, b->peak_allocated, NULL);
+        table_row(segments, 0, b->peak_reserved, NULL);
+    }
+    report_pytorch_destroy(replay);
+}
+
 static void print_summary(const RunRecord *run)
 {
     print_run(run);
@@ -243,6 +269,7 @@ static void print_summary(const RunRecord *run)
     if (run->event_count)
         printf("\n%s events, from byte 0 %s step %d\n", report_count((int64_t)run->event_count).text,
                run->events_complete ? "to the end of" : "into", run->events[run->event_count - 1].step + 1);
+    print_pytorch(run);
     for (size_t i = 0; i < run->notes.count; i++)
         printf("Note: %s\n", run->notes.names[i]);
 }

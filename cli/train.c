@@ -19,25 +19,44 @@ static const char *upper(const char *optimizer)
     return optimizer;
 }
 
+/* Whether the rows below the title differ in this option: then the title does not name a value of it. */
+static int varies(const Options *o, const char *flag)
+{
+    return strstr(o->label, flag) != NULL;
+}
+
+static void print_sizes(const Options *o)
+{
+    if (varies(o, "--model")) /* each has its usual batch and sequence */
+        return;
+    if (!varies(o, "--batch"))
+        printf("  batch %d", o->batch);
+    if (o->seq && !varies(o, "--seq"))
+        printf("%sseq %d", varies(o, "--batch") ? "  " : " x ", o->seq);
+    if (o->accumulate > 1 && !varies(o, "--accumulate"))
+        printf(" x accumulate %d", o->accumulate);
+    if (o->seq && !varies(o, "--attention"))
+        printf("  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
+}
+
 void print_title(const Options *o, int64_t parameters, int64_t steps)
 {
-    printf("%s  %s parameters  fp32  %s  batch %d", o->model, report_count(parameters).text,
-           upper(o->optimizer), o->batch);
-    if (o->seq)
-        printf(" x seq %d", o->seq);
-    if (o->accumulate > 1)
-        printf(" x accumulate %d", o->accumulate);
-    if (o->seq)
-        printf("  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
+    if (varies(o, "--model"))
+        printf("several models  fp32");
+    else
+        printf("%s  %s parameters  fp32", o->model, report_count(parameters).text);
+    if (!varies(o, "--optimizer"))
+        printf("  %s", upper(o->optimizer));
+    print_sizes(o);
     static const CheckpointChoice none;
-    if (!checkpoint_equal(&o->checkpoint, &none))
+    if (!varies(o, "--checkpoint") && !checkpoint_equal(&o->checkpoint, &none))
         printf("  checkpoint %.28s%s", checkpoint_text(&o->checkpoint).text,
                strlen(checkpoint_text(&o->checkpoint).text) > 28 ? "…" : "");
     if (o->fused)
         printf("  fused step, no clipping");
-    if (o->keep_gradients)
+    if (o->keep_gradients && !varies(o, "--zero-grad"))
         printf("  gradients kept");
-    if (o->loss_chunk)
+    if (o->loss_chunk && !varies(o, "--loss-chunk"))
         printf("  loss in chunks of %d rows", o->loss_chunk);
     if (steps)
         printf("  %" PRId64 " step%s", steps, steps == 1 ? "" : "s");

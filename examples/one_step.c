@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH = 784, HIDDEN = 512, CLASSES = 10, HIDDEN_MAX = 14, SAMPLES = 2048, EVENTS = 4096, BAR = 50 };
+enum { WIDTH = 784, HIDDEN = 512, CLASSES = 10, HIDDEN_MAX = 13, SAMPLES = 2048, EVENTS = 4096, BAR = 50 };
 
 typedef struct Config {
     int batch, hidden;

@@ -1,5 +1,7 @@
 /* Exports of a run log, each opened by a real reader: Python's pickle, json and csv (tests/check_exports.py
  * checks every rule of the formats), ms_print for massif. The logs are those of `brim train`. */
+#include <ctype.h>
+
 #include <errno.h>
 
 #include "cli_support.h"
@@ -176,6 +178,32 @@ static void three_thousand_steps(void **state)
 
 /* ---- The summary ----------------------------------------------------------------------------- */
 
+/* The number that ends the line which begins with `label`, without its commas. */
+static uint64_t row_number(const char *text, const char *label)
+{
+    char start[64];
+    snprintf(start, sizeof start, "\n%s", label);
+    const char *row = strstr(text, start);
+    if (!row)
+        fail_msg("no row \"%s\" in:\n%s", label, text);
+    const char *end = strchr(row + 1, '\n'), *at = end;
+    while (at > row && (isdigit((unsigned char)at[-1]) || at[-1] == ','))
+        at--;
+    uint64_t number = 0;
+    for (; at < end; at++)
+        number = *at == ',' ? number : 10 * number + (uint64_t)(*at - '0');
+    return number;
+}
+
+static void check_pytorch_rows(const char *text)
+{
+    uint64_t requested = row_number(text, "requested"), rounded = row_number(text, "rounded");
+    uint64_t reserved = row_number(text, "reserved"), peak = row_number(text, "peak  ");
+    assert_true(requested <= peak && requested + 4096 > peak); /* ours rounds to 64 bytes */
+    assert_true(rounded >= requested && rounded % 512 == 0);
+    assert_true(reserved >= rounded && reserved % (2 << 20) == 0);
+}
+
 static void the_summary(void **state)
 {
     (void)state;
@@ -193,6 +221,7 @@ static void the_summary(void **state)
     for (size_t i = 0; i < COUNT(words); i++)
         if (!strstr(o->out, words[i]))
             fail_msg("no \"%s\" in:\n%s", words[i], o->out);
+    check_pytorch_rows(o->out);
     assert_null(strstr(o->out, "Note"));
 
     size_t length;
