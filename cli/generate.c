@@ -207,16 +207,16 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
         putchar('-');
     printf("\n");
     print_row("peak", unit, &p.peak, measured ? &m.peak : none, 1.2 * weights, "weights x 1.2");
-    printf("Needs %s in one piece (%" PRIu64 " bytes). The textbook's 20 %% are %s tokens of cache.\n",
+    printf("Needs %s in one piece (%" PRIu64 " bytes). The textbook's 20 %% would hold %s tokens of cache.\n",
            report_size(planned->stats.needs).text, planned->stats.needs,
            report_count((int64_t)(0.2 * weights / (double)cache_formula(o, 1)) * o->batch).text);
 }
 
 static json_t *textbook_of(const Options *o, int64_t parameters)
 {
-    return json_pack("{s:I, s:I, s:f}", "weights_bytes", (json_int_t)(parameters * (int64_t)sizeof(float)),
-                     "kv_cache_bytes", (json_int_t)cache_formula(o, o->seq), "peak_bytes",
-                     1.2 * (double)parameters * sizeof(float));
+    int64_t weights = parameters * (int64_t)sizeof(float);
+    return json_pack("{s:I, s:I, s:I}", "weights_bytes", (json_int_t)weights, "kv_cache_bytes",
+                     (json_int_t)cache_formula(o, o->seq), "peak_bytes", (json_int_t)(1.2 * (double)weights));
 }
 
 /* ---- The commands ---------------------------------------------------------------------------- */

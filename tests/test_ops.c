@@ -196,6 +196,40 @@ static void test_labels_out_of_range(void **state)
     assert_fine();
 }
 
+/* ---- What continues a sequence --------------------------------------------------------------- */
+
+static void test_continued(void **state)
+{
+    (void)state;
+    Tensor *x = f32(SHAPE(2, 3, 12)), *table = f32(SHAPE(9, 12)), *k = f32(SHAPE(2, 3, 4));
+    Tensor *cache = f32(SHAPE(2, 4, 8, 2)); /* (2, B*kv_heads, capacity, D) */
+    AttentionOptions o = {.heads = 6, .kv_heads = 2}, odd = {.heads = 6, .kv_heads = 4};
+    assert_refused(ERROR_SHAPE, tensor_add_rows_from(x, table, 7, 3), "sequence of 10", "9 positions");
+    assert_refused(ERROR_SHAPE, tensor_add_rows_from(x, table, -1, 3), "add_rows");
+    assert_refused(ERROR_ARGUMENT, tensor_rope_from(x, 2, 1e4f, -1), "rope", "3 positions from -1");
+    assert_refused(ERROR_ARGUMENT, tensor_rope_from(x, 2, 1e4f, INT32_MAX - 2), "rope", "positions");
+    assert_refused(ERROR_SHAPE, tensor_last(table), "last", "(9,12)");
+    assert_refused(ERROR_ARGUMENT, tensor_last(i32(SHAPE(1, 2, 3))), "last", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 6, &o), "3 more tokens after 6",
+                   "cache of 8");
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, -1, &o), "after -1");
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 0, &odd), "6 heads", "4");
+    assert_refused(ERROR_SHAPE, tensor_attention_cached(x, k, x, cache, 0, &o), "v (2,3,12)", "q (2,3,12)");
+    assert_refused(ERROR_SHAPE, tensor_attention_cached(x, k, k, table, 0, &o), "cache (9,12)",
+                   "(2,4,capacity,2)");
+    assert_refused(ERROR_SHAPE, tensor_attention_cached(x, k, k, f32(SHAPE(2, 2, 8, 2)), 0, &o), "(2,2,8,2)");
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, i32(SHAPE(2, 4, 8, 2)), 0, &o), "cache",
+                   "f32");
+    assert_refused(ERROR_SHAPE, tensor_attention_cached_packed(k, cache, 0, &(AttentionOptions){.heads = 1}),
+                   "qkv (2,3,4)");
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached_packed(x, cache, 0, &o), "heads");
+    Tensor *trained = f32(SHAPE(2, 3, 12));
+    tensor_set_requires_grad(trained, 1);
+    assert_refused(ERROR_STATE, tensor_attention_cached(trained, k, k, cache, 0, &o), "tensor_no_grad_begin");
+    assert_non_null(tensor_attention_cached(x, k, k, cache, 5, &o)); /* the last three that fit */
+    assert_fine();
+}
+
 /* ---- NULL ------------------------------------------------------------------------------------ */
 
 static void test_null_gives_null(void **state)
@@ -223,6 +257,15 @@ static void test_null_gives_null(void **state)
         tensor_swiglu(no, x),
         tensor_swiglu(x, no),
         tensor_rope(no, 1, 1),
+        tensor_rope_from(no, 1, 1, 1),
+        tensor_add_rows_from(no, x, 1, 1),
+        tensor_add_rows_from(x, no, 1, 1),
+        tensor_last(no),
+        tensor_attention_cached(no, x, x, x, 0, &o),
+        tensor_attention_cached(x, x, x, no, 0, &o),
+        tensor_attention_cached(x, x, x, x, 0, NULL),
+        tensor_attention_cached_packed(no, x, 0, &o),
+        tensor_attention_cached_packed(x, no, 0, &o),
         tensor_attention(no, x, x, &o),
         tensor_attention(x, no, x, &o),
         tensor_attention(x, x, no, &o),
@@ -469,6 +512,7 @@ int main(void)
         TEST(test_other_shapes),
         TEST(test_ids_out_of_range),
         TEST(test_labels_out_of_range),
+        TEST(test_continued),
         TEST(test_null_gives_null),
         TEST(test_error_stops_operations),
         TEST(test_released_data),

@@ -47,7 +47,7 @@ static Tensor *run_tied(const Case *c, Tensor **in)
 
 static Tensor *run_add_rows(const Case *c, Tensor **in)
 {
-    return tensor_add_rows(in[0], in[1], c->a);
+    return c->b ? tensor_add_rows_from(in[0], in[1], c->b, c->a) : tensor_add_rows(in[0], in[1], c->a);
 }
 
 static Tensor *run_layer_norm(const Case *c, Tensor **in)
@@ -81,7 +81,7 @@ static Tensor *run_swiglu_same(const Case *c, Tensor **in)
 
 static Tensor *run_rope(const Case *c, Tensor **in)
 {
-    return tensor_rope(in[0], c->a, c->f);
+    return c->b ? tensor_rope_from(in[0], c->a, c->f, c->b) : tensor_rope(in[0], c->a, c->f);
 }
 
 static AttentionOptions attention_options(const Case *c)
@@ -158,6 +158,12 @@ static Tensor *run_reshape(const Case *c, Tensor **in)
     return tensor_reshape(in[0], SHAPE(c->a, c->b));
 }
 
+static Tensor *run_last(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_last(in[0]);
+}
+
 static Tensor *run_sum(const Case *c, Tensor **in)
 {
     (void)c;
@@ -220,6 +226,7 @@ static const Case cases[] = {
     {"add_rows positions", run_add_rows, {S(3, 5, 7), S(6, 7), NONE}, 1, 5, 0, 0, 0},
     {"add_rows one", run_add_rows, {S(2, 3, 5), S(2, 5), NONE}, 1, 1, 0, 0, 0},
     {"add_rows matrix", run_add_rows, {S(3, 1), S(3, 1), NONE}, 1, 3, 0, 0, 0},
+    {"add_rows from row 2", run_add_rows, {S(3, 5, 7), S(8, 7), NONE}, 1, 5, 2, 0, 0},
     {"layer_norm", run_layer_norm, {S(2, 3, 7), S(7), S(7)}, 1, 0, 0, 1e-5f, 0},
     {"layer_norm no bias", run_layer_norm, {S(5, 17), S(17), NONE}, 1, 0, 0, 1e-5f, 0},
     {"layer_norm of 1", run_layer_norm, {S(3, 1), S(1), S(1)}, 1, 0, 0, 1, 0},
@@ -233,6 +240,7 @@ static const Case cases[] = {
     {"swiglu same", run_swiglu_same, {S(3, 11), NONE, NONE}, 2, 0, 0, 0, 0},
     {"rope", run_rope, {S(2, 3, 12), NONE, NONE}, 1, 3, 0, 10000, 0},
     {"rope of one pair", run_rope, {S(1, 7, 2), NONE, NONE}, 1, 1, 0, 100, 0},
+    {"rope from 5", run_rope, {S(2, 3, 12), NONE, NONE}, 1, 3, 5, 100, 0},
     {"attention flash causal", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 10, 0, 0},
     {"attention eager causal", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 110, 0, 0},
     {"attention flash grouped", run_attention, {S(1, 7, 9), S(1, 7, 3), S(1, 7, 3)}, 1.5, 3, 11, 0, 0},
@@ -252,6 +260,8 @@ static const Case cases[] = {
     {"scale", run_scale, {S(2, 1, 7), NONE, NONE}, 1, 0, 0, -2.5f, 0},
     {"dropout", run_dropout, {S(3, 7), NONE, NONE}, 1, 0, 0, 0.4f, 0},
     {"reshape", run_reshape, {S(2, 3, 5), NONE, NONE}, 1, 10, 3, 0, 0},
+    {"last", run_last, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
+    {"last of two", run_last, {S(3, 2, 1), NONE, NONE}, 1, 0, 0, 0, 0},
     {"sum", run_sum, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
     {"mean", run_mean, {S(31), NONE, NONE}, 1, 0, 0, 0, 0},
     {"cross_entropy", run_cross_entropy, {S(7, 11), NONE, NONE}, 3, 11, 0, 0.25f, 0},

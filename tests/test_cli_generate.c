@@ -1,0 +1,182 @@
+/* brim generate and brim plan --inference, as a user runs them. */
+#include "cli_support.h"
+
+#define GENERATE(...) RUN("generate", "--threads", "1", "--json", __VA_ARGS__)
+
+static json_t *generated(Outcome *outcome)
+{
+    expect_code(outcome, 0);
+    assert_string_equal(outcome->err, "");
+    return parse(outcome->out);
+}
+
+static const json_t *component_at(const json_t *root, const char *name)
+{
+    return json_object_get(json_object_get(json_object_get(root, "memory"), "components"), name);
+}
+
+/* What one run of either family says, to the byte. */
+static void check_generated(const char *model, json_int_t cache_a_token)
+{
+    json_t *root =
+        generated(GENERATE("--model", model, "--tokens", "9", "--prompt", "the cat", "--batch", "2"));
+    assert_keys(root, "model parameters prompt_tokens cache_tokens sequences prefill_tokens_per_second "
+                      "decode_tokens_per_second textbook memory");
+    assert_int_equal(integer_at(root, "prompt_tokens"), 7);
+    assert_int_equal(integer_at(root, "cache_tokens"), 15);
+    assert_true(real_at(root, "prefill_tokens_per_second") > 0);
+    assert_true(real_at(root, "decode_tokens_per_second") > 0);
+    const json_t *sequences = json_object_get(root, "sequences");
+    assert_int_equal(json_array_size(sequences), 2);
+    for (size_t b = 0; b < 2; b++) {
+        const json_t *one = json_array_get(sequences, b);
+        assert_int_equal(json_array_size(json_object_get(one, "tokens")), 9);
+        assert_true(json_is_string(json_object_get(one, "text")));
+    }
+    assert_false(json_equal(json_array_get(sequences, 0), json_array_get(sequences, 1)));
+
+    const json_t *memory = json_object_get(root, "memory"), *textbook = json_object_get(root, "textbook");
+    check_memory(memory, 1, 1);
+    assert_same_memory(memory, json_object_get(memory, "planned"));
+    json_int_t parameters = integer_at(root, "parameters"), cache = cache_a_token * 15 * 2;
+    assert_keys(textbook, "weights_bytes kv_cache_bytes peak_bytes");
+    assert_int_equal(integer_at(textbook, "kv_cache_bytes"), cache); /* a multiple of 64 in each layer */
+    assert_int_equal(integer_at(component_at(root, "kv_cache"), "at_peak"), cache);
+    assert_int_equal(integer_at(textbook, "weights_bytes"), 4 * parameters);
+    assert_int_equal(integer_at(component_at(root, "parameter"), "at_peak"), 4 * parameters);
+    assert_int_equal(integer_at(textbook, "peak_bytes"), (json_int_t)(1.2 * 4 * (double)parameters));
+    assert_int_equal(integer_at(component_at(root, "gradient"), "peak"), 0);
+    assert_int_equal(integer_at(component_at(root, "activation"), "peak"), 0);
+    json_decref(root);
+}
+
+static void what_it_says(void **state)
+{
+    (void)state;
+    check_generated("llama-tiny", 2 * 6 * 288 * 4);
+    check_generated("gpt2-tiny", 2 * 6 * 256 * 4);
+}
+
+static json_t *tokens_of(json_t *root, size_t b)
+{
+    return json_object_get(json_array_get(json_object_get(root, "sequences"), b), "tokens");
+}
+
+static void seeds_and_cuts(void **state)
+{
+    (void)state;
+    json_t *a = generated(GENERATE("--tokens", "12")),
+           *b = generated(GENERATE("--tokens", "12", "--seed", "2"));
+    json_t *c = generated(GENERATE("--tokens", "12", "--batch", "3", "--prefill", "1"));
+    json_t *more = generated(RUN("generate", "--json", "--threads", "2", "--tokens", "20", "--seq", "30"));
+    assert_true(json_equal(tokens_of(a, 0), tokens_of(c, 0)));
+    assert_false(json_equal(tokens_of(a, 0), tokens_of(b, 0)));
+    for (size_t i = 0; i < 12; i++)
+        assert_true(json_equal(json_array_get(tokens_of(a, 0), i), json_array_get(tokens_of(more, 0), i)));
+    assert_int_equal(integer_at(more, "cache_tokens"), 30);
+    json_t *greedy = generated(GENERATE("--tokens", "12", "--temperature", "0"));
+    json_t *first = generated(GENERATE("--tokens", "12", "--top-k", "1", "--seed", "1"));
+    json_t *thin = generated(GENERATE("--tokens", "12", "--top-p", "0.000001"));
+    assert_true(json_equal(tokens_of(greedy, 0), tokens_of(first, 0)));
+    assert_true(json_equal(tokens_of(greedy, 0), tokens_of(thin, 0)));
+    json_t *all[] = {a, b, c, more, greedy, first, thin};
+    for (size_t i = 0; i < COUNT(all); i++)
+        json_decref(all[i]);
+}
+
+/* Longer than the cache: it goes on. */
+static void past_the_cache(void **state)
+{
+    (void)state;
+    json_t *root = generated(GENERATE("--model", "gpt2-tiny", "--tokens", "60", "--seq", "16"));
+    assert_int_equal(json_array_size(tokens_of(root, 0)), 60);
+    assert_int_equal(integer_at(component_at(root, "kv_cache"), "peak"), 16 * 2 * 6 * 256 * 4);
+    json_decref(root);
+}
+
+static void the_table(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(RUN("generate", "--threads", "2", "--tokens", "30", "--prompt", "To be"), 0);
+    assert_int_equal(lines_starting(o->out, "To be"), 1);
+    assert_int_equal(lines_starting(o->out, "weights "), 1);
+    assert_int_equal(lines_starting(o->out, "kv cache "), 1);
+    assert_int_equal(lines_starting(o->out, "workspace and temporaries "), 1);
+    assert_non_null(strstr(o->out, "tokens/s"));
+    assert_non_null(strstr(o->out, "weights x 1.2"));
+    assert_null(strstr(o->out, "off the plan"));
+    for (const char *c = o->out; *c; c++)
+        assert_true(*c == '\n' || (unsigned char)*c >= ' ');
+    o = expect_code(RUN("generate", "--tokens", "2", "--batch", "2"), 0);
+    assert_int_equal(lines_starting(o->out, "1: The "), 1);
+    assert_int_equal(lines_starting(o->out, "2: The "), 1);
+}
+
+static void large_ones_are_planned(void **state)
+{
+    (void)state;
+    json_t *root = generated(
+        RUN("plan", "--inference", "--json", "--model", "llama-3.1-70b", "--seq", "8192", "--threads", "2"));
+    assert_keys(root, "model parameters cache_tokens textbook memory");
+    const json_t *textbook = json_object_get(root, "textbook");
+    assert_int_equal(integer_at(root, "parameters"), 70553706496);
+    assert_int_equal(integer_at(component_at(root, "kv_cache"), "at_peak"), 2LL * 80 * 8 * 128 * 4 * 8192);
+    assert_int_equal(integer_at(textbook, "kv_cache_bytes"), 2LL * 80 * 8 * 128 * 4 * 8192);
+    assert_int_equal(integer_at(textbook, "peak_bytes"), 338657791180); /* 1.2 x 4 bytes */
+    json_t *batch = generated(RUN("plan", "--inference", "--json", "--model", "llama-3.1-70b", "--seq",
+                                  "8192", "--batch", "3", "--prefill", "64"));
+    assert_int_equal(integer_at(component_at(batch, "kv_cache"), "at_peak"),
+                     3 * integer_at(component_at(root, "kv_cache"), "at_peak"));
+    assert_true(integer_at(component_at(batch, "temporary"), "at_peak") <
+                integer_at(component_at(root, "temporary"), "at_peak"));
+    json_decref(root);
+    json_decref(batch);
+    Outcome *o = expect_code(RUN("plan", "--inference", "--model", "gpt2", "--budget", "400MiB"), 1);
+    assert_non_null(strstr(o->out, "kv cache"));
+    assert_non_null(strstr(o->err, "more than the budget"));
+}
+
+static void mistakes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arguments[6], *names[2];
+    } rows[] = {
+        {{"generate", "--model", "bert-tiny"}, {"bert-tiny", "left to right"}},
+        {{"generate", "--model", "mlp"}, {"mlp", "left to right"}},
+        {{"plan", "--inference", "--model", "bert-base"}, {"bert-base", "left to right"}},
+        {{"generate", "--prompt", ""}, {"--prompt is empty"}},
+        {{"generate", "--prompt", "abcd", "--seq", "3"}, {"4 tokens", "--seq holds 3"}},
+        {{"generate", "--tokens", "0"}, {"--tokens", "'0'"}},
+        {{"generate", "--top-p", "0"}, {"--top-p", "above 0"}},
+        {{"generate", "--top-p", "1.5"}, {"--top-p", "1.5"}},
+        {{"generate", "--temperature", "-1"}, {"--temperature", "'-1'"}},
+        {{"generate", "--top-k", "-1"}, {"--top-k", "'-1'"}},
+        {{"generate", "--seq", "5000"}, {"5000", "4096 positions"}},
+        {{"generate", "--inference"}, {"--inference", "`brim plan`"}},
+        {{"train", "--tokens", "3"}, {"--tokens", "`brim generate`"}},
+        {{"train", "--prefill", "3"}, {"`brim generate`", "`brim plan`"}},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        const char *arguments[8] = {"brim"};
+        memcpy(arguments + 1, rows[i].arguments, sizeof rows[i].arguments);
+        Outcome *o = expect_code(run_command(arguments), 2);
+        assert_string_equal(o->out, "");
+        for (int k = 0; k < 2 && rows[i].names[k]; k++)
+            if (!strstr(o->err, rows[i].names[k]))
+                fail_msg("row %zu: no %s in: %s", i, rows[i].names[k], o->err);
+    }
+    Outcome *o = expect_code(RUN("generate", "--budget", "1MiB"), 1);
+    assert_non_null(strstr(o->err, "more than the budget"));
+    assert_string_equal(o->out, "");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_it_says),           cmocka_unit_test(seeds_and_cuts),
+        cmocka_unit_test(past_the_cache),         cmocka_unit_test(the_table),
+        cmocka_unit_test(large_ones_are_planned), cmocka_unit_test(mistakes),
+    };
+    return cmocka_run_group_tests_name("cli generate", tests, NULL, NULL);
+}
