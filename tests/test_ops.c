@@ -206,8 +206,10 @@ static void test_continued(void **state)
     AttentionOptions o = {.heads = 6, .kv_heads = 2}, odd = {.heads = 6, .kv_heads = 4};
     assert_refused(ERROR_SHAPE, tensor_add_rows_from(x, table, 7, 3), "sequence of 10", "9 positions");
     assert_refused(ERROR_SHAPE, tensor_add_rows_from(x, table, -1, 3), "add_rows");
-    assert_refused(ERROR_ARGUMENT, tensor_rope_from(x, 2, 1e4f, -1), "rope", "3 positions from -1");
-    assert_refused(ERROR_ARGUMENT, tensor_rope_from(x, 2, 1e4f, INT32_MAX - 2), "rope", "positions");
+    assert_refused(ERROR_ARGUMENT, tensor_rope_with(x, &(RopeOptions){2, 1e4f, -1, {0}}), "rope",
+                   "3 positions from -1");
+    assert_refused(ERROR_ARGUMENT, tensor_rope_with(x, &(RopeOptions){2, 1e4f, INT32_MAX - 2, {0}}), "rope",
+                   "positions");
     assert_refused(ERROR_SHAPE, tensor_last(table), "last", "(9,12)");
     assert_refused(ERROR_ARGUMENT, tensor_last(i32(SHAPE(1, 2, 3))), "last", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 6, &o), "3 more tokens after 6",
@@ -257,7 +259,7 @@ static void test_null_gives_null(void **state)
         tensor_swiglu(no, x),
         tensor_swiglu(x, no),
         tensor_rope(no, 1, 1),
-        tensor_rope_from(no, 1, 1, 1),
+        tensor_rope_with(no, &(RopeOptions){1, 1, 1, {0}}),
         tensor_add_rows_from(no, x, 1, 1),
         tensor_add_rows_from(x, no, 1, 1),
         tensor_last(no),
@@ -471,14 +473,16 @@ static void test_rope_scaling(void **state)
         Tensor *x = tensor_zeros(DTYPE_F32, SHAPE(1, POSITION + 1, 16), MEM_INPUT);
         for (int i = 0; i < 8; i++)
             tensor_f32(x)[POSITION * 16 + i] = 1; /* (1,0) turns to (cos, sin) */
-        const float *y = tensor_f32(tensor_rope_scaled(x, 1, 5000, &cases[c].scaling)) + POSITION * 16;
+        const float *y =
+            tensor_f32(tensor_rope_with(x, &(RopeOptions){1, 5000, 0, cases[c].scaling})) + POSITION * 16;
         for (int i = 0; i < 8; i++) {
             assert_float_equal(y[i], cos(POSITION * cases[c].frequency[i]), 1e-6);
             assert_float_equal(y[i + 8], sin(POSITION * cases[c].frequency[i]), 1e-6);
         }
         static const RopeScaling none;
         const float *plain = tensor_f32(tensor_rope(x, 1, 5000));
-        assert_memory_equal(plain, tensor_f32(tensor_rope_scaled(x, 1, 5000, &none)), 16 * 8 * sizeof(float));
+        assert_memory_equal(plain, tensor_f32(tensor_rope_with(x, &(RopeOptions){1, 5000, 0, none})),
+                            16 * 8 * sizeof(float));
         assert_true(fabsf(plain[POSITION * 16 + 13] - y[5 + 8]) > 1e-3f);
     }
 }
@@ -494,9 +498,9 @@ static void test_bad_rope_scaling(void **state)
                                        {ROPE_SCALING_LLAMA3, 8, 0, 4, 100}};
     Tensor *x = tensor_zeros(DTYPE_F32, SHAPE(1, 2, 16), MEM_INPUT);
     for (size_t i = 0; i < COUNT(bad); i++) {
-        assert_null(tensor_rope_scaled(x, 1, 5000, &bad[i]));
+        assert_null(tensor_rope_with(x, &(RopeOptions){1, 5000, 0, bad[i]}));
         assert_error(ERROR_ARGUMENT, "rope: the scaling has kind", "factor above 0");
-        assert_null(tensor_rope_scaled(x, 1, 5000, &bad3[i]));
+        assert_null(tensor_rope_with(x, &(RopeOptions){1, 5000, 0, bad3[i]}));
         assert_error(ERROR_ARGUMENT, "rope: llama3 scaling needs 0 < low_freq_factor");
     }
 }

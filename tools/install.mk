@@ -8,7 +8,7 @@ INSTALLED := bin/brim lib/libbrim.a lib/libbrim.so.$(VERSION) lib/libbrim.so.$(S
 # Ours alone, innermost first; gone when they are empty. bin, lib and include belong to the system.
 INSTALLED_FOLDERS := $(sort $(dir $(INSTALLED_HEADERS:%=include/brim/%)))
 INSTALLED_FOLDERS := $(filter-out include/brim/,$(INSTALLED_FOLDERS)) include/brim/ \
-                     share/doc/brim/docs/ share/doc/brim/examples/ share/doc/brim/
+                     share/doc/brim/docs/lessons/ share/doc/brim/docs/ share/doc/brim/examples/ share/doc/brim/
 
 install: lib cli
 	$(call say,COPY,"to $(INSTALL_ROOT)")
