@@ -13,7 +13,7 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define NEED_FLAGS                                                                                           \
-    "--model --data --batch --seq --accumulate --steps --epochs --optimizer --dropout --checkpoint "         \
+    "--model --init --init-partial --data --batch --seq --accumulate --steps --epochs --optimizer --dropout --checkpoint "         \
     "--fused-step --zero-grad --loss-chunk --attention --budget --threads --max-samples"
 #define TRAIN_FLAGS                                                                                          \
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
@@ -27,7 +27,7 @@ static const Help pages[] = {
      "the peak, and how the sum of the textbook differs from it. On a terminal a\n"
      "panel shows the components, the loss and the time left while it runs;\n"
      "elsewhere a line is printed now and then.",
-     TRAIN_FLAGS,
+     TRAIN_FLAGS " --export --export-dtype",
      .examples = "  brim train --steps 100                              the built-in corpus, a tiny LLaMA\n"
                  "  brim train --model mlp --data fashion-mnist --epochs 3\n"
                  "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"},
@@ -35,8 +35,9 @@ static const Help pages[] = {
      "What a training would need, without running it: by component, by layer, the\n"
      "ten largest tensors at the peak, and where the peak is. Milliseconds to\n"
      "seconds, for models of any size. With --budget the exit code says whether it\n"
-     "fits. --textbook compares the rules of thumb with the plan.",
-     NEED_FLAGS " --textbook --json",
+     "fits. --textbook compares the rules of thumb with the plan, --inference plans\n"
+     "writing instead of training: weights, key-value cache and workspace.",
+     NEED_FLAGS " --textbook --inference --prefill --json",
      .examples = "  brim plan --model llama-3.1-8b --seq 4096\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"},
     {"compare", "each lever, or every combination of comma lists: --batch 1,2,4",
@@ -54,6 +55,14 @@ static const Help pages[] = {
      NEED_FLAGS " --card --memory --reserve --json",
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"},
+    {"generate", "continue a prompt; inference memory beside the textbook's weights x 1.2",
+     "Plans, then writes token by token with a key-value cache, and shows what that\n"
+     "took: weights, cache, workspace, planned beside measured. --batch texts at once;\n"
+     "--seq is how long prompt and text may become together.",
+     "--model --init --init-partial --batch --seq --prompt --tokens --temperature --top-k --top-p --prefill "
+     "--seed --threads --budget --json --quiet",
+     .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
+                 "  brim generate --temperature 0 --batch 2\n"},
     {"demo", "train, compare, and say what to try next",
      "Trains, lets the model write a few words, and shows what each lever would\n"
      "save. It takes about a minute, and every option of train.",
