@@ -56,6 +56,8 @@ KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/team.c $(wildcard kern
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
 LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
+PAGE_JS  := $(foreach part,base log timeline treemap allocators steps compare main,report/page/$(part).js)
+PAGE_INC := $(addprefix $(BUILD)/report/page/page.,html.inc css.inc js.inc)
 CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
@@ -67,7 +69,8 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full check parity bench demo install uninstall deps clean help format
+.PHONY: all lib cli examples tests test test-full test-page check parity huggingface lessons bench demo install \
+        uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -86,6 +89,17 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
+
+# Text as a list of bytes that C can include; the page's script is its parts, one after the other.
+$(BUILD)/report/page/page.%.inc: report/page/page.%
+	@mkdir -p $(@D)
+	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+$(BUILD)/report/page/page.js.inc: $(PAGE_JS)
+	@mkdir -p $(@D)
+	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+
+$(BUILD)/report/page.o: $(PAGE_INC)
+$(BUILD)/report/page.o: ALL_CFLAGS += -I$(BUILD)
 
 $(INNER): $(LIB_OBJ)
 	@rm -f $@
@@ -115,6 +129,10 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 
+$(BUILD)/tests/huggingface/driver: $(BUILD)/tests/huggingface/driver.o $(INNER)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
@@ -138,9 +156,14 @@ test:
 test-full:
 	@BRIM_FULL=1 $(MAKE) --no-print-directory test
 
+# The report page in headless Chromium, where there is one. KEEP=folder keeps pages and pictures to be looked at.
+test-page: cli
+	@sh tests/html_headless.sh $(BUILD) $(KEEP)
+
 check: all
 	@CC="$(CC)" tools/check $(BUILD)
 	@sh tests/test_install.sh $(BUILD)
+	@sh tests/test_docs.sh $(BUILD)
 
 # Computes the fixtures again with PyTorch, compares them with those in the tree, and brim with both.
 parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
@@ -149,6 +172,15 @@ parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
 	/usr/bin/python3 tests/parity/generate.py $(BUILD)/fixtures
 	/usr/bin/python3 tests/parity/compare.py tests/parity/fixtures $(BUILD)/fixtures
 	@BRIM_FIXTURES=$(BUILD)/fixtures tools/run-tests $^
+
+# Writes what the commands in docs/lessons print into the pages; a test compares them (tests/test_lessons.c).
+lessons: cli examples
+	@BUILD=$(BUILD) tools/lessons
+
+# Against transformers itself, in a virtual environment: logits, gradients, checkpoints both ways, a published model.
+huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/brim
+	@CC="$(CC)" tools/deps parity huggingface
+	@sh tests/huggingface/run.sh $(BUILD)
 
 # ARGS="--quick bench-mlp" narrows it.
 bench: $(BENCHES)
@@ -167,8 +199,11 @@ help:
 	@echo "make demo       install what is missing, build, train a tiny LLaMA, show where its memory is"
 	@echo "make test       every test; TEST=test_cli for one"
 	@echo "make test-full  the slow forms too"
+	@echo "make test-page  the report page in headless Chromium; KEEP=folder keeps its pictures"
 	@echo "make check      house rules, exported symbols, installation"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
+	@echo "make lessons    the figures in docs/lessons, measured again"
+	@echo "make huggingface  checkpoints in and out, logits and gradients, against transformers itself"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"

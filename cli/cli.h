@@ -6,6 +6,7 @@
 
 #include "../brim.h"
 #include "../plan/search.h"
+#include "log.h"
 
 enum { EXIT_DONE = 0, EXIT_NO = 1, EXIT_USAGE = 2 };
 
@@ -19,6 +20,8 @@ typedef struct CheckpointChoice {
 
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories;
+    const char *init, *export, *export_dtype;
+    const char *source; /* the directory that describes the model; NULL = none */
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk;
     int tokens, top_k, prefill; /* of generate */
     int64_t steps, max_samples, run_steps;
@@ -27,10 +30,12 @@ typedef struct Options {
     CheckpointChoice checkpoint;
     AttentionKind attention;
     uint64_t budget, seed, reserve;
-    int fused, keep_gradients, json, csv, quiet, textbook;
+    int fused, keep_gradients, json, csv, quiet, textbook, init_partial;
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
-    ModelPreset preset;      /* of `model`, with the options applied */
-    char label[96];          /* the values it has from lists: "--batch 2 --seq 512" */
+    char **arguments; /* of the command line, the subcommand first */
+    int argument_count;
+    ModelPreset preset; /* of `model`, with the options applied */
+    char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
 
 enum { SETS_MAX = 64 };
@@ -49,13 +54,18 @@ LeverText checkpoint_text(const CheckpointChoice *choice);
 int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
 /* The levers in which `options` differs from `from`, to be typed. */
 LeverText levers_text(const Options *options, const Options *from);
-/* The lines of `brim help` about options. */
+/* The lines of `brim help` about options; and that about one, if there is one of this name. */
 void options_help(FILE *out);
+void option_help(FILE *out, const char *name);
+/* All of `brim help`; and the page of a command: EXIT_USAGE when there is none of this name. */
+void help_all(FILE *out);
+int help_command(FILE *out, const char *name);
 
 /* The script of train, plan, compare and fit; config is a Training. What a run leaves behind is in the same
  * struct. */
 typedef struct Training {
     const Options *options;
+    TrainLog *log; /* NULL = none */
     int64_t parameters, samples, steps;
     int blocks;                       /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy; /* accuracy < 0: not a classifier */
@@ -122,5 +132,8 @@ int command_demo(const Options *options, int count);
 int command_generate(const Options *options, int count);
 int command_models(const Options *options, int count);
 int command_gpus(const Options *options, int count);
+/* Its arguments are its own: those after the subcommand. */
+int command_report(int argc, char **argv);
+void report_outputs_help(FILE *out);
 
 #endif

@@ -15,6 +15,7 @@ RunOptions run_options(const Options *o)
                         .threads = o->threads,
                         .seed = o->seed,
                         .quiet = o->quiet || o->json,
+                        .counted = o->seq ? "tokens" : "samples",
                         .every = every > 0 ? every : (o->epochs ? 100 : 1)};
 }
 
@@ -205,7 +206,7 @@ static void growth_rows(FILE *out, const Variant *variants, int count, double un
     snprintf(title, sizeof title, "OWN PEAKS, %s, and growth", unit_name(unit));
     fprintf(out, "\n%-*s", width, title);
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
-        fprintf(out, " %13s", names[g]);
+        fprintf(out, " %14s", names[g]);
     fputc('\n', out);
     for (int i = 0; i < count; i++) {
         const Plan *p = &variants[i].plan;
@@ -218,7 +219,8 @@ static void growth_rows(FILE *out, const Variant *variants, int count, double un
             char times[24] = "";
             if (p != first && base > 0 && own != base)
                 snprintf(times, sizeof times, "x%.2f", (double)own / (double)base);
-            fprintf(out, " %7.*f %5s", unit == 0x1p20 ? 1 : 2, (double)own / unit, times);
+            fprintf(out, " %7.*f%s", unit == 0x1p20 ? 1 : 2, (double)own / unit, times[0] ? " " : "");
+            fprintf(out, "%*s", g + 1 < MEM_GROUP_COUNT ? -(times[0] ? 6 : 7) : 0, times);
         }
         fputc('\n', out);
     }
@@ -228,7 +230,8 @@ static void run_rows(FILE *out, const Variant *variants, int count, double unit,
 {
     int width = label_width(variants, count), decimals = unit == 0x1p20 ? 1 : 2;
     char title[64];
-    snprintf(title, sizeof title, "%" PRId64 " STEPS OF EACH, %s", steps, unit_name(unit));
+    snprintf(title, sizeof title, "%" PRId64 " STEP%s OF EACH, %s", steps, steps == 1 ? "" : "S",
+             unit_name(unit));
     fprintf(out, "\n%-*s %9s %9s %6s %9s %12s %9s %9s\n", width, title, "planned", "measured", "apart",
             "process", "unaccounted", "ms/step", "loss");
     for (int i = 0; i < count; i++) {
@@ -307,7 +310,8 @@ static void print_json(const Options *o, const Variant *variants, int count)
 /* The sets of a list as rows; 0 after an error. */
 static int list_rows(const Options *sets, int count, Variant *variants)
 {
-    for (int i = 0; i < count; i++) {
+    ReportProgress progress = report_progress_start("planning", count);
+    for (int i = 0; i < count; report_progress(&progress, ++i)) {
         Variant *v = &variants[i];
         *v = (Variant){.options = sets[i]};
         snprintf(v->label, sizeof v->label, "%s", sets[i].label);
@@ -318,12 +322,14 @@ static int list_rows(const Options *sets, int count, Variant *variants)
             variant_plan(v);
         v->plan.status = v->plan.error[0] ? EXIT_NO : v->plan.status;
     }
+    report_progress_end(&progress);
     return count;
 }
 
 static void run_all(Variant *variants, int count, int64_t steps)
 {
-    for (int i = 0; i < count; i++) {
+    ReportProgress progress = report_progress_start("training each row", count);
+    for (int i = 0; i < count; report_progress(&progress, ++i)) {
         Variant *v = &variants[i];
         if (v->plan.status)
             continue;
@@ -335,6 +341,7 @@ static void run_all(Variant *variants, int count, int64_t steps)
         v->ran = 1;
         run_apart(&v->options, &v->plan, &v->result);
     }
+    report_progress_end(&progress);
 }
 
 static int any_failed(const Variant *variants, int count)

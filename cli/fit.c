@@ -4,36 +4,7 @@
 #include <string.h>
 
 #include "../plan/cards.h"
-#include "cli.h"
-
-enum { METHODS = 16, CARDS = 12, MEMO = 160, CHUNK = 128, LARGEST_BATCH = 1 << 16, SHORT = 30 };
-
-typedef struct Need {
-    int batch, seq;
-    uint64_t bytes; /* UINT64_MAX: cannot be planned */
-} Need;
-
-/* A row: the options with some levers pulled, and every need planned so far. */
-typedef struct Method {
-    char label[48];
-    Options options;
-    MemGroup target; /* what a single lever works on; MEM_GROUP_COUNT for combinations */
-    Need memo[MEMO];
-    int memos;
-    Plan plan;                    /* as asked for; its hints and lists are freed */
-    int batch[CARDS], seq[CARDS]; /* the largest and longest that fit; 0 = none */
-} Method;
-
-typedef struct Fit {
-    const Options *options;
-    Method method[METHODS];
-    int methods;
-    uint64_t memory[CARDS];
-    char title[CARDS][24];
-    int cards;
-    int64_t parameters;
-    int planned;
-} Fit;
+#include "fit_.h"
 
 /* ---- Which cards ----------------------------------------------------------------------------- */
 
@@ -169,6 +140,7 @@ static uint64_t need(Fit *fit, Method *m, int batch, int seq, Plan *keep)
     plan_script(training_script, &training, &run, &plan);
     fit->planned++;
     fit->parameters = training.parameters;
+    fit->samples = training.samples;
     uint64_t bytes = plan.status ? UINT64_MAX : plan.memory.stats.needs;
     if (m->memos < MEMO)
         m->memo[m->memos++] = (Need){batch, seq, bytes};
@@ -236,6 +208,13 @@ static int64_t largest(Fit *fit, Method *m, const Axis *axis, uint64_t limit)
     return low;
 }
 
+int fit_most(const Fit *fit, const Method *m)
+{
+    int most = LARGEST_BATCH / m->options.accumulate;
+    /* Images are as many as they are; a text gives as many samples as a step takes. */
+    return !m->options.seq && fit->samples < most ? (int)fit->samples : most;
+}
+
 static void fill_row(Fit *fit, Method *m)
 {
     const Options *o = &m->options;
@@ -245,207 +224,14 @@ static void fill_row(Fit *fit, Method *m)
         return;
     for (int i = 0; i < fit->cards; i++) {
         uint64_t limit = fit->memory[i] - fit->options->reserve;
-        int most = LARGEST_BATCH / o->accumulate;
-        m->batch[i] = (int)largest(fit, m, &(Axis){.seq = o->seq, .step = 1, .most = most}, limit);
+        m->batch[i] =
+            (int)largest(fit, m, &(Axis){.seq = o->seq, .step = 1, .most = fit_most(fit, m)}, limit);
         if (o->seq)
             m->seq[i] = step * (int)largest(fit, m, &(Axis){o->batch, 0, 1, step, max_seq / step}, limit);
     }
 }
 
-/* ---- Tables ---------------------------------------------------------------------------------- */
-
-static double gib(uint64_t bytes)
-{
-    return (double)bytes / 0x1p30;
-}
-
-static int fits(const Fit *fit, const Method *m, int card)
-{
-    return !m->plan.status && m->plan.memory.stats.needs <= fit->memory[card] - fit->options->reserve;
-}
-
-static void heading(const Fit *fit, const char *title, int numbers)
-{
-    printf("\n%-*s", SHORT, title);
-    if (numbers)
-        printf(" %8s %6s", "needs", "FLOPs");
-    for (int i = 0; i < fit->cards; i++)
-        printf(" %12s", fit->title[i]);
-    printf("%s\n", numbers ? "" : "  bound by");
-    printf("%-*s", SHORT + (numbers ? 16 : 0), "");
-    for (int i = 0; i < fit->cards; i++)
-        printf(" %12.2f", gib(fit->memory[i]));
-    printf("\n");
-}
-
-static void batch_cell(const Fit *fit, const Method *m, int card)
-{
-    char text[24];
-    uint64_t limit = fit->memory[card] - fit->options->reserve, needs = m->plan.memory.stats.needs;
-    if (m->batch[card] >= m->options.batch)
-        snprintf(text, sizeof text, "%d%s", m->batch[card],
-                 m->batch[card] == LARGEST_BATCH / m->options.accumulate ? "+" : "");
-    else if (m->batch[card])
-        snprintf(text, sizeof text, "no, only %d", m->batch[card]);
-    else
-        snprintf(text, sizeof text, "no, -%.1f", gib(needs - limit));
-    printf(" %12s", text);
-}
-
-static void seq_cell(const Method *m, int card)
-{
-    char text[24] = "no";
-    if (m->seq[card])
-        snprintf(text, sizeof text, "%d%s", m->seq[card],
-                 m->seq[card] >= nn_preset_max_seq(&m->options.preset) ? " all" : "");
-    printf(" %12s", text);
-}
-
-static const char *const group_names[MEM_GROUP_COUNT] = {"parameters", "gradients", "states", "activations",
-                                                         "overhead"};
-
-static void print_bound(const Method *m)
-{
-    const MemSummary *memory = &m->plan.memory;
-    MemGroup bound = bound_by(memory);
-    printf("  %s %.2f, %s %s\n", group_names[bound], gib(report_group(memory->stats.at_peak, bound)),
-           memtrack_phase_name(memory->stats.peak_at.phase), report_place(memory));
-}
-
-static void print_tables(const Fit *fit)
-{
-    const Options *o = fit->options;
-    char title[64] = "LARGEST BATCH";
-    if (o->seq)
-        snprintf(title, sizeof title, "LARGEST BATCH, seq %d", o->seq);
-    heading(fit, title, 1);
-    for (int k = 0; k < fit->methods; k++) {
-        const Method *m = &fit->method[k];
-        if (m->plan.status) {
-            printf("%-*s %s\n", SHORT, m->label, m->plan.error);
-            continue;
-        }
-        printf("%-*s %8.2f %6.2f", SHORT, m->label, gib(m->plan.memory.stats.needs),
-               m->plan.step_flops / m->options.accumulate /
-                   (fit->method[0].plan.step_flops / fit->method[0].options.accumulate));
-        for (int i = 0; i < fit->cards; i++)
-            batch_cell(fit, m, i);
-        printf("\n");
-    }
-    snprintf(title, sizeof title, "LONGEST SEQUENCE, batch %d", o->batch);
-    heading(fit, o->seq ? title : "", 0);
-    for (int k = 0; k < fit->methods; k++) {
-        const Method *m = &fit->method[k];
-        if (m->plan.status)
-            continue;
-        printf("%-*s", SHORT, m->label);
-        for (int i = 0; i < fit->cards && o->seq; i++)
-            seq_cell(m, i);
-        print_bound(m);
-    }
-}
-
-static MemGroup grown_most(const MemSummary *from, const MemSummary *to)
-{
-    MemGroup most = 0;
-    int64_t by = INT64_MIN;
-    for (int g = 0; g < MEM_GROUP_COUNT; g++) {
-        int64_t more = (int64_t)(report_group(to->stats.at_peak, (MemGroup)g) -
-                                 report_group(from->stats.at_peak, (MemGroup)g));
-        if (more > by) {
-            by = more;
-            most = (MemGroup)g;
-        }
-    }
-    return most;
-}
-
-/* Why a single lever does not help: what it works on is not there when memory is highest. */
-static void say_why(const Fit *fit)
-{
-    const MemSummary *base = &fit->method[0].plan.memory;
-    MemGroup bound = bound_by(base);
-    for (int k = 1; k < fit->methods; k++) {
-        const Method *m = &fit->method[k];
-        if (m->plan.status || m->target == MEM_GROUP_COUNT)
-            continue;
-        uint64_t needs = m->plan.memory.stats.needs, from = base->stats.needs;
-        const char *what = m->label[0] == '+' ? m->label + 2 : m->label;
-        MemGroup grown = grown_most(base, &m->plan.memory);
-        if (needs > from + from / 200)
-            printf("%s needs %.2f more: %s at the peak are %.2f instead of %.2f.\n", what, gib(needs - from),
-                   group_names[grown], gib(report_group(m->plan.memory.stats.at_peak, grown)),
-                   gib(report_group(base->stats.at_peak, grown)));
-        else if (needs + from / 200 > from)
-            printf("%s saves nothing by itself: at the peak (%s, %s) there are %.2f of %s; %.2f of %s bound "
-                   "it.\n",
-                   what, memtrack_phase_name(base->stats.peak_at.phase), report_place(base),
-                   gib(report_group(base->stats.at_peak, m->target)), group_names[m->target],
-                   gib(report_group(base->stats.at_peak, bound)), group_names[bound]);
-    }
-}
-
-/* What PyTorch's foreach AdamW holds besides while it steps: about one more copy of the parameters; and what
- * a CUDA context takes. Both as reported, not measured here. */
-static void say_pytorch(const Fit *fit)
-{
-    const MemStats *s = &fit->method[0].plan.memory.stats;
-    uint64_t p = report_group(s->own_peak, MEM_GROUP_PARAMETERS);
-    uint64_t step = p + report_group(s->own_peak, MEM_GROUP_GRADIENTS) +
-                    report_group(s->own_peak, MEM_GROUP_OPTIMIZER_STATES) + p;
-    uint64_t more = step > s->peak ? step - s->peak : 0;
-    printf("PyTorch eager: ESTIMATED at least +%.2f (its optimizer step works on one more copy of the "
-           "parameters), and "
-           "+0.25 to 0.45 of CUDA context.\n",
-           gib(more));
-}
-
-static void print_fit(const Fit *fit)
-{
-    const Options *o = fit->options;
-    print_title(o, fit->parameters, 0);
-    printf(
-        "brim's engine, fp32; GiB; %.2f of each card reserved. A cell is the largest that fits, or what is "
-        "missing.\n",
-        gib(o->reserve));
-    print_tables(fit);
-    printf("\n");
-    say_why(fit);
-    say_pytorch(fit);
-}
-
-/* ---- JSON ------------------------------------------------------------------------------------ */
-
-static json_t *row_json(const Fit *fit, const Method *m)
-{
-    if (m->plan.status)
-        return json_pack("{s:s, s:s}", "method", m->label, "error", m->plan.error);
-    json_t *cards = json_array();
-    for (int i = 0; i < fit->cards; i++)
-        json_array_append_new(cards, json_pack("{s:s, s:b, s:I, s:i, s:i}", "card", fit->title[i], "fits",
-                                               fits(fit, m, i), "free_bytes",
-                                               (json_int_t)(fit->memory[i] - fit->options->reserve -
-                                                            m->plan.memory.stats.needs),
-                                               "largest_batch", m->batch[i], "longest_seq", m->seq[i]));
-    return json_pack("{s:s, s:s, s:f, s:s, s:o, s:o}", "method", m->label, "flags",
-                     levers_text(&m->options, fit->options).text, "step_flops", m->plan.step_flops,
-                     "bound_by", memtrack_group_name(bound_by(&m->plan.memory)), "memory",
-                     json_memory(&m->plan.memory, NULL), "cards", cards);
-}
-
-static void print_json(const Fit *fit)
-{
-    json_t *rows = json_array(), *cards = json_array();
-    for (int i = 0; i < fit->cards; i++)
-        json_array_append_new(
-            cards, json_pack("{s:s, s:I}", "card", fit->title[i], "bytes", (json_int_t)fit->memory[i]));
-    for (int k = 0; k < fit->methods; k++)
-        json_array_append_new(rows, row_json(fit, &fit->method[k]));
-    json_print(json_pack("{s:s, s:I, s:i, s:i, s:I, s:o, s:o}", "model", fit->options->model, "parameters",
-                         (json_int_t)fit->parameters, "batch", fit->options->batch, "seq", fit->options->seq,
-                         "reserve_bytes", (json_int_t)fit->options->reserve, "cards", cards, "methods",
-                         rows));
-}
+/* ---- The command ----------------------------------------------------------------------------- */
 
 /* Something fits on every card that was asked about. */
 static int every_card_has_one(const Fit *fit)
@@ -453,7 +239,7 @@ static int every_card_has_one(const Fit *fit)
     for (int i = 0; i < fit->cards; i++) {
         int one = 0;
         for (int k = 0; k < fit->methods; k++)
-            one |= fits(fit, &fit->method[k], i);
+            one |= fit_fits(fit, &fit->method[k], i);
         if (!one)
             return 0;
     }
@@ -472,15 +258,17 @@ int command_fit(const Options *options, int count)
     if (choose_cards(&fit))
         return EXIT_USAGE;
     choose_methods(&fit);
-    for (int k = 0; k < fit.methods; k++)
+    ReportProgress progress = report_progress_start("planning", fit.methods);
+    for (int k = 0; k < fit.methods; report_progress(&progress, ++k))
         fill_row(&fit, &fit.method[k]);
+    report_progress_end(&progress);
     if (fit.method[0].plan.status) {
         fprintf(stderr, "brim: %s\n", fit.method[0].plan.error);
         return EXIT_NO;
     }
     if (o.json)
-        print_json(&fit);
+        fit_print_json(&fit);
     else
-        print_fit(&fit);
+        fit_print(&fit);
     return every_card_has_one(&fit) ? EXIT_DONE : EXIT_NO;
 }

@@ -14,6 +14,10 @@ enum { MOST_THREADS = 128, MOST_SAMPLE = 160 }; /* of a context; of Training.gen
 
 static const Flag flags[] = {
     {"--model", FLAG_NAME, AT(model), "NAME", .help = "one of `brim models`, or a config.json (llama-tiny)"},
+    {"--init", FLAG_TEXT, AT(init), "PATH",
+     .help = "start from these weights: a directory (and its model), .safetensors or its index"},
+    {"--init-partial", FLAG_SWITCH, AT(init_partial), NULL,
+     .help = "what --init lacks keeps its random values, what else it has is left"},
     {"--data", FLAG_TEXT, AT(data), "PATH", .help = "text file, IDX folder, builtin or fashion-mnist"},
     {"--batch", FLAG_INT, AT(batch), "N", .help = "samples in a micro-batch (the model's usual)", .low = 1},
     {"--seq", FLAG_INT, AT(seq), "N", .help = "tokens in a sample (the model's usual)", .low = 1},
@@ -61,6 +65,9 @@ static const Flag flags[] = {
     {"--prefill", FLAG_INT, AT(prefill), "N", .help = "tokens of the prompt read at once (512)", .low = 1,
      .only = "generate plan"},
     {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a line a step, each a JSON object"},
+    {"--export", FLAG_TEXT, AT(export), "DIR",
+     .help = "write the weights for transformers: model.safetensors and config.json", .only = "train"},
+    {"--export-dtype", FLAG_NAME, AT(export_dtype), "f32|f16|bf16", .help = "as what (f32)", .only = "train"},
     {"--textbook", FLAG_SWITCH, AT(textbook), NULL, .help = "the rules of thumb, and what is wrong with each",
      .only = "plan"},
     {"--inference", FLAG_SWITCH, AT(inference), NULL,
@@ -77,6 +84,16 @@ static const Flag flags[] = {
     {"--quiet", FLAG_SWITCH, AT(quiet), NULL, .help = "no step lines"},
 };
 enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
+
+/* Padded by what is seen: a value may hold an ellipsis, one column of three bytes. */
+static void print_flag(FILE *out, const Flag *flag)
+{
+    enum { LEFT = 24 };
+    int columns = fprintf(out, "  %s %s", flag->name, flag->value ? flag->value : "") - 2;
+    for (const char *c = flag->value; c && *c; c++)
+        columns -= ((unsigned char)*c & 0xc0) == 0x80;
+    fprintf(out, "%*s %s", columns < LEFT ? LEFT - columns : 0, "", flag->help);
+}
 
 typedef struct CommandsText {
     char text[64];
@@ -110,11 +127,18 @@ static int takes_flag(const Flag *flag, const char *command)
 void options_help(FILE *out)
 {
     for (int i = 0; i < FLAG_COUNT; i++) {
-        char left[48];
-        snprintf(left, sizeof left, "%s %s", flags[i].name, flags[i].value ? flags[i].value : "");
-        fprintf(out, "  %-24s %s", left, flags[i].help);
+        print_flag(out, &flags[i]);
         fprintf(out, flags[i].only ? " [%s]\n" : "\n", commands_text(&flags[i], ", ").text);
     }
+}
+
+void option_help(FILE *out, const char *name)
+{
+    for (int i = 0; i < FLAG_COUNT; i++)
+        if (!strcmp(flags[i].name, name)) {
+            print_flag(out, &flags[i]);
+            fputc('\n', out);
+        }
 }
 
 int usage(const char *format, ...)

@@ -5,38 +5,24 @@
 #include "cli.h"
 
 typedef struct Command {
-    const char *name, *help;
+    const char *name;
     int (*run)(const Options *options, int count);
-    int sets; /* of options it takes at most, from comma lists */
+    int sets;                              /* of options it takes at most, from comma lists */
+    int (*run_own)(int argc, char **argv); /* instead: reads its arguments itself */
 } Command;
 
 static const Command commands[] = {
-    {"train", "plan, then train, then show planned beside measured memory", command_train, 1},
-    {"plan", "the same tables without training, for any size", command_plan, 1},
-    {"compare", "each lever, or every combination of comma lists: --batch 1,2,4", command_compare, SETS_MAX},
-    {"fit", "levers x cards: what fits, the largest batch, the longest sequence", command_fit, 1},
-    {"generate", "continue a prompt; inference memory beside the textbook's weights x 1.2", command_generate,
-     1},
-    {"demo", "train, compare, and say what to try next", command_demo, 1},
-    {"models", "the models known by name", command_models, 1},
-    {"gpus", "the cards known by name, and what their driver reports", command_gpus, 1},
+    {"train", command_train, 1, NULL},
+    {"plan", command_plan, 1, NULL},
+    {"compare", command_compare, SETS_MAX, NULL},
+    {"fit", command_fit, 1, NULL},
+    {"generate", command_generate, 1, NULL},
+    {"demo", command_demo, 1, NULL},
+    {"models", command_models, 1, NULL},
+    {"gpus", command_gpus, 1, NULL},
+    {"report", NULL, 0, command_report},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
-
-static void help(FILE *out)
-{
-    fprintf(out,
-            "brim %s: trains small language models and accounts for every byte\n\nusage: brim COMMAND "
-            "[OPTIONS]\n\n",
-            BRIM_VERSION);
-    for (int i = 0; i < COMMAND_COUNT; i++)
-        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
-    fprintf(out, "  %-10s this text\n  %-10s the version\n\noptions, the same in every command (default):\n",
-            "help", "version");
-    options_help(out);
-    fprintf(out, "\nA step takes batch x accumulate samples. SIZE: bytes, or as in 1.5GiB.\n"
-                 "Exit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage\n");
-}
 
 static int asks_for_help(const char *argument)
 {
@@ -46,13 +32,15 @@ static int asks_for_help(const char *argument)
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "help";
-    int wanted = !strcmp(name, "help");
-    for (int i = 1; i < argc; i++)
-        wanted |= asks_for_help(argv[i]);
-    if (wanted) {
-        help(stdout);
+    if (!strcmp(name, "help") && argc > 2 && !asks_for_help(argv[2]))
+        return help_command(stdout, argv[2]);
+    if (!strcmp(name, "help") || asks_for_help(name)) {
+        help_all(stdout);
         return argc > 1 ? EXIT_DONE : EXIT_USAGE;
     }
+    for (int i = 2; i < argc; i++)
+        if (asks_for_help(argv[i]))
+            return help_command(stdout, name);
     if (!strcmp(name, "version") || !strcmp(name, "--version")) {
         printf("brim %s\n", BRIM_VERSION);
         return EXIT_DONE;
@@ -60,8 +48,14 @@ int main(int argc, char **argv)
     for (int i = 0; i < COMMAND_COUNT; i++) {
         if (strcmp(name, commands[i].name))
             continue;
+        if (commands[i].run_own)
+            return commands[i].run_own(argc - 2, argv + 2);
         static Options options[SETS_MAX];
         int count = options_parse(options, commands[i].sets, name, argc - 2, argv + 2);
+        for (int k = 0; k < count; k++) {
+            options[k].arguments = argv + 1;
+            options[k].argument_count = argc - 1;
+        }
         return count < 0 ? EXIT_USAGE : commands[i].run(options, count);
     }
     fprintf(stderr, "brim: unknown command '%s'; `brim help` lists them\n", name);

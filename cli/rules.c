@@ -92,7 +92,8 @@ static void korthikanti(const Rules *r)
     }
     row(r, "activations: sbh(34 + 5as/h) x 2 for fp32, x layers",
         2 * plan_korthikanti_bytes(&shape, KORTHIKANTI_PLAIN, 1) * layers_of(p), MEM_GROUP_ACTIVATIONS,
-        "masks are not stored; flash keeps no scores");
+        r->options->attention == ATTENTION_FLASH ? "masks are not stored; flash keeps no scores"
+                                                 : "masks are not stored, and scores once");
 }
 
 void rules_print(FILE *out, const Options *o, const Training *t, const Plan *plan)

@@ -1,7 +1,7 @@
 /* The training script behind train, plan and compare: one function, run on meta to plan and for real to
  * train. On meta it runs one of each kind of step instead of all of them. */
-#include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli.h"
 
@@ -11,7 +11,6 @@ typedef struct Session {
     Loader *train, *held_out;
     Module *model;
     Optimizer *optimizer;
-    FILE *log;
     int64_t steps, steps_per_epoch;
     int meta, short_step_planned;
 } Session;
@@ -104,10 +103,24 @@ static void set_levers(const Options *o, Module *model)
         nn_set_loss_chunk(model, o->loss_chunk);
 }
 
+static int load_initial(const Session *s)
+{
+    const Options *o = s->options;
+    WeightsReport report = {0};
+    if (!o->init || !s->model)
+        return error_code();
+    int status = io_load_weights(s->model, o->init, &(WeightsOptions){.partial = o->init_partial}, &report);
+    if (!status && !s->meta && report.note[0])
+        fprintf(stderr, "brim: %s: %s\n", o->init, report.note);
+    return status;
+}
+
 static int session_open(Session *s)
 {
     const Options *o = s->options;
     s->meta = context_is_meta(context_current());
+    if (train_log_begin(s->training->log))
+        return error_code();
     s->train = open_loader(o, DATA_TRAIN);
     s->held_out = s->train ? open_loader(o, DATA_HELD_OUT) : NULL;
     if (!s->held_out || check_data(s))
@@ -115,14 +128,14 @@ static int session_open(Session *s)
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
     s->model = nn_model(&o->preset);
+    if (load_initial(s) || (o->export && !s->meta && io_check_directory(o->export)))
+        return error_code();
     set_levers(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
     s->training->parameters = nn_parameter_count(s->model);
     s->training->samples = data_samples(s->train);
     s->training->blocks = nn_block_count(s->model);
     s->training->steps = s->steps;
-    if (o->log && !s->meta && !(s->log = fopen(o->log, "w")))
-        return error_raise(ERROR_FILE, "cannot write the log %s: %s", o->log, strerror(errno));
     return error_code();
 }
 
@@ -136,7 +149,7 @@ static Tensor *class_loss(Module *model, const Batch *b, int64_t *right)
     return tensor_cross_entropy(tensor_move(logits), b->labels, BATCH_IGNORE, 1.0f / (float)b->labels_total);
 }
 
-static void evaluate(Session *s)
+static void evaluate(Session *s, int64_t step)
 {
     double loss = 0;
     int64_t labels = 0, right = 0, samples = 0;
@@ -159,6 +172,9 @@ static void evaluate(Session *s)
     s->training->validation_loss = labels ? loss / (double)labels : 0;
     s->training->accuracy = classify && samples ? (double)right / (double)samples : -1;
     s->training->validation_samples = samples;
+    train_log_validation(s->training->log, &(RunLogValidation){.step = step,
+                                                               .loss = s->training->validation_loss,
+                                                               .accuracy = s->training->accuracy});
 }
 
 /* ---- Writing a sample ------------------------------------------------------------------------ */
@@ -200,39 +216,31 @@ static void generate(Session *s)
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-static void write_log(const Session *s, int64_t step, double loss, int64_t tokens)
+static double seconds_now(void)
 {
-    if (!s->log || error_code())
-        return;
-    const MemStats *stats = memtrack_stats(context_ledger(context_current()));
-    json_t *groups = json_object();
-    for (int g = 0; g < MEM_GROUP_COUNT; g++)
-        json_object_set_new(groups, memtrack_group_name((MemGroup)g),
-                            json_integer((json_int_t)report_group(stats->step_at_peak, (MemGroup)g)));
-    json_t *line =
-        json_pack("{s:I, s:f, s:f, s:I, s:I, s:I, s:o}", "step", (json_int_t)step + 1, "loss", loss, "lr",
-                  (double)optim_lr(s->optimizer), "tokens", (json_int_t)tokens, "live_bytes",
-                  (json_int_t)stats->live, "peak_bytes", (json_int_t)stats->step_peak, "at_peak", groups);
-    json_dumpf(line, s->log, JSON_COMPACT | JSON_REAL_PRECISION(9));
-    json_decref(line);
-    if (fputc('\n', s->log) == EOF || fflush(s->log))
-        error_raise(ERROR_FILE, "cannot write the log %s: %s", s->options->log, strerror(errno));
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 static void train_step(Session *s, int64_t step)
 {
+    double start = seconds_now();
     int scope = tensor_scope_begin();
     for (const Batch *b; (b = data_next(s->train));)
         tensor_backward(nn_loss(s->model, b));
     int64_t tokens = data_step_tokens(s->train);
     brim_step(tokens);
-    write_log(s, step, tensor_step_loss(), tokens);
+    RunLogStep line = {
+        .step = step + 1, .loss = tensor_step_loss(), .lr = (double)optim_lr(s->optimizer), .tokens = tokens};
     optim_step(s->optimizer);
     if (s->options->keep_gradients)
         optim_zero_grad_keep(s->optimizer);
     else
         optim_zero_grad(s->optimizer);
     tensor_scope_end(scope);
+    line.seconds = seconds_now() - start;
+    train_log_step(s->training->log, &line);
 }
 
 /* On meta, after two ordinary steps only the epoch's short one is of another kind. */
@@ -252,6 +260,23 @@ static int64_t next_step(Session *s, int64_t step)
     return last;
 }
 
+static void say_validation(const Session *s, int64_t step)
+{
+    char accuracy[32] = "";
+    if (s->training->accuracy >= 0)
+        snprintf(accuracy, sizeof accuracy, "  accuracy %.2f %%", 100 * s->training->accuracy);
+    brim_say("step %4lld  validation loss %.4f%s", (long long)step + 1, s->training->validation_loss,
+             accuracy);
+}
+
+static void export_weights(const Session *s)
+{
+    const Options *o = s->options;
+    int type = safetensors_type_of(o->export_dtype);
+    if (io_save_weights(s->model, &o->preset, o->export, (SafetensorsType)type) == 0 && o->source)
+        io_keep_source(o->source, o->export);
+}
+
 int training_script(void *config)
 {
     Session s = {.training = config, .options = ((Training *)config)->options};
@@ -263,20 +288,16 @@ int training_script(void *config)
         int due = o->evaluate_every ? (step + 1) % o->evaluate_every == 0
                                     : o->epochs && (step + 1) % s.steps_per_epoch == 0;
         if (due && step + 1 < s.steps && !s.meta && !error_code()) {
-            evaluate(&s);
-            if (!o->quiet && !o->json && !error_code()) {
-                printf("step %4lld  validation loss %.4f", (long long)step + 1, s.training->validation_loss);
-                if (s.training->accuracy >= 0)
-                    printf("  accuracy %.2f %%", 100 * s.training->accuracy);
-                printf("\n");
-            }
+            evaluate(&s, step + 1);
+            if (!error_code())
+                say_validation(&s, step);
         }
     }
     if (!error_code())
-        evaluate(&s);
+        evaluate(&s, s.steps);
     if (o->sample && !error_code())
         generate(&s);
-    if (s.log)
-        fclose(s.log);
+    if (o->export && !s.meta && !error_code())
+        export_weights(&s);
     return error_code();
 }

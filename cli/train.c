@@ -19,25 +19,44 @@ static const char *upper(const char *optimizer)
     return optimizer;
 }
 
+/* Whether the rows below the title differ in this option: then the title does not name a value of it. */
+static int varies(const Options *o, const char *flag)
+{
+    return strstr(o->label, flag) != NULL;
+}
+
+static void print_sizes(const Options *o)
+{
+    if (varies(o, "--model")) /* each has its usual batch and sequence */
+        return;
+    if (!varies(o, "--batch"))
+        printf("  batch %d", o->batch);
+    if (o->seq && !varies(o, "--seq"))
+        printf("%sseq %d", varies(o, "--batch") ? "  " : " x ", o->seq);
+    if (o->accumulate > 1 && !varies(o, "--accumulate"))
+        printf(" x accumulate %d", o->accumulate);
+    if (o->seq && !varies(o, "--attention"))
+        printf("  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
+}
+
 void print_title(const Options *o, int64_t parameters, int64_t steps)
 {
-    printf("%s  %s parameters  fp32  %s  batch %d", o->model, report_count(parameters).text,
-           upper(o->optimizer), o->batch);
-    if (o->seq)
-        printf(" x seq %d", o->seq);
-    if (o->accumulate > 1)
-        printf(" x accumulate %d", o->accumulate);
-    if (o->seq)
-        printf("  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
+    if (varies(o, "--model"))
+        printf("several models  fp32");
+    else
+        printf("%s  %s parameters  fp32", o->model, report_count(parameters).text);
+    if (!varies(o, "--optimizer"))
+        printf("  %s", upper(o->optimizer));
+    print_sizes(o);
     static const CheckpointChoice none;
-    if (!checkpoint_equal(&o->checkpoint, &none))
+    if (!varies(o, "--checkpoint") && !checkpoint_equal(&o->checkpoint, &none))
         printf("  checkpoint %.28s%s", checkpoint_text(&o->checkpoint).text,
                strlen(checkpoint_text(&o->checkpoint).text) > 28 ? "…" : "");
     if (o->fused)
         printf("  fused step, no clipping");
-    if (o->keep_gradients)
+    if (o->keep_gradients && !varies(o, "--zero-grad"))
         printf("  gradients kept");
-    if (o->loss_chunk)
+    if (o->loss_chunk && !varies(o, "--loss-chunk"))
         printf("  loss in chunks of %d rows", o->loss_chunk);
     if (steps)
         printf("  %" PRId64 " step%s", steps, steps == 1 ? "" : "s");
@@ -109,11 +128,25 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     if (r->segments_off_plan)
         printf("%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n",
                r->segments_off_plan, r->first_off_plan + 1);
+    if (o->export)
+        printf("\nThe weights are in %s, as %s.\n", o->export, o->export_dtype);
     if (t->generated[0]) {
         printf("\nIt writes: ");
         print_words(t->generated, print_words(o->prompt ? o->prompt : "The ", SAMPLE_INDENT));
         printf("\n");
     }
+}
+
+/* Not where a panel stands in place of the lines. */
+static void print_line_heading(const Options *o)
+{
+    PanelStyle style;
+    if (!o->quiet && report_terminal(stdout, &style) && report_panel_fits(&style))
+        return;
+    if (!o->quiet)
+        printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
+               o->seq ? "tokens" : "samples");
+    printf("\n");
 }
 
 static void print_start(const Options *o, const Training *t, const Plan *plan)
@@ -123,10 +156,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
     kernels_blas_start(threads);
     printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
            threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
-    if (!o->quiet)
-        printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
-               o->seq ? "tokens" : "samples");
-    printf("\n");
+    print_line_heading(o);
     fflush(stdout);
 }
 
@@ -139,9 +169,12 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
         print_start(o, training, plan);
     if (kernels_blas_warning())
         fprintf(stderr, "brim: %s\n", kernels_blas_warning());
+    run.panel = 1;
+    run.steps = training->steps;
     if (o->epochs && !o->every)
         run.every = (int)(training->steps / 20) + 1;
     plan_execute(training_script, training, &run, plan, &result);
+    train_log_close(training->log, plan, &result);
     if (result.status) {
         fflush(stdout);
         fprintf(stderr, "brim: %s\n", result.error);
@@ -158,9 +191,10 @@ int command_train(const Options *options, int count)
 {
     (void)count;
     Options o = *options;
-    Training training = {.options = &o};
+    TrainLog log;
+    Training training = {.options = &o, .log = &log};
     Plan plan;
-    if (resolve_checkpoint(&o))
+    if (resolve_checkpoint(&o) || train_log_prepare(&log, o.log))
         return EXIT_NO;
     int status = plan_or_say(&o, &training, &plan);
     if (!status)
@@ -168,7 +202,10 @@ int command_train(const Options *options, int count)
     if (!status)
         status = check_machine(&o, &plan);
     if (!status)
+        status = train_log_open(&log, &training, &plan);
+    if (!status)
         status = train_planned(&o, &training, &plan);
+    train_log_close(&log, NULL, NULL);
     plan_free(&plan);
     return status;
 }

@@ -1,6 +1,6 @@
 /* A small Llama learns to write, one byte at a time.      llama [STEPS [FILE.txt]]
- * brim_run calls train twice. The first time nothing is computed, every allocation is only entered in the
- * books: that is the plan. The second time it trains, in exactly the memory that the plan asked for. */
+ * brim_run calls train first to plan: nothing is computed, every allocation is only entered in the books.
+ * Then train runs for real, in exactly the memory that the plan asked for. */
 #include <brim.h>
 
 #include <stdlib.h>

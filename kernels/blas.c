@@ -216,6 +216,9 @@ static int blas_quota_processors(void)
 
 int kernels_default_threads(void)
 {
+    const char *wanted = getenv("BRIM_THREADS");
+    if (wanted && atoi(wanted) > 0)
+        return atoi(wanted);
     int processors = team_processors();
     int quota = blas_quota_processors();
     if (quota && quota < processors)

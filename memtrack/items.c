@@ -115,6 +115,9 @@ static uint32_t fill_live(MemItems *items)
         if (live[t] > live[highest])
             highest = t;
     }
+    for (uint32_t t = 0; t < moments; t++)
+        if (live[t] > items->most[t / MEM_LIVE_BLOCK])
+            items->most[t / MEM_LIVE_BLOCK] = live[t];
     items->floor = live[highest];
     return highest;
 }
@@ -164,17 +167,28 @@ static void find_loose(MemItems *items)
     }
 }
 
+/* The largest of live at moments [from, to), by the largest of each block where a whole block is in it. */
+static uint64_t most_live(const MemItems *items, uint32_t from, uint32_t to)
+{
+    uint64_t most = 0;
+    while (from < to) {
+        bool whole = from % MEM_LIVE_BLOCK == 0 && to - from >= MEM_LIVE_BLOCK;
+        uint64_t here = whole ? items->most[from / MEM_LIVE_BLOCK] : items->live[from];
+        most = here > most ? here : most;
+        from += whole ? MEM_LIVE_BLOCK : 1;
+    }
+    return most;
+}
+
 static void measure(const MemItems *items, MemItem *item)
 {
     for (uint32_t s = 0; s < item->span_count; s++) {
         const MemSpan *span = &items->spans[item->span + s];
         uint32_t from = items->start[span->kind] + span->from, to = items->start[span->kind] + span->to;
+        uint64_t live = most_live(items, from, to);
         item->time += to - from;
-        if (items->base[to - 1] > item->base)
-            item->base = items->base[to - 1];
-        for (uint32_t t = from; t < to; t++)
-            if (items->live[t] > item->live)
-                item->live = items->live[t];
+        item->base = items->base[to - 1] > item->base ? items->base[to - 1] : item->base;
+        item->live = live > item->live ? live : item->live;
     }
 }
 
@@ -196,9 +210,11 @@ static int take_room(MemItems *items)
     items->item_of = memtrack_host_alloc(NULL, moments * sizeof *items->item_of);
     items->live = memtrack_host_calloc(NULL, (moments + 1) * sizeof *items->live);
     items->base = memtrack_host_calloc(NULL, (moments + 1) * sizeof *items->base);
+    items->most = memtrack_host_calloc(NULL, (moments / MEM_LIVE_BLOCK + 1) * sizeof *items->most);
     items->items = memtrack_host_alloc(NULL, items->item_room * sizeof *items->items);
     items->spans = memtrack_host_alloc(NULL, items->span_room * sizeof *items->spans);
-    return items->item_of && items->live && items->base && items->items && items->spans ? 0 : -1;
+    return items->item_of && items->live && items->base && items->most && items->items && items->spans ? 0
+                                                                                                       : -1;
 }
 
 int memtrack_items_create_(MemItems *items, const MemTrace *trace)
@@ -223,6 +239,7 @@ void memtrack_items_destroy_(MemItems *items)
     memtrack_host_free(NULL, items->item_of, moments * sizeof *items->item_of);
     memtrack_host_free(NULL, items->live, (moments + 1) * sizeof *items->live);
     memtrack_host_free(NULL, items->base, (moments + 1) * sizeof *items->base);
+    memtrack_host_free(NULL, items->most, (moments / MEM_LIVE_BLOCK + 1) * sizeof *items->most);
     memtrack_host_free(NULL, items->items, items->item_room * sizeof *items->items);
     memtrack_host_free(NULL, items->spans, items->span_room * sizeof *items->spans);
 }

@@ -47,6 +47,8 @@ static void record(MemLedger *ledger, MemEventKind kind, const MemBlock *block, 
                                    .offset = block->offset,
                                    .bytes = block->bytes,
                                    .requested = block->requested,
+                                   .end = block->end,
+                                   .time_ns = memtrack_clock_() - tracker->created_ns,
                                    .live = stats->live});
 }
 

@@ -131,9 +131,10 @@ typedef struct MemEvent {
     MemComponent component; /* after the event */
     MemComponent from;      /* RETAG: before the event; otherwise == component */
     MemWhere where;         /* FREE, RETAG: phase, step and op of now, place of the allocation */
-    uint64_t serial, offset, bytes,
-        requested; /* the block's; its end is that of its ALLOC's component and size, or LOW by hints */
-    uint64_t live; /* the ledger's live bytes after the event */
+    uint64_t serial, offset, bytes, requested; /* the block's */
+    MemEnd end;                                /* the block's */
+    uint64_t live;                             /* the ledger's live bytes after the event */
+    uint64_t time_ns; /* since the tracker was made; in no hash, and different in every run */
 } MemEvent;
 
 /* The books. All in bytes (rounded sizes). at_peak sums to peak; own_peak is each component's highest moment.
@@ -194,6 +195,11 @@ BRIM_API int64_t memtrack_step_set(MemTracker *tracker, int64_t step);
 BRIM_API int64_t memtrack_step(const MemTracker *tracker);
 BRIM_API const char *memtrack_op_set(MemTracker *tracker, const char *op);
 
+/* Called whenever an op begins (memtrack_op_set with a name), so that what goes on can be shown while it goes
+ * on. It may read the books; it must not change them. One a tracker; NULL ends it. */
+typedef void (*MemWatch)(void *user);
+BRIM_API void memtrack_watch(MemTracker *tracker, MemWatch watch, void *user);
+
 /* ---- Ledger ---------------------------------------------------------------------------------- */
 
 /* NULL when the reservation cannot be had: capacity 0, or more than the system (or the container) has left.
@@ -241,7 +247,8 @@ BRIM_API size_t memtrack_peak_blocks(const MemLedger *ledger, MemPeakBlock *out,
 
 /* Ends the running segment and packs what was traced. *hints is NULL when nothing better was found than what
  * the ledger did by itself: its needs are within 0.1 % of its peak, there is no trace, or it has more than 64
- * kinds of segments. Returns 0, or -1 without memory. Deterministic: the same trace, the same hints. */
+ * kinds of segments or 262,144 allocations in them. Returns 0, or -1 without memory. Deterministic: the same
+ * trace, the same hints. */
 BRIM_API int memtrack_pack(MemLedger *ledger, MemHints **hints);
 BRIM_API void memtrack_hints_free(MemHints *hints); /* NULL is fine */
 /* "by size": how they were found; "online" for NULL. */
@@ -284,6 +291,18 @@ BRIM_API void memtrack_host_free(MemTracker *tracker, void *block, size_t bytes)
 BRIM_API char *memtrack_host_strdup(MemTracker *tracker, const char *text);       /* free with strlen + 1 */
 BRIM_API uint64_t memtrack_host_live(const MemTracker *tracker);
 BRIM_API uint64_t memtrack_host_peak(const MemTracker *tracker);
+
+/* ---- Files ------------------------------------------------------------------------------------
+ * A file's bytes without memory of one's own: pages of the system's file cache, in nobody's books. */
+
+/* The first `bytes` (1 or more; the file must have them) of an open file, read-only; the descriptor may be
+ * closed. NULL when the system refuses. A file that others cut short while it is mapped ends the process that
+ * reads beyond its end. */
+BRIM_API const void *memtrack_map_file(int file, size_t bytes);
+BRIM_API void memtrack_unmap_file(const void *mapped, size_t bytes); /* NULL is fine */
+/* Pages of [from, from + bytes) need not stay resident: reading a large file leaves the process no larger.
+ * They are read again when they are needed. */
+BRIM_API void memtrack_map_forget(const void *mapped, const void *from, size_t bytes);
 
 /* ---- Process and tests ----------------------------------------------------------------------- */
 

@@ -76,7 +76,10 @@ struct MemTracker {
     int64_t step;
     const char *op;
     uint64_t op_hash;
+    MemWatch watch; /* NULL = none */
+    void *watch_user;
     uint64_t host_live, host_peak;
+    uint64_t created_ns; /* by memtrack_clock_ */
 };
 
 /* host.c */
@@ -94,6 +97,9 @@ bool memtrack_find_kib_(const char *text, const char *key, uint64_t *bytes);
 
 /* machine.c: of the system whose /proc and /sys are in this directory ("" for this one) */
 void memtrack_machine_(const char *root, MemMachine *out);
+
+/* tracker.c: nanoseconds of a clock that never goes back. */
+uint64_t memtrack_clock_(void);
 
 /* backing.c */
 int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity);

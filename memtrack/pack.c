@@ -182,8 +182,14 @@ static bool is_easy(const MemItems *items, const MemItem *item, bool all)
     return item->span_count == 1 && (all || items->loose[items->spans[item->span].kind]);
 }
 
-/* What is hard by the packer's order, then the rest as it comes. */
-static void put_in_order(Packing *p, int packer)
+/* Placing so many looks at about a third of them each time; easy ones cost next to nothing. */
+static bool is_affordable(const Packing *p)
+{
+    return (uint64_t)p->ranked * p->ranked / 3 + p->work <= WORK;
+}
+
+/* What is hard by the packer's order, then the rest as it comes. False when that is too much work. */
+static bool put_in_order(Packing *p, int packer)
 {
     const MemItems *items = &p->items;
     bool all = packer == PACKER_COUNT - 1;
@@ -193,8 +199,11 @@ static void put_in_order(Packing *p, int packer)
             if (!items->items[i].at_bottom && is_easy(items, &items->items[i], all) == easy)
                 p->order[p->to_place++] = rank_of(&items->items[i], i, packer);
         p->ranked = easy ? p->ranked : p->to_place;
+        if (!is_affordable(p))
+            return false;
     }
     qsort(p->order, p->ranked, sizeof *p->order, by_rank);
+    return true;
 }
 
 static void keep_if_better(Packing *p, const char *packer)
@@ -209,11 +218,16 @@ static void keep_if_better(Packing *p, const char *packer)
     p->packer = packer;
 }
 
+static bool goes_on(const Packing *p)
+{
+    return p->height > p->target && p->work <= WORK;
+}
+
 /* What went too high is placed earlier, again and again. */
 static void lift(Packing *p, int packer)
 {
-    put_in_order(p, packer);
-    for (int i = 0; i < ROUNDS && p->height > p->target && p->work <= WORK; i++) {
+    bool affordable = put_in_order(p, packer);
+    for (int i = 0; affordable && i < ROUNDS && goes_on(p); i++) {
         keep_if_better(p, packer_names[packer]);
         if (p->highest >= p->ranked)
             return;
@@ -272,16 +286,16 @@ int memtrack_pack(MemLedger *ledger, MemHints **hints)
     memtrack_trace_segment_(trace);
     if (trace->failed)
         return -1;
-    if (trace->beyond || stats->needs - stats->peak <= stats->peak / 1000)
+    if (trace->beyond || stats->needs - stats->peak <= stats->peak / 1000 || stats->needs > UINT64_MAX / 4)
         return 0;
     Packing p;
     int failed = packing_create(&p, trace, stats->needs);
     p.target = p.items.floor + p.items.floor / 1000;
-    for (int i = 0; !failed && i < PACKER_COUNT && p.height > p.target; i++) {
-        put_in_order(&p, i);
-        keep_if_better(&p, packer_names[i]);
+    for (int i = 0; !failed && i < PACKER_COUNT && goes_on(&p); i++) {
+        if (put_in_order(&p, i))
+            keep_if_better(&p, packer_names[i]);
     }
-    for (int i = 0; !failed && i < LIFTED && p.height > p.target; i++)
+    for (int i = 0; !failed && i < LIFTED && goes_on(&p); i++)
         lift(&p, i);
     if (!failed && p.packer) {
         *hints = memtrack_hints_create_(trace, by_moment(&p), p.height, p.packer);

@@ -21,12 +21,15 @@ typedef struct MemItem {
     bool at_bottom;
 } MemItem;
 
+enum { MEM_LIVE_BLOCK = 64 };
+
 /* Moments of all kinds stand on one axis, those of kind k from start[k] on. */
 typedef struct MemItems {
     const MemTrace *trace;
     uint32_t start[MEM_TRACE_KINDS + 1];
     uint32_t *item_of; /* by moment: the item allocated then */
     uint64_t *live;    /* by moment: bytes of all items that live then */
+    uint64_t *most;    /* the largest of each block of live */
     uint64_t *base;    /* by moment: where the bottom ends */
     MemItem *items;
     MemSpan *spans;

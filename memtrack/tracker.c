@@ -2,6 +2,7 @@
  * ledgers.
  */
 #include <string.h>
+#include <time.h>
 
 #include "memtrack_.h"
 
@@ -49,12 +50,20 @@ MemGroup memtrack_component_group(MemComponent component)
     return (unsigned)component < MEM_COMPONENT_COUNT ? component_groups[component] : MEM_GROUP_OVERHEAD;
 }
 
+uint64_t memtrack_clock_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 MemTracker *memtrack_create(void)
 {
     MemTracker *tracker = memtrack_host_calloc(NULL, sizeof *tracker);
     if (!tracker)
         return NULL;
     memtrack_host_adopt_(tracker);
+    tracker->created_ns = memtrack_clock_();
     if (memtrack_places_create_(tracker)) {
         memtrack_destroy(tracker);
         return NULL;
@@ -113,5 +122,13 @@ const char *memtrack_op_set(MemTracker *tracker, const char *op)
     tracker->op = op;
     /* Hashed here, once an op, rather than at each of its events. */
     tracker->op_hash = op ? memtrack_hash_text_(MEMTRACK_HASH_SEED, op, strlen(op)) : 0;
+    if (tracker->watch && op)
+        tracker->watch(tracker->watch_user);
     return before;
+}
+
+void memtrack_watch(MemTracker *tracker, MemWatch watch, void *user)
+{
+    tracker->watch = watch;
+    tracker->watch_user = user;
 }

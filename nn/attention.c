@@ -46,8 +46,10 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
         return gpt2_attention(module, x, batch);
     Tensor *q = projected(self, 0, x), *k = projected(self, 1, x), *v = projected(self, 2, x);
     if (c->style == ATTENTION_LLAMA) {
-        q = tensor_rope_from(tensor_move(q), c->heads, c->rope_theta, module_past(batch));
-        k = tensor_rope_from(tensor_move(k), c->kv_heads, c->rope_theta, module_past(batch));
+        RopeOptions rope = {c->heads, c->rope_theta, module_past(batch), c->rope_scaling};
+        q = tensor_rope_with(tensor_move(q), &rope);
+        rope.heads = c->kv_heads;
+        k = tensor_rope_with(tensor_move(k), &rope);
     }
     AttentionOptions options = options_of(self, c->style == ATTENTION_BERT && batch ? batch->mask : NULL);
     Tensor *out;

@@ -116,8 +116,10 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
     MemHints *hints = NULL;
     *plan = (Plan){.packer = memtrack_hints_packer(NULL)};
     dry_run(script, config, o, NULL, &hints, plan);
-    if (hints)
+    if (hints && !plan->status)
         improve(script, config, o, hints, plan);
+    else
+        memtrack_hints_free(hints);
     if (plan->status)
         plan_free(plan);
     return plan->status;
@@ -129,5 +131,5 @@ void plan_free(Plan *plan)
     memtrack_host_free(NULL, plan->places, (size_t)plan->place_count * sizeof *plan->places);
     plan->hints = NULL;
     plan->places = NULL;
-    plan->place_count = plan->largest_count = 0;
+    plan->place_count = 0;
 }

@@ -34,7 +34,10 @@ typedef struct RunOptions {
     int quiet;           /* 1: print nothing */
     int every; /* a step line every so many steps; 0 = about 20 lines a run is left to the caller: every step
                 */
-    const char *title; /* first line of the tables; NULL = none */
+    const char *title;   /* first line of the tables; NULL = none */
+    int panel;           /* 1: where `out` is a terminal, a panel redrawn in place instead of step lines */
+    int64_t steps;       /* of the run, for the panel; 0 = as many as the plan saw */
+    const char *counted; /* what brim_step is given, for the panel: "tokens", "samples"; NULL = not said */
 } RunOptions;
 
 /* A run falls into segments: the set-up, training steps, evaluations. The allocation events of a segment as
@@ -116,6 +119,10 @@ BRIM_API int brim_run(Script script, void *config, const RunOptions *options);
 /* Called by a script once a step, anywhere after its last backward, with the tokens (or samples) the step
  * saw. Prints the step's line and keeps what the end table says; does nothing on meta or outside a run. */
 BRIM_API void brim_step(int64_t tokens);
+
+/* Prints a line of the script's own where the step lines go, above the panel if there is one. Does nothing on
+ * meta, outside a run, or when the run is quiet. */
+BRIM_API void brim_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #ifdef __cplusplus
 }

@@ -1,9 +1,11 @@
 /* The real run of a script by its plan, and the comparison of their segments. */
 #include <inttypes.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <time.h>
 
+#include "live_.h"
 #include "plan_.h"
 
 enum { RECENT_STEPS = 101 };
@@ -18,6 +20,7 @@ typedef struct Run {
     double step_seconds;          /* of the step that ended last */
     double tokens, token_seconds; /* of all steps but the first, which warms up */
     double recent[RECENT_STEPS];  /* seconds, as a ring */
+    Live live;
 } Run;
 
 static _Thread_local Run *current_run;
@@ -132,7 +135,9 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     Run *run_outside = current_run;
     current_run = &run;
     RealSegments segments = {plan, result};
+    live_start_(&run.live, o, plan, &machine, run.out, context->ledger);
     result->status = plan_run_script_(script, config, context, compare_segment, &segments);
+    live_end_(&run.live);
     current_run = run_outside;
     plan_keep_error_(result->error, sizeof result->error, result->status);
     result->seconds = now() - run.started;
@@ -168,10 +173,28 @@ void brim_step(int64_t tokens)
     result->loss_last = loss;
     run->last = t;
     int every = run->options->every > 0 ? run->options->every : 1;
+    const StepLine line = {step, loss, (double)tokens / seconds};
+    if (live_step_(&run->live, &line, (double)tokens, seconds))
+        return;
     if (!run->options->quiet && (step == 1 || step % every == 0)) {
-        report_step(run->out, context->ledger, &(StepLine){step, loss, (double)tokens / seconds});
+        report_step(run->out, context->ledger, &line);
         fflush(run->out);
     }
+}
+
+void brim_say(const char *format, ...)
+{
+    Run *run = current_run;
+    Context *context = context_here();
+    if (!run || !context || context->meta || run->options->quiet)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    live_make_room_(&run->live);
+    vfprintf(run->out, format, arguments);
+    fputc('\n', run->out);
+    fflush(run->out);
+    va_end(arguments);
 }
 
 static void print_plan(FILE *out, const RunOptions *o, const Plan *plan)

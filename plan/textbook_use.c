@@ -299,7 +299,8 @@ static const Lesson lessons[] = {
       .remark = "In int8, yes; in 16 bit not: an RTX 3090 has 25.4 GB = 23.70 GiB."},
      infer_13b},
     {{"13b-tune", inference, "13B tuned there, fp32 and Adam", "It cannot be.", "208 GB", .unit = "bytes",
-      .formula = "13,015,864,320 x (4 + 4 + 2 x 4)", .remark = "Right: states alone are eight such cards."},
+      .formula = "13,015,864,320 x (4 + 4 + 2 x 4)",
+      .remark = "Right: states alone fill more than eight such cards."},
      tune_13b},
     {{"13b-qlora", inference, "13B tuned there, QLoRA r16", "It cannot be.", "-", .unit = "bytes",
       .formula =

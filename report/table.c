@@ -3,16 +3,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "report.h"
+#include "report_.h"
 
-typedef struct Unit {
-    const char *name;
-    double bytes;
-    int decimals;
-    double smallest; /* that these decimals show */
-} Unit;
-
-static Unit unit_for(uint64_t largest)
+Unit report_unit_(uint64_t largest)
 {
     if (largest < 64 * 1024)
         return (Unit){"KiB", 0x1p10, 2, 0.01};
@@ -29,13 +22,14 @@ static void cell(FILE *out, Unit unit, const MemSummary *summary, uint64_t bytes
         fprintf(out, "%*.*f", COLUMN, unit.decimals, (double)bytes / unit.bytes);
 }
 
-static const char *const group_labels[MEM_GROUP_COUNT] = {
+const char *const report_group_labels_[MEM_GROUP_COUNT] = {
     [MEM_GROUP_PARAMETERS] = "parameters",
     [MEM_GROUP_GRADIENTS] = "gradients",
     [MEM_GROUP_OPTIMIZER_STATES] = "optimizer states",
     [MEM_GROUP_ACTIVATIONS] = "activations",
     [MEM_GROUP_OVERHEAD] = "overhead",
 };
+const char *const report_group_short_[MEM_GROUP_COUNT] = {"param", "grad", "optim", "activ", "other"};
 
 static const char *const component_labels[MEM_COMPONENT_COUNT] = {
     [MEM_PARAMETER] = "  trainable",   [MEM_FROZEN] = "  frozen",
@@ -77,7 +71,7 @@ static void group_rows(FILE *out, Unit unit, const MemSummary *planned, const Me
                        MemGroup group)
 {
     const MemSummary *shown = measured ? measured : planned;
-    fprintf(out, "%-*s", LABEL, group_labels[group]);
+    fprintf(out, "%-*s", LABEL, report_group_labels_[group]);
     cell(out, unit, planned, planned ? report_group(planned->stats.at_peak, group) : 0);
     cell(out, unit, measured, measured ? report_group(measured->stats.at_peak, group) : 0);
     if (group != MEM_GROUP_OVERHEAD) {
@@ -119,7 +113,7 @@ static void peak_row(FILE *out, Unit unit, const MemSummary *planned, const MemS
 void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured)
 {
     const MemSummary *shown = measured ? measured : planned;
-    Unit unit = unit_for(shown->stats.peak);
+    Unit unit = report_unit_(shown->stats.peak);
     fprintf(out, "%-*s", LABEL, unit.name);
     if (planned)
         fprintf(out, "%*s", COLUMN, "planned");
@@ -158,7 +152,7 @@ static void difference(FILE *out, Unit unit, const char *label, int64_t bytes)
 void report_textbook(FILE *out, const MemSummary *summary)
 {
     const MemStats *s = &summary->stats;
-    Unit unit = unit_for(s->peak);
+    Unit unit = report_unit_(s->peak);
     uint64_t own[MEM_GROUP_COUNT], at[MEM_GROUP_COUNT], textbook = 0;
     for (int g = 0; g < MEM_GROUP_COUNT; g++) {
         own[g] = report_group(s->own_peak, (MemGroup)g);
@@ -201,12 +195,11 @@ void report_row(FILE *out, const char *label, const MemSummary *summary, double 
 void report_step(FILE *out, const MemLedger *ledger, const StepLine *line)
 {
     const MemStats *s = memtrack_stats(ledger);
-    Unit unit = unit_for(s->step_peak);
-    static const char *const short_names[MEM_GROUP_COUNT] = {"param", "grad", "optim", "activ", "other"};
+    Unit unit = report_unit_(s->step_peak);
     fprintf(out, "step %4" PRId64 "  loss %7.4f %7s/s |", line->step, line->loss,
             report_count((int64_t)line->tokens_per_second).text);
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
-        fprintf(out, " %s %.*f", short_names[g], unit.decimals,
+        fprintf(out, " %s %.*f", report_group_short_[g], unit.decimals,
                 (double)report_group(s->step_at_peak, (MemGroup)g) / unit.bytes);
     fprintf(out, " = %.*f %s\n", unit.decimals, (double)s->step_peak / unit.bytes, unit.name);
 }

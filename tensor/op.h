@@ -36,6 +36,7 @@ typedef union OpAttr {
     struct {
         int heads;
         float theta;
+        RopeScaling scaling;
         int offset;
     } rope;
     struct {

@@ -238,8 +238,31 @@ BRIM_API Tensor *tensor_relu(Tensor *x);
 BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
 BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
-/* The same for positions first..first+T-1. */
-BRIM_API Tensor *tensor_rope_from(Tensor *x, int heads, float theta, int first);
+
+/* How trained positions are stretched over longer texts, as transformers computes it: LINEAR divides every
+ * frequency by factor; LLAMA3 (Llama 3.1) divides those of waves longer than original_max_seq /
+ * low_freq_factor, leaves those shorter than original_max_seq / high_freq_factor, and goes over smoothly
+ * between. */
+typedef enum RopeScalingKind { /* values match the kernels' */
+                               ROPE_SCALING_NONE,
+                               ROPE_SCALING_LINEAR,
+                               ROPE_SCALING_LLAMA3
+} RopeScalingKind;
+typedef struct RopeScaling {
+    RopeScalingKind kind;
+    float factor;
+    float low_freq_factor, high_freq_factor; /* LLAMA3: 1 and 4 */
+    int original_max_seq;                    /* LLAMA3: 8192 */
+} RopeScaling;
+
+typedef struct RopeOptions {
+    int heads;
+    float theta;
+    int first;           /* position of x's first row */
+    RopeScaling scaling; /* kind 0 = none */
+} RopeOptions;
+/* tensor_rope for positions first..first+T-1, with stretched frequencies. */
+BRIM_API Tensor *tensor_rope_with(Tensor *x, const RopeOptions *options);
 
 typedef enum AttentionKind { ATTENTION_FLASH, ATTENTION_EAGER } AttentionKind;
 typedef struct AttentionOptions {

@@ -86,7 +86,7 @@ static void help_and_version(void **state)
             assert_non_null(strstr(o->out, words[k]));
     }
     o = expect_code(RUN("train", "--help"), 0);
-    assert_non_null(strstr(o->out, "usage: brim COMMAND"));
+    assert_int_equal(strncmp(o->out, "brim train: ", 12), 0);
     o = expect_code(RUN("--version"), 0);
     assert_int_equal(strncmp(o->out, "brim ", 5), 0);
 }
@@ -289,7 +289,7 @@ static void plan_tables(void **state)
         expect_code(RUN("plan", "--model", "gpt2", "--checkpoint", "blocks", "--optimizer", "sgd"), 0);
     assert_non_null(strstr(o->out, "124,439,808 parameters"));
     assert_non_null(strstr(o->out, "checkpoint blocks"));
-    assert_int_equal(lines_starting(o->out, "optimizer states"), 1);
+    assert_int_equal(lines_starting(o->out, "optimizer states  "), 1);
     assert_int_equal(lines_starting(o->out, "Peak at: "), 1);
     assert_int_equal(lines_starting(o->out, "textbook P + G + O + A"), 1);
     assert_null(strstr(o->out, "measured"));

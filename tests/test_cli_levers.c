@@ -149,7 +149,7 @@ static void rows_are_run(void **state)
     }
     json_decref(root);
     Outcome *o = expect_code(RUN("compare", "--batch", "1", "--seq", "8", "--run", "1", "--fused-step"), 0);
-    assert_int_equal(lines_starting(o->out, "1 STEPS OF EACH"), 1);
+    assert_int_equal(lines_starting(o->out, "1 STEP OF EACH"), 1);
 }
 
 static void comma_separated_values(void **state)
@@ -210,7 +210,7 @@ static void fit_tables(void **state)
         if (lines_starting(o->out, rows[i]) < 2)
             fail_msg("not two rows '%s' in\n%s", rows[i], o->out);
     assert_non_null(strstr(o->out, "fused step saves nothing by itself"));
-    assert_non_null(strstr(o->out, "eager attention needs 8.00 more"));
+    assert_non_null(strstr(o->out, "eager attention needs 8.00 GiB more"));
     assert_int_equal(lines_starting(o->out, "PyTorch eager: ESTIMATED"), 1);
     o = expect_code(RUN("fit", "--model", "llama-3.1-70b", "--card", "t4"), 1);
     assert_non_null(strstr(o->out, "no, -"));

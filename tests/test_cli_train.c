@@ -149,20 +149,29 @@ static void nothing_moves_without_a_learning_rate(void **state)
 
 /* ---- The log --------------------------------------------------------------------------------- */
 
-/* Every line is an object with these keys; returns how many lines there are, and the last loss. */
+/* Every line is an object that names its kind, a step's has these keys; returns how many steps there are, and
+ * the last loss. tests/test_runlog.c is about the rest. */
 static int check_log(const char *path, double *last_loss)
 {
-    char line[1024];
+    static char line[1 << 17];
     int count = 0;
     FILE *file = fopen(path, "r");
     assert_non_null(file);
     while (fgets(line, sizeof line, file)) {
         json_t *one = parse(line);
-        assert_keys(one, "step loss lr tokens live_bytes peak_bytes at_peak");
+        const char *kind = json_string_value(json_object_get(one, "kind"));
+        assert_non_null(kind);
+        if (strcmp(kind, "step")) {
+            json_decref(one);
+            continue;
+        }
+        assert_keys(one, "kind step loss lr tokens seconds live_bytes peak_bytes at_peak components_at_peak");
         assert_keys(json_object_get(one, "at_peak"),
                     "parameters gradients optimizer_states activations overhead");
         assert_int_equal(integer_at(one, "step"), ++count);
         assert_int_equal(sum_of(json_object_get(one, "at_peak"), NULL), integer_at(one, "peak_bytes"));
+        assert_int_equal(sum_of(json_object_get(one, "components_at_peak"), NULL),
+                         integer_at(one, "peak_bytes"));
         assert_true(integer_at(one, "live_bytes") <= integer_at(one, "peak_bytes"));
         *last_loss = real_at(one, "loss");
         json_decref(one);
@@ -198,7 +207,32 @@ static void a_log_that_cannot_be_written(void **state)
             expect_code(RUN("train", "--threads", "1", "--model", "gpt2-tiny", SMALL, "--log", paths[i]), 1);
         assert_non_null(strstr(o->err, paths[i]));
         assert_non_null(strstr(o->err, why[i]));
+        assert_null(strstr(o->out, "step ")); /* before training */
     }
+}
+
+/* A disk that fills up ends the log, not the training, and is reported once. */
+static void a_log_that_breaks_off(void **state)
+{
+    (void)state;
+    char log[192], line[1024];
+    snprintf(log, sizeof log, "%s", in_folder("breaks.jsonl"));
+    snprintf(
+        line, sizeof line,
+        "trap '' XFSZ; ulimit -f 64; exec %s train --quiet --threads 1 --model gpt2-tiny --data %s --batch 2 "
+        "--seq 16 --steps 9 --log %s 2>&1",
+        command_path(), make_text("small", 40 * 16 + 1), log);
+    FILE *pipe = popen(line, "r");
+    assert_non_null(pipe);
+    static char text[1 << 16];
+    text[fread(text, 1, sizeof text - 1, pipe)] = '\0';
+    assert_int_equal(pclose(pipe), 0);
+    const char *said = strstr(text, "cannot write the log");
+    assert_true(said && strstr(said, log) && strstr(said, "training goes on"));
+    assert_null(strstr(said + 1, "cannot write the log"));
+    assert_non_null(strstr(text, "9 steps"));
+    Outcome *o = expect_code(RUN("report", log), 0);
+    assert_non_null(strstr(o->out, "breaks off"));
 }
 
 /* ---- Numbers that are none ------------------------------------------------------------------- */
@@ -241,6 +275,7 @@ int main(void)
         cmocka_unit_test(nothing_moves_without_a_learning_rate),
         cmocka_unit_test(a_line_of_log_a_step),
         cmocka_unit_test(a_log_that_cannot_be_written),
+        cmocka_unit_test(a_log_that_breaks_off),
         cmocka_unit_test(a_loss_that_is_none_stops),
     };
     return cmocka_run_group_tests_name("training by command", tests, make_folder, remove_folder);

@@ -42,7 +42,8 @@ installed_files()
 only_public_files()
 {
     for file in bin/brim lib/libbrim.a lib/libbrim.so lib/libbrim.so.0 lib/pkgconfig/brim.pc include/brim/brim.h \
-        share/doc/brim/LICENSE share/doc/brim/docs/memory.md share/doc/brim/examples/llama.c; do
+        share/man/man1/brim.1 share/bash-completion/completions/brim \
+        share/zsh/site-functions/_brim share/doc/brim/LICENSE share/doc/brim/docs/memory.md share/doc/brim/examples/llama.c; do
         [ -e "$prefix/$file" ] || { echo "missing $file"; return 1; }
     done
     internal=$(installed_files "$prefix" | grep -v "/share/doc/brim/examples/" | grep -E '_\.h$|/kernels/|\.c$')

@@ -167,7 +167,9 @@ static void test_rope(void **state)
     (void)state;
     forget();
     Probe p = {
-        .parts = {take_random(32, 1.0f)}, .rope = {2, 4, 1, 4, 4, 100.0f, 0, 3}, .forward = forward_rope};
+        .parts = {take_random(32, 1.0f)},
+        .rope = {.batch = 2, .seq = 4, .heads = 1, .head_dim = 4, .ld = 4, .theta = 100.0f, .offset = 3},
+        .forward = forward_rope};
     float *w = take_random(32, 1.0f), *dx = take(32, NAN);
     RopeDims back = p.rope;
     back.inverse = 1;

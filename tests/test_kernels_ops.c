@@ -344,7 +344,8 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
 /* Rows of a longer sequence, from the middle on: the same bits. */
 static void check_rope_offset(const Kernels *k, int threads)
 {
-    RopeDims whole = {1, 9, 2, 6, 12, 10000.0f, 0, 4}, rest = {1, 4, 2, 6, 12, 10000.0f, 0, 4 + 5};
+    RopeDims whole = {1, 9, 2, 6, 12, 10000.0f, .offset = 4},
+             rest = {1, 4, 2, 6, 12, 10000.0f, .offset = 4 + 5};
     float *x = take_random(9 * 12, 1.0f), *y = take(9 * 12, NAN), *z = take(4 * 12, NAN);
     k->rope(&whole, x, 0.0f, y, threads);
     k->rope(&rest, x + 5 * 12, 0.0f, z, threads);
@@ -355,14 +356,30 @@ static void check_rope(const Kernels *k, int threads)
 {
     check_rope_offset(k, threads);
     release();
-    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, 0, 0}, threads);
+    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, .offset = 0}, threads);
     release();
-    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 4, 10000.0f, 0, 7}, threads);
+    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 4, 10000.0f, .offset = 7}, threads);
     release();
-    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, 0, 1},
+    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, .offset = 1},
                     threads); /* more pairs than a chunk */
     release();
-    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, 0, 131000}, threads);
+    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, .offset = 131000}, threads);
+    release();
+    RopeDims linear = {2, 9, 2, 16, 32, 5000.0f, .stretch = ROPE_LINEAR, .factor = 2.5f};
+    check_rope_dims(k, linear, threads);
+    release();
+    RopeDims llama3 = {2,
+                       90,
+                       2,
+                       64,
+                       128,
+                       5000.0f,
+                       .stretch = ROPE_LLAMA3,
+                       .factor = 8,
+                       .low_freq_factor = 1,
+                       .high_freq_factor = 4,
+                       .original_seq = 100};
+    check_rope_dims(k, llama3, threads);
 }
 
 static void test_rope(void **state)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -491,6 +492,31 @@ static void test_log_sink(void **state)
     assert_true(sunk.in_order);
 }
 
+static void test_events_carry_end_and_time(void **state)
+{
+    (void)state;
+    struct timespec pause = {.tv_nsec = 2000000};
+    MemTracker *tracker = memtrack_create();
+    MemLedger *ledger = meta(tracker);
+    assert_int_equal(memtrack_log_start(ledger, 0, NULL, NULL), 0);
+    take(ledger, 100000, MEM_PARAMETER);
+    nanosleep(&pause, NULL);
+    MemBlock block = take(ledger, 100000, MEM_ACTIVATION);
+    memtrack_retag(ledger, &block, MEM_PARAMETER); /* stays where it is */
+    memtrack_free(ledger, &block);
+    static const MemEnd ends[] = {MEM_END_LOW, MEM_END_HIGH, MEM_END_HIGH, MEM_END_HIGH};
+    uint64_t time = 0;
+    for (size_t i = 0; i < 4; i++) {
+        const MemEvent *event = memtrack_log_event(ledger, i);
+        assert_int_equal(event->end, ends[i]);
+        assert_true(event->time_ns >= time);
+        assert_true(i != 1 || event->time_ns - time >= 2000000);
+        time = event->time_ns;
+    }
+    assert_true(time < UINT64_C(60000000000)); /* since the tracker was made, not since the machine was */
+    memtrack_destroy(tracker);
+}
+
 static void test_host(void **state)
 {
     (void)state;
@@ -567,6 +593,7 @@ int main(void)
         TEST(test_step_hash),
         TEST(test_log_ring),
         TEST(test_log_sink),
+        TEST(test_events_carry_end_and_time),
         TEST(test_host),
         TEST(test_process),
     };

@@ -81,7 +81,8 @@ static Tensor *run_swiglu_same(const Case *c, Tensor **in)
 
 static Tensor *run_rope(const Case *c, Tensor **in)
 {
-    return c->b ? tensor_rope_from(in[0], c->a, c->f, c->b) : tensor_rope(in[0], c->a, c->f);
+    return c->b ? tensor_rope_with(in[0], &(RopeOptions){c->a, c->f, c->b, {0}})
+                : tensor_rope(in[0], c->a, c->f);
 }
 
 static AttentionOptions attention_options(const Case *c)

@@ -138,6 +138,8 @@ static void training_mlp(void **state)
 
 /* ---- Planning -------------------------------------------------------------------------------- */
 
+static int packed; /* the last planning */
+
 static int plan(char error[512])
 {
     Plan made;
@@ -145,6 +147,7 @@ static int plan(char error[512])
     strcpy(error, made.error);
     assert_int_equal(status, made.status);
     assert_int_equal(made.memory.stats.live, 0);
+    packed = made.hints != NULL;
     plan_free(&made);
     return status;
 }
@@ -166,6 +169,9 @@ static void planning(void **state)
                        .epochs = 1,
                        .layers = 1};
     fail_each("planning bert", plan, 300);
+    session.c = (Case){.family = MODEL_GPT2, .accumulate = 3, .optimizer = "sgd", .checkpoint = 1, .epochs = 1};
+    fail_each("planning and packing", plan, 600);
+    assert_true(packed);
 }
 
 /* Planned, printed and run: brim_run says 1, never more, whatever failed. */

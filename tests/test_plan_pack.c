@@ -323,6 +323,7 @@ static void the_peak_in_detail(void **state)
         check_places(&plan, &moment);
         plan_free(&plan);
         assert_true(plan.places == NULL && plan.hints == NULL && plan.memory.stats.needs > 0);
+        assert_int_equal(plan.largest_count, PLAN_TENSORS);
         plan_free(&plan);
     }
     plan_free(&(Plan){0});

@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""What today's estimators say, beside brim's plan and what PyTorch and brim really take: docs/accuracy.md's tables.
+
+usage: accuracy.py [--brim build/brim] [--threads 2] [--json] [CONFIGURATION ...]
+
+Trains each configuration for a few fp32 AdamW steps with brim and with PyTorch (the plain models of
+tests/parity/models.py) and asks accelerate and DeepSpeed for their estimates of the same modules. What is not
+installed is left out with a note. Each tool runs in a process of its own.
+"""
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
+STEPS = 3  # AdamW's states are there from the second on
+MIB = 1 << 20
+
+# brim's model, batch, seq; class and configuration in tests/parity/models.py
+CONFIGURATIONS = {
+    'mlp': (128, 0, 'MLP', dict(sizes=[784, 512, 512, 10])),
+    'bert-tiny': (16, 128, 'BertForMaskedLM', dict(vocab=260, dim=256, layers=4, heads=4, ffn=1024)),
+    'gpt2-tiny': (8, 128, 'GPT2LMHeadModel', dict(vocab=256, dim=256, layers=6, heads=4, ffn=1024)),
+    'llama-tiny': (8, 128, 'LlamaForCausalLM', dict(vocab=256, dim=288, layers=6, heads=6, hidden=768)),
+    'bench-llama-small': (2, 512, 'LlamaForCausalLM',
+                          dict(vocab=32000, dim=768, layers=12, heads=12, hidden=2048)),
+    'gpt2': (1, 1024, 'GPT2LMHeadModel', dict(vocab=50257, dim=768, layers=12, heads=12)),
+}
+
+
+# ---- One tool, in a process of its own --------------------------------------------------------------------------------
+
+def torch_model(name):
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, os.path.join(ROOT, 'tests', 'parity'))
+    import models
+    _, _, kind, config = CONFIGURATIONS[name]
+    return models, getattr(models, kind)(**config)
+
+
+def torch_batch(name, generator):
+    import torch
+    batch, seq, _, config = CONFIGURATIONS[name]
+    if not seq:
+        return (torch.rand(batch, config['sizes'][0], generator=generator),
+                torch.randint(config['sizes'][-1], (batch,), generator=generator))
+    tokens = torch.randint(config['vocab'], (batch, seq + 1), generator=generator)
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def resident(field):
+    with open('/proc/self/status') as f:
+        return int(re.search(rf'^{field}:\s+(\d+)', f.read(), re.M).group(1)) * 1024
+
+
+def tensor_bytes(tensors):
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def tensors_peak(step):
+    """The highest sum of what one step allocates and has not freed, as PyTorch's profiler records it."""
+    from torch.profiler import ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    live = peak = 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == '[memory]':
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+def run_torch(name, threads):
+    """tensors: the highest sum of live tensors. process: parameters, and what the process grew by after they were made."""
+    import torch
+    torch.set_num_threads(threads)
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))
+    models, model = torch_model(name)
+    models.initialise(model, seed=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
+    inputs, labels = torch_batch(name, torch.Generator().manual_seed(1))
+
+    def step():
+        models.loss_of(model(inputs), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    weights = tensor_bytes(model.parameters())
+    with open('/proc/self/clear_refs', 'w') as f:
+        f.write('5')
+    start = resident('VmRSS')
+    for _ in range(STEPS):
+        step()
+    process = weights + resident('VmHWM') - start
+    states = tensor_bytes(t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t))
+    return {'version': torch.__version__, 'parameters': sum(p.numel() for p in model.parameters()),
+            'tensors': weights + states + tensor_bytes([inputs, labels]) + tensors_peak(step), 'process': process}
+
+
+def run_accelerate(name, _):
+    """What `accelerate estimate-memory` prints as "Training using Adam": the largest entry of its dictionary."""
+    import accelerate
+    from accelerate.commands.estimate import estimate_training_usage
+    from accelerate.utils import calculate_maximum_sizes
+    total, _ = calculate_maximum_sizes(torch_model(name)[1])
+    return {'version': accelerate.__version__,
+            'fp32': max(estimate_training_usage(total, 'float32').values()),
+            'fp16': max(estimate_training_usage(total, 'float16').values())}
+
+
+def run_deepspeed(name, _):
+    """One GPU, no offload: the GPU's share by estimate_zero{2,3}_model_states_mem_needs."""
+    import deepspeed
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as zero3
+    from deepspeed.runtime.zero.stage3 import model_to_params
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as zero2
+    total, largest = model_to_params(torch_model(name)[1])
+    return {'version': deepspeed.__version__, 'zero2': zero2(total, cpu_offload=False)[1],
+            'zero3': zero3(total, largest, cpu_offload=False, cpu_offload_params=False)[1]}
+
+
+TOOLS = {'torch': run_torch, 'accelerate': run_accelerate, 'deepspeed': run_deepspeed}
+
+
+# ---- All of them ------------------------------------------------------------------------------------------------------
+
+def environment():
+    """Two pools of spinning threads fight over the cores; OpenBLAS mistakes newer processors for old ones."""
+    env = dict(os.environ, OMP_WAIT_POLICY='passive')
+    with contextlib.suppress(OSError), open('/proc/cpuinfo') as f:
+        flags = f.read()
+        core = 'SkylakeX' if ' avx512f' in flags else 'Haswell' if ' avx2' in flags else None
+        if core:
+            env.setdefault('OPENBLAS_CORETYPE', core)
+    return env
+
+
+def ask(tool, name, threads, notes):
+    command = [sys.executable, os.path.abspath(__file__), '--tool', tool, '--threads', str(threads), name]
+    child = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    if child.returncode == 0:
+        return json.loads(child.stdout.splitlines()[-1])
+    why = (child.stderr.strip().splitlines() or ['no message'])[-1]
+    note = f'{tool} is left out: {why}'
+    if note not in notes:
+        notes.append(note)
+    return None
+
+
+def brim(options, command, name, *more):
+    batch, seq, _, _ = CONFIGURATIONS[name]
+    size = ['--batch', str(batch)] + (['--seq', str(seq)] if seq else [])
+    env = {key: value for key, value in os.environ.items() if not key.startswith('OPENBLAS_')}
+    child = subprocess.run([options.brim, command, '--model', name, *size, '--threads', str(options.threads), '--json',
+                            *more], env=env, capture_output=True, text=True)
+    if child.returncode:
+        sys.exit(f'{options.brim} {command} {name}: {child.stderr.strip()}')
+    return json.loads(child.stdout)
+
+
+def textbook(name, parameters):
+    """4 + 4 + 8 bytes a parameter, and activations: Korthikanti's sbh (34 + 5as/h) a layer, in 16 bit as it is stated;
+    of the MLP every layer's output in fp32."""
+    batch, seq, _, config = CONFIGURATIONS[name]
+    if not seq:
+        return 16 * parameters, 4 * batch * sum(config['sizes'][1:])
+    layer = seq * batch * (34 * config['dim'] + 5 * config['heads'] * seq)
+    return 16 * parameters, config['layers'] * layer
+
+
+def brim_row(options, name, attention):
+    more = ['--attention', attention] if attention else []
+    plan = brim(options, 'plan', name, *more)
+    run = brim(options, 'train', name, '--steps', str(STEPS), '--every', '1000', *more)['memory']
+    return {'parameters': plan['parameters'], 'plan': plan['memory']['peak_bytes'],
+            'needs': run['needs_bytes'], 'measured': run['peak_bytes'], 'process': run['process']['peak_bytes']}
+
+
+def measure(options, name, notes):
+    sequences = CONFIGURATIONS[name][1] > 0
+    flash = brim_row(options, name, 'flash' if sequences else None)
+    states, activations = textbook(name, flash['parameters'])
+    row = {'parameters': flash['parameters'], 'textbook': states + activations, 'flash': flash,
+           'eager': brim_row(options, name, 'eager') if sequences else None}
+    for tool in TOOLS:
+        row[tool] = ask(tool, name, options.threads, notes)
+    if row['torch'] and row['torch']['parameters'] != flash['parameters']:
+        sys.exit(f"{name}: PyTorch's model has {row['torch']['parameters']:,} parameters, brim's {flash['parameters']:,}")
+    return row
+
+
+def cell(value):
+    return '' if value is None else f'{value / MIB:,.1f}'
+
+
+def of(row, tool, key):
+    return row[tool][key] if row[tool] else None
+
+
+ESTIMATES = [
+    ('textbook', lambda r: r['textbook']),
+    ('accelerate fp32', lambda r: of(r, 'accelerate', 'fp32')),
+    ('accelerate fp16', lambda r: of(r, 'accelerate', 'fp16')),
+    ('DeepSpeed ZeRO-2', lambda r: of(r, 'deepspeed', 'zero2')),
+    ('DeepSpeed ZeRO-3', lambda r: of(r, 'deepspeed', 'zero3')),
+]
+PLANS = [
+    ('brim, eager', lambda r: of(r, 'eager', 'plan')),
+    ('brim, flash', lambda r: of(r, 'flash', 'plan')),
+]
+TAKEN = [
+    ('PyTorch tensors', lambda r: of(r, 'torch', 'tensors')),
+    ('PyTorch process', lambda r: of(r, 'torch', 'process')),
+    ('brim, eager', lambda r: of(r, 'eager', 'measured')),
+    ('brim, flash', lambda r: of(r, 'flash', 'measured')),
+    ('its process', lambda r: of(r, 'flash', 'process')),
+]
+
+
+def markdown(heading, cells):
+    print('| ' + ' | '.join(heading) + ' |')
+    print('|---|' + '---:|' * (len(heading) - 1))
+    for line in cells:
+        print('| ' + ' | '.join(line) + ' |')
+    print()
+
+
+def percent(estimate, truth):
+    return '' if estimate is None or truth is None else f'{100 * (estimate - truth) / truth:+.0f} %'
+
+
+def size_text(name):
+    batch, seq, _, _ = CONFIGURATIONS[name]
+    return f'{name}, {batch}' + (f' x {seq}' if seq else '')
+
+
+def tables(rows, notes):
+    markdown(['estimated, MiB', 'parameters'] + [title for title, _ in ESTIMATES + PLANS],
+             [[size_text(name), f"{row['parameters']:,}"] + [cell(get(row)) for _, get in ESTIMATES + PLANS]
+              for name, row in rows.items()])
+    markdown(['taken, MiB'] + [title for title, _ in TAKEN],
+             [[name] + [cell(get(row)) for _, get in TAKEN] for name, row in rows.items()])
+    markdown(["estimate beside PyTorch's tensors"] + [title for title, _ in ESTIMATES],
+             [[name] + [percent(get(row), of(row, 'torch', 'tensors')) for _, get in ESTIMATES]
+              for name, row in rows.items()])
+    markdown(['brim, bytes', 'planned', 'measured', 'apart', 'needs', 'process less needs'],
+             [[f'{name}, {kind}' if row['eager'] else name, f"{b['plan']:,}", f"{b['measured']:,}", f"{b['measured'] - b['plan']:,}",
+               f"{b['needs']:,}", f"{b['process'] - b['needs']:,}"]
+              for name, row in rows.items() for kind, b in (('flash', row['flash']), ('eager', row['eager'])) if b])
+    versions = {tool: row[tool]['version'] for row in rows.values() for tool in TOOLS if row[tool]}
+    print(', '.join(f'{tool} {version}' for tool, version in versions.items()) or 'no other tool is installed')
+    for note in notes:
+        print(note)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('configuration', nargs='*', help=', '.join(CONFIGURATIONS))
+    parser.add_argument('--brim', default=os.path.join(ROOT, 'build', 'brim'))
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--json', action='store_true')
+    parser.add_argument('--tool', choices=TOOLS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    names = options.configuration or list(CONFIGURATIONS)
+    for name in names:
+        if name not in CONFIGURATIONS:
+            parser.error(f"there is no '{name}'; there are {', '.join(CONFIGURATIONS)}")
+    if options.tool:
+        print(json.dumps(TOOLS[options.tool](names[0], options.threads)))
+        return
+    if not os.access(options.brim, os.X_OK):
+        parser.error(f'{options.brim} is not there; run make first')
+    rows, notes = {}, []
+    for name in names:
+        print(f'{name} …', file=sys.stderr)
+        rows[name] = measure(options, name, notes)
+    if options.json:
+        print(json.dumps({'rows': rows, 'notes': notes}, indent=2))
+    else:
+        tables(rows, notes)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,124 @@
+/* The log of a training run. A log that cannot be created stops the command before it trains; one that breaks
+ * off later is reported once, and training goes on. */
+#include <string.h>
+
+#include "../kernels/kernels.h"
+#include "cli.h"
+
+int train_log_prepare(TrainLog *log, const char *path)
+{
+    *log = (TrainLog){.path = path};
+    if (!path || (log->outline = report_outline_create()))
+        return EXIT_DONE;
+    fprintf(stderr, "brim: out of host memory for the log %s\n", path);
+    return EXIT_NO;
+}
+
+/* Arguments are bytes, JSON is UTF-8: what is not, loses its high bits. */
+static json_t *text_json(const char *text)
+{
+    json_t *string = json_string(text);
+    if (string)
+        return string;
+    string = json_string("");
+    char ascii[1024];
+    size_t i = 0;
+    for (; text[i] && i < sizeof ascii - 1; i++)
+        ascii[i] = (unsigned char)text[i] < 0x80 ? text[i] : '?';
+    ascii[i] = '\0';
+    json_string_set(string, ascii);
+    return string;
+}
+
+static json_t *options_json(const Options *o, int64_t steps)
+{
+    json_t *all = json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:i, s:I, s:I, s:i}", "batch", o->batch,
+                            "seq", o->seq, "accumulate", o->accumulate, "optimizer", o->optimizer,
+                            "checkpoint", checkpoint_text(&o->checkpoint).text, "fused_step", o->fused,
+                            "zero_grad", o->keep_gradients ? "keep" : "free", "loss_chunk", o->loss_chunk,
+                            "steps", (json_int_t)steps, "seed", (json_int_t)o->seed, "threads",
+                            o->threads ? o->threads : kernels_default_threads());
+    if (o->preset.family != MODEL_MLP)
+        json_object_set_new(all, "attention",
+                            json_string(o->attention == ATTENTION_FLASH ? "flash" : "eager"));
+    json_object_set_new(all, "data", text_json(o->data));
+    return all;
+}
+
+static json_t *run_json(const Training *training, const Plan *plan)
+{
+    const Options *o = training->options;
+    json_t *command = json_array();
+    for (int i = 0; i < o->argument_count; i++)
+        json_array_append_new(command, text_json(o->arguments[i]));
+    return json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "model", o->model, "family",
+                     nn_family_name(o->preset.family), "parameters", (json_int_t)training->parameters,
+                     "command", command, "options", options_json(o, training->steps), "plan",
+                     json_memory(&plan->memory, NULL));
+}
+
+int train_log_open(TrainLog *log, const Training *training, const Plan *plan)
+{
+    char why[640];
+    if (!log->path)
+        return EXIT_DONE;
+    json_t *run = run_json(training, plan);
+    log->file = report_log_open(log->path, run, log->outline, why, sizeof why);
+    json_decref(run);
+    if (log->file)
+        return EXIT_DONE;
+    fprintf(stderr, "brim: %s\n", why);
+    return EXIT_NO;
+}
+
+int train_log_begin(TrainLog *log)
+{
+    const Context *context = context_current();
+    int failed = 0;
+    if (log && context_is_meta(context))
+        failed = log->outline && report_outline_record(log->outline, context_ledger(context));
+    else if (log && log->file)
+        failed = report_log_attach(log->file, context_ledger(context));
+    return failed ? error_raise(ERROR_HOST_MEMORY, "out of host memory for the log %s", log->path) : 0;
+}
+
+static void say_if_broken(TrainLog *log)
+{
+    const char *error = report_log_error(log->file);
+    if (error[0] && !log->told++)
+        fprintf(stderr, "brim: %s; the log ends here, training goes on\n", error);
+}
+
+void train_log_step(TrainLog *log, const RunLogStep *step)
+{
+    if (!log || !log->file || error_code() || context_is_meta(context_current()))
+        return;
+    report_log_step(log->file, context_ledger(context_current()), step);
+    say_if_broken(log);
+}
+
+void train_log_validation(TrainLog *log, const RunLogValidation *validation)
+{
+    if (!log || !log->file || error_code() || context_is_meta(context_current()))
+        return;
+    report_log_validation(log->file, validation);
+    say_if_broken(log);
+}
+
+void train_log_close(TrainLog *log, const Plan *plan, const RunResult *result)
+{
+    if (log->file && result) {
+        json_t *memory = json_memory(&result->memory, &plan->memory);
+        report_log_end(log->file, &(RunLogEnd){.error = result->error,
+                                               .steps = result->steps,
+                                               .seconds = result->seconds,
+                                               .loss_first = result->loss_first,
+                                               .loss_last = result->loss_last,
+                                               .memory = memory});
+        json_decref(memory);
+        say_if_broken(log);
+    }
+    report_log_close(log->file);
+    report_outline_destroy(log->outline);
+    *log = (TrainLog){0};
+}

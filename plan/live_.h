@@ -1,0 +1,30 @@
+/* The panel of a run: what brim_step learns, kept for drawing, and drawn while the run goes on. */
+#ifndef BRIM_LIVE_H
+#define BRIM_LIVE_H
+
+#include "../report/panel.h"
+#include "plan.h"
+
+typedef struct Live {
+    int on; /* 0: there is no terminal, or none was asked for */
+    int fits; /* the panel had room when it was drawn last */
+    const MemLedger *ledger;
+    PanelScreen screen;
+    PanelState state;
+    LossCurve curve;
+    double started, first_step; /* when; first_step: the end of it, which warms up */
+    double counted, seconds;    /* recent ones, for the rate: older steps fade */
+} Live;
+
+/* Begins to show the run on the ledger, if the options ask for it and `out` is a terminal. */
+void live_start_(Live *live, const RunOptions *options, const Plan *plan, const MemMachine *machine,
+                 FILE *out, const MemLedger *ledger);
+/* After a step of so many tokens (or samples) and seconds. Returns 1 when the step is on the screen, 0 when
+ * it wants a line. */
+int live_step_(Live *live, const StepLine *line, double counted, double seconds);
+/* Makes room for a line above the panel, which the next drawing puts under it. */
+void live_make_room_(Live *live);
+/* Takes the panel away. */
+void live_end_(Live *live);
+
+#endif

@@ -1,0 +1,151 @@
+/* The report page: a template with the style, the script and the logs put where it says so. Of a log the
+ * lines go in as they are, made safe inside a <script> element, except that the lines of steps become one
+ * table, and that what PyTorch's allocator would have made of the events is added. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "html_.h"
+
+/* ---- One log --------------------------------------------------------------------------------- */
+
+static int is_run(const json_t *object)
+{
+    return !strcmp(html_kind_(object), "run") && json_integer_value(json_object_get(object, "format")) == 1;
+}
+
+static json_t *read_run(Lines *lines)
+{
+    int failed;
+    json_t *run = lines_next_(lines, &failed);
+    if (run && is_run(run) && !lines->broken)
+        return run;
+    if (!failed && !run && !lines->broken && !lines->truncated)
+        lines_fail_(lines, "%s is empty: no run log (`brim train --log FILE` writes one)", lines->path);
+    else if (!failed)
+        lines_fail_(lines,
+                    "%s is no run log: its first line is not {\"kind\":\"run\",\"format\":1,...} "
+                    "(`brim train --log FILE` writes one)",
+                    lines->path);
+    json_decref(run);
+    return NULL;
+}
+
+static void copy_line(const Lines *lines, FILE *out)
+{
+    html_write_json_(out, lines->line, lines->length);
+    putc('\n', out);
+}
+
+static int copy_lines(Lines *lines, StepTable *steps, EventReplay *replay, FILE *out)
+{
+    static const char *const copied[] = {"places",  "ops",        "events", "events_end",
+                                         "outline", "validation", "end"};
+    int failed = 0;
+    for (json_t *line; !failed && (line = lines_next_(lines, &failed)); json_decref(line)) {
+        const char *kind = html_kind_(line);
+        if (!strcmp(kind, "step"))
+            steps_add_(steps, line);
+        for (size_t i = 0; i < sizeof copied / sizeof copied[0]; i++)
+            if (!strcmp(kind, copied[i]))
+                copy_line(lines, out);
+        if (!strcmp(kind, "events") && replay_events_(replay, line, out))
+            failed = lines_fail_memory_(lines);
+    }
+    return failed ? -1 : 0;
+}
+
+static int write_log(Lines *lines, json_t *run, FILE *out)
+{
+    StepTable steps;
+    EventReplay replay = {0};
+    copy_line(lines, out);
+    int failed = 0;
+    if (steps_begin_(&steps, run) || replay_begin_(&replay))
+        failed = lines_fail_memory_(lines);
+    if (!failed)
+        failed = copy_lines(lines, &steps, &replay, out);
+    if (!failed) {
+        steps_write_(&steps, out);
+        failed = replay_write_end_(&replay, lines, out);
+    }
+    replay_end_(&replay);
+    steps_end_(&steps);
+    return failed;
+}
+
+static int write_part(const char *text, size_t length, void *out)
+{
+    html_write_json_(out, text, length);
+    return 0;
+}
+
+/* The path as JSON; null when it is not UTF-8. */
+static void write_name(const char *path, FILE *out)
+{
+    json_t *name = json_string(path);
+    if (!name || json_dump_callback(name, write_part, out, JSON_ENCODE_ANY | JSON_ENSURE_ASCII))
+        fputs("null", out);
+    json_decref(name);
+}
+
+static int write_file(Lines *lines, int number, FILE *out)
+{
+    json_t *run = read_run(lines);
+    if (!run)
+        return -1;
+    fprintf(out, "<script type=\"application/x-ndjson\" class=\"log\" id=\"log-%d\">\n", number);
+    int failed = write_log(lines, run, out);
+    fprintf(out, "{\"kind\":\"file\",\"broken_lines\":%" PRId64 ",\"truncated\":%d,\"name\":", lines->broken,
+            lines->truncated);
+    write_name(lines->path, out);
+    fputs("}\n</script>\n", out);
+    json_decref(run);
+    return failed;
+}
+
+static int write_logs(Lines *lines, const char *const *paths, int count, FILE *out)
+{
+    for (int i = 0; i < count; i++) {
+        int failed = lines_open_(lines, paths[i]) || write_file(lines, i, out);
+        lines_close_(lines);
+        lines->broken = lines->truncated = 0;
+        if (failed)
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- The page -------------------------------------------------------------------------------- */
+
+static void write_text(const PageText *text, FILE *out)
+{
+    fwrite(text->text, 1, text->length, out);
+}
+
+/* Writes the template up to the marker and returns what is behind it. */
+static const char *write_until(const char *from, const char *marker, FILE *out)
+{
+    const char *end = page_html_.text + page_html_.length;
+    const char *at = memmem(from, (size_t)(end - from), marker, strlen(marker));
+    fwrite(from, 1, (size_t)((at ? at : end) - from), out);
+    return at ? at + strlen(marker) : end;
+}
+
+int report_html(FILE *out, const char *const *paths, int count, char *error, size_t size)
+{
+    Lines lines = {.error = error, .error_size = size};
+    if (count < 1 || count > 2)
+        return lines_fail_(&lines, "a report shows one run log or two, not %d", count);
+    const char *at = write_until(page_html_.text, "/* style */", out);
+    write_text(&page_css_, out);
+    at = write_until(at, "<!-- logs -->", out);
+    if (write_logs(&lines, paths, count, out))
+        return -1;
+    at = write_until(at, "/* script */", out);
+    write_text(&page_js_, out);
+    fwrite(at, 1, (size_t)(page_html_.text + page_html_.length - at), out);
+    if (fflush(out) || ferror(out))
+        return lines_fail_(&lines, "cannot write the report: %s", strerror(errno));
+    return 0;
+}

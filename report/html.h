@@ -1,0 +1,27 @@
+/* html: the run log as one page that opens anywhere.
+ */
+#ifndef BRIM_REPORT_HTML_H
+#define BRIM_REPORT_HTML_H
+
+#include <stddef.h>
+#include <stdio.h>
+
+#include "../memtrack/memtrack.h"
+#include "report_names.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Writes one self-contained HTML page: style, script and the logs are in it, and it asks for nothing else.
+ * `paths` names one run log, or two that the page lays over each other. A log is read line by line: its size
+ * is not limited by memory, except that the page shows up to 8192 points of a long run (each then the mean of
+ * equally many steps). A last line that broke off is left out, as is any line that is not JSON; the page says
+ * so. Returns 0; or -1 and a message in error[size]: a file that cannot be read or whose first line is not
+ * that of a run log of format 1, no host memory, or an `out` that cannot be written. */
+BRIM_API int report_html(FILE *out, const char *const *paths, int count, char *error, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

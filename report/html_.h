@@ -1,0 +1,89 @@
+/* What the files of the report page share. */
+#ifndef BRIM_REPORT_HTML_INTERNAL_H
+#define BRIM_REPORT_HTML_INTERNAL_H
+
+#include <jansson.h>
+
+#include "html.h"
+
+/* ---- The page's sources (page.c), not terminated --------------------------------------------- */
+
+typedef struct PageText {
+    const char *text;
+    size_t length;
+} PageText;
+extern const PageText page_html_, page_css_, page_js_;
+
+/* ---- A log, line by line (html_lines.c) ------------------------------------------------------ */
+
+typedef struct Lines {
+    FILE *in;
+    const char *path;
+    char *line;
+    size_t length, capacity; /* of the line, which is not terminated */
+    int64_t broken;          /* lines that are not JSON objects, the last one apart */
+    int truncated;           /* the last line broke off */
+    char *error;             /* where a failure is written down */
+    size_t error_size;
+} Lines;
+
+int lines_open_(Lines *lines, const char *path);
+void lines_close_(Lines *lines);
+/* The next object, which the caller releases, its text in `line`; lines that are not JSON are counted and
+ * left out. NULL at the end and on an error, which sets *failed. */
+json_t *lines_next_(Lines *lines, int *failed);
+/* Returns -1. */
+int lines_fail_(Lines *lines, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int lines_fail_memory_(Lines *lines);
+
+/* JSON as text inside a <script> element, with the same value. */
+void html_write_json_(FILE *out, const char *text, size_t length);
+/* "" when there is none. */
+const char *html_kind_(const json_t *object);
+
+/* ---- Steps (html_steps.c) -------------------------------------------------------------------- */
+
+enum { STEP_ROWS = 8192, STEP_COMPONENTS = 32 };
+
+/* Consecutive steps as one: sums, and the books of the one with the highest peak. */
+typedef struct StepRow {
+    int64_t first, last, losses, tokens, live, peak;
+    double loss, lr, seconds; /* loss: the sum of `losses`; lr: the last */
+    int64_t at_peak[STEP_COMPONENTS];
+} StepRow;
+
+/* Any number of steps in at most STEP_ROWS rows: when they are full, each two become one. */
+typedef struct StepTable {
+    StepRow *rows;
+    size_t count;
+    int64_t stride; /* steps in a row */
+    const char *names[STEP_COMPONENTS];
+    size_t name_count;
+    json_t *run; /* owns the names */
+} StepTable;
+
+/* The components' names are those of the run's line. 0, or -1 without host memory. */
+int steps_begin_(StepTable *table, json_t *run);
+void steps_end_(StepTable *table);
+void steps_add_(StepTable *table, const json_t *step);
+void steps_write_(const StepTable *table, FILE *out);
+
+/* ---- The events under PyTorch's rules (html_replay.c) ---------------------------------------- */
+
+typedef struct PytorchReplay PytorchReplay;
+
+typedef struct EventReplay {
+    PytorchReplay *replay;
+    int64_t events, peak_event; /* so far; the first at which most bytes were asked for */
+    uint64_t requested, reserved;
+} EventReplay;
+
+int replay_begin_(EventReplay *r);
+void replay_end_(EventReplay *r);
+/* Writes {"kind":"pytorch",…} for a line of events. 0, or -1 without host memory. */
+int replay_events_(EventReplay *r, const json_t *events, FILE *out);
+/* Reads the log once more up to the event with most bytes asked for and writes {"kind":"pytorch_end",…}: the
+ * peaks, and the segments of that moment. */
+int replay_write_end_(const EventReplay *r, Lines *lines, FILE *out);
+
+#endif

@@ -1,0 +1,93 @@
+/* ---- The page ---- */
+function optionText(run) {
+  const o = run.options, info = run.info, parts = [count(info.parameters) + ' parameters', 'fp32', o.optimizer];
+  parts.push('batch ' + o.batch + (o.seq ? ' \u00d7 ' + o.seq + ' tokens' : '') + (o.accumulate > 1 ? ' \u00d7 ' + o.accumulate + ' micro-batches' : ''));
+  if (o.checkpoint && o.checkpoint !== 'none') parts.push('checkpoint ' + o.checkpoint);
+  if (o.seq && o.attention) parts.push(o.attention + ' attention');
+  if (o.fused_step) parts.push('optimizer in backward');
+  if (o.zero_grad && o.zero_grad !== 'free') parts.push('gradients kept as zeros');
+  if (o.loss_chunk) parts.push('loss in chunks of ' + count(o.loss_chunk) + ' rows');
+  parts.push(plural(o.steps, 'step'), 'seed ' + o.seed, plural(o.threads, 'thread'));
+  return parts.join(' \u00b7 ');
+}
+function figure(name, big, note, first) {
+  return h('div', {class: first ? 'first' : null}, h('dt', {}, name), h('dd', {}, h('span', {class: 'big'}, big), h('span', {class: 'note'}, breakable(note))));
+}
+function whereText(at) {
+  return at ? [at.phase, (at.step ? 'step ' + count(at.step) + ', ' : '') + (at.place || 'the model itself') + (at.op ? ', ' + at.op : '')] : ['unknown', ''];
+}
+
+function heading(run, two) {
+  const m = run.memory, plan = run.plan, books = run.books, [phase, place] = whereText(books.peak_at);
+  const planned = m && m.planned ? m.planned : plan, apart = m && planned ? m.peak_bytes - planned.peak_bytes : null;
+  const figures = [figure(m ? 'Peak, measured' : 'Peak, planned', size(books.peak_bytes), exact(books.peak_bytes), true)];
+  if (!m) figures.push(figure('Highest so far', size(measuredSoFar(run)), 'measured, as far as the log goes'));
+  if (m && planned) figures.push(figure('Peak, planned', size(planned.peak_bytes), apart === 0 ? '0 bytes apart' : exact(Math.abs(apart)) + (apart > 0 ? ' less than measured' : ' more than measured')));
+  figures.push(figure('Peak at', phase, place), figure('Needs', size(books.needs_bytes), exact(books.needs_bytes - books.peak_bytes) + ' of gaps above the peak'));
+  if (m && m.process) figures.push(figure('Process', size(m.process.peak_bytes), size(m.process.unaccounted_bytes) + ' unaccounted: libraries, stacks, buffers'));
+  if (run.end && run.end.status === 'done') figures.push(figure('Loss', number(run.end.loss_first, 2) + ' \u2192 ' + number(run.end.loss_last, 2), plural(run.end.steps, 'step') + ', ' + duration(run.end.seconds * 1e6)));
+  return h('div', {class: 'run'}, h(two ? 'h2' : 'h1', {class: two ? 'title' : null}, two ? label(run) : null, run.info.model), h('p', {class: 'facts'}, optionText(run)),
+    h('p', {class: 'command'}, h('code', {}, 'brim ' + (run.info.command || []).join(' '))), h('div', {}, notices(run)),
+    h('dl', {class: 'figures'}, figures), strip(run), two ? null : bookTable(run));
+}
+function measuredSoFar(run) {
+  return run.steps.reduce((a, row) => Math.max(a, row[PEAK]), run.peakEvent < 0 ? 0 : run.total[run.peakEvent]);
+}
+/* What is wrong or missing, in plain words. */
+function notices(run) {
+  const list = [];
+  if (!run.end) list.push('The log ends before the run did: it was cut off or is still being written. ' + (run.plan ? 'The figures here are the plan\u2019s; the events and steps are as far as they go.' : ''));
+  else if (run.end.status !== 'done') list.push('The run failed: ' + (run.end.error || 'it does not say why') + '.');
+  if (run.file.truncated) list.push('The last line of the log broke off and is left out.');
+  if (run.file.broken_lines) list.push(plural(run.file.broken_lines, 'line') + ' of the log could not be read and ' + (run.file.broken_lines === 1 ? 'is' : 'are') + ' left out.');
+  if (run.n && !run.eventsEnd) list.push('The events break off after ' + count(run.n) + '.');
+  else if (run.eventsEnd && !run.eventsEnd.complete) list.push('There were more events than a log keeps: it holds the first ' + count(run.n) + '.');
+  return list.map(text => h('p', {class: 'notice', role: 'note'}, text));
+}
+/* The composition at the peak as one bar. */
+function strip(run) {
+  const parts = run.order.map(c => [run.components[c], atPeak(run, run.components[c])]).filter(p => p[1] > 0);
+  return h('div', {class: 'strip', role: 'img', 'aria-label': 'At the peak: ' + parts.map(([n, b]) => people(n) + ' ' + size(b)).join(', ')},
+    parts.map(([name, bytes]) => h('span', {title: people(name) + ' ' + size(bytes), style: {background: paint(name), 'flex-grow': bytes, 'flex-basis': '0'}})));
+}
+function bookTable(run) {
+  const m = run.memory, planned = m && m.planned ? m.planned : run.plan, books = run.books, shown = run.order.filter(c => { const x = books.components[run.components[c]]; return x && x.peak > 0; });
+  const both = value => [planned ? value(planned) : '\u2013', m ? value(m) : null].filter(x => x !== null), share = text => h('span', {class: 'share'}, text);
+  return h('div', {class: 'books'}, table('What was live at the peak' + (m ? ', planned and measured' : ', as planned') + '. Own peak is each component\u2019s own highest moment: it does not sum.',
+    ['component', ...both(x => x === m ? 'measured' : 'planned'), share('share'), 'own peak'],
+    shown.map(c => { const name = run.components[c]; return [h('span', {class: 'keyed'}, swatch(name), people(name)), ...both(x => size(x.components[name].at_peak)), share(percent(atPeak(run, name) / books.peak_bytes)), size(books.components[name].peak)]; })
+      .concat([{sum: true, cells: ['peak', ...both(x => size(x.peak_bytes)), share('100 %'), '']}])), textbook(run));
+}
+/* Why the peak is not the sum of the own peaks. */
+function textbook(run) {
+  const sum = (group, key) => run.order.reduce((a, c) => a + (run.groups[c] === group && run.books.components[run.components[c]] ? run.books.components[run.components[c]][key] : 0), 0);
+  const later = group => sum(group, 'at_peak') - sum(group, 'peak'), main = ['parameters', 'gradients', 'optimizer_states', 'activations'];
+  const total = main.reduce((a, g) => a + sum(g, 'peak'), 0);
+  const rows = [['textbook P + G + O + A', size(total)], ['gradients not there yet', signed(later('gradients'))], ['activations freed, or not there yet', signed(later('activations'))],
+    ['states not there yet', signed(later('optimizer_states') + later('parameters'))], ['overhead: what the textbook leaves out', signed(sum('overhead', 'at_peak'))]].filter(row => row[1] !== '0 B');
+  return table('The textbook adds own peaks, which do not come at one moment.', ['', ''], rows.concat([{sum: true, cells: ['the true peak', size(run.books.peak_bytes)]}]));
+}
+
+function start() {
+  const runs = [...document.querySelectorAll('script.log')].map((e, i) => readLog(e, 'AB'[i]));
+  const head = document.getElementById('head'), main = document.getElementById('main'), two = runs.length > 1;
+  document.title = runs.map(r => r.info.model).filter((x, i, all) => all.indexOf(x) === i).join(' and ') + ': memory of ' + (two ? 'two training runs' : 'a training run');
+  head.append(h('p', {class: 'brand'}, h('b', {}, 'brim'), ' memory report'), two ? h('h1', {style: {'margin-bottom': '22px'}}, 'Two training runs') : '',
+    h('div', {class: 'runs' + (two ? ' two' : '')}, runs.map(run => heading(run, two))));
+  if (two) main.append(compare(runs[0], runs[1]));
+  const details = h('div', {});
+  const show = run => {
+    const parts = [timeline(run), treemap(run), allocators(run)];
+    details.replaceChildren(...parts);
+    drawNew();
+    window.brimReport = {runs, run, parts};
+  };
+  if (two) main.append(h('section', {style: {'padding-bottom': '0'}}, h('h2', {}, 'In detail'), h('div', {class: 'controls'}, choice('Run', runs.map(r => [r.letter, r.letter + ': ' + differences(r, runs[r.letter === 'A' ? 1 : 0])]), 'A', id => show(runs['AB'.indexOf(id)])))));
+  main.append(details);
+  show(runs[0]);
+  main.append(overTheRun(runs));
+  drawNew();
+  document.getElementById('foot').append(h('p', {}, 'Sizes are binary: 1 MiB is 1,048,576 bytes. Figures are bytes that brim counted as they were allocated; nothing is sampled or estimated.'),
+    h('p', {}, 'Written by ', h('code', {}, 'brim report'), runs[0].info.brim ? ' ' + runs[0].info.brim : '', ' from ', h('code', {}, runs.map(r => r.file.name || 'a run log').join(' ')), '. This file is complete in itself: it loads nothing and sends nothing.'));
+}
+start();

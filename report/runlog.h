@@ -1,0 +1,87 @@
+/* The run log: what a training run writes while it runs, a JSON object a line. docs/run-log.md describes the
+ * format; runlog_read.h reads it back.
+ *
+ * Each line is written whole and flushed, so that a crash loses at most the last one. Events are kept until
+ * the end of the second training step, steps by their peak alone: a log grows by half a kilobyte a step.
+ * An error while writing (a full disk) ends the log, not the run.
+ */
+#ifndef BRIM_RUNLOG_H
+#define BRIM_RUNLOG_H
+
+#include <stddef.h>
+
+#include "../memtrack/memtrack.h"
+#include "report_names.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    RUNLOG_FORMAT = 1,
+    RUNLOG_LAST_STEP = 1,    /* the last training step, from 0, whose events are logged */
+    RUNLOG_EVENTS = 262144,  /* events logged at most */
+    RUNLOG_ROWS = 1000,      /* events, outline numbers or names on a line at most */
+    RUNLOG_STEP_BYTES = 1024 /* a step's line is shorter */
+};
+
+struct json_t; /* of jansson */
+
+/* ---- What was planned, event by event -------------------------------------------------------- */
+
+/* The live bytes after each event of the same window of a dry run. */
+typedef struct RunOutline RunOutline;
+BRIM_API RunOutline *report_outline_create(void); /* NULL without memory */
+BRIM_API void report_outline_destroy(RunOutline *outline);
+/* Records this ledger's events from here on; what was recorded before is dropped, because a plan may run a
+ * script twice. The outline outlives the ledger, or memtrack_log_stop comes first. 0, or -1 without memory.
+ */
+BRIM_API int report_outline_record(RunOutline *outline, MemLedger *ledger);
+
+/* ---- Writing --------------------------------------------------------------------------------- */
+
+typedef struct RunLog RunLog;
+
+/* Creates the file and writes its first line: what every run has, and the keys of `run` (an object;
+ * borrowed). The outline, if there is one, follows. NULL when the file cannot be created or written, or
+ * without memory; `why` then says so. */
+BRIM_API RunLog *report_log_open(const char *path, const struct json_t *run, const RunOutline *outline,
+                                 char *why, size_t why_size);
+/* Logs the events of a ledger, which should have none yet, until the window ends; starts the ledger's event
+ * log. The ledger must be destroyed, or report_log_detach called, before report_log_close. 0, or -1 without
+ * memory. */
+BRIM_API int report_log_attach(RunLog *log, MemLedger *ledger);
+BRIM_API void report_log_detach(RunLog *log, MemLedger *ledger);
+
+typedef struct RunLogStep {
+    int64_t step; /* from 1 */
+    double loss, lr, seconds;
+    int64_t tokens; /* or samples */
+} RunLogStep;
+/* At the end of a step, before the next begins: the books of the ledger since memtrack_step_set are its peak.
+ */
+BRIM_API void report_log_step(RunLog *log, MemLedger *ledger, const RunLogStep *step);
+
+typedef struct RunLogValidation {
+    int64_t step; /* after which; from 1 */
+    double loss;
+    double accuracy; /* < 0: not a classifier */
+} RunLogValidation;
+BRIM_API void report_log_validation(RunLog *log, const RunLogValidation *validation);
+
+typedef struct RunLogEnd {
+    const char *error; /* NULL or "": the run was done */
+    int64_t steps;
+    double seconds, loss_first, loss_last;
+    const struct json_t *memory; /* an object, borrowed; NULL = none */
+} RunLogEnd;
+BRIM_API void report_log_end(RunLog *log, const RunLogEnd *end);
+
+/* "" while all is well; otherwise why the log ended early. */
+BRIM_API const char *report_log_error(const RunLog *log);
+BRIM_API void report_log_close(RunLog *log); /* NULL is fine */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

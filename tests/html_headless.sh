@@ -1,0 +1,99 @@
+#!/bin/sh
+# Trains small models, writes their report pages, and uses each in headless Chromium: drawn, hovered, walked along by
+# keyboard, wide and narrow, light and dark, one run and two; no error, nothing loaded. Prints one line a check.
+# Usage: tests/html_headless.sh BUILD [FOLDER]; with FOLDER pages and screenshots stay there to be looked at.
+set -u
+[ $# -ge 1 ] || { echo "usage: tests/html_headless.sh BUILD [FOLDER]" >&2; exit 2; }
+cd "$(dirname "$0")/.."
+brim=$1/brim
+browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)
+[ -n "$browser" ] || { echo "skipped: no chromium (apt-get install --no-install-recommends chromium)"; exit 0; }
+"$brim" report --help 2>/dev/null | grep -q -e --html || { echo "skipped: $brim has no report --html"; exit 0; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+keep=${2:-$work}
+mkdir -p "$keep"
+passed=0 failed=0
+
+ok() { echo "ok $1"; passed=$((passed + 1)); }
+not_ok() { echo "not ok $1: $2"; failed=$((failed + 1)); }
+
+# The page with a collector of errors before its script and the probe behind it.
+with_probe()
+{
+    sed '0,/<head>/s//<head><script>window.probeErrors=[];for(const t of ["error","unhandledrejection"])addEventListener(t,e=>probeErrors.push(String(e.message||e.reason||e.type)));<\/script>/' "$1" |
+        grep -v -x -e '</body>' -e '</html>'
+    printf '<script>\n'
+    cat tests/html_probe.js
+    printf '</script></body></html>\n'
+}
+
+# PAGE WIDTH: a page to open instead. A window is at least 500 pixels wide; a frame in it can be narrower, and passes on
+# what its probe says.
+framed()
+{
+    if [ "$2" -ge 500 ]; then echo "$1"; return; fi
+    printf '<!doctype html><body style="margin:0"><iframe src="file://%s" style="border:0;width:%spx;height:100vh"></iframe><pre id="probe"></pre><script>onmessage=e=>{document.querySelector("pre").textContent=e.data}</script>' \
+        "$1" "$2" >"$work/frame.html"
+    echo "$work/frame.html"
+}
+
+# NAME PAGE WIDTH [FLAGS…]
+browse()
+{
+    name=$1 page=$2 width=$3
+    shift 3
+    with_probe "$page" >"$work/probe.html"
+    opened=$(framed "$work/probe.html" "$width")
+    timeout 120 "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$work/profile" \
+        --enable-logging=stderr --v=0 --virtual-time-budget=20000 --window-size="$width,1200" "$@" \
+        --dump-dom "file://$opened" >"$work/dom" 2>"$work/err"
+    sed -n '/<pre id="probe">/,/end of probe/p' "$work/dom" | sed 's/.*<pre id="probe">//; /^end of probe/d; s/&gt;/>/g; s/&amp;/\&/g' |
+        sed "s/^ok /ok $name: /; s/^not ok /not ok $name: /" >"$work/lines"
+    cat "$work/lines"
+    passed=$((passed + $(grep -c '^ok ' "$work/lines")))
+    failed=$((failed + $(grep -c '^not ok ' "$work/lines")))
+    if grep -q 'end of probe' "$work/dom"; then ok "$name: ran to its end"; else not_ok "$name: ran to its end" "$(tail -n 3 "$work/err" | tr '\n' ' ')"; fi
+    if grep -q 'CONSOLE' "$work/err"; then not_ok "$name: the console is empty" "$(grep -m 3 CONSOLE "$work/err" | tr '\n' ' ')"; else ok "$name: the console is empty"; fi
+}
+
+# NAME PAGE WIDTH HEIGHT [FLAGS…]: a picture, which must not be of one colour (its file would be tiny).
+picture()
+{
+    name=$1 opened=$(framed "$2" "$3") size=$3,$4
+    shift 4
+    timeout 120 "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$work/profile" \
+        --virtual-time-budget=4000 --window-size="$size" "$@" --screenshot="$keep/$name.png" "file://$opened" >/dev/null 2>&1
+    bytes=$(wc -c <"$keep/$name.png" 2>/dev/null || echo 0)
+    if [ "$bytes" -gt 30000 ]; then ok "picture $name"; else not_ok "picture $name" "$bytes bytes"; fi
+}
+
+train() { log=$1; shift; "$brim" train --quiet --log "$keep/$log.jsonl" "$@" >/dev/null 2>"$work/err" || not_ok "training $log" "$(cat "$work/err")"; }
+page() { out=$1; shift; "$brim" report "$@" --html "$keep/$out.html" >"$work/err" 2>&1 || not_ok "page $out" "$(cat "$work/err")"; }
+
+train plain --batch 4 --steps 60 --evaluate-every 20
+train blocks --batch 4 --steps 4 --checkpoint blocks
+train many --batch 1 --seq 16 --accumulate 24 --steps 2
+# A crash: the end is missing, the last line broken off.
+head -c -700 "$keep/plain.jsonl" >"$keep/crashed.jsonl"
+cd "$keep" && keep=$PWD && cd - >/dev/null
+page one "$keep/plain.jsonl"
+page two "$keep/plain.jsonl" "$keep/blocks.jsonl"
+page many "$keep/many.jsonl"
+page crashed "$keep/crashed.jsonl"
+
+dark=--blink-settings=preferredColorScheme=0
+light=--blink-settings=preferredColorScheme=1
+browse "one run" "$keep/one.html" 1600 $light
+browse "one run, narrow, dark" "$keep/one.html" 400 $dark
+browse "two runs" "$keep/two.html" 1600 $dark
+browse "two runs, narrow" "$keep/two.html" 400 $light
+browse "many events" "$keep/many.html" 1200 $light
+browse "a crashed run" "$keep/crashed.html" 1200 $light
+grep -q 'class="notice"' "$work/dom" && ok "a crashed run: says so" || not_ok "a crashed run: says so" "no notice"
+picture one-light "$keep/one.html" 1600 3600 $light
+picture one-dark-narrow "$keep/one.html" 400 6400 $dark
+picture two-dark "$keep/two.html" 1600 4800 $dark
+picture two-light-narrow "$keep/two.html" 400 8000 $light
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,177 @@
+/* Put behind a report page by tests/html_headless.sh: uses the page as a reader would and writes "ok" and "not ok"
+ * lines into it. What the page says is compared with what is added up here anew. */
+'use strict';
+(() => {
+  const lines = [];
+  function check(name, holds, detail) { lines.push((holds ? 'ok ' : 'not ok ') + name + (holds || detail === undefined ? '' : ': ' + detail)); }
+  function same(name, a, b) { check(name, a === b, a + ' is not ' + b); }
+  const {runs} = window.brimReport, all = s => [...document.querySelectorAll(s)];
+
+  /* An independent count of what is live after each event. */
+  function books(run) {
+    const live = [];
+    let sum = 0;
+    for (let i = 0; i < run.n; i++) { sum += run.kind[i] === 0 ? run.bytes[i] : run.kind[i] === 1 ? -run.bytes[i] : 0; live.push(sum); }
+    return live;
+  }
+  function max(list) { return list.reduce((a, b) => Math.max(a, b), 0); }
+
+  function logs() {
+    for (const run of runs) {
+      const live = books(run), at = ' (' + run.letter + ')';
+      check('there are events' + at, run.n > 100, run.n);
+      same('totals are the sum of the events' + at, live.findIndex((x, i) => x !== run.total[i]), -1);
+      let apart = 0;
+      for (let i = 0; i < run.n; i++) { let sum = 0; for (let c = 0; c < run.C; c++) sum += run.by[i * run.C + c]; apart += sum !== run.total[i]; }
+      same('components sum to the total at each event' + at, apart, 0);
+      same('the highest event is the peak' + at, max(live), run.books.peak_bytes);
+      same('the largest extent is what the run needs' + at, max([...run.extent]), run.books.needs_bytes);
+      same('the outline is the run' + at, live.findIndex((x, i) => x !== run.outline[i]), -1);
+      same('allocated by PyTorch\u2019s rules peaks as the replay says' + at, max(run.allocated), run.pytorch.peak_allocated);
+      same('reserved by PyTorch\u2019s rules peaks as the replay says' + at, max([...run.reserved]), run.pytorch.peak_reserved);
+      same('the replay\u2019s peak is that of what was asked for' + at, max([...run.asked]), run.pytorch.peak_requested);
+      check('never less reserved than allocated' + at, run.allocated.every((x, i) => x <= run.reserved[i]));
+      const segments = run.pytorch.segments.flatMap(([, ...blocks]) => blocks).filter(b => b[2]);
+      same('blocks in the segments are what was live' + at, segments.reduce((a, b) => a + b[1], 0), run.asked[run.pytorch.peak_event]);
+    }
+  }
+
+  function pointer(node, type, x, y, more) {
+    node.dispatchEvent(new PointerEvent(type, Object.assign({clientX: x, clientY: y, bubbles: true, pointerType: 'mouse', button: 0}, more)));
+  }
+  function press(node, key, more) { node.dispatchEvent(new KeyboardEvent('keydown', Object.assign({key, bubbles: true, cancelable: true}, more))); }
+  function bytes(text) {
+    const m = /^([\u22120-9.,]+) (B|KiB|MiB|GiB)/.exec(text);
+    return m ? Number(m[1].replace(/,/g, '')) * {B: 1, KiB: 1024, MiB: 1048576, GiB: 1073741824}[m[2]] : NaN;
+  }
+
+  function hover() {
+    const {run, parts} = window.brimReport, {chart, view} = parts[0].probe, node = chart.node, svg = node.querySelector('svg'), box = svg.getBoundingClientRect();
+    const side = parts[0].querySelector('.side');
+    let moments = 0, wrong = 0, tensors = 0, dead = 0, outlines = 0, sums = 0;
+    const picked = new Set();
+    for (let k = 0; k < 80; k++)
+      for (const height of [.3, .55, .75, .9]) {
+        const x = box.left + box.width * (.08 + .9 * k / 80), y = box.top + box.height * height;
+        pointer(node, 'pointermove', x, y);
+        const i = chart.index;
+        moments++;
+        if (Math.abs(bytes(side.querySelector('.total').textContent) - run.total[i]) > .051 * 1048576) wrong++;
+        const shown = [...side.querySelectorAll('table td')].map(td => bytes(td.textContent)).filter(isFinite).reduce((a, b) => a + b, 0);
+        if (Math.abs(shown - run.total[i]) > .5 * 1048576) sums++;
+        if (!view.pick) continue;
+        tensors++;
+        picked.add(view.pick.serial);
+        if (view.pick.made > i || view.pick.freed <= i) dead++;
+        if (!side.querySelector('.tensor dl').textContent.includes((run.places[view.pick.place] || 'the model itself'))) wrong++;
+        if (node.querySelector('path.pick')) outlines++;
+      }
+    same('hovering shows the moment\u2019s total and the tensor\u2019s layer', wrong, 0);
+    same('the components shown add up', sums, 0);
+    check('hovering finds tensors', tensors > moments / 4 && picked.size > 2, tensors + ' of ' + moments + ', ' + picked.size + ' different');
+    same('each was live then', dead, 0);
+    same('each is outlined', outlines, tensors);
+  }
+
+  function keyboard() {
+    const {run, parts} = window.brimReport, {chart, view} = parts[0].probe, node = chart.node;
+    node.focus();
+    check('the chart takes the focus', document.activeElement === node);
+    press(node, 'Home');
+    same('Home goes to the first event', chart.index, view.from);
+    press(node, 'ArrowRight');
+    same('an arrow goes one event on', chart.index, view.from + 1);
+    press(node, 'End');
+    same('End goes to the last', chart.index, view.to - 1);
+    press(node, 'p');
+    same('P goes to the highest', run.total[chart.index], max([...run.total.slice(view.from, view.to)]));
+    press(node, 'Escape');
+    press(node, 'ArrowUp');
+    same('an arrow up picks the lowest component', view.component, run.order.find(c => run.by[chart.index * run.C + c] > 0));
+    const first = view.pick;
+    press(node, 'ArrowDown', {shiftKey: true});
+    press(node, 'ArrowUp', {shiftKey: true});
+    check('with Shift another tensor of it', view.pick && first && view.pick.serial > 0);
+    const text = node.getAttribute('aria-valuetext');
+    check('a screen reader is told the moment and the tensor', text.includes('total') && text.includes('Tensor:') && text.includes('layer'), text);
+    same('and its number', Number(node.getAttribute('aria-valuenow')), chart.index);
+    const wide = view.to - view.from;
+    press(node, '+');
+    check('+ shows fewer events', view.to - view.from < wide, view.to - view.from);
+    press(node, '0');
+    same('0 shows all again', view.to - view.from, wide);
+    const box = node.getBoundingClientRect(), y = box.top + box.height / 2;
+    pointer(node, 'pointerdown', box.left + box.width * .3, y);
+    pointer(node, 'pointermove', box.left + box.width * .6, y);
+    pointer(node, 'pointerup', box.left + box.width * .6, y);
+    check('a drag shows a part', view.to - view.from < wide * .5, view.to - view.from);
+    press(node, '0');
+    press(node, 'Escape');
+  }
+
+  function treemap() {
+    const {run, parts} = window.brimReport, {map, root} = parts[1].probe;
+    const layers = [...root.children.values()];
+    same('layers sum to the peak', layers.reduce((a, l) => a + l.bytes, 0), run.total[run.peakEvent]);
+    for (const layer of layers) {
+      const inner = [...layer.children.values()], tensors = inner.flatMap(m => m.tensors);
+      if (inner.reduce((a, m) => a + m.bytes, 0) !== layer.bytes || tensors.reduce((a, t) => a + t[0].bytes, 0) !== layer.bytes) check('modules and tensors sum to ' + layer.name, false);
+    }
+    const area = [...map.children].reduce((a, tile) => a + tile.offsetWidth * tile.offsetHeight, 0) / (map.clientWidth * map.clientHeight);
+    check('tiles fill the map', area > .9 && area <= 1.01, area);
+    const button = map.querySelector('button');
+    if (!button) return;
+    button.click();
+    check('a click opens a layer', parts[1].querySelector('.crumbs button'));
+    press(map.firstElementChild, 'Escape');
+    check('Escape closes it', !parts[1].querySelector('.crumbs button'));
+  }
+
+  function everyControl() {
+    for (const input of all('fieldset.choice input')) { input.checked = true; input.dispatchEvent(new Event('change', {bubbles: true})); }
+    for (const input of all('fieldset.choice input')) if (input.value === 'event' || input.value === 'share' || input.value === 'A') { input.checked = true; input.dispatchEvent(new Event('change', {bubbles: true})); }
+    const bad = all('svg [d], svg [x], svg [y], svg [cx], svg [cy], svg [width]').filter(e => ['d', 'x', 'y', 'cx', 'cy', 'width', 'height'].some(a => /NaN|undefined|Infinity/.test(e.getAttribute(a) || '')));
+    same('every coordinate is a number', bad.length, 0);
+    check('areas are drawn', all('path.area').length >= 4, all('path.area').length);
+  }
+
+  function alternatives() {
+    for (const box of all('details')) { box.open = true; box.dispatchEvent(new Event('toggle')); }
+    same('each table has rows', all('table').filter(t => t.querySelectorAll('tbody tr').length === 0).length, 0);
+    same('each table has a caption or is the legend beside a chart', all('table').filter(t => !t.caption && !t.closest('.side')).length, 0);
+    check('each chart has a name and a value in words', all('.chart').every(c => c.getAttribute('aria-label') && c.getAttribute('aria-valuetext') && c.tabIndex === 0 && c.getAttribute('role') === 'slider'));
+    same('each section has a heading', all('main section').filter(x => !x.querySelector('h2')).length, 0);
+    same('each section with a chart has a table', all('main section').filter(x => x.querySelector('.chart') && !x.querySelector('details table')).map(x => x.id).join(), '');
+    same('each picture has a name', all('[role=img]').filter(x => !x.getAttribute('aria-label')).length, 0);
+    same('each button has a name', all('button').filter(x => !x.textContent.trim() && !x.getAttribute('aria-label')).length, 0);
+    same('one heading of the first rank', all('h1').length, 1);
+    const slip = /\[object|undefined|NaN|\bnull\b|Infinity/.exec(document.body.innerText);
+    check('the text has no slips', !slip, slip && document.body.innerText.slice(slip.index - 40, slip.index + 40));
+    const root = document.documentElement;
+    check('nothing is wider than the window', root.scrollWidth <= root.clientWidth, root.scrollWidth + ' > ' + root.clientWidth);
+  }
+
+  function twoRuns() {
+    if (runs.length < 2) return;
+    const saved = runs[0].books.peak_bytes - runs[1].books.peak_bytes, text = document.querySelector('#compare .headline').textContent;
+    check('the headline says what is saved', text.includes((Math.abs(saved) / 1048576).toFixed(1) + ' MiB'), text);
+    const rows = all('#compare table').pop().querySelectorAll('tbody tr');
+    const peak = [...rows].find(r => r.firstElementChild.textContent === 'peak');
+    check('so does the table', peak.textContent.includes((Math.abs(saved) / 1048576).toFixed(1)));
+    same('two filled lines on one scale', all('#compare path.f-a, #compare path.f-b').length, 2);
+  }
+
+  function report() {
+    check('no errors', window.probeErrors.length === 0, window.probeErrors.join(' | '));
+    const text = lines.join('\n') + '\nend of' + ' probe';
+    document.body.append(Object.assign(document.createElement('pre'), {id: 'probe', textContent: text}));
+    if (parent !== window) parent.postMessage(text, '*');
+  }
+  /* Timers, not frames: without a screen frames come when they like. */
+  setTimeout(() => {
+    for (const part of [logs, hover, keyboard, treemap, everyControl, alternatives, twoRuns]) {
+      try { part(); } catch (error) { check(part.name + ' runs', false, error && error.stack); }
+    }
+    setTimeout(report, 500);
+  }, 500);
+})();
