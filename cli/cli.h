@@ -73,6 +73,8 @@ typedef struct Training {
     char generated[161];
 } Training;
 int training_script(void *config);
+/* What --init says, if it was given. Returns error_code(). */
+int load_initial(const Options *options, Module *model);
 RunOptions run_options(const Options *options);
 /* Plans the options; on failure says why on stderr and returns EXIT_NO. */
 int plan_or_say(const Options *options, Training *training, Plan *plan);

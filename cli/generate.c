@@ -130,6 +130,8 @@ static int writing_script(void *config)
     const Options *o = w->options;
     Module *model = nn_model(&o->preset);
     w->parameters = nn_parameter_count(model);
+    if (load_initial(o, model))
+        return error_code();
     w->started = now();
     return nn_generate(
         model,
@@ -335,7 +337,11 @@ static int write_planned(const Options *o, Writing *w, const Plan *plan)
                report_count(w->parameters).text, o->batch, o->seq);
         printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
                threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
-        printf("The weights are those of --seed %" PRIu64 ", untrained.\n\n", o->seed);
+        if (o->init)
+            printf("Weights: %s\n\n", o->init);
+        else
+            printf("The weights are those of --seed %" PRIu64 ", untrained; --init PATH loads some.\n\n",
+                   o->seed);
         if (o->batch == 1) {
             printf("%s", o->prompt);
             w->out.out = stdout;

@@ -58,11 +58,11 @@ static const Help pages[] = {
     {"generate", "continue a prompt; inference memory beside the textbook's weights x 1.2",
      "Plans, then writes token by token with a key-value cache, and shows what that\n"
      "took: weights, cache, workspace, planned beside measured. --batch texts at once;\n"
-     "--seq is how long prompt and text may become together.",
+     "--seq is what the cache holds: past it, the newer half is read again.",
      "--model --init --init-partial --batch --seq --prompt --tokens --temperature --top-k --top-p --prefill "
      "--seed --threads --budget --json --quiet",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
-                 "  brim generate --temperature 0 --batch 2\n"},
+                 "  brim generate --init gpt2/ --temperature 0.7 --top-p 0.9 --batch 2\n"},
     {"demo", "train, compare, and say what to try next",
      "Trains, lets the model write a few words, and shows what each lever would\n"
      "save. It takes about a minute, and every option of train.",

@@ -103,14 +103,13 @@ static void set_levers(const Options *o, Module *model)
         nn_set_loss_chunk(model, o->loss_chunk);
 }
 
-static int load_initial(const Session *s)
+int load_initial(const Options *o, Module *model)
 {
-    const Options *o = s->options;
     WeightsReport report = {0};
-    if (!o->init || !s->model)
+    if (!o->init || !model)
         return error_code();
-    int status = io_load_weights(s->model, o->init, &(WeightsOptions){.partial = o->init_partial}, &report);
-    if (!status && !s->meta && report.note[0])
+    int status = io_load_weights(model, o->init, &(WeightsOptions){.partial = o->init_partial}, &report);
+    if (!status && !context_is_meta(context_current()) && report.note[0])
         fprintf(stderr, "brim: %s: %s\n", o->init, report.note);
     return status;
 }
@@ -128,7 +127,7 @@ static int session_open(Session *s)
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
     s->model = nn_model(&o->preset);
-    if (load_initial(s) || (o->export && !s->meta && io_check_directory(o->export)))
+    if (load_initial(o, s->model) || (o->export && !s->meta && io_check_directory(o->export)))
         return error_code();
     set_levers(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);

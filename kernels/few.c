@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum { FEW_ROWS = 8 };        /* above, sgemm is faster */
-enum { FEW_STRIP = 1 << 10 }; /* columns whose sums stay in the first-level cache */
+enum { FEW_STRIP = 1 << 11 }; /* columns whose sums stay in the first-level cache */
 
 static float few_dot(int64_t in, const float *x, const float *w)
 {
@@ -124,6 +124,10 @@ static void few_columns(const LinearDims *d, int64_t col, int64_t cols, const fl
         few_out_in(d, cols, x, w + col * d->in, y + col);
         return;
     }
-    for (int64_t end = col + cols; col < end; col += FEW_STRIP)
-        few_in_out(d, range_min(FEW_STRIP, end - col), x, w + col, y + col);
+    int64_t strips =
+        (cols + FEW_STRIP - 1) / FEW_STRIP; /* of equal width: short pieces of rows read slowly */
+    for (int64_t i = 0; i < strips; i++) {
+        int64_t first = col + range_begin(cols, i, strips), end = col + range_begin(cols, i + 1, strips);
+        few_in_out(d, end - first, x, w + first, y + first);
+    }
 }

@@ -84,6 +84,25 @@ static void seeds_and_cuts(void **state)
         json_decref(all[i]);
 }
 
+/* What was trained writes the same text from its export. */
+static void trained_weights(void **state)
+{
+    (void)state;
+    expect_code(RUN("train", "--threads", "1", "--steps", "2", "--batch", "2", "--seq", "16", "--quiet",
+                    "--export", in_folder("out")),
+                0);
+    json_t *loaded = generated(GENERATE("--init", in_folder("out"), "--tokens", "12", "--temperature", "0"));
+    json_t *fresh = generated(GENERATE("--tokens", "12", "--temperature", "0"));
+    assert_false(json_equal(tokens_of(loaded, 0), tokens_of(fresh, 0)));
+    assert_int_equal(integer_at(loaded, "parameters"), integer_at(fresh, "parameters"));
+    json_decref(loaded);
+    json_decref(fresh);
+    Outcome *o = expect_code(RUN("generate", "--init", in_folder("out"), "--tokens", "3"), 0);
+    assert_non_null(strstr(o->out, "Weights: "));
+    assert_null(strstr(o->out, "untrained"));
+    expect_code(RUN("generate", "--init", in_folder("nothing"), "--tokens", "3"), 1);
+}
+
 /* Longer than the cache: it goes on. */
 static void past_the_cache(void **state)
 {
@@ -174,9 +193,13 @@ static void mistakes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_it_says),           cmocka_unit_test(seeds_and_cuts),
-        cmocka_unit_test(past_the_cache),         cmocka_unit_test(the_table),
-        cmocka_unit_test(large_ones_are_planned), cmocka_unit_test(mistakes),
+        cmocka_unit_test(what_it_says),
+        cmocka_unit_test(seeds_and_cuts),
+        cmocka_unit_test_setup_teardown(trained_weights, make_folder, remove_folder),
+        cmocka_unit_test(past_the_cache),
+        cmocka_unit_test(the_table),
+        cmocka_unit_test(large_ones_are_planned),
+        cmocka_unit_test(mistakes),
     };
     return cmocka_run_group_tests_name("cli generate", tests, NULL, NULL);
 }
