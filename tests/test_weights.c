@@ -544,6 +544,17 @@ static void test_source(void **state)
     test_free(text);
     assert_same_config(&preset, at("out"));
     assert_int_equal(io_keep_source(at("out"), at("out")), 0); /* itself */
+    preset = family(MODEL_LLAMA); /* Mistral's window was the length */
+    assert_int_equal(save(nn_model(&preset), &preset, "out"), 0);
+    put_text("in/config.json", "{'model_type':'mistral','sliding_window':24,'max_position_embeddings':99}");
+    assert_int_equal(io_keep_source(at("in"), at("out")), 0);
+    text = (char *)get_file(at("out/config.json"), &n);
+    assert_non_null(strstr(text, "\"model_type\": \"mistral\""));
+    assert_non_null(strstr(text, "\"max_position_embeddings\": 99"));
+    test_free(text);
+    IoModel mistral;
+    assert_int_equal(io_read_config(at("out"), &mistral), 0);
+    assert_int_equal(mistral.preset.config.llama.max_seq, 24);
     put_text("in/config.json", "{");
     assert_int_equal(io_keep_source(at("in"), at("out")), ERROR_DATA);
     assert_error(ERROR_DATA, "in/config.json", "is not JSON");
