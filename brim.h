@@ -8,6 +8,8 @@
 
 #include "data/data.h"
 #include "io/io.h"
+#include "io/safetensors.h"
+#include "io/weights.h"
 #include "memtrack/memtrack.h"
 #include "nn/nn.h"
 #include "optim/optim.h"

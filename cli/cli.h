@@ -20,13 +20,14 @@ typedef struct CheckpointChoice {
 
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories;
+    const char *init, *export, *export_dtype;
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk;
     int64_t steps, max_samples, run_steps;
     float lr, weight_decay, clip, dropout; /* negative: not given */
     CheckpointChoice checkpoint;
     AttentionKind attention;
     uint64_t budget, seed, reserve;
-    int fused, keep_gradients, json, csv, quiet, textbook;
+    int fused, keep_gradients, json, csv, quiet, textbook, init_partial;
     char **arguments; /* of the command line, the subcommand first */
     int argument_count;
     ModelPreset preset; /* of `model`, with the options applied */

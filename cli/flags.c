@@ -14,6 +14,10 @@ enum { MOST_THREADS = 128, MOST_SAMPLE = 160 }; /* of a context; of Training.gen
 
 static const Flag flags[] = {
     {"--model", FLAG_NAME, AT(model), "NAME", .help = "one of `brim models`, or a config.json (llama-tiny)"},
+    {"--init", FLAG_TEXT, AT(init), "PATH",
+     .help = "start from these weights: a directory (and its model), .safetensors or its index"},
+    {"--init-partial", FLAG_SWITCH, AT(init_partial), NULL,
+     .help = "what --init lacks keeps its random values, what else it has is left"},
     {"--data", FLAG_TEXT, AT(data), "PATH", .help = "text file, IDX folder, builtin or fashion-mnist"},
     {"--batch", FLAG_INT, AT(batch), "N", .help = "samples in a micro-batch (the model's usual)", .low = 1},
     {"--seq", FLAG_INT, AT(seq), "N", .help = "tokens in a sample (the model's usual)", .low = 1},
@@ -52,6 +56,9 @@ static const Flag flags[] = {
      .high = MOST_SAMPLE},
     {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", .help = "what the sample continues (\"The \")"},
     {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a line a step, each a JSON object"},
+    {"--export", FLAG_TEXT, AT(export), "DIR",
+     .help = "write the weights for transformers: model.safetensors and config.json", .only = "train"},
+    {"--export-dtype", FLAG_NAME, AT(export_dtype), "f32|f16|bf16", .help = "as what (f32)", .only = "train"},
     {"--textbook", FLAG_SWITCH, AT(textbook), NULL, .help = "the rules of thumb, and what is wrong with each",
      .only = "plan"},
     {"--run", FLAG_INT64, AT(run_steps), "N",

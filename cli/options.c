@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "flags_.h"
 
@@ -11,7 +12,10 @@ static int check_names(const Options *o)
     static const char *const optimizers[] = {
         "sgd", "sgd-momentum", "sgd-nesterov", "rmsprop", "adam", "adamw", NULL};
     static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+    static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
     int found;
+    if (parse_choice("--export-dtype", "f32, f16, bf16", o->export_dtype, dtypes, &found))
+        return EXIT_USAGE;
     if (parse_choice("--optimizer", "sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw", o->optimizer,
                      optimizers, &found))
         return EXIT_USAGE;
@@ -37,6 +41,8 @@ static int check_levers(Options *o)
             "SIZE");
     if (o->steps && o->epochs)
         return usage("--steps and --epochs say the same thing twice: give one");
+    if (o->init_partial && !o->init)
+        return usage("--init-partial says how --init PATH loads: give both");
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
     if ((int64_t)o->batch * o->accumulate > INT_MAX)
@@ -47,6 +53,14 @@ static int check_levers(Options *o)
     return 0;
 }
 
+/* What is trained where --model does not say: what --init holds, if it does. */
+static const char *default_model(const Options *o)
+{
+    char path[4096];
+    int length = o->init ? snprintf(path, sizeof path, "%s/config.json", o->init) : -1;
+    return length > 0 && length < (int)sizeof path && access(path, F_OK) == 0 ? o->init : "llama-tiny";
+}
+
 /* By name, or from a config.json: o->preset and o->model. What it keeps of the file lasts as long as the
  * process, once for every different model. */
 static int find_model(Options *o)
@@ -55,6 +69,7 @@ static int find_model(Options *o)
     static const char *asked[LIST_MAX + 1];
     static int count;
     int i = 0;
+    o->model = o->model ? o->model : default_model(o);
     while (i < count && strcmp(asked[i], o->model))
         i++;
     if (i == count) {
@@ -102,7 +117,7 @@ static int apply_model(Options *o)
     return 0;
 }
 
-static const Options defaults = {.model = "llama-tiny",
+static const Options defaults = {.export_dtype = "f32",
                                  .optimizer = "adamw",
                                  .schedule = "cosine",
                                  .accumulate = 1,

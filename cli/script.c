@@ -105,6 +105,18 @@ static void set_levers(const Options *o, Module *model)
         nn_set_loss_chunk(model, o->loss_chunk);
 }
 
+static int load_initial(const Session *s)
+{
+    const Options *o = s->options;
+    WeightsReport report = {0};
+    if (!o->init || !s->model)
+        return error_code();
+    int status = io_load_weights(s->model, o->init, &(WeightsOptions){.partial = o->init_partial}, &report);
+    if (!status && !s->meta && report.note[0])
+        fprintf(stderr, "brim: %s: %s\n", o->init, report.note);
+    return status;
+}
+
 static int session_open(Session *s)
 {
     const Options *o = s->options;
@@ -118,6 +130,8 @@ static int session_open(Session *s)
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
     s->model = nn_model(&o->preset);
+    if (load_initial(s) || (o->export && !s->meta && io_check_directory(o->export)))
+        return error_code();
     set_levers(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
     s->training->parameters = nn_parameter_count(s->model);
@@ -297,5 +311,8 @@ int training_script(void *config)
         evaluate(&s, s.steps);
     if (o->sample && !error_code())
         generate(&s);
+    if (o->export && !s.meta && !error_code())
+        io_save_weights(s.model, &o->preset, o->export,
+                        (SafetensorsType)safetensors_type_of(o->export_dtype));
     return error_code();
 }

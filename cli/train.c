@@ -109,6 +109,8 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     if (r->segments_off_plan)
         printf("%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n",
                r->segments_off_plan, r->first_off_plan + 1);
+    if (o->export)
+        printf("\nThe weights are in %s, as %s.\n", o->export, o->export_dtype);
     if (t->generated[0]) {
         printf("\nIt writes: ");
         print_words(t->generated, print_words(o->prompt ? o->prompt : "The ", SAMPLE_INDENT));

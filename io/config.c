@@ -1,32 +1,15 @@
 /* A config.json from its path to a model: opening, parsing, and errors that say where. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../tensor/tensor_.h"
 #include "io_.h"
 
-enum { MOST_BYTES = 1 << 20, PATH_BYTES = 4096 };
+enum { MOST_BYTES = 1 << 20 };
 
 /* ---- Paths ----------------------------------------------------------------------------------- */
-
-/* The path, or its end where it is long: messages have room for a line. */
-static void label(char out[FILE_LABEL], const char *path)
-{
-    size_t length = strlen(path), mark = strlen("…");
-    const char *from = path;
-    if (length >= FILE_LABEL) {
-        from = path + length - (FILE_LABEL - 1 - mark);
-        while (((unsigned char)*from & 0xC0) == 0x80) /* not within a letter of several bytes */
-            from++;
-        memcpy(out, "…", mark);
-        out += mark;
-    }
-    memcpy(out, from, strlen(from) + 1);
-}
 
 static void base_name(char *out, size_t size, const char *path)
 {
@@ -46,30 +29,6 @@ static void base_name(char *out, size_t size, const char *path)
 
 /* ---- Reading --------------------------------------------------------------------------------- */
 
-/* The file's size in *bytes and a descriptor; -1 with an error raised. */
-static int open_file(const char *path, const char *shown, size_t *bytes)
-{
-    struct stat status;
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block: it is refused below */
-    if (file < 0 || fstat(file, &status) != 0) {
-        error_raise(ERROR_FILE, "%s: cannot open: %s", shown, strerror(errno));
-    } else if (!S_ISREG(status.st_mode)) {
-        error_raise(ERROR_FILE, "%s is not a file; a config.json is expected", shown);
-    } else if (status.st_size == 0) {
-        error_raise(ERROR_FILE, "%s is empty", shown);
-    } else if (status.st_size > MOST_BYTES) {
-        error_raise(ERROR_FILE,
-                    "%s has %lld bytes; a config.json has a few thousand, and more than %d are refused",
-                    shown, (long long)status.st_size, MOST_BYTES);
-    } else {
-        *bytes = (size_t)status.st_size;
-        return file;
-    }
-    if (file >= 0)
-        close(file);
-    return -1;
-}
-
 static int read_all(int file, const char *shown, char *to, size_t bytes)
 {
     for (size_t done = 0; done < bytes;) {
@@ -85,8 +44,7 @@ static int read_all(int file, const char *shown, char *to, size_t bytes)
     return ERROR_NONE;
 }
 
-/* The caller's to decref; NULL with an error raised. */
-static json_t *parse(const char *shown, const char *text, size_t bytes)
+json_t *json_parse(const char *shown, const char *what, const char *text, size_t bytes)
 {
     json_error_t error = {.line = -1};
     json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
@@ -94,7 +52,7 @@ static json_t *parse(const char *shown, const char *text, size_t bytes)
     if (object)
         return root;
     if (root)
-        error_raise(ERROR_DATA, "%s: a config.json is one object {…}, not a list", shown);
+        error_raise(ERROR_DATA, "%s: %s is one object {…}, not a list", shown, what);
     else if (error.line < 0 || json_error_code(&error) == json_error_out_of_memory)
         error_raise(ERROR_HOST_MEMORY, "%s: no host memory to read it", shown);
     else
@@ -104,14 +62,14 @@ static json_t *parse(const char *shown, const char *text, size_t bytes)
     return NULL;
 }
 
-static json_t *load(const char *path, const char *shown)
+json_t *json_read_file(const char *path, const char *shown, const char *what, size_t most)
 {
     size_t bytes = 0;
-    int file = open_file(path, shown, &bytes);
+    int file = file_open_input(path, shown, what, most, &bytes);
     char *text = file >= 0 ? host_alloc(bytes) : NULL;
     json_t *root = NULL;
     if (text && read_all(file, shown, text, bytes) == 0)
-        root = parse(shown, text, bytes);
+        root = json_parse(shown, what, text, bytes);
     if (text)
         host_free(context_here(), text, bytes);
     if (file >= 0)
@@ -124,11 +82,10 @@ static json_t *load(const char *path, const char *shown)
 /* The file that is meant: the path, or config.json in it. Returns an error code. */
 static int resolve(const char *path, char out[PATH_BYTES])
 {
-    struct stat status;
-    int directory = stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+    int directory = path_is_directory(path);
     int length = snprintf(out, PATH_BYTES, directory ? "%s/config.json" : "%s", path);
     char shown[FILE_LABEL];
-    label(shown, path);
+    path_label(shown, path);
     if (length >= PATH_BYTES)
         return error_raise(ERROR_FILE, "%s: the path is too long", shown);
     if (directory && access(out, F_OK) != 0)
@@ -142,8 +99,8 @@ static int read_model(const char *path, IoModel *model)
     int status = resolve(path, file);
     if (status)
         return status;
-    label(shown, file);
-    json_t *root = load(file, shown);
+    path_label(shown, file);
+    json_t *root = json_read_file(file, shown, "a config.json", MOST_BYTES);
     if (!root)
         return error_code();
     Fields fields = {.file = shown, .within = "", .object = root, .model = model};

@@ -4,9 +4,10 @@
 
 #include <jansson.h>
 
+#include "file_.h"
 #include "io.h"
 
-enum { FIELDS_MAX = 96, VALUE_TEXT = 64, FILE_LABEL = 128 };
+enum { FIELDS_MAX = 96, VALUE_TEXT = 64 };
 
 /* One object of a file while it is read. Reading a field notes its name, so that what nobody read can be
  * refused at the end. After the first error the rest read defaults. */
@@ -51,6 +52,11 @@ typedef struct ValueText {
 } ValueText;
 ValueText value_text(const json_t *value);
 ValueText string_text(const char *text); /* in quotes */
+
+/* JSON that must be one object, the caller's to decref; NULL with an error raised. what: "a config.json".
+ * (config.c) */
+json_t *json_parse(const char *shown, const char *what, const char *text, size_t bytes);
+json_t *json_read_file(const char *path, const char *shown, const char *what, size_t most);
 
 /* Adds a sentence to the model's note, if it has room. */
 void model_note(IoModel *model, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -55,11 +55,19 @@ typedef struct DropoutKey {
     uint32_t layer;        /* which dropout of the forward pass */
 } DropoutKey;
 
+/* How the frequencies of rotary positions are stretched. linear: all divided by factor. llama3: those of
+ * waves longer than original_seq / low_freq_factor are, those shorter than original_seq / high_freq_factor
+ * are not, and between the two it goes over smoothly. */
+typedef enum RopeStretch { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 } RopeStretch;
+
 typedef struct RopeDims {
     int batch, seq, heads, head_dim; /* x (B,T,H,D), D even; pairs (i, i + D/2) as in Hugging Face's Llama */
     int64_t ld;                      /* elements between consecutive (b,t) rows */
     float theta;                     /* 10000 or 500000 */
     int inverse;                     /* 1: rotate back (the gradient) */
+    RopeStretch stretch;
+    float factor;                                          /* of linear and llama3 */
+    float low_freq_factor, high_freq_factor, original_seq; /* of llama3 */
 } RopeDims;
 
 /* Hyper-parameters of one update; field meanings are PyTorch's. grad_scale multiplies every gradient first

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/draw.h"
+#include "kernels/frequency.h"
 #include "kernels/reference_.h"
 
 static float blend(double value, float beta, float old)
@@ -213,8 +214,7 @@ void reference_rope(const RopeDims *d, const float *x, float beta, float *y, int
         for (int64_t at = row * d->ld, h = 0; h < d->heads; h++, at += d->head_dim) {
             for (int64_t i = at, k = 0; k < half; i++, k++) {
                 /* Angles are floats by definition: that is what models were trained with. */
-                float frequency = 1.0f / powf(d->theta, (float)(2 * k) / (float)d->head_dim);
-                float angle = (float)(row % d->seq) * frequency;
+                float angle = (float)(row % d->seq) * rope_frequency(d, (int)k);
                 double c = cos(angle), s = d->inverse ? -sin(angle) : sin(angle), a = x[i], b = x[i + half];
                 y[i] = blend(a * c - b * s, beta, y[i]);
                 y[i + half] = blend(b * c + a * s, beta, y[i + half]);

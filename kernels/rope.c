@@ -1,10 +1,11 @@
 /* Rotary position embedding (Su et al., "RoFormer", 2021) as in Hugging Face's Llama: the angle of pair i at
- * position t is t / theta^(2i/D), every step of it in float. Sines are libm's: one pair serves every sequence
- * and head. */
+ * position t is t / theta^(2i/D), perhaps stretched (frequency.h), every step of it in float. Sines are
+ * libm's: one pair serves every sequence and head. */
 #include <math.h>
 #include <stdint.h>
 
 #include "kernels/kernels.h"
+#include "kernels/frequency.h"
 #include "kernels/range.h"
 
 enum { ROPE_PAIRS = 64 }; /* pairs rotated at a time: what the stack arrays hold */
@@ -55,7 +56,7 @@ static void rope(const RopeDims *d, const float *x, float beta, float *y, int th
         int pairs = (int)range_min(ROPE_PAIRS, half - first);
         float frequency[ROPE_PAIRS];
         for (int i = 0; i < pairs; i++)
-            frequency[i] = 1.0f / powf(d->theta, (float)(2 * (first + i)) / (float)d->head_dim);
+            frequency[i] = rope_frequency(d, first + i);
 #pragma omp parallel for schedule(static) num_threads(team)
         for (int t = 0; t < d->seq; t++)
             rope_position(d, t, first, pairs, frequency, x, beta, y);

@@ -291,6 +291,18 @@ BRIM_API char *memtrack_host_strdup(MemTracker *tracker, const char *text);     
 BRIM_API uint64_t memtrack_host_live(const MemTracker *tracker);
 BRIM_API uint64_t memtrack_host_peak(const MemTracker *tracker);
 
+/* ---- Files ------------------------------------------------------------------------------------
+ * A file's bytes without memory of one's own: pages of the system's file cache, in nobody's books. */
+
+/* The first `bytes` (1 or more; the file must have them) of an open file, read-only; the descriptor may be
+ * closed. NULL when the system refuses. A file that others cut short while it is mapped ends the process that
+ * reads beyond its end. */
+BRIM_API const void *memtrack_map_file(int file, size_t bytes);
+BRIM_API void memtrack_unmap_file(const void *mapped, size_t bytes); /* NULL is fine */
+/* Pages of [from, from + bytes) need not stay resident: reading a large file leaves the process no larger.
+ * They are read again when they are needed. */
+BRIM_API void memtrack_map_forget(const void *mapped, const void *from, size_t bytes);
+
 /* ---- Process and tests ----------------------------------------------------------------------- */
 
 /* What this process holds through memtrack now, over all trackers, host and devices together. 0 when all is

@@ -39,8 +39,8 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
         return gpt2_attention(self, x);
     Tensor *q = projected(self, 0, x), *k = projected(self, 1, x), *v = projected(self, 2, x);
     if (c->style == ATTENTION_LLAMA) {
-        q = tensor_rope(tensor_move(q), c->heads, c->rope_theta);
-        k = tensor_rope(tensor_move(k), c->kv_heads, c->rope_theta);
+        q = tensor_rope_scaled(tensor_move(q), c->heads, c->rope_theta, &c->rope_scaling);
+        k = tensor_rope_scaled(tensor_move(k), c->kv_heads, c->rope_theta, &c->rope_scaling);
     }
     AttentionOptions options = options_of(self, c->style == ATTENTION_BERT && batch ? batch->mask : NULL);
     Tensor *out = tensor_attention(tensor_move(q), tensor_move(k), tensor_move(v), &options);

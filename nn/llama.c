@@ -37,6 +37,7 @@ Module *nn_llama_block(const LlamaConfig *c)
                                                              .head_dim = c->head_dim,
                                                              .kind = c->attention,
                                                              .rope_theta = c->rope_theta,
+                                                             .rope_scaling = c->rope_scaling,
                                                              .qkv_bias = c->qkv_bias,
                                                              .o_bias = c->o_bias}));
     self->mlp = nn_add(module, "mlp", module_swiglu(c->dim, c->hidden, c->mlp_bias));

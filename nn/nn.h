@@ -129,8 +129,9 @@ typedef struct AttentionConfig {
     int head_dim; /* 0 = dim / heads */
     AttentionKind kind;
     float rope_theta; /* LLaMA; 0 = 10000 */
-    int qkv_bias;     /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
-    int o_bias;       /* LLaMA: a bias on the output */
+    RopeScaling rope_scaling;
+    int qkv_bias; /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
+    int o_bias;   /* LLaMA: a bias on the output */
 } AttentionConfig;
 BRIM_API Module *nn_attention(const AttentionConfig *config);
 BRIM_API Module *nn_swiglu(int64_t dim, int64_t hidden); /* gate_proj, up_proj, down_proj; no biases */
@@ -149,12 +150,13 @@ BRIM_API Module *nn_mlp(const MlpConfig *config);
  * Initialised normal(0, 0.02), norms 1, as transformers does. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
-    int kv_heads;     /* 0 = heads */
-    int head_dim;     /* 0 = dim / heads */
-    int max_seq;      /* 0 = 4096 */
-    int tied;         /* the head is the embedding */
-    float rope_theta; /* 0 = 10000 */
-    float norm_eps;   /* 0 = 1e-5 */
+    int kv_heads;             /* 0 = heads */
+    int head_dim;             /* 0 = dim / heads */
+    int max_seq;              /* 0 = 4096 */
+    int tied;                 /* the head is the embedding */
+    float rope_theta;         /* 0 = 10000 */
+    RopeScaling rope_scaling; /* Llama 3.1 and later; zero = none */
+    float norm_eps;           /* 0 = 1e-5 */
     AttentionKind attention;
     int qkv_bias; /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
     int o_bias;   /* on o_proj */

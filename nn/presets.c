@@ -8,6 +8,9 @@
 #define BERT(...)  .family = MODEL_BERT, .config.bert = {__VA_ARGS__}
 #define GPT2(...)  .family = MODEL_GPT2, .config.gpt2 = {__VA_ARGS__}
 #define LLAMA(...) .family = MODEL_LLAMA, .config.llama = {__VA_ARGS__}
+#define LLAMA3(stretch)                                                                                      \
+    .rope_theta = 500000, .rope_scaling = {ROPE_SCALING_LLAMA3, .factor = stretch, .low_freq_factor = 1,     \
+                                           .high_freq_factor = 4, .original_max_seq = 8192}
 
 static const ModelPreset presets[] = {
     {"mlp", "784-512-512-10, for Fashion-MNIST", .batch = 128, MLP(.sizes = {784, 512, 512, 10})},
@@ -35,19 +38,19 @@ static const ModelPreset presets[] = {
      LLAMA(.vocab = 32000, .dim = 5120, .layers = 40, .heads = 40, .hidden = 13824)},
     {"llama-3.2-1b", "1.24B, tied head", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 2048, .layers = 16, .heads = 32, .kv_heads = 8, .hidden = 8192,
-           .max_seq = 131072, .tied = 1, .rope_theta = 500000)},
+           .max_seq = 131072, .tied = 1, LLAMA3(32))},
     {"llama-3.2-3b", "3.21B, tied head", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 3072, .layers = 28, .heads = 24, .kv_heads = 8, .hidden = 8192,
-           .max_seq = 131072, .tied = 1, .rope_theta = 500000)},
+           .max_seq = 131072, .tied = 1, LLAMA3(32))},
     {"llama-3.1-8b", "8.0B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
-           .max_seq = 131072, .rope_theta = 500000)},
+           .max_seq = 131072, LLAMA3(8))},
     {"llama-3.1-70b", "70.6B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 28672,
-           .max_seq = 131072, .rope_theta = 500000)},
+           .max_seq = 131072, LLAMA3(8))},
     {"llama-3.1-405b", "405.9B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 16384, .layers = 126, .heads = 128, .kv_heads = 8, .hidden = 53248,
-           .max_seq = 131072, .rope_theta = 500000)},
+           .max_seq = 131072, LLAMA3(8))},
     /* Version 0.1; beyond 4096 tokens its attention has a window, which is not computed. */
     {"mistral-7b", "7.2B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,

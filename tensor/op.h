@@ -36,6 +36,7 @@ typedef union OpAttr {
     struct {
         int heads;
         float theta;
+        RopeScaling scaling;
     } rope;
     struct {
         int heads, kv_heads, causal, flash, packed;

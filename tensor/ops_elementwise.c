@@ -257,12 +257,36 @@ static RopeDims rope_dims(const OpCall *call)
 {
     Shape x = call->shape[0];
     int heads = call->attr.rope.heads;
+    const RopeScaling *s = &call->attr.rope.scaling;
     return (RopeDims){.batch = (int)x.dim[0],
                       .seq = (int)x.dim[1],
                       .heads = heads,
                       .head_dim = (int)(x.dim[2] / heads),
                       .ld = x.dim[2],
-                      .theta = call->attr.rope.theta};
+                      .theta = call->attr.rope.theta,
+                      .stretch = (RopeStretch)s->kind,
+                      .factor = s->factor,
+                      .low_freq_factor = s->low_freq_factor,
+                      .high_freq_factor = s->high_freq_factor,
+                      .original_seq = (float)s->original_max_seq};
+}
+
+static int rope_scaling_check(const RopeScaling *s)
+{
+    if (s->kind == ROPE_SCALING_NONE)
+        return 0;
+    if ((unsigned)s->kind > ROPE_SCALING_LLAMA3 || !(s->factor > 0))
+        return error_raise(ERROR_ARGUMENT,
+                           "rope: the scaling has kind %d and factor %g; linear and llama3 "
+                           "need a factor above 0",
+                           (int)s->kind, (double)s->factor);
+    if (s->kind == ROPE_SCALING_LLAMA3 &&
+        !(s->low_freq_factor > 0 && s->high_freq_factor > s->low_freq_factor && s->original_max_seq > 0))
+        return error_raise(ERROR_ARGUMENT,
+                           "rope: llama3 scaling needs 0 < low_freq_factor < high_freq_factor "
+                           "and original_max_seq above 0, not %g, %g and %d",
+                           (double)s->low_freq_factor, (double)s->high_freq_factor, s->original_max_seq);
+    return 0;
 }
 
 static int rope_shape(OpCall *call)
@@ -275,6 +299,8 @@ static int rope_shape(OpCall *call)
     if (!(call->attr.rope.theta > 0))
         return error_raise(ERROR_ARGUMENT, "rope: theta is %g; it must be above 0",
                            (double)call->attr.rope.theta);
+    if (rope_scaling_check(&call->attr.rope.scaling))
+        return error_code();
     return unary_shape(call);
 }
 
@@ -302,11 +328,17 @@ static const OpRow rope_row = {
     .accumulates = OP_INPUT(0),
 };
 
+Tensor *tensor_rope_scaled(Tensor *x, int heads, float theta, const RopeScaling *scaling)
+{
+    OpAttr attr = {.rope = {.heads = heads, .theta = theta}};
+    if (scaling)
+        attr.rope.scaling = *scaling;
+    return x ? tensor_apply(&rope_row, &attr, 1, (Tensor *[]){x}) : NULL;
+}
+
 Tensor *tensor_rope(Tensor *x, int heads, float theta)
 {
-    return x ? tensor_apply(&rope_row, &(OpAttr){.rope = {.heads = heads, .theta = theta}}, 1,
-                            (Tensor *[]){x})
-             : NULL;
+    return tensor_rope_scaled(x, heads, theta, NULL);
 }
 
 /* ---- Dropout --------------------------------------------------------------------------------- */

@@ -237,6 +237,24 @@ BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
 BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
 
+/* How trained positions are stretched over longer texts, as transformers computes it: LINEAR divides every
+ * frequency by factor; LLAMA3 (Llama 3.1) divides those of waves longer than original_max_seq /
+ * low_freq_factor, leaves those shorter than original_max_seq / high_freq_factor, and goes over smoothly
+ * between. */
+typedef enum RopeScalingKind { /* values match the kernels' */
+                               ROPE_SCALING_NONE,
+                               ROPE_SCALING_LINEAR,
+                               ROPE_SCALING_LLAMA3
+} RopeScalingKind;
+typedef struct RopeScaling {
+    RopeScalingKind kind;
+    float factor;
+    float low_freq_factor, high_freq_factor; /* LLAMA3: 1 and 4 */
+    int original_max_seq;                    /* LLAMA3: 8192 */
+} RopeScaling;
+/* tensor_rope with stretched frequencies; scaling NULL is none. */
+BRIM_API Tensor *tensor_rope_scaled(Tensor *x, int heads, float theta, const RopeScaling *scaling);
+
 typedef enum AttentionKind { ATTENTION_FLASH, ATTENTION_EAGER } AttentionKind;
 typedef struct AttentionOptions {
     int heads;

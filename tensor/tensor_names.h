@@ -69,6 +69,7 @@
 #define tensor_reshape brim_tensor_reshape
 #define tensor_rms_norm brim_tensor_rms_norm
 #define tensor_rope brim_tensor_rope
+#define tensor_rope_scaled brim_tensor_rope_scaled
 #define tensor_scale brim_tensor_scale
 #define tensor_scope_begin brim_tensor_scope_begin
 #define tensor_scope_end brim_tensor_scope_end

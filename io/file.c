@@ -1,0 +1,154 @@
+/* Opening what is read, and writing by temporary name, fsync and rename: whoever reads a file sees the old
+ * one or the new one, whole, whenever we die. */
+#include "file_.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../tensor/tensor.h"
+
+/* ---- Paths ----------------------------------------------------------------------------------- */
+
+void path_label(char out[FILE_LABEL], const char *path)
+{
+    size_t length = strlen(path), mark = strlen("…");
+    const char *from = path;
+    if (length >= FILE_LABEL) {
+        from = path + length - (FILE_LABEL - 1 - mark);
+        while (((unsigned char)*from & 0xC0) == 0x80) /* not within a letter of several bytes */
+            from++;
+        memcpy(out, "…", mark);
+        out += mark;
+    }
+    memcpy(out, from, strlen(from) + 1);
+}
+
+int path_join(char out[PATH_BYTES], const char *directory, const char *name)
+{
+    size_t end = strlen(directory);
+    const char *slash = end && directory[end - 1] == '/' ? "" : "/";
+    char shown[FILE_LABEL];
+    if (snprintf(out, PATH_BYTES, "%s%s%s", directory, slash, name) < PATH_BYTES)
+        return 0;
+    path_label(shown, directory);
+    return error_raise(ERROR_FILE, "%s: the path is too long", shown);
+}
+
+int path_is_directory(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+int file_open_input(const char *path, const char *shown, const char *expected, uint64_t most, size_t *bytes)
+{
+    struct stat status;
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block: it is refused below */
+    if (file < 0 || fstat(file, &status) != 0) {
+        error_raise(ERROR_FILE, "%s: cannot open: %s", shown, strerror(errno));
+    } else if (!S_ISREG(status.st_mode)) {
+        error_raise(ERROR_FILE, "%s is not a file; %s is expected", shown, expected);
+    } else if (status.st_size == 0) {
+        error_raise(ERROR_FILE, "%s is empty", shown);
+    } else if ((uint64_t)status.st_size > most) {
+        error_raise(ERROR_FILE, "%s has %lld bytes; %s of more than %llu is refused", shown,
+                    (long long)status.st_size, expected, (unsigned long long)most);
+    } else {
+        *bytes = (size_t)status.st_size;
+        return file;
+    }
+    if (file >= 0)
+        close(file);
+    return -1;
+}
+
+/* ---- Writing --------------------------------------------------------------------------------- */
+
+static int writer_fail(FileWriter *w, const char *what)
+{
+    int cause = errno;
+    if (!w->failed)
+        w->failed = error_raise(ERROR_FILE, "cannot %s %s: %s; what was there before is unchanged", what,
+                                w->shown, strerror(cause));
+    return w->failed;
+}
+
+int file_begin(FileWriter *w, const char *path)
+{
+    *w = (FileWriter){.file = -1};
+    path_label(w->shown, path);
+    /* Of this process: two that write one file at a time both write a whole one. */
+    int length = snprintf(w->temporary, PATH_BYTES, "%s.tmp-%ld", path, (long)getpid());
+    if (length >= PATH_BYTES)
+        return w->failed = error_raise(ERROR_FILE, "%s: the path is too long", w->shown);
+    memcpy(w->path, path, strlen(path) + 1);
+    unlink(w->temporary); /* of a process that died, and had our number */
+    w->file = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return w->file < 0 ? writer_fail(w, "create") : 0;
+}
+
+int file_put(FileWriter *w, const void *bytes, size_t count)
+{
+    const char *at = bytes;
+    while (count > 0 && !w->failed) {
+        ssize_t wrote = write(w->file, at, count);
+        if (wrote < 0 && errno == EINTR)
+            continue;
+        if (wrote <= 0) {
+            errno = wrote < 0 ? errno : EIO;
+            return writer_fail(w, "write");
+        }
+        at += wrote;
+        count -= (size_t)wrote;
+    }
+    return w->failed;
+}
+
+void file_abandon(FileWriter *w)
+{
+    if (w->file < 0)
+        return;
+    close(w->file);
+    unlink(w->temporary);
+    w->file = -1;
+}
+
+/* The new name is on the disk when its directory is. A file system that cannot sync directories says EINVAL.
+ */
+static int sync_directory(FileWriter *w)
+{
+    char directory[PATH_BYTES];
+    const char *slash = strrchr(w->path, '/');
+    size_t length = slash ? (size_t)(slash - w->path) : 0;
+    memcpy(directory, w->path, length);
+    directory[length] = '\0';
+    int file = open(length ? directory : slash ? "/" : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int bad = file < 0 || (fsync(file) != 0 && errno != EINVAL);
+    if (bad && !w->failed)
+        w->failed = error_raise(ERROR_FILE, "%s is written, but its directory cannot be synced: %s", w->shown,
+                                strerror(errno));
+    if (file >= 0)
+        close(file);
+    return w->failed;
+}
+
+int file_commit(FileWriter *w)
+{
+    if (!w->failed && fsync(w->file) != 0)
+        writer_fail(w, "write");
+    if (!w->failed && rename(w->temporary, w->path) != 0)
+        writer_fail(w, "replace");
+    if (w->failed) {
+        file_abandon(w);
+        return w->failed;
+    }
+    close(w->file);
+    w->file = -1;
+    return sync_directory(w);
+}

@@ -1,0 +1,35 @@
+/* Files for io's own: opened with a clear error, and written so that a failure leaves the old one whole. */
+#ifndef BRIM_FILE_INTERNAL_H
+#define BRIM_FILE_INTERNAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { PATH_BYTES = 4096, FILE_LABEL = 128 };
+
+/* The path as messages show it: its end where it is long. */
+void path_label(char out[FILE_LABEL], const char *path);
+/* directory/name; raises ERROR_FILE and returns non-zero when it is too long. */
+int path_join(char out[PATH_BYTES], const char *directory, const char *name);
+int path_is_directory(const char *path);
+
+/* A regular, non-empty file of at most `most` bytes: its descriptor and size, or -1 with ERROR_FILE raised.
+ * expected: "a config.json". */
+int file_open_input(const char *path, const char *shown, const char *expected, uint64_t most, size_t *bytes);
+
+/* A file written beside the one it will replace, under a temporary name, and moved there when all of it is on
+ * the disk. After an error the rest does nothing; only file_commit or file_abandon ends it. */
+typedef struct FileWriter {
+    int file; /* -1 = closed */
+    int failed;
+    char path[PATH_BYTES], temporary[PATH_BYTES], shown[FILE_LABEL];
+} FileWriter;
+
+/* Each returns 0, or raises ERROR_FILE and returns it. */
+int file_begin(FileWriter *writer, const char *path);
+int file_put(FileWriter *writer, const void *bytes, size_t count);
+/* Syncs the file, moves it to its name, and syncs the directory. On any earlier failure it abandons. */
+int file_commit(FileWriter *writer);
+void file_abandon(FileWriter *writer);
+
+#endif

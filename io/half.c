@@ -1,0 +1,97 @@
+/* 16-bit floats by their bits, without a branch a number where it matters, so that the compiler vectorises.
+ */
+#include "half_.h"
+
+#include <math.h>
+#include <string.h>
+
+static float float_of(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+float half_from_bf16(uint16_t bits)
+{
+    return float_of((uint32_t)bits << 16);
+}
+
+uint16_t half_to_bf16(float value)
+{
+    uint32_t bits = bits_of(value);
+    uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1)) >> 16;
+    uint32_t quiet = bits >> 16 | 0x40u;
+    return (uint16_t)((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet : rounded);
+}
+
+float half_from_f16(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7FFFu;
+    float scaled = float_of(rest << 13) * 0x1p112f; /* exponents differ by 112; subnormals come right too */
+    uint32_t special = 0x7F800000u | (rest & 0x3FFu) << 13;
+    return float_of(sign | (rest >= 0x7C00u ? special : bits_of(scaled)));
+}
+
+uint16_t half_to_f16(float value)
+{
+    uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7FFFFFFFu;
+    /* Normal: the exponent moved by 112, the mantissa rounded at bit 13; a carry is right as it falls. */
+    uint32_t normal = (rest - (112u << 23) + 0xFFFu + (rest >> 13 & 1)) >> 13;
+    /* Below 2^-14: adding 1/2 lets the addition itself round at 2^-24, the step of f16's subnormals. */
+    uint32_t small = bits_of(float_of(rest) + 0.5f) - 0x3F000000u;
+    uint32_t result = rest < 0x38800000u ? small : normal;
+    result = rest >= 0x47800000u ? 0x7C00u : result; /* 65536 and more */
+    result = rest > 0x7F800000u ? 0x7E00u | (rest >> 13 & 0x3FFu) : result;
+    return (uint16_t)(sign | result);
+}
+
+void half_decode_f16(size_t n, const void *from, float *to)
+{
+    const unsigned char *at = from;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t bits;
+        memcpy(&bits, at + 2 * i, sizeof bits);
+        to[i] = half_from_f16(bits);
+    }
+}
+
+void half_decode_bf16(size_t n, const void *from, float *to)
+{
+    const unsigned char *at = from;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t bits;
+        memcpy(&bits, at + 2 * i, sizeof bits);
+        to[i] = half_from_bf16(bits);
+    }
+}
+
+/* Of numbers that were all finite or not: the first finite one whose half is infinite. */
+static int64_t first_overflow(size_t n, const float *from, const uint16_t *to, uint16_t infinity)
+{
+    for (size_t i = 0; i < n; i++)
+        if ((to[i] & 0x7FFFu) == infinity && isfinite(from[i]))
+            return (int64_t)i;
+    return -1;
+}
+
+int64_t half_encode_f16(size_t n, const float *from, uint16_t *to)
+{
+    for (size_t i = 0; i < n; i++)
+        to[i] = half_to_f16(from[i]);
+    return first_overflow(n, from, to, 0x7C00u);
+}
+
+int64_t half_encode_bf16(size_t n, const float *from, uint16_t *to)
+{
+    for (size_t i = 0; i < n; i++)
+        to[i] = half_to_bf16(from[i]);
+    return first_overflow(n, from, to, 0x7F80u);
+}

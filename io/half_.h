@@ -1,0 +1,21 @@
+/* 16-bit floats: IEEE 754 binary16 (F16) and bfloat16 (BF16) from and to float, rounded to nearest, ties to
+ * even. Infinities and the signs of zeros are kept; a NaN stays one, made quiet. */
+#ifndef BRIM_HALF_INTERNAL_H
+#define BRIM_HALF_INTERNAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+float half_from_f16(uint16_t bits); /* exact */
+float half_from_bf16(uint16_t bits);
+uint16_t half_to_f16(float value);
+uint16_t half_to_bf16(float value);
+
+/* Of n in a row. The 16-bit side needs no alignment. */
+void half_decode_f16(size_t n, const void *from, float *to);
+void half_decode_bf16(size_t n, const void *from, float *to);
+/* Return -1, or the index of the first finite number that the type cannot hold (it becomes infinite). */
+int64_t half_encode_f16(size_t n, const float *from, uint16_t *to);
+int64_t half_encode_bf16(size_t n, const float *from, uint16_t *to);
+
+#endif

@@ -1,0 +1,180 @@
+/* safetensors written: the header from sorted items, padded to eight bytes, then their bytes, converted a
+ * piece at a time. The same items give the same file. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../tensor/tensor_.h"
+#include "half_.h"
+#include "io_.h"
+#include "safetensors_.h"
+
+enum { PIECE = 8192, ALIGN = 8 };
+
+static int bad_item(const char *shown, const SafetensorsItem *item, const char *what)
+{
+    return error_raise(ERROR_DATA, "%s: the tensor %s %s", shown,
+                       item->name ? string_text(item->name).text : "without a name", what);
+}
+
+/* ---- Order ----------------------------------------------------------------------------------- */
+
+typedef struct Sorted {
+    const SafetensorsItem *item;
+    int64_t numel;
+    uint64_t bytes;
+    int size; /* of an element */
+} Sorted;
+
+static int by_size_and_name(const void *a, const void *b)
+{
+    const Sorted *x = a, *y = b;
+    return x->size != y->size ? y->size - x->size : strcmp(x->item->name, y->item->name);
+}
+
+static int sort_items(const char *shown, const SafetensorsItem *items, int count, Sorted *sorted)
+{
+    static const int sizes[] = {
+#define X(id, bytes) bytes,
+        SAFETENSORS_TYPES(X)
+#undef X
+    };
+    for (int i = 0; i < count; i++) {
+        const SafetensorsItem *item = &items[i];
+        Sorted *s = &sorted[i];
+        s->item = item;
+        if (!item->name || (unsigned)item->type >= SAFETENSORS_TYPE_COUNT || item->ndim < 0 ||
+            item->ndim > SAFETENSORS_MAX_DIMS ||
+            safetensors_bytes(item->type, item->ndim, item->dim, &s->numel, &s->bytes) ||
+            (!item->data && s->bytes))
+            return bad_item(shown, item, "has no name, no data, or a type or shape that cannot be");
+        s->size = sizes[item->type];
+    }
+    qsort(sorted, (size_t)count, sizeof *sorted, by_size_and_name);
+    return 0;
+}
+
+/* ---- The header ------------------------------------------------------------------------------ */
+
+static json_t *described(const Sorted *s, uint64_t from)
+{
+    json_t *shape = json_array();
+    for (int i = 0; i < s->item->ndim; i++)
+        json_array_append_new(shape, json_integer(s->item->dim[i]));
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", safetensors_type_name(s->item->type), "shape", shape,
+                     "data_offsets", (json_int_t)from, (json_int_t)(from + s->bytes));
+}
+
+/* The caller's to decref; NULL with an error raised. */
+static json_t *make_header(const char *shown, const Sorted *sorted, int count)
+{
+    json_t *root = json_pack("{s:{s:s}}", "__metadata__", "format", "pt"); /* transformers asks for it */
+    uint64_t from = 0;
+    for (int i = 0; i < count; i++) {
+        const char *name = sorted[i].item->name, *bad = NULL;
+        json_t *tensor = described(&sorted[i], from);
+        from += sorted[i].bytes;
+        if (json_object_get(root, name))
+            bad = "occurs twice";
+        else if (json_object_set_new(root, name, json_incref(tensor)) != 0)
+            bad = tensor ? "has a name that is not UTF-8" : "";
+        json_decref(tensor);
+        if (!bad)
+            continue;
+        json_decref(root);
+        if (bad[0])
+            bad_item(shown, sorted[i].item, bad);
+        else
+            error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the header", shown);
+        return NULL;
+    }
+    if (!root)
+        error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the header", shown);
+    return root;
+}
+
+static int count_bytes(const char *text, size_t size, void *total)
+{
+    (void)text;
+    *(size_t *)total += size;
+    return 0;
+}
+
+static int put_bytes(const char *text, size_t size, void *writer)
+{
+    return file_put(writer, text, size) ? -1 : 0;
+}
+
+static int write_header(FileWriter *w, const json_t *root)
+{
+    size_t length = 0;
+    if (json_dump_callback(root, count_bytes, &length, JSON_COMPACT) != 0)
+        return w->failed = error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the header", w->shown);
+    uint64_t padded = (length + ALIGN - 1) / ALIGN * ALIGN;
+    file_put(w, &padded, sizeof padded);
+    if (json_dump_callback(root, put_bytes, w, JSON_COMPACT) != 0 && !w->failed)
+        w->failed = error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the header", w->shown);
+    return file_put(w, "        ", (size_t)(padded - length));
+}
+
+/* ---- The tensors ----------------------------------------------------------------------------- */
+
+static int write_halves(FileWriter *w, const Sorted *s)
+{
+    uint16_t piece[PIECE];
+    const float *from = s->item->data;
+    for (int64_t done = 0; done < s->numel && !w->failed;) {
+        size_t n = (size_t)(s->numel - done < PIECE ? s->numel - done : PIECE);
+        int64_t bad = s->item->type == SAFETENSORS_F16 ? half_encode_f16(n, from + done, piece)
+                                                       : half_encode_bf16(n, from + done, piece);
+        if (bad >= 0)
+            return w->failed = error_raise(ERROR_NONFINITE,
+                                           "%s: the tensor %s holds %g, which %s cannot; write it as %s",
+                                           w->shown, string_text(s->item->name).text,
+                                           (double)from[done + bad], safetensors_type_name(s->item->type),
+                                           s->item->type == SAFETENSORS_F16 ? "bf16 or f32" : "f32");
+        file_put(w, piece, n * sizeof *piece);
+        done += (int64_t)n;
+    }
+    return w->failed;
+}
+
+static int write_tensor(FileWriter *w, const Sorted *s)
+{
+    if (s->item->type == SAFETENSORS_F16 || s->item->type == SAFETENSORS_BF16)
+        return write_halves(w, s);
+    return file_put(w, s->item->data, (size_t)s->bytes);
+}
+
+static int write_file(const char *path, const char *shown, const Sorted *sorted, int count)
+{
+    FileWriter writer;
+    json_t *root = make_header(shown, sorted, count);
+    if (!root)
+        return error_code();
+    if (file_begin(&writer, path) == 0)
+        write_header(&writer, root);
+    for (int i = 0; i < count && !writer.failed; i++)
+        write_tensor(&writer, &sorted[i]);
+    json_decref(root);
+    return file_commit(&writer);
+}
+
+int safetensors_write(const char *path, const SafetensorsItem *items, int count)
+{
+    char shown[FILE_LABEL];
+    if (!path || count < 0 || (count && !items))
+        return error_raise(ERROR_ARGUMENT, "safetensors_write: %s",
+                           path ? "there are no items" : "path is NULL");
+    if (error_code())
+        return error_code();
+    path_label(shown, path);
+    size_t bytes = (size_t)count * sizeof(Sorted);
+    Sorted *sorted = host_alloc(bytes);
+    if (!sorted)
+        return error_code();
+    int status = sort_items(shown, items, count, sorted);
+    if (!status)
+        status = write_file(path, shown, sorted, count);
+    host_free(context_here(), sorted, bytes);
+    return status;
+}

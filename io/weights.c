@@ -1,0 +1,259 @@
+/* Loading: which tensor of a checkpoint is which parameter, everything that does not fit in one message, and
+ * only then the bytes, each parameter straight into its storage. */
+#include "weights.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../tensor/tensor_.h"
+#include "io_.h"
+#include "weights_.h"
+
+/* ---- Names in messages ----------------------------------------------------------------------- */
+
+/* "2 parameters are missing: a, b"; names beyond the room are counted. */
+typedef struct Listing {
+    char text[200];
+    size_t used;
+    int count, shown;
+} Listing;
+
+static void list_name(Listing *list, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void list_name(Listing *list, const char *format, ...)
+{
+    char item[128];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(item, sizeof item, format, arguments);
+    va_end(arguments);
+    size_t length = strlen(item) + (list->used ? 2 : 0);
+    list->count++;
+    if (list->shown + 1 < list->count || list->used + length + sizeof " and 1000000 more" > sizeof list->text)
+        return; /* no gaps: one that is left out ends the list */
+    list->used += (size_t)sprintf(list->text + list->used, "%s%s", list->used ? ", " : "", item);
+    list->shown++;
+}
+
+static const char *listed_names(Listing *list)
+{
+    if (list->shown < list->count)
+        snprintf(list->text + list->used, sizeof list->text - list->used, " and %d more",
+                 list->count - list->shown);
+    return list->text;
+}
+
+/* ---- Matching -------------------------------------------------------------------------------- */
+
+typedef struct Loading {
+    Module *model;
+    const WeightsOptions *options;
+    Safetensors *file;
+    char shown[FILE_LABEL];
+    ParameterNames names;
+    const SafetensorsEntry **source; /* of each parameter; NULL = none yet */
+    Listing missing, unexpected, shapes, types;
+    WeightsReport report;
+} Loading;
+
+int parameter_find(const ParameterNames *names, const char *name)
+{
+    int low = 0, high = names->list.count - 1;
+    while (low <= high) {
+        int middle = low + (high - low) / 2;
+        int order = strcmp(name, tensor_name(names->list.items[names->sorted[middle]]));
+        if (order == 0)
+            return names->sorted[middle];
+        if (order < 0)
+            high = middle - 1;
+        else
+            low = middle + 1;
+    }
+    return -1;
+}
+
+static int by_parameter_name(const void *a, const void *b, void *items)
+{
+    Tensor *const *list = items;
+    return strcmp(tensor_name(list[*(const int *)a]), tensor_name(list[*(const int *)b]));
+}
+
+static int sort_parameters(Loading *l)
+{
+    ParameterNames *names = &l->names;
+    names->list = nn_parameters(l->model);
+    size_t count = (size_t)names->list.count;
+    names->sorted = host_alloc(count * sizeof *names->sorted);
+    l->source = names->sorted ? host_alloc(count * sizeof *l->source) : NULL;
+    if (!l->source)
+        return error_code();
+    for (int i = 0; i < names->list.count; i++)
+        names->sorted[i] = i;
+    qsort_r(names->sorted, count, sizeof *names->sorted, by_parameter_name, names->list.items);
+    return 0;
+}
+
+/* One parameter under two names of the file ("wte.weight" and "transformer.wte.weight"). */
+static int stored_twice(const Loading *l, const SafetensorsEntry *a, const SafetensorsEntry *b)
+{
+    return error_raise(ERROR_DATA, "%s: the tensors %s and %s are the same parameter", l->shown,
+                       string_text(a->name).text, string_text(b->name).text);
+}
+
+static int same_contents(const SafetensorsEntry *a, const SafetensorsEntry *b)
+{
+    int same = a->type == b->type && a->ndim == b->ndim && a->bytes == b->bytes &&
+               !memcmp(a->dim, b->dim, sizeof a->dim);
+    return same && (context_is_meta(context_current()) || !memcmp(a->data, b->data, (size_t)a->bytes));
+}
+
+static int untied(const Loading *l, const SafetensorsEntry *entry, const SafetensorsEntry *parameter)
+{
+    return error_raise(ERROR_DATA,
+                       "%s: %s differs from %s, but the model has one parameter for both (a tied head)",
+                       l->shown, string_text(entry->name).text, string_text(parameter->name).text);
+}
+
+/* Tied copies last, when it is known what else there is. */
+static int match_names(Loading *l, int tied)
+{
+    for (int i = 0; i < safetensors_count(l->file); i++) {
+        const SafetensorsEntry *entry = safetensors_at(l->file, i);
+        int p;
+        NameMeaning meaning = name_meaning(&l->names, nn_class_name(l->model), entry->name, &p);
+        if ((meaning == NAME_TIED) != tied)
+            continue;
+        if (meaning == NAME_UNEXPECTED)
+            list_name(&l->unexpected, "%s", string_text(entry->name).text);
+        else if (meaning == NAME_IGNORED)
+            l->report.ignored++;
+        else if (!l->source[p])
+            l->source[p] = entry;
+        else if (!tied)
+            return stored_twice(l, l->source[p], entry);
+        else if (!same_contents(l->source[p], entry))
+            return untied(l, entry, l->source[p]);
+        else
+            l->report.ignored++;
+    }
+    return 0;
+}
+
+static ShapeText entry_shape(const SafetensorsEntry *entry)
+{
+    ShapeText text;
+    size_t used = 0;
+    text.text[used++] = '(';
+    for (int i = 0; i < entry->ndim && used < sizeof text.text - 24; i++)
+        used += (size_t)sprintf(text.text + used, "%s%lld", i ? "," : "", (long long)entry->dim[i]);
+    strcpy(text.text + used, ")");
+    return text;
+}
+
+static int same_shape(const SafetensorsEntry *entry, Shape shape)
+{
+    int same = entry->ndim == shape.ndim;
+    for (int i = 0; same && i < shape.ndim; i++)
+        same = entry->dim[i] == shape.dim[i];
+    return same;
+}
+
+static void check_parameters(Loading *l)
+{
+    for (int i = 0; i < l->names.list.count; i++) {
+        const Tensor *parameter = l->names.list.items[i];
+        const SafetensorsEntry *entry = l->source[i];
+        if (!entry)
+            list_name(&l->missing, "%s", tensor_name(parameter));
+        else if (!same_shape(entry, tensor_shape(parameter)))
+            list_name(&l->shapes, "%s is %s, in the model %s", string_text(entry->name).text,
+                      entry_shape(entry).text, shape_text(tensor_shape(parameter)).text);
+        else if (entry->type > SAFETENSORS_BF16)
+            list_name(&l->types, "%s is %s", string_text(entry->name).text,
+                      safetensors_type_name(entry->type));
+    }
+}
+
+/* Everything that is wrong, in one error. */
+static int check_lists(Loading *l)
+{
+    int partial = l->options->partial;
+    int missing = partial ? 0 : l->missing.count, unexpected = partial ? 0 : l->unexpected.count;
+    if (l->shapes.count)
+        return error_raise(ERROR_SHAPE, "%s: shapes differ: %s", l->shown, listed_names(&l->shapes));
+    if (l->types.count)
+        return error_raise(ERROR_DATA, "%s: only F32, F16 and BF16 are read: %s", l->shown,
+                           listed_names(&l->types));
+    if (missing && unexpected)
+        return error_raise(
+            ERROR_DATA, "%s: %d parameters are missing: %s; and %d tensors are not the model's: %s", l->shown,
+            missing, listed_names(&l->missing), unexpected, listed_names(&l->unexpected));
+    if (missing)
+        return error_raise(ERROR_DATA, "%s: %d parameter%s missing: %s", l->shown, missing,
+                           missing > 1 ? "s are" : " is", listed_names(&l->missing));
+    if (unexpected)
+        return error_raise(ERROR_DATA, "%s: %d tensor%s not the model's: %s", l->shown, unexpected,
+                           unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected));
+    return 0;
+}
+
+static void write_note(Loading *l)
+{
+    WeightsReport *r = &l->report;
+    r->missing = l->missing.count;
+    r->unexpected = l->unexpected.count;
+    r->loaded = l->names.list.count - r->missing;
+    if (r->missing)
+        snprintf(r->note, sizeof r->note,
+                 "%d of %d parameters are not in the file and keep their values: %.150s.", r->missing,
+                 l->names.list.count, listed_names(&l->missing));
+    else if (r->unexpected)
+        snprintf(r->note, sizeof r->note, "%d tensors of the file are not the model's: %.150s.",
+                 r->unexpected, listed_names(&l->unexpected));
+}
+
+/* ---- Loading --------------------------------------------------------------------------------- */
+
+static int read_parameters(const Loading *l)
+{
+    for (int i = 0; i < l->names.list.count; i++) {
+        float *to = l->source[i] ? tensor_f32(l->names.list.items[i]) : NULL;
+        if (to && safetensors_read(l->file, l->source[i], to))
+            return error_code();
+    }
+    return error_code();
+}
+
+static int load(Loading *l)
+{
+    if (sort_parameters(l) || match_names(l, 0) || match_names(l, 1))
+        return error_code();
+    check_parameters(l);
+    if (check_lists(l))
+        return error_code();
+    write_note(l);
+    return context_is_meta(context_current()) ? 0 : read_parameters(l);
+}
+
+int io_load_weights(Module *model, const char *path, const WeightsOptions *options, WeightsReport *report)
+{
+    static const WeightsOptions defaults;
+    if (!model || !path)
+        return error_raise(ERROR_ARGUMENT, "io_load_weights: %s is NULL", model ? "path" : "model");
+    if (error_code())
+        return error_code();
+    Loading l = {.model = model, .options = options ? options : &defaults};
+    path_label(l.shown, path);
+    l.file = safetensors_open(path);
+    int status = l.file ? load(&l) : error_code();
+    Context *context = context_here();
+    size_t count = (size_t)l.names.list.count;
+    if (l.source)
+        host_free(context, l.source, count * sizeof *l.source);
+    if (l.names.sorted)
+        host_free(context, l.names.sorted, count * sizeof *l.names.sorted);
+    safetensors_close(l.file);
+    if (report)
+        *report = l.report;
+    return status;
+}

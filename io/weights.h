@@ -1,0 +1,59 @@
+/* Trained weights in and out: a model's parameters from safetensors files of Hugging Face's, and back, so
+ * that transformers loads what was trained here. docs/weights.md shows both.
+ *
+ * A model's parameters have the names of its family's checkpoints. Read are also names without the family's
+ * prefix ("h.0.…", "encoder.layer.0.…"), LayerNorms' gamma and beta, and heads stored beside the embedding
+ * they are tied to, which must be equal to it. Buffers (attn.bias, rotary_emb.inv_freq, position_ids) and the
+ * pooler or head that this model has not are ignored.
+ */
+#ifndef BRIM_WEIGHTS_H
+#define BRIM_WEIGHTS_H
+
+#include "../nn/nn.h"
+#include "safetensors.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct WeightsOptions {
+    int partial; /* 1: parameters that the file lacks keep their values, and what else it has is left */
+} WeightsOptions;
+
+/* What was found. */
+typedef struct WeightsReport {
+    int loaded;     /* parameters */
+    int ignored;    /* tensors: buffers, tied copies, other heads */
+    int missing;    /* parameters; 0 unless partial */
+    int unexpected; /* tensors; 0 unless partial */
+    char note[256]; /* "3 parameters are not in …: a, b, c."; "" = nothing to say */
+} WeightsReport;
+
+/* Loads the parameters of a model from a file, an index or a directory (safetensors_open), F32, F16 or BF16.
+ * Each is read from the mapped file into its own storage: the weights never exist twice. Nothing is changed
+ * unless everything fits. On meta the headers are checked and nothing is read. options and report may be
+ * NULL. Returns 0; or raises ERROR_FILE, ERROR_DATA (no such file, or names and types that are not the
+ * model's, listed), ERROR_SHAPE (of parameters, listed) or ERROR_HOST_MEMORY. */
+BRIM_API int io_load_weights(Module *model, const char *path, const WeightsOptions *options,
+                             WeightsReport *report);
+
+/* Writes DIRECTORY/model.safetensors and, of a llama, gpt2 or bert, DIRECTORY/config.json, which transformers
+ * loads unchanged. The directory is made if it is not there (its parent must be). preset is what the model
+ * was made of; NULL: the weights alone. type: F32, F16 or BF16. Each file is replaced as a whole
+ * (safetensors_write), the weights first. On meta the arguments are checked and nothing is written. Returns 0
+ * or raises. */
+BRIM_API int io_save_weights(Module *model, const ModelPreset *preset, const char *directory,
+                             SafetensorsType type);
+
+/* Makes the directory and sees whether files can be made in it: better before training than after. 0 or
+ * raises ERROR_FILE. */
+BRIM_API int io_check_directory(const char *directory);
+
+/* Writes PATH, the config.json of a preset; type: of the weights beside it. A model that another file
+ * described is written as what it computes: Mistral as Llama. Returns 0 or raises. */
+BRIM_API int io_write_config(const ModelPreset *preset, const char *path, SafetensorsType type);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
