@@ -13,7 +13,7 @@ typedef struct Session {
     Loader *train, *held_out;
     Module *model;
     Optimizer *optimizer;
-    int64_t steps, steps_per_epoch;
+    int64_t first, steps, steps_per_epoch; /* first: 0, or where a saved run stopped */
     int meta, short_step_planned;
 } Session;
 
@@ -109,7 +109,7 @@ static int load_initial(const Session *s)
 {
     const Options *o = s->options;
     WeightsReport report = {0};
-    if (!o->init || !s->model)
+    if (!o->init || !s->model || saving_goes_on(s->training->saving))
         return error_code();
     int status = io_load_weights(s->model, o->init, &(WeightsOptions){.partial = o->init_partial}, &report);
     if (!status && !s->meta && report.note[0])
@@ -134,6 +134,10 @@ static int session_open(Session *s)
         return error_code();
     set_levers(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
+    s->first =
+        saving_load(s->training->saving,
+                    &(CheckpointRun){.model = s->model, .optimizer = s->optimizer, .loader = s->train});
+    s->training->first = s->first;
     s->training->parameters = nn_parameter_count(s->model);
     s->training->samples = data_samples(s->train);
     s->training->blocks = nn_block_count(s->model);
@@ -160,7 +164,7 @@ static void evaluate(Session *s, int64_t step)
     nn_eval(s->model);
     data_seek(s->held_out, (DataCursor){.seed = s->options->seed});
     int64_t batches = data_steps_per_epoch(s->held_out);
-    for (int64_t i = 0; i < batches && !error_code(); i++)
+    for (int64_t i = 0; i < batches && !error_code() && !saving_stopped(s->training->saving); i++)
         for (const Batch *b; (b = data_next(s->held_out));) {
             int scope = tensor_scope_begin();
             Tensor *mean = classify ? class_loss(s->model, b, &right) : nn_loss(s->model, b);
@@ -228,7 +232,7 @@ static void generate(Session *s)
     length = length > 1024 ? 1024 : length;
     int start = length, count = s->options->sample < 160 ? s->options->sample : 160;
     int window = s->options->seq < 1024 ? s->options->seq : 1024;
-    for (int i = 0; i < (s->meta ? 1 : count) && !error_code(); i++) {
+    for (int i = 0; i < (s->meta ? 1 : count) && !error_code() && !saving_stopped(s->training->saving); i++) {
         int byte = next_byte(s, text, length, window);
         text[length++] = (char)(byte >= ' ' && byte < 127 ? byte : ' ');
     }
@@ -268,15 +272,15 @@ static void train_step(Session *s, int64_t step)
 /* On meta, after two ordinary steps only the epoch's short one is of another kind. */
 static int64_t next_step(Session *s, int64_t step)
 {
-    if (!s->meta || step < 2 || s->short_step_planned)
-        return s->meta && step >= 2 ? s->steps : step;
+    if (!s->meta || step < s->first + 2 || s->short_step_planned)
+        return s->meta && step >= s->first + 2 ? s->steps : step;
     s->short_step_planned = 1;
-    int64_t last = s->steps_per_epoch - 1;
+    int64_t in_epoch = s->steps_per_epoch - 1, last = s->first + in_epoch - s->first % s->steps_per_epoch;
     if (last < step || last >= s->steps)
         return s->steps;
     DataCursor cursor = data_cursor(s->train);
-    cursor.epoch = 0;
-    cursor.position = last * s->options->batch * s->options->accumulate;
+    cursor.epoch = last / s->steps_per_epoch;
+    cursor.position = in_epoch * s->options->batch * s->options->accumulate;
     cursor.step = last;
     data_seek(s->train, cursor);
     return last;
@@ -291,27 +295,46 @@ static void say_validation(const Session *s, int64_t step)
              accuracy);
 }
 
+static void evaluate_if_due(Session *s, int64_t step)
+{
+    const Options *o = s->options;
+    int due = o->evaluate_every ? (step + 1) % o->evaluate_every == 0
+                                : o->epochs && (step + 1) % s->steps_per_epoch == 0;
+    if (!due || step + 1 >= s->steps || s->meta || error_code() || saving_stopped(s->training->saving))
+        return;
+    evaluate(s, step + 1);
+    if (!error_code())
+        say_validation(s, step);
+}
+
+static void train_all(Session *s)
+{
+    Saving *saving = s->training->saving;
+    CheckpointRun run = {.model = s->model, .optimizer = s->optimizer, .loader = s->train};
+    for (int64_t step = s->first; (step = next_step(s, step)) < s->steps && !error_code(); step++) {
+        train_step(s, step);
+        saving_step(saving, &run, s->steps);
+        evaluate_if_due(s, step);
+        if (saving_stopped(saving))
+            break;
+    }
+    saving_end(saving, &run);
+}
+
 int training_script(void *config)
 {
     Session s = {.training = config, .options = ((Training *)config)->options};
     s.training->accuracy = -1;
+    s.training->validation_samples = 0;
     session_open(&s);
     const Options *o = s.options;
-    for (int64_t step = 0; (step = next_step(&s, step)) < s.steps && !error_code(); step++) {
-        train_step(&s, step);
-        int due = o->evaluate_every ? (step + 1) % o->evaluate_every == 0
-                                    : o->epochs && (step + 1) % s.steps_per_epoch == 0;
-        if (due && step + 1 < s.steps && !s.meta && !error_code()) {
-            evaluate(&s, step + 1);
-            if (!error_code())
-                say_validation(&s, step);
-        }
-    }
-    if (!error_code())
-        evaluate(&s, s.steps);
+    train_all(&s);
+    if (error_code() || saving_stopped(s.training->saving))
+        return error_code();
+    evaluate(&s, s.steps);
     if (o->sample && !error_code())
         generate(&s);
-    if (o->export && !s.meta && !error_code())
+    if (o->export && !s.meta && !error_code() && !saving_stopped(s.training->saving))
         io_save_weights(s.model, &o->preset, o->export,
                         (SafetensorsType)safetensors_type_of(o->export_dtype));
     return error_code();
