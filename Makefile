@@ -69,7 +69,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: lessons all lib cli examples tests test test-full check parity bench demo install uninstall deps clean help format
+.PHONY: lessons all lib cli examples tests test test-full check parity huggingface bench demo install uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -128,6 +128,10 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 
+$(BUILD)/tests/huggingface/driver: $(BUILD)/tests/huggingface/driver.o $(INNER)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
@@ -168,6 +172,11 @@ parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
 lessons: cli examples
 	@BUILD=$(BUILD) tools/lessons
 
+# Against transformers itself, in a virtual environment: logits, gradients, checkpoints both ways, a published model.
+huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/brim
+	@CC="$(CC)" tools/deps parity huggingface
+	@sh tests/huggingface/run.sh $(BUILD)
+
 # ARGS="--quick bench-mlp" narrows it.
 bench: $(BENCHES)
 	@$(BUILD)/bench/bench $(ARGS)
@@ -188,6 +197,7 @@ help:
 	@echo "make check      house rules, exported symbols, installation"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"
+	@echo "make huggingface  checkpoints in and out, logits and gradients, against transformers itself"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"

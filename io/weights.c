@@ -14,8 +14,8 @@
 
 /* "2 parameters are missing: a, b"; names beyond the room are counted. */
 typedef struct Listing {
-    char text[200];
-    size_t used;
+    char text[240];
+    size_t used, room; /* of text: two lists share an error */
     int count, shown;
 } Listing;
 
@@ -29,7 +29,7 @@ static void list_name(Listing *list, const char *format, ...)
     va_end(arguments);
     size_t length = strlen(item) + (list->used ? 2 : 0);
     list->count++;
-    if (list->shown + 1 < list->count || list->used + length + sizeof " and 1000000 more" > sizeof list->text)
+    if (list->shown + 1 < list->count || list->used + length + sizeof " and 1000000 more" > list->room)
         return; /* no gaps: one that is left out ends the list */
     list->used += (size_t)sprintf(list->text + list->used, "%s%s", list->used ? ", " : "", item);
     list->shown++;
@@ -179,11 +179,6 @@ static int check_lists(Loading *l)
 {
     int partial = l->options->partial;
     int missing = partial ? 0 : l->missing.count, unexpected = partial ? 0 : l->unexpected.count;
-    if (l->shapes.count)
-        return error_raise(ERROR_SHAPE, "%s: shapes differ: %s", l->shown, listed_names(&l->shapes));
-    if (l->types.count)
-        return error_raise(ERROR_DATA, "%s: only F32, F16 and BF16 are read: %s", l->shown,
-                           listed_names(&l->types));
     if (missing && unexpected)
         return error_raise(
             ERROR_DATA, "%s: %d parameters are missing: %s; and %d tensors are not the model's: %s", l->shown,
@@ -194,6 +189,11 @@ static int check_lists(Loading *l)
     if (unexpected)
         return error_raise(ERROR_DATA, "%s: %d tensor%s not the model's: %s", l->shown, unexpected,
                            unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected));
+    if (l->shapes.count)
+        return error_raise(ERROR_SHAPE, "%s: shapes differ: %s", l->shown, listed_names(&l->shapes));
+    if (l->types.count)
+        return error_raise(ERROR_DATA, "%s: only F32, F16 and BF16 are read: %s", l->shown,
+                           listed_names(&l->types));
     return 0;
 }
 
@@ -242,7 +242,12 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
         return error_raise(ERROR_ARGUMENT, "io_load_weights: %s is NULL", model ? "path" : "model");
     if (error_code())
         return error_code();
-    Loading l = {.model = model, .options = options ? options : &defaults};
+    Loading l = {.model = model,
+                 .options = options ? options : &defaults,
+                 .missing = {.room = 140},
+                 .unexpected = {.room = 140},
+                 .shapes = {.room = 240},
+                 .types = {.room = 240}};
     path_label(l.shown, path);
     l.file = safetensors_open(path);
     int status = l.file ? load(&l) : error_code();

@@ -50,14 +50,14 @@ static int attention_block(const AttentionDims *d, int threads)
 {
     int block = d->causal && d->seq <= 512 ? ATTENTION_QUERIES / 2 : ATTENTION_QUERIES;
     int64_t heads = (int64_t)d->batch * d->heads;
-    while (block > 16 && heads * ((d->seq + block - 1) / block) < 2 * (int64_t)threads)
+    while (block > 16 && heads * (((int64_t)d->seq + block - 1) / block) < 2 * (int64_t)threads)
         block /= 2;
     return block;
 }
 
 static int64_t attention_blocks(const AttentionDims *d, int block)
 {
-    return (d->seq + block - 1) / block;
+    return ((int64_t)d->seq + block - 1) / block;
 }
 
 static int attention_min(int a, int b)

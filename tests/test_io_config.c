@@ -61,6 +61,7 @@ static void test_published_models(void **state)
             assert_int_equal(a->tied, b->tied);
             assert_float_equal(a->rope_theta ? a->rope_theta : 10000, b->rope_theta, 0);
             assert_float_equal(a->norm_eps ? a->norm_eps : 1e-5f, b->norm_eps, 0);
+            assert_memory_equal(&a->rope_scaling, &b->rope_scaling, sizeof a->rope_scaling);
         }
         assert_int_equal(nn_preset_max_seq(preset), nn_preset_max_seq(&model.preset));
     }
@@ -185,8 +186,9 @@ static void test_notes(void **state)
     static const struct {
         const char *text, *note;
     } notes[] = {
-        {LLAMA_3("2048", "32", "16", "8192", "32.0", ""), "not scaled (llama3)"},
-        {"{'model_type': 'llama', 'rope_scaling': {'type': 'linear', 'factor': 2.0}}", "not scaled (linear)"},
+        {LLAMA_3("2048", "32", "16", "8192", "32.0", ""), ""},
+        {"{'model_type': 'llama', 'rope_scaling': {'type': 'linear', 'factor': 2.0}}", ""},
+        {"{'model_type': 'llama', 'rope_scaling': {'type': 'dynamic', 'factor': 2.0}}", ""},
         {"{'model_type': 'llama', 'rope_parameters': {'rope_type': 'yarn', 'factor': 4, 'rope_theta': 1e6}}",
          "not scaled (yarn)"},
         {"{'model_type': 'llama', 'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e6}}", ""},
@@ -222,7 +224,14 @@ static void test_notes(void **state)
     IoModel m =
         good("{'model_type': 'llama', 'rope_parameters': {'rope_type': 'default', 'rope_theta': 7000}}");
     assert_float_equal(m.preset.config.llama.rope_theta, 7000, 0);
-    m = good("{'model_type': 'mistral', 'rope_theta': 7000, 'rope_scaling': {'rope_type': 'dynamic'}, "
+    m = good(LLAMA_3("2048", "32", "16", "8192", "32.0", ""));
+    const RopeScaling *s = &m.preset.config.llama.rope_scaling;
+    assert_int_equal(s->kind, ROPE_SCALING_LLAMA3);
+    assert_true(s->factor == 32 && s->low_freq_factor == 1 && s->high_freq_factor == 4);
+    assert_int_equal(s->original_max_seq, 8192);
+    m = good("{'model_type': 'llama', 'rope_scaling': {'type': 'linear', 'factor': 2.5}}");
+    assert_int_equal(m.preset.config.llama.rope_scaling.kind, ROPE_SCALING_LINEAR);
+    m = good("{'model_type': 'mistral', 'rope_theta': 7000, 'rope_scaling': {'rope_type': 'yarn'}, "
              "'attention_dropout': 0.5, 'architectures': ['MistralForSequenceClassification'], "
              "'auto_map': {'a': 'b'}}"); /* more notes than there is room for */
     assert_float_equal(m.preset.config.llama.rope_theta, 7000, 0);
@@ -318,9 +327,17 @@ static void test_not_computed(void **state)
         {"'rope_scaling': {'rope_type': 'new'}", "rope_scaling.rope_type must be", "\"new\""},
         {"'rope_scaling': {'rope_type': 3}", "rope_scaling.rope_type must be a string", "not 3"},
         {"'rope_scaling': {'type': 'linear', 'factor': 'two'}", "rope_scaling.factor", "\"two\""},
-        {"'rope_scaling': {'type': 'linear', 'mrope_section': [1]}", "\"rope_scaling.mrope_section\"",
+        {"'rope_scaling': {'type': 'linear'}", "rope_scaling.factor must be a number above 0", "absent"},
+        {"'rope_scaling': {'type': 'linear', 'factor': 0}", "rope_scaling.factor must be a number above 0", "0"},
+        {"'rope_scaling': {'type': 'llama3', 'factor': 8}", "rope_scaling.low_freq_factor must be", "absent"},
+        {"'rope_scaling': {'type': 'llama3', 'factor': 8, 'low_freq_factor': 1, 'high_freq_factor': 4}",
+         "rope_scaling.original_max_position_embeddings must be", "absent"},
+        {"'rope_scaling': {'type': 'llama3', 'factor': 8, 'low_freq_factor': 4, 'high_freq_factor': 1, "
+         "'original_max_position_embeddings': 8192}",
+         "rope_scaling.high_freq_factor must be above low_freq_factor 4", "not 1"},
+        {"'rope_scaling': {'type': 'linear', 'factor': 2, 'mrope_section': [1]}", "\"rope_scaling.mrope_section\"",
          "unknown"},
-        {"'rope_scaling': {'type': 'linear'}, 'rope_parameters': {'rope_theta': 2}", "rope_parameters",
+        {"'rope_scaling': {'type': 'linear', 'factor': 2}, 'rope_parameters': {'rope_theta': 2}", "rope_parameters",
          "keep one"},
         {"'rope_theta': 5, 'rope_parameters': {'rope_theta': 6}", "rope_theta is 5, and 6", "keep one"},
         {"'layer_types': ['full_attention']", "layer_types must be a list of num_hidden_layers (32)",

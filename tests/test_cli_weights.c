@@ -1,0 +1,87 @@
+/* `brim train --init … --export …`: weights out of one run and into another, planned as without, and what is
+ * said when it cannot be. */
+#include "cli_support.h"
+
+#define SMALL "--threads", "1", "--data", make_text("small", 40 * 16 + 1), "--batch", "2", "--seq", "16"
+
+static json_t *trained(Outcome *o)
+{
+    json_t *root = parse(expect_code(o, 0)->out);
+    const json_t *memory = json_object_get(root, "memory");
+    assert_same_memory(memory, json_object_get(memory, "planned"));
+    return root;
+}
+
+/* What is exported is where the next run begins: its first loss is below any of an untrained model. */
+static void out_and_in(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"llama-tiny", "gpt2-tiny", "bert-tiny"};
+    for (size_t i = 0; i < COUNT(models); i++) {
+        char out[192];
+        strcpy(out, in_folder(models[i]));
+        json_t *root =
+            trained(RUN("train", "--json", SMALL, "--model", models[i], "--steps", "30", "--export", out));
+        double validation = real_at(json_object_get(root, "validation"), "loss");
+        json_decref(root);
+        /* The model from the directory; a learning rate of 0 changes nothing. */
+        root = trained(RUN("train", "--json", SMALL, "--init", out, "--steps", "1", "--lr", "0"));
+        assert_string_equal(json_string_value(json_object_get(root, "model")), models[i]);
+        assert_float_equal(real_at(json_object_get(root, "validation"), "loss"), validation, 1e-6);
+        json_decref(root);
+    }
+}
+
+static void dtypes(void **state)
+{
+    (void)state;
+    char out[192];
+    strcpy(out, in_folder("half"));
+    struct stat status;
+    Outcome *o = RUN("train", SMALL, "--steps", "1", "--quiet", "--export", out, "--export-dtype", "bf16");
+    expect_code(o, 0);
+    assert_non_null(strstr(o->out, "The weights are in "));
+    assert_non_null(strstr(o->out, "half, as bf16."));
+    assert_int_equal(stat(in_folder("half/model.safetensors"), &status), 0);
+    assert_true(status.st_size > 2 * 6100000 && status.st_size < 2 * 6200000);
+    expect_code(RUN("train", SMALL, "--steps", "1", "--model", "llama-tiny", "--init",
+                    in_folder("half/model.safetensors")),
+                0);
+    expect_code(RUN("plan", "--init", out), 0);
+}
+
+static void refused(Outcome *o, int code, const char *word, const char *other)
+{
+    expect_code(o, code);
+    if (!strstr(o->err, word) || !strstr(o->err, other))
+        fail_msg("'%s' and '%s' are not in: %s", word, other, o->err);
+}
+
+static void refusals(void **state)
+{
+    (void)state;
+    char out[192], taken[192]; /* in_folder keeps four */
+    strcpy(out, in_folder("m"));
+    strcpy(taken, make_file("taken", "x", 1));
+    expect_code(RUN("train", SMALL, "--steps", "1", "--quiet", "--export", out), 0);
+    refused(RUN("train", SMALL, "--steps", "1", "--init", out, "--model", "gpt2-tiny"), 1,
+            "75 parameters are missing: transformer.wpe.weight", "56 tensors are not the model's");
+    refused(RUN("plan", "--init", in_folder("none")), 1, "none: cannot open", "No such file");
+    refused(RUN("train", SMALL, "--steps", "1", "--export", taken), 1, "taken is not a directory", "");
+    refused(RUN("train", SMALL, "--steps", "1", "--export", in_folder("a/b")), 1, "cannot make the directory",
+            "");
+    refused(RUN("train", SMALL, "--export-dtype", "f64"), 2, "--export-dtype must be one of f32, f16, bf16",
+            "f64");
+    refused(RUN("train", SMALL, "--init-partial"), 2, "--init-partial says how --init", "");
+    refused(RUN("plan", "--export", "x"), 2, "--export belongs to `brim train`", "");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(out_and_in, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(dtypes, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(refusals, make_folder, remove_folder),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

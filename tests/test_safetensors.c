@@ -1,0 +1,592 @@
+/* safetensors: what is written is read back in place; files that lie about themselves are refused with their
+ * names, take no more memory than they justify, and a write that fails leaves the old file whole. */
+#include <math.h>
+#include <signal.h>
+
+#include <jansson.h>
+
+#include "weights_support.h"
+
+/* ---- Round trip ------------------------------------------------------------------------------ */
+
+static const int64_t words[6] = {1, -2, 3, 4, 5, 6};
+static const float numbers[6] = {1.5f, -2, 0.1f, 65504, 1e-7f, 0};
+
+static const SafetensorsItem several[] = {
+    {"b.f32", SAFETENSORS_F32, 2, {2, 3}, numbers}, {"a.f32", SAFETENSORS_F32, 1, {5}, numbers},
+    {"a.f16", SAFETENSORS_F16, 1, {5}, numbers},    {"bf16 Ω \"\\", SAFETENSORS_BF16, 2, {3, 2}, numbers},
+    {"i64", SAFETENSORS_I64, 3, {1, 6, 1}, words},  {"i32", SAFETENSORS_I32, 1, {12}, words},
+    {"u8", SAFETENSORS_U8, 1, {7}, words},          {"scalar", SAFETENSORS_F64, 0, {0}, words},
+    {"empty", SAFETENSORS_F32, 2, {0, 5}, NULL},    {"bool", SAFETENSORS_BOOL, 1, {1}, words},
+};
+
+static void write_several(const char *path)
+{
+    if (safetensors_write(path, several, COUNT(several)))
+        fail_msg("%s", error_message());
+}
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    write_several(at("a.safetensors"));
+    Safetensors *s = safetensors_open(at("a.safetensors"));
+    assert_fine();
+    assert_int_equal(safetensors_count(s), COUNT(several));
+    const char *end = NULL;
+    for (size_t i = 0; i < COUNT(several); i++) {
+        const SafetensorsEntry *e = safetensors_find(s, several[i].name),
+                               *inorder = safetensors_at(s, (int)i);
+        assert_non_null(e);
+        assert_int_equal(e->type, several[i].type);
+        assert_int_equal(e->ndim, several[i].ndim);
+        assert_memory_equal(e->dim, several[i].dim, sizeof e->dim);
+        assert_string_equal(e->file, "a.safetensors");
+        assert_true(!end || inorder->data == end); /* in the order of their bytes */
+        end = (const char *)inorder->data + inorder->bytes;
+        if (e->type > SAFETENSORS_BF16)
+            assert_memory_equal(e->data, words, e->bytes);
+    }
+    assert_null(safetensors_find(s, "a.f3"));
+    assert_null(safetensors_find(s, "zzz"));
+    assert_null(safetensors_at(s, -1));
+    assert_null(safetensors_at(s, COUNT(several)));
+    const float *in_place = safetensors_f32(safetensors_find(s, "b.f32"));
+    assert_ptr_equal(in_place, safetensors_find(s, "b.f32")->data); /* nothing is copied */
+    assert_memory_equal(in_place, numbers, sizeof numbers);
+    assert_null(safetensors_f32(safetensors_find(s, "a.f16")));
+    float read[6];
+    assert_int_equal(safetensors_read(s, safetensors_find(s, "b.f32"), read), 0);
+    assert_memory_equal(read, numbers, sizeof numbers);
+    assert_int_equal(safetensors_read(s, safetensors_find(s, "a.f16"), read), 0);
+    assert_true(read[0] == 1.5f && read[2] == 0x1.998p-4f && read[3] == 65504 && read[4] == 0x1p-23f);
+    assert_int_equal(safetensors_read(s, safetensors_find(s, "bf16 Ω \"\\"), read), 0);
+    assert_true(read[1] == -2 && read[2] == 0x1.9ap-4f && read[3] == 65536);
+    assert_int_equal(safetensors_read(s, safetensors_find(s, "i64"), read), ERROR_DATA);
+    assert_error(ERROR_DATA, "\"i64\" is I64", "F32, F16 and BF16");
+    safetensors_close(s);
+}
+
+/* The same items in another order are the same file; the tensors begin at a multiple of eight. */
+static void test_order(void **state)
+{
+    (void)state;
+    SafetensorsItem reversed[COUNT(several)];
+    size_t n, m;
+    uint64_t length;
+    for (size_t i = 0; i < COUNT(several); i++)
+        reversed[i] = several[COUNT(several) - 1 - i];
+    write_several(at("a"));
+    assert_int_equal(safetensors_write(at("b"), reversed, COUNT(reversed)), 0);
+    unsigned char *a = get_file(at("a"), &n), *b = get_file(at("b"), &m);
+    assert_int_equal(n, m);
+    assert_memory_equal(a, b, n);
+    memcpy(&length, a, 8);
+    assert_int_equal(length % 8, 0);
+    assert_non_null(
+        strstr((char *)a + 8, "{\"__metadata__\":{\"format\":\"pt\"},\"i64\":{\"dtype\":\"I64\","));
+    test_free(a);
+    test_free(b);
+    assert_int_equal(safetensors_write(at("none"), NULL, 0), 0);
+    assert_int_equal(safetensors_count(safetensors_open(at("none"))), 0); /* goes with the scope */
+    assert_fine();
+}
+
+/* Tensors that others did not align are read all the same, but not in place. */
+static void test_unaligned(void **state)
+{
+    (void)state;
+    craft("odd",
+          "{'a':{'dtype':'U8','shape':[3],'data_offsets':[0,3]},"
+          "'f':{'dtype':'F32','shape':[2],'data_offsets':[3,11]}, '__metadata__':{'x':'y'}}   ",
+          11);
+    Safetensors *s = safetensors_open(at("odd"));
+    const SafetensorsEntry *e = safetensors_find(s, "f");
+    float read[2], expected[2];
+    assert_non_null(e);
+    assert_true((uintptr_t)e->data % 4 == 0 || !safetensors_f32(e));
+    assert_int_equal(safetensors_read(s, e, read), 0);
+    memcpy(expected, e->data, sizeof expected);
+    assert_memory_equal(read, expected, sizeof expected);
+    safetensors_close(s);
+}
+
+/* ---- Files that lie -------------------------------------------------------------------------- */
+
+typedef struct Lie {
+    const char *header;
+    size_t size;
+    const char *word, *other;
+} Lie;
+
+#define F32(name, shape, from, to)                                                                           \
+    "'" name "':{'dtype':'F32','shape':" shape ",'data_offsets':[" from "," to "]}"
+
+static void test_lies(void **state)
+{
+    (void)state;
+    static const Lie lies[] = {
+        {"{" F32("w", "[2]", "0", "8") "}", 4, "the tensor \"w\" ends at 8", "only 4 bytes follow"},
+        {"{" F32("w", "[2500000000]", "0", "10000000000") "}", 4, "\"w\" ends at 10000000000", ""},
+        {"{" F32("w", "[2]", "0", "4") "}", 4, "\"w\" has 4 bytes", "(F32) take 8"},
+        {"{" F32("w", "[4294967296,4294967296]", "0", "0") "}", 0, "\"w\" has a shape", "beyond 64 bits"},
+        {"{" F32("w", "[9223372036854775807]", "0", "0") "}", 0, "\"w\" has a shape", "beyond 64 bits"},
+        {"{" F32("w", "[9223372036854775807,2,0]", "0", "4") "}", 4, "\"w\" has 4 bytes", "take 0"},
+        {"{" F32("w", "[-1]", "0", "4") "}", 4, "\"w\" has a shape with -1", ""},
+        {"{" F32("w", "[1.0]", "0", "4") "}", 4, "\"w\" has a shape with 1.0", ""},
+        {"{" F32("w", "['1']", "0", "4") "}", 4, "\"w\" has a shape with \"1\"", ""},
+        {"{" F32("w", "[1,1,1,1,1,1,1,1,1]", "0", "4") "}", 4, "\"w\" has 9 dimensions", "at most 8"},
+        {"{" F32("w", "7", "0", "4") "}", 4, "\"w\" has no shape", ""},
+        {"{" F32("w", "[1]", "4", "0") "}", 4, "\"w\" lies from 4 to 0", ""},
+        {"{" F32("w", "[1]", "-4", "0") "}", 4, "\"w\" lies from -4 to 0", ""},
+        {"{" F32("w", "[1]", "0", "4.0") "}", 4, "\"w\" has no data_offsets", ""},
+        {"{" F32("w", "[1]", "0", "99999999999999999999") "}", 4, "is not JSON", "too big"},
+        {"{" F32("w", "[1]", "0,4", "8") "}", 4, "\"w\" has no data_offsets", ""},
+        {"{'w':{'dtype':'F32','shape':[1]}}", 4, "\"w\" has no data_offsets", ""},
+        {"{'w':{'dtype':'F31','shape':[1],'data_offsets':[0,4]}}", 4, "the dtype \"F31\"", "BF16"},
+        {"{'w':{'shape':[1],'data_offsets':[0,4]}}", 4, "the dtype absent", ""},
+        {"{'w':{'dtype':4,'shape':[1],'data_offsets':[0,4]}}", 4, "the dtype 4", ""},
+        {"{'w':3}", 0, "\"w\" is 3 in the header", ""},
+        {"{" F32("a", "[2]", "0", "8") "," F32("b", "[2]", "4", "12") "}", 12, "\"b\" overlaps \"a\"", ""},
+        {"{" F32("a", "[2]", "0", "8") "," F32("b", "[2]", "0", "8") "}", 8, "\"b\" overlaps \"a\"", ""},
+        {"{" F32("b", "[3]", "0", "12") "," F32("a", "[1]", "4", "8") "}", 12, "\"a\" overlaps \"b\"", ""},
+        {"{" F32("a", "[1]", "0", "4") "," F32("b", "[1]", "8", "12") "}", 12, "\"b\" begins at 8",
+         "4 bytes before"},
+        {"{" F32("a", "[1]", "4", "8") "}", 8, "\"a\" begins at 4", "nobody's"},
+        {"{" F32("a", "[1]", "0", "4") "}", 8, "4 bytes follow the last tensor", ""},
+        {"{}", 1, "1 bytes follow", ""},
+        {"{" F32("a", "[1]", "0", "4") "," F32("a", "[1]", "4", "8") "}", 8, "is not JSON", "duplicate"},
+        {"{" F32("a\\u0000b", "[1]", "0", "4") "}", 4, "is not JSON", "u0000"},
+        {"{'__metadata__':{'x':1}}", 0, "__metadata__ must be", "\"x\" is 1"},
+        {"{'__metadata__':[]}", 0, "__metadata__ must be an object", ""},
+        {"{'w':", 0, "is not JSON", ""},
+        {"{} x", 0, "is not JSON", ""},
+        {" {}", 0, "must begin with '{'", ""},
+        {"[]", 0, "must begin with '{'", ""},
+        {"", 0, "must begin with '{'", ""},
+        {"", 5, "must begin with '{'", ""},
+        {"{'\xff':1}", 0, "is not JSON", "0xff"},
+    };
+    for (size_t i = 0; i < COUNT(lies); i++) {
+        craft("lie.safetensors", lies[i].header, lies[i].size);
+        if (safetensors_open(at("lie.safetensors")))
+            fail_msg("%s was read", lies[i].header);
+        assert_error(ERROR_DATA, "lie.safetensors", lies[i].word, lies[i].other);
+    }
+}
+
+static void test_lengths(void **state)
+{
+    (void)state;
+    unsigned char bytes[100] = {0};
+    uint64_t lengths[] = {93, 10000000000, UINT64_MAX, UINT64_MAX - 7, (uint64_t)1 << 63};
+    for (size_t i = 0; i < COUNT(lengths); i++) {
+        memcpy(bytes, &lengths[i], 8);
+        put_file(at("long"), bytes, sizeof bytes);
+        assert_refused(at("long"), ERROR_DATA, "long has 100 bytes", "header has");
+    }
+    for (size_t n = 1; n < 8; n++) {
+        put_file(at("short"), bytes, n);
+        assert_refused(at("short"), ERROR_DATA, "short has", "begins with 8 of length");
+    }
+    put_file(at("zip"), "PK\3\4 and so on, as torch.save writes", 37);
+    assert_refused(at("zip"), ERROR_DATA, "pickle of PyTorch");
+    put_file(at("lfs"), "version https://git-lfs.github.com/spec/v1\noid sha256:0", 55);
+    assert_refused(at("lfs"), ERROR_DATA, "pointer of Git LFS");
+    char text[64] = "{\"a\0b\":1}";
+    uint64_t n = 9;
+    memcpy(bytes, &n, 8);
+    memcpy(bytes + 8, text, 9);
+    put_file(at("nul"), bytes, 17);
+    assert_refused(at("nul"), ERROR_DATA, "is not JSON");
+    put_file(at("empty"), "", 0);
+    assert_refused(at("empty"), ERROR_FILE, "is empty");
+    assert_refused(at("none"), ERROR_FILE, "No such file");
+    assert_refused("/dev/zero", ERROR_FILE, "/dev/zero is not a file");
+    assert_int_equal(mkfifo(at("pipe"), 0600), 0);
+    assert_refused(at("pipe"), ERROR_FILE, "is not a file");
+    assert_refused(folder, ERROR_FILE, "no model.safetensors");
+    put_file(at("pytorch_model.bin"), "x", 1);
+    assert_refused(folder, ERROR_FILE, "in a pickle (pytorch_model.bin)", "safe_serialization");
+    assert_refused(NULL, ERROR_ARGUMENT, "path is NULL");
+    char path[6000];
+    memset(path, 'x', sizeof path);
+    path[sizeof path - 1] = '\0';
+    assert_refused(path, ERROR_FILE, "too long");
+}
+
+/* ---- Memory of hostile files ----------------------------------------------------------------- */
+
+static size_t json_now, json_most;
+
+static void *counted_malloc(size_t bytes)
+{
+    size_t *block = malloc(bytes + 16);
+    json_now += bytes;
+    json_most = json_now > json_most ? json_now : json_most;
+    return block ? (*block = bytes, (char *)block + 16) : NULL;
+}
+
+static void counted_free(void *block)
+{
+    if (!block)
+        return;
+    size_t *real = (size_t *)(void *)((char *)block - 16);
+    json_now -= *real;
+    free(real);
+}
+
+/* Whatever a header says, reading it takes a small multiple of its bytes. */
+static void test_no_memory_for_claims(void **state)
+{
+    (void)state;
+    enum { MOST = 60000 };
+    static char deep[MOST + 1], wide[MOST + 1];
+    size_t n = 0;
+    memset(deep, '[', MOST);
+    memcpy(deep, "{'a':", 5);
+    n += (size_t)sprintf(wide, "{'a':[");
+    while (n < MOST - 10)
+        n += (size_t)sprintf(wide + n, "[],");
+    strcpy(wide + n, "0]}");
+    const char *const headers[] = {deep, wide, "{" F32("w", "[2500000000]", "0", "10000000000") "}",
+                                   "{" F32("w", "[1000000,1000000,1000000]", "0", "4000000000000000000") "}"};
+    json_set_alloc_funcs(counted_malloc, counted_free);
+    for (size_t i = 0; i < COUNT(headers); i++) {
+        Visit v = visit(&(ContextOptions){.threads = 1});
+        uint64_t before = memtrack_host_peak(context_tracker(context_current()));
+        json_most = 0;
+        craft("lie", headers[i], 4);
+        assert_null(safetensors_open(at("lie")));
+        assert_int_equal(error_code(), ERROR_DATA);
+        error_clear();
+        uint64_t size = strlen(headers[i]);
+        assert_true(memtrack_host_peak(context_tracker(context_current())) - before < 2 * size + 1000);
+        assert_true(json_most < 100 * size + 4000);
+        assert_int_equal(json_now, 0);
+        leave(v);
+    }
+    json_set_alloc_funcs(malloc, free);
+}
+
+/* ---- An index -------------------------------------------------------------------------------- */
+
+#define INDEX "model.safetensors.index.json"
+
+static void make_shards(void)
+{
+    craft("one.safetensors", "{" F32("a", "[1]", "0", "4") "," F32("b", "[1]", "4", "8") "}", 8);
+    craft("two.safetensors", "{" F32("c", "[1]", "0", "4") "}", 4);
+}
+
+static void test_index(void **state)
+{
+    (void)state;
+    make_shards();
+    put_text(INDEX, "{'metadata':{'total_size':12},'weight_map':{'b':'one.safetensors','c':'two.safetensors',"
+                    "'a':'one.safetensors'}}");
+    const char *const paths[] = {folder, at(INDEX)};
+    for (int i = 0; i < 2; i++) {
+        Safetensors *s = safetensors_open(paths[i]);
+        assert_fine();
+        assert_int_equal(safetensors_count(s), 3);
+        assert_string_equal(safetensors_find(s, "a")->file, "one.safetensors");
+        assert_string_equal(safetensors_find(s, "c")->file, "two.safetensors");
+        assert_string_equal(safetensors_at(s, 2)->name, "c");
+        float value;
+        assert_int_equal(safetensors_read(s, safetensors_find(s, "c"), &value), 0);
+        assert_memory_equal(&value, "\0\1\2\3", 4);
+        safetensors_close(s);
+    }
+    assert_int_equal(chdir(folder), 0); /* without a directory in the path */
+    Safetensors *s = safetensors_open(INDEX);
+    assert_int_equal(safetensors_count(s), 3);
+    safetensors_close(s);
+    assert_int_equal(chdir("/"), 0);
+    /* A snapshot of the hub is made of links; the names in the index are still plain. */
+    assert_int_equal(rename(at("two.safetensors"), at("blob")), 0);
+    assert_int_equal(symlink("blob", at("two.safetensors")), 0);
+    s = safetensors_open(folder);
+    assert_int_equal(safetensors_count(s), 3);
+    safetensors_close(s);
+    craft("model.safetensors", "{" F32("x", "[1]", "0", "4") "}", 4); /* goes before an index */
+    assert_int_equal(safetensors_count(safetensors_open(folder)), 1);
+}
+
+static void test_bad_indexes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *map;
+        int code;
+        const char *word, *other;
+    } bad[] = {
+        {"{'a':'../one.safetensors'}", ERROR_DATA, "the tensor \"a\"", "\"../one.safetensors\""},
+        {"{'a':'/etc/passwd'}", ERROR_DATA, "the tensor \"a\"", "\"/etc/passwd\"; the name of a file beside"},
+        {"{'a':'x/one.safetensors'}", ERROR_DATA, "the tensor \"a\"", "beside the index"},
+        {"{'a':'..'}", ERROR_DATA, "the tensor \"a\"", "\"..\""},
+        {"{'a':'.'}", ERROR_DATA, "the tensor \"a\"", "\".\""},
+        {"{'a':''}", ERROR_DATA, "the tensor \"a\"", "beside the index"},
+        {"{'a':3}", ERROR_DATA, "the tensor \"a\"", "in 3;"},
+        {"{'a':'three.safetensors'}", ERROR_FILE, "three.safetensors", "No such file"},
+        {"{'a':'one.safetensors'}", ERROR_DATA, "the tensor \"b\" is in one.safetensors", "not in the index"},
+        {"{'a':'one.safetensors','b':'one.safetensors','z':'one.safetensors'}", ERROR_DATA,
+         "the tensor \"z\"", "and is not"},
+        {"{'a':'one.safetensors','b':'two.safetensors','c':'two.safetensors'}", ERROR_DATA,
+         "the tensor \"b\"", "and is not"},
+        {"{'a':'one.safetensors','c':'same.safetensors'}", ERROR_DATA, "the tensor \"a\"",
+         "in both one.safetensors and same.safetensors"},
+        {"{}", ERROR_DATA, "weight_map", ""},
+        {"[]", ERROR_DATA, "weight_map", ""},
+        {"{'a':'one.safetensors','a':'one.safetensors'}", ERROR_DATA, "duplicate", ""},
+        {"{'a':'one\\u0000.safetensors'}", ERROR_DATA, "is not JSON", ""},
+        {"{'a':'" INDEX "'}", ERROR_DATA, INDEX, ""},
+    };
+    char text[512];
+    make_shards();
+    craft("same.safetensors", "{" F32("a", "[1]", "0", "4") "}", 4);
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        snprintf(text, sizeof text, "{'weight_map':%s}", bad[i].map);
+        put_text(INDEX, text);
+        assert_refused(folder, bad[i].code, bad[i].word, bad[i].other);
+    }
+    put_text(INDEX, "{}");
+    assert_refused(folder, ERROR_DATA, "has no weight_map");
+    put_text(INDEX, "[1]");
+    assert_refused(folder, ERROR_DATA, "is one object");
+}
+
+/* ---- Writing that fails ---------------------------------------------------------------------- */
+
+static void test_bad_items(void **state)
+{
+    (void)state;
+    SafetensorsItem twice[] = {{"a", SAFETENSORS_F32, 1, {1}, numbers},
+                               {"a", SAFETENSORS_F32, 1, {1}, numbers}};
+    assert_int_equal(safetensors_write(at("x"), twice, 2), ERROR_DATA);
+    assert_error(ERROR_DATA, "\"a\" occurs twice");
+    SafetensorsItem text = {"\xff", SAFETENSORS_F32, 1, {1}, numbers};
+    assert_int_equal(safetensors_write(at("x"), &text, 1), ERROR_DATA);
+    assert_error(ERROR_DATA, "not UTF-8");
+    SafetensorsItem no_data = {"a", SAFETENSORS_F32, 1, {1}, NULL};
+    assert_int_equal(safetensors_write(at("x"), &no_data, 1), ERROR_DATA);
+    assert_error(ERROR_DATA, "\"a\" has no name, no data");
+    SafetensorsItem negative = {"a", SAFETENSORS_F32, 1, {-1}, numbers};
+    assert_int_equal(safetensors_write(at("x"), &negative, 1), ERROR_DATA);
+    assert_error(ERROR_DATA, "\"a\"");
+    float large = 1e6f;
+    SafetensorsItem beyond = {"a", SAFETENSORS_F16, 1, {1}, &large};
+    assert_int_equal(safetensors_write(at("x"), &beyond, 1), ERROR_NONFINITE);
+    assert_error(ERROR_NONFINITE, "\"a\" holds 1e+06", "F16 cannot", "bf16 or f32");
+    assert_int_equal(safetensors_write(NULL, several, 1), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "path is NULL");
+    assert_int_equal(files_in(folder), 0);
+}
+
+/* The disk is full after any number of bytes: an error, the old file whole, nothing left beside it. */
+static void test_full_disk(void **state)
+{
+    (void)state;
+    enum { N = 20000 };
+    static float values[N];
+    fill_values(values, N, 1, 1, 0);
+    const SafetensorsItem item = {"w", SAFETENSORS_F32, 1, {N}, values},
+                          half = {"w", SAFETENSORS_BF16, 1, {N}, values};
+    size_t n, m;
+    write_several(at("model.safetensors"));
+    unsigned char *old = get_file(at("model.safetensors"), &n);
+    struct rlimit limit, outside;
+    getrlimit(RLIMIT_FSIZE, &outside);
+    signal(SIGXFSZ, SIG_IGN);
+    for (rlim_t most = 0; most < N * 4; most = most * 2 + 1) {
+        limit = (struct rlimit){most, outside.rlim_max};
+        setrlimit(RLIMIT_FSIZE, &limit);
+        int status = safetensors_write(at("model.safetensors"), most % 4 == 3 ? &item : &half, 1);
+        setrlimit(RLIMIT_FSIZE, &outside);
+        if (most < N * 2)
+            assert_int_equal(status, ERROR_FILE);
+        if (!status)
+            break;
+        assert_error(ERROR_FILE, "cannot write", "model.safetensors: File too large", "is unchanged");
+        unsigned char *now = get_file(at("model.safetensors"), &m);
+        assert_int_equal(m, n);
+        assert_memory_equal(now, old, n);
+        test_free(now);
+        assert_int_equal(files_in(folder), 1);
+    }
+    signal(SIGXFSZ, SIG_DFL);
+    test_free(old);
+}
+
+static void test_bad_places(void **state)
+{
+    (void)state;
+    assert_int_equal(safetensors_write(at("no/where"), several, 1), ERROR_FILE);
+    assert_error(ERROR_FILE, "cannot create", "no/where: No such file");
+    assert_int_equal(mkdir(at("taken"), 0777), 0);
+    put_file(at("taken/x"), "x", 1);
+    assert_int_equal(safetensors_write(at("taken"), several, 1), ERROR_FILE);
+    assert_error(ERROR_FILE, "cannot replace", "taken: Is a directory");
+    assert_int_equal(files_in(folder), 1);
+    assert_int_equal(safetensors_write("/proc/x.safetensors", several, 1), ERROR_FILE);
+    assert_error(ERROR_FILE, "/proc/x.safetensors");
+    if (geteuid() == 0)
+        return; /* permissions do not hold root */
+    assert_int_equal(chmod(folder, 0500), 0);
+    assert_int_equal(safetensors_write(at("x"), several, 1), ERROR_FILE);
+    assert_error(ERROR_FILE, "cannot create", "Permission denied");
+    assert_int_equal(chmod(folder, 0700), 0);
+}
+
+/* ---- No memory ------------------------------------------------------------------------------- */
+
+static int json_allowed, json_live;
+
+static void *failing_malloc(size_t bytes)
+{
+    void *block = json_allowed-- > 0 ? malloc(bytes) : NULL;
+    json_live += block != NULL;
+    return block;
+}
+
+static void failing_free(void *block)
+{
+    json_live -= block != NULL;
+    free(block);
+}
+
+static int open_and_write(void)
+{
+    Safetensors *s = safetensors_open(at("old"));
+    int opened = s != NULL, status = safetensors_write(at("new"), several, COUNT(several));
+    safetensors_close(s);
+    return opened ? status : error_code();
+}
+
+static void test_no_memory(void **state)
+{
+    (void)state;
+    write_several(at("old"));
+    craft("new", "{" F32("a", "[1]", "0", "4") "}", 4);
+    uint64_t live = memtrack_process_live();
+    int n = 1;
+    for (int passed = 0; !passed; n++) {
+        memtrack_fail_nth((uint64_t)n);
+        int status = open_and_write();
+        passed = memtrack_fail_pending();
+        memtrack_fail_nth(0);
+        assert_int_equal(status, passed ? 0 : ERROR_HOST_MEMORY);
+        assert_int_equal(memtrack_process_live(), live);
+        error_clear();
+        Safetensors *s = safetensors_open(at("new")); /* the old one or the new one */
+        assert_int_equal(safetensors_count(s), passed ? COUNT(several) : 1);
+        safetensors_close(s);
+    }
+    assert_true(n > 6);
+    int status = 1;
+    json_set_alloc_funcs(failing_malloc, failing_free);
+    for (n = 0; status; n++) {
+        json_allowed = n;
+        status = open_and_write();
+        if (json_live || memtrack_process_live() != live)
+            break;
+        error_clear();
+    }
+    json_set_alloc_funcs(malloc, free);
+    assert_int_equal(json_live, 0);
+    assert_int_equal(memtrack_process_live(), live);
+    assert_int_equal(status, 0);
+    assert_int_equal(files_in(folder), 2);
+    assert_true(n > 100);
+}
+
+/* ---- Any file -------------------------------------------------------------------------------- */
+
+static uint32_t draw(uint32_t *from, uint32_t below)
+{
+    return hash32((*from)++) % below;
+}
+
+/* Reads all that a file says it has. */
+static void read_all(const Safetensors *s, const unsigned char *unused)
+{
+    (void)unused;
+    float read[64];
+    for (int i = 0; i < safetensors_count(s); i++) {
+        const SafetensorsEntry *e = safetensors_at(s, i);
+        uint64_t sum = 0;
+        for (uint64_t j = 0; j < e->bytes; j++)
+            sum += ((const unsigned char *)e->data)[j];
+        assert_true(sum <= 255 * e->bytes && safetensors_find(s, e->name) == e);
+        if (e->numel <= 64 && e->type <= SAFETENSORS_BF16)
+            assert_int_equal(safetensors_read(s, e, read), 0);
+    }
+}
+
+/* A good file with some bytes changed, removed or repeated: read within itself, or refused by name. */
+static void test_mutations(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 6000 };
+    size_t size;
+    uint32_t from = 1;
+    int opened = 0;
+    write_several(at("good"));
+    unsigned char *good = get_file(at("good"), &size), *bad = test_malloc(2 * size);
+    for (int round = 0; round < ROUNDS; round++) {
+        size_t n = size;
+        memcpy(bad, good, size);
+        for (uint32_t k = 1 + draw(&from, 3); k > 0; k--) {
+            size_t where = draw(&from, (uint32_t)n), length = 1 + draw(&from, 9);
+            length = where + length > n ? n - where : length;
+            switch (draw(&from, 4)) {
+            case 0:
+                bad[where] = (unsigned char)draw(&from, 256);
+                break;
+            case 1:
+                where = 8 + draw(&from, (uint32_t)size - 8) % 700;
+                while (where < n && (bad[where] < '0' || bad[where] > '9'))
+                    where++;
+                if (where < n)
+                    bad[where] = (unsigned char)('0' + draw(&from, 10));
+                break;
+            case 2:
+                memmove(bad + where, bad + where + length, n - where - length);
+                n -= length;
+                break;
+            default:
+                if (n + length > 2 * size)
+                    break;
+                memmove(bad + where + length, bad + where, n - where);
+                n += length;
+            }
+            n = n ? n : 1;
+        }
+        put_file(at("bad.safetensors"), bad, n);
+        Safetensors *s = safetensors_open(at("bad.safetensors"));
+        if (s) {
+            opened++;
+            read_all(s, NULL);
+            safetensors_close(s);
+            continue;
+        }
+        if (!strstr(error_message(), "bad.safetensors") || error_code() == ERROR_HOST_MEMORY)
+            fail_msg("%s", error_message());
+        error_clear();
+    }
+    assert_true(opened > ROUNDS / 50 && opened < ROUNDS);
+    test_free(good);
+    test_free(bad);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_round_trip), TEST(test_order),       TEST(test_unaligned),
+        TEST(test_lies),       TEST(test_lengths),     TEST(test_no_memory_for_claims),
+        TEST(test_index),      TEST(test_bad_indexes), TEST(test_bad_items),
+        TEST(test_full_disk),  TEST(test_bad_places),  TEST(test_no_memory),
+        TEST(test_mutations),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
