@@ -101,9 +101,8 @@ int file_begin(FileWriter *w, const char *path)
     return w->file < 0 ? writer_fail(w, "create") : 0;
 }
 
-int file_put(FileWriter *w, const void *bytes, size_t count)
+static int write_all(FileWriter *w, const char *at, size_t count)
 {
-    const char *at = bytes;
     while (count > 0 && !w->failed) {
         ssize_t wrote = file_calls.write(w->file, at, count);
         if (wrote < 0 && errno == EINTR)
@@ -112,14 +111,35 @@ int file_put(FileWriter *w, const void *bytes, size_t count)
             errno = wrote < 0 ? errno : EIO;
             return writer_fail(w, "write");
         }
-        if (w->sum) {
-            w->sum->bytes += (uint64_t)wrote;
-            w->sum->crc32 = (uint32_t)crc32_z(w->sum->crc32, (const Bytef *)at, (size_t)wrote);
-        }
         at += wrote;
         count -= (size_t)wrote;
     }
     return w->failed;
+}
+
+static int flush(FileWriter *w)
+{
+    size_t count = w->waiting;
+    w->waiting = 0;
+    return write_all(w, w->buffer, count);
+}
+
+/* JSON comes in pieces of a few bytes. */
+int file_put(FileWriter *w, const void *bytes, size_t count)
+{
+    if (w->failed || count == 0)
+        return w->failed;
+    if (w->sum) {
+        w->sum->bytes += count;
+        w->sum->crc32 = (uint32_t)crc32_z(w->sum->crc32, bytes, count);
+    }
+    if (count > FILE_BUFFER - w->waiting && flush(w))
+        return w->failed;
+    if (count > FILE_BUFFER)
+        return write_all(w, bytes, count);
+    memcpy(w->buffer + w->waiting, bytes, count);
+    w->waiting += count;
+    return 0;
 }
 
 void file_abandon(FileWriter *w)
@@ -158,7 +178,7 @@ static int sync_name(FileWriter *w)
 
 int file_commit(FileWriter *w)
 {
-    if (!w->failed && file_calls.fsync(w->file) != 0)
+    if (!w->failed && flush(w) == 0 && file_calls.fsync(w->file) != 0)
         writer_fail(w, "write");
     if (!w->failed && file_calls.rename(w->temporary, w->path) != 0)
         writer_fail(w, "replace");

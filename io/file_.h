@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { PATH_BYTES = 4096, FILE_LABEL = 128 };
+enum { PATH_BYTES = 4096, FILE_LABEL = 128, FILE_BUFFER = 4096 };
 
 /* The path as messages show it: its end where it is long. */
 void path_label(char out[FILE_LABEL], const char *path);
@@ -43,7 +43,8 @@ typedef struct FileWriter {
     int file; /* -1 = closed */
     int failed;
     FileSum *sum; /* of what is written, for whoever asked after file_begin; NULL = nobody */
-    char path[PATH_BYTES], temporary[PATH_BYTES], shown[FILE_LABEL];
+    char path[PATH_BYTES], temporary[PATH_BYTES], shown[FILE_LABEL], buffer[FILE_BUFFER];
+    size_t waiting; /* in the buffer */
 } FileWriter;
 
 /* Each returns 0, or raises ERROR_FILE and returns it. */

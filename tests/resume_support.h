@@ -98,7 +98,7 @@ static inline int same_file(const char *a, const char *b)
 static inline int same_checkpoint(const char *a, const char *b)
 {
     static const char *const names[] = {"model.safetensors", "optimizer.safetensors", "state.json"};
-    char x[320], y[320];
+    char x[4200], y[4200];
     int same = 1;
     for (int i = 0; i < 3; i++) {
         snprintf(x, sizeof x, "%s/%s", a, names[i]);
