@@ -23,6 +23,7 @@ typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
+    const char *source; /* the directory that describes the model; NULL = none */
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep;
     int64_t steps, max_samples, run_steps, save_every;
     float lr, weight_decay, clip, dropout; /* negative: not given */

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "flags_.h"
@@ -84,6 +85,9 @@ static int find_model(Options *o)
         if (models[i].note[0])
             fprintf(stderr, "brim: %s\n", models[i].note);
     }
+    struct stat status;
+    o->source =
+        stat(asked[i], &status) == 0 && S_ISDIR(status.st_mode) && !nn_preset(asked[i]) ? asked[i] : NULL;
     o->preset = models[i].preset;
     o->model = models[i].name;
     return 0;

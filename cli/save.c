@@ -115,9 +115,28 @@ static int check_save(Saving *s)
 int saving_open(Saving *saving, const Options *options)
 {
     *saving = (Saving){.options = options, .lock = -1, .saved = -1};
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, not a death */
     if (options->save && (saving->lock = io_lock_checkpoints(options->save)) < 0)
         return say_error();
     return find_start(saving) || (options->save && check_save(saving)) ? EXIT_NO : EXIT_DONE;
+}
+
+/* PATH.1, or the first number that is free. */
+int saving_keep_log(const Saving *saving, const char *path)
+{
+    char kept[4096];
+    if (!saving_goes_on(saving) || !path || access(path, F_OK) != 0)
+        return EXIT_DONE;
+    for (int i = 1; i < 10000; i++) {
+        if (snprintf(kept, sizeof kept, "%s.%d", path, i) >= (int)sizeof kept || access(kept, F_OK) == 0)
+            continue;
+        if (rename(path, kept) != 0)
+            break;
+        fprintf(stderr, "brim: the log of the steps before is now %s\n", kept);
+        return EXIT_DONE;
+    }
+    fprintf(stderr, "brim: cannot move the log of the steps before, %s, out of the way\n", path);
+    return EXIT_NO;
 }
 
 void saving_close(Saving *saving)

@@ -21,6 +21,8 @@ typedef struct Saving {
  * after saying why. */
 int saving_open(Saving *saving, const struct Options *options);
 void saving_close(Saving *saving);
+/* The log of the steps before stays, under another name. EXIT_DONE, or EXIT_NO after saying why. */
+int saving_keep_log(const Saving *saving, const char *path);
 
 /* In a run: SIGINT and SIGTERM stop it between two steps; a second one ends the process. */
 void saving_catch_signals(void);

@@ -177,7 +177,7 @@ static void evaluate(Session *s, int64_t step)
     tensor_no_grad_end();
     s->training->validation_loss = labels ? loss / (double)labels : 0;
     s->training->accuracy = classify && samples ? (double)right / (double)samples : -1;
-    s->training->validation_samples = samples;
+    s->training->validation_samples = saving_stopped(s->training->saving) ? 0 : samples; /* 0: not all seen */
     train_log_validation(s->training->log, &(RunLogValidation){.step = step,
                                                                .loss = s->training->validation_loss,
                                                                .accuracy = s->training->accuracy});
@@ -321,6 +321,14 @@ static void train_all(Session *s)
     saving_end(saving, &run);
 }
 
+static void export_weights(const Session *s)
+{
+    const Options *o = s->options;
+    int type = safetensors_type_of(o->export_dtype);
+    if (io_save_weights(s->model, &o->preset, o->export, (SafetensorsType)type) == 0 && o->source)
+        io_keep_source(o->source, o->export);
+}
+
 int training_script(void *config)
 {
     Session s = {.training = config, .options = ((Training *)config)->options};
@@ -335,7 +343,6 @@ int training_script(void *config)
     if (o->sample && !error_code())
         generate(&s);
     if (o->export && !s.meta && !error_code() && !saving_stopped(s.training->saving))
-        io_save_weights(s.model, &o->preset, o->export,
-                        (SafetensorsType)safetensors_type_of(o->export_dtype));
+        export_weights(&s);
     return error_code();
 }

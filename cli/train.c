@@ -226,6 +226,8 @@ int command_train(const Options *options, int count)
     if (!status)
         status = check_machine(&o, &plan);
     if (!status)
+        status = saving_keep_log(&saving, o.log);
+    if (!status)
         status = train_log_open(&log, &training, &plan);
     if (!status)
         status = train_planned(&o, &training, &plan);

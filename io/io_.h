@@ -61,6 +61,11 @@ json_t *json_read_file(const char *path, const char *shown, const char *what, si
 /* Adds a sentence to the model's note, if it has room. */
 void model_note(IoModel *model, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Writes it as file_begin … file_commit do. (save.c) */
+int json_write_file(const json_t *root, const char *path);
+
+/* A field that says nothing about memory or mathematics. (families.c) */
+int families_ignore(const char *name);
 /* Fills model->preset from a whole configuration, and notes. (families.c) */
 void families_read(Fields *f);
 

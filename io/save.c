@@ -120,7 +120,7 @@ static int no_memory(const char *shown)
     return error_raise(ERROR_HOST_MEMORY, "%s: no host memory to write it", shown);
 }
 
-static int write_json(const json_t *root, const char *path)
+int json_write_file(const json_t *root, const char *path)
 {
     FileWriter writer;
     if (file_begin(&writer, path) == 0) {
@@ -150,7 +150,7 @@ int io_write_config(const ModelPreset *preset, const char *path, SafetensorsType
     json_t *root = json_object();
     writers[preset->family](root, preset);
     put(root, "torch_dtype", json_string(torch_name(type)));
-    int status = root ? write_json(root, path) : no_memory(path);
+    int status = root ? json_write_file(root, path) : no_memory(path);
     json_decref(root);
     return status;
 }

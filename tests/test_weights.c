@@ -405,7 +405,16 @@ static void test_books_and_plan(void **state)
     leave(v);
 }
 
-/* 64 MiB of weights leave the process no larger: neither mapped pages nor a copy stay. */
+/* From now on the peak of what is resident; 0 where the system does not say so. */
+static int peak_from_here(void)
+{
+    FILE *file = fopen("/proc/self/clear_refs", "w");
+    int done = file && fputs("5", file) >= 0;
+    return (file ? fclose(file) == 0 : 0) && done;
+}
+
+/* 64 MiB of weights make the process no larger while they are loaded: neither mapped pages nor a copy stay.
+ */
 static void test_not_twice(void **state)
 {
     (void)state;
@@ -416,10 +425,11 @@ static void test_not_twice(void **state)
     float last = tensor_f32(weight)[4096 * 4096 - 1];
     tensor_fill(weight, 0);
     uint64_t before = memtrack_process_resident(), live = memtrack_process_live();
+    int measured = peak_from_here();
     assert_int_equal(io_load_weights(model, at("big"), NULL, NULL), 0);
-    uint64_t after = memtrack_process_resident();
+    if (measured)
+        assert_true(memtrack_process_resident_peak() < before + 8 * MIB);
     assert_true(tensor_f32(weight)[4096 * 4096 - 1] == last);
-    assert_true(after < before + 6 * MIB);
     assert_int_equal(memtrack_process_live(), live);
     assert_int_equal(books()->peak, rounded(4096 * 4096));
 }
@@ -483,12 +493,81 @@ static void test_bad_places(void **state)
     assert_int_equal(files_in(at("new")), 0);
 }
 
+/* ---- What comes along ------------------------------------------------------------------------ */
+
+#define SOURCE                                                                                               \
+    "{'model_type':'gpt2','n_embd':8,'eos_token_id':[7,8],'pad_token_id':null,'torch_dtype':'float16',"      \
+    "'dtype':'float16','n_ctx':5,'id2label':{'0':'x'}}"
+
+static int export_all(Module *model, const ModelPreset *preset)
+{
+    int status = save(model, preset, "out");
+    return status ? status : io_keep_source(at("in"), at("out"));
+}
+
+/* Token ids and tokenizers of the source; what the model decides stays the model's. */
+static void test_source(void **state)
+{
+    (void)state;
+    ModelPreset preset = family(MODEL_GPT2);
+    Module *model = model_of(&preset, 1);
+    size_t n;
+    assert_int_equal(mkdir(at("in"), 0777), 0);
+    assert_int_equal(export_all(model, &preset), 0); /* there is nothing */
+    assert_int_equal(files_in(at("out")), 2);
+    put_text("in/config.json", SOURCE);
+    put_text("in/tokenizer.json", "{'a':1}");
+    put_text("in/optimizer.pt", "not ours");
+    int count = 1;
+    for (int passed = 0; !passed; count++) {
+        uint64_t live = memtrack_process_live();
+        memtrack_fail_nth((uint64_t)count);
+        int status = export_all(model, &preset);
+        passed = memtrack_fail_pending();
+        memtrack_fail_nth(0);
+        assert_int_equal(status, passed ? 0 : ERROR_HOST_MEMORY);
+        assert_int_equal(memtrack_process_live(), live);
+        error_clear();
+    }
+    assert_true(count > 5);
+    assert_int_equal(files_in(at("out")), 3);
+    char *text = (char *)get_file(at("out/tokenizer.json"), &n);
+    assert_string_equal(text, "{\"a\":1}");
+    test_free(text);
+    text = (char *)get_file(at("out/config.json"), &n);
+    assert_non_null(strstr(text, "\"n_embd\": 32"));
+    assert_non_null(strstr(text, "\"torch_dtype\": \"float32\""));
+    assert_non_null(strstr(text, "\"pad_token_id\": null"));
+    assert_non_null(strstr(text, "\"id2label\": {"));
+    assert_null(strstr(text, "n_ctx"));
+    assert_null(strstr(text, "\"dtype\""));
+    test_free(text);
+    assert_same_config(&preset, at("out"));
+    assert_int_equal(io_keep_source(at("out"), at("out")), 0); /* itself */
+    preset = family(MODEL_LLAMA); /* Mistral's window was the length */
+    assert_int_equal(save(nn_model(&preset), &preset, "out"), 0);
+    put_text("in/config.json", "{'model_type':'mistral','sliding_window':24,'max_position_embeddings':99}");
+    assert_int_equal(io_keep_source(at("in"), at("out")), 0);
+    text = (char *)get_file(at("out/config.json"), &n);
+    assert_non_null(strstr(text, "\"model_type\": \"mistral\""));
+    assert_non_null(strstr(text, "\"max_position_embeddings\": 99"));
+    test_free(text);
+    IoModel mistral;
+    assert_int_equal(io_read_config(at("out"), &mistral), 0);
+    assert_int_equal(mistral.preset.config.llama.max_seq, 24);
+    put_text("in/config.json", "{");
+    assert_int_equal(io_keep_source(at("in"), at("out")), ERROR_DATA);
+    assert_error(ERROR_DATA, "in/config.json", "is not JSON");
+    assert_int_equal(io_keep_source(NULL, "x"), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "source is NULL");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_every_family), TEST(test_half_precision), TEST(test_gpt2_names), TEST(test_llama_names),
         TEST(test_bert_names),   TEST(test_refusals),       TEST(test_partial),    TEST(test_books_and_plan),
-        TEST(test_not_twice),    TEST(test_no_memory),      TEST(test_bad_places),
+        TEST(test_not_twice),    TEST(test_no_memory),      TEST(test_bad_places), TEST(test_source),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -187,9 +187,9 @@ int main(int argc, char **argv)
         first_gradients(&run, safetensors_find(run.inputs, "ids")->dim[0]);
     die_on_error();
     write_outputs(&run);
-    if (a->save)
-        io_save_weights(run.model, &run.described.preset, a->save,
-                        (SafetensorsType)safetensors_type_of(a->dtype));
+    SafetensorsType type = (SafetensorsType)safetensors_type_of(a->dtype);
+    if (a->save && io_save_weights(run.model, &run.described.preset, a->save, type) == 0)
+        io_keep_source(a->model, a->save);
     die_on_error();
     context_destroy(context_current());
     return 0;

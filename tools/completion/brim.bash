@@ -36,6 +36,7 @@ _brim_value()
         _brim_words "$typed" "builtin fashion-mnist"
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")
         ;;
+    --save | --resume) mapfile -t COMPREPLY < <(compgen -d -- "$typed") ;;
     --log) mapfile -t COMPREPLY < <(compgen -f -- "$typed") ;;
     *) COMPREPLY=() ;; # a number, a size or a text
     esac
