@@ -7,6 +7,7 @@
 #include "../brim.h"
 #include "../plan/search.h"
 #include "log.h"
+#include "save.h"
 
 enum { EXIT_DONE = 0, EXIT_NO = 1, EXIT_USAGE = 2 };
 
@@ -21,10 +22,11 @@ typedef struct CheckpointChoice {
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories;
     const char *init, *export, *export_dtype;
+    const char *save, *resume;
     const char *source; /* the directory that describes the model; NULL = none */
-    int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk;
+    int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep;
     int tokens, top_k, prefill; /* of generate */
-    int64_t steps, max_samples, run_steps;
+    int64_t steps, max_samples, run_steps, save_every;
     float lr, weight_decay, clip, dropout; /* negative: not given */
     float temperature, top_p;
     CheckpointChoice checkpoint;
@@ -65,10 +67,11 @@ int help_command(FILE *out, const char *name);
  * struct. */
 typedef struct Training {
     const Options *options;
-    TrainLog *log; /* NULL = none */
-    int64_t parameters, samples, steps;
-    int blocks;                       /* repeated ones, that --checkpoint is about */
-    double validation_loss, accuracy; /* accuracy < 0: not a classifier */
+    TrainLog *log;                             /* NULL = none */
+    Saving *saving;                            /* NULL = neither saves nor goes on */
+    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that it goes on with */
+    int blocks;                                /* repeated ones, that --checkpoint is about */
+    double validation_loss, accuracy;          /* accuracy < 0: not a classifier */
     int64_t validation_samples;
     char generated[161];
 } Training;

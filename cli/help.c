@@ -13,7 +13,8 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define NEED_FLAGS                                                                                           \
-    "--model --init --init-partial --data --batch --seq --accumulate --steps --epochs --optimizer --dropout --checkpoint "         \
+    "--model --init --init-partial --data --batch --seq --accumulate --steps --epochs --optimizer "          \
+    "--dropout --checkpoint "                                                                                \
     "--fused-step --zero-grad --loss-chunk --attention --budget --threads --max-samples"
 #define TRAIN_FLAGS                                                                                          \
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
@@ -26,11 +27,15 @@ static const Help pages[] = {
      "and compares: the table shows planned beside measured bytes by component at\n"
      "the peak, and how the sum of the textbook differs from it. On a terminal a\n"
      "panel shows the components, the loss and the time left while it runs;\n"
-     "elsewhere a line is printed now and then.",
-     TRAIN_FLAGS " --export --export-dtype",
-     .examples = "  brim train --steps 100                              the built-in corpus, a tiny LLaMA\n"
-                 "  brim train --model mlp --data fashion-mnist --epochs 3\n"
-                 "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"},
+     "elsewhere a line is printed now and then. With --save the run is saved as it\n"
+     "goes, and --resume goes on with it as if it had never stopped. SIGINT and\n"
+     "SIGTERM stop it between two steps, saved; a second signal stops it at once.",
+     TRAIN_FLAGS " --export --export-dtype --save --save-every --keep --resume",
+     .examples =
+         "  brim train --steps 100                              the built-in corpus, a tiny LLaMA\n"
+         "  brim train --model mlp --data fashion-mnist --epochs 3\n"
+         "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"
+         "  brim train --save run --resume run                    again and again, until it is done\n"},
     {"plan", "the same tables without training, for any size",
      "What a training would need, without running it: by component, by layer, the\n"
      "ten largest tensors at the peak, and where the peak is. Milliseconds to\n"

@@ -44,6 +44,8 @@ static int check_levers(Options *o)
         return usage("--steps and --epochs say the same thing twice: give one");
     if (o->init_partial && !o->init)
         return usage("--init-partial says how --init PATH loads: give both");
+    if ((o->save_every || o->keep) && !o->save)
+        return usage("%s says how --save DIR saves: give both", o->save_every ? "--save-every" : "--keep");
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
     if ((int64_t)o->batch * o->accumulate > INT_MAX)

@@ -11,7 +11,7 @@ typedef struct Session {
     Loader *train, *held_out;
     Module *model;
     Optimizer *optimizer;
-    int64_t steps, steps_per_epoch;
+    int64_t first, steps, steps_per_epoch; /* first: 0, or where a saved run stopped */
     int meta, short_step_planned;
 } Session;
 
@@ -131,6 +131,10 @@ static int session_open(Session *s)
         return error_code();
     set_levers(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
+    s->first =
+        saving_load(s->training->saving,
+                    &(CheckpointRun){.model = s->model, .optimizer = s->optimizer, .loader = s->train});
+    s->training->first = s->first;
     s->training->parameters = nn_parameter_count(s->model);
     s->training->samples = data_samples(s->train);
     s->training->blocks = nn_block_count(s->model);
@@ -157,7 +161,7 @@ static void evaluate(Session *s, int64_t step)
     nn_eval(s->model);
     data_seek(s->held_out, (DataCursor){.seed = s->options->seed});
     int64_t batches = data_steps_per_epoch(s->held_out);
-    for (int64_t i = 0; i < batches && !error_code(); i++)
+    for (int64_t i = 0; i < batches && !error_code() && !saving_stopped(s->training->saving); i++)
         for (const Batch *b; (b = data_next(s->held_out));) {
             int scope = tensor_scope_begin();
             Tensor *mean = classify ? class_loss(s->model, b, &right) : nn_loss(s->model, b);
@@ -170,7 +174,7 @@ static void evaluate(Session *s, int64_t step)
     tensor_no_grad_end();
     s->training->validation_loss = labels ? loss / (double)labels : 0;
     s->training->accuracy = classify && samples ? (double)right / (double)samples : -1;
-    s->training->validation_samples = samples;
+    s->training->validation_samples = saving_stopped(s->training->saving) ? 0 : samples; /* 0: not all seen */
     train_log_validation(s->training->log, &(RunLogValidation){.step = step,
                                                                .loss = s->training->validation_loss,
                                                                .accuracy = s->training->accuracy});
@@ -181,6 +185,7 @@ static void evaluate(Session *s, int64_t step)
 typedef struct Sample {
     char *text;
     size_t length, room;
+    const Saving *saving; /* a signal ends the writing too */
 } Sample;
 
 static int add_token(void *user, const int32_t *tokens, int batch)
@@ -192,7 +197,7 @@ static int add_token(void *user, const int32_t *tokens, int batch)
         char c = token.text[i];
         sample->text[sample->length++] = c >= ' ' && c < 127 ? c : ' ';
     }
-    return sample->length + 1 == sample->room;
+    return sample->length + 1 == sample->room || saving_stopped(sample->saving);
 }
 
 /* Of a prompt that is too long for the window that was trained the end counts. */
@@ -202,7 +207,8 @@ static void generate(Session *s)
     int32_t tokens[1024];
     const char *prompt = o->prompt && o->prompt[0] ? o->prompt : o->prompt ? " " : "The ";
     int count = prompt_tokens(prompt, tokens, 1024), window = o->seq < count ? o->seq : count;
-    Sample sample = {.text = s->training->generated, .room = sizeof s->training->generated};
+    Sample sample = {
+        .text = s->training->generated, .room = sizeof s->training->generated, .saving = s->training->saving};
     nn_generate(s->model, &(GenerateOptions){.prompt = tokens + count - window,
                                              .prompt_tokens = window,
                                              .tokens = o->sample,
@@ -245,15 +251,15 @@ static void train_step(Session *s, int64_t step)
 /* On meta, after two ordinary steps only the epoch's short one is of another kind. */
 static int64_t next_step(Session *s, int64_t step)
 {
-    if (!s->meta || step < 2 || s->short_step_planned)
-        return s->meta && step >= 2 ? s->steps : step;
+    if (!s->meta || step < s->first + 2 || s->short_step_planned)
+        return s->meta && step >= s->first + 2 ? s->steps : step;
     s->short_step_planned = 1;
-    int64_t last = s->steps_per_epoch - 1;
+    int64_t in_epoch = s->steps_per_epoch - 1, last = s->first + in_epoch - s->first % s->steps_per_epoch;
     if (last < step || last >= s->steps)
         return s->steps;
     DataCursor cursor = data_cursor(s->train);
-    cursor.epoch = 0;
-    cursor.position = last * s->options->batch * s->options->accumulate;
+    cursor.epoch = last / s->steps_per_epoch;
+    cursor.position = in_epoch * s->options->batch * s->options->accumulate;
     cursor.step = last;
     data_seek(s->train, cursor);
     return last;
@@ -268,6 +274,32 @@ static void say_validation(const Session *s, int64_t step)
              accuracy);
 }
 
+static void evaluate_if_due(Session *s, int64_t step)
+{
+    const Options *o = s->options;
+    int due = o->evaluate_every ? (step + 1) % o->evaluate_every == 0
+                                : o->epochs && (step + 1) % s->steps_per_epoch == 0;
+    if (!due || step + 1 >= s->steps || s->meta || error_code() || saving_stopped(s->training->saving))
+        return;
+    evaluate(s, step + 1);
+    if (!error_code())
+        say_validation(s, step);
+}
+
+static void train_all(Session *s)
+{
+    Saving *saving = s->training->saving;
+    CheckpointRun run = {.model = s->model, .optimizer = s->optimizer, .loader = s->train};
+    for (int64_t step = s->first; (step = next_step(s, step)) < s->steps && !error_code(); step++) {
+        train_step(s, step);
+        saving_step(saving, &run, s->steps);
+        evaluate_if_due(s, step);
+        if (saving_stopped(saving))
+            break;
+    }
+    saving_end(saving, &run);
+}
+
 static void export_weights(const Session *s)
 {
     const Options *o = s->options;
@@ -280,23 +312,16 @@ int training_script(void *config)
 {
     Session s = {.training = config, .options = ((Training *)config)->options};
     s.training->accuracy = -1;
+    s.training->validation_samples = 0;
     session_open(&s);
     const Options *o = s.options;
-    for (int64_t step = 0; (step = next_step(&s, step)) < s.steps && !error_code(); step++) {
-        train_step(&s, step);
-        int due = o->evaluate_every ? (step + 1) % o->evaluate_every == 0
-                                    : o->epochs && (step + 1) % s.steps_per_epoch == 0;
-        if (due && step + 1 < s.steps && !s.meta && !error_code()) {
-            evaluate(&s, step + 1);
-            if (!error_code())
-                say_validation(&s, step);
-        }
-    }
-    if (!error_code())
-        evaluate(&s, s.steps);
+    train_all(&s);
+    if (error_code() || saving_stopped(s.training->saving))
+        return error_code();
+    evaluate(&s, s.steps);
     if (o->sample && !error_code())
         generate(&s);
-    if (o->export && !s.meta && !error_code())
+    if (o->export && !s.meta && !error_code() && !saving_stopped(s.training->saving))
         export_weights(&s);
     return error_code();
 }

@@ -1,5 +1,6 @@
 /* brim train and brim demo. */
 #include <inttypes.h>
+#include <signal.h>
 #include <string.h>
 
 #include "../kernels/kernels.h"
@@ -90,10 +91,18 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
         json_pack("{s:f, s:I}", "loss", t->validation_loss, "samples", (json_int_t)t->validation_samples);
     if (t->accuracy >= 0)
         json_object_set_new(validation, "accuracy", json_real(t->accuracy));
-    return json_pack("{s:s, s:I, s:I, s:f, s:f, s:o, s:f, s:o}", "model", o->model, "parameters",
-                     (json_int_t)t->parameters, "steps", (json_int_t)r->steps, "loss_first", r->loss_first,
-                     "loss_last", r->loss_last, "validation", validation, "tokens_per_second",
-                     r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
+    json_t *all =
+        json_pack("{s:s, s:I, s:I, s:f, s:f, s:o, s:f, s:o}", "model", o->model, "parameters",
+                  (json_int_t)t->parameters, "steps", (json_int_t)r->steps, "loss_first", r->loss_first,
+                  "loss_last", r->loss_last, "validation", validation, "tokens_per_second",
+                  r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
+    if (saving_goes_on(t->saving))
+        json_object_set_new(all, "steps_before", json_integer(t->first));
+    if (t->saving->saved >= 0)
+        json_object_set_new(all, "saved_step", json_integer(t->saving->saved));
+    if (t->saving->signal)
+        json_object_set_new(all, "signal", json_integer(t->saving->signal));
+    return all;
 }
 
 enum { SAMPLE_INDENT = 11, SAMPLE_WIDTH = 98 };
@@ -113,22 +122,38 @@ static int print_words(const char *text, int column)
     return column;
 }
 
+/* How it ended, if not after its last step; and what is saved. */
+static void print_saving(const Options *o, const Training *t)
+{
+    const Saving *s = t->saving;
+    if (s->signal)
+        printf("\nStopped by %s.\n", s->signal == SIGINT ? "SIGINT" : "SIGTERM");
+    if (o->save && s->saved >= 0)
+        printf("%sStep %" PRId64 " is saved in %s; the same command with --resume %s goes on.\n",
+               s->signal ? "" : "\n", s->saved, o->save, o->save);
+}
+
 static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
     printf("\n%" PRId64 " step%s, %.0f s", r->steps, r->steps == 1 ? "" : "s", r->seconds);
     if (r->tokens_per_second > 0) /* of one step nothing is known */
         printf(", %s %s/s", report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples");
-    printf("; loss %.2f -> %.2f", r->loss_first, r->loss_last);
-    printf("; held out: loss %.3f", t->validation_loss);
-    if (t->accuracy >= 0)
+    if (r->steps)
+        printf("; loss %.2f -> %.2f", r->loss_first, r->loss_last);
+    if (t->validation_samples)
+        printf("; held out: loss %.3f", t->validation_loss);
+    if (t->validation_samples && t->accuracy >= 0)
         printf(", accuracy %.2f %%", 100 * t->accuracy);
-    printf(" (%" PRId64 " samples)\n\n", t->validation_samples);
+    if (t->validation_samples)
+        printf(" (%" PRId64 " samples)", t->validation_samples);
+    printf("\n\n");
     report_table(stdout, &plan->memory, &r->memory);
     report_textbook(stdout, &plan->memory);
     if (r->segments_off_plan)
         printf("%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n",
                r->segments_off_plan, r->first_off_plan + 1);
-    if (o->export)
+    print_saving(o, t);
+    if (o->export && !t->saving->signal)
         printf("\nThe weights are in %s, as %s.\n", o->export, o->export_dtype);
     if (t->generated[0]) {
         printf("\nIt writes: ");
@@ -156,8 +181,18 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
     kernels_blas_start(threads);
     printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
            threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+    if (saving_goes_on(t->saving))
+        printf("goes on after step %" PRId64 " of %s\n", t->first, t->saving->from.path);
     print_line_heading(o);
     fflush(stdout);
+}
+
+/* 128 and the signal that stopped it, as a shell says of a process that a signal ended. */
+static int exit_code(const Saving *saving)
+{
+    if (saving->failed)
+        return EXIT_NO;
+    return saving->signal ? 128 + saving->signal : EXIT_DONE;
 }
 
 /* Trains what was planned. */
@@ -173,7 +208,9 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     run.steps = training->steps;
     if (o->epochs && !o->every)
         run.every = (int)(training->steps / 20) + 1;
+    saving_catch_signals();
     plan_execute(training_script, training, &run, plan, &result);
+    saving_release_signals(training->saving);
     train_log_close(training->log, plan, &result);
     if (result.status) {
         fflush(stdout);
@@ -184,7 +221,7 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
         json_print(train_json(o, training, plan, &result));
     else
         print_result(o, training, plan, &result);
-    return EXIT_DONE;
+    return exit_code(training->saving);
 }
 
 int command_train(const Options *options, int count)
@@ -192,20 +229,29 @@ int command_train(const Options *options, int count)
     (void)count;
     Options o = *options;
     TrainLog log;
-    Training training = {.options = &o, .log = &log};
+    Saving saving;
+    Training training = {.options = &o, .log = &log, .saving = &saving};
     Plan plan;
     if (resolve_checkpoint(&o) || train_log_prepare(&log, o.log))
         return EXIT_NO;
+    if (saving_open(&saving, &o)) {
+        train_log_close(&log, NULL, NULL);
+        saving_close(&saving);
+        return EXIT_NO;
+    }
     int status = plan_or_say(&o, &training, &plan);
     if (!status)
         status = check_budget(&o, &plan);
     if (!status)
         status = check_machine(&o, &plan);
     if (!status)
+        status = saving_keep_log(&saving, o.log);
+    if (!status)
         status = train_log_open(&log, &training, &plan);
     if (!status)
         status = train_planned(&o, &training, &plan);
     train_log_close(&log, NULL, NULL);
+    saving_close(&saving);
     plan_free(&plan);
     return status;
 }

@@ -8,8 +8,16 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "../tensor/tensor.h"
+
+static int call_open(const char *path, int flags, mode_t mode)
+{
+    return open(path, flags, mode);
+}
+
+FileCalls file_calls = {call_open, write, fsync, close, rename, unlink, mkdir, rmdir};
 
 /* ---- Paths ----------------------------------------------------------------------------------- */
 
@@ -88,16 +96,15 @@ int file_begin(FileWriter *w, const char *path)
     if (length >= PATH_BYTES)
         return w->failed = error_raise(ERROR_FILE, "%s: the path is too long", w->shown);
     memcpy(w->path, path, strlen(path) + 1);
-    unlink(w->temporary); /* of a process that died, and had our number */
-    w->file = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    file_calls.unlink(w->temporary); /* of a process that died, and had our number */
+    w->file = file_calls.open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     return w->file < 0 ? writer_fail(w, "create") : 0;
 }
 
-int file_put(FileWriter *w, const void *bytes, size_t count)
+static int write_all(FileWriter *w, const char *at, size_t count)
 {
-    const char *at = bytes;
     while (count > 0 && !w->failed) {
-        ssize_t wrote = write(w->file, at, count);
+        ssize_t wrote = file_calls.write(w->file, at, count);
         if (wrote < 0 && errno == EINTR)
             continue;
         if (wrote <= 0) {
@@ -110,45 +117,76 @@ int file_put(FileWriter *w, const void *bytes, size_t count)
     return w->failed;
 }
 
+static int flush(FileWriter *w)
+{
+    size_t count = w->waiting;
+    w->waiting = 0;
+    return write_all(w, w->buffer, count);
+}
+
+/* JSON comes in pieces of a few bytes. */
+int file_put(FileWriter *w, const void *bytes, size_t count)
+{
+    if (w->failed || count == 0)
+        return w->failed;
+    if (w->sum) {
+        w->sum->bytes += count;
+        w->sum->crc32 = (uint32_t)crc32_z(w->sum->crc32, bytes, count);
+    }
+    if (count > FILE_BUFFER - w->waiting && flush(w))
+        return w->failed;
+    if (count > FILE_BUFFER)
+        return write_all(w, bytes, count);
+    memcpy(w->buffer + w->waiting, bytes, count);
+    w->waiting += count;
+    return 0;
+}
+
 void file_abandon(FileWriter *w)
 {
     if (w->file < 0)
         return;
-    close(w->file);
-    unlink(w->temporary);
+    file_calls.close(w->file);
+    file_calls.unlink(w->temporary);
     w->file = -1;
 }
 
-/* The new name is on the disk when its directory is. A file system that cannot sync directories says EINVAL.
- */
-static int sync_directory(FileWriter *w)
+/* A file system that cannot sync directories says EINVAL. */
+int file_sync_directory(const char *directory)
+{
+    int file = file_calls.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    int bad = file < 0 || (file_calls.fsync(file) != 0 && errno != EINVAL), cause = errno;
+    if (file >= 0)
+        file_calls.close(file);
+    errno = cause;
+    return bad ? -1 : 0;
+}
+
+/* The new name is on the disk when its directory is. */
+static int sync_name(FileWriter *w)
 {
     char directory[PATH_BYTES];
     const char *slash = strrchr(w->path, '/');
     size_t length = slash ? (size_t)(slash - w->path) : 0;
     memcpy(directory, w->path, length);
     directory[length] = '\0';
-    int file = open(length ? directory : slash ? "/" : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int bad = file < 0 || (fsync(file) != 0 && errno != EINVAL);
-    if (bad && !w->failed)
+    if (file_sync_directory(length ? directory : slash ? "/" : ".") && !w->failed)
         w->failed = error_raise(ERROR_FILE, "%s is written, but its directory cannot be synced: %s", w->shown,
                                 strerror(errno));
-    if (file >= 0)
-        close(file);
     return w->failed;
 }
 
 int file_commit(FileWriter *w)
 {
-    if (!w->failed && fsync(w->file) != 0)
+    if (!w->failed && flush(w) == 0 && file_calls.fsync(w->file) != 0)
         writer_fail(w, "write");
-    if (!w->failed && rename(w->temporary, w->path) != 0)
+    if (!w->failed && file_calls.rename(w->temporary, w->path) != 0)
         writer_fail(w, "replace");
     if (w->failed) {
         file_abandon(w);
         return w->failed;
     }
-    close(w->file);
+    file_calls.close(w->file);
     w->file = -1;
-    return sync_directory(w);
+    return sync_name(w);
 }

@@ -4,8 +4,9 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
-enum { PATH_BYTES = 4096, FILE_LABEL = 128 };
+enum { PATH_BYTES = 4096, FILE_LABEL = 128, FILE_BUFFER = 4096 };
 
 /* The path as messages show it: its end where it is long. */
 void path_label(char out[FILE_LABEL], const char *path);
@@ -17,12 +18,33 @@ int path_is_directory(const char *path);
  * expected: "a config.json". */
 int file_open_input(const char *path, const char *shown, const char *expected, uint64_t most, size_t *bytes);
 
+/* The system calls of writing, which tests replace, to fail or to die in any of them. */
+typedef struct FileCalls {
+    int (*open)(const char *path, int flags, mode_t mode);
+    ssize_t (*write)(int file, const void *bytes, size_t count);
+    int (*fsync)(int file);
+    int (*close)(int file);
+    int (*rename)(const char *from, const char *to);
+    int (*unlink)(const char *path);
+    int (*mkdir)(const char *path, mode_t mode);
+    int (*rmdir)(const char *path);
+} FileCalls;
+extern FileCalls file_calls;
+
+/* What a file holds: so many bytes, with this CRC-32 (zlib's). */
+typedef struct FileSum {
+    uint64_t bytes;
+    uint32_t crc32;
+} FileSum;
+
 /* A file written beside the one it will replace, under a temporary name, and moved there when all of it is on
  * the disk. After an error the rest does nothing; only file_commit or file_abandon ends it. */
 typedef struct FileWriter {
     int file; /* -1 = closed */
     int failed;
-    char path[PATH_BYTES], temporary[PATH_BYTES], shown[FILE_LABEL];
+    FileSum *sum; /* of what is written, for whoever asked after file_begin; NULL = nobody */
+    char path[PATH_BYTES], temporary[PATH_BYTES], shown[FILE_LABEL], buffer[FILE_BUFFER];
+    size_t waiting; /* in the buffer */
 } FileWriter;
 
 /* Each returns 0, or raises ERROR_FILE and returns it. */
@@ -31,5 +53,7 @@ int file_put(FileWriter *writer, const void *bytes, size_t count);
 /* Syncs the file, moves it to its name, and syncs the directory. On any earlier failure it abandons. */
 int file_commit(FileWriter *writer);
 void file_abandon(FileWriter *writer);
+/* Makes names made, moved or removed in it last. 0, or -1 with errno. */
+int file_sync_directory(const char *directory);
 
 #endif

@@ -145,13 +145,15 @@ static int write_tensor(FileWriter *w, const Sorted *s)
     return file_put(w, s->item->data, (size_t)s->bytes);
 }
 
-static int write_file(const char *path, const char *shown, const Sorted *sorted, int count)
+static int write_file(const char *path, const char *shown, const Sorted *sorted, int count, FileSum *sum)
 {
     FileWriter writer;
     json_t *root = make_header(shown, sorted, count);
     if (!root)
         return error_code();
-    if (file_begin(&writer, path) == 0)
+    int opened = file_begin(&writer, path) == 0;
+    writer.sum = sum;
+    if (opened)
         write_header(&writer, root);
     for (int i = 0; i < count && !writer.failed; i++)
         write_tensor(&writer, &sorted[i]);
@@ -159,7 +161,7 @@ static int write_file(const char *path, const char *shown, const Sorted *sorted,
     return file_commit(&writer);
 }
 
-int safetensors_write(const char *path, const SafetensorsItem *items, int count)
+int safetensors_write_sum(const char *path, const SafetensorsItem *items, int count, FileSum *sum)
 {
     char shown[FILE_LABEL];
     if (!path || count < 0 || (count && !items))
@@ -174,7 +176,12 @@ int safetensors_write(const char *path, const SafetensorsItem *items, int count)
         return error_code();
     int status = sort_items(shown, items, count, sorted);
     if (!status)
-        status = write_file(path, shown, sorted, count);
+        status = write_file(path, shown, sorted, count, sum);
     host_free(context_here(), sorted, bytes);
     return status;
+}
+
+int safetensors_write(const char *path, const SafetensorsItem *items, int count)
+{
+    return safetensors_write_sum(path, items, count, NULL);
 }

@@ -39,6 +39,26 @@ static int copy_file(const char *from, const char *to)
     return file_commit(&writer);
 }
 
+static int is_type(const json_t *config, const char *type)
+{
+    const char *text = json_string_value(json_object_get(config, "model_type"));
+    return text && !strcmp(text, type);
+}
+
+/* Mistral computes what Llama does, up to its window: what was Mistral stays it. Returns non-zero without
+ * memory. */
+static int keep_mistral(const json_t *source, json_t *written)
+{
+    static const char *const own[] = {"model_type", "sliding_window", "max_position_embeddings"};
+    if (!is_type(source, "mistral") || !is_type(written, "llama"))
+        return 0;
+    int failed = json_object_set_new(written, "architectures", json_pack("[s]", "MistralForCausalLM")) != 0;
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        if (json_object_get(source, own[i]))
+            failed |= json_object_set(written, own[i], json_object_get(source, own[i])) != 0;
+    return failed;
+}
+
 /* The fields that brim does not read, added to those it wrote. */
 static int add_fields(const char *from, const char *to)
 {
@@ -49,7 +69,7 @@ static int add_fields(const char *from, const char *to)
     json_t *source = json_read_file(from, shown, "a config.json", CONFIG_MOST);
     path_label(shown, to);
     json_t *written = source ? json_read_file(to, shown, "a config.json", CONFIG_MOST) : NULL;
-    int failed = 0;
+    int failed = written && keep_mistral(source, written);
     json_object_foreach(source, name, value) if (written && families_ignore(name) &&
                                                  !json_object_get(written, name) && strcmp(name, "dtype"))
         failed |= json_object_set(written, name, value) != 0;

@@ -50,8 +50,9 @@ BRIM_API int io_save_weights(Module *model, const ModelPreset *preset, const cha
 BRIM_API int io_check_directory(const char *directory);
 
 /* What a model that was fine-tuned should keep of the directory it came from: the fields of config.json that
- * brim does not read (token ids, labels) are added to the one that io_save_weights wrote, and the tokenizer's
- * files and generation_config.json are copied. What is not there is left out. Returns 0 or raises. */
+ * brim does not read (token ids, labels) are added to the one that io_save_weights wrote, what was Mistral is
+ * Mistral again, and the tokenizer's files and generation_config.json are copied. What is not there is left
+ * out. Returns 0 or raises. */
 BRIM_API int io_keep_source(const char *source, const char *directory);
 
 /* Writes PATH, the config.json of a preset; type: of the weights beside it. A model that another file

@@ -110,6 +110,24 @@ BRIM_API const char *optim_name(const Optimizer *optimizer);
 BRIM_API TensorList optim_parameters(const Optimizer *optimizer);
 BRIM_API void optimizer_free(Optimizer *optimizer);
 
+/* ---- State, to be saved and restored (io_save_checkpoint does both) ---------------------------
+ *
+ * Everything an optimizer remembers: optim_steps, the base learning rate, and of each parameter (by its index
+ * in optim_parameters) some arrays shaped like it and the number of its updates, which bias correction
+ * counts. Schedule, clipping, groups and fusing are settings: a script sets them again. */
+
+BRIM_API int optim_state_arrays(const Optimizer *optimizer); /* of a parameter: 0, 1 or 2 */
+/* As PyTorch calls them: "exp_avg", "exp_avg_sq", "square_avg", "momentum_buffer"; NULL out of range. */
+BRIM_API const char *optim_state_name(const Optimizer *optimizer, int array);
+/* In place, to be read or written; NULL out of range, and on meta. */
+BRIM_API float *optim_state_f32(const Optimizer *optimizer, int parameter, int array);
+BRIM_API int64_t optim_updates(const Optimizer *optimizer, int parameter); /* 0 out of range */
+BRIM_API float optim_base_lr(const Optimizer *optimizer);                  /* before the schedule */
+/* Refused (ERROR_ARGUMENT) when negative or out of range; and between a fused backward and its optim_step
+ * (ERROR_STATE). The schedule goes on from the steps. */
+BRIM_API int optim_set_updates(Optimizer *optimizer, int parameter, int64_t updates);
+BRIM_API int optim_set_steps(Optimizer *optimizer, int64_t steps);
+
 #ifdef __cplusplus
 }
 #endif

@@ -16,6 +16,7 @@ typedef struct OptimRule {
     UpdateScalars defaults; /* taken where an option is 0 */
     void (*update)(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
                    const float *gradient, const OptimArrays state, int threads);
+    const char *state[OPTIM_MAX_ARRAYS]; /* PyTorch's names of the arrays; the momentum buffer has its own */
 } OptimRule;
 
 typedef struct ParameterState {

@@ -39,13 +39,19 @@ static const OptimRule rules[] = {
     [RULE_SGD] = {"sgd", 0, {.lr = 1e-3f}, update_sgd},
     [RULE_SGD_MOMENTUM] = {"sgd-momentum", 0, {.lr = 1e-3f, .momentum = 0.9f}, update_sgd},
     [RULE_SGD_NESTEROV] = {"sgd-nesterov", 0, {.lr = 1e-3f, .momentum = 0.9f, .nesterov = 1}, update_sgd},
-    [RULE_RMSPROP] = {"rmsprop", 1, {.lr = 1e-2f, .alpha = 0.99f, .eps = 1e-8f}, update_rmsprop},
-    [RULE_ADAM] = {"adam", 2, {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f}, update_adam},
+    [RULE_RMSPROP] =
+        {"rmsprop", 1, {.lr = 1e-2f, .alpha = 0.99f, .eps = 1e-8f}, update_rmsprop, {"square_avg"}},
+    [RULE_ADAM] = {"adam",
+                   2,
+                   {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
+                   update_adam,
+                   {"exp_avg", "exp_avg_sq"}},
     [RULE_ADAMW] =
         {"adamw",
          2,
          {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.01f, .decoupled = 1},
-         update_adam},
+         update_adam,
+         {"exp_avg", "exp_avg_sq"}},
 };
 
 #define RULE_COUNT ((int)(sizeof rules / sizeof *rules))

@@ -120,6 +120,10 @@ BRIM_API int brim_run(Script script, void *config, const RunOptions *options);
  * saw. Prints the step's line and keeps what the end table says; does nothing on meta or outside a run. */
 BRIM_API void brim_step(int64_t tokens);
 
+/* What the script did since the last step, such as saving it, is no part of the next step's time. Does
+ * nothing outside a run. */
+BRIM_API void brim_lap(void);
+
 /* Prints a line of the script's own where the step lines go, above the panel if there is one. Does nothing on
  * meta, outside a run, or when the run is quiet. */
 BRIM_API void brim_say(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -182,6 +182,12 @@ void brim_step(int64_t tokens)
     }
 }
 
+void brim_lap(void)
+{
+    if (current_run)
+        current_run->last = now();
+}
+
 void brim_say(const char *format, ...)
 {
     Run *run = current_run;

@@ -63,7 +63,7 @@ enum { SIGNALS = sizeof ending / sizeof ending[0] };
 static struct sigaction before[SIGNALS];
 static volatile sig_atomic_t caught[SIGNALS]; /* ours is installed */
 static volatile sig_atomic_t hidden_on = -1;  /* the terminal whose cursor is hidden */
-static volatile sig_atomic_t stopped;         /* since the last drawing: the shell has written below it */
+static volatile sig_atomic_t stopped;         /* since the last drawing: others have written below it */
 
 static void show_cursor(void)
 {
@@ -78,7 +78,7 @@ static void on_signal(int number)
 {
     int error = errno;
     show_cursor();
-    stopped |= number == SIGTSTP;
+    stopped = 1;
     for (int i = 0; i < SIGNALS; i++)
         if (ending[i] == number) {
             sigaction(number, &before[i], NULL);

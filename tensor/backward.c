@@ -19,6 +19,18 @@ static Storage *gradient_new(Context *context, const Tensor *t)
     return storage_new(context, shape_numel(t->shape) * (int64_t)sizeof(float), gradient_component(t));
 }
 
+int gradient_zeros(Context *context, Tensor *leaf)
+{
+    if (leaf->grad)
+        return 0;
+    int place = memtrack_place_set(context->tracker, leaf->place);
+    leaf->grad = gradient_new(context, leaf);
+    memtrack_place_set(context->tracker, place);
+    if (leaf->grad && !context->meta)
+        context->kernels->fill(shape_numel(leaf->shape), 0, storage_f32(leaf->grad), context->threads);
+    return leaf->grad ? 0 : error_code();
+}
+
 static void add_into(const Context *context, const Storage *from, Storage *to, int64_t n)
 {
     if (!context->meta)

@@ -145,6 +145,13 @@ void context_step_done(void)
         context->steps_done++;
 }
 
+void context_go_on(Context *context, int64_t steps, const RandomState *random)
+{
+    context->steps_done = steps;
+    memtrack_step_set(context->tracker, steps);
+    context->random = *random;
+}
+
 void context_segment_end(Context *context)
 {
     int64_t step = memtrack_step(context->tracker);

@@ -108,6 +108,9 @@ void host_free(Context *context, void *block, size_t bytes);
  * segment and moves the tracker's step on. The first one ends the set-up. */
 void context_step_done(void);
 void context_step_begin(Context *context);
+/* In the set-up of a run that goes on from a saved one: so many steps were done, and this was the random
+ * state. The first step that follows has the number `steps`. */
+void context_go_on(Context *context, int64_t steps, const RandomState *random);
 /* Ends the current segment, if anything was allocated in it. */
 void context_segment_end(Context *context);
 
@@ -180,6 +183,9 @@ void tape_offer(Context *context, Node *node, Storage *storage);
 /* Runs the tape backward down to `mark`; output gradients are in place. Returns error_code(). */
 int backward_run(Context *context, int mark);
 void backward_checkpoint(Context *context, Node *node);
+/* Gives a leaf a gradient of zeros, at its place, if it has none: one that was kept when a run was saved.
+ * Returns 0 or raises. */
+int gradient_zeros(Context *context, Tensor *leaf);
 /* The hook stays the caller's, who removes it before it goes. Hooks are told in the order they were added. */
 void gradient_hook_add(Context *context, GradientHook *hook);
 void gradient_hook_remove(Context *context, const GradientHook *hook);

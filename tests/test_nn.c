@@ -520,6 +520,30 @@ static void test_blocks_alone(void **state)
     assert_error(ERROR_ARGUMENT, "5 heads");
 }
 
+/* Stretched without end, positions are all the same: a block's last row does not see the order of those
+ * before it. Both q and k must be stretched for that. */
+static void test_positions_stretch(void **state)
+{
+    (void)state;
+    for (int stretched = 0; stretched < 2; stretched++) {
+        ModelPreset p = small_preset(&(Setting){.family = MODEL_LLAMA, .layers = 1});
+        if (stretched)
+            p.config.llama.rope_scaling = (RopeScaling){.kind = ROPE_SCALING_LINEAR, .factor = 1e12f};
+        Module *model = nn_model(&p);
+        TensorList list = nn_parameters(model);
+        for (int i = 0; i < list.count; i++)
+            fill_values(tensor_f32(list.items[i]), tensor_numel(list.items[i]), (uint32_t)i, 1, 0);
+        const float *last[2];
+        for (int order = 0; order < 2; order++) {
+            const int32_t ids[] = {order ? 9 : 3, 5, order ? 3 : 9, 7};
+            Batch batch = {.ids = tensor_from(DTYPE_I32, SHAPE(1, 4), MEM_INPUT, ids)};
+            last[order] = tensor_f32(nn_forward(model, NULL, &batch)) + 3 * SMALL_VOCAB;
+        }
+        double d = difference(last[0], last[1], SMALL_VOCAB);
+        assert_true(stretched ? d < 1e-5 : d > 1e-3);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
 
 int main(void)
@@ -533,7 +557,7 @@ int main(void)
         TEST(test_ownership),        TEST(test_llama_refuses),
         TEST(test_others_refuse),    TEST(test_layers_refuse),
         TEST(test_batches_refused),  TEST(test_blocks_alone),
-        TEST(test_one_parent),
+        TEST(test_one_parent),       TEST(test_positions_stretch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

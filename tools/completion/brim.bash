@@ -36,7 +36,8 @@ _brim_value()
         _brim_words "$typed" "builtin fashion-mnist"
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")
         ;;
-    --log | --html | --torch-snapshot | --trace | --massif | --csv | --jsonl) mapfile -t COMPREPLY < <(compgen -f -- "$typed") ;;
+    --save | --resume | --export) mapfile -t COMPREPLY < <(compgen -d -- "$typed") ;;
+    --init | --log | --html | --torch-snapshot | --trace | --massif | --csv | --jsonl) mapfile -t COMPREPLY < <(compgen -f -- "$typed") ;;
     *) COMPREPLY=() ;; # a number, a size or a text
     esac
 }

@@ -1,0 +1,276 @@
+/* --save and --resume, and the signals that stop a run between two steps. */
+#include <inttypes.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../kernels/kernels.h"
+#include "cli.h"
+
+/* ---- Signals --------------------------------------------------------------------------------- */
+
+static const int stopping[] = {SIGINT, SIGTERM};
+enum { STOPPING = sizeof stopping / sizeof stopping[0] };
+static struct sigaction before[STOPPING];
+static volatile sig_atomic_t stop_signal;
+static int catching;
+
+/* The first asks; the second does what it would have done. */
+static void on_stop(int number)
+{
+    static const char text[] = "brim: stopping after this step; a second signal stops at once\n";
+    if (stop_signal) {
+        signal(number, SIG_DFL);
+        raise(number);
+        return;
+    }
+    stop_signal = number;
+    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
+        return;
+}
+
+void saving_catch_signals(void)
+{
+    struct sigaction ours = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
+    stop_signal = 0;
+    catching = 1;
+    for (int i = 0; i < STOPPING; i++)
+        if (!sigaction(stopping[i], NULL, &before[i]) && before[i].sa_handler != SIG_IGN)
+            sigaction(stopping[i], &ours, NULL);
+}
+
+void saving_release_signals(Saving *saving)
+{
+    for (int i = 0; i < STOPPING; i++)
+        if (before[i].sa_handler != SIG_IGN)
+            sigaction(stopping[i], &before[i], NULL);
+    catching = 0;
+    saving->signal = stop_signal;
+}
+
+int saving_stopped(const Saving *saving)
+{
+    return saving && catching && stop_signal != 0 && !context_is_meta(context_current());
+}
+
+/* ---- Opening --------------------------------------------------------------------------------- */
+
+static int say_error(void)
+{
+    fprintf(stderr, "brim: %s\n", error_message());
+    error_clear();
+    return EXIT_NO;
+}
+
+/* --save and --resume of one directory are a command that can be given again and again. */
+static int may_start_anew(const Options *o)
+{
+    return o->save && !strcmp(o->save, o->resume);
+}
+
+static int find_start(Saving *s)
+{
+    const Options *o = s->options;
+    if (!o->resume)
+        return EXIT_DONE;
+    if (io_find_checkpoint(o->resume, &s->from))
+        return say_error();
+    if (s->from.note[0])
+        fprintf(stderr, "brim: %s; going on with the one before\n", s->from.note);
+    if (s->from.path[0] || may_start_anew(o))
+        return EXIT_DONE;
+    fprintf(
+        stderr,
+        "brim: %s has no checkpoint to go on with; without --resume, or with --save %s, a run starts anew\n",
+        o->resume, o->resume);
+    return EXIT_NO;
+}
+
+/* What is newer than this run would stay the newest: another run's, or one that was gone back from. */
+static int check_save(Saving *s)
+{
+    const Options *o = s->options;
+    CheckpointFound newest;
+    if (io_find_checkpoint(o->save, &newest)) {
+        if (s->from.path[0])
+            return say_error();
+        newest.path[0] = '\0';
+        error_clear(); /* all are damaged: nothing to lose */
+    }
+    if (!newest.path[0] || (s->from.path[0] && newest.step <= s->from.step))
+        return EXIT_DONE;
+    if (s->from.path[0])
+        fprintf(stderr,
+                "brim: --save %s has a checkpoint of step %" PRId64 ", newer than step %" PRId64
+                " that is gone on with; save into another directory\n",
+                o->save, newest.step, s->from.step);
+    else
+        fprintf(stderr,
+                "brim: --save %s has a checkpoint of step %" PRId64
+                " already; --resume %s goes on with it, another directory starts anew\n",
+                o->save, newest.step, o->save);
+    return EXIT_NO;
+}
+
+int saving_open(Saving *saving, const Options *options)
+{
+    *saving = (Saving){.options = options, .lock = -1, .saved = -1};
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, not a death */
+    if (options->save && (saving->lock = io_lock_checkpoints(options->save)) < 0)
+        return say_error();
+    return find_start(saving) || (options->save && check_save(saving)) ? EXIT_NO : EXIT_DONE;
+}
+
+/* PATH.1, or the first number that is free. */
+int saving_keep_log(const Saving *saving, const char *path)
+{
+    char kept[4096];
+    if (!saving_goes_on(saving) || !path || access(path, F_OK) != 0)
+        return EXIT_DONE;
+    for (int i = 1; i < 10000; i++) {
+        if (snprintf(kept, sizeof kept, "%s.%d", path, i) >= (int)sizeof kept || access(kept, F_OK) == 0)
+            continue;
+        if (rename(path, kept) != 0)
+            break;
+        fprintf(stderr, "brim: the log of the steps before is now %s\n", kept);
+        return EXIT_DONE;
+    }
+    fprintf(stderr, "brim: cannot move the log of the steps before, %s, out of the way\n", path);
+    return EXIT_NO;
+}
+
+void saving_close(Saving *saving)
+{
+    io_unlock_checkpoints(saving->lock);
+    saving->lock = -1;
+}
+
+/* ---- What must be the same ------------------------------------------------------------------- */
+
+enum { SETTINGS = 16, SETTING_TEXT = 128, COMMAND_TEXT = 1024 };
+
+typedef struct Settings {
+    CheckpointSetting list[SETTINGS];
+    char text[SETTINGS][SETTING_TEXT], command[COMMAND_TEXT];
+    int count;
+} Settings;
+
+static void __attribute__((format(printf, 3, 4))) add(Settings *s, const char *name, const char *format, ...)
+{
+    va_list arguments;
+    char *text = s->text[s->count];
+    va_start(arguments, format);
+    vsnprintf(text, SETTING_TEXT, format, arguments);
+    va_end(arguments);
+    for (char *c = text; *c; c++)
+        *c = (unsigned char)*c < 0x80 ? *c : '?'; /* arguments are bytes, JSON is UTF-8 */
+    s->list[s->count++] = (CheckpointSetting){name, text};
+}
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+/* Whatever decides a single bit of a weight, but the number of steps, and what is not given. Recomputation
+ * and the fused step change no bit. */
+static void fill_settings(Settings *s, const Options *o)
+{
+    size_t used = 0;
+    s->count = 0;
+    add(s, "model", "%s", o->model);
+    add(s, "data", "%s", base_name(o->data));
+    add(s, "batch", "%d", o->batch);
+    if (o->preset.family != MODEL_MLP) {
+        add(s, "seq", "%d", o->seq);
+        add(s, "attention", "%s", o->attention == ATTENTION_FLASH ? "flash" : "eager");
+        add(s, "loss-chunk", "%d", o->loss_chunk);
+    }
+    add(s, "accumulate", "%d", o->accumulate);
+    add(s, "optimizer", "%s", o->optimizer);
+    if (o->lr >= 0)
+        add(s, "lr", "%.9g", (double)o->lr);
+    if (o->weight_decay >= 0)
+        add(s, "weight-decay", "%.9g", (double)o->weight_decay);
+    if (o->warmup >= 0)
+        add(s, "warmup", "%d", o->warmup);
+    add(s, "schedule", "%s", o->schedule);
+    add(s, "clip", "%.9g", (double)o->clip);
+    add(s, "dropout", "%.9g", (double)o->dropout);
+    add(s, "zero-grad", "%s", o->keep_gradients ? "keep" : "free");
+    s->command[0] = '\0';
+    for (int i = 0; i < o->argument_count && used < COMMAND_TEXT; i++)
+        used +=
+            (size_t)snprintf(s->command + used, COMMAND_TEXT - used, "%s%s", i ? " " : "", o->arguments[i]);
+}
+
+static CheckpointRun complete_run(const Saving *saving, const CheckpointRun *run, Settings *settings)
+{
+    CheckpointRun all = *run;
+    fill_settings(settings, saving->options);
+    all.settings = settings->list;
+    all.setting_count = settings->count;
+    all.command = settings->command;
+    all.keep = saving->options->keep;
+    return all;
+}
+
+/* ---- In the script --------------------------------------------------------------------------- */
+
+int saving_goes_on(const Saving *saving)
+{
+    return saving && saving->from.path[0];
+}
+
+int64_t saving_load(Saving *saving, const CheckpointRun *run)
+{
+    Settings settings;
+    CheckpointFound found;
+    if (!saving_goes_on(saving) || error_code())
+        return 0;
+    CheckpointRun all = complete_run(saving, run, &settings);
+    if (io_load_checkpoint(saving->from.path, &all, &found))
+        return 0;
+    if (found.note[0] && !saving->noted++)
+        fprintf(stderr, "brim: %s\n", found.note);
+    saving->saved =
+        saving->options->save && !strcmp(saving->options->save, saving->options->resume) ? found.step : -1;
+    return found.step;
+}
+
+static int save(Saving *saving, const CheckpointRun *run)
+{
+    Settings settings;
+    CheckpointRun all = complete_run(saving, run, &settings);
+    saving->failed = io_save_checkpoint(saving->options->save, &all) != 0;
+    if (!saving->failed)
+        saving->saved = optim_steps(run->optimizer);
+    brim_lap();
+    return saving->failed;
+}
+
+static int saves(const Saving *saving)
+{
+    return saving && saving->options->save && !error_code() && !context_is_meta(context_current());
+}
+
+void saving_step(Saving *saving, const CheckpointRun *run, int64_t steps)
+{
+    if (!saves(saving))
+        return;
+    int64_t every = saving->options->save_every ? saving->options->save_every : (steps + 9) / 10;
+    int64_t step = optim_steps(run->optimizer);
+    if (step % every != 0 || step >= steps || !save(saving, run))
+        return;
+    fprintf(stderr, "brim: step %" PRId64 " is not saved: %s; training goes on\n", step, error_message());
+    error_clear();
+}
+
+void saving_end(Saving *saving, const CheckpointRun *run)
+{
+    if (!saves(saving) || saving->saved == optim_steps(run->optimizer) || !save(saving, run))
+        return;
+    fprintf(stderr, "brim: the end of the run is not saved: %s\n", error_message());
+    error_clear();
+}

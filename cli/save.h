@@ -1,0 +1,41 @@
+/* A training run saved while it runs, gone on with later, and stopped between two steps by a signal. */
+#ifndef BRIM_CLI_SAVE_H
+#define BRIM_CLI_SAVE_H
+
+#include "../io/checkpoint.h"
+
+struct Options;
+
+/* What is NULL or zeroed neither saves nor goes on. */
+typedef struct Saving {
+    const struct Options *options;
+    CheckpointFound from; /* what the run goes on with; its path is "" for a new one */
+    int lock;             /* of --save's directory; -1 = none */
+    int noted;            /* that of `from` was said */
+    int64_t saved;        /* the step of the newest checkpoint of this run */
+    int failed;           /* the newest that was tried was not written */
+    int signal;           /* that stopped the run; 0 = none */
+} Saving;
+
+/* Before planning: finds what --resume means, and makes sure that --save can save. EXIT_DONE, or EXIT_NO
+ * after saying why. */
+int saving_open(Saving *saving, const struct Options *options);
+void saving_close(Saving *saving);
+/* The log of the steps before stays, under another name. EXIT_DONE, or EXIT_NO after saying why. */
+int saving_keep_log(const Saving *saving, const char *path);
+
+/* In a run: SIGINT and SIGTERM stop it between two steps; a second one ends the process. */
+void saving_catch_signals(void);
+void saving_release_signals(Saving *saving);
+
+/* In the script. */
+int saving_goes_on(const Saving *saving);
+/* At the end of the set-up: loads, and returns the steps done. */
+int64_t saving_load(Saving *saving, const CheckpointRun *run);
+/* After each step; saves when it is time. What fails is said, and training goes on. */
+void saving_step(Saving *saving, const CheckpointRun *run, int64_t steps);
+/* After the last step: saves what is not saved yet. Without success the run fails (saving->failed). */
+void saving_end(Saving *saving, const CheckpointRun *run);
+int saving_stopped(const Saving *saving);
+
+#endif

@@ -1,0 +1,255 @@
+/* Directories of checkpoints: which there are, how one appears and disappears at once, and whether its files
+ * are what its state says. A name "step-…" without an ending is a checkpoint; "step-….tmp-PID" is one that is
+ * being made or removed, and nobody's when that process is gone. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "checkpoint_.h"
+#include "weights.h"
+
+/* ---- Names ----------------------------------------------------------------------------------- */
+
+void checkpoint_name(char out[CHECKPOINT_NAME], int64_t step)
+{
+    snprintf(out, CHECKPOINT_NAME, "step-%08" PRId64, step);
+}
+
+/* The step of a name, -1 if it is none. */
+static int64_t step_of(const char *name)
+{
+    char again[CHECKPOINT_NAME];
+    if (strncmp(name, "step-", 5) != 0 || strlen(name) > 5 + 18)
+        return -1;
+    int64_t step = strtoll(name + 5, NULL, 10);
+    checkpoint_name(again, step);
+    return step >= 0 && !strcmp(again, name) ? step : -1;
+}
+
+static int is_leftover(const char *name)
+{
+    return !strncmp(name, "step-", 5) && strstr(name, ".tmp-");
+}
+
+int64_t checkpoint_below(const char *directory, int64_t below)
+{
+    char shown[FILE_LABEL];
+    int64_t found = -1;
+    DIR *dir = opendir(directory);
+    if (!dir && errno == ENOENT)
+        return -1;
+    if (!dir) {
+        path_label(shown, directory);
+        error_raise(ERROR_FILE, "%s: cannot read the directory: %s", shown, strerror(errno));
+        return -2;
+    }
+    for (const struct dirent *entry; (entry = readdir(dir));) {
+        int64_t step = step_of(entry->d_name);
+        found = step > found && step < below ? step : found;
+    }
+    closedir(dir);
+    return found;
+}
+
+/* ---- Appearing and disappearing -------------------------------------------------------------- */
+
+static int fail(const char *what, const char *path)
+{
+    int cause = errno;
+    char shown[FILE_LABEL];
+    path_label(shown, path);
+    return error_raise(ERROR_FILE, "cannot %s %s: %s; the checkpoints that were there before are unchanged",
+                       what, shown, strerror(cause));
+}
+
+static int temporary_name(char out[PATH_BYTES], const char *directory, int64_t step, const char *ending)
+{
+    char name[CHECKPOINT_NAME], temporary[2 * CHECKPOINT_NAME];
+    checkpoint_name(name, step);
+    snprintf(temporary, sizeof temporary, "%s.tmp-%ld%s", name, (long)getpid(), ending);
+    return path_join(out, directory, temporary);
+}
+
+static int final_name(char out[PATH_BYTES], const char *directory, int64_t step)
+{
+    char name[CHECKPOINT_NAME];
+    checkpoint_name(name, step);
+    return path_join(out, directory, name);
+}
+
+/* Never through a link: what a link points to is not ours. */
+void checkpoint_remove(const char *path)
+{
+    struct stat status;
+    if (lstat(path, &status) != 0)
+        return;
+    if (!S_ISDIR(status.st_mode)) {
+        file_calls.unlink(path);
+        return;
+    }
+    DIR *dir = opendir(path);
+    for (const struct dirent *entry; dir && (entry = readdir(dir));) {
+        char inside[PATH_BYTES];
+        int length = snprintf(inside, sizeof inside, "%s/%s", path, entry->d_name);
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
+            length < (int)sizeof inside)
+            file_calls.unlink(inside);
+    }
+    if (dir)
+        closedir(dir);
+    file_calls.rmdir(path);
+}
+
+int checkpoint_begin(const char *directory, int64_t step, char temporary[PATH_BYTES])
+{
+    if (temporary_name(temporary, directory, step, ""))
+        return error_code();
+    if (file_calls.mkdir(directory, 0777) != 0 && errno != EEXIST)
+        return fail("make the directory", directory);
+    checkpoint_remove(temporary); /* of a process that died, and had our number */
+    return file_calls.mkdir(temporary, 0777) == 0 ? 0 : fail("make the directory", temporary);
+}
+
+int checkpoint_publish(const char *directory, int64_t step, const char *temporary)
+{
+    char path[PATH_BYTES], old[PATH_BYTES];
+    if (final_name(path, directory, step) || temporary_name(old, directory, step, "-old"))
+        return error_code();
+    checkpoint_remove(old);
+    int replaces = file_calls.rename(path, old) == 0;
+    if (!replaces && errno != ENOENT)
+        return fail("move away", path);
+    if (file_calls.rename(temporary, path) != 0) {
+        fail("make", path);
+        if (replaces)
+            file_calls.rename(old, path);
+        return error_code();
+    }
+    if (file_sync_directory(directory))
+        return fail("sync", directory);
+    if (replaces)
+        checkpoint_remove(old);
+    return 0;
+}
+
+/* First its name goes, at once; then what it held. */
+static void discard(const char *directory, int64_t step)
+{
+    char path[PATH_BYTES], temporary[PATH_BYTES];
+    ErrorCode before = error_code();
+    if (final_name(path, directory, step) == 0 && temporary_name(temporary, directory, step, "-old") == 0) {
+        checkpoint_remove(temporary);
+        if (file_calls.rename(path, temporary) == 0)
+            checkpoint_remove(temporary);
+    }
+    if (!before)
+        error_clear();
+}
+
+void checkpoint_prune(const char *directory, int64_t step, int keep)
+{
+    int seen = 1; /* that of `step` itself */
+    for (int64_t older = step; (older = checkpoint_below(directory, older)) >= 0;)
+        if (++seen > keep)
+            discard(directory, older);
+    if (error_code() == ERROR_FILE)
+        error_clear(); /* the directory cannot be read; all checkpoints are there */
+}
+
+/* ---- What the files hold --------------------------------------------------------------------- */
+
+static int read_sum(int file, const char *shown, FileSum *sum)
+{
+    unsigned char piece[1 << 16];
+    for (;;) {
+        ssize_t count = read(file, piece, sizeof piece);
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count < 0)
+            return error_raise(ERROR_FILE, "%s: cannot read: %s", shown, strerror(errno));
+        if (count == 0)
+            return 0;
+        sum->bytes += (uint64_t)count;
+        sum->crc32 = (uint32_t)crc32_z(sum->crc32, piece, (size_t)count);
+    }
+}
+
+static int check_file(const char *checkpoint, const char *name, const FileSum *expected, int read)
+{
+    char path[PATH_BYTES], shown[FILE_LABEL];
+    size_t bytes = 0;
+    FileSum sum = {0};
+    if (path_join(path, checkpoint, name))
+        return error_code();
+    path_label(shown, path);
+    int file = file_open_input(path, shown, "a file of a checkpoint", UINT64_MAX, &bytes), status = 0;
+    if (file < 0)
+        return error_code();
+    if (bytes != expected->bytes)
+        status = error_raise(ERROR_DATA, "%s is damaged: it has %zu bytes, not %" PRIu64, shown, bytes,
+                             expected->bytes);
+    else if (read && (status = read_sum(file, shown, &sum)) == 0 && sum.crc32 != expected->crc32)
+        status = error_raise(ERROR_DATA, "%s is damaged: its checksum is %08" PRIx32 ", not %08" PRIx32,
+                             shown, sum.crc32, expected->crc32);
+    close(file);
+    return status;
+}
+
+int checkpoint_check_files(const char *checkpoint, const CheckpointState *state, int read)
+{
+    int status = check_file(checkpoint, CHECKPOINT_MODEL, &state->model, read);
+    return status ? status : check_file(checkpoint, CHECKPOINT_OPTIMIZER, &state->file, read);
+}
+
+/* ---- One run a directory --------------------------------------------------------------------- */
+
+static void remove_leftovers(const char *directory)
+{
+    DIR *dir = opendir(directory);
+    for (const struct dirent *entry; dir && (entry = readdir(dir));) {
+        char path[PATH_BYTES];
+        int length = snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
+        if (is_leftover(entry->d_name) && length < (int)sizeof path)
+            checkpoint_remove(path);
+    }
+    if (dir)
+        closedir(dir);
+}
+
+int io_lock_checkpoints(const char *directory)
+{
+    char shown[FILE_LABEL];
+    if (!directory) {
+        error_raise(ERROR_ARGUMENT, "io_lock_checkpoints: directory is NULL");
+        return -1;
+    }
+    if (error_code() || io_check_directory(directory))
+        return -1;
+    path_label(shown, directory);
+    int lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lock < 0) {
+        error_raise(ERROR_FILE, "%s: cannot open the directory: %s", shown, strerror(errno));
+        return -1;
+    }
+    if (flock(lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) { /* other errors: it knows no locks */
+        error_raise(ERROR_FILE, "%s: another run saves there; give this one a directory of its own", shown);
+        close(lock);
+        return -1;
+    }
+    remove_leftovers(directory);
+    return lock;
+}
+
+void io_unlock_checkpoints(int lock)
+{
+    if (lock >= 0)
+        close(lock);
+}

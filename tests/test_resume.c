@@ -1,0 +1,517 @@
+/* A run that goes on from a checkpoint is the run that never stopped, to the last bit: four families, levers,
+ * optimizers, wherever it was cut; as planned. What is of another run, or damaged, is told. */
+#include "resume_support.h"
+
+/* ---- Runs ------------------------------------------------------------------------------------ */
+
+typedef struct Case {
+    ModelFamily family;
+    const char *optimizer;
+    float dropout, clip;
+    int accumulate, fused, keep, chunk, selective;
+    const char *pattern;
+    AttentionKind attention;
+} Case;
+
+static const Case cases[] = {
+    {MODEL_MLP, "adamw", .dropout = 0.2f, .clip = 1, .accumulate = 2},
+    {MODEL_MLP, "sgd", .accumulate = 1},
+    {MODEL_MLP, "sgd-nesterov", .accumulate = 1, .keep = 1},
+    {MODEL_GPT2, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 3, .pattern = "c+"},
+    {MODEL_GPT2, "rmsprop", .dropout = 0.3f, .accumulate = 1, .fused = 1, .chunk = 5},
+    {MODEL_LLAMA, "adam", .clip = 0.5f, .accumulate = 2, .keep = 1, .selective = 1},
+    {MODEL_LLAMA, "adamw", .accumulate = 1, .fused = 1, .pattern = "cc", .chunk = 7},
+    {MODEL_LLAMA, "sgd-momentum", .clip = 1, .accumulate = 2, .attention = ATTENTION_EAGER},
+    {MODEL_BERT, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 2, .pattern = ".c"},
+    {MODEL_BERT, "sgd-momentum", .dropout = 0.2f, .accumulate = 1, .fused = 1, .selective = 1,
+     .attention = ATTENTION_EAGER},
+    {MODEL_BERT, "adam", .accumulate = 3, .keep = 1},
+};
+
+/* 13 samples: with batch 2 an epoch has 7 steps, or 4 of two micro-batches, or 3 of three, the last short. */
+enum { STEPS = 9, SAMPLES = 13, WIDTH = 31, SEQ = 12 };
+
+typedef struct Run {
+    const Case *c;
+    const char *from, *to; /* directories; NULL = none */
+    int64_t steps;         /* to do in all */
+    int threads;
+    double loss[STEPS];
+} Run;
+
+static Loader *loader_of(const Case *c)
+{
+    static float features[SAMPLES * WIDTH];
+    static int32_t labels[SAMPLES];
+    fill_values(features, SAMPLES * WIDTH, 3, 1, 0);
+    for (int i = 0; i < SAMPLES; i++)
+        labels[i] = i % 10;
+    if (c->family == MODEL_MLP)
+        return data_table(&(TableOptions){.features = features,
+                                          .labels = labels,
+                                          .count = SAMPLES,
+                                          .width = WIDTH,
+                                          .batch = 2,
+                                          .accumulate = c->accumulate,
+                                          .seed = 5});
+    return data_text(at("text"), &(TextOptions){.batch = 2,
+                                                .seq = SEQ,
+                                                .accumulate = c->accumulate,
+                                                .seed = 5,
+                                                .held_out = -1,
+                                                .mask_probability = c->family == MODEL_BERT ? 0.3f : 0,
+                                                .max_samples = SAMPLES});
+}
+
+static ModelPreset preset_of(const Case *c)
+{
+    ModelPreset preset = small_preset(
+        &(Setting){.family = c->family, .attention = c->attention, .dropout = c->dropout});
+    if (c->family == MODEL_BERT)
+        preset.config.bert.vocab = TOKEN_VOCAB;
+    else if (c->family == MODEL_GPT2)
+        preset.config.gpt2.vocab = 256;
+    else if (c->family == MODEL_LLAMA)
+        preset.config.llama.vocab = 256;
+    return preset;
+}
+
+static Optimizer *optimizer_of(const Case *c, Module *model)
+{
+    Optimizer *optimizer = optim_by_name(c->optimizer, nn_parameters(model), 0.01f, 0);
+    optim_set_schedule(optimizer, &(Schedule){.kind = SCHEDULE_COSINE, .warmup = 2, .total = STEPS});
+    optim_set_clip(optimizer, c->clip);
+    optim_set_fused(optimizer, c->fused);
+    return optimizer;
+}
+
+static int script(void *config)
+{
+    Run *run = config;
+    const Case *c = run->c;
+    ModelPreset preset = preset_of(c);
+    CheckpointRun what = {.loader = loader_of(c), .model = nn_model(&preset), .keep = 100};
+    nn_set_checkpoints(what.model, c->pattern);
+    nn_set_selective(what.model, c->selective);
+    nn_set_loss_chunk(what.model, c->chunk);
+    what.optimizer = optimizer_of(c, what.model);
+    if (run->from)
+        io_load_checkpoint(run->from, &what, NULL);
+    for (int64_t step = optim_steps(what.optimizer); step < run->steps && !error_code(); step++) {
+        int scope = tensor_scope_begin();
+        for (const Batch *b; (b = data_next(what.loader));)
+            tensor_backward(nn_loss(what.model, b));
+        run->loss[step] = tensor_step_loss();
+        brim_step(1);
+        optim_step(what.optimizer);
+        if (c->keep)
+            optim_zero_grad_keep(what.optimizer);
+        else
+            optim_zero_grad(what.optimizer);
+        tensor_scope_end(scope);
+        if (run->to)
+            io_save_checkpoint(run->to, &what);
+    }
+    return error_code();
+}
+
+/* By its plan, from which no event differs. */
+static void execute(Run *run)
+{
+    RunOptions options = {.threads = run->threads ? run->threads : 1, .seed = 3, .quiet = 1};
+    Plan plan;
+    RunResult result;
+    if (plan_script(script, run, &options, &plan))
+        fail_msg("%s", plan.error);
+    if (plan_execute(script, run, &options, &plan, &result))
+        fail_msg("%s", result.error);
+    assert_int_equal(result.segments_off_plan, 0);
+    assert_int_equal(result.memory.stats.peak, plan.memory.stats.peak);
+    assert_int_equal(result.memory.stats.needs, plan.memory.stats.needs);
+    plan_free(&plan);
+}
+
+static void write_text(void)
+{
+    char text[SAMPLES * SEQ + 1];
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = (char)('a' + hash32((uint32_t)i) % 26);
+    spill(at("text"), text, sizeof text);
+}
+
+/* Wherever it is cut: the losses and all that is saved at the end, state.json included. */
+static void cut_everywhere(const Case *c, int threads)
+{
+    Run straight = {.c = c, .to = at("straight"), .steps = STEPS, .threads = threads};
+    execute(&straight);
+    for (int cut = 1; cut < STEPS; cut++) {
+        Run resumed = {.c = c,
+                       .from = at("straight/step-%08d", cut),
+                       .to = at("resumed"),
+                       .steps = STEPS,
+                       .threads = threads};
+        execute(&resumed);
+        for (int i = cut; i < STEPS; i++)
+            if (memcmp(&resumed.loss[i], &straight.loss[i], sizeof(double)) != 0)
+                fail_msg("%s %s, cut after %d: loss %d is %.17g, not %.17g", nn_family_name(c->family),
+                         c->optimizer, cut, i, resumed.loss[i], straight.loss[i]);
+        if (!same_checkpoint(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)))
+            fail_msg("%s %s, cut after %d: the end differs", nn_family_name(c->family), c->optimizer, cut);
+        empty(resumed.to);
+    }
+    empty(at("straight"));
+}
+
+static void test_as_if_never_stopped(void **state)
+{
+    (void)state;
+    write_text();
+    for (size_t i = 0; i < COUNT(cases); i++)
+        cut_everywhere(&cases[i], 1);
+    cut_everywhere(&cases[3], 2);
+    cut_everywhere(&cases[5], 2);
+}
+
+/* A chain: every step in a run of its own. Saving changes no weight. */
+static void test_every_step_a_run(void **state)
+{
+    (void)state;
+    write_text();
+    for (size_t i = 0; i < COUNT(cases); i += 3) {
+        Run straight = {.c = &cases[i], .to = at("straight"), .steps = STEPS};
+        execute(&straight);
+        for (int step = 1; step <= STEPS; step++) {
+            Run one = {.c = &cases[i], .from = step > 1 ? at("chain") : NULL, .to = at("chain"), .steps = step};
+            execute(&one);
+        }
+        for (int step = 1; step <= STEPS; step++)
+            assert_true(same_checkpoint(at("straight/step-%08d", step), at("chain/step-%08d", step)));
+        empty(at("straight"));
+        empty(at("chain"));
+    }
+}
+
+/* Another plan of recomputation is the same run, bit by bit. */
+static void test_levers_may_change(void **state)
+{
+    (void)state;
+    write_text();
+    const Case plain = {MODEL_GPT2, "adamw", .dropout = 0.1f, .accumulate = 1};
+    Case other = plain;
+    other.pattern = "cc";
+    other.fused = 1;
+    Run straight = {.c = &plain, .to = at("straight"), .steps = STEPS};
+    execute(&straight);
+    Run resumed = {.c = &other, .from = at("straight/step-00000004"), .to = at("resumed"), .steps = STEPS};
+    execute(&resumed);
+    assert_true(same_checkpoint(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)));
+}
+
+/* ---- What is kept, found, replaced ----------------------------------------------------------- */
+
+static int exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+static void test_keep(void **state)
+{
+    (void)state;
+    for (int keep = 0; keep <= 3; keep++) {
+        const char *directory = at("keep");
+        Tiny t = tiny();
+        tiny_train(&t, directory, 6, keep);
+        assert_fine();
+        for (int step = 1; step <= 6; step++)
+            assert_int_equal(exists(at("keep/step-%08d", step)), step > 6 - (keep ? keep : 2));
+        CheckpointFound found;
+        assert_int_equal(io_find_checkpoint(directory, &found), 0);
+        assert_int_equal(found.step, 6);
+        assert_string_equal(found.path, at("keep/step-00000006"));
+        assert_string_equal(found.note, "");
+        tiny_end(&t);
+        empty(directory);
+    }
+}
+
+/* What is not ours stays; what a link points to stays. */
+static void test_others_files_stay(void **state)
+{
+    (void)state;
+    const char *directory = at("mixed");
+    mkdir(directory, 0777);
+    mkdir(at("elsewhere"), 0777);
+    spill(at("elsewhere/precious"), "x", 1);
+    spill(at("mixed/step-1"), "x", 1);
+    spill(at("mixed/notes.tmp-1"), "x", 1);
+    assert_int_equal(symlink(at("elsewhere"), at("mixed/step-00000001")), 0);
+    assert_int_equal(symlink(at("elsewhere"), at("mixed/step-00000002.tmp-1")), 0);
+    Tiny t = tiny();
+    tiny_step(&t);
+    tiny_step(&t);
+    tiny_train(&t, directory, 5, 1);
+    assert_fine();
+    int lock = io_lock_checkpoints(directory);
+    assert_true(lock >= 0);
+    io_unlock_checkpoints(lock);
+    assert_true(exists(at("elsewhere/precious")));
+    assert_true(exists(at("mixed/step-1")));
+    assert_true(exists(at("mixed/notes.tmp-1")));
+    assert_false(exists(at("mixed/step-00000001")));
+    assert_false(exists(at("mixed/step-00000002.tmp-1")));
+    tiny_end(&t);
+}
+
+static void test_same_step_is_replaced(void **state)
+{
+    (void)state;
+    Tiny t = tiny();
+    tiny_train(&t, at("again"), 2, 2);
+    spill(at("again/step-00000002/model.safetensors"), "damaged", 7);
+    assert_int_equal(io_save_checkpoint(at("again"), &t.run), 0);
+    CheckpointFound found;
+    assert_int_equal(io_find_checkpoint(at("again"), &found), 0);
+    assert_int_equal(found.step, 2);
+    assert_string_equal(found.note, "");
+    tiny_end(&t);
+}
+
+static void test_nothing_there(void **state)
+{
+    (void)state;
+    CheckpointFound found;
+    assert_int_equal(io_find_checkpoint(at("nowhere"), &found), 0);
+    assert_string_equal(found.path, "");
+    Tiny t = tiny();
+    assert_int_equal(io_load_checkpoint(at("nowhere"), &t.run, NULL), ERROR_FILE);
+    assert_error(ERROR_FILE, "nowhere", "has no checkpoint");
+    spill(at("file"), "x", 1);
+    assert_int_equal(io_find_checkpoint(at("file"), &found), ERROR_FILE);
+    assert_error(ERROR_FILE, "cannot read the directory");
+    assert_int_equal(io_save_checkpoint(at("file"), &t.run), ERROR_FILE);
+    assert_error(ERROR_FILE, "cannot make the directory", "unchanged");
+    assert_int_equal(io_lock_checkpoints(at("file")), -1);
+    assert_error(ERROR_FILE, "is not a directory");
+    assert_int_equal(io_save_checkpoint(NULL, &t.run), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "the directory is missing");
+    t.run.optimizer = NULL;
+    assert_int_equal(io_save_checkpoint(at("x"), &t.run), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "the optimizer is missing");
+    tiny_end(&t);
+}
+
+static void test_one_run_a_directory(void **state)
+{
+    (void)state;
+    int lock = io_lock_checkpoints(at("mine"));
+    assert_true(lock >= 0);
+    assert_int_equal(io_lock_checkpoints(at("mine")), -1);
+    assert_error(ERROR_FILE, "another run saves there");
+    io_unlock_checkpoints(lock);
+    lock = io_lock_checkpoints(at("mine"));
+    assert_true(lock >= 0);
+    io_unlock_checkpoints(lock);
+}
+
+/* ---- Another run ----------------------------------------------------------------------------- */
+
+static void test_of_another_run(void **state)
+{
+    (void)state;
+    static const CheckpointSetting was[] = {{"batch", "2"}, {"lr", "0.1"}},
+                                   is[] = {{"batch", "4"}, {"clip", "1"}};
+    Tiny t = tiny();
+    t.run.settings = was;
+    t.run.setting_count = 2;
+    tiny_train(&t, at("run"), 1, 2);
+    float before = tensor_f32(nn_parameters(t.model).items[0])[0];
+    t.run.settings = is;
+    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "step-00000001 is of another run", "batch is 4, was 2",
+                 "clip is 1, was not given", "lr is not given, was 0.1");
+    t.run.settings = was;
+    t.run.optimizer = optim_by_name("sgd", nn_parameters(t.model), 0, 0);
+    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "optimizer is sgd, was adamw");
+    t.run.optimizer = t.optimizer;
+    t.run.model = nn_mlp(&(MlpConfig){.sizes = {4, 2}});
+    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "of another model", "is not F32 (2,4)");
+    t.run.model = nn_mlp(&(MlpConfig){.sizes = {3, 2, 2}});
+    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "has 2 parameters, this one 4");
+    t.run.model = t.model;
+    t.run.loader = NULL;
+    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "data is none, was a loader");
+    assert_true(tensor_f32(nn_parameters(t.model).items[0])[0] == before);
+    tiny_end(&t);
+    Visit v = visit(&(ContextOptions){.threads = 2, .seed = 9});
+    Tiny other = tiny();
+    other.run.settings = was;
+    other.run.setting_count = 2;
+    assert_int_equal(io_load_checkpoint(at("run"), &other.run, NULL), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "seed is 9, was 1");
+    leave(v);
+    v = visit(&(ContextOptions){.threads = 2, .seed = 1});
+    other = tiny();
+    other.run.settings = was;
+    other.run.setting_count = 2;
+    CheckpointFound found;
+    assert_int_equal(io_load_checkpoint(at("run"), &other.run, &found), 0);
+    assert_non_null(strstr(found.note, "saved with 1 thread, goes on with 2"));
+    assert_int_equal(optim_steps(other.optimizer), 1);
+    assert_int_equal(data_cursor(other.loader).step, 1);
+    leave(v);
+}
+
+/* ---- Damage ---------------------------------------------------------------------------------- */
+
+/* The newest is damaged: the one before it is found, and why; never another outcome. */
+static void expect_fallback(const char *what)
+{
+    CheckpointFound found;
+    if (io_find_checkpoint(at("run"), &found))
+        fail_msg("%s: %s", what, error_message());
+    if (found.step != 1)
+        fail_msg("%s: unnoticed", what);
+    assert_non_null(strstr(found.note, "step-00000002"));
+}
+
+static void damage(const char *name)
+{
+    char path[256], what[320];
+    size_t size;
+    snprintf(path, sizeof path, "%s", at("run/step-00000002/%s", name));
+    char *bytes = slurp(path, &size);
+    for (size_t i = 0; i < size; i++) {
+        bytes[i] = (char)(bytes[i] ^ (1 << i % 8));
+        spill(path, bytes, size);
+        snprintf(what, sizeof what, "byte %zu of %s", i, name);
+        expect_fallback(what);
+        bytes[i] = (char)(bytes[i] ^ (1 << i % 8));
+    }
+    for (size_t i = 0; i < size; i += 1 + i / 64) {
+        spill(path, bytes, i);
+        snprintf(what, sizeof what, "%s cut to %zu", name, i);
+        expect_fallback(what);
+    }
+    unlink(path);
+    expect_fallback(name);
+    spill(path, bytes, size);
+    test_free(bytes);
+}
+
+static void test_damage(void **state)
+{
+    (void)state;
+    Tiny t = tiny();
+    tiny_train(&t, at("run"), 2, 2);
+    damage("state.json");
+    damage("model.safetensors");
+    damage("optimizer.safetensors");
+    CheckpointFound found;
+    assert_int_equal(io_load_checkpoint(at("run"), &t.run, &found), 0);
+    assert_int_equal(found.step, 2);
+    spill(at("run/step-00000002/state.json"), "x", 1);
+    assert_int_equal(io_load_checkpoint(at("run/step-00000002"), &t.run, NULL), ERROR_DATA);
+    assert_error(ERROR_DATA, "step-00000002/state.json is damaged");
+    assert_int_equal(io_load_checkpoint(at("run"), &t.run, &found), 0);
+    assert_int_equal(optim_steps(t.optimizer), 1);
+    spill(at("run/step-00000001/optimizer.safetensors"), "x", 1);
+    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_DATA);
+    assert_error(ERROR_DATA, "has no checkpoint that is whole", "state.json", "it has 1 bytes, not");
+    tiny_end(&t);
+}
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+/* Nothing tracked, and each failing allocation is an error that leaves all as it was. */
+static void test_allocations_fail(void **state)
+{
+    (void)state;
+    Tiny t = tiny();
+    tiny_train(&t, at("run"), 1, 2);
+    tiny_step(&t);
+    uint64_t events = books()->allocations, live = memtrack_process_live();
+    int failed = 0;
+    for (uint64_t n = 1;; n++) {
+        memtrack_fail_nth(n);
+        int status = io_save_checkpoint(at("run"), &t.run);
+        memtrack_fail_nth(0);
+        assert_int_equal(memtrack_process_live(), live);
+        if (!status)
+            break;
+        assert_error(ERROR_HOST_MEMORY, "");
+        assert_false(exists(at("run/step-00000002")));
+        failed++;
+    }
+    assert_true(failed >= 5);
+    for (uint64_t n = 1;; n++) {
+        memtrack_fail_nth(n);
+        int status = io_load_checkpoint(at("run"), &t.run, NULL);
+        memtrack_fail_nth(0);
+        assert_int_equal(memtrack_process_live(), live);
+        if (!status)
+            break;
+        assert_error(ERROR_HOST_MEMORY, "");
+        failed++;
+    }
+    assert_true(failed >= 15);
+    assert_int_equal(books()->allocations, events);
+    tiny_end(&t);
+}
+
+/* ---- The optimizer's state ------------------------------------------------------------------- */
+
+static void test_optimizer_state(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *arrays[2];
+    } rules[] = {{"sgd", {NULL}},
+                 {"sgd-momentum", {"momentum_buffer"}},
+                 {"rmsprop", {"square_avg"}},
+                 {"adam", {"exp_avg", "exp_avg_sq"}},
+                 {"adamw", {"exp_avg", "exp_avg_sq"}}};
+    Tiny t = tiny();
+    for (size_t i = 0; i < COUNT(rules); i++) {
+        Optimizer *o = optim_by_name(rules[i].name, nn_parameters(t.model), 0.5f, 0);
+        int arrays = (rules[i].arrays[0] != NULL) + (rules[i].arrays[1] != NULL);
+        assert_int_equal(optim_state_arrays(o), arrays);
+        for (int k = 0; k < arrays; k++) {
+            assert_string_equal(optim_state_name(o, k), rules[i].arrays[k]);
+            assert_non_null(optim_state_f32(o, 1, k));
+        }
+        assert_null(optim_state_name(o, arrays));
+        assert_null(optim_state_f32(o, 0, arrays));
+        assert_null(optim_state_f32(o, 2, 0));
+        assert_true(optim_base_lr(o) == 0.5f);
+        assert_int_equal(optim_set_updates(o, 1, 7), 0);
+        assert_int_equal(optim_updates(o, 1), 7);
+        assert_int_equal(optim_updates(o, 0), 0);
+        assert_int_equal(optim_set_steps(o, 9), 0);
+        assert_int_equal(optim_steps(o), 9);
+        assert_int_equal(optim_set_updates(o, 2, 1), ERROR_ARGUMENT);
+        assert_error(ERROR_ARGUMENT, "there is no parameter 2");
+        assert_int_equal(optim_set_updates(o, 0, -1), ERROR_ARGUMENT);
+        assert_error(ERROR_ARGUMENT, "less than none");
+        assert_int_equal(optim_set_steps(o, -1), ERROR_ARGUMENT);
+        assert_error(ERROR_ARGUMENT, "less than none");
+        optimizer_free(o);
+    }
+    assert_int_equal(optim_state_arrays(NULL), 0);
+    assert_int_equal(optim_updates(NULL, 0), 0);
+    tiny_end(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_as_if_never_stopped), TEST(test_every_step_a_run),      TEST(test_levers_may_change),
+        TEST(test_keep),                TEST(test_others_files_stay),     TEST(test_same_step_is_replaced),
+        TEST(test_nothing_there),       TEST(test_one_run_a_directory),   TEST(test_of_another_run),
+        TEST(test_damage),              TEST(test_allocations_fail),      TEST(test_optimizer_state),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
