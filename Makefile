@@ -189,7 +189,7 @@ bench: $(BENCHES)
 -include tools/install.mk
 
 format:
-	clang-format -i $(wildcard $(foreach f,$(FOLDERS) kernels cli examples,$(f)/*.c $(f)/*.h))
+	clang-format -i $(filter-out %_names.h,$(wildcard $(foreach f,$(FOLDERS) kernels cli examples,$(f)/*.c $(f)/*.h)))
 
 clean:
 	rm -rf build build-*

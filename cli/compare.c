@@ -191,7 +191,7 @@ void variants_table(FILE *out, const Options *o, const Variant *variants, int co
     const uint64_t *own = variants[0].plan.memory.stats.own_peak;
     uint64_t floor = report_group(own, MEM_GROUP_PARAMETERS) + report_group(own, MEM_GROUP_GRADIENTS) +
                      report_group(own, MEM_GROUP_OPTIMIZER_STATES);
-    fprintf(out, "%-*s %9.*f  weights, gradients, states\n", label_width(variants, count), "floor",
+    fprintf(out, "%-*s %9.*f  weights, gradients, states\n", label_width(variants, count), "P + G + O",
             unit == 0x1p20 ? 1 : 2, (double)floor / unit);
 }
 

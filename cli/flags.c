@@ -85,7 +85,7 @@ static const Flag flags[] = {
      .only = "fit"},
     {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "a card of this size instead", .only = "fit"},
     {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for contexts and libraries (1GiB)",
-     .only = "fit"},
+     .zero = 1, .only = "fit"},
     {"--json", FLAG_SWITCH, AT(json), NULL, .help = "one JSON object with exact bytes, no tables"},
     {"--quiet", FLAG_SWITCH, AT(quiet), NULL, .help = "no step lines"},
 };
@@ -266,6 +266,10 @@ static int parse_value(const Flag *flag, void *field, const char *text)
     case FLAG_FLOAT:
         return parse_float(flag, text, field);
     case FLAG_SIZE:
+        if (flag->zero && !strcmp(text, "0")) {
+            *(uint64_t *)field = 0;
+            return 0;
+        }
         return parse_size(flag->name, text, field);
     case FLAG_CHECKPOINT:
         return parse_checkpoint(flag, text, field);

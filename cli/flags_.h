@@ -28,6 +28,7 @@ typedef struct Flag {
         *only;     /* only: the subcommands that take it, "plan" or "plan generate"; NULL = all
                     */
     int low, high; /* of FLAG_INT; high 0 = INT_MAX */
+    int zero;      /* of FLAG_SIZE: "0" is a value too */
 } Flag;
 
 enum { LIST_MAX = 16, ASSIGNMENTS_MAX = 64 };

@@ -189,6 +189,9 @@ static void cards_are_filled_to_the_brim(void **state)
     json_int_t seq = integer_at(json_array_get(json_object_get(row, "cards"), 0), "longest_seq");
     assert_true(seq >= 128 && seq % 128 == 0);
     json_decref(root);
+    root = json_of(RUN("fit", "--json", "--threads", "2", "--memory", "200MiB", "--reserve", "0"), 0);
+    assert_int_equal(first_batch(root, 0), batch);
+    json_decref(root);
     root = json_of(RUN("fit", "--json", "--memory", "101MiB,400MiB", "--reserve", "100MiB"), 1);
     assert_int_equal(first_batch(root, 0), 0);
     json_decref(root);

@@ -61,8 +61,8 @@ examples()
         "$brim" help "$command" | sed -n '/^examples/,$s/^  brim \(.*\)/\1/p'
     done >"$work/examples"
     sed -n 's/^\.Dl brim //p' docs/brim.1 >>"$work/examples"
-    sed 's/  .*//' "$work/examples" | grep -vE '^(report|help|version|models|gpus)|config.json|fashion-mnist' |
-        sed 's/^\(train\|demo\)/plan/; s/--log [^ ]*//; s/--run [0-9]*//' >"$work/plans"
+    sed 's/  .*//' "$work/examples" | grep -vE '^(report|help|version|models|gpus)|config.json|fashion-mnist|--init' |
+        sed 's/^\(train\|demo\)/plan/; s/--log [^ ]*//; s/--run [0-9]*//; s/--save [^ ]*//; s/--resume [^ ]*//' >"$work/plans"
     [ "$(wc -l <"$work/plans")" -ge 8 ] || return 1
     while read -r line; do
         # shellcheck disable=SC2086
