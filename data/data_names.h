@@ -2,22 +2,22 @@
 #ifndef BRIM_DATA_NAMES_H
 #define BRIM_DATA_NAMES_H
 
-#define data_classes            brim_data_classes
-#define data_corpus             brim_data_corpus
-#define data_cursor             brim_data_cursor
-#define data_epoch              brim_data_epoch
-#define data_finish_step        brim_data_finish_step
-#define data_images             brim_data_images
-#define data_next               brim_data_next
+#define data_classes brim_data_classes
+#define data_corpus brim_data_corpus
+#define data_cursor brim_data_cursor
+#define data_epoch brim_data_epoch
+#define data_finish_step brim_data_finish_step
+#define data_images brim_data_images
+#define data_next brim_data_next
 #define data_next_step_is_short brim_data_next_step_is_short
-#define data_samples            brim_data_samples
-#define data_seek               brim_data_seek
-#define data_step_labels        brim_data_step_labels
-#define data_step_tokens        brim_data_step_tokens
-#define data_steps_per_epoch    brim_data_steps_per_epoch
-#define data_table              brim_data_table
-#define data_text               brim_data_text
-#define data_width              brim_data_width
-#define loader_free             brim_loader_free
+#define data_samples brim_data_samples
+#define data_seek brim_data_seek
+#define data_step_labels brim_data_step_labels
+#define data_step_tokens brim_data_step_tokens
+#define data_steps_per_epoch brim_data_steps_per_epoch
+#define data_table brim_data_table
+#define data_text brim_data_text
+#define data_width brim_data_width
+#define loader_free brim_loader_free
 
 #endif

@@ -2,27 +2,27 @@
 #ifndef BRIM_IO_NAMES_H
 #define BRIM_IO_NAMES_H
 
-#define io_check_directory    brim_io_check_directory
-#define io_find_checkpoint    brim_io_find_checkpoint
-#define io_find_model         brim_io_find_model
-#define io_keep_source        brim_io_keep_source
-#define io_load_checkpoint    brim_io_load_checkpoint
-#define io_load_weights       brim_io_load_weights
-#define io_lock_checkpoints   brim_io_lock_checkpoints
-#define io_read_config        brim_io_read_config
-#define io_save_checkpoint    brim_io_save_checkpoint
-#define io_save_weights       brim_io_save_weights
+#define io_check_directory brim_io_check_directory
+#define io_find_checkpoint brim_io_find_checkpoint
+#define io_find_model brim_io_find_model
+#define io_keep_source brim_io_keep_source
+#define io_load_checkpoint brim_io_load_checkpoint
+#define io_load_weights brim_io_load_weights
+#define io_lock_checkpoints brim_io_lock_checkpoints
+#define io_read_config brim_io_read_config
+#define io_save_checkpoint brim_io_save_checkpoint
+#define io_save_weights brim_io_save_weights
 #define io_unlock_checkpoints brim_io_unlock_checkpoints
-#define io_write_config       brim_io_write_config
-#define safetensors_at        brim_safetensors_at
-#define safetensors_close     brim_safetensors_close
-#define safetensors_count     brim_safetensors_count
-#define safetensors_f32       brim_safetensors_f32
-#define safetensors_find      brim_safetensors_find
-#define safetensors_open      brim_safetensors_open
-#define safetensors_read      brim_safetensors_read
+#define io_write_config brim_io_write_config
+#define safetensors_at brim_safetensors_at
+#define safetensors_close brim_safetensors_close
+#define safetensors_count brim_safetensors_count
+#define safetensors_f32 brim_safetensors_f32
+#define safetensors_find brim_safetensors_find
+#define safetensors_open brim_safetensors_open
+#define safetensors_read brim_safetensors_read
 #define safetensors_type_name brim_safetensors_type_name
-#define safetensors_type_of   brim_safetensors_type_of
-#define safetensors_write     brim_safetensors_write
+#define safetensors_type_of brim_safetensors_type_of
+#define safetensors_write brim_safetensors_write
 
 #endif

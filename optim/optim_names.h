@@ -2,31 +2,31 @@
 #ifndef BRIM_OPTIM_NAMES_H
 #define BRIM_OPTIM_NAMES_H
 
-#define optim_adam           brim_optim_adam
-#define optim_adamw          brim_optim_adamw
-#define optim_base_lr        brim_optim_base_lr
-#define optim_by_name        brim_optim_by_name
-#define optim_grad_norm      brim_optim_grad_norm
-#define optim_lr             brim_optim_lr
-#define optim_name           brim_optim_name
-#define optim_parameters     brim_optim_parameters
-#define optim_rmsprop        brim_optim_rmsprop
-#define optim_set_clip       brim_optim_set_clip
-#define optim_set_fused      brim_optim_set_fused
-#define optim_set_group      brim_optim_set_group
-#define optim_set_lr         brim_optim_set_lr
-#define optim_set_schedule   brim_optim_set_schedule
-#define optim_set_steps      brim_optim_set_steps
-#define optim_set_updates    brim_optim_set_updates
-#define optim_sgd            brim_optim_sgd
-#define optim_state_arrays   brim_optim_state_arrays
-#define optim_state_f32      brim_optim_state_f32
-#define optim_state_name     brim_optim_state_name
-#define optim_step           brim_optim_step
-#define optim_steps          brim_optim_steps
-#define optim_updates        brim_optim_updates
-#define optim_zero_grad      brim_optim_zero_grad
+#define optim_adam brim_optim_adam
+#define optim_adamw brim_optim_adamw
+#define optim_base_lr brim_optim_base_lr
+#define optim_by_name brim_optim_by_name
+#define optim_grad_norm brim_optim_grad_norm
+#define optim_lr brim_optim_lr
+#define optim_name brim_optim_name
+#define optim_parameters brim_optim_parameters
+#define optim_rmsprop brim_optim_rmsprop
+#define optim_set_clip brim_optim_set_clip
+#define optim_set_fused brim_optim_set_fused
+#define optim_set_group brim_optim_set_group
+#define optim_set_lr brim_optim_set_lr
+#define optim_set_schedule brim_optim_set_schedule
+#define optim_set_steps brim_optim_set_steps
+#define optim_set_updates brim_optim_set_updates
+#define optim_sgd brim_optim_sgd
+#define optim_state_arrays brim_optim_state_arrays
+#define optim_state_f32 brim_optim_state_f32
+#define optim_state_name brim_optim_state_name
+#define optim_step brim_optim_step
+#define optim_steps brim_optim_steps
+#define optim_updates brim_optim_updates
+#define optim_zero_grad brim_optim_zero_grad
 #define optim_zero_grad_keep brim_optim_zero_grad_keep
-#define optimizer_free       brim_optimizer_free
+#define optimizer_free brim_optimizer_free
 
 #endif

@@ -1,5 +1,5 @@
-/* `brim train --save`, `--resume`, and the signals: what a user types, sees and is told; that a run cut anywhere is
- * the run that was not, for the four families with their own data. */
+/* `brim train --save`, `--resume`, and the signals: what a user types, sees and is told; that a run cut
+ * anywhere is the run that was not, for the four families with their own data. */
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -109,9 +109,9 @@ static void cut(const char *const *common, const char *steps_option, const char 
     for (int at = 1; at < end; at += at < 3 ? 1 : 3) {
         char from[256];
         snprintf(from, sizeof from, "%s/step-%08d", a, at);
-        Outcome *o = expect_code(TRAIN(common, steps_option, steps, "--save", b, "--resume", from, "--log",
-                                       in_folder("b.jsonl")),
-                                 0);
+        Outcome *o = expect_code(
+            TRAIN(common, steps_option, steps, "--save", b, "--resume", from, "--log", in_folder("b.jsonl")),
+            0);
         expect(o->out, "0 bytes apart");
         assert_null(strstr(o->out, "off the plan"));
         if (!same_end("a", "b", end))
@@ -196,8 +196,8 @@ static void refusals(void **state)
     char first[256];
     snprintf(first, sizeof first, "%s/step-00000001", a);
     expect(expect_code(TRAIN(common, "--resume", first, "--save", a), 1)->err, "newer than step 1");
-    Outcome *o = expect_code(TRAIN(common, "--resume", a, "--batch", "3", "--clip", "0.5", "--optimizer", "sgd",
-                                   "--seed", "7", "--schedule", "linear"),
+    Outcome *o = expect_code(TRAIN(common, "--resume", a, "--batch", "3", "--clip", "0.5", "--optimizer",
+                                   "sgd", "--seed", "7", "--schedule", "linear"),
                              1);
     expect(o->err, "is of another run: batch is 3, was ");
     expect(o->err, "optimizer is sgd, was adamw");
@@ -207,9 +207,10 @@ static void refusals(void **state)
     assert_string_equal(o->out, "");
     expect(expect_code(TRAIN(LIST("--model", "llama-tiny"), "--resume", a), 1)->err,
            "model is llama-tiny, was gpt2-tiny");
-    o = expect_code(run_command((const char *[]){"brim", "train", "--model", "gpt2-tiny", "--data", data, "--seq",
-                                                 "16", "--steps", "3", "--threads", "2", "--resume", a, NULL}),
-                    0);
+    o = expect_code(
+        run_command((const char *[]){"brim", "train", "--model", "gpt2-tiny", "--data", data, "--seq", "16",
+                                     "--steps", "3", "--threads", "2", "--resume", a, NULL}),
+        0);
     expect(o->err, "saved with 1 thread, goes on with 2");
 }
 
@@ -243,14 +244,16 @@ static void cannot_save(void **state)
     (void)state;
     paths();
     strcpy(data, make_text("small", 60 * 16 + 1));
-    const char *const *common = LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--steps", "4",
-                                     "--save-every", "2");
+    const char *const *common =
+        LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--steps", "4", "--save-every", "2");
     make_file("a", "x", 1);
     Outcome *o = expect_code(TRAIN(common, "--save", a), 1); /* at once */
     expect(o->err, "is not a directory");
     assert_string_equal(o->out, "");
-    expect(expect_code(TRAIN(common, "--save", "/proc/brim"), 1)->err, "/proc/brim: cannot make the directory");
-    /* Files that may not grow beyond 1 MiB: said when it fails, training goes on, and at the end it failed. */
+    expect(expect_code(TRAIN(common, "--save", "/proc/brim"), 1)->err,
+           "/proc/brim: cannot make the directory");
+    /* Files that may not grow beyond 1 MiB: said when it fails, training goes on, and at the end it failed.
+     */
     struct rlimit before, small = {1 << 20, 1 << 20};
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
     small.rlim_max = before.rlim_max;
@@ -294,14 +297,15 @@ static int stopped_by(const char *directory, int64_t step, int first, int second
 {
     char rows[16];
     snprintf(rows, sizeof rows, "%d", step_tokens);
-    const char *arguments[] = {command_path(), "train",  "--threads", "1",     "--model",      "gpt2-tiny",
-                               "--data",       "builtin", "--seq",    "64",    "--batch",      rows,
-                               "--steps",      "100000", "--save",    directory, "--save-every", "2",
+    const char *arguments[] = {command_path(), "train",   "--threads", "1",       "--model",      "gpt2-tiny",
+                               "--data",       "builtin", "--seq",     "64",      "--batch",      rows,
+                               "--steps",      "100000",  "--save",    directory, "--save-every", "2",
                                "--resume",     directory, NULL};
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        int nothing = open("/dev/null", O_RDWR), out = open(in_folder("out"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        int nothing = open("/dev/null", O_RDWR),
+            out = open(in_folder("out"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
         dup2(nothing, 0);
         dup2(out, 1);
         dup2(out, 2);
@@ -377,9 +381,9 @@ static void second_signal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(families),    cmocka_unit_test(the_same_command),    cmocka_unit_test(refusals),
-        cmocka_unit_test(damage),      cmocka_unit_test(cannot_save),         cmocka_unit_test(one_run_a_directory),
-        cmocka_unit_test(signals),     cmocka_unit_test(second_signal),
+        cmocka_unit_test(families), cmocka_unit_test(the_same_command), cmocka_unit_test(refusals),
+        cmocka_unit_test(damage),   cmocka_unit_test(cannot_save),      cmocka_unit_test(one_run_a_directory),
+        cmocka_unit_test(signals),  cmocka_unit_test(second_signal),
     };
     return cmocka_run_group_tests_name("cli resume", tests, make_folder, remove_folder);
 }

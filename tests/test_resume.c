@@ -65,8 +65,8 @@ static Loader *loader_of(const Case *c)
 
 static ModelPreset preset_of(const Case *c)
 {
-    ModelPreset preset = small_preset(
-        &(Setting){.family = c->family, .attention = c->attention, .dropout = c->dropout});
+    ModelPreset preset =
+        small_preset(&(Setting){.family = c->family, .attention = c->attention, .dropout = c->dropout});
     if (c->family == MODEL_BERT)
         preset.config.bert.vocab = TOKEN_VOCAB;
     else if (c->family == MODEL_GPT2)
@@ -181,7 +181,8 @@ static void test_every_step_a_run(void **state)
         Run straight = {.c = &cases[i], .to = at("straight"), .steps = STEPS};
         execute(&straight);
         for (int step = 1; step <= STEPS; step++) {
-            Run one = {.c = &cases[i], .from = step > 1 ? at("chain") : NULL, .to = at("chain"), .steps = step};
+            Run one = {
+                .c = &cases[i], .from = step > 1 ? at("chain") : NULL, .to = at("chain"), .steps = step};
             execute(&one);
         }
         for (int step = 1; step <= STEPS; step++)
@@ -207,8 +208,8 @@ static void test_levers_may_change(void **state)
     assert_true(same_checkpoint(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)));
 }
 
-/* A script's own: a parameter that only the first step reaches, then updated with the zeros that were kept; values
- * drawn from the context's random streams; the number of the step. */
+/* A script's own: a parameter that only the first step reaches, then updated with the zeros that were kept;
+ * values drawn from the context's random streams; the number of the step. */
 static float own_steps(int64_t from, int64_t to, float *weights)
 {
     Visit v = visit(&(ContextOptions){.threads = 1, .seed = 1});
@@ -549,10 +550,12 @@ static void test_optimizer_state(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_as_if_never_stopped), TEST(test_every_step_a_run),      TEST(test_levers_may_change),
-        TEST(test_keep),                TEST(test_others_files_stay),     TEST(test_same_step_is_replaced),
-        TEST(test_nothing_there),       TEST(test_one_run_a_directory),   TEST(test_of_another_run),
-        TEST(test_damage),              TEST(test_allocations_fail),      TEST(test_optimizer_state),
+        TEST(test_as_if_never_stopped), TEST(test_every_step_a_run),
+        TEST(test_levers_may_change),   TEST(test_keep),
+        TEST(test_others_files_stay),   TEST(test_same_step_is_replaced),
+        TEST(test_nothing_there),       TEST(test_one_run_a_directory),
+        TEST(test_of_another_run),      TEST(test_damage),
+        TEST(test_allocations_fail),    TEST(test_optimizer_state),
         TEST(test_scripts_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
