@@ -36,9 +36,10 @@ typedef enum RuleId {
 
 /* 0.01 of weight decay is the only default that a user may want to undo: there, negative means none. */
 static const OptimRule rules[] = {
-    [RULE_SGD] = {"sgd", 0, {.lr = 1e-3f}, update_sgd},
-    [RULE_SGD_MOMENTUM] = {"sgd-momentum", 0, {.lr = 1e-3f, .momentum = 0.9f}, update_sgd},
-    [RULE_SGD_NESTEROV] = {"sgd-nesterov", 0, {.lr = 1e-3f, .momentum = 0.9f, .nesterov = 1}, update_sgd},
+    [RULE_SGD] = {"sgd", 0, {.lr = 1e-3f}, update_sgd, {NULL}},
+    [RULE_SGD_MOMENTUM] = {"sgd-momentum", 0, {.lr = 1e-3f, .momentum = 0.9f}, update_sgd, {NULL}},
+    [RULE_SGD_NESTEROV] =
+        {"sgd-nesterov", 0, {.lr = 1e-3f, .momentum = 0.9f, .nesterov = 1}, update_sgd, {NULL}},
     [RULE_RMSPROP] =
         {"rmsprop", 1, {.lr = 1e-2f, .alpha = 0.99f, .eps = 1e-8f}, update_rmsprop, {"square_avg"}},
     [RULE_ADAM] = {"adam",

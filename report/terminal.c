@@ -164,6 +164,8 @@ int report_screen_draw(PanelScreen *screen, const PanelState *state)
 void report_screen_clear(PanelScreen *screen)
 {
     PanelStyle style;
+    if (stopped)
+        screen->lines = 0; /* what others have written below it stays, and so does it */
     if (!screen->lines)
         return;
     measure(screen->out, &style);

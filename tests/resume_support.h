@@ -108,7 +108,8 @@ static inline int same_checkpoint(const char *a, const char *b)
     return same;
 }
 
-/* ---- A run that takes no time: one linear layer, whose whole checkpoint is some kilobytes ---------------- */
+/* ---- A run that takes no time: one linear layer, whose whole checkpoint is some kilobytes ----------------
+ */
 
 typedef struct Tiny {
     Module *model;

@@ -1,6 +1,7 @@
-/* Saving survives everything: a process that dies in any system call of a save, before it, after it or half-way
- * through, with and without what was not synced; calls that fail; real runs killed at random moments. Always the
- * newest complete checkpoint is one that was saved, bit by bit. BRIM_FULL=1 kills 220 real runs, not 20. */
+/* Saving survives everything: a process that dies in any system call of a save, before it, after it or
+ * half-way through, with and without what was not synced; calls that fail; real runs killed at random
+ * moments. Always the newest complete checkpoint is one that was saved, bit by bit. BRIM_FULL=1 kills 220
+ * real runs, not 20. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -16,7 +17,7 @@ enum { SAVES = 3, KEEP = 2 };
 typedef enum Way {
     DIE_BEFORE,
     DIE_AFTER,
-    DIE_HALF,  /* a write: after half of its bytes */
+    DIE_HALF,   /* a write: after half of its bytes */
     LOSE_POWER, /* what was not synced is gone: file contents, new names */
     FAIL
 } Way;
@@ -171,8 +172,8 @@ static void go_bad(int which, Way how, int error)
     memset(open_path, 0, sizeof open_path);
     memset(unsynced, 0, sizeof unsynced);
     renamed_from[0] = '\0';
-    file_calls = (FileCalls){bad_open,   bad_write,  bad_fsync, bad_close,
-                             bad_rename, bad_unlink, bad_mkdir, bad_rmdir};
+    file_calls =
+        (FileCalls){bad_open, bad_write, bad_fsync, bad_close, bad_rename, bad_unlink, bad_mkdir, bad_rmdir};
 }
 
 static void go_good(void)
@@ -227,7 +228,8 @@ static int continue_run(int64_t to)
     return status;
 }
 
-/* The newest complete checkpoint is what was saved at that step, and at least step `least`. Returns its step. */
+/* The newest complete checkpoint is what was saved at that step, and at least step `least`. Returns its step.
+ */
 static int64_t expect_whole(const char *what, int which, int64_t least)
 {
     CheckpointFound found;
@@ -247,7 +249,7 @@ static int64_t expect_whole(const char *what, int which, int64_t least)
 /* Dies in its which-th call, if it has so many; how many steps it had saved before is in a file. */
 static int die_in(int which, Way how)
 {
-    int status;
+    int status = 0;
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
@@ -461,7 +463,8 @@ static void test_command_killed(void **state)
         if (found.path[0]) {
             char ours[4200], reference[300];
             snprintf(ours, sizeof ours, "%s/model.safetensors", found.path);
-            snprintf(reference, sizeof reference, "%s/model.safetensors", at("reference/step-%08d", (int)found.step));
+            snprintf(reference, sizeof reference, "%s/model.safetensors",
+                     at("reference/step-%08d", (int)found.step));
             assert_true(same_file(ours, reference));
         }
         if (code == 0) {
@@ -483,9 +486,11 @@ static void test_command_killed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CRASH(test_death_before_each_call), CRASH(test_death_after_each_call), CRASH(test_death_half_way),
-        CRASH(test_power_cut),              CRASH(test_dies_again_and_again),  CRASH(test_disk_full),
-        CRASH(test_input_output_error),     CRASH(test_read_only),             CRASH(test_command_killed),
+        CRASH(test_death_before_each_call), CRASH(test_death_after_each_call),
+        CRASH(test_death_half_way),         CRASH(test_power_cut),
+        CRASH(test_dies_again_and_again),   CRASH(test_disk_full),
+        CRASH(test_input_output_error),     CRASH(test_read_only),
+        CRASH(test_command_killed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -62,7 +62,7 @@ examples()
     done >"$work/examples"
     sed -n 's/^\.Dl brim //p' docs/brim.1 >>"$work/examples"
     sed 's/  .*//' "$work/examples" | grep -vE '^(report|help|version|models|gpus)|config.json|fashion-mnist|--init' |
-        sed 's/^\(train\|demo\)/plan/; s/--log [^ ]*//; s/--run [0-9]*//; s/--save [^ ]*//; s/--resume [^ ]*//' >"$work/plans"
+        sed 's/^\(train\|demo\)/plan/; s/--\(log\|save\|resume\) [^ ]*//g; s/--run [0-9]*//' >"$work/plans"
     [ "$(wc -l <"$work/plans")" -ge 8 ] || return 1
     while read -r line; do
         # shellcheck disable=SC2086

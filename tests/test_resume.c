@@ -65,8 +65,8 @@ static Loader *loader_of(const Case *c)
 
 static ModelPreset preset_of(const Case *c)
 {
-    ModelPreset preset = small_preset(
-        &(Setting){.family = c->family, .attention = c->attention, .dropout = c->dropout});
+    ModelPreset preset =
+        small_preset(&(Setting){.family = c->family, .attention = c->attention, .dropout = c->dropout});
     if (c->family == MODEL_BERT)
         preset.config.bert.vocab = TOKEN_VOCAB;
     else if (c->family == MODEL_GPT2)
@@ -181,7 +181,8 @@ static void test_every_step_a_run(void **state)
         Run straight = {.c = &cases[i], .to = at("straight"), .steps = STEPS};
         execute(&straight);
         for (int step = 1; step <= STEPS; step++) {
-            Run one = {.c = &cases[i], .from = step > 1 ? at("chain") : NULL, .to = at("chain"), .steps = step};
+            Run one = {
+                .c = &cases[i], .from = step > 1 ? at("chain") : NULL, .to = at("chain"), .steps = step};
             execute(&one);
         }
         for (int step = 1; step <= STEPS; step++)
@@ -205,6 +206,47 @@ static void test_levers_may_change(void **state)
     Run resumed = {.c = &other, .from = at("straight/step-00000004"), .to = at("resumed"), .steps = STEPS};
     execute(&resumed);
     assert_true(same_checkpoint(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)));
+}
+
+/* A script's own: a parameter that only the first step reaches, then updated with the zeros that were kept;
+ * values drawn from the context's random streams; the number of the step. */
+static float own_steps(int64_t from, int64_t to, float *weights)
+{
+    Visit v = visit(&(ContextOptions){.threads = 1, .seed = 1});
+    Tiny t = tiny();
+    t.run.keep = 9;
+    if (from)
+        assert_int_equal(io_load_checkpoint(at("own/step-%08d", (int)from), &t.run, NULL), 0);
+    assert_int_equal(memtrack_step(context_tracker(context_current())), from);
+    Tensor *drawn = tensor_new(DTYPE_F32, SHAPE(4), MEM_INPUT);
+    TensorList list = nn_parameters(t.model);
+    for (int64_t step = from; step < to; step++) {
+        int scope = tensor_scope_begin();
+        for (int i = 0; i < (step ? 1 : 2); i++)
+            tensor_backward(tensor_sum(tensor_mul(list.items[i], list.items[i])));
+        optim_step(t.optimizer);
+        optim_zero_grad_keep(t.optimizer);
+        tensor_fill_normal(drawn, 0, 1);
+        tensor_scope_end(scope);
+        assert_int_equal(io_save_checkpoint(at("own"), &t.run), 0);
+    }
+    assert_int_equal(optim_updates(t.optimizer, 1), to);
+    memcpy(weights, tensor_f32(list.items[1]), 2 * sizeof(float));
+    float last = tensor_f32(drawn)[3];
+    tiny_end(&t);
+    leave(v);
+    return last;
+}
+
+static void test_scripts_own(void **state)
+{
+    (void)state;
+    float straight[2], resumed[2];
+    float drawn = own_steps(0, 4, straight);
+    for (int64_t cut = 1; cut < 4; cut++) {
+        assert_true(own_steps(cut, 4, resumed) == drawn);
+        assert_memory_equal(straight, resumed, sizeof straight);
+    }
 }
 
 /* ---- What is kept, found, replaced ----------------------------------------------------------- */
@@ -508,10 +550,13 @@ static void test_optimizer_state(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_as_if_never_stopped), TEST(test_every_step_a_run),      TEST(test_levers_may_change),
-        TEST(test_keep),                TEST(test_others_files_stay),     TEST(test_same_step_is_replaced),
-        TEST(test_nothing_there),       TEST(test_one_run_a_directory),   TEST(test_of_another_run),
-        TEST(test_damage),              TEST(test_allocations_fail),      TEST(test_optimizer_state),
+        TEST(test_as_if_never_stopped), TEST(test_every_step_a_run),
+        TEST(test_levers_may_change),   TEST(test_keep),
+        TEST(test_others_files_stay),   TEST(test_same_step_is_replaced),
+        TEST(test_nothing_there),       TEST(test_one_run_a_directory),
+        TEST(test_of_another_run),      TEST(test_damage),
+        TEST(test_allocations_fail),    TEST(test_optimizer_state),
+        TEST(test_scripts_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

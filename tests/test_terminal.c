@@ -264,17 +264,31 @@ static void validations_stay(void **state)
 static const char *const endless[] = {"brim", "train",   "--batch", "1", "--seq",
                                       "16",   "--steps", "1000000", NULL};
 
-/* An interrupt ends the run after its step: the code is a signal's, the cursor is back, the tables stand
- * where the panel was. */
-static void an_interrupt_gives_the_cursor_back(void **state)
+/* A quit ends the process as ever, the cursor is back, and the prompt would stand below the panel. */
+static void a_quit_gives_the_cursor_back(void **state)
+{
+    (void)state;
+    Session *s = run_on_terminal(&(Terminal){.columns = 100, .press = "\034"}, endless);
+    assert_int_equal(s->code, 128 + SIGQUIT);
+    assert_non_null(strstr(s->output, "\033[?25l"));
+    assert_int_equal(s->cursor_hidden, 0);
+    int row = 0;
+    while (!strstr(s->screen[row], " elapsed "))
+        assert_true(++row < ROWS);
+    assert_true(s->row > row);
+}
+
+/* An interrupt ends the run after its step: the tables stand there, and the cursor is back. */
+static void an_interrupt_ends_with_the_tables(void **state)
 {
     (void)state;
     Session *s = run_on_terminal(&(Terminal){.columns = 100, .press = "\003"}, endless);
     assert_int_equal(s->code, 128 + SIGINT);
     assert_non_null(strstr(s->output, "\033[?25l"));
     assert_int_equal(s->cursor_hidden, 0);
+    assert_true(on_screen(s, "brim: stopping after this step"));
     assert_true(on_screen(s, "0 bytes apart"));
-    assert_false(on_screen(s, " elapsed "));
+    assert_true(on_screen(s, "Stopped by SIGINT."));
 }
 
 /* A run that fails on the way: the panel goes, the error stays. */
@@ -330,7 +344,8 @@ int main(void)
         cmocka_unit_test(too_narrow_is_lines),
         cmocka_unit_test(colours_and_characters),
         cmocka_unit_test(validations_stay),
-        cmocka_unit_test(an_interrupt_gives_the_cursor_back),
+        cmocka_unit_test(a_quit_gives_the_cursor_back),
+        cmocka_unit_test(an_interrupt_ends_with_the_tables),
         cmocka_unit_test(an_error_gives_the_cursor_back),
         cmocka_unit_test(scripts_may_have_a_panel),
         cmocka_unit_test(scripts_print_lines_into_files),

@@ -1,0 +1,389 @@
+/* `brim train --save`, `--resume`, and the signals: what a user types, sees and is told; that a run cut
+ * anywhere is the run that was not, for the four families with their own data. */
+#include <signal.h>
+#include <sys/resource.h>
+
+#include "../io/checkpoint.h"
+#include "cli_support.h"
+
+/* ---- Helpers --------------------------------------------------------------------------------- */
+
+enum { MOST_ARGUMENTS = 40 };
+
+/* More arguments after those, up to NULL. */
+static Outcome *train(const char *const *common, const char *const *more)
+{
+    const char *arguments[MOST_ARGUMENTS] = {"brim", "train", "--threads", "1"};
+    int count = 4;
+    for (; *common; common++)
+        arguments[count++] = *common;
+    for (; *more; more++)
+        arguments[count++] = *more;
+    assert_true(count < MOST_ARGUMENTS);
+    return run_command(arguments);
+}
+
+#define LIST(...)          ((const char *const[]){__VA_ARGS__, NULL})
+#define TRAIN(common, ...) train(common, LIST(__VA_ARGS__))
+
+static int same_file(const char *a, const char *b)
+{
+    char command[640];
+    snprintf(command, sizeof command, "cmp -s %s %s", a, b);
+    return system(command) == 0;
+}
+
+static int same_end(const char *a, const char *b, int step)
+{
+    static const char *const names[] = {"model", "optimizer"};
+    char x[256], y[256];
+    int same = 1;
+    for (size_t i = 0; i < COUNT(names); i++) {
+        snprintf(x, sizeof x, "%s/%s/step-%08d/%s.safetensors", folder, a, step, names[i]);
+        snprintf(y, sizeof y, "%s/%s/step-%08d/%s.safetensors", folder, b, step, names[i]);
+        same = same && same_file(x, y);
+    }
+    return same;
+}
+
+static int saved(const char *directory, int step)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s/step-%08d/state.json", folder, directory, step);
+    return access(path, F_OK) == 0;
+}
+
+static void forget(const char *directory)
+{
+    char command[256];
+    assert_false(strncmp(folder, "/tmp/brim-cli-", 14));
+    snprintf(command, sizeof command, "rm -rf %s/%s", folder, directory);
+    assert_int_equal(system(command), 0);
+}
+
+static void expect(const char *text, const char *part)
+{
+    if (!strstr(text, part))
+        fail_msg("no '%s' in: %s", part, text);
+}
+
+static char a[192], b[192], data[192];
+
+static void paths(void)
+{
+    strcpy(a, in_folder("a"));
+    strcpy(b, in_folder("b"));
+    forget("a");
+    forget("b");
+}
+
+/* ---- As if never stopped --------------------------------------------------------------------- */
+
+/* The curve that the log of steps from … to holds, as text. */
+static void curve(const char *name, int64_t from, int64_t to, char *out, size_t size)
+{
+    char line[1 << 12], path[256];
+    size_t used = 0;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    out[0] = '\0';
+    while (fgets(line, sizeof line, file)) {
+        const char *loss = strstr(line, "\"loss\":"), *step = strstr(line, "\"step\":");
+        if (strncmp(line, "{\"kind\":\"step\"", 14) != 0 || !loss || !step)
+            continue;
+        int64_t n = strtoll(step + 7, NULL, 10);
+        if (n >= from && n <= to && used < size)
+            used += (size_t)snprintf(out + used, size - used, "%d %.24s\n", (int)n, loss);
+    }
+    fclose(file);
+}
+
+static void cut(const char *const *common, const char *steps_option, const char *steps, int end)
+{
+    char whole[1 << 12], parts[1 << 12];
+    paths();
+    expect_code(TRAIN(common, steps_option, steps, "--save", a, "--save-every", "1", "--keep", "100", "--log",
+                      in_folder("a.jsonl")),
+                0);
+    for (int at = 1; at < end; at += at < 3 ? 1 : 3) {
+        char from[256];
+        snprintf(from, sizeof from, "%s/step-%08d", a, at);
+        Outcome *o = expect_code(
+            TRAIN(common, steps_option, steps, "--save", b, "--resume", from, "--log", in_folder("b.jsonl")),
+            0);
+        expect(o->out, "0 bytes apart");
+        assert_null(strstr(o->out, "off the plan"));
+        if (!same_end("a", "b", end))
+            fail_msg("%s cut at %d: the end differs", common[1], at);
+        curve("a.jsonl", at + 1, end, whole, sizeof whole);
+        curve("b.jsonl", at + 1, end, parts, sizeof parts);
+        assert_true(strlen(whole) > 8);
+        assert_string_equal(whole, parts);
+        forget("b");
+        forget("b.jsonl*");
+    }
+    forget("a.jsonl*");
+}
+
+static void families(void **state)
+{
+    (void)state;
+    strcpy(data, make_text("small", 60 * 16 + 1));
+    cut(LIST("--model", "llama-tiny", "--data", data, "--seq", "16", "--batch", "2", "--accumulate", "2",
+             "--checkpoint", "blocks"),
+        "--steps", "7", 7);
+    cut(LIST("--model", "bert-tiny", "--data", data, "--seq", "16", "--batch", "16", "--dropout", "0.1",
+             "--fused-step"),
+        "--epochs", "2", 10);
+    cut(LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--batch", "1", "--max-samples", "5",
+             "--dropout", "0.2", "--loss-chunk", "5", "--optimizer", "rmsprop", "--zero-grad", "keep"),
+        "--epochs", "1", 5);
+    strcpy(data, make_images("images"));
+    cut(LIST("--model", "mlp", "--data", data, "--batch", "16", "--accumulate", "3", "--optimizer",
+             "sgd-nesterov"),
+        "--epochs", "3", 9);
+}
+
+/* The same command again and again, stopped by its number of steps; with a log of each part. */
+static void the_same_command(void **state)
+{
+    (void)state;
+    paths();
+    strcpy(data, make_text("small", 60 * 16 + 1));
+    const char *const *common =
+        LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--schedule", "constant", "--warmup", "2",
+             "--log", in_folder("log.jsonl"), "--save", a, "--resume", a);
+    Outcome *o = expect_code(TRAIN(common, "--steps", "3"), 0);
+    expect(o->out, "Step 3 is saved in ");
+    o = expect_code(TRAIN(common, "--steps", "5", "--evaluate-every", "1", "--every", "1"), 0);
+    expect(o->out, "goes on after step 3 of ");
+    expect(o->out, "\nstep    4 ");
+    assert_null(strstr(o->out, "\nstep    3 "));
+    expect(o->err, "the log of the steps before is now ");
+    assert_int_equal(access(in_folder("log.jsonl.1"), F_OK), 0);
+    assert_true(saved("a", 5));
+    o = expect_code(TRAIN(common, "--steps", "5"), 0); /* nothing is left to do */
+    expect(o->out, "0 steps, ");
+    expect(o->out, "held out: ");
+    assert_true(saved("a", 5) && saved("a", 4));
+    expect_code(TRAIN(LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--schedule", "constant",
+                           "--warmup", "2"),
+                      "--steps", "5", "--save", b, "--save-every", "9"),
+                0);
+    assert_true(same_end("a", "b", 5));
+    json_t *root = parse(expect_code(TRAIN(common, "--steps", "6", "--json"), 0)->out);
+    assert_int_equal(integer_at(root, "steps"), 1);
+    assert_int_equal(integer_at(root, "steps_before"), 5);
+    assert_int_equal(integer_at(root, "saved_step"), 6);
+    json_decref(root);
+}
+
+/* ---- What it is told ------------------------------------------------------------------------- */
+
+static void refusals(void **state)
+{
+    (void)state;
+    paths();
+    strcpy(data, make_text("small", 60 * 16 + 1));
+    const char *const *common = LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--steps", "2");
+    expect(expect_code(TRAIN(common, "--resume", a), 1)->err, "has no checkpoint to go on with");
+    expect(expect_code(TRAIN(common, "--keep", "2"), 2)->err, "--keep says how --save DIR saves");
+    expect(expect_code(TRAIN(common, "--save-every", "2"), 2)->err, "--save-every says how");
+    expect(expect_code(RUN("plan", "--save", a), 2)->err, "--save belongs to `brim train`");
+    expect_code(TRAIN(common, "--save", a), 0);
+    expect(expect_code(TRAIN(common, "--save", a), 1)->err, "has a checkpoint of step 2 already; --resume");
+    char first[256];
+    snprintf(first, sizeof first, "%s/step-00000001", a);
+    expect(expect_code(TRAIN(common, "--resume", first, "--save", a), 1)->err, "newer than step 1");
+    Outcome *o = expect_code(TRAIN(common, "--resume", a, "--batch", "3", "--clip", "0.5", "--optimizer",
+                                   "sgd", "--seed", "7", "--schedule", "linear"),
+                             1);
+    expect(o->err, "is of another run: batch is 3, was ");
+    expect(o->err, "optimizer is sgd, was adamw");
+    expect(o->err, "clip is 0.5, was 1");
+    expect(o->err, "schedule is linear, was cosine");
+    expect(o->err, "seed is 7, was 1");
+    assert_string_equal(o->out, "");
+    expect(expect_code(TRAIN(LIST("--model", "llama-tiny"), "--resume", a), 1)->err,
+           "model is llama-tiny, was gpt2-tiny");
+    o = expect_code(
+        run_command((const char *[]){"brim", "train", "--model", "gpt2-tiny", "--data", data, "--seq", "16",
+                                     "--steps", "3", "--threads", "2", "--resume", a, NULL}),
+        0);
+    expect(o->err, "saved with 1 thread, goes on with 2");
+}
+
+static void damage(void **state)
+{
+    (void)state;
+    paths();
+    strcpy(data, make_text("small", 60 * 16 + 1));
+    const char *const *common = LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--steps", "3");
+    expect_code(TRAIN(common, "--save", a, "--save-every", "1", "--keep", "3"), 0);
+    make_file("a/step-00000003/model.safetensors", "x", 1);
+    Outcome *o = expect_code(TRAIN(common, "--save", a, "--resume", a), 0);
+    expect(o->err, "step-00000003/model.safetensors is damaged: it has 1 bytes, not ");
+    expect(o->err, "; going on with the one before");
+    expect(o->out, "goes on after step 2 ");
+    assert_true(saved("a", 3) && saved("a", 2) && !saved("a", 1));
+    expect_code(TRAIN(common, "--save", b), 0);
+    assert_true(same_end("a", "b", 3));
+    make_file("a/step-00000003/state.json", "x", 1);
+    make_file("a/step-00000002/state.json", "", 0);
+    o = expect_code(TRAIN(common, "--resume", a), 1);
+    expect(o->err, "has no checkpoint that is whole: ");
+    expect(o->err, "state.json is damaged: it does not end with the checksum of what it holds");
+    expect(o->err, "state.json is empty");
+}
+
+/* ---- Saves that fail ------------------------------------------------------------------------- */
+
+static void cannot_save(void **state)
+{
+    (void)state;
+    paths();
+    strcpy(data, make_text("small", 60 * 16 + 1));
+    const char *const *common =
+        LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--steps", "4", "--save-every", "2");
+    make_file("a", "x", 1);
+    Outcome *o = expect_code(TRAIN(common, "--save", a), 1); /* at once */
+    expect(o->err, "is not a directory");
+    assert_string_equal(o->out, "");
+    expect(expect_code(TRAIN(common, "--save", "/proc/brim"), 1)->err,
+           "/proc/brim: cannot make the directory");
+    /* Files that may not grow beyond 1 MiB: said when it fails, training goes on, and at the end it failed.
+     */
+    struct rlimit before, small = {1 << 20, 1 << 20};
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small.rlim_max = before.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    o = TRAIN(common, "--save", b);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    expect_code(o, 1);
+    expect(o->err, "step 2 is not saved: cannot write ");
+    expect(o->err, "File too large");
+    expect(o->err, "training goes on\n");
+    expect(o->err, "the end of the run is not saved: cannot write ");
+    expect(o->out, "held out: ");
+    assert_null(strstr(o->out, "is saved in"));
+    assert_int_equal(rmdir(b), 0); /* and nothing is left of it */
+}
+
+static void one_run_a_directory(void **state)
+{
+    (void)state;
+    paths();
+    mkdir(a, 0777);
+    int lock = io_lock_checkpoints(a);
+    assert_true(lock >= 0);
+    expect(expect_code(TRAIN(LIST("--model", "gpt2-tiny"), "--steps", "1", "--save", a), 1)->err,
+           "another run saves there");
+    io_unlock_checkpoints(lock);
+}
+
+/* ---- Signals --------------------------------------------------------------------------------- */
+
+static int64_t newest(const char *directory)
+{
+    CheckpointFound found;
+    if (io_find_checkpoint(directory, &found))
+        error_clear();
+    return found.step;
+}
+
+/* A run that would take hours, sent the signals once it has saved a step after `step`. */
+static int stopped_by(const char *directory, int64_t step, int first, int second, int step_tokens)
+{
+    char rows[16];
+    snprintf(rows, sizeof rows, "%d", step_tokens);
+    const char *arguments[] = {command_path(), "train",   "--threads", "1",       "--model",      "gpt2-tiny",
+                               "--data",       "builtin", "--seq",     "64",      "--batch",      rows,
+                               "--steps",      "100000",  "--save",    directory, "--save-every", "2",
+                               "--resume",     directory, NULL};
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        int nothing = open("/dev/null", O_RDWR),
+            out = open(in_folder("out"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        dup2(nothing, 0);
+        dup2(out, 1);
+        dup2(out, 2);
+        signal(SIGINT, SIG_DFL);
+        alarm(RUN_SECONDS);
+        execv(arguments[0], (char **)(uintptr_t)arguments);
+        _exit(127);
+    }
+    for (int i = 0; i < 100 * RUN_SECONDS && newest(directory) <= step; i++)
+        usleep(10000);
+    usleep(20000);
+    kill(child, first);
+    usleep(2000);
+    if (second)
+        kill(child, second);
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+static void read_output(char *text, size_t size)
+{
+    FILE *file = fopen(in_folder("out"), "r");
+    assert_non_null(file);
+    text[fread(text, 1, size - 1, file)] = '\0';
+    fclose(file);
+}
+
+static int saved_step(const char *text)
+{
+    const char *line = strstr(text, "\nStep ");
+    return line ? atoi(line + 6) : -1;
+}
+
+static void signals(void **state)
+{
+    (void)state;
+    static char text[1 << 16];
+    static const int numbers[] = {SIGINT, SIGTERM};
+    paths();
+    for (size_t i = 0; i < COUNT(numbers); i++) {
+        forget("a");
+        assert_int_equal(stopped_by(a, 0, numbers[i], 0, 1), 128 + numbers[i]);
+        read_output(text, sizeof text);
+        expect(text, "brim: stopping after this step; a second signal stops at once\n");
+        expect(text, i ? "Stopped by SIGTERM.\n" : "Stopped by SIGINT.\n");
+        expect(text, "0 bytes apart");
+        assert_null(strstr(text, "held out"));
+        int step = saved_step(text);
+        assert_true(step >= 2 && saved("a", step));
+    }
+    /* It goes on as if never stopped. */
+    int step = saved_step(text);
+    assert_int_equal(stopped_by(a, step, SIGTERM, 0, 1), 128 + SIGTERM);
+    read_output(text, sizeof text);
+    expect(text, "goes on after step ");
+    assert_true(saved_step(text) > step);
+}
+
+/* The second one does not wait: the process dies of it, and what was saved is whole. */
+static void second_signal(void **state)
+{
+    (void)state;
+    paths();
+    assert_int_equal(stopped_by(a, 0, SIGINT, SIGINT, 64), 1000 + SIGINT);
+    forget("a");
+    assert_int_equal(stopped_by(a, 0, SIGTERM, SIGINT, 64), 1000 + SIGINT);
+    CheckpointFound found;
+    assert_int_equal(io_find_checkpoint(a, &found), 0);
+    assert_true(found.step >= 2 && !found.note[0]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(families), cmocka_unit_test(the_same_command), cmocka_unit_test(refusals),
+        cmocka_unit_test(damage),   cmocka_unit_test(cannot_save),      cmocka_unit_test(one_run_a_directory),
+        cmocka_unit_test(signals),  cmocka_unit_test(second_signal),
+    };
+    return cmocka_run_group_tests_name("cli resume", tests, make_folder, remove_folder);
+}
