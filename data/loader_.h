@@ -53,6 +53,8 @@ void *loader_alloc(const char *maker, const char *what, size_t bytes);
 
 /* A file opened for reading, or -1 with an error raised: missing, a directory, not a file. Fills its size. */
 int file_open(const char *maker, const char *path, int64_t *bytes);
+/* Reads [from, from + bytes), which the file's size promised. Returns an error code. */
+int file_read(const char *maker, int file, const char *path, int64_t from, uint8_t *target, size_t bytes);
 
 /* ---- IDX files (idx.c) ----------------------------------------------------------------------- */
 

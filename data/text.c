@@ -123,8 +123,7 @@ int file_open(const char *maker, const char *path, int64_t *bytes)
     return -1;
 }
 
-/* Reads [from, from + bytes), which the file's size promised. */
-static int file_read(int file, const char *path, int64_t from, uint8_t *target, size_t bytes)
+int file_read(const char *maker, int file, const char *path, int64_t from, uint8_t *target, size_t bytes)
 {
     for (size_t done = 0; done < bytes;) {
         size_t wanted = bytes - done < (1u << 30) ? bytes - done : 1u << 30;
@@ -132,12 +131,12 @@ static int file_read(int file, const char *path, int64_t from, uint8_t *target, 
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return error_raise(ERROR_FILE, MAKER ": reading %s at byte %" PRId64 ": %s", path,
+            return error_raise(ERROR_FILE, "%s: reading %s at byte %" PRId64 ": %s", maker, path,
                                from + (int64_t)done, strerror(errno));
         if (got == 0)
             return error_raise(ERROR_FILE,
-                               MAKER ": %s became shorter while it was read: it ends at byte %" PRId64, path,
-                               from + (int64_t)done);
+                               "%s: %s became shorter while it was read: it ends at byte %" PRId64, maker,
+                               path, from + (int64_t)done);
         done += (size_t)got;
     }
     return ERROR_NONE;
@@ -240,7 +239,7 @@ static int text_read(TextSet *set, const TextCut *cut, int file, const char *pat
     set->bytes = bytes;
     set->size = (size_t)(skipped + length);
     if (file >= 0)
-        return file_read(file, path, from, bytes, set->size);
+        return file_read(MAKER, file, path, from, bytes, set->size);
     data_corpus(CORPUS_SEED, (char *)bytes, set->size);
     memmove(bytes, bytes + skipped, (size_t)length);
     bytes = memtrack_host_realloc(context_here()->tracker, bytes, set->size, (size_t)length);
