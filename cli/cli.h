@@ -18,8 +18,8 @@ typedef struct CheckpointChoice {
 } CheckpointChoice;
 
 typedef struct Options {
-    const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories;
-    int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk;
+    const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer;
+    int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, vocab;
     int64_t steps, max_samples, run_steps;
     float lr, weight_decay, clip, dropout; /* negative: not given */
     CheckpointChoice checkpoint;
@@ -35,6 +35,7 @@ enum { SETS_MAX = 64 };
 /* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
  * a set for every combination. Returns how many, or -1 after saying why on stderr. */
 int options_parse(Options *sets, int max, const char *command, int argc, char **argv);
+int is_bin(const char *path); /* by its name: token ids */
 /* Says what is wrong with the arguments; returns EXIT_USAGE. */
 int usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int parse_size(const char *name, const char *text, uint64_t *out); /* 0 or EXIT_USAGE; name: of the flag */
@@ -108,5 +109,7 @@ int command_fit(const Options *options, int count);
 int command_demo(const Options *options, int count);
 int command_models(const Options *options, int count);
 int command_gpus(const Options *options, int count);
+int command_tokenize(int argc, char **argv); /* with options of its own */
+void tokenize_help(FILE *out);
 
 #endif

@@ -14,7 +14,12 @@ enum { MOST_THREADS = 128, MOST_SAMPLE = 160 }; /* of a context; of Training.gen
 
 static const Flag flags[] = {
     {"--model", FLAG_NAME, AT(model), "NAME", .help = "one of `brim models`, or a config.json (llama-tiny)"},
-    {"--data", FLAG_TEXT, AT(data), "PATH", .help = "text file, IDX folder, builtin or fashion-mnist"},
+    {"--data", FLAG_TEXT, AT(data), "PATH",
+     .help = "text file, .bin of token ids, IDX folder, builtin or fashion-mnist"},
+    {"--tokenizer", FLAG_TEXT, AT(tokenizer), "FILE",
+     .help = "tokenizer.json that makes ids of --data (none: bytes)"},
+    {"--vocab", FLAG_INT, AT(vocab), "N", .help = "tokens that the model knows (the model's usual)",
+     .low = 2},
     {"--batch", FLAG_INT, AT(batch), "N", .help = "samples in a micro-batch (the model's usual)", .low = 1},
     {"--seq", FLAG_INT, AT(seq), "N", .help = "tokens in a sample (the model's usual)", .low = 1},
     {"--accumulate", FLAG_INT, AT(accumulate), "N", .help = "micro-batches in a step (1)", .low = 1},
@@ -48,7 +53,7 @@ static const Flag flags[] = {
      .low = 1},
     {"--evaluate-every", FLAG_INT, AT(evaluate_every), "N",
      .help = "steps between validations (with --epochs: each one)", .low = 1},
-    {"--sample", FLAG_INT, AT(sample), "N", .help = "bytes that a llama or gpt2 writes at the end (0)",
+    {"--sample", FLAG_INT, AT(sample), "N", .help = "tokens that a llama or gpt2 writes at the end (0)",
      .high = MOST_SAMPLE},
     {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", .help = "what the sample continues (\"The \")"},
     {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a line a step, each a JSON object"},

@@ -6,8 +6,8 @@
 
 typedef struct Command {
     const char *name, *help;
-    int (*run)(const Options *options, int count);
-    int sets; /* of options it takes at most, from comma lists */
+    int (*run)(const Options *options, int count); /* NULL: tokenize, which has options of its own */
+    int sets;                                      /* of options it takes at most, from comma lists */
 } Command;
 
 static const Command commands[] = {
@@ -17,6 +17,7 @@ static const Command commands[] = {
     {"fit", "levers x cards: what fits, the largest batch, the longest sequence", command_fit, 1},
     {"demo", "train, compare, and say what to try next", command_demo, 1},
     {"models", "the models known by name", command_models, 1},
+    {"tokenize", "train a tokenizer, make ids of a text or text of ids", NULL, 0},
     {"gpus", "the cards known by name, and what their driver reports", command_gpus, 1},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
@@ -47,6 +48,10 @@ int main(int argc, char **argv)
     int wanted = !strcmp(name, "help");
     for (int i = 1; i < argc; i++)
         wanted |= asks_for_help(argv[i]);
+    if (wanted && !strcmp(name, "tokenize")) {
+        tokenize_help(stdout);
+        return EXIT_DONE;
+    }
     if (wanted) {
         help(stdout);
         return argc > 1 ? EXIT_DONE : EXIT_USAGE;
@@ -55,6 +60,8 @@ int main(int argc, char **argv)
         printf("brim %s\n", BRIM_VERSION);
         return EXIT_DONE;
     }
+    if (!strcmp(name, "tokenize"))
+        return command_tokenize(argc - 2, argv + 2);
     for (int i = 0; i < COMMAND_COUNT; i++) {
         if (strcmp(name, commands[i].name))
             continue;

@@ -67,6 +67,7 @@ static void tokenizer_destroy(ScopeItem *item)
         pattern_free(t->decodes[i].finder.pattern);
     }
     free_scratch(t);
+    token_source_release(context, t->source);
     ids_free(context, &t->before);
     ids_free(context, &t->after);
     for (Kept *next; t->kept; t->kept = next) {
@@ -156,6 +157,23 @@ int tokenizer_encode(Tokenizer *t, const char *text, size_t bytes, int add_speci
     if (between_added(t, &t->raw_added, whole, 1, normalize_and_cut))
         return error_code();
     return add_special ? ids_add_all(t->context, out, t->after.ids, t->after.count) : ERROR_NONE;
+}
+
+int tokenizer_encode_file(Tokenizer *t, const char *path, int add_special, TokenIds *out, int64_t *bytes)
+{
+    if (!t)
+        return tokenizer_encode(t, NULL, 0, 0, out);
+    if (!path || !out || !bytes)
+        return error_raise(ERROR_ARGUMENT, "tokenizer_encode_file: %s is NULL",
+                           !path  ? "path"
+                           : !out ? "out"
+                                  : "bytes");
+    char *text = file_text("tokenizer_encode_file", path, MOST_TEXT, bytes);
+    if (!text)
+        return error_code();
+    int status = tokenizer_encode(t, text, (size_t)*bytes, add_special, out);
+    host_free(context_here(), text, (size_t)*bytes + 1);
+    return status;
 }
 
 void tokenizer_ids_free(Tokenizer *t, TokenIds *ids)

@@ -39,6 +39,9 @@ typedef struct TokenIds {
  * way. Returns an error code; what was appended before an error stays. */
 BRIM_API int tokenizer_encode(Tokenizer *tokenizer, const char *text, size_t bytes, int add_special,
                               TokenIds *out);
+/* The same of a whole file, as one text; *bytes is its size. */
+BRIM_API int tokenizer_encode_file(Tokenizer *tokenizer, const char *path, int add_special, TokenIds *out,
+                                   int64_t *bytes);
 BRIM_API void tokenizer_ids_free(Tokenizer *tokenizer, TokenIds *ids);
 
 /* Text that a tokenizer wrote; a NUL follows it. Begins as zeros. */

@@ -10,6 +10,7 @@
 #include "tokenizer.h"
 
 #define TOKENIZER_MAKER "tokenizer_read"
+#define MOST_TEXT       ((int64_t)1 << 40) /* bytes of a text that is read whole */
 
 /* Bytes that belong to someone else; valid UTF-8 unless said otherwise. */
 typedef struct Span {
@@ -254,6 +255,7 @@ struct Kept {
 struct Tokenizer {
     ScopeItem item; /* first: a scope sees only this */
     Context *context;
+    struct TokenSource *source; /* the text last made into ids for a loader (tokens.c) */
     Kept *kept;
     Vocabulary vocab;
     AddedToken *added;
@@ -307,6 +309,9 @@ int32_t alphabet_code(int byte);
 int alphabet_byte(int32_t code);
 
 #define GPT2_PATTERN "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
+/* Gives one holder's share back. NULL is fine. (tokens.c) */
+void token_source_release(Context *context, struct TokenSource *source);
 
 /* ---- Reading (tokenizer_read.c, tokenizer_model.c, tokenizer_steps.c) ------------------------ */
 

@@ -1,8 +1,7 @@
 /* The words of a text, as GPT-2's pattern cuts it line by line, each with its count. */
 #include "tokenizer_train_.h"
 
-#define MAKER     "tokenizer_train"
-#define MOST_TEXT ((int64_t)1 << 40)
+#define MAKER "tokenizer_train"
 
 int grow(Context *context, void *items, size_t *room, size_t count, size_t size)
 {

@@ -2,7 +2,7 @@
  * rewritten before it is compiled, or refused: never silently taken for something else.
  *
  *   \s \S      PCRE2 counts U+180E as a space, Unicode does not
- *   \w \W      PCRE2 leaves out marks
+ *   \w \W \b   PCRE2 leaves out marks
  *   \h \H      Oniguruma's hexadecimal digit, PCRE2's horizontal space
  *   \p{L} …    PCRE2 10.42 knows Unicode 14, the package 16: the newer characters are added
  *   \p{Han}    Oniguruma's script, PCRE2's script extensions
@@ -132,6 +132,17 @@ static int rewrite_property(Rewrite *r, int negative)
     return put(r, members);
 }
 
+/* A word's edge: a word's character on one side alone. PCRE2's own \b would go by its own \w. */
+static int put_edge(Rewrite *r, int edge)
+{
+    static const char *const parts[2][4] = {{"(?:(?<=", ")(?=", ")|(?<!", ")(?!"},
+                                            {"(?:(?<=", ")(?!", ")|(?<!", ")(?="}};
+    for (int i = 0; i < 4; i++)
+        if (put(r, parts[edge][i]) || put_members(r, "[", WORDS, unicode_newer("\\w")))
+            return error_code();
+    return put(r, "))");
+}
+
 static int rewrite_escape(Rewrite *r)
 {
     static const CodeRanges none = {NULL, 0};
@@ -161,6 +172,11 @@ static int rewrite_escape(Rewrite *r)
     case 'p':
     case 'P':
         return rewrite_property(r, kind == 'P');
+    case 'b':
+    case 'B':
+        if (!r->in_class)
+            return put_edge(r, kind == 'b');
+        /* fall through */
     default:
         r->at -= 2;
         if (text_add(r->context, &r->out, r->text + r->at, 2))

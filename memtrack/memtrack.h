@@ -286,6 +286,13 @@ BRIM_API uint64_t memtrack_host_peak(const MemTracker *tracker);
 
 /* ---- Process and tests ----------------------------------------------------------------------- */
 
+/* The first `bytes` (1 or more) of an open file, to be read only: the system reads pages when they are
+ * touched and takes them back when it needs them, so they are in no books but in the process's resident set.
+ * NULL, with errno, when the system refuses. The file may be closed; reading behind the end of one that was
+ * cut short since kills the process. */
+BRIM_API const void *memtrack_map_file(int file, uint64_t bytes);
+BRIM_API void memtrack_unmap_file(const void *start, uint64_t bytes); /* NULL is fine */
+
 /* What this process holds through memtrack now, over all trackers, host and devices together. 0 when all is
  * freed. */
 BRIM_API uint64_t memtrack_process_live(void);

@@ -31,6 +31,7 @@
 #define memtrack_log_start brim_memtrack_log_start
 #define memtrack_log_stop brim_memtrack_log_stop
 #define memtrack_machine brim_memtrack_machine
+#define memtrack_map_file brim_memtrack_map_file
 #define memtrack_op_set brim_memtrack_op_set
 #define memtrack_pack brim_memtrack_pack
 #define memtrack_peak_blocks brim_memtrack_peak_blocks
@@ -53,5 +54,6 @@
 #define memtrack_step brim_memtrack_step
 #define memtrack_step_set brim_memtrack_step_set
 #define memtrack_trace_start brim_memtrack_trace_start
+#define memtrack_unmap_file brim_memtrack_unmap_file
 
 #endif
