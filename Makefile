@@ -47,7 +47,7 @@ ALL_CFLAGS  := $(BASE) $(OPT) -fopenmp $(DEFS) $(CFLAGS)
 # gcc's parallel regions run on kernels/team.c; clang's need its own run-time.
 IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null | head -1))
 ALL_LDFLAGS := $(LDSAN) $(if $(IS_CLANG),-fopenmp,-pthread) $(LDFLAGS)
-LIBS := -ljansson -lopenblas -lz -lm
+LIBS := -ljansson -lpcre2-8 -lutf8proc -lopenblas -lz -lm
 
 # ---- Files ----------------------------------------------------------------------------------------------------------
 FOLDERS := memtrack tensor nn optim data plan report io

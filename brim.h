@@ -7,6 +7,7 @@
 #define BRIM_VERSION_PATCH 0
 
 #include "data/data.h"
+#include "data/tokenizer.h"
 #include "io/checkpoint.h"
 #include "io/io.h"
 #include "io/safetensors.h"

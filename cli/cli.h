@@ -20,11 +20,12 @@ typedef struct CheckpointChoice {
 } CheckpointChoice;
 
 typedef struct Options {
-    const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories;
+    const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *source; /* the directory that describes the model; NULL = none */
-    int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep;
+    int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep,
+        vocab;
     int tokens, top_k, prefill; /* of generate */
     int64_t steps, max_samples, run_steps, save_every;
     float lr, weight_decay, clip, dropout; /* negative: not given */
@@ -34,7 +35,7 @@ typedef struct Options {
     uint64_t budget, seed, reserve;
     int fused, keep_gradients, json, csv, quiet, textbook, init_partial;
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
-    char **arguments; /* of the command line, the subcommand first */
+    char **arguments;        /* of the command line, the subcommand first */
     int argument_count;
     ModelPreset preset; /* of `model`, with the options applied */
     char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
@@ -45,6 +46,7 @@ enum { SETS_MAX = 64 };
 /* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
  * a set for every combination. Returns how many, or -1 after saying why on stderr. */
 int options_parse(Options *sets, int max, const char *command, int argc, char **argv);
+int is_bin(const char *path); /* by its name: token ids */
 /* Says what is wrong with the arguments; returns EXIT_USAGE. */
 int usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int parse_size(const char *name, const char *text, uint64_t *out); /* 0 or EXIT_USAGE; name: of the flag */
@@ -92,12 +94,12 @@ int check_machine(const Options *options, const Plan *plan);
 MemGroup bound_by(const MemSummary *memory);
 
 /* The tokens of a text, at most so many; returns how many. And what a token adds to one. */
-typedef struct TokenText {
+typedef struct TokenPiece {
     char text[16];
     int length;
-} TokenText;
+} TokenPiece;
 int prompt_tokens(const char *text, int32_t *tokens, int most);
-TokenText token_text(int32_t token);
+TokenPiece token_piece(int32_t token);
 /* brim plan --inference. */
 int plan_inference(const Options *options);
 
@@ -140,5 +142,7 @@ int command_gpus(const Options *options, int count);
 /* Its arguments are its own: those after the subcommand. */
 int command_report(int argc, char **argv);
 void report_outputs_help(FILE *out);
+int command_tokenize(int argc, char **argv); /* with options of its own */
+void tokenize_help(FILE *out);
 
 #endif

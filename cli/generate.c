@@ -21,9 +21,9 @@ int prompt_tokens(const char *text, int32_t *tokens, int most)
     return count;
 }
 
-TokenText token_text(int32_t token)
+TokenPiece token_piece(int32_t token)
 {
-    TokenText text = {.length = 1};
+    TokenPiece text = {.length = 1};
     if (token < BYTES)
         text.text[0] = (char)token;
     else
@@ -83,7 +83,7 @@ static void utf8_put(Utf8 *u, char c)
 
 static void utf8_token(Utf8 *u, int32_t token)
 {
-    TokenText text = token_text(token);
+    TokenPiece text = token_piece(token);
     for (int i = 0; i < text.length; i++)
         utf8_put(u, text.text[i]);
 }
@@ -247,7 +247,7 @@ static int fill_context(Options *o, const Writing *w)
 
 static json_t *sequence_json(const int32_t *tokens, int count)
 {
-    enum { WIDEST = 3 * sizeof(TokenText) }; /* each byte may become U+FFFD */
+    enum { WIDEST = 3 * sizeof(TokenPiece) }; /* each byte may become U+FFFD */
     size_t size = (size_t)count * WIDEST + 1;
     char *bytes = memtrack_host_calloc(NULL, size);
     Utf8 text = {.out = bytes ? fmemopen(bytes, size, "w") : NULL};

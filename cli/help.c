@@ -86,6 +86,13 @@ static const Help pages[] = {
      "--json",
      .examples = "  brim gpus\n"
                  "  brim fit --model gpt2 --card h100\n"},
+    {"tokenize", "train a tokenizer, make ids of a text or text of ids",
+     "Byte-level BPE is trained on a text as the Python package tokenizers does it;\n"
+     "tokenizer.json files of GPT-2, Llama, Mistral, Qwen2 and BERT are read.",
+     "",
+     .examples = "  brim tokenize --train kjv.txt --vocab 4096 --out tokenizer.json\n"
+                 "  brim tokenize --tokenizer tokenizer.json kjv.txt -o kjv.bin\n",
+     .more = tokenize_help},
     {"report", "what a log of `train --log` says; a page of it, and files for other viewers",
      "Reads the log that `brim train --log RUN.jsonl` wrote. Without an output it\n"
      "prints a summary. --html takes one log, or two to see what a change saved.",

@@ -20,6 +20,7 @@ static const Command commands[] = {
     {"demo", command_demo, 1, NULL},
     {"models", command_models, 1, NULL},
     {"gpus", command_gpus, 1, NULL},
+    {"tokenize", NULL, 0, command_tokenize},
     {"report", NULL, 0, command_report},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
@@ -45,6 +46,8 @@ int main(int argc, char **argv)
         printf("brim %s\n", BRIM_VERSION);
         return EXIT_DONE;
     }
+    if (!strcmp(name, "tokenize"))
+        return command_tokenize(argc - 2, argv + 2);
     for (int i = 0; i < COMMAND_COUNT; i++) {
         if (strcmp(name, commands[i].name))
             continue;

@@ -93,6 +93,12 @@ static int find_model(Options *o)
     return 0;
 }
 
+int is_bin(const char *path)
+{
+    size_t length = strlen(path);
+    return length > 4 && !strcmp(path + length - 4, ".bin");
+}
+
 static int apply_model(Options *o)
 {
     const ModelPreset *preset = &o->preset;
@@ -104,6 +110,11 @@ static int apply_model(Options *o)
     if (!text && o->loss_chunk)
         return usage("--loss-chunk cuts the logits of a vocabulary; '%s' has %d classes", o->model,
                      nn_preset_vocab(preset));
+    if (!text && (o->vocab || o->tokenizer))
+        return usage("--%s means nothing to the model '%s', which reads images",
+                     o->vocab ? "vocab" : "tokenizer", o->model);
+    if (o->vocab)
+        nn_preset_set_vocab(&o->preset, o->vocab);
     nn_preset_set_attention(&o->preset, o->attention);
     if (o->dropout < 0)
         o->dropout = nn_preset_dropout(preset);
@@ -122,6 +133,10 @@ static int apply_model(Options *o)
         return usage(text ? "--data fashion-mnist is images; '%s' reads text"
                           : "--data builtin is a text; '%s' reads images",
                      o->model);
+    if (o->sample && o->data && is_bin(o->data) && !o->tokenizer)
+        return usage("--sample needs --tokenizer to write the text of the ids of %s", o->data);
+    if (o->tokenizer && (!o->data || !strcmp(o->data, "builtin")))
+        return usage("--tokenizer needs --data: a text of yours");
     if (!o->data)
         o->data = text ? "builtin" : "fashion-mnist";
     return 0;

@@ -8,6 +8,8 @@
 typedef struct Session {
     Training *training;
     const Options *options;
+    Tokenizer *tokenizer; /* NULL: bytes, or a .bin without one, or a plan that knows what it would say */
+    TokenOptions tokens;  /* of the tokenizer and its text: vocabulary, special ids, count */
     Loader *train, *held_out;
     Module *model;
     Optimizer *optimizer;
@@ -21,8 +23,79 @@ enum { CORPUS_MIN = 1 << 20 };
 
 /* ---- Making ---------------------------------------------------------------------------------- */
 
-static Loader *open_loader(const Options *o, DataSplit split)
+/* What one tokenizer says of one text, so that only the first of many plans has to ask. */
+typedef struct KnownTokens {
+    const char *data, *tokenizer;
+    TokenOptions tokens;
+} KnownTokens;
+static KnownTokens known;
+
+static int uses_tokens(const Options *o)
 {
+    return o->preset.family != MODEL_MLP && (o->tokenizer || is_bin(o->data));
+}
+
+static int32_t special_id(const Tokenizer *t, const char *name, const char *other)
+{
+    int32_t id = tokenizer_id(t, name);
+    id = id < 0 ? tokenizer_id(t, other) : id;
+    return id < 0 ? 0 : id;
+}
+
+static int open_tokenizer(Session *s)
+{
+    const Options *o = s->options;
+    s->tokens.vocab = nn_preset_vocab(&o->preset); /* of a .bin alone */
+    if (!o->tokenizer)
+        return ERROR_NONE;
+    if (s->meta && known.data && !strcmp(known.data, o->data) && !strcmp(known.tokenizer, o->tokenizer)) {
+        s->tokens = known.tokens;
+        return ERROR_NONE;
+    }
+    if (!(s->tokenizer = tokenizer_read(o->tokenizer)))
+        return error_code();
+    s->tokens.vocab = tokenizer_vocab(s->tokenizer);
+    if (is_bin(o->data)) {
+        s->tokens.cls = special_id(s->tokenizer, "[CLS]", "<s>");
+        s->tokens.sep = special_id(s->tokenizer, "[SEP]", "</s>");
+        s->tokens.mask = special_id(s->tokenizer, "[MASK]", "<mask>");
+    }
+    return ERROR_NONE;
+}
+
+/* As bytes are opened below. A plan that knows how many tokens there are does not look at the text. */
+static Loader *open_tokens(Session *s, DataSplit split, int accumulate, int64_t max_samples)
+{
+    const Options *o = s->options;
+    TokenOptions t = s->tokens;
+    t.batch = o->batch;
+    t.seq = o->seq;
+    t.accumulate = accumulate;
+    t.seed = o->seed;
+    t.split = split;
+    t.mask_probability = o->preset.family == MODEL_BERT ? 0.15f : 0;
+    t.max_samples = max_samples;
+    t.tokenizer = is_bin(o->data) ? NULL : s->tokenizer;
+    return data_tokens(o->data, &t);
+}
+
+static void remember_tokens(Session *s)
+{
+    const Options *o = s->options;
+    if (!s->tokenizer || is_bin(o->data))
+        return;
+    s->tokens.tokens = data_token_count(s->train);
+    if (o->preset.family == MODEL_BERT) {
+        s->tokens.cls = special_id(s->tokenizer, "[CLS]", "<s>");
+        s->tokens.sep = special_id(s->tokenizer, "[SEP]", "</s>");
+        s->tokens.mask = special_id(s->tokenizer, "[MASK]", "<mask>");
+    }
+    known = (KnownTokens){o->data, o->tokenizer, s->tokens};
+}
+
+static Loader *open_loader(Session *s, DataSplit split)
+{
+    const Options *o = s->options;
     int held_out = split == DATA_HELD_OUT;
     int accumulate = held_out ? 1 : o->accumulate;
     if (o->preset.family == MODEL_MLP)
@@ -34,6 +107,8 @@ static Loader *open_loader(const Options *o, DataSplit split)
     int64_t some = (int64_t)EVALUATION_BATCHES * o->batch;
     if (o->max_samples && o->max_samples < some)
         some = o->max_samples;
+    if (uses_tokens(o))
+        return open_tokens(s, split, accumulate, held_out ? some : o->max_samples);
     int64_t step_bytes = (int64_t)o->batch * o->accumulate * o->seq;
     return data_text(
         o->data, &(TextOptions){.batch = o->batch,
@@ -76,10 +151,38 @@ static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
     return optimizer;
 }
 
+/* Which model of the same family would know so many tokens. */
+static const char *larger_model(const ModelPreset *preset, int64_t tokens)
+{
+    for (int i = 0; nn_preset_at(i); i++) {
+        const ModelPreset *other = nn_preset_at(i);
+        if (other->family == preset->family && nn_preset_vocab(other) >= tokens &&
+            strncmp(other->name, "bench-", 6) != 0)
+            return other->name;
+    }
+    return NULL;
+}
+
+static int check_tokenizer(const Session *s)
+{
+    const Options *o = s->options;
+    int64_t vocab = nn_preset_vocab(&o->preset);
+    if (s->tokens.vocab <= vocab)
+        return ERROR_NONE;
+    const char *larger = larger_model(&o->preset, s->tokens.vocab);
+    return error_raise(
+        ERROR_DATA, "%s has %lld tokens, the model %s only %lld: --vocab %lld makes the model as large%s%s%s",
+        o->tokenizer, (long long)s->tokens.vocab, o->model, (long long)vocab, (long long)s->tokens.vocab,
+        larger ? ", or --model " : "", larger ? larger : "", larger ? " has room for them" : "");
+}
+
 static int check_data(const Session *s)
 {
     const ModelPreset *preset = &s->options->preset;
     int64_t classes = data_classes(s->train), vocab = nn_preset_vocab(preset);
+    if (uses_tokens(s->options))
+        return ERROR_NONE; /* check_tokenizer has looked; of a .bin alone the model's own vocabulary was
+                              assumed */
     if (classes > vocab)
         return error_raise(ERROR_DATA, "%s has %lld %s, the model %s only %lld", s->options->data,
                            (long long)classes, preset->family == MODEL_MLP ? "classes" : "tokens",
@@ -120,8 +223,12 @@ static int session_open(Session *s)
     s->meta = context_is_meta(context_current());
     if (train_log_begin(s->training->log))
         return error_code();
-    s->train = open_loader(o, DATA_TRAIN);
-    s->held_out = s->train ? open_loader(o, DATA_HELD_OUT) : NULL;
+    if (uses_tokens(o) && (open_tokenizer(s) || check_tokenizer(s)))
+        return error_code();
+    s->train = open_loader(s, DATA_TRAIN);
+    s->held_out = s->train ? open_loader(s, DATA_HELD_OUT) : NULL;
+    if (s->held_out)
+        remember_tokens(s);
     if (!s->held_out || check_data(s))
         return error_code();
     s->steps_per_epoch = data_steps_per_epoch(s->train);
@@ -182,41 +289,77 @@ static void evaluate(Session *s, int64_t step)
 
 /* ---- Writing a sample ------------------------------------------------------------------------ */
 
+enum { PROMPT_MAX = 1024, SAMPLE_MAX = 160 };
+
 typedef struct Sample {
-    char *text;
-    size_t length, room;
+    int32_t ids[SAMPLE_MAX];
+    int count;
+    int64_t most;         /* ids from here on are no tokens of the text */
     const Saving *saving; /* a signal ends the writing too */
 } Sample;
 
 static int add_token(void *user, const int32_t *tokens, int batch)
 {
     Sample *sample = user;
-    TokenText token = token_text(tokens[0]);
     (void)batch;
-    for (int i = 0; i < token.length && sample->length + 1 < sample->room; i++) {
-        char c = token.text[i];
-        sample->text[sample->length++] = c >= ' ' && c < 127 ? c : ' ';
+    if (tokens[0] < sample->most)
+        sample->ids[sample->count++] = tokens[0];
+    return sample->count == SAMPLE_MAX || saving_stopped(sample->saving);
+}
+
+/* The prompt's tokens, the last PROMPT_MAX of them; at least one. */
+static int prompt_ids(Session *s, int32_t *ids)
+{
+    const char *prompt = s->options->prompt ? s->options->prompt : "The ";
+    size_t length = strlen(prompt), from = 0;
+    TokenIds all = {0};
+    ids[0] = ' ';
+    if (s->tokenizer && !tokenizer_encode(s->tokenizer, prompt, length, 0, &all)) {
+        ids[0] = 0;
+        length = all.count;
     }
-    return sample->length + 1 == sample->room || saving_stopped(sample->saving);
+    from = length > PROMPT_MAX ? length - PROMPT_MAX : 0;
+    for (size_t i = from; i < length; i++)
+        ids[i - from] = s->tokenizer ? all.ids[i] : (unsigned char)prompt[i];
+    tokenizer_ids_free(s->tokenizer, &all);
+    return length ? (int)(length - from) : 1;
+}
+
+/* What was written as text for a table: printable, and cut at a character's end. */
+static void keep_generated(Session *s, const int32_t *ids, int count)
+{
+    char *out = s->training->generated;
+    size_t size = sizeof s->training->generated, n = 0;
+    TokenText text = {0};
+    if (s->tokenizer && !tokenizer_decode(s->tokenizer, ids, (size_t)count, 1, &text)) {
+        for (; n < text.bytes && n + 1 < size; n++)
+            out[n] = (char)((unsigned char)text.text[n] < ' ' || text.text[n] == 127 ? ' ' : text.text[n]);
+        while (n < text.bytes && n > 0 && ((unsigned char)text.text[n] & 0xC0) == 0x80)
+            n--;
+    }
+    for (; !s->tokenizer && n < (size_t)count && n + 1 < size; n++)
+        out[n] = (char)(ids[n] >= ' ' && ids[n] < 127 ? ids[n] : ' ');
+    out[n] = '\0';
+    tokenizer_text_free(s->tokenizer, &text);
 }
 
 /* Of a prompt that is too long for the window that was trained the end counts. */
 static void generate(Session *s)
 {
     const Options *o = s->options;
-    int32_t tokens[1024];
-    const char *prompt = o->prompt && o->prompt[0] ? o->prompt : o->prompt ? " " : "The ";
-    int count = prompt_tokens(prompt, tokens, 1024), window = o->seq < count ? o->seq : count;
-    Sample sample = {
-        .text = s->training->generated, .room = sizeof s->training->generated, .saving = s->training->saving};
-    nn_generate(s->model, &(GenerateOptions){.prompt = tokens + count - window,
+    int32_t ids[PROMPT_MAX];
+    int count = prompt_ids(s, ids), window = o->seq < count ? o->seq : count;
+    Sample sample = {.most = s->tokenizer ? tokenizer_vocab(s->tokenizer) : 256,
+                     .saving = s->training->saving};
+    nn_generate(s->model, &(GenerateOptions){.prompt = ids + count - window,
                                              .prompt_tokens = window,
                                              .tokens = o->sample,
                                              .context = o->seq,
                                              .sample = {.temperature = 0.6f, .seed = o->seed},
                                              .written = add_token,
                                              .user = &sample});
-    sample.text[sample.length] = '\0';
+    if (!s->meta && !error_code())
+        keep_generated(s, sample.ids, sample.count);
 }
 
 /* ---- Steps ----------------------------------------------------------------------------------- */

@@ -47,6 +47,30 @@ enum { TOKEN_PAD = 256, TOKEN_CLS = 257, TOKEN_SEP = 258, TOKEN_MASK = 259, TOKE
  * file is missing, empty, or shorter than one sequence in either part asked for. */
 BRIM_API Loader *data_text(const char *path, const TextOptions *options);
 
+typedef struct TokenOptions { /* what TextOptions has is the same here, counted in tokens */
+    int batch, seq, accumulate;
+    uint64_t seed;
+    DataSplit split;
+    float held_out, mask_probability;
+    int64_t max_samples;
+    struct Tokenizer
+        *tokenizer; /* the path is a text, which it turns into ids; NULL: the path is a .bin of ids */
+    int64_t vocab;  /* with a tokenizer 0: its own. A .bin has two bytes an id up to 65536, else four */
+    int width;      /* of a .bin's ids in bytes: 2 or 4; 0 = by vocab */
+    int32_t cls, sep,
+        mask;       /* masked: ids; all 0 with a tokenizer: its [CLS], [SEP], [MASK] or <s>, </s>, <mask> */
+    int64_t tokens; /* of the text, where they have been counted: a meta context does not count again */
+} TokenOptions;
+
+/* Sequences of `seq` tokens, cut, split, shuffled and masked as in data_text. A .bin is ids and nothing else,
+ * little-endian; it is mapped, not read, and must not become shorter. A text is made into ids once, as one
+ * string without special tokens around it, and kept in host memory (two or four bytes a token) by all loaders
+ * of the tokenizer; the tokenizer may go before them. Ids that the vocabulary does not have are found by the
+ * embedding. */
+BRIM_API Loader *data_tokens(const char *path, const TokenOptions *options);
+/* Of the whole file, both parts and what is left over; 0 for other loaders. */
+BRIM_API int64_t data_token_count(const Loader *loader);
+
 typedef struct ImageOptions {
     int batch;      /* 0 = 128 */
     int accumulate; /* 0 = 1 */

@@ -315,6 +315,11 @@ int64_t data_classes(const Loader *loader)
     return loader ? loader->setup.classes : 0;
 }
 
+int64_t data_token_count(const Loader *loader)
+{
+    return loader ? loader->setup.tokens : 0;
+}
+
 int64_t data_width(const Loader *loader)
 {
     return loader ? loader->setup.width : 0;

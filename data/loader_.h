@@ -36,7 +36,8 @@ typedef struct LoaderSetup {
     int64_t width; /* features (B,width), labels (B); 0 = tokens */
     int batch, accumulate;
     uint64_t seed;
-    int shuffle; /* also: random choices differ from epoch to epoch */
+    int shuffle;    /* also: random choices differ from epoch to epoch */
+    int64_t tokens; /* of the whole file, both parts; 0 for what is no text */
 } LoaderSetup;
 
 /* Takes the dataset over, also on failure. */
@@ -53,6 +54,39 @@ void *loader_alloc(const char *maker, const char *what, size_t bytes);
 
 /* A file opened for reading, or -1 with an error raised: missing, a directory, not a file. Fills its size. */
 int file_open(const char *maker, const char *path, int64_t *bytes);
+/* Reads [from, from + bytes), which the file's size promised. Returns an error code. */
+int file_read(const char *maker, int file, const char *path, int64_t from, uint8_t *target, size_t bytes);
+
+/* ---- Texts (text.c, tokens.c) ---------------------------------------------------------------- */
+
+/* A part of a text, as bytes or as ids of 2 or 4 bytes, little-endian. */
+typedef struct TextSet {
+    const void *tokens; /* of sequences first … first + samples - 1, and the token after; NULL on meta */
+    int width;          /* bytes a token: 1, 2, 4 */
+    void *block;        /* what text.c gives back */
+    size_t size;
+    int64_t first;  /* index of this part's first sequence in the whole text: what masks are keyed by */
+    int64_t stride; /* tokens from one sequence to the next */
+    int64_t seq;
+    float mask_probability;     /* 0: plain */
+    int64_t vocab;              /* what random replacements are drawn from */
+    int32_t cls, sep, mask;     /* masked: ids */
+    struct TokenSource *source; /* where tokens.c has the ids from */
+} TextSet;
+
+/* How a text is cut. Plain: seq tokens and the one after. Masked: seq - 2 tokens between [CLS] and [SEP]. */
+typedef struct TextCut {
+    const char *maker, *unit;      /* "data_text", "bytes" */
+    int64_t length, stride, extra; /* n sequences need n * stride + extra tokens */
+    int64_t first, samples;        /* of the part asked for */
+} TextCut;
+
+/* 1, or 0 with an error raised. */
+int text_options_valid(const char *maker, const char *path, const TextOptions *options);
+/* Fills first and samples. Returns an error code. */
+int text_cut(const char *path, const TextOptions *options, TextCut *cut);
+int64_t text_fill_plain(const void *dataset, SampleKey key, SampleRow row);
+int64_t text_fill_masked(const void *dataset, SampleKey key, SampleRow row);
 
 /* ---- IDX files (idx.c) ----------------------------------------------------------------------- */
 

@@ -15,32 +15,33 @@
 #define CORPUS_SEED  1 /* the text stays the same whatever shuffles it */
 #define CORPUS_BYTES (1 << 20)
 
-typedef struct TextSet {
-    uint8_t *bytes; /* of sequences first … first + samples - 1, and the byte after; NULL on meta */
-    size_t size;
-    int64_t first;  /* index of this part's first sequence in the whole text: what masks are keyed by */
-    int64_t stride; /* bytes from one sequence to the next */
-    int64_t seq;
-    float mask_probability; /* 0: plain */
-} TextSet;
-
-/* How a text is cut. Plain: seq bytes and the one after. Masked: seq - 2 bytes between [CLS] and [SEP]. */
-typedef struct TextCut {
-    int64_t text_bytes, stride, extra; /* n sequences need n * stride + extra bytes */
-    int64_t first, samples;            /* of the part asked for */
-} TextCut;
-
 /* ---- Samples --------------------------------------------------------------------------------- */
 
-static int64_t fill_plain(const void *dataset, SampleKey key, SampleRow row)
+/* Tokens from place on. */
+static void copy_tokens(const TextSet *set, int64_t place, int32_t *to, int64_t count)
+{
+    if (set->width == 1) {
+        const uint8_t *from = (const uint8_t *)set->tokens + place;
+        for (int64_t i = 0; i < count; i++)
+            to[i] = from[i];
+    } else if (set->width == 2) {
+        const uint8_t *from = (const uint8_t *)set->tokens + 2 * place;
+        for (int64_t i = 0; i < count; i++)
+            to[i] = (int32_t)from[2 * i] | (int32_t)from[2 * i + 1] << 8; /* little-endian wherever we are */
+    } else {
+        const uint8_t *from = (const uint8_t *)set->tokens + 4 * place;
+        for (int64_t i = 0; i < count; i++)
+            to[i] = (int32_t)((uint32_t)from[4 * i] | (uint32_t)from[4 * i + 1] << 8 |
+                              (uint32_t)from[4 * i + 2] << 16 | (uint32_t)from[4 * i + 3] << 24);
+    }
+}
+
+int64_t text_fill_plain(const void *dataset, SampleKey key, SampleRow row)
 {
     const TextSet *set = dataset;
     if (row.ids) {
-        const uint8_t *bytes = set->bytes + key.sample * set->stride;
-        for (int64_t i = 0; i < set->seq; i++) {
-            row.ids[i] = bytes[i];
-            row.labels[i] = bytes[i + 1];
-        }
+        copy_tokens(set, key.sample * set->stride, row.ids, set->seq);
+        copy_tokens(set, key.sample * set->stride + 1, row.labels, set->seq);
     }
     return set->seq;
 }
@@ -50,44 +51,42 @@ static Philox mask_bits(SampleKey key, int64_t sequence, int64_t place)
     return philox4x32(key.seed, (uint32_t)place, (uint32_t)sequence, (uint32_t)key.epoch, STREAM_MASK);
 }
 
-/* Makes a place one to predict: 80 % [MASK], 10 % any byte, 10 % as it is (Devlin et al., arXiv 1810.04805).
+/* Makes a place one to predict: 80 % [MASK], 10 % any token, 10 % as it is (Devlin et al., arXiv 1810.04805).
  */
-static void mask_place(SampleRow row, int64_t place, Philox bits)
+static void mask_place(const TextSet *set, SampleRow row, int64_t place, Philox bits)
 {
     if (!row.ids)
         return;
     row.labels[place] = row.ids[place];
     float choice = philox_unit(bits.v[1]);
     if (choice < 0.8f)
-        row.ids[place] = TOKEN_MASK;
+        row.ids[place] = set->mask;
     else if (choice < 0.9f)
-        row.ids[place] = (int32_t)(bits.v[2] >> 24);
+        row.ids[place] = (int32_t)(((uint64_t)bits.v[2] * (uint64_t)set->vocab) >> 32);
 }
 
-static int64_t fill_masked(const void *dataset, SampleKey key, SampleRow row)
+int64_t text_fill_masked(const void *dataset, SampleKey key, SampleRow row)
 {
     const TextSet *set = dataset;
     int64_t sequence = set->first + key.sample, letters = set->seq - 2, chosen = 0;
     if (row.ids) {
-        const uint8_t *bytes = set->bytes + key.sample * set->stride;
-        row.ids[0] = TOKEN_CLS;
-        row.ids[set->seq - 1] = TOKEN_SEP;
-        for (int64_t i = 0; i < letters; i++)
-            row.ids[1 + i] = bytes[i];
+        row.ids[0] = set->cls;
+        row.ids[set->seq - 1] = set->sep;
+        copy_tokens(set, key.sample * set->stride, row.ids + 1, letters);
         for (int64_t i = 0; i < set->seq; i++)
             row.labels[i] = BATCH_IGNORE;
     }
     for (int64_t i = 1; i <= letters; i++) {
         Philox bits = mask_bits(key, sequence, i);
         if (philox_unit(bits.v[0]) < set->mask_probability) {
-            mask_place(row, i, bits);
+            mask_place(set, row, i, bits);
             chosen++;
         }
     }
     if (chosen ==
         0) { /* a sample without labels would teach nothing: choose one place, by the draw of place 0 */
         Philox bits = mask_bits(key, sequence, 0);
-        mask_place(row, 1 + (int64_t)(((uint64_t)bits.v[3] * (uint64_t)letters) >> 32), bits);
+        mask_place(set, row, 1 + (int64_t)(((uint64_t)bits.v[3] * (uint64_t)letters) >> 32), bits);
         chosen = 1;
     }
     return chosen;
@@ -96,12 +95,12 @@ static int64_t fill_masked(const void *dataset, SampleKey key, SampleRow row)
 static void text_destroy(Context *context, void *dataset)
 {
     TextSet *set = dataset;
-    host_free(context, set->bytes, set->size);
+    host_free(context, set->block, set->size);
     host_free(context, set, sizeof *set);
 }
 
-static const DatasetKind plain_text = {fill_plain, text_destroy};
-static const DatasetKind masked_text = {fill_masked, text_destroy};
+static const DatasetKind plain_text = {text_fill_plain, text_destroy};
+static const DatasetKind masked_text = {text_fill_masked, text_destroy};
 
 /* ---- Files ----------------------------------------------------------------------------------- */
 
@@ -123,8 +122,7 @@ int file_open(const char *maker, const char *path, int64_t *bytes)
     return -1;
 }
 
-/* Reads [from, from + bytes), which the file's size promised. */
-static int file_read(int file, const char *path, int64_t from, uint8_t *target, size_t bytes)
+int file_read(const char *maker, int file, const char *path, int64_t from, uint8_t *target, size_t bytes)
 {
     for (size_t done = 0; done < bytes;) {
         size_t wanted = bytes - done < (1u << 30) ? bytes - done : 1u << 30;
@@ -132,12 +130,12 @@ static int file_read(int file, const char *path, int64_t from, uint8_t *target, 
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return error_raise(ERROR_FILE, MAKER ": reading %s at byte %" PRId64 ": %s", path,
+            return error_raise(ERROR_FILE, "%s: reading %s at byte %" PRId64 ": %s", maker, path,
                                from + (int64_t)done, strerror(errno));
         if (got == 0)
             return error_raise(ERROR_FILE,
-                               MAKER ": %s became shorter while it was read: it ends at byte %" PRId64, path,
-                               from + (int64_t)done);
+                               "%s: %s became shorter while it was read: it ends at byte %" PRId64, maker,
+                               path, from + (int64_t)done);
         done += (size_t)got;
     }
     return ERROR_NONE;
@@ -145,27 +143,27 @@ static int file_read(int file, const char *path, int64_t from, uint8_t *target, 
 
 /* ---- Cutting --------------------------------------------------------------------------------- */
 
-static int options_valid(const char *path, const TextOptions *o)
+int text_options_valid(const char *maker, const char *path, const TextOptions *o)
 {
     int masked = o->mask_probability > 0;
     if (!path)
-        error_raise(ERROR_ARGUMENT, MAKER ": path is NULL; name a text file, or \"builtin\"");
+        error_raise(ERROR_ARGUMENT, "%s: path is NULL; name a file of text%s", maker,
+                    strcmp(maker, MAKER) ? " or tokens" : ", or \"builtin\"");
     else if (o->seq < 0 || (masked && o->seq < 3))
-        error_raise(ERROR_ARGUMENT, MAKER ": seq is %d; it must be %s (0 means 128)", o->seq,
+        error_raise(ERROR_ARGUMENT, "%s: seq is %d; it must be %s (0 means 128)", maker, o->seq,
                     masked ? "3 or more, [CLS] a byte [SEP]," : "1 or more");
     else if (!(o->held_out < 1))
         error_raise(ERROR_ARGUMENT,
-                    MAKER ": held_out is %g; it is a fraction below 1 (0 means 0.05, negative none)",
+                    "%s: held_out is %g; it is a fraction below 1 (0 means 0.05, negative none)", maker,
                     (double)o->held_out);
     else if (!(o->mask_probability >= 0 && o->mask_probability <= 1))
-        error_raise(ERROR_ARGUMENT, MAKER ": mask_probability is %g; it must be in 0..1",
+        error_raise(ERROR_ARGUMENT, "%s: mask_probability is %g; it must be in 0..1", maker,
                     (double)o->mask_probability);
     else if (o->corpus_bytes < 0)
-        error_raise(ERROR_ARGUMENT,
-                    MAKER ": corpus_bytes is %" PRId64 "; it must be 1 or more (0 means 1 MiB)",
-                    o->corpus_bytes);
+        error_raise(ERROR_ARGUMENT, "%s: corpus_bytes is %" PRId64 "; it must be 1 or more (0 means 1 MiB)",
+                    maker, o->corpus_bytes);
     else if (o->split != DATA_TRAIN && o->split != DATA_HELD_OUT)
-        error_raise(ERROR_ARGUMENT, MAKER ": split is %d; DATA_TRAIN or DATA_HELD_OUT", (int)o->split);
+        error_raise(ERROR_ARGUMENT, "%s: split is %d; DATA_TRAIN or DATA_HELD_OUT", maker, (int)o->split);
     else
         return 1;
     return 0;
@@ -175,21 +173,21 @@ static int options_valid(const char *path, const TextOptions *o)
 static int too_short(const char *path, const TextOptions *o, const TextCut *cut, int sequences)
 {
     int masked = o->mask_probability > 0;
-    int64_t fits = (cut->text_bytes - cut->extra) / sequences + (masked ? 2 : 0);
+    int64_t fits = (cut->length - cut->extra) / sequences + (masked ? 2 : 0);
     char advice[64] = "use a longer text";
     if (fits >= (masked ? 3 : 1))
         snprintf(advice, sizeof advice, "use --seq %" PRId64 " or less, or a longer text", fits);
-    return error_raise(ERROR_DATA, MAKER ": %s has %" PRId64 " bytes, %s of seq %d needs %" PRId64 "; %s",
-                       path, cut->text_bytes,
+    return error_raise(ERROR_DATA, "%s: %s has %" PRId64 " %s, %s of seq %d needs %" PRId64 "; %s",
+                       cut->maker, path, cut->length, cut->unit,
                        sequences == 1 ? "one sequence" : "a held-out part beside one sequence", o->seq,
                        sequences * cut->stride + cut->extra, advice);
 }
 
-static int text_cut(const char *path, const TextOptions *o, TextCut *cut)
+int text_cut(const char *path, const TextOptions *o, TextCut *cut)
 {
-    if (cut->text_bytes == 0)
-        return error_raise(ERROR_DATA, MAKER ": %s is empty", path);
-    int64_t total = (cut->text_bytes - cut->extra) / cut->stride, held = 0;
+    if (cut->length == 0)
+        return error_raise(ERROR_DATA, "%s: %s is empty", cut->maker, path);
+    int64_t total = (cut->length - cut->extra) / cut->stride, held = 0;
     if (total < 1)
         return too_short(path, o, cut, 1);
     if (o->held_out >= 0 && total >= 2) {
@@ -199,9 +197,9 @@ static int text_cut(const char *path, const TextOptions *o, TextCut *cut)
     }
     if (o->split == DATA_HELD_OUT && o->held_out < 0)
         return error_raise(ERROR_ARGUMENT,
-                           MAKER ": held_out is %g, which holds nothing out; the held-out part needs a "
-                                 "fraction of 0 (0.05) or more",
-                           (double)o->held_out);
+                           "%s: held_out is %g, which holds nothing out; the held-out part needs a "
+                           "fraction of 0 (0.05) or more",
+                           cut->maker, (double)o->held_out);
     if (o->split == DATA_HELD_OUT && held == 0)
         return too_short(path, o, cut, 2);
     cut->first = o->split == DATA_HELD_OUT ? total - held : 0;
@@ -237,15 +235,15 @@ static int text_read(TextSet *set, const TextCut *cut, int file, const char *pat
     uint8_t *bytes = loader_alloc(MAKER, path, (size_t)(skipped + length));
     if (!bytes)
         return ERROR_HOST_MEMORY;
-    set->bytes = bytes;
+    set->tokens = set->block = bytes;
     set->size = (size_t)(skipped + length);
     if (file >= 0)
-        return file_read(file, path, from, bytes, set->size);
+        return file_read(MAKER, file, path, from, bytes, set->size);
     data_corpus(CORPUS_SEED, (char *)bytes, set->size);
     memmove(bytes, bytes + skipped, (size_t)length);
     bytes = memtrack_host_realloc(context_here()->tracker, bytes, set->size, (size_t)length);
     if (bytes) { /* else the larger block stays, which is as good */
-        set->bytes = bytes;
+        set->tokens = set->block = bytes;
         set->size = (size_t)length;
     }
     return ERROR_NONE;
@@ -261,8 +259,15 @@ static Loader *text_loader(const char *path, const TextOptions *o, TextCut *cut,
     TextSet *set = loader_alloc(MAKER, "the text's header", sizeof *set);
     if (!set)
         return NULL;
-    *set = (TextSet){
-        .first = cut->first, .stride = cut->stride, .seq = o->seq, .mask_probability = o->mask_probability};
+    *set = (TextSet){.width = 1,
+                     .first = cut->first,
+                     .stride = cut->stride,
+                     .seq = o->seq,
+                     .mask_probability = o->mask_probability,
+                     .vocab = 256,
+                     .cls = TOKEN_CLS,
+                     .sep = TOKEN_SEP,
+                     .mask = TOKEN_MASK};
     if (text_read(set, cut, file, path) != ERROR_NONE) {
         text_destroy(context_here(), set);
         return NULL;
@@ -286,13 +291,17 @@ Loader *data_text(const char *path, const TextOptions *options)
         return NULL;
     if (o.seq == 0)
         o.seq = 128;
-    if (!options_valid(path, &o) || !loader_options(MAKER, &o.batch, 8, &o.accumulate, o.max_samples))
+    if (!text_options_valid(MAKER, path, &o) ||
+        !loader_options(MAKER, &o.batch, 8, &o.accumulate, o.max_samples))
         return NULL;
     int masked = o.mask_probability > 0, file = -1;
-    TextCut cut = {.stride = masked ? (int64_t)o.seq - 2 : o.seq, .extra = masked ? 0 : 1};
+    TextCut cut = {.maker = MAKER,
+                   .unit = "bytes",
+                   .stride = masked ? (int64_t)o.seq - 2 : o.seq,
+                   .extra = masked ? 0 : 1};
     if (strcmp(path, "builtin") == 0)
-        cut.text_bytes = o.corpus_bytes ? o.corpus_bytes : CORPUS_BYTES;
-    else if ((file = file_open(MAKER, path, &cut.text_bytes)) < 0)
+        cut.length = o.corpus_bytes ? o.corpus_bytes : CORPUS_BYTES;
+    else if ((file = file_open(MAKER, path, &cut.length)) < 0)
         return NULL;
     Loader *loader = text_loader(path, &o, &cut, file);
     if (file >= 0)

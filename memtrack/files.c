@@ -1,4 +1,5 @@
 /* Files as memory: mapped read-only, so that what is read of them is the system's file cache and not ours. */
+#include <errno.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -6,8 +7,10 @@
 
 const void *memtrack_map_file(int file, size_t bytes)
 {
-    if (!bytes || memtrack_fails_())
+    if (!bytes || memtrack_fails_()) {
+        errno = bytes ? ENOMEM : EINVAL;
         return NULL;
+    }
     void *mapped = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, file, 0);
     return mapped == MAP_FAILED ? NULL : mapped;
 }

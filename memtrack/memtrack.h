@@ -296,8 +296,8 @@ BRIM_API uint64_t memtrack_host_peak(const MemTracker *tracker);
  * A file's bytes without memory of one's own: pages of the system's file cache, in nobody's books. */
 
 /* The first `bytes` (1 or more; the file must have them) of an open file, read-only; the descriptor may be
- * closed. NULL when the system refuses. A file that others cut short while it is mapped ends the process that
- * reads beyond its end. */
+ * closed. NULL, with errno, when the system refuses. A file that others cut short while it is mapped ends the
+ * process that reads beyond its end. */
 BRIM_API const void *memtrack_map_file(int file, size_t bytes);
 BRIM_API void memtrack_unmap_file(const void *mapped, size_t bytes); /* NULL is fine */
 /* Pages of [from, from + bytes) need not stay resident: reading a large file leaves the process no larger.

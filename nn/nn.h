@@ -254,6 +254,7 @@ BRIM_API void nn_preset_set_dropout(ModelPreset *preset, float p); /* ignored by
 BRIM_API float nn_preset_dropout(const ModelPreset *preset);       /* 0 for families without */
 BRIM_API int nn_preset_max_seq(const ModelPreset *preset);         /* 0 for mlp */
 BRIM_API int nn_preset_vocab(const ModelPreset *preset);           /* classes, for mlp */
+BRIM_API void nn_preset_set_vocab(ModelPreset *preset, int vocab); /* nothing for mlp */
 
 #ifdef __cplusplus
 }

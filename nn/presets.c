@@ -165,6 +165,18 @@ int nn_preset_max_seq(const ModelPreset *preset)
     return 0;
 }
 
+void nn_preset_set_vocab(ModelPreset *preset, int vocab)
+{
+    if (!preset)
+        return;
+    if (preset->family == MODEL_BERT)
+        preset->config.bert.vocab = vocab;
+    else if (preset->family == MODEL_GPT2)
+        preset->config.gpt2.vocab = vocab;
+    else if (preset->family == MODEL_LLAMA)
+        preset->config.llama.vocab = vocab;
+}
+
 int nn_preset_vocab(const ModelPreset *preset)
 {
     if (!preset)

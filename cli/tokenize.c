@@ -1,0 +1,247 @@
+/* brim tokenize: a tokenizer trained on a text, a text as a .bin of ids, ids as text. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli.h"
+#include "flags_.h"
+
+enum { MOST_SPECIAL = 64, MOST_WORDS = 4096 };
+
+typedef struct Request {
+    const char *train, *tokenizer, *out, *special, *vocab, *min_count;
+    int decode, json;
+    const char *words[MOST_WORDS]; /* what is no option */
+    int count;
+} Request;
+
+static const struct {
+    const char *name;
+    size_t offset;
+    int is_switch;
+    const char *help;
+} flags[] = {
+    {"--train", offsetof(Request, train), 0, "TEXT      train a byte-level BPE on this text"},
+    {"--vocab", offsetof(Request, vocab), 0, "N         tokens of the result (4096)"},
+    {"--min-count", offsetof(Request, min_count), 0, "N     merge only pairs that come as often (2)"},
+    {"--special", offsetof(Request, special), 0,
+     "A,B,…   special tokens, first in the result (<|endoftext|>)"},
+    {"--tokenizer", offsetof(Request, tokenizer), 0, "FILE  a tokenizer.json, or its folder"},
+    {"--out", offsetof(Request, out), 0, "FILE        what is written: tokenizer.json, or a .bin of ids"},
+    {"-o", offsetof(Request, out), 0, "FILE           the same"},
+    {"--decode", offsetof(Request, decode), 1, "         the words are ids, to be written as text"},
+    {"--json", offsetof(Request, json), 1, "           one JSON object on stdout"},
+};
+
+void tokenize_help(FILE *out)
+{
+    fprintf(out,
+            "brim tokenize --train TEXT --vocab N --out tokenizer.json\n"
+            "brim tokenize --tokenizer FILE TEXT -o out.bin   ids: 2 bytes each up to 65536 tokens, else 4\n"
+            "brim tokenize --tokenizer FILE TEXT              the ids as numbers\n"
+            "brim tokenize --tokenizer FILE --decode 1 2 3\n\n");
+    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++)
+        fprintf(out, "  %s %s\n", flags[i].name, flags[i].help);
+}
+
+static int parse(Request *r, int argc, char **argv)
+{
+    for (int i = 0; i < argc; i++) {
+        size_t k = 0, count = sizeof flags / sizeof flags[0];
+        while (k < count && strcmp(argv[i], flags[k].name))
+            k++;
+        if (k == count && argv[i][0] == '-' && argv[i][1])
+            return usage("unknown option '%s'; `brim tokenize --help` lists them", argv[i]);
+        if (k == count && r->count == MOST_WORDS)
+            return usage("more than %d words", MOST_WORDS);
+        if (k == count) {
+            r->words[r->count++] = argv[i];
+            continue;
+        }
+        void *field = (char *)r + flags[k].offset;
+        if (flags[k].is_switch)
+            *(int *)field = 1;
+        else if (++i < argc)
+            *(const char **)field = argv[i];
+        else
+            return usage("%s needs a value", flags[k].name);
+    }
+    return 0;
+}
+
+/* What the library raised. */
+static int failed(void)
+{
+    fprintf(stderr, "brim: %s\n", error_message());
+    error_clear();
+    return EXIT_NO;
+}
+
+static int number(const char *name, const char *text, int64_t low, int64_t high, int64_t *out)
+{
+    char *end;
+    if (!text)
+        return 0;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (errno || end == text || *end || value < low || value > high)
+        return usage("%s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", name, low, high,
+                     text);
+    *out = value;
+    return 0;
+}
+
+/* ---- Training -------------------------------------------------------------------------------- */
+
+static int train(const Request *r)
+{
+    static char list[4096];
+    const char *special[MOST_SPECIAL];
+    TokenizerTraining o = {0};
+    if (!r->out)
+        return usage("--train needs --out: the tokenizer.json to write");
+    if (r->tokenizer || r->decode || r->count)
+        return usage(
+            "--train makes a tokenizer; it goes with --vocab, --min-count, --special and --out alone");
+    if (number("--vocab", r->vocab, 257, 1 << 24, &o.vocab) ||
+        number("--min-count", r->min_count, 1, INT64_C(1) << 53, &o.min_count))
+        return EXIT_USAGE;
+    if (r->special) {
+        if (strlen(r->special) >= sizeof list)
+            return usage("--special is too long");
+        strcpy(list, r->special);
+        for (char *at = strtok(list, ","); at; at = strtok(NULL, ",")) {
+            if (o.specials == MOST_SPECIAL)
+                return usage("--special takes at most %d tokens", MOST_SPECIAL);
+            special[o.specials++] = at;
+        }
+        o.special = special;
+    }
+    if (tokenizer_train(r->train, r->out, &o))
+        return failed();
+    Tokenizer *t = tokenizer_read(r->out);
+    if (!t)
+        return failed();
+    int64_t got = tokenizer_vocab(t), wanted = o.vocab ? o.vocab : 4096;
+    if (r->json)
+        json_print(json_pack("{s:s, s:I}", "tokenizer", r->out, "vocab", (json_int_t)got));
+    else
+        printf("%s: %s tokens%s\n", r->out, report_count(got).text,
+               got < wanted ? "; the text has no more pairs that come as often as --min-count says" : "");
+    tokenizer_free(t);
+    return EXIT_DONE;
+}
+
+/* ---- A text to ids --------------------------------------------------------------------------- */
+
+/* Complete under its name, or not there. */
+static int write_bin(const char *path, const TokenIds *ids, int width)
+{
+    char other[4096];
+    if (snprintf(other, sizeof other, "%s.%ld", path, (long)getpid()) >= (int)sizeof other)
+        return usage("the path %s is too long", path);
+    FILE *file = fopen(other, "wb");
+    int bad = !file;
+    for (size_t i = 0; i < ids->count && !bad; i++) {
+        uint32_t id = (uint32_t)ids->ids[i];
+        uint8_t bytes[4] = {(uint8_t)id, (uint8_t)(id >> 8), (uint8_t)(id >> 16), (uint8_t)(id >> 24)};
+        bad = fwrite(bytes, 1, (size_t)width, file) != (size_t)width;
+    }
+    bad = bad || fflush(file) || fsync(fileno(file));
+    int number_of = errno;
+    if (file && fclose(file) && !bad) {
+        number_of = errno;
+        bad = 1;
+    }
+    if (!bad && !rename(other, path))
+        return EXIT_DONE;
+    number_of = bad ? number_of : errno;
+    if (file)
+        unlink(other);
+    fprintf(stderr, "brim: cannot write %s: %s\n", path, strerror(number_of));
+    return EXIT_NO;
+}
+
+static int show_ids(const Request *r, const Tokenizer *t, const TokenIds *ids, int64_t bytes)
+{
+    int width = tokenizer_vocab(t) > 65536 ? 4 : 2,
+        status = r->out ? write_bin(r->out, ids, width) : EXIT_DONE;
+    if (status)
+        return status;
+    if (r->json) {
+        json_t *object = json_pack("{s:I, s:I, s:I}", "bytes", (json_int_t)bytes, "tokens",
+                                   (json_int_t)ids->count, "vocab", (json_int_t)tokenizer_vocab(t));
+        if (r->out)
+            json_object_set_new(object, "bytes_per_id", json_integer(width));
+        json_print(object);
+    } else if (r->out) {
+        printf("%s: %s tokens of %d bytes each; %s bytes of text, %.2f a token\n", r->out,
+               report_count((int64_t)ids->count).text, width, report_count(bytes).text,
+               ids->count ? (double)bytes / (double)ids->count : 0);
+    } else {
+        for (size_t i = 0; i < ids->count; i++)
+            printf("%d%c", ids->ids[i], i + 1 == ids->count ? '\n' : ' ');
+    }
+    return EXIT_DONE;
+}
+
+static int encode(const Request *r, Tokenizer *t)
+{
+    TokenIds ids = {0};
+    int64_t bytes = 0;
+    if (tokenizer_encode_file(t, r->words[0], 0, &ids, &bytes)) {
+        tokenizer_ids_free(t, &ids);
+        return failed();
+    }
+    int status = show_ids(r, t, &ids, bytes);
+    tokenizer_ids_free(t, &ids);
+    return status;
+}
+
+/* ---- Ids to text ----------------------------------------------------------------------------- */
+
+static int decode(const Request *r, Tokenizer *t)
+{
+    static int32_t ids[MOST_WORDS];
+    TokenText text = {0};
+    for (int i = 0; i < r->count; i++) {
+        int64_t id = 0;
+        if (number("an id", r->words[i], 0, tokenizer_vocab(t) - 1, &id))
+            return EXIT_USAGE;
+        ids[i] = (int32_t)id;
+    }
+    if (tokenizer_decode(t, ids, (size_t)r->count, 0, &text))
+        return failed();
+    if (r->json)
+        json_print(json_pack("{s:s%}", "text", text.text ? text.text : "", text.bytes));
+    else
+        printf("%.*s\n", (int)text.bytes, text.text ? text.text : "");
+    tokenizer_text_free(t, &text);
+    return EXIT_DONE;
+}
+
+int command_tokenize(int argc, char **argv)
+{
+    static Request r;
+    if (parse(&r, argc, argv))
+        return EXIT_USAGE;
+    if (r.train)
+        return train(&r);
+    if (!r.tokenizer)
+        return usage("tokenize needs --tokenizer FILE, or --train TEXT; `brim tokenize --help` shows both");
+    if (r.vocab || r.min_count || r.special)
+        return usage("--vocab, --min-count and --special belong to --train");
+    if (!r.count || (r.count > 1 && !r.decode))
+        return usage(r.decode ? "--decode needs ids" : "tokenize takes one text, not %d", r.count);
+    if (r.decode && r.out)
+        return usage("--decode writes to stdout, not to --out");
+    Tokenizer *t = tokenizer_read(r.tokenizer);
+    if (!t)
+        return failed();
+    int status = r.decode ? decode(&r, t) : encode(&r, t);
+    tokenizer_free(t);
+    return status;
+}

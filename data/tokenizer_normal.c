@@ -1,0 +1,250 @@
+/* Normalizers: a text, or what lies between added tokens, to the text that is cut. Unicode's normal forms
+ * come from utf8proc, a run of characters above ASCII at a time: no form ever joins anything to a character
+ * below U+0080 that follows it, so a run with the one character before it is normalized as it would be in the
+ * whole. */
+#include <utf8proc.h>
+
+#include "tokenizer_.h"
+#include "tokenizer_unicode_.h"
+
+/* ---- Normal forms ---------------------------------------------------------------------------- */
+
+static int form_options(NormalKind kind)
+{
+    switch (kind) {
+    case NORMAL_NFC:
+        return UTF8PROC_STABLE | UTF8PROC_COMPOSE;
+    case NORMAL_NFD:
+        return UTF8PROC_STABLE | UTF8PROC_DECOMPOSE;
+    case NORMAL_NFKC:
+        return UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT;
+    default:
+        return UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT;
+    }
+}
+
+static int add_form(Tokenizer *t, NormalKind kind, const char *text, size_t length, TokenText *out)
+{
+    utf8proc_option_t options = (utf8proc_option_t)form_options(kind);
+    const utf8proc_uint8_t *from = (const utf8proc_uint8_t *)text;
+    utf8proc_int32_t room[256], *codes = room;
+    size_t bytes = 0;
+    utf8proc_ssize_t count = utf8proc_decompose(from, (utf8proc_ssize_t)length, codes, 255, options);
+    if (count > 255) { /* it says how many */
+        bytes = ((size_t)count + 1) * sizeof *codes;
+        if (!(codes = memtrack_host_alloc(t->context->tracker, bytes)))
+            return error_raise(ERROR_HOST_MEMORY, "tokenizer: no host memory for %zu bytes", bytes);
+        count = utf8proc_decompose(from, (utf8proc_ssize_t)length, codes, count, options);
+    }
+    if (count >= 0)
+        count = utf8proc_reencode(codes, count, options);
+    int status = count < 0 ? error_raise(ERROR_DATA, "tokenizer: utf8proc: %s", utf8proc_errmsg(count))
+                           : text_add(t->context, out, (const char *)codes, (size_t)count);
+    if (bytes)
+        memtrack_host_free(t->context->tracker, codes, bytes);
+    return status;
+}
+
+/* A run above ASCII goes on to the next character below U+0080 or one that the forms leave alone. */
+static int normalize_form(Tokenizer *t, NormalKind kind, Span in, TokenText *out)
+{
+    size_t from = 0, at = 0; /* from: not written yet; the run begins at most one character before `at` */
+    while (at < in.length) {
+        if ((unsigned char)in.text[at] < 0x80) {
+            at++;
+            continue;
+        }
+        size_t run = at > from ? at - 1 : at, end = at;
+        int alone = 0;
+        while (end < in.length && (unsigned char)in.text[end] >= 0x80) {
+            size_t next = end;
+            if ((alone = unicode_unknown_to_forms(utf8_next(in.text, &next))))
+                break;
+            end = next;
+        }
+        if (text_add(t->context, out, in.text + from, run - from) ||
+            (end > run && add_form(t, kind, in.text + run, end - run, out)))
+            return error_code();
+        from = end;
+        if (alone) {
+            utf8_next(in.text, &end);
+            if (text_add(t->context, out, in.text + from, end - from))
+                return error_code();
+            from = end;
+        }
+        at = end;
+    }
+    return text_add(t->context, out, in.text + from, in.length - from);
+}
+
+/* ---- A character at a time ------------------------------------------------------------------- */
+
+static int32_t lower(int32_t c)
+{
+    int32_t newer = unicode_newer_lower(c);
+    return newer ? newer : utf8proc_tolower(c);
+}
+
+/* BERT's control characters: those of its Unicode 8, so without later format characters. */
+static int is_control(int32_t c)
+{
+    if (c == '\t' || c == '\n' || c == '\r')
+        return 0;
+    if (c < 0x80)
+        return c < 32 || c == 127;
+    if (c == 0x890 || c == 0x891 || c == 0x8E2 || c == 0x110CD || (c >= 0x13430 && c <= 0x1343F))
+        return 0;
+    utf8proc_category_t category = utf8proc_category(c);
+    return category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF ||
+           category == UTF8PROC_CATEGORY_CO;
+}
+
+static int is_nonspacing(int32_t c)
+{
+    if (c < 0x300)
+        return 0;
+    if (c == 0x1734) /* was one once */
+        return 1;
+    return utf8proc_category(c) == UTF8PROC_CATEGORY_MN && !unicode_unknown_nonspacing(c);
+}
+
+static int is_mark(int32_t c)
+{
+    if (c < 0x300)
+        return 0;
+    return c == 0x1CF2 || c == 0x1CF3 || (code_is_mark(c) && !unicode_unknown_mark(c));
+}
+
+/* What becomes of a character: writes up to three and returns how many, or -1 when it stays as it is. */
+static int change(NormalKind kind, int32_t c, int32_t to[3])
+{
+    switch (kind) {
+    case NORMAL_LOWER:
+        if (c == 0x130) { /* the one letter whose lower case is two */
+            to[0] = 'i';
+            to[1] = 0x307;
+            return 2;
+        }
+        to[0] = c < 0x80 ? (c >= 'A' && c <= 'Z' ? c + 32 : c) : lower(c);
+        return to[0] == c ? -1 : 1;
+    case NORMAL_STRIP_MARKS:
+        return is_mark(c) ? 0 : -1;
+    case NORMAL_STRIP_NONSPACING:
+        return is_nonspacing(c) ? 0 : -1;
+    case NORMAL_CLEAN:
+        if (c == 0 || c == 0xFFFD || is_control(c))
+            return 0;
+        to[0] = ' ';
+        return c != ' ' && code_is_space(c) ? 1 : -1;
+    default: /* CHINESE */
+        if (!code_is_chinese(c))
+            return -1;
+        to[0] = to[2] = ' ';
+        to[1] = c;
+        return 3;
+    }
+}
+
+static int normalize_characters(Tokenizer *t, NormalKind kind, Span in, TokenText *out)
+{
+    size_t from = 0;
+    for (size_t at = 0, next = 0; at < in.length; at = next) {
+        int32_t to[3];
+        int count = change(kind, utf8_next(in.text, &next), to);
+        if (count < 0)
+            continue;
+        if (text_add(t->context, out, in.text + from, at - from))
+            return error_code();
+        for (int i = 0; i < count; i++)
+            if (text_add_code(t->context, out, to[i]))
+                return error_code();
+        from = next;
+    }
+    return text_add(t->context, out, in.text + from, in.length - from);
+}
+
+/* ---- The others ------------------------------------------------------------------------------ */
+
+static int normalize_replace(Tokenizer *t, const NormalStep *step, Span in, TokenText *out)
+{
+    FinderPlace place = {.last_end = SIZE_MAX};
+    size_t from = 0;
+    int found;
+    while ((found = finder_next(&step->finder, in.text, in.length, &place)) > 0) {
+        if (text_add(t->context, out, in.text + from, place.start - from) ||
+            text_add(t->context, out, step->content.text, step->content.length))
+            return error_code();
+        from = place.end;
+    }
+    return found < 0 ? error_code() : text_add(t->context, out, in.text + from, in.length - from);
+}
+
+static int normalize_strip(Tokenizer *t, const NormalStep *step, Span in, TokenText *out)
+{
+    size_t from = 0, end = in.length;
+    while (step->left && from < end) {
+        size_t next = from;
+        if (!code_is_space(utf8_next(in.text, &next)))
+            break;
+        from = next;
+    }
+    while (step->right && end > from && code_is_space(utf8_last(in.text, end)))
+        do
+            end--;
+        while (((unsigned char)in.text[end] & 0xC0) == 0x80);
+    return text_add(t->context, out, in.text + from, end - from);
+}
+
+static int normalize_step(Tokenizer *t, const NormalStep *step, Span in, TokenText *out)
+{
+    switch (step->kind) {
+    case NORMAL_NFC:
+    case NORMAL_NFD:
+    case NORMAL_NFKC:
+    case NORMAL_NFKD:
+        return normalize_form(t, step->kind, in, out);
+    case NORMAL_REPLACE:
+        return normalize_replace(t, step, in, out);
+    case NORMAL_STRIP:
+        return normalize_strip(t, step, in, out);
+    case NORMAL_PREPEND:
+        if (in.length && text_add(t->context, out, step->content.text, step->content.length))
+            return error_code();
+        return text_add(t->context, out, in.text, in.length);
+    default:
+        return normalize_characters(t, step->kind, in, out);
+    }
+}
+
+static int is_ascii(Span text)
+{
+    for (size_t i = 0; i < text.length; i++)
+        if ((unsigned char)text.text[i] >= 0x80)
+            return 0;
+    return 1;
+}
+
+/* What changes nothing below U+0080. */
+static int only_above_ascii(NormalKind kind)
+{
+    return kind <= NORMAL_NFKD || kind == NORMAL_STRIP_MARKS || kind == NORMAL_STRIP_NONSPACING ||
+           kind == NORMAL_CHINESE;
+}
+
+int normalize(Tokenizer *t, Span text, Span *out)
+{
+    int which = 0;
+    *out = text;
+    for (int i = 0; i < t->normal_count; i++) {
+        const NormalStep *step = &t->normals[i];
+        if (only_above_ascii(step->kind) && is_ascii(*out))
+            continue;
+        TokenText *to = &t->normal[which];
+        to->bytes = 0;
+        if (text_reserve(t->context, to, out->length) || normalize_step(t, step, *out, to))
+            return error_code();
+        *out = (Span){to->text, to->bytes};
+        which = !which;
+    }
+    return ERROR_NONE;
+}
