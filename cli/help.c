@@ -13,7 +13,8 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define NEED_FLAGS                                                                                           \
-    "--model --init --init-partial --data --batch --seq --accumulate --steps --epochs --optimizer "          \
+    "--model --init --init-partial --data --tokenizer --vocab --batch --seq --accumulate --steps --epochs "  \
+    "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
     "--fused-step --zero-grad --loss-chunk --attention --budget --threads --max-samples"
 #define TRAIN_FLAGS                                                                                          \

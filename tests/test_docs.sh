@@ -29,7 +29,7 @@ same()
 }
 
 # ---- Lists: of the command, of the page -------------------------------------------------------
-{ "$brim" help; "$brim" help report; } | grep -oE '^  --[a-z-]+' | tr -d ' ' | sort -u >"$work/options"
+{ "$brim" help; "$brim" help report; "$brim" help tokenize; } | grep -oE '^  --[a-z-]+' | tr -d ' ' | sort -u >"$work/options"
 "$brim" help | awk '/^options/ { exit } /^  [a-z]/ { print $1 }' | sort >"$work/commands"
 for command in $(cat "$work/commands"); do
     "$brim" help "$command" | grep -oE '^  --[a-z-]+' | tr -d ' ' >"$work/help-$command"
@@ -48,7 +48,7 @@ own_options()
     "$brim" help | sed -n 's/^  \(--[a-z-]*\) .*\[\([a-z]*\)\]$/\1 \2/p' >"$work/own"
     [ -s "$work/own" ] || return 1
     while read -r option command; do
-        [ "$(cd "$work" && grep -lxe "$option" help-* | grep -vE 'help-(options|report)')" = "help-$command" ] ||
+        [ "$(cd "$work" && grep -lxe "$option" help-* | grep -vE 'help-(options|report|tokenize)')" = "help-$command" ] ||
             { echo "$option is not on the page of $command alone"; return 1; }
     done <"$work/own"
 }
@@ -61,7 +61,7 @@ examples()
         "$brim" help "$command" | sed -n '/^examples/,$s/^  brim \(.*\)/\1/p'
     done >"$work/examples"
     sed -n 's/^\.Dl brim //p' docs/brim.1 >>"$work/examples"
-    sed 's/  .*//' "$work/examples" | grep -vE '^(report|help|version|models|gpus)|config.json|fashion-mnist|--init' |
+    sed 's/  .*//' "$work/examples" | grep -vE '^(report|tokenize|help|version|models|gpus)|config.json|fashion-mnist|--init' |
         sed 's/^\(train\|demo\)/plan/; s/--\(log\|save\|resume\) [^ ]*//g; s/--run [0-9]*//' >"$work/plans"
     [ "$(wc -l <"$work/plans")" -ge 8 ] || return 1
     while read -r line; do

@@ -37,7 +37,7 @@ _brim_value()
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")
         ;;
     --save | --resume | --export) mapfile -t COMPREPLY < <(compgen -d -- "$typed") ;;
-    --init | --log | --html | --torch-snapshot | --trace | --massif | --csv | --jsonl) mapfile -t COMPREPLY < <(compgen -f -- "$typed") ;;
+    --init | --log | --tokenizer | --train | --out | --html | --torch-snapshot | --trace | --massif | --csv | --jsonl) mapfile -t COMPREPLY < <(compgen -f -- "$typed") ;;
     *) COMPREPLY=() ;; # a number, a size or a text
     esac
 }
