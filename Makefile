@@ -67,7 +67,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full check parity bench demo install uninstall deps clean help format
+.PHONY: all lib cli examples tests test test-full check parity tokenizers bench demo install uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -150,6 +150,10 @@ parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
 	/usr/bin/python3 tests/parity/compare.py tests/parity/fixtures $(BUILD)/fixtures
 	@BRIM_FIXTURES=$(BUILD)/fixtures tools/run-tests $^
 
+# Every tokenizer against the Python package, from PyPI. ARGS="--part 20" takes a twentieth of the corpus; ARGS=--speed measures.
+tokenizers: $(BUILD)/libbrim.so
+	@tests/tokenizers/run $(BUILD) $(ARGS)
+
 # ARGS="--quick bench-mlp" narrows it.
 bench: $(BENCHES)
 	@$(BUILD)/bench/bench $(ARGS)
@@ -169,6 +173,7 @@ help:
 	@echo "make test-full  the slow forms too"
 	@echo "make check      house rules, exported symbols, installation"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
+	@echo "make tokenizers every tokenizer against the Python package, installed from PyPI; ARGS=--speed"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
