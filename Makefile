@@ -69,7 +69,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-page check parity huggingface lessons bench demo install \
+.PHONY: all lib cli examples tests test test-full test-page check parity huggingface tokenizers lessons bench demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -182,6 +182,10 @@ huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/brim
 	@CC="$(CC)" tools/deps parity huggingface
 	@sh tests/huggingface/run.sh $(BUILD)
 
+# Every tokenizer against the Python package, from the Python registry. ARGS="--part 20" takes a twentieth of the corpus; ARGS=--speed measures.
+tokenizers: $(BUILD)/libbrim.so
+	@tests/tokenizers/run $(BUILD) $(ARGS)
+
 # ARGS="--quick bench-mlp" narrows it.
 bench: $(BENCHES)
 	@$(BUILD)/bench/bench $(ARGS)
@@ -204,6 +208,7 @@ help:
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"
 	@echo "make huggingface  checkpoints in and out, logits and gradients, against transformers itself"
+	@echo "make tokenizers every tokenizer against the Python package, installed from the Python registry; ARGS=--speed"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"

@@ -1,0 +1,110 @@
+/* brim tokenize, and brim train on what it makes, as a user runs them. */
+#include "cli_support.h"
+
+static const char *write_text(const char *name, const char *text, int times)
+{
+    const char *path = in_folder(name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    for (int i = 0; i < times; i++)
+        fputs(text, f);
+    assert_int_equal(fclose(f), 0);
+    return path;
+}
+
+static long size_of(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) ? -1 : (long)status.st_size;
+}
+
+static void there_and_back(void **state)
+{
+    (void)state;
+    const char *text = write_text("text", "the river and the road and the mill, 12 geese\n", 200), *json = in_folder("t.json"),
+               *bin = in_folder("text.bin"), *small = write_text("small", "the geese", 1);
+    Outcome *o = expect_code(RUN("tokenize", "--train", text, "--vocab", "280", "--out", json), 0);
+    assert_non_null(strstr(o->out, "280 tokens"));
+    o = expect_code(RUN("tokenize", "--tokenizer", json, text, "-o", bin, "--json"), 0);
+    json_t *got = json_loads(o->out, 0, NULL);
+    assert_int_equal(json_integer_value(json_object_get(got, "bytes_per_id")), 2);
+    assert_int_equal(2 * json_integer_value(json_object_get(got, "tokens")), size_of(bin));
+    assert_int_equal(json_integer_value(json_object_get(got, "bytes")), size_of(text));
+    json_decref(got);
+    o = expect_code(RUN("tokenize", "--tokenizer", folder, small), 1); /* the folder has none of that name */
+    assert_non_null(strstr(o->err, "no tokenizer.json"));
+    o = expect_code(RUN("tokenize", "--tokenizer", json, small), 0);
+    int a = -1, b = -1;
+    assert_true(sscanf(o->out, "%d %d", &a, &b) >= 1 && a >= 0);
+    char first[16];
+    snprintf(first, sizeof first, "%d", a);
+    o = expect_code(RUN("tokenize", "--tokenizer", json, "--decode", first), 0);
+    assert_int_equal(o->out[0], 't');
+
+    static const char *const small_run[] = {"--steps", "2", "--batch", "2", "--seq", "16", "--threads", "1", "--quiet"};
+#define SMALL                                                                                                          \
+    small_run[0], small_run[1], small_run[2], small_run[3], small_run[4], small_run[5], small_run[6], small_run[7],     \
+        small_run[8]
+    o = expect_code(RUN("train", "--data", text, "--tokenizer", json, SMALL), 1);
+    assert_non_null(strstr(o->err, "has 280 tokens, the model llama-tiny only 256: --vocab 280"));
+    o = expect_code(RUN("train", "--data", text, "--tokenizer", json, "--vocab", "280", "--sample", "9", SMALL), 0);
+    assert_non_null(strstr(o->out, " 0 bytes apart"));
+    assert_non_null(strstr(o->out, "It writes"));
+    o = expect_code(RUN("train", "--data", bin, "--vocab", "280", SMALL), 0);
+    assert_non_null(strstr(o->out, " 0 bytes apart"));
+    o = expect_code(RUN("train", "--data", bin, "--vocab", "100", SMALL), 1);
+    assert_non_null(strstr(o->err, "ids must be in"));
+    o = expect_code(RUN("train", "--model", "bert-tiny", "--vocab", "280", "--data", text, "--tokenizer", json, SMALL), 1);
+    assert_non_null(strstr(o->err, "[CLS]"));
+    expect_code(RUN("tokenize", "--train", text, "--vocab", "290", "--special", "[CLS],[SEP],[MASK]", "--out", json), 0);
+    o = expect_code(RUN("train", "--model", "bert-tiny", "--vocab", "290", "--data", text, "--tokenizer", json, SMALL), 0);
+    assert_non_null(strstr(o->out, " 0 bytes apart"));
+    expect_code(RUN("tokenize", "--tokenizer", json, text, "-o", bin), 0);
+    expect_code(RUN("train", "--model", "bert-tiny", "--vocab", "290", "--data", bin, "--tokenizer", json, SMALL), 0);
+}
+
+static void wrong_usage(void **state)
+{
+    (void)state;
+    const char *text = write_text("text", "abc\n", 9);
+    static const struct {
+        const char *arguments[6], *what;
+    } bad[] = {
+        {{"tokenize"}, "needs --tokenizer FILE, or --train TEXT"},
+        {{"tokenize", "--train", "x"}, "--train needs --out"},
+        {{"tokenize", "--train"}, "needs a value"},
+        {{"tokenize", "--train", "x", "--out", "y", "z"}, "goes with"},
+        {{"tokenize", "--nonsense"}, "unknown option '--nonsense'"},
+        {{"tokenize", "--tokenizer", "x"}, "takes one text"},
+        {{"tokenize", "--tokenizer", "x", "a", "b"}, "takes one text, not 2"},
+        {{"tokenize", "--tokenizer", "x", "--decode"}, "needs ids"},
+        {{"tokenize", "--tokenizer", "x", "--vocab", "9", "a"}, "belong to --train"},
+        {{"train", "--tokenizer", "x"}, "--tokenizer needs --data"},
+        {{"train", "--model", "mlp", "--tokenizer", "x"}, "means nothing"},
+        {{"train", "--model", "mlp", "--vocab", "9"}, "means nothing"},
+        {{"train", "--data", "x.bin", "--sample", "9"}, "--sample needs --tokenizer"},
+        {{"train", "--vocab", "1"}, "--vocab must be"},
+    };
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        const char *arguments[8] = {NULL};
+        memcpy(arguments + 1, bad[i].arguments, sizeof bad[i].arguments);
+        Outcome *o = run_command(arguments);
+        if (o->code != 2 || !strstr(o->err, bad[i].what))
+            fail_msg("%zu: code %d, %s", i, o->code, o->err);
+    }
+    Outcome *o = expect_code(RUN("tokenize", "--train", text, "--vocab", "12", "--out", in_folder("t")), 2);
+    assert_non_null(strstr(o->err, "--vocab must be a whole number from 257"));
+    o = expect_code(RUN("tokenize", "--tokenizer", text, text), 1);
+    assert_non_null(strstr(o->err, "line 1"));
+    o = expect_code(RUN("tokenize", "--help"), 0);
+    assert_non_null(strstr(o->out, "--min-count"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(there_and_back, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(wrong_usage, make_folder, remove_folder),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
