@@ -166,7 +166,7 @@ static void test_rope(void **state)
 {
     (void)state;
     forget();
-    Probe p = {.parts = {take_random(32, 1.0f)}, .rope = {2, 4, 1, 4, 4, 100.0f, .inverse = 0}, .forward = forward_rope};
+    Probe p = {.parts = {take_random(32, 1.0f)}, .rope = {2, 4, 1, 4, 4, 100.0f, 0}, .forward = forward_rope};
     float *w = take_random(32, 1.0f), *dx = take(32, NAN);
     RopeDims back = p.rope;
     back.inverse = 1;
