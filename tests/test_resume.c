@@ -249,6 +249,34 @@ static void test_scripts_own(void **state)
     }
 }
 
+/* Saving is no part of a step's time. */
+static int slow_script(void *config)
+{
+    Tiny t = tiny();
+    (void)config;
+    for (int step = 0; step < 4; step++) {
+        tiny_step(&t);
+        brim_step(1);
+        usleep(context_is_meta(context_current()) ? 0 : 200000);
+        brim_lap();
+    }
+    tiny_end(&t);
+    return error_code();
+}
+
+static void test_lap(void **state)
+{
+    (void)state;
+    RunOptions options = {.threads = 1, .seed = 1, .quiet = 1};
+    Plan plan;
+    RunResult result;
+    brim_lap(); /* outside a run it is nothing */
+    assert_int_equal(plan_script(slow_script, NULL, &options, &plan), 0);
+    assert_int_equal(plan_execute(slow_script, NULL, &options, &plan, &result), 0);
+    plan_free(&plan);
+    assert_true(result.seconds > 0.8 && result.step_seconds < 0.15);
+}
+
 /* ---- What is kept, found, replaced ----------------------------------------------------------- */
 
 static int exists(const char *path)
@@ -556,7 +584,7 @@ int main(void)
         TEST(test_nothing_there),       TEST(test_one_run_a_directory),
         TEST(test_of_another_run),      TEST(test_damage),
         TEST(test_allocations_fail),    TEST(test_optimizer_state),
-        TEST(test_scripts_own),
+        TEST(test_scripts_own),         TEST(test_lap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
