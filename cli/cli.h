@@ -93,13 +93,6 @@ int check_machine(const Options *options, const Plan *plan);
 /* Of what comes and goes within a step (gradients, activations, overhead), what holds most at the peak. */
 MemGroup bound_by(const MemSummary *memory);
 
-/* The tokens of a text, at most so many; returns how many. And what a token adds to one. */
-typedef struct TokenPiece {
-    char text[16];
-    int length;
-} TokenPiece;
-int prompt_tokens(const char *text, int32_t *tokens, int most);
-TokenPiece token_piece(int32_t token);
 /* brim plan --inference. */
 int plan_inference(const Options *options);
 

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../kernels/kernels.h"
 #include "../plan/formulae.h"
@@ -10,10 +11,15 @@
 
 /* ---- Tokens and text ------------------------------------------------------------------------- */
 
-/* A token is a byte; this is the place for a tokenizer. */
+/* Without a tokenizer a token is a byte. */
 enum { BYTES = 256 };
 
-int prompt_tokens(const char *text, int32_t *tokens, int most)
+typedef struct TokenPiece {
+    char text[16];
+    int length;
+} TokenPiece;
+
+static int prompt_bytes(const char *text, int32_t *tokens, int most)
 {
     int count = 0;
     for (; text[count] && count < most; count++)
@@ -21,7 +27,7 @@ int prompt_tokens(const char *text, int32_t *tokens, int most)
     return count;
 }
 
-TokenPiece token_piece(int32_t token)
+static TokenPiece token_piece(int32_t token)
 {
     TokenPiece text = {.length = 1};
     if (token < BYTES)
@@ -96,6 +102,8 @@ typedef struct Writing {
     const Options *options;
     int32_t *prompt, *tokens; /* tokens (B, options->tokens), -1 behind an end */
     int prompt_tokens, written;
+    Tokenizer *tokenizer; /* NULL: bytes */
+    size_t shown;         /* bytes of the text so far that are on the terminal */
     int64_t parameters;
     double started, first, last; /* seconds: of the prompt, the first token, the last */
     Utf8 out;                    /* of a single sequence, as it comes; out NULL: later */
@@ -108,6 +116,38 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* With a tokenizer a token's text depends on those before it: all are decoded, and what is new is shown. A
+ * character that is not whole yet would be U+FFFD, and waits. */
+static void show_decoded(Writing *w)
+{
+    static const char unfinished[] = "\xef\xbf\xbd";
+    TokenText text = {0};
+    tokenizer_decode(w->tokenizer, w->tokens, (size_t)w->written, 1, &text);
+    size_t end = text.bytes;
+    if (end >= 3 && !memcmp(text.text + end - 3, unfinished, 3))
+        end -= 3;
+    for (; w->shown < end; w->shown++)
+        utf8_put(&w->out, text.text[w->shown]);
+    tokenizer_text_free(w->tokenizer, &text);
+}
+
+/* A whole sequence. */
+static void put_sequence(const Writing *w, Utf8 *out, const int32_t *tokens, int count)
+{
+    while (count > 0 && tokens[count - 1] < 0)
+        count--;
+    TokenText text = {0};
+    if (w->tokenizer)
+        tokenizer_decode(w->tokenizer, tokens, (size_t)count, 1, &text);
+    for (size_t i = 0; i < text.bytes; i++)
+        utf8_put(out, text.text[i]);
+    for (int i = 0; i < count && !w->tokenizer; i++)
+        utf8_token(out, tokens[i]);
+    if (w->tokenizer)
+        tokenizer_text_free(w->tokenizer, &text);
+    utf8_give_up(out);
+}
+
 static int note_tokens(void *user, const int32_t *tokens, int batch)
 {
     Writing *w = user;
@@ -118,7 +158,10 @@ static int note_tokens(void *user, const int32_t *tokens, int batch)
         w->tokens[(int64_t)b * w->options->tokens + w->written] = tokens[b];
     w->written++;
     if (w->out.out) {
-        utf8_token(&w->out, tokens[0]);
+        if (w->tokenizer)
+            show_decoded(w);
+        else
+            utf8_token(&w->out, tokens[0]);
         fflush(w->out.out);
     }
     return 0;
@@ -223,13 +266,49 @@ static json_t *textbook_of(const Options *o, int64_t parameters)
 
 /* ---- The commands ---------------------------------------------------------------------------- */
 
+/* --tokenizer, or that which lies beside the model. EXIT_NO after saying why. */
+static int open_tokenizer(const Options *o, Writing *w)
+{
+    char beside[4096] = "";
+    const char *path = o->tokenizer;
+    if (!path && o->source) {
+        snprintf(beside, sizeof beside, "%s/tokenizer.json", o->source);
+        path = access(beside, R_OK) ? NULL : beside;
+    }
+    if (!path)
+        return EXIT_DONE;
+    w->tokenizer = tokenizer_read(path);
+    if (!w->tokenizer) {
+        fprintf(stderr, "brim: %s\n", error_message());
+        return EXIT_NO;
+    }
+    if (tokenizer_vocab(w->tokenizer) <= nn_preset_vocab(&o->preset))
+        return EXIT_DONE;
+    fprintf(stderr, "brim: %s has %" PRId64 " tokens, the model %s only %d\n", path,
+            tokenizer_vocab(w->tokenizer), o->model, nn_preset_vocab(&o->preset));
+    return EXIT_NO;
+}
+
+static int prompt_ids(const Writing *w, const char *text, int32_t *tokens)
+{
+    TokenIds ids = {0};
+    if (!w->tokenizer)
+        return prompt_bytes(text, tokens, PROMPT_MAX);
+    tokenizer_encode(w->tokenizer, text, strlen(text), 1, &ids);
+    int count = ids.count < PROMPT_MAX ? (int)ids.count : PROMPT_MAX;
+    for (int i = 0; i < count; i++)
+        tokens[i] = ids.ids[i];
+    tokenizer_ids_free(w->tokenizer, &ids);
+    return count;
+}
+
 static int fill_prompt(Writing *w, const char *text)
 {
     static int32_t prompt[PROMPT_MAX];
-    w->prompt = prompt;
-    w->prompt_tokens = prompt_tokens(text, prompt, PROMPT_MAX);
     if (strlen(text) > PROMPT_MAX)
         return usage("--prompt has %zu bytes; at most %d are read", strlen(text), PROMPT_MAX);
+    w->prompt = prompt;
+    w->prompt_tokens = prompt_ids(w, text, prompt);
     return w->prompt_tokens ? 0 : usage("--prompt is empty: something must come before the first token");
 }
 
@@ -245,32 +324,26 @@ static int fill_context(Options *o, const Writing *w)
     return 0;
 }
 
-static json_t *sequence_json(const int32_t *tokens, int count)
+static json_t *sequence_json(const Writing *w, const int32_t *tokens, int count)
 {
-    enum { WIDEST = 3 * sizeof(TokenPiece) }; /* each byte may become U+FFFD */
-    size_t size = (size_t)count * WIDEST + 1;
-    char *bytes = memtrack_host_calloc(NULL, size);
-    Utf8 text = {.out = bytes ? fmemopen(bytes, size, "w") : NULL};
+    char *bytes = NULL;
+    size_t size = 0;
+    FILE *memory = open_memstream(&bytes, &size);
     json_t *list = json_array();
-    for (int i = 0; i < count && tokens[i] >= 0; i++) {
+    for (int i = 0; i < count && tokens[i] >= 0; i++)
         json_array_append_new(list, json_integer(tokens[i]));
-        if (text.out)
-            utf8_token(&text, tokens[i]);
+    if (memory) {
+        put_sequence(w, &(Utf8){.out = memory}, tokens, count);
+        fclose(memory);
     }
-    if (text.out) {
-        utf8_give_up(&text);
-        fclose(text.out);
-    }
-    json_t *sequence = json_pack("{s:o, s:s}", "tokens", list, "text", bytes ? bytes : "");
-    memtrack_host_free(NULL, bytes, size);
-    return sequence;
+    return json_pack("{s:o, s:s}", "tokens", list, "text", bytes ? bytes : ""); /* the process ends now */
 }
 
 static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan, const RunResult *r)
 {
     json_t *sequences = json_array();
     for (int b = 0; b < o->batch; b++)
-        json_array_append_new(sequences, sequence_json(w->tokens + (int64_t)b * o->tokens, w->written));
+        json_array_append_new(sequences, sequence_json(w, w->tokens + (int64_t)b * o->tokens, w->written));
     double decode = w->last - w->first;
     return json_pack(
         "{s:s, s:I, s:i, s:i, s:o, s:f, s:f, s:o, s:o}", "model", o->model, "parameters",
@@ -283,11 +356,8 @@ static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan
 static void print_sequences(const Options *o, const Writing *w)
 {
     for (int b = 0; b < o->batch; b++) {
-        Utf8 text = {.out = stdout};
         printf("%s%d: %s", b ? "\n\n" : "", b + 1, o->prompt);
-        for (int i = 0; i < w->written && w->tokens[(int64_t)b * o->tokens + i] >= 0; i++)
-            utf8_token(&text, w->tokens[(int64_t)b * o->tokens + i]);
-        utf8_give_up(&text);
+        put_sequence(w, &(Utf8){.out = stdout}, w->tokens + (int64_t)b * o->tokens, w->written);
     }
 }
 
@@ -349,7 +419,8 @@ static int write_planned(const Options *o, Writing *w, const Plan *plan)
         fflush(stdout);
     }
     plan_execute(writing_script, w, &run, plan, &result);
-    utf8_give_up(&w->out);
+    if (w->out.out)
+        utf8_give_up(&w->out);
     if (result.status) {
         fflush(stdout);
         fprintf(stderr, "brim: %s\n", result.error);
@@ -386,6 +457,8 @@ int command_generate(const Options *options, int count)
     Writing w = {.options = &o};
     Plan plan = {0};
     o.prompt = o.prompt ? o.prompt : "The ";
+    if (open_tokenizer(&o, &w))
+        return EXIT_NO;
     if (fill_prompt(&w, o.prompt) || fill_context(&o, &w))
         return EXIT_USAGE;
     size_t bytes = (size_t)o.batch * (size_t)o.tokens * sizeof *w.tokens;

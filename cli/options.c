@@ -135,7 +135,7 @@ static int apply_model(Options *o)
                      o->model);
     if (o->sample && o->data && is_bin(o->data) && !o->tokenizer)
         return usage("--sample needs --tokenizer to write the text of the ids of %s", o->data);
-    if (o->tokenizer && (!o->data || !strcmp(o->data, "builtin")))
+    if (o->tokenizer && !o->generate && (!o->data || !strcmp(o->data, "builtin")))
         return usage("--tokenizer needs --data: a text of yours");
     if (!o->data)
         o->data = text ? "builtin" : "fashion-mnist";

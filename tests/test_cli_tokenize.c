@@ -21,8 +21,9 @@ static long size_of(const char *path)
 static void there_and_back(void **state)
 {
     (void)state;
-    const char *text = write_text("text", "the river and the road and the mill, 12 geese\n", 200), *json = in_folder("t.json"),
-               *bin = in_folder("text.bin"), *small = write_text("small", "the geese", 1);
+    const char *text = write_text("text", "the river and the road and the mill, 12 geese\n", 200),
+               *json = in_folder("t.json"), *bin = in_folder("text.bin"),
+               *small = write_text("small", "the geese", 1);
     Outcome *o = expect_code(RUN("tokenize", "--train", text, "--vocab", "280", "--out", json), 0);
     assert_non_null(strstr(o->out, "280 tokens"));
     o = expect_code(RUN("tokenize", "--tokenizer", json, text, "-o", bin, "--json"), 0);
@@ -41,26 +42,45 @@ static void there_and_back(void **state)
     o = expect_code(RUN("tokenize", "--tokenizer", json, "--decode", first), 0);
     assert_int_equal(o->out[0], 't');
 
-    static const char *const small_run[] = {"--steps", "2", "--batch", "2", "--seq", "16", "--threads", "1", "--quiet"};
-#define SMALL                                                                                                          \
-    small_run[0], small_run[1], small_run[2], small_run[3], small_run[4], small_run[5], small_run[6], small_run[7],     \
-        small_run[8]
+    static const char *const small_run[] = {"--steps", "2",         "--batch", "2",      "--seq",
+                                            "16",      "--threads", "1",       "--quiet"};
+#define SMALL                                                                                                \
+    small_run[0], small_run[1], small_run[2], small_run[3], small_run[4], small_run[5], small_run[6],        \
+        small_run[7], small_run[8]
     o = expect_code(RUN("train", "--data", text, "--tokenizer", json, SMALL), 1);
     assert_non_null(strstr(o->err, "has 280 tokens, the model llama-tiny only 256: --vocab 280"));
-    o = expect_code(RUN("train", "--data", text, "--tokenizer", json, "--vocab", "280", "--sample", "9", SMALL), 0);
+    o = expect_code(
+        RUN("train", "--data", text, "--tokenizer", json, "--vocab", "280", "--sample", "9", SMALL), 0);
     assert_non_null(strstr(o->out, " 0 bytes apart"));
     assert_non_null(strstr(o->out, "It writes"));
     o = expect_code(RUN("train", "--data", bin, "--vocab", "280", SMALL), 0);
     assert_non_null(strstr(o->out, " 0 bytes apart"));
     o = expect_code(RUN("train", "--data", bin, "--vocab", "100", SMALL), 1);
     assert_non_null(strstr(o->err, "ids must be in"));
-    o = expect_code(RUN("train", "--model", "bert-tiny", "--vocab", "280", "--data", text, "--tokenizer", json, SMALL), 1);
+    o = expect_code(
+        RUN("train", "--model", "bert-tiny", "--vocab", "280", "--data", text, "--tokenizer", json, SMALL),
+        1);
     assert_non_null(strstr(o->err, "[CLS]"));
-    expect_code(RUN("tokenize", "--train", text, "--vocab", "290", "--special", "[CLS],[SEP],[MASK]", "--out", json), 0);
-    o = expect_code(RUN("train", "--model", "bert-tiny", "--vocab", "290", "--data", text, "--tokenizer", json, SMALL), 0);
+    expect_code(
+        RUN("tokenize", "--train", text, "--vocab", "290", "--special", "[CLS],[SEP],[MASK]", "--out", json),
+        0);
+    o = expect_code(
+        RUN("train", "--model", "bert-tiny", "--vocab", "290", "--data", text, "--tokenizer", json, SMALL),
+        0);
     assert_non_null(strstr(o->out, " 0 bytes apart"));
+    /* generate: what is written is the text of its ids; a tokenizer beside the model is found by itself. */
+    o = expect_code(
+        RUN("generate", "--vocab", "290", "--tokenizer", json, "--tokens", "5", "--prompt", "abc", "--json"),
+        0);
+    assert_non_null(strstr(o->out, "\"prompt_tokens\": "));
+    o = expect_code(RUN("generate", "--tokenizer", json), 1);
+    assert_non_null(strstr(o->err, "has 290 tokens, the model llama-tiny only 256"));
+    o = expect_code(
+        RUN("generate", "--vocab", "290", "--tokenizer", json, "--tokens", "5", "--prompt", "abc"), 0);
+    assert_int_equal(lines_starting(o->out, "abc"), 1);
     expect_code(RUN("tokenize", "--tokenizer", json, text, "-o", bin), 0);
-    expect_code(RUN("train", "--model", "bert-tiny", "--vocab", "290", "--data", bin, "--tokenizer", json, SMALL), 0);
+    expect_code(
+        RUN("train", "--model", "bert-tiny", "--vocab", "290", "--data", bin, "--tokenizer", json, SMALL), 0);
 }
 
 static void wrong_usage(void **state)
