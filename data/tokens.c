@@ -57,10 +57,12 @@ static int map_bin(TokenSource *source, const char *path, int file, int64_t byte
     source->count = bytes / source->width;
     if (is_meta() || !bytes)
         return ERROR_NONE;
-    source->mapped = memtrack_map_file(file, (uint64_t)bytes);
+    source->mapped = memtrack_map_file(file, (size_t)bytes);
     source->mapped_bytes = (uint64_t)bytes;
-    return source->mapped ? ERROR_NONE
-                          : error_raise(ERROR_FILE, MAKER ": cannot map %s: %s", path, strerror(errno));
+    if (source->mapped)
+        return ERROR_NONE;
+    ErrorCode code = errno == ENOMEM ? ERROR_HOST_MEMORY : ERROR_FILE;
+    return error_raise(code, MAKER ": cannot map %s: %s", path, strerror(errno));
 }
 
 /* ---- A text ---------------------------------------------------------------------------------- */
