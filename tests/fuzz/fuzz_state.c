@@ -29,7 +29,7 @@ static void load(const CheckpointRun *run)
 
 static void one(const void *data, size_t size, int meta)
 {
-    static const CheckpointSetting settings[] = {{"--model", "mlp"}, {"--batch", "2"}};
+    static const CheckpointSetting settings[] = {{"model", "mlp"}, {"batch", "2"}};
     fuzz_put("saved/step-00000001/state.json", data, size);
     fuzz_begin(meta);
     Module *model = nn_mlp(&(MlpConfig){.sizes = {3, 2}});

@@ -105,7 +105,7 @@ def html():
 
 STATE = """{"checkpoint": {
  "version": 1, "brim": "0.1.0", "step": 1, "threads": 2,
- "settings": {"--model": "mlp", "--batch": "2"},
+ "settings": {"model": "mlp", "batch": "2"},
  "optimizer": {"name": "adamw", "lr": 0.001, "kept": ["layers.0.weight"]},
  "random": {"seed": 1, "fills": 4, "step": 1, "first_sample": 0, "layer": 3},
  "files": {"model.safetensors": {"bytes": 8, "crc32": %d}, "optimizer.safetensors": {"bytes": 8, "crc32": %d}},
@@ -138,11 +138,18 @@ def cli():
 
 
 def main():
+    """Beside the folder, FOLDER.dict: the strings of the seeds and what breaks numbers, for libFuzzer."""
     name, folder = sys.argv[1:]
+    words = {b"-1", b"1e999", b"9223372036854775807", b"18446744073709551616", b"null", b"[]", b"{}", b"\\u0000", b"0.5",
+             b"2147483647", PARTS}
     os.makedirs(folder, exist_ok=True)
     for i, data in enumerate(globals()[name]()):
         with open(os.path.join(folder, f"seed-{i:02}"), "wb") as file:
             file.write(data)
+        words.update(re.findall(rb'"[\w. #<>\[\]/-]{1,28}"|--[a-z-]+', data))
+    with open(folder + ".dict", "w", encoding="ascii") as file:
+        for word in sorted(words)[:1500]:
+            file.write('"' + "".join(f"\\x{b:02x}" for b in word) + '"\n')
 
 
 main()
