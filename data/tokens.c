@@ -60,7 +60,8 @@ static int map_bin(TokenSource *source, const char *path, int file, int64_t byte
     source->mapped = memtrack_map_file(file, (uint64_t)bytes);
     source->mapped_bytes = (uint64_t)bytes;
     return source->mapped ? ERROR_NONE
-                          : error_raise(ERROR_FILE, MAKER ": cannot map %s: %s", path, strerror(errno));
+                          : error_raise(errno == ENOMEM ? ERROR_HOST_MEMORY : ERROR_FILE,
+                                        MAKER ": cannot map %s: %s", path, strerror(errno));
 }
 
 /* ---- A text ---------------------------------------------------------------------------------- */

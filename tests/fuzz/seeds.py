@@ -64,6 +64,10 @@ def tokenizer():
     yield b'{"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}}' + PARTS + b"abab"
     yield (b'{"pre_tokenizer":{"type":"Split","pattern":{"Regex":"(a+)+b|\\\\s+(?!\\\\S)"},"behavior":"Isolated",'
            b'"invert":false},"model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]}}' + PARTS + b"a" * 64)
+    grow = ",".join(['{"type":"Replace","pattern":{"String":"a"},"content":"aaaaaaaa"}'] * 12)
+    for kind, name in (("normalizer", "normalizers"), ("decoder", "decoders")):
+        yield ('{"%s":{"type":"Sequence","%s":[%s]},"model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]}}'
+               % (kind, name, grow)).encode() + PARTS + b"aaaa"
 
 
 def idx():
