@@ -69,7 +69,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-page check parity huggingface tokenizers lessons bench demo install \
+.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons bench demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -133,6 +133,11 @@ $(BUILD)/tests/huggingface/driver: $(BUILD)/tests/huggingface/driver.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
+# Linked by clang alone: tests/fuzz/run.
+$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(filter-out %/main.o,$(CLI_OBJ)) $(INNER)
+	$(call say,LD,$@)
+	$(Q)$(CC) -fsanitize=fuzzer $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
@@ -187,6 +192,10 @@ tokenizers: $(BUILD)/libbrim.so
 	@tests/tokenizers/run $(BUILD) $(ARGS)
 
 # ARGS="--quick bench-mlp" narrows it.
+# Each parser with clang's libFuzzer and sanitizers, in build-fuzz. TARGET="cli idx" for some, SECONDS for each.
+fuzz:
+	@MAKE="$(MAKE)" tests/fuzz/run $(or $(SECONDS),60) $(TARGET)
+
 bench: $(BENCHES)
 	@$(BUILD)/bench/bench $(ARGS)
 
@@ -209,6 +218,7 @@ help:
 	@echo "make lessons    the figures in docs/lessons, measured again"
 	@echo "make huggingface  checkpoints in and out, logits and gradients, against transformers itself"
 	@echo "make tokenizers every tokenizer against the Python package, installed from the Python registry; ARGS=--speed"
+	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"

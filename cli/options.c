@@ -64,24 +64,25 @@ static const char *default_model(const Options *o)
     return length > 0 && length < (int)sizeof path && access(path, F_OK) == 0 ? o->init : "llama-tiny";
 }
 
-/* By name, or from a config.json: o->preset and o->model. What it keeps of the file lasts as long as the
- * process, once for every different model. */
+/* What find_model keeps, once for every different model, until the next options_parse. */
+static int models_found;
+
+/* By name, or from a config.json: o->preset and o->model. */
 static int find_model(Options *o)
 {
     static IoModel models[LIST_MAX + 1];
     static const char *asked[LIST_MAX + 1];
-    static int count;
     int i = 0;
     o->model = o->model ? o->model : default_model(o);
-    while (i < count && strcmp(asked[i], o->model))
+    while (i < models_found && strcmp(asked[i], o->model))
         i++;
-    if (i == count) {
+    if (i == models_found) {
         if (io_find_model(o->model, &models[i])) {
             fprintf(stderr, "brim: %s\n", error_message());
             error_clear();
             return EXIT_USAGE;
         }
-        asked[count++] = o->model;
+        asked[models_found++] = o->model;
         if (models[i].note[0])
             fprintf(stderr, "brim: %s\n", models[i].note);
     }
@@ -186,6 +187,7 @@ int options_parse(Options *sets, int max, const char *command, int argc, char **
 {
     static Assignments all;
     int which[ASSIGNMENTS_MAX] = {0}, count = 0;
+    models_found = 0;
     if (assignments_parse(&all, command, argc, argv, max > 1))
         return -1;
     for (;;) {

@@ -273,6 +273,7 @@ struct Tokenizer {
     CachedWord *cache;
     TokenIds *out; /* of the encode that runs */
     TokenText repaired, normal[2], word;
+    size_t most; /* bytes that the normalizers, or the decoders, may make of the text at hand */
     Symbol *symbols;
     Candidate *heap;
     size_t symbol_room, heap_room, heap_count; /* in items */
@@ -287,6 +288,11 @@ void *keep(Tokenizer *t, size_t bytes);
 Span keep_text(Tokenizer *t, const char *text, size_t length); /* .text NULL with an error raised */
 
 /* ---- The parts ------------------------------------------------------------------------------- */
+
+/* Replacements of a file may multiply a text, step after step. What they may make of so many bytes; and
+ * whether they have made more: then ERROR_DATA is raised. */
+size_t text_most(size_t bytes);
+int text_too_long(const Tokenizer *t, const TokenText *text, const char *who);
 
 /* Appends the normalized text to one of the two buffers, and says which; or passes the text through. */
 int normalize(Tokenizer *t, Span text, Span *out);

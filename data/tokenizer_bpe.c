@@ -270,6 +270,8 @@ int bpe_word(Tokenizer *t, Span word, TokenIds *out)
     if (t->bpe.raw ? symbols_of_bytes(t, word, out) : symbols_of(t, word, out))
         return error_code();
     size_t count = out->count - from;
+    if (!count)
+        return ERROR_NONE; /* nothing of it is in the vocabulary */
     if (count <= SHORT_WORD) {
         out->count = from + (size_t)merge_short(&t->bpe, out->ids + from, (int)count);
         return ERROR_NONE;

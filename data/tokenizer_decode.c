@@ -54,7 +54,8 @@ static int part_replaced(Parts *out, const Finder *what, Span with, Span part)
     size_t from = 0;
     int found;
     while ((found = finder_next(what, part.text, part.length, &place)) > 0) {
-        if (part_add(out, part.text + from, place.start - from) || part_add(out, with.text, with.length))
+        if (part_add(out, part.text + from, place.start - from) || part_add(out, with.text, with.length) ||
+            text_too_long(out->tokenizer, &out->tokenizer->parts[out->which], "decoders"))
             return error_code();
         from = place.end;
     }
@@ -249,6 +250,7 @@ int tokenizer_decode(Tokenizer *t, const int32_t *ids, size_t count, int skip_sp
     t->parts[0].bytes = 0;
     if (text_reserve(t->context, &t->parts[0], 0) || first_parts(t, ids, count, skip_special, &now))
         return error_code();
+    t->most = text_most(t->parts[0].bytes + now.count); /* each may get a space */
     for (int i = 0; i < t->decode_count; i++) {
         Parts next = {.tokenizer = t, .which = !now.which};
         t->parts[next.which].bytes = 0;

@@ -166,6 +166,8 @@ static int read_bpe(const Reading *r, const json_t *model)
 
 /* ---- WordPiece ------------------------------------------------------------------------------- */
 
+enum { MOST_CHARS = 1000 }; /* of a word, whose pieces take the square of its length, or worse, to find */
+
 static int read_wordpiece(const Reading *r, const json_t *model)
 {
     Tokenizer *t = r->tokenizer;
@@ -175,8 +177,10 @@ static int read_wordpiece(const Reading *r, const json_t *model)
     w->prefix = (Span){"##", 2};
     t->is_wordpiece = 1;
     w->most = most ? (size_t)json_integer_value(most) : 100;
-    if (most && (!json_is_integer(most) || json_integer_value(most) < 0))
-        return reading_fail(r, "model.max_input_chars_per_word must be a whole number");
+    if (most &&
+        (!json_is_integer(most) || json_integer_value(most) < 0 || json_integer_value(most) > MOST_CHARS))
+        return reading_fail(r, "model.max_input_chars_per_word must be a whole number of at most %d",
+                            MOST_CHARS);
     if (affix(r, model, "unk_token", &unknown) || affix(r, model, "continuing_subword_prefix", &w->prefix))
         return error_code();
     w->unknown = vocab_find(&t->vocab, unknown.text, unknown.length);

@@ -172,7 +172,8 @@ static int normalize_replace(Tokenizer *t, const NormalStep *step, Span in, Toke
     int found;
     while ((found = finder_next(&step->finder, in.text, in.length, &place)) > 0) {
         if (text_add(t->context, out, in.text + from, place.start - from) ||
-            text_add(t->context, out, step->content.text, step->content.length))
+            text_add(t->context, out, step->content.text, step->content.length) ||
+            text_too_long(t, out, "normalizers"))
             return error_code();
         from = place.end;
     }
@@ -235,13 +236,15 @@ int normalize(Tokenizer *t, Span text, Span *out)
 {
     int which = 0;
     *out = text;
+    t->most = text_most(text.length);
     for (int i = 0; i < t->normal_count; i++) {
         const NormalStep *step = &t->normals[i];
         if (only_above_ascii(step->kind) && is_ascii(*out))
             continue;
         TokenText *to = &t->normal[which];
         to->bytes = 0;
-        if (text_reserve(t->context, to, out->length) || normalize_step(t, step, *out, to))
+        if (text_reserve(t->context, to, out->length) || normalize_step(t, step, *out, to) ||
+            text_too_long(t, to, "normalizers"))
             return error_code();
         *out = (Span){to->text, to->bytes};
         which = !which;

@@ -289,6 +289,8 @@ static int wrap(const Reading *r, const TokenIds *before, const TokenIds *after)
     return ids_add_all(t->context, &t->after, after->ids, after->count);
 }
 
+enum { MOST_SPECIAL = 4096 };
+
 static int template_token(const Reading *r, const json_t *object, const json_t *token, TokenIds *to)
 {
     const char *name = json_string_value(json_object_get(token, "id"));
@@ -296,6 +298,8 @@ static int template_token(const Reading *r, const json_t *object, const json_t *
         json_object_get(json_object_get(json_object_get(object, "special_tokens"), name ? name : ""), "ids");
     if (!name || !json_is_array(ids))
         return reading_fail(r, "post_processor: single has a SpecialToken that special_tokens lacks");
+    if (json_array_size(ids) > MOST_SPECIAL - to->count) /* a file of n bytes could ask for n x n */
+        return reading_fail(r, "post_processor: more than %d ids around a text are refused", MOST_SPECIAL);
     for (size_t i = 0; i < json_array_size(ids); i++) {
         int32_t id = 0;
         if (known_id(r, json_array_get(ids, i), &id) || ids_add(r->tokenizer->context, to, id))

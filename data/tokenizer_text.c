@@ -44,6 +44,23 @@ int text_add_code(Context *context, TokenText *text, int32_t code)
     return text_add(context, text, bytes, (size_t)utf8_write(bytes, code));
 }
 
+enum { GROWTH = 64, GROWTH_LEAST = 4096 }; /* NFKC makes 18 letters of one */
+
+size_t text_most(size_t bytes)
+{
+    return bytes < SIZE_MAX / GROWTH / 2 ? GROWTH * bytes + GROWTH_LEAST : SIZE_MAX;
+}
+
+int text_too_long(const Tokenizer *t, const TokenText *text, const char *who)
+{
+    if (text->bytes <= t->most)
+        return ERROR_NONE;
+    return error_raise(
+        ERROR_DATA,
+        "tokenizer: the %s of the file make a text more than %d times as long (%zu bytes and more)", who,
+        GROWTH, text->bytes);
+}
+
 void text_free(Context *context, TokenText *text)
 {
     memtrack_host_free(context->tracker, text->text, text->room);

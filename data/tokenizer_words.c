@@ -83,6 +83,6 @@ int model_word(Tokenizer *t, Span word)
     if (t->is_wordpiece ? wordpiece_word(t, word, out) : bpe_word(t, word, out))
         return error_code();
     if (out->count - from <= CACHED_IDS)
-        remember(slot, word, out->ids + from, out->count - from);
+        remember(slot, word, out->count > from ? out->ids + from : NULL, out->count - from);
     return ERROR_NONE;
 }

@@ -201,6 +201,22 @@ static void tokens_by_name(void **state)
     tokenizer_free(NULL);
 }
 
+/* A text that has no ids at all, into ids that nothing was ever added to: found by fuzzing. */
+static void nothing_is_known(void **state)
+{
+    (void)state;
+    Tokenizer *t = tokenizer_of("{'model':{'type':'BPE','vocab':{'x':0},'merges':[]}}");
+    TokenIds ids = {0};
+    TokenText text = {0};
+    assert_non_null(t);
+    for (int twice = 0; twice < 2; twice++)
+        assert_int_equal(tokenizer_encode(t, "aaaa", 4, 1, &ids), 0);
+    assert_int_equal(ids.count, 0);
+    assert_int_equal(tokenizer_decode(t, ids.ids, 0, 0, &text), 0);
+    tokenizer_text_free(t, &text);
+    tokenizer_ids_free(t, &ids);
+}
+
 static void wrong_calls(void **state)
 {
     (void)state;
@@ -309,6 +325,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(broken_utf8, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(random_bytes, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(tokens_by_name, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(nothing_is_known, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(wrong_calls, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(appends_and_scopes, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(each_allocation_fails, make_folder, remove_folder),

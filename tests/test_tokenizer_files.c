@@ -262,6 +262,58 @@ static void mutations(void **state)
     }
 }
 
+/* A text of four letters that would become gigabytes, a doubling at a time: found by fuzzing. */
+static void endless_replacements(void **state)
+{
+    (void)state;
+#define DOUBLE  "{'type':'Replace','pattern':{'String':'a'},'content':'aaaaaaaa'}"
+#define NOTHING "{'type':'Replace','pattern':{'Regex':''},'content':'aa'}"
+#define FOUR(x) x "," x "," x "," x
+    static const char *const normalizers[] = {FOUR(DOUBLE) "," FOUR(DOUBLE), FOUR(NOTHING) "," FOUR(NOTHING) "," FOUR(NOTHING)};
+    char json[4096];
+    TokenIds ids = {0};
+    TokenText text = {0};
+    for (size_t i = 0; i < COUNT(normalizers); i++) {
+        snprintf(json, sizeof json, BPE(",'normalizer':{'type':'Sequence','normalizers':[%s]}"), normalizers[i]);
+        Tokenizer *t = tokenizer_of(json);
+        if (!t)
+            fail_msg("%s", error_message());
+        assert_int_equal(tokenizer_encode(t, "aaaa", 4, 0, &ids), ERROR_DATA);
+        assert_error(ERROR_DATA, "normalizers", "64 times");
+        tokenizer_ids_free(t, &ids);
+    }
+    Tokenizer *t = tokenizer_of(BPE(",'decoder':{'type':'Sequence','decoders':[" FOUR(DOUBLE) "," FOUR(DOUBLE) "]}"));
+    if (!t)
+        fail_msg("%s", error_message());
+    assert_int_equal(tokenizer_decode(t, (int32_t[]){0, 0, 0, 0}, 4, 0, &text), ERROR_DATA);
+    assert_error(ERROR_DATA, "decoders", "64 times");
+    tokenizer_text_free(t, &text);
+}
+
+/* What takes the square of a file's size, or of a word's, in memory or time: found by fuzzing. */
+static void squares(void **state)
+{
+    (void)state;
+    char json[32768];
+    size_t n = 0;
+    assert_null(tokenizer_of("{'model':{'type':'WordPiece','unk_token':'a','max_input_chars_per_word':1000000,"
+                             "'vocab':{'a':0}}}"));
+    assert_error(ERROR_DATA, "max_input_chars_per_word", "at most 1000");
+    n += (size_t)snprintf(json, sizeof json,
+                          "{'model':{'type':'BPE','vocab':{'a':0},'merges':[]},'post_processor':{'type':"
+                          "'TemplateProcessing','single':[");
+    for (int i = 0; i < 100; i++)
+        n += (size_t)snprintf(json + n, sizeof json - n, "{'SpecialToken':{'id':'a','type_id':0}},");
+    n += (size_t)snprintf(json + n, sizeof json - n,
+                          "{'Sequence':{'id':'A','type_id':0}}],'pair':[],'special_tokens':{'a':{'id':'a','ids':[0");
+    for (int i = 0; i < 100; i++)
+        n += (size_t)snprintf(json + n, sizeof json - n, ",0");
+    snprintf(json + n, sizeof json - n, "],'tokens':['a']}}}}");
+    assert_null(tokenizer_of(json));
+    assert_error(ERROR_DATA, "post_processor", "4096");
+}
+
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -269,6 +321,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(bad_paths, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(bad_sizes, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(endless_patterns, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(endless_replacements, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(squares, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(unknown_characters, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(nuls, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(strange_merges, make_folder, remove_folder),

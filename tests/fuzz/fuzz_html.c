@@ -1,0 +1,18 @@
+/* Run logs made into a page: one, or two separated by two bytes 0xFF. */
+#include "../../report/html.h"
+#include "fuzz.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static FILE *nowhere;
+    char why[512] = "";
+    uint64_t before = memtrack_process_live();
+    FuzzParts parts = fuzz_parts(data, size);
+    const char *paths[2] = {fuzz_put("a.jsonl", parts.first, parts.first_size),
+                            fuzz_put("b.jsonl", parts.second, parts.second_size)};
+    nowhere = nowhere ? nowhere : fopen("/dev/null", "wb");
+    int failed = report_html(nowhere, paths, parts.second_size ? 2 : 1, why, sizeof why) != 0;
+    fuzz_check(failed == (why[0] != 0), "result and message do not agree");
+    fuzz_check(memtrack_process_live() == before, "memory is left");
+    return 0;
+}
