@@ -191,11 +191,11 @@ huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/brim
 tokenizers: $(BUILD)/libbrim.so
 	@tests/tokenizers/run $(BUILD) $(ARGS)
 
-# ARGS="--quick bench-mlp" narrows it.
 # Each parser with clang's libFuzzer and sanitizers, in build-fuzz. TARGET="cli idx" for some, SECONDS for each.
 fuzz:
 	@MAKE="$(MAKE)" tests/fuzz/run $(or $(SECONDS),60) $(TARGET)
 
+# ARGS="--quick bench-mlp" narrows it.
 bench: $(BENCHES)
 	@$(BUILD)/bench/bench $(ARGS)
 
