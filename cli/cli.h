@@ -90,6 +90,11 @@ int resolve_checkpoint(Options *options);
 int check_budget(const Options *options, const Plan *plan);
 /* The same for what this machine has free now. */
 int check_machine(const Options *options, const Plan *plan);
+/* Groups in the words of the tables. */
+extern const char *const group_names[MEM_GROUP_COUNT];
+/* Turns the fused step on, and clipping, which it excludes, off. */
+void fuse_step(Options *options);
+enum { SUGGESTED_CHUNK = 128 }; /* rows of logits, where chunks are suggested */
 /* Of what comes and goes within a step (gradients, activations, overhead), what holds most at the peak. */
 MemGroup bound_by(const MemSummary *memory);
 

@@ -35,19 +35,11 @@ static void split_batch(Options *o, int pieces)
     o->accumulate *= pieces;
 }
 
-enum { CHUNK = 128 }; /* rows of logits, where the comparison suggests chunks */
-
 /* Chunks pay where the logits are many: a vocabulary, and more rows than a chunk. */
 static int has_many_logits(const Options *o)
 {
     return o->preset.family != MODEL_MLP && !o->loss_chunk && nn_preset_vocab(&o->preset) >= 1024 &&
-           (int64_t)o->batch * o->seq > CHUNK;
-}
-
-static void fuse(Options *o)
-{
-    o->fused = 1;
-    o->clip = 0;
+           (int64_t)o->batch * o->seq > SUGGESTED_CHUNK;
 }
 
 static void add_checkpoints(Variant *variants, int *count, const Options *o)
@@ -72,9 +64,9 @@ static void add_together(Variant *variants, int *count, const Options *o, int pi
         Variant *all = add(variants, count, o, "");
         if (kept)
             all->options.checkpoint = (CheckpointChoice){.every = 1};
-        fuse(&all->options);
+        fuse_step(&all->options);
         if (has_many_logits(o))
-            all->options.loss_chunk = CHUNK;
+            all->options.loss_chunk = SUGGESTED_CHUNK;
     }
 }
 
@@ -103,9 +95,9 @@ int variants_plan(const Options *o, Variant variants[VARIANTS])
     if (pieces > 1 && !o->fused)
         split_batch(&add(variants, &count, o, "")->options, pieces);
     if (o->accumulate == 1 && !o->fused && !o->keep_gradients)
-        fuse(&add(variants, &count, o, "")->options);
+        fuse_step(&add(variants, &count, o, "")->options);
     if (has_many_logits(o))
-        add(variants, &count, o, "")->options.loss_chunk = CHUNK;
+        add(variants, &count, o, "")->options.loss_chunk = SUGGESTED_CHUNK;
     add_together(variants, &count, o, pieces);
     if (strcmp(o->optimizer, "sgd"))
         add(variants, &count, o, "")->options.optimizer = "sgd";
@@ -198,15 +190,13 @@ void variants_table(FILE *out, const Options *o, const Variant *variants, int co
 /* Each component's own peak, and how many times the first row's it is: batch k has k-fold activations. */
 static void growth_rows(FILE *out, const Variant *variants, int count, double unit)
 {
-    static const char *const names[MEM_GROUP_COUNT] = {"parameters", "gradients", "states", "activations",
-                                                       "overhead"};
     const Plan *first = base_of(variants, count);
     int width = label_width(variants, count);
     char title[64];
     snprintf(title, sizeof title, "OWN PEAKS, %s, and growth", unit_name(unit));
     fprintf(out, "\n%-*s", width, title);
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
-        fprintf(out, " %14s", names[g]);
+        fprintf(out, " %14s", group_names[g]);
     fputc('\n', out);
     for (int i = 0; i < count; i++) {
         const Plan *p = &variants[i].plan;

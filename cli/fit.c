@@ -71,12 +71,6 @@ static Options *add(Fit *fit, const char *label, MemGroup target)
     return &m->options;
 }
 
-static void fuse(Options *o)
-{
-    o->fused = 1;
-    o->clip = 0;
-}
-
 static void choose_methods(Fit *fit)
 {
     const Options *o = fit->options;
@@ -90,21 +84,21 @@ static void choose_methods(Fit *fit)
     if (kept)
         add(fit, "+ checkpoint", MEM_GROUP_ACTIVATIONS)->checkpoint = blocks;
     if (fusible)
-        fuse(add(fit, "+ fused step", MEM_GROUP_GRADIENTS));
+        fuse_step(add(fit, "+ fused step", MEM_GROUP_GRADIENTS));
     if (chunkable)
-        add(fit, "+ loss chunk", MEM_GROUP_OVERHEAD)->loss_chunk = CHUNK;
+        add(fit, "+ loss chunk", MEM_GROUP_OVERHEAD)->loss_chunk = SUGGESTED_CHUNK;
     if (kept && fusible) {
         Options *both = add(fit, "+ checkpoint, fused", MEM_GROUP_COUNT);
         both->checkpoint = blocks;
-        fuse(both);
+        fuse_step(both);
     }
     Options all = *o;
     if (kept)
         all.checkpoint = blocks;
     if (fusible)
-        fuse(&all);
+        fuse_step(&all);
     if (chunkable) {
-        all.loss_chunk = CHUNK;
+        all.loss_chunk = SUGGESTED_CHUNK;
         *add(fit, kept && fusible ? "+ checkpoint, fused, chunk" : "+ all of these", MEM_GROUP_COUNT) = all;
     }
     if (strcmp(o->optimizer, "sgd")) {

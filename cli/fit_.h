@@ -4,7 +4,7 @@
 
 #include "cli.h"
 
-enum { METHODS = 16, CARDS = 12, MEMO = 160, CHUNK = 128, LARGEST_BATCH = 1 << 16, SHORT = 30 };
+enum { METHODS = 16, CARDS = 12, MEMO = 160, LARGEST_BATCH = 1 << 16, SHORT = 30 };
 
 typedef struct Need {
     int batch, seq;

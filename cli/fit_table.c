@@ -52,9 +52,6 @@ static void seq_cell(const Method *m, int card)
     printf(" %12s", text);
 }
 
-static const char *const group_names[MEM_GROUP_COUNT] = {"parameters", "gradients", "states", "activations",
-                                                         "overhead"};
-
 static void print_bound(const Method *m)
 {
     const MemSummary *memory = &m->plan.memory;

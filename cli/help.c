@@ -65,7 +65,8 @@ static const Help pages[] = {
      "Plans, then writes token by token with a key-value cache, and shows what that\n"
      "took: weights, cache, workspace, planned beside measured. --batch texts at once;\n"
      "--seq is what the cache holds: past it, the newer half is read again.",
-     "--model --init --init-partial --tokenizer --vocab --batch --seq --prompt --tokens --temperature --top-k --top-p --prefill "
+     "--model --init --init-partial --tokenizer --vocab --batch --seq --prompt --tokens --temperature "
+     "--top-k --top-p --prefill "
      "--seed --threads --budget --json --quiet",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
                  "  brim generate --temperature 0.7 --top-p 0.9 --batch 2\n"},

@@ -58,8 +58,14 @@ static void say_found(const PlanFound *found, const Options *o)
         fprintf(out, "the best of %d choices planned\n", found->planned);
 }
 
-static const char *const group_names[MEM_GROUP_COUNT] = {"parameters", "gradients", "optimizer states",
-                                                         "activations", "overhead"};
+const char *const group_names[MEM_GROUP_COUNT] = {"parameters", "gradients", "states", "activations",
+                                                  "overhead"};
+
+void fuse_step(Options *o)
+{
+    o->fused = 1;
+    o->clip = 0;
+}
 
 MemGroup bound_by(const MemSummary *memory)
 {
