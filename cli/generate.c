@@ -324,11 +324,24 @@ static int fill_context(Options *o, const Writing *w)
     return 0;
 }
 
+/* Bytes that a sequence's text may take: each of them may become U+FFFD. */
+static size_t text_room(const Writing *w, const int32_t *tokens, int count)
+{
+    size_t bytes = (size_t)count * sizeof(TokenPiece);
+    TokenText text = {0};
+    if (w->tokenizer) {
+        tokenizer_decode(w->tokenizer, tokens, (size_t)count, 1, &text);
+        bytes = text.bytes;
+        tokenizer_text_free(w->tokenizer, &text);
+    }
+    return 3 * bytes + 1;
+}
+
 static json_t *sequence_json(const Writing *w, const int32_t *tokens, int count)
 {
-    char *bytes = NULL;
-    size_t size = 0;
-    FILE *memory = open_memstream(&bytes, &size);
+    size_t size = text_room(w, tokens, count);
+    char *bytes = memtrack_host_calloc(NULL, size);
+    FILE *memory = bytes ? fmemopen(bytes, size, "w") : NULL;
     json_t *list = json_array();
     for (int i = 0; i < count && tokens[i] >= 0; i++)
         json_array_append_new(list, json_integer(tokens[i]));
@@ -336,7 +349,9 @@ static json_t *sequence_json(const Writing *w, const int32_t *tokens, int count)
         put_sequence(w, &(Utf8){.out = memory}, tokens, count);
         fclose(memory);
     }
-    return json_pack("{s:o, s:s}", "tokens", list, "text", bytes ? bytes : ""); /* the process ends now */
+    json_t *sequence = json_pack("{s:o, s:s}", "tokens", list, "text", bytes ? bytes : "");
+    memtrack_host_free(NULL, bytes, size);
+    return sequence;
 }
 
 static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan, const RunResult *r)
@@ -474,6 +489,7 @@ int command_generate(const Options *options, int count)
         status = write_planned(&o, &w, &plan);
     plan_free(&plan);
     memtrack_host_free(NULL, w.tokens, bytes);
+    tokenizer_free(w.tokenizer);
     return status;
 }
 
