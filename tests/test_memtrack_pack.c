@@ -1,5 +1,5 @@
-/* memtrack's packing: random programs of segments traced, packed and followed, in the order of the trace and in
- * others; what is not planned; what lives at the peak; and every allocation made to fail once. */
+/* memtrack's packing: random programs of segments traced, packed and followed, in the order of the trace and
+ * in others; what is not planned; what lives at the peak; and every allocation made to fail once. */
 #include "memtrack_support.h"
 
 /* ---- A program: segments of random kinds ------------------------------------------------------ */
@@ -248,6 +248,8 @@ static void packed_programs_fit(void **state)
         Pass *plan = pass_of((Pass){.hints = first->found}, &program);
         assert_true(plan->right && !plan->refused);
         assert_true(plan->stats.peak == first->stats.peak);
+        /* Blocks that a kind leaves in different places may cost what was gained; a plan drops such hints. */
+        assert_true(program.leaves || plan->stats.needs < first->stats.needs);
         better += plan->stats.needs < first->stats.needs;
         assert_true(plan->stats.needs == plan->top);
         /* What must lie in the same place in several kinds may leave gaps in each. */
@@ -271,8 +273,8 @@ static void packed_programs_fit(void **state)
         end(first);
     }
     assert_true(packed >= 25);
-    if (close < packed - 1 || better < packed - 3)
-        fail_msg("of %d packed, %d are close to the peak and %d better than online", packed, close, better);
+    assert_int_equal(close, packed);
+    assert_true(better >= packed - 2);
 }
 
 /* Segments in an order that was not planned need no more, as long as each finds what its kind was planned to
@@ -288,8 +290,9 @@ static void other_orders_need_no_more(void **state)
         uint64_t state_of_order = seed;
         for (int i = 1; i < SEGMENTS; i++)
             program.order[i] = 1 + (int)(draw(&state_of_order) % (KINDS - 1));
-        Pass *run = pass_of(
-            (Pass){.mode = MEMTRACK_RESERVED, .capacity = plan->stats.needs, .hints = first->found}, &program);
+        Pass *run =
+            pass_of((Pass){.mode = MEMTRACK_RESERVED, .capacity = plan->stats.needs, .hints = first->found},
+                    &program);
         assert_true(run->right && !run->refused);
         end(run);
         end(plan);
@@ -350,7 +353,8 @@ static MemBlock block_of(MemLedger *ledger, uint64_t bytes)
     return block;
 }
 
-/* Online, c finds the gap that a left too small: 1 + 2 + 2 KiB; packed, 4. `fourth` names what comes after. */
+/* Online, c finds the gap that a left too small: 1 + 2 + 2 KiB; packed, 4. `fourth` names what comes after.
+ */
 static void classic(MemLedger *ledger, MemBlock out[3], uint64_t fourth)
 {
     out[0] = block_of(ledger, 1024);
@@ -493,12 +497,9 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_teardown(name, nothing_held)
     const struct CMUnitTest tests[] = {
-        TEST(packed_programs_fit),
-        TEST(other_orders_need_no_more),
-        TEST(strays_are_harmless),
-        TEST(kinds_that_begin_alike_are_placed_alike),
-        TEST(when_there_is_nothing_to_pack),
-        TEST(traces_are_bounded),
+        TEST(packed_programs_fit),           TEST(other_orders_need_no_more),
+        TEST(strays_are_harmless),           TEST(kinds_that_begin_alike_are_placed_alike),
+        TEST(when_there_is_nothing_to_pack), TEST(traces_are_bounded),
         TEST(every_allocation_may_fail),
     };
     return cmocka_run_group_tests_name("memtrack pack", tests, NULL, NULL);
