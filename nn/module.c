@@ -296,9 +296,10 @@ Tensor *module_head(Module *model, Tensor *hidden)
 {
     const ModuleHead *head = &model->head;
     MemTracker *tracker = model->item.context->tracker;
-    int place = memtrack_place_set(tracker, model->place);
-    push_place(tracker, head->place);
+    int place = memtrack_place_set(tracker, model->place), pushed = push_place(tracker, head->place);
     Tensor *logits = tensor_linear(hidden, head->weight, head->bias, TENSOR_IDENTITY);
+    if (pushed >= 0)
+        memtrack_place_pop(tracker);
     memtrack_place_set(tracker, place);
     return logits;
 }
@@ -318,10 +319,11 @@ static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
     if (!batch->labels)
         error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;
-    int place = memtrack_place_set(tracker, model->place);
-    push_place(tracker, head->place);
+    int place = memtrack_place_set(tracker, model->place), pushed = push_place(tracker, head->place);
     Tensor *loss = tensor_linear_cross_entropy(tensor_move(hidden), head->weight, head->bias, batch->labels,
                                                BATCH_IGNORE, scale, model->loss_chunk);
+    if (pushed >= 0)
+        memtrack_place_pop(tracker);
     memtrack_place_set(tracker, place);
     return loss;
 }

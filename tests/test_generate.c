@@ -528,6 +528,26 @@ static void test_planned_text(void **state)
         }
 }
 
+/* Whatever is written, the host's books are those after the first tokens. */
+static void test_long_texts_leave_nothing(void **state)
+{
+    (void)state;
+    fill_prompt();
+    Module *model = made_model(0);
+    uint64_t live = 0;
+    for (int i = 0; i < 2; i++) {
+        int tokens = i ? 600 : 20;
+        assert_int_equal(nn_generate(model, &(GenerateOptions){.prompt = prompt_ids,
+                                                               .prompt_tokens = 5,
+                                                               .tokens = tokens,
+                                                               .context = 8}),
+                         0);
+        if (i)
+            assert_int_equal(memtrack_process_live(), live);
+        live = memtrack_process_live();
+    }
+}
+
 static void test_no_memory(void **state)
 {
     (void)state;
@@ -573,6 +593,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bad_options, fresh_context, leave_context),
         cmocka_unit_test(test_every_event),
         cmocka_unit_test(test_planned_text),
+        cmocka_unit_test_setup_teardown(test_long_texts_leave_nothing, fresh_context, leave_context),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests_name("generate", tests, NULL, NULL);

@@ -318,6 +318,24 @@ static void test_setting(void **state)
     module_free(model);
 }
 
+/* The host's books after many steps are those after some. */
+static void test_many_steps_leave_nothing(void **state)
+{
+    (void)state;
+    Module *model = model_of(&(Setting){.family = MODEL_LLAMA}, 0, 0, 4);
+    uint64_t live = 0;
+    for (int step = 0; step < 400; step++) {
+        int scope = tensor_scope_begin();
+        Batch batch = small_batch(MODEL_LLAMA, 0, 0, 1);
+        tensor_backward(nn_loss(model, &batch));
+        tensor_scope_end(scope);
+        if (step == 20)
+            live = memtrack_process_live();
+    }
+    assert_int_equal(memtrack_process_live(), live);
+    module_free(model);
+}
+
 /* A model of one's own offers its head too. */
 typedef struct Own {
     Module *words, *head;
@@ -487,6 +505,7 @@ int main(void)
         TEST(test_memory),
         TEST(test_models),
         TEST(test_setting),
+        TEST(test_many_steps_leave_nothing),
         TEST(test_own_module),
         cmocka_unit_test(test_peak_of_a_large_vocabulary),
         cmocka_unit_test(test_needs_stay_near_the_peak),
