@@ -54,6 +54,7 @@ int plan_run_script_(Script script, void *config, Context *context, SegmentHook 
     int status = script(config);
     if (!status)
         status = error_code();
+    context_segment_end(context); /* what goes with the script is no part of its last step */
     tensor_scope_end(scope);
     context_segment_end(context);
     return status;

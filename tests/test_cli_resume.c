@@ -354,6 +354,7 @@ static void signals(void **state)
         expect(text, i ? "Stopped by SIGTERM.\n" : "Stopped by SIGINT.\n");
         expect(text, "0 bytes apart");
         assert_null(strstr(text, "held out"));
+        assert_null(strstr(text, "off the plan"));
         int step = saved_step(text);
         assert_true(step >= 2 && saved("a", step));
     }
