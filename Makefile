@@ -69,7 +69,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons bench demo install \
+.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons bench soak demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -78,7 +78,8 @@ all: lib cli examples
 lib: $(BUILD)/libbrim.a $(BUILD)/libbrim.so
 cli: $(BUILD)/brim
 examples: $(EXAMPLES)
-tests: $(TESTS)
+# A test runs the soak for some seconds.
+tests: $(TESTS) $(BUILD)/bench/soak
 
 $(BUILD)/kernels/cpu_%.o: kernels/cpu.c $(KERNEL_PARTS)
 	@mkdir -p $(@D)
@@ -199,6 +200,10 @@ fuzz:
 bench: $(BENCHES)
 	@$(BUILD)/bench/bench $(ARGS)
 
+# Runs with everything on that look at themselves; docs/reliability.md. ARGS="--only images"
+soak: $(BUILD)/bench/soak
+	@$(BUILD)/bench/soak --minutes $(or $(MINUTES),60) $(ARGS)
+
 -include tools/install.mk
 
 format:
@@ -220,6 +225,7 @@ help:
 	@echo "make tokenizers every tokenizer against the Python package, installed from the Python registry; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
+	@echo "make soak       runs that look at themselves for memory and speed that drift; MINUTES=60"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
 	@echo "With any: DEBUG=1 (unoptimised), SAN=address,undefined or SAN=thread, V=1 (shows commands),"
