@@ -126,9 +126,10 @@ $(BUILD)/examples/%: $(BUILD)/examples/%.o $(BUILD)/libbrim.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
+# tests/count.c counts the allocations that are made to fail.
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--wrap=brim_memtrack_fail_nth -o $@ $^ $(LIBS) -lcmocka
 
 $(BUILD)/tests/huggingface/driver: $(BUILD)/tests/huggingface/driver.o $(INNER)
 	$(call say,LD,$@)

@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "count.h"
 #include "resume_support.h"
 
 enum { SAVES = 3, KEEP = 2 };
@@ -282,6 +283,7 @@ static void die_everywhere(const char *name, Way how)
         }
     }
     print_message("%s: %d deaths survived\n", name, which - 1);
+    count_more(COUNTED_DEATHS, which - 1);
     assert_true(which > 100);
 }
 
@@ -327,6 +329,7 @@ static void test_dies_again_and_again(void **state)
         assert_true(i < 1000);
     }
     print_message("%d deaths on the way\n", deaths);
+    count_more(COUNTED_DEATHS, deaths);
     assert_true(deaths > 2);
 }
 
@@ -375,6 +378,7 @@ static void fail_everywhere(int error)
             break;
     }
     print_message("%s: %d of %d failures reported\n", strerror(error), reported, which - 1);
+    count_more(COUNTED_CALLS, which - 1);
     assert_true(reported > 20 && which > 40);
 }
 
@@ -479,6 +483,7 @@ static void test_command_killed(void **state)
     assert_true(same_file(at("run/step-00000012/optimizer.safetensors"),
                           at("reference/step-00000012/optimizer.safetensors")));
     print_message("%d runs killed, %d came to their end\n", kills, ends);
+    count_more(COUNTED_KILLS, kills);
 }
 
 #define CRASH(name) cmocka_unit_test_setup_teardown(name, make_crash_folder, remove_crash_folder)

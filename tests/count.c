@@ -1,0 +1,50 @@
+/* See count.h. memtrack_fail_nth is wrapped by the linker, so that every test that fails an allocation is
+ * counted without saying so. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "../memtrack/memtrack.h"
+#include "count.h"
+
+static const char *const names[] = {
+#define X(id, name) name,
+    COUNTED(X)
+#undef X
+};
+
+static long counts[COUNTED_KINDS];
+
+void count_more(Counted what, int times)
+{
+    counts[what] += times;
+}
+
+void __real_brim_memtrack_fail_nth(uint64_t n);
+void __wrap_brim_memtrack_fail_nth(uint64_t n);
+
+/* An allocation failed when one was asked to and none is still to come. A scenario is a row of growing
+ * numbers. */
+void __wrap_brim_memtrack_fail_nth(uint64_t n)
+{
+    static uint64_t asked, last = UINT64_MAX;
+    counts[COUNTED_ALLOCATIONS] += asked > 0 && !memtrack_fail_pending();
+    if (n > 0) {
+        counts[COUNTED_SCENARIOS] += n <= last;
+        last = n;
+    }
+    asked = n;
+    __real_brim_memtrack_fail_nth(n);
+}
+
+/* A line of numbers and words for each, into the file that BRIM_COUNT names. */
+static void __attribute__((destructor)) tell(void)
+{
+    const char *path = getenv("BRIM_COUNT");
+    FILE *file = path && path[0] ? fopen(path, "a") : NULL;
+    for (int i = 0; file && i < COUNTED_KINDS; i++)
+        if (counts[i])
+            fprintf(file, "%ld %s\n", counts[i], names[i]);
+    if (file)
+        fclose(file);
+}
