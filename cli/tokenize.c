@@ -226,6 +226,7 @@ static int decode(const Request *r, Tokenizer *t)
 int command_tokenize(int argc, char **argv)
 {
     static Request r;
+    memset(&r, 0, sizeof r);
     if (parse(&r, argc, argv))
         return EXIT_USAGE;
     if (r.train)

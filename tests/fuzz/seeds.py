@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Seed corpora for the fuzz targets, from the tests' own fixtures: seeds.py TARGET FOLDER."""
+"""Seed corpora for the fuzz targets, from the tests' own fixtures and found/TARGET-*, inputs that once failed:
+seeds.py TARGET FOLDER."""
 import glob
 import gzip
 import json
@@ -107,6 +108,49 @@ def html():
     yield log + PARTS + log
 
 
+def weights():
+    """Right files of each model, with each edit, strict and partial; a file and a header by themselves."""
+    for model in range(6):
+        for kind in (2, 3):
+            yield bytes([model, kind])
+            yield bytes([model | 16, kind])
+            for what in range(10):
+                for how in (1, 66):
+                    yield bytes([model | (32 if how > 1 else 0), kind, what, what, how])
+        for i in range(10):
+            yield bytes([model, 2, 0, 9, i | (128 if model else 0)])
+        yield bytes([model, 2]) + b"".join(bytes([i, 4, 0]) for i in range(12))  # the prefix gone
+    header = {"layers.0.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+              "layers.0.bias": {"dtype": "BF16", "shape": [2], "data_offsets": [24, 28]}}
+    yield b"\0\0" + tensors(header, bytes(28))
+    yield b"\0\1" + json.dumps(header).encode() + PARTS + bytes(28)
+    header["layers.0.bias"]["dtype"] = "F16"
+    yield b"\0\1" + json.dumps(header).encode() + PARTS + bytes(28)
+    header["layers.0.bias"]["shape"] = [2, 1]
+    yield b"\x20\1" + json.dumps(header).encode() + PARTS + bytes(28)
+
+
+TEXTS = (b"", b"a", b"abab. Ab, \xc3\xa9\xe4\xbd\xa0 the end\n" * 6, b"\xff\xc3(\xe2\x28\xa1\xf0\x9f\x98 x\0y" * 9,
+         "don't we'll 12345   caf\u00e9 \u4f60\u597d \U0001f600\r\n\t<s>[MASK]".encode() * 5, bytes(range(256)))
+
+
+def text():
+    for how in (0, 1, 4, 8, 12, 16, 20, 32, 128, 136):
+        for tokenizer in range(4):
+            for i, data in enumerate(TEXTS):
+                yield bytes([how, 3 + i * 4, tokenizer | (4 if i & 1 else 0)]) + data
+    yield bytes([0, 0, 0]) + TEXTS[2]
+    yield bytes([0, 0x43, 0x80]) + TEXTS[2]
+
+
+def bpe_train():
+    for data in TEXTS:
+        for vocab, how in ((3, 0), (10, 1), (255, 0), (40, 4), (40, 12), (40, 28)):
+            yield bytes([vocab, how]) + data
+    yield bytes([255, 0]) + b"a" * 4000
+    yield bytes([255, 0]) + b" the<s>theethe the" * 40
+
+
 STATE = """{"checkpoint": {
  "version": 1, "brim": "0.1.0", "step": 1, "threads": 2,
  "settings": {"model": "mlp", "batch": "2"},
@@ -124,21 +168,71 @@ def state():
     yield body.replace(b'"bytes": 8', b'"bytes": -1')
     yield body + b',\n"crc32": "%08x"}\n' % zlib.crc32(body)
     yield b'{"checkpoint": {}'
+    # With the sizes and checksums that the target's own files have, and with a file of the optimizer's.
+    body = re.sub(r'"bytes": 8, "crc32": [0-9]+', lambda _: "@SUM@", body.decode())
+    body = body.replace("@SUM@", "@MODEL@", 1).replace("@SUM@", "@OTHER@", 1).encode()
+    yield body
+    yield body.replace(b'"kept": ["layers.0.weight"]', b'"kept": []')
+    of_each = (("exp_avg", "F32", 24, 8), ("exp_avg_sq", "F32", 24, 8), ("step", "I64", 8, 8))
+    header, at = {}, 0
+    for parameter, shape, which in (("layers.0.weight", [2, 3], 2), ("layers.0.bias", [2], 3)):
+        for entry in of_each:
+            size = entry[which]
+            header[f"{parameter}.{entry[0]}"] = {"dtype": entry[1], "shape": shape if entry[1] == "F32" else [],
+                                                 "data_offsets": [at, at + size]}
+            at += size
+    yield body + PARTS + json.dumps(header).encode() + PARTS + bytes(at)
+    yield body + PARTS + json.dumps(header).encode().replace(b"I64", b"U64") + PARTS + bytes(at)
+    yield body + PARTS + json.dumps(header).encode() + PARTS + b"\xff" * at
+
+
+COMMANDS = (
+    "train", "plan\n--model\nllama-tiny\n--batch\n4\n--seq\n64\n--checkpoint\nselective+2\n--json",
+    "compare\n--batch\n1,2,4\n--seq\n32,64\n--optimizer\nadamw,sgd", "fit\n--model\nbert-tiny\n--budget\n2GiB",
+    "generate\n--model\ngpt2-tiny\n--prompt\nOnce\n--tokens\n10\n--top-k\n5\n--top-p\n0.9\n--temperature\n0",
+    "plan\n--budget\n1.5GB\n--checkpoint\nauto\n--attention\nflash\n--zero-grad\nkeep\n--lr\n1e-3\n--clip\n0",
+    "train\n--fused-step\n--accumulate\n4", "train\n--data\nx.bin\n--vocab\n300\n--save\nd\n--save-every\n10\n--keep\n3",
+    "train\n--model=mlp\n--epochs=2\n--seed\n18446744073709551615\n--warmup\n10\n--schedule\nlinear", "gpus\n--json",
+    "plan\n--inference\n--reserve\n0\n--loss-chunk\n16\n--dropout\n0.1\n--weight-decay\n-1", "models",
+    "train\n--steps\n9223372036854775807\n--max-samples\n-1\n--threads\n999999999999",
+    "compare\n--batch\n,,,,\n--model\nmlp,,gpt2", "train\n--init\nd\n--init-partial\n--export\nx\n--export-dtype\nbf16",
+    "tokenize\n--train\nkjv.txt\n--vocab\n4096\n--min-count\n3\n--special\n<s>,</s>\n--out\nt.json\n--json",
+    "tokenize\n--tokenizer\nt.json\n--decode\n1\n2\n3", "tokenize\n--tokenizer\nt.json\ntext\n-o\nids.bin", "tokenize\n-",
+    "report\nrun.jsonl\n--html=o\n--csv\nc\n--torch-snapshot\ns", "report\na.jsonl\nb.jsonl\n--html\nboth", "report\na\nb\nc",
+    "report\n--massif\nrun.jsonl\n--jsonl", "help\ntrain", "help\nnone", "help", "fit\n--card\nt4,h100\n--memory\n4GiB,,1B\n--reserve\n0",
+    "compare\n--checkpoint\nnone,blocks,cc+.,selective\n--csv\n--run\n2", "plan\n--textbook\n--cpu\n-1", "train\n--resume\nd\n--quiet")
+
+# With the folder of fuzz_commands.c.
+LEVERS = "--batch\n2\n--seq\n8\n--steps\n2\n--threads\n1"
+FOLDER = (
+    f"train\n--model\nl\n{LEVERS}\n--data\ntext\n--log\no.jsonl\n\nreport\no.jsonl\n--html\np\n--trace\nq\n--massif\nr",
+    f"train\n--init\nl\n{LEVERS}\n--save\ns\n--save-every\n1\n--steps\n1\n\ntrain\n--init\nl\n{LEVERS}\n--save\ns\n--resume\ns",
+    f"train\n--init\ng\n{LEVERS}\n--export\ne\n--export-dtype\nbf16\n--sample\n4\n--prompt\nab\n\ngenerate\n--init\ne\n--tokens\n3",
+    f"train\n--model\nb\n{LEVERS}\n--tokenizer\nt.json\n--data\ntext\n--json\n--accumulate\n2\n--evaluate-every\n1",
+    f"train\n--model\nl\n{LEVERS}\n--data\nx.bin\n--checkpoint\nblocks\n--attention\neager\n--loss-chunk\n4\n--dropout\n0",
+    "train\n--model\nmlp\n--data\ni\n--steps\n1\n--batch\n2\n--optimizer\nsgd-momentum\n--fused-step\n--threads\n1",
+    "generate\n--init\nl\n--tokenizer\nt.json\n--prompt\nThe ab\n--tokens\n4\n--json\n--batch\n2",
+    "generate\n--init\ng\n--prompt\n\xc3\xff\n--tokens\n8\n--seq\n6\n--prefill\n2\n--temperature\n0",
+    "tokenize\n--train\ntext\n--vocab\n300\n--out\nn.json\n\ntokenize\n--tokenizer\nn.json\ntext\n-o\nn.bin\n\n"
+    f"train\n--model\nl\n--vocab\n300\n--tokenizer\nn.json\n--data\nn.bin\n{LEVERS}",
+    "tokenize\n--tokenizer\nt.json\ntext\n--json\n\ntokenize\n--tokenizer\nt.json\n--decode\n1\n2\n3\n--json",
+    "report\nrun.jsonl\n\nreport\nrun.jsonl\n--torch-snapshot\ns\n--csv\nc\n--jsonl\nj\n\nreport\nrun.jsonl\nrun.jsonl\n--html\nh",
+    "plan\n--model\nl\n--batch\n2\n--seq\n8\n--textbook\n--steps\n2\n\nplan\n--model\nl\n--inference\n--seq\n8\n--steps\n2\n--json",
+    f"plan\n--model\nl\n{LEVERS}\n--checkpoint\nauto\n--budget\n100kB\n\nplan\n--model\nl\n{LEVERS}\n--budget\n1kB\n--json",
+    f"compare\n--model\nl\n{LEVERS}\n\ncompare\n--model\nl\n{LEVERS}\n--batch\n1,2\n--csv", "models\n--json\n\ngpus\n\nversion\n\nhelp",
+    f"compare\n--model\ng,b\n{LEVERS}\n--json\n\nhelp\nfit\n\n--help\n\nplan\n-h",
+    f"fit\n--model\ng\n{LEVERS}\n--memory\n2MiB\n--reserve\n0\n\nfit\n--model\nl\n{LEVERS}\n--card\nt4\n--json",
+    f"demo\n--model\nl\n{LEVERS}\n--data\ntext", "plan\n--model\nl/config.json\n--steps\n1\n--init\nl/model.safetensors\n--init-partial")
 
 
 def cli():
-    lines = (
-        "train", "plan\n--model\nllama-tiny\n--batch\n4\n--seq\n64\n--checkpoint\nselective+2\n--json",
-        "compare\n--batch\n1,2,4\n--seq\n32,64\n--optimizer\nadamw,sgd", "fit\n--model\nbert-tiny\n--budget\n2GiB",
-        "generate\n--model\ngpt2-tiny\n--prompt\nOnce\n--tokens\n10\n--top-k\n5\n--top-p\n0.9\n--temperature\n0",
-        "plan\n--budget\n1.5GB\n--checkpoint\nauto\n--attention\nflash\n--zero-grad\nkeep\n--lr\n1e-3\n--clip\n0",
-        "train\n--fused-step\n--accumulate\n4", "train\n--data\nx.bin\n--vocab\n300\n--save\nd\n--save-every\n10\n--keep\n3",
-        "train\n--model=mlp\n--epochs=2\n--seed\n18446744073709551615\n--warmup\n10\n--schedule\nlinear", "gpus\n--json",
-        "plan\n--inference\n--reserve\n0\n--loss-chunk\n16\n--dropout\n0.1\n--weight-decay\n-1", "models",
-        "train\n--steps\n9223372036854775807\n--max-samples\n-1\n--threads\n999999999999",
-        "compare\n--batch\n,,,,\n--model\nmlp,,gpt2", "train\n--init\nd\n--init-partial\n--export\nx\n--export-dtype\nbf16")
-    for line in lines:
-        yield line.encode()
+    for line in COMMANDS + FOLDER:
+        yield line.split("\n\n", maxsplit=1)[0].encode("latin1")
+
+
+def commands():
+    for line in FOLDER + COMMANDS:
+        yield line.encode("latin1")
 
 
 def main():
@@ -147,8 +241,9 @@ def main():
     words = {b"-1", b"1e999", b"9223372036854775807", b"18446744073709551616", b"null", b"[]", b"{}", b"\\u0000", b"0.5",
              b"2147483647", PARTS}
     os.makedirs(folder, exist_ok=True)
-    for i, data in enumerate(globals()[name]()):
-        with open(os.path.join(folder, f"seed-{i:02}"), "wb") as file:
+    found = [open(path, "rb").read() for path in sorted(glob.glob(os.path.join(HERE, "found", name + "-*")))]
+    for i, data in enumerate(list(globals()[name]()) + found):
+        with open(os.path.join(folder, f"seed-{i:03}"), "wb") as file:
             file.write(data)
         words.update(re.findall(rb'"[\w. #<>\[\]/-]{1,28}"|--[a-z-]+', data))
     with open(folder + ".dict", "w", encoding="ascii") as file:
