@@ -193,7 +193,7 @@ tokenizers: $(BUILD)/libbrim.so
 
 # Each parser with clang's libFuzzer and sanitizers, in build-fuzz. TARGET="cli idx" for some, SECONDS for each.
 fuzz:
-	@MAKE="$(MAKE)" JOBS="$(JOBS)" tests/fuzz/run $(or $(SECONDS),60) $(TARGET)
+	@MAKE="$(MAKE)" JOBS="$(JOBS)" COVERAGE="$(COVERAGE)" tests/fuzz/run $(or $(SECONDS),60) $(TARGET)
 
 # ARGS="--quick bench-mlp" narrows it.
 bench: $(BENCHES)
