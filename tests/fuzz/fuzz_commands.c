@@ -81,14 +81,17 @@ static void fill(void)
 {
     static const char tokenizer[] =
         "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"unk_token\":\"u\",\"vocab\":{\"u\":0,\"a\":1,"
-        "\"b\":2,\"ab\":3,\"T\":4,\"h\":5,\"e\":6},\"merges\":[\"a b\"]}}";
+        "\"b\":2,\"ab\":3,\"T\":4,\"h\":5,\"e\":6,\"[CLS]\":7,\"[SEP]\":8,\"[MASK]\":9},\"merges\":[\"a "
+        "b\"]}}";
     static const char *const folders[] = {"l", "g", "b", "i"};
     static Kept kept[1 + 2 * SMALL];
-    static char text[1024];
+    static char text[1024], ids[sizeof text];
     static int count;
     if (!count) {
         count = make_kept(kept, "tests/fuzz/run.jsonl");
         data_corpus(1, text, sizeof text);
+        for (size_t i = 0; i < sizeof ids; i += 2)
+            ids[i] = text[i];
     }
     fuzz_folder_empty();
     for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++)
@@ -97,7 +100,7 @@ static void fill(void)
         put(kept[i].name, kept[i].bytes, kept[i].size);
     put("t.json", tokenizer, sizeof tokenizer - 1);
     put("text", text, sizeof text);
-    put("x.bin", text, sizeof text);
+    put("x.bin", ids, sizeof ids);
     put_images();
 }
 
@@ -124,8 +127,8 @@ static int is_short(const Options *o)
 {
     int64_t samples = (int64_t)o->batch * o->accumulate;
     return small_model(&o->preset) && o->epochs <= 1 && o->steps <= 2 && samples >= 4 * o->epochs &&
-           samples <= 16 && o->seq <= 64 && (o->seq >= 4 || !o->epochs) && o->tokens <= 16 &&
-           o->sample <= 16 && !o->run_steps && o->threads <= 2;
+           samples <= 16 && o->seq <= 64 && (o->seq >= 4 || !o->epochs) &&
+           (o->tokens <= 16 || !o->generate) && o->sample <= 16 && !o->run_steps && o->threads <= 2;
 }
 
 /* Commands that print alone, or have options of their own, are. */

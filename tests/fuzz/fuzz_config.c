@@ -1,7 +1,7 @@
 /* config.json, and the small ones of the models that it describes, on meta; written and read again. */
 #include "../../io/io.h"
 #include "../../io/weights.h"
-#include "fuzz.h"
+#include "fuzz_json.h"
 
 static int layers(const ModelPreset *preset)
 {
@@ -52,4 +52,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     fuzz_end();
     return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    return fuzz_json_mutate(data, size, max, seed, 0, 0);
 }

@@ -6,7 +6,7 @@
 #include <zlib.h>
 
 #include "../../io/checkpoint_.h"
-#include "fuzz.h"
+#include "fuzz_json.h"
 
 #define TAIL ",\n\"crc32\": \"%08" PRIx32 "\"}\n"
 
@@ -121,4 +121,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     text.size += (size_t)sprintf((char *)text.at + text.size, TAIL, (uint32_t)crc32_z(0, text.at, text.size));
     one(text.at, text.size, size & 1);
     return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    return fuzz_json_mutate(data, size, max, seed, 0, 0);
 }

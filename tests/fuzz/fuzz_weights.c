@@ -6,7 +6,7 @@
 
 #include "../../io/io.h"
 #include "../../io/weights.h"
-#include "fuzz.h"
+#include "fuzz_json.h"
 
 enum { ITEMS = 96, NAME = 96, ELEMENTS = 4096 };
 
@@ -240,4 +240,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         load(model, path, partial != 0, meta != 0);
     fuzz_end();
     return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    return fuzz_json_mutate(data, size, max, seed, 2, 0);
 }

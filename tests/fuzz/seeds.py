@@ -20,6 +20,34 @@ def tensors(header, data=b"", pad=0):
     return struct.pack("<Q", len(text)) + text + data
 
 
+WRONG = (None, True, -1, 0, 1 << 40, 0.5, "x", "", [], {}, [None], "\u0130\0 \U0001f600")
+
+
+def twisted(document, most=6):
+    """The document with one value gone, twice or wrong, each in turn; of long objects and lists the first few."""
+    def places(value, path):
+        items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else [])
+        for key, inner in items[:most]:
+            yield path + [key]
+            yield from places(inner, path + [key])
+
+    text = json.dumps(document)
+    for path in places(document, []):
+        for wrong in (..., *WRONG):
+            copy = json.loads(text)
+            at = copy
+            for key in path[:-1]:
+                at = at[key]
+            if wrong is not ...:
+                at[path[-1]] = wrong
+            elif isinstance(at, dict):
+                at["other"] = at.pop(path[-1])
+            else:
+                at.append(at.pop(path[-1]))
+                at.append(at[-1])
+            yield json.dumps(copy, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
 def safetensors():
     def tensor(dtype, shape, first, last):
         return {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}
@@ -34,6 +62,11 @@ def safetensors():
     yield struct.pack("<Q", 1 << 40) + b"{}"
     yield tensors("[" * 3000)
     yield tensors("{}")
+    header = {"__metadata__": {"a": "b"}, "a": tensor("F32", [2, 3], 0, 24), "b": tensor("BF16", [4], 24, 32)}
+    for text in twisted(header):
+        yield tensors(text.decode(), bytes(32))
+    yield b"PK\3\4" + b"x" * 20
+    yield b"version https://git-lfs.github.com/spec/v1"
 
 
 def safetensors_index():
@@ -41,6 +74,8 @@ def safetensors_index():
     for weights in ({"a": "a", "b": "b"}, {"a": "a"}, {"a": "../outside"}, {"a": "/etc/passwd"}, {"a": "..", "b": "b"}):
         yield json.dumps({"metadata": {"total_size": 8}, "weight_map": weights}).encode() + PARTS + shard
     yield b'{"weight_map": {"a": 1}}'
+    for text in twisted({"metadata": {"total_size": 8}, "weight_map": {"a": "a", "b": "b"}}):
+        yield text + PARTS + shard
 
 
 def config():
@@ -51,10 +86,48 @@ def config():
         pieces = re.findall(r"\"([^\"]*)\"|([a-z]+)", body)
         text = "".join(a if not b else {"tied": "true", "more": "", "layers": "2", "heads": "8", "kv": "4"}.get(b, "64")
                        for a, b in pieces)
-        yield text.replace("'", '"').encode()
+        text = text.replace("'", '"')
+        yield text.encode()
+        for other in twisted(json.loads(text), most=40):
+            yield other
+
+
+# What the reader of patterns refuses, what it rewrites, and what PCRE2 does not compile.
+PATTERNS = r"""\s+ \S \w \W+ \d{1,3} \D \h \H [\W] [\D] [\H] [\w\d\s\S] \pL \p{L} \P{Lu} \p{^L} [\p{^L}] \p{Han} \p{Alphabetic} \p{None}
+a\ (*FAIL) (?=a) (?!a) (?<=a) (?<!a) (?>a|b) (?i:A) (?i)a (?<n>a)\k<n> (a)\1 (?#c) [a&&b] [[:alpha:]] []a] [^a-z] [a-\x41] a{1,2}+ a++ a*? (a (
+[ {1} a{,2} a{99999} \x{41} \u0041 \Qa\E ^a$ \ba\B \A \z . (?s). (?m)^ \R \X \K \G (?R) (?1) (a|ab)(c|bcd)* x{1000}{1000} \e\a\t\n\r\f\v \cA \0 \101""".split()
+
+
+def small(document):
+    """A tokenizer with only the first tokens of its vocabulary, and the merges among them."""
+    model = document["model"]
+    model["vocab"] = {token: i for token, i in model["vocab"].items() if i < 24}
+    if "merges" in model:
+        pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
+        known = set(model["vocab"])
+        model["merges"] = [m for m, (a, b) in zip(model["merges"], pairs) if {a, b, a + b} <= known]
+    document["added_tokens"] = [t for t in document.get("added_tokens", []) if t["id"] < 24]
+    return document
 
 
 def tokenizer():
+    for path in sorted(glob.glob(os.path.join(TESTS, "tokenizers", "fixtures", "*.json"))):
+        if not path.endswith(".cases.json"):
+            yield from twisted(small(json.load(open(path, encoding="utf-8"))), most=4)
+    byte_level = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}
+    for pattern in PATTERNS:
+        for behavior in ("Isolated", "MergedWithNext"):
+            split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
+            yield json.dumps({"pre_tokenizer": split, "model": byte_level}).encode() + PARTS + b"ab a\nAB 12 c"
+        replace = {"type": "Replace", "pattern": {"Regex": pattern}, "content": "a"}
+        yield json.dumps({"normalizer": replace, "decoder": replace, "model": byte_level}).encode() + PARTS + b"ab"
+    for kind in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt"):
+        yield json.dumps({"normalizer": {"type": kind}, "model": byte_level}).encode() + PARTS + (
+            "I\u0130\u01c5\ufb01\u1e9b\u0323 \u03a3 \u03b1\u03c2 \ud55c\u0344 \u00e9" .encode() * 3)
+    yield b'{"model":{"type":"BPE","unk_token":"none","vocab":{"a":0},"merges":[]}}' + PARTS + b"b"
+    words = {"content": "ab", "id": 0, "single_word": True, "lstrip": True, "rstrip": True, "normalized": False}
+    yield json.dumps({"added_tokens": [words], "model": {"vocab": {"ab": 0, "b": 1}, "merges": []}}).encode() + PARTS + (
+        "ab cab ab\u00e9  ab \u2003ab\u3000x".encode())
     for path in sorted(glob.glob(os.path.join(TESTS, "tokenizers", "fixtures", "*.json"))):
         if not path.endswith(".cases.json"):
             data = open(path, "rb").read()
@@ -99,11 +172,16 @@ def runlog():
     yield log[: len(log) // 2]
     for i in range(1, len(lines)):
         yield lines[0] + lines[i]
+    for i, line in enumerate(lines):
+        before = b"".join(lines[:i]) if i < 4 else lines[0]
+        for text in twisted(json.loads(line), most=3 if i else 12):
+            yield before + text + b"\n" + b"".join(lines[i + 1 : i + 2])
 
 
 def html():
-    for log in runlog():
-        yield log
+    for i, log in enumerate(runlog()):
+        if i < 20 or i % 7 == 0:
+            yield log
     log = open(os.path.join(HERE, "run.jsonl"), "rb").read()
     yield log + PARTS + log
 
@@ -168,6 +246,10 @@ def state():
     yield body.replace(b'"bytes": 8', b'"bytes": -1')
     yield body + b',\n"crc32": "%08x"}\n' % zlib.crc32(body)
     yield b'{"checkpoint": {}'
+    crc32 = {"bytes": 8, "crc32": crc}
+    for text in twisted(json.loads(STATE.split(": ", 1)[1] % (crc, crc)), most=10):
+        yield b'{"checkpoint": ' + text.replace(json.dumps(crc32).encode(), b"{@MODEL@}", 1).replace(
+            json.dumps(crc32).encode(), b"{@OTHER@}")
     # With the sizes and checksums that the target's own files have, and with a file of the optimizer's.
     body = re.sub(r'"bytes": 8, "crc32": [0-9]+', lambda _: "@SUM@", body.decode())
     body = body.replace("@SUM@", "@MODEL@", 1).replace("@SUM@", "@OTHER@", 1).encode()
@@ -243,7 +325,7 @@ def main():
     os.makedirs(folder, exist_ok=True)
     found = [open(path, "rb").read() for path in sorted(glob.glob(os.path.join(HERE, "found", name + "-*")))]
     for i, data in enumerate(list(globals()[name]()) + found):
-        with open(os.path.join(folder, f"seed-{i:03}"), "wb") as file:
+        with open(os.path.join(folder, f"seed-{i:05}"), "wb") as file:
             file.write(data)
         words.update(re.findall(rb'"[\w. #<>\[\]/-]{1,28}"|--[a-z-]+', data))
     with open(folder + ".dict", "w", encoding="ascii") as file:
