@@ -1,6 +1,6 @@
 /* Whole commands, an argument a line, an empty line between two, in a folder with small files of every kind:
- * directories of models (l, g, b), a tokenizer, a text, ids, images, a run log. Commands that would take long
- * are not run. */
+ * directories of models (l, g, b, one whose name is no UTF-8), a tokenizer, a text, ids, images, a run log.
+ * With --json what is done prints one object. Commands that would take long are not run. */
 #include "../../cli/cli.h"
 #include "fuzz_folder.h"
 
@@ -83,7 +83,7 @@ static void fill(void)
         "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"unk_token\":\"u\",\"vocab\":{\"u\":0,\"a\":1,"
         "\"b\":2,\"ab\":3,\"T\":4,\"h\":5,\"e\":6,\"[CLS]\":7,\"[SEP]\":8,\"[MASK]\":9},\"merges\":[\"a "
         "b\"]}}";
-    static const char *const folders[] = {"l", "g", "b", "i"};
+    static const char *const folders[] = {"l", "g", "b", "i", "\xe9"};
     static Kept kept[1 + 2 * SMALL];
     static char text[1024], ids[sizeof text];
     static int count;
@@ -98,6 +98,7 @@ static void fill(void)
         fuzz_check(!mkdir(folders[i], 0700), "no folder");
     for (int i = 0; i < count; i++)
         put(kept[i].name, kept[i].bytes, kept[i].size);
+    put("\xe9/config.json", kept[1].bytes, kept[1].size);
     put("t.json", tokenizer, sizeof tokenizer - 1);
     put("text", text, sizeof text);
     put("x.bin", ids, sizeof ids);
@@ -123,45 +124,84 @@ static int small_model(const ModelPreset *p)
     }
 }
 
-static int is_short(const Options *o)
+static int is_short(const Options *o, int trains)
 {
     int64_t samples = (int64_t)o->batch * o->accumulate;
-    return small_model(&o->preset) && o->epochs <= 1 && o->steps <= 2 && samples >= 4 * o->epochs &&
-           samples <= 16 && o->seq <= 64 && (o->seq >= 4 || !o->epochs) &&
-           (o->tokens <= 16 || !o->generate) && o->sample <= 16 && !o->run_steps && o->threads <= 2;
+    if (!small_model(&o->preset) || samples > 16 || o->seq > 64 || o->run_steps || o->threads > 2)
+        return 0;
+    if (o->generate)
+        return o->tokens <= 16;
+    return !trains ||
+           (o->sample <= 16 && o->steps <= 2 && (!o->epochs || (o->epochs == 1 && samples * o->seq >= 64)));
 }
 
 /* Commands that print alone, or have options of their own, are. */
-static int runs_briefly(const FuzzArguments *a)
+static int runs_briefly(FuzzArguments *a)
 {
     static Options sets[SETS_MAX];
-    static const char *const trains[] = {"train", "plan", "compare", "fit", "generate", "demo"};
-    for (size_t i = 0; i < sizeof trains / sizeof trains[0]; i++) {
-        if (strcmp(a->item[0], trains[i]))
+    static const char *const long_ones[] = {"train", "demo", "plan", "compare", "fit", "generate"};
+    for (size_t i = 0; i < sizeof long_ones / sizeof long_ones[0]; i++) {
+        if (strcmp(a->item[0], long_ones[i]))
             continue;
-        int most = i == 2 ? SETS_MAX : 1, found;
         char text[sizeof a->text]; /* lists are cut in place */
         memcpy(text, a->text, sizeof text);
-        found = options_parse(sets, most, a->item[0], a->count - 1, (char **)a->item + 1);
-        memcpy((char *)a->text, text, sizeof text);
+        int found = options_parse(sets, !strcmp(a->item[0], "compare") ? SETS_MAX : 1, a->item[0],
+                                  a->count - 1, a->item + 1);
+        memcpy(a->text, text, sizeof text);
         for (int k = 0; k < found; k++)
-            if (!is_short(&sets[k]) || found > 4)
+            if (found > 4 || !is_short(&sets[k], i < 2))
                 return 0;
     }
     return 1;
 }
 
+static int has(const FuzzArguments *a, const char *argument)
+{
+    for (int i = 0; i < a->count; i++)
+        if (!strcmp(a->item[i], argument))
+            return 1;
+    return 0;
+}
+
+/* Whether what is printed, when the command is done, is to be an object. */
+static int prints_json(const FuzzArguments *a)
+{
+    static const char *const others[] = {"help", "version", "--version", "report", "demo"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (!strcmp(a->item[0], others[i]))
+            return 0;
+    return has(a, "--json") && !has(a, "--help") && !has(a, "-h");
+}
+
+/* Runs the command; returns its exit code, and what it printed, to be freed. */
+static int run_command(int count, char **all, char **printed, size_t *size)
+{
+    FILE *real = stdout;
+    stdout = open_memstream(printed, size);
+    int status = brim_main(count, all);
+    fclose(stdout);
+    stdout = real;
+    return status;
+}
+
 static void run(const char *data, size_t size)
 {
     static FuzzArguments a;
-    char *all[FUZZ_ARGUMENTS + 2] = {(char[]){"brim"}};
+    char *all[FUZZ_ARGUMENTS + 2] = {(char[]){"brim"}}, *printed = NULL;
+    size_t length = 0;
     fuzz_arguments(&a, data, size);
     if (!runs_briefly(&a))
         return;
     memcpy(all + 1, a.item, sizeof a.item);
-    int status = brim_main(a.count + 1, all);
+    int json = prints_json(&a), status = run_command(a.count + 1, all, &printed, &length);
     fuzz_check(status == EXIT_DONE || status == EXIT_NO || status == EXIT_USAGE,
                "an exit code of no meaning");
+    if (json && status == EXIT_DONE) {
+        json_t *object = json_loadb(printed, length, JSON_ALLOW_NUL, NULL);
+        fuzz_check(object != NULL, "what --json prints is no JSON");
+        json_decref(object);
+    }
+    free(printed);
     error_clear();
 }
 

@@ -28,6 +28,14 @@ static Module *small_model(void)
     return nn_mlp(&(MlpConfig){.sizes = {3, 2}});
 }
 
+static Loader *small_data(void)
+{
+    static const float features[12] = {1, 2, 3};
+    static const int32_t labels[4] = {0, 1, 1, 0};
+    return data_table(
+        &(TableOptions){.features = features, .labels = labels, .count = 4, .width = 3, .batch = 2});
+}
+
 /* The files of a run that was saved before its first step. */
 static void make_files(Bytes *model, Bytes *other)
 {
@@ -86,6 +94,9 @@ static void load(const CheckpointRun *run)
     fuzz_agree(io_find_checkpoint(directory, &found) != 0);
     error_clear();
     fuzz_agree(io_load_checkpoint(checkpoint, run, &found) != 0);
+    for (int step = 0; run->loader && !error_code() && step < 2; step++)
+        while (data_next(run->loader))
+            ;
     error_clear();
 }
 
@@ -97,6 +108,7 @@ static void one(const void *data, size_t size, int meta)
     Module *model = small_model();
     CheckpointRun run = {.model = model,
                          .optimizer = optim_by_name("adamw", nn_parameters(model), 0, 0),
+                         .loader = memmem(data, size, "\"data\"", 6) ? small_data() : NULL,
                          .settings = settings,
                          .setting_count = 2};
     load(&run);

@@ -247,14 +247,15 @@ def state():
     yield body + b',\n"crc32": "%08x"}\n' % zlib.crc32(body)
     yield b'{"checkpoint": {}'
     crc32 = {"bytes": 8, "crc32": crc}
-    for text in twisted(json.loads(STATE.split(": ", 1)[1] % (crc, crc)), most=10):
+    right = STATE.replace('"random": {"seed": 1', '"random": {"seed": 0').replace("60000", "4")
+    for text in twisted(json.loads(right.split(": ", 1)[1] % (crc, crc)), most=10):
         yield b'{"checkpoint": ' + text.replace(json.dumps(crc32).encode(), b"{@MODEL@}", 1).replace(
             json.dumps(crc32).encode(), b"{@OTHER@}")
     # With the sizes and checksums that the target's own files have, and with a file of the optimizer's.
-    body = re.sub(r'"bytes": 8, "crc32": [0-9]+', lambda _: "@SUM@", body.decode())
+    body = re.sub(r'"bytes": 8, "crc32": [0-9]+', lambda _: "@SUM@", right % (crc, crc))
     body = body.replace("@SUM@", "@MODEL@", 1).replace("@SUM@", "@OTHER@", 1).encode()
     yield body
-    yield body.replace(b'"kept": ["layers.0.weight"]', b'"kept": []')
+    yield body.replace(b'"threads": 2', b'"threads": 1').replace(b'"data"', b'"no data"')
     of_each = (("exp_avg", "F32", 24, 8), ("exp_avg_sq", "F32", 24, 8), ("step", "I64", 8, 8))
     header, at = {}, 0
     for parameter, shape, which in (("layers.0.weight", [2, 3], 2), ("layers.0.bias", [2], 3)):
@@ -266,6 +267,8 @@ def state():
     yield body + PARTS + json.dumps(header).encode() + PARTS + bytes(at)
     yield body + PARTS + json.dumps(header).encode().replace(b"I64", b"U64") + PARTS + bytes(at)
     yield body + PARTS + json.dumps(header).encode() + PARTS + b"\xff" * at
+    for text in twisted(header, most=8):
+        yield body + PARTS + text + PARTS + bytes(at)
 
 
 COMMANDS = (
@@ -304,6 +307,18 @@ FOLDER = (
     f"compare\n--model\nl\n{LEVERS}\n\ncompare\n--model\nl\n{LEVERS}\n--batch\n1,2\n--csv", "models\n--json\n\ngpus\n\nversion\n\nhelp",
     f"compare\n--model\ng,b\n{LEVERS}\n--json\n\nhelp\nfit\n\n--help\n\nplan\n-h",
     f"fit\n--model\ng\n{LEVERS}\n--memory\n2MiB\n--reserve\n0\n\nfit\n--model\nl\n{LEVERS}\n--card\nt4\n--json",
+    "plan\n--model\n\xe9\n--json\n\nplan\n--model\n\xe9\n--inference\n--json\n\ngenerate\n--model\n\xe9\n--tokens\n2\n--json\n--prompt\n\xe9\xc3",
+    f"compare\n--model\n\xe9,g\n--json\n{LEVERS}\n\nfit\n--model\n\xe9\n{LEVERS}\n--json\n--memory\n1MB\n--reserve\n0",
+    f"train\n--model\n\xe9\n{LEVERS}\n--json\n--log\no\n--data\ntext\n--schedule\nconstant\n--lr\n1e18\n\nreport\no\n--jsonl\nq\n\nreport\no",
+    "tokenize\n--train\ntext\n--vocab\n300\n--out\n\xe9x\n--json\n--special\n\xe9,<s>\n\ntokenize\n--tokenizer\n\xe9x\ntext\n-o\n\xe9y\n--json",
+    "plan\n--textbook\n--json\n--model\ng\n\nplan\n--textbook\n--model\nb\n\nplan\n--textbook\n--model\nmlp\n--data\ni",
+    "generate\n--init\nl\n--tokenizer\nt.json\n--prompt\nThe\n--tokens\n8\n\ngenerate\n--model\ng\n--batch\n2\n--tokens\n2\n--budget\n1kB",
+    "generate\n--model\nl\n--seq\n2\n--prompt\nlonger\n\ngenerate\n--model\nb\n\nplan\n--inference\n--model\nl\n--budget\n1kB",
+    f"train\n--model\nl\n{LEVERS}\n--save\ns\n--save-every\n1\n--keep\n1\n\ntrain\n--model\nl\n{LEVERS}\n--save\ns\n\n"
+    f"train\n--model\nl\n{LEVERS}\n--resume\nr\n\ntrain\n--model\nl\n{LEVERS}\n--resume\ns\n--seed\n2",
+    f"train\n--model\nl\n{LEVERS}\n--log\nrun.jsonl\n--save\ns\n\ntrain\n--model\nl\n{LEVERS}\n--save\ns\n--resume\ns\n--log\nrun.jsonl",
+    "fit\n--model\nmlp\n--data\ni\n--batch\n2\n--card\nnone\n\nfit\n--model\nmlp\n--data\ni\n--memory\n1B\n\nfit\n--card\n,,\n--model\ng",
+    "report\nrun.jsonl\n--csv\nrun.jsonl\n\nreport\ntext\n\nreport\nl\n--massif\nm\n\nreport\nrun.jsonl\n--massif\nl",
     f"demo\n--model\nl\n{LEVERS}\n--data\ntext", "plan\n--model\nl/config.json\n--steps\n1\n--init\nl/model.safetensors\n--init-partial")
 
 
