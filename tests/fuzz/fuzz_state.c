@@ -93,7 +93,9 @@ static void load(const CheckpointRun *run)
     error_clear();
     fuzz_agree(io_find_checkpoint(directory, &found) != 0);
     error_clear();
-    fuzz_agree(io_load_checkpoint(checkpoint, run, &found) != 0);
+    fuzz_agree(io_find_checkpoint(checkpoint, &found) != 0);
+    error_clear();
+    fuzz_agree(io_load_checkpoint(run->loader ? directory : checkpoint, run, &found) != 0);
     for (int step = 0; run->loader && !error_code() && step < 2; step++)
         while (data_next(run->loader))
             ;

@@ -90,6 +90,16 @@ def config():
         yield text.encode()
         for other in twisted(json.loads(text), most=40):
             yield other
+    llama = {"model_type": "llama", "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "intermediate_size": 32, "auto_map": {"AutoConfig": "x.Y"}}
+    scaling = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "beta_fast": 32}
+    for more in ({"rope_scaling": scaling}, {"rope_scaling": scaling, "rope_parameters": scaling}, {"head_dim": 1 << 20},
+                 {"rope_scaling": {"type": "linear", "factor": 2}}, {"rope_scaling": {"type": "dynamic", "factor": 2}},
+                 {"model_type": "mistral", "sliding_window": 8, "bos_token_id": 1, "x_token_id": 2},
+                 {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+                 {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]},
+                 {"model_type": "qwen2", "layer_types": ["full_attention", "x"]}, {"model_type": "qwen2", "layer_types": [1]}):
+        yield json.dumps({**llama, **more}).encode()
 
 
 # What the reader of patterns refuses, what it rewrites, and what PCRE2 does not compile.
@@ -124,6 +134,23 @@ def tokenizer():
     for kind in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt"):
         yield json.dumps({"normalizer": {"type": kind}, "model": byte_level}).encode() + PARTS + (
             "I\u0130\u01c5\ufb01\u1e9b\u0323 \u03a3 \u03b1\u03c2 \ud55c\u0344 \u00e9" .encode() * 3)
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}
+    split = {"type": "Split", "pattern": {"String": "a"}, "behavior": "Removed", "invert": True}
+    deep = step
+    for _ in range(80):
+        deep = {"type": "Sequence", "normalizers": [deep]}
+    for part in ({"normalizer": deep}, {"normalizer": {"type": "Sequence", "normalizers": [step] * 70}},
+                 {"decoder": {"type": "Sequence", "decoders": [step] * 70}},
+                 {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split] * 70}},
+                 {"pre_tokenizer": {"type": "Metaspace", "replacement": "ab"}}, {"pre_tokenizer": {"type": "Metaspace", "replacement": ""}},
+                 {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}},
+                 {"normalizer": {"type": "Replace", "pattern": {"Regex": "b*"}, "content": "x"},
+                  "added_tokens": [{"content": "\u0301", "id": 0, "normalized": True}]},
+                 {"decoder": {"type": "Strip", "content": "a", "start": "x", "stop": -1}},
+                 {"decoder": {"type": "CTC"}}, {"added_tokens": [{"content": "new", "id": 0}]},
+                 {"added_tokens": [{"content": "new", "id": 2}, {"content": "new", "id": 3}]}):
+        yield json.dumps({**part, "model": byte_level}).encode() + PARTS + b" a b\xe2\x80\x83 " + b"a" * 400
+    yield b"[1]"
     yield b'{"model":{"type":"BPE","unk_token":"none","vocab":{"a":0},"merges":[]}}' + PARTS + b"b"
     words = {"content": "ab", "id": 0, "single_word": True, "lstrip": True, "rstrip": True, "normalized": False}
     yield json.dumps({"added_tokens": [words], "model": {"vocab": {"ab": 0, "b": 1}, "merges": []}}).encode() + PARTS + (
@@ -184,6 +211,7 @@ def html():
             yield log
     log = open(os.path.join(HERE, "run.jsonl"), "rb").read()
     yield log + PARTS + log
+    yield log.replace(b'"train"', '"\u2028</script><!--\u2029\x7f"'.encode())
 
 
 def weights():
@@ -269,6 +297,8 @@ def state():
     yield body + PARTS + json.dumps(header).encode() + PARTS + b"\xff" * at
     for text in twisted(header, most=8):
         yield body + PARTS + text + PARTS + bytes(at)
+    for gone, size in (("layers.0.bias.step", at - 8), ("none", at)):
+        yield body + PARTS + json.dumps({k: v for k, v in header.items() if k != gone}).encode() + PARTS + bytes(size)
 
 
 COMMANDS = (
@@ -318,6 +348,13 @@ FOLDER = (
     f"train\n--model\nl\n{LEVERS}\n--resume\nr\n\ntrain\n--model\nl\n{LEVERS}\n--resume\ns\n--seed\n2",
     f"train\n--model\nl\n{LEVERS}\n--log\nrun.jsonl\n--save\ns\n\ntrain\n--model\nl\n{LEVERS}\n--save\ns\n--resume\ns\n--log\nrun.jsonl",
     "fit\n--model\nmlp\n--data\ni\n--batch\n2\n--card\nnone\n\nfit\n--model\nmlp\n--data\ni\n--memory\n1B\n\nfit\n--card\n,,\n--model\ng",
+    "generate\n--init\nl\n--tokenizer\nt.json\n--prompt\nab\n--tokens\n4\n--batch\n2\n\ngenerate\n--init\nl\n--tokenizer\nx.bin\n\n"
+    "generate\n--model\nl\n--vocab\n4\n--tokenizer\nt.json\n\ngenerate\n--init\nl\n--prompt\nlong\n--tokens\n4\n--seq\n2",
+    f"train\n--model\nl\n{LEVERS}\n--tokenizer\nt.json\n--data\ntext\n--sample\n9\n--max-samples\n3\n--epochs\n1\n--zero-grad\nkeep",
+    f"train\n--model\nl\n--vocab\n100\n{LEVERS}\n--data\ntext\n\ntrain\n--init\nx.bin\n--init-partial\n--model\nl\n{LEVERS}",
+    f"train\n--model\nl\n--init\ng\n--init-partial\n{LEVERS}\n\nplan\n--model\nl\n{LEVERS}\n--budget\n1GiB\n--textbook",
+    f"train\n--model\nl\n{LEVERS}\n--lr\n1\n--weight-decay\n0.1\n--warmup\n1\n--save\ns\n--json\n\ntrain\n--model\nl\n{LEVERS}\n"
+    "--lr\n1\n--weight-decay\n0.1\n--warmup\n1\n--resume\ns\n--json",
     "report\nrun.jsonl\n--csv\nrun.jsonl\n\nreport\ntext\n\nreport\nl\n--massif\nm\n\nreport\nrun.jsonl\n--massif\nl",
     f"demo\n--model\nl\n{LEVERS}\n--data\ntext", "plan\n--model\nl/config.json\n--steps\n1\n--init\nl/model.safetensors\n--init-partial")
 
