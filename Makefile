@@ -193,9 +193,10 @@ huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/brim
 tokenizers: $(BUILD)/libbrim.so
 	@tests/tokenizers/run $(BUILD) $(ARGS)
 
-# Each parser with clang's libFuzzer and sanitizers, in build-fuzz. TARGET="cli idx" for some, SECONDS for each.
+# Each parser with clang's libFuzzer and sanitizers, in build-fuzz: TARGET="cli idx" for some, SECONDS for each, JOBS at a
+# time; COVERAGE=1 counts the lines that what was found reaches.
 fuzz:
-	@MAKE="$(MAKE)" tests/fuzz/run $(or $(SECONDS),60) $(TARGET)
+	@MAKE="$(MAKE)" JOBS="$(JOBS)" COVERAGE="$(COVERAGE)" tests/fuzz/run $(or $(SECONDS),60) $(TARGET)
 
 # ARGS="--quick bench-mlp" narrows it.
 bench: $(BENCHES)
@@ -224,7 +225,7 @@ help:
 	@echo "make lessons    the figures in docs/lessons, measured again"
 	@echo "make huggingface  checkpoints in and out, logits and gradients, against transformers itself"
 	@echo "make tokenizers every tokenizer against the Python package, installed from the Python registry; ARGS=--speed"
-	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some"
+	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some, JOBS=2"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
 	@echo "make soak       runs that look at themselves for memory and speed that drift; MINUTES=60"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"

@@ -274,16 +274,17 @@ static void csv_row(FILE *out, const Variant *v)
 static json_t *variant_json(const Variant *v)
 {
     if (v->plan.status)
-        return json_pack("{s:s, s:s}", "variant", v->label, "error", v->plan.error);
+        return json_pack("{s:o, s:o}", "variant", json_text(v->label), "error", json_text(v->plan.error));
     const MemSummary *planned = &v->plan.memory;
     if (!v->ran)
-        return json_pack("{s:s, s:f, s:o}", "variant", v->label, "step_flops", v->plan.step_flops, "memory",
-                         json_memory(planned, NULL));
+        return json_pack("{s:o, s:f, s:o}", "variant", json_text(v->label), "step_flops", v->plan.step_flops,
+                         "memory", json_memory(planned, NULL));
     if (v->result.status)
-        return json_pack("{s:s, s:f, s:o, s:s}", "variant", v->label, "step_flops", v->plan.step_flops,
-                         "memory", json_memory(planned, NULL), "error", v->result.error);
-    return json_pack("{s:s, s:f, s:o, s:f, s:f}", "variant", v->label, "step_flops", v->plan.step_flops,
-                     "memory", json_memory(&v->result.memory, planned), "step_ms",
+        return json_pack("{s:o, s:f, s:o, s:o}", "variant", json_text(v->label), "step_flops",
+                         v->plan.step_flops, "memory", json_memory(planned, NULL), "error",
+                         json_text(v->result.error));
+    return json_pack("{s:o, s:f, s:o, s:f, s:f}", "variant", json_text(v->label), "step_flops",
+                     v->plan.step_flops, "memory", json_memory(&v->result.memory, planned), "step_ms",
                      1e3 * v->result.step_seconds, "loss", v->result.loss_last);
 }
 

@@ -172,7 +172,7 @@ void fit_print(const Fit *fit)
 static json_t *row_json(const Fit *fit, const Method *m)
 {
     if (m->plan.status)
-        return json_pack("{s:s, s:s}", "method", m->label, "error", m->plan.error);
+        return json_pack("{s:s, s:o}", "method", m->label, "error", json_text(m->plan.error));
     json_t *cards = json_array();
     for (int i = 0; i < fit->cards; i++)
         json_array_append_new(cards, json_pack("{s:s, s:b, s:I, s:i, s:i}", "card", fit->title[i], "fits",

@@ -43,6 +43,21 @@ json_t *json_memory(const MemSummary *memory, const MemSummary *planned)
     return object;
 }
 
+json_t *json_text(const char *text)
+{
+    json_t *string = json_string(text);
+    if (string)
+        return string;
+    string = json_string("");
+    char ascii[1024];
+    size_t i = 0;
+    for (; text[i] && i < sizeof ascii - 1; i++)
+        ascii[i] = (unsigned char)text[i] < 0x80 ? text[i] : '?';
+    ascii[i] = '\0';
+    json_string_set(string, ascii);
+    return string;
+}
+
 void json_print(json_t *object)
 {
     json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));

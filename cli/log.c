@@ -14,22 +14,6 @@ int train_log_prepare(TrainLog *log, const char *path)
     return EXIT_NO;
 }
 
-/* Arguments are bytes, JSON is UTF-8: what is not, loses its high bits. */
-static json_t *text_json(const char *text)
-{
-    json_t *string = json_string(text);
-    if (string)
-        return string;
-    string = json_string("");
-    char ascii[1024];
-    size_t i = 0;
-    for (; text[i] && i < sizeof ascii - 1; i++)
-        ascii[i] = (unsigned char)text[i] < 0x80 ? text[i] : '?';
-    ascii[i] = '\0';
-    json_string_set(string, ascii);
-    return string;
-}
-
 static json_t *options_json(const Options *o, int64_t steps)
 {
     json_t *all = json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:i, s:I, s:I, s:i}", "batch", o->batch,
@@ -41,7 +25,7 @@ static json_t *options_json(const Options *o, int64_t steps)
     if (o->preset.family != MODEL_MLP)
         json_object_set_new(all, "attention",
                             json_string(o->attention == ATTENTION_FLASH ? "flash" : "eager"));
-    json_object_set_new(all, "data", text_json(o->data));
+    json_object_set_new(all, "data", json_text(o->data));
     return all;
 }
 
@@ -50,7 +34,7 @@ static json_t *run_json(const Training *training, const Plan *plan)
     const Options *o = training->options;
     json_t *command = json_array();
     for (int i = 0; i < o->argument_count; i++)
-        json_array_append_new(command, text_json(o->arguments[i]));
+        json_array_append_new(command, json_text(o->arguments[i]));
     return json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "model", o->model, "family",
                      nn_family_name(o->preset.family), "parameters", (json_int_t)training->parameters,
                      "command", command, "options", options_json(o, training->steps), "plan",

@@ -127,7 +127,7 @@ static int train(const Request *r)
         return failed();
     int64_t got = tokenizer_vocab(t), wanted = o.vocab ? o.vocab : 4096;
     if (r->json)
-        json_print(json_pack("{s:s, s:I}", "tokenizer", r->out, "vocab", (json_int_t)got));
+        json_print(json_pack("{s:o, s:I}", "tokenizer", json_text(r->out), "vocab", (json_int_t)got));
     else
         printf("%s: %s tokens%s\n", r->out, report_count(got).text,
                got < wanted ? "; the text has no more pairs that come as often as --min-count says" : "");
@@ -226,6 +226,7 @@ static int decode(const Request *r, Tokenizer *t)
 int command_tokenize(int argc, char **argv)
 {
     static Request r;
+    memset(&r, 0, sizeof r);
     if (parse(&r, argc, argv))
         return EXIT_USAGE;
     if (r.train)

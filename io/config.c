@@ -11,6 +11,7 @@ enum { MOST_BYTES = 1 << 20 };
 
 /* ---- Paths ----------------------------------------------------------------------------------- */
 
+/* Of the path, as text: UTF-8, whatever the bytes of the name are and wherever it has to end. */
 static void base_name(char *out, size_t size, const char *path)
 {
     size_t end = strlen(path);
@@ -22,7 +23,13 @@ static void base_name(char *out, size_t size, const char *path)
     size_t n = 0;
     for (; from < end && n + 1 < size; from++)
         out[n++] = (unsigned char)path[from] < 32 || path[from] == 127 ? '?' : path[from];
+    for (; from < end && n > 0 && ((unsigned char)path[from] & 0xC0) == 0x80; from--)
+        n--; /* not within a letter of several bytes */
     out[n] = '\0';
+    json_t *text = json_string(out);
+    for (size_t i = 0; !text && i < n; i++)
+        out[i] = (unsigned char)out[i] < 0x80 ? out[i] : '?';
+    json_decref(text);
     if (!n)
         snprintf(out, size, "config");
 }

@@ -267,6 +267,28 @@ static void models_from_files(void **state)
     expect_code(RUN("plan", "--model", in_folder("none.json")), 2);
 }
 
+/* A model's path is bytes, JSON is text: nothing of the object is lost. */
+static void paths_that_are_no_text(void **state)
+{
+    (void)state;
+    char path[128], list[160];
+    snprintf(path, sizeof path, "%s/caf\xe9.json", folder);
+    FILE *file = fopen(path, "w");
+    assert_true(file &&
+                fputs("{\"model_type\": \"gpt2\", \"n_layer\": 1, \"n_embd\": 16, \"n_head\": 2}", file) > 0);
+    fclose(file);
+    json_t *root = json_of(RUN("plan", "--json", "--model", path), 0);
+    assert_string_equal(json_string_value(json_object_get(root, "model")), "caf?.json");
+    json_decref(root);
+    snprintf(list, sizeof list, "%s,gpt2-tiny", path);
+    root = json_of(RUN("compare", "--json", "--seq", "16", "--model", list), 0);
+    assert_int_equal(json_array_size(json_object_get(root, "variants")), 2);
+    json_decref(root);
+    const char *log = in_folder("bytes.jsonl");
+    expect_code(RUN("train", "--quiet", "--steps", "1", "--seq", "16", "--model", path, "--log", log), 0);
+    assert_non_null(strstr(expect_code(RUN("report", log), 0)->out, "caf?.json"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +303,7 @@ int main(void)
         cmocka_unit_test(fit_tables),
         cmocka_unit_test(tables_of_a_plan),
         cmocka_unit_test(models_from_files),
+        cmocka_unit_test(paths_that_are_no_text),
     };
     return cmocka_run_group_tests_name("levers of the command", tests, make_folder, remove_folder);
 }

@@ -120,11 +120,24 @@ static void wrong_usage(void **state)
     assert_non_null(strstr(o->out, "--min-count"));
 }
 
+/* A path is bytes, JSON is text. */
+static void a_path_that_is_no_text(void **state)
+{
+    (void)state;
+    const char *text = write_text("some", "the geese and the geese\n", 20);
+    Outcome *o = expect_code(
+        RUN("tokenize", "--train", text, "--vocab", "260", "--out", in_folder("\xe9.json"), "--json"), 0);
+    json_t *got = json_loads(o->out, 0, NULL);
+    assert_int_equal(json_integer_value(json_object_get(got, "vocab")), 260);
+    json_decref(got);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(there_and_back, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(wrong_usage, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(a_path_that_is_no_text, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

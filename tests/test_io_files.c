@@ -6,6 +6,10 @@
 
 #include "io_support.h"
 
+#define LETTER         "\xe3\x81\x82"
+#define FIVE_LETTERS   LETTER LETTER LETTER LETTER LETTER
+#define TWENTY_LETTERS FIVE_LETTERS FIVE_LETTERS FIVE_LETTERS FIVE_LETTERS
+
 /* ---- Bad files ------------------------------------------------------------------------------- */
 
 #define assert_bad_file(code, ...)                                                                           \
@@ -73,6 +77,31 @@ static void test_bad_sizes(void **state)
     write_bytes(bytes, 600002);
     assert_bad_file(ERROR_DATA, "xx…\" is unknown", "may change memory");
     test_free(bytes);
+}
+
+/* What is said of a model is text, though names of files are bytes. */
+static void test_names_that_are_no_text(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *base, *name;
+    } names[] = {
+        {"caf\xe9.json", "caf?.json"},
+        {"caf\xc3\xa9.json", "caf\xc3\xa9.json"},
+        {"\xc3\x28\x01.json", "?(?.json"},
+        /* 63 bytes are kept: 61 and two of a letter of three */
+        {"a" TWENTY_LETTERS LETTER LETTER ".json", "a" TWENTY_LETTERS},
+    };
+    IoModel m;
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char path[256];
+        snprintf(path, sizeof path, "%s/%s", folder, names[i].base);
+        FILE *out = fopen(path, "w");
+        assert_true(out && fputs("{\"model_type\": \"gpt2\"}", out) >= 0 && fclose(out) == 0);
+        assert_int_equal(io_read_config(path, &m), 0);
+        assert_string_equal(m.name, names[i].name);
+        unlink(path);
+    }
 }
 
 static void test_paths(void **state)
@@ -375,8 +404,11 @@ static void test_mutations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_bad_json),      TEST(test_bad_sizes),   TEST(test_paths),     TEST(test_names),
-        TEST(test_unknown_names), TEST(test_found_files), TEST(test_no_memory), TEST(test_mutations),
+        TEST(test_bad_json),    TEST(test_bad_sizes),
+        TEST(test_paths),       TEST(test_names_that_are_no_text),
+        TEST(test_names),       TEST(test_unknown_names),
+        TEST(test_found_files), TEST(test_no_memory),
+        TEST(test_mutations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
-/* config.json, and the small ones of the models that it describes, on meta. */
+/* config.json, and the small ones of the models that it describes, on meta; written and read again. */
 #include "../../io/io.h"
-#include "fuzz.h"
+#include "../../io/weights.h"
+#include "fuzz_json.h"
 
 static int layers(const ModelPreset *preset)
 {
@@ -16,12 +17,35 @@ static int layers(const ModelPreset *preset)
     }
 }
 
+/* What is written describes the same model, also with the fields that are kept of the first. */
+static void write_again(const IoModel *model)
+{
+    IoModel again;
+    const char *folder = fuzz_path("written"), *path = fuzz_path("written/config.json");
+    mkdir(folder, 0700);
+    fuzz_check(!io_write_config(&model->preset, path, SAFETENSORS_F32), "a configuration is not written");
+    for (int kept = 0; kept < 2; kept++) {
+        fuzz_check(!io_read_config(path, &again), "what was written is not read");
+        fuzz_check(again.preset.family == model->preset.family &&
+                       nn_preset_vocab(&again.preset) == nn_preset_vocab(&model->preset) &&
+                       nn_preset_max_seq(&again.preset) == nn_preset_max_seq(&model->preset) &&
+                       layers(&again.preset) == layers(&model->preset),
+                   "what was written is another model");
+        if (!kept)
+            fuzz_check(!io_keep_source(fuzz_path("source"), folder), "the source's fields are not kept");
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     IoModel model;
+    mkdir(fuzz_path("source"), 0700);
+    fuzz_put("source/tokenizer.json", "{}", 2); /* is kept */
     fuzz_begin(1);
-    int failed = io_read_config(fuzz_put("config.json", data, size), &model) != 0;
+    int failed = io_read_config(fuzz_put("source/config.json", data, size), &model) != 0;
     fuzz_agree(failed);
+    if (!failed)
+        write_again(&model);
     if (!failed && layers(&model.preset) <= 8) {
         Module *made = nn_model(&model.preset);
         fuzz_agree(!made);
@@ -29,4 +53,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     fuzz_end();
     return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    return fuzz_json_mutate(data, size, max, seed, 0, 0);
 }

@@ -1,6 +1,6 @@
 /* Run logs made into a page: one, or two separated by two bytes 0xFF. */
 #include "../../report/html.h"
-#include "fuzz.h"
+#include "fuzz_json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -15,4 +15,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_check(failed == (why[0] != 0), "result and message do not agree");
     fuzz_check(memtrack_process_live() == before, "memory is left");
     return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    return fuzz_json_mutate(data, size, max, seed, 0, 1);
 }

@@ -23,7 +23,8 @@ static void put(const char *name, const void *data, size_t size, int how)
         fuzz_put(packed, data, size);
     else {
         gzFile file = gzopen(fuzz_path(packed), "wb1");
-        fuzz_check(file && (!size || gzwrite(file, data, (unsigned)size) == (int)size) && gzclose(file) == Z_OK,
+        fuzz_check(file && (!size || gzwrite(file, data, (unsigned)size) == (int)size) &&
+                       gzclose(file) == Z_OK,
                    "cannot compress");
     }
 }
@@ -36,7 +37,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     put(IMAGES, of_labels ? images : data + 1, of_labels ? sizeof images : size - 1, of_labels ? 0 : how);
     put(LABELS, of_labels ? data + 1 : labels, of_labels ? size - 1 : sizeof labels, of_labels ? how : 0);
     fuzz_begin(data[0] >> 7);
-    Loader *loader = data_images(fuzz_path(""), &(ImageOptions){.batch = 2, .max_samples = data[0] & 0x40 ? 3 : 0});
+    Loader *loader =
+        data_images(fuzz_path(""), &(ImageOptions){.batch = 2, .max_samples = data[0] & 0x40 ? 3 : 0});
     fuzz_agree(!loader);
     for (int step = 0; loader && step < 3; step++)
         while (data_next(loader))

@@ -1,7 +1,7 @@
 /* A run log, read back and exported every way. */
 #include "../../report/exports.h"
 #include "../../report/runlog_read.h"
-#include "fuzz.h"
+#include "fuzz_json.h"
 
 static void check(const RunRecord *run)
 {
@@ -38,4 +38,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     report_run_free(&run);
     fuzz_check(memtrack_process_live() == before, "memory is left");
     return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    return fuzz_json_mutate(data, size, max, seed, 0, 1);
 }

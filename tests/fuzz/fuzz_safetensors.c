@@ -1,6 +1,6 @@
 /* A safetensors file: its header, and every tensor that it gives. */
 #include "../../io/safetensors.h"
-#include "fuzz.h"
+#include "fuzz_json.h"
 
 static void read_all(const Safetensors *file, size_t size)
 {
@@ -29,4 +29,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         safetensors_close(file);
     fuzz_end();
     return 0;
+}
+
+/* The header as JSON, its length put right; or bytes. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    uint64_t length = 0, before = sizeof length;
+    memcpy(&length, data, size < before ? size : before);
+    fuzz_random_state = seed;
+    if (size < before || length > size - before || fuzz_random(2))
+        return LLVMFuzzerMutate(data, size, max);
+    size_t changed = fuzz_json_document(data, size, max, before, before + length);
+    if (!changed)
+        return LLVMFuzzerMutate(data, size, max);
+    length += changed - size;
+    memcpy(data, &length, before);
+    return changed;
 }

@@ -1,7 +1,7 @@
 /* An index of safetensors files, and, after two bytes 0xFF, one of the files. The other is always right. The
  * folder above holds a third that an index must not reach. */
 #include "../../io/safetensors.h"
-#include "fuzz.h"
+#include "fuzz_json.h"
 
 static void put_right(const char *name)
 {
@@ -28,4 +28,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     fuzz_end();
     return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    return fuzz_json_mutate(data, size, max, seed, 0, 0);
 }

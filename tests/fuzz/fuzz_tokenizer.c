@@ -1,7 +1,7 @@
 /* tokenizer.json, with a text encoded and its ids decoded; after two bytes 0xFF the input's own text follows.
  */
 #include "../../data/tokenizer.h"
-#include "fuzz.h"
+#include "fuzz_json.h"
 
 static const char usual[] = "Hello, World's 1234 caf\xc3\xa9 \xe4\xbd\xa0\xe5\xa5\xbd\n\t  \xf0\x9f\x98\x80 "
                             "[CLS]<s> don't\0 \xff\xc3 x";
@@ -38,4 +38,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     fuzz_end();
     return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    return fuzz_json_mutate(data, size, max, seed, 0, 0);
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Seed corpora for the fuzz targets, from the tests' own fixtures: seeds.py TARGET FOLDER."""
+"""Seed corpora for the fuzz targets, from the tests' own fixtures and found/TARGET-*, inputs that once failed:
+seeds.py TARGET FOLDER."""
 import glob
 import gzip
 import json
@@ -19,6 +20,34 @@ def tensors(header, data=b"", pad=0):
     return struct.pack("<Q", len(text)) + text + data
 
 
+WRONG = (None, True, -1, 0, 1 << 40, 0.5, "x", "", [], {}, [None], "\u0130\0 \U0001f600")
+
+
+def twisted(document, most=6):
+    """The document with one value gone, twice or wrong, each in turn; of long objects and lists the first few."""
+    def places(value, path):
+        items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else [])
+        for key, inner in items[:most]:
+            yield path + [key]
+            yield from places(inner, path + [key])
+
+    text = json.dumps(document)
+    for path in places(document, []):
+        for wrong in (..., *WRONG):
+            copy = json.loads(text)
+            at = copy
+            for key in path[:-1]:
+                at = at[key]
+            if wrong is not ...:
+                at[path[-1]] = wrong
+            elif isinstance(at, dict):
+                at["other"] = at.pop(path[-1])
+            else:
+                at.append(at.pop(path[-1]))
+                at.append(at[-1])
+            yield json.dumps(copy, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
 def safetensors():
     def tensor(dtype, shape, first, last):
         return {"dtype": dtype, "shape": shape, "data_offsets": [first, last]}
@@ -33,6 +62,11 @@ def safetensors():
     yield struct.pack("<Q", 1 << 40) + b"{}"
     yield tensors("[" * 3000)
     yield tensors("{}")
+    header = {"__metadata__": {"a": "b"}, "a": tensor("F32", [2, 3], 0, 24), "b": tensor("BF16", [4], 24, 32)}
+    for text in twisted(header):
+        yield tensors(text.decode(), bytes(32))
+    yield b"PK\3\4" + b"x" * 20
+    yield b"version https://git-lfs.github.com/spec/v1"
 
 
 def safetensors_index():
@@ -40,6 +74,8 @@ def safetensors_index():
     for weights in ({"a": "a", "b": "b"}, {"a": "a"}, {"a": "../outside"}, {"a": "/etc/passwd"}, {"a": "..", "b": "b"}):
         yield json.dumps({"metadata": {"total_size": 8}, "weight_map": weights}).encode() + PARTS + shard
     yield b'{"weight_map": {"a": 1}}'
+    for text in twisted({"metadata": {"total_size": 8}, "weight_map": {"a": "a", "b": "b"}}):
+        yield text + PARTS + shard
 
 
 def config():
@@ -50,10 +86,75 @@ def config():
         pieces = re.findall(r"\"([^\"]*)\"|([a-z]+)", body)
         text = "".join(a if not b else {"tied": "true", "more": "", "layers": "2", "heads": "8", "kv": "4"}.get(b, "64")
                        for a, b in pieces)
-        yield text.replace("'", '"').encode()
+        text = text.replace("'", '"')
+        yield text.encode()
+        for other in twisted(json.loads(text), most=40):
+            yield other
+    llama = {"model_type": "llama", "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "intermediate_size": 32, "auto_map": {"AutoConfig": "x.Y"}}
+    scaling = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "beta_fast": 32}
+    for more in ({"rope_scaling": scaling}, {"rope_scaling": scaling, "rope_parameters": scaling}, {"head_dim": 1 << 20},
+                 {"rope_scaling": {"type": "linear", "factor": 2}}, {"rope_scaling": {"type": "dynamic", "factor": 2}},
+                 {"model_type": "mistral", "sliding_window": 8, "bos_token_id": 1, "x_token_id": 2},
+                 {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+                 {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]},
+                 {"model_type": "qwen2", "layer_types": ["full_attention", "x"]}, {"model_type": "qwen2", "layer_types": [1]}):
+        yield json.dumps({**llama, **more}).encode()
+
+
+# What the reader of patterns refuses, what it rewrites, and what PCRE2 does not compile.
+PATTERNS = r"""\s+ \S \w \W+ \d{1,3} \D \h \H [\W] [\D] [\H] [\w\d\s\S] \pL \p{L} \P{Lu} \p{^L} [\p{^L}] \p{Han} \p{Alphabetic} \p{None}
+a\ (*FAIL) (?=a) (?!a) (?<=a) (?<!a) (?>a|b) (?i:A) (?i)a (?<n>a)\k<n> (a)\1 (?#c) [a&&b] [[:alpha:]] []a] [^a-z] [a-\x41] a{1,2}+ a++ a*? (a (
+[ {1} a{,2} a{99999} \x{41} \u0041 \Qa\E ^a$ \ba\B \A \z . (?s). (?m)^ \R \X \K \G (?R) (?1) (a|ab)(c|bcd)* x{1000}{1000} \e\a\t\n\r\f\v \cA \0 \101""".split()
+
+
+def small(document):
+    """A tokenizer with only the first tokens of its vocabulary, and the merges among them."""
+    model = document["model"]
+    model["vocab"] = {token: i for token, i in model["vocab"].items() if i < 24}
+    if "merges" in model:
+        pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
+        known = set(model["vocab"])
+        model["merges"] = [m for m, (a, b) in zip(model["merges"], pairs) if {a, b, a + b} <= known]
+    document["added_tokens"] = [t for t in document.get("added_tokens", []) if t["id"] < 24]
+    return document
 
 
 def tokenizer():
+    for path in sorted(glob.glob(os.path.join(TESTS, "tokenizers", "fixtures", "*.json"))):
+        if not path.endswith(".cases.json"):
+            yield from twisted(small(json.load(open(path, encoding="utf-8"))), most=4)
+    byte_level = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}
+    for pattern in PATTERNS:
+        for behavior in ("Isolated", "MergedWithNext"):
+            split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
+            yield json.dumps({"pre_tokenizer": split, "model": byte_level}).encode() + PARTS + b"ab a\nAB 12 c"
+        replace = {"type": "Replace", "pattern": {"Regex": pattern}, "content": "a"}
+        yield json.dumps({"normalizer": replace, "decoder": replace, "model": byte_level}).encode() + PARTS + b"ab"
+    for kind in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt"):
+        yield json.dumps({"normalizer": {"type": kind}, "model": byte_level}).encode() + PARTS + (
+            "I\u0130\u01c5\ufb01\u1e9b\u0323 \u03a3 \u03b1\u03c2 \ud55c\u0344 \u00e9" .encode() * 3)
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}
+    split = {"type": "Split", "pattern": {"String": "a"}, "behavior": "Removed", "invert": True}
+    deep = step
+    for _ in range(80):
+        deep = {"type": "Sequence", "normalizers": [deep]}
+    for part in ({"normalizer": deep}, {"normalizer": {"type": "Sequence", "normalizers": [step] * 70}},
+                 {"decoder": {"type": "Sequence", "decoders": [step] * 70}},
+                 {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split] * 70}},
+                 {"pre_tokenizer": {"type": "Metaspace", "replacement": "ab"}}, {"pre_tokenizer": {"type": "Metaspace", "replacement": ""}},
+                 {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}},
+                 {"normalizer": {"type": "Replace", "pattern": {"Regex": "b*"}, "content": "x"},
+                  "added_tokens": [{"content": "\u0301", "id": 0, "normalized": True}]},
+                 {"decoder": {"type": "Strip", "content": "a", "start": "x", "stop": -1}},
+                 {"decoder": {"type": "CTC"}}, {"added_tokens": [{"content": "new", "id": 0}]},
+                 {"added_tokens": [{"content": "new", "id": 2}, {"content": "new", "id": 3}]}):
+        yield json.dumps({**part, "model": byte_level}).encode() + PARTS + b" a b\xe2\x80\x83 " + b"a" * 400
+    yield b"[1]"
+    yield b'{"model":{"type":"BPE","unk_token":"none","vocab":{"a":0},"merges":[]}}' + PARTS + b"b"
+    words = {"content": "ab", "id": 0, "single_word": True, "lstrip": True, "rstrip": True, "normalized": False}
+    yield json.dumps({"added_tokens": [words], "model": {"vocab": {"ab": 0, "b": 1}, "merges": []}}).encode() + PARTS + (
+        "ab cab ab\u00e9  ab \u2003ab\u3000x".encode())
     for path in sorted(glob.glob(os.path.join(TESTS, "tokenizers", "fixtures", "*.json"))):
         if not path.endswith(".cases.json"):
             data = open(path, "rb").read()
@@ -98,13 +199,62 @@ def runlog():
     yield log[: len(log) // 2]
     for i in range(1, len(lines)):
         yield lines[0] + lines[i]
+    for i, line in enumerate(lines):
+        before = b"".join(lines[:i]) if i < 4 else lines[0]
+        for text in twisted(json.loads(line), most=3 if i else 12):
+            yield before + text + b"\n" + b"".join(lines[i + 1 : i + 2])
 
 
 def html():
-    for log in runlog():
-        yield log
+    for i, log in enumerate(runlog()):
+        if i < 20 or i % 7 == 0:
+            yield log
     log = open(os.path.join(HERE, "run.jsonl"), "rb").read()
     yield log + PARTS + log
+    yield log.replace(b'"train"', '"\u2028</script><!--\u2029\x7f"'.encode())
+
+
+def weights():
+    """Right files of each model, with each edit, strict and partial; a file and a header by themselves."""
+    for model in range(6):
+        for kind in (2, 3):
+            yield bytes([model, kind])
+            yield bytes([model | 16, kind])
+            for what in range(10):
+                for how in (1, 66):
+                    yield bytes([model | (32 if how > 1 else 0), kind, what, what, how])
+        for i in range(10):
+            yield bytes([model, 2, 0, 9, i | (128 if model else 0)])
+        yield bytes([model, 2]) + b"".join(bytes([i, 4, 0]) for i in range(12))  # the prefix gone
+    header = {"layers.0.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+              "layers.0.bias": {"dtype": "BF16", "shape": [2], "data_offsets": [24, 28]}}
+    yield b"\0\0" + tensors(header, bytes(28))
+    yield b"\0\1" + json.dumps(header).encode() + PARTS + bytes(28)
+    header["layers.0.bias"]["dtype"] = "F16"
+    yield b"\0\1" + json.dumps(header).encode() + PARTS + bytes(28)
+    header["layers.0.bias"]["shape"] = [2, 1]
+    yield b"\x20\1" + json.dumps(header).encode() + PARTS + bytes(28)
+
+
+TEXTS = (b"", b"a", b"abab. Ab, \xc3\xa9\xe4\xbd\xa0 the end\n" * 6, b"\xff\xc3(\xe2\x28\xa1\xf0\x9f\x98 x\0y" * 9,
+         "don't we'll 12345   caf\u00e9 \u4f60\u597d \U0001f600\r\n\t<s>[MASK]".encode() * 5, bytes(range(256)))
+
+
+def text():
+    for how in (0, 1, 4, 8, 12, 16, 20, 32, 128, 136):
+        for tokenizer in range(4):
+            for i, data in enumerate(TEXTS):
+                yield bytes([how, 3 + i * 4, tokenizer | (4 if i & 1 else 0)]) + data
+    yield bytes([0, 0, 0]) + TEXTS[2]
+    yield bytes([0, 0x43, 0x80]) + TEXTS[2]
+
+
+def bpe_train():
+    for data in TEXTS:
+        for vocab, how in ((3, 0), (10, 1), (255, 0), (40, 4), (40, 12), (40, 28)):
+            yield bytes([vocab, how]) + data
+    yield bytes([255, 0]) + b"a" * 4000
+    yield bytes([255, 0]) + b" the<s>theethe the" * 40
 
 
 STATE = """{"checkpoint": {
@@ -124,21 +274,99 @@ def state():
     yield body.replace(b'"bytes": 8', b'"bytes": -1')
     yield body + b',\n"crc32": "%08x"}\n' % zlib.crc32(body)
     yield b'{"checkpoint": {}'
+    crc32 = {"bytes": 8, "crc32": crc}
+    right = STATE.replace('"random": {"seed": 1', '"random": {"seed": 0').replace("60000", "4")
+    for text in twisted(json.loads(right.split(": ", 1)[1] % (crc, crc)), most=10):
+        yield b'{"checkpoint": ' + text.replace(json.dumps(crc32).encode(), b"{@MODEL@}", 1).replace(
+            json.dumps(crc32).encode(), b"{@OTHER@}")
+    # With the sizes and checksums that the target's own files have, and with a file of the optimizer's.
+    body = re.sub(r'"bytes": 8, "crc32": [0-9]+', lambda _: "@SUM@", right % (crc, crc))
+    body = body.replace("@SUM@", "@MODEL@", 1).replace("@SUM@", "@OTHER@", 1).encode()
+    yield body
+    yield body.replace(b'"threads": 2', b'"threads": 1').replace(b'"data"', b'"no data"')
+    of_each = (("exp_avg", "F32", 24, 8), ("exp_avg_sq", "F32", 24, 8), ("step", "I64", 8, 8))
+    header, at = {}, 0
+    for parameter, shape, which in (("layers.0.weight", [2, 3], 2), ("layers.0.bias", [2], 3)):
+        for entry in of_each:
+            size = entry[which]
+            header[f"{parameter}.{entry[0]}"] = {"dtype": entry[1], "shape": shape if entry[1] == "F32" else [],
+                                                 "data_offsets": [at, at + size]}
+            at += size
+    yield body + PARTS + json.dumps(header).encode() + PARTS + bytes(at)
+    yield body + PARTS + json.dumps(header).encode().replace(b"I64", b"U64") + PARTS + bytes(at)
+    yield body + PARTS + json.dumps(header).encode() + PARTS + b"\xff" * at
+    for text in twisted(header, most=8):
+        yield body + PARTS + text + PARTS + bytes(at)
+    for gone, size in (("layers.0.bias.step", at - 8), ("none", at)):
+        yield body + PARTS + json.dumps({k: v for k, v in header.items() if k != gone}).encode() + PARTS + bytes(size)
+
+
+COMMANDS = (
+    "train", "plan\n--model\nllama-tiny\n--batch\n4\n--seq\n64\n--checkpoint\nselective+2\n--json",
+    "compare\n--batch\n1,2,4\n--seq\n32,64\n--optimizer\nadamw,sgd", "fit\n--model\nbert-tiny\n--budget\n2GiB",
+    "generate\n--model\ngpt2-tiny\n--prompt\nOnce\n--tokens\n10\n--top-k\n5\n--top-p\n0.9\n--temperature\n0",
+    "plan\n--budget\n1.5GB\n--checkpoint\nauto\n--attention\nflash\n--zero-grad\nkeep\n--lr\n1e-3\n--clip\n0",
+    "train\n--fused-step\n--accumulate\n4", "train\n--data\nx.bin\n--vocab\n300\n--save\nd\n--save-every\n10\n--keep\n3",
+    "train\n--model=mlp\n--epochs=2\n--seed\n18446744073709551615\n--warmup\n10\n--schedule\nlinear", "gpus\n--json",
+    "plan\n--inference\n--reserve\n0\n--loss-chunk\n16\n--dropout\n0.1\n--weight-decay\n-1", "models",
+    "train\n--steps\n9223372036854775807\n--max-samples\n-1\n--threads\n999999999999",
+    "compare\n--batch\n,,,,\n--model\nmlp,,gpt2", "train\n--init\nd\n--init-partial\n--export\nx\n--export-dtype\nbf16",
+    "tokenize\n--train\nkjv.txt\n--vocab\n4096\n--min-count\n3\n--special\n<s>,</s>\n--out\nt.json\n--json",
+    "tokenize\n--tokenizer\nt.json\n--decode\n1\n2\n3", "tokenize\n--tokenizer\nt.json\ntext\n-o\nids.bin", "tokenize\n-",
+    "report\nrun.jsonl\n--html=o\n--csv\nc\n--torch-snapshot\ns", "report\na.jsonl\nb.jsonl\n--html\nboth", "report\na\nb\nc",
+    "report\n--massif\nrun.jsonl\n--jsonl", "help\ntrain", "help\nnone", "help", "fit\n--card\nt4,h100\n--memory\n4GiB,,1B\n--reserve\n0",
+    "compare\n--checkpoint\nnone,blocks,cc+.,selective\n--csv\n--run\n2", "plan\n--textbook\n--cpu\n-1", "train\n--resume\nd\n--quiet")
+
+# With the folder of fuzz_commands.c.
+LEVERS = "--batch\n2\n--seq\n8\n--steps\n2\n--threads\n1"
+FOLDER = (
+    f"train\n--model\nl\n{LEVERS}\n--data\ntext\n--log\no.jsonl\n\nreport\no.jsonl\n--html\np\n--trace\nq\n--massif\nr",
+    f"train\n--init\nl\n{LEVERS}\n--save\ns\n--save-every\n1\n--steps\n1\n\ntrain\n--init\nl\n{LEVERS}\n--save\ns\n--resume\ns",
+    f"train\n--init\ng\n{LEVERS}\n--export\ne\n--export-dtype\nbf16\n--sample\n4\n--prompt\nab\n\ngenerate\n--init\ne\n--tokens\n3",
+    f"train\n--model\nb\n{LEVERS}\n--tokenizer\nt.json\n--data\ntext\n--json\n--accumulate\n2\n--evaluate-every\n1",
+    f"train\n--model\nl\n{LEVERS}\n--data\nx.bin\n--checkpoint\nblocks\n--attention\neager\n--loss-chunk\n4\n--dropout\n0",
+    "train\n--model\nmlp\n--data\ni\n--steps\n1\n--batch\n2\n--optimizer\nsgd-momentum\n--fused-step\n--threads\n1",
+    "generate\n--init\nl\n--tokenizer\nt.json\n--prompt\nThe ab\n--tokens\n4\n--json\n--batch\n2",
+    "generate\n--init\ng\n--prompt\n\xc3\xff\n--tokens\n8\n--seq\n6\n--prefill\n2\n--temperature\n0",
+    "tokenize\n--train\ntext\n--vocab\n300\n--out\nn.json\n\ntokenize\n--tokenizer\nn.json\ntext\n-o\nn.bin\n\n"
+    f"train\n--model\nl\n--vocab\n300\n--tokenizer\nn.json\n--data\nn.bin\n{LEVERS}",
+    "tokenize\n--tokenizer\nt.json\ntext\n--json\n\ntokenize\n--tokenizer\nt.json\n--decode\n1\n2\n3\n--json",
+    "report\nrun.jsonl\n\nreport\nrun.jsonl\n--torch-snapshot\ns\n--csv\nc\n--jsonl\nj\n\nreport\nrun.jsonl\nrun.jsonl\n--html\nh",
+    "plan\n--model\nl\n--batch\n2\n--seq\n8\n--textbook\n--steps\n2\n\nplan\n--model\nl\n--inference\n--seq\n8\n--steps\n2\n--json",
+    f"plan\n--model\nl\n{LEVERS}\n--checkpoint\nauto\n--budget\n100kB\n\nplan\n--model\nl\n{LEVERS}\n--budget\n1kB\n--json",
+    f"compare\n--model\nl\n{LEVERS}\n\ncompare\n--model\nl\n{LEVERS}\n--batch\n1,2\n--csv", "models\n--json\n\ngpus\n\nversion\n\nhelp",
+    f"compare\n--model\ng,b\n{LEVERS}\n--json\n\nhelp\nfit\n\n--help\n\nplan\n-h",
+    f"fit\n--model\ng\n{LEVERS}\n--memory\n2MiB\n--reserve\n0\n\nfit\n--model\nl\n{LEVERS}\n--card\nt4\n--json",
+    "plan\n--model\n\xe9\n--json\n\nplan\n--model\n\xe9\n--inference\n--json\n\ngenerate\n--model\n\xe9\n--tokens\n2\n--json\n--prompt\n\xe9\xc3",
+    f"compare\n--model\n\xe9,g\n--json\n{LEVERS}\n\nfit\n--model\n\xe9\n{LEVERS}\n--json\n--memory\n1MB\n--reserve\n0",
+    f"train\n--model\n\xe9\n{LEVERS}\n--json\n--log\no\n--data\ntext\n--schedule\nconstant\n--lr\n1e18\n\nreport\no\n--jsonl\nq\n\nreport\no",
+    "tokenize\n--train\ntext\n--vocab\n300\n--out\n\xe9x\n--json\n--special\n\xe9,<s>\n\ntokenize\n--tokenizer\n\xe9x\ntext\n-o\n\xe9y\n--json",
+    "plan\n--textbook\n--json\n--model\ng\n\nplan\n--textbook\n--model\nb\n\nplan\n--textbook\n--model\nmlp\n--data\ni",
+    "generate\n--init\nl\n--tokenizer\nt.json\n--prompt\nThe\n--tokens\n8\n\ngenerate\n--model\ng\n--batch\n2\n--tokens\n2\n--budget\n1kB",
+    "generate\n--model\nl\n--seq\n2\n--prompt\nlonger\n\ngenerate\n--model\nb\n\nplan\n--inference\n--model\nl\n--budget\n1kB",
+    f"train\n--model\nl\n{LEVERS}\n--save\ns\n--save-every\n1\n--keep\n1\n\ntrain\n--model\nl\n{LEVERS}\n--save\ns\n\n"
+    f"train\n--model\nl\n{LEVERS}\n--resume\nr\n\ntrain\n--model\nl\n{LEVERS}\n--resume\ns\n--seed\n2",
+    f"train\n--model\nl\n{LEVERS}\n--log\nrun.jsonl\n--save\ns\n\ntrain\n--model\nl\n{LEVERS}\n--save\ns\n--resume\ns\n--log\nrun.jsonl",
+    "fit\n--model\nmlp\n--data\ni\n--batch\n2\n--card\nnone\n\nfit\n--model\nmlp\n--data\ni\n--memory\n1B\n\nfit\n--card\n,,\n--model\ng",
+    "generate\n--init\nl\n--tokenizer\nt.json\n--prompt\nab\n--tokens\n4\n--batch\n2\n\ngenerate\n--init\nl\n--tokenizer\nx.bin\n\n"
+    "generate\n--model\nl\n--vocab\n4\n--tokenizer\nt.json\n\ngenerate\n--init\nl\n--prompt\nlong\n--tokens\n4\n--seq\n2",
+    f"train\n--model\nl\n{LEVERS}\n--tokenizer\nt.json\n--data\ntext\n--sample\n9\n--max-samples\n3\n--epochs\n1\n--zero-grad\nkeep",
+    f"train\n--model\nl\n--vocab\n100\n{LEVERS}\n--data\ntext\n\ntrain\n--init\nx.bin\n--init-partial\n--model\nl\n{LEVERS}",
+    f"train\n--model\nl\n--init\ng\n--init-partial\n{LEVERS}\n\nplan\n--model\nl\n{LEVERS}\n--budget\n1GiB\n--textbook",
+    f"train\n--model\nl\n{LEVERS}\n--lr\n1\n--weight-decay\n0.1\n--warmup\n1\n--save\ns\n--json\n\ntrain\n--model\nl\n{LEVERS}\n"
+    "--lr\n1\n--weight-decay\n0.1\n--warmup\n1\n--resume\ns\n--json",
+    "report\nrun.jsonl\n--csv\nrun.jsonl\n\nreport\ntext\n\nreport\nl\n--massif\nm\n\nreport\nrun.jsonl\n--massif\nl",
+    f"demo\n--model\nl\n{LEVERS}\n--data\ntext", "plan\n--model\nl/config.json\n--steps\n1\n--init\nl/model.safetensors\n--init-partial")
 
 
 def cli():
-    lines = (
-        "train", "plan\n--model\nllama-tiny\n--batch\n4\n--seq\n64\n--checkpoint\nselective+2\n--json",
-        "compare\n--batch\n1,2,4\n--seq\n32,64\n--optimizer\nadamw,sgd", "fit\n--model\nbert-tiny\n--budget\n2GiB",
-        "generate\n--model\ngpt2-tiny\n--prompt\nOnce\n--tokens\n10\n--top-k\n5\n--top-p\n0.9\n--temperature\n0",
-        "plan\n--budget\n1.5GB\n--checkpoint\nauto\n--attention\nflash\n--zero-grad\nkeep\n--lr\n1e-3\n--clip\n0",
-        "train\n--fused-step\n--accumulate\n4", "train\n--data\nx.bin\n--vocab\n300\n--save\nd\n--save-every\n10\n--keep\n3",
-        "train\n--model=mlp\n--epochs=2\n--seed\n18446744073709551615\n--warmup\n10\n--schedule\nlinear", "gpus\n--json",
-        "plan\n--inference\n--reserve\n0\n--loss-chunk\n16\n--dropout\n0.1\n--weight-decay\n-1", "models",
-        "train\n--steps\n9223372036854775807\n--max-samples\n-1\n--threads\n999999999999",
-        "compare\n--batch\n,,,,\n--model\nmlp,,gpt2", "train\n--init\nd\n--init-partial\n--export\nx\n--export-dtype\nbf16")
-    for line in lines:
-        yield line.encode()
+    for line in COMMANDS + FOLDER:
+        yield line.split("\n\n", maxsplit=1)[0].encode("latin1")
+
+
+def commands():
+    for line in FOLDER + COMMANDS:
+        yield line.encode("latin1")
 
 
 def main():
@@ -147,8 +375,9 @@ def main():
     words = {b"-1", b"1e999", b"9223372036854775807", b"18446744073709551616", b"null", b"[]", b"{}", b"\\u0000", b"0.5",
              b"2147483647", PARTS}
     os.makedirs(folder, exist_ok=True)
-    for i, data in enumerate(globals()[name]()):
-        with open(os.path.join(folder, f"seed-{i:02}"), "wb") as file:
+    found = [open(path, "rb").read() for path in sorted(glob.glob(os.path.join(HERE, "found", name + "-*")))]
+    for i, data in enumerate(list(globals()[name]()) + found):
+        with open(os.path.join(folder, f"seed-{i:05}"), "wb") as file:
             file.write(data)
         words.update(re.findall(rb'"[\w. #<>\[\]/-]{1,28}"|--[a-z-]+', data))
     with open(folder + ".dict", "w", encoding="ascii") as file:
