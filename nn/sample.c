@@ -18,10 +18,9 @@ typedef struct Candidates {
     float largest; /* score */
 } Candidates;
 
-/* Of equal ones the higher token: transformers' warpers sort upwards and cut off from below. */
 static int before(const Candidates *c, int64_t a, int64_t b)
 {
-    return c->score[a] > c->score[b] || (c->score[a] == c->score[b] && c->token[a] > c->token[b]);
+    return c->score[a] > c->score[b] || (c->score[a] == c->score[b] && c->token[a] < c->token[b]);
 }
 
 static void swap(Candidates *c, int64_t a, int64_t b)

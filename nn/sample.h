@@ -12,10 +12,10 @@
 extern "C" {
 #endif
 
-/* As in transformers, one after the other: logits / temperature; the top_k largest; of those, the most
- * probable whose probabilities, summed from the largest on, first reach top_p (Holtzman et al., "The Curious
- * Case of Neural Text Degeneration", arXiv 1904.09751). Logits equal to the last of the top_k stay too; of
- * equal logits at top_p's end the higher tokens stay. */
+/* As in transformers, one after the other: logits / temperature; the top_k largest, and all that are equal to
+ * the last of them; of those, the most probable whose probabilities, summed from the largest on, first reach
+ * top_p (Holtzman et al., "The Curious Case of Neural Text Degeneration", arXiv 1904.09751). Of equal logits
+ * the lower token comes first (transformers leaves that to the order in which torch.sort puts equal ones). */
 typedef struct SampleOptions {
     float temperature; /* 0 = greedy: the first of the largest logits, whatever the rest says */
     int top_k;         /* 0 = all; more than there are tokens means all */
