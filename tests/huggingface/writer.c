@@ -45,7 +45,8 @@ static void read_tokens(Module *model, KvCache *cache, Tensor *ids, int64_t from
     int scope = tensor_scope_begin();
     Batch batch = {.ids = tensor_new(DTYPE_I32, SHAPE(B, count), MEM_INPUT)};
     for (int64_t b = 0; b < B; b++)
-        memcpy(tensor_i32(batch.ids) + b * count, tensor_i32(ids) + b * T + from, (size_t)count * sizeof(int32_t));
+        memcpy(tensor_i32(batch.ids) + b * count, tensor_i32(ids) + b * T + from,
+               (size_t)count * sizeof(int32_t));
     Tensor *logits = nn_forward_cached(model, &batch, cache); /* (B,count,V) */
     die_on_error();
     for (int64_t b = 0; b < B; b++)
@@ -98,8 +99,9 @@ static void write_samples(char **argv)
             tensor_i32(drawn)[b * draws + i] = tensor_i32(tokens)[b];
     }
     die_on_error();
-    SafetensorsItem items[] = {item_of("probabilities", SAFETENSORS_F32, tensor_shape(shares), tensor_f32(shares)),
-                               item_of("tokens", SAFETENSORS_I32, tensor_shape(drawn), tensor_i32(drawn))};
+    SafetensorsItem items[] = {
+        item_of("probabilities", SAFETENSORS_F32, tensor_shape(shares), tensor_f32(shares)),
+        item_of("tokens", SAFETENSORS_I32, tensor_shape(drawn), tensor_i32(drawn))};
     safetensors_write(argv[1], items, 2);
 }
 
