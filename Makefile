@@ -131,7 +131,7 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--wrap=brim_memtrack_fail_nth -o $@ $^ $(LIBS) -lcmocka
 
-$(BUILD)/tests/huggingface/driver: $(BUILD)/tests/huggingface/driver.o $(INNER)
+$(BUILD)/tests/huggingface/%: $(BUILD)/tests/huggingface/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
@@ -184,8 +184,9 @@ parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
 lessons: cli examples
 	@BUILD=$(BUILD) tools/lessons
 
-# Against transformers itself, in a virtual environment: logits, gradients, checkpoints both ways, a published model.
-huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/brim
+# Against transformers itself, in a virtual environment: logits, gradients, checkpoints both ways, a published model,
+# and texts written token by token.
+huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/tests/huggingface/writer $(BUILD)/brim
 	@CC="$(CC)" tools/deps parity huggingface
 	@sh tests/huggingface/run.sh $(BUILD)
 
@@ -223,7 +224,7 @@ help:
 	@echo "make check      house rules, exported symbols, installation"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"
-	@echo "make huggingface  checkpoints in and out, logits and gradients, against transformers itself"
+	@echo "make huggingface  checkpoints in and out, logits, gradients, written texts, against transformers itself"
 	@echo "make tokenizers every tokenizer against the Python package, installed from the Python registry; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some, JOBS=2"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"

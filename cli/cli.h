@@ -34,6 +34,7 @@ typedef struct Options {
     AttentionKind attention;
     uint64_t budget, seed, reserve;
     int fused, keep_gradients, json, csv, quiet, textbook, init_partial;
+    int ignore_eos;          /* of generate: goes on after a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */
     int argument_count;

@@ -69,6 +69,8 @@ static const Flag flags[] = {
      .only = "generate"},
     {"--prefill", FLAG_INT, AT(prefill), "N", .help = "tokens of the prompt read at once (512)", .low = 1,
      .only = "generate plan"},
+    {"--ignore-eos", FLAG_SWITCH, AT(ignore_eos), NULL,
+     .help = "go on after a token that ends a text (eos_token_id)", .only = "generate"},
     {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a line a step, each a JSON object"},
     {"--save", FLAG_TEXT, AT(save), "DIR", .help = "save the run in this directory", .only = "train"},
     {"--save-every", FLAG_INT64, AT(save_every), "N", .help = "steps between saves (a tenth of the run)",

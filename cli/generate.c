@@ -2,97 +2,14 @@
  * weights x 1.2. */
 #include <inttypes.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "../kernels/kernels.h"
 #include "../plan/formulae.h"
 #include "cli.h"
-
-/* ---- Tokens and text ------------------------------------------------------------------------- */
-
-/* Without a tokenizer a token is a byte. */
-enum { BYTES = 256 };
-
-typedef struct TokenPiece {
-    char text[16];
-    int length;
-} TokenPiece;
-
-static int prompt_bytes(const char *text, int32_t *tokens, int most)
-{
-    int count = 0;
-    for (; text[count] && count < most; count++)
-        tokens[count] = (unsigned char)text[count];
-    return count;
-}
-
-static TokenPiece token_piece(int32_t token)
-{
-    TokenPiece text = {.length = 1};
-    if (token < BYTES)
-        text.text[0] = (char)token;
-    else
-        text.length = snprintf(text.text, sizeof text.text, "<%" PRId32 ">", token);
-    return text;
-}
-
-/* ---- Text as it comes ------------------------------------------------------------------------ */
-
-/* Bytes of a character so far: tokens may end within one. */
-typedef struct Utf8 {
-    FILE *out;
-    char bytes[4];
-    int have, needs;
-} Utf8;
-
-static int utf8_length(unsigned char first)
-{
-    return first < 0x80                    ? 1
-           : first >= 0xc2 && first < 0xe0 ? 2
-           : (first & 0xf0) == 0xe0        ? 3
-           : first >= 0xf0 && first < 0xf5 ? 4
-                                           : 0;
-}
-
-/* Longer forms of shorter characters, surrogates, and what is past U+10FFFF. */
-static int utf8_second_is_bad(unsigned char first, unsigned char second)
-{
-    return (first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
-           (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f);
-}
-
-static void utf8_give_up(Utf8 *u)
-{
-    if (u->have)
-        fputs("\xef\xbf\xbd", u->out); /* U+FFFD */
-    u->have = 0;
-}
-
-/* A terminal is given text: valid UTF-8, without control characters but line ends and tabs. */
-static void utf8_put(Utf8 *u, char c)
-{
-    unsigned char byte = (unsigned char)c;
-    if (u->have &&
-        ((byte & 0xc0) != 0x80 || (u->have == 1 && utf8_second_is_bad((unsigned char)u->bytes[0], byte))))
-        utf8_give_up(u);
-    if (!u->have)
-        u->needs = utf8_length(byte);
-    u->bytes[u->have++] = c;
-    if (!u->needs || (byte < ' ' && byte != '\n' && byte != '\t') || byte == 0x7f) {
-        utf8_give_up(u);
-    } else if (u->have == u->needs) {
-        fwrite(u->bytes, 1, (size_t)u->have, u->out);
-        u->have = 0;
-    }
-}
-
-static void utf8_token(Utf8 *u, int32_t token)
-{
-    TokenPiece text = token_piece(token);
-    for (int i = 0; i < text.length; i++)
-        utf8_put(u, text.text[i]);
-}
+#include "stream.h"
 
 /* ---- The script ------------------------------------------------------------------------------ */
 
@@ -103,10 +20,10 @@ typedef struct Writing {
     int32_t *prompt, *tokens; /* tokens (B, options->tokens), -1 behind an end */
     int prompt_tokens, written;
     Tokenizer *tokenizer; /* NULL: bytes */
-    size_t shown;         /* bytes of the text so far that are on the terminal */
+    IoEndTokens ends;
     int64_t parameters;
     double started, first, last; /* seconds: of the prompt, the first token, the last */
-    Utf8 out;                    /* of a single sequence, as it comes; out NULL: later */
+    TextStream *stream;          /* of a single sequence, as it comes; NULL: later */
 } Writing;
 
 static double now(void)
@@ -116,36 +33,39 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* With a tokenizer a token's text depends on those before it: all are decoded, and what is new is shown. A
- * character that is not whole yet would be U+FFFD, and waits. */
-static void show_decoded(Writing *w)
+static int is_end(const Writing *w, int32_t token)
 {
-    static const char unfinished[] = "\xef\xbf\xbd";
-    TokenText text = {0};
-    tokenizer_decode(w->tokenizer, w->tokens, (size_t)w->written, 1, &text);
-    size_t end = text.bytes;
-    if (end >= 3 && !memcmp(text.text + end - 3, unfinished, 3))
-        end -= 3;
-    for (; w->shown < end; w->shown++)
-        utf8_put(&w->out, text.text[w->shown]);
-    tokenizer_text_free(w->tokenizer, &text);
+    for (int i = 0; i < w->ends.count; i++)
+        if (w->ends.ids[i] == token)
+            return 1;
+    return 0;
 }
 
-/* A whole sequence. */
-static void put_sequence(const Writing *w, Utf8 *out, const int32_t *tokens, int count)
+/* What one sequence has. The token that ends it is none of its text. */
+typedef struct Sequence {
+    const int32_t *tokens;
+    int count, text; /* tokens, and those of them that are text */
+    int ended;
+} Sequence;
+
+static Sequence sequence_of(const Writing *w, int b)
 {
-    while (count > 0 && tokens[count - 1] < 0)
-        count--;
-    TokenText text = {0};
-    if (w->tokenizer)
-        tokenizer_decode(w->tokenizer, tokens, (size_t)count, 1, &text);
-    for (size_t i = 0; i < text.bytes; i++)
-        utf8_put(out, text.text[i]);
-    for (int i = 0; i < count && !w->tokenizer; i++)
-        utf8_token(out, tokens[i]);
-    if (w->tokenizer)
-        tokenizer_text_free(w->tokenizer, &text);
-    utf8_give_up(out);
+    Sequence s = {.tokens = w->tokens + (int64_t)b * w->options->tokens, .count = w->written};
+    while (s.count > 0 && s.tokens[s.count - 1] < 0)
+        s.count--;
+    s.ended = s.count > 0 && is_end(w, s.tokens[s.count - 1]);
+    s.text = s.count - s.ended;
+    return s;
+}
+
+static int put_sequence(const Writing *w, FILE *out, Sequence s)
+{
+    TextStream stream;
+    if (stream_begin(&stream, out, w->tokenizer, w->prompt, w->prompt_tokens, s.text))
+        return -1;
+    stream_add(&stream, s.tokens, s.text);
+    stream_end(&stream);
+    return 0;
 }
 
 static int note_tokens(void *user, const int32_t *tokens, int batch)
@@ -157,12 +77,9 @@ static int note_tokens(void *user, const int32_t *tokens, int batch)
     for (int b = 0; b < batch; b++)
         w->tokens[(int64_t)b * w->options->tokens + w->written] = tokens[b];
     w->written++;
-    if (w->out.out) {
-        if (w->tokenizer)
-            show_decoded(w);
-        else
-            utf8_token(&w->out, tokens[0]);
-        fflush(w->out.out);
+    if (w->stream && !is_end(w, tokens[0])) {
+        stream_add(w->stream, tokens, 1);
+        fflush(stdout);
     }
     return 0;
 }
@@ -186,6 +103,8 @@ static int writing_script(void *config)
             .context = o->seq,
             .prefill = o->prefill,
             .sample = {.temperature = o->temperature, .top_k = o->top_k, .top_p = o->top_p, .seed = o->seed},
+            .stop = w->ends.ids,
+            .stops = w->ends.count,
             .written = note_tokens,
             .user = w});
 }
@@ -289,6 +208,28 @@ static int open_tokenizer(const Options *o, Writing *w)
     return EXIT_NO;
 }
 
+/* The tokens that end a text, of the directory that the model or its weights come from. */
+static int find_ends(const Options *o, Writing *w)
+{
+    struct stat status;
+    const char *directory = o->source;
+    if (!directory && o->init && stat(o->init, &status) == 0 && S_ISDIR(status.st_mode))
+        directory = o->init;
+    if (o->ignore_eos || !directory || !io_read_end_tokens(directory, &w->ends))
+        return EXIT_DONE;
+    fprintf(stderr, "brim: %s\n", error_message());
+    return EXIT_NO;
+}
+
+/* Without a tokenizer a token is a byte. */
+static int prompt_bytes(const char *text, int32_t *tokens, int most)
+{
+    int count = 0;
+    for (; text[count] && count < most; count++)
+        tokens[count] = (unsigned char)text[count];
+    return count;
+}
+
 static int prompt_ids(const Writing *w, const char *text, int32_t *tokens)
 {
     TokenIds ids = {0};
@@ -324,32 +265,20 @@ static int fill_context(Options *o, const Writing *w)
     return 0;
 }
 
-/* Bytes that a sequence's text may take: each of them may become U+FFFD. */
-static size_t text_room(const Writing *w, const int32_t *tokens, int count)
+static json_t *sequence_json(const Writing *w, Sequence s)
 {
-    size_t bytes = (size_t)count * sizeof(TokenPiece);
-    TokenText text = {0};
-    if (w->tokenizer) {
-        tokenizer_decode(w->tokenizer, tokens, (size_t)count, 1, &text);
-        bytes = text.bytes;
-        tokenizer_text_free(w->tokenizer, &text);
-    }
-    return 3 * bytes + 1;
-}
-
-static json_t *sequence_json(const Writing *w, const int32_t *tokens, int count)
-{
-    size_t size = text_room(w, tokens, count);
+    size_t size = stream_bytes(w->tokenizer, w->prompt, w->prompt_tokens, s.tokens, s.text);
     char *bytes = memtrack_host_calloc(NULL, size);
     FILE *memory = bytes ? fmemopen(bytes, size, "w") : NULL;
     json_t *list = json_array();
-    for (int i = 0; i < count && tokens[i] >= 0; i++)
-        json_array_append_new(list, json_integer(tokens[i]));
+    for (int i = 0; i < s.count; i++)
+        json_array_append_new(list, json_integer(s.tokens[i]));
     if (memory) {
-        put_sequence(w, &(Utf8){.out = memory}, tokens, count);
+        put_sequence(w, memory, s);
         fclose(memory);
     }
-    json_t *sequence = json_pack("{s:o, s:s}", "tokens", list, "text", bytes ? bytes : "");
+    json_t *sequence = json_pack("{s:o, s:s, s:s}", "tokens", list, "text", bytes ? bytes : "",
+                                 "finish_reason", s.ended ? "stop" : "length");
     memtrack_host_free(NULL, bytes, size);
     return sequence;
 }
@@ -358,7 +287,7 @@ static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan
 {
     json_t *sequences = json_array();
     for (int b = 0; b < o->batch; b++)
-        json_array_append_new(sequences, sequence_json(w, w->tokens + (int64_t)b * o->tokens, w->written));
+        json_array_append_new(sequences, sequence_json(w, sequence_of(w, b)));
     double decode = w->last - w->first;
     return json_pack(
         "{s:s, s:I, s:i, s:i, s:o, s:f, s:f, s:o, s:o}", "model", o->model, "parameters",
@@ -372,7 +301,7 @@ static void print_sequences(const Options *o, const Writing *w)
 {
     for (int b = 0; b < o->batch; b++) {
         printf("%s%d: %s", b ? "\n\n" : "", b + 1, o->prompt);
-        put_sequence(w, &(Utf8){.out = stdout}, w->tokens + (int64_t)b * o->tokens, w->written);
+        put_sequence(w, stdout, sequence_of(w, b));
     }
 }
 
@@ -410,49 +339,59 @@ static int check_fits(const Options *o, const Plan *plan, int to_run)
     return EXIT_NO;
 }
 
-static int write_planned(const Options *o, Writing *w, const Plan *plan)
+static void print_beginning(const Options *o, const Writing *w, const Plan *plan)
 {
-    RunOptions run = run_options(o);
-    RunResult result;
-    run.quiet = 1;
     int threads = o->threads ? o->threads : kernels_default_threads();
-    if (!o->json) {
-        kernels_blas_start(threads);
-        printf("%s  %s parameters  fp32  batch %d, a cache of %d tokens\n", o->model,
-               report_count(w->parameters).text, o->batch, o->seq);
-        printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
-               threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
-        if (o->init)
-            printf("Weights: %s\n\n", o->init);
-        else
-            printf("The weights are those of --seed %" PRIu64 ", untrained; --init PATH loads some.\n\n",
-                   o->seed);
-        if (o->batch == 1) {
-            printf("%s", o->prompt);
-            w->out.out = stdout;
-        }
-        fflush(stdout);
-    }
-    plan_execute(writing_script, w, &run, plan, &result);
-    if (w->out.out)
-        utf8_give_up(&w->out);
-    if (result.status) {
-        fflush(stdout);
-        fprintf(stderr, "brim: %s\n", result.error);
-        return EXIT_NO;
-    }
-    if (o->json) {
-        json_print(writing_json(o, w, plan, &result));
-        return EXIT_DONE;
-    }
+    kernels_blas_start(threads);
+    printf("%s  %s parameters  fp32  batch %d, a cache of %d tokens\n", o->model,
+           report_count(w->parameters).text, o->batch, o->seq);
+    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
+           threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+    if (o->init)
+        printf("Weights: %s\n\n", o->init);
+    else
+        printf("The weights are those of --seed %" PRIu64 ", untrained; --init PATH loads some.\n\n",
+               o->seed);
+    if (o->batch == 1)
+        printf("%s", o->prompt);
+    fflush(stdout);
+}
+
+static void print_end(const Options *o, const Writing *w, const Plan *plan, const RunResult *result)
+{
     if (o->batch > 1)
         print_sequences(o, w);
     printf("\n");
     print_speed(o, w);
     printf("\n");
-    inference_table(o, w->parameters, &plan->memory, &result.memory);
-    if (result.segments_off_plan)
-        printf("%" PRId64 " segments went off the plan\n", result.segments_off_plan);
+    inference_table(o, w->parameters, &plan->memory, &result->memory);
+    if (result->segments_off_plan)
+        printf("%" PRId64 " segments went off the plan\n", result->segments_off_plan);
+}
+
+static int write_planned(const Options *o, Writing *w, const Plan *plan)
+{
+    RunOptions run = run_options(o);
+    RunResult result;
+    TextStream stream;
+    run.quiet = 1;
+    if (!o->json)
+        print_beginning(o, w, plan);
+    if (!o->json && o->batch == 1 &&
+        !stream_begin(&stream, stdout, w->tokenizer, w->prompt, w->prompt_tokens, o->tokens))
+        w->stream = &stream;
+    plan_execute(writing_script, w, &run, plan, &result);
+    if (w->stream)
+        stream_end(w->stream);
+    if (result.status) {
+        fflush(stdout);
+        fprintf(stderr, "%sbrim: %s\n", w->stream && w->written ? "\n" : "", result.error);
+        return EXIT_NO;
+    }
+    if (o->json)
+        json_print(writing_json(o, w, plan, &result));
+    else
+        print_end(o, w, plan, &result);
     return EXIT_DONE;
 }
 
@@ -472,7 +411,7 @@ int command_generate(const Options *options, int count)
     Writing w = {.options = &o};
     Plan plan = {0};
     o.prompt = o.prompt ? o.prompt : "The ";
-    if (open_tokenizer(&o, &w))
+    if (open_tokenizer(&o, &w) || find_ends(&o, &w))
         return EXIT_NO;
     if (fill_prompt(&w, o.prompt) || fill_context(&o, &w))
         return EXIT_USAGE;

@@ -64,9 +64,10 @@ static const Help pages[] = {
     {"generate", "continue a prompt; inference memory beside the textbook's weights x 1.2",
      "Plans, then writes token by token with a key-value cache, and shows what that\n"
      "took: weights, cache, workspace, planned beside measured. --batch texts at once;\n"
-     "--seq is what the cache holds: past it, the newer half is read again.",
+     "--seq is what the cache holds: past it, the newer half is read again. A text\n"
+     "ends at --tokens, or at the end token of the model's generation_config.json.",
      "--model --init --init-partial --tokenizer --vocab --batch --seq --prompt --tokens --temperature "
-     "--top-k --top-p --prefill "
+     "--top-k --top-p --prefill --ignore-eos "
      "--seed --threads --budget --json --quiet",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
                  "  brim generate --temperature 0.7 --top-p 0.9 --batch 2\n"},

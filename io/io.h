@@ -1,5 +1,6 @@
 /* io: models described by files of others. Reads Hugging Face's config.json of the Llama, Mistral, Qwen2,
- * BERT and GPT-2 families, and finds a model by what a user types. docs/config-json.md lists the fields. */
+ * BERT and GPT-2 families, finds a model by what a user types, and knows which tokens end its texts.
+ * docs/config-json.md lists the fields. */
 #ifndef BRIM_IO_H
 #define BRIM_IO_H
 
@@ -31,6 +32,17 @@ BRIM_API int io_read_config(const char *path, IoModel *model);
  * file, a file before another name. Returns 0, or raises as io_read_config does; for a name that is nothing
  * ERROR_ARGUMENT, with the nearest names. */
 BRIM_API int io_find_model(const char *what, IoModel *model);
+
+enum { IO_END_TOKENS = 64 };
+typedef struct IoEndTokens {
+    int32_t ids[IO_END_TOKENS];
+    int count;
+} IoEndTokens;
+
+/* The tokens after which a text is over: eos_token_id, a number or a list, of the directory's
+ * generation_config.json, or, where that says nothing, of its config.json. Neither file: none. Returns 0; or
+ * raises ERROR_FILE, ERROR_DATA, ERROR_HOST_MEMORY, ERROR_ARGUMENT (NULL); then there are none. */
+BRIM_API int io_read_end_tokens(const char *directory, IoEndTokens *ends);
 
 #ifdef __cplusplus
 }

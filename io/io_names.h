@@ -10,6 +10,7 @@
 #define io_load_weights brim_io_load_weights
 #define io_lock_checkpoints brim_io_lock_checkpoints
 #define io_read_config brim_io_read_config
+#define io_read_end_tokens brim_io_read_end_tokens
 #define io_save_checkpoint brim_io_save_checkpoint
 #define io_save_weights brim_io_save_weights
 #define io_unlock_checkpoints brim_io_unlock_checkpoints

@@ -3,73 +3,95 @@
  */
 #include "kernels/kernels.h"
 #include "kernels/range.h"
+#include "kernels/vecmath.h"
 
 #include <string.h>
 
 enum { FEW_ROWS = 8 };        /* above, sgemm is faster */
 enum { FEW_STRIP = 1 << 11 }; /* columns whose sums stay in the first-level cache */
 
-static float few_dot(int64_t in, const float *x, const float *w)
+/* Sums side by side, as many as a register holds; read from where floats lie. */
+#if defined(__AVX512F__)
+enum { FEW_LANES = 16 };
+#elif defined(__AVX2__)
+enum { FEW_LANES = 8 };
+#else
+enum { FEW_LANES = 4 };
+#endif
+typedef float FewSums __attribute__((vector_size(4 * FEW_LANES), aligned(4), may_alias));
+#define FEW_LOAD(from, i) (*(const FewSums *)((from) + (i)*FEW_LANES))
+
+VEC_INLINE float few_total(FewSums all)
 {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < in; i++)
-        sum += x[i] * w[i];
-    return sum;
+    float sums[FEW_LANES];
+    memcpy(sums, &all, sizeof sums);
+    for (int half = FEW_LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            sums[i] += sums[half + i];
+    return sums[0];
 }
 
-/* y[j] = x w_j of four rows of W (out, in). */
-static void few_dots(int64_t in, const float *x, const float *w, float *y)
+/* x w: four registers of sums, for an addition takes as long as four of them. */
+VEC_INLINE float few_dot(int64_t in, const float *x, const float *w)
 {
-    const float *w0 = w, *w1 = w + in, *w2 = w + 2 * in, *w3 = w + 3 * in;
-    float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-    for (int64_t i = 0; i < in; i++) {
-        s0 += x[i] * w0[i];
-        s1 += x[i] * w1[i];
-        s2 += x[i] * w2[i];
-        s3 += x[i] * w3[i];
+    FewSums s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    int64_t left = in;
+    for (; left >= 4 * FEW_LANES; left -= 4 * FEW_LANES, x += 4 * FEW_LANES, w += 4 * FEW_LANES) {
+        s0 += FEW_LOAD(x, 0) * FEW_LOAD(w, 0);
+        s1 += FEW_LOAD(x, 1) * FEW_LOAD(w, 1);
+        s2 += FEW_LOAD(x, 2) * FEW_LOAD(w, 2);
+        s3 += FEW_LOAD(x, 3) * FEW_LOAD(w, 3);
     }
-    y[0] = s0;
-    y[1] = s1;
-    y[2] = s2;
-    y[3] = s3;
+    for (; left >= FEW_LANES; left -= FEW_LANES, x += FEW_LANES, w += FEW_LANES)
+        s0 += FEW_LOAD(x, 0) * FEW_LOAD(w, 0);
+    float total = few_total((s0 + s1) + (s2 + s3));
+    for (int64_t i = 0; i < left; i++)
+        total += x[i] * w[i];
+    return total;
 }
 
-/* The same of two rows of x, in apart, and of y, ld apart: each weight is loaded once for both. */
-static void few_dots_twice(int64_t in, const float *x, const float *w, float *y, int64_t ld)
+/* x w and z w: each weight is loaded once for both. */
+VEC_INLINE void few_dot_twice(int64_t in, const float *x, const float *z, const float *w, float *xw,
+                              float *zw)
 {
-    const float *w0 = w, *w1 = w + in, *w2 = w + 2 * in, *w3 = w + 3 * in, *z = x + in;
-    float s0 = 0, s1 = 0, s2 = 0, s3 = 0, t0 = 0, t1 = 0, t2 = 0, t3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3, t0, t1, t2, t3)
-    for (int64_t i = 0; i < in; i++) {
-        s0 += x[i] * w0[i];
-        s1 += x[i] * w1[i];
-        s2 += x[i] * w2[i];
-        s3 += x[i] * w3[i];
-        t0 += z[i] * w0[i];
-        t1 += z[i] * w1[i];
-        t2 += z[i] * w2[i];
-        t3 += z[i] * w3[i];
+    FewSums s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, t0 = {0}, t1 = {0}, t2 = {0}, t3 = {0};
+    int64_t i = 0;
+    for (; i + 4 * FEW_LANES <= in; i += 4 * FEW_LANES) {
+        FewSums w0 = FEW_LOAD(w + i, 0), w1 = FEW_LOAD(w + i, 1);
+        FewSums w2 = FEW_LOAD(w + i, 2), w3 = FEW_LOAD(w + i, 3);
+        s0 += FEW_LOAD(x + i, 0) * w0;
+        s1 += FEW_LOAD(x + i, 1) * w1;
+        s2 += FEW_LOAD(x + i, 2) * w2;
+        s3 += FEW_LOAD(x + i, 3) * w3;
+        t0 += FEW_LOAD(z + i, 0) * w0;
+        t1 += FEW_LOAD(z + i, 1) * w1;
+        t2 += FEW_LOAD(z + i, 2) * w2;
+        t3 += FEW_LOAD(z + i, 3) * w3;
     }
-    float sums[] = {s0, s1, s2, s3, t0, t1, t2, t3};
-    memcpy(y, sums, 4 * sizeof(float));
-    memcpy(y + ld, sums + 4, 4 * sizeof(float));
+    for (; i + FEW_LANES <= in; i += FEW_LANES) {
+        s0 += FEW_LOAD(x + i, 0) * FEW_LOAD(w + i, 0);
+        t0 += FEW_LOAD(z + i, 0) * FEW_LOAD(w + i, 0);
+    }
+    *xw = few_total((s0 + s1) + (s2 + s3));
+    *zw = few_total((t0 + t1) + (t2 + t3));
+    for (; i < in; i++) {
+        *xw += x[i] * w[i];
+        *zw += z[i] * w[i];
+    }
 }
 
-/* y (rows, cols), ld = out; W (cols, in). */
+/* y (rows, cols), ld = out; W (cols, in). W's rows are read one after the other, each from the first element
+ * to the last: as fast as memory reads, and faster than several of them side by side. */
 static void few_out_in(const LinearDims *d, int64_t cols, const float *x, const float *w, float *y)
 {
-    int64_t j = 0, r;
-    for (; j + 4 <= cols; j += 4) {
-        for (r = 0; r + 2 <= d->rows; r += 2)
-            few_dots_twice(d->in, x + r * d->in, w + j * d->in, y + r * d->out + j, d->out);
+    int64_t in = d->in;
+    for (int64_t j = 0; j < cols; j++, w += in, y++) {
+        int64_t r = 0;
+        for (; r + 2 <= d->rows; r += 2)
+            few_dot_twice(in, x + r * in, x + (r + 1) * in, w, y + r * d->out, y + (r + 1) * d->out);
         if (r < d->rows)
-            few_dots(d->in, x + r * d->in, w + j * d->in, y + r * d->out + j);
+            y[r * d->out] = few_dot(in, x + r * in, w);
     }
-    for (; j < cols; j++)
-        for (r = 0; r < d->rows; r++)
-            y[r * d->out + j] = few_dot(d->in, x + r * d->in, w + j * d->in);
 }
 
 /* y (cols) += x (4) W (4, cols), W's rows ld apart. */

@@ -56,6 +56,7 @@
 #define nn_rms_norm brim_nn_rms_norm
 #define nn_run_blocks brim_nn_run_blocks
 #define nn_sample brim_nn_sample
+#define nn_sample_probabilities brim_nn_sample_probabilities
 #define nn_sequential brim_nn_sequential
 #define nn_set_checkpoint brim_nn_set_checkpoint
 #define nn_set_checkpoint_every brim_nn_set_checkpoint_every

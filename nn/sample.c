@@ -3,6 +3,7 @@
  * are in double and in one thread: the same everywhere. */
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
 #include "../kernels/philox.h"
 #include "module_.h"
@@ -11,23 +12,24 @@
 /* What there is to choose from, in workspace: a heap whose first is the largest; taken out from the back, so
  * that those chosen lie behind it, the largest last. */
 typedef struct Candidates {
-    float *weight; /* exp((logit - largest) / temperature) */
+    float *score; /* logit / temperature; of those chosen, in the end, their weight */
     int32_t *token;
     int64_t count;
+    float largest; /* score */
 } Candidates;
 
 static int before(const Candidates *c, int64_t a, int64_t b)
 {
-    return c->weight[a] > c->weight[b] || (c->weight[a] == c->weight[b] && c->token[a] < c->token[b]);
+    return c->score[a] > c->score[b] || (c->score[a] == c->score[b] && c->token[a] < c->token[b]);
 }
 
 static void swap(Candidates *c, int64_t a, int64_t b)
 {
-    float weight = c->weight[a];
+    float score = c->score[a];
     int32_t token = c->token[a];
-    c->weight[a] = c->weight[b];
+    c->score[a] = c->score[b];
     c->token[a] = c->token[b];
-    c->weight[b] = weight;
+    c->score[b] = score;
     c->token[b] = token;
 }
 
@@ -88,47 +90,92 @@ static double sum_of(const float *weight, int64_t n, int64_t step)
     return sum;
 }
 
-/* Takes the top_k largest out, then of those, summed from the largest on, as many as reach top_p. Returns how
- * many are left; they lie at the end, the largest last. */
-static int64_t choose(Candidates *c, int64_t vocab, const SampleOptions *o)
+static double weight_of(const Candidates *c, float score)
 {
-    int64_t most = o->top_k > 0 && o->top_k < vocab ? o->top_k : vocab, taken = 0;
-    double part = o->top_p > 0 ? (double)o->top_p : 1, total = 0, sum = 0;
-    const float *last = c->weight + vocab - 1;
-    make_heap(c);
-    if (most == vocab)
-        total = sum_of(c->weight, vocab, 1);
-    while (most < vocab && taken < most) {
+    return (double)expf(score - c->largest);
+}
+
+/* Takes the top_k largest out, and all that are equal to the last of them. Returns how many. */
+static int64_t take_top_k(Candidates *c, int64_t vocab, int64_t top_k)
+{
+    const float *last = c->score + vocab - 1;
+    int64_t taken = 0;
+    while (c->count > 0 && (taken < top_k || c->score[0] == last[1 - taken])) {
         take_largest(c);
-        total += (double)last[-taken++];
+        taken++;
     }
-    if (part >= 1)
-        return taken ? taken : vocab;
+    return taken;
+}
+
+/* Of the `most` largest, of which `taken` are out of the heap, summed from the largest on: as many as reach
+ * top_p. */
+static int64_t take_top_p(Candidates *c, int64_t vocab, int64_t most, int64_t taken, double top_p)
+{
+    const float *last = c->score + vocab - 1;
+    double total = 0, sum = 0;
+    for (int64_t i = 0; i < most; i++)
+        total += weight_of(c, last[-i]);
     for (int64_t kept = 0; kept < most; kept++) {
         if (kept == taken) {
             take_largest(c);
             taken++;
         }
-        if ((sum += (double)last[-kept]) >= part * total)
+        if ((sum += weight_of(c, last[-kept])) >= top_p * total)
             return kept + 1;
     }
     return most;
 }
 
-static int32_t draw(const float *logits, int64_t vocab, int64_t largest, const SampleOptions *o,
-                    Candidates *c, double unit)
+/* How many are left by top_k and top_p; they lie at the end, the largest last. */
+static int64_t choose(Candidates *c, int64_t vocab, const SampleOptions *o)
 {
+    int64_t most = vocab, taken = 0;
+    make_heap(c);
+    if (o->top_k > 0 && o->top_k < vocab)
+        most = taken = take_top_k(c, vocab, o->top_k);
+    return o->top_p > 0 && o->top_p < 1 ? take_top_p(c, vocab, most, taken, (double)o->top_p) : most;
+}
+
+/* What is drawn from: weights that are `step` apart, and their tokens. */
+typedef struct Choices {
+    float *weight;
+    const int32_t *token;
+    int64_t count, step;
+} Choices;
+
+static Choices choices_of(const float *logits, int64_t vocab, int64_t largest, const SampleOptions *o,
+                          Candidates *c)
+{
+    int cut = (o->top_k > 0 && o->top_k < vocab) || (o->top_p > 0 && o->top_p < 1);
+    /* Where the quotient is no number any more, differences are. */
+    float zero = isfinite(logits[largest] / o->temperature) ? 0 : logits[largest];
     for (int64_t i = 0; i < vocab; i++) {
-        c->weight[i] = expf((logits[i] - logits[largest]) / o->temperature);
+        c->score[i] = (logits[i] - zero) / o->temperature;
         c->token[i] = (int32_t)i;
     }
     c->count = vocab;
-    int cut = (o->top_k > 0 && o->top_k < vocab) || (o->top_p > 0 && o->top_p < 1);
-    if (!cut)
-        return (int32_t)walk(c->weight, vocab, 1, unit * sum_of(c->weight, vocab, 1));
-    int64_t kept = choose(c, vocab, o);
-    const float *last = c->weight + vocab - 1;
-    return c->token[vocab - 1 - walk(last, kept, -1, unit * sum_of(last, kept, -1))];
+    c->largest = c->score[largest];
+    Choices all = {c->score, c->token, vocab, 1};
+    if (cut)
+        all = (Choices){c->score + vocab - 1, c->token + vocab - 1, choose(c, vocab, o), -1};
+    for (int64_t i = 0; i < all.count; i++)
+        all.weight[i * all.step] = expf(all.weight[i * all.step] - c->largest);
+    return all;
+}
+
+static int32_t draw(const Choices *c, double unit)
+{
+    double total = sum_of(c->weight, c->count, c->step);
+    return c->token[c->step * walk(c->weight, c->count, c->step, unit * total)];
+}
+
+/* Each token's share of what is drawn from. */
+static void shares_of(const Choices *c, int64_t vocab, float *shares)
+{
+    double total = sum_of(c->weight, c->count, c->step);
+    memset(shares, 0, (size_t)vocab * sizeof *shares);
+    for (int64_t i = 0; i < c->count; i++)
+        shares[c->token[i * c->step]] = (float)((double)c->weight[i * c->step] / total);
 }
 
 /* ---- Rows of logits -------------------------------------------------------------------------- */
@@ -167,31 +214,57 @@ static int check_options(const SampleOptions *o)
     return 0;
 }
 
-int nn_sample(Tensor *logits, const SampleOptions *options, int64_t position, int32_t *tokens)
+static int check_logits(Tensor *logits, const SampleOptions *o)
 {
-    static const SampleOptions greedy;
-    const SampleOptions *o = options ? options : &greedy;
-    if (!logits || !tokens || error_code() || check_options(o))
+    if (check_options(o))
         return error_code();
     if (tensor_shape(logits).ndim != 2)
         return error_raise(ERROR_SHAPE, "nn_sample: logits must be (batch,vocabulary), not %s",
                            shape_text(tensor_shape(logits)).text);
+    return 0;
+}
+
+/* Tokens (B), or, where they are NULL, shares (B,V). */
+static int sample_rows(Tensor *logits, const SampleOptions *o, int64_t position, int32_t *tokens,
+                       float *shares)
+{
     int64_t vocab = tensor_dim(logits, 1);
     int scope = tensor_scope_begin();
     Candidates c = {0};
     if (o->temperature > 0) {
-        c.weight = tensor_f32(tensor_new(DTYPE_F32, SHAPE(vocab), MEM_WORKSPACE));
+        c.score = tensor_f32(tensor_new(DTYPE_F32, SHAPE(vocab), MEM_WORKSPACE));
         c.token = tensor_i32(tensor_new(DTYPE_I32, SHAPE(vocab), MEM_WORKSPACE));
     }
     const float *rows = tensor_f32(logits);
     for (int64_t b = 0; b < tensor_dim(logits, 0) && !error_code(); b++) {
-        tokens[b] = 0;
         int64_t largest = rows ? find_largest(rows + b * vocab, vocab, b) : -1;
+        int32_t token = largest < 0 ? 0 : (int32_t)largest;
+        Choices all = {.weight = &(float){1}, .token = &token, .count = 1, .step = 1};
         if (largest >= 0 && o->temperature > 0)
-            tokens[b] = draw(rows + b * vocab, vocab, largest, o, &c, draw_unit(o->seed, b, position));
-        else if (largest >= 0)
-            tokens[b] = (int32_t)largest;
+            all = choices_of(rows + b * vocab, vocab, largest, o, &c);
+        if (tokens)
+            tokens[b] = draw(&all, draw_unit(o->seed, b, position));
+        else
+            shares_of(&all, vocab, shares + b * vocab);
     }
     tensor_scope_end(scope);
     return error_code();
+}
+
+static const SampleOptions greedy;
+
+int nn_sample(Tensor *logits, const SampleOptions *options, int64_t position, int32_t *tokens)
+{
+    const SampleOptions *o = options ? options : &greedy;
+    if (!logits || !tokens || error_code() || check_logits(logits, o))
+        return error_code();
+    return sample_rows(logits, o, position, tokens, NULL);
+}
+
+int nn_sample_probabilities(Tensor *logits, const SampleOptions *options, float *probabilities)
+{
+    const SampleOptions *o = options ? options : &greedy;
+    if (!logits || !probabilities || error_code() || check_logits(logits, o))
+        return error_code();
+    return sample_rows(logits, o, 0, NULL, probabilities);
 }

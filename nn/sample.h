@@ -12,11 +12,12 @@
 extern "C" {
 #endif
 
-/* As in transformers, one after the other: logits / temperature; the top_k largest; of those, the most
- * probable whose probabilities, summed from the largest on, first reach top_p (Holtzman et al., "The Curious
- * Case of Neural Text Degeneration", arXiv 1904.09751). Of equal logits the lower token comes first. */
+/* As in transformers, one after the other: logits / temperature; the top_k largest, and all that are equal to
+ * the last of them; of those, the most probable whose probabilities, summed from the largest on, first reach
+ * top_p (Holtzman et al., "The Curious Case of Neural Text Degeneration", arXiv 1904.09751). Of equal logits
+ * the lower token comes first (transformers leaves that to the order in which torch.sort puts equal ones). */
 typedef struct SampleOptions {
-    float temperature; /* 0 = greedy: always the largest logit, whatever the rest says */
+    float temperature; /* 0 = greedy: the first of the largest logits, whatever the rest says */
     int top_k;         /* 0 = all; more than there are tokens means all */
     float top_p;       /* in (0,1]; 0 = 1 = all */
     uint64_t seed;
@@ -27,6 +28,10 @@ typedef struct SampleOptions {
  * Returns 0, or raises ERROR_NONFINITE (NaN or infinity among the logits, or nothing but -infinity),
  * ERROR_ARGUMENT (options out of range), ERROR_SHAPE, ERROR_MEMORY. */
 BRIM_API int nn_sample(Tensor *logits, const SampleOptions *options, int64_t position, int32_t *tokens);
+
+/* What nn_sample draws from: for each row of logits (B,vocab) the probabilities, into (B,vocab). Errors and
+ * workspace are nn_sample's. On meta the first token has all. */
+BRIM_API int nn_sample_probabilities(Tensor *logits, const SampleOptions *options, float *probabilities);
 
 typedef struct GenerateOptions {
     const int32_t *prompt; /* prompt_tokens >= 1 ids, the same for every sequence */

@@ -185,10 +185,10 @@ static void check_linear_backward(const Kernels *kernels, const LinearDims *d, f
 static void test_linear(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{1, 1, 1},      {1, 65, 33},  {17, 33, 10},  {129, 7, 101},
-                                       {200, 64, 10},  {5, 30, 811}, {401, 31, 67}, {4500, 3, 61},
-                                       {64, 130, 96},  {2, 7, 1031}, {3, 1030, 9},  {4, 101, 2100},
-                                       {1, 1100, 603}};
+    static const int64_t sizes[][3] = {{1, 1, 1},      {1, 65, 33},   {17, 33, 10},  {129, 7, 101},
+                                       {200, 64, 10},  {5, 30, 811},  {401, 31, 67}, {4500, 3, 61},
+                                       {64, 130, 96},  {2, 7, 1031},  {3, 1030, 9},  {4, 101, 2100},
+                                       {1, 1100, 603}, {7, 131, 130}, {8, 77, 19},   {6, 15, 5}};
     for (int isa = 0; isa < ISAS; isa++) {
         const Kernels *kernels = kernels_cpu(isa_names[isa]);
         if (!kernels)

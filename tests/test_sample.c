@@ -26,13 +26,14 @@ static int32_t sampled(const float *values, int V, SampleOptions options, int64_
 
 typedef struct Pick {
     double weight;
+    float score;
     int token;
 } Pick;
 
 static int larger_first(const void *a, const void *b)
 {
     const Pick *x = a, *y = b;
-    return x->weight != y->weight ? (x->weight < y->weight) - (x->weight > y->weight) : x->token - y->token;
+    return x->score != y->score ? (x->score < y->score) - (x->score > y->score) : x->token - y->token;
 }
 
 /* The candidates in the order in which they are walked, with weights as the library rounds them. Returns how
@@ -44,11 +45,15 @@ static int reference_picks(const float *logits, int V, SampleOptions o, Pick pic
     int keep = o.top_k > 0 && o.top_k < V ? o.top_k : V, cut = keep < V || (o.top_p > 0 && o.top_p < 1);
     for (int i = 0; i < V; i++)
         max = logits[i] > max ? logits[i] : max;
-    for (int i = 0; i < V; i++)
-        picks[i] = (Pick){expf((logits[i] - max) / o.temperature), i};
+    for (int i = 0; i < V; i++) {
+        float score = logits[i] / o.temperature;
+        picks[i] = (Pick){expf(score - max / o.temperature), score, i};
+    }
     if (!cut)
         return V;
     qsort(picks, (size_t)V, sizeof *picks, larger_first);
+    while (keep < V && picks[keep].score == picks[keep - 1].score) /* equal to the last of the top k */
+        keep++;
     for (int i = 0; i < keep; i++)
         total += picks[i].weight;
     if (!(o.top_p > 0 && o.top_p < 1))
@@ -71,6 +76,23 @@ static int reference_draw(const Pick *picks, int count, uint64_t seed, uint32_t 
     return -1;
 }
 
+static void check_probabilities(const float *logits, int V, SampleOptions o, const Pick *picks, int count)
+{
+    float got[MOST];
+    double total = 0;
+    int scope = tensor_scope_begin();
+    assert_int_equal(nn_sample_probabilities(logits_of(logits, 1, V), &o, got), 0);
+    tensor_scope_end(scope);
+    for (int i = 0; i < count; i++)
+        total += picks[i].weight;
+    for (int i = 0; i < count; i++) {
+        assert_true(fabs(got[picks[i].token] - picks[i].weight / total) < 1e-7);
+        got[picks[i].token] = 0;
+    }
+    for (int i = 0; i < V; i++)
+        assert_true(got[i] == 0);
+}
+
 static void test_reference(void **state)
 {
     (void)state;
@@ -88,6 +110,7 @@ static void test_reference(void **state)
         for (int j = 0; j < V; j += 3) /* some are equal, some are impossible */
             logits[j] = j % 2 ? -INFINITY : roundf(logits[j]);
         int count = reference_picks(logits, V, o, picks);
+        check_probabilities(logits, V, o, picks, count);
         for (uint32_t position = 0; position < 8; position++) {
             int expected = reference_draw(picks, count, o.seed, position);
             int token = sampled(logits, V, o, position);
@@ -146,8 +169,12 @@ static void test_edges(void **state)
     for (int position = 0; position < 50; position++) {
         assert_int_equal(sampled(logits, 6, (SampleOptions){0}, position), 1); /* the first of the largest */
         assert_int_equal(sampled(logits, 6, (SampleOptions){.top_k = 3, .top_p = 0.5f}, position), 1);
-        assert_int_equal(sampled(logits, 6, (SampleOptions){.temperature = 1, .top_k = 1}, position), 1);
+        int32_t either = sampled(logits, 6, (SampleOptions){.temperature = 1, .top_k = 1}, position);
+        assert_true(either == 1 || either == 3); /* as large as the first of the top k */
         assert_int_equal(sampled(logits, 6, (SampleOptions){.temperature = 1, .top_p = 1e-9f}, position), 1);
+        SampleOptions frozen = {.temperature = 1e-39f}; /* logit / temperature is infinite */
+        either = sampled(logits, 6, frozen, position);
+        assert_true(either == 1 || either == 3);
         SampleOptions all = {.temperature = 1, .seed = 5}, more = {.temperature = 1, .top_k = 99, .seed = 5};
         SampleOptions whole = {.temperature = 1, .top_p = 1, .seed = 5};
         int32_t token = sampled(logits, 6, all, position);
@@ -173,6 +200,10 @@ static void test_edges(void **state)
     assert_true(differ > 10);
     assert_int_equal(nn_sample(both, NULL, 0, tokens), 0); /* greedy */
     assert_int_equal(tokens[1], 1);
+    float shares[12];
+    assert_int_equal(nn_sample_probabilities(both, NULL, shares), 0);
+    for (int i = 0; i < 12; i++)
+        assert_true(shares[i] == (i % 6 == 1));
     assert_int_equal(books()->live_by[MEM_WORKSPACE], 0);
 }
 
@@ -207,6 +238,8 @@ static void test_bad(void **state)
                  {{.top_p = NAN}, "top_p is"}};
     for (size_t i = 0; i < COUNT(cases); i++) {
         assert_int_equal(nn_sample(fine, &cases[i].options, 0, &token), ERROR_ARGUMENT);
+        assert_error(ERROR_ARGUMENT, cases[i].text);
+        assert_int_equal(nn_sample_probabilities(fine, &cases[i].options, logits), ERROR_ARGUMENT);
         assert_error(ERROR_ARGUMENT, cases[i].text);
     }
     assert_int_equal(nn_sample(values(SHAPE(2, 3, 4), 1, 1), NULL, 0, &token), ERROR_SHAPE);

@@ -38,6 +38,10 @@ def check(what, good, detail=''):
     print(f'  {"ok  " if good else "FAIL"} {what}{": " if detail else ""}{detail}', flush=True)
 
 
+def passed():
+    return passes
+
+
 def driver(*arguments):
     run = subprocess.run([DRIVER, *map(str, arguments)], capture_output=True, text=True)
     if run.returncode:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a virtual environment with transformers over Debian's PyTorch, once, and runs check.py in it.
+# Makes a virtual environment with transformers over Debian's PyTorch, once, and runs check.py and generate.py in it.
 # Usage: run.sh BUILD. Without a Python registry there is nothing to compare with: says so and succeeds.
 set -eu
 build=${1:-build}
@@ -21,5 +21,6 @@ if [ ! -e "$venv/ready" ]; then
     rm -f "$log"
     : >"$venv/ready"
 fi
-HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1 \
-    "$venv/bin/python" tests/huggingface/check.py "$build"
+export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1
+"$venv/bin/python" tests/huggingface/check.py "$build"
+"$venv/bin/python" tests/huggingface/generate.py "$build"
