@@ -23,7 +23,8 @@ typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
-    const char *source; /* the directory that describes the model; NULL = none */
+    const char *source,
+        *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep,
         vocab;
     int tokens, top_k, prefill; /* of generate */

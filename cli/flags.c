@@ -21,7 +21,7 @@ static const Flag flags[] = {
     {"--data", FLAG_TEXT, AT(data), "PATH",
      .help = "text file, .bin of token ids, IDX folder, builtin or fashion-mnist"},
     {"--tokenizer", FLAG_TEXT, AT(tokenizer), "FILE",
-     .help = "tokenizer.json that makes ids of --data (none: bytes)"},
+     .help = "tokenizer.json that makes ids of text, or bytes (that beside the model, else bytes)"},
     {"--vocab", FLAG_INT, AT(vocab), "N", .help = "tokens that the model knows (the model's usual)",
      .low = 2},
     {"--batch", FLAG_INT, AT(batch), "N", .help = "samples in a micro-batch (the model's usual)", .low = 1},
@@ -258,6 +258,8 @@ static int parse_value(const Flag *flag, void *field, const char *text)
     switch (flag->kind) {
     case FLAG_TEXT:
     case FLAG_NAME:
+        if (!text[0] && strcmp(flag->name, "--prompt") != 0) /* which says by itself what it needs */
+            return usage("%s needs a value: %s", flag->name, flag->value);
         *(const char **)field = text;
         return 0;
     case FLAG_INT:

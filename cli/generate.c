@@ -4,7 +4,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "../kernels/kernels.h"
 #include "../plan/formulae.h"
@@ -188,12 +187,7 @@ static json_t *textbook_of(const Options *o, int64_t parameters)
 /* --tokenizer, or that which lies beside the model. EXIT_NO after saying why. */
 static int open_tokenizer(const Options *o, Writing *w)
 {
-    char beside[4096] = "";
-    const char *path = o->tokenizer;
-    if (!path && o->source) {
-        snprintf(beside, sizeof beside, "%s/tokenizer.json", o->source);
-        path = access(beside, R_OK) ? NULL : beside;
-    }
+    const char *path = o->tokenizer ? o->tokenizer : o->source_tokenizer;
     if (!path)
         return EXIT_DONE;
     w->tokenizer = tokenizer_read(path);

@@ -1,5 +1,6 @@
 /* What the flags mean together: defaults, names, the model they apply to, and which levers exclude each
  * other. */
+#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
@@ -15,7 +16,7 @@ static int check_names(const Options *o)
     static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
     static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
     int found;
-    if (parse_choice("--export-dtype", "f32, f16, bf16", o->export_dtype, dtypes, &found))
+    if (o->export_dtype && parse_choice("--export-dtype", "f32, f16, bf16", o->export_dtype, dtypes, &found))
         return EXIT_USAGE;
     if (parse_choice("--optimizer", "sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw", o->optimizer,
                      optimizers, &found))
@@ -46,6 +47,9 @@ static int check_levers(Options *o)
         return usage("--init-partial says how --init PATH loads: give both");
     if ((o->save_every || o->keep) && !o->save)
         return usage("%s says how --save DIR saves: give both", o->save_every ? "--save-every" : "--keep");
+    if (o->export_dtype && !o->export)
+        return usage("--export-dtype says how --export DIR writes: give both");
+    o->export_dtype = o->export_dtype ? o->export_dtype : "f32";
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
     if ((int64_t)o->batch * o->accumulate > INT_MAX)
@@ -56,41 +60,87 @@ static int check_levers(Options *o)
     return 0;
 }
 
-/* What is trained where --model does not say: what --init holds, if it does. */
-static const char *default_model(const Options *o)
+enum { PATH_BYTES = 4096 };
+
+static int is_directory(const char *path)
 {
-    char path[4096];
-    int length = o->init ? snprintf(path, sizeof path, "%s/config.json", o->init) : -1;
-    return length > 0 && length < (int)sizeof path && access(path, F_OK) == 0 ? o->init : "llama-tiny";
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
-/* What find_model keeps, once for every different model, until the next options_parse. */
+/* directory/name where there is such a file; else "". */
+static void find_beside(char out[PATH_BYTES], const char *directory, const char *name)
+{
+    int length = snprintf(out, PATH_BYTES, "%s/%s", directory, name);
+    if (length >= PATH_BYTES || access(out, R_OK) != 0)
+        out[0] = '\0';
+}
+
+/* The directory that --init names, or that its file lies in, where it describes a model; else "". */
+static const char *init_directory(const Options *o)
+{
+    static char directory[PATH_BYTES];
+    char config[PATH_BYTES];
+    const char *slash = strrchr(o->init, '/');
+    int length = is_directory(o->init) ? (int)strlen(o->init) : slash ? (int)(slash - o->init) : 0;
+    if (snprintf(directory, sizeof directory, "%.*s", length ? length : 1,
+                 length  ? o->init
+                 : slash ? "/"
+                         : ".") >= PATH_BYTES)
+        return "";
+    find_beside(config, directory, "config.json");
+    return config[0] ? directory : "";
+}
+
+/* A model that was asked for, and where it is described. */
+typedef struct FoundModel {
+    const char *asked;
+    IoModel model;
+    char directory[PATH_BYTES]; /* "" where it is one that is known by name, or a file alone */
+    char tokenizer[PATH_BYTES]; /* beside it; "" = none */
+} FoundModel;
+
+/* Every different one, until the next options_parse. */
+static FoundModel models[LIST_MAX + 1];
 static int models_found;
 
-/* By name, or from a config.json: o->preset and o->model. */
+/* --init is always a path, --model a name first. */
+static int read_model(FoundModel *found, const char *asked, int is_path)
+{
+    *found = (FoundModel){.asked = asked};
+    if (is_path ? io_read_config(asked, &found->model) : io_find_model(asked, &found->model)) {
+        fprintf(stderr, "brim: %s\n", error_message());
+        error_clear();
+        return EXIT_USAGE;
+    }
+    if (found->model.note[0])
+        fprintf(stderr, "brim: %s: %s\n", asked, found->model.note);
+    if (is_directory(asked) && (is_path || !nn_preset(asked)))
+        snprintf(found->directory, sizeof found->directory, "%s", asked);
+    if (found->directory[0])
+        find_beside(found->tokenizer, asked, "tokenizer.json");
+    return EXIT_DONE;
+}
+
+/* By name, from a config.json, or as --init says: o->preset, o->model and what lies beside it. */
 static int find_model(Options *o)
 {
-    static IoModel models[LIST_MAX + 1];
-    static const char *asked[LIST_MAX + 1];
+    if (o->init && access(o->init, F_OK) != 0)
+        return usage("--init %s: cannot open: %s", o->init, strerror(errno));
+    const char *described = o->init && !o->model ? init_directory(o) : "";
+    const char *asked = o->model ? o->model : described[0] ? described : "llama-tiny";
     int i = 0;
-    o->model = o->model ? o->model : default_model(o);
-    while (i < models_found && strcmp(asked[i], o->model))
+    while (i < models_found && strcmp(models[i].asked, asked))
         i++;
     if (i == models_found) {
-        if (io_find_model(o->model, &models[i])) {
-            fprintf(stderr, "brim: %s\n", error_message());
-            error_clear();
+        if (read_model(&models[i], asked, described[0] != '\0'))
             return EXIT_USAGE;
-        }
-        asked[models_found++] = o->model;
-        if (models[i].note[0])
-            fprintf(stderr, "brim: %s\n", models[i].note);
+        models_found++;
     }
-    struct stat status;
-    o->source =
-        stat(asked[i], &status) == 0 && S_ISDIR(status.st_mode) && !nn_preset(asked[i]) ? asked[i] : NULL;
-    o->preset = models[i].preset;
-    o->model = models[i].name;
+    o->source = models[i].directory[0] ? models[i].directory : NULL;
+    o->source_tokenizer = models[i].tokenizer[0] ? models[i].tokenizer : NULL;
+    o->preset = models[i].model.preset;
+    o->model = models[i].model.name;
     return 0;
 }
 
@@ -134,17 +184,27 @@ static int apply_model(Options *o)
         return usage(text ? "--data fashion-mnist is images; '%s' reads text"
                           : "--data builtin is a text; '%s' reads images",
                      o->model);
-    if (o->sample && o->data && is_bin(o->data) && !o->tokenizer)
-        return usage("--sample needs --tokenizer to write the text of the ids of %s", o->data);
-    if (o->tokenizer && !o->generate && (!o->data || !strcmp(o->data, "builtin")))
-        return usage("--tokenizer needs --data: a text of yours");
     if (!o->data)
         o->data = text ? "builtin" : "fashion-mnist";
     return 0;
 }
 
-static const Options defaults = {.export_dtype = "f32",
-                                 .optimizer = "adamw",
+/* Trained weights know the tokens of the tokenizer that lies beside them. */
+static int apply_tokenizer(Options *o)
+{
+    int own_text = o->data && strcmp(o->data, "builtin") != 0;
+    if (o->tokenizer && !strcmp(o->tokenizer, "bytes"))
+        o->tokenizer = o->source_tokenizer = NULL;
+    else if (o->tokenizer && !o->generate && !own_text)
+        return usage("--tokenizer needs --data: a text of yours");
+    else if (!o->tokenizer && own_text && !o->generate && o->preset.family != MODEL_MLP)
+        o->tokenizer = o->source_tokenizer;
+    if (o->sample && o->data && is_bin(o->data) && !o->tokenizer)
+        return usage("--sample needs --tokenizer to write the text of the ids of %s", o->data);
+    return 0;
+}
+
+static const Options defaults = {.optimizer = "adamw",
                                  .schedule = "cosine",
                                  .accumulate = 1,
                                  .warmup = -1,
@@ -176,6 +236,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     int status = check_names(o);
     if (!status)
         status = apply_model(o);
+    if (!status)
+        status = apply_tokenizer(o);
     if (!status)
         status = check_levers(o);
     if (!status && !o->steps && !o->epochs)

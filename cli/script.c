@@ -234,7 +234,9 @@ static int session_open(Session *s)
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
     s->model = nn_model(&o->preset);
-    if (load_initial(o, s->model) || (o->export && !s->meta && io_check_directory(o->export)))
+    int goes_on =
+        saving_goes_on(s->training->saving); /* then these are not the weights that it starts from */
+    if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && io_check_directory(o->export)))
         return error_code();
     set_levers(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
@@ -449,6 +451,8 @@ static void export_weights(const Session *s)
     int type = safetensors_type_of(o->export_dtype);
     if (io_save_weights(s->model, &o->preset, o->export, (SafetensorsType)type) == 0 && o->source)
         io_keep_source(o->source, o->export);
+    if (!error_code() && o->tokenizer && o->tokenizer != o->source_tokenizer)
+        io_keep_tokenizer(o->tokenizer, o->export);
 }
 
 int training_script(void *config)

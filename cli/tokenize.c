@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../data/replace_.h"
 #include "cli.h"
 #include "flags_.h"
 
@@ -141,6 +142,8 @@ static int train(const Request *r)
 static int write_bin(const char *path, const TokenIds *ids, int width)
 {
     char other[4096];
+    if (file_replaceable(path, path))
+        return failed();
     if (snprintf(other, sizeof other, "%s.%ld", path, (long)getpid()) >= (int)sizeof other)
         return usage("the path %s is too long", path);
     FILE *file = fopen(other, "wb");

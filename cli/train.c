@@ -162,6 +162,21 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     }
 }
 
+/* Where weights and tokens are from, if that was asked for. */
+static void print_origin(const Options *o, const Training *t)
+{
+    int weights = o->init && !saving_goes_on(t->saving);
+    const char *tokens = o->tokenizer ? o->tokenizer : weights && !is_bin(o->data) ? "bytes" : NULL;
+    if (weights)
+        printf("weights: %s", o->init);
+    if (tokens && o->preset.family != MODEL_MLP)
+        printf("%stokens: %s", weights ? "; " : "", tokens);
+    if (tokens && !o->tokenizer && o->source_tokenizer)
+        printf(" (%s is for --data of yours)", o->source_tokenizer);
+    if (weights || tokens)
+        printf("\n");
+}
+
 /* Not where a panel stands in place of the lines. */
 static void print_line_heading(const Options *o)
 {
@@ -181,6 +196,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
     kernels_blas_start(threads);
     printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
            threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+    print_origin(o, t);
     if (saving_goes_on(t->saving))
         printf("goes on after step %" PRId64 " of %s\n", t->first, t->saving->from.path);
     print_line_heading(o);

@@ -1,14 +1,8 @@
 /* What was trained, as a tokenizer.json: complete under its name, or not there. */
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
+#include "replace_.h"
 #include "tokenizer_train_.h"
 
 #define MAKER "tokenizer_train"
-enum { PATH_BYTES = 4096 };
 
 static json_t *text_json(const Trained *trained, size_t id)
 {
@@ -85,29 +79,17 @@ static json_t *whole_json(const Trained *trained)
                      model);
 }
 
-/* Written under another name, synced, renamed. */
 int trained_write(const Trained *trained, const char *path)
 {
-    char other[PATH_BYTES];
-    if (snprintf(other, sizeof other, "%s.XXXXXX", path) >= (int)sizeof other)
-        return error_raise(ERROR_FILE, MAKER ": the path is too long");
+    Replacement r;
     json_t *root = whole_json(trained);
     if (!root)
         return error_raise(ERROR_HOST_MEMORY, MAKER ": no host memory for the file");
-    int file = mkstemp(other), failed = file < 0;
-    if (!failed) {
-        mode_t mask = umask(0);
-        umask(mask);
-        failed = json_dumpfd(root, file, JSON_INDENT(1)) || write(file, "\n", 1) != 1 ||
-                 fchmod(file, 0666 & ~mask) || fsync(file);
-        failed = close(file) || failed || rename(other, path);
-        if (failed) {
-            int number = errno;
-            unlink(other);
-            errno = number;
-        }
+    if (replacement_begin(&r, path) == 0) {
+        if (json_dumpf(root, r.out, JSON_INDENT(1)) && !ferror(r.out))
+            error_raise(ERROR_HOST_MEMORY, MAKER ": no host memory for the file");
+        putc('\n', r.out);
     }
     json_decref(root);
-    return failed ? error_raise(ERROR_FILE, MAKER ": cannot write %s: %s", path, strerror(errno))
-                  : ERROR_NONE;
+    return replacement_end(&r);
 }

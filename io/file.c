@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "../data/replace_.h"
 #include "../tensor/tensor.h"
 
 static int call_open(const char *path, int flags, mode_t mode)
@@ -91,6 +92,8 @@ int file_begin(FileWriter *w, const char *path)
 {
     *w = (FileWriter){.file = -1};
     path_label(w->shown, path);
+    if (file_replaceable(path, w->shown))
+        return w->failed = error_code();
     /* Of this process: two that write one file at a time both write a whole one. */
     int length = snprintf(w->temporary, PATH_BYTES, "%s.tmp-%ld", path, (long)getpid());
     if (length >= PATH_BYTES)

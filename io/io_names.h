@@ -6,6 +6,7 @@
 #define io_find_checkpoint brim_io_find_checkpoint
 #define io_find_model brim_io_find_model
 #define io_keep_source brim_io_keep_source
+#define io_keep_tokenizer brim_io_keep_tokenizer
 #define io_load_checkpoint brim_io_load_checkpoint
 #define io_load_weights brim_io_load_weights
 #define io_lock_checkpoints brim_io_lock_checkpoints

@@ -1,5 +1,7 @@
 /* What a fine-tuned model should keep of the directory it came from, though training does not read it: token
  * ids and the like in config.json, and the tokenizer's files. */
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,6 +12,7 @@
 
 enum { COPY_MOST = 256 << 20, CONFIG_MOST = 1 << 20 };
 
+/* All but the last are the tokenizer's. */
 static const char *const companions[] = {"tokenizer.json",
                                          "tokenizer_config.json",
                                          "tokenizer.model",
@@ -105,4 +108,52 @@ int io_keep_source(const char *source, const char *directory)
             return error_code();
     }
     return 0;
+}
+
+/* ---- Another tokenizer ----------------------------------------------------------------------- */
+
+/* Without the class that it would have by its model, whose own rules need not be this file's. */
+static int write_class(const char *directory)
+{
+    char path[PATH_BYTES];
+    json_t *root = json_pack("{s:s}", "tokenizer_class", "PreTrainedTokenizerFast");
+    int status = path_join(path, directory, "tokenizer_config.json");
+    if (!status)
+        status = root ? json_write_file(root, path)
+                      : error_raise(ERROR_HOST_MEMORY, "%s: no host memory to write it", path);
+    json_decref(root);
+    return status;
+}
+
+/* What belongs to the tokenizer that was there. */
+static int remove_others(const char *directory)
+{
+    char path[PATH_BYTES];
+    for (size_t i = 1; i + 1 < sizeof companions / sizeof companions[0]; i++) {
+        if (path_join(path, directory, companions[i]))
+            return error_code();
+        if (unlink(path) != 0 && errno != ENOENT)
+            return error_raise(ERROR_FILE, "%s: cannot remove it: %s; it is another tokenizer's", path,
+                               strerror(errno));
+    }
+    return 0;
+}
+
+int io_keep_tokenizer(const char *tokenizer, const char *directory)
+{
+    char from[PATH_BYTES], to[PATH_BYTES];
+    struct stat a, b;
+    if (!tokenizer || !directory)
+        return error_raise(ERROR_ARGUMENT, "io_keep_tokenizer: %s is NULL",
+                           tokenizer ? "directory" : "tokenizer");
+    if (context_is_meta(context_current()))
+        return 0;
+    if (path_is_directory(tokenizer) ? path_join(from, tokenizer, "tokenizer.json")
+                                     : snprintf(from, PATH_BYTES, "%s", tokenizer) >= PATH_BYTES)
+        return error_raise(ERROR_FILE, "%.100s…: the path is too long", tokenizer);
+    if (path_join(to, directory, "tokenizer.json"))
+        return error_code();
+    if (stat(from, &a) == 0 && stat(to, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+        return 0;
+    return copy_file(from, to) || remove_others(directory) || write_class(directory) ? error_code() : 0;
 }

@@ -54,6 +54,11 @@ BRIM_API int io_check_directory(const char *directory);
  * Mistral again, and the tokenizer's files and generation_config.json are copied. What is not there is left
  * out. Returns 0 or raises. */
 BRIM_API int io_keep_source(const char *source, const char *directory);
+/* The tokenizer that it was trained with, where that is not its source's: tokenizer.json (a file, or a
+ * directory with one) is copied, tokenizer_config.json says to transformers to take it as it is, and files of
+ * another tokenizer in the directory (vocab.txt, merges.txt, …) are removed. Of the directory's own nothing
+ * is changed. Returns 0 or raises. */
+BRIM_API int io_keep_tokenizer(const char *tokenizer, const char *directory);
 
 /* Writes PATH, the config.json of a preset; type: of the weights beside it. A model that another file
  * described is written as what it computes: Mistral as Llama. Returns 0 or raises. */

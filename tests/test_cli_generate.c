@@ -100,7 +100,7 @@ static void trained_weights(void **state)
     Outcome *o = expect_code(RUN("generate", "--init", in_folder("out"), "--tokens", "3"), 0);
     assert_non_null(strstr(o->out, "Weights: "));
     assert_null(strstr(o->out, "untrained"));
-    expect_code(RUN("generate", "--init", in_folder("nothing"), "--tokens", "3"), 1);
+    expect_code(RUN("generate", "--init", in_folder("nothing"), "--tokens", "3"), 2);
 }
 
 /* Longer than the cache: it goes on. */

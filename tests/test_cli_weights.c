@@ -50,6 +50,77 @@ static void dtypes(void **state)
     expect_code(RUN("plan", "--init", out), 0);
 }
 
+static int64_t int_of(const json_t *object, const char *key)
+{
+    return json_integer_value(json_object_get(object, key));
+}
+
+/* A directory with the name of a known model is what --init means; so is that of the file it names. */
+static void a_path_is_a_path(void **state)
+{
+    (void)state;
+    char here[4096], small[192], absolute[4200];
+    const char *given = getenv("BRIM_COMMAND"), *command = given ? given : "build/brim";
+    strcpy(small, make_text("small", 40 * 16 + 1));
+    assert_non_null(getcwd(here, sizeof here)); /* the command runs from the folder */
+    snprintf(absolute, sizeof absolute, "%s/%s", command[0] == '/' ? "" : here, command);
+    command = strdup(command);
+    setenv("BRIM_COMMAND", absolute, 1);
+    assert_int_equal(chdir(folder), 0);
+    expect_code(RUN("train", "--data", small, "--model", "gpt2-tiny", "--vocab", "300", "--seq", "16",
+                    "--batch", "2", "--steps", "1", "--quiet", "--export", "gpt2"),
+                0);
+    json_t *directory = parse(expect_code(RUN("plan", "--json", "--init", "gpt2"), 0)->out),
+           *file = parse(expect_code(RUN("plan", "--json", "--init", "gpt2/model.safetensors"), 0)->out);
+    assert_true(json_equal(directory, file));
+    assert_true(int_of(directory, "parameters") < 10000000);
+    json_decref(directory);
+    json_decref(file);
+    assert_int_equal(chdir(here), 0);
+    setenv("BRIM_COMMAND", command, 1);
+    free((char *)command);
+}
+
+/* The tokens of a model are those of the tokenizer beside it, and are exported with it. */
+static void tokens_come_along(void **state)
+{
+    (void)state;
+    char out[192], json[192], text[192], other[192];
+    strcpy(out, in_folder("m"));
+    strcpy(other, in_folder("other"));
+    strcpy(json, in_folder("t.json"));
+    strcpy(text, make_file("text", "", 0));
+    FILE *f = fopen(text, "w");
+    for (int i = 0; i < 300; i++)
+        fputs("the river and the road and the mill, 12 geese\n", f);
+    fclose(f);
+#define FEW "--seq", "16", "--batch", "2", "--steps", "1", "--threads", "1", "--quiet"
+    expect_code(RUN("tokenize", "--train", text, "--vocab", "280", "--out", json), 0);
+    Outcome *o = expect_code(
+        RUN("train", FEW, "--data", text, "--vocab", "300", "--tokenizer", json, "--export", out), 0);
+    assert_non_null(strstr(o->out, "\ntokens: "));
+    assert_int_equal(access(in_folder("m/tokenizer.json"), F_OK), 0);
+    assert_int_equal(access(in_folder("m/tokenizer_config.json"), F_OK), 0);
+    o = expect_code(RUN("train", FEW, "--data", text, "--init", out, "--export", other), 0);
+    assert_non_null(strstr(o->out, "m; tokens: "));
+    assert_non_null(strstr(o->out, "m/tokenizer.json\n"));
+    assert_int_equal(access(in_folder("other/tokenizer.json"), F_OK), 0);
+    o = expect_code(RUN("train", FEW, "--data", text, "--init", out, "--tokenizer", "bytes"), 0);
+    assert_non_null(strstr(o->out, "m; tokens: bytes\n"));
+    o = expect_code(RUN("train", FEW, "--init", out), 0);
+    assert_non_null(strstr(o->out, "m; tokens: bytes ("));
+    o = expect_code(RUN("generate", "--init", out, "--tokens", "3", "--prompt", "the river", "--json"), 0);
+    json_t *root = parse(o->out);
+    assert_true(int_of(root, "prompt_tokens") < 9);
+    json_decref(root);
+    o = expect_code(RUN("generate", "--init", out, "--tokens", "3", "--prompt", "the river", "--json",
+                        "--tokenizer", "bytes"),
+                    0);
+    root = parse(o->out);
+    assert_int_equal(int_of(root, "prompt_tokens"), 9);
+    json_decref(root);
+}
+
 static void refused(Outcome *o, int code, const char *word, const char *other)
 {
     expect_code(o, code);
@@ -66,7 +137,10 @@ static void refusals(void **state)
     expect_code(RUN("train", SMALL, "--steps", "1", "--quiet", "--export", out), 0);
     refused(RUN("train", SMALL, "--steps", "1", "--init", out, "--model", "gpt2-tiny"), 1,
             "75 parameters are missing: transformer.wpe.weight", "56 tensors are not the model's");
-    refused(RUN("plan", "--init", in_folder("none")), 1, "none: cannot open", "No such file");
+    refused(RUN("plan", "--init", in_folder("none")), 2, "none: cannot open", "No such file");
+    refused(RUN("plan", "--init", ""), 2, "--init needs a value: PATH", "");
+    refused(RUN("train", "--save", ""), 2, "--save needs a value: DIR", "");
+    refused(RUN("train", "--export-dtype", "f16"), 2, "--export-dtype says how --export", "");
     refused(RUN("train", SMALL, "--steps", "1", "--export", taken), 1, "taken is not a directory", "");
     refused(RUN("train", SMALL, "--steps", "1", "--export", in_folder("a/b")), 1, "cannot make the directory",
             "");
@@ -80,6 +154,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(out_and_in, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(a_path_is_a_path, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(tokens_come_along, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(dtypes, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(refusals, make_folder, remove_folder),
     };

@@ -544,7 +544,7 @@ static void test_source(void **state)
     test_free(text);
     assert_same_config(&preset, at("out"));
     assert_int_equal(io_keep_source(at("out"), at("out")), 0); /* itself */
-    preset = family(MODEL_LLAMA); /* Mistral's window was the length */
+    preset = family(MODEL_LLAMA);                              /* Mistral's window was the length */
     assert_int_equal(save(nn_model(&preset), &preset, "out"), 0);
     put_text("in/config.json", "{'model_type':'mistral','sliding_window':24,'max_position_embeddings':99}");
     assert_int_equal(io_keep_source(at("in"), at("out")), 0);
@@ -562,12 +562,56 @@ static void test_source(void **state)
     assert_error(ERROR_ARGUMENT, "source is NULL");
 }
 
+/* The tokenizer that it was trained with takes the place of its source's. */
+static void test_another_tokenizer(void **state)
+{
+    (void)state;
+    size_t n;
+    assert_int_equal(mkdir(at("in"), 0777), 0);
+    assert_int_equal(mkdir(at("out"), 0777), 0);
+    put_text("in/tokenizer.json", "{'a':1}");
+    put_text("in/vocab.txt", "x");
+    put_text("out/tokenizer.json", "{'b':1}");
+    put_text("out/vocab.txt", "old");
+    put_text("out/generation_config.json", "{}");
+    int count = 1;
+    for (int passed = 0; !passed; count++) {
+        uint64_t live = memtrack_process_live();
+        memtrack_fail_nth((uint64_t)count);
+        int status = io_keep_tokenizer(at("in"), at("out"));
+        passed = memtrack_fail_pending();
+        memtrack_fail_nth(0);
+        assert_int_equal(status, passed ? 0 : ERROR_HOST_MEMORY);
+        assert_int_equal(memtrack_process_live(), live);
+        error_clear();
+    }
+    assert_int_equal(files_in(at("out")), 3);
+    char *text = (char *)get_file(at("out/tokenizer.json"), &n);
+    assert_string_equal(text, "{\"a\":1}");
+    test_free(text);
+    text = (char *)get_file(at("out/tokenizer_config.json"), &n);
+    assert_non_null(strstr(text, "\"tokenizer_class\": \"PreTrainedTokenizerFast\""));
+    test_free(text);
+    /* Its own directory is left as it is, by either name. */
+    assert_int_equal(io_keep_tokenizer(at("in/tokenizer.json"), at("in")), 0);
+    assert_int_equal(io_keep_tokenizer(at("in"), at("in")), 0);
+    assert_int_equal(files_in(at("in")), 2);
+    assert_int_equal(io_keep_tokenizer(at("none"), at("out")), ERROR_FILE);
+    assert_error(ERROR_FILE, "none: cannot open");
+    assert_int_equal(io_keep_tokenizer(NULL, "x"), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "tokenizer is NULL");
+    assert_int_equal(io_keep_tokenizer("x", NULL), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "directory is NULL");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_every_family), TEST(test_half_precision), TEST(test_gpt2_names), TEST(test_llama_names),
-        TEST(test_bert_names),   TEST(test_refusals),       TEST(test_partial),    TEST(test_books_and_plan),
-        TEST(test_not_twice),    TEST(test_no_memory),      TEST(test_bad_places), TEST(test_source),
+        TEST(test_every_family),      TEST(test_half_precision), TEST(test_gpt2_names),
+        TEST(test_llama_names),       TEST(test_bert_names),     TEST(test_refusals),
+        TEST(test_partial),           TEST(test_books_and_plan), TEST(test_not_twice),
+        TEST(test_no_memory),         TEST(test_bad_places),     TEST(test_source),
+        TEST(test_another_tokenizer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
