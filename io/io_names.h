@@ -24,5 +24,6 @@
 #define safetensors_type_name brim_safetensors_type_name
 #define safetensors_type_of brim_safetensors_type_of
 #define safetensors_write brim_safetensors_write
+#define safetensors_write_shards brim_safetensors_write_shards
 
 #endif
