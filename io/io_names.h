@@ -5,6 +5,7 @@
 #define io_check_directory brim_io_check_directory
 #define io_find_checkpoint brim_io_find_checkpoint
 #define io_find_model brim_io_find_model
+#define io_fingerprint brim_io_fingerprint
 #define io_keep_source brim_io_keep_source
 #define io_load_checkpoint brim_io_load_checkpoint
 #define io_load_weights brim_io_load_weights
