@@ -33,7 +33,7 @@ typedef struct Options {
     float temperature, top_p;
     CheckpointChoice checkpoint;
     AttentionKind attention;
-    uint64_t budget, seed, reserve;
+    uint64_t budget, seed, reserve, export_shard;
     int fused, keep_gradients, json, csv, quiet, textbook, init_partial;
     int ignore_eos;          /* of generate: goes on after a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */

@@ -81,6 +81,8 @@ static const Flag flags[] = {
     {"--export", FLAG_TEXT, AT(export), "DIR",
      .help = "write the weights for transformers: model.safetensors and config.json", .only = "train"},
     {"--export-dtype", FLAG_NAME, AT(export_dtype), "f32|f16|bf16", .help = "as what (f32)", .only = "train"},
+    {"--export-shard", FLAG_SIZE, AT(export_shard), "SIZE",
+     .help = "several files of at most this size (50GB)", .only = "train"},
     {"--textbook", FLAG_SWITCH, AT(textbook), NULL, .help = "the rules of thumb, and what is wrong with each",
      .only = "plan"},
     {"--inference", FLAG_SWITCH, AT(inference), NULL,

@@ -31,7 +31,7 @@ static const Help pages[] = {
      "elsewhere a line is printed now and then. With --save the run is saved as it\n"
      "goes, and --resume goes on with it as if it had never stopped. SIGINT and\n"
      "SIGTERM stop it between two steps, saved; a second signal stops it at once.",
-     TRAIN_FLAGS " --export --export-dtype --save --save-every --keep --resume",
+     TRAIN_FLAGS " --export --export-dtype --export-shard --save --save-every --keep --resume",
      .examples =
          "  brim train --steps 100                              the built-in corpus, a tiny LLaMA\n"
          "  brim train --model mlp --data fashion-mnist --epochs 3\n"

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../kernels/kernels.h"
@@ -114,7 +115,7 @@ static int check_save(Saving *s)
 
 int saving_open(Saving *saving, const Options *options)
 {
-    *saving = (Saving){.options = options, .lock = -1, .saved = -1};
+    *saving = (Saving){.options = options, .lock = -1, .saved = -1, .input_count = -1};
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, not a death */
     if (options->save && (saving->lock = io_lock_checkpoints(options->save)) < 0)
         return say_error();
@@ -205,12 +206,51 @@ static void fill_settings(Settings *s, const Options *o)
             (size_t)snprintf(s->command + used, COMMAND_TEXT - used, "%s%s", i ? " " : "", o->arguments[i]);
 }
 
+/* A file that is read under this name or with one of these endings. */
+static void add_input(Saving *s, const char *name, const char *path, const char *ending, const char *other)
+{
+    char *out = s->input_path[s->input_count];
+    for (int i = 0; i < 2; i++)
+        if (snprintf(out, SAVING_PATH, "%s%s", path, i ? other : ending) < SAVING_PATH &&
+            access(out, F_OK) == 0) {
+            s->inputs[s->input_count] = (CheckpointInput){.name = name, .path = out};
+            if (!io_fingerprint(&s->inputs[s->input_count]))
+                s->input_count++;
+            return;
+        }
+}
+
+/* Once, when the run has just read them. */
+static void look_at_inputs(Saving *s)
+{
+    const Options *o = s->options;
+    struct stat status;
+    if (s->input_count >= 0 || context_is_meta(context_current()))
+        return;
+    s->input_count = 0;
+    if (o->preset.family == MODEL_MLP) {
+        const char *directory = data_images_directory(o->data);
+        char path[SAVING_PATH];
+        if (directory && snprintf(path, sizeof path, "%s/train-", directory) < SAVING_PATH) {
+            add_input(s, "images", path, "images-idx3-ubyte", "images-idx3-ubyte.gz");
+            add_input(s, "labels", path, "labels-idx1-ubyte", "labels-idx1-ubyte.gz");
+        }
+    } else if (strcmp(o->data, "builtin") != 0)
+        add_input(s, "data", o->data, "", "");
+    if (o->tokenizer) {
+        int folder = stat(o->tokenizer, &status) == 0 && S_ISDIR(status.st_mode);
+        add_input(s, "tokenizer", o->tokenizer, folder ? "/tokenizer.json" : "", "");
+    }
+}
+
 static CheckpointRun complete_run(const Saving *saving, const CheckpointRun *run, Settings *settings)
 {
     CheckpointRun all = *run;
     fill_settings(settings, saving->options);
     all.settings = settings->list;
     all.setting_count = settings->count;
+    all.inputs = saving->inputs;
+    all.input_count = saving->input_count > 0 ? saving->input_count : 0;
     all.command = settings->command;
     all.keep = saving->options->keep;
     return all;
@@ -227,6 +267,8 @@ int64_t saving_load(Saving *saving, const CheckpointRun *run)
 {
     Settings settings;
     CheckpointFound found;
+    if (saving && (saving->options->save || saving_goes_on(saving)) && !error_code())
+        look_at_inputs(saving);
     if (!saving_goes_on(saving) || error_code())
         return 0;
     CheckpointRun all = complete_run(saving, run, &settings);

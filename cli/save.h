@@ -6,15 +6,20 @@
 
 struct Options;
 
+enum { SAVING_INPUTS = 3, SAVING_PATH = 4096 };
+
 /* What is NULL or zeroed neither saves nor goes on. */
 typedef struct Saving {
     const struct Options *options;
-    CheckpointFound from; /* what the run goes on with; its path is "" for a new one */
-    int lock;             /* of --save's directory; -1 = none */
-    int noted;            /* that of `from` was said */
-    int64_t saved;        /* the step of the newest checkpoint of this run */
-    int failed;           /* the newest that was tried was not written */
-    int signal;           /* that stopped the run; 0 = none */
+    CheckpointFound from;                  /* what the run goes on with; its path is "" for a new one */
+    int lock;                              /* of --save's directory; -1 = none */
+    int noted;                             /* that of `from` was said */
+    int64_t saved;                         /* the step of the newest checkpoint of this run */
+    int failed;                            /* the newest that was tried was not written */
+    int signal;                            /* that stopped the run; 0 = none */
+    CheckpointInput inputs[SAVING_INPUTS]; /* what was read when the run began, its data and tokenizer */
+    char input_path[SAVING_INPUTS][SAVING_PATH];
+    int input_count; /* -1 = not looked at yet */
 } Saving;
 
 /* Before planning: finds what --resume means, and makes sure that --save can save. EXIT_DONE, or EXIT_NO
@@ -30,7 +35,7 @@ void saving_release_signals(Saving *saving);
 
 /* In the script. */
 int saving_goes_on(const Saving *saving);
-/* At the end of the set-up: loads, and returns the steps done. */
+/* At the end of the set-up: looks at what the data are, loads, and returns the steps done. */
 int64_t saving_load(Saving *saving, const CheckpointRun *run);
 /* After each step; saves when it is time. What fails is said, and training goes on. */
 void saving_step(Saving *saving, const CheckpointRun *run, int64_t steps);

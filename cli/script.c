@@ -448,8 +448,9 @@ static void train_all(Session *s)
 static void export_weights(const Session *s)
 {
     const Options *o = s->options;
-    int type = safetensors_type_of(o->export_dtype);
-    if (io_save_weights(s->model, &o->preset, o->export, (SafetensorsType)type) == 0 && o->source)
+    const WeightsSaving how = {.type = (SafetensorsType)safetensors_type_of(o->export_dtype),
+                               .shard = o->export_shard};
+    if (io_save_weights(s->model, &o->preset, o->export, &how) == 0 && o->source)
         io_keep_source(o->source, o->export);
     if (!error_code() && o->tokenizer && o->tokenizer != o->source_tokenizer)
         io_keep_tokenizer(o->tokenizer, o->export);

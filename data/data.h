@@ -83,6 +83,8 @@ typedef struct ImageOptions {
  * "fashion-mnist" finds the Debian package's. Pixels become floats in [0,1]; features (B, 784), labels (B).
  */
 BRIM_API Loader *data_images(const char *directory, const ImageOptions *options);
+/* The directory that it reads for this name; NULL after raising why there is none. */
+BRIM_API const char *data_images_directory(const char *directory);
 
 /* A table of one's own, copied: features (n, width) f32 row-major and labels (n). */
 typedef struct TableOptions { /* batch: 0 = 128; accumulate: 0 = 1; labels 0.. or BATCH_IGNORE */

@@ -8,6 +8,7 @@
 #define data_epoch brim_data_epoch
 #define data_finish_step brim_data_finish_step
 #define data_images brim_data_images
+#define data_images_directory brim_data_images_directory
 #define data_next brim_data_next
 #define data_next_step_is_short brim_data_next_step_is_short
 #define data_samples brim_data_samples

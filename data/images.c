@@ -41,8 +41,7 @@ static void images_destroy(Context *context, void *dataset)
 
 static const DatasetKind images = {fill_image, images_destroy};
 
-/* The directory meant; NULL with an error that says how to get it. */
-static const char *images_directory(const char *directory)
+const char *data_images_directory(const char *directory)
 {
     struct stat status;
     int known = directory && strcmp(directory, "fashion-mnist") == 0;
@@ -121,7 +120,7 @@ Loader *data_images(const char *directory, const ImageOptions *options)
         error_raise(ERROR_ARGUMENT, MAKER ": split is %d; DATA_TRAIN or DATA_HELD_OUT", (int)o.split);
         return NULL;
     }
-    const char *found = images_directory(directory);
+    const char *found = data_images_directory(directory);
     ImageSet *set = found ? loader_alloc(MAKER, "the images' header", sizeof *set) : NULL;
     if (!set)
         return NULL;

@@ -117,6 +117,7 @@ static int run_complete(const char *who, const char *directory, const Checkpoint
                           : !run->model                                                      ? "the model"
                           : !run->optimizer                                                  ? "the optimizer"
                           : run->setting_count < 0 || (run->setting_count && !run->settings) ? "settings"
+                          : run->input_count < 0 || (run->input_count && !run->inputs)       ? "inputs"
                                                                                              : NULL;
     if (missing && !error_code())
         error_raise(ERROR_ARGUMENT, "%s: %s is missing", who, missing);

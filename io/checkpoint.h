@@ -22,6 +22,14 @@ typedef struct CheckpointSetting {
     const char *name, *value; /* UTF-8 */
 } CheckpointSetting;
 
+/* A file that a run reads and that must hold the same where it is gone on with. */
+typedef struct CheckpointInput {
+    const char *name,
+        *path;      /* "data", "tokenizer"; the path is for messages, and may be another one. UTF-8 */
+    uint64_t bytes; /* io_fingerprint fills these */
+    uint32_t crc32;
+} CheckpointInput;
+
 /* A run: what is saved, and where what is loaded goes. */
 typedef struct CheckpointRun {
     Module *model;
@@ -30,6 +38,8 @@ typedef struct CheckpointRun {
     const CheckpointSetting *settings; /* beside those that are compared anyway: parameters, optimizer, seed,
                                           samples */
     int setting_count;
+    const CheckpointInput *inputs; /* compared with those of the same names that the checkpoint knows */
+    int input_count;
     const char *command; /* how the run was started, for messages; may be NULL */
     int keep;            /* newest checkpoints to keep in the directory; 0 = 2 */
 } CheckpointRun;
@@ -47,6 +57,11 @@ typedef struct CheckpointFound {
  * Returns 0 or the error. */
 BRIM_API int io_save_checkpoint(const char *directory, const CheckpointRun *run);
 
+/* Reads what the path of an input holds into its bytes and crc32: of a file up to 64 MiB the CRC-32 (zlib's)
+ * of all bytes, of a larger one that of 64 blocks of 1 MiB, evenly spaced from its first byte to its last.
+ * Returns 0 or raises ERROR_FILE. */
+BRIM_API int io_fingerprint(CheckpointInput *input);
+
 /* The newest complete checkpoint of a directory, or the checkpoint itself: one whose files have the sizes and
  * checksums that its state.json, itself with a checksum, says. A directory without any, or none: found->path
  * is "". Returns 0; or raises ERROR_DATA when there are some and all are damaged, ERROR_FILE when the
@@ -56,9 +71,10 @@ BRIM_API int io_find_checkpoint(const char *directory, CheckpointFound *found);
 /* Loads a checkpoint, or the newest complete one of a directory, into a run made alike; in its set-up, before
  * the first batch. Everything is compared first; weights and states are read from the mapped files into their
  * places, never twice in memory. On meta nothing is read but the state. found may be NULL. Returns 0; or
- * raises ERROR_FILE (none there), ERROR_DATA (damaged), ERROR_ARGUMENT (of another run: the message lists
- * what differs), ERROR_HOST_MEMORY, ERROR_MEMORY. Number of steps, threads and memory levers may differ;
- * results are bitwise those of an unbroken run with the same number of threads. */
+ * raises ERROR_FILE (none there), ERROR_DATA (damaged), ERROR_ARGUMENT (of another run, or an input holds
+ * something else: the message lists what differs), ERROR_HOST_MEMORY, ERROR_MEMORY. Number of steps, threads
+ * and memory levers may differ; results are bitwise those of an unbroken run with the same number of threads.
+ */
 BRIM_API int io_load_checkpoint(const char *path, const CheckpointRun *run, CheckpointFound *found);
 
 /* For a run that is to save into a directory: makes it, sees whether files can be made in it, removes what

@@ -25,6 +25,7 @@ typedef struct CheckpointState {
     int threads, has_data;
     RandomState random;
     DataCursor cursor;
+    const json_t *inputs;          /* NULL: the checkpoint knows none */
     const json_t *settings, *kept; /* kept: names of parameters with a gradient of zeros */
     FileSum model, file;           /* of the optimizer: `file` */
 } CheckpointState;
@@ -35,7 +36,7 @@ int checkpoint_state_write(const char *path, const CheckpointRun *run, const Fil
 /* Reads that of a checkpoint. 0, or raises and returns ERROR_FILE, ERROR_DATA or ERROR_HOST_MEMORY. */
 int checkpoint_state_read(const char *checkpoint, CheckpointState *state);
 void checkpoint_state_free(CheckpointState *state);
-/* Raises ERROR_ARGUMENT with all that differs between the run and the state. */
+/* Raises ERROR_ARGUMENT with all that differs between the run and the state, or between their inputs. */
 int checkpoint_state_compare(const char *shown, const CheckpointRun *run, const CheckpointState *state);
 
 /* ---- Directories (checkpoint_files.c) -------------------------------------------------------- */

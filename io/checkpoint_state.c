@@ -31,6 +31,20 @@ static json_t *settings_json(const CheckpointRun *run)
     return all;
 }
 
+/* {"data": {"bytes": 1115394, "crc32": 123}}; NULL without memory. */
+static json_t *inputs_json(const CheckpointRun *run)
+{
+    json_t *all = json_object();
+    for (int i = 0; i < run->input_count && all; i++) {
+        const FileSum sum = {run->inputs[i].bytes, run->inputs[i].crc32};
+        if (json_object_set_new(all, run->inputs[i].name, sum_json(&sum)) != 0) {
+            json_decref(all);
+            all = NULL;
+        }
+    }
+    return all;
+}
+
 static json_t *kept_json(const Optimizer *optimizer)
 {
     TensorList list = optim_parameters(optimizer);
@@ -66,7 +80,9 @@ static json_t *state_json(const CheckpointRun *run, const FileSum *model, const 
                   settings_json(run), "optimizer", optimizer, "random", random, "files", files);
     if (root && run->command)
         json_object_set_new(root, "command", json_string(run->command)); /* not if it is not UTF-8 */
-    if (root && run->loader && json_object_set_new(root, "data", data_json(run->loader)) != 0) {
+    int failed = root && run->loader && json_object_set_new(root, "data", data_json(run->loader)) != 0;
+    failed |= root && run->input_count && json_object_set_new(root, "inputs", inputs_json(run)) != 0;
+    if (failed) {
         json_decref(root);
         root = NULL;
     }
@@ -155,7 +171,7 @@ static int unpack_data(CheckpointState *s, json_t *data)
 static int unpack(const char *shown, CheckpointState *s)
 {
     json_error_t error;
-    json_t *data = NULL, *settings = NULL, *kept = NULL;
+    json_t *data = NULL, *settings = NULL, *kept = NULL, *inputs = NULL;
     json_int_t step = 0, seed = 0, fills = 0, random_step = 0, first = 0, layer = 0, bytes[2], crc[2];
     int version = 0;
     json_t *root = json_object_get(s->root, "checkpoint");
@@ -165,12 +181,12 @@ static int unpack(const char *shown, CheckpointState *s)
         return error_raise(ERROR_DATA, "%s has format %d; this brim reads %d", shown, version, STATE_VERSION);
     if (json_unpack_ex(root, &error, 0,
                        "{s:I, s:i, s:o, s:{s:s, s:F, s:o}, s:{s:I, s:I, s:I, s:I, s:I}, "
-                       "s:{s:{s:I, s:I}, s:{s:I, s:I}}, s?:s, s?:o}",
+                       "s:{s:{s:I, s:I}, s:{s:I, s:I}}, s?:s, s?:o, s?:o}",
                        "step", &step, "threads", &s->threads, "settings", &settings, "optimizer", "name",
                        &s->optimizer, "lr", &s->lr, "kept", &kept, "random", "seed", &seed, "fills", &fills,
                        "step", &random_step, "first_sample", &first, "layer", &layer, "files",
                        CHECKPOINT_MODEL, "bytes", &bytes[0], "crc32", &crc[0], CHECKPOINT_OPTIMIZER, "bytes",
-                       &bytes[1], "crc32", &crc[1], "command", &s->command, "data", &data))
+                       &bytes[1], "crc32", &crc[1], "command", &s->command, "data", &data, "inputs", &inputs))
         return bad_state(shown, error.text);
     if (step < 0 || (data && unpack_data(s, data)) || !json_is_object(settings) || !json_is_array(kept))
         return bad_state(shown, "a field is missing or out of range");
@@ -180,6 +196,7 @@ static int unpack(const char *shown, CheckpointState *s)
         .step = random_step, .first_sample = first, .layer = (uint32_t)layer, .fills = (uint64_t)fills};
     s->settings = settings;
     s->kept = kept;
+    s->inputs = inputs;
     s->model = (FileSum){(uint64_t)bytes[0], (uint32_t)crc[0]};
     s->file = (FileSum){(uint64_t)bytes[1], (uint32_t)crc[1]};
     return 0;
@@ -262,6 +279,37 @@ static void compare_settings(Differences *d, const CheckpointRun *run, const Che
     }
 }
 
+/* What was there, of one input; 0 when the checkpoint does not know it: those of older versions know none. */
+static int saved_sum(const CheckpointState *s, const char *name, FileSum *sum)
+{
+    json_int_t bytes = 0, crc32 = 0;
+    json_t *input = json_object_get(s->inputs, name);
+    if (!input || json_unpack(input, "{s:I, s:I}", "bytes", &bytes, "crc32", &crc32))
+        return 0;
+    *sum = (FileSum){(uint64_t)bytes, (uint32_t)crc32};
+    return 1;
+}
+
+static int compare_inputs(const char *shown, const CheckpointRun *run, const CheckpointState *s)
+{
+    for (int i = 0; i < run->input_count; i++) {
+        const CheckpointInput *now = &run->inputs[i];
+        char file[FILE_LABEL], what[96] = "its size is the same, but not what it holds";
+        FileSum then;
+        if (!saved_sum(s, now->name, &then) || (now->bytes == then.bytes && now->crc32 == then.crc32))
+            continue;
+        if (now->bytes != then.bytes)
+            snprintf(what, sizeof what, "it has %" PRIu64 " bytes, had %" PRIu64, now->bytes, then.bytes);
+        path_label(file, now->path);
+        return error_raise(
+            ERROR_ARGUMENT,
+            "%s, the %s of the run, has changed since %s was saved: %s; put the old one back, or begin "
+            "a new run from the weights in %s/" CHECKPOINT_MODEL,
+            file, now->name, shown, what, shown);
+    }
+    return 0;
+}
+
 int checkpoint_state_compare(const char *shown, const CheckpointRun *run, const CheckpointState *s)
 {
     Differences d = {0};
@@ -273,7 +321,7 @@ int checkpoint_state_compare(const char *shown, const CheckpointRun *run, const 
     else if (run->loader || s->has_data)
         differs(&d, "data", run->loader ? "a loader" : "none", s->has_data ? "a loader" : "none");
     if (!d.used)
-        return 0;
+        return context_here()->meta ? 0 : compare_inputs(shown, run, s);
     char more[32] = "";
     if (d.more)
         snprintf(more, sizeof more, "; and %d more", d.more);

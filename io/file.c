@@ -88,16 +88,22 @@ static int writer_fail(FileWriter *w, const char *what)
     return w->failed;
 }
 
+/* Of this process: two that write one file at a time both write a whole one. */
+int file_temporary(char out[PATH_BYTES], const char *path)
+{
+    char shown[FILE_LABEL];
+    if (snprintf(out, PATH_BYTES, "%s.tmp-%ld", path, (long)getpid()) < PATH_BYTES)
+        return 0;
+    path_label(shown, path);
+    return error_raise(ERROR_FILE, "%s: the path is too long", shown);
+}
+
 int file_begin(FileWriter *w, const char *path)
 {
     *w = (FileWriter){.file = -1};
     path_label(w->shown, path);
-    if (file_replaceable(path, w->shown))
+    if (file_replaceable(path, w->shown) || file_temporary(w->temporary, path))
         return w->failed = error_code();
-    /* Of this process: two that write one file at a time both write a whole one. */
-    int length = snprintf(w->temporary, PATH_BYTES, "%s.tmp-%ld", path, (long)getpid());
-    if (length >= PATH_BYTES)
-        return w->failed = error_raise(ERROR_FILE, "%s: the path is too long", w->shown);
     memcpy(w->path, path, strlen(path) + 1);
     file_calls.unlink(w->temporary); /* of a process that died, and had our number */
     w->file = file_calls.open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -166,30 +172,57 @@ int file_sync_directory(const char *directory)
 }
 
 /* The new name is on the disk when its directory is. */
-static int sync_name(FileWriter *w)
+static int sync_name(const char *path, const char *shown)
 {
     char directory[PATH_BYTES];
-    const char *slash = strrchr(w->path, '/');
-    size_t length = slash ? (size_t)(slash - w->path) : 0;
-    memcpy(directory, w->path, length);
+    const char *slash = strrchr(path, '/');
+    size_t length = slash ? (size_t)(slash - path) : 0;
+    memcpy(directory, path, length);
     directory[length] = '\0';
-    if (file_sync_directory(length ? directory : slash ? "/" : ".") && !w->failed)
-        w->failed = error_raise(ERROR_FILE, "%s is written, but its directory cannot be synced: %s", w->shown,
-                                strerror(errno));
-    return w->failed;
+    if (file_sync_directory(length ? directory : slash ? "/" : "."))
+        return error_raise(ERROR_FILE, "%s is written, but its directory cannot be synced: %s", shown,
+                           strerror(errno));
+    return 0;
 }
 
-int file_commit(FileWriter *w)
+int file_finish(FileWriter *w)
 {
     if (!w->failed && flush(w) == 0 && file_calls.fsync(w->file) != 0)
         writer_fail(w, "write");
-    if (!w->failed && file_calls.rename(w->temporary, w->path) != 0)
-        writer_fail(w, "replace");
     if (w->failed) {
         file_abandon(w);
         return w->failed;
     }
     file_calls.close(w->file);
     w->file = -1;
-    return sync_name(w);
+    return 0;
+}
+
+int file_move(const char *path)
+{
+    char temporary[PATH_BYTES];
+    if (file_temporary(temporary, path))
+        return -1;
+    if (file_calls.rename(temporary, path) == 0)
+        return 0;
+    int cause = errno;
+    file_calls.unlink(temporary);
+    errno = cause;
+    return -1;
+}
+
+int file_publish(const char *path)
+{
+    char shown[FILE_LABEL];
+    path_label(shown, path);
+    if (file_move(path))
+        return error_raise(ERROR_FILE, "cannot replace %s: %s; what was there before is unchanged", shown,
+                           strerror(errno));
+    return sync_name(path, shown);
+}
+
+int file_commit(FileWriter *w)
+{
+    int status = file_finish(w);
+    return status ? status : file_publish(w->path);
 }

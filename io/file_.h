@@ -52,6 +52,14 @@ int file_begin(FileWriter *writer, const char *path);
 int file_put(FileWriter *writer, const void *bytes, size_t count);
 /* Syncs the file, moves it to its name, and syncs the directory. On any earlier failure it abandons. */
 int file_commit(FileWriter *writer);
+/* The same in two, for files that appear together: finish syncs the file under its temporary name, publish
+ * moves it and syncs the directory. */
+int file_finish(FileWriter *writer);
+int file_publish(const char *path);
+/* Only moves it; 0, or -1 with errno, when the temporary file is gone. */
+int file_move(const char *path);
+/* The temporary name of a path. 0, or raises ERROR_FILE when it is too long. */
+int file_temporary(char out[PATH_BYTES], const char *path);
 void file_abandon(FileWriter *writer);
 /* Makes names made, moved or removed in it last. 0, or -1 with errno. */
 int file_sync_directory(const char *directory);

@@ -61,8 +61,9 @@ json_t *json_read_file(const char *path, const char *shown, const char *what, si
 /* Adds a sentence to the model's note, if it has room. */
 void model_note(IoModel *model, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Writes it as file_begin … file_commit do. (save.c) */
+/* Writes it as file_begin … file_commit do, or … file_finish. flags: more of jansson's. (save.c) */
 int json_write_file(const json_t *root, const char *path);
+int json_write_temporary(const json_t *root, const char *path, size_t flags);
 
 /* A field that says nothing about memory or mathematics. (families.c) */
 int families_ignore(const char *name);

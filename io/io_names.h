@@ -5,6 +5,7 @@
 #define io_check_directory brim_io_check_directory
 #define io_find_checkpoint brim_io_find_checkpoint
 #define io_find_model brim_io_find_model
+#define io_fingerprint brim_io_fingerprint
 #define io_keep_source brim_io_keep_source
 #define io_keep_tokenizer brim_io_keep_tokenizer
 #define io_load_checkpoint brim_io_load_checkpoint
@@ -26,5 +27,6 @@
 #define safetensors_type_name brim_safetensors_type_name
 #define safetensors_type_of brim_safetensors_type_of
 #define safetensors_write brim_safetensors_write
+#define safetensors_write_shards brim_safetensors_write_shards
 
 #endif

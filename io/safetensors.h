@@ -93,6 +93,19 @@ typedef struct SafetensorsItem {
  * ERROR_HOST_MEMORY. */
 BRIM_API int safetensors_write(const char *path, const SafetensorsItem *items, int count);
 
+/* Bytes of tensors in a shard where nothing else is asked for: save_pretrained's max_shard_size in
+ * transformers 5 (50GB; 5GB in 4). */
+#define SAFETENSORS_SHARD UINT64_C(50000000000)
+
+/* Writes DIRECTORY/model.safetensors or, when the tensors have more than `shard` bytes (0 =
+ * SAFETENSORS_SHARD), DIRECTORY/model-00001-of-0000N.safetensors, … and model.safetensors.index.json, as
+ * save_pretrained does: in the order of the items, a tensor larger than a shard in a file of its own. What
+ * the directory held of an earlier such writing goes: no reader finds old and new mixed. All files are
+ * written and synced under temporary names first; up to there an error leaves what was there whole. Errors as
+ * of safetensors_write; ERROR_ARGUMENT for more than 4096 shards. */
+BRIM_API int safetensors_write_shards(const char *directory, const SafetensorsItem *items, int count,
+                                      uint64_t shard);
+
 #ifdef __cplusplus
 }
 #endif

@@ -2,14 +2,53 @@
 #ifndef BRIM_SAFETENSORS_INTERNAL_H
 #define BRIM_SAFETENSORS_INTERNAL_H
 
+#include "../tensor/tensor_.h"
 #include "file_.h"
 #include "safetensors.h"
+
+enum {
+    HEADER_MOST = 16 << 20, /* some 100 000 tensors; a parsed header takes a small multiple of it */
+    SHARDS_MOST = 4096
+};
+
+#define SAFETENSORS_SINGLE "model.safetensors"
+#define SAFETENSORS_INDEX  "model.safetensors.index.json"
+
+typedef struct SafetensorsPart {
+    const unsigned char *bytes; /* mapped */
+    size_t size;
+    char *names; /* of its tensors and, first, its own base name */
+    size_t names_size;
+} SafetensorsPart;
+
+struct Safetensors {
+    ScopeItem item;
+    SafetensorsPart *parts;
+    int part_count, part_room;
+    SafetensorsEntry *entries;
+    int count;
+    const SafetensorsEntry **by_name;
+};
+
+/* Adds the tensors of a mapped file to s->entries, each within the file. shown, base: its name in messages,
+ * and without a directory. 0 or raises. (safetensors_header.c) */
+int safetensors_read_header(Safetensors *s, SafetensorsPart *part, const char *shown, const char *base);
+/* Raises "FILE: the tensor "NAME" …". */
+int safetensors_bad(const char *shown, const char *name, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+int safetensors_type_bytes(SafetensorsType type); /* of an element */
 
 /* Elements and bytes of a shape; -1 when a dimension is negative or a product overflows. A type that exists.
  */
 int safetensors_bytes(SafetensorsType type, int ndim, const int64_t *dim, int64_t *numel, uint64_t *bytes);
 
+/* Elements and bytes of an item. 0, or raises ERROR_DATA for one that cannot be. */
+int safetensors_item_bytes(const char *shown, const SafetensorsItem *item, int64_t *numel, uint64_t *bytes);
+int safetensors_bad_item(const char *shown, const SafetensorsItem *item, const char *what);
+
 /* safetensors_write, and what the file then holds; sum: zeroed, or NULL. */
 int safetensors_write_sum(const char *path, const SafetensorsItem *items, int count, FileSum *sum);
+/* The same up to file_finish: the file has its temporary name. */
+int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sum);
 
 #endif

@@ -2,6 +2,7 @@
  * piece at a time. The same items give the same file. */
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #include "../tensor/tensor_.h"
 #include "half_.h"
@@ -10,7 +11,7 @@
 
 enum { PIECE = 8192, ALIGN = 8 };
 
-static int bad_item(const char *shown, const SafetensorsItem *item, const char *what)
+int safetensors_bad_item(const char *shown, const SafetensorsItem *item, const char *what)
 {
     return error_raise(ERROR_DATA, "%s: the tensor %s %s", shown,
                        item->name ? string_text(item->name).text : "without a name", what);
@@ -31,23 +32,23 @@ static int by_size_and_name(const void *a, const void *b)
     return x->size != y->size ? y->size - x->size : strcmp(x->item->name, y->item->name);
 }
 
+int safetensors_item_bytes(const char *shown, const SafetensorsItem *item, int64_t *numel, uint64_t *bytes)
+{
+    if (item->name && (unsigned)item->type < SAFETENSORS_TYPE_COUNT && item->ndim >= 0 &&
+        item->ndim <= SAFETENSORS_MAX_DIMS &&
+        safetensors_bytes(item->type, item->ndim, item->dim, numel, bytes) == 0 && (item->data || !*bytes))
+        return 0;
+    return safetensors_bad_item(shown, item, "has no name, no data, or a type or shape that cannot be");
+}
+
 static int sort_items(const char *shown, const SafetensorsItem *items, int count, Sorted *sorted)
 {
-    static const int sizes[] = {
-#define X(id, bytes) bytes,
-        SAFETENSORS_TYPES(X)
-#undef X
-    };
     for (int i = 0; i < count; i++) {
-        const SafetensorsItem *item = &items[i];
         Sorted *s = &sorted[i];
-        s->item = item;
-        if (!item->name || (unsigned)item->type >= SAFETENSORS_TYPE_COUNT || item->ndim < 0 ||
-            item->ndim > SAFETENSORS_MAX_DIMS ||
-            safetensors_bytes(item->type, item->ndim, item->dim, &s->numel, &s->bytes) ||
-            (!item->data && s->bytes))
-            return bad_item(shown, item, "has no name, no data, or a type or shape that cannot be");
-        s->size = sizes[item->type];
+        s->item = &items[i];
+        if (safetensors_item_bytes(shown, s->item, &s->numel, &s->bytes))
+            return error_code();
+        s->size = safetensors_type_bytes(s->item->type);
     }
     qsort(sorted, (size_t)count, sizeof *sorted, by_size_and_name);
     return 0;
@@ -64,32 +65,44 @@ static json_t *described(const Sorted *s, uint64_t from)
                      "data_offsets", (json_int_t)from, (json_int_t)(from + s->bytes));
 }
 
+static int is_utf8(const char *text)
+{
+    utf8proc_int32_t letter;
+    for (utf8proc_ssize_t length; *text; text += length)
+        if ((length = utf8proc_iterate((const utf8proc_uint8_t *)text, -1, &letter)) <= 0)
+            return 0;
+    return 1;
+}
+
+static int header_memory(const char *shown)
+{
+    return error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the header", shown);
+}
+
+static int add_tensor(const char *shown, json_t *root, const Sorted *s, uint64_t from)
+{
+    const char *name = s->item->name;
+    if (json_object_get(root, name))
+        return safetensors_bad_item(shown, s->item, "occurs twice");
+    if (!is_utf8(name))
+        return safetensors_bad_item(shown, s->item, "has a name that is not UTF-8");
+    return json_object_set_new(root, name, described(s, from)) == 0 ? 0 : header_memory(shown);
+}
+
 /* The caller's to decref; NULL with an error raised. */
 static json_t *make_header(const char *shown, const Sorted *sorted, int count)
 {
     json_t *root = json_pack("{s:{s:s}}", "__metadata__", "format", "pt"); /* transformers asks for it */
     uint64_t from = 0;
-    for (int i = 0; i < count; i++) {
-        const char *name = sorted[i].item->name, *bad = NULL;
-        json_t *tensor = described(&sorted[i], from);
+    int status = root ? 0 : header_memory(shown);
+    for (int i = 0; i < count && !status; i++) {
+        status = add_tensor(shown, root, &sorted[i], from);
         from += sorted[i].bytes;
-        if (json_object_get(root, name))
-            bad = "occurs twice";
-        else if (json_object_set_new(root, name, json_incref(tensor)) != 0)
-            bad = tensor ? "has a name that is not UTF-8" : "";
-        json_decref(tensor);
-        if (!bad)
-            continue;
-        json_decref(root);
-        if (bad[0])
-            bad_item(shown, sorted[i].item, bad);
-        else
-            error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the header", shown);
-        return NULL;
     }
-    if (!root)
-        error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the header", shown);
-    return root;
+    if (!status)
+        return root;
+    json_decref(root);
+    return NULL;
 }
 
 static int count_bytes(const char *text, size_t size, void *total)
@@ -108,11 +121,11 @@ static int write_header(FileWriter *w, const json_t *root)
 {
     size_t length = 0;
     if (json_dump_callback(root, count_bytes, &length, JSON_COMPACT) != 0)
-        return w->failed = error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the header", w->shown);
+        return w->failed = header_memory(w->shown);
     uint64_t padded = (length + ALIGN - 1) / ALIGN * ALIGN;
     file_put(w, &padded, sizeof padded);
     if (json_dump_callback(root, put_bytes, w, JSON_COMPACT) != 0 && !w->failed)
-        w->failed = error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the header", w->shown);
+        w->failed = header_memory(w->shown);
     return file_put(w, "        ", (size_t)(padded - length));
 }
 
@@ -145,6 +158,7 @@ static int write_tensor(FileWriter *w, const Sorted *s)
     return file_put(w, s->item->data, (size_t)s->bytes);
 }
 
+/* Under its temporary name, and on the disk. */
 static int write_file(const char *path, const char *shown, const Sorted *sorted, int count, FileSum *sum)
 {
     FileWriter writer;
@@ -158,10 +172,10 @@ static int write_file(const char *path, const char *shown, const Sorted *sorted,
     for (int i = 0; i < count && !writer.failed; i++)
         write_tensor(&writer, &sorted[i]);
     json_decref(root);
-    return file_commit(&writer);
+    return file_finish(&writer);
 }
 
-int safetensors_write_sum(const char *path, const SafetensorsItem *items, int count, FileSum *sum)
+int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sum)
 {
     char shown[FILE_LABEL];
     if (!path || count < 0 || (count && !items))
@@ -179,6 +193,12 @@ int safetensors_write_sum(const char *path, const SafetensorsItem *items, int co
         status = write_file(path, shown, sorted, count, sum);
     host_free(context_here(), sorted, bytes);
     return status;
+}
+
+int safetensors_write_sum(const char *path, const SafetensorsItem *items, int count, FileSum *sum)
+{
+    int status = safetensors_write_temporary(path, items, count, sum);
+    return status ? status : file_publish(path);
 }
 
 int safetensors_write(const char *path, const SafetensorsItem *items, int count)

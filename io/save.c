@@ -120,16 +120,23 @@ static int no_memory(const char *shown)
     return error_raise(ERROR_HOST_MEMORY, "%s: no host memory to write it", shown);
 }
 
-int json_write_file(const json_t *root, const char *path)
+int json_write_temporary(const json_t *root, const char *path, size_t flags)
 {
     FileWriter writer;
     if (file_begin(&writer, path) == 0) {
-        if (json_dump_callback(root, put_bytes, &writer, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) != 0 &&
+        if (json_dump_callback(root, put_bytes, &writer, JSON_INDENT(2) | JSON_REAL_PRECISION(9) | flags) !=
+                0 &&
             !writer.failed)
             writer.failed = no_memory(writer.shown);
         file_put(&writer, "\n", 1);
     }
-    return file_commit(&writer);
+    return file_finish(&writer);
+}
+
+int json_write_file(const json_t *root, const char *path)
+{
+    int status = json_write_temporary(root, path, 0);
+    return status ? status : file_publish(path);
 }
 
 static const char *torch_name(SafetensorsType type)
@@ -174,7 +181,7 @@ int io_check_directory(const char *directory)
     return 0;
 }
 
-static int save_parameters(TensorList list, const char *path, SafetensorsType type)
+static int save_parameters(TensorList list, const char *directory, const WeightsSaving *how)
 {
     size_t bytes = (size_t)list.count * sizeof(SafetensorsItem);
     SafetensorsItem *items = host_alloc(bytes);
@@ -183,31 +190,34 @@ static int save_parameters(TensorList list, const char *path, SafetensorsType ty
     for (int i = 0; i < list.count; i++) {
         Shape shape = tensor_shape(list.items[i]);
         items[i] = (SafetensorsItem){.name = tensor_name(list.items[i]),
-                                     .type = type,
+                                     .type = how->type,
                                      .ndim = shape.ndim,
                                      .data = tensor_f32(list.items[i])};
         memcpy(items[i].dim, shape.dim, sizeof shape.dim);
     }
-    int status = error_code() ? error_code() : safetensors_write(path, items, list.count);
+    int status =
+        error_code() ? error_code() : safetensors_write_shards(directory, items, list.count, how->shard);
     host_free(context_here(), items, bytes);
     return status;
 }
 
-int io_save_weights(Module *model, const ModelPreset *preset, const char *directory, SafetensorsType type)
+int io_save_weights(Module *model, const ModelPreset *preset, const char *directory, const WeightsSaving *how)
 {
+    static const WeightsSaving defaults;
     char path[PATH_BYTES];
+    how = how ? how : &defaults;
     if (!model || !directory)
         return error_raise(ERROR_ARGUMENT, "io_save_weights: %s is NULL", model ? "directory" : "model");
-    if (type > SAFETENSORS_BF16)
+    if (how->type > SAFETENSORS_BF16)
         return error_raise(ERROR_ARGUMENT, "io_save_weights: weights are written as F32, F16 or BF16, not %s",
-                           safetensors_type_name(type));
+                           safetensors_type_name(how->type));
     TensorList list = nn_parameters(model);
     if (error_code() || context_is_meta(context_current()))
         return error_code();
-    if (io_check_directory(directory) || path_join(path, directory, "model.safetensors") ||
-        save_parameters(list, path, type))
+    if (io_check_directory(directory) || save_parameters(list, directory, how))
         return error_code();
     if (!preset || preset->family == MODEL_MLP)
         return 0;
-    return path_join(path, directory, "config.json") ? error_code() : io_write_config(preset, path, type);
+    return path_join(path, directory, "config.json") ? error_code()
+                                                     : io_write_config(preset, path, how->type);
 }

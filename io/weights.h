@@ -37,13 +37,18 @@ typedef struct WeightsReport {
 BRIM_API int io_load_weights(Module *model, const char *path, const WeightsOptions *options,
                              WeightsReport *report);
 
-/* Writes DIRECTORY/model.safetensors and, of a llama, gpt2 or bert, DIRECTORY/config.json, which transformers
- * loads unchanged. The directory is made if it is not there (its parent must be). preset is what the model
- * was made of; NULL: the weights alone. type: F32, F16 or BF16. Each file is replaced as a whole
- * (safetensors_write), the weights first. On meta the arguments are checked and nothing is written. Returns 0
- * or raises. */
+typedef struct WeightsSaving {
+    SafetensorsType type; /* F32, F16 or BF16 */
+    uint64_t shard;       /* bytes of tensors in a file at most; 0 = SAFETENSORS_SHARD */
+} WeightsSaving;
+
+/* Writes DIRECTORY/model.safetensors, or shards and their index (safetensors_write_shards), and, of a llama,
+ * gpt2 or bert, DIRECTORY/config.json, which transformers loads unchanged. The directory is made if it is not
+ * there (its parent must be). preset is what the model was made of; NULL: the weights alone. how may be NULL.
+ * What was there is replaced as a whole, the weights first. On meta the arguments are checked and nothing is
+ * written. Returns 0 or raises. */
 BRIM_API int io_save_weights(Module *model, const ModelPreset *preset, const char *directory,
-                             SafetensorsType type);
+                             const WeightsSaving *how);
 
 /* Makes the directory and sees whether files can be made in it: better before training than after. 0 or
  * raises ERROR_FILE. */

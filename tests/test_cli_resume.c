@@ -214,6 +214,36 @@ static void refusals(void **state)
     expect(o->err, "saved with 1 thread, goes on with 2");
 }
 
+/* A file of data that became another one while the run was away, each kind of it. */
+static void changed(const char *const *common, const char *path, const char *what)
+{
+    char command[512];
+    paths();
+    expect_code(TRAIN(common, "--steps", "1", "--save", a), 0);
+    expect_code(TRAIN(common, "--steps", "2", "--save", a, "--resume", a), 0);
+    snprintf(command, sizeof command, "printf X | dd of=%s bs=1 seek=40 conv=notrunc 2>/dev/null", path);
+    assert_int_equal(system(command), 0);
+    Outcome *o = expect_code(TRAIN(common, "--steps", "3", "--save", a, "--resume", a), 1);
+    expect(o->err, what);
+    expect(o->err, "has changed since");
+    expect(o->err, "step-00000002 was saved: its size is the same, but not what it holds");
+    assert_true(saved("a", 2) && !saved("a", 3));
+}
+
+static void changed_data(void **state)
+{
+    (void)state;
+    static const uint16_t ids[2000] = {1, 2, 3};
+    strcpy(data, make_text("small", 60 * 16 + 1));
+    changed(LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16"), data, "small, the data of the run,");
+    strcpy(data, make_file("ids.bin", ids, sizeof ids));
+    changed(LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16"), data,
+            "ids.bin, the data of the run,");
+    strcpy(data, make_images("images"));
+    changed(LIST("--model", "mlp", "--data", data, "--batch", "16"),
+            in_folder("images/train-images-idx3-ubyte"), "train-images-idx3-ubyte, the images of the run,");
+}
+
 static void damage(void **state)
 {
     (void)state;
@@ -382,9 +412,15 @@ static void second_signal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(families), cmocka_unit_test(the_same_command), cmocka_unit_test(refusals),
-        cmocka_unit_test(damage),   cmocka_unit_test(cannot_save),      cmocka_unit_test(one_run_a_directory),
-        cmocka_unit_test(signals),  cmocka_unit_test(second_signal),
+        cmocka_unit_test(families),
+        cmocka_unit_test(the_same_command),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(changed_data),
+        cmocka_unit_test(damage),
+        cmocka_unit_test(cannot_save),
+        cmocka_unit_test(one_run_a_directory),
+        cmocka_unit_test(signals),
+        cmocka_unit_test(second_signal),
     };
     return cmocka_run_group_tests_name("cli resume", tests, make_folder, remove_folder);
 }

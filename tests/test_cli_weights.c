@@ -121,6 +121,26 @@ static void tokens_come_along(void **state)
     json_decref(root);
 }
 
+/* The same weights in one file and in several: where they are read, nothing tells. */
+static void shards(void **state)
+{
+    (void)state;
+    double loss[2];
+    char out[192];
+    strcpy(out, in_folder("s"));
+    for (int i = 0; i < 2; i++) {
+        expect_code(i ? RUN("train", SMALL, "--steps", "2", "--quiet", "--export", out, "--export-shard", "2MB")
+                      : RUN("train", SMALL, "--steps", "2", "--quiet", "--export", out),
+                    0);
+        assert_int_equal(access(in_folder("s/model.safetensors"), F_OK) == 0, !i);
+        assert_int_equal(access(in_folder("s/model.safetensors.index.json"), F_OK) == 0, i);
+        json_t *root = trained(RUN("train", "--json", SMALL, "--init", out, "--steps", "1", "--lr", "0"));
+        loss[i] = real_at(json_object_get(root, "validation"), "loss");
+        json_decref(root);
+    }
+    assert_true(loss[0] == loss[1]);
+}
+
 static void refused(Outcome *o, int code, const char *word, const char *other)
 {
     expect_code(o, code);
@@ -146,6 +166,8 @@ static void refusals(void **state)
             "");
     refused(RUN("train", SMALL, "--export-dtype", "f64"), 2, "--export-dtype must be one of f32, f16, bf16",
             "f64");
+    refused(RUN("train", SMALL, "--steps", "1", "--export", out, "--export-shard", "2Mb"), 2,
+            "--export-shard must be a size like", "2Mb");
     refused(RUN("train", SMALL, "--init-partial"), 2, "--init-partial says how --init", "");
     refused(RUN("plan", "--export", "x"), 2, "--export belongs to `brim train`", "");
 }
@@ -157,6 +179,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_path_is_a_path, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(tokens_come_along, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(dtypes, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(shards, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(refusals, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,7 +34,7 @@ static void assert_same_values(Module *a, Module *b)
 
 static int save(Module *model, const ModelPreset *preset, const char *name)
 {
-    return io_save_weights(model, preset, at(name), SAFETENSORS_F32);
+    return io_save_weights(model, preset, at(name), NULL);
 }
 
 static ModelPreset all_presets[12];
@@ -127,7 +127,7 @@ static void test_half_precision(void **state)
     static const double largest[] = {0x1p-11, 0x1p-8}; /* half a unit in the last place */
     for (int i = 0; i < 2; i++) {
         WeightsReport report;
-        assert_int_equal(io_save_weights(model, &preset, at("h"), types[i]), 0);
+        assert_int_equal(io_save_weights(model, &preset, at("h"), &(WeightsSaving){types[i], 0}), 0);
         assert_int_equal(io_load_weights(other, at("h"), NULL, &report), 0);
         assert_int_equal(report.loaded, nn_parameters(model).count);
         assert_int_equal(report.ignored + report.missing + report.unexpected, 0);
@@ -400,7 +400,7 @@ static void test_books_and_plan(void **state)
     preset.config.llama.hidden = 40;
     assert_int_equal(io_load_weights(nn_model(&preset), at("m"), NULL, NULL), ERROR_SHAPE);
     assert_error(ERROR_SHAPE, "mlp.gate_proj.weight", "in the model (40,32)");
-    assert_int_equal(io_save_weights(nn_model(&preset), &preset, at("never"), SAFETENSORS_F32), 0);
+    assert_int_equal(io_save_weights(nn_model(&preset), &preset, at("never"), NULL), 0);
     assert_true(access(at("never"), F_OK) != 0);
     leave(v);
 }
@@ -478,9 +478,9 @@ static void test_bad_places(void **state)
     assert_error(ERROR_FILE, "file is not a directory");
     assert_int_equal(io_check_directory(at("new")), 0);
     assert_int_equal(files_in(at("new")), 0);
-    assert_int_equal(io_save_weights(model, &preset, at("new"), SAFETENSORS_I32), ERROR_ARGUMENT);
+    assert_int_equal(io_save_weights(model, &preset, at("new"), &(WeightsSaving){SAFETENSORS_I32, 0}), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "F32, F16 or BF16, not I32");
-    assert_int_equal(io_save_weights(NULL, &preset, "x", SAFETENSORS_F32), ERROR_ARGUMENT);
+    assert_int_equal(io_save_weights(NULL, &preset, "x", NULL), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "model is NULL");
     ModelPreset mlp = family(MODEL_MLP);
     assert_int_equal(io_write_config(&mlp, at("new/config.json"), SAFETENSORS_F32), ERROR_ARGUMENT);
@@ -488,7 +488,7 @@ static void test_bad_places(void **state)
     assert_int_equal(io_write_config(NULL, "x", SAFETENSORS_F32), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "preset is NULL");
     tensor_fill(nn_parameter(model, "transformer.ln_f.bias"), 1e6f);
-    assert_int_equal(io_save_weights(model, &preset, at("new"), SAFETENSORS_F16), ERROR_NONFINITE);
+    assert_int_equal(io_save_weights(model, &preset, at("new"), &(WeightsSaving){SAFETENSORS_F16, 0}), ERROR_NONFINITE);
     assert_error(ERROR_NONFINITE, "transformer.ln_f.bias", "holds 1e+06");
     assert_int_equal(files_in(at("new")), 0);
 }

@@ -8,6 +8,7 @@ brim saves it, transformers loads that without a missing or unexpected name, and
 the same logits. Prints a line a case and "N passed, N failed".
 """
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -190,6 +191,37 @@ def check_families():
 
 # ---- Forms of files -------------------------------------------------------------------------------------------------
 
+def check_shards(name, kind, model, inputs, folder, theirs):
+    """What brim writes in shards, in each type: the files and the index that transformers writes, loaded there."""
+    given, got = os.path.join(folder, 'shards-i'), os.path.join(folder, 'shards-o')
+    save_file(inputs, given)
+    state = {n: t for n, t in model.state_dict().items()}
+    for dtype, torch_type in (('f32', torch.float32), ('bf16', torch.bfloat16), ('f16', torch.float16)):
+        saved = os.path.join(folder, 'shards-' + dtype)
+        driver(theirs, given, got, '--save', saved)  # one file, which the shards replace
+        driver(theirs, given, got, '--save', saved, '--dtype', dtype, '--shard', 20000)
+        files = sorted(f for f in os.listdir(saved) if f.endswith('.safetensors'))
+        index = json.load(open(os.path.join(saved, 'model.safetensors.index.json')))
+        total = sum(p.numel() for p in model.parameters()) * (4 if dtype == 'f32' else 2)
+        good = len(files) > 2 and files == sorted(set(index['weight_map'].values())) and total == index[
+            'metadata']['total_size'] and all(f == f'model-{i + 1:05d}-of-{len(files):05d}.safetensors'
+                                              for i, f in enumerate(files))
+        sizes = [sum(t.numel() * t.element_size() for t in load_file(os.path.join(saved, f)).values()) for f in files]
+        single = [len(load_file(os.path.join(saved, f))) == 1 for f in files]
+        good = good and all(s <= 20000 or alone for s, alone in zip(sizes, single))
+        check(f'{name}: {len(files)} shards and an index written as {dtype}', good)
+        again, info = kind.from_pretrained(saved, torch_dtype='auto', output_loading_info=True)
+        same = all(torch.equal(t, state[n].to(torch_type)) and t.dtype == torch_type
+                   for n, t in again.state_dict().items())
+        check(f'{name}: those shards loaded by transformers', same and not any(
+            info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys')))
+        single = os.path.join(folder, 'single-' + dtype)
+        driver(saved, given, got, '--save', single, '--dtype', dtype)
+        mine = load_file(os.path.join(single, 'model.safetensors'))
+        check(f'{name}: and by brim, bit for bit', all(torch.equal(t, state[n].to(torch_type))
+                                                       for n, t in mine.items()) and len(mine) > 10)
+
+
 def same_as(name, directory, inputs, expected, extra=()):
     with tempfile.TemporaryDirectory() as folder:
         given, got = os.path.join(folder, 'i.safetensors'), os.path.join(folder, 'o.safetensors')
@@ -235,6 +267,7 @@ def check_forms(name, kind, model, inputs):
                     for n, t in bare.items()}
             bare['pooler.dense.weight'] = torch.zeros(48, 48)
             bare['cls.seq_relationship.weight'] = torch.zeros(2, 48)
+        check_shards(name, kind, model, inputs, folder, shards)
         save_file(bare, os.path.join(shards, 'model.safetensors'), metadata={'format': 'pt'})
         same_as(f'{name}: without the prefix, tied copies and buffers stored', shards, inputs, logits)
         check(f'{name}: nothing but parameters is written',

@@ -3,7 +3,7 @@
  * training steps; and saves the model again.
  *
  *     driver MODEL INPUTS.safetensors OUTPUTS.safetensors [--encoder] [--partial] [--eager] [--chunk ROWS]
- *            [--steps N --batch B --lr X] [--save DIR --dtype f32]
+ *            [--steps N --batch B --lr X] [--save DIR --dtype f32 --shard BYTES]
  *
  * Inputs (int32): ids, labels (rows,T); mask and types where wanted. With --encoder: upstream (rows,T,C)
  * float32, which takes the place of labels: the loss is the sum of hidden states times it. */
@@ -15,7 +15,7 @@
 
 typedef struct Arguments {
     const char *model, *inputs, *outputs, *save, *dtype;
-    int encoder, partial, eager, chunk, steps, batch;
+    int encoder, partial, eager, chunk, steps, batch, shard;
     float lr;
 } Arguments;
 
@@ -59,6 +59,8 @@ static Arguments parse(int argc, char **argv)
             a.save = value;
         else if (!strcmp(argv[i - 1], "--dtype"))
             a.dtype = value;
+        else if (!strcmp(argv[i - 1], "--shard"))
+            a.shard = atoi(value);
     }
     return a;
 }
@@ -187,8 +189,8 @@ int main(int argc, char **argv)
         first_gradients(&run, safetensors_find(run.inputs, "ids")->dim[0]);
     die_on_error();
     write_outputs(&run);
-    SafetensorsType type = (SafetensorsType)safetensors_type_of(a->dtype);
-    if (a->save && io_save_weights(run.model, &run.described.preset, a->save, type) == 0)
+    const WeightsSaving how = {(SafetensorsType)safetensors_type_of(a->dtype), (uint64_t)a->shard};
+    if (a->save && io_save_weights(run.model, &run.described.preset, a->save, &how) == 0)
         io_keep_source(a->model, a->save);
     die_on_error();
     context_destroy(context_current());

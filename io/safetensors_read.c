@@ -1,0 +1,53 @@
+/* Elements of mapped safetensors files: in place where they are floats already, converted where they are not.
+ */
+#include <string.h>
+
+#include "../tensor/tensor_.h"
+#include "half_.h"
+#include "safetensors_.h"
+
+enum { CHUNK = 1 << 20 /* elements between two forgettings */ };
+
+const float *safetensors_f32(const SafetensorsEntry *entry)
+{
+    int fits = entry && entry->type == SAFETENSORS_F32 && (uintptr_t)entry->data % sizeof(float) == 0;
+    return fits ? entry->data : NULL;
+}
+
+static const SafetensorsPart *part_of(const Safetensors *s, const unsigned char *data)
+{
+    int i = 0;
+    while (i + 1 < s->part_count &&
+           !(data >= s->parts[i].bytes && data <= s->parts[i].bytes + s->parts[i].size))
+        i++;
+    return &s->parts[i];
+}
+
+static void decode(SafetensorsType type, size_t n, const void *from, float *to)
+{
+    if (type == SAFETENSORS_F16)
+        half_decode_f16(n, from, to);
+    else if (type == SAFETENSORS_BF16)
+        half_decode_bf16(n, from, to);
+    else
+        memcpy(to, from, n * sizeof *to);
+}
+
+int safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, float *to)
+{
+    if (!s || !entry || !to)
+        return error_raise(ERROR_ARGUMENT, "safetensors_read: an argument is NULL");
+    if (entry->type > SAFETENSORS_BF16)
+        return safetensors_bad(entry->file, entry->name, "is %s; F32, F16 and BF16 can be read as numbers",
+                               safetensors_type_name(entry->type));
+    const unsigned char *data = entry->data;
+    const SafetensorsPart *part = part_of(s, data);
+    size_t size = (size_t)safetensors_type_bytes(entry->type);
+    for (size_t done = 0, n = (size_t)entry->numel; done < n;) {
+        size_t count = n - done < CHUNK ? n - done : CHUNK;
+        decode(entry->type, count, data + done * size, to + done);
+        memtrack_map_forget(part->bytes, data + done * size, count * size);
+        done += count;
+    }
+    return 0;
+}

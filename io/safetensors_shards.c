@@ -1,0 +1,281 @@
+/* Weights written into a directory: one file, or shards and their index. Everything is on the disk under
+ * temporary names before the first gets its own, and names change in an order in which whoever reads finds
+ * the old weights, the new ones, or none. Readers look for model.safetensors first, then for the index. */
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../tensor/tensor_.h"
+#include "io_.h"
+#include "safetensors_.h"
+
+enum { SHARD_NAME = 64, WAITING = -1 };
+
+typedef struct Shards {
+    const char *directory;
+    char shown[FILE_LABEL]; /* the directory */
+    const SafetensorsItem *items;
+    int count, shards;
+    int *shard;             /* of each item, from 0 */
+    SafetensorsItem *taken; /* those of one shard; room for all */
+    uint64_t total;
+} Shards;
+
+/* ---- Names ----------------------------------------------------------------------------------- */
+
+/* i: from 0; those behind the last one are the index. */
+static int path_of(char out[PATH_BYTES], const Shards *s, int i)
+{
+    char name[SHARD_NAME] = SAFETENSORS_INDEX;
+    if (i < s->shards)
+        snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", i + 1, s->shards);
+    return path_join(out, s->directory, name);
+}
+
+/* A shard's name that is none of ours. */
+static int is_stale(const Shards *s, const char *name)
+{
+    int number = 0, of = 0, end = 0;
+    return sscanf(name, "model-%5d-of-%5d.safetensors%n", &number, &of, &end) == 2 && end && !name[end] &&
+           (s->shards < 2 || of != s->shards);
+}
+
+/* ---- Which tensor goes where ----------------------------------------------------------------- */
+
+/* The items that wait, up to this one, are a shard. */
+static void close_shard(Shards *s, int end)
+{
+    int any = 0;
+    for (int i = 0; i < end; i++)
+        if (s->shard[i] == WAITING) {
+            s->shard[i] = s->shards;
+            any = 1;
+        }
+    s->shards += any;
+}
+
+/* As huggingface_hub does (split_state_dict_into_shards_factory): in order; a tensor that fills more than a
+ * shard is one, and what comes after it goes on with the shard before. */
+static int deal(Shards *s, uint64_t most)
+{
+    uint64_t filled = 0, bytes = 0;
+    int64_t numel;
+    for (int i = 0; i < s->count; i++) {
+        if (safetensors_item_bytes(s->shown, &s->items[i], &numel, &bytes))
+            return error_code();
+        s->total += bytes;
+        if (bytes > most) {
+            s->shard[i] = s->shards++;
+            continue;
+        }
+        if (bytes > most - filled) {
+            close_shard(s, i);
+            filled = 0;
+        }
+        filled += bytes;
+        s->shard[i] = WAITING;
+    }
+    close_shard(s, s->count);
+    if (s->shards <= SHARDS_MOST)
+        return 0;
+    return error_raise(ERROR_ARGUMENT,
+                       "%s: %d files of at most %llu bytes; more than %d are not read: take larger ones",
+                       s->shown, s->shards, (unsigned long long)most, SHARDS_MOST);
+}
+
+/* ---- Writing --------------------------------------------------------------------------------- */
+
+static int no_memory(const Shards *s)
+{
+    return error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the index", s->shown);
+}
+
+/* The caller's to decref; NULL with an error raised. */
+static json_t *make_index(const Shards *s)
+{
+    json_t *map = json_object();
+    json_t *root =
+        json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)s->total, "weight_map", map);
+    int failed = !root;
+    for (int i = 0; i < s->count && !failed; i++) {
+        const SafetensorsItem *item = &s->items[i];
+        char path[PATH_BYTES];
+        if (path_of(path, s, s->shard[i])) {
+            failed = error_code();
+            break;
+        }
+        json_t *file = json_string(strrchr(path, '/') + 1);
+        if (json_object_get(map, item->name))
+            failed = safetensors_bad_item(s->shown, item, "occurs twice");
+        else if (json_object_set(map, item->name, file) != 0)
+            failed = no_memory(s); /* the shards' headers have taken the name */
+        json_decref(file);
+    }
+    if (!root)
+        no_memory(s);
+    json_decref(map);
+    if (!failed)
+        return root;
+    json_decref(root);
+    return NULL;
+}
+
+static int write_shard(const Shards *s, int shard)
+{
+    char path[PATH_BYTES];
+    int taken = 0;
+    for (int i = 0; i < s->count; i++)
+        if (s->shard[i] == shard)
+            s->taken[taken++] = s->items[i];
+    return path_of(path, s, shard) ? error_code() : safetensors_write_temporary(path, s->taken, taken, NULL);
+}
+
+static int write_index(const Shards *s)
+{
+    char path[PATH_BYTES];
+    json_t *index = make_index(s);
+    int status = !index || path_of(path, s, s->shards) ? error_code()
+                                                       : json_write_temporary(index, path, JSON_SORT_KEYS);
+    json_decref(index);
+    return status;
+}
+
+/* The temporary files [from, the index]. */
+static void abandon(const Shards *s, int from)
+{
+    char path[PATH_BYTES], temporary[PATH_BYTES];
+    for (int i = from; i <= s->shards; i++)
+        if (path_of(path, s, i) == 0 && file_temporary(temporary, path) == 0)
+            file_calls.unlink(temporary);
+}
+
+/* ---- Appearing ------------------------------------------------------------------------------- */
+
+static int is_there(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+/* Shards of other numbers, which nothing names any more. One that cannot be removed harms nobody. */
+static void remove_stale(const Shards *s)
+{
+    char path[PATH_BYTES];
+    DIR *directory = opendir(s->directory);
+    for (const struct dirent *entry; directory && (entry = readdir(directory));)
+        if (is_stale(s, entry->d_name) && path_join(path, s->directory, entry->d_name) == 0)
+            file_calls.unlink(path);
+    if (directory)
+        closedir(directory);
+}
+
+static int sync_names(const Shards *s)
+{
+    if (file_sync_directory(s->directory) == 0)
+        return 0;
+    return error_raise(ERROR_FILE, "%s: its files are written, but the directory cannot be synced: %s",
+                       s->shown, strerror(errno));
+}
+
+/* Old shards of the same names are about to be replaced one by one: their index must not join old and new. A
+ * model.safetensors hides both until it goes. */
+static int hide_old(const Shards *s, const char *single, const char *index)
+{
+    char path[PATH_BYTES];
+    int clash = 0;
+    for (int i = 0; i < s->shards && !clash; i++)
+        clash = path_of(path, s, i) == 0 && is_there(path);
+    if (!clash || is_there(single) || !is_there(index))
+        return 0;
+    if (file_calls.unlink(index) != 0)
+        return error_raise(ERROR_FILE,
+                           "%s: cannot remove the old index: %s; what was there before is unchanged",
+                           s->shown, strerror(errno));
+    return sync_names(s);
+}
+
+/* Every file gets its name, the index last; then the old file goes that would be read before it. */
+static int publish(const Shards *s)
+{
+    char single[PATH_BYTES], path[PATH_BYTES];
+    if (path_join(single, s->directory, SAFETENSORS_SINGLE) || path_of(path, s, s->shards))
+        return error_code();
+    if (hide_old(s, single, path)) {
+        abandon(s, 0);
+        return error_code();
+    }
+    for (int i = 0; i <= s->shards; i++) {
+        if (i == s->shards && sync_names(s))
+            return abandon(s, i), error_code();
+        if (path_of(path, s, i) || file_move(path)) {
+            int cause = errno;
+            abandon(s, i);
+            return error_raise(ERROR_FILE, "%s: cannot give %s its name: %s; the weights are not whole",
+                               s->shown, strrchr(path, '/') + 1, strerror(cause));
+        }
+    }
+    if (sync_names(s))
+        return error_code();
+    if (file_calls.unlink(single) != 0 && errno != ENOENT)
+        return error_raise(
+            ERROR_FILE,
+            "%s: the model.safetensors that was there cannot be removed (%s), and is what readers take",
+            s->shown, strerror(errno));
+    remove_stale(s);
+    return sync_names(s);
+}
+
+/* The new file hides an index that was there. */
+static int write_single(const Shards *s)
+{
+    char single[PATH_BYTES], index[PATH_BYTES];
+    if (path_join(single, s->directory, SAFETENSORS_SINGLE) ||
+        path_join(index, s->directory, SAFETENSORS_INDEX) || safetensors_write(single, s->items, s->count))
+        return error_code();
+    if (is_there(index) && file_calls.unlink(index) != 0)
+        return error_raise(ERROR_FILE, "%s: the index that was there cannot be removed: %s", s->shown,
+                           strerror(errno));
+    remove_stale(s);
+    return sync_names(s);
+}
+
+/* ---- All ------------------------------------------------------------------------------------- */
+
+static int write_all(const Shards *s)
+{
+    int status = 0, i = 0;
+    if (s->shards < 2)
+        return write_single(s);
+    for (; i < s->shards && !status; i++)
+        status = write_shard(s, i);
+    if (!status)
+        status = write_index(s);
+    if (!status)
+        return publish(s);
+    abandon(s, 0);
+    return status;
+}
+
+int safetensors_write_shards(const char *directory, const SafetensorsItem *items, int count, uint64_t shard)
+{
+    Shards s = {.directory = directory, .items = items, .count = count};
+    if (!directory || count < 0 || (count && !items))
+        return error_raise(ERROR_ARGUMENT, "safetensors_write_shards: %s",
+                           directory ? "there are no items" : "directory is NULL");
+    if (error_code())
+        return error_code();
+    path_label(s.shown, directory);
+    Context *context = context_here();
+    size_t indices = (size_t)count * sizeof *s.shard, taken = (size_t)count * sizeof *s.taken;
+    s.shard = host_alloc(indices);
+    s.taken = s.shard ? host_alloc(taken) : NULL;
+    int status = s.taken ? deal(&s, shard ? shard : SAFETENSORS_SHARD) : error_code();
+    if (!status)
+        status = write_all(&s);
+    if (s.taken)
+        host_free(context, s.taken, taken);
+    if (s.shard)
+        host_free(context, s.shard, indices);
+    return status;
+}
