@@ -212,6 +212,9 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     plan_execute(training_script, training, &run, plan, &result);
     saving_release_signals(training->saving);
     train_log_close(training->log, plan, &result);
+    /* Others were faster: as it would have been said before. */
+    if (result.status == ERROR_MEMORY && !result.memory.reserved && check_machine(o, plan))
+        return EXIT_NO;
     if (result.status) {
         fflush(stdout);
         fprintf(stderr, "brim: %s\n", result.error);

@@ -66,6 +66,10 @@ BRIM_API int io_load_checkpoint(const char *path, const CheckpointRun *run, Chec
  * ends. Returns a descriptor, or -1 with ERROR_FILE raised. */
 BRIM_API int io_lock_checkpoints(const char *directory);
 BRIM_API void io_unlock_checkpoints(int lock); /* -1 is fine */
+/* The same for a run that is to export into a directory: two runs' weights and configuration are never mixed.
+ * It is one lock: who saves there keeps out who exports there, but for the process that does both, which
+ * locks the directory once. */
+BRIM_API int io_lock_exports(const char *directory);
 
 #ifdef __cplusplus
 }

@@ -3,6 +3,8 @@
 #ifndef BRIM_IO_H
 #define BRIM_IO_H
 
+#include <stdio.h>
+
 #include "../nn/nn.h"
 #include "io_names.h"
 
@@ -31,6 +33,13 @@ BRIM_API int io_read_config(const char *path, IoModel *model);
  * file, a file before another name. Returns 0, or raises as io_read_config does; for a name that is nothing
  * ERROR_ARGUMENT, with the nearest names. */
 BRIM_API int io_find_model(const char *what, IoModel *model);
+
+/* Writes a file whole or not at all: `fill` writes a stream, which is synced and takes the path's place when
+ * all of it is on the disk. What is no file (a terminal, a pipe, /dev/null) is written straight into. fill
+ * returns 0; or non-zero, with an error raised or with errno. Returns 0; or raises ERROR_FILE, unless fill
+ * raised, and leaves what was there. */
+typedef int (*IoFill)(FILE *out, void *user);
+BRIM_API int io_write_file(const char *path, IoFill fill, void *user);
 
 #ifdef __cplusplus
 }

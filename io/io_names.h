@@ -9,11 +9,13 @@
 #define io_load_checkpoint brim_io_load_checkpoint
 #define io_load_weights brim_io_load_weights
 #define io_lock_checkpoints brim_io_lock_checkpoints
+#define io_lock_exports brim_io_lock_exports
 #define io_read_config brim_io_read_config
 #define io_save_checkpoint brim_io_save_checkpoint
 #define io_save_weights brim_io_save_weights
 #define io_unlock_checkpoints brim_io_unlock_checkpoints
 #define io_write_config brim_io_write_config
+#define io_write_file brim_io_write_file
 #define safetensors_at brim_safetensors_at
 #define safetensors_close brim_safetensors_close
 #define safetensors_count brim_safetensors_count
