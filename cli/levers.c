@@ -133,15 +133,15 @@ int check_budget(const Options *o, const Plan *plan)
     return EXIT_NO;
 }
 
-int check_machine(const Options *o, const Plan *plan)
+int check_machine(const Options *o, const Plan *plan, uint64_t more)
 {
     MemMachine machine;
     char why[512];
-    if (plan_fits_machine(plan, 0, &machine, why, sizeof why) == ERROR_NONE)
+    if (plan_fits_machine(plan, more, &machine, why, sizeof why) == ERROR_NONE)
         return EXIT_DONE;
     fflush(stdout);
     fprintf(stderr, "brim: %s.\n", why);
-    suggest(o, machine.available > plan->beside ? machine.available - plan->beside : 0);
+    suggest(o, machine.available > plan->beside + more ? machine.available - plan->beside - more : 0);
     return EXIT_NO;
 }
 

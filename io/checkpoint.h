@@ -11,11 +11,14 @@
 #include "../data/data.h"
 #include "../nn/nn.h"
 #include "../optim/optim.h"
+#include "safetensors.h"
 #include "io_names.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+enum { CHECKPOINTS_KEPT = 2 }; /* where it is not said */
 
 /* A setting that a run must have in common with the one it goes on with. */
 typedef struct CheckpointSetting {
@@ -60,6 +63,17 @@ BRIM_API int io_find_checkpoint(const char *directory, CheckpointFound *found);
  * what differs), ERROR_HOST_MEMORY, ERROR_MEMORY. Number of steps, threads and memory levers may differ;
  * results are bitwise those of an unbroken run with the same number of threads. */
 BRIM_API int io_load_checkpoint(const char *path, const CheckpointRun *run, CheckpointFound *found);
+
+/* What is going to be written, from shapes alone, so on meta too: bytes of all files together and of the
+ * largest one, exact but for the headers, which have at most so many. */
+typedef struct IoSize {
+    uint64_t bytes, largest;
+} IoSize;
+BRIM_API IoSize io_checkpoint_size(Module *model, const Optimizer *optimizer);
+/* Of io_save_weights. */
+BRIM_API IoSize io_weights_size(Module *model, SafetensorsType type);
+/* How many checkpoints a directory has, whole or not; 0 where there is none. */
+BRIM_API int io_count_checkpoints(const char *directory);
 
 /* For a run that is to save into a directory: makes it, sees whether files can be made in it, removes what
  * saves that died left there, and keeps other runs that ask for it out, until it is unlocked or the process

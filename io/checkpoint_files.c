@@ -59,6 +59,18 @@ int64_t checkpoint_below(const char *directory, int64_t below)
     return found;
 }
 
+int io_count_checkpoints(const char *directory)
+{
+    int count = 0;
+    if (!directory || error_code())
+        return 0;
+    for (int64_t below = INT64_MAX; (below = checkpoint_below(directory, below)) >= 0;)
+        count++;
+    if (error_code() == ERROR_FILE)
+        error_clear(); /* the directory cannot be read: saving will say so */
+    return count;
+}
+
 /* ---- Appearing and disappearing -------------------------------------------------------------- */
 
 static int fail(const char *what, const char *path)

@@ -74,10 +74,12 @@ int plan_fits_machine(const Plan *plan, uint64_t more, MemMachine *machine, char
         *machine = found;
     if (needs <= found.available && around <= found.available - needs)
         return ERROR_NONE;
-    int close = needs <= found.available; /* then what is beside it decides */
-    snprintf(why, why_size, "needs %s%s%s%s, but %s are free on this machine (%s)", report_size(needs).text,
-             close ? ", and " : "", close ? report_size(around).text : "",
-             close ? " for the process around it" : "", report_size(found.available).text, found.bound);
+    char besides[96] = "";
+    if (needs <= found.available) /* then what is beside it decides */
+        snprintf(besides, sizeof besides, ", and %s for the process around it%s", report_size(around).text,
+                 more ? " and files in memory" : "");
+    snprintf(why, why_size, "needs %s%s, but %s are free on this machine (%s)", report_size(needs).text,
+             besides, report_size(found.available).text, found.bound);
     return ERROR_MEMORY;
 }
 
