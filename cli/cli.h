@@ -74,6 +74,7 @@ typedef struct Training {
     TrainLog *log;                             /* NULL = none */
     Saving *saving;                            /* NULL = neither saves nor goes on */
     int64_t parameters, samples, first, steps; /* first: steps done before, in the run that it goes on with */
+    IoSize save_size, export_size;             /* of one save, of the export; 0 = there is none */
     int blocks;                                /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy;          /* accuracy < 0: not a classifier */
     int64_t validation_samples;
@@ -90,8 +91,13 @@ int plan_or_say(const Options *options, Training *training, Plan *plan);
 int resolve_checkpoint(Options *options);
 /* EXIT_NO when the plan needs more than the budget, after saying what would fit. */
 int check_budget(const Options *options, const Plan *plan);
-/* The same for what this machine has free now. */
-int check_machine(const Options *options, const Plan *plan);
+/* The same for what this machine has free now, `more` bytes of memory beside the plan's. */
+int check_machine(const Options *options, const Plan *plan, uint64_t more);
+/* EXIT_NO when there is too little disk for what the options say is to be written, after saying what is
+ * needed and what is free. */
+int check_room(const Options *options, const Training *training, const Plan *plan);
+/* Bytes of it that go to file systems that are memory. */
+uint64_t room_in_memory(const Options *options, const Training *training, const Plan *plan);
 /* Groups in the words of the tables. */
 extern const char *const group_names[MEM_GROUP_COUNT];
 /* Turns the fused step on, and clipping, which it excludes, off. */

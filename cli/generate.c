@@ -314,22 +314,18 @@ static void print_speed(const Options *o, const Writing *w)
 static int check_fits(const Options *o, const Plan *plan, int to_run)
 {
     uint64_t needs = plan->memory.stats.needs;
-    MemMachine machine = {.available = UINT64_MAX};
-    if (to_run)
-        memtrack_machine(&machine);
-    if ((!o->budget || needs <= o->budget) && needs <= machine.available)
+    char why[512];
+    if (o->budget && needs > o->budget)
+        snprintf(why, sizeof why, "needs %s, %s more than the budget of %s", report_size(needs).text,
+                 report_size(needs - o->budget).text, report_size(o->budget).text);
+    else if (!to_run || plan_fits_machine(plan, 0, NULL, why, sizeof why) == ERROR_NONE)
         return EXIT_DONE;
     fflush(stdout);
-    if (o->budget && needs > o->budget)
-        fprintf(stderr, "brim: needs %s, %s more than the budget of %s.", report_size(needs).text,
-                report_size(needs - o->budget).text, report_size(o->budget).text);
-    else
-        fprintf(stderr, "brim: needs %s, but %s are free on this machine (%s).", report_size(needs).text,
-                report_size(machine.available).text, machine.bound);
-    fprintf(stderr,
-            " A smaller --batch or --seq shrinks the cache, a smaller --prefill what a prompt needs; "
-            "the weights are %s.\n",
-            report_size(inference_of(&plan->memory).weights).text);
+    fprintf(
+        stderr,
+        "brim: %s. A smaller --batch or --seq shrinks the cache, a smaller --prefill what a prompt needs; "
+        "the weights are %s.\n",
+        why, report_size(inference_of(&plan->memory).weights).text);
     return EXIT_NO;
 }
 

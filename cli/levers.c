@@ -133,17 +133,15 @@ int check_budget(const Options *o, const Plan *plan)
     return EXIT_NO;
 }
 
-int check_machine(const Options *o, const Plan *plan)
+int check_machine(const Options *o, const Plan *plan, uint64_t more)
 {
     MemMachine machine;
-    uint64_t needs = plan->memory.stats.needs;
-    memtrack_machine(&machine);
-    if (needs <= machine.available)
+    char why[512];
+    if (plan_fits_machine(plan, more, &machine, why, sizeof why) == ERROR_NONE)
         return EXIT_DONE;
     fflush(stdout);
-    fprintf(stderr, "brim: needs %s, but %s are free on this machine (%s).\n", report_size(needs).text,
-            report_size(machine.available).text, machine.bound);
-    suggest(o, machine.available);
+    fprintf(stderr, "brim: %s.\n", why);
+    suggest(o, machine.available > plan->beside + more ? machine.available - plan->beside - more : 0);
     return EXIT_NO;
 }
 

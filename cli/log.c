@@ -8,6 +8,10 @@
 int train_log_prepare(TrainLog *log, const char *path)
 {
     *log = (TrainLog){.path = path};
+    if (path && report_log_in_use(path)) {
+        fprintf(stderr, "brim: cannot write the log %s: another run writes it\n", path);
+        return EXIT_NO;
+    }
     if (!path || (log->outline = report_outline_create()))
         return EXIT_DONE;
     fprintf(stderr, "brim: out of host memory for the log %s\n", path);

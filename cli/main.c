@@ -1,4 +1,6 @@
 /* The brim command: finds the subcommand and hands it its options. */
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,7 +32,7 @@ static int asks_for_help(const char *argument)
     return !strcmp(argument, "--help") || !strcmp(argument, "-h");
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "help";
     if (!strcmp(name, "help") && argc > 2 && !asks_for_help(argv[2]))
@@ -63,4 +65,22 @@ int main(int argc, char **argv)
     }
     fprintf(stderr, "brim: unknown command '%s'; `brim help` lists them\n", name);
     return EXIT_USAGE;
+}
+
+/* What was printed may not have arrived: a full disk tells at the end. */
+static int finish(int status)
+{
+    int failed = ferror(stdout);
+    errno = 0;
+    if (!fflush(stdout) && !failed)
+        return status;
+    fprintf(stderr, "brim: the output is not complete: %s\n",
+            errno ? strerror(errno) : "it could not be written");
+    return status ? status : EXIT_NO;
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, not a death */
+    return finish(run(argc, argv));
 }

@@ -276,19 +276,26 @@ static void print_summary(const RunRecord *run)
 
 /* ---- Outputs --------------------------------------------------------------------------------- */
 
-static int cannot_write(const char *path, int why)
+typedef struct Filling {
+    const RunRecord *run;
+    Export write;
+    const Request *request;
+    Page page;
+} Filling;
+
+static int write_whole(const char *path, IoFill fill, Filling *filling)
 {
-    fprintf(stderr, "brim: cannot write %s: %s\n", path, strerror(why));
+    if (io_write_file(path, fill, filling) == 0)
+        return EXIT_DONE;
+    fprintf(stderr, "brim: %s\n", error_message());
+    error_clear();
     return EXIT_NO;
 }
 
-static int write_export(const RunRecord *run, Export write, const char *path)
+static int fill_export(FILE *out, void *user)
 {
-    FILE *file = fopen(path, "wb");
-    int failed = !file || write(run, file), why = errno;
-    if (file && fclose(file) && !failed)
-        return cannot_write(path, errno);
-    return failed ? cannot_write(path, why) : EXIT_DONE;
+    const Filling *filling = user;
+    return filling->write(filling->run, out);
 }
 
 static int write_exports(const RunRecord *run, const Request *request)
@@ -300,22 +307,19 @@ static int write_exports(const RunRecord *run, const Request *request)
         return EXIT_NO; /* the notes said so */
     for (int i = 0; i < OUTPUTS && !status; i++)
         if (request->files[i] && outputs[i].write)
-            status = write_export(run, outputs[i].write, request->files[i]);
+            status = write_whole(request->files[i], fill_export,
+                                 &(Filling){.run = run, .write = outputs[i].write});
     return status;
 }
 
-static int write_page(const Request *request, Page page, const char *path)
+static int fill_page(FILE *out, void *user)
 {
+    const Filling *filling = user;
+    const Request *request = filling->request;
     char why[512];
-    FILE *file = fopen(path, "wb");
-    if (!file)
-        return cannot_write(path, errno);
-    int failed = page(file, request->logs, request->log_count, why, sizeof why);
-    if (fclose(file) && !failed)
-        return cannot_write(path, errno);
-    if (failed)
-        fprintf(stderr, "brim: %s\n", why);
-    return failed ? EXIT_NO : EXIT_DONE;
+    if (filling->page(out, request->logs, request->log_count, why, sizeof why))
+        return error_raise(ERROR_DATA, "%s", why);
+    return 0;
 }
 
 static int report_one(const Request *request, const char *path)
@@ -341,7 +345,8 @@ int command_report(int argc, char **argv)
     int status = parse(&request, argc, argv);
     for (int i = 0; i < OUTPUTS && !status; i++)
         if (request.files[i] && outputs[i].page)
-            status = write_page(&request, outputs[i].page, request.files[i]);
+            status = write_whole(request.files[i], fill_page,
+                                 &(Filling){.request = &request, .page = outputs[i].page});
     if (request.pages && !request.exports)
         return status;
     for (int i = 0; i < request.log_count && !status; i++) {

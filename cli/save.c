@@ -113,11 +113,20 @@ static int check_save(Saving *s)
     return EXIT_NO;
 }
 
+static int same_directory(const char *a, const char *b)
+{
+    struct stat first, second;
+    return a && stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
+           first.st_ino == second.st_ino;
+}
+
 int saving_open(Saving *saving, const Options *options)
 {
-    *saving = (Saving){.options = options, .lock = -1, .saved = -1, .input_count = -1};
-    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, not a death */
+    *saving = (Saving){.options = options, .lock = -1, .export_lock = -1, .saved = -1, .input_count = -1};
     if (options->save && (saving->lock = io_lock_checkpoints(options->save)) < 0)
+        return say_error();
+    if (options->export && !same_directory(options->save, options->export) &&
+        (saving->export_lock = io_lock_exports(options->export)) < 0)
         return say_error();
     return find_start(saving) || (options->save && check_save(saving)) ? EXIT_NO : EXIT_DONE;
 }
@@ -143,7 +152,8 @@ int saving_keep_log(const Saving *saving, const char *path)
 void saving_close(Saving *saving)
 {
     io_unlock_checkpoints(saving->lock);
-    saving->lock = -1;
+    io_unlock_checkpoints(saving->export_lock);
+    saving->lock = saving->export_lock = -1;
 }
 
 /* ---- What must be the same ------------------------------------------------------------------- */

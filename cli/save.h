@@ -13,6 +13,7 @@ typedef struct Saving {
     const struct Options *options;
     CheckpointFound from;                  /* what the run goes on with; its path is "" for a new one */
     int lock;                              /* of --save's directory; -1 = none */
+    int export_lock;                       /* of --export's; -1 = none, or the same directory */
     int noted;                             /* that of `from` was said */
     int64_t saved;                         /* the step of the newest checkpoint of this run */
     int failed;                            /* the newest that was tried was not written */
@@ -22,8 +23,8 @@ typedef struct Saving {
     int input_count; /* -1 = not looked at yet */
 } Saving;
 
-/* Before planning: finds what --resume means, and makes sure that --save can save. EXIT_DONE, or EXIT_NO
- * after saying why. */
+/* Before planning: finds what --resume means, and makes sure that --save can save and --export export.
+ * EXIT_DONE, or EXIT_NO after saying why. */
 int saving_open(Saving *saving, const struct Options *options);
 void saving_close(Saving *saving);
 /* The log of the steps before stays, under another name. EXIT_DONE, or EXIT_NO after saying why. */

@@ -217,6 +217,16 @@ int load_initial(const Options *o, Module *model)
     return status;
 }
 
+static void size_outputs(Session *s)
+{
+    const Options *o = s->options;
+    if (o->save)
+        s->training->save_size = io_checkpoint_size(s->model, s->optimizer);
+    if (o->export)
+        s->training->export_size =
+            io_weights_size(s->model, (SafetensorsType)safetensors_type_of(o->export_dtype));
+}
+
 static int session_open(Session *s)
 {
     const Options *o = s->options;
@@ -248,6 +258,8 @@ static int session_open(Session *s)
     s->training->samples = data_samples(s->train);
     s->training->blocks = nn_block_count(s->model);
     s->training->steps = s->steps;
+    if (s->meta && !error_code())
+        size_outputs(s);
     return error_code();
 }
 

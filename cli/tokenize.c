@@ -3,10 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "../data/replace_.h"
 #include "cli.h"
 #include "flags_.h"
 
@@ -138,42 +135,28 @@ static int train(const Request *r)
 
 /* ---- A text to ids --------------------------------------------------------------------------- */
 
-/* Complete under its name, or not there. */
-static int write_bin(const char *path, const TokenIds *ids, int width)
+typedef struct Bin {
+    const TokenIds *ids;
+    int width;
+} Bin;
+
+static int fill_bin(FILE *out, void *user)
 {
-    char other[4096];
-    if (file_replaceable(path, path))
-        return failed();
-    if (snprintf(other, sizeof other, "%s.%ld", path, (long)getpid()) >= (int)sizeof other)
-        return usage("the path %s is too long", path);
-    FILE *file = fopen(other, "wb");
-    int bad = !file;
-    for (size_t i = 0; i < ids->count && !bad; i++) {
-        uint32_t id = (uint32_t)ids->ids[i];
+    const Bin *bin = user;
+    for (size_t i = 0; i < bin->ids->count; i++) {
+        uint32_t id = (uint32_t)bin->ids->ids[i];
         uint8_t bytes[4] = {(uint8_t)id, (uint8_t)(id >> 8), (uint8_t)(id >> 16), (uint8_t)(id >> 24)};
-        bad = fwrite(bytes, 1, (size_t)width, file) != (size_t)width;
+        if (fwrite(bytes, 1, (size_t)bin->width, out) != (size_t)bin->width)
+            return -1;
     }
-    bad = bad || fflush(file) || fsync(fileno(file));
-    int number_of = errno;
-    if (file && fclose(file) && !bad) {
-        number_of = errno;
-        bad = 1;
-    }
-    if (!bad && !rename(other, path))
-        return EXIT_DONE;
-    number_of = bad ? number_of : errno;
-    if (file)
-        unlink(other);
-    fprintf(stderr, "brim: cannot write %s: %s\n", path, strerror(number_of));
-    return EXIT_NO;
+    return 0;
 }
 
 static int show_ids(const Request *r, const Tokenizer *t, const TokenIds *ids, int64_t bytes)
 {
-    int width = tokenizer_vocab(t) > 65536 ? 4 : 2,
-        status = r->out ? write_bin(r->out, ids, width) : EXIT_DONE;
-    if (status)
-        return status;
+    int width = tokenizer_vocab(t) > 65536 ? 4 : 2;
+    if (r->out && io_write_file(r->out, fill_bin, &(Bin){ids, width}))
+        return failed();
     if (r->json) {
         json_t *object = json_pack("{s:I, s:I, s:I}", "bytes", (json_int_t)bytes, "tokens",
                                    (json_int_t)ids->count, "vocab", (json_int_t)tokenizer_vocab(t));

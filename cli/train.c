@@ -228,6 +228,9 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     plan_execute(training_script, training, &run, plan, &result);
     saving_release_signals(training->saving);
     train_log_close(training->log, plan, &result);
+    /* Others were faster: as it would have been said before. */
+    if (result.status == ERROR_MEMORY && !result.memory.reserved && check_machine(o, plan, 0))
+        return EXIT_NO;
     if (result.status) {
         fflush(stdout);
         fprintf(stderr, "brim: %s\n", result.error);
@@ -259,7 +262,9 @@ int command_train(const Options *options, int count)
     if (!status)
         status = check_budget(&o, &plan);
     if (!status)
-        status = check_machine(&o, &plan);
+        status = check_machine(&o, &plan, room_in_memory(&o, &training, &plan));
+    if (!status)
+        status = check_room(&o, &training, &plan);
     if (!status)
         status = saving_keep_log(&saving, o.log);
     if (!status)

@@ -9,7 +9,7 @@
 #include "io_.h"
 #include "safetensors_.h"
 
-enum { KEEP_DEFAULT = 2, NAME_ROOM = 20 }; /* ".momentum_buffer" and the end */
+enum { NAME_ROOM = 20 }; /* ".momentum_buffer" and the end */
 
 /* ---- Saving ---------------------------------------------------------------------------------- */
 
@@ -132,7 +132,7 @@ int io_save_checkpoint(const char *directory, const CheckpointRun *run)
     if (run->keep < 0)
         return error_raise(ERROR_ARGUMENT,
                            "io_save_checkpoint: keep is %d; it must be 1 or more (0 means %d)", run->keep,
-                           KEEP_DEFAULT);
+                           CHECKPOINTS_KEPT);
     nn_parameters(run->model); /* its list is made once, in planning too */
     if (error_code() || context_here()->meta)
         return error_code();
@@ -143,7 +143,7 @@ int io_save_checkpoint(const char *directory, const CheckpointRun *run)
         checkpoint_remove(temporary);
         return error_code();
     }
-    checkpoint_prune(directory, step, run->keep ? run->keep : KEEP_DEFAULT);
+    checkpoint_prune(directory, step, run->keep ? run->keep : CHECKPOINTS_KEPT);
     return error_code();
 }
 

@@ -11,11 +11,14 @@
 #include "../data/data.h"
 #include "../nn/nn.h"
 #include "../optim/optim.h"
+#include "safetensors.h"
 #include "io_names.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+enum { CHECKPOINTS_KEPT = 2 }; /* where it is not said */
 
 /* A setting that a run must have in common with the one it goes on with. */
 typedef struct CheckpointSetting {
@@ -77,11 +80,26 @@ BRIM_API int io_find_checkpoint(const char *directory, CheckpointFound *found);
  */
 BRIM_API int io_load_checkpoint(const char *path, const CheckpointRun *run, CheckpointFound *found);
 
+/* What is going to be written, from shapes alone, so on meta too: bytes of all files together and of the
+ * largest one, exact but for the headers, which have at most so many. */
+typedef struct IoSize {
+    uint64_t bytes, largest;
+} IoSize;
+BRIM_API IoSize io_checkpoint_size(Module *model, const Optimizer *optimizer);
+/* Of io_save_weights. */
+BRIM_API IoSize io_weights_size(Module *model, SafetensorsType type);
+/* How many checkpoints a directory has, whole or not; 0 where there is none. */
+BRIM_API int io_count_checkpoints(const char *directory);
+
 /* For a run that is to save into a directory: makes it, sees whether files can be made in it, removes what
  * saves that died left there, and keeps other runs that ask for it out, until it is unlocked or the process
  * ends. Returns a descriptor, or -1 with ERROR_FILE raised. */
 BRIM_API int io_lock_checkpoints(const char *directory);
 BRIM_API void io_unlock_checkpoints(int lock); /* -1 is fine */
+/* The same for a run that is to export into a directory: two runs' weights and configuration are never mixed.
+ * It is one lock: who saves there keeps out who exports there, but for the process that does both, which
+ * locks the directory once. */
+BRIM_API int io_lock_exports(const char *directory);
 
 #ifdef __cplusplus
 }

@@ -59,6 +59,18 @@ int64_t checkpoint_below(const char *directory, int64_t below)
     return found;
 }
 
+int io_count_checkpoints(const char *directory)
+{
+    int count = 0;
+    if (!directory || error_code())
+        return 0;
+    for (int64_t below = INT64_MAX; (below = checkpoint_below(directory, below)) >= 0;)
+        count++;
+    if (error_code() == ERROR_FILE)
+        error_clear(); /* the directory cannot be read: saving will say so */
+    return count;
+}
+
 /* ---- Appearing and disappearing -------------------------------------------------------------- */
 
 static int fail(const char *what, const char *path)
@@ -224,13 +236,10 @@ static void remove_leftovers(const char *directory)
         closedir(dir);
 }
 
-int io_lock_checkpoints(const char *directory)
+/* use: what this run and another want of it, "saves". */
+static int lock_directory(const char *directory, const char *use)
 {
     char shown[FILE_LABEL];
-    if (!directory) {
-        error_raise(ERROR_ARGUMENT, "io_lock_checkpoints: directory is NULL");
-        return -1;
-    }
     if (error_code() || io_check_directory(directory))
         return -1;
     path_label(shown, directory);
@@ -240,12 +249,30 @@ int io_lock_checkpoints(const char *directory)
         return -1;
     }
     if (flock(lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) { /* other errors: it knows no locks */
-        error_raise(ERROR_FILE, "%s: another run saves there; give this one a directory of its own", shown);
+        error_raise(ERROR_FILE, "%s: another run %s there; give this one a directory of its own", shown, use);
         close(lock);
         return -1;
     }
-    remove_leftovers(directory);
     return lock;
+}
+
+static int no_directory(const char *function)
+{
+    error_raise(ERROR_ARGUMENT, "%s: directory is NULL", function);
+    return -1;
+}
+
+int io_lock_checkpoints(const char *directory)
+{
+    int lock = directory ? lock_directory(directory, "saves") : no_directory("io_lock_checkpoints");
+    if (lock >= 0)
+        remove_leftovers(directory);
+    return lock;
+}
+
+int io_lock_exports(const char *directory)
+{
+    return directory ? lock_directory(directory, "saves or exports") : no_directory("io_lock_exports");
 }
 
 void io_unlock_checkpoints(int lock)

@@ -4,6 +4,8 @@
 #ifndef BRIM_IO_H
 #define BRIM_IO_H
 
+#include <stdio.h>
+
 #include "../nn/nn.h"
 #include "io_names.h"
 
@@ -43,6 +45,12 @@ typedef struct IoEndTokens {
  * generation_config.json, or, where that says nothing, of its config.json. Neither file: none. Returns 0; or
  * raises ERROR_FILE, ERROR_DATA, ERROR_HOST_MEMORY, ERROR_ARGUMENT (NULL); then there are none. */
 BRIM_API int io_read_end_tokens(const char *directory, IoEndTokens *ends);
+/* Writes a file whole or not at all: `fill` writes a stream, which is synced and takes the path's place when
+ * all of it is on the disk. What is no file (a terminal, a pipe, /dev/null) is written straight into. fill
+ * returns 0; or non-zero, with an error raised or with errno. Returns 0; or raises ERROR_FILE, unless fill
+ * raised, and leaves what was there. */
+typedef int (*IoFill)(FILE *out, void *user);
+BRIM_API int io_write_file(const char *path, IoFill fill, void *user);
 
 #ifdef __cplusplus
 }

@@ -1,13 +1,18 @@
 /* The bytes behind a ledger's offsets: nothing, one touched mapping, or a malloc a block for sanitizers. Only
  * this file and host.c ask the system for memory.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "memtrack_.h"
 
-#define HUGE_PAGE ((uint64_t)2 << 20)
+#define HUGE_PAGE       ((uint64_t)2 << 20)
+#define TOUCHED_AT_ONCE ((uint64_t)64 << 20) /* some 10 ms */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 static uint64_t round_up(uint64_t value, uint64_t unit)
 {
@@ -35,13 +40,41 @@ static unsigned char *map_aligned(uint64_t bytes)
     return start;
 }
 
-static int reserve(MemBacking *backing, uint64_t capacity)
+/* Whether so much more can be had without somebody being killed for it. */
+static bool is_free(uint64_t bytes, uint64_t beside)
 {
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     MemMachine machine;
     memtrack_machine(&machine);
-    /* A mapping larger than the memory succeeds and kills the process while it is touched: refuse it here. */
-    if (capacity == 0 || capacity > UINT64_MAX / 4 || capacity > machine.available)
+    return bytes <= machine.available && beside <= machine.available - bytes;
+}
+
+static bool touch_piece(unsigned char *from, uint64_t bytes, uint64_t page)
+{
+    if (madvise(from, bytes, MADV_POPULATE_WRITE) == 0)
+        return true;
+    if (errno != EINVAL) /* before Linux 5.14 */
+        return false;
+    for (uint64_t i = 0; i < bytes; i += page)
+        ((volatile unsigned char *)from)[i] = 0;
+    return true;
+}
+
+/* Every page, so that it is there before step 1. A mapping larger than the memory succeeds, and the process
+ * is killed while it is touched: so what is left to touch must be free before each piece. */
+static bool touch(unsigned char *base, uint64_t bytes, uint64_t page, uint64_t beside)
+{
+    for (uint64_t from = 0; from < bytes; from += TOUCHED_AT_ONCE) {
+        uint64_t left = bytes - from, piece = left < TOUCHED_AT_ONCE ? left : TOUCHED_AT_ONCE;
+        if ((from > 0 && !is_free(left, beside)) || !touch_piece(base + from, piece, page))
+            return false;
+    }
+    return true;
+}
+
+static int reserve(MemBacking *backing, uint64_t capacity, uint64_t beside)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (capacity == 0 || capacity > UINT64_MAX / 4 || !is_free(capacity, beside))
         return -1;
     uint64_t bytes = round_up(capacity, page);
     if (bytes + HUGE_PAGE > SIZE_MAX || memtrack_fails_())
@@ -49,8 +82,10 @@ static int reserve(MemBacking *backing, uint64_t capacity)
     unsigned char *base = map_aligned(bytes);
     if (!base)
         return -1;
-    for (uint64_t i = 0; i < bytes; i += page)
-        ((volatile unsigned char *)base)[i] = 0;
+    if (!touch(base, bytes, page, beside)) {
+        munmap(base, bytes);
+        return -1;
+    }
     backing->base = base;
     backing->end =
         base + capacity / MEMTRACK_ALIGN * MEMTRACK_ALIGN; /* so that HIGH blocks are aligned too */
@@ -59,10 +94,15 @@ static int reserve(MemBacking *backing, uint64_t capacity)
     return 0;
 }
 
-int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity)
+int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity, uint64_t beside)
 {
     *backing = (MemBacking){.mode = mode};
-    return mode == MEMTRACK_RESERVED ? reserve(backing, capacity) : 0;
+    if (mode != MEMTRACK_RESERVED)
+        return 0;
+    int turn = memtrack_turn_take_();
+    int status = reserve(backing, capacity, beside);
+    memtrack_turn_end_(turn);
+    return status;
 }
 
 /* Exactly as many bytes as were asked for, not as charged: a sanitizer then sees the first byte too far. */

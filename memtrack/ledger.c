@@ -298,7 +298,7 @@ MemLedger *memtrack_ledger_create(MemTracker *tracker, const MemLedgerOptions *o
     ledger->first_changed = -1;
     ledger->name = memtrack_host_strdup(tracker, options->name ? options->name : "");
     if (!ledger->name || memtrack_ledger_fit_places_(ledger, tracker->place_count) ||
-        memtrack_backing_create_(&ledger->backing, options->mode, options->capacity)) {
+        memtrack_backing_create_(&ledger->backing, options->mode, options->capacity, options->beside)) {
         memtrack_ledger_destroy_(ledger);
         return NULL;
     }

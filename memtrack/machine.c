@@ -9,17 +9,29 @@
 
 enum { PATH = 4096 };
 
-/* A version of control groups: where it is mounted, and its files. */
+enum { DROPPED = 3 };
+
+/* A version of control groups: where it is mounted, its files, and what of its memory.stat the kernel drops
+ * before it kills: file cache, used lately or not (files in a tmpfs are on other lists), and, where it is
+ * told, what the kernel remembers of files. */
 typedef struct GroupFiles {
-    const char *mount, *limit, *usage, *cache;
+    const char *mount, *limit, *usage, *dropped[DROPPED];
 } GroupFiles;
 
-static const GroupFiles version2 = {"/sys/fs/cgroup", "memory.max", "memory.current", "\ninactive_file "};
+#define VERSION2(mount)                                                                                      \
+    {                                                                                                        \
+        mount, "memory.max", "memory.current",                                                               \
+        {                                                                                                    \
+            "\ninactive_file ", "\nactive_file ", "\nslab_reclaimable "                                      \
+        }                                                                                                    \
+    }
+static const GroupFiles version2 = VERSION2("/sys/fs/cgroup");
 /* Beside version 1, version 2 may be mounted below. */
-static const GroupFiles version2_beside = {"/sys/fs/cgroup/unified", "memory.max", "memory.current",
-                                           "\ninactive_file "};
-static const GroupFiles version1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
-                                    "\ntotal_inactive_file "};
+static const GroupFiles version2_beside = VERSION2("/sys/fs/cgroup/unified");
+static const GroupFiles version1 = {"/sys/fs/cgroup/memory",
+                                    "memory.limit_in_bytes",
+                                    "memory.usage_in_bytes",
+                                    {"\ntotal_inactive_file ", "\ntotal_active_file "}};
 
 static bool read_file(const char *root, const char *directory, const char *name, char *text, size_t size)
 {
@@ -42,13 +54,14 @@ static bool read_number(const char *root, const char *directory, const char *nam
 static uint64_t group_usage(const char *root, const char *directory, const GroupFiles *files)
 {
     char text[8192] = "\n";
-    uint64_t used = 0, cache = 0;
+    uint64_t used = 0, dropped = 0;
     read_number(root, directory, files->usage, &used);
-    if (read_file(root, directory, "memory.stat", text + 1, sizeof text - 1)) {
-        const char *line = strstr(text, files->cache);
-        cache = line ? strtoull(line + strlen(files->cache), NULL, 10) : 0;
+    bool known = read_file(root, directory, "memory.stat", text + 1, sizeof text - 1);
+    for (int i = 0; known && i < DROPPED && files->dropped[i]; i++) {
+        const char *line = strstr(text, files->dropped[i]);
+        dropped += line ? strtoull(line + strlen(files->dropped[i]), NULL, 10) : 0;
     }
-    return used > cache ? used - cache : 0;
+    return used > dropped ? used - dropped : 0;
 }
 
 static void look_at_group(const char *root, const char *directory, const GroupFiles *files, MemMachine *out)

@@ -159,6 +159,7 @@ typedef struct MemLedgerOptions {
     MemMode mode;
     uint64_t capacity; /* RESERVED: bytes to reserve and touch; required. Others: a hard limit on needs, 0 =
                           none */
+    uint64_t beside;   /* RESERVED: bytes that must be free beyond it, for what else the process will take */
 } MemLedgerOptions;
 
 /* Out of range: "unknown". */
@@ -202,8 +203,9 @@ BRIM_API void memtrack_watch(MemTracker *tracker, MemWatch watch, void *user);
 
 /* ---- Ledger ---------------------------------------------------------------------------------- */
 
-/* NULL when the reservation cannot be had: capacity 0, or more than the system (or the container) has left.
- * Owned by the tracker. */
+/* NULL when the reservation cannot be had: capacity 0, or more than the system (or the container) has left,
+ * now or while it is touched. Processes of one machine reserve in turns, so that what one has found free is
+ * not taken by another before it is touched. Owned by the tracker. */
 BRIM_API MemLedger *memtrack_ledger_create(MemTracker *tracker, const MemLedgerOptions *options);
 BRIM_API MemTracker *memtrack_ledger_tracker(const MemLedger *ledger);
 BRIM_API MemMode memtrack_ledger_mode(const MemLedger *ledger);
@@ -322,7 +324,8 @@ typedef struct MemMachine {
                         * its control group" or "nothing known"; static */
 } MemMachine;
 /* Reads /proc/meminfo and the control groups (versions 1 and 2) of /proc/self/cgroup, up to the root. What a
- * group uses counts against its limit, but for file cache that it can drop. */
+ * group uses counts against its limit, but for file cache that the kernel
+ * would drop. */
 BRIM_API void memtrack_machine(MemMachine *out);
 
 /* Makes the n-th allocation from now on (host or device, any tracker; 1 = the next) fail, once. 0 turns it

@@ -98,11 +98,16 @@ bool memtrack_find_kib_(const char *text, const char *key, uint64_t *bytes);
 /* machine.c: of the system whose /proc and /sys are in this directory ("" for this one) */
 void memtrack_machine_(const char *root, MemMachine *out);
 
+/* turn.c: to see what is free and take it, one process of the machine at a time. Returns what ends the turn;
+ * -1 when there was none to be had in time, or the system knows no such locks. */
+int memtrack_turn_take_(void);
+void memtrack_turn_end_(int turn);
+
 /* tracker.c: nanoseconds of a clock that never goes back. */
 uint64_t memtrack_clock_(void);
 
 /* backing.c */
-int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity);
+int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity, uint64_t beside);
 void memtrack_backing_destroy_(MemTracker *tracker, MemBacking *backing);
 int memtrack_backing_attach_(MemTracker *tracker, MemBacking *backing, MemEnd end, MemBlock *block);
 void memtrack_backing_detach_(MemBacking *backing, MemBlock *block);

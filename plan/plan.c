@@ -110,13 +110,29 @@ static void improve(Script script, void *config, const RunOptions *o, MemHints *
     plan->packer = memtrack_hints_packer(hints);
 }
 
+/* Around what is reserved. A run opens the same files and makes the same headers as its dry run, so what that
+ * took of host memory is taken again: as the books of the larger dry run say, or, where the process grew by
+ * more (JSON is in no books), as the system says. */
+static uint64_t beside(const Plan *plan, const RunOptions *o, uint64_t host_peak, uint64_t grown)
+{
+    const uint64_t thread = (uint64_t)3 << 20; /* BLAS packs into 1 to 3 MiB; stacks are small */
+    const uint64_t process = (uint64_t)4 << 20;
+    int threads = o->threads > 0 ? o->threads : kernels_default_threads();
+    uint64_t page_tables = plan->memory.stats.needs / 512;
+    return (host_peak > grown ? host_peak : grown) + page_tables + (uint64_t)threads * thread + process;
+}
+
 int plan_script(Script script, void *config, const RunOptions *options, Plan *plan)
 {
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
     MemHints *hints = NULL;
+    uint64_t resident = memtrack_process_resident(), highest = memtrack_process_resident_peak(), host_peak;
     *plan = (Plan){.packer = memtrack_hints_packer(NULL)};
     dry_run(script, config, o, NULL, &hints, plan);
+    host_peak = plan->memory.host_peak;
+    uint64_t reached = memtrack_process_resident_peak();
+    plan->beside = beside(plan, o, host_peak, reached > highest ? reached - resident : 0);
     if (hints && !plan->status)
         improve(script, config, o, hints, plan);
     else

@@ -69,6 +69,8 @@ typedef struct Plan {
     int status;        /* the script's return */
     char error[512];   /* its error message, "" if none */
     MemSummary memory; /* memory.stats.needs is the law */
+    uint64_t beside; /* what the process of a run takes beyond that, about, and must be free too: host memory,
+                        page tables, and BLAS buffers and stacks of its threads */
     SegmentSignature signature[PLAN_SIGNATURES];
     int signatures; /* distinct ones kept */
     int more_kinds; /* 1: there were more than PLAN_SIGNATURES; a run is then not checked for segments off the
@@ -105,10 +107,16 @@ typedef struct RunResult {
     double tokens_per_second;
 } RunResult;
 
+/* Whether this machine has what the plan needs free now, and beside it plan->beside and `more` (bytes that
+ * the caller knows of, such as files in a file system that is memory). 0, or ERROR_MEMORY with why in `why`:
+ * what is needed, what is free, and which limit bounds it. machine: what was found; NULL = not wanted. */
+BRIM_API int plan_fits_machine(const Plan *plan, uint64_t more, MemMachine *machine, char *why,
+                               size_t why_size);
+
 /* Runs the script for real in a reservation of plan->memory.stats.needs bytes, each block where the plan put
- * it. Refuses before the script begins when the budget is smaller (status ERROR_BUDGET), or when the machine
- * has less free, whether reserved or from malloc (ERROR_MEMORY; the message says what is free and which limit
- * bounds it). Returns result->status. */
+ * it. Refuses before the script begins when the budget is smaller (status ERROR_BUDGET), or when the plan
+ * does not fit the machine, whether reserved or from malloc (ERROR_MEMORY; as plan_fits_machine says it).
+ * Returns result->status. */
 BRIM_API int plan_execute(Script script, void *config, const RunOptions *options, const Plan *plan,
                           RunResult *result);
 

@@ -8,6 +8,7 @@
 #define plan_cuda_block_bytes brim_plan_cuda_block_bytes
 #define plan_cuda_segment_bytes brim_plan_cuda_segment_bytes
 #define plan_execute brim_plan_execute
+#define plan_fits_machine brim_plan_fits_machine
 #define plan_formula_item brim_plan_formula_item
 #define plan_formula_print brim_plan_formula_print
 #define plan_free brim_plan_free

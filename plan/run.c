@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "live_.h"
@@ -63,20 +65,50 @@ static int refuse_budget(RunResult *result, uint64_t needs, uint64_t budget)
     return result->status = ERROR_BUDGET;
 }
 
-static int refuse_machine(RunResult *result, uint64_t needs, const MemMachine *machine)
+int plan_fits_machine(const Plan *plan, uint64_t more, MemMachine *machine, char *why, size_t why_size)
 {
-    snprintf(result->error, sizeof result->error,
-             "needs %" PRIu64 " bytes (%s), but %s are free on this machine (%s); a smaller batch or more "
-             "checkpointing needs less",
-             needs, report_size(needs).text, report_size(machine->available).text, machine->bound);
+    MemMachine found;
+    uint64_t needs = plan->memory.stats.needs, around = plan->beside + more;
+    memtrack_machine(&found);
+    if (machine)
+        *machine = found;
+    if (needs <= found.available && around <= found.available - needs)
+        return ERROR_NONE;
+    char besides[96] = "";
+    if (needs <= found.available) /* then what is beside it decides */
+        snprintf(besides, sizeof besides, ", and %s for the process around it%s", report_size(around).text,
+                 more ? " and files in memory" : "");
+    snprintf(why, why_size, "needs %s%s, but %s are free on this machine (%s)", report_size(needs).text,
+             besides, report_size(found.available).text, found.bound);
+    return ERROR_MEMORY;
+}
+
+static int refuse_machine(RunResult *result)
+{
+    size_t length = strlen(result->error);
+    snprintf(result->error + length, sizeof result->error - length,
+             "; a smaller batch or more checkpointing needs less");
     return result->status = ERROR_MEMORY;
 }
 
-static int refuse_reservation(RunResult *result, uint64_t needs)
+/* It was free, and was not given. */
+static int refuse_reservation(RunResult *result, const Plan *plan, uint64_t needs)
 {
-    snprintf(result->error, sizeof result->error,
-             "needs %" PRIu64 " bytes (%s), which the system would not give in one piece", needs,
-             report_size(needs).text);
+    struct rlimit limit;
+    if (plan_fits_machine(plan, 0, NULL, result->error, sizeof result->error))
+        return refuse_machine(result); /* others have taken it since */
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        snprintf(
+            result->error, sizeof result->error,
+            "needs %s in one piece, which the system would not give; `ulimit -v` allows the process %s of "
+            "addresses in all",
+            report_size(needs).text, report_size(limit.rlim_cur).text);
+    else
+        snprintf(
+            result->error, sizeof result->error,
+            "needs %s in one piece, which the system would not give; or other programs took memory while "
+            "it was reserved",
+            report_size(needs).text);
     return result->status = ERROR_MEMORY;
 }
 
@@ -86,11 +118,12 @@ static int wants_malloc(const RunOptions *options)
     return options->malloc_blocks || (mode && !strcmp(mode, "malloc"));
 }
 
-static Context *context_for(const RunOptions *options, uint64_t needs)
+static Context *context_for(const RunOptions *options, const Plan *plan, uint64_t needs)
 {
     int own_blocks = wants_malloc(options);
     return context_create(&(ContextOptions){.memory = own_blocks ? MEMTRACK_MALLOC : MEMTRACK_RESERVED,
                                             .capacity = needs ? needs : MEMTRACK_ALIGN,
+                                            .beside = plan->beside,
                                             .threads = options->threads,
                                             .seed = options->seed,
                                             .kernels = options->kernels});
@@ -122,12 +155,11 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     if (o->budget && needs > o->budget)
         return refuse_budget(result, needs, o->budget);
     MemMachine machine;
-    memtrack_machine(&machine);
-    if (needs > machine.available)
-        return refuse_machine(result, needs, &machine);
-    Context *context = context_for(o, needs);
+    if (plan_fits_machine(plan, 0, &machine, result->error, sizeof result->error))
+        return refuse_machine(result);
+    Context *context = context_for(o, plan, needs);
     if (!context)
-        return refuse_reservation(result, needs);
+        return refuse_reservation(result, plan, needs);
     memtrack_ledger_follow(context->ledger, plan->hints);
     Context *outside = context_use(context);
     Run run = {.options = o, .result = result, .out = o->out ? o->out : stdout, .started = now()};

@@ -14,6 +14,7 @@
 #define report_log_detach brim_report_log_detach
 #define report_log_end brim_report_log_end
 #define report_log_error brim_report_log_error
+#define report_log_in_use brim_report_log_in_use
 #define report_log_open brim_report_log_open
 #define report_log_step brim_report_log_step
 #define report_log_validation brim_report_log_validation

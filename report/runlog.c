@@ -1,9 +1,13 @@
 /* Writing the run log: lines are made in memory and written whole. Rows of events and steps are printed by
  * hand, as they are many; what the caller passes as JSON goes through jansson. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "report.h"
 #include "runlog_.h"
@@ -139,6 +143,55 @@ static void write_outline(RunLog *log, const RunOutline *outline)
     }
 }
 
+/* Whether the name still means this file: another run may have moved it away since it was opened. */
+static int is_named(int file, const char *path)
+{
+    struct stat opened, named;
+    return fstat(file, &opened) == 0 && stat(path, &named) == 0 && opened.st_dev == named.st_dev &&
+           opened.st_ino == named.st_ino;
+}
+
+static int is_locked(int file, int kind)
+{
+    return flock(file, kind | LOCK_NB) != 0 && errno == EWOULDBLOCK; /* other errors: it knows no locks */
+}
+
+/* A log is one run's, and emptied only by the one that has it. */
+static void open_file(RunLog *log)
+{
+    struct stat status;
+    int file = -1, tries = 0;
+    do {
+        if (file >= 0)
+            close(file);
+        file = open(log->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+        if (file < 0 || fstat(file, &status) != 0 || !S_ISREG(status.st_mode))
+            break; /* a terminal or a pipe may have many writers */
+        if (is_locked(file, LOCK_EX)) {
+            fail(log, "another run writes it");
+            close(file);
+            return;
+        }
+    } while (!is_named(file, log->path) && ++tries < 10);
+    if (file >= 0 && (!S_ISREG(status.st_mode) || ftruncate(file, 0) == 0))
+        log->file = fdopen(file, "w");
+    if (log->file)
+        return;
+    fail(log, strerror(errno));
+    if (file >= 0)
+        close(file);
+}
+
+int report_log_in_use(const char *path)
+{
+    struct stat status;
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int used = file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode) && is_locked(file, LOCK_SH);
+    if (file >= 0)
+        close(file);
+    return used;
+}
+
 RunLog *report_log_open(const char *path, const json_t *run, const RunOutline *outline, char *why,
                         size_t why_size)
 {
@@ -152,10 +205,8 @@ RunLog *report_log_open(const char *path, const json_t *run, const RunOutline *o
     log->path = copy;
     log->op_count = 1;
     log->ops[0] = "";
-    log->file = fopen(path, "w");
-    if (!log->file) {
-        fail(log, strerror(errno));
-    } else {
+    open_file(log);
+    if (log->file) {
         setvbuf(log->file, NULL, _IONBF, 0); /* a line is one write */
         write_header(log, run);
         if (outline)

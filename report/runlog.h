@@ -43,10 +43,12 @@ BRIM_API int report_outline_record(RunOutline *outline, MemLedger *ledger);
 typedef struct RunLog RunLog;
 
 /* Creates the file and writes its first line: what every run has, and the keys of `run` (an object;
- * borrowed). The outline, if there is one, follows. NULL when the file cannot be created or written, or
- * without memory; `why` then says so. */
+ * borrowed). The outline, if there is one, follows. NULL when the file cannot be created or written, when
+ * another run writes it (a file is locked while it is open here), or without memory; `why` then says so. */
 BRIM_API RunLog *report_log_open(const char *path, const struct json_t *run, const RunOutline *outline,
                                  char *why, size_t why_size);
+/* 1: another run writes this file. */
+BRIM_API int report_log_in_use(const char *path);
 /* Logs the events of a ledger, which should have none yet, until the window ends; starts the ledger's event
  * log. The ledger must be destroyed, or report_log_detach called, before report_log_close. 0, or -1 without
  * memory. */

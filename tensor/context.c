@@ -23,13 +23,16 @@ static int context_fill(Context *context, const ContextOptions *options)
     MemMode mode = options->meta                          ? MEMTRACK_META
                    : options->memory == MEMTRACK_RESERVED ? MEMTRACK_RESERVED
                                                           : MEMTRACK_MALLOC;
+    if (!context->meta) /* before the ledger looks at what is free: its threads and buffers take some */
+        kernels_blas_start(context->threads);
     context->tracker = memtrack_create();
     if (!context->tracker)
         return -1;
     context->ledger =
         memtrack_ledger_create(context->tracker, &(MemLedgerOptions){.name = options->meta ? "meta" : "cpu",
                                                                      .mode = mode,
-                                                                     .capacity = options->capacity});
+                                                                     .capacity = options->capacity,
+                                                                     .beside = options->beside});
     context->tape = memtrack_host_calloc(context->tracker, sizeof *context->tape);
     return context->ledger && context->tape ? 0 : -1;
 }
@@ -44,8 +47,6 @@ Context *context_create(const ContextOptions *options)
         context_destroy(context);
         return NULL;
     }
-    if (!context->meta)
-        kernels_blas_start(context->threads);
     return context;
 }
 

@@ -64,6 +64,7 @@ typedef struct ContextOptions {
     int meta;            /* 1: plan only: no data, no kernels */
     MemMode memory;      /* of a context with data: MEMTRACK_MALLOC or MEMTRACK_RESERVED (0 means MALLOC) */
     uint64_t capacity;   /* RESERVED: bytes; otherwise a limit, 0 = none */
+    uint64_t beside;     /* RESERVED: bytes that must be free beyond it, see MemLedgerOptions */
     int threads;         /* 0 = all processors this process may use; at most 128 */
     uint64_t seed;       /* of initialisation and dropout */
     const char *kernels; /* NULL = the fastest; "reference", "base", "avx2", "avx512" */

@@ -252,7 +252,7 @@ static void bad_usage(void **state)
         {{"LOG", "--csv", "LOG"}, "would be written over the log", 2},
         {{"/no/such/log"}, "No such file", 1},
         {{"/dev/null"}, "is empty", 1},
-        {{"LOG", "--csv", "/no/such/folder/x"}, "cannot write /no/such/folder/x: No such file", 1},
+        {{"LOG", "--csv", "/no/such/folder/x"}, "cannot create /no/such/folder/x: No such file", 1},
         {{"LOG", "--csv", "/dev/full"}, "cannot write /dev/full: No space left", 1},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {

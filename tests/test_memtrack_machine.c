@@ -90,9 +90,10 @@ static void version_2_counts_what_each_group_uses(void **state)
     put_meminfo(20, 0);
     put("/proc/self/cgroup", "0::/a.slice/b\n");
     put("/sys/fs/cgroup/a.slice/b/memory.max", "10737418240\n");    /* 10 GiB */
-    put("/sys/fs/cgroup/a.slice/b/memory.current", "2147483648\n"); /* 2 GiB, half of it cache */
-    put("/sys/fs/cgroup/a.slice/b/memory.stat", "anon 1073741824\nfile 1073741824\nactive_file 5\n"
-                                                "inactive_file 1073741824\n");
+    put("/sys/fs/cgroup/a.slice/b/memory.current", "3221225472\n"); /* 3 GiB, 1 of it in use */
+    put("/sys/fs/cgroup/a.slice/b/memory.stat",
+        "anon 1073741824\nfile 1610612736\nshmem 5\ninactive_anon 5\nactive_file 536870912\n"
+        "inactive_file 1073741824\nslab_reclaimable 536870912\nslab_unreclaimable 5\n");
     put("/sys/fs/cgroup/a.slice/memory.max", "12884901888\n");    /* 12 GiB */
     put("/sys/fs/cgroup/a.slice/memory.current", "2147483648\n"); /* 2 GiB */
     MemMachine machine = look();
@@ -123,7 +124,8 @@ static void version_1_is_found_by_its_controller(void **state)
     put("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"); /* none */
     put("/sys/fs/cgroup/memory/job/memory.limit_in_bytes", "6442450944\n");      /* 6 GiB */
     put("/sys/fs/cgroup/memory/job/memory.usage_in_bytes", "3221225472\n");      /* 3 GiB */
-    put("/sys/fs/cgroup/memory/job/memory.stat", "inactive_file 7\ntotal_inactive_file 1073741824\n");
+    put("/sys/fs/cgroup/memory/job/memory.stat", "inactive_file 7\nactive_file 7\ntotal_inactive_file 536870912\n"
+                                                          "total_active_file 536870912\n");
     MemMachine machine = look();
     assert_int_equal(machine.available, 4 * GIB);
     assert_int_equal(machine.group_limit, 6 * GIB);

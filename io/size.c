@@ -1,0 +1,63 @@
+/* How much a checkpoint or an export is going to write, known from shapes before there is any data: whether
+ * the disk has room for it is better asked before training than after. */
+#include <string.h>
+
+#include "checkpoint_.h"
+#include "weights.h"
+
+/* Of a tensor in a header: dtype, two offsets, punctuation, and so much a dimension; of a file: its metadata
+ * and what rounds it up to blocks; of the JSON beside it. */
+enum { ENTRY = 96, DIMENSION = 21, FILE_ROUND = 4096, JSON_FILE = 65536 };
+
+static uint64_t entry_bytes(const Tensor *parameter, const char *ending, int element)
+{
+    return strlen(tensor_name(parameter)) + strlen(ending) + ENTRY +
+           (uint64_t)tensor_shape(parameter).ndim * DIMENSION +
+           (uint64_t)tensor_numel(parameter) * (uint64_t)element;
+}
+
+static void add_file(IoSize *size, uint64_t bytes)
+{
+    bytes = (bytes / FILE_ROUND + 2) * FILE_ROUND;
+    size->bytes += bytes;
+    size->largest = bytes > size->largest ? bytes : size->largest;
+}
+
+static uint64_t parameter_bytes(TensorList list, int element)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < list.count; i++)
+        bytes += entry_bytes(list.items[i], "", element);
+    return bytes;
+}
+
+IoSize io_checkpoint_size(Module *model, const Optimizer *optimizer)
+{
+    IoSize size = {0};
+    TensorList list = nn_parameters(model);
+    uint64_t states = 0;
+    for (int i = 0; i < list.count && !error_code(); i++) {
+        const Tensor *parameter = list.items[i];
+        for (int k = 0; k < optim_state_arrays(optimizer); k++)
+            states += entry_bytes(parameter, optim_state_name(optimizer, k), sizeof(float));
+        /* its number of updates, and that it has a gradient of zeros */
+        states += 2 * (strlen(tensor_name(parameter)) + ENTRY + DIMENSION);
+    }
+    if (error_code())
+        return (IoSize){0};
+    add_file(&size, parameter_bytes(list, sizeof(float)));
+    add_file(&size, states);
+    add_file(&size, JSON_FILE);
+    return size;
+}
+
+IoSize io_weights_size(Module *model, SafetensorsType type)
+{
+    IoSize size = {0};
+    TensorList list = nn_parameters(model);
+    if (error_code())
+        return size;
+    add_file(&size, parameter_bytes(list, type == SAFETENSORS_F32 ? 4 : 2));
+    add_file(&size, JSON_FILE);
+    return size;
+}
