@@ -14,6 +14,18 @@
 #include "../../tensor/tensor_.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+
+/* What the parsers say is shut up, what a check says is not. */
+static int fuzz_stderr = STDERR_FILENO;
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc;
+    (void)argv;
+    fuzz_stderr = dup(STDERR_FILENO);
+    return 0;
+}
 
 /* ---- Files ----------------------------------------------------------------------------------- */
 
@@ -67,7 +79,7 @@ static uint64_t fuzz_live;
 static inline void fuzz_check(int holds, const char *what)
 {
     if (!holds) {
-        fprintf(stderr, "fuzz: %s; the last error: %s\n", what, error_message());
+        dprintf(fuzz_stderr, "fuzz: %s; the last error: %s\n", what, error_message());
         abort();
     }
 }
@@ -87,8 +99,20 @@ static inline void fuzz_begin(int meta)
     context_use(context);
 }
 
+/* Of a sixteenth of the inputs one allocation fails, which is an input too: which one, the bytes say. Called
+ * where what follows may fail. */
+static inline void fuzz_fail_one(const uint8_t *data, size_t size)
+{
+    uint32_t hash = 2166136261u;
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ data[i]) * 16777619u;
+    if (hash % 16 == 0)
+        memtrack_fail_nth(1 + (hash >> 8) % 64);
+}
+
 static inline void fuzz_end(void)
 {
+    memtrack_fail_nth(0);
     error_clear();
     context_destroy(context_use(NULL));
     fuzz_check(memtrack_process_live() == fuzz_live, "memory is left");

@@ -17,6 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                             .max_samples = data[0] & 32 ? 3 : 0,
                             .held_out = data[0] & 64 ? -1.0f : 0};
     fuzz_begin(data[0] >> 7);
+    fuzz_fail_one(data, size);
     Loader *loader = data_tokens(fuzz_put("ids.bin", data + 2, size - 2), &options);
     fuzz_agree(!loader);
     for (int step = 0; loader && step < 3; step++)

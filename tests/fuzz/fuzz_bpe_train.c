@@ -68,8 +68,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_begin(0);
     const char *text = fuzz_put("text", data + 2, size - 2), *out = fuzz_path("tokenizer.json");
     unlink(out);
+    fuzz_fail_one(data, size);
     int failed = tokenizer_train(text, out, &o) != 0;
     fuzz_agree(failed);
+    memtrack_fail_nth(0);
     if (!failed) {
         Tokenizer *t = tokenizer_read(out);
         fuzz_check(t && tokenizer_vocab(t) <= o.vocab, "what was trained is not read");

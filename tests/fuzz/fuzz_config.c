@@ -42,15 +42,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     mkdir(fuzz_path("source"), 0700);
     fuzz_put("source/tokenizer.json", "{}", 2); /* is kept */
     fuzz_begin(1);
+    fuzz_fail_one(data, size);
     int failed = io_read_config(fuzz_put("source/config.json", data, size), &model) != 0;
     fuzz_agree(failed);
-    if (!failed)
-        write_again(&model);
     if (!failed && layers(&model.preset) <= 8) {
         Module *made = nn_model(&model.preset);
         fuzz_agree(!made);
         fuzz_check(!made || nn_parameter_count(made) > 0, "a model without parameters");
     }
+    fuzz_end();
+    fuzz_begin(0);
+    if (!failed)
+        write_again(&model);
     fuzz_end();
     return 0;
 }

@@ -11,7 +11,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const char *paths[2] = {fuzz_put("a.jsonl", parts.first, parts.first_size),
                             fuzz_put("b.jsonl", parts.second, parts.second_size)};
     nowhere = nowhere ? nowhere : fopen("/dev/null", "wb");
+    fuzz_fail_one(data, size);
     int failed = report_html(nowhere, paths, parts.second_size ? 2 : 1, why, sizeof why) != 0;
+    memtrack_fail_nth(0);
     fuzz_check(failed == (why[0] != 0), "result and message do not agree");
     fuzz_check(memtrack_process_live() == before, "memory is left");
     return 0;

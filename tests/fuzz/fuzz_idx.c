@@ -37,6 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     put(IMAGES, of_labels ? images : data + 1, of_labels ? sizeof images : size - 1, of_labels ? 0 : how);
     put(LABELS, of_labels ? data + 1 : labels, of_labels ? size - 1 : sizeof labels, of_labels ? how : 0);
     fuzz_begin(data[0] >> 7);
+    fuzz_fail_one(data, size);
     Loader *loader =
         data_images(fuzz_path(""), &(ImageOptions){.batch = 2, .max_samples = data[0] & 0x40 ? 3 : 0});
     fuzz_agree(!loader);

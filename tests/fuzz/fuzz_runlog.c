@@ -28,7 +28,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint64_t before = memtrack_process_live();
     RunRecord run = {0};
     nowhere = nowhere ? nowhere : fopen("/dev/null", "wb");
+    fuzz_fail_one(data, size);
     int failed = report_run_read(fuzz_put("run.jsonl", data, size), &run, why, sizeof why) != 0;
+    memtrack_fail_nth(0);
     fuzz_check(failed == (why[0] != 0), "result and message do not agree");
     if (!failed) {
         check(&run);

@@ -10,7 +10,8 @@ static void read_all(const Safetensors *file, size_t size)
         fuzz_check(entry->bytes <= size && entry->numel >= 0, "a tensor is larger than its file");
         uint64_t room = (uint64_t)entry->numel * sizeof(float);
         float *to = host_alloc(room ? room : 1);
-        fuzz_check(to != NULL, "no memory for a tensor");
+        if (!to)
+            break;
         int failed = safetensors_read(file, entry, to) != 0;
         fuzz_agree(failed);
         error_clear();
@@ -21,6 +22,7 @@ static void read_all(const Safetensors *file, size_t size)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     fuzz_begin(0);
+    fuzz_fail_one(data, size);
     Safetensors *file = safetensors_open(fuzz_put("model.safetensors", data, size));
     fuzz_agree(!file);
     if (file)

@@ -113,6 +113,7 @@ static void one(const void *data, size_t size, int meta)
                          .loader = memmem(data, size, "\"data\"", 6) ? small_data() : NULL,
                          .settings = settings,
                          .setting_count = 2};
+    fuzz_fail_one(data, size);
     load(&run);
     fuzz_end();
 }

@@ -206,10 +206,11 @@ static uint64_t bits(Module *model)
     return sum;
 }
 
-static void load(Module *model, const char *path, int partial, int meta)
+static void load(Module *model, const char *path, int partial, int meta, FuzzParts input)
 {
     WeightsReport report = {0};
     uint64_t before = meta ? 0 : bits(model);
+    fuzz_fail_one(input.first, input.first_size);
     int failed = io_load_weights(model, path, &(WeightsOptions){.partial = partial}, &report) != 0;
     fuzz_agree(failed);
     fuzz_check(!failed || meta || bits(model) == before, "weights that were not loaded changed the model");
@@ -237,7 +238,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                        : kind == 1 ? headed(data, size)
                                    : edited(model, data, size, kind == 3);
     if (path)
-        load(model, path, partial != 0, meta != 0);
+        load(model, path, partial != 0, meta != 0, (FuzzParts){.first = data, .first_size = size});
     fuzz_end();
     return 0;
 }

@@ -65,6 +65,8 @@ def safetensors():
     header = {"__metadata__": {"a": "b"}, "a": tensor("F32", [2, 3], 0, 24), "b": tensor("BF16", [4], 24, 32)}
     for text in twisted(header):
         yield tensors(text.decode(), bytes(32))
+    yield tensors({"a": tensor("F32", [1] * 9, 0, 4)}, bytes(4))
+    yield tensors({"a": tensor("F64", [1 << 62, 4], 0, 0)})
     yield b"PK\3\4" + b"x" * 20
     yield b"version https://git-lfs.github.com/spec/v1"
 
@@ -76,6 +78,10 @@ def safetensors_index():
     yield b'{"weight_map": {"a": 1}}'
     for text in twisted({"metadata": {"total_size": 8}, "weight_map": {"a": "a", "b": "b"}}):
         yield text + PARTS + shard
+    two = tensors('{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"c":{"dtype":"F32","shape":[],"data_offsets":[4,8]}}', bytes(8))
+    yield b'{"weight_map": {"a": "a", "b": "b"}}' + PARTS + two
+    yield b'{"weight_map": {"a": "a", "c": "b"}}' + PARTS + two
+    yield json.dumps({"weight_map": {str(i): str(i) for i in range(4200)}}).encode()[:-2] + b"}}"
 
 
 def config():
@@ -147,6 +153,10 @@ def tokenizer():
                  {"normalizer": {"type": "Replace", "pattern": {"Regex": "b*"}, "content": "x"},
                   "added_tokens": [{"content": "\u0301", "id": 0, "normalized": True}]},
                  {"decoder": {"type": "Strip", "content": "a", "start": "x", "stop": -1}},
+                 {"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] + [
+                     {"SpecialToken": {"id": "b", "type_id": 0}}] * 2, "special_tokens": {"b": {"id": "b", "ids": [1] * 3000}}}},
+                 {"pre_tokenizer": {**split, "pattern": {"Regex": "a" * 9000}}},
+                 {"normalizer": {"type": "Strip", "strip_left": True}, "added_tokens": [{"content": " ", "id": 2, "normalized": True}]},
                  {"decoder": {"type": "CTC"}}, {"added_tokens": [{"content": "new", "id": 0}]},
                  {"added_tokens": [{"content": "new", "id": 2}, {"content": "new", "id": 3}]}):
         yield json.dumps({**part, "model": byte_level}).encode() + PARTS + b" a b\xe2\x80\x83 " + b"a" * 400
