@@ -42,11 +42,11 @@ static int run_once(Phase *p)
 static void run_rounds(Phase *p)
 {
     while (time_is_left(p)) {
-        double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = clock_seconds(CLOCK_MONOTONIC);
+        double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = memtrack_seconds();
         if (run_once(p))
             return;
         cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu;
-        note_times(p->times, cpu, clock_seconds(CLOCK_MONOTONIC) - wall);
+        note_times(p->times, cpu, memtrack_seconds() - wall);
         p->watch.warm = ++p->rounds > 3;
         watch_look(&p->watch, DEED_RUN);
     }
@@ -64,7 +64,7 @@ static void run_phase(Phase *p)
 {
     uint64_t live = memtrack_process_live();
     p->watch.name = p->name;
-    p->started = clock_seconds(CLOCK_MONOTONIC);
+    p->started = memtrack_seconds();
     p->seconds = (soak.only ? 1 : p->share) * 60 * soak.minutes;
     empty_saves();
     if (p->steps)

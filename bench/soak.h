@@ -67,6 +67,7 @@ static int is_short(void)
     return soak.minutes < 1;
 }
 
+/* Of processors, by the process or the thread. */
 static double clock_seconds(clockid_t clock)
 {
     struct timespec t;
@@ -145,7 +146,7 @@ static void plant_once(void)
 /* Once, when all is warm; a slow-down grows from nothing to three times the step. */
 static void plant(const Phase *phase, double step_seconds)
 {
-    double done = (clock_seconds(CLOCK_MONOTONIC) - phase->started) / phase->seconds;
+    double done = (memtrack_seconds() - phase->started) / phase->seconds;
     if (soak.plant == PLANT_SLOW)
         for (double until = clock_seconds(CLOCK_THREAD_CPUTIME_ID) + 3 * done * step_seconds;
              clock_seconds(CLOCK_THREAD_CPUTIME_ID) < until;)
