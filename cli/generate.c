@@ -2,7 +2,6 @@
  * weights x 1.2. */
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "../kernels/kernels.h"
@@ -109,13 +108,6 @@ typedef struct Writing {
     Utf8 out;                    /* of a single sequence, as it comes; out NULL: later */
 } Writing;
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* With a tokenizer a token's text depends on those before it: all are decoded, and what is new is shown. A
  * character that is not whole yet would be U+FFFD, and waits. */
 static void show_decoded(Writing *w)
@@ -151,7 +143,7 @@ static void put_sequence(const Writing *w, Utf8 *out, const int32_t *tokens, int
 static int note_tokens(void *user, const int32_t *tokens, int batch)
 {
     Writing *w = user;
-    w->last = now();
+    w->last = memtrack_seconds();
     if (!w->written)
         w->first = w->last;
     for (int b = 0; b < batch; b++)
@@ -175,7 +167,7 @@ static int writing_script(void *config)
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
         return error_code();
-    w->started = now();
+    w->started = memtrack_seconds();
     return nn_generate(
         model,
         &(GenerateOptions){
