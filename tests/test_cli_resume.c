@@ -370,6 +370,9 @@ static void signals(void **state)
 static void second_signal(void **state)
 {
     (void)state;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* it holds signals back, and two of a kind are one then */
+#endif
     paths();
     assert_int_equal(stopped_by(a, 0, SIGINT, SIGINT, 64), 1000 + SIGINT);
     forget("a");
