@@ -206,7 +206,7 @@ static void watched_step(Run *r)
     double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = memtrack_seconds();
     train_step(r);
     if (!r->meta)
-        plant(p, memtrack_seconds() - wall);
+        plant(p, clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu);
     cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     wall = memtrack_seconds() - wall;
     if (r->meta || error_code())
@@ -263,8 +263,8 @@ static void see_if_warm(Phase *p)
 static int time_is_left(const Phase *p)
 {
     double seconds = memtrack_seconds() - p->started;
-    int few = p->watch.compared < 12 || (!p->steps && p->times->count < 60);
-    return seconds < p->seconds || (few && !p->watch.failures && seconds < 60);
+    int few = p->watch.compared < 12 || (!p->steps && p->times->count < 100);
+    return seconds < p->seconds || (few && !p->watch.failures && seconds < 120);
 }
 
 /* On meta two steps, and the short one that ends an epoch. */
