@@ -69,7 +69,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons bench soak demo install \
+.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons bench soak valgrind demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -207,6 +207,14 @@ bench: $(BENCHES)
 soak: $(BUILD)/bench/soak
 	@$(BUILD)/bench/soak --minutes $(or $(MINUTES),60) $(ARGS)
 
+# memcheck on programs that read files and books of their own. TEST="test_resume test_generate" for others.
+VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect \
+            --errors-for-leak-kinds=definite,indirect
+UNDER_VALGRIND := $(or $(TEST),$(addprefix test_,memtrack memtrack_log io_files data tokenizer safetensors weights))
+valgrind: cli $(UNDER_VALGRIND:%=$(BUILD)/tests/%)
+	@CC="$(CC)" tools/deps valgrind
+	@BRIM_COMMAND=$(BUILD)/brim TEST_UNDER="$(VALGRIND)" tools/run-tests $(UNDER_VALGRIND:%=$(BUILD)/tests/%)
+
 -include tools/install.mk
 
 format:
@@ -228,6 +236,7 @@ help:
 	@echo "make tokenizers every tokenizer against the Python package, installed from the Python registry; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some, JOBS=2"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
+	@echo "make valgrind   tests under memcheck; TEST=\"test_resume test_nn\" for others"
 	@echo "make soak       runs that look at themselves for memory and speed that drift; MINUTES=60"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"

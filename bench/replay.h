@@ -251,10 +251,10 @@ static void replay_refresh(Replay *r)
 
 static double replay_run(Replay *r)
 {
-    double begin = now_seconds(), last = begin;
+    double begin = memtrack_seconds(), last = begin;
     for (int i = 0; i < r->count; i++) {
         replay_item(r, &r->items[i]);
-        double t = now_seconds();
+        double t = memtrack_seconds();
         if (t - last < r->items[i].best)
             r->items[i].best = t - last;
         last = t;
@@ -305,9 +305,9 @@ static Limit limit_of(const Replay *r)
     for (int i = 0; i < r->count; i++)
         best += r->items[i].kind == ITEM_UPDATE ? r->items[i].best : 0;
     for (int i = 0; i < 5; i++) {
-        double begin = now_seconds();
+        double begin = memtrack_seconds();
         limit_stream(r);
-        double seconds = now_seconds() - begin;
+        double seconds = memtrack_seconds() - begin;
         best = seconds < best ? seconds : best;
     }
     limit.memory_rate = limit.bytes / best;

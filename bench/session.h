@@ -5,7 +5,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "../nn/nn.h"
 #include "../optim/optim.h"
@@ -20,13 +19,6 @@ typedef struct Session {
     uint64_t model_bytes;    /* tracked when the model was there and nothing else */
     uint64_t model_resident; /* the process at that moment */
 } Session;
-
-static double now_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static uint32_t session_random(uint32_t *state) /* xorshift32 */
 {
@@ -85,7 +77,7 @@ static int session_open(Session *s, const ModelPreset *preset)
 /* Forward, loss, backward, AdamW, zero_grad. Returns its seconds. */
 static double session_step(Session *s)
 {
-    double begin = now_seconds();
+    double begin = memtrack_seconds();
     int scope = tensor_scope_begin();
     Tensor *loss = nn_loss(s->model, &s->batch);
     tensor_backward(loss);
@@ -94,7 +86,7 @@ static double session_step(Session *s)
     if (!error_code())
         s->loss = tensor_item(loss);
     tensor_scope_end(scope);
-    return now_seconds() - begin;
+    return memtrack_seconds() - begin;
 }
 
 /* A Script. Its second step's events are those of all later ones. */

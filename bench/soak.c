@@ -42,11 +42,11 @@ static int run_once(Phase *p)
 static void run_rounds(Phase *p)
 {
     while (time_is_left(p)) {
-        double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = clock_seconds(CLOCK_MONOTONIC);
+        double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = memtrack_seconds();
         if (run_once(p))
             return;
         cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu;
-        note_times(p->times, cpu, clock_seconds(CLOCK_MONOTONIC) - wall);
+        note_times(p->times, cpu, memtrack_seconds() - wall);
         p->watch.warm = ++p->rounds > 3;
         watch_look(&p->watch, DEED_RUN);
     }
@@ -64,7 +64,7 @@ static void run_phase(Phase *p)
 {
     uint64_t live = memtrack_process_live();
     p->watch.name = p->name;
-    p->started = clock_seconds(CLOCK_MONOTONIC);
+    p->started = memtrack_seconds();
     p->seconds = (soak.only ? 1 : p->share) * 60 * soak.minutes;
     empty_saves();
     if (p->steps)
@@ -118,7 +118,7 @@ static int make_images(const char *part, uint32_t count)
 static int make_data(void)
 {
     static char text[1 << 20];
-    size_t bytes = is_short() ? 1 << 14 : soak.minutes < 5 ? 1 << 18 : sizeof text;
+    size_t bytes = is_short() ? 1 << 14 : soak.minutes < 30 ? 1 << 18 : sizeof text;
     strcpy(soak.folder, "/tmp/brim-soak-XXXXXX");
     if (!mkdtemp(soak.folder))
         return -1;
@@ -191,24 +191,27 @@ static Drift print_drift(const char *what, const double *values, int count, doub
     return d;
 }
 
-/* A slow-down is one that the control beside it does not share, with all of its interval. */
+/* A slow-down is one that the steps show by themselves and beside the control, each with all of its interval:
+ * the machine alone makes the first, a control that happened to become faster the second. */
 static void print_speed(Phase *p)
 {
     const Times *t = p->times;
     printf("\n%s: %d %s timed; medians by thirds, change over the run (95 %%)\n", p->name, t->count,
            p->rounds ? "rounds" : "steps");
     print_drift("ms of the clock", t->wall, t->count, 1000);
-    print_drift("ms of processors", t->cpu, t->count, 1000);
+    Drift own = print_drift("ms of processors", t->cpu, t->count, 1000);
     print_drift("ms, control", t->control, t->count, 1000);
-    Drift d = print_drift("processors / control", t->ratio, t->count, 1);
-    if (d.blocks < 8)
+    Drift beside = print_drift("processors / control", t->ratio, t->count, 1);
+    if (own.blocks < 8)
         printf("  too few to tell\n");
-    else if (100 * d.low > soak.allow)
-        watch_fail(&p->watch, "slower by %.1f %% (%.1f to %.1f), the control beside it taken off",
-                   100 * d.most, 100 * d.low, 100 * d.high);
+    else if (100 * fmin(own.low, beside.low) > soak.allow)
+        watch_fail(&p->watch,
+                   "slower by %.1f %% (%.1f to %.1f), beside the control by %.1f %% (%.1f to %.1f)",
+                   100 * own.most, 100 * own.low, 100 * own.high, 100 * beside.most, 100 * beside.low,
+                   100 * beside.high);
     else
-        printf("  no slow-down beyond %.3g %%; one above %.1f %% is ruled out\n", soak.allow,
-               fmax(100 * d.high, 0));
+        printf("  no slow-down beyond noise; one of %.1f %% would have been seen\n",
+               soak.allow + 100 * fmax(own.most - own.low, beside.most - beside.low));
 }
 
 /* ---- Start ----------------------------------------------------------------------------------- */

@@ -67,6 +67,7 @@ static int is_short(void)
     return soak.minutes < 1;
 }
 
+/* Of processors, by the process or the thread. */
 static double clock_seconds(clockid_t clock)
 {
     struct timespec t;
@@ -95,10 +96,12 @@ static double control(void)
     for (int t = 0; t < threads; t++) {
         float *x = control_data[t], *y = x + CONTROL_SIDE * CONTROL_SIDE,
               *z = y + CONTROL_ROWS * CONTROL_SIDE;
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, CONTROL_ROWS, CONTROL_SIDE, CONTROL_SIDE, 1, y,
-                    CONTROL_SIDE, x, CONTROL_SIDE, 0, z, CONTROL_SIDE);
-        for (int i = 0; i < CONTROL_FLOATS; i++)
-            x[i] = x[i] * 0.999f + 0.001f;
+        for (int pass = 0; pass < 4; pass++) {
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, CONTROL_ROWS, CONTROL_SIDE, CONTROL_SIDE, 1,
+                        y, CONTROL_SIDE, x, CONTROL_SIDE, 0, z, CONTROL_SIDE);
+            for (int i = 0; i < CONTROL_FLOATS; i++)
+                x[i] = x[i] * 0.999f + 0.001f;
+        }
     }
     return clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - begin;
 }
@@ -142,12 +145,12 @@ static void plant_once(void)
     }
 }
 
-/* Once, when all is warm; a slow-down grows from nothing to three times the step. */
+/* Once, when all is warm; a slow-down grows by a tenth of a step each step, up to ten of them. */
 static void plant(const Phase *phase, double step_seconds)
 {
-    double done = (clock_seconds(CLOCK_MONOTONIC) - phase->started) / phase->seconds;
+    double steps = phase->done < 100 ? 0.1 * (double)phase->done : 10;
     if (soak.plant == PLANT_SLOW)
-        for (double until = clock_seconds(CLOCK_THREAD_CPUTIME_ID) + 3 * done * step_seconds;
+        for (double until = clock_seconds(CLOCK_THREAD_CPUTIME_ID) + steps * step_seconds;
              clock_seconds(CLOCK_THREAD_CPUTIME_ID) < until;)
             plant_sink = plant_sink + 1;
     else if (phase->watch.compared > 2 && !soak.planted++)

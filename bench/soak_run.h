@@ -203,12 +203,12 @@ static void watched_step(Run *r)
     Phase *p = r->phase;
     int is_short = data_next_step_is_short(r->train);
     float lr = optim_lr(r->optimizer);
-    double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = clock_seconds(CLOCK_MONOTONIC);
+    double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = memtrack_seconds();
     train_step(r);
     if (!r->meta)
-        plant(p, clock_seconds(CLOCK_MONOTONIC) - wall);
+        plant(p, clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu);
     cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu;
-    wall = clock_seconds(CLOCK_MONOTONIC) - wall;
+    wall = memtrack_seconds() - wall;
     if (r->meta || error_code())
         return;
     p->watch.step = optim_steps(r->optimizer);
@@ -262,9 +262,9 @@ static void see_if_warm(Phase *p)
 /* Or too little has been compared, on a machine that is busy. */
 static int time_is_left(const Phase *p)
 {
-    double seconds = clock_seconds(CLOCK_MONOTONIC) - p->started;
-    int few = p->watch.compared < 12 || (!p->steps && p->times->count < 60);
-    return seconds < p->seconds || (few && !p->watch.failures && seconds < 60);
+    double seconds = memtrack_seconds() - p->started;
+    int few = p->watch.compared < 12 || (!p->steps && p->times->count < 100);
+    return seconds < p->seconds || (few && !p->watch.failures && seconds < 120);
 }
 
 /* On meta two steps, and the short one that ends an epoch. */

@@ -79,9 +79,9 @@ static double tracking_seconds(const ModelPreset *preset, int threads, size_t *e
             begin++;
         tracking_run(&log, 0, begin, 0);
         for (int i = 0; i < 20; i++) {
-            double start = now_seconds();
+            double start = memtrack_seconds();
             tracking_run(&log, begin, end, 0);
-            double seconds = now_seconds() - start;
+            double seconds = memtrack_seconds() - start;
             best = seconds < best ? seconds : best;
         }
         *events = end - begin;

@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "../kernels/kernels.h"
 #include "../plan/formulae.h"
@@ -24,13 +23,6 @@ typedef struct Writing {
     double started, first, last; /* seconds: of the prompt, the first token, the last */
     TextStream *stream;          /* of a single sequence, as it comes; NULL: later */
 } Writing;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int is_end(const Writing *w, int32_t token)
 {
@@ -70,7 +62,7 @@ static int put_sequence(const Writing *w, FILE *out, Sequence s)
 static int note_tokens(void *user, const int32_t *tokens, int batch)
 {
     Writing *w = user;
-    w->last = now();
+    w->last = memtrack_seconds();
     if (!w->written)
         w->first = w->last;
     for (int b = 0; b < batch; b++)
@@ -91,7 +83,7 @@ static int writing_script(void *config)
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
         return error_code();
-    w->started = now();
+    w->started = memtrack_seconds();
     return nn_generate(
         model,
         &(GenerateOptions){

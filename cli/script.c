@@ -1,7 +1,6 @@
 /* The training script behind train, plan and compare: one function, run on meta to plan and for real to
  * train. On meta it runs one of each kind of step instead of all of them. */
 #include <string.h>
-#include <time.h>
 
 #include "cli.h"
 
@@ -378,16 +377,9 @@ static void generate(Session *s)
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-static double seconds_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void train_step(Session *s, int64_t step)
 {
-    double start = seconds_now();
+    double start = memtrack_seconds();
     int scope = tensor_scope_begin();
     for (const Batch *b; (b = data_next(s->train));)
         tensor_backward(nn_loss(s->model, b));
@@ -401,7 +393,7 @@ static void train_step(Session *s, int64_t step)
     else
         optim_zero_grad(s->optimizer);
     tensor_scope_end(scope);
-    line.seconds = seconds_now() - start;
+    line.seconds = memtrack_seconds() - start;
     train_log_step(s->training->log, &line);
 }
 

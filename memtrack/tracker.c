@@ -57,6 +57,11 @@ uint64_t memtrack_clock_(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+double memtrack_seconds(void)
+{
+    return 1e-9 * (double)memtrack_clock_();
+}
+
 MemTracker *memtrack_create(void)
 {
     MemTracker *tracker = memtrack_host_calloc(NULL, sizeof *tracker);

@@ -2,16 +2,8 @@
  * so nothing is read while it changes. */
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "live_.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void copy_groups(uint64_t to[MEM_GROUP_COUNT], const uint64_t by[MEM_COMPONENT_COUNT])
 {
@@ -37,7 +29,7 @@ static void draw(Live *live)
     if (stats->step_peak > sum_of(s->peak))
         copy_groups(s->peak, stats->step_at_peak);
     s->phase = memtrack_phase(memtrack_ledger_tracker(live->ledger));
-    s->elapsed = now() - live->started;
+    s->elapsed = memtrack_seconds() - live->started;
     live->fits = report_screen_draw(&live->screen, s);
 }
 
@@ -56,7 +48,7 @@ void live_start_(Live *live, const RunOptions *o, const Plan *plan, const MemMac
     if (!live->on)
         return;
     live->ledger = ledger;
-    live->started = now();
+    live->started = memtrack_seconds();
     live->state = (PanelState){.steps = o->steps > 0 ? o->steps : plan->steps,
                                .left = -1,
                                .needs = plan->memory.stats.needs,
@@ -81,7 +73,7 @@ static void note_rate(Live *live, double counted, double seconds)
 static void note_left(Live *live)
 {
     PanelState *s = &live->state;
-    double t = now();
+    double t = memtrack_seconds();
     if (live->first_step == 0)
         live->first_step = t;
     if (s->step > 1 && s->steps >= s->step)

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "live_.h"
 #include "plan_.h"
@@ -27,13 +26,6 @@ typedef struct Run {
 
 static _Thread_local Run *current_run;
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 typedef struct RealSegments {
     const Plan *plan;
     RunResult *result;
@@ -45,9 +37,9 @@ static void compare_segment(Context *context, int step_ended, void *user)
     RunResult *result = segments->result;
     result->steps += step_ended;
     if (current_run && step_ended)
-        current_run->step_seconds = now() - current_run->last;
+        current_run->step_seconds = memtrack_seconds() - current_run->last;
     else if (current_run)
-        current_run->last = now(); /* set-up and evaluations do not count as training time */
+        current_run->last = memtrack_seconds(); /* set-up and evaluations do not count as training time */
     if (segments->plan->more_kinds ||
         plan_find_signature_(segments->plan, memtrack_stats(context->ledger)->step_hash))
         return;
@@ -162,7 +154,8 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
         return refuse_reservation(result, plan, needs);
     memtrack_ledger_follow(context->ledger, plan->hints);
     Context *outside = context_use(context);
-    Run run = {.options = o, .result = result, .out = o->out ? o->out : stdout, .started = now()};
+    Run run = {
+        .options = o, .result = result, .out = o->out ? o->out : stdout, .started = memtrack_seconds()};
     run.last = run.started;
     Run *run_outside = current_run;
     current_run = &run;
@@ -172,7 +165,7 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     live_end_(&run.live);
     current_run = run_outside;
     plan_keep_error_(result->error, sizeof result->error, result->status);
-    result->seconds = now() - run.started;
+    result->seconds = memtrack_seconds() - run.started;
     if (run.token_seconds > 0)
         result->tokens_per_second = run.tokens / run.token_seconds;
     result->step_seconds = median_step(&run);
@@ -192,7 +185,7 @@ void brim_step(int64_t tokens)
         return;
     int64_t step = context->loss_step + 1;
     int over = memtrack_step(context->tracker) >= step; /* an evaluation came first */
-    double t = now(), loss = context->step_loss;
+    double t = memtrack_seconds(), loss = context->step_loss;
     double seconds = fmax(over ? run->step_seconds : t - run->last, 1e-9);
     RunResult *result = run->result;
     if (run->lines++ == 0) {
@@ -217,7 +210,7 @@ void brim_step(int64_t tokens)
 void brim_lap(void)
 {
     if (current_run)
-        current_run->last = now();
+        current_run->last = memtrack_seconds();
 }
 
 void brim_say(const char *format, ...)

@@ -7,17 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "panel.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- What the terminal can ------------------------------------------------------------------- */
 
@@ -123,7 +115,7 @@ int report_screen_open(PanelScreen *screen, FILE *out)
 
 int report_screen_due(const PanelScreen *screen)
 {
-    return now() - screen->drawn >= 0.1;
+    return memtrack_seconds() - screen->drawn >= 0.1;
 }
 
 /* To the first line of the last drawing. A terminal that became narrower has broken its lines. */
@@ -140,7 +132,7 @@ int report_screen_draw(PanelScreen *screen, const PanelState *state)
 {
     PanelStyle style;
     PanelText panel;
-    screen->drawn = now();
+    screen->drawn = memtrack_seconds();
     if (!report_terminal(screen->out, &style) || !report_panel(state, &style, &panel)) {
         report_screen_close(screen);
         return 0;
@@ -188,7 +180,7 @@ enum { WORTH_A_BAR = 2 }; /* seconds */
 
 ReportProgress report_progress_start(const char *label, int64_t total)
 {
-    return (ReportProgress){.label = label, .total = total, .started = now()};
+    return (ReportProgress){.label = label, .total = total, .started = memtrack_seconds()};
 }
 
 /* Worth it after two seconds, or after one when it will clearly be more than two. */
@@ -202,7 +194,7 @@ void report_progress(ReportProgress *progress, int64_t done)
 {
     PanelStyle style;
     PanelText bar;
-    double t = now(), seconds = t - progress->started;
+    double t = memtrack_seconds(), seconds = t - progress->started;
     if (t - progress->drawn < 0.1 || !worth_showing(progress, done, seconds) ||
         !report_terminal(stderr, &style))
         return;

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -43,13 +42,6 @@ static inline void read_back(FILE *file, char *text, size_t size)
     fclose(file);
 }
 
-static inline double seconds_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* arguments[0] is replaced by the command; NULL ends them. */
 static inline Outcome *run_command(const char **arguments)
 {
@@ -58,7 +50,7 @@ static inline Outcome *run_command(const char **arguments)
     assert_true(out && err);
     arguments[0] = command_path();
     fflush(stdout);
-    double start = seconds_now();
+    double start = memtrack_seconds();
     pid_t child = fork();
     if (child == 0) {
         int nothing = open("/dev/null", O_RDONLY);
@@ -72,7 +64,7 @@ static inline Outcome *run_command(const char **arguments)
     }
     int status = 0;
     assert_true(child > 0 && waitpid(child, &status, 0) == child);
-    outcome.seconds = seconds_now() - start;
+    outcome.seconds = memtrack_seconds() - start;
     outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     read_back(out, outcome.out, sizeof outcome.out);
     read_back(err, outcome.err, sizeof outcome.err);

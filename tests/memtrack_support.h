@@ -21,6 +21,20 @@ static inline int nothing_held(void **state)
     return memtrack_process_live() == 0 ? 0 : -1;
 }
 
+static inline MemLedger *meta_ledger(MemTracker *tracker)
+{
+    MemLedger *ledger = memtrack_ledger_create(tracker, &(MemLedgerOptions){.name = "meta"});
+    assert_non_null(ledger);
+    return ledger;
+}
+
+static inline MemBlock take_block(MemLedger *ledger, uint64_t bytes, MemComponent component)
+{
+    MemBlock block;
+    assert_int_equal(memtrack_alloc(ledger, bytes, component, &block), 0);
+    return block;
+}
+
 static inline unsigned char pattern(const MemBlock *block)
 {
     return (unsigned char)(block->serial * 37 + 11);

@@ -1,0 +1,383 @@
+/* Attention, with and without a cache: every table that runs here against the reference, over awkward shapes.
+ */
+#include "products_support.h"
+
+/* Inputs, outputs and gradients of one attention call. With `packed`, q, k and v are columns of one (B,T,3C)
+ * array. */
+typedef struct Attention {
+    AttentionDims d;
+    int packed;
+    int64_t nq, nkv, nout, nlse, nprobs; /* floats of each array */
+    float *q, *k, *v, *dout;
+    float *out, *lse, *probs, *dq, *dk, *dv;
+    int32_t *mask;
+} Attention;
+
+static Attention attention_inputs(AttentionDims d, int packed, int masked)
+{
+    int64_t rows = (int64_t)d.batch * d.seq, c = (int64_t)d.heads * d.head_dim,
+            ckv = (int64_t)d.kv_heads * d.head_dim;
+    Attention a = {.packed = packed};
+    d.ldq = packed ? c + 2 * ckv : c + 1;
+    d.ldk = d.ldv = packed ? d.ldq : ckv + 2;
+    d.lddq = d.ldq, d.lddk = d.ldk, d.lddv = d.ldv;
+    d.ldo = c;
+    a.nq = rows * d.ldq, a.nkv = rows * d.ldk, a.nout = rows * d.ldo;
+    a.nlse = (int64_t)d.batch * d.heads * d.seq, a.nprobs = a.nlse * d.seq;
+    a.q = random_buffer(a.nq);
+    a.k = packed ? a.q + c : random_buffer(a.nkv);
+    a.v = packed ? a.k + ckv : random_buffer(a.nkv);
+    for (int64_t i = 0; i < a.nq; i++)
+        a.q[i] *= 3; /* scores that differ */
+    a.dout = random_buffer(a.nout);
+    if (masked) {
+        a.mask = malloc((size_t)rows * sizeof *a.mask);
+        assert_non_null(a.mask);
+        for (int64_t i = 0; i < rows; i++) /* of several samples, the last has no key */
+            a.mask[i] = (d.batch == 1 || i < rows - d.seq) && i % d.seq != 0 && random_float() > -0.5f;
+    }
+    d.key_mask = a.mask;
+    a.d = d;
+    return a;
+}
+
+static void attention_outputs(Attention *a)
+{
+    const AttentionDims *d = &a->d;
+    a->out = filled_buffer(a->nout, NAN);
+    a->lse = filled_buffer(a->nlse, NAN);
+    a->probs = filled_buffer(a->nprobs, NAN);
+    a->dq = filled_buffer(a->nq, NAN);
+    a->dk = a->packed ? a->dq + (int64_t)d->heads * d->head_dim : filled_buffer(a->nkv, NAN);
+    a->dv = a->packed ? a->dk + (int64_t)d->kv_heads * d->head_dim : filled_buffer(a->nkv, NAN);
+}
+
+static void drop_outputs(Attention *a)
+{
+    drop(a->out, a->nout), drop(a->lse, a->nlse), drop(a->probs, a->nprobs), drop(a->dq, a->nq);
+    if (!a->packed)
+        drop(a->dk, a->nkv), drop(a->dv, a->nkv);
+}
+
+static void drop_inputs(Attention *a)
+{
+    drop(a->q, a->nq), drop(a->dout, a->nout);
+    if (!a->packed)
+        drop(a->k, a->nkv), drop(a->v, a->nkv);
+    free(a->mask);
+}
+
+/* probs_kept (nprobs), when not NULL, receives the probabilities, which backward may overwrite. */
+static void run_attention(const Kernels *kernels, Attention *a, AttentionKept kept, float *probs_kept,
+                          int threads)
+{
+    const AttentionDims *d = &a->d;
+    int64_t nf = (int64_t)(kernels->attention_workspace(d, kept, 0, threads) / sizeof(float));
+    int64_t nb = (int64_t)(kernels->attention_workspace(d, kept, 1, threads) / sizeof(float));
+    float *forward = filled_buffer(nf, NAN), *backward = filled_buffer(nb, NAN);
+    float *probs = kept == KEPT_PROBS ? a->probs : NULL;
+    if (kept == KEPT_LSE) {
+        kernels->attention_flash_forward(d, a->q, a->k, a->v, a->out, a->lse, forward, threads);
+        kernels->attention_flash_backward(d, a->q, a->k, a->v, a->out, a->lse, a->dout, a->dq, a->dk, a->dv,
+                                          backward, threads);
+    } else {
+        kernels->attention_eager_forward(d, a->q, a->k, a->v, a->out, probs, forward, threads);
+        if (probs_kept && probs)
+            memcpy(probs_kept, a->probs, (size_t)a->nprobs * sizeof(float));
+        kernels->attention_eager_backward(d, a->q, a->k, a->v, a->out, probs, a->dout, a->dq, a->dk, a->dv,
+                                          backward, threads);
+    }
+    drop(forward, nf), drop(backward, nb);
+}
+
+static void assert_attention_near(const Attention *x, const Attention *expected, int flash)
+{
+    assert_near("out", x->nout, x->out, expected->out, 2e-5);
+    if (flash)
+        assert_near("lse", x->nlse, x->lse, expected->lse, 2e-5);
+    assert_near("dq", x->nq, x->dq, expected->dq, 1e-4);
+    if (!x->packed) {
+        assert_near("dk", x->nkv, x->dk, expected->dk, 1e-4);
+        assert_near("dv", x->nkv, x->dv, expected->dv, 1e-4);
+    }
+}
+
+static void assert_attention_same(const Attention *x, const Attention *y)
+{
+    assert_same_bits("out", x->nout, x->out, y->out);
+    assert_same_bits("lse", x->nlse, x->lse, y->lse);
+    assert_same_bits("dq", x->nq, x->dq, y->dq);
+    if (!x->packed) {
+        assert_same_bits("dk", x->nkv, x->dk, y->dk);
+        assert_same_bits("dv", x->nkv, x->dv, y->dv);
+    }
+}
+
+/* Eager that keeps nothing makes the same probabilities again. */
+static void check_attention_again(const Kernels *kernels, const Attention *eager, int threads)
+{
+    Attention again = *eager;
+    attention_outputs(&again);
+    run_attention(kernels, &again, KEPT_NOTHING, NULL, threads);
+    assert_attention_same(eager, &again);
+    drop_outputs(&again);
+}
+
+static void check_attention(const Kernels *kernels, const Attention *inputs, const Attention *expected,
+                            const float *probs, AttentionKept flash, int threads)
+{
+    Attention x = *inputs, again = *inputs;
+    attention_outputs(&x);
+    attention_outputs(&again);
+    float *kept = filled_buffer(x.nprobs, NAN);
+    run_attention(kernels, &x, flash, kept, threads);
+    run_attention(kernels, &again, flash, NULL, threads);
+    assert_attention_near(&x, expected, flash);
+    assert_attention_same(&x, &again);
+    if (!flash) {
+        assert_near("probs", x.nprobs, kept, probs, 1e-5);
+        check_attention_again(kernels, &x, threads);
+    }
+    drop(kept, x.nprobs);
+    drop_outputs(&x);
+    drop_outputs(&again);
+}
+
+/* Every table, eager and flash, against one reference run; the reference's flash against its eager. */
+static void check_attention_shape(AttentionDims d, int packed, int masked)
+{
+    Attention inputs = attention_inputs(d, packed, masked);
+    Attention expected = inputs, eager = inputs;
+    attention_outputs(&expected);
+    attention_outputs(&eager);
+    float *probs = filled_buffer(inputs.nprobs, NAN);
+    run_attention(kernels_reference(), &eager, 0, probs, 1);
+    run_attention(kernels_reference(), &expected, 1, NULL, 1);
+    assert_attention_near(&eager, &expected, 0);
+    check_attention_again(kernels_reference(), &eager, 1);
+    for (int isa = 0; isa < ISAS; isa++) {
+        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+        for (int i = 0; kernels && i < 2; i++) {
+            check_attention(kernels, &inputs, &expected, probs, i, 1);
+            check_attention(kernels, &inputs, &expected, probs, i, 2 + (i + d.seq) % 2);
+        }
+    }
+    drop(probs, inputs.nprobs);
+    drop_outputs(&expected);
+    drop_outputs(&eager);
+    drop_inputs(&inputs);
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    static const AttentionDims shapes[] = {
+        {.batch = 1, .seq = 1, .heads = 1, .kv_heads = 1, .head_dim = 1},
+        {.batch = 2, .seq = 1, .heads = 3, .kv_heads = 1, .head_dim = 5},
+        {.batch = 3, .seq = 7, .heads = 2, .kv_heads = 2, .head_dim = 8},
+        {.batch = 2, .seq = 65, .heads = 6, .kv_heads = 2, .head_dim = 33},
+        {.batch = 1, .seq = 130, .heads = 3, .kv_heads = 3, .head_dim = 48},
+        {.batch = 1, .seq = 300, .heads = 3, .kv_heads = 1, .head_dim = 7},
+        {.batch = 2, .seq = 67, .heads = 1, .kv_heads = 1, .head_dim = 129},
+    };
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int i = 0; i < 8; i++) {
+            AttentionDims d = shapes[s];
+            if (d.seq > 200 && i >> 1 & i >> 2 & 1)
+                continue; /* the reference takes its time */
+            d.causal = i & 1;
+            d.scale = 1 / sqrtf((float)d.head_dim);
+            check_attention_shape(d, i >> 1 & 1, i >> 2 & 1);
+        }
+}
+
+/* Several key blocks and query splits, at a length where the reference would take too long: eager against
+ * flash. */
+static void test_attention_long(void **state)
+{
+    (void)state;
+    for (int causal = 0; causal < 2; causal++) {
+        AttentionDims d = {.batch = 1,
+                           .seq = 1111,
+                           .heads = 2,
+                           .kv_heads = 1,
+                           .head_dim = 24,
+                           .causal = causal,
+                           .scale = 0.3f};
+        Attention eager = attention_inputs(d, 0, 0), flash = eager;
+        for (int isa = 0; isa < ISAS; isa++) {
+            const Kernels *kernels = kernels_cpu(isa_names[isa]);
+            for (int threads = 1; kernels && threads <= 5; threads += 2) {
+                attention_outputs(&eager);
+                attention_outputs(&flash);
+                run_attention(kernels, &eager, 0, NULL, 1);
+                run_attention(kernels, &flash, 1, NULL, threads);
+                assert_attention_near(&flash, &eager, 0);
+                if (threads == 1)
+                    check_attention_again(kernels, &eager, threads);
+                drop_outputs(&eager);
+                drop_outputs(&flash);
+            }
+        }
+        drop_inputs(&eager);
+    }
+}
+
+/* Rows without a key: zeros, never NaN, and lse -infinity. */
+static void test_attention_without_keys(void **state)
+{
+    (void)state;
+    AttentionDims d = {
+        .batch = 2, .seq = 9, .heads = 2, .kv_heads = 2, .head_dim = 4, .scale = 0.5f, .causal = 1};
+    Attention a = attention_inputs(d, 0, 1);
+    for (int isa = -1; isa < ISAS; isa++) {
+        const Kernels *kernels = isa < 0 ? kernels_reference() : kernels_cpu(isa_names[isa]);
+        for (AttentionKept kept = KEPT_PROBS; kernels && kept <= KEPT_NOTHING; kept++) {
+            attention_outputs(&a);
+            run_attention(kernels, &a, kept, NULL, 2);
+            for (int64_t i = 0; i < a.nout / 2; i++) {
+                assert_true(a.out[a.nout / 2 + i] == 0); /* the second sample is padding altogether */
+                int64_t r = i / a.d.ldo;
+                assert_true(a.dq[(d.seq + r) * a.d.lddq + i % a.d.ldo] == 0);
+                assert_true(a.dk[(d.seq + r) * a.d.lddk + i % a.d.ldo] == 0);
+                assert_true(a.dv[(d.seq + r) * a.d.lddv + i % a.d.ldo] == 0);
+            }
+            for (int64_t i = 0; kept == KEPT_LSE && i < a.nlse / 2; i++)
+                assert_true(a.lse[a.nlse / 2 + i] == -INFINITY);
+            for (int c = 0; c < 8; c++)
+                assert_true(a.out[c] == 0); /* the first row of the first sample sees only its masked key */
+            drop_outputs(&a);
+        }
+    }
+    drop_inputs(&a);
+}
+
+/* sum(out * dout) of the reference's forward. */
+static double attention_loss(Attention *a)
+{
+    kernels_reference()->attention_flash_forward(&a->d, a->q, a->k, a->v, a->out, a->lse, NULL, 1);
+    double loss = 0;
+    for (int64_t i = 0; i < a->nout; i++)
+        loss += (double)a->out[i] * (double)a->dout[i];
+    return loss;
+}
+
+static void check_difference(Attention *a, float *x, const float *gradient, int64_t i)
+{
+    const float step = 4e-3f, old = x[i];
+    x[i] = old + step;
+    double above = attention_loss(a), wide = (double)x[i];
+    x[i] = old - step;
+    double slope = (above - attention_loss(a)) / (wide - (double)x[i]);
+    x[i] = old;
+    if (!(fabs(slope - (double)gradient[i]) <= 2e-3 * (1 + fabs(slope))))
+        fail_msg("gradient %lld is %.6g, by differences %.6g", (long long)i, (double)gradient[i], slope);
+}
+
+/* The reference itself, which everything else is compared with. */
+static void test_attention_reference_gradient(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        AttentionDims d = {
+            .batch = 2, .seq = 5, .heads = 4, .kv_heads = 2, .head_dim = 3, .scale = 0.6f, .causal = i & 1};
+        Attention a = attention_inputs(d, 0, i >> 1);
+        attention_outputs(&a);
+        run_attention(kernels_reference(), &a, 1, NULL, 1);
+        for (int64_t r = 0; r < (int64_t)d.batch * d.seq; r++) {
+            for (int64_t c = 0; c < (int64_t)d.heads * d.head_dim; c++)
+                check_difference(&a, a.q, a.dq, r * a.d.ldq + c);
+            for (int64_t c = 0; c < (int64_t)d.kv_heads * d.head_dim; c++) {
+                check_difference(&a, a.k, a.dk, r * a.d.ldk + c);
+                check_difference(&a, a.v, a.dv, r * a.d.ldv + c);
+            }
+        }
+        drop_outputs(&a);
+        drop_inputs(&a);
+    }
+}
+
+/* A NaN among the inputs must reach the output, not turn into a row of zeros. */
+static void test_attention_keeps_nan(void **state)
+{
+    (void)state;
+    AttentionDims d = {.batch = 1, .seq = 3, .heads = 1, .kv_heads = 1, .head_dim = 2, .scale = 1};
+    Attention a = attention_inputs(d, 0, 0);
+    a.q[0] = NAN;
+    for (int isa = 0; isa < ISAS; isa++) {
+        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+        for (AttentionKept kept = KEPT_PROBS; kernels && kept <= KEPT_NOTHING; kept++) {
+            attention_outputs(&a);
+            run_attention(kernels, &a, kept, NULL, 1);
+            assert_true(isnan(a.out[0]) && isnan(a.out[1]) && !isnan(a.out[2]));
+            drop_outputs(&a);
+        }
+    }
+    drop_inputs(&a);
+}
+
+/* ---- attention over a cache ------------------------------------------------------------------ */
+
+/* T tokens after `past`, appended and seen; q, k and v lie within rows that are wider. */
+static void check_cached(const Kernels *kernels, AttentionDims d, int threads)
+{
+    int64_t row = (int64_t)d.heads * d.head_dim, kv_row = (int64_t)d.kv_heads * d.head_dim;
+    d.ldq = row + 3, d.ldk = kv_row + 1, d.ldv = kv_row + 2, d.ldo = row;
+    d.scale = 0.4f;
+    int64_t rows = (int64_t)d.batch * d.seq, ncache = 2 * d.batch * kv_row * d.capacity;
+    int64_t nq = rows * d.ldq, nk = rows * d.ldk, nv = rows * d.ldv, nout = rows * row;
+    int64_t nwork = (int64_t)(kernels->attention_cached_workspace(&d, threads) / sizeof(float));
+    float *q = random_buffer(nq), *k = random_buffer(nk), *v = random_buffer(nv);
+    float *cache = random_buffer(ncache), *out = filled_buffer(nout, NAN), *again = filled_buffer(nout, NAN);
+    for (int64_t i = 0; i < ncache; i++)
+        if (i / d.head_dim % d.capacity >= d.past)
+            cache[i] = NAN; /* not written yet: must not be read */
+    float *expected_cache = copied_buffer(ncache, cache), *expected = filled_buffer(nout, NAN);
+    float *workspace = filled_buffer(nwork, NAN);
+    kernels->attention_append(&d, k, v, cache, threads);
+    kernels_reference()->attention_append(&d, k, v, expected_cache, 1);
+    assert_same_bits("cache", ncache, cache, expected_cache);
+    kernels->attention_cached(&d, q, cache, out, workspace, threads);
+    kernels->attention_cached(&d, q, cache, again, workspace, threads);
+    assert_same_bits("cached attention", nout, out, again);
+    kernels_reference()->attention_cached(&d, q, cache, expected, NULL, 1);
+    assert_near("cached attention", nout, out, expected, 1e-5);
+    drop(q, nq), drop(k, nk), drop(v, nv), drop(cache, ncache), drop(expected_cache, ncache);
+    drop(out, nout), drop(again, nout), drop(expected, nout), drop(workspace, nwork);
+}
+
+static void test_attention_cached(void **state)
+{
+    (void)state;
+    static const AttentionDims shapes[] = {
+        {.batch = 1, .heads = 1, .kv_heads = 1, .head_dim = 1},
+        {.batch = 2, .heads = 4, .kv_heads = 2, .head_dim = 5},
+        {.batch = 1, .heads = 3, .kv_heads = 3, .head_dim = 64},
+        {.batch = 3, .heads = 8, .kv_heads = 1, .head_dim = 17},
+        {.batch = 1, .heads = 40, .kv_heads = 2, .head_dim = 8}, /* more queries a key than go together */
+    };
+    static const int pasts[] = {0, 1, 3, 127, 128, 261, 1030}, seqs[] = {1, 2, 7, 70}, teams[] = {1, 3, 8};
+    for (int isa = 0; isa < ISAS; isa++) {
+        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+        for (size_t i = 0; kernels && i < 5 * 7 * 4 * 3; i++) {
+            AttentionDims d = shapes[i % 5];
+            d.past = pasts[i / 5 % 7];
+            d.seq = seqs[i / 35 % 4];
+            d.capacity = d.past + d.seq + (int)i % 3;
+            check_cached(kernels, d, teams[i / 140]);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_long),
+        cmocka_unit_test(test_attention_without_keys),
+        cmocka_unit_test(test_attention_reference_gradient),
+        cmocka_unit_test(test_attention_keeps_nan),
+        cmocka_unit_test(test_attention_cached),
+    };
+    return cmocka_run_group_tests_name("kernels: attention", tests, NULL, NULL);
+}
