@@ -270,6 +270,42 @@ def check_forms(name, kind, model, inputs):
               sorted(stored) == sorted(n for n, _ in model.named_parameters()))
 
 
+# ---- Rounding -------------------------------------------------------------------------------------------------------
+
+
+def bits_of(tensor):
+    return tensor.view(torch.int16 if tensor.element_size() == 2 else torch.int32)
+
+
+def check_rounding(count=1 << 22):
+    """f16 and bf16 to the last bit: all 65536 patterns up; down random bits of a float, so of every exponent, with
+    subnormals, infinities and NaNs, and the neighbourhood of every midpoint."""
+    r = np.random.default_rng(8)
+    every = torch.arange(65536, dtype=torch.int32)
+    halves = [every.to(torch.int16).view(t).float() for t in (torch.float16, torch.bfloat16)]
+    near = torch.cat([bits_of(h) for h in halves])
+    middles = torch.cat([near + d for d in (0, 1, -1, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001)])
+    drawn = torch.from_numpy(r.integers(-2**31, 2**31, count, dtype=np.int64).astype(np.int32))
+    floats = torch.cat([drawn, middles]).view(torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        given, got = (os.path.join(folder, n) for n in ('i.safetensors', 'o.safetensors'))
+        save_file({'floats': floats, 'bits': every}, given)
+        driver('--halves', given, got)
+        ours = load_file(got)
+    for name, kind, up in (('f16', torch.float16, halves[0]), ('bf16', torch.bfloat16, halves[1])):
+        theirs, mine = bits_of(floats.to(kind)), ours[name]
+        number = ~torch.isnan(floats)
+        bad = int((theirs[number] != mine[number]).sum())
+        nan = bool(torch.isnan(mine[~number].view(kind)).all())
+        check(f'{name}: {int(number.sum())} floats rounded as PyTorch rounds them, {int((~number).sum())} NaNs stay NaNs',
+              bad == 0 and nan, f'{bad} differ; NaNs of other bits: {int((theirs != mine).sum()) - bad}')
+        number = ~torch.isnan(up)
+        same = bool((bits_of(up) == bits_of(ours['from_' + name]))[number].all())
+        check(f'{name}: all 65536 patterns read as PyTorch reads them',
+              same and torch.equal(torch.isnan(ours['from_' + name]), ~number),
+              f'NaNs of other bits: {int((bits_of(up) != bits_of(ours["from_" + name])).sum())}')
+
+
 # ---- A published model ----------------------------------------------------------------------------------------------
 
 SENTENCES = ['The cat sits on the mat.', 'A feline is resting on a rug.', 'Stock prices fell sharply on Monday.',
@@ -373,6 +409,7 @@ def main():
     DRIVER = os.path.join(sys.argv[1] if len(sys.argv) > 1 else 'build', 'tests/huggingface/driver')
     torch.set_num_threads(2)
     transformers.logging.disable_progress_bar()
+    check_rounding()
     check_families()
     check_published()
     print(f'{passes} passed, {len(failures)} failed')
