@@ -171,8 +171,8 @@ static void write_outputs(Run *r)
     safetensors_write(r->arguments.outputs, items, count);
 }
 
-/* driver --halves INPUTS OUTPUTS: floats to bits of both 16-bit types, and those bits to floats, with nothing that
- * io refuses in between. Inputs: floats (n) F32, bits (n) I32, one pattern each. */
+/* driver --halves INPUTS OUTPUTS: floats to bits of both 16-bit types, and those bits to floats, with nothing
+ * that io refuses in between. Inputs: floats (n) F32, bits (n) I32, one pattern each. */
 static int halves(const char *inputs, const char *outputs)
 {
     context_use(context_create(&(ContextOptions){.threads = 1}));
