@@ -142,11 +142,11 @@ static int write_index(const Shards *s)
     return status;
 }
 
-/* The temporary files [from, the index]. */
-static void abandon(const Shards *s, int from)
+/* The temporary files, as far as there are any. */
+static void abandon(const Shards *s)
 {
     char path[PATH_BYTES], temporary[PATH_BYTES];
-    for (int i = from; i <= s->shards; i++)
+    for (int i = 0; i <= s->shards; i++)
         if (path_of(path, s, i) == 0 && file_temporary(temporary, path) == 0)
             file_calls.unlink(temporary);
 }
@@ -170,16 +170,20 @@ static void remove_stale(const Shards *s)
         closedir(directory);
 }
 
-static int sync_names(const Shards *s)
+static int sync_failed(const Shards *s)
 {
-    if (file_sync_directory(s->directory) == 0)
-        return 0;
     return error_raise(ERROR_FILE, "%s: its files are written, but the directory cannot be synced: %s",
                        s->shown, strerror(errno));
 }
 
-/* Old shards of the same names are about to be replaced one by one: their index must not join old and new. A
- * model.safetensors hides both until it goes. */
+static int sync_names(const Shards *s)
+{
+    return file_sync_directory(s->directory) == 0 ? 0 : sync_failed(s);
+}
+
+/* Old shards of the same names are about to be replaced one by one: their index must not join old and new,
+ * and goes. A model.safetensors hides both until it goes. 1 when the old weights can no longer be read, -1
+ * after raising. */
 static int hide_old(const Shards *s, const char *single, const char *index)
 {
     char path[PATH_BYTES];
@@ -188,36 +192,49 @@ static int hide_old(const Shards *s, const char *single, const char *index)
         clash = path_of(path, s, i) == 0 && is_there(path);
     if (!clash || is_there(single) || !is_there(index))
         return 0;
-    if (file_calls.unlink(index) != 0)
-        return error_raise(ERROR_FILE,
-                           "%s: cannot remove the old index: %s; what was there before is unchanged",
-                           s->shown, strerror(errno));
+    if (file_calls.unlink(index) != 0) {
+        error_raise(ERROR_FILE, "%s: cannot remove the old index: %s; what was there before is unchanged",
+                    s->shown, strerror(errno));
+        return -1;
+    }
+    file_sync_directory(s->directory); /* there is no way back: what fails is said at the end */
+    return 1;
+}
+
+static int cannot_name(const Shards *s, const char *path, int gone)
+{
+    return error_raise(ERROR_FILE, "%s: cannot give %s its name: %s; %s", s->shown, strrchr(path, '/') + 1,
+                       strerror(errno),
+                       gone ? "the old weights are gone and the new ones are not whole: export again"
+                            : "what was there before is unchanged");
+}
+
+/* Every file gets its name, the index last. */
+static int name_files(const Shards *s, int gone)
+{
+    char path[PATH_BYTES];
+    for (int i = 0; i <= s->shards; i++) {
+        if (i == s->shards && file_sync_directory(s->directory) != 0 && !gone)
+            return sync_failed(s);
+        if (path_of(path, s, i))
+            return error_code();
+        if (file_move(path))
+            return cannot_name(s, path, gone);
+    }
     return sync_names(s);
 }
 
-/* Every file gets its name, the index last; then the old file goes that would be read before it. */
 static int publish(const Shards *s)
 {
-    char single[PATH_BYTES], path[PATH_BYTES];
-    if (path_join(single, s->directory, SAFETENSORS_SINGLE) || path_of(path, s, s->shards))
+    char single[PATH_BYTES], index[PATH_BYTES];
+    if (path_join(single, s->directory, SAFETENSORS_SINGLE) || path_of(index, s, s->shards))
         return error_code();
-    if (hide_old(s, single, path)) {
-        abandon(s, 0);
+    int gone = hide_old(s, single, index);
+    if (gone < 0 || name_files(s, gone)) {
+        abandon(s); /* those that have their names are no longer temporary */
         return error_code();
     }
-    for (int i = 0; i <= s->shards; i++) {
-        if (i == s->shards && sync_names(s))
-            return abandon(s, i), error_code();
-        if (path_of(path, s, i) || file_move(path)) {
-            int cause = errno;
-            abandon(s, i);
-            return error_raise(ERROR_FILE, "%s: cannot give %s its name: %s; the weights are not whole",
-                               s->shown, strrchr(path, '/') + 1, strerror(cause));
-        }
-    }
-    if (sync_names(s))
-        return error_code();
-    if (file_calls.unlink(single) != 0 && errno != ENOENT)
+    if (file_calls.unlink(single) != 0 && errno != ENOENT) /* it would be read before the index */
         return error_raise(
             ERROR_FILE,
             "%s: the model.safetensors that was there cannot be removed (%s), and is what readers take",
@@ -253,7 +270,7 @@ static int write_all(const Shards *s)
         status = write_index(s);
     if (!status)
         return publish(s);
-    abandon(s, 0);
+    abandon(s);
     return status;
 }
 

@@ -128,7 +128,7 @@ static void test_bad(void **state)
 {
     (void)state;
     static SafetensorsItem many[5000];
-    static char text[5000][8];
+    static char text[5000][16];
     for (int i = 0; i < 5000; i++) {
         snprintf(text[i], sizeof text[i], "t%d", i);
         many[i] = (SafetensorsItem){text[i], SAFETENSORS_U8, 1, {1}, text[i]};
@@ -281,9 +281,15 @@ static void test_every_call(void **state)
         assert_int_equal(files_in(at("m")), stale);
         for (int n = 1; n <= total; n++) {
             change(&changes[k], n, ENOSPC, &status);
+            char said[512];
+            snprintf(said, sizeof said, "%s", error_message());
             if (status)
                 assert_error(ERROR_FILE, "m");
             float found = read_generation();
+            if (found <= 0) /* and who reads the message knows */
+                assert_non_null(strstr(said, "export again"));
+            if (strstr(said, "is unchanged"))
+                assert_true(found == 1);
             assert_true(status ? found == 1 || found == 2 || changes[k].same : found == 2);
             assert_true(temporaries() <= 1); /* one, when it is the removing that failed */
             assert_int_equal(write_generation(4, changes[k].to), 0); /* goes on as if nothing had been */

@@ -114,6 +114,44 @@ def compare(name, model, directory, inputs, folder, extra=()):
     a, r = worst({n: ours['grad.' + n] for n in gradients}, gradients) if same else (0, 1)
     check(f'{name}: all gradients', r < TOLERANCE, f'max abs {a:.2g}, relative {r:.2g}')
     back(name, model, type(model), saved, inputs)
+    trained(name, type(model), directory, inputs, folder)
+
+
+def trained(name, kind, directory, inputs, folder):
+    """Steps of training in brim from transformers' weights; transformers' loss with what brim saved after them."""
+    given, got, saved = (os.path.join(folder, n) for n in ('inputs.safetensors', 'steps.safetensors', 'trained'))
+    rows = inputs['ids'].shape[0] // 2
+    driver(directory, given, got, '--steps', 2, '--batch', rows, '--lr', 1e-3, '--save', saved)
+    driver(saved, given, got)
+    ours = float(load_file(got)['loss'])
+    model = kind.from_pretrained(saved, attn_implementation='eager').eval()
+    with torch.no_grad():
+        logits = model(**arguments_of(inputs)).logits
+    theirs = float(F.cross_entropy(logits.flatten(0, 1), inputs['labels'].long().flatten(), ignore_index=IGNORE))
+    check(f'{name}: trained by brim, the same loss in both', abs(ours - theirs) < TOLERANCE * theirs,
+          f'{ours:.6f} {theirs:.6f}')
+
+
+def check_command(name, model, directory, folder, length=32, sequences=41):
+    """`brim train --init DIRECTORY --export`: its loss on the held-out sequences is transformers' with the export."""
+    held = max(1, int(sequences * 0.05))
+    vocab = model.config.vocab_size
+    ids = np.random.default_rng(9).integers(0, vocab, sequences * length + 1)
+    data, out = os.path.join(folder, 'ids.bin'), os.path.join(folder, 'exported')
+    ids.astype('<u2').tofile(data)
+    run = subprocess.run([os.path.join(BUILD, 'brim'), 'train', '--init', directory, '--data', data, '--seq', str(length),
+                          '--batch', '4', '--steps', '5', '--lr', '1e-3', '--export', out, '--export-shard', '30kB',
+                          '--json'], capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(run.stderr)
+    ours = json.loads(run.stdout)['validation']['loss']
+    again = type(model).from_pretrained(out, attn_implementation='eager').eval()
+    rows = torch.from_numpy(ids[(sequences - held) * length:]).long()
+    with torch.no_grad():
+        logits = again(input_ids=rows[:-1].reshape(held, length)).logits
+    theirs = float(F.cross_entropy(logits.flatten(0, 1), rows[1:]))
+    check(f'{name}: brim train --init --export, the held-out loss in both', abs(ours - theirs) < TOLERANCE * theirs,
+          f'{ours:.6f} {theirs:.6f}')
 
 
 def back(name, model, kind, saved, inputs):
@@ -163,11 +201,19 @@ def cases():
     yield 'llama, biases, wide heads', LlamaForCausalLM, LlamaConfig(
         **SMALL, attention_bias=True, mlp_bias=True, head_dim=12)
     yield 'mistral', MistralForCausalLM, MistralConfig(**SMALL, num_key_value_heads=3, sliding_window=80)
+    yield 'mistral, no window, wide heads', MistralForCausalLM, MistralConfig(
+        **SMALL, num_key_value_heads=3, sliding_window=None, head_dim=12, rope_theta=1e6)
+    yield 'qwen2, a window', Qwen2ForCausalLM, Qwen2Config(
+        **SMALL, num_key_value_heads=2, use_sliding_window=True, sliding_window=80, max_window_layers=1)
+    yield 'llama, tied, one key head, biases of attention', LlamaForCausalLM, LlamaConfig(
+        **{**SMALL, 'vocab_size': 128}, num_key_value_heads=1, tie_word_embeddings=True, attention_bias=True)
     yield 'qwen2', Qwen2ForCausalLM, Qwen2Config(**SMALL, num_key_value_heads=2)
     yield 'qwen2, tied', Qwen2ForCausalLM, Qwen2Config(**SMALL, num_key_value_heads=6, tie_word_embeddings=True)
     yield 'gpt2', GPT2LMHeadModel, GPT2Config(**GPT)
     yield 'gpt2, other feed-forward', GPT2LMHeadModel, GPT2Config(**GPT, n_inner=100)
     yield 'bert', BertForMaskedLM, BertConfig(**BERT)
+    yield 'bert, three types, one head', BertForMaskedLM, BertConfig(
+        **{**BERT, 'type_vocab_size': 3, 'num_attention_heads': 1, 'layer_norm_eps': 1e-5})
 
 
 def tied_or_odd(name):
@@ -185,11 +231,34 @@ def check_families():
             # Eager attention and a chunked head compute the same; every other case takes them.
             extra = ('--eager', '--chunk', 37) if tied_or_odd(name) else ()
             compare(name, model, directory, inputs, folder, extra)
+            if not bert:
+                check_command(name, model, directory, folder)
         if name in ('llama', 'gpt2', 'bert'):
             check_forms(name, kind, model, inputs)
 
 
 # ---- Forms of files -------------------------------------------------------------------------------------------------
+
+def refused(what, directory, folder, inputs, *words):
+    given = os.path.join(folder, 'refused.safetensors')
+    save_file(inputs, given)
+    run = subprocess.run([DRIVER, directory, given, given + '-o'], capture_output=True, text=True)
+    check(what, run.returncode == 1 and all(w in run.stderr for w in words), run.stderr.strip())
+
+
+def check_bare(name, model, folder, inputs, logits):
+    """The body alone, as AutoModel saves it: GPT-2 has its head in it, the others lack one, by name. Pickles."""
+    bare, pickle = os.path.join(folder, 'bare'), os.path.join(folder, 'pickle')
+    model.base_model.save_pretrained(bare)
+    if name == 'gpt2':
+        same_as(f'{name}: the body that transformers saved', bare, inputs, logits)
+    else:
+        missing = {'llama': 'lm_head.weight', 'bert': 'cls.predictions.'}[name]
+        refused(f'{name}: a body without its head is refused', bare, folder, inputs, 'missing', missing)
+    model.config.save_pretrained(pickle)
+    torch.save(model.state_dict(), os.path.join(pickle, 'pytorch_model.bin'))
+    refused(f'{name}: a pickle is refused', pickle, folder, inputs, 'pickle', 'safe_serialization=True')
+
 
 def check_shards(name, kind, model, inputs, folder, theirs):
     """What brim writes in shards, in each type: the files and the index that transformers writes, loaded there."""
@@ -270,8 +339,45 @@ def check_forms(name, kind, model, inputs):
         check_shards(name, kind, model, inputs, folder, shards)
         save_file(bare, os.path.join(shards, 'model.safetensors'), metadata={'format': 'pt'})
         same_as(f'{name}: without the prefix, tied copies and buffers stored', shards, inputs, logits)
+        check_bare(name, model, folder, inputs, logits)
         check(f'{name}: nothing but parameters is written',
               sorted(stored) == sorted(n for n, _ in model.named_parameters()))
+
+
+# ---- Rounding -------------------------------------------------------------------------------------------------------
+
+
+def bits_of(tensor):
+    return tensor.view(torch.int16 if tensor.element_size() == 2 else torch.int32)
+
+
+def check_rounding(count=1 << 22):
+    """f16 and bf16 to the last bit: all 65536 patterns up; down random bits of a float, so of every exponent, with
+    subnormals, infinities and NaNs, and the neighbourhood of every midpoint."""
+    r = np.random.default_rng(8)
+    every = torch.arange(65536, dtype=torch.int32)
+    halves = [every.to(torch.int16).view(t).float() for t in (torch.float16, torch.bfloat16)]
+    near = torch.cat([bits_of(h) for h in halves])
+    middles = torch.cat([near + d for d in (0, 1, -1, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001)])
+    drawn = torch.from_numpy(r.integers(-2**31, 2**31, count, dtype=np.int64).astype(np.int32))
+    floats = torch.cat([drawn, middles]).view(torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        given, got = (os.path.join(folder, n) for n in ('i.safetensors', 'o.safetensors'))
+        save_file({'floats': floats, 'bits': every}, given)
+        driver('--halves', given, got)
+        ours = load_file(got)
+    for name, kind, up in (('f16', torch.float16, halves[0]), ('bf16', torch.bfloat16, halves[1])):
+        theirs, mine = bits_of(floats.to(kind)), ours[name]
+        number = ~torch.isnan(floats)
+        bad = int((theirs[number] != mine[number]).sum())
+        nan = bool(torch.isnan(mine[~number].view(kind)).all())
+        check(f'{name}: {int(number.sum())} floats rounded as PyTorch rounds them, {int((~number).sum())} NaNs stay NaNs',
+              bad == 0 and nan, f'{bad} differ; NaNs of other bits: {int((theirs != mine).sum()) - bad}')
+        number = ~torch.isnan(up)
+        same = bool((bits_of(up) == bits_of(ours['from_' + name]))[number].all())
+        check(f'{name}: all 65536 patterns read as PyTorch reads them',
+              same and torch.equal(torch.isnan(ours['from_' + name]), ~number),
+              f'NaNs of other bits: {int((bits_of(up) != bits_of(ours["from_" + name])).sum())}')
 
 
 # ---- A published model ----------------------------------------------------------------------------------------------
@@ -373,10 +479,12 @@ def fine_tune(directory, tokenizer, steps=6, rows=4, lr=1e-4):
 
 
 def main():
-    global DRIVER
-    DRIVER = os.path.join(sys.argv[1] if len(sys.argv) > 1 else 'build', 'tests/huggingface/driver')
+    global BUILD, DRIVER
+    BUILD = sys.argv[1] if len(sys.argv) > 1 else 'build'
+    DRIVER = os.path.join(BUILD, 'tests/huggingface/driver')
     torch.set_num_threads(2)
     transformers.logging.disable_progress_bar()
+    check_rounding()
     check_families()
     check_published()
     print(f'{passes} passed, {len(failures)} failed')

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "../../brim.h"
+#include "../../io/half_.h"
 
 typedef struct Arguments {
     const char *model, *inputs, *outputs, *save, *dtype;
@@ -170,9 +171,37 @@ static void write_outputs(Run *r)
     safetensors_write(r->arguments.outputs, items, count);
 }
 
+/* driver --halves INPUTS OUTPUTS: floats to bits of both 16-bit types, and those bits to floats, with nothing
+ * that io refuses in between. Inputs: floats (n) F32, bits (n) I32, one pattern each. */
+static int halves(const char *inputs, const char *outputs)
+{
+    context_use(context_create(&(ContextOptions){.threads = 1}));
+    Safetensors *file = safetensors_open(inputs);
+    const SafetensorsEntry *floats = safetensors_find(file, "floats"), *bits = safetensors_find(file, "bits");
+    die_on_error();
+    size_t n = (size_t)floats->numel, m = (size_t)bits->numel;
+    uint16_t *f16 = malloc(2 * n), *bf16 = malloc(2 * n), *patterns = malloc(2 * m);
+    float *from_f16 = malloc(4 * m), *from_bf16 = malloc(4 * m);
+    for (size_t i = 0; i < m; i++)
+        patterns[i] = (uint16_t)((const int32_t *)bits->data)[i];
+    half_encode_f16(n, floats->data, f16);
+    half_encode_bf16(n, floats->data, bf16);
+    half_decode_f16(m, patterns, from_f16);
+    half_decode_bf16(m, patterns, from_bf16);
+    const SafetensorsItem items[] = {{"f16", SAFETENSORS_I16, 1, {(int64_t)n}, f16},
+                                     {"bf16", SAFETENSORS_I16, 1, {(int64_t)n}, bf16},
+                                     {"from_f16", SAFETENSORS_F32, 1, {(int64_t)m}, from_f16},
+                                     {"from_bf16", SAFETENSORS_F32, 1, {(int64_t)m}, from_bf16}};
+    safetensors_write(outputs, items, 4);
+    die_on_error();
+    return 0; /* and with it all memory goes */
+}
+
 int main(int argc, char **argv)
 {
     static float losses[1024];
+    if (argc == 4 && !strcmp(argv[1], "--halves"))
+        return halves(argv[2], argv[3]);
     if (argc < 4) {
         fprintf(stderr, "driver MODEL INPUTS.safetensors OUTPUTS.safetensors […]\n");
         return 2;
