@@ -78,6 +78,7 @@ typedef struct Training {
     int blocks;                                /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy;          /* accuracy < 0: not a classifier */
     int64_t validation_samples;
+    int exported; /* 1: --export is written; -1: it could not be */
     char generated[161];
 } Training;
 int training_script(void *config);
