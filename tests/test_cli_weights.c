@@ -171,7 +171,7 @@ static void closed_streams(void **state)
     strcpy(out, in_folder("out"));
     strcpy(small, make_text("small", 40 * 16 + 1));
     snprintf(command, sizeof command,
-             "%s train --threads 1 --data %s --batch 2 --seq 16 --steps 2 --log %s --export %s <&- >&- 2>&-",
+             "%s train --threads 1 --data %s --batch 2 --seq 16 --steps 2 --log %s --export %s >&- 2>&-",
              command_path(), small, log, out);
     assert_int_equal(system(command), 0);
     Outcome *o = expect_code(RUN("report", log), 0);
