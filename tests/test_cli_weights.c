@@ -177,6 +177,10 @@ static void closed_streams(void **state)
     Outcome *o = expect_code(RUN("report", log), 0);
     assert_string_equal(o->err, "");
     assert_non_null(strstr(o->out, "2 steps"));
+    FILE *file = fopen(log, "r");
+    for (int c = '\n', line_begins = 1; (c = getc(file)) != EOF; line_begins = c == '\n')
+        assert_true(!line_begins || c == '{');
+    fclose(file);
     expect_code(RUN("plan", "--init", out), 0);
 }
 
