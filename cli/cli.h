@@ -48,7 +48,8 @@ enum { SETS_MAX = 64 };
 /* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
  * a set for every combination. Returns how many, or -1 after saying why on stderr. */
 int options_parse(Options *sets, int max, const char *command, int argc, char **argv);
-int is_bin(const char *path); /* by its name: token ids */
+int is_bin(const char *path);                /* by its name: token ids */
+int same_file(const char *a, const char *b); /* by whatever names; NULL is none */
 /* Says what is wrong with the arguments; returns EXIT_USAGE. */
 int usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int parse_size(const char *name, const char *text, uint64_t *out); /* 0 or EXIT_USAGE; name: of the flag */
@@ -78,6 +79,7 @@ typedef struct Training {
     int blocks;                                /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy;          /* accuracy < 0: not a classifier */
     int64_t validation_samples;
+    int exported; /* 1: --export is written; -1: it could not be */
     char generated[161];
 } Training;
 int training_script(void *config);

@@ -123,7 +123,8 @@ void help_all(FILE *out)
     fprintf(out, "\noptions, the same in every command (default):\n");
     options_help(out);
     fprintf(out, "\nA step takes batch x accumulate samples. SIZE: bytes, or as in 1.5GiB.\n"
-                 "Exit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage\n"
+                 "Exit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage,\n"
+                 "130 and 143 stopped by SIGINT or SIGTERM after a whole step\n"
                  "`brim help COMMAND` says more of one, with examples; so does `man brim`.\n");
 }
 

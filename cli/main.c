@@ -1,8 +1,10 @@
 /* The brim command: finds the subcommand and hands it its options. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 
@@ -79,8 +81,20 @@ static int finish(int status)
     return status ? status : EXIT_NO;
 }
 
+/* Where one is closed, the next file that is opened would take its place, and be printed into. */
+static void open_standard_streams(void)
+{
+    int file;
+    do
+        file = open("/dev/null", O_RDWR);
+    while (file >= 0 && file <= STDERR_FILENO);
+    if (file >= 0)
+        close(file);
+}
+
 int main(int argc, char **argv)
 {
+    open_standard_streams();
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, not a death */
     return finish(run(argc, argv));
 }

@@ -47,6 +47,9 @@ static int check_levers(Options *o)
         return usage("--init-partial says how --init PATH loads: give both");
     if ((o->save_every || o->keep) && !o->save)
         return usage("%s says how --save DIR saves: give both", o->save_every ? "--save-every" : "--keep");
+    if (o->log &&
+        (same_file(o->log, o->data) || same_file(o->log, o->tokenizer) || same_file(o->log, o->init)))
+        return usage("--log %s would be written over what is read", o->log);
     if (o->export_dtype && !o->export)
         return usage("--export-dtype says how --export DIR writes: give both");
     o->export_dtype = o->export_dtype ? o->export_dtype : "f32";

@@ -54,10 +54,10 @@ void report_outputs_help(FILE *out)
     }
 }
 
-static int same_file(const char *output, const char *log)
+int same_file(const char *one, const char *other)
 {
     struct stat a, b;
-    return output && !stat(output, &a) && !stat(log, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    return one && other && !stat(one, &a) && !stat(other, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 static int parse(Request *request, int argc, char **argv)

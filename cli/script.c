@@ -449,6 +449,7 @@ static void train_all(Session *s)
     saving_end(saving, &run);
 }
 
+/* Like the last save: what fails is said, and the tables are printed all the same. */
 static void export_weights(const Session *s)
 {
     const Options *o = s->options;
@@ -458,6 +459,10 @@ static void export_weights(const Session *s)
         io_keep_source(o->source, o->export);
     if (!error_code() && o->tokenizer && o->tokenizer != o->source_tokenizer)
         io_keep_tokenizer(o->tokenizer, o->export);
+    s->training->exported = error_code() ? -1 : 1;
+    if (error_code())
+        fprintf(stderr, "brim: the weights are not exported: %s\n", error_message());
+    error_clear();
 }
 
 int training_script(void *config)
@@ -470,10 +475,10 @@ int training_script(void *config)
     train_all(&s);
     if (error_code() || saving_stopped(s.training->saving))
         return error_code();
+    if (o->export && !s.meta)
+        export_weights(&s);
     evaluate(&s, s.steps);
     if (o->sample && !error_code())
         generate(&s);
-    if (o->export && !s.meta && !error_code() && !saving_stopped(s.training->saving))
-        export_weights(&s);
     return error_code();
 }

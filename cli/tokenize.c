@@ -49,7 +49,9 @@ static int parse(Request *r, int argc, char **argv)
 {
     for (int i = 0; i < argc; i++) {
         size_t k = 0, count = sizeof flags / sizeof flags[0];
-        while (k < count && strcmp(argv[i], flags[k].name))
+        char *value = argv[i][0] == '-' ? strchr(argv[i], '=') : NULL; /* --name=value */
+        size_t length = value ? (size_t)(value - argv[i]) : strlen(argv[i]);
+        while (k < count && (strlen(flags[k].name) != length || strncmp(argv[i], flags[k].name, length)))
             k++;
         if (k == count && argv[i][0] == '-' && argv[i][1])
             return usage("unknown option '%s'; `brim tokenize --help` lists them", argv[i]);
@@ -60,8 +62,12 @@ static int parse(Request *r, int argc, char **argv)
             continue;
         }
         void *field = (char *)r + flags[k].offset;
+        if (flags[k].is_switch && value)
+            return usage("%s takes no value", flags[k].name);
         if (flags[k].is_switch)
             *(int *)field = 1;
+        else if (value)
+            *(const char **)field = value + 1;
         else if (++i < argc)
             *(const char **)field = argv[i];
         else
@@ -118,6 +124,8 @@ static int train(const Request *r)
         }
         o.special = special;
     }
+    if (same_file(r->out, r->train))
+        return usage("--out %s would be written over the text", r->out);
     if (tokenizer_train(r->train, r->out, &o))
         return failed();
     Tokenizer *t = tokenizer_read(r->out);
@@ -223,6 +231,8 @@ int command_tokenize(int argc, char **argv)
         return usage("--vocab, --min-count and --special belong to --train");
     if (!r.count || (r.count > 1 && !r.decode))
         return usage(r.decode ? "--decode needs ids" : "tokenize takes one text, not %d", r.count);
+    if (same_file(r.out, r.words[0]) || same_file(r.out, r.tokenizer))
+        return usage("--out %s would be written over what is read", r.out);
     if (r.decode && r.out)
         return usage("--decode writes to stdout, not to --out");
     Tokenizer *t = tokenizer_read(r.tokenizer);

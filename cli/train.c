@@ -128,9 +128,13 @@ static void print_saving(const Options *o, const Training *t)
     const Saving *s = t->saving;
     if (s->signal)
         printf("\nStopped by %s.\n", s->signal == SIGINT ? "SIGINT" : "SIGTERM");
-    if (o->save && s->saved >= 0)
-        printf("%sStep %" PRId64 " is saved in %s; the same command with --resume %s goes on.\n",
-               s->signal ? "" : "\n", s->saved, o->save, o->save);
+    if (!o->save || s->saved < 0)
+        return;
+    printf("%sStep %" PRId64 " is saved in %s", s->signal ? "" : "\n", s->saved, o->save);
+    if (s->saved < t->steps)
+        printf("; the same command with --resume %s goes on.\n", o->save);
+    else
+        printf(", the last; --resume %s with more steps goes on.\n", o->save);
 }
 
 static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
@@ -153,8 +157,10 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
         printf("%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n",
                r->segments_off_plan, r->first_off_plan + 1);
     print_saving(o, t);
-    if (o->export && !t->saving->signal)
+    if (t->exported > 0)
         printf("\nThe weights are in %s, as %s.\n", o->export, o->export_dtype);
+    else if (o->export && !t->exported)
+        printf("\nNothing is exported: the run is not at its end.\n");
     if (t->generated[0]) {
         printf("\nIt writes: ");
         print_words(t->generated, print_words(o->prompt ? o->prompt : "The ", SAMPLE_INDENT));
@@ -198,15 +204,17 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
            threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
     print_origin(o, t);
     if (saving_goes_on(t->saving))
-        printf("goes on after step %" PRId64 " of %s\n", t->first, t->saving->from.path);
+        printf("goes on after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,
+               t->first >= t->steps ? ": nothing is left to train" : "");
     print_line_heading(o);
     fflush(stdout);
 }
 
 /* 128 and the signal that stopped it, as a shell says of a process that a signal ended. */
-static int exit_code(const Saving *saving)
+static int exit_code(const Training *training)
 {
-    if (saving->failed)
+    const Saving *saving = training->saving;
+    if (saving->failed || training->exported < 0)
         return EXIT_NO;
     return saving->signal ? 128 + saving->signal : EXIT_DONE;
 }
@@ -240,7 +248,7 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
         json_print(train_json(o, training, plan, &result));
     else
         print_result(o, training, plan, &result);
-    return exit_code(training->saving);
+    return exit_code(training);
 }
 
 int command_train(const Options *options, int count)

@@ -175,14 +175,8 @@ static void pass_over(CheckpointFound *found)
     error_clear();
 }
 
-int io_find_checkpoint(const char *directory, CheckpointFound *found)
+static int find_newest(const char *directory, CheckpointFound *found)
 {
-    if (!directory || !found)
-        return error_raise(ERROR_ARGUMENT, "io_find_checkpoint: %s is NULL",
-                           directory ? "found" : "directory");
-    *found = (CheckpointFound){.step = INT64_MAX};
-    if (error_code())
-        return error_code();
     char name[CHECKPOINT_NAME], shown[FILE_LABEL];
     int64_t step;
     if (is_checkpoint(directory)) {
@@ -204,6 +198,17 @@ int io_find_checkpoint(const char *directory, CheckpointFound *found)
         return error_code();
     path_label(shown, directory);
     return error_raise(ERROR_DATA, "%s has no checkpoint that is whole: %s", shown, found->note);
+}
+
+int io_find_checkpoint(const char *directory, CheckpointFound *found)
+{
+    if (!directory || !found)
+        return error_raise(ERROR_ARGUMENT, "io_find_checkpoint: %s is NULL",
+                           directory ? "found" : "directory");
+    CheckpointFound result = {.step = INT64_MAX}; /* the directory may be found->path */
+    int status = error_code() ? error_code() : find_newest(directory, &result);
+    *found = result;
+    return status;
 }
 
 /* ---- Loading --------------------------------------------------------------------------------- */
@@ -364,14 +369,9 @@ static int load_one(const char *path, const CheckpointRun *run, int check, Check
     return status;
 }
 
-int io_load_checkpoint(const char *path, const CheckpointRun *run, CheckpointFound *found)
+static int load_newest(const char *path, const CheckpointRun *run, CheckpointFound *found)
 {
-    CheckpointFound own;
     char shown[FILE_LABEL];
-    found = found ? found : &own;
-    *found = (CheckpointFound){0};
-    if (!run_complete("io_load_checkpoint", path, run))
-        return error_code();
     path_label(shown, path);
     if (is_checkpoint(path)) {
         snprintf(found->path, sizeof found->path, "%s", path);
@@ -382,4 +382,14 @@ int io_load_checkpoint(const char *path, const CheckpointRun *run, CheckpointFou
     if (!found->path[0])
         return error_raise(ERROR_FILE, "%s has no checkpoint", shown);
     return load_one(found->path, run, 0, found);
+}
+
+int io_load_checkpoint(const char *path, const CheckpointRun *run, CheckpointFound *found)
+{
+    CheckpointFound result = {0}; /* the path may be found->path */
+    int status =
+        run_complete("io_load_checkpoint", path, run) ? load_newest(path, run, &result) : error_code();
+    if (found)
+        *found = result;
+    return status;
 }

@@ -1,8 +1,10 @@
 /* The steps of a run as one table of bounded length. */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "html_.h"
+#include "text_.h"
 
 int steps_begin_(StepTable *table, json_t *run)
 {
@@ -90,12 +92,9 @@ void steps_write_(const StepTable *table, FILE *out)
     for (size_t i = 0; i < table->count; i++) {
         const StepRow *r = &table->rows[i];
         fprintf(out, "%s[%" PRId64 ",%" PRId64 ",", i ? "," : "", r->first, r->last);
-        if (r->losses)
-            fprintf(out, "%.9g", r->loss / (double)r->losses);
-        else
-            fputs("null", out);
-        fprintf(out, ",%.9g,%" PRId64 ",%.9g,%" PRId64 ",%" PRId64, r->lr, r->tokens, r->seconds, r->live,
-                r->peak);
+        fputs(report_number_(r->losses ? r->loss / (double)r->losses : NAN).text, out);
+        fprintf(out, ",%s,%" PRId64 ",%s,%" PRId64 ",%" PRId64, report_number_(r->lr).text, r->tokens,
+                report_number_(r->seconds).text, r->live, r->peak);
         for (size_t c = 0; c < table->name_count; c++)
             fprintf(out, ",%" PRId64, r->at_peak[c]);
         putc(']', out);

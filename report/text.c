@@ -1,6 +1,8 @@
 /* Growing text: see text_.h. */
+#include <locale.h>
 #include <math.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "../memtrack/memtrack.h"
@@ -100,10 +102,23 @@ void report_text_quote_(ReportText *text, const char *value)
     report_text_add_(text, "\"", 1);
 }
 
+ReportNumber report_number_(double value)
+{
+    ReportNumber out = {"null"};
+    if (!isfinite(value))
+        return out;
+    snprintf(out.text, sizeof out.text, "%.9g", value);
+    for (char *c = out.text; *c; c++)
+        if (!strchr("0123456789+-e", *c)) { /* the locale's point, which may be several bytes */
+            size_t point = strlen(localeconv()->decimal_point);
+            *c = '.';
+            memmove(c + 1, c + point, strlen(c + point) + 1);
+        }
+    return out;
+}
+
 void report_text_real_(ReportText *text, double value)
 {
-    if (isfinite(value))
-        report_text_print_(text, "%.9g", value);
-    else
-        report_text_add_(text, "null", 4);
+    ReportNumber number = report_number_(value);
+    report_text_add_(text, number.text, strlen(number.text));
 }

@@ -17,6 +17,11 @@ void report_text_add_(ReportText *text, const char *bytes, size_t count);
 __attribute__((format(printf, 2, 3))) void report_text_print_(ReportText *text, const char *format, ...);
 /* As a JSON string with its quotes; what is not UTF-8 becomes U+FFFD. */
 void report_text_quote_(ReportText *text, const char *value);
+/* A JSON number, or null where it is not finite; in any locale of the program. */
+typedef struct ReportNumber {
+    char text[32];
+} ReportNumber;
+ReportNumber report_number_(double value);
 /* As a JSON number, or null where it is not finite. */
 void report_text_real_(ReportText *text, double value);
 

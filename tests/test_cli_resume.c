@@ -156,6 +156,9 @@ static void the_same_command(void **state)
              "--log", in_folder("log.jsonl"), "--save", a, "--resume", a);
     Outcome *o = expect_code(TRAIN(common, "--steps", "3"), 0);
     expect(o->out, "Step 3 is saved in ");
+    expect(o->out, ", the last; --resume ");
+    o = expect_code(TRAIN(common, "--steps", "3"), 0);
+    expect(o->out, ": nothing is left to train\n");
     o = expect_code(TRAIN(common, "--steps", "5", "--evaluate-every", "1", "--every", "1"), 0);
     expect(o->out, "goes on after step 3 of ");
     expect(o->out, "\nstep    4 ");
@@ -298,6 +301,15 @@ static void cannot_save(void **state)
     expect(o->out, "held out: ");
     assert_null(strstr(o->out, "is saved in"));
     assert_int_equal(rmdir(b), 0); /* and nothing is left of it */
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    o = TRAIN(LIST("--model", "gpt2-tiny", "--data", data, "--steps", "2", "--seq", "16"), "--export", b);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    expect_code(o, 1);
+    expect(o->err, "the weights are not exported: cannot write ");
+    expect(o->out, "held out: ");
+    expect(o->out, "the true peak");
+    assert_null(strstr(o->out, "The weights are in"));
+    assert_int_equal(rmdir(b), 0);
 }
 
 static void one_run_a_directory(void **state)
@@ -320,6 +332,21 @@ static int64_t newest(const char *directory)
     if (io_find_checkpoint(directory, &found))
         error_clear();
     return found.step;
+}
+
+static void read_output(char *text, size_t size)
+{
+    FILE *file = fopen(in_folder("out"), "r");
+    assert_non_null(file);
+    text[fread(text, 1, size - 1, file)] = '\0';
+    fclose(file);
+}
+
+static int printed(const char *what)
+{
+    char text[8192];
+    read_output(text, sizeof text);
+    return strstr(text, what) != NULL;
 }
 
 /* A run that would take hours, sent the signals once it has saved a step after `step`. */
@@ -348,22 +375,14 @@ static int stopped_by(const char *directory, int64_t step, int first, int second
         usleep(10000);
     usleep(20000);
     kill(child, first);
-    int status, over = 0;
-    /* Two of a kind are one for a process that has not seen the first yet. */
-    while (second && (over = waitpid(child, &status, WNOHANG)) == 0) {
-        usleep(2000);
+    if (second) { /* two at once would be one */
+        for (int i = 0; i < 1000 * RUN_SECONDS && !printed("a second signal stops at once"); i++)
+            usleep(1000);
         kill(child, second);
     }
-    assert_int_equal(over ? over : waitpid(child, &status, 0), child);
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-}
-
-static void read_output(char *text, size_t size)
-{
-    FILE *file = fopen(in_folder("out"), "r");
-    assert_non_null(file);
-    text[fread(text, 1, size - 1, file)] = '\0';
-    fclose(file);
 }
 
 static int saved_step(const char *text)

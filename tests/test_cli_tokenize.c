@@ -116,6 +116,24 @@ static void wrong_usage(void **state)
     assert_non_null(strstr(o->err, "--vocab must be a whole number from 257"));
     o = expect_code(RUN("tokenize", "--tokenizer", text, text), 1);
     assert_non_null(strstr(o->err, "line 1"));
+    /* What is read is not written over, and what is no file is not replaced. */
+    const char *json = in_folder("t.json"), *pipe = in_folder("pipe");
+    struct stat status;
+    expect_code(RUN("tokenize", "--train=abc", "--out", json), 1);
+    char train[192];
+    snprintf(train, sizeof train, "--train=%s", text);
+    expect_code(RUN("tokenize", train, "--vocab=260", "--out", json), 0);
+    o = expect_code(RUN("tokenize", "--train", text, "--out", text), 2);
+    assert_non_null(strstr(o->err, "written over the text"));
+    o = expect_code(RUN("tokenize", "--tokenizer", json, text, "-o", text), 2);
+    assert_non_null(strstr(o->err, "written over what is read"));
+    expect_code(RUN("tokenize", "--tokenizer", json, text, "-o", json), 2);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    o = expect_code(RUN("tokenize", "--train", text, "--out", pipe), 1);
+    assert_non_null(strstr(o->err, "a pipe or device, not a file"));
+    assert_true(stat(pipe, &status) == 0 && S_ISFIFO(status.st_mode));
+    o = expect_code(RUN("tokenize", "--decode=1", "x"), 2);
+    assert_non_null(strstr(o->err, "--decode takes no value"));
     o = expect_code(RUN("tokenize", "--help"), 0);
     assert_non_null(strstr(o->out, "--min-count"));
 }

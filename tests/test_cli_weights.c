@@ -141,6 +141,49 @@ static void shards(void **state)
     assert_true(loss[0] == loss[1]);
 }
 
+/* Names are bytes, JSON is UTF-8: what is said is still JSON. */
+static void a_name_that_is_no_text(void **state)
+{
+    (void)state;
+    char out[192], log[192], save[192];
+    strcpy(out, in_folder("m\xff"));
+    strcpy(log, in_folder("log\xff.jsonl"));
+    strcpy(save, in_folder("save\xff"));
+    expect_code(RUN("train", SMALL, "--steps", "1", "--quiet", "--export", out), 0);
+    json_t *root = parse(
+        expect_code(
+            RUN("train", SMALL, "--steps", "1", "--json", "--init", out, "--log", log, "--save", save), 0)
+            ->out);
+    assert_string_equal(json_string_value(json_object_get(root, "model")), "m?");
+    json_decref(root);
+    Outcome *o = expect_code(RUN("report", log), 0);
+    assert_non_null(strstr(o->out, "m?  6,123,168 parameters"));
+    expect_code(
+        RUN("train", SMALL, "--steps", "2", "--quiet", "--init", out, "--save", save, "--resume", save), 0);
+}
+
+/* Nothing is printed into the files that would have the numbers of closed streams. */
+static void closed_streams(void **state)
+{
+    (void)state;
+    char command[1200], log[192], out[192], small[192];
+    strcpy(log, in_folder("log.jsonl"));
+    strcpy(out, in_folder("out"));
+    strcpy(small, make_text("small", 40 * 16 + 1));
+    snprintf(command, sizeof command,
+             "%s train --threads 1 --data %s --batch 2 --seq 16 --steps 2 --log %s --export %s >&- 2>&-",
+             command_path(), small, log, out);
+    assert_int_equal(system(command), 0);
+    Outcome *o = expect_code(RUN("report", log), 0);
+    assert_string_equal(o->err, "");
+    assert_non_null(strstr(o->out, "2 steps"));
+    FILE *file = fopen(log, "r");
+    for (int c = '\n', line_begins = 1; (c = getc(file)) != EOF; line_begins = c == '\n')
+        assert_true(!line_begins || c == '{');
+    fclose(file);
+    expect_code(RUN("plan", "--init", out), 0);
+}
+
 static void refused(Outcome *o, int code, const char *word, const char *other)
 {
     expect_code(o, code);
@@ -159,6 +202,7 @@ static void refusals(void **state)
             "75 parameters are missing: transformer.wpe.weight", "56 tensors are not the model's");
     refused(RUN("plan", "--init", in_folder("none")), 2, "none: cannot open", "No such file");
     refused(RUN("plan", "--init", ""), 2, "--init needs a value: PATH", "");
+    refused(RUN("train", "--data", taken, "--log", taken), 2, "written over what is read", "taken");
     refused(RUN("train", "--save", ""), 2, "--save needs a value: DIR", "");
     refused(RUN("train", "--export-dtype", "f16"), 2, "--export-dtype says how --export", "");
     refused(RUN("train", SMALL, "--steps", "1", "--export", taken), 1, "taken is not a directory", "");
@@ -178,6 +222,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(out_and_in, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_path_is_a_path, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(tokens_come_along, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(a_name_that_is_no_text, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(closed_streams, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(dtypes, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(shards, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(refusals, make_folder, remove_folder),

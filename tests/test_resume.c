@@ -430,6 +430,9 @@ static void test_of_another_run(void **state)
     CheckpointFound found;
     assert_int_equal(io_load_checkpoint(at("run"), &other.run, &found), 0);
     assert_non_null(strstr(found.note, "saved with 1 thread, goes on with 2"));
+    assert_int_equal(io_load_checkpoint(found.path, &other.run, &found), 0); /* what was found, by itself */
+    assert_int_equal(io_find_checkpoint(found.path, &found), 0);
+    assert_int_equal(found.step, 1);
     assert_int_equal(optim_steps(other.optimizer), 1);
     assert_int_equal(data_cursor(other.loader).step, 1);
     leave(v);
