@@ -83,6 +83,11 @@ static int images_load(ImageSet *set, const char *directory, const ImageOptions 
     int64_t keep = context_here()->meta ? 0 : o->max_samples ? o->max_samples : -1;
     if (code == ERROR_NONE)
         code = images_read(directory, o->split, 3, keep, &set->images);
+    if (code == ERROR_NONE) {
+        int64_t count =
+            o->max_samples && o->max_samples < set->images.count ? o->max_samples : set->images.count;
+        host_later((size_t)(count * set->images.rows * set->images.columns));
+    }
     if (code == ERROR_NONE && set->images.count != set->labels.count)
         code = error_raise(
             ERROR_DATA,

@@ -120,9 +120,9 @@ Loader *loader_create(const LoaderSetup *setup, void *dataset)
     *loader = (Loader){.setup = *setup, .dataset = dataset, .order_epoch = -1, .at = {.seed = setup->seed}};
     scope_adopt(&loader->item, loader_destroy);
     int whole = loader_check(loader);
-    if (whole && setup->shuffle && !context->meta) {
-        loader->order = loader_alloc(setup->maker, "the order of samples",
-                                     (size_t)setup->samples * sizeof *loader->order);
+    size_t order_bytes = (size_t)setup->samples * sizeof *loader->order;
+    if (whole && setup->shuffle && !host_later(order_bytes)) {
+        loader->order = loader_alloc(setup->maker, "the order of samples", order_bytes);
         whole = loader->order != NULL;
     }
     if (whole)

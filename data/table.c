@@ -97,7 +97,8 @@ Loader *data_table(const TableOptions *options)
     if (!set)
         return NULL;
     *set = (TableSet){.count = o.count, .width = o.width};
-    if (!context_here()->meta && !table_copy(set, &o)) {
+    size_t bytes = (size_t)o.count * ((size_t)o.width * sizeof *o.features + sizeof *o.labels);
+    if (!host_later(bytes) && !table_copy(set, &o)) {
         table_destroy(context_here(), set);
         return NULL;
     }

@@ -230,7 +230,7 @@ static int text_read(TextSet *set, const TextCut *cut, int file, const char *pat
     int64_t skipped = file < 0 ? from : 0; /* the corpus is written from its beginning */
     if (!fits_machine(path, (uint64_t)(skipped + length)))
         return ERROR_HOST_MEMORY;
-    if (context_here()->meta)
+    if (host_later((size_t)(skipped + length)))
         return ERROR_NONE;
     uint8_t *bytes = loader_alloc(MAKER, path, (size_t)(skipped + length));
     if (!bytes)

@@ -71,7 +71,7 @@ static int map_bin(TokenSource *source, const char *path, int file, int64_t byte
 static int pack_ids(Context *context, TokenSource *source, const TokenIds *ids)
 {
     source->count = (int64_t)ids->count;
-    if (context->meta)
+    if (host_later(ids->count * (size_t)source->width))
         return ERROR_NONE;
     if (text_reserve(context, &source->ids, ids->count * (size_t)source->width))
         return error_code();
@@ -105,8 +105,9 @@ static int same_file(const struct stat *a, const struct stat *b)
 static int fill_source(TokenSource *source, const char *path, const TokenOptions *o)
 {
     int64_t bytes;
-    if (is_meta() && o->tokens) {
+    if (is_meta() && o->tokens) { /* a run packs them, from a list of ids that grew as it was filled */
         source->count = o->tokens;
+        host_later((size_t)o->tokens * ((size_t)source->width + 2 * sizeof(int32_t)));
         return ERROR_NONE;
     }
     int file = file_open(MAKER, path, &bytes);

@@ -84,6 +84,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
     plan->status = plan_run_script_(script, config, context, note_segment, &segments);
     plan_keep_error_(plan->error, sizeof plan->error, plan->status);
     report_summary(context->ledger, &plan->memory);
+    plan->beside = context->host_later;
     context_use(outside);
     if (!hints && !plan->status &&
         (memtrack_pack(context->ledger, found) || plan_keep_detail_(plan, context)))
@@ -110,16 +111,17 @@ static void improve(Script script, void *config, const RunOptions *o, MemHints *
     plan->packer = memtrack_hints_packer(hints);
 }
 
-/* Around what is reserved. A run opens the same files and makes the same headers as its dry run, so what that
- * took of host memory is taken again: as the books of the larger dry run say, or, where the process grew by
- * more (JSON is in no books), as the system says. */
+/* Around what is reserved, with what the data take that were not read. A run opens the same files and makes
+ * the same headers as its first dry run, so what that took of host memory is taken again: as its books say,
+ * or, where the process grew by more (JSON is in no books), as the system says. */
 static uint64_t beside(const Plan *plan, const RunOptions *o, uint64_t host_peak, uint64_t grown)
 {
     const uint64_t thread = (uint64_t)3 << 20; /* BLAS packs into 1 to 3 MiB; stacks are small */
     const uint64_t process = (uint64_t)4 << 20;
     int threads = o->threads > 0 ? o->threads : kernels_default_threads();
     uint64_t page_tables = plan->memory.stats.needs / 512;
-    return (host_peak > grown ? host_peak : grown) + page_tables + (uint64_t)threads * thread + process;
+    return plan->beside + (host_peak > grown ? host_peak : grown) + page_tables + (uint64_t)threads * thread +
+           process;
 }
 
 int plan_script(Script script, void *config, const RunOptions *options, Plan *plan)

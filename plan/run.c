@@ -147,6 +147,8 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     if (o->budget && needs > o->budget)
         return refuse_budget(result, needs, o->budget);
     MemMachine machine;
+    /* What its threads take is taken before anybody looks at what is free. */
+    kernels_blas_start(o->threads > 0 ? o->threads : kernels_default_threads());
     if (plan_fits_machine(plan, 0, &machine, result->error, sizeof result->error))
         return refuse_machine(result);
     Context *context = context_for(o, plan, needs);

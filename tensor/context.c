@@ -139,6 +139,14 @@ void host_free(Context *context, void *block, size_t bytes)
     memtrack_host_free(context->tracker, block, bytes);
 }
 
+int host_later(size_t bytes)
+{
+    Context *context = context_here();
+    if (context && context->meta)
+        context->host_later += bytes;
+    return context && context->meta;
+}
+
 void context_step_done(void)
 {
     Context *context = context_here();

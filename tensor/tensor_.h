@@ -88,7 +88,8 @@ struct Context {
     GradientHook *gradient_hooks;
     uint64_t seed;
     RandomState random;
-    double flops; /* of products so far, on meta too */
+    uint64_t host_later; /* see host_later */
+    double flops;        /* of products so far, on meta too */
     double step_loss;
     int64_t loss_step;  /* the step it is of */
     int64_t steps_done; /* optimizer steps; the tracker's step follows when the next forward begins */
@@ -104,6 +105,8 @@ Context *context_here(void);
 /* Host memory of the current context; raises ERROR_HOST_MEMORY and returns NULL without memory. */
 void *host_alloc(size_t bytes); /* zeroed */
 void host_free(Context *context, void *block, size_t bytes);
+/* On meta: a run will take so much host memory here, for data that a plan does not read. Returns meta. */
+int host_later(size_t bytes);
 /* The optimizer says a step is done; the next recorded activity calls context_step_begin, which ends the
  * segment and moves the tracker's step on. The first one ends the set-up. */
 void context_step_done(void);

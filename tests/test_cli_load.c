@@ -1,0 +1,553 @@
+/* The command under load: less memory than it needs, by the limit of a real control group; several runs at once,
+ * in one group and on one log, directory or file; too little disk. Each has a clear answer, no run is killed that
+ * brim let begin, and no file is mixed or half written. Where the machine does not let us make groups or mounts,
+ * those tests are skipped and say why. */
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+
+#include "cli_support.h"
+
+#define MIB ((uint64_t)1 << 20)
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+enum { SANITIZED = 1 };
+#else
+enum { SANITIZED = 0 };
+#endif
+
+#define SMALL                                                                                                \
+    "train", "--model", "llama-tiny", "--batch", "1", "--seq", "32", "--threads", "2", "--sample", "0"
+
+static int skipped(const char *why)
+{
+    print_message("skipped: %s\n", why);
+    return 1;
+}
+
+/* ---- Several at once ------------------------------------------------------------------------- */
+
+typedef struct Started {
+    pid_t pid;
+    FILE *out, *err;
+} Started;
+
+static char group[512]; /* its directory; "" = none */
+static rlim_t largest_file = RLIM_INFINITY;
+
+static void in_child(const Started *s)
+{
+    char path[600];
+    int nothing = open("/dev/null", O_RDONLY);
+    dup2(nothing, 0);
+    dup2(fileno(s->out), 1);
+    dup2(fileno(s->err), 2);
+    unsetenv("OPENBLAS_CORETYPE");
+    alarm(RUN_SECONDS);
+    if (largest_file != RLIM_INFINITY)
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){largest_file, largest_file});
+    if (!group[0])
+        return;
+    snprintf(path, sizeof path, "%s/cgroup.procs", group);
+    int procs = open(path, O_WRONLY);
+    if (procs < 0 || write(procs, "0", 1) != 1)
+        _exit(126);
+    close(procs);
+}
+
+/* arguments[0] is replaced by the command, unless it is a path. */
+static Started start(const char **arguments)
+{
+    Started s = {.out = tmpfile(), .err = tmpfile()};
+    assert_true(s.out && s.err);
+    if (arguments[0][0] != '/')
+        arguments[0] = command_path();
+    fflush(stdout);
+    s.pid = fork();
+    if (s.pid == 0) {
+        in_child(&s);
+        execv(arguments[0], (char **)(uintptr_t)arguments);
+        _exit(127);
+    }
+    return s;
+}
+
+static Outcome *finish(const Started *s)
+{
+    static Outcome outcome;
+    int status = 0;
+    assert_true(s->pid > 0 && waitpid(s->pid, &status, 0) == s->pid);
+    outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    read_back(s->out, outcome.out, sizeof outcome.out);
+    read_back(s->err, outcome.err, sizeof outcome.err);
+    return &outcome;
+}
+
+#define START(...) start((const char *[]){"brim", __VA_ARGS__, NULL})
+
+static Outcome *run_now(Started s)
+{
+    return finish(&s);
+}
+
+static void expect_words(const Outcome *o, const char *words)
+{
+    if (!strstr(o->err, words))
+        fail_msg("no \"%s\" in: %s", words, o->err);
+}
+
+/* How many files of the folder have this in their names. */
+static int named(const char *directory, const char *part)
+{
+    char command[512], line[32];
+    snprintf(command, sizeof command, "ls -A %s | grep -cF -- '%s'", directory, part);
+    FILE *out = popen(command, "r");
+    assert_true(out && fgets(line, sizeof line, out));
+    pclose(out);
+    return atoi(line);
+}
+
+/* ---- Groups ---------------------------------------------------------------------------------- */
+
+static const char *limit_name; /* of the file */
+
+static int put_number(const char *name, uint64_t value)
+{
+    char path[600], text[32];
+    snprintf(path, sizeof path, "%s/%s", group, name);
+    int file = open(path, O_WRONLY), length = snprintf(text, sizeof text, "%llu", (unsigned long long)value);
+    int failed = file < 0 || write(file, text, (size_t)length) != length;
+    if (file >= 0)
+        close(file);
+    return failed;
+}
+
+/* Ours in this hierarchy: a line of /proc/self/cgroup; "" = the mount itself. */
+static void own_path(const char *controllers, char out[256])
+{
+    char line[512], wanted[64];
+    FILE *file = fopen("/proc/self/cgroup", "r");
+    out[0] = '\0';
+    snprintf(wanted, sizeof wanted, ":%s:", controllers);
+    while (file && fgets(line, sizeof line, file)) {
+        char *at = strstr(line, wanted);
+        if (at)
+            snprintf(out, 256, "%.*s", (int)strcspn(at + strlen(wanted), "\n"), at + strlen(wanted));
+    }
+    if (file)
+        fclose(file);
+}
+
+/* A group below our own, or, where that is not to be seen, below the mount. */
+static int make_below(const char *mount, const char *controllers, const char *limit)
+{
+    char own[256];
+    own_path(controllers, own);
+    for (int i = 0; i < 2; i++) {
+        snprintf(group, sizeof group, "%s%s/brim-test-%d", mount, i ? "" : own, (int)getpid());
+        limit_name = limit;
+        if (mkdir(group, 0700) == 0) {
+            if (put_number(limit, 1024 * MIB) == 0)
+                return 0;
+            rmdir(group);
+        }
+    }
+    group[0] = '\0';
+    return -1;
+}
+
+static int make_group(void **state)
+{
+    (void)state;
+    if (SANITIZED)
+        return 0;
+    if (make_below("/sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes"))
+        make_below("/sys/fs/cgroup", "", "memory.max"); /* version 2 */
+    return 0;
+}
+
+static int remove_group(void **state)
+{
+    (void)state;
+    for (int i = 0; group[0] && rmdir(group) && i < 100; i++)
+        usleep(10000);
+    group[0] = '\0';
+    return 0;
+}
+
+static int no_group(void)
+{
+    return SANITIZED   ? skipped("a sanitizer takes memory of its own")
+           : !group[0] ? skipped("no control group with a memory limit can be made here (root, and version 1 or a "
+                                 "delegated version 2)")
+                       : 0;
+}
+
+static uint64_t needs_of(const char **arguments)
+{
+    char kept[512];
+    strcpy(kept, group);
+    group[0] = '\0';
+    Started s = start(arguments);
+    json_t *root = parse(expect_code(finish(&s), 0)->out);
+    uint64_t needs = (uint64_t)integer_at(json_object_get(root, "memory"), "needs_bytes");
+    json_decref(root);
+    strcpy(group, kept);
+    return needs;
+}
+
+#define PLAN_SMALL "brim", "plan", "--model", "llama-tiny", "--batch", "1", "--seq", "32", "--threads", "2", "--json", NULL
+
+static uint64_t small_needs(void)
+{
+    return needs_of((const char *[]){PLAN_SMALL});
+}
+
+static void set_limit(uint64_t bytes)
+{
+    if (put_number(limit_name, bytes))
+        fail_msg("%s/%s: %s", group, limit_name, strerror(errno));
+}
+
+/* From far below to well above: refused, or run to the end. Nothing between. */
+static void limits_of_a_group(void **state)
+{
+    (void)state;
+    static const int around[] = {-60, -8, 0, 2, 4, 6, 8, 10, 12, 14, 16, 20, 40};
+    if (no_group())
+        skip();
+    uint64_t needs = small_needs();
+    int ran = 0, refused_close = 0;
+    for (size_t i = 0; i < COUNT(around); i++) {
+        set_limit((uint64_t)((int64_t)needs + around[i] * (int64_t)MIB));
+        Outcome *o = run_now(START(SMALL, "--steps", "2", "--quiet"));
+        if (o->code == 0) {
+            ran++;
+            continue;
+        }
+        if (ran || o->code != 1)
+            fail_msg("at %+d MiB exit code %d: %s", around[i], o->code, o->err);
+        expect_words(o, " are free on this machine (the limit of its control group).\n");
+        expect_words(o, around[i] < -20 ? "No lever of `brim compare` fits" : "These fit:\n");
+        refused_close += strstr(o->err, " for the process around it, but ") != NULL;
+    }
+    assert_true(refused_close > 0);
+    assert_true(ran >= 3); /* 16 MiB are enough around it */
+    set_limit(needs - 8 * MIB);
+    expect_code(run_now(START(SMALL, "--steps", "2", "--quiet", "--checkpoint", "blocks", "--fused-step",
+                              "--clip", "0")),
+                0);
+}
+
+/* What others have read in the group is not in the way, even if they read it twice. */
+static void file_cache_of_a_group(void **state)
+{
+    (void)state;
+    char script[512];
+    if (no_group())
+        skip();
+    uint64_t needs = small_needs();
+    const char *file = in_folder("cached");
+    snprintf(script, sizeof script,
+             "dd if=/dev/zero of=%s bs=1M count=48 conv=fsync 2>/dev/null; cat %s %s %s >/dev/null; exec \"$0\" "
+             "\"$@\"",
+             file, file, file, file);
+    set_limit(needs + 24 * MIB);
+    const char *arguments[] = {"/bin/sh", "-c", script, command_path(), SMALL, "--steps", "2", "--quiet", NULL};
+    expect_code(run_now(start(arguments)), 0);
+}
+
+/* Whoever comes second sees what the first has taken, though both looked at the same moment. */
+static void several_in_one_group(void **state)
+{
+    (void)state;
+    enum { RUNS = 3 };
+    if (no_group())
+        skip();
+    uint64_t needs = small_needs();
+    set_limit(needs + needs / 2);
+    Started runs[RUNS];
+    for (int i = 0; i < RUNS; i++)
+        runs[i] = START(SMALL, "--steps", "100000", "--quiet", "--save", in_folder(i == 0 ? "a" : i == 1 ? "b" : "c"));
+    int left = RUNS, one = -1;
+    while (left > 1) { /* all but one end by themselves */
+        int status;
+        pid_t pid = waitpid(-1, &status, 0);
+        for (int i = 0; i < RUNS; i++)
+            if (runs[i].pid == pid)
+                runs[i].pid = 0;
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 1)
+            fail_msg("a run ended with status %x", status);
+        left--;
+    }
+    for (int i = 0; i < RUNS; i++)
+        if (runs[i].pid)
+            one = i;
+    usleep(200000);
+    kill(runs[one].pid, SIGTERM);
+    for (int i = 0; i < RUNS; i++)
+        if (i != one) {
+            static Outcome o;
+            read_back(runs[i].out, o.out, sizeof o.out);
+            read_back(runs[i].err, o.err, sizeof o.err);
+            expect_words(&o, " are free on this machine (the limit of its control group)");
+        }
+    expect_code(finish(&runs[one]), 128 + SIGTERM);
+}
+
+/* Saves in a file system that is memory count as memory. */
+static void saves_in_memory(void **state)
+{
+    (void)state;
+    char directory[64];
+    if (no_group())
+        skip();
+    if (access("/dev/shm", W_OK)) {
+        skipped("there is no /dev/shm");
+        skip();
+    }
+    snprintf(directory, sizeof directory, "/dev/shm/brim-test-%d", (int)getpid());
+    set_limit(small_needs() + 40 * MIB);
+    Outcome *o = expect_code(run_now(START(SMALL, "--steps", "20", "--quiet", "--save", directory)), 1);
+    rmdir(directory);
+    expect_words(o, " for the process around it and files in memory, but ");
+}
+
+/* ---- One file, several runs ------------------------------------------------------------------ */
+
+static Started start_long(const char *option, const char *path)
+{
+    Started s = START(SMALL, "--steps", "100000", "--quiet", option, path, "--log", in_folder("first.jsonl"));
+    for (int i = 0; i < 100 * RUN_SECONDS; i++) {
+        struct stat status;
+        if (stat(in_folder("first.jsonl"), &status) == 0 && status.st_size > 100000)
+            return s;
+        usleep(10000);
+    }
+    fail_msg("the first run does not begin");
+    return s;
+}
+
+static void stop(const Started *s)
+{
+    kill(s->pid, SIGTERM);
+    expect_code(finish(s), 128 + SIGTERM);
+}
+
+static void one_run_a_log(void **state)
+{
+    (void)state;
+    const char *log = in_folder("first.jsonl"), *link = in_folder("link.jsonl");
+    Started first = start_long("--seed", "1");
+    assert_int_equal(symlink(log, link), 0);
+    Outcome *o = expect_code(run_now(START(SMALL, "--steps", "1", "--quiet", "--log", log)), 1);
+    expect_words(o, "cannot write the log ");
+    expect_words(o, ": another run writes it\n");
+    expect_code(run_now(START(SMALL, "--steps", "1", "--quiet", "--log", link)), 1);
+    assert_int_equal(named(folder, "first.jsonl."), 0); /* nor is it moved away */
+    stop(&first);
+    o = expect_code(run_now(START("report", log)), 0);
+    assert_non_null(strstr(o->out, "llama-tiny"));
+    expect_code(run_now(START(SMALL, "--steps", "1", "--quiet", "--log", log)), 0);
+}
+
+static void one_run_an_export(void **state)
+{
+    (void)state;
+    const char *directory = in_folder("export");
+    Started first = start_long("--export", directory);
+    Outcome *o = expect_code(run_now(START(SMALL, "--steps", "1", "--quiet", "--export", directory)), 1);
+    expect_words(o, "export: another run saves or exports there; give this one a directory of its own\n");
+    stop(&first);
+    expect_code(run_now(START(SMALL, "--steps", "1", "--quiet", "--export", directory, "--save", directory)), 0);
+    assert_int_equal(named(directory, "model.safetensors"), 1);
+    assert_int_equal(named(directory, ".tmp-"), 0);
+}
+
+/* At the same instant: each ends well or says why not, and what is there is whole and of one of them. */
+static void at_the_same_instant(void **state)
+{
+    (void)state;
+    enum { RUNS = 4 };
+    Started runs[RUNS];
+    const char *log = in_folder("race.jsonl");
+    int done = 0;
+    for (int i = 0; i < RUNS; i++)
+        runs[i] = START(SMALL, "--steps", "3", "--quiet", "--log", log, "--export", in_folder("race"));
+    for (int i = 0; i < RUNS; i++) {
+        Outcome *o = finish(&runs[i]);
+        done += o->code == 0;
+        if (o->code != 0 && (o->code != 1 || !strstr(o->err, "another run ")))
+            fail_msg("exit code %d: %s", o->code, o->err);
+    }
+    assert_true(done >= 1);
+    Outcome *o = expect_code(run_now(START("report", log)), 0);
+    assert_null(strstr(o->out, "Note: "));
+    assert_int_equal(named(in_folder("race"), ""), 2);
+}
+
+/* Files that are written at once at the end: the last one stays, whole. */
+static void the_last_one_stays(void **state)
+{
+    (void)state;
+    enum { RUNS = 3 };
+    Started runs[2 * RUNS];
+    const char *text = make_text("text", 60000), *log = in_folder("pages.jsonl"), *page = in_folder("page.html");
+    expect_code(RUN(SMALL, "--steps", "2", "--quiet", "--log", log), 0);
+    for (int i = 0; i < RUNS; i++) {
+        runs[i] = START("report", log, "-o", page);
+        runs[RUNS + i] = START("tokenize", "--train", text, "--vocab", "300", "-o", in_folder("tokenizer.json"));
+    }
+    for (int i = 0; i < 2 * RUNS; i++)
+        expect_code(finish(&runs[i]), 0);
+    char tail[16] = "";
+    FILE *file = fopen(page, "rb");
+    assert_true(file && fseek(file, -8, SEEK_END) == 0 && fread(tail, 1, 8, file) == 8);
+    fclose(file);
+    assert_non_null(strstr(tail, "</html>"));
+    expect_code(RUN("tokenize", "--tokenizer", in_folder("tokenizer.json"), text, "-o", in_folder("ids.bin")), 0);
+    assert_int_equal(named(folder, "page.html"), 1);
+    assert_int_equal(named(folder, "tokenizer.json"), 1);
+    assert_int_equal(named(folder, "ids.bin"), 1);
+}
+
+/* ---- Little disk ----------------------------------------------------------------------------- */
+
+static int small_disk; /* a mount of 32 MiB, ours alone */
+
+static int make_disk(void **state)
+{
+    int failed = make_folder(state);
+    if (failed)
+        return failed;
+    mkdir(in_folder("disk"), 0700);
+    small_disk = unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+                 mount("none", in_folder("disk"), "tmpfs", 0, "size=32m") == 0;
+    return 0;
+}
+
+static int remove_disk(void **state)
+{
+    if (small_disk)
+        umount(in_folder("disk"));
+    return remove_folder(state);
+}
+
+static void need_disk(void)
+{
+    if (small_disk)
+        return;
+    skipped("no file system can be mounted here (root)");
+    skip();
+}
+
+static void fill_disk(void)
+{
+    static const char zeros[1 << 16];
+    int file = open(in_folder("disk/full"), O_WRONLY | O_CREAT, 0600);
+    assert_true(file >= 0);
+    while (write(file, zeros, sizeof zeros) > 0)
+        ;
+    close(file);
+}
+
+static void room_is_asked_for_first(void **state)
+{
+    (void)state;
+    need_disk();
+    const char *run = in_folder("disk/run");
+    Outcome *o = expect_code(RUN(SMALL, "--steps", "100000", "--quiet", "--save", run), 1);
+    expect_words(o, "brim: too little room for --save ");
+    expect_words(o, " saves of 70.2 MiB: --keep 2, and the one being written): 32.0 MiB are free there.\n");
+    o = expect_code(RUN(SMALL, "--steps", "100000", "--quiet", "--optimizer", "sgd", "--save", run), 1);
+    expect_words(o, "which needs 70.4 MiB (3 saves of 23.5 MiB");
+    o = expect_code(RUN(SMALL, "--steps", "2", "--quiet", "--optimizer", "sgd", "--save", run, "--save-every",
+                        "2", "--export", in_folder("disk/out")),
+                    1);
+    expect_words(o, ", and --export ");
+    expect_code(RUN(SMALL, "--steps", "2", "--quiet", "--optimizer", "sgd", "--save", run, "--save-every", "2"),
+                0);
+    o = expect_code(RUN(SMALL, "--steps", "4", "--quiet", "--optimizer", "sgd", "--resume", run, "--save", run,
+                        "--keep", "1"),
+                    1); /* the new one before the old one goes */
+    expect_words(o, "which needs 23.5 MiB: 8.");
+}
+
+static void keep_1_is_named_where_it_helps(void **state)
+{
+    (void)state;
+    need_disk();
+    Outcome *o = expect_code(RUN("train", "--model", "mlp", "--data", make_images("images"), "--steps", "100",
+                                 "--quiet", "--save", in_folder("disk/mlp"), "--save-every", "1", "--keep", "4"),
+                             1);
+    expect_words(o, "\nWith --keep 1 it needs ");
+}
+
+static void a_full_disk_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    need_disk();
+    const char *log = in_folder("small.jsonl"), *text = make_text("text", 20000);
+    expect_code(RUN(SMALL, "--steps", "2", "--quiet", "--log", log), 0);
+    expect_code(RUN("report", log, "-o", in_folder("disk/old.html")), 0);
+    fill_disk();
+    struct stat before, after;
+    assert_int_equal(stat(in_folder("disk/old.html"), &before), 0);
+    expect_words(expect_code(RUN("report", log, "-o", in_folder("disk/old.html")), 1), "No space left on device");
+    expect_words(expect_code(RUN("report", log, "--csv", in_folder("disk/x.csv")), 1), "No space left on device");
+    expect_words(expect_code(RUN("tokenize", "--train", text, "-o", in_folder("disk/t.json"), "--vocab", "300"), 1),
+                 "No space left on device");
+    assert_int_equal(stat(in_folder("disk/old.html"), &after), 0);
+    assert_true(before.st_ino == after.st_ino && before.st_size == after.st_size);
+    assert_int_equal(named(in_folder("disk"), ""), 2);
+    expect_words(expect_code(RUN(SMALL, "--steps", "2", "--quiet", "--log", in_folder("disk/l.jsonl")), 1),
+                 "brim: too little room for --log ");
+    assert_int_equal(named(in_folder("disk"), ""), 2);
+}
+
+static void files_that_may_not_grow(void **state)
+{
+    (void)state;
+    const char *log = in_folder("small.jsonl"), *page = in_folder("limited.html");
+    expect_code(RUN(SMALL, "--steps", "2", "--quiet", "--log", log), 0);
+    largest_file = 16384;
+    Outcome *o = expect_code(run_now(START("report", log, "-o", page)), 1);
+    expect_words(o, "File too large");
+    o = expect_code(run_now(START(SMALL, "--steps", "2", "--quiet", "--save", in_folder("limited"))), 1);
+    largest_file = RLIM_INFINITY;
+    expect_words(o, "limited writes a file of ");
+    expect_words(o, ", but files may only have 0.0 MiB here (ulimit -f).\n");
+    assert_int_equal(named(folder, "limited.html"), 0);
+}
+
+/* What was printed did not arrive. */
+static void output_that_does_not_arrive(void **state)
+{
+    (void)state;
+    char script[256];
+    snprintf(script, sizeof script, "%s models >/dev/full", command_path());
+    Outcome *o = expect_code(run_now(start((const char *[]){"/bin/sh", "-c", script, NULL})), 1);
+    expect_words(o, "brim: the output is not complete: No space left on device\n");
+}
+
+int main(void)
+{
+#define IN_GROUP(name) cmocka_unit_test_setup_teardown(name, make_group, remove_group)
+    const struct CMUnitTest tests[] = {
+        IN_GROUP(limits_of_a_group),
+        IN_GROUP(file_cache_of_a_group),
+        IN_GROUP(several_in_one_group),
+        IN_GROUP(saves_in_memory),
+        cmocka_unit_test(one_run_a_log),
+        cmocka_unit_test(one_run_an_export),
+        cmocka_unit_test(at_the_same_instant),
+        cmocka_unit_test(the_last_one_stays),
+        cmocka_unit_test(room_is_asked_for_first),
+        cmocka_unit_test(keep_1_is_named_where_it_helps),
+        cmocka_unit_test(a_full_disk_leaves_nothing_behind),
+        cmocka_unit_test(files_that_may_not_grow),
+        cmocka_unit_test(output_that_does_not_arrive),
+    };
+    return cmocka_run_group_tests_name("cli load", tests, make_disk, remove_disk);
+}
