@@ -51,31 +51,56 @@ typedef struct CachedQuery {
     float *out; /* (D) */
 } CachedQuery;
 
-/* scores = scale K q */
-static void cached_scores(int keys, int size, float scale, const float *q, const float *k, float *scores)
+/* The sums of four registers' lanes, side by side: one after the other they would take longer than the rest.
+ */
+VEC_INLINE void cached_totals(FewSums s0, FewSums s1, FewSums s2, FewSums s3, float *totals)
+{
+    float t[4][FEW_LANES];
+    memcpy(t[0], &s0, sizeof s0);
+    memcpy(t[1], &s1, sizeof s1);
+    memcpy(t[2], &s2, sizeof s2);
+    memcpy(t[3], &s3, sizeof s3);
+    for (int half = FEW_LANES / 2; half >= 4; half /= 2)
+        for (int r = 0; r < 4; r++)
+            for (int i = 0; i < half; i++)
+                t[r][i] += t[r][half + i];
+    for (int r = 0; r < 4; r++)
+        totals[r] = (t[r][0] + t[r][1]) + (t[r][2] + t[r][3]);
+}
+
+/* scores = scale K q. The values of the same keys are fetched meanwhile. */
+VEC_INLINE void cached_scores(int keys, const int size, float scale, const float *q, const float *k,
+                              const float *v, float *scores)
 {
     int j = 0;
     for (; j + 4 <= keys; j += 4) {
         const float *k0 = k + (int64_t)j * size, *k1 = k0 + size, *k2 = k1 + size, *k3 = k2 + size;
-        float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-        for (int c = 0; c < size; c++) {
-            s0 += q[c] * k0[c];
-            s1 += q[c] * k1[c];
-            s2 += q[c] * k2[c];
-            s3 += q[c] * k3[c];
+        FewSums s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        int c = 0;
+        for (int i = 0; i < 4 * size; i += 16)
+            __builtin_prefetch(v + (int64_t)j * size + i, 0, 2);
+        for (; c + FEW_LANES <= size; c += FEW_LANES) {
+            FewSums x = FEW_LOAD(q + c, 0);
+            s0 += x * FEW_LOAD(k0 + c, 0);
+            s1 += x * FEW_LOAD(k1 + c, 0);
+            s2 += x * FEW_LOAD(k2 + c, 0);
+            s3 += x * FEW_LOAD(k3 + c, 0);
         }
-        scores[j] = scale * s0;
-        scores[j + 1] = scale * s1;
-        scores[j + 2] = scale * s2;
-        scores[j + 3] = scale * s3;
+        cached_totals(s0, s1, s2, s3, scores + j);
+        for (; c < size; c++) {
+            scores[j] += q[c] * k0[c];
+            scores[j + 1] += q[c] * k1[c];
+            scores[j + 2] += q[c] * k2[c];
+            scores[j + 3] += q[c] * k3[c];
+        }
     }
     for (; j < keys; j++)
-        scores[j] = scale * attention_dot(size, q, k + (int64_t)j * size);
+        scores[j] = attention_dot(size, q, k + (int64_t)j * size);
+    attention_row_scale(keys, scale, scores);
 }
 
 /* out += p V */
-static void cached_values(int keys, int size, const float *p, const float *v, float *restrict out)
+VEC_INLINE void cached_values(int keys, const int size, const float *p, const float *v, float *restrict out)
 {
     int j = 0;
     for (; j + 4 <= keys; j += 4) {
@@ -90,20 +115,32 @@ static void cached_values(int keys, int size, const float *p, const float *v, fl
             out[c] += p[j] * v[(int64_t)j * size + c];
 }
 
-static void cached_block(const AttentionDims *d, int keys, const float *q, const float *k, const float *v,
-                         CachedQuery *query)
+VEC_INLINE void cached_block_of(const int size, int keys, float scale, const float *q, const float *k,
+                                const float *v, CachedQuery *query)
 {
     float scores[CACHED_KEYS];
-    cached_scores(keys, d->head_dim, d->scale, q, k, scores);
+    cached_scores(keys, size, scale, q, k, v, scores);
     float largest = attention_row_max(keys, scores), max = query->max;
     if (largest > max) {
         float factor = expf(max - largest); /* 0 at first */
         query->sum *= factor;
-        attention_row_scale(d->head_dim, factor, query->out);
+        attention_row_scale(size, factor, query->out);
         query->max = largest;
     }
     query->sum += attention_row_exp(keys, query->max == -INFINITY ? 0 : query->max, scores);
-    cached_values(keys, d->head_dim, scores, v, query->out);
+    cached_values(keys, size, scores, v, query->out);
+}
+
+/* Rows are short: of a width that is known, the loops over them have no ends to look after. */
+static void cached_block(const AttentionDims *d, int keys, const float *q, const float *k, const float *v,
+                         CachedQuery *query)
+{
+    if (d->head_dim == 64)
+        cached_block_of(64, keys, d->scale, q, k, v, query);
+    else if (d->head_dim == 128)
+        cached_block_of(128, keys, d->scale, q, k, v, query);
+    else
+        cached_block_of(d->head_dim, keys, d->scale, q, k, v, query);
 }
 
 /* Keys [first, end) of one kv head, for some of the queries (group, D) that share it. */
