@@ -23,6 +23,16 @@ static int check_names(const Options *o)
     return parse_choice("--schedule", "constant, linear, cosine", o->schedule, schedules, &found);
 }
 
+static int check_device(const Options *o)
+{
+    char why[512];
+    int code = device_check(o->device, why, sizeof why);
+    if (!code)
+        return 0;
+    return usage("--device %s: %s%s", o->device, why,
+                 code == ERROR_STATE ? ": `brim plan`, and `brim fit --card NAME` for what fits a card" : "");
+}
+
 static int check_levers(Options *o)
 {
     if (o->fused && o->accumulate > 1)
@@ -146,6 +156,7 @@ static int apply_model(Options *o)
 static const Options defaults = {.export_dtype = "f32",
                                  .optimizer = "adamw",
                                  .schedule = "cosine",
+                                 .device = "cpu",
                                  .accumulate = 1,
                                  .warmup = -1,
                                  .lr = -1,
@@ -174,6 +185,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
                                      a->flag->name, a->values[which[i]]);
     }
     int status = check_names(o);
+    if (!status)
+        status = check_device(o);
     if (!status)
         status = apply_model(o);
     if (!status)
