@@ -80,12 +80,18 @@ cli: $(BUILD)/brim
 examples: $(EXAMPLES)
 tests: $(TESTS)
 
-$(BUILD)/kernels/cpu_%.o: kernels/cpu.c $(KERNEL_PARTS)
+# Once a build folder: what is missing is named, instead of a header that is not found.
+$(BUILD)/.deps:
+	@CC="$(CC)" tools/deps --check build
+	@mkdir -p $(@D)
+	@touch $@
+
+$(BUILD)/kernels/cpu_%.o: kernels/cpu.c $(KERNEL_PARTS) | $(BUILD)/.deps
 	@mkdir -p $(@D)
 	$(call say,CC,"$< ($*)")
 	$(Q)$(CC) $(ALL_CFLAGS) $(ISA_$*) -DKERNEL_ISA=$* -MMD -MP -c $< -o $@
 
-$(BUILD)/%.o: %.c
+$(BUILD)/%.o: %.c | $(BUILD)/.deps
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
@@ -144,7 +150,7 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 
 # ---- Running --------------------------------------------------------------------------------------------------------
 deps:
-	@CC="$(CC)" tools/deps build
+	@CC="$(CC)" tools/deps build run
 
 # About a minute: installs what is missing, builds, trains a tiny LLaMA on the built-in corpus, compares levers.
 demo: deps
@@ -153,7 +159,7 @@ demo: deps
 
 # TEST=name runs one: make test TEST=test_memtrack
 test:
-	@CC="$(CC)" tools/deps build test
+	@CC="$(CC)" tools/deps build run test
 	@$(MAKE) --no-print-directory -j$$(nproc) all tests
 	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(if $(TEST),$(BUILD)/tests/$(TEST),$(TESTS))
 

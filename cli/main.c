@@ -47,6 +47,7 @@ int main(int argc, char **argv)
         const char *path = kernels_blas_path();
         printf("brim %s\n%s%s%s%s, %s kernels\n", BRIM_VERSION, kernels_blas_name(), path ? " (" : "",
                path ? path : "", path ? ")" : "", kernels_cpu(NULL)->name);
+        products_or_say();
         return EXIT_DONE;
     }
     if (!strcmp(name, "tokenize"))

@@ -30,7 +30,7 @@ static int check_device(const Options *o)
     if (!code)
         return 0;
     return usage("--device %s: %s%s", o->device, why,
-                 code == ERROR_STATE ? ": `brim plan`, and `brim fit --card NAME` for what fits a card" : "");
+                 code == ERROR_STATE ? ": `brim plan`; `brim fit --card NAME` says what fits a card" : "");
 }
 
 static int check_levers(Options *o)

@@ -8,7 +8,8 @@
  *  3. products of our own (product.c), which are faster than any other library is likely to be: the reference
  *     BLAS, which Debian installs as libblas.so.3, takes ten to a hundred times as long.
  *
- * A library serves only if its answer to a small product is right. It is never closed. */
+ * A library serves only if its answer to a small product is right, and not if it is an OpenBLAS built for one
+ * thread (Debian's libopenblas0-serial): that shares a buffer among whoever calls it. It is never closed. */
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
 #include "kernels/team.h"
@@ -92,7 +93,7 @@ static void blas_sgemm_alone(int order, int trans_a, int trans_b, int m, int n, 
 
 /* ---- What a library is ------------------------------------------------------------------------ */
 
-enum { BLAS_OPENMP = 2 }; /* of openblas_get_parallel */
+enum { BLAS_SERIAL = 0, BLAS_OPENMP = 2 }; /* of openblas_get_parallel */
 
 static void blas_describe_openblas(Blas *found)
 {
@@ -196,6 +197,10 @@ static int blas_take(void *handle, int fresh, int any, char *why, size_t size)
     openblas_find(handle, &found.openblas);
     if (found.openblas.config && strstr(found.openblas.config(), "USE64BITINT")) {
         snprintf(why, size, "its integers have 64 bits; brim calls a library whose have 32");
+        return -1;
+    }
+    if (found.openblas.parallel && found.openblas.parallel() == BLAS_SERIAL) {
+        snprintf(why, size, "it is built for one thread, and wrong when several multiply at once");
         return -1;
     }
     if (fresh)
