@@ -20,8 +20,7 @@ typedef struct CheckpointChoice {
 } CheckpointChoice;
 
 typedef struct Options {
-    const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer,
-        *device;
+    const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *source; /* the directory that describes the model; NULL = none */
@@ -91,8 +90,8 @@ int resolve_checkpoint(Options *options);
 int check_budget(const Options *options, const Plan *plan);
 /* The same for what this machine has free now. */
 int check_machine(const Options *options, const Plan *plan);
-/* Finds the library that products run on: EXIT_NO after saying why the one that BRIM_BLAS names cannot be used.
- * Says too where products are slower than they need to be. */
+/* Finds the library that products run on: EXIT_NO after saying why the one that BRIM_BLAS names cannot be
+ * used. Says too where products are slower than they need to be. */
 int products_or_say(void);
 /* Groups in the words of the tables. */
 extern const char *const group_names[MEM_GROUP_COUNT];

@@ -361,11 +361,12 @@ static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan
         json_array_append_new(sequences, sequence_json(w, w->tokens + (int64_t)b * o->tokens, w->written));
     double decode = w->last - w->first;
     return json_pack(
-        "{s:s, s:s, s:s, s:I, s:i, s:i, s:o, s:f, s:f, s:o, s:o}", "model", o->model, "device", o->device, "blas",
-        kernels_blas_name(), "parameters", (json_int_t)w->parameters, "prompt_tokens", w->prompt_tokens, "cache_tokens", o->seq, "sequences",
-        sequences, "prefill_tokens_per_second", (double)w->prompt_tokens * o->batch / (w->first - w->started),
-        "decode_tokens_per_second", w->written > 1 ? (double)(w->written - 1) * o->batch / decode : 0.0,
-        "textbook", textbook_of(o, w->parameters), "memory", json_memory(&r->memory, &plan->memory));
+        "{s:s, s:s, s:s, s:I, s:i, s:i, s:o, s:f, s:f, s:o, s:o}", "model", o->model, "device", o->device,
+        "blas", kernels_blas_name(), "parameters", (json_int_t)w->parameters, "prompt_tokens",
+        w->prompt_tokens, "cache_tokens", o->seq, "sequences", sequences, "prefill_tokens_per_second",
+        (double)w->prompt_tokens * o->batch / (w->first - w->started), "decode_tokens_per_second",
+        w->written > 1 ? (double)(w->written - 1) * o->batch / decode : 0.0, "textbook",
+        textbook_of(o, w->parameters), "memory", json_memory(&r->memory, &plan->memory));
 }
 
 static void print_sequences(const Options *o, const Writing *w)

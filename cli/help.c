@@ -109,8 +109,7 @@ static const Help pages[] = {
     {"version", "the version, and what multiplies here",
      "The version of the command and its library, the library that products run on, and\n"
      "its file; and the instruction set of all other kernels.",
-     "",
-     .examples = "  brim version\n"},
+     "", .examples = "  brim version\n"},
 };
 enum { PAGE_COUNT = sizeof pages / sizeof pages[0] };
 

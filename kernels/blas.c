@@ -3,8 +3,8 @@
  * all the same. The choice:
  *
  *  1. what BRIM_BLAS names: a file, or "own";
- *  2. a BLAS that this program is linked with, libopenblas.so.0, libblas.so.3, libblis.so.4: the first that is
- *     known to be written for the processor (OpenBLAS, BLIS, MKL);
+ *  2. a BLAS that this program is linked with, libopenblas.so.0, libblas.so.3, libblis.so.4: the first that
+ * is known to be written for the processor (OpenBLAS, BLIS, MKL);
  *  3. products of our own (product.c), which are faster than any other library is likely to be: the reference
  *     BLAS, which Debian installs as libblas.so.3, takes ten to a hundred times as long.
  *
@@ -286,11 +286,11 @@ static void blas_find_any(void)
                      strstr(why, files[i]) ? "" : ": ", why);
     }
     blas_use_own();
-    snprintf(blas.warning, sizeof blas.warning,
-             "found no fast BLAS library%s%s%s: products are brim's own, %s. Install OpenBLAS (Debian: apt-get "
-             "install libopenblas0-pthread), or name a library in BRIM_BLAS",
-             blas_broken[0] ? " (" : "", blas_broken, blas_broken[0] ? ")" : "",
-             processor_has_avx2() ? "some 10 to 20 % slower" : "about half as fast");
+    snprintf(
+        blas.warning, sizeof blas.warning,
+        "found no fast BLAS library%s%s%s: products are brim's own, and steps some 10 to 20 %% longer. "
+        "Install OpenBLAS (Debian: apt-get install libopenblas0-pthread), or name a library in BRIM_BLAS",
+        blas_broken[0] ? " (" : "", blas_broken, blas_broken[0] ? ")" : "");
 }
 
 /* Only where nothing else is said. */

@@ -20,8 +20,8 @@ enum { PRODUCT_COLS = 2 * PRODUCT_LANES };
 #else
 #define PRODUCT_FUSED __attribute__((noinline, optimize("fp-contract=fast")))
 #endif
-/* What is packed at once: (BLOCK_ROWS, BLOCK_DEPTH) of A, 72 KiB, and (BLOCK_DEPTH, BLOCK_COLS) of B, 256 KiB:
- * together within the second-level cache, and within any thread's stack. */
+/* What is packed at once: (BLOCK_ROWS, BLOCK_DEPTH) of A, 72 KiB, and (BLOCK_DEPTH, BLOCK_COLS) of B, 256
+ * KiB: together within the second-level cache, and within any thread's stack. */
 enum { BLOCK_ROWS = 72, BLOCK_DEPTH = 256, BLOCK_COLS = 256 };
 
 typedef float ProductVector __attribute__((vector_size(PRODUCT_LANES * sizeof(float)), aligned(4)));
@@ -90,8 +90,8 @@ static inline void product_store(int64_t rows, int64_t cols, float alpha, Produc
 }
 
 /* C (rows, cols) = alpha A B + beta C of packed blocks. */
-static void product_block(int64_t rows, int64_t cols, int64_t depth, float alpha, const float *a, const float *b,
-                          float beta, float *c, int64_t ldc)
+static void product_block(int64_t rows, int64_t cols, int64_t depth, float alpha, const float *a,
+                          const float *b, float beta, float *c, int64_t ldc)
 {
     ProductVector sum[PRODUCT_ROWS][2];
     for (int64_t j = 0; j < cols; j += PRODUCT_COLS)

@@ -15,7 +15,8 @@ static int device_exists(const char *root, const char *path)
     return access(whole, F_OK) == 0;
 }
 
-/* Entries of a folder whose names begin like this and go on with what is no letter: nvidia0, not nvidiactl. */
+/* Entries of a folder whose names begin like this and go on with what is no letter: nvidia0, not nvidiactl.
+ */
 static int device_count(const char *root, const char *path, const char *start)
 {
     char whole[512];
@@ -54,11 +55,13 @@ void device_nvidia_(const char *root, int libcuda, char *text, size_t size)
         snprintf(text, size, "and this machine has %d NVIDIA GPU%s %s the driver's library, libcuda.so.1",
                  cards, cards == 1 ? "" : "s", libcuda ? "with" : "without");
     else if (libcuda)
-        snprintf(text, size, "and this machine has a CUDA driver's library, but no NVIDIA GPU "
-                             "(no /dev/nvidia0, no /proc/driver/nvidia)");
+        snprintf(text, size,
+                 "and this machine has a CUDA driver's library, but no NVIDIA GPU "
+                 "(no /dev/nvidia0, no /proc/driver/nvidia)");
     else
-        snprintf(text, size, "and this machine has neither an NVIDIA GPU nor a driver "
-                             "(no /dev/nvidia0, no /proc/driver/nvidia, no libcuda.so.1)");
+        snprintf(text, size,
+                 "and this machine has neither an NVIDIA GPU nor a driver "
+                 "(no /dev/nvidia0, no /proc/driver/nvidia, no libcuda.so.1)");
 }
 
 /* "cuda" or "cuda:N". */
@@ -77,7 +80,8 @@ int device_check(const char *name, char *why, size_t size)
         return ERROR_NONE;
     if (device_is_cuda(name)) {
         device_nvidia_("", device_has_libcuda(), found, sizeof found);
-        snprintf(why, size, "this build has no CUDA kernels, %s; cpu works, and a plan needs no device", found);
+        snprintf(why, size, "this build has no CUDA kernels, %s; cpu works, and a plan needs no device",
+                 found);
         return ERROR_STATE;
     }
     if (!strcmp(name, "meta"))
