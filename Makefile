@@ -47,12 +47,12 @@ ALL_CFLAGS  := $(BASE) $(OPT) -fopenmp $(DEFS) $(CFLAGS)
 # gcc's parallel regions run on kernels/team.c; clang's need its own run-time.
 IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null | head -1))
 ALL_LDFLAGS := $(LDSAN) $(if $(IS_CLANG),-fopenmp,-pthread) $(LDFLAGS)
-LIBS := -ljansson -lpcre2-8 -lutf8proc -lopenblas -lz -lm
+LIBS := -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
 
 # ---- Files ----------------------------------------------------------------------------------------------------------
 FOLDERS := memtrack tensor nn optim data plan report io
 # kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
-KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/team.c $(wildcard kernels/reference*.c)
+KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/openblas.c kernels/processor.c kernels/team.c $(wildcard kernels/reference*.c)
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
 LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
@@ -81,12 +81,18 @@ examples: $(EXAMPLES)
 # A test runs the soak for some seconds.
 tests: $(TESTS) $(BUILD)/bench/soak
 
-$(BUILD)/kernels/cpu_%.o: kernels/cpu.c $(KERNEL_PARTS)
+# Once a build folder: what is missing is named, instead of a header that is not found.
+$(BUILD)/.deps:
+	@CC="$(CC)" tools/deps --check build
+	@mkdir -p $(@D)
+	@touch $@
+
+$(BUILD)/kernels/cpu_%.o: kernels/cpu.c $(KERNEL_PARTS) | $(BUILD)/.deps
 	@mkdir -p $(@D)
 	$(call say,CC,"$< ($*)")
 	$(Q)$(CC) $(ALL_CFLAGS) $(ISA_$*) -DKERNEL_ISA=$* -MMD -MP -c $< -o $@
 
-$(BUILD)/%.o: %.c
+$(BUILD)/%.o: %.c | $(BUILD)/.deps
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@
@@ -146,7 +152,7 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 
 # ---- Running --------------------------------------------------------------------------------------------------------
 deps:
-	@CC="$(CC)" tools/deps build
+	@CC="$(CC)" tools/deps build run
 
 # About a minute: installs what is missing, builds, trains a tiny LLaMA on the built-in corpus, compares levers.
 demo: deps
@@ -155,7 +161,7 @@ demo: deps
 
 # TEST=name runs one: make test TEST=test_memtrack
 test:
-	@CC="$(CC)" tools/deps build test
+	@CC="$(CC)" tools/deps build run test
 	@$(MAKE) --no-print-directory -j$$(nproc) all tests
 	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(if $(TEST),$(BUILD)/tests/$(TEST),$(TESTS))
 

@@ -20,7 +20,7 @@ typedef struct CheckpointChoice {
 } CheckpointChoice;
 
 typedef struct Options {
-    const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer;
+    const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *source,
@@ -100,6 +100,9 @@ int check_machine(const Options *options, const Plan *plan, uint64_t more);
 int check_room(const Options *options, const Training *training, const Plan *plan);
 /* Bytes of it that go to file systems that are memory. */
 uint64_t room_in_memory(const Options *options, const Training *training, const Plan *plan);
+/* Finds the library that products run on: EXIT_NO after saying why the one that BRIM_BLAS names cannot be
+ * used. Says too where products are slower than they need to be. */
+int products_or_say(void);
 /* Groups in the words of the tables. */
 extern const char *const group_names[MEM_GROUP_COUNT];
 /* Turns the fused step on, and clipping, which it excludes, off. */

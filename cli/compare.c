@@ -356,6 +356,10 @@ int command_compare(const Options *sets, int count)
         fprintf(stderr, "brim: %s\n", variants[0].plan.error);
         return EXIT_NO;
     }
+    if (o->run_steps && products_or_say()) {
+        variants_free(variants, count);
+        return EXIT_NO;
+    }
     if (o->run_steps)
         run_all(variants, count, o->run_steps);
     if (o->json) {

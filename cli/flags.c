@@ -52,6 +52,8 @@ static const Flag flags[] = {
     {"--seed", FLAG_SEED, AT(seed), "N", .help = "of initialisation, shuffling and dropout (1)"},
     {"--threads", FLAG_INT, AT(threads), "N", .help = "processors to use (all)", .low = 1,
      .high = MOST_THREADS},
+    {"--device", FLAG_NAME, AT(device), "cpu|cuda",
+     .help = "where tensors are (cpu); this build has no cuda"},
     {"--max-samples", FLAG_INT64, AT(max_samples), "N", .help = "use only the first N samples"},
     {"--every", FLAG_INT, AT(every), "N", .help = "steps between printed lines (a twentieth of the run)",
      .low = 1},

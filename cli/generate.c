@@ -276,11 +276,12 @@ static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan
         json_array_append_new(sequences, sequence_json(w, sequence_of(w, b)));
     double decode = w->last - w->first;
     return json_pack(
-        "{s:s, s:I, s:i, s:i, s:o, s:f, s:f, s:o, s:o}", "model", o->model, "parameters",
-        (json_int_t)w->parameters, "prompt_tokens", w->prompt_tokens, "cache_tokens", o->seq, "sequences",
-        sequences, "prefill_tokens_per_second", (double)w->prompt_tokens * o->batch / (w->first - w->started),
-        "decode_tokens_per_second", w->written > 1 ? (double)(w->written - 1) * o->batch / decode : 0.0,
-        "textbook", textbook_of(o, w->parameters), "memory", json_memory(&r->memory, &plan->memory));
+        "{s:s, s:s, s:s, s:I, s:i, s:i, s:o, s:f, s:f, s:o, s:o}", "model", o->model, "device", o->device,
+        "blas", kernels_blas_name(), "parameters", (json_int_t)w->parameters, "prompt_tokens",
+        w->prompt_tokens, "cache_tokens", o->seq, "sequences", sequences, "prefill_tokens_per_second",
+        (double)w->prompt_tokens * o->batch / (w->first - w->started), "decode_tokens_per_second",
+        w->written > 1 ? (double)(w->written - 1) * o->batch / decode : 0.0, "textbook",
+        textbook_of(o, w->parameters), "memory", json_memory(&r->memory, &plan->memory));
 }
 
 static void print_sequences(const Options *o, const Writing *w)
@@ -357,6 +358,8 @@ static int write_planned(const Options *o, Writing *w, const Plan *plan)
     RunResult result;
     TextStream stream;
     run.quiet = 1;
+    if (products_or_say())
+        return EXIT_NO;
     if (!o->json)
         print_beginning(o, w, plan);
     if (!o->json && o->batch == 1 &&

@@ -16,7 +16,7 @@ typedef struct Help {
     "--model --init --init-partial --data --tokenizer --vocab --batch --seq --accumulate --steps --epochs "  \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
-    "--fused-step --zero-grad --loss-chunk --attention --budget --threads --max-samples"
+    "--fused-step --zero-grad --loss-chunk --attention --budget --threads --device --max-samples"
 #define TRAIN_FLAGS                                                                                          \
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
                "--prompt --log --json --quiet"
@@ -67,8 +67,8 @@ static const Help pages[] = {
      "--seq is what the cache holds: past it, the newer half is read again. A text\n"
      "ends at --tokens, or at the end token of the model's generation_config.json.",
      "--model --init --init-partial --tokenizer --vocab --batch --seq --prompt --tokens --temperature "
-     "--top-k --top-p --prefill --ignore-eos "
-     "--seed --threads --budget --json --quiet",
+     "--top-k --top-p --prefill "
+     "--seed --threads --device --budget --json --quiet",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
                  "  brim generate --temperature 0.7 --top-p 0.9 --batch 2\n"},
     {"demo", "train, compare, and say what to try next",
@@ -107,8 +107,10 @@ static const Help pages[] = {
     {"help", "this text; with a command its page",
      "The list of commands and options, or the page of one command.", "",
      .examples = "  brim help compare\n"},
-    {"version", "the version", "The version of the command and its library.", "",
-     .examples = "  brim version\n"},
+    {"version", "the version, and what multiplies here",
+     "The version of the command and its library, the library that products run on, and\n"
+     "its file; and the instruction set of all other kernels.",
+     "", .examples = "  brim version\n"},
 };
 enum { PAGE_COUNT = sizeof pages / sizeof pages[0] };
 

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../kernels/kernels.h"
 #include "cli.h"
 
 typedef struct Command {
@@ -47,7 +48,10 @@ static int run(int argc, char **argv)
         if (asks_for_help(argv[i]))
             return help_command(stdout, name);
     if (!strcmp(name, "version") || !strcmp(name, "--version")) {
-        printf("brim %s\n", BRIM_VERSION);
+        const char *path = kernels_blas_path();
+        printf("brim %s\n%s%s%s%s, %s kernels\n", BRIM_VERSION, kernels_blas_name(), path ? " (" : "",
+               path ? path : "", path ? ")" : "", kernels_cpu(NULL)->name);
+        products_or_say();
         return EXIT_DONE;
     }
     if (!strcmp(name, "tokenize"))

@@ -24,6 +24,16 @@ static int check_names(const Options *o)
     return parse_choice("--schedule", "constant, linear, cosine", o->schedule, schedules, &found);
 }
 
+static int check_device(const Options *o)
+{
+    char why[512];
+    int code = device_check(o->device, why, sizeof why);
+    if (!code)
+        return 0;
+    return usage("--device %s: %s%s", o->device, why,
+                 code == ERROR_STATE ? ": `brim plan`; `brim fit --card NAME` says what fits a card" : "");
+}
+
 static int check_levers(Options *o)
 {
     if (o->fused && o->accumulate > 1)
@@ -209,6 +219,7 @@ static int apply_tokenizer(Options *o)
 
 static const Options defaults = {.optimizer = "adamw",
                                  .schedule = "cosine",
+                                 .device = "cpu",
                                  .accumulate = 1,
                                  .warmup = -1,
                                  .lr = -1,
@@ -237,6 +248,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
                                      a->flag->name, a->values[which[i]]);
     }
     int status = check_names(o);
+    if (!status)
+        status = check_device(o);
     if (!status)
         status = apply_model(o);
     if (!status)

@@ -91,11 +91,11 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
         json_pack("{s:f, s:I}", "loss", t->validation_loss, "samples", (json_int_t)t->validation_samples);
     if (t->accuracy >= 0)
         json_object_set_new(validation, "accuracy", json_real(t->accuracy));
-    json_t *all =
-        json_pack("{s:s, s:I, s:I, s:f, s:f, s:o, s:f, s:o}", "model", o->model, "parameters",
-                  (json_int_t)t->parameters, "steps", (json_int_t)r->steps, "loss_first", r->loss_first,
-                  "loss_last", r->loss_last, "validation", validation, "tokens_per_second",
-                  r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
+    json_t *all = json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:f, s:o, s:f, s:o}", "model", o->model, "device",
+                            o->device, "blas", kernels_blas_name(), "parameters", (json_int_t)t->parameters,
+                            "steps", (json_int_t)r->steps, "loss_first", r->loss_first, "loss_last",
+                            r->loss_last, "validation", validation, "tokens_per_second", r->tokens_per_second,
+                            "memory", json_memory(&r->memory, &plan->memory));
     if (saving_goes_on(t->saving))
         json_object_set_new(all, "steps_before", json_integer(t->first));
     if (t->saving->saved >= 0)
@@ -224,10 +224,10 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
 {
     RunResult result;
     RunOptions run = run_options(o);
+    if (products_or_say())
+        return EXIT_NO;
     if (!o->json)
         print_start(o, training, plan);
-    if (kernels_blas_warning())
-        fprintf(stderr, "brim: %s\n", kernels_blas_warning());
     run.panel = 1;
     run.steps = training->steps;
     if (o->epochs && !o->every)

@@ -1,13 +1,41 @@
-/* What dispatch.c needs of blas.c beyond kernels.h. */
+/* What kernel files share about the BLAS library and the processor, beyond kernels.h. */
 #ifndef BRIM_BLAS_H
 #define BRIM_BLAS_H
 
-/* Once a process: OpenBLAS on the kernels this processor deserves, and on one thread (threads are ours,
- * gemm.c). kernels_cpu calls it, so that whoever links a static library gets it with the kernels. */
-void blas_prepare(void);
+/* cblas_sgemm, whose arguments no library changes. The values are CBLAS's. */
+enum { BLAS_ROW_MAJOR = 101, BLAS_NO_TRANS = 111, BLAS_TRANS = 112 };
+typedef void BlasSgemm(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a,
+                       int lda, const float *b, int ldb, float beta, float *c, int ldc);
+
+/* The library's product, on the calling thread alone; NULL = none serves, multiply by product.c. The first
+ * call looks for the library. */
+BlasSgemm *blas_sgemm(void);
+
+/* The function `name` of what dlopen gave, into the function pointer `out`; NULL = there is none. */
+void blas_symbol(void *handle, const char *name, void *out);
+
+/* ---- openblas.c -------------------------------------------------------------------------------- */
+
+/* Of an OpenBLAS; each may be NULL. */
+typedef struct OpenBlas {
+    void (*dynamic_quit)(void), (*dynamic_init)(void);
+    char *(*core)(void), *(*config)(void);
+    void (*set_threads)(int threads);
+    int (*parallel)(void); /* 0 serial, 1 threads of its own, 2 OpenMP */
+} OpenBlas;
+
+void openblas_find(void *handle, OpenBlas *out);
+/* The core whose kernels this processor should run instead of `core`; NULL = it is served well. */
+const char *openblas_better_core(const char *core);
+/* What OPENBLAS_CORETYPE says and this OpenBLAS took; NULL = not set, or not known there. */
+const char *openblas_chosen_core(const OpenBlas *library);
+/* Moves it to the kernels this processor deserves, unless the user chose. Only while nobody multiplies. */
+void openblas_switch_core(const OpenBlas *library);
+
+/* ---- processor.c ------------------------------------------------------------------------------- */
 
 /* Whether the processor and the system have all of x86-64-v3 (AVX2, FMA) or x86-64-v4 (AVX-512). */
-int blas_cpu_has_avx2(void);
-int blas_cpu_has_avx512(void);
+int processor_has_avx2(void);
+int processor_has_avx512(void);
 
 #endif

@@ -3,6 +3,7 @@
  * picks a table. */
 #include "kernels.h"
 
+#include "product.c"
 #include "gemm.c"
 #include "few.c"
 #include "linear.c"

@@ -24,17 +24,16 @@ static const struct {
     int (*supported)(void);
 } dispatch_tables[] = {
 #ifdef BRIM_HAVE_avx512
-    {&kernels_cpu_avx512, blas_cpu_has_avx512},
+    {&kernels_cpu_avx512, processor_has_avx512},
 #endif
 #ifdef BRIM_HAVE_avx2
-    {&kernels_cpu_avx2, blas_cpu_has_avx2},
+    {&kernels_cpu_avx2, processor_has_avx2},
 #endif
     {&kernels_cpu_base, dispatch_always},
 };
 
 const Kernels *kernels_cpu(const char *name)
 {
-    blas_prepare();
     int choose = name == NULL;
     if (choose)
         name = getenv("BRIM_ISA");

@@ -1,9 +1,10 @@
-/* Matrix products. The BLAS library multiplies on one thread; threads are ours: each takes a panel of C, so
- * that one thread pool serves everything and epilogues (linear.c) find their panel in cache. Part of cpu.c.
+/* Matrix products. The BLAS library, or product.c where there is none, multiplies on one thread; threads are
+ * ours: each takes a panel of C, so that one thread pool serves everything and epilogues (linear.c) find
+ * their panel in cache. Part of cpu.c.
  */
+#include "kernels/blas.h"
 #include "kernels/kernels.h"
 
-#include <cblas.h>
 #include <omp.h>
 #include <stdint.h>
 
@@ -99,11 +100,16 @@ static void gemm_block(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k
         gemm_scale(m, n, beta, c, ldc);
         return;
     }
+    BlasSgemm *sgemm = blas_sgemm();
+    if (!sgemm) {
+        product(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        return;
+    }
     for (int64_t row = 0; row < m; row += GEMM_CALL_ROWS) {
         int64_t rows = m - row < GEMM_CALL_ROWS ? m - row : GEMM_CALL_ROWS;
-        cblas_sgemm(CblasRowMajor, trans_a ? CblasTrans : CblasNoTrans, trans_b ? CblasTrans : CblasNoTrans,
-                    (int)rows, (int)n, (int)k, alpha, a + (trans_a ? row : row * lda), (int)lda, b, (int)ldb,
-                    beta, c + row * ldc, (int)ldc);
+        sgemm(BLAS_ROW_MAJOR, trans_a ? BLAS_TRANS : BLAS_NO_TRANS, trans_b ? BLAS_TRANS : BLAS_NO_TRANS,
+              (int)rows, (int)n, (int)k, alpha, a + (trans_a ? row : row * lda), (int)lda, b, (int)ldb, beta,
+              c + row * ldc, (int)ldc);
     }
 }
 

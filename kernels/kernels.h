@@ -69,7 +69,7 @@ typedef struct RopeDims {
     RopeStretch stretch;
     float factor;                                          /* of linear and llama3 */
     float low_freq_factor, high_freq_factor, original_seq; /* of llama3 */
-    int offset;                      /* position of x's first row */
+    int offset;                                            /* position of x's first row */
 } RopeDims;
 
 /* Hyper-parameters of one update; field meanings are PyTorch's. grad_scale multiplies every gradient first
@@ -228,13 +228,17 @@ typedef struct Kernels {
 const Kernels *kernels_cpu(const char *name);
 const Kernels *kernels_reference(void);
 
-/* Products. kernels_blas_start chooses fast BLAS kernels where the library would not, warms its buffers and
- * the thread pool; call once before timing (idempotent, thread-safe). Returns 0. */
+/* Products. kernels_blas_start finds the BLAS library (blas.c says which), moves it to fast kernels where it
+ * would not itself, warms its buffers and the thread pool; call once before timing (idempotent, thread-safe).
+ * Returns 0; -1 when BRIM_BLAS names what cannot be used, as kernels_blas_error says: products are then
+ * brim's own. Nothing else here starts a library but the first product and the functions below. */
 int kernels_blas_start(int threads);
-/* What serves products: "OpenBLAS 0.3.21 SkylakeX"; and whether it lacks kernels for this processor's
- * vectors, in which case the text says what to do (static strings; NULL = fine). */
+/* What serves products: "OpenBLAS 0.3.21 SkylakeX", "brim's own products"; and its file, NULL = none. */
 const char *kernels_blas_name(void);
+const char *kernels_blas_path(void);
+/* Why products are slower than they need to be, and what to do; NULL = they are not. */
 const char *kernels_blas_warning(void);
+const char *kernels_blas_error(void);
 /* Logical processors this process may use, or what BRIM_THREADS says. */
 int kernels_default_threads(void);
 

@@ -6,7 +6,7 @@
 #include "plan.h"
 
 typedef struct Live {
-    int on; /* 0: there is no terminal, or none was asked for */
+    int on;   /* 0: there is no terminal, or none was asked for */
     int fits; /* the panel had room when it was drawn last */
     const MemLedger *ledger;
     PanelScreen screen;

@@ -71,8 +71,8 @@ static void plan_without_memory(Plan *plan)
 static void dry_run(Script script, void *config, const RunOptions *o, const MemHints *hints, MemHints **found,
                     Plan *plan)
 {
-    Context *context = context_create(
-        &(ContextOptions){.meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels});
+    Context *context = context_create(&(ContextOptions){
+        .meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels, .device = o->device});
     if (!context || (!hints && memtrack_trace_start(context->ledger))) {
         plan_without_memory(plan);
         context_destroy(context);

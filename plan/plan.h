@@ -30,6 +30,7 @@ typedef struct RunOptions {
     uint64_t seed;       /* of initialisation and dropout */
     int malloc_blocks;   /* 1: each block from malloc instead of one reservation (for sanitizers) */
     const char *kernels; /* see ContextOptions */
+    const char *device;  /* NULL = "cpu"; see device_check */
     FILE *out;           /* where tables and step lines go; NULL = stdout */
     int quiet;           /* 1: print nothing */
     int every; /* a step line every so many steps; 0 = about 20 lines a run is left to the caller: every step

@@ -118,7 +118,8 @@ static Context *context_for(const RunOptions *options, const Plan *plan, uint64_
                                             .beside = plan->beside,
                                             .threads = options->threads,
                                             .seed = options->seed,
-                                            .kernels = options->kernels});
+                                            .kernels = options->kernels,
+                                            .device = options->device});
 }
 
 static int by_value(const void *a, const void *b)
@@ -237,6 +238,8 @@ static void print_plan(FILE *out, const RunOptions *o, const Plan *plan)
     fprintf(out, "Plan: needs %s (%" PRIu64 " bytes); peak in %s, %s\n",
             report_size(plan->memory.stats.needs).text, plan->memory.stats.needs,
             memtrack_phase_name(plan->memory.stats.peak_at.phase), report_place(&plan->memory));
+    if (kernels_blas_warning())
+        fprintf(out, "Note: %s.\n", kernels_blas_warning());
 }
 
 static void print_run(FILE *out, const Plan *plan, const RunResult *result)

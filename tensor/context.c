@@ -1,5 +1,6 @@
 /* Context: what a thread's operations share (ledgers, tape, scopes, random state, error). Made on demand;
  * planning uses a fresh one on meta. */
+#include <stdio.h>
 #include <string.h>
 
 #include "tensor_.h"
@@ -37,16 +38,31 @@ static int context_fill(Context *context, const ContextOptions *options)
     return context->ledger && context->tape ? 0 : -1;
 }
 
+/* What it is to run on is there; else it has its first error. */
+static void context_check(Context *context, const ContextOptions *options)
+{
+    char why[sizeof context->error_text - 64];
+    context->error = (ErrorCode)device_check(options->device, why, sizeof why);
+    if (context->error != ERROR_NONE)
+        snprintf(context->error_text, sizeof context->error_text, "device %.32s: %s", options->device, why);
+    else if (!context->meta && kernels_blas_start(context->threads)) {
+        context->error = ERROR_FILE;
+        snprintf(context->error_text, sizeof context->error_text, "%s", kernels_blas_error());
+    }
+}
+
 Context *context_create(const ContextOptions *options)
 {
     static const ContextOptions defaults;
     Context *context = memtrack_host_calloc(NULL, sizeof *context);
     if (!context)
         return NULL;
-    if (context_fill(context, options ? options : &defaults) != 0) {
+    options = options ? options : &defaults;
+    if (context_fill(context, options) != 0) {
         context_destroy(context);
         return NULL;
     }
+    context_check(context, options);
     return context;
 }
 

@@ -68,9 +68,16 @@ typedef struct ContextOptions {
     int threads;         /* 0 = all processors this process may use; at most 128 */
     uint64_t seed;       /* of initialisation and dropout */
     const char *kernels; /* NULL = the fastest; "reference", "base", "avx2", "avx512" */
+    const char *device;  /* NULL = "cpu", the only one that this build has kernels for; "cuda", "cuda:0" */
 } ContextOptions;
 
-/* NULL when memory is out. A new context is not current until context_use. */
+/* Whether contexts can be on a device of this name (NULL = "cpu"): ERROR_NONE; ERROR_STATE when this build or
+ * machine lacks what it needs, ERROR_ARGUMENT when there is no such device. why: what is missing and what
+ * works instead, "" without error. */
+BRIM_API int device_check(const char *name, char *why, size_t size);
+
+/* NULL when memory is out. A new context is not current until context_use. It has an error from the beginning
+ * when its device cannot be used, or BRIM_BLAS names no usable library. */
 BRIM_API Context *context_create(const ContextOptions *options);
 /* Frees everything made in it. If it was current, no context is. NULL is fine. */
 BRIM_API void context_destroy(Context *context);

@@ -20,6 +20,10 @@ struct ScopeItem {
 void scope_adopt(ScopeItem *item, void (*destroy)(ScopeItem *item));
 void scope_release(ScopeItem *item);
 
+/* What a machine says of its NVIDIA cards, after "no CUDA kernels, ": root is where /dev and /proc are ("")
+ */
+void device_nvidia_(const char *root, int libcuda, char *text, size_t size);
+
 /* Bytes and their books, shared by headers; freed with the last reference. */
 typedef struct Storage {
     MemBlock block;

@@ -12,6 +12,7 @@
 #define context_threads brim_context_threads
 #define context_tracker brim_context_tracker
 #define context_use brim_context_use
+#define device_check brim_device_check
 #define error_clear brim_error_clear
 #define error_code brim_error_code
 #define error_message brim_error_message

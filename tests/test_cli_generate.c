@@ -20,7 +20,7 @@ static void check_generated(const char *model, json_int_t cache_a_token)
 {
     json_t *root =
         generated(GENERATE("--model", model, "--tokens", "9", "--prompt", "the cat", "--batch", "2"));
-    assert_keys(root, "model parameters prompt_tokens cache_tokens sequences prefill_tokens_per_second "
+    assert_keys(root, "model device blas parameters prompt_tokens cache_tokens sequences prefill_tokens_per_second "
                       "decode_tokens_per_second textbook memory");
     assert_int_equal(integer_at(root, "prompt_tokens"), 7);
     assert_int_equal(integer_at(root, "cache_tokens"), 15);

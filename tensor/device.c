@@ -1,0 +1,92 @@
+/* Devices by name. The CPU is the only one with kernels so far; CUDA is known, so that asking for it is
+ * answered with what is missing here and what works instead. */
+#include <dirent.h>
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tensor_.h"
+
+static int device_exists(const char *root, const char *path)
+{
+    char whole[512];
+    snprintf(whole, sizeof whole, "%s%s", root, path);
+    return access(whole, F_OK) == 0;
+}
+
+/* Entries of a folder whose names begin like this and go on with what is no letter: nvidia0, not nvidiactl.
+ */
+static int device_count(const char *root, const char *path, const char *start)
+{
+    char whole[512];
+    snprintf(whole, sizeof whole, "%s%s", root, path);
+    DIR *folder = opendir(whole);
+    if (!folder)
+        return 0;
+    int count = 0;
+    size_t length = strlen(start);
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        char next = strncmp(entry->d_name, start, length) ? '.' : entry->d_name[length];
+        count += next >= '0' && next <= '9';
+    }
+    closedir(folder);
+    return count;
+}
+
+static int device_has_libcuda(void)
+{
+    void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+    if (driver)
+        dlclose(driver);
+    return driver != NULL;
+}
+
+void device_nvidia_(const char *root, int libcuda, char *text, size_t size)
+{
+    int cards = device_count(root, "/dev", "nvidia");
+    int listed = device_count(root, "/proc/driver/nvidia/gpus", "");
+    cards = cards > listed ? cards : listed;
+    int driver = device_exists(root, "/proc/driver/nvidia/version");
+    if (cards && libcuda)
+        snprintf(text, size, "though this machine has %d NVIDIA GPU%s and a driver", cards,
+                 cards == 1 ? "" : "s");
+    else if (cards || driver)
+        snprintf(text, size, "and this machine has %d NVIDIA GPU%s %s the driver's library, libcuda.so.1",
+                 cards, cards == 1 ? "" : "s", libcuda ? "with" : "without");
+    else if (libcuda)
+        snprintf(text, size,
+                 "and this machine has a CUDA driver's library, but no NVIDIA GPU "
+                 "(no /dev/nvidia0, no /proc/driver/nvidia)");
+    else
+        snprintf(text, size,
+                 "and this machine has neither an NVIDIA GPU nor a driver "
+                 "(no /dev/nvidia0, no /proc/driver/nvidia, no libcuda.so.1)");
+}
+
+/* "cuda" or "cuda:N". */
+static int device_is_cuda(const char *name)
+{
+    if (strncmp(name, "cuda", 4))
+        return 0;
+    return !name[4] || (name[4] == ':' && name[5] && strspn(name + 5, "0123456789") == strlen(name + 5));
+}
+
+int device_check(const char *name, char *why, size_t size)
+{
+    char found[256];
+    why[0] = '\0';
+    if (!name || !strcmp(name, "cpu"))
+        return ERROR_NONE;
+    if (device_is_cuda(name)) {
+        device_nvidia_("", device_has_libcuda(), found, sizeof found);
+        snprintf(why, size, "this build has no CUDA kernels, %s; cpu works, and a plan needs no device",
+                 found);
+        return ERROR_STATE;
+    }
+    if (!strcmp(name, "meta"))
+        snprintf(why, size, "meta is where plans run, without data: plan instead; cpu runs");
+    else
+        snprintf(why, size, "a device is cpu or cuda (one card of several: cuda:0), not '%.64s'", name);
+    return ERROR_ARGUMENT;
+}

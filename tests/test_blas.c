@@ -1,0 +1,230 @@
+/* Which library multiplies, each choice in a process of its own (a process looks once); and devices by name. */
+#include <fcntl.h>
+#include <math.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../kernels/kernels.h"
+#include "../tensor/tensor_.h"
+#include "support.h"
+
+/* What a process with this environment found. */
+typedef struct Found {
+    int status, code, wrong; /* of kernels_blas_start; of a context's error; 1: a product is wrong */
+    char name[128], warning[640], error[640], message[512];
+} Found;
+
+static float uniform(uint32_t i) /* in [-1, 1) */
+{
+    return (float)hash32(i) * 0x1p-31f - 1;
+}
+
+static float product_at(const float *a, const float *b, int n, int i, int j)
+{
+    double sum = 0;
+    for (int k = 0; k < n; k++)
+        sum += (double)a[i * n + k] * (double)b[j * n + k];
+    return (float)sum;
+}
+
+/* A B^T on three threads, in every table: 1 when an element is off. */
+static int multiplies_wrongly(void)
+{
+    enum { M = 131, N = 77, K = 301 };
+    static const char *const tables[] = {"base", "avx2", "avx512"};
+    static float a[M * K], b[N * K], c[M * N];
+    int wrong = 0;
+    for (int i = 0; i < M * K; i++)
+        a[i] = uniform((uint32_t)i);
+    for (int i = 0; i < N * K; i++)
+        b[i] = uniform((uint32_t)i + 77777);
+    for (size_t t = 0; t < COUNT(tables); t++) {
+        const Kernels *kernels = kernels_cpu(tables[t]);
+        if (!kernels)
+            continue;
+        kernels->gemm(0, 1, M, N, K, 1, a, K, b, K, 0, c, N, 3);
+        for (int i = 0; i < M * N; i++)
+            wrong |= !(fabsf(c[i] - product_at(a, b, K, i / N, i % N)) < 1e-4f);
+    }
+    return wrong;
+}
+
+static void look(Found *found)
+{
+    found->status = kernels_blas_start(2);
+    snprintf(found->name, sizeof found->name, "%s", kernels_blas_name());
+    snprintf(found->warning, sizeof found->warning, "%s", kernels_blas_warning() ? kernels_blas_warning() : "");
+    snprintf(found->error, sizeof found->error, "%s", kernels_blas_error() ? kernels_blas_error() : "");
+    found->code = error_code();
+    snprintf(found->message, sizeof found->message, "%s", error_message());
+    found->wrong = multiplies_wrongly();
+}
+
+/* With these values of BRIM_BLAS and OPENBLAS_CORETYPE; NULL = not set. */
+static Found find_with(const char *blas, const char *core)
+{
+    Found found = {0};
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        blas ? setenv("BRIM_BLAS", blas, 1) : unsetenv("BRIM_BLAS");
+        core ? setenv("OPENBLAS_CORETYPE", core, 1) : unsetenv("OPENBLAS_CORETYPE");
+        alarm(60);
+        look(&found);
+        _exit(write(ends[1], &found, sizeof found) != (ssize_t)sizeof found);
+    }
+    close(ends[1]);
+    assert_int_equal(read(ends[0], &found, sizeof found), sizeof found);
+    close(ends[0]);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    return found;
+}
+
+/* Whatever this machine has, it multiplies; without a fast library that is said. */
+static void by_itself(void **state)
+{
+    (void)state;
+    Found found = find_with(NULL, NULL);
+    assert_int_equal(found.status, 0);
+    assert_int_equal(found.code, ERROR_NONE);
+    assert_string_equal(found.error, "");
+    assert_int_equal(found.wrong, 0);
+    if (!strcmp(found.name, "brim's own products"))
+        assert_non_null(strstr(found.warning, "Install OpenBLAS"));
+}
+
+static void own_products(void **state)
+{
+    (void)state;
+    Found found = find_with("own", NULL);
+    assert_int_equal(found.status, 0);
+    assert_string_equal(found.name, "brim's own products");
+    assert_string_equal(found.warning, "");
+    assert_int_equal(found.wrong, 0);
+}
+
+static void unusable(const char *path, const char *why)
+{
+    Found found = find_with(path, NULL);
+    assert_int_equal(found.status, -1);
+    assert_int_equal(found.code, ERROR_FILE);
+    assert_string_equal(found.message, found.error);
+    if (!strstr(found.error, path) || !strstr(found.error, why) || !strstr(found.error, "own"))
+        fail_msg("no '%s' in: %s", why, found.error);
+    assert_string_equal(found.name, "brim's own products");
+    assert_int_equal(found.wrong, 0);
+}
+
+static void named_but_unusable(void **state)
+{
+    (void)state;
+    unusable("/nowhere/libblas.so", "No such file");
+    unusable("/etc/passwd", "invalid ELF header");
+    unusable("libm.so.6", "no cblas_sgemm");
+}
+
+/* Half of this program: the loader would map it and die of it. */
+static void cut_off(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/brim-blas-XXXXXX";
+    static char bytes[1 << 16];
+    int from = open("/proc/self/exe", O_RDONLY), to = mkstemp(path);
+    assert_true(from >= 0 && to >= 0);
+    assert_int_equal(read(from, bytes, sizeof bytes), sizeof bytes);
+    assert_int_equal(write(to, bytes, sizeof bytes), sizeof bytes);
+    close(from);
+    close(to);
+    unusable(path, "cut off");
+    unlink(path);
+}
+
+/* OPENBLAS_CORETYPE, where OpenBLAS serves. */
+static void slow_cores(void **state)
+{
+    (void)state;
+    if (strncmp(find_with(NULL, NULL).name, "OpenBLAS", 8))
+        skip();
+    Found found = find_with(NULL, "Quantum");
+    assert_non_null(strstr(found.warning, "OPENBLAS_CORETYPE=Quantum"));
+    assert_int_equal(found.wrong, 0);
+    found = find_with(NULL, "Prescott");
+    if (strstr(found.name, "Prescott") && kernels_cpu("avx2")) {
+        assert_non_null(strstr(found.warning, "OPENBLAS_CORETYPE=Prescott"));
+        assert_non_null(strstr(found.warning, "unset it"));
+    }
+    assert_int_equal(found.wrong, 0);
+}
+
+/* ---- Devices ----------------------------------------------------------------------------------- */
+
+static void devices(void **state)
+{
+    (void)state;
+    char why[512];
+    static const char *const bad[] = {"", "gpu", "cuda:", "cuda:x", "cudax", "CPU", "meta"};
+    assert_int_equal(device_check(NULL, why, sizeof why), ERROR_NONE);
+    assert_int_equal(device_check("cpu", why, sizeof why), ERROR_NONE);
+    assert_string_equal(why, "");
+    for (size_t i = 0; i < COUNT(bad); i++)
+        assert_int_equal(device_check(bad[i], why, sizeof why), ERROR_ARGUMENT);
+    assert_int_equal(device_check("cuda:12", why, sizeof why), ERROR_STATE);
+    assert_non_null(strstr(why, "no CUDA kernels"));
+    for (int meta = 0; meta < 2; meta++) {
+        Context *context = context_create(&(ContextOptions){.device = "cuda", .meta = meta, .threads = 1});
+        Context *outside = context_use(context);
+        assert_int_equal(error_code(), ERROR_STATE);
+        assert_non_null(strstr(error_message(), "device cuda: this build has no CUDA kernels"));
+        context_use(outside);
+        context_destroy(context);
+    }
+}
+
+static void make(const char *root, const char *path, int folder)
+{
+    char whole[128];
+    snprintf(whole, sizeof whole, "%s%s", root, path);
+    int file = folder ? mkdir(whole, 0700) : open(whole, O_CREAT | O_WRONLY, 0600);
+    assert_true(file >= 0);
+    if (!folder)
+        close(file);
+}
+
+static void expect_cards(const char *root, int libcuda, const char *words)
+{
+    char text[256];
+    device_nvidia_(root, libcuda, text, sizeof text);
+    if (!strstr(text, words))
+        fail_msg("no '%s' in: %s", words, text);
+}
+
+static void cards_of_a_machine(void **state)
+{
+    (void)state;
+    char root[] = "/tmp/brim-cards-XXXXXX", command[64];
+    assert_non_null(mkdtemp(root));
+    expect_cards(root, 0, "neither an NVIDIA GPU nor a driver");
+    expect_cards(root, 1, "but no NVIDIA GPU");
+    make(root, "/dev", 1);
+    make(root, "/dev/nvidiactl", 0);
+    expect_cards(root, 0, "neither");
+    make(root, "/dev/nvidia0", 0);
+    expect_cards(root, 1, "has 1 NVIDIA GPU and a driver");
+    make(root, "/dev/nvidia1", 0);
+    expect_cards(root, 0, "has 2 NVIDIA GPUs without the driver's library");
+    snprintf(command, sizeof command, "rm -r %s", root);
+    assert_int_equal(system(command), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(by_itself),          cmocka_unit_test(own_products),
+        cmocka_unit_test(named_but_unusable), cmocka_unit_test(cut_off),
+        cmocka_unit_test(slow_cores),         cmocka_unit_test(devices),
+        cmocka_unit_test(cards_of_a_machine),
+    };
+    return cmocka_run_group_tests_name("blas and devices", tests, NULL, NULL);
+}
