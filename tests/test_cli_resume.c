@@ -285,8 +285,7 @@ static void cannot_save(void **state)
     assert_string_equal(o->out, "");
     expect(expect_code(TRAIN(common, "--save", "/proc/brim"), 1)->err,
            "/proc/brim: cannot make the directory");
-    /* Files that may not grow beyond 1 MiB: said when it fails, training goes on, and at the end it failed.
-     */
+    /* Files that may not grow beyond 1 MiB: said before anything is trained. */
     struct rlimit before, small = {1 << 20, 1 << 20};
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
     small.rlim_max = before.rlim_max;
@@ -294,22 +293,9 @@ static void cannot_save(void **state)
     o = TRAIN(common, "--save", b);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
     expect_code(o, 1);
-    expect(o->err, "step 2 is not saved: cannot write ");
-    expect(o->err, "File too large");
-    expect(o->err, "training goes on\n");
-    expect(o->err, "the end of the run is not saved: cannot write ");
-    expect(o->out, "held out: ");
-    assert_null(strstr(o->out, "is saved in"));
+    expect(o->err, "files may only have 1.0 MiB here (ulimit -f)");
+    assert_string_equal(o->out, "");
     assert_int_equal(rmdir(b), 0); /* and nothing is left of it */
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-    o = TRAIN(LIST("--model", "gpt2-tiny", "--data", data, "--steps", "2", "--seq", "16"), "--export", b);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
-    expect_code(o, 1);
-    expect(o->err, "the weights are not exported: cannot write ");
-    expect(o->out, "held out: ");
-    expect(o->out, "the true peak");
-    assert_null(strstr(o->out, "The weights are in"));
-    assert_int_equal(rmdir(b), 0);
 }
 
 static void one_run_a_directory(void **state)
