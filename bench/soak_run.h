@@ -263,8 +263,8 @@ static void see_if_warm(Phase *p)
 static int time_is_left(const Phase *p)
 {
     double seconds = memtrack_seconds() - p->started;
-    int few = p->watch.compared < 12 || (!p->steps && p->times->count < 100);
-    return seconds < p->seconds || (few && !p->watch.failures && seconds < 120);
+    int few = p->watch.compared < 12 || (soak.plant == PLANT_SLOW && p->times->count < 100);
+    return seconds < p->seconds || (few && !p->watch.failures && seconds < 240);
 }
 
 /* On meta two steps, and the short one that ends an epoch. */
