@@ -277,8 +277,8 @@ static int touch_blas(void)
 #pragma omp barrier
 #pragma omp for schedule(static, 1)
         for (int t = 0; t < threads; t++)
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, ROWS, SIDE, SIDE, 1, x + out, SIDE, x + out,
-                        SIDE, 0, x + (size_t)t * ROWS * SIDE, SIDE);
+            kernels_cpu(NULL)->gemm(0, 1, ROWS, SIDE, SIDE, 1, x + out, SIDE, x + out, SIDE, 0,
+                                    x + (size_t)t * ROWS * SIDE, SIDE, 1);
     }
     memtrack_host_free(NULL, x, floats * sizeof *x);
     return 0;

@@ -3,7 +3,6 @@
 #ifndef BRIM_BENCH_SOAK_H
 #define BRIM_BENCH_SOAK_H
 
-#include <cblas.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <sys/mman.h>
@@ -86,7 +85,7 @@ static int thread_count(void)
     return soak.threads ? soak.threads : kernels_default_threads();
 }
 
-/* Work that is always the same, on all threads, and whose kernels are not brim's: what slows it down is the
+/* Work that is always the same, on all threads: products and a pass over memory. What slows it down is the
  * machine. Seconds of processors. */
 static double control(void)
 {
@@ -97,8 +96,8 @@ static double control(void)
         float *x = control_data[t], *y = x + CONTROL_SIDE * CONTROL_SIDE,
               *z = y + CONTROL_ROWS * CONTROL_SIDE;
         for (int pass = 0; pass < 4; pass++) {
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, CONTROL_ROWS, CONTROL_SIDE, CONTROL_SIDE, 1,
-                        y, CONTROL_SIDE, x, CONTROL_SIDE, 0, z, CONTROL_SIDE);
+            kernels_cpu(NULL)->gemm(0, 1, CONTROL_ROWS, CONTROL_SIDE, CONTROL_SIDE, 1, y, CONTROL_SIDE, x,
+                                    CONTROL_SIDE, 0, z, CONTROL_SIDE, 1);
             for (int i = 0; i < CONTROL_FLOATS; i++)
                 x[i] = x[i] * 0.999f + 0.001f;
         }
