@@ -2,6 +2,7 @@
  * and which limit bounds it. */
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "memtrack/memtrack_.h"
@@ -153,6 +154,34 @@ static void this_machine(void **state)
     assert_true(machine.physical > GIB / 4);
 }
 
+/* A process that has its turn keeps others waiting; the turn ends with it. */
+static void turns(void **state)
+{
+    (void)state;
+    int ready[2];
+    char byte;
+    assert_int_equal(pipe(ready), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        int taken = memtrack_turn_take_() >= 0;
+        if (write(ready[1], taken ? "y" : "n", 1) != 1)
+            _exit(1);
+        usleep(300000);
+        _exit(0);
+    }
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    uint64_t start = memtrack_clock_();
+    int turn = memtrack_turn_take_();
+    if (byte == 'y') {
+        assert_true(turn >= 0);
+        assert_true(memtrack_clock_() - start > 100000000);
+    }
+    memtrack_turn_end_(turn);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    close(ready[0]);
+    close(ready[1]);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_root, remove_root)
@@ -163,6 +192,7 @@ int main(void)
         TEST(version_1_is_found_by_its_controller),
         TEST(a_limit_without_proc),
         TEST(this_machine),
+        TEST(turns),
     };
     return cmocka_run_group_tests_name("memtrack machine", tests, NULL, NULL);
 }
