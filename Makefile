@@ -69,7 +69,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons bench demo install \
+.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons bench bench-decode demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -200,6 +200,10 @@ fuzz:
 bench: $(BENCHES)
 	@$(BUILD)/bench/bench $(ARGS)
 
+# Writing token by token. ARGS="--cache 1000 --python venv/bin/python gpt2 llama-3.2-1b"; PyTorch's side needs transformers.
+bench-decode: $(BUILD)/bench/decode
+	@$(BUILD)/bench/decode $(ARGS)
+
 -include tools/install.mk
 
 format:
@@ -221,6 +225,7 @@ help:
 	@echo "make tokenizers every tokenizer against the Python package, installed from the Python registry; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
+	@echo "make bench-decode  tokens a second, against the machine's reading rate and PyTorch; ARGS=\"--threads 1 gpt2\""
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
 	@echo "With any: DEBUG=1 (unoptimised), SAN=address,undefined or SAN=thread, V=1 (shows commands),"
