@@ -69,7 +69,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons bench soak valgrind demo install \
+.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons bench bench-decode soak valgrind demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -220,6 +220,9 @@ UNDER_VALGRIND := $(or $(TEST),$(addprefix test_,memtrack memtrack_log io_files 
 valgrind: cli $(UNDER_VALGRIND:%=$(BUILD)/tests/%)
 	@CC="$(CC)" tools/deps valgrind
 	@BRIM_COMMAND=$(BUILD)/brim TEST_UNDER="$(VALGRIND)" tools/run-tests $(UNDER_VALGRIND:%=$(BUILD)/tests/%)
+# Writing token by token. ARGS="--cache 1000 --python venv/bin/python gpt2 llama-3.2-1b"; PyTorch's side needs transformers.
+bench-decode: $(BUILD)/bench/decode
+	@$(BUILD)/bench/decode $(ARGS)
 
 -include tools/install.mk
 
@@ -244,6 +247,7 @@ help:
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
 	@echo "make valgrind   tests under memcheck; TEST=\"test_resume test_nn\" for others"
 	@echo "make soak       runs that look at themselves for memory and speed that drift; MINUTES=60"
+	@echo "make bench-decode  tokens a second, against the machine's reading rate and PyTorch; ARGS=\"--threads 1 gpt2\""
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
 	@echo "With any: DEBUG=1 (unoptimised), SAN=address,undefined or SAN=thread, V=1 (shows commands),"

@@ -348,6 +348,11 @@ static void print_end(const Options *o, const Writing *w, const Plan *plan, cons
     print_speed(o, w);
     printf("\n");
     inference_table(o, w->parameters, &plan->memory, &result->memory);
+    int64_t unaccounted = report_unaccounted(&result->memory);
+    if (result->memory.process_peak && unaccounted >= 0)
+        printf("Reserved %s + host %s + unaccounted %s = process %s\n",
+               report_size(result->memory.reserved).text, report_size(result->memory.host_peak).text,
+               report_size((uint64_t)unaccounted).text, report_size(result->memory.process_peak).text);
     if (result->segments_off_plan)
         printf("%" PRId64 " segments went off the plan\n", result->segments_off_plan);
 }
