@@ -295,6 +295,30 @@ static void cannot_save(void **state)
     expect_code(o, 1);
     expect(o->err, "files may only have 1.0 MiB here (ulimit -f)");
     assert_string_equal(o->out, "");
+    /* Files that may not grow beyond 1 MiB, from when training has begun: said when it fails, training goes on, and
+     * at the end it failed. */
+    char line[1024];
+    snprintf(line, sizeof line,
+             "%s train --model gpt2-tiny --data %s --seq 16 --batch 1 --steps 400 --save-every 200 --save %s "
+             ">%s & p=$!; until grep -q 'plan: needs' %s; do sleep 0.02; done; "
+             "prlimit --pid $p --fsize=1048576; wait $p",
+             command_path(), data, b, in_folder("said"), in_folder("said"));
+    static Outcome failing;
+    FILE *err = popen(strcat(strcpy((char[1200]){0}, "exec 2>&1; "), line), "r");
+    assert_non_null(err);
+    failing.err[fread(failing.err, 1, sizeof failing.err - 1, err)] = '\0';
+    int status = pclose(err);
+    failing.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+    FILE *said = fopen(in_folder("said"), "r");
+    assert_non_null(said);
+    read_back(said, failing.out, sizeof failing.out);
+    o = expect_code(&failing, 1);
+    expect(o->err, "step 200 is not saved: cannot write ");
+    expect(o->err, "File too large");
+    expect(o->err, "training goes on\n");
+    expect(o->err, "the end of the run is not saved: cannot write ");
+    expect(o->out, "held out: ");
+    assert_null(strstr(o->out, "is saved in"));
     assert_int_equal(rmdir(b), 0); /* and nothing is left of it */
 }
 
