@@ -89,11 +89,6 @@ static json_t *state_json(const CheckpointRun *run, const FileSum *model, const 
     return root;
 }
 
-static int put_bytes(const char *text, size_t size, void *writer)
-{
-    return file_put(writer, text, size) ? -1 : 0;
-}
-
 int checkpoint_state_write(const char *path, const CheckpointRun *run, const FileSum *model,
                            const FileSum *optimizer)
 {
@@ -104,10 +99,7 @@ int checkpoint_state_write(const char *path, const CheckpointRun *run, const Fil
     if (file_begin(&writer, path) == 0) {
         writer.sum = &sum;
         file_put(&writer, HEAD, strlen(HEAD));
-        if ((!root ||
-             json_dump_callback(root, put_bytes, &writer, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) != 0) &&
-            !writer.failed)
-            writer.failed = error_raise(ERROR_HOST_MEMORY, "%s: no host memory to write it", writer.shown);
+        file_put_json(&writer, root, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
         snprintf(tail, sizeof tail, TAIL, sum.crc32);
         file_put(&writer, tail, TAIL_BYTES);
     }

@@ -5,7 +5,7 @@
 
 #include <jansson.h>
 
-#include "../io/file_.h"
+#include "../data/file_.h"
 #include "weights_support.h"
 
 /* ---- Items ----------------------------------------------------------------------------------- */
