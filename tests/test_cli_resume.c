@@ -256,7 +256,7 @@ static void damage(void **state)
     expect_code(TRAIN(common, "--save", a, "--save-every", "1", "--keep", "3"), 0);
     make_file("a/step-00000003/model.safetensors", "x", 1);
     Outcome *o = expect_code(TRAIN(common, "--save", a, "--resume", a), 0);
-    expect(o->err, "step-00000003/model.safetensors is damaged: it has 1 bytes, not ");
+    expect(o->err, "step-00000003/model.safetensors is damaged: it has 1 byte, not ");
     expect(o->err, "; going on with the one before");
     expect(o->out, "goes on after step 2 ");
     assert_true(saved("a", 3) && saved("a", 2) && !saved("a", 1));
