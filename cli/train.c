@@ -233,7 +233,7 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     run.steps = training->steps;
     if (o->epochs && !o->every)
         run.every = (int)(training->steps / 20) + 1;
-    saving_catch_signals();
+    saving_catch_signals(training->saving);
     plan_execute(training_script, training, &run, plan, &result);
     saving_release_signals(training->saving);
     train_log_close(training->log, plan, &result);
