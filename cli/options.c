@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../memtrack/plural.h"
 #include "flags_.h"
 
 static int check_names(const Options *o)
@@ -186,7 +187,8 @@ static int apply_model(Options *o)
     o->batch = o->batch ? o->batch : o->inference ? 1 : preset->batch;
     o->seq = o->seq || o->generate ? o->seq : preset->seq;
     if (text && o->seq > max_seq)
-        return usage("--seq %d is longer than the %d positions of %s", o->seq, max_seq, o->model);
+        return usage("--seq %d is longer than the %d position%s of %s", o->seq, max_seq, plural(max_seq),
+                     o->model);
     if (o->inference && preset->family != MODEL_LLAMA && preset->family != MODEL_GPT2)
         return usage("'%s' does not write from left to right; llama and gpt2 models do", o->model);
     if (o->top_p <= 0 || o->top_p > 1)

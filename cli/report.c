@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "../memtrack/plural.h"
 #include "../report/exports.h"
 #include "../report/html.h"
 #include "../report/pytorch.h"
@@ -131,7 +132,7 @@ static void print_steps(const RunRecord *run)
 {
     const RunStep *steps = run->steps;
     size_t count = run->step_count;
-    printf("\n%zu step%s", count, count == 1 ? "" : "s");
+    printf("\n%zu step%s", count, plural((long long)count));
     if (strcmp(option(run, "steps"), ""))
         printf(" of %s", option(run, "steps"));
     if (run->end.present)
@@ -251,8 +252,9 @@ static void print_pytorch(const RunRecord *run)
     if (!failed && run->event_count) {
         const PytorchBooks *b = report_pytorch_books(replay);
         char segments[64];
-        snprintf(segments, sizeof segments, "reserved, in %" PRIu64 " segments",
-                 b->small_segments + b->large_segments);
+        snprintf(segments, sizeof segments, "reserved, in %" PRIu64 " segment%s",
+                 b->small_segments + b->large_segments,
+                 plural((long long)(b->small_segments + b->large_segments)));
         printf("By the rules of PyTorch's CUDA allocator, bytes, each at its own peak:\n");
         table_row("requested", 0, b->peak_requested, NULL);
         table_row("rounded", 0, b->peak_allocated, NULL);

@@ -10,16 +10,19 @@
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
-static const int stopping[] = {SIGINT, SIGTERM};
+/* SIGPIPE, that nobody reads the output any more, only where what was learned would be lost. */
+static const int stopping[] = {SIGINT, SIGTERM, SIGPIPE};
 enum { STOPPING = sizeof stopping / sizeof stopping[0] };
 static struct sigaction before[STOPPING];
 static volatile sig_atomic_t stop_signal;
 static int catching;
 
-/* The first asks; the second does what it would have done. */
+/* The first asks; the second does what it would have done. But SIGPIPE comes with every line. */
 static void on_stop(int number)
 {
     static const char text[] = "brim: stopping after this step; a second signal stops at once\n";
+    if (stop_signal && number == SIGPIPE)
+        return;
     if (stop_signal) {
         signal(number, SIG_DFL);
         raise(number);
@@ -30,20 +33,26 @@ static void on_stop(int number)
         return;
 }
 
-void saving_catch_signals(void)
+static int caught(const Saving *saving, int number)
+{
+    return number != SIGPIPE || saving->options->save;
+}
+
+void saving_catch_signals(const Saving *saving)
 {
     struct sigaction ours = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
     stop_signal = 0;
     catching = 1;
     for (int i = 0; i < STOPPING; i++)
-        if (!sigaction(stopping[i], NULL, &before[i]) && before[i].sa_handler != SIG_IGN)
+        if (caught(saving, stopping[i]) && !sigaction(stopping[i], NULL, &before[i]) &&
+            before[i].sa_handler != SIG_IGN)
             sigaction(stopping[i], &ours, NULL);
 }
 
 void saving_release_signals(Saving *saving)
 {
     for (int i = 0; i < STOPPING; i++)
-        if (before[i].sa_handler != SIG_IGN)
+        if (caught(saving, stopping[i]) && before[i].sa_handler != SIG_IGN)
             sigaction(stopping[i], &before[i], NULL);
     catching = 0;
     saving->signal = stop_signal;

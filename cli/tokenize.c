@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../memtrack/plural.h"
 #include "cli.h"
 #include "flags_.h"
 
@@ -172,9 +173,9 @@ static int show_ids(const Request *r, const Tokenizer *t, const TokenIds *ids, i
             json_object_set_new(object, "bytes_per_id", json_integer(width));
         json_print(object);
     } else if (r->out) {
-        printf("%s: %s tokens of %d bytes each; %s bytes of text, %.2f a token\n", r->out,
-               report_count((int64_t)ids->count).text, width, report_count(bytes).text,
-               ids->count ? (double)bytes / (double)ids->count : 0);
+        printf("%s: %s token%s of %d bytes each; %s byte%s of text, %.2f a token\n", r->out,
+               report_count((int64_t)ids->count).text, plural((long long)ids->count), width,
+               report_count(bytes).text, plural(bytes), ids->count ? (double)bytes / (double)ids->count : 0);
     } else {
         for (size_t i = 0; i < ids->count; i++)
             printf("%d%c", ids->ids[i], i + 1 == ids->count ? '\n' : ' ');

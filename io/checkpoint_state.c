@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "../memtrack/plural.h"
 #include "checkpoint_.h"
 #include "io_.h"
 
@@ -291,7 +292,8 @@ static int compare_inputs(const char *shown, const CheckpointRun *run, const Che
         if (!saved_sum(s, now->name, &then) || (now->bytes == then.bytes && now->crc32 == then.crc32))
             continue;
         if (now->bytes != then.bytes)
-            snprintf(what, sizeof what, "it has %" PRIu64 " bytes, had %" PRIu64, now->bytes, then.bytes);
+            snprintf(what, sizeof what, "it has %" PRIu64 " byte%s, had %" PRIu64, now->bytes,
+                     plural((long long)now->bytes), then.bytes);
         path_label(file, now->path);
         return error_raise(
             ERROR_ARGUMENT,
