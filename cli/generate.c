@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "../memtrack/plural.h"
 #include "../kernels/kernels.h"
@@ -186,10 +185,8 @@ static int open_tokenizer(const Options *o, Writing *w)
     if (!path)
         return EXIT_DONE;
     w->tokenizer = tokenizer_read(path);
-    if (!w->tokenizer) {
-        fprintf(stderr, "brim: %s\n", error_message());
-        return EXIT_NO;
-    }
+    if (!w->tokenizer)
+        return say_error();
     if (tokenizer_vocab(w->tokenizer) <= nn_preset_vocab(&o->preset))
         return EXIT_DONE;
     fprintf(stderr, "brim: %s has %" PRId64 " tokens, the model %s only %d\n", path,
@@ -200,14 +197,12 @@ static int open_tokenizer(const Options *o, Writing *w)
 /* The tokens that end a text, of the directory that the model or its weights come from. */
 static int find_ends(const Options *o, Writing *w)
 {
-    struct stat status;
     const char *directory = o->source;
-    if (!directory && o->init && stat(o->init, &status) == 0 && S_ISDIR(status.st_mode))
+    if (!directory && o->init && is_directory(o->init))
         directory = o->init;
     if (o->ignore_eos || !directory || !io_read_end_tokens(directory, &w->ends))
         return EXIT_DONE;
-    fprintf(stderr, "brim: %s\n", error_message());
-    return EXIT_NO;
+    return say_error();
 }
 
 /* Without a tokenizer a token is a byte. */
@@ -336,12 +331,9 @@ static int check_fits(const Options *o, const Plan *plan, int to_run)
 
 static void print_beginning(const Options *o, const Writing *w, const Plan *plan)
 {
-    int threads = o->threads ? o->threads : kernels_default_threads();
-    kernels_blas_start(threads);
     printf("%s  %s parameters  fp32  batch %d, a cache of %d token%s\n", o->model,
            report_count(w->parameters).text, o->batch, o->seq, plural(o->seq));
-    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads, plural(threads),
-           kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+    print_machine(o, plan);
     if (o->init)
         printf("Weights: %s\n\n", o->init);
     else

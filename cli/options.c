@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../memtrack/plural.h"
@@ -76,12 +75,6 @@ static int check_levers(Options *o)
 
 enum { PATH_BYTES = 4096 };
 
-static int is_directory(const char *path)
-{
-    struct stat status;
-    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
-}
-
 /* directory/name where there is such a file; else "". */
 static void find_beside(char out[PATH_BYTES], const char *directory, const char *name)
 {
@@ -123,8 +116,7 @@ static int read_model(FoundModel *found, const char *asked, int is_path)
 {
     *found = (FoundModel){.asked = asked};
     if (is_path ? io_read_config(asked, &found->model) : io_find_model(asked, &found->model)) {
-        fprintf(stderr, "brim: %s\n", error_message());
-        error_clear();
+        say_error();
         return EXIT_USAGE;
     }
     if (found->model.note[0])
@@ -156,12 +148,6 @@ static int find_model(Options *o)
     o->preset = models[i].model.preset;
     o->model = models[i].model.name;
     return 0;
-}
-
-int is_bin(const char *path)
-{
-    size_t length = strlen(path);
-    return length > 4 && !strcmp(path + length - 4, ".bin");
 }
 
 static int apply_model(Options *o)

@@ -55,12 +55,6 @@ void report_outputs_help(FILE *out)
     }
 }
 
-int same_file(const char *one, const char *other)
-{
-    struct stat a, b;
-    return one && other && !stat(one, &a) && !stat(other, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
 static int parse(Request *request, int argc, char **argv)
 {
     memset(request, 0, sizeof *request);
@@ -287,11 +281,7 @@ typedef struct Filling {
 
 static int write_whole(const char *path, IoFill fill, Filling *filling)
 {
-    if (io_write_file(path, fill, filling) == 0)
-        return EXIT_DONE;
-    fprintf(stderr, "brim: %s\n", error_message());
-    error_clear();
-    return EXIT_NO;
+    return io_write_file(path, fill, filling) ? say_error() : EXIT_DONE;
 }
 
 static int fill_export(FILE *out, void *user)

@@ -198,11 +198,8 @@ static void print_line_heading(const Options *o)
 
 static void print_start(const Options *o, const Training *t, const Plan *plan)
 {
-    int threads = o->threads ? o->threads : kernels_default_threads();
     print_title(o, t->parameters, t->steps);
-    kernels_blas_start(threads);
-    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads, plural(threads),
-           kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+    print_machine(o, plan);
     print_origin(o, t);
     if (saving_goes_on(t->saving))
         printf("goes on after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,

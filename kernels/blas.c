@@ -27,16 +27,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#if defined(__has_include)
-#if __has_include(<sys/single_threaded.h>)
-#include <sys/single_threaded.h>
-#define BLAS_ALONE __libc_single_threaded
-#endif
-#endif
-#ifndef BLAS_ALONE
-#define BLAS_ALONE 0
-#endif
-
 typedef enum BlasKind { BLAS_PLAIN, BLAS_OPENBLAS, BLAS_BLIS, BLAS_MKL } BlasKind;
 
 /* What serves, once found. */
@@ -150,15 +140,13 @@ static int blas_multiplies(BlasSgemm *sgemm)
 /* ---- Looking for one -------------------------------------------------------------------------- */
 
 /* OpenBLAS makes its threads while it is loaded; told to make none, it need not be asked to let them sleep.
- * The environment is changed only while no other thread can be reading it. */
+ */
 static void *blas_load(const char *file)
 {
-    int told = BLAS_ALONE && !getenv("OPENBLAS_NUM_THREADS");
-    if (told)
-        setenv("OPENBLAS_NUM_THREADS", "1", 1);
+    int told = !getenv("OPENBLAS_NUM_THREADS") && !environment_begin("OPENBLAS_NUM_THREADS=1");
     void *handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     if (told)
-        unsetenv("OPENBLAS_NUM_THREADS");
+        environment_end();
     return handle;
 }
 
