@@ -39,6 +39,9 @@ void checkpoint_state_free(CheckpointState *state);
 /* Raises ERROR_ARGUMENT with all that differs between the run and the state, or between their inputs. */
 int checkpoint_state_compare(const char *shown, const CheckpointRun *run, const CheckpointState *state);
 
+/* The CRC-32 so far, and that of bytes [from, from + count) behind it. 0 or raises. (fingerprint.c) */
+int file_add_crc32(int file, const char *shown, uint64_t from, uint64_t count, uint32_t *crc32);
+
 /* ---- Directories (checkpoint_files.c) -------------------------------------------------------- */
 
 /* "step-00000120" */

@@ -11,7 +11,6 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include "../memtrack/plural.h"
 #include "checkpoint_.h"
@@ -179,27 +178,11 @@ void checkpoint_prune(const char *directory, int64_t step, int keep)
 
 /* ---- What the files hold --------------------------------------------------------------------- */
 
-static int read_sum(int file, const char *shown, FileSum *sum)
-{
-    unsigned char piece[1 << 16];
-    for (;;) {
-        ssize_t count = read(file, piece, sizeof piece);
-        if (count < 0 && errno == EINTR)
-            continue;
-        if (count < 0)
-            return error_raise(ERROR_FILE, "%s: cannot read: %s", shown, strerror(errno));
-        if (count == 0)
-            return 0;
-        sum->bytes += (uint64_t)count;
-        sum->crc32 = (uint32_t)crc32_z(sum->crc32, piece, (size_t)count);
-    }
-}
-
 static int check_file(const char *checkpoint, const char *name, const FileSum *expected, int read)
 {
     char path[PATH_BYTES], shown[FILE_LABEL];
     size_t bytes = 0;
-    FileSum sum = {0};
+    uint32_t crc32 = 0;
     if (path_join(path, checkpoint, name))
         return error_code();
     path_label(shown, path);
@@ -209,9 +192,10 @@ static int check_file(const char *checkpoint, const char *name, const FileSum *e
     if (bytes != expected->bytes)
         status = error_raise(ERROR_DATA, "%s is damaged: it has %zu byte%s, not %" PRIu64, shown, bytes,
                              plural((long long)bytes), expected->bytes);
-    else if (read && (status = read_sum(file, shown, &sum)) == 0 && sum.crc32 != expected->crc32)
+    else if (read && (status = file_add_crc32(file, shown, 0, bytes, &crc32)) == 0 &&
+             crc32 != expected->crc32)
         status = error_raise(ERROR_DATA, "%s is damaged: its checksum is %08" PRIx32 ", not %08" PRIx32,
-                             shown, sum.crc32, expected->crc32);
+                             shown, crc32, expected->crc32);
     close(file);
     return status;
 }

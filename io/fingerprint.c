@@ -10,8 +10,7 @@
 
 enum { BLOCK = 1 << 20, BLOCKS = 64, PIECE = 1 << 16 };
 
-/* Bytes [from, from + count). */
-static int add_block(int file, const char *shown, uint64_t from, uint64_t count, uint32_t *crc32)
+int file_add_crc32(int file, const char *shown, uint64_t from, uint64_t count, uint32_t *crc32)
 {
     unsigned char piece[PIECE];
     while (count > 0) {
@@ -53,9 +52,9 @@ int io_fingerprint(CheckpointInput *input)
     uint64_t whole = (uint64_t)BLOCK * BLOCKS;
     uint32_t crc32 = 0;
     if (bytes <= whole)
-        status = add_block(file, shown, 0, bytes, &crc32);
+        status = file_add_crc32(file, shown, 0, bytes, &crc32);
     for (uint64_t i = 0; bytes > whole && i < BLOCKS && !status; i++)
-        status = add_block(file, shown, sample_start(bytes, i), BLOCK, &crc32);
+        status = file_add_crc32(file, shown, sample_start(bytes, i), BLOCK, &crc32);
     close(file);
     input->bytes = bytes;
     input->crc32 = crc32;

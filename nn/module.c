@@ -495,11 +495,6 @@ void module_fill_normal(Module *module, const char *name, float std)
     tensor_fill_normal(own_parameter(module, name), 0, std);
 }
 
-void module_fill(Module *module, const char *name, float value)
-{
-    tensor_fill(own_parameter(module, name), value);
-}
-
 void module_init_normal(Module *module, float std)
 {
     if (!module)

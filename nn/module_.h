@@ -52,7 +52,6 @@ void module_free_blocks(Module *module);
 
 /* Normal(0, std) for the module's own parameter of this name; used by the models' initialisations. */
 void module_fill_normal(Module *module, const char *name, float std);
-void module_fill(Module *module, const char *name, float value);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
  * with 0. */
 void module_init_normal(Module *module, float std);

@@ -29,14 +29,6 @@ static int copy_text(char **out, const json_t *object, const char *key)
 
 /* ---- Memory objects -------------------------------------------------------------------------- */
 
-int report_run_component_number_(const RunRecord *run, const char *name)
-{
-    for (size_t i = 0; i < run->components.count; i++)
-        if (!strcmp(run->components.names[i], name))
-            return (int)i;
-    return -1;
-}
-
 int report_run_memory_(const RunRecord *run, const json_t *object, RunMemory *out)
 {
     const json_t *components = json_object_get(object, "components"),

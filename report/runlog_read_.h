@@ -34,8 +34,6 @@ double report_run_real_(const json_t *object, const char *key); /* NaN without *
 int report_run_header_(RunReading *reading, const json_t *line, char *why, size_t why_size);
 int report_run_memory_(const RunRecord *run, const json_t *object, RunMemory *out); /* -1 without memory */
 void report_run_memory_free_(RunMemory *memory);
-/* The number of a component's name; -1 when the log has none such. */
-int report_run_component_number_(const RunRecord *run, const char *name);
 
 /* runlog_check.c: pairs frees with their allocations, leaves out what contradicts, finds the peak. -1 without
  * memory. */
