@@ -52,7 +52,7 @@ LIBS := -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
 # ---- Files ----------------------------------------------------------------------------------------------------------
 FOLDERS := memtrack tensor nn optim data plan report io
 # kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
-KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/openblas.c kernels/processor.c kernels/team.c $(wildcard kernels/reference*.c)
+KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/environment.c kernels/openblas.c kernels/processor.c kernels/team.c $(wildcard kernels/reference*.c)
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
 LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)

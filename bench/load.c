@@ -7,7 +7,6 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "../brim.h"
 
@@ -18,13 +17,6 @@ typedef struct Load {
     double seconds; /* the fastest */
     uint64_t bytes, resident, peak;
 } Load;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static uint64_t file_bytes(const char *directory)
 {
@@ -53,9 +45,9 @@ static int script(void *config)
     load->resident = memtrack_process_resident();
     reset_peak();
     for (int i = 0; i < (meta ? 1 : load->rounds) && !error_code(); i++) {
-        double start = now();
+        double start = memtrack_seconds();
         io_load_weights(model, load->directory, NULL, NULL);
-        double took = now() - start;
+        double took = memtrack_seconds() - start;
         load->seconds = i == 0 || took < load->seconds ? took : load->seconds;
     }
     load->peak = memtrack_process_resident_peak();

@@ -4,7 +4,7 @@
 
 #include "../data/tokenizer.h"
 #include "../io/checkpoint.h"
-#include "../io/file_.h"
+#include "../data/file_.h"
 #include "../nn/sample.h"
 #include "../plan/plan.h"
 #include "../report/runlog.h"

@@ -48,8 +48,12 @@ enum { SETS_MAX = 64 };
 /* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
  * a set for every combination. Returns how many, or -1 after saying why on stderr. */
 int options_parse(Options *sets, int max, const char *command, int argc, char **argv);
-int is_bin(const char *path);                /* by its name: token ids */
-int same_file(const char *a, const char *b); /* by whatever names; NULL is none */
+
+/* paths.c */
+int is_bin(const char *path); /* by its name: token ids */
+int is_directory(const char *path);
+int same_file(const char *a, const char *b); /* or directory, by whatever names; NULL is none */
+
 /* Says what is wrong with the arguments; returns EXIT_USAGE. */
 int usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int parse_size(const char *name, const char *text, uint64_t *out); /* 0 or EXIT_USAGE; name: of the flag */
@@ -100,9 +104,16 @@ int check_machine(const Options *options, const Plan *plan, uint64_t more);
 int check_room(const Options *options, const Training *training, const Plan *plan);
 /* Bytes of it that go to file systems that are memory. */
 uint64_t room_in_memory(const Options *options, const Training *training, const Plan *plan);
+
+/* Says what the library raised, and clears it; returns EXIT_NO. */
+int say_error(void);
 /* Finds the library that products run on: EXIT_NO after saying why the one that BRIM_BLAS names cannot be
  * used. Says too where products are slower than they need to be. */
 int products_or_say(void);
+int threads_of(const Options *options);
+/* What a run is about to use: "OpenBLAS 0.3.21 SkylakeX, 2 threads, avx512 kernels; plan: needs 1.9 GiB". */
+void print_machine(const Options *options, const Plan *plan);
+
 /* Groups in the words of the tables. */
 extern const char *const group_names[MEM_GROUP_COUNT];
 /* Turns the fused step on, and clipping, which it excludes, off. */

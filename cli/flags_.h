@@ -24,11 +24,10 @@ typedef struct Flag {
     const char *name;
     FlagKind kind;
     size_t offset; /* of its field in Options */
-    const char *value, *help,
-        *only;     /* only: the subcommands that take it, "plan" or "plan generate"; NULL = all
-                    */
-    int low, high; /* of FLAG_INT; high 0 = INT_MAX */
-    int zero;      /* of FLAG_SIZE: "0" is a value too */
+    const char *value, *help;
+    const char *only; /* the subcommands that take it, "plan" or "plan generate"; NULL = all */
+    int low, high;    /* of FLAG_INT; high 0 = INT_MAX */
+    int zero;         /* of FLAG_SIZE: "0" is a value too */
 } Flag;
 
 enum { LIST_MAX = 16, ASSIGNMENTS_MAX = 64 };

@@ -1,9 +1,10 @@
 /* brim generate, and brim plan --inference: a text continued, and what that needs beside the textbook's
  * weights x 1.2. */
 #include <inttypes.h>
+#include <limits.h>
 #include <string.h>
-#include <sys/stat.h>
 
+#include "../memtrack/plural.h"
 #include "../kernels/kernels.h"
 #include "../plan/formulae.h"
 #include "cli.h"
@@ -152,7 +153,7 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
     int64_t cache = cache_formula(o, o->seq);
     char formula[96];
     snprintf(formula, sizeof formula, "2 x layers x kv heads x head width x 4 x %d token%s%s", o->seq,
-             o->seq == 1 ? "" : "s", o->batch > 1 ? " x batch" : "");
+             plural(o->seq), o->batch > 1 ? " x batch" : "");
     printf("%-*s%*s%s%*s\n", LABEL, unit == 0x1p20 ? "MiB" : "GiB", COLUMN, "planned",
            measured ? "   measured" : "", COLUMN, "textbook");
     print_row("weights", unit, &p.weights, measured ? &m.weights : none, weights, "P x 4 bytes");
@@ -162,9 +163,10 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
         putchar('-');
     printf("\n");
     print_row("peak", unit, &p.peak, measured ? &m.peak : none, 1.2 * weights, "weights x 1.2");
-    printf("Needs %s in one piece (%" PRIu64 " bytes). The textbook's 20 %% would hold %s tokens of cache.\n",
-           report_size(planned->stats.needs).text, planned->stats.needs,
-           report_count((int64_t)(0.2 * weights / (double)cache_formula(o, 1)) * o->batch).text);
+    int64_t held = (int64_t)(0.2 * weights / (double)cache_formula(o, 1)) * o->batch;
+    printf(
+        "Needs %s in one piece (%" PRIu64 " bytes). The textbook's 20 %% would hold %s token%s of cache.\n",
+        report_size(planned->stats.needs).text, planned->stats.needs, report_count(held).text, plural(held));
 }
 
 static json_t *textbook_of(const Options *o, int64_t parameters)
@@ -183,10 +185,8 @@ static int open_tokenizer(const Options *o, Writing *w)
     if (!path)
         return EXIT_DONE;
     w->tokenizer = tokenizer_read(path);
-    if (!w->tokenizer) {
-        fprintf(stderr, "brim: %s\n", error_message());
-        return EXIT_NO;
-    }
+    if (!w->tokenizer)
+        return say_error();
     if (tokenizer_vocab(w->tokenizer) <= nn_preset_vocab(&o->preset))
         return EXIT_DONE;
     fprintf(stderr, "brim: %s has %" PRId64 " tokens, the model %s only %d\n", path,
@@ -197,14 +197,12 @@ static int open_tokenizer(const Options *o, Writing *w)
 /* The tokens that end a text, of the directory that the model or its weights come from. */
 static int find_ends(const Options *o, Writing *w)
 {
-    struct stat status;
     const char *directory = o->source;
-    if (!directory && o->init && stat(o->init, &status) == 0 && S_ISDIR(status.st_mode))
+    if (!directory && o->init && is_directory(o->init))
         directory = o->init;
     if (o->ignore_eos || !directory || !io_read_end_tokens(directory, &w->ends))
         return EXIT_DONE;
-    fprintf(stderr, "brim: %s\n", error_message());
-    return EXIT_NO;
+    return say_error();
 }
 
 /* Without a tokenizer a token is a byte. */
@@ -236,6 +234,12 @@ static int fill_prompt(Writing *w, const char *text)
         return usage("--prompt has %zu bytes; at most %d are read", strlen(text), PROMPT_MAX);
     w->prompt = prompt;
     w->prompt_tokens = prompt_ids(w, text, prompt);
+    int vocab = nn_preset_vocab(&w->options->preset);
+    for (int i = 0; i < w->prompt_tokens && !w->tokenizer; i++)
+        if (prompt[i] >= vocab)
+            return usage(
+                "--prompt has the byte %d, but %s knows the tokens 0 to %d: a --tokenizer makes ids of text",
+                (int)prompt[i], w->options->model, vocab - 1);
     return w->prompt_tokens ? 0 : usage("--prompt is empty: something must come before the first token");
 }
 
@@ -243,10 +247,13 @@ static int fill_prompt(Writing *w, const char *text)
 static int fill_context(Options *o, const Writing *w)
 {
     int64_t needed = (int64_t)w->prompt_tokens + o->tokens - 1, most = nn_preset_max_seq(&o->preset);
+    if (needed >= INT_MAX)
+        return usage("--tokens %d after a prompt of %d token%s: at most %d are possible", o->tokens,
+                     w->prompt_tokens, plural(w->prompt_tokens), INT_MAX - w->prompt_tokens);
     if (!o->seq)
         o->seq = (int)(needed < most ? needed : most);
     if (w->prompt_tokens > o->seq)
-        return usage("--prompt has %d tokens; %s holds %d", w->prompt_tokens,
+        return usage("--prompt has %d token%s; %s holds %d", w->prompt_tokens, plural(w->prompt_tokens),
                      o->seq < most ? "a cache of --seq" : o->model, o->seq);
     return 0;
 }
@@ -295,11 +302,11 @@ static void print_sequences(const Options *o, const Writing *w)
 static void print_speed(const Options *o, const Writing *w)
 {
     double prefill = w->first - w->started, decode = w->last - w->first;
-    printf("\nprompt: %d token%s, %.0f tokens/s", w->prompt_tokens * o->batch,
-           w->prompt_tokens * o->batch == 1 ? "" : "s", w->prompt_tokens * o->batch / prefill);
+    int64_t read = (int64_t)w->prompt_tokens * o->batch, written = (int64_t)w->written * o->batch;
+    printf("\nprompt: %" PRId64 " token%s, %.0f tokens/s", read, plural(read), (double)read / prefill);
     if (w->written > 1)
-        printf("; written: %d, %.1f tokens/s (%.2f ms a token of each sequence)", w->written * o->batch,
-               (w->written - 1) * o->batch / decode, 1e3 * decode / (w->written - 1));
+        printf("; written: %" PRId64 ", %.1f tokens/s (%.2f ms a token of each sequence)", written,
+               (double)(written - o->batch) / decode, 1e3 * decode / (w->written - 1));
     printf("\n");
 }
 
@@ -324,12 +331,9 @@ static int check_fits(const Options *o, const Plan *plan, int to_run)
 
 static void print_beginning(const Options *o, const Writing *w, const Plan *plan)
 {
-    int threads = o->threads ? o->threads : kernels_default_threads();
-    kernels_blas_start(threads);
-    printf("%s  %s parameters  fp32  batch %d, a cache of %d tokens\n", o->model,
-           report_count(w->parameters).text, o->batch, o->seq);
-    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
-           threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+    printf("%s  %s parameters  fp32  batch %d, a cache of %d token%s\n", o->model,
+           report_count(w->parameters).text, o->batch, o->seq, plural(o->seq));
+    print_machine(o, plan);
     if (o->init)
         printf("Weights: %s\n\n", o->init);
     else
@@ -354,7 +358,8 @@ static void print_end(const Options *o, const Writing *w, const Plan *plan, cons
                report_size(result->memory.reserved).text, report_size(result->memory.host_peak).text,
                report_size((uint64_t)unaccounted).text, report_size(result->memory.process_peak).text);
     if (result->segments_off_plan)
-        printf("%" PRId64 " segments went off the plan\n", result->segments_off_plan);
+        printf("%" PRId64 " segment%s went off the plan\n", result->segments_off_plan,
+               plural(result->segments_off_plan));
 }
 
 static int write_planned(const Options *o, Writing *w, const Plan *plan)
@@ -439,8 +444,8 @@ int plan_inference(const Options *options)
                              (json_int_t)w.parameters, "cache_tokens", o.seq, "textbook",
                              textbook_of(&o, w.parameters), "memory", json_memory(&plan.memory, NULL)));
     } else {
-        printf("%s  %s parameters  fp32  batch %d, a cache of %d tokens, prompts read %d at once\n\n",
-               o.model, report_count(w.parameters).text, o.batch, o.seq, w.prompt_tokens);
+        printf("%s  %s parameters  fp32  batch %d, a cache of %d token%s, prompts read %d at once\n\n",
+               o.model, report_count(w.parameters).text, o.batch, o.seq, plural(o.seq), w.prompt_tokens);
         inference_table(&o, w.parameters, &plan.memory, NULL);
     }
     int status = check_fits(&o, &plan, 0);

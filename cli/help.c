@@ -67,7 +67,7 @@ static const Help pages[] = {
      "--seq is what the cache holds: past it, the newer half is read again. A text\n"
      "ends at --tokens, or at the end token of the model's generation_config.json.",
      "--model --init --init-partial --tokenizer --vocab --batch --seq --prompt --tokens --temperature "
-     "--top-k --top-p --prefill "
+     "--top-k --top-p --prefill --ignore-eos "
      "--seed --threads --device --budget --json --quiet",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
                  "  brim generate --temperature 0.7 --top-p 0.9 --batch 2\n"},

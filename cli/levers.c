@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "../memtrack/plural.h"
 #include "cli.h"
 
 /* ---- --checkpoint auto ----------------------------------------------------------------------- */
@@ -47,15 +48,16 @@ static void say_found(const PlanFound *found, const Options *o)
 {
     int blocks = (int)strlen(found->choice.pattern), again = count_blocks(found->choice.pattern);
     FILE *out = o->json || o->csv ? stderr : stdout;
-    fprintf(out,
-            "--checkpoint auto: --checkpoint %s, %d of %d blocks run again, %+.1f %% FLOPs; needs %s of %s; ",
-            checkpoint_text(&o->checkpoint).text, again, blocks,
-            100 * (found->step_flops / found->plain_flops - 1), report_size(found->needs).text,
-            report_size(o->budget).text);
+    fprintf(
+        out,
+        "--checkpoint auto: --checkpoint %s, %d of %d block%s run again, %+.1f %% FLOPs; needs %s of %s; ",
+        checkpoint_text(&o->checkpoint).text, again, blocks, plural(blocks),
+        100 * (found->step_flops / found->plain_flops - 1), report_size(found->needs).text,
+        report_size(o->budget).text);
     if (found->proven)
-        fprintf(out, "the best of all %d choices\n", found->planned);
+        fprintf(out, "the best of all %d choice%s\n", found->planned, plural(found->planned));
     else
-        fprintf(out, "the best of %d choices planned\n", found->planned);
+        fprintf(out, "the best of %d choice%s planned\n", found->planned, plural(found->planned));
 }
 
 const char *const group_names[MEM_GROUP_COUNT] = {"parameters", "gradients", "states", "activations",

@@ -2,7 +2,6 @@
  * off later is reported once, and training goes on. */
 #include <string.h>
 
-#include "../kernels/kernels.h"
 #include "cli.h"
 
 int train_log_prepare(TrainLog *log, const char *path)
@@ -20,12 +19,12 @@ int train_log_prepare(TrainLog *log, const char *path)
 
 static json_t *options_json(const Options *o, int64_t steps)
 {
-    json_t *all = json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:i, s:I, s:I, s:i}", "batch", o->batch,
-                            "seq", o->seq, "accumulate", o->accumulate, "optimizer", o->optimizer,
-                            "checkpoint", checkpoint_text(&o->checkpoint).text, "fused_step", o->fused,
-                            "zero_grad", o->keep_gradients ? "keep" : "free", "loss_chunk", o->loss_chunk,
-                            "steps", (json_int_t)steps, "seed", (json_int_t)o->seed, "threads",
-                            o->threads ? o->threads : kernels_default_threads());
+    json_t *all =
+        json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:i, s:I, s:I, s:i}", "batch", o->batch, "seq", o->seq,
+                  "accumulate", o->accumulate, "optimizer", o->optimizer, "checkpoint",
+                  checkpoint_text(&o->checkpoint).text, "fused_step", o->fused, "zero_grad",
+                  o->keep_gradients ? "keep" : "free", "loss_chunk", o->loss_chunk, "steps",
+                  (json_int_t)steps, "seed", (json_int_t)o->seed, "threads", threads_of(o));
     if (o->preset.family != MODEL_MLP)
         json_object_set_new(all, "attention",
                             json_string(o->attention == ATTENTION_FLASH ? "flash" : "eager"));

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "../kernels/kernels.h"
@@ -96,9 +97,23 @@ static void open_standard_streams(void)
         close(file);
 }
 
+/* Deepest is what suggests levers. Beyond the limit the process would be killed without a word. */
+static int stack_is_too_small(void)
+{
+    enum { STACK_KIB = 512 };
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur >= STACK_KIB << 10)
+        return 0;
+    fprintf(stderr, "brim: the stack may only have %llu KiB here; `ulimit -s %d` or more is needed\n",
+            (unsigned long long)limit.rlim_cur >> 10, STACK_KIB);
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     open_standard_streams();
+    if (stack_is_too_small())
+        return EXIT_NO;
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, not a death */
     return finish(run(argc, argv));
 }

@@ -4,9 +4,9 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "../memtrack/plural.h"
 #include "flags_.h"
 
 static int check_names(const Options *o)
@@ -75,12 +75,6 @@ static int check_levers(Options *o)
 
 enum { PATH_BYTES = 4096 };
 
-static int is_directory(const char *path)
-{
-    struct stat status;
-    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
-}
-
 /* directory/name where there is such a file; else "". */
 static void find_beside(char out[PATH_BYTES], const char *directory, const char *name)
 {
@@ -122,8 +116,7 @@ static int read_model(FoundModel *found, const char *asked, int is_path)
 {
     *found = (FoundModel){.asked = asked};
     if (is_path ? io_read_config(asked, &found->model) : io_find_model(asked, &found->model)) {
-        fprintf(stderr, "brim: %s\n", error_message());
-        error_clear();
+        say_error();
         return EXIT_USAGE;
     }
     if (found->model.note[0])
@@ -157,12 +150,6 @@ static int find_model(Options *o)
     return 0;
 }
 
-int is_bin(const char *path)
-{
-    size_t length = strlen(path);
-    return length > 4 && !strcmp(path + length - 4, ".bin");
-}
-
 static int apply_model(Options *o)
 {
     const ModelPreset *preset = &o->preset;
@@ -186,7 +173,8 @@ static int apply_model(Options *o)
     o->batch = o->batch ? o->batch : o->inference ? 1 : preset->batch;
     o->seq = o->seq || o->generate ? o->seq : preset->seq;
     if (text && o->seq > max_seq)
-        return usage("--seq %d is longer than the %d positions of %s", o->seq, max_seq, o->model);
+        return usage("--seq %d is longer than the %d position%s of %s", o->seq, max_seq, plural(max_seq),
+                     o->model);
     if (o->inference && preset->family != MODEL_LLAMA && preset->family != MODEL_GPT2)
         return usage("'%s' does not write from left to right; llama and gpt2 models do", o->model);
     if (o->top_p <= 0 || o->top_p > 1)

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "../memtrack/plural.h"
 #include "../report/exports.h"
 #include "../report/html.h"
 #include "../report/pytorch.h"
@@ -52,12 +53,6 @@ void report_outputs_help(FILE *out)
         int columns = fprintf(out, "  %s FILE", outputs[i].name);
         fprintf(out, "%*s %s\n", 26 - columns, "", outputs[i].help);
     }
-}
-
-int same_file(const char *one, const char *other)
-{
-    struct stat a, b;
-    return one && other && !stat(one, &a) && !stat(other, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 static int parse(Request *request, int argc, char **argv)
@@ -131,7 +126,7 @@ static void print_steps(const RunRecord *run)
 {
     const RunStep *steps = run->steps;
     size_t count = run->step_count;
-    printf("\n%zu step%s", count, count == 1 ? "" : "s");
+    printf("\n%zu step%s", count, plural((long long)count));
     if (strcmp(option(run, "steps"), ""))
         printf(" of %s", option(run, "steps"));
     if (run->end.present)
@@ -251,8 +246,9 @@ static void print_pytorch(const RunRecord *run)
     if (!failed && run->event_count) {
         const PytorchBooks *b = report_pytorch_books(replay);
         char segments[64];
-        snprintf(segments, sizeof segments, "reserved, in %" PRIu64 " segments",
-                 b->small_segments + b->large_segments);
+        snprintf(segments, sizeof segments, "reserved, in %" PRIu64 " segment%s",
+                 b->small_segments + b->large_segments,
+                 plural((long long)(b->small_segments + b->large_segments)));
         printf("By the rules of PyTorch's CUDA allocator, bytes, each at its own peak:\n");
         table_row("requested", 0, b->peak_requested, NULL);
         table_row("rounded", 0, b->peak_allocated, NULL);
@@ -285,11 +281,7 @@ typedef struct Filling {
 
 static int write_whole(const char *path, IoFill fill, Filling *filling)
 {
-    if (io_write_file(path, fill, filling) == 0)
-        return EXIT_DONE;
-    fprintf(stderr, "brim: %s\n", error_message());
-    error_clear();
-    return EXIT_NO;
+    return io_write_file(path, fill, filling) ? say_error() : EXIT_DONE;
 }
 
 static int fill_export(FILE *out, void *user)

@@ -5,17 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../kernels/kernels.h"
 #include "run_.h"
-
-int products_or_say(void)
-{
-    const char *error = kernels_blas_error(), *warning = kernels_blas_warning();
-    fflush(stdout);
-    if (error || warning)
-        fprintf(stderr, "brim: %s\n", error ? error : warning);
-    return error ? EXIT_NO : EXIT_DONE;
-}
 
 static int failed(RunResult *result, const char *what, int number)
 {

@@ -2,24 +2,25 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "../kernels/kernels.h"
 #include "cli.h"
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
-static const int stopping[] = {SIGINT, SIGTERM};
+/* SIGPIPE, that nobody reads the output any more, only where what was learned would be lost. */
+static const int stopping[] = {SIGINT, SIGTERM, SIGPIPE};
 enum { STOPPING = sizeof stopping / sizeof stopping[0] };
 static struct sigaction before[STOPPING];
 static volatile sig_atomic_t stop_signal;
 static int catching;
 
-/* The first asks; the second does what it would have done. */
+/* The first asks; the second does what it would have done. But SIGPIPE comes with every line. */
 static void on_stop(int number)
 {
     static const char text[] = "brim: stopping after this step; a second signal stops at once\n";
+    if (stop_signal && number == SIGPIPE)
+        return;
     if (stop_signal) {
         signal(number, SIG_DFL);
         raise(number);
@@ -30,20 +31,26 @@ static void on_stop(int number)
         return;
 }
 
-void saving_catch_signals(void)
+static int caught(const Saving *saving, int number)
+{
+    return number != SIGPIPE || saving->options->save;
+}
+
+void saving_catch_signals(const Saving *saving)
 {
     struct sigaction ours = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
     stop_signal = 0;
     catching = 1;
     for (int i = 0; i < STOPPING; i++)
-        if (!sigaction(stopping[i], NULL, &before[i]) && before[i].sa_handler != SIG_IGN)
+        if (caught(saving, stopping[i]) && !sigaction(stopping[i], NULL, &before[i]) &&
+            before[i].sa_handler != SIG_IGN)
             sigaction(stopping[i], &ours, NULL);
 }
 
 void saving_release_signals(Saving *saving)
 {
     for (int i = 0; i < STOPPING; i++)
-        if (before[i].sa_handler != SIG_IGN)
+        if (caught(saving, stopping[i]) && before[i].sa_handler != SIG_IGN)
             sigaction(stopping[i], &before[i], NULL);
     catching = 0;
     saving->signal = stop_signal;
@@ -55,13 +62,6 @@ int saving_stopped(const Saving *saving)
 }
 
 /* ---- Opening --------------------------------------------------------------------------------- */
-
-static int say_error(void)
-{
-    fprintf(stderr, "brim: %s\n", error_message());
-    error_clear();
-    return EXIT_NO;
-}
 
 /* --save and --resume of one directory are a command that can be given again and again. */
 static int may_start_anew(const Options *o)
@@ -113,19 +113,12 @@ static int check_save(Saving *s)
     return EXIT_NO;
 }
 
-static int same_directory(const char *a, const char *b)
-{
-    struct stat first, second;
-    return a && stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
-           first.st_ino == second.st_ino;
-}
-
 int saving_open(Saving *saving, const Options *options)
 {
     *saving = (Saving){.options = options, .lock = -1, .export_lock = -1, .saved = -1, .input_count = -1};
     if (options->save && (saving->lock = io_lock_checkpoints(options->save)) < 0)
         return say_error();
-    if (options->export && !same_directory(options->save, options->export) &&
+    if (options->export && !same_file(options->save, options->export) &&
         (saving->export_lock = io_lock_exports(options->export)) < 0)
         return say_error();
     return find_start(saving) || (options->save && check_save(saving)) ? EXIT_NO : EXIT_DONE;
@@ -234,7 +227,6 @@ static void add_input(Saving *s, const char *name, const char *path, const char 
 static void look_at_inputs(Saving *s)
 {
     const Options *o = s->options;
-    struct stat status;
     if (s->input_count >= 0 || context_is_meta(context_current()))
         return;
     s->input_count = 0;
@@ -247,10 +239,8 @@ static void look_at_inputs(Saving *s)
         }
     } else if (strcmp(o->data, "builtin") != 0)
         add_input(s, "data", o->data, "", "");
-    if (o->tokenizer) {
-        int folder = stat(o->tokenizer, &status) == 0 && S_ISDIR(status.st_mode);
-        add_input(s, "tokenizer", o->tokenizer, folder ? "/tokenizer.json" : "", "");
-    }
+    if (o->tokenizer)
+        add_input(s, "tokenizer", o->tokenizer, is_directory(o->tokenizer) ? "/tokenizer.json" : "", "");
 }
 
 static CheckpointRun complete_run(const Saving *saving, const CheckpointRun *run, Settings *settings)

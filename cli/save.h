@@ -30,8 +30,9 @@ void saving_close(Saving *saving);
 /* The log of the steps before stays, under another name. EXIT_DONE, or EXIT_NO after saying why. */
 int saving_keep_log(const Saving *saving, const char *path);
 
-/* In a run: SIGINT and SIGTERM stop it between two steps; a second one ends the process. */
-void saving_catch_signals(void);
+/* In a run: SIGINT and SIGTERM stop it between two steps; a second one ends the process. SIGPIPE stops a run
+ * that saves in the same way; what is printed afterwards ends the process. */
+void saving_catch_signals(const Saving *saving);
 void saving_release_signals(Saving *saving);
 
 /* In the script. */

@@ -2,6 +2,7 @@
  * train. On meta it runs one of each kind of step instead of all of them. */
 #include <string.h>
 
+#include "../memtrack/plural.h"
 #include "cli.h"
 
 typedef struct Session {
@@ -187,9 +188,9 @@ static int check_data(const Session *s)
                            (long long)classes, preset->family == MODEL_MLP ? "classes" : "tokens",
                            s->options->model, (long long)vocab);
     if (preset->family == MODEL_MLP && data_width(s->train) != preset->config.mlp.sizes[0])
-        return error_raise(ERROR_DATA, "%s has samples of %lld values, the model %s reads %d",
-                           s->options->data, (long long)data_width(s->train), s->options->model,
-                           preset->config.mlp.sizes[0]);
+        return error_raise(ERROR_DATA, "%s has samples of %lld value%s, the model %s reads %d",
+                           s->options->data, (long long)data_width(s->train), plural(data_width(s->train)),
+                           s->options->model, preset->config.mlp.sizes[0]);
     return 0;
 }
 

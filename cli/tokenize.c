@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../memtrack/plural.h"
 #include "cli.h"
 #include "flags_.h"
 
@@ -76,14 +77,6 @@ static int parse(Request *r, int argc, char **argv)
     return 0;
 }
 
-/* What the library raised. */
-static int failed(void)
-{
-    fprintf(stderr, "brim: %s\n", error_message());
-    error_clear();
-    return EXIT_NO;
-}
-
 static int number(const char *name, const char *text, int64_t low, int64_t high, int64_t *out)
 {
     char *end;
@@ -127,10 +120,10 @@ static int train(const Request *r)
     if (same_file(r->out, r->train))
         return usage("--out %s would be written over the text", r->out);
     if (tokenizer_train(r->train, r->out, &o))
-        return failed();
+        return say_error();
     Tokenizer *t = tokenizer_read(r->out);
     if (!t)
-        return failed();
+        return say_error();
     int64_t got = tokenizer_vocab(t), wanted = o.vocab ? o.vocab : 4096;
     if (r->json)
         json_print(json_pack("{s:o, s:I}", "tokenizer", json_text(r->out), "vocab", (json_int_t)got));
@@ -164,7 +157,7 @@ static int show_ids(const Request *r, const Tokenizer *t, const TokenIds *ids, i
 {
     int width = tokenizer_vocab(t) > 65536 ? 4 : 2;
     if (r->out && io_write_file(r->out, fill_bin, &(Bin){ids, width}))
-        return failed();
+        return say_error();
     if (r->json) {
         json_t *object = json_pack("{s:I, s:I, s:I}", "bytes", (json_int_t)bytes, "tokens",
                                    (json_int_t)ids->count, "vocab", (json_int_t)tokenizer_vocab(t));
@@ -172,9 +165,9 @@ static int show_ids(const Request *r, const Tokenizer *t, const TokenIds *ids, i
             json_object_set_new(object, "bytes_per_id", json_integer(width));
         json_print(object);
     } else if (r->out) {
-        printf("%s: %s tokens of %d bytes each; %s bytes of text, %.2f a token\n", r->out,
-               report_count((int64_t)ids->count).text, width, report_count(bytes).text,
-               ids->count ? (double)bytes / (double)ids->count : 0);
+        printf("%s: %s token%s of %d bytes each; %s byte%s of text, %.2f a token\n", r->out,
+               report_count((int64_t)ids->count).text, plural((long long)ids->count), width,
+               report_count(bytes).text, plural(bytes), ids->count ? (double)bytes / (double)ids->count : 0);
     } else {
         for (size_t i = 0; i < ids->count; i++)
             printf("%d%c", ids->ids[i], i + 1 == ids->count ? '\n' : ' ');
@@ -188,7 +181,7 @@ static int encode(const Request *r, Tokenizer *t)
     int64_t bytes = 0;
     if (tokenizer_encode_file(t, r->words[0], 0, &ids, &bytes)) {
         tokenizer_ids_free(t, &ids);
-        return failed();
+        return say_error();
     }
     int status = show_ids(r, t, &ids, bytes);
     tokenizer_ids_free(t, &ids);
@@ -208,7 +201,7 @@ static int decode(const Request *r, Tokenizer *t)
         ids[i] = (int32_t)id;
     }
     if (tokenizer_decode(t, ids, (size_t)r->count, 0, &text))
-        return failed();
+        return say_error();
     if (r->json)
         json_print(json_pack("{s:s%}", "text", text.text ? text.text : "", text.bytes));
     else
@@ -237,7 +230,7 @@ int command_tokenize(int argc, char **argv)
         return usage("--decode writes to stdout, not to --out");
     Tokenizer *t = tokenizer_read(r.tokenizer);
     if (!t)
-        return failed();
+        return say_error();
     int status = r.decode ? decode(&r, t) : encode(&r, t);
     tokenizer_free(t);
     return status;

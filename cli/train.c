@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "../memtrack/plural.h"
 #include "../kernels/kernels.h"
 #include "cli.h"
 
@@ -58,9 +59,9 @@ void print_title(const Options *o, int64_t parameters, int64_t steps)
     if (o->keep_gradients && !varies(o, "--zero-grad"))
         printf("  gradients kept");
     if (o->loss_chunk && !varies(o, "--loss-chunk"))
-        printf("  loss in chunks of %d rows", o->loss_chunk);
+        printf("  loss in chunks of %d row%s", o->loss_chunk, plural(o->loss_chunk));
     if (steps)
-        printf("  %" PRId64 " step%s", steps, steps == 1 ? "" : "s");
+        printf("  %" PRId64 " step%s", steps, plural(steps));
     printf("\n");
 }
 
@@ -69,9 +70,9 @@ static void say_if_data_is_short(const Options *o, int64_t samples)
 {
     int64_t step = (int64_t)o->batch * o->accumulate;
     if (samples < step)
-        fprintf(stderr, "brim: %s %s %" PRId64 " samples, so a step has that many, not %" PRId64 "\n",
+        fprintf(stderr, "brim: %s %s %" PRId64 " sample%s, so a step has that many, not %" PRId64 "\n",
                 o->max_samples ? "--max-samples leaves" : o->data, o->max_samples ? "only" : "has", samples,
-                step);
+                plural(samples), step);
 }
 
 int plan_or_say(const Options *o, Training *training, Plan *plan)
@@ -139,7 +140,7 @@ static void print_saving(const Options *o, const Training *t)
 
 static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
-    printf("\n%" PRId64 " step%s, %.0f s", r->steps, r->steps == 1 ? "" : "s", r->seconds);
+    printf("\n%" PRId64 " step%s, %.0f s", r->steps, plural(r->steps), r->seconds);
     if (r->tokens_per_second > 0) /* of one step nothing is known */
         printf(", %s %s/s", report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples");
     if (r->steps)
@@ -149,13 +150,13 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     if (t->validation_samples && t->accuracy >= 0)
         printf(", accuracy %.2f %%", 100 * t->accuracy);
     if (t->validation_samples)
-        printf(" (%" PRId64 " samples)", t->validation_samples);
+        printf(" (%" PRId64 " sample%s)", t->validation_samples, plural(t->validation_samples));
     printf("\n\n");
     report_table(stdout, &plan->memory, &r->memory);
     report_textbook(stdout, &plan->memory);
     if (r->segments_off_plan)
-        printf("%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n",
-               r->segments_off_plan, r->first_off_plan + 1);
+        printf("%" PRId64 " segment%s went off the plan, the first at step %" PRId64 "\n",
+               r->segments_off_plan, plural(r->segments_off_plan), r->first_off_plan + 1);
     print_saving(o, t);
     if (t->exported > 0)
         printf("\nThe weights are in %s, as %s.\n", o->export, o->export_dtype);
@@ -197,11 +198,8 @@ static void print_line_heading(const Options *o)
 
 static void print_start(const Options *o, const Training *t, const Plan *plan)
 {
-    int threads = o->threads ? o->threads : kernels_default_threads();
     print_title(o, t->parameters, t->steps);
-    kernels_blas_start(threads);
-    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads,
-           threads == 1 ? "" : "s", kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+    print_machine(o, plan);
     print_origin(o, t);
     if (saving_goes_on(t->saving))
         printf("goes on after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,
@@ -232,7 +230,7 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     run.steps = training->steps;
     if (o->epochs && !o->every)
         run.every = (int)(training->steps / 20) + 1;
-    saving_catch_signals();
+    saving_catch_signals(training->saving);
     plan_execute(training_script, training, &run, plan, &result);
     saving_release_signals(training->saving);
     train_log_close(training->log, plan, &result);

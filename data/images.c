@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "../memtrack/plural.h"
 #include "loader_.h"
 
 #define MAKER             "data_images"
@@ -89,10 +90,11 @@ static int images_load(ImageSet *set, const char *directory, const ImageOptions 
         host_later((size_t)(count * set->images.rows * set->images.columns));
     }
     if (code == ERROR_NONE && set->images.count != set->labels.count)
-        code = error_raise(
-            ERROR_DATA,
-            MAKER ": %s has %" PRId64 " %s images and %" PRId64 " labels; they do not belong together",
-            directory, set->images.count, o->split == DATA_HELD_OUT ? "t10k" : "train", set->labels.count);
+        code = error_raise(ERROR_DATA,
+                           MAKER ": %s has %" PRId64 " %s image%s and %" PRId64
+                                 " label%s; they do not belong together",
+                           directory, set->images.count, o->split == DATA_HELD_OUT ? "t10k" : "train",
+                           plural(set->images.count), set->labels.count, plural(set->labels.count));
     return code;
 }
 

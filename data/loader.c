@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "../memtrack/plural.h"
 #include "../kernels/philox.h"
 #include "loader_.h"
 
@@ -203,9 +204,9 @@ static int step_begin(Loader *loader)
         loader->labels += s->kind->fill(loader->dataset, sample_key(loader, i), (SampleRow){0});
     if (loader->labels == 0)
         error_raise(ERROR_DATA,
-                    "%s: step %" PRId64 " has %" PRId64 " samples and no label that counts: a mean over "
+                    "%s: step %" PRId64 " has %" PRId64 " sample%s and no label that counts: a mean over "
                     "none is not defined; give some a label or make the step larger",
-                    s->maker, loader->at.step, loader->group);
+                    s->maker, loader->at.step, loader->group, plural(loader->group));
     return loader->labels > 0;
 }
 

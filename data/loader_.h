@@ -76,7 +76,7 @@ typedef struct TextSet {
 
 /* How a text is cut. Plain: seq tokens and the one after. Masked: seq - 2 tokens between [CLS] and [SEP]. */
 typedef struct TextCut {
-    const char *maker, *unit;      /* "data_text", "bytes" */
+    const char *maker, *unit;      /* "data_text", "byte" */
     int64_t length, stride, extra; /* n sequences need n * stride + extra tokens */
     int64_t first, samples;        /* of the part asked for */
 } TextCut;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "../kernels/philox.h"
+#include "../memtrack/plural.h"
 #include "loader_.h"
 
 #define MAKER        "data_text"
@@ -177,8 +178,8 @@ static int too_short(const char *path, const TextOptions *o, const TextCut *cut,
     char advice[64] = "use a longer text";
     if (fits >= (masked ? 3 : 1))
         snprintf(advice, sizeof advice, "use --seq %" PRId64 " or less, or a longer text", fits);
-    return error_raise(ERROR_DATA, "%s: %s has %" PRId64 " %s, %s of seq %d needs %" PRId64 "; %s",
-                       cut->maker, path, cut->length, cut->unit,
+    return error_raise(ERROR_DATA, "%s: %s has %" PRId64 " %s%s, %s of seq %d needs %" PRId64 "; %s",
+                       cut->maker, path, cut->length, cut->unit, plural(cut->length),
                        sequences == 1 ? "one sequence" : "a held-out part beside one sequence", o->seq,
                        sequences * cut->stride + cut->extra, advice);
 }
@@ -296,7 +297,7 @@ Loader *data_text(const char *path, const TextOptions *options)
         return NULL;
     int masked = o.mask_probability > 0, file = -1;
     TextCut cut = {.maker = MAKER,
-                   .unit = "bytes",
+                   .unit = "byte",
                    .stride = masked ? (int64_t)o.seq - 2 : o.seq,
                    .extra = masked ? 0 : 1};
     if (strcmp(path, "builtin") == 0)

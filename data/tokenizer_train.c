@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "replace_.h"
+#include "file_.h"
 #include "tokenizer_train_.h"
 
 #define MAKER "tokenizer_train"
@@ -305,7 +305,7 @@ static int options_valid(const char *text, const char *out, const TokenizerTrain
                            MAKER ": vocab is %" PRId64 "; it must be from %" PRId64
                                  " (the special tokens and a token a byte) to %d",
                            o->vocab, least, MOST_VOCAB);
-    return file_replaceable(out, out); /* better before than after */
+    return file_replaceable(out); /* better before than after */
 }
 
 int tokenizer_train(const char *text, const char *out, const TokenizerTraining *options)

@@ -1,5 +1,5 @@
 /* What was trained, as a tokenizer.json: complete under its name, or not there. */
-#include "replace_.h"
+#include "file_.h"
 #include "tokenizer_train_.h"
 
 #define MAKER "tokenizer_train"
@@ -81,15 +81,12 @@ static json_t *whole_json(const Trained *trained)
 
 int trained_write(const Trained *trained, const char *path)
 {
-    Replacement r;
+    FileWriter writer;
     json_t *root = whole_json(trained);
-    if (!root)
-        return error_raise(ERROR_HOST_MEMORY, MAKER ": no host memory for the file");
-    if (replacement_begin(&r, path) == 0) {
-        if (json_dumpf(root, r.out, JSON_INDENT(1)) && !ferror(r.out))
-            error_raise(ERROR_HOST_MEMORY, MAKER ": no host memory for the file");
-        putc('\n', r.out);
+    if (file_begin(&writer, path) == 0) {
+        file_put_json(&writer, root, JSON_INDENT(1));
+        file_put(&writer, "\n", 1);
     }
     json_decref(root);
-    return replacement_end(&r);
+    return file_commit(&writer);
 }

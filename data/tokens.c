@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../memtrack/plural.h"
 #include "tokenizer_.h"
 
 #define MAKER "data_tokens"
@@ -51,9 +52,9 @@ static int map_bin(TokenSource *source, const char *path, int file, int64_t byte
     if (bytes % source->width)
         return error_raise(ERROR_DATA,
                            MAKER ": %s has %" PRId64
-                                 " bytes, which is no whole number of ids of %d bytes; is it a "
+                                 " byte%s, which is no whole number of ids of %d bytes; is it a "
                                  ".bin of token ids, and of this vocabulary?",
-                           path, bytes, source->width);
+                           path, bytes, plural(bytes), source->width);
     source->count = bytes / source->width;
     if (is_meta() || !bytes)
         return ERROR_NONE;
@@ -254,7 +255,7 @@ Loader *data_tokens(const char *path, const TokenOptions *options)
         return NULL;
     int masked = o.mask_probability > 0;
     TextCut cut = {.maker = MAKER,
-                   .unit = "tokens",
+                   .unit = "token",
                    .length = source->count,
                    .stride = masked ? (int64_t)o.seq - 2 : o.seq,
                    .extra = masked ? 0 : 1};

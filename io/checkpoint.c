@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../memtrack/plural.h"
 #include "checkpoint_.h"
 #include "io_.h"
 #include "safetensors_.h"
@@ -362,7 +363,7 @@ static int load_one(const char *path, const CheckpointRun *run, int check, Check
     if (!status && l.state.threads != context->threads && !found->note[0])
         snprintf(found->note, sizeof found->note,
                  "saved with %d thread%s, goes on with %d: equal to rounding, not to the last bit",
-                 l.state.threads, l.state.threads == 1 ? "" : "s", context->threads);
+                 l.state.threads, plural(l.state.threads), context->threads);
     safetensors_close(l.optimizer);
     safetensors_close(l.model);
     checkpoint_state_free(&l.state);

@@ -6,7 +6,7 @@
 
 #include "../tensor/tensor_.h"
 #include "checkpoint.h"
-#include "file_.h"
+#include "../data/file_.h"
 
 #define CHECKPOINT_MODEL     "model.safetensors"
 #define CHECKPOINT_OPTIMIZER "optimizer.safetensors"

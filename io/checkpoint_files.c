@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "../memtrack/plural.h"
 #include "checkpoint_.h"
 #include "weights.h"
 
@@ -206,8 +207,8 @@ static int check_file(const char *checkpoint, const char *name, const FileSum *e
     if (file < 0)
         return error_code();
     if (bytes != expected->bytes)
-        status = error_raise(ERROR_DATA, "%s is damaged: it has %zu bytes, not %" PRIu64, shown, bytes,
-                             expected->bytes);
+        status = error_raise(ERROR_DATA, "%s is damaged: it has %zu byte%s, not %" PRIu64, shown, bytes,
+                             plural((long long)bytes), expected->bytes);
     else if (read && (status = read_sum(file, shown, &sum)) == 0 && sum.crc32 != expected->crc32)
         status = error_raise(ERROR_DATA, "%s is damaged: its checksum is %08" PRIx32 ", not %08" PRIx32,
                              shown, sum.crc32, expected->crc32);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "../memtrack/plural.h"
 #include "checkpoint_.h"
 #include "io_.h"
 
@@ -89,11 +90,6 @@ static json_t *state_json(const CheckpointRun *run, const FileSum *model, const 
     return root;
 }
 
-static int put_bytes(const char *text, size_t size, void *writer)
-{
-    return file_put(writer, text, size) ? -1 : 0;
-}
-
 int checkpoint_state_write(const char *path, const CheckpointRun *run, const FileSum *model,
                            const FileSum *optimizer)
 {
@@ -104,10 +100,7 @@ int checkpoint_state_write(const char *path, const CheckpointRun *run, const Fil
     if (file_begin(&writer, path) == 0) {
         writer.sum = &sum;
         file_put(&writer, HEAD, strlen(HEAD));
-        if ((!root ||
-             json_dump_callback(root, put_bytes, &writer, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) != 0) &&
-            !writer.failed)
-            writer.failed = error_raise(ERROR_HOST_MEMORY, "%s: no host memory to write it", writer.shown);
+        file_put_json(&writer, root, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
         snprintf(tail, sizeof tail, TAIL, sum.crc32);
         file_put(&writer, tail, TAIL_BYTES);
     }
@@ -299,7 +292,8 @@ static int compare_inputs(const char *shown, const CheckpointRun *run, const Che
         if (!saved_sum(s, now->name, &then) || (now->bytes == then.bytes && now->crc32 == then.crc32))
             continue;
         if (now->bytes != then.bytes)
-            snprintf(what, sizeof what, "it has %" PRIu64 " bytes, had %" PRIu64, now->bytes, then.bytes);
+            snprintf(what, sizeof what, "it has %" PRIu64 " byte%s, had %" PRIu64, now->bytes,
+                     plural((long long)now->bytes), then.bytes);
         path_label(file, now->path);
         return error_raise(
             ERROR_ARGUMENT,

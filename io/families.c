@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../memtrack/plural.h"
 #include "io_.h"
 
 /* No published model comes near; beyond them a byte count could overflow. */
@@ -452,7 +453,7 @@ static void describe(IoModel *model, const char *type)
         layers = bert->layers, dim = bert->dim;
     else if (model->preset.family == MODEL_GPT2)
         layers = gpt2->layers, dim = gpt2->dim;
-    snprintf(model->about, sizeof model->about, "%s, %d layers of %d", type, layers, dim);
+    snprintf(model->about, sizeof model->about, "%s, %d layer%s of %d", type, layers, plural(layers), dim);
     int seq = nn_preset_max_seq(&model->preset);
     model->preset.batch = 1;
     model->preset.seq = seq < USUAL_SEQ ? seq : USUAL_SEQ;

@@ -28,6 +28,13 @@ static int add_block(int file, const char *shown, uint64_t from, uint64_t count,
     return 0;
 }
 
+/* Of BLOCKS samples, evenly over more bytes than they hold: the first begins the file, the last ends it. */
+static uint64_t sample_start(uint64_t bytes, uint64_t i)
+{
+    uint64_t room = bytes - BLOCK, gaps = BLOCKS - 1;
+    return room / gaps * i + room % gaps * i / gaps;
+}
+
 int io_fingerprint(CheckpointInput *input)
 {
     char shown[FILE_LABEL];
@@ -47,12 +54,8 @@ int io_fingerprint(CheckpointInput *input)
     uint32_t crc32 = 0;
     if (bytes <= whole)
         status = add_block(file, shown, 0, bytes, &crc32);
-    for (uint64_t i = 0; bytes > whole && i < BLOCKS && !status;
-         i++) /* evenly, the first and the last among them */
-        status =
-            add_block(file, shown,
-                      (bytes - BLOCK) / (BLOCKS - 1) * i + (bytes - BLOCK) % (BLOCKS - 1) * i / (BLOCKS - 1),
-                      BLOCK, &crc32);
+    for (uint64_t i = 0; bytes > whole && i < BLOCKS && !status; i++)
+        status = add_block(file, shown, sample_start(bytes, i), BLOCK, &crc32);
     close(file);
     input->bytes = bytes;
     input->crc32 = crc32;

@@ -198,8 +198,11 @@ static int open_directory(Safetensors *s, const char *directory)
 static int open_any(Safetensors *s, const char *path)
 {
     size_t length = strlen(path);
-    if (length >= PATH_BYTES)
-        return error_raise(ERROR_FILE, "%.40s…: the path is too long", path);
+    if (length >= PATH_BYTES) {
+        char shown[FILE_LABEL];
+        path_label(shown, path);
+        return error_raise(ERROR_FILE, "%s: the path is too long", shown);
+    }
     if (path_is_directory(path))
         return open_directory(s, path);
     if (length > 5 && !strcmp(path + length - 5, ".json"))

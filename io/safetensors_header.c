@@ -6,6 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "../memtrack/plural.h"
 #include "../tensor/tensor_.h"
 #include "io_.h"
 #include "safetensors_.h"
@@ -119,11 +120,12 @@ static int read_place(const char *shown, const json_t *tensor, const unsigned ch
     if (from < 0 || to < from)
         return safetensors_bad(shown, entry->name, "lies from %lld to %lld", (long long)from, (long long)to);
     if ((uint64_t)to > size)
-        return safetensors_bad(shown, entry->name, "ends at %lld, but only %llu bytes follow the header",
-                               (long long)to, (unsigned long long)size);
+        return safetensors_bad(shown, entry->name, "ends at %lld, but only %llu byte%s follow%s the header",
+                               (long long)to, (unsigned long long)size, plural((long long)size),
+                               size == 1 ? "s" : "");
     if ((uint64_t)(to - from) != entry->bytes)
-        return safetensors_bad(shown, entry->name, "has %lld bytes, but its shape and type (%s) take %llu",
-                               (long long)(to - from), types[entry->type].name,
+        return safetensors_bad(shown, entry->name, "has %lld byte%s, but its shape and type (%s) take %llu",
+                               (long long)(to - from), plural(to - from), types[entry->type].name,
                                (unsigned long long)entry->bytes);
     entry->data = data + from;
     return 0;
@@ -167,13 +169,14 @@ static int check_cover(const char *shown, const SafetensorsEntry *entry, int cou
             return safetensors_bad(shown, entry[i].name, "overlaps %s", string_text(entry[i - 1].name).text);
         if (from > end)
             return safetensors_bad(shown, entry[i].name,
-                                   "begins at %llu: the %llu bytes before it are nobody's",
-                                   (unsigned long long)from, (unsigned long long)(from - end));
+                                   "begins at %llu: the %llu byte%s before it belong%s to nobody",
+                                   (unsigned long long)from, (unsigned long long)(from - end),
+                                   plural((long long)(from - end)), from - end == 1 ? "s" : "");
         end = from + entry[i].bytes;
     }
     if (end != size)
-        return error_raise(ERROR_DATA, "%s: %llu bytes follow the last tensor", shown,
-                           (unsigned long long)(size - end));
+        return error_raise(ERROR_DATA, "%s: the last tensor ends %llu byte%s before the end", shown,
+                           (unsigned long long)(size - end), plural((long long)(size - end)));
     return 0;
 }
 
@@ -259,8 +262,8 @@ int safetensors_read_header(Safetensors *s, SafetensorsPart *part, const char *s
 {
     uint64_t length = 0;
     if (part->size < LENGTH_BYTES)
-        return error_raise(ERROR_DATA, "%s has %zu bytes; a safetensors file begins with %d of length", shown,
-                           part->size, LENGTH_BYTES);
+        return error_raise(ERROR_DATA, "%s has %zu byte%s; a safetensors file begins with %d of length",
+                           shown, part->size, plural((long long)part->size), LENGTH_BYTES);
     memcpy(&length, part->bytes, LENGTH_BYTES);
     if (length > part->size - LENGTH_BYTES)
         return error_raise(ERROR_DATA, "%s has %zu bytes, but says that its header has %llu%s", shown,

@@ -112,11 +112,6 @@ static int count_bytes(const char *text, size_t size, void *total)
     return 0;
 }
 
-static int put_bytes(const char *text, size_t size, void *writer)
-{
-    return file_put(writer, text, size) ? -1 : 0;
-}
-
 static int write_header(FileWriter *w, const json_t *root)
 {
     size_t length = 0;
@@ -124,8 +119,7 @@ static int write_header(FileWriter *w, const json_t *root)
         return w->failed = header_memory(w->shown);
     uint64_t padded = (length + ALIGN - 1) / ALIGN * ALIGN;
     file_put(w, &padded, sizeof padded);
-    if (json_dump_callback(root, put_bytes, w, JSON_COMPACT) != 0 && !w->failed)
-        w->failed = header_memory(w->shown);
+    file_put_json(w, root, JSON_COMPACT);
     return file_put(w, "        ", (size_t)(padded - length));
 }
 

@@ -110,11 +110,6 @@ static void put_bert(json_t *o, const ModelPreset *preset)
     put(o, "tie_word_embeddings", json_true());
 }
 
-static int put_bytes(const char *text, size_t size, void *writer)
-{
-    return file_put(writer, text, size) ? -1 : 0;
-}
-
 static int no_memory(const char *shown)
 {
     return error_raise(ERROR_HOST_MEMORY, "%s: no host memory to write it", shown);
@@ -124,10 +119,7 @@ int json_write_temporary(const json_t *root, const char *path, size_t flags)
 {
     FileWriter writer;
     if (file_begin(&writer, path) == 0) {
-        if (json_dump_callback(root, put_bytes, &writer, JSON_INDENT(2) | JSON_REAL_PRECISION(9) | flags) !=
-                0 &&
-            !writer.failed)
-            writer.failed = no_memory(writer.shown);
+        file_put_json(&writer, root, JSON_INDENT(2) | JSON_REAL_PRECISION(9) | flags);
         file_put(&writer, "\n", 1);
     }
     return file_finish(&writer);

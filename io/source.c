@@ -73,9 +73,11 @@ static int add_fields(const char *from, const char *to)
     path_label(shown, to);
     json_t *written = source ? json_read_file(to, shown, "a config.json", CONFIG_MOST) : NULL;
     int failed = written && keep_mistral(source, written);
-    json_object_foreach(source, name, value) if (written && families_ignore(name) &&
-                                                 !json_object_get(written, name) && strcmp(name, "dtype"))
-        failed |= json_object_set(written, name, value) != 0;
+    json_object_foreach(source, name, value)
+    {
+        if (written && families_ignore(name) && !json_object_get(written, name) && strcmp(name, "dtype") != 0)
+            failed |= json_object_set(written, name, value) != 0;
+    }
     if (failed)
         error_raise(ERROR_HOST_MEMORY, "%s: no host memory to write it", shown);
     int status = written && !failed ? json_write_file(written, to) : error_code();
@@ -84,7 +86,8 @@ static int add_fields(const char *from, const char *to)
     return status;
 }
 
-static int same_directory(const char *a, const char *b)
+/* Or directory. */
+static int same_file(const char *a, const char *b)
 {
     struct stat x, y;
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
@@ -95,7 +98,7 @@ int io_keep_source(const char *source, const char *directory)
     char from[PATH_BYTES], to[PATH_BYTES];
     if (!source || !directory)
         return error_raise(ERROR_ARGUMENT, "io_keep_source: %s is NULL", source ? "directory" : "source");
-    if (same_directory(source, directory) || context_is_meta(context_current()))
+    if (same_file(source, directory) || context_is_meta(context_current()))
         return 0;
     if (path_join(from, source, "config.json") || path_join(to, directory, "config.json"))
         return error_code();
@@ -141,19 +144,20 @@ static int remove_others(const char *directory)
 
 int io_keep_tokenizer(const char *tokenizer, const char *directory)
 {
-    char from[PATH_BYTES], to[PATH_BYTES];
-    struct stat a, b;
+    char from[PATH_BYTES], to[PATH_BYTES], shown[FILE_LABEL];
     if (!tokenizer || !directory)
         return error_raise(ERROR_ARGUMENT, "io_keep_tokenizer: %s is NULL",
                            tokenizer ? "directory" : "tokenizer");
     if (context_is_meta(context_current()))
         return 0;
     if (path_is_directory(tokenizer) ? path_join(from, tokenizer, "tokenizer.json")
-                                     : snprintf(from, PATH_BYTES, "%s", tokenizer) >= PATH_BYTES)
-        return error_raise(ERROR_FILE, "%.100s…: the path is too long", tokenizer);
+                                     : snprintf(from, PATH_BYTES, "%s", tokenizer) >= PATH_BYTES) {
+        path_label(shown, tokenizer);
+        return error_raise(ERROR_FILE, "%s: the path is too long", shown);
+    }
     if (path_join(to, directory, "tokenizer.json"))
         return error_code();
-    if (stat(from, &a) == 0 && stat(to, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+    if (same_file(from, to))
         return 0;
     return copy_file(from, to) || remove_others(directory) || write_class(directory) ? error_code() : 0;
 }

@@ -1,5 +1,6 @@
 /* Loading: which tensor of a checkpoint is which parameter, everything that does not fit in one message, and
  * only then the bytes, each parameter straight into its storage. */
+#include "../memtrack/plural.h"
 #include "weights.h"
 
 #include <stdio.h>
@@ -184,9 +185,10 @@ static int check_lists(Loading *l)
                            ? "; loaded in part (--init-partial) the others keep their random values"
                            : "";
     if (missing && unexpected)
-        return error_raise(
-            ERROR_DATA, "%s: %d parameters are missing: %s; and %d tensors are not the model's: %s%s",
-            l->shown, missing, listed_names(&l->missing), unexpected, listed_names(&l->unexpected), hint);
+        return error_raise(ERROR_DATA,
+                           "%s: %d parameter%s missing: %s; and %d tensor%s not the model's: %s%s", l->shown,
+                           missing, missing > 1 ? "s are" : " is", listed_names(&l->missing), unexpected,
+                           unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected), hint);
     if (missing)
         return error_raise(ERROR_DATA, "%s: %d parameter%s missing: %s%s", l->shown, missing,
                            missing > 1 ? "s are" : " is", listed_names(&l->missing), hint);
@@ -209,12 +211,13 @@ static void write_note(Loading *l)
     r->unexpected = l->unexpected.count;
     r->loaded = l->names.list.count - r->missing;
     if (r->missing)
-        snprintf(r->note, sizeof r->note,
-                 "%d of %d parameters are not in the file and keep their values: %.150s.", r->missing,
-                 l->names.list.count, listed_names(&l->missing));
+        snprintf(r->note, sizeof r->note, "%d of %d parameters %s not in the file and keep%s: %.150s.",
+                 r->missing, l->names.list.count, r->missing == 1 ? "is" : "are",
+                 r->missing == 1 ? "s its value" : " their values", listed_names(&l->missing));
     else if (r->unexpected)
-        snprintf(r->note, sizeof r->note, "%d tensors of the file are not the model's: %.150s.",
-                 r->unexpected, listed_names(&l->unexpected));
+        snprintf(r->note, sizeof r->note, "%d tensor%s of the file %s not the model's: %.150s.",
+                 r->unexpected, plural(r->unexpected), r->unexpected == 1 ? "is" : "are",
+                 listed_names(&l->unexpected));
 }
 
 /* ---- Loading --------------------------------------------------------------------------------- */

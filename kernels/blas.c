@@ -23,18 +23,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#if defined(__has_include)
-#if __has_include(<sys/single_threaded.h>)
-#include <sys/single_threaded.h>
-#define BLAS_ALONE __libc_single_threaded
-#endif
-#endif
-#ifndef BLAS_ALONE
-#define BLAS_ALONE 0
-#endif
 
 typedef enum BlasKind { BLAS_PLAIN, BLAS_OPENBLAS, BLAS_BLIS, BLAS_MKL } BlasKind;
 
@@ -149,15 +140,13 @@ static int blas_multiplies(BlasSgemm *sgemm)
 /* ---- Looking for one -------------------------------------------------------------------------- */
 
 /* OpenBLAS makes its threads while it is loaded; told to make none, it need not be asked to let them sleep.
- * The environment is changed only while no other thread can be reading it. */
+ */
 static void *blas_load(const char *file)
 {
-    int told = BLAS_ALONE && !getenv("OPENBLAS_NUM_THREADS");
-    if (told)
-        setenv("OPENBLAS_NUM_THREADS", "1", 1);
+    int told = !getenv("OPENBLAS_NUM_THREADS") && !environment_begin("OPENBLAS_NUM_THREADS=1");
     void *handle = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     if (told)
-        unsetenv("OPENBLAS_NUM_THREADS");
+        environment_end();
     return handle;
 }
 
@@ -183,6 +172,29 @@ static int blas_is_whole(const char *file)
     close(from);
     return !read_all || memcmp(head.e_ident, ELFMAG, SELFMAG) ||
            (uint64_t)head.e_shoff + (uint64_t)head.e_shnum * head.e_shentsize <= (uint64_t)status.st_size;
+}
+
+/* OpenBLAS maps a buffer a thread, and asks for ever when it gets none. */
+enum { BLAS_ADDRESSES = 160 << 20 };
+
+/* Whether `ulimit -v` leaves addresses for the buffers of the threads that are usual. */
+static int blas_has_room(char *why, size_t size)
+{
+    struct rlimit limit;
+    char text[64] = "";
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return 1;
+    int from = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    ssize_t got = from >= 0 ? read(from, text, sizeof text - 1) : 0;
+    if (from >= 0)
+        close(from);
+    uint64_t used = got > 0 ? strtoull(text, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+    if (used + (uint64_t)kernels_default_threads() * BLAS_ADDRESSES <= limit.rlim_cur)
+        return 1;
+    snprintf(why, size,
+             "the process may only have %llu MiB of addresses (ulimit -v), too few for its buffers",
+             (unsigned long long)(limit.rlim_cur >> 20));
+    return 0;
 }
 
 /* Makes `handle` what serves. 0, or -1 with the reason in why. */
@@ -228,6 +240,8 @@ static int blas_take(void *handle, int fresh, int any, char *why, size_t size)
 /* Opens one and takes it. `any`: even a slow one. 0, or -1 with the reason in why ("" = it is not there). */
 static int blas_try(const char *file, int any, char *why, size_t size)
 {
+    if (!blas_has_room(why, size))
+        return -1;
     void *loaded = dlopen(file, RTLD_LAZY | RTLD_NOLOAD);
     int whole = loaded || blas_is_whole(file);
     void *handle = loaded ? loaded : whole ? blas_load(file) : NULL;

@@ -32,6 +32,13 @@ const char *openblas_chosen_core(const OpenBlas *library);
 /* Moves it to the kernels this processor deserves, unless the user chose. Only while nobody multiplies. */
 void openblas_switch_core(const OpenBlas *library);
 
+/* ---- environment.c ----------------------------------------------------------------------------- */
+
+/* Sets "NAME=value" (static; a name of less than 64 bytes) until environment_end, one at a time. 0; -1 where
+ * there are more variables than it has room for, and nothing is set. */
+int environment_begin(const char *assignment);
+void environment_end(void);
+
 /* ---- processor.c ------------------------------------------------------------------------------- */
 
 /* Whether the processor and the system have all of x86-64-v3 (AVX2, FMA) or x86-64-v4 (AVX-512). */

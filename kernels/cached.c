@@ -44,141 +44,200 @@ static int cached_splits(const AttentionDims *d, int threads)
     return units >= threads ? 1 : (int)((threads + units - 1) / units);
 }
 
-/* What a query has so far of the keys seen: the largest score, the sum of exponentials, the weighted values.
- */
-typedef struct CachedQuery {
-    float max, sum;
-    float *out; /* (D) */
-} CachedQuery;
+enum { CACHED_GROUP = 16 }; /* queries of a kv head at a time */
 
-/* The sums of four registers' lanes, side by side: one after the other they would take longer than the rest.
- */
-VEC_INLINE void cached_totals(FewSums s0, FewSums s1, FewSums s2, FewSums s3, float *totals)
+/* What the queries of a kv head have so far of the keys seen: of each the largest score, the sum of
+ * exponentials, the weighted values. */
+typedef struct CachedQueries {
+    int count;
+    const float *q; /* (count, D) */
+    float *out;     /* (count, D) */
+    float max[CACHED_GROUP], sum[CACHED_GROUP];
+    float scores[CACHED_GROUP][CACHED_KEYS];
+} CachedQueries;
+
+/* Of the next rows to be read, while the processor works on these: into the second-level cache. */
+VEC_INLINE void cached_fetch(int64_t floats, const float *from)
 {
-    float t[4][FEW_LANES];
-    memcpy(t[0], &s0, sizeof s0);
-    memcpy(t[1], &s1, sizeof s1);
-    memcpy(t[2], &s2, sizeof s2);
-    memcpy(t[3], &s3, sizeof s3);
-    for (int half = FEW_LANES / 2; half >= 4; half /= 2)
-        for (int r = 0; r < 4; r++)
-            for (int i = 0; i < half; i++)
-                t[r][i] += t[r][half + i];
-    for (int r = 0; r < 4; r++)
-        totals[r] = (t[r][0] + t[r][1]) + (t[r][2] + t[r][3]);
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < floats; i += 16)
+        __builtin_prefetch(from + i, 0, 2);
 }
 
-/* scores = scale K q. The values of the same keys are fetched meanwhile. */
-VEC_INLINE void cached_scores(int keys, const int size, float scale, const float *q, const float *k,
-                              const float *v, float *scores)
+/* Scores of four keys and of one query or two: each key is loaded once for both. */
+VEC_INLINE void cached_dots(const int queries, const int size, const float *q, const float *k,
+                            float scores[][CACHED_KEYS])
+{
+    const float *k0 = k, *k1 = k0 + size, *k2 = k1 + size, *k3 = k2 + size;
+    FewSums s[2][4];
+    int c = 0;
+#pragma GCC unroll 2
+    for (int g = 0; g < queries; g++)
+        s[g][0] = s[g][1] = s[g][2] = s[g][3] = (FewSums){0};
+    for (; c + FEW_LANES <= size; c += FEW_LANES)
+#pragma GCC unroll 2
+        for (int g = 0; g < queries; g++) {
+            FewSums x = FEW_LOAD(q + g * size + c, 0);
+            s[g][0] += x * FEW_LOAD(k0 + c, 0);
+            s[g][1] += x * FEW_LOAD(k1 + c, 0);
+            s[g][2] += x * FEW_LOAD(k2 + c, 0);
+            s[g][3] += x * FEW_LOAD(k3 + c, 0);
+        }
+#pragma GCC unroll 2
+    for (int g = 0; g < queries; g++) {
+        few_totals(s[g][0], s[g][1], s[g][2], s[g][3], scores[g]);
+        for (int i = c; i < size; i++) {
+            scores[g][0] += q[g * size + i] * k0[i];
+            scores[g][1] += q[g * size + i] * k1[i];
+            scores[g][2] += q[g * size + i] * k2[i];
+            scores[g][3] += q[g * size + i] * k3[i];
+        }
+    }
+}
+
+/* scores = K q of every query. Their values are fetched meanwhile. */
+VEC_INLINE void cached_scores_of(const int size, CachedQueries *all, int keys, const float *k, const float *v)
 {
     int j = 0;
-    for (; j + 4 <= keys; j += 4) {
-        const float *k0 = k + (int64_t)j * size, *k1 = k0 + size, *k2 = k1 + size, *k3 = k2 + size;
-        FewSums s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        int c = 0;
-        for (int i = 0; i < 4 * size; i += 16)
-            __builtin_prefetch(v + (int64_t)j * size + i, 0, 2);
-        for (; c + FEW_LANES <= size; c += FEW_LANES) {
-            FewSums x = FEW_LOAD(q + c, 0);
-            s0 += x * FEW_LOAD(k0 + c, 0);
-            s1 += x * FEW_LOAD(k1 + c, 0);
-            s2 += x * FEW_LOAD(k2 + c, 0);
-            s3 += x * FEW_LOAD(k3 + c, 0);
-        }
-        cached_totals(s0, s1, s2, s3, scores + j);
-        for (; c < size; c++) {
-            scores[j] += q[c] * k0[c];
-            scores[j + 1] += q[c] * k1[c];
-            scores[j + 2] += q[c] * k2[c];
-            scores[j + 3] += q[c] * k3[c];
-        }
+    for (; j + 4 <= keys; j += 4, k += 4 * (int64_t)size, v += 4 * (int64_t)size) {
+        int g = 0;
+        cached_fetch(4 * (int64_t)size, v);
+        for (; g + 2 <= all->count; g += 2)
+            cached_dots(2, size, all->q + g * size, k, (float(*)[CACHED_KEYS])(all->scores[g] + j));
+        if (g < all->count)
+            cached_dots(1, size, all->q + g * size, k, (float(*)[CACHED_KEYS])(all->scores[g] + j));
     }
-    for (; j < keys; j++)
-        scores[j] = attention_dot(size, q, k + (int64_t)j * size);
-    attention_row_scale(keys, scale, scores);
-}
-
-/* out += p V */
-VEC_INLINE void cached_values(int keys, const int size, const float *p, const float *v, float *restrict out)
-{
-    int j = 0;
-    for (; j + 4 <= keys; j += 4) {
-        const float *v0 = v + (int64_t)j * size, *v1 = v0 + size, *v2 = v1 + size, *v3 = v2 + size;
-#pragma omp simd
-        for (int c = 0; c < size; c++)
-            out[c] += p[j] * v0[c] + p[j + 1] * v1[c] + p[j + 2] * v2[c] + p[j + 3] * v3[c];
-    }
-    for (; j < keys; j++)
-#pragma omp simd
-        for (int c = 0; c < size; c++)
-            out[c] += p[j] * v[(int64_t)j * size + c];
-}
-
-VEC_INLINE void cached_block_of(const int size, int keys, float scale, const float *q, const float *k,
-                                const float *v, CachedQuery *query)
-{
-    float scores[CACHED_KEYS];
-    cached_scores(keys, size, scale, q, k, v, scores);
-    float largest = attention_row_max(keys, scores), max = query->max;
-    if (largest > max) {
-        float factor = expf(max - largest); /* 0 at first */
-        query->sum *= factor;
-        attention_row_scale(size, factor, query->out);
-        query->max = largest;
-    }
-    query->sum += attention_row_exp(keys, query->max == -INFINITY ? 0 : query->max, scores);
-    cached_values(keys, size, scores, v, query->out);
+    for (; j < keys; j++, k += size)
+        for (int g = 0; g < all->count; g++)
+            all->scores[g][j] = attention_dot(size, all->q + g * size, k);
 }
 
 /* Rows are short: of a width that is known, the loops over them have no ends to look after. */
-static void cached_block(const AttentionDims *d, int keys, const float *q, const float *k, const float *v,
-                         CachedQuery *query)
+static FEW_FUSED void cached_scores(CachedQueries *all, int keys, int size, const float *k, const float *v)
 {
-    if (d->head_dim == 64)
-        cached_block_of(64, keys, d->scale, q, k, v, query);
-    else if (d->head_dim == 128)
-        cached_block_of(128, keys, d->scale, q, k, v, query);
+    if (size == 64)
+        cached_scores_of(64, all, keys, k, v);
+    else if (size == 128)
+        cached_scores_of(128, all, keys, k, v);
     else
-        cached_block_of(d->head_dim, keys, d->scale, q, k, v, query);
+        cached_scores_of(size, all, keys, k, v);
 }
 
-/* Keys [first, end) of one kv head, for some of the queries (group, D) that share it. */
-static void cached_unit(const AttentionDims *d, const float *q, const float *cache, int64_t unit, int first,
-                        int end, CachedQuery *queries, int group)
+/* out (queries, columns) += p (queries, keys) V (keys, columns), of some registers of columns, whose sums stay
+ * there. */
+VEC_INLINE void cached_columns(const int queries, const int registers, const int size, int keys,
+                               float p[][CACHED_KEYS], const float *v, const float *next, float *out)
 {
-    const float *k = cached_rows(d, cache, 0, unit), *v = cached_rows(d, cache, 1, unit);
-    for (int key = first; key < end; key += CACHED_KEYS) {
-        int keys = attention_min(CACHED_KEYS, end - key);
-        for (int g = 0; g < group; g++)
-            cached_block(d, keys, q + g * d->head_dim, k + (int64_t)key * d->head_dim,
-                         v + (int64_t)key * d->head_dim, &queries[g]);
+    FewSums s[2][4];
+#pragma GCC unroll 2
+    for (int g = 0; g < queries; g++)
+#pragma GCC unroll 4
+        for (int r = 0; r < registers; r++)
+            s[g][r] = FEW_LOAD(out + g * size, r);
+    for (int j = 0; j < keys; j++, v += size) {
+        if (next)
+            cached_fetch(size, next + j * (int64_t)size);
+#pragma GCC unroll 4
+        for (int r = 0; r < registers; r++)
+#pragma GCC unroll 2
+            for (int g = 0; g < queries; g++)
+                s[g][r] += p[g][j] * FEW_LOAD(v, r);
+    }
+#pragma GCC unroll 2
+    for (int g = 0; g < queries; g++)
+        memcpy(out + g * size, s[g], (size_t)registers * sizeof s[g][0]);
+}
+
+/* The same of all columns. */
+VEC_INLINE void cached_rows_of(const int queries, const int size, int keys, float p[][CACHED_KEYS], const float *v,
+                               const float *next, float *out)
+{
+    int c = 0;
+    for (; c + 4 * FEW_LANES <= size; c += 4 * FEW_LANES)
+        cached_columns(queries, 4, size, keys, p, v + c, c ? NULL : next, out + c);
+    for (; c + FEW_LANES <= size; c += FEW_LANES)
+        cached_columns(queries, 1, size, keys, p, v + c, c ? NULL : next, out + c);
+    for (int j = 0; c < size && j < keys; j++)
+        for (int g = 0; g < queries; g++)
+            for (int i = c; i < size; i++)
+                out[g * size + i] += p[g][j] * v[j * (int64_t)size + i];
+}
+
+/* out += p V of every query. `next`: the keys that are next. */
+VEC_INLINE void cached_values_of(const int size, CachedQueries *all, int keys, const float *v,
+                                 const float *next)
+{
+    int g = 0;
+    for (; g + 2 <= all->count; g += 2)
+        cached_rows_of(2, size, keys, all->scores + g, v, g ? NULL : next, all->out + g * size);
+    if (g < all->count)
+        cached_rows_of(1, size, keys, all->scores + g, v, g ? NULL : next, all->out + g * size);
+}
+
+static FEW_FUSED void cached_values(CachedQueries *all, int keys, int size, const float *v, const float *next)
+{
+    if (size == 64)
+        cached_values_of(64, all, keys, v, next);
+    else if (size == 128)
+        cached_values_of(128, all, keys, v, next);
+    else
+        cached_values_of(size, all, keys, v, next);
+}
+
+/* Scores become weights relative to the largest so far, to which what there is already moves. */
+static void cached_softmax(CachedQueries *all, int keys, int size, float scale)
+{
+    for (int g = 0; g < all->count; g++) {
+        float *scores = all->scores[g], max = all->max[g];
+        attention_row_scale(keys, scale, scores);
+        float largest = attention_row_max(keys, scores);
+        if (largest > max) {
+            float factor = expf(max - largest); /* 0 at first */
+            all->sum[g] *= factor;
+            attention_row_scale(size, factor, all->out + g * size);
+            all->max[g] = max = largest;
+        }
+        all->sum[g] += attention_row_exp(keys, max == -INFINITY ? 0 : max, scores);
     }
 }
 
-enum { CACHED_GROUP = 16 }; /* queries of a kv head at a time */
+/* Keys [first, end) of one kv head. */
+static void cached_unit(const AttentionDims *d, const float *cache, int64_t unit, int first, int end,
+                        CachedQueries *all)
+{
+    int size = d->head_dim;
+    const float *k = cached_rows(d, cache, 0, unit), *v = cached_rows(d, cache, 1, unit);
+    for (int key = first, keys; key < end; key += keys) {
+        keys = attention_min(CACHED_KEYS, end - key);
+        const float *values = v + (int64_t)key * size, *next = k + (int64_t)(key + keys) * size;
+        cached_scores(all, keys, size, k + (int64_t)key * size, values);
+        cached_softmax(all, keys, size, d->scale);
+        cached_values(all, keys, size, values, key + keys < end ? next : NULL);
+    }
+}
 
 /* One part of one kv head: results into `out` (group, D), and, for parts to be joined, (max, sum) into
  * `state` (group, 2). */
 static void cached_part(const AttentionDims *d, const float *q, const float *cache, int64_t unit, int first,
                         int end, float *out, float *state)
 {
-    int all = d->heads / d->kv_heads, size = d->head_dim;
-    q += unit / d->kv_heads * d->ldq + unit % d->kv_heads * all * size; // (group, D)
-    for (int at = 0; at < all; at += CACHED_GROUP) {
-        CachedQuery queries[CACHED_GROUP];
-        int group = attention_min(CACHED_GROUP, all - at);
-        for (int g = 0; g < group; g++) {
-            queries[g] = (CachedQuery){.max = -INFINITY, .out = out + (at + g) * size};
-            attention_row_zero(size, queries[g].out);
-        }
-        cached_unit(d, q + at * size, cache, unit, first, end, queries, group);
-        for (int g = 0; g < group; g++) {
+    int group = d->heads / d->kv_heads, size = d->head_dim;
+    q += unit / d->kv_heads * d->ldq + unit % d->kv_heads * group * size; // (group, D)
+    for (int at = 0; at < group; at += CACHED_GROUP) {
+        CachedQueries all; /* its scores are not cleared */
+        all.count = attention_min(CACHED_GROUP, group - at);
+        all.q = q + at * size;
+        all.out = out + at * size;
+        attention_row_zero((int64_t)all.count * size, all.out);
+        for (int g = 0; g < all.count; g++)
+            all.max[g] = -INFINITY, all.sum[g] = 0;
+        cached_unit(d, cache, unit, first, end, &all);
+        for (int g = 0; g < all.count; g++) {
             if (state) {
-                state[2 * (at + g)] = queries[g].max;
-                state[2 * (at + g) + 1] = queries[g].sum;
+                state[2 * (at + g)] = all.max[g];
+                state[2 * (at + g) + 1] = all.sum[g];
             } else {
-                attention_row_scale(size, 1 / queries[g].sum, queries[g].out);
+                attention_row_scale(size, 1 / all.sum[g], all.out + g * size);
             }
         }
     }

@@ -19,7 +19,46 @@ enum { FEW_LANES = 8 };
 enum { FEW_LANES = 4 };
 #endif
 typedef float FewSums __attribute__((vector_size(4 * FEW_LANES), aligned(4), may_alias));
+/* ISO C mode keeps products and sums apart; here they are one instruction where the processor has it. */
+#if defined(__clang__)
+#define FEW_FUSED
+#else
+#define FEW_FUSED __attribute__((noinline, optimize("fp-contract=fast")))
+#endif
 #define FEW_LOAD(from, i) (*(const FewSums *)((from) + (i)*FEW_LANES))
+
+/* Sums of neighbours within each 128 bits: (a0 + a1, a2 + a3, b0 + b1, b2 + b3). */
+#define FEW_QUARTER(i, odd) 4 * i + odd, 4 * i + 2 + odd, FEW_LANES + 4 * i + odd, FEW_LANES + 4 * i + 2 + odd
+#if defined(__AVX512F__)
+#define FEW_NEIGHBOURS(odd) FEW_QUARTER(0, odd), FEW_QUARTER(1, odd), FEW_QUARTER(2, odd), FEW_QUARTER(3, odd)
+#elif defined(__AVX2__)
+#define FEW_NEIGHBOURS(odd) FEW_QUARTER(0, odd), FEW_QUARTER(1, odd)
+#else
+#define FEW_NEIGHBOURS(odd) FEW_QUARTER(0, odd)
+#endif
+#if defined(__clang__)
+#define FEW_PICK(a, b, odd) __builtin_shufflevector(a, b, FEW_NEIGHBOURS(odd))
+#else
+typedef int32_t FewPlaces __attribute__((vector_size(4 * FEW_LANES)));
+#define FEW_PICK(a, b, odd) __builtin_shuffle(a, b, (FewPlaces){FEW_NEIGHBOURS(odd)})
+#endif
+
+VEC_INLINE FewSums few_pairs(FewSums a, FewSums b)
+{
+    return FEW_PICK(a, b, 0) + FEW_PICK(a, b, 1);
+}
+
+/* totals (4) = each register's sum; one after the other they would take longer. */
+VEC_INLINE void few_totals(FewSums s0, FewSums s1, FewSums s2, FewSums s3, float *totals)
+{
+    FewSums quarters = few_pairs(few_pairs(s0, s1), few_pairs(s2, s3)); /* of all four in each */
+    float sums[FEW_LANES];
+    memcpy(sums, &quarters, sizeof sums);
+    for (int half = FEW_LANES / 2; half >= 4; half /= 2)
+        for (int i = 0; i < half; i++)
+            sums[i] += sums[half + i];
+    memcpy(totals, sums, 4 * sizeof *totals);
+}
 
 VEC_INLINE float few_total(FewSums all)
 {

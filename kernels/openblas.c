@@ -3,6 +3,7 @@
  * speed. We ask the processor what it can do instead, and move OpenBLAS there. */
 #include "kernels/blas.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -59,21 +60,17 @@ const char *openblas_chosen_core(const OpenBlas *library)
     return chosen && *chosen && library->core && !strcasecmp(chosen, library->core()) ? chosen : NULL;
 }
 
-/* The variable is the only way to name a core; then it is as before, for it is not ours to hand to child
- * processes. */
+/* The variable is the only way to name a core. It is not ours to hand to child processes, so it does not
+ * stay. */
 static void restart_as(const OpenBlas *library, const char *core)
 {
-    char before[64] = "";
-    const char *set = getenv("OPENBLAS_CORETYPE");
-    if (set)
-        strncpy(before, set, sizeof before - 1);
-    setenv("OPENBLAS_CORETYPE", core, 1);
+    static char assignment[64]; /* whoever reads the environment meanwhile may keep it */
+    snprintf(assignment, sizeof assignment, "OPENBLAS_CORETYPE=%s", core);
+    if (environment_begin(assignment))
+        return;
     library->dynamic_quit();
     library->dynamic_init();
-    if (set)
-        setenv("OPENBLAS_CORETYPE", before, 1);
-    else
-        unsetenv("OPENBLAS_CORETYPE");
+    environment_end();
 }
 
 void openblas_switch_core(const OpenBlas *library)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../memtrack/plural.h"
 #include "module_.h"
 
 void nn_mark_block(Module *model, Module *block)
@@ -115,9 +116,9 @@ static PatternText example_of(int blocks)
 static int bad_pattern(const char *pattern, const char *what, int at, int blocks)
 {
     return error_raise(ERROR_ARGUMENT,
-                       "nn_set_checkpoints: \"%.100s\" %s %d; it takes one character for each of %d blocks, "
+                       "nn_set_checkpoints: \"%.100s\" %s %d; it takes one character for each of %d block%s, "
                        "'.' keeps it, 'c' begins a checkpointed segment, '+' continues one: \"%s\"",
-                       pattern, what, at, blocks, example_of(blocks).text);
+                       pattern, what, at, blocks, plural(blocks), example_of(blocks).text);
 }
 
 static int check_pattern(const Module *model, const char *pattern)

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <limits.h>
 
+#include "../memtrack/plural.h"
 #include "module_.h"
 
 typedef struct CacheLayer {
@@ -191,7 +192,7 @@ static int check_forward(const Module *model, const Batch *batch, const KvCache 
         return error_raise(ERROR_ARGUMENT,
                            "nn_forward_cached: %" PRId64 " more token%s after %d do not fit the cache, whose "
                            "max_tokens is %d",
-                           ids.dim[1], ids.dim[1] == 1 ? "" : "s", cache->tokens, cache->max_tokens);
+                           ids.dim[1], plural(ids.dim[1]), cache->tokens, cache->max_tokens);
     return 0;
 }
 

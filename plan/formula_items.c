@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "../memtrack/plural.h"
 #include "../report/report.h"
 #include "formulae.h"
 
@@ -150,9 +151,9 @@ void plan_formula_print(FILE *out, int64_t B, int64_t T, int64_t h, int64_t a)
     }
     fprintf(out,
             "ESTIMATED  A GPT layer by Korthikanti et al. (arXiv 2205.05198), and what brim keeps\n"
-            "b = %" PRId64 " samples, s = %" PRId64 " tokens, h = %" PRId64 " wide, a = %" PRId64
-            " heads, feed-forward 4h\n\n",
-            B, T, h, a);
+            "b = %" PRId64 " sample%s, s = %" PRId64 " token%s, h = %" PRId64 " wide, a = %" PRId64
+            " head%s, feed-forward 4h\n\n",
+            B, plural(B), T, plural(T), h, a, plural(a));
     items_print(out, &shape);
     table2_print(out, &shape);
 }

@@ -114,14 +114,14 @@ static void improve(Script script, void *config, const RunOptions *o, MemHints *
 /* Around what is reserved, with what the data take that were not read. A run opens the same files and makes
  * the same headers as its first dry run, so what that took of host memory is taken again: as its books say,
  * or, where the process grew by more (JSON is in no books), as the system says. */
-static uint64_t beside(const Plan *plan, const RunOptions *o, uint64_t host_peak, uint64_t grown)
+static uint64_t beside(const Plan *plan, const RunOptions *o, uint64_t grown)
 {
     const uint64_t thread = (uint64_t)3 << 20; /* BLAS packs into 1 to 3 MiB; stacks are small */
     const uint64_t process = (uint64_t)4 << 20;
     int threads = o->threads > 0 ? o->threads : kernels_default_threads();
     uint64_t page_tables = plan->memory.stats.needs / 512;
-    return plan->beside + (host_peak > grown ? host_peak : grown) + page_tables + (uint64_t)threads * thread +
-           process;
+    uint64_t host = plan->memory.host_peak > grown ? plan->memory.host_peak : grown;
+    return plan->beside + host + page_tables + (uint64_t)threads * thread + process;
 }
 
 int plan_script(Script script, void *config, const RunOptions *options, Plan *plan)
@@ -129,12 +129,11 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
     MemHints *hints = NULL;
-    uint64_t resident = memtrack_process_resident(), highest = memtrack_process_resident_peak(), host_peak;
+    uint64_t resident = memtrack_process_resident(), highest = memtrack_process_resident_peak();
     *plan = (Plan){.packer = memtrack_hints_packer(NULL)};
     dry_run(script, config, o, NULL, &hints, plan);
-    host_peak = plan->memory.host_peak;
     uint64_t reached = memtrack_process_resident_peak();
-    plan->beside = beside(plan, o, host_peak, reached > highest ? reached - resident : 0);
+    plan->beside = beside(plan, o, reached > highest ? reached - resident : 0);
     if (hints && !plan->status)
         improve(script, config, o, hints, plan);
     else

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "../memtrack/plural.h"
 #include "live_.h"
 #include "plan_.h"
 
@@ -244,13 +245,13 @@ static void print_plan(FILE *out, const RunOptions *o, const Plan *plan)
 
 static void print_run(FILE *out, const Plan *plan, const RunResult *result)
 {
-    fprintf(out, "\n%" PRId64 " step%s, %.1f s, loss %.4f -> %.4f\n\n", result->steps,
-            result->steps == 1 ? "" : "s", result->seconds, result->loss_first, result->loss_last);
+    fprintf(out, "\n%" PRId64 " step%s, %.1f s, loss %.4f -> %.4f\n\n", result->steps, plural(result->steps),
+            result->seconds, result->loss_first, result->loss_last);
     report_table(out, &plan->memory, &result->memory);
     report_textbook(out, &plan->memory);
     if (result->segments_off_plan)
-        fprintf(out, "%" PRId64 " segments went off the plan, the first at step %" PRId64 "\n",
-                result->segments_off_plan, result->first_off_plan + 1);
+        fprintf(out, "%" PRId64 " segment%s went off the plan, the first at step %" PRId64 "\n",
+                result->segments_off_plan, plural(result->segments_off_plan), result->first_off_plan + 1);
 }
 
 int brim_run(Script script, void *config, const RunOptions *options)

@@ -45,7 +45,7 @@ static void context_check(Context *context, const ContextOptions *options)
     context->error = (ErrorCode)device_check(options->device, why, sizeof why);
     if (context->error != ERROR_NONE)
         snprintf(context->error_text, sizeof context->error_text, "device %.32s: %s", options->device, why);
-    else if (!context->meta && kernels_blas_start(context->threads)) {
+    else if (!context->meta && kernels_blas_error()) {
         context->error = ERROR_FILE;
         snprintf(context->error_text, sizeof context->error_text, "%s", kernels_blas_error());
     }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../memtrack/plural.h"
 #include "tensor_.h"
 
 static int device_exists(const char *root, const char *path)
@@ -49,11 +50,10 @@ void device_nvidia_(const char *root, int libcuda, char *text, size_t size)
     cards = cards > listed ? cards : listed;
     int driver = device_exists(root, "/proc/driver/nvidia/version");
     if (cards && libcuda)
-        snprintf(text, size, "though this machine has %d NVIDIA GPU%s and a driver", cards,
-                 cards == 1 ? "" : "s");
+        snprintf(text, size, "though this machine has %d NVIDIA GPU%s and a driver", cards, plural(cards));
     else if (cards || driver)
         snprintf(text, size, "and this machine has %d NVIDIA GPU%s %s the driver's library, libcuda.so.1",
-                 cards, cards == 1 ? "" : "s", libcuda ? "with" : "without");
+                 cards, plural(cards), libcuda ? "with" : "without");
     else if (libcuda)
         snprintf(text, size,
                  "and this machine has a CUDA driver's library, but no NVIDIA GPU "

@@ -3,6 +3,7 @@
  * the two operations; costs the head's product once more. */
 #include <inttypes.h>
 
+#include "../memtrack/plural.h"
 #include "ops_.h"
 
 enum { HIDDEN, WEIGHT, BIAS, LABELS };
@@ -47,8 +48,9 @@ static int head_check(const OpCall *call)
     if (call->shape[BIAS].ndim && check_vector(call, BIAS, weight.dim[0], "bias"))
         return error_code();
     if (call_numel(call, LABELS) != leading(hidden))
-        return error_raise(ERROR_SHAPE, "linear_cross_entropy: hidden %s needs %" PRId64 " labels, not %s",
-                           shape_text(hidden).text, leading(hidden), shape_text(call->shape[LABELS]).text);
+        return error_raise(ERROR_SHAPE, "linear_cross_entropy: hidden %s needs %" PRId64 " label%s, not %s",
+                           shape_text(hidden).text, leading(hidden), plural(leading(hidden)),
+                           shape_text(call->shape[LABELS]).text);
     if (call->attr.loss.chunk_rows < 1)
         return error_raise(ERROR_ARGUMENT,
                            "linear_cross_entropy: chunks of %" PRId64 " rows; at least 1 is needed",

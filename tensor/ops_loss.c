@@ -2,6 +2,7 @@
  * logits. */
 #include <inttypes.h>
 
+#include "../memtrack/plural.h"
 #include "ops_.h"
 
 static CrossEntropyDims loss_dims(const OpCall *call)
@@ -17,8 +18,9 @@ static int cross_entropy_shape(OpCall *call)
         return error_code();
     CrossEntropyDims d = loss_dims(call);
     if (call_numel(call, 1) != d.rows)
-        return error_raise(ERROR_SHAPE, "cross_entropy: logits %s need %" PRId64 " labels, not %s",
-                           shape_text(call->shape[0]).text, d.rows, shape_text(call->shape[1]).text);
+        return error_raise(ERROR_SHAPE, "cross_entropy: logits %s need %" PRId64 " label%s, not %s",
+                           shape_text(call->shape[0]).text, d.rows, plural(d.rows),
+                           shape_text(call->shape[1]).text);
     call->plan.out = SHAPE(1);
     call->plan.extra[0] = d.rows;
     call->plan.workspace = call->kernels->cross_entropy_workspace(&d, call->threads);
@@ -67,8 +69,8 @@ int64_t tensor_count_correct(Tensor *logits, Tensor *labels)
         return 0;
     int64_t classes = last_dim(logits->shape), rows = leading(logits->shape), correct = 0;
     if (tensor_numel(labels) != rows) {
-        error_raise(ERROR_SHAPE, "tensor_count_correct: logits %s need %" PRId64 " labels, not %s",
-                    shape_text(logits->shape).text, rows, shape_text(labels->shape).text);
+        error_raise(ERROR_SHAPE, "tensor_count_correct: logits %s need %" PRId64 " label%s, not %s",
+                    shape_text(logits->shape).text, rows, plural(rows), shape_text(labels->shape).text);
         return 0;
     }
     for (int64_t i = 0; i < rows; i++, row += classes) {

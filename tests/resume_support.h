@@ -8,7 +8,7 @@
 
 #include "../data/data.h"
 #include "../io/checkpoint.h"
-#include "../io/file_.h"
+#include "../data/file_.h"
 #include "../optim/optim.h"
 #include "../plan/plan.h"
 #include "support.h"

@@ -216,4 +216,13 @@ static inline void check_record(const RunRecord *run)
     assert_int_equal(peak, run->peak_live);
 }
 
+static inline void read_fine(const char *path, RunRecord *run)
+{
+    char why[WHY];
+    if (report_run_read(path, run, why, sizeof why))
+        fail_msg("%s", why);
+    assert_string_equal(why, "");
+    check_record(run);
+}
+
 #endif

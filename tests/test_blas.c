@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../kernels/blas.h"
 #include "../kernels/kernels.h"
 #include "../tensor/tensor_.h"
 #include "support.h"
@@ -158,6 +159,78 @@ static void slow_cores(void **state)
     assert_int_equal(found.wrong, 0);
 }
 
+/* ---- The environment --------------------------------------------------------------------------- */
+
+/* As it was, with what a library has added to it meanwhile. */
+static void environment_is_given_back(void **state)
+{
+    (void)state;
+    char **before = environ;
+    const char *path = getenv("PATH");
+    assert_int_equal(environment_begin("BRIM_TEST_A=1"), 0);
+    assert_string_equal(getenv("BRIM_TEST_A"), "1");
+    assert_ptr_equal(getenv("PATH"), path);
+    environment_end();
+    assert_ptr_equal(environ, before);
+    assert_null(getenv("BRIM_TEST_A"));
+
+    setenv("BRIM_TEST_A", "mine", 1);
+    assert_int_equal(environment_begin("BRIM_TEST_A=1"), 0);
+    assert_string_equal(getenv("BRIM_TEST_A"), "1");
+    setenv("BRIM_TEST_B", "theirs", 1);
+    environment_end();
+    assert_string_equal(getenv("BRIM_TEST_A"), "mine");
+    assert_string_equal(getenv("BRIM_TEST_B"), "theirs");
+
+    unsetenv("BRIM_TEST_A");
+    assert_int_equal(environment_begin("BRIM_TEST_A=1"), 0);
+    setenv("BRIM_TEST_C", "theirs", 1);
+    environment_end();
+    assert_null(getenv("BRIM_TEST_A"));
+    assert_string_equal(getenv("BRIM_TEST_C"), "theirs");
+    unsetenv("BRIM_TEST_B");
+    unsetenv("BRIM_TEST_C");
+}
+
+static void an_environment_too_large_stays(void **state)
+{
+    (void)state;
+    static char *many[5000], variable[] = "A=1";
+    char **before = environ;
+    for (size_t i = 0; i + 1 < COUNT(many); i++)
+        many[i] = variable;
+    environ = many;
+    int status = environment_begin("BRIM_TEST_A=1");
+    const char *value = getenv("BRIM_TEST_A");
+    environ = before;
+    assert_int_equal(status, -1);
+    assert_null(value);
+}
+
+/* The choice leaves no trace for child processes, and the user's stays whole however long it is. */
+static void cores_leave_no_trace(void **state)
+{
+    (void)state;
+    static const char of_a_user[] = "a core that is unknown, with a name of more than sixty-four bytes in all";
+    int ends[2];
+    char same = 'n';
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        setenv("OPENBLAS_CORETYPE", of_a_user, 1);
+        unsetenv("OPENBLAS_NUM_THREADS");
+        kernels_blas_start(1);
+        const char *now = getenv("OPENBLAS_CORETYPE");
+        same = now && !strcmp(now, of_a_user) && !getenv("OPENBLAS_NUM_THREADS") ? 'y' : 'n';
+        _exit(write(ends[1], &same, 1) != 1);
+    }
+    close(ends[1]);
+    assert_int_equal(read(ends[0], &same, 1), 1);
+    close(ends[0]);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    assert_int_equal(same, 'y');
+}
+
 /* ---- Devices ----------------------------------------------------------------------------------- */
 
 static void devices(void **state)
@@ -223,8 +296,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(by_itself),          cmocka_unit_test(own_products),
         cmocka_unit_test(named_but_unusable), cmocka_unit_test(cut_off),
-        cmocka_unit_test(slow_cores),         cmocka_unit_test(devices),
-        cmocka_unit_test(cards_of_a_machine),
+        cmocka_unit_test(slow_cores),         cmocka_unit_test(environment_is_given_back),
+        cmocka_unit_test(cores_leave_no_trace),
+        cmocka_unit_test(an_environment_too_large_stays),
+        cmocka_unit_test(devices),            cmocka_unit_test(cards_of_a_machine),
     };
     return cmocka_run_group_tests_name("blas and devices", tests, NULL, NULL);
 }

@@ -159,12 +159,15 @@ static void mistakes(void **state)
 {
     (void)state;
     static const struct {
-        const char *arguments[6], *names[2];
+        const char *arguments[6], *names[3];
     } rows[] = {
         {{"generate", "--model", "bert-tiny"}, {"bert-tiny", "left to right"}},
         {{"generate", "--model", "mlp"}, {"mlp", "left to right"}},
         {{"plan", "--inference", "--model", "bert-base"}, {"bert-base", "left to right"}},
         {{"generate", "--prompt", ""}, {"--prompt is empty"}},
+        {{"generate", "--prompt", "a", "--vocab", "97"}, {"--prompt has the byte 97", "0 to 96", "--tokenizer"}},
+        {{"generate", "--prompt", "ab", "--tokens", "2147483647"}, {"--tokens 2147483647", "2 tokens", "2147483645"}},
+        {{"generate", "--prompt", "a", "--tokens", "2147483647"}, {"1 token:"}},
         {{"generate", "--prompt", "abcd", "--seq", "3"}, {"4 tokens", "--seq holds 3"}},
         {{"generate", "--tokens", "0"}, {"--tokens", "'0'"}},
         {{"generate", "--top-p", "0"}, {"--top-p", "above 0"}},
@@ -181,7 +184,7 @@ static void mistakes(void **state)
         memcpy(arguments + 1, rows[i].arguments, sizeof rows[i].arguments);
         Outcome *o = expect_code(run_command(arguments), 2);
         assert_string_equal(o->out, "");
-        for (int k = 0; k < 2 && rows[i].names[k]; k++)
+        for (int k = 0; k < 3 && rows[i].names[k]; k++)
             if (!strstr(o->err, rows[i].names[k]))
                 fail_msg("row %zu: no %s in: %s", i, rows[i].names[k], o->err);
     }

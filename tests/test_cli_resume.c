@@ -257,7 +257,7 @@ static void damage(void **state)
     expect_code(TRAIN(common, "--save", a, "--save-every", "1", "--keep", "3"), 0);
     make_file("a/step-00000003/model.safetensors", "x", 1);
     Outcome *o = expect_code(TRAIN(common, "--save", a, "--resume", a), 0);
-    expect(o->err, "step-00000003/model.safetensors is damaged: it has 1 bytes, not ");
+    expect(o->err, "step-00000003/model.safetensors is damaged: it has 1 byte, not ");
     expect(o->err, "; going on with the one before");
     expect(o->out, "goes on after step 2 ");
     assert_true(saved("a", 3) && saved("a", 2) && !saved("a", 1));
@@ -453,6 +453,27 @@ static void signals(void **state)
     assert_true(saved_step(text) > step);
 }
 
+/* `brim train | head -1`: a run that saves is saved, one that does not just ends. */
+static void nobody_reads(void **state)
+{
+    (void)state;
+    paths();
+    for (int saves = 0; saves < 2; saves++) {
+        char command[640];
+        snprintf(command, sizeof command,
+                 "(timeout %d %s train --model gpt2-tiny --threads 1 --batch 1 --seq 8 --steps 100000 --every 1 "
+                 "%s%s 2>%s; echo $? >%s) | head -1 >%s/head",
+                 RUN_SECONDS, command_path(), saves ? "--save " : "", saves ? a : "", in_folder("err"), in_folder("code"), folder);
+        assert_int_equal(system(command), 0);
+        FILE *file = fopen(in_folder("code"), "r");
+        int code = 0;
+        assert_true(file && fscanf(file, "%d", &code) == 1);
+        fclose(file);
+        assert_int_equal(code, 128 + SIGPIPE);
+        assert_int_equal(newest(a) > 0, saves);
+    }
+}
+
 /* The second one does not wait: the process dies of it, and what was saved is whole. */
 static void second_signal(void **state)
 {
@@ -477,6 +498,7 @@ int main(void)
         cmocka_unit_test(cannot_save),
         cmocka_unit_test(one_run_a_directory),
         cmocka_unit_test(signals),
+        cmocka_unit_test(nobody_reads),
         cmocka_unit_test(second_signal),
     };
     return cmocka_run_group_tests_name("cli resume", tests, make_folder, remove_folder);

@@ -408,7 +408,7 @@ static void test_too_short(void **state)
     refuse(path, (TextOptions){.seq = INT32_MAX});
     assert_error(ERROR_DATA, "seq 2147483647 needs 2147483648");
     refuse(write_file("one", "a", 1), (TextOptions){.seq = 1});
-    assert_error(ERROR_DATA, "has 1 bytes", "use a longer text");
+    assert_error(ERROR_DATA, "has 1 byte,", "use a longer text");
     refuse("builtin", (TextOptions){.corpus_bytes = 128});
     assert_error(ERROR_DATA, "builtin has 128 bytes");
 }

@@ -84,7 +84,8 @@ static void test_bad_files(void **state)
 
 static CheckpointInput two[2];
 
-static void save_with(const char *data, const char *tokenizer, int count)
+/* A run of these two files, of which it says `count`. */
+static Tiny tiny_with(const char *data, const char *tokenizer, int count)
 {
     Tiny t = tiny();
     spill(at("corpus.txt"), data, strlen(data));
@@ -94,6 +95,12 @@ static void save_with(const char *data, const char *tokenizer, int count)
     two[1].name = "tokenizer";
     t.run.inputs = two;
     t.run.input_count = count;
+    return t;
+}
+
+static void save_with(const char *data, const char *tokenizer, int count)
+{
+    Tiny t = tiny_with(data, tokenizer, count);
     tiny_train(&t, at("run"), 1, 1);
     assert_fine();
     tiny_end(&t);
@@ -101,14 +108,7 @@ static void save_with(const char *data, const char *tokenizer, int count)
 
 static int load_with(const char *data, const char *tokenizer, int count)
 {
-    Tiny t = tiny();
-    spill(at("corpus.txt"), data, strlen(data));
-    spill(at("tokenizer.json"), tokenizer, strlen(tokenizer));
-    two[0] = print_of("corpus.txt");
-    two[1] = print_of("tokenizer.json");
-    two[1].name = "tokenizer";
-    t.run.inputs = two;
-    t.run.input_count = count;
+    Tiny t = tiny_with(data, tokenizer, count);
     int status = io_load_checkpoint(at("run"), &t.run, NULL);
     tiny_end(&t);
     return status;

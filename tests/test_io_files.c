@@ -2,9 +2,8 @@
  * broken files: an error that says what and where, never harm. */
 #include <sys/stat.h>
 
-#include <jansson.h>
-
 #include "io_support.h"
+#include "json_support.h"
 
 #define LETTER         "\xe3\x81\x82"
 #define FIVE_LETTERS   LETTER LETTER LETTER LETTER LETTER
@@ -257,21 +256,6 @@ static void test_found_files(void **state)
 
 /* ---- No memory ------------------------------------------------------------------------------- */
 
-static int json_allowed, json_live;
-
-static void *counting_malloc(size_t bytes)
-{
-    void *block = json_allowed-- > 0 ? malloc(bytes) : NULL;
-    json_live += block != NULL;
-    return block;
-}
-
-static void counting_free(void *block)
-{
-    json_live -= block != NULL;
-    free(block);
-}
-
 static void test_no_memory(void **state)
 {
     (void)state;
@@ -291,16 +275,15 @@ static void test_no_memory(void **state)
     assert_true(n > 2);
     /* jansson's. It takes a name or text that it has no memory for as a mistake in the file. */
     int status = 1, told = 0;
-    json_set_alloc_funcs(counting_malloc, counting_free);
     for (n = 0; status; n++) {
-        json_allowed = n;
+        json_allow(n);
         status = io_read_config(file, &m);
         told += status == ERROR_HOST_MEMORY && strstr(error_message(), "no host memory");
         if (json_live || memtrack_process_live() != live || (status && strlen(error_message()) < 40))
             break;
         error_clear();
     }
-    json_set_alloc_funcs(malloc, free);
+    json_allow_all();
     assert_int_equal(json_live, 0);
     assert_int_equal(memtrack_process_live(), live);
     assert_int_equal(status, 0);

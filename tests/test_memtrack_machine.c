@@ -1,8 +1,13 @@
 /* What the machine has free, read from made-up /proc and /sys: control groups of both versions, what they use,
  * and which limit bounds it. */
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -183,6 +188,58 @@ static void turns(void **state)
     close(ready[1]);
 }
 
+/* From here on MADV_POPULATE_WRITE fails with this, and flock with ENOSYS. Non-zero where that cannot be had. */
+static int refuse_calls(int error)
+{
+    enum { MADV_POPULATE = 23 };
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_flock, 4, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_madvise, 0, 2),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])), /* its low half */
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MADV_POPULATE, 2, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+enum { RESERVES, REFUSES, RESERVES_UNTOUCHED, CANNOT_TELL };
+
+static int reserve_where(int error)
+{
+    enum { RESERVED = 32 << 20 };
+    MemTracker *tracker = memtrack_create();
+    if (!tracker || refuse_calls(error))
+        return CANNOT_TELL;
+    uint64_t before = memtrack_process_resident();
+    MemLedger *ledger = memtrack_ledger_create(
+        tracker, &(MemLedgerOptions){.mode = MEMTRACK_RESERVED, .capacity = RESERVED});
+    if (!ledger)
+        return REFUSES;
+    return memtrack_process_resident() >= before + RESERVED - (1 << 20) ? RESERVES : RESERVES_UNTOUCHED;
+}
+
+/* An old kernel and a sandbox know neither the lock nor how to touch pages in one call; no memory is no memory. */
+static void without_newer_calls(void **state)
+{
+    (void)state;
+    static const int cases[][2] = {{EINVAL, RESERVES}, {EPERM, RESERVES}, {ENOSYS, RESERVES}, {ENOMEM, REFUSES}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int status;
+        pid_t child = fork();
+        if (child == 0)
+            _exit(reserve_where(cases[i][0]));
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFEXITED(status));
+        if (WEXITSTATUS(status) == CANNOT_TELL)
+            skip();
+        assert_int_equal(WEXITSTATUS(status), cases[i][1]);
+    }
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_root, remove_root)
@@ -194,6 +251,7 @@ int main(void)
         TEST(a_limit_without_proc),
         TEST(this_machine),
         TEST(turns),
+        TEST(without_newer_calls),
     };
     return cmocka_run_group_tests_name("memtrack machine", tests, NULL, NULL);
 }

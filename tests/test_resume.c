@@ -494,7 +494,7 @@ static void test_damage(void **state)
     assert_int_equal(optim_steps(t.optimizer), 1);
     spill(at("run/step-00000001/optimizer.safetensors"), "x", 1);
     assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_DATA);
-    assert_error(ERROR_DATA, "has no checkpoint that is whole", "state.json", "it has 1 bytes, not");
+    assert_error(ERROR_DATA, "has no checkpoint that is whole", "state.json", "it has 1 byte, not");
     tiny_end(&t);
 }
 

@@ -11,15 +11,6 @@
 
 #include "runlog_support.h"
 
-static void read_fine(const char *path, RunRecord *run)
-{
-    char why[WHY];
-    if (report_run_read(path, run, why, sizeof why))
-        fail_msg("%s", why);
-    assert_string_equal(why, "");
-    check_record(run);
-}
-
 /* ---- There and back -------------------------------------------------------------------------- */
 
 static void header_and_end_come_back(void **state)

@@ -4,15 +4,6 @@
 
 #include "runlog_support.h"
 
-static void read_fine(const char *path, RunRecord *run)
-{
-    char why[WHY];
-    if (report_run_read(path, run, why, sizeof why))
-        fail_msg("%s", why);
-    assert_string_equal(why, "");
-    check_record(run);
-}
-
 /* Reads what there is; 1 when it could be read. Nothing stays behind. */
 static int survives(const char *path, RunRecord *run)
 {

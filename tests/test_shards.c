@@ -3,9 +3,8 @@
  * there is none. */
 #include <errno.h>
 
-#include <jansson.h>
-
-#include "../io/file_.h"
+#include "../data/file_.h"
+#include "json_support.h"
 #include "weights_support.h"
 
 /* ---- Items ----------------------------------------------------------------------------------- */
@@ -348,21 +347,6 @@ static void test_other_files(void **state)
 
 /* ---- No memory ------------------------------------------------------------------------------- */
 
-static int json_allowed, json_live;
-
-static void *failing_malloc(size_t bytes)
-{
-    void *block = json_allowed-- > 0 ? malloc(bytes) : NULL;
-    json_live += block != NULL;
-    return block;
-}
-
-static void failing_free(void *block)
-{
-    json_live -= block != NULL;
-    free(block);
-}
-
 static void test_no_memory(void **state)
 {
     (void)state;
@@ -382,10 +366,9 @@ static void test_no_memory(void **state)
     }
     assert_true(n > 6);
     for (n = 0, status = 1; status; n++) {
-        json_set_alloc_funcs(failing_malloc, failing_free);
-        json_allowed = n;
+        json_allow(n);
         status = write_generation(3, 24);
-        json_set_alloc_funcs(malloc, free);
+        json_allow_all();
         assert_int_equal(json_live, 0);
         assert_int_equal(memtrack_process_live(), live);
         assert_int_equal(status, status ? ERROR_HOST_MEMORY : 0);

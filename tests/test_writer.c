@@ -1,13 +1,11 @@
-/* Files replaced whole, by the writer of data/ and that of io/: what may be replaced, and what stays when it
- * may not. */
+/* Files replaced whole: what may be replaced, and what stays when it may not. */
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../data/replace_.h"
 #include "../data/tokenizer.h"
-#include "../io/file_.h"
+#include "../data/file_.h"
 #include "support.h"
 
 static char folder[64], path[128], other[128];
@@ -29,23 +27,12 @@ static int remove_folder(void **state)
     return rmdir(folder) != 0 || leave_context(state); /* fails where a temporary file is left */
 }
 
-/* By both. The errors are the same, and the second one finds what the first one left. */
 static int write_text(const char *to, const char *text)
 {
     FileWriter writer;
-    Replacement r;
-    if (replacement_begin(&r, to) == 0)
-        fputs(text, r.out);
-    int status = replacement_end(&r);
-    char first[256];
-    snprintf(first, sizeof first, "%s", error_message());
-    error_clear();
     if (file_begin(&writer, to) == 0)
         file_put(&writer, text, strlen(text));
-    assert_int_equal(file_commit(&writer), status);
-    if (!strstr(error_message(), "too long") && !strstr(error_message(), "cannot create"))
-        assert_string_equal(error_message(), first);
-    return status;
+    return file_commit(&writer);
 }
 
 static void assert_holds(const char *at, const char *text)
@@ -75,11 +62,10 @@ static void replaces_a_file(void **state)
     assert_int_equal(file_begin(&writer, path), 0);
     file_put(&writer, "x", 1);
     file_abandon(&writer);
-    Replacement r;
-    assert_int_equal(replacement_begin(&r, path), 0);
-    error_raise(ERROR_DATA, "an error of any kind");
-    assert_int_equal(replacement_end(&r), ERROR_DATA);
-    assert_error(ERROR_DATA, "of any kind");
+    assert_int_equal(file_begin(&writer, path), 0);
+    assert_int_equal(file_put_json(&writer, NULL, 0), ERROR_HOST_MEMORY);
+    assert_int_equal(file_commit(&writer), ERROR_HOST_MEMORY);
+    assert_error(ERROR_HOST_MEMORY, "no host memory to write it");
     assert_holds(path, "new");
 }
 

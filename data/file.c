@@ -10,7 +10,6 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#include "../data/replace_.h"
 #include "../tensor/tensor.h"
 
 static int call_open(const char *path, int flags, mode_t mode)
@@ -45,6 +44,18 @@ int path_join(char out[PATH_BYTES], const char *directory, const char *name)
         return 0;
     path_label(shown, directory);
     return error_raise(ERROR_FILE, "%s: the path is too long", shown);
+}
+
+/* A link into /proc, as /dev/stdout is, stands for something open. */
+static int is_file(const char *path)
+{
+    struct stat status;
+    char to[8] = "";
+    if (lstat(path, &status) != 0)
+        return 1; /* nothing there, or creating a file beside it says why not */
+    if (S_ISLNK(status.st_mode) && readlink(path, to, sizeof to - 1) > 0 && !strncmp(to, "/proc/", 6))
+        return 0;
+    return stat(path, &status) != 0 || S_ISREG(status.st_mode);
 }
 
 int path_is_directory(const char *path)
@@ -88,6 +99,18 @@ static int writer_fail(FileWriter *w, const char *what)
     return w->failed;
 }
 
+int file_replaceable(const char *path)
+{
+    char shown[FILE_LABEL];
+    path_label(shown, path);
+    if (!path[0])
+        return error_raise(ERROR_FILE, "cannot write to a file without a name");
+    if (is_file(path))
+        return 0;
+    return error_raise(ERROR_FILE, "cannot write %s: it is %s, not a file; name a file", shown,
+                       path_is_directory(path) ? "a directory" : "a pipe or device");
+}
+
 /* Of this process: two that write one file at a time both write a whole one. */
 int file_temporary(char out[PATH_BYTES], const char *path)
 {
@@ -102,7 +125,7 @@ int file_begin(FileWriter *w, const char *path)
 {
     *w = (FileWriter){.file = -1};
     path_label(w->shown, path);
-    if (file_replaceable(path, w->shown) || file_temporary(w->temporary, path))
+    if (file_replaceable(path) || file_temporary(w->temporary, path))
         return w->failed = error_code();
     memcpy(w->path, path, strlen(path) + 1);
     file_calls.unlink(w->temporary); /* of a process that died, and had our number */
@@ -149,6 +172,18 @@ int file_put(FileWriter *w, const void *bytes, size_t count)
     memcpy(w->buffer + w->waiting, bytes, count);
     w->waiting += count;
     return 0;
+}
+
+static int put_piece(const char *text, size_t size, void *writer)
+{
+    return file_put(writer, text, size) ? -1 : 0;
+}
+
+int file_put_json(FileWriter *w, const json_t *root, size_t flags)
+{
+    if (!w->failed && (!root || json_dump_callback(root, put_piece, w, flags) != 0) && !w->failed)
+        w->failed = error_raise(ERROR_HOST_MEMORY, "%s: no host memory to write it", w->shown);
+    return w->failed;
 }
 
 void file_abandon(FileWriter *w)

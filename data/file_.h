@@ -1,7 +1,9 @@
-/* Files for io's own: opened with a clear error, and written so that a failure leaves the old one whole. */
+/* Files that data/ and io/ read and write: opened with a clear error, and written so that a failure leaves
+ * the old one whole. */
 #ifndef BRIM_FILE_INTERNAL_H
 #define BRIM_FILE_INTERNAL_H
 
+#include <jansson.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -47,9 +49,14 @@ typedef struct FileWriter {
     size_t waiting; /* in the buffer */
 } FileWriter;
 
+/* Whether a file may be renamed over this path: it is a file, a link to one, or not there. A device or a pipe
+ * would be replaced for everybody. 0, or raises ERROR_FILE. */
+int file_replaceable(const char *path);
 /* Each returns 0, or raises ERROR_FILE and returns it. */
 int file_begin(FileWriter *writer, const char *path);
 int file_put(FileWriter *writer, const void *bytes, size_t count);
+/* flags: jansson's. Also ERROR_HOST_MEMORY, so where root is NULL. */
+int file_put_json(FileWriter *writer, const json_t *root, size_t flags);
 /* Syncs the file, moves it to its name, and syncs the directory. On any earlier failure it abandons. */
 int file_commit(FileWriter *writer);
 /* The same in two, for files that appear together: finish syncs the file under its temporary name, publish

@@ -1,0 +1,34 @@
+/* What several commands say in the same words. */
+#include "../kernels/kernels.h"
+#include "../memtrack/plural.h"
+#include "cli.h"
+
+int say_error(void)
+{
+    fflush(stdout);
+    fprintf(stderr, "brim: %s\n", error_message());
+    error_clear();
+    return EXIT_NO;
+}
+
+int products_or_say(void)
+{
+    const char *error = kernels_blas_error(), *warning = kernels_blas_warning();
+    fflush(stdout);
+    if (error || warning)
+        fprintf(stderr, "brim: %s\n", error ? error : warning);
+    return error ? EXIT_NO : EXIT_DONE;
+}
+
+int threads_of(const Options *o)
+{
+    return o->threads ? o->threads : kernels_default_threads();
+}
+
+void print_machine(const Options *o, const Plan *plan)
+{
+    int threads = threads_of(o);
+    kernels_blas_start(threads);
+    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads, plural(threads),
+           kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+}
