@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "report.h"
@@ -156,6 +157,18 @@ static int is_locked(int file, int kind)
     return flock(file, kind | LOCK_NB) != 0 && errno == EWOULDBLOCK; /* other errors: it knows no locks */
 }
 
+/* For as long as report_log_in_use of another run may hold it. */
+static int stays_locked(int file)
+{
+    enum { TRIES = 250, PAUSE_MS = 4 };
+    for (int i = 0; i < TRIES; i++) {
+        if (!is_locked(file, LOCK_EX))
+            return 0;
+        nanosleep(&(struct timespec){.tv_nsec = PAUSE_MS * 1000000L}, NULL);
+    }
+    return 1;
+}
+
 /* A log is one run's, and emptied only by the one that has it. */
 static void open_file(RunLog *log)
 {
@@ -167,7 +180,7 @@ static void open_file(RunLog *log)
         file = open(log->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
         if (file < 0 || fstat(file, &status) != 0 || !S_ISREG(status.st_mode))
             break; /* a terminal or a pipe may have many writers */
-        if (is_locked(file, LOCK_EX)) {
+        if (stays_locked(file)) {
             fail(log, "another run writes it");
             close(file);
             return;

@@ -240,14 +240,12 @@ static void the_largest_plans_at_once(void **state)
     const char *preload = getenv("LD_PRELOAD");
     if (preload && strstr(preload, "vgpreload"))
         skip();
-    double best = 1e9;
-    for (int i = 0; i < 3; i++) {
-        Outcome *o = expect_code(RUN("plan", "--model", "llama-3.1-405b"), 0);
-        assert_non_null(strstr(o->out, "405,853,388,800 parameters"));
-        best = o->seconds < best ? o->seconds : best;
-    }
-    if (best >= 0.1)
-        fail_msg("planning llama-3.1-405b takes %.0f ms", 1000 * best);
+    Outcome *o = expect_code(RUN("plan", "--model", "llama-3.1-405b"), 0);
+    assert_non_null(strstr(o->out, "405,853,388,800 parameters"));
+    /* It takes 20 ms of a processor and 11 MiB; what else the machine does hardly changes that. */
+    if (o->processor_seconds > 1 || o->resident_peak > 64 << 20)
+        fail_msg("planning llama-3.1-405b takes %.0f ms of a processor, %llu bytes",
+                 1000 * o->processor_seconds, (unsigned long long)o->resident_peak);
 }
 
 /* What each flag does to the plan is what it says. */

@@ -1,5 +1,6 @@
 /* `brim train --save`, `--resume`, and the signals: what a user types, sees and is told; that a run cut
  * anywhere is the run that was not, for the four families with their own data. */
+#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -272,6 +273,60 @@ static void damage(void **state)
 
 /* ---- Saves that fail ------------------------------------------------------------------------- */
 
+static pid_t begin(const char *const *arguments, const char *out, const char *err)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        enum { FLAGS = O_WRONLY | O_CREAT | O_TRUNC | O_APPEND };
+        dup2(open("/dev/null", O_RDWR), 0);
+        dup2(open(out, FLAGS, 0600), 1);
+        dup2(open(err, FLAGS, 0600), 2);
+        signal(SIGINT, SIG_DFL);
+        alarm(RUN_SECONDS);
+        execv(arguments[0], (char **)(uintptr_t)arguments);
+        _exit(127);
+    }
+    return child;
+}
+
+static void read_file(const char *name, char *text, size_t size)
+{
+    FILE *file = fopen(in_folder(name), "r");
+    assert_non_null(file);
+    read_back(file, text, size);
+}
+
+/* From when training has begun no file may grow beyond 1 MiB. The log is a pipe: what comes through it says that it
+ * has begun, and step 200 is not before the pipe is read, for the log of 200 steps does not fit. */
+static int train_into_small_files(const char *directory, Outcome **outcome)
+{
+    static Outcome o;
+    static char log[1 << 16];
+    const struct rlimit small = {1 << 20, 1 << 20};
+    char path[192];
+    int status = 0;
+    strcpy(path, in_folder("pipe"));
+    assert_int_equal(mkfifo(path, 0600), 0);
+    int end = open(path, O_RDONLY | O_NONBLOCK);
+    assert_true(end >= 0);
+    pid_t child = begin(LIST(command_path(), "train", "--model", "gpt2-tiny", "--data", data, "--seq", "16", "--batch",
+                             "1", "--steps", "400", "--save-every", "200", "--save", directory, "--log", path),
+                        in_folder("out"), in_folder("err"));
+    struct pollfd begun = {.fd = end, .events = POLLIN};
+    assert_int_equal(poll(&begun, 1, 1000 * RUN_SECONDS), 1);
+    assert_int_equal(prlimit(child, RLIMIT_FSIZE, &small, NULL), 0);
+    assert_int_equal(fcntl(end, F_SETFL, 0), 0);
+    while (read(end, log, sizeof log) > 0)
+        ;
+    close(end);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    read_file("out", o.out, sizeof o.out);
+    read_file("err", o.err, sizeof o.err);
+    *outcome = &o;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
 static void cannot_save(void **state)
 {
     (void)state;
@@ -295,24 +350,7 @@ static void cannot_save(void **state)
     expect_code(o, 1);
     expect(o->err, "files may only have 1.0 MiB here (ulimit -f)");
     assert_string_equal(o->out, "");
-    /* Files that may not grow beyond 1 MiB, from when training has begun: said when it fails, training goes on, and
-     * at the end it failed. */
-    char line[1024];
-    snprintf(line, sizeof line,
-             "%s train --model gpt2-tiny --data %s --seq 16 --batch 1 --steps 400 --save-every 200 --save %s "
-             ">%s & p=$!; until grep -q 'plan: needs' %s; do sleep 0.02; done; "
-             "prlimit --pid $p --fsize=1048576; wait $p",
-             command_path(), data, b, in_folder("said"), in_folder("said"));
-    static Outcome failing;
-    FILE *err = popen(strcat(strcpy((char[1200]){0}, "exec 2>&1; "), line), "r");
-    assert_non_null(err);
-    failing.err[fread(failing.err, 1, sizeof failing.err - 1, err)] = '\0';
-    int status = pclose(err);
-    failing.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-    FILE *said = fopen(in_folder("said"), "r");
-    assert_non_null(said);
-    read_back(said, failing.out, sizeof failing.out);
-    o = expect_code(&failing, 1);
+    assert_int_equal(train_into_small_files(b, &o), 1);
     expect(o->err, "step 200 is not saved: cannot write ");
     expect(o->err, "File too large");
     expect(o->err, "training goes on\n");
@@ -368,19 +406,7 @@ static int stopped_by(const char *directory, int64_t step, int first, int second
                                "--data",       "builtin", "--seq",     "64",      "--batch",      rows,
                                "--steps",      "100000",  "--save",    directory, "--save-every", "2",
                                "--resume",     directory, NULL};
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        int nothing = open("/dev/null", O_RDWR),
-            out = open(in_folder("out"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-        dup2(nothing, 0);
-        dup2(out, 1);
-        dup2(out, 2);
-        signal(SIGINT, SIG_DFL);
-        alarm(RUN_SECONDS);
-        execv(arguments[0], (char **)(uintptr_t)arguments);
-        _exit(127);
-    }
+    pid_t child = begin(arguments, in_folder("out"), in_folder("out"));
     for (int i = 0; i < 100 * RUN_SECONDS && newest(directory) <= step; i++)
         usleep(10000);
     usleep(20000);
@@ -435,9 +461,9 @@ static void nobody_reads(void **state)
     for (int saves = 0; saves < 2; saves++) {
         char command[640];
         snprintf(command, sizeof command,
-                 "(timeout 60 %s train --model gpt2-tiny --threads 1 --batch 1 --seq 8 --steps 100000 --every 1 "
+                 "(timeout %d %s train --model gpt2-tiny --threads 1 --batch 1 --seq 8 --steps 100000 --every 1 "
                  "%s%s 2>%s; echo $? >%s) | head -1 >%s/head",
-                 command_path(), saves ? "--save " : "", saves ? a : "", in_folder("err"), in_folder("code"), folder);
+                 RUN_SECONDS, command_path(), saves ? "--save " : "", saves ? a : "", in_folder("err"), in_folder("code"), folder);
         assert_int_equal(system(command), 0);
         FILE *file = fopen(in_folder("code"), "r");
         int code = 0;

@@ -274,7 +274,8 @@ static void test_lap(void **state)
     assert_int_equal(plan_script(slow_script, NULL, &options, &plan), 0);
     assert_int_equal(plan_execute(slow_script, NULL, &options, &plan, &result), 0);
     plan_free(&plan);
-    assert_true(result.seconds > 0.8 && result.step_seconds < 0.15);
+    /* The median of three steps is twice in their sum, however slow a busy machine makes them. */
+    assert_true(result.seconds > 0.8 + 2 * result.step_seconds);
 }
 
 /* ---- What is kept, found, replaced ----------------------------------------------------------- */

@@ -1,9 +1,13 @@
 /* The run log: what is written is read back; writing survives a full disk and missing memory. What becomes of a damaged
  * file is in test_runlog_damage.c. */
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "runlog_support.h"
 
@@ -251,6 +255,38 @@ static void a_log_that_cannot_be_made(void **state)
 }
 
 /* A disk that fills up in the middle of a run: the log ends, what is there can be read. */
+/* One that looks whether a run writes the log holds its lock for a moment, as this one does for ten
+ * milliseconds: that keeps no run away. One that writes does. */
+static void a_look_is_no_run(void **state)
+{
+    (void)state;
+    char why[WHY], byte = 'l';
+    int looks[2];
+    const char *path = log_path("looked-at.jsonl");
+    json_t *object = json_pack("{s:s}", "model", "toy");
+    report_log_close(report_log_open(path, object, NULL, why, sizeof why));
+    assert_int_equal(pipe(looks), 0);
+    pid_t looker = fork();
+    if (looker == 0) {
+        int file = open(path, O_RDONLY);
+        int failed = flock(file, LOCK_SH | LOCK_NB) || write(looks[1], &byte, 1) != 1;
+        usleep(10000);
+        _exit(failed);
+    }
+    close(looks[1]);
+    assert_true(looker > 0 && read(looks[0], &byte, 1) == 1);
+    close(looks[0]);
+    RunLog *log = report_log_open(path, object, NULL, why, sizeof why);
+    assert_int_equal(waitpid(looker, NULL, 0), looker);
+    assert_non_null(log);
+    assert_true(report_log_in_use(path));
+    assert_null(report_log_open(path, object, NULL, why, sizeof why));
+    assert_non_null(strstr(why, "another run writes it"));
+    report_log_close(log);
+    assert_false(report_log_in_use(path));
+    json_decref(object);
+}
+
 static void a_disk_that_fills_up(void **state)
 {
     (void)state;
@@ -337,6 +373,7 @@ int main(void)
         cmocka_unit_test(long_runs_stay_small),
         cmocka_unit_test(events_are_bounded),
         cmocka_unit_test(a_log_that_cannot_be_made),
+        cmocka_unit_test(a_look_is_no_run),
         cmocka_unit_test(a_disk_that_fills_up),
         cmocka_unit_test(writing_without_memory),
         cmocka_unit_test(reading_without_memory),
