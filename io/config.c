@@ -1,6 +1,8 @@
 /* A config.json from its path to a model: opening, parsing, and errors that say where. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -116,6 +118,9 @@ static int read_model(const char *path, IoModel *model)
     if (fields.failed)
         return fields.failed;
     base_name(model->name, sizeof model->name, path);
+    char real[PATH_MAX];
+    if ((!strcmp(model->name, ".") || !strcmp(model->name, "..")) && realpath(path, real))
+        base_name(model->name, sizeof model->name, real);
     model->preset.name = model->name;
     model->preset.about = model->about;
     return ERROR_NONE;

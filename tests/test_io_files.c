@@ -102,6 +102,16 @@ static void test_names_that_are_no_text(void **state)
         assert_string_equal(m.name, names[i].name);
         unlink(path);
     }
+    /* "." is no name. */
+    char path[256];
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    FILE *out = fopen(path, "w");
+    assert_true(out && fputs("{\"model_type\": \"gpt2\"}", out) >= 0 && fclose(out) == 0);
+    snprintf(path, sizeof path, "%s/./", folder);
+    assert_int_equal(io_read_config(path, &m), 0);
+    assert_string_equal(m.name, strrchr(folder, '/') + 1);
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    unlink(path);
 }
 
 static void test_paths(void **state)
