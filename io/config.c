@@ -98,7 +98,9 @@ static int resolve(const char *path, char out[PATH_BYTES])
     if (length >= PATH_BYTES)
         return error_raise(ERROR_FILE, "%s: the path is too long", shown);
     if (directory && access(out, F_OK) != 0)
-        return error_raise(ERROR_FILE, "%s has no config.json", shown);
+        return errno == EACCES
+                   ? error_raise(ERROR_FILE, "%s: cannot look into it: %s", shown, strerror(errno))
+                   : error_raise(ERROR_FILE, "%s has no config.json", shown);
     return ERROR_NONE;
 }
 

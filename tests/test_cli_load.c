@@ -548,6 +548,15 @@ static void output_that_does_not_arrive(void **state)
 static void little_of_a_process(void **state)
 {
     (void)state;
+    static const char *const threads[][2] = {
+        {"1000", "128 threads"}, {"3", "3 threads"}, {"99999999999999999999", "128 threads"}};
+    for (size_t i = 0; i < COUNT(threads); i++) {
+        setenv("BRIM_THREADS", threads[i][0], 1);
+        Outcome *said =
+            expect_code(RUN("train", "--model", "gpt2-tiny", "--batch", "1", "--seq", "8", "--steps", "1"), 0);
+        unsetenv("BRIM_THREADS");
+        assert_non_null(strstr(said->out, threads[i][1]));
+    }
     char script[256];
     snprintf(script, sizeof script, "ulimit -s 64; exec %s plan", command_path());
     Outcome *o = expect_code(run_now(start((const char *[]){"/bin/sh", "-c", script, NULL})), 1);

@@ -295,8 +295,8 @@ static void cannot_save(void **state)
     expect_code(o, 1);
     expect(o->err, "files may only have 1.0 MiB here (ulimit -f)");
     assert_string_equal(o->out, "");
-    /* Files that may not grow beyond 1 MiB, from when training has begun: said when it fails, training goes on, and
-     * at the end it failed. */
+    /* Files that may not grow beyond 1 MiB, from when training has begun: said when it fails, training goes
+     * on, and at the end it failed. */
     char line[1024];
     snprintf(line, sizeof line,
              "%s train --model gpt2-tiny --data %s --seq 16 --batch 1 --steps 400 --save-every 200 --save %s "
@@ -434,10 +434,12 @@ static void nobody_reads(void **state)
     paths();
     for (int saves = 0; saves < 2; saves++) {
         char command[640];
-        snprintf(command, sizeof command,
-                 "(timeout 60 %s train --model gpt2-tiny --threads 1 --batch 1 --seq 8 --steps 100000 --every 1 "
-                 "%s%s 2>%s; echo $? >%s) | head -1 >%s/head",
-                 command_path(), saves ? "--save " : "", saves ? a : "", in_folder("err"), in_folder("code"), folder);
+        snprintf(
+            command, sizeof command,
+            "(timeout 60 %s train --model gpt2-tiny --threads 1 --batch 1 --seq 8 --steps 100000 --every 1 "
+            "%s%s 2>%s; echo $? >%s) | head -1 >%s/head",
+            command_path(), saves ? "--save " : "", saves ? a : "", in_folder("err"), in_folder("code"),
+            folder);
         assert_int_equal(system(command), 0);
         FILE *file = fopen(in_folder("code"), "r");
         int code = 0;

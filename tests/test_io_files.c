@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "../io/safetensors.h"
 #include "io_support.h"
 
 #define LETTER         "\xe3\x81\x82"
@@ -80,6 +81,28 @@ static void test_bad_sizes(void **state)
 }
 
 /* What is said of a model is text, though names of files are bytes. */
+/* That nothing is there is not said of what may not be looked into. */
+static void test_forbidden(void **state)
+{
+    (void)state;
+    IoModel m;
+    int root = geteuid() == 0;
+    assert_int_equal(chmod(folder, 0), 0);
+    assert_int_equal(root ? setresuid(65534, 65534, 0) : 0, 0);
+    int config = io_read_config(folder, &m);
+    char why[512];
+    snprintf(why, sizeof why, "%s", error_message());
+    error_clear();
+    int weights = safetensors_open(folder) != NULL;
+    assert_int_equal(root ? setresuid(0, 0, 0) : 0, 0);
+    assert_int_equal(chmod(folder, 0700), 0);
+    assert_int_equal(config, ERROR_FILE);
+    assert_non_null(strstr(why, "Permission denied"));
+    assert_int_equal(weights, 0);
+    assert_non_null(strstr(error_message(), "Permission denied"));
+    error_clear();
+}
+
 static void test_names_that_are_no_text(void **state)
 {
     (void)state;
@@ -414,11 +437,11 @@ static void test_mutations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_bad_json),    TEST(test_bad_sizes),
-        TEST(test_paths),       TEST(test_names_that_are_no_text),
-        TEST(test_names),       TEST(test_unknown_names),
-        TEST(test_found_files), TEST(test_no_memory),
-        TEST(test_mutations),
+        TEST(test_bad_json),      TEST(test_bad_sizes),
+        TEST(test_paths),         TEST(test_names_that_are_no_text),
+        TEST(test_forbidden),     TEST(test_names),
+        TEST(test_unknown_names), TEST(test_found_files),
+        TEST(test_no_memory),     TEST(test_mutations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
