@@ -294,7 +294,8 @@ static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan
 static void print_sequences(const Options *o, const Writing *w)
 {
     for (int b = 0; b < o->batch; b++) {
-        printf("%s%d: %s", b ? "\n\n" : "", b + 1, o->prompt);
+        printf("%s%d: ", b ? "\n\n" : "", b + 1);
+        stream_text(stdout, o->prompt);
         put_sequence(w, stdout, sequence_of(w, b));
     }
 }
@@ -340,7 +341,7 @@ static void print_beginning(const Options *o, const Writing *w, const Plan *plan
         printf("The weights are those of --seed %" PRIu64 ", untrained; --init PATH loads some.\n\n",
                o->seed);
     if (o->batch == 1)
-        printf("%s", o->prompt);
+        stream_text(stdout, o->prompt);
     fflush(stdout);
 }
 

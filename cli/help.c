@@ -29,14 +29,14 @@ static const Help pages[] = {
      "the peak, and how the sum of the textbook differs from it. On a terminal a\n"
      "panel shows the components, the loss and the time left while it runs;\n"
      "elsewhere a line is printed now and then. With --save the run is saved as it\n"
-     "goes, and --resume goes on with it as if it had never stopped. SIGINT and\n"
-     "SIGTERM stop it between two steps, saved; a second signal stops it at once.",
+     "goes, and --resume goes on with it as if it had never stopped; with both of the\n"
+     "same directory it begins where there is none. SIGINT and SIGTERM stop it\n"
+     "between two steps, saved; a second signal stops it at once.",
      TRAIN_FLAGS " --export --export-dtype --export-shard --save --save-every --keep --resume",
-     .examples =
-         "  brim train --steps 100                              the built-in corpus, a tiny LLaMA\n"
-         "  brim train --model mlp --data fashion-mnist --epochs 3\n"
-         "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"
-         "  brim train --save run --resume run                    again and again, until it is done\n"},
+     .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
+                 "  brim train --model mlp --data fashion-mnist --epochs 3\n"
+                 "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"
+                 "  brim train --save run --resume run       again and again, until it is done\n"},
     {"plan", "the same tables without training, for any size",
      "What a training would need, without running it: by component, by layer, the\n"
      "ten largest tensors at the peak, and where the peak is. Milliseconds to\n"
@@ -61,7 +61,7 @@ static const Help pages[] = {
      NEED_FLAGS " --card --memory --reserve --json",
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"},
-    {"generate", "continue a prompt; inference memory beside the textbook's weights x 1.2",
+    {"generate", "continue a prompt; inference memory beside the textbook's",
      "Plans, then writes token by token with a key-value cache, and shows what that\n"
      "took: weights, cache, workspace, planned beside measured. --batch texts at once;\n"
      "--seq is what the cache holds: past it, the newer half is read again. A text\n"
@@ -96,7 +96,7 @@ static const Help pages[] = {
      .examples = "  brim tokenize --train kjv.txt --vocab 4096 --out tokenizer.json\n"
                  "  brim tokenize --tokenizer tokenizer.json kjv.txt -o kjv.bin\n",
      .more = tokenize_help},
-    {"report", "what a log of `train --log` says; a page of it, and files for other viewers",
+    {"report", "what a log of `train --log` says; a page, files for other viewers",
      "Reads the log that `brim train --log RUN.jsonl` wrote. Without an output it\n"
      "prints a summary. --html takes one log, or two to see what a change saved.",
      "",
@@ -108,8 +108,8 @@ static const Help pages[] = {
      "The list of commands and options, or the page of one command.", "",
      .examples = "  brim help compare\n"},
     {"version", "the version, and what multiplies here",
-     "The version of the command and its library, the library that products run on, and\n"
-     "its file; and the instruction set of all other kernels.",
+     "The version of the command and its library, the library that products run on,\n"
+     "and its file; and the instruction set of all other kernels.",
      "", .examples = "  brim version\n"},
 };
 enum { PAGE_COUNT = sizeof pages / sizeof pages[0] };

@@ -31,6 +31,33 @@ static const Command commands[] = {
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
+/* C0, DEL, and C1 as UTF-8 writes it. The byte, or 0. */
+static int control_character(const char *text)
+{
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++)
+        if (*c < ' ' || *c == 0x7f || (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0))
+            return *c == 0xc2 ? c[1] : *c;
+    return 0;
+}
+
+/* Names are shown in messages and tables, and a terminal obeys what it is sent. What is text may have any. */
+static int check_arguments(int argc, char **argv)
+{
+    static const char *const texts[] = {"--prompt", "--special"};
+    for (int i = 1; i < argc; i++) {
+        int is_text = 0, control = control_character(argv[i]);
+        for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
+            size_t length = strlen(texts[k]);
+            is_text |= !strcmp(argv[i - 1], texts[k]) ||
+                       (!strncmp(argv[i], texts[k], length) && argv[i][length] == '=');
+        }
+        if (control && !is_text)
+            return usage("argument %d has a control character (0x%02x), which names may not have here", i,
+                         control);
+    }
+    return EXIT_DONE;
+}
+
 static int asks_for_help(const char *argument)
 {
     return !strcmp(argument, "--help") || !strcmp(argument, "-h");
@@ -114,6 +141,8 @@ int main(int argc, char **argv)
     open_standard_streams();
     if (stack_is_too_small())
         return EXIT_NO;
+    if (check_arguments(argc, argv))
+        return EXIT_USAGE;
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk, not a death */
     return finish(run(argc, argv));
 }

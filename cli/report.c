@@ -21,7 +21,7 @@ static const struct {
     Export write; /* one of the two */
     Page page;
 } outputs[] = {
-    {"--html", "one page that opens anywhere; of two logs the difference", .page = report_html},
+    {"--html", "a page that opens anywhere; of two logs both", .page = report_html},
     {"--torch-snapshot", "for PyTorch's memory viewer (pytorch.org/memory_viz)",
      .write = report_torch_snapshot},
     {"--trace", "for Perfetto (ui.perfetto.dev) and chrome://tracing", .write = report_chrome_trace},

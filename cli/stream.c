@@ -50,6 +50,14 @@ static void utf8_put(Utf8 *u, char c)
     }
 }
 
+void stream_text(FILE *out, const char *text)
+{
+    Utf8 letters = {.out = out};
+    for (; *text; text++)
+        utf8_put(&letters, *text);
+    utf8_give_up(&letters);
+}
+
 /* ---- Without a tokenizer --------------------------------------------------------------------- */
 
 /* A token is a byte, or beyond that a number. */

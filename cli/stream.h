@@ -30,6 +30,8 @@ int stream_begin(TextStream *stream, FILE *out, Tokenizer *tokenizer, const int3
 void stream_add(TextStream *stream, const int32_t *tokens, int count);
 /* Writes the rest: what is still no letter as U+FFFD. */
 void stream_end(TextStream *stream);
+/* A text as it would be written: what a terminal would obey as U+FFFD. */
+void stream_text(FILE *out, const char *text);
 /* Bytes that this many tokens may take at most when they are written behind the prompt. */
 size_t stream_bytes(Tokenizer *tokenizer, const int32_t *prompt, int prompt_tokens, const int32_t *tokens,
                     int count);

@@ -37,11 +37,10 @@ static const struct {
 
 void tokenize_help(FILE *out)
 {
-    fprintf(out,
-            "brim tokenize --train TEXT --vocab N --out tokenizer.json\n"
-            "brim tokenize --tokenizer FILE TEXT -o out.bin   ids: 2 bytes each up to 65536 tokens, else 4\n"
-            "brim tokenize --tokenizer FILE TEXT              the ids as numbers\n"
-            "brim tokenize --tokenizer FILE --decode 1 2 3\n\n");
+    fprintf(out, "\nbrim tokenize --train TEXT --vocab N --out tokenizer.json\n"
+                 "brim tokenize --tokenizer FILE TEXT -o out.bin   ids, 2 or 4 bytes each\n"
+                 "brim tokenize --tokenizer FILE TEXT              the ids as numbers\n"
+                 "brim tokenize --tokenizer FILE --decode 1 2 3\n\n");
     for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++)
         fprintf(out, "  %s %s\n", flags[i].name, flags[i].help);
 }

@@ -116,7 +116,7 @@ static int print_words(const char *text, int column)
             printf("\n%*s", SAMPLE_INDENT, "");
             column = SAMPLE_INDENT;
         } else {
-            putchar(*text);
+            putchar((unsigned char)*text < ' ' || *text == 0x7f ? ' ' : *text);
             column++;
         }
     }

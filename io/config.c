@@ -1,6 +1,8 @@
 /* A config.json from its path to a model: opening, parsing, and errors that say where. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -96,7 +98,9 @@ static int resolve(const char *path, char out[PATH_BYTES])
     if (length >= PATH_BYTES)
         return error_raise(ERROR_FILE, "%s: the path is too long", shown);
     if (directory && access(out, F_OK) != 0)
-        return error_raise(ERROR_FILE, "%s has no config.json", shown);
+        return errno == EACCES
+                   ? error_raise(ERROR_FILE, "%s: cannot look into it: %s", shown, strerror(errno))
+                   : error_raise(ERROR_FILE, "%s has no config.json", shown);
     return ERROR_NONE;
 }
 
@@ -116,6 +120,9 @@ static int read_model(const char *path, IoModel *model)
     if (fields.failed)
         return fields.failed;
     base_name(model->name, sizeof model->name, path);
+    char real[PATH_MAX];
+    if ((!strcmp(model->name, ".") || !strcmp(model->name, "..")) && realpath(path, real))
+        base_name(model->name, sizeof model->name, real);
     model->preset.name = model->name;
     model->preset.about = model->about;
     return ERROR_NONE;

@@ -2,6 +2,7 @@
  * an index are files in its own directory and nowhere else. */
 #include "safetensors.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -192,6 +193,8 @@ static int open_directory(Safetensors *s, const char *directory)
                                "%s has its weights in a pickle (%s), which is not read: save them "
                                "again with save_pretrained(…, safe_serialization=True)",
                                shown, pickles[i]);
+    if (errno == EACCES)
+        return error_raise(ERROR_FILE, "%s: cannot look into it: %s", shown, strerror(errno));
     return error_raise(ERROR_FILE, "%s has no model.safetensors and no model.safetensors.index.json", shown);
 }
 

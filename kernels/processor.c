@@ -41,9 +41,11 @@ static int processor_quota(void)
 
 int kernels_default_threads(void)
 {
-    const char *wanted = getenv("BRIM_THREADS");
-    if (wanted && atoi(wanted) > 0)
-        return atoi(wanted);
+    enum { MOST_THREADS = 128 }; /* that a context takes */
+    const char *text = getenv("BRIM_THREADS");
+    long wanted = text ? strtol(text, NULL, 10) : 0;
+    if (wanted > 0)
+        return wanted < MOST_THREADS ? (int)wanted : MOST_THREADS;
     int processors = team_processors();
     int quota = processor_quota();
     if (quota && quota < processors)

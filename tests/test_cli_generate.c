@@ -20,8 +20,9 @@ static void check_generated(const char *model, json_int_t cache_a_token)
 {
     json_t *root =
         generated(GENERATE("--model", model, "--tokens", "9", "--prompt", "the cat", "--batch", "2"));
-    assert_keys(root, "model device blas parameters prompt_tokens cache_tokens sequences prefill_tokens_per_second "
-                      "decode_tokens_per_second textbook memory");
+    assert_keys(root,
+                "model device blas parameters prompt_tokens cache_tokens sequences prefill_tokens_per_second "
+                "decode_tokens_per_second textbook memory");
     assert_int_equal(integer_at(root, "prompt_tokens"), 7);
     assert_int_equal(integer_at(root, "cache_tokens"), 15);
     assert_true(real_at(root, "prefill_tokens_per_second") > 0);
@@ -165,8 +166,10 @@ static void mistakes(void **state)
         {{"generate", "--model", "mlp"}, {"mlp", "left to right"}},
         {{"plan", "--inference", "--model", "bert-base"}, {"bert-base", "left to right"}},
         {{"generate", "--prompt", ""}, {"--prompt is empty"}},
-        {{"generate", "--prompt", "a", "--vocab", "97"}, {"--prompt has the byte 97", "0 to 96", "--tokenizer"}},
-        {{"generate", "--prompt", "ab", "--tokens", "2147483647"}, {"--tokens 2147483647", "2 tokens", "2147483645"}},
+        {{"generate", "--prompt", "a", "--vocab", "97"},
+         {"--prompt has the byte 97", "0 to 96", "--tokenizer"}},
+        {{"generate", "--prompt", "ab", "--tokens", "2147483647"},
+         {"--tokens 2147483647", "2 tokens", "2147483645"}},
         {{"generate", "--prompt", "a", "--tokens", "2147483647"}, {"1 token:"}},
         {{"generate", "--prompt", "abcd", "--seq", "3"}, {"4 tokens", "--seq holds 3"}},
         {{"generate", "--tokens", "0"}, {"--tokens", "'0'"}},

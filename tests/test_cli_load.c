@@ -544,6 +544,33 @@ static void output_that_does_not_arrive(void **state)
     expect_words(o, "brim: the output is not complete: No space left on device\n");
 }
 
+/* Not without a word, nor for ever. */
+static void little_of_a_process(void **state)
+{
+    (void)state;
+    static const char *const threads[][2] = {
+        {"1000", "128 threads"}, {"3", "3 threads"}, {"99999999999999999999", "128 threads"}};
+    for (size_t i = 0; i < COUNT(threads); i++) {
+        setenv("BRIM_THREADS", threads[i][0], 1);
+        Outcome *said =
+            expect_code(RUN("train", "--model", "gpt2-tiny", "--batch", "1", "--seq", "8", "--steps", "1"), 0);
+        unsetenv("BRIM_THREADS");
+        assert_non_null(strstr(said->out, threads[i][1]));
+    }
+    char script[256];
+    snprintf(script, sizeof script, "ulimit -s 64; exec %s plan", command_path());
+    Outcome *o = expect_code(run_now(start((const char *[]){"/bin/sh", "-c", script, NULL})), 1);
+    expect_words(o, "brim: the stack may only have 64 KiB here");
+    snprintf(script, sizeof script,
+             "ulimit -v 150000; exec %s train --model gpt2-tiny --batch 1 --seq 8 --steps 1 --threads 1",
+             command_path());
+    o = run_now(start((const char *[]){"/bin/sh", "-c", script, NULL}));
+    if (o->code) /* a build that needs more addresses says that */
+        expect_words(expect_code(o, 1), "ulimit -v");
+    else
+        assert_non_null(strstr(o->out, "own products"));
+}
+
 int main(void)
 {
 #define IN_GROUP(name) cmocka_unit_test_setup_teardown(name, make_group, remove_group)
@@ -561,6 +588,7 @@ int main(void)
         cmocka_unit_test(a_full_disk_leaves_nothing_behind),
         cmocka_unit_test(files_that_may_not_grow),
         cmocka_unit_test(output_that_does_not_arrive),
+        cmocka_unit_test(little_of_a_process),
     };
     return cmocka_run_group_tests_name("cli load", tests, make_disk, remove_disk);
 }

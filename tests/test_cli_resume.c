@@ -297,8 +297,8 @@ static void read_file(const char *name, char *text, size_t size)
     read_back(file, text, size);
 }
 
-/* From when training has begun no file may grow beyond 1 MiB. The log is a pipe: what comes through it says that it
- * has begun, and step 200 is not before the pipe is read, for the log of 200 steps does not fit. */
+/* From when training has begun no file may grow beyond 1 MiB. The log is a pipe: what comes through it says
+ * that it has begun, and step 200 is not before the pipe is read, for the log of 200 steps does not fit. */
 static int train_into_small_files(const char *directory, Outcome **outcome)
 {
     static Outcome o;
@@ -310,9 +310,10 @@ static int train_into_small_files(const char *directory, Outcome **outcome)
     assert_int_equal(mkfifo(path, 0600), 0);
     int end = open(path, O_RDONLY | O_NONBLOCK);
     assert_true(end >= 0);
-    pid_t child = begin(LIST(command_path(), "train", "--model", "gpt2-tiny", "--data", data, "--seq", "16", "--batch",
-                             "1", "--steps", "400", "--save-every", "200", "--save", directory, "--log", path),
-                        in_folder("out"), in_folder("err"));
+    pid_t child =
+        begin(LIST(command_path(), "train", "--model", "gpt2-tiny", "--data", data, "--seq", "16", "--batch",
+                   "1", "--steps", "400", "--save-every", "200", "--save", directory, "--log", path),
+              in_folder("out"), in_folder("err"));
     struct pollfd begun = {.fd = end, .events = POLLIN};
     assert_int_equal(poll(&begun, 1, 1000 * RUN_SECONDS), 1);
     assert_int_equal(prlimit(child, RLIMIT_FSIZE, &small, NULL), 0);
@@ -460,10 +461,12 @@ static void nobody_reads(void **state)
     paths();
     for (int saves = 0; saves < 2; saves++) {
         char command[640];
-        snprintf(command, sizeof command,
-                 "(timeout %d %s train --model gpt2-tiny --threads 1 --batch 1 --seq 8 --steps 100000 --every 1 "
-                 "%s%s 2>%s; echo $? >%s) | head -1 >%s/head",
-                 RUN_SECONDS, command_path(), saves ? "--save " : "", saves ? a : "", in_folder("err"), in_folder("code"), folder);
+        snprintf(
+            command, sizeof command,
+            "(timeout %d %s train --model gpt2-tiny --threads 1 --batch 1 --seq 8 --steps 100000 --every 1 "
+            "%s%s 2>%s; echo $? >%s) | head -1 >%s/head",
+            RUN_SECONDS, command_path(), saves ? "--save " : "", saves ? a : "", in_folder("err"),
+            in_folder("code"), folder);
         assert_int_equal(system(command), 0);
         FILE *file = fopen(in_folder("code"), "r");
         int code = 0;

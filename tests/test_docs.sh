@@ -25,7 +25,7 @@ check()
 
 same()
 {
-    diff "$1" "$2" && [ -s "$1" ]
+    diff "$1" "$2" && [ -s "$2" ]
 }
 
 # ---- Lists: of the command, of the page -------------------------------------------------------
@@ -74,6 +74,14 @@ examples()
     done <"$work/plans"
 }
 check "examples run" examples
+
+# A terminal of 80 columns shows every line whole.
+narrow()
+{
+    { "$brim" help; for command in $(cat "$work/commands"); do "$brim" help "$command"; done; } |
+        LC_ALL=C.UTF-8 awk 'length($0) > 80 { print; wide = 1 } END { exit wide }'
+}
+check "help in 80 columns" narrow
 
 unknown_command()
 {
@@ -131,7 +139,8 @@ bash_completion()
         answers "gpt2-large" plan --model = gpt2-l && answers "flash" plan --attention = fl &&
         answers "flash" plan --attention f && answers "eager flash" plan --attention = &&
         answers "auto" train --checkpoint a && answers "adam adamw" train --optimizer ad &&
-        answers "cosine" train --schedule cos && answers "keep" train --zero-grad k &&
+        answers "cosine" train --schedule cos && answers "bf16 f16 f32" train --export-dtype "" &&
+        answers "cpu cuda" train --device "" && answers "bytes" train --tokenizer by && answers "keep" train --zero-grad k &&
         answers "t4,rtx-3060" fit --card t4,rtx-306 && answers "" train --batch "" &&
         answers "docs/memory.md" train --data docs/mem && answers "fashion-mnist" train --data fash &&
         answers "docs/memory.md" train --log docs/mem && answers "docs/memory.md" report docs/mem && answers "--html" report run.jsonl --h &&
@@ -164,7 +173,17 @@ zsh_completion()
         zsh_line "brim models --js" "models --json" && zsh_line "brim plan --steps 1 --model gpt2-l" "gpt2-large" &&
         zsh_line "brim fit --model mlp --memory 1GiB --attention fl" "attention flash"
 }
-if command -v zsh >/dev/null; then check "completion in zsh" zsh_completion; fi
+# Of each option what stands behind its value, however long that is.
+zsh_options()
+{
+    zsh -fc 'source <(sed "/^_brim \"/d" tools/completion/_brim); _brim_options "$1" train' zsh "$brim" >"$work/described"
+    "$brim" help train | sed -nE 's/^  (--[a-z-]+)( [^ ]+)? +(.*)/\1:\3/p' | same - "$work/described" &&
+        grep -q '^--export-dtype:f32, f16' "$work/described" && grep -q '^--quiet:no step lines' "$work/described"
+}
+if command -v zsh >/dev/null; then
+    check "completion in zsh" zsh_completion
+    check "options in zsh" zsh_options
+fi
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -2,6 +2,9 @@
  * broken files: an error that says what and where, never harm. */
 #include <sys/stat.h>
 
+#include <jansson.h>
+
+#include "../io/safetensors.h"
 #include "io_support.h"
 #include "json_support.h"
 
@@ -79,6 +82,28 @@ static void test_bad_sizes(void **state)
 }
 
 /* What is said of a model is text, though names of files are bytes. */
+/* That nothing is there is not said of what may not be looked into. */
+static void test_forbidden(void **state)
+{
+    (void)state;
+    IoModel m;
+    int root = geteuid() == 0;
+    assert_int_equal(chmod(folder, 0), 0);
+    assert_int_equal(root ? setresuid(65534, 65534, 0) : 0, 0);
+    int config = io_read_config(folder, &m);
+    char why[512];
+    snprintf(why, sizeof why, "%s", error_message());
+    error_clear();
+    int weights = safetensors_open(folder) != NULL;
+    assert_int_equal(root ? setresuid(0, 0, 0) : 0, 0);
+    assert_int_equal(chmod(folder, 0700), 0);
+    assert_int_equal(config, ERROR_FILE);
+    assert_non_null(strstr(why, "Permission denied"));
+    assert_int_equal(weights, 0);
+    assert_non_null(strstr(error_message(), "Permission denied"));
+    error_clear();
+}
+
 static void test_names_that_are_no_text(void **state)
 {
     (void)state;
@@ -101,6 +126,16 @@ static void test_names_that_are_no_text(void **state)
         assert_string_equal(m.name, names[i].name);
         unlink(path);
     }
+    /* "." is no name. */
+    char path[256];
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    FILE *out = fopen(path, "w");
+    assert_true(out && fputs("{\"model_type\": \"gpt2\"}", out) >= 0 && fclose(out) == 0);
+    snprintf(path, sizeof path, "%s/./", folder);
+    assert_int_equal(io_read_config(path, &m), 0);
+    assert_string_equal(m.name, strrchr(folder, '/') + 1);
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    unlink(path);
 }
 
 static void test_paths(void **state)
@@ -387,11 +422,11 @@ static void test_mutations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_bad_json),    TEST(test_bad_sizes),
-        TEST(test_paths),       TEST(test_names_that_are_no_text),
-        TEST(test_names),       TEST(test_unknown_names),
-        TEST(test_found_files), TEST(test_no_memory),
-        TEST(test_mutations),
+        TEST(test_bad_json),      TEST(test_bad_sizes),
+        TEST(test_paths),         TEST(test_names_that_are_no_text),
+        TEST(test_forbidden),     TEST(test_names),
+        TEST(test_unknown_names), TEST(test_found_files),
+        TEST(test_no_memory),     TEST(test_mutations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

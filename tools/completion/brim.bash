@@ -33,12 +33,17 @@ _brim_value()
     --optimizer) _brim_words "$typed" "sgd sgd-momentum sgd-nesterov rmsprop adam adamw" ;;
     --schedule) _brim_words "$typed" "constant linear cosine" ;;
     --zero-grad) _brim_words "$typed" "free keep" ;;
+    --export-dtype) _brim_words "$typed" "f32 f16 bf16" ;;
     --data)
         _brim_words "$typed" "builtin fashion-mnist"
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")
         ;;
     --save | --resume | --export) mapfile -t COMPREPLY < <(compgen -d -- "$typed") ;;
-    --init | --log | --tokenizer | --train | --out | --html | --torch-snapshot | --trace | --massif | --csv | --jsonl) mapfile -t COMPREPLY < <(compgen -f -- "$typed") ;;
+    --tokenizer)
+        _brim_words "$typed" bytes
+        mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")
+        ;;
+    --init | --log | --train | --out | --html | --torch-snapshot | --trace | --massif | --csv | --jsonl) mapfile -t COMPREPLY < <(compgen -f -- "$typed") ;;
     *) COMPREPLY=() ;; # a number, a size or a text
     esac
 }
