@@ -297,8 +297,8 @@ static void read_file(const char *name, char *text, size_t size)
     read_back(file, text, size);
 }
 
-/* From when training has begun no file may grow beyond 1 MiB. The log is a pipe: what comes through it says
- * that it has begun, and step 200 is not before the pipe is read, for the log of 200 steps does not fit. */
+/* From when training has begun no file may grow beyond 1 MiB. The log is a pipe of a page: what comes through it says
+ * that it has begun, and step 20 is not before the pipe is read, for the log of 20 steps does not fit. */
 static int train_into_small_files(const char *directory, Outcome **outcome)
 {
     static Outcome o;
@@ -309,11 +309,10 @@ static int train_into_small_files(const char *directory, Outcome **outcome)
     strcpy(path, in_folder("pipe"));
     assert_int_equal(mkfifo(path, 0600), 0);
     int end = open(path, O_RDONLY | O_NONBLOCK);
-    assert_true(end >= 0);
-    pid_t child =
-        begin(LIST(command_path(), "train", "--model", "gpt2-tiny", "--data", data, "--seq", "16", "--batch",
-                   "1", "--steps", "400", "--save-every", "200", "--save", directory, "--log", path),
-              in_folder("out"), in_folder("err"));
+    assert_true(end >= 0 && fcntl(end, F_SETPIPE_SZ, 4096) > 0);
+    pid_t child = begin(LIST(command_path(), "train", "--model", "gpt2-tiny", "--data", data, "--seq", "16", "--batch",
+                             "1", "--steps", "40", "--save-every", "20", "--save", directory, "--log", path),
+                        in_folder("out"), in_folder("err"));
     struct pollfd begun = {.fd = end, .events = POLLIN};
     assert_int_equal(poll(&begun, 1, 1000 * RUN_SECONDS), 1);
     assert_int_equal(prlimit(child, RLIMIT_FSIZE, &small, NULL), 0);
@@ -352,7 +351,7 @@ static void cannot_save(void **state)
     expect(o->err, "files may only have 1.0 MiB here (ulimit -f)");
     assert_string_equal(o->out, "");
     assert_int_equal(train_into_small_files(b, &o), 1);
-    expect(o->err, "step 200 is not saved: cannot write ");
+    expect(o->err, "step 20 is not saved: cannot write ");
     expect(o->err, "File too large");
     expect(o->err, "training goes on\n");
     expect(o->err, "the end of the run is not saved: cannot write ");
