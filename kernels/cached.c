@@ -10,7 +10,9 @@
 #include <omp.h>
 #include <string.h>
 
-enum { CACHED_KEYS = 128, CACHED_LEAST = 256 }; /* keys at a time; and those that are worth a thread */
+/* Keys at a time: their values are fetched into the first-level cache while their scores are made, and it
+ * holds some CACHED_FLOATS of both. Keys that are worth a thread. */
+enum { CACHED_KEYS = 64, CACHED_FLOATS = 4096, CACHED_LEAST = 256 };
 
 /* Of a kv head: keys, and values. */
 static const float *cached_rows(const AttentionDims *d, const float *cache, int which, int64_t unit)
@@ -46,6 +48,13 @@ static int cached_splits(const AttentionDims *d, int threads)
 
 enum { CACHED_GROUP = 16 }; /* queries of a kv head at a time */
 
+/* Queries whose sums are in registers together: four by four sums take half of AVX-512's. */
+#if defined(__AVX512F__)
+enum { CACHED_TILE = 4 };
+#else
+enum { CACHED_TILE = 2 };
+#endif
+
 /* What the queries of a kv head have so far of the keys seen: of each the largest score, the sum of
  * exponentials, the weighted values. */
 typedef struct CachedQueries {
@@ -56,26 +65,26 @@ typedef struct CachedQueries {
     float scores[CACHED_GROUP][CACHED_KEYS];
 } CachedQueries;
 
-/* Of the next rows to be read, while the processor works on these: into the second-level cache. */
+/* Rows to be read soon, while the processor works on others. */
 VEC_INLINE void cached_fetch(int64_t floats, const float *from)
 {
 #pragma GCC unroll 4
     for (int64_t i = 0; i < floats; i += 16)
-        __builtin_prefetch(from + i, 0, 2);
+        __builtin_prefetch(from + i, 0, 3);
 }
 
-/* Scores of four keys and of one query or two: each key is loaded once for both. */
+/* Scores of four keys and of some queries: each key is loaded once for all. */
 VEC_INLINE void cached_dots(const int queries, const int size, const float *q, const float *k,
                             float scores[][CACHED_KEYS])
 {
     const float *k0 = k, *k1 = k0 + size, *k2 = k1 + size, *k3 = k2 + size;
-    FewSums s[2][4];
+    FewSums s[CACHED_TILE][4];
     int c = 0;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int g = 0; g < queries; g++)
         s[g][0] = s[g][1] = s[g][2] = s[g][3] = (FewSums){0};
     for (; c + FEW_LANES <= size; c += FEW_LANES)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int g = 0; g < queries; g++) {
             FewSums x = FEW_LOAD(q + g * size + c, 0);
             s[g][0] += x * FEW_LOAD(k0 + c, 0);
@@ -83,7 +92,7 @@ VEC_INLINE void cached_dots(const int queries, const int size, const float *q, c
             s[g][2] += x * FEW_LOAD(k2 + c, 0);
             s[g][3] += x * FEW_LOAD(k3 + c, 0);
         }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int g = 0; g < queries; g++) {
         few_totals(s[g][0], s[g][1], s[g][2], s[g][3], scores[g]);
         for (int i = c; i < size; i++) {
@@ -102,6 +111,8 @@ VEC_INLINE void cached_scores_of(const int size, CachedQueries *all, int keys, c
     for (; j + 4 <= keys; j += 4, k += 4 * (int64_t)size, v += 4 * (int64_t)size) {
         int g = 0;
         cached_fetch(4 * (int64_t)size, v);
+        for (; CACHED_TILE == 4 && g + 4 <= all->count; g += 4)
+            cached_dots(4, size, all->q + g * size, k, (float(*)[CACHED_KEYS])(all->scores[g] + j));
         for (; g + 2 <= all->count; g += 2)
             cached_dots(2, size, all->q + g * size, k, (float(*)[CACHED_KEYS])(all->scores[g] + j));
         if (g < all->count)
@@ -123,13 +134,13 @@ static FEW_FUSED void cached_scores(CachedQueries *all, int keys, int size, cons
         cached_scores_of(size, all, keys, k, v);
 }
 
-/* out (queries, columns) += p (queries, keys) V (keys, columns), of some registers of columns, whose sums stay
- * there. */
+/* out (queries, columns) += p (queries, keys) V (keys, columns), of some registers of columns, whose sums
+ * stay there. */
 VEC_INLINE void cached_columns(const int queries, const int registers, const int size, int keys,
                                float p[][CACHED_KEYS], const float *v, const float *next, float *out)
 {
-    FewSums s[2][4];
-#pragma GCC unroll 2
+    FewSums s[CACHED_TILE][4];
+#pragma GCC unroll 4
     for (int g = 0; g < queries; g++)
 #pragma GCC unroll 4
         for (int r = 0; r < registers; r++)
@@ -139,22 +150,24 @@ VEC_INLINE void cached_columns(const int queries, const int registers, const int
             cached_fetch(size, next + j * (int64_t)size);
 #pragma GCC unroll 4
         for (int r = 0; r < registers; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
             for (int g = 0; g < queries; g++)
                 s[g][r] += p[g][j] * FEW_LOAD(v, r);
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int g = 0; g < queries; g++)
         memcpy(out + g * size, s[g], (size_t)registers * sizeof s[g][0]);
 }
 
 /* The same of all columns. */
-VEC_INLINE void cached_rows_of(const int queries, const int size, int keys, float p[][CACHED_KEYS], const float *v,
-                               const float *next, float *out)
+VEC_INLINE void cached_rows_of(const int queries, const int size, int keys, float p[][CACHED_KEYS],
+                               const float *v, const float *next, float *out)
 {
     int c = 0;
     for (; c + 4 * FEW_LANES <= size; c += 4 * FEW_LANES)
         cached_columns(queries, 4, size, keys, p, v + c, c ? NULL : next, out + c);
+    for (; c + 2 * FEW_LANES <= size; c += 2 * FEW_LANES)
+        cached_columns(queries, 2, size, keys, p, v + c, c ? NULL : next, out + c);
     for (; c + FEW_LANES <= size; c += FEW_LANES)
         cached_columns(queries, 1, size, keys, p, v + c, c ? NULL : next, out + c);
     for (int j = 0; c < size && j < keys; j++)
@@ -168,6 +181,8 @@ VEC_INLINE void cached_values_of(const int size, CachedQueries *all, int keys, c
                                  const float *next)
 {
     int g = 0;
+    for (; CACHED_TILE == 4 && g + 4 <= all->count; g += 4)
+        cached_rows_of(4, size, keys, all->scores + g, v, g ? NULL : next, all->out + g * size);
     for (; g + 2 <= all->count; g += 2)
         cached_rows_of(2, size, keys, all->scores + g, v, g ? NULL : next, all->out + g * size);
     if (g < all->count)
@@ -205,10 +220,11 @@ static void cached_softmax(CachedQueries *all, int keys, int size, float scale)
 static void cached_unit(const AttentionDims *d, const float *cache, int64_t unit, int first, int end,
                         CachedQueries *all)
 {
-    int size = d->head_dim;
+    int size = d->head_dim, block = attention_min(CACHED_KEYS, CACHED_FLOATS / size / 4 * 4);
+    block = block < 4 ? 4 : block;
     const float *k = cached_rows(d, cache, 0, unit), *v = cached_rows(d, cache, 1, unit);
     for (int key = first, keys; key < end; key += keys) {
-        keys = attention_min(CACHED_KEYS, end - key);
+        keys = attention_min(block, end - key);
         const float *values = v + (int64_t)key * size, *next = k + (int64_t)(key + keys) * size;
         cached_scores(all, keys, size, k + (int64_t)key * size, values);
         cached_softmax(all, keys, size, d->scale);
