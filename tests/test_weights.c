@@ -313,7 +313,7 @@ static void test_refusals(void **state)
     remove_item("transformer.ln_f.bias");
     add_item("transformer.h.2.x", SAFETENSORS_F32, 0, NULL);
     refuses(&preset, ERROR_DATA, "2 parameters are missing",
-            "1 tensors are not the model's: \"transformer.h.2.x\"");
+            "1 tensor is not the model's: \"transformer.h.2.x\"");
     take_items(model);
     add_item("surprise", SAFETENSORS_I8, 0, NULL);
     refuses(&preset, ERROR_DATA, "1 tensor is not the model's", "surprise");
