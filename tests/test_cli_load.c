@@ -1,7 +1,7 @@
-/* The command under load: less memory than it needs, by the limit of a real control group; several runs at once,
- * in one group and on one log, directory or file; too little disk. Each has a clear answer, no run is killed that
- * brim let begin, and no file is mixed or half written. Where the machine does not let us make groups or mounts,
- * those tests are skipped and say why. */
+/* The command under load: less memory than it needs, by the limit of a real control group; several runs at
+ * once, in one group and on one log, directory or file; too little disk. Each has a clear answer, no run is
+ * killed that brim let begin, and no file is mixed or half written. Where the machine does not let us make
+ * groups or mounts, those tests are skipped and say why. */
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -186,10 +186,11 @@ static int remove_group(void **state)
 
 static int no_group(void)
 {
-    return SANITIZED   ? skipped("a sanitizer takes memory of its own")
-           : !group[0] ? skipped("no control group with a memory limit can be made here (root, and version 1 or a "
-                                 "delegated version 2)")
-                       : 0;
+    return SANITIZED ? skipped("a sanitizer takes memory of its own")
+           : !group[0]
+               ? skipped("no control group with a memory limit can be made here (root, and version 1 or a "
+                         "delegated version 2)")
+               : 0;
 }
 
 static uint64_t needs_of(const char **arguments)
@@ -205,7 +206,8 @@ static uint64_t needs_of(const char **arguments)
     return needs;
 }
 
-#define PLAN_SMALL "brim", "plan", "--model", "llama-tiny", "--batch", "1", "--seq", "32", "--threads", "2", "--json", NULL
+#define PLAN_SMALL                                                                                           \
+    "brim", "plan", "--model", "llama-tiny", "--batch", "1", "--seq", "32", "--threads", "2", "--json", NULL
 
 static uint64_t small_needs(void)
 {
@@ -241,10 +243,9 @@ static void limits_of_a_group(void **state)
         refused_close += strstr(o->err, " for the process around it, but ") != NULL;
     }
     assert_true(refused_close > 0);
-    assert_true(ran >= 3); /* 16 MiB are enough around it */
+    assert_true(ran >= 3);      /* 16 MiB are enough around it */
     set_limit(needs - 8 * MIB); /* what is suggested does fit */
-    expect_code(run_now(START(SMALL, "--steps", "2", "--quiet", "--optimizer", "sgd")),
-                0);
+    expect_code(run_now(START(SMALL, "--steps", "2", "--quiet", "--optimizer", "sgd")), 0);
 }
 
 /* What others have read in the group is not in the way, even if they read it twice. */
@@ -256,12 +257,14 @@ static void file_cache_of_a_group(void **state)
         skip();
     uint64_t needs = small_needs();
     const char *file = path_of("cached");
-    snprintf(script, sizeof script,
-             "dd if=/dev/zero of=%s bs=1M count=48 conv=fsync 2>/dev/null; cat %s %s %s >/dev/null; exec \"$0\" "
-             "\"$@\"",
-             file, file, file, file);
+    snprintf(
+        script, sizeof script,
+        "dd if=/dev/zero of=%s bs=1M count=48 conv=fsync 2>/dev/null; cat %s %s %s >/dev/null; exec \"$0\" "
+        "\"$@\"",
+        file, file, file, file);
     set_limit(needs + 24 * MIB);
-    const char *arguments[] = {"/bin/sh", "-c", script, command_path(), SMALL, "--steps", "2", "--quiet", NULL};
+    const char *arguments[] = {"/bin/sh", "-c",      script, command_path(), SMALL, "--steps",
+                               "2",       "--quiet", NULL};
     expect_code(run_now(start(arguments)), 0);
 }
 
@@ -276,7 +279,10 @@ static void several_in_one_group(void **state)
     set_limit(needs + needs / 2);
     Started runs[RUNS];
     for (int i = 0; i < RUNS; i++)
-        runs[i] = START(SMALL, "--steps", "100000", "--quiet", "--save", path_of(i == 0 ? "a" : i == 1 ? "b" : "c"));
+        runs[i] = START(SMALL, "--steps", "100000", "--quiet", "--save",
+                        path_of(i == 0   ? "a"
+                                : i == 1 ? "b"
+                                         : "c"));
     int left = RUNS, one = -1;
     while (left > 1) { /* all but one end by themselves */
         int status;
@@ -368,7 +374,8 @@ static void one_run_an_export(void **state)
     Outcome *o = expect_code(run_now(START(SMALL, "--steps", "1", "--quiet", "--export", directory)), 1);
     expect_words(o, "export: another run saves or exports there; give this one a directory of its own\n");
     stop(&first);
-    expect_code(run_now(START(SMALL, "--steps", "1", "--quiet", "--export", directory, "--save", directory)), 0);
+    expect_code(run_now(START(SMALL, "--steps", "1", "--quiet", "--export", directory, "--save", directory)),
+                0);
     assert_int_equal(named(directory, "model.safetensors"), 1);
     assert_int_equal(named(directory, ".tmp-"), 0);
 }
@@ -406,7 +413,8 @@ static void the_last_one_stays(void **state)
     make_text("text", 60000);
     for (int i = 0; i < RUNS; i++) {
         runs[i] = START("report", log, "--html", page);
-        runs[RUNS + i] = START("tokenize", "--train", text, "--vocab", "300", "-o", path_of("tokenizer.json"));
+        runs[RUNS + i] =
+            START("tokenize", "--train", text, "--vocab", "300", "-o", path_of("tokenizer.json"));
     }
     for (int i = 0; i < 2 * RUNS; i++)
         expect_code(finish(&runs[i]), 0);
@@ -478,10 +486,10 @@ static void room_is_asked_for_first(void **state)
                         "2", "--export", path_of("disk/out")),
                     1);
     expect_words(o, ", and --export ");
-    expect_code(RUN(SMALL, "--steps", "2", "--quiet", "--optimizer", "sgd", "--save", run, "--save-every", "2"),
-                0);
-    o = expect_code(RUN(SMALL, "--steps", "4", "--quiet", "--optimizer", "sgd", "--resume", run, "--save", run,
-                        "--keep", "1"),
+    expect_code(
+        RUN(SMALL, "--steps", "2", "--quiet", "--optimizer", "sgd", "--save", run, "--save-every", "2"), 0);
+    o = expect_code(RUN(SMALL, "--steps", "4", "--quiet", "--optimizer", "sgd", "--resume", run, "--save",
+                        run, "--keep", "1"),
                     1); /* the new one before the old one goes */
     expect_words(o, "which needs 23.5 MiB: 8.");
 }
@@ -490,9 +498,10 @@ static void keep_1_is_named_where_it_helps(void **state)
 {
     (void)state;
     need_disk();
-    Outcome *o = expect_code(RUN("train", "--model", "mlp", "--data", make_images("images"), "--steps", "100",
-                                 "--quiet", "--save", path_of("disk/mlp"), "--save-every", "1", "--keep", "4"),
-                             1);
+    Outcome *o =
+        expect_code(RUN("train", "--model", "mlp", "--data", make_images("images"), "--steps", "100",
+                        "--quiet", "--save", path_of("disk/mlp"), "--save-every", "1", "--keep", "4"),
+                    1);
     expect_words(o, "\nWith --keep 1 it needs ");
 }
 
@@ -507,10 +516,13 @@ static void a_full_disk_leaves_nothing_behind(void **state)
     fill_disk();
     struct stat before, after;
     assert_int_equal(stat(path_of("disk/old.html"), &before), 0);
-    expect_words(expect_code(RUN("report", log, "--html", path_of("disk/old.html")), 1), "No space left on device");
-    expect_words(expect_code(RUN("report", log, "--csv", path_of("disk/x.csv")), 1), "No space left on device");
-    expect_words(expect_code(RUN("tokenize", "--train", text, "-o", path_of("disk/t.json"), "--vocab", "300"), 1),
+    expect_words(expect_code(RUN("report", log, "--html", path_of("disk/old.html")), 1),
                  "No space left on device");
+    expect_words(expect_code(RUN("report", log, "--csv", path_of("disk/x.csv")), 1),
+                 "No space left on device");
+    expect_words(
+        expect_code(RUN("tokenize", "--train", text, "-o", path_of("disk/t.json"), "--vocab", "300"), 1),
+        "No space left on device");
     assert_int_equal(stat(path_of("disk/old.html"), &after), 0);
     assert_true(before.st_ino == after.st_ino && before.st_size == after.st_size);
     assert_int_equal(named(path_of("disk"), ""), 2);
@@ -552,8 +564,8 @@ static void little_of_a_process(void **state)
         {"1000", "128 threads"}, {"3", "3 threads"}, {"99999999999999999999", "128 threads"}};
     for (size_t i = 0; i < COUNT(threads); i++) {
         setenv("BRIM_THREADS", threads[i][0], 1);
-        Outcome *said =
-            expect_code(RUN("train", "--model", "gpt2-tiny", "--batch", "1", "--seq", "8", "--steps", "1"), 0);
+        Outcome *said = expect_code(
+            RUN("train", "--model", "gpt2-tiny", "--batch", "1", "--seq", "8", "--steps", "1"), 0);
         unsetenv("BRIM_THREADS");
         assert_non_null(strstr(said->out, threads[i][1]));
     }
@@ -561,6 +573,8 @@ static void little_of_a_process(void **state)
     snprintf(script, sizeof script, "ulimit -s 64; exec %s plan", command_path());
     Outcome *o = expect_code(run_now(start((const char *[]){"/bin/sh", "-c", script, NULL})), 1);
     expect_words(o, "brim: the stack may only have 64 KiB here");
+    if (SANITIZED) /* it needs addresses without end */
+        return;
     snprintf(script, sizeof script,
              "ulimit -v 150000; exec %s train --model gpt2-tiny --batch 1 --seq 8 --steps 1 --threads 1",
              command_path());
