@@ -19,7 +19,8 @@ typedef struct Session {
 
 static Session session;
 
-static const char *usual[] = {"brim",    "train", "--batch",       "1",  "--seq", "16",
+/* Long enough for a panel that is drawn ten times a second. */
+static const char *usual[] = {"brim",    "train", "--batch",       "8",  "--seq", "64",
                               "--steps", "12",    "--max-samples", "16", NULL};
 
 /* ---- The screen ------------------------------------------------------------------------------ */
