@@ -183,7 +183,7 @@ static int run_command(int count, char **all, char **printed, size_t *size)
     return status;
 }
 
-static void run(const char *data, size_t size)
+static void run_line(const char *data, size_t size)
 {
     static FuzzArguments a;
     char *all[FUZZ_ARGUMENTS + 2] = {(char[]){"brim"}}, *printed = NULL;
@@ -211,7 +211,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_begin(0);
     for (int i = 0; i < COMMANDS && at < end; i++) {
         const char *gap = memmem(at, (size_t)(end - at), "\n\n", 2);
-        run(at, (size_t)((gap ? gap : end) - at));
+        run_line(at, (size_t)((gap ? gap : end) - at));
         at = gap ? gap + 2 : end;
     }
     fuzz_end();
