@@ -25,11 +25,15 @@ static int soak(const char *arguments, char *text, size_t size)
 
 static char said[1 << 16];
 
-/* Of seconds nothing is learnt about speed. */
+/* Of seconds nothing is learnt about speed. In so few rounds malloc may still reach pages of its heap that it
+ * had not touched, with as many bytes given as before; a leak is there each time. */
 static void test_nothing_moves(void **state)
 {
     (void)state;
-    if (soak("--minutes 0.08 --allow 10000", said, sizeof said))
+    int failed = 1;
+    for (int attempt = 0; attempt < 3 && failed; attempt++)
+        failed = soak("--minutes 0.08 --allow 10000", said, sizeof said);
+    if (failed)
         fail_msg("%s", said);
     for (const char *const *phase = (const char *const[]){"text:", "images:", "rounds:", NULL}; *phase;
          phase++)
