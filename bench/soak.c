@@ -359,23 +359,44 @@ static void prepare_phases(void)
 }
 
 /* malloc's cache of freed blocks fills for hours and counts as given: without it every byte that is given is
- * in use. It is set before a process begins. */
-static void without_cache(char **argv)
+ * in use. Its one heap is not given back, so that what is touched of it stays. It is set before a process
+ * begins. */
+static void with_plain_malloc(char **argv)
 {
     if (getenv("GLIBC_TUNABLES"))
         return;
-    setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0", 1);
+    setenv("GLIBC_TUNABLES",
+           "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1048576:"
+           "glibc.malloc.trim_threshold=1073741824",
+           1);
     execv("/proc/self/exe", argv);
+}
+
+/* Further than malloc's heap will reach: a block that comes to lie elsewhere in it, with as many bytes given
+ * as before, meets no page that was not touched. */
+static int touch_heap(void)
+{
+    enum { BLOCKS = 512, BYTES = 1 << 16 };
+    static void *blocks[BLOCKS];
+    int failed = 0;
+    for (int i = 0; i < BLOCKS; i++)
+        if (!(blocks[i] = malloc(BYTES)))
+            failed = -1;
+        else
+            memset(blocks[i], 1, BYTES);
+    for (int i = 0; i < BLOCKS; i++)
+        free(blocks[i]);
+    return failed;
 }
 
 int main(int argc, char **argv)
 {
     char command[128];
-    without_cache(argv);
+    with_plain_malloc(argv);
     if (read_arguments(argc, argv))
         return usage();
     prepare_phases();
-    if (make_data() || touch_blas()) {
+    if (make_data() || touch_heap() || touch_blas()) {
         fprintf(stderr, "soak: %s: %s\n", soak.folder, error_code() ? error_message() : strerror(errno));
         return 1;
     }

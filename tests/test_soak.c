@@ -25,16 +25,19 @@ static int soak(const char *arguments, char *text, size_t size)
 
 static char said[1 << 16];
 
-/* Of seconds nothing is learnt about speed. In so few rounds malloc may still reach pages of its heap that it
- * had not touched, with as many bytes given as before; a leak is there each time. */
+/* All of what it said, which is more than cmocka prints. */
+static void fail_saying(const char *what)
+{
+    fputs(said, stderr);
+    fail_msg("%s", what);
+}
+
+/* Of seconds nothing is learnt about speed. */
 static void test_nothing_moves(void **state)
 {
     (void)state;
-    int failed = 1;
-    for (int attempt = 0; attempt < 3 && failed; attempt++)
-        failed = soak("--minutes 0.08 --allow 10000", said, sizeof said);
-    if (failed)
-        fail_msg("%s", said);
+    if (soak("--minutes 0.08 --allow 10000", said, sizeof said) != 0)
+        fail_saying("a short soak finds faults");
     for (const char *const *phase = (const char *const[]){"text:", "images:", "rounds:", NULL}; *phase;
          phase++)
         assert_non_null(strstr(said, *phase));
@@ -47,7 +50,7 @@ static void expect_found(const char *fault, const char *words)
     snprintf(arguments, sizeof arguments, "--minutes 0.01 --allow 10000 --only images --plant %s", fault);
     int code = soak(arguments, said, sizeof said);
     if (code == 0 || !strstr(said, words))
-        fail_msg("%s planted: exit code %d, no '%s' in\n%s", fault, code, words, said);
+        fail_saying(arguments);
 }
 
 static void test_leaks_are_found(void **state)
@@ -55,7 +58,7 @@ static void test_leaks_are_found(void **state)
     (void)state;
     expect_found("byte", "tracked bytes of the process");
     expect_found("block", "after a step live blocks: 19, before 18");
-    expect_found("file", "open files: 7, before 6");
+    expect_found("file", "open files: ");
     expect_found("thread", "threads: ");
 #if !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__
     expect_found("malloc", "bytes given by malloc");
@@ -66,12 +69,9 @@ static void test_leaks_are_found(void **state)
 static void test_a_slow_down_is_found(void **state)
 {
     (void)state;
-    int found = 0; /* three seconds on a machine that becomes idle meanwhile may hide it */
-    for (int attempt = 0; attempt < 5 && !found; attempt++)
-        found = soak("--minutes 0.05 --allow 30 --only images --plant slow", said, sizeof said) != 0 &&
-                strstr(said, "slower by");
-    if (!found)
-        fail_msg("%s", said);
+    int code = soak("--minutes 0.05 --allow 30 --only images --plant slow", said, sizeof said);
+    if (code == 0 || !strstr(said, "slower by"))
+        fail_saying("a slow-down was not found");
 }
 
 static void test_bad_arguments(void **state)
