@@ -8,6 +8,7 @@
 #include <sys/utsname.h>
 
 #include "child.h"
+#include "order.h"
 #include "replay.h"
 #include "tracking.h"
 
@@ -55,20 +56,10 @@ typedef struct Side {
 static Side sides[3];
 enum { BRIM, REPLAY, TORCH };
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median(const double *values, int count)
 {
-    static double sorted[MAX_ROUNDS * MAX_STEPS];
-    if (count == 0)
-        return 0;
-    memcpy(sorted, values, (size_t)count * sizeof *values);
-    qsort(sorted, (size_t)count, sizeof *sorted, compare_doubles);
-    return count % 2 ? sorted[count / 2] : 0.5 * (sorted[count / 2 - 1] + sorted[count / 2]);
+    static double room[MAX_ROUNDS * MAX_STEPS];
+    return order_median(values, count, room);
 }
 
 static void side_add(Side *side, double seconds)

@@ -8,14 +8,13 @@
  * The prompt is read as `brim generate` reads it. PyTorch is bench/torch_decode.py. */
 #include <getopt.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <time.h>
 
 #include "../kernels/kernels.h"
 #include "../nn/sample.h"
 #include "../plan/plan.h"
 #include "../tensor/tensor_.h"
 #include "child.h"
+#include "order.h"
 
 enum { TIMES = 1 << 14, CHUNK = 512, TOKENS = 16 };
 
@@ -37,39 +36,24 @@ typedef struct Writer {
     int32_t token;
 } Writer;
 
-static double now_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void add_time(Times *t, double seconds)
 {
     if (t->count < TIMES)
         t->seconds[t->count++] = seconds;
 }
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* The smallest at least this share of all is not above; 0 of none. */
+/* 0 of none. */
 static double quantile(Times *t, double share)
 {
-    if (!t->count)
-        return 0;
-    qsort(t->seconds, (size_t)t->count, sizeof *t->seconds, compare);
-    return t->seconds[(int)(share * (t->count - 1))];
+    qsort(t->seconds, (size_t)t->count, sizeof *t->seconds, order_by_value);
+    return t->count ? order_at(t->seconds, t->count, share * (t->count - 1)) : 0;
 }
 
 /* ---- brim ------------------------------------------------------------------------------------ */
 
 static double forward(Writer *w, int count)
 {
-    double begin = now_seconds();
+    double begin = memtrack_seconds();
     tensor_no_grad_begin();
     int scope = tensor_scope_begin();
     Batch batch = {.ids = tensor_new(DTYPE_I32, SHAPE(1, count), MEM_INPUT)};
@@ -80,7 +64,7 @@ static double forward(Writer *w, int count)
     nn_sample(logits, NULL, 0, &w->token);
     tensor_scope_end(scope);
     tensor_no_grad_end();
-    return now_seconds() - begin;
+    return memtrack_seconds() - begin;
 }
 
 static double prefill(Writer *w, int tokens)
@@ -141,10 +125,10 @@ static double read_weights(const Writer *w, int threads)
     TensorList all = nn_parameters(w->model);
     const Kernels *kernels = kernels_cpu(NULL);
     int64_t bad = 0;
-    double begin = now_seconds();
+    double begin = memtrack_seconds();
     for (int i = 0; i < all.count; i++)
         bad += kernels->find_nonfinite(tensor_numel(all.items[i]), tensor_f32(all.items[i]), threads) >= 0;
-    double seconds = now_seconds() - begin;
+    double seconds = memtrack_seconds() - begin;
     return bad ? 0 : seconds;
 }
 

@@ -151,8 +151,9 @@ json_t *json_memory(const MemSummary *memory, const MemSummary *planned);
 /* What is trained, in a line; of steps nothing is said when they are 0. */
 void print_title(const Options *options, int64_t parameters, int64_t steps);
 /* Arguments, and errors with paths, are bytes, JSON is UTF-8: what is not, has '?' for each byte past ASCII.
- */
+ * json_clean does so in place. */
 json_t *json_text(const char *text);
+void json_clean(char *text);
 void json_print(json_t *object); /* one object, on stdout; frees it */
 
 /* `count` sets of options; only compare is given more than one. */

@@ -43,19 +43,23 @@ json_t *json_memory(const MemSummary *memory, const MemSummary *planned)
     return object;
 }
 
+void json_clean(char *text)
+{
+    json_t *string = json_string(text);
+    for (; !string && *text; text++)
+        *text = (unsigned char)*text < 0x80 ? *text : '?';
+    json_decref(string);
+}
+
 json_t *json_text(const char *text)
 {
     json_t *string = json_string(text);
     if (string)
         return string;
-    string = json_string("");
-    char ascii[1024];
-    size_t i = 0;
-    for (; text[i] && i < sizeof ascii - 1; i++)
-        ascii[i] = (unsigned char)text[i] < 0x80 ? text[i] : '?';
-    ascii[i] = '\0';
-    json_string_set(string, ascii);
-    return string;
+    char clean[1024];
+    snprintf(clean, sizeof clean, "%s", text);
+    json_clean(clean);
+    return json_string(clean);
 }
 
 void json_print(json_t *object)

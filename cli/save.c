@@ -166,8 +166,7 @@ static void __attribute__((format(printf, 3, 4))) add(Settings *s, const char *n
     va_start(arguments, format);
     vsnprintf(text, SETTING_TEXT, format, arguments);
     va_end(arguments);
-    for (char *c = text; *c; c++)
-        *c = (unsigned char)*c < 0x80 ? *c : '?'; /* arguments are bytes, JSON is UTF-8 */
+    json_clean(text);
     s->list[s->count++] = (CheckpointSetting){name, text};
 }
 
@@ -207,6 +206,7 @@ static void fill_settings(Settings *s, const Options *o)
     for (int i = 0; i < o->argument_count && used < COMMAND_TEXT; i++)
         used +=
             (size_t)snprintf(s->command + used, COMMAND_TEXT - used, "%s%s", i ? " " : "", o->arguments[i]);
+    json_clean(s->command);
 }
 
 /* A file that is read under this name or with one of these endings. */

@@ -218,6 +218,28 @@ static void refusals(void **state)
     expect(o->err, "saved with 1 thread, goes on with 2");
 }
 
+/* UTF-8 is told apart and said as it is; other bytes do not keep a run from going on. */
+static void names_in_any_letters(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"\xd1\x8f\xd0\xb4", "\xd0\xb4\xd1\x8f", "gr\xf6\xdf\x65"};
+    char texts[COUNT(names)][192];
+    for (size_t i = 0; i < COUNT(names); i++)
+        strcpy(texts[i], make_text(names[i], 60 * 16 + 1));
+    for (size_t i = 0; i < COUNT(names); i++) {
+        const char *const *common = LIST("--model", "gpt2-tiny", "--seq", "16", "--data", texts[i]);
+        paths();
+        expect_code(TRAIN(common, "--steps", "1", "--save", a), 0);
+        expect_code(TRAIN(common, "--steps", "2", "--save", a, "--resume", a), 0);
+        Outcome *o = TRAIN(LIST("--model", "gpt2-tiny", "--seq", "16", "--data", texts[!i]), "--steps", "3",
+                           "--resume", a);
+        expect(expect_code(o, 1)->err,
+               i == 0   ? "data is \xd0\xb4\xd1\x8f, was \xd1\x8f\xd0\xb4"
+               : i == 1 ? "data is \xd1\x8f\xd0\xb4, was \xd0\xb4\xd1\x8f"
+                        : "was gr??e");
+    }
+}
+
 /* A file of data that became another one while the run was away, each kind of it. */
 static void changed(const char *const *common, const char *path, const char *what)
 {
@@ -495,6 +517,7 @@ int main(void)
         cmocka_unit_test(families),
         cmocka_unit_test(the_same_command),
         cmocka_unit_test(refusals),
+        cmocka_unit_test(names_in_any_letters),
         cmocka_unit_test(changed_data),
         cmocka_unit_test(damage),
         cmocka_unit_test(cannot_save),

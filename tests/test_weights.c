@@ -7,21 +7,6 @@
 
 /* ---- Models ---------------------------------------------------------------------------------- */
 
-/* A model of a family, its values of this seed; every parameter random. */
-static Module *model_of(const ModelPreset *preset, uint32_t seed)
-{
-    Module *model = nn_model(preset);
-    TensorList list = nn_parameters(model);
-    for (int i = 0; i < list.count && tensor_f32(list.items[i]); i++)
-        fill_values(tensor_f32(list.items[i]), tensor_numel(list.items[i]), seed + (uint32_t)i, 0.5, 0);
-    return model;
-}
-
-static ModelPreset family(ModelFamily which)
-{
-    return small_preset(&(Setting){.family = which});
-}
-
 static void assert_same_values(Module *a, Module *b)
 {
     TensorList x = nn_parameters(a), y = nn_parameters(b);
@@ -30,11 +15,6 @@ static void assert_same_values(Module *a, Module *b)
         if (memcmp(tensor_f32(x.items[i]), tensor_f32(y.items[i]),
                    (size_t)tensor_numel(x.items[i]) * sizeof(float)))
             fail_msg("%s differs", tensor_name(x.items[i]));
-}
-
-static int save(Module *model, const ModelPreset *preset, const char *name)
-{
-    return io_save_weights(model, preset, at(name), NULL);
 }
 
 static ModelPreset all_presets[12];
@@ -481,7 +461,8 @@ static void test_bad_places(void **state)
     assert_error(ERROR_FILE, "file is not a directory");
     assert_int_equal(io_check_directory(at("new")), 0);
     assert_int_equal(files_in(at("new")), 0);
-    assert_int_equal(io_save_weights(model, &preset, at("new"), &(WeightsSaving){SAFETENSORS_I32, 0}), ERROR_ARGUMENT);
+    assert_int_equal(io_save_weights(model, &preset, at("new"), &(WeightsSaving){SAFETENSORS_I32, 0}),
+                     ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "F32, F16 or BF16, not I32");
     assert_int_equal(io_save_weights(NULL, &preset, "x", NULL), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "model is NULL");
@@ -491,130 +472,18 @@ static void test_bad_places(void **state)
     assert_int_equal(io_write_config(NULL, "x", SAFETENSORS_F32), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "preset is NULL");
     tensor_fill(nn_parameter(model, "transformer.ln_f.bias"), 1e6f);
-    assert_int_equal(io_save_weights(model, &preset, at("new"), &(WeightsSaving){SAFETENSORS_F16, 0}), ERROR_NONFINITE);
+    assert_int_equal(io_save_weights(model, &preset, at("new"), &(WeightsSaving){SAFETENSORS_F16, 0}),
+                     ERROR_NONFINITE);
     assert_error(ERROR_NONFINITE, "transformer.ln_f.bias", "holds 1e+06");
     assert_int_equal(files_in(at("new")), 0);
-}
-
-/* ---- What comes along ------------------------------------------------------------------------ */
-
-#define SOURCE                                                                                               \
-    "{'model_type':'gpt2','n_embd':8,'eos_token_id':[7,8],'pad_token_id':null,'torch_dtype':'float16',"      \
-    "'dtype':'float16','n_ctx':5,'id2label':{'0':'x'}}"
-
-static int export_all(Module *model, const ModelPreset *preset)
-{
-    int status = save(model, preset, "out");
-    return status ? status : io_keep_source(at("in"), at("out"));
-}
-
-/* Token ids and tokenizers of the source; what the model decides stays the model's. */
-static void test_source(void **state)
-{
-    (void)state;
-    ModelPreset preset = family(MODEL_GPT2);
-    Module *model = model_of(&preset, 1);
-    size_t n;
-    assert_int_equal(mkdir(at("in"), 0777), 0);
-    assert_int_equal(export_all(model, &preset), 0); /* there is nothing */
-    assert_int_equal(files_in(at("out")), 2);
-    put_text("in/config.json", SOURCE);
-    put_text("in/tokenizer.json", "{'a':1}");
-    put_text("in/optimizer.pt", "not ours");
-    int count = 1;
-    for (int passed = 0; !passed; count++) {
-        uint64_t live = memtrack_process_live();
-        memtrack_fail_nth((uint64_t)count);
-        int status = export_all(model, &preset);
-        passed = memtrack_fail_pending();
-        memtrack_fail_nth(0);
-        assert_int_equal(status, passed ? 0 : ERROR_HOST_MEMORY);
-        assert_int_equal(memtrack_process_live(), live);
-        error_clear();
-    }
-    assert_true(count > 5);
-    assert_int_equal(files_in(at("out")), 3);
-    char *text = (char *)get_file(at("out/tokenizer.json"), &n);
-    assert_string_equal(text, "{\"a\":1}");
-    test_free(text);
-    text = (char *)get_file(at("out/config.json"), &n);
-    assert_non_null(strstr(text, "\"n_embd\": 32"));
-    assert_non_null(strstr(text, "\"torch_dtype\": \"float32\""));
-    assert_non_null(strstr(text, "\"pad_token_id\": null"));
-    assert_non_null(strstr(text, "\"id2label\": {"));
-    assert_null(strstr(text, "n_ctx"));
-    assert_null(strstr(text, "\"dtype\""));
-    test_free(text);
-    assert_same_config(&preset, at("out"));
-    assert_int_equal(io_keep_source(at("out"), at("out")), 0); /* itself */
-    preset = family(MODEL_LLAMA);                              /* Mistral's window was the length */
-    assert_int_equal(save(nn_model(&preset), &preset, "out"), 0);
-    put_text("in/config.json", "{'model_type':'mistral','sliding_window':24,'max_position_embeddings':99}");
-    assert_int_equal(io_keep_source(at("in"), at("out")), 0);
-    text = (char *)get_file(at("out/config.json"), &n);
-    assert_non_null(strstr(text, "\"model_type\": \"mistral\""));
-    assert_non_null(strstr(text, "\"max_position_embeddings\": 99"));
-    test_free(text);
-    IoModel mistral;
-    assert_int_equal(io_read_config(at("out"), &mistral), 0);
-    assert_int_equal(mistral.preset.config.llama.max_seq, 24);
-    put_text("in/config.json", "{");
-    assert_int_equal(io_keep_source(at("in"), at("out")), ERROR_DATA);
-    assert_error(ERROR_DATA, "in/config.json", "is not JSON");
-    assert_int_equal(io_keep_source(NULL, "x"), ERROR_ARGUMENT);
-    assert_error(ERROR_ARGUMENT, "source is NULL");
-}
-
-/* The tokenizer that it was trained with takes the place of its source's. */
-static void test_another_tokenizer(void **state)
-{
-    (void)state;
-    size_t n;
-    assert_int_equal(mkdir(at("in"), 0777), 0);
-    assert_int_equal(mkdir(at("out"), 0777), 0);
-    put_text("in/tokenizer.json", "{'a':1}");
-    put_text("in/vocab.txt", "x");
-    put_text("out/tokenizer.json", "{'b':1}");
-    put_text("out/vocab.txt", "old");
-    put_text("out/generation_config.json", "{}");
-    int count = 1;
-    for (int passed = 0; !passed; count++) {
-        uint64_t live = memtrack_process_live();
-        memtrack_fail_nth((uint64_t)count);
-        int status = io_keep_tokenizer(at("in"), at("out"));
-        passed = memtrack_fail_pending();
-        memtrack_fail_nth(0);
-        assert_int_equal(status, passed ? 0 : ERROR_HOST_MEMORY);
-        assert_int_equal(memtrack_process_live(), live);
-        error_clear();
-    }
-    assert_int_equal(files_in(at("out")), 3);
-    char *text = (char *)get_file(at("out/tokenizer.json"), &n);
-    assert_string_equal(text, "{\"a\":1}");
-    test_free(text);
-    text = (char *)get_file(at("out/tokenizer_config.json"), &n);
-    assert_non_null(strstr(text, "\"tokenizer_class\": \"PreTrainedTokenizerFast\""));
-    test_free(text);
-    /* Its own directory is left as it is, by either name. */
-    assert_int_equal(io_keep_tokenizer(at("in/tokenizer.json"), at("in")), 0);
-    assert_int_equal(io_keep_tokenizer(at("in"), at("in")), 0);
-    assert_int_equal(files_in(at("in")), 2);
-    assert_int_equal(io_keep_tokenizer(at("none"), at("out")), ERROR_FILE);
-    assert_error(ERROR_FILE, "none: cannot open");
-    assert_int_equal(io_keep_tokenizer(NULL, "x"), ERROR_ARGUMENT);
-    assert_error(ERROR_ARGUMENT, "tokenizer is NULL");
-    assert_int_equal(io_keep_tokenizer("x", NULL), ERROR_ARGUMENT);
-    assert_error(ERROR_ARGUMENT, "directory is NULL");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_every_family),      TEST(test_half_precision), TEST(test_gpt2_names),
-        TEST(test_llama_names),       TEST(test_bert_names),     TEST(test_refusals),
-        TEST(test_partial),           TEST(test_books_and_plan), TEST(test_not_twice),
-        TEST(test_no_memory),         TEST(test_bad_places),     TEST(test_source),
-        TEST(test_another_tokenizer),
+        TEST(test_every_family), TEST(test_half_precision), TEST(test_gpt2_names),     TEST(test_llama_names),
+        TEST(test_bert_names),   TEST(test_refusals),       TEST(test_partial),        TEST(test_books_and_plan),
+        TEST(test_not_twice),    TEST(test_no_memory),      TEST(test_bad_places),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

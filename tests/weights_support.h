@@ -1,4 +1,5 @@
-/* What the tests of safetensors and weights share: a folder that is emptied, and files made by hand. */
+/* What the tests of safetensors and weights share: a folder that is emptied, files made by hand, small
+ * models. */
 #ifndef TEST_WEIGHTS_SUPPORT_H
 #define TEST_WEIGHTS_SUPPORT_H
 
@@ -100,6 +101,26 @@ static inline void put_text(const char *name, const char *text)
     for (size_t i = 0; i < n; i++)
         bytes[i] = text[i] == '\'' ? '"' : text[i];
     put_file(at(name), bytes, n);
+}
+
+/* A model of a family, its values of this seed; every parameter random. */
+static inline Module *model_of(const ModelPreset *preset, uint32_t seed)
+{
+    Module *model = nn_model(preset);
+    TensorList list = nn_parameters(model);
+    for (int i = 0; i < list.count && tensor_f32(list.items[i]); i++)
+        fill_values(tensor_f32(list.items[i]), tensor_numel(list.items[i]), seed + (uint32_t)i, 0.5, 0);
+    return model;
+}
+
+static inline ModelPreset family(ModelFamily which)
+{
+    return small_preset(&(Setting){.family = which});
+}
+
+static inline int save(Module *model, const ModelPreset *preset, const char *name)
+{
+    return io_save_weights(model, preset, at(name), NULL);
 }
 
 #define assert_refused(path, code, ...)                                                                      \
