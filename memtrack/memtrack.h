@@ -311,9 +311,11 @@ BRIM_API void memtrack_map_forget(const void *mapped, const void *from, size_t b
 /* What this process holds through memtrack now, over all trackers, host and devices together. 0 when all is
  * freed. */
 BRIM_API uint64_t memtrack_process_live(void);
-/* Resident set as the operating system counts it, now and at its highest; 0 where it cannot be read. */
+/* Resident set as the operating system counts it, now and at its highest; and what of it, now, are pages of
+ * files, which the system can have back. 0 where it cannot be read. */
 BRIM_API uint64_t memtrack_process_resident(void);
 BRIM_API uint64_t memtrack_process_resident_peak(void);
+BRIM_API uint64_t memtrack_process_resident_files(void);
 
 /* Seconds of a clock that never goes back, since some moment before the process. */
 BRIM_API double memtrack_seconds(void);

@@ -49,6 +49,7 @@
 #define memtrack_place_set brim_memtrack_place_set
 #define memtrack_process_live brim_memtrack_process_live
 #define memtrack_process_resident brim_memtrack_process_resident
+#define memtrack_process_resident_files brim_memtrack_process_resident_files
 #define memtrack_process_resident_peak brim_memtrack_process_resident_peak
 #define memtrack_retag brim_memtrack_retag
 #define memtrack_seconds brim_memtrack_seconds

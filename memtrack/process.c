@@ -32,23 +32,32 @@ bool memtrack_find_kib_(const char *text, const char *key, uint64_t *bytes)
     return true;
 }
 
-uint64_t memtrack_process_resident(void)
+/* 0 where it is not told. */
+static uint64_t status_bytes(const char *key)
 {
     char text[4096];
     uint64_t bytes;
     if (memtrack_read_start_("/proc/self/status", text, sizeof text) &&
-        memtrack_find_kib_(text, "\nVmRSS:", &bytes))
+        memtrack_find_kib_(text, key, &bytes))
         return bytes;
     return 0;
 }
 
+uint64_t memtrack_process_resident(void)
+{
+    return status_bytes("\nVmRSS:");
+}
+
+uint64_t memtrack_process_resident_files(void)
+{
+    return status_bytes("\nRssFile:");
+}
+
 uint64_t memtrack_process_resident_peak(void)
 {
-    char text[4096];
-    uint64_t bytes;
-    if (memtrack_read_start_("/proc/self/status", text, sizeof text) &&
-        memtrack_find_kib_(text, "\nVmHWM:", &bytes))
-        return bytes;
-    struct rusage usage; /* some sandboxes have no VmHWM */
-    return getrusage(RUSAGE_SELF, &usage) ? 0 : (uint64_t)usage.ru_maxrss * 1024;
+    uint64_t bytes = status_bytes("\nVmHWM:");
+    struct rusage usage;
+    if (!bytes && getrusage(RUSAGE_SELF, &usage) == 0) /* some sandboxes have no VmHWM */
+        bytes = (uint64_t)usage.ru_maxrss * 1024;
+    return bytes;
 }

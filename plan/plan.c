@@ -124,16 +124,35 @@ static uint64_t beside(const Plan *plan, const RunOptions *o, uint64_t grown)
     return plan->beside + host + page_tables + (uint64_t)threads * thread + process;
 }
 
+/* What a dry run made the process grow by, at its highest: by memory, not by pages of code and data files,
+ * which cost nothing that the system could not have back. */
+typedef struct Growth {
+    uint64_t resident, highest, files; /* before */
+} Growth;
+
+static Growth growth_begin(void)
+{
+    return (Growth){memtrack_process_resident(), memtrack_process_resident_peak(),
+                    memtrack_process_resident_files()};
+}
+
+static uint64_t growth_end(const Growth *before)
+{
+    uint64_t reached = memtrack_process_resident_peak(), files = memtrack_process_resident_files();
+    uint64_t grown = reached > before->highest ? reached - before->resident : 0;
+    uint64_t read = files > before->files ? files - before->files : 0;
+    return grown > read ? grown - read : 0;
+}
+
 int plan_script(Script script, void *config, const RunOptions *options, Plan *plan)
 {
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
     MemHints *hints = NULL;
-    uint64_t resident = memtrack_process_resident(), highest = memtrack_process_resident_peak();
+    Growth growth = growth_begin();
     *plan = (Plan){.packer = memtrack_hints_packer(NULL)};
     dry_run(script, config, o, NULL, &hints, plan);
-    uint64_t reached = memtrack_process_resident_peak();
-    plan->beside = beside(plan, o, reached > highest ? reached - resident : 0);
+    plan->beside = beside(plan, o, growth_end(&growth));
     if (hints && !plan->status)
         improve(script, config, o, hints, plan);
     else

@@ -132,7 +132,7 @@ static void limits_of_a_group(void **state)
         refused_close += strstr(o->err, " for the process around it, but ") != NULL;
         snprintf(refusal, sizeof refusal, "at %+d MiB: %.4000s", around[i], o->err);
     }
-    if (refused_close < 1 || ran < 3) /* 16 MiB are enough around it */
+    if (refused_close < 1 || ran < 2) /* 20 MiB are enough around it; it counts with some 13 */
         fail_msg("%d runs, %d refused for what is around; %s", ran, refused_close, refusal);
     set_limit(needs - 8 * MIB); /* what is suggested does fit */
     expect_code(run_now(START(SMALL, "--steps", "2", "--quiet", "--optimizer", "sgd")), 0);
