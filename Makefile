@@ -122,7 +122,7 @@ $(BUILD)/libbrim.a: $(LIB_OBJ)
 
 $(BUILD)/libbrim.so: $(LIB_OBJ)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -shared -Wl,-soname,libbrim.so.$(SOVERSION) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -shared -Wl,-z,nodelete -Wl,-soname,libbrim.so.$(SOVERSION) -o $@ $^ $(LIBS)
 
 $(BUILD)/brim: $(CLI_OBJ) $(INNER)
 	$(call say,LD,$@)

@@ -53,6 +53,9 @@ int options_parse(Options *sets, int max, const char *command, int argc, char **
 int is_bin(const char *path); /* by its name: token ids */
 int is_directory(const char *path);
 int same_file(const char *a, const char *b); /* or directory, by whatever names; NULL is none */
+/* What is there of weights or their description (.json, .safetensors) in the directory that they are read
+ * from, NULL for none. */
+int is_of_a_model(const char *path, const char *directory);
 
 /* Says what is wrong with the arguments; returns EXIT_USAGE. */
 int usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -154,7 +157,8 @@ void print_title(const Options *options, int64_t parameters, int64_t steps);
  * json_clean does so in place. */
 json_t *json_text(const char *text);
 void json_clean(char *text);
-void json_print(json_t *object); /* one object, on stdout; frees it */
+json_t *json_number(double number); /* null where JSON has no such number */
+void json_print(json_t *object);    /* one object, on stdout; frees it */
 
 /* `count` sets of options; only compare is given more than one. */
 int command_train(const Options *options, int count);

@@ -1,6 +1,7 @@
 /* brim fit: levers and their combinations x cards. Each cell is planned, not estimated: whether it fits or by
  * how much not, the largest batch, the longest sequence; and for each row what bounds it. */
 #include <inttypes.h>
+#include <limits.h>
 #include <string.h>
 
 #include "../plan/cards.h"
@@ -113,7 +114,7 @@ static void choose_methods(Fit *fit)
         other->attention = flash ? ATTENTION_EAGER : ATTENTION_FLASH;
         nn_preset_set_attention(&other->preset, other->attention);
     }
-    if (!o->fused)
+    if (!o->fused && (int64_t)o->batch * o->accumulate <= INT_MAX / 2)
         add(fit, "accumulate twice as often", MEM_GROUP_GRADIENTS)->accumulate *= 2;
 }
 
@@ -205,6 +206,7 @@ static int64_t largest(Fit *fit, Method *m, const Axis *axis, uint64_t limit)
 int fit_most(const Fit *fit, const Method *m)
 {
     int most = LARGEST_BATCH / m->options.accumulate;
+    most = most < 1 ? 1 : most;
     /* Images are as many as they are; a text gives as many samples as a step takes. */
     return !m->options.seq && fit->samples < most ? (int)fit->samples : most;
 }
@@ -244,11 +246,11 @@ int command_fit(const Options *options, int count)
 {
     (void)count;
     static Fit fit;
-    Options o = *options;
-    o.budget = 0;
-    if (o.checkpoint.automatic)
+    if (options->checkpoint.automatic)
         return usage("--checkpoint auto is for one budget; `brim fit` shows every choice: leave it out");
-    fit = (Fit){.options = &o};
+    if (options->budget)
+        return usage("--budget is for one run; `brim fit` takes sizes as --memory 8GiB,16GiB");
+    fit = (Fit){.options = options};
     if (choose_cards(&fit))
         return EXIT_USAGE;
     choose_methods(&fit);
@@ -260,7 +262,7 @@ int command_fit(const Options *options, int count)
         fprintf(stderr, "brim: %s\n", fit.method[0].plan.error);
         return EXIT_NO;
     }
-    if (o.json)
+    if (options->json)
         fit_print_json(&fit);
     else
         fit_print(&fit);

@@ -70,7 +70,8 @@ static const Flag flags[] = {
      .only = "generate plan"},
     {"--ignore-eos", FLAG_SWITCH, AT(ignore_eos), NULL, .help = "go on after a token that ends a text",
      .only = "generate"},
-    {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a line a step, each a JSON object"},
+    {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a line a step, each a JSON object",
+     .only = "train demo"},
     {"--save", FLAG_TEXT, AT(save), "DIR", .help = "save the run in this directory", .only = "train"},
     {"--save-every", FLAG_INT64, AT(save_every), "N", .help = "steps between saves (a tenth of the run)",
      .only = "train"},
@@ -200,7 +201,7 @@ int parse_size(const char *name, const char *text, uint64_t *out)
     char *end;
     double value = strtod(text, &end);
     for (size_t i = 0; end != text && i < sizeof units / sizeof units[0]; i++)
-        if (!strcmp(end, units[i].name) && value > 0 && value * units[i].bytes < 0x1p62) {
+        if (!strcmp(end, units[i].name) && value * units[i].bytes >= 1 && value * units[i].bytes < 0x1p62) {
             *out = (uint64_t)(value * units[i].bytes);
             return 0;
         }

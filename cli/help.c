@@ -12,11 +12,12 @@ typedef struct Help {
 } Help;
 
 /* What the need of a training depends on. */
-#define NEED_FLAGS                                                                                           \
+#define SHAPE_FLAGS                                                                                          \
     "--model --init --init-partial --data --tokenizer --vocab --batch --seq --accumulate --steps --epochs "  \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
-    "--fused-step --zero-grad --loss-chunk --attention --budget --threads --device --max-samples"
+    "--fused-step --zero-grad --loss-chunk --attention --threads --device --max-samples"
+#define NEED_FLAGS SHAPE_FLAGS " --budget"
 #define TRAIN_FLAGS                                                                                          \
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
                "--prompt --log --json --quiet"
@@ -58,7 +59,7 @@ static const Help pages[] = {
      "For each lever and card: does the training fit, up to which batch, up to which\n"
      "sequence length. Every cell is planned, not estimated. --card takes names that\n"
      "`brim gpus` lists, --memory takes sizes.",
-     NEED_FLAGS " --card --memory --reserve --json",
+     SHAPE_FLAGS " --card --memory --reserve --json",
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"},
     {"generate", "continue a prompt; inference memory beside the textbook's",
@@ -68,12 +69,12 @@ static const Help pages[] = {
      "ends at --tokens, or at the end token of the model's generation_config.json.",
      "--model --init --init-partial --tokenizer --vocab --batch --seq --prompt --tokens --temperature "
      "--top-k --top-p --prefill --ignore-eos "
-     "--seed --threads --device --budget --json --quiet",
+     "--seed --threads --device --budget --json",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
                  "  brim generate --temperature 0.7 --top-p 0.9 --batch 2\n"},
     {"demo", "train, compare, and say what to try next",
      "Trains, lets the model write a few words, and shows what each lever would\n"
-     "save. It takes about a minute, and every option of train.",
+     "save. It takes about a minute.",
      TRAIN_FLAGS,
      .examples = "  brim demo\n"
                  "  brim demo --steps 50 --budget 1GiB\n"},

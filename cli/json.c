@@ -1,4 +1,6 @@
 /* JSON for scripts: exact bytes, one object, the same memory object everywhere. */
+#include <math.h>
+
 #include "cli.h"
 
 static void set_bytes(json_t *object, const char *key, uint64_t bytes)
@@ -60,6 +62,11 @@ json_t *json_text(const char *text)
     snprintf(clean, sizeof clean, "%s", text);
     json_clean(clean);
     return json_string(clean);
+}
+
+json_t *json_number(double number)
+{
+    return isfinite(number) ? json_real(number) : json_null();
 }
 
 void json_print(json_t *object)

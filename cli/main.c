@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "../kernels/kernels.h"
+#include "../memtrack/printable.h"
 #include "cli.h"
 
 typedef struct Command {
@@ -31,12 +32,12 @@ static const Command commands[] = {
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
-/* C0, DEL, and C1 as UTF-8 writes it. The byte, or 0. */
+/* The first in a text, or 0. */
 static int control_character(const char *text)
 {
-    for (const unsigned char *c = (const unsigned char *)text; *c; c++)
-        if (*c < ' ' || *c == 0x7f || (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0))
-            return *c == 0xc2 ? c[1] : *c;
+    for (; *text; text++)
+        if (control_bytes(text))
+            return (unsigned char)text[control_bytes(text) - 1];
     return 0;
 }
 

@@ -57,11 +57,19 @@ static int check_levers(Options *o)
         return usage("--init-partial says how --init PATH loads: give both");
     if ((o->save_every || o->keep) && !o->save)
         return usage("%s says how --save DIR saves: give both", o->save_every ? "--save-every" : "--keep");
-    if (o->log &&
-        (same_file(o->log, o->data) || same_file(o->log, o->tokenizer) || same_file(o->log, o->init)))
+    if (o->log && (same_file(o->log, o->data) || same_file(o->log, o->tokenizer) ||
+                   same_file(o->log, o->init) || is_of_a_model(o->log, o->source)))
         return usage("--log %s would be written over what is read", o->log);
-    if (o->export_dtype && !o->export)
-        return usage("--export-dtype says how --export DIR writes: give both");
+    if ((o->export_dtype || o->export_shard) && !o->export)
+        return usage("--export-%s says how --export DIR writes: give both",
+                     o->export_dtype ? "dtype" : "shard");
+    if (o->textbook && (o->inference || o->budget))
+        return usage("--textbook prints the rules, %s is for a plan: use one of the two",
+                     o->inference ? "--inference" : "--budget");
+    if (o->prefill && !o->inference)
+        return usage("--prefill says how --inference reads its prompt: give both");
+    if (o->csv && o->json)
+        return usage("--csv and --json are two forms of one answer: use one of the two");
     o->export_dtype = o->export_dtype ? o->export_dtype : "f32";
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
@@ -135,6 +143,8 @@ static int find_model(Options *o)
         return usage("--init %s: cannot open: %s", o->init, strerror(errno));
     const char *described = o->init && !o->model ? init_directory(o) : "";
     const char *asked = o->model ? o->model : described[0] ? described : "llama-tiny";
+    if (same_file(o->log, asked))
+        return usage("--log %s would be written over what is read", o->log);
     int i = 0;
     while (i < models_found && strcmp(models[i].asked, asked))
         i++;

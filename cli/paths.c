@@ -1,6 +1,8 @@
 /* What a path is, as several commands ask it. */
+#include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cli.h"
 
@@ -20,4 +22,16 @@ int same_file(const char *one, const char *other)
 {
     struct stat a, b;
     return one && other && !stat(one, &a) && !stat(other, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+int is_of_a_model(const char *path, const char *directory)
+{
+    char parent[PATH_MAX];
+    const char *slash = strrchr(path, '/'), *ending = strrchr(slash ? slash : path, '.');
+    int length = slash ? (int)(slash - path) + 1 : 1;
+    if (!directory || !ending || (strcmp(ending, ".json") && strcmp(ending, ".safetensors")) ||
+        access(path, F_OK) != 0 ||
+        snprintf(parent, sizeof parent, "%.*s", length, slash ? path : ".") >= PATH_MAX)
+        return 0;
+    return same_file(parent, directory);
 }

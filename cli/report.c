@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "../memtrack/plural.h"
+#include "../memtrack/printable.h"
 #include "../report/exports.h"
 #include "../report/html.h"
 #include "../report/pytorch.h"
@@ -314,6 +315,32 @@ static int fill_page(FILE *out, void *user)
     return 0;
 }
 
+static void make_names_printable(RunNames *names)
+{
+    for (size_t i = 0; i < names->count; i++)
+        make_printable(names->names[i]);
+}
+
+/* The record has names as the log has them, for other viewers; a terminal would obey some. */
+static void make_record_printable(RunRecord *run)
+{
+    RunNames *const lists[] = {&run->option_names, &run->option_values, &run->components, &run->groups,
+                               &run->phases,       &run->places,        &run->ops,        &run->notes};
+    RunMemory *const memories[] = {&run->plan, &run->end.memory, &run->end.planned};
+    char *const texts[] = {run->brim, run->model, run->family, run->command, run->end.error};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        make_names_printable(lists[i]);
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        if (texts[i])
+            make_printable(texts[i]);
+    for (size_t i = 0; i < sizeof memories / sizeof memories[0]; i++)
+        if (memories[i]->present) {
+            make_printable(memories[i]->peak_phase);
+            make_printable(memories[i]->peak_place);
+            make_printable(memories[i]->peak_op);
+        }
+}
+
 static int report_one(const Request *request, const char *path)
 {
     RunRecord run;
@@ -325,8 +352,10 @@ static int report_one(const Request *request, const char *path)
     int status = EXIT_DONE;
     if (request->exports)
         status = write_exports(&run, request);
-    else
+    else {
+        make_record_printable(&run);
         print_summary(&run);
+    }
     report_run_free(&run);
     return status;
 }

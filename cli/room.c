@@ -38,7 +38,7 @@ static int64_t saves_to_come(const Options *o, const Training *t)
 static int64_t saves_at_once(const Options *o, const Training *t, int keep)
 {
     int64_t there = io_count_checkpoints(o->save), to_come = saves_to_come(o, t);
-    int64_t more = keep + 1 > there ? keep + 1 - there : 1;
+    int64_t kept = (int64_t)keep + 1, more = kept > there ? kept - there : 1;
     return more < to_come ? more : to_come;
 }
 

@@ -1,7 +1,9 @@
 /* Runs one variant in a child process: the process's peak is then that run's, and a run that the system kills
  * is a row that says so instead of the end of the table. */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -51,8 +53,11 @@ int run_apart(const Options *options, const Plan *plan, RunResult *result)
         return failed(result, "cannot make a pipe", errno);
     fflush(stdout);
     fflush(stderr);
-    pid_t pid = fork();
+    pid_t parent = getpid(), pid = fork();
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody would wait for the result */
+        if (getppid() != parent)
+            _exit(1);
         close(ends[0]);
         child(options, plan, ends[1]);
     }

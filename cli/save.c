@@ -1,4 +1,5 @@
 /* --save and --resume, and the signals that stop a run between two steps. */
+#include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <string.h>
@@ -19,6 +20,7 @@ static int catching;
 static void on_stop(int number)
 {
     static const char text[] = "brim: stopping after this step; a second signal stops at once\n";
+    int error = errno;
     if (stop_signal && number == SIGPIPE)
         return;
     if (stop_signal) {
@@ -27,8 +29,9 @@ static void on_stop(int number)
         return;
     }
     stop_signal = number;
-    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
-        return;
+    ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)written; /* there is nobody to tell */
+    errno = error;
 }
 
 static int caught(const Saving *saving, int number)
@@ -66,7 +69,7 @@ int saving_stopped(const Saving *saving)
 /* --save and --resume of one directory are a command that can be given again and again. */
 static int may_start_anew(const Options *o)
 {
-    return o->save && !strcmp(o->save, o->resume);
+    return same_file(o->save, o->resume);
 }
 
 static int find_start(Saving *s)
@@ -92,6 +95,8 @@ static int check_save(Saving *s)
 {
     const Options *o = s->options;
     CheckpointFound newest;
+    if (o->resume && may_start_anew(o))
+        return EXIT_DONE; /* find_start has looked there */
     if (io_find_checkpoint(o->save, &newest)) {
         if (s->from.path[0])
             return say_error();
@@ -170,10 +175,15 @@ static void __attribute__((format(printf, 3, 4))) add(Settings *s, const char *n
     s->list[s->count++] = (CheckpointSetting){name, text};
 }
 
-static const char *base_name(const char *path)
+/* The last part of a path, with or without a slash behind it. */
+static void add_name(Settings *s, const char *name, const char *path)
 {
-    const char *slash = strrchr(path, '/');
-    return slash && slash[1] ? slash + 1 : path;
+    int end = (int)strlen(path), from;
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    for (from = end; from > 0 && path[from - 1] != '/';)
+        from--;
+    add(s, name, "%.*s", end - from, path + from);
 }
 
 /* Whatever decides a single bit of a weight, but the number of steps, and what is not given. Recomputation
@@ -183,7 +193,7 @@ static void fill_settings(Settings *s, const Options *o)
     size_t used = 0;
     s->count = 0;
     add(s, "model", "%s", o->model);
-    add(s, "data", "%s", base_name(o->data));
+    add_name(s, "data", o->data);
     add(s, "batch", "%d", o->batch);
     if (o->preset.family != MODEL_MLP) {
         add(s, "seq", "%d", o->seq);
@@ -276,8 +286,7 @@ int64_t saving_load(Saving *saving, const CheckpointRun *run)
         return 0;
     if (found.note[0] && !saving->noted++)
         fprintf(stderr, "brim: %s\n", found.note);
-    saving->saved =
-        saving->options->save && !strcmp(saving->options->save, saving->options->resume) ? found.step : -1;
+    saving->saved = same_file(saving->options->save, saving->options->resume) ? found.step : -1;
     return found.step;
 }
 

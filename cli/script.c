@@ -224,7 +224,7 @@ static void size_outputs(Session *s)
         s->training->save_size = io_checkpoint_size(s->model, s->optimizer);
     if (o->export)
         s->training->export_size =
-            io_weights_size(s->model, (SafetensorsType)safetensors_type_of(o->export_dtype));
+            io_weights_size(s->model, (SafetensorsType)safetensors_type_of(o->export_dtype), o->export_shard);
 }
 
 static int session_open(Session *s)
@@ -293,9 +293,12 @@ static void evaluate(Session *s, int64_t step)
         }
     nn_train(s->model);
     tensor_no_grad_end();
+    s->training->validation_samples = 0;
+    if (saving_stopped(s->training->saving)) /* not all was seen: no result */
+        return;
     s->training->validation_loss = labels ? loss / (double)labels : 0;
     s->training->accuracy = classify && samples ? (double)right / (double)samples : -1;
-    s->training->validation_samples = saving_stopped(s->training->saving) ? 0 : samples; /* 0: not all seen */
+    s->training->validation_samples = samples;
     train_log_validation(s->training->log, &(RunLogValidation){.step = step,
                                                                .loss = s->training->validation_loss,
                                                                .accuracy = s->training->accuracy});
@@ -432,7 +435,7 @@ static void evaluate_if_due(Session *s, int64_t step)
     if (!due || step + 1 >= s->steps || s->meta || error_code() || saving_stopped(s->training->saving))
         return;
     evaluate(s, step + 1);
-    if (!error_code())
+    if (!error_code() && !saving_stopped(s->training->saving))
         say_validation(s, step);
 }
 

@@ -19,11 +19,13 @@ static int utf8_length(unsigned char first)
                                            : 0;
 }
 
-/* Longer forms of shorter letters, surrogates, and what is past U+10FFFF. */
+/* Longer forms of shorter letters, surrogates, what is past U+10FFFF, and the controls from U+0080 to U+009F,
+ * which a terminal obeys as it does ESC. */
 static int utf8_second_is_bad(unsigned char first, unsigned char second)
 {
-    return (first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
-           (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f);
+    return (first == 0xc2 && second < 0xa0) || (first == 0xe0 && second < 0xa0) ||
+           (first == 0xed && second > 0x9f) || (first == 0xf0 && second < 0x90) ||
+           (first == 0xf4 && second > 0x8f);
 }
 
 static void utf8_give_up(Utf8 *u)

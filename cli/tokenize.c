@@ -204,7 +204,7 @@ static int decode(const Request *r, Tokenizer *t)
     if (r->json)
         json_print(json_pack("{s:s%}", "text", text.text ? text.text : "", text.bytes));
     else
-        printf("%.*s\n", (int)text.bytes, text.text ? text.text : "");
+        fwrite(text.text ? text.text : "", 1, text.bytes, stdout), putchar('\n');
     tokenizer_text_free(t, &text);
     return EXIT_DONE;
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../memtrack/plural.h"
+#include "../memtrack/printable.h"
 #include "../kernels/kernels.h"
 #include "cli.h"
 
@@ -88,15 +89,16 @@ int plan_or_say(const Options *o, Training *training, Plan *plan)
 
 static json_t *train_json(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
-    json_t *validation =
-        json_pack("{s:f, s:I}", "loss", t->validation_loss, "samples", (json_int_t)t->validation_samples);
+    json_t *validation = json_pack("{s:o, s:I}", "loss", json_number(t->validation_loss), "samples",
+                                   (json_int_t)t->validation_samples);
     if (t->accuracy >= 0)
         json_object_set_new(validation, "accuracy", json_real(t->accuracy));
-    json_t *all = json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:f, s:o, s:f, s:o}", "model", o->model, "device",
-                            o->device, "blas", kernels_blas_name(), "parameters", (json_int_t)t->parameters,
-                            "steps", (json_int_t)r->steps, "loss_first", r->loss_first, "loss_last",
-                            r->loss_last, "validation", validation, "tokens_per_second", r->tokens_per_second,
-                            "memory", json_memory(&r->memory, &plan->memory));
+    json_t *all =
+        json_pack("{s:s, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:f, s:o}", "model", o->model, "device",
+                  o->device, "blas", kernels_blas_name(), "parameters", (json_int_t)t->parameters, "steps",
+                  (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
+                  json_number(r->loss_last), "validation", validation, "tokens_per_second",
+                  r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
     if (saving_goes_on(t->saving))
         json_object_set_new(all, "steps_before", json_integer(t->first));
     if (t->saving->saved >= 0)
@@ -116,7 +118,9 @@ static int print_words(const char *text, int column)
             printf("\n%*s", SAMPLE_INDENT, "");
             column = SAMPLE_INDENT;
         } else {
-            putchar((unsigned char)*text < ' ' || *text == 0x7f ? ' ' : *text);
+            int controls = control_bytes(text);
+            putchar(controls ? ' ' : *text);
+            text += controls > 1;
             column++;
         }
     }
@@ -222,8 +226,6 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
 {
     RunResult result;
     RunOptions run = run_options(o);
-    if (products_or_say())
-        return EXIT_NO;
     if (!o->json)
         print_start(o, training, plan);
     run.panel = 1;
@@ -272,6 +274,8 @@ int command_train(const Options *options, int count)
     if (!status)
         status = check_room(&o, &training, &plan);
     if (!status)
+        status = products_or_say();
+    if (!status)
         status = saving_keep_log(&saving, o.log);
     if (!status)
         status = train_log_open(&log, &training, &plan);
@@ -286,7 +290,8 @@ int command_train(const Options *options, int count)
 int command_demo(const Options *options, int sets)
 {
     Options o = *options;
-    o.sample = o.preset.family == MODEL_LLAMA || o.preset.family == MODEL_GPT2 ? 120 : 0;
+    if (!o.sample && (o.preset.family == MODEL_LLAMA || o.preset.family == MODEL_GPT2))
+        o.sample = 120;
     int status = command_train(&o, sets);
     if (status || o.json)
         return status;

@@ -47,7 +47,7 @@ int path_join(char out[PATH_BYTES], const char *directory, const char *name)
 }
 
 /* A link into /proc, as /dev/stdout is, stands for something open. */
-static int is_file(const char *path)
+int path_is_file(const char *path)
 {
     struct stat status;
     char to[8] = "";
@@ -105,7 +105,7 @@ int file_replaceable(const char *path)
     path_label(shown, path);
     if (!path[0])
         return error_raise(ERROR_FILE, "cannot write to a file without a name");
-    if (is_file(path))
+    if (path_is_file(path))
         return 0;
     return error_raise(ERROR_FILE, "cannot write %s: it is %s, not a file; name a file", shown,
                        path_is_directory(path) ? "a directory" : "a pipe or device");

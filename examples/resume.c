@@ -43,7 +43,7 @@ static int train(void *argument)
         if ((step + 1) % 10 == 0)
             io_save_checkpoint(c->directory, &run); /* between steps; keeps the newest two */
     }
-    return io_save_checkpoint(c->directory, &run);
+    return optim_steps(opt) % 10 ? io_save_checkpoint(c->directory, &run) : error_code();
 }
 
 int main(int argc, char **argv)

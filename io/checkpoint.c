@@ -134,6 +134,10 @@ int io_save_checkpoint(const char *directory, const CheckpointRun *run)
         return error_raise(ERROR_ARGUMENT,
                            "io_save_checkpoint: keep is %d; it must be 1 or more (0 means %d)", run->keep,
                            CHECKPOINTS_KEPT);
+    for (int i = 0; i < run->setting_count; i++)
+        if (!text_is_utf8(run->settings[i].name) || !text_is_utf8(run->settings[i].value))
+            return error_raise(ERROR_ARGUMENT, "io_save_checkpoint: the setting %s is not UTF-8",
+                               string_text(run->settings[i].name).text);
     nn_parameters(run->model); /* its list is made once, in planning too */
     if (error_code() || context_here()->meta)
         return error_code();
@@ -276,7 +280,7 @@ static int take_updates(const Loading *l, const char *name, int i, int read)
     int64_t updates = -1;
     if (entry && entry->type == SAFETENSORS_I64 && entry->numel == 1)
         memcpy(&updates, entry->data, sizeof updates);
-    if (updates < 0)
+    if (updates < 0 || updates > COUNT_MOST)
         return error_raise(ERROR_DATA, "%s: %s is missing or no count", l->shown, string_text(name).text);
     return read ? optim_set_updates(l->run->optimizer, i, updates) : 0;
 }

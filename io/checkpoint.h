@@ -86,8 +86,8 @@ typedef struct IoSize {
     uint64_t bytes, largest;
 } IoSize;
 BRIM_API IoSize io_checkpoint_size(Module *model, const Optimizer *optimizer);
-/* Of io_save_weights. */
-BRIM_API IoSize io_weights_size(Module *model, SafetensorsType type);
+/* Of io_save_weights; type and shard as in WeightsSaving. */
+BRIM_API IoSize io_weights_size(Module *model, SafetensorsType type, uint64_t shard);
 /* How many checkpoints a directory has, whole or not; 0 where there is none. */
 BRIM_API int io_count_checkpoints(const char *directory);
 

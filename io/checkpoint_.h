@@ -13,6 +13,7 @@
 #define CHECKPOINT_STATE     "state.json"
 
 enum { CHECKPOINT_NAME = 48 };
+#define COUNT_MOST (INT64_MAX / 2) /* of steps, epochs, updates: a run counts on from them */
 
 /* ---- state.json (checkpoint_state.c) --------------------------------------------------------- */
 

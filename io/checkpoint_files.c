@@ -157,7 +157,7 @@ static void discard(const char *directory, int64_t step)
 {
     char path[PATH_BYTES], temporary[PATH_BYTES];
     ErrorCode before = error_code();
-    if (final_name(path, directory, step) == 0 && temporary_name(temporary, directory, step, "-old") == 0) {
+    if (final_name(path, directory, step) == 0 && temporary_name(temporary, directory, step, "-gone") == 0) {
         checkpoint_remove(temporary);
         if (file_calls.rename(path, temporary) == 0)
             checkpoint_remove(temporary);
@@ -208,13 +208,28 @@ int checkpoint_check_files(const char *checkpoint, const CheckpointState *state,
 
 /* ---- One run a directory --------------------------------------------------------------------- */
 
+/* Of a process that died while a save took the place of one of the same step: that one gets its name back. */
+static int put_back(const char *directory, const char *name, const char *path)
+{
+    char step[CHECKPOINT_NAME], final[PATH_BYTES];
+    struct stat status;
+    size_t length = (size_t)(strstr(name, ".tmp-") - name), whole = strlen(name);
+    if (length >= sizeof step || strcmp(name + whole - 4, "-old") != 0)
+        return 0;
+    memcpy(step, name, length);
+    step[length] = '\0';
+    return step_of(step) >= 0 && path_join(final, directory, step) == 0 && lstat(final, &status) != 0 &&
+           errno == ENOENT && file_calls.rename(path, final) == 0;
+}
+
 static void remove_leftovers(const char *directory)
 {
     DIR *dir = opendir(directory);
     for (const struct dirent *entry; dir && (entry = readdir(dir));) {
         char path[PATH_BYTES];
         int length = snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
-        if (is_leftover(entry->d_name) && length < (int)sizeof path)
+        if (is_leftover(entry->d_name) && length < (int)sizeof path &&
+            !put_back(directory, entry->d_name, path))
             checkpoint_remove(path);
     }
     if (dir)

@@ -27,8 +27,11 @@ static json_t *sum_json(const FileSum *sum)
 static json_t *settings_json(const CheckpointRun *run)
 {
     json_t *all = json_object();
-    for (int i = 0; i < run->setting_count; i++)
-        json_object_set_new(all, run->settings[i].name, json_string(run->settings[i].value));
+    for (int i = 0; i < run->setting_count && all; i++)
+        if (json_object_set_new(all, run->settings[i].name, json_string(run->settings[i].value)) != 0) {
+            json_decref(all);
+            all = NULL;
+        }
     return all;
 }
 
@@ -50,9 +53,12 @@ static json_t *kept_json(const Optimizer *optimizer)
 {
     TensorList list = optim_parameters(optimizer);
     json_t *kept = json_array();
-    for (int i = 0; i < list.count; i++)
-        if (list.items[i]->grad)
-            json_array_append_new(kept, json_string(tensor_name(list.items[i])));
+    for (int i = 0; i < list.count && kept; i++)
+        if (list.items[i]->grad &&
+            json_array_append_new(kept, json_string(tensor_name(list.items[i]))) != 0) {
+            json_decref(kept);
+            kept = NULL;
+        }
     return kept;
 }
 
@@ -155,6 +161,8 @@ static int unpack_data(CheckpointState *s, json_t *data)
     if (json_unpack(data, "{s:I, s:I, s:I, s:I, s:I}", "seed", &seed, "epoch", &epoch, "position", &position,
                     "step", &step, "samples", &samples))
         return -1;
+    if (epoch > COUNT_MOST || step > COUNT_MOST)
+        return -1;
     s->has_data = 1;
     s->cursor = (DataCursor){.seed = (uint64_t)seed, .epoch = epoch, .position = position, .step = step};
     s->samples = samples;
@@ -181,7 +189,8 @@ static int unpack(const char *shown, CheckpointState *s)
                        CHECKPOINT_MODEL, "bytes", &bytes[0], "crc32", &crc[0], CHECKPOINT_OPTIMIZER, "bytes",
                        &bytes[1], "crc32", &crc[1], "command", &s->command, "data", &data, "inputs", &inputs))
         return bad_state(shown, error.text);
-    if (step < 0 || (data && unpack_data(s, data)) || !json_is_object(settings) || !json_is_array(kept))
+    if (step < 0 || step > COUNT_MOST || (data && unpack_data(s, data)) || !json_is_object(settings) ||
+        !json_is_array(kept))
         return bad_state(shown, "a field is missing or out of range");
     s->steps = step;
     s->seed = (uint64_t)seed;
@@ -232,7 +241,7 @@ static void differs(Differences *d, const char *name, const char *here, const ch
 {
     char text[160];
     int length =
-        snprintf(text, sizeof text, "%s%s is %.48s, was %.48s", d->used ? "; " : "", name, here, there);
+        snprintf(text, sizeof text, "%s%.48s is %.48s, was %.48s", d->used ? "; " : "", name, here, there);
     if (d->used + (size_t)length >= sizeof d->text)
         d->more++;
     else
@@ -314,7 +323,7 @@ int checkpoint_state_compare(const char *shown, const CheckpointRun *run, const 
         compare_number(&d, "samples", (uint64_t)data_samples(run->loader), (uint64_t)s->samples);
     else if (run->loader || s->has_data)
         differs(&d, "data", run->loader ? "a loader" : "none", s->has_data ? "a loader" : "none");
-    if (!d.used)
+    if (!d.used && !d.more)
         return context_here()->meta ? 0 : compare_inputs(shown, run, s);
     char more[32] = "";
     if (d.more)

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "../tensor/tensor_.h"
+#include "../memtrack/printable.h"
 #include "io_.h"
 
 enum { MOST_BYTES = 1 << 20 };
@@ -24,10 +25,11 @@ static void base_name(char *out, size_t size, const char *path)
         from--;
     size_t n = 0;
     for (; from < end && n + 1 < size; from++)
-        out[n++] = (unsigned char)path[from] < 32 || path[from] == 127 ? '?' : path[from];
+        out[n++] = path[from];
     for (; from < end && n > 0 && ((unsigned char)path[from] & 0xC0) == 0x80; from--)
         n--; /* not within a letter of several bytes */
     out[n] = '\0';
+    make_printable(out);
     json_t *text = json_string(out);
     for (size_t i = 0; !text && i < n; i++)
         out[i] = (unsigned char)out[i] < 0x80 ? out[i] : '?';

@@ -25,7 +25,7 @@ enum {
 /* clang-format off */
 static const char *const harmless[] = {
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled",
-    "_name_or_path", "attn_implementation", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
+    "_name_or_path", "_num_labels", "attn_implementation", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
     "classifier_activation", "classifier_dropout", "cls_token_id", "decoder_start_token_id",
     "directionality", "diversity_penalty", "do_sample", "dtype", "early_stopping",
     "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task",
@@ -42,7 +42,7 @@ static const char *const harmless[] = {
     "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class",
     "tokenizer_model_max_length", "top_k", "top_p", "torch_dtype", "torchscript",
     "transformers.js_config", "transformers_version", "typical_p", "unk_token_id", "unsloth_fixed",
-    "unsloth_version", "use_bfloat16", "use_cache", "use_return_dict", NULL
+    "unsloth_version", "use_bfloat16", "use_cache", "use_return_dict", "xla_device", NULL
 };
 /* clang-format on */
 
@@ -192,6 +192,10 @@ static void read_rope_object(Fields *f, const char *name, double *theta, RopeSca
     snprintf(within, sizeof within, "%s.", name);
     Fields nested = {.file = f->file, .within = within, .object = object, .model = f->model};
     const char *type = fields_text(&nested, "rope_type", fields_text(&nested, "type", "default"));
+    const char *older = fields_text(&nested, "type", type);
+    if (strcmp(older, type))
+        fields_fail(&nested, "%srope_type is %s and type is %s; keep one", within, string_text(type).text,
+                    string_text(older).text);
     int computed = !strcmp(type, "linear") || !strcmp(type, "dynamic") || !strcmp(type, "llama3");
     if (strcmp(type, "default") && !computed && !is_other_scaling(type))
         fields_refuse(&nested, json_object_get(object, "rope_type") ? "rope_type" : "type",

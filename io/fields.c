@@ -3,7 +3,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <utf8proc.h>
 
+#include "../memtrack/printable.h"
 #include "io_.h"
 
 /* ---- Values in messages ---------------------------------------------------------------------- */
@@ -14,7 +16,7 @@ ValueText string_text(const char *text)
     size_t n = 0, most = sizeof out.text - 6; /* quotes, an ellipsis and the end */
     out.text[n++] = '"';
     while (*text && n < most)
-        out.text[n++] = (unsigned char)*text < 32 || *text == 127 ? '?' : *text, text++;
+        out.text[n++] = *text++;
     if (*text) {
         while (n > 1 && ((unsigned char)*text & 0xC0) == 0x80) /* not within a letter of several bytes */
             text--, n--;
@@ -23,7 +25,17 @@ ValueText string_text(const char *text)
     }
     out.text[n] = '"';
     out.text[n + 1] = '\0';
+    make_printable(out.text);
     return out;
+}
+
+int text_is_utf8(const char *text)
+{
+    utf8proc_int32_t letter;
+    for (utf8proc_ssize_t length; *text; text += length)
+        if ((length = utf8proc_iterate((const utf8proc_uint8_t *)text, -1, &letter)) <= 0)
+            return 0;
+    return 1;
 }
 
 ValueText value_text(const json_t *value)

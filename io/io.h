@@ -19,7 +19,7 @@ typedef struct IoModel {
     ModelPreset preset; /* for nn_model; batch 1, seq at most 2048, dropout as the file says */
     char name[64];      /* the preset's, or the base name of the file or directory */
     char about[96];     /* "qwen2, 24 layers of 896" */
-    char note[256];     /* what a user should know, in sentences; "" = nothing */
+    char note[512];     /* what a user should know, in sentences; "" = nothing */
 } IoModel;
 
 /* Reads a config.json, or that of a directory, of at most 1 MiB. What is absent has the default of

@@ -52,6 +52,7 @@ typedef struct ValueText {
 } ValueText;
 ValueText value_text(const json_t *value);
 ValueText string_text(const char *text); /* in quotes */
+int text_is_utf8(const char *text);
 
 /* JSON that must be one object, the caller's to decref; NULL with an error raised. what: "a config.json".
  * (config.c) */

@@ -37,6 +37,8 @@ int safetensors_read_header(Safetensors *s, SafetensorsPart *part, const char *s
 int safetensors_bad(const char *shown, const char *name, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 int safetensors_type_bytes(SafetensorsType type); /* of an element */
+/* Of two tensors; afterwards their pages need not be resident. */
+int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, const SafetensorsEntry *b);
 
 /* Elements and bytes of a shape; -1 when a dimension is negative or a product overflows. A type that exists.
  */

@@ -6,7 +6,7 @@
 #include "half_.h"
 #include "safetensors_.h"
 
-enum { CHUNK = 1 << 20 /* elements between two forgettings */ };
+enum { CHUNK = 1 << 20, COMPARED = 4 << 20 /* elements, and bytes, between two forgettings */ };
 
 const float *safetensors_f32(const SafetensorsEntry *entry)
 {
@@ -31,6 +31,19 @@ static void decode(SafetensorsType type, size_t n, const void *from, float *to)
         half_decode_bf16(n, from, to);
     else
         memcpy(to, from, n * sizeof *to);
+}
+
+int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, const SafetensorsEntry *b)
+{
+    const unsigned char *x = a->data, *y = b->data;
+    int same = a->bytes == b->bytes;
+    for (uint64_t done = 0, count; same && done < a->bytes; done += count) {
+        count = a->bytes - done < COMPARED ? a->bytes - done : COMPARED;
+        same = !memcmp(x + done, y + done, (size_t)count);
+        memtrack_map_forget(part_of(s, x)->bytes, x + done, (size_t)count);
+        memtrack_map_forget(part_of(s, y)->bytes, y + done, (size_t)count);
+    }
+    return same;
 }
 
 int safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, float *to)

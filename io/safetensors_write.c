@@ -2,7 +2,6 @@
  * piece at a time. The same items give the same file. */
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "../tensor/tensor_.h"
 #include "half_.h"
@@ -60,18 +59,12 @@ static json_t *described(const Sorted *s, uint64_t from)
 {
     json_t *shape = json_array();
     for (int i = 0; i < s->item->ndim; i++)
-        json_array_append_new(shape, json_integer(s->item->dim[i]));
+        if (json_array_append_new(shape, json_integer(s->item->dim[i])) != 0) {
+            json_decref(shape);
+            return NULL;
+        }
     return json_pack("{s:s, s:o, s:[I, I]}", "dtype", safetensors_type_name(s->item->type), "shape", shape,
                      "data_offsets", (json_int_t)from, (json_int_t)(from + s->bytes));
-}
-
-static int is_utf8(const char *text)
-{
-    utf8proc_int32_t letter;
-    for (utf8proc_ssize_t length; *text; text += length)
-        if ((length = utf8proc_iterate((const utf8proc_uint8_t *)text, -1, &letter)) <= 0)
-            return 0;
-    return 1;
 }
 
 static int header_memory(const char *shown)
@@ -84,7 +77,7 @@ static int add_tensor(const char *shown, json_t *root, const Sorted *s, uint64_t
     const char *name = s->item->name;
     if (json_object_get(root, name))
         return safetensors_bad_item(shown, s->item, "occurs twice");
-    if (!is_utf8(name))
+    if (!text_is_utf8(name))
         return safetensors_bad_item(shown, s->item, "has a name that is not UTF-8");
     return json_object_set_new(root, name, described(s, from)) == 0 ? 0 : header_memory(shown);
 }

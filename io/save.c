@@ -12,9 +12,13 @@
 
 /* ---- config.json ----------------------------------------------------------------------------- */
 
-static void put(json_t *object, const char *name, json_t *value)
+/* Without memory for it there is no object any more. */
+static void put(json_t **object, const char *name, json_t *value)
 {
-    json_object_set_new(object, name, value);
+    if (json_object_set_new(*object, name, value) != 0) {
+        json_decref(*object);
+        *object = NULL;
+    }
 }
 
 /* A float as its shortest decimal: 1e-5, not 9.99999974e-06. */
@@ -41,7 +45,7 @@ static json_t *rope_scaling(const RopeScaling *s)
                      decimal(s->high_freq_factor), "original_max_position_embeddings", s->original_max_seq);
 }
 
-static void put_llama(json_t *o, const ModelPreset *preset)
+static void put_llama(json_t **o, const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
     /* Biases on q, k and v alone are Qwen2's; Llama has four or none. */
@@ -71,7 +75,7 @@ static void put_llama(json_t *o, const ModelPreset *preset)
     put(o, "mlp_bias", json_boolean(c->mlp_bias));
 }
 
-static void put_gpt2(json_t *o, const ModelPreset *preset)
+static void put_gpt2(json_t **o, const ModelPreset *preset)
 {
     const Gpt2Config *c = &preset->config.gpt2;
     put(o, "architectures", json_pack("[s]", "GPT2LMHeadModel"));
@@ -90,7 +94,7 @@ static void put_gpt2(json_t *o, const ModelPreset *preset)
     put(o, "tie_word_embeddings", json_true());
 }
 
-static void put_bert(json_t *o, const ModelPreset *preset)
+static void put_bert(json_t **o, const ModelPreset *preset)
 {
     const BertConfig *c = &preset->config.bert;
     put(o, "architectures", json_pack("[s]", c->pooler ? "BertModel" : "BertForMaskedLM"));
@@ -136,9 +140,21 @@ static const char *torch_name(SafetensorsType type)
     return type == SAFETENSORS_F16 ? "float16" : type == SAFETENSORS_BF16 ? "bfloat16" : "float32";
 }
 
-int io_write_config(const ModelPreset *preset, const char *path, SafetensorsType type)
+/* Biases of q, k and v alone are Qwen2's, Llama has those of all four or none: others would be left out, or
+ * made anew, by whoever loads them. */
+static int check_biases(const LlamaConfig *c)
 {
-    static void (*const writers[])(json_t *, const ModelPreset *) = {
+    if (!c->qkv_bias == !c->o_bias || (c->qkv_bias && !c->mlp_bias))
+        return 0;
+    return error_raise(ERROR_ARGUMENT,
+                       "io_write_config: transformers has no Llama with %s: biases of q, k, v and o go "
+                       "together, or those of q, k and v are alone (Qwen2)",
+                       c->o_bias ? "o_bias but no qkv_bias" : "qkv_bias and mlp_bias but no o_bias");
+}
+
+static int write_config_temporary(const ModelPreset *preset, const char *path, SafetensorsType type)
+{
+    static void (*const writers[])(json_t **, const ModelPreset *) = {
         [MODEL_BERT] = put_bert, [MODEL_GPT2] = put_gpt2, [MODEL_LLAMA] = put_llama};
     if (!preset || !path)
         return error_raise(ERROR_ARGUMENT, "io_write_config: %s is NULL", preset ? "path" : "preset");
@@ -146,12 +162,20 @@ int io_write_config(const ModelPreset *preset, const char *path, SafetensorsType
         return error_raise(ERROR_ARGUMENT,
                            "io_write_config: transformers has no mlp; its weights can be saved "
                            "without a configuration");
+    if (preset->family == MODEL_LLAMA && check_biases(&preset->config.llama))
+        return error_code();
     json_t *root = json_object();
-    writers[preset->family](root, preset);
-    put(root, "torch_dtype", json_string(torch_name(type)));
-    int status = root ? json_write_file(root, path) : no_memory(path);
+    writers[preset->family](&root, preset);
+    put(&root, "torch_dtype", json_string(torch_name(type)));
+    int status = root ? json_write_temporary(root, path, 0) : no_memory(path);
     json_decref(root);
     return status;
+}
+
+int io_write_config(const ModelPreset *preset, const char *path, SafetensorsType type)
+{
+    int status = write_config_temporary(preset, path, type);
+    return status ? status : file_publish(path);
 }
 
 /* ---- Weights --------------------------------------------------------------------------------- */
@@ -196,7 +220,7 @@ static int save_parameters(TensorList list, const char *directory, const Weights
 int io_save_weights(Module *model, const ModelPreset *preset, const char *directory, const WeightsSaving *how)
 {
     static const WeightsSaving defaults;
-    char path[PATH_BYTES];
+    char path[PATH_BYTES], temporary[PATH_BYTES];
     how = how ? how : &defaults;
     if (!model || !directory)
         return error_raise(ERROR_ARGUMENT, "io_save_weights: %s is NULL", model ? "directory" : "model");
@@ -206,10 +230,15 @@ int io_save_weights(Module *model, const ModelPreset *preset, const char *direct
     TensorList list = nn_parameters(model);
     if (error_code() || context_is_meta(context_current()))
         return error_code();
-    if (io_check_directory(directory) || save_parameters(list, directory, how))
+    /* What can fail comes before the first file gets its name. */
+    int described = preset && preset->family != MODEL_MLP;
+    if (io_check_directory(directory) || path_join(path, directory, "config.json") ||
+        (described && write_config_temporary(preset, path, how->type)))
         return error_code();
-    if (!preset || preset->family == MODEL_MLP)
-        return 0;
-    return path_join(path, directory, "config.json") ? error_code()
-                                                     : io_write_config(preset, path, how->type);
+    if (save_parameters(list, directory, how)) {
+        if (described && file_temporary(temporary, path) == 0)
+            file_calls.unlink(temporary);
+        return error_code();
+    }
+    return described ? file_publish(path) : 0;
 }

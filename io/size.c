@@ -51,13 +51,31 @@ IoSize io_checkpoint_size(Module *model, const Optimizer *optimizer)
     return size;
 }
 
-IoSize io_weights_size(Module *model, SafetensorsType type)
+/* At most: a shard is as large as it may be or its one tensor is, and has the header of all. */
+static void cut_into_shards(IoSize *size, TensorList list, int element, uint64_t most)
+{
+    uint64_t total = 0, widest = 0, headers = parameter_bytes(list, 0);
+    for (int i = 0; i < list.count; i++) {
+        uint64_t bytes = (uint64_t)tensor_numel(list.items[i]) * (uint64_t)element;
+        total += bytes;
+        widest = bytes > widest ? bytes : widest;
+    }
+    if (total <= most)
+        return;
+    size->largest = (widest > most ? widest : most) + headers + 2 * FILE_ROUND;
+    size->bytes +=
+        headers + (uint64_t)list.count * 2 * FILE_ROUND; /* the index, and what each is rounded up */
+}
+
+IoSize io_weights_size(Module *model, SafetensorsType type, uint64_t shard)
 {
     IoSize size = {0};
     TensorList list = nn_parameters(model);
+    int element = type == SAFETENSORS_F32 ? 4 : 2;
     if (error_code())
         return size;
-    add_file(&size, parameter_bytes(list, type == SAFETENSORS_F32 ? 4 : 2));
+    add_file(&size, parameter_bytes(list, element));
+    cut_into_shards(&size, list, element, shard ? shard : SAFETENSORS_SHARD);
     add_file(&size, JSON_FILE);
     return size;
 }

@@ -93,6 +93,19 @@ static int same_file(const char *a, const char *b)
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* Beside another tokenizer what lay there would be another model's. */
+static int keep_companion(const char *from, const char *to, int brings)
+{
+    char shown[FILE_LABEL];
+    if (access(from, F_OK) == 0)
+        return copy_file(from, to);
+    if (!brings || unlink(to) == 0 || errno == ENOENT)
+        return 0;
+    path_label(shown, to);
+    return error_raise(ERROR_FILE, "%s: cannot remove it: %s; it belongs to another model", shown,
+                       strerror(errno));
+}
+
 int io_keep_source(const char *source, const char *directory)
 {
     char from[PATH_BYTES], to[PATH_BYTES];
@@ -104,10 +117,12 @@ int io_keep_source(const char *source, const char *directory)
         return error_code();
     if (access(from, F_OK) == 0 && access(to, F_OK) == 0 && add_fields(from, to))
         return error_code();
+    if (path_join(from, source, companions[0]))
+        return error_code();
+    int brings = access(from, F_OK) == 0;
     for (size_t i = 0; i < sizeof companions / sizeof companions[0]; i++) {
-        if (path_join(from, source, companions[i]) || path_join(to, directory, companions[i]))
-            return error_code();
-        if (access(from, F_OK) == 0 && copy_file(from, to))
+        if (path_join(from, source, companions[i]) || path_join(to, directory, companions[i]) ||
+            keep_companion(from, to, brings))
             return error_code();
     }
     return 0;

@@ -9,6 +9,7 @@
 
 #include "../tensor/tensor_.h"
 #include "io_.h"
+#include "safetensors_.h"
 #include "weights_.h"
 
 /* ---- Names in messages ----------------------------------------------------------------------- */
@@ -101,11 +102,11 @@ static int stored_twice(const Loading *l, const SafetensorsEntry *a, const Safet
                        string_text(a->name).text, string_text(b->name).text);
 }
 
-static int same_contents(const SafetensorsEntry *a, const SafetensorsEntry *b)
+static int same_contents(const Loading *l, const SafetensorsEntry *a, const SafetensorsEntry *b)
 {
     int same = a->type == b->type && a->ndim == b->ndim && a->bytes == b->bytes &&
                !memcmp(a->dim, b->dim, sizeof a->dim);
-    return same && (context_is_meta(context_current()) || !memcmp(a->data, b->data, (size_t)a->bytes));
+    return same && (context_is_meta(context_current()) || safetensors_same_bytes(l->file, a, b));
 }
 
 static int untied(const Loading *l, const SafetensorsEntry *entry, const SafetensorsEntry *parameter)
@@ -132,7 +133,7 @@ static int match_names(Loading *l, int tied)
             l->source[p] = entry;
         else if (!tied)
             return stored_twice(l, l->source[p], entry);
-        else if (!same_contents(l->source[p], entry))
+        else if (!same_contents(l, l->source[p], entry))
             return untied(l, entry, l->source[p]);
         else
             l->report.ignored++;

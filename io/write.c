@@ -15,9 +15,13 @@
 /* Fills a descriptor of its own. */
 static int fill_descriptor(int file, const char *shown, IoFill fill, void *user)
 {
-    errno = 0;
     FILE *out = file >= 0 ? fdopen(file, "wb") : NULL;
-    int failed = !out || fill(out, user), cause = errno;
+    int failed = !out, cause = errno;
+    if (out) {
+        errno = 0;
+        failed = fill(out, user) || ferror(out);
+        cause = errno;
+    }
     if (!out && file >= 0)
         close(file);
     if (out && fclose(out) && !failed) {
@@ -33,7 +37,7 @@ static int fill_descriptor(int file, const char *shown, IoFill fill, void *user)
 
 static int write_straight(const char *path, const char *shown, IoFill fill, void *user)
 {
-    int file = open(path, O_WRONLY | O_CLOEXEC);
+    int file = open(path, O_WRONLY | O_APPEND | O_CLOEXEC); /* /dev/stdout may be the end of a file */
     if (file < 0)
         return error_raise(ERROR_FILE, "cannot write %s: %s", shown, strerror(errno));
     return fill_descriptor(file, shown, fill, user);
@@ -49,7 +53,7 @@ int io_write_file(const char *path, IoFill fill, void *user)
     path_label(shown, path);
     if (stat(path, &status) == 0 && S_ISDIR(status.st_mode))
         return error_raise(ERROR_FILE, "cannot write %s: %s", shown, strerror(EISDIR));
-    if (stat(path, &status) == 0 && !S_ISREG(status.st_mode))
+    if (!path_is_file(path))
         return write_straight(path, shown, fill, user);
     /* A link stays one: what it points to is replaced. */
     const char *real = realpath(path, target) ? target : path;

@@ -531,8 +531,8 @@ static void attention_backward(AttentionBackward *a, float *workspace, int threa
 }
 
 static void attention_eager_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                     const float *out, float *probs, const float *dout, float *dq, float *dk,
-                                     float *dv, float *workspace, int threads)
+                                     const float *out, const float *probs, const float *dout, float *dq,
+                                     float *dk, float *dv, float *workspace, int threads)
 {
     AttentionBackward a = {.d = d, .q = q, .k = k, .v = v, .out = out, .dout = dout, .probs = probs};
     a.dq = dq;

@@ -14,7 +14,9 @@
 #include "kernels/kernels.h"
 #include "kernels/team.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <link.h>
 #include <omp.h>
@@ -171,6 +173,7 @@ static int blas_is_whole(const char *file)
     int read_all = read(from, &head, sizeof head) == (ssize_t)sizeof head && !fstat(from, &status);
     close(from);
     return !read_all || memcmp(head.e_ident, ELFMAG, SELFMAG) ||
+           head.e_ident[EI_CLASS] != (sizeof(void *) == 8 ? ELFCLASS64 : ELFCLASS32) ||
            (uint64_t)head.e_shoff + (uint64_t)head.e_shnum * head.e_shentsize <= (uint64_t)status.st_size;
 }
 
@@ -207,7 +210,10 @@ static int blas_take(void *handle, int fresh, int any, char *why, size_t size)
         return -1;
     }
     openblas_find(handle, &found.openblas);
-    if (found.openblas.config && strstr(found.openblas.config(), "USE64BITINT")) {
+    int64_t (*blis_bits)(void);
+    blas_symbol(handle, "bli_info_get_blas_int_type_size", &blis_bits);
+    if ((found.openblas.config && strstr(found.openblas.config(), "USE64BITINT")) ||
+        (blis_bits && blis_bits() == 64)) {
         snprintf(why, size, "its integers have 64 bits; brim calls a library whose have 32");
         return -1;
     }
@@ -252,7 +258,8 @@ static int blas_try(const char *file, int any, char *why, size_t size)
     }
     if (!handle) {
         const char *text = dlerror();
-        if (any || (text && !strstr(text, "No such file")))
+        int itself = text && !strncmp(text, file, strlen(file)) && strstr(text, strerror(ENOENT));
+        if (any || (text && !itself))
             snprintf(why, size, "%s", text ? text : "it cannot be loaded");
         return -1;
     }
@@ -328,6 +335,17 @@ static void blas_warn_of_core(void)
                  core, better);
 }
 
+/* Names from the environment and words of the loader may hold what a terminal obeys: C0, DEL, and C1 as UTF-8
+ * writes it. */
+static void blas_make_printable(char *text)
+{
+    for (unsigned char *c = (unsigned char *)text; *c; c++)
+        if (*c < ' ' || *c == 0x7f || (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0))
+            *c = '?';
+        else if (*c >= 0x80 && *c < 0xa0 && c > (unsigned char *)text && c[-1] == '?')
+            *c = '?'; /* the second of two */
+}
+
 static void blas_find(void)
 {
     const char *named = getenv("BRIM_BLAS");
@@ -337,6 +355,9 @@ static void blas_find(void)
         blas_find_any();
     if (blas.sgemm && blas.kind == BLAS_OPENBLAS && !blas.warning[0])
         blas_warn_of_core();
+    blas_make_printable(blas.warning);
+    blas_make_printable(blas.error);
+    blas_make_printable(blas.path);
 }
 
 BlasSgemm *blas_sgemm(void)
@@ -345,8 +366,20 @@ BlasSgemm *blas_sgemm(void)
     return blas.sgemm;
 }
 
-/* Where the program itself is linked with OpenBLAS, its kernels are switched before main: only then is it
- * certain that nobody multiplies. */
+/* Whether the process has threads that are not OpenBLAS's. */
+static int others_run(const OpenBlas *library)
+{
+    int tasks = 0;
+    DIR *directory = opendir("/proc/self/task");
+    for (const struct dirent *entry; directory && (entry = readdir(directory));)
+        tasks += entry->d_name[0] != '.';
+    if (directory)
+        closedir(directory);
+    return tasks > (library->threads ? library->threads() : 1);
+}
+
+/* Where the program itself is linked with OpenBLAS, its kernels are switched before main, when nobody
+ * multiplies. Where this library is loaded later and others may, they are left as they are. */
 __attribute__((constructor)) static void blas_switch_linked(void)
 {
     void *linked = dlopen("libopenblas.so.0", RTLD_LAZY | RTLD_NOLOAD);
@@ -354,7 +387,8 @@ __attribute__((constructor)) static void blas_switch_linked(void)
         return;
     OpenBlas library;
     openblas_find(linked, &library);
-    openblas_switch_core(&library);
+    if (!others_run(&library))
+        openblas_switch_core(&library);
     dlclose(linked);
 }
 

@@ -21,6 +21,7 @@ typedef struct OpenBlas {
     void (*dynamic_quit)(void), (*dynamic_init)(void);
     char *(*core)(void), *(*config)(void);
     void (*set_threads)(int threads);
+    int (*threads)(void);
     int (*parallel)(void); /* 0 serial, 1 threads of its own, 2 OpenMP */
 } OpenBlas;
 

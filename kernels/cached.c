@@ -124,7 +124,7 @@ VEC_INLINE void cached_scores_of(const int size, CachedQueries *all, int keys, c
 }
 
 /* Rows are short: of a width that is known, the loops over them have no ends to look after. */
-static FEW_FUSED void cached_scores(CachedQueries *all, int keys, int size, const float *k, const float *v)
+static VEC_FUSED void cached_scores(CachedQueries *all, int keys, int size, const float *k, const float *v)
 {
     if (size == 64)
         cached_scores_of(64, all, keys, k, v);
@@ -189,7 +189,7 @@ VEC_INLINE void cached_values_of(const int size, CachedQueries *all, int keys, c
         cached_rows_of(1, size, keys, all->scores + g, v, g ? NULL : next, all->out + g * size);
 }
 
-static FEW_FUSED void cached_values(CachedQueries *all, int keys, int size, const float *v, const float *next)
+static VEC_FUSED void cached_values(CachedQueries *all, int keys, int size, const float *v, const float *next)
 {
     if (size == 64)
         cached_values_of(64, all, keys, v, next);

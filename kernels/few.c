@@ -19,12 +19,6 @@ enum { FEW_LANES = 8 };
 enum { FEW_LANES = 4 };
 #endif
 typedef float FewSums __attribute__((vector_size(4 * FEW_LANES), aligned(4), may_alias));
-/* ISO C mode keeps products and sums apart; here they are one instruction where the processor has it. */
-#if defined(__clang__)
-#define FEW_FUSED
-#else
-#define FEW_FUSED __attribute__((noinline, optimize("fp-contract=fast")))
-#endif
 #define FEW_LOAD(from, i) (*(const FewSums *)((from) + (i)*FEW_LANES))
 
 /* Sums of neighbours within each 128 bits: (a0 + a1, a2 + a3, b0 + b1, b2 + b3). */

@@ -8,8 +8,8 @@
 #include <omp.h>
 #include <stdint.h>
 
-/* Parallel regions here are of `threads` threads or of one, never between: libgomp ends the threads that a
- * smaller region does not need, and creates them again for the next. */
+/* Parallel regions here are of `threads` threads or of one, never between: where libgomp serves, it ends the
+ * threads that a smaller region does not need, and creates them again for the next. */
 
 /* Multiply-adds below which another thread costs more (a parallel region is 1 to 2 microseconds) than it
  * saves. */
@@ -19,6 +19,7 @@ enum { GEMM_PACK_COST = 32 };
 /* Rows of C a call: OpenBLAS packs that many rows of A at once, which for the gradient of a vocabulary's
  * weights would be some 25 MiB a thread: more than the cache holds, and memory that nobody accounts for. */
 enum { GEMM_CALL_ROWS = 4096 };
+enum { GEMM_CALL_DEPTH = 1 << 30 }; /* terms that a call sums: its integers have 32 bits */
 
 /* C cut into rows x cols panels. */
 typedef struct GemmGrid {
@@ -105,12 +106,15 @@ static void gemm_block(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k
         product(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
     }
-    for (int64_t row = 0; row < m; row += GEMM_CALL_ROWS) {
-        int64_t rows = m - row < GEMM_CALL_ROWS ? m - row : GEMM_CALL_ROWS;
-        sgemm(BLAS_ROW_MAJOR, trans_a ? BLAS_TRANS : BLAS_NO_TRANS, trans_b ? BLAS_TRANS : BLAS_NO_TRANS,
-              (int)rows, (int)n, (int)k, alpha, a + (trans_a ? row : row * lda), (int)lda, b, (int)ldb, beta,
-              c + row * ldc, (int)ldc);
-    }
+    int op_a = trans_a ? BLAS_TRANS : BLAS_NO_TRANS, op_b = trans_b ? BLAS_TRANS : BLAS_NO_TRANS;
+    for (int64_t at = 0; at < k; at += GEMM_CALL_DEPTH)
+        for (int64_t row = 0; row < m; row += GEMM_CALL_ROWS) {
+            int rows = (int)(m - row < GEMM_CALL_ROWS ? m - row : GEMM_CALL_ROWS);
+            int depth = (int)(k - at < GEMM_CALL_DEPTH ? k - at : GEMM_CALL_DEPTH);
+            sgemm(BLAS_ROW_MAJOR, op_a, op_b, rows, (int)n, depth, alpha,
+                  a + (trans_a ? at * lda + row : row * lda + at), (int)lda, b + (trans_b ? at : at * ldb),
+                  (int)ldb, at ? 1.0f : beta, c + row * ldc, (int)ldc);
+        }
 }
 
 static void gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,

@@ -144,14 +144,14 @@ typedef struct Kernels {
     /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
     void (*rope)(const RopeDims *d, const float *x, float beta, float *y, int threads);
 
-    /* eager keeps probs (B,H,T,T) for backward, which overwrites them. Masked entries of probs are 0. With
-     * probs NULL in both, forward keeps nothing and backward makes them again, bit for bit. */
+    /* eager keeps probs (B,H,T,T) for backward. Masked entries of probs are 0. With probs NULL in both,
+     * forward keeps nothing and backward makes them again, bit for bit. */
     void (*attention_eager_forward)(const AttentionDims *d, const float *q, const float *k, const float *v,
                                     float *out, float *probs, float *workspace, int threads);
     /* dq, dk, dv are overwritten. dout and out are (B,T,H*D) with ldo. */
     void (*attention_eager_backward)(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                     const float *out, float *probs, const float *dout, float *dq, float *dk,
-                                     float *dv, float *workspace, int threads);
+                                     const float *out, const float *probs, const float *dout, float *dq,
+                                     float *dk, float *dv, float *workspace, int threads);
     /* flash keeps lse (B,H,T), the log-sum-exp of each row's scaled scores; -INFINITY where no key is left.
      */
     void (*attention_flash_forward)(const AttentionDims *d, const float *q, const float *k, const float *v,

@@ -51,6 +51,7 @@ void openblas_find(void *handle, OpenBlas *out)
     blas_symbol(handle, "openblas_get_corename", &out->core);
     blas_symbol(handle, "openblas_get_config", &out->config);
     blas_symbol(handle, "openblas_set_num_threads", &out->set_threads);
+    blas_symbol(handle, "openblas_get_num_threads", &out->threads);
     blas_symbol(handle, "openblas_get_parallel", &out->parallel);
 }
 

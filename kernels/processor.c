@@ -3,14 +3,20 @@
 #include "kernels/kernels.h"
 #include "kernels/team.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 
 int processor_has_avx2(void)
 {
 #ifdef __x86_64__
+    unsigned a, b, d, c1 = 0, c8 = 0;
+    __get_cpuid(1, &a, &b, &c1, &d);
+    __get_cpuid(0x80000001, &a, &b, &c8, &d);
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-           __builtin_cpu_supports("bmi2");
+           __builtin_cpu_supports("bmi2") && (c1 & bit_MOVBE) && (c1 & bit_F16C) && (c8 & bit_LZCNT);
 #else
     return 0;
 #endif
@@ -27,28 +33,39 @@ int processor_has_avx512(void)
 #endif
 }
 
-/* Processors a control group's quota is worth (cgroup v2's cpu.max), rounded up; 0 = no quota. */
+/* The numbers that a file begins with, at most two; returns how many. */
+static int read_numbers(const char *path, long *first, long *second)
+{
+    FILE *file = fopen(path, "re");
+    int read = file ? fscanf(file, "%ld %ld", first, second) : 0;
+    if (file)
+        fclose(file);
+    return read > 0 ? read : 0;
+}
+
+/* Processors that the quota of a container's control group, version 2 or 1, is worth, rounded up; 0 = no
+ * quota. */
 static int processor_quota(void)
 {
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
-    if (!file)
+    long quota = 0, period = 0, none;
+    if (read_numbers("/sys/fs/cgroup/cpu.max", &quota, &period) < 2 &&
+        (!read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", &quota, &none) ||
+         !read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_period_us", &period, &none)))
         return 0;
-    long quota = 0, period = 0;
-    int read = fscanf(file, "%ld %ld", &quota, &period);
-    fclose(file);
-    return read == 2 && quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : 0;
+    return quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : 0;
 }
 
 int kernels_default_threads(void)
 {
     enum { MOST_THREADS = 128 }; /* that a context takes */
     const char *text = getenv("BRIM_THREADS");
-    long wanted = text ? strtol(text, NULL, 10) : 0;
-    if (wanted > 0)
+    char *end = NULL;
+    long wanted = text ? strtol(text, &end, 10) : 0;
+    if (wanted > 0 && !*end)
         return wanted < MOST_THREADS ? (int)wanted : MOST_THREADS;
     int processors = team_processors();
     int quota = processor_quota();
     if (quota && quota < processors)
         processors = quota;
-    return processors > 0 ? processors : 1;
+    return processors < 1 ? 1 : processors < MOST_THREADS ? processors : MOST_THREADS;
 }

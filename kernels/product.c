@@ -2,6 +2,8 @@
  * cache and a tile of C in registers (Goto, van de Geijn: Anatomy of high-performance matrix multiplication).
  * What a BLAS has beyond it is prefetching and scheduling by hand. On the calling thread; the packed blocks
  * are on its stack. Part of cpu.c. */
+#include "kernels/vecmath.h"
+
 #include <stdint.h>
 #include <string.h>
 
@@ -14,12 +16,6 @@ enum { PRODUCT_LANES = 8, PRODUCT_ROWS = 6 };
 enum { PRODUCT_LANES = 4, PRODUCT_ROWS = 6 };
 #endif
 enum { PRODUCT_COLS = 2 * PRODUCT_LANES };
-/* ISO C mode keeps products and sums apart; here they are one instruction where the processor has it. */
-#if defined(__clang__)
-#define PRODUCT_FUSED
-#else
-#define PRODUCT_FUSED __attribute__((noinline, optimize("fp-contract=fast")))
-#endif
 /* What is packed at once: (BLOCK_ROWS, BLOCK_DEPTH) of A, 72 KiB, and (BLOCK_DEPTH, BLOCK_COLS) of B, 256
  * KiB: together within the second-level cache, and within any thread's stack. */
 enum { BLOCK_ROWS = 72, BLOCK_DEPTH = 256, BLOCK_COLS = 256 };
@@ -32,7 +28,7 @@ typedef struct ProductOperand {
 } ProductOperand;
 
 /* sum (PRODUCT_ROWS, PRODUCT_COLS) = a b, over `depth` packed columns of A and rows of B. */
-PRODUCT_FUSED static void product_tile(int64_t depth, const float *a, const float *b, ProductVector sum[][2])
+VEC_FUSED static void product_tile(int64_t depth, const float *a, const float *b, ProductVector sum[][2])
 {
 #if defined(__clang__)
 #pragma clang fp contract(fast)

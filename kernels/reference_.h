@@ -41,8 +41,9 @@ void reference_rope(const RopeDims *d, const float *x, float beta, float *y, int
 void reference_attention_eager_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
                                        float *out, float *probs, float *workspace, int threads);
 void reference_attention_eager_backward(const AttentionDims *d, const float *q, const float *k,
-                                        const float *v, const float *out, float *probs, const float *dout,
-                                        float *dq, float *dk, float *dv, float *workspace, int threads);
+                                        const float *v, const float *out, const float *probs,
+                                        const float *dout, float *dq, float *dk, float *dv, float *workspace,
+                                        int threads);
 void reference_attention_flash_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
                                        float *out, float *lse, float *workspace, int threads);
 void reference_attention_flash_backward(const AttentionDims *d, const float *q, const float *k,

@@ -200,8 +200,9 @@ void reference_attention_eager_forward(const AttentionDims *d, const float *q, c
 }
 
 void reference_attention_eager_backward(const AttentionDims *d, const float *q, const float *k,
-                                        const float *v, const float *out, float *probs, const float *dout,
-                                        float *dq, float *dk, float *dv, float *workspace, int threads)
+                                        const float *v, const float *out, const float *probs,
+                                        const float *dout, float *dq, float *dk, float *dv, float *workspace,
+                                        int threads)
 {
     (void)workspace, (void)threads;
     reference_attention_backward(d, q, k, v, out, probs, NULL, dout, dq, dk, dv);

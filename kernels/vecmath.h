@@ -18,6 +18,13 @@
 #define VEC_STRICT
 #endif
 
+/* Opens a function whose products and sums may be one instruction where the processor has it. */
+#if defined(__clang__)
+#define VEC_FUSED
+#else
+#define VEC_FUSED __attribute__((noinline, optimize("fp-contract=fast")))
+#endif
+
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
 
 VEC_INLINE float vec_from_bits(uint32_t bits)

@@ -37,8 +37,7 @@ static uint64_t status_bytes(const char *key)
 {
     char text[4096];
     uint64_t bytes;
-    if (memtrack_read_start_("/proc/self/status", text, sizeof text) &&
-        memtrack_find_kib_(text, key, &bytes))
+    if (memtrack_read_start_("/proc/self/status", text, sizeof text) && memtrack_find_kib_(text, key, &bytes))
         return bytes;
     return 0;
 }

@@ -137,6 +137,10 @@ Module *nn_attention(const AttentionConfig *config)
     static const char *const llama_names[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
     static const char *const bert_names[] = {"self.query", "self.key", "self.value", "output.dense"};
     if (config->style == ATTENTION_GPT2) {
+        if (inner != dim || kv != dim)
+            error_raise(
+                ERROR_ARGUMENT,
+                "attention: GPT-2's has heads x head_dim = dim, and as many key-value heads as heads");
         gpt2_projections(module, self, dim);
     } else {
         int bert = config->style == ATTENTION_BERT;

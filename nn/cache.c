@@ -128,6 +128,11 @@ uint64_t nn_kv_cache_bytes(const KvCache *cache)
     return bytes;
 }
 
+void module_cache_pretend(KvCache *cache, int tokens)
+{
+    cache->tokens = tokens;
+}
+
 void nn_kv_cache_truncate(KvCache *cache, int tokens)
 {
     if (!cache)

@@ -29,7 +29,8 @@ static void forward(Writer *w, int from, int count, int wanted)
     tensor_no_grad_begin();
     int scope = tensor_scope_begin();
     for (int b = 0; b < w->batch; b++)
-        memcpy(w->ids + b * count, w->history + (int64_t)b * w->width + from, (size_t)count * sizeof *w->ids);
+        memcpy(w->ids + (int64_t)b * count, w->history + (int64_t)b * w->width + from,
+               (size_t)count * sizeof *w->ids);
     Batch batch = {.ids = tensor_from(DTYPE_I32, SHAPE(w->batch, count), MEM_INPUT, w->ids)};
     Tensor *logits = batch.ids ? nn_forward_next(w->model, &batch, w->cache) : NULL; /* (B,V) */
     if (wanted)
@@ -106,7 +107,8 @@ static void write_on_meta(Writer *w)
     read_tokens(w, 0, w->o->prompt_tokens);
     if (w->o->tokens == 1)
         return;
-    nn_kv_cache_truncate(w->cache, 0);
+    int most = w->width - 1 < w->context ? w->width - 1 : w->context;
+    module_cache_pretend(w->cache, most - 1); /* the last one, whose position is the furthest */
     forward(w, w->length - 1, 1, 1);
     if (w->width - 1 > w->context) {
         w->length = w->context + 1;
@@ -176,10 +178,8 @@ int nn_generate(Module *model, const GenerateOptions *options)
     w.context = o->context ? o->context : w.width - 1;
     w.chunk = o->prefill ? o->prefill : PREFILL;
     w.chunk = w.chunk < w.context ? w.chunk : w.context;
-    int training = nn_is_training(model);
-    nn_eval(model);
+    module_write(model, 1);
     run_writer(&w);
-    if (training)
-        nn_train(model);
+    module_write(model, -1);
     return error_code();
 }

@@ -168,7 +168,7 @@ Module *nn_rms_norm(int64_t dim, float eps)
 static Tensor *dropout_forward(Module *module, Tensor *x, const Batch *batch)
 {
     (void)batch;
-    return module->training ? tensor_dropout(x, *(float *)nn_state(module)) : x;
+    return nn_is_training(module) ? tensor_dropout(x, *(float *)nn_state(module)) : x;
 }
 
 static const ModuleClass dropout_class = {"dropout", sizeof(float), dropout_forward};

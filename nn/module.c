@@ -358,7 +358,14 @@ void nn_eval(Module *module)
 
 int nn_is_training(const Module *module)
 {
-    return module && module->training;
+    return module && module->training && !module->writing;
+}
+
+void module_write(Module *module, int by)
+{
+    module->writing += by;
+    for (int i = 0; i < module->child_count; i++)
+        module_write(module->children[i], by);
 }
 
 void nn_set_checkpoint(Module *module, int on)

@@ -39,6 +39,7 @@ struct Module {
     int place;         /* where it was built: its forward is charged there */
     int place_outside; /* between nn_enter and nn_leave: where that was */
     int training, checkpoint, selective, loss_chunk;
+    int writing;     /* texts: dropout is off, whatever `training` says */
     ModuleHead head; /* weight NULL = none is offered */
     void *state;
 };
@@ -73,6 +74,11 @@ int module_past(const Batch *batch);
 /* This attention's keys and values, (2,B*kv_heads,max_tokens,head_dim), to be extended by `tokens`; NULL
  * after an error. */
 Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t tokens);
+/* As if it held so many tokens; on meta, where they are not read. */
+void module_cache_pretend(KvCache *cache, int tokens);
+/* Adds to `writing`, of the module and all below: while texts are written modules evaluate, and afterwards
+ * each is in the mode that it was in. */
+void module_write(Module *module, int by);
 /* Positive and at most INT_MAX, or raises "llama: layers must be …, not -3". Returns non-zero on error. */
 int config_positive(const char *model, const char *field, int64_t value);
 /* A configuration is there, or raises "llama: the configuration is NULL". Returns non-zero on error. */

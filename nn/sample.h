@@ -24,7 +24,7 @@ typedef struct SampleOptions {
 } SampleOptions;
 
 /* A token for each row of logits (B,vocab), into tokens (B), drawn for `position` of sequences 0..B-1. On
- * meta all are 0. Workspace of 8 bytes a token of the vocabulary where there is something to sort out.
+ * meta all are 0. Workspace of 8 bytes a token of the vocabulary where temperature is above 0.
  * Returns 0, or raises ERROR_NONFINITE (NaN or infinity among the logits, or nothing but -infinity),
  * ERROR_ARGUMENT (options out of range), ERROR_SHAPE, ERROR_MEMORY. */
 BRIM_API int nn_sample(Tensor *logits, const SampleOptions *options, int64_t position, int32_t *tokens);

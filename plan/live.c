@@ -74,10 +74,13 @@ static void note_left(Live *live)
 {
     PanelState *s = &live->state;
     double t = memtrack_seconds();
-    if (live->first_step == 0)
+    if (live->first_step == 0) {
         live->first_step = t;
-    if (s->step > 1 && s->steps >= s->step)
-        s->left = (t - live->first_step) / (double)(s->step - 1) * (double)(s->steps - s->step);
+        s->before = s->step - 1;
+    }
+    int64_t timed = s->step - s->before - 1;
+    if (timed > 0 && s->steps >= s->step)
+        s->left = (t - live->first_step) / (double)timed * (double)(s->steps - s->step);
 }
 
 int live_step_(Live *live, const StepLine *line, double counted, double seconds)

@@ -12,7 +12,7 @@ typedef struct Live {
     PanelScreen screen;
     PanelState state;
     LossCurve curve;
-    double started, first_step; /* when; first_step: the end of it, which warms up */
+    double started, first_step; /* when; first_step: the end of this run's first, which warms up */
     double counted, seconds;    /* recent ones, for the rate: older steps fade */
 } Live;
 

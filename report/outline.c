@@ -4,9 +4,11 @@
 
 enum { FIRST_CAPACITY = 4096 };
 
-int report_in_window_(const MemEvent *event)
+int report_in_window_(LogWindow *window, const MemEvent *event)
 {
-    return event->where.step <= RUNLOG_LAST_STEP;
+    if (!window->trains && event->where.phase == MEM_PHASE_FORWARD)
+        *window = (LogWindow){.first = event->where.step, .trains = 1};
+    return !window->trains || event->where.step < window->first + RUNLOG_STEPS;
 }
 
 static int grow(RunOutline *outline)
@@ -26,7 +28,7 @@ static void take(void *user, const MemEvent *events, size_t count)
 {
     RunOutline *outline = user;
     for (size_t i = 0; i < count && !outline->failed && outline->count < RUNLOG_EVENTS; i++) {
-        if (!report_in_window_(&events[i]) || events[i].where.phase == MEM_PHASE_EVALUATE)
+        if (!report_in_window_(&outline->window, &events[i]) || events[i].where.phase == MEM_PHASE_EVALUATE)
             continue;
         if (outline->count == outline->capacity && grow(outline)) {
             outline->failed = 1; /* a part would be taken for the whole */
@@ -46,6 +48,7 @@ int report_outline_record(RunOutline *outline, MemLedger *ledger)
 {
     outline->count = 0;
     outline->failed = 0;
+    outline->window = (LogWindow){0};
     return memtrack_log_start(ledger, 0, take, outline);
 }
 

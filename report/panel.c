@@ -251,11 +251,17 @@ static void end_bar(Page *p, Right right)
     end_line(p);
 }
 
-static void step_line(Page *p)
+/* Columns that so many steps of all take. */
+static int step_columns(const Page *p, int64_t step)
 {
     const PanelState *s = p->state;
-    int done = s->steps > 0 ? (int)((double)p->bars * (double)s->step / (double)s->steps) : 0;
-    done = done > p->bars ? p->bars : done;
+    int columns = s->steps > 0 ? (int)((double)p->bars * (double)step / (double)s->steps) : 0;
+    return columns > p->bars ? p->bars : columns;
+}
+
+static void step_line(Page *p)
+{
+    int done = step_columns(p, p->state->step);
     put_label(p, "step");
     repeat(p, p->glyphs->done, done);
     repeat_in(p, faint, p->glyphs->todo, p->bars - done);
@@ -267,13 +273,14 @@ static double point(const LossCurve *c, int64_t i)
     return i < c->count ? (double)c->mean[i] : c->sum / (double)c->pending;
 }
 
-/* The mean loss of the steps that fall into a column; returns 0 where there are none yet. */
-static int column_loss(const Page *p, int column, double *mean)
+/* The mean loss of this run's steps that fall into one of so many columns; returns 0 where there are none
+ * yet. */
+static int column_loss(const Page *p, int columns, int column, double *mean)
 {
     const LossCurve *c = p->state->loss;
     int64_t points = c->count + (c->pending > 0), seen = c->count * c->stride + c->pending;
-    int64_t steps = p->state->steps > seen ? p->state->steps : seen;
-    double width = (double)steps / (double)p->bars / (double)c->stride;
+    int64_t steps = p->state->steps - p->state->before;
+    double width = (double)(steps > seen ? steps : seen) / (double)columns / (double)c->stride;
     int64_t from = (int64_t)(column * width), to = (int64_t)ceil((column + 1) * width);
     double sum = 0;
     if (from >= points)
@@ -285,14 +292,15 @@ static int column_loss(const Page *p, int column, double *mean)
     return 1;
 }
 
-/* The loss of all steps so far, each under its place in the bar of steps. */
+/* The loss of this run's steps so far, each under its place in the bar of steps. */
 static void loss_line(Page *p)
 {
     const LossCurve *c = p->state->loss;
     double mean[PANEL_WIDEST], low = INFINITY, high = -INFINITY;
-    int columns = 0;
+    int columns = 0, skipped = step_columns(p, p->state->before), room = p->bars - skipped;
     put_label(p, "loss");
-    while (c && c->stride && columns < p->bars && column_loss(p, columns, &mean[columns])) {
+    repeat(p, " ", skipped);
+    while (c && c->stride && columns < room && column_loss(p, room, columns, &mean[columns])) {
         if (isfinite(mean[columns])) {
             low = fmin(low, mean[columns]);
             high = fmax(high, mean[columns]);

@@ -31,6 +31,7 @@ BRIM_API void report_curve_add(LossCurve *curve, double loss);
 /* All sizes in bytes. */
 typedef struct PanelState {
     int64_t step, steps;  /* done, and in all; steps 0 = unknown */
+    int64_t before;       /* of those done, by the run that this one goes on with */
     double elapsed, left; /* seconds; left < 0 = unknown */
     MemPhase phase;
     uint64_t live[MEM_GROUP_COUNT]; /* now */

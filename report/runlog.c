@@ -26,6 +26,7 @@ struct RunLog {
     int op_count, ops_written;
     int places_written;
     int64_t events, last_step;
+    LogWindow window;
     int attached, ended; /* ended: the line events_end is written */
 };
 
@@ -306,7 +307,7 @@ static void take(void *user, const MemEvent *events, size_t count)
     size_t inside = 0;
     if (log->ended || log->error[0])
         return;
-    while (inside < count && report_in_window_(&events[inside]) &&
+    while (inside < count && report_in_window_(&log->window, &events[inside]) &&
            log->events + (int64_t)inside < RUNLOG_EVENTS)
         inside++;
     if (inside > 0) {
@@ -315,7 +316,7 @@ static void take(void *user, const MemEvent *events, size_t count)
         log->last_step = events[inside - 1].where.step;
     }
     if (inside < count)
-        end_events(log, !report_in_window_(&events[inside]));
+        end_events(log, !report_in_window_(&log->window, &events[inside]));
 }
 
 int report_log_attach(RunLog *log, MemLedger *ledger)

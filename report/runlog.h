@@ -19,7 +19,7 @@ extern "C" {
 
 enum {
     RUNLOG_FORMAT = 1,
-    RUNLOG_LAST_STEP = 1,    /* the last training step, from 0, whose events are logged */
+    RUNLOG_STEPS = 2,        /* training steps whose events are logged, the run's first */
     RUNLOG_EVENTS = 262144,  /* events logged at most */
     RUNLOG_ROWS = 1000,      /* events, outline numbers or names on a line at most */
     RUNLOG_STEP_BYTES = 1024 /* a step's line is shorter */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../memtrack/printable.h"
 #include "tensor_.h"
 
 static const char *const error_names[ERROR_COUNT] = {
@@ -53,5 +54,6 @@ int error_raise(ErrorCode code, const char *format, ...)
     const char *place = memtrack_place_name(context->tracker, memtrack_place(context->tracker));
     if (place && place[0] && length >= 0 && (size_t)length < sizeof context->error_text)
         snprintf(context->error_text + length, sizeof context->error_text - (size_t)length, ", at %s", place);
+    make_printable(context->error_text); /* it may show names from files */
     return code;
 }

@@ -77,7 +77,9 @@ typedef struct ContextOptions {
 BRIM_API int device_check(const char *name, char *why, size_t size);
 
 /* NULL when memory is out. A new context is not current until context_use. It has an error from the beginning
- * when its device cannot be used, or BRIM_BLAS names no usable library. */
+ * when its device cannot be used, or BRIM_BLAS names no usable library. One with data tells the BLAS library,
+ * which the program itself may use, to take one thread (OpenBLAS and BLIS: for the whole process); for
+ * products of your own set that again while brim computes nothing. */
 BRIM_API Context *context_create(const ContextOptions *options);
 /* Frees everything made in it. If it was current, no context is. NULL is fine. */
 BRIM_API void context_destroy(Context *context);

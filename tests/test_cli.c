@@ -46,6 +46,7 @@ static void bad_usage(void **state)
         {{"train", "--clip", "inf"}, {"--clip", "'inf'"}},
         {{"train", "--dropout", "1"}, {"--dropout"}},
         {{"train", "--budget", "0"}, {"--budget", "'0'"}},
+        {{"train", "--budget", "0.5"}, {"--budget", "'0.5'"}},
         {{"train", "--budget", "8 GB"}, {"--budget", "'8 GB'"}},
         {{"train", "--budget", "-1GiB"}, {"--budget", "'-1GiB'"}},
         {{"train", "--budget", "1e30GiB"}, {"--budget", "'1e30GiB'"}},
@@ -70,6 +71,13 @@ static void bad_usage(void **state)
         {{"train", "--sample", "161"}, {"--sample", "'161'", "160"}},
         {{"plan", "--data", "fashion-mnist"}, {"fashion-mnist", "llama-tiny", "text"}},
         {{"plan", "--model", "mlp", "--data", "builtin"}, {"builtin", "mlp", "images"}},
+        {{"plan", "--log", "x"}, {"--log", "train"}},
+        {{"plan", "--prefill", "8"}, {"--prefill", "--inference"}},
+        {{"plan", "--textbook", "--inference"}, {"--textbook", "--inference"}},
+        {{"plan", "--textbook", "--budget", "1GiB"}, {"--textbook", "--budget"}},
+        {{"train", "--export-shard", "1GiB"}, {"--export-shard", "--export DIR"}},
+        {{"compare", "--csv", "--json"}, {"--csv", "--json"}},
+        {{"fit", "--budget", "1GiB"}, {"--budget", "--memory"}},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         const char *arguments[9] = {"brim"};

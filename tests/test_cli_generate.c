@@ -156,6 +156,19 @@ static void large_ones_are_planned(void **state)
     assert_non_null(strstr(o->err, "more than the budget"));
 }
 
+/* What a terminal would obey is shown as what it is not. */
+static void controls_are_not_written(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(RUN("generate", "--threads", "1", "--model", "gpt2-tiny", "--tokens", "8",
+                                 "--prompt", "a\033[31m\xc2\x9b" "31mb\xc3\xa9"),
+                             0);
+    assert_null(strchr(o->out, '\033'));
+    assert_null(strstr(o->out, "\xc2\x9b"));
+    assert_non_null(strstr(o->out, "a\xef\xbf\xbd[31m\xef\xbf\xbd"));
+    assert_non_null(strstr(o->out, "31mb\xc3\xa9"));
+}
+
 static void mistakes(void **state)
 {
     (void)state;
@@ -205,6 +218,7 @@ int main(void)
         cmocka_unit_test(past_the_cache),
         cmocka_unit_test(the_table),
         cmocka_unit_test(large_ones_are_planned),
+        cmocka_unit_test(controls_are_not_written),
         cmocka_unit_test(mistakes),
     };
     return cmocka_run_group_tests_name("cli generate", tests, NULL, NULL);

@@ -240,6 +240,24 @@ static void names_in_any_letters(void **state)
     }
 }
 
+/* Its log has the events of the first two steps that it makes itself, and a slash at the end of a path is
+ * none. */
+static void log_of_what_goes_on(void **state)
+{
+    (void)state;
+    paths();
+    char slashed[256];
+    snprintf(slashed, sizeof slashed, "%s/", a);
+    const char *log = in_folder("on.jsonl");
+    const char *const *common = LIST("--model", "gpt2-tiny", "--batch", "2", "--seq", "16", "--log", log);
+    expect_code(TRAIN(common, "--steps", "3", "--save", a), 0);
+    expect(expect_code(RUN("report", log), 0)->out, " to the end of step 2\n");
+    expect_code(TRAIN(common, "--steps", "6", "--save", a, "--resume", slashed), 0);
+    expect(expect_code(RUN("report", log), 0)->out, " to the end of step 5\n");
+    expect_code(RUN("report", log, "--html", in_folder("on.html")), 0);
+    forget("on.*");
+}
+
 /* A file of data that became another one while the run was away, each kind of it. */
 static void changed(const char *const *common, const char *path, const char *what)
 {
@@ -518,6 +536,7 @@ int main(void)
         cmocka_unit_test(the_same_command),
         cmocka_unit_test(refusals),
         cmocka_unit_test(names_in_any_letters),
+        cmocka_unit_test(log_of_what_goes_on),
         cmocka_unit_test(changed_data),
         cmocka_unit_test(damage),
         cmocka_unit_test(cannot_save),

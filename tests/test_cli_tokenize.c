@@ -138,6 +138,16 @@ static void wrong_usage(void **state)
     assert_non_null(strstr(o->out, "--min-count"));
 }
 
+/* NUL is a character like any other. */
+static void nul_is_a_character(void **state)
+{
+    (void)state;
+    const char *text = write_text("some", "the geese and the geese\n", 20), *json = in_folder("t.json");
+    expect_code(RUN("tokenize", "--train", text, "--vocab", "257", "--out", json), 0);
+    Outcome *o = expect_code(RUN("tokenize", "--tokenizer", json, "--decode", "33", "189", "34"), 0);
+    assert_memory_equal(o->out, "A\0B\n", 5);
+}
+
 /* A path is bytes, JSON is text. */
 static void a_path_that_is_no_text(void **state)
 {
@@ -155,6 +165,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(there_and_back, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(wrong_usage, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(nul_is_a_character, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_path_that_is_no_text, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -191,8 +191,6 @@ static void a_line_of_log_a_step(void **state)
     json_decref(root);
     json_decref(TRAIN("--model", "gpt2-tiny", SMALL, "--log", path)); /* a new run, a new log */
     assert_int_equal(check_log(path, &last), 5);
-    expect_code(RUN("plan", "--model", "gpt2-tiny", "--log", in_folder("unwritten")), 0);
-    assert_int_equal(access(in_folder("unwritten"), F_OK), -1);
 }
 
 static void a_log_that_cannot_be_written(void **state)
@@ -263,6 +261,39 @@ static void a_loss_that_is_none_stops(void **state)
     assert_non_null(strstr(o->err, "model.layers.0"));
 }
 
+/* The only step may leave weights whose loss is no number: JSON has null for it. */
+static void a_validation_that_is_none(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(RUN("train", "--json", "--threads", "1", "--model", "gpt2-tiny", "--data",
+                                 make_text("small", 40 * 16 + 1), "--batch", "2", "--seq", "16", "--steps", "1",
+                                 "--optimizer", "sgd", "--lr", "1e38", "--clip", "0"),
+                             0);
+    json_t *root = parse(o->out);
+    assert_true(json_is_null(json_object_get(json_object_get(root, "validation"), "loss")));
+    json_decref(root);
+}
+
+/* What is read is not written over; nor is an old log where the run cannot begin. */
+static void logs_that_stay(void **state)
+{
+    (void)state;
+    static const char gpt2[] = "{\"model_type\": \"gpt2\", \"n_layer\": 1, \"n_embd\": 8, \"n_head\": 1}";
+    char config[192], log[192];
+    strcpy(config, make_file("config.json", gpt2, strlen(gpt2)));
+    strcpy(log, make_text("old.jsonl", 400));
+    Outcome *o = expect_code(RUN("train", "--model", config, "--log", config), 2);
+    assert_non_null(strstr(o->err, "written over what is read"));
+    struct stat before, after;
+    assert_int_equal(stat(log, &before), 0);
+    setenv("BRIM_BLAS", "/nonexistent\033[31m", 1);
+    o = expect_code(RUN("train", "--threads", "1", "--model", "gpt2-tiny", SMALL, "--log", log), 1);
+    unsetenv("BRIM_BLAS");
+    assert_non_null(strstr(o->err, "BRIM_BLAS=/nonexistent?[31m"));
+    assert_int_equal(stat(log, &after), 0);
+    assert_true(before.st_size == after.st_size && before.st_ino == after.st_ino);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -277,6 +308,8 @@ int main(void)
         cmocka_unit_test(a_log_that_cannot_be_written),
         cmocka_unit_test(a_log_that_breaks_off),
         cmocka_unit_test(a_loss_that_is_none_stops),
+        cmocka_unit_test(a_validation_that_is_none),
+        cmocka_unit_test(logs_that_stay),
     };
     return cmocka_run_group_tests_name("training by command", tests, make_folder, remove_folder);
 }

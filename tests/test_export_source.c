@@ -69,6 +69,24 @@ static void test_source(void **state)
     assert_error(ERROR_ARGUMENT, "source is NULL");
 }
 
+/* What another model's export left beside a tokenizer would be taken for this one's. */
+static void test_over_another_model(void **state)
+{
+    (void)state;
+    ModelPreset preset = family(MODEL_GPT2);
+    Module *model = model_of(&preset, 1);
+    assert_int_equal(mkdir(at("in"), 0777), 0);
+    assert_int_equal(mkdir(at("out"), 0777), 0);
+    put_text("out/added_tokens.json", "{}");
+    put_text("out/generation_config.json", "{'eos_token_id':1}");
+    put_text("in/config.json", SOURCE);
+    assert_int_equal(export_all(model, &preset), 0); /* brings no tokenizer: what lies there may be meant */
+    assert_int_equal(files_in(at("out")), 4);
+    put_text("in/tokenizer.json", "{'a':1}");
+    assert_int_equal(export_all(model, &preset), 0);
+    assert_int_equal(files_in(at("out")), 3);
+}
+
 /* The tokenizer that it was trained with takes the place of its source's. */
 static void test_another_tokenizer(void **state)
 {
@@ -113,6 +131,6 @@ static void test_another_tokenizer(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_source), TEST(test_another_tokenizer)};
+    const struct CMUnitTest tests[] = {TEST(test_source), TEST(test_over_another_model), TEST(test_another_tokenizer)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -385,6 +385,49 @@ static void test_drawn(void **state)
     assert_int_equal(s.count, 3);
 }
 
+/* Writing in between changes no module's mode, whichever each has; while it writes nothing is dropped. */
+static void test_modes_stay(void **state)
+{
+    (void)state;
+    fill_prompt();
+    ModelPreset preset = small_preset(&(Setting){.family = MODEL_GPT2, .dropout = 0.5f});
+    Module *model = nn_model(&preset);
+    Written w[2] = {0};
+    GenerateOptions o = {.prompt = prompt_ids, .prompt_tokens = 4, .tokens = 6, .written = note};
+    for (int i = 0; i < 2; i++) {
+        o.user = &w[i];
+        nn_train(model);
+        if (i)
+            nn_eval(nn_block(model, 0));
+        assert_int_equal(nn_generate(model, &o), 0);
+        assert_true(nn_is_training(model) && nn_is_training(nn_block(model, 1)));
+        assert_int_equal(nn_is_training(nn_block(model, 0)), !i);
+    }
+    assert_memory_equal(w[0].tokens[0], w[1].tokens[0], 6 * sizeof(int32_t));
+    nn_eval(model);
+    nn_train(nn_block(model, 0));
+    assert_int_equal(nn_generate(model, &o), 0);
+    assert_true(!nn_is_training(model) && nn_is_training(nn_block(model, 0)));
+}
+
+static int too_long(void *config)
+{
+    Module *model = model_of(0);
+    (void)config;
+    return nn_generate(model, &(GenerateOptions){.prompt = prompt_ids, .prompt_tokens = 4, .tokens = 18});
+}
+
+/* What a run would refuse after some tokens, its plan refuses. */
+static void test_plan_of_too_many(void **state)
+{
+    (void)state;
+    Plan plan;
+    fill_prompt();
+    assert_int_equal(plan_script(too_long, NULL, NULL, &plan), ERROR_SHAPE);
+    assert_non_null(strstr(plan.error, "sequence of 21"));
+    plan_free(&plan);
+}
+
 static void test_bad_options(void **state)
 {
     (void)state;
@@ -590,6 +633,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_greedy_is_that_of_the_whole, fresh_context2, leave_context),
         cmocka_unit_test_setup_teardown(test_context, fresh_context, leave_context),
         cmocka_unit_test_setup_teardown(test_drawn, fresh_context2, leave_context),
+        cmocka_unit_test_setup_teardown(test_modes_stay, fresh_context, leave_context),
+        cmocka_unit_test(test_plan_of_too_many),
         cmocka_unit_test_setup_teardown(test_bad_options, fresh_context, leave_context),
         cmocka_unit_test(test_every_event),
         cmocka_unit_test(test_planned_text),

@@ -297,6 +297,8 @@ static void test_wrong_values(void **state)
         {"'attention_dropout': -0.5", "attention_dropout", "-0.5"},
         {"'pretraining_tp': 0", "pretraining_tp", "not 0"},
         {"'hidden_act': 3", "hidden_act must be a string", "not 3"},
+        {"'rope_scaling': {'type': 'linear', 'rope_type': 'llama3', 'factor': 2}", "type is \"linear\"",
+         "keep one"},
         {"'architectures': 'LlamaForCausalLM'", "architectures must be a list", "\"LlamaForCausalLM\""},
         {"'architectures': [3]", "architectures must be a list of strings", ""},
     };

@@ -67,7 +67,7 @@ static void drop_inputs(Attention *a)
     free(a->mask);
 }
 
-/* probs_kept (nprobs), when not NULL, receives the probabilities, which backward may overwrite. */
+/* probs_kept (nprobs), when not NULL, receives the probabilities. */
 static void run_attention(const Kernels *kernels, Attention *a, AttentionKept kept, float *probs_kept,
                           int threads)
 {

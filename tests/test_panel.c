@@ -283,6 +283,22 @@ static void a_long_curve(void **state)
     assert_true(c.last == 2 + (double)(hash32((uint32_t)steps - 1) % 1000) / 1000);
 }
 
+/* A run that goes on has its own losses only, under its own steps. */
+static void a_run_that_goes_on(void **state)
+{
+    (void)state;
+    LossCurve c = {0};
+    PanelState s = usual_state(&c);
+    s.before = 100;
+    for (int i = 0; i < 20; i++)
+        report_curve_add(&c, i < 10 ? 2 : 1);
+    const PanelText *panel = draw(&s, 80, 0, 0);
+    size_t done = strspn(line_of(panel, "step  ") + 6, "=");
+    const char *line = line_of(panel, "loss  ") + 6;
+    size_t spaces = strspn(line, " "), shown = strcspn(line + spaces, " ");
+    assert_true(done > 10 && spaces - done * 100 / 120 <= 1 && spaces + shown <= done + 1 && shown > 1);
+}
+
 /* A loss that is not a number is drawn as one that is not. */
 static void a_loss_that_is_not_finite(void **state)
 {
@@ -354,6 +370,7 @@ int main(void)
         cmocka_unit_test(colour_changes_no_character),
         cmocka_unit_test(numbers_keep_their_places),
         cmocka_unit_test(a_long_curve),
+        cmocka_unit_test(a_run_that_goes_on),
         cmocka_unit_test(a_loss_that_is_not_finite),
         cmocka_unit_test(a_progress_bar),
         cmocka_unit_test(ops_can_be_watched),

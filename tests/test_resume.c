@@ -1,5 +1,6 @@
 /* A run that goes on from a checkpoint is the run that never stopped, to the last bit: four families, levers,
  * optimizers, wherever it was cut; as planned. What is of another run, or damaged, is told. */
+#include "json_support.h"
 #include "resume_support.h"
 
 /* ---- Runs ------------------------------------------------------------------------------------ */
@@ -347,6 +348,58 @@ static void test_same_step_is_replaced(void **state)
     tiny_end(&t);
 }
 
+/* A process dies between the two renames that put a save in the place of one of the same step. */
+static void test_a_replaced_one_comes_back(void **state)
+{
+    (void)state;
+    Tiny t = tiny();
+    CheckpointFound found;
+    tiny_train(&t, at("back"), 2, 1);
+    assert_int_equal(rename(at("back/step-00000002"), at("back/step-00000002.tmp-1-old")), 0);
+    assert_int_equal(mkdir(at("back/step-00000002.tmp-1"), 0777), 0);
+    assert_int_equal(mkdir(at("back/step-00000001.tmp-1-gone"), 0777), 0);
+    int lock = io_lock_checkpoints(at("back"));
+    assert_true(lock >= 0);
+    io_unlock_checkpoints(lock);
+    assert_int_equal(io_find_checkpoint(at("back"), &found), 0);
+    assert_int_equal(found.step, 2);
+    assert_string_equal(found.note, "");
+    assert_false(exists(at("back/step-00000002.tmp-1")) || exists(at("back/step-00000001.tmp-1-gone")));
+    /* Where the new one has the name, the old one is a leftover. */
+    assert_int_equal(mkdir(at("back/step-00000002.tmp-1-old"), 0777), 0);
+    io_unlock_checkpoints(io_lock_checkpoints(at("back")));
+    assert_false(exists(at("back/step-00000002.tmp-1-old")));
+    tiny_end(&t);
+}
+
+/* One that is lost must not be left out in silence. */
+static void test_one_json_allocation_fails(void **state)
+{
+    (void)state;
+    Tiny t = tiny();
+    size_t size;
+    tiny_train(&t, at("json"), 1, 2);
+    char *whole = slurp(at("json/step-00000001/state.json"), &size);
+    int failed = 0;
+    for (int n = 1, passed = 0; !passed; n++) {
+        size_t now;
+        json_fail_nth(n);
+        int status = io_save_checkpoint(at("json"), &t.run);
+        passed = json_fail_pending();
+        json_allow_all();
+        assert_int_equal(json_live, 0);
+        failed += status != 0;
+        error_clear();
+        char *text = slurp(at("json/step-00000001/state.json"), &now);
+        if (now != size || memcmp(text, whole, size))
+            fail_msg("allocation %d: %s", n, text);
+        test_free(text);
+    }
+    test_free(whole);
+    assert_true(failed > 50);
+    tiny_end(&t);
+}
+
 static void test_nothing_there(void **state)
 {
     (void)state;
@@ -585,6 +638,7 @@ int main(void)
         TEST(test_as_if_never_stopped), TEST(test_every_step_a_run),
         TEST(test_levers_may_change),   TEST(test_keep),
         TEST(test_others_files_stay),   TEST(test_same_step_is_replaced),
+        TEST(test_a_replaced_one_comes_back), TEST(test_one_json_allocation_fails),
         TEST(test_nothing_there),       TEST(test_one_run_a_directory),
         TEST(test_of_another_run),      TEST(test_damage),
         TEST(test_allocations_fail),    TEST(test_optimizer_state),

@@ -3,6 +3,7 @@
  * unchanged. */
 #include <math.h>
 
+#include "json_support.h"
 #include "weights_support.h"
 
 /* ---- Models ---------------------------------------------------------------------------------- */
@@ -447,6 +448,40 @@ static void test_no_memory(void **state)
     assert_true(n > 8);
 }
 
+/* One that is lost must not be left out in silence: a field, or a dimension of a shape. */
+static void test_one_json_allocation_fails(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"all/config.json", "all/model.safetensors"};
+    ModelPreset preset = family(MODEL_LLAMA);
+    preset.config.llama.rope_scaling = (RopeScaling){ROPE_SCALING_LLAMA3, 8, 1, 4, 100};
+    Module *model = model_of(&preset, 1);
+    unsigned char *whole[2];
+    size_t size[2], now;
+    int failed = 0;
+    assert_int_equal(save(model, &preset, "all"), 0);
+    for (int i = 0; i < 2; i++)
+        whole[i] = get_file(at(names[i]), &size[i]);
+    for (int n = 1, passed = 0; !passed; n++) {
+        json_fail_nth(n);
+        failed += save(model, &preset, "all") != 0;
+        passed = json_fail_pending();
+        json_allow_all();
+        assert_int_equal(json_live, 0);
+        error_clear();
+        for (int i = 0; i < 2; i++) {
+            unsigned char *text = get_file(at(names[i]), &now);
+            if (now != size[i] || memcmp(text, whole[i], now))
+                fail_msg("allocation %d: %s differs", n, names[i]);
+            test_free(text);
+        }
+        assert_int_equal(files_in(at("all")), 2);
+    }
+    assert_true(failed > 100);
+    for (int i = 0; i < 2; i++)
+        test_free(whole[i]);
+}
+
 /* ---- Where it cannot be saved ---------------------------------------------------------------- */
 
 static void test_bad_places(void **state)
@@ -466,6 +501,19 @@ static void test_bad_places(void **state)
     assert_error(ERROR_ARGUMENT, "F32, F16 or BF16, not I32");
     assert_int_equal(io_save_weights(NULL, &preset, "x", NULL), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "model is NULL");
+    ModelPreset biased = family(MODEL_LLAMA);
+    biased.config.llama.o_bias = 1;
+    assert_int_equal(io_write_config(&biased, at("new/config.json"), SAFETENSORS_F32), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "o_bias but no qkv_bias");
+    biased.config.llama = (LlamaConfig){.qkv_bias = 1, .mlp_bias = 1};
+    assert_int_equal(io_write_config(&biased, at("new/config.json"), SAFETENSORS_F32), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT, "qkv_bias and mlp_bias but no o_bias");
+    /* Where the configuration cannot be there are no weights either. */
+    assert_int_equal(mkdir(at("half"), 0777), 0);
+    assert_int_equal(mkdir(at("half/config.json"), 0777), 0);
+    assert_int_equal(save(model, &preset, "half"), ERROR_FILE);
+    assert_error(ERROR_FILE, "half/config.json");
+    assert_int_equal(files_in(at("half")), 1);
     ModelPreset mlp = family(MODEL_MLP);
     assert_int_equal(io_write_config(&mlp, at("new/config.json"), SAFETENSORS_F32), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "transformers has no mlp");
@@ -483,7 +531,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_every_family), TEST(test_half_precision), TEST(test_gpt2_names),     TEST(test_llama_names),
         TEST(test_bert_names),   TEST(test_refusals),       TEST(test_partial),        TEST(test_books_and_plan),
-        TEST(test_not_twice),    TEST(test_no_memory),      TEST(test_bad_places),
+        TEST(test_not_twice),    TEST(test_no_memory),      TEST(test_one_json_allocation_fails),
+        TEST(test_bad_places),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* state.json of a saved run: as it is, and with the checksum that belongs to it, so that what lies behind the
- * checksum is read too; then compared with a run, and loaded into it. @MODEL@ and @OTHER@ in it are the size
- * and checksum of the tensors' files, which a run wrote; after two bytes 0xFF the input may have a header of
+ * checksum is read too; then compared with a run, and loaded into it. It is given as a whole document; its last
+ * brace comes with the checksum. The strings "@MODEL@" and "@OTHER@" in it are the size and checksum of the
+ * tensors' files, which a run wrote; after two bytes 0xFF the input may have a header of
  * its own for the optimizer's, and after two more that file's bytes. */
 #include <inttypes.h>
 #include <zlib.h>
@@ -58,19 +59,20 @@ static void put_header(Bytes *to, FuzzParts parts)
     to->size = sizeof length + parts.first_size + parts.second_size;
 }
 
-/* The text with what @MODEL@ and @OTHER@ stand for. */
+/* The text with what "@MODEL@" and "@OTHER@" stand for, and without its last brace. */
 static void put_sums(Bytes *to, FuzzParts text, const Bytes *model, const Bytes *other)
 {
-    enum { MARK = 7 };
+    enum { MARK = 9 };
+    size_t end = text.first_size && text.first[text.first_size - 1] == '}' ? text.first_size - 1 : text.first_size;
     to->size = 0;
-    for (size_t i = 0; i < text.first_size && to->size + 64 < sizeof to->at;) {
+    for (size_t i = 0; i < end && to->size + 64 < sizeof to->at;) {
         const uint8_t *at = text.first + i;
-        int marked = text.first_size - i >= MARK;
-        const Bytes *sum = marked && !memcmp(at, "@MODEL@", MARK)   ? model
-                           : marked && !memcmp(at, "@OTHER@", MARK) ? other
-                                                                    : NULL;
+        int marked = end - i >= MARK;
+        const Bytes *sum = marked && !memcmp(at, "\"@MODEL@\"", MARK)   ? model
+                           : marked && !memcmp(at, "\"@OTHER@\"", MARK) ? other
+                                                                        : NULL;
         if (sum)
-            to->size += (size_t)sprintf((char *)to->at + to->size, "\"bytes\": %zu, \"crc32\": %" PRIu32,
+            to->size += (size_t)sprintf((char *)to->at + to->size, "{\"bytes\": %zu, \"crc32\": %" PRIu32 "}",
                                         sum->size, (uint32_t)crc32_z(0, sum->at, sum->size));
         else
             to->at[to->size++] = *at;

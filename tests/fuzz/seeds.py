@@ -20,7 +20,7 @@ def tensors(header, data=b"", pad=0):
     return struct.pack("<Q", len(text)) + text + data
 
 
-WRONG = (None, True, -1, 0, 1 << 40, 0.5, "x", "", [], {}, [None], "\u0130\0 \U0001f600")
+WRONG = (None, True, -1, 0, 1 << 40, (1 << 63) - 1, 0.5, "x", "", [], {}, [None], "\u0130\0 \U0001f600")
 
 
 def twisted(document, most=6):
@@ -279,18 +279,18 @@ STATE = """{"checkpoint": {
 def state():
     crc = zlib.crc32(b"12345678")
     body = (STATE % (crc, crc)).encode()
-    yield body
-    yield body.replace(b'"data"', b'"other"')
-    yield body.replace(b'"bytes": 8', b'"bytes": -1')
+    yield body + b"}"
+    yield body.replace(b'"data"', b'"other"') + b"}"
+    yield body.replace(b'"bytes": 8', b'"bytes": -1') + b"}"
     yield body + b',\n"crc32": "%08x"}\n' % zlib.crc32(body)
-    yield b'{"checkpoint": {}'
+    yield b'{"checkpoint": {}}'
     crc32 = {"bytes": 8, "crc32": crc}
     right = STATE.replace('"random": {"seed": 1', '"random": {"seed": 0').replace("60000", "4")
     for text in twisted(json.loads(right.split(": ", 1)[1] % (crc, crc)), most=10):
-        yield b'{"checkpoint": ' + text.replace(json.dumps(crc32).encode(), b"{@MODEL@}", 1).replace(
-            json.dumps(crc32).encode(), b"{@OTHER@}")
+        yield b'{"checkpoint": ' + text.replace(json.dumps(crc32).encode(), b'"@MODEL@"', 1).replace(
+            json.dumps(crc32).encode(), b'"@OTHER@"') + b"}"
     # With the sizes and checksums that the target's own files have, and with a file of the optimizer's.
-    body = re.sub(r'"bytes": 8, "crc32": [0-9]+', lambda _: "@SUM@", right % (crc, crc))
+    body = re.sub(r'{"bytes": 8, "crc32": [0-9]+}', lambda _: '"@SUM@"', right % (crc, crc)) + "}"
     body = body.replace("@SUM@", "@MODEL@", 1).replace("@SUM@", "@OTHER@", 1).encode()
     yield body
     yield body.replace(b'"threads": 2', b'"threads": 1').replace(b'"data"', b'"no data"')
