@@ -159,11 +159,11 @@ demo: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@$(BUILD)/brim demo
 
-# TEST=name runs one: make test TEST=test_memtrack
+# TEST="name …" runs some: make test TEST=test_memtrack
 test:
 	@CC="$(CC)" tools/deps build run test
 	@$(MAKE) --no-print-directory -j$$(nproc) all tests
-	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(if $(TEST),$(BUILD)/tests/$(TEST),$(TESTS))
+	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(if $(TEST),$(TEST:%=$(BUILD)/tests/%),$(TESTS))
 
 # The slow forms of tests that have one.
 test-full:
@@ -235,7 +235,7 @@ clean:
 help:
 	@echo "make            libraries, command and examples, in $(BUILD)/"
 	@echo "make demo       install what is missing, build, train a tiny LLaMA, show where its memory is"
-	@echo "make test       every test; TEST=test_cli for one"
+	@echo "make test       every test; TEST=\"test_cli test_nn\" for some"
 	@echo "make test-full  the slow forms too"
 	@echo "make test-page  the report page in headless Chromium; KEEP=folder keeps its pictures"
 	@echo "make check      house rules, exported symbols, installation"
