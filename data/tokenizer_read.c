@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../memtrack/printable.h"
 #include "tokenizer_.h"
 
 #define MOST_BYTES ((int64_t)256 << 20)
@@ -24,14 +25,11 @@ ShownText shown(const char *text, size_t length)
             next++; /* whole characters only */
         if (n + (next - at) > most)
             break;
-        if ((unsigned char)text[at] < 32 || text[at] == 127)
-            out.text[n++] = '?';
-        else
-            for (size_t i = at; i < next; i++)
-                out.text[n++] = text[i];
-        at = next;
+        for (; at < next; at++)
+            out.text[n++] = text[at] ? text[at] : '?';
     }
     snprintf(out.text + n, sizeof out.text - n, at < length ? "…\"" : "\"");
+    make_printable(out.text);
     return out;
 }
 
