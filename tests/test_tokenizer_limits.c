@@ -236,6 +236,8 @@ static void hard_places(void **state)
         {PIECES("(a|aa)+[cd]|b", "'" E E A20 "x" E "':1,'y':2"), E E A20 "x" E "by", 2, {1, 2}},
         {PIECES("(a|aa)+[cd]|a", "'" E "':1,'b':2"), E A20 "b" E, 2, {1, 0}},
         {PIECES("(a|aa)+[cd]|(?<=x)b", "'b" A20 "x':1,'" A20 "b':2"), "b" A20 "xb" A20 "b", 2, {1, 2}},
+        {PIECES("z(a|aa)+[cd]|a", "'z':1,'x':2"), "z" A20 "x", 2, {1, 2}},
+        {PIECES(E "(a|aa)+[cd]|a", "'" E "':1,'x':2"), E A20 "x", 2, {1, 2}},
         {PIECES("(a|aa)+[cd]|" E "$", "'" A20 "x':1,'" E "':2"), A20 "x" E, 1, {1}},
         {PIECES("(a|aa)+[cd]", "'" A20 E "':1"), A20 E, 1, {1}},
         {PIECES("(a|aa)+[cd]", "'" A20 "b" A20 "b':1,'b':2"), A20 "b" A20 "b" A20 "cb", 2, {1, 2}},
@@ -246,6 +248,24 @@ static void hard_places(void **state)
         assert_int_equal(tokenizer_encode(t, cases[i].text, strlen(cases[i].text), 0, &ids), 0);
         if (ids.count != cases[i].count || memcmp(ids.ids, cases[i].ids, ids.count * sizeof *ids.ids))
             fail_msg("case %zu: %zu ids, the first %d", i, ids.count, ids.count ? ids.ids[0] : -1);
+        tokenizer_ids_free(t, &ids);
+    }
+}
+
+/* The hard place is the one that matches, after n others and before one of two bytes. */
+static void hard_places_after_others(void **state)
+{
+    (void)state;
+    Tokenizer *t = read_or_fail(BPE(",'pre_tokenizer':{'type':'Split','pattern':{'Regex':'z(?:(a|aa)+[cd]|a)'},"
+                                    "'behavior':'Removed'}"));
+    for (size_t n = 0; n < 70; n++) {
+        char text[256] = "";
+        TokenIds ids = {0};
+        for (size_t i = 0; i < n; i++)
+            strcat(text, i % 5 == 3 ? E : "x");
+        strcat(text, "z" A20 "b");
+        assert_int_equal(tokenizer_encode(t, text, strlen(text), 0, &ids), 0);
+        assert_int_equal(ids.count, 19); /* without the first a, and the last with b */
         tokenizer_ids_free(t, &ids);
     }
 }
@@ -499,6 +519,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(many_classes, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(many_hard_places, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(hard_places, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(hard_places_after_others, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(far_places, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(marks_in_a_row, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(random_marks, make_folder, remove_folder),
