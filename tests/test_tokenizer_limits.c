@@ -252,7 +252,7 @@ static void hard_places(void **state)
     }
 }
 
-/* The hard place is the one that matches, after n others and before one of two bytes. */
+/* The hard place is the one that matches, after n others, some of them of two bytes. */
 static void hard_places_after_others(void **state)
 {
     (void)state;
