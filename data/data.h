@@ -65,8 +65,8 @@ typedef struct TokenOptions { /* what TextOptions has is the same here, counted 
 /* Sequences of `seq` tokens, cut, split, shuffled and masked as in data_text. A .bin is ids and nothing else,
  * little-endian; it is mapped, not read, and must not become shorter. A text is made into ids once, as one
  * string without special tokens around it, and kept in host memory (two or four bytes a token) by all loaders
- * of the tokenizer; the tokenizer may go before them. Ids that the vocabulary does not have are found by the
- * embedding. */
+ * of the tokenizer, which must be one of this context; it may go before them. Ids that the vocabulary does
+ * not have are found by the embedding. */
 BRIM_API Loader *data_tokens(const char *path, const TokenOptions *options);
 /* Of the whole file, both parts and what is left over; 0 for other loaders. */
 BRIM_API int64_t data_token_count(const Loader *loader);

@@ -137,6 +137,16 @@ static int normalize_and_cut(Tokenizer *t, Span piece, int first)
     return between_added(t, &t->normal_added, normal, first, cut);
 }
 
+/* What normalizers and patterns may do to one text. */
+static void begin_text(Tokenizer *t, size_t bytes)
+{
+    t->left = text_most(bytes);
+    for (int i = 0; i < t->normal_count; i++)
+        pattern_begin(t->normals[i].finder.pattern, bytes);
+    for (int i = 0; i < t->split_count; i++)
+        pattern_begin(t->splits[i].finder.pattern, bytes);
+}
+
 int tokenizer_encode(Tokenizer *t, const char *text, size_t bytes, int add_special, TokenIds *out)
 {
     if (!t)
@@ -152,6 +162,7 @@ int tokenizer_encode(Tokenizer *t, const char *text, size_t bytes, int add_speci
         whole = (Span){t->repaired.text, t->repaired.bytes};
     }
     t->out = out;
+    begin_text(t, whole.length);
     if (add_special && ids_add_all(t->context, out, t->before.ids, t->before.count))
         return error_code();
     if (between_added(t, &t->raw_added, whole, 1, normalize_and_cut))

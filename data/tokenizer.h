@@ -58,7 +58,8 @@ BRIM_API void tokenizer_text_free(Tokenizer *tokenizer, TokenText *text);
 
 /* The largest id plus one: what an embedding must have. */
 BRIM_API int64_t tokenizer_vocab(const Tokenizer *tokenizer);
-/* As the file writes it ("Ġthe", "##ing"); NULL for no such id. The tokenizer's. */
+/* As the file writes it ("Ġthe", "##ing"), an added token that is normalized in its normal form; NULL for no
+ * such id. The tokenizer's. */
 BRIM_API const char *tokenizer_token(const Tokenizer *tokenizer, int64_t id);
 BRIM_API int32_t tokenizer_id(const Tokenizer *tokenizer, const char *token); /* -1 for no such token */
 BRIM_API int tokenizer_is_special(const Tokenizer *tokenizer, int64_t id);

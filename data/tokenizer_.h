@@ -72,6 +72,8 @@ typedef struct Pattern Pattern;
 /* Compiles Oniguruma's syntax with PCRE2. NULL with an error raised that begins with `where`. */
 Pattern *pattern_create(Context *context, const char *where, const char *text, size_t length);
 void pattern_free(Pattern *pattern);
+/* What backtracking a text of so many bytes may take from here on, beyond a thousand steps at a place. */
+void pattern_begin(Pattern *pattern, size_t bytes);
 /* The first match in text[from..length): 1 and its place, 0 for none, -1 with an error raised. */
 int pattern_find(Pattern *pattern, const char *text, size_t length, size_t from, size_t *start, size_t *end);
 
@@ -183,6 +185,10 @@ typedef struct Vocabulary {
 
 int32_t vocab_find(const Vocabulary *vocab, const char *token, size_t length); /* -1: none */
 
+/* Hashes are the same everywhere, so a file may hold tokens or pairs that all go to one place. What looks
+ * further than this for a free one is refused on reading; usual files stay below a hundred. */
+enum { MOST_PROBES = 4096 };
+
 typedef struct AddedToken {
     Span content;
     Span found; /* what is searched: the content, normalized if the token is */
@@ -219,6 +225,12 @@ typedef struct Bpe {
     int cuts; /* no token goes over a ▁ that follows something else: such a place parts words */
     int raw;  /* pieces come as bytes, the last split step being ByteLevel */
 } Bpe;
+
+/* Where a pair is looked for first. */
+static inline size_t merge_slot(const Bpe *bpe, uint64_t pair)
+{
+    return (size_t)((pair ^ pair >> 29) * UINT64_C(0x9E3779B97F4A7C15) >> bpe->shift);
+}
 
 typedef struct WordPiece {
     int32_t unknown;
@@ -274,6 +286,7 @@ struct Tokenizer {
     TokenIds *out; /* of the encode that runs */
     TokenText repaired, normal[2], word;
     size_t most; /* bytes that the normalizers, or the decoders, may make of the text at hand */
+    size_t left; /* and the normalizers of all that comes between added tokens */
     Symbol *symbols;
     Candidate *heap;
     size_t symbol_room, heap_room, heap_count; /* in items */

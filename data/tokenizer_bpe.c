@@ -5,11 +5,6 @@
 
 enum { SHORT_WORD = 40 };
 
-static inline size_t merge_slot(const Bpe *bpe, uint64_t pair)
-{
-    return (size_t)((pair ^ pair >> 29) * UINT64_C(0x9E3779B97F4A7C15) >> bpe->shift);
-}
-
 const MergeSlot *bpe_merge(const Bpe *bpe, int32_t left, int32_t right)
 {
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;

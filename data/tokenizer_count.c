@@ -135,6 +135,7 @@ int words_count(Context *context, const char *path, WordCounts *out)
     int64_t bytes = 0;
     Finder finder = {.pattern = pattern_create(context, MAKER, GPT2_PATTERN, strlen(GPT2_PATTERN))};
     char *text = finder.pattern ? file_text(MAKER, path, MOST_TEXT, &bytes) : NULL;
+    pattern_begin(finder.pattern, (size_t)bytes);
     int status = text ? count_lines(context, &finder, (Span){text, (size_t)bytes}, out) : error_code();
     if (text)
         host_free(context, text, (size_t)bytes + 1);

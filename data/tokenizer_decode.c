@@ -252,6 +252,7 @@ int tokenizer_decode(Tokenizer *t, const int32_t *ids, size_t count, int skip_sp
         return error_code();
     t->most = text_most(t->parts[0].bytes + now.count); /* each may get a space */
     for (int i = 0; i < t->decode_count; i++) {
+        pattern_begin(t->decodes[i].finder.pattern, t->parts[now.which].bytes);
         Parts next = {.tokenizer = t, .which = !now.which};
         t->parts[next.which].bytes = 0;
         if (text_reserve(t->context, &t->parts[next.which], 0) || text_reserve(t->context, &t->word, 0) ||

@@ -37,14 +37,19 @@ static int32_t find_or_fail(const Reading *r, size_t rank, Span token)
 }
 
 /* Of pairs that come twice the later one counts, as in the Python package. */
-static void enter(Bpe *bpe, int32_t left, int32_t right, size_t rank, int32_t id)
+static int enter(const Reading *r, int32_t left, int32_t right, size_t rank, int32_t id)
 {
+    const Bpe *bpe = &r->tokenizer->bpe;
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    size_t mask = ((size_t)1 << (64 - bpe->shift)) - 1, at;
-    at = (size_t)((pair ^ pair >> 29) * UINT64_C(0x9E3779B97F4A7C15) >> bpe->shift);
-    while (bpe->merges[at].pair != UINT64_MAX && bpe->merges[at].pair != pair)
+    size_t mask = ((size_t)1 << (64 - bpe->shift)) - 1, at = merge_slot(bpe, pair);
+    for (int probes = 0; bpe->merges[at].pair != UINT64_MAX && bpe->merges[at].pair != pair; probes++) {
+        if (probes == MOST_PROBES)
+            return reading_fail(
+                r, "model.merges: its pairs collide: number %zu is one of thousands in one place", rank);
         at = (at + 1) & mask;
+    }
     bpe->merges[at] = (MergeSlot){pair, (uint32_t)rank, id};
+    return ERROR_NONE;
 }
 
 /* Whether the token has a ▁ behind something else. */
@@ -86,8 +91,7 @@ static int read_merge(const Reading *r, const json_t *item, size_t rank)
         return error_code();
     if (goes_over(whole))
         t->bpe.cuts = 0;
-    enter(&t->bpe, left, right, rank, id);
-    return ERROR_NONE;
+    return enter(r, left, right, rank, id);
 }
 
 static int is_version(const json_t *item)

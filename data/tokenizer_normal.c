@@ -23,18 +23,58 @@ static int form_options(NormalKind kind)
     }
 }
 
-static int add_form(Tokenizer *t, NormalKind kind, const char *text, size_t length, TokenText *out)
+static int combining_class(int32_t code)
+{
+    return utf8proc_get_property(code)->combining_class;
+}
+
+/* Marks in a row by their class, those of one class as they came: a sort by counting. */
+static void order_marks(int32_t *marks, int32_t *spare, size_t count)
+{
+    size_t begins[257] = {0};
+    for (size_t i = 0; i < count; i++)
+        begins[combining_class(marks[i]) + 1]++;
+    for (int i = 1; i < 257; i++)
+        begins[i] += begins[i - 1];
+    for (size_t i = 0; i < count; i++)
+        spare[begins[combining_class(marks[i])]++] = marks[i];
+    memcpy(marks, spare, count * sizeof *marks);
+}
+
+/* As utf8proc_decompose, which exchanges neighbours to order marks: the square of how many come in a row. */
+static utf8proc_ssize_t decompose_long(Span text, utf8proc_option_t options, int32_t *codes, int32_t *spare,
+                                       utf8proc_ssize_t room)
+{
+    utf8proc_ssize_t count = 0;
+    int last = 0; /* for grapheme clusters, which nobody asks for */
+    for (size_t at = 0; at < text.length;) {
+        int32_t code = utf8_next(text.text, &at);
+        utf8proc_ssize_t one = utf8proc_decompose_char(code, codes + count, room - count, options, &last);
+        if (one < 0 || one > room - count)
+            return one < 0 ? one : UTF8PROC_ERROR_OVERFLOW;
+        count += one;
+    }
+    for (utf8proc_ssize_t from = 0, end = 0; from < count; from = end = end + 1) {
+        while (end < count && combining_class(codes[end]))
+            end++;
+        if (end - from > 1)
+            order_marks(codes + from, spare, (size_t)(end - from));
+    }
+    return count;
+}
+
+static int add_form(Tokenizer *t, NormalKind kind, Span text, TokenText *out)
 {
     utf8proc_option_t options = (utf8proc_option_t)form_options(kind);
-    const utf8proc_uint8_t *from = (const utf8proc_uint8_t *)text;
+    const utf8proc_uint8_t *from = (const utf8proc_uint8_t *)text.text;
     utf8proc_int32_t room[256], *codes = room;
     size_t bytes = 0;
-    utf8proc_ssize_t count = utf8proc_decompose(from, (utf8proc_ssize_t)length, codes, 255, options);
-    if (count > 255) { /* it says how many */
-        bytes = ((size_t)count + 1) * sizeof *codes;
+    utf8proc_ssize_t count = utf8proc_decompose(from, (utf8proc_ssize_t)text.length, codes, 255, options);
+    if (count > 255) { /* it says how many, and has not ordered them */
+        bytes = 2 * ((size_t)count + 1) * sizeof *codes;
         if (!(codes = memtrack_host_alloc(t->context->tracker, bytes)))
             return error_raise(ERROR_HOST_MEMORY, "tokenizer: no host memory for %zu bytes", bytes);
-        count = utf8proc_decompose(from, (utf8proc_ssize_t)length, codes, count, options);
+        count = decompose_long(text, options, codes, codes + count + 1, count);
     }
     if (count >= 0)
         count = utf8proc_reencode(codes, count, options);
@@ -63,7 +103,7 @@ static int normalize_form(Tokenizer *t, NormalKind kind, Span in, TokenText *out
             end = next;
         }
         if (text_add(t->context, out, in.text + from, run - from) ||
-            (end > run && add_form(t, kind, in.text + run, end - run, out)))
+            (end > run && add_form(t, kind, (Span){in.text + run, end - run}, out)))
             return error_code();
         from = end;
         if (alone) {
@@ -235,8 +275,11 @@ static int only_above_ascii(NormalKind kind)
 int normalize(Tokenizer *t, Span text, Span *out)
 {
     int which = 0;
+    size_t longest = 0;
     *out = text;
     t->most = text_most(text.length);
+    if (t->most > t->left) /* a text of many pieces has the 4096 bytes that are free once */
+        t->most = t->left;
     for (int i = 0; i < t->normal_count; i++) {
         const NormalStep *step = &t->normals[i];
         if (only_above_ascii(step->kind) && is_ascii(*out))
@@ -247,7 +290,9 @@ int normalize(Tokenizer *t, Span text, Span *out)
             text_too_long(t, to, "normalizers"))
             return error_code();
         *out = (Span){to->text, to->bytes};
+        longest = to->bytes > longest ? to->bytes : longest;
         which = !which;
     }
+    t->left -= longest;
     return ERROR_NONE;
 }

@@ -141,10 +141,28 @@ static int has_mark(const char *text, size_t bytes)
     return 0;
 }
 
+enum { FREE_OBJECTS = 65536, BYTES_AN_OBJECT = 16 };
+
+/* jansson takes 80 bytes for each byte of {},{},{}: more objects than a tokenizer.json could use are not
+ * parsed. One has an object for each added token, of a hundred bytes and more; those in texts are counted
+ * too. */
+static int too_many_objects(const char *file, const char *text, size_t bytes)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < bytes; i++)
+        count += text[i] == '{';
+    if (count <= bytes / BYTES_AN_OBJECT + FREE_OBJECTS)
+        return ERROR_NONE;
+    return error_raise(ERROR_DATA, "%s: %zu times { in %zu bytes; a tokenizer.json has few objects", file,
+                       count, bytes);
+}
+
 /* The caller's to decref. */
 static json_t *parse(const char *file, const char *text, size_t bytes)
 {
     json_error_t error = {.line = -1};
+    if (too_many_objects(file, text, bytes))
+        return NULL;
     json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
     if (json_is_object(root))
         return root;

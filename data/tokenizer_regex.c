@@ -6,10 +6,14 @@
  *   \h \H      Oniguruma's hexadecimal digit, PCRE2's horizontal space
  *   \p{L} …    PCRE2 10.42 knows Unicode 14, the package 16: the newer characters are added
  *   \p{Han}    Oniguruma's script, PCRE2's script extensions
+ *   \v         Oniguruma's U+000B, PCRE2's vertical space
  *
- * A match that backtracks too much is an error, not a wait: see STEPS_MAX.
+ * A match that backtracks too much is an error, not a wait, and so is a text at whose places many do: see
+ * STEPS_MAX.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
+#include <ctype.h>
+
 #include <pcre2.h>
 
 #include "tokenizer_.h"
@@ -17,7 +21,11 @@
 
 enum {
     PATTERN_BYTES = 1 << 16,
+    REWRITTEN_BYTES = 1 << 20, /* PCRE2 takes four times that to read it */
+    STEPS_FEW = 1 << 10,       /* of backtracking at one place: what is within it is not counted */
     STEPS_MAX = 4 * 1000 * 1000,
+    STEPS_TEXT = 16 * STEPS_MAX, /* at all places of a text together, and STEPS_BYTE for each of its bytes */
+    STEPS_BYTE = 64,
     STACK_MIN = 32 << 10,
     STACK_MAX = 8 << 20,
     BLOCK_HEAD = 64
@@ -30,7 +38,8 @@ struct Pattern {
     pcre2_jit_stack *stack;
     pcre2_code *code;
     pcre2_match_data *match;
-    int compiled; /* to machine code */
+    int compiled;            /* to machine code */
+    uint64_t spent, allowed; /* steps over the text at hand */
 };
 
 /* ---- Memory: PCRE2's blocks are in the host ledger, each with its size before it --------------- */
@@ -143,12 +152,61 @@ static int put_edge(Rewrite *r, int edge)
     return put(r, "))");
 }
 
+static char char_at(const Rewrite *r, size_t at)
+{
+    return at < r->length ? r->text[at] : '\0';
+}
+
+/* An escape that one of the two takes for something else; NULL for none. */
+static const char *other_escape(const Rewrite *r)
+{
+    char kind = r->text[r->at + 1], next = char_at(r, r->at + 2);
+    switch (kind) {
+    case 'V':
+        return "\\V";
+    case 'Q':
+    case 'E':
+        return "\\Q or \\E";
+    case 'G': /* what is looked at place by place has no one beginning */
+        return "\\G";
+    case 'c':
+        return "\\c";
+    case 'N':
+        return next == '{' ? "\\N{" : NULL;
+    case 'g':
+    case 'k':
+        return next == '<' || next == '\'' ? NULL : "a \\g or \\k without <";
+    case 'x': /* a byte to Oniguruma, a character to PCRE2 */
+        return next && strchr("89abcdefABCDEF", next) && isxdigit((unsigned char)char_at(r, r->at + 3))
+                   ? "a \\x of a byte above 7f"
+                   : NULL;
+    default:
+        return NULL;
+    }
+}
+
+/* As it is; \x{…} and \o{…} whole, for their braces are no interval. */
+static int copy_escape(Rewrite *r)
+{
+    size_t from = r->at, end = from + 2;
+    char kind = r->text[from + 1];
+    if ((kind == 'x' || kind == 'o') && char_at(r, end) == '{') {
+        const char *close = memchr(r->text + end, '}', r->length - end);
+        end = close ? (size_t)(close + 1 - r->text) : end;
+    }
+    r->at = end;
+    return text_add(r->context, &r->out, r->text + from, end - from);
+}
+
 static int rewrite_escape(Rewrite *r)
 {
     static const CodeRanges none = {NULL, 0};
     if (r->at + 1 >= r->length)
         return refuse(r, "a \\ at its end");
     char kind = r->text[r->at + 1];
+    const char *other = other_escape(r);
+    if (other)
+        return refuse(r, other);
     r->at += 2;
     switch (kind) {
     case 's':
@@ -169,6 +227,8 @@ static int rewrite_escape(Rewrite *r)
         return put_members(r, "[", "0-9a-fA-F", none);
     case 'H':
         return r->in_class ? refuse(r, "\\H inside a class") : put_members(r, "[^", "0-9a-fA-F", none);
+    case 'v':
+        return put(r, "\\x{b}");
     case 'p':
     case 'P':
         return rewrite_property(r, kind == 'P');
@@ -179,10 +239,7 @@ static int rewrite_escape(Rewrite *r)
         /* fall through */
     default:
         r->at -= 2;
-        if (text_add(r->context, &r->out, r->text + r->at, 2))
-            return error_code();
-        r->at += 2;
-        return ERROR_NONE;
+        return copy_escape(r);
     }
 }
 
@@ -195,21 +252,42 @@ static int check_group(Rewrite *r)
         return refuse(r, "(*");
     if (left < 3 || from[1] != '?')
         return ERROR_NONE;
-    size_t i = 2;
-    while (i < left && (from[i] == 'i' || from[i] == 'x' || from[i] == '-'))
-        i++;
-    if (i < left && (from[i] == ':' || from[i] == ')' || (i == 2 && strchr("=!<>", from[i]))))
+    if (memchr("=!<>:", from[2], 5))
         return ERROR_NONE;
-    return refuse(r, "a group other than (?: (?= (?! (?< (?> (?i");
+    size_t i = 2;
+    while (i < left && (from[i] == 'i' || from[i] == '-'))
+        i++;
+    if (i < left && from[i] == ':')
+        return ERROR_NONE;
+    if (i == 2 || i == left || from[i] != ')')
+        return refuse(r, "a group other than (?: (?= (?! (?< (?> (?i:");
+    /* to Oniguruma the a(?i)b|c is a(?i:b|c), to PCRE2 a(?i:b)|(?i:c) */
+    return r->at ? refuse(r, "an option like (?i) elsewhere than at its beginning") : ERROR_NONE;
 }
 
-/* {n,m} at `at`: whether a + follows it, which Oniguruma takes for "once or more", PCRE2 for "possessive". */
-static int interval_plus(const Rewrite *r)
+static size_t skip_digits(const Rewrite *r, size_t at)
 {
-    size_t i = r->at + 1;
-    while (i < r->length && ((r->text[i] >= '0' && r->text[i] <= '9') || r->text[i] == ','))
-        i++;
-    return i > r->at + 1 && i + 1 < r->length && r->text[i] == '}' && r->text[i + 1] == '+';
+    while (char_at(r, at) >= '0' && char_at(r, at) <= '9')
+        at++;
+    return at;
+}
+
+/* {n,m} at `at`, where one of the two takes it or what follows for something else; NULL for none. To
+ * Oniguruma {,n} is {0,n}, {n}? is (?:{n})?, and {n,m}+ comes once or more. */
+static const char *other_interval(const Rewrite *r)
+{
+    size_t from = r->at + 1, low = skip_digits(r, from), end = low;
+    int comma = char_at(r, low) == ',';
+    if (comma)
+        end = skip_digits(r, low + 1);
+    int has_low = low > from, has_high = comma && end > low + 1;
+    if (char_at(r, end) != '}' || (!has_low && !has_high)) /* letters */
+        return NULL;
+    if (!has_low)
+        return "{,n}";
+    if (char_at(r, end + 1) == '+')
+        return "{…}+";
+    return !comma && char_at(r, end + 1) == '?' ? "{n}?" : NULL;
 }
 
 static int rewrite_one(Rewrite *r)
@@ -231,11 +309,25 @@ static int rewrite_one(Rewrite *r)
             return refuse(r, "a class that begins with ]");
     } else if (c == '(' && check_group(r)) {
         return error_code();
-    } else if (c == '{' && interval_plus(r)) {
-        return refuse(r, "{…}+");
+    } else if (c == '{' && other_interval(r)) {
+        return refuse(r, other_interval(r));
     }
     r->at++;
     return text_add(r->context, &r->out, &c, 1);
+}
+
+static int rewrite_all(Rewrite *r)
+{
+    while (r->at < r->length) {
+        if (rewrite_one(r))
+            return error_code();
+        if (r->out.bytes > REWRITTEN_BYTES)
+            return error_raise(ERROR_DATA,
+                               "%s: the pattern has too many classes (as \\w and \\b): %zu of its %zu bytes "
+                               "become more than %d",
+                               r->where, r->at, r->length, REWRITTEN_BYTES);
+    }
+    return ERROR_NONE;
 }
 
 /* ---- Compiling ------------------------------------------------------------------------------- */
@@ -248,9 +340,10 @@ static int compile(Pattern *p, const Rewrite *r)
     if (!rules)
         return error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the pattern", r->where);
     pcre2_set_newline(rules, PCRE2_NEWLINE_LF);
-    p->code =
-        pcre2_compile((PCRE2_SPTR)r->out.text, r->out.bytes,
-                      PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &number, &at, rules);
+    p->code = pcre2_compile((PCRE2_SPTR)r->out.text, r->out.bytes,
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C |
+                                PCRE2_USE_OFFSET_LIMIT,
+                            &number, &at, rules);
     pcre2_compile_context_free(rules);
     if (p->code)
         return ERROR_NONE;
@@ -268,7 +361,7 @@ static int prepare(Pattern *p, const char *where)
     p->limits = pcre2_match_context_create(p->memory);
     if (!p->match || !p->limits)
         return error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the pattern", where);
-    pcre2_set_match_limit(p->limits, STEPS_MAX);
+    pcre2_set_match_limit(p->limits, STEPS_FEW);
     p->compiled = pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE) == 0;
     /* without: the interpreter, slower and with the same results */
     if (p->compiled && !(p->stack = pcre2_jit_stack_create(STACK_MIN, STACK_MAX, p->memory)))
@@ -292,11 +385,11 @@ Pattern *pattern_create(Context *context, const char *where, const char *text, s
         return NULL;
     }
     p->context = context;
+    pattern_begin(p, 0);
     p->memory = pcre2_general_context_create(pcre_alloc, pcre_free, context);
     int status = p->memory ? text_reserve(context, &r.out, length)
                            : error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the pattern", where);
-    while (!status && r.at < length)
-        status = rewrite_one(&r);
+    status = status ? status : rewrite_all(&r);
     status = status ? status : compile(p, &r);
     status = status ? status : prepare(p, where);
     text_free(context, &r.out);
@@ -321,22 +414,91 @@ void pattern_free(Pattern *p)
 
 /* ---- Matching -------------------------------------------------------------------------------- */
 
+void pattern_begin(Pattern *p, size_t bytes)
+{
+    if (!p)
+        return;
+    p->spent = 0;
+    p->allowed = STEPS_TEXT + (uint64_t)STEPS_BYTE * bytes;
+}
+
+static int match(Pattern *p, Span text, size_t from)
+{
+    PCRE2_SPTR subject = (PCRE2_SPTR)text.text;
+    return p->compiled
+               ? pcre2_jit_match(p->code, subject, text.length, from, PCRE2_NO_UTF_CHECK, p->match, p->limits)
+               : pcre2_match(p->code, subject, text.length, from, PCRE2_NO_UTF_CHECK, p->match, p->limits);
+}
+
+/* A match that begins in at … at + ahead, of no more than so many steps at each place. */
+static int match_within(Pattern *p, Span text, size_t at, size_t ahead, uint32_t steps)
+{
+    size_t left = text.length - at;
+    pcre2_set_match_limit(p->limits, steps);
+    pcre2_set_offset_limit(p->limits, at + (ahead < left ? ahead : left));
+    int got = match(p, text, at);
+    pcre2_set_match_limit(p->limits, STEPS_FEW);
+    pcre2_set_offset_limit(p->limits, PCRE2_UNSET);
+    return got;
+}
+
+/* At one place, where a few steps were not enough: with more and more. PCRE2 does not say how many it took,
+ * so those are counted that were too few. */
+static int match_longer(Pattern *p, Span text, size_t at)
+{
+    int got = PCRE2_ERROR_MATCHLIMIT;
+    for (uint32_t steps = STEPS_FEW; got == PCRE2_ERROR_MATCHLIMIT && steps < STEPS_MAX;) {
+        p->spent += steps;
+        if (p->spent > p->allowed)
+            break;
+        steps = steps < STEPS_MAX / 4 ? 4 * steps : STEPS_MAX;
+        got = match_within(p, text, at, 0, steps);
+    }
+    return got;
+}
+
+/* PCRE2's limit is for each place where a match may begin, so a search over many of them goes in parts: from
+ * `at` up to the next place that needs more than a few steps, then that one alone. */
+static int match_in_parts(Pattern *p, Span text, size_t at)
+{
+    for (size_t ahead = 0;;) {
+        int got = match_within(p, text, at, ahead, STEPS_FEW), hard = got == PCRE2_ERROR_MATCHLIMIT;
+        if (hard && ahead) {
+            ahead /= 2;
+            continue;
+        }
+        if (hard)
+            got = match_longer(p, text, at);
+        if (got != PCRE2_ERROR_NOMATCH || ahead >= text.length - at)
+            return got;
+        at += ahead + 1;
+        while (at < text.length && ((unsigned char)text.text[at] & 0xC0) == 0x80)
+            at++;
+        ahead = hard ? 0 : 2 * ahead + 1;
+    }
+}
+
+static int no_match(const Pattern *p, int got, size_t from, size_t length)
+{
+    char why[120] = "";
+    pcre2_get_error_message(got, (PCRE2_UCHAR *)why, sizeof why);
+    if (got == PCRE2_ERROR_MATCHLIMIT && p->spent > p->allowed)
+        snprintf(why, sizeof why, "it backtracks at too many places of the text");
+    error_raise(got == PCRE2_ERROR_NOMEMORY ? ERROR_HOST_MEMORY : ERROR_DATA,
+                "tokenizer: its pattern gives up near byte %zu of a piece of %zu bytes: %s", from, length,
+                why);
+    return -1;
+}
+
 int pattern_find(Pattern *p, const char *text, size_t length, size_t from, size_t *start, size_t *end)
 {
-    PCRE2_SPTR subject = (PCRE2_SPTR)text;
-    int got = p->compiled
-                  ? pcre2_jit_match(p->code, subject, length, from, PCRE2_NO_UTF_CHECK, p->match, p->limits)
-                  : pcre2_match(p->code, subject, length, from, PCRE2_NO_UTF_CHECK, p->match, p->limits);
+    int got = match(p, (Span){text, length}, from);
+    if (got == PCRE2_ERROR_MATCHLIMIT)
+        got = match_in_parts(p, (Span){text, length}, from);
     if (got == PCRE2_ERROR_NOMATCH)
         return 0;
-    if (got < 0) {
-        char why[120] = "";
-        pcre2_get_error_message(got, (PCRE2_UCHAR *)why, sizeof why);
-        error_raise(got == PCRE2_ERROR_NOMEMORY ? ERROR_HOST_MEMORY : ERROR_DATA,
-                    "tokenizer: its pattern gives up near byte %zu of a piece of %zu bytes: %s", from, length,
-                    why);
-        return -1;
-    }
+    if (got < 0)
+        return no_match(p, got, from, length);
     const PCRE2_SIZE *place = pcre2_get_ovector_pointer(p->match);
     *start = place[0];
     *end = place[1] < place[0] ? place[0] : place[1]; /* \K in a lookahead */

@@ -2,7 +2,7 @@
  * of steps. */
 #include "tokenizer_.h"
 
-enum { MOST_DEPTH = 8 };
+enum { MOST_DEPTH = 8, MOST_GROWING = 4 };
 
 typedef int (*ReadOne)(const Reading *r, const json_t *object, const char *type);
 
@@ -142,6 +142,27 @@ static int read_normal(const Reading *r, const json_t *object, const char *type)
 
 /* ---- Pre-tokenizers -------------------------------------------------------------------------- */
 
+static int grows(SplitKind kind)
+{
+    return kind == SPLIT_BYTES || kind == SPLIT_SPACE || kind == SPLIT_METASPACE;
+}
+
+/* Bytes above ASCII double at each step that writes them as letters: 32 of those would make 4 GiB of one. */
+static int grows_too_often(const Reading *r, SplitKind kind)
+{
+    const Tokenizer *t = r->tokenizer;
+    int before = 0;
+    for (int i = 0; i < t->split_count; i++)
+        before += grows(t->splits[i].kind);
+    if (!grows(kind) || before < MOST_GROWING)
+        return 0;
+    reading_fail(r,
+                 "pre_tokenizer: more than %d steps that make a text longer are refused (a Metaspace is one, "
+                 "a ByteLevel too, with add_prefix_space two)",
+                 MOST_GROWING);
+    return 1;
+}
+
 static SplitStep *add_split(const Reading *r, SplitKind kind, Behavior behavior)
 {
     Tokenizer *t = r->tokenizer;
@@ -149,6 +170,8 @@ static SplitStep *add_split(const Reading *r, SplitKind kind, Behavior behavior)
         too_many(r, "pre_tokenizer");
         return NULL;
     }
+    if (grows_too_often(r, kind))
+        return NULL;
     t->splits[t->split_count] = (SplitStep){.kind = kind, .behavior = behavior};
     return &t->splits[t->split_count++];
 }
@@ -274,11 +297,22 @@ static int known_id(const Reading *r, const json_t *value, int32_t *id)
     return ERROR_NONE;
 }
 
+enum { MOST_SPECIAL = 4096 };
+
+static int too_many_special(const Reading *r)
+{
+    return reading_fail(r, "post_processor: more than %d ids around a text are refused", MOST_SPECIAL);
+}
+
 /* A later processor's ids go around those of the ones before it. */
 static int wrap(const Reading *r, const TokenIds *before, const TokenIds *after)
 {
     Tokenizer *t = r->tokenizer;
     TokenIds old = t->before, joined = {0};
+    if (old.count + before->count > MOST_SPECIAL || t->after.count + after->count > MOST_SPECIAL)
+        return too_many_special(r);
+    if (!before->count) /* thousands of processors may add nothing, or behind the text alone */
+        return ids_add_all(t->context, &t->after, after->ids, after->count);
     if (ids_add_all(t->context, &joined, before->ids, before->count) ||
         ids_add_all(t->context, &joined, old.ids, old.count)) {
         ids_free(t->context, &joined);
@@ -289,8 +323,6 @@ static int wrap(const Reading *r, const TokenIds *before, const TokenIds *after)
     return ids_add_all(t->context, &t->after, after->ids, after->count);
 }
 
-enum { MOST_SPECIAL = 4096 };
-
 static int template_token(const Reading *r, const json_t *object, const json_t *token, TokenIds *to)
 {
     const char *name = json_string_value(json_object_get(token, "id"));
@@ -299,7 +331,7 @@ static int template_token(const Reading *r, const json_t *object, const json_t *
     if (!name || !json_is_array(ids))
         return reading_fail(r, "post_processor: single has a SpecialToken that special_tokens lacks");
     if (json_array_size(ids) > MOST_SPECIAL - to->count) /* a file of n bytes could ask for n x n */
-        return reading_fail(r, "post_processor: more than %d ids around a text are refused", MOST_SPECIAL);
+        return too_many_special(r);
     for (size_t i = 0; i < json_array_size(ids); i++) {
         int32_t id = 0;
         if (known_id(r, json_array_get(ids, i), &id) || ids_add(r->tokenizer->context, to, id))
@@ -431,6 +463,7 @@ static int normalize_added(const Reading *r)
         token->found = token->content;
         if (!token->normalized)
             continue;
+        t->left = text_most(token->content.length);
         if (normalize(t, token->content, &token->found))
             return error_code();
         if (!token->found.length)

@@ -164,22 +164,25 @@ static int queue_fresh(Trainer *t)
 
 /* ---- Merging --------------------------------------------------------------------------------- */
 
+/* One pass: a word may be a whole line, and a merge may come at every other place of it. */
 static int merge_word(Trainer *t, int32_t word, int32_t left, int32_t right, int32_t merged)
 {
-    int32_t *s = t->symbols + t->begins[word], n = t->lengths[word];
-    for (int32_t i = 0; i + 1 < n; i++) {
-        if (s[i] != left || s[i + 1] != right)
+    int32_t *s = t->symbols + t->begins[word], n = t->lengths[word], to = 0;
+    for (int32_t from = 0; from < n; to++) {
+        if (from + 1 == n || s[from] != left || s[from + 1] != right) {
+            s[to] = s[from++];
             continue;
-        if (i > 0 && (pair_change(t, s[i - 1], left, -1, word) || pair_change(t, s[i - 1], merged, 1, word)))
+        }
+        if (to > 0 &&
+            (pair_change(t, s[to - 1], left, -1, word) || pair_change(t, s[to - 1], merged, 1, word)))
             return error_code();
-        s[i] = merged;
-        n--;
-        memmove(s + i + 1, s + i + 2, (size_t)(n - i - 1) * sizeof *s);
-        if (i + 1 < n &&
-            (pair_change(t, right, s[i + 1], -1, word) || pair_change(t, merged, s[i + 1], 1, word)))
+        s[to] = merged;
+        from += 2;
+        if (from < n &&
+            (pair_change(t, right, s[from], -1, word) || pair_change(t, merged, s[from], 1, word)))
             return error_code();
     }
-    t->lengths[word] = n;
+    t->lengths[word] = to;
     return ERROR_NONE;
 }
 

@@ -15,14 +15,20 @@ int32_t vocab_find(const Vocabulary *vocab, const char *token, size_t length)
     }
 }
 
-static void vocab_enter(Vocabulary *vocab, int32_t id)
+static int vocab_enter(const Reading *r, int32_t id)
 {
+    const Vocabulary *vocab = &r->tokenizer->vocab;
     const VocabEntry *entry = &vocab->entries[id];
     uint64_t hash = hash_bytes(entry->text, entry->length);
     size_t at = (size_t)hash & vocab->mask;
-    while (vocab->slots[at].id >= 0)
+    for (int probes = 0; vocab->slots[at].id >= 0; probes++) {
+        if (probes == MOST_PROBES)
+            return reading_fail(r, "model.vocab: its tokens collide: %s is one of thousands in one place",
+                                shown(entry->text, entry->length).text);
         at = (at + 1) & vocab->mask;
+    }
     vocab->slots[at] = (VocabSlot){(uint32_t)(hash >> 32), id};
+    return ERROR_NONE;
 }
 
 /* Ids may have holes, but what is kept for them must be in proportion to the file. */
@@ -68,7 +74,8 @@ static int fill(const Reading *r, const json_t *vocab)
         length = text.length;
         v->entries[id] = (VocabEntry){.text = text.text, .length = (uint32_t)length};
         v->longest = length > v->longest ? length : v->longest;
-        vocab_enter(v, id);
+        if (vocab_enter(r, id))
+            return error_code();
     }
     return ERROR_NONE;
 }

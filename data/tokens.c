@@ -203,6 +203,15 @@ static int tokens_options(TokenOptions *o)
     return o->mask_probability > 0 ? special_ids(o) : ERROR_NONE;
 }
 
+/* Its ids are kept with it: those of a plan are a count alone, and the books are those of its context. */
+static int tokenizer_is_here(const Tokenizer *tokenizer)
+{
+    if (!tokenizer || tokenizer->context == context_here())
+        return 1;
+    error_raise(ERROR_STATE, MAKER ": this tokenizer was read in another context; read it here");
+    return 0;
+}
+
 /* ---- The loader ------------------------------------------------------------------------------ */
 
 static Loader *tokens_loader(TokenSource *source, const TokenOptions *o, const TextCut *cut)
@@ -236,6 +245,14 @@ static Loader *tokens_loader(TokenSource *source, const TokenOptions *o, const T
     return loader_create(&setup, set);
 }
 
+static int has_no_tokens(const char *path, const TokenOptions *o, const TokenSource *source)
+{
+    if (!o->tokenizer || source->count)
+        return ERROR_NONE;
+    return error_raise(ERROR_DATA,
+                       MAKER ": %s has no tokens (it is empty, or the tokenizer knows nothing of it)", path);
+}
+
 Loader *data_tokens(const char *path, const TokenOptions *options)
 {
     TokenOptions o = options ? *options : (TokenOptions){0};
@@ -248,7 +265,8 @@ Loader *data_tokens(const char *path, const TokenOptions *options)
                         .mask_probability = o.mask_probability,
                         .max_samples = o.max_samples};
     if (!text_options_valid(MAKER, path, &same) ||
-        !loader_options(MAKER, &o.batch, 8, &o.accumulate, o.max_samples) || tokens_options(&o))
+        !loader_options(MAKER, &o.batch, 8, &o.accumulate, o.max_samples) ||
+        !tokenizer_is_here(o.tokenizer) || tokens_options(&o))
         return NULL;
     TokenSource *source = get_source(path, &o);
     if (!source)
@@ -259,7 +277,9 @@ Loader *data_tokens(const char *path, const TokenOptions *options)
                    .length = source->count,
                    .stride = masked ? (int64_t)o.seq - 2 : o.seq,
                    .extra = masked ? 0 : 1};
-    Loader *loader = text_cut(path, &same, &cut) ? NULL : tokens_loader(source, &o, &cut);
+    Loader *loader = has_no_tokens(path, &o, source) || text_cut(path, &same, &cut)
+                         ? NULL
+                         : tokens_loader(source, &o, &cut);
     token_source_release(context_here(), source);
     return loader;
 }

@@ -135,6 +135,30 @@ static void test_meta(void **state)
     context_destroy(context_use(outside));
 }
 
+/* A plan's ids are a count alone: a tokenizer that was in one must not bring them to a run, nor its memory. */
+static void test_tokenizer_of_another_context(void **state)
+{
+    (void)state;
+    const char *path = some_text();
+    Tokenizer *t = tokenizer_read(TOKENIZER);
+    Context *outside = context_use(context_create(&(ContextOptions){.meta = 1, .threads = 1}));
+    assert_null(data_tokens(path, &(TokenOptions){.seq = 33, .tokenizer = t}));
+    assert_error(ERROR_STATE, "data_tokens", "read in another context; read it here");
+    context_destroy(context_use(outside));
+    assert_non_null(data_next(data_tokens(path, &(TokenOptions){.seq = 33, .tokenizer = t})));
+}
+
+static void test_no_tokens(void **state)
+{
+    (void)state;
+    static const char json[] = "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"x\":0},\"merges\":[]}}";
+    Tokenizer *t = tokenizer_read(write_file("x.json", json, sizeof json - 1));
+    assert_null(data_tokens(write_file("a.txt", "aaaa", 4), &(TokenOptions){.seq = 2, .tokenizer = t}));
+    assert_error(ERROR_DATA, "a.txt has no tokens", "or the tokenizer knows nothing of it");
+    assert_null(data_tokens(write_file("a.bin", "", 0), &(TokenOptions){.seq = 2, .vocab = 9}));
+    assert_error(ERROR_DATA, "a.bin is empty");
+}
+
 static void test_masked(void **state)
 {
     (void)state;
@@ -246,6 +270,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bin_is_not_read, begin, end),
         cmocka_unit_test_setup_teardown(test_text, begin, end),
         cmocka_unit_test_setup_teardown(test_meta, begin, end),
+        cmocka_unit_test_setup_teardown(test_tokenizer_of_another_context, begin, end),
+        cmocka_unit_test_setup_teardown(test_no_tokens, begin, end),
         cmocka_unit_test_setup_teardown(test_masked, begin, end),
         cmocka_unit_test_setup_teardown(test_wrong, begin, end),
         cmocka_unit_test_setup_teardown(test_ids_beyond_the_vocabulary, begin, end),

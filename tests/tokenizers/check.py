@@ -116,7 +116,7 @@ def main():
         same_training(words[:size], vocab, min_count)
     if options.speed:
         plain = "".join(t for t in texts if t.isascii())[:2000000]
-        for name in ("gpt2", "anthropic", "llama3", "llama2", "minilm"):
+        for name in ("gpt2", "anthropic", "llama3", "qwen2", "llama2", "minilm"):
             for text in (plain, words[:2000000]):
                 if os.path.exists(f"{options.folder}/{name}.json"):
                     speed(f"{options.folder}/{name}.json", [text[i:i + 4000] for i in range(0, len(text), 4000)])
