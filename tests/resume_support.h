@@ -84,6 +84,11 @@ static inline char *slurp(const char *path, size_t *size)
     return bytes;
 }
 
+static inline int exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
 static inline int same_file(const char *a, const char *b)
 {
     size_t n, m;
