@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
+#include <sys/prctl.h>
 
 #include "drift.h"
 #include "soak_run.h"
@@ -360,15 +361,16 @@ static void prepare_phases(void)
 
 /* malloc's cache of freed blocks fills for hours and counts as given: without it every byte that is given is
  * in use. Its one heap is not given back, so that what is touched of it stays. It is set before a process
- * begins. */
+ * begins. Huge pages would be resident beyond what is touched, whenever the kernel finds one. */
 static void with_plain_malloc(char **argv)
 {
-    if (getenv("GLIBC_TUNABLES"))
+    static const char plain[] = "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1:"
+                                "glibc.malloc.mmap_threshold=1048576:glibc.malloc.trim_threshold=1073741824";
+    const char *now = getenv("GLIBC_TUNABLES");
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+    if (now && !strcmp(now, plain))
         return;
-    setenv("GLIBC_TUNABLES",
-           "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1048576:"
-           "glibc.malloc.trim_threshold=1073741824",
-           1);
+    setenv("GLIBC_TUNABLES", plain, 1);
     execv("/proc/self/exe", argv);
 }
 

@@ -78,26 +78,31 @@ static inline void __attribute__((format(printf, 2, 3))) watch_fail(Watch *watch
     va_end(arguments);
 }
 
-/* The number after a key in a file of /proc; 0 where there is none. Without stdio, which would take memory.
- */
-static inline uint64_t watch_number(const char *path, const char *key)
+/* The sum of the numbers after one or two keys in a file of /proc, read at once; 0 where there is none.
+ * Without stdio, which would take memory. */
+static inline uint64_t watch_numbers(const char *path, const char *key, const char *second)
 {
     char text[4096];
+    uint64_t sum = 0;
     int file = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t bytes = file < 0 ? 0 : read(file, text, sizeof text - 1);
     if (file >= 0)
         close(file);
     text[bytes > 0 ? bytes : 0] = '\0';
-    const char *line = strstr(text, key);
-    return line ? strtoull(line + strlen(key), NULL, 10) : 0;
+    for (int i = 0; i < 2 && key; i++, key = second) {
+        const char *line = strstr(text, key);
+        sum += line ? strtoull(line + strlen(key), NULL, 10) : 0;
+    }
+    return sum;
 }
 
+/* Pages that were swapped out are its own still. */
 static inline Process watch_process(void)
 {
     Process p = {.tracked = memtrack_process_live(),
                  .heap = mallinfo2().uordblks + mallinfo2().hblkhd,
-                 .own = 1024 * watch_number("/proc/self/smaps_rollup", "\nAnonymous:"),
-                 .threads = (int)watch_number("/proc/self/status", "\nThreads:")};
+                 .own = 1024 * watch_numbers("/proc/self/smaps_rollup", "\nAnonymous:", "\nSwap:"),
+                 .threads = (int)watch_numbers("/proc/self/status", "\nThreads:", NULL)};
     for (int file = 0; file < 1024; file++)
         p.files += fcntl(file, F_GETFD) >= 0;
     return p;

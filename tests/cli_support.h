@@ -59,7 +59,7 @@ static inline Outcome *run_command(const char **arguments)
         dup2(nothing, 0);
         dup2(fileno(out), 1);
         dup2(fileno(err), 2);
-        unsetenv("OPENBLAS_CORETYPE");
+        command_environment();
         alarm(RUN_SECONDS);
         execv(arguments[0], (char **)(uintptr_t)arguments);
         _exit(127);

@@ -1,11 +1,31 @@
 /* See count.h. memtrack_fail_nth is wrapped by the linker, so that every test that fails an allocation is
- * counted without saying so. */
+ * counted without saying so. And, since every test has this file, how each begins. */
+#include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "../memtrack/memtrack.h"
 #include "count.h"
+
+/* As from a shell, whatever starts the tests: ignored and blocked signals would be inherited by the commands
+ * that tests send signals to, and a file that is opened first would be the standard output. */
+static void __attribute__((constructor)) begin(void)
+{
+    static const int signals[] = {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGPIPE, SIGALRM, SIGCHLD};
+    sigset_t none;
+    int file;
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
+        signal(signals[i], SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    while ((file = open("/dev/null", O_RDWR)) >= 0 && file <= 2)
+        ;
+    if (file > 2)
+        close(file);
+}
 
 static const char *const names[] = {
 #define X(id, name) name,

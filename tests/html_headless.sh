@@ -2,13 +2,15 @@
 # Trains small models, writes their report pages, and uses each in headless Chromium: drawn, hovered, walked along by
 # keyboard, wide and narrow, light and dark, one run and two; no error, nothing loaded. Prints one line a check.
 # Usage: tests/html_headless.sh BUILD [FOLDER]; with FOLDER pages and screenshots stay there to be looked at.
+# Without a browser it says so, in the file that BRIM_SKIPPED names too, and succeeds.
 set -u
 [ $# -ge 1 ] || { echo "usage: tests/html_headless.sh BUILD [FOLDER]" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 brim=$1/brim
 browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)
-[ -n "$browser" ] || { echo "skipped: no chromium (apt-get install --no-install-recommends chromium)"; exit 0; }
-"$brim" report --help 2>/dev/null | grep -q -e --html || { echo "skipped: $brim has no report --html"; exit 0; }
+skip() { echo "report page: skipped: $*" | tee -a "${BRIM_SKIPPED:-/dev/null}"; exit 0; }
+[ -n "$browser" ] || skip "no chromium (apt-get install --no-install-recommends chromium)"
+"$brim" report --help 2>/dev/null | grep -q -e --html || skip "$brim has no report --html"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 keep=${2:-$work}
@@ -45,7 +47,7 @@ browse()
     shift 3
     with_probe "$page" >"$work/probe.html"
     opened=$(framed "$work/probe.html" "$width")
-    timeout 120 "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$work/profile" \
+    timeout 120 "$browser" --headless --no-sandbox --disable-dev-shm-usage --disable-gpu --hide-scrollbars --user-data-dir="$work/profile" \
         --enable-logging=stderr --v=0 --virtual-time-budget=20000 --window-size="$width,1200" "$@" \
         --dump-dom "file://$opened" >"$work/dom" 2>"$work/err"
     sed -n '/<pre id="probe">/,/end of probe/p' "$work/dom" | sed 's/.*<pre id="probe">//; /^end of probe/d; s/&gt;/>/g; s/&amp;/\&/g' |
@@ -62,7 +64,7 @@ picture()
 {
     name=$1 opened=$(framed "$2" "$3") size=$3,$4
     shift 4
-    timeout 120 "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$work/profile" \
+    timeout 120 "$browser" --headless --no-sandbox --disable-dev-shm-usage --disable-gpu --hide-scrollbars --user-data-dir="$work/profile" \
         --virtual-time-budget=4000 --window-size="$size" "$@" --screenshot="$keep/$name.png" "file://$opened" >/dev/null 2>&1
     bytes=$(wc -c <"$keep/$name.png" 2>/dev/null || echo 0)
     if [ "$bytes" -gt 30000 ]; then ok "picture $name"; else not_ok "picture $name" "$bytes bytes"; fi

@@ -39,7 +39,7 @@ static inline void in_child(const Started *s)
     dup2(nothing, 0);
     dup2(fileno(s->out), 1);
     dup2(fileno(s->err), 2);
-    unsetenv("OPENBLAS_CORETYPE");
+    command_environment();
     alarm(RUN_SECONDS);
     if (largest_file != RLIM_INFINITY)
         setrlimit(RLIMIT_FSIZE, &(struct rlimit){largest_file, largest_file});

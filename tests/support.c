@@ -52,6 +52,12 @@ int leave_context(void **state)
     return code == ERROR_NONE && memtrack_process_live() == live_before ? 0 : -1;
 }
 
+void command_environment(void)
+{
+    setenv("BRIM_THREADS", "2", 0);
+    unsetenv("OPENBLAS_CORETYPE");
+}
+
 const MemStats *books(void)
 {
     return memtrack_stats(context_ledger(context_current()));

@@ -39,6 +39,12 @@ const MemStats *books(void); /* of the current context */
 uint64_t live_at(const char *prefix, MemComponent component);
 uint64_t rounded(int64_t floats); /* what a tensor of so many costs */
 
+/* ---- The command ----------------------------------------------------------------------------- */
+
+/* In the child that becomes the command: what it does and says depends neither on how many processors there
+ * are (two threads, unless BRIM_THREADS is set) nor on the kernels that the user chose for OpenBLAS. */
+void command_environment(void);
+
 /* ---- Errors ---------------------------------------------------------------------------------- */
 
 void check_error(const char *file, int line, int code, const char *const texts[], size_t count);

@@ -2,6 +2,9 @@
  * once, in one group and on one log, directory or file. Each has a clear answer, no run is killed that brim let
  * begin, and no file is mixed. Where the machine does not let us make groups, those tests are skipped and say
  * why. */
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
 #include "load_support.h"
 
 /* ---- Groups ---------------------------------------------------------------------------------- */
@@ -43,7 +46,7 @@ static int make_below(const char *mount, const char *controllers, const char *li
     for (int i = 0; i < 2; i++) {
         snprintf(group, sizeof group, "%s%s/brim-test-%d", mount, i ? "" : own, (int)getpid());
         limit_name = limit;
-        if (mkdir(group, 0700) == 0) {
+        if (mkdir(group, 0700) == 0 || errno == EEXIST) { /* of a process that was killed */
             if (put_number(limit, 1024 * MIB) == 0)
                 return 0;
             rmdir(group);
@@ -108,11 +111,31 @@ static void set_limit(uint64_t bytes)
         fail_msg("%s/%s: %s", group, limit_name, strerror(errno));
 }
 
-/* From far below to well above: refused, or run to the end. Nothing between. */
+static int is_memory(const char *directory)
+{
+    struct statfs found;
+    return statfs(directory, &found) == 0 && (found.f_type == TMPFS_MAGIC || found.f_type == RAMFS_MAGIC);
+}
+
+/* MiB that a refusal counts for the process around the run; 0 = it does not say. */
+static double said_around(const char *refusal)
+{
+    for (const char *at = refusal; (at = strstr(at, ", and ")); at++) {
+        double mib;
+        int end = 0;
+        if (sscanf(at, ", and %lf MiB for the process around it%n", &mib, &end) == 1 && end)
+            return mib;
+    }
+    return 0;
+}
+
+/* From far below to well above: refused, or run to the end. Nothing between. What is around a run differs
+ * from machine to machine: what brim counts for it is enough, with room for what differs from run to run. */
 static void limits_of_a_group(void **state)
 {
     (void)state;
-    static const int around[] = {-60, -8, 0, 2, 4, 6, 8, 10, 12, 14, 16, 20, 40};
+    static const int around[] = {-60, -8, 0, 2, 4, 6, 8, 10, 12, 14, 16, 20, 40, 64};
+    enum { MOST = 32, ROOM = 8 };
     if (no_group())
         skip();
     uint64_t needs = small_needs();
@@ -132,8 +155,11 @@ static void limits_of_a_group(void **state)
         refused_close += strstr(o->err, " for the process around it, but ") != NULL;
         snprintf(refusal, sizeof refusal, "at %+d MiB: %.4000s", around[i], o->err);
     }
-    if (refused_close < 1 || ran < 2) /* 20 MiB are enough around it; it counts with some 13 */
+    double said = said_around(refusal);
+    if (refused_close < 1 || ran < 1 || !(said > 0 && said <= MOST))
         fail_msg("%d runs, %d refused for what is around; %s", ran, refused_close, refusal);
+    set_limit(needs + (uint64_t)(said * (double)MIB) + ROOM * MIB);
+    expect_code(run_now(START(SMALL, "--steps", "2", "--quiet")), 0);
     set_limit(needs - 8 * MIB); /* what is suggested does fit */
     expect_code(run_now(START(SMALL, "--steps", "2", "--quiet", "--optimizer", "sgd")), 0);
 }
@@ -145,6 +171,10 @@ static void file_cache_of_a_group(void **state)
     char script[512];
     if (no_group())
         skip();
+    if (is_memory(folder)) {
+        skipped("/tmp is a file system in memory: what is there is no cache");
+        skip();
+    }
     uint64_t needs = small_needs();
     const char *file = path_of("cached");
     snprintf(
@@ -169,10 +199,7 @@ static void several_in_one_group(void **state)
     set_limit(needs + needs / 2);
     Started runs[RUNS];
     for (int i = 0; i < RUNS; i++)
-        runs[i] = START(SMALL, "--steps", "100000", "--quiet", "--save",
-                        path_of(i == 0   ? "a"
-                                : i == 1 ? "b"
-                                         : "c"));
+        runs[i] = START(SMALL, "--steps", "100000", "--quiet");
     int left = RUNS, one = -1;
     while (left > 1) { /* all but one end by themselves */
         int status;
@@ -206,8 +233,8 @@ static void saves_in_memory(void **state)
     char directory[64];
     if (no_group())
         skip();
-    if (access("/dev/shm", W_OK)) {
-        skipped("there is no /dev/shm");
+    if (access("/dev/shm", W_OK) || !is_memory("/dev/shm")) {
+        skipped("there is no /dev/shm in memory");
         skip();
     }
     snprintf(directory, sizeof directory, "/dev/shm/brim-test-%d", (int)getpid());

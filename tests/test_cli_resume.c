@@ -322,7 +322,7 @@ static pid_t begin(const char *const *arguments, const char *out, const char *er
         dup2(open("/dev/null", O_RDWR), 0);
         dup2(open(out, FLAGS, 0600), 1);
         dup2(open(err, FLAGS, 0600), 2);
-        signal(SIGINT, SIG_DFL);
+        command_environment();
         alarm(RUN_SECONDS);
         execv(arguments[0], (char **)(uintptr_t)arguments);
         _exit(127);

@@ -419,7 +419,7 @@ static pid_t start(const char *const *arguments)
         int nothing = open("/dev/null", O_RDWR);
         dup2(nothing, 1);
         dup2(nothing, 2);
-        unsetenv("OPENBLAS_CORETYPE");
+        command_environment();
         alarm(120);
         execv(command_path(), (char **)(uintptr_t)arguments);
         _exit(127);

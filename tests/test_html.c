@@ -159,10 +159,13 @@ static void hostile_names(void **state)
 static void hostile_path(void **state)
 {
     (void)state;
-    const char *name = "/tmp/brim-html-<b>&\"'\xff.jsonl";
+    char place[] = "/tmp/brim-html-XXXXXX", kept[64];
+    const char *name = kept;
+    assert_non_null(mkdtemp(place));
     for (int utf8 = 0; utf8 < 2; utf8++) {
-        name = utf8 ? "/tmp/brim-html-<b>&\"\xc3\xa9.jsonl" : name;
+        snprintf(kept, sizeof kept, "%s/<b>&\"%s.jsonl", place, utf8 ? "\xc3\xa9" : "'\xff");
         FILE *file = fopen(name, "w");
+        assert_non_null(file);
         fputs(RUN_LINE, file);
         fclose(file);
         Page page = page_of_paths(&name, 1);
@@ -177,6 +180,7 @@ static void hostile_path(void **state)
         json_decref(lines);
         free(page.text);
     }
+    assert_int_equal(rmdir(place), 0);
 }
 
 static void asks_for_nothing(void **state)

@@ -89,7 +89,11 @@ static void test_forbidden(void **state)
     IoModel m;
     int root = geteuid() == 0;
     assert_int_equal(chmod(folder, 0), 0);
-    assert_int_equal(root ? setresuid(65534, 65534, 0) : 0, 0);
+    if (root && setresuid(65534, 65534, 0)) {
+        assert_int_equal(chmod(folder, 0700), 0);
+        print_message("skipped: root may not become another user here\n");
+        skip();
+    }
     int config = io_read_config(folder, &m);
     char why[512];
     snprintf(why, sizeof why, "%s", error_message());

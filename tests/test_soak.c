@@ -13,7 +13,7 @@ static int soak(const char *arguments, char *text, size_t size)
     char line[512];
     command = command && command[0] ? command : "build/brim";
     slash = strrchr(command, '/');
-    snprintf(line, sizeof line, "timeout 590 %.*s/bench/soak %s 2>&1", slash ? (int)(slash - command) : 1,
+    snprintf(line, sizeof line, "timeout 3500 %.*s/bench/soak %s 2>&1", slash ? (int)(slash - command) : 1,
              slash ? command : ".", arguments);
     FILE *pipe = popen(line, "r");
     assert_non_null(pipe);

