@@ -262,24 +262,36 @@ static ModelPreset presets[PHASES] = {
          {.vocab = 512, .dim = 64, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 128, .max_seq = 128}},
 };
 
-/* The BLAS library's buffers, one a thread, are touched as far as the largest product needs, which of them it
- * gets: else a thread that meets its largest late would look like a leak. */
-static int touch_blas(void)
+/* As deep as a product may go. */
+static void __attribute__((noinline)) touch_stack(void)
 {
-    enum { ROWS = 256, SIDE = 1024, ROUNDS = 4 };
+    volatile char deep[384 << 10];
+    for (size_t i = 0; i < sizeof deep; i += 1024)
+        deep[i] = 1;
+}
+
+/* The BLAS library's buffers and the threads' stacks are touched as far as the largest product needs: else a
+ * thread that meets its largest late would look like a leak. The library takes as many buffers as products run
+ * at the same time, so these last long enough to meet, on a busy machine too. */
+static int touch_threads(void)
+{
+    enum { ROWS = 8192, SIDE = 1024, ROUNDS = 3 };
     int threads = thread_count();
-    size_t out = (size_t)threads * ROWS * SIDE, floats = out + SIDE * SIDE;
+    size_t out = (size_t)threads * ROWS * SIDE, floats = out + (size_t)ROWS * SIDE;
     float *x = memtrack_host_calloc(NULL, floats * sizeof *x);
     kernels_blas_start(threads);
     if (!x)
         return -1;
 #pragma omp parallel num_threads(threads)
-    for (int round = 0; round < ROUNDS; round++) {
+    {
+        touch_stack();
+        for (int round = 0; round < ROUNDS; round++) {
 #pragma omp barrier
 #pragma omp for schedule(static, 1)
-        for (int t = 0; t < threads; t++)
-            kernels_cpu(NULL)->gemm(0, 1, ROWS, SIDE, SIDE, 1, x + out, SIDE, x + out, SIDE, 0,
-                                    x + (size_t)t * ROWS * SIDE, SIDE, 1);
+            for (int t = 0; t < threads; t++)
+                kernels_cpu(NULL)->gemm(0, 1, ROWS, SIDE, SIDE, 1, x + out, SIDE, x + out, SIDE, 0,
+                                        x + (size_t)t * ROWS * SIDE, SIDE, 1);
+        }
     }
     memtrack_host_free(NULL, x, floats * sizeof *x);
     return 0;
@@ -398,7 +410,7 @@ int main(int argc, char **argv)
     if (read_arguments(argc, argv))
         return usage();
     prepare_phases();
-    if (make_data() || touch_heap() || touch_blas()) {
+    if (make_data() || touch_heap() || touch_threads()) {
         fprintf(stderr, "soak: %s: %s\n", soak.folder, error_code() ? error_message() : strerror(errno));
         return 1;
     }
