@@ -92,7 +92,7 @@ static const Flag flags[] = {
     {"--csv", FLAG_SWITCH, AT(csv), NULL, .help = "the table as comma-separated values", .only = "compare"},
     {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "which of `brim gpus` (a usual handful)",
      .only = "fit"},
-    {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "a card of this size instead", .only = "fit"},
+    {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards of these sizes", .only = "fit"},
     {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for contexts and libraries (1GiB)",
      .zero = 1, .only = "fit"},
     {"--json", FLAG_SWITCH, AT(json), NULL, .help = "one JSON object with exact bytes, no tables"},
