@@ -259,11 +259,12 @@ static void see_if_warm(Phase *p)
     p->watch.warm = p->epochs > 0 && p->done >= 2 * often && p->done >= (KEEP + 2) * p->save_every;
 }
 
-/* Or too little has been compared, on a machine that is busy. */
+/* Or too little has been compared, on a machine that is busy; of a slow-down that grows with each step there
+ * must be more than its noise. */
 static int time_is_left(const Phase *p)
 {
     double seconds = memtrack_seconds() - p->started;
-    int few = p->watch.compared < 12 || (soak.plant == PLANT_SLOW && p->times->count < 100);
+    int few = p->watch.compared < 12 || (soak.plant == PLANT_SLOW && p->times->count < 300);
     return seconds < p->seconds || (few && !p->watch.failures && seconds < 240);
 }
 
