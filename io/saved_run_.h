@@ -23,7 +23,7 @@ typedef struct SavedRunState {
     const char *optimizer, *command;
     double lr;
     uint64_t seed;
-    int threads, has_data;
+    int threads, has_data, order; /* of samples: DATA_ORDER */
     RandomState random;
     DataCursor cursor;
     const json_t *inputs;          /* NULL: the checkpoint knows none */

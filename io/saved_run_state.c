@@ -81,10 +81,10 @@ static json_t *state_json(const SavedRun *run, const FileSum *model, const FileS
                                   (double)optim_base_lr(run->optimizer), "kept", kept_json(run->optimizer));
     json_t *files =
         json_pack("{s:o, s:o}", SAVED_RUN_MODEL, sum_json(model), SAVED_RUN_OPTIMIZER, sum_json(file));
-    json_t *root =
-        json_pack("{s:i, s:s, s:I, s:i, s:o, s:o, s:o, s:o}", "version", STATE_VERSION, "brim", BRIM_VERSION,
-                  "step", (json_int_t)optim_steps(run->optimizer), "threads", context->threads, "settings",
-                  settings_json(run), "optimizer", optimizer, "random", random, "files", files);
+    json_t *root = json_pack("{s:i, s:s, s:i, s:I, s:i, s:o, s:o, s:o, s:o}", "version", STATE_VERSION,
+                             "brim", BRIM_VERSION, "order", DATA_ORDER, "step",
+                             (json_int_t)optim_steps(run->optimizer), "threads", context->threads, "settings",
+                             settings_json(run), "optimizer", optimizer, "random", random, "files", files);
     if (root && run->command)
         json_object_set_new(root, "command", json_string(run->command)); /* not if it is not UTF-8 */
     int failed = root && run->loader && json_object_set_new(root, "data", data_json(run->loader)) != 0;
@@ -178,16 +178,18 @@ static int unpack(const char *shown, SavedRunState *s)
     json_t *root = json_object_get(s->root, "checkpoint");
     if (json_unpack(root, "{s:i}", "version", &version))
         return bad_state(shown, "it has no version");
+    s->order = 1; /* brim 0.1 did not say */
     if (version != STATE_VERSION)
         return error_raise(ERROR_DATA, "%s has format %d; this brim reads %d", shown, version, STATE_VERSION);
     if (json_unpack_ex(root, &error, 0,
-                       "{s:I, s:i, s:o, s:{s:s, s:F, s:o}, s:{s:I, s:I, s:I, s:I, s:I}, "
+                       "{s?:i, s:I, s:i, s:o, s:{s:s, s:F, s:o}, s:{s:I, s:I, s:I, s:I, s:I}, "
                        "s:{s:{s:I, s:I}, s:{s:I, s:I}}, s?:s, s?:o, s?:o}",
-                       "step", &step, "threads", &s->threads, "settings", &settings, "optimizer", "name",
-                       &s->optimizer, "lr", &s->lr, "kept", &kept, "random", "seed", &seed, "fills", &fills,
-                       "step", &random_step, "first_sample", &first, "layer", &layer, "files",
-                       SAVED_RUN_MODEL, "bytes", &bytes[0], "crc32", &crc[0], SAVED_RUN_OPTIMIZER, "bytes",
-                       &bytes[1], "crc32", &crc[1], "command", &s->command, "data", &data, "inputs", &inputs))
+                       "order", &s->order, "step", &step, "threads", &s->threads, "settings", &settings,
+                       "optimizer", "name", &s->optimizer, "lr", &s->lr, "kept", &kept, "random", "seed",
+                       &seed, "fills", &fills, "step", &random_step, "first_sample", &first, "layer", &layer,
+                       "files", SAVED_RUN_MODEL, "bytes", &bytes[0], "crc32", &crc[0], SAVED_RUN_OPTIMIZER,
+                       "bytes", &bytes[1], "crc32", &crc[1], "command", &s->command, "data", &data, "inputs",
+                       &inputs))
         return bad_state(shown, error.text);
     if (step < 0 || step > COUNT_MOST || (data && unpack_data(s, data)) || !json_is_object(settings) ||
         !json_is_array(kept))
@@ -313,9 +315,24 @@ static int compare_inputs(const char *shown, const SavedRun *run, const SavedRun
     return 0;
 }
 
+/* Samples that were seen in one order and the rest of the epoch in another would be some twice, some never.
+ */
+static int compare_order(const char *shown, const SavedRunState *s)
+{
+    if (s->order == DATA_ORDER)
+        return 0;
+    return error_raise(ERROR_ARGUMENT,
+                       "%s was saved by a brim that takes samples in another order (order %d; this one: %d); "
+                       "resume it with that version, or begin a new run from the weights in "
+                       "%s/" SAVED_RUN_MODEL,
+                       shown, s->order, DATA_ORDER, shown);
+}
+
 int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedRunState *s)
 {
     Differences d = {0};
+    if (compare_order(shown, s))
+        return error_code();
     compare_settings(&d, run, s);
     compare_text(&d, "optimizer", optim_name(run->optimizer), s->optimizer);
     compare_number(&d, "seed", context_here()->seed, s->seed);

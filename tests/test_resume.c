@@ -1,5 +1,7 @@
 /* A run that goes on from a checkpoint is the run that never stopped, to the last bit: four families, levers,
  * optimizers, wherever it was cut; as planned. What is of another run, or damaged, is told. */
+#include <zlib.h>
+
 #include "resume_support.h"
 
 /* ---- Runs ------------------------------------------------------------------------------------ */
@@ -370,6 +372,30 @@ static void damage(const char *name)
     test_free(bytes);
 }
 
+/* A saved run of brim 0.1 did not say in which order it took its samples; it was another one. */
+static void test_another_order_of_samples(void **state)
+{
+    (void)state;
+    Tiny t = tiny();
+    size_t size;
+    tiny_train(&t, at("run"), 1, 1);
+    char *text = slurp(at("run/step-00000001/state.json"), &size);
+    char *order = strstr(text, "\"order\": 2,"), *end = strstr(text, ",\n\"crc32\"");
+    assert_non_null(order);
+    assert_non_null(end);
+    size_t body = (size_t)(end - text), gone = strlen("\"order\": 2,");
+    memmove(order, order + gone, (size_t)(end - order) - gone);
+    body -= gone;
+    snprintf(text + body, size - body, ",\n\"crc32\": \"%08lx\"}\n", crc32(0, (const Bytef *)text, (uInt)body));
+    spill(at("run/step-00000001/state.json"), text, strlen(text));
+    test_free(text);
+    assert_int_equal(io_load_run(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_error(ERROR_ARGUMENT,
+                 "step-00000001 was saved by a brim that takes samples in another order (order 1; this one: 2)",
+                 "begin a new run from the weights in");
+    tiny_end(&t);
+}
+
 static void test_damage(void **state)
 {
     (void)state;
@@ -479,6 +505,7 @@ int main(void)
         TEST(test_as_if_never_stopped), TEST(test_every_step_a_run), TEST(test_levers_may_change),
         TEST(test_of_another_run),      TEST(test_damage),           TEST(test_allocations_fail),
         TEST(test_optimizer_state),     TEST(test_scripts_own),      TEST(test_lap),
+        TEST(test_another_order_of_samples),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

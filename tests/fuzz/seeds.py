@@ -268,7 +268,7 @@ def bpe_train():
 
 
 STATE = """{"checkpoint": {
- "version": 1, "brim": "0.1.0", "step": 1, "threads": 2,
+ "version": 1, "brim": "0.1.0", "order": 2, "step": 1, "threads": 2,
  "settings": {"model": "mlp", "batch": "2"},
  "optimizer": {"name": "adamw", "lr": 0.001, "kept": ["layers.0.weight"]},
  "random": {"seed": 1, "fills": 4, "step": 1, "first_sample": 0, "layer": 3},
