@@ -2,7 +2,7 @@
  * lesson. Figures are those of the runs in the page; what is not in a log is in FIGURES, which tools/pictures computes. */
 'use strict';
 (() => {
-  const {runs} = window.brimReport, WIDTH = 860;
+  const {runs} = window.brimReport, WIDTH = 780;
   const style = 'body{background:#fff;overflow:hidden} main,header,footer{display:none!important} #picture{width:' + WIDTH + 'px;padding:14px 16px 12px;background:#fff}' +
     '#picture h3{font-size:15px;margin-bottom:2px} #picture h3+p,#picture p{color:var(--soft);font-size:13px;margin:0} #picture .legend{margin-top:6px} #picture .part+.part{margin-top:14px} .level{stroke:var(--soft)} .planned{display:none} #picture .chart{margin-top:8px}';
   document.head.append(h('style', {}, style));
