@@ -51,5 +51,6 @@
 #define report_textbook brim_report_textbook
 #define report_torch_snapshot brim_report_torch_snapshot
 #define report_unaccounted brim_report_unaccounted
+#define report_unit brim_report_unit
 
 #endif
