@@ -63,7 +63,8 @@ TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
-HEADERS  := $(foreach f,$(FOLDERS),$(filter-out %_.h,$(wildcard $(f)/*.h)))
+# Public: brim.h and what it includes. Asked for when it is needed.
+HEADERS   = $(shell CC="$(CC)" tools/public-headers)
 # What is not exported is reachable for the command, the tests and the benchmarks only.
 INNER := $(BUILD)/libbrim-inner.a
 
