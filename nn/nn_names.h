@@ -49,6 +49,7 @@
 #define nn_preset_at brim_nn_preset_at
 #define nn_preset_dropout brim_nn_preset_dropout
 #define nn_preset_max_seq brim_nn_preset_max_seq
+#define nn_preset_window brim_nn_preset_window
 #define nn_preset_set_attention brim_nn_preset_set_attention
 #define nn_preset_set_dropout brim_nn_preset_set_dropout
 #define nn_preset_set_vocab brim_nn_preset_set_vocab
