@@ -106,6 +106,13 @@ $(BUILD)/report/page/page.js.inc: $(PAGE_JS)
 	@mkdir -p $(@D)
 	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
 
+# What `brim help words` prints.
+$(BUILD)/cli/glossary.inc: docs/glossary.md
+	@mkdir -p $(@D)
+	$(Q)od -An -v -tu1 <$< | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+$(BUILD)/cli/help.o: $(BUILD)/cli/glossary.inc
+$(BUILD)/cli/help.o: ALL_CFLAGS += -I$(BUILD)
+
 $(BUILD)/report/page.o: $(PAGE_INC)
 $(BUILD)/report/page.o: ALL_CFLAGS += -I$(BUILD)
 
