@@ -27,7 +27,7 @@ static Key key_of(const char *name)
     return key;
 }
 
-/* Names that are not a preset's own in another spelling. Those of checkpoints that were tuned further have
+/* Names that are not a preset's own in another spelling. Those of models that were tuned further have
  * the same shape. A note of NULL says which preset is meant. */
 typedef struct Alias {
     const char *name, *preset, *note;
