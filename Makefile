@@ -70,7 +70,7 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons bench bench-decode soak valgrind demo install \
+.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons pictures bench bench-decode soak valgrind demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -105,6 +105,13 @@ $(BUILD)/report/page/page.%.inc: report/page/page.%
 $(BUILD)/report/page/page.js.inc: $(PAGE_JS)
 	@mkdir -p $(@D)
 	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+
+# What `brim help words` prints.
+$(BUILD)/cli/glossary.inc: docs/glossary.md
+	@mkdir -p $(@D)
+	$(Q)od -An -v -tu1 <$< | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+$(BUILD)/cli/help.o: $(BUILD)/cli/glossary.inc
+$(BUILD)/cli/help.o: ALL_CFLAGS += -I$(BUILD)
 
 $(BUILD)/report/page.o: $(PAGE_INC)
 $(BUILD)/report/page.o: ALL_CFLAGS += -I$(BUILD)
@@ -191,6 +198,10 @@ parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
 lessons: cli examples
 	@BUILD=$(BUILD) tools/lessons
 
+# The pictures in them, drawn by the report page in headless Chromium.
+pictures: cli
+	@BUILD=$(BUILD) tools/pictures
+
 # Against transformers itself, in a virtual environment: logits, gradients, checkpoints both ways, a published model,
 # and texts written token by token.
 huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/tests/huggingface/writer $(BUILD)/brim
@@ -242,6 +253,7 @@ help:
 	@echo "make check      house rules, exported symbols, installation"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"
+	@echo "make pictures   the pictures in docs/lessons, drawn again (headless Chromium)"
 	@echo "make huggingface  checkpoints in and out, logits, gradients, written texts, against transformers itself"
 	@echo "make tokenizers every tokenizer against the Python package, installed from the Python registry; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some, JOBS=2"

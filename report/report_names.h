@@ -13,5 +13,6 @@
 #define report_table brim_report_table
 #define report_textbook brim_report_textbook
 #define report_unaccounted brim_report_unaccounted
+#define report_unit brim_report_unit
 
 #endif
