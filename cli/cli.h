@@ -6,6 +6,7 @@
 
 #include "../brim.h"
 #include "../plan/search.h"
+#include "../report/panel.h"
 #include "log.h"
 #include "save.h"
 

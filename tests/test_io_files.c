@@ -284,6 +284,9 @@ static void test_found_files(void **state)
     assert_int_equal(chdir(folder), 0);
     assert_int_equal(io_find_model("config.json", &m), 0);
     assert_int_equal(m.preset.config.bert.layers, 3);
+    assert_string_equal(m.name, folder + 5);
+    assert_int_equal(io_find_model("./config.json", &m), 0);
+    assert_string_equal(m.name, folder + 5);
     assert_int_equal(io_find_model(".", &m), 0);
     assert_int_equal(m.preset.config.bert.layers, 3);
     assert_int_equal(rename("config.json", "gpt2"), 0);
@@ -293,6 +296,7 @@ static void test_found_files(void **state)
     assert_int_equal(m.preset.config.bert.layers, 3);
     assert_int_equal(rename("gpt2", "gpt2-small"), 0);
     assert_int_equal(io_find_model("gpt2-small", &m), 0); /* a file goes before another name */
+    assert_string_equal(m.name, "gpt2-small");
     assert_int_equal(m.preset.config.bert.layers, 3);
     assert_int_equal(unlink("gpt2-small"), 0);
     assert_int_equal(chdir(before), 0);
