@@ -35,11 +35,6 @@ static void row(const Rules *r, const char *rule, double textbook, MemGroup grou
     fprintf(r->out, "%s%s\n", why[0] ? "  " : "", why);
 }
 
-static int states_each(const char *optimizer)
-{
-    return !strncmp(optimizer, "adam", 4) ? 2 : !strcmp(optimizer, "sgd") ? 0 : 1;
-}
-
 static const char *why_gradients(const Rules *r)
 {
     uint64_t own = report_group(r->stats->own_peak, MEM_GROUP_GRADIENTS);
@@ -78,13 +73,14 @@ void rules_print(FILE *out, const Options *o, const Training *t, const Plan *pla
     const MemStats *s = &plan->memory.stats;
     double unit = s->peak < 10240ull << 20 ? 0x1p20 : 0x1p30, n = (double)t->parameters;
     Rules r = {out, unit, unit == 0x1p20 ? 1 : 2, o, s, n};
-    char title[64], states[64];
+    int states = optim_rule(o->optimizer)->states;
+    char title[64], label[64];
     snprintf(title, sizeof title, "THE RULES FOR THIS RUN, %s", unit == 0x1p20 ? "MiB" : "GiB");
-    snprintf(states, sizeof states, "optimizer states: %d x 4 bytes each", states_each(o->optimizer));
+    snprintf(label, sizeof label, "optimizer states: %d x 4 bytes each", states);
     fprintf(out, "\n%-*s%*s%*s%*s\n", RULE, title, COLUMN, "by rule", COLUMN, "own peak", COLUMN, "at peak");
     row(&r, "parameters: 4 bytes each", 4 * n, MEM_GROUP_PARAMETERS, "");
     row(&r, "gradients: as many bytes", 4 * n, MEM_GROUP_GRADIENTS, why_gradients(&r));
-    row(&r, states, 4 * n * states_each(o->optimizer), MEM_GROUP_OPTIMIZER_STATES, "");
+    row(&r, label, 4 * n * states, MEM_GROUP_OPTIMIZER_STATES, "");
     row(&r, "activations: sqrt(N) x batch x 4 bytes x layers",
         4 * sqrt(n) * o->batch * nn_preset_sizes(&o->preset).layers, MEM_GROUP_ACTIVATIONS,
         why_activations(&r));

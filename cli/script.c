@@ -129,9 +129,8 @@ static Loader *open_loader(Session *s, DataSplit split)
 
 static float default_lr(const Options *o)
 {
-    if (!strncmp(o->optimizer, "sgd", 3))
-        return 0.05f;
-    return family_of(o)->lr;
+    float usual = optim_rule(o->optimizer)->usual_lr;
+    return usual > 0 ? usual : family_of(o)->lr;
 }
 
 static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
