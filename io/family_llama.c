@@ -167,7 +167,7 @@ static void read_window(Fields *f, const LlamaKind *kind, LlamaConfig *c)
         sliding = slides && (!qwen2 || first < c->layers);
     if (!sliding || !window || window >= c->max_seq)
         return;
-    c->max_seq = window;
+    c->window = window;
     model_note(f->model, "Sequences end at %d, the sliding window: attention with a window is not computed.",
                window);
 }
@@ -230,9 +230,13 @@ static void write_llama(json_t **o, const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
     /* Biases on q, k and v alone are Qwen2's; Llama has four or none. */
-    int qwen2 = c->qkv_bias && !c->o_bias && !c->mlp_bias;
-    config_put(o, "architectures", json_pack("[s]", qwen2 ? "Qwen2ForCausalLM" : "LlamaForCausalLM"));
-    config_put(o, "model_type", json_string(qwen2 ? "qwen2" : "llama"));
+    int qwen2 = c->qkv_bias && !c->o_bias && !c->mlp_bias, window = nn_preset_window(preset);
+    int mistral = window && !c->qkv_bias && !c->o_bias && !c->mlp_bias; /* Llama's attention has no window */
+    config_put(o, "architectures",
+               json_pack("[s]", qwen2     ? "Qwen2ForCausalLM"
+                                : mistral ? "MistralForCausalLM"
+                                          : "LlamaForCausalLM"));
+    config_put(o, "model_type", json_string(qwen2 ? "qwen2" : mistral ? "mistral" : "llama"));
     config_put(o, "vocab_size", json_integer(c->vocab));
     config_put(o, "hidden_size", json_integer(c->dim));
     config_put(o, "num_hidden_layers", json_integer(c->layers));
@@ -242,16 +246,20 @@ static void write_llama(json_t **o, const ModelPreset *preset)
         config_put(o, "head_dim", json_integer(c->head_dim));
     config_put(o, "intermediate_size", json_integer(c->hidden));
     config_put(o, "hidden_act", json_string("silu"));
-    config_put(o, "max_position_embeddings", json_integer(nn_preset_max_seq(preset)));
+    config_put(o, "max_position_embeddings", json_integer(c->max_seq ? c->max_seq : 4096));
     config_put(o, "rms_norm_eps", config_decimal(c->norm_eps > 0 ? c->norm_eps : 1e-5f));
     config_put(o, "rope_theta", config_decimal(c->rope_theta > 0 ? c->rope_theta : 10000));
     config_put(o, "rope_scaling", rope_scaling(&c->rope_scaling));
     config_put(o, "tie_word_embeddings", json_boolean(c->tied));
     config_put(o, "attention_dropout", json_real(0));
-    if (qwen2) {
-        config_put(o, "use_sliding_window", json_false());
+    if (window)
+        config_put(o, "sliding_window", json_integer(window));
+    if (qwen2)
+        config_put(o, "use_sliding_window", json_boolean(window));
+    if (qwen2 && window)
+        config_put(o, "max_window_layers", json_integer(0));
+    if (qwen2 || mistral)
         return;
-    }
     config_put(o, "attention_bias", json_boolean(c->qkv_bias));
     config_put(o, "mlp_bias", json_boolean(c->mlp_bias));
 }
