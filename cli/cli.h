@@ -44,6 +44,16 @@ typedef struct Options {
     char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
 
+/* What the model is like, whichever its family. */
+static inline const ModelFamilyRow *family_of(const Options *options)
+{
+    return nn_family(options->preset.family);
+}
+static inline int reads_text(const Options *options)
+{
+    return family_of(options)->reads == MODEL_READS_TEXT;
+}
+
 enum { SETS_MAX = 64 };
 
 /* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
