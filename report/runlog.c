@@ -379,6 +379,8 @@ void report_log_validation(RunLog *log, const RunLogValidation *validation)
     add_real(line, "loss", validation->loss);
     if (validation->accuracy >= 0)
         add_real(line, "accuracy", validation->accuracy);
+    if (validation->seconds > 0)
+        add_real(line, "seconds", validation->seconds);
     line_end(log, "}");
 }
 

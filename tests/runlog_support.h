@@ -126,7 +126,7 @@ static inline int write_run(const char *path, int steps, int may_fail)
                 report_log_step(log, d.ledger, &(RunLogStep){step + 1, 1.0 / (step + 1), 0.001, 0.25, 4});
         }
         if (ready && real) {
-            report_log_validation(log, &(RunLogValidation){steps, 0.5, 0.75});
+            report_log_validation(log, &(RunLogValidation){steps, 0.5, 0.75, 0.125});
             memtrack_free(d.ledger, &parameter);
             report_log_detach(log, d.ledger);
             json_t *memory = json_pack("{s:i, s:i}", "peak_bytes", PEAK, "needs_bytes", NEEDS);
