@@ -130,10 +130,11 @@ static inline int write_run(const char *path, int steps, int may_fail)
             memtrack_free(d.ledger, &parameter);
             report_log_detach(log, d.ledger);
             json_t *memory = json_pack("{s:i, s:i}", "peak_bytes", PEAK, "needs_bytes", NEEDS);
-            report_log_end(
-                log,
-                &(RunLogEnd){
-                    .steps = steps, .seconds = 1.5, .loss_first = 1, .loss_last = 0.25, .memory = memory});
+            report_log_end(log, &(RunLogEnd){.steps = steps,
+                                             .seconds = 1.5,
+                                             .loss_first = 1,
+                                             .loss_last = 1.0 / (steps ? steps : 1),
+                                             .memory = memory});
             json_decref(memory);
             status = report_log_error(log)[0] ? -1 : 0;
         }
