@@ -2,9 +2,9 @@
 #ifndef BRIM_BENCH_SOAK_RUN_H
 #define BRIM_BENCH_SOAK_RUN_H
 
-#include "../data/tokenizer.h"
-#include "../io/checkpoint.h"
-#include "../data/file_.h"
+#include "../text/tokenizer.h"
+#include "../io/saved_run.h"
+#include "../base/file_.h"
 #include "../nn/sample.h"
 #include "../plan/plan.h"
 #include "../report/runlog.h"
@@ -59,9 +59,9 @@ static int open_images(Run *r)
     return error_code();
 }
 
-static CheckpointRun saved_run(const Run *r)
+static SavedRun saved_run(const Run *r)
 {
-    return (CheckpointRun){.model = r->model, .optimizer = r->optimizer, .loader = r->train, .keep = KEEP};
+    return (SavedRun){.model = r->model, .optimizer = r->optimizer, .loader = r->train, .keep = KEEP};
 }
 
 /* The log first: it sees the events from the first on. A round goes on with the weights of the one before. */
@@ -80,10 +80,10 @@ static int open_run(Run *r)
     if (r->phase->loss_chunk)
         nn_set_loss_chunk(r->model, r->phase->loss_chunk);
     optim_set_clip(r->optimizer, 1);
-    CheckpointFound found = {0};
-    CheckpointRun run = saved_run(r);
-    if (r->phase->steps && !io_find_checkpoint(soak.saves, &found) && found.path[0])
-        io_load_checkpoint(found.path, &run, NULL);
+    SavedRunFound found = {0};
+    SavedRun run = saved_run(r);
+    if (r->phase->steps && !io_find_saved_run(soak.saves, &found) && found.path[0])
+        io_load_run(found.path, &run, NULL);
     if (!r->meta && !r->phase->steps) {
         r->phase->watch.ledger = ledger;
         watch_look(&r->phase->watch, DEED_START);
@@ -171,10 +171,10 @@ static int look_and_rename(const char *from, const char *to)
 
 static void save(Run *r)
 {
-    CheckpointRun run = saved_run(r);
+    SavedRun run = saved_run(r);
     int entries;
     saving_phase = r->phase;
-    if (io_save_checkpoint(soak.saves, &run) || r->meta)
+    if (io_save_run(soak.saves, &run) || r->meta)
         return;
     uint64_t bytes = watch_disk(soak.saves, &entries);
     r->phase->saves++;

@@ -34,9 +34,9 @@ static int tracking_script(void *user)
         for (int i = 0; i < 2 && !error_code(); i++)
             session_step(&s);
     memtrack_log_stop(context_ledger(context));
-    for (int place = 1; place < memtrack_place_count(context_tracker(context)); place++) {
-        memtrack_place_push(log->tracker, memtrack_place_name(context_tracker(context), place));
-        memtrack_place_pop(log->tracker);
+    for (int path = 1; path < memtrack_path_count(context_tracker(context)); path++) {
+        memtrack_path_push(log->tracker, memtrack_path_name(context_tracker(context), path));
+        memtrack_path_pop(log->tracker);
     }
     return error_code();
 }
@@ -46,7 +46,7 @@ static void tracking_run(EventLog *log, size_t begin, size_t end, uint64_t first
     for (size_t i = begin; i < end; i++) {
         const MemEvent *e = &log->events[i];
         MemBlock *block = &log->blocks[(e->serial - first_serial) % log->block_capacity];
-        memtrack_place_set(log->tracker, e->where.place);
+        memtrack_path_set(log->tracker, e->where.path);
         memtrack_phase_set(log->tracker, e->where.phase);
         memtrack_op_set(log->tracker, e->where.op);
         if (e->kind == MEM_EVENT_ALLOC)

@@ -34,7 +34,7 @@ typedef struct Options {
     CheckpointChoice checkpoint;
     AttentionKind attention;
     uint64_t budget, seed, reserve, export_shard;
-    int fused, keep_gradients, json, csv, quiet, textbook, init_partial;
+    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial;
     int ignore_eos;          /* of generate: goes on after a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */
@@ -119,8 +119,8 @@ void print_machine(const Options *options, const Plan *plan);
 
 /* Groups in the words of the tables. */
 extern const char *const group_names[MEM_GROUP_COUNT];
-/* Turns the fused step on, and clipping, which it excludes, off. */
-void fuse_step(Options *options);
+/* Turns the optimizer in backward on, and clipping, which it excludes, off. */
+void optimizer_in_backward(Options *options);
 enum { SUGGESTED_CHUNK = 128 }; /* rows of logits, where chunks are suggested */
 /* Of what comes and goes within a step (gradients, activations, overhead), what holds most at the peak. */
 MemGroup bound_by(const MemSummary *memory);

@@ -55,16 +55,16 @@ static void add_together(Variant *variants, int *count, const Options *o, int pi
 {
     const CheckpointChoice *c = &o->checkpoint;
     int kept = !c->every && !c->found.pattern[0]; /* otherwise it would be a row there is already */
-    if (pieces > 1 && !o->fused && kept) {
+    if (pieces > 1 && !o->in_backward && kept) {
         Variant *both = add(variants, count, o, "");
         both->options.checkpoint = (CheckpointChoice){.every = 1};
         split_batch(&both->options, pieces);
     }
-    if (o->accumulate == 1 && !o->fused && !o->keep_gradients && (kept || has_many_logits(o))) {
+    if (o->accumulate == 1 && !o->in_backward && !o->keep_gradients && (kept || has_many_logits(o))) {
         Variant *all = add(variants, count, o, "");
         if (kept)
             all->options.checkpoint = (CheckpointChoice){.every = 1};
-        fuse_step(&all->options);
+        optimizer_in_backward(&all->options);
         if (has_many_logits(o))
             all->options.loss_chunk = SUGGESTED_CHUNK;
     }
@@ -92,17 +92,17 @@ int variants_plan(const Options *o, Variant variants[VARIANTS])
     int count = 0, pieces = o->batch % 4 == 0 ? 4 : o->batch % 2 == 0 ? 2 : 1;
     add(variants, &count, o, "as run");
     add_checkpoints(variants, &count, o);
-    if (pieces > 1 && !o->fused)
+    if (pieces > 1 && !o->in_backward)
         split_batch(&add(variants, &count, o, "")->options, pieces);
-    if (o->accumulate == 1 && !o->fused && !o->keep_gradients)
-        fuse_step(&add(variants, &count, o, "")->options);
+    if (o->accumulate == 1 && !o->in_backward && !o->keep_gradients)
+        optimizer_in_backward(&add(variants, &count, o, "")->options);
     if (has_many_logits(o))
         add(variants, &count, o, "")->options.loss_chunk = SUGGESTED_CHUNK;
     add_together(variants, &count, o, pieces);
     if (strcmp(o->optimizer, "sgd"))
         add(variants, &count, o, "")->options.optimizer = "sgd";
     add_attention(variants, &count, o);
-    if (!o->fused)
+    if (!o->in_backward)
         add(variants, &count, o, "")->options.keep_gradients = !o->keep_gradients;
     for (int i = 0; i < count; i++) {
         Variant *v = &variants[i];
@@ -170,7 +170,7 @@ static void plan_rows(FILE *out, const char *title, const Variant *variants, int
         fprintf(out, "%-*s %9.*f %9.*f %7s %6.2f  %s %s\n", width, variants[i].label, decimals,
                 (double)p->memory.stats.peak / unit, decimals, (double)p->memory.stats.needs / unit, percent,
                 p->step_flops / first->step_flops, memtrack_phase_name(p->memory.stats.peak_at.phase),
-                report_place(&p->memory));
+                report_path(&p->memory));
     }
 }
 
@@ -243,8 +243,9 @@ static void run_rows(FILE *out, const Variant *variants, int count, double unit,
 
 static void csv_heading(FILE *out)
 {
-    fprintf(out, "model,batch,seq,accumulate,optimizer,checkpoint,attention,fused_step,zero_grad,loss_chunk,"
-                 "needs_bytes,peak_bytes,step_flops,peak_phase,peak_place,peak_op");
+    fprintf(out, "model,batch,seq,accumulate,optimizer,checkpoint,attention,optimizer_in_backward,zero_grad,"
+                 "loss_chunk,"
+                 "needs_bytes,peak_bytes,step_flops,peak_phase,peak_path,peak_op");
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         fprintf(out, ",%s_peak,%s_at_peak", memtrack_component_name((MemComponent)i),
                 memtrack_component_name((MemComponent)i));
@@ -257,9 +258,9 @@ static void csv_row(FILE *out, const Variant *v)
     const MemStats *s = &v->plan.memory.stats;
     fprintf(out, "%s,%d,%d,%d,%s,%s,%s,%d,%s,%d,%" PRIu64 ",%" PRIu64 ",%.9g,%s,%s,%s", o->model, o->batch,
             o->seq, o->accumulate, o->optimizer, checkpoint_text(&o->checkpoint).text,
-            o->attention == ATTENTION_FLASH ? "flash" : "eager", o->fused,
+            o->attention == ATTENTION_FLASH ? "flash" : "eager", o->in_backward,
             o->keep_gradients ? "keep" : "free", o->loss_chunk, s->needs, s->peak, v->plan.step_flops,
-            memtrack_phase_name(s->peak_at.phase), v->plan.memory.peak_place, v->plan.memory.peak_op);
+            memtrack_phase_name(s->peak_at.phase), v->plan.memory.peak_path, v->plan.memory.peak_op);
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         fprintf(out, ",%" PRIu64 ",%" PRIu64, s->own_peak[i], s->at_peak[i]);
     const char *error = v->plan.status ? v->plan.error : v->ran && v->result.status ? v->result.error : "";

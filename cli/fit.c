@@ -4,7 +4,7 @@
 #include <limits.h>
 #include <string.h>
 
-#include "../plan/cards.h"
+#include "../device/cards.h"
 #include "fit_.h"
 
 /* ---- Which cards ----------------------------------------------------------------------------- */
@@ -20,7 +20,7 @@ static int add_card(Fit *fit, const char *title, uint64_t bytes)
 
 static int add_named(Fit *fit, const char *name)
 {
-    const Card *card = plan_card(name);
+    const Card *card = device_card(name);
     if (!card)
         return usage("unknown card '%s'; `brim gpus` lists them, --memory SIZE takes any size", name);
     return add_card(fit, card->name, card->bytes);
@@ -77,7 +77,7 @@ static void choose_methods(Fit *fit)
     const Options *o = fit->options;
     const CheckpointChoice *c = &o->checkpoint, blocks = {.every = 1};
     int kept = !c->every && !c->found.pattern[0],
-        fusible = !o->fused && o->accumulate == 1 && !o->keep_gradients;
+        fusible = !o->in_backward && o->accumulate == 1 && !o->keep_gradients;
     int chunkable = o->preset.family != MODEL_MLP && !o->loss_chunk && nn_preset_vocab(&o->preset) >= 1024;
     add(fit, "as is", MEM_GROUP_COUNT);
     if (kept && !c->selective)
@@ -85,22 +85,22 @@ static void choose_methods(Fit *fit)
     if (kept)
         add(fit, "+ checkpoint", MEM_GROUP_ACTIVATIONS)->checkpoint = blocks;
     if (fusible)
-        fuse_step(add(fit, "+ fused step", MEM_GROUP_GRADIENTS));
+        optimizer_in_backward(add(fit, "+ opt. in backward", MEM_GROUP_GRADIENTS));
     if (chunkable)
         add(fit, "+ loss chunk", MEM_GROUP_OVERHEAD)->loss_chunk = SUGGESTED_CHUNK;
     if (kept && fusible) {
-        Options *both = add(fit, "+ checkpoint, fused", MEM_GROUP_COUNT);
+        Options *both = add(fit, "+ ckpt, in backward", MEM_GROUP_COUNT);
         both->checkpoint = blocks;
-        fuse_step(both);
+        optimizer_in_backward(both);
     }
     Options all = *o;
     if (kept)
         all.checkpoint = blocks;
     if (fusible)
-        fuse_step(&all);
+        optimizer_in_backward(&all);
     if (chunkable) {
         all.loss_chunk = SUGGESTED_CHUNK;
-        *add(fit, kept && fusible ? "+ checkpoint, fused, chunk" : "+ all of these", MEM_GROUP_COUNT) = all;
+        *add(fit, kept && fusible ? "+ ckpt, in backward, chunk" : "+ all of these", MEM_GROUP_COUNT) = all;
     }
     if (strcmp(o->optimizer, "sgd")) {
         Options *sgd = add(fit, kept || fusible || chunkable ? "  same, SGD" : "+ SGD", MEM_GROUP_COUNT);
@@ -114,7 +114,7 @@ static void choose_methods(Fit *fit)
         other->attention = flash ? ATTENTION_EAGER : ATTENTION_FLASH;
         nn_preset_set_attention(&other->preset, other->attention);
     }
-    if (!o->fused && (int64_t)o->batch * o->accumulate <= INT_MAX / 2)
+    if (!o->in_backward && (int64_t)o->batch * o->accumulate <= INT_MAX / 2)
         add(fit, "accumulate twice as often", MEM_GROUP_GRADIENTS)->accumulate *= 2;
 }
 

@@ -58,7 +58,7 @@ static void print_bound(const Method *m)
     MemGroup bound = bound_by(memory);
     printf("  %s %s, %s %s\n", group_names[bound],
            report_size(report_group(memory->stats.at_peak, bound)).text,
-           memtrack_phase_name(memory->stats.peak_at.phase), report_place(memory));
+           memtrack_phase_name(memory->stats.peak_at.phase), report_path(memory));
 }
 
 static void print_tables(const Fit *fit)
@@ -132,7 +132,7 @@ static void say_why(const Fit *fit)
         else if (needs + from / 200 > from)
             printf("%s saves nothing by itself: at the peak (%s, %s) there are %s of %s; %s of %s bound "
                    "it.\n",
-                   what, memtrack_phase_name(base->stats.peak_at.phase), report_place(base),
+                   what, memtrack_phase_name(base->stats.peak_at.phase), report_path(base),
                    report_size(report_group(base->stats.at_peak, m->target)).text, group_names[m->target],
                    report_size(report_group(base->stats.at_peak, bound)).text, group_names[bound]);
     }

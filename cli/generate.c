@@ -4,9 +4,9 @@
 #include <limits.h>
 #include <string.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "../kernels/kernels.h"
-#include "../plan/formulae.h"
+#include "../estimate/formulae.h"
 #include "cli.h"
 #include "stream.h"
 
@@ -114,7 +114,7 @@ static int64_t cache_formula(const Options *o, int64_t tokens)
                              .heads = l->heads,
                              .kv_heads = l->kv_heads ? l->kv_heads : l->heads,
                              .dim = l->head_dim ? (int64_t)l->heads * l->head_dim : l->dim};
-    return plan_kv_cache_bytes(&shape, tokens, sizeof(float)) * o->batch;
+    return estimate_kv_cache_bytes(&shape, tokens, sizeof(float)) * o->batch;
 }
 
 /* Of the peak; the rest is what a forward makes. */

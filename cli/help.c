@@ -16,7 +16,7 @@ typedef struct Help {
     "--model --init --init-partial --data --tokenizer --vocab --batch --seq --accumulate --steps --epochs "  \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
-    "--fused-step --zero-grad --loss-chunk --attention --threads --device --max-samples"
+    "--optimizer-in-backward --zero-grad --loss-chunk --attention --threads --device --max-samples"
 #define NEED_FLAGS SHAPE_FLAGS " --budget"
 #define TRAIN_FLAGS                                                                                          \
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \

@@ -26,7 +26,7 @@ static json_t *books(const MemSummary *m)
     set_bytes(memory, "needs_bytes", s->needs);
     json_object_set_new(memory, "peak_at",
                         json_pack("{s:I, s:s, s:s, s:s}", "step", (json_int_t)s->peak_at.step + 1, "phase",
-                                  memtrack_phase_name(s->peak_at.phase), "place", m->peak_place, "op",
+                                  memtrack_phase_name(s->peak_at.phase), "place", m->peak_path, "op",
                                   m->peak_op));
     if (m->process_peak) {
         json_t *process = json_object();

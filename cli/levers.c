@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "cli.h"
 
 /* ---- --checkpoint auto ----------------------------------------------------------------------- */
@@ -63,9 +63,9 @@ static void say_found(const PlanFound *found, const Options *o)
 const char *const group_names[MEM_GROUP_COUNT] = {"parameters", "gradients", "states", "activations",
                                                   "overhead"};
 
-void fuse_step(Options *o)
+void optimizer_in_backward(Options *o)
 {
-    o->fused = 1;
+    o->in_backward = 1;
     o->clip = 0;
 }
 
@@ -84,7 +84,7 @@ static void say_bound(FILE *out, const Plan *plan)
     const MemSummary *m = &plan->memory;
     MemGroup bound = bound_by(m);
     fprintf(out, "Its peak is in %s at %s: %s of %s, beside %s of parameters and %s of optimizer states.\n",
-            memtrack_phase_name(m->stats.peak_at.phase), report_place(m),
+            memtrack_phase_name(m->stats.peak_at.phase), report_path(m),
             report_size(report_group(m->stats.at_peak, bound)).text, group_names[bound],
             report_size(report_group(m->stats.at_peak, MEM_GROUP_PARAMETERS)).text,
             report_size(report_group(m->stats.at_peak, MEM_GROUP_OPTIMIZER_STATES)).text);

@@ -22,7 +22,7 @@ static json_t *options_json(const Options *o, int64_t steps)
     json_t *all =
         json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:i, s:I, s:I, s:i}", "batch", o->batch, "seq", o->seq,
                   "accumulate", o->accumulate, "optimizer", o->optimizer, "checkpoint",
-                  checkpoint_text(&o->checkpoint).text, "fused_step", o->fused, "zero_grad",
+                  checkpoint_text(&o->checkpoint).text, "optimizer_in_backward", o->in_backward, "zero_grad",
                   o->keep_gradients ? "keep" : "free", "loss_chunk", o->loss_chunk, "steps",
                   (json_int_t)steps, "seed", (json_int_t)o->seed, "threads", threads_of(o));
     if (o->preset.family != MODEL_MLP)

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "../kernels/kernels.h"
-#include "../memtrack/printable.h"
+#include "../base/printable_.h"
 #include "cli.h"
 
 typedef struct Command {

@@ -1,7 +1,7 @@
 /* brim models and brim gpus: what is known by name. */
 #include <inttypes.h>
 
-#include "../plan/cards.h"
+#include "../device/cards.h"
 #include "cli.h"
 
 /* Counts on meta: the model is really built, without data. */
@@ -48,8 +48,8 @@ int command_gpus(const Options *o, int count)
     json_t *all = json_array();
     if (!o->json)
         printf("%-14s %9s  %-36s %s\n", "card", "GiB", "", "memory as reported by");
-    for (int i = 0; plan_card_at(i); i++) {
-        const Card *card = plan_card_at(i);
+    for (int i = 0; device_card_at(i); i++) {
+        const Card *card = device_card_at(i);
         if (o->json)
             json_array_append_new(all,
                                   json_pack("{s:s, s:s, s:I, s:s}", "name", card->name, "title", card->title,

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "flags_.h"
 
 static int check_names(const Options *o)
@@ -36,17 +36,17 @@ static int check_device(const Options *o)
 
 static int check_levers(Options *o)
 {
-    if (o->fused && o->accumulate > 1)
-        return usage(
-            "--fused-step updates a parameter as soon as its gradient is there and frees the gradient, "
-            "so --accumulate %d has nothing to add to: use one of the two",
-            o->accumulate);
-    if (o->fused && o->clip > 0)
-        return usage(
-            "--clip needs the norm of all gradients before the first update; --fused-step has used and "
-            "freed most of them by then: use one of the two");
-    if (o->fused && o->keep_gradients)
-        return usage("--zero-grad keep keeps what --fused-step frees at once: use one of the two");
+    if (o->in_backward && o->accumulate > 1)
+        return usage("--optimizer-in-backward updates a parameter as soon as its gradient is there and frees "
+                     "the gradient, "
+                     "so --accumulate %d has nothing to add to: use one of the two",
+                     o->accumulate);
+    if (o->in_backward && o->clip > 0)
+        return usage("--clip needs the norm of all gradients before the first update; "
+                     "--optimizer-in-backward has used and "
+                     "freed most of them by then: use one of the two");
+    if (o->in_backward && o->keep_gradients)
+        return usage("--zero-grad keep keeps what --optimizer-in-backward frees at once: use one of the two");
     if (o->checkpoint.automatic && !o->budget)
         return usage(
             "--checkpoint auto looks for the least recomputation that fits: say what into, with --budget "
@@ -77,7 +77,7 @@ static int check_levers(Options *o)
         return usage("--batch %d x --accumulate %d is %" PRId64 " samples a step; at most %d are possible",
                      o->batch, o->accumulate, (int64_t)o->batch * o->accumulate, INT_MAX);
     if (o->clip < 0)
-        o->clip = o->fused ? 0 : 1;
+        o->clip = o->in_backward ? 0 : 1;
     return 0;
 }
 
@@ -314,8 +314,8 @@ LeverText levers_text(const Options *o, const Options *from)
 #define ADD(...) used += used < size ? (size_t)snprintf(text + used, size - used, __VA_ARGS__) : 0
     if (!checkpoint_equal(&o->checkpoint, &from->checkpoint))
         ADD(" --checkpoint %s", checkpoint_text(&o->checkpoint).text);
-    if (o->fused && !from->fused)
-        ADD(" --fused-step%s", from->clip > 0 ? " --clip 0" : "");
+    if (o->in_backward && !from->in_backward)
+        ADD(" --optimizer-in-backward%s", from->clip > 0 ? " --clip 0" : "");
     if (o->loss_chunk != from->loss_chunk)
         ADD(" --loss-chunk %d", o->loss_chunk);
     if (o->keep_gradients != from->keep_gradients)

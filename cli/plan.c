@@ -3,8 +3,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "../plan/formulae.h"
-#include "../plan/textbook.h"
+#include "../estimate/formulae.h"
+#include "../estimate/textbook.h"
 #include "cli.h"
 
 static double unit_of(const Plan *plan)
@@ -28,7 +28,7 @@ static void largest_table(FILE *out, const Plan *plan)
         const PlanTensor *t = &plan->largest[i];
         shown += t->bytes;
         fprintf(out, "%10.*f  %-19s %s%s%s\n", decimals_of(unit), (double)t->bytes / unit,
-                memtrack_component_name(t->component), t->place[0] ? t->place : "the model itself",
+                memtrack_component_name(t->component), t->path[0] ? t->path : "the model itself",
                 t->op[0] ? ", " : "", t->op);
     }
     fprintf(out, "%10.*f  in all others\n", decimals_of(unit),
@@ -38,13 +38,13 @@ static void largest_table(FILE *out, const Plan *plan)
 /* ---- By layer -------------------------------------------------------------------------------- */
 
 /* A layer: a place up to its first number, or its first two words. */
-static size_t layer_length(const char *place)
+static size_t layer_length(const char *path)
 {
     size_t two_words = 0;
     int words = 0;
-    for (size_t at = 0; place[at]; at += place[at] == '.') {
-        size_t length = strcspn(place + at, ".");
-        int number = length > 0 && strspn(place + at, "0123456789") == length;
+    for (size_t at = 0; path[at]; at += path[at] == '.') {
+        size_t length = strcspn(path + at, ".");
+        int number = length > 0 && strspn(path + at, "0123456789") == length;
         at += length;
         if (number)
             return at;
@@ -59,10 +59,10 @@ typedef struct LayerRow {
     uint64_t group[MEM_GROUP_COUNT];
 } LayerRow;
 
-static void add_place(LayerRow *row, const PlanPlace *place)
+static void add_path(LayerRow *row, const PlanPlace *path)
 {
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
-        row->group[g] += report_group(place->by, (MemGroup)g);
+        row->group[g] += report_group(path->by, (MemGroup)g);
 }
 
 static int same_bytes(const LayerRow *a, const LayerRow *b)
@@ -110,11 +110,11 @@ static int shows(const LayerRow *row, double unit)
 
 /* The rows of a layer are together, but tied heads and the loss come back to a place: find the row by name.
  */
-static int find_row(LayerRow *rows, int count, const char *place)
+static int find_row(LayerRow *rows, int count, const char *path)
 {
-    size_t length = layer_length(place);
+    size_t length = layer_length(path);
     for (int i = count - 1; i >= 0; i--)
-        if (strlen(rows[i].name) == length && !strncmp(rows[i].name, place, length))
+        if (strlen(rows[i].name) == length && !strncmp(rows[i].name, path, length))
             return i;
     return -1;
 }
@@ -127,14 +127,14 @@ static void layer_table(FILE *out, const Plan *plan)
     int count = 0;
     double unit = unit_of(plan);
     memset(rows, 0, sizeof rows);
-    for (int i = 0; i < plan->place_count; i++) {
-        const char *place = plan->places[i].place;
-        int row = find_row(rows, count, place);
+    for (int i = 0; i < plan->path_count; i++) {
+        const char *path = plan->places[i].path;
+        int row = find_row(rows, count, path);
         if (row < 0 && count == LAYERS_MAX)
             row = count - 1;
         if (row < 0)
-            snprintf(rows[row = count++].name, sizeof rows->name, "%.*s", (int)layer_length(place), place);
-        add_place(&rows[row], &plan->places[i]);
+            snprintf(rows[row = count++].name, sizeof rows->name, "%.*s", (int)layer_length(path), path);
+        add_path(&rows[row], &plan->places[i]);
     }
     char title[64];
     snprintf(title, sizeof title, "BY LAYER AT THE PEAK, %s", unit == 0x1p20 ? "MiB" : "GiB");
@@ -157,7 +157,7 @@ static json_t *largest_json(const Plan *plan)
     for (int i = 0; i < plan->largest_count; i++) {
         const PlanTensor *t = &plan->largest[i];
         json_array_append_new(all, json_pack("{s:s, s:s, s:s, s:I}", "component",
-                                             memtrack_component_name(t->component), "place", t->place, "op",
+                                             memtrack_component_name(t->component), "place", t->path, "op",
                                              t->op, "bytes", (json_int_t)t->bytes));
     }
     return all;
@@ -166,8 +166,8 @@ static json_t *largest_json(const Plan *plan)
 static json_t *places_json(const Plan *plan)
 {
     json_t *all = json_array();
-    for (int i = 0; i < plan->place_count; i++) {
-        json_t *row = json_pack("{s:s}", "place", plan->places[i].place);
+    for (int i = 0; i < plan->path_count; i++) {
+        json_t *row = json_pack("{s:s}", "place", plan->places[i].path);
         for (int c = 0; c < MEM_COMPONENT_COUNT; c++)
             if (plan->places[i].by[c])
                 json_object_set_new(row, memtrack_component_name((MemComponent)c),
@@ -205,11 +205,11 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan)
 static void print_textbook(const Options *o)
 {
     const Gpt2Config *c = &o->preset.config.gpt2;
-    plan_textbook_print(stdout);
+    estimate_textbook_print(stdout);
     if (o->preset.family != MODEL_GPT2)
         return;
     printf("\nA layer of %s, batch %d x seq %d\n", o->model, o->batch, o->seq);
-    plan_formula_print(stdout, o->batch, o->seq, c->dim, c->heads);
+    estimate_formula_print(stdout, o->batch, o->seq, c->dim, c->heads);
 }
 
 int command_plan(const Options *options, int count)

@@ -6,23 +6,29 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "../memtrack/plural.h"
-#include "../memtrack/printable.h"
+#include "../base/plural_.h"
+#include "../base/printable_.h"
 #include "../report/exports.h"
 #include "../report/html.h"
-#include "../report/pytorch.h"
+#include "../estimate/page_replay_.h"
+#include "../estimate/pytorch_allocator.h"
 #include "cli.h"
 
 typedef int (*Export)(const RunRecord *run, FILE *out);
 /* Of one log or two, which it reads itself. */
 typedef int (*Page)(FILE *out, const char *const *paths, int count, char *error, size_t size);
 
+static int write_page(FILE *out, const char *const *paths, int count, char *error, size_t size)
+{
+    return report_html(out, paths, count, &estimate_pytorch_page, error, size);
+}
+
 static const struct {
     const char *name, *help;
     Export write; /* one of the two */
     Page page;
 } outputs[] = {
-    {"--html", "a page that opens anywhere; of two logs both", .page = report_html},
+    {"--html", "a page that opens anywhere; of two logs both", .page = write_page},
     {"--torch-snapshot", "for PyTorch's memory viewer (pytorch.org/memory_viz)",
      .write = report_torch_snapshot},
     {"--trace", "for Perfetto (ui.perfetto.dev) and chrome://tracing", .write = report_chrome_trace},
@@ -213,7 +219,7 @@ static void print_where(const RunRecord *run)
     if (!where->present)
         return;
     printf("%s: step %" PRId64 ", %s, %s%s%s\n", where == &run->plan ? "planned peak at" : "peak at",
-           where->peak_step, where->peak_phase, where->peak_place[0] ? where->peak_place : "the model itself",
+           where->peak_step, where->peak_phase, where->peak_path[0] ? where->peak_path : "the model itself",
            where->peak_op[0] ? ", " : "", where->peak_op);
 }
 
@@ -235,17 +241,17 @@ static void print_peak(const RunRecord *run)
 /* What PyTorch's allocator would make of these requests; silent where there is no memory to find out. */
 static void print_pytorch(const RunRecord *run)
 {
-    PytorchReplay *replay = report_pytorch_create();
+    PytorchReplay *replay = estimate_pytorch_create();
     int failed = !replay;
     for (size_t i = 0; i < run->event_count && !failed; i++) {
         const RunEvent *e = &run->events[i];
         if (e->kind == RUN_ALLOC)
-            failed = report_pytorch_alloc(replay, e->serial, e->requested) != 0;
+            failed = estimate_pytorch_alloc(replay, e->serial, e->requested) != 0;
         else if (e->kind == RUN_FREE)
-            report_pytorch_free(replay, e->serial);
+            estimate_pytorch_free(replay, e->serial);
     }
     if (!failed && run->event_count) {
-        const PytorchBooks *b = report_pytorch_books(replay);
+        const PytorchBooks *b = estimate_pytorch_books(replay);
         char segments[64];
         snprintf(segments, sizeof segments, "reserved, in %" PRIu64 " segment%s",
                  b->small_segments + b->large_segments,
@@ -255,7 +261,7 @@ static void print_pytorch(const RunRecord *run)
         table_row("rounded", 0, b->peak_allocated, NULL);
         table_row(segments, 0, b->peak_reserved, NULL);
     }
-    report_pytorch_destroy(replay);
+    estimate_pytorch_destroy(replay);
 }
 
 static void print_summary(const RunRecord *run)
@@ -336,7 +342,7 @@ static void make_record_printable(RunRecord *run)
     for (size_t i = 0; i < sizeof memories / sizeof memories[0]; i++)
         if (memories[i]->present) {
             make_printable(memories[i]->peak_phase);
-            make_printable(memories[i]->peak_place);
+            make_printable(memories[i]->peak_path);
             make_printable(memories[i]->peak_op);
         }
 }

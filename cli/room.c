@@ -37,14 +37,14 @@ static int64_t saves_to_come(const Options *o, const Training *t)
 /* As many as are kept and the one that is being written, less those that are there. */
 static int64_t saves_at_once(const Options *o, const Training *t, int keep)
 {
-    int64_t there = io_count_checkpoints(o->save), to_come = saves_to_come(o, t);
+    int64_t there = io_count_saved_runs(o->save), to_come = saves_to_come(o, t);
     int64_t kept = (int64_t)keep + 1, more = kept > there ? kept - there : 1;
     return more < to_come ? more : to_come;
 }
 
 static int keep_of(const Options *o)
 {
-    return o->keep ? o->keep : CHECKPOINTS_KEPT;
+    return o->keep ? o->keep : SAVED_RUNS_KEPT;
 }
 
 static Wish wish_of_saves(const Options *o, const Training *t)

@@ -3,8 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "../plan/formulae.h"
-#include "../plan/textbook.h"
+#include "../estimate/formulae.h"
+#include "../estimate/textbook.h"
 #include "cli.h"
 
 enum { RULE = 52, COLUMN = 9 };
@@ -44,7 +44,7 @@ static const char *why_gradients(const Rules *r)
 {
     uint64_t own = report_group(r->stats->own_peak, MEM_GROUP_GRADIENTS);
     uint64_t at = report_group(r->stats->at_peak, MEM_GROUP_GRADIENTS);
-    if (r->options->fused)
+    if (r->options->in_backward)
         return "each is freed as soon as it is used";
     return at < own ? "backward has still to make the others" : "";
 }
@@ -91,7 +91,7 @@ static void korthikanti(const Rules *r)
         return;
     }
     row(r, "activations: sbh(34 + 5as/h) x 2 for fp32, x layers",
-        2 * plan_korthikanti_bytes(&shape, KORTHIKANTI_PLAIN, 1) * layers_of(p), MEM_GROUP_ACTIVATIONS,
+        2 * estimate_korthikanti_bytes(&shape, KORTHIKANTI_PLAIN, 1) * layers_of(p), MEM_GROUP_ACTIVATIONS,
         r->options->attention == ATTENTION_FLASH ? "masks are not stored; flash keeps no scores"
                                                  : "masks are not stored, and scores once");
 }
@@ -120,7 +120,7 @@ json_t *textbook_json(void)
 {
     json_t *rows = json_array();
     TextbookRow row;
-    for (int i = 0; plan_textbook_row(i, &row); i++)
+    for (int i = 0; estimate_textbook_row(i, &row); i++)
         json_array_append_new(
             rows, json_pack("{s:s, s:s, s:s, s:s, s:s, s:[f,f], s:[f,f], s:s, s:s, s:s, s:s}", "id", row.id,
                             "topic", row.topic, "question", row.question, "rule", row.rule, "textbook",

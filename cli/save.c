@@ -77,7 +77,7 @@ static int find_start(Saving *s)
     const Options *o = s->options;
     if (!o->resume)
         return EXIT_DONE;
-    if (io_find_checkpoint(o->resume, &s->from))
+    if (io_find_saved_run(o->resume, &s->from))
         return say_error();
     if (s->from.note[0])
         fprintf(stderr, "brim: %s; going on with the one before\n", s->from.note);
@@ -94,10 +94,10 @@ static int find_start(Saving *s)
 static int check_save(Saving *s)
 {
     const Options *o = s->options;
-    CheckpointFound newest;
+    SavedRunFound newest;
     if (o->resume && may_start_anew(o))
         return EXIT_DONE; /* find_start has looked there */
-    if (io_find_checkpoint(o->save, &newest)) {
+    if (io_find_saved_run(o->save, &newest)) {
         if (s->from.path[0])
             return say_error();
         newest.path[0] = '\0';
@@ -121,7 +121,7 @@ static int check_save(Saving *s)
 int saving_open(Saving *saving, const Options *options)
 {
     *saving = (Saving){.options = options, .lock = -1, .export_lock = -1, .saved = -1, .input_count = -1};
-    if (options->save && (saving->lock = io_lock_checkpoints(options->save)) < 0)
+    if (options->save && (saving->lock = io_lock_saved_runs(options->save)) < 0)
         return say_error();
     if (options->export && !same_file(options->save, options->export) &&
         (saving->export_lock = io_lock_exports(options->export)) < 0)
@@ -133,7 +133,7 @@ int saving_open(Saving *saving, const Options *options)
 int saving_keep_log(const Saving *saving, const char *path)
 {
     char kept[4096];
-    if (!saving_goes_on(saving) || !path || access(path, F_OK) != 0)
+    if (!saving_resumes(saving) || !path || access(path, F_OK) != 0)
         return EXIT_DONE;
     for (int i = 1; i < 10000; i++) {
         if (snprintf(kept, sizeof kept, "%s.%d", path, i) >= (int)sizeof kept || access(kept, F_OK) == 0)
@@ -149,8 +149,8 @@ int saving_keep_log(const Saving *saving, const char *path)
 
 void saving_close(Saving *saving)
 {
-    io_unlock_checkpoints(saving->lock);
-    io_unlock_checkpoints(saving->export_lock);
+    io_unlock_saved_runs(saving->lock);
+    io_unlock_saved_runs(saving->export_lock);
     saving->lock = saving->export_lock = -1;
 }
 
@@ -159,7 +159,7 @@ void saving_close(Saving *saving)
 enum { SETTINGS = 16, SETTING_TEXT = 128, COMMAND_TEXT = 1024 };
 
 typedef struct Settings {
-    CheckpointSetting list[SETTINGS];
+    SavedRunSetting list[SETTINGS];
     char text[SETTINGS][SETTING_TEXT], command[COMMAND_TEXT];
     int count;
 } Settings;
@@ -172,7 +172,7 @@ static void __attribute__((format(printf, 3, 4))) add(Settings *s, const char *n
     vsnprintf(text, SETTING_TEXT, format, arguments);
     va_end(arguments);
     json_clean(text);
-    s->list[s->count++] = (CheckpointSetting){name, text};
+    s->list[s->count++] = (SavedRunSetting){name, text};
 }
 
 /* The last part of a path, with or without a slash behind it. */
@@ -187,7 +187,7 @@ static void add_name(Settings *s, const char *name, const char *path)
 }
 
 /* Whatever decides a single bit of a weight, but the number of steps, and what is not given. Recomputation
- * and the fused step change no bit. */
+ * and the optimizer in backward change no bit. */
 static void fill_settings(Settings *s, const Options *o)
 {
     size_t used = 0;
@@ -226,7 +226,7 @@ static void add_input(Saving *s, const char *name, const char *path, const char 
     for (int i = 0; i < 2; i++)
         if (snprintf(out, SAVING_PATH, "%s%s", path, i ? other : ending) < SAVING_PATH &&
             access(out, F_OK) == 0) {
-            s->inputs[s->input_count] = (CheckpointInput){.name = name, .path = out};
+            s->inputs[s->input_count] = (SavedRunInput){.name = name, .path = out};
             if (!io_fingerprint(&s->inputs[s->input_count]))
                 s->input_count++;
             return;
@@ -253,9 +253,9 @@ static void look_at_inputs(Saving *s)
         add_input(s, "tokenizer", o->tokenizer, is_directory(o->tokenizer) ? "/tokenizer.json" : "", "");
 }
 
-static CheckpointRun complete_run(const Saving *saving, const CheckpointRun *run, Settings *settings)
+static SavedRun complete_run(const Saving *saving, const SavedRun *run, Settings *settings)
 {
-    CheckpointRun all = *run;
+    SavedRun all = *run;
     fill_settings(settings, saving->options);
     all.settings = settings->list;
     all.setting_count = settings->count;
@@ -268,21 +268,21 @@ static CheckpointRun complete_run(const Saving *saving, const CheckpointRun *run
 
 /* ---- In the script --------------------------------------------------------------------------- */
 
-int saving_goes_on(const Saving *saving)
+int saving_resumes(const Saving *saving)
 {
     return saving && saving->from.path[0];
 }
 
-int64_t saving_load(Saving *saving, const CheckpointRun *run)
+int64_t saving_load(Saving *saving, const SavedRun *run)
 {
     Settings settings;
-    CheckpointFound found;
-    if (saving && (saving->options->save || saving_goes_on(saving)) && !error_code())
+    SavedRunFound found;
+    if (saving && (saving->options->save || saving_resumes(saving)) && !error_code())
         look_at_inputs(saving);
-    if (!saving_goes_on(saving) || error_code())
+    if (!saving_resumes(saving) || error_code())
         return 0;
-    CheckpointRun all = complete_run(saving, run, &settings);
-    if (io_load_checkpoint(saving->from.path, &all, &found))
+    SavedRun all = complete_run(saving, run, &settings);
+    if (io_load_run(saving->from.path, &all, &found))
         return 0;
     if (found.note[0] && !saving->noted++)
         fprintf(stderr, "brim: %s\n", found.note);
@@ -290,11 +290,11 @@ int64_t saving_load(Saving *saving, const CheckpointRun *run)
     return found.step;
 }
 
-static int save(Saving *saving, const CheckpointRun *run)
+static int save(Saving *saving, const SavedRun *run)
 {
     Settings settings;
-    CheckpointRun all = complete_run(saving, run, &settings);
-    saving->failed = io_save_checkpoint(saving->options->save, &all) != 0;
+    SavedRun all = complete_run(saving, run, &settings);
+    saving->failed = io_save_run(saving->options->save, &all) != 0;
     if (!saving->failed)
         saving->saved = optim_steps(run->optimizer);
     brim_lap();
@@ -306,7 +306,7 @@ static int saves(const Saving *saving)
     return saving && saving->options->save && !error_code() && !context_is_meta(context_current());
 }
 
-void saving_step(Saving *saving, const CheckpointRun *run, int64_t steps)
+void saving_step(Saving *saving, const SavedRun *run, int64_t steps)
 {
     if (!saves(saving))
         return;
@@ -318,7 +318,7 @@ void saving_step(Saving *saving, const CheckpointRun *run, int64_t steps)
     error_clear();
 }
 
-void saving_end(Saving *saving, const CheckpointRun *run)
+void saving_end(Saving *saving, const SavedRun *run)
 {
     if (!saves(saving) || saving->saved == optim_steps(run->optimizer) || !save(saving, run))
         return;

@@ -2,7 +2,7 @@
 #ifndef BRIM_CLI_SAVE_H
 #define BRIM_CLI_SAVE_H
 
-#include "../io/checkpoint.h"
+#include "../io/saved_run.h"
 
 struct Options;
 
@@ -11,14 +11,14 @@ enum { SAVING_INPUTS = 3, SAVING_PATH = 4096 };
 /* What is NULL or zeroed neither saves nor goes on. */
 typedef struct Saving {
     const struct Options *options;
-    CheckpointFound from;                  /* what the run goes on with; its path is "" for a new one */
-    int lock;                              /* of --save's directory; -1 = none */
-    int export_lock;                       /* of --export's; -1 = none, or the same directory */
-    int noted;                             /* that of `from` was said */
-    int64_t saved;                         /* the step of the newest checkpoint of this run */
-    int failed;                            /* the newest that was tried was not written */
-    int signal;                            /* that stopped the run; 0 = none */
-    CheckpointInput inputs[SAVING_INPUTS]; /* what was read when the run began, its data and tokenizer */
+    SavedRunFound from;                  /* what the run goes on with; its path is "" for a new one */
+    int lock;                            /* of --save's directory; -1 = none */
+    int export_lock;                     /* of --export's; -1 = none, or the same directory */
+    int noted;                           /* that of `from` was said */
+    int64_t saved;                       /* the step of the newest checkpoint of this run */
+    int failed;                          /* the newest that was tried was not written */
+    int signal;                          /* that stopped the run; 0 = none */
+    SavedRunInput inputs[SAVING_INPUTS]; /* what was read when the run began, its data and tokenizer */
     char input_path[SAVING_INPUTS][SAVING_PATH];
     int input_count; /* -1 = not looked at yet */
 } Saving;
@@ -36,13 +36,13 @@ void saving_catch_signals(const Saving *saving);
 void saving_release_signals(Saving *saving);
 
 /* In the script. */
-int saving_goes_on(const Saving *saving);
+int saving_resumes(const Saving *saving);
 /* At the end of the set-up: looks at what the data are, loads, and returns the steps done. */
-int64_t saving_load(Saving *saving, const CheckpointRun *run);
+int64_t saving_load(Saving *saving, const SavedRun *run);
 /* After each step; saves when it is time. What fails is said, and training goes on. */
-void saving_step(Saving *saving, const CheckpointRun *run, int64_t steps);
+void saving_step(Saving *saving, const SavedRun *run, int64_t steps);
 /* After the last step: saves what is not saved yet. Without success the run fails (saving->failed). */
-void saving_end(Saving *saving, const CheckpointRun *run);
+void saving_end(Saving *saving, const SavedRun *run);
 int saving_stopped(const Saving *saving);
 
 #endif

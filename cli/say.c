@@ -1,6 +1,6 @@
 /* What several commands say in the same words. */
 #include "../kernels/kernels.h"
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "cli.h"
 
 int say_error(void)

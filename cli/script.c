@@ -2,7 +2,7 @@
  * train. On meta it runs one of each kind of step instead of all of them. */
 #include <string.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "cli.h"
 
 typedef struct Session {
@@ -146,7 +146,7 @@ static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
         optim_set_lr(optimizer, lr); /* also when it is 0 */
         optim_set_schedule(optimizer, &schedule);
         optim_set_clip(optimizer, o->clip);
-        optim_set_fused(optimizer, o->fused);
+        optim_set_in_backward(optimizer, o->in_backward);
     }
     return optimizer;
 }
@@ -221,7 +221,7 @@ static void size_outputs(Session *s)
 {
     const Options *o = s->options;
     if (o->save)
-        s->training->save_size = io_checkpoint_size(s->model, s->optimizer);
+        s->training->save_size = io_saved_run_size(s->model, s->optimizer);
     if (o->export)
         s->training->export_size =
             io_weights_size(s->model, (SafetensorsType)safetensors_type_of(o->export_dtype), o->export_shard);
@@ -245,14 +245,13 @@ static int session_open(Session *s)
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
     s->model = nn_model(&o->preset);
     int goes_on =
-        saving_goes_on(s->training->saving); /* then these are not the weights that it starts from */
+        saving_resumes(s->training->saving); /* then these are not the weights that it starts from */
     if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && io_check_directory(o->export)))
         return error_code();
     set_levers(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
-    s->first =
-        saving_load(s->training->saving,
-                    &(CheckpointRun){.model = s->model, .optimizer = s->optimizer, .loader = s->train});
+    s->first = saving_load(s->training->saving,
+                           &(SavedRun){.model = s->model, .optimizer = s->optimizer, .loader = s->train});
     s->training->first = s->first;
     s->training->parameters = nn_parameter_count(s->model);
     s->training->samples = data_samples(s->train);
@@ -270,7 +269,8 @@ static Tensor *class_loss(Module *model, const Batch *b, int64_t *right)
 {
     Tensor *logits = nn_forward(model, NULL, b);
     *right += tensor_count_correct(logits, b->labels);
-    return tensor_cross_entropy(tensor_move(logits), b->labels, BATCH_IGNORE, 1.0f / (float)b->labels_total);
+    return tensor_cross_entropy(tensor_donate(logits), b->labels, BATCH_IGNORE,
+                                1.0f / (float)b->labels_total);
 }
 
 static void evaluate(Session *s, int64_t step)
@@ -442,7 +442,7 @@ static void evaluate_if_due(Session *s, int64_t step)
 static void train_all(Session *s)
 {
     Saving *saving = s->training->saving;
-    CheckpointRun run = {.model = s->model, .optimizer = s->optimizer, .loader = s->train};
+    SavedRun run = {.model = s->model, .optimizer = s->optimizer, .loader = s->train};
     for (int64_t step = s->first; (step = next_step(s, step)) < s->steps && !error_code(); step++) {
         train_step(s, step);
         saving_step(saving, &run, s->steps);

@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-#include "../data/tokenizer.h"
+#include "../text/tokenizer.h"
 
 /* Bytes of a letter so far: tokens may end within one. */
 typedef struct Utf8 {

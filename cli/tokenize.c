@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "cli.h"
 #include "flags_.h"
 

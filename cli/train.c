@@ -3,8 +3,8 @@
 #include <signal.h>
 #include <string.h>
 
-#include "../memtrack/plural.h"
-#include "../memtrack/printable.h"
+#include "../base/plural_.h"
+#include "../base/printable_.h"
 #include "../kernels/kernels.h"
 #include "cli.h"
 
@@ -55,8 +55,8 @@ void print_title(const Options *o, int64_t parameters, int64_t steps)
     if (!varies(o, "--checkpoint") && !checkpoint_equal(&o->checkpoint, &none))
         printf("  checkpoint %.28s%s", checkpoint_text(&o->checkpoint).text,
                strlen(checkpoint_text(&o->checkpoint).text) > 28 ? "…" : "");
-    if (o->fused)
-        printf("  fused step, no clipping");
+    if (o->in_backward)
+        printf("  optimizer in backward, no clipping");
     if (o->keep_gradients && !varies(o, "--zero-grad"))
         printf("  gradients kept");
     if (o->loss_chunk && !varies(o, "--loss-chunk"))
@@ -99,7 +99,7 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
                   (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
                   json_number(r->loss_last), "validation", validation, "tokens_per_second",
                   r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
-    if (saving_goes_on(t->saving))
+    if (saving_resumes(t->saving))
         json_object_set_new(all, "steps_before", json_integer(t->first));
     if (t->saving->saved >= 0)
         json_object_set_new(all, "saved_step", json_integer(t->saving->saved));
@@ -176,7 +176,7 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
 /* Where weights and tokens are from, if that was asked for. */
 static void print_origin(const Options *o, const Training *t)
 {
-    int weights = o->init && !saving_goes_on(t->saving);
+    int weights = o->init && !saving_resumes(t->saving);
     const char *tokens = o->tokenizer ? o->tokenizer : weights && !is_bin(o->data) ? "bytes" : NULL;
     if (weights)
         printf("weights: %s", o->init);
@@ -205,7 +205,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
     print_title(o, t->parameters, t->steps);
     print_machine(o, plan);
     print_origin(o, t);
-    if (saving_goes_on(t->saving))
+    if (saving_resumes(t->saving))
         printf("goes on after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,
                t->first >= t->steps ? ": nothing is left to train" : "");
     print_line_heading(o);

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../kernels/philox.h"
+#include "../base/philox_.h"
 #include "corpus_.h"
 #include "data.h"
 

@@ -22,17 +22,5 @@
 #define data_tokens brim_data_tokens
 #define data_width brim_data_width
 #define loader_free brim_loader_free
-#define tokenizer_decode brim_tokenizer_decode
-#define tokenizer_encode brim_tokenizer_encode
-#define tokenizer_encode_file brim_tokenizer_encode_file
-#define tokenizer_free brim_tokenizer_free
-#define tokenizer_id brim_tokenizer_id
-#define tokenizer_ids_free brim_tokenizer_ids_free
-#define tokenizer_is_special brim_tokenizer_is_special
-#define tokenizer_read brim_tokenizer_read
-#define tokenizer_text_free brim_tokenizer_text_free
-#define tokenizer_token brim_tokenizer_token
-#define tokenizer_train brim_tokenizer_train
-#define tokenizer_vocab brim_tokenizer_vocab
 
 #endif

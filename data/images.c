@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "loader_.h"
 
 #define MAKER             "data_images"
@@ -128,7 +128,7 @@ Loader *data_images(const char *directory, const ImageOptions *options)
         return NULL;
     }
     const char *found = data_images_directory(directory);
-    ImageSet *set = found ? loader_alloc(MAKER, "the images' header", sizeof *set) : NULL;
+    ImageSet *set = found ? host_alloc_for(MAKER, "the images' header", sizeof *set) : NULL;
     if (!set)
         return NULL;
     *set = (ImageSet){0};

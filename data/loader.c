@@ -6,8 +6,8 @@
 #include <limits.h>
 #include <string.h>
 
-#include "../memtrack/plural.h"
-#include "../kernels/philox.h"
+#include "../base/plural_.h"
+#include "../base/philox_.h"
 #include "loader_.h"
 
 struct Loader {
@@ -27,15 +27,6 @@ struct Loader {
 };
 
 /* ---- Life ------------------------------------------------------------------------------------ */
-
-void *loader_alloc(const char *maker, const char *what, size_t bytes)
-{
-    Context *context = context_here();
-    void *block = context ? memtrack_host_alloc(context->tracker, bytes) : NULL;
-    if (!block)
-        error_raise(ERROR_HOST_MEMORY, "%s: no host memory for %s (%zu bytes)", maker, what, bytes);
-    return block;
-}
 
 int loader_options(const char *maker, int *batch, int default_batch, int *accumulate, int64_t max_samples)
 {
@@ -113,7 +104,7 @@ static int loader_check(const Loader *loader)
 Loader *loader_create(const LoaderSetup *setup, void *dataset)
 {
     Context *context = context_here();
-    Loader *loader = loader_alloc(setup->maker, "the loader", sizeof *loader);
+    Loader *loader = host_alloc_for(setup->maker, "the loader", sizeof *loader);
     if (!loader) {
         setup->kind->destroy(context, dataset);
         return NULL;
@@ -123,7 +114,7 @@ Loader *loader_create(const LoaderSetup *setup, void *dataset)
     int whole = loader_check(loader);
     size_t order_bytes = (size_t)setup->samples * sizeof *loader->order;
     if (whole && setup->shuffle && !host_later(order_bytes)) {
-        loader->order = loader_alloc(setup->maker, "the order of samples", order_bytes);
+        loader->order = host_alloc_for(setup->maker, "the order of samples", order_bytes);
         whole = loader->order != NULL;
     }
     if (whole)

@@ -4,6 +4,7 @@
 #ifndef BRIM_LOADER_INTERNAL_H
 #define BRIM_LOADER_INTERNAL_H
 
+#include "../base/file_.h"
 #include "../tensor/tensor_.h"
 #include "data.h"
 
@@ -44,18 +45,9 @@ typedef struct LoaderSetup {
 Loader *loader_create(const LoaderSetup *setup, void *dataset);
 /* Puts defaults in place of 0; raises ERROR_ARGUMENT and returns 0 when one is negative. */
 int loader_options(const char *maker, int *batch, int default_batch, int *accumulate, int64_t max_samples);
-/* Host memory for `what`, indeterminate; raises ERROR_HOST_MEMORY and returns NULL without. Free with
- * host_free. */
-void *loader_alloc(const char *maker, const char *what, size_t bytes);
-
 /* Streams of the seed: the last word of the Philox counter. */
 #define STREAM_SHUFFLE 0x73687566u /* "shuf" */
 #define STREAM_MASK    0x6D61736Bu /* "mask" */
-
-/* A file opened for reading, or -1 with an error raised: missing, a directory, not a file. Fills its size. */
-int file_open(const char *maker, const char *path, int64_t *bytes);
-/* Reads [from, from + bytes), which the file's size promised. Returns an error code. */
-int file_read(const char *maker, int file, const char *path, int64_t from, uint8_t *target, size_t bytes);
 
 /* ---- Texts (text.c, tokens.c) ---------------------------------------------------------------- */
 

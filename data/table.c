@@ -76,8 +76,8 @@ static int table_copy(TableSet *set, const TableOptions *o)
 {
     size_t values = (size_t)(o->count * o->width) * sizeof *o->features,
            labels = (size_t)o->count * sizeof *o->labels;
-    set->features = loader_alloc(MAKER, "the features", values);
-    set->labels = set->features ? loader_alloc(MAKER, "the labels", labels) : NULL;
+    set->features = host_alloc_for(MAKER, "the features", values);
+    set->labels = set->features ? host_alloc_for(MAKER, "the labels", labels) : NULL;
     if (!set->labels)
         return 0;
     memcpy(set->features, o->features, values);
@@ -93,7 +93,7 @@ Loader *data_table(const TableOptions *options)
     int64_t classes = table_classes(&o);
     if (!classes || !loader_options(MAKER, &o.batch, 128, &o.accumulate, 0))
         return NULL;
-    TableSet *set = loader_alloc(MAKER, "the table's header", sizeof *set);
+    TableSet *set = host_alloc_for(MAKER, "the table's header", sizeof *set);
     if (!set)
         return NULL;
     *set = (TableSet){.count = o.count, .width = o.width};

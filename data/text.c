@@ -8,8 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../kernels/philox.h"
-#include "../memtrack/plural.h"
+#include "../base/philox_.h"
+#include "../base/plural_.h"
 #include "loader_.h"
 
 #define MAKER        "data_text"
@@ -103,45 +103,6 @@ static void text_destroy(Context *context, void *dataset)
 static const DatasetKind plain_text = {text_fill_plain, text_destroy};
 static const DatasetKind masked_text = {text_fill_masked, text_destroy};
 
-/* ---- Files ----------------------------------------------------------------------------------- */
-
-int file_open(const char *maker, const char *path, int64_t *bytes)
-{
-    struct stat status;
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block: it is refused below */
-    if (file < 0 || fstat(file, &status) != 0) {
-        error_raise(ERROR_FILE, "%s: cannot open %s: %s", maker, path, strerror(errno));
-    } else if (!S_ISREG(status.st_mode)) {
-        error_raise(ERROR_FILE, "%s: %s is %s, not a file", maker, path,
-                    S_ISDIR(status.st_mode) ? "a directory" : "a pipe or device");
-    } else {
-        *bytes = status.st_size;
-        return file;
-    }
-    if (file >= 0)
-        close(file);
-    return -1;
-}
-
-int file_read(const char *maker, int file, const char *path, int64_t from, uint8_t *target, size_t bytes)
-{
-    for (size_t done = 0; done < bytes;) {
-        size_t wanted = bytes - done < (1u << 30) ? bytes - done : 1u << 30;
-        ssize_t got = pread(file, target + done, wanted, (off_t)(from + (int64_t)done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return error_raise(ERROR_FILE, "%s: reading %s at byte %" PRId64 ": %s", maker, path,
-                               from + (int64_t)done, strerror(errno));
-        if (got == 0)
-            return error_raise(ERROR_FILE,
-                               "%s: %s became shorter while it was read: it ends at byte %" PRId64, maker,
-                               path, from + (int64_t)done);
-        done += (size_t)got;
-    }
-    return ERROR_NONE;
-}
-
 /* ---- Cutting --------------------------------------------------------------------------------- */
 
 int text_options_valid(const char *maker, const char *path, const TextOptions *o)
@@ -233,7 +194,7 @@ static int text_read(TextSet *set, const TextCut *cut, int file, const char *pat
         return ERROR_HOST_MEMORY;
     if (host_later((size_t)(skipped + length)))
         return ERROR_NONE;
-    uint8_t *bytes = loader_alloc(MAKER, path, (size_t)(skipped + length));
+    uint8_t *bytes = host_alloc_for(MAKER, path, (size_t)(skipped + length));
     if (!bytes)
         return ERROR_HOST_MEMORY;
     set->tokens = set->block = bytes;
@@ -257,7 +218,7 @@ static Loader *text_loader(const char *path, const TextOptions *o, TextCut *cut,
     int masked = o->mask_probability > 0;
     if (text_cut(path, o, cut) != ERROR_NONE)
         return NULL;
-    TextSet *set = loader_alloc(MAKER, "the text's header", sizeof *set);
+    TextSet *set = host_alloc_for(MAKER, "the text's header", sizeof *set);
     if (!set)
         return NULL;
     *set = (TextSet){.width = 1,

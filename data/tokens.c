@@ -5,8 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../memtrack/plural.h"
-#include "tokenizer_.h"
+#include "../base/plural_.h"
+#include "../text/tokenizer_.h"
+#include "loader_.h"
 
 #define MAKER "data_tokens"
 
@@ -132,7 +133,7 @@ static TokenSource *get_source(const char *path, const TokenOptions *o)
         known->holders++;
         return known;
     }
-    TokenSource *source = loader_alloc(MAKER, "the tokens' header", sizeof *source);
+    TokenSource *source = host_alloc_for(MAKER, "the tokens' header", sizeof *source);
     if (!source)
         return NULL;
     *source = (TokenSource){.holders = 1, .width = o->width};
@@ -216,7 +217,7 @@ static int tokenizer_is_here(const Tokenizer *tokenizer)
 
 static Loader *tokens_loader(TokenSource *source, const TokenOptions *o, const TextCut *cut)
 {
-    TextSet *set = loader_alloc(MAKER, "the tokens' header", sizeof *set);
+    TextSet *set = host_alloc_for(MAKER, "the tokens' header", sizeof *set);
     if (!set)
         return NULL;
     const char *ids = source->mapped ? source->mapped : source->ids.text;

@@ -50,7 +50,7 @@ static int compare(int batch, int seq, int steps, const char *why)
     }
     printf("Peak %+.0f %%, in %s. %s\n\n",
            100 * ((double)run[1].memory.stats.peak / (double)run[0].memory.stats.peak - 1),
-           report_place(&run[1].memory), why);
+           report_path(&run[1].memory), why);
     return 0;
 }
 

@@ -34,11 +34,11 @@ int main(void)
     for (int i = 0; i < LAYERS; i++) {
         char name[24];
         snprintf(name, sizeof name, "layers.%d", i);
-        memtrack_place_push(tracker, name);
+        memtrack_path_push(tracker, name);
         saved[i] = take(ledger, 64 * 256, MEM_ACTIVATION);
         MemBlock workspace = take(ledger, 64 * 1000, MEM_WORKSPACE);
         memtrack_free(ledger, &workspace);
-        memtrack_place_pop(tracker);
+        memtrack_path_pop(tracker);
     }
     memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
     for (int i = LAYERS; i-- > 0;)
@@ -52,7 +52,7 @@ int main(void)
                    memtrack_component_name((MemComponent)i), stats->live_by[i], stats->at_peak[i],
                    stats->own_peak[i]);
     printf("%-20s %12" PRIu64 " %12" PRIu64 "   in %s, %s\n", "all (bytes)", stats->live, stats->peak,
-           memtrack_place_name(tracker, stats->peak_at.place), memtrack_phase_name(stats->peak_at.phase));
+           memtrack_path_name(tracker, stats->peak_at.path), memtrack_phase_name(stats->peak_at.phase));
     memtrack_destroy(tracker);
     return memtrack_process_live() != 0;
 }

@@ -36,9 +36,9 @@ static void bar(const uint64_t by[MEM_COMPONENT_COUNT], double scale)
     putchar('\n');
 }
 
-static void row(const char *phase, const char *place, const uint64_t by[MEM_COMPONENT_COUNT], double scale)
+static void row(const char *phase, const char *path, const uint64_t by[MEM_COMPONENT_COUNT], double scale)
 {
-    printf("%-9s %-9s", phase, place);
+    printf("%-9s %-9s", phase, path);
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
         printf("%7.2f", (double)report_group(by, (MemGroup)g) / 0x1p20);
     printf("%8.2f  ", (double)sum(by) / 0x1p20);
@@ -60,7 +60,7 @@ static int begins_stretch(const MemEvent *event, const MemWhere *now)
 {
     if (event->kind != MEM_EVENT_ALLOC)
         return event->where.phase == MEM_PHASE_OPTIMIZER && now->phase != MEM_PHASE_OPTIMIZER;
-    return event->where.phase != now->phase || event->where.place != now->place;
+    return event->where.phase != now->phase || event->where.path != now->path;
 }
 
 /* The highest moment of each stretch of the ledger's log; `live` is what lived before it. */
@@ -69,24 +69,24 @@ static void print_log(const MemLedger *ledger, uint64_t live[MEM_COMPONENT_COUNT
     const MemTracker *tracker = memtrack_ledger_tracker(ledger);
     double scale = BAR / (double)memtrack_stats(ledger)->peak;
     uint64_t highest[MEM_COMPONENT_COUNT];
-    char phase[16] = "before", place[32] = "";
+    char phase[16] = "before", path[32] = "";
     MemWhere now = {.phase = MEM_PHASE_SETUP};
     memcpy(highest, live, sizeof highest);
     for (size_t i = 0; i < memtrack_log_count(ledger); i++) {
         const MemEvent *event = memtrack_log_event(ledger, i);
         if (begins_stretch(event, &now)) {
-            row(phase, place, highest, scale);
+            row(phase, path, highest, scale);
             now = event->where;
-            const char *name = memtrack_place_name(tracker, now.place);
+            const char *name = memtrack_path_name(tracker, now.path);
             snprintf(phase, sizeof phase, "%s", memtrack_phase_name(now.phase));
-            snprintf(place, sizeof place, "%s", event->kind == MEM_EVENT_ALLOC && name[0] ? name : "-");
+            snprintf(path, sizeof path, "%s", event->kind == MEM_EVENT_ALLOC && name[0] ? name : "-");
             memcpy(highest, live, sizeof highest);
         }
         follow(event, live);
         if (sum(live) >= sum(highest))
             memcpy(highest, live, sizeof highest);
     }
-    row(phase, place, highest, scale);
+    row(phase, path, highest, scale);
     row("after", "", live, scale);
 }
 

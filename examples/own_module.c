@@ -14,7 +14,8 @@ static Tensor *gated_forward(Module *module, Tensor *x, const Batch *batch) /* (
     const GatedBlock *self = nn_state(module);
     Tensor *gate = tensor_linear(x, self->gate, NULL, TENSOR_SILU);
     Tensor *up = nn_forward(self->up, x, batch);
-    return tensor_add(x, tensor_move(tensor_mul(tensor_move(gate), tensor_move(up)))); /* move: last use */
+    return tensor_add(x,
+                      tensor_donate(tensor_mul(tensor_donate(gate), tensor_donate(up)))); /* move: last use */
 }
 
 static Module *gated_block(int64_t width)

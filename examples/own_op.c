@@ -34,7 +34,7 @@ static Tensor *star_relu(Tensor *x, double scale, double shift)
         .shape = star_relu_shape,
         .forward = star_relu_forward,
         .backward = star_relu_backward,
-        .over_dout = OP_INPUT(0), /* the gradient may take dout's memory: element i reads element i only */
+        .grad_in_dout = OP_INPUT(0), /* the gradient may take dout's memory: element i reads element i only */
     };
     return x ? tensor_apply(&row, &(OpAttr){.own = {.f = {scale, shift}}}, 1, &x) : NULL;
 }

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "../tensor/tensor_.h"
-#include "../memtrack/printable.h"
+#include "../base/printable_.h"
 #include "io_.h"
 
 enum { MOST_BYTES = 1 << 20 };

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "io_.h"
 
 /* No published model comes near; beyond them a byte count could overflow. */

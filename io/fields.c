@@ -5,7 +5,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#include "../memtrack/printable.h"
+#include "../base/printable_.h"
 #include "io_.h"
 
 /* ---- Values in messages ---------------------------------------------------------------------- */

@@ -6,7 +6,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#include "checkpoint_.h"
+#include "saved_run_.h"
 
 enum { BLOCK = 1 << 20, BLOCKS = 64, PIECE = 1 << 16 };
 
@@ -34,7 +34,7 @@ static uint64_t sample_start(uint64_t bytes, uint64_t i)
     return room / gaps * i + room % gaps * i / gaps;
 }
 
-int io_fingerprint(CheckpointInput *input)
+int io_fingerprint(SavedRunInput *input)
 {
     char shown[FILE_LABEL];
     size_t bytes = 0;

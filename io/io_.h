@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-#include "../data/file_.h"
+#include "../base/file_.h"
 #include "io.h"
 
 enum { FIELDS_MAX = 96, VALUE_TEXT = 64 };

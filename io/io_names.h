@@ -3,22 +3,22 @@
 #define BRIM_IO_NAMES_H
 
 #define io_check_directory brim_io_check_directory
-#define io_checkpoint_size brim_io_checkpoint_size
-#define io_count_checkpoints brim_io_count_checkpoints
-#define io_find_checkpoint brim_io_find_checkpoint
+#define io_count_saved_runs brim_io_count_saved_runs
 #define io_find_model brim_io_find_model
+#define io_find_saved_run brim_io_find_saved_run
 #define io_fingerprint brim_io_fingerprint
 #define io_keep_source brim_io_keep_source
 #define io_keep_tokenizer brim_io_keep_tokenizer
-#define io_load_checkpoint brim_io_load_checkpoint
+#define io_load_run brim_io_load_run
 #define io_load_weights brim_io_load_weights
-#define io_lock_checkpoints brim_io_lock_checkpoints
 #define io_lock_exports brim_io_lock_exports
+#define io_lock_saved_runs brim_io_lock_saved_runs
 #define io_read_config brim_io_read_config
 #define io_read_end_tokens brim_io_read_end_tokens
-#define io_save_checkpoint brim_io_save_checkpoint
+#define io_save_run brim_io_save_run
 #define io_save_weights brim_io_save_weights
-#define io_unlock_checkpoints brim_io_unlock_checkpoints
+#define io_saved_run_size brim_io_saved_run_size
+#define io_unlock_saved_runs brim_io_unlock_saved_runs
 #define io_weights_size brim_io_weights_size
 #define io_write_config brim_io_write_config
 #define io_write_file brim_io_write_file

@@ -3,7 +3,7 @@
 #define BRIM_SAFETENSORS_INTERNAL_H
 
 #include "../tensor/tensor_.h"
-#include "../data/file_.h"
+#include "../base/file_.h"
 #include "safetensors.h"
 
 enum {

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "../tensor/tensor_.h"
 #include "io_.h"
 #include "safetensors_.h"

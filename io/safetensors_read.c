@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "../tensor/tensor_.h"
-#include "half_.h"
+#include "../base/half_.h"
 #include "safetensors_.h"
 
 enum { CHUNK = 1 << 20, COMPARED = 4 << 20 /* elements, and bytes, between two forgettings */ };

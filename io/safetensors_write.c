@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "../tensor/tensor_.h"
-#include "half_.h"
+#include "../base/half_.h"
 #include "io_.h"
 #include "safetensors_.h"
 

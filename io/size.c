@@ -2,7 +2,7 @@
  * the disk has room for it is better asked before training than after. */
 #include <string.h>
 
-#include "checkpoint_.h"
+#include "saved_run_.h"
 #include "weights.h"
 
 /* Of a tensor in a header: dtype, two offsets, punctuation, and so much a dimension; of a file: its metadata
@@ -31,7 +31,7 @@ static uint64_t parameter_bytes(TensorList list, int element)
     return bytes;
 }
 
-IoSize io_checkpoint_size(Module *model, const Optimizer *optimizer)
+IoSize io_saved_run_size(Module *model, const Optimizer *optimizer)
 {
     IoSize size = {0};
     TensorList list = nn_parameters(model);

@@ -1,6 +1,6 @@
 /* Loading: which tensor of a checkpoint is which parameter, everything that does not fit in one message, and
  * only then the bytes, each parameter straight into its storage. */
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "weights.h"
 
 #include <stdio.h>

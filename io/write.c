@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "../tensor/tensor.h"
-#include "../data/file_.h"
+#include "../base/file_.h"
 #include "io.h"
 
 /* Fills a descriptor of its own. */

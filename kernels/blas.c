@@ -5,8 +5,8 @@
  *  1. what BRIM_BLAS names: a file, or "own";
  *  2. a BLAS that this program is linked with, libopenblas.so.0, libblas.so.3, libblis.so.4: the first that
  * is known to be written for the processor (OpenBLAS, BLIS, MKL);
- *  3. products of our own (product.c), which are faster than any other library is likely to be: the reference
- *     BLAS, which Debian installs as libblas.so.3, takes ten to a hundred times as long.
+ *  3. products of our own (gemm_own.c), which are faster than any other library is likely to be: the
+ * reference BLAS, which Debian installs as libblas.so.3, takes ten to a hundred times as long.
  *
  * A library serves only if its answer to a small product is right, and not if it is an OpenBLAS built for one
  * thread (Debian's libopenblas0-serial): that shares a buffer among whoever calls it. It is never closed. */

@@ -7,7 +7,7 @@ enum { BLAS_ROW_MAJOR = 101, BLAS_NO_TRANS = 111, BLAS_TRANS = 112 };
 typedef void BlasSgemm(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a,
                        int lda, const float *b, int ldb, float beta, float *c, int ldc);
 
-/* The library's product, on the calling thread alone; NULL = none serves, multiply by product.c. The first
+/* The library's product, on the calling thread alone; NULL = none serves, multiply by gemm_own.c. The first
  * call looks for the library. */
 BlasSgemm *blas_sgemm(void);
 

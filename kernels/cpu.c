@@ -3,12 +3,12 @@
  * picks a table. */
 #include "kernels.h"
 
-#include "product.c"
+#include "gemm_own.c"
 #include "gemm.c"
-#include "few.c"
+#include "gemv.c"
 #include "linear.c"
 #include "attention.c"
-#include "cached.c"
+#include "attention_cached.c"
 #include "elementwise.c"
 #include "activation.c"
 #include "norm.c"

@@ -10,7 +10,7 @@
 #define BRIM_DRAW_H
 
 #include "kernels/kernels.h"
-#include "kernels/philox.h"
+#include "base/philox_.h"
 
 /* A bijection that spreads every bit over the word (the finalizer of SplitMix64). */
 static inline uint64_t draw_mix(uint64_t x)

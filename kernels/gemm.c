@@ -1,4 +1,4 @@
-/* Matrix products. The BLAS library, or product.c where there is none, multiplies on one thread; threads are
+/* Matrix products. The BLAS library, or gemm_own.c where there is none, multiplies on one thread; threads are
  * ours: each takes a panel of C, so that one thread pool serves everything and epilogues (linear.c) find
  * their panel in cache. Part of cpu.c.
  */

@@ -24,7 +24,7 @@ static uint64_t digest_of(const MemTracker *tracker, MemEventKind kind, const Me
 {
     uint64_t tags = 1 + (uint64_t)kind + 8 * (uint64_t)block->component + 512 * (uint64_t)from +
                     32768 * (uint64_t)tracker->phase;
-    return mix(mix(tags, block->requested), tracker->op_hash) + tracker->places[block->place].hash;
+    return mix(mix(tags, block->requested), tracker->op_hash) + tracker->paths[block->path].hash;
 }
 
 /* Stamps an event: hashes, log. */
@@ -42,7 +42,7 @@ static void record(MemLedger *ledger, MemEventKind kind, const MemBlock *block, 
                        &(MemEvent){.kind = kind,
                                    .component = block->component,
                                    .from = from,
-                                   .where = {tracker->step, tracker->phase, block->place, tracker->op},
+                                   .where = {tracker->step, tracker->phase, block->path, tracker->op},
                                    .serial = block->serial,
                                    .offset = block->offset,
                                    .bytes = block->bytes,
@@ -68,13 +68,13 @@ static void snapshot(MemLedger *ledger)
     ledger->first_changed = -1;
 }
 
-static MemRow *row_to_change(MemLedger *ledger, int place)
+static MemRow *row_to_change(MemLedger *ledger, int path)
 {
-    MemRow *row = &ledger->rows[place];
+    MemRow *row = &ledger->rows[path];
     if (!row->changed) {
         row->changed = true;
         row->next_changed = ledger->first_changed;
-        ledger->first_changed = place;
+        ledger->first_changed = path;
     }
     return row;
 }
@@ -93,9 +93,9 @@ static void new_peak(MemLedger *ledger, const MemWhere *where)
 static void book_in(MemLedger *ledger, MemComponent component, const MemBlock *block)
 {
     const MemTracker *tracker = ledger->tracker;
-    MemWhere where = {tracker->step, tracker->phase, block->place, tracker->op};
+    MemWhere where = {tracker->step, tracker->phase, block->path, tracker->op};
     MemStats *stats = &ledger->stats;
-    row_to_change(ledger, block->place)->live[component] += block->bytes;
+    row_to_change(ledger, block->path)->live[component] += block->bytes;
     stats->live += block->bytes;
     stats->live_by[component] += block->bytes;
     if (stats->live_by[component] > stats->own_peak[component]) {
@@ -113,7 +113,7 @@ static void book_in(MemLedger *ledger, MemComponent component, const MemBlock *b
 static void book_out(MemLedger *ledger, MemComponent component, const MemBlock *block)
 {
     snapshot(ledger);
-    row_to_change(ledger, block->place)->live[component] -= block->bytes;
+    row_to_change(ledger, block->path)->live[component] -= block->bytes;
     ledger->stats.live -= block->bytes;
     ledger->stats.live_by[component] -= block->bytes;
 }
@@ -169,12 +169,12 @@ static void book_alloc(MemLedger *ledger, MemBlock *block, uint64_t digest, bool
         memtrack_follow_pass_(&ledger->follow, true);
     if (ledger->trace)
         memtrack_trace_alloc_(ledger->trace, block,
-                              &(MemWhere){tracker->step, tracker->phase, block->place, tracker->op}, digest);
+                              &(MemWhere){tracker->step, tracker->phase, block->path, tracker->op}, digest);
 }
 
 int memtrack_alloc(MemLedger *ledger, uint64_t bytes, MemComponent component, MemBlock *block)
 {
-    *block = (MemBlock){.place = ledger->tracker->place, .component = component};
+    *block = (MemBlock){.path = ledger->tracker->path, .component = component};
     if ((unsigned)component >= MEM_COMPONENT_COUNT || bytes > UINT64_MAX - (MEMTRACK_ALIGN - 1))
         return -1;
     if (bytes == 0)
@@ -241,20 +241,20 @@ const MemStats *memtrack_stats(const MemLedger *ledger)
     return &ledger->stats;
 }
 
-void memtrack_peak_by_place(const MemLedger *ledger, int place, uint64_t by[MEM_COMPONENT_COUNT])
+void memtrack_peak_by_path(const MemLedger *ledger, int path, uint64_t by[MEM_COMPONENT_COUNT])
 {
-    if (place < 0 || (size_t)place >= ledger->tracker->place_count) {
+    if (path < 0 || (size_t)path >= ledger->tracker->path_count) {
         memset(by, 0, MEM_COMPONENT_COUNT * sizeof *by);
         return;
     }
-    const MemRow *row = &ledger->rows[place];
+    const MemRow *row = &ledger->rows[path];
     memcpy(by, ledger->snapshot_pending ? row->live : row->peak, sizeof row->peak);
 }
 
 void memtrack_peak_reset(MemLedger *ledger)
 {
     const MemTracker *tracker = ledger->tracker;
-    MemWhere now = {tracker->step, tracker->phase, tracker->place, tracker->op};
+    MemWhere now = {tracker->step, tracker->phase, tracker->path, tracker->op};
     MemStats *stats = &ledger->stats;
     memcpy(stats->own_peak, stats->live_by, sizeof stats->own_peak);
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
@@ -277,11 +277,11 @@ const char *memtrack_ledger_name(const MemLedger *ledger)
     return ledger->name;
 }
 
-int memtrack_ledger_fit_places_(MemLedger *ledger, size_t place_count)
+int memtrack_ledger_fit_places_(MemLedger *ledger, size_t path_count)
 {
     size_t before = ledger->row_capacity;
     void *rows = ledger->rows;
-    if (memtrack_host_grow_(ledger->tracker, &rows, &ledger->row_capacity, place_count, sizeof(MemRow)))
+    if (memtrack_host_grow_(ledger->tracker, &rows, &ledger->row_capacity, path_count, sizeof(MemRow)))
         return -1;
     ledger->rows = rows;
     memset(ledger->rows + before, 0, (ledger->row_capacity - before) * sizeof(MemRow));
@@ -297,7 +297,7 @@ MemLedger *memtrack_ledger_create(MemTracker *tracker, const MemLedgerOptions *o
     ledger->capacity = options->capacity;
     ledger->first_changed = -1;
     ledger->name = memtrack_host_strdup(tracker, options->name ? options->name : "");
-    if (!ledger->name || memtrack_ledger_fit_places_(ledger, tracker->place_count) ||
+    if (!ledger->name || memtrack_ledger_fit_places_(ledger, tracker->path_count) ||
         memtrack_backing_create_(&ledger->backing, options->mode, options->capacity, options->beside)) {
         memtrack_ledger_destroy_(ledger);
         return NULL;

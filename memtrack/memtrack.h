@@ -15,14 +15,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../base/api.h"
 #include "memtrack_names.h"
 
 #ifdef __cplusplus
 extern "C" {
-#endif
-
-#ifndef BRIM_API
-#define BRIM_API __attribute__((visibility("default")))
 #endif
 
 /* Sizes are rounded up to this many bytes, and charged so. */
@@ -104,7 +101,7 @@ typedef struct MemHints MemHints;     /* where each allocation of a planned run 
 typedef struct MemWhere {
     int64_t step;
     MemPhase phase;
-    int place; /* see memtrack_place_name */
+    int path; /* see memtrack_path_name */
     const char *op;
 } MemWhere;
 
@@ -116,7 +113,7 @@ typedef struct MemBlock {
     uint64_t bytes;  /* rounded up; 0 means "no block" */
     uint64_t requested; /* as asked */
     uint64_t serial;    /* the how-manieth allocation of its ledger, from 1: the same in a plan and its run */
-    int32_t place;      /* where it was allocated: its free and re-tags are charged there */
+    int32_t path;       /* where it was allocated: its free and re-tags are charged there */
     MemComponent component;
     MemEnd end; /* by its component and size when it was made, LOW in a ledger that follows hints; re-tags do
                  * not move it */
@@ -180,14 +177,14 @@ BRIM_API void memtrack_destroy(MemTracker *tracker);
  * of first use and stay valid for the tracker's life. push returns the id, or -1 when the host has no memory
  * (nothing is pushed then). pop returns to what was current before the matching push. An empty or NULL name
  * stays where it is (and wants its pop). Names may be of any length; equal joined names are one place. */
-BRIM_API int memtrack_place_push(MemTracker *tracker, const char *name);
-BRIM_API void memtrack_place_pop(MemTracker *tracker);
-BRIM_API int memtrack_place(const MemTracker *tracker);
+BRIM_API int memtrack_path_push(MemTracker *tracker, const char *name);
+BRIM_API void memtrack_path_pop(MemTracker *tracker);
+BRIM_API int memtrack_path(const MemTracker *tracker);
 /* Makes an existing place current (backward charges the module that ran forward); returns the one before.
  * An unknown place changes nothing. */
-BRIM_API int memtrack_place_set(MemTracker *tracker, int place);
-BRIM_API const char *memtrack_place_name(const MemTracker *tracker, int place);
-BRIM_API int memtrack_place_count(const MemTracker *tracker);
+BRIM_API int memtrack_path_set(MemTracker *tracker, int path);
+BRIM_API const char *memtrack_path_name(const MemTracker *tracker, int path);
+BRIM_API int memtrack_path_count(const MemTracker *tracker);
 
 /* Each returns the value before. */
 BRIM_API MemPhase memtrack_phase_set(MemTracker *tracker, MemPhase phase);
@@ -224,7 +221,7 @@ BRIM_API void memtrack_retag(MemLedger *ledger, MemBlock *block, MemComponent co
 /* The ledger's own books, always up to date; valid as long as the ledger. */
 BRIM_API const MemStats *memtrack_stats(const MemLedger *ledger);
 /* Bytes by place at the ledger's peak: fills by[MEM_COMPONENT_COUNT] for one place; 0 where nothing lived. */
-BRIM_API void memtrack_peak_by_place(const MemLedger *ledger, int place, uint64_t by[MEM_COMPONENT_COUNT]);
+BRIM_API void memtrack_peak_by_path(const MemLedger *ledger, int path, uint64_t by[MEM_COMPONENT_COUNT]);
 /* Starts a new peak measurement from what is live now (needs is kept). */
 BRIM_API void memtrack_peak_reset(MemLedger *ledger);
 

@@ -57,21 +57,21 @@ struct MemLedger {
     bool snapshot_pending; /* the peak is the present state, not yet copied into the rows */
 };
 
-typedef struct MemPlace {
+typedef struct MemPath {
     char *name;
     size_t length;
     uint64_t hash; /* of the name: equal in a plan and its run, whatever other places either has seen */
-} MemPlace;
+} MemPath;
 
 struct MemTracker {
     MemLedger *ledgers;
-    MemPlace *places;
-    size_t place_count, place_capacity;
+    MemPath *paths;
+    size_t path_count, path_capacity;
     int *slots; /* hash of places by name, open addressing; -1 = empty */
     size_t slot_count;
     int *stack; /* what was current before each push */
     size_t depth, stack_capacity;
-    int place;
+    int path;
     MemPhase phase;
     int64_t step;
     const char *op;
@@ -118,7 +118,7 @@ void memtrack_log_destroy_(MemLedger *ledger);
 
 /* ledger.c */
 void memtrack_ledger_destroy_(MemLedger *ledger);
-int memtrack_ledger_fit_places_(MemLedger *ledger, size_t place_count);
+int memtrack_ledger_fit_places_(MemLedger *ledger, size_t path_count);
 
 /* places.c */
 #define MEMTRACK_HASH_SEED 0xcbf29ce484222325u

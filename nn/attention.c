@@ -30,12 +30,12 @@ static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
     Tensor *qkv = tensor_linear_in_out(x, self->weight[0], self->bias[0], TENSOR_IDENTITY); /* (B,T,3C) */
     Tensor *out;
     if (batch && batch->cache)
-        out = tensor_attention_cached_packed(tensor_move(qkv),
+        out = tensor_attention_cached_packed(tensor_donate(qkv),
                                              module_cache_layer(batch, module, tensor_dim(x, 1)),
                                              module_past(batch), &options);
     else
-        out = tensor_attention_packed(tensor_move(qkv), &options);
-    return tensor_linear_in_out(tensor_move(out), self->weight[1], self->bias[1], TENSOR_IDENTITY);
+        out = tensor_attention_packed(tensor_donate(qkv), &options);
+    return tensor_linear_in_out(tensor_donate(out), self->weight[1], self->bias[1], TENSOR_IDENTITY);
 }
 
 static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
@@ -47,19 +47,19 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     Tensor *q = projected(self, 0, x), *k = projected(self, 1, x), *v = projected(self, 2, x);
     if (c->style == ATTENTION_LLAMA) {
         RopeOptions rope = {c->heads, c->rope_theta, module_past(batch), c->rope_scaling};
-        q = tensor_rope_with(tensor_move(q), &rope);
+        q = tensor_rope_with(tensor_donate(q), &rope);
         rope.heads = c->kv_heads;
-        k = tensor_rope_with(tensor_move(k), &rope);
+        k = tensor_rope_with(tensor_donate(k), &rope);
     }
     AttentionOptions options = options_of(self, c->style == ATTENTION_BERT && batch ? batch->mask : NULL);
     Tensor *out;
     if (batch && batch->cache)
-        out = tensor_attention_cached(tensor_move(q), tensor_move(k), tensor_move(v),
+        out = tensor_attention_cached(tensor_donate(q), tensor_donate(k), tensor_donate(v),
                                       module_cache_layer(batch, module, tensor_dim(x, 1)), module_past(batch),
                                       &options);
     else
-        out = tensor_attention(tensor_move(q), tensor_move(k), tensor_move(v), &options);
-    return projected(self, 3, tensor_move(out));
+        out = tensor_attention(tensor_donate(q), tensor_donate(k), tensor_donate(v), &options);
+    return projected(self, 3, tensor_donate(out));
 }
 
 static const ModuleClass attention_class = {"attention", sizeof(Attention), attention_forward};
@@ -164,8 +164,8 @@ static Tensor *swiglu_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Swiglu *self = nn_state(module);
     Tensor *gate = nn_forward(self->gate, x, batch), *up = nn_forward(self->up, x, batch);
-    Tensor *hidden = tensor_swiglu(tensor_move(gate), tensor_move(up));
-    return nn_forward(self->down, tensor_move(hidden), batch);
+    Tensor *hidden = tensor_swiglu(tensor_donate(gate), tensor_donate(up));
+    return nn_forward(self->down, tensor_donate(hidden), batch);
 }
 
 static const ModuleClass swiglu_class = {"swiglu", sizeof(Swiglu), swiglu_forward};

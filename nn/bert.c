@@ -12,15 +12,15 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
 {
     const BertBlock *self = nn_state(module);
     Tensor *branch = nn_forward(self->attention, x, batch);
-    branch = nn_forward(self->dropout, tensor_move(branch), batch);
-    Tensor *sum = tensor_add(x, tensor_move(branch));
-    Tensor *middle = nn_forward(self->norm1, tensor_move(sum), batch);
+    branch = nn_forward(self->dropout, tensor_donate(branch), batch);
+    Tensor *sum = tensor_add(x, tensor_donate(branch));
+    Tensor *middle = nn_forward(self->norm1, tensor_donate(sum), batch);
     Tensor *hidden = nn_forward(self->up, middle, batch);
     /* GELU's value is a quarter of what a block would keep; making it again costs a hundredth of a step. */
-    branch = nn_forward(self->down, tensor_move(tensor_remake(hidden)), batch);
-    branch = nn_forward(self->dropout, tensor_move(branch), batch);
-    sum = tensor_add(tensor_move(middle), tensor_move(branch));
-    return nn_forward(self->norm2, tensor_move(sum), batch);
+    branch = nn_forward(self->down, tensor_donate(tensor_recompute(hidden)), batch);
+    branch = nn_forward(self->dropout, tensor_donate(branch), batch);
+    sum = tensor_add(tensor_donate(middle), tensor_donate(branch));
+    return nn_forward(self->norm2, tensor_donate(sum), batch);
 }
 
 static const ModuleClass block_class = {"bert_block", sizeof(BertBlock), block_forward};
@@ -52,18 +52,19 @@ typedef struct Bert {
     Tensor *word_table, *positions, *types, *decoder_bias;
 } Bert;
 
-static const char decoder_place[] = "cls.predictions.decoder";
+static const char decoder_path[] = "cls.predictions.decoder";
 
 static Tensor *bert_embeddings(const Bert *self, const Batch *batch)
 {
     Tensor *hidden = nn_forward(self->words, batch->ids, batch); /* (B,T,C) */
-    hidden = tensor_add_rows(tensor_move(hidden), self->positions, tensor_dim(batch->ids, 1));
+    hidden = tensor_add_rows(tensor_donate(hidden), self->positions, tensor_dim(batch->ids, 1));
     if (batch->types)
-        hidden = tensor_add(tensor_move(hidden), tensor_move(tensor_embedding(batch->types, self->types)));
+        hidden =
+            tensor_add(tensor_donate(hidden), tensor_donate(tensor_embedding(batch->types, self->types)));
     else
-        hidden = tensor_add_rows(tensor_move(hidden), self->types, 1); /* all of type 0 */
-    hidden = nn_forward(self->norm, tensor_move(hidden), batch);
-    return nn_forward(self->dropout, tensor_move(hidden), batch);
+        hidden = tensor_add_rows(tensor_donate(hidden), self->types, 1); /* all of type 0 */
+    hidden = nn_forward(self->norm, tensor_donate(hidden), batch);
+    return nn_forward(self->dropout, tensor_donate(hidden), batch);
 }
 
 static Tensor *bert_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
@@ -75,11 +76,11 @@ static Tensor *bert_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,
         return NULL;
     }
     Tensor *hidden = bert_embeddings(self, batch);
-    hidden = nn_run_blocks(module, tensor_move(hidden), batch);
+    hidden = nn_run_blocks(module, tensor_donate(hidden), batch);
     if (self->pooler)
         return hidden;
-    hidden = nn_forward(self->transform, tensor_move(hidden), batch);
-    return nn_forward(self->head_norm, tensor_move(hidden), batch);
+    hidden = nn_forward(self->transform, tensor_donate(hidden), batch);
+    return nn_forward(self->head_norm, tensor_donate(hidden), batch);
 }
 
 static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
@@ -88,7 +89,7 @@ static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
     Tensor *hidden = bert_hidden(module, x, batch);
     if (self->pooler)
         return hidden;
-    return module_tied_head(module, decoder_place, tensor_move(hidden), self->word_table,
+    return module_tied_head(module, decoder_path, tensor_donate(hidden), self->word_table,
                             self->decoder_bias); /* (B,T,V) */
 }
 
@@ -157,6 +158,6 @@ Module *nn_bert(const BertConfig *config)
         nn_offer_head(module, &(ModuleHead){.hidden = bert_hidden,
                                             .weight = self->word_table,
                                             .bias = self->decoder_bias,
-                                            .place = decoder_place});
+                                            .path = decoder_path});
     return module;
 }

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "module_.h"
 
 void nn_mark_block(Module *model, Module *block)
@@ -32,8 +32,8 @@ Module *nn_block(const Module *model, int i)
 /* x is the result of the block before, and nobody's any more. */
 static Tensor *next_input(Module *model, Tensor *x, const Batch *batch)
 {
-    x = tensor_move(x);
-    return tensor_move(model->between_blocks ? model->between_blocks(model, x, batch) : x);
+    x = tensor_donate(x);
+    return tensor_donate(model->between_blocks ? model->between_blocks(model, x, batch) : x);
 }
 
 static Tensor *run_range(Module *model, int first, int end, Tensor *x, const Batch *batch)
@@ -72,9 +72,9 @@ static int segment_end(const char *pattern, int i)
 static Tensor *run_segment(const Module *model, int first, int end, Tensor *x, const Batch *batch)
 {
     MemTracker *tracker = model->item.context->tracker;
-    int place = memtrack_place_set(tracker, model->blocks[first]->place);
+    int path = memtrack_path_set(tracker, model->blocks[first]->path);
     Tensor *y = tensor_checkpoint(segment_forward, segment_find(model, first, end), x, batch);
-    memtrack_place_set(tracker, place);
+    memtrack_path_set(tracker, path);
     return y;
 }
 

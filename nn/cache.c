@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <limits.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "module_.h"
 
 typedef struct CacheLayer {
@@ -49,10 +49,10 @@ static int make_layer(KvCache *cache, CacheLayer *layer)
     if ((int64_t)cache->batch * kv_heads > INT_MAX)
         return error_raise(ERROR_ARGUMENT, "nn_kv_cache: a batch of %d with %d key-value heads is too large",
                            cache->batch, kv_heads);
-    int place = memtrack_place_set(tracker, layer->attention->place);
+    int path = memtrack_path_set(tracker, layer->attention->path);
     layer->data = tensor_new(
         DTYPE_F32, SHAPE(2, (int64_t)cache->batch * kv_heads, cache->max_tokens, head_dim), MEM_KV_CACHE);
-    memtrack_place_set(tracker, place);
+    memtrack_path_set(tracker, path);
     if (!layer->data)
         return error_code();
     scope_release(&layer->data->item);
@@ -208,9 +208,9 @@ static Tensor *next_forward(Module *model, const Batch *batch)
                     model->type->name);
         return NULL;
     }
-    Tensor *hidden = module_hidden(model, batch);    /* (B,T,C) */
-    Tensor *last = tensor_last(tensor_move(hidden)); /* (B,C) */
-    return module_head(model, tensor_move(last));
+    Tensor *hidden = module_hidden(model, batch);      /* (B,T,C) */
+    Tensor *last = tensor_last(tensor_donate(hidden)); /* (B,C) */
+    return module_head(model, tensor_donate(last));
 }
 
 static Tensor *forward_cached(Module *model, const Batch *batch, KvCache *cache, int next)

@@ -3,7 +3,7 @@
 #include <limits.h>
 #include <string.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "module_.h"
 #include "sample.h"
 

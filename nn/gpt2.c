@@ -15,7 +15,7 @@ static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
     (void)batch;
     Tensor *hidden =
         tensor_linear_in_out(x, block->fc_weight, block->fc_bias, TENSOR_GELU_TANH); /* (B,T,F) */
-    return tensor_linear_in_out(tensor_move(hidden), block->proj_weight, block->proj_bias, TENSOR_IDENTITY);
+    return tensor_linear_in_out(tensor_donate(hidden), block->proj_weight, block->proj_bias, TENSOR_IDENTITY);
 }
 
 static const ModuleClass mlp_class = {"gpt2_mlp", sizeof(Gpt2Block *), mlp_forward};
@@ -25,13 +25,13 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
     const Gpt2Block *self = nn_state(module);
     Module *mlp = module->children[3];
     Tensor *normed = nn_forward(self->norm1, x, batch);
-    Tensor *branch = nn_forward(self->attention, tensor_move(normed), batch);
-    branch = nn_forward(self->dropout, tensor_move(branch), batch);
-    Tensor *middle = tensor_add(x, tensor_move(branch));
+    Tensor *branch = nn_forward(self->attention, tensor_donate(normed), batch);
+    branch = nn_forward(self->dropout, tensor_donate(branch), batch);
+    Tensor *middle = tensor_add(x, tensor_donate(branch));
     normed = nn_forward(self->norm2, middle, batch);
-    branch = nn_forward(mlp, tensor_move(normed), batch);
-    branch = nn_forward(self->dropout, tensor_move(branch), batch);
-    return tensor_add(tensor_move(middle), tensor_move(branch));
+    branch = nn_forward(mlp, tensor_donate(normed), batch);
+    branch = nn_forward(self->dropout, tensor_donate(branch), batch);
+    return tensor_add(tensor_donate(middle), tensor_donate(branch));
 }
 
 static const ModuleClass block_class = {"gpt2_block", sizeof(Gpt2Block), block_forward};
@@ -86,18 +86,18 @@ static Tensor *gpt2_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,
         return NULL;
     }
     Tensor *hidden = nn_forward(module->children[0], batch->ids, batch); /* (B,T,C) */
-    hidden = tensor_add_rows_from(tensor_move(hidden), self->positions, module_past(batch),
+    hidden = tensor_add_rows_from(tensor_donate(hidden), self->positions, module_past(batch),
                                   tensor_dim(batch->ids, 1));
-    hidden = nn_forward(self->dropout, tensor_move(hidden), batch);
-    hidden = nn_run_blocks(module, tensor_move(hidden), batch);
-    return nn_forward(self->norm, tensor_move(hidden), batch);
+    hidden = nn_forward(self->dropout, tensor_donate(hidden), batch);
+    hidden = nn_run_blocks(module, tensor_donate(hidden), batch);
+    return nn_forward(self->norm, tensor_donate(hidden), batch);
 }
 
 static Tensor *gpt2_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Gpt2 *self = nn_state(module);
     Tensor *hidden = gpt2_hidden(module, x, batch);
-    return module_tied_head(module, "lm_head", tensor_move(hidden), self->tokens, NULL); /* (B,T,V) */
+    return module_tied_head(module, "lm_head", tensor_donate(hidden), self->tokens, NULL); /* (B,T,V) */
 }
 
 static const ModuleClass gpt2_class = {"gpt2", sizeof(Gpt2), gpt2_forward};
@@ -142,7 +142,7 @@ Module *nn_gpt2(const Gpt2Config *config)
         return NULL;
     self->tokens = tokens->parameters[0].tensor;
     self->positions = positions->parameters[0].tensor;
-    nn_offer_head(module, &(ModuleHead){.hidden = gpt2_hidden, .weight = self->tokens, .place = "lm_head"});
+    nn_offer_head(module, &(ModuleHead){.hidden = gpt2_hidden, .weight = self->tokens, .path = "lm_head"});
     gpt2_init(module, c.layers);
     return error_code() ? NULL : module;
 }

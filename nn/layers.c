@@ -206,7 +206,7 @@ Module *nn_activation(TensorActivation act)
 static Tensor *sequential_forward(Module *module, Tensor *x, const Batch *batch)
 {
     for (int i = 0; i < module->child_count && x; i++) {
-        Tensor *y = nn_forward(module->children[i], i ? tensor_move(x) : x, batch);
+        Tensor *y = nn_forward(module->children[i], i ? tensor_donate(x) : x, batch);
         x = y;
     }
     return x;

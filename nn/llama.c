@@ -12,11 +12,11 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
 {
     const LlamaBlock *self = nn_state(module);
     Tensor *normed = nn_forward(self->input_norm, x, batch);
-    Tensor *branch = nn_forward(self->attention, tensor_move(normed), batch);
-    Tensor *middle = tensor_add(x, tensor_move(branch));
+    Tensor *branch = nn_forward(self->attention, tensor_donate(normed), batch);
+    Tensor *middle = tensor_add(x, tensor_donate(branch));
     normed = nn_forward(self->post_norm, middle, batch);
-    branch = nn_forward(self->mlp, tensor_move(normed), batch);
-    return tensor_add(tensor_move(middle), tensor_move(branch));
+    branch = nn_forward(self->mlp, tensor_donate(normed), batch);
+    return tensor_add(tensor_donate(middle), tensor_donate(branch));
 }
 
 static const ModuleClass block_class = {"llama_block", sizeof(LlamaBlock), block_forward};
@@ -67,8 +67,8 @@ static Tensor *llama_hidden(Module *module, Tensor *x, const Batch *batch) /* (B
         return NULL;
     }
     Tensor *hidden = nn_forward(self->embedding, batch->ids, batch); /* (B,T,C) */
-    hidden = nn_run_blocks(module, tensor_move(hidden), batch);
-    return nn_forward(self->norm, tensor_move(hidden), batch);
+    hidden = nn_run_blocks(module, tensor_donate(hidden), batch);
+    return nn_forward(self->norm, tensor_donate(hidden), batch);
 }
 
 static Tensor *llama_forward(Module *module, Tensor *x, const Batch *batch)
@@ -76,8 +76,8 @@ static Tensor *llama_forward(Module *module, Tensor *x, const Batch *batch)
     const Llama *self = nn_state(module);
     Tensor *hidden = llama_hidden(module, x, batch);
     if (self->tied)
-        return module_tied_head(module, "lm_head", tensor_move(hidden), self->tied, NULL); /* (B,T,vocab) */
-    return nn_forward(self->head, tensor_move(hidden), batch);
+        return module_tied_head(module, "lm_head", tensor_donate(hidden), self->tied, NULL); /* (B,T,vocab) */
+    return nn_forward(self->head, tensor_donate(hidden), batch);
 }
 
 static const ModuleClass llama_class = {"llama", sizeof(Llama), llama_forward};
@@ -122,6 +122,6 @@ Module *nn_llama(const LlamaConfig *config)
         return NULL;
     nn_offer_head(module, &(ModuleHead){.hidden = llama_hidden,
                                         .weight = c.tied ? self->tied : self->head->parameters[0].tensor,
-                                        .place = "lm_head"});
+                                        .path = "lm_head"});
     return module;
 }

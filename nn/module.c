@@ -83,7 +83,7 @@ Module *nn_module(const ModuleClass *type)
         return NULL;
     module->type = type;
     module->training = 1;
-    module->place = memtrack_place(context->tracker);
+    module->path = memtrack_path(context->tracker);
     if (type->state && !(module->state = host_alloc(type->state))) {
         host_free(context, module, sizeof *module);
         return NULL;
@@ -139,8 +139,8 @@ void nn_enter(Module *parent, const char *name)
         return;
     ChildName number = numbered(parent);
     name = name ? name : number.text;
-    parent->place_outside = memtrack_place_set(context->tracker, parent->place);
-    if (memtrack_place_push(context->tracker, name) < 0)
+    parent->path_outside = memtrack_path_set(context->tracker, parent->path);
+    if (memtrack_path_push(context->tracker, name) < 0)
         error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", name);
 }
 
@@ -150,9 +150,9 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
     if (!parent || !context)
         return NULL;
     /* Only a failed push leaves the parent's place current; its error is pending then. */
-    if (memtrack_place(context->tracker) != parent->place)
-        memtrack_place_pop(context->tracker);
-    memtrack_place_set(context->tracker, parent->place_outside);
+    if (memtrack_path(context->tracker) != parent->path)
+        memtrack_path_pop(context->tracker);
+    memtrack_path_set(context->tracker, parent->path_outside);
     if (!child || context->error)
         return NULL;
     if (child->name || child == parent) {
@@ -216,23 +216,23 @@ static Tensor *module_run_hidden(void *self, Tensor *x, const Batch *batch)
 static Tensor *forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch)
 {
     MemTracker *tracker = module->item.context->tracker;
-    int place = memtrack_place_set(tracker, module->place);
+    int path = memtrack_path_set(tracker, module->path);
     if (!module->name && batch)
         tensor_random_begin(batch->step, batch->first_sample);
     Tensor *y;
     if (module->checkpoint) {
         y = tensor_checkpoint(run, module, x, batch);
     } else {
-        int move = x && x->move;
+        int move = x && x->donated;
         if (x)
-            x->move = 0; /* the module may read it more than once; it goes when the module is done */
+            x->donated = 0; /* the module may read it more than once; it goes when the module is done */
         int scope = tensor_scope_begin();
         y = tensor_promote(run(module, x, batch));
         tensor_scope_end(scope);
         if (move && y != x)
-            tensor_drop_data(x, DATA_MOVED);
+            tensor_drop_data(x, DATA_DONATED);
     }
-    memtrack_place_set(tracker, place);
+    memtrack_path_set(tracker, path);
     return y;
 }
 
@@ -261,14 +261,14 @@ void nn_set_loss_chunk(Module *model, int rows)
 
 void nn_offer_head(Module *model, const ModuleHead *head)
 {
-    if (model && head->hidden && head->weight && head->place)
+    if (model && head->hidden && head->weight && head->path)
         model->head = *head;
 }
 
-/* Returns what memtrack_place_push does; an error is raised. */
-static int push_place(MemTracker *tracker, const char *name)
+/* Returns what memtrack_path_push does; an error is raised. */
+static int push_path(MemTracker *tracker, const char *name)
 {
-    int pushed = memtrack_place_push(tracker, name);
+    int pushed = memtrack_path_push(tracker, name);
     if (pushed < 0)
         error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", name);
     return pushed;
@@ -280,10 +280,10 @@ static Tensor *whole_loss(Module *model, const Batch *batch, float scale)
     if (!batch->labels)
         error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;
-    int pushed = push_place(tracker, "loss");
-    Tensor *loss = tensor_cross_entropy(tensor_move(logits), batch->labels, BATCH_IGNORE, scale);
+    int pushed = push_path(tracker, "loss");
+    Tensor *loss = tensor_cross_entropy(tensor_donate(logits), batch->labels, BATCH_IGNORE, scale);
     if (pushed >= 0)
-        memtrack_place_pop(tracker);
+        memtrack_path_pop(tracker);
     return loss;
 }
 
@@ -296,11 +296,11 @@ Tensor *module_head(Module *model, Tensor *hidden)
 {
     const ModuleHead *head = &model->head;
     MemTracker *tracker = model->item.context->tracker;
-    int place = memtrack_place_set(tracker, model->place), pushed = push_place(tracker, head->place);
+    int path = memtrack_path_set(tracker, model->path), pushed = push_path(tracker, head->path);
     Tensor *logits = tensor_linear(hidden, head->weight, head->bias, TENSOR_IDENTITY);
     if (pushed >= 0)
-        memtrack_place_pop(tracker);
-    memtrack_place_set(tracker, place);
+        memtrack_path_pop(tracker);
+    memtrack_path_set(tracker, path);
     return logits;
 }
 
@@ -319,12 +319,12 @@ static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
     if (!batch->labels)
         error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;
-    int place = memtrack_place_set(tracker, model->place), pushed = push_place(tracker, head->place);
-    Tensor *loss = tensor_linear_cross_entropy(tensor_move(hidden), head->weight, head->bias, batch->labels,
+    int path = memtrack_path_set(tracker, model->path), pushed = push_path(tracker, head->path);
+    Tensor *loss = tensor_linear_cross_entropy(tensor_donate(hidden), head->weight, head->bias, batch->labels,
                                                BATCH_IGNORE, scale, model->loss_chunk);
     if (pushed >= 0)
-        memtrack_place_pop(tracker);
-    memtrack_place_set(tracker, place);
+        memtrack_path_pop(tracker);
+    memtrack_path_set(tracker, path);
     return loss;
 }
 
@@ -358,12 +358,12 @@ void nn_eval(Module *module)
 
 int nn_is_training(const Module *module)
 {
-    return module && module->training && !module->writing;
+    return module && module->training && !module->generating;
 }
 
 void module_write(Module *module, int by)
 {
-    module->writing += by;
+    module->generating += by;
     for (int i = 0; i < module->child_count; i++)
         module_write(module->children[i], by);
 }
@@ -517,14 +517,14 @@ void module_init_normal(Module *module, float std)
         module_init_normal(module->children[i], std);
 }
 
-Tensor *module_tied_head(Module *model, const char *place, Tensor *hidden, Tensor *weight, Tensor *bias)
+Tensor *module_tied_head(Module *model, const char *path, Tensor *hidden, Tensor *weight, Tensor *bias)
 {
     MemTracker *tracker = model->item.context->tracker;
-    if (memtrack_place_push(tracker, place) < 0) {
-        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", place);
+    if (memtrack_path_push(tracker, path) < 0) {
+        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", path);
         return NULL;
     }
     Tensor *logits = tensor_linear(hidden, weight, bias, TENSOR_IDENTITY);
-    memtrack_place_pop(tracker);
+    memtrack_path_pop(tracker);
     return logits;
 }

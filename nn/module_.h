@@ -36,10 +36,10 @@ struct Module {
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;
     int list_count;
-    int place;         /* where it was built: its forward is charged there */
-    int place_outside; /* between nn_enter and nn_leave: where that was */
+    int path;         /* where it was built: its forward is charged there */
+    int path_outside; /* between nn_enter and nn_leave: where that was */
     int training, checkpoint, selective, loss_chunk;
-    int writing;     /* texts: dropout is off, whatever `training` says */
+    int generating;  /* texts: dropout is off, whatever `training` says */
     ModuleHead head; /* weight NULL = none is offered */
     void *state;
 };
@@ -61,7 +61,7 @@ Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out)
 /* nn_swiglu, with or without biases. */
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
 /* logits = hidden weight^T + bias, with the embedding's weight, charged to a place of its own. */
-Tensor *module_tied_head(Module *model, const char *place, Tensor *hidden, Tensor *weight, Tensor *bias);
+Tensor *module_tied_head(Module *model, const char *path, Tensor *hidden, Tensor *weight, Tensor *bias);
 /* The forward up to the head that a model offers, with what belongs to it (place, scope): (B,T,C). */
 Tensor *module_hidden(Module *model, const Batch *batch);
 /* logits = hidden weight^T + bias of the head that a model offers, at its place. */

@@ -62,7 +62,7 @@ typedef struct ModuleHead {
     Tensor *(*hidden)(Module *self, Tensor *x, const Batch *batch); /* the forward up to the head: (…,C) */
     Tensor *weight;                                                 /* (classes,C) */
     Tensor *bias;                                                   /* (classes) or NULL */
-    const char *place; /* of the head, within the model's: "lm_head". Must outlive the model */
+    const char *path; /* of the head, within the model's: "lm_head". Must outlive the model */
 } ModuleHead;
 BRIM_API void nn_offer_head(Module *model, const ModuleHead *head);
 

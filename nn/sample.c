@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "../kernels/philox.h"
+#include "../base/philox_.h"
 #include "module_.h"
 #include "sample.h"
 

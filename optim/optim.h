@@ -85,11 +85,11 @@ BRIM_API int optim_set_clip(Optimizer *optimizer, float max_norm);
  * weights: after the last use), and the gradient is freed at once, so that gradients never exist together.
  * optim_step then only ends the step, optim_zero_grad finds nothing; parameters are bitwise those of separate
  * steps. The learning rate is that at the time of backward. Refused (ERROR_STATE) beside norm clipping, which
- * needs all gradients, for a parameter that another fused optimizer updates, and between a backward and its
- * optim_step. A second tensor_backward before optim_step (accumulation) is refused before it computes
+ * needs all gradients, for a parameter that another optimizer in backward updates, and between a backward and
+ * its optim_step. A second tensor_backward before optim_step (accumulation) is refused before it computes
  * anything. An error inside backward, such as memory that runs out, leaves some parameters updated and others
  * not. Returns error_code(). (Lv et al., arXiv 2306.09782, call it LOMO.) */
-BRIM_API int optim_set_fused(Optimizer *optimizer, int on);
+BRIM_API int optim_set_in_backward(Optimizer *optimizer, int on);
 
 /* Updates every parameter that has a gradient. A gradient norm that is not finite (when clipping) is an error
  * and nothing is updated. Returns error_code(). Does nothing while an error is pending. Allocates nothing. */
@@ -98,7 +98,7 @@ BRIM_API int optim_step(Optimizer *optimizer);
 BRIM_API void optim_zero_grad(Optimizer *optimizer);
 /* Fills the gradients that exist with zeros and keeps them (PyTorch's set_to_none=False): they live through
  * the next forward, and a parameter that the next backward does not reach is still updated, with zero.
- * Refused while fused. */
+ * Refused while in backward. */
 BRIM_API void optim_zero_grad_keep(Optimizer *optimizer);
 
 BRIM_API float optim_lr(const Optimizer *optimizer); /* that the next step will use, schedule included */
@@ -110,7 +110,7 @@ BRIM_API const char *optim_name(const Optimizer *optimizer);
 BRIM_API TensorList optim_parameters(const Optimizer *optimizer);
 BRIM_API void optimizer_free(Optimizer *optimizer);
 
-/* ---- State, to be saved and restored (io_save_checkpoint does both) ---------------------------
+/* ---- State, to be saved and restored (io_save_run does both) ---------------------------
  *
  * Everything an optimizer remembers: optim_steps, the base learning rate, and of each parameter (by its index
  * in optim_parameters) some arrays shaped like it and the number of its updates, which bias correction

@@ -36,11 +36,11 @@ struct Optimizer {
     Schedule schedule;
     float max_norm, grad_norm;
     int64_t steps;
-    GradientHook hook; /* in the context's list while fused */
-    int fused;
-    int fused_updates; /* done inside backward since the last step */
-    int fused_at;      /* the parameter found last: gradients become final in about the order of the list,
-                        * backwards */
+    GradientHook hook; /* in the context's list while in backward */
+    int in_backward;
+    int updates_in_backward; /* done inside backward since the last step */
+    int final_at; /* the parameter found last: gradients become final in about the order of the list,
+                   * backwards */
 };
 
 /* Scalars are complete and valid. NULL with an error, and nothing held, on failure. */

@@ -12,8 +12,8 @@
 #define optim_parameters brim_optim_parameters
 #define optim_rmsprop brim_optim_rmsprop
 #define optim_set_clip brim_optim_set_clip
-#define optim_set_fused brim_optim_set_fused
 #define optim_set_group brim_optim_set_group
+#define optim_set_in_backward brim_optim_set_in_backward
 #define optim_set_lr brim_optim_set_lr
 #define optim_set_schedule brim_optim_set_schedule
 #define optim_set_steps brim_optim_set_steps

@@ -37,7 +37,7 @@ static int arrays_new(const Optimizer *optimizer, const Tensor *tensor, Paramete
 {
     Context *context = optimizer->item.context;
     int64_t n = shape_numel(tensor->shape);
-    int place = memtrack_place_set(context->tracker, tensor->place);
+    int path = memtrack_path_set(context->tracker, tensor->path);
     int made = 0;
     while (made < optimizer->arrays) {
         Storage *array = storage_new(context, n * (int64_t)sizeof(float), MEM_OPTIMIZER);
@@ -47,7 +47,7 @@ static int arrays_new(const Optimizer *optimizer, const Tensor *tensor, Paramete
             context->kernels->fill(n, 0, storage_f32(array), context->threads);
         state->array[made++] = array;
     }
-    memtrack_place_set(context->tracker, place);
+    memtrack_path_set(context->tracker, path);
     return made == optimizer->arrays ? 0 : error_code();
 }
 
@@ -186,11 +186,11 @@ int optim_set_clip(Optimizer *optimizer, float max_norm)
     if (!(max_norm >= 0)) /* infinity is fine: the norm is measured, nothing is scaled */
         return error_raise(ERROR_ARGUMENT, "optim_set_clip: max_norm is %g; it must not be below 0",
                            (double)max_norm);
-    if (max_norm > 0 && optimizer->fused)
+    if (max_norm > 0 && optimizer->in_backward)
         return error_raise(ERROR_STATE,
                            "optim_set_clip: the norm of all gradients is known only when backward "
                            "is done, and this optimizer updates inside backward; clip, or call "
-                           "optim_set_fused(optimizer, 0)");
+                           "optim_set_in_backward(optimizer, 0)");
     optimizer->max_norm = max_norm;
     optimizer->grad_norm = 0;
     return error_code();
@@ -282,7 +282,7 @@ static void step(Optimizer *optimizer)
         if (optimizer_has_update(optimizer->parameters[i]))
             optimizer_update(optimizer, i, scalars);
     optimizer->steps++;
-    optimizer->fused_updates = 0;
+    optimizer->updates_in_backward = 0;
     context_step_done();
 }
 
@@ -334,10 +334,10 @@ void optim_zero_grad_keep(Optimizer *optimizer)
 {
     if (!optimizer)
         return;
-    if (optimizer->fused)
+    if (optimizer->in_backward)
         error_raise(ERROR_STATE, "optim_zero_grad_keep: this optimizer updates inside backward, which frees "
                                  "each gradient; there is none to keep. Call optim_zero_grad, or "
-                                 "optim_set_fused(optimizer, 0)");
+                                 "optim_set_in_backward(optimizer, 0)");
     else
         zero_grad(optimizer, 1);
 }

@@ -57,7 +57,7 @@ int optim_set_steps(Optimizer *optimizer, int64_t steps)
         return error_code();
     if (steps < 0)
         return error_raise(ERROR_ARGUMENT, "optim_set_steps: %" PRId64 " steps are less than none", steps);
-    if (optimizer->fused_updates)
+    if (optimizer->updates_in_backward)
         return error_raise(ERROR_STATE, "optim_set_steps: the backward of this step has updated parameters; "
                                         "call optim_step first");
     optimizer->steps = steps;

@@ -10,14 +10,14 @@ static void keep_largest(Plan *plan, const Context *context)
         PlanTensor *t = &plan->largest[i];
         *t = (PlanTensor){
             .component = b->component, .bytes = b->bytes, .step = b->where.step, .phase = b->where.phase};
-        snprintf(t->place, sizeof t->place, "%s", memtrack_place_name(context->tracker, b->where.place));
+        snprintf(t->path, sizeof t->path, "%s", memtrack_path_name(context->tracker, b->where.path));
         snprintf(t->op, sizeof t->op, "%s", b->where.op ? b->where.op : "");
     }
 }
 
-static int has_bytes(const Context *context, int place, uint64_t by[MEM_COMPONENT_COUNT])
+static int has_bytes(const Context *context, int path, uint64_t by[MEM_COMPONENT_COUNT])
 {
-    memtrack_peak_by_place(context->ledger, place, by);
+    memtrack_peak_by_path(context->ledger, path, by);
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         if (by[i])
             return 1;
@@ -27,20 +27,20 @@ static int has_bytes(const Context *context, int place, uint64_t by[MEM_COMPONEN
 int plan_keep_detail_(Plan *plan, const Context *context)
 {
     uint64_t by[MEM_COMPONENT_COUNT];
-    int count = 0, places = memtrack_place_count(context->tracker);
+    int count = 0, places = memtrack_path_count(context->tracker);
     keep_largest(plan, context);
-    for (int place = 0; place < places; place++)
-        count += has_bytes(context, place, by);
+    for (int path = 0; path < places; path++)
+        count += has_bytes(context, path, by);
     plan->places = memtrack_host_alloc(NULL, (size_t)count * sizeof *plan->places);
     if (!plan->places)
         return -1;
-    for (int place = 0; place < places; place++) {
-        PlanPlace *p = &plan->places[plan->place_count];
-        if (!has_bytes(context, place, by))
+    for (int path = 0; path < places; path++) {
+        PlanPlace *p = &plan->places[plan->path_count];
+        if (!has_bytes(context, path, by))
             continue;
-        snprintf(p->place, sizeof p->place, "%s", memtrack_place_name(context->tracker, place));
+        snprintf(p->path, sizeof p->path, "%s", memtrack_path_name(context->tracker, path));
         memcpy(p->by, by, sizeof p->by);
-        plan->place_count++;
+        plan->path_count++;
     }
     return 0;
 }

@@ -165,8 +165,8 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
 void plan_free(Plan *plan)
 {
     memtrack_hints_free(plan->hints);
-    memtrack_host_free(NULL, plan->places, (size_t)plan->place_count * sizeof *plan->places);
+    memtrack_host_free(NULL, plan->places, (size_t)plan->path_count * sizeof *plan->places);
     plan->hints = NULL;
     plan->places = NULL;
-    plan->place_count = 0;
+    plan->path_count = 0;
 }

@@ -53,7 +53,7 @@ enum { PLAN_SIGNATURES = 64, PLAN_TENSORS = 10 };
 /* One allocation that is live at the peak: its component as it is then, the rest as it was when it was made.
  */
 typedef struct PlanTensor {
-    char place[96], op[24]; /* "" where there is none */
+    char path[96], op[24]; /* "" where there is none */
     MemComponent component;
     uint64_t bytes;
     int64_t step;
@@ -62,7 +62,7 @@ typedef struct PlanTensor {
 
 /* Bytes live at the peak that were made at this place. */
 typedef struct PlanPlace {
-    char place[96];
+    char path[96];
     uint64_t by[MEM_COMPONENT_COUNT];
 } PlanPlace;
 
@@ -83,7 +83,7 @@ typedef struct Plan {
     PlanTensor largest[PLAN_TENSORS]; /* at the peak, the largest first */
     int largest_count;
     PlanPlace *places; /* in order of first use, only those with bytes at the peak; they sum to the peak */
-    int place_count;
+    int path_count;
 } Plan;
 
 /* Runs the script on meta, and, when packing what it allocated ahead needs less, once more with each block

@@ -2,28 +2,10 @@
 #ifndef BRIM_PLAN_NAMES_H
 #define BRIM_PLAN_NAMES_H
 
-#define plan_card brim_plan_card
-#define plan_card_at brim_plan_card_at
-#define plan_card_unknown brim_plan_card_unknown
-#define plan_cuda_block_bytes brim_plan_cuda_block_bytes
-#define plan_cuda_segment_bytes brim_plan_cuda_segment_bytes
 #define plan_execute brim_plan_execute
 #define plan_fits_machine brim_plan_fits_machine
-#define plan_formula_item brim_plan_formula_item
-#define plan_formula_print brim_plan_formula_print
 #define plan_free brim_plan_free
-#define plan_korthikanti_bytes brim_plan_korthikanti_bytes
-#define plan_korthikanti_part brim_plan_korthikanti_part
-#define plan_kv_cache_bytes brim_plan_kv_cache_bytes
-#define plan_llama_linear_parameters brim_plan_llama_linear_parameters
-#define plan_llama_lora_parameters brim_plan_llama_lora_parameters
-#define plan_llama_parameters brim_plan_llama_parameters
-#define plan_lora_parameters brim_plan_lora_parameters
-#define plan_nf4_bits brim_plan_nf4_bits
 #define plan_script brim_plan_script
 #define plan_search brim_plan_search
-#define plan_textbook_print brim_plan_textbook_print
-#define plan_textbook_row brim_plan_textbook_row
-#define plan_zero_bytes brim_plan_zero_bytes
 
 #endif

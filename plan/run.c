@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "live_.h"
 #include "plan_.h"
 
@@ -238,7 +238,7 @@ static void print_plan(FILE *out, const RunOptions *o, const Plan *plan)
         fprintf(out, "%s\n", o->title);
     fprintf(out, "Plan: needs %s (%" PRIu64 " bytes); peak in %s, %s\n",
             report_size(plan->memory.stats.needs).text, plan->memory.stats.needs,
-            memtrack_phase_name(plan->memory.stats.peak_at.phase), report_place(&plan->memory));
+            memtrack_phase_name(plan->memory.stats.peak_at.phase), report_path(&plan->memory));
     if (kernels_blas_warning())
         fprintf(out, "Note: %s.\n", kernels_blas_warning());
 }

@@ -37,7 +37,7 @@ int report_events_csv(const RunRecord *run, FILE *out)
         put_field(out, report_run_phase(run, e->phase));
         put_field(out, report_run_component(run, e->component));
         put_field(out, report_run_component(run, e->from));
-        put_field(out, report_run_place(run, e->place));
+        put_field(out, report_run_path(run, e->path));
         put_field(out, report_run_op(run, e->op));
         fprintf(out, "%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 "\n", e->serial,
                 report_run_address(run, e), e->bytes, e->requested, e->live);
@@ -65,7 +65,7 @@ int report_events_jsonl(const RunRecord *run, FILE *out)
         add_name(&line, "phase", report_run_phase(run, e->phase));
         add_name(&line, "component", report_run_component(run, e->component));
         add_name(&line, "from", report_run_component(run, e->from));
-        add_name(&line, "place", report_run_place(run, e->place));
+        add_name(&line, "place", report_run_path(run, e->path));
         add_name(&line, "op", report_run_op(run, e->op));
         report_text_print_(&line,
                            ",\"serial\":%" PRIu64 ",\"address\":%" PRIu64 ",\"bytes\":%" PRIu64

@@ -18,9 +18,9 @@ int report_span_next_(const RunRecord *run, RunSpan *span)
     return 1;
 }
 
-const char *report_place_text_(const RunRecord *run, int64_t place)
+const char *report_path_text_(const RunRecord *run, int64_t path)
 {
-    const char *name = report_run_place(run, place);
+    const char *name = report_run_path(run, path);
     return name[0] ? name : "(root)";
 }
 

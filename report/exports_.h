@@ -17,7 +17,7 @@ typedef struct RunSpan {
 int report_span_next_(const RunRecord *run, RunSpan *span); /* 0 when there are no more */
 
 /* Where an event's place and op are at the root or none: words for people. */
-const char *report_place_text_(const RunRecord *run, int64_t place);
+const char *report_path_text_(const RunRecord *run, int64_t path);
 const char *report_op_text_(const RunRecord *run, int64_t op);
 
 /* Flushes; 0, or -1 with errno. */

@@ -1,6 +1,6 @@
 /* The report page: a template with the style, the script and the logs put where it says so. Of a log the
  * lines go in as they are, made safe inside a <script> element, except that the lines of steps become one
- * table, and that what PyTorch's allocator would have made of the events is added. */
+ * table, and that what another allocator would have made of the events is added. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -37,7 +37,7 @@ static void copy_line(const Lines *lines, FILE *out)
     putc('\n', out);
 }
 
-static int copy_lines(Lines *lines, StepTable *steps, EventReplay *replay, FILE *out)
+static int copy_lines(Lines *lines, StepTable *steps, const PageReplay *replay, void *state, FILE *out)
 {
     static const char *const copied[] = {"places",  "ops",        "events", "events_end",
                                          "outline", "validation", "end"};
@@ -49,27 +49,28 @@ static int copy_lines(Lines *lines, StepTable *steps, EventReplay *replay, FILE 
         for (size_t i = 0; i < sizeof copied / sizeof copied[0]; i++)
             if (!strcmp(kind, copied[i]))
                 copy_line(lines, out);
-        if (!strcmp(kind, "events") && replay_events_(replay, line, out))
+        if (state && !strcmp(kind, "events") && replay->events(state, line, out))
             failed = lines_fail_memory_(lines);
     }
     return failed ? -1 : 0;
 }
 
-static int write_log(Lines *lines, json_t *run, FILE *out)
+static int write_log(Lines *lines, json_t *run, const PageReplay *replay, FILE *out)
 {
     StepTable steps;
-    EventReplay replay = {0};
+    void *state = NULL;
     copy_line(lines, out);
     int failed = 0;
-    if (steps_begin_(&steps, run) || replay_begin_(&replay))
+    if (steps_begin_(&steps, run) || (replay && !(state = replay->begin())))
         failed = lines_fail_memory_(lines);
     if (!failed)
-        failed = copy_lines(lines, &steps, &replay, out);
+        failed = copy_lines(lines, &steps, replay, state, out);
     if (!failed) {
         steps_write_(&steps, out);
-        failed = replay_write_end_(&replay, lines, out);
+        failed = replay ? replay->last(state, lines, out) : 0;
     }
-    replay_end_(&replay);
+    if (replay)
+        replay->end(state);
     steps_end_(&steps);
     return failed;
 }
@@ -89,13 +90,13 @@ static void write_name(const char *path, FILE *out)
     json_decref(name);
 }
 
-static int write_file(Lines *lines, int number, FILE *out)
+static int write_file(Lines *lines, int number, const PageReplay *replay, FILE *out)
 {
     json_t *run = read_run(lines);
     if (!run)
         return -1;
     fprintf(out, "<script type=\"application/x-ndjson\" class=\"log\" id=\"log-%d\">\n", number);
-    int failed = write_log(lines, run, out);
+    int failed = write_log(lines, run, replay, out);
     fprintf(out, "{\"kind\":\"file\",\"broken_lines\":%" PRId64 ",\"truncated\":%d,\"name\":", lines->broken,
             lines->truncated);
     write_name(lines->path, out);
@@ -104,10 +105,10 @@ static int write_file(Lines *lines, int number, FILE *out)
     return failed;
 }
 
-static int write_logs(Lines *lines, const char *const *paths, int count, FILE *out)
+static int write_logs(Lines *lines, const char *const *paths, int count, const PageReplay *replay, FILE *out)
 {
     for (int i = 0; i < count; i++) {
-        int failed = lines_open_(lines, paths[i]) || write_file(lines, i, out);
+        int failed = lines_open_(lines, paths[i]) || write_file(lines, i, replay, out);
         lines_close_(lines);
         lines->broken = lines->truncated = 0;
         if (failed)
@@ -132,7 +133,8 @@ static const char *write_until(const char *from, const char *marker, FILE *out)
     return at ? at + strlen(marker) : end;
 }
 
-int report_html(FILE *out, const char *const *paths, int count, char *error, size_t size)
+int report_html(FILE *out, const char *const *paths, int count, const PageReplay *replay, char *error,
+                size_t size)
 {
     Lines lines = {.error = error, .error_size = size};
     if (count < 1 || count > 2)
@@ -140,7 +142,7 @@ int report_html(FILE *out, const char *const *paths, int count, char *error, siz
     const char *at = write_until(page_html_.text, "/* style */", out);
     write_text(&page_css_, out);
     at = write_until(at, "<!-- logs -->", out);
-    if (write_logs(&lines, paths, count, out))
+    if (write_logs(&lines, paths, count, replay, out))
         return -1;
     at = write_until(at, "/* script */", out);
     write_text(&page_js_, out);

@@ -68,22 +68,16 @@ void steps_end_(StepTable *table);
 void steps_add_(StepTable *table, const json_t *step);
 void steps_write_(const StepTable *table, FILE *out);
 
-/* ---- The events under PyTorch's rules (html_replay.c) ---------------------------------------- */
+/* ---- The events under another allocator's rules (estimate/page_replay.c) ---------------------- */
 
-typedef struct PytorchReplay PytorchReplay;
-
-typedef struct EventReplay {
-    PytorchReplay *replay;
-    int64_t events, peak_event; /* so far; the first at which most bytes were asked for */
-    uint64_t requested, reserved;
-} EventReplay;
-
-int replay_begin_(EventReplay *r);
-void replay_end_(EventReplay *r);
-/* Writes {"kind":"pytorch",…} for a line of events. 0, or -1 without host memory. */
-int replay_events_(EventReplay *r, const json_t *events, FILE *out);
-/* Reads the log once more up to the event with most bytes asked for and writes {"kind":"pytorch_end",…}: the
- * peaks, and the segments of that moment. */
-int replay_write_end_(const EventReplay *r, Lines *lines, FILE *out);
+struct PageReplay {
+    void *(*begin)(void); /* NULL without host memory */
+    /* Writes a line of its own for a line of events. 0, or -1 without host memory. */
+    int (*events)(void *state, const json_t *events, FILE *out);
+    /* Writes the last line; may read the log once more from its path. 0, or -1 with the error written down.
+     */
+    int (*last)(const void *state, Lines *lines, FILE *out);
+    void (*end)(void *state); /* NULL is fine */
+};
 
 #endif

@@ -10,7 +10,7 @@ enum { SNAPSHOTS = 100, DETAILED_EVERY = 10 };
 /* A live block, for a tree. */
 typedef struct Leaf {
     uint64_t requested;
-    int32_t place, op;
+    int32_t path, op;
     uint8_t component;
 } Leaf;
 
@@ -38,8 +38,8 @@ static int by_name(const void *a, const void *b)
     const Leaf *x = a, *y = b;
     if (x->component != y->component)
         return x->component < y->component ? -1 : 1;
-    if (x->place != y->place)
-        return x->place < y->place ? -1 : 1;
+    if (x->path != y->path)
+        return x->path < y->path ? -1 : 1;
     return (x->op > y->op) - (x->op < y->op);
 }
 
@@ -62,7 +62,7 @@ static size_t find_leaves(Massif *m, size_t i)
     for (size_t b = 0; b < run->block_count && run->blocks[b].alloc <= i; b++) {
         const RunEvent *made = &run->events[run->blocks[b].alloc];
         if (run->blocks[b].free > i)
-            m->leaves[count++] = (Leaf){made->requested, made->place, made->op, m->component[b]};
+            m->leaves[count++] = (Leaf){made->requested, made->path, made->op, m->component[b]};
     }
     qsort(m->leaves, count, sizeof *m->leaves, by_name);
     for (size_t k = 0; k < count; k++) {
@@ -90,8 +90,8 @@ static void write_component(Massif *m, const Leaf *leaves, size_t count)
     put_name(m->out, report_run_component(m->run, leaves[0].component));
     fputs(" (component)\n", m->out);
     for (size_t k = 0; k < shown; k++) { /* the largest come first */
-        fprintf(m->out, "  n0: %" PRIu64 " 0x%x: ", leaves[k].requested, (unsigned)leaves[k].place + 1u);
-        put_name(m->out, report_place_text_(m->run, leaves[k].place));
+        fprintf(m->out, "  n0: %" PRIu64 " 0x%x: ", leaves[k].requested, (unsigned)leaves[k].path + 1u);
+        put_name(m->out, report_path_text_(m->run, leaves[k].path));
         fputs(" (", m->out);
         put_name(m->out, report_op_text_(m->run, leaves[k].op));
         fputs(")\n", m->out);

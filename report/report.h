@@ -18,9 +18,9 @@ extern "C" {
 /* The books of one ledger, copied: it outlives the ledger. */
 typedef struct MemSummary {
     MemStats stats;
-    char peak_place[128], peak_op[32]; /* of stats.peak_at */
-    uint64_t reserved;                 /* bytes reserved for the run; 0 in a plan */
-    uint64_t host_peak;                /* host memory of the library: headers, tape, datasets */
+    char peak_path[128], peak_op[32]; /* of stats.peak_at */
+    uint64_t reserved;                /* bytes reserved for the run; 0 in a plan */
+    uint64_t host_peak;               /* host memory of the library: headers, tape, datasets */
     uint64_t process_peak; /* resident set at its highest, as the operating system counts; 0 in a plan */
 } MemSummary;
 
@@ -29,7 +29,7 @@ BRIM_API void report_summary(const MemLedger *ledger, MemSummary *out);
  * other libraries' memory; negative when reserved pages were never touched. */
 BRIM_API int64_t report_unaccounted(const MemSummary *summary);
 /* Where the peak was, for people: the place, or "the model itself". */
-BRIM_API const char *report_place(const MemSummary *summary);
+BRIM_API const char *report_path(const MemSummary *summary);
 BRIM_API uint64_t report_group(const uint64_t by_component[MEM_COMPONENT_COUNT], MemGroup group);
 
 /* A size as "123.4 MiB" or "1.234 GiB", by magnitude. */

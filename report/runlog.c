@@ -235,9 +235,9 @@ RunLog *report_log_open(const char *path, const json_t *run, const RunOutline *o
 
 /* ---- Events ---------------------------------------------------------------------------------- */
 
-static const char *place_name(const RunLog *log, int place)
+static const char *place_name(const RunLog *log, int path)
 {
-    return memtrack_place_name(log->tracker, place);
+    return memtrack_path_name(log->tracker, path);
 }
 
 static const char *op_name(const RunLog *log, int op)
@@ -268,15 +268,15 @@ static void write_event(RunLog *log, ReportText *line, const MemEvent *e, int fi
                        "%s[%d,%" PRIu64 ",%" PRId64 ",%d,%d,%d,%d,%d,%" PRIu64 ",%" PRIu64 ",%d,%" PRIu64
                        ",%" PRIu64 "]",
                        first ? "" : ",", (int)e->kind, e->time_ns / 1000, e->where.step, (int)e->where.phase,
-                       (int)e->component, (int)e->from, e->where.place, op_number(log, e->where.op),
-                       e->serial, e->offset, (int)e->end, e->bytes, e->requested);
+                       (int)e->component, (int)e->from, e->where.path, op_number(log, e->where.op), e->serial,
+                       e->offset, (int)e->end, e->bytes, e->requested);
 }
 
 static void write_events(RunLog *log, const MemEvent *events, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         op_number(log, events[i].where.op);
-    int places = memtrack_place_count(log->tracker);
+    int places = memtrack_path_count(log->tracker);
     write_names(log, "places", log->places_written, places, place_name);
     write_names(log, "ops", log->ops_written, log->op_count, op_name);
     log->places_written = places;

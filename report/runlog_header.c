@@ -45,7 +45,7 @@ int report_run_memory_(const RunRecord *run, const json_t *object, RunMemory *ou
     out->peak_step = (int64_t)step;
     report_run_number_(process, "peak_bytes", &out->process_peak);
     out->unaccounted = json_integer_value(json_object_get(process, "unaccounted_bytes"));
-    return copy_text(&out->peak_phase, at, "phase") || copy_text(&out->peak_place, at, "place") ||
+    return copy_text(&out->peak_phase, at, "phase") || copy_text(&out->peak_path, at, "place") ||
                    copy_text(&out->peak_op, at, "op")
                ? -1
                : 0;
@@ -60,7 +60,7 @@ static void free_text(char *text)
 void report_run_memory_free_(RunMemory *memory)
 {
     free_text(memory->peak_phase);
-    free_text(memory->peak_place);
+    free_text(memory->peak_path);
     free_text(memory->peak_op);
 }
 

@@ -152,7 +152,7 @@ static int read_row(const json_t *row, const size_t at[COLUMNS], RunEvent *event
                         .phase = (uint8_t)v[3],
                         .component = (uint8_t)v[4],
                         .from = (uint8_t)v[5],
-                        .place = (int32_t)v[6],
+                        .path = (int32_t)v[6],
                         .op = (int32_t)v[7],
                         .serial = v[8],
                         .offset = v[9],
@@ -464,9 +464,9 @@ static const char *name_at(const RunNames *names, int64_t i)
     return i >= 0 && (size_t)i < names->count ? names->names[i] : "unknown";
 }
 
-const char *report_run_place(const RunRecord *run, int64_t place)
+const char *report_run_path(const RunRecord *run, int64_t path)
 {
-    return name_at(&run->places, place);
+    return name_at(&run->places, path);
 }
 
 const char *report_run_op(const RunRecord *run, int64_t op)

@@ -34,9 +34,9 @@ typedef struct RunMemory {
     int present;
     uint64_t peak_bytes, needs_bytes;
     uint64_t at_peak[RUN_COMPONENTS], own_peak[RUN_COMPONENTS];
-    int64_t peak_step;                       /* from 1 */
-    char *peak_phase, *peak_place, *peak_op; /* "" where unknown */
-    uint64_t process_peak;                   /* 0: not measured */
+    int64_t peak_step;                      /* from 1 */
+    char *peak_phase, *peak_path, *peak_op; /* "" where unknown */
+    uint64_t process_peak;                  /* 0: not measured */
     int64_t unaccounted;
 } RunMemory;
 
@@ -48,7 +48,7 @@ typedef struct RunEvent {
     uint64_t live;                             /* bytes after the event */
     size_t block;                              /* index in RunRecord.blocks */
     int32_t step;                              /* from 0 */
-    int32_t place, op;                         /* numbers that report_run_place and _op take */
+    int32_t path, op;                          /* numbers that report_run_path and _op take */
     uint8_t kind, phase, component, from, end; /* end 1: offset counts from the high end, downward */
 } RunEvent;
 
@@ -112,7 +112,7 @@ BRIM_API int report_run_read(const char *path, RunRecord *run, char *why, size_t
 BRIM_API void report_run_free(RunRecord *run); /* also one that was all zero */
 
 /* Names by number; "unknown" beyond the table. The root place and no op are "". */
-BRIM_API const char *report_run_place(const RunRecord *run, int64_t place);
+BRIM_API const char *report_run_path(const RunRecord *run, int64_t path);
 BRIM_API const char *report_run_op(const RunRecord *run, int64_t op);
 BRIM_API const char *report_run_component(const RunRecord *run, int64_t component);
 BRIM_API const char *report_run_phase(const RunRecord *run, int64_t phase);

@@ -14,8 +14,7 @@ void report_summary(const MemLedger *ledger, MemSummary *out)
     const MemTracker *tracker = memtrack_ledger_tracker(ledger);
     memset(out, 0, sizeof *out);
     out->stats = *memtrack_stats(ledger);
-    copy_text(out->peak_place, sizeof out->peak_place,
-              memtrack_place_name(tracker, out->stats.peak_at.place));
+    copy_text(out->peak_path, sizeof out->peak_path, memtrack_path_name(tracker, out->stats.peak_at.path));
     copy_text(out->peak_op, sizeof out->peak_op, out->stats.peak_at.op);
     out->stats.peak_at.op = NULL; /* the text is what lasts */
     out->host_peak = memtrack_host_peak(tracker);
@@ -27,9 +26,9 @@ int64_t report_unaccounted(const MemSummary *summary)
     return (int64_t)(summary->process_peak - tracked - summary->host_peak);
 }
 
-const char *report_place(const MemSummary *summary)
+const char *report_path(const MemSummary *summary)
 {
-    return summary->peak_place[0] ? summary->peak_place : "the model itself";
+    return summary->peak_path[0] ? summary->peak_path : "the model itself";
 }
 
 uint64_t report_group(const uint64_t by_component[MEM_COMPONENT_COUNT], MemGroup group)

@@ -127,7 +127,7 @@ void report_table(FILE *out, const MemSummary *planned, const MemSummary *measur
         group_rows(out, unit, planned, measured, (MemGroup)group);
     peak_row(out, unit, planned, measured);
     fprintf(out, "Peak at: %s, %s (%s), step %" PRId64 "\n", memtrack_phase_name(shown->stats.peak_at.phase),
-            report_place(shown), shown->peak_op[0] ? shown->peak_op : "allocation",
+            report_path(shown), shown->peak_op[0] ? shown->peak_op : "allocation",
             shown->stats.peak_at.step + 1);
     fprintf(out, "Needs %s in one piece (%" PRIu64 " bytes), gaps between blocks included.\n",
             report_size(shown->stats.needs).text, shown->stats.needs);

@@ -144,8 +144,8 @@ static void frames_entry(Snapshot *s, const RunEvent *e)
     pickle_list_begin(s->out);
     if (e) {
         frame(s, first_op + within(e->op, run->ops.count), TEXT_OP, report_op_text_(run, e->op));
-        frame(s, first_place + within(e->place, run->places.count), TEXT_PLACE,
-              report_place_text_(run, e->place));
+        frame(s, first_place + within(e->path, run->places.count), TEXT_PLACE,
+              report_path_text_(run, e->path));
     }
     pickle_list_end(s->out);
 }

@@ -23,9 +23,9 @@ int gradient_zeros(Context *context, Tensor *leaf)
 {
     if (leaf->grad)
         return 0;
-    int place = memtrack_place_set(context->tracker, leaf->place);
+    int path = memtrack_path_set(context->tracker, leaf->path);
     leaf->grad = gradient_new(context, leaf);
-    memtrack_place_set(context->tracker, place);
+    memtrack_path_set(context->tracker, path);
     if (leaf->grad && !context->meta)
         context->kernels->fill(shape_numel(leaf->shape), 0, storage_f32(leaf->grad), context->threads);
     return leaf->grad ? 0 : error_code();
@@ -124,16 +124,16 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
         targets->add_after |= bit;
         *slot = storage_new(context, shape_numel(in->shape) * (int64_t)sizeof(float), MEM_TEMPORARY);
     } else {
-        if (row->over_dout & bit)
+        if (row->grad_in_dout & bit)
             *slot = reuse(context, node->out->grad, in);
-        if (!*slot && ((node->remade[i] ? row->over_remade : row->over_saved) & bit))
+        if (!*slot && ((node->recomputed[i] ? row->grad_in_recomputed : row->grad_in_saved) & bit))
             *slot = reuse(context, node->saved[i], in);
         if (!*slot)
             *slot = gradient_new(context, in);
     }
     if (!*slot)
         return error_code();
-    if ((row->zeroed & bit) && !context->meta)
+    if ((row->grad_zeroed & bit) && !context->meta)
         context->kernels->fill(shape_numel(in->shape), 0, storage_f32(*slot), context->threads);
     return 0;
 }
@@ -151,26 +151,26 @@ static void point_at_kept(Node *node)
 }
 
 /* The output of a node further down the tape, which nobody kept. */
-static Storage *make_again(Context *context, Node *node)
+static Storage *recompute_output(Context *context, Node *node)
 {
     OpCall *call = &node->call;
     Storage *made = storage_new(context, shape_numel(call->plan.out) * (int64_t)sizeof(float), MEM_TEMPORARY);
     if (made && !context->meta) {
         point_at_kept(node);
         call->out = storage_f32(made);
-        call->row->remake(call);
+        call->row->recompute(call);
     }
     return made;
 }
 
-static int make_inputs_again(Context *context, Node *node)
+static int recompute_inputs(Context *context, Node *node)
 {
     for (int i = 0; i < node->call.inputs; i++) {
-        if (!node->remade[i])
+        if (!node->recomputed[i])
             continue;
-        Node *maker = &context->tape->nodes[node->remade[i] - 1];
+        Node *maker = &context->tape->nodes[node->recomputed[i] - 1];
         if (!maker->again)
-            maker->again = make_again(context, maker);
+            maker->again = recompute_output(context, maker);
         if (!maker->again)
             return error_code();
         node->saved[i] = maker->again;
@@ -234,13 +234,13 @@ static int backward_op(Context *context, Node *node)
     Storage *kept = node->out->keep ? node->out->grad : NULL;
     if (kept)
         storage_retain(kept); /* shared from here on: nothing is written over it */
-    failed = make_inputs_again(context, node);
+    failed = recompute_inputs(context, node);
     if (!failed && call->plan.writes_dout)
         failed = make_unshared(context, &node->out->grad, node->out);
     for (int i = 0; i < call->inputs && !failed; i++) {
         if (!(call->needs & OP_INPUT(i)))
             continue;
-        if (call->row->passes & OP_INPUT(i)) {
+        if (call->row->identity_grad & OP_INPUT(i)) {
             failed = pass_gradient(context, node->in[i], node->out->grad);
         } else {
             failed = choose_target(context, node, i, &targets);
@@ -328,7 +328,7 @@ int backward_run(Context *context, int mark)
     while (tape->count > mark && !context->error) {
         Node node = tape->nodes[--tape->count];
         if (node.out->grad) {
-            memtrack_place_set(context->tracker, node.place);
+            memtrack_path_set(context->tracker, node.path);
             if (node.call.row) {
                 memtrack_op_set(context->tracker, node.call.row->name);
                 backward_op(context, &node);
@@ -363,7 +363,7 @@ static void blame(Context *context, float loss)
             const Tensor *in = node->in[k];
             if (!in || in->dtype != DTYPE_F32 || !nonfinite(context, node->saved[k]))
                 continue;
-            memtrack_place_set(context->tracker, in->leaf ? node->place : in->place);
+            memtrack_path_set(context->tracker, in->leaf ? node->path : in->path);
             if (in->leaf)
                 error_raise(ERROR_NONFINITE,
                             "loss is %s; the first value that is not finite is in %s '%s' of %s", what,
@@ -405,10 +405,10 @@ static int check_loss(Context *context, Tensor *loss)
             ERROR_STATE,
             "tensor_backward: what was recorded for this loss is gone, used by an earlier backward; "
             "a second one needs a second forward pass");
-    int place = memtrack_place(context->tracker);
+    int path = memtrack_path(context->tracker);
     if (!context->meta && !isfinite(storage_f32(loss->storage)[0]))
         blame(context, storage_f32(loss->storage)[0]);
-    memtrack_place_set(context->tracker, place);
+    memtrack_path_set(context->tracker, path);
     return context->error;
 }
 
@@ -438,7 +438,7 @@ int tensor_backward(Tensor *loss)
         context->step_loss += storage_f32(loss->storage)[0];
     MemTracker *tracker = context->tracker;
     MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
-    int place = memtrack_place(tracker);
+    int path = memtrack_path(tracker);
     const char *op = memtrack_op_set(tracker, "backward");
     unsigned char keep = loss->keep;
     tensor_keep(loss); /* its value is what scripts print */
@@ -451,7 +451,7 @@ int tensor_backward(Tensor *loss)
     tape_cut(context, 0);
     context->in_backward = 0;
     memtrack_op_set(tracker, op);
-    memtrack_place_set(tracker, place);
+    memtrack_path_set(tracker, path);
     memtrack_phase_set(tracker, phase);
     return context->error;
 }

@@ -11,7 +11,7 @@ static Tensor *run_unrecorded(Context *context, CheckpointForward forward, void 
                               const Batch *batch)
 {
     if (x)
-        x->move = 0;
+        x->donated = 0;
     context->no_grad++;
     int scope = tensor_scope_begin();
     Tensor *y = tensor_promote(forward(self, x, batch));
@@ -66,7 +66,7 @@ Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, cons
     if (context->no_grad == 0)
         context_step_begin(context); /* the operations below do not: they run unrecorded */
     Node what = {.forward = forward, .self = self, .random = context->random, .in = {x}};
-    int move = x && x->move, recording = context->no_grad == 0;
+    int move = x && x->donated, recording = context->no_grad == 0;
     Storage *held = x && recording ? x->storage : NULL;
     if (held)
         storage_retain(held); /* forward may move x: then its data is not written over */
@@ -87,7 +87,7 @@ Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, cons
     if (context->error)
         return NULL;
     if (move && y && y != x)
-        tensor_drop_data(x, DATA_MOVED);
+        tensor_drop_data(x, DATA_DONATED);
     return y;
 }
 
@@ -101,7 +101,7 @@ static void attach(Tensor *x, Storage *storage)
 }
 
 /* The second run, recorded. What it reads has its data for as long, and afterwards what it had before. */
-static Tensor *run_again(Context *context, Node *node)
+static Tensor *recompute_module(Context *context, Node *node)
 {
     Tensor *all[1 + BATCH_TENSORS] = {node->in[0]};
     Storage *data[1 + BATCH_TENSORS] = {node->saved[0]};
@@ -136,7 +136,7 @@ void backward_checkpoint(Context *context, Node *node)
     context->random = node->random;
     context->random.fills = fills;
     int scope = tensor_scope_begin();
-    Tensor *y = run_again(context, node);
+    Tensor *y = recompute_module(context, node);
     context->random = random;
     memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
     if (y && y->requires_grad && !y->leaf) {

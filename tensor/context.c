@@ -150,6 +150,15 @@ void *host_alloc(size_t bytes)
     return block;
 }
 
+void *host_alloc_for(const char *maker, const char *what, size_t bytes)
+{
+    Context *context = context_here();
+    void *block = context ? memtrack_host_alloc(context->tracker, bytes) : NULL;
+    if (!block)
+        error_raise(ERROR_HOST_MEMORY, "%s: no host memory for %s (%zu bytes)", maker, what, bytes);
+    return block;
+}
+
 void host_free(Context *context, void *block, size_t bytes)
 {
     memtrack_host_free(context->tracker, block, bytes);
@@ -170,7 +179,7 @@ void context_step_done(void)
         context->steps_done++;
 }
 
-void context_go_on(Context *context, int64_t steps, const RandomState *random)
+void context_resume(Context *context, int64_t steps, const RandomState *random)
 {
     context->steps_done = steps;
     memtrack_step_set(context->tracker, steps);

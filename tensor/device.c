@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "tensor_.h"
 
 static int device_exists(const char *root, const char *path)

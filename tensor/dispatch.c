@@ -23,7 +23,7 @@ static Tensor *taken_input(const OpCall *call, Tensor *const *input, int64_t byt
     for (int i = 0; i < call->inputs; i++) {
         Tensor *t = input[i];
         unsigned bit = OP_INPUT(i);
-        if (!t || !(call->row->takes & bit) || !t->move || t->storage->refs != 1)
+        if (!t || !(call->row->in_place & bit) || !t->donated || t->storage->refs != 1)
             continue;
         if ((int64_t)t->storage->block.requested != bytes || t->storage->block.component != MEM_TEMPORARY)
             continue;
@@ -101,13 +101,13 @@ static void record(Context *context, const OpCall *call, const Outputs *o, Tenso
         node->extra[i] = tape_save(context, o->extra[i]);
     if (call->plan.saves & OP_OUTPUT)
         node->saved_out = tape_save(context, o->out);
-    if (call->plan.remakes)
+    if (call->plan.recomputes)
         tape_offer(context, node, o->out);
     node->out = out;
     tensor_retain(out);
     out->requires_grad = 1;
     if (context->selective)
-        out->remake = 1;
+        out->recompute = 1;
 }
 
 static int prepare(Context *context, OpCall *call, Tensor *const *input)
@@ -153,8 +153,8 @@ static Tensor *apply(Context *context, OpCall *call, Tensor *const *input)
         if (call->needs)
             record(context, call, &o, input, out);
         for (int i = 0; i < call->inputs; i++)
-            if (input[i] && input[i]->move)
-                tensor_drop_data(input[i], DATA_MOVED);
+            if (input[i] && input[i]->donated)
+                tensor_drop_data(input[i], DATA_DONATED);
     }
     outputs_release(context, &o);
     return out;

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../memtrack/printable.h"
+#include "../base/printable_.h"
 #include "tensor_.h"
 
 static const char *const error_names[ERROR_COUNT] = {
@@ -51,9 +51,9 @@ int error_raise(ErrorCode code, const char *format, ...)
     va_start(arguments, format);
     int length = vsnprintf(context->error_text, sizeof context->error_text, format, arguments);
     va_end(arguments);
-    const char *place = memtrack_place_name(context->tracker, memtrack_place(context->tracker));
-    if (place && place[0] && length >= 0 && (size_t)length < sizeof context->error_text)
-        snprintf(context->error_text + length, sizeof context->error_text - (size_t)length, ", at %s", place);
+    const char *path = memtrack_path_name(context->tracker, memtrack_path(context->tracker));
+    if (path && path[0] && length >= 0 && (size_t)length < sizeof context->error_text)
+        snprintf(context->error_text + length, sizeof context->error_text - (size_t)length, ", at %s", path);
     make_printable(context->error_text); /* it may show names from files */
     return code;
 }

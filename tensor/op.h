@@ -41,8 +41,8 @@ typedef union OpAttr {
     } rope;
     struct {
         int heads, kv_heads, causal, flash, packed;
-        int remake; /* eager keeps no scores: backward makes them again */
-        int past;   /* of attention_cached: tokens in the cache */
+        int recompute; /* eager keeps no scores: backward makes them again */
+        int past;      /* of attention_cached: tokens in the cache */
     } attention;
     struct {
         float factor;
@@ -71,7 +71,7 @@ typedef struct OpPlan {
     uint64_t workspace;           /* bytes, forward */
     uint64_t backward_workspace;  /* bytes */
     unsigned saves;               /* OP_INPUT(i) | OP_OUTPUT that backward reads */
-    unsigned remakes;             /* OP_OUTPUT: row->remake can make the output again (tensor_remake); with
+    unsigned recomputes;          /* OP_OUTPUT: row->remake can make the output again (tensor_recompute); with
                                    * OP_INPUT(i) for the saved inputs that it reads */
     int writes_dout; /* backward uses the output gradient as scratch (the engine makes it unshared) */
     double flops, backward_flops; /* of the products; what is not a product counts 0 */
@@ -107,16 +107,16 @@ typedef struct OpRow {
     void (*backward)(OpCall *call); /* NULL when every gradient passes */
     /* Writes call->out again, in backward, from what this op keeps; for cheap ops that keep as much as they
      * make. */
-    void (*remake)(OpCall *call);
-    unsigned takes;  /* OP_INPUT(i): the output may take moved input i's storage (forward works in place) */
-    unsigned passes; /* gradient i *is* the output gradient */
-    unsigned over_dout;        /* gradient i may be written over the output gradient (at most one is) */
-    unsigned over_saved;       /* gradient i may be written over saved input i */
-    unsigned over_remade;      /* the same, where input i is not kept but was made again for backward */
-    unsigned accumulates;      /* backward honours beta[i] = 1; otherwise the engine adds */
-    unsigned zeroed;           /* a new gradient i is zeroed first and backward adds to it (scatter) */
-    int checked;               /* the integer input that forward checks */
-    const char *checked_range; /* text of its range for the message: "ids must be in [0, vocabulary)" */
+    void (*recompute)(OpCall *call);
+    unsigned in_place; /* OP_INPUT(i): the output may take moved input i's storage (forward works in place) */
+    unsigned identity_grad;      /* gradient i *is* the output gradient */
+    unsigned grad_in_dout;       /* gradient i may be written over the output gradient (at most one is) */
+    unsigned grad_in_saved;      /* gradient i may be written over saved input i */
+    unsigned grad_in_recomputed; /* the same, where input i is not kept but was made again for backward */
+    unsigned accumulates;        /* backward honours beta[i] = 1; otherwise the engine adds */
+    unsigned grad_zeroed;        /* a new gradient i is zeroed first and backward adds to it (scatter) */
+    int checked;                 /* the integer input that forward checks */
+    const char *checked_range;   /* text of its range for the message: "ids must be in [0, vocabulary)" */
 } OpRow;
 
 /* Applies a row: checks, allocates, runs, records. inputs[i] may be NULL where the row allows it to be

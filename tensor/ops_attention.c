@@ -68,7 +68,7 @@ static int attention_check(const OpCall *call)
 
 static AttentionKept attention_kept(const OpCall *call)
 {
-    return call->attr.attention.flash ? KEPT_LSE : call->attr.attention.remake ? KEPT_NOTHING : KEPT_PROBS;
+    return call->attr.attention.flash ? KEPT_LSE : call->attr.attention.recompute ? KEPT_NOTHING : KEPT_PROBS;
 }
 
 /* Bytes of the kernel's own backward workspace, and of all: the kernel writes three gradients, and those that
@@ -173,7 +173,7 @@ static Tensor *attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions
                                  .causal = options->causal,
                                  .flash = options->kind == ATTENTION_FLASH,
                                  .packed = packed,
-                                 .remake = options->remake || (context && context->selective)}};
+                                 .recompute = options->recompute || (context && context->selective)}};
     return tensor_apply(&attention_row, &attr, 4, (Tensor *[]){q, k, v, options->mask});
 }
 

@@ -64,8 +64,8 @@ static const OpRow add_row = {
     .name = "add",
     .shape = binary_shape,
     .forward = add_forward,
-    .takes = OP_INPUT(0) | OP_INPUT(1),
-    .passes = OP_INPUT(0) | OP_INPUT(1),
+    .in_place = OP_INPUT(0) | OP_INPUT(1),
+    .identity_grad = OP_INPUT(0) | OP_INPUT(1),
 };
 
 Tensor *tensor_add(Tensor *a, Tensor *b)
@@ -77,7 +77,7 @@ static int mul_shape(OpCall *call)
 {
     call->plan.saves = (needs_input(call, 1) ? OP_INPUT(0) : 0) | (needs_input(call, 0) ? OP_INPUT(1) : 0);
     if (call->needs == (OP_INPUT(0) | OP_INPUT(1)))
-        call->plan.remakes = OP_OUTPUT | call->plan.saves;
+        call->plan.recomputes = OP_OUTPUT | call->plan.saves;
     return binary_shape(call);
 }
 
@@ -87,7 +87,7 @@ static int64_t mul_forward(OpCall *call)
     return -1;
 }
 
-static void mul_remake(OpCall *call)
+static void mul_recompute(OpCall *call)
 {
     mul_forward(call);
 }
@@ -105,8 +105,8 @@ static const OpRow mul_row = {
     .shape = mul_shape,
     .forward = mul_forward,
     .backward = mul_backward,
-    .remake = mul_remake,
-    .takes = OP_INPUT(0) | OP_INPUT(1),
+    .recompute = mul_recompute,
+    .in_place = OP_INPUT(0) | OP_INPUT(1),
     .accumulates = OP_INPUT(0) | OP_INPUT(1),
 };
 
@@ -133,8 +133,8 @@ static const OpRow scale_row = {
     .shape = unary_shape,
     .forward = scale_forward,
     .backward = scale_backward,
-    .takes = OP_INPUT(0),
-    .over_dout = OP_INPUT(0),
+    .in_place = OP_INPUT(0),
+    .grad_in_dout = OP_INPUT(0),
     .accumulates = OP_INPUT(0),
 };
 
@@ -149,7 +149,7 @@ static int activation_shape(OpCall *call)
 {
     int relu = call->attr.activation.kind == ACT_RELU;
     call->plan.saves = relu ? OP_OUTPUT : OP_INPUT(0);
-    call->plan.remakes = relu ? 0 : OP_OUTPUT | OP_INPUT(0);
+    call->plan.recomputes = relu ? 0 : OP_OUTPUT | OP_INPUT(0);
     if (check_activation(call, call->attr.activation.kind))
         return error_code();
     return unary_shape(call);
@@ -162,7 +162,7 @@ static int64_t activation_forward(OpCall *call)
     return -1;
 }
 
-static void activation_remake(OpCall *call)
+static void activation_recompute(OpCall *call)
 {
     activation_forward(call);
 }
@@ -179,9 +179,9 @@ static const OpRow activation_row = {
     .shape = activation_shape,
     .forward = activation_forward,
     .backward = activation_backward,
-    .remake = activation_remake,
-    .takes = OP_INPUT(0),
-    .over_dout = OP_INPUT(0),
+    .recompute = activation_recompute,
+    .in_place = OP_INPUT(0),
+    .grad_in_dout = OP_INPUT(0),
     .accumulates = OP_INPUT(0),
 };
 
@@ -215,7 +215,7 @@ Tensor *tensor_relu(Tensor *x)
 static int swiglu_shape(OpCall *call)
 {
     call->plan.saves = OP_INPUT(0) | OP_INPUT(1);
-    call->plan.remakes = OP_OUTPUT | call->plan.saves;
+    call->plan.recomputes = OP_OUTPUT | call->plan.saves;
     return binary_shape(call);
 }
 
@@ -225,7 +225,7 @@ static int64_t swiglu_forward(OpCall *call)
     return -1;
 }
 
-static void swiglu_remake(OpCall *call)
+static void swiglu_recompute(OpCall *call)
 {
     swiglu_forward(call);
 }
@@ -241,9 +241,9 @@ static const OpRow swiglu_row = {
     .shape = swiglu_shape,
     .forward = swiglu_forward,
     .backward = swiglu_backward,
-    .remake = swiglu_remake,
-    .takes = OP_INPUT(0) | OP_INPUT(1),
-    .over_saved = OP_INPUT(0) | OP_INPUT(1),
+    .recompute = swiglu_recompute,
+    .in_place = OP_INPUT(0) | OP_INPUT(1),
+    .grad_in_saved = OP_INPUT(0) | OP_INPUT(1),
     .accumulates = OP_INPUT(0) | OP_INPUT(1),
 };
 
@@ -328,8 +328,8 @@ static const OpRow rope_row = {
     .shape = rope_shape,
     .forward = rope_forward,
     .backward = rope_backward,
-    .takes = OP_INPUT(0),
-    .over_dout = OP_INPUT(0),
+    .in_place = OP_INPUT(0),
+    .grad_in_dout = OP_INPUT(0),
     .accumulates = OP_INPUT(0),
 };
 
@@ -375,8 +375,8 @@ static const OpRow dropout_row = {
     .shape = unary_shape,
     .forward = dropout_forward,
     .backward = dropout_backward,
-    .takes = OP_INPUT(0),
-    .over_dout = OP_INPUT(0),
+    .in_place = OP_INPUT(0),
+    .grad_in_dout = OP_INPUT(0),
     .accumulates = OP_INPUT(0),
 };
 
@@ -414,7 +414,7 @@ static int reshape_shape(OpCall *call)
 static const OpRow reshape_row = {
     .name = "reshape",
     .shape = reshape_shape,
-    .passes = OP_INPUT(0),
+    .identity_grad = OP_INPUT(0),
 };
 
 Tensor *tensor_reshape(Tensor *x, Shape shape)

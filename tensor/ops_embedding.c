@@ -36,7 +36,7 @@ static const OpRow embedding_row = {
     .forward = embedding_forward,
     .backward = embedding_backward,
     .accumulates = OP_INPUT(1),
-    .zeroed = OP_INPUT(1),
+    .grad_zeroed = OP_INPUT(1),
     .checked = 0,
     .checked_range = "ids must be in [0, vocabulary)",
 };
@@ -100,10 +100,10 @@ static const OpRow add_rows_row = {
     .shape = add_rows_shape,
     .forward = add_rows_forward,
     .backward = add_rows_backward,
-    .takes = OP_INPUT(0),
-    .passes = OP_INPUT(0),
+    .in_place = OP_INPUT(0),
+    .identity_grad = OP_INPUT(0),
     .accumulates = OP_INPUT(1),
-    .zeroed = OP_INPUT(1),
+    .grad_zeroed = OP_INPUT(1),
 };
 
 Tensor *tensor_add_rows_from(Tensor *x, Tensor *table, int64_t first, int64_t rows)

@@ -3,7 +3,7 @@
  * the two operations; costs the head's product once more. */
 #include <inttypes.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "ops_.h"
 
 enum { HIDDEN, WEIGHT, BIAS, LABELS };
@@ -127,7 +127,7 @@ static void head_backward(OpCall *call)
     }
 }
 
-/* The gradient of hidden could be written over hidden, but is not (over_saved): it becomes the gradient of
+/* The gradient of hidden could be written over hidden, but is not (grad_in_saved): it becomes the gradient of
  * the residual stream, which lives through the whole of backward, and there it would sit at the far end of
  * the activations and hold up all that backward frees: 19 % more to reserve, for (rows, c) less at one
  * moment. */

@@ -45,7 +45,7 @@ static int linear_shape(OpCall *call)
     plan->saves = (needs_input(call, 1) ? OP_INPUT(0) : 0) | (needs_input(call, 0) ? OP_INPUT(1) : 0) |
                   (act == ACT_RELU ? OP_OUTPUT : 0);
     plan->extra[0] = keeps_pre(call) ? d.rows * d.out : 0;
-    plan->remakes = keeps_pre(call) ? OP_OUTPUT : 0;
+    plan->recomputes = keeps_pre(call) ? OP_OUTPUT : 0;
     plan->writes_dout = act != ACT_NONE;
     if (needs_input(call, 1) || needs_input(call, 2))
         plan->backward_workspace = call->kernels->linear_workspace(&d, call->threads);
@@ -61,7 +61,7 @@ static int64_t linear_forward(OpCall *call)
 }
 
 /* The value before the activation is kept, so its value after need not be. */
-static void linear_remake(OpCall *call)
+static void linear_recompute(OpCall *call)
 {
     call->kernels->activation_forward((Activation)call->attr.linear.act, shape_numel(call->plan.out),
                                       call->extra[0], call->out, call->threads);
@@ -87,8 +87,8 @@ static const OpRow linear_row = {
     .shape = linear_shape,
     .forward = linear_forward,
     .backward = linear_backward,
-    .remake = linear_remake,
-    .over_remade = OP_INPUT(0), /* x is for the weight's gradient, which comes first */
+    .recompute = linear_recompute,
+    .grad_in_recomputed = OP_INPUT(0), /* x is for the weight's gradient, which comes first */
     .accumulates = OP_INPUT(0) | OP_INPUT(1) | OP_INPUT(2),
 };
 

@@ -2,7 +2,7 @@
  * logits. */
 #include <inttypes.h>
 
-#include "../memtrack/plural.h"
+#include "../base/plural_.h"
 #include "ops_.h"
 
 static CrossEntropyDims loss_dims(const OpCall *call)
@@ -47,7 +47,7 @@ static const OpRow cross_entropy_row = {
     .shape = cross_entropy_shape,
     .forward = cross_entropy_forward,
     .backward = cross_entropy_backward,
-    .over_saved = OP_INPUT(0),
+    .grad_in_saved = OP_INPUT(0),
     .accumulates = OP_INPUT(0),
     .checked = 1,
     .checked_range = "labels must be in [0, classes), or the ignore index",

@@ -14,7 +14,7 @@ static int norm_shape(OpCall *call, int extras)
     if (!call->needs)
         return 0;
     plan->saves = OP_INPUT(0) | OP_INPUT(1) | (call->shape[2].ndim ? OP_INPUT(2) : 0);
-    plan->remakes = OP_OUTPUT | plan->saves;
+    plan->recomputes = OP_OUTPUT | plan->saves;
     plan->backward_workspace = call->kernels->norm_workspace(rows, last_dim(call->shape[0]), call->threads);
     return 0;
 }
@@ -60,12 +60,12 @@ static void rms_norm_backward(OpCall *call)
 }
 
 /* From the input, which is kept anyway; mean and 1/std come out as they were. */
-static void layer_norm_remake(OpCall *call)
+static void layer_norm_recompute(OpCall *call)
 {
     layer_norm_forward(call);
 }
 
-static void rms_norm_remake(OpCall *call)
+static void rms_norm_recompute(OpCall *call)
 {
     rms_norm_forward(call);
 }
@@ -75,8 +75,8 @@ static const OpRow layer_norm_row = {
     .shape = layer_norm_shape,
     .forward = layer_norm_forward,
     .backward = layer_norm_backward,
-    .remake = layer_norm_remake,
-    .over_dout = OP_INPUT(0),
+    .recompute = layer_norm_recompute,
+    .grad_in_dout = OP_INPUT(0),
     .accumulates = OP_INPUT(0) | OP_INPUT(1) | OP_INPUT(2),
 };
 
@@ -85,8 +85,8 @@ static const OpRow rms_norm_row = {
     .shape = rms_norm_shape,
     .forward = rms_norm_forward,
     .backward = rms_norm_backward,
-    .remake = rms_norm_remake,
-    .over_dout = OP_INPUT(0),
+    .recompute = rms_norm_recompute,
+    .grad_in_dout = OP_INPUT(0),
     .accumulates = OP_INPUT(0) | OP_INPUT(1),
 };
 

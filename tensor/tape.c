@@ -23,7 +23,7 @@ Node *tape_push(Context *context)
     Node *node = &context->tape->nodes[context->tape->count++];
     memset(node, 0, sizeof *node);
     node->serial = ++context->tape->serials;
-    node->place = memtrack_place(context->tracker);
+    node->path = memtrack_path(context->tracker);
     return node;
 }
 
@@ -67,8 +67,8 @@ void tape_save_input(Context *context, Node *node, int i)
     int maker = storage->maker;
     /* Data outlives its tape when a script keeps it: the node at that index may be another one by now. */
     int known = maker > 0 && maker <= tape->count && tape->nodes[maker - 1].makes == storage;
-    if (known && node->in[i]->remake && storage->block.component == MEM_TEMPORARY) {
-        node->remade[i] = maker;
+    if (known && node->in[i]->recompute && storage->block.component == MEM_TEMPORARY) {
+        node->recomputed[i] = maker;
         tape->nodes[maker - 1].readers++;
     } else {
         node->saved[i] = tape_save(context, storage);
@@ -78,7 +78,7 @@ void tape_save_input(Context *context, Node *node, int i)
 void tape_offer(Context *context, Node *node, Storage *storage)
 {
     for (int i = 0; i < OP_MAX_INPUTS; i++)
-        if (node->remade[i] && (node->call.plan.remakes & OP_INPUT(i)))
+        if (node->recomputed[i] && (node->call.plan.recomputes & OP_INPUT(i)))
             return; /* one step back is enough */
     storage->maker = (int)(node - context->tape->nodes) + 1;
     node->makes = storage;

@@ -72,7 +72,7 @@ Tensor *tensor_wrap(DType dtype, Shape shape, Storage *storage)
     tensor->storage = storage;
     tensor->refs = 1;
     tensor->leaf = 1;
-    tensor->place = memtrack_place(context->tracker);
+    tensor->path = memtrack_path(context->tracker);
     scope_adopt(&tensor->item, tensor_destroy_item);
     return tensor;
 }
@@ -100,7 +100,7 @@ void tensor_drop_data(Tensor *tensor, DataState state)
     storage_release(tensor->item.context, tensor->storage);
     tensor->storage = NULL;
     tensor->state = state;
-    tensor->move = 0;
+    tensor->donated = 0;
 }
 
 void tensor_free(Tensor *tensor)
@@ -116,14 +116,15 @@ int tensor_readable(const Tensor *tensor, const char *what)
     if (tensor->storage)
         return 1;
     const char *maker = tensor->op ? tensor->op : "tensor";
-    const char *place = memtrack_place_name(tensor->item.context->tracker, tensor->place);
-    if (tensor->state == DATA_MOVED)
-        error_raise(ERROR_STATE, "%s: the %s made at '%s' was given away by tensor_move", what, maker, place);
+    const char *path = memtrack_path_name(tensor->item.context->tracker, tensor->path);
+    if (tensor->state == DATA_DONATED)
+        error_raise(ERROR_STATE, "%s: the %s made at '%s' was given away by tensor_donate", what, maker,
+                    path);
     else
         error_raise(
             ERROR_STATE,
             "%s: the data of the %s made at '%s' was released by tensor_backward; call tensor_keep before",
-            what, maker, place);
+            what, maker, path);
     return 0;
 }
 
@@ -285,17 +286,17 @@ Tensor *tensor_keep(Tensor *tensor)
     return tensor;
 }
 
-Tensor *tensor_remake(Tensor *tensor)
+Tensor *tensor_recompute(Tensor *tensor)
 {
     if (tensor && !tensor->leaf)
-        tensor->remake = 1;
+        tensor->recompute = 1;
     return tensor;
 }
 
-Tensor *tensor_move(Tensor *tensor)
+Tensor *tensor_donate(Tensor *tensor)
 {
     if (tensor && !tensor->leaf)
-        tensor->move = 1;
+        tensor->donated = 1;
     return tensor;
 }
 

@@ -6,7 +6,7 @@
  *  - Ownership. What is made inside a scope belongs to it and goes with it; users release nothing. *_free
  * exists.
  *  - Storage lives only as long as someone needs it: an intermediate's data is gone after tensor_backward
- * unless tensor_keep was called; tensor_move gives it up early.
+ * unless tensor_keep was called; tensor_donate gives it up early.
  *  - On a meta context no data exists and kernels do not run; everything else is the same.
  * Shapes are row-major; the last dimension is contiguous. Objects stay in the context they were made in.
  */
@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../base/error.h"
 #include "../memtrack/memtrack.h"
 #include "tensor_names.h"
 
@@ -26,37 +27,6 @@ extern "C" {
 typedef struct Context Context;
 typedef struct Tensor Tensor;
 typedef struct Batch Batch; /* batch.h */
-
-/* ---- Errors ---------------------------------------------------------------------------------- */
-
-#define BRIM_ERRORS(X)                                                                                       \
-    X(NONE, "no error")                                                                                      \
-    X(ARGUMENT, "bad argument")                                                                              \
-    X(SHAPE, "shapes do not fit")                                                                            \
-    X(INDEX, "index out of range")                                                                           \
-    X(HOST_MEMORY, "out of host memory")                                                                     \
-    X(MEMORY, "out of tracked memory")                                                                       \
-    X(BUDGET, "does not fit the budget")                                                                     \
-    X(STATE, "not possible in this state")                                                                   \
-    X(NONFINITE, "value is not finite")                                                                      \
-    X(FILE, "file problem")                                                                                  \
-    X(DATA, "bad data")
-
-typedef enum ErrorCode {
-#define X(id, text) ERROR_##id,
-    BRIM_ERRORS(X)
-#undef X
-        ERROR_COUNT
-} ErrorCode;
-
-/* Of the thread's current context: 0 (ERROR_NONE) while all is well. */
-BRIM_API int error_code(void);
-/* "tensor_linear: x (8,128,288) has 288 features, weight expects 256, at layers.0.attn"; "" without error. */
-BRIM_API const char *error_message(void);
-BRIM_API void error_clear(void);
-/* For modules and ops of your own: keeps the first error only; appends the current place. Returns code. */
-BRIM_API int error_raise(ErrorCode code, const char *format, ...) __attribute__((format(printf, 2, 3)));
-BRIM_API const char *error_name(ErrorCode code);
 
 /* ---- Context --------------------------------------------------------------------------------- */
 
@@ -166,12 +136,12 @@ BRIM_API Tensor *tensor_keep(Tensor *tensor);
 /* "I will not use this again": the next operation (or module) that takes it may reuse its storage, or frees
  * it as soon as backward does not need it. Returns its argument. Only for tensors made by operations; ignored
  * on others. */
-BRIM_API Tensor *tensor_move(Tensor *tensor);
+BRIM_API Tensor *tensor_donate(Tensor *tensor);
 /* "Backward may make this again": instead of keeping it for those who read it, it is computed from what its
  * own operation keeps anyway (layer_norm, rms_norm, swiglu, mul, activations but ReLU, linear with one of
  * them): its bytes for a pass over them. Gradients are bitwise the same. Ignored on tensors of other
  * operations. Returns its argument. */
-BRIM_API Tensor *tensor_remake(Tensor *tensor);
+BRIM_API Tensor *tensor_recompute(Tensor *tensor);
 /* A name for messages; copied? no: must outlive the tensor. */
 BRIM_API void tensor_set_name(Tensor *tensor, const char *name);
 BRIM_API const char *tensor_name(const Tensor *tensor);
@@ -198,7 +168,7 @@ BRIM_API int tensor_recording(void);
 /* From a scalar: adds d loss / d parameter to every parameter's gradient, releasing the tape as it goes. A
  * loss that is not finite is an error that names where it first appeared; nothing is added then. The whole
  * tape goes, what does not lead to this loss too: for several losses, add them. An optimizer may use up the
- * gradients on the way (optim_set_fused). Returns error_code(). */
+ * gradients on the way (optim_set_in_backward). Returns error_code(). */
 BRIM_API int tensor_backward(Tensor *loss);
 
 /* The sum of the losses given to tensor_backward in the last training step that had one: with losses divided
@@ -281,7 +251,7 @@ typedef struct AttentionOptions {
     int causal;
     AttentionKind kind; /* flash keeps a number a row; eager keeps the (B,heads,T,T) scores */
     Tensor *mask;       /* i32 (B,T), 0 = padding key; NULL = none */
-    int remake;         /* 1: eager keeps no scores; backward makes them again, gradients bitwise the same */
+    int recompute;      /* 1: eager keeps no scores; backward makes them again, gradients bitwise the same */
 } AttentionOptions;
 /* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D); scores are scaled by 1/sqrt(D). */
 BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options);

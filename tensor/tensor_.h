@@ -31,7 +31,7 @@ typedef struct Storage {
     int maker; /* 1 + index of the tape node that can make it again; 0 = none */
 } Storage;
 
-typedef enum DataState { DATA_HELD, DATA_MOVED, DATA_RELEASED } DataState;
+typedef enum DataState { DATA_HELD, DATA_DONATED, DATA_RELEASED } DataState;
 
 struct Tensor {
     ScopeItem item;
@@ -41,11 +41,11 @@ struct Tensor {
     Storage *grad;    /* accumulated so far; NULL = none */
     const char *name;
     int refs;          /* owner and tape */
-    int place;         /* where it was made, for messages */
+    int path;          /* where it was made, for messages */
     const char *op;    /* that made it, for messages */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
-    unsigned char leaf, requires_grad, move, keep, remake;
+    unsigned char leaf, requires_grad, donated, keep, recompute;
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */
@@ -108,6 +108,9 @@ struct Context {
 Context *context_here(void);
 /* Host memory of the current context; raises ERROR_HOST_MEMORY and returns NULL without memory. */
 void *host_alloc(size_t bytes); /* zeroed */
+/* Host memory for `what`, indeterminate; raises ERROR_HOST_MEMORY and returns NULL without. Free with
+ * host_free. */
+void *host_alloc_for(const char *maker, const char *what, size_t bytes);
 void host_free(Context *context, void *block, size_t bytes);
 /* On meta: a run will take so much host memory here, for data that a plan does not read. Returns meta. */
 int host_later(size_t bytes);
@@ -117,7 +120,7 @@ void context_step_done(void);
 void context_step_begin(Context *context);
 /* In the set-up of a run that goes on from a saved one: so many steps were done, and this was the random
  * state. The first step that follows has the number `steps`. */
-void context_go_on(Context *context, int64_t steps, const RandomState *random);
+void context_resume(Context *context, int64_t steps, const RandomState *random);
 /* Ends the current segment, if anything was allocated in it. */
 void context_segment_end(Context *context);
 
@@ -151,11 +154,12 @@ typedef struct Node {
     int64_t serial; /* its own for ever; increases along the tape */
     Tensor *in[OP_MAX_INPUTS], *out;
     Storage *saved[OP_MAX_INPUTS], *saved_out, *extra[OP_MAX_EXTRAS];
-    int remade[OP_MAX_INPUTS]; /* instead of saved: 1 + index of the node that makes it again; 0 = saved */
-    const Storage *makes;      /* what this node can make again: to recognise it, not held */
-    Storage *again;            /* made again, while others are still to read it */
-    int readers;               /* nodes that have it remade and did not read it yet */
-    int place;
+    int recomputed[OP_MAX_INPUTS]; /* instead of saved: 1 + index of the node that makes it again; 0 = saved
+                                    */
+    const Storage *makes;          /* what this node can make again: to recognise it, not held */
+    Storage *again;                /* made again, while others are still to read it */
+    int readers;                   /* nodes that have it recomputed and did not read it yet */
+    int path;
     /* A checkpointed module instead of an op (row NULL): in[0] / saved[0] is its input, which may be absent.
      * The batch is a copy, with what its tensors held: the loader may be further on when backward comes. */
     CheckpointForward forward;
@@ -180,7 +184,7 @@ void tape_node_release(Context *context, Node *node); /* everything a node holds
 void tape_cut(Context *context, int count);           /* releases nodes from the end down to count */
 /* Takes a reference; the first save turns a temporary into an activation. */
 Storage *tape_save(Context *context, Storage *storage);
-/* Keeps input i of this node for backward: its storage, or (tensor_remake) who makes it again. */
+/* Keeps input i of this node for backward: its storage, or (tensor_recompute) who makes it again. */
 void tape_save_input(Context *context, Node *node, int i);
 /* An input of the operation with this serial: if it is a leaf, remembers who used it first. */
 void tape_use(const Context *context, Tensor *input, int64_t serial);

@@ -13,11 +13,6 @@
 #define context_tracker brim_context_tracker
 #define context_use brim_context_use
 #define device_check brim_device_check
-#define error_clear brim_error_clear
-#define error_code brim_error_code
-#define error_message brim_error_message
-#define error_name brim_error_name
-#define error_raise brim_error_raise
 #define shape_numel brim_shape_numel
 #define tensor_activation brim_tensor_activation
 #define tensor_add brim_tensor_add
@@ -34,6 +29,7 @@
 #define tensor_cross_entropy brim_tensor_cross_entropy
 #define tensor_data brim_tensor_data
 #define tensor_dim brim_tensor_dim
+#define tensor_donate brim_tensor_donate
 #define tensor_drop_grad brim_tensor_drop_grad
 #define tensor_dropout brim_tensor_dropout
 #define tensor_dtype brim_tensor_dtype
@@ -57,7 +53,6 @@
 #define tensor_linear_cross_entropy brim_tensor_linear_cross_entropy
 #define tensor_linear_in_out brim_tensor_linear_in_out
 #define tensor_mean brim_tensor_mean
-#define tensor_move brim_tensor_move
 #define tensor_mul brim_tensor_mul
 #define tensor_name brim_tensor_name
 #define tensor_new brim_tensor_new
@@ -67,9 +62,9 @@
 #define tensor_parameter brim_tensor_parameter
 #define tensor_promote brim_tensor_promote
 #define tensor_random_begin brim_tensor_random_begin
+#define tensor_recompute brim_tensor_recompute
 #define tensor_recording brim_tensor_recording
 #define tensor_relu brim_tensor_relu
-#define tensor_remake brim_tensor_remake
 #define tensor_requires_grad brim_tensor_requires_grad
 #define tensor_reshape brim_tensor_reshape
 #define tensor_rms_norm brim_tensor_rms_norm

@@ -4,7 +4,7 @@
 
 #include <math.h>
 #include "../nn/sample.h"
-#include "../plan/formulae.h"
+#include "../estimate/formulae.h"
 #include "plan_support.h"
 
 enum { MODELS = 4, LENGTH = 13, VOCAB = 37 };

@@ -12,7 +12,7 @@
 
 typedef struct Seen {
     MemEvent event;
-    char place[48]; /* places are compared by name: ids are given in order of first use */
+    char path[48]; /* places are compared by name: ids are given in order of first use */
 } Seen;
 
 enum { SEEN_MAX = 1 << 16 };
@@ -27,14 +27,14 @@ static inline void record_events(void *user, const MemEvent *events, size_t coun
 {
     EventRecord *record = user;
     for (size_t i = 0; i < count; i++) {
-        const char *place = memtrack_place_name(record->tracker, events[i].where.place);
-        if (record->count == SEEN_MAX || strlen(place) >= sizeof record->seen[0].place) {
+        const char *path = memtrack_path_name(record->tracker, events[i].where.path);
+        if (record->count == SEEN_MAX || strlen(path) >= sizeof record->seen[0].path) {
             record->lost++;
             continue;
         }
         Seen *seen = &record->seen[record->count++];
         seen->event = events[i];
-        strcpy(seen->place, place);
+        strcpy(seen->path, path);
     }
 }
 
@@ -55,7 +55,7 @@ static inline const char *event_text(const Seen *seen, char text[256])
              "%s #%llu %s (from %s) %llu bytes (%llu asked) at %llu, live %llu; '%s' %s, %s, step %lld",
              kinds[e->kind], (unsigned long long)e->serial, memtrack_component_name(e->component),
              memtrack_component_name(e->from), (unsigned long long)e->bytes, (unsigned long long)e->requested,
-             (unsigned long long)e->offset, (unsigned long long)e->live, seen->place,
+             (unsigned long long)e->offset, (unsigned long long)e->live, seen->path,
              e->where.op ? e->where.op : "-", memtrack_phase_name(e->where.phase), (long long)e->where.step);
     return text;
 }
@@ -72,7 +72,7 @@ static inline int same_event(const Seen *a, const Seen *b)
            x->serial == y->serial && x->offset == y->offset && x->bytes == y->bytes &&
            x->requested == y->requested && x->live == y->live && x->where.step == y->where.step &&
            x->where.phase == y->where.phase && same_text(x->where.op, y->where.op) &&
-           !strcmp(a->place, b->place);
+           !strcmp(a->path, b->path);
 }
 
 /* Fails, naming `what` and the first event that differs. */
@@ -106,7 +106,7 @@ static inline const char *books_differ(const MemSummary *a, const MemSummary *b)
     if (x->event_hash != y->event_hash)
         return "hash of the events";
     if (x->peak_at.step != y->peak_at.step || x->peak_at.phase != y->peak_at.phase ||
-        strcmp(a->peak_place, b->peak_place) || strcmp(a->peak_op, b->peak_op))
+        strcmp(a->peak_path, b->peak_path) || strcmp(a->peak_op, b->peak_op))
         return "where the peak was";
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         if (x->own_peak_at[i].step != y->own_peak_at[i].step ||
@@ -132,7 +132,7 @@ typedef struct Case {
     const char *optimizer;
     float dropout;
     int epochs, layers;           /* 0 = 2 */
-    int fused, keep_zeros, chunk; /* chunk: rows of the loss head; ignored by mlp */
+    int in_backward, keep_zeros, chunk; /* chunk: rows of the loss head; ignored by mlp */
     int every;                    /* segments of so many blocks; 0 = none */
     int selective;
 } Case;
@@ -164,7 +164,7 @@ static inline const char *case_text(const Case *c, char text[128])
     snprintf(text, 128, "%s %s%s every %d%s accumulate %d %s%s%s%s chunk %d", nn_family_name(c->family),
              c->attention == ATTENTION_EAGER ? "eager" : "flash", c->checkpoint ? " checkpoint" : "",
              c->every, c->selective ? " selective" : "", c->accumulate, c->optimizer,
-             c->dropout > 0 ? " dropout" : "", c->fused ? " fused" : "", c->keep_zeros ? " keep zeros" : "",
+             c->dropout > 0 ? " dropout" : "", c->in_backward ? " fused" : "", c->keep_zeros ? " keep zeros" : "",
              c->chunk);
     return text;
 }
@@ -307,8 +307,8 @@ static inline int case_script(void *config)
     Loader *train = case_loader(c, 0), *held_out = case_loader(c, 1);
     Module *model = case_model(c);
     Optimizer *optimizer = error_code() ? NULL : optim_by_name(c->optimizer, nn_parameters(model), 0, 0);
-    if (c->fused)
-        optim_set_fused(optimizer, 1);
+    if (c->in_backward)
+        optim_set_in_backward(optimizer, 1);
     else
         optim_set_clip(optimizer, 1);
     int64_t an_epoch = data_steps_per_epoch(train), steps = (c->epochs ? c->epochs : 2) * an_epoch;

@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #include "../data/data.h"
-#include "../io/checkpoint.h"
-#include "../data/file_.h"
+#include "../io/saved_run.h"
+#include "../base/file_.h"
 #include "../optim/optim.h"
 #include "../plan/plan.h"
 #include "support.h"
@@ -100,7 +100,7 @@ static inline int same_file(const char *a, const char *b)
 }
 
 /* Weights, states and everything else. */
-static inline int same_checkpoint(const char *a, const char *b)
+static inline int same_saved_run(const char *a, const char *b)
 {
     static const char *const names[] = {"model.safetensors", "optimizer.safetensors", "state.json"};
     char x[4200], y[4200];
@@ -120,7 +120,7 @@ typedef struct Tiny {
     Module *model;
     Optimizer *optimizer;
     Loader *loader;
-    CheckpointRun run;
+    SavedRun run;
     int scope;
 } Tiny;
 
@@ -134,7 +134,7 @@ static inline Tiny tiny(void)
     t.optimizer = optim_by_name("adamw", nn_parameters(t.model), 0, 0);
     t.loader = data_table(&(TableOptions){
         .features = features, .labels = labels, .count = 5, .width = 3, .batch = 2, .seed = 1});
-    t.run = (CheckpointRun){.model = t.model, .optimizer = t.optimizer, .loader = t.loader};
+    t.run = (SavedRun){.model = t.model, .optimizer = t.optimizer, .loader = t.loader};
     return t;
 }
 
@@ -159,7 +159,7 @@ static inline void tiny_train(Tiny *t, const char *directory, int64_t to, int ke
     t->run.keep = keep;
     while (!error_code() && optim_steps(t->optimizer) < to) {
         tiny_step(t);
-        io_save_checkpoint(directory, &t->run);
+        io_save_run(directory, &t->run);
     }
 }
 

@@ -61,10 +61,10 @@ static inline Device device_open(void)
  * CSV, JSON and massif must quote. Without memory it does less. */
 static inline void device_setup(Device d, MemBlock *parameter)
 {
-    int pushed = memtrack_place_push(d.tracker, "model.\"head\", #1\n\xc3\xa9") >= 0;
+    int pushed = memtrack_path_push(d.tracker, "model.\"head\", #1\n\xc3\xa9") >= 0;
     memtrack_alloc(d.ledger, 10000, MEM_PARAMETER, parameter);
     if (pushed)
-        memtrack_place_pop(d.tracker);
+        memtrack_path_pop(d.tracker);
     memtrack_phase_set(d.tracker, MEM_PHASE_FORWARD);
 }
 
@@ -73,7 +73,7 @@ static inline void device_step(Device d, int64_t step)
     MemBlock activation, gradient, loss;
     memtrack_step_set(d.tracker, step);
     const char *outside = memtrack_op_set(d.tracker, "linear");
-    int pushed = memtrack_place_push(d.tracker, "model.layers.0") >= 0;
+    int pushed = memtrack_path_push(d.tracker, "model.layers.0") >= 0;
     memtrack_alloc(d.ledger, 50000, MEM_TEMPORARY, &activation);
     memtrack_retag(d.ledger, &activation, MEM_ACTIVATION);
     memtrack_op_set(d.tracker, "cross_entropy");
@@ -85,7 +85,7 @@ static inline void device_step(Device d, int64_t step)
     memtrack_free(d.ledger, &gradient);
     memtrack_free(d.ledger, &loss);
     if (pushed)
-        memtrack_place_pop(d.tracker);
+        memtrack_path_pop(d.tracker);
     memtrack_op_set(d.tracker, outside);
     memtrack_phase_set(d.tracker, MEM_PHASE_FORWARD);
 }
@@ -209,7 +209,7 @@ static inline void check_record(const RunRecord *run)
         assert_int_equal(live, e->live);
         peak = live > peak ? live : peak;
         assert_true(report_run_address(run, e) + e->bytes <= run->reserved);
-        assert_non_null(report_run_place(run, e->place));
+        assert_non_null(report_run_path(run, e->path));
         time = e->time_us;
     }
     assert_int_equal(made, run->block_count);

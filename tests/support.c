@@ -69,12 +69,12 @@ uint64_t live_at(const char *prefix, MemComponent component)
     const MemTracker *tracker = context_tracker(context);
     memtrack_peak_reset(context_ledger(context));
     uint64_t sum = 0, by[MEM_COMPONENT_COUNT];
-    for (int place = 0; place < memtrack_place_count(tracker); place++) {
-        const char *name = memtrack_place_name(tracker, place);
+    for (int path = 0; path < memtrack_path_count(tracker); path++) {
+        const char *name = memtrack_path_name(tracker, path);
         size_t length = strlen(prefix);
         if (strncmp(name, prefix, length) != 0 || (name[length] && name[length] != '.'))
             continue;
-        memtrack_peak_by_place(context_ledger(context), place, by);
+        memtrack_peak_by_path(context_ledger(context), path, by);
         sum += by[component];
     }
     return sum;

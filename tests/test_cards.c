@@ -1,22 +1,22 @@
 /* Cards by the names people use, and what is said of a name that is none. */
-#include "../plan/cards.h"
+#include "../device/cards.h"
 #include "support.h"
 
 static void each_card_is_found_by_its_names(void **state)
 {
     (void)state;
-    for (int i = 0; plan_card_at(i); i++) {
-        const Card *card = plan_card_at(i);
-        assert_ptr_equal(plan_card(card->name), card);
-        assert_ptr_equal(plan_card(card->title), card);
+    for (int i = 0; device_card_at(i); i++) {
+        const Card *card = device_card_at(i);
+        assert_ptr_equal(device_card(card->name), card);
+        assert_ptr_equal(device_card(card->title), card);
         assert_true(card->source[0]);
         for (int j = 0; j < i; j++) {
-            assert_string_not_equal(card->name, plan_card_at(j)->name);
-            assert_true(card->bytes >= plan_card_at(j)->bytes);
+            assert_string_not_equal(card->name, device_card_at(j)->name);
+            assert_true(card->bytes >= device_card_at(j)->bytes);
         }
     }
-    assert_null(plan_card_at(-1));
-    assert_null(plan_card_at(1000));
+    assert_null(device_card_at(-1));
+    assert_null(device_card_at(1000));
 }
 
 static void names_are_forgiving(void **state)
@@ -47,7 +47,7 @@ static void names_are_forgiving(void **state)
         {"  l40s ", "l40s"},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
-        const Card *card = plan_card(rows[i].said);
+        const Card *card = device_card(rows[i].said);
         if (!card || strcmp(card->name, rows[i].meant))
             fail_msg("'%s' is %s, not %s", rows[i].said, card ? card->name : "none", rows[i].meant);
     }
@@ -73,45 +73,45 @@ static void what_is_no_card_is_none(void **state)
         "a name that is much longer than any name that a card of any maker ever had, or will",
     };
     for (size_t i = 0; i < COUNT(names); i++)
-        if (plan_card(names[i]))
-            fail_msg("'%s' is %s", names[i], plan_card(names[i])->name);
-    assert_null(plan_card(NULL));
+        if (device_card(names[i]))
+            fail_msg("'%s' is %s", names[i], device_card(names[i])->name);
+    assert_null(device_card(NULL));
 }
 
 static void the_nearest_are_named(void **state)
 {
     (void)state;
-    assert_string_equal(plan_card_unknown("A100").text,
+    assert_string_equal(device_card_unknown("A100").text,
                         "no card is called 'A100'; nearest: a100-40, a100-80");
-    assert_string_equal(plan_card_unknown("rtx-4091").text,
+    assert_string_equal(device_card_unknown("rtx-4091").text,
                         "no card is called 'rtx-4091'; nearest: rtx-4090");
-    assert_string_equal(plan_card_unknown("5070").text,
+    assert_string_equal(device_card_unknown("5070").text,
                         "no card is called '5070'; nearest: rtx-4070, rtx-5080, rtx-5090");
-    assert_string_equal(plan_card_unknown("H100 NVL").text, "no card is called 'H100 NVL'; nearest: h100");
-    assert_string_equal(plan_card_unknown("quantum").text,
+    assert_string_equal(device_card_unknown("H100 NVL").text, "no card is called 'H100 NVL'; nearest: h100");
+    assert_string_equal(device_card_unknown("quantum").text,
                         "no card is called 'quantum'; `brim gpus` lists them");
-    assert_string_equal(plan_card_unknown(NULL).text, "no card is called ''; `brim gpus` lists them");
+    assert_string_equal(device_card_unknown(NULL).text, "no card is called ''; `brim gpus` lists them");
     char text[500];
     memset(text, '4', sizeof text - 1);
     text[sizeof text - 1] = '\0';
-    assert_non_null(strstr(plan_card_unknown(text).text, "`brim gpus` lists them"));
+    assert_non_null(strstr(device_card_unknown(text).text, "`brim gpus` lists them"));
 }
 
 /* Below what the box says in GiB, above nine tenths of it: a slip of the pen would be outside. */
 static void sizes_are_what_drivers_report(void **state)
 {
     (void)state;
-    for (int i = 0; plan_card_at(i); i++) {
-        const Card *card = plan_card_at(i);
+    for (int i = 0; device_card_at(i); i++) {
+        const Card *card = device_card_at(i);
         double box = atof(strrchr(card->title, ' ')), has = (double)card->bytes / 0x1p30;
         if (!(box > 0) || has >= box || has < 0.89 * box)
             fail_msg("%s has %.2f GiB", card->title, has);
     }
-    assert_int_equal(plan_card("t4")->bytes, (uint64_t)(14.75 * 0x1p30));
-    assert_int_equal(plan_card("3090")->bytes, (uint64_t)(23.70 * 0x1p30));
-    assert_int_equal(plan_card("a100-40")->bytes, (uint64_t)(39.50 * 0x1p30));
-    assert_int_equal(plan_card("a100-80")->bytes, (uint64_t)(79.25 * 0x1p30));
-    assert_int_equal(plan_card("h100")->bytes, (uint64_t)(79.11 * 0x1p30));
+    assert_int_equal(device_card("t4")->bytes, (uint64_t)(14.75 * 0x1p30));
+    assert_int_equal(device_card("3090")->bytes, (uint64_t)(23.70 * 0x1p30));
+    assert_int_equal(device_card("a100-40")->bytes, (uint64_t)(39.50 * 0x1p30));
+    assert_int_equal(device_card("a100-80")->bytes, (uint64_t)(79.25 * 0x1p30));
+    assert_int_equal(device_card("h100")->bytes, (uint64_t)(79.11 * 0x1p30));
 }
 
 int main(void)

@@ -13,8 +13,8 @@ static void test_keep(void **state)
         assert_fine();
         for (int step = 1; step <= 6; step++)
             assert_int_equal(exists(at("keep/step-%08d", step)), step > 6 - (keep ? keep : 2));
-        CheckpointFound found;
-        assert_int_equal(io_find_checkpoint(directory, &found), 0);
+        SavedRunFound found;
+        assert_int_equal(io_find_saved_run(directory, &found), 0);
         assert_int_equal(found.step, 6);
         assert_string_equal(found.path, at("keep/step-00000006"));
         assert_string_equal(found.note, "");
@@ -40,9 +40,9 @@ static void test_others_files_stay(void **state)
     tiny_step(&t);
     tiny_train(&t, directory, 5, 1);
     assert_fine();
-    int lock = io_lock_checkpoints(directory);
+    int lock = io_lock_saved_runs(directory);
     assert_true(lock >= 0);
-    io_unlock_checkpoints(lock);
+    io_unlock_saved_runs(lock);
     assert_true(exists(at("elsewhere/precious")));
     assert_true(exists(at("mixed/step-1")));
     assert_true(exists(at("mixed/notes.tmp-1")));
@@ -57,9 +57,9 @@ static void test_same_step_is_replaced(void **state)
     Tiny t = tiny();
     tiny_train(&t, at("again"), 2, 2);
     spill(at("again/step-00000002/model.safetensors"), "damaged", 7);
-    assert_int_equal(io_save_checkpoint(at("again"), &t.run), 0);
-    CheckpointFound found;
-    assert_int_equal(io_find_checkpoint(at("again"), &found), 0);
+    assert_int_equal(io_save_run(at("again"), &t.run), 0);
+    SavedRunFound found;
+    assert_int_equal(io_find_saved_run(at("again"), &found), 0);
     assert_int_equal(found.step, 2);
     assert_string_equal(found.note, "");
     tiny_end(&t);
@@ -70,21 +70,21 @@ static void test_a_replaced_one_comes_back(void **state)
 {
     (void)state;
     Tiny t = tiny();
-    CheckpointFound found;
+    SavedRunFound found;
     tiny_train(&t, at("back"), 2, 1);
     assert_int_equal(rename(at("back/step-00000002"), at("back/step-00000002.tmp-1-old")), 0);
     assert_int_equal(mkdir(at("back/step-00000002.tmp-1"), 0777), 0);
     assert_int_equal(mkdir(at("back/step-00000001.tmp-1-gone"), 0777), 0);
-    int lock = io_lock_checkpoints(at("back"));
+    int lock = io_lock_saved_runs(at("back"));
     assert_true(lock >= 0);
-    io_unlock_checkpoints(lock);
-    assert_int_equal(io_find_checkpoint(at("back"), &found), 0);
+    io_unlock_saved_runs(lock);
+    assert_int_equal(io_find_saved_run(at("back"), &found), 0);
     assert_int_equal(found.step, 2);
     assert_string_equal(found.note, "");
     assert_false(exists(at("back/step-00000002.tmp-1")) || exists(at("back/step-00000001.tmp-1-gone")));
     /* Where the new one has the name, the old one is a leftover. */
     assert_int_equal(mkdir(at("back/step-00000002.tmp-1-old"), 0777), 0);
-    io_unlock_checkpoints(io_lock_checkpoints(at("back")));
+    io_unlock_saved_runs(io_lock_saved_runs(at("back")));
     assert_false(exists(at("back/step-00000002.tmp-1-old")));
     tiny_end(&t);
 }
@@ -101,7 +101,7 @@ static void test_one_json_allocation_fails(void **state)
     for (int n = 1, passed = 0; !passed; n++) {
         size_t now;
         json_fail_nth(n);
-        int status = io_save_checkpoint(at("json"), &t.run);
+        int status = io_save_run(at("json"), &t.run);
         passed = json_fail_pending();
         json_allow_all();
         assert_int_equal(json_live, 0);
@@ -120,23 +120,23 @@ static void test_one_json_allocation_fails(void **state)
 static void test_nothing_there(void **state)
 {
     (void)state;
-    CheckpointFound found;
-    assert_int_equal(io_find_checkpoint(at("nowhere"), &found), 0);
+    SavedRunFound found;
+    assert_int_equal(io_find_saved_run(at("nowhere"), &found), 0);
     assert_string_equal(found.path, "");
     Tiny t = tiny();
-    assert_int_equal(io_load_checkpoint(at("nowhere"), &t.run, NULL), ERROR_FILE);
+    assert_int_equal(io_load_run(at("nowhere"), &t.run, NULL), ERROR_FILE);
     assert_error(ERROR_FILE, "nowhere", "has no checkpoint");
     spill(at("file"), "x", 1);
-    assert_int_equal(io_find_checkpoint(at("file"), &found), ERROR_FILE);
+    assert_int_equal(io_find_saved_run(at("file"), &found), ERROR_FILE);
     assert_error(ERROR_FILE, "cannot read the directory");
-    assert_int_equal(io_save_checkpoint(at("file"), &t.run), ERROR_FILE);
+    assert_int_equal(io_save_run(at("file"), &t.run), ERROR_FILE);
     assert_error(ERROR_FILE, "cannot make the directory", "unchanged");
-    assert_int_equal(io_lock_checkpoints(at("file")), -1);
+    assert_int_equal(io_lock_saved_runs(at("file")), -1);
     assert_error(ERROR_FILE, "is not a directory");
-    assert_int_equal(io_save_checkpoint(NULL, &t.run), ERROR_ARGUMENT);
+    assert_int_equal(io_save_run(NULL, &t.run), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "the directory is missing");
     t.run.optimizer = NULL;
-    assert_int_equal(io_save_checkpoint(at("x"), &t.run), ERROR_ARGUMENT);
+    assert_int_equal(io_save_run(at("x"), &t.run), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "the optimizer is missing");
     tiny_end(&t);
 }
@@ -144,14 +144,14 @@ static void test_nothing_there(void **state)
 static void test_one_run_a_directory(void **state)
 {
     (void)state;
-    int lock = io_lock_checkpoints(at("mine"));
+    int lock = io_lock_saved_runs(at("mine"));
     assert_true(lock >= 0);
-    assert_int_equal(io_lock_checkpoints(at("mine")), -1);
+    assert_int_equal(io_lock_saved_runs(at("mine")), -1);
     assert_error(ERROR_FILE, "another run saves there");
-    io_unlock_checkpoints(lock);
-    lock = io_lock_checkpoints(at("mine"));
+    io_unlock_saved_runs(lock);
+    lock = io_lock_saved_runs(at("mine"));
     assert_true(lock >= 0);
-    io_unlock_checkpoints(lock);
+    io_unlock_saved_runs(lock);
 }
 
 int main(void)

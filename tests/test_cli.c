@@ -397,7 +397,7 @@ static void compare_tables(void **state)
     o = expect_code(RUN("compare", "--batch", "3", "--checkpoint", "blocks"), 0);
     assert_int_equal(lines_starting(o->out, "--checkpoint"), 0);
     assert_int_equal(lines_starting(o->out, "--batch"), 0); /* 3 samples cannot be halved */
-    assert_int_equal(lines_starting(o->out, "--fused-step --clip 0"), 2); /* with blocks already on */
+    assert_int_equal(lines_starting(o->out, "--optimizer-in-backward --clip 0"), 2); /* with blocks already on */
     o = expect_code(RUN("compare", "--model", "mlp", "--data", make_images("images"), "--batch", "64"), 0);
     assert_int_equal(lines_starting(o->out, "--attention"), 0);
     expect_code(RUN("compare", "--data", in_folder("none")), 1);

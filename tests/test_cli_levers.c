@@ -25,9 +25,9 @@ static void says(const Outcome *outcome, const char *text)
 static void levers_that_exclude_each_other(void **state)
 {
     (void)state;
-    says(expect_code(RUN("plan", "--fused-step", "--accumulate", "2"), 2), "--accumulate 2");
-    says(expect_code(RUN("plan", "--fused-step", "--clip", "1"), 2), "--clip");
-    says(expect_code(RUN("plan", "--fused-step", "--zero-grad", "keep"), 2), "--zero-grad keep");
+    says(expect_code(RUN("plan", "--optimizer-in-backward", "--accumulate", "2"), 2), "--accumulate 2");
+    says(expect_code(RUN("plan", "--optimizer-in-backward", "--clip", "1"), 2), "--clip");
+    says(expect_code(RUN("plan", "--optimizer-in-backward", "--zero-grad", "keep"), 2), "--zero-grad keep");
     says(expect_code(RUN("plan", "--checkpoint", "auto"), 2), "--budget SIZE");
     says(expect_code(RUN("plan", "--checkpoint", "selective+auto"), 2), "selective+blocks");
     says(expect_code(RUN("plan", "--checkpoint", "0"), 2), "'0'");
@@ -44,7 +44,7 @@ static void levers_that_exclude_each_other(void **state)
 }
 
 /* Each form means what its neighbours say it means. */
-static void forms_of_checkpoint(void **state)
+static void forms_of_saved_run(void **state)
 {
     (void)state;
     static const char *const same[][2] = {{"none", "......"}, {"blocks", "1"}, {"blocks", "cccccc"},
@@ -81,7 +81,7 @@ static void the_search_fits_or_says_what_would(void **state)
     assert_string_equal(o->out, "");
     says(o, "the smallest need is");
     says(o, "Its peak is in");
-    says(o, "--fused-step --clip 0");
+    says(o, "--optimizer-in-backward --clip 0");
 #define SMALL "--model", "gpt2-tiny", "--batch", "2", "--seq", "64"
     root = json_of(RUN("plan", "--json", SMALL), 0);
     char budget[32];
@@ -97,7 +97,7 @@ static void large_models_are_searched_fast(void **state)
     (void)state;
     Outcome *o =
         expect_code(RUN("plan", "--model", "llama-3.1-405b", "--checkpoint", "auto", "--budget", "4000GiB",
-                        "--batch", "16", "--seq", "8192", "--optimizer", "sgd", "--fused-step"),
+                        "--batch", "16", "--seq", "8192", "--optimizer", "sgd", "--optimizer-in-backward"),
                     0);
     assert_non_null(strstr(o->out, "of 126 blocks run again"));
 }
@@ -148,7 +148,7 @@ static void rows_are_run(void **state)
         assert_true(real_at(row, "loss") > 0);
     }
     json_decref(root);
-    Outcome *o = expect_code(RUN("compare", "--batch", "1", "--seq", "8", "--run", "1", "--fused-step"), 0);
+    Outcome *o = expect_code(RUN("compare", "--batch", "1", "--seq", "8", "--run", "1", "--optimizer-in-backward"), 0);
     assert_int_equal(lines_starting(o->out, "1 STEP OF EACH"), 1);
 }
 
@@ -204,15 +204,15 @@ static void fit_tables(void **state)
     static const char *const rows[] = {"as is ",
                                        "+ selective ",
                                        "+ checkpoint ",
-                                       "+ fused step ",
+                                       "+ opt. in backward ",
                                        "+ loss chunk ",
-                                       "+ checkpoint, fused ",
-                                       "+ checkpoint, fused, chunk ",
+                                       "+ ckpt, in backward ",
+                                       "+ ckpt, in backward, chunk ",
                                        "eager attention "};
     for (size_t i = 0; i < COUNT(rows); i++)
         if (lines_starting(o->out, rows[i]) != (i + 1 < COUNT(rows) ? 2 : 3)) /* eager: and the reason */
             fail_msg("not two rows '%s' in\n%s", rows[i], o->out);
-    assert_non_null(strstr(o->out, "fused step saves nothing by itself"));
+    assert_non_null(strstr(o->out, "opt. in backward saves nothing by itself"));
     assert_non_null(strstr(o->out, "eager attention needs 8.00 GiB more"));
     assert_int_equal(lines_starting(o->out, "PyTorch eager: ESTIMATED"), 1);
     o = expect_code(RUN("fit", "--model", "llama-3.1-70b", "--card", "t4"), 1);
@@ -293,7 +293,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levers_that_exclude_each_other),
-        cmocka_unit_test(forms_of_checkpoint),
+        cmocka_unit_test(forms_of_saved_run),
         cmocka_unit_test(the_search_fits_or_says_what_would),
         cmocka_unit_test(large_models_are_searched_fast),
         cmocka_unit_test(lists_become_rows),

@@ -4,7 +4,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-#include "../io/checkpoint.h"
+#include "../io/saved_run.h"
 #include "cli_support.h"
 
 /* ---- Helpers --------------------------------------------------------------------------------- */
@@ -135,7 +135,7 @@ static void families(void **state)
              "--checkpoint", "blocks"),
         "--steps", "7", 7);
     cut(LIST("--model", "bert-tiny", "--data", data, "--seq", "16", "--batch", "16", "--dropout", "0.1",
-             "--fused-step"),
+             "--optimizer-in-backward"),
         "--epochs", "2", 10);
     cut(LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--batch", "1", "--max-samples", "5",
              "--dropout", "0.2", "--loss-chunk", "5", "--optimizer", "rmsprop", "--zero-grad", "keep"),
@@ -405,19 +405,19 @@ static void one_run_a_directory(void **state)
     (void)state;
     paths();
     mkdir(a, 0777);
-    int lock = io_lock_checkpoints(a);
+    int lock = io_lock_saved_runs(a);
     assert_true(lock >= 0);
     expect(expect_code(TRAIN(LIST("--model", "gpt2-tiny"), "--steps", "1", "--save", a), 1)->err,
            "another run saves there");
-    io_unlock_checkpoints(lock);
+    io_unlock_saved_runs(lock);
 }
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
 static int64_t newest(const char *directory)
 {
-    CheckpointFound found;
-    if (io_find_checkpoint(directory, &found))
+    SavedRunFound found;
+    if (io_find_saved_run(directory, &found))
         error_clear();
     return found.step;
 }
@@ -524,8 +524,8 @@ static void second_signal(void **state)
     assert_int_equal(stopped_by(a, 0, SIGINT, SIGINT, 64), 1000 + SIGINT);
     forget("a");
     assert_int_equal(stopped_by(a, 0, SIGTERM, SIGINT, 64), 1000 + SIGINT);
-    CheckpointFound found;
-    assert_int_equal(io_find_checkpoint(a, &found), 0);
+    SavedRunFound found;
+    assert_int_equal(io_find_saved_run(a, &found), 0);
     assert_true(found.step >= 2 && !found.note[0]);
 }
 

@@ -214,15 +214,15 @@ static void make_reference(void)
 /* Goes on with what is there, and saves up to step `to`. */
 static int continue_run(int64_t to)
 {
-    CheckpointFound found;
+    SavedRunFound found;
     Visit v = visit(&alone);
     Tiny t = tiny();
-    int lock = io_lock_checkpoints(at("run"));
-    io_find_checkpoint(at("run"), &found);
+    int lock = io_lock_saved_runs(at("run"));
+    io_find_saved_run(at("run"), &found);
     if (found.path[0])
-        io_load_checkpoint(found.path, &t.run, NULL);
+        io_load_run(found.path, &t.run, NULL);
     tiny_train(&t, at("run"), to, KEEP);
-    io_unlock_checkpoints(lock);
+    io_unlock_saved_runs(lock);
     int status = error_code();
     tiny_end(&t);
     leave(v);
@@ -233,8 +233,8 @@ static int continue_run(int64_t to)
  */
 static int64_t expect_whole(const char *what, int which, int64_t least)
 {
-    CheckpointFound found;
-    if (io_find_checkpoint(at("run"), &found))
+    SavedRunFound found;
+    if (io_find_saved_run(at("run"), &found))
         fail_msg("%s %d: %s", what, which, error_message());
     if (!found.path[0] && least == 0)
         return 0;
@@ -242,7 +242,7 @@ static int64_t expect_whole(const char *what, int which, int64_t least)
         fail_msg("%s %d: step %d is there, not %d: %s", what, which, (int)found.step, (int)least, found.note);
     if (found.note[0] && way != LOSE_POWER)
         fail_msg("%s %d: %s", what, which, found.note);
-    if (!same_checkpoint(found.path, at("reference/step-%08d", (int)found.step)))
+    if (!same_saved_run(found.path, at("reference/step-%08d", (int)found.step)))
         fail_msg("%s %d: step %d is not what was saved", what, which, (int)found.step);
     return found.step;
 }
@@ -359,20 +359,20 @@ static void fail_everywhere(int error)
         tiny_train(&t, at("run"), 3, KEEP);
         tiny_step(&t); /* the fourth */
         go_bad(which, FAIL, error);
-        int status = io_save_checkpoint(at("run"), &t.run), made = calls;
+        int status = io_save_run(at("run"), &t.run), made = calls;
         go_good();
         if (status) {
             reported++;
             assert_error(ERROR_FILE, folder, strerror(error));
         }
         assert_true(expect_whole("failing", which, status ? 3 : 4) >= 3);
-        assert_int_equal(io_save_checkpoint(at("run"), &t.run), 0);
+        assert_int_equal(io_save_run(at("run"), &t.run), 0);
         assert_int_equal(expect_whole("once more", which, 4), 4);
         tiny_end(&t);
         leave(v);
-        int lock = io_lock_checkpoints(at("run"));
+        int lock = io_lock_saved_runs(at("run"));
         assert_true(lock >= 0);
-        io_unlock_checkpoints(lock);
+        io_unlock_saved_runs(lock);
         assert_in_range(count_entries(), KEEP, KEEP + 1); /* one that could not be removed stays a while */
         if (made < which)
             break;
@@ -461,8 +461,8 @@ static void test_command_killed(void **state)
         int code = ended(child);
         kills += code == 128 + SIGKILL;
         way = DIE_BEFORE;
-        CheckpointFound found;
-        if (io_find_checkpoint(directory, &found) || found.note[0])
+        SavedRunFound found;
+        if (io_find_saved_run(directory, &found) || found.note[0])
             fail_msg("kill %d: %s%s", (int)i, error_message(), found.note);
         if (found.path[0]) {
             char ours[4200], reference[300];

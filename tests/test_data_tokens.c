@@ -1,5 +1,5 @@
 /* Token ids as data: .bin files, texts with a tokenizer, what is held out and masked, and files that will not do. */
-#include "../data/tokenizer.h"
+#include "../text/tokenizer.h"
 #include "../nn/nn.h"
 #include "test_data_.h"
 

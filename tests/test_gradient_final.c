@@ -176,7 +176,7 @@ static void test_checkpoint_without_gradient(void **state)
     gradient_hook_remove(context_current(), &watch.hook);
     tensor_drop_grad(a);
     Optimizer *optimizer = optim_sgd((TensorList){&a, 1}, NULL);
-    optim_set_fused(optimizer, 1);
+    optim_set_in_backward(optimizer, 1);
     float before = tensor_f32(a)[0];
     beside = inside_of(&one, x);
     assert_int_equal(tensor_backward(tensor_sum(product(x, a))), 0);

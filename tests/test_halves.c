@@ -2,7 +2,7 @@
  * every midpoint between two neighbours. */
 #include <math.h>
 
-#include "../io/half_.h"
+#include "../base/half_.h"
 #include "support.h"
 
 typedef struct Kind {

@@ -193,7 +193,7 @@ static void test_memory(void **state)
         Head head = head_of(SHAPE(ROWS, WIDTH), CLASSES, 0);
         if (!recorded)
             tensor_no_grad_begin();
-        head.hidden = tensor_move(tensor_scale(head.hidden, 1));
+        head.hidden = tensor_donate(tensor_scale(head.hidden, 1));
         uint64_t live = books()->live;
         memtrack_peak_reset(ledger);
         Tensor *loss = loss_of(&head, 1, CHUNK);
@@ -345,13 +345,13 @@ static Tensor *own_hidden(Module *module, Tensor *x, const Batch *batch)
 {
     const Own *self = nn_state(module);
     (void)x;
-    return tensor_gelu(tensor_move(nn_forward(self->words, batch->ids, batch)));
+    return tensor_gelu(tensor_donate(nn_forward(self->words, batch->ids, batch)));
 }
 
 static Tensor *own_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Own *self = nn_state(module);
-    return nn_forward(self->head, tensor_move(own_hidden(module, x, batch)), batch);
+    return nn_forward(self->head, tensor_donate(own_hidden(module, x, batch)), batch);
 }
 
 static void test_own_module(void **state)
@@ -365,7 +365,7 @@ static void test_own_module(void **state)
     nn_offer_head(model, &(ModuleHead){.hidden = own_hidden,
                                        .weight = nn_parameter(model, "out.weight"),
                                        .bias = nn_parameter(model, "out.bias"),
-                                       .place = "out"});
+                                       .path = "out"});
     Batch batch = small_batch(MODEL_LLAMA, 0, 0, 3);
     float whole = tensor_item(nn_loss(model, &batch));
     nn_set_loss_chunk(model, 5);
@@ -380,7 +380,7 @@ static void test_own_module(void **state)
 
 typedef struct Heavy {
     LlamaConfig config;
-    int chunk, fused, checkpoint;
+    int chunk, in_backward, checkpoint;
 } Heavy;
 
 enum { HEAVY_ROWS = 4 * 64, HEAVY_VOCAB = 8000 };
@@ -394,7 +394,7 @@ static int heavy_script(void *user)
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), h->checkpoint);
     Optimizer *optimizer = optim_adamw(nn_parameters(model), NULL);
-    optim_set_fused(optimizer, h->fused);
+    optim_set_in_backward(optimizer, h->in_backward);
     for (int step = 0; step < 2 && !error_code(); step++) {
         int inner = tensor_scope_begin();
         Shape shape = SHAPE(4, 64);
@@ -438,13 +438,13 @@ static void test_peak_of_a_large_vocabulary(void **state)
     assert_true(chunked + logits <= whole + chunk + (1 << 16));
     assert_true(chunked < 2 * logits);
     /* All three levers: parameters, states, one gradient of the tied table, a chunk, and little else. */
-    uint64_t least = heavy_peak(&(Heavy){.chunk = 16, .fused = 1, .checkpoint = 1});
+    uint64_t least = heavy_peak(&(Heavy){.chunk = 16, .in_backward = 1, .checkpoint = 1});
     assert_true(least <= chunked && least < 4 * table + chunk + (1 << 20));
 }
 
 typedef struct Published {
     const char *preset;
-    int fused, checkpoint;
+    int in_backward, checkpoint;
 } Published;
 
 static int published_script(void *user)
@@ -457,7 +457,7 @@ static int published_script(void *user)
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), p->checkpoint);
     Optimizer *optimizer = optim_adamw(nn_parameters(model), NULL);
-    optim_set_fused(optimizer, p->fused);
+    optim_set_in_backward(optimizer, p->in_backward);
     Shape shape = SHAPE(preset->batch, preset->seq);
     Batch batch = {.ids = tensor_new(DTYPE_I32, shape, MEM_INPUT),
                    .labels = tensor_new(DTYPE_I32, shape, MEM_INPUT)};
@@ -481,7 +481,7 @@ static void test_needs_stay_near_the_peak(void **state)
                 fail_msg("%s: %s", presets[i], plan.error);
             const MemStats *s = &plan.memory.stats;
             if (s->needs > s->peak + s->peak / 50)
-                fail_msg("%s%s%s: needs %llu, peak %llu", presets[i], p.fused ? " fused" : "",
+                fail_msg("%s%s%s: needs %llu, peak %llu", presets[i], p.in_backward ? " fused" : "",
                          p.checkpoint ? " checkpoint" : "", (unsigned long long)s->needs,
                          (unsigned long long)s->peak);
             plan_free(&plan);

@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <unistd.h>
 
+#include "../estimate/page_replay_.h"
 #include "../report/html.h"
 #include "support.h"
 
@@ -40,7 +41,7 @@ static Page page_of_paths(const char *const *paths, int count)
 {
     Page page = {0};
     FILE *out = open_memstream(&page.text, &page.length);
-    page.status = report_html(out, paths, count, page.error, sizeof page.error);
+    page.status = report_html(out, paths, count, &estimate_pytorch_page, page.error, sizeof page.error);
     fclose(out);
     assert_int_equal(memtrack_process_live(), 0);
     return page;
@@ -279,9 +280,9 @@ static void unwritable_output(void **state)
     const char *name = log_of(RUN_LINE, strlen(RUN_LINE));
     FILE *full = fopen("/dev/full", "w");
     assert_non_null(full);
-    assert_int_equal(report_html(full, &name, 1, error, sizeof error), -1);
+    assert_int_equal(report_html(full, &name, 1, &estimate_pytorch_page, error, sizeof error), -1);
     assert_non_null(strstr(error, "cannot write the report: No space left"));
-    assert_int_equal(report_html(full, &name, 1, NULL, 0), -1);
+    assert_int_equal(report_html(full, &name, 1, &estimate_pytorch_page, NULL, 0), -1);
     fclose(full);
     unlink(name);
 }

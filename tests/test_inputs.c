@@ -7,9 +7,9 @@
 
 /* ---- Fingerprints ---------------------------------------------------------------------------- */
 
-static CheckpointInput print_of(const char *name)
+static SavedRunInput print_of(const char *name)
 {
-    CheckpointInput input = {.name = "data", .path = at("%s", name)};
+    SavedRunInput input = {.name = "data", .path = at("%s", name)};
     if (io_fingerprint(&input))
         fail_msg("%s", error_message());
     return input;
@@ -24,7 +24,7 @@ static void test_small_files(void **state)
     static const size_t sizes[] = {1, 65535, 65536, 65537, sizeof bytes};
     for (size_t i = 0; i < COUNT(sizes); i++) {
         spill(at("f"), bytes, sizes[i]);
-        CheckpointInput input = print_of("f");
+        SavedRunInput input = print_of("f");
         assert_int_equal(input.bytes, sizes[i]);
         assert_int_equal(input.crc32, crc32(0, (const Bytef *)bytes, (uInt)sizes[i]));
     }
@@ -48,7 +48,7 @@ static void test_large_files(void **state)
     const int64_t seen[] = {0, mib - 1, bytes - 1, bytes - mib, gap, gap + mib - 1, 31 * gap + 31};
     for (size_t i = 0; i < COUNT(seen); i++) {
         put_byte(at("f"), seen[i], 'y');
-        CheckpointInput now = print_of("f");
+        SavedRunInput now = print_of("f");
         assert_int_equal(now.bytes, bytes);
         assert_true(now.crc32 != before);
         before = now.crc32;
@@ -67,7 +67,7 @@ static void test_large_files(void **state)
 static void test_bad_files(void **state)
 {
     (void)state;
-    CheckpointInput input = {.name = "data", .path = at("none")};
+    SavedRunInput input = {.name = "data", .path = at("none")};
     assert_int_equal(io_fingerprint(&input), ERROR_FILE);
     assert_error(ERROR_FILE, "none: cannot open", "No such file");
     input.path = folder;
@@ -82,7 +82,7 @@ static void test_bad_files(void **state)
 
 /* ---- Saved and compared ---------------------------------------------------------------------- */
 
-static CheckpointInput two[2];
+static SavedRunInput two[2];
 
 /* A run of these two files, of which it says `count`. */
 static Tiny tiny_with(const char *data, const char *tokenizer, int count)
@@ -109,7 +109,7 @@ static void save_with(const char *data, const char *tokenizer, int count)
 static int load_with(const char *data, const char *tokenizer, int count)
 {
     Tiny t = tiny_with(data, tokenizer, count);
-    int status = io_load_checkpoint(at("run"), &t.run, NULL);
+    int status = io_load_run(at("run"), &t.run, NULL);
     tiny_end(&t);
     return status;
 }
@@ -150,9 +150,9 @@ static void test_meta(void **state)
     Tiny t = tiny();
     t.run.inputs = two;
     t.run.input_count = 2;
-    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), 0);
+    assert_int_equal(io_load_run(at("run"), &t.run, NULL), 0);
     t.run.input_count = -1;
-    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_int_equal(io_load_run(at("run"), &t.run, NULL), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "inputs is missing");
     tiny_end(&t);
     leave(v);

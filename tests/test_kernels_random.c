@@ -1,6 +1,6 @@
 /* Dropout and random fills: the same values on every table, for any thread count and any grouping;
  * statistics. */
-#include "kernels/philox.h"
+#include "base/philox_.h"
 #include "kernels_support.h"
 
 /* Random123's known answers for philox4x32-10. */

@@ -81,7 +81,7 @@ static void test_bytes(void **state)
     uint64_t before = books()->live;
     int64_t allocations = (int64_t)books()->allocations;
     KvCache *cache = nn_kv_cache(model, 2, 37);
-    int64_t formula = 2 * plan_kv_cache_bytes(&shape, 37, sizeof(float)); /* a multiple of 64: no rounding */
+    int64_t formula = 2 * estimate_kv_cache_bytes(&shape, 37, sizeof(float)); /* a multiple of 64: no rounding */
     assert_int_equal(nn_kv_cache_bytes(cache), formula);
     assert_int_equal(books()->live_by[MEM_KV_CACHE], formula);
     assert_int_equal(books()->live - before, formula);

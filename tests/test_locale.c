@@ -1,6 +1,7 @@
 /* A program may have a locale whose numbers have a comma: files are the same in it. */
 #include <locale.h>
 
+#include "../estimate/page_replay_.h"
 #include "../report/html.h"
 #include "runlog_support.h"
 
@@ -31,7 +32,7 @@ static const char *page_of(const char *log, const char *name)
     const char *path = log_path(name);
     FILE *out = fopen(path, "w");
     assert_non_null(out);
-    assert_int_equal(report_html(out, &log, 1, why, sizeof why), 0);
+    assert_int_equal(report_html(out, &log, 1, &estimate_pytorch_page, why, sizeof why), 0);
     assert_int_equal(fclose(out), 0);
     return path;
 }

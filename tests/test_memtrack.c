@@ -34,7 +34,7 @@ static void test_block_fields(void **state)
     (void)state;
     MemTracker *tracker = memtrack_create();
     MemLedger *ledger = meta_ledger(tracker);
-    int place = memtrack_place_push(tracker, "head");
+    int path = memtrack_path_push(tracker, "head");
     MemBlock first = take_block(ledger, 1, MEM_PARAMETER);
     MemBlock second = take_block(ledger, 65, MEM_PARAMETER);
     MemBlock high = take_block(ledger, MEMTRACK_SMALL + 1, MEM_INPUT);
@@ -42,7 +42,7 @@ static void test_block_fields(void **state)
     assert_int_equal(first.bytes, 64);
     assert_int_equal(first.requested, 1);
     assert_int_equal(first.serial, 1);
-    assert_int_equal(first.place, place);
+    assert_int_equal(first.path, path);
     assert_int_equal(first.component, MEM_PARAMETER);
     assert_null(first.data);
     assert_int_equal(second.bytes, 128);
@@ -81,11 +81,11 @@ static void test_composition_at_peak(void **state)
     memtrack_step_set(tracker, 7);
     MemBlock temporary = take_block(ledger, 4096, MEM_TEMPORARY);
     memtrack_free(ledger, &temporary);
-    int place = memtrack_place_push(tracker, "loss");
+    int path = memtrack_path_push(tracker, "loss");
     memtrack_op_set(tracker, "cross_entropy");
     take_block(ledger, 2048, MEM_ACTIVATION);
     MemBlock gradient = take_block(ledger, 3072, MEM_GRADIENT); /* the peak: 1024 + 2048 + 3072 */
-    memtrack_place_pop(tracker);
+    memtrack_path_pop(tracker);
     memtrack_op_set(tracker, NULL);
     memtrack_phase_set(tracker, MEM_PHASE_OPTIMIZER);
     memtrack_free(ledger, &gradient);
@@ -99,10 +99,10 @@ static void test_composition_at_peak(void **state)
     assert_int_equal(stats->at_peak[MEM_TEMPORARY], 0);
     assert_int_equal(stats->peak_at.step, 7);
     assert_int_equal(stats->peak_at.phase, MEM_PHASE_FORWARD);
-    assert_int_equal(stats->peak_at.place, place);
+    assert_int_equal(stats->peak_at.path, path);
     assert_string_equal(stats->peak_at.op, "cross_entropy");
     assert_int_equal(stats->own_peak[MEM_TEMPORARY], 4096);
-    assert_int_equal(stats->own_peak_at[MEM_TEMPORARY].place, 0);
+    assert_int_equal(stats->own_peak_at[MEM_TEMPORARY].path, 0);
     assert_int_equal(stats->own_peak_at[MEM_TEMPORARY].step, 7);
     assert_null(stats->own_peak_at[MEM_TEMPORARY].op);
     assert_int_equal(stats->own_peak[MEM_OPTIMIZER], 3072);
@@ -116,9 +116,9 @@ static void test_retag(void **state)
     MemTracker *tracker = memtrack_create();
     MemLedger *ledger = meta_ledger(tracker);
     const MemStats *stats = memtrack_stats(ledger);
-    int place = memtrack_place_push(tracker, "attn");
+    int path = memtrack_path_push(tracker, "attn");
     MemBlock block = take_block(ledger, 6400, MEM_TEMPORARY);
-    memtrack_place_pop(tracker);
+    memtrack_path_pop(tracker);
     uint64_t hash = stats->event_hash;
     uint64_t by[MEM_COMPONENT_COUNT];
 
@@ -136,15 +136,15 @@ static void test_retag(void **state)
     assert_int_equal(stats->live_by[MEM_TEMPORARY], 0);
     assert_int_equal(stats->live_by[MEM_ACTIVATION], 6400);
     assert_int_equal(stats->own_peak[MEM_ACTIVATION], 6400);
-    assert_int_equal(stats->own_peak_at[MEM_ACTIVATION].place, place);
+    assert_int_equal(stats->own_peak_at[MEM_ACTIVATION].path, path);
     assert_int_equal(stats->at_peak[MEM_TEMPORARY], 6400); /* what it was then */
-    memtrack_peak_by_place(ledger, place, by);
+    memtrack_peak_by_path(ledger, path, by);
     assert_int_equal(by[MEM_TEMPORARY], 6400);
     assert_int_equal(by[MEM_ACTIVATION], 0);
 
     take_block(ledger, 64, MEM_INPUT); /* a new peak sees the new tag */
     assert_int_equal(stats->at_peak[MEM_ACTIVATION], 6400);
-    memtrack_peak_by_place(ledger, place, by);
+    memtrack_peak_by_path(ledger, path, by);
     assert_int_equal(by[MEM_ACTIVATION], 6400);
     assert_int_equal(by[MEM_TEMPORARY], 0);
 
@@ -171,34 +171,34 @@ static void test_peak_by_place(void **state)
     MemTracker *tracker = memtrack_create();
     MemLedger *ledger = meta_ledger(tracker);
     uint64_t by[MEM_COMPONENT_COUNT];
-    int a = memtrack_place_push(tracker, "a");
+    int a = memtrack_path_push(tracker, "a");
     MemBlock in_a = take_block(ledger, 1000, MEM_ACTIVATION);
-    memtrack_place_pop(tracker);
-    int b = memtrack_place_push(tracker, "b");
+    memtrack_path_pop(tracker);
+    int b = memtrack_path_push(tracker, "b");
     MemBlock in_b = take_block(ledger, 500, MEM_PARAMETER);
     memtrack_free(ledger, &in_a); /* charged to a, though b is current */
     MemBlock small = take_block(ledger, 64, MEM_TEMPORARY);
 
-    memtrack_peak_by_place(ledger, a, by);
+    memtrack_peak_by_path(ledger, a, by);
     assert_int_equal(by[MEM_ACTIVATION], 1024);
     assert_int_equal(sum(by), 1024);
-    memtrack_peak_by_place(ledger, b, by);
+    memtrack_peak_by_path(ledger, b, by);
     assert_int_equal(by[MEM_PARAMETER], 512);
     assert_int_equal(sum(by), 512);
 
     take_block(ledger, 4096, MEM_ACTIVATION); /* a new peak, all in b */
-    memtrack_peak_by_place(ledger, a, by);
+    memtrack_peak_by_path(ledger, a, by);
     assert_int_equal(sum(by), 0);
-    memtrack_peak_by_place(ledger, b, by);
+    memtrack_peak_by_path(ledger, b, by);
     assert_int_equal(sum(by), memtrack_stats(ledger)->peak);
     memtrack_free(ledger, &small);
     memtrack_free(ledger, &in_b);
-    int late = memtrack_place_push(tracker, "late"); /* a place that did not exist at the peak */
-    memtrack_peak_by_place(ledger, late, by);
+    int late = memtrack_path_push(tracker, "late"); /* a place that did not exist at the peak */
+    memtrack_peak_by_path(ledger, late, by);
     assert_int_equal(sum(by), 0);
-    memtrack_peak_by_place(ledger, b, by);
+    memtrack_peak_by_path(ledger, b, by);
     assert_int_equal(sum(by), 4096 + 512 + 64);
-    memtrack_peak_by_place(ledger, 12345, by);
+    memtrack_peak_by_path(ledger, 12345, by);
     assert_int_equal(sum(by), 0);
     memtrack_destroy(tracker);
 }
@@ -221,12 +221,12 @@ static void test_peak_reset(void **state)
     assert_int_equal(stats->own_peak[MEM_TEMPORARY], 0);
     assert_int_equal(stats->peak_at.step, 3);
     assert_int_equal(stats->needs, 6528);
-    memtrack_peak_by_place(ledger, 0, by);
+    memtrack_peak_by_path(ledger, 0, by);
     assert_int_equal(sum(by), 128);
     MemBlock next = take_block(ledger, 64, MEM_INPUT);
     memtrack_free(ledger, &next);
     assert_int_equal(stats->peak, 192);
-    memtrack_peak_by_place(ledger, 0, by);
+    memtrack_peak_by_path(ledger, 0, by);
     assert_int_equal(by[MEM_INPUT], 64);
     memtrack_destroy(tracker);
 }
@@ -235,32 +235,32 @@ static void test_places(void **state)
 {
     (void)state;
     MemTracker *tracker = memtrack_create();
-    assert_string_equal(memtrack_place_name(tracker, 0), "");
-    assert_int_equal(memtrack_place_count(tracker), 1);
-    int layers = memtrack_place_push(tracker, "layers.3");
-    int attn = memtrack_place_push(tracker, "attn");
+    assert_string_equal(memtrack_path_name(tracker, 0), "");
+    assert_int_equal(memtrack_path_count(tracker), 1);
+    int layers = memtrack_path_push(tracker, "layers.3");
+    int attn = memtrack_path_push(tracker, "attn");
     assert_int_equal(layers, 1);
     assert_int_equal(attn, 2);
-    assert_string_equal(memtrack_place_name(tracker, attn), "layers.3.attn");
-    assert_int_equal(memtrack_place_push(tracker, ""), attn);
-    memtrack_place_pop(tracker);
-    assert_int_equal(memtrack_place_set(tracker, 0), attn);
-    int other = memtrack_place_push(tracker, "attn");
-    assert_string_equal(memtrack_place_name(tracker, other), "attn");
-    memtrack_place_pop(tracker);
-    assert_int_equal(memtrack_place(tracker), 0); /* before the matching push it had been set to the root */
-    memtrack_place_pop(tracker);
-    assert_int_equal(memtrack_place(tracker), layers);
-    memtrack_place_pop(tracker);
-    assert_int_equal(memtrack_place(tracker), 0);
-    memtrack_place_pop(tracker); /* one too many */
-    assert_int_equal(memtrack_place(tracker), 0);
-    assert_int_equal(memtrack_place_push(tracker, "layers"), 4);
-    assert_int_equal(memtrack_place_push(tracker, "3"), layers); /* one name, one place */
-    assert_int_equal(memtrack_place_set(tracker, 99), layers);
-    assert_int_equal(memtrack_place(tracker), layers);
-    assert_string_equal(memtrack_place_name(tracker, -1), "unknown");
-    assert_int_equal(memtrack_place_count(tracker), 5);
+    assert_string_equal(memtrack_path_name(tracker, attn), "layers.3.attn");
+    assert_int_equal(memtrack_path_push(tracker, ""), attn);
+    memtrack_path_pop(tracker);
+    assert_int_equal(memtrack_path_set(tracker, 0), attn);
+    int other = memtrack_path_push(tracker, "attn");
+    assert_string_equal(memtrack_path_name(tracker, other), "attn");
+    memtrack_path_pop(tracker);
+    assert_int_equal(memtrack_path(tracker), 0); /* before the matching push it had been set to the root */
+    memtrack_path_pop(tracker);
+    assert_int_equal(memtrack_path(tracker), layers);
+    memtrack_path_pop(tracker);
+    assert_int_equal(memtrack_path(tracker), 0);
+    memtrack_path_pop(tracker); /* one too many */
+    assert_int_equal(memtrack_path(tracker), 0);
+    assert_int_equal(memtrack_path_push(tracker, "layers"), 4);
+    assert_int_equal(memtrack_path_push(tracker, "3"), layers); /* one name, one place */
+    assert_int_equal(memtrack_path_set(tracker, 99), layers);
+    assert_int_equal(memtrack_path(tracker), layers);
+    assert_string_equal(memtrack_path_name(tracker, -1), "unknown");
+    assert_int_equal(memtrack_path_count(tracker), 5);
     memtrack_destroy(tracker);
 }
 
@@ -274,25 +274,25 @@ static void test_many_and_deep_places(void **state)
         uint64_t before = memtrack_host_live(tracker);
         for (int i = 0; i < 1000; i++) {
             snprintf(name, sizeof name, "layers.%d", i);
-            assert_int_equal(memtrack_place_push(tracker, name), i + 1);
-            assert_string_equal(memtrack_place_name(tracker, i + 1), name);
+            assert_int_equal(memtrack_path_push(tracker, name), i + 1);
+            assert_string_equal(memtrack_path_name(tracker, i + 1), name);
             take_block(ledger, 64, MEM_PARAMETER);
-            memtrack_place_pop(tracker);
+            memtrack_path_pop(tracker);
         }
         if (round == 1) /* everything is known by now; only the room for gaps follows the live blocks */
             assert_true(memtrack_host_live(tracker) - before <= 2048 * 16);
     }
     for (int i = 0; i < 300; i++)
-        assert_true(memtrack_place_push(tracker, "deeper") > 1000);
-    assert_int_equal(strlen(memtrack_place_name(tracker, memtrack_place(tracker))), 300 * 7 - 1);
+        assert_true(memtrack_path_push(tracker, "deeper") > 1000);
+    assert_int_equal(strlen(memtrack_path_name(tracker, memtrack_path(tracker))), 300 * 7 - 1);
     for (int i = 0; i < 300; i++)
-        memtrack_place_pop(tracker);
-    assert_int_equal(memtrack_place(tracker), 0);
+        memtrack_path_pop(tracker);
+    assert_int_equal(memtrack_path(tracker), 0);
     memset(name, 'x', sizeof name - 1);
     name[sizeof name - 1] = '\0';
-    assert_string_equal(memtrack_place_name(tracker, memtrack_place_push(tracker, name)), name);
+    assert_string_equal(memtrack_path_name(tracker, memtrack_path_push(tracker, name)), name);
     uint64_t by[MEM_COMPONENT_COUNT];
-    memtrack_peak_by_place(ledger, 1000, by);
+    memtrack_peak_by_path(ledger, 1000, by);
     assert_int_equal(by[MEM_PARAMETER], 128);
     memtrack_destroy(tracker);
 }
@@ -314,7 +314,7 @@ static void test_setters_return_before(void **state)
 
 typedef struct Step {
     uint64_t bytes;
-    const char *op, *place;
+    const char *op, *path;
     MemComponent component;
     MemPhase phase;
 } Step;
@@ -325,12 +325,12 @@ static uint64_t step_hash(MemLedger *ledger, int64_t number, Step step)
     memtrack_step_set(tracker, number);
     memtrack_phase_set(tracker, step.phase);
     memtrack_op_set(tracker, step.op);
-    memtrack_place_push(tracker, step.place);
+    memtrack_path_push(tracker, step.path);
     MemBlock block = take_block(ledger, step.bytes, step.component);
     MemBlock other = take_block(ledger, 5000, MEM_TEMPORARY);
     memtrack_free(ledger, &block);
     memtrack_free(ledger, &other);
-    memtrack_place_pop(tracker);
+    memtrack_path_pop(tracker);
     return memtrack_stats(ledger)->step_hash;
 }
 
@@ -365,8 +365,8 @@ static void test_step_hash(void **state)
 
     MemTracker *other =
         memtrack_create(); /* a tracker that has seen other places first gives the same hash */
-    memtrack_place_push(other, "elsewhere");
-    memtrack_place_pop(other);
+    memtrack_path_push(other, "elsewhere");
+    memtrack_path_pop(other);
     assert_true(step_hash(meta_ledger(other), 1, same) == first);
     memtrack_destroy(other);
     memtrack_destroy(tracker);

@@ -11,10 +11,10 @@ static void test_log_ring(void **state)
     MemLedger *ledger = meta_ledger(tracker);
     take_block(ledger, 64, MEM_PARAMETER); /* before the log */
     assert_int_equal(memtrack_log_start(ledger, 4, NULL, NULL), 0);
-    int place = memtrack_place_push(tracker, "mlp");
+    int path = memtrack_path_push(tracker, "mlp");
     memtrack_step_set(tracker, 2);
     MemBlock block = take_block(ledger, 100, MEM_TEMPORARY);
-    memtrack_place_pop(tracker);
+    memtrack_path_pop(tracker);
     memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
     memtrack_retag(ledger, &block, MEM_ACTIVATION);
     memtrack_free(ledger, &block);
@@ -30,12 +30,12 @@ static void test_log_ring(void **state)
     assert_int_equal(event->kind, MEM_EVENT_RETAG);
     assert_int_equal(event->from, MEM_TEMPORARY);
     assert_int_equal(event->component, MEM_ACTIVATION);
-    assert_int_equal(event->where.place, place);
+    assert_int_equal(event->where.path, path);
     assert_int_equal(event->where.phase, MEM_PHASE_BACKWARD);
     event = memtrack_log_event(ledger, 2);
     assert_int_equal(event->kind, MEM_EVENT_FREE);
     assert_int_equal(event->from, MEM_ACTIVATION);
-    assert_int_equal(event->where.place, place);
+    assert_int_equal(event->where.path, path);
     assert_int_equal(event->where.step, 2);
     assert_int_equal(event->live, 64);
     for (int i = 0; i < 7; i++)

@@ -185,9 +185,9 @@ static void run_op(Run *run, MemLedger *ledger, Model *model)
     } else if (choice < 92 && model->count > 0) {
         run_retag(run, ledger, model);
     } else if (choice < 96) {
-        memtrack_place_push(tracker, names[draw(&run->seed) % 4]);
+        memtrack_path_push(tracker, names[draw(&run->seed) % 4]);
     } else {
-        memtrack_place_pop(tracker);
+        memtrack_path_pop(tracker);
         memtrack_phase_set(tracker, (MemPhase)(draw(&run->seed) % MEM_PHASE_COUNT));
     }
 }
@@ -196,8 +196,8 @@ static bool places_sum_to_peak(const MemLedger *ledger)
 {
     const MemStats *stats = memtrack_stats(ledger);
     uint64_t total[MEM_COMPONENT_COUNT] = {0}, by[MEM_COMPONENT_COUNT];
-    for (int place = 0; place < memtrack_place_count(memtrack_ledger_tracker(ledger)); place++) {
-        memtrack_peak_by_place(ledger, place, by);
+    for (int place = 0; place < memtrack_path_count(memtrack_ledger_tracker(ledger)); place++) {
+        memtrack_peak_by_path(ledger, place, by);
         for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
             total[i] += by[i];
     }

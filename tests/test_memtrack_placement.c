@@ -273,12 +273,12 @@ static void test_steady_steps_take_no_host_memory(void **state)
     for (int step = 0; step < 3; step++) {
         MemBlock blocks[60];
         for (int i = 0; i < 60; i++) {
-            assert_true(memtrack_place_push(tracker, names[i % 3]) > 0);
+            assert_true(memtrack_path_push(tracker, names[i % 3]) > 0);
             blocks[i] = take(ledger, (MEMTRACK_SMALL + 64) * (uint64_t)(1 + i % 5), MEM_ACTIVATION);
         }
         for (int i = 0; i < 60; i++) {
             memtrack_free(ledger, &blocks[i * 7 % 60]);
-            memtrack_place_pop(tracker);
+            memtrack_path_pop(tracker);
         }
         if (step == 0) {
             after_first = memtrack_host_peak(tracker);
@@ -302,9 +302,9 @@ static bool use_ledger(MemLedger *ledger)
     char name[2] = "a";
     for (int i = 0; i < 80; i++) {
         name[0] = (char)('A' + i % 40);
-        int place = memtrack_place(tracker);
-        if (memtrack_place_push(tracker, name) < 0) {
-            assert_int_equal(memtrack_place(tracker), place);
+        int place = memtrack_path(tracker);
+        if (memtrack_path_push(tracker, name) < 0) {
+            assert_int_equal(memtrack_path(tracker), place);
             return false;
         }
         MemStats before = *memtrack_stats(ledger);
@@ -315,7 +315,7 @@ static bool use_ledger(MemLedger *ledger)
             return false;
         }
         if (i % 30 != 29) /* a few stay on the stack */
-            memtrack_place_pop(tracker);
+            memtrack_path_pop(tracker);
     }
     for (int i = 0; i < 80; i += 3)
         memtrack_free(ledger, &blocks[i]);

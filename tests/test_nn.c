@@ -140,9 +140,9 @@ static void test_places(void **state)
     tensor_backward(nn_loss(model, &batch));
     assert_int_equal(live_at("transformer.h.1.attn", MEM_GRADIENT),
                      live_at("transformer.h.1.attn", MEM_PARAMETER));
-    assert_int_equal(memtrack_place(context_tracker(context_current())), 0);
+    assert_int_equal(memtrack_path(context_tracker(context_current())), 0);
     assert_non_null(nn_add(nn_block(model, 1), "more", nn_linear(4, 4, 0))); /* and back where we were */
-    assert_int_equal(memtrack_place(context_tracker(context_current())), 0);
+    assert_int_equal(memtrack_path(context_tracker(context_current())), 0);
     assert_int_equal(live_at("transformer.h.1.more", MEM_PARAMETER), 64);
 }
 

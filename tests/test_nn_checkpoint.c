@@ -266,9 +266,9 @@ static void test_evaluation_takes_no_notice(void **state)
 /* ---- Whom it is charged to ------------------------------------------------------------------- */
 
 /* The block of a place "model.layers.2.mlp…"; -1 elsewhere. */
-static int block_of(const char *place, const char *prefix)
+static int block_of(const char *path, const char *prefix)
 {
-    return strncmp(place, prefix, strlen(prefix)) ? -1 : atoi(place + strlen(prefix));
+    return strncmp(path, prefix, strlen(prefix)) ? -1 : atoi(path + strlen(prefix));
 }
 
 static EventRecord events;
@@ -290,11 +290,11 @@ static void check_places(ModelFamily family, const char *prefix)
         const Seen *seen = &events.seen[i];
         if (seen->event.where.phase != MEM_PHASE_RECOMPUTE || seen->event.kind != MEM_EVENT_ALLOC)
             continue;
-        int block = block_of(seen->place, prefix);
+        int block = block_of(seen->path, prefix);
         while (run < (int)COUNT(order) && order[run] != block)
             run++;
         if (run == (int)COUNT(order))
-            fail_msg("%s: made again in '%s', not in the order 3, 0, 1", nn_family_name(family), seen->place);
+            fail_msg("%s: made again in '%s', not in the order 3, 0, 1", nn_family_name(family), seen->path);
         in_block[block]++;
     }
     assert_true(in_block[0] > 5 && in_block[0] == in_block[1] && in_block[3] == in_block[0]);

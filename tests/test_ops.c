@@ -286,7 +286,7 @@ static void test_null_gives_null(void **state)
         tensor_cross_entropy(no, x, 0, 1),
         tensor_cross_entropy(x, no, 0, 1),
         tensor_keep(no),
-        tensor_move(no),
+        tensor_donate(no),
         tensor_promote(no),
     };
     for (size_t i = 0; i < COUNT(results); i++)
@@ -343,15 +343,15 @@ static void test_released_data(void **state)
 static void test_moved_data(void **state)
 {
     (void)state;
-    Tensor *x = leaf(SHAPE(4), 1, 1), *h = tensor_scale(x, 2), *y = tensor_scale(tensor_move(h), 3);
+    Tensor *x = leaf(SHAPE(4), 1, 1), *h = tensor_scale(x, 2), *y = tensor_scale(tensor_donate(h), 3);
     assert_null(tensor_f32(h));
-    assert_error(ERROR_STATE, "scale", "tensor_move");
+    assert_error(ERROR_STATE, "scale", "tensor_donate");
     assert_null(tensor_scale(h, 1));
-    assert_error(ERROR_STATE, "scale:", "tensor_move");
+    assert_error(ERROR_STATE, "scale:", "tensor_donate");
     for (int i = 0; i < 4; i++)
         assert_float_equal(tensor_f32(y)[i], 6 * tensor_f32(x)[i], 1e-6);
     assert_int_equal(tensor_dim(h, 0), 4); /* the header stays */
-    assert_ptr_equal(tensor_move(x), x);   /* a leaf stays whole */
+    assert_ptr_equal(tensor_donate(x), x);   /* a leaf stays whole */
     assert_non_null(tensor_scale(x, 1));
     assert_non_null(tensor_f32(x));
     assert_fine();
@@ -365,16 +365,16 @@ static void test_move_saves_memory(void **state)
     Tensor *x = leaf(SHAPE(1024), 1, 1), *h = tensor_scale(x, 2);
     uint64_t live = books()->live;
     const float *storage = tensor_f32(h);
-    Tensor *y = tensor_scale(tensor_move(h), 2);
+    Tensor *y = tensor_scale(tensor_donate(h), 2);
     assert_int_equal(books()->live, live);
     assert_ptr_equal(tensor_f32(y), storage);
     Tensor *z = tensor_add(y, x);
     assert_int_equal(books()->live, live + BYTES);
     Tensor *saved =
-        tensor_mul(tensor_move(y), tensor_move(z)); /* backward reads both: nothing can be taken */
+        tensor_mul(tensor_donate(y), tensor_donate(z)); /* backward reads both: nothing can be taken */
     assert_int_equal(books()->live, live + 2 * BYTES);
     assert_int_equal(books()->live_by[MEM_ACTIVATION], 2 * BYTES);
-    assert_int_equal(tensor_backward(tensor_sum(tensor_move(saved))), 0);
+    assert_int_equal(tensor_backward(tensor_sum(tensor_donate(saved))), 0);
     for (int i = 0; i < 1024; i++) /* (4x) (5x) */
         assert_float_equal(tensor_grad(x)[i], 40 * tensor_f32(x)[i], 1e-4);
 }
@@ -388,7 +388,7 @@ static void test_reshape_shares(void **state)
     assert_int_equal(books()->live, live);
     assert_ptr_equal(tensor_f32(view), tensor_f32(h));
     assert_int_equal(tensor_dim(view, -1), 12);
-    Tensor *y = tensor_scale(tensor_move(view), 3); /* h still needs the storage */
+    Tensor *y = tensor_scale(tensor_donate(view), 3); /* h still needs the storage */
     assert_ptr_not_equal(tensor_f32(y), tensor_f32(h));
     assert_float_equal(tensor_f32(h)[7], tensor_f32(x)[7], 0);
     Tensor *ids = i32(SHAPE(2, 3)), *row = tensor_reshape(ids, SHAPE(6)); /* the type is kept */

@@ -386,7 +386,7 @@ static Tensor *loss_of(const Case *c, Situation situation, Tensor **in, Tensor *
         return shared_loss(c, in, y);
     for (int i = 0; i < input_count(c); i++) {
         if (situation == MOVED)
-            tensor_move(in[i]);
+            tensor_donate(in[i]);
         if (situation == KEPT)
             tensor_keep(in[i]);
     }
@@ -394,7 +394,7 @@ static Tensor *loss_of(const Case *c, Situation situation, Tensor **in, Tensor *
     if (situation == KEPT)
         tensor_keep(*y);
     if (situation == RESIDUAL)
-        *y = tensor_add(tensor_move(*y), tensor_move(in[0]));
+        *y = tensor_add(tensor_donate(*y), tensor_donate(in[0]));
     return weighted(*y, 1);
 }
 
@@ -537,8 +537,8 @@ static Tensor *tangle(Tensor *x)
     Tensor *a = tensor_gelu(x), *b = tensor_add(a, x), *c = tensor_mul(a, b);
     Tensor *d = tensor_add(tensor_reshape(c, SHAPE(15)), tensor_reshape(b, SHAPE(15)));
     Tensor *e = tensor_swiglu(tensor_reshape(d, SHAPE(3, 5)), b), *f = tensor_add(e, e);
-    Tensor *g = tensor_scale(tensor_move(f), 0.5f), *h = tensor_mul(g, tensor_add(g, tensor_move(a)));
-    return tensor_add(tensor_sum(tensor_move(h)), tensor_sum(tensor_mul(c, c)));
+    Tensor *g = tensor_scale(tensor_donate(f), 0.5f), *h = tensor_mul(g, tensor_add(g, tensor_donate(a)));
+    return tensor_add(tensor_sum(tensor_donate(h)), tensor_sum(tensor_mul(c, c)));
 }
 
 static void test_tangle(void **state)

@@ -33,9 +33,9 @@ static void test_where(void **state)
     MemLedger *ledger = context_ledger(*state);
     Tensor *p[2];
     for (int i = 0; i < 2; i++) {
-        memtrack_place_push(tracker, i ? "second" : "first");
+        memtrack_path_push(tracker, i ? "second" : "first");
         p[i] = parameter(SHAPE(2, 3), i ? "b" : "a", 1);
-        memtrack_place_pop(tracker);
+        memtrack_path_pop(tracker);
     }
     memtrack_op_set(tracker, "mine");
     memtrack_log_start(ledger, 0, NULL, NULL);
@@ -45,10 +45,10 @@ static void test_where(void **state)
         const MemEvent *event = memtrack_log_event(ledger, i);
         assert_int_equal(event->kind, MEM_EVENT_ALLOC);
         assert_int_equal(event->component, MEM_OPTIMIZER);
-        assert_string_equal(memtrack_place_name(tracker, event->where.place), i < 2 ? "first" : "second");
+        assert_string_equal(memtrack_path_name(tracker, event->where.path), i < 2 ? "first" : "second");
         assert_string_equal(event->where.op, "adam");
     }
-    assert_string_equal(memtrack_place_name(tracker, memtrack_place(tracker)), "");
+    assert_string_equal(memtrack_path_name(tracker, memtrack_path(tracker)), "");
     give_gradient(p[0], 1, 1);
     memtrack_phase_set(tracker, MEM_PHASE_FORWARD);
     memtrack_log_start(ledger, 0, NULL, NULL);

@@ -86,7 +86,7 @@ static void check_step(const Fixture *fixture, int at, const char *text, int ste
     }
 }
 
-static void run_case(const Fixture *fixture, int at, const char *kernels, int fused)
+static void run_case(const Fixture *fixture, int at, const char *kernels, int in_backward)
 {
     const char *text = fixture->records[at].data;
     Visit v = visit(&(ContextOptions){.threads = 1, .kernels = kernels});
@@ -98,7 +98,7 @@ static void run_case(const Fixture *fixture, int at, const char *kernels, int fu
     }
     Optimizer *optimizer = optimizer_of(text, (TensorList){parameter, 2});
     set_extras(optimizer, text, &parameter[1]);
-    optim_set_fused(optimizer, fused);
+    optim_set_in_backward(optimizer, in_backward);
     assert_fine();
     const float *gradients = fixture_find(fixture, 0, "gradients")->data;
     const float *rates = fixture_find(fixture, at, "lr")->data;
@@ -124,17 +124,17 @@ static void run_case(const Fixture *fixture, int at, const char *kernels, int fu
     leave(v);
 }
 
-static void run_all(const char *kernels, int fused)
+static void run_all(const char *kernels, int in_backward)
 {
     Fixture fixture = fixture_open("optim.bin");
     int count = 0;
     for (int at = 0; at < fixture.count; at++)
         if (!strcmp(fixture.records[at].name, "case") &&
-            !(fused && real(fixture.records[at].data, "clip") > 0)) {
-            run_case(&fixture, at, kernels, fused);
+            !(in_backward && real(fixture.records[at].data, "clip") > 0)) {
+            run_case(&fixture, at, kernels, in_backward);
             count++;
         }
-    assert_true(count >= (fused ? 18 : 23));
+    assert_true(count >= (in_backward ? 18 : 23));
     fixture_close(&fixture);
 }
 

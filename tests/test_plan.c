@@ -114,7 +114,7 @@ static void lever_matrix(void **state)
                   .checkpoint = rest & 1,
                   .chunk = rest & 2 ? 7 : 0,
                   .attention = rest & 4 ? ATTENTION_EAGER : ATTENTION_FLASH,
-                  .fused = gradients == 1,
+                  .in_backward = gradients == 1,
                   .keep_zeros = gradients == 2,
                   .accumulate = gradients != 1 && i % 5 == 0 ? 3 : 1,
                   .optimizer = optimizers[i % (int)COUNT(optimizers)],
@@ -178,7 +178,7 @@ static void the_record_sees_the_levers(void **state)
         const MemEvent *e = &run_events.seen[i].event;
         kinds[e->kind]++;
         phases[e->where.phase]++;
-        placed += !strcmp(run_events.seen[i].place, "model.layers.1.mlp");
+        placed += !strcmp(run_events.seen[i].path, "model.layers.1.mlp");
         ops += same_text(e->where.op, "linear");
     }
     assert_true(kinds[MEM_EVENT_ALLOC] > 0 && kinds[MEM_EVENT_ALLOC] == kinds[MEM_EVENT_FREE]);

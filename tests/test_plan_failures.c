@@ -108,7 +108,7 @@ static void training_with_levers(void **state)
                           .accumulate = 1,
                           .optimizer = "adamw",
                           .checkpoint = 1,
-                          .fused = 1,
+                          .in_backward = 1,
                           .chunk = 7,
                           .epochs = 1,
                           .layers = 1},

@@ -284,7 +284,7 @@ static void check_largest(const Plan *plan, const Moment *moment)
         assert_int_equal(t->component, seen->event.component);
         assert_int_equal(t->step, seen->event.where.step);
         assert_int_equal(t->phase, seen->event.where.phase);
-        assert_string_equal(t->place, seen->place);
+        assert_string_equal(t->path, seen->path);
         assert_string_equal(t->op, seen->event.where.op ? seen->event.where.op : "");
     }
 }
@@ -292,10 +292,10 @@ static void check_largest(const Plan *plan, const Moment *moment)
 static void check_places(const Plan *plan, const Moment *moment)
 {
     uint64_t by[MEM_COMPONENT_COUNT] = {0}, all = 0;
-    for (int p = 0; p < plan->place_count; p++) {
+    for (int p = 0; p < plan->path_count; p++) {
         uint64_t here[MEM_COMPONENT_COUNT] = {0};
         for (int i = 0; i < moment->count; i++)
-            if (!strcmp(moment->blocks[i].place, plan->places[p].place))
+            if (!strcmp(moment->blocks[i].path, plan->places[p].path))
                 here[moment->blocks[i].event.component] += moment->blocks[i].event.bytes;
         assert_memory_equal(here, plan->places[p].by, sizeof here);
         assert_true(sum_by_component(here) > 0);
@@ -318,7 +318,7 @@ static void the_peak_in_detail(void **state)
         assert_int_equal(plan_script(case_script, &session, &options, &plan), 0);
         find_moment(&planned_events, plan.memory.stats.peak, &moment);
         qsort(moment.blocks, (size_t)moment.count, sizeof moment.blocks[0], larger);
-        assert_true(plan.largest_count == PLAN_TENSORS && plan.place_count > 3);
+        assert_true(plan.largest_count == PLAN_TENSORS && plan.path_count > 3);
         check_largest(&plan, &moment);
         check_places(&plan, &moment);
         plan_free(&plan);

@@ -8,7 +8,7 @@
 
 typedef struct Config {
     ModelPreset preset;
-    int batch, seq, accumulate, chunk, selective, fused, keep;
+    int batch, seq, accumulate, chunk, selective, in_backward, keep;
     const char *optimizer, *pattern;
     uint64_t frozen; /* bit i: parameter i % 64 is frozen */
     int64_t trainable_bytes;
@@ -68,9 +68,9 @@ static Config random_config(int i)
     }
     c.chunk = c.preset.family != MODEL_MLP && draw(0, 2) == 0 ? draw(1, 60) : 0;
     c.selective = draw(0, 3) == 0;
-    c.fused = draw(0, 3) == 0;
-    c.accumulate = c.fused ? 1 : c.accumulate;
-    c.keep = !c.fused && draw(0, 3) == 0;
+    c.in_backward = draw(0, 3) == 0;
+    c.accumulate = c.in_backward ? 1 : c.accumulate;
+    c.keep = !c.in_backward && draw(0, 3) == 0;
     c.optimizer = optimizers[draw(0, 4)];
     return c;
 }
@@ -132,7 +132,7 @@ static int train(void *argument)
     nn_set_selective(model, c->selective);
     nn_set_loss_chunk(model, c->chunk);
     Optimizer *opt = optim_by_name(c->optimizer, nn_parameters(model), 1e-3f, 0);
-    optim_set_fused(opt, c->fused);
+    optim_set_in_backward(opt, c->in_backward);
     for (int step = 0; step < 2 && !error_code(); step++) {
         int scope = tensor_scope_begin();
         for (const Batch *b; (b = data_next(data));)
@@ -222,7 +222,7 @@ static void frozen_weights_have_neither_gradients_nor_states(void **state)
         const MemStats *s = &plan.memory.stats;
         assert_int_equal(s->own_peak[MEM_OPTIMIZER], 2 * c.trainable_bytes);
         assert_true((int64_t)s->own_peak[MEM_GRADIENT] <= c.trainable_bytes);
-        if (!c.fused)
+        if (!c.in_backward)
             assert_int_equal(s->own_peak[MEM_GRADIENT], c.trainable_bytes);
         plan_free(&plan);
     }

@@ -1,6 +1,6 @@
 /* The replay of PyTorch's caching allocator: each rule by its boundary values, the blocks always tile their
  * segments, and any trace agrees with a second implementation that is as plain as can be. */
-#include "../report/pytorch.h"
+#include "../estimate/pytorch_allocator.h"
 #include "support.h"
 
 #define KIB(n) ((uint64_t)(n) << 10)
@@ -8,20 +8,20 @@
 
 static int fresh(void **state)
 {
-    *state = report_pytorch_create();
+    *state = estimate_pytorch_create();
     return *state ? 0 : -1;
 }
 
 static int gone(void **state)
 {
-    report_pytorch_destroy(*state);
+    estimate_pytorch_destroy(*state);
     return memtrack_process_live() ? -1 : 0;
 }
 
 static const PytorchBooks *after_alloc(PytorchReplay *r, uint64_t serial, uint64_t bytes)
 {
-    assert_int_equal(report_pytorch_alloc(r, serial, bytes), 0);
-    return report_pytorch_books(r);
+    assert_int_equal(estimate_pytorch_alloc(r, serial, bytes), 0);
+    return estimate_pytorch_books(r);
 }
 
 static void rounds_to_512(void **state)
@@ -34,7 +34,7 @@ static void rounds_to_512(void **state)
         assert_int_equal(b->allocated - sum, rows[i][1]);
         sum += rows[i][1];
     }
-    assert_int_equal(report_pytorch_books(*state)->reserved, MIB(2)); /* all in one small segment */
+    assert_int_equal(estimate_pytorch_books(*state)->reserved, MIB(2)); /* all in one small segment */
 }
 
 /* What one request in an empty allocator reserves. */
@@ -56,12 +56,12 @@ static void segment_sizes(void **state)
         {MIB(1000) + 1, MIB(1002), 0},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
-        PytorchReplay *r = report_pytorch_create();
+        PytorchReplay *r = estimate_pytorch_create();
         const PytorchBooks *b = after_alloc(r, 1, rows[i].bytes);
         assert_int_equal(b->reserved, rows[i].reserved);
         assert_int_equal(b->small_segments, rows[i].small);
         assert_int_equal(b->large_segments, !rows[i].small);
-        report_pytorch_destroy(r);
+        estimate_pytorch_destroy(r);
     }
 }
 
@@ -86,7 +86,7 @@ static void small_rests(void **state)
 {
     for (uint64_t i = 1; i <= 4096; i++)
         after_alloc(*state, i, 512);
-    assert_int_equal(report_pytorch_books(*state)->reserved, MIB(2)); /* split down to the last 512 bytes */
+    assert_int_equal(estimate_pytorch_books(*state)->reserved, MIB(2)); /* split down to the last 512 bytes */
     assert_int_equal(after_alloc(*state, 4097, 1)->reserved, MIB(4));
 }
 
@@ -94,7 +94,7 @@ static void small_rests(void **state)
 static void pools_are_apart(void **state)
 {
     after_alloc(*state, 1, MIB(5));
-    assert_int_equal(report_pytorch_free(*state, 1), 0);
+    assert_int_equal(estimate_pytorch_free(*state, 1), 0);
     assert_int_equal(after_alloc(*state, 2, MIB(1))->reserved, MIB(22));
     assert_int_equal(after_alloc(*state, 3, MIB(1) + 512)->reserved, MIB(22));
 }
@@ -116,7 +116,7 @@ static int find(void *user, const PytorchBlock *b)
 static Found where(const PytorchReplay *r, uint64_t serial)
 {
     Found found = {.serial = serial};
-    assert_int_equal(report_pytorch_blocks(r, find, &found), 7);
+    assert_int_equal(estimate_pytorch_blocks(r, find, &found), 7);
     return found;
 }
 
@@ -127,7 +127,7 @@ static void tightest_then_lowest(void **state)
     for (size_t i = 0; i < COUNT(sizes); i++) /* KiB, one after the other from 0 */
         after_alloc(r, i + 1, KIB(sizes[i]));
     for (uint64_t i = 1; i <= 7; i += 2)
-        assert_int_equal(report_pytorch_free(r, i), 0);
+        assert_int_equal(estimate_pytorch_free(r, i), 0);
     after_alloc(r, 11, KIB(19)); /* of the two gaps of 20 the lower */
     assert_int_equal(where(r, 11).offset, KIB(41));
     after_alloc(r, 12, KIB(20));
@@ -147,7 +147,7 @@ static int count_blocks(void *user, const PytorchBlock *b)
 static int blocks(const PytorchReplay *r)
 {
     int count = 0;
-    assert_int_equal(report_pytorch_blocks(r, count_blocks, &count), 0);
+    assert_int_equal(estimate_pytorch_blocks(r, count_blocks, &count), 0);
     return count;
 }
 
@@ -157,11 +157,11 @@ static void merges_with_both_neighbours(void **state)
     for (uint64_t i = 1; i <= 3; i++)
         after_alloc(r, i, KIB(100));
     assert_int_equal(blocks(r), 4); /* and the rest */
-    report_pytorch_free(r, 1);
+    estimate_pytorch_free(r, 1);
     assert_int_equal(blocks(r), 4);
-    report_pytorch_free(r, 3); /* with the rest */
+    estimate_pytorch_free(r, 3); /* with the rest */
     assert_int_equal(blocks(r), 3);
-    report_pytorch_free(r, 2);
+    estimate_pytorch_free(r, 2);
     assert_int_equal(blocks(r), 1);
     assert_int_equal(after_alloc(r, 4, MIB(1))->reserved, MIB(2));
     assert_int_equal(after_alloc(r, 5, MIB(1))->reserved, MIB(2));
@@ -173,9 +173,9 @@ static void segments_are_kept(void **state)
     PytorchReplay *r = *state;
     after_alloc(r, 1, MIB(10));
     after_alloc(r, 2, MIB(10));
-    report_pytorch_free(r, 1);
-    report_pytorch_free(r, 2);
-    const PytorchBooks *b = report_pytorch_books(r);
+    estimate_pytorch_free(r, 1);
+    estimate_pytorch_free(r, 2);
+    const PytorchBooks *b = estimate_pytorch_books(r);
     assert_int_equal(b->allocated, 0);
     assert_int_equal(b->requested, 0);
     assert_int_equal(b->reserved, MIB(20));
@@ -188,17 +188,17 @@ static void segments_are_kept(void **state)
 static void refusals(void **state)
 {
     PytorchReplay *r = *state;
-    assert_int_equal(report_pytorch_free(r, 1), 1);
-    assert_int_equal(report_pytorch_alloc(r, 1, 0), 0); /* nothing happens */
-    assert_int_equal(report_pytorch_free(r, 1), 1);
-    assert_int_equal(report_pytorch_alloc(r, 0, 10), 1);
-    assert_int_equal(report_pytorch_alloc(r, 1, UINT64_MAX), 1);
-    assert_int_equal(report_pytorch_alloc(r, 1, 10), 0);
-    assert_int_equal(report_pytorch_alloc(r, 1, 10), 1);
-    assert_int_equal(report_pytorch_free(r, 0), 1);
-    assert_int_equal(report_pytorch_free(r, 1), 0);
-    assert_int_equal(report_pytorch_free(r, 1), 1);
-    assert_int_equal(report_pytorch_books(r)->reserved, MIB(2));
+    assert_int_equal(estimate_pytorch_free(r, 1), 1);
+    assert_int_equal(estimate_pytorch_alloc(r, 1, 0), 0); /* nothing happens */
+    assert_int_equal(estimate_pytorch_free(r, 1), 1);
+    assert_int_equal(estimate_pytorch_alloc(r, 0, 10), 1);
+    assert_int_equal(estimate_pytorch_alloc(r, 1, UINT64_MAX), 1);
+    assert_int_equal(estimate_pytorch_alloc(r, 1, 10), 0);
+    assert_int_equal(estimate_pytorch_alloc(r, 1, 10), 1);
+    assert_int_equal(estimate_pytorch_free(r, 0), 1);
+    assert_int_equal(estimate_pytorch_free(r, 1), 0);
+    assert_int_equal(estimate_pytorch_free(r, 1), 1);
+    assert_int_equal(estimate_pytorch_books(r)->reserved, MIB(2));
     assert_int_equal(blocks(r), 1);
 }
 
@@ -298,7 +298,7 @@ static void any_trace_agrees(void **state)
 {
     static Model model;
     for (uint32_t seed = 1; seed <= 20; seed++) {
-        PytorchReplay *r = report_pytorch_create();
+        PytorchReplay *r = estimate_pytorch_create();
         model = (Model){0};
         uint64_t live[400], next = 1;
         size_t count = 0;
@@ -308,24 +308,24 @@ static void any_trace_agrees(void **state)
             if (grow) {
                 uint64_t bytes = some_size(x / 128);
                 model_alloc(&model, next, bytes);
-                assert_int_equal(report_pytorch_alloc(r, next, bytes), 0);
+                assert_int_equal(estimate_pytorch_alloc(r, next, bytes), 0);
                 live[count++] = next++;
             } else {
                 size_t at = x / 128 % count;
                 model_free(&model, live[at]);
-                assert_int_equal(report_pytorch_free(r, live[at]), 0);
+                assert_int_equal(estimate_pytorch_free(r, live[at]), 0);
                 live[at] = live[--count];
             }
-            const PytorchBooks *b = report_pytorch_books(r);
+            const PytorchBooks *b = estimate_pytorch_books(r);
             assert_int_equal(b->allocated, model.allocated);
             assert_int_equal(b->reserved, model.reserved);
             if (i % 50)
                 continue;
             Walk walk = {&model, 0};
-            assert_int_equal(report_pytorch_blocks(r, same_block, &walk), 0);
+            assert_int_equal(estimate_pytorch_blocks(r, same_block, &walk), 0);
             assert_int_equal(walk.at, model.count);
         }
-        report_pytorch_destroy(r);
+        estimate_pytorch_destroy(r);
     }
     (void)state;
 }
@@ -336,10 +336,10 @@ static void strange_serials(void **state)
     for (uint64_t i = 1; i <= 500; i++)
         after_alloc(*state, i << 44, 600);
     for (uint64_t i = 500; i >= 1; i -= 2)
-        assert_int_equal(report_pytorch_free(*state, i << 44), 0);
+        assert_int_equal(estimate_pytorch_free(*state, i << 44), 0);
     for (uint64_t i = 1; i <= 500; i++)
-        assert_int_equal(report_pytorch_free(*state, i << 44), i % 2 == 0);
-    assert_int_equal(report_pytorch_books(*state)->requested, 0);
+        assert_int_equal(estimate_pytorch_free(*state, i << 44), i % 2 == 0);
+    assert_int_equal(estimate_pytorch_books(*state)->requested, 0);
     assert_int_equal(blocks(*state), 1);
 }
 
@@ -349,19 +349,19 @@ static void failing_allocations(void **state)
     (void)state;
     for (uint64_t n = 1;; n++) {
         memtrack_fail_nth(n);
-        PytorchReplay *r = report_pytorch_create();
+        PytorchReplay *r = estimate_pytorch_create();
         for (uint64_t i = 1; r && i <= 300; i++) {
-            PytorchBooks before = *report_pytorch_books(r);
-            int status = report_pytorch_alloc(r, i, 700 * i);
+            PytorchBooks before = *estimate_pytorch_books(r);
+            int status = estimate_pytorch_alloc(r, i, 700 * i);
             if (!status)
                 continue;
             assert_int_equal(status, -1);
-            assert_memory_equal(&before, report_pytorch_books(r), sizeof before);
-            assert_int_equal(report_pytorch_alloc(r, i, 700 * i), 0);
+            assert_memory_equal(&before, estimate_pytorch_books(r), sizeof before);
+            assert_int_equal(estimate_pytorch_alloc(r, i, 700 * i), 0);
         }
         if (r)
-            assert_int_equal(report_pytorch_books(r)->requested, 700 * 300 * 301 / 2);
-        report_pytorch_destroy(r);
+            assert_int_equal(estimate_pytorch_books(r)->requested, 700 * 300 * 301 / 2);
+        estimate_pytorch_destroy(r);
         assert_int_equal(memtrack_process_live(), 0);
         int over = memtrack_fail_pending();
         memtrack_fail_nth(0);

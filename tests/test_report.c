@@ -138,7 +138,7 @@ static void summary_outlives_its_ledger(void **state)
     assert_true(s.stats.peak > 0);
     assert_int_equal(sum_by_component(s.stats.at_peak), s.stats.peak);
     assert_null(s.stats.peak_at.op);
-    assert_true(strlen(s.peak_place) > 0 && strlen(s.peak_op) > 0);
+    assert_true(strlen(s.peak_path) > 0 && strlen(s.peak_op) > 0);
     assert_true(s.host_peak > 0);
     assert_int_equal(s.reserved, 0);
 }
@@ -285,7 +285,7 @@ static void the_lines_below_the_table(void **state)
     char expected[256];
     assert_non_null(strstr(line_with(&t, "peak "), "   128 bytes apart"));
     snprintf(expected, sizeof expected, "Peak at: %s, %s (%s), step %lld",
-             memtrack_phase_name(planned.stats.peak_at.phase), planned.peak_place, planned.peak_op,
+             memtrack_phase_name(planned.stats.peak_at.phase), planned.peak_path, planned.peak_op,
              (long long)planned.stats.peak_at.step + 1);
     assert_string_equal(line_with(&t, "Peak at: "), expected);
     snprintf(expected, sizeof expected, "Needs %s in one piece (%llu bytes)",

@@ -8,7 +8,7 @@ typedef struct Case {
     ModelFamily family;
     const char *optimizer;
     float dropout, clip;
-    int accumulate, fused, keep, chunk, selective;
+    int accumulate, in_backward, keep, chunk, selective;
     const char *pattern;
     AttentionKind attention;
 } Case;
@@ -18,12 +18,12 @@ static const Case cases[] = {
     {MODEL_MLP, "sgd", .accumulate = 1},
     {MODEL_MLP, "sgd-nesterov", .accumulate = 1, .keep = 1},
     {MODEL_GPT2, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 3, .pattern = "c+"},
-    {MODEL_GPT2, "rmsprop", .dropout = 0.3f, .accumulate = 1, .fused = 1, .chunk = 5},
+    {MODEL_GPT2, "rmsprop", .dropout = 0.3f, .accumulate = 1, .in_backward = 1, .chunk = 5},
     {MODEL_LLAMA, "adam", .clip = 0.5f, .accumulate = 2, .keep = 1, .selective = 1},
-    {MODEL_LLAMA, "adamw", .accumulate = 1, .fused = 1, .pattern = "cc", .chunk = 7},
+    {MODEL_LLAMA, "adamw", .accumulate = 1, .in_backward = 1, .pattern = "cc", .chunk = 7},
     {MODEL_LLAMA, "sgd-momentum", .clip = 1, .accumulate = 2, .attention = ATTENTION_EAGER},
     {MODEL_BERT, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 2, .pattern = ".c"},
-    {MODEL_BERT, "sgd-momentum", .dropout = 0.2f, .accumulate = 1, .fused = 1, .selective = 1,
+    {MODEL_BERT, "sgd-momentum", .dropout = 0.2f, .accumulate = 1, .in_backward = 1, .selective = 1,
      .attention = ATTENTION_EAGER},
     {MODEL_BERT, "adam", .accumulate = 3, .keep = 1},
 };
@@ -81,7 +81,7 @@ static Optimizer *optimizer_of(const Case *c, Module *model)
     Optimizer *optimizer = optim_by_name(c->optimizer, nn_parameters(model), 0.01f, 0);
     optim_set_schedule(optimizer, &(Schedule){.kind = SCHEDULE_COSINE, .warmup = 2, .total = STEPS});
     optim_set_clip(optimizer, c->clip);
-    optim_set_fused(optimizer, c->fused);
+    optim_set_in_backward(optimizer, c->in_backward);
     return optimizer;
 }
 
@@ -90,13 +90,13 @@ static int script(void *config)
     Run *run = config;
     const Case *c = run->c;
     ModelPreset preset = preset_of(c);
-    CheckpointRun what = {.loader = loader_of(c), .model = nn_model(&preset), .keep = 100};
+    SavedRun what = {.loader = loader_of(c), .model = nn_model(&preset), .keep = 100};
     nn_set_checkpoints(what.model, c->pattern);
     nn_set_selective(what.model, c->selective);
     nn_set_loss_chunk(what.model, c->chunk);
     what.optimizer = optimizer_of(c, what.model);
     if (run->from)
-        io_load_checkpoint(run->from, &what, NULL);
+        io_load_run(run->from, &what, NULL);
     for (int64_t step = optim_steps(what.optimizer); step < run->steps && !error_code(); step++) {
         int scope = tensor_scope_begin();
         for (const Batch *b; (b = data_next(what.loader));)
@@ -110,7 +110,7 @@ static int script(void *config)
             optim_zero_grad(what.optimizer);
         tensor_scope_end(scope);
         if (run->to)
-            io_save_checkpoint(run->to, &what);
+            io_save_run(run->to, &what);
     }
     return error_code();
 }
@@ -155,7 +155,7 @@ static void cut_everywhere(const Case *c, int threads)
             if (memcmp(&resumed.loss[i], &straight.loss[i], sizeof(double)) != 0)
                 fail_msg("%s %s, cut after %d: loss %d is %.17g, not %.17g", nn_family_name(c->family),
                          c->optimizer, cut, i, resumed.loss[i], straight.loss[i]);
-        if (!same_checkpoint(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)))
+        if (!same_saved_run(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)))
             fail_msg("%s %s, cut after %d: the end differs", nn_family_name(c->family), c->optimizer, cut);
         empty(resumed.to);
     }
@@ -186,7 +186,7 @@ static void test_every_step_a_run(void **state)
             execute(&one);
         }
         for (int step = 1; step <= STEPS; step++)
-            assert_true(same_checkpoint(at("straight/step-%08d", step), at("chain/step-%08d", step)));
+            assert_true(same_saved_run(at("straight/step-%08d", step), at("chain/step-%08d", step)));
         empty(at("straight"));
         empty(at("chain"));
     }
@@ -200,12 +200,12 @@ static void test_levers_may_change(void **state)
     const Case plain = {MODEL_GPT2, "adamw", .dropout = 0.1f, .accumulate = 1};
     Case other = plain;
     other.pattern = "cc";
-    other.fused = 1;
+    other.in_backward = 1;
     Run straight = {.c = &plain, .to = at("straight"), .steps = STEPS};
     execute(&straight);
     Run resumed = {.c = &other, .from = at("straight/step-00000004"), .to = at("resumed"), .steps = STEPS};
     execute(&resumed);
-    assert_true(same_checkpoint(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)));
+    assert_true(same_saved_run(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)));
 }
 
 /* A script's own: a parameter that only the first step reaches, then updated with the zeros that were kept;
@@ -216,7 +216,7 @@ static float own_steps(int64_t from, int64_t to, float *weights)
     Tiny t = tiny();
     t.run.keep = 9;
     if (from)
-        assert_int_equal(io_load_checkpoint(at("own/step-%08d", (int)from), &t.run, NULL), 0);
+        assert_int_equal(io_load_run(at("own/step-%08d", (int)from), &t.run, NULL), 0);
     assert_int_equal(memtrack_step(context_tracker(context_current())), from);
     Tensor *drawn = tensor_new(DTYPE_F32, SHAPE(4), MEM_INPUT);
     TensorList list = nn_parameters(t.model);
@@ -228,7 +228,7 @@ static float own_steps(int64_t from, int64_t to, float *weights)
         optim_zero_grad_keep(t.optimizer);
         tensor_fill_normal(drawn, 0, 1);
         tensor_scope_end(scope);
-        assert_int_equal(io_save_checkpoint(at("own"), &t.run), 0);
+        assert_int_equal(io_save_run(at("own"), &t.run), 0);
     }
     assert_int_equal(optim_updates(t.optimizer, 1), to);
     memcpy(weights, tensor_f32(list.items[1]), 2 * sizeof(float));
@@ -283,7 +283,7 @@ static void test_lap(void **state)
 static void test_of_another_run(void **state)
 {
     (void)state;
-    static const CheckpointSetting was[] = {{"batch", "2"}, {"lr", "0.1"}},
+    static const SavedRunSetting was[] = {{"batch", "2"}, {"lr", "0.1"}},
                                    is[] = {{"batch", "4"}, {"clip", "1"}};
     Tiny t = tiny();
     t.run.settings = was;
@@ -291,23 +291,23 @@ static void test_of_another_run(void **state)
     tiny_train(&t, at("run"), 1, 2);
     float before = tensor_f32(nn_parameters(t.model).items[0])[0];
     t.run.settings = is;
-    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_int_equal(io_load_run(at("run"), &t.run, NULL), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "step-00000001 is of another run", "batch is 4, was 2",
                  "clip is 1, was not given", "lr is not given, was 0.1");
     t.run.settings = was;
     t.run.optimizer = optim_by_name("sgd", nn_parameters(t.model), 0, 0);
-    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_int_equal(io_load_run(at("run"), &t.run, NULL), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "optimizer is sgd, was adamw");
     t.run.optimizer = t.optimizer;
     t.run.model = nn_mlp(&(MlpConfig){.sizes = {4, 2}});
-    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_int_equal(io_load_run(at("run"), &t.run, NULL), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "of another model", "is not F32 (2,4)");
     t.run.model = nn_mlp(&(MlpConfig){.sizes = {3, 2, 2}});
-    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_int_equal(io_load_run(at("run"), &t.run, NULL), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "has 2 parameters, this one 4");
     t.run.model = t.model;
     t.run.loader = NULL;
-    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_ARGUMENT);
+    assert_int_equal(io_load_run(at("run"), &t.run, NULL), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "data is none, was a loader");
     assert_true(tensor_f32(nn_parameters(t.model).items[0])[0] == before);
     tiny_end(&t);
@@ -315,18 +315,18 @@ static void test_of_another_run(void **state)
     Tiny other = tiny();
     other.run.settings = was;
     other.run.setting_count = 2;
-    assert_int_equal(io_load_checkpoint(at("run"), &other.run, NULL), ERROR_ARGUMENT);
+    assert_int_equal(io_load_run(at("run"), &other.run, NULL), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "seed is 9, was 1");
     leave(v);
     v = visit(&(ContextOptions){.threads = 2, .seed = 1});
     other = tiny();
     other.run.settings = was;
     other.run.setting_count = 2;
-    CheckpointFound found;
-    assert_int_equal(io_load_checkpoint(at("run"), &other.run, &found), 0);
+    SavedRunFound found;
+    assert_int_equal(io_load_run(at("run"), &other.run, &found), 0);
     assert_non_null(strstr(found.note, "saved with 1 thread, goes on with 2"));
-    assert_int_equal(io_load_checkpoint(found.path, &other.run, &found), 0); /* what was found, by itself */
-    assert_int_equal(io_find_checkpoint(found.path, &found), 0);
+    assert_int_equal(io_load_run(found.path, &other.run, &found), 0); /* what was found, by itself */
+    assert_int_equal(io_find_saved_run(found.path, &found), 0);
     assert_int_equal(found.step, 1);
     assert_int_equal(optim_steps(other.optimizer), 1);
     assert_int_equal(data_cursor(other.loader).step, 1);
@@ -338,8 +338,8 @@ static void test_of_another_run(void **state)
 /* The newest is damaged: the one before it is found, and why; never another outcome. */
 static void expect_fallback(const char *what)
 {
-    CheckpointFound found;
-    if (io_find_checkpoint(at("run"), &found))
+    SavedRunFound found;
+    if (io_find_saved_run(at("run"), &found))
         fail_msg("%s: %s", what, error_message());
     if (found.step != 1)
         fail_msg("%s: unnoticed", what);
@@ -378,16 +378,16 @@ static void test_damage(void **state)
     damage("state.json");
     damage("model.safetensors");
     damage("optimizer.safetensors");
-    CheckpointFound found;
-    assert_int_equal(io_load_checkpoint(at("run"), &t.run, &found), 0);
+    SavedRunFound found;
+    assert_int_equal(io_load_run(at("run"), &t.run, &found), 0);
     assert_int_equal(found.step, 2);
     spill(at("run/step-00000002/state.json"), "x", 1);
-    assert_int_equal(io_load_checkpoint(at("run/step-00000002"), &t.run, NULL), ERROR_DATA);
+    assert_int_equal(io_load_run(at("run/step-00000002"), &t.run, NULL), ERROR_DATA);
     assert_error(ERROR_DATA, "step-00000002/state.json is damaged");
-    assert_int_equal(io_load_checkpoint(at("run"), &t.run, &found), 0);
+    assert_int_equal(io_load_run(at("run"), &t.run, &found), 0);
     assert_int_equal(optim_steps(t.optimizer), 1);
     spill(at("run/step-00000001/optimizer.safetensors"), "x", 1);
-    assert_int_equal(io_load_checkpoint(at("run"), &t.run, NULL), ERROR_DATA);
+    assert_int_equal(io_load_run(at("run"), &t.run, NULL), ERROR_DATA);
     assert_error(ERROR_DATA, "has no checkpoint that is whole", "state.json", "it has 1 byte, not");
     tiny_end(&t);
 }
@@ -405,7 +405,7 @@ static void test_allocations_fail(void **state)
     int failed = 0;
     for (uint64_t n = 1;; n++) {
         memtrack_fail_nth(n);
-        int status = io_save_checkpoint(at("run"), &t.run);
+        int status = io_save_run(at("run"), &t.run);
         memtrack_fail_nth(0);
         assert_int_equal(memtrack_process_live(), live);
         if (!status)
@@ -417,7 +417,7 @@ static void test_allocations_fail(void **state)
     assert_true(failed >= 5);
     for (uint64_t n = 1;; n++) {
         memtrack_fail_nth(n);
-        int status = io_load_checkpoint(at("run"), &t.run, NULL);
+        int status = io_load_run(at("run"), &t.run, NULL);
         memtrack_fail_nth(0);
         assert_int_equal(memtrack_process_live(), live);
         if (!status)

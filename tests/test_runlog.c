@@ -35,7 +35,7 @@ static void header_and_end_come_back(void **state)
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         assert_int_equal(run.component_group[i], memtrack_component_group((MemComponent)i));
     assert_true(run.plan.present && run.plan.peak_bytes == PEAK && run.plan.at_peak[MEM_PARAMETER] == 10048);
-    assert_string_equal(run.plan.peak_place, "model.layers.0");
+    assert_string_equal(run.plan.peak_path, "model.layers.0");
     assert_true(run.end.present && !run.end.failed && run.end.steps == 3 &&
                 run.end.memory.peak_bytes == PEAK);
     assert_int_equal(run.end.memory.process_peak, 0);
@@ -80,7 +80,7 @@ static void events_come_back(void **state)
         assert_int_equal(run.outline[i], run.events[i].live);
     const RunEvent *parameter = &run.events[0], *activation = &run.events[1], *tag = &run.events[2];
     assert_int_equal(parameter->serial, 1);
-    assert_string_equal(report_run_place(&run, parameter->place), "model.\"head\", #1\n\xc3\xa9");
+    assert_string_equal(report_run_path(&run, parameter->path), "model.\"head\", #1\n\xc3\xa9");
     assert_string_equal(report_run_op(&run, parameter->op), "");
     assert_true(parameter->requested == 10000 && parameter->bytes == 10048 && parameter->end == MEM_END_LOW);
     assert_int_equal(activation->end, MEM_END_HIGH);
@@ -89,7 +89,7 @@ static void events_come_back(void **state)
     assert_string_equal(report_run_op(&run, tag->op), "linear");
     assert_string_equal(report_run_phase(&run, run.events[4].phase), "backward");
     assert_string_equal(report_run_op(&run, 1 << 20), "unknown");
-    assert_string_equal(report_run_place(&run, -1), "unknown");
+    assert_string_equal(report_run_path(&run, -1), "unknown");
     report_run_free(&run);
 }
 

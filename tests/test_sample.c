@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "../nn/sample.h"
-#include "../kernels/philox.h"
+#include "../base/philox_.h"
 #include "support.h"
 
 enum { MOST = 301 };

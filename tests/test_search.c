@@ -9,7 +9,7 @@
 typedef struct Config {
     ModelPreset preset;
     PlanChoice choice;
-    int blocks, fused;
+    int blocks, in_backward;
 } Config;
 
 enum { WIDTH = 24, CLASSES = 5, SAMPLES = 6 };
@@ -37,7 +37,7 @@ static int train(void *argument)
     nn_set_checkpoints(model, c->choice.pattern[0] ? c->choice.pattern : NULL);
     nn_set_selective(model, c->choice.selective);
     Optimizer *opt = optim_sgd(nn_parameters(model), NULL);
-    optim_set_fused(opt, c->fused);
+    optim_set_in_backward(opt, c->in_backward);
     for (int step = 0; step < 2 && !error_code(); step++) {
         int scope = tensor_scope_begin();
         for (const Batch *b; (b = data_next(data));)
@@ -94,10 +94,10 @@ static uint64_t need_of(Config *c)
     return needs;
 }
 
-static void compare_over_budgets(ModelFamily family, int layers, AttentionKind attention, int fused)
+static void compare_over_budgets(ModelFamily family, int layers, AttentionKind attention, int in_backward)
 {
     static Config c;
-    c = (Config){.preset = shape(family, layers, attention), .fused = fused};
+    c = (Config){.preset = shape(family, layers, attention), .in_backward = in_backward};
     uint64_t plain = need_of(&c);
     PlanFound least = search(&c, 1, PLAN_SEARCH_ALL);
     assert_false(least.fits);

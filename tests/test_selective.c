@@ -325,12 +325,12 @@ typedef struct AttentionRun {
     uint64_t kept, workspace;
 } AttentionRun;
 
-static AttentionRun attention_run(int remake, int packed, int causal)
+static AttentionRun attention_run(int recompute, int packed, int causal)
 {
     AttentionRun r;
     memset(&r, 0, sizeof r);
     int scope = tensor_scope_begin();
-    AttentionOptions o = {.heads = 3, .causal = causal, .kind = ATTENTION_EAGER, .remake = remake};
+    AttentionOptions o = {.heads = 3, .causal = causal, .kind = ATTENTION_EAGER, .recompute = recompute};
     Tensor *q = leaf(SHAPE(2, 9, packed ? 36 : 12), 1, 1), *k = leaf(SHAPE(2, 9, 12), 2, 1);
     Tensor *y = packed ? tensor_attention_packed(q, &o) : tensor_attention(q, k, k, &o);
     memcpy(r.out, tensor_f32(y), sizeof r.out);

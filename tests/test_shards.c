@@ -3,7 +3,7 @@
  * there is none. */
 #include <errno.h>
 
-#include "../data/file_.h"
+#include "../base/file_.h"
 #include "json_support.h"
 #include "weights_support.h"
 

@@ -121,12 +121,12 @@ static void test_errors_stick(void **state)
     assert_int_equal(error_code(), ERROR_NONE);
     assert_string_equal(error_message(), "");
     MemTracker *tracker = context_tracker(context_current());
-    memtrack_place_push(tracker, "layers");
-    memtrack_place_push(tracker, "3");
+    memtrack_path_push(tracker, "layers");
+    memtrack_path_push(tracker, "3");
     error_raise(ERROR_STATE, "stop");
     assert_string_equal(error_message(), "stop, at layers.3");
-    memtrack_place_pop(tracker);
-    memtrack_place_pop(tracker);
+    memtrack_path_pop(tracker);
+    memtrack_path_pop(tracker);
     error_clear();
     char text[2000];
     memset(text, 'x', sizeof text - 1);

@@ -28,8 +28,8 @@ static void test_no_grad(void **state)
     uint64_t live = books()->live;
     Tensor *y = tensor_gelu(w);
     for (int i = 0; i < 5; i++)
-        y = tensor_gelu(tensor_move(y)); /* in place: nothing is kept for a backward */
-    Tensor *loss = tensor_sum(tensor_move(y));
+        y = tensor_gelu(tensor_donate(y)); /* in place: nothing is kept for a backward */
+    Tensor *loss = tensor_sum(tensor_donate(y));
     assert_int_equal(books()->live, live + 64);
     assert_int_equal(tape_length(), nodes);
     assert_false(tensor_requires_grad(loss));
@@ -154,12 +154,12 @@ static void test_leaf_inputs_get_gradients(void **state)
 static Tensor *ill_loss(Tensor *w, float factor)
 {
     MemTracker *tracker = context_tracker(context_current());
-    memtrack_place_push(tracker, "layers.1");
+    memtrack_path_push(tracker, "layers.1");
     Tensor *h = tensor_scale(tensor_gelu(w), factor); /* overflows */
-    memtrack_place_pop(tracker);
-    memtrack_place_push(tracker, "head");
+    memtrack_path_pop(tracker);
+    memtrack_path_push(tracker, "head");
     Tensor *loss = tensor_sum(tensor_mul(h, h));
-    memtrack_place_pop(tracker);
+    memtrack_path_pop(tracker);
     return loss;
 }
 
@@ -214,7 +214,7 @@ static Tensor *twice(void *self, Tensor *x, const Batch *batch)
     (void)batch;
     runs++;
     Tensor *h = tensor_mul(x, *(Tensor **)self);
-    return tensor_add(tensor_dropout(tensor_gelu(tensor_move(h)), 0.5f), x); /* reads x twice */
+    return tensor_add(tensor_dropout(tensor_gelu(tensor_donate(h)), 0.5f), x); /* reads x twice */
 }
 
 static Tensor *same(void *self, Tensor *x, const Batch *batch)
@@ -238,15 +238,15 @@ static void test_checkpoint(void **state)
         if (variant == 2) {
             tensor_no_grad_begin();
             Tensor *h = tensor_scale(x, 1);
-            assert_non_null(tensor_checkpoint(twice, &w, tensor_move(h), NULL));
+            assert_non_null(tensor_checkpoint(twice, &w, tensor_donate(h), NULL));
             assert_null(tensor_f32(h));
-            assert_error(ERROR_STATE, "tensor_move");
+            assert_error(ERROR_STATE, "tensor_donate");
             tensor_no_grad_end();
             tensor_random_begin(1, 2);
             runs = 0;
         }
         Tensor *h = tensor_checkpoint(twice, &w, x, NULL);
-        h = tensor_checkpoint(twice, &w, variant ? tensor_move(h) : h, NULL);
+        h = tensor_checkpoint(twice, &w, variant ? tensor_donate(h) : h, NULL);
         assert_int_equal(runs, 2);
         assert_int_equal(tensor_backward(tensor_sum(h)), 0);
         assert_int_equal(runs, 4);
@@ -261,7 +261,7 @@ static void test_checkpoint_of_nothing(void **state)
     (void)state;
     Tensor *x = leaf(SHAPE(8), 1, 1), *h = tensor_scale(x, 3);
     assert_ptr_equal(tensor_checkpoint(same, NULL, x, NULL), x);
-    assert_ptr_equal(tensor_checkpoint(same, NULL, tensor_move(h), NULL), h);
+    assert_ptr_equal(tensor_checkpoint(same, NULL, tensor_donate(h), NULL), h);
     assert_int_equal(tensor_backward(tensor_sum(h)), 0);
     assert_float_equal(tensor_grad(x)[7], 3, 0);
     Tensor *wrong = values(SHAPE(9), 1, 1);
@@ -289,7 +289,7 @@ static void test_checkpoint_begins_the_step(void **state)
 static Tensor *gives_away(void *self, Tensor *x, const Batch *batch)
 {
     (void)batch;
-    return tensor_mul(tensor_relu(tensor_move(x)), *(Tensor **)self);
+    return tensor_mul(tensor_relu(tensor_donate(x)), *(Tensor **)self);
 }
 
 /* A function may give its own input away: what the second run needs is held for it. */
@@ -303,7 +303,7 @@ static void test_checkpoint_that_moves_its_input(void **state)
     tensor_drop_grad(x);
     Tensor *h = tensor_scale(x, 2), *y = tensor_checkpoint(gives_away, &w, h, NULL);
     assert_null(tensor_f32(h));
-    assert_error(ERROR_STATE, "tensor_move");
+    assert_error(ERROR_STATE, "tensor_donate");
     assert_int_equal(tensor_backward(tensor_sum(y)), 0);
     assert_memory_equal(tensor_grad(w), tensor_f32(gw), 50 * sizeof(float));
     assert_memory_equal(tensor_grad(x), tensor_f32(gx), 50 * sizeof(float));
@@ -354,7 +354,7 @@ static void test_checkpoint_of_frozen(void **state)
     (void)state;
     Tensor *w = leaf(SHAPE(2000), 1, 1), *x = values(SHAPE(2000), 2, 1), *h = tensor_scale(x, 2);
     tensor_set_requires_grad(w, 0);
-    Tensor *y = tensor_checkpoint(gives_away, &w, tensor_move(h), NULL);
+    Tensor *y = tensor_checkpoint(gives_away, &w, tensor_donate(h), NULL);
     assert_false(tensor_requires_grad(y));
     assert_int_equal(books()->live_by[MEM_ACTIVATION], 0);
     tensor_set_requires_grad(w, 1);

@@ -47,7 +47,7 @@ static uint64_t kept_by_block(const Setting *s, const Sizes *z)
     const int64_t gpt2[] = {h, n, n, h /* normed */, 3 * h, scores, h /* attended */, h /* middle */, n, n,
                             h, f, f};
     const int64_t llama[] = {h, n, h, h /* query */, kv, kv, scores, h, h /* middle */, n, h, f, f, f};
-    /* GELU's value is not kept, but made again (tensor_remake) */
+    /* GELU's value is not kept, but made again (tensor_recompute) */
     const int64_t bert[] = {h, h, h, h, scores, h, h /* sum */, n, n, h /* middle */, f, h /* sum */, n, n};
     const int64_t *list = s->family == MODEL_GPT2 ? gpt2 : s->family == MODEL_LLAMA ? llama : bert;
     size_t count = s->family == MODEL_GPT2    ? COUNT(gpt2)
@@ -148,11 +148,11 @@ static uint64_t peak_of_chain(int named, Tensor *gradients)
         layer[i] = nn_append(chain, i % 2 ? nn_rms_norm(32, 0) : nn_swiglu(32, 48));
     Tensor *hidden[7] = {leaf(SHAPE(40, 32), 1, 1)};
     for (int i = 0; i < 6; i++)
-        hidden[i + 1] = nn_forward(layer[i], named ? hidden[i] : tensor_move(hidden[i]), NULL);
+        hidden[i + 1] = nn_forward(layer[i], named ? hidden[i] : tensor_donate(hidden[i]), NULL);
     Tensor *loss = named ? tensor_mean(tensor_mul(hidden[6], hidden[6])) : NULL;
     if (!named) {
         Tensor *square = tensor_mul(hidden[6], hidden[6]);
-        loss = tensor_mean(tensor_move(square));
+        loss = tensor_mean(tensor_donate(square));
     }
     assert_int_equal(tensor_backward(loss), 0);
     uint64_t peak = books()->peak;
@@ -192,7 +192,7 @@ static uint64_t named_and_kept(int keep)
     if (keep)
         tensor_keep(unread);
     Tensor *next = tensor_scale(unread, 3), *y = tensor_checkpoint(spy, NULL, next, NULL);
-    assert_int_equal(tensor_backward(tensor_sum(tensor_move(y))), 0);
+    assert_int_equal(tensor_backward(tensor_sum(tensor_donate(y))), 0);
     assert_true(keep == (unread->storage != NULL));
     leave(v);
     return live_in_backward;

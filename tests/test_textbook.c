@@ -3,9 +3,9 @@
 #include <ctype.h>
 #include <math.h>
 
-#include "../plan/cards.h"
-#include "../plan/formulae.h"
-#include "../plan/textbook.h"
+#include "../device/cards.h"
+#include "../estimate/formulae.h"
+#include "../estimate/textbook.h"
 #include "support.h"
 
 static void assert_close(const char *what, double actual, double expected)
@@ -89,7 +89,7 @@ static void every_formula_says_its_figure(void **state)
 {
     (void)state;
     TextbookRow row;
-    for (int i = 0; plan_textbook_row(i, &row); i++) {
+    for (int i = 0; estimate_textbook_row(i, &row); i++) {
         const char *at = row.formula;
         double low = expression(&at), high = taken(&at, "to ") ? expression(&at) : low;
         spaces(&at);
@@ -179,7 +179,7 @@ static void each_figure(void **state)
     (void)state;
     TextbookRow row;
     int rows = 0;
-    for (; plan_textbook_row(rows, &row); rows++) {
+    for (; estimate_textbook_row(rows, &row); rows++) {
         assert_true(rows < (int)COUNT(figures));
         assert_string_equal(row.id, figures[rows].id);
         assert_close(row.id, row.by_rule.low, figures[rows].rule_low);
@@ -188,8 +188,8 @@ static void each_figure(void **state)
         assert_close(row.id, row.exact.high, figures[rows].exact_high);
     }
     assert_int_equal(rows, COUNT(figures));
-    assert_int_equal(plan_textbook_row(-1, &row), 0);
-    assert_int_equal(plan_textbook_row(rows, &row), 0);
+    assert_int_equal(estimate_textbook_row(-1, &row), 0);
+    assert_int_equal(estimate_textbook_row(rows, &row), 0);
 }
 
 /* "17-18 GB" and "2M values" mean what the rule computes; words ("almost 5 times") are compared by eye. */
@@ -198,7 +198,7 @@ static void the_textbook_s_words_are_its_figures(void **state)
     (void)state;
     TextbookRow row;
     int read = 0;
-    for (int i = 0; plan_textbook_row(i, &row); i++) {
+    for (int i = 0; estimate_textbook_row(i, &row); i++) {
         double low, high, scale;
         char unit[24] = "";
         int fields = sscanf(row.textbook, "%lf-%lf %20s", &low, &high, unit);
@@ -222,13 +222,13 @@ static void rows_are_complete(void **state)
 {
     (void)state;
     TextbookRow row, other;
-    for (int i = 0; plan_textbook_row(i, &row); i++) {
+    for (int i = 0; estimate_textbook_row(i, &row); i++) {
         assert_true(row.id[0] && row.topic[0] && row.rule[0] && row.textbook[0] && row.unit[0] &&
                     row.remark[0]);
         assert_in_range(strlen(row.question), 1, 41);
         assert_true(row.exact.low <= row.exact.high && row.by_rule.low <= row.by_rule.high);
         for (int j = 0; j < i; j++) {
-            plan_textbook_row(j, &other);
+            estimate_textbook_row(j, &other);
             assert_string_not_equal(row.id, other.id);
         }
     }
@@ -273,9 +273,9 @@ static void the_table_can_be_read(void **state)
     (void)state;
     static char text[1 << 15];
     TextbookRow row;
-    printed(text, sizeof text, plan_textbook_print);
+    printed(text, sizeof text, estimate_textbook_print);
     assert_fits(text);
-    for (int i = 0; plan_textbook_row(i, &row); i++) {
+    for (int i = 0; estimate_textbook_row(i, &row); i++) {
         char start[64];
         snprintf(start, sizeof start, "\n  %s ", row.question);
         char *line = strstr(text, start);
@@ -300,7 +300,7 @@ static void the_table_can_be_read(void **state)
 
 static void parameters_of(const char *name, const LlamaShape *shape, int64_t published)
 {
-    assert_int_equal(plan_llama_parameters(shape), published);
+    assert_int_equal(estimate_llama_parameters(shape), published);
     Visit here = visit(&(ContextOptions){.meta = 1, .threads = 1});
     int scope = tensor_scope_begin();
     assert_int_equal(nn_parameter_count(nn_model(nn_preset(name))), published);
@@ -322,17 +322,17 @@ static void shapes_have_their_published_sizes(void **state)
 static void weights(void **state)
 {
     (void)state;
-    assert_close("4.5 bits", plan_nf4_bits(0), 4.5);
-    assert_close("4.127 bits", plan_nf4_bits(1), 4 + 0.125 + 0.001953125);
-    assert_int_equal(plan_lora_parameters(16, 4096, 14336), 294912);
-    assert_int_equal(plan_lora_parameters(8, 768, 768), 12288);
+    assert_close("4.5 bits", estimate_nf4_bits(0), 4.5);
+    assert_close("4.127 bits", estimate_nf4_bits(1), 4 + 0.125 + 0.001953125);
+    assert_int_equal(estimate_lora_parameters(16, 4096, 14336), 294912);
+    assert_int_equal(estimate_lora_parameters(8, 768, 768), 12288);
     LlamaShape llama2_70b = {32000, 8192, 80, 64, 8, 28672, 0},
                llama3_8b = {128256, 4096, 32, 32, 8, 14336, 0};
-    assert_int_equal(plan_llama_linear_parameters(&llama3_8b), 6979321856);
-    assert_int_equal(plan_llama_lora_parameters(&llama3_8b, 16), 41943040);
-    assert_int_equal(plan_kv_cache_bytes(&llama2_70b, 1, 2), 320 * 1024);
-    assert_int_equal(plan_kv_cache_bytes(&llama2_70b, 4096, 2), INT64_C(1342177280));
-    assert_int_equal(plan_kv_cache_bytes(&llama3_8b, 1, 2), 128 * 1024);
+    assert_int_equal(estimate_llama_linear_parameters(&llama3_8b), 6979321856);
+    assert_int_equal(estimate_llama_lora_parameters(&llama3_8b, 16), 41943040);
+    assert_int_equal(estimate_kv_cache_bytes(&llama2_70b, 1, 2), 320 * 1024);
+    assert_int_equal(estimate_kv_cache_bytes(&llama2_70b, 4096, 2), INT64_C(1342177280));
+    assert_int_equal(estimate_kv_cache_bytes(&llama3_8b, 1, 2), 128 * 1024);
 }
 
 static void zero(void **state)
@@ -340,9 +340,9 @@ static void zero(void **state)
     (void)state;
     static const double published[] = {120, 31.4, 16.6, 1.9}; /* GB: 7.5B, 64 ranks, K = 12 */
     for (int stage = 0; stage <= 3; stage++)
-        assert_true(fabs(plan_zero_bytes(7.5e9, 12, 64, stage) / 1e9 - published[stage]) < 0.05);
+        assert_true(fabs(estimate_zero_bytes(7.5e9, 12, 64, stage) / 1e9 - published[stage]) < 0.05);
     for (int stage = 0; stage <= 3; stage++) /* one rank divides nothing */
-        assert_close("one rank", plan_zero_bytes(1000, 12, 1, stage), 16000);
+        assert_close("one rank", estimate_zero_bytes(1000, 12, 1, stage), 16000);
 }
 
 static void korthikanti(void **state)
@@ -353,12 +353,12 @@ static void korthikanti(void **state)
     double sbh = 2048.0 * 12288;
     static const double t1[] = {114, 114, 114, 34, 34, 2}, t8[] = {114, 23, 14.25, 13, 4.25, 2};
     for (int row = 0; row < KORTHIKANTI_COUNT; row++) {
-        assert_close("t = 1", plan_korthikanti_bytes(&x, (KorthikantiRow)row, 1), t1[row] * sbh);
-        assert_close("t = 8", plan_korthikanti_bytes(&x, (KorthikantiRow)row, 8), t8[row] * sbh);
+        assert_close("t = 1", estimate_korthikanti_bytes(&x, (KorthikantiRow)row, 1), t1[row] * sbh);
+        assert_close("t = 8", estimate_korthikanti_bytes(&x, (KorthikantiRow)row, 8), t8[row] * sbh);
     }
     static const double parts[] = {11, 80, 19, 4};
     for (int part = 0; part < KORTHIKANTI_PARTS; part++)
-        assert_close("part", (double)plan_korthikanti_part(&x, (KorthikantiPart)part), parts[part] * sbh);
+        assert_close("part", (double)estimate_korthikanti_part(&x, (KorthikantiPart)part), parts[part] * sbh);
 }
 
 static void cuda_allocator(void **state)
@@ -380,8 +380,8 @@ static void cuda_allocator(void **state)
         {UINT64_C(1050673153), UINT64_C(1050673664), UINT64_C(1052770304)},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
-        assert_int_equal(plan_cuda_block_bytes(rows[i].request), rows[i].block);
-        assert_int_equal(plan_cuda_segment_bytes(rows[i].request), rows[i].segment);
+        assert_int_equal(estimate_cuda_block_bytes(rows[i].request), rows[i].block);
+        assert_int_equal(estimate_cuda_segment_bytes(rows[i].request), rows[i].segment);
     }
 }
 
@@ -420,16 +420,16 @@ static void a_layer_is_the_sum_of_its_items(void **state)
         const GptShape *x = &shapes[i];
         int64_t paper = 0, eager = 0, flash = 0, part[KORTHIKANTI_PARTS] = {0};
         FormulaItem item;
-        for (int k = 0; plan_formula_item(x, k, &item); k++) {
+        for (int k = 0; estimate_formula_item(x, k, &item); k++) {
             paper += item.paper;
             eager += item.eager;
             flash += item.flash;
             part[item.part] += item.paper;
             assert_true(item.term[0] && item.why[0] && item.formula[0]);
         }
-        assert_close("the paper's sum", (double)paper, plan_korthikanti_bytes(x, KORTHIKANTI_PLAIN, 1));
+        assert_close("the paper's sum", (double)paper, estimate_korthikanti_bytes(x, KORTHIKANTI_PLAIN, 1));
         for (int k = 0; k < KORTHIKANTI_PARTS; k++)
-            assert_int_equal(part[k], plan_korthikanti_part(x, (KorthikantiPart)k));
+            assert_int_equal(part[k], estimate_korthikanti_part(x, (KorthikantiPart)k));
         for (int dropout = 0; dropout < 2; dropout++)
             for (int layers = 1; layers < 4; layers += 2) {
                 float p = dropout ? 0.1f : 0;
@@ -450,7 +450,7 @@ static void the_closed_form(void **state)
     GptShape x = {.batch = 2, .seq = 64, .dim = 128, .heads = 4};
     int64_t sbh = 64 * 2 * 128, sb = 64 * 2, eager = 0, flash = 0;
     FormulaItem item;
-    for (int k = 0; plan_formula_item(&x, k, &item); k++) {
+    for (int k = 0; estimate_formula_item(&x, k, &item); k++) {
         eager += item.eager;
         flash += item.flash;
     }
@@ -460,17 +460,17 @@ static void the_closed_form(void **state)
 
 static void print_gpt2(FILE *out)
 {
-    plan_formula_print(out, 1, 1024, 768, 12);
+    estimate_formula_print(out, 1, 1024, 768, 12);
 }
 
 static void print_large(FILE *out)
 {
-    plan_formula_print(out, 8, 4096, 16384, 128);
+    estimate_formula_print(out, 8, 4096, 16384, 128);
 }
 
 static void print_none(FILE *out)
 {
-    plan_formula_print(out, 3, 7, 10, 4);
+    estimate_formula_print(out, 3, 7, 10, 4);
 }
 
 static void the_items_can_be_read(void **state)
@@ -486,8 +486,8 @@ static void the_items_can_be_read(void **state)
     printed(text, sizeof text, print_none);
     assert_non_null(strstr(text, "no layer of batch 3, sequence 7, width 10, 4 heads"));
     FormulaItem item;
-    assert_int_equal(plan_formula_item(&(GptShape){0, 1, 1, 1}, 0, &item), 0);
-    assert_int_equal(plan_formula_item(&(GptShape){1, 1, 1, 1}, -1, &item), 0);
+    assert_int_equal(estimate_formula_item(&(GptShape){0, 1, 1, 1}, 0, &item), 0);
+    assert_int_equal(estimate_formula_item(&(GptShape){1, 1, 1, 1}, -1, &item), 0);
 }
 
 int main(void)

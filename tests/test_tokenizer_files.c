@@ -236,9 +236,9 @@ static void mutations(void **state)
             size_t length = bytes;
             memcpy(copy, whole, bytes + 1);
             for (uint32_t m = 0; m < 1 + i % 4; m++) {
-                uint32_t h = hash32(i * 64 + m), place = hash32(h) % (uint32_t)length;
+                uint32_t h = hash32(i * 64 + m), at = hash32(h) % (uint32_t)length;
                 static const char swaps[] = "\"{}[],:0123456789truefalsnl\\ue\x80\xff ";
-                copy[place] = i % 5 ? swaps[h % (sizeof swaps - 1)] : (char)h;
+                copy[at] = i % 5 ? swaps[h % (sizeof swaps - 1)] : (char)h;
             }
             if (i % 7 == 0)
                 length = hash32(i) % length;

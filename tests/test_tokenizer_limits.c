@@ -4,7 +4,7 @@
 
 #include <utf8proc.h>
 
-#include "../data/tokenizer_.h"
+#include "../text/tokenizer_.h"
 #include "tokenizer_support.h"
 
 #define BPE(rest) "{'model':{'type':'BPE','vocab':{'a':0,'b':1,'ab':2},'merges':['a b']}" rest "}"

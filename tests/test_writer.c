@@ -4,8 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../data/tokenizer.h"
-#include "../data/file_.h"
+#include "../text/tokenizer.h"
+#include "../base/file_.h"
 #include "support.h"
 
 static char folder[64], path[128], other[128];

@@ -6,7 +6,7 @@
 
 #include <jansson.h>
 
-#include "../data/tokenizer.h"
+#include "../text/tokenizer.h"
 #include "support.h"
 
 static char folder[64];

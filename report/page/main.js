@@ -4,7 +4,7 @@ function optionText(run) {
   parts.push('batch ' + o.batch + (o.seq ? ' \u00d7 ' + o.seq + ' tokens' : '') + (o.accumulate > 1 ? ' \u00d7 ' + o.accumulate + ' micro-batches' : ''));
   if (o.checkpoint && o.checkpoint !== 'none') parts.push('checkpoint ' + o.checkpoint);
   if (o.seq && o.attention) parts.push(o.attention + ' attention');
-  if (o.fused_step) parts.push('optimizer in backward');
+  if (o.optimizer_in_backward) parts.push('optimizer in backward');
   if (o.zero_grad && o.zero_grad !== 'free') parts.push('gradients kept as zeros');
   if (o.loss_chunk) parts.push('loss in chunks of ' + count(o.loss_chunk) + ' rows');
   parts.push(plural(o.steps, 'step'), 'seed ' + o.seed, plural(o.threads, 'thread'));

@@ -1,6 +1,6 @@
 /* A tokenizer trained on any bytes, written, and read again: the text comes back, with U+FFFD for what is no
  * UTF-8. The first two bytes say how large it may become, and how often a pair must come. */
-#include "../../data/tokenizer.h"
+#include "../../text/tokenizer.h"
 #include "fuzz.h"
 
 /* How many bytes of a character begin here: as long as one, or as the part of one that is whole. */

@@ -1,5 +1,6 @@
 /* Run logs made into a page: one, or two separated by two bytes 0xFF. */
 #include "../../report/html.h"
+#include "../../estimate/page_replay_.h"
 #include "fuzz_json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -12,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                             fuzz_put("b.jsonl", parts.second, parts.second_size)};
     nowhere = nowhere ? nowhere : fopen("/dev/null", "wb");
     fuzz_fail_one(data, size);
-    int failed = report_html(nowhere, paths, parts.second_size ? 2 : 1, why, sizeof why) != 0;
+    int failed = report_html(nowhere, paths, parts.second_size ? 2 : 1, &estimate_pytorch_page, why, sizeof why) != 0;
     memtrack_fail_nth(0);
     fuzz_check(failed == (why[0] != 0), "result and message do not agree");
     fuzz_check(memtrack_process_live() == before, "memory is left");

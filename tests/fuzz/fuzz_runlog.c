@@ -14,7 +14,7 @@ static void check(const RunRecord *run)
         live -= e->kind == RUN_FREE ? e->bytes : 0;
         fuzz_check(live == e->live, "an event's live bytes are not the sum");
         fuzz_check(report_run_address(run, e) + e->bytes <= run->reserved, "a block outside the reservation");
-        fuzz_check(report_run_place(run, e->place) && report_run_op(run, e->op), "a place without a name");
+        fuzz_check(report_run_path(run, e->path) && report_run_op(run, e->op), "a place without a name");
         time = e->time_us;
     }
 }

@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <zlib.h>
 
-#include "../../io/checkpoint_.h"
+#include "../../io/saved_run_.h"
 #include "fuzz_json.h"
 
 #define TAIL ",\n\"crc32\": \"%08" PRIx32 "\"}\n"
@@ -42,8 +42,8 @@ static void make_files(Bytes *model, Bytes *other)
 {
     fuzz_begin(0);
     Module *made = small_model();
-    CheckpointRun run = {.model = made, .optimizer = optim_by_name("adamw", nn_parameters(made), 0, 0)};
-    fuzz_check(!io_save_checkpoint(fuzz_path("real"), &run), "no run is saved");
+    SavedRun run = {.model = made, .optimizer = optim_by_name("adamw", nn_parameters(made), 0, 0)};
+    fuzz_check(!io_save_run(fuzz_path("real"), &run), "no run is saved");
     fuzz_end();
     read_file(fuzz_path("real/step-00000000/model.safetensors"), model);
     read_file(fuzz_path("real/step-00000000/optimizer.safetensors"), other);
@@ -80,24 +80,24 @@ static void put_sums(Bytes *to, FuzzParts text, const Bytes *model, const Bytes 
     }
 }
 
-static void load(const CheckpointRun *run)
+static void load(const SavedRun *run)
 {
-    CheckpointState state;
-    CheckpointFound found;
+    SavedRunState state;
+    SavedRunFound found;
     const char *directory = fuzz_path("saved"), *checkpoint = fuzz_path("saved/step-00000001");
-    fuzz_agree(checkpoint_state_read(checkpoint, &state) != 0);
+    fuzz_agree(saved_run_state_read(checkpoint, &state) != 0);
     if (!error_code()) {
-        fuzz_agree(checkpoint_state_compare("state.json", run, &state) != 0);
+        fuzz_agree(saved_run_state_compare("state.json", run, &state) != 0);
         error_clear();
-        fuzz_agree(checkpoint_check_files(checkpoint, &state, 1) != 0);
-        checkpoint_state_free(&state);
+        fuzz_agree(saved_run_check_files(checkpoint, &state, 1) != 0);
+        saved_run_state_free(&state);
     }
     error_clear();
-    fuzz_agree(io_find_checkpoint(directory, &found) != 0);
+    fuzz_agree(io_find_saved_run(directory, &found) != 0);
     error_clear();
-    fuzz_agree(io_find_checkpoint(checkpoint, &found) != 0);
+    fuzz_agree(io_find_saved_run(checkpoint, &found) != 0);
     error_clear();
-    fuzz_agree(io_load_checkpoint(run->loader ? directory : checkpoint, run, &found) != 0);
+    fuzz_agree(io_load_run(run->loader ? directory : checkpoint, run, &found) != 0);
     for (int step = 0; run->loader && !error_code() && step < 2; step++)
         while (data_next(run->loader))
             ;
@@ -106,11 +106,11 @@ static void load(const CheckpointRun *run)
 
 static void one(const void *data, size_t size, int meta)
 {
-    static const CheckpointSetting settings[] = {{"model", "mlp"}, {"batch", "2"}};
+    static const SavedRunSetting settings[] = {{"model", "mlp"}, {"batch", "2"}};
     fuzz_put("saved/step-00000001/state.json", data, size);
     fuzz_begin(meta);
     Module *model = small_model();
-    CheckpointRun run = {.model = model,
+    SavedRun run = {.model = model,
                          .optimizer = optim_by_name("adamw", nn_parameters(model), 0, 0),
                          .loader = memmem(data, size, "\"data\"", 6) ? small_data() : NULL,
                          .settings = settings,

@@ -1,6 +1,6 @@
 /* A text to train on, as bytes or by a tokenizer. The first three bytes say how it is read. */
 #include "../../data/data.h"
-#include "../../data/tokenizer.h"
+#include "../../text/tokenizer.h"
 #include "fuzz.h"
 
 static const char words[] =

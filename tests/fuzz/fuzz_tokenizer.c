@@ -1,6 +1,6 @@
 /* tokenizer.json, with a text encoded and its ids decoded; after two bytes 0xFF the input's own text follows.
  */
-#include "../../data/tokenizer.h"
+#include "../../text/tokenizer.h"
 #include "fuzz_json.h"
 
 static const char usual[] = "Hello, World's 1234 caf\xc3\xa9 \xe4\xbd\xa0\xe5\xa5\xbd\n\t  \xf0\x9f\x98\x80 "

@@ -316,7 +316,7 @@ COMMANDS = (
     "compare\n--batch\n1,2,4\n--seq\n32,64\n--optimizer\nadamw,sgd", "fit\n--model\nbert-tiny\n--budget\n2GiB",
     "generate\n--model\ngpt2-tiny\n--prompt\nOnce\n--tokens\n10\n--top-k\n5\n--top-p\n0.9\n--temperature\n0",
     "plan\n--budget\n1.5GB\n--checkpoint\nauto\n--attention\nflash\n--zero-grad\nkeep\n--lr\n1e-3\n--clip\n0",
-    "train\n--fused-step\n--accumulate\n4", "train\n--data\nx.bin\n--vocab\n300\n--save\nd\n--save-every\n10\n--keep\n3",
+    "train\n--optimizer-in-backward\n--accumulate\n4", "train\n--data\nx.bin\n--vocab\n300\n--save\nd\n--save-every\n10\n--keep\n3",
     "train\n--model=mlp\n--epochs=2\n--seed\n18446744073709551615\n--warmup\n10\n--schedule\nlinear", "gpus\n--json",
     "plan\n--inference\n--reserve\n0\n--loss-chunk\n16\n--dropout\n0.1\n--weight-decay\n-1", "models",
     "train\n--steps\n9223372036854775807\n--max-samples\n-1\n--threads\n999999999999",
@@ -335,7 +335,7 @@ FOLDER = (
     f"train\n--init\ng\n{LEVERS}\n--export\ne\n--export-dtype\nbf16\n--sample\n4\n--prompt\nab\n\ngenerate\n--init\ne\n--tokens\n3",
     f"train\n--model\nb\n{LEVERS}\n--tokenizer\nt.json\n--data\ntext\n--json\n--accumulate\n2\n--evaluate-every\n1",
     f"train\n--model\nl\n{LEVERS}\n--data\nx.bin\n--checkpoint\nblocks\n--attention\neager\n--loss-chunk\n4\n--dropout\n0",
-    "train\n--model\nmlp\n--data\ni\n--steps\n1\n--batch\n2\n--optimizer\nsgd-momentum\n--fused-step\n--threads\n1",
+    "train\n--model\nmlp\n--data\ni\n--steps\n1\n--batch\n2\n--optimizer\nsgd-momentum\n--optimizer-in-backward\n--threads\n1",
     "generate\n--init\nl\n--tokenizer\nt.json\n--prompt\nThe ab\n--tokens\n4\n--json\n--batch\n2",
     "generate\n--init\ng\n--prompt\n\xc3\xff\n--tokens\n8\n--seq\n6\n--prefill\n2\n--temperature\n0",
     "tokenize\n--train\ntext\n--vocab\n300\n--out\nn.json\n\ntokenize\n--tokenizer\nn.json\ntext\n-o\nn.bin\n\n"

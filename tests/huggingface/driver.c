@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "../../brim.h"
-#include "../../io/half_.h"
+#include "../../base/half_.h"
 
 typedef struct Arguments {
     const char *model, *inputs, *outputs, *save, *dtype;

@@ -1,0 +1,165 @@
+/* GPUs and their memory as drivers report it, and finding one by what people call it.
+ *
+ * Figures are to 0.01 GiB as printed by public logs: "total capacity" of PyTorch's out-of-memory message, or
+ * total_memory of its device properties. Where drivers differ, the figure is the commonest of recent ones. */
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cards.h"
+
+#define GIB(n) ((uint64_t)((n) * (double)(UINT64_C(1) << 30)))
+#define OOM    "PyTorch's out-of-memory message"
+#define TOTAL  "PyTorch's device properties"
+
+static const Card cards[] = {
+    {"rtx-3080", "NVIDIA GeForce RTX 3080 10GB", GIB(9.78), OOM},
+    {"rtx-4070", "NVIDIA GeForce RTX 4070 12GB", GIB(11.6), TOTAL ", to 0.1 GiB; nvidia-smi 12282 MiB"},
+    {"rtx-3060", "NVIDIA GeForce RTX 3060 12GB", GIB(11.75), OOM},
+    {"t4", "Tesla T4 16GB", GIB(14.75), OOM "; 14.56 with drivers of 2025"},
+    {"rtx-5080", "NVIDIA GeForce RTX 5080 16GB", GIB(15.47), TOTAL},
+    {"rtx-4080", "NVIDIA GeForce RTX 4080 16GB", GIB(15.56), TOTAL " (SUPER); nvidia-smi 16376 MiB"},
+    {"v100-16", "Tesla V100 16GB", GIB(15.78), OOM},
+    {"p100", "Tesla P100 16GB", GIB(15.89), TOTAL},
+    {"l4", "NVIDIA L4 24GB", UINT64_C(23659151360), "cudaMemGetInfo; nvidia-smi 23034 MiB"},
+    {"a10g", "NVIDIA A10G 24GB", GIB(22.06), TOTAL},
+    {"a10", "NVIDIA A10 24GB", GIB(22.07), TOTAL "; others print 22.18"},
+    {"a30", "NVIDIA A30 24GB", GIB(23.53), OOM},
+    {"rtx-4090", "NVIDIA GeForce RTX 4090 24GB", GIB(23.64), OOM "; nvidia-smi 24564 MiB"},
+    {"rtx-3090", "NVIDIA GeForce RTX 3090 24GB", GIB(23.70), OOM "; nvidia-smi 24576 MiB"},
+    {"rtx-5090", "NVIDIA GeForce RTX 5090 32GB", GIB(31.36), OOM "; nvidia-smi 32607 MiB"},
+    {"v100-32", "Tesla V100 32GB", GIB(31.74), OOM},
+    {"a100-40", "NVIDIA A100 40GB", GIB(39.50), OOM},
+    {"l40s", "NVIDIA L40S 48GB", GIB(44.39), OOM "; nvidia-smi 46068 MiB, ECC on"},
+    {"rtx-6000-ada", "NVIDIA RTX 6000 Ada Generation 48GB", GIB(44.43), OOM "; nvidia-smi 46068 MiB"},
+    {"rtx-a6000", "NVIDIA RTX A6000 48GB", GIB(47.54), OOM},
+    {"h100", "NVIDIA H100 80GB", GIB(79.11), OOM "; nvidia-smi 81559 MiB"},
+    {"a100-80", "NVIDIA A100 80GB", GIB(79.25), OOM "; others print 79.14 to 79.33"},
+    {"h200", "NVIDIA H200 141GB", GIB(139.80), OOM "; nvidia-smi 143771 MiB"},
+    {"b200", "NVIDIA B200 180GB", GIB(178.35), "cudaGetDeviceProperties; nvidia-smi 183359 MiB"},
+    {"mi300x", "AMD Instinct MI300X 192GB", GIB(191.69), OOM "; 191.98 with older drivers"},
+};
+
+enum { CARD_COUNT = sizeof cards / sizeof cards[0], KEY = 48, NEAREST = 3 };
+
+const Card *device_card_at(int i)
+{
+    return i >= 0 && i < CARD_COUNT ? &cards[i] : NULL;
+}
+
+/* ---- Names ----------------------------------------------------------------------------------- */
+
+/* A name reduced to what tells cards apart: "NVIDIA A100-SXM4-80GB" and "a100 80" are both "a10080". */
+typedef struct Key {
+    char text[KEY]; /* "" when the name is too long to be a card's */
+} Key;
+
+static int says_nothing(const char *word)
+{
+    static const char *const words[] = {
+        "nvidia", "geforce", "tesla", "quadro", "amd",  "instinct", "rtx",  "gb",    "gib",  "generation",
+        "gpu",    "sxm",     "sxm2",  "sxm3",   "sxm4", "sxm5",     "pcie", "hbm2e", "hbm3", "hbm3e",
+    };
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (!strcmp(word, words[i]))
+            return 1;
+    return 0;
+}
+
+/* "80gb" -> "80" */
+static void drop_unit(char *word)
+{
+    size_t digits = strspn(word, "0123456789");
+    if (digits && (!strcmp(word + digits, "gb") || !strcmp(word + digits, "gib")))
+        word[digits] = '\0';
+}
+
+/* "rtx4090" -> "4090" */
+static char *drop_rtx(char *word)
+{
+    return strncmp(word, "rtx", 3) || !word[3] ? word : word + 3;
+}
+
+static Key key_of(const char *name)
+{
+    Key key = {""};
+    size_t used = 0;
+    for (const char *at = name; at && *at;) {
+        char word[KEY];
+        size_t length = 0;
+        for (; isalnum((unsigned char)*at); at++) {
+            if (length + 1 == sizeof word)
+                return (Key){""};
+            word[length++] = (char)tolower((unsigned char)*at);
+        }
+        word[length] = '\0';
+        at += !length; /* a separator */
+        drop_unit(word);
+        const char *kept = drop_rtx(word);
+        if (says_nothing(kept))
+            continue;
+        if (used + strlen(kept) >= sizeof key.text)
+            return (Key){""};
+        strcpy(key.text + used, kept);
+        used += strlen(kept);
+    }
+    return key;
+}
+
+const Card *device_card(const char *name)
+{
+    Key key = key_of(name);
+    if (!key.text[0])
+        return NULL;
+    for (int i = 0; i < CARD_COUNT; i++)
+        if (!strcmp(key.text, key_of(cards[i].name).text) || !strcmp(key.text, key_of(cards[i].title).text))
+            return &cards[i];
+    return NULL;
+}
+
+/* ---- The nearest ----------------------------------------------------------------------------- */
+
+static int smallest(int a, int b, int c)
+{
+    int ab = a < b ? a : b;
+    return ab < c ? ab : c;
+}
+
+/* Letters to change, insert or leave out (Levenshtein); 0 where the card's begins with what was said, 1 where
+ * it is the other way round. */
+static int distance(const char *said, const char *card)
+{
+    int row[KEY];
+    size_t length = strlen(card), said_length = strlen(said);
+    if (said_length > 1 && !strncmp(said, card, said_length))
+        return 0;
+    if (length > 1 && !strncmp(said, card, length))
+        return 1;
+    for (size_t j = 0; j <= length; j++)
+        row[j] = (int)j;
+    for (size_t i = 0; said[i]; i++) {
+        int diagonal = row[0];
+        row[0] = (int)i + 1;
+        for (size_t j = 1; j <= length; j++) {
+            int above = row[j];
+            row[j] = smallest(above + 1, row[j - 1] + 1, diagonal + (said[i] != card[j - 1]));
+            diagonal = above;
+        }
+    }
+    return row[length];
+}
+
+CardText device_card_unknown(const char *name)
+{
+    CardText out;
+    Key key = key_of(name);
+    int found = 0, used = snprintf(out.text, sizeof out.text, "no card is called '%.40s'", name ? name : "");
+    for (int apart = 0; apart <= 2 && key.text[0] && !found; apart++)
+        for (int i = 0; i < CARD_COUNT && found < NEAREST; i++)
+            if (distance(key.text, key_of(cards[i].name).text) == apart)
+                used += snprintf(out.text + used, sizeof out.text - (size_t)used, "%s%s",
+                                 found++ ? ", " : "; nearest: ", cards[i].name);
+    if (!found)
+        snprintf(out.text + used, sizeof out.text - (size_t)used, "; `brim gpus` lists them");
+    return out;
+}

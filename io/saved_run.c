@@ -1,0 +1,398 @@
+/* A run saved and loaded. Saving writes tensors from where they lie; loading compares everything first, then
+ * reads into where they lie: neither needs tracked memory, so neither changes the plan. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../base/plural_.h"
+#include "saved_run_.h"
+#include "io_.h"
+#include "safetensors_.h"
+
+enum { NAME_ROOM = 20 }; /* ".momentum_buffer" and the end */
+
+/* ---- Saving ---------------------------------------------------------------------------------- */
+
+static SafetensorsItem item_of(const char *name, const Tensor *parameter, const float *data)
+{
+    Shape shape = tensor_shape(parameter);
+    SafetensorsItem item = {.name = name, .type = SAFETENSORS_F32, .ndim = shape.ndim, .data = data};
+    for (int i = 0; i < shape.ndim; i++)
+        item.dim[i] = shape.dim[i];
+    return item;
+}
+
+static int save_model(const char *path, TensorList list, FileSum *sum)
+{
+    size_t bytes = (size_t)list.count * sizeof(SafetensorsItem);
+    SafetensorsItem *items = host_alloc(bytes);
+    if (!items)
+        return error_code();
+    for (int i = 0; i < list.count; i++)
+        items[i] = item_of(tensor_name(list.items[i]), list.items[i], storage_f32(list.items[i]->storage));
+    int status = safetensors_write_sum(path, items, list.count, sum);
+    host_free(context_here(), items, bytes);
+    return status;
+}
+
+/* What optimizer.safetensors holds: of each parameter its arrays, and its updates. */
+typedef struct StateItems {
+    SafetensorsItem *items;
+    int64_t *updates;
+    char *names; /* all of them, one after the other */
+    size_t name_bytes;
+    int parameters, count; /* count: of items */
+} StateItems;
+
+static void state_items_free(StateItems *s)
+{
+    Context *context = context_here();
+    if (s->names)
+        host_free(context, s->names, s->name_bytes);
+    if (s->updates)
+        host_free(context, s->updates, (size_t)s->parameters * sizeof *s->updates);
+    if (s->items)
+        host_free(context, s->items, (size_t)s->count * sizeof *s->items);
+}
+
+static int state_items_alloc(StateItems *s, const Optimizer *optimizer)
+{
+    TensorList list = optim_parameters(optimizer);
+    int of_each = optim_state_arrays(optimizer) + 1;
+    *s = (StateItems){.parameters = list.count, .count = list.count * of_each};
+    for (int i = 0; i < list.count; i++)
+        s->name_bytes += (size_t)of_each * (strlen(tensor_name(list.items[i])) + NAME_ROOM);
+    s->items = host_alloc((size_t)s->count * sizeof *s->items);
+    s->updates = s->items ? host_alloc((size_t)s->parameters * sizeof *s->updates) : NULL;
+    s->names = s->updates ? host_alloc(s->name_bytes) : NULL;
+    return s->names ? 0 : error_code();
+}
+
+static void state_items_fill(StateItems *s, const Optimizer *optimizer)
+{
+    TensorList list = optim_parameters(optimizer);
+    char *name = s->names;
+    SafetensorsItem *item = s->items;
+    for (int i = 0; i < list.count; i++) {
+        const Tensor *parameter = list.items[i];
+        size_t room = strlen(tensor_name(parameter)) + NAME_ROOM;
+        for (int k = 0; k < optim_state_arrays(optimizer); k++, name += room) {
+            snprintf(name, room, "%s.%s", tensor_name(parameter), optim_state_name(optimizer, k));
+            *item++ = item_of(name, parameter, optim_state_f32(optimizer, i, k));
+        }
+        snprintf(name, room, "%s.step", tensor_name(parameter));
+        s->updates[i] = optim_updates(optimizer, i);
+        *item++ = (SafetensorsItem){.name = name, .type = SAFETENSORS_I64, .data = &s->updates[i]};
+        name += room;
+    }
+}
+
+static int save_optimizer(const char *path, const Optimizer *optimizer, FileSum *sum)
+{
+    StateItems items;
+    int status = state_items_alloc(&items, optimizer);
+    if (!status) {
+        state_items_fill(&items, optimizer);
+        status = safetensors_write_sum(path, items.items, items.count, sum);
+    }
+    state_items_free(&items);
+    return status;
+}
+
+static int save_files(const char *directory, const SavedRun *run)
+{
+    char path[PATH_BYTES];
+    FileSum model = {0}, optimizer = {0};
+    if (path_join(path, directory, SAVED_RUN_MODEL) || save_model(path, nn_parameters(run->model), &model) ||
+        path_join(path, directory, SAVED_RUN_OPTIMIZER) || save_optimizer(path, run->optimizer, &optimizer) ||
+        path_join(path, directory, SAVED_RUN_STATE))
+        return error_code();
+    return saved_run_state_write(path, run, &model, &optimizer);
+}
+
+static int run_complete(const char *who, const char *directory, const SavedRun *run)
+{
+    const char *missing = !directory                                                         ? "the directory"
+                          : !run                                                             ? "the run"
+                          : !run->model                                                      ? "the model"
+                          : !run->optimizer                                                  ? "the optimizer"
+                          : run->setting_count < 0 || (run->setting_count && !run->settings) ? "settings"
+                          : run->input_count < 0 || (run->input_count && !run->inputs)       ? "inputs"
+                                                                                             : NULL;
+    if (missing && !error_code())
+        error_raise(ERROR_ARGUMENT, "%s: %s is missing", who, missing);
+    return !error_code();
+}
+
+int io_save_run(const char *directory, const SavedRun *run)
+{
+    char temporary[PATH_BYTES];
+    if (!run_complete("io_save_run", directory, run))
+        return error_code();
+    if (run->keep < 0)
+        return error_raise(ERROR_ARGUMENT, "io_save_run: keep is %d; it must be 1 or more (0 means %d)",
+                           run->keep, SAVED_RUNS_KEPT);
+    for (int i = 0; i < run->setting_count; i++)
+        if (!text_is_utf8(run->settings[i].name) || !text_is_utf8(run->settings[i].value))
+            return error_raise(ERROR_ARGUMENT, "io_save_run: the setting %s is not UTF-8",
+                               string_text(run->settings[i].name).text);
+    nn_parameters(run->model); /* its list is made once, in planning too */
+    if (error_code() || context_here()->meta)
+        return error_code();
+    int64_t step = optim_steps(run->optimizer);
+    if (saved_run_begin(directory, step, temporary))
+        return error_code();
+    if (save_files(temporary, run) || saved_run_publish(directory, step, temporary)) {
+        saved_run_remove(temporary);
+        return error_code();
+    }
+    saved_run_prune(directory, step, run->keep ? run->keep : SAVED_RUNS_KEPT);
+    return error_code();
+}
+
+/* ---- Finding --------------------------------------------------------------------------------- */
+
+static int is_saved_run(const char *path)
+{
+    char state[PATH_BYTES];
+    int length = snprintf(state, sizeof state, "%s/%s", path, SAVED_RUN_STATE);
+    return length < (int)sizeof state && access(state, F_OK) == 0;
+}
+
+static int complete(const char *path, int64_t *step)
+{
+    SavedRunState state;
+    int status = saved_run_state_read(path, &state);
+    if (!status)
+        status = saved_run_check_files(path, &state, 1);
+    *step = state.steps;
+    saved_run_state_free(&state);
+    return status;
+}
+
+/* Notes why one was passed over, and forgets the error. */
+static void pass_over(SavedRunFound *found)
+{
+    size_t used = strlen(found->note);
+    snprintf(found->note + used, sizeof found->note - used, "%s%s", used ? "; " : "", error_message());
+    error_clear();
+}
+
+static int find_newest(const char *directory, SavedRunFound *found)
+{
+    char name[SAVED_RUN_NAME], shown[FILE_LABEL];
+    int64_t step;
+    if (is_saved_run(directory)) {
+        snprintf(found->path, sizeof found->path, "%s", directory);
+        return complete(directory, &found->step);
+    }
+    while ((found->step = saved_run_below(directory, found->step)) >= 0) {
+        saved_run_name(name, found->step);
+        int status = path_join(found->path, directory, name);
+        if (!status && !(status = complete(found->path, &step)))
+            return 0;
+        if (status != ERROR_DATA && status != ERROR_FILE)
+            break;
+        pass_over(found);
+    }
+    found->path[0] = '\0';
+    found->step = 0;
+    if (error_code() || !found->note[0])
+        return error_code();
+    path_label(shown, directory);
+    return error_raise(ERROR_DATA, "%s has no checkpoint that is whole: %s", shown, found->note);
+}
+
+int io_find_saved_run(const char *directory, SavedRunFound *found)
+{
+    if (!directory || !found)
+        return error_raise(ERROR_ARGUMENT, "io_find_saved_run: %s is NULL",
+                           directory ? "found" : "directory");
+    SavedRunFound result = {.step = INT64_MAX}; /* the directory may be found->path */
+    int status = error_code() ? error_code() : find_newest(directory, &result);
+    *found = result;
+    return status;
+}
+
+/* ---- Loading --------------------------------------------------------------------------------- */
+
+typedef struct Loading {
+    const SavedRun *run;
+    char shown[FILE_LABEL]; /* the checkpoint */
+    SavedRunState state;
+    Safetensors *model, *optimizer;
+} Loading;
+
+static Safetensors *open_tensors(const char *checkpoint, const char *name)
+{
+    char path[PATH_BYTES];
+    return path_join(path, checkpoint, name) ? NULL : safetensors_open(path);
+}
+
+/* The entry, if it is F32 of this parameter's shape; else NULL with an error raised. */
+static const SafetensorsEntry *entry_for(const Loading *l, const Safetensors *file, const char *name,
+                                         const Tensor *parameter)
+{
+    const SafetensorsEntry *entry = safetensors_find(file, name);
+    Shape shape = tensor_shape(parameter);
+    int same = entry && entry->type == SAFETENSORS_F32 && entry->ndim == shape.ndim;
+    for (int i = 0; same && i < shape.ndim; i++)
+        same = entry->dim[i] == shape.dim[i];
+    if (same)
+        return entry;
+    if (entry)
+        error_raise(ERROR_ARGUMENT, "%s is of another model: its %s is not %s %s", l->shown,
+                    string_text(name).text, "F32", shape_text(shape).text);
+    else
+        error_raise(ERROR_ARGUMENT, "%s is of another model: it has no %s", l->shown, string_text(name).text);
+    return NULL;
+}
+
+/* to: where it is read to; NULL = it is only compared. */
+static int take(const Loading *l, const Safetensors *file, const char *name, const Tensor *parameter,
+                float *to)
+{
+    const SafetensorsEntry *entry = entry_for(l, file, name, parameter);
+    if (!entry)
+        return error_code();
+    return to ? safetensors_read(file, entry, to) : 0;
+}
+
+static int take_model(const Loading *l, int read)
+{
+    TensorList list = nn_parameters(l->run->model);
+    if (list.count != safetensors_count(l->model))
+        return error_raise(ERROR_ARGUMENT, "%s is of another model: it has %d parameters, this one %d",
+                           l->shown, safetensors_count(l->model), list.count);
+    for (int i = 0; i < list.count; i++) {
+        const Tensor *p = list.items[i];
+        if (take(l, l->model, tensor_name(p), p, read ? storage_f32(p->storage) : NULL))
+            return error_code();
+    }
+    return error_code();
+}
+
+static int take_updates(const Loading *l, const char *name, int i, int read)
+{
+    const SafetensorsEntry *entry = safetensors_find(l->optimizer, name);
+    int64_t updates = -1;
+    if (entry && entry->type == SAFETENSORS_I64 && entry->numel == 1)
+        memcpy(&updates, entry->data, sizeof updates);
+    if (updates < 0 || updates > COUNT_MOST)
+        return error_raise(ERROR_DATA, "%s: %s is missing or no count", l->shown, string_text(name).text);
+    return read ? optim_set_updates(l->run->optimizer, i, updates) : 0;
+}
+
+static int take_parameter_state(const Loading *l, int i, int read)
+{
+    Optimizer *optimizer = l->run->optimizer;
+    const Tensor *p = optim_parameters(optimizer).items[i];
+    size_t room = strlen(tensor_name(p)) + NAME_ROOM;
+    char *name = host_alloc(room);
+    if (!name)
+        return error_code();
+    int status = 0;
+    for (int k = 0; k < optim_state_arrays(optimizer) && !status; k++) {
+        snprintf(name, room, "%s.%s", tensor_name(p), optim_state_name(optimizer, k));
+        status = take(l, l->optimizer, name, p, read ? optim_state_f32(optimizer, i, k) : NULL);
+    }
+    snprintf(name, room, "%s.step", tensor_name(p));
+    status = status ? status : take_updates(l, name, i, read);
+    host_free(context_here(), name, room);
+    return status;
+}
+
+static int take_optimizer(const Loading *l, int read)
+{
+    const Optimizer *optimizer = l->run->optimizer;
+    int parameters = optim_parameters(optimizer).count;
+    int count = parameters * (optim_state_arrays(optimizer) + 1);
+    if (count != safetensors_count(l->optimizer))
+        return error_raise(ERROR_ARGUMENT,
+                           "%s is of another run: its optimizer has %d arrays and counts, this one %d",
+                           l->shown, safetensors_count(l->optimizer), count);
+    for (int i = 0; i < parameters; i++)
+        if (take_parameter_state(l, i, read))
+            return error_code();
+    return error_code();
+}
+
+/* Gradients that were kept as zeros live between steps, so they are there again. */
+static int take_gradients(const Loading *l)
+{
+    Context *context = context_here();
+    TensorList list = optim_parameters(l->run->optimizer);
+    const char *op = memtrack_op_set(context->tracker, "zero_grad");
+    size_t count = json_array_size(l->state.kept), k = 0;
+    for (int i = 0; i < list.count && k < count; i++) {
+        const char *name = json_string_value(json_array_get(l->state.kept, k));
+        if (name && !strcmp(name, tensor_name(list.items[i])) && ++k &&
+            gradient_zeros(context, list.items[i]))
+            break;
+    }
+    memtrack_op_set(context->tracker, op);
+    return error_code();
+}
+
+static int restore(const Loading *l)
+{
+    const SavedRunState *s = &l->state;
+    if (saved_run_state_compare(l->shown, l->run, s) || take_model(l, 0) || take_optimizer(l, 0))
+        return error_code();
+    if (take_model(l, 1) || take_optimizer(l, 1) || optim_set_steps(l->run->optimizer, s->steps))
+        return error_code();
+    optim_set_lr(l->run->optimizer, (float)s->lr);
+    if (l->run->loader && data_seek(l->run->loader, s->cursor))
+        return error_code();
+    context_resume(context_here(), s->steps, &s->random);
+    return take_gradients(l);
+}
+
+static int load_one(const char *path, const SavedRun *run, int check, SavedRunFound *found)
+{
+    Loading l = {.run = run};
+    const Context *context = context_here();
+    path_label(l.shown, path);
+    int status = saved_run_state_read(path, &l.state);
+    if (!status)
+        status = saved_run_check_files(path, &l.state, check && !context->meta);
+    if (!status)
+        status = (l.model = open_tensors(path, SAVED_RUN_MODEL)) &&
+                         (l.optimizer = open_tensors(path, SAVED_RUN_OPTIMIZER))
+                     ? restore(&l)
+                     : error_code();
+    found->step = l.state.steps;
+    if (!status && l.state.threads != context->threads && !found->note[0])
+        snprintf(found->note, sizeof found->note,
+                 "saved with %d thread%s, goes on with %d: equal to rounding, not to the last bit",
+                 l.state.threads, plural(l.state.threads), context->threads);
+    safetensors_close(l.optimizer);
+    safetensors_close(l.model);
+    saved_run_state_free(&l.state);
+    return status;
+}
+
+static int load_newest(const char *path, const SavedRun *run, SavedRunFound *found)
+{
+    char shown[FILE_LABEL];
+    path_label(shown, path);
+    if (is_saved_run(path)) {
+        snprintf(found->path, sizeof found->path, "%s", path);
+        return load_one(path, run, 1, found);
+    }
+    if (io_find_saved_run(path, found))
+        return error_code();
+    if (!found->path[0])
+        return error_raise(ERROR_FILE, "%s has no checkpoint", shown);
+    return load_one(found->path, run, 0, found);
+}
+
+int io_load_run(const char *path, const SavedRun *run, SavedRunFound *found)
+{
+    SavedRunFound result = {0}; /* the path may be found->path */
+    int status = run_complete("io_load_run", path, run) ? load_newest(path, run, &result) : error_code();
+    if (found)
+        *found = result;
+    return status;
+}

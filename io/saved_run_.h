@@ -1,0 +1,66 @@
+/* Between the files of io that save runs and load them. */
+#ifndef BRIM_CHECKPOINT_INTERNAL_H
+#define BRIM_CHECKPOINT_INTERNAL_H
+
+#include <jansson.h>
+
+#include "../tensor/tensor_.h"
+#include "saved_run.h"
+#include "../base/file_.h"
+
+#define SAVED_RUN_MODEL     "model.safetensors"
+#define SAVED_RUN_OPTIMIZER "optimizer.safetensors"
+#define SAVED_RUN_STATE     "state.json"
+
+enum { SAVED_RUN_NAME = 48 };
+#define COUNT_MOST (INT64_MAX / 2) /* of steps, epochs, updates: a run counts on from them */
+
+/* ---- state.json (saved_run_state.c) --------------------------------------------------------- */
+
+typedef struct SavedRunState {
+    json_t *root; /* holds what follows; NULL = nothing read */
+    int64_t steps, samples;
+    const char *optimizer, *command;
+    double lr;
+    uint64_t seed;
+    int threads, has_data;
+    RandomState random;
+    DataCursor cursor;
+    const json_t *inputs;          /* NULL: the checkpoint knows none */
+    const json_t *settings, *kept; /* kept: names of parameters with a gradient of zeros */
+    FileSum model, file;           /* of the optimizer: `file` */
+} SavedRunState;
+
+/* Writes a state with its checksum. 0 or raises. */
+int saved_run_state_write(const char *path, const SavedRun *run, const FileSum *model,
+                          const FileSum *optimizer);
+/* Reads that of a checkpoint. 0, or raises and returns ERROR_FILE, ERROR_DATA or ERROR_HOST_MEMORY. */
+int saved_run_state_read(const char *checkpoint, SavedRunState *state);
+void saved_run_state_free(SavedRunState *state);
+/* Raises ERROR_ARGUMENT with all that differs between the run and the state, or between their inputs. */
+int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedRunState *state);
+
+/* The CRC-32 so far, and that of bytes [from, from + count) behind it. 0 or raises. (fingerprint.c) */
+int file_add_crc32(int file, const char *shown, uint64_t from, uint64_t count, uint32_t *crc32);
+
+/* ---- Directories (saved_run_files.c) -------------------------------------------------------- */
+
+/* "step-00000120" */
+void saved_run_name(char out[SAVED_RUN_NAME], int64_t step);
+/* The largest step below `below` that the directory has a checkpoint of, whole or not; -1 = none; -2 with
+ * ERROR_FILE raised. A directory that does not exist has none. */
+int64_t saved_run_below(const char *directory, int64_t below);
+/* A new empty directory under a temporary name. 0 or raises. */
+int saved_run_begin(const char *directory, int64_t step, char temporary[PATH_BYTES]);
+/* Moves it to its name, in place of one that is there, and makes that last. 0 or raises. */
+int saved_run_publish(const char *directory, int64_t step, const char *temporary);
+/* Removes all up to `step` but the newest `keep`. What cannot be removed stays. */
+void saved_run_prune(const char *directory, int64_t step, int keep);
+/* A directory of files and what is in it, as far as it can be removed. */
+void saved_run_remove(const char *path);
+/* The files have the sizes, and, if all of them is to be read, the checksums that the state says. 0 or
+ * raises.
+ */
+int saved_run_check_files(const char *checkpoint, const SavedRunState *state, int read);
+
+#endif

@@ -1,0 +1,332 @@
+/* state.json: everything of a run but its tensors. The file ends with a checksum of all that comes before, so
+ * that no byte of it can change unnoticed. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "../base/plural_.h"
+#include "saved_run_.h"
+#include "io_.h"
+
+enum { STATE_VERSION = 1, STATE_MOST = 64 << 20 };
+
+#define HEAD "{\"checkpoint\": "
+#define TAIL ",\n\"crc32\": \"%08" PRIx32 "\"}\n"
+enum { TAIL_BYTES = 23 };
+
+/* ---- Writing --------------------------------------------------------------------------------- */
+
+static json_t *sum_json(const FileSum *sum)
+{
+    return json_pack("{s:I, s:I}", "bytes", (json_int_t)sum->bytes, "crc32", (json_int_t)sum->crc32);
+}
+
+static json_t *settings_json(const SavedRun *run)
+{
+    json_t *all = json_object();
+    for (int i = 0; i < run->setting_count && all; i++)
+        if (json_object_set_new(all, run->settings[i].name, json_string(run->settings[i].value)) != 0) {
+            json_decref(all);
+            all = NULL;
+        }
+    return all;
+}
+
+/* {"data": {"bytes": 1115394, "crc32": 123}}; NULL without memory. */
+static json_t *inputs_json(const SavedRun *run)
+{
+    json_t *all = json_object();
+    for (int i = 0; i < run->input_count && all; i++) {
+        const FileSum sum = {run->inputs[i].bytes, run->inputs[i].crc32};
+        if (json_object_set_new(all, run->inputs[i].name, sum_json(&sum)) != 0) {
+            json_decref(all);
+            all = NULL;
+        }
+    }
+    return all;
+}
+
+static json_t *kept_json(const Optimizer *optimizer)
+{
+    TensorList list = optim_parameters(optimizer);
+    json_t *kept = json_array();
+    for (int i = 0; i < list.count && kept; i++)
+        if (list.items[i]->grad &&
+            json_array_append_new(kept, json_string(tensor_name(list.items[i]))) != 0) {
+            json_decref(kept);
+            kept = NULL;
+        }
+    return kept;
+}
+
+static json_t *data_json(const Loader *loader)
+{
+    DataCursor at = data_cursor(loader);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "seed", (json_int_t)at.seed, "epoch", (json_int_t)at.epoch,
+                     "position", (json_int_t)at.position, "step", (json_int_t)at.step, "samples",
+                     (json_int_t)data_samples(loader));
+}
+
+static json_t *state_json(const SavedRun *run, const FileSum *model, const FileSum *file)
+{
+    const Context *context = context_here();
+    const RandomState *r = &context->random;
+    json_t *random = json_pack("{s:I, s:I, s:I, s:I, s:I}", "seed", (json_int_t)context->seed, "fills",
+                               (json_int_t)r->fills, "step", (json_int_t)r->step, "first_sample",
+                               (json_int_t)r->first_sample, "layer", (json_int_t)r->layer);
+    json_t *optimizer = json_pack("{s:s, s:f, s:o}", "name", optim_name(run->optimizer), "lr",
+                                  (double)optim_base_lr(run->optimizer), "kept", kept_json(run->optimizer));
+    json_t *files =
+        json_pack("{s:o, s:o}", SAVED_RUN_MODEL, sum_json(model), SAVED_RUN_OPTIMIZER, sum_json(file));
+    json_t *root =
+        json_pack("{s:i, s:s, s:I, s:i, s:o, s:o, s:o, s:o}", "version", STATE_VERSION, "brim", BRIM_VERSION,
+                  "step", (json_int_t)optim_steps(run->optimizer), "threads", context->threads, "settings",
+                  settings_json(run), "optimizer", optimizer, "random", random, "files", files);
+    if (root && run->command)
+        json_object_set_new(root, "command", json_string(run->command)); /* not if it is not UTF-8 */
+    int failed = root && run->loader && json_object_set_new(root, "data", data_json(run->loader)) != 0;
+    failed |= root && run->input_count && json_object_set_new(root, "inputs", inputs_json(run)) != 0;
+    if (failed) {
+        json_decref(root);
+        root = NULL;
+    }
+    return root;
+}
+
+int saved_run_state_write(const char *path, const SavedRun *run, const FileSum *model,
+                          const FileSum *optimizer)
+{
+    FileWriter writer;
+    FileSum sum = {0};
+    char tail[TAIL_BYTES + 1];
+    json_t *root = state_json(run, model, optimizer);
+    if (file_begin(&writer, path) == 0) {
+        writer.sum = &sum;
+        file_put(&writer, HEAD, strlen(HEAD));
+        file_put_json(&writer, root, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+        snprintf(tail, sizeof tail, TAIL, sum.crc32);
+        file_put(&writer, tail, TAIL_BYTES);
+    }
+    json_decref(root);
+    return file_commit(&writer);
+}
+
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+/* NULL after raising; free with *bytes. */
+static char *read_text(const char *path, const char *shown, size_t *bytes)
+{
+    int file = file_open_input(path, shown, "the state of a checkpoint", STATE_MOST, bytes);
+    char *text = file >= 0 ? host_alloc(*bytes) : NULL;
+    size_t got = 0;
+    while (text && got < *bytes) {
+        ssize_t count = read(file, text + got, *bytes - got);
+        if (count <= 0)
+            break;
+        got += (size_t)count;
+    }
+    if (file >= 0)
+        close(file);
+    if (text && got < *bytes) {
+        error_raise(ERROR_FILE, "%s: cannot read all of it", shown);
+        host_free(context_here(), text, *bytes);
+        return NULL;
+    }
+    return text;
+}
+
+static json_t *parse(const char *shown, const char *text, size_t bytes)
+{
+    char tail[TAIL_BYTES + 1];
+    size_t body = bytes > TAIL_BYTES ? bytes - TAIL_BYTES : 0;
+    snprintf(tail, sizeof tail, TAIL, (uint32_t)crc32_z(0, (const Bytef *)text, body));
+    if (!body || memcmp(text + body, tail, TAIL_BYTES) != 0) {
+        error_raise(ERROR_DATA, "%s is damaged: it does not end with the checksum of what it holds", shown);
+        return NULL;
+    }
+    return json_parse(shown, "the state of a checkpoint", text, bytes);
+}
+
+static int bad_state(const char *shown, const char *what)
+{
+    return error_raise(ERROR_DATA, "%s is not the state of a checkpoint: %s", shown, what);
+}
+
+static int unpack_data(SavedRunState *s, json_t *data)
+{
+    json_int_t seed = 0, epoch = 0, position = 0, step = 0, samples = 0;
+    if (json_unpack(data, "{s:I, s:I, s:I, s:I, s:I}", "seed", &seed, "epoch", &epoch, "position", &position,
+                    "step", &step, "samples", &samples))
+        return -1;
+    if (epoch > COUNT_MOST || step > COUNT_MOST)
+        return -1;
+    s->has_data = 1;
+    s->cursor = (DataCursor){.seed = (uint64_t)seed, .epoch = epoch, .position = position, .step = step};
+    s->samples = samples;
+    return 0;
+}
+
+static int unpack(const char *shown, SavedRunState *s)
+{
+    json_error_t error;
+    json_t *data = NULL, *settings = NULL, *kept = NULL, *inputs = NULL;
+    json_int_t step = 0, seed = 0, fills = 0, random_step = 0, first = 0, layer = 0, bytes[2], crc[2];
+    int version = 0;
+    json_t *root = json_object_get(s->root, "checkpoint");
+    if (json_unpack(root, "{s:i}", "version", &version))
+        return bad_state(shown, "it has no version");
+    if (version != STATE_VERSION)
+        return error_raise(ERROR_DATA, "%s has format %d; this brim reads %d", shown, version, STATE_VERSION);
+    if (json_unpack_ex(root, &error, 0,
+                       "{s:I, s:i, s:o, s:{s:s, s:F, s:o}, s:{s:I, s:I, s:I, s:I, s:I}, "
+                       "s:{s:{s:I, s:I}, s:{s:I, s:I}}, s?:s, s?:o, s?:o}",
+                       "step", &step, "threads", &s->threads, "settings", &settings, "optimizer", "name",
+                       &s->optimizer, "lr", &s->lr, "kept", &kept, "random", "seed", &seed, "fills", &fills,
+                       "step", &random_step, "first_sample", &first, "layer", &layer, "files",
+                       SAVED_RUN_MODEL, "bytes", &bytes[0], "crc32", &crc[0], SAVED_RUN_OPTIMIZER, "bytes",
+                       &bytes[1], "crc32", &crc[1], "command", &s->command, "data", &data, "inputs", &inputs))
+        return bad_state(shown, error.text);
+    if (step < 0 || step > COUNT_MOST || (data && unpack_data(s, data)) || !json_is_object(settings) ||
+        !json_is_array(kept))
+        return bad_state(shown, "a field is missing or out of range");
+    s->steps = step;
+    s->seed = (uint64_t)seed;
+    s->random = (RandomState){
+        .step = random_step, .first_sample = first, .layer = (uint32_t)layer, .fills = (uint64_t)fills};
+    s->settings = settings;
+    s->kept = kept;
+    s->inputs = inputs;
+    s->model = (FileSum){(uint64_t)bytes[0], (uint32_t)crc[0]};
+    s->file = (FileSum){(uint64_t)bytes[1], (uint32_t)crc[1]};
+    return 0;
+}
+
+int saved_run_state_read(const char *checkpoint, SavedRunState *state)
+{
+    char path[PATH_BYTES], shown[FILE_LABEL];
+    size_t bytes = 0;
+    *state = (SavedRunState){0};
+    if (path_join(path, checkpoint, SAVED_RUN_STATE))
+        return error_code();
+    path_label(shown, path);
+    char *text = read_text(path, shown, &bytes);
+    if (!text)
+        return error_code();
+    state->root = parse(shown, text, bytes);
+    host_free(context_here(), text, bytes);
+    int status = state->root ? unpack(shown, state) : error_code();
+    if (status)
+        saved_run_state_free(state);
+    return status;
+}
+
+void saved_run_state_free(SavedRunState *state)
+{
+    json_decref(state->root);
+    *state = (SavedRunState){0};
+}
+
+/* ---- What differs ---------------------------------------------------------------------------- */
+
+typedef struct Differences {
+    char text[320];
+    size_t used;
+    int more; /* that have no room */
+} Differences;
+
+static void differs(Differences *d, const char *name, const char *here, const char *there)
+{
+    char text[160];
+    int length =
+        snprintf(text, sizeof text, "%s%.48s is %.48s, was %.48s", d->used ? "; " : "", name, here, there);
+    if (d->used + (size_t)length >= sizeof d->text)
+        d->more++;
+    else
+        d->used += (size_t)snprintf(d->text + d->used, sizeof d->text - d->used, "%s", text);
+}
+
+static void compare_text(Differences *d, const char *name, const char *here, const char *there)
+{
+    if (strcmp(here, there) != 0)
+        differs(d, name, here, there);
+}
+
+static void compare_number(Differences *d, const char *name, uint64_t here, uint64_t there)
+{
+    char texts[2][24];
+    snprintf(texts[0], sizeof texts[0], "%" PRIu64, here);
+    snprintf(texts[1], sizeof texts[1], "%" PRIu64, there);
+    compare_text(d, name, texts[0], texts[1]);
+}
+
+static void compare_settings(Differences *d, const SavedRun *run, const SavedRunState *s)
+{
+    const char *name;
+    json_t *value;
+    for (int i = 0; i < run->setting_count; i++) {
+        const json_t *there = json_object_get(s->settings, run->settings[i].name);
+        compare_text(d, run->settings[i].name, run->settings[i].value,
+                     json_is_string(there) ? json_string_value(there) : "not given");
+    }
+    json_object_foreach((json_t *)s->settings, name, value)
+    {
+        int known = 0;
+        for (int i = 0; i < run->setting_count && !known; i++)
+            known = !strcmp(run->settings[i].name, name);
+        if (!known)
+            differs(d, name, "not given", json_is_string(value) ? json_string_value(value) : "?");
+    }
+}
+
+/* What was there, of one input; 0 when the checkpoint does not know it: those of older versions know none. */
+static int saved_sum(const SavedRunState *s, const char *name, FileSum *sum)
+{
+    json_int_t bytes = 0, crc32 = 0;
+    json_t *input = json_object_get(s->inputs, name);
+    if (!input || json_unpack(input, "{s:I, s:I}", "bytes", &bytes, "crc32", &crc32))
+        return 0;
+    *sum = (FileSum){(uint64_t)bytes, (uint32_t)crc32};
+    return 1;
+}
+
+static int compare_inputs(const char *shown, const SavedRun *run, const SavedRunState *s)
+{
+    for (int i = 0; i < run->input_count; i++) {
+        const SavedRunInput *now = &run->inputs[i];
+        char file[FILE_LABEL], what[96] = "its size is the same, but not what it holds";
+        FileSum then;
+        if (!saved_sum(s, now->name, &then) || (now->bytes == then.bytes && now->crc32 == then.crc32))
+            continue;
+        if (now->bytes != then.bytes)
+            snprintf(what, sizeof what, "it has %" PRIu64 " byte%s, had %" PRIu64, now->bytes,
+                     plural((long long)now->bytes), then.bytes);
+        path_label(file, now->path);
+        return error_raise(
+            ERROR_ARGUMENT,
+            "%s, the %s of the run, has changed since %s was saved: %s; put the old one back, or begin "
+            "a new run from the weights in %s/" SAVED_RUN_MODEL,
+            file, now->name, shown, what, shown);
+    }
+    return 0;
+}
+
+int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedRunState *s)
+{
+    Differences d = {0};
+    compare_settings(&d, run, s);
+    compare_text(&d, "optimizer", optim_name(run->optimizer), s->optimizer);
+    compare_number(&d, "seed", context_here()->seed, s->seed);
+    if (run->loader && s->has_data)
+        compare_number(&d, "samples", (uint64_t)data_samples(run->loader), (uint64_t)s->samples);
+    else if (run->loader || s->has_data)
+        differs(&d, "data", run->loader ? "a loader" : "none", s->has_data ? "a loader" : "none");
+    if (!d.used && !d.more)
+        return context_here()->meta ? 0 : compare_inputs(shown, run, s);
+    char more[32] = "";
+    if (d.more)
+        snprintf(more, sizeof more, "; and %d more", d.more);
+    return error_raise(ERROR_ARGUMENT, "%s is of another run: %s%s", shown, d.text, more);
+}

@@ -1,0 +1,110 @@
+/* The optimizer inside backward: the engine tells when a gradient is final, the parameter is updated at once
+ * and the gradient freed, so that the gradients of a model never exist together. */
+#include "optim_.h"
+
+/* From the parameter found last downwards, and round: mostly the first or the second is it. */
+static int find_from(Optimizer *optimizer, const Tensor *tensor)
+{
+    int count = optimizer->count;
+    for (int k = 0; k < count; k++) {
+        int i = (optimizer->final_at + count - k) % count;
+        if (optimizer->parameters[i] == tensor)
+            return optimizer->final_at = i;
+    }
+    return -1;
+}
+
+static void update_and_free(Optimizer *optimizer, int i)
+{
+    MemTracker *tracker = optimizer->item.context->tracker;
+    Tensor *tensor = optimizer->parameters[i];
+    MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_OPTIMIZER);
+    const char *op = memtrack_op_set(tracker, optimizer->rule->name);
+    int path = memtrack_path_set(tracker, tensor->path);
+    UpdateScalars scalars = optimizer->scalars;
+    scalars.grad_scale = 1;
+    scalars.lr = optim_lr(optimizer);
+    optimizer_update(optimizer, i, scalars);
+    tensor_drop_grad(tensor);
+    optimizer->updates_in_backward++;
+    memtrack_path_set(tracker, path);
+    memtrack_op_set(tracker, op);
+    memtrack_phase_set(tracker, phase);
+}
+
+static int backward_begin(Context *context, void *user)
+{
+    const Optimizer *optimizer = user;
+    (void)context;
+    if (optimizer->updates_in_backward == 0)
+        return 0;
+    return error_raise(
+        ERROR_STATE,
+        "tensor_backward: a second backward in one step: %s updates in backward, so the first one has "
+        "updated %d parameters and freed their gradients, and there is nothing to accumulate "
+        "to; call optim_step after each backward, or optim_set_in_backward(optimizer, 0) before the "
+        "step",
+        optimizer->rule->name, optimizer->updates_in_backward);
+}
+
+static void backward_final(Context *context, Tensor *leaf, void *user)
+{
+    (void)context;
+    if (!optimizer_has_update(leaf))
+        return;
+    int i = find_from(user, leaf);
+    if (i >= 0)
+        update_and_free(user, i);
+}
+
+static void backward_end(Context *context, void *user)
+{
+    Optimizer *optimizer = user;
+    (void)context;
+    for (int i = optimizer->count - 1; i >= 0; i--)
+        if (optimizer_has_update(optimizer->parameters[i]))
+            update_and_free(optimizer, i);
+}
+
+/* A parameter that another optimizer in backward would update as well: only the first of them would. */
+static const Tensor *shared_parameter(const Optimizer *optimizer)
+{
+    const GradientHook *hook = optimizer->item.context->gradient_hooks;
+    for (; hook; hook = hook->next)
+        for (int i = 0; i < optimizer->count && hook->final == backward_final; i++)
+            if (find_from(hook->user, optimizer->parameters[i]) >= 0)
+                return optimizer->parameters[i];
+    return NULL;
+}
+
+int optim_set_in_backward(Optimizer *optimizer, int on)
+{
+    if (!optimizer || (on != 0) == optimizer->in_backward)
+        return error_code();
+    if (optimizer->item.context != context_here())
+        return error_raise(ERROR_STATE, "optim_set_in_backward: the optimizer belongs to another context");
+    if (optimizer->updates_in_backward)
+        return error_raise(ERROR_STATE,
+                           "optim_set_in_backward: the backward of this step has updated parameters; call "
+                           "optim_step first");
+    if (!on) {
+        gradient_hook_remove(optimizer->item.context, &optimizer->hook);
+        optimizer->in_backward = 0;
+        return error_code();
+    }
+    if (optimizer->max_norm > 0)
+        return error_raise(ERROR_STATE,
+                           "optim_set_in_backward: the norm of all gradients, by which optim_set_clip "
+                           "scales, is known only when backward is done; clip, or update in backward");
+    const Tensor *shared = shared_parameter(optimizer);
+    if (shared)
+        return error_raise(ERROR_STATE,
+                           "optim_set_in_backward: parameter '%s' is one of another optimizer in backward's",
+                           tensor_name(shared));
+    optimizer->hook = (GradientHook){
+        .begin = backward_begin, .final = backward_final, .end = backward_end, .user = optimizer};
+    gradient_hook_add(optimizer->item.context, &optimizer->hook);
+    optimizer->grad_norm = 0;
+    optimizer->in_backward = 1;
+    return error_code();
+}
