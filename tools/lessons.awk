@@ -179,7 +179,7 @@ function read_figures(page,    i, line, inside, old, reference, value, shown) {
         }
         if (!inside)
             continue
-        if (line == "-->")
+        if (line ~ /-->$/)
             break
         old = line
         sub(/ .*/, "", old)
