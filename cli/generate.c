@@ -132,15 +132,15 @@ static Inference inference_of(const MemSummary *memory)
 
 enum { LABEL = 28, COLUMN = 11 };
 
-static void print_row(const char *label, double unit, const uint64_t *planned, const uint64_t *measured,
+static void print_row(const char *label, ReportUnit unit, const uint64_t *planned, const uint64_t *measured,
                       double textbook, const char *rule)
 {
-    int decimals = unit == 0x1p20 ? 1 : 2;
-    printf("%-*s%*.*f", LABEL, label, COLUMN, decimals, (double)*planned / unit);
+    int decimals = unit.decimals;
+    printf("%-*s%*.*f", LABEL, label, COLUMN, decimals, (double)*planned / unit.bytes);
     if (measured)
-        printf("%*.*f", COLUMN, decimals, (double)*measured / unit);
+        printf("%*.*f", COLUMN, decimals, (double)*measured / unit.bytes);
     if (textbook > 0)
-        printf("%*.*f  %s", COLUMN, decimals, textbook / unit, rule);
+        printf("%*.*f  %s", COLUMN, decimals, textbook / unit.bytes, rule);
     printf("\n");
 }
 
@@ -148,14 +148,15 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
                             const MemSummary *measured)
 {
     Inference p = inference_of(planned), m = measured ? inference_of(measured) : p;
-    double unit = p.peak < 10240ull << 20 ? 0x1p20 : 0x1p30, weights = (double)parameters * sizeof(float);
+    ReportUnit unit = report_unit(p.peak);
+    double weights = (double)parameters * sizeof(float);
     const uint64_t *none = NULL;
     int64_t cache = cache_formula(o, o->seq);
     char formula[96];
     snprintf(formula, sizeof formula, "2 x layers x kv heads x head width x 4 x %d token%s%s", o->seq,
              plural(o->seq), o->batch > 1 ? " x batch" : "");
-    printf("%-*s%*s%s%*s\n", LABEL, unit == 0x1p20 ? "MiB" : "GiB", COLUMN, "planned",
-           measured ? "   measured" : "", COLUMN, "textbook");
+    printf("%-*s%*s%s%*s\n", LABEL, unit.name, COLUMN, "planned", measured ? "   measured" : "", COLUMN,
+           "textbook");
     print_row("weights", unit, &p.weights, measured ? &m.weights : none, weights, "P x 4 bytes");
     print_row("kv cache", unit, &p.cache, measured ? &m.cache : none, (double)cache, formula);
     print_row("workspace and temporaries", unit, &p.rest, measured ? &m.rest : none, 0, "");

@@ -11,8 +11,7 @@ enum { RULE = 52, COLUMN = 9 };
 
 typedef struct Rules {
     FILE *out;
-    double unit;
-    int decimals;
+    ReportUnit unit;
     const Options *options;
     const MemStats *stats;
     double parameters;
@@ -23,7 +22,7 @@ static void number(const Rules *r, double bytes)
     if (bytes < 0)
         fprintf(r->out, "%*s", COLUMN, "-");
     else
-        fprintf(r->out, "%*.*f", COLUMN, r->decimals, bytes / r->unit);
+        fprintf(r->out, "%*.*f", COLUMN, r->unit.decimals, bytes / r->unit.bytes);
 }
 
 static void row(const Rules *r, const char *rule, double textbook, MemGroup group, const char *why)
@@ -99,10 +98,11 @@ static void korthikanti(const Rules *r)
 void rules_print(FILE *out, const Options *o, const Training *t, const Plan *plan)
 {
     const MemStats *s = &plan->memory.stats;
-    double unit = s->peak < 10240ull << 20 ? 0x1p20 : 0x1p30, n = (double)t->parameters;
-    Rules r = {out, unit, unit == 0x1p20 ? 1 : 2, o, s, n};
+    ReportUnit unit = report_unit(s->peak);
+    double n = (double)t->parameters;
+    Rules r = {out, unit, o, s, n};
     char title[64], states[64];
-    snprintf(title, sizeof title, "THE RULES FOR THIS RUN, %s", unit == 0x1p20 ? "MiB" : "GiB");
+    snprintf(title, sizeof title, "THE RULES FOR THIS RUN, %s", unit.name);
     snprintf(states, sizeof states, "optimizer states: %d x 4 bytes each", states_each(o->optimizer));
     fprintf(out, "\n%-*s%*s%*s%*s\n", RULE, title, COLUMN, "by rule", COLUMN, "own peak", COLUMN, "at peak");
     row(&r, "parameters: 4 bytes each", 4 * n, MEM_GROUP_PARAMETERS, "");

@@ -279,7 +279,7 @@ static void read_window(Fields *f, const LlamaKind *kind, LlamaConfig *c)
         sliding = slides && (!qwen2 || first < c->layers);
     if (!sliding || !window || window >= c->max_seq)
         return;
-    c->max_seq = window;
+    c->window = window;
     model_note(f->model, "Sequences end at %d, the sliding window: attention with a window is not computed.",
                window);
 }

@@ -49,9 +49,13 @@ static void put_llama(json_t **o, const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
     /* Biases on q, k and v alone are Qwen2's; Llama has four or none. */
-    int qwen2 = c->qkv_bias && !c->o_bias && !c->mlp_bias;
-    put(o, "architectures", json_pack("[s]", qwen2 ? "Qwen2ForCausalLM" : "LlamaForCausalLM"));
-    put(o, "model_type", json_string(qwen2 ? "qwen2" : "llama"));
+    int qwen2 = c->qkv_bias && !c->o_bias && !c->mlp_bias, window = nn_preset_window(preset);
+    int mistral = window && !c->qkv_bias && !c->o_bias && !c->mlp_bias; /* Llama's attention has no window */
+    put(o, "architectures",
+        json_pack("[s]", qwen2     ? "Qwen2ForCausalLM"
+                         : mistral ? "MistralForCausalLM"
+                                   : "LlamaForCausalLM"));
+    put(o, "model_type", json_string(qwen2 ? "qwen2" : mistral ? "mistral" : "llama"));
     put(o, "vocab_size", json_integer(c->vocab));
     put(o, "hidden_size", json_integer(c->dim));
     put(o, "num_hidden_layers", json_integer(c->layers));
@@ -61,16 +65,20 @@ static void put_llama(json_t **o, const ModelPreset *preset)
         put(o, "head_dim", json_integer(c->head_dim));
     put(o, "intermediate_size", json_integer(c->hidden));
     put(o, "hidden_act", json_string("silu"));
-    put(o, "max_position_embeddings", json_integer(nn_preset_max_seq(preset)));
+    put(o, "max_position_embeddings", json_integer(c->max_seq ? c->max_seq : 4096));
     put(o, "rms_norm_eps", decimal(c->norm_eps > 0 ? c->norm_eps : 1e-5f));
     put(o, "rope_theta", decimal(c->rope_theta > 0 ? c->rope_theta : 10000));
     put(o, "rope_scaling", rope_scaling(&c->rope_scaling));
     put(o, "tie_word_embeddings", json_boolean(c->tied));
     put(o, "attention_dropout", json_real(0));
-    if (qwen2) {
-        put(o, "use_sliding_window", json_false());
+    if (window)
+        put(o, "sliding_window", json_integer(window));
+    if (qwen2)
+        put(o, "use_sliding_window", json_boolean(window));
+    if (qwen2 && window)
+        put(o, "max_window_layers", json_integer(0));
+    if (qwen2 || mistral)
         return;
-    }
     put(o, "attention_bias", json_boolean(c->qkv_bias));
     put(o, "mlp_bias", json_boolean(c->mlp_bias));
 }

@@ -13,7 +13,7 @@ static const char *const component_names[MEM_COMPONENT_COUNT] = {
 };
 
 static const char *const group_names[MEM_GROUP_COUNT] = {
-#define X(id, name) [MEM_GROUP_##id] = name,
+#define X(id, name, label, word, brief) [MEM_GROUP_##id] = name,
     MEMTRACK_GROUPS(X)
 #undef X
 };

@@ -49,7 +49,7 @@ Module *nn_llama_block(const LlamaConfig *c)
 typedef struct Llama {
     Module *embedding, *norm, *head;
     Tensor *tied; /* the embedding's weight, when it is the head as well */
-    int max_seq;
+    int max_seq, window;
 } Llama;
 
 static Tensor *llama_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
@@ -61,6 +61,14 @@ static Tensor *llama_hidden(Module *module, Tensor *x, const Batch *batch) /* (B
         return NULL;
     }
     int64_t length = module_past(batch) + tensor_dim(batch->ids, 1);
+    if (self->window && length > self->window && length <= self->max_seq) {
+        error_raise(
+            ERROR_SHAPE,
+            "llama: a sequence of %lld is longer than the window of %d that the model's attention has, "
+            "and attention with a window is not computed",
+            (long long)length, self->window);
+        return NULL;
+    }
     if (length > self->max_seq) {
         error_raise(ERROR_SHAPE, "llama: a sequence of %lld is longer than the model's %d", (long long)length,
                     self->max_seq);
@@ -86,7 +94,8 @@ static int llama_check(const LlamaConfig *c)
 {
     if (config_positive("llama", "vocab", c->vocab) || config_positive("llama", "dim", c->dim) ||
         config_positive("llama", "layers", c->layers) || config_positive("llama", "hidden", c->hidden) ||
-        config_positive("llama", "max_seq", c->max_seq))
+        config_positive("llama", "max_seq", c->max_seq) ||
+        (c->window && config_positive("llama", "window", c->window)))
         return -1;
     int head_dim =
         config_head_dim("llama", c->dim, c->heads, c->kv_heads ? c->kv_heads : c->heads, c->head_dim);
@@ -106,6 +115,7 @@ Module *nn_llama(const LlamaConfig *config)
     if (!self)
         return NULL;
     self->max_seq = c.max_seq;
+    self->window = c.window;
     self->embedding = nn_add(module, "model.embed_tokens", nn_embedding(c.vocab, c.dim));
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[32];

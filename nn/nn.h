@@ -176,11 +176,12 @@ BRIM_API Module *nn_mlp(const MlpConfig *config);
  * Initialised normal(0, 0.02), norms 1, as transformers does. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
-    int kv_heads;             /* 0 = heads */
-    int head_dim;             /* 0 = dim / heads */
-    int max_seq;              /* 0 = 4096 */
-    int tied;                 /* the head is the embedding */
-    float rope_theta;         /* 0 = 10000 */
+    int kv_heads;     /* 0 = heads */
+    int head_dim;     /* 0 = dim / heads */
+    int max_seq;      /* positions; 0 = 4096 */
+    int window;       /* of sliding attention, which is not computed: no sequence may be longer; 0 = none */
+    int tied;         /* the head is the embedding */
+    float rope_theta; /* 0 = 10000 */
     RopeScaling rope_scaling; /* Llama 3.1 and later; zero = none */
     float norm_eps;           /* 0 = 1e-5 */
     AttentionKind attention;
@@ -252,7 +253,9 @@ BRIM_API Module *nn_model(const ModelPreset *preset);
 BRIM_API void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind);
 BRIM_API void nn_preset_set_dropout(ModelPreset *preset, float p); /* ignored by families without dropout */
 BRIM_API float nn_preset_dropout(const ModelPreset *preset);       /* 0 for families without */
-BRIM_API int nn_preset_max_seq(const ModelPreset *preset);         /* 0 for mlp */
+BRIM_API int nn_preset_max_seq(const ModelPreset *preset);         /* the longest sequence; 0 for mlp */
+BRIM_API int
+nn_preset_window(const ModelPreset *preset); /* that ends them before the positions do; 0 = none */
 BRIM_API int nn_preset_vocab(const ModelPreset *preset);           /* classes, for mlp */
 BRIM_API void nn_preset_set_vocab(ModelPreset *preset, int vocab); /* nothing for mlp */
 

@@ -53,6 +53,7 @@
 #define nn_preset_set_dropout brim_nn_preset_set_dropout
 #define nn_preset_set_vocab brim_nn_preset_set_vocab
 #define nn_preset_vocab brim_nn_preset_vocab
+#define nn_preset_window brim_nn_preset_window
 #define nn_rms_norm brim_nn_rms_norm
 #define nn_run_blocks brim_nn_run_blocks
 #define nn_sample brim_nn_sample

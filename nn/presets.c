@@ -36,6 +36,8 @@ static const ModelPreset presets[] = {
      LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .hidden = 11008)},
     {"llama-2-13b", "13.0B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 32000, .dim = 5120, .layers = 40, .heads = 40, .hidden = 13824)},
+    {"llama-2-70b", "69.0B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32000, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 28672)},
     {"llama-3.2-1b", "1.24B, tied head", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 2048, .layers = 16, .heads = 32, .kv_heads = 8, .hidden = 8192,
            .max_seq = 131072, .tied = 1, LLAMA3(32))},
@@ -51,16 +53,77 @@ static const ModelPreset presets[] = {
     {"llama-3.1-405b", "405.9B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 16384, .layers = 126, .heads = 128, .kv_heads = 8, .hidden = 53248,
            .max_seq = 131072, LLAMA3(8))},
-    /* Version 0.1; beyond 4096 tokens its attention has a window, which is not computed. */
-    {"mistral-7b", "7.2B", .batch = 1, .seq = 2048,
+    {"tinyllama-1.1b", "1.10B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32000, .dim = 2048, .layers = 22, .heads = 32, .kv_heads = 4, .hidden = 5632,
+           .max_seq = 2048)},
+    {"smollm2-135m", "135M, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 49152, .dim = 576, .layers = 30, .heads = 9, .kv_heads = 3, .hidden = 1536,
+           .max_seq = 8192, .tied = 1, .rope_theta = 100000)},
+    {"smollm2-360m", "362M, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 49152, .dim = 960, .layers = 32, .heads = 15, .kv_heads = 5, .hidden = 2560,
+           .max_seq = 8192, .tied = 1, .rope_theta = 100000)},
+    {"smollm2-1.7b", "1.71B, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 49152, .dim = 2048, .layers = 24, .heads = 32, .hidden = 8192, .max_seq = 8192, .tied = 1,
+           .rope_theta = 130000)},
+
+    /* Version 0.1: of its 32768 positions a token sees the last 4096. */
+    {"mistral-7b", "7.2B, version 0.1", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
-           .max_seq = 4096)},
+           .max_seq = 32768, .window = 4096)},
+    {"mistral-7b-v0.2", "7.2B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
+           .max_seq = 32768, .rope_theta = 1000000)},
+    {"mistral-7b-v0.3", "7.2B, 768 tokens more", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32768, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
+           .max_seq = 32768, .rope_theta = 1000000)},
+
     {"qwen2-0.5b", "494M, tied head", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 151936, .dim = 896, .layers = 24, .heads = 14, .kv_heads = 2, .hidden = 4864,
            .max_seq = 131072, .tied = 1, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
     {"qwen2-7b", "7.6B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 152064, .dim = 3584, .layers = 28, .heads = 28, .kv_heads = 4, .hidden = 18944,
            .max_seq = 131072, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2.5-0.5b", "494M, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 151936, .dim = 896, .layers = 24, .heads = 14, .kv_heads = 2, .hidden = 4864,
+           .max_seq = 32768, .tied = 1, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2.5-1.5b", "1.54B, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 151936, .dim = 1536, .layers = 28, .heads = 12, .kv_heads = 2, .hidden = 8960,
+           .max_seq = 131072, .tied = 1, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2.5-3b", "3.09B, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 151936, .dim = 2048, .layers = 36, .heads = 16, .kv_heads = 2, .hidden = 11008,
+           .max_seq = 32768, .tied = 1, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2.5-7b", "7.6B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 3584, .layers = 28, .heads = 28, .kv_heads = 4, .hidden = 18944,
+           .max_seq = 131072, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2.5-14b", "14.8B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 5120, .layers = 48, .heads = 40, .kv_heads = 8, .hidden = 13824,
+           .max_seq = 131072, .rope_theta = 1000000, .qkv_bias = 1)},
+    {"qwen2.5-32b", "32.8B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 5120, .layers = 64, .heads = 40, .kv_heads = 8, .hidden = 27648,
+           .max_seq = 131072, .rope_theta = 1000000, .qkv_bias = 1)},
+    {"qwen2.5-72b", "72.7B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 29568,
+           .max_seq = 131072, .rope_theta = 1000000, .qkv_bias = 1)},
+
+    /* Distilled into Qwen2.5-Math (1.5b, 7b), Qwen2.5 and Llama 3: the smallest has a head of its own. */
+    {"deepseek-r1-distill-qwen-1.5b", "1.78B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 151936, .dim = 1536, .layers = 28, .heads = 12, .kv_heads = 2, .hidden = 8960,
+           .max_seq = 131072, .rope_theta = 10000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"deepseek-r1-distill-qwen-7b", "7.6B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 3584, .layers = 28, .heads = 28, .kv_heads = 4, .hidden = 18944,
+           .max_seq = 131072, .rope_theta = 10000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"deepseek-r1-distill-qwen-14b", "14.8B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 5120, .layers = 48, .heads = 40, .kv_heads = 8, .hidden = 13824,
+           .max_seq = 131072, .rope_theta = 1000000, .qkv_bias = 1)},
+    {"deepseek-r1-distill-qwen-32b", "32.8B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 5120, .layers = 64, .heads = 40, .kv_heads = 8, .hidden = 27648,
+           .max_seq = 131072, .rope_theta = 1000000, .qkv_bias = 1)},
+    {"deepseek-r1-distill-llama-8b", "8.0B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 128256, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
+           .max_seq = 131072, LLAMA3(8))},
+    {"deepseek-r1-distill-llama-70b", "70.6B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 128256, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 28672,
+           .max_seq = 131072, LLAMA3(8))},
 
     {"bench-mlp", "benchmark shape", .batch = 128, MLP(.sizes = {784, 512, 512, 10})},
     {"bench-bert-tiny", "benchmark shape", .batch = 16, .seq = 128,
@@ -156,6 +219,8 @@ int nn_preset_max_seq(const ModelPreset *preset)
 {
     if (!preset)
         return 0;
+    if (nn_preset_window(preset))
+        return nn_preset_window(preset);
     if (preset->family == MODEL_BERT)
         return preset->config.bert.max_seq ? preset->config.bert.max_seq : 512;
     if (preset->family == MODEL_GPT2)
@@ -163,6 +228,15 @@ int nn_preset_max_seq(const ModelPreset *preset)
     if (preset->family == MODEL_LLAMA)
         return preset->config.llama.max_seq ? preset->config.llama.max_seq : 4096;
     return 0;
+}
+
+/* A window as long as all positions is none. */
+int nn_preset_window(const ModelPreset *preset)
+{
+    if (!preset || preset->family != MODEL_LLAMA)
+        return 0;
+    const LlamaConfig *c = &preset->config.llama;
+    return c->window && c->window < (c->max_seq ? c->max_seq : 4096) ? c->window : 0;
 }
 
 void nn_preset_set_vocab(ModelPreset *preset, int vocab)

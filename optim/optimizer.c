@@ -283,7 +283,7 @@ static void step(Optimizer *optimizer)
             optimizer_update(optimizer, i, scalars);
     optimizer->steps++;
     optimizer->updates_in_backward = 0;
-    context_step_done();
+    context_step_end();
 }
 
 int optim_step(Optimizer *optimizer)

@@ -19,7 +19,7 @@ typedef struct Run {
     FILE *out;
     int64_t lines;
     double started, last;         /* last: when the current step's time began */
-    double step_seconds;          /* of the step that ended last */
+    double step_seconds;          /* since the last brim_step, of steps alone */
     double tokens, token_seconds; /* of all steps but the first, which warms up */
     double recent[RECENT_STEPS];  /* seconds, as a ring */
     Live live;
@@ -32,14 +32,23 @@ typedef struct RealSegments {
     RunResult *result;
 } RealSegments;
 
+static void time_step(void *user)
+{
+    Run *run = current_run;
+    (void)user;
+    if (!run)
+        return;
+    double now = memtrack_seconds();
+    run->step_seconds += now - run->last;
+    run->last = now;
+}
+
 static void compare_segment(Context *context, int step_ended, void *user)
 {
     RealSegments *segments = user;
     RunResult *result = segments->result;
     result->steps += step_ended;
-    if (current_run && step_ended)
-        current_run->step_seconds = memtrack_seconds() - current_run->last;
-    else if (current_run)
+    if (current_run && !step_ended)
         current_run->last = memtrack_seconds(); /* set-up and evaluations do not count as training time */
     if (segments->plan->more_kinds ||
         plan_find_signature_(segments->plan, memtrack_stats(context->ledger)->step_hash))
@@ -165,7 +174,9 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     current_run = &run;
     RealSegments segments = {plan, result};
     live_start_(&run.live, o, plan, &machine, run.out, context->ledger);
-    result->status = plan_run_script_(script, config, context, compare_segment, &segments);
+    result->status =
+        plan_run_script_(script, config, context,
+                         (SegmentHook){.segment = compare_segment, .step = time_step, .user = &segments});
     live_end_(&run.live);
     current_run = run_outside;
     plan_keep_error_(result->error, sizeof result->error, result->status);
@@ -188,9 +199,11 @@ void brim_step(int64_t tokens)
     if (!run || !context || context->meta || context->error)
         return;
     int64_t step = context->loss_step + 1;
-    int over = memtrack_step(context->tracker) >= step; /* an evaluation came first */
-    double t = memtrack_seconds(), loss = context->step_loss;
-    double seconds = fmax(over ? run->step_seconds : t - run->last, 1e-9);
+    double loss = context->step_loss;
+    if (run->step_seconds == 0) /* the script updates without an optimizer of ours */
+        time_step(NULL);
+    double seconds = fmax(run->step_seconds, 1e-9);
+    run->step_seconds = 0;
     RunResult *result = run->result;
     if (run->lines++ == 0) {
         result->loss_first = loss;
@@ -200,7 +213,6 @@ void brim_step(int64_t tokens)
         run->recent[(run->lines - 2) % RECENT_STEPS] = seconds;
     }
     result->loss_last = loss;
-    run->last = t;
     int every = run->options->every > 0 ? run->options->every : 1;
     const StepLine line = {step, loss, (double)tokens / seconds};
     if (live_step_(&run->live, &line, (double)tokens, seconds))
