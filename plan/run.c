@@ -215,8 +215,7 @@ void brim_step(int64_t tokens)
         return;
     int64_t step = context->loss_step + 1;
     double loss = context->step_loss;
-    if (run->step_seconds == 0) /* the script updates without an optimizer of ours */
-        time_step(NULL);
+    time_step(NULL); /* a script may call this before its optimizer's step, or have no optimizer of ours */
     double seconds = fmax(run->step_seconds, 1e-9);
     run->step_seconds = 0;
     RunResult *result = run->result;
