@@ -10,6 +10,7 @@
  *
  * A library serves only if its answer to a small product is right, and not if it is an OpenBLAS built for one
  * thread (Debian's libopenblas0-serial): that shares a buffer among whoever calls it. It is never closed. */
+#include "base/printable_.h"
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
 #include "kernels/team.h"
@@ -335,17 +336,6 @@ static void blas_warn_of_core(void)
                  core, better);
 }
 
-/* Names from the environment and words of the loader may hold what a terminal obeys: C0, DEL, and C1 as UTF-8
- * writes it. */
-static void blas_make_printable(char *text)
-{
-    for (unsigned char *c = (unsigned char *)text; *c; c++)
-        if (*c < ' ' || *c == 0x7f || (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0))
-            *c = '?';
-        else if (*c >= 0x80 && *c < 0xa0 && c > (unsigned char *)text && c[-1] == '?')
-            *c = '?'; /* the second of two */
-}
-
 static void blas_find(void)
 {
     const char *named = getenv("BRIM_BLAS");
@@ -355,9 +345,10 @@ static void blas_find(void)
         blas_find_any();
     if (blas.sgemm && blas.kind == BLAS_OPENBLAS && !blas.warning[0])
         blas_warn_of_core();
-    blas_make_printable(blas.warning);
-    blas_make_printable(blas.error);
-    blas_make_printable(blas.path);
+    /* They hold names from the environment and words of the loader. */
+    make_printable(blas.warning);
+    make_printable(blas.error);
+    make_printable(blas.path);
 }
 
 BlasSgemm *blas_sgemm(void)

@@ -29,7 +29,7 @@ Module *nn_block(const Module *model, int i)
 
 /* ---- Running them ---------------------------------------------------------------------------- */
 
-/* x is the result of the block before, and nobody's any more. */
+/* x is the result of the block before; nobody else uses it. */
 static Tensor *next_input(Module *model, Tensor *x, const Batch *batch)
 {
     x = tensor_donate(x);
@@ -101,7 +101,7 @@ typedef struct PatternText {
     char text[16];
 } PatternText;
 
-/* A right one for this many blocks, to show. */
+/* A valid pattern for this many blocks, to show in messages. */
 static PatternText example_of(int blocks)
 {
     enum { SHOWN = 12 };

@@ -28,8 +28,8 @@ struct Module {
     int parameter_count;
     Module **blocks; /* children (or deeper) marked as repeated blocks; not owned */
     int block_count;
-    char *pattern;     /* of nn_set_checkpoints; NULL = nothing */
-    int blocks_ran;    /* nn_run_blocks was called: a pattern is not ignored in silence */
+    char *pattern;     /* of nn_set_checkpoints; NULL = none */
+    int blocks_ran;    /* nn_run_blocks was called: a pattern must not be ignored silently */
     Segment *segments; /* every one that a pattern has had */
     /* From one block's result to the next one's input; NULL = the same. */
     Tensor *(*between_blocks)(Module *self, Tensor *x, const Batch *batch);
@@ -60,11 +60,11 @@ void module_init_normal(Module *module, float std);
 Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out);
 /* nn_swiglu, with or without biases. */
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
-/* logits = hidden weight^T + bias, with the embedding's weight, charged to a place of its own. */
+/* logits = hidden weight^T + bias, with the embedding's weight, charged to a module path of its own. */
 Tensor *module_tied_head(Module *model, const char *path, Tensor *hidden, Tensor *weight, Tensor *bias);
-/* The forward up to the head that a model offers, with what belongs to it (place, scope): (B,T,C). */
+/* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
 Tensor *module_hidden(Module *model, const Batch *batch);
-/* logits = hidden weight^T + bias of the head that a model offers, at its place. */
+/* logits = hidden weight^T + bias of the head that a model offers, charged to the head's module path. */
 Tensor *module_head(Module *model, Tensor *hidden);
 /* nn_attention's width of a cache, for modules that are one: 1, 0 for others, -1 for one that is not causal.
  */
@@ -74,7 +74,7 @@ int module_past(const Batch *batch);
 /* This attention's keys and values, (2,B*kv_heads,max_tokens,head_dim), to be extended by `tokens`; NULL
  * after an error. */
 Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t tokens);
-/* As if it held so many tokens; on meta, where they are not read. */
+/* Makes the cache claim to hold so many tokens: on meta, where they are not read. */
 void module_cache_pretend(KvCache *cache, int tokens);
 /* Adds to `writing`, of the module and all below: while texts are written modules evaluate, and afterwards
  * each is in the mode that it was in. */

@@ -28,7 +28,7 @@ BRIM_API void report_summary(const MemLedger *ledger, MemSummary *out);
 /* What the operating system counts beyond what is reserved or tracked: thread stacks, BLAS buffers, code,
  * other libraries' memory; negative when reserved pages were never touched. */
 BRIM_API int64_t report_unaccounted(const MemSummary *summary);
-/* Where the peak was, for people: the place, or "the model itself". */
+/* Where the peak was, for people: the module path, or "the model itself". */
 BRIM_API const char *report_path(const MemSummary *summary);
 BRIM_API uint64_t report_group(const uint64_t by_component[MEM_COMPONENT_COUNT], MemGroup group);
 
