@@ -44,6 +44,16 @@ typedef struct Options {
     char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
 
+/* What the model is like, whichever its family. */
+static inline const ModelFamilyRow *family_of(const Options *options)
+{
+    return nn_family(options->preset.family);
+}
+static inline int reads_text(const Options *options)
+{
+    return family_of(options)->reads == MODEL_READS_TEXT;
+}
+
 enum { SETS_MAX = 64 };
 
 /* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
@@ -80,13 +90,14 @@ int unknown_command(const char *name); /* says so, with the nearest ones; return
 typedef struct Training {
     const Options *options;
     TrainLog *log;                             /* NULL = none */
-    Saving *saving;                            /* NULL = neither saves nor goes on */
-    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that it goes on with */
+    Saving *saving;                            /* NULL = neither saves nor resumes */
+    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
     IoSize save_size, export_size;             /* of one save, of the export; 0 = there is none */
     int blocks;                                /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy;          /* accuracy < 0: not a classifier */
     int64_t validation_samples;
-    int exported; /* 1: --export is written; -1: it could not be */
+    double step_seconds, validation_seconds; /* what steps and evaluations took, together */
+    int exported;                            /* 1: --export is written; -1: it could not be */
     char generated[161];
 } Training;
 int training_script(void *config);
@@ -114,6 +125,12 @@ int say_error(void);
  * used. Says too where products are slower than they need to be. */
 int products_or_say(void);
 int threads_of(const Options *options);
+/* A line of phrases that stand two spaces or a semicolon apart; on a terminal it breaks between them. */
+typedef struct SayLine {
+    char text[1024];
+} SayLine;
+void line_add(SayLine *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void say_line(const SayLine *line); /* on stdout, with its newline */
 /* What a run is about to use: "OpenBLAS 0.3.21 SkylakeX, 2 threads, avx512 kernels; plan: needs 1.9 GiB". */
 void print_machine(const Options *options, const Plan *plan);
 
