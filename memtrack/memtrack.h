@@ -182,10 +182,11 @@ BRIM_API void memtrack_destroy(MemTracker *tracker);
  * path. */
 BRIM_API int memtrack_path_push(MemTracker *tracker, const char *name);
 BRIM_API void memtrack_path_pop(MemTracker *tracker);
-BRIM_API int memtrack_path(const MemTracker *tracker);
+BRIM_API int memtrack_path(const MemTracker *tracker); /* that is current */
 /* Makes an existing path current (backward charges the module that ran forward). Returns the path before. An
  * unknown path changes nothing. */
 BRIM_API int memtrack_path_set(MemTracker *tracker, int path);
+/* The joined names of a path, and how many paths there are: ids are 0 to count - 1. */
 BRIM_API const char *memtrack_path_name(const MemTracker *tracker, int path);
 BRIM_API int memtrack_path_count(const MemTracker *tracker);
 
@@ -207,6 +208,7 @@ BRIM_API void memtrack_watch(MemTracker *tracker, MemWatch watch, void *user);
  * now or while it is touched. Processes of one machine reserve in turns, so that what one has found free is
  * not taken by another before it is touched. Owned by the tracker. */
 BRIM_API MemLedger *memtrack_ledger_create(MemTracker *tracker, const MemLedgerOptions *options);
+/* What it was created with. */
 BRIM_API MemTracker *memtrack_ledger_tracker(const MemLedger *ledger);
 BRIM_API MemMode memtrack_ledger_mode(const MemLedger *ledger);
 BRIM_API const char *memtrack_ledger_name(const MemLedger *ledger);
@@ -292,6 +294,7 @@ BRIM_API void *memtrack_host_calloc(MemTracker *tracker, size_t bytes); /* zeroe
 BRIM_API void *memtrack_host_realloc(MemTracker *tracker, void *old, size_t old_bytes, size_t bytes);
 BRIM_API void memtrack_host_free(MemTracker *tracker, void *block, size_t bytes); /* NULL is fine */
 BRIM_API char *memtrack_host_strdup(MemTracker *tracker, const char *text);       /* free with strlen + 1 */
+/* Host memory of this tracker now, and at its highest. */
 BRIM_API uint64_t memtrack_host_live(const MemTracker *tracker);
 BRIM_API uint64_t memtrack_host_peak(const MemTracker *tracker);
 

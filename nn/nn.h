@@ -85,6 +85,7 @@ BRIM_API const char *nn_class_name(const Module *module);
 
 /* ---- Blocks: the repeated layers of a model -------------------------------------------------- */
 
+/* The blocks of a model: how many, and the i-th. */
 BRIM_API int nn_block_count(const Module *model);
 BRIM_API Module *nn_block(const Module *model, int i);
 /* Marks a child as a repeated block; models call it. */
@@ -114,9 +115,9 @@ typedef struct KvCache KvCache;
  * current scope, or before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles
  * LLAMA and GPT2: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
 BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
-BRIM_API void nn_kv_cache_free(KvCache *cache);        /* NULL is fine */
-BRIM_API int nn_kv_cache_tokens(const KvCache *cache); /* of each sequence, so far */
-BRIM_API int nn_kv_cache_max_tokens(const KvCache *cache);
+BRIM_API void nn_kv_cache_free(KvCache *cache);            /* NULL is fine */
+BRIM_API int nn_kv_cache_tokens(const KvCache *cache);     /* of each sequence, so far */
+BRIM_API int nn_kv_cache_max_tokens(const KvCache *cache); /* of each sequence, at most */
 BRIM_API uint64_t nn_kv_cache_bytes(const KvCache *cache); /* as charged: each layer rounded up */
 /* Forgets all but the first `tokens` tokens; 0 empties the cache. No bytes are freed. */
 BRIM_API void nn_kv_cache_truncate(KvCache *cache, int tokens);
@@ -139,8 +140,8 @@ BRIM_API Module *nn_linear_act(int64_t in, int64_t out, int bias,
 BRIM_API Module *nn_embedding(int64_t vocab, int64_t dim); /* normal(0, 1); forward takes i32 ids */
 BRIM_API Module *nn_layer_norm(int64_t dim, float eps);    /* weight 1, bias 0; eps 0 = 1e-5 */
 BRIM_API Module *nn_rms_norm(int64_t dim, float eps);      /* weight 1; eps 0 = 1e-5 */
-BRIM_API Module *nn_dropout(float p);
-BRIM_API Module *nn_activation(TensorActivation act);
+BRIM_API Module *nn_dropout(float p);                      /* off in evaluation */
+BRIM_API Module *nn_activation(TensorActivation act);      /* of each element */
 /* Runs its children in the order they were added; nn_append(sequential, nn_linear(…)) names them "0", "1", …
  */
 BRIM_API Module *nn_sequential(void);

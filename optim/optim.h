@@ -89,6 +89,7 @@ typedef struct Schedule {
     int64_t total;   /* steps in all, warm-up included; needed by LINEAR and COSINE */
     float min_ratio; /* lr at the end, as a fraction of lr: 0 */
 } Schedule;
+/* From the next step on the learning rate follows this schedule. */
 BRIM_API int optim_set_schedule(Optimizer *optimizer, const Schedule *schedule);
 /* Scales all gradients so that their joint 2-norm is at most max_norm (PyTorch's clip_grad_norm_, its 1e-6
  * included); 0 = off. The update applies the factor; it takes no pass of its own. */
@@ -118,10 +119,10 @@ BRIM_API float optim_lr(const Optimizer *optimizer); /* that the next step will 
 BRIM_API void optim_set_lr(Optimizer *optimizer, float lr); /* the base */
 BRIM_API float
 optim_grad_norm(const Optimizer *optimizer); /* of the last step, before clipping; 0 without clipping */
-BRIM_API int64_t optim_steps(const Optimizer *optimizer); /* taken */
-BRIM_API const char *optim_name(const Optimizer *optimizer);
-BRIM_API TensorList optim_parameters(const Optimizer *optimizer);
-BRIM_API void optimizer_free(Optimizer *optimizer);
+BRIM_API int64_t optim_steps(const Optimizer *optimizer);         /* taken */
+BRIM_API const char *optim_name(const Optimizer *optimizer);      /* "adamw" */
+BRIM_API TensorList optim_parameters(const Optimizer *optimizer); /* without frozen ones */
+BRIM_API void optimizer_free(Optimizer *optimizer);               /* before its scope ends; NULL is fine */
 
 /* ---- State, to be saved and restored (io_save_run does both) ---------------------------
  *

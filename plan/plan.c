@@ -115,7 +115,7 @@ static void improve(Script script, void *config, const RunOptions *o, MemHints *
 /* What a run takes beside its reservation, data included that a plan does not read. A run opens the same
  * files and makes the same headers as its first dry run, so it takes as much host memory: as the books of the
  * dry run say or, where the process grew by more (JSON is in no books), as the system says. */
-static uint64_t beside(const Plan *plan, const RunOptions *o, uint64_t grown)
+static uint64_t around_reservation(const Plan *plan, const RunOptions *o, uint64_t grown)
 {
     const uint64_t thread = (uint64_t)3 << 20; /* BLAS packs into 1 to 3 MiB; stacks are small */
     const uint64_t process = (uint64_t)4 << 20;
@@ -153,7 +153,7 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
     Growth growth = growth_begin();
     *plan = (Plan){.packer = memtrack_hints_packer(NULL)};
     dry_run(script, config, o, NULL, &hints, plan);
-    plan->beside = beside(plan, o, growth_end(&growth));
+    plan->beside = around_reservation(plan, o, growth_end(&growth));
     if (hints && !plan->status)
         improve(script, config, o, hints, plan);
     else

@@ -31,12 +31,12 @@ BRIM_API Tensor *tensor_add_rows(Tensor *x, Tensor *table, int64_t rows);
 BRIM_API Tensor *tensor_add_rows_from(Tensor *x, Tensor *table, int64_t first, int64_t rows);
 /* Over the last dimension; weight and bias (c). */
 BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, float eps);
-BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps);
-BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);
-BRIM_API Tensor *tensor_gelu(Tensor *x);      /* exact, by erf */
-BRIM_API Tensor *tensor_gelu_tanh(Tensor *x); /* GPT-2's approximation */
-BRIM_API Tensor *tensor_silu(Tensor *x);
-BRIM_API Tensor *tensor_relu(Tensor *x);
+BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps); /* the same without mean and bias */
+BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);    /* of each element */
+BRIM_API Tensor *tensor_gelu(Tensor *x);                                /* exact, by erf */
+BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                           /* GPT-2's approximation */
+BRIM_API Tensor *tensor_silu(Tensor *x);                                /* x sigmoid(x) */
+BRIM_API Tensor *tensor_relu(Tensor *x);                                /* max(x, 0) */
 /* silu(gate) * up; shapes equal. */
 BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
@@ -92,9 +92,9 @@ BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor
 BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past,
                                                 const AttentionOptions *options);
 
-BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b); /* shapes equal */
-BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b); /* shapes equal */
-BRIM_API Tensor *tensor_scale(Tensor *x, float factor);
+BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b);      /* shapes equal */
+BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b);      /* shapes equal */
+BRIM_API Tensor *tensor_scale(Tensor *x, float factor); /* factor x */
 /* Zeroes with probability p and scales the rest by 1/(1-p); dimension 0 of x counts samples. p = 0 returns x.
  */
 BRIM_API Tensor *tensor_dropout(Tensor *x, float p);

@@ -70,11 +70,11 @@ BRIM_API Tensor *tensor_parameter(Shape shape);
 /* Releases one's own tensor early. NULL is fine. */
 BRIM_API void tensor_free(Tensor *tensor);
 
-BRIM_API Shape tensor_shape(const Tensor *tensor);
+BRIM_API Shape tensor_shape(const Tensor *tensor); /* ndim 0 for NULL */
 /* i < 0 counts from the end: tensor_dim(t, -1) is the last. 0 for NULL or out of range. */
 BRIM_API int64_t tensor_dim(const Tensor *tensor, int i);
-BRIM_API int64_t tensor_numel(const Tensor *tensor);
-BRIM_API DType tensor_dtype(const Tensor *tensor);
+BRIM_API int64_t tensor_numel(const Tensor *tensor); /* elements */
+BRIM_API DType tensor_dtype(const Tensor *tensor);   /* f32 for NULL */
 /* The elements; NULL on meta (no error), and NULL with an error when the data was donated or released. */
 BRIM_API void *tensor_data(Tensor *tensor);
 BRIM_API float *tensor_f32(Tensor *tensor);   /* the same, for f32 */
@@ -84,10 +84,10 @@ BRIM_API float tensor_item(Tensor *tensor);
 /* The gradient of a parameter (or of a kept tensor), shaped like it; NULL while there is none, and on meta.
  */
 BRIM_API float *tensor_grad(Tensor *tensor);
-BRIM_API int tensor_has_grad(const Tensor *tensor);
+BRIM_API int tensor_has_grad(const Tensor *tensor); /* on meta too */
 /* Frees the gradient; the next backward starts from nothing. */
 BRIM_API void tensor_drop_grad(Tensor *tensor);
-BRIM_API int tensor_requires_grad(const Tensor *tensor);
+BRIM_API int tensor_requires_grad(const Tensor *tensor); /* 1: backward reaches it */
 /* A frozen parameter's gradient is not computed (component FROZEN). Only for leaves. */
 BRIM_API void tensor_set_requires_grad(Tensor *tensor, int requires_grad);
 /* Keeps the data after tensor_backward (costs its bytes for the scope's life). Returns its argument. */
