@@ -162,8 +162,9 @@ static void blas_note_path(Blas *found)
         snprintf(found->path, sizeof found->path, "%s", info.dli_fname);
 }
 
-/* Whether a file has all that its header speaks of: the loader reads a cut one as if it were whole, and dies.
- * Section headers come last. What is no such file is left to the loader, which says so. */
+/* Whether a shared object is whole: the loader maps a truncated one as if it were whole, and the process
+ * dies. Section headers come last, so the file must reach to their end. A file of another form is left to the
+ * loader, which refuses it. */
 static int blas_is_whole(const char *file)
 {
     ElfW(Ehdr) head;
@@ -178,10 +179,10 @@ static int blas_is_whole(const char *file)
            (uint64_t)head.e_shoff + (uint64_t)head.e_shnum * head.e_shentsize <= (uint64_t)status.st_size;
 }
 
-/* OpenBLAS maps a buffer a thread, and asks for ever when it gets none. */
+/* OpenBLAS maps a buffer for each thread, and tries for ever when it gets none. */
 enum { BLAS_ADDRESSES = 160 << 20 };
 
-/* Whether `ulimit -v` leaves addresses for the buffers of the threads that are usual. */
+/* Whether `ulimit -v` leaves addresses for the buffers of the usual number of threads. */
 static int blas_has_room(char *why, size_t size)
 {
     struct rlimit limit;
@@ -315,7 +316,7 @@ static void blas_find_any(void)
         blas_broken[0] ? " (" : "", blas_broken, blas_broken[0] ? ")" : "");
 }
 
-/* Only where nothing else is said. */
+/* Called where there is no other warning. */
 static void blas_warn_of_core(void)
 {
     const char *core = blas.openblas.core(), *better = openblas_better_core(core);

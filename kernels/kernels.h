@@ -233,10 +233,10 @@ typedef struct Kernels {
 const Kernels *kernels_cpu(const char *name);
 const Kernels *kernels_reference(void);
 
-/* Products. kernels_blas_start finds the BLAS library (blas.c says which), moves it to fast kernels where it
- * would not itself, warms its buffers and the thread pool; call once before timing (idempotent, thread-safe).
- * Returns 0; -1 when BRIM_BLAS names what cannot be used, as kernels_blas_error says: products are then
- * brim's own. Nothing else here starts a library but the first product and the functions below. */
+/* Products. kernels_blas_start finds the BLAS library (blas.c says which), switches it to fast kernels where
+ * it does not choose them itself, warms its buffers and the thread pool; call once before timing (idempotent,
+ * thread-safe). Returns 0; -1 when BRIM_BLAS names what cannot be used, as kernels_blas_error says: products
+ * are then brim's own. Nothing else here starts a library but the first product and the functions below. */
 int kernels_blas_start(int threads);
 /* What serves products: "OpenBLAS 0.3.21 SkylakeX", "brim's own products"; and its file, NULL = none. */
 const char *kernels_blas_name(void);
