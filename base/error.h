@@ -37,7 +37,8 @@ BRIM_API int error_code(void);
 /* "tensor_linear: x (8,128,288) has 288 features, weight expects 256, at layers.0.attn"; "" without error. */
 BRIM_API const char *error_message(void);
 BRIM_API void error_clear(void);
-/* For modules and ops of your own: keeps the first error only; appends the current place. Returns code. */
+/* For modules and ops of your own: keeps the first error only; appends the current module path. Returns code.
+ */
 BRIM_API int error_raise(ErrorCode code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 BRIM_API const char *error_name(ErrorCode code);
 
