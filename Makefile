@@ -63,7 +63,8 @@ TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
-HEADERS  := $(foreach f,$(FOLDERS),$(filter-out %_.h,$(wildcard $(f)/*.h)))
+# Public: brim.h and what it includes. Asked for when it is needed.
+HEADERS   = $(shell CC="$(CC)" tools/public-headers)
 # What is not exported is reachable for the command, the tests and the benchmarks only.
 INNER := $(BUILD)/libbrim-inner.a
 
@@ -104,6 +105,13 @@ $(BUILD)/report/page/page.%.inc: report/page/page.%
 $(BUILD)/report/page/page.js.inc: $(PAGE_JS)
 	@mkdir -p $(@D)
 	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+
+# What `brim help words` prints.
+$(BUILD)/cli/glossary.inc: docs/glossary.md
+	@mkdir -p $(@D)
+	$(Q)od -An -v -tu1 <$< | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+$(BUILD)/cli/help.o: $(BUILD)/cli/glossary.inc
+$(BUILD)/cli/help.o: ALL_CFLAGS += -I$(BUILD)
 
 $(BUILD)/report/page.o: $(PAGE_INC)
 $(BUILD)/report/page.o: ALL_CFLAGS += -I$(BUILD)

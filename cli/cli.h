@@ -6,6 +6,7 @@
 
 #include "../brim.h"
 #include "../plan/search.h"
+#include "../report/panel.h"
 #include "log.h"
 #include "save.h"
 
@@ -43,6 +44,16 @@ typedef struct Options {
     char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
 
+/* What the model is like, whichever its family. */
+static inline const ModelFamilyRow *family_of(const Options *options)
+{
+    return nn_family(options->preset.family);
+}
+static inline int reads_text(const Options *options)
+{
+    return family_of(options)->reads == MODEL_READS_TEXT;
+}
+
 enum { SETS_MAX = 64 };
 
 /* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
@@ -69,20 +80,19 @@ typedef struct LeverText {
 } LeverText;
 LeverText checkpoint_text(const CheckpointChoice *choice);
 int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
-/* The lines of `brim help` about options; and that about one, if there is one of this name. */
-void options_help(FILE *out);
-void option_help(FILE *out, const char *name);
-/* All of `brim help`; and the page of a command: EXIT_USAGE when there is none of this name. */
+/* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
+ * there is none of this name. */
 void help_all(FILE *out);
-int help_command(FILE *out, const char *name);
+int help_page(FILE *out, const char *name);
+int unknown_command(const char *name); /* says so, with the nearest ones; returns EXIT_USAGE */
 
 /* The script of train, plan, compare and fit; config is a Training. What a run leaves behind is in the same
  * struct. */
 typedef struct Training {
     const Options *options;
     TrainLog *log;                             /* NULL = none */
-    Saving *saving;                            /* NULL = neither saves nor goes on */
-    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that it goes on with */
+    Saving *saving;                            /* NULL = neither saves nor resumes */
+    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
     IoSize save_size, export_size;             /* of one save, of the export; 0 = there is none */
     int blocks;                                /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy;          /* accuracy < 0: not a classifier */

@@ -7,11 +7,6 @@
 
 /* ---- The rows -------------------------------------------------------------------------------- */
 
-static int reads_text(const Options *o)
-{
-    return o->preset.family != MODEL_MLP;
-}
-
 static LeverText __attribute__((format(printf, 1, 2))) say(const char *format, ...)
 {
     LeverText out;

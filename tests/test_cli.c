@@ -11,9 +11,9 @@ static void bad_usage(void **state)
     static const struct {
         const char *arguments[7], *names[3];
     } rows[] = {
-        {{"trian"}, {"'trian'", "brim help"}},
-        {{"train", "--modle", "mlp"}, {"'--modle'", "brim help"}},
-        {{"train", "mlp"}, {"'mlp'"}},
+        {{"trian"}, {"'trian'", "nearest: train"}},
+        {{"train", "--modle", "mlp"}, {"'--modle'", "nearest: --model"}},
+        {{"train", "mpl"}, {"'mpl'", "nearest: mlp"}},
         {{"train", "--model", "llama-huge"}, {"\"llama-huge\"", "llama-tiny", "config.json"}},
         {{"train", "--optimizer", "adamwx"}, {"'adamwx'", "sgd-momentum", "adamw"}},
         {{"train", "--schedule", "step"}, {"'step'", "cosine"}},
@@ -99,13 +99,17 @@ static void help_and_version(void **state)
     Outcome *o = expect_code(run_command((const char *[]){"brim", NULL}), 2);
     assert_non_null(strstr(o->out, "usage: brim COMMAND"));
     static const char *const ways[] = {"help", "--help", "-h"};
-    static const char *const words[] = {"train",        "plan",         "compare",  "models", "--model",
-                                        "--accumulate", "--checkpoint", "--budget", "--json", "Exit codes"};
+    static const char *const words[] = {"train", "plan", "compare", "models", "brim help GROUP", "levers"};
     for (size_t i = 0; i < COUNT(ways); i++) {
         o = expect_code(RUN(ways[i]), 0);
         for (size_t k = 0; k < COUNT(words); k++)
             assert_non_null(strstr(o->out, words[k]));
     }
+    o = expect_code(RUN("help", "options"), 0);
+    static const char *const options[] = {"--model",  "--accumulate", "--checkpoint",
+                                          "--budget", "--json",       "Exit codes"};
+    for (size_t k = 0; k < COUNT(options); k++)
+        assert_non_null(strstr(o->out, options[k]));
     o = expect_code(RUN("train", "--help"), 0);
     assert_int_equal(strncmp(o->out, "brim train: ", 12), 0);
     o = expect_code(RUN("--version"), 0);
