@@ -24,14 +24,15 @@ MemGroup bound_by(const MemSummary *memory)
 
 void print_title(const Options *o, int64_t parameters, int64_t steps)
 {
+    SayLine line = {""};
     if (option_varies(o, "--model"))
-        printf("several models  fp32");
+        line_add(&line, "several models  fp32");
     else
-        printf("%s  %s parameters  fp32", o->model, report_count(parameters).text);
-    printf("  %s", levers_title(o).text);
+        line_add(&line, "%s  %s parameters  fp32", o->model, report_count(parameters).text);
+    line_add(&line, "  %s", levers_title(o).text);
     if (steps)
-        printf("  %" PRId64 " step%s", steps, plural(steps));
-    printf("\n");
+        line_add(&line, "  %" PRId64 " step%s", steps, plural(steps));
+    say_line(&line);
 }
 
 void print_machine(const Options *o, const Plan *plan)

@@ -65,20 +65,34 @@ static void print_saving(const Options *o, const Training *t)
         printf("; the same command with --resume %s resumes it.\n", o->save);
 }
 
+/* With the decimals that a reader cares for. */
+static SizeText seconds_text(double seconds)
+{
+    SizeText out;
+    snprintf(out.text, sizeof out.text, seconds < 9.95 ? "%.1f s" : "%.0f s", seconds);
+    return out;
+}
+
 static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
-    printf("\n%" PRId64 " step%s, %.0f s", r->steps, plural(r->steps), r->seconds);
+    SayLine line = {""};
+    line_add(&line, "%" PRId64 " step%s, %s", r->steps, plural(r->steps), seconds_text(t->step_seconds).text);
     if (r->tokens_per_second > 0) /* of one step nothing is known */
-        printf(", %s %s/s", report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples");
+        line_add(&line, ", %s %s/s", report_count((int64_t)r->tokens_per_second).text,
+                 o->seq ? "tokens" : "samples");
+    if (t->validation_seconds > 0)
+        line_add(&line, "; validation %s", seconds_text(t->validation_seconds).text);
     if (r->steps)
-        printf("; loss %.2f -> %.2f", r->loss_first, r->loss_last);
+        line_add(&line, "; loss %.2f -> %.2f", r->loss_first, r->loss_last);
     if (t->validation_samples)
-        printf("; held out: loss %.3f", t->validation_loss);
+        line_add(&line, "; held out: loss %.3f", t->validation_loss);
     if (t->validation_samples && t->accuracy >= 0)
-        printf(", accuracy %.2f %%", 100 * t->accuracy);
+        line_add(&line, ", accuracy %.2f %%", 100 * t->accuracy);
     if (t->validation_samples)
-        printf(" (%" PRId64 " sample%s)", t->validation_samples, plural(t->validation_samples));
-    printf("\n\n");
+        line_add(&line, " (%" PRId64 " sample%s)", t->validation_samples, plural(t->validation_samples));
+    printf("\n");
+    say_line(&line);
+    printf("\n");
     report_table(stdout, &plan->memory, &r->memory);
     report_textbook(stdout, &plan->memory);
     if (r->segments_off_plan)
@@ -118,7 +132,7 @@ static void print_line_heading(const Options *o)
     if (!o->quiet && report_terminal(stdout, &style) && report_panel_fits(&style))
         return;
     if (!o->quiet)
-        printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
+        printf("Each line: loss, %s/s | memory at the step's highest moment, when it changes\n",
                o->seq ? "tokens" : "samples");
     printf("\n");
 }
