@@ -215,8 +215,11 @@ static Tensor *module_run_hidden(void *self, Tensor *x, const Batch *batch)
 /* The module's forward, or its forward up to the head, as nn_forward says. */
 static Tensor *forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch)
 {
-    MemTracker *tracker = module->item.context->tracker;
+    Context *context = module->item.context;
+    MemTracker *tracker = context->tracker;
     int path = memtrack_path_set(tracker, module->path);
+    const char *kind = context->module_kind;
+    context->module_kind = module->type->name;
     if (!module->name && batch)
         tensor_random_begin(batch->step, batch->first_sample);
     Tensor *y;
@@ -232,6 +235,7 @@ static Tensor *forward_by(CheckpointForward run, Module *module, Tensor *x, cons
         if (move && y != x)
             tensor_drop_data(x, DATA_DONATED);
     }
+    context->module_kind = kind;
     memtrack_path_set(tracker, path);
     return y;
 }

@@ -69,6 +69,7 @@ typedef struct PlanPlace {
 typedef struct Plan {
     int status;        /* the script's return */
     char error[512];   /* its error message, "" if none */
+    char function[48]; /* error_function() of it */
     MemSummary memory; /* memory.stats.needs is the law */
     uint64_t beside; /* what the process of a run takes beyond that, about, and must be free too: host memory,
                         page tables, and BLAS buffers and stacks of its threads */
@@ -97,7 +98,7 @@ BRIM_API void plan_free(Plan *plan);
 
 typedef struct RunResult {
     int status;
-    char error[512];
+    char error[512], function[48];
     MemSummary memory;         /* measured */
     int64_t steps;             /* optimizer steps seen */
     int64_t segments_off_plan; /* whose events are not those of any planned segment */
