@@ -309,10 +309,6 @@ static void test_sequential(void **state)
     assert_error(ERROR_SHAPE, "at module '0' (linear)"); /* a child without a name of its own */
     nn_forward(chain, x, NULL);
     assert_error(ERROR_ARGUMENT, "at module '5' (embedding)");
-    Module *outer = nn_sequential();
-    nn_append(outer, chain);
-    nn_forward(outer, x, NULL);
-    assert_error(ERROR_ARGUMENT, "at module '0.5' (embedding)");
     assert_ptr_equal(nn_forward(nn_sequential(), x, NULL), x);
     assert_null(nn_forward(NULL, x, NULL));
     module_free(NULL);
@@ -504,9 +500,9 @@ static void test_batches_refused(void **state)
     for (ModelFamily f = MODEL_MLP; f <= MODEL_LLAMA; f++) {
         Module *model = small_model(&(Setting){.family = f});
         assert_null(nn_loss(model, &empty));
-        assert_error(ERROR_DATA, nn_family_name(f), says[f]);
+        assert_error(ERROR_DATA, nn_family(f)->name, says[f]);
         assert_null(nn_forward(model, NULL, NULL));
-        assert_error(ERROR_DATA, nn_family_name(f), says[f]);
+        assert_error(ERROR_DATA, nn_family(f)->name, says[f]);
         if (f == MODEL_MLP)
             continue;
         Batch batch = {
