@@ -159,12 +159,14 @@ static int apply_model(Options *o)
     if (text && o->seq > max_seq)
         return usage("--seq %d is longer than the %d position%s of %s", o->seq, max_seq, plural(max_seq),
                      o->model);
-    if (o->inference && preset->family != MODEL_LLAMA && preset->family != MODEL_GPT2)
-        return usage("'%s' does not write from left to right; llama and gpt2 models do", o->model);
+    if (o->generate && !nn_family(preset->family)->writes)
+        return usage(
+            "'%s' is not a causal language model, so it cannot continue a text; llama and gpt2 models can",
+            o->model);
     if (o->top_p <= 0 || o->top_p > 1)
         return usage("--top-p must be above 0 and at most 1, not %g", (double)o->top_p);
-    if (o->sample && preset->family != MODEL_LLAMA && preset->family != MODEL_GPT2)
-        return usage("--sample needs a model that writes from left to right; '%s' does not", o->model);
+    if (o->sample && !nn_family(preset->family)->writes)
+        return usage("--sample needs a causal language model; '%s' is none", o->model);
     if (o->data && !strcmp(o->data, text ? "fashion-mnist" : "builtin"))
         return usage(text ? "--data fashion-mnist is images; '%s' reads text"
                           : "--data builtin is a text; '%s' reads images",

@@ -207,8 +207,11 @@ static Tensor *run_own(void *self, Tensor *x, const Batch *batch)
 
 Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch)
 {
-    MemTracker *tracker = module->item.context->tracker;
+    Context *context = module->item.context;
+    MemTracker *tracker = context->tracker;
     int path = memtrack_path_set(tracker, module->path);
+    const char *kind = context->module_kind;
+    context->module_kind = module->type->name;
     if (!module->name && batch)
         tensor_random_begin(batch->step, batch->first_sample);
     Tensor *y;
@@ -224,6 +227,7 @@ Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, cons
         if (donated && y != x)
             tensor_drop_data(x, DATA_DONATED);
     }
+    context->module_kind = kind;
     memtrack_path_set(tracker, path);
     return y;
 }

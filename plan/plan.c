@@ -39,11 +39,12 @@ static void note_segment(Context *context, int step_ended, void *user)
 
 /* ---- Planning -------------------------------------------------------------------------------- */
 
-void plan_keep_error_(char *to, size_t size, int status)
+void plan_keep_error_(char error[512], char function[48], int status)
 {
-    if (status)
-        snprintf(to, size, "%s",
-                 error_message()[0] ? error_message() : "the script failed without saying why");
+    if (!status)
+        return;
+    snprintf(error, 512, "%s", error_message()[0] ? error_message() : "the script failed without saying why");
+    snprintf(function, 48, "%s", error_function());
 }
 
 /* Runs the script in this context and closes the books of its last segment. */
@@ -83,7 +84,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
     PlanSegments segments = {.plan = plan};
     plan->status =
         plan_run_script_(script, config, context, (SegmentHook){.segment = note_segment, .user = &segments});
-    plan_keep_error_(plan->error, sizeof plan->error, plan->status);
+    plan_keep_error_(plan->error, plan->function, plan->status);
     report_summary(context->ledger, &plan->memory);
     plan->beside = context->host_later;
     context_use(outside);
@@ -150,8 +151,12 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
     MemHints *hints = NULL;
-    Growth growth = growth_begin();
     *plan = (Plan){.packer = memtrack_hints_packer(NULL)};
+    if (!script) {
+        snprintf(plan->error, sizeof plan->error, "there is no script to run: it is NULL");
+        return plan->status = ERROR_ARGUMENT;
+    }
+    Growth growth = growth_begin();
     dry_run(script, config, o, NULL, &hints, plan);
     plan->beside = around_reservation(plan, o, growth_end(&growth));
     if (hints && !plan->status)

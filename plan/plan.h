@@ -68,6 +68,7 @@ typedef struct PlanPath {
 typedef struct Plan {
     int status;        /* the script's return */
     char error[512];   /* its error message, "" if none */
+    char function[48]; /* error_function() of it */
     MemSummary memory; /* memory.stats.needs is the law */
     uint64_t beside;   /* what the process of a run takes besides, roughly; it must be free too. Host memory,
                           page tables, and BLAS buffers and stacks of its threads */
@@ -95,7 +96,7 @@ BRIM_API void plan_free(Plan *plan);
 
 typedef struct RunResult {
     int status;
-    char error[512];
+    char error[512], function[48];
     MemSummary memory;         /* measured */
     int64_t steps;             /* optimizer steps seen */
     int64_t segments_off_plan; /* segments with events that no planned segment has */

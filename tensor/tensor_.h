@@ -105,7 +105,8 @@ struct Context {
     int64_t steps_done; /* that ended; the tracker's step follows in context_step_begin */
     SegmentHook segment_hook;
     ErrorCode error;
-    char error_text[512];
+    char error_text[512], error_function[48];
+    const char *module_kind; /* of the module whose forward runs, "linear"; NULL = none */
     MemPhase phase_outside; /* of the outermost no-grad region */
 };
 
