@@ -2,7 +2,8 @@
  *
  * A loader yields steps; a step is `accumulate` micro-batches, after which data_next returns NULL once:
  *     for (const Batch *b; (b = data_next(loader)); ) tensor_backward(nn_loss(model, b));
- * Samples are shuffled by seed anew each epoch (Philox keys, so order is the same everywhere). The last
+ * Samples are shuffled by seed anew each epoch: the order is a function of seed, epoch and number of samples
+ * (a keyed permutation, which takes no memory and no time at the start), the same everywhere. The last
  * micro-batch of an epoch may be short, and the last step of an epoch may have fewer micro-batches. On a meta
  * context, loaders open the file, read headers and counts, and yield the same shapes without data. Datasets
  * live in host memory (or are mapped), outside the tracked peak. Loaders belong to the current scope.
@@ -19,6 +20,9 @@ extern "C" {
 #endif
 
 typedef struct Loader Loader;
+
+/* Which order that is. 1 was that of brim 0.1: a shuffled array. */
+enum { DATA_ORDER = 2 };
 
 /* The training part or the held-out part of a dataset. */
 typedef enum DataSplit { DATA_TRAIN, DATA_HELD_OUT } DataSplit;
