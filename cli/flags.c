@@ -80,6 +80,8 @@ static const Flag flags[] = {
      .only = "train"},
     {"--export", FLAG_TEXT, AT(export), "DIR", .help = "write model.safetensors and config.json there",
      .only = "train"},
+    {"--overwrite", FLAG_SWITCH, AT(overwrite), NULL, .help = "--export may replace another model in its DIR",
+     .only = "train"},
     {"--export-dtype", FLAG_NAME, AT(export_dtype), "TYPE", .help = "f32, f16 or bf16 (f32)",
      .only = "train"},
     {"--export-shard", FLAG_SIZE, AT(export_shard), "SIZE",
