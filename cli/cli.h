@@ -6,6 +6,7 @@
 
 #include "../brim.h"
 #include "../plan/search.h"
+#include "../report/panel.h"
 #include "log.h"
 #include "save.h"
 
@@ -44,6 +45,16 @@ typedef struct Options {
     char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
 
+/* What the model is like, whichever its family. */
+static inline const ModelFamilyRow *family_of(const Options *options)
+{
+    return nn_family(options->preset.family);
+}
+static inline int reads_text(const Options *options)
+{
+    return family_of(options)->reads == MODEL_READS_TEXT;
+}
+
 enum { SETS_MAX = 64 };
 
 /* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
@@ -71,12 +82,11 @@ LeverText checkpoint_text(const CheckpointChoice *choice);
 int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
 /* The levers in which `options` differs from `from`, to be typed. */
 LeverText levers_text(const Options *options, const Options *from);
-/* The lines of `brim help` about options; and that about one, if there is one of this name. */
-void options_help(FILE *out);
-void option_help(FILE *out, const char *name);
-/* All of `brim help`; and the page of a command: EXIT_USAGE when there is none of this name. */
+/* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
+ * there is none of this name. */
 void help_all(FILE *out);
-int help_command(FILE *out, const char *name);
+int help_page(FILE *out, const char *name);
+int unknown_command(const char *name); /* says so, with the nearest ones; returns EXIT_USAGE */
 
 /* The script of train, plan, compare and fit; config is a Training. What a run leaves behind is in the same
  * struct. */

@@ -130,17 +130,13 @@ static int label_width(const Variant *variants, int count)
     return (int)width;
 }
 
-static double unit_of(const Variant *variants, int count)
+static ReportUnit unit_of(const Variant *variants, int count)
 {
+    uint64_t largest = 0;
     for (int i = 0; i < count; i++)
-        if (variants[i].plan.memory.stats.peak >= 10240ull << 20)
-            return 0x1p30;
-    return 0x1p20;
-}
-
-static const char *unit_name(double unit)
-{
-    return unit == 0x1p20 ? "MiB" : "GiB";
+        if (variants[i].plan.memory.stats.peak > largest)
+            largest = variants[i].plan.memory.stats.peak;
+    return report_unit(largest);
 }
 
 /* The first row that could be planned: what the others are compared with. */
@@ -152,10 +148,10 @@ static const Plan *base_of(const Variant *variants, int count)
     return NULL;
 }
 
-static void plan_rows(FILE *out, const char *title, const Variant *variants, int count, double unit)
+static void plan_rows(FILE *out, const char *title, const Variant *variants, int count, ReportUnit unit)
 {
     const Plan *first = base_of(variants, count);
-    int width = label_width(variants, count), decimals = unit == 0x1p20 ? 1 : 2;
+    int width = label_width(variants, count), decimals = unit.decimals;
     fprintf(out, "%-*s %9s %9s %7s %6s  %s\n", width, title, "peak", "needs", "change", "FLOPs", "peak at");
     for (int i = 0; i < count; i++) {
         const Plan *p = &variants[i].plan;
@@ -168,32 +164,32 @@ static void plan_rows(FILE *out, const char *title, const Variant *variants, int
             snprintf(percent, sizeof percent, "%+.0f %%",
                      100.0 * ((double)p->memory.stats.peak / (double)first->memory.stats.peak - 1));
         fprintf(out, "%-*s %9.*f %9.*f %7s %6.2f  %s %s\n", width, variants[i].label, decimals,
-                (double)p->memory.stats.peak / unit, decimals, (double)p->memory.stats.needs / unit, percent,
-                p->step_flops / first->step_flops, memtrack_phase_name(p->memory.stats.peak_at.phase),
-                report_path(&p->memory));
+                (double)p->memory.stats.peak / unit.bytes, decimals,
+                (double)p->memory.stats.needs / unit.bytes, percent, p->step_flops / first->step_flops,
+                memtrack_phase_name(p->memory.stats.peak_at.phase), report_path(&p->memory));
     }
 }
 
 void variants_table(FILE *out, const Options *o, const Variant *variants, int count)
 {
-    double unit = unit_of(variants, count);
+    ReportUnit unit = unit_of(variants, count);
     char title[64];
-    snprintf(title, sizeof title, "SAME EFFECTIVE BATCH (%d), %s", o->batch * o->accumulate, unit_name(unit));
+    snprintf(title, sizeof title, "SAME EFFECTIVE BATCH (%d), %s", o->batch * o->accumulate, unit.name);
     plan_rows(out, title, variants, count, unit);
     const uint64_t *own = variants[0].plan.memory.stats.own_peak;
     uint64_t floor = report_group(own, MEM_GROUP_PARAMETERS) + report_group(own, MEM_GROUP_GRADIENTS) +
                      report_group(own, MEM_GROUP_OPTIMIZER_STATES);
     fprintf(out, "%-*s %9.*f  weights, gradients, states\n", label_width(variants, count), "P + G + O",
-            unit == 0x1p20 ? 1 : 2, (double)floor / unit);
+            unit.decimals, (double)floor / unit.bytes);
 }
 
 /* Each component's own peak, and how many times the first row's it is: batch k has k-fold activations. */
-static void growth_rows(FILE *out, const Variant *variants, int count, double unit)
+static void growth_rows(FILE *out, const Variant *variants, int count, ReportUnit unit)
 {
     const Plan *first = base_of(variants, count);
     int width = label_width(variants, count);
     char title[64];
-    snprintf(title, sizeof title, "OWN PEAKS, %s, and growth", unit_name(unit));
+    snprintf(title, sizeof title, "OWN PEAKS, %s, and growth", unit.name);
     fprintf(out, "\n%-*s", width, title);
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
         fprintf(out, " %14s", group_names[g]);
@@ -209,19 +205,29 @@ static void growth_rows(FILE *out, const Variant *variants, int count, double un
             char times[24] = "";
             if (p != first && base > 0 && own != base)
                 snprintf(times, sizeof times, "x%.2f", (double)own / (double)base);
-            fprintf(out, " %7.*f%s", unit == 0x1p20 ? 1 : 2, (double)own / unit, times[0] ? " " : "");
+            fprintf(out, " %7.*f%s", unit.decimals, (double)own / unit.bytes, times[0] ? " " : "");
             fprintf(out, "%*s", g + 1 < MEM_GROUP_COUNT ? -(times[0] ? 6 : 7) : 0, times);
         }
         fputc('\n', out);
     }
 }
 
-static void run_rows(FILE *out, const Variant *variants, int count, double unit, int64_t steps)
+/* What a step took; of one step nothing is known but that it warmed up. */
+static SizeText ms_text(const Variant *v, int decimals, const char *unknown)
 {
-    int width = label_width(variants, count), decimals = unit == 0x1p20 ? 1 : 2;
+    SizeText out;
+    if (v->result.step_seconds > 0)
+        snprintf(out.text, sizeof out.text, "%.*f", decimals, 1e3 * v->result.step_seconds);
+    else
+        snprintf(out.text, sizeof out.text, "%s", unknown);
+    return out;
+}
+
+static void run_rows(FILE *out, const Variant *variants, int count, ReportUnit unit, int64_t steps)
+{
+    int width = label_width(variants, count), decimals = unit.decimals;
     char title[64];
-    snprintf(title, sizeof title, "%" PRId64 " STEP%s OF EACH, %s", steps, steps == 1 ? "" : "S",
-             unit_name(unit));
+    snprintf(title, sizeof title, "%" PRId64 " STEP%s OF EACH, %s", steps, steps == 1 ? "" : "S", unit.name);
     fprintf(out, "\n%-*s %9s %9s %6s %9s %12s %9s %9s\n", width, title, "planned", "measured", "apart",
             "process", "unaccounted", "ms/step", "loss");
     for (int i = 0; i < count; i++) {
@@ -232,10 +238,11 @@ static void run_rows(FILE *out, const Variant *variants, int count, double unit,
             continue;
         }
         uint64_t planned = v->plan.memory.stats.peak, measured = r->memory.stats.peak;
-        fprintf(out, "%-*s %9.*f %9.*f %6" PRId64 " %9.*f %12.*f %9.1f %9.4f\n", width, v->label, decimals,
-                (double)planned / unit, decimals, (double)measured / unit, (int64_t)(measured - planned),
-                decimals, (double)r->memory.process_peak / unit, decimals,
-                (double)report_unaccounted(&r->memory) / unit, 1e3 * r->step_seconds, r->loss_last);
+        fprintf(out, "%-*s %9.*f %9.*f %6" PRId64 " %9.*f %12.*f %9s %9.4f\n", width, v->label, decimals,
+                (double)planned / unit.bytes, decimals, (double)measured / unit.bytes,
+                (int64_t)(measured - planned), decimals, (double)r->memory.process_peak / unit.bytes,
+                decimals, (double)report_unaccounted(&r->memory) / unit.bytes, ms_text(v, 1, "-").text,
+                r->loss_last);
     }
 }
 
@@ -265,9 +272,9 @@ static void csv_row(FILE *out, const Variant *v)
         fprintf(out, ",%" PRIu64 ",%" PRIu64, s->own_peak[i], s->at_peak[i]);
     const char *error = v->plan.status ? v->plan.error : v->ran && v->result.status ? v->result.error : "";
     if (v->ran && !v->result.status)
-        fprintf(out, ",%" PRIu64 ",%" PRIu64 ",%" PRId64 ",%.3f,%.6g,\n", v->result.memory.stats.peak,
-                v->result.memory.process_peak, report_unaccounted(&v->result.memory),
-                1e3 * v->result.step_seconds, v->result.loss_last);
+        fprintf(out, ",%" PRIu64 ",%" PRIu64 ",%" PRId64 ",%s,%.6g,\n", v->result.memory.stats.peak,
+                v->result.memory.process_peak, report_unaccounted(&v->result.memory), ms_text(v, 3, "").text,
+                v->result.loss_last);
     else
         fprintf(out, error[0] ? ",,,,,,\"%s\"\n" : ",,,,,,%s\n", error);
 }
@@ -284,9 +291,10 @@ static json_t *variant_json(const Variant *v)
         return json_pack("{s:o, s:f, s:o, s:o}", "variant", json_text(v->label), "step_flops",
                          v->plan.step_flops, "memory", json_memory(planned, NULL), "error",
                          json_text(v->result.error));
-    return json_pack("{s:o, s:f, s:o, s:f, s:f}", "variant", json_text(v->label), "step_flops",
+    return json_pack("{s:o, s:f, s:o, s:o, s:f}", "variant", json_text(v->label), "step_flops",
                      v->plan.step_flops, "memory", json_memory(&v->result.memory, planned), "step_ms",
-                     1e3 * v->result.step_seconds, "loss", v->result.loss_last);
+                     v->result.step_seconds > 0 ? json_real(1e3 * v->result.step_seconds) : json_null(),
+                     "loss", v->result.loss_last);
 }
 
 static void print_json(const Options *o, const Variant *variants, int count)
@@ -370,11 +378,11 @@ int command_compare(const Options *sets, int count)
         for (int i = 0; i < count; i++)
             csv_row(stdout, &variants[i]);
     } else {
-        double unit = unit_of(variants, count);
+        ReportUnit unit = unit_of(variants, count);
         print_title(lists ? o : &first, variants[0].parameters, 0);
         printf("\n");
         if (lists)
-            plan_rows(stdout, unit_name(unit), variants, count, unit);
+            plan_rows(stdout, unit.name, variants, count, unit);
         else
             variants_table(stdout, &first, variants, count);
         growth_rows(stdout, variants, count, unit);

@@ -14,14 +14,13 @@ enum { MOST_THREADS = 128, MOST_SAMPLE = 160 }; /* of a context; of Training.gen
 
 static const Flag flags[] = {
     {"--model", FLAG_NAME, AT(model), "NAME", .help = "one of `brim models`, or a config.json (llama-tiny)"},
-    {"--init", FLAG_TEXT, AT(init), "PATH", .help = "weights to start from: directory, .safetensors, index"},
+    {"--init", FLAG_TEXT, AT(init), "PATH", .help = "start from these weights: directory or .safetensors"},
     {"--init-partial", FLAG_SWITCH, AT(init_partial), NULL,
-     .help = "--init may lack some weights, and have others"},
+     .help = "allow missing and extra weights in --init"},
     {"--data", FLAG_TEXT, AT(data), "PATH", .help = "text, .bin of ids, IDX folder, builtin, fashion-mnist"},
     {"--tokenizer", FLAG_TEXT, AT(tokenizer), "FILE",
-     .help = "a tokenizer.json, or bytes (the model's, else bytes)"},
-    {"--vocab", FLAG_INT, AT(vocab), "N", .help = "tokens that the model knows (the model's usual)",
-     .low = 2},
+     .help = "tokenizer.json, or bytes (the model's, else bytes)"},
+    {"--vocab", FLAG_INT, AT(vocab), "N", .help = "vocabulary size (the model's)", .low = 2},
     {"--batch", FLAG_INT, AT(batch), "N", .help = "samples in a micro-batch (the model's usual)", .low = 1},
     {"--seq", FLAG_INT, AT(seq), "N", .help = "tokens in a sample (the model's usual)", .low = 1},
     {"--accumulate", FLAG_INT, AT(accumulate), "N", .help = "micro-batches in a step (1)", .low = 1},
@@ -31,93 +30,82 @@ static const Flag flags[] = {
      .help = "sgd[-momentum|-nesterov] rmsprop adam adamw (adamw)"},
     {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (sgd 0.05; llama, gpt2 2e-3; else 1e-3)"},
     {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X",
-     .help = "of all but norms and biases (adamw 0.01; else 0)"},
-    {"--schedule", FLAG_NAME, AT(schedule), "NAME", .help = "constant, linear, cosine (cosine)"},
+     .help = "on all but norms and biases (adamw 0.01; else 0)"},
+    {"--schedule", FLAG_NAME, AT(schedule), "NAME", .help = "of --lr: constant, linear or cosine (cosine)"},
     {"--warmup", FLAG_INT, AT(warmup), "N", .help = "steps of linear warm-up (5 % of the steps)"},
-    {"--clip", FLAG_FLOAT, AT(clip), "X", .help = "largest gradient norm; 0: any (1; in backward: 0)"},
+    {"--clip", FLAG_FLOAT, AT(clip), "X", .help = "largest gradient norm, 0 for any (1; in backward 0)"},
     {"--dropout", FLAG_FLOAT, AT(dropout), "P",
      .help = "dropout probability (0, or what a config.json says)"},
     {"--checkpoint", FLAG_CHECKPOINT, AT(checkpoint), "WHAT",
-     .help = "none, blocks, every N blocks, selective, auto (none)"},
+     .help = "recompute: none, blocks, N, selective or auto (none)"},
     {"--optimizer-in-backward", FLAG_SWITCH, AT(in_backward), NULL,
-     .help = "update inside backward; a gradient lives for a moment"},
-    {"--zero-grad", FLAG_ZERO_GRAD, AT(keep_gradients), "free|keep", .help = "between steps (free)"},
-    {"--loss-chunk", FLAG_INT, AT(loss_chunk), "N", .help = "rows of logits that exist at once (0: all)"},
+     .help = "free each gradient as soon as it is used"},
+    {"--zero-grad", FLAG_ZERO_GRAD, AT(keep_gradients), "free|keep",
+     .help = "between steps free gradients, or keep zeros (free)"},
+    {"--loss-chunk", FLAG_INT, AT(loss_chunk), "N",
+     .help = "compute the loss N rows at a time (0: all at once)"},
     {"--attention", FLAG_ATTENTION, AT(attention), "flash|eager",
-     .help = "keep a row's log-sum-exp, or all scores (flash)"},
-    {"--budget", FLAG_SIZE, AT(budget), "SIZE", .help = "do not start if more is needed, as 800MiB or 16GiB"},
-    {"--seed", FLAG_SEED, AT(seed), "N", .help = "of initialisation, shuffling and dropout (1)"},
-    {"--threads", FLAG_INT, AT(threads), "N", .help = "processors to use (all)", .low = 1,
+     .help = "keep one number a row, or all its scores (flash)"},
+    {"--budget", FLAG_SIZE, AT(budget), "SIZE", .help = "refuse to start above SIZE, e.g. 800MiB"},
+    {"--seed", FLAG_SEED, AT(seed), "N", .help = "random seed (1)"},
+    {"--threads", FLAG_INT, AT(threads), "N", .help = "threads to use (one a processor)", .low = 1,
      .high = MOST_THREADS},
     {"--device", FLAG_NAME, AT(device), "cpu|cuda",
-     .help = "where tensors are (cpu); this build has no cuda"},
+     .help = "where tensors live (cpu); this build has no cuda"},
     {"--max-samples", FLAG_INT64, AT(max_samples), "N", .help = "use only the first N samples"},
     {"--every", FLAG_INT, AT(every), "N", .help = "steps between printed lines (a twentieth of the run)",
      .low = 1},
     {"--evaluate-every", FLAG_INT, AT(evaluate_every), "N",
-     .help = "steps between validations (with --epochs: each one)", .low = 1},
+     .help = "steps between validations (with --epochs: one each)", .low = 1},
     {"--sample", FLAG_INT, AT(sample), "N", .help = "tokens that a llama or gpt2 writes at the end (0)",
      .high = MOST_SAMPLE},
-    {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", .help = "what is continued (\"The \")"},
-    {"--tokens", FLAG_INT, AT(tokens), "N", .help = "to write (100)", .low = 1, .only = "generate"},
-    {"--temperature", FLAG_FLOAT, AT(temperature), "X", .help = "logits are divided by it; 0: greedy (0.8)",
+    {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", .help = "text to continue (\"The \")"},
+    {"--tokens", FLAG_INT, AT(tokens), "N", .help = "tokens to write (100)", .low = 1, .only = "generate"},
+    {"--temperature", FLAG_FLOAT, AT(temperature), "X", .help = "divide the logits by X; 0 is greedy (0.8)",
      .only = "generate"},
-    {"--top-k", FLAG_INT, AT(top_k), "K", .help = "draw from the K most probable (0: all)",
+    {"--top-k", FLAG_INT, AT(top_k), "K", .help = "draw from the K likeliest tokens (0: all)",
      .only = "generate"},
     {"--top-p", FLAG_FLOAT, AT(top_p), "P", .help = "draw from the fewest of probability P (1)",
      .only = "generate"},
-    {"--prefill", FLAG_INT, AT(prefill), "N", .help = "prompt tokens read at once (512)", .low = 1,
+    {"--prefill", FLAG_INT, AT(prefill), "N", .help = "prompt tokens to read at once (512)", .low = 1,
      .only = "generate plan"},
-    {"--ignore-eos", FLAG_SWITCH, AT(ignore_eos), NULL, .help = "go on after a token that ends a text",
+    {"--ignore-eos", FLAG_SWITCH, AT(ignore_eos), NULL, .help = "do not stop at a token that ends a text",
      .only = "generate"},
-    {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a line a step, each a JSON object",
+    {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a run log: a JSON object a line",
      .only = "train demo"},
     {"--save", FLAG_TEXT, AT(save), "DIR", .help = "save the run in this directory", .only = "train"},
     {"--save-every", FLAG_INT64, AT(save_every), "N", .help = "steps between saves (a tenth of the run)",
      .only = "train"},
-    {"--keep", FLAG_INT, AT(keep), "K", .help = "saves to keep, the newest (2)", .low = 1, .only = "train"},
-    {"--resume", FLAG_TEXT, AT(resume), "DIR", .help = "go on with the newest save in this directory",
+    {"--keep", FLAG_INT, AT(keep), "K", .help = "how many saves to keep, the newest (2)", .low = 1,
+     .only = "train"},
+    {"--resume", FLAG_TEXT, AT(resume), "DIR", .help = "resume from the newest save in this directory",
      .only = "train"},
     {"--export", FLAG_TEXT, AT(export), "DIR", .help = "write model.safetensors and config.json there",
      .only = "train"},
     {"--overwrite", FLAG_SWITCH, AT(overwrite), NULL, .help = "--export may replace another model in its DIR",
      .only = "train"},
-    {"--export-dtype", FLAG_NAME, AT(export_dtype), "TYPE", .help = "f32, f16 or bf16 (f32)",
+    {"--export-dtype", FLAG_NAME, AT(export_dtype), "TYPE", .help = "data type: f32, f16 or bf16 (f32)",
      .only = "train"},
-    {"--export-shard", FLAG_SIZE, AT(export_shard), "SIZE",
-     .help = "several files of at most this size (50GB)", .only = "train"},
-    {"--textbook", FLAG_SWITCH, AT(textbook), NULL, .help = "the rules of thumb, and where each is wrong",
+    {"--export-shard", FLAG_SIZE, AT(export_shard), "SIZE", .help = "split it into files of this size (50GB)",
+     .only = "train"},
+    {"--textbook", FLAG_SWITCH, AT(textbook), NULL, .help = "rules of thumb, and where each is wrong",
      .only = "plan"},
-    {"--inference", FLAG_SWITCH, AT(inference), NULL, .help = "what writing --seq tokens needs, not training",
-     .only = "plan"},
-    {"--run", FLAG_INT64, AT(run_steps), "N", .help = "train each row for N steps too", .only = "compare"},
-    {"--csv", FLAG_SWITCH, AT(csv), NULL, .help = "the table as comma-separated values", .only = "compare"},
-    {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "which of `brim gpus` (a usual handful)",
+    {"--inference", FLAG_SWITCH, AT(inference), NULL,
+     .help = "plan inference over --seq tokens, not training", .only = "plan"},
+    {"--run", FLAG_INT64, AT(run_steps), "N", .help = "also train each row for N steps", .only = "compare"},
+    {"--csv", FLAG_SWITCH, AT(csv), NULL, .help = "print comma-separated values", .only = "compare"},
+    {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "cards from `brim gpus` (a usual handful)",
      .only = "fit"},
-    {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards of these sizes", .only = "fit"},
-    {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for contexts and libraries (1GiB)",
+    {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
+    {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for context and libraries (1GiB)",
      .zero = 1, .only = "fit"},
-    {"--json", FLAG_SWITCH, AT(json), NULL, .help = "one JSON object with exact bytes, no tables"},
-    {"--quiet", FLAG_SWITCH, AT(quiet), NULL, .help = "no step lines"},
+    {"--json", FLAG_SWITCH, AT(json), NULL, .help = "print one JSON object with exact bytes"},
+    {"--quiet", FLAG_SWITCH, AT(quiet), NULL, .help = "print no step lines"},
 };
 enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
 
-/* Padded by what is seen: a value may hold an ellipsis, one column of three bytes. */
-static void print_flag(FILE *out, const Flag *flag)
-{
-    enum { LEFT = 24 };
-    int columns = fprintf(out, "  %s %s", flag->name, flag->value ? flag->value : "") - 2;
-    for (const char *c = flag->value; c && *c; c++)
-        columns -= ((unsigned char)*c & 0xc0) == 0x80;
-    fprintf(out, "%*s %s", columns < LEFT ? LEFT - columns : 0, "", flag->help);
-}
-
-typedef struct CommandsText {
-    char text[64];
-} CommandsText;
-
 /* The commands that take it, with this between. */
-static CommandsText commands_text(const Flag *flag, const char *between)
+CommandsText commands_text(const Flag *flag, const char *between)
 {
     CommandsText out = {""};
     size_t used = 0;
@@ -130,8 +118,10 @@ static CommandsText commands_text(const Flag *flag, const char *between)
     return out;
 }
 
-static int takes_flag(const Flag *flag, const char *command)
+int takes_flag(const Flag *flag, const char *command)
 {
+    if (takes_page_only(command))
+        return page_has(command, flag->name);
     size_t length = strlen(command);
     for (const char *at = flag->only; at && *at; at += strspn(at, " ")) {
         if (strcspn(at, " ") == length && !strncmp(at, command, length))
@@ -141,21 +131,9 @@ static int takes_flag(const Flag *flag, const char *command)
     return !flag->only;
 }
 
-void options_help(FILE *out)
+const Flag *flag_at(int i)
 {
-    for (int i = 0; i < FLAG_COUNT; i++) {
-        print_flag(out, &flags[i]);
-        fprintf(out, flags[i].only ? " [%s]\n" : "\n", commands_text(&flags[i], ", ").text);
-    }
-}
-
-void option_help(FILE *out, const char *name)
-{
-    for (int i = 0; i < FLAG_COUNT; i++)
-        if (!strcmp(flags[i].name, name)) {
-            print_flag(out, &flags[i]);
-            fputc('\n', out);
-        }
+    return i >= 0 && i < FLAG_COUNT ? &flags[i] : NULL;
 }
 
 int usage(const char *format, ...)
@@ -330,6 +308,30 @@ static int split_values(Assignment *a, char *value, int lists)
     return 0;
 }
 
+static int add(Assignments *all, const Flag *flag, char *value, int lists)
+{
+    if (all->count == ASSIGNMENTS_MAX)
+        return usage("more than %d options", ASSIGNMENTS_MAX);
+    Assignment *a = &all->item[all->count++];
+    *a = (Assignment){.flag = flag};
+    return split_values(a, value, lists);
+}
+
+/* `brim plan gpt2`: what is no option may be the model. */
+static int add_model(Assignments *all, const char *command, char *word, int lists)
+{
+    const Flag *flag = find_flag("--model", strlen("--model"));
+    for (int i = 0; i < all->count; i++)
+        if (all->item[i].flag == flag)
+            return usage("'%s' would be a second model, after %s", word, all->item[i].values[0]);
+    int status = add(all, flag, word, lists);
+    const Assignment *a = &all->item[all->count - 1];
+    for (int i = 0; !status && i < a->count; i++)
+        if (!is_model(a->values[i]))
+            return no_model(command, a->values[i]);
+    return status;
+}
+
 int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists)
 {
     static char on[] = "1";
@@ -338,8 +340,18 @@ int assignments_parse(Assignments *all, const char *command, int argc, char **ar
         char *equals = strchr(argv[i], '=');
         size_t length = equals ? (size_t)(equals - argv[i]) : strlen(argv[i]);
         const Flag *flag = find_flag(argv[i], length);
+        int status = 0;
+        if (!flag && argv[i][0] != '-' && takes_flag(find_flag("--model", strlen("--model")), command)) {
+            if ((status = add_model(all, command, argv[i], lists)))
+                return status;
+            continue;
+        }
         if (!flag)
-            return usage("unknown option '%s'; `brim help` lists them", argv[i]);
+            return argv[i][0] == '-' ? unknown_option(command, argv[i])
+                                     : usage("`brim %s` takes options only, not '%s'", command, argv[i]);
+        if (!takes_flag(flag, command) && !flag->only)
+            return usage("%s means nothing to `brim %s`; `brim help %s` lists its options", flag->name,
+                         command, command);
         if (!takes_flag(flag, command))
             return usage("%s belongs to `brim %s`", flag->name, commands_text(flag, "` and `brim ").text);
         char *value = equals ? equals + 1 : NULL;
@@ -350,12 +362,7 @@ int assignments_parse(Assignments *all, const char *command, int argc, char **ar
                 return usage("%s needs a value: %s", flag->name, flag->value);
             value = argv[i];
         }
-        if (all->count == ASSIGNMENTS_MAX)
-            return usage("more than %d options", ASSIGNMENTS_MAX);
-        Assignment *a = &all->item[all->count++];
-        *a = (Assignment){.flag = flag};
-        int status = split_values(a, value ? value : on, lists);
-        if (status)
+        if ((status = add(all, flag, value ? value : on, lists)))
             return status;
     }
     return 0;

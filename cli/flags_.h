@@ -30,6 +30,25 @@ typedef struct Flag {
     int zero;         /* of FLAG_SIZE: "0" is a value too */
 } Flag;
 
+/* The i-th, NULL past the end. */
+const Flag *flag_at(int i);
+typedef struct CommandsText {
+    char text[64];
+} CommandsText;
+/* The commands that take it, with this between; "" = all. */
+CommandsText commands_text(const Flag *flag, const char *between);
+
+int takes_flag(const Flag *flag, const char *command);
+/* help.c: whether a command takes the options of its page alone; the others, which train or plan a training,
+ * take every option of a training, so that one command line serves them all. */
+int takes_page_only(const char *command);
+int page_has(const char *command, const char *flag);
+
+/* unknown.c: what is said of an argument that is no option of the command; they return EXIT_USAGE. */
+int unknown_option(const char *command, const char *argument);
+int no_model(const char *command, const char *word);
+int is_model(const char *name); /* a name, or the path of a config.json or of its directory */
+
 enum { LIST_MAX = 16, ASSIGNMENTS_MAX = 64 };
 
 typedef struct Assignment {

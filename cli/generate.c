@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "../base/clock_.h"
 #include "../base/plural_.h"
 #include "../kernels/kernels.h"
 #include "../estimate/formulae.h"
@@ -63,7 +64,7 @@ static int put_sequence(const Writing *w, FILE *out, Sequence s)
 static int note_tokens(void *user, const int32_t *tokens, int batch)
 {
     Writing *w = user;
-    w->last = memtrack_seconds();
+    w->last = clock_now();
     if (!w->written)
         w->first = w->last;
     for (int b = 0; b < batch; b++)
@@ -84,7 +85,7 @@ static int writing_script(void *config)
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
         return error_code();
-    w->started = memtrack_seconds();
+    w->started = clock_now();
     return nn_generate(
         model,
         &(GenerateOptions){
@@ -106,14 +107,11 @@ static int writing_script(void *config)
 /* Keys and values of so many tokens of each sequence, by the formula. */
 static int64_t cache_formula(const Options *o, int64_t tokens)
 {
-    const LlamaConfig *l = &o->preset.config.llama;
-    const Gpt2Config *g = &o->preset.config.gpt2;
-    LlamaShape shape = {.layers = g->layers, .heads = g->heads, .kv_heads = g->heads, .dim = g->dim};
-    if (o->preset.family == MODEL_LLAMA)
-        shape = (LlamaShape){.layers = l->layers,
-                             .heads = l->heads,
-                             .kv_heads = l->kv_heads ? l->kv_heads : l->heads,
-                             .dim = l->head_dim ? (int64_t)l->heads * l->head_dim : l->dim};
+    ModelSizes sizes = nn_preset_sizes(&o->preset);
+    LlamaShape shape = {.layers = sizes.layers,
+                        .heads = sizes.heads,
+                        .kv_heads = sizes.kv_heads,
+                        .dim = (int64_t)sizes.heads * sizes.head_dim};
     return estimate_kv_cache_bytes(&shape, tokens, sizeof(float)) * o->batch;
 }
 
@@ -132,15 +130,15 @@ static Inference inference_of(const MemSummary *memory)
 
 enum { LABEL = 28, COLUMN = 11 };
 
-static void print_row(const char *label, double unit, const uint64_t *planned, const uint64_t *measured,
+static void print_row(const char *label, ReportUnit unit, const uint64_t *planned, const uint64_t *measured,
                       double textbook, const char *rule)
 {
-    int decimals = unit == 0x1p20 ? 1 : 2;
-    printf("%-*s%*.*f", LABEL, label, COLUMN, decimals, (double)*planned / unit);
+    int decimals = unit.decimals;
+    printf("%-*s%*.*f", LABEL, label, COLUMN, decimals, (double)*planned / unit.bytes);
     if (measured)
-        printf("%*.*f", COLUMN, decimals, (double)*measured / unit);
+        printf("%*.*f", COLUMN, decimals, (double)*measured / unit.bytes);
     if (textbook > 0)
-        printf("%*.*f  %s", COLUMN, decimals, textbook / unit, rule);
+        printf("%*.*f  %s", COLUMN, decimals, textbook / unit.bytes, rule);
     printf("\n");
 }
 
@@ -148,14 +146,15 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
                             const MemSummary *measured)
 {
     Inference p = inference_of(planned), m = measured ? inference_of(measured) : p;
-    double unit = p.peak < 10240ull << 20 ? 0x1p20 : 0x1p30, weights = (double)parameters * sizeof(float);
+    ReportUnit unit = report_unit(p.peak);
+    double weights = (double)parameters * sizeof(float);
     const uint64_t *none = NULL;
     int64_t cache = cache_formula(o, o->seq);
     char formula[96];
     snprintf(formula, sizeof formula, "2 x layers x kv heads x head width x 4 x %d token%s%s", o->seq,
              plural(o->seq), o->batch > 1 ? " x batch" : "");
-    printf("%-*s%*s%s%*s\n", LABEL, unit == 0x1p20 ? "MiB" : "GiB", COLUMN, "planned",
-           measured ? "   measured" : "", COLUMN, "textbook");
+    printf("%-*s%*s%s%*s\n", LABEL, unit.name, COLUMN, "planned", measured ? "   measured" : "", COLUMN,
+           "textbook");
     print_row("weights", unit, &p.weights, measured ? &m.weights : none, weights, "P x 4 bytes");
     print_row("kv cache", unit, &p.cache, measured ? &m.cache : none, (double)cache, formula);
     print_row("workspace and temporaries", unit, &p.rest, measured ? &m.rest : none, 0, "");

@@ -60,8 +60,11 @@ static void say_found(const PlanFound *found, const Options *o)
         fprintf(out, "the best of %d choice%s planned\n", found->planned, plural(found->planned));
 }
 
-const char *const group_names[MEM_GROUP_COUNT] = {"parameters", "gradients", "states", "activations",
-                                                  "overhead"};
+const char *const group_names[MEM_GROUP_COUNT] = {
+#define X(id, name, label, word, brief) [MEM_GROUP_##id] = word,
+    MEMTRACK_GROUPS(X)
+#undef X
+};
 
 void optimizer_in_backward(Options *o)
 {

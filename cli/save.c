@@ -203,7 +203,7 @@ static void fill_settings(Settings *s, const Options *o)
     add(s, "model", "%s", o->model);
     add_name(s, "data", o->data);
     add(s, "batch", "%d", o->batch);
-    if (o->preset.family != MODEL_MLP) {
+    if (reads_text(o)) {
         add(s, "seq", "%d", o->seq);
         add(s, "attention", "%s", o->attention == ATTENTION_FLASH ? "flash" : "eager");
         add(s, "loss-chunk", "%d", o->loss_chunk);
@@ -248,7 +248,7 @@ static void look_at_inputs(Saving *s)
     if (s->input_count >= 0 || context_is_meta(context_current()))
         return;
     s->input_count = 0;
-    if (o->preset.family == MODEL_MLP) {
+    if (!reads_text(o)) {
         const char *directory = data_images_directory(o->data);
         char path[SAVING_PATH];
         if (directory && snprintf(path, sizeof path, "%s/train-", directory) < SAVING_PATH) {

@@ -182,7 +182,7 @@ static void print_origin(const Options *o, const Training *t)
     const char *tokens = o->tokenizer ? o->tokenizer : weights && !is_bin(o->data) ? "bytes" : NULL;
     if (weights)
         printf("weights: %s", o->init);
-    if (tokens && o->preset.family != MODEL_MLP)
+    if (tokens && reads_text(o))
         printf("%stokens: %s", weights ? "; " : "", tokens);
     if (tokens && !o->tokenizer && o->source_tokenizer)
         printf(" (%s is for --data of yours)", o->source_tokenizer);
@@ -292,7 +292,7 @@ int command_train(const Options *options, int count)
 int command_demo(const Options *options, int sets)
 {
     Options o = *options;
-    if (!o.sample && (o.preset.family == MODEL_LLAMA || o.preset.family == MODEL_GPT2))
+    if (!o.sample && family_of(&o)->writes)
         o.sample = 120;
     int status = command_train(&o, sets);
     if (status || o.json)

@@ -277,7 +277,6 @@ const Batch *data_next(Loader *loader)
         return step_over(loader);
     if (loader->micro == loader->micros)
         return step_over(loader);
-    memtrack_phase_set(context->tracker, context->no_grad ? MEM_PHASE_EVALUATE : MEM_PHASE_FORWARD);
     return batch_make(loader) ? &loader->batch : step_over(loader);
 }
 

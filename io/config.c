@@ -106,6 +106,20 @@ static int resolve(const char *path, char out[PATH_BYTES])
     return ERROR_NONE;
 }
 
+/* The base name of the path; of a config.json, as every model has one, that of its directory. */
+static void name_model(IoModel *model, const char *path)
+{
+    char real[PATH_MAX];
+    base_name(model->name, sizeof model->name, path);
+    int is_config = !strcmp(model->name, "config.json");
+    if ((!is_config && strcmp(model->name, ".") && strcmp(model->name, "..")) || !realpath(path, real))
+        return;
+    char *slash = is_config ? strrchr(real, '/') : NULL;
+    if (slash && slash > real)
+        *slash = '\0';
+    base_name(model->name, sizeof model->name, real);
+}
+
 static int read_model(const char *path, IoModel *model)
 {
     char file[PATH_BYTES], shown[FILE_LABEL];
@@ -121,10 +135,7 @@ static int read_model(const char *path, IoModel *model)
     json_decref(root);
     if (fields.failed)
         return fields.failed;
-    base_name(model->name, sizeof model->name, path);
-    char real[PATH_MAX];
-    if ((!strcmp(model->name, ".") || !strcmp(model->name, "..")) && realpath(path, real))
-        base_name(model->name, sizeof model->name, real);
+    name_model(model, path);
     model->preset.name = model->name;
     model->preset.about = model->about;
     return ERROR_NONE;

@@ -6,6 +6,7 @@
 #include <utf8proc.h>
 
 #include "../base/printable_.h"
+#include "../base/nearest_.h"
 #include "io_.h"
 
 /* ---- Values in messages ---------------------------------------------------------------------- */

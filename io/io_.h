@@ -71,7 +71,4 @@ int families_ignore(const char *name);
 /* Fills model->preset from a whole configuration, and notes. (families.c) */
 void families_read(Fields *f);
 
-/* How many letters two names differ by: insertions, deletions, replacements. (find.c) */
-int name_distance(const char *a, const char *b);
-
 #endif

@@ -29,13 +29,14 @@ extern "C" {
  * its step's large tensors (a loss) must not hold up the HIGH end's extent. */
 #define MEMTRACK_SMALL 4096
 
-/* Groups are the words users arrive with; they sum exactly to the peak. */
+/* Groups are the words users arrive with; they sum exactly to the peak. Enum, name, the label of a table's
+ * row, one word for its columns, and what a line with little room has. */
 #define MEMTRACK_GROUPS(X)                                                                                   \
-    X(PARAMETERS, "parameters")                                                                              \
-    X(GRADIENTS, "gradients")                                                                                \
-    X(OPTIMIZER_STATES, "optimizer_states")                                                                  \
-    X(ACTIVATIONS, "activations")                                                                            \
-    X(OVERHEAD, "overhead")
+    X(PARAMETERS, "parameters", "parameters", "parameters", "param")                                         \
+    X(GRADIENTS, "gradients", "gradients", "gradients", "grad")                                              \
+    X(OPTIMIZER_STATES, "optimizer_states", "optimizer states", "states", "optim")                           \
+    X(ACTIVATIONS, "activations", "activations", "activations", "activ")                                     \
+    X(OVERHEAD, "overhead", "overhead", "overhead", "other")
 
 /* Components: enum, name, group, and the end of the reservation where blocks over MEMTRACK_SMALL are placed.
  * LOW, from below: what lives long, and the gradients, which grow in backward while the activations, the last
@@ -63,7 +64,7 @@ extern "C" {
     X(EVALUATE, "evaluate")
 
 typedef enum MemGroup {
-#define X(id, name) MEM_GROUP_##id,
+#define X(id, name, label, word, brief) MEM_GROUP_##id,
     MEMTRACK_GROUPS(X)
 #undef X
         MEM_GROUP_COUNT
@@ -313,9 +314,6 @@ BRIM_API uint64_t memtrack_process_live(void);
 BRIM_API uint64_t memtrack_process_resident(void);
 BRIM_API uint64_t memtrack_process_resident_peak(void);
 BRIM_API uint64_t memtrack_process_resident_files(void);
-
-/* Seconds of a clock that never goes back, since some moment before the process. */
-BRIM_API double memtrack_seconds(void);
 
 /* What this machine could give the process now without killing it for it. */
 typedef struct MemMachine {

@@ -2,6 +2,7 @@
  * second dry run follows the hints, and is the plan. */
 #include <string.h>
 
+#include "../kernels/kernels.h"
 #include "plan_.h"
 
 /* ---- Signatures of segments ------------------------------------------------------------------ */
@@ -46,10 +47,9 @@ void plan_keep_error_(char *to, size_t size, int status)
 }
 
 /* Runs the script in this context and closes the books of its last segment. */
-int plan_run_script_(Script script, void *config, Context *context, SegmentHook hook, void *user)
+int plan_run_script_(Script script, void *config, Context *context, SegmentHook hook)
 {
     context->segment_hook = hook;
-    context->segment_user = user;
     int scope = tensor_scope_begin();
     int status = script(config);
     if (!status)
@@ -81,7 +81,8 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
     memtrack_ledger_follow(context->ledger, hints);
     Context *outside = context_use(context);
     PlanSegments segments = {.plan = plan};
-    plan->status = plan_run_script_(script, config, context, note_segment, &segments);
+    plan->status =
+        plan_run_script_(script, config, context, (SegmentHook){.segment = note_segment, .user = &segments});
     plan_keep_error_(plan->error, sizeof plan->error, plan->status);
     report_summary(context->ledger, &plan->memory);
     plan->beside = context->host_later;

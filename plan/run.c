@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "../kernels/kernels.h"
+#include "../base/clock_.h"
 #include "../base/plural_.h"
 #include "live_.h"
 #include "plan_.h"
@@ -19,7 +21,7 @@ typedef struct Run {
     FILE *out;
     int64_t lines;
     double started, last;         /* last: when the current step's time began */
-    double step_seconds;          /* of the step that ended last */
+    double step_seconds;          /* since the last brim_step, of steps alone */
     double tokens, token_seconds; /* of all steps but the first, which warms up */
     double recent[RECENT_STEPS];  /* seconds, as a ring */
     Live live;
@@ -32,15 +34,24 @@ typedef struct RealSegments {
     RunResult *result;
 } RealSegments;
 
+static void time_step(void *user)
+{
+    Run *run = current_run;
+    (void)user;
+    if (!run)
+        return;
+    double now = clock_now();
+    run->step_seconds += now - run->last;
+    run->last = now;
+}
+
 static void compare_segment(Context *context, int step_ended, void *user)
 {
     RealSegments *segments = user;
     RunResult *result = segments->result;
     result->steps += step_ended;
-    if (current_run && step_ended)
-        current_run->step_seconds = memtrack_seconds() - current_run->last;
-    else if (current_run)
-        current_run->last = memtrack_seconds(); /* set-up and evaluations do not count as training time */
+    if (current_run && !step_ended)
+        current_run->last = clock_now(); /* set-up and evaluations do not count as training time */
     if (segments->plan->more_kinds ||
         plan_find_signature_(segments->plan, memtrack_stats(context->ledger)->step_hash))
         return;
@@ -158,18 +169,19 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
         return refuse_reservation(result, plan, needs);
     memtrack_ledger_follow(context->ledger, plan->hints);
     Context *outside = context_use(context);
-    Run run = {
-        .options = o, .result = result, .out = o->out ? o->out : stdout, .started = memtrack_seconds()};
+    Run run = {.options = o, .result = result, .out = o->out ? o->out : stdout, .started = clock_now()};
     run.last = run.started;
     Run *run_outside = current_run;
     current_run = &run;
     RealSegments segments = {plan, result};
     live_start_(&run.live, o, plan, &machine, run.out, context->ledger);
-    result->status = plan_run_script_(script, config, context, compare_segment, &segments);
+    result->status =
+        plan_run_script_(script, config, context,
+                         (SegmentHook){.segment = compare_segment, .step = time_step, .user = &segments});
     live_end_(&run.live);
     current_run = run_outside;
     plan_keep_error_(result->error, sizeof result->error, result->status);
-    result->seconds = memtrack_seconds() - run.started;
+    result->seconds = clock_now() - run.started;
     if (run.token_seconds > 0)
         result->tokens_per_second = run.tokens / run.token_seconds;
     result->step_seconds = median_step(&run);
@@ -188,9 +200,11 @@ void brim_step(int64_t tokens)
     if (!run || !context || context->meta || context->error)
         return;
     int64_t step = context->loss_step + 1;
-    int over = memtrack_step(context->tracker) >= step; /* an evaluation came first */
-    double t = memtrack_seconds(), loss = context->step_loss;
-    double seconds = fmax(over ? run->step_seconds : t - run->last, 1e-9);
+    double loss = context->step_loss;
+    if (run->step_seconds == 0) /* the script updates without an optimizer of ours */
+        time_step(NULL);
+    double seconds = fmax(run->step_seconds, 1e-9);
+    run->step_seconds = 0;
     RunResult *result = run->result;
     if (run->lines++ == 0) {
         result->loss_first = loss;
@@ -200,7 +214,6 @@ void brim_step(int64_t tokens)
         run->recent[(run->lines - 2) % RECENT_STEPS] = seconds;
     }
     result->loss_last = loss;
-    run->last = t;
     int every = run->options->every > 0 ? run->options->every : 1;
     const StepLine line = {step, loss, (double)tokens / seconds};
     if (live_step_(&run->live, &line, (double)tokens, seconds))
@@ -214,7 +227,7 @@ void brim_step(int64_t tokens)
 void brim_lap(void)
 {
     if (current_run)
-        current_run->last = memtrack_seconds();
+        current_run->last = clock_now();
 }
 
 void brim_say(const char *format, ...)

@@ -6,7 +6,6 @@
 #define BRIM_SEARCH_H
 
 #include "plan.h"
-#include "plan_names.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -51,7 +50,7 @@ typedef struct PlanFound {
 /* Returns found->status: 0 when the search ran, whether something fits or not. With blocks alike, the first k
  * of them run again is the best way to run k again (those that are kept drain before), so k is found by
  * bisection for each of several segment lengths; small models are searched exhaustively instead. */
-BRIM_API int plan_search(const PlanSearch *search, PlanFound *found);
+int plan_search(const PlanSearch *search, PlanFound *found);
 
 #ifdef __cplusplus
 }

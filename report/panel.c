@@ -74,7 +74,7 @@ typedef struct Page {
     size_t used;
     int column, width;      /* of this line; the widest that a line may be */
     int wide, colour, bars; /* bars: how many columns each of them has */
-    Unit unit;
+    ReportUnit unit;
     int digits; /* of the largest size in that unit */
 } Page;
 
@@ -456,7 +456,7 @@ static Page page_for(const PanelState *s, const PanelStyle *style, PanelText *ou
               .width = width - 1, /* the last column would wrap on some terminals */
               .wide = width >= WIDE,
               .colour = style->colour,
-              .unit = report_unit_(most)};
+              .unit = report_unit(most)};
     p.digits = snprintf(digits, sizeof digits, "%.*f", p.unit.decimals, (double)most / p.unit.bytes);
     p.bars = p.width - LABEL - 2 - right_width(&p);
     return p;

@@ -32,11 +32,19 @@ BRIM_API int64_t report_unaccounted(const MemSummary *summary);
 BRIM_API const char *report_path(const MemSummary *summary);
 BRIM_API uint64_t report_group(const uint64_t by_component[MEM_COMPONENT_COUNT], MemGroup group);
 
-/* A size as "123.4 MiB" or "1.234 GiB", by magnitude. */
+/* A size as "123.4 MiB" or "1.23 GiB", by magnitude: in bytes below 10 KiB, in the next unit from 1024. */
 typedef struct SizeText {
     char text[32];
 } SizeText;
 BRIM_API SizeText report_size(uint64_t bytes);
+/* One unit for all numbers that stand together, chosen by the largest: the next one from 10240. */
+typedef struct ReportUnit {
+    const char *name;
+    double bytes;
+    int decimals;
+    double smallest; /* that these decimals show */
+} ReportUnit;
+BRIM_API ReportUnit report_unit(uint64_t largest);
 /* "6,123,168" */
 BRIM_API SizeText report_count(int64_t n);
 

@@ -63,8 +63,6 @@ Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, cons
     Context *context = context_here();
     if (!context || context->error || (x && !tensor_readable(x, "tensor_checkpoint")))
         return NULL;
-    if (context->no_grad == 0)
-        context_step_begin(context); /* the operations below do not: they run unrecorded */
     Node what = {.forward = forward, .self = self, .random = context->random, .in = {x}};
     int move = x && x->donated, recording = context->no_grad == 0;
     Storage *held = x && recording ? x->storage : NULL;

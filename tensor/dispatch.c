@@ -170,7 +170,7 @@ Tensor *tensor_apply(const OpRow *row, const OpAttr *attr, int inputs, Tensor *c
                     OP_MAX_INPUTS);
         return NULL;
     }
-    if (context->no_grad == 0)
+    if (context->no_grad == 0 || context->unrecorded)
         context_step_begin(context);
     OpCall call = {.row = row, .kernels = context->kernels, .threads = context->threads, .inputs = inputs};
     if (attr)

@@ -2,7 +2,6 @@
 #ifndef BRIM_TENSOR_INTERNAL_H
 #define BRIM_TENSOR_INTERNAL_H
 
-#include "../kernels/kernels.h"
 #include "batch.h"
 #include "op.h"
 #include "tensor.h"
@@ -56,12 +55,18 @@ typedef struct RandomState {
 } RandomState;
 
 typedef struct Tape Tape;
+typedef struct Kernels Kernels; /* kernels/kernels.h: most of those who read contexts compute nothing */
 
 #define SCOPE_MAX_DEPTH 128
 
-/* Called at the end of each segment of a run: the set-up, a training step, an evaluation. The ledger's
- * step_hash is the signature of its events; `step_ended` says that it was a training step. */
-typedef void (*SegmentHook)(Context *context, int step_ended, void *user);
+/* Told where the books of a run are cut, so that a plan and its run are compared piece by piece. */
+typedef struct SegmentHook {
+    /* A segment is over: the set-up, an evaluation, or what was allocated and freed in a training step.
+     * step_ended: it was a training step. */
+    void (*segment)(Context *context, int step_ended, void *user);
+    void (*step)(void *user); /* A training step is done (context_step_end); NULL = nobody asks. */
+    void *user;
+} SegmentHook;
 
 /* Told when the gradient of a leaf is final: nothing that is still to run in this backward adds to it. An
  * optimizer that updates inside backward hangs here. */
@@ -96,9 +101,8 @@ struct Context {
     double flops;        /* of products so far, on meta too */
     double step_loss;
     int64_t loss_step;  /* the step it is of */
-    int64_t steps_done; /* optimizer steps; the tracker's step follows when the next forward begins */
+    int64_t steps_done; /* that ended; the tracker's step follows in context_step_begin */
     SegmentHook segment_hook;
-    void *segment_user;
     ErrorCode error;
     char error_text[512];
     MemPhase phase_outside; /* of the outermost no-grad region */
@@ -114,9 +118,12 @@ void *host_alloc_for(const char *maker, const char *what, size_t bytes);
 void host_free(Context *context, void *block, size_t bytes);
 /* On meta: a run will take so much host memory here, for data that a plan does not read. Returns meta. */
 int host_later(size_t bytes);
-/* The optimizer says a step is done; the next recorded activity calls context_step_begin, which ends the
- * segment and moves the tracker's step on. The first one ends the set-up. */
-void context_step_done(void);
+/* The end of a training step: the optimizer has updated the parameters. What is freed from here on
+ * (gradients, the step's scope) still belongs to this step's segment, until the next step or an evaluation
+ * begins. */
+void context_step_end(void);
+/* Training computes: a batch is asked for, or an operation that may be recorded. The first call ends the
+ * set-up, the first after context_step_end begins the next step; any other does nothing. */
 void context_step_begin(Context *context);
 /* In the set-up of a run that goes on from a saved one: so many steps were done, and this was the random
  * state. The first step that follows has the number `steps`. */
@@ -134,6 +141,8 @@ typedef struct ShapeText {
 } ShapeText;
 ShapeText shape_text(Shape shape);
 
+const char *dtype_name(DType dtype);
+
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component);
 void storage_retain(Storage *storage);
 void storage_release(Context *context, Storage *storage); /* NULL is fine */
@@ -143,6 +152,8 @@ void tensor_retain(Tensor *tensor);
 void tensor_unref(Tensor *tensor);
 /* Gives up this header's hold on its data. */
 void tensor_drop_data(Tensor *tensor, DataState state);
+/* The data of a tensor of this type; NULL with an error when it is of another, or its data are gone. */
+void *tensor_typed_data(Tensor *tensor, DType dtype, const char *what);
 /* True when data may be read; otherwise raises an error that says how to keep it. */
 int tensor_readable(const Tensor *tensor, const char *what);
 

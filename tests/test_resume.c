@@ -153,10 +153,10 @@ static void cut_everywhere(const Case *c, int threads)
         execute(&resumed);
         for (int i = cut; i < STEPS; i++)
             if (memcmp(&resumed.loss[i], &straight.loss[i], sizeof(double)) != 0)
-                fail_msg("%s %s, cut after %d: loss %d is %.17g, not %.17g", nn_family_name(c->family),
+                fail_msg("%s %s, cut after %d: loss %d is %.17g, not %.17g", nn_family(c->family)->name,
                          c->optimizer, cut, i, resumed.loss[i], straight.loss[i]);
         if (!same_saved_run(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)))
-            fail_msg("%s %s, cut after %d: the end differs", nn_family_name(c->family), c->optimizer, cut);
+            fail_msg("%s %s, cut after %d: the end differs", nn_family(c->family)->name, c->optimizer, cut);
         empty(resumed.to);
     }
     empty(at("straight"));
@@ -284,7 +284,7 @@ static void test_of_another_run(void **state)
 {
     (void)state;
     static const SavedRunSetting was[] = {{"batch", "2"}, {"lr", "0.1"}},
-                                   is[] = {{"batch", "4"}, {"clip", "1"}};
+                                 is[] = {{"batch", "4"}, {"clip", "1"}};
     Tiny t = tiny();
     t.run.settings = was;
     t.run.setting_count = 2;

@@ -53,10 +53,12 @@ function strip(run) {
 function bookTable(run) {
   const m = run.memory, planned = m && m.planned ? m.planned : run.plan, books = run.books, shown = run.order.filter(c => { const x = books.components[run.components[c]]; return x && x.peak > 0; });
   const both = value => [planned ? value(planned) : '\u2013', m ? value(m) : null].filter(x => x !== null), share = text => h('span', {class: 'share'}, text);
-  return h('div', {class: 'books'}, table('What was live at the peak' + (m ? ', planned and measured' : ', as planned') + '. Own peak is each component\u2019s own highest moment: it does not sum.',
+  /* Where planned and measured are the same everywhere, a narrow window shows the one. */
+  const alike = m && planned && m.peak_bytes === planned.peak_bytes && shown.every(c => m.components[run.components[c]].at_peak === planned.components[run.components[c]].at_peak);
+  return h('div', {class: 'books'}, h('div', {class: alike ? 'alike' : null}, table('What was live at the peak' + (m ? ', planned and measured' : ', as planned') + '. Own peak is each component\u2019s own highest moment: it does not sum.',
     ['component', ...both(x => x === m ? 'measured' : 'planned'), share('share'), 'own peak'],
     shown.map(c => { const name = run.components[c]; return [h('span', {class: 'keyed'}, swatch(name), people(name)), ...both(x => size(x.components[name].at_peak)), share(percent(atPeak(run, name) / books.peak_bytes)), size(books.components[name].peak)]; })
-      .concat([{sum: true, cells: ['peak', ...both(x => size(x.peak_bytes)), share('100 %'), '']}])), textbook(run));
+      .concat([{sum: true, cells: ['peak', ...both(x => size(x.peak_bytes)), share('100 %'), '']}]))), textbook(run));
 }
 /* Why the peak is not the sum of the own peaks. */
 function textbook(run) {

@@ -97,9 +97,9 @@ function keyHint(keys, what) { return h('span', {}, keys.split(' ').map(k => [h(
 
 /* ---- Drawing ---- */
 function drawTimeline(run, view, width) {
-  const narrow = width < 560, height = narrow ? 330 : 452;
+  const narrow = width < 560, height = view.height || (narrow ? 330 : 452);
   const box = view.box = {left: narrow ? 44 : 56, top: 62, width: width - (narrow ? 52 : 68), height: height - 62 - 44};
-  let most = 1;
+  let most = view.least || 1; /* another drawing's scale */
   for (let i = view.from; i < view.to; i++) most = Math.max(most, run.total[i], run.outline[i] || 0);
   most *= 1.04;
   const start = run.time[view.from], end = view.to < run.n ? run.time[view.to] : run.time[run.n - 1], long = Math.max(1, end - start);

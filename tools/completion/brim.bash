@@ -74,7 +74,7 @@ _brim()
         _brim_value "$program" "$flag" "$typed"
     elif [[ ${COMP_WORDS[1]} == help ]]; then
         ((COMP_CWORD > 2)) ||
-            _brim_words "$typed" "$("$program" help 2>/dev/null | awk '/^options/ { exit } /^  [a-z]/ { print $1 }')"
+            _brim_words "$typed" "options words $("$program" help 2>/dev/null | awk '/^  [a-z]/ { print $1 }')"
     else
         _brim_words "$typed" "$("$program" help "${COMP_WORDS[1]}" 2>/dev/null |
             awk '/^  --/ { print $1 }')"
