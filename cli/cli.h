@@ -24,6 +24,7 @@ typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
+    const char *resize_vocab; /* as it was typed: N or auto */
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */
@@ -37,6 +38,7 @@ typedef struct Options {
     AttentionKind attention;
     uint64_t budget, seed, reserve, export_shard;
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
+    int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int ignore_eos;          /* of generate: goes on after a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */

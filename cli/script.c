@@ -175,6 +175,11 @@ static int check_tokenizer(const Session *s)
     int64_t vocab = nn_preset_vocab(&o->preset);
     if (s->tokens.vocab <= vocab)
         return ERROR_NONE;
+    if (o->init)
+        return error_raise(ERROR_DATA,
+                           "%s has %lld tokens, the model %s only %lld: add --resize-vocab auto, and its "
+                           "embeddings get rows for them",
+                           o->tokenizer, (long long)s->tokens.vocab, o->model, (long long)vocab);
     const char *larger = larger_model(&o->preset, s->tokens.vocab);
     return error_raise(
         ERROR_DATA, "%s has %lld tokens, the model %s only %lld: --vocab %lld makes the model as large%s%s%s",
@@ -218,9 +223,10 @@ int load_initial(const Options *o, Module *model)
     WeightsReport report = {0};
     if (!o->init || !model)
         return error_code();
-    int status = io_load_weights(model, o->init, &(WeightsOptions){.partial = o->init_partial}, &report);
+    const WeightsOptions how = {.partial = o->init_partial, .grow_vocab = o->grow_vocab};
+    int status = io_load_weights(model, o->init, &how, &report);
     if (!status && !context_is_meta(context_current()) && report.note[0])
-        fprintf(stderr, "brim: %s: %s\n", o->init, report.note);
+        fprintf(stderr, "brim: note: %s: %s\n", o->init, report.note);
     return status;
 }
 

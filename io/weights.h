@@ -18,6 +18,11 @@ extern "C" {
 
 typedef struct WeightsOptions {
     int partial; /* 1: parameters that the file lacks keep their values, and what else it has is left */
+    /* The model's vocabulary, where the file's may be smaller: embedding, head (tied or not) and the head's
+     * bias take the rows of the file, and those behind them keep their values: as a new model's they are
+     * drawn from normal(0, 0.02), mean and standard deviation of all three families, and a bias is 0. 0 = not
+     * smaller. */
+    int grow_vocab;
 } WeightsOptions;
 
 /* What was found. */
@@ -26,6 +31,7 @@ typedef struct WeightsReport {
     int ignored;    /* tensors: buffers, tied copies, other heads */
     int missing;    /* parameters; 0 unless partial */
     int unexpected; /* tensors; 0 unless partial */
+    int new_rows;   /* that the vocabulary has grown by */
     char note[256]; /* "3 parameters are not in …: a, b, c."; "" = nothing to say */
 } WeightsReport;
 

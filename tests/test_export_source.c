@@ -75,7 +75,7 @@ static void test_source(void **state)
     assert_non_null(strstr(text, "\"max_position_embeddings\": 99"));
     test_free(text);
     assert_int_equal(io_read_config(at("out"), &read), 0);
-    assert_int_equal(read.preset.config.llama.max_seq, 24);
+    assert_int_equal(read.preset.config.llama.window, 24);
     put_text("in/config.json", "{");
     assert_int_equal(export_all(model, &preset), ERROR_DATA);
     assert_error(ERROR_DATA, "in/config.json", "is not JSON");
