@@ -146,11 +146,10 @@ json_t *config_decimal(float value)
 
 /* ---- Reading --------------------------------------------------------------------------------- */
 
-/* The type of this name, and its family's number; NULL = none. */
-static const ConfigType *type_named(const char *name, ModelFamily *family)
+const ConfigType *config_type(const char *name, ModelFamily *family)
 {
     for (int i = 0; i < MODEL_FAMILY_COUNT; i++)
-        for (int k = 0; k < FAMILY_TYPES && families[i]->types[k].model_type; k++)
+        for (int k = 0; k < FAMILY_TYPES && name && families[i]->types[k].model_type; k++)
             if (!strcmp(families[i]->types[k].model_type, name)) {
                 *family = (ModelFamily)i;
                 return &families[i]->types[k];
@@ -197,7 +196,7 @@ void families_read(Fields *f)
     const char *name = fields_text(f, "model_type", "");
     if (f->failed)
         return;
-    const ConfigType *type = type_named(name, &f->model->preset.family);
+    const ConfigType *type = config_type(name, &f->model->preset.family);
     if (!type) {
         fields_refuse(f, "model_type", "%s", known_types().text);
         return;

@@ -53,6 +53,9 @@ typedef struct FamilyFiles {
 const FamilyFiles *family_files(ModelFamily family);
 const FamilyFiles *family_files_named(const char *model);
 
+/* The type of this name, and its family's number; NULL = none, as for a name that is NULL. */
+const ConfigType *config_type(const char *name, ModelFamily *family);
+
 /* ---- For readers ----------------------------------------------------------------------------- */
 
 /* Attention has no dropout here; what the file says of it becomes a note. */
