@@ -90,8 +90,8 @@ int unknown_command(const char *name); /* says so, with the nearest ones; return
 typedef struct Training {
     const Options *options;
     TrainLog *log;                             /* NULL = none */
-    Saving *saving;                            /* NULL = neither saves nor goes on */
-    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that it goes on with */
+    Saving *saving;                            /* NULL = neither saves nor resumes */
+    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
     IoSize save_size, export_size;             /* of one save, of the export; 0 = there is none */
     int blocks;                                /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy;          /* accuracy < 0: not a classifier */

@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "../base/clock_.h"
 #include "../base/plural_.h"
 #include "../kernels/kernels.h"
 #include "../estimate/formulae.h"
@@ -63,7 +64,7 @@ static int put_sequence(const Writing *w, FILE *out, Sequence s)
 static int note_tokens(void *user, const int32_t *tokens, int batch)
 {
     Writing *w = user;
-    w->last = memtrack_seconds();
+    w->last = clock_now();
     if (!w->written)
         w->first = w->last;
     for (int b = 0; b < batch; b++)
@@ -84,7 +85,7 @@ static int writing_script(void *config)
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
         return error_code();
-    w->started = memtrack_seconds();
+    w->started = clock_now();
     return nn_generate(
         model,
         &(GenerateOptions){

@@ -2,6 +2,7 @@
  * train. On meta it runs one of each kind of step instead of all of them. */
 #include <string.h>
 
+#include "../base/clock_.h"
 #include "../base/plural_.h"
 #include "cli.h"
 
@@ -389,7 +390,7 @@ static void generate(Session *s)
 
 static void train_step(Session *s, int64_t step)
 {
-    double start = memtrack_seconds();
+    double start = clock_now();
     int scope = tensor_scope_begin();
     for (const Batch *b; (b = data_next(s->train));)
         tensor_backward(nn_loss(s->model, b));
@@ -403,7 +404,7 @@ static void train_step(Session *s, int64_t step)
     else
         optim_zero_grad(s->optimizer);
     tensor_scope_end(scope);
-    line.seconds = memtrack_seconds() - start;
+    line.seconds = clock_now() - start;
     train_log_step(s->training->log, &line);
 }
 

@@ -136,10 +136,12 @@ static void print_saving(const Options *o, const Training *t)
     if (!o->save || s->saved < 0)
         return;
     printf("%sStep %" PRId64 " is saved in %s", s->signal ? "" : "\n", s->saved, o->save);
-    if (s->saved < t->steps)
-        printf("; the same command with --resume %s goes on.\n", o->save);
+    if (s->saved >= t->steps)
+        printf(", the last; --resume %s with more --steps trains further.\n", o->save);
+    else if (same_file(o->save, o->resume))
+        printf("; the same command resumes it.\n");
     else
-        printf(", the last; --resume %s with more steps goes on.\n", o->save);
+        printf("; the same command with --resume %s resumes it.\n", o->save);
 }
 
 static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
@@ -206,7 +208,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
     print_machine(o, plan);
     print_origin(o, t);
     if (saving_resumes(t->saving))
-        printf("goes on after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,
+        printf("resumes after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,
                t->first >= t->steps ? ": nothing is left to train" : "");
     print_line_heading(o);
     fflush(stdout);

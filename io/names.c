@@ -1,4 +1,4 @@
-/* What the tensors of a family's checkpoints are called, beside the names of the parameters here. */
+/* What the tensors of a family's published weights are called, beside the names of the parameters here. */
 #include <stdio.h>
 #include <string.h>
 

@@ -9,7 +9,7 @@
 #define BRIM_NN_H
 
 #include "../tensor/batch.h"
-#include "../tensor/tensor.h"
+#include "../tensor/ops.h"
 #include "nn_names.h"
 
 #ifdef __cplusplus

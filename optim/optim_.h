@@ -2,6 +2,7 @@
 #ifndef BRIM_OPTIM_INTERNAL_H
 #define BRIM_OPTIM_INTERNAL_H
 
+#include "../kernels/kernels.h"
 #include "../tensor/tensor_.h"
 #include "optim.h"
 

@@ -1,4 +1,4 @@
-/* A run that goes on from a checkpoint is the run that never stopped, to the last bit: four families, levers,
+/* A run that is resumed is the run that never stopped, to the last bit: four families, levers,
  * optimizers, wherever it was cut; as planned. What is of another run, or damaged, is told. */
 #include "resume_support.h"
 
@@ -324,7 +324,7 @@ static void test_of_another_run(void **state)
     other.run.setting_count = 2;
     SavedRunFound found;
     assert_int_equal(io_load_run(at("run"), &other.run, &found), 0);
-    assert_non_null(strstr(found.note, "saved with 1 thread, goes on with 2"));
+    assert_non_null(strstr(found.note, "saved with 1 thread, resumes with 2"));
     assert_int_equal(io_load_run(found.path, &other.run, &found), 0); /* what was found, by itself */
     assert_int_equal(io_find_saved_run(found.path, &found), 0);
     assert_int_equal(found.step, 1);
@@ -388,7 +388,7 @@ static void test_damage(void **state)
     assert_int_equal(optim_steps(t.optimizer), 1);
     spill(at("run/step-00000001/optimizer.safetensors"), "x", 1);
     assert_int_equal(io_load_run(at("run"), &t.run, NULL), ERROR_DATA);
-    assert_error(ERROR_DATA, "has no checkpoint that is whole", "state.json", "it has 1 byte, not");
+    assert_error(ERROR_DATA, "has no saved run that is whole", "state.json", "it has 1 byte, not");
     tiny_end(&t);
 }
 
