@@ -1,6 +1,6 @@
-/* The config.json of a model: that transformers builds the same model from it, and that what the one it came from
- * said stays: fields that brim does not read, spellings of numbers, a scaling or a window that decides nothing
- * up to the lengths that are computed. Only what the model now has otherwise differs. */
+/* The config.json of a model: that transformers builds the same model from it, and that what the one it came
+ * from said stays: fields that brim does not read, spellings of numbers, a scaling or a window that decides
+ * nothing up to the lengths that are computed. Only what the model now has otherwise differs. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -196,7 +196,8 @@ int config_make(const ModelPreset *preset, SafetensorsType type, const char *sou
         return error_raise(ERROR_ARGUMENT,
                            "transformers has no %s, so no config.json is written for one; its weights can be "
                            "saved without",
-                           preset && nn_family(preset->family) ? nn_family(preset->family)->name : "such model");
+                           preset && nn_family(preset->family) ? nn_family(preset->family)->name
+                                                               : "such model");
     if (tokens && special_tokens_read(tokenizer, tokens))
         return error_code();
     ModelPreset kept = *preset;

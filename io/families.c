@@ -31,24 +31,27 @@ const FamilyFiles *family_files_named(const char *model)
 /* clang-format off */
 static const char *const harmless[] = {
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled",
-    "_name_or_path", "_num_labels", "attn_implementation", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
-    "classifier_activation", "classifier_dropout", "cls_token_id", "decoder_start_token_id",
+    "_name_or_path", "_num_labels", "attn_implementation", "bad_words_ids", "base_model_name_or_path",
+    "begin_suppress_tokens", "bos_token", "bos_token_id", "classifier_activation", "classifier_bias",
+    "classifier_dropout", "classifier_pooling", "cls_token", "cls_token_id", "decoder_start_token_id",
     "directionality", "diversity_penalty", "do_sample", "dtype", "early_stopping",
-    "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task",
-    "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label",
-    "initializer_range", "is_composition", "is_llama_config", "keys_to_ignore_at_inference", "label2id",
-    "length_penalty", "mask_token_id", "max_length", "max_new_tokens", "max_sequence_length",
-    "min_length", "model_max_length", "name_or_path", "no_repeat_ngram_size", "num_beam_groups",
-    "num_beams", "num_labels", "num_return_sequences", "output_attentions", "output_hidden_states",
-    "output_past", "output_scores", "pad_token_id", "pooler_fc_size", "pooler_num_attention_heads",
+    "encoder_no_repeat_ngram_size", "eos_token", "eos_token_id", "exponential_decay_length_penalty",
+    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing",
+    "id2label", "initializer_range", "is_composition", "is_llama_config", "keys_to_ignore_at_inference",
+    "label2id", "length_penalty", "mask_token", "mask_token_id", "max_length", "max_new_tokens",
+    "max_seq_length", "max_sequence_length", "min_length", "model_max_length", "name_or_path",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences",
+    "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token",
+    "pad_token_id", "padding_side", "pooler_fc_size", "pooler_num_attention_heads",
     "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "predict_special_tokens", "prefix",
     "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict",
-    "return_dict_in_generate", "sep_token_id", "summary_activation", "summary_first_dropout",
-    "summary_proj_to_labels", "summary_type", "summary_use_proj", "suppress_tokens",
-    "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class",
-    "tokenizer_model_max_length", "top_k", "top_p", "torch_dtype", "torchscript",
-    "transformers.js_config", "transformers_version", "typical_p", "unk_token_id", "unsloth_fixed",
-    "unsloth_version", "use_bfloat16", "use_cache", "use_return_dict", "xla_device", NULL
+    "return_dict_in_generate", "sentence_transformers", "sep_token", "sep_token_id",
+    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
+    "summary_use_proj", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
+    "tokenizer_class", "tokenizer_model_max_length", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers.js_config", "transformers_version", "typical_p", "unk_token", "unk_token_id",
+    "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "use_flash_attention",
+    "use_flash_attn", "use_return_dict", "xla_device", NULL
 };
 /* clang-format on */
 

@@ -1,5 +1,5 @@
-/* A JSON object of which some fields change and everything else stays byte for byte: the order of fields, numbers
- * that no C type holds, and how they are spelled. */
+/* A JSON object of which some fields change and everything else stays byte for byte: the order of fields,
+ * numbers that no C type holds, and how they are spelled. */
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -67,8 +67,8 @@ static void put_value(Sink *sink, const json_t *value)
     sink->used += json_dumpb(value, sink->text ? sink->text + sink->used : NULL, room, flags);
 }
 
-/* What is not in the object comes after its last field, as that stands: `before` is what was before the first. */
-static void append(Sink *sink, const json_t *root, const json_t *set, const char *before, size_t bytes)
+/* What is not in the object comes after its last field, with the space that is before that one. */
+static void append(Sink *sink, const json_t *root, const json_t *set, const char *space, size_t bytes)
 {
     const char *name;
     json_t *value;
@@ -78,7 +78,7 @@ static void append(Sink *sink, const json_t *root, const json_t *set, const char
         if (json_object_get(root, name))
             continue;
         put(sink, ",", (size_t)(count++ > 0));
-        put(sink, before, bytes);
+        put(sink, space, bytes);
         put(sink, "\"", 1);
         put(sink, name, strlen(name));
         put(sink, "\": ", 3);
@@ -89,26 +89,25 @@ static void append(Sink *sink, const json_t *root, const json_t *set, const char
 /* Names come in the order of the text. */
 static void patch(Sink *sink, const char *text, const json_t *root, const json_t *set)
 {
-    const char *at = skip_space(text) + 1, *first = skip_space(at), *copied = text, *before = at;
+    const char *at = skip_space(text) + 1, *copied = text, *space = at;
+    size_t bytes = 0;
     void *field = json_object_iter((json_t *)root);
-    size_t space = field ? (size_t)(first - at) : 0;
-    for (at = first; field; field = json_object_iter_next((json_t *)root, field)) {
+    for (; field; field = json_object_iter_next((json_t *)root, field)) {
         const json_t *value = json_object_get(set, json_object_iter_key(field));
-        const char *from = skip_space(skip_space(skip_string(skip_space(at))) + 1);
-        const char *end = skip_value(from);
+        space = *at == ',' ? at + 1 : at;
+        const char *name = skip_space(space), *from = skip_space(skip_space(skip_string(name)) + 1);
+        bytes = (size_t)(name - space);
+        at = skip_value(from);
         if (value) {
             put(sink, copied, (size_t)(from - copied));
             put_value(sink, value);
-            copied = end;
+            copied = at;
         }
-        at = skip_space(end);
-        if (*at == ',')
-            at++;
-        else
-            at = end;
+        if (*skip_space(at) == ',')
+            at = skip_space(at);
     }
     put(sink, copied, (size_t)(at - copied));
-    append(sink, root, set, before, space);
+    append(sink, root, set, space, bytes);
     put(sink, at, strlen(at));
 }
 

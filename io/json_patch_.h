@@ -10,13 +10,13 @@ typedef struct JsonText {
     size_t bytes;
 } JsonText;
 
-/* The object that `text` is, whose value is root, with the fields of `set`: in place where it has them, else at
- * its end. Free with json_text_free. Returns 0 or raises ERROR_HOST_MEMORY. */
+/* The object that `text` is, whose value is root, with the fields of `set`: in place where it has them, else
+ * at its end. Free with json_text_free. Returns 0 or raises ERROR_HOST_MEMORY. */
 int json_patch(const char *text, const json_t *root, const json_t *set, JsonText *out);
 void json_text_free(JsonText *text); /* an empty one is fine */
 
-/* Python writes whole numbers of any length; jansson reads 64 bits. Those beyond become 16 digits and a power of
- * ten, in place. The text need not be valid. */
+/* Python writes whole numbers of any length; jansson reads 64 bits. Those beyond become 16 digits and a power
+ * of ten, in place. The text need not be valid. */
 void json_shorten_integers(char *text, size_t bytes);
 
 #endif

@@ -1,5 +1,5 @@
-/* Which tokens begin, end and fill a text. Whoever loads a model without these numbers takes his own defaults,
- * which are other tokens of this tokenizer. */
+/* Which tokens begin, end and fill a text. Whoever loads a model without these numbers takes his own
+ * defaults, which are other tokens of this tokenizer. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,7 +22,8 @@ static const struct {
 static json_int_t token_id(const json_t *tokenizer, const char *token)
 {
     const json_t *item, *model = json_object_get(tokenizer, "model");
-    const json_t *vocab = json_object_get(model, "vocab"), *added = json_object_get(tokenizer, "added_tokens");
+    const json_t *vocab = json_object_get(model, "vocab"),
+                 *added = json_object_get(tokenizer, "added_tokens");
     size_t i;
     json_array_foreach((json_t *)added, i, item)
     {
@@ -87,6 +88,5 @@ int special_tokens_read(const char *tokenizer, SpecialTokens *tokens)
 void special_tokens_put(json_t **object, ModelFamily family, const SpecialTokens *tokens)
 {
     for (int i = nn_family(family)->writes ? SPECIAL_BOS : SPECIAL_PAD; i < SPECIAL_ROLES; i++)
-        config_put(object, roles[i].number,
-                   tokens->id[i] >= 0 ? json_integer(tokens->id[i]) : json_null());
+        config_put(object, roles[i].number, tokens->id[i] >= 0 ? json_integer(tokens->id[i]) : json_null());
 }
