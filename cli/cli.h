@@ -96,7 +96,8 @@ typedef struct Training {
     int blocks;                                /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy;          /* accuracy < 0: not a classifier */
     int64_t validation_samples;
-    int exported; /* 1: --export is written; -1: it could not be */
+    double step_seconds, validation_seconds; /* what steps and evaluations took, together */
+    int exported;                            /* 1: --export is written; -1: it could not be */
     char generated[161];
 } Training;
 int training_script(void *config);
@@ -124,6 +125,12 @@ int say_error(void);
  * used. Says too where products are slower than they need to be. */
 int products_or_say(void);
 int threads_of(const Options *options);
+/* A line of phrases that stand two spaces or a semicolon apart; on a terminal it breaks between them. */
+typedef struct SayLine {
+    char text[1024];
+} SayLine;
+void line_add(SayLine *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void say_line(const SayLine *line); /* on stdout, with its newline */
 /* What a run is about to use: "OpenBLAS 0.3.21 SkylakeX, 2 threads, avx512 kernels; plan: needs 1.9 GiB". */
 void print_machine(const Options *options, const Plan *plan);
 

@@ -282,6 +282,7 @@ static Tensor *class_loss(Module *model, const Batch *b, int64_t *right)
 
 static void evaluate(Session *s, int64_t step)
 {
+    double start = clock_now();
     double loss = 0;
     int64_t labels = 0, right = 0, samples = 0;
     int classify = family_of(s->options)->objective == OBJECTIVE_CLASSIFICATION;
@@ -300,6 +301,8 @@ static void evaluate(Session *s, int64_t step)
         }
     nn_train(s->model);
     tensor_no_grad_end();
+    double seconds = clock_now() - start;
+    s->training->validation_seconds += s->meta ? 0 : seconds;
     s->training->validation_samples = 0;
     if (saving_stopped(s->training->saving)) /* not all was seen: no result */
         return;
@@ -308,7 +311,8 @@ static void evaluate(Session *s, int64_t step)
     s->training->validation_samples = samples;
     train_log_validation(s->training->log, &(RunLogValidation){.step = step,
                                                                .loss = s->training->validation_loss,
-                                                               .accuracy = s->training->accuracy});
+                                                               .accuracy = s->training->accuracy,
+                                                               .seconds = seconds});
 }
 
 /* ---- Writing a sample ------------------------------------------------------------------------ */
@@ -405,6 +409,8 @@ static void train_step(Session *s, int64_t step)
         optim_zero_grad(s->optimizer);
     tensor_scope_end(scope);
     line.seconds = clock_now() - start;
+    if (!s->meta)
+        s->training->step_seconds += line.seconds;
     train_log_step(s->training->log, &line);
 }
 

@@ -28,42 +28,43 @@ static int varies(const Options *o, const char *flag)
     return strstr(o->label, flag) != NULL;
 }
 
-static void print_sizes(const Options *o)
+static void print_sizes(const Options *o, SayLine *title)
 {
     if (varies(o, "--model")) /* each has its usual batch and sequence */
         return;
     if (!varies(o, "--batch"))
-        printf("  batch %d", o->batch);
+        line_add(title, "  batch %d", o->batch);
     if (o->seq && !varies(o, "--seq"))
-        printf("%sseq %d", varies(o, "--batch") ? "  " : " x ", o->seq);
+        line_add(title, "%sseq %d", varies(o, "--batch") ? "  " : " x ", o->seq);
     if (o->accumulate > 1 && !varies(o, "--accumulate"))
-        printf(" x accumulate %d", o->accumulate);
+        line_add(title, " x accumulate %d", o->accumulate);
     if (o->seq && !varies(o, "--attention"))
-        printf("  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
+        line_add(title, "  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
 }
 
 void print_title(const Options *o, int64_t parameters, int64_t steps)
 {
+    SayLine title = {""};
     if (varies(o, "--model"))
-        printf("several models  fp32");
+        line_add(&title, "several models  fp32");
     else
-        printf("%s  %s parameters  fp32", o->model, report_count(parameters).text);
+        line_add(&title, "%s  %s parameters  fp32", o->model, report_count(parameters).text);
     if (!varies(o, "--optimizer"))
-        printf("  %s", upper(o->optimizer));
-    print_sizes(o);
+        line_add(&title, "  %s", upper(o->optimizer));
+    print_sizes(o, &title);
     static const CheckpointChoice none;
     if (!varies(o, "--checkpoint") && !checkpoint_equal(&o->checkpoint, &none))
-        printf("  checkpoint %.28s%s", checkpoint_text(&o->checkpoint).text,
-               strlen(checkpoint_text(&o->checkpoint).text) > 28 ? "…" : "");
+        line_add(&title, "  checkpoint %.28s%s", checkpoint_text(&o->checkpoint).text,
+                 strlen(checkpoint_text(&o->checkpoint).text) > 28 ? "…" : "");
     if (o->in_backward)
-        printf("  optimizer in backward, no clipping");
+        line_add(&title, "  optimizer in backward, no clipping");
     if (o->keep_gradients && !varies(o, "--zero-grad"))
-        printf("  gradients kept");
+        line_add(&title, "  gradients kept");
     if (o->loss_chunk && !varies(o, "--loss-chunk"))
-        printf("  loss in chunks of %d row%s", o->loss_chunk, plural(o->loss_chunk));
+        line_add(&title, "  loss in chunks of %d row%s", o->loss_chunk, plural(o->loss_chunk));
     if (steps)
-        printf("  %" PRId64 " step%s", steps, plural(steps));
-    printf("\n");
+        line_add(&title, "  %" PRId64 " step%s", steps, plural(steps));
+    say_line(&title);
 }
 
 /* A step is never larger than the data. */
@@ -144,20 +145,34 @@ static void print_saving(const Options *o, const Training *t)
         printf("; the same command with --resume %s resumes it.\n", o->save);
 }
 
+/* With the decimals that a reader cares for. */
+static SizeText seconds_text(double seconds)
+{
+    SizeText out;
+    snprintf(out.text, sizeof out.text, seconds < 9.95 ? "%.1f s" : "%.0f s", seconds);
+    return out;
+}
+
 static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
-    printf("\n%" PRId64 " step%s, %.0f s", r->steps, plural(r->steps), r->seconds);
+    SayLine line = {""};
+    line_add(&line, "%" PRId64 " step%s, %s", r->steps, plural(r->steps), seconds_text(t->step_seconds).text);
     if (r->tokens_per_second > 0) /* of one step nothing is known */
-        printf(", %s %s/s", report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples");
+        line_add(&line, ", %s %s/s", report_count((int64_t)r->tokens_per_second).text,
+                 o->seq ? "tokens" : "samples");
+    if (t->validation_seconds > 0)
+        line_add(&line, "; validation %s", seconds_text(t->validation_seconds).text);
     if (r->steps)
-        printf("; loss %.2f -> %.2f", r->loss_first, r->loss_last);
+        line_add(&line, "; loss %.2f -> %.2f", r->loss_first, r->loss_last);
     if (t->validation_samples)
-        printf("; held out: loss %.3f", t->validation_loss);
+        line_add(&line, "; held out: loss %.3f", t->validation_loss);
     if (t->validation_samples && t->accuracy >= 0)
-        printf(", accuracy %.2f %%", 100 * t->accuracy);
+        line_add(&line, ", accuracy %.2f %%", 100 * t->accuracy);
     if (t->validation_samples)
-        printf(" (%" PRId64 " sample%s)", t->validation_samples, plural(t->validation_samples));
-    printf("\n\n");
+        line_add(&line, " (%" PRId64 " sample%s)", t->validation_samples, plural(t->validation_samples));
+    printf("\n");
+    say_line(&line);
+    printf("\n");
     report_table(stdout, &plan->memory, &r->memory);
     report_textbook(stdout, &plan->memory);
     if (r->segments_off_plan)
@@ -197,7 +212,7 @@ static void print_line_heading(const Options *o)
     if (!o->quiet && report_terminal(stdout, &style) && report_panel_fits(&style))
         return;
     if (!o->quiet)
-        printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
+        printf("Each line: loss, %s/s | memory at the step's highest moment, when it changes\n",
                o->seq ? "tokens" : "samples");
     printf("\n");
 }

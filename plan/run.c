@@ -24,6 +24,8 @@ typedef struct Run {
     double step_seconds;          /* since the last brim_step, of steps alone */
     double tokens, token_seconds; /* of all steps but the first, which warms up */
     double recent[RECENT_STEPS];  /* seconds, as a ring */
+    int said;                     /* a line has been printed; it had this memory */
+    uint64_t said_memory[MEM_GROUP_COUNT];
     Live live;
 } Run;
 
@@ -193,6 +195,18 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     return result->status;
 }
 
+/* Whether the line before had the same memory by group; if not, this one says it. */
+static int is_said(Run *run, const MemStats *stats)
+{
+    uint64_t now[MEM_GROUP_COUNT];
+    for (int g = 0; g < MEM_GROUP_COUNT; g++)
+        now[g] = report_group(stats->step_at_peak, (MemGroup)g);
+    int same = run->said && !memcmp(run->said_memory, now, sizeof now);
+    memcpy(run->said_memory, now, sizeof now);
+    run->said = 1;
+    return same;
+}
+
 void brim_step(int64_t tokens)
 {
     Run *run = current_run;
@@ -215,10 +229,11 @@ void brim_step(int64_t tokens)
     }
     result->loss_last = loss;
     int every = run->options->every > 0 ? run->options->every : 1;
-    const StepLine line = {step, loss, (double)tokens / seconds};
+    StepLine line = {.step = step, .loss = loss, .tokens_per_second = (double)tokens / seconds};
     if (live_step_(&run->live, &line, (double)tokens, seconds))
         return;
     if (!run->options->quiet && (step == 1 || step % every == 0)) {
+        line.same_memory = is_said(run, memtrack_stats(context->ledger));
         report_step(run->out, context->ledger, &line);
         fflush(run->out);
     }

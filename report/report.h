@@ -64,6 +64,7 @@ BRIM_API void report_textbook(FILE *out, const MemSummary *summary);
 typedef struct StepLine {
     int64_t step; /* from 1 */
     double loss, tokens_per_second;
+    int same_memory; /* 1: as in the line before, so nothing is said of it */
 } StepLine;
 BRIM_API void report_step(FILE *out, const MemLedger *ledger, const StepLine *line);
 
