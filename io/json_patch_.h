@@ -11,7 +11,8 @@ typedef struct JsonText {
 } JsonText;
 
 /* The object that `text` is, whose value is root, with the fields of `set`: in place where it has them, else
- * at its end. Free with json_text_free. Returns 0 or raises ERROR_HOST_MEMORY. */
+ * at its end, where names are written as they are. Free with json_text_free. Returns 0 or raises
+ * ERROR_HOST_MEMORY. */
 int json_patch(const char *text, const json_t *root, const json_t *set, JsonText *out);
 void json_text_free(JsonText *text); /* an empty one is fine */
 
