@@ -63,6 +63,11 @@ static int check_levers(Options *o)
     if ((o->export_dtype || o->export_shard) && !o->export)
         return usage("--export-%s says how --export DIR writes: give both",
                      o->export_dtype ? "dtype" : "shard");
+    if (o->overwrite && !o->export)
+        return usage("--overwrite says what --export DIR may replace: give both");
+    if (o->export && (is_read_from(o->init, o->export) || is_read_from(o->described, o->export)))
+        return usage("--export %s is where the model is read from, and would destroy it: name another directory",
+                     o->export);
     if (o->textbook && (o->inference || o->budget))
         return usage("--textbook prints the rules, %s is for a plan: use one of the two",
                      o->inference ? "--inference" : "--budget");
@@ -113,6 +118,7 @@ typedef struct FoundModel {
     IoModel model;
     char directory[PATH_BYTES]; /* "" where it is one that is known by name, or a file alone */
     char tokenizer[PATH_BYTES]; /* beside it; "" = none */
+    int described;              /* by files, not known by name */
 } FoundModel;
 
 /* Every different one, until the next options_parse. */
@@ -129,7 +135,8 @@ static int read_model(FoundModel *found, const char *asked, int is_path)
     }
     if (found->model.note[0])
         fprintf(stderr, "brim: %s: %s\n", asked, found->model.note);
-    if (is_directory(asked) && (is_path || !nn_preset(asked)))
+    found->described = (is_path || !nn_preset(asked)) && access(asked, F_OK) == 0;
+    if (is_directory(asked) && found->described)
         snprintf(found->directory, sizeof found->directory, "%s", asked);
     if (found->directory[0])
         find_beside(found->tokenizer, asked, "tokenizer.json");
@@ -153,6 +160,7 @@ static int find_model(Options *o)
             return EXIT_USAGE;
         models_found++;
     }
+    o->described = models[i].described ? models[i].asked : NULL;
     o->source = models[i].directory[0] ? models[i].directory : NULL;
     o->source_tokenizer = models[i].tokenizer[0] ? models[i].tokenizer : NULL;
     o->preset = models[i].model.preset;

@@ -224,14 +224,23 @@ int load_initial(const Options *o, Module *model)
     return status;
 }
 
+static WeightsSaving export_options(const Options *o)
+{
+    return (WeightsSaving){.type = (SafetensorsType)safetensors_type_of(o->export_dtype),
+                           .shard = o->export_shard,
+                           .source = o->source,
+                           .tokenizer = o->tokenizer != o->source_tokenizer ? o->tokenizer : NULL,
+                           .overwrite = o->overwrite};
+}
+
 static void size_outputs(Session *s)
 {
     const Options *o = s->options;
+    const WeightsSaving how = export_options(o);
     if (o->save)
         s->training->save_size = io_saved_run_size(s->model, s->optimizer);
-    if (o->export)
-        s->training->export_size =
-            io_weights_size(s->model, (SafetensorsType)safetensors_type_of(o->export_dtype), o->export_shard);
+    if (o->export && io_check_export(s->model, &o->preset, o->export, &how) == 0)
+        s->training->export_size = io_weights_size(s->model, how.type, how.shard);
 }
 
 static int session_open(Session *s)
@@ -470,12 +479,8 @@ static void train_all(Session *s)
 static void export_weights(const Session *s)
 {
     const Options *o = s->options;
-    const WeightsSaving how = {.type = (SafetensorsType)safetensors_type_of(o->export_dtype),
-                               .shard = o->export_shard};
-    if (io_save_weights(s->model, &o->preset, o->export, &how) == 0 && o->source)
-        io_keep_source(o->source, o->export);
-    if (!error_code() && o->tokenizer && o->tokenizer != o->source_tokenizer)
-        io_keep_tokenizer(o->tokenizer, o->export);
+    const WeightsSaving how = export_options(o);
+    io_save_weights(s->model, &o->preset, o->export, &how);
     s->training->exported = error_code() ? -1 : 1;
     if (error_code())
         fprintf(stderr, "brim: the weights are not exported: %s\n", error_message());
