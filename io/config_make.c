@@ -52,9 +52,9 @@ static int text_of(const json_t *root, const char *what, JsonText *out)
     *out = (JsonText){host_alloc(bytes + 2), bytes + 1};
     if (!out->text)
         return error_code();
-    json_dumpb(root, out->text, bytes, flags);
+    int whole = json_dumpb(root, out->text, bytes, flags) == bytes;
     out->text[bytes] = '\n';
-    return 0;
+    return whole ? 0 : no_memory(what);
 }
 
 /* ---- What the source said -------------------------------------------------------------------- */
@@ -158,7 +158,7 @@ static void add_tokens(json_t **set, const json_t *source, ModelFamily family, c
 static int make_new(json_t *now, const ModelPreset *preset, SafetensorsType type, const SpecialTokens *tokens,
                     JsonText *out)
 {
-    static const SpecialTokens none = {{-1, -1, -1}};
+    static const SpecialTokens none = {.id = {-1, -1, -1}};
     json_t *root = json_incref(now);
     config_put(&root, "torch_dtype", json_string(type_text(type)));
     special_tokens_put(&root, preset->family, tokens ? tokens : &none);
@@ -236,10 +236,16 @@ int generation_make(const ModelPreset *preset, const char *source, const char *t
     return status;
 }
 
-int json_text_write_temporary(const JsonText *text, const char *path)
+/* Without the class that a tokenizer would have by its model, whose own rules need not be this file's. */
+int tokenizer_config_make(const char *tokenizer, JsonText *out)
 {
-    FileWriter writer;
-    if (file_begin(&writer, path) == 0)
-        file_put(&writer, text->text, text->bytes);
-    return file_finish(&writer);
+    SpecialTokens tokens;
+    *out = (JsonText){0};
+    if (special_tokens_read(tokenizer, &tokens))
+        return error_code();
+    json_t *root = json_pack("{s:s}", "tokenizer_class", "PreTrainedTokenizerFast");
+    special_tokens_put_texts(&root, &tokens);
+    int status = root ? text_of(root, "tokenizer_config.json", out) : no_memory("tokenizer_config.json");
+    json_decref(root);
+    return status;
 }

@@ -16,7 +16,7 @@ int config_make(const ModelPreset *preset, SafetensorsType type, const char *sou
 /* A generation_config.json for that tokenizer, which stops texts at its tokens; that of the source stays but
  * for those. Nothing for what writes no texts. */
 int generation_make(const ModelPreset *preset, const char *source, const char *tokenizer, JsonText *out);
-/* Writes it as file_begin … file_finish do. */
-int json_text_write_temporary(const JsonText *text, const char *path);
+/* A tokenizer_config.json for it. */
+int tokenizer_config_make(const char *tokenizer, JsonText *out);
 
 #endif

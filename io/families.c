@@ -55,14 +55,6 @@ static const char *const harmless[] = {
 };
 /* clang-format on */
 
-int families_ignore(const char *name)
-{
-    for (const char *const *known = harmless; *known; known++)
-        if (!strcmp(*known, name))
-            return 1;
-    return 0;
-}
-
 static void read_refusals(Fields *f)
 {
     static const char *const quantized[] = {"quantization_config", "quantization", "compression_config"};

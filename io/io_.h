@@ -69,9 +69,8 @@ void model_note(IoModel *model, const char *format, ...) __attribute__((format(p
 /* Writes it as file_begin … file_commit do, or … file_finish. flags: more of jansson's. (save.c) */
 int json_write_file(const json_t *root, const char *path);
 int json_write_temporary(const json_t *root, const char *path, size_t flags);
+int json_text_write_temporary(const JsonText *text, const char *path);
 
-/* A field that says nothing about memory or mathematics. (families.c) */
-int families_ignore(const char *name);
 /* Fills model->preset from a whole configuration, and notes. (families.c) */
 void families_read(Fields *f);
 

@@ -51,6 +51,7 @@ static const char *skip_value(const char *at)
 typedef struct Sink {
     char *text;
     size_t used, size;
+    int failed; /* no memory */
 } Sink;
 
 static void put(Sink *sink, const char *from, size_t bytes)
@@ -64,7 +65,9 @@ static void put_value(Sink *sink, const json_t *value)
 {
     const size_t flags = JSON_ENCODE_ANY | JSON_REAL_PRECISION(9);
     size_t room = sink->text ? sink->size - sink->used : 0;
-    sink->used += json_dumpb(value, sink->text ? sink->text + sink->used : NULL, room, flags);
+    size_t bytes = json_dumpb(value, sink->text ? sink->text + sink->used : NULL, room, flags);
+    sink->used += bytes;
+    sink->failed |= !bytes || (sink->text && bytes > room);
 }
 
 /* What is not in the object comes after its last field, with the space that is before that one. */
@@ -115,12 +118,14 @@ int json_patch(const char *text, const json_t *root, const json_t *set, JsonText
 {
     Sink sink = {0};
     patch(&sink, text, root, set);
-    *out = (JsonText){host_alloc(sink.used + 1), sink.used};
-    if (!out->text)
+    *out = (JsonText){sink.failed ? NULL : host_alloc(sink.used + 1), sink.used};
+    sink = (Sink){out->text, 0, out->bytes, sink.failed};
+    if (out->text)
+        patch(&sink, text, root, set);
+    if (!sink.failed)
         return error_code();
-    sink = (Sink){out->text, 0, out->bytes};
-    patch(&sink, text, root, set);
-    return 0;
+    json_text_free(out);
+    return error_raise(ERROR_HOST_MEMORY, "no host memory for a JSON text");
 }
 
 void json_text_free(JsonText *text)

@@ -47,15 +47,20 @@ static const char *token_of(const json_t *value)
     return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
 }
 
-static json_int_t find_role(const json_t *tokenizer, const json_t *config, SpecialRole role)
+static int take(const json_t *tokenizer, const char *token, SpecialRole role, SpecialTokens *tokens)
+{
+    json_int_t id = token && strlen(token) < SPECIAL_TEXT ? token_id(tokenizer, token) : -1;
+    tokens->id[role] = id;
+    snprintf(tokens->text[role], SPECIAL_TEXT, "%s", id >= 0 ? token : "");
+    return id >= 0;
+}
+
+static void find_role(const json_t *tokenizer, const json_t *config, SpecialRole role, SpecialTokens *tokens)
 {
     const json_t *said = json_object_get(config, roles[role].field);
-    json_int_t id = -1;
-    if (said) /* null, too, is an answer */
-        return token_of(said) ? token_id(tokenizer, token_of(said)) : -1;
-    for (int i = 0; i < USUAL && roles[role].usual[i] && id < 0; i++)
-        id = token_id(tokenizer, roles[role].usual[i]);
-    return id;
+    int found = take(tokenizer, token_of(said), role, tokens) || said; /* null, too, is an answer */
+    for (int i = 0; i < USUAL && roles[role].usual[i] && !found; i++)
+        found = take(tokenizer, roles[role].usual[i], role, tokens);
 }
 
 /* The configuration beside it; NULL where there is none. */
@@ -79,7 +84,7 @@ int special_tokens_read(const char *tokenizer, SpecialTokens *tokens)
     json_t *root = json_read_file(tokenizer, shown, "a tokenizer.json", TOKENIZER_MOST);
     json_t *config = root ? read_config(tokenizer) : NULL;
     for (int i = 0; i < SPECIAL_ROLES; i++)
-        tokens->id[i] = find_role(root, config, (SpecialRole)i);
+        find_role(root, config, (SpecialRole)i, tokens);
     json_decref(config);
     json_decref(root);
     return error_code();
@@ -89,4 +94,11 @@ void special_tokens_put(json_t **object, ModelFamily family, const SpecialTokens
 {
     for (int i = nn_family(family)->writes ? SPECIAL_BOS : SPECIAL_PAD; i < SPECIAL_ROLES; i++)
         config_put(object, roles[i].number, tokens->id[i] >= 0 ? json_integer(tokens->id[i]) : json_null());
+}
+
+void special_tokens_put_texts(json_t **object, const SpecialTokens *tokens)
+{
+    for (int i = 0; i < SPECIAL_ROLES; i++)
+        if (tokens->id[i] >= 0)
+            config_put(object, roles[i].field, json_string(tokens->text[i]));
 }
