@@ -125,11 +125,11 @@ BRIM_API const Batch *data_next(Loader *loader);
 /* Ends the current step early, if inside one, so that the next call begins a step. */
 BRIM_API void data_finish_step(Loader *loader);
 
-BRIM_API int64_t data_samples(const Loader *loader); /* in this split */
-BRIM_API int64_t data_steps_per_epoch(const Loader *loader);
-BRIM_API int64_t data_classes(const Loader *loader); /* vocabulary, or classes of labels */
-BRIM_API int64_t data_width(const Loader *loader);   /* features a sample; 0 for tokens */
-BRIM_API int64_t data_epoch(const Loader *loader);   /* completed epochs */
+BRIM_API int64_t data_samples(const Loader *loader);         /* in this split */
+BRIM_API int64_t data_steps_per_epoch(const Loader *loader); /* a short last one counts */
+BRIM_API int64_t data_classes(const Loader *loader);         /* vocabulary, or classes of labels */
+BRIM_API int64_t data_width(const Loader *loader);           /* features a sample; 0 for tokens */
+BRIM_API int64_t data_epoch(const Loader *loader);           /* completed epochs */
 /* Of the step last yielded: */
 BRIM_API int64_t data_step_tokens(const Loader *loader);
 BRIM_API int64_t data_step_labels(const Loader *loader);

@@ -24,6 +24,8 @@ typedef struct Run {
     double step_seconds;          /* since the last brim_step, of steps alone */
     double tokens, token_seconds; /* of all steps but the first, which warms up */
     double recent[RECENT_STEPS];  /* seconds, as a ring */
+    int said;                     /* a line has been printed; it had this memory */
+    uint64_t said_memory[MEM_GROUP_COUNT];
     Live live;
 } Run;
 
@@ -95,7 +97,7 @@ static int refuse_machine(RunResult *result)
     return result->status = ERROR_MEMORY;
 }
 
-/* It was free, and was not given. */
+/* The memory was free, but the system did not give it. */
 static int refuse_reservation(RunResult *result, const Plan *plan, uint64_t needs)
 {
     struct rlimit limit;
@@ -154,13 +156,18 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
 {
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
-    uint64_t needs = plan->memory.stats.needs;
     memset(result, 0, sizeof *result);
     result->first_off_plan = -1;
+    if (!script || !plan) {
+        snprintf(result->error, sizeof result->error, "there is no %s: it is NULL",
+                 script ? "plan" : "script to run");
+        return result->status = ERROR_ARGUMENT;
+    }
+    uint64_t needs = plan->memory.stats.needs;
     if (o->budget && needs > o->budget)
         return refuse_budget(result, needs, o->budget);
     MemMachine machine;
-    /* What its threads take is taken before anybody looks at what is free. */
+    /* Threads and buffers take their memory before anybody looks at what is free. */
     kernels_blas_start(o->threads > 0 ? o->threads : kernels_default_threads());
     if (plan_fits_machine(plan, 0, &machine, result->error, sizeof result->error))
         return refuse_machine(result);
@@ -180,7 +187,7 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
                          (SegmentHook){.segment = compare_segment, .step = time_step, .user = &segments});
     live_end_(&run.live);
     current_run = run_outside;
-    plan_keep_error_(result->error, sizeof result->error, result->status);
+    plan_keep_error_(result->error, result->function, result->status);
     result->seconds = clock_now() - run.started;
     if (run.token_seconds > 0)
         result->tokens_per_second = run.tokens / run.token_seconds;
@@ -193,6 +200,18 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     return result->status;
 }
 
+/* Whether the line before had the same memory by group; if not, this one says it. */
+static int is_said(Run *run, const MemStats *stats)
+{
+    uint64_t now[MEM_GROUP_COUNT];
+    for (int g = 0; g < MEM_GROUP_COUNT; g++)
+        now[g] = report_group(stats->step_at_peak, (MemGroup)g);
+    int same = run->said && !memcmp(run->said_memory, now, sizeof now);
+    memcpy(run->said_memory, now, sizeof now);
+    run->said = 1;
+    return same;
+}
+
 void brim_step(int64_t tokens)
 {
     Run *run = current_run;
@@ -201,8 +220,7 @@ void brim_step(int64_t tokens)
         return;
     int64_t step = context->loss_step + 1;
     double loss = context->step_loss;
-    if (run->step_seconds == 0) /* the script updates without an optimizer of ours */
-        time_step(NULL);
+    time_step(NULL); /* a script may call this before its optimizer's step, or have no optimizer of ours */
     double seconds = fmax(run->step_seconds, 1e-9);
     run->step_seconds = 0;
     RunResult *result = run->result;
@@ -215,10 +233,11 @@ void brim_step(int64_t tokens)
     }
     result->loss_last = loss;
     int every = run->options->every > 0 ? run->options->every : 1;
-    const StepLine line = {step, loss, (double)tokens / seconds};
+    StepLine line = {.step = step, .loss = loss, .tokens_per_second = (double)tokens / seconds};
     if (live_step_(&run->live, &line, (double)tokens, seconds))
         return;
     if (!run->options->quiet && (step == 1 || step % every == 0)) {
+        line.same_memory = is_said(run, memtrack_stats(context->ledger));
         report_step(run->out, context->ledger, &line);
         fflush(run->out);
     }
@@ -267,6 +286,12 @@ static void print_run(FILE *out, const Plan *plan, const RunResult *result)
                 result->segments_off_plan, plural(result->segments_off_plan), result->first_off_plan + 1);
 }
 
+/* For whoever writes the script: with the function that was called. */
+static void print_error(const char *when, const char *function, const char *error)
+{
+    fprintf(stderr, "brim: %s%s%s%s\n", when, function, function[0] ? ": " : "", error);
+}
+
 int brim_run(Script script, void *config, const RunOptions *options)
 {
     static const RunOptions defaults;
@@ -276,14 +301,14 @@ int brim_run(Script script, void *config, const RunOptions *options)
     RunResult result;
     if (plan_script(script, config, o, &plan)) {
         if (!o->quiet)
-            fprintf(stderr, "brim: while planning: %s\n", plan.error);
+            print_error("while planning: ", plan.function, plan.error);
         return 1;
     }
     if (!o->quiet)
         print_plan(out, o, &plan);
     int status = plan_execute(script, config, o, &plan, &result);
     if (!o->quiet && status)
-        fprintf(stderr, "brim: %s\n", result.error);
+        print_error("", result.function, result.error);
     else if (!o->quiet)
         print_run(out, &plan, &result);
     plan_free(&plan);

@@ -44,9 +44,12 @@ typedef struct PanelState {
     const LossCurve *loss;          /* may be NULL */
 } PanelState;
 
+enum { PANEL_COLOURS_8 = 1, PANEL_COLOURS_256 };
+
 typedef struct PanelStyle {
     int width, height; /* of the terminal, in columns and lines */
-    int colour, utf8;
+    int colour;        /* 0 = none */
+    int utf8;
 } PanelStyle;
 
 typedef struct PanelText {
@@ -63,7 +66,8 @@ int report_panel(const PanelState *state, const PanelStyle *style, PanelText *ou
 /* ---- The terminal ---------------------------------------------------------------------------- */
 
 /* Whether `out` is a terminal that can be drawn on (TERM is set, and not "dumb"), and its style: the width
- * and height of now, colour unless NO_COLOR is set, UTF-8 when the locale of the environment says so. */
+ * and height of now, colour unless NO_COLOR is set (256 colours where TERM or COLORTERM says so), UTF-8 when
+ * the locale of the environment says so. */
 int report_terminal(FILE *out, PanelStyle *style);
 
 /* A panel's place on a terminal: the lines above the cursor. */

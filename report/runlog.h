@@ -67,6 +67,7 @@ typedef struct RunLogValidation {
     int64_t step; /* after which; from 1 */
     double loss;
     double accuracy; /* < 0: not a classifier */
+    double seconds;  /* 0 = unknown */
 } RunLogValidation;
 void report_log_validation(RunLog *log, const RunLogValidation *validation);
 

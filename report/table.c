@@ -188,8 +188,10 @@ void report_step(FILE *out, const MemLedger *ledger, const StepLine *line)
 {
     const MemStats *s = memtrack_stats(ledger);
     ReportUnit unit = report_unit(s->step_peak);
-    fprintf(out, "step %4" PRId64 "  loss %7.4f %7s/s |", line->step, line->loss,
-            report_count((int64_t)line->tokens_per_second).text);
+    fprintf(out, "step %4" PRId64 "  loss %7.4f %7s/s%s", line->step, line->loss,
+            report_count((int64_t)line->tokens_per_second).text, line->same_memory ? "\n" : " |");
+    if (line->same_memory)
+        return;
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
         fprintf(out, " %s %.*f", report_group_short_[g], unit.decimals,
                 (double)report_group(s->step_at_peak, (MemGroup)g) / unit.bytes);

@@ -44,7 +44,10 @@ int report_terminal(FILE *out, PanelStyle *style)
     if (!isatty(fileno(out)) || !term || !term[0] || !strcmp(term, "dumb"))
         return 0;
     measure(out, style);
-    style->colour = !no_colour || !no_colour[0];
+    const char *many = getenv("COLORTERM");
+    int has_many = (many && many[0]) || strstr(term, "256color") || strstr(term, "direct");
+    if (!no_colour || !no_colour[0])
+        style->colour = has_many ? PANEL_COLOURS_256 : PANEL_COLOURS_8;
     style->utf8 = locale_is_utf8();
     return 1;
 }
