@@ -124,11 +124,11 @@ static int use_index(const char *path, const char *shown, IdsForm *form, TextNot
 
 /* Of a sample. Numbers of two bytes by their place among four; of four by their place among two. */
 typedef struct Sample {
-    int64_t pairs, halves;      /* groups of four numbers of 2 bytes; of two of 4 bytes */
+    int64_t groups;             /* of eight bytes: four numbers of 2, two of 4 */
     int64_t full2[4], full4[2]; /* how many of them are not 0 */
     uint64_t most2[4];          /* the largest */
-    uint64_t little[2], big[2]; /* the largest as ids of 2 and of 4 bytes, by order */
-    int64_t beyond;             /* ids of 4 bytes, little-endian, that the vocabulary does not have */
+    uint64_t big[2];            /* the largest id, big-endian, of 2 and of 4 bytes */
+    int64_t beyond[2];          /* how many, little-endian, the vocabulary does not have */
 } Sample;
 
 static uint64_t larger(uint64_t a, uint64_t b)
@@ -142,18 +142,16 @@ static void sample_eight(Sample *s, const uint8_t *b, uint64_t vocab)
         uint64_t value = id_at(b + 2 * i, 2, 0);
         s->full2[i] += value != 0;
         s->most2[i] = larger(s->most2[i], value);
-        s->little[0] = larger(s->little[0], value);
+        s->beyond[0] += value >= vocab;
         s->big[0] = larger(s->big[0], id_at(b + 2 * i, 2, 1));
     }
     for (int i = 0; i < 2; i++) {
         uint64_t value = id_at(b + 4 * i, 4, 0);
         s->full4[i] += value != 0;
-        s->beyond += value >= vocab;
-        s->little[1] = larger(s->little[1], value);
+        s->beyond[1] += value >= vocab;
         s->big[1] = larger(s->big[1], id_at(b + 4 * i, 4, 1));
     }
-    s->pairs++;
-    s->halves++;
+    s->groups++;
 }
 
 static int take_sample(int file, const char *shown, const IdsForm *form, uint64_t vocab, Sample *s)
@@ -177,7 +175,7 @@ static int take_sample(int file, const char *shown, const IdsForm *form, uint64_
 static int guess(const Sample *s, int width, uint64_t vocab)
 {
     enum { LEAST = 8 };
-    int64_t n = s->pairs;
+    int64_t n = s->groups;
     const int64_t *f = s->full2, *g = s->full4;
     /* the upper half of an id of four bytes is 0, or small where vocabularies are large */
     int some = vocab > 1000;
@@ -194,13 +192,14 @@ static int guess(const Sample *s, int width, uint64_t vocab)
         if (low != high &&
             (low ? larger(s->most2[0], s->most2[2]) : larger(s->most2[1], s->most2[3])) > upper)
             return low ? 4 : -4;
-        return s->little[0] >= vocab && s->big[0] < vocab ? -2 : 2;
+        int some_beyond = s->beyond[0] > 1 && 64 * s->beyond[0] > f[0] + f[1] + f[2] + f[3];
+        return some_beyond && s->big[0] < vocab ? -2 : 2;
     }
     if (2 * g[0] > n && !g[1])
         return 8;
-    if (s->little[1] >= vocab && s->big[1] < vocab)
+    if (2 * s->beyond[1] > g[0] + g[1] && s->big[1] < vocab)
         return -4;
-    return s->beyond > n ? 2 : 4;
+    return s->beyond[1] > n ? 2 : 4;
 }
 
 static int refuse_order(const char *shown, int width)
