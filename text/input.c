@@ -146,6 +146,15 @@ static int read_descriptor(TextInput *in, int file, const char *shown, size_t hi
     return status;
 }
 
+/* The end of a gzip file says how much is in its last part, modulo 4 GiB; -1: too short to say. */
+static int64_t says_size(int file, int64_t bytes)
+{
+    uint8_t b[4];
+    if (bytes < 18 || pread(file, b, sizeof b, (off_t)(bytes - 4)) != sizeof b)
+        return -1;
+    return (int64_t)((uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24);
+}
+
 /* A plain file alone may be larger than what is decoded. */
 static int read_path(TextInput *in, const char *path, int alone)
 {
@@ -165,7 +174,10 @@ static int read_path(TextInput *in, const char *path, int alone)
         int plain = S_ISREG(status.st_mode) && (is_stdin(path) || !begins_as_gzip(path));
         size_t hint = plain ? (size_t)status.st_size : 0;
         size_t most = alone && plain ? (size_t)MOST_TEXT : DECODED_MOST;
-        return hint > most ? (close(file), too_large(shown)) : read_descriptor(in, file, shown, hint, most);
+        int64_t says = plain || once ? (int64_t)hint : says_size(file, status.st_size);
+        if (says <= (int64_t)most)
+            return read_descriptor(in, file, shown, hint, most);
+        too_large(shown);
     }
     if (file >= 0)
         close(file);
