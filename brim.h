@@ -21,7 +21,9 @@
 #include "plan/plan.h"
 #include "report/report.h"
 #include "tensor/batch.h"
+#include "tensor/context.h"
 #include "tensor/op.h"
+#include "tensor/ops.h"
 #include "tensor/tensor.h"
 
 #endif

@@ -44,6 +44,16 @@ typedef struct Options {
     char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
 
+/* What the model is like, whichever its family. */
+static inline const ModelFamilyRow *family_of(const Options *options)
+{
+    return nn_family(options->preset.family);
+}
+static inline int reads_text(const Options *options)
+{
+    return family_of(options)->reads == MODEL_READS_TEXT;
+}
+
 enum { SETS_MAX = 64 };
 
 /* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
@@ -80,8 +90,8 @@ int unknown_command(const char *name); /* says so, with the nearest ones; return
 typedef struct Training {
     const Options *options;
     TrainLog *log;                             /* NULL = none */
-    Saving *saving;                            /* NULL = neither saves nor goes on */
-    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that it goes on with */
+    Saving *saving;                            /* NULL = neither saves nor resumes */
+    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
     IoSize save_size, export_size;             /* of one save, of the export; 0 = there is none */
     int blocks;                                /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy;          /* accuracy < 0: not a classifier */

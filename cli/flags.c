@@ -118,6 +118,8 @@ CommandsText commands_text(const Flag *flag, const char *between)
 
 int takes_flag(const Flag *flag, const char *command)
 {
+    if (takes_page_only(command))
+        return page_has(command, flag->name);
     size_t length = strlen(command);
     for (const char *at = flag->only; at && *at; at += strspn(at, " ")) {
         if (strcspn(at, " ") == length && !strncmp(at, command, length))
@@ -337,13 +339,17 @@ int assignments_parse(Assignments *all, const char *command, int argc, char **ar
         size_t length = equals ? (size_t)(equals - argv[i]) : strlen(argv[i]);
         const Flag *flag = find_flag(argv[i], length);
         int status = 0;
-        if (!flag && argv[i][0] != '-') {
+        if (!flag && argv[i][0] != '-' && takes_flag(find_flag("--model", strlen("--model")), command)) {
             if ((status = add_model(all, command, argv[i], lists)))
                 return status;
             continue;
         }
         if (!flag)
-            return unknown_option(command, argv[i]);
+            return argv[i][0] == '-' ? unknown_option(command, argv[i])
+                                     : usage("`brim %s` takes options only, not '%s'", command, argv[i]);
+        if (!takes_flag(flag, command) && !flag->only)
+            return usage("%s means nothing to `brim %s`; `brim help %s` lists its options", flag->name,
+                         command, command);
         if (!takes_flag(flag, command))
             return usage("%s belongs to `brim %s`", flag->name, commands_text(flag, "` and `brim ").text);
         char *value = equals ? equals + 1 : NULL;

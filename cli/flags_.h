@@ -39,6 +39,10 @@ typedef struct CommandsText {
 CommandsText commands_text(const Flag *flag, const char *between);
 
 int takes_flag(const Flag *flag, const char *command);
+/* help.c: whether a command takes the options of its page alone; the others, which train or plan a training,
+ * take every option of a training, so that one command line serves them all. */
+int takes_page_only(const char *command);
+int page_has(const char *command, const char *flag);
 
 /* unknown.c: what is said of an argument that is no option of the command; they return EXIT_USAGE. */
 int unknown_option(const char *command, const char *argument);

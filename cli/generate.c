@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "../base/clock_.h"
 #include "../base/plural_.h"
 #include "../kernels/kernels.h"
 #include "../estimate/formulae.h"
@@ -63,7 +64,7 @@ static int put_sequence(const Writing *w, FILE *out, Sequence s)
 static int note_tokens(void *user, const int32_t *tokens, int batch)
 {
     Writing *w = user;
-    w->last = memtrack_seconds();
+    w->last = clock_now();
     if (!w->written)
         w->first = w->last;
     for (int b = 0; b < batch; b++)
@@ -84,7 +85,7 @@ static int writing_script(void *config)
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
         return error_code();
-    w->started = memtrack_seconds();
+    w->started = clock_now();
     return nn_generate(
         model,
         &(GenerateOptions){
@@ -106,14 +107,11 @@ static int writing_script(void *config)
 /* Keys and values of so many tokens of each sequence, by the formula. */
 static int64_t cache_formula(const Options *o, int64_t tokens)
 {
-    const LlamaConfig *l = &o->preset.config.llama;
-    const Gpt2Config *g = &o->preset.config.gpt2;
-    LlamaShape shape = {.layers = g->layers, .heads = g->heads, .kv_heads = g->heads, .dim = g->dim};
-    if (o->preset.family == MODEL_LLAMA)
-        shape = (LlamaShape){.layers = l->layers,
-                             .heads = l->heads,
-                             .kv_heads = l->kv_heads ? l->kv_heads : l->heads,
-                             .dim = l->head_dim ? (int64_t)l->heads * l->head_dim : l->dim};
+    ModelSizes sizes = nn_preset_sizes(&o->preset);
+    LlamaShape shape = {.layers = sizes.layers,
+                        .heads = sizes.heads,
+                        .kv_heads = sizes.kv_heads,
+                        .dim = (int64_t)sizes.heads * sizes.head_dim};
     return estimate_kv_cache_bytes(&shape, tokens, sizeof(float)) * o->batch;
 }
 

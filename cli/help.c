@@ -249,6 +249,28 @@ static int unknown(const char *what, const char *name, const NameList *names)
     return usage("unknown %s '%s'%s", what, name, near.text[0] ? near.text : "; `brim help` lists them");
 }
 
+int takes_page_only(const char *command)
+{
+    static const char *const strict[] = {"generate", "models", "gpus"};
+    for (size_t i = 0; i < sizeof strict / sizeof strict[0]; i++)
+        if (!strcmp(strict[i], command))
+            return 1;
+    return 0;
+}
+
+int page_has(const char *command, const char *flag)
+{
+    size_t length = strlen(flag);
+    for (int i = 0; i < PAGE_COUNT; i++)
+        for (const char *at = pages[i].flags; !strcmp(pages[i].name, command) && *at; at += *at == ' ') {
+            size_t word = strcspn(at, " ");
+            if (word == length && !strncmp(at, flag, length))
+                return 1;
+            at += word;
+        }
+    return 0;
+}
+
 int unknown_command(const char *name)
 {
     if (nn_preset(name))

@@ -25,7 +25,7 @@ static json_t *options_json(const Options *o, int64_t steps)
                   checkpoint_text(&o->checkpoint).text, "optimizer_in_backward", o->in_backward, "zero_grad",
                   o->keep_gradients ? "keep" : "free", "loss_chunk", o->loss_chunk, "steps",
                   (json_int_t)steps, "seed", (json_int_t)o->seed, "threads", threads_of(o));
-    if (o->preset.family != MODEL_MLP)
+    if (reads_text(o))
         json_object_set_new(all, "attention",
                             json_string(o->attention == ATTENTION_FLASH ? "flash" : "eager"));
     json_object_set_new(all, "data", json_text(o->data));
@@ -39,7 +39,7 @@ static json_t *run_json(const Training *training, const Plan *plan)
     for (int i = 0; i < o->argument_count; i++)
         json_array_append_new(command, json_text(o->arguments[i]));
     return json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "model", o->model, "family",
-                     nn_family_name(o->preset.family), "parameters", (json_int_t)training->parameters,
+                     nn_family(o->preset.family)->name, "parameters", (json_int_t)training->parameters,
                      "command", command, "options", options_json(o, training->steps), "plan",
                      json_memory(&plan->memory, NULL));
 }

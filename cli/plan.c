@@ -198,12 +198,12 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan)
 
 static void print_textbook(const Options *o)
 {
-    const Gpt2Config *c = &o->preset.config.gpt2;
+    ModelSizes sizes = nn_preset_sizes(&o->preset);
     estimate_textbook_print(stdout);
-    if (o->preset.family != MODEL_GPT2)
+    if (!family_of(o)->gpt_terms)
         return;
     printf("\nA layer of %s, batch %d x seq %d\n", o->model, o->batch, o->seq);
-    estimate_formula_print(stdout, o->batch, o->seq, c->dim, c->heads);
+    estimate_formula_print(stdout, o->batch, o->seq, sizes.dim, sizes.heads);
 }
 
 int command_plan(const Options *options, int count)

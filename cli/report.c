@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "../base/nearest_.h"
 #include "../base/printable_.h"
 #include "../report/exports.h"
 #include "../report/html.h"
@@ -25,7 +26,7 @@ static const struct {
     Export write; /* one of the two */
     Page page;
 } outputs[] = {
-    {"--html", "a page that any browser opens; of two logs both", .page = write_page},
+    {"--html", "a page for a browser; of two logs one over the other", .page = write_page},
     {"--torch-snapshot", "for PyTorch's memory viewer (pytorch.org/memory_viz)",
      .write = report_torch_snapshot},
     {"--trace", "for Perfetto (ui.perfetto.dev) and chrome://tracing", .write = report_chrome_trace},
@@ -59,6 +60,19 @@ void report_outputs_help(FILE *out)
     }
 }
 
+static const char *output_name(int i, const void *user)
+{
+    (void)user;
+    return i < OUTPUTS ? outputs[i].name : NULL;
+}
+
+static int unknown_output(const char *argument)
+{
+    fprintf(stderr, "brim report: unknown output '%s'%s; `brim help report` lists them\n", argument,
+            nearest_text(argument, &(NameList){.at = output_name}, "").text);
+    return EXIT_USAGE;
+}
+
 static int parse(Request *request, int argc, char **argv)
 {
     memset(request, 0, sizeof *request);
@@ -76,7 +90,7 @@ static int parse(Request *request, int argc, char **argv)
                (strlen(outputs[output].name) != length || strncmp(outputs[output].name, argv[i], length)))
             output++;
         if (output == OUTPUTS)
-            return refuse("unknown output '%s'", argv[i]);
+            return unknown_output(argv[i]);
         if (!equals && i + 1 == argc)
             return refuse("%s needs a file to write", argv[i]);
         request->files[output] = equals ? equals + 1 : argv[++i];

@@ -2,6 +2,7 @@
  * train. On meta it runs one of each kind of step instead of all of them. */
 #include <string.h>
 
+#include "../base/clock_.h"
 #include "../base/plural_.h"
 #include "cli.h"
 
@@ -32,7 +33,7 @@ static KnownTokens known;
 
 static int uses_tokens(const Options *o)
 {
-    return o->preset.family != MODEL_MLP && (o->tokenizer || is_bin(o->data));
+    return reads_text(o) && (o->tokenizer || is_bin(o->data));
 }
 
 static int32_t special_id(const Tokenizer *t, const char *name, const char *other)
@@ -63,6 +64,12 @@ static int open_tokenizer(Session *s)
     return ERROR_NONE;
 }
 
+/* Of the tokens, how many a masked model has to find. */
+static float mask_probability(const Options *o)
+{
+    return family_of(o)->objective == OBJECTIVE_MASKED ? 0.15f : 0;
+}
+
 /* As bytes are opened below. A plan that knows how many tokens there are does not look at the text. */
 static Loader *open_tokens(Session *s, DataSplit split, int accumulate, int64_t max_samples)
 {
@@ -73,7 +80,7 @@ static Loader *open_tokens(Session *s, DataSplit split, int accumulate, int64_t 
     t.accumulate = accumulate;
     t.seed = o->seed;
     t.split = split;
-    t.mask_probability = o->preset.family == MODEL_BERT ? 0.15f : 0;
+    t.mask_probability = mask_probability(o);
     t.max_samples = max_samples;
     t.tokenizer = is_bin(o->data) ? NULL : s->tokenizer;
     return data_tokens(o->data, &t);
@@ -85,7 +92,7 @@ static void remember_tokens(Session *s)
     if (!s->tokenizer || is_bin(o->data))
         return;
     s->tokens.tokens = data_token_count(s->train);
-    if (o->preset.family == MODEL_BERT) {
+    if (family_of(o)->objective == OBJECTIVE_MASKED) {
         s->tokens.cls = special_id(s->tokenizer, "[CLS]", "<s>");
         s->tokens.sep = special_id(s->tokenizer, "[SEP]", "</s>");
         s->tokens.mask = special_id(s->tokenizer, "[MASK]", "<mask>");
@@ -98,7 +105,7 @@ static Loader *open_loader(Session *s, DataSplit split)
     const Options *o = s->options;
     int held_out = split == DATA_HELD_OUT;
     int accumulate = held_out ? 1 : o->accumulate;
-    if (o->preset.family == MODEL_MLP)
+    if (!reads_text(o))
         return data_images(o->data, &(ImageOptions){.batch = o->batch,
                                                     .accumulate = accumulate,
                                                     .seed = o->seed,
@@ -116,16 +123,15 @@ static Loader *open_loader(Session *s, DataSplit split)
                                 .accumulate = accumulate,
                                 .seed = o->seed,
                                 .split = split,
-                                .mask_probability = o->preset.family == MODEL_BERT ? 0.15f : 0,
+                                .mask_probability = mask_probability(o),
                                 .max_samples = held_out ? some : o->max_samples,
                                 .corpus_bytes = step_bytes > CORPUS_MIN / 2 ? 2 * step_bytes : CORPUS_MIN});
 }
 
 static float default_lr(const Options *o)
 {
-    if (!strncmp(o->optimizer, "sgd", 3))
-        return 0.05f;
-    return o->preset.family == MODEL_LLAMA || o->preset.family == MODEL_GPT2 ? 2e-3f : 1e-3f;
+    float usual = optim_rule(o->optimizer)->usual_lr;
+    return usual > 0 ? usual : family_of(o)->lr;
 }
 
 static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
@@ -185,12 +191,13 @@ static int check_data(const Session *s)
                               assumed */
     if (classes > vocab)
         return error_raise(ERROR_DATA, "%s has %lld %s, the model %s only %lld", s->options->data,
-                           (long long)classes, preset->family == MODEL_MLP ? "classes" : "tokens",
+                           (long long)classes, reads_text(s->options) ? "tokens" : "classes",
                            s->options->model, (long long)vocab);
-    if (preset->family == MODEL_MLP && data_width(s->train) != preset->config.mlp.sizes[0])
+    int inputs = nn_preset_sizes(preset).inputs;
+    if (inputs && data_width(s->train) != inputs)
         return error_raise(ERROR_DATA, "%s has samples of %lld value%s, the model %s reads %d",
                            s->options->data, (long long)data_width(s->train), plural(data_width(s->train)),
-                           s->options->model, preset->config.mlp.sizes[0]);
+                           s->options->model, inputs);
     return 0;
 }
 
@@ -275,10 +282,10 @@ static Tensor *class_loss(Module *model, const Batch *b, int64_t *right)
 
 static void evaluate(Session *s, int64_t step)
 {
-    double start = memtrack_seconds();
+    double start = clock_now();
     double loss = 0;
     int64_t labels = 0, right = 0, samples = 0;
-    int classify = s->options->preset.family == MODEL_MLP;
+    int classify = family_of(s->options)->objective == OBJECTIVE_CLASSIFICATION;
     tensor_no_grad_begin();
     nn_eval(s->model);
     data_seek(s->held_out, (DataCursor){.seed = s->options->seed});
@@ -294,7 +301,7 @@ static void evaluate(Session *s, int64_t step)
         }
     nn_train(s->model);
     tensor_no_grad_end();
-    double seconds = memtrack_seconds() - start;
+    double seconds = clock_now() - start;
     s->training->validation_seconds += s->meta ? 0 : seconds;
     s->training->validation_samples = 0;
     if (saving_stopped(s->training->saving)) /* not all was seen: no result */
@@ -387,7 +394,7 @@ static void generate(Session *s)
 
 static void train_step(Session *s, int64_t step)
 {
-    double start = memtrack_seconds();
+    double start = clock_now();
     int scope = tensor_scope_begin();
     for (const Batch *b; (b = data_next(s->train));)
         tensor_backward(nn_loss(s->model, b));
@@ -401,7 +408,7 @@ static void train_step(Session *s, int64_t step)
     else
         optim_zero_grad(s->optimizer);
     tensor_scope_end(scope);
-    line.seconds = memtrack_seconds() - start;
+    line.seconds = clock_now() - start;
     if (!s->meta)
         s->training->step_seconds += line.seconds;
     train_log_step(s->training->log, &line);

@@ -137,10 +137,12 @@ static void print_saving(const Options *o, const Training *t)
     if (!o->save || s->saved < 0)
         return;
     printf("%sStep %" PRId64 " is saved in %s", s->signal ? "" : "\n", s->saved, o->save);
-    if (s->saved < t->steps)
-        printf("; the same command with --resume %s goes on.\n", o->save);
+    if (s->saved >= t->steps)
+        printf(", the last; --resume %s with more --steps trains further.\n", o->save);
+    else if (same_file(o->save, o->resume))
+        printf("; the same command resumes it.\n");
     else
-        printf(", the last; --resume %s with more steps goes on.\n", o->save);
+        printf("; the same command with --resume %s resumes it.\n", o->save);
 }
 
 /* With the decimals that a reader cares for. */
@@ -195,7 +197,7 @@ static void print_origin(const Options *o, const Training *t)
     const char *tokens = o->tokenizer ? o->tokenizer : weights && !is_bin(o->data) ? "bytes" : NULL;
     if (weights)
         printf("weights: %s", o->init);
-    if (tokens && o->preset.family != MODEL_MLP)
+    if (tokens && reads_text(o))
         printf("%stokens: %s", weights ? "; " : "", tokens);
     if (tokens && !o->tokenizer && o->source_tokenizer)
         printf(" (%s is for --data of yours)", o->source_tokenizer);
@@ -221,7 +223,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
     print_machine(o, plan);
     print_origin(o, t);
     if (saving_resumes(t->saving))
-        printf("goes on after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,
+        printf("resumes after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,
                t->first >= t->steps ? ": nothing is left to train" : "");
     print_line_heading(o);
     fflush(stdout);
@@ -305,7 +307,7 @@ int command_train(const Options *options, int count)
 int command_demo(const Options *options, int sets)
 {
     Options o = *options;
-    if (!o.sample && (o.preset.family == MODEL_LLAMA || o.preset.family == MODEL_GPT2))
+    if (!o.sample && family_of(&o)->writes)
         o.sample = 120;
     int status = command_train(&o, sets);
     if (status || o.json)

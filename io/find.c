@@ -6,7 +6,8 @@
 #include "../base/nearest_.h"
 #include "io_.h"
 
-/* Names that are not a preset's own in another spelling. A note of NULL says which preset is meant. */
+/* Names that are not a preset's own in another spelling. Those of models that were tuned further have
+ * the same shape. A note of NULL says which preset is meant. */
 typedef struct Alias {
     const char *name, *preset, *note;
 } Alias;

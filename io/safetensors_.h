@@ -44,13 +44,18 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
  */
 int safetensors_bytes(SafetensorsType type, int ndim, const int64_t *dim, int64_t *numel, uint64_t *bytes);
 
-/* Elements and bytes of an item. 0, or raises ERROR_DATA for one that cannot be. */
+/* Elements and bytes of an item, whose data need not be there. 0, or raises ERROR_DATA for one that cannot
+ * be. */
 int safetensors_item_bytes(const char *shown, const SafetensorsItem *item, int64_t *numel, uint64_t *bytes);
 int safetensors_bad_item(const char *shown, const SafetensorsItem *item, const char *what);
 
-/* safetensors_write, and what the file then holds; sum: zeroed, or NULL. */
-int safetensors_write_sum(const char *path, const SafetensorsItem *items, int count, FileSum *sum);
+/* The bytes of the file that these items make, from their names, types and shapes alone: on meta too. Returns
+ * 0 after raising. */
+uint64_t safetensors_file_bytes(const char *shown, const SafetensorsItem *items, int count);
+/* safetensors_write. sums: of the header, then of each tensor in the order of the file, count + 1 that are
+ * zeroed; or NULL. */
+int safetensors_write_sums(const char *path, const SafetensorsItem *items, int count, FileSum *sums);
 /* The same up to file_finish: the file has its temporary name. */
-int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sum);
+int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums);
 
 #endif

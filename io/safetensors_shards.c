@@ -57,7 +57,7 @@ static void close_shard(Shards *s, int end)
 }
 
 /* As huggingface_hub does (split_state_dict_into_shards_factory): in order; a tensor that fills more than a
- * shard is one, and what comes after it goes on with the shard before. */
+ * shard is one, and what comes after it joins the shard before. */
 static int deal(Shards *s, uint64_t most)
 {
     uint64_t filled = 0, bytes = 0;

@@ -1,4 +1,4 @@
-/* Loading: which tensor of a checkpoint is which parameter, everything that does not fit in one message, and
+/* Loading: which tensor of the files is which parameter, everything that does not fit in one message, and
  * only then the bytes, each parameter straight into its storage. */
 #include "../base/plural_.h"
 #include "weights.h"

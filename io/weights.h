@@ -1,7 +1,7 @@
 /* Trained weights in and out: a model's parameters from safetensors files of Hugging Face's, and back, so
  * that transformers loads what was trained here. docs/weights.md shows both.
  *
- * A model's parameters have the names of its family's checkpoints. Read are also names without the family's
+ * A model's parameters have the names of its family's published weights. Read are also names without the family's
  * prefix ("h.0.…", "encoder.layer.0.…"), LayerNorms' gamma and beta, and heads stored beside the embedding
  * they are tied to, which must be equal to it. Buffers (attn.bias, rotary_emb.inv_freq, position_ids) and the
  * pooler or head that this model has not are ignored.

@@ -3,6 +3,7 @@
  */
 #include <string.h>
 
+#include "../base/clock_.h"
 #include "memtrack_.h"
 
 static const MemEnd component_end[MEM_COMPONENT_COUNT] = {
@@ -17,14 +18,22 @@ static uint64_t mix(uint64_t hash, uint64_t word)
     return hash ^ (hash >> 32);
 }
 
+static uint64_t op_hash(MemTracker *tracker)
+{
+    const char *op = tracker->op;
+    if (!tracker->op_hashed)
+        tracker->op_hash = op ? memtrack_hash_text_(MEMTRACK_HASH_SEED, op, strlen(op)) : 0;
+    tracker->op_hashed = true;
+    return tracker->op_hash;
+}
+
 /* An event as one number, but for its offset: the same in a plan and its run. The op goes in by its text and
  * the place by its name, not by address or number. */
-static uint64_t digest_of(const MemTracker *tracker, MemEventKind kind, const MemBlock *block,
-                          MemComponent from)
+static uint64_t digest_of(MemTracker *tracker, MemEventKind kind, const MemBlock *block, MemComponent from)
 {
     uint64_t tags = 1 + (uint64_t)kind + 8 * (uint64_t)block->component + 512 * (uint64_t)from +
                     32768 * (uint64_t)tracker->phase;
-    return mix(mix(tags, block->requested), tracker->op_hash) + tracker->paths[block->path].hash;
+    return mix(mix(tags, block->requested), op_hash(tracker)) + tracker->paths[block->path].hash;
 }
 
 /* Stamps an event: hashes, log. */
@@ -48,7 +57,7 @@ static void record(MemLedger *ledger, MemEventKind kind, const MemBlock *block, 
                                    .bytes = block->bytes,
                                    .requested = block->requested,
                                    .end = block->end,
-                                   .time_ns = memtrack_clock_() - tracker->created_ns,
+                                   .time_ns = clock_ns() - tracker->created_ns,
                                    .live = stats->live});
 }
 

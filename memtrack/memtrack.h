@@ -315,9 +315,6 @@ BRIM_API uint64_t memtrack_process_resident(void);
 BRIM_API uint64_t memtrack_process_resident_peak(void);
 BRIM_API uint64_t memtrack_process_resident_files(void);
 
-/* Seconds of a clock that never goes back, since some moment before the process. */
-BRIM_API double memtrack_seconds(void);
-
 /* What this machine could give the process now without killing it for it. */
 typedef struct MemMachine {
     uint64_t available;   /* the least that any limit leaves; UINT64_MAX where nothing can be known */

@@ -75,11 +75,12 @@ struct MemTracker {
     MemPhase phase;
     int64_t step;
     const char *op;
-    uint64_t op_hash;
+    uint64_t op_hash; /* of its name, once op_hashed: made at the op's first event */
+    bool op_hashed;
     MemWatch watch; /* NULL = none */
     void *watch_user;
     uint64_t host_live, host_peak;
-    uint64_t created_ns; /* by memtrack_clock_ */
+    uint64_t created_ns; /* by clock_ns */
 };
 
 /* host.c */
@@ -102,9 +103,6 @@ void memtrack_machine_(const char *root, MemMachine *out);
  * -1 when there was none to be had in time, or the system knows no such locks. */
 int memtrack_turn_take_(void);
 void memtrack_turn_end_(int turn);
-
-/* tracker.c: nanoseconds of a clock that never goes back. */
-uint64_t memtrack_clock_(void);
 
 /* backing.c */
 int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity, uint64_t beside);

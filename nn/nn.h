@@ -9,7 +9,7 @@
 #define BRIM_NN_H
 
 #include "../tensor/batch.h"
-#include "../tensor/tensor.h"
+#include "../tensor/ops.h"
 #include "nn_names.h"
 
 #ifdef __cplusplus
@@ -227,29 +227,73 @@ BRIM_API Module *nn_llama_block(const LlamaConfig *config);
 BRIM_API Module *nn_gpt2_block(const Gpt2Config *config);
 BRIM_API Module *nn_bert_block(const BertConfig *config);
 
-/* ---- Presets --------------------------------------------------------------------------------- */
+/* ---- Families -------------------------------------------------------------------------------- */
 
-typedef enum ModelFamily { MODEL_MLP, MODEL_BERT, MODEL_GPT2, MODEL_LLAMA } ModelFamily;
+/* A line a family: its number, its configuration, its name. Whatever has a row a family, here and in io, is
+ * made from this list, so that none can be forgotten. A family's own file, nn/llama.c, ends with its row. */
+#define MODEL_FAMILIES(X)                                                                                    \
+    X(MODEL_MLP, MlpConfig, mlp)                                                                             \
+    X(MODEL_BERT, BertConfig, bert)                                                                          \
+    X(MODEL_GPT2, Gpt2Config, gpt2)                                                                          \
+    X(MODEL_LLAMA, LlamaConfig, llama)
+
+#define MODEL_FAMILY_ID(id, config, name) id,
+typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;
+
+#define MODEL_FAMILY_ONE(id, config, name) +1
+enum { MODEL_FAMILY_COUNT = MODEL_FAMILIES(MODEL_FAMILY_ONE) };
 
 typedef struct ModelPreset {
     const char *name;  /* "llama-tiny" */
     const char *about; /* one line */
     ModelFamily family;
-    int batch, seq; /* usual micro-batch and sequence; seq 0 for mlp */
+    int batch, seq; /* usual micro-batch and sequence; seq 0 for what reads no text */
+#define MODEL_FAMILY_CONFIG(id, config, name) config name;
     union {
-        MlpConfig mlp;
-        BertConfig bert;
-        Gpt2Config gpt2;
-        LlamaConfig llama;
+        MODEL_FAMILIES(MODEL_FAMILY_CONFIG)
     } config;
 } ModelPreset;
+
+typedef enum ModelInput { MODEL_READS_TEXT, MODEL_READS_FEATURES } ModelInput;
+typedef enum ModelObjective {
+    OBJECTIVE_CAUSAL,        /* the next token, at every position */
+    OBJECTIVE_MASKED,        /* the tokens that were hidden */
+    OBJECTIVE_CLASSIFICATION /* one of the classes */
+} ModelObjective;
+
+/* With the family's defaults in place of zeros. What a family has not is 0. */
+typedef struct ModelSizes {
+    int layers;  /* the blocks of nn_block_count */
+    int inputs;  /* features of a sample */
+    int vocab;   /* tokens, or classes */
+    int max_seq; /* the longest sequence: its positions, or a window that ends before them */
+    int window;  /* 0 = none, also where it is no shorter than the positions */
+    int dim, heads, kv_heads, head_dim;
+} ModelSizes;
+
+typedef struct ModelFamilyRow {
+    const char *name; /* "llama" */
+    ModelInput reads;
+    ModelObjective objective;
+    int writes;    /* 1: from left to right, so that nn_generate can */
+    int gpt_block; /* 1: a block is of the shape that Korthikanti et al. (arXiv 2205.05198) count */
+    int gpt_terms; /* 1: it keeps what estimate_formula_item says, term by term */
+    float lr;      /* usual for training from scratch, with the optimizers that scale each element's step */
+    Module *(*make)(const ModelPreset *preset);
+    ModelSizes (*sizes)(const ModelPreset *preset);
+    /* Bytes from the start of a ModelPreset to the field that a user may change; 0 = there is none. */
+    size_t vocab_at, attention_at, dropout_at;
+} ModelFamilyRow;
+BRIM_API const ModelFamilyRow *nn_family(ModelFamily family); /* NULL for a number that is none */
+
+/* ---- Presets --------------------------------------------------------------------------------- */
 
 /* By name, or NULL (no error raised). nn_preset_at lists them: NULL past the end. */
 BRIM_API const ModelPreset *nn_preset(const char *name);
 BRIM_API const ModelPreset *nn_preset_at(int i);
-BRIM_API const char *nn_family_name(ModelFamily family);
 /* The model of a (possibly changed) preset. */
 BRIM_API Module *nn_model(const ModelPreset *preset);
+BRIM_API ModelSizes nn_preset_sizes(const ModelPreset *preset);
 BRIM_API void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind);
 BRIM_API void nn_preset_set_dropout(ModelPreset *preset, float p); /* ignored by families without dropout */
 BRIM_API float nn_preset_dropout(const ModelPreset *preset);       /* 0 for families without */

@@ -151,122 +151,86 @@ const ModelPreset *nn_preset(const char *name)
     return NULL;
 }
 
-const char *nn_family_name(ModelFamily family)
+/* ---- What a preset says ---------------------------------------------------------------------- */
+
+#define FAMILY_ROW(id, config, name) [id] = &name##_family,
+static const ModelFamilyRow *const families[MODEL_FAMILY_COUNT] = {MODEL_FAMILIES(FAMILY_ROW)};
+
+const ModelFamilyRow *nn_family(ModelFamily family)
 {
-    static const char *const names[] = {"mlp", "bert", "gpt2", "llama"};
-    return names[family];
+    return (unsigned)family < MODEL_FAMILY_COUNT ? families[family] : NULL;
+}
+
+static const ModelFamilyRow *row_of(const ModelPreset *preset)
+{
+    static const ModelFamilyRow none;
+    const ModelFamilyRow *row = preset ? nn_family(preset->family) : NULL;
+    return row ? row : &none;
+}
+
+/* A field of the preset's configuration, or NULL where its family has none. */
+static void *field(ModelPreset *preset, size_t at)
+{
+    return at ? (char *)preset + at : NULL;
 }
 
 Module *nn_model(const ModelPreset *preset)
 {
     if (config_missing("model", preset))
         return NULL;
-    switch (preset->family) {
-    case MODEL_MLP:
-        return nn_mlp(&preset->config.mlp);
-    case MODEL_BERT:
-        return nn_bert(&preset->config.bert);
-    case MODEL_GPT2:
-        return nn_gpt2(&preset->config.gpt2);
-    case MODEL_LLAMA:
-        return nn_llama(&preset->config.llama);
+    const ModelFamilyRow *row = nn_family(preset->family);
+    if (!row) {
+        error_raise(ERROR_ARGUMENT, "model: there is no family of the number %d", (int)preset->family);
+        return NULL;
     }
-    return NULL;
+    return row->make(preset);
 }
 
-void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
+ModelSizes nn_preset_sizes(const ModelPreset *preset)
 {
-    if (!preset)
-        return;
-    if (preset->family == MODEL_BERT)
-        preset->config.bert.attention = kind;
-    else if (preset->family == MODEL_GPT2)
-        preset->config.gpt2.attention = kind;
-    else if (preset->family == MODEL_LLAMA)
-        preset->config.llama.attention = kind;
-}
-
-void nn_preset_set_dropout(ModelPreset *preset, float p)
-{
-    if (!preset)
-        return;
-    if (preset->family == MODEL_MLP)
-        preset->config.mlp.dropout = p;
-    else if (preset->family == MODEL_BERT)
-        preset->config.bert.dropout = p;
-    else if (preset->family == MODEL_GPT2)
-        preset->config.gpt2.dropout = p;
-}
-
-float nn_preset_dropout(const ModelPreset *preset)
-{
-    if (!preset)
-        return 0;
-    switch (preset->family) {
-    case MODEL_MLP:
-        return preset->config.mlp.dropout;
-    case MODEL_BERT:
-        return preset->config.bert.dropout;
-    case MODEL_GPT2:
-        return preset->config.gpt2.dropout;
-    case MODEL_LLAMA:
-        break;
-    }
-    return 0;
+    const ModelFamilyRow *row = row_of(preset);
+    return row->sizes ? row->sizes(preset) : (ModelSizes){0};
 }
 
 int nn_preset_max_seq(const ModelPreset *preset)
 {
-    if (!preset)
-        return 0;
-    if (nn_preset_window(preset))
-        return nn_preset_window(preset);
-    if (preset->family == MODEL_BERT)
-        return preset->config.bert.max_seq ? preset->config.bert.max_seq : 512;
-    if (preset->family == MODEL_GPT2)
-        return preset->config.gpt2.max_seq ? preset->config.gpt2.max_seq : 1024;
-    if (preset->family == MODEL_LLAMA)
-        return preset->config.llama.max_seq ? preset->config.llama.max_seq : 4096;
-    return 0;
+    return nn_preset_sizes(preset).max_seq;
 }
 
-/* A window as long as all positions is none. */
 int nn_preset_window(const ModelPreset *preset)
 {
-    if (!preset || preset->family != MODEL_LLAMA)
-        return 0;
-    const LlamaConfig *c = &preset->config.llama;
-    return c->window && c->window < (c->max_seq ? c->max_seq : 4096) ? c->window : 0;
-}
-
-void nn_preset_set_vocab(ModelPreset *preset, int vocab)
-{
-    if (!preset)
-        return;
-    if (preset->family == MODEL_BERT)
-        preset->config.bert.vocab = vocab;
-    else if (preset->family == MODEL_GPT2)
-        preset->config.gpt2.vocab = vocab;
-    else if (preset->family == MODEL_LLAMA)
-        preset->config.llama.vocab = vocab;
+    return nn_preset_sizes(preset).window;
 }
 
 int nn_preset_vocab(const ModelPreset *preset)
 {
-    if (!preset)
-        return 0;
-    switch (preset->family) {
-    case MODEL_BERT:
-        return preset->config.bert.vocab;
-    case MODEL_GPT2:
-        return preset->config.gpt2.vocab;
-    case MODEL_LLAMA:
-        return preset->config.llama.vocab;
-    case MODEL_MLP:
-        break;
-    }
-    int classes = 0;
-    for (int i = 0; i < 16 && preset->config.mlp.sizes[i]; i++)
-        classes = preset->config.mlp.sizes[i];
-    return classes;
+    return nn_preset_sizes(preset).vocab;
+}
+
+void nn_preset_set_vocab(ModelPreset *preset, int vocab)
+{
+    int *at = field(preset, row_of(preset)->vocab_at);
+    if (at)
+        *at = vocab;
+}
+
+void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
+{
+    AttentionKind *at = field(preset, row_of(preset)->attention_at);
+    if (at)
+        *at = kind;
+}
+
+void nn_preset_set_dropout(ModelPreset *preset, float p)
+{
+    float *at = field(preset, row_of(preset)->dropout_at);
+    if (at)
+        *at = p;
+}
+
+float nn_preset_dropout(const ModelPreset *preset)
+{
+    ModelPreset copy = preset ? *preset : (ModelPreset){0};
+    const float *at = field(&copy, row_of(preset)->dropout_at);
+    return at ? *at : 0;
 }

@@ -19,7 +19,7 @@ static void update_and_free(Optimizer *optimizer, int i)
     MemTracker *tracker = optimizer->item.context->tracker;
     Tensor *tensor = optimizer->parameters[i];
     MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_OPTIMIZER);
-    const char *op = memtrack_op_set(tracker, optimizer->rule->name);
+    const char *op = memtrack_op_set(tracker, optimizer->rule->shown.name);
     int path = memtrack_path_set(tracker, tensor->path);
     UpdateScalars scalars = optimizer->scalars;
     scalars.grad_scale = 1;
@@ -44,7 +44,7 @@ static int backward_begin(Context *context, void *user)
         "updated %d parameters and freed their gradients, and there is nothing to accumulate "
         "to; call optim_step after each backward, or optim_set_in_backward(optimizer, 0) before the "
         "step",
-        optimizer->rule->name, optimizer->updates_in_backward);
+        optimizer->rule->shown.name, optimizer->updates_in_backward);
 }
 
 static void backward_final(Context *context, Tensor *leaf, void *user)

@@ -23,8 +23,8 @@ typedef struct Sgd {
     float dampening;    /* 0 */
     float weight_decay; /* 0; added to the gradient */
     int nesterov;       /* needs momentum > 0 and dampening 0 */
-    int decay_all; /* 0: weight decay spares 1-dimensional parameters (norms, biases); 1: as PyTorch, decays
-                      all */
+    int decay_all;      /* here and below. 0: weight decay spares 1-dimensional parameters (norms, biases),
+                           which is usual for language models. 1: decays all, which is PyTorch's default */
 } Sgd;
 
 typedef struct RmsProp {
@@ -61,8 +61,20 @@ BRIM_API Optimizer *optim_sgd(TensorList parameters, const Sgd *options);
 BRIM_API Optimizer *optim_rmsprop(TensorList parameters, const RmsProp *options);
 BRIM_API Optimizer *optim_adam(TensorList parameters, const Adam *options);
 BRIM_API Optimizer *optim_adamw(TensorList parameters, const AdamW *options);
-/* By name: "sgd", "sgd-momentum" (0.9), "sgd-nesterov" (0.9), "rmsprop", "adam", "adamw". lr 0 = the default
- * of each; weight_decay 0 = the default of each. An unknown name is an error that lists these. */
+
+/* A row of the table of update rules. */
+typedef struct OptimRule {
+    const char *name;  /* "adamw" */
+    const char *title; /* "AdamW" */
+    int states;        /* that it keeps, of a parameter's size each, with its defaults */
+    float usual_lr;    /* for training from scratch; 0: it scales the step of each element, and the model
+                          decides (nn_family's lr) */
+} OptimRule;
+BRIM_API const OptimRule *optim_rule_at(int i); /* NULL past the end */
+BRIM_API const OptimRule *
+optim_rule(const char *name); /* NULL: there is none of this name; nothing is raised */
+/* By a rule's name: "sgd", "sgd-momentum" (0.9), "sgd-nesterov" (0.9), "rmsprop", "adam", "adamw". lr 0 = the
+ * default of each; weight_decay 0 = the default of each. An unknown name is an error that lists these. */
 BRIM_API Optimizer *optim_by_name(const char *name, TensorList parameters, float lr, float weight_decay);
 
 /* From the next step on these parameters (all known to the optimizer) use lr * lr_scale and this weight

@@ -17,7 +17,8 @@ const char *optim_state_name(const Optimizer *optimizer, int array)
 {
     if (!optimizer || array < 0 || array >= optimizer->arrays)
         return NULL;
-    return array < optimizer->rule->arrays ? optimizer->rule->state[array] : "momentum_buffer";
+    const UpdateRule *rule = optimizer->rule;
+    return array < rule_arrays(rule) ? rule->state[array] : "momentum_buffer";
 }
 
 float *optim_state_f32(const Optimizer *optimizer, int parameter, int array)

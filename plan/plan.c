@@ -2,6 +2,7 @@
  * second dry run follows the hints, and is the plan. */
 #include <string.h>
 
+#include "../kernels/kernels.h"
 #include "plan_.h"
 
 /* ---- Signatures of segments ------------------------------------------------------------------ */

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "../kernels/kernels.h"
+#include "../base/clock_.h"
 #include "../base/plural_.h"
 #include "live_.h"
 #include "plan_.h"
@@ -40,7 +42,7 @@ static void time_step(void *user)
     (void)user;
     if (!run)
         return;
-    double now = memtrack_seconds();
+    double now = clock_now();
     run->step_seconds += now - run->last;
     run->last = now;
 }
@@ -51,7 +53,7 @@ static void compare_segment(Context *context, int step_ended, void *user)
     RunResult *result = segments->result;
     result->steps += step_ended;
     if (current_run && !step_ended)
-        current_run->last = memtrack_seconds(); /* set-up and evaluations do not count as training time */
+        current_run->last = clock_now(); /* set-up and evaluations do not count as training time */
     if (segments->plan->more_kinds ||
         plan_find_signature_(segments->plan, memtrack_stats(context->ledger)->step_hash))
         return;
@@ -169,8 +171,7 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
         return refuse_reservation(result, plan, needs);
     memtrack_ledger_follow(context->ledger, plan->hints);
     Context *outside = context_use(context);
-    Run run = {
-        .options = o, .result = result, .out = o->out ? o->out : stdout, .started = memtrack_seconds()};
+    Run run = {.options = o, .result = result, .out = o->out ? o->out : stdout, .started = clock_now()};
     run.last = run.started;
     Run *run_outside = current_run;
     current_run = &run;
@@ -182,7 +183,7 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     live_end_(&run.live);
     current_run = run_outside;
     plan_keep_error_(result->error, sizeof result->error, result->status);
-    result->seconds = memtrack_seconds() - run.started;
+    result->seconds = clock_now() - run.started;
     if (run.token_seconds > 0)
         result->tokens_per_second = run.tokens / run.token_seconds;
     result->step_seconds = median_step(&run);
@@ -241,7 +242,7 @@ void brim_step(int64_t tokens)
 void brim_lap(void)
 {
     if (current_run)
-        current_run->last = memtrack_seconds();
+        current_run->last = clock_now();
 }
 
 void brim_say(const char *format, ...)

@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "../base/clock_.h"
 #include "panel.h"
 
 /* ---- What the terminal can ------------------------------------------------------------------- */
@@ -118,7 +119,7 @@ int report_screen_open(PanelScreen *screen, FILE *out)
 
 int report_screen_due(const PanelScreen *screen)
 {
-    return memtrack_seconds() - screen->drawn >= 0.1;
+    return clock_now() - screen->drawn >= 0.1;
 }
 
 /* To the first line of the last drawing. A terminal that became narrower has broken its lines. */
@@ -135,7 +136,7 @@ int report_screen_draw(PanelScreen *screen, const PanelState *state)
 {
     PanelStyle style;
     PanelText panel;
-    screen->drawn = memtrack_seconds();
+    screen->drawn = clock_now();
     if (!report_terminal(screen->out, &style) || !report_panel(state, &style, &panel)) {
         report_screen_close(screen);
         return 0;
@@ -183,7 +184,7 @@ enum { WORTH_A_BAR = 2 }; /* seconds */
 
 ReportProgress report_progress_start(const char *label, int64_t total)
 {
-    return (ReportProgress){.label = label, .total = total, .started = memtrack_seconds()};
+    return (ReportProgress){.label = label, .total = total, .started = clock_now()};
 }
 
 /* Worth it after two seconds, or after one when it will clearly be more than two. */
@@ -197,7 +198,7 @@ void report_progress(ReportProgress *progress, int64_t done)
 {
     PanelStyle style;
     PanelText bar;
-    double t = memtrack_seconds(), seconds = t - progress->started;
+    double t = clock_now(), seconds = t - progress->started;
     if (t - progress->drawn < 0.1 || !worth_showing(progress, done, seconds) ||
         !report_terminal(stderr, &style))
         return;

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "../kernels/kernels.h"
 #include "tensor_.h"
 
 /* ---- Where a gradient goes ------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../kernels/kernels.h"
 #include "tensor_.h"
 
 enum { CONTEXT_MAX_THREADS = 128 }; /* what the thread team can hold */

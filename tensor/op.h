@@ -7,7 +7,7 @@
 #ifndef BRIM_OP_H
 #define BRIM_OP_H
 
-#include "tensor.h"
+#include "ops.h"
 
 #ifdef __cplusplus
 extern "C" {

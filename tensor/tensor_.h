@@ -2,7 +2,6 @@
 #ifndef BRIM_TENSOR_INTERNAL_H
 #define BRIM_TENSOR_INTERNAL_H
 
-#include "../kernels/kernels.h"
 #include "batch.h"
 #include "op.h"
 #include "tensor.h"
@@ -56,6 +55,7 @@ typedef struct RandomState {
 } RandomState;
 
 typedef struct Tape Tape;
+typedef struct Kernels Kernels; /* kernels/kernels.h: most of those who read contexts compute nothing */
 
 #define SCOPE_MAX_DEPTH 128
 
@@ -141,6 +141,8 @@ typedef struct ShapeText {
 } ShapeText;
 ShapeText shape_text(Shape shape);
 
+const char *dtype_name(DType dtype);
+
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component);
 void storage_retain(Storage *storage);
 void storage_release(Context *context, Storage *storage); /* NULL is fine */
@@ -150,6 +152,8 @@ void tensor_retain(Tensor *tensor);
 void tensor_unref(Tensor *tensor);
 /* Gives up this header's hold on its data. */
 void tensor_drop_data(Tensor *tensor, DataState state);
+/* The data of a tensor of this type; NULL with an error when it is of another, or its data are gone. */
+void *tensor_typed_data(Tensor *tensor, DType dtype, const char *what);
 /* True when data may be read; otherwise raises an error that says how to keep it. */
 int tensor_readable(const Tensor *tensor, const char *what);
 

@@ -11,9 +11,9 @@ static void bad_usage(void **state)
     static const struct {
         const char *arguments[7], *names[3];
     } rows[] = {
-        {{"trian"}, {"'trian'", "brim help"}},
-        {{"train", "--modle", "mlp"}, {"'--modle'", "brim help"}},
-        {{"train", "mlp"}, {"'mlp'"}},
+        {{"trian"}, {"'trian'", "nearest: train"}},
+        {{"train", "--modle", "mlp"}, {"'--modle'", "nearest: --model"}},
+        {{"train", "mpl"}, {"'mpl'", "nearest: mlp"}},
         {{"train", "--model", "llama-huge"}, {"\"llama-huge\"", "llama-tiny", "config.json"}},
         {{"train", "--optimizer", "adamwx"}, {"'adamwx'", "sgd-momentum", "adamw"}},
         {{"train", "--schedule", "step"}, {"'step'", "cosine"}},
@@ -66,7 +66,9 @@ static void bad_usage(void **state)
         {{"train", "--data", "a\nb"}, {"argument 3", "control character (0x0a)"}},
         {{"train", "--save=\033[31mrun"}, {"argument 2", "(0x1b)"}},
         {{"re\x7fport"}, {"argument 1", "(0x7f)"}},
-        {{"report", "\xc2\x9b" "31m"}, {"argument 2", "(0x9b)"}},
+        {{"report", "\xc2\x9b"
+                    "31m"},
+         {"argument 2", "(0x9b)"}},
         {{"train", "--model", "bert-tiny", "--sample", "9"}, {"--sample", "bert-tiny"}},
         {{"train", "--sample", "161"}, {"--sample", "'161'", "160"}},
         {{"plan", "--data", "fashion-mnist"}, {"fashion-mnist", "llama-tiny", "text"}},
@@ -97,13 +99,17 @@ static void help_and_version(void **state)
     Outcome *o = expect_code(run_command((const char *[]){"brim", NULL}), 2);
     assert_non_null(strstr(o->out, "usage: brim COMMAND"));
     static const char *const ways[] = {"help", "--help", "-h"};
-    static const char *const words[] = {"train",        "plan",         "compare",  "models", "--model",
-                                        "--accumulate", "--checkpoint", "--budget", "--json", "Exit codes"};
+    static const char *const words[] = {"train", "plan", "compare", "models", "brim help GROUP", "levers"};
     for (size_t i = 0; i < COUNT(ways); i++) {
         o = expect_code(RUN(ways[i]), 0);
         for (size_t k = 0; k < COUNT(words); k++)
             assert_non_null(strstr(o->out, words[k]));
     }
+    o = expect_code(RUN("help", "options"), 0);
+    static const char *const options[] = {"--model",  "--accumulate", "--checkpoint",
+                                          "--budget", "--json",       "Exit codes"};
+    for (size_t k = 0; k < COUNT(options); k++)
+        assert_non_null(strstr(o->out, options[k]));
     o = expect_code(RUN("train", "--help"), 0);
     assert_int_equal(strncmp(o->out, "brim train: ", 12), 0);
     o = expect_code(RUN("--version"), 0);
@@ -397,7 +403,8 @@ static void compare_tables(void **state)
     o = expect_code(RUN("compare", "--batch", "3", "--checkpoint", "blocks"), 0);
     assert_int_equal(lines_starting(o->out, "--checkpoint"), 0);
     assert_int_equal(lines_starting(o->out, "--batch"), 0); /* 3 samples cannot be halved */
-    assert_int_equal(lines_starting(o->out, "--optimizer-in-backward --clip 0"), 2); /* with blocks already on */
+    assert_int_equal(lines_starting(o->out, "--optimizer-in-backward --clip 0"),
+                     2); /* with blocks already on */
     o = expect_code(RUN("compare", "--model", "mlp", "--data", make_images("images"), "--batch", "64"), 0);
     assert_int_equal(lines_starting(o->out, "--attention"), 0);
     expect_code(RUN("compare", "--data", in_folder("none")), 1);

@@ -399,13 +399,13 @@ static void test_unknown_fields(void **state)
     };
     refuse_each("llama", refusals, COUNT(refusals));
     refuse_each("mixtral",
-                &(Refusal){"'hidden_size': 'x'", "model_type must be llama, mistral, qwen2, bert or gpt2",
+                &(Refusal){"'hidden_size': 'x'", "model_type must be llama, mistral, qwen2, gpt2 or bert",
                            "not \"mixtral\""},
                 1);
     refuse_each("", &(Refusal){"'a': 1", "model_type", "not \"\""}, 1);
     IoModel m;
     assert_int_equal(read_text("{'hidden_size': 64}", &m), ERROR_DATA);
-    assert_error(ERROR_DATA, "no model_type", "llama, mistral, qwen2, bert or gpt2");
+    assert_error(ERROR_DATA, "no model_type", "llama, mistral, qwen2, gpt2 or bert");
     assert_int_equal(read_text("{'model_type': ['llama']}", &m), ERROR_DATA);
     assert_error(ERROR_DATA, "model_type must be a string, not a list");
 }
