@@ -63,13 +63,15 @@ TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c))
 BENCHES  := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
-HEADERS  := $(foreach f,$(FOLDERS),$(filter-out %_.h,$(wildcard $(f)/*.h)))
+# Public: brim.h and what it includes. Asked for when it is needed.
+HEADERS   = $(shell CC="$(CC)" tools/public-headers)
 # What is not exported is reachable for the command, the tests and the benchmarks only.
 INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface tokenizers lessons bench bench-decode accuracy soak valgrind demo install \
+.PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
+        tokenizers lessons pictures bench bench-decode accuracy soak valgrind demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -104,6 +106,13 @@ $(BUILD)/report/page/page.%.inc: report/page/page.%
 $(BUILD)/report/page/page.js.inc: $(PAGE_JS)
 	@mkdir -p $(@D)
 	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+
+# What `brim help words` prints.
+$(BUILD)/cli/glossary.inc: docs/glossary.md
+	@mkdir -p $(@D)
+	$(Q)od -An -v -tu1 <$< | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
+$(BUILD)/cli/help.o: $(BUILD)/cli/glossary.inc
+$(BUILD)/cli/help.o: ALL_CFLAGS += -I$(BUILD)
 
 $(BUILD)/report/page.o: $(PAGE_INC)
 $(BUILD)/report/page.o: ALL_CFLAGS += -I$(BUILD)
@@ -199,6 +208,10 @@ parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
 lessons: cli examples
 	@BUILD=$(BUILD) tools/lessons
 
+# The pictures in them, drawn by the report page in headless Chromium.
+pictures: cli
+	@BUILD=$(BUILD) tools/pictures
+
 # Against transformers itself: logits, gradients, checkpoints both ways, a published model, and texts written token by token.
 huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/tests/huggingface/writer $(BUILD)/brim
 	@sh tests/huggingface/run $(BUILD)
@@ -254,6 +267,7 @@ help:
 	@echo "make check-full all long forms, one after the other, and a table of them; ARGS=\"soak valgrind\" for some"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"
+	@echo "make pictures   the pictures in docs/lessons, drawn again (headless Chromium)"
 	@echo "make huggingface  checkpoints in and out, logits, gradients, written texts, against transformers itself"
 	@echo "make tokenizers every tokenizer against the Python package; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some, JOBS=2"

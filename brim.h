@@ -1,4 +1,5 @@
-/* The umbrella: include this, link -lbrim. */
+/* The umbrella: include this, link -lbrim. What it includes is public: exported and installed; no other header
+ * is. */
 #ifndef BRIM_H
 #define BRIM_H
 
@@ -6,6 +7,7 @@
 #define BRIM_VERSION_MINOR 1
 #define BRIM_VERSION_PATCH 0
 
+#include "base/error.h"
 #include "data/data.h"
 #include "text/tokenizer.h"
 #include "io/saved_run.h"
@@ -16,19 +18,12 @@
 #include "nn/nn.h"
 #include "nn/sample.h"
 #include "optim/optim.h"
-#include "device/cards.h"
-#include "estimate/formulae.h"
 #include "plan/plan.h"
-#include "estimate/textbook.h"
-#include "report/exports.h"
-#include "report/html.h"
-#include "report/panel.h"
-#include "estimate/pytorch_allocator.h"
 #include "report/report.h"
-#include "report/runlog.h"
-#include "report/runlog_read.h"
 #include "tensor/batch.h"
+#include "tensor/context.h"
 #include "tensor/op.h"
+#include "tensor/ops.h"
 #include "tensor/tensor.h"
 
 #endif

@@ -126,6 +126,12 @@ int file_read(const char *maker, int file, const char *path, int64_t from, uint8
     return ERROR_NONE;
 }
 
+FileSum file_sum_join(FileSum first, FileSum then)
+{
+    uLong joined = crc32_combine(first.crc32, then.crc32, (z_off_t)then.bytes);
+    return (FileSum){first.bytes + then.bytes, (uint32_t)joined};
+}
+
 /* ---- Writing --------------------------------------------------------------------------------- */
 
 static int writer_fail(FileWriter *w, const char *what)

@@ -44,6 +44,8 @@ typedef struct FileSum {
     uint64_t bytes;
     uint32_t crc32;
 } FileSum;
+/* Of bytes and what follows them, without reading either again. */
+FileSum file_sum_join(FileSum first, FileSum then);
 
 /* A file written beside the one it will replace, under a temporary name, and moved there when all of it is on
  * the disk. After an error the rest does nothing; only file_commit or file_abandon ends it. */

@@ -7,6 +7,7 @@
 #include <sys/times.h>
 #include <sys/utsname.h>
 
+#include "../base/clock_.h"
 #include "child.h"
 #include "order.h"
 #include "replay.h"
@@ -195,9 +196,9 @@ static void run_rounds(const Options *o, Session *s, Replay *r, Child *torch, Re
     replay_run(r);
     if (torch->to) {
         torch_turn(torch, 1, NULL, &growth);
-        double begin = memtrack_seconds();
+        double begin = clock_now();
         torch_turn(torch, 1, NULL, &growth);
-        torch_step = memtrack_seconds() - begin - 0.06;
+        torch_step = clock_now() - begin - 0.06;
     }
     int steps = turn_steps(step, o->turn),
         torch_steps = turn_steps(torch_step > 1e-4 ? torch_step : 1e-4, o->turn);
@@ -417,7 +418,7 @@ static void run_all(const Options *o)
 {
     json_t *rows = json_array(), *about = NULL;
     int headed = 0;
-    double begin = memtrack_seconds(), machine = machine_busy(), own = own_busy();
+    double begin = clock_now(), machine = machine_busy(), own = own_busy();
     for (int i = 0; i < SHAPES; i++) {
         if (o->any && !o->chosen[i])
             continue;
@@ -440,7 +441,7 @@ static void run_all(const Options *o)
             print_row(&result);
         json_array_append_new(rows, row_json(&result));
     }
-    double capacity = (memtrack_seconds() - begin) * (double)sysconf(_SC_NPROCESSORS_ONLN);
+    double capacity = (clock_now() - begin) * (double)sysconf(_SC_NPROCESSORS_ONLN);
     double others = 100 * (machine_busy() - machine - (own_busy() - own)) / capacity;
     if (!o->json && others > 5)
         printf("\nOther processes used %.0f %% of the processors meanwhile: of the ratios, trust those to "

@@ -9,6 +9,7 @@
 #include <getopt.h>
 #include <signal.h>
 
+#include "../base/clock_.h"
 #include "../kernels/kernels.h"
 #include "../nn/sample.h"
 #include "../plan/plan.h"
@@ -53,7 +54,7 @@ static double quantile(Times *t, double share)
 
 static double forward(Writer *w, int count)
 {
-    double begin = memtrack_seconds();
+    double begin = clock_now();
     tensor_no_grad_begin();
     int scope = tensor_scope_begin();
     Batch batch = {.ids = tensor_new(DTYPE_I32, SHAPE(1, count), MEM_INPUT)};
@@ -64,7 +65,7 @@ static double forward(Writer *w, int count)
     nn_sample(logits, NULL, 0, &w->token);
     tensor_scope_end(scope);
     tensor_no_grad_end();
-    return memtrack_seconds() - begin;
+    return clock_now() - begin;
 }
 
 static double prefill(Writer *w, int tokens)
@@ -125,10 +126,10 @@ static double read_weights(const Writer *w, int threads)
     TensorList all = nn_parameters(w->model);
     const Kernels *kernels = kernels_cpu(NULL);
     int64_t bad = 0;
-    double begin = memtrack_seconds();
+    double begin = clock_now();
     for (int i = 0; i < all.count; i++)
         bad += kernels->find_nonfinite(tensor_numel(all.items[i]), tensor_f32(all.items[i]), threads) >= 0;
-    double seconds = memtrack_seconds() - begin;
+    double seconds = clock_now() - begin;
     return bad ? 0 : seconds;
 }
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "../base/clock_.h"
 #include "../brim.h"
 
 typedef struct Load {
@@ -45,9 +46,9 @@ static int script(void *config)
     load->resident = memtrack_process_resident();
     reset_peak();
     for (int i = 0; i < (meta ? 1 : load->rounds) && !error_code(); i++) {
-        double start = memtrack_seconds();
+        double start = clock_now();
         io_load_weights(model, load->directory, NULL, NULL);
-        double took = memtrack_seconds() - start;
+        double took = clock_now() - start;
         load->seconds = i == 0 || took < load->seconds ? took : load->seconds;
     }
     load->peak = memtrack_process_resident_peak();

@@ -8,6 +8,8 @@
 
 #include <omp.h>
 
+#include "../kernels/kernels.h"
+#include "../base/clock_.h"
 #include "session.h"
 
 typedef enum ItemKind { ITEM_GEMM, ITEM_ATTENTION, ITEM_ATTENTION_BACKWARD, ITEM_UPDATE } ItemKind;
@@ -251,10 +253,10 @@ static void replay_refresh(Replay *r)
 
 static double replay_run(Replay *r)
 {
-    double begin = memtrack_seconds(), last = begin;
+    double begin = clock_now(), last = begin;
     for (int i = 0; i < r->count; i++) {
         replay_item(r, &r->items[i]);
-        double t = memtrack_seconds();
+        double t = clock_now();
         if (t - last < r->items[i].best)
             r->items[i].best = t - last;
         last = t;
@@ -305,9 +307,9 @@ static Limit limit_of(const Replay *r)
     for (int i = 0; i < r->count; i++)
         best += r->items[i].kind == ITEM_UPDATE ? r->items[i].best : 0;
     for (int i = 0; i < 5; i++) {
-        double begin = memtrack_seconds();
+        double begin = clock_now();
         limit_stream(r);
-        double seconds = memtrack_seconds() - begin;
+        double seconds = clock_now() - begin;
         best = seconds < best ? seconds : best;
     }
     limit.memory_rate = limit.bytes / best;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/clock_.h"
 #include "../nn/nn.h"
 #include "../optim/optim.h"
 #include "../plan/plan.h"
@@ -77,7 +78,7 @@ static int session_open(Session *s, const ModelPreset *preset)
 /* Forward, loss, backward, AdamW, zero_grad. Returns its seconds. */
 static double session_step(Session *s)
 {
-    double begin = memtrack_seconds();
+    double begin = clock_now();
     int scope = tensor_scope_begin();
     Tensor *loss = nn_loss(s->model, &s->batch);
     tensor_backward(loss);
@@ -86,7 +87,7 @@ static double session_step(Session *s)
     if (!error_code())
         s->loss = tensor_item(loss);
     tensor_scope_end(scope);
-    return memtrack_seconds() - begin;
+    return clock_now() - begin;
 }
 
 /* A Script. Its second step's events are those of all later ones. */

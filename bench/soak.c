@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <sys/prctl.h>
 
+#include "../base/clock_.h"
 #include "drift.h"
 #include "soak_run.h"
 
@@ -43,11 +44,11 @@ static int run_once(Phase *p)
 static void run_rounds(Phase *p)
 {
     while (time_is_left(p)) {
-        double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = memtrack_seconds();
+        double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = clock_now();
         if (run_once(p))
             return;
         cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu;
-        note_times(p->times, cpu, memtrack_seconds() - wall);
+        note_times(p->times, cpu, clock_now() - wall);
         p->watch.warm = ++p->rounds > 3;
         watch_look(&p->watch, DEED_RUN);
     }
@@ -65,7 +66,7 @@ static void run_phase(Phase *p)
 {
     uint64_t live = memtrack_process_live();
     p->watch.name = p->name;
-    p->started = memtrack_seconds();
+    p->started = clock_now();
     p->seconds = (soak.only ? 1 : p->share) * 60 * soak.minutes;
     empty_saves();
     if (p->steps)
@@ -271,8 +272,8 @@ static void __attribute__((noinline)) touch_stack(void)
 }
 
 /* The BLAS library's buffers and the threads' stacks are touched as far as the largest product needs: else a
- * thread that meets its largest late would look like a leak. The library takes as many buffers as products run
- * at the same time, so these last long enough to meet, on a busy machine too. */
+ * thread that meets its largest late would look like a leak. The library takes as many buffers as products
+ * run at the same time, so these last long enough to meet, on a busy machine too. */
 static int touch_threads(void)
 {
     enum { ROWS = 8192, SIDE = 1024, ROUNDS = 3 };

@@ -2,6 +2,7 @@
 #ifndef BRIM_BENCH_SOAK_RUN_H
 #define BRIM_BENCH_SOAK_RUN_H
 
+#include "../base/clock_.h"
 #include "../text/tokenizer.h"
 #include "../io/saved_run.h"
 #include "../base/file_.h"
@@ -203,12 +204,12 @@ static void watched_step(Run *r)
     Phase *p = r->phase;
     int is_short = data_next_step_is_short(r->train);
     float lr = optim_lr(r->optimizer);
-    double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = memtrack_seconds();
+    double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), wall = clock_now();
     train_step(r);
     if (!r->meta)
         plant(p, clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu);
     cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu;
-    wall = memtrack_seconds() - wall;
+    wall = clock_now() - wall;
     if (r->meta || error_code())
         return;
     p->watch.step = optim_steps(r->optimizer);
@@ -263,7 +264,7 @@ static void see_if_warm(Phase *p)
  * must be more than its noise. */
 static int time_is_left(const Phase *p)
 {
-    double seconds = memtrack_seconds() - p->started;
+    double seconds = clock_now() - p->started;
     int few = p->watch.compared < 12 || (soak.plant == PLANT_SLOW && p->times->count < 300);
     return seconds < p->seconds || (few && !p->watch.failures && seconds < 240);
 }

@@ -3,6 +3,7 @@
 #ifndef BRIM_BENCH_TRACKING_H
 #define BRIM_BENCH_TRACKING_H
 
+#include "../base/clock_.h"
 #include "session.h"
 
 typedef struct EventLog {
@@ -79,9 +80,9 @@ static double tracking_seconds(const ModelPreset *preset, int threads, size_t *e
             begin++;
         tracking_run(&log, 0, begin, 0);
         for (int i = 0; i < 20; i++) {
-            double start = memtrack_seconds();
+            double start = clock_now();
             tracking_run(&log, begin, end, 0);
-            double seconds = memtrack_seconds() - start;
+            double seconds = clock_now() - start;
             best = seconds < best ? seconds : best;
         }
         *events = end - begin;

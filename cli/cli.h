@@ -6,6 +6,7 @@
 
 #include "../brim.h"
 #include "../plan/search.h"
+#include "../report/panel.h"
 #include "log.h"
 #include "save.h"
 
@@ -23,6 +24,8 @@ typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
+    const char *resize_vocab; /* as it was typed: N or auto */
+    const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep,
@@ -34,7 +37,8 @@ typedef struct Options {
     CheckpointChoice checkpoint;
     AttentionKind attention;
     uint64_t budget, seed, reserve, export_shard;
-    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial;
+    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
+    int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int ignore_eos;          /* of generate: goes on after a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */
@@ -43,16 +47,31 @@ typedef struct Options {
     char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
 
+/* What the model is like, whichever its family. */
+static inline const ModelFamilyRow *family_of(const Options *options)
+{
+    return nn_family(options->preset.family);
+}
+static inline int reads_text(const Options *options)
+{
+    return family_of(options)->reads == MODEL_READS_TEXT;
+}
+
 enum { SETS_MAX = 64 };
 
 /* Fills options from the arguments after the subcommand. With max > 1 values may be comma lists, and there is
  * a set for every combination. Returns how many, or -1 after saying why on stderr. */
 int options_parse(Options *sets, int max, const char *command, int argc, char **argv);
 
+/* Whether the rows of a comparison of lists differ in this option. */
+int option_varies(const Options *options, const char *flag);
+
 /* paths.c */
 int is_bin(const char *path); /* by its name: token ids */
 int is_directory(const char *path);
 int same_file(const char *a, const char *b); /* or directory, by whatever names; NULL is none */
+/* The path is the directory, or a file in it. */
+int is_read_from(const char *path, const char *directory);
 /* What is there of weights or their description (.json, .safetensors) in the directory that they are read
  * from, NULL for none. */
 int is_of_a_model(const char *path, const char *directory);
@@ -66,27 +85,25 @@ typedef struct LeverText {
 } LeverText;
 LeverText checkpoint_text(const CheckpointChoice *choice);
 int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
-/* The levers in which `options` differs from `from`, to be typed. */
-LeverText levers_text(const Options *options, const Options *from);
-/* The lines of `brim help` about options; and that about one, if there is one of this name. */
-void options_help(FILE *out);
-void option_help(FILE *out, const char *name);
-/* All of `brim help`; and the page of a command: EXIT_USAGE when there is none of this name. */
+/* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
+ * there is none of this name. */
 void help_all(FILE *out);
-int help_command(FILE *out, const char *name);
+int help_page(FILE *out, const char *name);
+int unknown_command(const char *name); /* says so, with the nearest ones; returns EXIT_USAGE */
 
 /* The script of train, plan, compare and fit; config is a Training. What a run leaves behind is in the same
  * struct. */
 typedef struct Training {
     const Options *options;
     TrainLog *log;                             /* NULL = none */
-    Saving *saving;                            /* NULL = neither saves nor goes on */
-    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that it goes on with */
+    Saving *saving;                            /* NULL = neither saves nor resumes */
+    int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
     IoSize save_size, export_size;             /* of one save, of the export; 0 = there is none */
     int blocks;                                /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy;          /* accuracy < 0: not a classifier */
     int64_t validation_samples;
-    int exported; /* 1: --export is written; -1: it could not be */
+    double step_seconds, validation_seconds; /* what steps and evaluations took, together */
+    int exported;                            /* 1: --export is written; -1: it could not be */
     char generated[161];
 } Training;
 int training_script(void *config);
@@ -114,36 +131,22 @@ int say_error(void);
  * used. Says too where products are slower than they need to be. */
 int products_or_say(void);
 int threads_of(const Options *options);
+/* A line of phrases that stand two spaces or a semicolon apart; on a terminal it breaks between them. */
+typedef struct SayLine {
+    char text[1024];
+} SayLine;
+void line_add(SayLine *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void say_line(const SayLine *line); /* on stdout, with its newline */
 /* What a run is about to use: "OpenBLAS 0.3.21 SkylakeX, 2 threads, avx512 kernels; plan: needs 1.9 GiB". */
 void print_machine(const Options *options, const Plan *plan);
 
 /* Groups in the words of the tables. */
 extern const char *const group_names[MEM_GROUP_COUNT];
-/* Turns the optimizer in backward on, and clipping, which it excludes, off. */
-void optimizer_in_backward(Options *options);
-enum { SUGGESTED_CHUNK = 128 }; /* rows of logits, where chunks are suggested */
 /* Of what comes and goes within a step (gradients, activations, overhead), what holds most at the peak. */
 MemGroup bound_by(const MemSummary *memory);
 
 /* brim plan --inference. */
 int plan_inference(const Options *options);
-
-/* One row of a comparison. */
-typedef struct Variant {
-    char label[96];
-    Options options;
-    Plan plan;
-    int64_t parameters;
-    int ran;
-    RunResult result;
-} Variant;
-enum { VARIANTS = 16 };
-/* The options as they are, then one lever at a time (and some together), at the same effective batch,
- * planned. Returns how many; variants_free them. */
-int variants_plan(const Options *options, Variant variants[VARIANTS]);
-void variant_plan(Variant *variant);
-void variants_free(Variant *variants, int count);
-void variants_table(FILE *out, const Options *options, const Variant *variants, int count);
 
 /* The textbook's rules evaluated for this run, beside its plan; and all of its rules as JSON. */
 void rules_print(FILE *out, const Options *options, const Training *training, const Plan *plan);

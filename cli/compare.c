@@ -4,120 +4,9 @@
 #include <limits.h>
 #include <string.h>
 
-#include "cli.h"
+#include "levers_.h"
 #include "run_.h"
-
-RunOptions run_options(const Options *o)
-{
-    int64_t twentieth = o->steps / 20;
-    int every = o->every ? o->every : twentieth < INT_MAX ? (int)twentieth : INT_MAX;
-    return (RunOptions){.budget = o->budget,
-                        .threads = o->threads,
-                        .seed = o->seed,
-                        .quiet = o->quiet || o->json,
-                        .counted = o->seq ? "tokens" : "samples",
-                        .every = every > 0 ? every : (o->epochs ? 100 : 1)};
-}
-
-/* ---- Which rows ------------------------------------------------------------------------------ */
-
-static Variant *add(Variant *variants, int *count, const Options *options, const char *label)
-{
-    Variant *v = &variants[(*count)++];
-    *v = (Variant){.options = *options};
-    snprintf(v->label, sizeof v->label, "%s", label);
-    return v;
-}
-
-static void split_batch(Options *o, int pieces)
-{
-    o->batch /= pieces;
-    o->accumulate *= pieces;
-}
-
-/* Chunks pay where the logits are many: a vocabulary, and more rows than a chunk. */
-static int has_many_logits(const Options *o)
-{
-    return o->preset.family != MODEL_MLP && !o->loss_chunk && nn_preset_vocab(&o->preset) >= 1024 &&
-           (int64_t)o->batch * o->seq > SUGGESTED_CHUNK;
-}
-
-static void add_checkpoints(Variant *variants, int *count, const Options *o)
-{
-    const CheckpointChoice *c = &o->checkpoint;
-    if (c->every || c->selective || c->found.pattern[0])
-        return;
-    add(variants, count, o, "")->options.checkpoint.selective = 1;
-    add(variants, count, o, "")->options.checkpoint.every = 1;
-}
-
-static void add_together(Variant *variants, int *count, const Options *o, int pieces)
-{
-    const CheckpointChoice *c = &o->checkpoint;
-    int kept = !c->every && !c->found.pattern[0]; /* otherwise it would be a row there is already */
-    if (pieces > 1 && !o->in_backward && kept) {
-        Variant *both = add(variants, count, o, "");
-        both->options.checkpoint = (CheckpointChoice){.every = 1};
-        split_batch(&both->options, pieces);
-    }
-    if (o->accumulate == 1 && !o->in_backward && !o->keep_gradients && (kept || has_many_logits(o))) {
-        Variant *all = add(variants, count, o, "");
-        if (kept)
-            all->options.checkpoint = (CheckpointChoice){.every = 1};
-        optimizer_in_backward(&all->options);
-        if (has_many_logits(o))
-            all->options.loss_chunk = SUGGESTED_CHUNK;
-    }
-}
-
-static void add_attention(Variant *variants, int *count, const Options *o)
-{
-    if (o->preset.family == MODEL_MLP)
-        return;
-    Options *other = &add(variants, count, o, "")->options;
-    other->attention = o->attention == ATTENTION_FLASH ? ATTENTION_EAGER : ATTENTION_FLASH;
-    nn_preset_set_attention(&other->preset, other->attention);
-}
-
-void variant_plan(Variant *v)
-{
-    Training training = {.options = &v->options};
-    RunOptions run = run_options(&v->options);
-    plan_script(training_script, &training, &run, &v->plan);
-    v->parameters = training.parameters;
-}
-
-int variants_plan(const Options *o, Variant variants[VARIANTS])
-{
-    int count = 0, pieces = o->batch % 4 == 0 ? 4 : o->batch % 2 == 0 ? 2 : 1;
-    add(variants, &count, o, "as run");
-    add_checkpoints(variants, &count, o);
-    if (pieces > 1 && !o->in_backward)
-        split_batch(&add(variants, &count, o, "")->options, pieces);
-    if (o->accumulate == 1 && !o->in_backward && !o->keep_gradients)
-        optimizer_in_backward(&add(variants, &count, o, "")->options);
-    if (has_many_logits(o))
-        add(variants, &count, o, "")->options.loss_chunk = SUGGESTED_CHUNK;
-    add_together(variants, &count, o, pieces);
-    if (strcmp(o->optimizer, "sgd"))
-        add(variants, &count, o, "")->options.optimizer = "sgd";
-    add_attention(variants, &count, o);
-    if (!o->in_backward)
-        add(variants, &count, o, "")->options.keep_gradients = !o->keep_gradients;
-    for (int i = 0; i < count; i++) {
-        Variant *v = &variants[i];
-        if (!v->label[0])
-            snprintf(v->label, sizeof v->label, "%.95s", levers_text(&v->options, o).text);
-        variant_plan(v);
-    }
-    return count;
-}
-
-void variants_free(Variant *variants, int count)
-{
-    for (int i = 0; i < count; i++)
-        plan_free(&variants[i].plan);
-}
+#include "variants_.h"
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
 
@@ -130,17 +19,13 @@ static int label_width(const Variant *variants, int count)
     return (int)width;
 }
 
-static double unit_of(const Variant *variants, int count)
+static ReportUnit unit_of(const Variant *variants, int count)
 {
+    uint64_t largest = 0;
     for (int i = 0; i < count; i++)
-        if (variants[i].plan.memory.stats.peak >= 10240ull << 20)
-            return 0x1p30;
-    return 0x1p20;
-}
-
-static const char *unit_name(double unit)
-{
-    return unit == 0x1p20 ? "MiB" : "GiB";
+        if (variants[i].plan.memory.stats.peak > largest)
+            largest = variants[i].plan.memory.stats.peak;
+    return report_unit(largest);
 }
 
 /* The first row that could be planned: what the others are compared with. */
@@ -152,10 +37,10 @@ static const Plan *base_of(const Variant *variants, int count)
     return NULL;
 }
 
-static void plan_rows(FILE *out, const char *title, const Variant *variants, int count, double unit)
+static void plan_rows(FILE *out, const char *title, const Variant *variants, int count, ReportUnit unit)
 {
     const Plan *first = base_of(variants, count);
-    int width = label_width(variants, count), decimals = unit == 0x1p20 ? 1 : 2;
+    int width = label_width(variants, count), decimals = unit.decimals;
     fprintf(out, "%-*s %9s %9s %7s %6s  %s\n", width, title, "peak", "needs", "change", "FLOPs", "peak at");
     for (int i = 0; i < count; i++) {
         const Plan *p = &variants[i].plan;
@@ -168,32 +53,32 @@ static void plan_rows(FILE *out, const char *title, const Variant *variants, int
             snprintf(percent, sizeof percent, "%+.0f %%",
                      100.0 * ((double)p->memory.stats.peak / (double)first->memory.stats.peak - 1));
         fprintf(out, "%-*s %9.*f %9.*f %7s %6.2f  %s %s\n", width, variants[i].label, decimals,
-                (double)p->memory.stats.peak / unit, decimals, (double)p->memory.stats.needs / unit, percent,
-                p->step_flops / first->step_flops, memtrack_phase_name(p->memory.stats.peak_at.phase),
-                report_path(&p->memory));
+                (double)p->memory.stats.peak / unit.bytes, decimals,
+                (double)p->memory.stats.needs / unit.bytes, percent, p->step_flops / first->step_flops,
+                memtrack_phase_name(p->memory.stats.peak_at.phase), report_path(&p->memory));
     }
 }
 
 void variants_table(FILE *out, const Options *o, const Variant *variants, int count)
 {
-    double unit = unit_of(variants, count);
+    ReportUnit unit = unit_of(variants, count);
     char title[64];
-    snprintf(title, sizeof title, "SAME EFFECTIVE BATCH (%d), %s", o->batch * o->accumulate, unit_name(unit));
+    snprintf(title, sizeof title, "SAME EFFECTIVE BATCH (%d), %s", o->batch * o->accumulate, unit.name);
     plan_rows(out, title, variants, count, unit);
     const uint64_t *own = variants[0].plan.memory.stats.own_peak;
     uint64_t floor = report_group(own, MEM_GROUP_PARAMETERS) + report_group(own, MEM_GROUP_GRADIENTS) +
                      report_group(own, MEM_GROUP_OPTIMIZER_STATES);
     fprintf(out, "%-*s %9.*f  weights, gradients, states\n", label_width(variants, count), "P + G + O",
-            unit == 0x1p20 ? 1 : 2, (double)floor / unit);
+            unit.decimals, (double)floor / unit.bytes);
 }
 
 /* Each component's own peak, and how many times the first row's it is: batch k has k-fold activations. */
-static void growth_rows(FILE *out, const Variant *variants, int count, double unit)
+static void growth_rows(FILE *out, const Variant *variants, int count, ReportUnit unit)
 {
     const Plan *first = base_of(variants, count);
     int width = label_width(variants, count);
     char title[64];
-    snprintf(title, sizeof title, "OWN PEAKS, %s, and growth", unit_name(unit));
+    snprintf(title, sizeof title, "OWN PEAKS, %s, and growth", unit.name);
     fprintf(out, "\n%-*s", width, title);
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
         fprintf(out, " %14s", group_names[g]);
@@ -209,19 +94,29 @@ static void growth_rows(FILE *out, const Variant *variants, int count, double un
             char times[24] = "";
             if (p != first && base > 0 && own != base)
                 snprintf(times, sizeof times, "x%.2f", (double)own / (double)base);
-            fprintf(out, " %7.*f%s", unit == 0x1p20 ? 1 : 2, (double)own / unit, times[0] ? " " : "");
+            fprintf(out, " %7.*f%s", unit.decimals, (double)own / unit.bytes, times[0] ? " " : "");
             fprintf(out, "%*s", g + 1 < MEM_GROUP_COUNT ? -(times[0] ? 6 : 7) : 0, times);
         }
         fputc('\n', out);
     }
 }
 
-static void run_rows(FILE *out, const Variant *variants, int count, double unit, int64_t steps)
+/* What a step took; of one step nothing is known but that it warmed up. */
+static SizeText ms_text(const Variant *v, int decimals, const char *unknown)
 {
-    int width = label_width(variants, count), decimals = unit == 0x1p20 ? 1 : 2;
+    SizeText out;
+    if (v->result.step_seconds > 0)
+        snprintf(out.text, sizeof out.text, "%.*f", decimals, 1e3 * v->result.step_seconds);
+    else
+        snprintf(out.text, sizeof out.text, "%s", unknown);
+    return out;
+}
+
+static void run_rows(FILE *out, const Variant *variants, int count, ReportUnit unit, int64_t steps)
+{
+    int width = label_width(variants, count), decimals = unit.decimals;
     char title[64];
-    snprintf(title, sizeof title, "%" PRId64 " STEP%s OF EACH, %s", steps, steps == 1 ? "" : "S",
-             unit_name(unit));
+    snprintf(title, sizeof title, "%" PRId64 " STEP%s OF EACH, %s", steps, steps == 1 ? "" : "S", unit.name);
     fprintf(out, "\n%-*s %9s %9s %6s %9s %12s %9s %9s\n", width, title, "planned", "measured", "apart",
             "process", "unaccounted", "ms/step", "loss");
     for (int i = 0; i < count; i++) {
@@ -232,10 +127,11 @@ static void run_rows(FILE *out, const Variant *variants, int count, double unit,
             continue;
         }
         uint64_t planned = v->plan.memory.stats.peak, measured = r->memory.stats.peak;
-        fprintf(out, "%-*s %9.*f %9.*f %6" PRId64 " %9.*f %12.*f %9.1f %9.4f\n", width, v->label, decimals,
-                (double)planned / unit, decimals, (double)measured / unit, (int64_t)(measured - planned),
-                decimals, (double)r->memory.process_peak / unit, decimals,
-                (double)report_unaccounted(&r->memory) / unit, 1e3 * r->step_seconds, r->loss_last);
+        fprintf(out, "%-*s %9.*f %9.*f %6" PRId64 " %9.*f %12.*f %9s %9.4f\n", width, v->label, decimals,
+                (double)planned / unit.bytes, decimals, (double)measured / unit.bytes,
+                (int64_t)(measured - planned), decimals, (double)r->memory.process_peak / unit.bytes,
+                decimals, (double)report_unaccounted(&r->memory) / unit.bytes, ms_text(v, 1, "-").text,
+                r->loss_last);
     }
 }
 
@@ -243,9 +139,8 @@ static void run_rows(FILE *out, const Variant *variants, int count, double unit,
 
 static void csv_heading(FILE *out)
 {
-    fprintf(out, "model,batch,seq,accumulate,optimizer,checkpoint,attention,optimizer_in_backward,zero_grad,"
-                 "loss_chunk,"
-                 "needs_bytes,peak_bytes,step_flops,peak_phase,peak_path,peak_op");
+    fprintf(out, "model,%s,needs_bytes,peak_bytes,step_flops,peak_phase,peak_path,peak_op",
+            levers_csv_heading().text);
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         fprintf(out, ",%s_peak,%s_at_peak", memtrack_component_name((MemComponent)i),
                 memtrack_component_name((MemComponent)i));
@@ -256,44 +151,52 @@ static void csv_row(FILE *out, const Variant *v)
 {
     const Options *o = &v->options;
     const MemStats *s = &v->plan.memory.stats;
-    fprintf(out, "%s,%d,%d,%d,%s,%s,%s,%d,%s,%d,%" PRIu64 ",%" PRIu64 ",%.9g,%s,%s,%s", o->model, o->batch,
-            o->seq, o->accumulate, o->optimizer, checkpoint_text(&o->checkpoint).text,
-            o->attention == ATTENTION_FLASH ? "flash" : "eager", o->in_backward,
-            o->keep_gradients ? "keep" : "free", o->loss_chunk, s->needs, s->peak, v->plan.step_flops,
-            memtrack_phase_name(s->peak_at.phase), v->plan.memory.peak_path, v->plan.memory.peak_op);
+    fprintf(out, "%s,%s,%" PRIu64 ",%" PRIu64 ",%.9g,%s,%s,%s", o->model, levers_csv(o).text, s->needs,
+            s->peak, v->plan.step_flops, memtrack_phase_name(s->peak_at.phase), v->plan.memory.peak_path,
+            v->plan.memory.peak_op);
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         fprintf(out, ",%" PRIu64 ",%" PRIu64, s->own_peak[i], s->at_peak[i]);
     const char *error = v->plan.status ? v->plan.error : v->ran && v->result.status ? v->result.error : "";
     if (v->ran && !v->result.status)
-        fprintf(out, ",%" PRIu64 ",%" PRIu64 ",%" PRId64 ",%.3f,%.6g,\n", v->result.memory.stats.peak,
-                v->result.memory.process_peak, report_unaccounted(&v->result.memory),
-                1e3 * v->result.step_seconds, v->result.loss_last);
+        fprintf(out, ",%" PRIu64 ",%" PRIu64 ",%" PRId64 ",%s,%.6g,\n", v->result.memory.stats.peak,
+                v->result.memory.process_peak, report_unaccounted(&v->result.memory), ms_text(v, 3, "").text,
+                v->result.loss_last);
     else
         fprintf(out, error[0] ? ",,,,,,\"%s\"\n" : ",,,,,,%s\n", error);
 }
 
-static json_t *variant_json(const Variant *v)
+/* Each row names the levers that it differs in; of a list its own. */
+static json_t *variant_json(const Variant *v, const Options *from)
 {
-    if (v->plan.status)
-        return json_pack("{s:o, s:o}", "variant", json_text(v->label), "error", json_text(v->plan.error));
+    json_t *row = json_object();
+    LeverText flags = levers_text(&v->options, from);
     const MemSummary *planned = &v->plan.memory;
-    if (!v->ran)
-        return json_pack("{s:o, s:f, s:o}", "variant", json_text(v->label), "step_flops", v->plan.step_flops,
-                         "memory", json_memory(planned, NULL));
-    if (v->result.status)
-        return json_pack("{s:o, s:f, s:o, s:o}", "variant", json_text(v->label), "step_flops",
-                         v->plan.step_flops, "memory", json_memory(planned, NULL), "error",
-                         json_text(v->result.error));
-    return json_pack("{s:o, s:f, s:o, s:f, s:f}", "variant", json_text(v->label), "step_flops",
-                     v->plan.step_flops, "memory", json_memory(&v->result.memory, planned), "step_ms",
-                     1e3 * v->result.step_seconds, "loss", v->result.loss_last);
+    json_object_set_new(row, "variant", json_text(v->pulled ? flags.text : v->label));
+    json_object_set_new(row, "options", levers_json(&v->options));
+    if (v->plan.status) {
+        json_object_set_new(row, "error", json_text(v->plan.error));
+        return row;
+    }
+    int ran = v->ran && !v->result.status;
+    json_object_set_new(row, "step_flops", json_real(v->plan.step_flops));
+    json_object_set_new(row, "memory",
+                        ran ? json_memory(&v->result.memory, planned) : json_memory(planned, NULL));
+    if (v->ran && v->result.status)
+        json_object_set_new(row, "error", json_text(v->result.error));
+    if (ran) {
+        json_object_set_new(row, "step_ms",
+                            v->result.step_seconds > 0 ? json_real(1e3 * v->result.step_seconds)
+                                                       : json_null());
+        json_object_set_new(row, "loss", json_number(v->result.loss_last));
+    }
+    return row;
 }
 
 static void print_json(const Options *o, const Variant *variants, int count)
 {
     json_t *rows = json_array();
     for (int i = 0; i < count; i++)
-        json_array_append_new(rows, variant_json(&variants[i]));
+        json_array_append_new(rows, variant_json(&variants[i], o));
     json_print(json_pack("{s:s, s:o}", "model", o->model, "variants", rows));
 }
 
@@ -364,17 +267,17 @@ int command_compare(const Options *sets, int count)
     if (o->run_steps)
         run_all(variants, count, o->run_steps);
     if (o->json) {
-        print_json(o, variants, count);
+        print_json(&first, variants, count);
     } else if (o->csv) {
         csv_heading(stdout);
         for (int i = 0; i < count; i++)
             csv_row(stdout, &variants[i]);
     } else {
-        double unit = unit_of(variants, count);
+        ReportUnit unit = unit_of(variants, count);
         print_title(lists ? o : &first, variants[0].parameters, 0);
         printf("\n");
         if (lists)
-            plan_rows(stdout, unit_name(unit), variants, count, unit);
+            plan_rows(stdout, unit.name, variants, count, unit);
         else
             variants_table(stdout, &first, variants, count);
         growth_rows(stdout, variants, count, unit);

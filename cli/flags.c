@@ -1,11 +1,13 @@
 /* The flags: one table, one meaning in every subcommand, and errors that say what would be right. An argument
  * becomes an assignment of one value to one field of Options; compare may give a list of values. */
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "flags_.h"
 
@@ -14,14 +16,15 @@ enum { MOST_THREADS = 128, MOST_SAMPLE = 160 }; /* of a context; of Training.gen
 
 static const Flag flags[] = {
     {"--model", FLAG_NAME, AT(model), "NAME", .help = "one of `brim models`, or a config.json (llama-tiny)"},
-    {"--init", FLAG_TEXT, AT(init), "PATH", .help = "weights to start from: directory, .safetensors, index"},
+    {"--init", FLAG_TEXT, AT(init), "PATH", .help = "start from these weights: directory or .safetensors"},
     {"--init-partial", FLAG_SWITCH, AT(init_partial), NULL,
-     .help = "--init may lack some weights, and have others"},
+     .help = "allow missing and extra weights in --init"},
+    {"--resize-vocab", FLAG_NAME, AT(resize_vocab), "N|auto",
+     .help = "grow --init's embeddings (auto: to the tokenizer)"},
     {"--data", FLAG_TEXT, AT(data), "PATH", .help = "text, .bin of ids, IDX folder, builtin, fashion-mnist"},
     {"--tokenizer", FLAG_TEXT, AT(tokenizer), "FILE",
-     .help = "a tokenizer.json, or bytes (the model's, else bytes)"},
-    {"--vocab", FLAG_INT, AT(vocab), "N", .help = "tokens that the model knows (the model's usual)",
-     .low = 2},
+     .help = "tokenizer.json, or bytes (the model's, else bytes)"},
+    {"--vocab", FLAG_INT, AT(vocab), "N", .help = "vocabulary size (the model's)", .low = 2},
     {"--batch", FLAG_INT, AT(batch), "N", .help = "samples in a micro-batch (the model's usual)", .low = 1},
     {"--seq", FLAG_INT, AT(seq), "N", .help = "tokens in a sample (the model's usual)", .low = 1},
     {"--accumulate", FLAG_INT, AT(accumulate), "N", .help = "micro-batches in a step (1)", .low = 1},
@@ -31,91 +34,82 @@ static const Flag flags[] = {
      .help = "sgd[-momentum|-nesterov] rmsprop adam adamw (adamw)"},
     {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (sgd 0.05; llama, gpt2 2e-3; else 1e-3)"},
     {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X",
-     .help = "of all but norms and biases (adamw 0.01; else 0)"},
-    {"--schedule", FLAG_NAME, AT(schedule), "NAME", .help = "constant, linear, cosine (cosine)"},
+     .help = "on all but norms and biases (adamw 0.01; else 0)"},
+    {"--schedule", FLAG_NAME, AT(schedule), "NAME", .help = "of --lr: constant, linear or cosine (cosine)"},
     {"--warmup", FLAG_INT, AT(warmup), "N", .help = "steps of linear warm-up (5 % of the steps)"},
-    {"--clip", FLAG_FLOAT, AT(clip), "X", .help = "largest gradient norm; 0: any (1; in backward: 0)"},
+    {"--clip", FLAG_FLOAT, AT(clip), "X", .help = "largest gradient norm, 0 for any (1; in backward 0)"},
     {"--dropout", FLAG_FLOAT, AT(dropout), "P",
      .help = "dropout probability (0, or what a config.json says)"},
     {"--checkpoint", FLAG_CHECKPOINT, AT(checkpoint), "WHAT",
-     .help = "none, blocks, every N blocks, selective, auto (none)"},
+     .help = "recompute: none, blocks, N, selective or auto (none)"},
     {"--optimizer-in-backward", FLAG_SWITCH, AT(in_backward), NULL,
-     .help = "update inside backward; a gradient lives for a moment"},
-    {"--zero-grad", FLAG_ZERO_GRAD, AT(keep_gradients), "free|keep", .help = "between steps (free)"},
-    {"--loss-chunk", FLAG_INT, AT(loss_chunk), "N", .help = "rows of logits that exist at once (0: all)"},
+     .help = "free each gradient as soon as it is used"},
+    {"--zero-grad", FLAG_ZERO_GRAD, AT(keep_gradients), "free|keep",
+     .help = "between steps free gradients, or keep zeros (free)"},
+    {"--loss-chunk", FLAG_INT, AT(loss_chunk), "N",
+     .help = "compute the loss N rows at a time (0: all at once)"},
     {"--attention", FLAG_ATTENTION, AT(attention), "flash|eager",
-     .help = "keep a row's log-sum-exp, or all scores (flash)"},
-    {"--budget", FLAG_SIZE, AT(budget), "SIZE", .help = "do not start if more is needed, as 800MiB or 16GiB"},
-    {"--seed", FLAG_SEED, AT(seed), "N", .help = "of initialisation, shuffling and dropout (1)"},
-    {"--threads", FLAG_INT, AT(threads), "N", .help = "processors to use (all)", .low = 1,
+     .help = "keep one number a row, or all its scores (flash)"},
+    {"--budget", FLAG_SIZE, AT(budget), "SIZE", .help = "refuse to start above SIZE, e.g. 800MiB"},
+    {"--seed", FLAG_SEED, AT(seed), "N", .help = "random seed (1)"},
+    {"--threads", FLAG_INT, AT(threads), "N", .help = "threads to use (one a processor)", .low = 1,
      .high = MOST_THREADS},
     {"--device", FLAG_NAME, AT(device), "cpu|cuda",
-     .help = "where tensors are (cpu); this build has no cuda"},
+     .help = "where tensors live (cpu); this build has no cuda"},
     {"--max-samples", FLAG_INT64, AT(max_samples), "N", .help = "use only the first N samples"},
     {"--every", FLAG_INT, AT(every), "N", .help = "steps between printed lines (a twentieth of the run)",
      .low = 1},
     {"--evaluate-every", FLAG_INT, AT(evaluate_every), "N",
-     .help = "steps between validations (with --epochs: each one)", .low = 1},
+     .help = "steps between validations (with --epochs: one each)", .low = 1},
     {"--sample", FLAG_INT, AT(sample), "N", .help = "tokens that a llama or gpt2 writes at the end (0)",
      .high = MOST_SAMPLE},
-    {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", .help = "what is continued (\"The \")"},
-    {"--tokens", FLAG_INT, AT(tokens), "N", .help = "to write (100)", .low = 1, .only = "generate"},
-    {"--temperature", FLAG_FLOAT, AT(temperature), "X", .help = "logits are divided by it; 0: greedy (0.8)",
+    {"--prompt", FLAG_TEXT, AT(prompt), "TEXT", .help = "text to continue (\"The \")"},
+    {"--tokens", FLAG_INT, AT(tokens), "N", .help = "tokens to write (100)", .low = 1, .only = "generate"},
+    {"--temperature", FLAG_FLOAT, AT(temperature), "X", .help = "divide the logits by X; 0 is greedy (0.8)",
      .only = "generate"},
-    {"--top-k", FLAG_INT, AT(top_k), "K", .help = "draw from the K most probable (0: all)",
+    {"--top-k", FLAG_INT, AT(top_k), "K", .help = "draw from the K likeliest tokens (0: all)",
      .only = "generate"},
     {"--top-p", FLAG_FLOAT, AT(top_p), "P", .help = "draw from the fewest of probability P (1)",
      .only = "generate"},
-    {"--prefill", FLAG_INT, AT(prefill), "N", .help = "prompt tokens read at once (512)", .low = 1,
+    {"--prefill", FLAG_INT, AT(prefill), "N", .help = "prompt tokens to read at once (512)", .low = 1,
      .only = "generate plan"},
-    {"--ignore-eos", FLAG_SWITCH, AT(ignore_eos), NULL, .help = "go on after a token that ends a text",
+    {"--ignore-eos", FLAG_SWITCH, AT(ignore_eos), NULL, .help = "do not stop at a token that ends a text",
      .only = "generate"},
-    {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a line a step, each a JSON object",
+    {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a run log: a JSON object a line",
      .only = "train demo"},
     {"--save", FLAG_TEXT, AT(save), "DIR", .help = "save the run in this directory", .only = "train"},
     {"--save-every", FLAG_INT64, AT(save_every), "N", .help = "steps between saves (a tenth of the run)",
      .only = "train"},
-    {"--keep", FLAG_INT, AT(keep), "K", .help = "saves to keep, the newest (2)", .low = 1, .only = "train"},
-    {"--resume", FLAG_TEXT, AT(resume), "DIR", .help = "go on with the newest save in this directory",
+    {"--keep", FLAG_INT, AT(keep), "K", .help = "how many saves to keep, the newest (2)", .low = 1,
+     .only = "train"},
+    {"--resume", FLAG_TEXT, AT(resume), "DIR", .help = "resume from the newest save in this directory",
      .only = "train"},
     {"--export", FLAG_TEXT, AT(export), "DIR", .help = "write model.safetensors and config.json there",
      .only = "train"},
-    {"--export-dtype", FLAG_NAME, AT(export_dtype), "TYPE", .help = "f32, f16 or bf16 (f32)",
+    {"--overwrite", FLAG_SWITCH, AT(overwrite), NULL, .help = "--export may replace another model in its DIR",
      .only = "train"},
-    {"--export-shard", FLAG_SIZE, AT(export_shard), "SIZE",
-     .help = "several files of at most this size (50GB)", .only = "train"},
-    {"--textbook", FLAG_SWITCH, AT(textbook), NULL, .help = "the rules of thumb, and where each is wrong",
+    {"--export-dtype", FLAG_NAME, AT(export_dtype), "TYPE", .help = "data type: f32, f16 or bf16 (f32)",
+     .only = "train"},
+    {"--export-shard", FLAG_SIZE, AT(export_shard), "SIZE", .help = "split it into files of this size (50GB)",
+     .only = "train"},
+    {"--textbook", FLAG_SWITCH, AT(textbook), NULL, .help = "rules of thumb, and where each is wrong",
      .only = "plan"},
-    {"--inference", FLAG_SWITCH, AT(inference), NULL, .help = "what writing --seq tokens needs, not training",
-     .only = "plan"},
-    {"--run", FLAG_INT64, AT(run_steps), "N", .help = "train each row for N steps too", .only = "compare"},
-    {"--csv", FLAG_SWITCH, AT(csv), NULL, .help = "the table as comma-separated values", .only = "compare"},
-    {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "which of `brim gpus` (a usual handful)",
+    {"--inference", FLAG_SWITCH, AT(inference), NULL,
+     .help = "plan inference over --seq tokens, not training", .only = "plan"},
+    {"--run", FLAG_INT64, AT(run_steps), "N", .help = "also train each row for N steps", .only = "compare"},
+    {"--csv", FLAG_SWITCH, AT(csv), NULL, .help = "print comma-separated values", .only = "compare"},
+    {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "cards from `brim gpus` (a usual handful)",
      .only = "fit"},
-    {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards of these sizes", .only = "fit"},
-    {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for contexts and libraries (1GiB)",
+    {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
+    {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for context and libraries (1GiB)",
      .zero = 1, .only = "fit"},
-    {"--json", FLAG_SWITCH, AT(json), NULL, .help = "one JSON object with exact bytes, no tables"},
-    {"--quiet", FLAG_SWITCH, AT(quiet), NULL, .help = "no step lines"},
+    {"--json", FLAG_SWITCH, AT(json), NULL, .help = "print one JSON object with exact bytes"},
+    {"--quiet", FLAG_SWITCH, AT(quiet), NULL, .help = "print no step lines"},
 };
 enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
 
-/* Padded by what is seen: a value may hold an ellipsis, one column of three bytes. */
-static void print_flag(FILE *out, const Flag *flag)
-{
-    enum { LEFT = 24 };
-    int columns = fprintf(out, "  %s %s", flag->name, flag->value ? flag->value : "") - 2;
-    for (const char *c = flag->value; c && *c; c++)
-        columns -= ((unsigned char)*c & 0xc0) == 0x80;
-    fprintf(out, "%*s %s", columns < LEFT ? LEFT - columns : 0, "", flag->help);
-}
-
-typedef struct CommandsText {
-    char text[64];
-} CommandsText;
-
 /* The commands that take it, with this between. */
-static CommandsText commands_text(const Flag *flag, const char *between)
+CommandsText commands_text(const Flag *flag, const char *between)
 {
     CommandsText out = {""};
     size_t used = 0;
@@ -128,8 +122,10 @@ static CommandsText commands_text(const Flag *flag, const char *between)
     return out;
 }
 
-static int takes_flag(const Flag *flag, const char *command)
+int takes_flag(const Flag *flag, const char *command)
 {
+    if (takes_page_only(command))
+        return page_has(command, flag->name);
     size_t length = strlen(command);
     for (const char *at = flag->only; at && *at; at += strspn(at, " ")) {
         if (strcspn(at, " ") == length && !strncmp(at, command, length))
@@ -139,21 +135,9 @@ static int takes_flag(const Flag *flag, const char *command)
     return !flag->only;
 }
 
-void options_help(FILE *out)
+const Flag *flag_at(int i)
 {
-    for (int i = 0; i < FLAG_COUNT; i++) {
-        print_flag(out, &flags[i]);
-        fprintf(out, flags[i].only ? " [%s]\n" : "\n", commands_text(&flags[i], ", ").text);
-    }
-}
-
-void option_help(FILE *out, const char *name)
-{
-    for (int i = 0; i < FLAG_COUNT; i++)
-        if (!strcmp(flags[i].name, name)) {
-            print_flag(out, &flags[i]);
-            fputc('\n', out);
-        }
+    return i >= 0 && i < FLAG_COUNT ? &flags[i] : NULL;
 }
 
 int usage(const char *format, ...)
@@ -169,16 +153,21 @@ int usage(const char *format, ...)
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 
-static int parse_int(const Flag *flag, const char *text, int64_t low, int64_t high, int64_t *out)
+int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out)
 {
     char *end;
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (errno || end == text || *end || value < low || value > high)
-        return usage("%s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", flag->name, low,
-                     high, text);
+        return usage("%s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", name, low, high,
+                     text);
     *out = value;
     return 0;
+}
+
+static int parse_int(const Flag *flag, const char *text, int64_t low, int64_t high, int64_t *out)
+{
+    return parse_whole(flag->name, text, low, high, out);
 }
 
 static int parse_float(const Flag *flag, const char *text, float *out)
@@ -191,21 +180,33 @@ static int parse_float(const Flag *flag, const char *text, float *out)
     return 0;
 }
 
+/* A unit in whatever case people write it. With an i it is binary; so is a letter alone, as in most tools. */
+static double unit_bytes(const char *unit)
+{
+    static const char letters[] = "kmgt";
+    if (!unit[0] || !strcasecmp(unit, "b"))
+        return 1;
+    const char *letter = strchr(letters, tolower((unsigned char)unit[0]));
+    if (!letter)
+        return 0;
+    int power = (int)(letter - letters) + 1, binary = !unit[1] || !strcasecmp(unit + 1, "ib");
+    if (!binary && strcasecmp(unit + 1, "b") != 0)
+        return 0;
+    return pow(binary ? 1024 : 1000, power);
+}
+
 int parse_size(const char *name, const char *text, uint64_t *out)
 {
-    static const struct {
-        const char *name;
-        double bytes;
-    } units[] = {{"", 1},         {"B", 1},    {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30},
-                 {"TiB", 0x1p40}, {"kB", 1e3}, {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12}};
     char *end;
     double value = strtod(text, &end);
-    for (size_t i = 0; end != text && i < sizeof units / sizeof units[0]; i++)
-        if (!strcmp(end, units[i].name) && value * units[i].bytes >= 1 && value * units[i].bytes < 0x1p62) {
-            *out = (uint64_t)(value * units[i].bytes);
-            return 0;
-        }
-    return usage("%s must be a size like 800MiB, 16GiB or a number of bytes, not '%s'", name, text);
+    double bytes = end == text ? 0 : value * unit_bytes(end);
+    if (!(bytes >= 1 && bytes < 0x1p62))
+        return usage("%s must be a size like 800MiB, 16GiB or a number of bytes, not '%s'", name, text);
+    if (!end[0] && value < 4096) /* nothing fits that, and cards have so many GiB */
+        return usage("%s %s means %s byte%s; did you mean %sGiB?", name, text, text, value == 1 ? "" : "s",
+                     text);
+    *out = (uint64_t)bytes;
+    return 0;
 }
 
 int parse_choice(const char *name, const char *choices, const char *text, const char *const *names, int *out)
@@ -251,10 +252,11 @@ static int parse_checkpoint(const Flag *flag, const char *text, CheckpointChoice
     return 0;
 }
 
+static const char *const attentions[] = {"flash", "eager", NULL}, *const zero_grads[] = {"free", "keep",
+                                                                                         NULL};
+
 static int parse_value(const Flag *flag, void *field, const char *text)
 {
-    static const char *const attentions[] = {"flash", "eager", NULL}, *const zero_grads[] = {"free", "keep",
-                                                                                             NULL};
     int64_t number = 0;
     int choice = 0, status = 0;
     switch (flag->kind) {
@@ -303,8 +305,6 @@ int assign(Options *options, const Assignment *assignment, int which)
     return parse_value(flag, (char *)options + flag->offset, assignment->values[which]);
 }
 
-/* ---- Arguments ------------------------------------------------------------------------------- */
-
 static const Flag *find_flag(const char *name, size_t length)
 {
     for (int i = 0; i < FLAG_COUNT; i++)
@@ -312,6 +312,83 @@ static const Flag *find_flag(const char *name, size_t length)
             return &flags[i];
     return NULL;
 }
+
+/* ---- Values as text -------------------------------------------------------------------------- */
+
+static const void *value_of(const char *name, const Options *options, const Flag **flag)
+{
+    *flag = find_flag(name, strlen(name));
+    return (const char *)options + (*flag)->offset;
+}
+
+int flag_is_switch(const char *name)
+{
+    return find_flag(name, strlen(name))->kind == FLAG_SWITCH;
+}
+
+int flag_number(const char *name, const Options *options, int64_t *out)
+{
+    const Flag *flag;
+    const void *value = value_of(name, options, &flag);
+    int is_int = flag->kind == FLAG_INT || flag->kind == FLAG_SWITCH;
+    if (is_int)
+        *out = *(const int *)value;
+    else if (flag->kind == FLAG_INT64)
+        *out = *(const int64_t *)value;
+    else if (flag->kind == FLAG_SIZE || flag->kind == FLAG_SEED)
+        *out = (int64_t) * (const uint64_t *)value;
+    else
+        return 0;
+    return 1;
+}
+
+/* Below zero a number stands for one that was not given. */
+LeverText flag_text(const char *name, const Options *options)
+{
+    LeverText out = {""};
+    const Flag *flag;
+    const void *value = value_of(name, options, &flag);
+    int64_t number = -1;
+    const char *text = NULL;
+    if (flag->kind == FLAG_CHECKPOINT)
+        return checkpoint_text(value);
+    if (flag->kind == FLAG_TEXT || flag->kind == FLAG_NAME)
+        text = *(const char *const *)value;
+    else if (flag->kind == FLAG_ATTENTION)
+        text = attentions[*(const AttentionKind *)value];
+    else if (flag->kind == FLAG_ZERO_GRAD)
+        text = zero_grads[*(const int *)value];
+    if (text)
+        snprintf(out.text, sizeof out.text, "%s", text);
+    else if (flag->kind == FLAG_FLOAT && *(const float *)value >= 0)
+        snprintf(out.text, sizeof out.text, "%.9g", (double)*(const float *)value);
+    else if (flag_number(name, options, &number) && number >= 0)
+        snprintf(out.text, sizeof out.text, "%" PRId64, number);
+    return out;
+}
+
+LeverText flag_typed(const char *name, const Options *options)
+{
+    LeverText out, value = flag_text(name, options);
+    if (flag_is_switch(name))
+        value.text[0] = '\0';
+    snprintf(out.text, sizeof out.text, "%s%s%.1100s", name, value.text[0] ? " " : "", value.text);
+    return out;
+}
+
+int flag_given(const char *name, const Options *options)
+{
+    LeverText value = flag_text(name, options), usual = flag_text(name, &options_default);
+    return value.text[0] && strcmp(value.text, "0") != 0 && strcmp(value.text, usual.text) != 0;
+}
+
+int flag_set(Options *options, const char *name, const char *value)
+{
+    const Flag *flag = find_flag(name, strlen(name));
+    return parse_value(flag, (char *)options + flag->offset, value);
+}
+
+/* ---- Arguments ------------------------------------------------------------------------------- */
 
 /* Cuts a list at its commas, in place. Free text may hold commas of its own. */
 static int split_values(Assignment *a, char *value, int lists)
@@ -328,6 +405,30 @@ static int split_values(Assignment *a, char *value, int lists)
     return 0;
 }
 
+static int add(Assignments *all, const Flag *flag, char *value, int lists)
+{
+    if (all->count == ASSIGNMENTS_MAX)
+        return usage("more than %d options", ASSIGNMENTS_MAX);
+    Assignment *a = &all->item[all->count++];
+    *a = (Assignment){.flag = flag};
+    return split_values(a, value, lists);
+}
+
+/* `brim plan gpt2`: what is no option may be the model. */
+static int add_model(Assignments *all, const char *command, char *word, int lists)
+{
+    const Flag *flag = find_flag("--model", strlen("--model"));
+    for (int i = 0; i < all->count; i++)
+        if (all->item[i].flag == flag)
+            return usage("'%s' would be a second model, after %s", word, all->item[i].values[0]);
+    int status = add(all, flag, word, lists);
+    const Assignment *a = &all->item[all->count - 1];
+    for (int i = 0; !status && i < a->count; i++)
+        if (!is_model(a->values[i]))
+            return no_model(command, a->values[i]);
+    return status;
+}
+
 int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists)
 {
     static char on[] = "1";
@@ -336,8 +437,18 @@ int assignments_parse(Assignments *all, const char *command, int argc, char **ar
         char *equals = strchr(argv[i], '=');
         size_t length = equals ? (size_t)(equals - argv[i]) : strlen(argv[i]);
         const Flag *flag = find_flag(argv[i], length);
+        int status = 0;
+        if (!flag && argv[i][0] != '-' && takes_flag(find_flag("--model", strlen("--model")), command)) {
+            if ((status = add_model(all, command, argv[i], lists)))
+                return status;
+            continue;
+        }
         if (!flag)
-            return usage("unknown option '%s'; `brim help` lists them", argv[i]);
+            return argv[i][0] == '-' ? unknown_option(command, argv[i])
+                                     : usage("`brim %s` takes options only, not '%s'", command, argv[i]);
+        if (!takes_flag(flag, command) && !flag->only)
+            return usage("%s means nothing to `brim %s`; `brim help %s` lists its options", flag->name,
+                         command, command);
         if (!takes_flag(flag, command))
             return usage("%s belongs to `brim %s`", flag->name, commands_text(flag, "` and `brim ").text);
         char *value = equals ? equals + 1 : NULL;
@@ -348,12 +459,7 @@ int assignments_parse(Assignments *all, const char *command, int argc, char **ar
                 return usage("%s needs a value: %s", flag->name, flag->value);
             value = argv[i];
         }
-        if (all->count == ASSIGNMENTS_MAX)
-            return usage("more than %d options", ASSIGNMENTS_MAX);
-        Assignment *a = &all->item[all->count++];
-        *a = (Assignment){.flag = flag};
-        int status = split_values(a, value ? value : on, lists);
-        if (status)
+        if ((status = add(all, flag, value ? value : on, lists)))
             return status;
     }
     return 0;

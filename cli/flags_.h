@@ -30,6 +30,25 @@ typedef struct Flag {
     int zero;         /* of FLAG_SIZE: "0" is a value too */
 } Flag;
 
+/* The i-th, NULL past the end. */
+const Flag *flag_at(int i);
+typedef struct CommandsText {
+    char text[64];
+} CommandsText;
+/* The commands that take it, with this between; "" = all. */
+CommandsText commands_text(const Flag *flag, const char *between);
+
+int takes_flag(const Flag *flag, const char *command);
+/* help.c: whether a command takes the options of its page alone; the others, which train or plan a training,
+ * take every option of a training, so that one command line serves them all. */
+int takes_page_only(const char *command);
+int page_has(const char *command, const char *flag);
+
+/* unknown.c: what is said of an argument that is no option of the command; they return EXIT_USAGE. */
+int unknown_option(const char *command, const char *argument);
+int no_model(const char *command, const char *word);
+int is_model(const char *name); /* a name, or the path of a config.json or of its directory */
+
 enum { LIST_MAX = 16, ASSIGNMENTS_MAX = 64 };
 
 typedef struct Assignment {
@@ -48,6 +67,23 @@ typedef struct Assignments {
 int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists);
 /* Puts the which-th value into its field. 0 or EXIT_USAGE. */
 int assign(Options *options, const Assignment *assignment, int which);
+/* A whole number of low … high. 0 or EXIT_USAGE. */
+int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out);
 int parse_choice(const char *name, const char *choices, const char *text, const char *const *names, int *out);
+
+/* The value that an option has, as it would be typed; "" where it has none. A switch has 0 or 1. */
+LeverText flag_text(const char *name, const Options *options);
+/* "--batch 8", or "--json" alone. */
+LeverText flag_typed(const char *name, const Options *options);
+/* Whether it is a whole number, or a switch; then *out is its value. */
+int flag_number(const char *name, const Options *options, int64_t *out);
+int flag_is_switch(const char *name);
+/* Whether it has another value than without being typed; of a number 0 is none. */
+int flag_given(const char *name, const Options *options);
+/* As if it were typed. 0 or EXIT_USAGE. */
+int flag_set(Options *options, const char *name, const char *value);
+
+/* The options of a command line without any. */
+extern const Options options_default;
 
 #endif

@@ -1,8 +1,10 @@
-/* brim help: the list of commands and options, and a page for each command. The manual page docs/brim.1 and
- * the completions in tools/completion say the same; tests/test_docs.sh compares them. */
+/* brim help: commands on one screen, a page for each command and for each group of options, and the glossary.
+ * The manual page docs/brim.1 and the completions in tools/completion say the same; tests/test_docs.sh
+ * compares them. */
 #include <string.h>
 
-#include "cli.h"
+#include "../base/nearest_.h"
+#include "flags_.h"
 
 typedef struct Help {
     const char *name, *summary, *text;
@@ -13,7 +15,7 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define SHAPE_FLAGS                                                                                          \
-    "--model --init --init-partial --data --tokenizer --vocab --batch --seq --accumulate --steps --epochs "  \
+    "--model --init --init-partial --resize-vocab --data --tokenizer --vocab --batch --seq --accumulate --steps --epochs "  \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
     "--optimizer-in-backward --zero-grad --loss-chunk --attention --threads --device --max-samples"
@@ -25,29 +27,30 @@ typedef struct Help {
 static const Help pages[] = {
     {"train", "plan, then train, then show planned beside measured memory",
      "Runs the training once without data, to plan every allocation, and refuses to\n"
-     "start what does not fit. Then trains in exactly the memory that was planned,\n"
-     "and compares: the table shows planned beside measured bytes by component at\n"
-     "the peak, and how the sum of the textbook differs from it. On a terminal a\n"
-     "panel shows the components, the loss and the time left while it runs;\n"
-     "elsewhere a line is printed now and then. With --save the run is saved as it\n"
-     "goes, and --resume goes on with it as if it had never stopped; with both of the\n"
-     "same directory it begins where there is none. SIGINT and SIGTERM stop it\n"
-     "between two steps, saved; a second signal stops it at once.",
-     TRAIN_FLAGS " --export --export-dtype --export-shard --save --save-every --keep --resume",
+     "start what does not fit. Then it trains in exactly the memory that was planned.\n"
+     "The table at the end shows planned beside measured bytes by component at the\n"
+     "peak, and how the sum of the textbook differs from it. On a terminal a panel\n"
+     "shows the components, the loss and the time left; elsewhere a line is printed\n"
+     "now and then.\n"
+     "With --save the run is saved as it goes. --resume continues it as if it had\n"
+     "never stopped; with --save of the same directory a run is started where there\n"
+     "is none. SIGINT and SIGTERM stop it between two steps, saved; a second signal\n"
+     "stops it at once.",
+     TRAIN_FLAGS " --export --overwrite --export-dtype --export-shard --save --save-every --keep --resume",
      .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
                  "  brim train --model mlp --data fashion-mnist --epochs 3\n"
                  "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"
                  "  brim train --save run --resume run       again and again, until it is done\n"},
-    {"plan", "the same tables without training, for any size",
-     "What a training would need, without running it: by component, by layer, the\n"
-     "ten largest tensors at the peak, and where the peak is. Milliseconds to\n"
-     "seconds, for models of any size. With --budget the exit code says whether it\n"
-     "fits. --textbook compares the rules of thumb with the plan, --inference plans\n"
-     "writing instead of training: weights, key-value cache and workspace.",
+    {"plan", "what a training would need, and where, without running it",
+     "The tables of a training without the training: memory by component and by\n"
+     "layer, the ten largest tensors at the peak, and where the peak is. It takes\n"
+     "milliseconds to seconds, for models of any size. With --budget the exit code\n"
+     "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
+     "--inference plans inference instead of training: weights, cache and workspace.",
      NEED_FLAGS " --textbook --inference --prefill --json",
-     .examples = "  brim plan --model llama-3.1-8b --seq 4096\n"
+     .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"},
-    {"compare", "each lever, or every combination of comma lists: --batch 1,2,4",
+    {"compare", "what each lever saves; or each combination of --batch 1,2,4",
      "Plans the training as it is and with each lever at the same effective batch:\n"
      "what it saves at the peak, and what it costs in operations. Where options are\n"
      "comma lists, every combination is a row instead. --run also trains each row\n"
@@ -55,107 +58,243 @@ static const Help pages[] = {
      NEED_FLAGS " --run --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
-    {"fit", "levers x cards: what fits, the largest batch, the longest sequence",
-     "For each lever and card: does the training fit, up to which batch, up to which\n"
-     "sequence length. Every cell is planned, not estimated. --card takes names that\n"
-     "`brim gpus` lists, --memory takes sizes.",
+    {"fit", "which levers fit which card: largest batch, longest sequence",
+     "For each lever and each card: whether the training fits, up to which batch and\n"
+     "up to which sequence length. Every cell is planned, not estimated. --card takes\n"
+     "names that `brim gpus` lists, --memory takes sizes.",
      SHAPE_FLAGS " --card --memory --reserve --json",
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"},
-    {"generate", "continue a prompt; inference memory beside the textbook's",
+    {"generate", "continue a prompt; what inference needs",
      "Plans, then writes token by token with a key-value cache, and shows what that\n"
-     "took: weights, cache, workspace, planned beside measured. --batch texts at once;\n"
-     "--seq is what the cache holds: past it, the newer half is read again. A text\n"
-     "ends at --tokens, or at the end token of the model's generation_config.json.",
+     "took: weights, cache and workspace, planned beside measured. --batch writes\n"
+     "several texts at once. --seq is how many tokens the cache holds; when it is\n"
+     "full, its newer half is read again. A text ends at --tokens, or at the end token\n"
+     "of the model's generation_config.json.",
      "--model --init --init-partial --tokenizer --vocab --batch --seq --prompt --tokens --temperature "
      "--top-k --top-p --prefill --ignore-eos "
      "--seed --threads --device --budget --json",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
                  "  brim generate --temperature 0.7 --top-p 0.9 --batch 2\n"},
-    {"demo", "train, compare, and say what to try next",
+    {"demo", "train, compare levers, and say what to try next",
      "Trains, lets the model write a few words, and shows what each lever would\n"
      "save. It takes about a minute.",
      TRAIN_FLAGS,
      .examples = "  brim demo\n"
                  "  brim demo --steps 50 --budget 1GiB\n"},
-    {"models", "the models known by name",
+    {"models", "models known by name",
      "The values of --model, with their parameters and usual batch and sequence.\n"
-     "--model also takes the path of a Hugging Face config.json.",
+     "--model also takes a name as it is on the hub, and the path of a Hugging Face\n"
+     "config.json or of its directory.",
      "--json",
      .examples = "  brim models\n"
                  "  brim plan --model ./config.json --seq 1024\n"},
-    {"gpus", "the cards known by name, and what their driver reports",
+    {"gpus", "cards known by name, and what their driver reports",
      "The values of --card, with the memory that the driver reports, which is less\n"
      "than is printed on the box.",
      "--json",
      .examples = "  brim gpus\n"
                  "  brim fit --model gpt2 --card h100\n"},
-    {"tokenize", "train a tokenizer, make ids of a text or text of ids",
-     "Byte-level BPE is trained on a text as the Python package tokenizers does it;\n"
+    {"tokenize", "train a tokenizer; encode or decode text",
+     "Byte-level BPE is trained on a text as the Python package tokenizers does it.\n"
      "tokenizer.json files of GPT-2, Llama, Mistral, Qwen2 and BERT are read.",
      "",
      .examples = "  brim tokenize --train kjv.txt --vocab 4096 --out tokenizer.json\n"
                  "  brim tokenize --tokenizer tokenizer.json kjv.txt -o kjv.bin\n",
      .more = tokenize_help},
-    {"report", "what a log of `train --log` says; a page, files for other viewers",
+    {"report", "summarise the log of a run, or export it as a page",
      "Reads the log that `brim train --log RUN.jsonl` wrote. Without an output it\n"
      "prints a summary. --html takes one log, or two to see what a change saved.",
      "",
      .examples = "  brim train --steps 20 --log run.jsonl\n"
                  "  brim report run.jsonl --html run.html\n"
-                 "  brim report plain.jsonl checkpointed.jsonl --html both.html\n",
+                 "  brim report plain.jsonl recomputed.jsonl --html both.html\n",
      .more = report_outputs_help},
-    {"help", "this text; with a command its page",
-     "The list of commands and options, or the page of one command.", "",
-     .examples = "  brim help compare\n"},
-    {"version", "the version, and what multiplies here",
-     "The version of the command and its library, the library that products run on,\n"
-     "and its file; and the instruction set of all other kernels.",
+    {"help", "the page of a command or of a group below; or `words`",
+     "Without a name: the commands, and the groups of options. With the name of one\n"
+     "of them: its page, with defaults in parentheses. `brim help options` prints all\n"
+     "options, `brim help words` what brim's words mean and what PyTorch calls them.",
+     "", .examples = "  brim help compare\n  brim help levers\n  brim help words\n"},
+    {"version", "the version, and the library that multiplies matrices",
+     "The version of the command and its library; the library that computes matrix\n"
+     "products, and its file; and the instruction set of all other kernels.",
      "", .examples = "  brim version\n"},
 };
 enum { PAGE_COUNT = sizeof pages / sizeof pages[0] };
 
-void help_all(FILE *out)
+/* Every option is in one group. */
+typedef struct Group {
+    const char *name, *summary, *flags;
+} Group;
+
+static const Group groups[] = {
+    {"model", "the model, its weights and its tokenizer",
+     "--model --init --init-partial --resize-vocab --vocab --tokenizer --dropout"},
+    {"data", "what it is trained on, and how much at once",
+     "--data --batch --seq --accumulate --max-samples"},
+    {"training", "steps, optimizer, learning rate, threads",
+     "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device"},
+    {"levers", "what saves memory, and the limits to stay below",
+     "--checkpoint --optimizer-in-backward --loss-chunk --zero-grad --attention --budget --card --memory "
+     "--reserve"},
+    {"saving", "saved runs, and weights for other programs",
+     "--save --save-every --keep --resume --export --overwrite --export-dtype --export-shard"},
+    {"output", "what is printed, logged and written by the model",
+     "--every --evaluate-every --quiet --json --csv --log --run --textbook --inference --prefill --sample "
+     "--prompt --tokens --temperature --top-k --top-p --ignore-eos"},
+};
+enum { GROUP_COUNT = sizeof groups / sizeof groups[0] };
+
+/* ---- Printing -------------------------------------------------------------------------------- */
+
+/* Padded by what is seen: a value may hold an ellipsis, one column of three bytes. */
+static void print_flag(FILE *out, const Flag *flag, int with_commands)
 {
-    fprintf(out,
-            "brim %s: trains small language models and accounts for every byte\n\nusage: brim COMMAND "
-            "[OPTIONS]\n\n",
-            BRIM_VERSION);
-    for (int i = 0; i < PAGE_COUNT; i++)
-        fprintf(out, "  %-10s %s\n", pages[i].name, pages[i].summary);
-    fprintf(out, "\noptions, the same in every command (default):\n");
-    options_help(out);
-    fprintf(out, "\nA step takes batch x accumulate samples. SIZE: bytes, or as in 1.5GiB.\n"
-                 "Exit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage,\n"
-                 "130 and 143 stopped by SIGINT or SIGTERM after a whole step\n"
-                 "`brim help COMMAND` says more of one, with examples; so does `man brim`.\n");
+    enum { LEFT = 24 };
+    int columns = fprintf(out, "  %s %s", flag->name, flag->value ? flag->value : "") - 2;
+    for (const char *c = flag->value; c && *c; c++)
+        columns -= ((unsigned char)*c & 0xc0) == 0x80;
+    fprintf(out, "%*s %s", columns < LEFT ? LEFT - columns : 0, "", flag->help);
+    if (with_commands && flag->only)
+        fprintf(out, " [%s]", commands_text(flag, ", ").text);
+    fputc('\n', out);
 }
 
-static void print_flags(FILE *out, const char *flags)
+static void print_flags(FILE *out, const char *names, int with_commands)
 {
-    for (const char *at = flags; *at; at += *at == ' ') {
-        char name[32];
+    for (const char *at = names; *at; at += *at == ' ') {
         size_t length = strcspn(at, " ");
-        snprintf(name, sizeof name, "%.*s", (int)length, at);
-        option_help(out, name);
+        for (int i = 0; flag_at(i); i++)
+            if (strlen(flag_at(i)->name) == length && !strncmp(flag_at(i)->name, at, length))
+                print_flag(out, flag_at(i), with_commands);
         at += length;
     }
 }
 
-int help_command(FILE *out, const char *name)
+static void print_page(FILE *out, const Help *page)
 {
-    for (int i = 0; i < PAGE_COUNT; i++) {
-        const Help *page = &pages[i];
-        if (strcmp(page->name, name))
-            continue;
-        fprintf(out, "brim %s: %s\n\n%s\n", page->name, page->summary, page->text);
-        if (page->flags[0])
-            fprintf(out, "\noptions (default):\n");
-        print_flags(out, page->flags);
-        if (page->more)
-            page->more(out);
-        fprintf(out, "\nexamples:\n%s", page->examples);
-        return EXIT_DONE;
+    fprintf(out, "brim %s: %s\n\n%s\n", page->name, page->summary, page->text);
+    if (page->flags[0])
+        fprintf(out, "\noptions (default):\n");
+    print_flags(out, page->flags, 0);
+    if (page->more)
+        page->more(out);
+    fprintf(out, "\nexamples:\n%s", page->examples);
+}
+
+static void print_group(FILE *out, const Group *group)
+{
+    fprintf(out, "%s: %s\n", group->name, group->summary);
+    print_flags(out, group->flags, 1);
+}
+
+static void print_options(FILE *out)
+{
+    for (int i = 0; i < GROUP_COUNT; i++) {
+        print_group(out, &groups[i]);
+        fputc('\n', out);
     }
-    return usage("unknown command '%s'; `brim help` lists them", name);
+    fprintf(out, "In parentheses: the default. In brackets: the commands, if not all take it.\n"
+                 "A step takes batch x accumulate samples. SIZE: bytes, or as in 1.5GiB.\n"
+                 "Exit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage,\n"
+                 "130 and 143 stopped by SIGINT or SIGTERM after a whole step.\n");
+}
+
+/* docs/glossary.md without its markup. */
+static void print_words(FILE *out)
+{
+    static const unsigned char text[] = {
+#include "cli/glossary.inc"
+    };
+    for (size_t i = 0; i < sizeof text; i++)
+        if (text[i] != '*' && text[i] != '`' && text[i] != '#')
+            fputc(text[i], out);
+        else if (text[i] == '#' && i + 1 < sizeof text && text[i + 1] == ' ')
+            i++;
+}
+
+void help_all(FILE *out)
+{
+    fprintf(out,
+            "brim %s trains small language models and accounts for every byte of memory.\n"
+            "usage: brim COMMAND [OPTIONS]\n\n",
+            BRIM_VERSION);
+    for (int i = 0; i < PAGE_COUNT; i++)
+        fprintf(out, "  %-10s %s\n", pages[i].name, pages[i].summary);
+    fprintf(out, "\noptions, the same in every command (`brim help GROUP` explains them):\n");
+    for (int i = 0; i < GROUP_COUNT; i++)
+        fprintf(out, "  %-10s %s\n", groups[i].name, groups[i].summary);
+}
+
+/* ---- Finding --------------------------------------------------------------------------------- */
+
+static const char *command_name(int i, const void *user)
+{
+    (void)user;
+    return i < PAGE_COUNT ? pages[i].name : NULL;
+}
+
+static const char *page_name(int i, const void *user)
+{
+    static const char *const others[] = {"options", "words"};
+    if (i < PAGE_COUNT)
+        return command_name(i, user);
+    i -= PAGE_COUNT;
+    return i < GROUP_COUNT ? groups[i].name : i - GROUP_COUNT < 2 ? others[i - GROUP_COUNT] : NULL;
+}
+
+static int unknown(const char *what, const char *name, const NameList *names)
+{
+    NearestText near = nearest_text(name, names, "");
+    return usage("unknown %s '%s'%s", what, name, near.text[0] ? near.text : "; `brim help` lists them");
+}
+
+int takes_page_only(const char *command)
+{
+    static const char *const strict[] = {"generate", "models", "gpus"};
+    for (size_t i = 0; i < sizeof strict / sizeof strict[0]; i++)
+        if (!strcmp(strict[i], command))
+            return 1;
+    return 0;
+}
+
+int page_has(const char *command, const char *flag)
+{
+    size_t length = strlen(flag);
+    for (int i = 0; i < PAGE_COUNT; i++)
+        for (const char *at = pages[i].flags; !strcmp(pages[i].name, command) && *at; at += *at == ' ') {
+            size_t word = strcspn(at, " ");
+            if (word == length && !strncmp(at, flag, length))
+                return 1;
+            at += word;
+        }
+    return 0;
+}
+
+int unknown_command(const char *name)
+{
+    if (nn_preset(name))
+        return usage("'%s' is a model, not a command: `brim plan %s`", name, name);
+    return unknown("command", name, &(NameList){.at = command_name});
+}
+
+int help_page(FILE *out, const char *name)
+{
+    for (int i = 0; i < PAGE_COUNT; i++)
+        if (!strcmp(pages[i].name, name)) {
+            print_page(out, &pages[i]);
+            return EXIT_DONE;
+        }
+    for (int i = 0; i < GROUP_COUNT; i++)
+        if (!strcmp(groups[i].name, name)) {
+            print_group(out, &groups[i]);
+            return EXIT_DONE;
+        }
+    if (!strcmp(name, "options"))
+        print_options(out);
+    else if (!strcmp(name, "words"))
+        print_words(out);
+    else
+        return unknown("command or group", name, &(NameList){.at = page_name});
+    return EXIT_DONE;
 }

@@ -2,7 +2,7 @@
  * off later is reported once, and training goes on. */
 #include <string.h>
 
-#include "cli.h"
+#include "levers_.h"
 
 int train_log_prepare(TrainLog *log, const char *path)
 {
@@ -19,15 +19,10 @@ int train_log_prepare(TrainLog *log, const char *path)
 
 static json_t *options_json(const Options *o, int64_t steps)
 {
-    json_t *all =
-        json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:i, s:I, s:I, s:i}", "batch", o->batch, "seq", o->seq,
-                  "accumulate", o->accumulate, "optimizer", o->optimizer, "checkpoint",
-                  checkpoint_text(&o->checkpoint).text, "optimizer_in_backward", o->in_backward, "zero_grad",
-                  o->keep_gradients ? "keep" : "free", "loss_chunk", o->loss_chunk, "steps",
-                  (json_int_t)steps, "seed", (json_int_t)o->seed, "threads", threads_of(o));
-    if (o->preset.family != MODEL_MLP)
-        json_object_set_new(all, "attention",
-                            json_string(o->attention == ATTENTION_FLASH ? "flash" : "eager"));
+    json_t *all = levers_json(o);
+    json_object_set_new(all, "steps", json_integer((json_int_t)steps));
+    json_object_set_new(all, "seed", json_integer((json_int_t)o->seed));
+    json_object_set_new(all, "threads", json_integer(threads_of(o)));
     json_object_set_new(all, "data", json_text(o->data));
     return all;
 }
@@ -39,7 +34,7 @@ static json_t *run_json(const Training *training, const Plan *plan)
     for (int i = 0; i < o->argument_count; i++)
         json_array_append_new(command, json_text(o->arguments[i]));
     return json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "model", o->model, "family",
-                     nn_family_name(o->preset.family), "parameters", (json_int_t)training->parameters,
+                     nn_family(o->preset.family)->name, "parameters", (json_int_t)training->parameters,
                      "command", command, "options", options_json(o, training->steps), "plan",
                      json_memory(&plan->memory, NULL));
 }

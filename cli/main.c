@@ -68,14 +68,14 @@ static int run(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "help";
     if (!strcmp(name, "help") && argc > 2 && !asks_for_help(argv[2]))
-        return help_command(stdout, argv[2]);
+        return help_page(stdout, argv[2]);
     if (!strcmp(name, "help") || asks_for_help(name)) {
         help_all(stdout);
         return argc > 1 ? EXIT_DONE : EXIT_USAGE;
     }
     for (int i = 2; i < argc; i++)
         if (asks_for_help(argv[i]))
-            return help_command(stdout, name);
+            return help_page(stdout, name);
     if (!strcmp(name, "version") || !strcmp(name, "--version")) {
         const char *path = kernels_blas_path();
         printf("brim %s\n%s%s%s%s, %s kernels\n", BRIM_VERSION, kernels_blas_name(), path ? " (" : "",
@@ -98,8 +98,7 @@ static int run(int argc, char **argv)
         }
         return count < 0 ? EXIT_USAGE : commands[i].run(options, count);
     }
-    fprintf(stderr, "brim: unknown command '%s'; `brim help` lists them\n", name);
-    return EXIT_USAGE;
+    return unknown_command(name);
 }
 
 /* What was printed may not have arrived: a full disk tells at the end. */

@@ -28,11 +28,11 @@ int command_models(const Options *o, int count)
         if (p->seq)
             snprintf(seq, sizeof seq, "%d", p->seq);
         if (o->json)
-            json_array_append_new(all,
-                                  json_pack("{s:s, s:s, s:I}", "model", p->name, "family",
-                                            nn_family_name(p->family), "parameters", (json_int_t)parameters));
+            json_array_append_new(all, json_pack("{s:s, s:s, s:I}", "model", p->name, "family",
+                                                 nn_family(p->family)->name, "parameters",
+                                                 (json_int_t)parameters));
         else
-            printf("%-18s %-6s %16s %6d %5s  %s\n", p->name, nn_family_name(p->family),
+            printf("%-18s %-6s %16s %6d %5s  %s\n", p->name, nn_family(p->family)->name,
                    report_count(parameters).text, p->batch, seq, p->about);
     }
     if (o->json)

@@ -7,32 +7,27 @@
 #include "../estimate/textbook.h"
 #include "cli.h"
 
-static double unit_of(const Plan *plan)
+static ReportUnit unit_of(const Plan *plan)
 {
-    return plan->memory.stats.peak < 10240ull << 20 ? 0x1p20 : 0x1p30;
-}
-
-static int decimals_of(double unit)
-{
-    return unit == 0x1p20 ? 1 : 2;
+    return report_unit(plan->memory.stats.peak);
 }
 
 /* ---- The ten largest tensors ----------------------------------------------------------------- */
 
 static void largest_table(FILE *out, const Plan *plan)
 {
-    double unit = unit_of(plan);
+    ReportUnit unit = unit_of(plan);
     uint64_t shown = 0;
-    fprintf(out, "\nLARGEST AT THE PEAK, %s\n", unit == 0x1p20 ? "MiB" : "GiB");
+    fprintf(out, "\nLARGEST AT THE PEAK, %s\n", unit.name);
     for (int i = 0; i < plan->largest_count; i++) {
         const PlanTensor *t = &plan->largest[i];
         shown += t->bytes;
-        fprintf(out, "%10.*f  %-19s %s%s%s\n", decimals_of(unit), (double)t->bytes / unit,
+        fprintf(out, "%10.*f  %-19s %s%s%s\n", unit.decimals, (double)t->bytes / unit.bytes,
                 memtrack_component_name(t->component), t->path[0] ? t->path : "the model itself",
                 t->op[0] ? ", " : "", t->op);
     }
-    fprintf(out, "%10.*f  in all others\n", decimals_of(unit),
-            (double)(plan->memory.stats.peak - shown) / unit);
+    fprintf(out, "%10.*f  in all others\n", unit.decimals,
+            (double)(plan->memory.stats.peak - shown) / unit.bytes);
 }
 
 /* ---- By layer -------------------------------------------------------------------------------- */
@@ -59,7 +54,7 @@ typedef struct LayerRow {
     uint64_t group[MEM_GROUP_COUNT];
 } LayerRow;
 
-static void add_path(LayerRow *row, const PlanPlace *path)
+static void add_path(LayerRow *row, const PlanPath *path)
 {
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
         row->group[g] += report_group(path->by, (MemGroup)g);
@@ -81,7 +76,7 @@ static size_t same_kind(const char *a, const char *b)
     return (size_t)(x - a) + 1;
 }
 
-static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, int count, double unit)
+static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, int count, ReportUnit unit)
 {
     char name[128];
     uint64_t sum = 0;
@@ -93,17 +88,16 @@ static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, 
     fprintf(out, "%-34s", name);
     for (int g = 0; g < MEM_GROUP_COUNT; g++) {
         sum += first->group[g];
-        fprintf(out, " %10.*f", decimals_of(unit), (double)first->group[g] / unit);
+        fprintf(out, " %10.*f", unit.decimals, (double)first->group[g] / unit.bytes);
     }
-    fprintf(out, " %10.*f%s\n", decimals_of(unit), (double)sum / unit, count > 1 ? " each" : "");
+    fprintf(out, " %10.*f%s\n", unit.decimals, (double)sum / unit.bytes, count > 1 ? " each" : "");
 }
 
 /* Anything but zeros, as printed. */
-static int shows(const LayerRow *row, double unit)
+static int shows(const LayerRow *row, ReportUnit unit)
 {
-    double least = unit == 0x1p20 ? 0.05 : 0.005;
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
-        if ((double)row->group[g] / unit >= least)
+        if ((double)row->group[g] / unit.bytes >= 0.5 * unit.smallest)
             return 1;
     return 0;
 }
@@ -125,19 +119,19 @@ static void layer_table(FILE *out, const Plan *plan)
 {
     static LayerRow rows[LAYERS_MAX];
     int count = 0;
-    double unit = unit_of(plan);
+    ReportUnit unit = unit_of(plan);
     memset(rows, 0, sizeof rows);
     for (int i = 0; i < plan->path_count; i++) {
-        const char *path = plan->places[i].path;
+        const char *path = plan->paths[i].path;
         int row = find_row(rows, count, path);
         if (row < 0 && count == LAYERS_MAX)
             row = count - 1;
         if (row < 0)
             snprintf(rows[row = count++].name, sizeof rows->name, "%.*s", (int)layer_length(path), path);
-        add_path(&rows[row], &plan->places[i]);
+        add_path(&rows[row], &plan->paths[i]);
     }
     char title[64];
-    snprintf(title, sizeof title, "BY LAYER AT THE PEAK, %s", unit == 0x1p20 ? "MiB" : "GiB");
+    snprintf(title, sizeof title, "BY LAYER AT THE PEAK, %s", unit.name);
     fprintf(out, "\n%-34s %10s %10s %10s %10s %10s %10s\n", title, "parameters", "gradients", "states",
             "activ.", "overhead", "sum");
     for (int i = 0, next; i < count; i = next) {
@@ -167,11 +161,11 @@ static json_t *places_json(const Plan *plan)
 {
     json_t *all = json_array();
     for (int i = 0; i < plan->path_count; i++) {
-        json_t *row = json_pack("{s:s}", "place", plan->places[i].path);
+        json_t *row = json_pack("{s:s}", "place", plan->paths[i].path);
         for (int c = 0; c < MEM_COMPONENT_COUNT; c++)
-            if (plan->places[i].by[c])
+            if (plan->paths[i].by[c])
                 json_object_set_new(row, memtrack_component_name((MemComponent)c),
-                                    json_integer((json_int_t)plan->places[i].by[c]));
+                                    json_integer((json_int_t)plan->paths[i].by[c]));
         json_array_append_new(all, row);
     }
     return all;
@@ -204,12 +198,12 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan)
 
 static void print_textbook(const Options *o)
 {
-    const Gpt2Config *c = &o->preset.config.gpt2;
+    ModelSizes sizes = nn_preset_sizes(&o->preset);
     estimate_textbook_print(stdout);
-    if (o->preset.family != MODEL_GPT2)
+    if (!family_of(o)->gpt_terms)
         return;
     printf("\nA layer of %s, batch %d x seq %d\n", o->model, o->batch, o->seq);
-    estimate_formula_print(stdout, o->batch, o->seq, c->dim, c->heads);
+    estimate_formula_print(stdout, o->batch, o->seq, sizes.dim, sizes.heads);
 }
 
 int command_plan(const Options *options, int count)

@@ -11,8 +11,7 @@ enum { RULE = 52, COLUMN = 9 };
 
 typedef struct Rules {
     FILE *out;
-    double unit;
-    int decimals;
+    ReportUnit unit;
     const Options *options;
     const MemStats *stats;
     double parameters;
@@ -23,7 +22,7 @@ static void number(const Rules *r, double bytes)
     if (bytes < 0)
         fprintf(r->out, "%*s", COLUMN, "-");
     else
-        fprintf(r->out, "%*.*f", COLUMN, r->decimals, bytes / r->unit);
+        fprintf(r->out, "%*.*f", COLUMN, r->unit.decimals, bytes / r->unit.bytes);
 }
 
 static void row(const Rules *r, const char *rule, double textbook, MemGroup group, const char *why)
@@ -33,11 +32,6 @@ static void row(const Rules *r, const char *rule, double textbook, MemGroup grou
     number(r, (double)report_group(r->stats->own_peak, group));
     number(r, (double)report_group(r->stats->at_peak, group));
     fprintf(r->out, "%s%s\n", why[0] ? "  " : "", why);
-}
-
-static int states_each(const char *optimizer)
-{
-    return !strncmp(optimizer, "adam", 4) ? 2 : !strcmp(optimizer, "sgd") ? 0 : 1;
 }
 
 static const char *why_gradients(const Rules *r)
@@ -59,39 +53,16 @@ static const char *why_activations(const Rules *r)
     return "counted by what each operation keeps";
 }
 
-static int layers_of(const ModelPreset *p)
-{
-    int layers = 0;
-    switch (p->family) {
-    case MODEL_GPT2:
-        return p->config.gpt2.layers;
-    case MODEL_BERT:
-        return p->config.bert.layers;
-    case MODEL_LLAMA:
-        return p->config.llama.layers;
-    case MODEL_MLP:
-        while (layers < 15 && p->config.mlp.sizes[layers + 1])
-            layers++;
-    }
-    return layers;
-}
-
 /* The published formula is of GPT's shape, in 16 bit with stored masks; here twice that, for fp32. */
 static void korthikanti(const Rules *r)
 {
-    const ModelPreset *p = &r->options->preset;
-    GptShape shape = {.batch = r->options->batch, .seq = r->options->seq};
-    if (p->family == MODEL_GPT2) {
-        shape.dim = p->config.gpt2.dim;
-        shape.heads = p->config.gpt2.heads;
-    } else if (p->family == MODEL_BERT) {
-        shape.dim = p->config.bert.dim;
-        shape.heads = p->config.bert.heads;
-    } else {
+    ModelSizes sizes = nn_preset_sizes(&r->options->preset);
+    GptShape shape = {
+        .batch = r->options->batch, .seq = r->options->seq, .dim = sizes.dim, .heads = sizes.heads};
+    if (!family_of(r->options)->gpt_block)
         return;
-    }
     row(r, "activations: sbh(34 + 5as/h) x 2 for fp32, x layers",
-        2 * estimate_korthikanti_bytes(&shape, KORTHIKANTI_PLAIN, 1) * layers_of(p), MEM_GROUP_ACTIVATIONS,
+        2 * estimate_korthikanti_bytes(&shape, KORTHIKANTI_PLAIN, 1) * sizes.layers, MEM_GROUP_ACTIVATIONS,
         r->options->attention == ATTENTION_FLASH ? "masks are not stored; flash keeps no scores"
                                                  : "masks are not stored, and scores once");
 }
@@ -99,17 +70,20 @@ static void korthikanti(const Rules *r)
 void rules_print(FILE *out, const Options *o, const Training *t, const Plan *plan)
 {
     const MemStats *s = &plan->memory.stats;
-    double unit = s->peak < 10240ull << 20 ? 0x1p20 : 0x1p30, n = (double)t->parameters;
-    Rules r = {out, unit, unit == 0x1p20 ? 1 : 2, o, s, n};
-    char title[64], states[64];
-    snprintf(title, sizeof title, "THE RULES FOR THIS RUN, %s", unit == 0x1p20 ? "MiB" : "GiB");
-    snprintf(states, sizeof states, "optimizer states: %d x 4 bytes each", states_each(o->optimizer));
+    ReportUnit unit = report_unit(s->peak);
+    double n = (double)t->parameters;
+    Rules r = {out, unit, o, s, n};
+    int states = optim_rule(o->optimizer)->states;
+    char title[64], label[64];
+    snprintf(title, sizeof title, "THE RULES FOR THIS RUN, %s", unit.name);
+    snprintf(label, sizeof label, "optimizer states: %d x 4 bytes each", states);
     fprintf(out, "\n%-*s%*s%*s%*s\n", RULE, title, COLUMN, "by rule", COLUMN, "own peak", COLUMN, "at peak");
     row(&r, "parameters: 4 bytes each", 4 * n, MEM_GROUP_PARAMETERS, "");
     row(&r, "gradients: as many bytes", 4 * n, MEM_GROUP_GRADIENTS, why_gradients(&r));
-    row(&r, states, 4 * n * states_each(o->optimizer), MEM_GROUP_OPTIMIZER_STATES, "");
-    row(&r, "activations: sqrt(N) x batch x 4 bytes x layers", 4 * sqrt(n) * o->batch * layers_of(&o->preset),
-        MEM_GROUP_ACTIVATIONS, why_activations(&r));
+    row(&r, label, 4 * n * states, MEM_GROUP_OPTIMIZER_STATES, "");
+    row(&r, "activations: sqrt(N) x batch x 4 bytes x layers",
+        4 * sqrt(n) * o->batch * nn_preset_sizes(&o->preset).layers, MEM_GROUP_ACTIVATIONS,
+        why_activations(&r));
     korthikanti(&r);
     row(&r, "overhead: 1 to 2 GB", -1, MEM_GROUP_OVERHEAD, "here: what is none of the above; no context yet");
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli.h"
+#include "levers_.h"
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
@@ -80,12 +80,13 @@ static int find_start(Saving *s)
     if (io_find_saved_run(o->resume, &s->from))
         return say_error();
     if (s->from.note[0])
-        fprintf(stderr, "brim: %s; going on with the one before\n", s->from.note);
+        fprintf(stderr, "brim: note: %s; resuming the save before it\n", s->from.note);
     if (s->from.path[0] || may_start_anew(o))
         return EXIT_DONE;
     fprintf(
         stderr,
-        "brim: %s has no checkpoint to go on with; without --resume, or with --save %s, a run starts anew\n",
+        "brim: --resume %s: no saved run is there; leave --resume out to start a new run, or give --save %s "
+        "too, which starts one and resumes it later\n",
         o->resume, o->resume);
     return EXIT_NO;
 }
@@ -107,13 +108,14 @@ static int check_save(Saving *s)
         return EXIT_DONE;
     if (s->from.path[0])
         fprintf(stderr,
-                "brim: --save %s has a checkpoint of step %" PRId64 ", newer than step %" PRId64
-                " that is gone on with; save into another directory\n",
+                "brim: --save %s: a run of step %" PRId64 " is saved there, newer than step %" PRId64
+                ", which is resumed; save into another directory\n",
                 o->save, newest.step, s->from.step);
     else
         fprintf(stderr,
-                "brim: --save %s has a checkpoint of step %" PRId64
-                " already; --resume %s goes on with it, another directory starts anew\n",
+                "brim: --save %s: a run of step %" PRId64
+                " is saved there already; add --resume %s to resume it, "
+                "or save into another directory\n",
                 o->save, newest.step, o->save);
     return EXIT_NO;
 }
@@ -121,6 +123,8 @@ static int check_save(Saving *s)
 int saving_open(Saving *saving, const Options *options)
 {
     *saving = (Saving){.options = options, .lock = -1, .export_lock = -1, .saved = -1, .input_count = -1};
+    saving->made_save = options->save && access(options->save, F_OK) != 0;
+    saving->made_export = options->export && access(options->export, F_OK) != 0;
     if (options->save && (saving->lock = io_lock_saved_runs(options->save)) < 0)
         return say_error();
     if (options->export && !same_file(options->save, options->export) &&
@@ -140,15 +144,19 @@ int saving_keep_log(const Saving *saving, const char *path)
             continue;
         if (rename(path, kept) != 0)
             break;
-        fprintf(stderr, "brim: the log of the steps before is now %s\n", kept);
+        fprintf(stderr, "brim: note: the log of the earlier steps is now %s\n", kept);
         return EXIT_DONE;
     }
-    fprintf(stderr, "brim: cannot move the log of the steps before, %s, out of the way\n", path);
+    fprintf(stderr, "brim: cannot rename %s, the log of the earlier steps\n", path);
     return EXIT_NO;
 }
 
 void saving_close(Saving *saving)
 {
+    if (saving->made_export)
+        rmdir(saving->options->export); /* not if anything is in it */
+    if (saving->made_save)
+        rmdir(saving->options->save);
     io_unlock_saved_runs(saving->lock);
     io_unlock_saved_runs(saving->export_lock);
     saving->lock = saving->export_lock = -1;
@@ -156,7 +164,7 @@ void saving_close(Saving *saving)
 
 /* ---- What must be the same ------------------------------------------------------------------- */
 
-enum { SETTINGS = 16, SETTING_TEXT = 128, COMMAND_TEXT = 1024 };
+enum { SETTINGS = LEVERS_MAX + 2, SETTING_TEXT = 128, COMMAND_TEXT = 1024 };
 
 typedef struct Settings {
     SavedRunSetting list[SETTINGS];
@@ -186,32 +194,19 @@ static void add_name(Settings *s, const char *name, const char *path)
     add(s, name, "%.*s", end - from, path + from);
 }
 
-/* Whatever decides a single bit of a weight, but the number of steps, and what is not given. Recomputation
- * and the optimizer in backward change no bit. */
+static void add_lever(void *to, const char *name, const char *value)
+{
+    add(to, name, "%s", value);
+}
+
+/* Whatever decides a single bit of a weight, but the number of steps, and what is not given. */
 static void fill_settings(Settings *s, const Options *o)
 {
     size_t used = 0;
     s->count = 0;
     add(s, "model", "%s", o->model);
     add_name(s, "data", o->data);
-    add(s, "batch", "%d", o->batch);
-    if (o->preset.family != MODEL_MLP) {
-        add(s, "seq", "%d", o->seq);
-        add(s, "attention", "%s", o->attention == ATTENTION_FLASH ? "flash" : "eager");
-        add(s, "loss-chunk", "%d", o->loss_chunk);
-    }
-    add(s, "accumulate", "%d", o->accumulate);
-    add(s, "optimizer", "%s", o->optimizer);
-    if (o->lr >= 0)
-        add(s, "lr", "%.9g", (double)o->lr);
-    if (o->weight_decay >= 0)
-        add(s, "weight-decay", "%.9g", (double)o->weight_decay);
-    if (o->warmup >= 0)
-        add(s, "warmup", "%d", o->warmup);
-    add(s, "schedule", "%s", o->schedule);
-    add(s, "clip", "%.9g", (double)o->clip);
-    add(s, "dropout", "%.9g", (double)o->dropout);
-    add(s, "zero-grad", "%s", o->keep_gradients ? "keep" : "free");
+    levers_saved(o, add_lever, s);
     s->command[0] = '\0';
     for (int i = 0; i < o->argument_count && used < COMMAND_TEXT; i++)
         used +=
@@ -240,7 +235,7 @@ static void look_at_inputs(Saving *s)
     if (s->input_count >= 0 || context_is_meta(context_current()))
         return;
     s->input_count = 0;
-    if (o->preset.family == MODEL_MLP) {
+    if (!reads_text(o)) {
         const char *directory = data_images_directory(o->data);
         char path[SAVING_PATH];
         if (directory && snprintf(path, sizeof path, "%s/train-", directory) < SAVING_PATH) {
@@ -285,7 +280,7 @@ int64_t saving_load(Saving *saving, const SavedRun *run)
     if (io_load_run(saving->from.path, &all, &found))
         return 0;
     if (found.note[0] && !saving->noted++)
-        fprintf(stderr, "brim: %s\n", found.note);
+        fprintf(stderr, "brim: note: %s\n", found.note);
     saving->saved = same_file(saving->options->save, saving->options->resume) ? found.step : -1;
     return found.step;
 }
@@ -314,7 +309,7 @@ void saving_step(Saving *saving, const SavedRun *run, int64_t steps)
     int64_t step = optim_steps(run->optimizer);
     if (step % every != 0 || step >= steps || !save(saving, run))
         return;
-    fprintf(stderr, "brim: step %" PRId64 " is not saved: %s; training goes on\n", step, error_message());
+    fprintf(stderr, "brim: step %" PRId64 " is not saved: %s; training continues\n", step, error_message());
     error_clear();
 }
 

@@ -1,4 +1,4 @@
-/* A training run saved while it runs, gone on with later, and stopped between two steps by a signal. */
+/* A training run saved while it runs, resumed later, and stopped between two steps by a signal. */
 #ifndef BRIM_CLI_SAVE_H
 #define BRIM_CLI_SAVE_H
 
@@ -8,14 +8,15 @@ struct Options;
 
 enum { SAVING_INPUTS = 3, SAVING_PATH = 4096 };
 
-/* What is NULL or zeroed neither saves nor goes on. */
+/* What is NULL or zeroed neither saves nor resumes. */
 typedef struct Saving {
     const struct Options *options;
-    SavedRunFound from;                  /* what the run goes on with; its path is "" for a new one */
+    SavedRunFound from;                  /* what is resumed; its path is "" for a new run */
     int lock;                            /* of --save's directory; -1 = none */
     int export_lock;                     /* of --export's; -1 = none, or the same directory */
+    int made_save, made_export;          /* the directories were not there */
     int noted;                           /* that of `from` was said */
-    int64_t saved;                       /* the step of the newest checkpoint of this run */
+    int64_t saved;                       /* the step of the newest save of this run */
     int failed;                          /* the newest that was tried was not written */
     int signal;                          /* that stopped the run; 0 = none */
     SavedRunInput inputs[SAVING_INPUTS]; /* what was read when the run began, its data and tokenizer */
@@ -26,6 +27,7 @@ typedef struct Saving {
 /* Before planning: finds what --resume means, and makes sure that --save can save and --export export.
  * EXIT_DONE, or EXIT_NO after saying why. */
 int saving_open(Saving *saving, const struct Options *options);
+/* Directories that were made and nothing was written into go again. */
 void saving_close(Saving *saving);
 /* The log of the steps before stays, under another name. EXIT_DONE, or EXIT_NO after saying why. */
 int saving_keep_log(const Saving *saving, const char *path);
@@ -39,7 +41,7 @@ void saving_release_signals(Saving *saving);
 int saving_resumes(const Saving *saving);
 /* At the end of the set-up: looks at what the data are, loads, and returns the steps done. */
 int64_t saving_load(Saving *saving, const SavedRun *run);
-/* After each step; saves when it is time. What fails is said, and training goes on. */
+/* After each step; saves when it is time. What fails is said, and training continues. */
 void saving_step(Saving *saving, const SavedRun *run, int64_t steps);
 /* After the last step: saves what is not saved yet. Without success the run fails (saving->failed). */
 void saving_end(Saving *saving, const SavedRun *run);

@@ -1,6 +1,9 @@
 /* What several commands say in the same words. */
-#include "../kernels/kernels.h"
+#include <stdarg.h>
+#include <string.h>
+
 #include "../base/plural_.h"
+#include "../kernels/kernels.h"
 #include "cli.h"
 
 int say_error(void)
@@ -25,10 +28,50 @@ int threads_of(const Options *o)
     return o->threads ? o->threads : kernels_default_threads();
 }
 
-void print_machine(const Options *o, const Plan *plan)
+void line_add(SayLine *line, const char *format, ...)
 {
-    int threads = threads_of(o);
-    kernels_blas_start(threads);
-    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads, plural(threads),
-           kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+    size_t used = strlen(line->text);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line->text + used, sizeof line->text - used, format, arguments);
+    va_end(arguments);
+}
+
+static int columns_of(const char *text, size_t bytes)
+{
+    int columns = 0;
+    for (size_t i = 0; i < bytes; i++)
+        columns += ((unsigned char)text[i] & 0xC0) != 0x80;
+    return columns;
+}
+
+/* The length of the phrase: to two spaces, or past a semicolon. */
+static size_t phrase(const char *text)
+{
+    size_t length = 0;
+    while (text[length] && strncmp(text + length, "  ", 2) && text[length] != ';')
+        length++;
+    return length + (text[length] == ';');
+}
+
+void say_line(const SayLine *line)
+{
+    enum { INDENT = 2 };
+    PanelStyle style;
+    int width = report_terminal(stdout, &style) ? style.width : 1 << 20, column = 0;
+    for (const char *at = line->text; *at;) {
+        size_t gap = strspn(at, " "), length = phrase(at + gap);
+        int wide = columns_of(at + gap, length);
+        if (column && column + (int)gap + wide >= width) {
+            printf("\n%*s", INDENT, "");
+            column = INDENT;
+        } else {
+            printf("%*s", (int)gap, "");
+            column += (int)gap;
+        }
+        printf("%.*s", (int)length, at + gap);
+        column += wide;
+        at += gap + length;
+    }
+    printf("\n");
 }

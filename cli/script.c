@@ -2,8 +2,9 @@
  * train. On meta it runs one of each kind of step instead of all of them. */
 #include <string.h>
 
+#include "../base/clock_.h"
 #include "../base/plural_.h"
-#include "cli.h"
+#include "levers_.h"
 
 typedef struct Session {
     Training *training;
@@ -32,7 +33,7 @@ static KnownTokens known;
 
 static int uses_tokens(const Options *o)
 {
-    return o->preset.family != MODEL_MLP && (o->tokenizer || is_bin(o->data));
+    return reads_text(o) && (o->tokenizer || is_bin(o->data));
 }
 
 static int32_t special_id(const Tokenizer *t, const char *name, const char *other)
@@ -63,6 +64,12 @@ static int open_tokenizer(Session *s)
     return ERROR_NONE;
 }
 
+/* Of the tokens, how many a masked model has to find. */
+static float mask_probability(const Options *o)
+{
+    return family_of(o)->objective == OBJECTIVE_MASKED ? 0.15f : 0;
+}
+
 /* As bytes are opened below. A plan that knows how many tokens there are does not look at the text. */
 static Loader *open_tokens(Session *s, DataSplit split, int accumulate, int64_t max_samples)
 {
@@ -73,7 +80,7 @@ static Loader *open_tokens(Session *s, DataSplit split, int accumulate, int64_t 
     t.accumulate = accumulate;
     t.seed = o->seed;
     t.split = split;
-    t.mask_probability = o->preset.family == MODEL_BERT ? 0.15f : 0;
+    t.mask_probability = mask_probability(o);
     t.max_samples = max_samples;
     t.tokenizer = is_bin(o->data) ? NULL : s->tokenizer;
     return data_tokens(o->data, &t);
@@ -85,7 +92,7 @@ static void remember_tokens(Session *s)
     if (!s->tokenizer || is_bin(o->data))
         return;
     s->tokens.tokens = data_token_count(s->train);
-    if (o->preset.family == MODEL_BERT) {
+    if (family_of(o)->objective == OBJECTIVE_MASKED) {
         s->tokens.cls = special_id(s->tokenizer, "[CLS]", "<s>");
         s->tokens.sep = special_id(s->tokenizer, "[SEP]", "</s>");
         s->tokens.mask = special_id(s->tokenizer, "[MASK]", "<mask>");
@@ -98,7 +105,7 @@ static Loader *open_loader(Session *s, DataSplit split)
     const Options *o = s->options;
     int held_out = split == DATA_HELD_OUT;
     int accumulate = held_out ? 1 : o->accumulate;
-    if (o->preset.family == MODEL_MLP)
+    if (!reads_text(o))
         return data_images(o->data, &(ImageOptions){.batch = o->batch,
                                                     .accumulate = accumulate,
                                                     .seed = o->seed,
@@ -116,16 +123,15 @@ static Loader *open_loader(Session *s, DataSplit split)
                                 .accumulate = accumulate,
                                 .seed = o->seed,
                                 .split = split,
-                                .mask_probability = o->preset.family == MODEL_BERT ? 0.15f : 0,
+                                .mask_probability = mask_probability(o),
                                 .max_samples = held_out ? some : o->max_samples,
                                 .corpus_bytes = step_bytes > CORPUS_MIN / 2 ? 2 * step_bytes : CORPUS_MIN});
 }
 
 static float default_lr(const Options *o)
 {
-    if (!strncmp(o->optimizer, "sgd", 3))
-        return 0.05f;
-    return o->preset.family == MODEL_LLAMA || o->preset.family == MODEL_GPT2 ? 2e-3f : 1e-3f;
+    float usual = optim_rule(o->optimizer)->usual_lr;
+    return usual > 0 ? usual : family_of(o)->lr;
 }
 
 static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
@@ -145,8 +151,7 @@ static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
     if (optimizer) {
         optim_set_lr(optimizer, lr); /* also when it is 0 */
         optim_set_schedule(optimizer, &schedule);
-        optim_set_clip(optimizer, o->clip);
-        optim_set_in_backward(optimizer, o->in_backward);
+        levers_to_optimizer(o, optimizer);
     }
     return optimizer;
 }
@@ -169,6 +174,11 @@ static int check_tokenizer(const Session *s)
     int64_t vocab = nn_preset_vocab(&o->preset);
     if (s->tokens.vocab <= vocab)
         return ERROR_NONE;
+    if (o->init)
+        return error_raise(ERROR_DATA,
+                           "%s has %lld tokens, the model %s only %lld: add --resize-vocab auto, and its "
+                           "embeddings get rows for them",
+                           o->tokenizer, (long long)s->tokens.vocab, o->model, (long long)vocab);
     const char *larger = larger_model(&o->preset, s->tokens.vocab);
     return error_raise(
         ERROR_DATA, "%s has %lld tokens, the model %s only %lld: --vocab %lld makes the model as large%s%s%s",
@@ -185,25 +195,14 @@ static int check_data(const Session *s)
                               assumed */
     if (classes > vocab)
         return error_raise(ERROR_DATA, "%s has %lld %s, the model %s only %lld", s->options->data,
-                           (long long)classes, preset->family == MODEL_MLP ? "classes" : "tokens",
+                           (long long)classes, reads_text(s->options) ? "tokens" : "classes",
                            s->options->model, (long long)vocab);
-    if (preset->family == MODEL_MLP && data_width(s->train) != preset->config.mlp.sizes[0])
+    int inputs = nn_preset_sizes(preset).inputs;
+    if (inputs && data_width(s->train) != inputs)
         return error_raise(ERROR_DATA, "%s has samples of %lld value%s, the model %s reads %d",
                            s->options->data, (long long)data_width(s->train), plural(data_width(s->train)),
-                           s->options->model, preset->config.mlp.sizes[0]);
+                           s->options->model, inputs);
     return 0;
-}
-
-static void set_levers(const Options *o, Module *model)
-{
-    const CheckpointChoice *c = &o->checkpoint;
-    if (c->found.pattern[0])
-        nn_set_checkpoints(model, c->found.pattern);
-    else if (c->every)
-        nn_set_checkpoint_every(model, c->every);
-    nn_set_selective(model, c->selective);
-    if (o->loss_chunk)
-        nn_set_loss_chunk(model, o->loss_chunk);
 }
 
 int load_initial(const Options *o, Module *model)
@@ -211,20 +210,30 @@ int load_initial(const Options *o, Module *model)
     WeightsReport report = {0};
     if (!o->init || !model)
         return error_code();
-    int status = io_load_weights(model, o->init, &(WeightsOptions){.partial = o->init_partial}, &report);
+    const WeightsOptions how = {.partial = o->init_partial, .grow_vocab = o->grow_vocab};
+    int status = io_load_weights(model, o->init, &how, &report);
     if (!status && !context_is_meta(context_current()) && report.note[0])
-        fprintf(stderr, "brim: %s: %s\n", o->init, report.note);
+        fprintf(stderr, "brim: note: %s: %s\n", o->init, report.note);
     return status;
+}
+
+static WeightsSaving export_options(const Options *o)
+{
+    return (WeightsSaving){.type = (SafetensorsType)safetensors_type_of(o->export_dtype),
+                           .shard = o->export_shard,
+                           .source = o->source,
+                           .tokenizer = o->tokenizer != o->source_tokenizer ? o->tokenizer : NULL,
+                           .overwrite = o->overwrite};
 }
 
 static void size_outputs(Session *s)
 {
     const Options *o = s->options;
+    const WeightsSaving how = export_options(o);
     if (o->save)
         s->training->save_size = io_saved_run_size(s->model, s->optimizer);
-    if (o->export)
-        s->training->export_size =
-            io_weights_size(s->model, (SafetensorsType)safetensors_type_of(o->export_dtype), o->export_shard);
+    if (o->export && io_check_export(s->model, &o->preset, o->export, &how) == 0)
+        s->training->export_size = io_weights_size(s->model, how.type, how.shard);
 }
 
 static int session_open(Session *s)
@@ -248,7 +257,7 @@ static int session_open(Session *s)
         saving_resumes(s->training->saving); /* then these are not the weights that it starts from */
     if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && io_check_directory(o->export)))
         return error_code();
-    set_levers(o, s->model);
+    levers_to_model(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
     s->first = saving_load(s->training->saving,
                            &(SavedRun){.model = s->model, .optimizer = s->optimizer, .loader = s->train});
@@ -275,9 +284,10 @@ static Tensor *class_loss(Module *model, const Batch *b, int64_t *right)
 
 static void evaluate(Session *s, int64_t step)
 {
+    double start = clock_now();
     double loss = 0;
     int64_t labels = 0, right = 0, samples = 0;
-    int classify = s->options->preset.family == MODEL_MLP;
+    int classify = family_of(s->options)->objective == OBJECTIVE_CLASSIFICATION;
     tensor_no_grad_begin();
     nn_eval(s->model);
     data_seek(s->held_out, (DataCursor){.seed = s->options->seed});
@@ -293,6 +303,8 @@ static void evaluate(Session *s, int64_t step)
         }
     nn_train(s->model);
     tensor_no_grad_end();
+    double seconds = clock_now() - start;
+    s->training->validation_seconds += s->meta ? 0 : seconds;
     s->training->validation_samples = 0;
     if (saving_stopped(s->training->saving)) /* not all was seen: no result */
         return;
@@ -301,7 +313,8 @@ static void evaluate(Session *s, int64_t step)
     s->training->validation_samples = samples;
     train_log_validation(s->training->log, &(RunLogValidation){.step = step,
                                                                .loss = s->training->validation_loss,
-                                                               .accuracy = s->training->accuracy});
+                                                               .accuracy = s->training->accuracy,
+                                                               .seconds = seconds});
 }
 
 /* ---- Writing a sample ------------------------------------------------------------------------ */
@@ -383,7 +396,7 @@ static void generate(Session *s)
 
 static void train_step(Session *s, int64_t step)
 {
-    double start = memtrack_seconds();
+    double start = clock_now();
     int scope = tensor_scope_begin();
     for (const Batch *b; (b = data_next(s->train));)
         tensor_backward(nn_loss(s->model, b));
@@ -397,7 +410,9 @@ static void train_step(Session *s, int64_t step)
     else
         optim_zero_grad(s->optimizer);
     tensor_scope_end(scope);
-    line.seconds = memtrack_seconds() - start;
+    line.seconds = clock_now() - start;
+    if (!s->meta)
+        s->training->step_seconds += line.seconds;
     train_log_step(s->training->log, &line);
 }
 
@@ -457,12 +472,8 @@ static void train_all(Session *s)
 static void export_weights(const Session *s)
 {
     const Options *o = s->options;
-    const WeightsSaving how = {.type = (SafetensorsType)safetensors_type_of(o->export_dtype),
-                               .shard = o->export_shard};
-    if (io_save_weights(s->model, &o->preset, o->export, &how) == 0 && o->source)
-        io_keep_source(o->source, o->export);
-    if (!error_code() && o->tokenizer && o->tokenizer != o->source_tokenizer)
-        io_keep_tokenizer(o->tokenizer, o->export);
+    const WeightsSaving how = export_options(o);
+    io_save_weights(s->model, &o->preset, o->export, &how);
     s->training->exported = error_code() ? -1 : 1;
     if (error_code())
         fprintf(stderr, "brim: the weights are not exported: %s\n", error_message());

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/nearest_.h"
 #include "../base/plural_.h"
 #include "cli.h"
 #include "flags_.h"
@@ -24,15 +25,15 @@ static const struct {
     const char *help;
 } flags[] = {
     {"--train", offsetof(Request, train), 0, "TEXT      train a byte-level BPE on this text"},
-    {"--vocab", offsetof(Request, vocab), 0, "N         tokens of the result (4096)"},
-    {"--min-count", offsetof(Request, min_count), 0, "N     merge only pairs that come as often (2)"},
+    {"--vocab", offsetof(Request, vocab), 0, "N         tokens in its vocabulary (4096)"},
+    {"--min-count", offsetof(Request, min_count), 0, "N     merge only pairs that occur this often (2)"},
     {"--special", offsetof(Request, special), 0,
      "A,B,…   special tokens, first in the result (<|endoftext|>)"},
-    {"--tokenizer", offsetof(Request, tokenizer), 0, "FILE  a tokenizer.json, or its folder"},
-    {"--out", offsetof(Request, out), 0, "FILE        what is written: tokenizer.json, or a .bin of ids"},
+    {"--tokenizer", offsetof(Request, tokenizer), 0, "FILE  a tokenizer.json, or its directory"},
+    {"--out", offsetof(Request, out), 0, "FILE        the file to write: tokenizer.json, or .bin of ids"},
     {"-o", offsetof(Request, out), 0, "FILE           the same"},
-    {"--decode", offsetof(Request, decode), 1, "         the words are ids, to be written as text"},
-    {"--json", offsetof(Request, json), 1, "           one JSON object on stdout"},
+    {"--decode", offsetof(Request, decode), 1, "         decode: the words are ids"},
+    {"--json", offsetof(Request, json), 1, "           print one JSON object"},
 };
 
 void tokenize_help(FILE *out)
@@ -45,6 +46,12 @@ void tokenize_help(FILE *out)
         fprintf(out, "  %s %s\n", flags[i].name, flags[i].help);
 }
 
+static const char *flag_name(int i, const void *user)
+{
+    (void)user;
+    return i < (int)(sizeof flags / sizeof flags[0]) ? flags[i].name : NULL;
+}
+
 static int parse(Request *r, int argc, char **argv)
 {
     for (int i = 0; i < argc; i++) {
@@ -54,7 +61,8 @@ static int parse(Request *r, int argc, char **argv)
         while (k < count && (strlen(flags[k].name) != length || strncmp(argv[i], flags[k].name, length)))
             k++;
         if (k == count && argv[i][0] == '-' && argv[i][1])
-            return usage("unknown option '%s'; `brim tokenize --help` lists them", argv[i]);
+            return usage("unknown option '%s'%s; `brim help tokenize` lists them", argv[i],
+                         nearest_text(argv[i], &(NameList){.at = flag_name}, "").text);
         if (k == count && r->count == MOST_WORDS)
             return usage("more than %d words", MOST_WORDS);
         if (k == count) {

@@ -6,86 +6,7 @@
 #include "../base/plural_.h"
 #include "../base/printable_.h"
 #include "../kernels/kernels.h"
-#include "cli.h"
-
-static const char *upper(const char *optimizer)
-{
-    static const char *const names[][2] = {{"sgd", "SGD"},
-                                           {"sgd-momentum", "SGD with momentum"},
-                                           {"sgd-nesterov", "SGD with Nesterov momentum"},
-                                           {"rmsprop", "RMSprop"},
-                                           {"adam", "Adam"},
-                                           {"adamw", "AdamW"}};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (!strcmp(names[i][0], optimizer))
-            return names[i][1];
-    return optimizer;
-}
-
-/* Whether the rows below the title differ in this option: then the title does not name a value of it. */
-static int varies(const Options *o, const char *flag)
-{
-    return strstr(o->label, flag) != NULL;
-}
-
-static void print_sizes(const Options *o)
-{
-    if (varies(o, "--model")) /* each has its usual batch and sequence */
-        return;
-    if (!varies(o, "--batch"))
-        printf("  batch %d", o->batch);
-    if (o->seq && !varies(o, "--seq"))
-        printf("%sseq %d", varies(o, "--batch") ? "  " : " x ", o->seq);
-    if (o->accumulate > 1 && !varies(o, "--accumulate"))
-        printf(" x accumulate %d", o->accumulate);
-    if (o->seq && !varies(o, "--attention"))
-        printf("  %s attention", o->attention == ATTENTION_FLASH ? "flash" : "eager");
-}
-
-void print_title(const Options *o, int64_t parameters, int64_t steps)
-{
-    if (varies(o, "--model"))
-        printf("several models  fp32");
-    else
-        printf("%s  %s parameters  fp32", o->model, report_count(parameters).text);
-    if (!varies(o, "--optimizer"))
-        printf("  %s", upper(o->optimizer));
-    print_sizes(o);
-    static const CheckpointChoice none;
-    if (!varies(o, "--checkpoint") && !checkpoint_equal(&o->checkpoint, &none))
-        printf("  checkpoint %.28s%s", checkpoint_text(&o->checkpoint).text,
-               strlen(checkpoint_text(&o->checkpoint).text) > 28 ? "…" : "");
-    if (o->in_backward)
-        printf("  optimizer in backward, no clipping");
-    if (o->keep_gradients && !varies(o, "--zero-grad"))
-        printf("  gradients kept");
-    if (o->loss_chunk && !varies(o, "--loss-chunk"))
-        printf("  loss in chunks of %d row%s", o->loss_chunk, plural(o->loss_chunk));
-    if (steps)
-        printf("  %" PRId64 " step%s", steps, plural(steps));
-    printf("\n");
-}
-
-/* A step is never larger than the data. */
-static void say_if_data_is_short(const Options *o, int64_t samples)
-{
-    int64_t step = (int64_t)o->batch * o->accumulate;
-    if (samples < step)
-        fprintf(stderr, "brim: %s %s %" PRId64 " sample%s, so a step has that many, not %" PRId64 "\n",
-                o->max_samples ? "--max-samples leaves" : o->data, o->max_samples ? "only" : "has", samples,
-                plural(samples), step);
-}
-
-int plan_or_say(const Options *o, Training *training, Plan *plan)
-{
-    RunOptions run = run_options(o);
-    if (plan_script(training_script, training, &run, plan)) {
-        fprintf(stderr, "brim: %s\n", plan->error);
-        return EXIT_NO;
-    }
-    say_if_data_is_short(o, training->samples);
-    return EXIT_DONE;
-}
+#include "variants_.h"
 
 static json_t *train_json(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
@@ -136,26 +57,42 @@ static void print_saving(const Options *o, const Training *t)
     if (!o->save || s->saved < 0)
         return;
     printf("%sStep %" PRId64 " is saved in %s", s->signal ? "" : "\n", s->saved, o->save);
-    if (s->saved < t->steps)
-        printf("; the same command with --resume %s goes on.\n", o->save);
+    if (s->saved >= t->steps)
+        printf(", the last; --resume %s with more --steps trains further.\n", o->save);
+    else if (same_file(o->save, o->resume))
+        printf("; the same command resumes it.\n");
     else
-        printf(", the last; --resume %s with more steps goes on.\n", o->save);
+        printf("; the same command with --resume %s resumes it.\n", o->save);
+}
+
+/* With the decimals that a reader cares for. */
+static SizeText seconds_text(double seconds)
+{
+    SizeText out;
+    snprintf(out.text, sizeof out.text, seconds < 9.95 ? "%.1f s" : "%.0f s", seconds);
+    return out;
 }
 
 static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
 {
-    printf("\n%" PRId64 " step%s, %.0f s", r->steps, plural(r->steps), r->seconds);
+    SayLine line = {""};
+    line_add(&line, "%" PRId64 " step%s, %s", r->steps, plural(r->steps), seconds_text(t->step_seconds).text);
     if (r->tokens_per_second > 0) /* of one step nothing is known */
-        printf(", %s %s/s", report_count((int64_t)r->tokens_per_second).text, o->seq ? "tokens" : "samples");
+        line_add(&line, ", %s %s/s", report_count((int64_t)r->tokens_per_second).text,
+                 o->seq ? "tokens" : "samples");
+    if (t->validation_seconds > 0)
+        line_add(&line, "; validation %s", seconds_text(t->validation_seconds).text);
     if (r->steps)
-        printf("; loss %.2f -> %.2f", r->loss_first, r->loss_last);
+        line_add(&line, "; loss %.2f -> %.2f", r->loss_first, r->loss_last);
     if (t->validation_samples)
-        printf("; held out: loss %.3f", t->validation_loss);
+        line_add(&line, "; held out: loss %.3f", t->validation_loss);
     if (t->validation_samples && t->accuracy >= 0)
-        printf(", accuracy %.2f %%", 100 * t->accuracy);
+        line_add(&line, ", accuracy %.2f %%", 100 * t->accuracy);
     if (t->validation_samples)
-        printf(" (%" PRId64 " sample%s)", t->validation_samples, plural(t->validation_samples));
-    printf("\n\n");
+        line_add(&line, " (%" PRId64 " sample%s)", t->validation_samples, plural(t->validation_samples));
+    printf("\n");
+    say_line(&line);
+    printf("\n");
     report_table(stdout, &plan->memory, &r->memory);
     report_textbook(stdout, &plan->memory);
     if (r->segments_off_plan)
@@ -180,7 +117,7 @@ static void print_origin(const Options *o, const Training *t)
     const char *tokens = o->tokenizer ? o->tokenizer : weights && !is_bin(o->data) ? "bytes" : NULL;
     if (weights)
         printf("weights: %s", o->init);
-    if (tokens && o->preset.family != MODEL_MLP)
+    if (tokens && reads_text(o))
         printf("%stokens: %s", weights ? "; " : "", tokens);
     if (tokens && !o->tokenizer && o->source_tokenizer)
         printf(" (%s is for --data of yours)", o->source_tokenizer);
@@ -195,7 +132,7 @@ static void print_line_heading(const Options *o)
     if (!o->quiet && report_terminal(stdout, &style) && report_panel_fits(&style))
         return;
     if (!o->quiet)
-        printf("Each line: loss, %s/s | memory at the step's highest moment, by component\n",
+        printf("Each line: loss, %s/s | memory at the step's highest moment, when it changes\n",
                o->seq ? "tokens" : "samples");
     printf("\n");
 }
@@ -206,7 +143,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
     print_machine(o, plan);
     print_origin(o, t);
     if (saving_resumes(t->saving))
-        printf("goes on after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,
+        printf("resumes after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,
                t->first >= t->steps ? ": nothing is left to train" : "");
     print_line_heading(o);
     fflush(stdout);
@@ -290,7 +227,7 @@ int command_train(const Options *options, int count)
 int command_demo(const Options *options, int sets)
 {
     Options o = *options;
-    if (!o.sample && (o.preset.family == MODEL_LLAMA || o.preset.family == MODEL_GPT2))
+    if (!o.sample && family_of(&o)->writes)
         o.sample = 120;
     int status = command_train(&o, sets);
     if (status || o.json)

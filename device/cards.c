@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../base/nearest_.h"
 #include "cards.h"
 
 #define GIB(n) ((uint64_t)((n) * (double)(UINT64_C(1) << 30)))
@@ -40,7 +41,7 @@ static const Card cards[] = {
     {"mi300x", "AMD Instinct MI300X 192GB", GIB(191.69), OOM "; 191.98 with older drivers"},
 };
 
-enum { CARD_COUNT = sizeof cards / sizeof cards[0], KEY = 48, NEAREST = 3 };
+enum { CARD_COUNT = sizeof cards / sizeof cards[0] };
 
 const Card *device_card_at(int i)
 {
@@ -48,11 +49,6 @@ const Card *device_card_at(int i)
 }
 
 /* ---- Names ----------------------------------------------------------------------------------- */
-
-/* A name reduced to what tells cards apart: "NVIDIA A100-SXM4-80GB" and "a100 80" are both "a10080". */
-typedef struct Key {
-    char text[KEY]; /* "" when the name is too long to be a card's */
-} Key;
 
 static int says_nothing(const char *word)
 {
@@ -80,16 +76,18 @@ static char *drop_rtx(char *word)
     return strncmp(word, "rtx", 3) || !word[3] ? word : word + 3;
 }
 
-static Key key_of(const char *name)
+/* A name reduced to what tells cards apart: "NVIDIA A100-SXM4-80GB" and "a100 80" are both "a10080"; "" when
+ * it is too long to be a card's. */
+static NameKey key_of(const char *name)
 {
-    Key key = {""};
+    NameKey key = {""};
     size_t used = 0;
     for (const char *at = name; at && *at;) {
-        char word[KEY];
+        char word[NAME_KEY];
         size_t length = 0;
         for (; isalnum((unsigned char)*at); at++) {
             if (length + 1 == sizeof word)
-                return (Key){""};
+                return (NameKey){""};
             word[length++] = (char)tolower((unsigned char)*at);
         }
         word[length] = '\0';
@@ -99,7 +97,7 @@ static Key key_of(const char *name)
         if (says_nothing(kept))
             continue;
         if (used + strlen(kept) >= sizeof key.text)
-            return (Key){""};
+            return (NameKey){""};
         strcpy(key.text + used, kept);
         used += strlen(kept);
     }
@@ -108,7 +106,7 @@ static Key key_of(const char *name)
 
 const Card *device_card(const char *name)
 {
-    Key key = key_of(name);
+    NameKey key = key_of(name);
     if (!key.text[0])
         return NULL;
     for (int i = 0; i < CARD_COUNT; i++)
@@ -119,47 +117,17 @@ const Card *device_card(const char *name)
 
 /* ---- The nearest ----------------------------------------------------------------------------- */
 
-static int smallest(int a, int b, int c)
+static const char *card_name(int i, const void *user)
 {
-    int ab = a < b ? a : b;
-    return ab < c ? ab : c;
-}
-
-/* Letters to change, insert or leave out (Levenshtein); 0 where the card's begins with what was said, 1 where
- * it is the other way round. */
-static int distance(const char *said, const char *card)
-{
-    int row[KEY];
-    size_t length = strlen(card), said_length = strlen(said);
-    if (said_length > 1 && !strncmp(said, card, said_length))
-        return 0;
-    if (length > 1 && !strncmp(said, card, length))
-        return 1;
-    for (size_t j = 0; j <= length; j++)
-        row[j] = (int)j;
-    for (size_t i = 0; said[i]; i++) {
-        int diagonal = row[0];
-        row[0] = (int)i + 1;
-        for (size_t j = 1; j <= length; j++) {
-            int above = row[j];
-            row[j] = smallest(above + 1, row[j - 1] + 1, diagonal + (said[i] != card[j - 1]));
-            diagonal = above;
-        }
-    }
-    return row[length];
+    (void)user;
+    return i < CARD_COUNT ? cards[i].name : NULL;
 }
 
 CardText device_card_unknown(const char *name)
 {
     CardText out;
-    Key key = key_of(name);
-    int found = 0, used = snprintf(out.text, sizeof out.text, "no card is called '%.40s'", name ? name : "");
-    for (int apart = 0; apart <= 2 && key.text[0] && !found; apart++)
-        for (int i = 0; i < CARD_COUNT && found < NEAREST; i++)
-            if (distance(key.text, key_of(cards[i].name).text) == apart)
-                used += snprintf(out.text + used, sizeof out.text - (size_t)used, "%s%s",
-                                 found++ ? ", " : "; nearest: ", cards[i].name);
-    if (!found)
-        snprintf(out.text + used, sizeof out.text - (size_t)used, "; `brim gpus` lists them");
+    NearestText near = nearest_text(name ? name : "", &(NameList){.at = card_name, .key = key_of}, "");
+    snprintf(out.text, sizeof out.text, "no card is called '%.40s'%.130s", name ? name : "",
+             near.text[0] ? near.text : "; `brim gpus` lists them");
     return out;
 }

@@ -10,7 +10,6 @@
 #include <stdint.h>
 
 #include "../memtrack/memtrack.h"
-#include "device_names.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -24,18 +23,18 @@ typedef struct Card {
 } Card;
 
 /* The i-th, smallest first; NULL past the end. */
-BRIM_API const Card *device_card_at(int i);
+const Card *device_card_at(int i);
 
 /* By name, or NULL (no error raised). Forgiving: "rtx-4090", "4090", "RTX 4090", "NVIDIA GeForce RTX 4090"
  * and "4090-24GB" are one card, and so are "A100-80" and "NVIDIA A100-SXM4-80GB". What exists in two sizes
  * needs its size: "A100" is none. A laptop's card is another card. */
-BRIM_API const Card *device_card(const char *name);
+const Card *device_card(const char *name);
 
 /* Why there was none: "no card is called 'a100'; nearest: a100-40, a100-80". */
 typedef struct CardText {
     char text[200];
 } CardText;
-BRIM_API CardText device_card_unknown(const char *name);
+CardText device_card_unknown(const char *name);
 
 #ifdef __cplusplus
 }

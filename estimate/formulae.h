@@ -11,7 +11,6 @@
 #include <stdio.h>
 
 #include "../memtrack/memtrack.h"
-#include "estimate_names.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -21,29 +20,29 @@ extern "C" {
 
 /* Bits a weight of NF4 (arXiv 2305.14314): 4, and an fp32 scale a block of 64; with double quantisation an
  * 8-bit scale a block and an fp32 scale of scales a 256 blocks. */
-BRIM_API double estimate_nf4_bits(int double_quantisation);
+double estimate_nf4_bits(int double_quantisation);
 /* Trainable parameters that LoRA of rank r adds to a linear layer (arXiv 2106.09685). */
-BRIM_API int64_t estimate_lora_parameters(int64_t rank, int64_t in, int64_t out);
+int64_t estimate_lora_parameters(int64_t rank, int64_t in, int64_t out);
 
 /* A LLaMA's shape, for parameter counts. kv_heads share heads; head width is dim / heads. */
 typedef struct LlamaShape {
     int64_t vocab, dim, layers, heads, kv_heads, hidden;
     int tied; /* 1: the head is the embedding */
 } LlamaShape;
-BRIM_API int64_t estimate_llama_parameters(const LlamaShape *shape);
+int64_t estimate_llama_parameters(const LlamaShape *shape);
 /* Of the linear layers inside blocks: what 4-bit quantisation stores in 4 bits. */
-BRIM_API int64_t estimate_llama_linear_parameters(const LlamaShape *shape);
+int64_t estimate_llama_linear_parameters(const LlamaShape *shape);
 /* What LoRA trains when it targets all of those. */
-BRIM_API int64_t estimate_llama_lora_parameters(const LlamaShape *shape, int64_t rank);
+int64_t estimate_llama_lora_parameters(const LlamaShape *shape, int64_t rank);
 /* Keys and values of so many tokens. */
-BRIM_API int64_t estimate_kv_cache_bytes(const LlamaShape *shape, int64_t tokens, int64_t bytes_a_value);
+int64_t estimate_kv_cache_bytes(const LlamaShape *shape, int64_t tokens, int64_t bytes_a_value);
 
 /* ---- Sharding -------------------------------------------------------------------------------- */
 
 /* Bytes a rank of weights, gradients and optimizer states under ZeRO (arXiv 1910.02054): 2 + 2 + K bytes a
  * parameter (K = 12: fp32 master and Adam), of which stage 1 divides the states, 2 the gradients too, 3 all.
  */
-BRIM_API double estimate_zero_bytes(double parameters, double k, int64_t ranks, int stage);
+double estimate_zero_bytes(double parameters, double k, int64_t ranks, int stage);
 
 /* ---- Activations of a GPT layer -------------------------------------------------------------- */
 
@@ -68,7 +67,7 @@ typedef enum KorthikantiRow {
 } KorthikantiRow;
 
 /* Bytes a layer, 16 bit, with dropout and its masks stored; FULL keeps a layer's input alone. */
-BRIM_API double estimate_korthikanti_bytes(const GptShape *shape, KorthikantiRow row, int64_t t);
+double estimate_korthikanti_bytes(const GptShape *shape, KorthikantiRow row, int64_t t);
 
 /* The parts of the plain row; they add up to it. */
 typedef enum KorthikantiPart {
@@ -78,7 +77,7 @@ typedef enum KorthikantiPart {
     KORTHIKANTI_LAYER_NORM, /* 4 sbh */
     KORTHIKANTI_PARTS
 } KorthikantiPart;
-BRIM_API int64_t estimate_korthikanti_part(const GptShape *shape, KorthikantiPart part);
+int64_t estimate_korthikanti_part(const GptShape *shape, KorthikantiPart part);
 
 /* ---- The same layer here --------------------------------------------------------------------- */
 
@@ -93,18 +92,18 @@ typedef struct FormulaItem {
 } FormulaItem;
 
 /* Fills the i-th item; 0 past the end, or when the shape is none (sizes below 1, heads not dividing dim). */
-BRIM_API int estimate_formula_item(const GptShape *shape, int i, FormulaItem *item);
+int estimate_formula_item(const GptShape *shape, int i, FormulaItem *item);
 
 /* The items of a layer of B samples of T tokens, width h, a heads; their sums, and the paper's table 2. A
  * shape that is none is said so. */
-BRIM_API void estimate_formula_print(FILE *out, int64_t B, int64_t T, int64_t h, int64_t a);
+void estimate_formula_print(FILE *out, int64_t B, int64_t T, int64_t h, int64_t a);
 
 /* ---- PyTorch's CUDA allocator ---------------------------------------------------------------- */
 
 /* What a request occupies, and what is asked of CUDA when no free block fits (c10/cuda,
  * CUDACachingAllocator). */
-BRIM_API uint64_t estimate_cuda_block_bytes(uint64_t request);
-BRIM_API uint64_t estimate_cuda_segment_bytes(uint64_t request);
+uint64_t estimate_cuda_block_bytes(uint64_t request);
+uint64_t estimate_cuda_segment_bytes(uint64_t request);
 
 #ifdef __cplusplus
 }

@@ -13,13 +13,12 @@
  * - what is left of a block is split off when it is at least 512 bytes (small) or more than 1 MiB (large);
  * - a freed block merges with its free neighbours in the same segment.
  */
-#ifndef BRIM_REPORT_PYTORCH_H
-#define BRIM_REPORT_PYTORCH_H
+#ifndef BRIM_PYTORCH_ALLOCATOR_H
+#define BRIM_PYTORCH_ALLOCATOR_H
 
 #include <stdint.h>
 
 #include "../memtrack/memtrack.h"
-#include "estimate_names.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -48,18 +47,18 @@ typedef struct PytorchBlock {
 } PytorchBlock;
 
 /* NULL without host memory. */
-BRIM_API PytorchReplay *estimate_pytorch_create(void);
-BRIM_API void estimate_pytorch_destroy(PytorchReplay *replay); /* NULL is fine */
+PytorchReplay *estimate_pytorch_create(void);
+void estimate_pytorch_destroy(PytorchReplay *replay); /* NULL is fine */
 /* `serial` (not 0) names the allocation until it is freed. Nothing happens for 0 bytes, as in PyTorch.
  * Returns 0; 1 when the serial is in use or 0 or the bytes are beyond any machine (2^60); -1 without host
  * memory. Nothing has changed then. */
-BRIM_API int estimate_pytorch_alloc(PytorchReplay *replay, uint64_t serial, uint64_t bytes);
+int estimate_pytorch_alloc(PytorchReplay *replay, uint64_t serial, uint64_t bytes);
 /* Returns 0, or 1 when nothing of that serial is live. */
-BRIM_API int estimate_pytorch_free(PytorchReplay *replay, uint64_t serial);
-BRIM_API const PytorchBooks *estimate_pytorch_books(const PytorchReplay *replay);
+int estimate_pytorch_free(PytorchReplay *replay, uint64_t serial);
+const PytorchBooks *estimate_pytorch_books(const PytorchReplay *replay);
 /* Every block, segment by segment in ascending offsets; stops when the visitor returns non-zero, and returns
  * that. */
-BRIM_API int estimate_pytorch_blocks(const PytorchReplay *replay,
+int estimate_pytorch_blocks(const PytorchReplay *replay,
                                      int (*visit)(void *user, const PytorchBlock *block), void *user);
 
 #ifdef __cplusplus

@@ -10,7 +10,6 @@
 #include <stdio.h>
 
 #include "../memtrack/memtrack.h"
-#include "estimate_names.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,10 +34,10 @@ typedef struct TextbookRow {
 } TextbookRow;
 
 /* Fills the i-th row; 0 past the end. The texts are static. */
-BRIM_API int estimate_textbook_row(int i, TextbookRow *row);
+int estimate_textbook_row(int i, TextbookRow *row);
 
 /* All rows as a table of 100 columns. */
-BRIM_API void estimate_textbook_print(FILE *out);
+void estimate_textbook_print(FILE *out);
 
 #ifdef __cplusplus
 }

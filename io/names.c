@@ -1,49 +1,9 @@
-/* What the tensors of a family's checkpoints are called, beside the names of the parameters here. */
+/* What the tensors of a family's published weights are called, beside the names of the parameters here. */
 #include <stdio.h>
 #include <string.h>
 
+#include "family_.h"
 #include "weights_.h"
-
-enum { IGNORED_MOST = 5 };
-
-typedef struct TiedName {
-    const char *name, *parameter; /* stored beside it, or instead of it */
-} TiedName;
-
-typedef struct FamilyNames {
-    const char *model;  /* nn_class_name */
-    const char *prefix; /* that files of the bare body lack */
-    TiedName tied[2];
-    const char *buffers[IGNORED_MOST];     /* endings */
-    const char *other_heads[IGNORED_MOST]; /* beginnings, with or without the prefix */
-} FamilyNames;
-
-static const FamilyNames families[] = {
-    {"llama",
-     "model.",
-     {{"lm_head.weight", "model.embed_tokens.weight"}},
-     {"rotary_emb.inv_freq"},
-     {"score."}},
-    {"gpt2",
-     "transformer.",
-     {{"lm_head.weight", "transformer.wte.weight"}},
-     {".attn.bias", ".attn.masked_bias"},
-     {"score.", "multiple_choice_head."}},
-    {"bert",
-     "bert.",
-     {{"cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"},
-      {"cls.predictions.decoder.bias", "cls.predictions.bias"}},
-     {"embeddings.position_ids", "embeddings.token_type_ids"},
-     {"bert.pooler.", "cls.predictions.", "cls.seq_relationship.", "classifier.", "qa_outputs."}},
-};
-
-static const FamilyNames *family_of(const char *model)
-{
-    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)
-        if (!strcmp(families[i].model, model))
-            return &families[i];
-    return NULL;
-}
 
 static int begins(const char *text, const char *with)
 {
@@ -99,7 +59,8 @@ static int is_ignored(const ParameterNames *names, const FamilyNames *family, co
 
 NameMeaning name_meaning(const ParameterNames *names, const char *model, const char *stored, int *parameter)
 {
-    const FamilyNames *family = family_of(model);
+    const FamilyFiles *files = family_files_named(model);
+    const FamilyNames *family = files && files->names.prefix ? &files->names : NULL;
     char name[NAME_BYTES];
     *parameter = -1;
     if (snprintf(name, sizeof name, "%s", stored) + 2 >= NAME_BYTES)

@@ -44,13 +44,42 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
  */
 int safetensors_bytes(SafetensorsType type, int ndim, const int64_t *dim, int64_t *numel, uint64_t *bytes);
 
-/* Elements and bytes of an item. 0, or raises ERROR_DATA for one that cannot be. */
+/* Elements and bytes of an item, whose data need not be there. 0, or raises ERROR_DATA for one that cannot
+ * be. */
 int safetensors_item_bytes(const char *shown, const SafetensorsItem *item, int64_t *numel, uint64_t *bytes);
 int safetensors_bad_item(const char *shown, const SafetensorsItem *item, const char *what);
 
-/* safetensors_write, and what the file then holds; sum: zeroed, or NULL. */
-int safetensors_write_sum(const char *path, const SafetensorsItem *items, int count, FileSum *sum);
+/* The bytes of the file that these items make, from their names, types and shapes alone: on meta too. Returns
+ * 0 after raising. */
+uint64_t safetensors_file_bytes(const char *shown, const SafetensorsItem *items, int count);
+/* safetensors_write. sums: of the header, then of each tensor in the order of the file, count + 1 that are
+ * zeroed; or NULL. */
+int safetensors_write_sums(const char *path, const SafetensorsItem *items, int count, FileSum *sums);
 /* The same up to file_finish: the file has its temporary name. */
-int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sum);
+int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums);
+
+/* ---- The weights of a directory (safetensors_shards.c) ---------------------------------------- */
+
+/* One file, or shards and their index, on their way into a directory. */
+typedef struct Shards {
+    const char *directory;
+    char shown[FILE_LABEL]; /* the directory */
+    const SafetensorsItem *items;
+    int count, shards;
+    int *shard;             /* of each item, from 0 */
+    SafetensorsItem *taken; /* those of one shard; room for all */
+    uint64_t total;
+} Shards;
+
+/* Writes and syncs everything under temporary names; most: bytes of a shard, 0 = SAFETENSORS_SHARD. 0, or
+ * raises and leaves nothing. */
+int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most);
+/* Gives the files their names, in an order in which a reader finds the old weights, the new ones or none, and
+ * removes what an earlier writing left. 0 or raises. */
+int shards_publish(const Shards *s);
+void shards_abandon(const Shards *s); /* the temporary files, as far as there are any */
+void shards_free(Shards *s);
+/* Whether this is a name that shards_publish gives: model.safetensors, a shard, the index. */
+int is_weights_name(const char *name);
 
 #endif

@@ -31,22 +31,27 @@ static int by_size_and_name(const void *a, const void *b)
     return x->size != y->size ? y->size - x->size : strcmp(x->item->name, y->item->name);
 }
 
+static const char cannot_be[] = "has no name, no data, or a type or shape that cannot be";
+
 int safetensors_item_bytes(const char *shown, const SafetensorsItem *item, int64_t *numel, uint64_t *bytes)
 {
     if (item->name && (unsigned)item->type < SAFETENSORS_TYPE_COUNT && item->ndim >= 0 &&
         item->ndim <= SAFETENSORS_MAX_DIMS &&
-        safetensors_bytes(item->type, item->ndim, item->dim, numel, bytes) == 0 && (item->data || !*bytes))
+        safetensors_bytes(item->type, item->ndim, item->dim, numel, bytes) == 0)
         return 0;
-    return safetensors_bad_item(shown, item, "has no name, no data, or a type or shape that cannot be");
+    return safetensors_bad_item(shown, item, cannot_be);
 }
 
-static int sort_items(const char *shown, const SafetensorsItem *items, int count, Sorted *sorted)
+static int sort_items(const char *shown, const SafetensorsItem *items, int count, int with_data,
+                      Sorted *sorted)
 {
     for (int i = 0; i < count; i++) {
         Sorted *s = &sorted[i];
         s->item = &items[i];
         if (safetensors_item_bytes(shown, s->item, &s->numel, &s->bytes))
             return error_code();
+        if (with_data && s->bytes && !s->item->data)
+            return safetensors_bad_item(shown, s->item, cannot_be);
         s->size = safetensors_type_bytes(s->item->type);
     }
     qsort(sorted, (size_t)count, sizeof *sorted, by_size_and_name);
@@ -105,12 +110,22 @@ static int count_bytes(const char *text, size_t size, void *total)
     return 0;
 }
 
+/* The header's bytes as they are, and as they are padded. 0 or raises. */
+static int header_length(const char *shown, const json_t *root, size_t *length, uint64_t *padded)
+{
+    *length = 0;
+    if (json_dump_callback(root, count_bytes, length, JSON_COMPACT) != 0)
+        return header_memory(shown);
+    *padded = (*length + ALIGN - 1) / ALIGN * ALIGN;
+    return 0;
+}
+
 static int write_header(FileWriter *w, const json_t *root)
 {
-    size_t length = 0;
-    if (json_dump_callback(root, count_bytes, &length, JSON_COMPACT) != 0)
-        return w->failed = header_memory(w->shown);
-    uint64_t padded = (length + ALIGN - 1) / ALIGN * ALIGN;
+    size_t length;
+    uint64_t padded;
+    if (header_length(w->shown, root, &length, &padded))
+        return w->failed = error_code();
     file_put(w, &padded, sizeof padded);
     file_put_json(w, root, JSON_COMPACT);
     return file_put(w, "        ", (size_t)(padded - length));
@@ -146,23 +161,43 @@ static int write_tensor(FileWriter *w, const Sorted *s)
 }
 
 /* Under its temporary name, and on the disk. */
-static int write_file(const char *path, const char *shown, const Sorted *sorted, int count, FileSum *sum)
+static int write_file(const char *path, const char *shown, const Sorted *sorted, int count, FileSum *sums)
 {
     FileWriter writer;
     json_t *root = make_header(shown, sorted, count);
     if (!root)
         return error_code();
     int opened = file_begin(&writer, path) == 0;
-    writer.sum = sum;
+    writer.sum = sums;
     if (opened)
         write_header(&writer, root);
-    for (int i = 0; i < count && !writer.failed; i++)
+    for (int i = 0; i < count && !writer.failed; i++) {
+        writer.sum = sums ? &sums[i + 1] : NULL;
         write_tensor(&writer, &sorted[i]);
+    }
     json_decref(root);
     return file_finish(&writer);
 }
 
-int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sum)
+uint64_t safetensors_file_bytes(const char *shown, const SafetensorsItem *items, int count)
+{
+    size_t bytes = (size_t)count * sizeof(Sorted), length = 0;
+    uint64_t total = 0;
+    Sorted *sorted = host_alloc(bytes);
+    json_t *root =
+        sorted && !sort_items(shown, items, count, 0, sorted) ? make_header(shown, sorted, count) : NULL;
+    if (root && header_length(shown, root, &length, &total) == 0) {
+        total += sizeof(uint64_t);
+        for (int i = 0; i < count; i++)
+            total += sorted[i].bytes;
+    }
+    json_decref(root);
+    if (sorted)
+        host_free(context_here(), sorted, bytes);
+    return error_code() ? 0 : total;
+}
+
+int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums)
 {
     char shown[FILE_LABEL];
     if (!path || count < 0 || (count && !items))
@@ -175,20 +210,20 @@ int safetensors_write_temporary(const char *path, const SafetensorsItem *items, 
     Sorted *sorted = host_alloc(bytes);
     if (!sorted)
         return error_code();
-    int status = sort_items(shown, items, count, sorted);
+    int status = sort_items(shown, items, count, 1, sorted);
     if (!status)
-        status = write_file(path, shown, sorted, count, sum);
+        status = write_file(path, shown, sorted, count, sums);
     host_free(context_here(), sorted, bytes);
     return status;
 }
 
-int safetensors_write_sum(const char *path, const SafetensorsItem *items, int count, FileSum *sum)
+int safetensors_write_sums(const char *path, const SafetensorsItem *items, int count, FileSum *sums)
 {
-    int status = safetensors_write_temporary(path, items, count, sum);
+    int status = safetensors_write_temporary(path, items, count, sums);
     return status ? status : file_publish(path);
 }
 
 int safetensors_write(const char *path, const SafetensorsItem *items, int count)
 {
-    return safetensors_write_sum(path, items, count, NULL);
+    return safetensors_write_sums(path, items, count, NULL);
 }

@@ -23,29 +23,16 @@ static SafetensorsItem item_of(const char *name, const Tensor *parameter, const 
     return item;
 }
 
-static int save_model(const char *path, TensorList list, FileSum *sum)
-{
-    size_t bytes = (size_t)list.count * sizeof(SafetensorsItem);
-    SafetensorsItem *items = host_alloc(bytes);
-    if (!items)
-        return error_code();
-    for (int i = 0; i < list.count; i++)
-        items[i] = item_of(tensor_name(list.items[i]), list.items[i], storage_f32(list.items[i]->storage));
-    int status = safetensors_write_sum(path, items, list.count, sum);
-    host_free(context_here(), items, bytes);
-    return status;
-}
-
-/* What optimizer.safetensors holds: of each parameter its arrays, and its updates. */
-typedef struct StateItems {
+/* What a file holds, described: names, types and shapes are known on meta too, the data only in a run. */
+typedef struct Items {
     SafetensorsItem *items;
     int64_t *updates;
-    char *names; /* all of them, one after the other */
+    char *names; /* all of them, one after the other; NULL where the parameters' own serve */
     size_t name_bytes;
     int parameters, count; /* count: of items */
-} StateItems;
+} Items;
 
-static void state_items_free(StateItems *s)
+static void items_free(Items *s)
 {
     Context *context = context_here();
     if (s->names)
@@ -56,11 +43,22 @@ static void state_items_free(StateItems *s)
         host_free(context, s->items, (size_t)s->count * sizeof *s->items);
 }
 
-static int state_items_alloc(StateItems *s, const Optimizer *optimizer)
+/* Those of model.safetensors. */
+static int model_items(Items *s, TensorList list)
+{
+    *s = (Items){.parameters = list.count, .count = list.count};
+    s->items = host_alloc((size_t)s->count * sizeof *s->items);
+    for (int i = 0; s->items && i < list.count; i++)
+        s->items[i] = item_of(tensor_name(list.items[i]), list.items[i],
+                              context_here()->meta ? NULL : storage_f32(list.items[i]->storage));
+    return s->items ? 0 : error_code();
+}
+
+static int optimizer_items_alloc(Items *s, const Optimizer *optimizer)
 {
     TensorList list = optim_parameters(optimizer);
     int of_each = optim_state_arrays(optimizer) + 1;
-    *s = (StateItems){.parameters = list.count, .count = list.count * of_each};
+    *s = (Items){.parameters = list.count, .count = list.count * of_each};
     for (int i = 0; i < list.count; i++)
         s->name_bytes += (size_t)of_each * (strlen(tensor_name(list.items[i])) + NAME_ROOM);
     s->items = host_alloc((size_t)s->count * sizeof *s->items);
@@ -69,8 +67,12 @@ static int state_items_alloc(StateItems *s, const Optimizer *optimizer)
     return s->names ? 0 : error_code();
 }
 
-static void state_items_fill(StateItems *s, const Optimizer *optimizer)
+/* Those of optimizer.safetensors: of each parameter its arrays, and its updates. */
+static int optimizer_items(Items *s, const Optimizer *optimizer)
 {
+    if (optimizer_items_alloc(s, optimizer))
+        return error_code();
+    int meta = context_here()->meta;
     TensorList list = optim_parameters(optimizer);
     char *name = s->names;
     SafetensorsItem *item = s->items;
@@ -79,36 +81,66 @@ static void state_items_fill(StateItems *s, const Optimizer *optimizer)
         size_t room = strlen(tensor_name(parameter)) + NAME_ROOM;
         for (int k = 0; k < optim_state_arrays(optimizer); k++, name += room) {
             snprintf(name, room, "%s.%s", tensor_name(parameter), optim_state_name(optimizer, k));
-            *item++ = item_of(name, parameter, optim_state_f32(optimizer, i, k));
+            *item++ = item_of(name, parameter, meta ? NULL : optim_state_f32(optimizer, i, k));
         }
         snprintf(name, room, "%s.step", tensor_name(parameter));
         s->updates[i] = optim_updates(optimizer, i);
         *item++ = (SafetensorsItem){.name = name, .type = SAFETENSORS_I64, .data = &s->updates[i]};
         name += room;
     }
+    return 0;
 }
 
-static int save_optimizer(const char *path, const Optimizer *optimizer, FileSum *sum)
+/* Writes a file of items, if they could be made, and frees them. */
+static int save_items(const char *directory, const char *name, int status, Items *items, SavedFile *file)
 {
-    StateItems items;
-    int status = state_items_alloc(&items, optimizer);
-    if (!status) {
-        state_items_fill(&items, optimizer);
-        status = safetensors_write_sum(path, items.items, items.count, sum);
+    char path[PATH_BYTES];
+    size_t bytes = (size_t)(items->count + 1) * sizeof(FileSum);
+    FileSum *sums = !status && !path_join(path, directory, name) ? host_alloc(bytes) : NULL;
+    if (sums) {
+        memset(sums, 0, bytes);
+        status = safetensors_write_sums(path, items->items, items->count, sums);
+        if (!status)
+            status = saved_file_fill(file, sums, items->count + 1);
+        host_free(context_here(), sums, bytes);
     }
-    state_items_free(&items);
-    return status;
+    items_free(items);
+    return sums ? status : error_code();
 }
 
 static int save_files(const char *directory, const SavedRun *run)
 {
     char path[PATH_BYTES];
-    FileSum model = {0}, optimizer = {0};
-    if (path_join(path, directory, SAVED_RUN_MODEL) || save_model(path, nn_parameters(run->model), &model) ||
-        path_join(path, directory, SAVED_RUN_OPTIMIZER) || save_optimizer(path, run->optimizer, &optimizer) ||
-        path_join(path, directory, SAVED_RUN_STATE))
-        return error_code();
-    return saved_run_state_write(path, run, &model, &optimizer);
+    Items items;
+    SavedFile files[SAVED_FILES] = {{.parts = NULL}};
+    int status = model_items(&items, nn_parameters(run->model));
+    status = save_items(directory, SAVED_RUN_MODEL, status, &items, &files[0]);
+    if (!status) {
+        status = optimizer_items(&items, run->optimizer);
+        status = save_items(directory, SAVED_RUN_OPTIMIZER, status, &items, &files[1]);
+    }
+    if (!status && !(status = path_join(path, directory, SAVED_RUN_STATE)))
+        status = saved_run_state_write(path, run, files);
+    for (int i = 0; i < SAVED_FILES; i++)
+        json_decref(files[i].parts);
+    return status;
+}
+
+static uint64_t items_bytes(const char *name, int status, Items *items)
+{
+    uint64_t bytes = status ? 0 : safetensors_file_bytes(name, items->items, items->count);
+    items_free(items);
+    return bytes;
+}
+
+int saved_run_bytes(Module *model, const Optimizer *optimizer, uint64_t bytes[SAVED_FILES])
+{
+    Items items;
+    int status = model_items(&items, nn_parameters(model));
+    bytes[0] = items_bytes(SAVED_RUN_MODEL, status, &items);
+    status = optimizer_items(&items, optimizer);
+    bytes[1] = items_bytes(SAVED_RUN_OPTIMIZER, status, &items);
+    return error_code();
 }
 
 static int run_complete(const char *who, const char *directory, const SavedRun *run)
@@ -201,7 +233,7 @@ static int find_newest(const char *directory, SavedRunFound *found)
     if (error_code() || !found->note[0])
         return error_code();
     path_label(shown, directory);
-    return error_raise(ERROR_DATA, "%s has no checkpoint that is whole: %s", shown, found->note);
+    return error_raise(ERROR_DATA, "%s has no saved run that is whole: %s", shown, found->note);
 }
 
 int io_find_saved_run(const char *directory, SavedRunFound *found)
@@ -219,15 +251,15 @@ int io_find_saved_run(const char *directory, SavedRunFound *found)
 
 typedef struct Loading {
     const SavedRun *run;
-    char shown[FILE_LABEL]; /* the checkpoint */
+    char shown[FILE_LABEL]; /* the saved run */
     SavedRunState state;
     Safetensors *model, *optimizer;
 } Loading;
 
-static Safetensors *open_tensors(const char *checkpoint, const char *name)
+static Safetensors *open_tensors(const char *saved, const char *name)
 {
     char path[PATH_BYTES];
-    return path_join(path, checkpoint, name) ? NULL : safetensors_open(path);
+    return path_join(path, saved, name) ? NULL : safetensors_open(path);
 }
 
 /* The entry, if it is F32 of this parameter's shape; else NULL with an error raised. */
@@ -365,7 +397,7 @@ static int load_one(const char *path, const SavedRun *run, int check, SavedRunFo
     found->step = l.state.steps;
     if (!status && l.state.threads != context->threads && !found->note[0])
         snprintf(found->note, sizeof found->note,
-                 "saved with %d thread%s, goes on with %d: equal to rounding, not to the last bit",
+                 "saved with %d thread%s, resumes with %d: equal to rounding, not to the last bit",
                  l.state.threads, plural(l.state.threads), context->threads);
     safetensors_close(l.optimizer);
     safetensors_close(l.model);
@@ -384,7 +416,7 @@ static int load_newest(const char *path, const SavedRun *run, SavedRunFound *fou
     if (io_find_saved_run(path, found))
         return error_code();
     if (!found->path[0])
-        return error_raise(ERROR_FILE, "%s has no checkpoint", shown);
+        return error_raise(ERROR_FILE, "%s has no saved run", shown);
     return load_one(found->path, run, 0, found);
 }
 

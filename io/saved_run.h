@@ -1,12 +1,12 @@
-/* Runs saved, and gone on with as if they had never stopped: weights, optimizer states, random state, place
- * in the data. docs/resume.md says what is in a checkpoint and what survives what.
+/* Runs saved, and resumed as if they had never stopped: weights, optimizer states, random state, place in the
+ * data. docs/resume.md says what a saved run holds and what survives what.
  *
- * A checkpoint is a directory DIRECTORY/step-00000120 with model.safetensors, optimizer.safetensors and
+ * A saved run is a directory DIRECTORY/step-00000120 with model.safetensors, optimizer.safetensors and
  * state.json. It is written under a temporary name, synced and renamed, so that under its own name it is
- * whole. (Checkpointing of activations, nn_set_checkpoint, is another thing.)
+ * whole.
  */
-#ifndef BRIM_CHECKPOINT_H
-#define BRIM_CHECKPOINT_H
+#ifndef BRIM_SAVED_RUN_H
+#define BRIM_SAVED_RUN_H
 
 #include "../data/data.h"
 #include "../nn/nn.h"
@@ -20,12 +20,12 @@ extern "C" {
 
 enum { SAVED_RUNS_KEPT = 2 }; /* where it is not said */
 
-/* A setting that a run must have in common with the one it goes on with. */
+/* A setting that a run must have in common with the one that it resumes. */
 typedef struct SavedRunSetting {
     const char *name, *value; /* UTF-8 */
 } SavedRunSetting;
 
-/* A file that a run reads and that must hold the same where it is gone on with. */
+/* A file that a run reads, and that must hold the same when the run is resumed. */
 typedef struct SavedRunInput {
     const char *name,
         *path;      /* "data", "tokenizer"; the path is for messages, and may be another one. UTF-8 */
@@ -36,15 +36,15 @@ typedef struct SavedRunInput {
 /* A run: what is saved, and where what is loaded goes. */
 typedef struct SavedRun {
     Module *model;
-    Optimizer *optimizer;            /* its steps are the checkpoint's number */
+    Optimizer *optimizer;            /* its steps are the saved run's number */
     Loader *loader;                  /* NULL: the script finds its place in the data by the steps */
     const SavedRunSetting *settings; /* beside those that are compared anyway: parameters, optimizer, seed,
                                           samples */
     int setting_count;
-    const SavedRunInput *inputs; /* compared with those of the same names that the checkpoint knows */
+    const SavedRunInput *inputs; /* compared with those of the same names that were saved */
     int input_count;
     const char *command; /* how the run was started, for messages; may be NULL */
-    int keep;            /* newest checkpoints to keep in the directory; 0 = 2 */
+    int keep;            /* newest saved runs to keep in the directory; 0 = 2 */
 } SavedRun;
 
 typedef struct SavedRunFound {
@@ -53,7 +53,7 @@ typedef struct SavedRunFound {
     char note[512];  /* what a user should know: newer ones that are damaged, another number of threads */
 } SavedRunFound;
 
-/* Writes a checkpoint of what the current context holds, then removes the older ones beyond `keep`; between
+/* Saves the run that the current context holds, then removes the older ones beyond `keep`; between
  * steps, when gradients are gone (optim_zero_grad) or kept as zeros. Allocates nothing tracked; on meta only
  * the arguments are checked. The directory is made if it is not there (its parent must be). One of the same
  * step is replaced. After an error (ERROR_FILE, ERROR_HOST_MEMORY) all that was there before is there still.
@@ -65,13 +65,13 @@ BRIM_API int io_save_run(const char *directory, const SavedRun *run);
  * Returns 0 or raises ERROR_FILE. */
 BRIM_API int io_fingerprint(SavedRunInput *input);
 
-/* The newest complete checkpoint of a directory, or the checkpoint itself: one whose files have the sizes and
+/* The newest complete saved run of a directory, or the saved run itself: one whose files have the sizes and
  * checksums that its state.json, itself with a checksum, says. A directory without any, or none: found->path
  * is "". Returns 0; or raises ERROR_DATA when there are some and all are damaged, ERROR_FILE when the
  * directory cannot be read. */
 BRIM_API int io_find_saved_run(const char *directory, SavedRunFound *found);
 
-/* Loads a checkpoint, or the newest complete one of a directory, into a run made alike; in its set-up, before
+/* Loads a saved run, or the newest complete one of a directory, into a run made alike; in its set-up, before
  * the first batch. Everything is compared first; weights and states are read from the mapped files into their
  * places, never twice in memory. On meta nothing is read but the state. found may be NULL. Returns 0; or
  * raises ERROR_FILE (none there), ERROR_DATA (damaged), ERROR_ARGUMENT (of another run, or an input holds
@@ -80,15 +80,17 @@ BRIM_API int io_find_saved_run(const char *directory, SavedRunFound *found);
  */
 BRIM_API int io_load_run(const char *path, const SavedRun *run, SavedRunFound *found);
 
-/* What is going to be written, from shapes alone, so on meta too: bytes of all files together and of the
- * largest one, exact but for the headers, which have at most so many. */
+/* What is going to be written, from shapes alone, so on meta too: at most so many bytes of disk for all files
+ * together and for the largest one. model, optimizer: the bytes of a saved run's model.safetensors and
+ * optimizer.safetensors, exactly; 0 of an export. */
 typedef struct IoSize {
     uint64_t bytes, largest;
+    uint64_t model, optimizer;
 } IoSize;
 BRIM_API IoSize io_saved_run_size(Module *model, const Optimizer *optimizer);
 /* Of io_save_weights; type and shard as in WeightsSaving. */
 BRIM_API IoSize io_weights_size(Module *model, SafetensorsType type, uint64_t shard);
-/* How many checkpoints a directory has, whole or not; 0 where there is none. */
+/* How many saved runs a directory has, whole or not; 0 where there is none. */
 BRIM_API int io_count_saved_runs(const char *directory);
 
 /* For a run that is to save into a directory: makes it, sees whether files can be made in it, removes what

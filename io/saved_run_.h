@@ -1,6 +1,6 @@
 /* Between the files of io that save runs and load them. */
-#ifndef BRIM_CHECKPOINT_INTERNAL_H
-#define BRIM_CHECKPOINT_INTERNAL_H
+#ifndef BRIM_SAVED_RUN_INTERNAL_H
+#define BRIM_SAVED_RUN_INTERNAL_H
 
 #include <jansson.h>
 
@@ -12,10 +12,18 @@
 #define SAVED_RUN_OPTIMIZER "optimizer.safetensors"
 #define SAVED_RUN_STATE     "state.json"
 
-enum { SAVED_RUN_NAME = 48 };
+enum { SAVED_RUN_NAME = 48, SAVED_FILES = 2 }; /* of tensors: the model's, the optimizer's */
 #define COUNT_MOST (INT64_MAX / 2) /* of steps, epochs, updates: a run counts on from them */
 
 /* ---- state.json (saved_run_state.c) --------------------------------------------------------- */
+
+/* A file of tensors: what it holds, and the same of its parts in their order, the header and then each
+ * tensor, as [[bytes, crc32], …]. The parts add up to the whole (file_sum_join), so whoever writes a part of
+ * a tensor can tell what it wrote. NULL: a file of format 1, in one part. */
+typedef struct SavedFile {
+    FileSum sum;
+    json_t *parts;
+} SavedFile;
 
 typedef struct SavedRunState {
     json_t *root; /* holds what follows; NULL = nothing read */
@@ -24,18 +32,22 @@ typedef struct SavedRunState {
     double lr;
     uint64_t seed;
     int threads, has_data;
+    int order; /* in which the samples came: DATA_ORDER of the brim that saved it */
     RandomState random;
     DataCursor cursor;
-    const json_t *inputs;          /* NULL: the checkpoint knows none */
+    const json_t *inputs;          /* NULL: the saved run knows none */
     const json_t *settings, *kept; /* kept: names of parameters with a gradient of zeros */
-    FileSum model, file;           /* of the optimizer: `file` */
+    SavedFile files[SAVED_FILES];
 } SavedRunState;
 
+/* Fills it from the sums of its parts. 0 or raises; parts is the caller's to decref. */
+int saved_file_fill(SavedFile *file, const FileSum *sums, int count);
 /* Writes a state with its checksum. 0 or raises. */
-int saved_run_state_write(const char *path, const SavedRun *run, const FileSum *model,
-                          const FileSum *optimizer);
-/* Reads that of a checkpoint. 0, or raises and returns ERROR_FILE, ERROR_DATA or ERROR_HOST_MEMORY. */
-int saved_run_state_read(const char *checkpoint, SavedRunState *state);
+int saved_run_state_write(const char *path, const SavedRun *run, const SavedFile files[SAVED_FILES]);
+/* The bytes of the files of tensors, from shapes alone. 0 or raises. (saved_run.c) */
+int saved_run_bytes(Module *model, const Optimizer *optimizer, uint64_t bytes[SAVED_FILES]);
+/* Reads that of a saved run. 0, or raises and returns ERROR_FILE, ERROR_DATA or ERROR_HOST_MEMORY. */
+int saved_run_state_read(const char *saved, SavedRunState *state);
 void saved_run_state_free(SavedRunState *state);
 /* Raises ERROR_ARGUMENT with all that differs between the run and the state, or between their inputs. */
 int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedRunState *state);
@@ -47,7 +59,7 @@ int file_add_crc32(int file, const char *shown, uint64_t from, uint64_t count, u
 
 /* "step-00000120" */
 void saved_run_name(char out[SAVED_RUN_NAME], int64_t step);
-/* The largest step below `below` that the directory has a checkpoint of, whole or not; -1 = none; -2 with
+/* The largest step below `below` that the directory has a saved run of, whole or not; -1 = none; -2 with
  * ERROR_FILE raised. A directory that does not exist has none. */
 int64_t saved_run_below(const char *directory, int64_t below);
 /* A new empty directory under a temporary name. 0 or raises. */
@@ -61,6 +73,6 @@ void saved_run_remove(const char *path);
 /* The files have the sizes, and, if all of them is to be read, the checksums that the state says. 0 or
  * raises.
  */
-int saved_run_check_files(const char *checkpoint, const SavedRunState *state, int read);
+int saved_run_check_files(const char *saved, const SavedRunState *state, int read);
 
 #endif

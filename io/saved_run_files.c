@@ -1,5 +1,5 @@
-/* Directories of checkpoints: which there are, how one appears and disappears at once, and whether its files
- * are what its state says. A name "step-…" without an ending is a checkpoint; "step-….tmp-PID" is one that is
+/* Directories of saved runs: which there are, how one appears and disappears at once, and whether its files
+ * are what its state says. A name "step-…" without an ending is a saved run; "step-….tmp-PID" is one that is
  * being made or removed, and nobody's when that process is gone. */
 #include <dirent.h>
 #include <errno.h>
@@ -78,7 +78,7 @@ static int fail(const char *what, const char *path)
     int cause = errno;
     char shown[FILE_LABEL];
     path_label(shown, path);
-    return error_raise(ERROR_FILE, "cannot %s %s: %s; the checkpoints that were there before are unchanged",
+    return error_raise(ERROR_FILE, "cannot %s %s: %s; the saved runs that were there before are unchanged",
                        what, shown, strerror(cause));
 }
 
@@ -173,37 +173,66 @@ void saved_run_prune(const char *directory, int64_t step, int keep)
         if (++seen > keep)
             discard(directory, older);
     if (error_code() == ERROR_FILE)
-        error_clear(); /* the directory cannot be read; all checkpoints are there */
+        error_clear(); /* the directory cannot be read; all saved runs are there */
 }
 
 /* ---- What the files hold --------------------------------------------------------------------- */
 
-static int check_file(const char *checkpoint, const char *name, const FileSum *expected, int read)
+static int check_part(int file, const char *shown, uint64_t from, FileSum expected)
+{
+    uint32_t crc32 = 0;
+    if (file_add_crc32(file, shown, from, expected.bytes, &crc32))
+        return error_code();
+    if (crc32 == expected.crc32)
+        return 0;
+    return error_raise(ERROR_DATA,
+                       "%s is damaged: the checksum of bytes %" PRIu64 " to %" PRIu64 " is %08" PRIx32
+                       ", not %08" PRIx32,
+                       shown, from, from + expected.bytes, crc32, expected.crc32);
+}
+
+/* Part by part: the first that is damaged is named. */
+static int check_parts(int file, const char *shown, const SavedFile *expected)
+{
+    size_t i;
+    const json_t *part;
+    uint64_t from = 0;
+    if (!expected->parts)
+        return check_part(file, shown, 0, expected->sum);
+    json_array_foreach(expected->parts, i, part)
+    {
+        FileSum sum = {(uint64_t)json_integer_value(json_array_get(part, 0)),
+                       (uint32_t)json_integer_value(json_array_get(part, 1))};
+        if (check_part(file, shown, from, sum))
+            return error_code();
+        from += sum.bytes;
+    }
+    return 0;
+}
+
+static int check_file(const char *saved, const char *name, const SavedFile *expected, int read)
 {
     char path[PATH_BYTES], shown[FILE_LABEL];
     size_t bytes = 0;
-    uint32_t crc32 = 0;
-    if (path_join(path, checkpoint, name))
+    if (path_join(path, saved, name))
         return error_code();
     path_label(shown, path);
-    int file = file_open_input(path, shown, "a file of a checkpoint", UINT64_MAX, &bytes), status = 0;
+    int file = file_open_input(path, shown, "a file of a saved run", UINT64_MAX, &bytes), status = 0;
     if (file < 0)
         return error_code();
-    if (bytes != expected->bytes)
+    if (bytes != expected->sum.bytes)
         status = error_raise(ERROR_DATA, "%s is damaged: it has %zu byte%s, not %" PRIu64, shown, bytes,
-                             plural((long long)bytes), expected->bytes);
-    else if (read && (status = file_add_crc32(file, shown, 0, bytes, &crc32)) == 0 &&
-             crc32 != expected->crc32)
-        status = error_raise(ERROR_DATA, "%s is damaged: its checksum is %08" PRIx32 ", not %08" PRIx32,
-                             shown, crc32, expected->crc32);
+                             plural((long long)bytes), expected->sum.bytes);
+    else if (read)
+        status = check_parts(file, shown, expected);
     close(file);
     return status;
 }
 
-int saved_run_check_files(const char *checkpoint, const SavedRunState *state, int read)
+int saved_run_check_files(const char *saved, const SavedRunState *state, int read)
 {
-    int status = check_file(checkpoint, SAVED_RUN_MODEL, &state->model, read);
-    return status ? status : check_file(checkpoint, SAVED_RUN_OPTIMIZER, &state->file, read);
+    int status = check_file(saved, SAVED_RUN_MODEL, &state->files[0], read);
+    return status ? status : check_file(saved, SAVED_RUN_OPTIMIZER, &state->files[1], read);
 }
 
 /* ---- One run a directory --------------------------------------------------------------------- */

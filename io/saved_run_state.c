@@ -11,13 +11,38 @@
 #include "saved_run_.h"
 #include "io_.h"
 
-enum { STATE_VERSION = 1, STATE_MOST = 64 << 20 };
+/* Format 1, of brim 0.1, has another name for what it holds, no parts of its files, and no order. */
+enum { STATE_VERSION = 2, STATE_FIRST = 1, STATE_MOST = 64 << 20 };
 
-#define HEAD "{\"checkpoint\": "
+#define HEAD "{\"saved_run\": "
 #define TAIL ",\n\"crc32\": \"%08" PRIx32 "\"}\n"
 enum { TAIL_BYTES = 23 };
 
 /* ---- Writing --------------------------------------------------------------------------------- */
+
+int saved_file_fill(SavedFile *file, const FileSum *sums, int count)
+{
+    json_t *parts = json_array();
+    int failed = !parts;
+    file->sum = (FileSum){0};
+    for (int i = 0; i < count && !failed; i++) {
+        file->sum = file_sum_join(file->sum, sums[i]);
+        failed = json_array_append_new(
+                     parts, json_pack("[I, I]", (json_int_t)sums[i].bytes, (json_int_t)sums[i].crc32)) != 0;
+    }
+    if (!failed) {
+        file->parts = parts;
+        return 0;
+    }
+    json_decref(parts);
+    return error_raise(ERROR_HOST_MEMORY, "no host memory for the checksums of a saved run");
+}
+
+static json_t *file_json(const SavedFile *file)
+{
+    return json_pack("{s:I, s:I, s:O}", "bytes", (json_int_t)file->sum.bytes, "crc32",
+                     (json_int_t)file->sum.crc32, "parts", file->parts);
+}
 
 static json_t *sum_json(const FileSum *sum)
 {
@@ -65,12 +90,12 @@ static json_t *kept_json(const Optimizer *optimizer)
 static json_t *data_json(const Loader *loader)
 {
     DataCursor at = data_cursor(loader);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "seed", (json_int_t)at.seed, "epoch", (json_int_t)at.epoch,
-                     "position", (json_int_t)at.position, "step", (json_int_t)at.step, "samples",
-                     (json_int_t)data_samples(loader));
+    return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I}", "order", DATA_ORDER, "seed", (json_int_t)at.seed,
+                     "epoch", (json_int_t)at.epoch, "position", (json_int_t)at.position, "step",
+                     (json_int_t)at.step, "samples", (json_int_t)data_samples(loader));
 }
 
-static json_t *state_json(const SavedRun *run, const FileSum *model, const FileSum *file)
+static json_t *state_json(const SavedRun *run, const SavedFile files[SAVED_FILES])
 {
     const Context *context = context_here();
     const RandomState *r = &context->random;
@@ -79,12 +104,12 @@ static json_t *state_json(const SavedRun *run, const FileSum *model, const FileS
                                (json_int_t)r->first_sample, "layer", (json_int_t)r->layer);
     json_t *optimizer = json_pack("{s:s, s:f, s:o}", "name", optim_name(run->optimizer), "lr",
                                   (double)optim_base_lr(run->optimizer), "kept", kept_json(run->optimizer));
-    json_t *files =
-        json_pack("{s:o, s:o}", SAVED_RUN_MODEL, sum_json(model), SAVED_RUN_OPTIMIZER, sum_json(file));
+    json_t *sums = json_pack("{s:o, s:o}", SAVED_RUN_MODEL, file_json(&files[0]), SAVED_RUN_OPTIMIZER,
+                             file_json(&files[1]));
     json_t *root =
         json_pack("{s:i, s:s, s:I, s:i, s:o, s:o, s:o, s:o}", "version", STATE_VERSION, "brim", BRIM_VERSION,
                   "step", (json_int_t)optim_steps(run->optimizer), "threads", context->threads, "settings",
-                  settings_json(run), "optimizer", optimizer, "random", random, "files", files);
+                  settings_json(run), "optimizer", optimizer, "random", random, "files", sums);
     if (root && run->command)
         json_object_set_new(root, "command", json_string(run->command)); /* not if it is not UTF-8 */
     int failed = root && run->loader && json_object_set_new(root, "data", data_json(run->loader)) != 0;
@@ -96,13 +121,12 @@ static json_t *state_json(const SavedRun *run, const FileSum *model, const FileS
     return root;
 }
 
-int saved_run_state_write(const char *path, const SavedRun *run, const FileSum *model,
-                          const FileSum *optimizer)
+int saved_run_state_write(const char *path, const SavedRun *run, const SavedFile files[SAVED_FILES])
 {
     FileWriter writer;
     FileSum sum = {0};
     char tail[TAIL_BYTES + 1];
-    json_t *root = state_json(run, model, optimizer);
+    json_t *root = state_json(run, files);
     if (file_begin(&writer, path) == 0) {
         writer.sum = &sum;
         file_put(&writer, HEAD, strlen(HEAD));
@@ -119,7 +143,7 @@ int saved_run_state_write(const char *path, const SavedRun *run, const FileSum *
 /* NULL after raising; free with *bytes. */
 static char *read_text(const char *path, const char *shown, size_t *bytes)
 {
-    int file = file_open_input(path, shown, "the state of a checkpoint", STATE_MOST, bytes);
+    int file = file_open_input(path, shown, "the state of a saved run", STATE_MOST, bytes);
     char *text = file >= 0 ? host_alloc(*bytes) : NULL;
     size_t got = 0;
     while (text && got < *bytes) {
@@ -147,12 +171,12 @@ static json_t *parse(const char *shown, const char *text, size_t bytes)
         error_raise(ERROR_DATA, "%s is damaged: it does not end with the checksum of what it holds", shown);
         return NULL;
     }
-    return json_parse(shown, "the state of a checkpoint", text, bytes);
+    return json_parse(shown, "the state of a saved run", text, bytes);
 }
 
 static int bad_state(const char *shown, const char *what)
 {
-    return error_raise(ERROR_DATA, "%s is not the state of a checkpoint: %s", shown, what);
+    return error_raise(ERROR_DATA, "%s is not the state of a saved run: %s", shown, what);
 }
 
 static int unpack_data(SavedRunState *s, json_t *data)
@@ -163,9 +187,48 @@ static int unpack_data(SavedRunState *s, json_t *data)
         return -1;
     if (epoch > COUNT_MOST || step > COUNT_MOST)
         return -1;
+    if (json_unpack(data, "{s?:i}", "order", &s->order))
+        return -1;
     s->has_data = 1;
     s->cursor = (DataCursor){.seed = (uint64_t)seed, .epoch = epoch, .position = position, .step = step};
     s->samples = samples;
+    return 0;
+}
+
+/* The parts of a file are its bytes, and add up to its checksum. */
+static int unpack_file(const json_t *files, const char *name, SavedFile *file)
+{
+    json_int_t bytes = 0, crc32 = 0;
+    size_t i;
+    json_t *part;
+    FileSum all = {0};
+    if (json_unpack(json_object_get(files, name), "{s:I, s:I, s?:o}", "bytes", &bytes, "crc32", &crc32,
+                    "parts", &file->parts))
+        return -1;
+    file->sum = (FileSum){(uint64_t)bytes, (uint32_t)crc32};
+    json_array_foreach(file->parts, i, part)
+    {
+        json_int_t size = json_integer_value(json_array_get(part, 0));
+        if (size < 0 || (uint64_t)size > file->sum.bytes - all.bytes)
+            return -1;
+        all = file_sum_join(all,
+                            (FileSum){(uint64_t)size, (uint32_t)json_integer_value(json_array_get(part, 1))});
+    }
+    return file->parts && (all.bytes != file->sum.bytes || all.crc32 != file->sum.crc32) ? -1 : 0;
+}
+
+/* What the state holds, of a format that is read. 0 or raises. */
+static int unpack_version(const char *shown, SavedRunState *s, json_t **root)
+{
+    int version = 0;
+    *root = json_object_get(s->root, "saved_run");
+    *root = *root ? *root : json_object_get(s->root, "checkpoint"); /* format 1 */
+    if (json_unpack(*root, "{s:i}", "version", &version))
+        return bad_state(shown, "it has no version");
+    if (version < STATE_FIRST || version > STATE_VERSION)
+        return error_raise(ERROR_DATA, "%s has format %d; this brim reads %d to %d", shown, version,
+                           STATE_FIRST, STATE_VERSION);
+    s->order = 1; /* of format 1 */
     return 0;
 }
 
@@ -173,22 +236,21 @@ static int unpack(const char *shown, SavedRunState *s)
 {
     json_error_t error;
     json_t *data = NULL, *settings = NULL, *kept = NULL, *inputs = NULL;
-    json_int_t step = 0, seed = 0, fills = 0, random_step = 0, first = 0, layer = 0, bytes[2], crc[2];
-    int version = 0;
-    json_t *root = json_object_get(s->root, "checkpoint");
-    if (json_unpack(root, "{s:i}", "version", &version))
-        return bad_state(shown, "it has no version");
-    if (version != STATE_VERSION)
-        return error_raise(ERROR_DATA, "%s has format %d; this brim reads %d", shown, version, STATE_VERSION);
+    json_int_t step = 0, seed = 0, fills = 0, random_step = 0, first = 0, layer = 0;
+    json_t *root = NULL, *files = NULL;
+    if (unpack_version(shown, s, &root))
+        return error_code();
     if (json_unpack_ex(root, &error, 0,
                        "{s:I, s:i, s:o, s:{s:s, s:F, s:o}, s:{s:I, s:I, s:I, s:I, s:I}, "
-                       "s:{s:{s:I, s:I}, s:{s:I, s:I}}, s?:s, s?:o, s?:o}",
+                       "s:o, s?:s, s?:o, s?:o}",
                        "step", &step, "threads", &s->threads, "settings", &settings, "optimizer", "name",
                        &s->optimizer, "lr", &s->lr, "kept", &kept, "random", "seed", &seed, "fills", &fills,
-                       "step", &random_step, "first_sample", &first, "layer", &layer, "files",
-                       SAVED_RUN_MODEL, "bytes", &bytes[0], "crc32", &crc[0], SAVED_RUN_OPTIMIZER, "bytes",
-                       &bytes[1], "crc32", &crc[1], "command", &s->command, "data", &data, "inputs", &inputs))
+                       "step", &random_step, "first_sample", &first, "layer", &layer, "files", &files,
+                       "command", &s->command, "data", &data, "inputs", &inputs))
         return bad_state(shown, error.text);
+    if (unpack_file(files, SAVED_RUN_MODEL, &s->files[0]) ||
+        unpack_file(files, SAVED_RUN_OPTIMIZER, &s->files[1]))
+        return bad_state(shown, "the sizes and checksums of its files are missing or do not agree");
     if (step < 0 || step > COUNT_MOST || (data && unpack_data(s, data)) || !json_is_object(settings) ||
         !json_is_array(kept))
         return bad_state(shown, "a field is missing or out of range");
@@ -199,17 +261,15 @@ static int unpack(const char *shown, SavedRunState *s)
     s->settings = settings;
     s->kept = kept;
     s->inputs = inputs;
-    s->model = (FileSum){(uint64_t)bytes[0], (uint32_t)crc[0]};
-    s->file = (FileSum){(uint64_t)bytes[1], (uint32_t)crc[1]};
     return 0;
 }
 
-int saved_run_state_read(const char *checkpoint, SavedRunState *state)
+int saved_run_state_read(const char *saved, SavedRunState *state)
 {
     char path[PATH_BYTES], shown[FILE_LABEL];
     size_t bytes = 0;
     *state = (SavedRunState){0};
-    if (path_join(path, checkpoint, SAVED_RUN_STATE))
+    if (path_join(path, saved, SAVED_RUN_STATE))
         return error_code();
     path_label(shown, path);
     char *text = read_text(path, shown, &bytes);
@@ -281,7 +341,7 @@ static void compare_settings(Differences *d, const SavedRun *run, const SavedRun
     }
 }
 
-/* What was there, of one input; 0 when the checkpoint does not know it: those of older versions know none. */
+/* What was there, of one input; 0 when the saved run does not know it: those of older versions know none. */
 static int saved_sum(const SavedRunState *s, const char *name, FileSum *sum)
 {
     json_int_t bytes = 0, crc32 = 0;
@@ -313,6 +373,19 @@ static int compare_inputs(const char *shown, const SavedRun *run, const SavedRun
     return 0;
 }
 
+/* Another order is another run, and an older brim's cannot be had again. */
+static int compare_order(const char *shown, const SavedRunState *s)
+{
+    if (!s->has_data || s->order == DATA_ORDER)
+        return 0;
+    return error_raise(
+        ERROR_ARGUMENT,
+        "%s was saved by another version of brim, which shuffles samples in another order (%d, "
+        "here %d): it cannot be resumed as the same run; start a new run from its weights: "
+        "--init %s/" SAVED_RUN_MODEL,
+        shown, s->order, DATA_ORDER, shown);
+}
+
 int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedRunState *s)
 {
     Differences d = {0};
@@ -324,7 +397,7 @@ int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedR
     else if (run->loader || s->has_data)
         differs(&d, "data", run->loader ? "a loader" : "none", s->has_data ? "a loader" : "none");
     if (!d.used && !d.more)
-        return context_here()->meta ? 0 : compare_inputs(shown, run, s);
+        return compare_order(shown, s) || context_here()->meta ? error_code() : compare_inputs(shown, run, s);
     char more[32] = "";
     if (d.more)
         snprintf(more, sizeof more, "; and %d more", d.more);

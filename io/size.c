@@ -1,4 +1,4 @@
-/* How much a checkpoint or an export is going to write, known from shapes before there is any data: whether
+/* How much a saved run or an export is going to write, known from shapes before there is any data: whether
  * the disk has room for it is better asked before training than after. */
 #include <string.h>
 
@@ -9,10 +9,9 @@
  * and what rounds it up to blocks; of the JSON beside it. */
 enum { ENTRY = 96, DIMENSION = 21, FILE_ROUND = 4096, JSON_FILE = 65536 };
 
-static uint64_t entry_bytes(const Tensor *parameter, const char *ending, int element)
+static uint64_t entry_bytes(const Tensor *parameter, int element)
 {
-    return strlen(tensor_name(parameter)) + strlen(ending) + ENTRY +
-           (uint64_t)tensor_shape(parameter).ndim * DIMENSION +
+    return strlen(tensor_name(parameter)) + ENTRY + (uint64_t)tensor_shape(parameter).ndim * DIMENSION +
            (uint64_t)tensor_numel(parameter) * (uint64_t)element;
 }
 
@@ -27,7 +26,18 @@ static uint64_t parameter_bytes(TensorList list, int element)
 {
     uint64_t bytes = 0;
     for (int i = 0; i < list.count; i++)
-        bytes += entry_bytes(list.items[i], "", element);
+        bytes += entry_bytes(list.items[i], element);
+    return bytes;
+}
+
+/* At most: beside what is the same for every run, of each tensor a part's size and checksum, and of each
+ * parameter that it has a gradient of zeros. */
+static uint64_t state_bytes(TensorList list, const Optimizer *optimizer)
+{
+    uint64_t bytes = JSON_FILE;
+    for (int i = 0; i < list.count; i++)
+        bytes += strlen(tensor_name(list.items[i])) + ENTRY +
+                 (uint64_t)(optim_state_arrays(optimizer) + 2) * ENTRY;
     return bytes;
 }
 
@@ -35,19 +45,14 @@ IoSize io_saved_run_size(Module *model, const Optimizer *optimizer)
 {
     IoSize size = {0};
     TensorList list = nn_parameters(model);
-    uint64_t states = 0;
-    for (int i = 0; i < list.count && !error_code(); i++) {
-        const Tensor *parameter = list.items[i];
-        for (int k = 0; k < optim_state_arrays(optimizer); k++)
-            states += entry_bytes(parameter, optim_state_name(optimizer, k), sizeof(float));
-        /* its number of updates, and that it has a gradient of zeros */
-        states += 2 * (strlen(tensor_name(parameter)) + ENTRY + DIMENSION);
-    }
-    if (error_code())
+    uint64_t files[SAVED_FILES] = {0};
+    if (error_code() || saved_run_bytes(model, optimizer, files))
         return (IoSize){0};
-    add_file(&size, parameter_bytes(list, sizeof(float)));
-    add_file(&size, states);
-    add_file(&size, JSON_FILE);
+    add_file(&size, files[0]);
+    add_file(&size, files[1]);
+    add_file(&size, state_bytes(list, optimizer));
+    size.model = files[0];
+    size.optimizer = files[1];
     return size;
 }
 

@@ -1,4 +1,4 @@
-/* Between the files that match a checkpoint's tensors with a model's parameters. */
+/* Between the files that match the tensors of files with a model's parameters. */
 #ifndef BRIM_WEIGHTS_INTERNAL_H
 #define BRIM_WEIGHTS_INTERNAL_H
 

@@ -52,7 +52,6 @@
 #define memtrack_process_resident_files brim_memtrack_process_resident_files
 #define memtrack_process_resident_peak brim_memtrack_process_resident_peak
 #define memtrack_retag brim_memtrack_retag
-#define memtrack_seconds brim_memtrack_seconds
 #define memtrack_stats brim_memtrack_stats
 #define memtrack_step brim_memtrack_step
 #define memtrack_step_set brim_memtrack_step_set

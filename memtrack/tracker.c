@@ -2,8 +2,8 @@
  * ledgers.
  */
 #include <string.h>
-#include <time.h>
 
+#include "../base/clock_.h"
 #include "memtrack_.h"
 
 static const char *const component_names[MEM_COMPONENT_COUNT] = {
@@ -13,7 +13,7 @@ static const char *const component_names[MEM_COMPONENT_COUNT] = {
 };
 
 static const char *const group_names[MEM_GROUP_COUNT] = {
-#define X(id, name) [MEM_GROUP_##id] = name,
+#define X(id, name, label, word, brief) [MEM_GROUP_##id] = name,
     MEMTRACK_GROUPS(X)
 #undef X
 };
@@ -50,26 +50,14 @@ MemGroup memtrack_component_group(MemComponent component)
     return (unsigned)component < MEM_COMPONENT_COUNT ? component_groups[component] : MEM_GROUP_OVERHEAD;
 }
 
-uint64_t memtrack_clock_(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-double memtrack_seconds(void)
-{
-    return 1e-9 * (double)memtrack_clock_();
-}
-
 MemTracker *memtrack_create(void)
 {
     MemTracker *tracker = memtrack_host_calloc(NULL, sizeof *tracker);
     if (!tracker)
         return NULL;
     memtrack_host_adopt_(tracker);
-    tracker->created_ns = memtrack_clock_();
-    if (memtrack_places_create_(tracker)) {
+    tracker->created_ns = clock_ns();
+    if (memtrack_paths_create_(tracker)) {
         memtrack_destroy(tracker);
         return NULL;
     }
@@ -84,7 +72,7 @@ void memtrack_destroy(MemTracker *tracker)
         next = ledger->next;
         memtrack_ledger_destroy_(ledger);
     }
-    memtrack_places_destroy_(tracker);
+    memtrack_paths_destroy_(tracker);
     memtrack_host_free(NULL, tracker, sizeof *tracker);
 }
 
@@ -125,8 +113,7 @@ const char *memtrack_op_set(MemTracker *tracker, const char *op)
 {
     const char *before = tracker->op;
     tracker->op = op;
-    /* Hashed here, once an op, rather than at each of its events. */
-    tracker->op_hash = op ? memtrack_hash_text_(MEMTRACK_HASH_SEED, op, strlen(op)) : 0;
+    tracker->op_hashed = false;
     if (tracker->watch && op)
         tracker->watch(tracker->watch_user);
     return before;

@@ -74,6 +74,12 @@ int module_attention_cache(const Module *module, int *kv_heads, int *head_dim)
     return c->style == ATTENTION_BERT ? -1 : 1;
 }
 
+Tensor *module_attention_output(const Module *attention)
+{
+    const Attention *self = attention->state;
+    return self->weight[self->config.style == ATTENTION_GPT2 ? 1 : 3];
+}
+
 /* A projection is a child for its name's sake; its forward is called from the attention's own. */
 static int projection(Module *module, Attention *self, int i, const char *name, int64_t in, int64_t out,
                       int bias)
@@ -81,8 +87,8 @@ static int projection(Module *module, Attention *self, int i, const char *name, 
     Module *child = nn_add(module, name, nn_linear(in, out, bias));
     if (!child)
         return -1;
-    self->weight[i] = child->parameters[0].tensor;
-    self->bias[i] = bias ? child->parameters[1].tensor : NULL;
+    self->weight[i] = module_own(child, "weight");
+    self->bias[i] = module_own(child, "bias");
     return 0;
 }
 
@@ -108,10 +114,10 @@ static void gpt2_projections(Module *module, Attention *self, int64_t dim)
     Module *out = module_conv1d(module, "c_proj", dim, dim);
     if (!qkv || !out)
         return;
-    self->weight[0] = qkv->parameters[0].tensor;
-    self->bias[0] = qkv->parameters[1].tensor;
-    self->weight[1] = out->parameters[0].tensor;
-    self->bias[1] = out->parameters[1].tensor;
+    self->weight[0] = module_own(qkv, "weight");
+    self->bias[0] = module_own(qkv, "bias");
+    self->weight[1] = module_own(out, "weight");
+    self->bias[1] = module_own(out, "bias");
 }
 
 Module *nn_attention(const AttentionConfig *config)

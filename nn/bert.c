@@ -4,6 +4,8 @@
 
 #include "module_.h"
 
+enum { USUAL_MAX_SEQ = 512 };
+
 typedef struct BertBlock {
     Module *attention, *norm1, *up, *down, *norm2, *dropout;
 } BertBlock;
@@ -16,7 +18,7 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
     Tensor *sum = tensor_add(x, tensor_donate(branch));
     Tensor *middle = nn_forward(self->norm1, tensor_donate(sum), batch);
     Tensor *hidden = nn_forward(self->up, middle, batch);
-    /* GELU's value is a quarter of what a block would keep; making it again costs a hundredth of a step. */
+    /* GELU's value is a quarter of what a block would keep; recomputing it costs a hundredth of a step. */
     branch = nn_forward(self->down, tensor_donate(tensor_recompute(hidden)), batch);
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
     sum = tensor_add(tensor_donate(middle), tensor_donate(branch));
@@ -105,9 +107,9 @@ static void bert_embedding_modules(Module *module, Bert *self, const BertConfig 
     self->dropout = nn_add(module, "bert.embeddings.dropout", nn_dropout(c->dropout));
     if (error_code())
         return;
-    self->word_table = self->words->parameters[0].tensor;
-    self->positions = positions->parameters[0].tensor;
-    self->types = types->parameters[0].tensor;
+    self->word_table = module_own(self->words, "weight");
+    self->positions = module_own(positions, "weight");
+    self->types = module_own(types, "weight");
 }
 
 static const ModuleClass predictions_class = {"bert_predictions", 0, NULL};
@@ -128,7 +130,7 @@ Module *nn_bert(const BertConfig *config)
         return NULL;
     BertConfig c = *config;
     int64_t ffn = c.ffn ? c.ffn : 4 * (int64_t)c.dim;
-    c.max_seq = c.max_seq ? c.max_seq : 512;
+    c.max_seq = c.max_seq ? c.max_seq : USUAL_MAX_SEQ;
     c.types = c.types ? c.types : 2;
     c.norm_eps = c.norm_eps > 0 ? c.norm_eps : 1e-12f;
     if (config_positive("bert", "vocab", c.vocab) || config_positive("bert", "dim", c.dim) ||
@@ -161,3 +163,35 @@ Module *nn_bert(const BertConfig *config)
                                             .path = decoder_path});
     return module;
 }
+
+/* ---- The family ------------------------------------------------------------------------------ */
+
+static Module *make(const ModelPreset *preset)
+{
+    return nn_bert(&preset->config.bert);
+}
+
+static ModelSizes sizes(const ModelPreset *preset)
+{
+    const BertConfig *c = &preset->config.bert;
+    return (ModelSizes){.layers = c->layers,
+                        .vocab = c->vocab,
+                        .max_seq = c->max_seq ? c->max_seq : USUAL_MAX_SEQ,
+                        .dim = c->dim,
+                        .heads = c->heads,
+                        .kv_heads = c->heads,
+                        .head_dim = c->heads ? c->dim / c->heads : 0};
+}
+
+const ModelFamilyRow bert_family = {
+    .name = "bert",
+    .reads = MODEL_READS_TEXT,
+    .objective = OBJECTIVE_MASKED,
+    .gpt_block = 1,
+    .lr = 1e-3f,
+    .make = make,
+    .sizes = sizes,
+    .vocab_at = offsetof(ModelPreset, config.bert.vocab),
+    .attention_at = offsetof(ModelPreset, config.bert.attention),
+    .dropout_at = offsetof(ModelPreset, config.bert.dropout),
+};

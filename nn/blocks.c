@@ -6,50 +6,52 @@
 #include "../base/plural_.h"
 #include "module_.h"
 
-void nn_mark_block(Module *model, Module *block)
+void nn_mark_block(Module *module, Module *block)
 {
-    if (!model || !block)
+    Model *model = module && block ? module_model(module) : NULL;
+    if (!model)
         return;
-    Module **grown = module_grow(model, model->blocks, model->block_count, sizeof *model->blocks);
+    Module **grown = module_grow(module, model->blocks, model->block_count, sizeof *model->blocks);
     if (!grown)
         return;
     model->blocks = grown;
     model->blocks[model->block_count++] = block;
 }
 
-int nn_block_count(const Module *model)
+int nn_block_count(const Module *module)
 {
-    return model ? model->block_count : 0;
+    return module && module->model ? module->model->block_count : 0;
 }
 
-Module *nn_block(const Module *model, int i)
+Module *nn_block(const Module *module, int i)
 {
-    return model && i >= 0 && i < model->block_count ? model->blocks[i] : NULL;
+    return i >= 0 && i < nn_block_count(module) ? module->model->blocks[i] : NULL;
 }
 
 /* ---- Running them ---------------------------------------------------------------------------- */
 
-/* x is the result of the block before, and nobody's any more. */
-static Tensor *next_input(Module *model, Tensor *x, const Batch *batch)
+/* x is the result of the block before; nobody else uses it. */
+static Tensor *next_input(Module *module, Tensor *x, const Batch *batch)
 {
+    const Model *model = module->model;
     x = tensor_donate(x);
-    return tensor_donate(model->between_blocks ? model->between_blocks(model, x, batch) : x);
+    return tensor_donate(model->between_blocks ? model->between_blocks(module, x, batch) : x);
 }
 
-static Tensor *run_range(Module *model, int first, int end, Tensor *x, const Batch *batch)
+static Tensor *run_range(Module *module, int first, int end, Tensor *x, const Batch *batch)
 {
     for (int i = first; i < end && x; i++)
-        x = nn_forward(model->blocks[i], i > first ? next_input(model, x, batch) : x, batch);
+        x = nn_forward(module->model->blocks[i], i > first ? next_input(module, x, batch) : x, batch);
     return x;
 }
 
 static Tensor *segment_forward(void *self, Tensor *x, const Batch *batch)
 {
     const Segment *segment = self;
-    return run_range(segment->model, segment->first, segment->end, x, batch);
+    return run_range(segment->module, segment->first, segment->end, x, batch);
 }
 
-static Segment *segment_find(const Module *model, int first, int end)
+static Segment *segment_find(const Model *model, int first, int end)
 {
     Segment *segment = model->segments;
     while (segment && (segment->first != first || segment->end != end))
@@ -69,27 +71,29 @@ static int segment_end(const char *pattern, int i)
 }
 
 /* Messages name the segment's first block, as where that block alone is checkpointed. */
-static Tensor *run_segment(const Module *model, int first, int end, Tensor *x, const Batch *batch)
+static Tensor *run_segment(const Module *module, int first, int end, Tensor *x, const Batch *batch)
 {
-    MemTracker *tracker = model->item.context->tracker;
+    const Model *model = module->model;
+    MemTracker *tracker = module->item.context->tracker;
     int path = memtrack_path_set(tracker, model->blocks[first]->path);
     Tensor *y = tensor_checkpoint(segment_forward, segment_find(model, first, end), x, batch);
     memtrack_path_set(tracker, path);
     return y;
 }
 
-Tensor *nn_run_blocks(Module *model, Tensor *x, const Batch *batch)
+Tensor *nn_run_blocks(Module *module, Tensor *x, const Batch *batch)
 {
+    Model *model = module ? module->model : NULL;
     if (!model)
-        return NULL;
+        return module ? x : NULL;
     model->blocks_ran = 1;
     if (!model->pattern || !tensor_recording())
-        return run_range(model, 0, model->block_count, x, batch);
+        return run_range(module, 0, model->block_count, x, batch);
     int length = (int)strlen(model->pattern); /* blocks marked since keep everything */
     for (int i = 0, end; i < model->block_count && x; i = end) {
         end = i < length ? segment_end(model->pattern, i) : i;
-        x = i > 0 ? next_input(model, x, batch) : x;
-        x = end > i ? run_segment(model, i, end, x, batch) : nn_forward(model->blocks[i], x, batch);
+        x = i > 0 ? next_input(module, x, batch) : x;
+        x = end > i ? run_segment(module, i, end, x, batch) : nn_forward(model->blocks[i], x, batch);
         end += end == i;
     }
     return x;
@@ -101,7 +105,7 @@ typedef struct PatternText {
     char text[16];
 } PatternText;
 
-/* A right one for this many blocks, to show. */
+/* A valid pattern for this many blocks, to show in messages. */
 static PatternText example_of(int blocks)
 {
     enum { SHOWN = 12 };
@@ -121,97 +125,105 @@ static int bad_pattern(const char *pattern, const char *what, int at, int blocks
                        pattern, what, at, blocks, plural(blocks), example_of(blocks).text);
 }
 
-static int check_pattern(const Module *model, const char *pattern)
+static int check_pattern(const Module *module, const char *pattern)
 {
+    int blocks = nn_block_count(module);
     size_t length = strlen(pattern), fine = strspn(pattern, ".c+");
     if (fine < length)
-        return bad_pattern(pattern, "has another character at", (int)fine, model->block_count);
-    if (length != (size_t)model->block_count)
-        return bad_pattern(pattern, "is of length", (int)length, model->block_count);
+        return bad_pattern(pattern, "has another character at", (int)fine, blocks);
+    if (length != (size_t)blocks)
+        return bad_pattern(pattern, "is of length", (int)length, blocks);
     for (int i = 0; pattern[i]; i++)
         if (pattern[i] == '+' && (i == 0 || pattern[i - 1] == '.'))
-            return bad_pattern(pattern, "continues no segment at", i, model->block_count);
+            return bad_pattern(pattern, "continues no segment at", i, blocks);
     return 0;
 }
 
 /* Kept until the model goes: backward may come after the pattern has changed. */
-static int segment_need(Module *model, int first, int end)
+static int segment_need(Module *module, int first, int end)
 {
+    Model *model = module->model;
     if (segment_find(model, first, end))
         return 0;
     Segment *segment = host_alloc(sizeof *segment);
     if (!segment)
         return error_code();
-    *segment = (Segment){.next = model->segments, .model = model, .first = first, .end = end};
+    *segment = (Segment){.next = model->segments, .module = module, .first = first, .end = end};
     model->segments = segment;
     return 0;
 }
 
-static void free_pattern(Module *model)
+static void free_pattern(const Module *module)
 {
-    module_free_text(model, model->pattern);
-    model->pattern = NULL;
+    if (!module->model)
+        return;
+    module_free_text(module, module->model->pattern);
+    module->model->pattern = NULL;
 }
 
-void module_free_blocks(Module *module)
+void module_free_model(Module *module)
 {
     Context *context = module->item.context;
+    Model *model = module->model;
+    if (!model)
+        return;
     free_pattern(module);
-    while (module->segments) {
-        Segment *segment = module->segments;
-        module->segments = segment->next;
+    while (model->segments) {
+        Segment *segment = model->segments;
+        model->segments = segment->next;
         host_free(context, segment, sizeof *segment);
     }
-    memtrack_host_free(context->tracker, module->blocks,
-                       (size_t)module->block_count * sizeof *module->blocks);
+    memtrack_host_free(context->tracker, model->blocks, (size_t)model->block_count * sizeof *model->blocks);
+    host_free(context, model, sizeof *model);
 }
 
-int nn_set_checkpoints(Module *model, const char *pattern)
+int nn_set_checkpoints(Module *module, const char *pattern)
 {
-    if (!model)
+    if (!module)
         return error_code();
     if (!pattern || !pattern[strspn(pattern, ".")]) {
-        if (pattern && check_pattern(model, pattern))
+        if (pattern && check_pattern(module, pattern))
             return error_code();
-        free_pattern(model);
+        free_pattern(module);
         return 0;
     }
-    if (check_pattern(model, pattern))
+    if (check_pattern(module, pattern))
         return error_code();
     for (int i = 0, end; pattern[i]; i = end + (end == i)) {
         end = segment_end(pattern, i);
-        if (end > i && segment_need(model, i, end))
+        if (end > i && segment_need(module, i, end))
             return error_code();
     }
-    char *copy = module_copy_text(model, pattern);
+    char *copy = module_copy_text(module, pattern);
     if (!copy)
         return error_code();
-    free_pattern(model);
-    model->pattern = copy;
+    free_pattern(module);
+    module->model->pattern = copy;
     return 0;
 }
 
-int nn_set_checkpoint_every(Module *model, int n)
+int nn_set_checkpoint_every(Module *module, int n)
 {
-    if (!model)
+    if (!module)
         return error_code();
     if (n < 1)
         return error_raise(ERROR_ARGUMENT,
                            "nn_set_checkpoint_every: segments of %d blocks; 1 or more, and "
                            "nn_set_checkpoints(model, NULL) turns checkpointing off",
                            n);
-    size_t bytes = (size_t)model->block_count + 1;
+    int blocks = nn_block_count(module);
+    size_t bytes = (size_t)blocks + 1;
     char *pattern = host_alloc(bytes);
     if (!pattern)
         return error_code();
-    for (int i = 0; i < model->block_count; i++)
+    for (int i = 0; i < blocks; i++)
         pattern[i] = i % n ? '+' : 'c';
-    int failed = nn_set_checkpoints(model, pattern);
-    host_free(model->item.context, pattern, bytes);
+    int failed = nn_set_checkpoints(module, pattern);
+    host_free(module->item.context, pattern, bytes);
     return failed;
 }
 
-const char *nn_checkpoints(const Module *model)
+const char *nn_checkpoints(const Module *module)
 {
-    return model ? model->pattern : NULL;
+    return module && module->model ? module->model->pattern : NULL;
 }

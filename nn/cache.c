@@ -203,7 +203,7 @@ static int check_forward(const Module *model, const Batch *batch, const KvCache 
 
 static Tensor *next_forward(Module *model, const Batch *batch)
 {
-    if (!model->head.weight) {
+    if (!model->model || !model->model->head.weight) {
         error_raise(ERROR_STATE, "nn_forward_next: this %s offers no head (nn_offer_head); llama and gpt2 do",
                     model->type->name);
         return NULL;

@@ -4,52 +4,54 @@
 
 #include "module_.h"
 
-typedef struct Gpt2Block {
-    Module *norm1, *attention, *norm2, *dropout;
+enum { USUAL_MAX_SEQ = 1024 };
+
+typedef struct Gpt2Mlp {
     Tensor *fc_weight, *fc_bias, *proj_weight, *proj_bias; /* (C,F) (F) (F,C) (C) */
-} Gpt2Block;
+} Gpt2Mlp;
 
 static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
 {
-    const Gpt2Block *block = *(Gpt2Block **)nn_state(module);
+    const Gpt2Mlp *self = nn_state(module);
     (void)batch;
-    Tensor *hidden =
-        tensor_linear_in_out(x, block->fc_weight, block->fc_bias, TENSOR_GELU_TANH); /* (B,T,F) */
-    return tensor_linear_in_out(tensor_donate(hidden), block->proj_weight, block->proj_bias, TENSOR_IDENTITY);
+    Tensor *hidden = tensor_linear_in_out(x, self->fc_weight, self->fc_bias, TENSOR_GELU_TANH); /* (B,T,F) */
+    return tensor_linear_in_out(tensor_donate(hidden), self->proj_weight, self->proj_bias, TENSOR_IDENTITY);
 }
 
-static const ModuleClass mlp_class = {"gpt2_mlp", sizeof(Gpt2Block *), mlp_forward};
+static const ModuleClass mlp_class = {"gpt2_mlp", sizeof(Gpt2Mlp), mlp_forward};
+
+typedef struct Gpt2Block {
+    Module *norm1, *attention, *norm2, *mlp, *dropout;
+} Gpt2Block;
 
 static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
 {
     const Gpt2Block *self = nn_state(module);
-    Module *mlp = module->children[3];
     Tensor *normed = nn_forward(self->norm1, x, batch);
     Tensor *branch = nn_forward(self->attention, tensor_donate(normed), batch);
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
     Tensor *middle = tensor_add(x, tensor_donate(branch));
     normed = nn_forward(self->norm2, middle, batch);
-    branch = nn_forward(mlp, tensor_donate(normed), batch);
+    branch = nn_forward(self->mlp, tensor_donate(normed), batch);
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
     return tensor_add(tensor_donate(middle), tensor_donate(branch));
 }
 
 static const ModuleClass block_class = {"gpt2_block", sizeof(Gpt2Block), block_forward};
 
-static Module *gpt2_mlp(Gpt2Block *block, int64_t dim, int64_t ffn)
+static Module *gpt2_mlp(int64_t dim, int64_t ffn)
 {
     Module *module = nn_module(&mlp_class);
-    Gpt2Block **state = nn_state(module);
-    if (!state)
+    Gpt2Mlp *self = nn_state(module);
+    if (!self)
         return NULL;
-    *state = block;
     Module *fc = module_conv1d(module, "c_fc", dim, ffn), *proj = module_conv1d(module, "c_proj", ffn, dim);
     if (!fc || !proj)
         return NULL;
-    block->fc_weight = fc->parameters[0].tensor;
-    block->fc_bias = fc->parameters[1].tensor;
-    block->proj_weight = proj->parameters[0].tensor;
-    block->proj_bias = proj->parameters[1].tensor;
+    self->fc_weight = module_own(fc, "weight");
+    self->fc_bias = module_own(fc, "bias");
+    self->proj_weight = module_own(proj, "weight");
+    self->proj_bias = module_own(proj, "bias");
     return module;
 }
 
@@ -67,13 +69,13 @@ Module *nn_gpt2_block(const Gpt2Config *c)
                nn_attention(&(AttentionConfig){
                    .style = ATTENTION_GPT2, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
     self->norm2 = nn_add(module, "ln_2", nn_layer_norm(c->dim, c->norm_eps));
-    nn_add(module, "mlp", gpt2_mlp(self, c->dim, c->ffn ? c->ffn : 4 * (int64_t)c->dim));
+    self->mlp = nn_add(module, "mlp", gpt2_mlp(c->dim, c->ffn ? c->ffn : 4 * (int64_t)c->dim));
     self->dropout = nn_add(module, "dropout", nn_dropout(c->dropout));
     return error_code() ? NULL : module;
 }
 
 typedef struct Gpt2 {
-    Module *norm, *dropout;
+    Module *embedding, *norm, *dropout;
     Tensor *tokens, *positions; /* (V,C) (P,C) */
 } Gpt2;
 
@@ -85,7 +87,7 @@ static Tensor *gpt2_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,
         error_raise(ERROR_DATA, "gpt2: the batch has no token ids");
         return NULL;
     }
-    Tensor *hidden = nn_forward(module->children[0], batch->ids, batch); /* (B,T,C) */
+    Tensor *hidden = nn_forward(self->embedding, batch->ids, batch); /* (B,T,C) */
     hidden = tensor_add_rows_from(tensor_donate(hidden), self->positions, module_past(batch),
                                   tensor_dim(batch->ids, 1));
     hidden = nn_forward(self->dropout, tensor_donate(hidden), batch);
@@ -106,10 +108,11 @@ static void gpt2_init(Module *module, int layers)
 {
     module_init_normal(module, 0.02f);
     float residual = 0.02f / sqrtf(2.0f * (float)layers);
-    for (int i = 0; i < module->block_count; i++) {
-        const Module *block = module->blocks[i];
-        module_fill_normal(block->children[1]->children[1], "weight", residual); /* attn.c_proj */
-        module_fill_normal(block->children[3]->children[1], "weight", residual); /* mlp.c_proj */
+    for (int i = 0; i < nn_block_count(module); i++) {
+        const Gpt2Block *block = nn_state(nn_block(module, i));
+        const Gpt2Mlp *mlp = nn_state(block->mlp);
+        tensor_fill_normal(module_attention_output(block->attention), 0, residual);
+        tensor_fill_normal(mlp->proj_weight, 0, residual);
     }
 }
 
@@ -119,7 +122,7 @@ Module *nn_gpt2(const Gpt2Config *config)
         return NULL;
     Gpt2Config c = *config;
     int64_t ffn = c.ffn ? c.ffn : 4 * (int64_t)c.dim;
-    c.max_seq = c.max_seq ? c.max_seq : 1024;
+    c.max_seq = c.max_seq ? c.max_seq : USUAL_MAX_SEQ;
     if (config_positive("gpt2", "vocab", c.vocab) || config_positive("gpt2", "dim", c.dim) ||
         config_positive("gpt2", "layers", c.layers) || config_positive("gpt2", "ffn", ffn) ||
         config_positive("gpt2", "max_seq", c.max_seq) || config_heads("gpt2", c.dim, c.heads, c.heads))
@@ -129,7 +132,7 @@ Module *nn_gpt2(const Gpt2Config *config)
     Gpt2 *self = nn_state(module);
     if (!self)
         return NULL;
-    Module *tokens = nn_add(module, "transformer.wte", nn_embedding(c.vocab, c.dim));
+    self->embedding = nn_add(module, "transformer.wte", nn_embedding(c.vocab, c.dim));
     Module *positions = nn_add(module, "transformer.wpe", nn_embedding(c.max_seq, c.dim));
     self->dropout = nn_add(module, "transformer.drop", nn_dropout(c.dropout));
     for (int i = 0; i < c.layers && !error_code(); i++) {
@@ -140,9 +143,43 @@ Module *nn_gpt2(const Gpt2Config *config)
     self->norm = nn_add(module, "transformer.ln_f", nn_layer_norm(c.dim, c.norm_eps));
     if (error_code())
         return NULL;
-    self->tokens = tokens->parameters[0].tensor;
-    self->positions = positions->parameters[0].tensor;
+    self->tokens = module_own(self->embedding, "weight");
+    self->positions = module_own(positions, "weight");
     nn_offer_head(module, &(ModuleHead){.hidden = gpt2_hidden, .weight = self->tokens, .path = "lm_head"});
     gpt2_init(module, c.layers);
     return error_code() ? NULL : module;
 }
+
+/* ---- The family ------------------------------------------------------------------------------ */
+
+static Module *make(const ModelPreset *preset)
+{
+    return nn_gpt2(&preset->config.gpt2);
+}
+
+static ModelSizes sizes(const ModelPreset *preset)
+{
+    const Gpt2Config *c = &preset->config.gpt2;
+    return (ModelSizes){.layers = c->layers,
+                        .vocab = c->vocab,
+                        .max_seq = c->max_seq ? c->max_seq : USUAL_MAX_SEQ,
+                        .dim = c->dim,
+                        .heads = c->heads,
+                        .kv_heads = c->heads,
+                        .head_dim = c->heads ? c->dim / c->heads : 0};
+}
+
+const ModelFamilyRow gpt2_family = {
+    .name = "gpt2",
+    .reads = MODEL_READS_TEXT,
+    .objective = OBJECTIVE_CAUSAL,
+    .writes = 1,
+    .gpt_block = 1,
+    .gpt_terms = 1,
+    .lr = 2e-3f,
+    .make = make,
+    .sizes = sizes,
+    .vocab_at = offsetof(ModelPreset, config.gpt2.vocab),
+    .attention_at = offsetof(ModelPreset, config.gpt2.attention),
+    .dropout_at = offsetof(ModelPreset, config.gpt2.dropout),
+};

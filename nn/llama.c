@@ -4,6 +4,8 @@
 
 #include "module_.h"
 
+enum { USUAL_MAX_SEQ = 4096 };
+
 typedef struct LlamaBlock {
     Module *input_norm, *attention, *post_norm, *mlp;
 } LlamaBlock;
@@ -49,7 +51,7 @@ Module *nn_llama_block(const LlamaConfig *c)
 typedef struct Llama {
     Module *embedding, *norm, *head;
     Tensor *tied; /* the embedding's weight, when it is the head as well */
-    int max_seq;
+    int max_seq, window;
 } Llama;
 
 static Tensor *llama_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
@@ -61,6 +63,14 @@ static Tensor *llama_hidden(Module *module, Tensor *x, const Batch *batch) /* (B
         return NULL;
     }
     int64_t length = module_past(batch) + tensor_dim(batch->ids, 1);
+    if (self->window && length > self->window && length <= self->max_seq) {
+        error_raise(
+            ERROR_SHAPE,
+            "llama: a sequence of %lld is longer than the window of %d that the model's attention has, "
+            "and attention with a window is not computed",
+            (long long)length, self->window);
+        return NULL;
+    }
     if (length > self->max_seq) {
         error_raise(ERROR_SHAPE, "llama: a sequence of %lld is longer than the model's %d", (long long)length,
                     self->max_seq);
@@ -86,7 +96,8 @@ static int llama_check(const LlamaConfig *c)
 {
     if (config_positive("llama", "vocab", c->vocab) || config_positive("llama", "dim", c->dim) ||
         config_positive("llama", "layers", c->layers) || config_positive("llama", "hidden", c->hidden) ||
-        config_positive("llama", "max_seq", c->max_seq))
+        config_positive("llama", "max_seq", c->max_seq) ||
+        (c->window && config_positive("llama", "window", c->window)))
         return -1;
     int head_dim =
         config_head_dim("llama", c->dim, c->heads, c->kv_heads ? c->kv_heads : c->heads, c->head_dim);
@@ -98,7 +109,7 @@ Module *nn_llama(const LlamaConfig *config)
     if (config_missing("llama", config))
         return NULL;
     LlamaConfig c = *config;
-    c.max_seq = c.max_seq ? c.max_seq : 4096;
+    c.max_seq = c.max_seq ? c.max_seq : USUAL_MAX_SEQ;
     if (llama_check(&c))
         return NULL;
     Module *module = nn_module(&llama_class);
@@ -106,6 +117,7 @@ Module *nn_llama(const LlamaConfig *config)
     if (!self)
         return NULL;
     self->max_seq = c.max_seq;
+    self->window = c.window;
     self->embedding = nn_add(module, "model.embed_tokens", nn_embedding(c.vocab, c.dim));
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[32];
@@ -114,14 +126,50 @@ Module *nn_llama(const LlamaConfig *config)
     }
     self->norm = nn_add(module, "model.norm", nn_rms_norm(c.dim, c.norm_eps));
     if (c.tied)
-        self->tied = self->embedding ? self->embedding->parameters[0].tensor : NULL;
+        self->tied = module_own(self->embedding, "weight");
     else
         self->head = nn_add(module, "lm_head", nn_linear(c.dim, c.vocab, 0));
     module_init_normal(module, 0.02f);
     if (error_code())
         return NULL;
     nn_offer_head(module, &(ModuleHead){.hidden = llama_hidden,
-                                        .weight = c.tied ? self->tied : self->head->parameters[0].tensor,
+                                        .weight = c.tied ? self->tied : module_own(self->head, "weight"),
                                         .path = "lm_head"});
     return module;
 }
+
+/* ---- The family ------------------------------------------------------------------------------ */
+
+static Module *make(const ModelPreset *preset)
+{
+    return nn_llama(&preset->config.llama);
+}
+
+static ModelSizes sizes(const ModelPreset *preset)
+{
+    const LlamaConfig *c = &preset->config.llama;
+    int positions = c->max_seq ? c->max_seq : USUAL_MAX_SEQ;
+    int window = c->window < positions ? c->window : 0;
+    return (ModelSizes){.layers = c->layers,
+                        .vocab = c->vocab,
+                        .max_seq = window ? window : positions,
+                        .window = window,
+                        .dim = c->dim,
+                        .heads = c->heads,
+                        .kv_heads = c->kv_heads ? c->kv_heads : c->heads,
+                        .head_dim = c->head_dim ? c->head_dim
+                                    : c->heads  ? c->dim / c->heads
+                                                : 0};
+}
+
+const ModelFamilyRow llama_family = {
+    .name = "llama",
+    .reads = MODEL_READS_TEXT,
+    .objective = OBJECTIVE_CAUSAL,
+    .writes = 1,
+    .lr = 2e-3f,
+    .make = make,
+    .sizes = sizes,
+    .vocab_at = offsetof(ModelPreset, config.llama.vocab),
+    .attention_at = offsetof(ModelPreset, config.llama.attention),
+};

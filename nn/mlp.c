@@ -51,7 +51,37 @@ Module *nn_mlp(const MlpConfig *config)
         nn_mark_block(module,
                       nn_add(module, name, nn_linear_act(config->sizes[i], config->sizes[i + 1], 1, act)));
     }
-    module->between_blocks = mlp_between_blocks;
+    Model *model = module_model(module);
+    if (model)
+        model->between_blocks = mlp_between_blocks;
     self->dropout = nn_add(module, "dropout", nn_dropout(config->dropout));
     return error_code() ? NULL : module;
 }
+
+/* ---- The family ------------------------------------------------------------------------------ */
+
+static Module *make(const ModelPreset *preset)
+{
+    return nn_mlp(&preset->config.mlp);
+}
+
+static ModelSizes sizes(const ModelPreset *preset)
+{
+    const int *width = preset->config.mlp.sizes;
+    ModelSizes sizes = {.inputs = width[0]};
+    for (int i = 0; i < 16 && width[i]; i++) {
+        sizes.vocab = width[i];
+        sizes.layers = i;
+    }
+    return sizes;
+}
+
+const ModelFamilyRow mlp_family = {
+    .name = "mlp",
+    .reads = MODEL_READS_FEATURES,
+    .objective = OBJECTIVE_CLASSIFICATION,
+    .lr = 1e-3f,
+    .make = make,
+    .sizes = sizes,
+    .dropout_at = offsetof(ModelPreset, config.mlp.dropout),
+};

@@ -1,5 +1,5 @@
 /* What every module has: parameters, children, names, and the forward that opens a scope and charges its
- * place. */
+ * module path. */
 #include <stdio.h>
 #include <string.h>
 
@@ -59,7 +59,7 @@ static void module_destroy_item(ScopeItem *item)
     memtrack_host_free(tracker, module->children, (size_t)module->child_count * sizeof *module->children);
     memtrack_host_free(tracker, module->parameters,
                        (size_t)module->parameter_count * sizeof *module->parameters);
-    module_free_blocks(module);
+    module_free_model(module);
     memtrack_host_free(tracker, module->state, module->type->state);
     free_text(context, module->name);
     memtrack_host_free(tracker, module, sizeof *module);
@@ -141,7 +141,7 @@ void nn_enter(Module *parent, const char *name)
     name = name ? name : number.text;
     parent->path_outside = memtrack_path_set(context->tracker, parent->path);
     if (memtrack_path_push(context->tracker, name) < 0)
-        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", name);
+        error_raise(ERROR_HOST_MEMORY, "out of host memory for the module path '%s'", name);
 }
 
 Module *nn_leave(Module *parent, const char *name, Module *child)
@@ -149,7 +149,7 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
     Context *context = context_here();
     if (!parent || !context)
         return NULL;
-    /* Only a failed push leaves the parent's place current; its error is pending then. */
+    /* Only a failed push leaves the parent's path current; its error is pending then. */
     if (memtrack_path(context->tracker) != parent->path)
         memtrack_path_pop(context->tracker);
     memtrack_path_set(context->tracker, parent->path_outside);
@@ -177,16 +177,19 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-/* One of the module's forwards, under its own flag of what to keep: also what a checkpoint runs again. */
-static Tensor *run_by(CheckpointForward forward, Module *module, Tensor *x, const Batch *batch)
+/* Runs one of the module's forwards under the module's own flag of what to keep. A checkpoint runs this
+ * again. */
+Tensor *module_run(CheckpointForward forward, Module *module, Tensor *x, const Batch *batch)
 {
     Context *context = module->item.context;
+    Model *model = module->model;
     int outside = context->selective;
     context->selective = module->selective;
-    module->blocks_ran = 0;
+    if (model)
+        model->blocks_ran = 0;
     Tensor *y = forward(module, x, batch);
     context->selective = outside;
-    if (module->pattern && !module->blocks_ran)
+    if (model && model->pattern && !model->blocks_ran)
         error_raise(ERROR_STATE, "nn_set_checkpoints: the forward of this %s does not call nn_run_blocks",
                     module->type->name);
     return y;
@@ -197,41 +200,34 @@ static Tensor *own_forward(void *self, Tensor *x, const Batch *batch)
     return ((Module *)self)->type->forward(self, x, batch);
 }
 
-static Tensor *hidden_forward(void *self, Tensor *x, const Batch *batch)
+static Tensor *run_own(void *self, Tensor *x, const Batch *batch)
 {
-    return ((Module *)self)->head.hidden(self, x, batch);
+    return module_run(own_forward, self, x, batch);
 }
 
-static Tensor *module_run(void *self, Tensor *x, const Batch *batch)
+Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch)
 {
-    return run_by(own_forward, self, x, batch);
-}
-
-static Tensor *module_run_hidden(void *self, Tensor *x, const Batch *batch)
-{
-    return run_by(hidden_forward, self, x, batch);
-}
-
-/* The module's forward, or its forward up to the head, as nn_forward says. */
-static Tensor *forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch)
-{
-    MemTracker *tracker = module->item.context->tracker;
+    Context *context = module->item.context;
+    MemTracker *tracker = context->tracker;
     int path = memtrack_path_set(tracker, module->path);
+    const char *kind = context->module_kind;
+    context->module_kind = module->type->name;
     if (!module->name && batch)
         tensor_random_begin(batch->step, batch->first_sample);
     Tensor *y;
     if (module->checkpoint) {
         y = tensor_checkpoint(run, module, x, batch);
     } else {
-        int move = x && x->donated;
+        int donated = x && x->donated;
         if (x)
             x->donated = 0; /* the module may read it more than once; it goes when the module is done */
         int scope = tensor_scope_begin();
         y = tensor_promote(run(module, x, batch));
         tensor_scope_end(scope);
-        if (move && y != x)
+        if (donated && y != x)
             tensor_drop_data(x, DATA_DONATED);
     }
+    context->module_kind = kind;
     memtrack_path_set(tracker, path);
     return y;
 }
@@ -246,96 +242,10 @@ Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch)
                     module->type->name);
         return NULL;
     }
-    return forward_by(module_run, module, x, batch);
+    return module_forward_by(run_own, module, x, batch);
 }
 
-/* ---- The loss -------------------------------------------------------------------------------- */
-
-void nn_set_loss_chunk(Module *model, int rows)
-{
-    if (rows < 0)
-        error_raise(ERROR_ARGUMENT, "nn_set_loss_chunk: chunks of %d rows; 0 means off", rows);
-    else if (model)
-        model->loss_chunk = rows;
-}
-
-void nn_offer_head(Module *model, const ModuleHead *head)
-{
-    if (model && head->hidden && head->weight && head->path)
-        model->head = *head;
-}
-
-/* Returns what memtrack_path_push does; an error is raised. */
-static int push_path(MemTracker *tracker, const char *name)
-{
-    int pushed = memtrack_path_push(tracker, name);
-    if (pushed < 0)
-        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", name);
-    return pushed;
-}
-
-static Tensor *whole_loss(Module *model, const Batch *batch, float scale)
-{
-    Tensor *logits = nn_forward(model, NULL, batch);
-    if (!batch->labels)
-        error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
-    MemTracker *tracker = model->item.context->tracker;
-    int pushed = push_path(tracker, "loss");
-    Tensor *loss = tensor_cross_entropy(tensor_donate(logits), batch->labels, BATCH_IGNORE, scale);
-    if (pushed >= 0)
-        memtrack_path_pop(tracker);
-    return loss;
-}
-
-Tensor *module_hidden(Module *model, const Batch *batch)
-{
-    return forward_by(module_run_hidden, model, NULL, batch);
-}
-
-Tensor *module_head(Module *model, Tensor *hidden)
-{
-    const ModuleHead *head = &model->head;
-    MemTracker *tracker = model->item.context->tracker;
-    int path = memtrack_path_set(tracker, model->path), pushed = push_path(tracker, head->path);
-    Tensor *logits = tensor_linear(hidden, head->weight, head->bias, TENSOR_IDENTITY);
-    if (pushed >= 0)
-        memtrack_path_pop(tracker);
-    memtrack_path_set(tracker, path);
-    return logits;
-}
-
-static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
-{
-    const ModuleHead *head = &model->head;
-    if (!head->weight) {
-        error_raise(ERROR_STATE,
-                    "nn_loss: this %s offers no head that can be computed in chunks (nn_set_loss_chunk); "
-                    "llama, gpt2 and bert with its masked-language head do, a model of your own by "
-                    "nn_offer_head",
-                    model->type->name);
-        return NULL;
-    }
-    Tensor *hidden = module_hidden(model, batch); /* (…,C) */
-    if (!batch->labels)
-        error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
-    MemTracker *tracker = model->item.context->tracker;
-    int path = memtrack_path_set(tracker, model->path), pushed = push_path(tracker, head->path);
-    Tensor *loss = tensor_linear_cross_entropy(tensor_donate(hidden), head->weight, head->bias, batch->labels,
-                                               BATCH_IGNORE, scale, model->loss_chunk);
-    if (pushed >= 0)
-        memtrack_path_pop(tracker);
-    memtrack_path_set(tracker, path);
-    return loss;
-}
-
-Tensor *nn_loss(Module *model, const Batch *batch)
-{
-    if (!model || !batch || !context_here() || error_code())
-        return NULL;
-    /* Hand-made batches may forget labels_total. */
-    float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f;
-    return model->loss_chunk ? chunked_loss(model, batch, scale) : whole_loss(model, batch, scale);
-}
+/* ---- Modes ------------------------------------------------------------------------------------ */
 
 static void set_training(Module *module, int training)
 {
@@ -419,8 +329,8 @@ static void list_walk(Module *root, const Module *module, const char *prefix)
         list_walk(root, module->children[i], join(prefix, module->children[i]->name).text);
 }
 
-/* The list is made again when parameters were added since; tensors carry the names of the list asked for
- * last. */
+/* The list is rebuilt when parameters were added since. Tensors carry the names of the list that was asked
+ * for last. */
 TensorList nn_parameters(Module *module)
 {
     if (!module)
@@ -489,17 +399,12 @@ void module_free_text(const Module *module, char *text)
     free_text(module->item.context, text);
 }
 
-static Tensor *own_parameter(const Module *module, const char *name)
+Tensor *module_own(const Module *module, const char *name)
 {
     for (int i = 0; module && i < module->parameter_count; i++)
         if (!strcmp(module->parameters[i].name, name))
             return module->parameters[i].tensor;
     return NULL;
-}
-
-void module_fill_normal(Module *module, const char *name, float std)
-{
-    tensor_fill_normal(own_parameter(module, name), 0, std);
 }
 
 void module_init_normal(Module *module, float std)
@@ -515,16 +420,4 @@ void module_init_normal(Module *module, float std)
     }
     for (int i = 0; i < module->child_count; i++)
         module_init_normal(module->children[i], std);
-}
-
-Tensor *module_tied_head(Module *model, const char *path, Tensor *hidden, Tensor *weight, Tensor *bias)
-{
-    MemTracker *tracker = model->item.context->tracker;
-    if (memtrack_path_push(tracker, path) < 0) {
-        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", path);
-        return NULL;
-    }
-    Tensor *logits = tensor_linear(hidden, weight, bias, TENSOR_IDENTITY);
-    memtrack_path_pop(tracker);
-    return logits;
 }

@@ -14,9 +14,22 @@ typedef struct NamedParameter {
 typedef struct Segment Segment;
 struct Segment {
     Segment *next;
-    Module *model;
+    Module *module;
     int first, end;
 };
+
+/* What only a whole model has: its repeated blocks and its head. */
+typedef struct Model {
+    Module **blocks; /* children (or deeper) marked as repeated blocks; not owned */
+    int block_count;
+    char *pattern;     /* of nn_set_checkpoints; NULL = nothing */
+    int blocks_ran;    /* nn_run_blocks was called: a pattern is not ignored in silence */
+    Segment *segments; /* every one that a pattern has had */
+    /* From one block's result to the next one's input; NULL = the same. */
+    Tensor *(*between_blocks)(Module *self, Tensor *x, const Batch *batch);
+    ModuleHead head; /* weight NULL = none is offered */
+    int loss_chunk;
+} Model;
 
 struct Module {
     ScopeItem item;
@@ -26,21 +39,14 @@ struct Module {
     int child_count;
     NamedParameter *parameters;
     int parameter_count;
-    Module **blocks; /* children (or deeper) marked as repeated blocks; not owned */
-    int block_count;
-    char *pattern;     /* of nn_set_checkpoints; NULL = nothing */
-    int blocks_ran;    /* nn_run_blocks was called: a pattern is not ignored in silence */
-    Segment *segments; /* every one that a pattern has had */
-    /* From one block's result to the next one's input; NULL = the same. */
-    Tensor *(*between_blocks)(Module *self, Tensor *x, const Batch *batch);
+    Model *model;  /* NULL for what is no whole model */
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;
     int list_count;
     int path;         /* where it was built: its forward is charged there */
     int path_outside; /* between nn_enter and nn_leave: where that was */
-    int training, checkpoint, selective, loss_chunk;
-    int generating;  /* texts: dropout is off, whatever `training` says */
-    ModuleHead head; /* weight NULL = none is offered */
+    int training, checkpoint, selective;
+    int generating; /* texts: dropout is off, whatever `training` says */
     void *state;
 };
 
@@ -48,11 +54,17 @@ struct Module {
 void *module_grow(const Module *module, void *old, int count, size_t size);
 char *module_copy_text(const Module *module, const char *text);
 void module_free_text(const Module *module, char *text); /* NULL is fine */
-/* What blocks.c keeps in a module. */
-void module_free_blocks(Module *module);
+/* One of the module's forwards, under its flags; and the same as nn_forward says: with its path, scope and
+ * checkpoint. */
+Tensor *module_run(CheckpointForward forward, Module *module, Tensor *x, const Batch *batch);
+Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch);
+/* The module's part as a whole model, made when it is asked for first; NULL without memory, which is raised.
+ * (model.c) */
+Model *module_model(Module *module);
+void module_free_model(Module *module);
 
-/* Normal(0, std) for the module's own parameter of this name; used by the models' initialisations. */
-void module_fill_normal(Module *module, const char *name, float std);
+/* The module's own parameter of this name, or NULL. */
+Tensor *module_own(const Module *module, const char *name);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
  * with 0. */
 void module_init_normal(Module *module, float std);
@@ -60,12 +72,14 @@ void module_init_normal(Module *module, float std);
 Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out);
 /* nn_swiglu, with or without biases. */
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
-/* logits = hidden weight^T + bias, with the embedding's weight, charged to a place of its own. */
+/* logits = hidden weight^T + bias, with the embedding's weight, charged to a module path of its own. */
 Tensor *module_tied_head(Module *model, const char *path, Tensor *hidden, Tensor *weight, Tensor *bias);
-/* The forward up to the head that a model offers, with what belongs to it (place, scope): (B,T,C). */
+/* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
 Tensor *module_hidden(Module *model, const Batch *batch);
-/* logits = hidden weight^T + bias of the head that a model offers, at its place. */
+/* logits = hidden weight^T + bias of the head that a model offers, charged to the head's module path. */
 Tensor *module_head(Module *model, Tensor *hidden);
+/* The weight of nn_attention's projection into the residual stream. */
+Tensor *module_attention_output(const Module *attention);
 /* nn_attention's width of a cache, for modules that are one: 1, 0 for others, -1 for one that is not causal.
  */
 int module_attention_cache(const Module *module, int *kv_heads, int *head_dim);
@@ -74,9 +88,9 @@ int module_past(const Batch *batch);
 /* This attention's keys and values, (2,B*kv_heads,max_tokens,head_dim), to be extended by `tokens`; NULL
  * after an error. */
 Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t tokens);
-/* As if it held so many tokens; on meta, where they are not read. */
+/* Makes the cache claim to hold so many tokens: on meta, where they are not read. */
 void module_cache_pretend(KvCache *cache, int tokens);
-/* Adds to `writing`, of the module and all below: while texts are written modules evaluate, and afterwards
+/* Adds to `generating`, of the module and all below: while texts are written modules evaluate, and afterwards
  * each is in the mode that it was in. */
 void module_write(Module *module, int by);
 /* Positive and at most INT_MAX, or raises "llama: layers must be …, not -3". Returns non-zero on error. */
@@ -89,5 +103,9 @@ int config_heads(const char *model, int64_t dim, int heads, int kv_heads);
 int config_head_dim(const char *model, int dim, int heads, int kv_heads, int head_dim);
 /* Rotary positions turn pairs. */
 int config_rotary(const char *model, int head_dim);
+
+/* The families' rows, each at the end of its file: mlp_family, bert_family, … */
+#define MODEL_FAMILY_ROW(id, config, name) extern const ModelFamilyRow name##_family;
+MODEL_FAMILIES(MODEL_FAMILY_ROW)
 
 #endif

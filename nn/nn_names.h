@@ -16,7 +16,7 @@
 #define nn_embedding brim_nn_embedding
 #define nn_enter brim_nn_enter
 #define nn_eval brim_nn_eval
-#define nn_family_name brim_nn_family_name
+#define nn_family brim_nn_family
 #define nn_forward brim_nn_forward
 #define nn_forward_cached brim_nn_forward_cached
 #define nn_forward_next brim_nn_forward_next
@@ -52,7 +52,9 @@
 #define nn_preset_set_attention brim_nn_preset_set_attention
 #define nn_preset_set_dropout brim_nn_preset_set_dropout
 #define nn_preset_set_vocab brim_nn_preset_set_vocab
+#define nn_preset_sizes brim_nn_preset_sizes
 #define nn_preset_vocab brim_nn_preset_vocab
+#define nn_preset_window brim_nn_preset_window
 #define nn_rms_norm brim_nn_rms_norm
 #define nn_run_blocks brim_nn_run_blocks
 #define nn_sample brim_nn_sample

@@ -36,6 +36,8 @@ static const ModelPreset presets[] = {
      LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .hidden = 11008)},
     {"llama-2-13b", "13.0B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 32000, .dim = 5120, .layers = 40, .heads = 40, .hidden = 13824)},
+    {"llama-2-70b", "69.0B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32000, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 28672)},
     {"llama-3.2-1b", "1.24B, tied head", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 2048, .layers = 16, .heads = 32, .kv_heads = 8, .hidden = 8192,
            .max_seq = 131072, .tied = 1, LLAMA3(32))},
@@ -51,16 +53,77 @@ static const ModelPreset presets[] = {
     {"llama-3.1-405b", "405.9B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 16384, .layers = 126, .heads = 128, .kv_heads = 8, .hidden = 53248,
            .max_seq = 131072, LLAMA3(8))},
-    /* Version 0.1; beyond 4096 tokens its attention has a window, which is not computed. */
-    {"mistral-7b", "7.2B", .batch = 1, .seq = 2048,
+    {"tinyllama-1.1b", "1.10B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32000, .dim = 2048, .layers = 22, .heads = 32, .kv_heads = 4, .hidden = 5632,
+           .max_seq = 2048)},
+    {"smollm2-135m", "135M, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 49152, .dim = 576, .layers = 30, .heads = 9, .kv_heads = 3, .hidden = 1536,
+           .max_seq = 8192, .tied = 1, .rope_theta = 100000)},
+    {"smollm2-360m", "362M, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 49152, .dim = 960, .layers = 32, .heads = 15, .kv_heads = 5, .hidden = 2560,
+           .max_seq = 8192, .tied = 1, .rope_theta = 100000)},
+    {"smollm2-1.7b", "1.71B, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 49152, .dim = 2048, .layers = 24, .heads = 32, .hidden = 8192, .max_seq = 8192, .tied = 1,
+           .rope_theta = 130000)},
+
+    /* Version 0.1: of its 32768 positions a token sees the last 4096. */
+    {"mistral-7b", "7.2B, version 0.1", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
-           .max_seq = 4096)},
+           .max_seq = 32768, .window = 4096)},
+    {"mistral-7b-v0.2", "7.2B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
+           .max_seq = 32768, .rope_theta = 1000000)},
+    {"mistral-7b-v0.3", "7.2B, 768 tokens more", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 32768, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
+           .max_seq = 32768, .rope_theta = 1000000)},
+
     {"qwen2-0.5b", "494M, tied head", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 151936, .dim = 896, .layers = 24, .heads = 14, .kv_heads = 2, .hidden = 4864,
            .max_seq = 131072, .tied = 1, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
     {"qwen2-7b", "7.6B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 152064, .dim = 3584, .layers = 28, .heads = 28, .kv_heads = 4, .hidden = 18944,
            .max_seq = 131072, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2.5-0.5b", "494M, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 151936, .dim = 896, .layers = 24, .heads = 14, .kv_heads = 2, .hidden = 4864,
+           .max_seq = 32768, .tied = 1, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2.5-1.5b", "1.54B, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 151936, .dim = 1536, .layers = 28, .heads = 12, .kv_heads = 2, .hidden = 8960,
+           .max_seq = 131072, .tied = 1, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2.5-3b", "3.09B, tied head", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 151936, .dim = 2048, .layers = 36, .heads = 16, .kv_heads = 2, .hidden = 11008,
+           .max_seq = 32768, .tied = 1, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2.5-7b", "7.6B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 3584, .layers = 28, .heads = 28, .kv_heads = 4, .hidden = 18944,
+           .max_seq = 131072, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"qwen2.5-14b", "14.8B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 5120, .layers = 48, .heads = 40, .kv_heads = 8, .hidden = 13824,
+           .max_seq = 131072, .rope_theta = 1000000, .qkv_bias = 1)},
+    {"qwen2.5-32b", "32.8B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 5120, .layers = 64, .heads = 40, .kv_heads = 8, .hidden = 27648,
+           .max_seq = 131072, .rope_theta = 1000000, .qkv_bias = 1)},
+    {"qwen2.5-72b", "72.7B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 29568,
+           .max_seq = 131072, .rope_theta = 1000000, .qkv_bias = 1)},
+
+    /* Distilled into Qwen2.5-Math (1.5b, 7b), Qwen2.5 and Llama 3: the smallest has a head of its own. */
+    {"deepseek-r1-distill-qwen-1.5b", "1.78B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 151936, .dim = 1536, .layers = 28, .heads = 12, .kv_heads = 2, .hidden = 8960,
+           .max_seq = 131072, .rope_theta = 10000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"deepseek-r1-distill-qwen-7b", "7.6B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 3584, .layers = 28, .heads = 28, .kv_heads = 4, .hidden = 18944,
+           .max_seq = 131072, .rope_theta = 10000, .norm_eps = 1e-6f, .qkv_bias = 1)},
+    {"deepseek-r1-distill-qwen-14b", "14.8B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 5120, .layers = 48, .heads = 40, .kv_heads = 8, .hidden = 13824,
+           .max_seq = 131072, .rope_theta = 1000000, .qkv_bias = 1)},
+    {"deepseek-r1-distill-qwen-32b", "32.8B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 152064, .dim = 5120, .layers = 64, .heads = 40, .kv_heads = 8, .hidden = 27648,
+           .max_seq = 131072, .rope_theta = 1000000, .qkv_bias = 1)},
+    {"deepseek-r1-distill-llama-8b", "8.0B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 128256, .dim = 4096, .layers = 32, .heads = 32, .kv_heads = 8, .hidden = 14336,
+           .max_seq = 131072, LLAMA3(8))},
+    {"deepseek-r1-distill-llama-70b", "70.6B", .batch = 1, .seq = 2048,
+     LLAMA(.vocab = 128256, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 28672,
+           .max_seq = 131072, LLAMA3(8))},
 
     {"bench-mlp", "benchmark shape", .batch = 128, MLP(.sizes = {784, 512, 512, 10})},
     {"bench-bert-tiny", "benchmark shape", .batch = 16, .seq = 128,
@@ -88,111 +151,86 @@ const ModelPreset *nn_preset(const char *name)
     return NULL;
 }
 
-const char *nn_family_name(ModelFamily family)
+/* ---- What a preset says ---------------------------------------------------------------------- */
+
+#define FAMILY_ROW(id, config, name) [id] = &name##_family,
+static const ModelFamilyRow *const families[MODEL_FAMILY_COUNT] = {MODEL_FAMILIES(FAMILY_ROW)};
+
+const ModelFamilyRow *nn_family(ModelFamily family)
 {
-    static const char *const names[] = {"mlp", "bert", "gpt2", "llama"};
-    return names[family];
+    return (unsigned)family < MODEL_FAMILY_COUNT ? families[family] : NULL;
+}
+
+static const ModelFamilyRow *row_of(const ModelPreset *preset)
+{
+    static const ModelFamilyRow none;
+    const ModelFamilyRow *row = preset ? nn_family(preset->family) : NULL;
+    return row ? row : &none;
+}
+
+/* A field of the preset's configuration, or NULL where its family has none. */
+static void *field(ModelPreset *preset, size_t at)
+{
+    return at ? (char *)preset + at : NULL;
 }
 
 Module *nn_model(const ModelPreset *preset)
 {
     if (config_missing("model", preset))
         return NULL;
-    switch (preset->family) {
-    case MODEL_MLP:
-        return nn_mlp(&preset->config.mlp);
-    case MODEL_BERT:
-        return nn_bert(&preset->config.bert);
-    case MODEL_GPT2:
-        return nn_gpt2(&preset->config.gpt2);
-    case MODEL_LLAMA:
-        return nn_llama(&preset->config.llama);
+    const ModelFamilyRow *row = nn_family(preset->family);
+    if (!row) {
+        error_raise(ERROR_ARGUMENT, "model: there is no family of the number %d", (int)preset->family);
+        return NULL;
     }
-    return NULL;
+    return row->make(preset);
 }
 
-void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
+ModelSizes nn_preset_sizes(const ModelPreset *preset)
 {
-    if (!preset)
-        return;
-    if (preset->family == MODEL_BERT)
-        preset->config.bert.attention = kind;
-    else if (preset->family == MODEL_GPT2)
-        preset->config.gpt2.attention = kind;
-    else if (preset->family == MODEL_LLAMA)
-        preset->config.llama.attention = kind;
-}
-
-void nn_preset_set_dropout(ModelPreset *preset, float p)
-{
-    if (!preset)
-        return;
-    if (preset->family == MODEL_MLP)
-        preset->config.mlp.dropout = p;
-    else if (preset->family == MODEL_BERT)
-        preset->config.bert.dropout = p;
-    else if (preset->family == MODEL_GPT2)
-        preset->config.gpt2.dropout = p;
-}
-
-float nn_preset_dropout(const ModelPreset *preset)
-{
-    if (!preset)
-        return 0;
-    switch (preset->family) {
-    case MODEL_MLP:
-        return preset->config.mlp.dropout;
-    case MODEL_BERT:
-        return preset->config.bert.dropout;
-    case MODEL_GPT2:
-        return preset->config.gpt2.dropout;
-    case MODEL_LLAMA:
-        break;
-    }
-    return 0;
+    const ModelFamilyRow *row = row_of(preset);
+    return row->sizes ? row->sizes(preset) : (ModelSizes){0};
 }
 
 int nn_preset_max_seq(const ModelPreset *preset)
 {
-    if (!preset)
-        return 0;
-    if (preset->family == MODEL_BERT)
-        return preset->config.bert.max_seq ? preset->config.bert.max_seq : 512;
-    if (preset->family == MODEL_GPT2)
-        return preset->config.gpt2.max_seq ? preset->config.gpt2.max_seq : 1024;
-    if (preset->family == MODEL_LLAMA)
-        return preset->config.llama.max_seq ? preset->config.llama.max_seq : 4096;
-    return 0;
+    return nn_preset_sizes(preset).max_seq;
 }
 
-void nn_preset_set_vocab(ModelPreset *preset, int vocab)
+int nn_preset_window(const ModelPreset *preset)
 {
-    if (!preset)
-        return;
-    if (preset->family == MODEL_BERT)
-        preset->config.bert.vocab = vocab;
-    else if (preset->family == MODEL_GPT2)
-        preset->config.gpt2.vocab = vocab;
-    else if (preset->family == MODEL_LLAMA)
-        preset->config.llama.vocab = vocab;
+    return nn_preset_sizes(preset).window;
 }
 
 int nn_preset_vocab(const ModelPreset *preset)
 {
-    if (!preset)
-        return 0;
-    switch (preset->family) {
-    case MODEL_BERT:
-        return preset->config.bert.vocab;
-    case MODEL_GPT2:
-        return preset->config.gpt2.vocab;
-    case MODEL_LLAMA:
-        return preset->config.llama.vocab;
-    case MODEL_MLP:
-        break;
-    }
-    int classes = 0;
-    for (int i = 0; i < 16 && preset->config.mlp.sizes[i]; i++)
-        classes = preset->config.mlp.sizes[i];
-    return classes;
+    return nn_preset_sizes(preset).vocab;
+}
+
+void nn_preset_set_vocab(ModelPreset *preset, int vocab)
+{
+    int *at = field(preset, row_of(preset)->vocab_at);
+    if (at)
+        *at = vocab;
+}
+
+void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
+{
+    AttentionKind *at = field(preset, row_of(preset)->attention_at);
+    if (at)
+        *at = kind;
+}
+
+void nn_preset_set_dropout(ModelPreset *preset, float p)
+{
+    float *at = field(preset, row_of(preset)->dropout_at);
+    if (at)
+        *at = p;
+}
+
+float nn_preset_dropout(const ModelPreset *preset)
+{
+    ModelPreset copy = preset ? *preset : (ModelPreset){0};
+    const float *at = field(&copy, row_of(preset)->dropout_at);
+    return at ? *at : 0;
 }

@@ -2,7 +2,8 @@
  * and the gradient freed, so that the gradients of a model never exist together. */
 #include "optim_.h"
 
-/* From the parameter found last downwards, and round: mostly the first or the second is it. */
+/* Searches from the parameter found last downwards, and then from the end: mostly the first or the second is
+ * the one. */
 static int find_from(Optimizer *optimizer, const Tensor *tensor)
 {
     int count = optimizer->count;
@@ -19,7 +20,7 @@ static void update_and_free(Optimizer *optimizer, int i)
     MemTracker *tracker = optimizer->item.context->tracker;
     Tensor *tensor = optimizer->parameters[i];
     MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_OPTIMIZER);
-    const char *op = memtrack_op_set(tracker, optimizer->rule->name);
+    const char *op = memtrack_op_set(tracker, optimizer->rule->shown.name);
     int path = memtrack_path_set(tracker, tensor->path);
     UpdateScalars scalars = optimizer->scalars;
     scalars.grad_scale = 1;
@@ -44,7 +45,7 @@ static int backward_begin(Context *context, void *user)
         "updated %d parameters and freed their gradients, and there is nothing to accumulate "
         "to; call optim_step after each backward, or optim_set_in_backward(optimizer, 0) before the "
         "step",
-        optimizer->rule->name, optimizer->updates_in_backward);
+        optimizer->rule->shown.name, optimizer->updates_in_backward);
 }
 
 static void backward_final(Context *context, Tensor *leaf, void *user)
@@ -66,7 +67,8 @@ static void backward_end(Context *context, void *user)
             update_and_free(optimizer, i);
 }
 
-/* A parameter that another optimizer in backward would update as well: only the first of them would. */
+/* A parameter that another optimizer in backward updates as well. Only the first of them would find a
+ * gradient. */
 static const Tensor *shared_parameter(const Optimizer *optimizer)
 {
     const GradientHook *hook = optimizer->item.context->gradient_hooks;

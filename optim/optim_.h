@@ -2,6 +2,7 @@
 #ifndef BRIM_OPTIM_INTERNAL_H
 #define BRIM_OPTIM_INTERNAL_H
 
+#include "../kernels/kernels.h"
 #include "../tensor/tensor_.h"
 #include "optim.h"
 
@@ -9,15 +10,26 @@
 
 typedef float *OptimArrays[OPTIM_MAX_ARRAYS]; /* a parameter's state; NULL where the rule has fewer */
 
+/* What of an options struct goes where in the scalars. */
+typedef struct OptionField {
+    size_t bytes, from, to; /* bytes 0 ends the list */
+} OptionField;
+
 /* A rule is one row of the table in rules.c. */
-typedef struct OptimRule {
-    const char *name;
-    int arrays;             /* of state a parameter, shaped like it; a momentum buffer, if any, is one more */
+typedef struct UpdateRule {
+    OptimRule shown;
     UpdateScalars defaults; /* taken where an option is 0 */
     void (*update)(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
                    const float *gradient, const OptimArrays state, int threads);
-    const char *state[OPTIM_MAX_ARRAYS]; /* PyTorch's names of the arrays; the momentum buffer has its own */
-} OptimRule;
+    /* PyTorch's names of the arrays of state, shaped like the parameter; the momentum buffer, which comes
+     * with momentum, has its own name. */
+    const char *state[OPTIM_MAX_ARRAYS];
+    const OptionField *options; /* of its constructor */
+    size_t decay_all;           /* the offset of that option */
+} UpdateRule;
+
+/* Its arrays without the momentum buffer. */
+int rule_arrays(const UpdateRule *rule);
 
 typedef struct ParameterState {
     Storage *array[OPTIM_MAX_ARRAYS];
@@ -27,7 +39,7 @@ typedef struct ParameterState {
 
 struct Optimizer {
     ScopeItem item;
-    const OptimRule *rule;
+    const UpdateRule *rule;
     UpdateScalars scalars; /* lr is the base, before the schedule */
     int arrays;            /* of state a parameter */
     int count, capacity;   /* of the two lists below */
@@ -39,17 +51,18 @@ struct Optimizer {
     GradientHook hook; /* in the context's list while in backward */
     int in_backward;
     int updates_in_backward; /* done inside backward since the last step */
-    int final_at; /* the parameter found last: gradients become final in about the order of the list,
-                   * backwards */
+    int final_at; /* the parameter found last: gradients become final roughly in the reverse order of the list
+                   */
 };
 
 /* Scalars are complete and valid. NULL with an error, and nothing held, on failure. */
-Optimizer *optimizer_new(const OptimRule *rule, const UpdateScalars *scalars, int decay_all,
+Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, int decay_all,
                          TensorList parameters);
 
 /* Updates parameter i, which has a gradient. Allocates nothing. */
 void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars);
-/* The parameter is there and has a gradient. One whose module was freed may still have got a gradient. */
+/* The parameter is there and has a gradient. A parameter whose module was freed may still have received a
+ * gradient. */
 int optimizer_has_update(const Tensor *parameter);
 
 /* The factor on the learning rate of `step`, counted from 0. */

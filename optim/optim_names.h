@@ -11,6 +11,8 @@
 #define optim_name brim_optim_name
 #define optim_parameters brim_optim_parameters
 #define optim_rmsprop brim_optim_rmsprop
+#define optim_rule brim_optim_rule
+#define optim_rule_at brim_optim_rule_at
 #define optim_set_clip brim_optim_set_clip
 #define optim_set_group brim_optim_set_group
 #define optim_set_in_backward brim_optim_set_in_backward

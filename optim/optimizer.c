@@ -68,8 +68,8 @@ static int add_parameters(Optimizer *optimizer, TensorList list, int decay_all)
             continue; /* tied weights are one parameter */
         const char *problem = tensor ? unusable(tensor, optimizer->item.context) : "is NULL";
         if (problem)
-            return error_raise(ERROR_ARGUMENT, "optimizer %s: parameter %d '%s' %s", optimizer->rule->name, i,
-                               tensor_name(tensor), problem);
+            return error_raise(ERROR_ARGUMENT, "optimizer %s: parameter %d '%s' %s",
+                               optimizer->rule->shown.name, i, tensor_name(tensor), problem);
         int decayed = decay_all || tensor->shape.ndim > 1;
         if (add_parameter(optimizer, tensor, decayed ? optimizer->scalars.weight_decay : 0) != 0)
             return error_code();
@@ -77,7 +77,7 @@ static int add_parameters(Optimizer *optimizer, TensorList list, int decay_all)
     if (optimizer->count == 0)
         return error_raise(ERROR_ARGUMENT,
                            "optimizer %s: every parameter is frozen; there is nothing to train",
-                           optimizer->rule->name);
+                           optimizer->rule->shown.name);
     return 0;
 }
 
@@ -96,10 +96,10 @@ static void destroy(ScopeItem *item)
     host_free(context, optimizer, sizeof *optimizer);
 }
 
-Optimizer *optimizer_new(const OptimRule *rule, const UpdateScalars *scalars, int decay_all, TensorList list)
+Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, int decay_all, TensorList list)
 {
     if (!list.items || list.count <= 0) {
-        error_raise(ERROR_ARGUMENT, "optimizer %s: the list of parameters is empty", rule->name);
+        error_raise(ERROR_ARGUMENT, "optimizer %s: the list of parameters is empty", rule->shown.name);
         return NULL;
     }
     Optimizer *optimizer = host_alloc(sizeof *optimizer);
@@ -108,13 +108,13 @@ Optimizer *optimizer_new(const OptimRule *rule, const UpdateScalars *scalars, in
     scope_adopt(&optimizer->item, destroy);
     optimizer->rule = rule;
     optimizer->scalars = *scalars;
-    optimizer->arrays = rule->arrays + (scalars->momentum > 0);
+    optimizer->arrays = rule_arrays(rule) + (scalars->momentum > 0);
     optimizer->capacity = list.count;
     optimizer->parameters = host_alloc((size_t)list.count * sizeof(Tensor *));
     optimizer->state =
         optimizer->parameters ? host_alloc((size_t)list.count * sizeof *optimizer->state) : NULL;
     MemTracker *tracker = optimizer->item.context->tracker;
-    const char *op = memtrack_op_set(tracker, rule->name);
+    const char *op = memtrack_op_set(tracker, rule->shown.name);
     int failed = !optimizer->state || add_parameters(optimizer, list, decay_all) != 0;
     memtrack_op_set(tracker, op);
     if (!failed)
@@ -283,7 +283,7 @@ static void step(Optimizer *optimizer)
             optimizer_update(optimizer, i, scalars);
     optimizer->steps++;
     optimizer->updates_in_backward = 0;
-    context_step_done();
+    context_step_end();
 }
 
 int optim_step(Optimizer *optimizer)
@@ -294,7 +294,7 @@ int optim_step(Optimizer *optimizer)
         return error_raise(ERROR_STATE, "optim_step: the optimizer belongs to another context");
     MemTracker *tracker = optimizer->item.context->tracker;
     MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_OPTIMIZER);
-    const char *op = memtrack_op_set(tracker, optimizer->rule->name);
+    const char *op = memtrack_op_set(tracker, optimizer->rule->shown.name);
     step(optimizer);
     memtrack_op_set(tracker, op);
     memtrack_phase_set(tracker, phase);
@@ -363,7 +363,7 @@ int64_t optim_steps(const Optimizer *optimizer)
 
 const char *optim_name(const Optimizer *optimizer)
 {
-    return optimizer ? optimizer->rule->name : "";
+    return optimizer ? optimizer->rule->shown.name : "";
 }
 
 TensorList optim_parameters(const Optimizer *optimizer)

@@ -1,11 +1,12 @@
 /* The update rules, one row each, and the constructors that turn options into a row's scalars. A new rule is
- * a row, its kernel, and an options struct. */
+ * a row, its kernel, an options struct and its constructor: CONTRIBUTING.md has the list of files. */
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "optim_.h"
 
-/* ---- The table ------------------------------------------------------------------------------- */
+/* ---- Kernels --------------------------------------------------------------------------------- */
 
 static void update_sgd(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
                        const float *gradient, const OptimArrays state, int threads)
@@ -25,6 +26,27 @@ static void update_adam(const Kernels *kernels, int64_t n, const UpdateScalars *
     kernels->adam(n, scalars, parameter, gradient, state[0], state[1], threads);
 }
 
+/* ---- Options --------------------------------------------------------------------------------- */
+
+#define TAKES(Options, field)                                                                                \
+    {                                                                                                        \
+        sizeof((Options){0}.field), offsetof(Options, field), offsetof(UpdateScalars, field)                 \
+    }
+
+static const OptionField sgd_options[] = {TAKES(Sgd, lr),        TAKES(Sgd, momentum),
+                                          TAKES(Sgd, dampening), TAKES(Sgd, weight_decay),
+                                          TAKES(Sgd, nesterov),  {0}};
+static const OptionField rmsprop_options[] = {TAKES(RmsProp, lr),           TAKES(RmsProp, alpha),
+                                              TAKES(RmsProp, eps),          TAKES(RmsProp, momentum),
+                                              TAKES(RmsProp, weight_decay), {0}};
+static const OptionField adam_options[] = {TAKES(Adam, lr),  TAKES(Adam, beta1),        TAKES(Adam, beta2),
+                                           TAKES(Adam, eps), TAKES(Adam, weight_decay), {0}};
+static const OptionField adamw_options[] = {TAKES(AdamW, lr),           TAKES(AdamW, beta1),
+                                            TAKES(AdamW, beta2),        TAKES(AdamW, eps),
+                                            TAKES(AdamW, weight_decay), {0}};
+
+/* ---- The table ------------------------------------------------------------------------------- */
+
 typedef enum RuleId {
     RULE_SGD,
     RULE_SGD_MOMENTUM,
@@ -35,27 +57,70 @@ typedef enum RuleId {
 } RuleId;
 
 /* 0.01 of weight decay is the only default that a user may want to undo: there, negative means none. */
-static const OptimRule rules[] = {
-    [RULE_SGD] = {"sgd", 0, {.lr = 1e-3f}, update_sgd, {NULL}},
-    [RULE_SGD_MOMENTUM] = {"sgd-momentum", 0, {.lr = 1e-3f, .momentum = 0.9f}, update_sgd, {NULL}},
-    [RULE_SGD_NESTEROV] =
-        {"sgd-nesterov", 0, {.lr = 1e-3f, .momentum = 0.9f, .nesterov = 1}, update_sgd, {NULL}},
-    [RULE_RMSPROP] =
-        {"rmsprop", 1, {.lr = 1e-2f, .alpha = 0.99f, .eps = 1e-8f}, update_rmsprop, {"square_avg"}},
-    [RULE_ADAM] = {"adam",
-                   2,
-                   {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
-                   update_adam,
-                   {"exp_avg", "exp_avg_sq"}},
-    [RULE_ADAMW] =
-        {"adamw",
-         2,
-         {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.01f, .decoupled = 1},
-         update_adam,
-         {"exp_avg", "exp_avg_sq"}},
+static const UpdateRule rules[] = {
+    [RULE_SGD] = {.shown = {"sgd", "SGD", .states = 0, .usual_lr = 0.05f},
+                  .defaults = {.lr = 1e-3f},
+                  .update = update_sgd,
+                  .options = sgd_options,
+                  .decay_all = offsetof(Sgd, decay_all)},
+    [RULE_SGD_MOMENTUM] = {.shown = {"sgd-momentum", "SGD with momentum", .states = 1, .usual_lr = 0.05f},
+                           .defaults = {.lr = 1e-3f, .momentum = 0.9f},
+                           .update = update_sgd,
+                           .options = sgd_options,
+                           .decay_all = offsetof(Sgd, decay_all)},
+    [RULE_SGD_NESTEROV] = {.shown = {"sgd-nesterov", "SGD with Nesterov momentum", .states = 1,
+                                     .usual_lr = 0.05f},
+                           .defaults = {.lr = 1e-3f, .momentum = 0.9f, .nesterov = 1},
+                           .update = update_sgd,
+                           .options = sgd_options,
+                           .decay_all = offsetof(Sgd, decay_all)},
+    [RULE_RMSPROP] = {.shown = {"rmsprop", "RMSprop", .states = 1},
+                      .defaults = {.lr = 1e-2f, .alpha = 0.99f, .eps = 1e-8f},
+                      .update = update_rmsprop,
+                      .state = {"square_avg"},
+                      .options = rmsprop_options,
+                      .decay_all = offsetof(RmsProp, decay_all)},
+    [RULE_ADAM] = {.shown = {"adam", "Adam", .states = 2},
+                   .defaults = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
+                   .update = update_adam,
+                   .state = {"exp_avg", "exp_avg_sq"},
+                   .options = adam_options,
+                   .decay_all = offsetof(Adam, decay_all)},
+    [RULE_ADAMW] = {.shown = {"adamw", "AdamW", .states = 2},
+                    .defaults = {.lr = 1e-3f,
+                                 .beta1 = 0.9f,
+                                 .beta2 = 0.999f,
+                                 .eps = 1e-8f,
+                                 .weight_decay = 0.01f,
+                                 .decoupled = 1},
+                    .update = update_adam,
+                    .state = {"exp_avg", "exp_avg_sq"},
+                    .options = adamw_options,
+                    .decay_all = offsetof(AdamW, decay_all)},
 };
 
 #define RULE_COUNT ((int)(sizeof rules / sizeof *rules))
+
+const OptimRule *optim_rule_at(int i)
+{
+    return i >= 0 && i < RULE_COUNT ? &rules[i].shown : NULL;
+}
+
+const OptimRule *optim_rule(const char *name)
+{
+    for (int i = 0; name && i < RULE_COUNT; i++)
+        if (!strcmp(rules[i].shown.name, name))
+            return &rules[i].shown;
+    return NULL;
+}
+
+int rule_arrays(const UpdateRule *rule)
+{
+    int count = 0;
+    while (count < OPTIM_MAX_ARRAYS && rule->state[count])
+        count++;
+    return count;
+}
 
 /* ---- Options to scalars ---------------------------------------------------------------------- */
 
@@ -64,7 +129,7 @@ static float or_default(float value, float fallback)
     return value == 0 ? fallback : value; /* NaN stays, and is refused */
 }
 
-static UpdateScalars with_defaults(const OptimRule *rule, UpdateScalars s)
+static UpdateScalars with_defaults(const UpdateRule *rule, UpdateScalars s)
 {
     const UpdateScalars *d = &rule->defaults;
     if (d->weight_decay > 0 && s.weight_decay < 0)
@@ -83,7 +148,7 @@ static UpdateScalars with_defaults(const OptimRule *rule, UpdateScalars s)
     return s;
 }
 
-static int scalars_valid(const OptimRule *rule, const UpdateScalars *s)
+static int scalars_valid(const UpdateRule *rule, const UpdateScalars *s)
 {
     const struct {
         const char *field;
@@ -100,86 +165,69 @@ static int scalars_valid(const OptimRule *rule, const UpdateScalars *s)
     for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
         if (checks[i].value >= 0 && checks[i].value < checks[i].below)
             continue;
-        error_raise(ERROR_ARGUMENT, "optimizer %s: %s is %g; it must be %s", rule->name, checks[i].field,
-                    (double)checks[i].value,
+        error_raise(ERROR_ARGUMENT, "optimizer %s: %s is %g; it must be %s", rule->shown.name,
+                    checks[i].field, (double)checks[i].value,
                     checks[i].below > 1 ? "a finite number not below 0" : "in [0, 1)");
         return 0;
     }
     if (!isfinite(s->dampening)) {
-        error_raise(ERROR_ARGUMENT, "optimizer %s: dampening is %g", rule->name, (double)s->dampening);
+        error_raise(ERROR_ARGUMENT, "optimizer %s: dampening is %g", rule->shown.name, (double)s->dampening);
         return 0;
     }
     if (s->nesterov && (s->momentum == 0 || s->dampening != 0)) {
         error_raise(ERROR_ARGUMENT,
-                    "optimizer %s: nesterov needs momentum > 0 and dampening 0, not %g and %g", rule->name,
-                    (double)s->momentum, (double)s->dampening);
+                    "optimizer %s: nesterov needs momentum > 0 and dampening 0, not %g and %g",
+                    rule->shown.name, (double)s->momentum, (double)s->dampening);
         return 0;
     }
     return 1;
 }
 
-static Optimizer *create(RuleId id, TensorList parameters, UpdateScalars given, int decay_all)
+static Optimizer *create(const UpdateRule *rule, TensorList parameters, UpdateScalars given, int decay_all)
 {
     if (error_code())
         return NULL;
-    const OptimRule *rule = &rules[id];
     UpdateScalars scalars = with_defaults(rule, given);
     return scalars_valid(rule, &scalars) ? optimizer_new(rule, &scalars, decay_all, parameters) : NULL;
 }
 
 /* ---- Constructors ---------------------------------------------------------------------------- */
 
+/* Of the options struct that the rule's row describes; NULL = all defaults. */
+static Optimizer *construct(RuleId id, TensorList parameters, const void *options)
+{
+    const UpdateRule *rule = &rules[id];
+    UpdateScalars given = {0};
+    int decay_all = 0;
+    for (const OptionField *f = rule->options; options && f->bytes; f++)
+        memcpy((char *)&given + f->to, (const char *)options + f->from, f->bytes);
+    if (options)
+        memcpy(&decay_all, (const char *)options + rule->decay_all, sizeof decay_all);
+    return create(rule, parameters, given, decay_all);
+}
+
 Optimizer *optim_sgd(TensorList parameters, const Sgd *options)
 {
-    static const Sgd defaults;
-    const Sgd *o = options ? options : &defaults;
-    RuleId id = o->momentum == 0 ? RULE_SGD : o->nesterov ? RULE_SGD_NESTEROV : RULE_SGD_MOMENTUM;
-    return create(id, parameters,
-                  (UpdateScalars){.lr = o->lr,
-                                  .momentum = o->momentum,
-                                  .dampening = o->dampening,
-                                  .weight_decay = o->weight_decay,
-                                  .nesterov = o->nesterov},
-                  o->decay_all);
+    int momentum = options && options->momentum != 0;
+    return construct(!momentum           ? RULE_SGD
+                     : options->nesterov ? RULE_SGD_NESTEROV
+                                         : RULE_SGD_MOMENTUM,
+                     parameters, options);
 }
 
 Optimizer *optim_rmsprop(TensorList parameters, const RmsProp *options)
 {
-    static const RmsProp defaults;
-    const RmsProp *o = options ? options : &defaults;
-    return create(RULE_RMSPROP, parameters,
-                  (UpdateScalars){.lr = o->lr,
-                                  .alpha = o->alpha,
-                                  .eps = o->eps,
-                                  .momentum = o->momentum,
-                                  .weight_decay = o->weight_decay},
-                  o->decay_all);
+    return construct(RULE_RMSPROP, parameters, options);
 }
 
 Optimizer *optim_adam(TensorList parameters, const Adam *options)
 {
-    static const Adam defaults;
-    const Adam *o = options ? options : &defaults;
-    return create(RULE_ADAM, parameters,
-                  (UpdateScalars){.lr = o->lr,
-                                  .beta1 = o->beta1,
-                                  .beta2 = o->beta2,
-                                  .eps = o->eps,
-                                  .weight_decay = o->weight_decay},
-                  o->decay_all);
+    return construct(RULE_ADAM, parameters, options);
 }
 
 Optimizer *optim_adamw(TensorList parameters, const AdamW *options)
 {
-    static const AdamW defaults;
-    const AdamW *o = options ? options : &defaults;
-    return create(RULE_ADAMW, parameters,
-                  (UpdateScalars){.lr = o->lr,
-                                  .beta1 = o->beta1,
-                                  .beta2 = o->beta2,
-                                  .eps = o->eps,
-                                  .weight_decay = o->weight_decay},
-                  o->decay_all);
+    return construct(RULE_ADAMW, parameters, options);
 }
 
 static void raise_unknown(const char *name)
@@ -188,7 +236,7 @@ static void raise_unknown(const char *name)
     for (int i = 0; i < RULE_COUNT; i++) {
         if (i > 0)
             strncat(known, ", ", sizeof known - strlen(known) - 1);
-        strncat(known, rules[i].name, sizeof known - strlen(known) - 1);
+        strncat(known, rules[i].shown.name, sizeof known - strlen(known) - 1);
     }
     error_raise(ERROR_ARGUMENT, "optim_by_name: no optimizer is called '%s'; known are %s",
                 name ? name : "(null)", known);
@@ -197,11 +245,11 @@ static void raise_unknown(const char *name)
 Optimizer *optim_by_name(const char *name, TensorList parameters, float lr, float weight_decay)
 {
     for (int i = 0; name && i < RULE_COUNT; i++) {
-        if (strcmp(name, rules[i].name) != 0)
+        if (strcmp(name, rules[i].shown.name) != 0)
             continue;
         if (weight_decay < 0 && rules[i].defaults.weight_decay == 0)
             weight_decay = 0; /* negative means none, whichever the name */
-        return create((RuleId)i, parameters, (UpdateScalars){.lr = lr, .weight_decay = weight_decay}, 0);
+        return create(&rules[i], parameters, (UpdateScalars){.lr = lr, .weight_decay = weight_decay}, 0);
     }
     raise_unknown(name);
     return NULL;

@@ -1,4 +1,5 @@
-/* What an optimizer remembers, in the open: so that it can be saved, and a run go on as if never stopped. */
+/* What an optimizer remembers, readable and writable from outside: it can be saved, and a run resumed as if
+ * it had never stopped. */
 #include <inttypes.h>
 
 #include "optim_.h"
@@ -17,7 +18,8 @@ const char *optim_state_name(const Optimizer *optimizer, int array)
 {
     if (!optimizer || array < 0 || array >= optimizer->arrays)
         return NULL;
-    return array < optimizer->rule->arrays ? optimizer->rule->state[array] : "momentum_buffer";
+    const UpdateRule *rule = optimizer->rule;
+    return array < rule_arrays(rule) ? rule->state[array] : "momentum_buffer";
 }
 
 float *optim_state_f32(const Optimizer *optimizer, int parameter, int array)

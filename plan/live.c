@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "../base/clock_.h"
 #include "live_.h"
 
 static void copy_groups(uint64_t to[MEM_GROUP_COUNT], const uint64_t by[MEM_COMPONENT_COUNT])
@@ -19,8 +20,8 @@ static uint64_t sum_of(const uint64_t by[MEM_GROUP_COUNT])
     return sum;
 }
 
-/* Of a step that goes on only what is above the last one's peak is news: else the bar would fall back at the
- * start of each. */
+/* While a step runs, the bar shows the last step's peak until this one exceeds it. Otherwise it would fall
+ * back at the start of each step. */
 static void draw(Live *live)
 {
     const MemStats *stats = memtrack_stats(live->ledger);
@@ -29,7 +30,7 @@ static void draw(Live *live)
     if (stats->step_peak > sum_of(s->peak))
         copy_groups(s->peak, stats->step_at_peak);
     s->phase = memtrack_phase(memtrack_ledger_tracker(live->ledger));
-    s->elapsed = memtrack_seconds() - live->started;
+    s->elapsed = clock_now() - live->started;
     live->fits = report_screen_draw(&live->screen, s);
 }
 
@@ -48,7 +49,7 @@ void live_start_(Live *live, const RunOptions *o, const Plan *plan, const MemMac
     if (!live->on)
         return;
     live->ledger = ledger;
-    live->started = memtrack_seconds();
+    live->started = clock_now();
     live->state = (PanelState){.steps = o->steps > 0 ? o->steps : plan->steps,
                                .left = -1,
                                .needs = plan->memory.stats.needs,
@@ -73,7 +74,7 @@ static void note_rate(Live *live, double counted, double seconds)
 static void note_left(Live *live)
 {
     PanelState *s = &live->state;
-    double t = memtrack_seconds();
+    double t = clock_now();
     if (live->first_step == 0) {
         live->first_step = t;
         s->before = s->step - 1;

@@ -6,6 +6,5 @@
 #define plan_fits_machine brim_plan_fits_machine
 #define plan_free brim_plan_free
 #define plan_script brim_plan_script
-#define plan_search brim_plan_search
 
 #endif

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "../kernels/kernels.h"
+#include "../base/clock_.h"
 #include "../base/plural_.h"
 #include "live_.h"
 #include "plan_.h"
@@ -19,9 +21,11 @@ typedef struct Run {
     FILE *out;
     int64_t lines;
     double started, last;         /* last: when the current step's time began */
-    double step_seconds;          /* of the step that ended last */
+    double step_seconds;          /* since the last brim_step, of steps alone */
     double tokens, token_seconds; /* of all steps but the first, which warms up */
     double recent[RECENT_STEPS];  /* seconds, as a ring */
+    int said;                     /* a line has been printed; it had this memory */
+    uint64_t said_memory[MEM_GROUP_COUNT];
     Live live;
 } Run;
 
@@ -32,15 +36,24 @@ typedef struct RealSegments {
     RunResult *result;
 } RealSegments;
 
+static void time_step(void *user)
+{
+    Run *run = current_run;
+    (void)user;
+    if (!run)
+        return;
+    double now = clock_now();
+    run->step_seconds += now - run->last;
+    run->last = now;
+}
+
 static void compare_segment(Context *context, int step_ended, void *user)
 {
     RealSegments *segments = user;
     RunResult *result = segments->result;
     result->steps += step_ended;
-    if (current_run && step_ended)
-        current_run->step_seconds = memtrack_seconds() - current_run->last;
-    else if (current_run)
-        current_run->last = memtrack_seconds(); /* set-up and evaluations do not count as training time */
+    if (current_run && !step_ended)
+        current_run->last = clock_now(); /* set-up and evaluations do not count as training time */
     if (segments->plan->more_kinds ||
         plan_find_signature_(segments->plan, memtrack_stats(context->ledger)->step_hash))
         return;
@@ -84,7 +97,7 @@ static int refuse_machine(RunResult *result)
     return result->status = ERROR_MEMORY;
 }
 
-/* It was free, and was not given. */
+/* The memory was free, but the system did not give it. */
 static int refuse_reservation(RunResult *result, const Plan *plan, uint64_t needs)
 {
     struct rlimit limit;
@@ -143,13 +156,18 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
 {
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
-    uint64_t needs = plan->memory.stats.needs;
     memset(result, 0, sizeof *result);
     result->first_off_plan = -1;
+    if (!script || !plan) {
+        snprintf(result->error, sizeof result->error, "there is no %s: it is NULL",
+                 script ? "plan" : "script to run");
+        return result->status = ERROR_ARGUMENT;
+    }
+    uint64_t needs = plan->memory.stats.needs;
     if (o->budget && needs > o->budget)
         return refuse_budget(result, needs, o->budget);
     MemMachine machine;
-    /* What its threads take is taken before anybody looks at what is free. */
+    /* Threads and buffers take their memory before anybody looks at what is free. */
     kernels_blas_start(o->threads > 0 ? o->threads : kernels_default_threads());
     if (plan_fits_machine(plan, 0, &machine, result->error, sizeof result->error))
         return refuse_machine(result);
@@ -158,18 +176,19 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
         return refuse_reservation(result, plan, needs);
     memtrack_ledger_follow(context->ledger, plan->hints);
     Context *outside = context_use(context);
-    Run run = {
-        .options = o, .result = result, .out = o->out ? o->out : stdout, .started = memtrack_seconds()};
+    Run run = {.options = o, .result = result, .out = o->out ? o->out : stdout, .started = clock_now()};
     run.last = run.started;
     Run *run_outside = current_run;
     current_run = &run;
     RealSegments segments = {plan, result};
     live_start_(&run.live, o, plan, &machine, run.out, context->ledger);
-    result->status = plan_run_script_(script, config, context, compare_segment, &segments);
+    result->status =
+        plan_run_script_(script, config, context,
+                         (SegmentHook){.segment = compare_segment, .step = time_step, .user = &segments});
     live_end_(&run.live);
     current_run = run_outside;
-    plan_keep_error_(result->error, sizeof result->error, result->status);
-    result->seconds = memtrack_seconds() - run.started;
+    plan_keep_error_(result->error, result->function, result->status);
+    result->seconds = clock_now() - run.started;
     if (run.token_seconds > 0)
         result->tokens_per_second = run.tokens / run.token_seconds;
     result->step_seconds = median_step(&run);
@@ -181,6 +200,18 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     return result->status;
 }
 
+/* Whether the line before had the same memory by group; if not, this one says it. */
+static int is_said(Run *run, const MemStats *stats)
+{
+    uint64_t now[MEM_GROUP_COUNT];
+    for (int g = 0; g < MEM_GROUP_COUNT; g++)
+        now[g] = report_group(stats->step_at_peak, (MemGroup)g);
+    int same = run->said && !memcmp(run->said_memory, now, sizeof now);
+    memcpy(run->said_memory, now, sizeof now);
+    run->said = 1;
+    return same;
+}
+
 void brim_step(int64_t tokens)
 {
     Run *run = current_run;
@@ -188,9 +219,10 @@ void brim_step(int64_t tokens)
     if (!run || !context || context->meta || context->error)
         return;
     int64_t step = context->loss_step + 1;
-    int over = memtrack_step(context->tracker) >= step; /* an evaluation came first */
-    double t = memtrack_seconds(), loss = context->step_loss;
-    double seconds = fmax(over ? run->step_seconds : t - run->last, 1e-9);
+    double loss = context->step_loss;
+    time_step(NULL); /* a script may call this before its optimizer's step, or have no optimizer of ours */
+    double seconds = fmax(run->step_seconds, 1e-9);
+    run->step_seconds = 0;
     RunResult *result = run->result;
     if (run->lines++ == 0) {
         result->loss_first = loss;
@@ -200,12 +232,12 @@ void brim_step(int64_t tokens)
         run->recent[(run->lines - 2) % RECENT_STEPS] = seconds;
     }
     result->loss_last = loss;
-    run->last = t;
     int every = run->options->every > 0 ? run->options->every : 1;
-    const StepLine line = {step, loss, (double)tokens / seconds};
+    StepLine line = {.step = step, .loss = loss, .tokens_per_second = (double)tokens / seconds};
     if (live_step_(&run->live, &line, (double)tokens, seconds))
         return;
     if (!run->options->quiet && (step == 1 || step % every == 0)) {
+        line.same_memory = is_said(run, memtrack_stats(context->ledger));
         report_step(run->out, context->ledger, &line);
         fflush(run->out);
     }
@@ -214,7 +246,7 @@ void brim_step(int64_t tokens)
 void brim_lap(void)
 {
     if (current_run)
-        current_run->last = memtrack_seconds();
+        current_run->last = clock_now();
 }
 
 void brim_say(const char *format, ...)
@@ -254,6 +286,12 @@ static void print_run(FILE *out, const Plan *plan, const RunResult *result)
                 result->segments_off_plan, plural(result->segments_off_plan), result->first_off_plan + 1);
 }
 
+/* For whoever writes the script: with the function that was called. */
+static void print_error(const char *when, const char *function, const char *error)
+{
+    fprintf(stderr, "brim: %s%s%s%s\n", when, function, function[0] ? ": " : "", error);
+}
+
 int brim_run(Script script, void *config, const RunOptions *options)
 {
     static const RunOptions defaults;
@@ -263,14 +301,14 @@ int brim_run(Script script, void *config, const RunOptions *options)
     RunResult result;
     if (plan_script(script, config, o, &plan)) {
         if (!o->quiet)
-            fprintf(stderr, "brim: while planning: %s\n", plan.error);
+            print_error("while planning: ", plan.function, plan.error);
         return 1;
     }
     if (!o->quiet)
         print_plan(out, o, &plan);
     int status = plan_execute(script, config, o, &plan, &result);
     if (!o->quiet && status)
-        fprintf(stderr, "brim: %s\n", result.error);
+        print_error("", result.function, result.error);
     else if (!o->quiet)
         print_run(out, &plan, &result);
     plan_free(&plan);

@@ -18,16 +18,16 @@ extern "C" {
 /* A pickle as torch.cuda.memory._dump_snapshot writes it, for pytorch.org/memory_viz: one segment, the
  * reservation; categories are components, frames are op and place; a re-tag is a free and an allocation at
  * the same address. */
-BRIM_API int report_torch_snapshot(const RunRecord *run, FILE *out);
+int report_torch_snapshot(const RunRecord *run, FILE *out);
 /* JSON for ui.perfetto.dev and chrome://tracing: a counter a component and one of all, phases and steps as
  * slices. */
-BRIM_API int report_chrome_trace(const RunRecord *run, FILE *out);
+int report_chrome_trace(const RunRecord *run, FILE *out);
 /* For ms_print and massif-visualizer: about a hundred snapshots, the peak among them; time is bytes allocated
  * and freed; extra is what rounding adds; trees by component, then place and op. */
-BRIM_API int report_massif(const RunRecord *run, FILE *out);
+int report_massif(const RunRecord *run, FILE *out);
 /* One event a line, names spelled out, with the live bytes after it. */
-BRIM_API int report_events_csv(const RunRecord *run, FILE *out);
-BRIM_API int report_events_jsonl(const RunRecord *run, FILE *out);
+int report_events_csv(const RunRecord *run, FILE *out);
+int report_events_jsonl(const RunRecord *run, FILE *out);
 
 #ifdef __cplusplus
 }

@@ -7,7 +7,6 @@
 #include <stdio.h>
 
 #include "../memtrack/memtrack.h"
-#include "report_names.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -23,7 +22,7 @@ typedef struct PageReplay PageReplay;
  * equally many steps). A last line that broke off is left out, as is any line that is not JSON; the page says
  * so. Returns 0; or -1 and a message in error[size]: a file that cannot be read or whose first line is not
  * that of a run log of format 1, no host memory, or an `out` that cannot be written. replay may be NULL. */
-BRIM_API int report_html(FILE *out, const char *const *paths, int count, const PageReplay *replay,
+int report_html(FILE *out, const char *const *paths, int count, const PageReplay *replay,
                          char *error, size_t size);
 
 #ifdef __cplusplus

@@ -61,8 +61,12 @@ static const Glyphs ascii_glyphs = {
     .not_finite = "!",
     .level = {"_", ".", ":", "-", "=", "+", "*", "#"},
 };
-static const char *const group_colours[MEM_GROUP_COUNT] = {
-    "\033[34m", "\033[31m", "\033[33m", "\033[32m", "\033[35m"}; /* blue, red, yellow, green, magenta */
+/* The hues that the report page has: blue, orange (of eight colours red), pink, green, mustard. Of 256
+ * colours the calm ones nearest to the page's. */
+static const char *const few_colours[MEM_GROUP_COUNT] = {"\033[34m", "\033[31m", "\033[35m", "\033[32m",
+                                                         "\033[33m"};
+static const char *const many_colours[MEM_GROUP_COUNT] = {"\033[38;5;31m", "\033[38;5;166m", "\033[38;5;175m",
+                                                          "\033[38;5;36m", "\033[38;5;179m"};
 static const char *const faint = "\033[2m", *const curve_colour = "\033[36m", *const plain = "\033[0m";
 
 /* ---- Text ------------------------------------------------------------------------------------ */
@@ -74,7 +78,7 @@ typedef struct Page {
     size_t used;
     int column, width;      /* of this line; the widest that a line may be */
     int wide, colour, bars; /* bars: how many columns each of them has */
-    Unit unit;
+    ReportUnit unit;
     int digits; /* of the largest size in that unit */
 } Page;
 
@@ -106,6 +110,11 @@ static void repeat(Page *p, const char *glyph, int count)
 {
     for (int i = 0; i < count; i++)
         put(p, glyph);
+}
+
+static const char *group_colour(const Page *p, int group)
+{
+    return p->colour >= PANEL_COLOURS_256 ? many_colours[group] : few_colours[group];
 }
 
 static void repeat_in(Page *p, const char *colour, const char *glyph, int count)
@@ -336,7 +345,7 @@ static void memory_line(Page *p, const char *label, const uint64_t by[MEM_GROUP_
     for (int g = 0; g < MEM_GROUP_COUNT; g++) {
         sum += by[g];
         int to = (int)((double)sum / span * cells + 0.5);
-        repeat_in(p, group_colours[g], p->glyphs->group[g], to - at);
+        repeat_in(p, group_colour(p, g), p->glyphs->group[g], to - at);
         at = to > at ? to : at;
     }
     repeat(p, p->glyphs->free, need - at);
@@ -366,7 +375,7 @@ static void legend_line(Page *p)
     repeat(p, " ", width <= p->width ? LABEL : 0);
     for (int g = 0; g < MEM_GROUP_COUNT; g++) {
         repeat(p, " ", g ? 1 + space : 0);
-        repeat_in(p, group_colours[g], p->glyphs->group[g], 1);
+        repeat_in(p, group_colour(p, g), p->glyphs->group[g], 1);
         put(p, " ");
         put(p, names[g]);
         if (sizes) {
@@ -405,7 +414,7 @@ static void need_words(const Page *p, char *text, size_t size, int form)
                  s->limit_is_budget ? "" : " free here");
     else if (form == 1 && s->limit)
         snprintf(text, size, "%s need: %.*f %% of %s", mark, decimals, percent, limit.text);
-    else if (form == 0)
+    else if (form == 0 || form == 2)
         snprintf(text, size, "%s needs %s", mark, report_size(s->needs).text);
     else
         snprintf(text, size, "%s need", mark);
@@ -434,9 +443,12 @@ static void words_line(Page *p)
     snprintf(text, sizeof text, "%5s elapsed", time_text(p->state->elapsed).text);
     if (p->wide)
         put_words(p, text);
-    snprintf(text, sizeof text, "%5s left", time_text(p->state->left).text);
+    if (p->state->phase == MEM_PHASE_EVALUATE) /* steps stand still meanwhile, and no time is known */
+        snprintf(text, sizeof text, "evaluating");
+    else
+        snprintf(text, sizeof text, "%5s left", time_text(p->state->left).text);
     put_words(p, text);
-    for (int form = 0, fits = 0; form < 3 && !fits; form++) {
+    for (int form = 0, fits = 0; form < 4 && !fits; form++) {
         need_words(p, text, sizeof text, form);
         fits = put_words(p, text);
     }
@@ -456,7 +468,7 @@ static Page page_for(const PanelState *s, const PanelStyle *style, PanelText *ou
               .width = width - 1, /* the last column would wrap on some terminals */
               .wide = width >= WIDE,
               .colour = style->colour,
-              .unit = report_unit_(most)};
+              .unit = report_unit(most)};
     p.digits = snprintf(digits, sizeof digits, "%.*f", p.unit.decimals, (double)most / p.unit.bytes);
     p.bars = p.width - LABEL - 2 - right_width(&p);
     return p;

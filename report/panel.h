@@ -26,7 +26,7 @@ typedef struct LossCurve {
     int64_t pending;
     double first, last;
 } LossCurve;
-BRIM_API void report_curve_add(LossCurve *curve, double loss);
+void report_curve_add(LossCurve *curve, double loss);
 
 /* All sizes in bytes. */
 typedef struct PanelState {
@@ -44,9 +44,12 @@ typedef struct PanelState {
     const LossCurve *loss;          /* may be NULL */
 } PanelState;
 
+enum { PANEL_COLOURS_8 = 1, PANEL_COLOURS_256 };
+
 typedef struct PanelStyle {
     int width, height; /* of the terminal, in columns and lines */
-    int colour, utf8;
+    int colour;        /* 0 = none */
+    int utf8;
 } PanelStyle;
 
 typedef struct PanelText {
@@ -56,15 +59,16 @@ typedef struct PanelText {
 } PanelText;
 
 /* Whether a panel has room: PANEL_NARROWEST columns, and a line above it. */
-BRIM_API int report_panel_fits(const PanelStyle *style);
+int report_panel_fits(const PanelStyle *style);
 /* Draws the panel. Returns the lines: 0 where it has no room, or its numbers leave none for bars. */
-BRIM_API int report_panel(const PanelState *state, const PanelStyle *style, PanelText *out);
+int report_panel(const PanelState *state, const PanelStyle *style, PanelText *out);
 
 /* ---- The terminal ---------------------------------------------------------------------------- */
 
 /* Whether `out` is a terminal that can be drawn on (TERM is set, and not "dumb"), and its style: the width
- * and height of now, colour unless NO_COLOR is set, UTF-8 when the locale of the environment says so. */
-BRIM_API int report_terminal(FILE *out, PanelStyle *style);
+ * and height of now, colour unless NO_COLOR is set (256 colours where TERM or COLORTERM says so), UTF-8 when
+ * the locale of the environment says so. */
+int report_terminal(FILE *out, PanelStyle *style);
 
 /* A panel's place on a terminal: the lines above the cursor. */
 typedef struct PanelScreen {
@@ -74,17 +78,17 @@ typedef struct PanelScreen {
 } PanelScreen;
 
 /* Returns 1 when `out` is a terminal, else 0. Draws nothing yet. */
-BRIM_API int report_screen_open(PanelScreen *screen, FILE *out);
+int report_screen_open(PanelScreen *screen, FILE *out);
 /* True when the last drawing is a tenth of a second ago or more. */
-BRIM_API int report_screen_due(const PanelScreen *screen);
+int report_screen_due(const PanelScreen *screen);
 /* Draws over what was drawn last, with the cursor hidden. Returns 0 where the terminal is too small: nothing
  * is on the screen then. From here to report_screen_close a signal that ends or stops the process shows the
  * cursor again. */
-BRIM_API int report_screen_draw(PanelScreen *screen, const PanelState *state);
+int report_screen_draw(PanelScreen *screen, const PanelState *state);
 /* Takes the panel away, so that lines can be printed where it was. */
-BRIM_API void report_screen_clear(PanelScreen *screen);
+void report_screen_clear(PanelScreen *screen);
 /* The same for good, and the cursor comes back. */
-BRIM_API void report_screen_close(PanelScreen *screen);
+void report_screen_close(PanelScreen *screen);
 
 /* ---- Progress -------------------------------------------------------------------------------- */
 
@@ -101,13 +105,13 @@ typedef struct ReportProgress {
     double started, drawn; /* seconds of the monotonic clock */
     int shown;
 } ReportProgress;
-BRIM_API ReportProgress report_progress_start(const char *label, int64_t total); /* keeps label */
+ReportProgress report_progress_start(const char *label, int64_t total); /* keeps label */
 /* `done` of total are done. */
-BRIM_API void report_progress(ReportProgress *progress, int64_t done);
+void report_progress(ReportProgress *progress, int64_t done);
 /* Takes the bar away. */
-BRIM_API void report_progress_end(ReportProgress *progress);
+void report_progress_end(ReportProgress *progress);
 /* The bar as text, without a newline: what report_progress draws after `seconds`. */
-BRIM_API void report_progress_line(const ReportProgress *progress, int64_t done, double seconds,
+void report_progress_line(const ReportProgress *progress, int64_t done, double seconds,
                                    const PanelStyle *style, PanelText *out);
 
 #ifdef __cplusplus

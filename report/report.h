@@ -24,19 +24,29 @@ typedef struct MemSummary {
     uint64_t process_peak; /* resident set at its highest, as the operating system counts; 0 in a plan */
 } MemSummary;
 
+/* Copies the books of a ledger. */
 BRIM_API void report_summary(const MemLedger *ledger, MemSummary *out);
 /* What the operating system counts beyond what is reserved or tracked: thread stacks, BLAS buffers, code,
  * other libraries' memory; negative when reserved pages were never touched. */
 BRIM_API int64_t report_unaccounted(const MemSummary *summary);
-/* Where the peak was, for people: the place, or "the model itself". */
+/* Where the peak was, for people: the module path, or "the model itself". */
 BRIM_API const char *report_path(const MemSummary *summary);
+/* The sum of the components of a group. */
 BRIM_API uint64_t report_group(const uint64_t by_component[MEM_COMPONENT_COUNT], MemGroup group);
 
-/* A size as "123.4 MiB" or "1.234 GiB", by magnitude. */
+/* A size as "123.4 MiB" or "1.23 GiB", by magnitude: in bytes below 10 KiB, in the next unit from 1024. */
 typedef struct SizeText {
     char text[32];
 } SizeText;
 BRIM_API SizeText report_size(uint64_t bytes);
+/* One unit for all numbers that stand together, chosen by the largest: the next one from 10240. */
+typedef struct ReportUnit {
+    const char *name;
+    double bytes;
+    int decimals;
+    double smallest; /* that these decimals show */
+} ReportUnit;
+BRIM_API ReportUnit report_unit(uint64_t largest);
 /* "6,123,168" */
 BRIM_API SizeText report_count(int64_t n);
 
@@ -56,6 +66,7 @@ BRIM_API void report_textbook(FILE *out, const MemSummary *summary);
 typedef struct StepLine {
     int64_t step; /* from 1 */
     double loss, tokens_per_second;
+    int same_memory; /* 1: as in the line before, so nothing is said of it */
 } StepLine;
 BRIM_API void report_step(FILE *out, const MemLedger *ledger, const StepLine *line);
 

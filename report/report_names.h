@@ -2,54 +2,17 @@
 #ifndef BRIM_REPORT_NAMES_H
 #define BRIM_REPORT_NAMES_H
 
-#define report_chrome_trace brim_report_chrome_trace
 #define report_count brim_report_count
-#define report_curve_add brim_report_curve_add
-#define report_events_csv brim_report_events_csv
-#define report_events_jsonl brim_report_events_jsonl
 #define report_group brim_report_group
-#define report_html brim_report_html
-#define report_log_attach brim_report_log_attach
-#define report_log_close brim_report_log_close
-#define report_log_detach brim_report_log_detach
-#define report_log_end brim_report_log_end
-#define report_log_error brim_report_log_error
-#define report_log_in_use brim_report_log_in_use
-#define report_log_open brim_report_log_open
-#define report_log_step brim_report_log_step
-#define report_log_validation brim_report_log_validation
-#define report_massif brim_report_massif
-#define report_outline_create brim_report_outline_create
-#define report_outline_destroy brim_report_outline_destroy
-#define report_outline_record brim_report_outline_record
-#define report_panel brim_report_panel
-#define report_panel_fits brim_report_panel_fits
 #define report_path brim_report_path
-#define report_progress brim_report_progress
-#define report_progress_end brim_report_progress_end
-#define report_progress_line brim_report_progress_line
-#define report_progress_start brim_report_progress_start
 #define report_row brim_report_row
 #define report_row_heading brim_report_row_heading
-#define report_run_address brim_report_run_address
-#define report_run_component brim_report_run_component
-#define report_run_free brim_report_run_free
-#define report_run_op brim_report_run_op
-#define report_run_path brim_report_run_path
-#define report_run_phase brim_report_run_phase
-#define report_run_read brim_report_run_read
-#define report_screen_clear brim_report_screen_clear
-#define report_screen_close brim_report_screen_close
-#define report_screen_draw brim_report_screen_draw
-#define report_screen_due brim_report_screen_due
-#define report_screen_open brim_report_screen_open
 #define report_size brim_report_size
 #define report_step brim_report_step
 #define report_summary brim_report_summary
 #define report_table brim_report_table
-#define report_terminal brim_report_terminal
 #define report_textbook brim_report_textbook
-#define report_torch_snapshot brim_report_torch_snapshot
 #define report_unaccounted brim_report_unaccounted
+#define report_unit brim_report_unit
 
 #endif

@@ -25,7 +25,7 @@ struct RunLog {
     const char *ops[OPS]; /* static strings; 0 is none */
     int op_count, ops_written;
     int places_written;
-    int64_t events, last_step;
+    int64_t events, last_step, lines; /* lines: begun so far */
     LogWindow window;
     int attached, ended; /* ended: the line events_end is written */
 };
@@ -42,6 +42,7 @@ static ReportText *line_begin(RunLog *log, const char *kind)
 {
     report_text_clear_(&log->line);
     report_text_print_(&log->line, "{\"kind\":\"%s\"", kind);
+    log->lines++;
     return &log->line;
 }
 
@@ -379,6 +380,8 @@ void report_log_validation(RunLog *log, const RunLogValidation *validation)
     add_real(line, "loss", validation->loss);
     if (validation->accuracy >= 0)
         add_real(line, "accuracy", validation->accuracy);
+    if (validation->seconds > 0)
+        add_real(line, "seconds", validation->seconds);
     line_end(log, "}");
 }
 
@@ -393,6 +396,7 @@ void report_log_end(RunLog *log, const RunLogEnd *end)
         add_key(line, "error");
         report_text_quote_(line, end->error);
     }
+    add_integer(line, "lines", (uint64_t)log->lines);
     add_integer(line, "steps", (uint64_t)end->steps);
     add_real(line, "seconds", end->seconds);
     add_real(line, "loss_first", end->loss_first);

@@ -11,7 +11,6 @@
 #include <stddef.h>
 
 #include "../memtrack/memtrack.h"
-#include "report_names.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -31,12 +30,12 @@ struct json_t; /* of jansson */
 
 /* The live bytes after each event of the same window of a dry run. */
 typedef struct RunOutline RunOutline;
-BRIM_API RunOutline *report_outline_create(void); /* NULL without memory */
-BRIM_API void report_outline_destroy(RunOutline *outline);
+RunOutline *report_outline_create(void); /* NULL without memory */
+void report_outline_destroy(RunOutline *outline);
 /* Records this ledger's events from here on; what was recorded before is dropped, because a plan may run a
  * script twice. The outline outlives the ledger, or memtrack_log_stop comes first. 0, or -1 without memory.
  */
-BRIM_API int report_outline_record(RunOutline *outline, MemLedger *ledger);
+int report_outline_record(RunOutline *outline, MemLedger *ledger);
 
 /* ---- Writing --------------------------------------------------------------------------------- */
 
@@ -45,15 +44,15 @@ typedef struct RunLog RunLog;
 /* Creates the file and writes its first line: what every run has, and the keys of `run` (an object;
  * borrowed). The outline, if there is one, follows. NULL when the file cannot be created or written, when
  * another run writes it (a file is locked while it is open here), or without memory; `why` then says so. */
-BRIM_API RunLog *report_log_open(const char *path, const struct json_t *run, const RunOutline *outline,
+RunLog *report_log_open(const char *path, const struct json_t *run, const RunOutline *outline,
                                  char *why, size_t why_size);
 /* 1: another run writes this file. */
-BRIM_API int report_log_in_use(const char *path);
+int report_log_in_use(const char *path);
 /* Logs the events of a ledger, which should have none yet, until the window ends; starts the ledger's event
  * log. The ledger must be destroyed, or report_log_detach called, before report_log_close. 0, or -1 without
  * memory. */
-BRIM_API int report_log_attach(RunLog *log, MemLedger *ledger);
-BRIM_API void report_log_detach(RunLog *log, MemLedger *ledger);
+int report_log_attach(RunLog *log, MemLedger *ledger);
+void report_log_detach(RunLog *log, MemLedger *ledger);
 
 typedef struct RunLogStep {
     int64_t step; /* from 1 */
@@ -62,14 +61,15 @@ typedef struct RunLogStep {
 } RunLogStep;
 /* At the end of a step, before the next begins: the books of the ledger since memtrack_step_set are its peak.
  */
-BRIM_API void report_log_step(RunLog *log, MemLedger *ledger, const RunLogStep *step);
+void report_log_step(RunLog *log, MemLedger *ledger, const RunLogStep *step);
 
 typedef struct RunLogValidation {
     int64_t step; /* after which; from 1 */
     double loss;
     double accuracy; /* < 0: not a classifier */
+    double seconds;  /* 0 = unknown */
 } RunLogValidation;
-BRIM_API void report_log_validation(RunLog *log, const RunLogValidation *validation);
+void report_log_validation(RunLog *log, const RunLogValidation *validation);
 
 typedef struct RunLogEnd {
     const char *error; /* NULL or "": the run was done */
@@ -77,11 +77,11 @@ typedef struct RunLogEnd {
     double seconds, loss_first, loss_last;
     const struct json_t *memory; /* an object, borrowed; NULL = none */
 } RunLogEnd;
-BRIM_API void report_log_end(RunLog *log, const RunLogEnd *end);
+void report_log_end(RunLog *log, const RunLogEnd *end);
 
 /* "" while all is well; otherwise why the log ended early. */
-BRIM_API const char *report_log_error(const RunLog *log);
-BRIM_API void report_log_close(RunLog *log); /* NULL is fine */
+const char *report_log_error(const RunLog *log);
+void report_log_close(RunLog *log); /* NULL is fine */
 
 #ifdef __cplusplus
 }

@@ -82,140 +82,78 @@ static int next_line(Lines *lines)
 
 /* ---- Kinds of lines -------------------------------------------------------------------------- */
 
-/* Each returns 0, or -1 when the line is damaged. */
-typedef int (*LineReader)(RunReading *reading, const json_t *line);
+/* Each with a line that is sound. */
+typedef void (*LineReader)(RunReading *reading, const json_t *line);
 
-static int read_table(RunReading *reading, RunNames *table, const json_t *line)
+static void read_table(RunReading *reading, RunNames *table, const json_t *line)
 {
     uint64_t from;
     const json_t *names = json_object_get(line, "names");
-    if (!report_run_number_(line, "from", &from) || from != table->count || !json_is_array(names))
-        return -1;
+    if (!report_run_number_(line, "from", &from) || from != table->count)
+        return; /* those before them are lost, and their numbers would be others */
     for (size_t i = 0; i < json_array_size(names); i++) {
         const char *name = json_string_value(json_array_get(names, i));
         if (report_run_add_name_(table, name ? name : "unknown")) {
             reading->no_memory = 1;
-            return 0;
+            return;
         }
     }
-    return 0;
 }
 
-static int read_places(RunReading *reading, const json_t *line)
+static void read_places(RunReading *reading, const json_t *line)
 {
-    return read_table(reading, &reading->run->places, line);
+    read_table(reading, &reading->run->places, line);
 }
 
-static int read_ops(RunReading *reading, const json_t *line)
+static void read_ops(RunReading *reading, const json_t *line)
 {
-    return read_table(reading, &reading->run->ops, line);
+    read_table(reading, &reading->run->ops, line);
 }
 
-enum { COLUMNS = 13 };
-static const char *const column_names[COLUMNS] = {"kind", "time_us", "step",     "phase",  "component",
-                                                  "from", "place",   "op",       "serial", "offset",
-                                                  "end",  "bytes",   "requested"};
-
-/* Where each of our columns is in this line's rows; -1 when one is missing. */
-static int find_columns(const json_t *columns, size_t at[COLUMNS])
-{
-    for (int c = 0; c < COLUMNS; c++) {
-        size_t i = 0, count = json_array_size(columns);
-        for (; i < count; i++) {
-            const char *name = json_string_value(json_array_get(columns, i));
-            if (name && !strcmp(name, column_names[c]))
-                break;
-        }
-        if (i == count)
-            return -1;
-        at[c] = i;
-    }
-    return 0;
-}
-
-static int read_row(const json_t *row, const size_t at[COLUMNS], RunEvent *event)
-{
-    static const uint64_t limits[COLUMNS] = {
-        RUN_EVENT_KINDS - 1, RUN_LIMIT, INT32_MAX, UINT8_MAX, UINT8_MAX, UINT8_MAX, INT32_MAX,
-        INT32_MAX,           RUN_LIMIT, RUN_LIMIT, 1,         RUN_LIMIT, RUN_LIMIT};
-    uint64_t v[COLUMNS];
-    for (int c = 0; c < COLUMNS; c++) {
-        const json_t *value = json_array_get(row, at[c]);
-        json_int_t number = json_integer_value(value);
-        if (!json_is_integer(value) || number < 0 || (uint64_t)number > limits[c])
-            return -1;
-        v[c] = (uint64_t)number;
-    }
-    *event = (RunEvent){.kind = (uint8_t)v[0],
-                        .time_us = v[1],
-                        .step = (int32_t)v[2],
-                        .phase = (uint8_t)v[3],
-                        .component = (uint8_t)v[4],
-                        .from = (uint8_t)v[5],
-                        .path = (int32_t)v[6],
-                        .op = (int32_t)v[7],
-                        .serial = v[8],
-                        .offset = v[9],
-                        .end = (uint8_t)v[10],
-                        .bytes = v[11],
-                        .requested = v[12]};
-    return v[11] == 0 || v[12] > v[11] ? -1 : 0;
-}
-
-static int read_events(RunReading *reading, const json_t *line)
+static void read_events(RunReading *reading, const json_t *line)
 {
     RunRecord *run = reading->run;
     const json_t *rows = json_object_get(line, "rows");
-    size_t at[COLUMNS];
-    if (!json_is_array(rows) || find_columns(json_object_get(line, "columns"), at))
-        return -1;
+    size_t at[RUN_COLUMNS];
+    if (report_line_columns_(line, at))
+        return;
     for (size_t i = 0; i < json_array_size(rows); i++) {
         void *items = run->events;
         RunEvent event;
-        if (read_row(json_array_get(rows, i), at, &event)) {
-            reading->bad_rows++;
+        if (report_line_row_(json_array_get(rows, i), at, &event))
             continue;
-        }
         if (report_run_room_(&items, &run->event_capacity, run->event_count, sizeof *run->events)) {
             reading->no_memory = 1;
-            return 0;
+            return;
         }
         run->events = items;
         run->events[run->event_count++] = event;
     }
-    return 0;
 }
 
-static int read_events_end(RunReading *reading, const json_t *line)
+static void read_events_end(RunReading *reading, const json_t *line)
 {
     reading->run->events_ended = 1;
     reading->run->events_complete = json_is_true(json_object_get(line, "complete"));
-    return 0;
 }
 
-static int read_outline(RunReading *reading, const json_t *line)
+static void read_outline(RunReading *reading, const json_t *line)
 {
     RunRecord *run = reading->run;
     const json_t *live = json_object_get(line, "live");
-    if (!json_is_array(live))
-        return -1;
     for (size_t i = 0; i < json_array_size(live); i++) {
         void *items = run->outline;
-        const json_t *value = json_array_get(live, i);
-        json_int_t number = json_integer_value(value);
-        if (!json_is_integer(value) || number < 0 || (uint64_t)number > RUN_LIMIT)
-            return -1;
+        json_int_t number = json_integer_value(json_array_get(live, i));
         if (report_run_room_(&items, &run->outline_capacity, run->outline_count, sizeof *run->outline)) {
             reading->no_memory = 1;
-            return 0;
+            return;
         }
         run->outline = items;
         run->outline[run->outline_count++] = (uint64_t)number;
     }
-    return 0;
 }
 
-static int read_step(RunReading *reading, const json_t *line)
+static void read_step(RunReading *reading, const json_t *line)
 {
     RunRecord *run = reading->run;
     RunStep step = {.loss = report_run_real_(line, "loss"),
@@ -224,9 +162,8 @@ static int read_step(RunReading *reading, const json_t *line)
     uint64_t number = 0, tokens = 0;
     const json_t *components = json_object_get(line, "components_at_peak");
     void *items = run->steps;
-    if (!report_run_number_(line, "step", &number) ||
-        !report_run_number_(line, "peak_bytes", &step.peak_bytes))
-        return -1;
+    report_run_number_(line, "step", &number);
+    report_run_number_(line, "peak_bytes", &step.peak_bytes);
     report_run_number_(line, "tokens", &tokens);
     report_run_number_(line, "live_bytes", &step.live_bytes);
     step.step = (int64_t)number;
@@ -235,43 +172,38 @@ static int read_step(RunReading *reading, const json_t *line)
         report_run_number_(components, run->components.names[i], &step.at_peak[i]);
     if (report_run_room_(&items, &run->step_capacity, run->step_count, sizeof *run->steps)) {
         reading->no_memory = 1;
-        return 0;
+        return;
     }
     run->steps = items;
     run->steps[run->step_count++] = step;
-    return 0;
 }
 
-static int read_validation(RunReading *reading, const json_t *line)
+static void read_validation(RunReading *reading, const json_t *line)
 {
     RunRecord *run = reading->run;
     RunValidation validation = {.loss = report_run_real_(line, "loss"), .accuracy = -1};
-    uint64_t number;
+    uint64_t number = 0;
     void *items = run->validations;
-    if (!report_run_number_(line, "step", &number))
-        return -1;
+    report_run_number_(line, "step", &number);
     validation.step = (int64_t)number;
     if (json_is_number(json_object_get(line, "accuracy")))
         validation.accuracy = report_run_real_(line, "accuracy");
     if (report_run_room_(&items, &run->validation_capacity, run->validation_count,
                          sizeof *run->validations)) {
         reading->no_memory = 1;
-        return 0;
+        return;
     }
     run->validations = items;
     run->validations[run->validation_count++] = validation;
-    return 0;
 }
 
-static int read_end(RunReading *reading, const json_t *line)
+static void read_end(RunReading *reading, const json_t *line)
 {
     RunRecord *run = reading->run;
     const char *status = json_string_value(json_object_get(line, "status"));
     const char *error = json_string_value(json_object_get(line, "error"));
     const json_t *memory = json_object_get(line, "memory");
     uint64_t steps = 0;
-    if (!status || run->end.present)
-        return -1;
     report_run_number_(line, "steps", &steps);
     run->end = (RunEnd){.present = 1,
                         .failed = strcmp(status, "done") != 0,
@@ -283,14 +215,6 @@ static int read_end(RunReading *reading, const json_t *line)
     if (!run->end.error || report_run_memory_(run, memory, &run->end.memory) ||
         report_run_memory_(run, json_object_get(memory, "planned"), &run->end.planned))
         reading->no_memory = 1;
-    return 0;
-}
-
-static int read_second_run(RunReading *reading, const json_t *line)
-{
-    (void)line;
-    reading->second_run = reading->line;
-    return 0;
 }
 
 static const struct {
@@ -299,53 +223,73 @@ static const struct {
 } kinds[] = {
     {"places", read_places},         {"ops", read_ops},         {"events", read_events},
     {"events_end", read_events_end}, {"outline", read_outline}, {"step", read_step},
-    {"validation", read_validation}, {"end", read_end},         {"run", read_second_run},
+    {"validation", read_validation}, {"end", read_end},
 };
 
-static int read_one(RunReading *reading, const json_t *line)
+/* What belongs to another run, or stands behind the end, is left out. */
+static void read_one(RunReading *reading, const json_t *line)
 {
     const char *kind = json_string_value(json_object_get(line, "kind"));
-    if (!kind)
-        return -1;
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+    for (size_t i = 0; kind && i < sizeof kinds / sizeof kinds[0]; i++)
         if (!strcmp(kind, kinds[i].kind))
-            return kinds[i].read(reading, line);
-    return 0; /* of a later brim */
+            kinds[i].read(reading, line);
 }
 
 /* ---- The file -------------------------------------------------------------------------------- */
 
-static void count_bad_line(RunReading *reading, int whole)
+static int is_blank(const ReportText *line)
 {
-    if (!whole) {
-        reading->cut_off = 1;
-        return;
-    }
-    if (reading->bad_lines++ == 0)
-        reading->first_bad_line = reading->line;
+    return line->length == 0 || strspn(line->text, " \t\r") == line->length;
+}
+
+static json_t *parse(const Lines *lines)
+{
+    return lines->too_long || !lines->line.length
+               ? NULL
+               : json_loadb(lines->line.text, lines->line.length, JSON_REJECT_DUPLICATES, NULL);
+}
+
+static int read_header(RunReading *reading, const Lines *lines, char *why, size_t why_size)
+{
+    json_t *line = parse(lines);
+    int status = 0;
+    if (!line && !lines->whole)
+        reading->line = 0; /* it is cut off */
+    else
+        status = report_run_header_(reading, line, why, why_size);
+    if (line && !status)
+        report_cross_begin_(&reading->cross, line);
+    json_decref(line);
+    return status;
+}
+
+/* Returns 1 where another run begins. */
+static int read_further(RunReading *reading, const Lines *lines)
+{
+    json_t *line = parse(lines);
+    int sound = json_is_object(line) && !report_line_check_(line), ended = reading->cross.has_end;
+    int other = 0;
+    if (!sound && !lines->whole)
+        reading->cross.cut_off = 1;
+    else
+        other = report_cross_line_(&reading->cross, sound ? line : NULL, reading->line);
+    if (sound && !other && !ended)
+        read_one(reading, line);
+    json_decref(line);
+    return other;
 }
 
 static int read_lines(RunReading *reading, Lines *lines, char *why, size_t why_size)
 {
-    while (!reading->second_run && !reading->no_memory && next_line(lines)) {
+    int other = 0;
+    while (!other && !reading->no_memory && next_line(lines)) {
         reading->line++;
-        if (lines->line.failed) {
+        if (lines->line.failed)
             reading->no_memory = 1;
-            break;
-        }
-        json_t *line = lines->too_long ? NULL
-                                       : json_loadb(lines->line.text ? lines->line.text : "",
-                                                    lines->line.length, 0, NULL);
-        int status = 0;
-        if (reading->line == 1 && (line || lines->whole))
-            status = report_run_header_(reading, line, why, why_size);
-        else if (reading->line > 1 && (!json_is_object(line) || read_one(reading, line)))
-            count_bad_line(reading, lines->whole);
-        else if (!line)
-            reading->line = 0; /* a first line that is cut off */
-        json_decref(line);
-        if (status)
+        else if (reading->line == 1 && read_header(reading, lines, why, why_size))
             return -1;
+        else if (reading->line > 1 && (lines->too_long || !is_blank(&lines->line)))
+            other = read_further(reading, lines);
     }
     if (reading->line == 0) {
         snprintf(why, why_size, "%s: %s", reading->run->path,
@@ -356,40 +300,29 @@ static int read_lines(RunReading *reading, Lines *lines, char *why, size_t why_s
     return 0;
 }
 
-static void add_note(RunReading *reading, const char *format, int64_t a, int64_t b)
+static int add_note(void *user, const char *note)
 {
-    char note[256];
-    snprintf(note, sizeof note, format, (long long)a, (long long)b);
+    RunReading *reading = user;
     if (report_run_add_name_(&reading->run->notes, note))
         reading->no_memory = 1;
+    return reading->no_memory;
 }
-
-#define WHY_IT_ENDS "the run was killed, is still going, or its disk was full."
 
 static void write_notes(RunReading *reading)
 {
     const RunRecord *run = reading->run;
-    if (!run->end.present && !run->step_count)
-        add_note(reading, "The log breaks off before the first step was over: " WHY_IT_ENDS, 0, 0);
-    else if (!run->end.present)
-        add_note(reading, "The log breaks off after step %lld: " WHY_IT_ENDS,
-                 run->steps[run->step_count - 1].step, 0);
-    if (reading->cut_off)
-        add_note(reading, "Its last line is cut off.", 0, 0);
-    if (reading->bad_lines)
-        add_note(reading, "Damaged lines left out: %lld, the first is line %lld.", reading->bad_lines,
-                 reading->first_bad_line);
-    if (reading->bad_rows)
-        add_note(reading, "Damaged events left out: %lld.", reading->bad_rows, 0);
+    char note[160];
+    report_cross_notes_(&reading->cross, add_note, reading);
+    snprintf(note, sizeof note, "Events left out because they contradict those before them: %lld.",
+             (long long)reading->contradictions);
     if (reading->contradictions)
-        add_note(reading, "Events left out because they contradict those before them: %lld.",
-                 reading->contradictions, 0);
-    if (reading->second_run)
-        add_note(reading, "Another run begins in line %lld; it was left out.", reading->second_run, 0);
+        add_note(reading, note);
+    snprintf(note, sizeof note, "The %lld events end before the second step does.",
+             (long long)run->event_count);
     if (!run->event_count)
-        add_note(reading, "There are no events.", 0, 0);
+        add_note(reading, "There are no events.");
     else if (!run->events_ended || !run->events_complete)
-        add_note(reading, "The %lld events end before the second step does.", (int64_t)run->event_count, 0);
+        add_note(reading, note);
 }
 
 int report_run_read(const char *path, RunRecord *run, char *why, size_t why_size)

@@ -11,14 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "report_names.h"
-
 #ifdef __cplusplus
 extern "C" {
-#endif
-
-#ifndef BRIM_API
-#define BRIM_API __attribute__((visibility("default")))
 #endif
 
 /* Tables of a log may be as long; a log's own names count, not those of this version. */
@@ -108,16 +102,16 @@ typedef struct RunRecord {
 } RunRecord;
 
 /* 0; or -1 and why: the file cannot be read, is no run log, is of a later format, or there is no memory. */
-BRIM_API int report_run_read(const char *path, RunRecord *run, char *why, size_t why_size);
-BRIM_API void report_run_free(RunRecord *run); /* also one that was all zero */
+int report_run_read(const char *path, RunRecord *run, char *why, size_t why_size);
+void report_run_free(RunRecord *run); /* also one that was all zero */
 
 /* Names by number; "unknown" beyond the table. The root place and no op are "". */
-BRIM_API const char *report_run_path(const RunRecord *run, int64_t path);
-BRIM_API const char *report_run_op(const RunRecord *run, int64_t op);
-BRIM_API const char *report_run_component(const RunRecord *run, int64_t component);
-BRIM_API const char *report_run_phase(const RunRecord *run, int64_t phase);
+const char *report_run_path(const RunRecord *run, int64_t path);
+const char *report_run_op(const RunRecord *run, int64_t op);
+const char *report_run_component(const RunRecord *run, int64_t component);
+const char *report_run_phase(const RunRecord *run, int64_t phase);
 /* Where an event's block begins, in bytes from the low end of the reservation. */
-BRIM_API uint64_t report_run_address(const RunRecord *run, const RunEvent *event);
+uint64_t report_run_address(const RunRecord *run, const RunEvent *event);
 
 #ifdef __cplusplus
 }

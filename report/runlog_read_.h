@@ -5,6 +5,7 @@
 #include <jansson.h>
 
 #include "../memtrack/memtrack.h"
+#include "runlog_cross_.h"
 #include "runlog_read.h"
 #include "text_.h"
 
@@ -14,11 +15,10 @@
 /* What was met while reading that the notes will say. */
 typedef struct RunReading {
     RunRecord *run;
+    RunCross cross;
     int64_t line; /* from 1 */
-    int64_t bad_lines, first_bad_line;
-    int64_t bad_rows, contradictions;
-    int64_t second_run; /* the line it begins in; 0 = none */
-    int cut_off, no_memory;
+    int64_t contradictions;
+    int no_memory;
 } RunReading;
 
 /* Room for one more in a growing array; 0, or -1 without memory. */

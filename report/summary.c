@@ -1,5 +1,6 @@
 /* Copies of a ledger's books, and sizes as text. */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "report.h"
@@ -50,9 +51,27 @@ SizeText report_size(uint64_t bytes)
         snprintf(out.text, sizeof out.text, "%.1f KiB", value / 0x1p10);
     else if (value / 0x1p20 < 1023.95)
         snprintf(out.text, sizeof out.text, "%.1f MiB", value / 0x1p20);
-    else
+    else if (value / 0x1p30 < 1023.995)
         snprintf(out.text, sizeof out.text, "%.2f GiB", value / 0x1p30);
+    else
+        snprintf(out.text, sizeof out.text, "%.2f TiB", value / 0x1p40);
     return out;
+}
+
+ReportUnit report_unit(uint64_t largest)
+{
+    static const struct {
+        double below;
+        ReportUnit unit;
+    } units[] = {{0x1p16, {"KiB", 0x1p10, 2, 0.01}},
+                 {10 * 0x1p20, {"MiB", 0x1p20, 2, 0.01}},
+                 {10 * 0x1p30, {"MiB", 0x1p20, 1, 0.1}},
+                 {10 * 0x1p40, {"GiB", 0x1p30, 2, 0.01}},
+                 {INFINITY, {"TiB", 0x1p40, 2, 0.01}}};
+    size_t i = 0;
+    while ((double)largest >= units[i].below)
+        i++;
+    return units[i].unit;
 }
 
 SizeText report_count(int64_t n)

@@ -5,31 +5,24 @@
 
 #include "report_.h"
 
-Unit report_unit_(uint64_t largest)
-{
-    if (largest < 64 * 1024)
-        return (Unit){"KiB", 0x1p10, 2, 0.01};
-    if (largest < 10u << 20)
-        return (Unit){"MiB", 0x1p20, 2, 0.01};
-    return largest < 10240ull << 20 ? (Unit){"MiB", 0x1p20, 1, 0.1} : (Unit){"GiB", 0x1p30, 2, 0.01};
-}
-
 enum { LABEL = 26, COLUMN = 11 };
 
-static void cell(FILE *out, Unit unit, const MemSummary *summary, uint64_t bytes)
+static void cell(FILE *out, ReportUnit unit, const MemSummary *summary, uint64_t bytes)
 {
     if (summary)
         fprintf(out, "%*.*f", COLUMN, unit.decimals, (double)bytes / unit.bytes);
 }
 
 const char *const report_group_labels_[MEM_GROUP_COUNT] = {
-    [MEM_GROUP_PARAMETERS] = "parameters",
-    [MEM_GROUP_GRADIENTS] = "gradients",
-    [MEM_GROUP_OPTIMIZER_STATES] = "optimizer states",
-    [MEM_GROUP_ACTIVATIONS] = "activations",
-    [MEM_GROUP_OVERHEAD] = "overhead",
+#define X(id, name, label, word, brief) [MEM_GROUP_##id] = label,
+    MEMTRACK_GROUPS(X)
+#undef X
 };
-const char *const report_group_short_[MEM_GROUP_COUNT] = {"param", "grad", "optim", "activ", "other"};
+const char *const report_group_short_[MEM_GROUP_COUNT] = {
+#define X(id, name, label, word, brief) [MEM_GROUP_##id] = brief,
+    MEMTRACK_GROUPS(X)
+#undef X
+};
 
 static const char *const component_labels[MEM_COMPONENT_COUNT] = {
     [MEM_PARAMETER] = "  trainable",   [MEM_FROZEN] = "  frozen",
@@ -67,7 +60,7 @@ static int members_seen(const MemStats *stats, MemGroup group)
     return seen;
 }
 
-static void group_rows(FILE *out, Unit unit, const MemSummary *planned, const MemSummary *measured,
+static void group_rows(FILE *out, ReportUnit unit, const MemSummary *planned, const MemSummary *measured,
                        MemGroup group)
 {
     const MemSummary *shown = measured ? measured : planned;
@@ -95,7 +88,7 @@ static void group_rows(FILE *out, Unit unit, const MemSummary *planned, const Me
     }
 }
 
-static void peak_row(FILE *out, Unit unit, const MemSummary *planned, const MemSummary *measured)
+static void peak_row(FILE *out, ReportUnit unit, const MemSummary *planned, const MemSummary *measured)
 {
     int columns = (planned != NULL) + (measured != NULL) + 1;
     for (int i = 0; i < LABEL + columns * COLUMN; i++)
@@ -113,7 +106,7 @@ static void peak_row(FILE *out, Unit unit, const MemSummary *planned, const MemS
 void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured)
 {
     const MemSummary *shown = measured ? measured : planned;
-    Unit unit = report_unit_(shown->stats.peak);
+    ReportUnit unit = report_unit(shown->stats.peak);
     fprintf(out, "%-*s", LABEL, unit.name);
     if (planned)
         fprintf(out, "%*s", COLUMN, "planned");
@@ -141,7 +134,7 @@ void report_table(FILE *out, const MemSummary *planned, const MemSummary *measur
     }
 }
 
-static void difference(FILE *out, Unit unit, const char *label, int64_t bytes)
+static void difference(FILE *out, ReportUnit unit, const char *label, int64_t bytes)
 {
     double shown = (double)bytes / unit.bytes;
     if (shown > -0.5 * unit.smallest && shown < 0.5 * unit.smallest)
@@ -152,7 +145,7 @@ static void difference(FILE *out, Unit unit, const char *label, int64_t bytes)
 void report_textbook(FILE *out, const MemSummary *summary)
 {
     const MemStats *s = &summary->stats;
-    Unit unit = report_unit_(s->peak);
+    ReportUnit unit = report_unit(s->peak);
     uint64_t own[MEM_GROUP_COUNT], at[MEM_GROUP_COUNT], textbook = 0;
     for (int g = 0; g < MEM_GROUP_COUNT; g++) {
         own[g] = report_group(s->own_peak, (MemGroup)g);
@@ -174,11 +167,10 @@ void report_textbook(FILE *out, const MemSummary *summary)
 
 void report_row_heading(FILE *out, const char *label)
 {
-    static const char *const columns[] = {"param", "grad", "optim", "activ", "other", "peak"};
     fprintf(out, "%-*s", LABEL, label);
-    for (size_t i = 0; i < sizeof columns / sizeof columns[0]; i++)
-        fprintf(out, "%8s", columns[i]);
-    fprintf(out, " MiB%9s\n", "ms/step");
+    for (int group = 0; group < MEM_GROUP_COUNT; group++)
+        fprintf(out, "%8s", report_group_short_[group]);
+    fprintf(out, "%8s MiB%9s\n", "peak", "ms/step");
 }
 
 void report_row(FILE *out, const char *label, const MemSummary *summary, double step_seconds)
@@ -195,9 +187,11 @@ void report_row(FILE *out, const char *label, const MemSummary *summary, double 
 void report_step(FILE *out, const MemLedger *ledger, const StepLine *line)
 {
     const MemStats *s = memtrack_stats(ledger);
-    Unit unit = report_unit_(s->step_peak);
-    fprintf(out, "step %4" PRId64 "  loss %7.4f %7s/s |", line->step, line->loss,
-            report_count((int64_t)line->tokens_per_second).text);
+    ReportUnit unit = report_unit(s->step_peak);
+    fprintf(out, "step %4" PRId64 "  loss %7.4f %7s/s%s", line->step, line->loss,
+            report_count((int64_t)line->tokens_per_second).text, line->same_memory ? "\n" : " |");
+    if (line->same_memory)
+        return;
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
         fprintf(out, " %s %.*f", report_group_short_[g], unit.decimals,
                 (double)report_group(s->step_at_peak, (MemGroup)g) / unit.bytes);

@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "../base/clock_.h"
 #include "panel.h"
 
 /* ---- What the terminal can ------------------------------------------------------------------- */
@@ -43,7 +44,10 @@ int report_terminal(FILE *out, PanelStyle *style)
     if (!isatty(fileno(out)) || !term || !term[0] || !strcmp(term, "dumb"))
         return 0;
     measure(out, style);
-    style->colour = !no_colour || !no_colour[0];
+    const char *many = getenv("COLORTERM");
+    int has_many = (many && many[0]) || strstr(term, "256color") || strstr(term, "direct");
+    if (!no_colour || !no_colour[0])
+        style->colour = has_many ? PANEL_COLOURS_256 : PANEL_COLOURS_8;
     style->utf8 = locale_is_utf8();
     return 1;
 }
@@ -115,7 +119,7 @@ int report_screen_open(PanelScreen *screen, FILE *out)
 
 int report_screen_due(const PanelScreen *screen)
 {
-    return memtrack_seconds() - screen->drawn >= 0.1;
+    return clock_now() - screen->drawn >= 0.1;
 }
 
 /* To the first line of the last drawing. A terminal that became narrower has broken its lines. */
@@ -132,7 +136,7 @@ int report_screen_draw(PanelScreen *screen, const PanelState *state)
 {
     PanelStyle style;
     PanelText panel;
-    screen->drawn = memtrack_seconds();
+    screen->drawn = clock_now();
     if (!report_terminal(screen->out, &style) || !report_panel(state, &style, &panel)) {
         report_screen_close(screen);
         return 0;
@@ -180,7 +184,7 @@ enum { WORTH_A_BAR = 2 }; /* seconds */
 
 ReportProgress report_progress_start(const char *label, int64_t total)
 {
-    return (ReportProgress){.label = label, .total = total, .started = memtrack_seconds()};
+    return (ReportProgress){.label = label, .total = total, .started = clock_now()};
 }
 
 /* Worth it after two seconds, or after one when it will clearly be more than two. */
@@ -194,7 +198,7 @@ void report_progress(ReportProgress *progress, int64_t done)
 {
     PanelStyle style;
     PanelText bar;
-    double t = memtrack_seconds(), seconds = t - progress->started;
+    double t = clock_now(), seconds = t - progress->started;
     if (t - progress->drawn < 0.1 || !worth_showing(progress, done, seconds) ||
         !report_terminal(stderr, &style))
         return;

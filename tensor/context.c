@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../kernels/kernels.h"
 #include "tensor_.h"
 
 enum { CONTEXT_MAX_THREADS = 128 }; /* what the thread team can hold */
@@ -38,7 +39,7 @@ static int context_fill(Context *context, const ContextOptions *options)
     return context->ledger && context->tape ? 0 : -1;
 }
 
-/* What it is to run on is there; else it has its first error. */
+/* Raises the first error of a context whose device or library is missing. */
 static void context_check(Context *context, const ContextOptions *options)
 {
     char why[sizeof context->error_text - 64];
@@ -172,11 +173,14 @@ int host_later(size_t bytes)
     return context && context->meta;
 }
 
-void context_step_done(void)
+void context_step_end(void)
 {
     Context *context = context_here();
-    if (context)
-        context->steps_done++;
+    if (!context)
+        return;
+    context->steps_done++;
+    if (context->segment_hook.step)
+        context->segment_hook.step(context->segment_hook.user);
 }
 
 void context_resume(Context *context, int64_t steps, const RandomState *random)
@@ -190,8 +194,9 @@ void context_segment_end(Context *context)
 {
     int64_t step = memtrack_step(context->tracker);
     int step_ended = context->steps_done > step;
-    if (context->segment_hook && (step_ended || memtrack_stats(context->ledger)->step_hash))
-        context->segment_hook(context, step_ended, context->segment_user);
+    const SegmentHook *hook = &context->segment_hook;
+    if (hook->segment && (step_ended || memtrack_stats(context->ledger)->step_hash))
+        hook->segment(context, step_ended, hook->user);
     memtrack_step_set(context->tracker, context->steps_done);
 }
 

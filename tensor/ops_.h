@@ -2,6 +2,7 @@
 #ifndef BRIM_OPS_INTERNAL_H
 #define BRIM_OPS_INTERNAL_H
 
+#include "../kernels/kernels.h"
 #include "tensor_.h"
 
 static inline int64_t call_numel(const OpCall *call, int i)

@@ -10,9 +10,17 @@ int check_dtype(const OpCall *call, int i, DType dtype, const char *input)
 {
     if (call->dtype[i] == dtype)
         return 0;
-    return error_raise(ERROR_ARGUMENT, "%s: %s must be %s", call->row->name, input,
-                       dtype == DTYPE_I32 ? "i32" : "f32");
+    return error_raise(ERROR_ARGUMENT, "%s: %s must be %s, not %s", call->row->name, input, dtype_name(dtype),
+                       dtype_name(call->dtype[i]));
 }
+
+_Static_assert((int)TENSOR_IDENTITY == ACT_NONE && (int)TENSOR_GELU == ACT_GELU &&
+                   (int)TENSOR_GELU_TANH == ACT_GELU_TANH && (int)TENSOR_SILU == ACT_SILU &&
+                   (int)TENSOR_RELU == ACT_RELU,
+               "activations go to kernels as they are");
+_Static_assert((int)ROPE_SCALING_NONE == ROPE_PLAIN && (int)ROPE_SCALING_LINEAR == ROPE_LINEAR &&
+                   (int)ROPE_SCALING_LLAMA3 == ROPE_LLAMA3,
+               "so do the ways of stretching positions");
 
 int check_activation(const OpCall *call, int act)
 {
@@ -185,6 +193,11 @@ static const OpRow activation_row = {
     .accumulates = OP_INPUT(0),
 };
 
+_Static_assert((int)TENSOR_IDENTITY == ACT_NONE && (int)TENSOR_GELU == ACT_GELU &&
+                   (int)TENSOR_GELU_TANH == ACT_GELU_TANH && (int)TENSOR_SILU == ACT_SILU &&
+                   (int)TENSOR_RELU == ACT_RELU,
+               "the kernels' numbers");
+
 Tensor *tensor_activation(Tensor *x, TensorActivation act)
 {
     if (!x || act == TENSOR_IDENTITY)
@@ -253,6 +266,10 @@ Tensor *tensor_swiglu(Tensor *gate, Tensor *up)
 }
 
 /* ---- Rotary positions ------------------------------------------------------------------------ */
+
+_Static_assert((int)ROPE_SCALING_NONE == ROPE_PLAIN && (int)ROPE_SCALING_LINEAR == ROPE_LINEAR &&
+                   (int)ROPE_SCALING_LLAMA3 == ROPE_LLAMA3,
+               "the kernels' numbers");
 
 static RopeDims rope_dims(const OpCall *call)
 {

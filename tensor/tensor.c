@@ -1,46 +1,21 @@
-/* Headers and storage. A header says shape, type and where gradients go; storage is bytes with a reference
- * count. They live separately: the tape keeps headers for routing, and storage only where backward reads it.
- */
-#include <inttypes.h>
+/* Tensors' headers: shape, type, and where gradients go. Their storage lives separately (storage.c): the tape
+ * keeps headers for routing, and storage only where backward reads it. */
 #include <string.h>
 
 #include "tensor_.h"
 
-static const int dtype_bits[DTYPE_COUNT] = {
-#define X(id, name, bits) [DTYPE_##id] = bits,
+static const struct {
+    const char *name;
+    int bits; /* an element */
+} dtypes[DTYPE_COUNT] = {
+#define X(id, name, bits) [DTYPE_##id] = {name, bits},
     BRIM_DTYPES(X)
 #undef X
 };
 
-/* ---- Storage --------------------------------------------------------------------------------- */
-
-Storage *storage_new(Context *context, int64_t bytes, MemComponent component)
+const char *dtype_name(DType dtype)
 {
-    Storage *storage = host_alloc(sizeof *storage);
-    if (!storage)
-        return NULL;
-    if (memtrack_alloc(context->ledger, (uint64_t)bytes, component, &storage->block) != 0) {
-        const MemStats *stats = memtrack_stats(context->ledger);
-        error_raise(ERROR_MEMORY, "out of memory: %" PRId64 " bytes for %s; %" PRIu64 " bytes are in use",
-                    bytes, memtrack_component_name(component), stats->live);
-        host_free(context, storage, sizeof *storage);
-        return NULL;
-    }
-    storage->refs = 1;
-    return storage;
-}
-
-void storage_retain(Storage *storage)
-{
-    storage->refs++;
-}
-
-void storage_release(Context *context, Storage *storage)
-{
-    if (!storage || --storage->refs > 0)
-        return;
-    memtrack_free(context->ledger, &storage->block);
-    host_free(context, storage, sizeof *storage);
+    return (unsigned)dtype < DTYPE_COUNT ? dtypes[dtype].name : "unknown";
 }
 
 /* ---- Headers --------------------------------------------------------------------------------- */
@@ -139,7 +114,7 @@ Tensor *tensor_new(DType dtype, Shape shape, MemComponent component)
         error_raise(ERROR_ARGUMENT, "tensor_new: there is no data type %d", (int)dtype);
         return NULL;
     }
-    int64_t bytes = (shape_numel(shape) * dtype_bits[dtype] + 7) / 8;
+    int64_t bytes = (shape_numel(shape) * dtypes[dtype].bits + 7) / 8;
     return tensor_wrap(dtype, shape, storage_new(context, bytes, component));
 }
 
@@ -202,10 +177,11 @@ void *tensor_data(Tensor *tensor)
     return tensor->storage->block.data;
 }
 
-static void *typed_data(Tensor *tensor, DType dtype, const char *what)
+void *tensor_typed_data(Tensor *tensor, DType dtype, const char *what)
 {
     if (tensor && tensor->dtype != dtype) {
-        error_raise(ERROR_ARGUMENT, "%s: the tensor holds the other type", what);
+        error_raise(ERROR_ARGUMENT, "%s: the tensor holds %s, not %s", what, dtype_name(tensor->dtype),
+                    dtype_name(dtype));
         return NULL;
     }
     return tensor_data(tensor);
@@ -213,12 +189,12 @@ static void *typed_data(Tensor *tensor, DType dtype, const char *what)
 
 float *tensor_f32(Tensor *tensor)
 {
-    return typed_data(tensor, DTYPE_F32, "tensor_f32");
+    return tensor_typed_data(tensor, DTYPE_F32, "tensor_f32");
 }
 
 int32_t *tensor_i32(Tensor *tensor)
 {
-    return typed_data(tensor, DTYPE_I32, "tensor_i32");
+    return tensor_typed_data(tensor, DTYPE_I32, "tensor_i32");
 }
 
 float tensor_item(Tensor *tensor)
@@ -309,45 +285,4 @@ void tensor_set_name(Tensor *tensor, const char *name)
 const char *tensor_name(const Tensor *tensor)
 {
     return tensor && tensor->name ? tensor->name : "";
-}
-
-/* ---- Filling --------------------------------------------------------------------------------- */
-
-/* The values to fill, or NULL when there is nothing to do (meta, errors). Counts the random stream in either
- * case. */
-static float *fill_target(Tensor *tensor, const char *what, uint64_t *stream)
-{
-    if (!tensor)
-        return NULL;
-    *stream = tensor->item.context->random.fills++;
-    return typed_data(tensor, DTYPE_F32, what);
-}
-
-void tensor_fill(Tensor *tensor, float value)
-{
-    float *data = tensor ? tensor_f32(tensor) : NULL;
-    if (data)
-        tensor->item.context->kernels->fill(tensor_numel(tensor), value, data, tensor->item.context->threads);
-}
-
-void tensor_fill_normal(Tensor *tensor, float mean, float std)
-{
-    uint64_t stream;
-    float *data = fill_target(tensor, "tensor_fill_normal", &stream);
-    if (!data)
-        return;
-    const Context *context = tensor->item.context;
-    context->kernels->fill_normal(tensor_numel(tensor), context->seed, stream, mean, std, data,
-                                  context->threads);
-}
-
-void tensor_fill_uniform(Tensor *tensor, float low, float high)
-{
-    uint64_t stream;
-    float *data = fill_target(tensor, "tensor_fill_uniform", &stream);
-    if (!data)
-        return;
-    const Context *context = tensor->item.context;
-    context->kernels->fill_uniform(tensor_numel(tensor), context->seed, stream, low, high, data,
-                                   context->threads);
 }

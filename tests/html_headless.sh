@@ -75,21 +75,26 @@ page() { out=$1; shift; "$brim" report "$@" --html "$keep/$out.html" >"$work/err
 
 train plain --batch 4 --steps 60 --evaluate-every 20
 train blocks --batch 4 --steps 4 --checkpoint blocks
+train gpt2 --model gpt2-tiny --batch 2 --steps 2
 train many --batch 1 --seq 16 --accumulate 24 --steps 2
 # A crash: the end is missing, the last line broken off.
 head -c -700 "$keep/plain.jsonl" >"$keep/crashed.jsonl"
 cd "$keep" && keep=$PWD && cd - >/dev/null
 page one "$keep/plain.jsonl"
 page two "$keep/plain.jsonl" "$keep/blocks.jsonl"
+page models "$keep/blocks.jsonl" "$keep/gpt2.jsonl"
 page many "$keep/many.jsonl"
 page crashed "$keep/crashed.jsonl"
 
 dark=--blink-settings=preferredColorScheme=0
 light=--blink-settings=preferredColorScheme=1
 browse "one run" "$keep/one.html" 1600 $light
-browse "one run, narrow, dark" "$keep/one.html" 400 $dark
+for width in 360 390 500 1000 1280; do
+    browse "one run, $width pixels" "$keep/one.html" $width $dark
+    browse "two runs, $width pixels" "$keep/two.html" $width $light
+done
+browse "two models, 360 pixels" "$keep/models.html" 360 $light
 browse "two runs" "$keep/two.html" 1600 $dark
-browse "two runs, narrow" "$keep/two.html" 400 $light
 browse "many events" "$keep/many.html" 1200 $light
 browse "a crashed run" "$keep/crashed.html" 1200 $light
 grep -q 'class="notice"' "$work/dom" && ok "a crashed run: says so" || not_ok "a crashed run: says so" "no notice"

@@ -147,14 +147,32 @@
     same('one heading of the first rank', all('h1').length, 1);
     const slip = /\[object|undefined|NaN|\bnull\b|Infinity/.exec(document.body.innerText);
     check('the text has no slips', !slip, slip && document.body.innerText.slice(slip.index - 40, slip.index + 40));
-    const root = document.documentElement;
-    check('nothing is wider than the window', root.scrollWidth <= root.clientWidth, root.scrollWidth + ' > ' + root.clientWidth);
+  }
+
+  /* In any window: only tables that are opened may scroll sideways, and no text is cut or lies on another. */
+  function nothingCut() {
+    const root = document.documentElement, wide = root.clientWidth, named = e => (e.textContent || e.className).trim().slice(0, 60);
+    check('nothing is wider than the window', root.scrollWidth <= wide, root.scrollWidth + ' > ' + wide);
+    const scrolled = all('.scroll').filter(e => !e.closest('details') && e.scrollWidth > e.clientWidth + 1);
+    same('no table beside the text scrolls', scrolled.map(e => named(e) + ' ' + e.scrollWidth + ' > ' + e.clientWidth).join(' | '), '');
+    const seen = e => e.getClientRects().length > 0, beyond = e => { const r = e.getBoundingClientRect(); return r.left < -1 || r.right > wide + 1; };
+    same('no caption is cut', all('caption span').filter(e => seen(e) && beyond(e)).map(named).join(' | '), '');
+    same('no word of a chart is cut', all('.chart svg text').filter(e => seen(e) && beyond(e)).map(named).join(' | '), '');
+    same('no text is cut', all('h1, h2, h3, p, dt, dd, li, label, button, legend').filter(e => seen(e) && !e.closest('details, .map, .skip') && !e.matches('.skip') && beyond(e)).map(named).join(' | '), '');
+    const over = [];
+    for (const svg of all('.chart svg')) {
+      const texts = [...svg.querySelectorAll('text')].filter(e => seen(e) && e.textContent).map(e => [e, e.getBoundingClientRect()]);
+      texts.forEach(([a, p], i) => { for (const [b, q] of texts.slice(i + 1)) if (p.left + 1 < q.right && q.left + 1 < p.right && p.top + 3 < q.bottom && q.top + 3 < p.bottom) over.push(named(a) + ' on ' + named(b)); });
+    }
+    same('no words of a chart lie on each other', over.join(' | '), '');
   }
 
   function twoRuns() {
     if (runs.length < 2) return;
     const saved = runs[0].books.peak_bytes - runs[1].books.peak_bytes, text = document.querySelector('#compare .headline').textContent;
-    check('the headline says what is saved', text.includes((Math.abs(saved) / 1048576).toFixed(1) + ' MiB'), text);
+    if (runs[0].info.model === runs[1].info.model) check('the headline says what is saved', text.includes((Math.abs(saved) / 1048576).toFixed(1) + ' MiB'), text);
+    else check('the headline says that the models differ, and of no saving', text.includes('different models') && !/ saves [0-9]|less time|longer/.test(text), text);
+    check('the headline gives a time no decimals', !/\d\.\d+ % (longer|less time)/.test(text), text);
     const rows = all('#compare table').pop().querySelectorAll('tbody tr');
     const peak = [...rows].find(r => r.firstElementChild.textContent === 'peak');
     check('so does the table', peak.textContent.includes((Math.abs(saved) / 1048576).toFixed(1)));
@@ -169,7 +187,7 @@
   }
   /* Timers, not frames: without a screen frames come when they like. */
   setTimeout(() => {
-    for (const part of [logs, hover, keyboard, treemap, everyControl, alternatives, twoRuns]) {
+    for (const part of [nothingCut, logs, hover, keyboard, treemap, everyControl, alternatives, nothingCut, twoRuns]) {
       try { part(); } catch (error) { check(part.name + ' runs', false, error && error.stack); }
     }
     setTimeout(report, 500);

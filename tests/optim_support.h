@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "optim/optim.h"
+#include "tensor/ops.h"
 
 #define STEPS 20
 #define COUNT 5

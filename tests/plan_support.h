@@ -131,9 +131,9 @@ typedef struct Case {
     int checkpoint, accumulate;
     const char *optimizer;
     float dropout;
-    int epochs, layers;           /* 0 = 2 */
+    int epochs, layers;                 /* 0 = 2 */
     int in_backward, keep_zeros, chunk; /* chunk: rows of the loss head; ignored by mlp */
-    int every;                    /* segments of so many blocks; 0 = none */
+    int every;                          /* segments of so many blocks; 0 = none */
     int selective;
 } Case;
 
@@ -161,11 +161,11 @@ typedef struct Session {
 
 static inline const char *case_text(const Case *c, char text[128])
 {
-    snprintf(text, 128, "%s %s%s every %d%s accumulate %d %s%s%s%s chunk %d", nn_family_name(c->family),
+    snprintf(text, 128, "%s %s%s every %d%s accumulate %d %s%s%s%s chunk %d", nn_family(c->family)->name,
              c->attention == ATTENTION_EAGER ? "eager" : "flash", c->checkpoint ? " checkpoint" : "",
              c->every, c->selective ? " selective" : "", c->accumulate, c->optimizer,
-             c->dropout > 0 ? " dropout" : "", c->in_backward ? " fused" : "", c->keep_zeros ? " keep zeros" : "",
-             c->chunk);
+             c->dropout > 0 ? " dropout" : "", c->in_backward ? " fused" : "",
+             c->keep_zeros ? " keep zeros" : "", c->chunk);
     return text;
 }
 

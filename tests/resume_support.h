@@ -1,5 +1,5 @@
-/* What the tests of saving share: a folder, and small runs that are saved and gone on with, with a loss and a
- * checkpoint for every step. */
+/* What the tests of saving share: a folder, and small runs that are saved and resumed, with a loss and a
+ * saved run for every step. */
 #ifndef TEST_RESUME_SUPPORT_H
 #define TEST_RESUME_SUPPORT_H
 
@@ -113,7 +113,7 @@ static inline int same_saved_run(const char *a, const char *b)
     return same;
 }
 
-/* ---- A run that takes no time: one linear layer, whose whole checkpoint is some kilobytes ----------------
+/* ---- A run that takes no time: one linear layer, whose saved run is some kilobytes ----------------
  */
 
 typedef struct Tiny {

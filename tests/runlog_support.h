@@ -126,14 +126,15 @@ static inline int write_run(const char *path, int steps, int may_fail)
                 report_log_step(log, d.ledger, &(RunLogStep){step + 1, 1.0 / (step + 1), 0.001, 0.25, 4});
         }
         if (ready && real) {
-            report_log_validation(log, &(RunLogValidation){steps, 0.5, 0.75});
+            report_log_validation(log, &(RunLogValidation){steps, 0.5, 0.75, 0.125});
             memtrack_free(d.ledger, &parameter);
             report_log_detach(log, d.ledger);
             json_t *memory = json_pack("{s:i, s:i}", "peak_bytes", PEAK, "needs_bytes", NEEDS);
-            report_log_end(
-                log,
-                &(RunLogEnd){
-                    .steps = steps, .seconds = 1.5, .loss_first = 1, .loss_last = 0.25, .memory = memory});
+            report_log_end(log, &(RunLogEnd){.steps = steps,
+                                             .seconds = 1.5,
+                                             .loss_first = 1,
+                                             .loss_last = 1.0 / (steps ? steps : 1),
+                                             .memory = memory});
             json_decref(memory);
             status = report_log_error(log)[0] ? -1 : 0;
         }

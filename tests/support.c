@@ -92,9 +92,12 @@ void check_error(const char *file, int line, int code, const char *const texts[]
     if (error_code() != code)
         fail_msg("%s:%d: expected '%s', got '%s': %s", file, line, error_name((ErrorCode)code),
                  error_name((ErrorCode)error_code()), error_message());
+    char text[1024];
+    const char *function = error_function();
+    snprintf(text, sizeof text, "%s%s%s", function, function[0] ? ": " : "", error_message());
     for (size_t i = 0; i < count; i++)
-        if (!strstr(error_message(), texts[i]))
-            fail_msg("%s:%d: no '%s' in '%s'", file, line, texts[i], error_message());
+        if (!strstr(text, texts[i]))
+            fail_msg("%s:%d: no '%s' in '%s'", file, line, texts[i], text);
     error_clear();
 }
 
@@ -406,7 +409,7 @@ Batch small_batch(ModelFamily family, int64_t step, int64_t first, int count)
 const char *setting_text(const Setting *s)
 {
     static char text[160];
-    snprintf(text, sizeof text, "%s %s%s%s%s%.40s%s", nn_family_name(s->family),
+    snprintf(text, sizeof text, "%s %s%s%s%s%.40s%s", nn_family(s->family)->name,
              s->attention == ATTENTION_EAGER ? "eager" : "flash", s->checkpoint ? " checkpoint" : "",
              s->dropout > 0 ? " dropout" : "", s->pattern ? " " : "", s->pattern ? s->pattern : "",
              s->selective ? " selective" : "");
@@ -452,7 +455,7 @@ static double accumulate(Module *model, ModelFamily family, int64_t step, const 
         first += micro->sizes[i];
         Tensor *loss = nn_loss(model, &batch);
         if (tensor_backward(loss) != 0)
-            fail_msg("%s: %s", nn_family_name(family), error_message());
+            fail_msg("%s: %s", nn_family(family)->name, error_message());
         sum += tensor_item(loss);
         tensor_scope_end(scope);
     }

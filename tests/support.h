@@ -15,7 +15,7 @@
 #include <cmocka.h>
 
 #include "../nn/nn.h"
-#include "../tensor/tensor.h"
+#include "../tensor/ops.h"
 #include "count.h"
 
 #define COUNT(list) (sizeof(list) / sizeof((list)[0]))

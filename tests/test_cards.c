@@ -87,6 +87,9 @@ static void the_nearest_are_named(void **state)
                         "no card is called 'rtx-4091'; nearest: rtx-4090");
     assert_string_equal(device_card_unknown("5070").text,
                         "no card is called '5070'; nearest: rtx-4070, rtx-5080, rtx-5090");
+    assert_string_equal(device_card_unknown("3090ti").text, "no card is called '3090ti'; nearest: rtx-3090");
+    assert_string_equal(device_card_unknown("rtx4090ti").text,
+                        "no card is called 'rtx4090ti'; nearest: rtx-4090");
     assert_string_equal(device_card_unknown("H100 NVL").text, "no card is called 'H100 NVL'; nearest: h100");
     assert_string_equal(device_card_unknown("quantum").text,
                         "no card is called 'quantum'; `brim gpus` lists them");

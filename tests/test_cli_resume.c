@@ -161,10 +161,10 @@ static void the_same_command(void **state)
     o = expect_code(TRAIN(common, "--steps", "3"), 0);
     expect(o->out, ": nothing is left to train\n");
     o = expect_code(TRAIN(common, "--steps", "5", "--evaluate-every", "1", "--every", "1"), 0);
-    expect(o->out, "goes on after step 3 of ");
+    expect(o->out, "resumes after step 3 of ");
     expect(o->out, "\nstep    4 ");
     assert_null(strstr(o->out, "\nstep    3 "));
-    expect(o->err, "the log of the steps before is now ");
+    expect(o->err, "the log of the earlier steps is now ");
     assert_int_equal(access(in_folder("log.jsonl.1"), F_OK), 0);
     assert_true(saved("a", 5));
     o = expect_code(TRAIN(common, "--steps", "5"), 0); /* nothing is left to do */
@@ -191,12 +191,12 @@ static void refusals(void **state)
     paths();
     strcpy(data, make_text("small", 60 * 16 + 1));
     const char *const *common = LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--steps", "2");
-    expect(expect_code(TRAIN(common, "--resume", a), 1)->err, "has no checkpoint to go on with");
-    expect(expect_code(TRAIN(common, "--keep", "2"), 2)->err, "--keep says how --save DIR saves");
+    expect(expect_code(TRAIN(common, "--resume", a), 1)->err, "no saved run is there");
+    expect(expect_code(TRAIN(common, "--keep", "2"), 2)->err, "--keep needs --save DIR");
     expect(expect_code(TRAIN(common, "--save-every", "2"), 2)->err, "--save-every says how");
     expect(expect_code(RUN("plan", "--save", a), 2)->err, "--save belongs to `brim train`");
     expect_code(TRAIN(common, "--save", a), 0);
-    expect(expect_code(TRAIN(common, "--save", a), 1)->err, "has a checkpoint of step 2 already; --resume");
+    expect(expect_code(TRAIN(common, "--save", a), 1)->err, "a run of step 2 is saved there already; add --resume");
     char first[256];
     snprintf(first, sizeof first, "%s/step-00000001", a);
     expect(expect_code(TRAIN(common, "--resume", first, "--save", a), 1)->err, "newer than step 1");
@@ -215,7 +215,7 @@ static void refusals(void **state)
         run_command((const char *[]){"brim", "train", "--model", "gpt2-tiny", "--data", data, "--seq", "16",
                                      "--steps", "3", "--threads", "2", "--resume", a, NULL}),
         0);
-    expect(o->err, "saved with 1 thread, goes on with 2");
+    expect(o->err, "saved with 1 thread, resumes with 2");
 }
 
 /* UTF-8 is told apart and said as it is; other bytes do not keep a run from going on. */
@@ -298,15 +298,15 @@ static void damage(void **state)
     make_file("a/step-00000003/model.safetensors", "x", 1);
     Outcome *o = expect_code(TRAIN(common, "--save", a, "--resume", a), 0);
     expect(o->err, "step-00000003/model.safetensors is damaged: it has 1 byte, not ");
-    expect(o->err, "; going on with the one before");
-    expect(o->out, "goes on after step 2 ");
+    expect(o->err, "; resuming the save before it");
+    expect(o->out, "resumes after step 2 ");
     assert_true(saved("a", 3) && saved("a", 2) && !saved("a", 1));
     expect_code(TRAIN(common, "--save", b), 0);
     assert_true(same_end("a", "b", 3));
     make_file("a/step-00000003/state.json", "x", 1);
     make_file("a/step-00000002/state.json", "", 0);
     o = expect_code(TRAIN(common, "--resume", a), 1);
-    expect(o->err, "has no checkpoint that is whole: ");
+    expect(o->err, "has no saved run that is whole: ");
     expect(o->err, "state.json is damaged: it does not end with the checksum of what it holds");
     expect(o->err, "state.json is empty");
 }
@@ -393,7 +393,7 @@ static void cannot_save(void **state)
     assert_int_equal(train_into_small_files(b, &o), 1);
     expect(o->err, "step 20 is not saved: cannot write ");
     expect(o->err, "File too large");
-    expect(o->err, "training goes on\n");
+    expect(o->err, "training continues\n");
     expect(o->err, "the end of the run is not saved: cannot write ");
     expect(o->out, "held out: ");
     assert_null(strstr(o->out, "is saved in"));
@@ -489,7 +489,7 @@ static void signals(void **state)
     int step = saved_step(text);
     assert_int_equal(stopped_by(a, step, SIGTERM, 0, 1), 128 + SIGTERM);
     read_output(text, sizeof text);
-    expect(text, "goes on after step ");
+    expect(text, "resumes after step ");
     assert_true(saved_step(text) > step);
 }
 

@@ -1,6 +1,6 @@
 /* Saving survives everything: a process that dies in any system call of a save, before it, after it or
  * half-way through, with and without what was not synced; calls that fail; real runs killed at random
- * moments. Always the newest complete checkpoint is one that was saved, bit by bit. BRIM_FULL=1 kills 220
+ * moments. Always the newest complete saved run is one that was saved, bit by bit. BRIM_FULL=1 kills 220
  * real runs, not 20. */
 #include <errno.h>
 #include <fcntl.h>
@@ -229,7 +229,7 @@ static int continue_run(int64_t to)
     return status;
 }
 
-/* The newest complete checkpoint is what was saved at that step, and at least step `least`. Returns its step.
+/* The newest complete saved run is what was saved at that step, and at least step `least`. Returns its step.
  */
 static int64_t expect_whole(const char *what, int which, int64_t least)
 {

@@ -29,7 +29,7 @@ same()
 }
 
 # ---- Lists: of the command, of the page -------------------------------------------------------
-{ "$brim" help; "$brim" help report; "$brim" help tokenize; } | grep -oE '^  --[a-z-]+' | tr -d ' ' | sort -u >"$work/options"
+{ "$brim" help options; "$brim" help report; "$brim" help tokenize; } | grep -oE '^  --[a-z-]+' | tr -d ' ' | sort -u >"$work/options"
 "$brim" help | awk '/^options/ { exit } /^  [a-z]/ { print $1 }' | sort >"$work/commands"
 for command in $(cat "$work/commands"); do
     "$brim" help "$command" | grep -oE '^  --[a-z-]+' | tr -d ' ' >"$work/help-$command"
@@ -45,7 +45,7 @@ check "each option belongs to a command" same "$work/options" "$work/help-option
 # An option of one command is on no other's page.
 own_options()
 {
-    "$brim" help | sed -n 's/^  \(--[a-z-]*\) .*\[\([a-z]*\)\]$/\1 \2/p' >"$work/own"
+    "$brim" help options | sed -n 's/^  \(--[a-z-]*\) .*\[\([a-z]*\)\]$/\1 \2/p' >"$work/own"
     [ -s "$work/own" ] || return 1
     while read -r option command; do
         [ "$(cd "$work" && grep -lxe "$option" help-* | grep -vE 'help-(options|report|tokenize)')" = "help-$command" ] ||
@@ -75,10 +75,35 @@ examples()
 }
 check "examples run" examples
 
+# Every option is in one group, and the groups together are all options.
+groups()
+{
+    "$brim" help | awk '/^options/ { groups = 1; next } groups && /^  [a-z]/ { print $1 }' >"$work/groups"
+    [ "$(wc -l <"$work/groups")" -ge 6 ] || return 1
+    for group in $(cat "$work/groups"); do "$brim" help "$group"; done | grep -oE '^  --[a-z-]+' | tr -d ' ' | sort >"$work/grouped"
+    for command in $(grep -vE 'report|tokenize' "$work/commands"); do cat "$work/help-$command"; done | sort -u | diff - "$work/grouped"
+}
+check "each option is in one group" groups
+
+# The first page fits a terminal of 24 rows, one of which is the prompt's.
+short()
+{
+    [ "$("$brim" help | wc -l)" -le 23 ]
+}
+check "help in 24 rows" short
+
+# The glossary of the documents, without its markup.
+words()
+{
+    "$brim" help words >"$work/words"
+    sed 's/[*`]//g; s/^#* *//' docs/glossary.md | diff - "$work/words" && [ "$(wc -l <"$work/words")" -gt 80 ]
+}
+check "help words is the glossary" words
+
 # A terminal of 80 columns shows every line whole.
 narrow()
 {
-    { "$brim" help; for command in $(cat "$work/commands"); do "$brim" help "$command"; done; } |
+    { "$brim" help; for page in options words $(cat "$work/commands" "$work/groups"); do "$brim" help "$page"; done; } |
         LC_ALL=C.UTF-8 awk 'length($0) > 80 { print; wide = 1 } END { exit wide }'
 }
 check "help in 80 columns" narrow
@@ -86,7 +111,9 @@ check "help in 80 columns" narrow
 unknown_command()
 {
     "$brim" help nonsense >"$work/out" 2>"$work/err"
-    [ $? -eq 2 ] && [ ! -s "$work/out" ] && grep -q "unknown command 'nonsense'" "$work/err"
+    [ $? -eq 2 ] && [ ! -s "$work/out" ] && grep -q "unknown command or group 'nonsense'" "$work/err" &&
+        ! "$brim" help trian 2>"$work/err" && grep -q 'nearest: train' "$work/err" &&
+        ! "$brim" plna 2>"$work/err" && grep -q "unknown command 'plna'; nearest: plan" "$work/err"
 }
 check "help of no command" unknown_command
 
@@ -134,7 +161,7 @@ bash_completion()
 {
     answers_file "$work/commands" "" && answers_file "$work/help-train" train "" &&
         answers_file "$work/help-fit" fit --batch 2 "" && answers "compare" com &&
-        answers "--batch --budget" plan --b && answers "compare" help com &&
+        answers "--batch --budget" plan --b && answers "compare" help com && answers "levers" help le && answers "words" help wo &&
         answers "gpt2 gpt2-large gpt2-medium gpt2-tiny gpt2-xl" plan --model gpt2 &&
         answers "gpt2-large" plan --model = gpt2-l && answers "flash" plan --attention = fl &&
         answers "flash" plan --attention f && answers "eager flash" plan --attention = &&
@@ -178,7 +205,7 @@ zsh_options()
 {
     zsh -fc 'source <(sed "/^_brim \"/d" tools/completion/_brim); _brim_options "$1" train' zsh "$brim" >"$work/described"
     "$brim" help train | sed -nE 's/^  (--[a-z-]+)( [^ ]+)? +(.*)/\1:\3/p' | same - "$work/described" &&
-        grep -q '^--export-dtype:f32, f16' "$work/described" && grep -q '^--quiet:no step lines' "$work/described"
+        grep -q '^--export-dtype:data type: f32, f16' "$work/described" && grep -q '^--quiet:print no step lines' "$work/described"
 }
 if command -v zsh >/dev/null; then
     check "completion in zsh" zsh_completion

@@ -1,4 +1,4 @@
-/* What a run reads is recognised where it is gone on with: fingerprints of files small and large, what is
+/* What a run reads is recognised when it is resumed: fingerprints of files small and large, what is
  * said of one that changed, and saves that know of none. */
 #include <fcntl.h>
 #include <zlib.h>

@@ -38,7 +38,7 @@ installed_files()
     (cd "$1" && find . -type f -o -type l | sort)
 }
 
-# Internal headers (*_.h), kernels and sources stay at home; modes do not depend on who built.
+# Headers that brim.h does not include (*_.h and others), kernels and sources stay at home; modes do not depend on who built.
 only_public_files()
 {
     for file in bin/brim lib/libbrim.a lib/libbrim.so lib/libbrim.so.0 lib/pkgconfig/brim.pc include/brim/brim.h \

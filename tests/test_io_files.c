@@ -202,7 +202,14 @@ static void test_names(void **state)
         {"meta-llama/Meta-Llama-3-8B", "llama-3.1-8b", "8192 positions"},
         {"meta-llama/Llama-2-7b-hf", "llama-2-7b", "is the model"},
         {"mistralai/Mistral-7B-v0.1", "mistral-7b", "is the model"},
+        {"mistralai/Mistral-7B-v0.3", "mistral-7b-v0.3", "is the model"},
         {"Qwen/Qwen2-0.5B", "qwen2-0.5b", "is the model"},
+        {"Qwen/Qwen2.5-7B", "qwen2.5-7b", "Qwen/Qwen2.5-7B is the model qwen2.5-7b."},
+        {"deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "deepseek-r1-distill-llama-8b", "is the model"},
+        {"HuggingFaceTB/SmolLM2-1.7B-Instruct", "smollm2-1.7b", "is the model"},
+        {"meta-llama/Llama-2-70b-chat-hf", "llama-2-70b", "is the model"},
+        {"TinyLlama/TinyLlama-1.1B-Chat-v1.0", "tinyllama-1.1b", "is the model"},
+        {"mistralai/Mistral-7B-Instruct-v0.2", "mistral-7b-v0.2", "is the model"},
         {"openai-community/gpt2-xl", "gpt2-xl", "is the model"},
         {"gpt2-small", "gpt2", "gpt2-small is the model gpt2."},
         {"GPT2-medium", "gpt2-medium", "is the model"},
@@ -233,15 +240,14 @@ static void test_unknown_names(void **state)
         {"gpt3", "gpt2", ERROR_ARGUMENT},
         {"bert", "bert-tiny", ERROR_ARGUMENT},
         {"bert-base-cased", "bert-base", ERROR_ARGUMENT}, /* another vocabulary */
-        {"mistral-7b-v0.3", "mistral-7b", ERROR_ARGUMENT},
         {"qwen2-1.5b", "qwen2-0.5b", ERROR_ARGUMENT},
         {"", "\"\"", ERROR_ARGUMENT},
         {"none.json", "none.json: cannot open", ERROR_FILE},
         {"/no/such/place", "/no/such/place: cannot open", ERROR_FILE},
         {"a/b/thing", "a/b/thing: cannot open", ERROR_FILE},
-        {"Qwen/Qwen2.5-7B", "\"Qwen/Qwen2.5-7B\"; the nearest models are qwen2-7b and ", ERROR_ARGUMENT},
-        {"mistral", "; the nearest model is mistral-7b; ", ERROR_ARGUMENT},
-        {"deepseek-v3", ", and no model is like it; ", ERROR_ARGUMENT},
+        {"Qwen/Qwen2.5-8B", "\"Qwen/Qwen2.5-8B\"; nearest: qwen2.5-3b, qwen2.5-7b; ", ERROR_ARGUMENT},
+        {"mistral", "; nearest: mistral-7b, mistral-7b-v0.2, mistral-7b-v0.3; ", ERROR_ARGUMENT},
+        {"falcon-7b", ", and no model is like it; ", ERROR_ARGUMENT},
         {"./llama-3.2-1b", "./llama-3.2-1b: cannot open", ERROR_FILE},
     };
     IoModel m;
@@ -251,8 +257,7 @@ static void test_unknown_names(void **state)
         assert_int_equal(m.preset.batch, 0);
     }
     assert_int_equal(io_find_model("gpt3", &m), ERROR_ARGUMENT);
-    assert_error(ERROR_ARGUMENT, "no model or file is called \"gpt3\"", "nearest models are gpt2, ",
-                 "config.json");
+    assert_error(ERROR_ARGUMENT, "no model or file is called \"gpt3\"", "; nearest: gpt2; ", "config.json");
     char name[5000];
     memset(name, 'a', sizeof name);
     name[sizeof name - 1] = '\0';
@@ -279,6 +284,9 @@ static void test_found_files(void **state)
     assert_int_equal(chdir(folder), 0);
     assert_int_equal(io_find_model("config.json", &m), 0);
     assert_int_equal(m.preset.config.bert.layers, 3);
+    assert_string_equal(m.name, folder + 5);
+    assert_int_equal(io_find_model("./config.json", &m), 0);
+    assert_string_equal(m.name, folder + 5);
     assert_int_equal(io_find_model(".", &m), 0);
     assert_int_equal(m.preset.config.bert.layers, 3);
     assert_int_equal(rename("config.json", "gpt2"), 0);
@@ -288,6 +296,7 @@ static void test_found_files(void **state)
     assert_int_equal(m.preset.config.bert.layers, 3);
     assert_int_equal(rename("gpt2", "gpt2-small"), 0);
     assert_int_equal(io_find_model("gpt2-small", &m), 0); /* a file goes before another name */
+    assert_string_equal(m.name, "gpt2-small");
     assert_int_equal(m.preset.config.bert.layers, 3);
     assert_int_equal(unlink("gpt2-small"), 0);
     assert_int_equal(chdir(before), 0);

@@ -26,14 +26,34 @@ static void test_parameter_counts(void **state)
         {"bert-large", 335174458},
         {"llama-2-7b", 6738415616},
         {"llama-2-13b", 13015864320},
+        {"llama-2-70b", 68976648192},
         {"llama-3.2-1b", 1235814400},
         {"llama-3.2-3b", 3212749824},
         {"llama-3.1-8b", 8030261248},
         {"llama-3.1-70b", 70553706496},
         {"llama-3.1-405b", 405853388800},
+        {"tinyllama-1.1b", 1100048384},
+        {"smollm2-135m", 134515008},
+        {"smollm2-360m", 361821120},
+        {"smollm2-1.7b", 1711376384},
         {"mistral-7b", 7241732096},
+        {"mistral-7b-v0.2", 7241732096},
+        {"mistral-7b-v0.3", 7248023552},
         {"qwen2-0.5b", 494032768},
         {"qwen2-7b", 7615616512},
+        {"qwen2.5-0.5b", 494032768},
+        {"qwen2.5-1.5b", 1543714304},
+        {"qwen2.5-3b", 3085938688},
+        {"qwen2.5-7b", 7615616512},
+        {"qwen2.5-14b", 14770033664},
+        {"qwen2.5-32b", 32763876352},
+        {"qwen2.5-72b", 72706203648},
+        {"deepseek-r1-distill-qwen-1.5b", 1777088000},
+        {"deepseek-r1-distill-qwen-7b", 7615616512},
+        {"deepseek-r1-distill-qwen-14b", 14770033664},
+        {"deepseek-r1-distill-qwen-32b", 32763876352},
+        {"deepseek-r1-distill-llama-8b", 8030261248},
+        {"deepseek-r1-distill-llama-70b", 70553706496},
         {"bench-mlp", 669706},
         {"bench-gpt2", 124439808},
     };
@@ -285,6 +305,10 @@ static void test_sequential(void **state)
     assert_int_equal(nn_parameters(chain).count, 6); /* the list follows */
     assert_null(nn_append(chain, NULL));
     assert_null(nn_append(NULL, NULL));
+    nn_forward(chain, leaf(SHAPE(2, 4), 1, 1), NULL);
+    assert_error(ERROR_SHAPE, "at module '0' (linear)"); /* a child without a name of its own */
+    nn_forward(chain, x, NULL);
+    assert_error(ERROR_ARGUMENT, "at module '5' (embedding)");
     assert_ptr_equal(nn_forward(nn_sequential(), x, NULL), x);
     assert_null(nn_forward(NULL, x, NULL));
     module_free(NULL);
@@ -476,9 +500,9 @@ static void test_batches_refused(void **state)
     for (ModelFamily f = MODEL_MLP; f <= MODEL_LLAMA; f++) {
         Module *model = small_model(&(Setting){.family = f});
         assert_null(nn_loss(model, &empty));
-        assert_error(ERROR_DATA, nn_family_name(f), says[f]);
+        assert_error(ERROR_DATA, nn_family(f)->name, says[f]);
         assert_null(nn_forward(model, NULL, NULL));
-        assert_error(ERROR_DATA, nn_family_name(f), says[f]);
+        assert_error(ERROR_DATA, nn_family(f)->name, says[f]);
         if (f == MODEL_MLP)
             continue;
         Batch batch = {

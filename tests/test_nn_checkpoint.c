@@ -1,5 +1,5 @@
-/* Checkpointing by pattern: what a pattern may be, gradients bitwise those of a plain run, whom the second run is
- * charged to, and that its plan is its run. */
+/* Checkpointing by pattern: what a pattern may be, gradients bitwise those of a plain run, whom the second
+ * run is charged to, and that its plan is its run. */
 #include <math.h>
 
 #include "nn/module_.h"
@@ -12,8 +12,9 @@ typedef struct Pattern {
     char text[PATTERN_MAX + 1];
 } Pattern;
 
-/* The k-th of the patterns of so many blocks; 0 when there are no more. '.' or 'c' comes first and after '.', all
- * three after the others: k is read digit by digit, and what would repeat an earlier pattern is skipped. */
+/* The k-th of the patterns of so many blocks; 0 when there are no more. '.' or 'c' comes first and after '.',
+ * all three after the others: k is read digit by digit, and what would repeat an earlier pattern is skipped.
+ */
 static int pattern_at(int k, int blocks, Pattern *pattern)
 {
     for (int code = 0, end = 1 << 2 * blocks; code < end; code++) {
@@ -204,8 +205,8 @@ static void test_nested(void **state)
         tensor_backward(
             tensor_cross_entropy(logits, batch.labels, BATCH_IGNORE, 1 / (float)batch.labels_total));
         Tensor *all = all_gradients(model);
-        assert_true(difference((const float *)plain->storage->block.data, tensor_f32(all),
-                               tensor_numel(plain)) == 0);
+        assert_true(
+            difference((const float *)plain->storage->block.data, tensor_f32(all), tensor_numel(plain)) == 0);
         leave(v);
     }
 }
@@ -273,8 +274,8 @@ static int block_of(const char *path, const char *prefix)
 
 static EventRecord events;
 
-/* Each allocation of a second run is made in a block of its segment, the segments come last first, their blocks
- * in order. */
+/* Each allocation of a second run is made in a block of its segment, the segments come last first, their
+ * blocks in order. */
 static void check_places(ModelFamily family, const char *prefix)
 {
     static const int order[] = {3, 0, 1};
@@ -294,7 +295,7 @@ static void check_places(ModelFamily family, const char *prefix)
         while (run < (int)COUNT(order) && order[run] != block)
             run++;
         if (run == (int)COUNT(order))
-            fail_msg("%s: made again in '%s', not in the order 3, 0, 1", nn_family_name(family), seen->path);
+            fail_msg("%s: made again in '%s', not in the order 3, 0, 1", nn_family(family)->name, seen->path);
         in_block[block]++;
     }
     assert_true(in_block[0] > 5 && in_block[0] == in_block[1] && in_block[3] == in_block[0]);
@@ -335,7 +336,7 @@ static int two_steps(const Setting *s)
         for (int i = 0; i < list.count; i++)
             tensor_drop_grad(list.items[i]);
         tensor_scope_end(scope);
-        context_step_done();
+        context_step_end();
     }
     return error_code();
 }

@@ -116,7 +116,7 @@ static void check_more(const ModelShape *z, const Pattern *p, int selective, con
     Held less = held(z, p->text, selective, 0);
     if (less.kept > plain->kept || less.own_peak > plain->own_peak)
         fail_msg("%s %d layers, %s%s: %d kept, own peak %d; without checkpoints %d and %d",
-                 nn_family_name(z->preset.family), z->layers, p->text, selective ? " selective" : "",
+                 nn_family(z->preset.family)->name, z->layers, p->text, selective ? " selective" : "",
                  (int)less.kept, (int)less.own_peak, (int)plain->kept, (int)plain->own_peak);
     Pattern q;
     for (int i = 0; i < z->layers; i++) {
@@ -125,16 +125,16 @@ static void check_more(const ModelShape *z, const Pattern *p, int selective, con
         Held more = held(z, q.text, selective, 0);
         if (more.kept > less.kept || (q.text[i] == 'c' && more.own_peak > less.own_peak))
             fail_msg("%s %d layers, %s then %s%s: %d kept, then %d; own peak %d, then %d",
-                     nn_family_name(z->preset.family), z->layers, p->text, q.text,
+                     nn_family(z->preset.family)->name, z->layers, p->text, q.text,
                      selective ? " selective" : "", (int)less.kept, (int)more.kept, (int)less.own_peak,
                      (int)more.own_peak);
     }
 }
 
-/* More checkpointing never raises what is kept at the end of forward, whether a plain block becomes a segment or
- * a segment continues the one before. The own peak of activations is never above that of no checkpointing, and
- * never rises when a plain block becomes a segment of its own. (A longer segment may raise it: recomputed, it
- * holds what all its blocks keep.) */
+/* More checkpointing never raises what is kept at the end of forward, whether a plain block becomes a segment
+ * or a segment continues the one before. The own peak of activations is never above that of no checkpointing,
+ * and never rises when a plain block becomes a segment of its own. (A longer segment may raise it:
+ * recomputed, it holds what all its blocks keep.) */
 static void test_more_checkpointing_never_keeps_more(void **state)
 {
     (void)state;
@@ -159,8 +159,8 @@ static ModelShape shape_of(const char *name)
     return z;
 }
 
-/* A plain block keeps F, a segment the input of its first; BERT's, GPT-2's and LLaMA's blocks keep their input
- * among the F, so that a segment of one keeps F less the rest. */
+/* A plain block keeps F, a segment the input of its first; BERT's, GPT-2's and LLaMA's blocks keep their
+ * input among the F, so that a segment of one keeps F less the rest. */
 static void test_a_segment_keeps_one_input(void **state)
 {
     (void)state;
@@ -179,8 +179,8 @@ static void test_a_segment_keeps_one_input(void **state)
     }
 }
 
-/* Segments of one block are checkpoints of each block, event by event; what is run again does not depend on how
- * it is cut. */
+/* Segments of one block are checkpoints of each block, event by event; what is run again does not depend on
+ * how it is cut. */
 static void test_segments_of_one_and_flops(void **state)
 {
     (void)state;

@@ -227,6 +227,29 @@ static void test_defaults_and_names(void **state)
     tensor_free(p);
 }
 
+/* Each row says of its optimizer what that has. */
+static void test_table(void **state)
+{
+    (void)state;
+    Tensor *p = tensor_parameter(SHAPE(3, 4));
+    TensorList list = {&p, 1};
+    int count = 0;
+    for (const OptimRule *rule; (rule = optim_rule_at(count)); count++) {
+        Optimizer *optimizer = optim_by_name(rule->name, list, 0, 0);
+        assert_string_equal(optim_name(optimizer), rule->name);
+        assert_int_equal(optim_state_arrays(optimizer), rule->states);
+        assert_ptr_equal(optim_rule(rule->name), rule); /* names are unique */
+        assert_true(rule->title[0] && rule->usual_lr >= 0);
+        optimizer_free(optimizer);
+    }
+    assert_int_equal(count, 6);
+    assert_null(optim_rule_at(-1));
+    assert_null(optim_rule("ada"));
+    assert_null(optim_rule(NULL));
+    fine();
+    tensor_free(p);
+}
+
 /* ---- Groups, schedules, clipping ------------------------------------------------------------- */
 
 static void test_groups(void **state)
@@ -474,6 +497,7 @@ int main(void)
         TEST(test_rules),
         TEST(test_state_is_zeroed),
         TEST(test_defaults_and_names),
+        TEST(test_table),
         TEST(test_groups),
         TEST(test_schedules),
         TEST(test_set_lr),

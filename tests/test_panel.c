@@ -243,6 +243,56 @@ static void colour_changes_no_character(void **state)
         assert_true((unsigned char)*c < 0x80);
 }
 
+/* Of 256 colours others than of eight, and each group one of its own. */
+static void colours_are_distinct(void **state)
+{
+    (void)state;
+    PanelState s = usual_state(usual_curve());
+    static PanelText few, many;
+    few = *draw(&s, 100, 1, PANEL_COLOURS_8);
+    many = *draw(&s, 100, 1, PANEL_COLOURS_256);
+    assert_null(strstr(few.text, "\033[38;5;"));
+    const char *legend = strstr(many.text, "\n      \033[38;5;");
+    char seen[MEM_GROUP_COUNT][16] = {{""}};
+    for (int g = 0; g < MEM_GROUP_COUNT; g++) {
+        legend = strstr(legend + 1, "\033[38;5;");
+        assert_non_null(legend);
+        snprintf(seen[g], sizeof seen[g], "%.*s", (int)strcspn(legend + 1, "m"), legend + 1);
+        for (int k = 0; k < g; k++)
+            assert_string_not_equal(seen[k], seen[g]);
+        legend += 2;
+    }
+}
+
+/* While held-out data are read no step passes: the panel says so, where it would count down to nothing. */
+static void evaluating_is_said(void **state)
+{
+    (void)state;
+    PanelState s = usual_state(usual_curve());
+    s.step = s.steps;
+    s.left = 0;
+    line_of(draw(&s, 80, 1, 0), "0:00 left");
+    s.phase = MEM_PHASE_EVALUATE;
+    for (int width = PANEL_NARROWEST; width < 120; width += 13) {
+        line_of(draw(&s, width, 0, 0), "evaluating");
+        assert_null(strstr(draw(&s, width, 0, 0)->text, "0:00 left"));
+    }
+}
+
+/* At 80 columns the mark in the bars is explained with its size, whatever the limit. */
+static void the_mark_is_explained(void **state)
+{
+    (void)state;
+    PanelState s = usual_state(usual_curve());
+    for (uint64_t gib = 1; gib < 5000; gib = gib * 3 + 7) {
+        s.limit = gib << 30;
+        s.rate = 123456;
+        s.elapsed = s.left = 3599;
+        const char *mark = line_of(draw(&s, 80, 0, 0), "| need");
+        assert_true(mark[6] == 's' || mark[6] == ':');
+    }
+}
+
 /* What changes from step to step moves nothing else. */
 static void numbers_keep_their_places(void **state)
 {
@@ -368,6 +418,9 @@ int main(void)
         cmocka_unit_test(lines_stay_within_the_terminal),
         cmocka_unit_test(too_low_for_a_panel),
         cmocka_unit_test(colour_changes_no_character),
+        cmocka_unit_test(colours_are_distinct),
+        cmocka_unit_test(evaluating_is_said),
+        cmocka_unit_test(the_mark_is_explained),
         cmocka_unit_test(numbers_keep_their_places),
         cmocka_unit_test(a_long_curve),
         cmocka_unit_test(a_run_that_goes_on),

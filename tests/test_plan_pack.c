@@ -293,9 +293,9 @@ static void check_places(const Plan *plan, const Moment *moment)
     for (int p = 0; p < plan->path_count; p++) {
         uint64_t here[MEM_COMPONENT_COUNT] = {0};
         for (int i = 0; i < moment->count; i++)
-            if (!strcmp(moment->blocks[i].path, plan->places[p].path))
+            if (!strcmp(moment->blocks[i].path, plan->paths[p].path))
                 here[moment->blocks[i].event.component] += moment->blocks[i].event.bytes;
-        assert_memory_equal(here, plan->places[p].by, sizeof here);
+        assert_memory_equal(here, plan->paths[p].by, sizeof here);
         assert_true(sum_by_component(here) > 0);
         all += sum_by_component(here);
         for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
@@ -320,7 +320,7 @@ static void the_peak_in_detail(void **state)
         check_largest(&plan, &moment);
         check_places(&plan, &moment);
         plan_free(&plan);
-        assert_true(plan.places == NULL && plan.hints == NULL && plan.memory.stats.needs > 0);
+        assert_true(plan.paths == NULL && plan.hints == NULL && plan.memory.stats.needs > 0);
         assert_int_equal(plan.largest_count, PLAN_TENSORS);
         plan_free(&plan);
     }

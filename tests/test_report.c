@@ -21,8 +21,10 @@ static void sizes(void **state)
         {UINT64_C(1) << 30, "1.00 GiB"},
         {UINT64_C(80) << 30, "80.00 GiB"},
         {(UINT64_C(80) << 30) + (UINT64_C(1) << 29), "80.50 GiB"},
-        {UINT64_C(6496053641344), "6049.92 GiB"},
-        {UINT64_MAX, "17179869184.00 GiB"},
+        {UINT64_C(6496053641344), "5.91 TiB"},
+        {UINT64_C(1023) << 30, "1023.00 GiB"},
+        {UINT64_C(1) << 40, "1.00 TiB"},
+        {UINT64_MAX, "16777216.00 TiB"},
     };
     for (size_t i = 0; i < COUNT(rows); i++)
         assert_string_equal(report_size(rows[i].bytes).text, rows[i].text);
@@ -35,6 +37,35 @@ static void sizes_round_into_the_next_unit(void **state)
     assert_string_equal(report_size(1024 * 1024 - 1).text, "1.0 MiB");
     assert_string_equal(report_size((1u << 30) - 1).text, "1.00 GiB");
     assert_string_equal(report_size((1u << 30) - (1u << 20)).text, "1023.0 MiB");
+    assert_string_equal(report_size((UINT64_C(1) << 40) - 1).text, "1.00 TiB");
+}
+
+/* Numbers of a table stand in one unit, which leaves its largest at most five digits before the point. */
+static void units_of_tables(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t largest;
+        const char *name;
+        int decimals;
+    } rows[] = {{0, "KiB", 2},
+                {65535, "KiB", 2},
+                {65536, "MiB", 2},
+                {(10 << 20) - 1, "MiB", 2},
+                {10 << 20, "MiB", 1},
+                {(UINT64_C(10) << 30) - 1, "MiB", 1},
+                {UINT64_C(10) << 30, "GiB", 2},
+                {(UINT64_C(10) << 40) - 1, "GiB", 2},
+                {UINT64_C(10) << 40, "TiB", 2},
+                {UINT64_MAX, "TiB", 2}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        ReportUnit unit = report_unit(rows[i].largest);
+        assert_string_equal(unit.name, rows[i].name);
+        assert_int_equal(unit.decimals, rows[i].decimals);
+        assert_true(unit.smallest == (unit.decimals == 1 ? 0.1 : 0.01));
+        if (rows[i].largest < UINT64_MAX)
+            assert_true((double)rows[i].largest / unit.bytes < 10240);
+    }
 }
 
 static void counts(void **state)
@@ -386,10 +417,17 @@ static void a_step_is_a_line(void **state)
     char *text = NULL;
     size_t length = 0;
     FILE *out = open_memstream(&text, &length);
-    report_step(out, context_ledger(context_current()), &(StepLine){12, 3.14159, 12345.6});
+    report_step(out, context_ledger(context_current()),
+                &(StepLine){.step = 12, .loss = 3.14159, .tokens_per_second = 12345.6});
     fclose(out);
     assert_string_equal(text, "step   12  loss  3.1416  12,345/s | param 4.00 grad 0.00 optim 0.00 activ "
                               "0.00 other 2.00 = 6.00 MiB\n");
+    free(text);
+    out = open_memstream(&text, &length);
+    report_step(out, context_ledger(context_current()),
+                &(StepLine){.step = 13, .loss = 3.1, .tokens_per_second = 12345.6, .same_memory = 1});
+    fclose(out);
+    assert_string_equal(text, "step   13  loss  3.1000  12,345/s\n");
     free(text);
     tensor_free(parameter);
     tensor_scope_end(scope);
@@ -401,6 +439,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes),
         cmocka_unit_test(sizes_round_into_the_next_unit),
+        cmocka_unit_test(units_of_tables),
         cmocka_unit_test(counts),
         cmocka_unit_test(groups_are_sums_of_components),
         cmocka_unit_test(summary_outlives_its_ledger),

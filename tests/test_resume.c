@@ -1,4 +1,4 @@
-/* A run that goes on from a checkpoint is the run that never stopped, to the last bit: four families, levers,
+/* A run that is resumed is the run that never stopped, to the last bit: four families, levers,
  * optimizers, wherever it was cut; as planned. What is of another run, or damaged, is told. */
 #include "resume_support.h"
 
@@ -153,10 +153,10 @@ static void cut_everywhere(const Case *c, int threads)
         execute(&resumed);
         for (int i = cut; i < STEPS; i++)
             if (memcmp(&resumed.loss[i], &straight.loss[i], sizeof(double)) != 0)
-                fail_msg("%s %s, cut after %d: loss %d is %.17g, not %.17g", nn_family_name(c->family),
+                fail_msg("%s %s, cut after %d: loss %d is %.17g, not %.17g", nn_family(c->family)->name,
                          c->optimizer, cut, i, resumed.loss[i], straight.loss[i]);
         if (!same_saved_run(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)))
-            fail_msg("%s %s, cut after %d: the end differs", nn_family_name(c->family), c->optimizer, cut);
+            fail_msg("%s %s, cut after %d: the end differs", nn_family(c->family)->name, c->optimizer, cut);
         empty(resumed.to);
     }
     empty(at("straight"));
@@ -284,7 +284,7 @@ static void test_of_another_run(void **state)
 {
     (void)state;
     static const SavedRunSetting was[] = {{"batch", "2"}, {"lr", "0.1"}},
-                                   is[] = {{"batch", "4"}, {"clip", "1"}};
+                                 is[] = {{"batch", "4"}, {"clip", "1"}};
     Tiny t = tiny();
     t.run.settings = was;
     t.run.setting_count = 2;
@@ -324,7 +324,7 @@ static void test_of_another_run(void **state)
     other.run.setting_count = 2;
     SavedRunFound found;
     assert_int_equal(io_load_run(at("run"), &other.run, &found), 0);
-    assert_non_null(strstr(found.note, "saved with 1 thread, goes on with 2"));
+    assert_non_null(strstr(found.note, "saved with 1 thread, resumes with 2"));
     assert_int_equal(io_load_run(found.path, &other.run, &found), 0); /* what was found, by itself */
     assert_int_equal(io_find_saved_run(found.path, &found), 0);
     assert_int_equal(found.step, 1);
@@ -388,7 +388,7 @@ static void test_damage(void **state)
     assert_int_equal(optim_steps(t.optimizer), 1);
     spill(at("run/step-00000001/optimizer.safetensors"), "x", 1);
     assert_int_equal(io_load_run(at("run"), &t.run, NULL), ERROR_DATA);
-    assert_error(ERROR_DATA, "has no checkpoint that is whole", "state.json", "it has 1 byte, not");
+    assert_error(ERROR_DATA, "has no saved run that is whole", "state.json", "it has 1 byte, not");
     tiny_end(&t);
 }
 

@@ -388,7 +388,7 @@ static int two_steps(const Setting *s)
         for (int i = 0; i < list.count; i++)
             tensor_drop_grad(list.items[i]);
         tensor_scope_end(scope);
-        context_step_done();
+        context_step_end();
     }
     return error_code();
 }

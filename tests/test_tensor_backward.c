@@ -282,7 +282,7 @@ static void test_checkpoint_begins_the_step(void **state)
         assert_int_equal(memtrack_step(tracker), step);
         assert_int_equal(memtrack_phase(tracker), MEM_PHASE_FORWARD);
         assert_int_equal(tensor_backward(tensor_sum(y)), 0);
-        context_step_done();
+        context_step_end();
     }
 }
 

@@ -251,7 +251,7 @@ static Trace train(const Setting *s, int evaluations, Context *outside)
         context_use(context);
         drop_gradients(model);
         tensor_scope_end(scope);
-        context_step_done();
+        context_step_end();
         if (evaluations && step % 2 == 1)
             evaluate(model, s->family);
     }
@@ -298,7 +298,7 @@ static int run_scenario(const Setting *s)
         }
         drop_gradients(model);
         tensor_scope_end(scope);
-        context_step_done();
+        context_step_end();
         if (!error_code())
             evaluate(model, s->family);
     }
@@ -365,7 +365,7 @@ static void test_needs_little_more_than_peak(void **state)
             assert_int_equal(tensor_backward(nn_loss(model, &batch)), 0);
             drop_gradients(model);
             tensor_scope_end(scope);
-            context_step_done();
+            context_step_end();
         }
         double ratio = (double)books()->needs / (double)books()->peak;
         /* BERT's second run leaves a gap of GELU's size. */

@@ -229,6 +229,51 @@ static void no_panel_elsewhere(void **state)
     Outcome *o = expect_code(run_command(brief), 0);
     assert_null(strchr(o->out, '\033'));
     assert_int_equal(lines_starting(o->out, "step "), 12);
+    const char *memory = strstr(o->out, "/s | param "); /* it is said when it changes */
+    assert_non_null(memory);
+    assert_null(strstr(memory + 1, "/s | param "));
+}
+
+/* How many columns of a row are written. */
+static int row_columns(const Session *s, int row)
+{
+    int columns = COLUMNS;
+    while (columns > 0 && s->screen[row][columns - 1] == ' ')
+        columns--;
+    return columns;
+}
+
+/* The row that begins so and those that continue it, two spaces in, as one text. */
+static const char *joined(const Session *s, const char *start, int columns)
+{
+    static char all[4 * COLUMNS];
+    int row = 0;
+    while (strncmp(s->screen[row], start, strlen(start)))
+        assert_true(++row < ROWS);
+    all[0] = '\0';
+    do {
+        assert_true(row_columns(s, row) <= columns);
+        snprintf(all + strlen(all), sizeof all - strlen(all), "%.*s", row_columns(s, row), s->screen[row]);
+        row++;
+    } while (!strncmp(s->screen[row], "  ", 2) && s->screen[row][2] != ' ');
+    return all;
+}
+
+/* Lines break between phrases where the terminal ends, and say all that they say elsewhere. */
+static void lines_break_between_phrases(void **state)
+{
+    (void)state;
+    static const char *small[] = {"brim",    "train", "--batch",       "1",  "--seq", "16",
+                                  "--steps", "2",     "--max-samples", "16", NULL};
+    Session *s = run_on_terminal(&(Terminal){.columns = 80}, small);
+    assert_int_equal(s->code, 0);
+    assert_string_equal(
+        joined(s, "llama-tiny  ", 80),
+        "llama-tiny  6,123,168 parameters  fp32  AdamW  batch 1 x seq 16  flash attention  2 steps");
+    const char *result = joined(s, "2 steps, ", 80);
+    assert_non_null(strstr(result, " tokens/s; validation "));
+    assert_non_null(strstr(result, "held out: loss "));
+    assert_int_equal(result[strlen(result) - 1], ')');
 }
 
 static void too_narrow_is_lines(void **state)
@@ -351,15 +396,11 @@ int main(void)
 {
     command_environment();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(leaves_only_the_tables),
-        cmocka_unit_test(no_panel_elsewhere),
-        cmocka_unit_test(too_narrow_is_lines),
-        cmocka_unit_test(colours_and_characters),
-        cmocka_unit_test(validations_stay),
-        cmocka_unit_test(a_quit_gives_the_cursor_back),
-        cmocka_unit_test(an_interrupt_ends_with_the_tables),
-        cmocka_unit_test(an_error_gives_the_cursor_back),
-        cmocka_unit_test(scripts_may_have_a_panel),
+        cmocka_unit_test(leaves_only_the_tables),         cmocka_unit_test(no_panel_elsewhere),
+        cmocka_unit_test(lines_break_between_phrases),    cmocka_unit_test(too_narrow_is_lines),
+        cmocka_unit_test(colours_and_characters),         cmocka_unit_test(validations_stay),
+        cmocka_unit_test(a_quit_gives_the_cursor_back),   cmocka_unit_test(an_interrupt_ends_with_the_tables),
+        cmocka_unit_test(an_error_gives_the_cursor_back), cmocka_unit_test(scripts_may_have_a_panel),
         cmocka_unit_test(scripts_print_lines_into_files),
     };
     return cmocka_run_group_tests_name("terminal", tests, NULL, NULL);

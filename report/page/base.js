@@ -1,6 +1,6 @@
 'use strict';
 /* ---- Numbers as people read them ---- */
-const KIB = 1024, MIB = 1048576, GIB = 1073741824;
+const KIB = 1024, MIB = 1048576, GIB = 1073741824, TIB = 1099511627776;
 
 /* As brim's tables write sizes: binary units, named. */
 function size(bytes) {
@@ -8,7 +8,8 @@ function size(bytes) {
   if (b < 10240) return sign + Math.round(b) + ' B';
   if (b / KIB < 1023.95) return sign + (b / KIB).toFixed(1) + ' KiB';
   if (b / MIB < 1023.95) return sign + (b / MIB).toFixed(1) + ' MiB';
-  return sign + (b / GIB).toFixed(2) + ' GiB';
+  if (b / GIB < 1023.995) return sign + (b / GIB).toFixed(2) + ' GiB';
+  return sign + (b / TIB).toFixed(2) + ' TiB';
 }
 function count(n) {
   return (n < 0 ? '\u2212' : '') + Math.abs(Math.round(n)).toLocaleString('en-US');
@@ -29,6 +30,7 @@ function words(name) { return String(name).replace(/_/g, ' '); }
 const NAMES = {parameter: 'parameters', frozen: 'frozen parameters', master: 'master weights', optimizer: 'optimizer states', gradient: 'gradients',
   activation: 'activations', activation_gradient: 'activation gradients', temporary: 'temporaries', buffer: 'buffers'};
 function people(name) { return NAMES[name] || words(name); }
+function signedNumber(x) { return Math.abs(x) < 5e-5 ? '\u2013' : (x < 0 ? '\u2212' : '+') + Math.abs(x).toFixed(4); }
 function number(x, digits) { return x === null || !isFinite(x) ? '\u2013' : x.toFixed(digits); }
 
 /* ---- Elements. Text only ever becomes text nodes: names from a log are never read as HTML. ---- */
@@ -57,7 +59,7 @@ function swatch(name) { return h('span', {class: 'swatch', style: {background: p
 
 function table(caption, head, rows, attributes) {
   return h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': caption},
-    h('table', attributes || {}, h('caption', {}, caption),
+    h('table', attributes || {}, h('caption', {}, h('span', {}, caption)),
       h('thead', {}, h('tr', {}, head.map(x => h('th', {scope: 'col'}, x)))),
       h('tbody', {}, rows.map(row => h('tr', {class: row.sum ? 'sum' : null},
         (row.cells || row).map((x, i) => h(i ? 'td' : 'th', i ? {} : {scope: 'row'}, x)))))));
@@ -79,13 +81,31 @@ function choice(label, options, value, change) {
 /* A long name may break after its dots. */
 function breakable(text) { return String(text).split(/(?<=\.)(?=\w)/).flatMap((part, i) => i ? [h('wbr', {}), part] : [part]); }
 
+/* ---- Labels in a chart ---- */
+/* Texts that must not lie on each other or reach beyond the sides: each is put at the first of its places [x, y, anchor]
+ * that is free, and left out when none is; what it says stands in words too. */
+function layLabels(width, labels) {
+  const laid = [], g = s('g', {});
+  for (const {text, places, cls} of labels) {
+    const wide = text.length * 7.1 + 6;
+    for (const [x, y, anchor] of places) {
+      const from = anchor === 'end' ? x - wide : x, box = [from, y - 13, from + wide, y + 4];
+      if (box[0] < 0 || box[2] > width || box[1] < 0 || laid.some(o => box[0] < o[2] && o[0] < box[2] && box[1] < o[3] && o[1] < box[3])) continue;
+      laid.push(box);
+      g.append(s('text', {class: cls || 'strong halo', x: fixed(x), y: fixed(y), 'text-anchor': anchor}, text));
+      break;
+    }
+  }
+  return g;
+}
+
 /* ---- Axes ---- */
 /* Round steps in the unit that suits the largest value: [{value, text}], and the unit. */
 function ticks(most, wanted) {
-  const unit = most >= 2 * GIB ? GIB : most >= 2 * MIB ? MIB : most >= 2 * KIB ? KIB : 1;
+  const unit = most >= 2 * TIB ? TIB : most >= 2 * GIB ? GIB : most >= 2 * MIB ? MIB : most >= 2 * KIB ? KIB : 1;
   const step = niceStep(most / unit / wanted), list = [];
   for (let v = 0; v * unit <= most * 1.0001; v += step) list.push({value: v * unit, text: plainNumber(v)});
-  return {list, unit: unit === GIB ? 'GiB' : unit === MIB ? 'MiB' : unit === KIB ? 'KiB' : 'B'};
+  return {list, unit: unit === TIB ? 'TiB' : unit === GIB ? 'GiB' : unit === MIB ? 'MiB' : unit === KIB ? 'KiB' : 'B'};
 }
 function niceStep(raw) {
   if (!(raw > 0)) return 1;

@@ -9,22 +9,50 @@ function differences(run, other) {
   if (run.info.model !== other.info.model) parts.unshift(run.info.model);
   return parts.join(', ') || 'the same options';
 }
-function stepSeconds(run) {
-  const list = run.steps.slice(1).filter(r => r[SECONDS] > 0).map(r => r[SECONDS] / (r[LAST] - r[FIRST] + 1)).sort((a, b) => a - b);
-  return list.length ? list[list.length >> 1] : null;
+function sameModel(a, b) {
+  return a.info.model === b.info.model && a.info.family === b.info.family && a.info.parameters === b.info.parameters;
+}
+/* What a step took, the first left out because it warms up: the median and the middle half of the steps, or all where
+ * they are few. Null where no spread can be told. */
+function stepTimes(run) {
+  const list = run.steps.slice(1).filter(r => r[SECONDS] > 0).map(r => r[SECONDS] / (r[LAST] - r[FIRST] + 1)).sort((a, b) => a - b), n = list.length;
+  if (n < 3) return null;
+  const cut = n < 4 ? 0 : n >> 2;
+  return {median: list[n >> 1], low: list[cut], high: list[n - 1 - cut]};
+}
+/* Whether two spreads touch: then nothing is known of which is faster. */
+function timesAgree(a, b) { return (a.low <= b.high && b.low <= a.high) || Math.abs(b.median / a.median - 1) < .005; }
+/* Seconds with the digits that the spread leaves: two, or three where it is below a fortieth. */
+function roughTime(seconds, times) {
+  const unit = seconds < .9995 ? [1e3, ' ms'] : [1, ' s'], digits = times.high - times.low < times.median / 40 ? 3 : 2;
+  const v = Number((seconds * unit[0]).toPrecision(digits)), decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(v || 1)));
+  return (v < 1e3 ? v.toFixed(decimals) : count(v)) + unit[1];
+}
+function timeWords(a, b) {
+  if (!a || !b) return '';
+  if (timesAgree(a, b)) return '; a step takes about as long';
+  return '; a step takes ' + Math.max(1, Math.round(100 * Math.abs(b.median / a.median - 1))) + ' %' + (b.median > a.median ? ' longer' : ' less time');
 }
 
 function compare(a, b) {
-  const saved = peakOf(a) - peakOf(b), timeA = stepSeconds(a), timeB = stepSeconds(b);
+  const timeA = stepTimes(a), timeB = stepTimes(b);
   const section = h('section', {id: 'compare', 'aria-labelledby': 'compare-title'}, h('h2', {id: 'compare-title'}, 'Two runs on one scale'),
-    h('p', {class: 'headline'}, label(b), differences(b, a), saved ? (saved > 0 ? ' saves ' : ' needs ') : ' has the same peak as ',
-      saved ? h('b', {}, size(Math.abs(saved)) + ' (' + percent(Math.abs(saved) / peakOf(a)) + ')') : null,
-      saved ? (saved > 0 ? ' of the peak of ' : ' more than ') : null, label(a), differences(a, b),
-      timeA && timeB ? '; a step takes ' + (Math.abs(timeB / timeA - 1) < .005 ? 'as long' : percent(Math.abs(timeB / timeA - 1)) + (timeB > timeA ? ' longer' : ' less time')) + '.' : '.'));
+    h('p', {class: 'headline'}, sameModel(a, b) ? savingWords(a, b, timeWords(timeA, timeB)) : modelWords(a, b)));
   if (a.n && b.n) section.append(overlay(a, b));
   put(section, h('div', {class: 'pair', style: {'margin-top': '30px'}}, h('div', {}, h('h3', {}, 'By component, each at its run\u2019s peak'), bars(a, b)),
     h('div', {}, differenceTable(a, b, timeA, timeB))));
   return section;
+}
+function savingWords(a, b, time) {
+  const saved = peakOf(a) - peakOf(b);
+  return [label(b), differences(b, a), saved ? (saved > 0 ? ' saves ' : ' needs ') : ' has the same peak as ',
+      saved ? h('b', {}, size(Math.abs(saved)) + ' (' + percent(Math.abs(saved) / peakOf(a)) + ')') : null,
+      saved ? (saved > 0 ? ' of the peak of ' : ' more than ') : null, label(a), differences(a, b), time + '.'];
+}
+/* Of two models nothing is saved: they are not the same work. */
+function modelWords(a, b) {
+  const one = run => [label(run), run.info.model + ', ' + plural(run.info.parameters, 'parameter') + ', peak ', h('b', {}, size(peakOf(run)))];
+  return ['These are different models, so the difference is not what an option saves: ', one(a), '; ', one(b), '.'];
 }
 
 function commonViews(a, b) { return Object.values(a.views).filter(v => b.views[v.id]); }
@@ -54,7 +82,7 @@ function overlay(a, b) {
       const most = [a, b].reduce((m, run) => { for (let i = run.views[view.id].from; i < run.views[view.id].to; i++) m = Math.max(m, run.total[i]); return m; }, 1) * 1.08;
       state.y = v => box.top + box.height * (1 - v / most);
       const svg = s('svg', {height});
-      const tops = [];
+      const tops = [], labels = [];
       svg.append(sizeAxis(box, most, state.y));
       for (const run of [a, b]) {
         const v = run.views[view.id], one = {from: v.from, to: v.to, y: state.y};
@@ -66,10 +94,12 @@ function overlay(a, b) {
         const top = highest(run, v.from, v.to), x = one.x(top), right = x > box.left + box.width * .7;
         tops.push(run.total[top]);
         svg.append(s('line', {class: 'level', x1: x, x2: box.left + box.width, y1: state.y(run.total[top]), y2: state.y(run.total[top])}));
-        svg.append(s('circle', {class: 'ring', stroke: 'var(--' + (cls === 'a' ? 'other' : 'accent') + ')', cx: x, cy: state.y(run.total[top]), r: 4}),
-          s('text', {class: 'strong halo', x: x + (right ? -7 : 7), y: state.y(run.total[top]) - 8, 'text-anchor': right ? 'end' : 'start'}, run.letter + ' ' + size(run.total[top])));
+        svg.append(s('circle', {class: 'ring', stroke: 'var(--' + (cls === 'a' ? 'other' : 'accent') + ')', cx: x, cy: state.y(run.total[top]), r: 4}));
+        const at = state.y(run.total[top]), places = [[x - 7, at - 8, 'end'], [x + 7, at - 8, 'start'], [x - 7, at + 18, 'end'], [x + 7, at + 18, 'start'], [box.left + 6, at - 8, 'start']];
+        if (!right) places.unshift(places.splice(1, 1)[0]);
+        labels.push({text: run.letter + ' ' + size(run.total[top]), places});
       }
-      svg.append(gapArrow(box, state.y, tops), shareAxis(box, view.axis, state.long, height));
+      svg.append(gapArrow(box, state.y, tops, labels, sameModel(a, b)), layLabels(width, labels), shareAxis(box, view.axis, state.long, height));
       state.overlay = s('g', {});
       svg.append(state.overlay);
       return svg;
@@ -99,12 +129,14 @@ function overlay(a, b) {
   box.probe = {chart};
   return box;
 }
-/* From one peak to the other, at the right. */
-function gapArrow(box, y, [first, second]) {
+/* From one peak to the other, at the right; what it says goes to the labels. */
+function gapArrow(box, y, [first, second], labels, share) {
   const g = s('g', {}), x = box.left + box.width - 12, from = y(first), to = y(second), head = from < to ? -5 : 5;
   if (Math.abs(from - to) < 14) return g;
-  g.append(s('path', {class: 'arrow', d: 'M' + x + ' ' + from + 'V' + to + 'm-4 ' + head + 'l4 ' + -head + 'l4 ' + head}),
-    s('text', {class: 'strong halo', x: x - 10, y: (from + to) / 2 + 4, 'text-anchor': 'end'}, signed(second - first) + ' (' + change(second / first - 1) + ')'));
+  g.append(s('path', {class: 'arrow', d: 'M' + x + ' ' + from + 'V' + to + 'm-4 ' + head + 'l4 ' + -head + 'l4 ' + head}));
+  const middle = (from + to) / 2 + 4, places = [0, -16, 16, -32, 32].map(d => [x - 10, middle + d, 'end']);
+  const full = signed(second - first) + (share ? ' (' + change(second / first - 1) + ')' : '');
+  labels.push({text: full, places});
   return g;
 }
 function shareAxis(box, axis, long, height) {
@@ -127,10 +159,13 @@ function bars(a, b) {
     h('span', {}), h('span', {class: 'hint'}, 'Pale A, full B'), h('span', {class: 'hint', style: {'text-align': 'right'}}, 'B \u2212 A'));
 }
 function differenceTable(a, b, timeA, timeB) {
-  const row = (name, x, y, sum) => ({sum, cells: [name, size(x), size(y), signed(y - x), x ? change(y / x - 1) : '\u2013']});
+  const row = (name, x, y, sum) => ({sum, cells: [name, size(x), size(y), [signed(y - x), h('span', {class: 'more'}, x && x !== y ? change(y / x - 1) : '')]]});
   const rows = comparedComponents(a, b).map(name => row(people(name), atPeak(a, name), atPeak(b, name)));
   rows.push(row('peak', peakOf(a), peakOf(b), true), row('needs, gaps included', a.books.needs_bytes, b.books.needs_bytes));
   if (a.pytorch && b.pytorch && a.pytorch.peak_reserved) rows.push(row('reserved by PyTorch\u2019s rules', a.pytorch.peak_reserved, b.pytorch.peak_reserved));
-  if (timeA && timeB) rows.push(['step, median', duration(timeA * 1e6), duration(timeB * 1e6), (timeB >= timeA ? '+' : '\u2212') + duration(Math.abs(timeB - timeA) * 1e6), change(timeB / timeA - 1)]);
-  return table('The same in figures', ['', 'A', 'B', 'B \u2212 A', ''], rows);
+  if (timeA && timeB) rows.push(['step, median', roughTime(timeA.median, timeA), roughTime(timeB.median, timeB), timesAgree(timeA, timeB) ? 'about the same'
+    : [(timeB.median > timeA.median ? '+' : '\u2212') + Math.max(1, Math.round(100 * Math.abs(timeB.median / timeA.median - 1))) + ' %', h('span', {class: 'more'}, '')]]);
+  const last = run => run.steps.length ? run.steps[run.steps.length - 1][LOSS] : null, held = run => run.validations.length ? run.validations[run.validations.length - 1].loss : null;
+  for (const [name, of] of [['loss of the last step', last], ['loss, held out', held]]) if (of(a) !== null && of(b) !== null) rows.push([name, number(of(a), 4), number(of(b), 4), [signedNumber(of(b) - of(a)), h('span', {class: 'more'}, '')]]);
+  return table('The same in figures', ['', 'A', 'B', 'B \u2212 A'], rows, {class: 'figured'});
 }

@@ -36,10 +36,10 @@ function measuredSoFar(run) {
 /* What is wrong or missing, in plain words. */
 function notices(run) {
   const list = [];
-  if (!run.end) list.push('The log ends before the run did: it was cut off or is still being written. ' + (run.plan ? 'The figures here are the plan\u2019s; the events and steps are as far as they go.' : ''));
-  else if (run.end.status !== 'done') list.push('The run failed: ' + (run.end.error || 'it does not say why') + '.');
-  if (run.file.truncated) list.push('The last line of the log broke off and is left out.');
-  if (run.file.broken_lines) list.push(plural(run.file.broken_lines, 'line') + ' of the log could not be read and ' + (run.file.broken_lines === 1 ? 'is' : 'are') + ' left out.');
+  if (run.end && run.end.status !== 'done') list.push('The run failed: ' + (run.end.error || 'it does not say why') + '.');
+  list.push(...run.file.notes || []);
+  if (!run.end && run.plan) list.push('The figures here are the plan\u2019s; the events and steps are as far as they go.');
+  if (run.contradictions) list.push('Events left out because they contradict those before them: ' + count(run.contradictions) + '.');
   if (run.n && !run.eventsEnd) list.push('The events break off after ' + count(run.n) + '.');
   else if (run.eventsEnd && !run.eventsEnd.complete) list.push('There were more events than a log keeps: it holds the first ' + count(run.n) + '.');
   return list.map(text => h('p', {class: 'notice', role: 'note'}, text));
@@ -53,10 +53,12 @@ function strip(run) {
 function bookTable(run) {
   const m = run.memory, planned = m && m.planned ? m.planned : run.plan, books = run.books, shown = run.order.filter(c => { const x = books.components[run.components[c]]; return x && x.peak > 0; });
   const both = value => [planned ? value(planned) : '\u2013', m ? value(m) : null].filter(x => x !== null), share = text => h('span', {class: 'share'}, text);
-  return h('div', {class: 'books'}, table('What was live at the peak' + (m ? ', planned and measured' : ', as planned') + '. Own peak is each component\u2019s own highest moment: it does not sum.',
+  /* Where planned and measured are the same everywhere, a narrow window shows the one. */
+  const alike = m && planned && m.peak_bytes === planned.peak_bytes && shown.every(c => m.components[run.components[c]].at_peak === planned.components[run.components[c]].at_peak);
+  return h('div', {class: 'books'}, h('div', {class: alike ? 'alike' : null}, table('What was live at the peak' + (m ? ', planned and measured' : ', as planned') + '. Own peak is each component\u2019s own highest moment: it does not sum.',
     ['component', ...both(x => x === m ? 'measured' : 'planned'), share('share'), 'own peak'],
     shown.map(c => { const name = run.components[c]; return [h('span', {class: 'keyed'}, swatch(name), people(name)), ...both(x => size(x.components[name].at_peak)), share(percent(atPeak(run, name) / books.peak_bytes)), size(books.components[name].peak)]; })
-      .concat([{sum: true, cells: ['peak', ...both(x => size(x.peak_bytes)), share('100 %'), '']}])), textbook(run));
+      .concat([{sum: true, cells: ['peak', ...both(x => size(x.peak_bytes)), share('100 %'), '']}]))), textbook(run));
 }
 /* Why the peak is not the sum of the own peaks. */
 function textbook(run) {

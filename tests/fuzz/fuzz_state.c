@@ -84,20 +84,20 @@ static void load(const SavedRun *run)
 {
     SavedRunState state;
     SavedRunFound found;
-    const char *directory = fuzz_path("saved"), *checkpoint = fuzz_path("saved/step-00000001");
-    fuzz_agree(saved_run_state_read(checkpoint, &state) != 0);
+    const char *directory = fuzz_path("saved"), *saved = fuzz_path("saved/step-00000001");
+    fuzz_agree(saved_run_state_read(saved, &state) != 0);
     if (!error_code()) {
         fuzz_agree(saved_run_state_compare("state.json", run, &state) != 0);
         error_clear();
-        fuzz_agree(saved_run_check_files(checkpoint, &state, 1) != 0);
+        fuzz_agree(saved_run_check_files(saved, &state, 1) != 0);
         saved_run_state_free(&state);
     }
     error_clear();
     fuzz_agree(io_find_saved_run(directory, &found) != 0);
     error_clear();
-    fuzz_agree(io_find_saved_run(checkpoint, &found) != 0);
+    fuzz_agree(io_find_saved_run(saved, &found) != 0);
     error_clear();
-    fuzz_agree(io_load_run(run->loader ? directory : checkpoint, run, &found) != 0);
+    fuzz_agree(io_load_run(run->loader ? directory : saved, run, &found) != 0);
     for (int step = 0; run->loader && !error_code() && step < 2; step++)
         while (data_next(run->loader))
             ;

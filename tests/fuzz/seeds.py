@@ -267,13 +267,13 @@ def bpe_train():
     yield bytes([255, 0]) + b" the<s>theethe the" * 40
 
 
-STATE = """{"checkpoint": {
- "version": 1, "brim": "0.1.0", "step": 1, "threads": 2,
+STATE = """{"saved_run": {
+ "version": 2, "brim": "0.2.0", "step": 1, "threads": 2,
  "settings": {"model": "mlp", "batch": "2"},
  "optimizer": {"name": "adamw", "lr": 0.001, "kept": ["layers.0.weight"]},
  "random": {"seed": 1, "fills": 4, "step": 1, "first_sample": 0, "layer": 3},
  "files": {"model.safetensors": {"bytes": 8, "crc32": %d}, "optimizer.safetensors": {"bytes": 8, "crc32": %d}},
- "command": "brim train", "data": {"seed": 1, "epoch": 0, "position": 2, "step": 1, "samples": 60000}}"""
+ "command": "brim train", "data": {"order": 2, "seed": 1, "epoch": 0, "position": 2, "step": 1, "samples": 60000}}"""
 
 
 def state():
@@ -283,11 +283,15 @@ def state():
     yield body.replace(b'"data"', b'"other"') + b"}"
     yield body.replace(b'"bytes": 8', b'"bytes": -1') + b"}"
     yield body + b',\n"crc32": "%08x"}\n' % zlib.crc32(body)
+    yield b'{"saved_run": {}}'
     yield b'{"checkpoint": {}}'
+    yield body.replace(b'"saved_run"', b'"checkpoint"').replace(b'"version": 2', b'"version": 1').replace(
+        b'"order": 2, ', b"") + b"}"
+    yield body.replace(b'"bytes": 8,', b'"bytes": 8, "parts": [[3, 1], [5, 2]],') + b"}"
     crc32 = {"bytes": 8, "crc32": crc}
     right = STATE.replace('"random": {"seed": 1', '"random": {"seed": 0').replace("60000", "4")
     for text in twisted(json.loads(right.split(": ", 1)[1] % (crc, crc)), most=10):
-        yield b'{"checkpoint": ' + text.replace(json.dumps(crc32).encode(), b'"@MODEL@"', 1).replace(
+        yield b'{"saved_run": ' + text.replace(json.dumps(crc32).encode(), b'"@MODEL@"', 1).replace(
             json.dumps(crc32).encode(), b'"@OTHER@"') + b"}"
     # With the sizes and checksums that the target's own files have, and with a file of the optimizer's.
     body = re.sub(r'{"bytes": 8, "crc32": [0-9]+}', lambda _: '"@SUM@"', right % (crc, crc)) + "}"

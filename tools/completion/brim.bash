@@ -29,6 +29,7 @@ _brim_value()
     --card) _brim_words "$typed" "$(_brim_column "$program" gpus)" ;;
     --checkpoint) _brim_words "$typed" "none blocks selective selective+blocks auto" ;;
     --attention) _brim_words "$typed" "flash eager" ;;
+    --resize-vocab) _brim_words "$typed" auto ;;
     --device) _brim_words "$typed" "cpu cuda" ;;
     --optimizer) _brim_words "$typed" "sgd sgd-momentum sgd-nesterov rmsprop adam adamw" ;;
     --schedule) _brim_words "$typed" "constant linear cosine" ;;
@@ -74,7 +75,7 @@ _brim()
         _brim_value "$program" "$flag" "$typed"
     elif [[ ${COMP_WORDS[1]} == help ]]; then
         ((COMP_CWORD > 2)) ||
-            _brim_words "$typed" "$("$program" help 2>/dev/null | awk '/^options/ { exit } /^  [a-z]/ { print $1 }')"
+            _brim_words "$typed" "options words $("$program" help 2>/dev/null | awk '/^  [a-z]/ { print $1 }')"
     else
         _brim_words "$typed" "$("$program" help "${COMP_WORDS[1]}" 2>/dev/null |
             awk '/^  --/ { print $1 }')"

@@ -1,0 +1,119 @@
+/* What is said of an argument that is no option of the command: what it is called here, what there is instead
+ * today, or the nearest names. */
+#include <string.h>
+#include <unistd.h>
+
+#include "../base/nearest_.h"
+#include "flags_.h"
+
+/* Words that people type first, from PyTorch, transformers and other trainers; each with a space behind.
+ * Where there is such an option one day, it is found before its row here. */
+typedef struct Word {
+    const char *words, *answer;
+} Word;
+
+static const Word words[] = {
+    {"--dtype --precision --mixed-precision --amp --bf16 --fp16 --fp32 --tf32 --half --torch-dtype ",
+     "everything is trained and planned in fp32 today; `brim plan --textbook` has the arithmetic of 16 bit, "
+     "and "
+     "docs/lessons/13-precision.md explains it"},
+    {"--lora --lora-r --lora-rank --qlora --peft --adapter --adapters --freeze ",
+     "there are no adapters today: every parameter is trained, in fp32; `brim plan --textbook` has the "
+     "arithmetic"},
+    {"--quantize --quantization --quant --load-in-8bit --load-in-4bit --8bit --4bit --int8 --nf4 ",
+     "there are no quantised weights today: everything is fp32; `brim plan --textbook` has the arithmetic"},
+    {"--gpus --gpu --num-gpus --ngpu --n-gpu --nproc-per-node --ranks --fsdp --ddp --zero --zero-stage "
+     "--deepspeed --tensor-parallel --tp --dp ",
+     "a run has one process and one device today; `brim fit --card NAME` says what fits one card"},
+    {"--offload --cpu-offload --offload-optimizer ",
+     "nothing is moved off a device today; `brim compare` shows what the levers save"},
+    {"--compile --torch-compile ", "brim's kernels are compiled already; there is nothing to turn on"},
+    {"--learning-rate --max-lr --peak-lr ", "the learning rate is --lr"},
+    {"--batch-size --micro-batch --micro-batch-size --per-device-train-batch-size --bs ",
+     "the samples of a micro-batch are --batch"},
+    {"--seq-len --seq-length --sequence-length --max-length --max-seq-len --max-seq-length --context "
+     "--context-length --block-size --ctx ",
+     "the tokens of a sample are --seq"},
+    {"--gradient-accumulation-steps --gradient-accumulation --grad-accum --grad-accumulation ",
+     "the micro-batches of a step are --accumulate"},
+    {"--gradient-checkpointing --activation-checkpointing --recompute --remat ",
+     "recomputation is --checkpoint blocks, or --checkpoint selective"},
+    {"--max-steps --num-steps --iters --max-iters ", "the number of steps is --steps"},
+    {"--num-epochs --num-train-epochs ", "the number of epochs is --epochs"},
+    {"--max-grad-norm --grad-clip --gradient-clip ", "the largest gradient norm is --clip"},
+    {"--lr-scheduler --lr-schedule --scheduler ", "the course of the learning rate is --schedule"},
+    {"--warmup-steps --warmup-ratio ", "the steps of linear warm-up are --warmup"},
+    {"--output-dir --output --out ",
+     "--save DIR saves a run, --export DIR writes its weights for other programs"},
+    {"--model-name --model-name-or-path --pretrained --from-pretrained --weights ",
+     "--init DIR starts from trained weights, --model NAME from random ones"},
+    {"--max-new-tokens --max-tokens ", "the number of tokens to write is --tokens"},
+    {"--train-data --dataset --dataset-path --corpus ", "the data are --data PATH"},
+    {"--flash-attention --flash-attn --attn-implementation --sdpa ",
+     "this is --attention flash, the default"},
+    {"--zero-grad-set-to-none ", "this is --zero-grad free, the default"},
+    {"--num-threads --workers --num-workers ", "the number of threads is --threads"},
+};
+
+static const char *answer_for(const char *option, size_t length)
+{
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        for (const char *at = words[i].words; *at; at += strcspn(at, " ") + 1)
+            if (strcspn(at, " ") == length && !strncmp(at, option, length))
+                return words[i].answer;
+    return NULL;
+}
+
+static const char *name_for_command(int i, const void *command)
+{
+    for (int k = 0; flag_at(k); k++)
+        if (takes_flag(flag_at(k), command) && i-- == 0)
+            return flag_at(k)->name;
+    return NULL;
+}
+
+static const char *any_name(int i, const void *user)
+{
+    (void)user;
+    return flag_at(i) ? flag_at(i)->name : NULL;
+}
+
+int unknown_option(const char *command, const char *argument)
+{
+    char option[64];
+    size_t length = strcspn(argument, "=");
+    snprintf(option, sizeof option, "%.*s", length < sizeof option ? (int)length : 0, argument);
+    const char *answer = answer_for(option, strlen(option));
+    if (answer)
+        return usage("there is no option %s: %s", option, answer);
+    NearestText near = nearest_text(option, &(NameList){.at = name_for_command, .user = command}, "");
+    if (near.text[0])
+        return usage("unknown option '%s'%s", argument, near.text);
+    NearestNames other = nearest_names(option, &(NameList){.at = any_name});
+    for (int i = 0; other.count && flag_at(i); i++)
+        if (!strcmp(flag_at(i)->name, other.name[0]))
+            return usage("unknown option '%s'; nearest: %s, which belongs to `brim %s`", argument,
+                         other.name[0], commands_text(flag_at(i), "` and `brim ").text);
+    return usage("unknown option '%s'; `brim help %s` lists them", argument, command);
+}
+
+int is_model(const char *name)
+{
+    IoModel model;
+    int found = !io_find_model(name, &model);
+    error_clear();
+    return found;
+}
+
+int no_model(const char *command, const char *word)
+{
+    IoModel model;
+    if (!is_directory(word) && access(word, F_OK) == 0)
+        return usage("'%s' is neither an option nor a model; a text to train on is given with --data %s",
+                     word, word);
+    io_find_model(word, &model);
+    usage("'%s' is no option, which begin with --, and no model for `brim %s`: %s", word, command,
+          error_message());
+    error_clear();
+    return EXIT_USAGE;
+}

@@ -1,0 +1,59 @@
+/* context: what a thread's tensors, modules and optimizers share: the tape, the scopes, the ledger of the
+ * device, the random state and the first error. Each thread has a current one. Objects stay in the context
+ * they were made in. Planning uses a context of its own, in which no data exists. */
+#ifndef BRIM_CONTEXT_H
+#define BRIM_CONTEXT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../base/error.h"
+#include "../memtrack/memtrack.h"
+#include "tensor_names.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct Context Context;
+
+typedef struct ContextOptions {
+    int meta;            /* 1: plan only: no data, no kernels */
+    MemMode memory;      /* of a context with data: MEMTRACK_MALLOC or MEMTRACK_RESERVED (0 means MALLOC) */
+    uint64_t capacity;   /* RESERVED: bytes; otherwise a limit, 0 = none */
+    uint64_t beside;     /* RESERVED: bytes that must be free beyond it, see MemLedgerOptions */
+    int threads;         /* 0 = all processors this process may use; at most 128 */
+    uint64_t seed;       /* of initialisation and dropout */
+    const char *kernels; /* NULL = the fastest; "reference", "base", "avx2", "avx512" */
+    const char *device;  /* NULL = "cpu", the only one that this build has kernels for; "cuda", "cuda:0" */
+} ContextOptions;
+
+/* Whether contexts can be on a device of this name (NULL = "cpu"): ERROR_NONE; ERROR_STATE when this build or
+ * machine lacks what it needs, ERROR_ARGUMENT when there is no such device. why: what is missing and what
+ * works instead, "" without error. */
+BRIM_API int device_check(const char *name, char *why, size_t size);
+
+/* NULL when memory is out. A new context is not current until context_use. It has an error from the beginning
+ * when its device cannot be used, or BRIM_BLAS names no usable library. One with data tells the BLAS library,
+ * which the program itself may use, to take one thread (OpenBLAS and BLIS: for the whole process); for
+ * products of your own set that again while brim computes nothing. */
+BRIM_API Context *context_create(const ContextOptions *options);
+/* Frees everything made in it. If it was current, no context is. NULL is fine. */
+BRIM_API void context_destroy(Context *context);
+/* Makes it this thread's current context; returns the one before (NULL if none). */
+BRIM_API Context *context_use(Context *context);
+/* The thread's current context; made on demand with default options. NULL only without memory. */
+BRIM_API Context *context_current(void);
+/* What it was created with, or made. */
+BRIM_API MemTracker *context_tracker(const Context *context);
+BRIM_API MemLedger *context_ledger(const Context *context);
+BRIM_API int context_is_meta(const Context *context);
+BRIM_API int context_threads(const Context *context);
+BRIM_API uint64_t context_seed(const Context *context);
+/* Floating-point operations of the products run (on meta: that would run) so far. */
+BRIM_API double context_flops(const Context *context);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,121 @@
+/* ops: the operations. Each returns a new tensor of the current scope, f32 unless said otherwise, and NULL
+ * after an error. Each records itself for backward where an input requires a gradient. What an operation is
+ * made of: op.h. */
+#ifndef BRIM_OPS_H
+#define BRIM_OPS_H
+
+#include "tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum TensorActivation { /* values match the kernels' */
+                                TENSOR_IDENTITY,
+                                TENSOR_GELU,
+                                TENSOR_GELU_TANH,
+                                TENSOR_SILU,
+                                TENSOR_RELU
+} TensorActivation;
+
+/* act(x (…, in) W^T + bias): W (out, in), bias (out) or NULL -> (…, out). */
+BRIM_API Tensor *tensor_linear(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act);
+/* The same with W (in, out), as GPT-2 stores it. */
+BRIM_API Tensor *tensor_linear_in_out(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act);
+/* ids i32 (…) in [0, vocab), table (vocab, c) -> (…, c). */
+BRIM_API Tensor *tensor_embedding(Tensor *ids, Tensor *table);
+/* x (…, rows, c) + the first `rows` rows of table (n >= rows, c), for every leading index: rows = T adds
+ * learned positions to (B,T,c); rows = 1 adds one vector everywhere. */
+BRIM_API Tensor *tensor_add_rows(Tensor *x, Tensor *table, int64_t rows);
+/* The same with the table's rows from `first` on: positions of tokens that continue a sequence. */
+BRIM_API Tensor *tensor_add_rows_from(Tensor *x, Tensor *table, int64_t first, int64_t rows);
+/* Over the last dimension; weight and bias (c). */
+BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, float eps);
+BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps); /* the same without mean and bias */
+BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);    /* of each element */
+BRIM_API Tensor *tensor_gelu(Tensor *x);                                /* exact, by erf */
+BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                           /* GPT-2's approximation */
+BRIM_API Tensor *tensor_silu(Tensor *x);                                /* x sigmoid(x) */
+BRIM_API Tensor *tensor_relu(Tensor *x);                                /* max(x, 0) */
+/* silu(gate) * up; shapes equal. */
+BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
+/* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
+BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
+
+/* How trained positions are stretched over longer texts, as transformers computes it: LINEAR divides every
+ * frequency by factor; LLAMA3 (Llama 3.1) divides the frequencies of waves longer than original_max_seq /
+ * low_freq_factor, keeps those of waves shorter than original_max_seq / high_freq_factor, and interpolates
+ * between. */
+typedef enum RopeScalingKind { /* values match the kernels' */
+                               ROPE_SCALING_NONE,
+                               ROPE_SCALING_LINEAR,
+                               ROPE_SCALING_LLAMA3
+} RopeScalingKind;
+typedef struct RopeScaling {
+    RopeScalingKind kind;
+    float factor;
+    float low_freq_factor, high_freq_factor; /* LLAMA3: 1 and 4 */
+    int original_max_seq;                    /* LLAMA3: 8192 */
+} RopeScaling;
+
+typedef struct RopeOptions {
+    int heads;
+    float theta;
+    int first;           /* position of x's first row */
+    RopeScaling scaling; /* kind 0 = none */
+} RopeOptions;
+/* tensor_rope for positions first..first+T-1, with stretched frequencies. */
+BRIM_API Tensor *tensor_rope_with(Tensor *x, const RopeOptions *options);
+
+typedef enum AttentionKind { ATTENTION_FLASH, ATTENTION_EAGER } AttentionKind;
+typedef struct AttentionOptions {
+    int heads;
+    int kv_heads; /* 0 = heads; must divide heads */
+    int causal;
+    AttentionKind kind; /* flash keeps a number a row; eager keeps the (B,heads,T,T) scores */
+    Tensor *mask;       /* i32 (B,T), 0 = padding key; NULL = none */
+    int recompute; /* 1: eager keeps no scores; backward recomputes them, gradients are bitwise the same */
+} AttentionOptions;
+/* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D); scores are scaled by 1/sqrt(D). */
+BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options);
+/* qkv (B,T,3C): q, k and v side by side; kv_heads == heads. */
+BRIM_API Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *options);
+
+/* Causal attention of tokens that continue a sequence, over a cache of the keys and values before them: q
+ * (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D). The cache is f32 (2, B*kv_heads, capacity, D),
+ * keys and then values, with `past` tokens in it. k and v are written behind those, in the cache itself, and
+ * query t sees past + t + 1 tokens. Of `options` heads and kv_heads count. Not to be recorded: ERROR_STATE.
+ */
+BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor *cache, int past,
+                                         const AttentionOptions *options);
+/* The same of qkv (B,T,3C), side by side. */
+BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past,
+                                                const AttentionOptions *options);
+
+BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b);      /* shapes equal */
+BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b);      /* shapes equal */
+BRIM_API Tensor *tensor_scale(Tensor *x, float factor); /* factor x */
+/* Zeroes with probability p and scales the rest by 1/(1-p); dimension 0 of x counts samples. p = 0 returns x.
+ */
+BRIM_API Tensor *tensor_dropout(Tensor *x, float p);
+BRIM_API Tensor *tensor_reshape(Tensor *x, Shape shape); /* shares storage */
+BRIM_API Tensor *tensor_last(Tensor *x);                 /* (B,T,c) -> (B,c): the last position */
+BRIM_API Tensor *tensor_sum(Tensor *x);                  /* -> (1) */
+BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
+/* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
+ * logits (…, classes), labels i32 (…). */
+BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);
+/* tensor_cross_entropy(tensor_linear(hidden, weight, bias, TENSOR_IDENTITY), labels, …), equal to rounding,
+ * without logits: forward computes those of chunk_rows rows at a time in workspace and keeps a log-sum-exp a
+ * row; backward computes them once more. hidden (…, c), weight (classes, c), bias (classes) or NULL, labels
+ * i32 (…) -> (1). chunk_rows is 1 or more; more than there are rows means all at once. */
+BRIM_API Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
+                                             int ignore_index, float scale, int64_t chunk_rows);
+/* How many rows of logits (…, classes) are largest at their label (…): for accuracy. Not recorded; 0 on meta.
+ */
+BRIM_API int64_t tensor_count_correct(Tensor *logits, Tensor *labels);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,34 @@
+/* Storage: the bytes of a tensor with a reference count, and their books. Headers (tensor.c) come and go
+ * without it. */
+#include <inttypes.h>
+
+#include "tensor_.h"
+
+Storage *storage_new(Context *context, int64_t bytes, MemComponent component)
+{
+    Storage *storage = host_alloc(sizeof *storage);
+    if (!storage)
+        return NULL;
+    if (memtrack_alloc(context->ledger, (uint64_t)bytes, component, &storage->block) != 0) {
+        const MemStats *stats = memtrack_stats(context->ledger);
+        error_raise(ERROR_MEMORY, "out of memory: %" PRId64 " bytes for %s; %" PRIu64 " bytes are in use",
+                    bytes, memtrack_component_name(component), stats->live);
+        host_free(context, storage, sizeof *storage);
+        return NULL;
+    }
+    storage->refs = 1;
+    return storage;
+}
+
+void storage_retain(Storage *storage)
+{
+    storage->refs++;
+}
+
+void storage_release(Context *context, Storage *storage)
+{
+    if (!storage || --storage->refs > 0)
+        return;
+    memtrack_free(context->ledger, &storage->block);
+    host_free(context, storage, sizeof *storage);
+}
