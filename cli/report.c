@@ -5,10 +5,7 @@
 #include <sys/stat.h>
 
 #include "../base/nearest_.h"
-<<<<<<< HEAD
 #include "../base/plural_.h"
-=======
->>>>>>> refs/heads/page
 #include "../base/printable_.h"
 #include "../report/exports.h"
 #include "../report/html.h"
