@@ -44,7 +44,7 @@ void tokenize_help(FILE *out)
                  "brim tokenize --tokenizer FILE TEXT -o out.bin   ids, 2 or 4 bytes each\n"
                  "brim tokenize --tokenizer FILE TEXT              the ids as numbers\n"
                  "brim tokenize --tokenizer FILE --decode 1 2 3\n\n"
-                 "TEXT is a file, - for standard input, a pipe, a .gz, a.txt,b.txt or a folder of .txt.\n\n");
+                 "TEXT: a file, - (a pipe), a .gz, a.txt,b.txt, or a folder of .txt.\n\n");
     for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++)
         fprintf(out, "  %s %s\n", flags[i].name, flags[i].help);
 }
