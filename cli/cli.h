@@ -22,6 +22,7 @@ typedef struct CheckpointChoice {
 
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
+    const char *invalid_utf8;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *resize_vocab; /* as it was typed: N or auto */
@@ -39,6 +40,7 @@ typedef struct Options {
     uint64_t budget, seed, reserve, export_shard;
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
+    int check_data;          /* reads all ids of a .bin before it starts */
     int ignore_eos;          /* of generate: goes on after a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */

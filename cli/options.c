@@ -8,6 +8,7 @@
 
 #include "../base/plural_.h"
 #include "flags_.h"
+#include "input_.h"
 #include "levers_.h"
 
 static int check_names(const Options *o)
@@ -285,6 +286,10 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
         status = apply_tokenizer(o);
     if (!status)
         status = apply_resize(o);
+    if (!status)
+        status = check_data_options(o);
+    if (!status)
+        status = read_prompt(o);
     if (!status)
         status = check_levers(o);
     if (!status && !o->steps && !o->epochs)
