@@ -135,7 +135,7 @@ static int read_model(FoundModel *found, const char *asked, int is_path)
         return EXIT_USAGE;
     }
     if (found->model.note[0])
-        fprintf(stderr, "brim: %s: %s\n", asked, found->model.note);
+        fprintf(stderr, "brim: note: %s: %s\n", asked, found->model.note);
     found->described = (is_path || !nn_preset(asked)) && access(asked, F_OK) == 0;
     if (is_directory(asked) && found->described)
         snprintf(found->directory, sizeof found->directory, "%s", asked);
@@ -292,6 +292,12 @@ static const Options defaults = {.optimizer = "adamw",
                                  .reserve = UINT64_C(1) << 30,
                                  .seed = 1};
 
+/* A name that is known goes before a folder of that name. */
+static int follow_model(Options *o)
+{
+    return o->model && !nn_preset(o->model) ? follow_cache(&o->model) : 0;
+}
+
 /* One combination: of the k-th list, value which[k]. Its label names what the lists vary. */
 static int combine(Options *o, const char *command, const Assignments *all, const int *which)
 {
@@ -310,6 +316,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     int status = check_names(o);
     if (!status)
         status = check_device(o);
+    if (!status && (follow_cache(&o->init) || follow_cache(&o->tokenizer) || follow_model(o)))
+        status = EXIT_USAGE;
     if (!status)
         status = apply_model(o);
     if (!status)
