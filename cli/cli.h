@@ -63,6 +63,9 @@ enum { SETS_MAX = 64 };
  * a set for every combination. Returns how many, or -1 after saying why on stderr. */
 int options_parse(Options *sets, int max, const char *command, int argc, char **argv);
 
+/* Whether the rows of a comparison of lists differ in this option. */
+int option_varies(const Options *options, const char *flag);
+
 /* paths.c */
 int is_bin(const char *path); /* by its name: token ids */
 int is_directory(const char *path);
@@ -85,8 +88,6 @@ typedef struct LeverText {
 } LeverText;
 LeverText checkpoint_text(const CheckpointChoice *choice);
 int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
-/* The levers in which `options` differs from `from`, to be typed. */
-LeverText levers_text(const Options *options, const Options *from);
 /* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
  * there is none of this name. */
 void help_all(FILE *out);
@@ -144,31 +145,11 @@ void print_machine(const Options *options, const Plan *plan);
 
 /* Groups in the words of the tables. */
 extern const char *const group_names[MEM_GROUP_COUNT];
-/* Turns the optimizer in backward on, and clipping, which it excludes, off. */
-void optimizer_in_backward(Options *options);
-enum { SUGGESTED_CHUNK = 128 }; /* rows of logits, where chunks are suggested */
 /* Of what comes and goes within a step (gradients, activations, overhead), what holds most at the peak. */
 MemGroup bound_by(const MemSummary *memory);
 
 /* brim plan --inference. */
 int plan_inference(const Options *options);
-
-/* One row of a comparison. */
-typedef struct Variant {
-    char label[96];
-    Options options;
-    Plan plan;
-    int64_t parameters;
-    int ran;
-    RunResult result;
-} Variant;
-enum { VARIANTS = 16 };
-/* The options as they are, then one lever at a time (and some together), at the same effective batch,
- * planned. Returns how many; variants_free them. */
-int variants_plan(const Options *options, Variant variants[VARIANTS]);
-void variant_plan(Variant *variant);
-void variants_free(Variant *variants, int count);
-void variants_table(FILE *out, const Options *options, const Variant *variants, int count);
 
 /* The textbook's rules evaluated for this run, beside its plan; and all of its rules as JSON. */
 void rules_print(FILE *out, const Options *options, const Training *training, const Plan *plan);

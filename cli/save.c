@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli.h"
+#include "levers_.h"
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
@@ -164,7 +164,7 @@ void saving_close(Saving *saving)
 
 /* ---- What must be the same ------------------------------------------------------------------- */
 
-enum { SETTINGS = 16, SETTING_TEXT = 128, COMMAND_TEXT = 1024 };
+enum { SETTINGS = LEVERS_MAX + 2, SETTING_TEXT = 128, COMMAND_TEXT = 1024 };
 
 typedef struct Settings {
     SavedRunSetting list[SETTINGS];
@@ -194,32 +194,19 @@ static void add_name(Settings *s, const char *name, const char *path)
     add(s, name, "%.*s", end - from, path + from);
 }
 
-/* Whatever decides a single bit of a weight, but the number of steps, and what is not given. Recomputation
- * and the optimizer in backward change no bit. */
+static void add_lever(void *to, const char *name, const char *value)
+{
+    add(to, name, "%s", value);
+}
+
+/* Whatever decides a single bit of a weight, but the number of steps, and what is not given. */
 static void fill_settings(Settings *s, const Options *o)
 {
     size_t used = 0;
     s->count = 0;
     add(s, "model", "%s", o->model);
     add_name(s, "data", o->data);
-    add(s, "batch", "%d", o->batch);
-    if (reads_text(o)) {
-        add(s, "seq", "%d", o->seq);
-        add(s, "attention", "%s", o->attention == ATTENTION_FLASH ? "flash" : "eager");
-        add(s, "loss-chunk", "%d", o->loss_chunk);
-    }
-    add(s, "accumulate", "%d", o->accumulate);
-    add(s, "optimizer", "%s", o->optimizer);
-    if (o->lr >= 0)
-        add(s, "lr", "%.9g", (double)o->lr);
-    if (o->weight_decay >= 0)
-        add(s, "weight-decay", "%.9g", (double)o->weight_decay);
-    if (o->warmup >= 0)
-        add(s, "warmup", "%d", o->warmup);
-    add(s, "schedule", "%s", o->schedule);
-    add(s, "clip", "%.9g", (double)o->clip);
-    add(s, "dropout", "%.9g", (double)o->dropout);
-    add(s, "zero-grad", "%s", o->keep_gradients ? "keep" : "free");
+    levers_saved(o, add_lever, s);
     s->command[0] = '\0';
     for (int i = 0; i < o->argument_count && used < COMMAND_TEXT; i++)
         used +=

@@ -4,7 +4,7 @@
 
 #include "../base/clock_.h"
 #include "../base/plural_.h"
-#include "cli.h"
+#include "levers_.h"
 
 typedef struct Session {
     Training *training;
@@ -151,8 +151,7 @@ static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
     if (optimizer) {
         optim_set_lr(optimizer, lr); /* also when it is 0 */
         optim_set_schedule(optimizer, &schedule);
-        optim_set_clip(optimizer, o->clip);
-        optim_set_in_backward(optimizer, o->in_backward);
+        levers_to_optimizer(o, optimizer);
     }
     return optimizer;
 }
@@ -204,18 +203,6 @@ static int check_data(const Session *s)
                            s->options->data, (long long)data_width(s->train), plural(data_width(s->train)),
                            s->options->model, inputs);
     return 0;
-}
-
-static void set_levers(const Options *o, Module *model)
-{
-    const CheckpointChoice *c = &o->checkpoint;
-    if (c->found.pattern[0])
-        nn_set_checkpoints(model, c->found.pattern);
-    else if (c->every)
-        nn_set_checkpoint_every(model, c->every);
-    nn_set_selective(model, c->selective);
-    if (o->loss_chunk)
-        nn_set_loss_chunk(model, o->loss_chunk);
 }
 
 int load_initial(const Options *o, Module *model)
@@ -270,7 +257,7 @@ static int session_open(Session *s)
         saving_resumes(s->training->saving); /* then these are not the weights that it starts from */
     if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && io_check_directory(o->export)))
         return error_code();
-    set_levers(o, s->model);
+    levers_to_model(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
     s->first = saving_load(s->training->saving,
                            &(SavedRun){.model = s->model, .optimizer = s->optimizer, .loader = s->train});
