@@ -50,7 +50,8 @@ int hub_follow(char out[PATH_BYTES], const char *path)
     char snapshots[PATH_BYTES], name[256], shown[FILE_LABEL];
     if (fits(snprintf(out, PATH_BYTES, "%s", path), path))
         return error_code();
-    if (snprintf(snapshots, sizeof snapshots, "%s/snapshots", path) >= PATH_BYTES || !path_is_directory(snapshots))
+    if (snprintf(snapshots, sizeof snapshots, "%s/snapshots", path) >= PATH_BYTES ||
+        !path_is_directory(snapshots))
         return 0;
     read_ref(name, sizeof name, path);
     if (name[0] && fits(snprintf(out, PATH_BYTES, "%s/%s", snapshots, name), path))
@@ -62,13 +63,14 @@ int hub_follow(char out[PATH_BYTES], const char *path)
     if (count == 1)
         return fits(snprintf(out, PATH_BYTES, "%s/%s", snapshots, name), path);
     if (!count)
-        return error_raise(ERROR_FILE,
-                           "%s is a folder of Hugging Face's cache without a snapshot: download the model again",
-                           shown);
-    return error_raise(ERROR_FILE,
-                       "%s is a folder of Hugging Face's cache with %d snapshots, and its refs/main names none of "
-                       "them: give the one that is meant, in its folder snapshots",
-                       shown, count);
+        return error_raise(
+            ERROR_FILE, "%s is a folder of Hugging Face's cache without a snapshot: download the model again",
+            shown);
+    return error_raise(
+        ERROR_FILE,
+        "%s is a folder of Hugging Face's cache with %d snapshots, and its refs/main names none of "
+        "them: give the one that is meant, in its folder snapshots",
+        shown, count);
 }
 
 void hub_name(char *out, size_t size, const char *path)

@@ -187,16 +187,30 @@ static int apply_model(Options *o)
     return 0;
 }
 
+/* Text that would be read as bytes, where the model has a tokenizer that is not read. */
+static int misses_tokenizer(const Options *o, int own_text)
+{
+    int text = o->generate || (own_text && !is_bin(o->data));
+    return text && !o->tokenizer && !o->source_tokenizer && o->source && tokenizer_other_form(o->source);
+}
+
 /* Trained weights know the tokens of the tokenizer that lies beside them. */
 static int apply_tokenizer(Options *o)
 {
     int own_text = o->data && strcmp(o->data, "builtin") != 0;
-    if (o->tokenizer && !strcmp(o->tokenizer, "bytes"))
+    int bytes = o->tokenizer && !strcmp(o->tokenizer, "bytes");
+    if (bytes)
         o->tokenizer = o->source_tokenizer = NULL;
     else if (o->tokenizer && !o->generate && !own_text)
         return usage("--tokenizer needs --data: a text of yours");
     else if (!o->tokenizer && own_text && !o->generate && o->preset.family != MODEL_MLP)
         o->tokenizer = o->source_tokenizer;
+    if (!bytes && misses_tokenizer(o, own_text))
+        return usage(
+            "%s has its tokenizer in another form (%s), so its tokens would not be known: write a "
+            "tokenizer.json in Python with AutoTokenizer.from_pretrained(…).save_pretrained(…), or give "
+            "--tokenizer, or --tokenizer bytes for bytes",
+            o->source, tokenizer_other_form(o->source));
     if (o->sample && o->data && is_bin(o->data) && !o->tokenizer)
         return usage("--sample needs --tokenizer to write the text of the ids of %s", o->data);
     return 0;

@@ -62,8 +62,9 @@ typedef struct Form {
     const char *pattern, *has, *todo;
 } Form;
 
-#define CONVERT(what) ", which are not read: load them in Python with from_pretrained(…, " what "), and " WRITES
-#define WRITES        "save_pretrained writes safetensors"
+#define CONVERT(what)                                                                                        \
+    ", which are not read: load them in Python with from_pretrained(…, " what "), and " WRITES
+#define WRITES "save_pretrained writes safetensors"
 
 /* The first that fits goes before the others. */
 static const Form forms[] = {
@@ -72,7 +73,8 @@ static const Form forms[] = {
     {"0_*", "is a model of sentence-transformers with its weights in a folder", ": give that folder"},
     {"step-[0-9]*", "holds saved runs of brim",
      ": --resume resumes one; --init starts from the weights of one, with its model.safetensors"},
-    {"checkpoint-[0-9]*", "is a trainer's output, with a model in each folder", ": give one of these folders"},
+    {"checkpoint-[0-9]*", "is a trainer's output, with a model in each folder",
+     ": give one of these folders"},
     {"models--*", "is Hugging Face's cache of several models", ": give the folder of one"},
     {"pytorch_model*.bin*", "has its weights in a pickle",
      ", which is not read: save them again with save_pretrained(…, safe_serialization=True)"},
@@ -131,12 +133,13 @@ static int refuse_adapter(const char *path, const char *shown)
         return error_code();
     const json_t *base = json_object_get(root, "base_model_name_or_path"),
                  *type = json_object_get(root, "peft_type");
-    error_raise(ERROR_FILE,
-                "%s is an adapter (%s) of %s, not a whole model: merge it in Python with "
-                "AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…), and give the "
-                "directory that this writes",
-                shown, json_is_string(type) ? string_text(json_string_value(type)).text : "LoRA",
-                json_is_string(base) ? string_text(json_string_value(base)).text : "another model");
+    error_raise(
+        ERROR_FILE,
+        "%s is an adapter (%s) of %s, not a whole model: merge it in Python with "
+        "AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…), and give the "
+        "directory that this writes",
+        shown, json_is_string(type) ? string_text(json_string_value(type)).text : "LoRA",
+        json_is_string(base) ? string_text(json_string_value(base)).text : "another model");
     json_decref(root);
     return error_code();
 }

@@ -58,13 +58,14 @@ static int is_ignored(const ParameterNames *names, const FamilyNames *family, co
 }
 
 /* What training wraps a model in, and what is saved with it. */
-static const char *const wrappers[] = {"module.",           "_orig_mod.", "base_model.model.",
-                                       "_forward_module.",  "model.",     "transformer.",
-                                       "0.auto_model.",     "auto_model.", "_fsdp_wrapped_module."};
+static const char *const wrappers[] = {"module.",          "_orig_mod.",  "base_model.model.",
+                                       "_forward_module.", "model.",      "transformer.",
+                                       "0.auto_model.",    "auto_model.", "_fsdp_wrapped_module."};
 
-/* How many tensors are parameters, without so many letters; -1 when one does not begin with `wrapper` there. */
-static int count_parameters(const ParameterNames *names, const char *model, const Safetensors *file, size_t skip,
-                            const char *wrapper)
+/* How many tensors are parameters, without so many letters; -1 when one does not begin with `wrapper` there.
+ */
+static int count_parameters(const ParameterNames *names, const char *model, const Safetensors *file,
+                            size_t skip, const char *wrapper)
 {
     int count = 0, p;
     size_t more = wrapper ? strlen(wrapper) : 0;
@@ -103,10 +104,12 @@ const char *name_hint(const char *stored)
     static const char *const hints[][2] = {
         {".lora_A", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
         {".lora_B", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
-        {".lora_embedding", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
+        {".lora_embedding",
+         "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
         {".base_layer.", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
         {".qweight", "; the weights are quantised (GPTQ or AWQ): take the model that they were made of"},
-        {".quant_state.", "; the weights are quantised (bitsandbytes): take the model that they were made of"},
+        {".quant_state.",
+         "; the weights are quantised (bitsandbytes): take the model that they were made of"},
         {".absmax", "; the weights are quantised (bitsandbytes): take the model that they were made of"},
         {".SCB", "; the weights are quantised (bitsandbytes): take the model that they were made of"},
         {".weight_scale", "; the weights are quantised (FP8): take the model that they were made of"},

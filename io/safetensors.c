@@ -101,11 +101,11 @@ static int check_there(const char *shown, const char *directory, const char *con
     }
     if (!missing)
         return 0;
-    return error_raise(ERROR_FILE,
-                       "%s: %d of the %d file%s that it names %s missing, the first is %s: the download is not "
-                       "complete",
-                       shown, missing, count, plural(count), missing == 1 ? "is" : "are",
-                       string_text(first).text);
+    return error_raise(
+        ERROR_FILE,
+        "%s: %d of the %d file%s that it names %s missing, the first is %s: the download is not "
+        "complete",
+        shown, missing, count, plural(count), missing == 1 ? "is" : "are", string_text(first).text);
 }
 
 static int open_shards(Safetensors *s, const char *directory, const char *const *names, int count)
@@ -165,8 +165,9 @@ static int open_map(Safetensors *s, const char *path, const char *shown, json_t 
     char *slash = strrchr(directory, '/');
     strcpy(slash ? slash + 1 : directory, slash ? "" : "./");
     int count = shard_names(shown, map, names);
-    int status = count < 0 || check_there(shown, directory, names, count) ? error_code()
-                                                                          : open_shards(s, directory, names, count);
+    int status = count < 0 || check_there(shown, directory, names, count)
+                     ? error_code()
+                     : open_shards(s, directory, names, count);
     host_free(s->item.context, names, bytes);
     return status;
 }

@@ -251,18 +251,20 @@ int safetensors_read_header(Safetensors *s, SafetensorsPart *part, const char *s
 {
     uint64_t length = 0;
     if (part->size < LENGTH_BYTES)
-        return error_raise(ERROR_DATA,
-                           "%s is no safetensors file: it has %zu byte%s, and such a file begins with %d of length",
-                           shown, part->size, plural((long long)part->size), LENGTH_BYTES);
+        return error_raise(
+            ERROR_DATA,
+            "%s is no safetensors file: it has %zu byte%s, and such a file begins with %d of length", shown,
+            part->size, plural((long long)part->size), LENGTH_BYTES);
     memcpy(&length, part->bytes, LENGTH_BYTES);
     if (length > part->size - LENGTH_BYTES) {
         const char *guess = file_guess(part->bytes, part->size);
         if (guess[0])
             return error_raise(ERROR_DATA, "%s is no safetensors file%s", shown, guess);
-        return error_raise(ERROR_DATA,
-                           "%s has %zu bytes, but says that its header has %llu: it is no safetensors file, or was "
-                           "cut short",
-                           shown, part->size, (unsigned long long)length);
+        return error_raise(
+            ERROR_DATA,
+            "%s has %zu bytes, but says that its header has %llu: it is no safetensors file, or was "
+            "cut short",
+            shown, part->size, (unsigned long long)length);
     }
     if (length > HEADER_MOST)
         return error_raise(ERROR_DATA, "%s has a header of %llu bytes; more than %d are refused", shown,

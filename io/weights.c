@@ -54,8 +54,8 @@ typedef struct Loading {
     char shown[FILE_LABEL];
     ParameterNames names;
     const SafetensorsEntry **source; /* of each parameter; NULL = none yet */
-    size_t wrapped; /* letters that all names begin with, and that are not the model's */
-    const char *hint; /* what the first unexpected name that says something says */
+    size_t wrapped;                  /* letters that all names begin with, and that are not the model's */
+    const char *hint;                /* what the first unexpected name that says something says */
     Listing missing, unexpected, shapes, types;
     WeightsReport report;
 } Loading;
@@ -218,10 +218,9 @@ static int check_lists(Loading *l)
         return error_raise(ERROR_DATA, "%s: %d parameter%s missing: %s%s", l->shown, missing,
                            missing > 1 ? "s are" : " is", listed_names(&l->missing), hint);
     if (unexpected)
-        return error_raise(
-            ERROR_DATA, "%s: %d tensor%s not the model's: %s%s", l->shown, unexpected,
-            unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected),
-            l->hint[0] ? l->hint : "; pass --init-partial to load the model without them");
+        return error_raise(ERROR_DATA, "%s: %d tensor%s not the model's: %s%s", l->shown, unexpected,
+                           unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected),
+                           l->hint[0] ? l->hint : "; pass --init-partial to load the model without them");
     if (l->shapes.count)
         return error_raise(ERROR_SHAPE, "%s: shapes differ: %s", l->shown, listed_names(&l->shapes));
     if (l->types.count)
