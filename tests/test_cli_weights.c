@@ -348,8 +348,8 @@ static void refusals(void **state)
             "");
     refused(RUN("train", SMALL, "--export-dtype", "f64"), 2, "--export-dtype must be one of f32, f16, bf16",
             "f64");
-    refused(RUN("train", SMALL, "--steps", "1", "--export", out, "--export-shard", "2Mb"), 2,
-            "--export-shard must be a size like", "2Mb");
+    refused(RUN("train", SMALL, "--steps", "1", "--export", out, "--export-shard", "2Qb"), 2,
+            "--export-shard must be a size like", "2Qb");
     refused(RUN("train", SMALL, "--init-partial"), 2, "--init-partial needs --init PATH", "");
     refused(RUN("plan", "--export", "x"), 2, "--export belongs to `brim train`", "");
 }
