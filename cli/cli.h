@@ -71,6 +71,9 @@ int option_varies(const Options *options, const char *flag);
 /* paths.c */
 int is_bin(const char *path); /* by its name: token ids */
 int is_directory(const char *path);
+/* A folder of Hugging Face's cache becomes the snapshot that it stands for; what else it is, or NULL, stays.
+ * EXIT_USAGE after saying why there is none. */
+int follow_cache(const char **path);
 int same_file(const char *a, const char *b); /* or directory, by whatever names; NULL is none */
 /* The path is the directory, or a file in it. */
 int is_read_from(const char *path, const char *directory);

@@ -109,7 +109,7 @@ static int read_model(FoundModel *found, const char *asked, int is_path)
         return EXIT_USAGE;
     }
     if (found->model.note[0])
-        fprintf(stderr, "brim: %s: %s\n", asked, found->model.note);
+        fprintf(stderr, "brim: note: %s: %s\n", asked, found->model.note);
     found->described = (is_path || !nn_preset(asked)) && access(asked, F_OK) == 0;
     if (is_directory(asked) && found->described)
         snprintf(found->directory, sizeof found->directory, "%s", asked);
@@ -188,16 +188,30 @@ static int apply_model(Options *o)
     return 0;
 }
 
+/* Text that would be read as bytes, where the model has a tokenizer that is not read. */
+static int misses_tokenizer(const Options *o, int own_text)
+{
+    int text = o->generate || (own_text && !is_bin(o->data));
+    return text && !o->tokenizer && !o->source_tokenizer && o->source && tokenizer_other_form(o->source);
+}
+
 /* Trained weights know the tokens of the tokenizer that lies beside them. */
 static int apply_tokenizer(Options *o)
 {
     int own_text = o->data && strcmp(o->data, "builtin") != 0;
-    if (o->tokenizer && !strcmp(o->tokenizer, "bytes"))
+    int bytes = o->tokenizer && !strcmp(o->tokenizer, "bytes");
+    if (bytes)
         o->tokenizer = o->source_tokenizer = NULL;
     else if (o->tokenizer && !o->generate && !own_text)
         return usage("--tokenizer needs --data: a text of yours");
     else if (!o->tokenizer && own_text && !o->generate && o->preset.family != MODEL_MLP)
         o->tokenizer = o->source_tokenizer;
+    if (!bytes && misses_tokenizer(o, own_text))
+        return usage(
+            "%s has its tokenizer in another form (%s), so its tokens would not be known: write a "
+            "tokenizer.json in Python with AutoTokenizer.from_pretrained(…).save_pretrained(…), or give "
+            "--tokenizer, or --tokenizer bytes for bytes",
+            o->source, tokenizer_other_form(o->source));
     if (o->sample && o->data && is_bin(o->data) && !o->tokenizer)
         return usage("--sample needs --tokenizer to write the text of the ids of %s", o->data);
     return 0;
@@ -262,6 +276,12 @@ const Options options_default = {.optimizer = "adamw",
                                  .reserve = UINT64_C(1) << 30,
                                  .seed = 1};
 
+/* A name that is known goes before a folder of that name. */
+static int follow_model(Options *o)
+{
+    return o->model && !nn_preset(o->model) ? follow_cache(&o->model) : 0;
+}
+
 /* One combination: of the k-th list, value which[k]. Its label names what the lists vary. */
 static int combine(Options *o, const char *command, const Assignments *all, const int *which)
 {
@@ -280,6 +300,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     int status = check_names(o);
     if (!status)
         status = check_device(o);
+    if (!status && (follow_cache(&o->init) || follow_cache(&o->tokenizer) || follow_model(o)))
+        status = EXIT_USAGE;
     if (!status)
         status = apply_model(o);
     if (!status)
