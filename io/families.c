@@ -93,7 +93,7 @@ void note_attention_dropout(Fields *f, const char *name, double otherwise)
 {
     double p = fields_null(f, name) ? 0 : fields_probability(f, name, otherwise);
     if (p > 0)
-        model_note(f->model, "Attention has no dropout here (%s %g).", name, p);
+        model_note(f->model, "%s %g is not applied: attention has no dropout here.", name, p);
 }
 
 void read_activation(Fields *f, const char *name, const char *const *known, const char *wanted)
@@ -199,7 +199,8 @@ void families_read(Fields *f)
         return;
     const ConfigType *type = type_named(name, &f->model->preset.family);
     if (!type) {
-        fields_refuse(f, "model_type", "%s", known_types().text);
+        if (!unread_family(f, name, known_types().text))
+            fields_refuse(f, "model_type", "%s", known_types().text);
         return;
     }
     type->read(f, type->kind);

@@ -53,6 +53,10 @@ typedef struct FamilyFiles {
 const FamilyFiles *family_files(ModelFamily family);
 const FamilyFiles *family_files_named(const char *model);
 
+/* Raises what is missing for a model_type that is known and not read, and what is near; 0 for any other.
+ * known: the types that are read. (unread.c) */
+int unread_family(Fields *f, const char *type, const char *known);
+
 /* ---- For readers ----------------------------------------------------------------------------- */
 
 /* Attention has no dropout here; what the file says of it becomes a note. */

@@ -3,12 +3,11 @@
 #define BRIM_IO_NAMES_H
 
 #define io_check_directory brim_io_check_directory
+#define io_check_export brim_io_check_export
 #define io_count_saved_runs brim_io_count_saved_runs
 #define io_find_model brim_io_find_model
 #define io_find_saved_run brim_io_find_saved_run
 #define io_fingerprint brim_io_fingerprint
-#define io_keep_source brim_io_keep_source
-#define io_keep_tokenizer brim_io_keep_tokenizer
 #define io_load_run brim_io_load_run
 #define io_load_weights brim_io_load_weights
 #define io_lock_exports brim_io_lock_exports

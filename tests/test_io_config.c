@@ -192,8 +192,9 @@ static void test_notes(void **state)
         {"{'model_type': 'llama', 'rope_parameters': {'rope_type': 'yarn', 'factor': 4, 'rope_theta': 1e6}}",
          "not scaled (yarn)"},
         {"{'model_type': 'llama', 'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e6}}", ""},
-        {"{'model_type': 'llama', 'attention_dropout': 0.1}", "no dropout here (attention_dropout 0.1)"},
-        {"{'model_type': 'gpt2'}", "no dropout here (attn_pdrop 0.1)"},
+        {"{'model_type': 'llama', 'attention_dropout': 0.1}",
+         "attention_dropout 0.1 is not applied: attention has no dropout here."},
+        {"{'model_type': 'gpt2'}", "attn_pdrop 0.1 is not applied"},
         {"{'model_type': 'bert'}", "attention_probs_dropout_prob 0.1"},
         {"{'model_type': 'bert', 'architectures': ['BertModel']}",
          "\"BertModel\" is read as BertForMaskedLM."},
@@ -220,6 +221,23 @@ static void test_notes(void **state)
         if (notes[i].note[0] ? !strstr(m.note, notes[i].note) : m.note[0] != 0)
             fail_msg("%s: the note is '%s'", notes[i].text, m.note);
         assert_true(!m.note[0] || m.note[strlen(m.note) - 1] == '.');
+    }
+    static const struct {
+        const char *text, *positions;
+    } kinds[] = {
+        {"{'model_type': 'llama', 'rope_scaling': {'type': 'yarn', 'factor': 4}}",
+         "rope_scaling.type \"yarn\" is not computed, so trained weights would see other positions"},
+        {"{'model_type': 'qwen2', 'rope_parameters': {'rope_type': 'longrope', 'factor': 4}}",
+         "rope_parameters.rope_type \"longrope\""},
+        {"{'model_type': 'llama', 'rope_scaling': {'type': 'su'}}", "\"su\""},
+        {"{'model_type': 'llama', 'rope_scaling': {'type': 'dynamic', 'factor': 4}}", ""},
+        {"{'model_type': 'llama', 'rope_scaling': {'type': 'linear', 'factor': 4}}", ""},
+        {"{'model_type': 'llama'}", ""},
+    };
+    for (size_t i = 0; i < COUNT(kinds); i++) {
+        IoModel m = good(kinds[i].text);
+        if (kinds[i].positions[0] ? !strstr(m.positions, kinds[i].positions) : m.positions[0] != 0)
+            fail_msg("%s: '%s'", kinds[i].text, m.positions);
     }
     IoModel m =
         good("{'model_type': 'llama', 'rope_parameters': {'rope_type': 'default', 'rope_theta': 7000}}");
@@ -398,10 +416,22 @@ static void test_unknown_fields(void **state)
         {"'äöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöü': 1", "ä…", "unknown"},
     };
     refuse_each("llama", refusals, COUNT(refusals));
-    refuse_each("mixtral",
+    refuse_each("nonsense",
                 &(Refusal){"'hidden_size': 'x'", "model_type must be llama, mistral, qwen2, gpt2 or bert",
-                           "not \"mixtral\""},
+                           "not \"nonsense\""},
                 1);
+    static const char *const unread[] = {"mixtral",     "qwen3",       "qwen3_moe", "gemma",    "gemma2",
+                                         "gemma3_text", "phi",         "phi3",      "gpt_neox", "falcon",
+                                         "opt",         "deepseek_v3", "roberta",   "t5",       "mamba",
+                                         "xlm-roberta", "whisper"};
+    for (size_t i = 0; i < COUNT(unread); i++) {
+        char what[64];
+        snprintf(what, sizeof what, "the model_type \"%s\" is not read: ", unread[i]);
+        refuse_each(unread[i], &(Refusal){"'hidden_size': 'x'", what, "llama, mistral, qwen2, gpt2 or bert"},
+                    1);
+    }
+    refuse_each("mixtral", &(Refusal){"'a': 1", "experts", "known by name is mistral-7b-v0.3"}, 1);
+    refuse_each("qwen3", &(Refusal){"'a': 1", "normalises queries and keys", "qwen2.5-7b"}, 1);
     refuse_each("", &(Refusal){"'a': 1", "model_type", "not \"\""}, 1);
     IoModel m;
     assert_int_equal(read_text("{'hidden_size': 64}", &m), ERROR_DATA);
