@@ -70,8 +70,8 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers notebook lessons pictures bench bench-decode accuracy soak \
-        valgrind demo install \
+.PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
+        tokenizers notebook lessons pictures bench bench-decode accuracy soak valgrind demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -169,14 +169,27 @@ demo: deps
 	@$(BUILD)/brim demo
 
 # TEST="name …" runs some: make test TEST=test_memtrack
+WANTED = $(if $(TEST),$(TEST:%=$(BUILD)/tests/%),$(TESTS))
 test:
 	@CC="$(CC)" tools/deps build run test
-	@$(MAKE) --no-print-directory -j$$(nproc) all tests
-	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(if $(TEST),$(TEST:%=$(BUILD)/tests/%),$(TESTS))
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(if $(TEST),$(WANTED) $(BUILD)/bench/soak,tests)
+	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(WANTED)
 
 # The slow forms of tests that have one.
 test-full:
 	@BRIM_FULL=1 $(MAKE) --no-print-directory test
+
+# What CI runs under the address and undefined-behaviour sanitizers: all but what looks at a terminal, at tables or at
+# many plans, whose code others run. make check-full runs all.
+UNSANITIZED := $(addprefix test_,terminal search properties locale cli_levers)
+test-sanitized:
+	@$(MAKE) --no-print-directory test SAN=address,undefined \
+	    TEST="$(filter-out $(UNSANITIZED),$(notdir $(TESTS)))"
+
+# Before an issue is closed: the long forms, and what CI leaves out. Goes on after a failure; closes with a table of
+# stages. ARGS="soak valgrind" runs those whose name has one of the words.
+check-full:
+	@tools/check-full $(ARGS)
 
 # The report page in headless Chromium, where there is one. KEEP=folder keeps pages and pictures to be looked at.
 test-page: cli
@@ -252,9 +265,10 @@ help:
 	@echo "make            libraries, command and examples, in $(BUILD)/"
 	@echo "make demo       install what is missing, build, train a tiny LLaMA, show where its memory is"
 	@echo "make test       every test; TEST=\"test_cli test_nn\" for some"
-	@echo "make test-full  the slow forms too"
+	@echo "make test-full  the slow forms too;  make test-sanitized  what CI runs under sanitizers"
 	@echo "make test-page  the report page in headless Chromium; KEEP=folder keeps its pictures"
 	@echo "make check      house rules, exported symbols, installation"
+	@echo "make check-full all long forms, one after the other, and a table of them; ARGS=\"soak valgrind\" for some"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"
 	@echo "make pictures   the pictures in docs/lessons, drawn again (headless Chromium)"

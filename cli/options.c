@@ -228,11 +228,6 @@ static int apply_resize(Options *o)
     int64_t size = 0;
     if (!o->resize_vocab)
         return 0;
-    if (!o->init)
-        return usage(
-            "--resize-vocab grows the embeddings of --init PATH: give both, or --vocab N for a new model");
-    if (o->vocab)
-        return usage("--vocab and --resize-vocab say the same thing twice: give --resize-vocab alone");
     if (o->preset.family == MODEL_MLP)
         return usage("--resize-vocab means nothing to the model '%s', which reads images", o->model);
     if (strcmp(o->resize_vocab, "auto") == 0) {

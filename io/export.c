@@ -36,21 +36,13 @@ static int copy_temporary(const char *from, const char *to)
     return file_finish(&writer);
 }
 
-/* Without the class that a tokenizer would have by its model, whose own rules need not be this file's. */
-static json_t *tokenizer_class(void)
-{
-    json_t *root = json_pack("{s:s}", "tokenizer_class", "PreTrainedTokenizerFast");
-    if (!root)
-        error_raise(ERROR_HOST_MEMORY, "no host memory to write tokenizer_config.json");
-    return root;
-}
-
 static int make_temporary(const Export *e, const ExportFile *file, const char *to)
 {
-    int config = !strcmp(file->name, "config.json");
-    json_t *root = config ? config_make(e->preset, e->how->type, e->how->source) : tokenizer_class();
-    int status = root ? json_write_temporary(root, to, 0) : error_code();
-    json_decref(root);
+    JsonText text;
+    int status = export_make(e, file->name, &text);
+    if (!status)
+        status = json_text_write_temporary(&text, to);
+    json_text_free(&text);
     return status;
 }
 

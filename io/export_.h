@@ -4,16 +4,9 @@
 
 #include <jansson.h>
 
+#include "config_make_.h"
 #include "safetensors_.h"
 #include "weights.h"
-
-/* Whether transformers has such a model: an mlp it has not. (save.c) */
-int config_exists(const ModelPreset *preset);
-/* Its config.json, with what that of the directory `source` (NULL = none) says and brim does not read. The
- * caller's to decref; NULL after raising. (save.c) */
-json_t *config_make(const ModelPreset *preset, SafetensorsType type, const char *source);
-/* Adds those fields to it, if the directory has a config.json. 0 or raises. (source.c) */
-int source_fields(const char *source, json_t *written);
 
 /* ---- Which files (export_files.c) ------------------------------------------------------------ */
 
@@ -32,13 +25,16 @@ typedef struct Export {
     char shown[FILE_LABEL];
     const ModelPreset *preset; /* NULL: the weights alone */
     const WeightsSaving *how;
-    int own_tokenizer; /* the tokenizer is the directory's own, and stays */
+    char tokenizer[PATH_BYTES]; /* of how->tokenizer, the file; "" = NULL */
+    int own_tokenizer;          /* the tokenizer is the directory's own, and stays */
     ExportFile files[EXPORT_FILES];
     int count, staged; /* staged: how many have their temporary files */
 } Export;
 
 /* Lists what goes beside the weights. 0 or raises. */
 int export_list(Export *e, const ModelPreset *preset, const char *directory, const WeightsSaving *how);
+/* The text of a file that is made. Free it with json_text_free. 0 or raises. */
+int export_make(const Export *e, const char *name, JsonText *out);
 /* Where a file comes from. 0 or raises. */
 int export_source_path(char out[PATH_BYTES], const Export *e, const ExportFile *file);
 /* Raises ERROR_FILE when the directory holds what the export would not replace as a whole. */

@@ -79,7 +79,8 @@ int export_is_foreign(const Export *e, const char *name)
 {
     if (!e->preset || strstr(name, ".tmp-") || find(e, name) || (e->own_tokenizer && is_tokenizer_name(name)))
         return 0;
-    return !strcmp(name, "config.json") || is_tokenizer_name(name) || is_one_of(name, other_files) || begins(name, "adapter_");
+    return !strcmp(name, "config.json") || is_tokenizer_name(name) || is_one_of(name, other_files) ||
+           begins(name, "adapter_");
 }
 
 /* ---- What is brought ------------------------------------------------------------------------- */
@@ -99,6 +100,8 @@ static int is_regular(const char *path)
 static int add(Export *e, const char *name, ExportFrom from)
 {
     ExportFile *file = &e->files[e->count];
+    if (find(e, name))
+        return 0; /* what is made goes before what is there */
     if (e->count == EXPORT_FILES)
         return error_raise(ERROR_FILE, "%s: more than %d files belong to its model", e->how->source,
                            EXPORT_FILES);
@@ -177,12 +180,15 @@ static int tokenizer_path(char out[PATH_BYTES], const char *tokenizer)
 /* Beside a tokenizer of its own the source's other forms of one would be another's. */
 static int add_tokenizer(Export *e)
 {
-    char from[PATH_BYTES], to[PATH_BYTES];
+    char to[PATH_BYTES];
     if (!e->how->tokenizer)
         return e->how->source ? add_those_there(e, tokenizer_files) : 0;
-    if (tokenizer_path(from, e->how->tokenizer) || path_join(to, e->directory, tokenizer_files[0]))
+    if (tokenizer_path(e->tokenizer, e->how->tokenizer) || path_join(to, e->directory, tokenizer_files[0]))
         return error_code();
-    e->own_tokenizer = is_same_file(from, to);
+    int writes = config_exists(e->preset) && nn_family(e->preset->family)->writes;
+    if (writes && add(e, "generation_config.json", EXPORT_MADE))
+        return error_code();
+    e->own_tokenizer = is_same_file(e->tokenizer, to);
     return e->own_tokenizer || (!add(e, tokenizer_files[0], EXPORT_TOKENIZER) &&
                                 !add(e, "tokenizer_config.json", EXPORT_MADE))
                ? 0
@@ -202,8 +208,20 @@ int export_list(Export *e, const ModelPreset *preset, const char *directory, con
 
 int export_source_path(char out[PATH_BYTES], const Export *e, const ExportFile *file)
 {
-    return file->from == EXPORT_TOKENIZER ? tokenizer_path(out, e->how->tokenizer)
-                                          : path_join(out, e->how->source, file->name);
+    if (file->from != EXPORT_TOKENIZER)
+        return path_join(out, e->how->source, file->name);
+    snprintf(out, PATH_BYTES, "%s", e->tokenizer);
+    return 0;
+}
+
+int export_make(const Export *e, const char *name, JsonText *out)
+{
+    const char *tokenizer = e->tokenizer[0] ? e->tokenizer : NULL;
+    if (!strcmp(name, "config.json"))
+        return config_make(e->preset, e->how->type, e->how->source, tokenizer, out);
+    if (!strcmp(name, "generation_config.json"))
+        return generation_make(e->preset, e->how->source, tokenizer, out);
+    return tokenizer_config_make(tokenizer, out);
 }
 
 /* ---- What is there --------------------------------------------------------------------------- */
@@ -264,7 +282,11 @@ static int same_config(const Export *e)
 {
     char path[PATH_BYTES];
     const char *name;
-    json_t *value, *ours = config_make(e->preset, e->how->type, e->how->source);
+    JsonText text;
+    json_t *value, *ours = NULL;
+    if (export_make(e, "config.json", &text) == 0)
+        ours = json_parse("config.json", "a config.json", text.text, text.bytes);
+    json_text_free(&text);
     if (!ours || path_join(path, e->directory, "config.json")) {
         json_decref(ours);
         return -1;
