@@ -71,7 +71,7 @@ INNER := $(BUILD)/libbrim-inner.a
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
-        tokenizers lessons pictures bench bench-decode accuracy soak valgrind demo install \
+        tokenizers notebook lessons pictures bench bench-decode accuracy soak valgrind demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -216,6 +216,10 @@ pictures: cli
 huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/tests/huggingface/writer $(BUILD)/brim
 	@sh tests/huggingface/run $(BUILD)
 
+# What docs/notebook.md shows, run with pandas.
+notebook: cli
+	@sh tests/notebook/run $(BUILD)
+
 # Every tokenizer against the Python package. ARGS="--part 20" takes a twentieth of the corpus; ARGS=--speed measures.
 tokenizers: $(BUILD)/libbrim.so
 	@tests/tokenizers/run $(BUILD) $(ARGS)
@@ -269,6 +273,7 @@ help:
 	@echo "make lessons    the figures in docs/lessons, measured again"
 	@echo "make pictures   the pictures in docs/lessons, drawn again (headless Chromium)"
 	@echo "make huggingface  checkpoints in and out, logits, gradients, written texts, against transformers itself"
+	@echo "make notebook   what docs/notebook.md shows, run with pandas"
 	@echo "make tokenizers every tokenizer against the Python package; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some, JOBS=2"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"

@@ -104,9 +104,11 @@ static const Help pages[] = {
      .more = tokenize_help},
     {"report", "summarise the log of a run, or export it as a page",
      "Reads the log that `brim train --log RUN.jsonl` wrote. Without an output it\n"
-     "prints a summary. --html takes one log, or two to see what a change saved.",
+     "prints a summary, of two logs what they differ in and what that changed. It\n"
+     "names what a log has lost. --html takes one log or two.",
      "",
      .examples = "  brim train --steps 20 --log run.jsonl\n"
+                 "  brim report plain.jsonl recomputed.jsonl\n"
                  "  brim report run.jsonl --html run.html\n"
                  "  brim report plain.jsonl recomputed.jsonl --html both.html\n",
      .more = report_outputs_help},
