@@ -40,9 +40,9 @@ BRIM_API const char *error_message(void);
 /* The function that raised it, for whoever writes the program: "nn_sample"; "" where none is named. */
 BRIM_API const char *error_function(void);
 BRIM_API void error_clear(void);
-/* For modules and ops of your own: keeps the first error only; appends the current place. A message may begin
- * with the function's name, as in "nn_sample(): the temperature is -1": it goes to error_function. Returns
- * code. */
+/* For modules and ops of your own: keeps the first error only; appends the current module path. A message may
+ * begin with the function's name, as in "nn_sample(): the temperature is -1": it goes to error_function.
+ * Returns code. */
 BRIM_API int error_raise(ErrorCode code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 BRIM_API const char *error_name(ErrorCode code);
 

@@ -24,6 +24,8 @@ typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
+    const char *resize_vocab; /* as it was typed: N or auto */
+    const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep,
@@ -35,7 +37,8 @@ typedef struct Options {
     CheckpointChoice checkpoint;
     AttentionKind attention;
     uint64_t budget, seed, reserve, export_shard;
-    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial;
+    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
+    int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int ignore_eos;          /* of generate: goes on after a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */
@@ -60,10 +63,15 @@ enum { SETS_MAX = 64 };
  * a set for every combination. Returns how many, or -1 after saying why on stderr. */
 int options_parse(Options *sets, int max, const char *command, int argc, char **argv);
 
+/* Whether the rows of a comparison of lists differ in this option. */
+int option_varies(const Options *options, const char *flag);
+
 /* paths.c */
 int is_bin(const char *path); /* by its name: token ids */
 int is_directory(const char *path);
 int same_file(const char *a, const char *b); /* or directory, by whatever names; NULL is none */
+/* The path is the directory, or a file in it. */
+int is_read_from(const char *path, const char *directory);
 /* What is there of weights or their description (.json, .safetensors) in the directory that they are read
  * from, NULL for none. */
 int is_of_a_model(const char *path, const char *directory);
@@ -77,8 +85,6 @@ typedef struct LeverText {
 } LeverText;
 LeverText checkpoint_text(const CheckpointChoice *choice);
 int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
-/* The levers in which `options` differs from `from`, to be typed. */
-LeverText levers_text(const Options *options, const Options *from);
 /* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
  * there is none of this name. */
 void help_all(FILE *out);
@@ -136,31 +142,11 @@ void print_machine(const Options *options, const Plan *plan);
 
 /* Groups in the words of the tables. */
 extern const char *const group_names[MEM_GROUP_COUNT];
-/* Turns the optimizer in backward on, and clipping, which it excludes, off. */
-void optimizer_in_backward(Options *options);
-enum { SUGGESTED_CHUNK = 128 }; /* rows of logits, where chunks are suggested */
 /* Of what comes and goes within a step (gradients, activations, overhead), what holds most at the peak. */
 MemGroup bound_by(const MemSummary *memory);
 
 /* brim plan --inference. */
 int plan_inference(const Options *options);
-
-/* One row of a comparison. */
-typedef struct Variant {
-    char label[96];
-    Options options;
-    Plan plan;
-    int64_t parameters;
-    int ran;
-    RunResult result;
-} Variant;
-enum { VARIANTS = 16 };
-/* The options as they are, then one lever at a time (and some together), at the same effective batch,
- * planned. Returns how many; variants_free them. */
-int variants_plan(const Options *options, Variant variants[VARIANTS]);
-void variant_plan(Variant *variant);
-void variants_free(Variant *variants, int count);
-void variants_table(FILE *out, const Options *options, const Variant *variants, int count);
 
 /* The textbook's rules evaluated for this run, beside its plan; and all of its rules as JSON. */
 void rules_print(FILE *out, const Options *options, const Training *training, const Plan *plan);

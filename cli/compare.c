@@ -4,120 +4,9 @@
 #include <limits.h>
 #include <string.h>
 
-#include "cli.h"
+#include "levers_.h"
 #include "run_.h"
-
-RunOptions run_options(const Options *o)
-{
-    int64_t twentieth = o->steps / 20;
-    int every = o->every ? o->every : twentieth < INT_MAX ? (int)twentieth : INT_MAX;
-    return (RunOptions){.budget = o->budget,
-                        .threads = o->threads,
-                        .seed = o->seed,
-                        .quiet = o->quiet || o->json,
-                        .counted = o->seq ? "tokens" : "samples",
-                        .every = every > 0 ? every : (o->epochs ? 100 : 1)};
-}
-
-/* ---- Which rows ------------------------------------------------------------------------------ */
-
-static Variant *add(Variant *variants, int *count, const Options *options, const char *label)
-{
-    Variant *v = &variants[(*count)++];
-    *v = (Variant){.options = *options};
-    snprintf(v->label, sizeof v->label, "%s", label);
-    return v;
-}
-
-static void split_batch(Options *o, int pieces)
-{
-    o->batch /= pieces;
-    o->accumulate *= pieces;
-}
-
-/* Chunks pay where the logits are many: a vocabulary, and more rows than a chunk. */
-static int has_many_logits(const Options *o)
-{
-    return o->preset.family != MODEL_MLP && !o->loss_chunk && nn_preset_vocab(&o->preset) >= 1024 &&
-           (int64_t)o->batch * o->seq > SUGGESTED_CHUNK;
-}
-
-static void add_checkpoints(Variant *variants, int *count, const Options *o)
-{
-    const CheckpointChoice *c = &o->checkpoint;
-    if (c->every || c->selective || c->found.pattern[0])
-        return;
-    add(variants, count, o, "")->options.checkpoint.selective = 1;
-    add(variants, count, o, "")->options.checkpoint.every = 1;
-}
-
-static void add_together(Variant *variants, int *count, const Options *o, int pieces)
-{
-    const CheckpointChoice *c = &o->checkpoint;
-    int kept = !c->every && !c->found.pattern[0]; /* otherwise it would be a row there is already */
-    if (pieces > 1 && !o->in_backward && kept) {
-        Variant *both = add(variants, count, o, "");
-        both->options.checkpoint = (CheckpointChoice){.every = 1};
-        split_batch(&both->options, pieces);
-    }
-    if (o->accumulate == 1 && !o->in_backward && !o->keep_gradients && (kept || has_many_logits(o))) {
-        Variant *all = add(variants, count, o, "");
-        if (kept)
-            all->options.checkpoint = (CheckpointChoice){.every = 1};
-        optimizer_in_backward(&all->options);
-        if (has_many_logits(o))
-            all->options.loss_chunk = SUGGESTED_CHUNK;
-    }
-}
-
-static void add_attention(Variant *variants, int *count, const Options *o)
-{
-    if (o->preset.family == MODEL_MLP)
-        return;
-    Options *other = &add(variants, count, o, "")->options;
-    other->attention = o->attention == ATTENTION_FLASH ? ATTENTION_EAGER : ATTENTION_FLASH;
-    nn_preset_set_attention(&other->preset, other->attention);
-}
-
-void variant_plan(Variant *v)
-{
-    Training training = {.options = &v->options};
-    RunOptions run = run_options(&v->options);
-    plan_script(training_script, &training, &run, &v->plan);
-    v->parameters = training.parameters;
-}
-
-int variants_plan(const Options *o, Variant variants[VARIANTS])
-{
-    int count = 0, pieces = o->batch % 4 == 0 ? 4 : o->batch % 2 == 0 ? 2 : 1;
-    add(variants, &count, o, "as run");
-    add_checkpoints(variants, &count, o);
-    if (pieces > 1 && !o->in_backward)
-        split_batch(&add(variants, &count, o, "")->options, pieces);
-    if (o->accumulate == 1 && !o->in_backward && !o->keep_gradients)
-        optimizer_in_backward(&add(variants, &count, o, "")->options);
-    if (has_many_logits(o))
-        add(variants, &count, o, "")->options.loss_chunk = SUGGESTED_CHUNK;
-    add_together(variants, &count, o, pieces);
-    if (strcmp(o->optimizer, "sgd"))
-        add(variants, &count, o, "")->options.optimizer = "sgd";
-    add_attention(variants, &count, o);
-    if (!o->in_backward)
-        add(variants, &count, o, "")->options.keep_gradients = !o->keep_gradients;
-    for (int i = 0; i < count; i++) {
-        Variant *v = &variants[i];
-        if (!v->label[0])
-            snprintf(v->label, sizeof v->label, "%.95s", levers_text(&v->options, o).text);
-        variant_plan(v);
-    }
-    return count;
-}
-
-void variants_free(Variant *variants, int count)
-{
-    for (int i = 0; i < count; i++)
-        plan_free(&variants[i].plan);
-}
+#include "variants_.h"
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
 
@@ -250,9 +139,8 @@ static void run_rows(FILE *out, const Variant *variants, int count, ReportUnit u
 
 static void csv_heading(FILE *out)
 {
-    fprintf(out, "model,batch,seq,accumulate,optimizer,checkpoint,attention,optimizer_in_backward,zero_grad,"
-                 "loss_chunk,"
-                 "needs_bytes,peak_bytes,step_flops,peak_phase,peak_path,peak_op");
+    fprintf(out, "model,%s,needs_bytes,peak_bytes,step_flops,peak_phase,peak_path,peak_op",
+            levers_csv_heading().text);
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         fprintf(out, ",%s_peak,%s_at_peak", memtrack_component_name((MemComponent)i),
                 memtrack_component_name((MemComponent)i));
@@ -263,11 +151,9 @@ static void csv_row(FILE *out, const Variant *v)
 {
     const Options *o = &v->options;
     const MemStats *s = &v->plan.memory.stats;
-    fprintf(out, "%s,%d,%d,%d,%s,%s,%s,%d,%s,%d,%" PRIu64 ",%" PRIu64 ",%.9g,%s,%s,%s", o->model, o->batch,
-            o->seq, o->accumulate, o->optimizer, checkpoint_text(&o->checkpoint).text,
-            o->attention == ATTENTION_FLASH ? "flash" : "eager", o->in_backward,
-            o->keep_gradients ? "keep" : "free", o->loss_chunk, s->needs, s->peak, v->plan.step_flops,
-            memtrack_phase_name(s->peak_at.phase), v->plan.memory.peak_path, v->plan.memory.peak_op);
+    fprintf(out, "%s,%s,%" PRIu64 ",%" PRIu64 ",%.9g,%s,%s,%s", o->model, levers_csv(o).text, s->needs,
+            s->peak, v->plan.step_flops, memtrack_phase_name(s->peak_at.phase), v->plan.memory.peak_path,
+            v->plan.memory.peak_op);
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         fprintf(out, ",%" PRIu64 ",%" PRIu64, s->own_peak[i], s->at_peak[i]);
     const char *error = v->plan.status ? v->plan.error : v->ran && v->result.status ? v->result.error : "";
@@ -279,29 +165,38 @@ static void csv_row(FILE *out, const Variant *v)
         fprintf(out, error[0] ? ",,,,,,\"%s\"\n" : ",,,,,,%s\n", error);
 }
 
-static json_t *variant_json(const Variant *v)
+/* Each row names the levers that it differs in; of a list its own. */
+static json_t *variant_json(const Variant *v, const Options *from)
 {
-    if (v->plan.status)
-        return json_pack("{s:o, s:o}", "variant", json_text(v->label), "error", json_text(v->plan.error));
+    json_t *row = json_object();
+    LeverText flags = levers_text(&v->options, from);
     const MemSummary *planned = &v->plan.memory;
-    if (!v->ran)
-        return json_pack("{s:o, s:f, s:o}", "variant", json_text(v->label), "step_flops", v->plan.step_flops,
-                         "memory", json_memory(planned, NULL));
-    if (v->result.status)
-        return json_pack("{s:o, s:f, s:o, s:o}", "variant", json_text(v->label), "step_flops",
-                         v->plan.step_flops, "memory", json_memory(planned, NULL), "error",
-                         json_text(v->result.error));
-    return json_pack("{s:o, s:f, s:o, s:o, s:f}", "variant", json_text(v->label), "step_flops",
-                     v->plan.step_flops, "memory", json_memory(&v->result.memory, planned), "step_ms",
-                     v->result.step_seconds > 0 ? json_real(1e3 * v->result.step_seconds) : json_null(),
-                     "loss", v->result.loss_last);
+    json_object_set_new(row, "variant", json_text(v->pulled ? flags.text : v->label));
+    json_object_set_new(row, "options", levers_json(&v->options));
+    if (v->plan.status) {
+        json_object_set_new(row, "error", json_text(v->plan.error));
+        return row;
+    }
+    int ran = v->ran && !v->result.status;
+    json_object_set_new(row, "step_flops", json_real(v->plan.step_flops));
+    json_object_set_new(row, "memory",
+                        ran ? json_memory(&v->result.memory, planned) : json_memory(planned, NULL));
+    if (v->ran && v->result.status)
+        json_object_set_new(row, "error", json_text(v->result.error));
+    if (ran) {
+        json_object_set_new(row, "step_ms",
+                            v->result.step_seconds > 0 ? json_real(1e3 * v->result.step_seconds)
+                                                       : json_null());
+        json_object_set_new(row, "loss", json_number(v->result.loss_last));
+    }
+    return row;
 }
 
 static void print_json(const Options *o, const Variant *variants, int count)
 {
     json_t *rows = json_array();
     for (int i = 0; i < count; i++)
-        json_array_append_new(rows, variant_json(&variants[i]));
+        json_array_append_new(rows, variant_json(&variants[i], o));
     json_print(json_pack("{s:s, s:o}", "model", o->model, "variants", rows));
 }
 
@@ -372,7 +267,7 @@ int command_compare(const Options *sets, int count)
     if (o->run_steps)
         run_all(variants, count, o->run_steps);
     if (o->json) {
-        print_json(o, variants, count);
+        print_json(&first, variants, count);
     } else if (o->csv) {
         csv_heading(stdout);
         for (int i = 0; i < count; i++)

@@ -64,58 +64,15 @@ static int choose_cards(Fit *fit)
 
 /* ---- Which levers ---------------------------------------------------------------------------- */
 
-static Options *add(Fit *fit, const char *label, MemGroup target)
-{
-    Method *m = &fit->method[fit->methods++];
-    *m = (Method){.options = *fit->options, .target = target};
-    snprintf(m->label, sizeof m->label, "%s", label);
-    return &m->options;
-}
-
 static void choose_methods(Fit *fit)
 {
-    const Options *o = fit->options;
-    const CheckpointChoice *c = &o->checkpoint, blocks = {.every = 1};
-    int kept = !c->every && !c->found.pattern[0],
-        fusible = !o->in_backward && o->accumulate == 1 && !o->keep_gradients;
-    int chunkable = o->preset.family != MODEL_MLP && !o->loss_chunk && nn_preset_vocab(&o->preset) >= 1024;
-    add(fit, "as is", MEM_GROUP_COUNT);
-    if (kept && !c->selective)
-        add(fit, "+ selective", MEM_GROUP_ACTIVATIONS)->checkpoint.selective = 1;
-    if (kept)
-        add(fit, "+ checkpoint", MEM_GROUP_ACTIVATIONS)->checkpoint = blocks;
-    if (fusible)
-        optimizer_in_backward(add(fit, "+ opt. in backward", MEM_GROUP_GRADIENTS));
-    if (chunkable)
-        add(fit, "+ loss chunk", MEM_GROUP_OVERHEAD)->loss_chunk = SUGGESTED_CHUNK;
-    if (kept && fusible) {
-        Options *both = add(fit, "+ ckpt, in backward", MEM_GROUP_COUNT);
-        both->checkpoint = blocks;
-        optimizer_in_backward(both);
+    static Variant variants[VARIANTS];
+    fit->methods = variants_list(fit->options, variants);
+    for (int k = 0; k < fit->methods; k++) {
+        Method *m = &fit->method[k];
+        *m = (Method){.options = variants[k].options, .target = variants[k].target};
+        memcpy(m->label, variants[k].label, sizeof m->label);
     }
-    Options all = *o;
-    if (kept)
-        all.checkpoint = blocks;
-    if (fusible)
-        optimizer_in_backward(&all);
-    if (chunkable) {
-        all.loss_chunk = SUGGESTED_CHUNK;
-        *add(fit, kept && fusible ? "+ ckpt, in backward, chunk" : "+ all of these", MEM_GROUP_COUNT) = all;
-    }
-    if (strcmp(o->optimizer, "sgd")) {
-        Options *sgd = add(fit, kept || fusible || chunkable ? "  same, SGD" : "+ SGD", MEM_GROUP_COUNT);
-        *sgd = all;
-        sgd->optimizer = "sgd";
-        add(fit, "+ SGD alone", MEM_GROUP_OPTIMIZER_STATES)->optimizer = "sgd";
-    }
-    if (o->preset.family != MODEL_MLP) {
-        int flash = o->attention == ATTENTION_FLASH;
-        Options *other = add(fit, flash ? "eager attention" : "flash attention", MEM_GROUP_ACTIVATIONS);
-        other->attention = flash ? ATTENTION_EAGER : ATTENTION_FLASH;
-        nn_preset_set_attention(&other->preset, other->attention);
-    }
-    if (!o->in_backward && (int64_t)o->batch * o->accumulate <= INT_MAX / 2)
-        add(fit, "accumulate twice as often", MEM_GROUP_GRADIENTS)->accumulate *= 2;
 }
 
 /* ---- Needs ----------------------------------------------------------------------------------- */

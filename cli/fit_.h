@@ -2,9 +2,10 @@
 #ifndef BRIM_FIT_INTERNAL_H
 #define BRIM_FIT_INTERNAL_H
 
-#include "cli.h"
+#include "levers_.h"
+#include "variants_.h"
 
-enum { METHODS = 16, CARDS = 12, MEMO = 160, LARGEST_BATCH = 1 << 16, SHORT = 30 };
+enum { METHODS = VARIANTS, CARDS = 12, MEMO = 160, LARGEST_BATCH = 1 << 16, SHORT = 38 };
 
 typedef struct Need {
     int batch, seq;
@@ -13,7 +14,7 @@ typedef struct Need {
 
 /* A row: the options with some levers pulled, and every need planned so far. */
 typedef struct Method {
-    char label[48];
+    char label[VARIANT_LABEL];
     Options options;
     MemGroup target; /* what a single lever works on; MEM_GROUP_COUNT for combinations */
     Need memo[MEMO];

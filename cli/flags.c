@@ -1,11 +1,13 @@
 /* The flags: one table, one meaning in every subcommand, and errors that say what would be right. An argument
  * becomes an assignment of one value to one field of Options; compare may give a list of values. */
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "flags_.h"
 
@@ -17,6 +19,8 @@ static const Flag flags[] = {
     {"--init", FLAG_TEXT, AT(init), "PATH", .help = "start from these weights: directory or .safetensors"},
     {"--init-partial", FLAG_SWITCH, AT(init_partial), NULL,
      .help = "allow missing and extra weights in --init"},
+    {"--resize-vocab", FLAG_NAME, AT(resize_vocab), "N|auto",
+     .help = "grow --init's embeddings (auto: to the tokenizer)"},
     {"--data", FLAG_TEXT, AT(data), "PATH", .help = "text, .bin of ids, IDX folder, builtin, fashion-mnist"},
     {"--tokenizer", FLAG_TEXT, AT(tokenizer), "FILE",
      .help = "tokenizer.json, or bytes (the model's, else bytes)"},
@@ -81,6 +85,8 @@ static const Flag flags[] = {
     {"--resume", FLAG_TEXT, AT(resume), "DIR", .help = "resume from the newest save in this directory",
      .only = "train"},
     {"--export", FLAG_TEXT, AT(export), "DIR", .help = "write model.safetensors and config.json there",
+     .only = "train"},
+    {"--overwrite", FLAG_SWITCH, AT(overwrite), NULL, .help = "--export may replace another model in its DIR",
      .only = "train"},
     {"--export-dtype", FLAG_NAME, AT(export_dtype), "TYPE", .help = "data type: f32, f16 or bf16 (f32)",
      .only = "train"},
@@ -147,16 +153,21 @@ int usage(const char *format, ...)
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 
-static int parse_int(const Flag *flag, const char *text, int64_t low, int64_t high, int64_t *out)
+int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out)
 {
     char *end;
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (errno || end == text || *end || value < low || value > high)
-        return usage("%s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", flag->name, low,
-                     high, text);
+        return usage("%s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", name, low, high,
+                     text);
     *out = value;
     return 0;
+}
+
+static int parse_int(const Flag *flag, const char *text, int64_t low, int64_t high, int64_t *out)
+{
+    return parse_whole(flag->name, text, low, high, out);
 }
 
 static int parse_float(const Flag *flag, const char *text, float *out)
@@ -169,21 +180,33 @@ static int parse_float(const Flag *flag, const char *text, float *out)
     return 0;
 }
 
+/* A unit in whatever case people write it. With an i it is binary; so is a letter alone, as in most tools. */
+static double unit_bytes(const char *unit)
+{
+    static const char letters[] = "kmgt";
+    if (!unit[0] || !strcasecmp(unit, "b"))
+        return 1;
+    const char *letter = strchr(letters, tolower((unsigned char)unit[0]));
+    if (!letter)
+        return 0;
+    int power = (int)(letter - letters) + 1, binary = !unit[1] || !strcasecmp(unit + 1, "ib");
+    if (!binary && strcasecmp(unit + 1, "b") != 0)
+        return 0;
+    return pow(binary ? 1024 : 1000, power);
+}
+
 int parse_size(const char *name, const char *text, uint64_t *out)
 {
-    static const struct {
-        const char *name;
-        double bytes;
-    } units[] = {{"", 1},         {"B", 1},    {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30},
-                 {"TiB", 0x1p40}, {"kB", 1e3}, {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12}};
     char *end;
     double value = strtod(text, &end);
-    for (size_t i = 0; end != text && i < sizeof units / sizeof units[0]; i++)
-        if (!strcmp(end, units[i].name) && value * units[i].bytes >= 1 && value * units[i].bytes < 0x1p62) {
-            *out = (uint64_t)(value * units[i].bytes);
-            return 0;
-        }
-    return usage("%s must be a size like 800MiB, 16GiB or a number of bytes, not '%s'", name, text);
+    double bytes = end == text ? 0 : value * unit_bytes(end);
+    if (!(bytes >= 1 && bytes < 0x1p62))
+        return usage("%s must be a size like 800MiB, 16GiB or a number of bytes, not '%s'", name, text);
+    if (!end[0] && value < 4096) /* nothing fits that, and cards have so many GiB */
+        return usage("%s %s means %s byte%s; did you mean %sGiB?", name, text, text, value == 1 ? "" : "s",
+                     text);
+    *out = (uint64_t)bytes;
+    return 0;
 }
 
 int parse_choice(const char *name, const char *choices, const char *text, const char *const *names, int *out)
@@ -229,10 +252,11 @@ static int parse_checkpoint(const Flag *flag, const char *text, CheckpointChoice
     return 0;
 }
 
+static const char *const attentions[] = {"flash", "eager", NULL}, *const zero_grads[] = {"free", "keep",
+                                                                                         NULL};
+
 static int parse_value(const Flag *flag, void *field, const char *text)
 {
-    static const char *const attentions[] = {"flash", "eager", NULL}, *const zero_grads[] = {"free", "keep",
-                                                                                             NULL};
     int64_t number = 0;
     int choice = 0, status = 0;
     switch (flag->kind) {
@@ -281,8 +305,6 @@ int assign(Options *options, const Assignment *assignment, int which)
     return parse_value(flag, (char *)options + flag->offset, assignment->values[which]);
 }
 
-/* ---- Arguments ------------------------------------------------------------------------------- */
-
 static const Flag *find_flag(const char *name, size_t length)
 {
     for (int i = 0; i < FLAG_COUNT; i++)
@@ -290,6 +312,83 @@ static const Flag *find_flag(const char *name, size_t length)
             return &flags[i];
     return NULL;
 }
+
+/* ---- Values as text -------------------------------------------------------------------------- */
+
+static const void *value_of(const char *name, const Options *options, const Flag **flag)
+{
+    *flag = find_flag(name, strlen(name));
+    return (const char *)options + (*flag)->offset;
+}
+
+int flag_is_switch(const char *name)
+{
+    return find_flag(name, strlen(name))->kind == FLAG_SWITCH;
+}
+
+int flag_number(const char *name, const Options *options, int64_t *out)
+{
+    const Flag *flag;
+    const void *value = value_of(name, options, &flag);
+    int is_int = flag->kind == FLAG_INT || flag->kind == FLAG_SWITCH;
+    if (is_int)
+        *out = *(const int *)value;
+    else if (flag->kind == FLAG_INT64)
+        *out = *(const int64_t *)value;
+    else if (flag->kind == FLAG_SIZE || flag->kind == FLAG_SEED)
+        *out = (int64_t) * (const uint64_t *)value;
+    else
+        return 0;
+    return 1;
+}
+
+/* Below zero a number stands for one that was not given. */
+LeverText flag_text(const char *name, const Options *options)
+{
+    LeverText out = {""};
+    const Flag *flag;
+    const void *value = value_of(name, options, &flag);
+    int64_t number = -1;
+    const char *text = NULL;
+    if (flag->kind == FLAG_CHECKPOINT)
+        return checkpoint_text(value);
+    if (flag->kind == FLAG_TEXT || flag->kind == FLAG_NAME)
+        text = *(const char *const *)value;
+    else if (flag->kind == FLAG_ATTENTION)
+        text = attentions[*(const AttentionKind *)value];
+    else if (flag->kind == FLAG_ZERO_GRAD)
+        text = zero_grads[*(const int *)value];
+    if (text)
+        snprintf(out.text, sizeof out.text, "%s", text);
+    else if (flag->kind == FLAG_FLOAT && *(const float *)value >= 0)
+        snprintf(out.text, sizeof out.text, "%.9g", (double)*(const float *)value);
+    else if (flag_number(name, options, &number) && number >= 0)
+        snprintf(out.text, sizeof out.text, "%" PRId64, number);
+    return out;
+}
+
+LeverText flag_typed(const char *name, const Options *options)
+{
+    LeverText out, value = flag_text(name, options);
+    if (flag_is_switch(name))
+        value.text[0] = '\0';
+    snprintf(out.text, sizeof out.text, "%s%s%.1100s", name, value.text[0] ? " " : "", value.text);
+    return out;
+}
+
+int flag_given(const char *name, const Options *options)
+{
+    LeverText value = flag_text(name, options), usual = flag_text(name, &options_default);
+    return value.text[0] && strcmp(value.text, "0") != 0 && strcmp(value.text, usual.text) != 0;
+}
+
+int flag_set(Options *options, const char *name, const char *value)
+{
+    const Flag *flag = find_flag(name, strlen(name));
+    return parse_value(flag, (char *)options + flag->offset, value);
+}
+
+/* ---- Arguments ------------------------------------------------------------------------------- */
 
 /* Cuts a list at its commas, in place. Free text may hold commas of its own. */
 static int split_values(Assignment *a, char *value, int lists)

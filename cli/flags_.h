@@ -67,6 +67,23 @@ typedef struct Assignments {
 int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists);
 /* Puts the which-th value into its field. 0 or EXIT_USAGE. */
 int assign(Options *options, const Assignment *assignment, int which);
+/* A whole number of low … high. 0 or EXIT_USAGE. */
+int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out);
 int parse_choice(const char *name, const char *choices, const char *text, const char *const *names, int *out);
+
+/* The value that an option has, as it would be typed; "" where it has none. A switch has 0 or 1. */
+LeverText flag_text(const char *name, const Options *options);
+/* "--batch 8", or "--json" alone. */
+LeverText flag_typed(const char *name, const Options *options);
+/* Whether it is a whole number, or a switch; then *out is its value. */
+int flag_number(const char *name, const Options *options, int64_t *out);
+int flag_is_switch(const char *name);
+/* Whether it has another value than without being typed; of a number 0 is none. */
+int flag_given(const char *name, const Options *options);
+/* As if it were typed. 0 or EXIT_USAGE. */
+int flag_set(Options *options, const char *name, const char *value);
+
+/* The options of a command line without any. */
+extern const Options options_default;
 
 #endif

@@ -1,207 +1,307 @@
-/* What would make it fit: the search behind --checkpoint auto, and the levers that are suggested when a plan
- * needs more than the budget. */
-#include <inttypes.h>
+/* The table of levers, and what loops over it: a title line, text to type, JSON, CSV, saved runs. */
 #include <string.h>
 
 #include "../base/plural_.h"
-#include "cli.h"
+#include "flags_.h"
+#include "levers_.h"
 
-/* ---- --checkpoint auto ----------------------------------------------------------------------- */
+/* ---- The rows -------------------------------------------------------------------------------- */
 
-typedef struct Candidate {
-    Options options;
-    Training training;
-} Candidate;
-
-static void apply_choice(void *config, const PlanChoice *choice)
+static LeverText __attribute__((format(printf, 1, 2))) say(const char *format, ...)
 {
-    Training *training = config;
-    Candidate *candidate = (Candidate *)((char *)training - offsetof(Candidate, training));
-    candidate->options.checkpoint = (CheckpointChoice){.selective = choice->selective, .found = *choice};
+    LeverText out;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(out.text, sizeof out.text, format, arguments);
+    va_end(arguments);
+    return out;
 }
 
-static int count_blocks(const char *pattern)
+static LeverText optimizer_title(const Options *o)
+{
+    static const char *const names[][2] = {{"sgd", "SGD"},
+                                           {"sgd-momentum", "SGD with momentum"},
+                                           {"sgd-nesterov", "SGD with Nesterov momentum"},
+                                           {"rmsprop", "RMSprop"},
+                                           {"adam", "Adam"},
+                                           {"adamw", "AdamW"}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (!strcmp(names[i][0], o->optimizer))
+            return say("%s", names[i][1]);
+    return say("%s", o->optimizer);
+}
+
+static LeverText batch_title(const Options *o)
+{
+    return say("batch %d", o->batch);
+}
+
+static LeverText seq_title(const Options *o)
+{
+    return say("seq %d", o->seq);
+}
+
+static LeverText accumulate_title(const Options *o)
+{
+    return o->accumulate > 1 ? say("accumulate %d", o->accumulate) : say("%s", "");
+}
+
+static LeverText attention_title(const Options *o)
+{
+    return say("%s attention", flag_text("--attention", o).text);
+}
+
+static LeverText checkpoint_title(const Options *o)
+{
+    LeverText text = checkpoint_text(&o->checkpoint);
+    if (!strcmp(text.text, "none"))
+        return say("%s", "");
+    return say("checkpoint %.28s%s", text.text, strlen(text.text) > 28 ? "…" : "");
+}
+
+static LeverText in_backward_title(const Options *o)
+{
+    return say("%s", o->in_backward ? "optimizer in backward, no clipping" : "");
+}
+
+static LeverText zero_grad_title(const Options *o)
+{
+    return say("%s", o->keep_gradients ? "gradients kept" : "");
+}
+
+static LeverText loss_chunk_title(const Options *o)
+{
+    if (!o->loss_chunk)
+        return say("%s", "");
+    return say("loss in chunks of %d row%s", o->loss_chunk, plural(o->loss_chunk));
+}
+
+static void attention_to_preset(Options *o)
+{
+    nn_preset_set_attention(&o->preset, o->attention);
+}
+
+static void dropout_to_preset(Options *o)
+{
+    nn_preset_set_dropout(&o->preset, o->dropout);
+}
+
+static void checkpoint_to_model(const Options *o, Module *model)
+{
+    const CheckpointChoice *c = &o->checkpoint;
+    if (c->found.pattern[0])
+        nn_set_checkpoints(model, c->found.pattern);
+    else if (c->every)
+        nn_set_checkpoint_every(model, c->every);
+    nn_set_selective(model, c->selective);
+}
+
+static void loss_chunk_to_model(const Options *o, Module *model)
+{
+    if (o->loss_chunk)
+        nn_set_loss_chunk(model, o->loss_chunk);
+}
+
+static void clip_to_optimizer(const Options *o, Optimizer *optimizer)
+{
+    optim_set_clip(optimizer, o->clip);
+}
+
+static void in_backward_to_optimizer(const Options *o, Optimizer *optimizer)
+{
+    optim_set_in_backward(optimizer, o->in_backward);
+}
+
+enum { EVERYWHERE = LEVER_CSV | LEVER_LOG | LEVER_SAVED | LEVER_TYPED };
+
+static const Lever levers[] = {
+    {.flag = "--optimizer", .where = EVERYWHERE, .title = optimizer_title},
+    {.flag = "--lr", .where = LEVER_SAVED},
+    {.flag = "--weight-decay", .where = LEVER_SAVED},
+    {.flag = "--schedule", .where = LEVER_SAVED},
+    {.flag = "--warmup", .where = LEVER_SAVED},
+    {.flag = "--dropout", .where = LEVER_SAVED, .to_preset = dropout_to_preset},
+    {.flag = "--batch", .where = EVERYWHERE, .title = batch_title, .model_decides = 1},
+    {.flag = "--seq",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_SAVED,
+     .means = reads_text,
+     .title = seq_title,
+     .joins = 1,
+     .model_decides = 1},
+    {.flag = "--accumulate", .where = EVERYWHERE, .title = accumulate_title, .joins = 1},
+    {.flag = "--attention",
+     .where = EVERYWHERE,
+     .means = reads_text,
+     .title = attention_title,
+     .to_preset = attention_to_preset},
+    /* No bit of a weight depends on these two. */
+    {.flag = "--checkpoint",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .title = checkpoint_title,
+     .to_model = checkpoint_to_model},
+    {.flag = "--optimizer-in-backward",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .title = in_backward_title,
+     .to_optimizer = in_backward_to_optimizer},
+    {.flag = "--clip", .where = LEVER_SAVED | LEVER_TYPED, .to_optimizer = clip_to_optimizer},
+    {.flag = "--zero-grad", .where = EVERYWHERE, .title = zero_grad_title},
+    {.flag = "--loss-chunk",
+     .where = EVERYWHERE,
+     .means = reads_text,
+     .title = loss_chunk_title,
+     .to_model = loss_chunk_to_model},
+};
+enum { LEVERS = sizeof levers / sizeof levers[0] };
+_Static_assert(sizeof levers / sizeof levers[0] <= LEVERS_MAX,
+               "arrays with an element a lever are of LEVERS_MAX");
+
+const Lever *lever_at(int i)
+{
+    return i >= 0 && i < LEVERS ? &levers[i] : NULL;
+}
+
+const Lever *lever_of(const char *flag)
+{
+    for (int i = 0; i < LEVERS; i++)
+        if (!strcmp(levers[i].flag, flag))
+            return &levers[i];
+    return NULL;
+}
+
+int lever_means(const Lever *lever, const Options *o)
+{
+    return !lever->means || lever->means(o);
+}
+
+/* ---- What they change ------------------------------------------------------------------------ */
+
+void levers_to_preset(Options *o)
+{
+    for (int i = 0; i < LEVERS; i++)
+        if (levers[i].to_preset)
+            levers[i].to_preset(o);
+}
+
+void levers_to_model(const Options *o, Module *model)
+{
+    for (int i = 0; i < LEVERS; i++)
+        if (levers[i].to_model)
+            levers[i].to_model(o, model);
+}
+
+void levers_to_optimizer(const Options *o, Optimizer *optimizer)
+{
+    for (int i = 0; i < LEVERS; i++)
+        if (levers[i].to_optimizer)
+            levers[i].to_optimizer(o, optimizer);
+}
+
+/* ---- As text --------------------------------------------------------------------------------- */
+
+static void __attribute__((format(printf, 2, 3))) append(LeverText *out, const char *format, ...)
+{
+    size_t used = strlen(out->text);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(out->text + used, sizeof out->text - used, format, arguments);
+    va_end(arguments);
+}
+
+LeverText levers_title(const Options *o)
+{
+    LeverText out = {""};
+    int models = option_varies(o, "--model"), shown = 0; /* of the row before */
+    for (int i = 0; i < LEVERS; i++) {
+        const Lever *lever = &levers[i];
+        if (!lever->title)
+            continue;
+        LeverText title = lever->title(o);
+        int show = title.text[0] && lever_means(lever, o) && !option_varies(o, lever->flag) &&
+                   !(models && lever->model_decides);
+        if (show)
+            append(&out, "%s%s", !out.text[0] ? "" : lever->joins && shown ? " x " : "  ", title.text);
+        shown = show || (shown && lever->joins);
+    }
+    return out;
+}
+
+static int differs(const Lever *lever, const Options *a, const Options *b)
+{
+    return (lever->where & LEVER_TYPED) != 0 &&
+           strcmp(flag_text(lever->flag, a).text, flag_text(lever->flag, b).text) != 0;
+}
+
+LeverText levers_text(const Options *o, const Options *from)
+{
+    LeverText out = {""};
+    for (int i = 0; i < LEVERS; i++) {
+        const Lever *lever = &levers[i];
+        if (!differs(lever, o, from))
+            continue;
+        append(&out, "%s%s", out.text[0] ? " " : "", lever->flag);
+        if (!flag_is_switch(lever->flag))
+            append(&out, " %s", flag_text(lever->flag, o).text);
+    }
+    return out;
+}
+
+int levers_changed(const Options *o, const Options *from)
 {
     int count = 0;
-    for (; *pattern; pattern++)
-        count += *pattern != '.';
+    for (int i = 0; i < LEVERS; i++)
+        count += differs(&levers[i], o, from);
     return count;
 }
 
-/* The same choice as a user would type it, where that is shorter than a pattern. */
-static CheckpointChoice shortest(const PlanChoice *found)
+/* "--loss-chunk" as a key of JSON, a column of CSV. */
+static LeverText key_of(const Lever *lever)
 {
-    CheckpointChoice choice = {.selective = found->selective, .found = *found};
-    const char *pattern = found->pattern;
-    size_t blocks = strlen(pattern), length = 1 + strspn(pattern + (pattern[0] != '\0'), "+");
-    int regular = pattern[0] == 'c';
-    for (size_t i = 0; i < blocks; i++)
-        regular &= pattern[i] == (i % length == 0 ? 'c' : '+');
-    if (regular)
-        choice.every = (int)length;
-    if (regular || !count_blocks(pattern))
-        choice.found.pattern[0] = '\0';
-    return choice;
+    LeverText key = say("%s", lever->flag + 2);
+    for (char *c = key.text; *c; c++)
+        *c = *c == '-' ? '_' : *c;
+    return key;
 }
 
-static void say_found(const PlanFound *found, const Options *o)
+json_t *levers_json(const Options *o)
 {
-    int blocks = (int)strlen(found->choice.pattern), again = count_blocks(found->choice.pattern);
-    FILE *out = o->json || o->csv ? stderr : stdout;
-    fprintf(
-        out,
-        "--checkpoint auto: --checkpoint %s, %d of %d block%s run again, %+.1f %% FLOPs; needs %s of %s; ",
-        checkpoint_text(&o->checkpoint).text, again, blocks, plural(blocks),
-        100 * (found->step_flops / found->plain_flops - 1), report_size(found->needs).text,
-        report_size(o->budget).text);
-    if (found->proven)
-        fprintf(out, "the best of all %d choice%s\n", found->planned, plural(found->planned));
-    else
-        fprintf(out, "the best of %d choice%s planned\n", found->planned, plural(found->planned));
-}
-
-const char *const group_names[MEM_GROUP_COUNT] = {
-#define X(id, name, label, word, brief) [MEM_GROUP_##id] = word,
-    MEMTRACK_GROUPS(X)
-#undef X
-};
-
-void optimizer_in_backward(Options *o)
-{
-    o->in_backward = 1;
-    o->clip = 0;
-}
-
-MemGroup bound_by(const MemSummary *memory)
-{
-    static const MemGroup varying[] = {MEM_GROUP_GRADIENTS, MEM_GROUP_ACTIVATIONS, MEM_GROUP_OVERHEAD};
-    MemGroup bound = varying[0];
-    for (size_t i = 1; i < sizeof varying / sizeof varying[0]; i++)
-        if (report_group(memory->stats.at_peak, varying[i]) > report_group(memory->stats.at_peak, bound))
-            bound = varying[i];
-    return bound;
-}
-
-static void say_bound(FILE *out, const Plan *plan)
-{
-    const MemSummary *m = &plan->memory;
-    MemGroup bound = bound_by(m);
-    fprintf(out, "Its peak is in %s at %s: %s of %s, beside %s of parameters and %s of optimizer states.\n",
-            memtrack_phase_name(m->stats.peak_at.phase), report_path(m),
-            report_size(report_group(m->stats.at_peak, bound)).text, group_names[bound],
-            report_size(report_group(m->stats.at_peak, MEM_GROUP_PARAMETERS)).text,
-            report_size(report_group(m->stats.at_peak, MEM_GROUP_OPTIMIZER_STATES)).text);
-}
-
-/* ---- What else would help -------------------------------------------------------------------- */
-
-static void print_lever(const Variant *v, const Options *from)
-{
-    fprintf(stderr, "  %-56s needs %s\n", levers_text(&v->options, from).text,
-            report_size(v->plan.memory.stats.needs).text);
-}
-
-/* What would fit instead, among the levers that can be pulled now; else what comes closest. */
-static void suggest(const Options *o, uint64_t limit)
-{
-    Variant variants[VARIANTS];
-    int count = variants_plan(o, variants), fitting = 0;
-    const Variant *smallest = NULL;
-    for (int i = 1; i < count; i++) {
-        const Variant *v = &variants[i];
-        uint64_t needs = v->plan.memory.stats.needs;
-        if (v->plan.status)
+    json_t *all = json_object();
+    for (int i = 0; i < LEVERS; i++) {
+        const Lever *lever = &levers[i];
+        int64_t number = 0;
+        if (!(lever->where & LEVER_LOG))
             continue;
-        if (!smallest || needs < smallest->plan.memory.stats.needs)
-            smallest = v;
-        if (needs > limit)
-            continue;
-        fputs(fitting++ ? "" : "These fit:\n", stderr);
-        print_lever(v, o);
+        if (flag_number(lever->flag, o, &number))
+            json_object_set_new(all, key_of(lever).text, json_integer((json_int_t)number));
+        else if (lever_means(lever, o))
+            json_object_set_new(all, key_of(lever).text, json_text(flag_text(lever->flag, o).text));
     }
-    if (!fitting && smallest) {
-        fprintf(stderr, "No lever of `brim compare` fits; the smallest need is that of\n");
-        print_lever(smallest, o);
+    return all;
+}
+
+LeverText levers_csv_heading(void)
+{
+    LeverText out = {""};
+    for (int i = 0; i < LEVERS; i++)
+        if (levers[i].where & LEVER_CSV)
+            append(&out, "%s%s", out.text[0] ? "," : "", key_of(&levers[i]).text);
+    return out;
+}
+
+LeverText levers_csv(const Options *o)
+{
+    LeverText out = {""};
+    for (int i = 0; i < LEVERS; i++)
+        if (levers[i].where & LEVER_CSV)
+            append(&out, "%s%s", out.text[0] ? "," : "", flag_text(levers[i].flag, o).text);
+    return out;
+}
+
+void levers_saved(const Options *o, void (*add)(void *to, const char *name, const char *value), void *to)
+{
+    for (int i = 0; i < LEVERS; i++) {
+        const Lever *lever = &levers[i];
+        LeverText value = flag_text(lever->flag, o);
+        if ((lever->where & LEVER_SAVED) != 0 && value.text[0] && lever_means(lever, o))
+            add(to, lever->flag + 2, value.text);
     }
-    variants_free(variants, count);
-}
-
-int check_budget(const Options *o, const Plan *plan)
-{
-    uint64_t needs = plan->memory.stats.needs;
-    if (!o->budget || needs <= o->budget)
-        return EXIT_DONE;
-    fflush(stdout);
-    fprintf(stderr, "brim: needs %s, %s more than the budget of %s.\n", report_size(needs).text,
-            report_size(needs - o->budget).text, report_size(o->budget).text);
-    suggest(o, o->budget);
-    return EXIT_NO;
-}
-
-int check_machine(const Options *o, const Plan *plan, uint64_t more)
-{
-    MemMachine machine;
-    char why[512];
-    if (plan_fits_machine(plan, more, &machine, why, sizeof why) == ERROR_NONE)
-        return EXIT_DONE;
-    fflush(stdout);
-    fprintf(stderr, "brim: %s.\n", why);
-    suggest(o, machine.available > plan->beside + more ? machine.available - plan->beside - more : 0);
-    return EXIT_NO;
-}
-
-/* No choice fits: how close the best comes, what bounds it, and what else would help. */
-static int say_none_fits(const Options *o, const PlanFound *found)
-{
-    fprintf(stderr,
-            "brim: no choice of --checkpoint fits %s: of %d planned the smallest need is %s, with "
-            "--checkpoint %s.\n",
-            report_size(o->budget).text, found->planned, report_size(found->needs).text,
-            checkpoint_text(&o->checkpoint).text);
-    Variant best = {.options = *o};
-    variant_plan(&best);
-    say_bound(stderr, &best.plan);
-    plan_free(&best.plan);
-    fprintf(stderr, "With that, other levers:\n");
-    Variant variants[VARIANTS];
-    int count = variants_plan(o, variants), shown = 0;
-    for (int i = 1; i < count; i++)
-        if (!variants[i].plan.status && variants[i].plan.memory.stats.needs < found->needs) {
-            print_lever(&variants[i], o);
-            shown++;
-        }
-    if (!shown)
-        fprintf(stderr, "  none saves anything; a smaller model, batch or sequence would\n");
-    variants_free(variants, count);
-    return EXIT_NO;
-}
-
-int resolve_checkpoint(Options *o)
-{
-    if (!o->checkpoint.automatic)
-        return EXIT_DONE;
-    static Candidate candidate;
-    static PlanFound found;
-    candidate = (Candidate){.options = *o};
-    candidate.training.options = &candidate.options;
-    candidate.options.checkpoint = (CheckpointChoice){0};
-    Plan plan;
-    if (plan_or_say(&candidate.options, &candidate.training, &plan))
-        return EXIT_NO;
-    plan_free(&plan);
-    RunOptions run = run_options(o);
-    PlanSearch search = {.script = training_script,
-                         .config = &candidate.training,
-                         .options = &run,
-                         .apply = apply_choice,
-                         .blocks = candidate.training.blocks};
-    if (plan_search(&search, &found)) {
-        fprintf(stderr, "brim: %s\n", found.error);
-        return EXIT_NO;
-    }
-    o->checkpoint = shortest(&found.choice);
-    if (!found.fits)
-        return say_none_fits(o, &found);
-    say_found(&found, o);
-    return EXIT_DONE;
 }

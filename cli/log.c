@@ -2,7 +2,7 @@
  * off later is reported once, and training goes on. */
 #include <string.h>
 
-#include "cli.h"
+#include "levers_.h"
 
 int train_log_prepare(TrainLog *log, const char *path)
 {
@@ -19,15 +19,10 @@ int train_log_prepare(TrainLog *log, const char *path)
 
 static json_t *options_json(const Options *o, int64_t steps)
 {
-    json_t *all =
-        json_pack("{s:i, s:i, s:i, s:s, s:s, s:i, s:s, s:i, s:I, s:I, s:i}", "batch", o->batch, "seq", o->seq,
-                  "accumulate", o->accumulate, "optimizer", o->optimizer, "checkpoint",
-                  checkpoint_text(&o->checkpoint).text, "optimizer_in_backward", o->in_backward, "zero_grad",
-                  o->keep_gradients ? "keep" : "free", "loss_chunk", o->loss_chunk, "steps",
-                  (json_int_t)steps, "seed", (json_int_t)o->seed, "threads", threads_of(o));
-    if (reads_text(o))
-        json_object_set_new(all, "attention",
-                            json_string(o->attention == ATTENTION_FLASH ? "flash" : "eager"));
+    json_t *all = levers_json(o);
+    json_object_set_new(all, "steps", json_integer((json_int_t)steps));
+    json_object_set_new(all, "seed", json_integer((json_int_t)o->seed));
+    json_object_set_new(all, "threads", json_integer(threads_of(o)));
     json_object_set_new(all, "data", json_text(o->data));
     return all;
 }

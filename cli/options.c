@@ -8,6 +8,7 @@
 
 #include "../base/plural_.h"
 #include "flags_.h"
+#include "levers_.h"
 
 static int check_names(const Options *o)
 {
@@ -36,40 +37,18 @@ static int check_device(const Options *o)
 
 static int check_levers(Options *o)
 {
-    if (o->in_backward && o->accumulate > 1)
-        return usage("--optimizer-in-backward updates a parameter as soon as its gradient is there and frees "
-                     "the gradient, "
-                     "so --accumulate %d has nothing to add to: use one of the two",
-                     o->accumulate);
-    if (o->in_backward && o->clip > 0)
-        return usage("--clip needs the norm of all gradients before the first update; "
-                     "--optimizer-in-backward has used and "
-                     "freed most of them by then: use one of the two");
-    if (o->in_backward && o->keep_gradients)
-        return usage("--zero-grad keep keeps what --optimizer-in-backward frees at once: use one of the two");
-    if (o->checkpoint.automatic && !o->budget)
-        return usage(
-            "--checkpoint auto looks for the least recomputation that fits: say what into, with --budget "
-            "SIZE");
-    if (o->steps && o->epochs)
-        return usage("--steps and --epochs say the same thing twice: give one");
-    if (o->init_partial && !o->init)
-        return usage("--init-partial says how --init PATH loads: give both");
-    if ((o->save_every || o->keep) && !o->save)
-        return usage("%s says how --save DIR saves: give both", o->save_every ? "--save-every" : "--keep");
+    LeverText why = levers_exclude(o);
+    if (!why.text[0])
+        why = levers_need(o);
+    if (why.text[0])
+        return usage("%s", why.text);
     if (o->log && (same_file(o->log, o->data) || same_file(o->log, o->tokenizer) ||
                    same_file(o->log, o->init) || is_of_a_model(o->log, o->source)))
         return usage("--log %s would be written over what is read", o->log);
-    if ((o->export_dtype || o->export_shard) && !o->export)
-        return usage("--export-%s says how --export DIR writes: give both",
-                     o->export_dtype ? "dtype" : "shard");
-    if (o->textbook && (o->inference || o->budget))
-        return usage("--textbook prints the rules, %s is for a plan: use one of the two",
-                     o->inference ? "--inference" : "--budget");
-    if (o->prefill && !o->inference)
-        return usage("--prefill says how --inference reads its prompt: give both");
-    if (o->csv && o->json)
-        return usage("--csv and --json are two forms of one answer: use one of the two");
+    if (o->export && (is_read_from(o->init, o->export) || is_read_from(o->described, o->export)))
+        return usage(
+            "--export %s is where the model is read from, and would destroy it: name another directory",
+            o->export);
     o->export_dtype = o->export_dtype ? o->export_dtype : "f32";
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
@@ -113,6 +92,7 @@ typedef struct FoundModel {
     IoModel model;
     char directory[PATH_BYTES]; /* "" where it is one that is known by name, or a file alone */
     char tokenizer[PATH_BYTES]; /* beside it; "" = none */
+    int described;              /* by files, not known by name */
 } FoundModel;
 
 /* Every different one, until the next options_parse. */
@@ -129,7 +109,8 @@ static int read_model(FoundModel *found, const char *asked, int is_path)
     }
     if (found->model.note[0])
         fprintf(stderr, "brim: %s: %s\n", asked, found->model.note);
-    if (is_directory(asked) && (is_path || !nn_preset(asked)))
+    found->described = (is_path || !nn_preset(asked)) && access(asked, F_OK) == 0;
+    if (is_directory(asked) && found->described)
         snprintf(found->directory, sizeof found->directory, "%s", asked);
     if (found->directory[0])
         find_beside(found->tokenizer, asked, "tokenizer.json");
@@ -153,6 +134,7 @@ static int find_model(Options *o)
             return EXIT_USAGE;
         models_found++;
     }
+    o->described = models[i].described ? models[i].asked : NULL;
     o->source = models[i].directory[0] ? models[i].directory : NULL;
     o->source_tokenizer = models[i].tokenizer[0] ? models[i].tokenizer : NULL;
     o->preset = models[i].model.preset;
@@ -174,12 +156,15 @@ static int apply_model(Options *o)
     if (!text && (o->vocab || o->tokenizer))
         return usage("--%s means nothing to the model '%s', which reads images",
                      o->vocab ? "vocab" : "tokenizer", o->model);
+    if (o->vocab && o->init && o->described && is_read_from(o->init, o->described) &&
+        o->vocab != nn_preset_vocab(preset))
+        return usage("--vocab %d is not the %d tokens of --init %s; --resize-vocab grows its embeddings",
+                     o->vocab, nn_preset_vocab(preset), o->init);
     if (o->vocab)
         nn_preset_set_vocab(&o->preset, o->vocab);
-    nn_preset_set_attention(&o->preset, o->attention);
     if (o->dropout < 0)
         o->dropout = nn_preset_dropout(preset);
-    nn_preset_set_dropout(&o->preset, o->dropout);
+    levers_to_preset(o);
     o->batch = o->batch ? o->batch : o->inference ? 1 : preset->batch;
     o->seq = o->seq || o->generate ? o->seq : preset->seq;
     if (text && o->seq > max_seq)
@@ -217,7 +202,51 @@ static int apply_tokenizer(Options *o)
     return 0;
 }
 
-static const Options defaults = {.optimizer = "adamw",
+/* The tokenizer's size, or less than 0 after saying why there is none. */
+static int64_t tokenizer_size(const Options *o)
+{
+    const char *path = o->tokenizer ? o->tokenizer : o->source_tokenizer;
+    if (!path) {
+        usage(
+            "--resize-vocab auto takes the size of a tokenizer: name one with --tokenizer, or give a number "
+            "instead of auto");
+        return -1;
+    }
+    int scope = tensor_scope_begin();
+    const Tokenizer *tokenizer = tokenizer_read(path);
+    int64_t size = tokenizer ? tokenizer_vocab(tokenizer) : -1;
+    tensor_scope_end(scope);
+    if (size < 0)
+        say_error();
+    return size;
+}
+
+/* The vocabulary of trained weights grows; it never shrinks, which would throw tokens away. */
+static int apply_resize(Options *o)
+{
+    int vocab = nn_preset_vocab(&o->preset);
+    int64_t size = 0;
+    if (!o->resize_vocab)
+        return 0;
+    if (o->preset.family == MODEL_MLP)
+        return usage("--resize-vocab means nothing to the model '%s', which reads images", o->model);
+    if (strcmp(o->resize_vocab, "auto") == 0) {
+        if ((size = tokenizer_size(o)) < 0)
+            return EXIT_USAGE;
+        size = size > vocab ? size : vocab; /* rows without a token are usual */
+    } else if (parse_whole("--resize-vocab", o->resize_vocab, 1, 1 << 26, &size))
+        return EXIT_USAGE;
+    if (size < vocab)
+        return usage("--resize-vocab %" PRId64
+                     " is less than the %d tokens of %s: embeddings grow, they do not "
+                     "shrink",
+                     size, vocab, o->model);
+    o->grow_vocab = (int)size;
+    nn_preset_set_vocab(&o->preset, (int)size);
+    return 0;
+}
+
+const Options options_default = {.optimizer = "adamw",
                                  .schedule = "cosine",
                                  .device = "cpu",
                                  .accumulate = 1,
@@ -235,7 +264,7 @@ static const Options defaults = {.optimizer = "adamw",
 /* One combination: of the k-th list, value which[k]. Its label names what the lists vary. */
 static int combine(Options *o, const char *command, const Assignments *all, const int *which)
 {
-    *o = defaults;
+    *o = options_default;
     o->inference = o->generate = !strcmp(command, "generate");
     size_t used = 0;
     for (int i = 0; i < all->count; i++) {
@@ -254,6 +283,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
         status = apply_model(o);
     if (!status)
         status = apply_tokenizer(o);
+    if (!status)
+        status = apply_resize(o);
     if (!status)
         status = check_levers(o);
     if (!status && !o->steps && !o->epochs)
@@ -283,55 +314,11 @@ int options_parse(Options *sets, int max, const char *command, int argc, char **
     }
 }
 
-/* ---- The levers as text ---------------------------------------------------------------------- */
-
-LeverText checkpoint_text(const CheckpointChoice *c)
+int option_varies(const Options *o, const char *flag)
 {
-    LeverText text = {""};
-    const char *selective = c->selective ? "selective" : "", *plus = c->selective ? "+" : "";
-    if (c->found.pattern[0])
-        snprintf(text.text, sizeof text.text, "%s%s%s", selective, plus, c->found.pattern);
-    else if (c->every == 1)
-        snprintf(text.text, sizeof text.text, "%s%sblocks", selective, plus);
-    else if (c->every)
-        snprintf(text.text, sizeof text.text, "%s%s%d", selective, plus, c->every);
-    else
-        snprintf(text.text, sizeof text.text, "%s",
-                 c->automatic   ? "auto"
-                 : c->selective ? selective
-                                : "none");
-    return text;
-}
-
-int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b)
-{
-    return !strcmp(checkpoint_text(a).text, checkpoint_text(b).text);
-}
-
-LeverText levers_text(const Options *o, const Options *from)
-{
-    LeverText out = {""};
-    size_t used = 0, size = sizeof out.text;
-    char *text = out.text;
-#define ADD(...) used += used < size ? (size_t)snprintf(text + used, size - used, __VA_ARGS__) : 0
-    if (!checkpoint_equal(&o->checkpoint, &from->checkpoint))
-        ADD(" --checkpoint %s", checkpoint_text(&o->checkpoint).text);
-    if (o->in_backward && !from->in_backward)
-        ADD(" --optimizer-in-backward%s", from->clip > 0 ? " --clip 0" : "");
-    if (o->loss_chunk != from->loss_chunk)
-        ADD(" --loss-chunk %d", o->loss_chunk);
-    if (o->keep_gradients != from->keep_gradients)
-        ADD(" --zero-grad %s", o->keep_gradients ? "keep" : "free");
-    if (o->batch != from->batch)
-        ADD(" --batch %d", o->batch);
-    if (o->accumulate != from->accumulate)
-        ADD(" --accumulate %d", o->accumulate);
-    if (strcmp(o->optimizer, from->optimizer))
-        ADD(" --optimizer %s", o->optimizer);
-    if (o->attention != from->attention)
-        ADD(" --attention %s", o->attention == ATTENTION_FLASH ? "flash" : "eager");
-#undef ADD
-    if (out.text[0] == ' ')
-        memmove(out.text, out.text + 1, strlen(out.text));
-    return out;
+    size_t length = strlen(flag);
+    for (const char *at = o->label; (at = strstr(at, flag)); at += length)
+        if (at[length] == ' ')
+            return 1;
+    return 0;
 }

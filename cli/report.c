@@ -1,8 +1,6 @@
 /* brim report: what a run log says, on the terminal and in the files of other viewers. Its arguments are
  * files and outputs, not the options of a training. */
 #include <errno.h>
-#include <inttypes.h>
-#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -12,8 +10,8 @@
 #include "../report/exports.h"
 #include "../report/html.h"
 #include "../estimate/page_replay_.h"
-#include "../estimate/pytorch_allocator.h"
 #include "cli.h"
+#include "report_.h"
 
 typedef int (*Export)(const RunRecord *run, FILE *out);
 /* Of one log or two, which it reads itself. */
@@ -110,187 +108,6 @@ static int parse(Request *request, int argc, char **argv)
     return EXIT_DONE;
 }
 
-/* ---- The summary ----------------------------------------------------------------------------- */
-
-static const char *option(const RunRecord *run, const char *name)
-{
-    for (size_t i = 0; i < run->option_names.count; i++)
-        if (!strcmp(run->option_names.names[i], name))
-            return run->option_values.names[i];
-    return "";
-}
-
-static void print_run(const RunRecord *run)
-{
-    printf("%s  %s parameters  %s  batch %s", run->model, report_count(run->parameters).text,
-           option(run, "optimizer"), option(run, "batch"));
-    if (strcmp(option(run, "seq"), "0"))
-        printf(" x seq %s", option(run, "seq"));
-    if (strcmp(option(run, "accumulate"), "1"))
-        printf(" x accumulate %s", option(run, "accumulate"));
-    if (strcmp(option(run, "checkpoint"), "none"))
-        printf("  checkpoint %s", option(run, "checkpoint"));
-    if (option(run, "attention")[0])
-        printf("  %s attention", option(run, "attention"));
-    printf("\nbrim %s\n", run->command);
-}
-
-static void print_loss(double loss)
-{
-    if (isfinite(loss))
-        printf("%.4f", loss);
-    else
-        printf("not finite");
-}
-
-static void print_steps(const RunRecord *run)
-{
-    const RunStep *steps = run->steps;
-    size_t count = run->step_count;
-    printf("\n%zu step%s", count, plural((long long)count));
-    if (strcmp(option(run, "steps"), ""))
-        printf(" of %s", option(run, "steps"));
-    if (run->end.present)
-        printf(", %.1f s", run->end.seconds);
-    if (count) {
-        printf("; loss ");
-        print_loss(steps[0].loss);
-        printf(" -> ");
-        print_loss(steps[count - 1].loss);
-    }
-    if (run->validation_count) {
-        const RunValidation *last = &run->validations[run->validation_count - 1];
-        printf("; held out ");
-        print_loss(last->loss);
-        if (last->accuracy >= 0)
-            printf(", accuracy %.2f %%", 100 * last->accuracy);
-    }
-    printf("\n");
-    if (run->end.failed)
-        printf("The run failed: %s\n", run->end.error);
-}
-
-enum { LABEL = 26, COLUMN = 14 };
-
-/* The measured peak: of the whole run; where the log breaks off, of its highest step; without any, of its
- * events. */
-typedef struct Measured {
-    uint64_t peak, at_peak[RUN_COMPONENTS];
-    int present;
-} Measured;
-
-static Measured peak_of_events(const RunRecord *run)
-{
-    Measured m = {.peak = run->peak_live, .present = run->event_count > 0};
-    for (size_t i = 0; i < run->event_count && i <= run->peak_event; i++) {
-        const RunEvent *e = &run->events[i];
-        m.at_peak[e->from] -= e->kind == RUN_ALLOC ? 0 : e->bytes;
-        m.at_peak[e->component] += e->kind == RUN_FREE ? 0 : e->bytes;
-    }
-    return m;
-}
-
-static Measured measured_peak(const RunRecord *run)
-{
-    Measured m = {.peak = run->end.memory.peak_bytes, .present = run->end.memory.present};
-    memcpy(m.at_peak, run->end.memory.at_peak, sizeof m.at_peak);
-    if (m.present)
-        return m;
-    for (size_t i = 0; i < run->step_count; i++)
-        if (run->steps[i].peak_bytes > m.peak) {
-            m.present = 1;
-            m.peak = run->steps[i].peak_bytes;
-            memcpy(m.at_peak, run->steps[i].at_peak, sizeof m.at_peak);
-        }
-    return m.present ? m : peak_of_events(run);
-}
-
-static void table_row(const char *label, int indent, uint64_t planned, const uint64_t *measured)
-{
-    printf("%*s%-*s%*s%*s\n", indent, "", LABEL - indent, label, COLUMN, report_count((int64_t)planned).text,
-           measured ? COLUMN : 0, measured ? report_count((int64_t)*measured).text : "");
-}
-
-static void print_group(const RunRecord *run, const Measured *m, size_t group)
-{
-    uint64_t planned = 0, measured = 0;
-    int members = 0;
-    for (size_t i = 0; i < run->components.count; i++)
-        if (run->component_group[i] == (int)group && (run->plan.at_peak[i] || m->at_peak[i])) {
-            planned += run->plan.at_peak[i];
-            measured += m->at_peak[i];
-            members++;
-        }
-    table_row(run->groups.names[group], 0, planned, m->present ? &measured : NULL);
-    for (size_t i = 0; members > 1 && i < run->components.count; i++)
-        if (run->component_group[i] == (int)group && (run->plan.at_peak[i] || m->at_peak[i]))
-            table_row(run->components.names[i], 2, run->plan.at_peak[i], m->present ? &m->at_peak[i] : NULL);
-}
-
-static void print_where(const RunRecord *run)
-{
-    const RunMemory *where = run->end.memory.present ? &run->end.memory : &run->plan;
-    if (!where->present)
-        return;
-    printf("%s: step %" PRId64 ", %s, %s%s%s\n", where == &run->plan ? "planned peak at" : "peak at",
-           where->peak_step, where->peak_phase, where->peak_path[0] ? where->peak_path : "the model itself",
-           where->peak_op[0] ? ", " : "", where->peak_op);
-}
-
-static void print_peak(const RunRecord *run)
-{
-    Measured m = measured_peak(run);
-    if (!run->plan.present && !m.present)
-        return;
-    printf("\n%-*s%*s%*s\n", LABEL, "bytes at peak", COLUMN, "planned", m.present ? COLUMN : 0,
-           m.present ? "measured" : "");
-    for (size_t g = 0; g < run->groups.count; g++)
-        print_group(run, &m, g);
-    table_row("peak", 0, run->plan.peak_bytes, m.present ? &m.peak : NULL);
-    table_row("needs", 0, run->plan.needs_bytes,
-              run->end.memory.present ? &run->end.memory.needs_bytes : NULL);
-    print_where(run);
-}
-
-/* What PyTorch's allocator would make of these requests; silent where there is no memory to find out. */
-static void print_pytorch(const RunRecord *run)
-{
-    PytorchReplay *replay = estimate_pytorch_create();
-    int failed = !replay;
-    for (size_t i = 0; i < run->event_count && !failed; i++) {
-        const RunEvent *e = &run->events[i];
-        if (e->kind == RUN_ALLOC)
-            failed = estimate_pytorch_alloc(replay, e->serial, e->requested) != 0;
-        else if (e->kind == RUN_FREE)
-            estimate_pytorch_free(replay, e->serial);
-    }
-    if (!failed && run->event_count) {
-        const PytorchBooks *b = estimate_pytorch_books(replay);
-        char segments[64];
-        snprintf(segments, sizeof segments, "reserved, in %" PRIu64 " segment%s",
-                 b->small_segments + b->large_segments,
-                 plural((long long)(b->small_segments + b->large_segments)));
-        printf("By the rules of PyTorch's CUDA allocator, bytes, each at its own peak:\n");
-        table_row("requested", 0, b->peak_requested, NULL);
-        table_row("rounded", 0, b->peak_allocated, NULL);
-        table_row(segments, 0, b->peak_reserved, NULL);
-    }
-    estimate_pytorch_destroy(replay);
-}
-
-static void print_summary(const RunRecord *run)
-{
-    print_run(run);
-    print_steps(run);
-    print_peak(run);
-    if (run->event_count)
-        printf("\n%s events, from byte 0 %s step %d\n", report_count((int64_t)run->event_count).text,
-               run->events_complete ? "to the end of" : "into", run->events[run->event_count - 1].step + 1);
-    print_pytorch(run);
-    for (size_t i = 0; i < run->notes.count; i++)
-        printf("Note: %s\n", run->notes.names[i]);
-}
-
 /* ---- Outputs --------------------------------------------------------------------------------- */
 
 typedef struct Filling {
@@ -300,9 +117,14 @@ typedef struct Filling {
     Page page;
 } Filling;
 
-static int write_whole(const char *path, IoFill fill, Filling *filling)
+/* And says where it went. */
+static int write_output(const Request *request, int output, IoFill fill, Filling *filling)
 {
-    return io_write_file(path, fill, filling) ? say_error() : EXIT_DONE;
+    const char *path = request->files[output];
+    if (io_write_file(path, fill, filling))
+        return say_error();
+    printf("%s is written: %s\n", path, outputs[output].help);
+    return EXIT_DONE;
 }
 
 static int fill_export(FILE *out, void *user)
@@ -315,13 +137,12 @@ static int write_exports(const RunRecord *run, const Request *request)
 {
     int status = EXIT_DONE;
     for (size_t i = 0; i < run->notes.count; i++)
-        fprintf(stderr, "brim: %s: %s\n", run->path, run->notes.names[i]);
+        fprintf(stderr, "brim: note: %s: %s\n", run->path, run->notes.names[i]);
     if (!run->event_count)
         return EXIT_NO; /* the notes said so */
     for (int i = 0; i < OUTPUTS && !status; i++)
         if (request->files[i] && outputs[i].write)
-            status = write_whole(request->files[i], fill_export,
-                                 &(Filling){.run = run, .write = outputs[i].write});
+            status = write_output(request, i, fill_export, &(Filling){.run = run, .write = outputs[i].write});
     return status;
 }
 
@@ -361,22 +182,35 @@ static void make_record_printable(RunRecord *run)
         }
 }
 
-static int report_one(const Request *request, const char *path)
+/* Exports show one run: then there is but one log. */
+static int report_runs(const Request *request, RunRecord *runs)
 {
-    RunRecord run;
-    char why[512];
-    if (report_run_read(path, &run, why, sizeof why)) {
-        fprintf(stderr, "brim: %s\n", why);
-        return EXIT_NO;
-    }
-    int status = EXIT_DONE;
     if (request->exports)
-        status = write_exports(&run, request);
-    else {
-        make_record_printable(&run);
-        print_summary(&run);
-    }
-    report_run_free(&run);
+        return write_exports(&runs[0], request);
+    for (int i = 0; i < request->log_count; i++)
+        make_record_printable(&runs[i]);
+    if (request->log_count > 1)
+        print_difference(&runs[0], &runs[1]);
+    else
+        print_summary(&runs[0]);
+    return EXIT_DONE;
+}
+
+static int read_and_report(const Request *request)
+{
+    RunRecord runs[LOGS];
+    char why[512];
+    int status = EXIT_DONE;
+    memset(runs, 0, sizeof runs);
+    for (int i = 0; i < request->log_count && !status; i++)
+        if (report_run_read(request->logs[i], &runs[i], why, sizeof why)) {
+            fprintf(stderr, "brim: %s\n", why);
+            status = EXIT_NO;
+        }
+    if (!status)
+        status = report_runs(request, runs);
+    for (int i = 0; i < request->log_count; i++)
+        report_run_free(&runs[i]);
     return status;
 }
 
@@ -386,14 +220,9 @@ int command_report(int argc, char **argv)
     int status = parse(&request, argc, argv);
     for (int i = 0; i < OUTPUTS && !status; i++)
         if (request.files[i] && outputs[i].page)
-            status = write_whole(request.files[i], fill_page,
-                                 &(Filling){.request = &request, .page = outputs[i].page});
-    if (request.pages && !request.exports)
+            status = write_output(&request, i, fill_page,
+                                  &(Filling){.request = &request, .page = outputs[i].page});
+    if (status || (request.pages && !request.exports))
         return status;
-    for (int i = 0; i < request.log_count && !status; i++) {
-        if (i)
-            printf("\n");
-        status = report_one(&request, request.logs[i]);
-    }
-    return status;
+    return read_and_report(&request);
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli.h"
+#include "levers_.h"
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
@@ -123,6 +123,8 @@ static int check_save(Saving *s)
 int saving_open(Saving *saving, const Options *options)
 {
     *saving = (Saving){.options = options, .lock = -1, .export_lock = -1, .saved = -1, .input_count = -1};
+    saving->made_save = options->save && access(options->save, F_OK) != 0;
+    saving->made_export = options->export && access(options->export, F_OK) != 0;
     if (options->save && (saving->lock = io_lock_saved_runs(options->save)) < 0)
         return say_error();
     if (options->export && !same_file(options->save, options->export) &&
@@ -151,6 +153,10 @@ int saving_keep_log(const Saving *saving, const char *path)
 
 void saving_close(Saving *saving)
 {
+    if (saving->made_export)
+        rmdir(saving->options->export); /* not if anything is in it */
+    if (saving->made_save)
+        rmdir(saving->options->save);
     io_unlock_saved_runs(saving->lock);
     io_unlock_saved_runs(saving->export_lock);
     saving->lock = saving->export_lock = -1;
@@ -158,7 +164,7 @@ void saving_close(Saving *saving)
 
 /* ---- What must be the same ------------------------------------------------------------------- */
 
-enum { SETTINGS = 16, SETTING_TEXT = 128, COMMAND_TEXT = 1024 };
+enum { SETTINGS = LEVERS_MAX + 2, SETTING_TEXT = 128, COMMAND_TEXT = 1024 };
 
 typedef struct Settings {
     SavedRunSetting list[SETTINGS];
@@ -188,32 +194,19 @@ static void add_name(Settings *s, const char *name, const char *path)
     add(s, name, "%.*s", end - from, path + from);
 }
 
-/* Whatever decides a single bit of a weight, but the number of steps, and what is not given. Recomputation
- * and the optimizer in backward change no bit. */
+static void add_lever(void *to, const char *name, const char *value)
+{
+    add(to, name, "%s", value);
+}
+
+/* Whatever decides a single bit of a weight, but the number of steps, and what is not given. */
 static void fill_settings(Settings *s, const Options *o)
 {
     size_t used = 0;
     s->count = 0;
     add(s, "model", "%s", o->model);
     add_name(s, "data", o->data);
-    add(s, "batch", "%d", o->batch);
-    if (reads_text(o)) {
-        add(s, "seq", "%d", o->seq);
-        add(s, "attention", "%s", o->attention == ATTENTION_FLASH ? "flash" : "eager");
-        add(s, "loss-chunk", "%d", o->loss_chunk);
-    }
-    add(s, "accumulate", "%d", o->accumulate);
-    add(s, "optimizer", "%s", o->optimizer);
-    if (o->lr >= 0)
-        add(s, "lr", "%.9g", (double)o->lr);
-    if (o->weight_decay >= 0)
-        add(s, "weight-decay", "%.9g", (double)o->weight_decay);
-    if (o->warmup >= 0)
-        add(s, "warmup", "%d", o->warmup);
-    add(s, "schedule", "%s", o->schedule);
-    add(s, "clip", "%.9g", (double)o->clip);
-    add(s, "dropout", "%.9g", (double)o->dropout);
-    add(s, "zero-grad", "%s", o->keep_gradients ? "keep" : "free");
+    levers_saved(o, add_lever, s);
     s->command[0] = '\0';
     for (int i = 0; i < o->argument_count && used < COMMAND_TEXT; i++)
         used +=

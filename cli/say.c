@@ -28,14 +28,6 @@ int threads_of(const Options *o)
     return o->threads ? o->threads : kernels_default_threads();
 }
 
-void print_machine(const Options *o, const Plan *plan)
-{
-    int threads = threads_of(o);
-    kernels_blas_start(threads);
-    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads, plural(threads),
-           kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
-}
-
 void line_add(SayLine *line, const char *format, ...)
 {
     size_t used = strlen(line->text);

@@ -97,7 +97,7 @@ static int refuse_machine(RunResult *result)
     return result->status = ERROR_MEMORY;
 }
 
-/* It was free, and was not given. */
+/* The memory was free, but the system did not give it. */
 static int refuse_reservation(RunResult *result, const Plan *plan, uint64_t needs)
 {
     struct rlimit limit;
@@ -167,7 +167,7 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     if (o->budget && needs > o->budget)
         return refuse_budget(result, needs, o->budget);
     MemMachine machine;
-    /* What its threads take is taken before anybody looks at what is free. */
+    /* Threads and buffers take their memory before anybody looks at what is free. */
     kernels_blas_start(o->threads > 0 ? o->threads : kernels_default_threads());
     if (plan_fits_machine(plan, 0, &machine, result->error, sizeof result->error))
         return refuse_machine(result);
@@ -220,8 +220,7 @@ void brim_step(int64_t tokens)
         return;
     int64_t step = context->loss_step + 1;
     double loss = context->step_loss;
-    if (run->step_seconds == 0) /* the script updates without an optimizer of ours */
-        time_step(NULL);
+    time_step(NULL); /* a script may call this before its optimizer's step, or have no optimizer of ours */
     double seconds = fmax(run->step_seconds, 1e-9);
     run->step_seconds = 0;
     RunResult *result = run->result;

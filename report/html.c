@@ -18,9 +18,11 @@ static json_t *read_run(Lines *lines)
 {
     int failed;
     json_t *run = lines_next_(lines, &failed);
-    if (run && is_run(run) && !lines->broken)
+    if (run && is_run(run)) {
+        report_cross_begin_(&lines->cross, run);
         return run;
-    if (!failed && !run && !lines->broken && !lines->truncated)
+    }
+    if (!failed && !lines->started)
         lines_fail_(lines, "%s is empty: no run log (`brim train --log FILE` writes one)", lines->path);
     else if (!failed)
         lines_fail_(lines,
@@ -90,6 +92,29 @@ static void write_name(const char *path, FILE *out)
     json_decref(name);
 }
 
+typedef struct NoteWriter {
+    FILE *out;
+    int any;
+} NoteWriter;
+
+static int write_note(void *user, const char *note)
+{
+    NoteWriter *writer = user;
+    if (writer->any++)
+        putc(',', writer->out);
+    write_name(note, writer->out);
+    return 0;
+}
+
+/* What the log contradicts itself in, in sentences. */
+static void write_notes(const Lines *lines, FILE *out)
+{
+    fprintf(out, "{\"kind\":\"file\",\"broken_lines\":%" PRId64 ",\"truncated\":%d,\"notes\":[",
+            lines->cross.bad_lines, lines->truncated);
+    report_cross_notes_(&lines->cross, write_note, &(NoteWriter){.out = out});
+    fputs("],\"name\":", out);
+}
+
 static int write_file(Lines *lines, int number, const PageReplay *replay, FILE *out)
 {
     json_t *run = read_run(lines);
@@ -97,8 +122,7 @@ static int write_file(Lines *lines, int number, const PageReplay *replay, FILE *
         return -1;
     fprintf(out, "<script type=\"application/x-ndjson\" class=\"log\" id=\"log-%d\">\n", number);
     int failed = write_log(lines, run, replay, out);
-    fprintf(out, "{\"kind\":\"file\",\"broken_lines\":%" PRId64 ",\"truncated\":%d,\"name\":", lines->broken,
-            lines->truncated);
+    write_notes(lines, out);
     write_name(lines->path, out);
     fputs("}\n</script>\n", out);
     json_decref(run);
@@ -110,7 +134,9 @@ static int write_logs(Lines *lines, const char *const *paths, int count, const P
     for (int i = 0; i < count; i++) {
         int failed = lines_open_(lines, paths[i]) || write_file(lines, i, replay, out);
         lines_close_(lines);
-        lines->broken = lines->truncated = 0;
+        lines->cross = (RunCross){0};
+        lines->number = 0;
+        lines->started = lines->truncated = 0;
         if (failed)
             return -1;
     }

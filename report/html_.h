@@ -5,6 +5,7 @@
 #include <jansson.h>
 
 #include "html.h"
+#include "runlog_cross_.h"
 
 /* ---- The page's sources (page.c), not terminated --------------------------------------------- */
 
@@ -21,16 +22,18 @@ typedef struct Lines {
     const char *path;
     char *line;
     size_t length, capacity; /* of the line, which is not terminated */
-    int64_t broken;          /* lines that are not JSON objects, the last one apart */
-    int truncated;           /* the last line broke off */
+    RunCross cross;          /* of the lines so far */
+    int64_t number;          /* of the line, from 1 */
+    int started, truncated;  /* the first line was returned; the last line broke off */
     char *error;             /* where a failure is written down */
     size_t error_size;
 } Lines;
 
 int lines_open_(Lines *lines, const char *path);
 void lines_close_(Lines *lines);
-/* The next object, which the caller releases, its text in `line`; lines that are not JSON are counted and
- * left out. NULL at the end and on an error, which sets *failed. */
+/* The next object, which the caller releases, its text in `line`; lines and events that are damaged, and what
+ * stands behind the run's end, are counted and left out. NULL at the end, where another run begins, and on an
+ * error, which sets *failed. */
 json_t *lines_next_(Lines *lines, int *failed);
 /* Returns -1. */
 int lines_fail_(Lines *lines, const char *format, ...) __attribute__((format(printf, 2, 3)));

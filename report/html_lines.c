@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "html_.h"
+#include "runlog_read.h"
 
 enum { LINE_MOST = 1 << 26 };
 
@@ -77,23 +78,59 @@ static int is_blank(const Lines *lines)
     return 1;
 }
 
+/* Without its damaged rows, in the object and in the text; 0, or -1 where that has no room. */
+static int drop_damaged_rows(Lines *lines, json_t *events)
+{
+    const json_t *rows = json_object_get(events, "rows");
+    size_t at[RUN_COLUMNS], all = json_array_size(rows);
+    json_t *kept = json_array();
+    report_line_columns_(events, at);
+    for (size_t i = 0; i < all; i++) {
+        RunEvent event;
+        json_t *row = json_array_get(rows, i);
+        if (!report_line_row_(row, at, &event) && json_array_append(kept, row)) {
+            json_decref(kept);
+            return -1;
+        }
+    }
+    int damaged = json_array_size(kept) < all;
+    if (json_object_set_new(events, "rows", kept))
+        return -1;
+    if (damaged)
+        lines->length = json_dumpb(events, lines->line, lines->capacity, JSON_COMPACT);
+    return lines->length > 0 && lines->length <= lines->capacity ? 0 : -1;
+}
+
+/* Whether the line belongs to the run. */
+static int is_of_the_run(Lines *lines, json_t *object)
+{
+    int sound = json_is_object(object) && !report_line_check_(object), ended = lines->cross.has_end;
+    if (!sound && feof(lines->in)) {
+        lines->truncated = lines->cross.cut_off = 1;
+        return 0;
+    }
+    report_cross_line_(&lines->cross, sound ? object : NULL, lines->number);
+    return sound && !ended && !lines->cross.second_run &&
+           (strcmp(html_kind_(object), "events") != 0 || !drop_damaged_rows(lines, object));
+}
+
 json_t *lines_next_(Lines *lines, int *failed)
 {
-    int got;
+    int got = 0;
     *failed = 0;
-    while ((got = read_line(lines)) > 0) {
+    while (!lines->cross.second_run && (got = read_line(lines)) > 0) {
+        lines->number++;
         if (is_blank(lines))
             continue;
         json_t *object = json_loadb(lines->line, lines->length, JSON_REJECT_DUPLICATES, NULL);
-        if (json_is_object(object))
+        if (!lines->started || is_of_the_run(lines, object)) {
+            lines->truncated |= !object && feof(lines->in);
+            lines->started = 1;
             return object;
+        }
         json_decref(object);
-        if (feof(lines->in))
-            lines->truncated = 1;
-        else
-            lines->broken++;
     }
-    *failed = got < 0;
+    *failed = !lines->cross.second_run && got < 0;
     return NULL;
 }
 

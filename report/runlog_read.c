@@ -244,8 +244,9 @@ static int is_blank(const ReportText *line)
 
 static json_t *parse(const Lines *lines)
 {
-    return lines->too_long || !lines->line.length ? NULL
-                                                  : json_loadb(lines->line.text, lines->line.length, 0, NULL);
+    return lines->too_long || !lines->line.length
+               ? NULL
+               : json_loadb(lines->line.text, lines->line.length, JSON_REJECT_DUPLICATES, NULL);
 }
 
 static int read_header(RunReading *reading, const Lines *lines, char *why, size_t why_size)

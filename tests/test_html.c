@@ -230,7 +230,7 @@ static void damaged_lines(void **state)
     check_file(RUN_LINE "{\"kind\":\"pla\n", 1, 1, 0);
     check_file(RUN_LINE "{\"kind\":\"pla\n" PLACES "\n[1]\nnull\n{}{}\n" PLACES, 3, 4, 0);
     check_file(RUN_LINE "\n  \r\n" PLACES "\r\n\n", 2, 0, 0);
-    check_file(RUN_LINE "{\"kind\":\"from the future\",\"rows\":[1]}\n{\"no kind\":1}\n" PLACES "\n", 2, 0,
+    check_file(RUN_LINE "{\"kind\":\"from the future\",\"rows\":[1]}\n{\"no kind\":1}\n" PLACES "\n", 2, 1,
                0);
     check_file(RUN_LINE "{\"kind\":\"places\",\"names\":[\"\xff\xfe\"]}\n", 1, 1, 0); /* no UTF-8 */
     check_file(RUN_LINE "{\"kind\":\"end\",\"kind\":\"end\"}\n", 1, 1, 0);

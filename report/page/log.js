@@ -17,6 +17,7 @@ function readLog(element, letter) {
   run.memory = (run.end && run.end.memory) || null;
   run.plan = run.info.plan || (run.memory && run.memory.planned) || null;
   run.books = run.memory || run.plan || {components: {}, groups: {}, peak_bytes: 0, needs_bytes: 0};
+  dropContradictions(run);
   makeColumns(run);
   makeTensors(run);
   makeStates(run);
@@ -43,6 +44,25 @@ function takeLine(run, o) {
   }
 }
 
+/* Leaves out events that contradict those before them, as after lines that are lost: an allocation that is there, a
+ * free or re-tag of one that is not. What the replay says of each event goes with it. */
+function dropContradictions(run) {
+  const names = run.columns || [], at = name => names.indexOf(name), kind = at('kind'), serial = at('serial'), bytes = at('bytes');
+  const live = new Map(), kept = [];
+  run.rows.forEach((row, i) => {
+    if (row[kind] === ALLOC ? live.has(row[serial]) : live.get(row[serial]) !== row[bytes]) return;
+    live.set(row[serial], row[kind] === FREE ? -1 : row[bytes]);
+    kept.push(i);
+  });
+  run.contradictions = run.rows.length - kept.length;
+  if (!run.contradictions) return;
+  const now = i => { let low = 0, high = kept.length; while (low < high) { const m = (low + high) >> 1; if (kept[m] < i) low = m + 1; else high = m; } return low; };
+  run.rows = kept.map(i => run.rows[i]);
+  run.allocated = kept.map(i => run.allocated[i]);
+  run.reservedAt = run.reservedAt.map(([i, reserved]) => [now(i), reserved]);
+  if (run.pytorch) run.pytorch.peak_event = Math.max(0, Math.min(kept.length - 1, now(run.pytorch.peak_event)));
+}
+
 function makeColumns(run) {
   const n = run.n = run.rows.length, names = run.columns || [];
   const column = (name, Type) => {
@@ -64,7 +84,19 @@ function makeColumns(run) {
   run.bytes = column('bytes', Float64Array);
   run.requested = column('requested', Float64Array);
   run.rows = null;
+  nameUnknown(run);
 }
+/* A number that names no component stands for one more, "unknown". */
+function nameUnknown(run) {
+  const known = run.components.length;
+  let found = false;
+  for (const list of [run.component, run.from]) for (let i = 0; i < list.length; i++) if (list[i] >= known) { list[i] = known; found = true; }
+  if (!found) return;
+  run.components.push('unknown');
+  run.groups.push('overhead');
+  run.order.push(known);
+}
+function opName(run, op) { return run.ops[op] === undefined ? 'unknown' : run.ops[op] || 'the script'; }
 
 /* tensors[i]: one allocation, from the event that makes it to the one that frees it (n: not in the log). */
 function makeTensors(run) {
@@ -188,7 +220,7 @@ function makeViews(run) {
   run.firstView = peak ? peak.id : Object.keys(views)[0];
 }
 function phaseName(run, i) { return run.phases[run.phase[i]] || 'unknown'; }
-function placeName(run, place) { return run.places[place] || 'the model itself'; }
+function placeName(run, place) { return run.places[place] === undefined ? 'unknown' : run.places[place] || 'the model itself'; }
 function componentName(run, c) { return people(run.components[c] || 'unknown'); }
 /* Stretches of one phase in [from, to). */
 function bands(run, from, to) {

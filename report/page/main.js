@@ -36,10 +36,10 @@ function measuredSoFar(run) {
 /* What is wrong or missing, in plain words. */
 function notices(run) {
   const list = [];
-  if (!run.end) list.push('The log ends before the run did: it was cut off or is still being written. ' + (run.plan ? 'The figures here are the plan\u2019s; the events and steps are as far as they go.' : ''));
-  else if (run.end.status !== 'done') list.push('The run failed: ' + (run.end.error || 'it does not say why') + '.');
-  if (run.file.truncated) list.push('The last line of the log broke off and is left out.');
-  if (run.file.broken_lines) list.push(plural(run.file.broken_lines, 'line') + ' of the log could not be read and ' + (run.file.broken_lines === 1 ? 'is' : 'are') + ' left out.');
+  if (run.end && run.end.status !== 'done') list.push('The run failed: ' + (run.end.error || 'it does not say why') + '.');
+  list.push(...run.file.notes || []);
+  if (!run.end && run.plan) list.push('The figures here are the plan\u2019s; the events and steps are as far as they go.');
+  if (run.contradictions) list.push('Events left out because they contradict those before them: ' + count(run.contradictions) + '.');
   if (run.n && !run.eventsEnd) list.push('The events break off after ' + count(run.n) + '.');
   else if (run.eventsEnd && !run.eventsEnd.complete) list.push('There were more events than a log keeps: it holds the first ' + count(run.n) + '.');
   return list.map(text => h('p', {class: 'notice', role: 'note'}, text));

@@ -328,9 +328,9 @@ function showMoment(run, view, side, i, y) {
 
 /* ---- In words ---- */
 function eventText(run, i) {
-  const verb = ['makes', 'frees', 're-tags'][run.kind[i]], op = run.ops[run.op[i]];
+  const verb = ['makes', 'frees', 're-tags'][run.kind[i]], op = opName(run, run.op[i]);
   const what = run.kind[i] === RETAG ? componentName(run, run.from[i]) + ' as ' + componentName(run, run.component[i]) : componentName(run, run.component[i]);
-  return (op || 'the script') + ' ' + verb + ' ' + size(run.bytes[i]) + ' of ' + what + ' in ' + placeName(run, run.place[i]);
+  return op + ' ' + verb + ' ' + size(run.bytes[i]) + ' of ' + what + ' in ' + placeName(run, run.place[i]);
 }
 function momentText(run, view, i) {
   const parts = run.order.filter(c => run.by[i * run.C + c] > 0).map(c => componentName(run, c) + ' ' + size(run.by[i * run.C + c]));
@@ -345,7 +345,7 @@ function when(run, i) {
 }
 function tensorRows(run, t, i) {
   const tags = [t.first, ...(t.retags || []).map(([, c]) => c)].map(c => words(run.components[c] || 'unknown'));
-  const rows = [['layer', placeName(run, t.place)], ['made by', run.ops[t.op] || 'the script'],
+  const rows = [['layer', placeName(run, t.place)], ['made by', opName(run, t.op)],
     ['size', size(t.bytes) + (t.bytes >= 10240 ? ' (' + exact(t.bytes) + ')' : '')],
     ['component', tags.join(' \u2192 ')], ['made', when(run, t.made)]];
   if (t.freed < run.n) {

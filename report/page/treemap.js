@@ -16,7 +16,7 @@ function makeTree(run) {
     return node.children.get(path);
   };
   for (const t of liveAt(run, run.peakEvent)) {
-    const c = componentAt(t, run.peakEvent), place = run.places[t.place] || '', layer = layerOf(place);
+    const c = componentAt(t, run.peakEvent), place = run.places[t.place] === undefined ? 'unknown' : run.places[t.place], layer = layerOf(place);
     const first = child(root, layer, layer || 'the model itself');
     const second = child(first, place, place === layer ? 'itself' : place.slice(layer.length + 1));
     for (const node of [root, first, second]) add(node, t, c);
@@ -90,7 +90,7 @@ function treemap(run) {
       named ? h('span', {class: 'name', 'aria-hidden': 'true'}, item.name, w > 90 ? h('small', {}, size(item.bytes)) : null) : null, cells);
   }
   function cellText({item, w, h: tall}) {
-    const name = item.t && item.t.op ? run.ops[item.t.op] : componentName(run, item.c);
+    const name = item.t && item.t.op ? opName(run, item.t.op) : componentName(run, item.c);
     return tall > 42 && name.length * 6.6 + 12 < w ? [name, h('br', {}), size(item.bytes)] : size(item.bytes);
   }
   map.addEventListener('keydown', event => { if (event.key === 'Escape' && node !== root) { event.preventDefault(); go(root, true); } });

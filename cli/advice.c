@@ -1,0 +1,138 @@
+/* The refusal of what does not fit a budget or this machine, and what would: from the one list of levers and
+ * combinations, the least cost first. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "advice_.h"
+#include "levers_.h"
+#include "variants_.h"
+
+/* ---- The cost of a variant ------------------------------------------------------------------- */
+
+int variant_costs_more(const Variant *a, const Variant *b, const Options *from)
+{
+    int other_a = strcmp(a->options.optimizer, from->optimizer) != 0;
+    int other_b = strcmp(b->options.optimizer, from->optimizer) != 0;
+    if (other_a != other_b)
+        return other_a - other_b;
+    double flops_a = a->plan.step_flops, flops_b = b->plan.step_flops;
+    if (flops_a > 1.001 * flops_b || flops_b > 1.001 * flops_a)
+        return flops_a > flops_b ? 1 : -1;
+    int changes = levers_changed(&a->options, from) - levers_changed(&b->options, from);
+    if (changes)
+        return changes;
+    uint64_t needs_a = a->plan.memory.stats.needs, needs_b = b->plan.memory.stats.needs;
+    return (needs_a > needs_b) - (needs_a < needs_b);
+}
+
+const Variant *variants_least_need(const Variant *variants, int count)
+{
+    const Variant *least = NULL;
+    for (int i = 0; i < count; i++)
+        if (!variants[i].plan.status &&
+            (!least || variants[i].plan.memory.stats.needs < least->plan.memory.stats.needs))
+            least = &variants[i];
+    return least;
+}
+
+/* ---- What to say ----------------------------------------------------------------------------- */
+
+static void print_variant(const Variant *v, const Options *from)
+{
+    fprintf(stderr, "  %-56s needs %s\n", levers_text(&v->options, from).text,
+            report_size(v->plan.memory.stats.needs).text);
+}
+
+/* Those that fit, in the order of what they cost. Returns how many. */
+static int print_fitting(const Variant *variants, int count, const Options *from, uint64_t limit)
+{
+    const Variant *order[2 * VARIANTS];
+    int fitting = 0;
+    for (int i = 0; i < count; i++) {
+        const Variant *v = &variants[i];
+        if (v->plan.status || v->plan.memory.stats.needs > limit)
+            continue;
+        int at = fitting++;
+        for (; at > 0 && variant_costs_more(order[at - 1], v, from) > 0; at--)
+            order[at] = order[at - 1];
+        order[at] = v;
+    }
+    if (fitting)
+        fprintf(stderr, "With other levers it fits; the least cost comes first:\n");
+    for (int i = 0; i < fitting; i++)
+        print_variant(order[i], from);
+    return fitting;
+}
+
+static void suggest(const Variant *variants, int count, const Options *from, uint64_t limit)
+{
+    const Variant *least = variants_least_need(variants, count);
+    if (print_fitting(variants, count, from, limit) || !least)
+        return;
+    fprintf(stderr, "No levers of `brim fit` make it fit; the least need is that of\n");
+    print_variant(least, from);
+    fprintf(stderr, "A smaller model, batch or sequence needs less.\n");
+}
+
+static void suggest_for(const Options *o, uint64_t limit)
+{
+    static Variant variants[VARIANTS];
+    int count = variants_plan(o, variants);
+    suggest(variants, count, o, limit);
+    variants_free(variants, count);
+}
+
+int check_budget(const Options *o, const Plan *plan)
+{
+    uint64_t needs = plan->memory.stats.needs;
+    if (!o->budget || needs <= o->budget)
+        return EXIT_DONE;
+    fflush(stdout);
+    fprintf(stderr, "brim: needs %s, %s more than the budget of %s.\n", report_size(needs).text,
+            report_size(needs - o->budget).text, report_size(o->budget).text);
+    suggest_for(o, o->budget);
+    return EXIT_NO;
+}
+
+int check_machine(const Options *o, const Plan *plan, uint64_t more)
+{
+    MemMachine machine;
+    char why[512];
+    if (plan_fits_machine(plan, more, &machine, why, sizeof why) == ERROR_NONE)
+        return EXIT_DONE;
+    fflush(stdout);
+    fprintf(stderr, "brim: %s.\n", why);
+    suggest_for(o, machine.available > plan->beside + more ? machine.available - plan->beside - more : 0);
+    return EXIT_NO;
+}
+
+static void say_bound(const Plan *plan)
+{
+    const MemSummary *m = &plan->memory;
+    MemGroup bound = bound_by(m);
+    fprintf(stderr,
+            "Its peak is in %s at %s: %s of %s, beside %s of parameters and %s of optimizer states.\n",
+            memtrack_phase_name(m->stats.peak_at.phase), report_path(m),
+            report_size(report_group(m->stats.at_peak, bound)).text, group_names[bound],
+            report_size(report_group(m->stats.at_peak, MEM_GROUP_PARAMETERS)).text,
+            report_size(report_group(m->stats.at_peak, MEM_GROUP_OPTIMIZER_STATES)).text);
+}
+
+int advise_without_checkpoint(const Options *o, const PlanFound *found)
+{
+    static Variant variants[2 * VARIANTS];
+    Options plain = *o, typed = *o;
+    fprintf(stderr,
+            "brim: no choice of --checkpoint fits %s: of %d planned the smallest need is %s, with "
+            "--checkpoint %s.\n",
+            report_size(o->budget).text, found->planned, report_size(found->needs).text,
+            checkpoint_text(&o->checkpoint).text);
+    plain.checkpoint = (CheckpointChoice){0};
+    typed.checkpoint = (CheckpointChoice){.automatic = 1};
+    int count = variants_plan(o, variants); /* on top of what was found; then on top of nothing */
+    say_bound(&variants[0].plan);
+    count += variants_plan(&plain, variants + count);
+    suggest(variants, count, &typed, o->budget);
+    variants_free(variants, count);
+    return EXIT_NO;
+}

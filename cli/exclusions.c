@@ -1,0 +1,58 @@
+/* Which options do not go together, and which need another: tables, so that the refusal of a command line and
+ * what `compare`, `fit` and the advice try know the same. */
+#include <string.h>
+
+#include "flags_.h"
+#include "levers_.h"
+
+/* Both given is an error; `why` follows. */
+static const struct {
+    const char *one, *other, *why;
+} excludes[] = {
+    {"--optimizer-in-backward", "--accumulate",
+     "it updates a parameter as soon as its gradient is complete, so there is nothing to add to"},
+    {"--optimizer-in-backward", "--clip",
+     "the norm of all gradients is not known before the first parameter is updated"},
+    {"--optimizer-in-backward", "--zero-grad", "it frees each gradient as soon as it is used"},
+    {"--steps", "--epochs", "they say the same thing twice"},
+    {"--textbook", "--inference", "the one prints rules, the other plans"},
+    {"--textbook", "--budget", "the one prints rules, the other limits a plan"},
+    {"--vocab", "--resize-vocab", "they say the same thing twice"},
+    {"--csv", "--json", "they are two forms of one answer"},
+};
+
+/* The one says something about the other, which is missing. */
+static const struct {
+    const char *one, *needed;
+    const char *value; /* of `needed`, in the message */
+    const char *only;  /* the value of `one` for which this holds; NULL: every one */
+} needs[] = {
+    {"--checkpoint", "--budget", " SIZE", "auto"}, {"--init-partial", "--init", " PATH", NULL},
+    {"--save-every", "--save", " DIR", NULL},      {"--keep", "--save", " DIR", NULL},
+    {"--export-dtype", "--export", " DIR", NULL},  {"--export-shard", "--export", " DIR", NULL},
+    {"--overwrite", "--export", " DIR", NULL},     {"--resize-vocab", "--init", " PATH", NULL},
+    {"--prefill", "--inference", "", NULL},
+};
+
+LeverText levers_exclude(const Options *o)
+{
+    LeverText out = {""};
+    for (size_t i = 0; i < sizeof excludes / sizeof excludes[0] && !out.text[0]; i++)
+        if (flag_given(excludes[i].one, o) && flag_given(excludes[i].other, o))
+            snprintf(out.text, sizeof out.text, "%.90s excludes %.90s: %s; use one of the two",
+                     flag_typed(excludes[i].one, o).text, flag_typed(excludes[i].other, o).text,
+                     excludes[i].why);
+    return out;
+}
+
+LeverText levers_need(const Options *o)
+{
+    LeverText out = {""};
+    for (size_t i = 0; i < sizeof needs / sizeof needs[0] && !out.text[0]; i++)
+        if (flag_given(needs[i].one, o) && !flag_given(needs[i].needed, o) &&
+            (!needs[i].only || !strcmp(flag_text(needs[i].one, o).text, needs[i].only)))
+            snprintf(out.text, sizeof out.text, "%.90s needs %s%s",
+                     needs[i].only ? flag_typed(needs[i].one, o).text : needs[i].one, needs[i].needed,
+                     needs[i].value);
+    return out;
+}

@@ -1,0 +1,47 @@
+/* Planning one set of options: what a run is told, its plan, or why there is none. */
+#include <inttypes.h>
+#include <limits.h>
+
+#include "../base/plural_.h"
+#include "variants_.h"
+
+RunOptions run_options(const Options *o)
+{
+    int64_t twentieth = o->steps / 20;
+    int every = o->every ? o->every : twentieth < INT_MAX ? (int)twentieth : INT_MAX;
+    return (RunOptions){.budget = o->budget,
+                        .threads = o->threads,
+                        .seed = o->seed,
+                        .quiet = o->quiet || o->json,
+                        .counted = o->seq ? "tokens" : "samples",
+                        .every = every > 0 ? every : (o->epochs ? 100 : 1)};
+}
+
+/* A step is never larger than the data. */
+static void say_if_data_is_short(const Options *o, int64_t samples)
+{
+    int64_t step = (int64_t)o->batch * o->accumulate;
+    if (samples < step)
+        fprintf(stderr, "brim: %s %s %" PRId64 " sample%s, so a step has that many, not %" PRId64 "\n",
+                o->max_samples ? "--max-samples leaves" : o->data, o->max_samples ? "only" : "has", samples,
+                plural(samples), step);
+}
+
+int plan_or_say(const Options *o, Training *training, Plan *plan)
+{
+    RunOptions run = run_options(o);
+    if (plan_script(training_script, training, &run, plan)) {
+        fprintf(stderr, "brim: %s\n", plan->error);
+        return EXIT_NO;
+    }
+    say_if_data_is_short(o, training->samples);
+    return EXIT_DONE;
+}
+
+void variant_plan(Variant *v)
+{
+    Training training = {.options = &v->options};
+    RunOptions run = run_options(&v->options);
+    plan_script(training_script, &training, &run, &v->plan);
+    v->parameters = training.parameters;
+}

@@ -1,0 +1,44 @@
+/* Lines and words that several commands print. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "../base/plural_.h"
+#include "../kernels/kernels.h"
+#include "levers_.h"
+
+const char *const group_names[MEM_GROUP_COUNT] = {
+#define X(id, name, label, word, brief) [MEM_GROUP_##id] = word,
+    MEMTRACK_GROUPS(X)
+#undef X
+};
+
+MemGroup bound_by(const MemSummary *memory)
+{
+    static const MemGroup varying[] = {MEM_GROUP_GRADIENTS, MEM_GROUP_ACTIVATIONS, MEM_GROUP_OVERHEAD};
+    MemGroup bound = varying[0];
+    for (size_t i = 1; i < sizeof varying / sizeof varying[0]; i++)
+        if (report_group(memory->stats.at_peak, varying[i]) > report_group(memory->stats.at_peak, bound))
+            bound = varying[i];
+    return bound;
+}
+
+void print_title(const Options *o, int64_t parameters, int64_t steps)
+{
+    SayLine line = {""};
+    if (option_varies(o, "--model"))
+        line_add(&line, "several models  fp32");
+    else
+        line_add(&line, "%s  %s parameters  fp32", o->model, report_count(parameters).text);
+    line_add(&line, "  %s", levers_title(o).text);
+    if (steps)
+        line_add(&line, "  %" PRId64 " step%s", steps, plural(steps));
+    say_line(&line);
+}
+
+void print_machine(const Options *o, const Plan *plan)
+{
+    int threads = threads_of(o);
+    kernels_blas_start(threads);
+    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads, plural(threads),
+           kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+}

@@ -1,0 +1,23 @@
+/* What the files of `brim report` share. */
+#ifndef BRIM_CLI_REPORT_INTERNAL_H
+#define BRIM_CLI_REPORT_INTERNAL_H
+
+#include "../report/runlog_read.h"
+
+/* The measured peak: of the whole run; where the log breaks off, of its highest step; without any, of its
+ * events. */
+typedef struct Measured {
+    uint64_t peak, at_peak[RUN_COMPONENTS];
+    int present;
+} Measured;
+Measured measured_peak(const RunRecord *run);
+
+/* "" when the log does not name it. */
+const char *run_option(const RunRecord *run, const char *name);
+/* The model and what it was trained with, and, behind the indent, the command. */
+void print_run(const RunRecord *run, const char *indent);
+void print_summary(const RunRecord *run);
+/* Both side by side, and what B has more or less than A. */
+void print_difference(const RunRecord *a, const RunRecord *b);
+
+#endif

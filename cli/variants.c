@@ -1,0 +1,212 @@
+/* The one list of levers and combinations: what `compare` and `fit` show, and what the advice after a refusal
+ * chooses from. Who adds a lever that saves memory adds it here. */
+#include <string.h>
+
+#include "flags_.h"
+#include "levers_.h"
+#include "variants_.h"
+
+/* ---- What can be pulled ---------------------------------------------------------------------- */
+
+static int keeps_blocks(const Options *o)
+{
+    return !o->checkpoint.every && !o->checkpoint.found.pattern[0];
+}
+
+static int keeps_all(const Options *o)
+{
+    return keeps_blocks(o) && !o->checkpoint.selective;
+}
+
+/* Chunks pay where the logits are many: a vocabulary, and more rows than a chunk. */
+static int has_many_logits(const Options *o)
+{
+    return !o->loss_chunk && nn_preset_vocab(&o->preset) >= 1024 &&
+           (int64_t)o->batch * o->seq > SUGGESTED_CHUNK;
+}
+
+static int in_backward(Options *o)
+{
+    o->in_backward = 1;
+    o->clip = 0;
+    return 1;
+}
+
+static int split_batch(Options *o, int pieces)
+{
+    o->batch /= pieces;
+    o->accumulate *= pieces;
+    return pieces > 1;
+}
+
+static int quarter_batch(Options *o)
+{
+    return split_batch(o, o->batch % 4 == 0 ? 4 : o->batch % 2 == 0 ? 2 : 1);
+}
+
+static int single_samples(Options *o)
+{
+    return split_batch(o, o->batch);
+}
+
+static int other_attention(Options *o)
+{
+    o->attention = o->attention == ATTENTION_FLASH ? ATTENTION_EAGER : ATTENTION_FLASH;
+    return 1;
+}
+
+static int other_zero_grad(Options *o)
+{
+    o->keep_gradients = !o->keep_gradients;
+    return 1;
+}
+
+/* Either a value as it would be typed, or a function that sets it and returns 0 where there is nothing to
+ * try. */
+typedef struct Pull {
+    const char *flag, *value;
+    const char *word; /* in a row of several: "chunk 128"; NULL: batch x accumulate */
+    MemGroup target;
+    int (*set)(Options *o);
+    int (*pays)(const Options *o); /* NULL: wherever it is allowed */
+    int needed;                    /* a row of several makes no sense without it */
+} Pull;
+
+static const Pull selective = {.flag = "--checkpoint",
+                               .value = "selective",
+                               .word = "selective",
+                               .target = MEM_GROUP_ACTIVATIONS,
+                               .pays = keeps_all};
+static const Pull blocks = {.flag = "--checkpoint",
+                            .value = "blocks",
+                            .word = "blocks",
+                            .target = MEM_GROUP_ACTIVATIONS,
+                            .pays = keeps_blocks};
+static const Pull quarters = {
+    .flag = "--batch", .target = MEM_GROUP_ACTIVATIONS, .set = quarter_batch, .needed = 1};
+static const Pull singles = {
+    .flag = "--batch", .target = MEM_GROUP_ACTIVATIONS, .set = single_samples, .needed = 1};
+static const Pull early = {.flag = "--optimizer-in-backward",
+                           .word = "in backward",
+                           .target = MEM_GROUP_GRADIENTS,
+                           .set = in_backward};
+static const Pull chunk = {.flag = "--loss-chunk",
+                           .value = "128",
+                           .word = "chunk 128",
+                           .target = MEM_GROUP_OVERHEAD,
+                           .pays = has_many_logits};
+static const Pull sgd = {
+    .flag = "--optimizer", .value = "sgd", .word = "sgd", .target = MEM_GROUP_OPTIMIZER_STATES};
+static const Pull attention = {
+    .flag = "--attention", .target = MEM_GROUP_ACTIVATIONS, .set = other_attention};
+static const Pull zero_grad = {.flag = "--zero-grad", .target = MEM_GROUP_GRADIENTS, .set = other_zero_grad};
+
+/* ---- The list -------------------------------------------------------------------------------- */
+
+enum { TOGETHER = 5 };
+
+/* What is pulled together. A row without what cannot be pulled here is there too, but no row twice. */
+static const struct {
+    const Pull *pull[TOGETHER];
+} list[] = {
+    {{&selective}},
+    {{&blocks}},
+    {{&quarters}},
+    {{&early}},
+    {{&chunk}},
+    {{&sgd}},
+    {{&blocks, &quarters}},
+    {{&blocks, &early}},
+    {{&blocks, &early, &chunk}},
+    {{&blocks, &singles, &chunk}},
+    {{&blocks, &early, &chunk, &sgd}},
+    {{&blocks, &singles, &chunk, &sgd}},
+    {{&attention}},
+    {{&zero_grad}},
+};
+enum { LISTED = sizeof list / sizeof list[0] };
+_Static_assert(sizeof list / sizeof list[0] < VARIANTS,
+               "every row of the list has a variant, and so have the options as they are");
+
+/* Returns 0, and leaves the options as they are, where it cannot be pulled or changes nothing. */
+static int pull(const Pull *p, Options *o)
+{
+    const Lever *lever = lever_of(p->flag);
+    Options pulled = *o;
+    if (!lever_means(lever, o) || (p->pays && !p->pays(o)) ||
+        (p->set ? !p->set(&pulled) : flag_set(&pulled, p->flag, p->value) != 0))
+        return 0;
+    if (!levers_changed(&pulled, o) || levers_exclude(&pulled).text[0])
+        return 0;
+    *o = pulled;
+    levers_to_preset(o);
+    return 1;
+}
+
+static int is_there(const Variant *variants, int count, const Options *o)
+{
+    for (int i = 0; i < count; i++)
+        if (!levers_changed(&variants[i].options, o))
+            return 1;
+    return 0;
+}
+
+static void name_in_row(Variant *v, const Pull *p)
+{
+    size_t used = strlen(v->label);
+    char batch[40];
+    snprintf(batch, sizeof batch, "batch %d x %d", v->options.batch, v->options.accumulate);
+    snprintf(v->label + used, sizeof v->label - used, "%s%s", used ? " + " : "", p->word ? p->word : batch);
+}
+
+/* Alone a lever is named as it is typed, but for what it brings along by itself. */
+static void name_alone(Variant *v, const Options *from)
+{
+    LeverText text = levers_text(&v->options, from);
+    char *clip = strstr(text.text, " --clip 0");
+    if (clip)
+        *clip = '\0';
+    snprintf(v->label, sizeof v->label, "%.*s", (int)sizeof v->label - 1, text.text);
+}
+
+/* One row of the list, on top of the options. 0 where it is none. */
+static int pull_row(Variant *v, const Pull *const row[TOGETHER], const Options *o)
+{
+    *v = (Variant){.options = *o, .target = MEM_GROUP_COUNT};
+    for (int k = 0; k < TOGETHER && row[k]; k++) {
+        if (pull(row[k], &v->options)) {
+            v->target = v->pulled++ ? MEM_GROUP_COUNT : row[k]->target;
+            name_in_row(v, row[k]);
+        } else if (row[k]->needed) {
+            return 0;
+        }
+    }
+    if (v->pulled == 1)
+        name_alone(v, o);
+    return v->pulled;
+}
+
+int variants_list(const Options *o, Variant variants[VARIANTS])
+{
+    int count = 1;
+    variants[0] = (Variant){.label = "as is", .options = *o, .target = MEM_GROUP_COUNT};
+    for (int i = 0; i < LISTED; i++)
+        if (pull_row(&variants[count], list[i].pull, o) &&
+            !is_there(variants, count, &variants[count].options))
+            count++;
+    return count;
+}
+
+int variants_plan(const Options *o, Variant variants[VARIANTS])
+{
+    int count = variants_list(o, variants);
+    for (int i = 0; i < count; i++)
+        variant_plan(&variants[i]);
+    return count;
+}
+
+void variants_free(Variant *variants, int count)
+{
+    for (int i = 0; i < count; i++)
+        plan_free(&variants[i].plan);
+}
