@@ -15,7 +15,8 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define SHAPE_FLAGS                                                                                          \
-    "--model --init --init-partial --resize-vocab --data --tokenizer --vocab --batch --seq --accumulate --steps --epochs "  \
+    "--model --init --init-partial --resize-vocab --data --tokenizer --vocab --batch --seq --accumulate "    \
+    "--steps --epochs "                                                                                      \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
     "--optimizer-in-backward --zero-grad --loss-chunk --attention --threads --device --max-samples"

@@ -203,7 +203,7 @@ static int check_lists(Loading *l)
     int missing = partial ? 0 : l->missing.count, unexpected = partial ? 0 : l->unexpected.count;
     /* Where nothing fits it is another model. */
     const char *hint = l->missing.count < l->names.list.count
-                           ? "; loaded in part (--init-partial) the others keep their random values"
+                           ? "; --init-partial loads the rest, and these keep random values"
                            : "";
     if (missing && unexpected)
         return error_raise(ERROR_DATA,
@@ -214,9 +214,9 @@ static int check_lists(Loading *l)
         return error_raise(ERROR_DATA, "%s: %d parameter%s missing: %s%s", l->shown, missing,
                            missing > 1 ? "s are" : " is", listed_names(&l->missing), hint);
     if (unexpected)
-        return error_raise(
-            ERROR_DATA, "%s: %d tensor%s not the model's: %s; loaded in part (--init-partial) they are left",
-            l->shown, unexpected, unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected));
+        return error_raise(ERROR_DATA, "%s: %d tensor%s not the model's: %s; --init-partial leaves them out",
+                           l->shown, unexpected, unexpected > 1 ? "s are" : " is",
+                           listed_names(&l->unexpected));
     if (l->shapes.count)
         return error_raise(ERROR_SHAPE, "%s: shapes differ: %s", l->shown, listed_names(&l->shapes));
     if (l->types.count)
