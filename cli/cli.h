@@ -26,7 +26,7 @@ typedef struct Options {
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *resize_vocab; /* as it was typed: N or auto */
-    const char *described; /* the file or directory that describes the model; NULL = it is known by name */
+    const char *described;    /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep,
@@ -130,12 +130,17 @@ int check_room(const Options *options, const Training *training, const Plan *pla
 /* Bytes of it that go to file systems that are memory. */
 uint64_t room_in_memory(const Options *options, const Training *training, const Plan *plan);
 
+/* Says what is no error, on stderr: "brim: note: …". */
+void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Says what the library raised, and clears it; returns EXIT_NO. */
 int say_error(void);
 /* Finds the library that products run on: EXIT_NO after saying why the one that BRIM_BLAS names cannot be
  * used. Says too where products are slower than they need to be. */
 int products_or_say(void);
 int threads_of(const Options *options);
+/* --lr; or what is usual with this optimizer, for trained weights (--init) or from random ones. (options.c)
+ */
+float learning_rate(const Options *options);
 /* A line of phrases that stand two spaces or a semicolon apart; on a terminal it breaks between them. */
 typedef struct SayLine {
     char text[1024];

@@ -26,14 +26,30 @@ static int check_names(const Options *o)
     return parse_choice("--schedule", "constant, linear, cosine", o->schedule, schedules, &found);
 }
 
-static int check_device(const Options *o)
+static int check_device(const Options *o, const char *command)
 {
     char why[512];
     int code = device_check(o->device, why, sizeof why);
+    int plans = !strcmp(command, "plan") || !strcmp(command, "fit") || !strcmp(command, "compare");
     if (!code)
         return 0;
+    if (plans && code == ERROR_STATE)
+        return usage("--device %s: what a GPU's kernels need is not planned yet; without --device %s shows "
+                     "what the same "
+                     "tensors need, and `brim fit --card NAME` what fits a card",
+                     o->device, command);
     return usage("--device %s: %s%s", o->device, why,
                  code == ERROR_STATE ? ": `brim plan`; `brim fit --card NAME` says what fits a card" : "");
+}
+
+float learning_rate(const Options *o)
+{
+    int sgd = !strncmp(o->optimizer, "sgd", 3);
+    if (o->lr >= 0)
+        return o->lr;
+    if (o->init) /* trained weights: docs/weights.md has the measurements */
+        return sgd ? 1e-3f : 5e-5f;
+    return sgd ? 0.05f : family_of(o)->lr;
 }
 
 static int check_levers(Options *o)
@@ -108,8 +124,10 @@ static int read_model(FoundModel *found, const char *asked, int is_path)
         say_error();
         return EXIT_USAGE;
     }
-    if (found->model.note[0])
-        fprintf(stderr, "brim: note: %s: %s\n", asked, found->model.note);
+    if (found->model.note[0] && access(asked, F_OK) == 0)
+        note("%s: %s", asked, found->model.note);
+    else if (found->model.note[0]) /* of a name, which it says itself */
+        note("%s", found->model.note);
     found->described = (is_path || !nn_preset(asked)) && access(asked, F_OK) == 0;
     if (is_directory(asked) && found->described)
         snprintf(found->directory, sizeof found->directory, "%s", asked);
@@ -140,6 +158,8 @@ static int find_model(Options *o)
     o->source_tokenizer = models[i].tokenizer[0] ? models[i].tokenizer : NULL;
     o->preset = models[i].model.preset;
     o->model = models[i].model.name;
+    if (o->init && models[i].model.positions[0])
+        return usage("--init %s: %s", o->init, models[i].model.positions);
     return 0;
 }
 
@@ -168,6 +188,11 @@ static int apply_model(Options *o)
     levers_to_preset(o);
     o->batch = o->batch ? o->batch : o->inference ? 1 : preset->batch;
     o->seq = o->seq || o->generate ? o->seq : preset->seq;
+    if (text && o->seq > max_seq && nn_preset_window(preset))
+        return usage(
+            "--seq %d is refused because of the window: a token of %s sees the last %d tokens, which is "
+            "not computed; up to --seq %d there is no difference",
+            o->seq, o->model, max_seq, max_seq);
     if (text && o->seq > max_seq)
         return usage("--seq %d is longer than the %d position%s of %s", o->seq, max_seq, plural(max_seq),
                      o->model);
@@ -299,7 +324,7 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     }
     int status = check_names(o);
     if (!status)
-        status = check_device(o);
+        status = check_device(o, command);
     if (!status && (follow_cache(&o->init) || follow_cache(&o->tokenizer) || follow_model(o)))
         status = EXIT_USAGE;
     if (!status)

@@ -207,7 +207,7 @@ static int check_lists(Loading *l)
     /* Where nothing fits it is another model. */
     const char *hint = l->hint[0] ? l->hint
                        : l->missing.count < l->names.list.count
-                           ? "; pass --init-partial to load the rest and keep random values for these"
+                           ? "; --init-partial loads the rest, and these keep random values"
                            : "";
     if (missing && unexpected)
         return error_raise(ERROR_DATA,
@@ -220,7 +220,7 @@ static int check_lists(Loading *l)
     if (unexpected)
         return error_raise(ERROR_DATA, "%s: %d tensor%s not the model's: %s%s", l->shown, unexpected,
                            unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected),
-                           l->hint[0] ? l->hint : "; pass --init-partial to load the model without them");
+                           l->hint[0] ? l->hint : "; --init-partial leaves them out");
     if (l->shapes.count)
         return error_raise(ERROR_SHAPE, "%s: shapes differ: %s", l->shown, listed_names(&l->shapes));
     if (l->types.count)
