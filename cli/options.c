@@ -11,18 +11,33 @@
 #include "input_.h"
 #include "levers_.h"
 
+static SayLine optimizer_names(void)
+{
+    SayLine line = {""};
+    for (int i = 0; optim_rule_at(i); i++)
+        line_add(&line, "%s%s", i ? ", " : "", optim_rule_at(i)->name);
+    return line;
+}
+
+/* The families that continue a text. */
+static SayLine writer_names(void)
+{
+    SayLine line = {""};
+    for (int i = 0; i < MODEL_FAMILY_COUNT; i++)
+        if (nn_family((ModelFamily)i)->writes)
+            line_add(&line, "%s%s", line.text[0] ? " and " : "", nn_family((ModelFamily)i)->name);
+    return line;
+}
+
 static int check_names(const Options *o)
 {
-    static const char *const optimizers[] = {
-        "sgd", "sgd-momentum", "sgd-nesterov", "rmsprop", "adam", "adamw", NULL};
     static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
     static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
     int found;
     if (o->export_dtype && parse_choice("--export-dtype", "f32, f16, bf16", o->export_dtype, dtypes, &found))
         return EXIT_USAGE;
-    if (parse_choice("--optimizer", "sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw", o->optimizer,
-                     optimizers, &found))
-        return EXIT_USAGE;
+    if (!optim_rule(o->optimizer))
+        return usage("--optimizer must be one of %s, not '%s'", optimizer_names().text, o->optimizer);
     return parse_choice("--schedule", "constant, linear, cosine", o->schedule, schedules, &found);
 }
 
@@ -168,7 +183,7 @@ static int apply_model(Options *o)
     const ModelPreset *preset = &o->preset;
     if (find_model(o))
         return EXIT_USAGE;
-    int text = preset->family != MODEL_MLP, max_seq = nn_preset_max_seq(preset);
+    int text = reads_text(o), max_seq = nn_preset_max_seq(preset);
     if (!text && o->seq)
         return usage("--seq means nothing to the model '%s', which reads images", o->model);
     if (!text && o->loss_chunk)
@@ -197,9 +212,8 @@ static int apply_model(Options *o)
         return usage("--seq %d is longer than the %d position%s of %s", o->seq, max_seq, plural(max_seq),
                      o->model);
     if (o->generate && !nn_family(preset->family)->writes)
-        return usage(
-            "'%s' is not a causal language model, so it cannot continue a text; llama and gpt2 models can",
-            o->model);
+        return usage("'%s' is not a causal language model, so it cannot continue a text; %s models can",
+                     o->model, writer_names().text);
     if (o->top_p <= 0 || o->top_p > 1)
         return usage("--top-p must be above 0 and at most 1, not %g", (double)o->top_p);
     if (o->sample && !nn_family(preset->family)->writes)
@@ -229,7 +243,7 @@ static int apply_tokenizer(Options *o)
         o->tokenizer = o->source_tokenizer = NULL;
     else if (o->tokenizer && !o->generate && !own_text)
         return usage("--tokenizer needs --data: a text of yours");
-    else if (!o->tokenizer && own_text && !o->generate && o->preset.family != MODEL_MLP)
+    else if (!o->tokenizer && own_text && !o->generate && reads_text(o))
         o->tokenizer = o->source_tokenizer;
     if (!bytes && misses_tokenizer(o, own_text))
         return usage(
@@ -268,7 +282,7 @@ static int apply_resize(Options *o)
     int64_t size = 0;
     if (!o->resize_vocab)
         return 0;
-    if (o->preset.family == MODEL_MLP)
+    if (!reads_text(o))
         return usage("--resize-vocab means nothing to the model '%s', which reads images", o->model);
     if (strcmp(o->resize_vocab, "auto") == 0) {
         if ((size = tokenizer_size(o)) < 0)
