@@ -135,15 +135,9 @@ static Loader *open_loader(Session *s, DataSplit split)
                                 .corpus_bytes = step_bytes > CORPUS_MIN / 2 ? 2 * step_bytes : CORPUS_MIN});
 }
 
-static float default_lr(const Options *o)
-{
-    float usual = optim_rule(o->optimizer)->usual_lr;
-    return usual > 0 ? usual : family_of(o)->lr;
-}
-
 static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
 {
-    float lr = o->lr >= 0 ? o->lr : default_lr(o);
+    float lr = learning_rate(o);
     float decay = o->weight_decay > 0    ? o->weight_decay
                   : o->weight_decay == 0 ? -1
                                          : 0; /* optim: 0 = default, -1 = none */
@@ -220,7 +214,7 @@ int load_initial(const Options *o, Module *model)
     const WeightsOptions how = {.partial = o->init_partial, .grow_vocab = o->grow_vocab};
     int status = io_load_weights(model, o->init, &how, &report);
     if (!status && !context_is_meta(context_current()) && report.note[0])
-        fprintf(stderr, "brim: note: %s: %s\n", o->init, report.note);
+        note("%s: %s", o->init, report.note);
     return status;
 }
 

@@ -75,6 +75,20 @@ examples()
 }
 check "examples run" examples
 
+# The names of optimizers: as the command lists them, in the order of their table.
+optimizers()
+{
+    "$brim" plan --optimizer none 2>&1 | sed "s/.*one of \(.*\), not.*/\1/; s/,//g" | tr ' ' '\n' >"$work/rules"
+    [ "$(wc -l <"$work/rules")" -ge 6 ] || return 1
+    sed -n '/^\.It Fl -optimizer Ar/,/^\.It Fl -lr/s/^\.Cm \([a-z-]*\).*/\1/p' docs/brim.1 | diff "$work/rules" - || return 1
+    "$brim" help options | sed -n 's/^  --optimizer NAME *\(.*\) (.*/\1/p' |
+        sed 's/sgd\[\(-[a-z]*\)|\(-[a-z]*\)\]/sgd sgd\1 sgd\2/' | tr ' ' '\n' | diff "$work/rules" - || return 1
+    for file in tools/completion/brim.bash tools/completion/_brim; do
+        sed -n 's/.*--optimizer) [a-z_]* \("$typed" "\)*\([a-z -]*\).*/\2/p' "$file" | tr ' ' '\n' | sed '/^$/d' | diff "$work/rules" - || return 1
+    done
+}
+check "the names of optimizers" optimizers
+
 # Every option is in one group, and the groups together are all options.
 groups()
 {

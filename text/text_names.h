@@ -18,6 +18,7 @@
 #define tokenizer_id brim_tokenizer_id
 #define tokenizer_ids_free brim_tokenizer_ids_free
 #define tokenizer_is_special brim_tokenizer_is_special
+#define tokenizer_other_form brim_tokenizer_other_form
 #define tokenizer_read brim_tokenizer_read
 #define tokenizer_text_free brim_tokenizer_text_free
 #define tokenizer_token brim_tokenizer_token

@@ -26,6 +26,10 @@ typedef struct Tokenizer Tokenizer;
 /* From a tokenizer.json, or a folder that holds one. Its truncation and padding are not applied: who makes
  * the batches cuts. NULL with ERROR_FILE, ERROR_DATA (where and why) or ERROR_HOST_MEMORY. */
 BRIM_API Tokenizer *tokenizer_read(const char *path);
+/* The file in which a folder without tokenizer.json has its tokenizer in another form, which is not read
+ * ("vocab.txt", "tokenizer.model", "vocab.json"); NULL = there is none of these, or tokenizer.json is there.
+ */
+BRIM_API const char *tokenizer_other_form(const char *folder);
 BRIM_API void tokenizer_free(Tokenizer *tokenizer); /* NULL is fine */
 
 /* Ids that a tokenizer wrote. Begins as zeros, grows, and goes with tokenizer_ids_free. */
