@@ -193,7 +193,7 @@ static void refusals(void **state)
     const char *const *common = LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--steps", "2");
     expect(expect_code(TRAIN(common, "--resume", a), 1)->err, "no saved run is there");
     expect(expect_code(TRAIN(common, "--keep", "2"), 2)->err, "--keep needs --save DIR");
-    expect(expect_code(TRAIN(common, "--save-every", "2"), 2)->err, "--save-every says how");
+    expect(expect_code(TRAIN(common, "--save-every", "2"), 2)->err, "--save-every needs --save DIR");
     expect(expect_code(RUN("plan", "--save", a), 2)->err, "--save belongs to `brim train`");
     expect_code(TRAIN(common, "--save", a), 0);
     expect(expect_code(TRAIN(common, "--save", a), 1)->err, "a run of step 2 is saved there already; add --resume");

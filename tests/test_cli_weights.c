@@ -204,7 +204,7 @@ static void refusals(void **state)
     refused(RUN("plan", "--init", ""), 2, "--init needs a value: PATH", "");
     refused(RUN("train", "--data", taken, "--log", taken), 2, "written over what is read", "taken");
     refused(RUN("train", "--save", ""), 2, "--save needs a value: DIR", "");
-    refused(RUN("train", "--export-dtype", "f16"), 2, "--export-dtype says how --export", "");
+    refused(RUN("train", "--export-dtype", "f16"), 2, "--export-dtype needs --export", "");
     refused(RUN("train", SMALL, "--steps", "1", "--export", taken), 1, "taken is not a directory", "");
     refused(RUN("train", SMALL, "--steps", "1", "--export", in_folder("a/b")), 1, "cannot make the directory",
             "");
@@ -212,7 +212,7 @@ static void refusals(void **state)
             "f64");
     refused(RUN("train", SMALL, "--steps", "1", "--export", out, "--export-shard", "2Mb"), 2,
             "--export-shard must be a size like", "2Mb");
-    refused(RUN("train", SMALL, "--init-partial"), 2, "--init-partial says how --init", "");
+    refused(RUN("train", SMALL, "--init-partial"), 2, "--init-partial needs --init", "");
     refused(RUN("plan", "--export", "x"), 2, "--export belongs to `brim train`", "");
 }
 
