@@ -7,6 +7,8 @@
 #include "levers_.h"
 #include "variants_.h"
 
+enum { TIGHT_PERCENT = 85 }; /* of the memory that is free, above which a run is said to be tight */
+
 /* ---- The cost of a variant ------------------------------------------------------------------- */
 
 /* Operations beyond those of the options as they are; a part in 200 is none. */
@@ -111,6 +113,19 @@ int check_machine(const Options *o, const Plan *plan, uint64_t more)
     fprintf(stderr, "brim: %s.\n", why);
     suggest_for(o, machine.available > plan->beside + more ? machine.available - plan->beside - more : 0);
     return EXIT_NO;
+}
+
+/* Others may take what is left before the run is through. */
+void say_if_tight(const Plan *plan, uint64_t more)
+{
+    MemMachine machine;
+    uint64_t takes = plan->memory.stats.needs + plan->beside + more;
+    memtrack_machine(&machine);
+    double percent = 100 * (double)takes / (double)machine.available;
+    if (percent <= TIGHT_PERCENT)
+        return;
+    fprintf(stderr, "brim: note: this run takes %s, %.0f %% of the %s that are free on this machine (%s)\n",
+            report_size(takes).text, percent, report_size(machine.available).text, machine.bound);
 }
 
 static void say_bound(const Plan *plan)
