@@ -70,7 +70,8 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons pictures bench bench-decode soak valgrind demo install \
+.PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
+        tokenizers notebook lessons pictures bench bench-decode accuracy soak valgrind demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -168,14 +169,27 @@ demo: deps
 	@$(BUILD)/brim demo
 
 # TEST="name …" runs some: make test TEST=test_memtrack
+WANTED = $(if $(TEST),$(TEST:%=$(BUILD)/tests/%),$(TESTS))
 test:
 	@CC="$(CC)" tools/deps build run test
-	@$(MAKE) --no-print-directory -j$$(nproc) all tests
-	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(if $(TEST),$(TEST:%=$(BUILD)/tests/%),$(TESTS))
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(if $(TEST),$(WANTED) $(BUILD)/bench/soak,tests)
+	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(WANTED)
 
 # The slow forms of tests that have one.
 test-full:
 	@BRIM_FULL=1 $(MAKE) --no-print-directory test
+
+# What CI runs under the address and undefined-behaviour sanitizers: all but what looks at a terminal, at tables or at
+# many plans, whose code others run. make check-full runs all.
+UNSANITIZED := $(addprefix test_,terminal search properties locale cli_levers)
+test-sanitized:
+	@$(MAKE) --no-print-directory test SAN=address,undefined \
+	    TEST="$(filter-out $(UNSANITIZED),$(notdir $(TESTS)))"
+
+# Before an issue is closed: the long forms, and what CI leaves out. Goes on after a failure; closes with a table of
+# stages. ARGS="soak valgrind" runs those whose name has one of the words.
+check-full:
+	@tools/check-full $(ARGS)
 
 # The report page in headless Chromium, where there is one. KEEP=folder keeps pages and pictures to be looked at.
 test-page: cli
@@ -188,11 +202,7 @@ check: all
 
 # Computes the fixtures again with PyTorch, compares them with those in the tree, and brim with both.
 parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
-	@CC="$(CC)" tools/deps parity
-	@rm -rf $(BUILD)/fixtures && mkdir -p $(BUILD)/fixtures
-	/usr/bin/python3 tests/parity/generate.py $(BUILD)/fixtures
-	/usr/bin/python3 tests/parity/compare.py tests/parity/fixtures $(BUILD)/fixtures
-	@BRIM_FIXTURES=$(BUILD)/fixtures tools/run-tests $^
+	@sh tests/parity/run $(BUILD) $^
 
 # Writes what the commands in docs/lessons print into the pages; a test compares them (tests/test_lessons.c).
 lessons: cli examples
@@ -202,13 +212,15 @@ lessons: cli examples
 pictures: cli
 	@BUILD=$(BUILD) tools/pictures
 
-# Against transformers itself, in a virtual environment: logits, gradients, checkpoints both ways, a published model,
-# and texts written token by token.
+# Against transformers itself: logits, gradients, checkpoints both ways, a published model, and texts written token by token.
 huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/tests/huggingface/writer $(BUILD)/brim
-	@CC="$(CC)" tools/deps parity huggingface
-	@sh tests/huggingface/run.sh $(BUILD)
+	@sh tests/huggingface/run $(BUILD)
 
-# Every tokenizer against the Python package, from the Python registry. ARGS="--part 20" takes a twentieth of the corpus; ARGS=--speed measures.
+# What docs/notebook.md shows, run with pandas.
+notebook: cli
+	@sh tests/notebook/run $(BUILD)
+
+# Every tokenizer against the Python package. ARGS="--part 20" takes a twentieth of the corpus; ARGS=--speed measures.
 tokenizers: $(BUILD)/libbrim.so
 	@tests/tokenizers/run $(BUILD) $(ARGS)
 
@@ -217,9 +229,9 @@ tokenizers: $(BUILD)/libbrim.so
 fuzz:
 	@MAKE="$(MAKE)" JOBS="$(JOBS)" COVERAGE="$(COVERAGE)" tests/fuzz/run $(or $(SECONDS),60) $(TARGET)
 
-# ARGS="--quick bench-mlp" narrows it.
+# ARGS="--quick bench-mlp" narrows it; PyTorch's columns are left out where there is no Python environment.
 bench: $(BENCHES)
-	@$(BUILD)/bench/bench $(ARGS)
+	@$(BUILD)/bench/bench $$(tools/python-env --for bench | sed 's/^/--python /' | grep . || echo --no-torch) $(ARGS)
 
 # Runs with everything on that look at themselves; docs/reliability.md. ARGS="--only images"
 soak: $(BUILD)/bench/soak
@@ -232,9 +244,14 @@ UNDER_VALGRIND := $(or $(TEST),$(addprefix test_,memtrack memtrack_log io_files 
 valgrind: cli $(UNDER_VALGRIND:%=$(BUILD)/tests/%)
 	@CC="$(CC)" tools/deps valgrind
 	@BRIM_COMMAND=$(BUILD)/brim TEST_UNDER="$(VALGRIND)" tools/run-tests $(UNDER_VALGRIND:%=$(BUILD)/tests/%)
-# Writing token by token. ARGS="--cache 1000 --python venv/bin/python gpt2 llama-3.2-1b"; PyTorch's side needs transformers.
+
+# Writing token by token. ARGS="--cache 1000 gpt2 llama-3.2-1b"
 bench-decode: $(BUILD)/bench/decode
-	@$(BUILD)/bench/decode $(ARGS)
+	@$(BUILD)/bench/decode $$(tools/python-env --for bench-decode | sed 's/^/--python /' | grep . || echo --no-torch) $(ARGS)
+
+# The tables of docs/accuracy.md. ARGS="mlp gpt2" for some models.
+accuracy: cli
+	@python=$$(tools/python-env --for accuracy) || exit 0; "$$python" bench/accuracy.py --brim $(BUILD)/brim $(ARGS)
 
 -include tools/install.mk
 
@@ -248,19 +265,22 @@ help:
 	@echo "make            libraries, command and examples, in $(BUILD)/"
 	@echo "make demo       install what is missing, build, train a tiny LLaMA, show where its memory is"
 	@echo "make test       every test; TEST=\"test_cli test_nn\" for some"
-	@echo "make test-full  the slow forms too"
+	@echo "make test-full  the slow forms too;  make test-sanitized  what CI runs under sanitizers"
 	@echo "make test-page  the report page in headless Chromium; KEEP=folder keeps its pictures"
 	@echo "make check      house rules, exported symbols, installation"
+	@echo "make check-full all long forms, one after the other, and a table of them; ARGS=\"soak valgrind\" for some"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"
 	@echo "make pictures   the pictures in docs/lessons, drawn again (headless Chromium)"
 	@echo "make huggingface  checkpoints in and out, logits, gradients, written texts, against transformers itself"
-	@echo "make tokenizers every tokenizer against the Python package, installed from the Python registry; ARGS=--speed"
+	@echo "make notebook   what docs/notebook.md shows, run with pandas"
+	@echo "make tokenizers every tokenizer against the Python package; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some, JOBS=2"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
 	@echo "make valgrind   tests under memcheck; TEST=\"test_resume test_nn\" for others"
 	@echo "make soak       runs that look at themselves for memory and speed that drift; MINUTES=60"
 	@echo "make bench-decode  tokens a second, against the machine's reading rate and PyTorch; ARGS=\"--threads 1 gpt2\""
+	@echo "make accuracy   the tables of docs/accuracy.md: other estimators, PyTorch, brim"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
 	@echo "With any: DEBUG=1 (unoptimised), SAN=address,undefined or SAN=thread, V=1 (shows commands),"

@@ -4,6 +4,7 @@
 
 #define error_clear brim_error_clear
 #define error_code brim_error_code
+#define error_function brim_error_function
 #define error_message brim_error_message
 #define error_name brim_error_name
 #define error_raise brim_error_raise

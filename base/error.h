@@ -34,10 +34,15 @@ typedef enum ErrorCode {
 
 /* Of the thread's current context: 0 (ERROR_NONE) while all is well. */
 BRIM_API int error_code(void);
-/* "tensor_linear: x (8,128,288) has 288 features, weight expects 256, at layers.0.attn"; "" without error. */
+/* "x (8,128,288) has 288 features, weight expects 256, at layers.0.attn"; "" without error. It names what is
+ * wrong, files and values, as whoever runs the program knows them; never a function. */
 BRIM_API const char *error_message(void);
+/* The function that raised it, for whoever writes the program: "nn_sample"; "" where none is named. */
+BRIM_API const char *error_function(void);
 BRIM_API void error_clear(void);
-/* For modules and ops of your own: keeps the first error only; appends the current place. Returns code. */
+/* For modules and ops of your own: keeps the first error only; appends the current module path. A message may
+ * begin with the function's name, as in "nn_sample(): the temperature is -1": it goes to error_function.
+ * Returns code. */
 BRIM_API int error_raise(ErrorCode code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 BRIM_API const char *error_name(ErrorCode code);
 

@@ -3,30 +3,17 @@
 #include "half_.h"
 
 #include <math.h>
-#include <string.h>
 
-static float float_of(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
+#include "bits_.h"
 
 float half_from_bf16(uint16_t bits)
 {
-    return float_of((uint32_t)bits << 16);
+    return float_from_bits((uint32_t)bits << 16);
 }
 
 uint16_t half_to_bf16(float value)
 {
-    uint32_t bits = bits_of(value);
+    uint32_t bits = float_to_bits(value);
     uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1)) >> 16;
     uint32_t quiet = bits >> 16 | 0x40u;
     return (uint16_t)((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet : rounded);
@@ -35,18 +22,19 @@ uint16_t half_to_bf16(float value)
 float half_from_f16(uint16_t half)
 {
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7FFFu;
-    float scaled = float_of(rest << 13) * 0x1p112f; /* exponents differ by 112; subnormals come right too */
+    float scaled =
+        float_from_bits(rest << 13) * 0x1p112f; /* exponents differ by 112; subnormals come right too */
     uint32_t special = 0x7F800000u | (rest & 0x3FFu) << 13;
-    return float_of(sign | (rest >= 0x7C00u ? special : bits_of(scaled)));
+    return float_from_bits(sign | (rest >= 0x7C00u ? special : float_to_bits(scaled)));
 }
 
 uint16_t half_to_f16(float value)
 {
-    uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7FFFFFFFu;
+    uint32_t bits = float_to_bits(value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7FFFFFFFu;
     /* Normal: the exponent moved by 112, the mantissa rounded at bit 13; a carry is right as it falls. */
     uint32_t normal = (rest - (112u << 23) + 0xFFFu + (rest >> 13 & 1)) >> 13;
     /* Below 2^-14: adding 1/2 lets the addition itself round at 2^-24, the step of f16's subnormals. */
-    uint32_t small = bits_of(float_of(rest) + 0.5f) - 0x3F000000u;
+    uint32_t small = float_to_bits(float_from_bits(rest) + 0.5f) - 0x3F000000u;
     uint32_t result = rest < 0x38800000u ? small : normal;
     result = rest >= 0x47800000u ? 0x7C00u : result; /* 65536 and more */
     result = rest > 0x7F800000u ? 0x7E00u | (rest >> 13 & 0x3FFu) : result;

@@ -8,7 +8,6 @@ tests/parity/models.py) and asks accelerate and DeepSpeed for their estimates of
 installed is left out with a note. Each tool runs in a process of its own.
 """
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -127,20 +126,9 @@ TOOLS = {'torch': run_torch, 'accelerate': run_accelerate, 'deepspeed': run_deep
 
 # ---- All of them ------------------------------------------------------------------------------------------------------
 
-def environment():
-    """Two pools of spinning threads fight over the cores; OpenBLAS mistakes newer processors for old ones."""
-    env = dict(os.environ, OMP_WAIT_POLICY='passive')
-    with contextlib.suppress(OSError), open('/proc/cpuinfo') as f:
-        flags = f.read()
-        core = 'SkylakeX' if ' avx512f' in flags else 'Haswell' if ' avx2' in flags else None
-        if core:
-            env.setdefault('OPENBLAS_CORETYPE', core)
-    return env
-
-
 def ask(tool, name, threads, notes):
     command = [sys.executable, os.path.abspath(__file__), '--tool', tool, '--threads', str(threads), name]
-    child = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    child = subprocess.run(command, env=dict(os.environ, OMP_WAIT_POLICY='passive'), capture_output=True, text=True)
     if child.returncode == 0:
         return json.loads(child.stdout.splitlines()[-1])
     why = (child.stderr.strip().splitlines() or ['no message'])[-1]

@@ -86,18 +86,17 @@ static double ratio_of_rounds(const Side *a, const Side *b)
 
 /* ---- PyTorch --------------------------------------------------------------------------------- */
 
-/* The same kernels for both: the BLAS core that serves brim, the vectors brim's table uses. Passive, so that
- * its threads sleep while others are measured (and because its two pools would fight over the cores). */
+/* PyTorch has products of its own (MKL); its other kernels take the vectors that brim's table uses. Passive,
+ * so that its threads sleep while others are measured. */
 static json_t *torch_start(Child *child, const Options *o, const char *shape, char *settings, size_t size)
 {
-    const char *core = strrchr(kernels_blas_name(), ' '), *isa = kernels_cpu(NULL)->name;
-    char blas[64], aten[64], threads[16];
-    snprintf(blas, sizeof blas, "OPENBLAS_CORETYPE=%s", core ? core + 1 : "");
+    const char *isa = kernels_cpu(NULL)->name;
+    char aten[64], threads[16];
     snprintf(aten, sizeof aten, "ATEN_CPU_CAPABILITY=%s", strcmp(isa, "base") ? isa : "default");
     snprintf(threads, sizeof threads, "%d", o->threads);
-    snprintf(settings, size, "%s %s OMP_WAIT_POLICY=passive", blas, aten);
-    const char *argv[] = {"env",       blas,    aten, "OMP_WAIT_POLICY=passive", o->python, o->script, shape,
-                          "--threads", threads, NULL};
+    snprintf(settings, size, "%s OMP_WAIT_POLICY=passive", aten);
+    const char *argv[] = {"env",   aten, "OMP_WAIT_POLICY=passive", o->python, o->script, shape, "--threads",
+                          threads, NULL};
     if (child_start(child, argv) != 0)
         return NULL;
     return child_answer(child);
@@ -302,14 +301,13 @@ static void print_header(const Options *o, json_t *torch, const char *settings)
     if (kernels_blas_warning())
         printf("          warning: %s\n", kernels_blas_warning());
     if (torch)
-        printf("PyTorch   %s eager fp32, %d threads, CPU capability %s, OpenBLAS core %s (%s)\n",
+        printf("PyTorch   %s eager fp32, %d threads, CPU capability %s, products by %s (%s)\n",
                json_string_value(json_object_get(torch, "torch")),
                (int)json_integer_value(json_object_get(torch, "threads")),
                json_string_value(json_object_get(torch, "cpu_capability")),
-               json_string_value(json_object_get(json_object_get(torch, "blas"), "core")), settings);
+               json_string_value(json_object_get(torch, "blas")), settings);
     else
-        printf("PyTorch   %s\n",
-               o->no_torch ? "left out" : "not there: python3 with torch is needed for its columns");
+        printf("PyTorch   %s\n", o->no_torch ? "left out" : "not there: its columns need tools/python-env");
     printf(
         "step      forward, loss, backward, AdamW, zero_grad; %d rounds of turns of about %.1f s; medians\n"
         "replay    the step's products (through the same gemm) and its AdamW pass, nothing else\n"

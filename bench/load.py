@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """What build/bench/load measures, with safetensors and PyTorch: a directory's weights into a float32 model that is
-there already. usage: load.py DIRECTORY [rounds], in the environment that `make huggingface` makes:
-
-    build/huggingface/bin/python bench/load.py DIRECTORY
+there already. usage: $(tools/python-env) bench/load.py DIRECTORY [rounds]
 """
 import glob
 import os

@@ -7,12 +7,10 @@ Prints a JSON line that says what runs. Without --steps, a driver then interleav
 N steps and answers {"ms": [one a step], "loss": last, "rss_peak_growth_mib": X}; "quit" ends. With --steps the answer
 comes at once. A step is forward, loss, backward, AdamW, zero_grad(set_to_none=True), all on one fixed batch.
 rss_peak_growth_mib is the process's highest resident size so far less that after the model and the optimizer were
-made. Whoever starts this sets the environment:
-OMP_WAIT_POLICY=passive (two pools of spinning threads, libgomp's and OpenBLAS's, otherwise fight over the
-cores and take up to several times as long), OPENBLAS_CORETYPE, ATEN_CPU_CAPABILITY.
+made. Whoever starts this sets the environment: OMP_WAIT_POLICY=passive, so that its threads sleep while another side is
+measured; ATEN_CPU_CAPABILITY.
 """
 import argparse
-import ctypes
 import json
 import os
 import re
@@ -61,25 +59,9 @@ def reset_peak():
         f.write('5')
 
 
-def openblas(threads):
-    """Path, core type and threads of the OpenBLAS that serves the products; its threads become `threads`."""
-    torch.mm(torch.ones(64, 64), torch.ones(64, 64))
-    with open('/proc/self/maps') as f:
-        paths = sorted({line.split()[-1] for line in f if re.search(r'/lib(open)?blas[^/]*\.so', line)})
-    for path in paths:
-        try:
-            blas = ctypes.CDLL(path)
-            blas.openblas_get_corename.restype = ctypes.c_char_p
-            blas.openblas_set_num_threads(threads)
-        except AttributeError:
-            continue
-        return {'path': path, 'core': blas.openblas_get_corename().decode(),
-                'threads': blas.openblas_get_num_threads()}
-    return {'path': paths[0] if paths else None}
-
-
-def cpu_capability():
-    found = re.search(r'CPU capability usage: (\S+)', torch.__config__.show())
+def products():
+    """The library that serves the products, as this PyTorch was built."""
+    found = re.search(r'BLAS_INFO=(\w+)', torch.__config__.show())
     return found.group(1) if found else None
 
 
@@ -124,13 +106,12 @@ def main():
     parser.add_argument('--foreach', action='store_true', default=None, help="AdamW's multi-tensor implementation")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    blas = openblas(options.threads)
     bench = Bench(options.shape, options.foreach)
     answer({'torch': torch.__version__, 'shape': options.shape, 'parameters': bench.parameters,
             'batch': bench.batch, 'seq': bench.seq, 'threads': torch.get_num_threads(),
-            'cpu_capability': cpu_capability(), 'blas': blas, 'foreach': bool(options.foreach),
-            'env': {key: os.environ.get(key) for key in (
-                'OMP_WAIT_POLICY', 'OPENBLAS_CORETYPE', 'ATEN_CPU_CAPABILITY')}})
+            'cpu_capability': torch.backends.cpu.get_cpu_capability(), 'blas': products(),
+            'foreach': bool(options.foreach),
+            'env': {key: os.environ.get(key) for key in ('OMP_WAIT_POLICY', 'ATEN_CPU_CAPABILITY')}})
     if options.steps:
         bench.run(options.steps)
         return

@@ -4,10 +4,9 @@
 usage: torch_decode.py MODEL THREADS    MODEL: gpt2, llama-3.2-1b or llama-tiny
 
 Prints a JSON line that says what runs, then answers lines of stdin: "prefill N" reads a prompt of N tokens into an
-empty cache, "step N" writes N tokens and forgets them again: {"ms": [one a token, or one in all]}. The logits of the
-last position alone are computed where the model can leave out the others.
+empty cache, "step N" writes N tokens and forgets them again: {"ms": [one a token, or one in all]}. Only the logits of
+the last position are computed.
 """
-import inspect
 import json
 import sys
 import time
@@ -34,12 +33,10 @@ class Writer:
         config._attn_implementation = 'sdpa'
         self.model = kind(config).eval()
         self.vocab = config.vocab_size
-        names = inspect.signature(self.model.forward).parameters
-        self.last = next(({n: 1} for n in ('logits_to_keep', 'num_logits_to_keep') if n in names), {})
         self.cache, self.token = DynamicCache(), 0
 
     def forward(self, ids):
-        out = self.model(torch.tensor([ids]), past_key_values=self.cache, use_cache=True, **self.last)
+        out = self.model(torch.tensor([ids]), cache=self.cache, use_cache=True, logits_to_keep=1)
         self.token = int(out.logits[0, -1].argmax())
 
     def prefill(self, count):

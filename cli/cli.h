@@ -24,6 +24,8 @@ typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
+    const char *resize_vocab; /* as it was typed: N or auto */
+    const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep,
@@ -35,7 +37,8 @@ typedef struct Options {
     CheckpointChoice checkpoint;
     AttentionKind attention;
     uint64_t budget, seed, reserve, export_shard;
-    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial;
+    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
+    int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int ignore_eos;          /* of generate: goes on after a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */
@@ -67,6 +70,8 @@ int option_varies(const Options *options, const char *flag);
 int is_bin(const char *path); /* by its name: token ids */
 int is_directory(const char *path);
 int same_file(const char *a, const char *b); /* or directory, by whatever names; NULL is none */
+/* The path is the directory, or a file in it. */
+int is_read_from(const char *path, const char *directory);
 /* What is there of weights or their description (.json, .safetensors) in the directory that they are read
  * from, NULL for none. */
 int is_of_a_model(const char *path, const char *directory);

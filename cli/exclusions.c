@@ -17,6 +17,7 @@ static const struct {
     {"--steps", "--epochs", "they say the same thing twice"},
     {"--textbook", "--inference", "the one prints rules, the other plans"},
     {"--textbook", "--budget", "the one prints rules, the other limits a plan"},
+    {"--vocab", "--resize-vocab", "they say the same thing twice"},
     {"--csv", "--json", "they are two forms of one answer"},
 };
 
@@ -29,6 +30,7 @@ static const struct {
     {"--checkpoint", "--budget", " SIZE", "auto"}, {"--init-partial", "--init", " PATH", NULL},
     {"--save-every", "--save", " DIR", NULL},      {"--keep", "--save", " DIR", NULL},
     {"--export-dtype", "--export", " DIR", NULL},  {"--export-shard", "--export", " DIR", NULL},
+    {"--overwrite", "--export", " DIR", NULL},     {"--resize-vocab", "--init", " PATH", NULL},
     {"--prefill", "--inference", "", NULL},
 };
 

@@ -19,6 +19,8 @@ static const Flag flags[] = {
     {"--init", FLAG_TEXT, AT(init), "PATH", .help = "start from these weights: directory or .safetensors"},
     {"--init-partial", FLAG_SWITCH, AT(init_partial), NULL,
      .help = "allow missing and extra weights in --init"},
+    {"--resize-vocab", FLAG_NAME, AT(resize_vocab), "N|auto",
+     .help = "grow --init's embeddings (auto: to the tokenizer)"},
     {"--data", FLAG_TEXT, AT(data), "PATH", .help = "text, .bin of ids, IDX folder, builtin, fashion-mnist"},
     {"--tokenizer", FLAG_TEXT, AT(tokenizer), "FILE",
      .help = "tokenizer.json, or bytes (the model's, else bytes)"},
@@ -83,6 +85,8 @@ static const Flag flags[] = {
     {"--resume", FLAG_TEXT, AT(resume), "DIR", .help = "resume from the newest save in this directory",
      .only = "train"},
     {"--export", FLAG_TEXT, AT(export), "DIR", .help = "write model.safetensors and config.json there",
+     .only = "train"},
+    {"--overwrite", FLAG_SWITCH, AT(overwrite), NULL, .help = "--export may replace another model in its DIR",
      .only = "train"},
     {"--export-dtype", FLAG_NAME, AT(export_dtype), "TYPE", .help = "data type: f32, f16 or bf16 (f32)",
      .only = "train"},
@@ -149,16 +153,21 @@ int usage(const char *format, ...)
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 
-static int parse_int(const Flag *flag, const char *text, int64_t low, int64_t high, int64_t *out)
+int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out)
 {
     char *end;
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (errno || end == text || *end || value < low || value > high)
-        return usage("%s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", flag->name, low,
-                     high, text);
+        return usage("%s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", name, low, high,
+                     text);
     *out = value;
     return 0;
+}
+
+static int parse_int(const Flag *flag, const char *text, int64_t low, int64_t high, int64_t *out)
+{
+    return parse_whole(flag->name, text, low, high, out);
 }
 
 static int parse_float(const Flag *flag, const char *text, float *out)

@@ -67,6 +67,8 @@ typedef struct Assignments {
 int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists);
 /* Puts the which-th value into its field. 0 or EXIT_USAGE. */
 int assign(Options *options, const Assignment *assignment, int which);
+/* A whole number of low … high. 0 or EXIT_USAGE. */
+int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out);
 int parse_choice(const char *name, const char *choices, const char *text, const char *const *names, int *out);
 
 /* The value that an option has, as it would be typed; "" where it has none. A switch has 0 or 1. */

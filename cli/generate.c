@@ -102,6 +102,35 @@ static int writing_script(void *config)
             .user = w});
 }
 
+static int writes(const Options *o)
+{
+    return nn_family(o->preset.family)->writes;
+}
+
+/* Of a model that does not write: one forward, of which nothing is kept. */
+static int forward_script(void *config)
+{
+    Writing *w = config;
+    const Options *o = w->options;
+    Module *model = nn_model(&o->preset);
+    w->parameters = nn_parameter_count(model);
+    if (load_initial(o, model))
+        return error_code();
+    nn_eval(model);
+    tensor_no_grad_begin();
+    int scope = tensor_scope_begin();
+    Batch batch = {0};
+    if (nn_family(o->preset.family)->reads == MODEL_READS_TEXT)
+        batch.ids = tensor_zeros(DTYPE_I32, SHAPE(o->batch, o->seq), MEM_INPUT);
+    else
+        batch.features =
+            tensor_zeros(DTYPE_F32, SHAPE(o->batch, nn_preset_sizes(&o->preset).inputs), MEM_INPUT);
+    nn_forward(model, NULL, &batch);
+    tensor_scope_end(scope);
+    tensor_no_grad_end();
+    return error_code();
+}
+
 /* ---- What it needs --------------------------------------------------------------------------- */
 
 /* Keys and values of so many tokens of each sequence, by the formula. */
@@ -149,30 +178,35 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
     ReportUnit unit = report_unit(p.peak);
     double weights = (double)parameters * sizeof(float);
     const uint64_t *none = NULL;
-    int64_t cache = cache_formula(o, o->seq);
+    int64_t cache = writes(o) ? cache_formula(o, o->seq) : 0;
     char formula[96];
     snprintf(formula, sizeof formula, "2 x layers x kv heads x head width x 4 x %d token%s%s", o->seq,
              plural(o->seq), o->batch > 1 ? " x batch" : "");
     printf("%-*s%*s%s%*s\n", LABEL, unit.name, COLUMN, "planned", measured ? "   measured" : "", COLUMN,
            "textbook");
     print_row("weights", unit, &p.weights, measured ? &m.weights : none, weights, "P x 4 bytes");
-    print_row("kv cache", unit, &p.cache, measured ? &m.cache : none, (double)cache, formula);
+    if (cache)
+        print_row("kv cache", unit, &p.cache, measured ? &m.cache : none, (double)cache, formula);
     print_row("workspace and temporaries", unit, &p.rest, measured ? &m.rest : none, 0, "");
     for (int i = 0; i < LABEL + (measured ? 3 : 2) * COLUMN; i++)
         putchar('-');
     printf("\n");
     print_row("peak", unit, &p.peak, measured ? &m.peak : none, 1.2 * weights, "weights x 1.2");
-    int64_t held = (int64_t)(0.2 * weights / (double)cache_formula(o, 1)) * o->batch;
-    printf(
-        "Needs %s in one piece (%" PRIu64 " bytes). The textbook's 20 %% would hold %s token%s of cache.\n",
-        report_size(planned->stats.needs).text, planned->stats.needs, report_count(held).text, plural(held));
+    printf("Needs %s in one piece (%" PRIu64 " bytes).", report_size(planned->stats.needs).text,
+           planned->stats.needs);
+    int64_t held = cache ? (int64_t)(0.2 * weights / (double)cache_formula(o, 1)) * o->batch : 0;
+    if (cache)
+        printf(" The textbook's 20 %% would hold %s token%s of cache.", report_count(held).text,
+               plural(held));
+    printf("\n");
 }
 
 static json_t *textbook_of(const Options *o, int64_t parameters)
 {
     int64_t weights = parameters * (int64_t)sizeof(float);
     return json_pack("{s:I, s:I, s:I}", "weights_bytes", (json_int_t)weights, "kv_cache_bytes",
-                     (json_int_t)cache_formula(o, o->seq), "peak_bytes", (json_int_t)(1.2 * (double)weights));
+                     (json_int_t)(writes(o) ? cache_formula(o, o->seq) : 0), "peak_bytes",
+                     (json_int_t)(1.2 * (double)weights));
 }
 
 /* ---- The commands ---------------------------------------------------------------------------- */
@@ -394,7 +428,7 @@ static int write_planned(const Options *o, Writing *w, const Plan *plan)
 static int plan_writing(const Options *o, Writing *w, Plan *plan)
 {
     RunOptions run = run_options(o);
-    if (!plan_script(writing_script, w, &run, plan))
+    if (!plan_script(writes(o) ? writing_script : forward_script, w, &run, plan))
         return EXIT_DONE;
     fprintf(stderr, "brim: %s\n", plan->error);
     return EXIT_NO;
@@ -428,6 +462,18 @@ int command_generate(const Options *options, int count)
     return status;
 }
 
+static void print_inference(const Options *o, const Writing *w)
+{
+    printf("%s  %s parameters  fp32  batch %d", o->model, report_count(w->parameters).text, o->batch);
+    if (writes(o))
+        printf(", a cache of %d token%s, prompts read %d at once\n\n", o->seq, plural(o->seq),
+               w->prompt_tokens);
+    else if (o->seq)
+        printf(" x seq %d, one forward\n\n", o->seq);
+    else
+        printf(", one forward\n\n");
+}
+
 int plan_inference(const Options *options)
 {
     Options o = *options;
@@ -435,6 +481,8 @@ int plan_inference(const Options *options)
     Writing w = {.options = &o, .prompt = prompt};
     Plan plan;
     int chunk = o.prefill ? o.prefill : 512;
+    if (o.prefill && !writes(&o))
+        return usage("--prefill says how a prompt is read; %s reads a sample at once", o.model);
     w.prompt_tokens = o.seq < PROMPT_MAX ? o.seq : PROMPT_MAX;
     w.prompt_tokens = w.prompt_tokens > chunk ? chunk : w.prompt_tokens;
     o.tokens = o.seq - w.prompt_tokens + 1;
@@ -442,11 +490,10 @@ int plan_inference(const Options *options)
         return EXIT_NO;
     if (o.json) {
         json_print(json_pack("{s:s, s:I, s:i, s:o, s:o}", "model", o.model, "parameters",
-                             (json_int_t)w.parameters, "cache_tokens", o.seq, "textbook",
+                             (json_int_t)w.parameters, "cache_tokens", writes(&o) ? o.seq : 0, "textbook",
                              textbook_of(&o, w.parameters), "memory", json_memory(&plan.memory, NULL)));
     } else {
-        printf("%s  %s parameters  fp32  batch %d, a cache of %d token%s, prompts read %d at once\n\n",
-               o.model, report_count(w.parameters).text, o.batch, o.seq, plural(o.seq), w.prompt_tokens);
+        print_inference(&o, &w);
         inference_table(&o, w.parameters, &plan.memory, NULL);
     }
     int status = check_fits(&o, &plan, 0);

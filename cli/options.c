@@ -45,6 +45,10 @@ static int check_levers(Options *o)
     if (o->log && (same_file(o->log, o->data) || same_file(o->log, o->tokenizer) ||
                    same_file(o->log, o->init) || is_of_a_model(o->log, o->source)))
         return usage("--log %s would be written over what is read", o->log);
+    if (o->export && (is_read_from(o->init, o->export) || is_read_from(o->described, o->export)))
+        return usage(
+            "--export %s is where the model is read from, and would destroy it: name another directory",
+            o->export);
     o->export_dtype = o->export_dtype ? o->export_dtype : "f32";
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
@@ -88,6 +92,7 @@ typedef struct FoundModel {
     IoModel model;
     char directory[PATH_BYTES]; /* "" where it is one that is known by name, or a file alone */
     char tokenizer[PATH_BYTES]; /* beside it; "" = none */
+    int described;              /* by files, not known by name */
 } FoundModel;
 
 /* Every different one, until the next options_parse. */
@@ -104,7 +109,8 @@ static int read_model(FoundModel *found, const char *asked, int is_path)
     }
     if (found->model.note[0])
         fprintf(stderr, "brim: %s: %s\n", asked, found->model.note);
-    if (is_directory(asked) && (is_path || !nn_preset(asked)))
+    found->described = (is_path || !nn_preset(asked)) && access(asked, F_OK) == 0;
+    if (is_directory(asked) && found->described)
         snprintf(found->directory, sizeof found->directory, "%s", asked);
     if (found->directory[0])
         find_beside(found->tokenizer, asked, "tokenizer.json");
@@ -128,6 +134,7 @@ static int find_model(Options *o)
             return EXIT_USAGE;
         models_found++;
     }
+    o->described = models[i].described ? models[i].asked : NULL;
     o->source = models[i].directory[0] ? models[i].directory : NULL;
     o->source_tokenizer = models[i].tokenizer[0] ? models[i].tokenizer : NULL;
     o->preset = models[i].model.preset;
@@ -149,6 +156,10 @@ static int apply_model(Options *o)
     if (!text && (o->vocab || o->tokenizer))
         return usage("--%s means nothing to the model '%s', which reads images",
                      o->vocab ? "vocab" : "tokenizer", o->model);
+    if (o->vocab && o->init && o->described && is_read_from(o->init, o->described) &&
+        o->vocab != nn_preset_vocab(preset))
+        return usage("--vocab %d is not the %d tokens of --init %s; --resize-vocab grows its embeddings",
+                     o->vocab, nn_preset_vocab(preset), o->init);
     if (o->vocab)
         nn_preset_set_vocab(&o->preset, o->vocab);
     if (o->dropout < 0)
@@ -159,12 +170,14 @@ static int apply_model(Options *o)
     if (text && o->seq > max_seq)
         return usage("--seq %d is longer than the %d position%s of %s", o->seq, max_seq, plural(max_seq),
                      o->model);
-    if (o->inference && preset->family != MODEL_LLAMA && preset->family != MODEL_GPT2)
-        return usage("'%s' does not write from left to right; llama and gpt2 models do", o->model);
+    if (o->generate && !nn_family(preset->family)->writes)
+        return usage(
+            "'%s' is not a causal language model, so it cannot continue a text; llama and gpt2 models can",
+            o->model);
     if (o->top_p <= 0 || o->top_p > 1)
         return usage("--top-p must be above 0 and at most 1, not %g", (double)o->top_p);
-    if (o->sample && preset->family != MODEL_LLAMA && preset->family != MODEL_GPT2)
-        return usage("--sample needs a model that writes from left to right; '%s' does not", o->model);
+    if (o->sample && !nn_family(preset->family)->writes)
+        return usage("--sample needs a causal language model; '%s' is none", o->model);
     if (o->data && !strcmp(o->data, text ? "fashion-mnist" : "builtin"))
         return usage(text ? "--data fashion-mnist is images; '%s' reads text"
                           : "--data builtin is a text; '%s' reads images",
@@ -186,6 +199,50 @@ static int apply_tokenizer(Options *o)
         o->tokenizer = o->source_tokenizer;
     if (o->sample && o->data && is_bin(o->data) && !o->tokenizer)
         return usage("--sample needs --tokenizer to write the text of the ids of %s", o->data);
+    return 0;
+}
+
+/* The tokenizer's size, or less than 0 after saying why there is none. */
+static int64_t tokenizer_size(const Options *o)
+{
+    const char *path = o->tokenizer ? o->tokenizer : o->source_tokenizer;
+    if (!path) {
+        usage(
+            "--resize-vocab auto takes the size of a tokenizer: name one with --tokenizer, or give a number "
+            "instead of auto");
+        return -1;
+    }
+    int scope = tensor_scope_begin();
+    const Tokenizer *tokenizer = tokenizer_read(path);
+    int64_t size = tokenizer ? tokenizer_vocab(tokenizer) : -1;
+    tensor_scope_end(scope);
+    if (size < 0)
+        say_error();
+    return size;
+}
+
+/* The vocabulary of trained weights grows; it never shrinks, which would throw tokens away. */
+static int apply_resize(Options *o)
+{
+    int vocab = nn_preset_vocab(&o->preset);
+    int64_t size = 0;
+    if (!o->resize_vocab)
+        return 0;
+    if (o->preset.family == MODEL_MLP)
+        return usage("--resize-vocab means nothing to the model '%s', which reads images", o->model);
+    if (strcmp(o->resize_vocab, "auto") == 0) {
+        if ((size = tokenizer_size(o)) < 0)
+            return EXIT_USAGE;
+        size = size > vocab ? size : vocab; /* rows without a token are usual */
+    } else if (parse_whole("--resize-vocab", o->resize_vocab, 1, 1 << 26, &size))
+        return EXIT_USAGE;
+    if (size < vocab)
+        return usage("--resize-vocab %" PRId64
+                     " is less than the %d tokens of %s: embeddings grow, they do not "
+                     "shrink",
+                     size, vocab, o->model);
+    o->grow_vocab = (int)size;
+    nn_preset_set_vocab(&o->preset, (int)size);
     return 0;
 }
 
@@ -226,6 +283,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
         status = apply_model(o);
     if (!status)
         status = apply_tokenizer(o);
+    if (!status)
+        status = apply_resize(o);
     if (!status)
         status = check_levers(o);
     if (!status && !o->steps && !o->epochs)

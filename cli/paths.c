@@ -24,14 +24,20 @@ int same_file(const char *one, const char *other)
     return one && other && !stat(one, &a) && !stat(other, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
-int is_of_a_model(const char *path, const char *directory)
+int is_read_from(const char *path, const char *directory)
 {
     char parent[PATH_MAX];
-    const char *slash = strrchr(path, '/'), *ending = strrchr(slash ? slash : path, '.');
+    const char *slash = path ? strrchr(path, '/') : NULL;
     int length = slash ? (int)(slash - path) + 1 : 1;
-    if (!directory || !ending || (strcmp(ending, ".json") && strcmp(ending, ".safetensors")) ||
-        access(path, F_OK) != 0 ||
+    if (!path || !directory || access(path, F_OK) != 0 ||
         snprintf(parent, sizeof parent, "%.*s", length, slash ? path : ".") >= PATH_MAX)
         return 0;
-    return same_file(parent, directory);
+    return same_file(path, directory) || (!is_directory(path) && same_file(parent, directory));
+}
+
+int is_of_a_model(const char *path, const char *directory)
+{
+    const char *slash = strrchr(path, '/'), *ending = strrchr(slash ? slash : path, '.');
+    return ending && (!strcmp(ending, ".json") || !strcmp(ending, ".safetensors")) && !is_directory(path) &&
+           is_read_from(path, directory);
 }

@@ -54,7 +54,7 @@ typedef struct LayerRow {
     uint64_t group[MEM_GROUP_COUNT];
 } LayerRow;
 
-static void add_path(LayerRow *row, const PlanPlace *path)
+static void add_path(LayerRow *row, const PlanPath *path)
 {
     for (int g = 0; g < MEM_GROUP_COUNT; g++)
         row->group[g] += report_group(path->by, (MemGroup)g);
@@ -134,13 +134,13 @@ static void layer_table(FILE *out, const Plan *plan)
     ReportUnit unit = unit_of(plan);
     memset(rows, 0, sizeof rows);
     for (int i = 0; i < plan->path_count; i++) {
-        const char *path = plan->places[i].path;
+        const char *path = plan->paths[i].path;
         int row = find_row(rows, count, path);
         if (row < 0 && count == LAYERS_MAX)
             row = count - 1;
         if (row < 0)
             snprintf(rows[row = count++].name, sizeof rows->name, "%.*s", (int)layer_length(path), path);
-        add_path(&rows[row], &plan->places[i]);
+        add_path(&rows[row], &plan->paths[i]);
     }
     char title[64];
     snprintf(title, sizeof title, "BY LAYER AT THE PEAK, %s", unit.name);
@@ -179,11 +179,11 @@ static json_t *places_json(const Plan *plan)
 {
     json_t *all = json_array();
     for (int i = 0; i < plan->path_count; i++) {
-        json_t *row = json_pack("{s:s}", "place", plan->places[i].path);
+        json_t *row = json_pack("{s:s}", "place", plan->paths[i].path);
         for (int c = 0; c < MEM_COMPONENT_COUNT; c++)
-            if (plan->places[i].by[c])
+            if (plan->paths[i].by[c])
                 json_object_set_new(row, memtrack_component_name((MemComponent)c),
-                                    json_integer((json_int_t)plan->places[i].by[c]));
+                                    json_integer((json_int_t)plan->paths[i].by[c]));
         json_array_append_new(all, row);
     }
     return all;

@@ -123,6 +123,8 @@ static int check_save(Saving *s)
 int saving_open(Saving *saving, const Options *options)
 {
     *saving = (Saving){.options = options, .lock = -1, .export_lock = -1, .saved = -1, .input_count = -1};
+    saving->made_save = options->save && access(options->save, F_OK) != 0;
+    saving->made_export = options->export && access(options->export, F_OK) != 0;
     if (options->save && (saving->lock = io_lock_saved_runs(options->save)) < 0)
         return say_error();
     if (options->export && !same_file(options->save, options->export) &&
@@ -151,6 +153,10 @@ int saving_keep_log(const Saving *saving, const char *path)
 
 void saving_close(Saving *saving)
 {
+    if (saving->made_export)
+        rmdir(saving->options->export); /* not if anything is in it */
+    if (saving->made_save)
+        rmdir(saving->options->save);
     io_unlock_saved_runs(saving->lock);
     io_unlock_saved_runs(saving->export_lock);
     saving->lock = saving->export_lock = -1;

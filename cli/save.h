@@ -14,6 +14,7 @@ typedef struct Saving {
     SavedRunFound from;                  /* what is resumed; its path is "" for a new run */
     int lock;                            /* of --save's directory; -1 = none */
     int export_lock;                     /* of --export's; -1 = none, or the same directory */
+    int made_save, made_export;          /* the directories were not there */
     int noted;                           /* that of `from` was said */
     int64_t saved;                       /* the step of the newest save of this run */
     int failed;                          /* the newest that was tried was not written */
@@ -26,6 +27,7 @@ typedef struct Saving {
 /* Before planning: finds what --resume means, and makes sure that --save can save and --export export.
  * EXIT_DONE, or EXIT_NO after saying why. */
 int saving_open(Saving *saving, const struct Options *options);
+/* Directories that were made and nothing was written into go again. */
 void saving_close(Saving *saving);
 /* The log of the steps before stays, under another name. EXIT_DONE, or EXIT_NO after saying why. */
 int saving_keep_log(const Saving *saving, const char *path);

@@ -174,6 +174,11 @@ static int check_tokenizer(const Session *s)
     int64_t vocab = nn_preset_vocab(&o->preset);
     if (s->tokens.vocab <= vocab)
         return ERROR_NONE;
+    if (o->init)
+        return error_raise(ERROR_DATA,
+                           "%s has %lld tokens, the model %s only %lld: add --resize-vocab auto, and its "
+                           "embeddings get rows for them",
+                           o->tokenizer, (long long)s->tokens.vocab, o->model, (long long)vocab);
     const char *larger = larger_model(&o->preset, s->tokens.vocab);
     return error_raise(
         ERROR_DATA, "%s has %lld tokens, the model %s only %lld: --vocab %lld makes the model as large%s%s%s",
@@ -205,20 +210,30 @@ int load_initial(const Options *o, Module *model)
     WeightsReport report = {0};
     if (!o->init || !model)
         return error_code();
-    int status = io_load_weights(model, o->init, &(WeightsOptions){.partial = o->init_partial}, &report);
+    const WeightsOptions how = {.partial = o->init_partial, .grow_vocab = o->grow_vocab};
+    int status = io_load_weights(model, o->init, &how, &report);
     if (!status && !context_is_meta(context_current()) && report.note[0])
-        fprintf(stderr, "brim: %s: %s\n", o->init, report.note);
+        fprintf(stderr, "brim: note: %s: %s\n", o->init, report.note);
     return status;
+}
+
+static WeightsSaving export_options(const Options *o)
+{
+    return (WeightsSaving){.type = (SafetensorsType)safetensors_type_of(o->export_dtype),
+                           .shard = o->export_shard,
+                           .source = o->source,
+                           .tokenizer = o->tokenizer != o->source_tokenizer ? o->tokenizer : NULL,
+                           .overwrite = o->overwrite};
 }
 
 static void size_outputs(Session *s)
 {
     const Options *o = s->options;
+    const WeightsSaving how = export_options(o);
     if (o->save)
         s->training->save_size = io_saved_run_size(s->model, s->optimizer);
-    if (o->export)
-        s->training->export_size =
-            io_weights_size(s->model, (SafetensorsType)safetensors_type_of(o->export_dtype), o->export_shard);
+    if (o->export && io_check_export(s->model, &o->preset, o->export, &how) == 0)
+        s->training->export_size = io_weights_size(s->model, how.type, how.shard);
 }
 
 static int session_open(Session *s)
@@ -457,12 +472,8 @@ static void train_all(Session *s)
 static void export_weights(const Session *s)
 {
     const Options *o = s->options;
-    const WeightsSaving how = {.type = (SafetensorsType)safetensors_type_of(o->export_dtype),
-                               .shard = o->export_shard};
-    if (io_save_weights(s->model, &o->preset, o->export, &how) == 0 && o->source)
-        io_keep_source(o->source, o->export);
-    if (!error_code() && o->tokenizer && o->tokenizer != o->source_tokenizer)
-        io_keep_tokenizer(o->tokenizer, o->export);
+    const WeightsSaving how = export_options(o);
+    io_save_weights(s->model, &o->preset, o->export, &how);
     s->training->exported = error_code() ? -1 : 1;
     if (error_code())
         fprintf(stderr, "brim: the weights are not exported: %s\n", error_message());

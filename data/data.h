@@ -2,7 +2,8 @@
  *
  * A loader yields steps; a step is `accumulate` micro-batches, after which data_next returns NULL once:
  *     for (const Batch *b; (b = data_next(loader)); ) tensor_backward(nn_loss(model, b));
- * Samples are shuffled by seed anew each epoch (Philox keys, so order is the same everywhere). The last
+ * Samples are shuffled by seed anew each epoch: the order is a function of seed, epoch and number of samples
+ * (a keyed permutation, which takes no memory and no time at the start), the same everywhere. The last
  * micro-batch of an epoch may be short, and the last step of an epoch may have fewer micro-batches. On a meta
  * context, loaders open the file, read headers and counts, and yield the same shapes without data. Datasets
  * live in host memory (or are mapped), outside the tracked peak. Loaders belong to the current scope.
@@ -19,6 +20,9 @@ extern "C" {
 #endif
 
 typedef struct Loader Loader;
+
+/* Which order that is. 1 was that of brim 0.1: a shuffled array. */
+enum { DATA_ORDER = 2 };
 
 /* The training part or the held-out part of a dataset. */
 typedef enum DataSplit { DATA_TRAIN, DATA_HELD_OUT } DataSplit;
@@ -102,11 +106,11 @@ BRIM_API const Batch *data_next(Loader *loader);
 /* Ends the current step early, if inside one, so that the next call begins a step. */
 BRIM_API void data_finish_step(Loader *loader);
 
-BRIM_API int64_t data_samples(const Loader *loader); /* in this split */
-BRIM_API int64_t data_steps_per_epoch(const Loader *loader);
-BRIM_API int64_t data_classes(const Loader *loader); /* vocabulary, or classes of labels */
-BRIM_API int64_t data_width(const Loader *loader);   /* features a sample; 0 for tokens */
-BRIM_API int64_t data_epoch(const Loader *loader);   /* completed epochs */
+BRIM_API int64_t data_samples(const Loader *loader);         /* in this split */
+BRIM_API int64_t data_steps_per_epoch(const Loader *loader); /* a short last one counts */
+BRIM_API int64_t data_classes(const Loader *loader);         /* vocabulary, or classes of labels */
+BRIM_API int64_t data_width(const Loader *loader);           /* features a sample; 0 for tokens */
+BRIM_API int64_t data_epoch(const Loader *loader);           /* completed epochs */
 /* Of the step last yielded: */
 BRIM_API int64_t data_step_tokens(const Loader *loader);
 BRIM_API int64_t data_step_labels(const Loader *loader);

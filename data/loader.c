@@ -6,8 +6,8 @@
 #include <limits.h>
 #include <string.h>
 
+#include "../base/permutation_.h"
 #include "../base/plural_.h"
-#include "../base/philox_.h"
 #include "loader_.h"
 
 struct Loader {
@@ -15,7 +15,7 @@ struct Loader {
     LoaderSetup setup;
     void *dataset;
 
-    int32_t *order;      /* this epoch's permutation; NULL when samples come in file order, and on meta */
+    Permutation order;   /* this epoch's; not made for samples that come in file order */
     int64_t order_epoch; /* what it was made for; -1 = nothing yet */
     uint64_t order_seed;
 
@@ -61,7 +61,6 @@ static void loader_destroy(ScopeItem *item)
     batch_drop(loader);
     if (loader->dataset)
         loader->setup.kind->destroy(context, loader->dataset);
-    host_free(context, loader->order, (size_t)loader->setup.samples * sizeof *loader->order);
     host_free(context, loader, sizeof *loader);
 }
 
@@ -92,12 +91,6 @@ static Shape data_shape(const Loader *loader, int64_t rows)
 static int loader_check(const Loader *loader)
 {
     const LoaderSetup *s = &loader->setup;
-    if (s->samples > INT32_MAX) {
-        error_raise(ERROR_DATA,
-                    "%s: %" PRId64 " samples; at most %d can be numbered (longer sequences are fewer)",
-                    s->maker, s->samples, INT32_MAX);
-        return 0;
-    }
     return shape_valid(data_shape(loader, smaller(s->batch, s->samples)), s->maker);
 }
 
@@ -111,13 +104,7 @@ Loader *loader_create(const LoaderSetup *setup, void *dataset)
     }
     *loader = (Loader){.setup = *setup, .dataset = dataset, .order_epoch = -1, .at = {.seed = setup->seed}};
     scope_adopt(&loader->item, loader_destroy);
-    int whole = loader_check(loader);
-    size_t order_bytes = (size_t)setup->samples * sizeof *loader->order;
-    if (whole && setup->shuffle && !host_later(order_bytes)) {
-        loader->order = host_alloc_for(setup->maker, "the order of samples", order_bytes);
-        whole = loader->order != NULL;
-    }
-    if (whole)
+    if (loader_check(loader))
         return loader;
     loader_free(loader);
     return NULL;
@@ -125,25 +112,14 @@ Loader *loader_create(const LoaderSetup *setup, void *dataset)
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-/* Fisher and Yates' shuffle with a Philox draw a place, so that an epoch's order depends on seed and epoch
- * alone. */
+/* An epoch's order depends on seed and epoch alone. */
 static void shuffle(Loader *loader)
 {
     const DataCursor *at = &loader->at;
-    if (!loader->order || (loader->order_epoch == at->epoch && loader->order_seed == at->seed))
+    if (!loader->setup.shuffle || (loader->order_epoch == at->epoch && loader->order_seed == at->seed))
         return;
-    int32_t *order = loader->order;
-    for (int32_t i = 0; i < (int32_t)loader->setup.samples; i++)
-        order[i] = i;
-    for (int64_t i = loader->setup.samples - 1; i > 0; i--) {
-        Philox r = philox4x32(at->seed, (uint32_t)i, (uint32_t)at->epoch, (uint32_t)(at->epoch >> 32),
-                              STREAM_SHUFFLE);
-        /* 64 bits for a range below 2^31: what modulo favours is not measurable */
-        int64_t j = (int64_t)((((uint64_t)r.v[0] << 32) | r.v[1]) % ((uint64_t)i + 1));
-        int32_t swapped = order[i];
-        order[i] = order[j];
-        order[j] = swapped;
-    }
+    permutation_make(&loader->order, (uint64_t)loader->setup.samples, at->seed, STREAM_SHUFFLE,
+                     (uint64_t)at->epoch);
     loader->order_epoch = at->epoch;
     loader->order_seed = at->seed;
 }
@@ -152,7 +128,8 @@ static void shuffle(Loader *loader)
 static SampleKey sample_key(const Loader *loader, int64_t i)
 {
     int64_t place = loader->at.position + i;
-    return (SampleKey){.sample = loader->order ? loader->order[place] : place,
+    int shuffled = loader->setup.shuffle && !loader->item.context->meta;
+    return (SampleKey){.sample = shuffled ? (int64_t)permutation_at(&loader->order, (uint64_t)place) : place,
                        .epoch = loader->setup.shuffle ? loader->at.epoch : 0,
                        .seed = loader->at.seed};
 }
@@ -176,8 +153,18 @@ static void step_end(Loader *loader)
     loader->micro = loader->micros = 0;
 }
 
+static int has_labels(const Loader *loader)
+{
+    if (loader->labels == 0)
+        error_raise(ERROR_DATA,
+                    "%s: step %" PRId64 " has %" PRId64 " sample%s and no label that counts: a mean over "
+                    "none is not defined; give some a label or make the step larger",
+                    loader->setup.maker, loader->at.step, loader->group, plural(loader->group));
+    return loader->labels > 0;
+}
+
 /* Counts the whole step's labels before its first micro-batch, because each micro-batch's loss is divided by
- * them. */
+ * them. An only micro-batch is counted as it is filled. */
 static int step_begin(Loader *loader)
 {
     const LoaderSetup *s = &loader->setup;
@@ -189,16 +176,11 @@ static int step_begin(Loader *loader)
     loader->micros = (int)((loader->group + s->batch - 1) / s->batch);
     loader->micro = 0;
     loader->tokens = loader->labels = 0;
-    if (context->meta)
+    if (context->meta || loader->micros == 1)
         return 1;
     for (int64_t i = 0; i < loader->group; i++)
         loader->labels += s->kind->fill(loader->dataset, sample_key(loader, i), (SampleRow){0});
-    if (loader->labels == 0)
-        error_raise(ERROR_DATA,
-                    "%s: step %" PRId64 " has %" PRId64 " sample%s and no label that counts: a mean over "
-                    "none is not defined; give some a label or make the step larger",
-                    s->maker, loader->at.step, loader->group, plural(loader->group));
-    return loader->labels > 0;
+    return has_labels(loader);
 }
 
 /* A tensor of the loader's own: batches outlive the scope that asks for them, and go with the next call. */
@@ -242,13 +224,17 @@ static int batch_make(Loader *loader)
     b->micro = loader->micro;
     b->micros = loader->micros;
     b->tokens = rows * (s->seq ? s->seq : 1);
-    b->labels_total =
-        loader->item.context->meta ? 1 : loader->labels; /* nothing to count: a divisor that is safe */
-    if (!loader->item.context->meta)
+    if (loader->item.context->meta) {
+        b->labels_total = 1; /* nothing to count: a divisor that is safe */
+    } else {
         batch_fill(loader, rows);
+        if (loader->micros == 1)
+            loader->labels = b->labels_counted;
+        b->labels_total = loader->labels;
+    }
     loader->tokens += b->tokens;
     loader->micro++;
-    return 1;
+    return loader->item.context->meta || has_labels(loader);
 }
 
 /* Every NULL ends the step, so that one rule holds after errors, too. */

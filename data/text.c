@@ -49,7 +49,8 @@ int64_t text_fill_plain(const void *dataset, SampleKey key, SampleRow row)
 
 static Philox mask_bits(SampleKey key, int64_t sequence, int64_t place)
 {
-    return philox4x32(key.seed, (uint32_t)place, (uint32_t)sequence, (uint32_t)key.epoch, STREAM_MASK);
+    return philox4x32(key.seed, (uint32_t)place, (uint32_t)sequence, (uint32_t)key.epoch,
+                      STREAM_MASK ^ (uint32_t)(sequence >> 32));
 }
 
 /* Makes a place one to predict: 80 % [MASK], 10 % any token, 10 % as it is (Devlin et al., arXiv 1810.04805).
@@ -190,10 +191,10 @@ static int text_read(TextSet *set, const TextCut *cut, int file, const char *pat
 {
     int64_t from = cut->first * cut->stride, length = cut->samples * cut->stride + cut->extra;
     int64_t skipped = file < 0 ? from : 0; /* the corpus is written from its beginning */
-    if (!fits_machine(path, (uint64_t)(skipped + length)))
-        return ERROR_HOST_MEMORY;
     if (host_later((size_t)(skipped + length)))
         return ERROR_NONE;
+    if (!fits_machine(path, (uint64_t)(skipped + length)))
+        return ERROR_HOST_MEMORY;
     uint8_t *bytes = host_alloc_for(MAKER, path, (size_t)(skipped + length));
     if (!bytes)
         return ERROR_HOST_MEMORY;

@@ -73,19 +73,51 @@ json_t *json_parse(const char *shown, const char *what, const char *text, size_t
     return NULL;
 }
 
-json_t *json_read_file(const char *path, const char *shown, const char *what, size_t most)
+static int read_text(const char *path, const char *shown, const char *what, size_t most, JsonText *out)
 {
     size_t bytes = 0;
     int file = file_open_input(path, shown, what, most, &bytes);
-    char *text = file >= 0 ? host_alloc(bytes) : NULL;
-    json_t *root = NULL;
-    if (text && read_all(file, shown, text, bytes) == 0)
-        root = json_parse(shown, what, text, bytes);
-    if (text)
-        host_free(context_here(), text, bytes);
+    *out = (JsonText){file >= 0 ? host_alloc(bytes + 1) : NULL, bytes};
+    int status = out->text ? read_all(file, shown, out->text, bytes) : error_code();
     if (file >= 0)
         close(file);
+    if (status)
+        json_text_free(out);
+    return status;
+}
+
+/* Changes the text, where it has numbers that are too large. */
+static json_t *parse_text(const char *shown, const char *what, const JsonText *text)
+{
+    json_shorten_integers(text->text, text->bytes);
+    return json_parse(shown, what, text->text, text->bytes);
+}
+
+json_t *json_read_file(const char *path, const char *shown, const char *what, size_t most)
+{
+    JsonText text;
+    json_t *root = NULL;
+    if (read_text(path, shown, what, most, &text) == 0)
+        root = parse_text(shown, what, &text);
+    json_text_free(&text);
     return root;
+}
+
+int json_read_text(const char *path, const char *shown, const char *what, size_t most, JsonText *out,
+                   json_t **root)
+{
+    *root = NULL;
+    if (read_text(path, shown, what, most, out))
+        return error_code();
+    JsonText copy = {host_alloc(out->bytes + 1), out->bytes};
+    if (copy.text) {
+        memcpy(copy.text, out->text, out->bytes);
+        *root = parse_text(shown, what, &copy);
+    }
+    json_text_free(&copy);
+    if (!*root)
+        json_text_free(out);
+    return error_code();
 }
 
 /* ---- The whole ------------------------------------------------------------------------------- */

@@ -31,34 +31,29 @@ const FamilyFiles *family_files_named(const char *model)
 /* clang-format off */
 static const char *const harmless[] = {
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled",
-    "_name_or_path", "_num_labels", "attn_implementation", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
-    "classifier_activation", "classifier_dropout", "cls_token_id", "decoder_start_token_id",
+    "_name_or_path", "_num_labels", "attn_implementation", "bad_words_ids", "base_model_name_or_path",
+    "begin_suppress_tokens", "bos_token", "bos_token_id", "classifier_activation", "classifier_bias",
+    "classifier_dropout", "classifier_pooling", "cls_token", "cls_token_id", "decoder_start_token_id",
     "directionality", "diversity_penalty", "do_sample", "dtype", "early_stopping",
-    "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task",
-    "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label",
-    "initializer_range", "is_composition", "is_llama_config", "keys_to_ignore_at_inference", "label2id",
-    "length_penalty", "mask_token_id", "max_length", "max_new_tokens", "max_sequence_length",
-    "min_length", "model_max_length", "name_or_path", "no_repeat_ngram_size", "num_beam_groups",
-    "num_beams", "num_labels", "num_return_sequences", "output_attentions", "output_hidden_states",
-    "output_past", "output_scores", "pad_token_id", "pooler_fc_size", "pooler_num_attention_heads",
+    "encoder_no_repeat_ngram_size", "eos_token", "eos_token_id", "exponential_decay_length_penalty",
+    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing",
+    "id2label", "initializer_range", "is_composition", "is_llama_config", "keys_to_ignore_at_inference",
+    "label2id", "length_penalty", "mask_token", "mask_token_id", "max_length", "max_new_tokens",
+    "max_seq_length", "max_sequence_length", "min_length", "model_max_length", "name_or_path",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences",
+    "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token",
+    "pad_token_id", "padding_side", "pooler_fc_size", "pooler_num_attention_heads",
     "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "predict_special_tokens", "prefix",
     "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict",
-    "return_dict_in_generate", "sep_token_id", "summary_activation", "summary_first_dropout",
-    "summary_proj_to_labels", "summary_type", "summary_use_proj", "suppress_tokens",
-    "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class",
-    "tokenizer_model_max_length", "top_k", "top_p", "torch_dtype", "torchscript",
-    "transformers.js_config", "transformers_version", "typical_p", "unk_token_id", "unsloth_fixed",
-    "unsloth_version", "use_bfloat16", "use_cache", "use_return_dict", "xla_device", NULL
+    "return_dict_in_generate", "sentence_transformers", "sep_token", "sep_token_id",
+    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
+    "summary_use_proj", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
+    "tokenizer_class", "tokenizer_model_max_length", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers.js_config", "transformers_version", "typical_p", "unk_token", "unk_token_id",
+    "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "use_flash_attention",
+    "use_flash_attn", "use_return_dict", "xla_device", NULL
 };
 /* clang-format on */
-
-int families_ignore(const char *name)
-{
-    for (const char *const *known = harmless; *known; known++)
-        if (!strcmp(*known, name))
-            return 1;
-    return 0;
-}
 
 static void read_refusals(Fields *f)
 {
@@ -93,7 +88,7 @@ void note_attention_dropout(Fields *f, const char *name, double otherwise)
 {
     double p = fields_null(f, name) ? 0 : fields_probability(f, name, otherwise);
     if (p > 0)
-        model_note(f->model, "Attention has no dropout here (%s %g).", name, p);
+        model_note(f->model, "%s %g is not applied: attention has no dropout here.", name, p);
 }
 
 void read_activation(Fields *f, const char *name, const char *const *known, const char *wanted)
@@ -146,11 +141,10 @@ json_t *config_decimal(float value)
 
 /* ---- Reading --------------------------------------------------------------------------------- */
 
-/* The type of this name, and its family's number; NULL = none. */
-static const ConfigType *type_named(const char *name, ModelFamily *family)
+const ConfigType *config_type(const char *name, ModelFamily *family)
 {
     for (int i = 0; i < MODEL_FAMILY_COUNT; i++)
-        for (int k = 0; k < FAMILY_TYPES && families[i]->types[k].model_type; k++)
+        for (int k = 0; k < FAMILY_TYPES && name && families[i]->types[k].model_type; k++)
             if (!strcmp(families[i]->types[k].model_type, name)) {
                 *family = (ModelFamily)i;
                 return &families[i]->types[k];
@@ -197,9 +191,10 @@ void families_read(Fields *f)
     const char *name = fields_text(f, "model_type", "");
     if (f->failed)
         return;
-    const ConfigType *type = type_named(name, &f->model->preset.family);
+    const ConfigType *type = config_type(name, &f->model->preset.family);
     if (!type) {
-        fields_refuse(f, "model_type", "%s", known_types().text);
+        if (!unread_family(f, name, known_types().text))
+            fields_refuse(f, "model_type", "%s", known_types().text);
         return;
     }
     type->read(f, type->kind);

@@ -38,7 +38,7 @@ static void read_gpt2(Fields *f, const void *kind)
     c->norm_eps = (float)fields_number(f, "layer_norm_epsilon", 1e-5, 1e-30, 1);
     check_heads(f, "n_head", c->heads, "n_embd", c->dim);
     read_activation(f, "activation_function", gelu, "\"gelu_new\", which is what is computed");
-    int context = fields_count(f, "n_ctx", c->max_seq, 1, MOST_POSITIONS);
+    int context = fields_optional(f, "n_ctx", c->max_seq, c->max_seq, MOST_POSITIONS);
     if (context != c->max_seq)
         model_note(f->model, "n_ctx %d is not used: n_positions %d is.", context, c->max_seq);
     fields_must(f, "scale_attn_weights", 1, "attention is always scaled here");

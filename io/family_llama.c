@@ -83,12 +83,15 @@ static void read_rope_object(Fields *f, const char *name, double *theta, RopeSca
     *theta = fields_number(&nested, "rope_theta", *theta, 1, 1e12);
     fields_leftover(&nested, ignored);
     f->failed = f->failed ? f->failed : nested.failed;
-    if (is_other_scaling(type))
-        model_note(
-            f->model,
-            "Rotary positions are not scaled (%s): memory is exact and training from scratch fine, but "
-            "trained weights would see other positions.",
-            type);
+    if (is_other_scaling(type)) {
+        snprintf(f->model->positions, sizeof f->model->positions,
+                 "%s.%s %s is not computed, so trained weights would see other positions", name,
+                 json_object_get(object, "rope_type") ? "rope_type" : "type", string_text(type).text);
+        model_note(f->model,
+                   "Rotary positions are not scaled (%s): memory is exact, and training from random weights "
+                   "works, but not with trained weights.",
+                   type);
+    }
 }
 
 static void read_rotary(Fields *f, LlamaConfig *c)

@@ -156,6 +156,8 @@ double fields_probability(Fields *f, const char *name, double otherwise)
 int fields_flag(Fields *f, const char *name, int otherwise)
 {
     const json_t *value = fields_get(f, name);
+    if (json_is_null(value))
+        return 0; /* as Python takes it */
     if (value && !json_is_boolean(value))
         fields_refuse(f, name, "true or false");
     return value && json_is_boolean(value) ? json_is_true(value) : otherwise;
@@ -172,13 +174,13 @@ const char *fields_text(Fields *f, const char *name, const char *otherwise)
 void fields_must(Fields *f, const char *name, int wanted, const char *reason)
 {
     if (fields_flag(f, name, wanted) != wanted)
-        fields_fail(f, "%s%s is %s: %s", f->within, name, wanted ? "false" : "true", reason);
+        fields_fail(f, "%s%s is %s: %s", f->within, name, value_text(fields_get(f, name)).text, reason);
 }
 
 void fields_only(Fields *f, const char *name, double wanted, const char *reason)
 {
     const json_t *value = fields_get(f, name);
-    if (value && !(json_is_number(value) && json_number_value(value) == wanted))
+    if (value && !json_is_null(value) && !(json_is_number(value) && json_number_value(value) == wanted))
         fields_fail(f, "%s%s must be %g, not %s: %s", f->within, name, wanted, value_text(value).text,
                     reason);
 }
@@ -225,12 +227,44 @@ static const char *similar(const Fields *f, const char *name)
     return best;
 }
 
+static int begins(const char *name, const char *with)
+{
+    return !strncmp(name, with, strlen(with));
+}
+
+/* Of a mixture of experts. */
+static int is_of_experts(const char *name)
+{
+    return strstr(name, "expert") || strstr(name, "router") || begins(name, "moe_");
+}
+
+/* null, or none of what is counted: the file says that there is no such thing. */
+static int is_nothing(const char *name, const json_t *value)
+{
+    int count = begins(name, "num_") || begins(name, "n_") || is_of_experts(name);
+    return json_is_null(value) || (count && json_is_integer(value) && !json_integer_value(value));
+}
+
+/* The file says that it has no experts; then what it says of them says nothing. */
+static int has_no_experts(const Fields *f)
+{
+    static const char *const counts[] = {"num_experts", "num_local_experts", "n_routed_experts"};
+    int said = 0;
+    for (int i = 0; i < 3; i++) {
+        const json_t *value = json_object_get(f->object, counts[i]);
+        if (value && !is_nothing(counts[i], value))
+            return 0;
+        said |= value != NULL;
+    }
+    return said;
+}
+
 static void refuse_unknown(Fields *f, const char *name)
 {
     char whole[VALUE_TEXT];
     snprintf(whole, sizeof whole, "%s%s", f->within, name);
     ValueText shown = string_text(whole);
-    if (strstr(name, "expert") || !strncmp(name, "moe_", 4) || strstr(name, "router"))
+    if (is_of_experts(name))
         fields_fail(f, "the field %s: mixtures of experts are not computed", shown.text);
     else if (similar(f, name))
         fields_fail(f, "the field %s is unknown; is %s meant?", shown.text, similar(f, name));
@@ -246,6 +280,11 @@ void fields_leftover(Fields *f, const char *const *harmless)
 {
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)f->object, name, value) if (!was_asked(f, name) && !listed(name, harmless))
-        refuse_unknown(f, name);
+    int experts = !has_no_experts(f);
+    json_object_foreach((json_t *)f->object, name, value)
+    {
+        int known = was_asked(f, name) || listed(name, harmless) || is_nothing(name, value);
+        if (!known && (experts || !is_of_experts(name)))
+            refuse_unknown(f, name);
+    }
 }

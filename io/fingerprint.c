@@ -1,5 +1,5 @@
-/* What a file holds, in a few bytes: so that a run that is resumed notices other data. Larger files are looked
- * at in samples: a run of hours must not begin with minutes of reading. */
+/* What a file holds, in a few bytes: so that a run that is resumed notices other data. Larger files are
+ * looked at in samples: a run of hours must not begin with minutes of reading. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>

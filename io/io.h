@@ -20,6 +20,8 @@ typedef struct IoModel {
     char name[64];  /* the preset's, or the base name of the file, of a config.json that of its directory */
     char about[96]; /* "qwen2, 24 layers of 896" */
     char note[512]; /* what a user should know, in sentences; "" = nothing */
+    char positions[192]; /* why positions are not those that trained weights know; "" = they are. Memory is
+                            exact; weights must not be loaded */
 } IoModel;
 
 /* Reads a config.json, or that of a directory, of at most 1 MiB. What is absent has the default of

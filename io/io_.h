@@ -6,6 +6,7 @@
 
 #include "../base/file_.h"
 #include "io.h"
+#include "json_patch_.h"
 
 enum { FIELDS_MAX = 96, VALUE_TEXT = 64 };
 
@@ -58,6 +59,9 @@ int text_is_utf8(const char *text);
  * (config.c) */
 json_t *json_parse(const char *shown, const char *what, const char *text, size_t bytes);
 json_t *json_read_file(const char *path, const char *shown, const char *what, size_t most);
+/* The same with the text as it stands in the file: free both. 0 or raises, with neither. */
+int json_read_text(const char *path, const char *shown, const char *what, size_t most, JsonText *out,
+                   json_t **root);
 
 /* Adds a sentence to the model's note, if it has room. */
 void model_note(IoModel *model, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -65,9 +69,8 @@ void model_note(IoModel *model, const char *format, ...) __attribute__((format(p
 /* Writes it as file_begin … file_commit do, or … file_finish. flags: more of jansson's. (save.c) */
 int json_write_file(const json_t *root, const char *path);
 int json_write_temporary(const json_t *root, const char *path, size_t flags);
+int json_text_write_temporary(const JsonText *text, const char *path);
 
-/* A field that says nothing about memory or mathematics. (families.c) */
-int families_ignore(const char *name);
 /* Fills model->preset from a whole configuration, and notes. (families.c) */
 void families_read(Fields *f);
 

@@ -64,8 +64,8 @@ typedef struct Safetensors Safetensors;
  * or a directory with model.safetensors or such an index. NULL after ERROR_FILE (cannot be read), ERROR_DATA
  * (is no such file: the message names file and tensor) or ERROR_HOST_MEMORY. Owned by the current scope. */
 BRIM_API Safetensors *safetensors_open(const char *path);
-BRIM_API void safetensors_close(Safetensors *file); /* NULL is fine */
-BRIM_API int safetensors_count(const Safetensors *file);
+BRIM_API void safetensors_close(Safetensors *file);      /* NULL is fine */
+BRIM_API int safetensors_count(const Safetensors *file); /* tensors, of all its files */
 /* File by file, in the order of their bytes; NULL out of range. */
 BRIM_API const SafetensorsEntry *safetensors_at(const Safetensors *file, int i);
 BRIM_API const SafetensorsEntry *safetensors_find(const Safetensors *file, const char *name); /* or NULL */

@@ -58,4 +58,28 @@ int safetensors_write_sums(const char *path, const SafetensorsItem *items, int c
 /* The same up to file_finish: the file has its temporary name. */
 int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums);
 
+/* ---- The weights of a directory (safetensors_shards.c) ---------------------------------------- */
+
+/* One file, or shards and their index, on their way into a directory. */
+typedef struct Shards {
+    const char *directory;
+    char shown[FILE_LABEL]; /* the directory */
+    const SafetensorsItem *items;
+    int count, shards;
+    int *shard;             /* of each item, from 0 */
+    SafetensorsItem *taken; /* those of one shard; room for all */
+    uint64_t total;
+} Shards;
+
+/* Writes and syncs everything under temporary names; most: bytes of a shard, 0 = SAFETENSORS_SHARD. 0, or
+ * raises and leaves nothing. */
+int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most);
+/* Gives the files their names, in an order in which a reader finds the old weights, the new ones or none, and
+ * removes what an earlier writing left. 0 or raises. */
+int shards_publish(const Shards *s);
+void shards_abandon(const Shards *s); /* the temporary files, as far as there are any */
+void shards_free(Shards *s);
+/* Whether this is a name that shards_publish gives: model.safetensors, a shard, the index. */
+int is_weights_name(const char *name);
+
 #endif

@@ -13,16 +13,6 @@
 
 enum { SHARD_NAME = 64, WAITING = -1 };
 
-typedef struct Shards {
-    const char *directory;
-    char shown[FILE_LABEL]; /* the directory */
-    const SafetensorsItem *items;
-    int count, shards;
-    int *shard;             /* of each item, from 0 */
-    SafetensorsItem *taken; /* those of one shard; room for all */
-    uint64_t total;
-} Shards;
-
 /* ---- Names ----------------------------------------------------------------------------------- */
 
 /* i: from 0; those behind the last one are the index. */
@@ -34,12 +24,24 @@ static int path_of(char out[PATH_BYTES], const Shards *s, int i)
     return path_join(out, s->directory, name);
 }
 
+/* How many shards there are, of a shard's name; 0 = it is none. */
+static int shard_of(const char *name)
+{
+    int number = 0, of = 0, end = 0;
+    int is = sscanf(name, "model-%5d-of-%5d.safetensors%n", &number, &of, &end) == 2 && end && !name[end];
+    return is ? of : 0;
+}
+
 /* A shard's name that is none of ours. */
 static int is_stale(const Shards *s, const char *name)
 {
-    int number = 0, of = 0, end = 0;
-    return sscanf(name, "model-%5d-of-%5d.safetensors%n", &number, &of, &end) == 2 && end && !name[end] &&
-           (s->shards < 2 || of != s->shards);
+    int of = shard_of(name);
+    return of && (s->shards < 2 || of != s->shards);
+}
+
+int is_weights_name(const char *name)
+{
+    return !strcmp(name, SAFETENSORS_SINGLE) || !strcmp(name, SAFETENSORS_INDEX) || shard_of(name);
 }
 
 /* ---- Which tensor goes where ----------------------------------------------------------------- */
@@ -142,10 +144,19 @@ static int write_index(const Shards *s)
     return status;
 }
 
-/* The temporary files, as far as there are any. */
-static void abandon(const Shards *s)
+static int single_path(char out[PATH_BYTES], const Shards *s)
+{
+    return path_join(out, s->directory, SAFETENSORS_SINGLE);
+}
+
+void shards_abandon(const Shards *s)
 {
     char path[PATH_BYTES], temporary[PATH_BYTES];
+    if (s->shards < 2) {
+        if (single_path(path, s) == 0 && file_temporary(temporary, path) == 0)
+            file_calls.unlink(temporary);
+        return;
+    }
     for (int i = 0; i <= s->shards; i++)
         if (path_of(path, s, i) == 0 && file_temporary(temporary, path) == 0)
             file_calls.unlink(temporary);
@@ -224,14 +235,14 @@ static int name_files(const Shards *s, int gone)
     return sync_names(s);
 }
 
-static int publish(const Shards *s)
+static int publish_shards(const Shards *s)
 {
     char single[PATH_BYTES], index[PATH_BYTES];
-    if (path_join(single, s->directory, SAFETENSORS_SINGLE) || path_of(index, s, s->shards))
+    if (single_path(single, s) || path_of(index, s, s->shards))
         return error_code();
     int gone = hide_old(s, single, index);
     if (gone < 0 || name_files(s, gone)) {
-        abandon(s); /* those that have their names are no longer temporary */
+        shards_abandon(s); /* those that have their names are no longer temporary */
         return error_code();
     }
     if (file_calls.unlink(single) != 0 && errno != ENOENT) /* it would be read before the index */
@@ -244,11 +255,10 @@ static int publish(const Shards *s)
 }
 
 /* The new file hides an index that was there. */
-static int write_single(const Shards *s)
+static int publish_single(const Shards *s)
 {
     char single[PATH_BYTES], index[PATH_BYTES];
-    if (path_join(single, s->directory, SAFETENSORS_SINGLE) ||
-        path_join(index, s->directory, SAFETENSORS_INDEX) || safetensors_write(single, s->items, s->count))
+    if (single_path(single, s) || path_join(index, s->directory, SAFETENSORS_INDEX) || file_publish(single))
         return error_code();
     if (is_there(index) && file_calls.unlink(index) != 0)
         return error_raise(ERROR_FILE, "%s: the index that was there cannot be removed: %s", s->shown,
@@ -261,38 +271,55 @@ static int write_single(const Shards *s)
 
 static int write_all(const Shards *s)
 {
-    int status = 0, i = 0;
+    char single[PATH_BYTES];
+    int status = 0;
     if (s->shards < 2)
-        return write_single(s);
-    for (; i < s->shards && !status; i++)
+        return single_path(single, s) ? error_code()
+                                      : safetensors_write_temporary(single, s->items, s->count, NULL);
+    for (int i = 0; i < s->shards && !status; i++)
         status = write_shard(s, i);
     if (!status)
         status = write_index(s);
-    if (!status)
-        return publish(s);
-    abandon(s);
+    if (status)
+        shards_abandon(s);
     return status;
+}
+
+int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most)
+{
+    *s = (Shards){.directory = directory, .items = items, .count = count};
+    path_label(s->shown, directory);
+    s->shard = host_alloc((size_t)count * sizeof *s->shard);
+    s->taken = s->shard ? host_alloc((size_t)count * sizeof *s->taken) : NULL;
+    int status = s->taken ? deal(s, most ? most : SAFETENSORS_SHARD) : error_code();
+    return status ? status : write_all(s);
+}
+
+int shards_publish(const Shards *s)
+{
+    return s->shards < 2 ? publish_single(s) : publish_shards(s);
+}
+
+void shards_free(Shards *s)
+{
+    Context *context = context_here();
+    if (s->taken)
+        host_free(context, s->taken, (size_t)s->count * sizeof *s->taken);
+    if (s->shard)
+        host_free(context, s->shard, (size_t)s->count * sizeof *s->shard);
 }
 
 int safetensors_write_shards(const char *directory, const SafetensorsItem *items, int count, uint64_t shard)
 {
-    Shards s = {.directory = directory, .items = items, .count = count};
+    Shards s;
     if (!directory || count < 0 || (count && !items))
         return error_raise(ERROR_ARGUMENT, "safetensors_write_shards: %s",
                            directory ? "there are no items" : "directory is NULL");
     if (error_code())
         return error_code();
-    path_label(s.shown, directory);
-    Context *context = context_here();
-    size_t indices = (size_t)count * sizeof *s.shard, taken = (size_t)count * sizeof *s.taken;
-    s.shard = host_alloc(indices);
-    s.taken = s.shard ? host_alloc(taken) : NULL;
-    int status = s.taken ? deal(&s, shard ? shard : SAFETENSORS_SHARD) : error_code();
+    int status = shards_write(&s, directory, items, count, shard);
     if (!status)
-        status = write_all(&s);
-    if (s.taken)
-        host_free(context, s.taken, taken);
-    if (s.shard)
-        host_free(context, s.shard, indices);
+        status = shards_publish(&s);
+    shards_free(&s);
     return status;
 }

@@ -13,8 +13,6 @@
 #define SAVED_RUN_STATE     "state.json"
 
 enum { SAVED_RUN_NAME = 48, SAVED_FILES = 2 }; /* of tensors: the model's, the optimizer's */
-/* The version of the order in which samples come: what it was when a run was saved must be what it is. */
-enum { DATA_ORDER = 1 };
 #define COUNT_MOST (INT64_MAX / 2) /* of steps, epochs, updates: a run counts on from them */
 
 /* ---- state.json (saved_run_state.c) --------------------------------------------------------- */

@@ -152,12 +152,31 @@ static ShapeText entry_shape(const SafetensorsEntry *entry)
     return text;
 }
 
-static int same_shape(const SafetensorsEntry *entry, Shape shape)
+/* From this dimension on. */
+static int same_shape(const SafetensorsEntry *entry, Shape shape, int from)
 {
     int same = entry->ndim == shape.ndim;
-    for (int i = 0; same && i < shape.ndim; i++)
+    for (int i = from; same && i < shape.ndim; i++)
         same = entry->dim[i] == shape.dim[i];
     return same;
+}
+
+/* The rows that the file lacks of a parameter that has one for each token; 0 where it is none of these. */
+static int64_t lacks_rows(const SafetensorsEntry *entry, Shape shape, int vocab)
+{
+    int grows = shape.ndim > 0 && entry->ndim == shape.ndim && entry->dim[0] > 0 && shape.dim[0] == vocab &&
+                entry->dim[0] < vocab && same_shape(entry, shape, 1);
+    return grows ? vocab - entry->dim[0] : 0;
+}
+
+/* Whether the parameter takes the rows that there are. All of them lack the same ones. */
+static int takes_rows(Loading *l, const SafetensorsEntry *entry, Shape shape)
+{
+    int64_t rows = lacks_rows(entry, shape, l->options->grow_vocab);
+    if (!rows || (l->report.new_rows && rows != l->report.new_rows))
+        return 0;
+    l->report.new_rows = (int)rows;
+    return 1;
 }
 
 static void check_parameters(Loading *l)
@@ -167,7 +186,8 @@ static void check_parameters(Loading *l)
         const SafetensorsEntry *entry = l->source[i];
         if (!entry)
             list_name(&l->missing, "%s", tensor_name(parameter));
-        else if (!same_shape(entry, tensor_shape(parameter)))
+        else if (!same_shape(entry, tensor_shape(parameter), 0) &&
+                 !takes_rows(l, entry, tensor_shape(parameter)))
             list_name(&l->shapes, "%s is %s, in the model %s", string_text(entry->name).text,
                       entry_shape(entry).text, shape_text(tensor_shape(parameter)).text);
         else if (entry->type > SAFETENSORS_BF16)
@@ -215,6 +235,10 @@ static void write_note(Loading *l)
         snprintf(r->note, sizeof r->note, "%d of %d parameters %s not in the file and keep%s: %.150s.",
                  r->missing, l->names.list.count, r->missing == 1 ? "is" : "are",
                  r->missing == 1 ? "s its value" : " their values", listed_names(&l->missing));
+    else if (r->new_rows)
+        snprintf(r->note, sizeof r->note,
+                 "The vocabulary grows from %d to %d tokens; the new rows are drawn as a new model's.",
+                 l->options->grow_vocab - r->new_rows, l->options->grow_vocab);
     else if (r->unexpected)
         snprintf(r->note, sizeof r->note, "%d tensor%s of the file %s not the model's: %.150s.",
                  r->unexpected, plural(r->unexpected), r->unexpected == 1 ? "is" : "are",

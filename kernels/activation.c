@@ -55,6 +55,26 @@ VEC_INLINE float activation_slope(Activation act, float x)
     return 1.0f;
 }
 
+/* Calls a loop with the activation as a constant; an activation that is missing here is a warning. */
+#define WITH_CONSTANT(act, loop, ...)                                                                        \
+    switch (act) {                                                                                           \
+    case ACT_NONE:                                                                                           \
+        loop(ACT_NONE, __VA_ARGS__);                                                                         \
+        break;                                                                                               \
+    case ACT_GELU:                                                                                           \
+        loop(ACT_GELU, __VA_ARGS__);                                                                         \
+        break;                                                                                               \
+    case ACT_GELU_TANH:                                                                                      \
+        loop(ACT_GELU_TANH, __VA_ARGS__);                                                                    \
+        break;                                                                                               \
+    case ACT_SILU:                                                                                           \
+        loop(ACT_SILU, __VA_ARGS__);                                                                         \
+        break;                                                                                               \
+    case ACT_RELU:                                                                                           \
+        loop(ACT_RELU, __VA_ARGS__);                                                                         \
+        break;                                                                                               \
+    }
+
 VEC_INLINE void activation_values(Activation act, int64_t n, const float *x, float *y)
 {
 #pragma omp simd
@@ -65,24 +85,12 @@ VEC_INLINE void activation_values(Activation act, int64_t n, const float *x, flo
 /* Single-threaded; y may equal x. The products' epilogues call it on what is still in cache. */
 static void activation_apply(Activation act, int64_t n, const float *x, float *y)
 {
-    switch (act) {
-    case ACT_GELU:
-        activation_values(ACT_GELU, n, x, y);
-        break;
-    case ACT_GELU_TANH:
-        activation_values(ACT_GELU_TANH, n, x, y);
-        break;
-    case ACT_SILU:
-        activation_values(ACT_SILU, n, x, y);
-        break;
-    case ACT_RELU:
-        activation_values(ACT_RELU, n, x, y);
-        break;
-    case ACT_NONE:
+    if (act == ACT_NONE) {
         if (x != y)
             memcpy(y, x, (size_t)n * sizeof *y);
-        break;
+        return;
     }
+    WITH_CONSTANT(act, activation_values, n, x, y)
 }
 
 static void activation_forward(Activation act, int64_t n, const float *x, float *y, int threads)
@@ -110,23 +118,7 @@ VEC_INLINE void activation_slopes(Activation act, int64_t n, const float *x, con
 static void activation_apply_slope(Activation act, int64_t n, const float *x, const float *dy, float beta,
                                    float *dx)
 {
-    switch (act) {
-    case ACT_GELU:
-        activation_slopes(ACT_GELU, n, x, dy, beta, dx);
-        break;
-    case ACT_GELU_TANH:
-        activation_slopes(ACT_GELU_TANH, n, x, dy, beta, dx);
-        break;
-    case ACT_SILU:
-        activation_slopes(ACT_SILU, n, x, dy, beta, dx);
-        break;
-    case ACT_RELU:
-        activation_slopes(ACT_RELU, n, x, dy, beta, dx);
-        break;
-    case ACT_NONE:
-        activation_slopes(ACT_NONE, n, x, dy, beta, dx);
-        break;
-    }
+    WITH_CONSTANT(act, activation_slopes, n, x, dy, beta, dx)
 }
 
 static void activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta,

@@ -1,8 +1,8 @@
 /* Attention over blocks of queries and keys. The products are small sgemm calls on blocks that stay in the
  * second-level cache, with the softmax between them: eager keeps every probability for backward, flash (Dao
  * et al., FlashAttention-2) keeps one log-sum-exp a row and computes them again, so that its memory grows
- * with T, not T^2. Eager may keep nothing: then a block's rows of probabilities are made twice, in the same
- * way. Part of cpu.c. */
+ * with T, not T^2. Eager may keep nothing: then a block's rows of probabilities are computed twice, in the
+ * same way. Part of cpu.c. */
 #include "kernels/kernels.h"
 #include "kernels/vecmath.h"
 
@@ -71,9 +71,9 @@ static int attention_key_end(const AttentionDims *d, int first, int count)
     return d->causal ? d->past + first + count : d->seq;
 }
 
-/* The query blocks of `heads` heads in a row, cut into parts of equal work: where part i begins. By the keys
- * they see, for under a causal mask a head's last block sees most. Ranges, not turns, so that a core keeps
- * its heads in cache. */
+/* Where part i begins when the query blocks of `heads` heads are cut into parts of equal work. Work is
+ * counted in keys that are seen: under a causal mask a head's last block sees the most. Parts are ranges, so
+ * that a core keeps its heads in cache. */
 static int64_t attention_bound(const AttentionDims *d, int block, int64_t heads, int parts, int i)
 {
     int64_t blocks = attention_blocks(d, block);
@@ -185,7 +185,7 @@ static void attention_softmax_row(const AttentionDims *d, const AttentionHead *h
     attention_row_zero(d->seq - n, s + n);
 }
 
-/* Of the queries [first, first + rows): probs (rows, T). */
+/* Computes the probabilities of the queries [first, first + rows): probs (rows, T). */
 static void attention_probabilities(const AttentionDims *d, const AttentionHead *head, int first, int rows,
                                     float *probs)
 {
@@ -242,8 +242,8 @@ static AttentionScratch attention_scratch(float *workspace, size_t scores, int b
 
 /* ---- flash forward --------------------------------------------------------------------------- */
 
-/* Scores of the keys [key, key + keys) become unnormalised probabilities relative to each row's new maximum,
- * and what the row had before is brought to that maximum. */
+/* Scores of the keys [key, key + keys) become unnormalised probabilities relative to each row's new maximum.
+ * What the row has summed before is rescaled to that maximum. */
 static void attention_online_rows(const AttentionDims *d, const AttentionHead *head,
                                   const AttentionScratch *w, int first, int rows, int key, int keys,
                                   float *out)

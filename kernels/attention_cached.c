@@ -10,11 +10,11 @@
 #include <omp.h>
 #include <string.h>
 
-/* Keys at a time: their values are fetched into the first-level cache while their scores are made, and it
- * holds some CACHED_FLOATS of both. Keys that are worth a thread. */
+/* CACHED_KEYS: keys at a time. Their values are fetched into the first-level cache while their scores are
+ * computed; it holds some CACHED_FLOATS of both. CACHED_LEAST: keys that are worth a thread. */
 enum { CACHED_KEYS = 64, CACHED_FLOATS = 4096, CACHED_LEAST = 256 };
 
-/* Of a kv head: keys, and values. */
+/* Where the rows of a kv head begin: keys (which = 0) or values (1). */
 static const float *cached_rows(const AttentionDims *d, const float *cache, int which, int64_t unit)
 {
     return cache + ((int64_t)which * attention_units(d) + unit) * d->capacity * d->head_dim;
@@ -39,7 +39,8 @@ static void attention_append(const AttentionDims *d, const float *k, const float
 
 /* ---- One token ------------------------------------------------------------------------------- */
 
-/* Parts that the keys of a head are cut into, at most: `past` grows, and the workspace must not. */
+/* The most parts that the keys of a head are cut into. `past` grows, and the workspace must not grow with it.
+ */
 static int cached_splits(const AttentionDims *d, int threads)
 {
     int64_t units = attention_units(d);
@@ -123,7 +124,7 @@ VEC_INLINE void cached_scores_of(const int size, CachedQueries *all, int keys, c
             all->scores[g][j] = attention_dot(size, all->q + g * size, k);
 }
 
-/* Rows are short: of a width that is known, the loops over them have no ends to look after. */
+/* Rows are short. Where their width is a constant, the loops over them need no remainder. */
 static VEC_FUSED void cached_scores(CachedQueries *all, int keys, int size, const float *k, const float *v)
 {
     if (size == 64)
@@ -199,7 +200,7 @@ static VEC_FUSED void cached_values(CachedQueries *all, int keys, int size, cons
         cached_values_of(size, all, keys, v, next);
 }
 
-/* Scores become weights relative to the largest so far, to which what there is already moves. */
+/* Scores become weights relative to the largest score so far. Earlier sums are rescaled to it. */
 static void cached_softmax(CachedQueries *all, int keys, int size, float scale)
 {
     for (int g = 0; g < all->count; g++) {

@@ -10,6 +10,7 @@
  *
  * A library serves only if its answer to a small product is right, and not if it is an OpenBLAS built for one
  * thread (Debian's libopenblas0-serial): that shares a buffer among whoever calls it. It is never closed. */
+#include "base/printable_.h"
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
 #include "kernels/team.h"
@@ -161,8 +162,9 @@ static void blas_note_path(Blas *found)
         snprintf(found->path, sizeof found->path, "%s", info.dli_fname);
 }
 
-/* Whether a file has all that its header speaks of: the loader reads a cut one as if it were whole, and dies.
- * Section headers come last. What is no such file is left to the loader, which says so. */
+/* Whether a shared object is whole: the loader maps a truncated one as if it were whole, and the process
+ * dies. Section headers come last, so the file must reach to their end. A file of another form is left to the
+ * loader, which refuses it. */
 static int blas_is_whole(const char *file)
 {
     ElfW(Ehdr) head;
@@ -177,10 +179,10 @@ static int blas_is_whole(const char *file)
            (uint64_t)head.e_shoff + (uint64_t)head.e_shnum * head.e_shentsize <= (uint64_t)status.st_size;
 }
 
-/* OpenBLAS maps a buffer a thread, and asks for ever when it gets none. */
+/* OpenBLAS maps a buffer for each thread, and tries for ever when it gets none. */
 enum { BLAS_ADDRESSES = 160 << 20 };
 
-/* Whether `ulimit -v` leaves addresses for the buffers of the threads that are usual. */
+/* Whether `ulimit -v` leaves addresses for the buffers of the usual number of threads. */
 static int blas_has_room(char *why, size_t size)
 {
     struct rlimit limit;
@@ -314,7 +316,7 @@ static void blas_find_any(void)
         blas_broken[0] ? " (" : "", blas_broken, blas_broken[0] ? ")" : "");
 }
 
-/* Only where nothing else is said. */
+/* Called where there is no other warning. */
 static void blas_warn_of_core(void)
 {
     const char *core = blas.openblas.core(), *better = openblas_better_core(core);
@@ -335,17 +337,6 @@ static void blas_warn_of_core(void)
                  core, better);
 }
 
-/* Names from the environment and words of the loader may hold what a terminal obeys: C0, DEL, and C1 as UTF-8
- * writes it. */
-static void blas_make_printable(char *text)
-{
-    for (unsigned char *c = (unsigned char *)text; *c; c++)
-        if (*c < ' ' || *c == 0x7f || (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0))
-            *c = '?';
-        else if (*c >= 0x80 && *c < 0xa0 && c > (unsigned char *)text && c[-1] == '?')
-            *c = '?'; /* the second of two */
-}
-
 static void blas_find(void)
 {
     const char *named = getenv("BRIM_BLAS");
@@ -355,9 +346,10 @@ static void blas_find(void)
         blas_find_any();
     if (blas.sgemm && blas.kind == BLAS_OPENBLAS && !blas.warning[0])
         blas_warn_of_core();
-    blas_make_printable(blas.warning);
-    blas_make_printable(blas.error);
-    blas_make_printable(blas.path);
+    /* They hold names from the environment and words of the loader. */
+    make_printable(blas.warning);
+    make_printable(blas.error);
+    make_printable(blas.path);
 }
 
 BlasSgemm *blas_sgemm(void)

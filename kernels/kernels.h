@@ -10,6 +10,11 @@
  * elements. Results depend on `threads` but never on scheduling: work and partial sums are partitioned
  * statically. Functions that return int64_t return -1 for success, else the index of the first bad element (a
  * label or id out of range); nothing is written out of bounds then.
+ *
+ * OpenMP in kernels: gcc's parallel regions run on team.c, which has `parallel` and `parallel for
+ * schedule(static)` with num_threads, `barrier`, and the queries of the thread's number and count.
+ * `schedule(dynamic)`, `critical`, `single`, `task`, `sections` and `ordered` do not exist there: they
+ * compile and fail to link. Reductions are written by hand, over fixed partitions.
  */
 #ifndef BRIM_KERNELS_H
 #define BRIM_KERNELS_H
@@ -145,7 +150,7 @@ typedef struct Kernels {
     void (*rope)(const RopeDims *d, const float *x, float beta, float *y, int threads);
 
     /* eager keeps probs (B,H,T,T) for backward. Masked entries of probs are 0. With probs NULL in both,
-     * forward keeps nothing and backward makes them again, bit for bit. */
+     * forward keeps nothing and backward recomputes them, bit for bit. */
     void (*attention_eager_forward)(const AttentionDims *d, const float *q, const float *k, const float *v,
                                     float *out, float *probs, float *workspace, int threads);
     /* dq, dk, dv are overwritten. dout and out are (B,T,H*D) with ldo. */
@@ -228,10 +233,10 @@ typedef struct Kernels {
 const Kernels *kernels_cpu(const char *name);
 const Kernels *kernels_reference(void);
 
-/* Products. kernels_blas_start finds the BLAS library (blas.c says which), moves it to fast kernels where it
- * would not itself, warms its buffers and the thread pool; call once before timing (idempotent, thread-safe).
- * Returns 0; -1 when BRIM_BLAS names what cannot be used, as kernels_blas_error says: products are then
- * brim's own. Nothing else here starts a library but the first product and the functions below. */
+/* Products. kernels_blas_start finds the BLAS library (blas.c says which), switches it to fast kernels where
+ * it does not choose them itself, warms its buffers and the thread pool; call once before timing (idempotent,
+ * thread-safe). Returns 0; -1 when BRIM_BLAS names what cannot be used, as kernels_blas_error says: products
+ * are then brim's own. Nothing else here starts a library but the first product and the functions below. */
 int kernels_blas_start(int threads);
 /* What serves products: "OpenBLAS 0.3.21 SkylakeX", "brim's own products"; and its file, NULL = none. */
 const char *kernels_blas_name(void);

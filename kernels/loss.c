@@ -24,13 +24,13 @@ VEC_INLINE int32_t cross_entropy_order(int32_t bits)
 
 static float cross_entropy_block_max(int64_t n, const float *x)
 {
-    int32_t top = cross_entropy_order((int32_t)vec_to_bits(-FLT_MAX));
+    int32_t top = cross_entropy_order((int32_t)float_to_bits(-FLT_MAX));
 #pragma omp simd reduction(max : top)
     for (int64_t j = 0; j < n; j++) {
-        int32_t order = cross_entropy_order((int32_t)vec_to_bits(x[j]));
+        int32_t order = cross_entropy_order((int32_t)float_to_bits(x[j]));
         top = order > top ? order : top;
     }
-    return vec_from_bits((uint32_t)cross_entropy_order(top));
+    return float_from_bits((uint32_t)cross_entropy_order(top));
 }
 
 static float cross_entropy_block_sum(int64_t n, const float *x, float top)

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/bits_.h"
+
 /* Opens a function that has to give the same bits on every instruction set: no product in it may fuse with
  * the sum that follows. gcc ignores the pragma, but never fuses under -std=c11 (the Makefile's), where only
  * vec_fma does. */
@@ -26,20 +28,6 @@
 #endif
 
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
-
-VEC_INLINE float vec_from_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-VEC_INLINE uint32_t vec_to_bits(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
 
 /* a b + c, fused where the processor does that at full speed: gcc -std=c11 never fuses by itself. */
 VEC_INLINE float vec_fma(float a, float b, float c)
@@ -66,7 +54,7 @@ VEC_INLINE float vec_exp_parts(float x, float *power)
     q = vec_fma(q, r, 0x1.56e4dcp-5f);
     q = vec_fma(q, r, 0x1.5542d8p-3f);
     q = vec_fma(q, r, 0x1.00004ep-1f);
-    *power = vec_from_bits((vec_to_bits(t) - 0x4b400000u + 127u) << 23);
+    *power = float_from_bits((float_to_bits(t) - 0x4b400000u + 127u) << 23);
     return vec_fma(q, r * r, r);
 }
 
@@ -107,11 +95,11 @@ VEC_INLINE float vec_erf(float x)
 VEC_INLINE float vec_log(float x)
 {
     VEC_STRICT
-    uint32_t bits = vec_to_bits(x);
+    uint32_t bits = float_to_bits(x);
     /* x = 2^n m with m in [sqrt(1/2), sqrt(2)) */
     uint32_t shifted = bits - 0x3f3504f3u;
     float n = (float)((int32_t)shifted >> 23);
-    float f = vec_from_bits((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+    float f = float_from_bits((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
     float z = f * f;
     float q = -0x1.391deap-4f;
     q = q * f + 0x1.05b182p-3f;

@@ -1,11 +1,11 @@
-/* Hints, and following them. An event that no kind has here is passed over: the hints go on with the next
- * event that fits, so that something unplanned in the middle of a step costs the rest of it nothing.
- */
+/* Hints, and following them. An event that no kind has at this point is skipped, and the ledger resumes with
+ * the next event that fits. So an unplanned allocation in the middle of a step does not disturb the rest of
+ * it. */
 #include "hints_.h"
 
 #include "memtrack_.h"
 
-/* Kinds with the same events are one here. */
+/* Kinds with the same events are one kind in hints. */
 static bool counts(const MemTrace *trace, size_t k)
 {
     return trace->kinds[k].first == k;

@@ -1,6 +1,5 @@
-/* Hints: for each kind of segment of a trace its events, and where each allocation goes. A ledger that
- * follows them knows its place in the tree that kinds with a common beginning form.
- */
+/* Hints: for each kind of segment its events, and where each allocation goes. Kinds with a common beginning
+ * form a tree; a ledger that follows hints knows where in that tree it is. */
 #ifndef BRIM_MEMTRACK_HINTS_H
 #define BRIM_MEMTRACK_HINTS_H
 
@@ -18,7 +17,7 @@ struct MemHints {
     const char *packer;
     uint64_t top; /* where the highest ends */
     uint32_t kind_count;
-    uint32_t *shared; /* [a * kind_count + b]: with how many equal events both begin */
+    uint32_t *shared; /* [a * kind_count + b]: how many events both have in common at the beginning */
     MemHintKind kinds[];
 };
 
@@ -28,11 +27,11 @@ typedef struct MemFollow {
     uint32_t kind, event, alloc;
 } MemFollow;
 
-/* Hints of a trace whose packed offsets come kind after kind; NULL without memory. */
+/* Hints of a trace; `offsets` are those of its allocations, one kind after the other. NULL without memory. */
 MemHints *memtrack_hints_create_(const MemTrace *trace, const uint64_t *offsets, uint64_t top,
                                  const char *packer);
 
-/* True when this event is the next one of a kind that began like this segment. Then `pass` after it. */
+/* True when this event is the next one of a kind that began like this segment. Call `pass` afterwards. */
 bool memtrack_follow_meets_(MemFollow *follow, uint64_t digest);
 uint64_t memtrack_follow_offset_(const MemFollow *follow); /* of the allocation met */
 void memtrack_follow_pass_(MemFollow *follow, bool is_alloc);

@@ -1,13 +1,12 @@
 /* What is to be packed. Kinds that begin alike share the items of that beginning, so that a ledger need not
- * know which of them it is in. What lives at the highest moment and outlives its segment (parameters,
- * optimizer states) lies at the bottom, in the order it is made; the rest goes above.
- */
+ * know which of them it is in. Residents that live at the highest moment (parameters, optimizer states) lie
+ * at the bottom, in the order of allocation; everything else goes above. */
 #include <string.h>
 
 #include "memtrack_.h"
 #include "pack_.h"
 
-/* With how many equal events both begin. */
+/* How many events both have in common at the beginning. */
 static uint32_t shared_events(const MemTraceKind *a, const MemTraceKind *b)
 {
     size_t most = a->event_count < b->event_count ? a->event_count : b->event_count, i = 0;
@@ -16,7 +15,7 @@ static uint32_t shared_events(const MemTraceKind *a, const MemTraceKind *b)
     return (uint32_t)i;
 }
 
-/* The kind before k that begins most like it, and how many allocations they share. */
+/* Of the kinds before k the one with the longest common beginning, and how many allocations that has. */
 static uint32_t shared_allocs(const MemTrace *trace, size_t k, size_t *like)
 {
     const MemTraceKind *kind = &trace->kinds[k];
@@ -55,7 +54,8 @@ static MemItem *item_of_resident(const MemItems *items, size_t resident)
     return &items->items[items->item_of[items->start[r.kind] + r.index]];
 }
 
-/* Each item gets as much room for spans as it can have: one a kind it is made in, one a kind it lives in. */
+/* Each item gets room for all spans that it can have: one for each kind that makes it, one for each kind that
+ * it lives in. */
 static void room_for_spans(MemItems *items)
 {
     const MemTrace *trace = items->trace;
@@ -99,7 +99,7 @@ static void fill_spans(MemItems *items)
 
 /* ---- How high, and what is at the bottom ----------------------------------------------------- */
 
-/* The moments of all items summed up; returns the highest. */
+/* Sums up the bytes of all items that live at each moment. Returns the moment with the most. */
 static uint32_t fill_live(MemItems *items)
 {
     uint32_t moments = items->start[items->trace->kind_count], highest = 0;
@@ -122,7 +122,7 @@ static uint32_t fill_live(MemItems *items)
     return highest;
 }
 
-/* It lives then, and wherever it lives, to the end of the segment. */
+/* The item lives at the highest moment, and in every kind to the end of the segment. */
 static bool belongs_to_bottom(const MemItems *items, const MemItem *item, uint32_t highest)
 {
     bool lives = false;
@@ -156,7 +156,7 @@ static void lay_bottom(MemItems *items, uint32_t highest)
                 items->base[t] = items->base[t - 1];
 }
 
-/* A kind is loose when what it has above the bottom is never near the most there is. */
+/* A kind is loose when what it has above the bottom never exceeds three quarters of the most there is. */
 static void find_loose(MemItems *items)
 {
     uint64_t near = items->bottom + (items->floor - items->bottom) / 4 * 3;
@@ -167,7 +167,7 @@ static void find_loose(MemItems *items)
     }
 }
 
-/* The largest of live at moments [from, to), by the largest of each block where a whole block is in it. */
+/* The most live bytes at moments [from, to). Where a whole block of moments is in it, `most` knows. */
 static uint64_t most_live(const MemItems *items, uint32_t from, uint32_t to)
 {
     uint64_t most = 0;

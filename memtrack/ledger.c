@@ -28,7 +28,7 @@ static uint64_t op_hash(MemTracker *tracker)
 }
 
 /* An event as one number, but for its offset: the same in a plan and its run. The op goes in by its text and
- * the place by its name, not by address or number. */
+ * the module path by its name, not by address or number. */
 static uint64_t digest_of(MemTracker *tracker, MemEventKind kind, const MemBlock *block, MemComponent from)
 {
     uint64_t tags = 1 + (uint64_t)kind + 8 * (uint64_t)block->component + 512 * (uint64_t)from +
@@ -61,9 +61,9 @@ static void record(MemLedger *ledger, MemEventKind kind, const MemBlock *block, 
                                    .live = stats->live});
 }
 
-/* The composition at the peak, by place. Copying it at every new peak would make the first climb quadratic,
- * so rows are copied when the peak is left, and only those that changed since. Every row off the list has
- * peak == live. */
+/* The composition at the peak, by module path. Copying it at every new peak would make the first climb
+ * quadratic, so rows are copied when the peak is left, and only those that changed since. Every row off the
+ * list has peak == live. */
 static void snapshot(MemLedger *ledger)
 {
     if (!ledger->snapshot_pending)
@@ -154,7 +154,7 @@ static int fit_by_hints(const MemLedger *ledger, const MemBlock *block, bool met
     return 0;
 }
 
-/* Finds a place for the block; -1 when there is none within the capacity. `extent` is the sum of both arenas'
+/* Finds a range for the block; -1 when there is none within the capacity. `extent` is the sum of both arenas'
  * then. */
 static int fit_block(const MemLedger *ledger, const MemBlock *block, bool met, MemFit *fit, uint64_t *extent)
 {
@@ -286,7 +286,7 @@ const char *memtrack_ledger_name(const MemLedger *ledger)
     return ledger->name;
 }
 
-int memtrack_ledger_fit_places_(MemLedger *ledger, size_t path_count)
+int memtrack_ledger_fit_paths_(MemLedger *ledger, size_t path_count)
 {
     size_t before = ledger->row_capacity;
     void *rows = ledger->rows;
@@ -306,7 +306,7 @@ MemLedger *memtrack_ledger_create(MemTracker *tracker, const MemLedgerOptions *o
     ledger->capacity = options->capacity;
     ledger->first_changed = -1;
     ledger->name = memtrack_host_strdup(tracker, options->name ? options->name : "");
-    if (!ledger->name || memtrack_ledger_fit_places_(ledger, tracker->path_count) ||
+    if (!ledger->name || memtrack_ledger_fit_paths_(ledger, tracker->path_count) ||
         memtrack_backing_create_(&ledger->backing, options->mode, options->capacity, options->beside)) {
         memtrack_ledger_destroy_(ledger);
         return NULL;

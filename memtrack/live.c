@@ -1,7 +1,6 @@
-/* Which blocks live, and which lived at the peak, while a trace runs. A new peak is noted by its number
- * alone, so that a long climb costs nothing: blocks that die after it are kept apart until the next, and a
- * re-tag after it keeps what the block was.
- */
+/* Which blocks live, and which lived at the peak, while a trace runs. A new peak only gets a number, so that
+ * a long climb costs nothing. Blocks that are freed after a peak are kept apart until the next one; a block
+ * that is re-tagged after it remembers its component at the peak. */
 #include <string.h>
 
 #include "memtrack_.h"

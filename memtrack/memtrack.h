@@ -1,8 +1,8 @@
 /* memtrack: every byte, and what it is for.
  *
  * All memory passes through here. An allocation names its component; the tracker stamps it with the current
- * place, phase, op and step. A ledger keeps live and peak bytes by component, the composition at the peak,
- * and an event log.
+ * module path, phase, op and step. A ledger keeps live and peak bytes by component, the composition at the
+ * peak, and an event log.
  *
  * A ledger hands out *offsets* from a deterministic allocator. The same sequence of calls yields the same
  * offsets and the same needs_bytes whether there is data behind them or not, so a dry run (MEMTRACK_META)
@@ -94,7 +94,7 @@ typedef enum MemMode {
                      * for, so that sanitizers see its edges: use `requested` bytes of data, not `bytes` */
 } MemMode;
 
-typedef struct MemTracker MemTracker; /* places, phase, step, op, the host ledger; owns its ledgers */
+typedef struct MemTracker MemTracker; /* module path, phase, step, op, host memory; owns its ledgers */
 typedef struct MemLedger MemLedger;   /* the books of one device */
 typedef struct MemHints MemHints;     /* where each allocation of a planned run goes */
 
@@ -113,8 +113,8 @@ typedef struct MemBlock {
                       * down to 64 */
     uint64_t bytes;  /* rounded up; 0 means "no block" */
     uint64_t requested; /* as asked */
-    uint64_t serial;    /* the how-manieth allocation of its ledger, from 1: the same in a plan and its run */
-    int32_t path;       /* where it was allocated: its free and re-tags are charged there */
+    uint64_t serial;    /* number of the allocation in its ledger, from 1; equal in a plan and its run */
+    int32_t path;       /* module path of its allocation; its free and re-tags are charged to it */
     MemComponent component;
     MemEnd end; /* by its component and size when it was made, LOW in a ledger that follows hints; re-tags do
                  * not move it */
@@ -128,7 +128,7 @@ typedef struct MemEvent {
     MemEventKind kind;
     MemComponent component; /* after the event */
     MemComponent from;      /* RETAG: before the event; otherwise == component */
-    MemWhere where;         /* FREE, RETAG: phase, step and op of now, place of the allocation */
+    MemWhere where;         /* FREE, RETAG: phase, step and op of the event, module path of the allocation */
     uint64_t serial, offset, bytes, requested; /* the block's */
     MemEnd end;                                /* the block's */
     uint64_t live;                             /* the ledger's live bytes after the event */
@@ -148,7 +148,8 @@ typedef struct MemStats {
     uint64_t step_at_peak[MEM_COMPONENT_COUNT];
     MemWhere own_peak_at[MEM_COMPONENT_COUNT];
     uint64_t allocations, frees, retags; /* counts since creation */
-    uint64_t event_hash; /* of all events so far, in order: kind, size, offset, component, place, phase, op */
+    uint64_t event_hash; /* of all events so far, in order: kind, size, offset, component, module path, phase,
+                            op */
     uint64_t step_hash;  /* the same since the last memtrack_step_set: equal steps have equal hashes */
 } MemStats;
 
@@ -157,7 +158,7 @@ typedef struct MemLedgerOptions {
     MemMode mode;
     uint64_t capacity; /* RESERVED: bytes to reserve and touch; required. Others: a hard limit on needs, 0 =
                           none */
-    uint64_t beside;   /* RESERVED: bytes that must be free beyond it, for what else the process will take */
+    uint64_t beside;   /* RESERVED: bytes that must be free besides, for the rest of the process */
 } MemLedgerOptions;
 
 /* Out of range: "unknown". */
@@ -174,16 +175,18 @@ BRIM_API MemTracker *memtrack_create(void);
  */
 BRIM_API void memtrack_destroy(MemTracker *tracker);
 
-/* Place: a stack of names joined by dots ("layers.3.attn"); 0 is the root, named "". Ids are given in order
- * of first use and stay valid for the tracker's life. push returns the id, or -1 when the host has no memory
- * (nothing is pushed then). pop returns to what was current before the matching push. An empty or NULL name
- * stays where it is (and wants its pop). Names may be of any length; equal joined names are one place. */
+/* Module path: a stack of names joined by dots ("layers.3.attn"); 0 is the root, named "". Ids are given in
+ * order of first use and stay valid for the tracker's life. push returns the id, or -1 when the host has no
+ * memory (nothing is pushed then). pop returns to the path before the matching push. An empty or NULL name
+ * leaves the path as it is (and still needs its pop). Names may be of any length; equal joined names are one
+ * path. */
 BRIM_API int memtrack_path_push(MemTracker *tracker, const char *name);
 BRIM_API void memtrack_path_pop(MemTracker *tracker);
-BRIM_API int memtrack_path(const MemTracker *tracker);
-/* Makes an existing place current (backward charges the module that ran forward); returns the one before.
- * An unknown place changes nothing. */
+BRIM_API int memtrack_path(const MemTracker *tracker); /* that is current */
+/* Makes an existing path current (backward charges the module that ran forward). Returns the path before. An
+ * unknown path changes nothing. */
 BRIM_API int memtrack_path_set(MemTracker *tracker, int path);
+/* The joined names of a path, and how many paths there are: ids are 0 to count - 1. */
 BRIM_API const char *memtrack_path_name(const MemTracker *tracker, int path);
 BRIM_API int memtrack_path_count(const MemTracker *tracker);
 
@@ -194,8 +197,8 @@ BRIM_API int64_t memtrack_step_set(MemTracker *tracker, int64_t step);
 BRIM_API int64_t memtrack_step(const MemTracker *tracker);
 BRIM_API const char *memtrack_op_set(MemTracker *tracker, const char *op);
 
-/* Called whenever an op begins (memtrack_op_set with a name), so that what goes on can be shown while it goes
- * on. It may read the books; it must not change them. One a tracker; NULL ends it. */
+/* Called whenever an op begins (memtrack_op_set with a name), so that progress can be shown. It may read the
+ * books; it must not change them. One a tracker; NULL ends it. */
 typedef void (*MemWatch)(void *user);
 BRIM_API void memtrack_watch(MemTracker *tracker, MemWatch watch, void *user);
 
@@ -205,6 +208,7 @@ BRIM_API void memtrack_watch(MemTracker *tracker, MemWatch watch, void *user);
  * now or while it is touched. Processes of one machine reserve in turns, so that what one has found free is
  * not taken by another before it is touched. Owned by the tracker. */
 BRIM_API MemLedger *memtrack_ledger_create(MemTracker *tracker, const MemLedgerOptions *options);
+/* What it was created with. */
 BRIM_API MemTracker *memtrack_ledger_tracker(const MemLedger *ledger);
 BRIM_API MemMode memtrack_ledger_mode(const MemLedger *ledger);
 BRIM_API const char *memtrack_ledger_name(const MemLedger *ledger);
@@ -221,7 +225,7 @@ BRIM_API void memtrack_retag(MemLedger *ledger, MemBlock *block, MemComponent co
 
 /* The ledger's own books, always up to date; valid as long as the ledger. */
 BRIM_API const MemStats *memtrack_stats(const MemLedger *ledger);
-/* Bytes by place at the ledger's peak: fills by[MEM_COMPONENT_COUNT] for one place; 0 where nothing lived. */
+/* Bytes of one module path at the ledger's peak, by component; 0 where nothing was live. */
 BRIM_API void memtrack_peak_by_path(const MemLedger *ledger, int path, uint64_t by[MEM_COMPONENT_COUNT]);
 /* Starts a new peak measurement from what is live now (needs is kept). */
 BRIM_API void memtrack_peak_reset(MemLedger *ledger);
@@ -231,8 +235,9 @@ BRIM_API void memtrack_peak_reset(MemLedger *ledger);
  * it traces a dry run, packs the trace, and has the run, and a second dry run, follow the hints. */
 
 /* Records what is allocated and freed from here on, by segments (memtrack_step_set ends one), and where each
- * live block was made. Before the ledger's first allocation. Returns 0, or -1 without memory or too late.
- * Host memory of the process, not of the tracker: a plan's books are then those of its run. */
+ * live block was made. Call it before the ledger's first allocation. Returns 0, or -1 without memory or when
+ * it is too late. The trace is host memory of the process, not of the tracker, so that a plan and its run
+ * have the same books. */
 BRIM_API int memtrack_trace_start(MemLedger *ledger);
 
 /* An allocation that is live at the ledger's peak. */
@@ -245,19 +250,19 @@ typedef struct MemPeakBlock {
  */
 BRIM_API size_t memtrack_peak_blocks(const MemLedger *ledger, MemPeakBlock *out, size_t room);
 
-/* Ends the running segment and packs what was traced. *hints is NULL when nothing better was found than what
- * the ledger did by itself: its needs are within 0.1 % of its peak, there is no trace, or it has more than 64
- * kinds of segments or 262,144 allocations in them. Returns 0, or -1 without memory. Deterministic: the same
- * trace, the same hints. */
+/* Ends the running segment and packs what was traced. *hints is NULL when packing finds nothing better than
+ * the ledger did online. That is so when its needs are within 0.1 % of its peak, when there is no trace, and
+ * when the trace has more than 64 kinds of segments or 262,144 allocations. Returns 0, or -1 without memory.
+ * Deterministic: the same trace, the same hints. */
 BRIM_API int memtrack_pack(MemLedger *ledger, MemHints **hints);
 BRIM_API void memtrack_hints_free(MemHints *hints); /* NULL is fine */
 /* "by size": how they were found; "online" for NULL. */
 BRIM_API const char *memtrack_hints_packer(const MemHints *hints);
 
 /* From here on blocks go where the hints say, in one arena counted from the low end. An event that was not
- * planned, or whose place is not free, takes a free range; those after it are placed by hints again. Before
- * the ledger's first allocation: returns 0, or -1 when it is too late. The hints outlive the ledger; several
- * ledgers may follow the same. NULL: as without. */
+ * planned, or whose range is taken, gets a free range; later events follow the hints again. Call it before
+ * the ledger's first allocation: returns 0, or -1 when it is too late. The hints must outlive the ledger;
+ * several ledgers may follow the same hints. NULL: no hints. */
 BRIM_API int memtrack_ledger_follow(MemLedger *ledger, const MemHints *hints);
 
 /* ---- Event log ------------------------------------------------------------------------------- */
@@ -267,9 +272,9 @@ BRIM_API int memtrack_ledger_follow(MemLedger *ledger, const MemHints *hints);
 typedef void (*MemLogSink)(void *user, const MemEvent *events, size_t count);
 
 /* Keeps the last `capacity` events in memory; with a sink, hands over every event in batches and loses none.
- * capacity 0 means 4096. Returns 0, or -1 without memory (a log already running goes on then). Starting again
- * restarts with an empty log. After a stop without a sink the events stay readable, until the next start or
- * the end. */
+ * capacity 0 means 4096. Returns 0, or -1 without memory (a log that already runs continues). A second start
+ * begins with an empty log. After a stop without a sink the events stay readable, until the next start or the
+ * end. */
 BRIM_API int memtrack_log_start(MemLedger *ledger, size_t capacity, MemLogSink sink, void *user);
 BRIM_API void memtrack_log_stop(MemLedger *ledger);
 /* Events kept, oldest first: count, and the i-th (NULL beyond). `lost` counts those overwritten (0 with a
@@ -282,13 +287,14 @@ BRIM_API uint64_t memtrack_log_lost(const MemLedger *ledger);
  * --------------------------------------------------------------------------------------------- Headers,
  * tapes, datasets, tokenizers: small, of another ledger, outside peak and plan. The caller keeps the size.
  * All return NULL without memory; 0 bytes is a valid request. The tracker may be NULL: then only the process
- * totals are kept. A tracker's own books (itself, places, ledgers, logs) are in its totals too. */
+ * totals are kept. A tracker's own books (itself, paths, ledgers, logs) are in its totals too. */
 BRIM_API void *memtrack_host_alloc(MemTracker *tracker, size_t bytes);  /* indeterminate contents */
 BRIM_API void *memtrack_host_calloc(MemTracker *tracker, size_t bytes); /* zeroed */
 /* On failure the old block stays valid. old may be NULL with old_bytes 0. */
 BRIM_API void *memtrack_host_realloc(MemTracker *tracker, void *old, size_t old_bytes, size_t bytes);
 BRIM_API void memtrack_host_free(MemTracker *tracker, void *block, size_t bytes); /* NULL is fine */
 BRIM_API char *memtrack_host_strdup(MemTracker *tracker, const char *text);       /* free with strlen + 1 */
+/* Host memory of this tracker now, and at its highest. */
 BRIM_API uint64_t memtrack_host_live(const MemTracker *tracker);
 BRIM_API uint64_t memtrack_host_peak(const MemTracker *tracker);
 

@@ -1,7 +1,6 @@
 /* What memtrack's files share with each other and with nobody else. Lower files know nothing of higher ones:
- * host and process <- offsets, backing <- log, trace, hints <- ledger <- tracker and places; packing reads
- * traces and makes hints.
- */
+ * host and process <- offsets, backing <- log, trace, hints <- ledger <- tracker and paths; packing reads
+ * traces and makes hints. */
 #ifndef BRIM_MEMTRACK_INTERNAL_H
 #define BRIM_MEMTRACK_INTERNAL_H
 
@@ -32,7 +31,7 @@ typedef struct MemLog {
     void *user;
 } MemLog;
 
-/* The books of one place. `peak` is brought up to date lazily, see snapshot in ledger.c. */
+/* The books of one module path. `peak` is brought up to date lazily, see snapshot in ledger.c. */
 typedef struct MemRow {
     uint64_t live[MEM_COMPONENT_COUNT];
     uint64_t peak[MEM_COMPONENT_COUNT];
@@ -51,7 +50,7 @@ struct MemLedger {
     MemLog log;
     MemTrace *trace;  /* NULL when nothing is traced */
     MemFollow follow; /* follow.hints NULL: two arenas, online */
-    MemRow *rows;     /* by place; never fewer than the tracker has places */
+    MemRow *rows;     /* by module path; never fewer than the tracker has */
     size_t row_capacity;
     int first_changed;     /* -1 = none */
     bool snapshot_pending; /* the peak is the present state, not yet copied into the rows */
@@ -60,14 +59,14 @@ struct MemLedger {
 typedef struct MemPath {
     char *name;
     size_t length;
-    uint64_t hash; /* of the name: equal in a plan and its run, whatever other places either has seen */
+    uint64_t hash; /* of the name: equal in a plan and its run, whatever other paths either has seen */
 } MemPath;
 
 struct MemTracker {
     MemLedger *ledgers;
     MemPath *paths;
     size_t path_count, path_capacity;
-    int *slots; /* hash of places by name, open addressing; -1 = empty */
+    int *slots; /* hash of paths by name, open addressing; -1 = empty */
     size_t slot_count;
     int *stack; /* what was current before each push */
     size_t depth, stack_capacity;
@@ -116,12 +115,12 @@ void memtrack_log_destroy_(MemLedger *ledger);
 
 /* ledger.c */
 void memtrack_ledger_destroy_(MemLedger *ledger);
-int memtrack_ledger_fit_places_(MemLedger *ledger, size_t path_count);
+int memtrack_ledger_fit_paths_(MemLedger *ledger, size_t path_count);
 
-/* places.c */
+/* paths.c */
 #define MEMTRACK_HASH_SEED 0xcbf29ce484222325u
 uint64_t memtrack_hash_text_(uint64_t hash, const char *text, size_t length);
-int memtrack_places_create_(MemTracker *tracker);
-void memtrack_places_destroy_(MemTracker *tracker);
+int memtrack_paths_create_(MemTracker *tracker);
+void memtrack_paths_destroy_(MemTracker *tracker);
 
 #endif

@@ -1,7 +1,6 @@
 /* The deterministic offset allocator. An arena is one end of a reservation: offsets count from that end, and
  * what it decides depends on its own history only, never on the capacity, the other end or addresses. So a
- * dry run and a real run place alike, and a run with more room places as one with just enough.
- */
+ * dry run and a real run place blocks alike, and so does a run with more room than it needs. */
 #ifndef BRIM_MEMTRACK_OFFSETS_H
 #define BRIM_MEMTRACK_OFFSETS_H
 

@@ -1,18 +1,18 @@
-/* Packing: several orders in which to place items, each at the lowest offset that is free while it lives, and
- * the best result of all. Work is counted, not timed, so the result depends on the trace alone.
- */
+/* Packing: items are placed in several orders, each item at the lowest offset that is free while it lives.
+ * The best result counts. Work is counted, not timed, so the result depends on the trace alone. pack_.h
+ * defines the words; docs/packing.md draws an example. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "memtrack_.h"
 #include "pack_.h"
 
-/* Entries looked at, in all; some milliseconds. */
+/* The work that one trace may cost, in entries looked at: some milliseconds. */
 #define WORK 8000000
-/* How often one order is changed. */
+/* How often lift changes one order. */
 #define ROUNDS 40
 
-/* What is placed already, by kind and offset. */
+/* A placed item, in the list of one kind. Lists are sorted by offset. */
 typedef struct Entry {
     uint64_t offset, end;
     uint32_t from, to;
@@ -26,12 +26,13 @@ typedef struct Rank {
 typedef struct Packing {
     MemItems items;
     Entry *entries;
-    uint32_t list[MEM_TRACE_KINDS], count[MEM_TRACE_KINDS]; /* a kind's entries begin there; so many are */
+    uint32_t list[MEM_TRACE_KINDS],
+        count[MEM_TRACE_KINDS]; /* where a kind's entries begin, and how many there are */
     Rank *order;
     uint64_t *offsets, *best;       /* by item */
-    uint64_t height;                /* of the best; needs before there is one */
-    uint32_t to_place, ranked;      /* in `order`: all; those whose order is the packer's */
-    uint32_t full[MEM_TRACE_KINDS]; /* a list that long is cleared of what is dead */
+    uint64_t height;                /* of the best placement; the online needs until there is one */
+    uint32_t to_place, ranked;      /* in `order`: all items; the hard ones, which the packer orders */
+    uint32_t full[MEM_TRACE_KINDS]; /* at this length a list is cleared of dead entries */
     uint64_t work;
     const char *packer; /* of the best; NULL = none */
     uint64_t target;    /* good enough */
@@ -40,7 +41,8 @@ typedef struct Packing {
 
 /* ---- Placing --------------------------------------------------------------------------------- */
 
-/* The lowest offset that is free in all spans of the item; false when that is not below the best height. */
+/* Finds the lowest offset that is free in all spans of the item. False when the item would end above the best
+ * height so far. */
 static bool lowest(Packing *p, const MemItem *item, uint64_t *offset)
 {
     uint32_t at[2 * MEM_TRACE_KINDS]; /* how far each span's list has been looked through */
@@ -87,7 +89,7 @@ static void enter(Packing *p, const MemItem *item, uint64_t offset)
     }
 }
 
-/* Forgets what died before this span, once it is most of the list. */
+/* Clears a list of what died before this span, once the list is long enough. */
 static void forget_dead(Packing *p, MemSpan span)
 {
     Entry *list = p->entries + p->list[span.kind];
@@ -102,7 +104,7 @@ static void forget_dead(Packing *p, MemSpan span)
     p->full[span.kind] = 2 * kept + 32;
 }
 
-/* Places all in order; the new height, or 0 when it is no better or the work is done. */
+/* Places all items in order. Returns the new height; 0 when it is no better, or the work is used up. */
 static uint64_t place_all(Packing *p)
 {
     uint64_t height = p->items.bottom;
@@ -136,8 +138,8 @@ static uint64_t area(const MemItem *item)
     return __builtin_mul_overflow(units, (uint64_t)item->time, &area) ? UINT64_MAX : area;
 }
 
-/* Each orders by a key, then by another, the largest first; of equals, the one made first. The last lets all
- * come in the order of time. */
+/* Packers. Each orders items by a first and a second key, the largest first; of equals, the one allocated
+ * first comes first. The last packer takes all items in the order of allocation. */
 #define PACKERS(X)                                                                                           \
     X("by size", item->bytes, item->time)                                                                    \
     X("by size and order", item->bytes, UINT32_MAX - item->first)                                            \
@@ -176,19 +178,20 @@ static int by_rank(const void *a, const void *b)
     return x->item < y->item ? -1 : x->item > y->item;
 }
 
-/* Of a kind that is never near the peak, and of no other: those are placed as they come. */
+/* An easy item lives in one kind only, and that kind is loose. */
 static bool is_easy(const MemItems *items, const MemItem *item, bool all)
 {
     return item->span_count == 1 && (all || items->loose[items->spans[item->span].kind]);
 }
 
-/* Placing so many looks at about a third of them each time; easy ones cost next to nothing. */
+/* Placing an item looks at about a third of the hard items; an easy item costs next to nothing. */
 static bool is_affordable(const Packing *p)
 {
     return (uint64_t)p->ranked * p->ranked / 3 + p->work <= WORK;
 }
 
-/* What is hard by the packer's order, then the rest as it comes. False when that is too much work. */
+/* Puts the hard items in the packer's order, and the easy ones behind them in the order of allocation. False
+ * when placing them would be too much work. */
 static bool put_in_order(Packing *p, int packer)
 {
     const MemItems *items = &p->items;
@@ -218,16 +221,17 @@ static void keep_if_better(Packing *p, const char *packer)
     p->packer = packer;
 }
 
-static bool goes_on(const Packing *p)
+static bool may_improve(const Packing *p)
 {
     return p->height > p->target && p->work <= WORK;
 }
 
-/* What went too high is placed earlier, again and again. */
+/* Lifts items: the first that ended above the target moves to the front of the order, and all are placed once
+ * more, up to ROUNDS times. */
 static void lift(Packing *p, int packer)
 {
     bool affordable = put_in_order(p, packer);
-    for (int i = 0; affordable && i < ROUNDS && goes_on(p); i++) {
+    for (int i = 0; affordable && i < ROUNDS && may_improve(p); i++) {
         keep_if_better(p, packer_names[packer]);
         if (p->highest >= p->ranked)
             return;
@@ -265,7 +269,7 @@ static void packing_destroy(Packing *p)
     memtrack_items_destroy_(&p->items);
 }
 
-/* The offsets of the best, by moment; in p->live, which is read no more. */
+/* The offsets of the best placement, by moment. They overwrite items->live, which nobody reads any more. */
 static const uint64_t *by_moment(Packing *p)
 {
     const MemItems *items = &p->items;
@@ -291,11 +295,11 @@ int memtrack_pack(MemLedger *ledger, MemHints **hints)
     Packing p;
     int failed = packing_create(&p, trace, stats->needs);
     p.target = p.items.floor + p.items.floor / 1000;
-    for (int i = 0; !failed && i < PACKER_COUNT && goes_on(&p); i++) {
+    for (int i = 0; !failed && i < PACKER_COUNT && may_improve(&p); i++) {
         if (put_in_order(&p, i))
             keep_if_better(&p, packer_names[i]);
     }
-    for (int i = 0; !failed && i < LIFTED && goes_on(&p); i++)
+    for (int i = 0; !failed && i < LIFTED && may_improve(&p); i++)
         lift(&p, i);
     if (!failed && p.packer) {
         *hints = memtrack_hints_create_(trace, by_moment(&p), p.height, p.packer);

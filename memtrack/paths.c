@@ -1,11 +1,10 @@
-/* Places: which module is running. A name is interned once; naming it again, as every step does, takes no
- * memory.
- */
+/* Module paths: which module is running. A name is interned once; naming it again, as every step does, takes
+ * no memory. */
 #include <string.h>
 
 #include "memtrack_.h"
 
-/* FNV-1a, continued from `hash`: a place's hash follows from its parent's without joining the names first. */
+/* FNV-1a, continued from `hash`: a path's hash follows from its parent's without joining the names first. */
 uint64_t memtrack_hash_text_(uint64_t hash, const char *text, size_t length)
 {
     for (size_t i = 0; i < length; i++)
@@ -22,7 +21,7 @@ static bool is_named(const MemPath *path, const MemPath *parent, const MemPath *
            memcmp(path->name + at, child->name, child->length) == 0;
 }
 
-/* The slot of a place, or the empty one where it belongs. */
+/* The slot of a path, or the empty one where it belongs. */
 static size_t find_slot(const MemTracker *tracker, const MemPath *parent, const MemPath *child)
 {
     size_t mask = tracker->slot_count - 1;
@@ -51,7 +50,7 @@ static int grow_slots(MemTracker *tracker)
     return 0;
 }
 
-/* Makes room everywhere for one place more: here and in every ledger, so that booking can never fail. */
+/* Makes room everywhere for one more path: here and in every ledger, so that booking can never fail. */
 static int make_room(MemTracker *tracker)
 {
     size_t count = tracker->path_count + 1;
@@ -62,12 +61,12 @@ static int make_room(MemTracker *tracker)
         return -1;
     tracker->paths = paths;
     for (MemLedger *ledger = tracker->ledgers; ledger; ledger = ledger->next)
-        if (memtrack_ledger_fit_places_(ledger, count))
+        if (memtrack_ledger_fit_paths_(ledger, count))
             return -1;
     return 0;
 }
 
-/* `parent` is by value: making room may move the places. */
+/* `parent` is by value: making room may move the array of paths. */
 static int add_path(MemTracker *tracker, MemPath parent, MemPath child)
 {
     if (make_room(tracker))
@@ -143,14 +142,14 @@ int memtrack_path_count(const MemTracker *tracker)
     return (int)tracker->path_count;
 }
 
-int memtrack_places_create_(MemTracker *tracker)
+int memtrack_paths_create_(MemTracker *tracker)
 {
     static char empty[] = "";
     MemPath root = {.name = empty, .hash = MEMTRACK_HASH_SEED};
     return add_path(tracker, root, root) < 0 ? -1 : 0;
 }
 
-void memtrack_places_destroy_(MemTracker *tracker)
+void memtrack_paths_destroy_(MemTracker *tracker)
 {
     for (size_t i = 0; i < tracker->path_count; i++)
         memtrack_host_free(tracker, tracker->paths[i].name, tracker->paths[i].length + 1);

@@ -1,7 +1,6 @@
-/* Recording a trace: the events of the running segment, and at its end whether there was one like it. What
- * may fail is done before an allocation; only the room for residents is taken at a segment's end, and a
- * failure there is told when the trace is packed.
- */
+/* Recording a trace: the events of the running segment and, at its end, its kind: a new one or one that is
+ * known. Whatever can fail is done before an allocation. Only the room for residents is taken at a segment's
+ * end; memtrack_pack reports a failure there. */
 #include "trace_.h"
 
 #include <string.h>
@@ -29,7 +28,7 @@ static int grow_kind(MemTraceKind *kind, size_t events, size_t allocs)
     return failed;
 }
 
-/* Nothing more will be packed: the room goes back. */
+/* The trace will not be packed: its room is freed. */
 static void give_up(MemTrace *trace)
 {
     trace->beyond = true;
@@ -168,8 +167,8 @@ static void clear_now(MemTraceKind *now)
         memset(now->until, 0, now->until_capacity * sizeof *now->until);
 }
 
-/* Enters the segment that ended as one of the kinds. The first kind with its events, or NULL without room or
- * memory: the trace is then given up. */
+/* Makes the segment that ended a kind, unless there is one like it. Returns the first kind with its events;
+ * NULL without room or memory, and the trace is then given up. */
 static MemTraceKind *settle_kind(MemTrace *trace)
 {
     MemTraceKind *now = &trace->now, *first = NULL;

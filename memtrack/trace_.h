@@ -1,8 +1,8 @@
-/* A trace: what a dry run allocates, in a form that can be packed. It falls into segments (memtrack_step_set
- * ends one). Segments with the same events that find the same blocks there are of one *kind*, which is kept
- * once; blocks that outlive their segment are known by the kind that made them. Beside the kinds, the blocks
- * live now and at the peak, each with where it was made.
- */
+/* A trace: what a dry run allocates and frees, in a form that can be packed. It consists of segments
+ * (memtrack_step_set ends one). Segments with the same events and the same lifetimes are of one *kind*, which
+ * is kept once. An allocation that outlives its segment is a *resident*, known by the kind that made it. A
+ * trace also knows which blocks are live now and at the peak, and where each was made. pack_.h defines the
+ * words of packing. */
 #ifndef BRIM_MEMTRACK_TRACE_H
 #define BRIM_MEMTRACK_TRACE_H
 
@@ -10,17 +10,17 @@
 
 #include "memtrack.h"
 
-/* A trace beyond KINDS or ALLOCS is not packed, so its room is bounded. From VARIANTS kinds on those with the
- * same events are united, whatever they find. */
+/* A trace beyond KINDS or ALLOCS is not packed, so its room is bounded. Once there are VARIANTS kinds,
+ * segments with the same events become one kind even where lifetimes differ. */
 enum { MEM_TRACE_KINDS = 64, MEM_TRACE_VARIANTS = 32, MEM_TRACE_ALLOCS = 1 << 18 };
 
 /* Time within a kind is counted in its allocations: the i-th lives in [i, until), with until > i. */
 typedef struct MemTraceAlloc {
     uint64_t bytes;
     uint32_t until;
-    uint32_t event; /* its number among the kind's events */
-    uint32_t
-        resident; /* of the first kind with these events: 1 + its number; 0 = never outlived its segment */
+    uint32_t event;    /* its number among the kind's events */
+    uint32_t resident; /* 1 + the number of the resident that it became, in the first kind with these events;
+                          0 = it never outlived its segment */
 } MemTraceAlloc;
 
 typedef struct MemTraceKind {

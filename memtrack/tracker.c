@@ -57,7 +57,7 @@ MemTracker *memtrack_create(void)
         return NULL;
     memtrack_host_adopt_(tracker);
     tracker->created_ns = clock_ns();
-    if (memtrack_places_create_(tracker)) {
+    if (memtrack_paths_create_(tracker)) {
         memtrack_destroy(tracker);
         return NULL;
     }
@@ -72,7 +72,7 @@ void memtrack_destroy(MemTracker *tracker)
         next = ledger->next;
         memtrack_ledger_destroy_(ledger);
     }
-    memtrack_places_destroy_(tracker);
+    memtrack_paths_destroy_(tracker);
     memtrack_host_free(NULL, tracker, sizeof *tracker);
 }
 

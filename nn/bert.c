@@ -18,7 +18,7 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
     Tensor *sum = tensor_add(x, tensor_donate(branch));
     Tensor *middle = nn_forward(self->norm1, tensor_donate(sum), batch);
     Tensor *hidden = nn_forward(self->up, middle, batch);
-    /* GELU's value is a quarter of what a block would keep; making it again costs a hundredth of a step. */
+    /* GELU's value is a quarter of what a block would keep; recomputing it costs a hundredth of a step. */
     branch = nn_forward(self->down, tensor_donate(tensor_recompute(hidden)), batch);
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
     sum = tensor_add(tensor_donate(middle), tensor_donate(branch));

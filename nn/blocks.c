@@ -30,7 +30,7 @@ Module *nn_block(const Module *module, int i)
 
 /* ---- Running them ---------------------------------------------------------------------------- */
 
-/* x is the result of the block before, and nobody's any more. */
+/* x is the result of the block before; nobody else uses it. */
 static Tensor *next_input(Module *module, Tensor *x, const Batch *batch)
 {
     const Model *model = module->model;
@@ -105,7 +105,7 @@ typedef struct PatternText {
     char text[16];
 } PatternText;
 
-/* A right one for this many blocks, to show. */
+/* A valid pattern for this many blocks, to show in messages. */
 static PatternText example_of(int blocks)
 {
     enum { SHOWN = 12 };

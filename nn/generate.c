@@ -80,7 +80,7 @@ static int write_tokens(Writer *w, unsigned char *over)
     return stop || w->ended == w->batch;
 }
 
-/* The cache is full: it begins anew with the newer half of what it held. */
+/* The cache is full: it is refilled with the newer half of what it held. */
 static void read_again(Writer *w)
 {
     int kept = w->context / 2 > 1 ? w->context / 2 : 1;

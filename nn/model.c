@@ -25,7 +25,7 @@ static int push_path(MemTracker *tracker, const char *name)
 {
     int pushed = memtrack_path_push(tracker, name);
     if (pushed < 0)
-        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", name);
+        error_raise(ERROR_HOST_MEMORY, "out of host memory for the module path '%s'", name);
     return pushed;
 }
 

@@ -1,5 +1,5 @@
 /* What every module has: parameters, children, names, and the forward that opens a scope and charges its
- * place. */
+ * module path. */
 #include <stdio.h>
 #include <string.h>
 
@@ -141,7 +141,7 @@ void nn_enter(Module *parent, const char *name)
     name = name ? name : number.text;
     parent->path_outside = memtrack_path_set(context->tracker, parent->path);
     if (memtrack_path_push(context->tracker, name) < 0)
-        error_raise(ERROR_HOST_MEMORY, "out of host memory for the place '%s'", name);
+        error_raise(ERROR_HOST_MEMORY, "out of host memory for the module path '%s'", name);
 }
 
 Module *nn_leave(Module *parent, const char *name, Module *child)
@@ -149,7 +149,7 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
     Context *context = context_here();
     if (!parent || !context)
         return NULL;
-    /* Only a failed push leaves the parent's place current; its error is pending then. */
+    /* Only a failed push leaves the parent's path current; its error is pending then. */
     if (memtrack_path(context->tracker) != parent->path)
         memtrack_path_pop(context->tracker);
     memtrack_path_set(context->tracker, parent->path_outside);
@@ -177,7 +177,8 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-/* One of the module's forwards, under its own flag of what to keep: also what a checkpoint runs again. */
+/* Runs one of the module's forwards under the module's own flag of what to keep. A checkpoint runs this
+ * again. */
 Tensor *module_run(CheckpointForward forward, Module *module, Tensor *x, const Batch *batch)
 {
     Context *context = module->item.context;
@@ -206,23 +207,27 @@ static Tensor *run_own(void *self, Tensor *x, const Batch *batch)
 
 Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch)
 {
-    MemTracker *tracker = module->item.context->tracker;
+    Context *context = module->item.context;
+    MemTracker *tracker = context->tracker;
     int path = memtrack_path_set(tracker, module->path);
+    const char *kind = context->module_kind;
+    context->module_kind = module->type->name;
     if (!module->name && batch)
         tensor_random_begin(batch->step, batch->first_sample);
     Tensor *y;
     if (module->checkpoint) {
         y = tensor_checkpoint(run, module, x, batch);
     } else {
-        int move = x && x->donated;
+        int donated = x && x->donated;
         if (x)
             x->donated = 0; /* the module may read it more than once; it goes when the module is done */
         int scope = tensor_scope_begin();
         y = tensor_promote(run(module, x, batch));
         tensor_scope_end(scope);
-        if (move && y != x)
+        if (donated && y != x)
             tensor_drop_data(x, DATA_DONATED);
     }
+    context->module_kind = kind;
     memtrack_path_set(tracker, path);
     return y;
 }
@@ -324,8 +329,8 @@ static void list_walk(Module *root, const Module *module, const char *prefix)
         list_walk(root, module->children[i], join(prefix, module->children[i]->name).text);
 }
 
-/* The list is made again when parameters were added since; tensors carry the names of the list asked for
- * last. */
+/* The list is rebuilt when parameters were added since. Tensors carry the names of the list that was asked
+ * for last. */
 TensorList nn_parameters(Module *module)
 {
     if (!module)

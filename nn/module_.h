@@ -54,7 +54,7 @@ struct Module {
 void *module_grow(const Module *module, void *old, int count, size_t size);
 char *module_copy_text(const Module *module, const char *text);
 void module_free_text(const Module *module, char *text); /* NULL is fine */
-/* One of the module's forwards, under its flags; and the same as nn_forward says: with its place, scope and
+/* One of the module's forwards, under its flags; and the same as nn_forward says: with its path, scope and
  * checkpoint. */
 Tensor *module_run(CheckpointForward forward, Module *module, Tensor *x, const Batch *batch);
 Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch);
@@ -72,11 +72,11 @@ void module_init_normal(Module *module, float std);
 Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out);
 /* nn_swiglu, with or without biases. */
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
-/* logits = hidden weight^T + bias, with the embedding's weight, charged to a place of its own. */
+/* logits = hidden weight^T + bias, with the embedding's weight, charged to a module path of its own. */
 Tensor *module_tied_head(Module *model, const char *path, Tensor *hidden, Tensor *weight, Tensor *bias);
-/* The forward up to the head that a model offers, with what belongs to it (place, scope): (B,T,C). */
+/* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
 Tensor *module_hidden(Module *model, const Batch *batch);
-/* logits = hidden weight^T + bias of the head that a model offers, at its place. */
+/* logits = hidden weight^T + bias of the head that a model offers, charged to the head's module path. */
 Tensor *module_head(Module *model, Tensor *hidden);
 /* The weight of nn_attention's projection into the residual stream. */
 Tensor *module_attention_output(const Module *attention);
@@ -88,7 +88,7 @@ int module_past(const Batch *batch);
 /* This attention's keys and values, (2,B*kv_heads,max_tokens,head_dim), to be extended by `tokens`; NULL
  * after an error. */
 Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t tokens);
-/* As if it held so many tokens; on meta, where they are not read. */
+/* Makes the cache claim to hold so many tokens: on meta, where they are not read. */
 void module_cache_pretend(KvCache *cache, int tokens);
 /* Adds to `generating`, of the module and all below: while texts are written modules evaluate, and afterwards
  * each is in the mode that it was in. */

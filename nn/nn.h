@@ -33,28 +33,28 @@ BRIM_API Module *nn_module(const ModuleClass *type);
 BRIM_API void *nn_state(Module *module);
 /* A parameter of this module (uninitialised; owned by it). Returns it. `name` is copied. */
 BRIM_API Tensor *nn_add_parameter(Module *module, const char *name, Shape shape);
-/* nn_add(parent, "attn", nn_attention(…)): makes the child with its place set to parent.attn, and adopts it.
- * Returns the child. (Its two halves are nn_enter and nn_leave; a NULL name is the child's number.) */
+/* nn_add(parent, "attn", nn_attention(…)): makes the child with parent.attn as its module path, and adopts
+ * it. Returns the child. (Its two halves are nn_enter and nn_leave; a NULL name is the child's number.) */
 #define nn_add(parent, name, child) (nn_enter(parent, name), nn_leave(parent, name, child))
 BRIM_API void nn_enter(Module *parent, const char *name);
 BRIM_API Module *nn_leave(Module *parent, const char *name, Module *child);
 BRIM_API void module_free(Module *module);
 
 /* Runs the module in a scope of its own: what it made and did not return is released. With checkpointing on,
- * only its input is kept and it runs again inside backward. The outermost call starts the random masks of
+ * only its input is kept, and backward runs the module again. The outermost call starts the random masks of
  * (batch->step, first_sample): two roots that read one batch draw the same masks, so put them under one
  * parent. Whole models take x NULL. */
 BRIM_API Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch);
-/* The training loss of a model: cross-entropy of nn_forward(model, NULL, batch) summed over batch->labels,
- * divided by batch->labels_total (nn_set_loss_chunk: without ever having all logits): over the micro-batches
- * of a step it sums to the mean over the whole accumulated batch. */
+/* The training loss of a model: the cross-entropy of nn_forward(model, NULL, batch), summed over
+ * batch->labels and divided by batch->labels_total. Over the micro-batches of a step it sums to the mean over
+ * the whole accumulated batch. With nn_set_loss_chunk the logits never exist at once. */
 BRIM_API Tensor *nn_loss(Module *model, const Batch *batch);
 
 /* From now on nn_loss computes head and cross-entropy `rows` rows (positions) of the batch at a time, in
- * training and in evaluation, so that the logits (B,T,vocab) never exist at once: losses and gradients equal
- * to rounding, for the head's product once more in backward. nn_forward still returns logits. 0 = off. For
- * models that offer a head: llama, gpt2, and bert with its masked-language head; with others nn_loss raises
- * an error. */
+ * training and in evaluation, so that the logits (B,T,vocab) never exist at once. Losses and gradients are
+ * equal up to rounding; backward computes the head's product once more. nn_forward still returns logits. 0 =
+ * off. For models that offer a head: llama, gpt2, and bert with its masked-language head; with others nn_loss
+ * raises an error. */
 BRIM_API void nn_set_loss_chunk(Module *model, int rows);
 /* What a model offers for it; its constructor calls nn_offer_head. nn_forward's logits must be
  * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY). */
@@ -77,14 +77,15 @@ BRIM_API void nn_eval(Module *module);
 BRIM_API int nn_is_training(const Module *module);
 /* Checkpoint this module: forward keeps only its input. */
 BRIM_API void nn_set_checkpoint(Module *module, int on);
-/* Selective recomputation, for the module and all below: what is cheap to make again for its bytes (outputs
- * of norms, activation functions and swiglu, eager attention's scores) is made again in backward, not kept.
+/* Selective recomputation, for the module and all below: what is cheap to recompute for its bytes (outputs of
+ * norms, activation functions and swiglu, eager attention's scores) is not kept, but recomputed in backward.
  * Gradients are bitwise the same. */
 BRIM_API void nn_set_selective(Module *module, int on);
 BRIM_API const char *nn_class_name(const Module *module);
 
 /* ---- Blocks: the repeated layers of a model -------------------------------------------------- */
 
+/* The blocks of a model: how many, and the i-th. */
 BRIM_API int nn_block_count(const Module *model);
 BRIM_API Module *nn_block(const Module *model, int i);
 /* Marks a child as a repeated block; models call it. */
@@ -93,15 +94,15 @@ BRIM_API void nn_mark_block(Module *model, Module *block);
  * says; a model's forward calls it. Returns x where there is no block. */
 BRIM_API Tensor *nn_run_blocks(Module *model, Tensor *x, const Batch *batch);
 /* Checkpoints a model's blocks by a pattern of one character a block: '.' keeps everything, 'c' begins a
- * checkpointed segment, '+' continues it. A segment of n blocks keeps only the input of its first and runs
- * all n again, at once, inside backward, so for that long it holds what n blocks keep. NULL, or '.' alone,
- * turns it off. For models whose forward calls nn_run_blocks, as those here do (ERROR_STATE when it runs
- * otherwise); nn_set_checkpoint of a block adds to it. Gradients are bitwise the same. Returns 0, or raises
+ * checkpointed segment, '+' continues it. A segment of n blocks keeps only the input of its first block.
+ * Backward runs all n again, and for that time holds what n blocks keep. NULL, or '.' alone, turns it off.
+ * For models whose forward calls nn_run_blocks, as those here do (ERROR_STATE when it runs otherwise);
+ * nn_set_checkpoint of a block adds to it. Gradients are bitwise the same. Returns 0, or raises
  * ERROR_ARGUMENT and changes nothing. */
 BRIM_API int nn_set_checkpoints(Module *model, const char *pattern);
 /* The pattern of segments of n blocks from the first on; the last may be shorter. */
 BRIM_API int nn_set_checkpoint_every(Module *model, int n);
-/* The pattern in force, or NULL; valid until it is set again. */
+/* The pattern in force, or NULL; valid until the next call that sets it. */
 BRIM_API const char *nn_checkpoints(const Module *model);
 
 /* ---- Writing one token after the other ------------------------------------------------------- */
@@ -109,22 +110,22 @@ BRIM_API const char *nn_checkpoints(const Module *model);
 /* The keys and values of the tokens read so far, of every attention in a model. */
 typedef struct KvCache KvCache;
 
-/* Room for max_tokens tokens of `batch` sequences: 2 x batch x kv_heads x max_tokens x head_dim floats at
- * each attention's place, component KV_CACHE, all at once and uninitialised. Goes with the current scope, or
- * before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles LLAMA and GPT2:
- * others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
+/* Room for max_tokens tokens of `batch` sequences: 2 x batch x kv_heads x max_tokens x head_dim floats,
+ * charged to each attention's module path, component KV_CACHE, all at once and uninitialised. Goes with the
+ * current scope, or before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles
+ * LLAMA and GPT2: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
 BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
-BRIM_API void nn_kv_cache_free(KvCache *cache);        /* NULL is fine */
-BRIM_API int nn_kv_cache_tokens(const KvCache *cache); /* of each sequence, so far */
-BRIM_API int nn_kv_cache_max_tokens(const KvCache *cache);
+BRIM_API void nn_kv_cache_free(KvCache *cache);            /* NULL is fine */
+BRIM_API int nn_kv_cache_tokens(const KvCache *cache);     /* of each sequence, so far */
+BRIM_API int nn_kv_cache_max_tokens(const KvCache *cache); /* of each sequence, at most */
 BRIM_API uint64_t nn_kv_cache_bytes(const KvCache *cache); /* as charged: each layer rounded up */
-/* Forgets all but the first `tokens`: 0 begins anew, fewer takes tokens back. No bytes are freed. */
+/* Forgets all but the first `tokens` tokens; 0 empties the cache. No bytes are freed. */
 BRIM_API void nn_kv_cache_truncate(KvCache *cache, int tokens);
 
 /* nn_forward of batch->ids (B,T) as the tokens that follow those in the cache, which then holds them too:
  * positions continue, and every token sees itself and all before. Equal to the rows of nn_forward on the
- * whole sequence, to rounding. Any T; after an error the cache is as before. Logits (B,T,vocab). Only without
- * recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call nn_eval before. */
+ * whole sequence, up to rounding. Any T; after an error the cache is as before. Logits (B,T,vocab). Only
+ * without recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call nn_eval before. */
 BRIM_API Tensor *nn_forward_cached(Module *model, const Batch *batch, KvCache *cache);
 /* The same with the logits of the last position only, (B,vocab): the head is not computed for the rest. For
  * models that offer a head (nn_offer_head). */
@@ -139,8 +140,8 @@ BRIM_API Module *nn_linear_act(int64_t in, int64_t out, int bias,
 BRIM_API Module *nn_embedding(int64_t vocab, int64_t dim); /* normal(0, 1); forward takes i32 ids */
 BRIM_API Module *nn_layer_norm(int64_t dim, float eps);    /* weight 1, bias 0; eps 0 = 1e-5 */
 BRIM_API Module *nn_rms_norm(int64_t dim, float eps);      /* weight 1; eps 0 = 1e-5 */
-BRIM_API Module *nn_dropout(float p);
-BRIM_API Module *nn_activation(TensorActivation act);
+BRIM_API Module *nn_dropout(float p);                      /* off in evaluation */
+BRIM_API Module *nn_activation(TensorActivation act);      /* of each element */
 /* Runs its children in the order they were added; nn_append(sequential, nn_linear(…)) names them "0", "1", …
  */
 BRIM_API Module *nn_sequential(void);

@@ -107,8 +107,8 @@ static int64_t take_top_k(Candidates *c, int64_t vocab, int64_t top_k)
     return taken;
 }
 
-/* Of the `most` largest, of which `taken` are out of the heap, summed from the largest on: as many as reach
- * top_p. */
+/* How many of the `most` largest reach top_p, summed from the largest on. `taken` of them are out of the heap
+ * already. */
 static int64_t take_top_p(Candidates *c, int64_t vocab, int64_t most, int64_t taken, double top_p)
 {
     const float *last = c->score + vocab - 1;
@@ -126,7 +126,7 @@ static int64_t take_top_p(Candidates *c, int64_t vocab, int64_t most, int64_t ta
     return most;
 }
 
-/* How many are left by top_k and top_p; they lie at the end, the largest last. */
+/* How many candidates top_k and top_p leave. They lie at the end, the largest last. */
 static int64_t choose(Candidates *c, int64_t vocab, const SampleOptions *o)
 {
     int64_t most = vocab, taken = 0;
@@ -147,7 +147,7 @@ static Choices choices_of(const float *logits, int64_t vocab, int64_t largest, c
                           Candidates *c)
 {
     int cut = (o->top_k > 0 && o->top_k < vocab) || (o->top_p > 0 && o->top_p < 1);
-    /* Where the quotient is no number any more, differences are. */
+    /* Where the quotient would be infinite, the differences from the largest are not. */
     float zero = isfinite(logits[largest] / o->temperature) ? 0 : logits[largest];
     for (int64_t i = 0; i < vocab; i++) {
         c->score[i] = (logits[i] - zero) / o->temperature;

@@ -2,7 +2,8 @@
  * and the gradient freed, so that the gradients of a model never exist together. */
 #include "optim_.h"
 
-/* From the parameter found last downwards, and round: mostly the first or the second is it. */
+/* Searches from the parameter found last downwards, and then from the end: mostly the first or the second is
+ * the one. */
 static int find_from(Optimizer *optimizer, const Tensor *tensor)
 {
     int count = optimizer->count;
@@ -66,7 +67,8 @@ static void backward_end(Context *context, void *user)
             update_and_free(optimizer, i);
 }
 
-/* A parameter that another optimizer in backward would update as well: only the first of them would. */
+/* A parameter that another optimizer in backward updates as well. Only the first of them would find a
+ * gradient. */
 static const Tensor *shared_parameter(const Optimizer *optimizer)
 {
     const GradientHook *hook = optimizer->item.context->gradient_hooks;

@@ -2,8 +2,9 @@
  * schedules.
  *
  * An optimizer takes a list of parameters and knows no module. State is allocated at creation (component
- * OPTIMIZER, at each parameter's place), zeroed, so that step 1 costs what step 2 costs. Optimizers belong to
- * the current scope. Options are structs; zero means the default named beside each field.
+ * OPTIMIZER, charged to each parameter's module path), zeroed, so that step 1 costs what step 2 costs.
+ * Optimizers belong to the current scope. Options are structs; zero means the default named beside each
+ * field.
  */
 #ifndef BRIM_OPTIM_H
 #define BRIM_OPTIM_H
@@ -88,9 +89,10 @@ typedef struct Schedule {
     int64_t total;   /* steps in all, warm-up included; needed by LINEAR and COSINE */
     float min_ratio; /* lr at the end, as a fraction of lr: 0 */
 } Schedule;
+/* From the next step on the learning rate follows this schedule. */
 BRIM_API int optim_set_schedule(Optimizer *optimizer, const Schedule *schedule);
 /* Scales all gradients so that their joint 2-norm is at most max_norm (PyTorch's clip_grad_norm_, its 1e-6
- * included); 0 = off. The factor is applied inside the update, no pass of its own. */
+ * included); 0 = off. The update applies the factor; it takes no pass of its own. */
 BRIM_API int optim_set_clip(Optimizer *optimizer, float max_norm);
 
 /* on: from now on a parameter is updated inside tensor_backward as soon as its gradient is final (tied
@@ -117,26 +119,28 @@ BRIM_API float optim_lr(const Optimizer *optimizer); /* that the next step will 
 BRIM_API void optim_set_lr(Optimizer *optimizer, float lr); /* the base */
 BRIM_API float
 optim_grad_norm(const Optimizer *optimizer); /* of the last step, before clipping; 0 without clipping */
-BRIM_API int64_t optim_steps(const Optimizer *optimizer); /* taken */
-BRIM_API const char *optim_name(const Optimizer *optimizer);
-BRIM_API TensorList optim_parameters(const Optimizer *optimizer);
-BRIM_API void optimizer_free(Optimizer *optimizer);
+BRIM_API int64_t optim_steps(const Optimizer *optimizer);         /* taken */
+BRIM_API const char *optim_name(const Optimizer *optimizer);      /* "adamw" */
+BRIM_API TensorList optim_parameters(const Optimizer *optimizer); /* without frozen ones */
+BRIM_API void optimizer_free(Optimizer *optimizer);               /* before its scope ends; NULL is fine */
 
 /* ---- State, to be saved and restored (io_save_run does both) ---------------------------
  *
  * Everything an optimizer remembers: optim_steps, the base learning rate, and of each parameter (by its index
  * in optim_parameters) some arrays shaped like it and the number of its updates, which bias correction
- * counts. Schedule, clipping, groups and fusing are settings: a script sets them again. */
+ * counts. Schedule, clipping, groups and the optimizer in backward are settings, which a script sets by
+ * itself.
+ */
 
 BRIM_API int optim_state_arrays(const Optimizer *optimizer); /* of a parameter: 0, 1 or 2 */
 /* As PyTorch calls them: "exp_avg", "exp_avg_sq", "square_avg", "momentum_buffer"; NULL out of range. */
 BRIM_API const char *optim_state_name(const Optimizer *optimizer, int array);
-/* In place, to be read or written; NULL out of range, and on meta. */
+/* The array itself, to be read or written; NULL out of range, and on meta. */
 BRIM_API float *optim_state_f32(const Optimizer *optimizer, int parameter, int array);
 BRIM_API int64_t optim_updates(const Optimizer *optimizer, int parameter); /* 0 out of range */
 BRIM_API float optim_base_lr(const Optimizer *optimizer);                  /* before the schedule */
-/* Refused (ERROR_ARGUMENT) when negative or out of range; and between a fused backward and its optim_step
- * (ERROR_STATE). The schedule goes on from the steps. */
+/* Refused (ERROR_ARGUMENT) when negative or out of range; and between a backward that updated parameters and
+ * its optim_step (ERROR_STATE). The schedule continues from the steps. */
 BRIM_API int optim_set_updates(Optimizer *optimizer, int parameter, int64_t updates);
 BRIM_API int optim_set_steps(Optimizer *optimizer, int64_t steps);
 

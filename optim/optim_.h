@@ -51,8 +51,8 @@ struct Optimizer {
     GradientHook hook; /* in the context's list while in backward */
     int in_backward;
     int updates_in_backward; /* done inside backward since the last step */
-    int final_at; /* the parameter found last: gradients become final in about the order of the list,
-                   * backwards */
+    int final_at; /* the parameter found last: gradients become final roughly in the reverse order of the list
+                   */
 };
 
 /* Scalars are complete and valid. NULL with an error, and nothing held, on failure. */
@@ -61,7 +61,8 @@ Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, i
 
 /* Updates parameter i, which has a gradient. Allocates nothing. */
 void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars);
-/* The parameter is there and has a gradient. One whose module was freed may still have got a gradient. */
+/* The parameter is there and has a gradient. A parameter whose module was freed may still have received a
+ * gradient. */
 int optimizer_has_update(const Tensor *parameter);
 
 /* The factor on the learning rate of `step`, counted from 0. */

@@ -1,4 +1,5 @@
-/* What an optimizer remembers, in the open: so that it can be saved, and a run go on as if never stopped. */
+/* What an optimizer remembers, readable and writable from outside: it can be saved, and a run resumed as if
+ * it had never stopped. */
 #include <inttypes.h>
 
 #include "optim_.h"

@@ -1,4 +1,5 @@
-/* What a plan keeps of the moment of the peak: the largest allocations then, and the bytes of each place. */
+/* What a plan keeps of the peak: the largest allocations that are live then, and the bytes of each module
+ * path. */
 #include "plan_.h"
 
 static void keep_largest(Plan *plan, const Context *context)
@@ -27,15 +28,15 @@ static int has_bytes(const Context *context, int path, uint64_t by[MEM_COMPONENT
 int plan_keep_detail_(Plan *plan, const Context *context)
 {
     uint64_t by[MEM_COMPONENT_COUNT];
-    int count = 0, places = memtrack_path_count(context->tracker);
+    int count = 0, paths = memtrack_path_count(context->tracker);
     keep_largest(plan, context);
-    for (int path = 0; path < places; path++)
+    for (int path = 0; path < paths; path++)
         count += has_bytes(context, path, by);
-    plan->places = memtrack_host_alloc(NULL, (size_t)count * sizeof *plan->places);
-    if (!plan->places)
+    plan->paths = memtrack_host_alloc(NULL, (size_t)count * sizeof *plan->paths);
+    if (!plan->paths)
         return -1;
-    for (int path = 0; path < places; path++) {
-        PlanPlace *p = &plan->places[plan->path_count];
+    for (int path = 0; path < paths; path++) {
+        PlanPath *p = &plan->paths[plan->path_count];
         if (!has_bytes(context, path, by))
             continue;
         snprintf(p->path, sizeof p->path, "%s", memtrack_path_name(context->tracker, path));

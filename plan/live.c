@@ -20,8 +20,8 @@ static uint64_t sum_of(const uint64_t by[MEM_GROUP_COUNT])
     return sum;
 }
 
-/* Of a step that goes on only what is above the last one's peak is news: else the bar would fall back at the
- * start of each. */
+/* While a step runs, the bar shows the last step's peak until this one exceeds it. Otherwise it would fall
+ * back at the start of each step. */
 static void draw(Live *live)
 {
     const MemStats *stats = memtrack_stats(live->ledger);

@@ -1,4 +1,4 @@
-/* The panel of a run: what brim_step learns, kept for drawing, and drawn while the run goes on. */
+/* The panel of a run: what brim_step reports is kept for drawing, and drawn while the script runs. */
 #ifndef BRIM_LIVE_H
 #define BRIM_LIVE_H
 

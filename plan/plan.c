@@ -1,5 +1,5 @@
-/* The dry run of a script, and of what it leaves the plan. A trace of it is packed; if that needs less, a
- * second dry run follows the hints, and is the plan. */
+/* The dry run of a script, and the plan that comes of it. The trace of the dry run is packed; if that needs
+ * less, a second dry run follows the hints and becomes the plan. */
 #include <string.h>
 
 #include "../kernels/kernels.h"
@@ -39,11 +39,12 @@ static void note_segment(Context *context, int step_ended, void *user)
 
 /* ---- Planning -------------------------------------------------------------------------------- */
 
-void plan_keep_error_(char *to, size_t size, int status)
+void plan_keep_error_(char error[512], char function[48], int status)
 {
-    if (status)
-        snprintf(to, size, "%s",
-                 error_message()[0] ? error_message() : "the script failed without saying why");
+    if (!status)
+        return;
+    snprintf(error, 512, "%s", error_message()[0] ? error_message() : "the script failed without saying why");
+    snprintf(function, 48, "%s", error_function());
 }
 
 /* Runs the script in this context and closes the books of its last segment. */
@@ -54,7 +55,7 @@ int plan_run_script_(Script script, void *config, Context *context, SegmentHook 
     int status = script(config);
     if (!status)
         status = error_code();
-    context_segment_end(context); /* what goes with the script is no part of its last step */
+    context_segment_end(context); /* what is freed with the script does not belong to its last step */
     tensor_scope_end(scope);
     context_segment_end(context);
     return status;
@@ -66,8 +67,8 @@ static void plan_without_memory(Plan *plan)
     plan->status = ERROR_HOST_MEMORY;
 }
 
-/* One dry run, by hints if there are any, else traced. A plan of its own, with the hints it found in *found.
- */
+/* One dry run: it follows the hints if there are any, and is traced otherwise. Fills a plan of its own, and
+ * *found with the hints that packing gave. */
 static void dry_run(Script script, void *config, const RunOptions *o, const MemHints *hints, MemHints **found,
                     Plan *plan)
 {
@@ -83,7 +84,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
     PlanSegments segments = {.plan = plan};
     plan->status =
         plan_run_script_(script, config, context, (SegmentHook){.segment = note_segment, .user = &segments});
-    plan_keep_error_(plan->error, sizeof plan->error, plan->status);
+    plan_keep_error_(plan->error, plan->function, plan->status);
     report_summary(context->ledger, &plan->memory);
     plan->beside = context->host_later;
     context_use(outside);
@@ -93,7 +94,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
     context_destroy(context);
 }
 
-/* The second dry run: when it needs less, it takes the first one's place. */
+/* The second dry run. When it needs less, it replaces the first one. */
 static void improve(Script script, void *config, const RunOptions *o, MemHints *hints, Plan *plan)
 {
     Plan packed = {0};
@@ -112,10 +113,10 @@ static void improve(Script script, void *config, const RunOptions *o, MemHints *
     plan->packer = memtrack_hints_packer(hints);
 }
 
-/* Around what is reserved, with what the data take that were not read. A run opens the same files and makes
- * the same headers as its first dry run, so what that took of host memory is taken again: as its books say,
- * or, where the process grew by more (JSON is in no books), as the system says. */
-static uint64_t beside(const Plan *plan, const RunOptions *o, uint64_t grown)
+/* What a run takes beside its reservation, data included that a plan does not read. A run opens the same
+ * files and makes the same headers as its first dry run, so it takes as much host memory: as the books of the
+ * dry run say or, where the process grew by more (JSON is in no books), as the system says. */
+static uint64_t around_reservation(const Plan *plan, const RunOptions *o, uint64_t grown)
 {
     const uint64_t thread = (uint64_t)3 << 20; /* BLAS packs into 1 to 3 MiB; stacks are small */
     const uint64_t process = (uint64_t)4 << 20;
@@ -125,8 +126,8 @@ static uint64_t beside(const Plan *plan, const RunOptions *o, uint64_t grown)
     return plan->beside + host + page_tables + (uint64_t)threads * thread + process;
 }
 
-/* What a dry run made the process grow by, at its highest: by memory, not by pages of code and data files,
- * which cost nothing that the system could not have back. */
+/* How much a dry run made the process grow, at its highest. Only memory counts, not pages of code and data
+ * files: the system can have those back. */
 typedef struct Growth {
     uint64_t resident, highest, files; /* before */
 } Growth;
@@ -150,10 +151,14 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
     MemHints *hints = NULL;
-    Growth growth = growth_begin();
     *plan = (Plan){.packer = memtrack_hints_packer(NULL)};
+    if (!script) {
+        snprintf(plan->error, sizeof plan->error, "there is no script to run: it is NULL");
+        return plan->status = ERROR_ARGUMENT;
+    }
+    Growth growth = growth_begin();
     dry_run(script, config, o, NULL, &hints, plan);
-    plan->beside = beside(plan, o, growth_end(&growth));
+    plan->beside = around_reservation(plan, o, growth_end(&growth));
     if (hints && !plan->status)
         improve(script, config, o, hints, plan);
     else
@@ -166,8 +171,8 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
 void plan_free(Plan *plan)
 {
     memtrack_hints_free(plan->hints);
-    memtrack_host_free(NULL, plan->places, (size_t)plan->path_count * sizeof *plan->places);
+    memtrack_host_free(NULL, plan->paths, (size_t)plan->path_count * sizeof *plan->paths);
     plan->hints = NULL;
-    plan->places = NULL;
+    plan->paths = NULL;
     plan->path_count = 0;
 }

@@ -33,8 +33,7 @@ typedef struct RunOptions {
     const char *device;  /* NULL = "cpu"; see device_check */
     FILE *out;           /* where tables and step lines go; NULL = stdout */
     int quiet;           /* 1: print nothing */
-    int every; /* a step line every so many steps; 0 = about 20 lines a run is left to the caller: every step
-                */
+    int every;           /* prints a line every so many steps; 0 = every step */
     const char *title;   /* first line of the tables; NULL = none */
     int panel;           /* 1: where `out` is a terminal, a panel redrawn in place instead of step lines */
     int64_t steps;       /* of the run, for the panel; 0 = as many as the plan saw */
@@ -50,8 +49,8 @@ typedef struct SegmentSignature {
 
 enum { PLAN_SIGNATURES = 64, PLAN_TENSORS = 10 };
 
-/* One allocation that is live at the peak: its component as it is then, the rest as it was when it was made.
- */
+/* One allocation that is live at the peak: its component at the peak; module path, op, step and phase of its
+ * allocation. */
 typedef struct PlanTensor {
     char path[96], op[24]; /* "" where there is none */
     MemComponent component;
@@ -60,36 +59,36 @@ typedef struct PlanTensor {
     MemPhase phase;
 } PlanTensor;
 
-/* Bytes live at the peak that were made at this place. */
-typedef struct PlanPlace {
+/* Bytes of one module path that are live at the peak. */
+typedef struct PlanPath {
     char path[96];
     uint64_t by[MEM_COMPONENT_COUNT];
-} PlanPlace;
+} PlanPath;
 
 typedef struct Plan {
     int status;        /* the script's return */
     char error[512];   /* its error message, "" if none */
+    char function[48]; /* error_function() of it */
     MemSummary memory; /* memory.stats.needs is the law */
-    uint64_t beside; /* what the process of a run takes beyond that, about, and must be free too: host memory,
-                        page tables, and BLAS buffers and stacks of its threads */
+    uint64_t beside;   /* what the process of a run takes besides, roughly; it must be free too. Host memory,
+                          page tables, and BLAS buffers and stacks of its threads */
     SegmentSignature signature[PLAN_SIGNATURES];
     int signatures; /* distinct ones kept */
     int more_kinds; /* 1: there were more than PLAN_SIGNATURES; a run is then not checked for segments off the
                        plan */
     int64_t steps;
     double step_flops;  /* of the first training step's products */
-    const char *packer; /* "online", "by size", …: whose placement needs is of */
+    const char *packer; /* "online", "by size", …: whose placement gives `needs` */
     MemHints *hints;    /* that placement, for ledgers that are to need no more; NULL = online */
     PlanTensor largest[PLAN_TENSORS]; /* at the peak, the largest first */
     int largest_count;
-    PlanPlace *places; /* in order of first use, only those with bytes at the peak; they sum to the peak */
+    PlanPath *paths; /* in order of first use, only those with bytes at the peak; they sum to the peak */
     int path_count;
 } Plan;
 
-/* Runs the script on meta, and, when packing what it allocated ahead needs less, once more with each block
- * where it was packed. Returns plan->status: 0 when it ran through. The plan owns its hints and places (a
- * failed one nothing): plan_free.
- */
+/* Runs the script on meta and packs what it allocated. When that needs less, runs it on meta once more, with
+ * each block where it was packed. Returns plan->status: 0 when the script ran through. The plan owns its
+ * hints and paths (a failed plan owns nothing): plan_free. */
 BRIM_API int plan_script(Script script, void *config, const RunOptions *options, Plan *plan);
 
 /* Frees what the plan owns; its figures stay. A zeroed plan, and one freed before, are fine. */
@@ -97,20 +96,21 @@ BRIM_API void plan_free(Plan *plan);
 
 typedef struct RunResult {
     int status;
-    char error[512];
+    char error[512], function[48];
     MemSummary memory;         /* measured */
     int64_t steps;             /* optimizer steps seen */
-    int64_t segments_off_plan; /* whose events are not those of any planned segment */
-    int64_t first_off_plan;    /* the step of the first of them; -1 = none */
+    int64_t segments_off_plan; /* segments with events that no planned segment has */
+    int64_t first_off_plan;    /* the step of the first such segment; -1 = none */
     double seconds;            /* of the script */
     double loss_first, loss_last;
     double step_seconds; /* median over the last steps, the first left out */
     double tokens_per_second;
 } RunResult;
 
-/* Whether this machine has what the plan needs free now, and beside it plan->beside and `more` (bytes that
- * the caller knows of, such as files in a file system that is memory). 0, or ERROR_MEMORY with why in `why`:
- * what is needed, what is free, and which limit bounds it. machine: what was found; NULL = not wanted. */
+/* Whether this machine has enough free memory now: for what the plan needs, for plan->beside, and for `more`
+ * (bytes that the caller knows of, such as files in a file system that is memory). Returns 0, or ERROR_MEMORY
+ * with the reason in `why`: what is needed, what is free, and which limit bounds it. machine: what was found;
+ * NULL = not wanted. */
 BRIM_API int plan_fits_machine(const Plan *plan, uint64_t more, MemMachine *machine, char *why,
                                size_t why_size);
 
@@ -129,8 +129,8 @@ BRIM_API int brim_run(Script script, void *config, const RunOptions *options);
  * saw. Prints the step's line and keeps what the end table says; does nothing on meta or outside a run. */
 BRIM_API void brim_step(int64_t tokens);
 
-/* What the script did since the last step, such as saving it, is no part of the next step's time. Does
- * nothing outside a run. */
+/* Says that what the script did since the last step, such as saving, does not count as time of the next step.
+ * Does nothing outside a run. */
 BRIM_API void brim_lap(void);
 
 /* Prints a line of the script's own where the step lines go, above the panel if there is one. Does nothing on

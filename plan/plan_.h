@@ -9,7 +9,7 @@
 
 /* plan.c */
 SegmentSignature *plan_find_signature_(const Plan *plan, uint64_t hash); /* NULL = not planned */
-void plan_keep_error_(char *to, size_t size, int status);
+void plan_keep_error_(char error[512], char function[48], int status);
 /* Runs the script in this context and closes the books of its last segment. */
 int plan_run_script_(Script script, void *config, Context *context, SegmentHook hook);
 

@@ -97,7 +97,7 @@ static int refuse_machine(RunResult *result)
     return result->status = ERROR_MEMORY;
 }
 
-/* It was free, and was not given. */
+/* The memory was free, but the system did not give it. */
 static int refuse_reservation(RunResult *result, const Plan *plan, uint64_t needs)
 {
     struct rlimit limit;
@@ -156,13 +156,18 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
 {
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
-    uint64_t needs = plan->memory.stats.needs;
     memset(result, 0, sizeof *result);
     result->first_off_plan = -1;
+    if (!script || !plan) {
+        snprintf(result->error, sizeof result->error, "there is no %s: it is NULL",
+                 script ? "plan" : "script to run");
+        return result->status = ERROR_ARGUMENT;
+    }
+    uint64_t needs = plan->memory.stats.needs;
     if (o->budget && needs > o->budget)
         return refuse_budget(result, needs, o->budget);
     MemMachine machine;
-    /* What its threads take is taken before anybody looks at what is free. */
+    /* Threads and buffers take their memory before anybody looks at what is free. */
     kernels_blas_start(o->threads > 0 ? o->threads : kernels_default_threads());
     if (plan_fits_machine(plan, 0, &machine, result->error, sizeof result->error))
         return refuse_machine(result);
@@ -182,7 +187,7 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
                          (SegmentHook){.segment = compare_segment, .step = time_step, .user = &segments});
     live_end_(&run.live);
     current_run = run_outside;
-    plan_keep_error_(result->error, sizeof result->error, result->status);
+    plan_keep_error_(result->error, result->function, result->status);
     result->seconds = clock_now() - run.started;
     if (run.token_seconds > 0)
         result->tokens_per_second = run.tokens / run.token_seconds;
@@ -215,8 +220,7 @@ void brim_step(int64_t tokens)
         return;
     int64_t step = context->loss_step + 1;
     double loss = context->step_loss;
-    if (run->step_seconds == 0) /* the script updates without an optimizer of ours */
-        time_step(NULL);
+    time_step(NULL); /* a script may call this before its optimizer's step, or have no optimizer of ours */
     double seconds = fmax(run->step_seconds, 1e-9);
     run->step_seconds = 0;
     RunResult *result = run->result;
@@ -282,6 +286,12 @@ static void print_run(FILE *out, const Plan *plan, const RunResult *result)
                 result->segments_off_plan, plural(result->segments_off_plan), result->first_off_plan + 1);
 }
 
+/* For whoever writes the script: with the function that was called. */
+static void print_error(const char *when, const char *function, const char *error)
+{
+    fprintf(stderr, "brim: %s%s%s%s\n", when, function, function[0] ? ": " : "", error);
+}
+
 int brim_run(Script script, void *config, const RunOptions *options)
 {
     static const RunOptions defaults;
@@ -291,14 +301,14 @@ int brim_run(Script script, void *config, const RunOptions *options)
     RunResult result;
     if (plan_script(script, config, o, &plan)) {
         if (!o->quiet)
-            fprintf(stderr, "brim: while planning: %s\n", plan.error);
+            print_error("while planning: ", plan.function, plan.error);
         return 1;
     }
     if (!o->quiet)
         print_plan(out, o, &plan);
     int status = plan_execute(script, config, o, &plan, &result);
     if (!o->quiet && status)
-        fprintf(stderr, "brim: %s\n", result.error);
+        print_error("", result.function, result.error);
     else if (!o->quiet)
         print_run(out, &plan, &result);
     plan_free(&plan);

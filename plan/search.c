@@ -13,7 +13,7 @@ typedef struct Searcher {
     double flops;      /* of its step, once planned */
 } Searcher;
 
-/* Fewer FLOPs (products only), then less that is made again otherwise, then a smaller need. */
+/* Better is: fewer FLOPs (of products), then less recomputation of other operations, then a smaller need. */
 static int better(const PlanFound *f, const PlanChoice *choice, uint64_t needs, double flops, int fits)
 {
     if (f->planned == 1)
@@ -77,8 +77,9 @@ static void try_all(Searcher *s, int at)
 
 /* ---- Bisection ------------------------------------------------------------------------------- */
 
-/* The first `count` blocks run again, `length` at a time; counted from the last of them, so that the shorter
- * segment comes first in forward and last in backward, when gradients are most. */
+/* The first `count` blocks are recomputed in segments of `length`. Segments are counted from the last of
+ * these blocks, so that a shorter segment comes first in forward and last in backward, when there are the
+ * most gradients. */
 static int try_first(Searcher *s, int count, int length)
 {
     memset(s->choice.pattern, '.', (size_t)s->search->blocks);
@@ -103,8 +104,8 @@ static int bisect(Searcher *s, int length, int most)
     return high;
 }
 
-/* Blocks that can be run again at most for the choice to be better than the best so far, given what running
- * all of them costs. */
+/* The most blocks that can be recomputed for a choice that is better than the best so far, given what
+ * recomputing all of them costs. */
 static int worth_trying(const Searcher *s, int blocks)
 {
     const PlanFound *f = s->found;
@@ -113,8 +114,8 @@ static int worth_trying(const Searcher *s, int blocks)
     return most < blocks ? (int)most : blocks;
 }
 
-/* Segments longer than twice the root of the number of blocks hold more while they are run again than they
- * save in inputs. */
+/* Segments longer than twice the square root of the number of blocks hold more while backward runs them again
+ * than they save in inputs. */
 static void try_lengths(Searcher *s)
 {
     int blocks = s->search->blocks;
@@ -132,7 +133,7 @@ static void try_lengths(Searcher *s)
 static void search_large(Searcher *s)
 {
     if (try_first(s, 0, 1))
-        return; /* nothing has to be made again */
+        return; /* nothing has to be recomputed */
     s->choice.selective = 1;
     if (try_first(s, 0, 1) && s->found->step_flops <= s->found->plain_flops)
         return; /* no product has */

@@ -1,4 +1,4 @@
-/* search: which blocks of a model to run again in backward, so that a script fits and recomputes least.
+/* search: which blocks of a model to recompute in backward, so that a script fits at the least cost.
  *
  * The search knows no model: it tells the script a choice, plans it, and looks at what it needs and computes.
  */
@@ -13,11 +13,11 @@ extern "C" {
 
 enum { PLAN_BLOCKS_MAX = 1024 };
 
-/* A choice of what backward makes again. */
+/* A choice of what backward recomputes. */
 typedef struct PlanChoice {
-    char pattern[PLAN_BLOCKS_MAX + 1]; /* a character a block: '.' keeps, 'c' starts a segment that is run
-                                        * again at once, '+' continues it */
-    int selective;                     /* 1: what is cheap to make again is not kept anywhere */
+    char pattern[PLAN_BLOCKS_MAX + 1]; /* a character a block: '.' keeps, 'c' starts a segment that is
+                                          recomputed as a whole, '+' continues it */
+    int selective;                     /* 1: what is cheap to recompute is kept nowhere */
 } PlanChoice;
 
 typedef enum PlanSearchMethod {
@@ -37,19 +37,21 @@ typedef struct PlanSearch {
 } PlanSearch;
 
 typedef struct PlanFound {
-    PlanChoice choice; /* of those that fit, the one with the fewest FLOPs; if none fits, the smallest need */
+    PlanChoice choice; /* the fitting choice with the fewest FLOPs; if none fits, the choice with the smallest
+                          need */
     uint64_t needs;
     double step_flops, plain_flops; /* of a step with it, and of a step that keeps everything */
     int fits;
     int planned; /* choices looked at */
-    int proven;  /* 1: they were all there are */
+    int proven;  /* 1: all choices were looked at */
     int status;
     char error[512]; /* when planning failed */
 } PlanFound;
 
-/* Returns found->status: 0 when the search ran, whether something fits or not. With blocks alike, the first k
- * of them run again is the best way to run k again (those that are kept drain before), so k is found by
- * bisection for each of several segment lengths; small models are searched exhaustively instead. */
+/* Returns found->status: 0 when the search ran, whether something fits or not. When blocks are alike,
+ * recomputing the first k of them is the best way to recompute k, because backward frees the kept ones
+ * before. So k is found by bisection for each of several segment lengths. Small models are searched
+ * exhaustively instead. */
 int plan_search(const PlanSearch *search, PlanFound *found);
 
 #ifdef __cplusplus

@@ -24,12 +24,14 @@ typedef struct MemSummary {
     uint64_t process_peak; /* resident set at its highest, as the operating system counts; 0 in a plan */
 } MemSummary;
 
+/* Copies the books of a ledger. */
 BRIM_API void report_summary(const MemLedger *ledger, MemSummary *out);
 /* What the operating system counts beyond what is reserved or tracked: thread stacks, BLAS buffers, code,
  * other libraries' memory; negative when reserved pages were never touched. */
 BRIM_API int64_t report_unaccounted(const MemSummary *summary);
-/* Where the peak was, for people: the place, or "the model itself". */
+/* Where the peak was, for people: the module path, or "the model itself". */
 BRIM_API const char *report_path(const MemSummary *summary);
+/* The sum of the components of a group. */
 BRIM_API uint64_t report_group(const uint64_t by_component[MEM_COMPONENT_COUNT], MemGroup group);
 
 /* A size as "123.4 MiB" or "1.23 GiB", by magnitude: in bytes below 10 KiB, in the next unit from 1024. */

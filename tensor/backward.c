@@ -170,15 +170,15 @@ static int recompute_inputs(Context *context, Node *node)
         if (!node->recomputed[i])
             continue;
         Node *maker = &context->tape->nodes[node->recomputed[i] - 1];
-        if (!maker->again)
-            maker->again = recompute_output(context, maker);
-        if (!maker->again)
+        if (!maker->recomputed_out)
+            maker->recomputed_out = recompute_output(context, maker);
+        if (!maker->recomputed_out)
             return error_code();
-        node->saved[i] = maker->again;
+        node->saved[i] = maker->recomputed_out;
         if (--maker->readers > 0)
-            storage_retain(maker->again); /* q, k and v read the same norm's output */
+            storage_retain(maker->recomputed_out); /* q, k and v read the same norm's output */
         else
-            maker->again = NULL;
+            maker->recomputed_out = NULL;
     }
     return 0;
 }

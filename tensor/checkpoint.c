@@ -5,8 +5,8 @@
 
 #include "tensor_.h"
 
-/* Unrecorded, in a scope of its own. x may be read more than once: it goes, if it was given away, only
- * afterwards. */
+/* Runs forward unrecorded, in a scope of its own. It may read x more than once, so a donated x is released
+ * only afterwards. */
 static Tensor *run_unrecorded(Context *context, CheckpointForward forward, void *self, Tensor *x,
                               const Batch *batch)
 {
@@ -64,10 +64,10 @@ Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, cons
     if (!context || context->error || (x && !tensor_readable(x, "tensor_checkpoint")))
         return NULL;
     Node what = {.forward = forward, .self = self, .random = context->random, .in = {x}};
-    int move = x && x->donated, recording = context->no_grad == 0;
+    int donated = x && x->donated, recording = context->no_grad == 0;
     Storage *held = x && recording ? x->storage : NULL;
     if (held)
-        storage_retain(held); /* forward may move x: then its data is not written over */
+        storage_retain(held); /* forward may donate x: then its data is not written over */
     int met_grad = context->met_grad;
     int64_t unrecorded = context->unrecorded;
     context->met_grad = 0;
@@ -75,16 +75,17 @@ Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, cons
         context->unrecorded = what.serial = ++context->tape->serials;
     Tensor *y = what.out = run_unrecorded(context, forward, self, x, batch);
     context->unrecorded = unrecorded;
-    /* Nothing was done to x, y is no operation's, or all is frozen: there is nothing to run again. */
-    int again = recording && context->met_grad && y && y != x && !y->leaf;
+    /* There is nothing to run again when x was returned as it is, when no operation made y, or when
+     * everything is frozen. */
+    int runs_again = recording && context->met_grad && y && y != x && !y->leaf;
     context->met_grad |= met_grad;
-    if (again && tape_reserve(context) == 0)
+    if (runs_again && tape_reserve(context) == 0)
         record(context, &what, held, batch);
     else
         storage_release(context, held);
     if (context->error)
         return NULL;
-    if (move && y && y != x)
+    if (donated && y && y != x)
         tensor_drop_data(x, DATA_DONATED);
     return y;
 }
@@ -98,7 +99,7 @@ static void attach(Tensor *x, Storage *storage)
     storage_retain(storage);
 }
 
-/* The second run, recorded. What it reads has its data for as long, and afterwards what it had before. */
+/* The second run, recorded. The tensors that it reads get their data back for as long as it runs. */
 static Tensor *recompute_module(Context *context, Node *node)
 {
     Tensor *all[1 + BATCH_TENSORS] = {node->in[0]};

@@ -39,7 +39,7 @@ static int context_fill(Context *context, const ContextOptions *options)
     return context->ledger && context->tape ? 0 : -1;
 }
 
-/* What it is to run on is there; else it has its first error. */
+/* Raises the first error of a context whose device or library is missing. */
 static void context_check(Context *context, const ContextOptions *options)
 {
     char why[sizeof context->error_text - 64];

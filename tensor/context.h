@@ -44,6 +44,7 @@ BRIM_API void context_destroy(Context *context);
 BRIM_API Context *context_use(Context *context);
 /* The thread's current context; made on demand with default options. NULL only without memory. */
 BRIM_API Context *context_current(void);
+/* What it was created with, or made. */
 BRIM_API MemTracker *context_tracker(const Context *context);
 BRIM_API MemLedger *context_ledger(const Context *context);
 BRIM_API int context_is_meta(const Context *context);

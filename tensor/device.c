@@ -16,8 +16,8 @@ static int device_exists(const char *root, const char *path)
     return access(whole, F_OK) == 0;
 }
 
-/* Entries of a folder whose names begin like this and go on with what is no letter: nvidia0, not nvidiactl.
- */
+/* Entries of a folder whose names are this text followed by something other than a letter: nvidia0, not
+ * nvidiactl. */
 static int device_count(const char *root, const char *path, const char *start)
 {
     char whole[512];

@@ -17,7 +17,7 @@ static void outputs_release(Context *context, Outputs *o)
     *o = (Outputs){0};
 }
 
-/* A moved input whose storage the output may take: nobody else holds it, and backward will not read it. */
+/* A donated input whose storage the output may take: nobody else holds it, and backward will not read it. */
 static Tensor *taken_input(const OpCall *call, Tensor *const *input, int64_t bytes)
 {
     for (int i = 0; i < call->inputs; i++) {

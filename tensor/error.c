@@ -30,13 +30,48 @@ const char *error_message(void)
     return context ? context->error_text : "no host memory for a context";
 }
 
+const char *error_function(void)
+{
+    const Context *context = context_here();
+    return context ? context->error_function : "";
+}
+
 void error_clear(void)
 {
     Context *context = context_here();
     if (context) {
         context->error = ERROR_NONE;
-        context->error_text[0] = '\0';
+        context->error_text[0] = context->error_function[0] = '\0';
     }
+}
+
+/* "nn_sample(): the temperature …": moves the name to where it belongs. */
+static void split_function(Context *context)
+{
+    char *text = context->error_text;
+    size_t name = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_");
+    context->error_function[0] = '\0';
+    if (!name || name >= sizeof context->error_function || strncmp(text + name, "(): ", 4))
+        return;
+    memcpy(context->error_function, text, name);
+    context->error_function[name] = '\0';
+    memmove(text, text + name + 4, strlen(text + name + 4) + 1);
+}
+
+/* Where it happened. A path of numbers alone ("1", of a model of one's own) needs to be called one. */
+static void append_place(Context *context)
+{
+    size_t used = strlen(context->error_text), room = sizeof context->error_text - used;
+    const char *path = memtrack_path_name(context->tracker, memtrack_path(context->tracker));
+    int numbers = path && strspn(path, "0123456789.") == strlen(path);
+    if (!path || !path[0] || room < 2)
+        return;
+    if (!numbers)
+        snprintf(context->error_text + used, room, ", at %s", path);
+    else if (context->module_kind)
+        snprintf(context->error_text + used, room, ", at module '%s' (%s)", path, context->module_kind);
+    else
+        snprintf(context->error_text + used, room, ", at module '%s'", path);
 }
 
 int error_raise(ErrorCode code, const char *format, ...)
@@ -49,11 +84,11 @@ int error_raise(ErrorCode code, const char *format, ...)
     context->error = code;
     va_list arguments;
     va_start(arguments, format);
-    int length = vsnprintf(context->error_text, sizeof context->error_text, format, arguments);
+    if (vsnprintf(context->error_text, sizeof context->error_text, format, arguments) < 0)
+        context->error_text[0] = '\0';
     va_end(arguments);
-    const char *path = memtrack_path_name(context->tracker, memtrack_path(context->tracker));
-    if (path && path[0] && length >= 0 && (size_t)length < sizeof context->error_text)
-        snprintf(context->error_text + length, sizeof context->error_text - (size_t)length, ", at %s", path);
+    split_function(context);
+    append_place(context);
     make_printable(context->error_text); /* it may show names from files */
     return code;
 }

@@ -41,7 +41,7 @@ typedef union OpAttr {
     } rope;
     struct {
         int heads, kv_heads, causal, flash, packed;
-        int recompute; /* eager keeps no scores: backward makes them again */
+        int recompute; /* eager keeps no scores: backward recomputes them */
         int past;      /* of attention_cached: tokens in the cache */
     } attention;
     struct {
@@ -71,9 +71,9 @@ typedef struct OpPlan {
     uint64_t workspace;           /* bytes, forward */
     uint64_t backward_workspace;  /* bytes */
     unsigned saves;               /* OP_INPUT(i) | OP_OUTPUT that backward reads */
-    unsigned recomputes;          /* OP_OUTPUT: row->remake can make the output again (tensor_recompute); with
-                                   * OP_INPUT(i) for the saved inputs that it reads */
-    int writes_dout; /* backward uses the output gradient as scratch (the engine makes it unshared) */
+    unsigned recomputes; /* OP_OUTPUT: row->recompute can compute the output once more (tensor_recompute);
+                            with OP_INPUT(i) for the saved inputs that it reads */
+    int writes_dout;     /* backward uses the output gradient as scratch (the engine makes it unshared) */
     double flops, backward_flops; /* of the products; what is not a product counts 0 */
 } OpPlan;
 
@@ -105,14 +105,15 @@ typedef struct OpRow {
     /* Returns -1, or the index of the first bad element of the input named by `checked`. */
     int64_t (*forward)(OpCall *call);
     void (*backward)(OpCall *call); /* NULL when every gradient passes */
-    /* Writes call->out again, in backward, from what this op keeps; for cheap ops that keep as much as they
-     * make. */
+    /* Writes call->out once more, in backward, from what this op keeps. For cheap ops that keep as much as
+     * they make. */
     void (*recompute)(OpCall *call);
-    unsigned in_place; /* OP_INPUT(i): the output may take moved input i's storage (forward works in place) */
+    unsigned
+        in_place; /* OP_INPUT(i): the output may take donated input i's storage (forward works in place) */
     unsigned identity_grad;      /* gradient i *is* the output gradient */
     unsigned grad_in_dout;       /* gradient i may be written over the output gradient (at most one is) */
     unsigned grad_in_saved;      /* gradient i may be written over saved input i */
-    unsigned grad_in_recomputed; /* the same, where input i is not kept but was made again for backward */
+    unsigned grad_in_recomputed; /* the same, where input i was not kept but recomputed for backward */
     unsigned accumulates;        /* backward honours beta[i] = 1; otherwise the engine adds */
     unsigned grad_zeroed;        /* a new gradient i is zeroed first and backward adds to it (scatter) */
     int checked;                 /* the integer input that forward checks */

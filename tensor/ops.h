@@ -31,20 +31,20 @@ BRIM_API Tensor *tensor_add_rows(Tensor *x, Tensor *table, int64_t rows);
 BRIM_API Tensor *tensor_add_rows_from(Tensor *x, Tensor *table, int64_t first, int64_t rows);
 /* Over the last dimension; weight and bias (c). */
 BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, float eps);
-BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps);
-BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);
-BRIM_API Tensor *tensor_gelu(Tensor *x);      /* exact, by erf */
-BRIM_API Tensor *tensor_gelu_tanh(Tensor *x); /* GPT-2's approximation */
-BRIM_API Tensor *tensor_silu(Tensor *x);
-BRIM_API Tensor *tensor_relu(Tensor *x);
+BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps); /* the same without mean and bias */
+BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);    /* of each element */
+BRIM_API Tensor *tensor_gelu(Tensor *x);                                /* exact, by erf */
+BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                           /* GPT-2's approximation */
+BRIM_API Tensor *tensor_silu(Tensor *x);                                /* x sigmoid(x) */
+BRIM_API Tensor *tensor_relu(Tensor *x);                                /* max(x, 0) */
 /* silu(gate) * up; shapes equal. */
 BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
 BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
 
 /* How trained positions are stretched over longer texts, as transformers computes it: LINEAR divides every
- * frequency by factor; LLAMA3 (Llama 3.1) divides those of waves longer than original_max_seq /
- * low_freq_factor, leaves those shorter than original_max_seq / high_freq_factor, and goes over smoothly
+ * frequency by factor; LLAMA3 (Llama 3.1) divides the frequencies of waves longer than original_max_seq /
+ * low_freq_factor, keeps those of waves shorter than original_max_seq / high_freq_factor, and interpolates
  * between. */
 typedef enum RopeScalingKind { /* values match the kernels' */
                                ROPE_SCALING_NONE,
@@ -74,26 +74,27 @@ typedef struct AttentionOptions {
     int causal;
     AttentionKind kind; /* flash keeps a number a row; eager keeps the (B,heads,T,T) scores */
     Tensor *mask;       /* i32 (B,T), 0 = padding key; NULL = none */
-    int recompute;      /* 1: eager keeps no scores; backward makes them again, gradients bitwise the same */
+    int recompute; /* 1: eager keeps no scores; backward recomputes them, gradients are bitwise the same */
 } AttentionOptions;
 /* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D); scores are scaled by 1/sqrt(D). */
 BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options);
 /* qkv (B,T,3C): q, k and v side by side; kv_heads == heads. */
 BRIM_API Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *options);
 
-/* Causal attention of tokens that continue a sequence, over a cache of the keys and values before them:
- * q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D). The cache is f32 (2, B*kv_heads, capacity, D),
- * keys and then values, with `past` tokens in it: k and v are put behind those, in place, and query t sees
- * past + t + 1. Of `options` heads and kv_heads count. Not to be recorded: ERROR_STATE. */
+/* Causal attention of tokens that continue a sequence, over a cache of the keys and values before them: q
+ * (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D). The cache is f32 (2, B*kv_heads, capacity, D),
+ * keys and then values, with `past` tokens in it. k and v are written behind those, in the cache itself, and
+ * query t sees past + t + 1 tokens. Of `options` heads and kv_heads count. Not to be recorded: ERROR_STATE.
+ */
 BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor *cache, int past,
                                          const AttentionOptions *options);
 /* The same of qkv (B,T,3C), side by side. */
 BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past,
                                                 const AttentionOptions *options);
 
-BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b); /* shapes equal */
-BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b); /* shapes equal */
-BRIM_API Tensor *tensor_scale(Tensor *x, float factor);
+BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b);      /* shapes equal */
+BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b);      /* shapes equal */
+BRIM_API Tensor *tensor_scale(Tensor *x, float factor); /* factor x */
 /* Zeroes with probability p and scales the rest by 1/(1-p); dimension 0 of x counts samples. p = 0 returns x.
  */
 BRIM_API Tensor *tensor_dropout(Tensor *x, float p);
@@ -105,9 +106,9 @@ BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
  * logits (…, classes), labels i32 (…). */
 BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);
 /* tensor_cross_entropy(tensor_linear(hidden, weight, bias, TENSOR_IDENTITY), labels, …), equal to rounding,
- * without logits: forward makes those of chunk_rows rows at a time in workspace and keeps a log-sum-exp a
- * row; backward makes them once more. hidden (…, c), weight (classes, c), bias (classes) or NULL, labels i32
- * (…) -> (1). chunk_rows is 1 or more; more than there are rows means all at once. */
+ * without logits: forward computes those of chunk_rows rows at a time in workspace and keeps a log-sum-exp a
+ * row; backward computes them once more. hidden (…, c), weight (classes, c), bias (classes) or NULL, labels
+ * i32 (…) -> (1). chunk_rows is 1 or more; more than there are rows means all at once. */
 BRIM_API Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
                                              int ignore_index, float scale, int64_t chunk_rows);
 /* How many rows of logits (…, classes) are largest at their label (…): for accuracy. Not recorded; 0 on meta.

@@ -1,5 +1,5 @@
-/* attention: eager keeps the (B,H,T,T) scores or makes them again, flash keeps a log-sum-exp a row. q, k and
- * v are separate or packed side by side; the kernels only see row strides. */
+/* attention: eager keeps the (B,H,T,T) scores or recomputes them, flash keeps a log-sum-exp a row. q, k and v
+ * are separate or packed side by side; the kernels only see row strides. */
 #include <inttypes.h>
 #include <math.h>
 

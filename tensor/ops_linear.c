@@ -60,7 +60,7 @@ static int64_t linear_forward(OpCall *call)
     return -1;
 }
 
-/* The value before the activation is kept, so its value after need not be. */
+/* The value before the activation is kept, so the value after it need not be. */
 static void linear_recompute(OpCall *call)
 {
     call->kernels->activation_forward((Activation)call->attr.linear.act, shape_numel(call->plan.out),

@@ -40,8 +40,9 @@ static int is_recorded(const Tape *tape, int64_t serial)
     return low < tape->count && tape->nodes[low].serial == serial;
 }
 
-/* What a checkpointed module uses counts as used by the checkpoint, until it is run again: then the
- * checkpoint is off the tape, and the recorded use takes its place unless there is an earlier one. */
+/* A leaf that a checkpointed module uses counts as used by the checkpoint's node. When backward runs the
+ * module again, that node is off the tape. Then the recorded use counts, unless another node on the tape uses
+ * the leaf earlier. */
 void tape_use(const Context *context, Tensor *input, int64_t serial)
 {
     if (!input->leaf || !input->requires_grad || input->first_use == serial)
@@ -79,7 +80,7 @@ void tape_offer(Context *context, Node *node, Storage *storage)
 {
     for (int i = 0; i < OP_MAX_INPUTS; i++)
         if (node->recomputed[i] && (node->call.plan.recomputes & OP_INPUT(i)))
-            return; /* one step back is enough */
+            return; /* its own input is recomputed: chains are not */
     storage->maker = (int)(node - context->tape->nodes) + 1;
     node->makes = storage;
 }
@@ -89,7 +90,7 @@ void tape_node_release(Context *context, Node *node)
     for (int i = 0; i < OP_MAX_EXTRAS; i++)
         storage_release(context, node->extra[i]);
     storage_release(context, node->saved_out);
-    storage_release(context, node->again);
+    storage_release(context, node->recomputed_out);
     for (int i = 0; i < OP_MAX_INPUTS; i++) {
         storage_release(context, node->saved[i]);
         if (node->in[i])

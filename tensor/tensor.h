@@ -26,7 +26,7 @@ typedef struct Batch Batch; /* batch.h */
 
 /* ---- Data types and shapes ------------------------------------------------------------------- */
 
-/* bits an element, so that 4-bit types have a place. Later: bf16, f16, i8, nf4. */
+/* Size in bits an element, so that 4-bit types are possible. Later: bf16, f16, i8, nf4. */
 #define BRIM_DTYPES(X)                                                                                       \
     X(F32, "f32", 32)                                                                                        \
     X(I32, "i32", 32)
@@ -70,12 +70,12 @@ BRIM_API Tensor *tensor_parameter(Shape shape);
 /* Releases one's own tensor early. NULL is fine. */
 BRIM_API void tensor_free(Tensor *tensor);
 
-BRIM_API Shape tensor_shape(const Tensor *tensor);
+BRIM_API Shape tensor_shape(const Tensor *tensor); /* ndim 0 for NULL */
 /* i < 0 counts from the end: tensor_dim(t, -1) is the last. 0 for NULL or out of range. */
 BRIM_API int64_t tensor_dim(const Tensor *tensor, int i);
-BRIM_API int64_t tensor_numel(const Tensor *tensor);
-BRIM_API DType tensor_dtype(const Tensor *tensor);
-/* The elements; NULL on meta (no error), and NULL with an error when the data was moved or released. */
+BRIM_API int64_t tensor_numel(const Tensor *tensor); /* elements */
+BRIM_API DType tensor_dtype(const Tensor *tensor);   /* f32 for NULL */
+/* The elements; NULL on meta (no error), and NULL with an error when the data was donated or released. */
 BRIM_API void *tensor_data(Tensor *tensor);
 BRIM_API float *tensor_f32(Tensor *tensor);   /* the same, for f32 */
 BRIM_API int32_t *tensor_i32(Tensor *tensor); /* the same, for i32 */
@@ -84,24 +84,25 @@ BRIM_API float tensor_item(Tensor *tensor);
 /* The gradient of a parameter (or of a kept tensor), shaped like it; NULL while there is none, and on meta.
  */
 BRIM_API float *tensor_grad(Tensor *tensor);
-BRIM_API int tensor_has_grad(const Tensor *tensor);
+BRIM_API int tensor_has_grad(const Tensor *tensor); /* on meta too */
 /* Frees the gradient; the next backward starts from nothing. */
 BRIM_API void tensor_drop_grad(Tensor *tensor);
-BRIM_API int tensor_requires_grad(const Tensor *tensor);
+BRIM_API int tensor_requires_grad(const Tensor *tensor); /* 1: backward reaches it */
 /* A frozen parameter's gradient is not computed (component FROZEN). Only for leaves. */
 BRIM_API void tensor_set_requires_grad(Tensor *tensor, int requires_grad);
 /* Keeps the data after tensor_backward (costs its bytes for the scope's life). Returns its argument. */
 BRIM_API Tensor *tensor_keep(Tensor *tensor);
-/* "I will not use this again": the next operation (or module) that takes it may reuse its storage, or frees
- * it as soon as backward does not need it. Returns its argument. Only for tensors made by operations; ignored
- * on others. */
+/* Says that the caller will not use the tensor any more. The next operation (or module) that takes it may
+ * reuse its storage, or frees it as soon as backward does not need it. Returns its argument. Only for tensors
+ * made by operations; ignored on others. */
 BRIM_API Tensor *tensor_donate(Tensor *tensor);
-/* "Backward may make this again": instead of keeping it for those who read it, it is computed from what its
- * own operation keeps anyway (layer_norm, rms_norm, swiglu, mul, activations but ReLU, linear with one of
- * them): its bytes for a pass over them. Gradients are bitwise the same. Ignored on tensors of other
- * operations. Returns its argument. */
+/* Says that backward may recompute the tensor: it is not kept for those who read it, but computed once more
+ * from what its own operation keeps anyway. That saves its bytes and costs a pass over them; gradients are
+ * bitwise the same. It works for the outputs of layer_norm, rms_norm, swiglu, mul, activations other than
+ * ReLU, and linear with one of these activations. Ignored on tensors of other operations. Returns its
+ * argument. */
 BRIM_API Tensor *tensor_recompute(Tensor *tensor);
-/* A name for messages; copied? no: must outlive the tensor. */
+/* A name for messages. It is not copied: it must outlive the tensor. */
 BRIM_API void tensor_set_name(Tensor *tensor, const char *name);
 BRIM_API const char *tensor_name(const Tensor *tensor);
 
@@ -134,9 +135,9 @@ BRIM_API int tensor_backward(Tensor *loss);
  * by the labels of the whole accumulated batch, the loss of the step. 0 on meta. */
 BRIM_API double tensor_step_loss(void);
 
-/* Runs forward(self, x, batch) without recording, keeps x and what is in the batch, and runs it again,
- * recorded, inside backward; gradients are bitwise those of a plain call. forward must depend on nothing but
- * its arguments, and self must live until then. */
+/* Runs forward(self, x, batch) without recording and keeps x and the tensors of the batch. Backward runs it
+ * once more, recorded; gradients are bitwise those of a plain call. forward must depend on nothing but its
+ * arguments, and self must live until then. */
 typedef Tensor *(*CheckpointForward)(void *self, Tensor *x, const Batch *batch);
 BRIM_API Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, const Batch *batch);
 

@@ -27,7 +27,7 @@ void device_nvidia_(const char *root, int libcuda, char *text, size_t size);
 typedef struct Storage {
     MemBlock block;
     int refs;
-    int maker; /* 1 + index of the tape node that can make it again; 0 = none */
+    int maker; /* 1 + index of the tape node that can recompute it; 0 = none */
 } Storage;
 
 typedef enum DataState { DATA_HELD, DATA_DONATED, DATA_RELEASED } DataState;
@@ -36,11 +36,11 @@ struct Tensor {
     ScopeItem item;
     Shape shape;
     DType dtype;
-    Storage *storage; /* NULL once moved or released (state says which) */
+    Storage *storage; /* NULL once donated or released (state says which) */
     Storage *grad;    /* accumulated so far; NULL = none */
     const char *name;
     int refs;          /* owner and tape */
-    int path;          /* where it was made, for messages */
+    int path;          /* module path where it was made, for messages */
     const char *op;    /* that made it, for messages */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
@@ -77,8 +77,9 @@ struct GradientHook {
     int (*begin)(Context *context, void *user);
     /* `leaf` has a gradient, and it is final. It may be freed. */
     void (*final)(Context *context, Tensor *leaf, void *user);
-    /* Backward went through: every gradient is final, those too that `final` was not told of (a checkpoint
-     * that nothing flowed back to is not run again, so what it used first is known only now). */
+    /* Backward is done: every gradient is final. That includes gradients that `final` was not told of: a
+     * checkpoint that received no gradient is not run again, so only now is it known that nothing else adds
+     * to what it used. */
     void (*end)(Context *context, void *user);
     void *user;
 };
@@ -91,7 +92,7 @@ struct Context {
     ScopeItem scopes[SCOPE_MAX_DEPTH]; /* ring heads */
     int depth;                         /* of the innermost open scope; 0 = the context's own */
     int meta, threads, no_grad, in_backward;
-    int selective; /* a module of nn_set_selective runs: keep what is expensive to make again only */
+    int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */
     int met_grad;  /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
     int64_t unrecorded; /* serial of the checkpoint whose module runs unrecorded now; 0 = none */
     GradientHook *gradient_hooks;
@@ -104,7 +105,8 @@ struct Context {
     int64_t steps_done; /* that ended; the tracker's step follows in context_step_begin */
     SegmentHook segment_hook;
     ErrorCode error;
-    char error_text[512];
+    char error_text[512], error_function[48];
+    const char *module_kind; /* of the module whose forward runs, "linear"; NULL = none */
     MemPhase phase_outside; /* of the outermost no-grad region */
 };
 
@@ -116,7 +118,8 @@ void *host_alloc(size_t bytes); /* zeroed */
  * host_free. */
 void *host_alloc_for(const char *maker, const char *what, size_t bytes);
 void host_free(Context *context, void *block, size_t bytes);
-/* On meta: a run will take so much host memory here, for data that a plan does not read. Returns meta. */
+/* On meta: notes that a run will take so many bytes of host memory here, for data that a plan does not read.
+ * Returns meta. */
 int host_later(size_t bytes);
 /* The end of a training step: the optimizer has updated the parameters. What is freed from here on
  * (gradients, the step's scope) still belongs to this step's segment, until the next step or an evaluation
@@ -125,8 +128,8 @@ void context_step_end(void);
 /* Training computes: a batch is asked for, or an operation that may be recorded. The first call ends the
  * set-up, the first after context_step_end begins the next step; any other does nothing. */
 void context_step_begin(Context *context);
-/* In the set-up of a run that goes on from a saved one: so many steps were done, and this was the random
- * state. The first step that follows has the number `steps`. */
+/* In the set-up of a run that resumes a saved one: the saved run had done `steps` steps, and `random` was its
+ * random state. The next step has the number `steps`. */
 void context_resume(Context *context, int64_t steps, const RandomState *random);
 /* Ends the current segment, if anything was allocated in it. */
 void context_segment_end(Context *context);
@@ -165,11 +168,10 @@ typedef struct Node {
     int64_t serial; /* its own for ever; increases along the tape */
     Tensor *in[OP_MAX_INPUTS], *out;
     Storage *saved[OP_MAX_INPUTS], *saved_out, *extra[OP_MAX_EXTRAS];
-    int recomputed[OP_MAX_INPUTS]; /* instead of saved: 1 + index of the node that makes it again; 0 = saved
-                                    */
-    const Storage *makes;          /* what this node can make again: to recognise it, not held */
-    Storage *again;                /* made again, while others are still to read it */
-    int readers;                   /* nodes that have it recomputed and did not read it yet */
+    int recomputed[OP_MAX_INPUTS]; /* instead of saved: 1 + index of the node that recomputes it; 0 = saved */
+    const Storage *makes;          /* what this node can recompute: to recognise it, not held */
+    Storage *recomputed_out;       /* recomputed, while others are still to read it */
+    int readers;                   /* nodes that want it recomputed and have not read it yet */
     int path;
     /* A checkpointed module instead of an op (row NULL): in[0] / saved[0] is its input, which may be absent.
      * The batch is a copy, with what its tensors held: the loader may be further on when backward comes. */
@@ -195,18 +197,18 @@ void tape_node_release(Context *context, Node *node); /* everything a node holds
 void tape_cut(Context *context, int count);           /* releases nodes from the end down to count */
 /* Takes a reference; the first save turns a temporary into an activation. */
 Storage *tape_save(Context *context, Storage *storage);
-/* Keeps input i of this node for backward: its storage, or (tensor_recompute) who makes it again. */
+/* Keeps input i of this node for backward: its storage, or (tensor_recompute) the node that recomputes it. */
 void tape_save_input(Context *context, Node *node, int i);
-/* An input of the operation with this serial: if it is a leaf, remembers who used it first. */
+/* The tensor is an input of the operation with this serial. If it is a leaf, remembers who used it first. */
 void tape_use(const Context *context, Tensor *input, int64_t serial);
-/* Says that this node can make `storage` again. */
+/* Says that this node can recompute `storage`. */
 void tape_offer(Context *context, Node *node, Storage *storage);
 
 /* Runs the tape backward down to `mark`; output gradients are in place. Returns error_code(). */
 int backward_run(Context *context, int mark);
 void backward_checkpoint(Context *context, Node *node);
-/* Gives a leaf a gradient of zeros, at its place, if it has none: one that was kept when a run was saved.
- * Returns 0 or raises. */
+/* Gives a leaf a gradient of zeros, charged to its module path, if it has none: the gradient was kept when a
+ * run was saved. Returns 0 or raises. */
 int gradient_zeros(Context *context, Tensor *leaf);
 /* The hook stays the caller's, who removes it before it goes. Hooks are told in the order they were added. */
 void gradient_hook_add(Context *context, GradientHook *hook);

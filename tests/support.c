@@ -92,9 +92,12 @@ void check_error(const char *file, int line, int code, const char *const texts[]
     if (error_code() != code)
         fail_msg("%s:%d: expected '%s', got '%s': %s", file, line, error_name((ErrorCode)code),
                  error_name((ErrorCode)error_code()), error_message());
+    char text[1024];
+    const char *function = error_function();
+    snprintf(text, sizeof text, "%s%s%s", function, function[0] ? ": " : "", error_message());
     for (size_t i = 0; i < count; i++)
-        if (!strstr(error_message(), texts[i]))
-            fail_msg("%s:%d: no '%s' in '%s'", file, line, texts[i], error_message());
+        if (!strstr(text, texts[i]))
+            fail_msg("%s:%d: no '%s' in '%s'", file, line, texts[i], text);
     error_clear();
 }
 

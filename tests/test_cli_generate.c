@@ -156,13 +156,43 @@ static void large_ones_are_planned(void **state)
     assert_non_null(strstr(o->err, "more than the budget"));
 }
 
+/* What does not write is planned as one forward: weights, and what a layer makes on its way. */
+static void a_forward_is_planned(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *model, *batch;
+        int64_t parameters, input;
+    } rows[] = {{"mlp", "64", 669706, 64 * 784 * 4}, {"bert-base", "2", 109514298, 2 * 512 * 4}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        json_t *root = generated(
+            RUN("plan", rows[i].model, "--inference", "--json", "--batch", rows[i].batch, "--threads", "2"));
+        assert_keys(root, "model parameters cache_tokens textbook memory");
+        int64_t weights = 4 * rows[i].parameters,
+                at_peak = integer_at(component_at(root, "parameter"), "at_peak");
+        assert_int_equal(integer_at(root, "parameters"), rows[i].parameters);
+        assert_in_range(at_peak, weights, weights + 64 * 300); /* each is rounded */
+        assert_int_equal(integer_at(component_at(root, "kv_cache"), "peak"), 0);
+        assert_int_equal(integer_at(component_at(root, "gradient"), "peak"), 0);
+        assert_int_equal(integer_at(component_at(root, "activation"), "peak"), 0);
+        assert_int_equal(integer_at(component_at(root, "input"), "at_peak"), rows[i].input);
+        assert_true(integer_at(component_at(root, "temporary"), "at_peak") > 0);
+        json_decref(root);
+    }
+    Outcome *o = expect_code(RUN("plan", "bert-base", "--inference"), 0);
+    assert_non_null(strstr(o->out, "batch 1 x seq 512, one forward"));
+    assert_null(strstr(o->out, "kv cache"));
+}
+
 /* What a terminal would obey is shown as what it is not. */
 static void controls_are_not_written(void **state)
 {
     (void)state;
-    Outcome *o = expect_code(RUN("generate", "--threads", "1", "--model", "gpt2-tiny", "--tokens", "8",
-                                 "--prompt", "a\033[31m\xc2\x9b" "31mb\xc3\xa9"),
-                             0);
+    Outcome *o =
+        expect_code(RUN("generate", "--threads", "1", "--model", "gpt2-tiny", "--tokens", "8", "--prompt",
+                        "a\033[31m\xc2\x9b"
+                        "31mb\xc3\xa9"),
+                    0);
     assert_null(strchr(o->out, '\033'));
     assert_null(strstr(o->out, "\xc2\x9b"));
     assert_non_null(strstr(o->out, "a\xef\xbf\xbd[31m\xef\xbf\xbd"));
@@ -175,9 +205,9 @@ static void mistakes(void **state)
     static const struct {
         const char *arguments[6], *names[3];
     } rows[] = {
-        {{"generate", "--model", "bert-tiny"}, {"bert-tiny", "left to right"}},
-        {{"generate", "--model", "mlp"}, {"mlp", "left to right"}},
-        {{"plan", "--inference", "--model", "bert-base"}, {"bert-base", "left to right"}},
+        {{"generate", "--model", "bert-tiny"}, {"bert-tiny", "not a causal language model"}},
+        {{"generate", "--model", "mlp"}, {"mlp", "not a causal language model"}},
+        {{"plan", "--inference", "bert-base", "--prefill", "8"}, {"--prefill", "bert-base"}},
         {{"generate", "--prompt", ""}, {"--prompt is empty"}},
         {{"generate", "--prompt", "a", "--vocab", "97"},
          {"--prompt has the byte 97", "0 to 96", "--tokenizer"}},
@@ -218,6 +248,7 @@ int main(void)
         cmocka_unit_test(past_the_cache),
         cmocka_unit_test(the_table),
         cmocka_unit_test(large_ones_are_planned),
+        cmocka_unit_test(a_forward_is_planned),
         cmocka_unit_test(controls_are_not_written),
         cmocka_unit_test(mistakes),
     };

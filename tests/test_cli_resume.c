@@ -107,7 +107,7 @@ static void cut(const char *const *common, const char *steps_option, const char 
     expect_code(TRAIN(common, steps_option, steps, "--save", a, "--save-every", "1", "--keep", "100", "--log",
                       in_folder("a.jsonl")),
                 0);
-    for (int at = 1; at < end; at += at < 3 ? 1 : 3) {
+    for (int at = 1; at < end; at += !full_form() ? 4 : at < 3 ? 1 : 3) {
         char from[256];
         snprintf(from, sizeof from, "%s/step-%08d", a, at);
         Outcome *o = expect_code(

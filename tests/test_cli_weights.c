@@ -81,6 +81,13 @@ static void a_path_is_a_path(void **state)
     free((char *)command);
 }
 
+static void refused(Outcome *o, int code, const char *word, const char *other)
+{
+    expect_code(o, code);
+    if (!strstr(o->err, word) || !strstr(o->err, other))
+        fail_msg("'%s' and '%s' are not in: %s", word, other, o->err);
+}
+
 /* The tokens of a model are those of the tokenizer beside it, and are exported with it. */
 static void tokens_come_along(void **state)
 {
@@ -121,6 +128,55 @@ static void tokens_come_along(void **state)
     json_decref(root);
 }
 
+/* A tokenizer with one token more than the model: the advice that is printed works, tied head or not, planned
+ * as it runs, and what is exported is read again. */
+static void embeddings_grow(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"llama-tiny", "gpt2-tiny"};
+    char small[192], out[192], big[200], json[192], text[192];
+    strcpy(text, make_file("text", "", 0));
+    strcpy(json, in_folder("t.json"));
+    FILE *f = fopen(text, "w");
+    for (int i = 0; i < 300; i++)
+        fputs("the river and the road and the mill, 12 geese\n", f);
+    fclose(f);
+    strcpy(small, make_text("small", 40 * 16 + 1));
+    expect_code(RUN("tokenize", "--train", text, "--vocab", "270", "--out", json), 0);
+    for (size_t i = 0; i < COUNT(models); i++) {
+        strcpy(out, in_folder(models[i]));
+        snprintf(big, sizeof big, "%s-big", out);
+        expect_code(RUN("train", FEW, "--data", small, "--model", models[i], "--export", out), 0);
+        Outcome *o = RUN("train", FEW, "--init", out, "--data", text, "--tokenizer", json);
+        assert_non_null(strstr(expect_code(o, 1)->err, " has 270 tokens, the model "));
+        assert_non_null(strstr(o->err, "add --resize-vocab auto"));
+        o = RUN("train", "--json", FEW, "--init", out, "--data", text, "--tokenizer", json, "--resize-vocab",
+                "auto", "--export", big);
+        json_decref(trained(o));
+        assert_non_null(strstr(o->err, "brim: note: "));
+        assert_non_null(strstr(o->err, " to 270 tokens"));
+        json_t *plans[2]; /* it is a model of that size */
+        for (int k = 0; k < 2; k++)
+            plans[k] = parse(expect_code(k ? RUN("plan", "--json", "--init", out, "--resize-vocab", "270")
+                                           : RUN("plan", "--json", "--init", big),
+                                         0)
+                                 ->out);
+        assert_int_equal(int_of(plans[0], "parameters"), int_of(plans[1], "parameters"));
+        assert_true(json_equal(json_object_get(plans[0], "memory"), json_object_get(plans[1], "memory")));
+        json_decref(plans[0]);
+        json_decref(plans[1]);
+        json_decref(trained(RUN("train", "--json", FEW, "--init", big, "--data", text)));
+    }
+    refused(RUN("plan", "--resize-vocab", "300"), 2, "--resize-vocab grows the embeddings of --init", "");
+    refused(RUN("plan", "--init", out, "--resize-vocab", "9"), 2,
+            "--resize-vocab 9 is less than the 256 tokens", "do not shrink");
+    refused(RUN("plan", "--init", out, "--resize-vocab", "9x"), 2, "--resize-vocab must be", "9x");
+    refused(RUN("plan", "--init", out, "--resize-vocab", "auto"), 2, "name one with --tokenizer", "");
+    refused(RUN("plan", "--init", out, "--resize-vocab", "300", "--vocab", "300"), 2, "--resize-vocab", "");
+    refused(RUN("plan", "--init", out, "--vocab", "300"), 2, "--vocab 300 is not the 256 tokens",
+            "--resize-vocab grows");
+}
+
 /* The same weights in one file and in several: where they are read, nothing tells. */
 static void shards(void **state)
 {
@@ -129,9 +185,10 @@ static void shards(void **state)
     char out[192];
     strcpy(out, in_folder("s"));
     for (int i = 0; i < 2; i++) {
-        expect_code(i ? RUN("train", SMALL, "--steps", "2", "--quiet", "--export", out, "--export-shard", "2MB")
-                      : RUN("train", SMALL, "--steps", "2", "--quiet", "--export", out),
-                    0);
+        expect_code(
+            i ? RUN("train", SMALL, "--steps", "2", "--quiet", "--export", out, "--export-shard", "2MB")
+              : RUN("train", SMALL, "--steps", "2", "--quiet", "--export", out),
+            0);
         assert_int_equal(access(in_folder("s/model.safetensors"), F_OK) == 0, !i);
         assert_int_equal(access(in_folder("s/model.safetensors.index.json"), F_OK) == 0, i);
         json_t *root = trained(RUN("train", "--json", SMALL, "--init", out, "--steps", "1", "--lr", "0"));
@@ -184,11 +241,39 @@ static void closed_streams(void **state)
     expect_code(RUN("plan", "--init", out), 0);
 }
 
-static void refused(Outcome *o, int code, const char *word, const char *other)
+/* Another model or the source is not destroyed; what is refused, for whatever reason, leaves no directory. */
+static void where_it_goes(void **state)
 {
-    expect_code(o, code);
-    if (!strstr(o->err, word) || !strstr(o->err, other))
-        fail_msg("'%s' and '%s' are not in: %s", word, other, o->err);
+    (void)state;
+    char gpt2[192], out[192], save[192], file[256];
+    strcpy(gpt2, in_folder("g"));
+    strcpy(out, in_folder("out"));
+    strcpy(save, in_folder("save"));
+    snprintf(file, sizeof file, "%s/config.json", gpt2);
+    expect_code(RUN("train", SMALL, "--steps", "1", "--quiet", "--model", "gpt2-tiny", "--export", gpt2), 0);
+    expect_code(RUN("train", SMALL, "--steps", "1", "--quiet", "--model", "gpt2-tiny", "--export", gpt2), 0);
+    refused(RUN("train", SMALL, "--steps", "1", "--export", gpt2), 1, "holds another model", "--overwrite");
+    refused(RUN("train", SMALL, "--steps", "1", "--init", gpt2, "--export", gpt2), 2,
+            "is where the model is read from", "another directory");
+    refused(RUN("train", SMALL, "--steps", "1", "--model", file, "--export", gpt2, "--overwrite"), 2,
+            "is where the model is read from", "");
+    refused(RUN("train", SMALL, "--overwrite"), 2, "--overwrite says what --export", "");
+    refused(RUN("train", SMALL, "--budget", "1MiB", "--export", out, "--save", save), 1, "budget", "");
+    refused(RUN("train", SMALL, "--model", "bert-tiny", "--init", gpt2, "--export", out), 1, "missing", "");
+    assert_int_equal(access(out, F_OK), -1);
+    assert_int_equal(access(save, F_OK), -1);
+    assert_int_equal(mkdir(out, 0777), 0); /* one that was there stays */
+    refused(RUN("train", SMALL, "--budget", "1MiB", "--export", out), 1, "budget", "");
+    assert_int_equal(access(out, F_OK), 0);
+    snprintf(file, sizeof file, "%s/vocab.txt", gpt2);
+    FILE *f = fopen(file, "w");
+    fputs("[PAD]\n", f);
+    fclose(f);
+    refused(RUN("train", SMALL, "--steps", "1", "--model", "gpt2-tiny", "--export", gpt2), 1,
+            "holds another tokenizer (vocab.txt)", "");
+    expect_code(RUN("train", SMALL, "--steps", "1", "--quiet", "--export", gpt2, "--overwrite"), 0);
+    assert_int_equal(access(file, F_OK), -1);
+    expect_code(RUN("train", SMALL, "--steps", "1", "--quiet", "--init", gpt2), 0);
 }
 
 static void refusals(void **state)
@@ -223,6 +308,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_path_is_a_path, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(tokens_come_along, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_name_that_is_no_text, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(embeddings_grow, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(where_it_goes, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(closed_streams, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(dtypes, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(shards, make_folder, remove_folder),

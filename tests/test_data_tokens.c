@@ -1,4 +1,5 @@
 /* Token ids as data: .bin files, texts with a tokenizer, what is held out and masked, and files that will not do. */
+#include "../base/clock_.h"
 #include "../text/tokenizer.h"
 #include "../nn/nn.h"
 #include "test_data_.h"
@@ -74,6 +75,26 @@ static void test_bin_is_not_read(void **state)
     uint64_t host = memtrack_host_live(context_tracker(context_current())) - before;
     assert_non_null(data_next(loader));
     assert_in_range(host, 1, 2048 * 4 + 4096);
+}
+
+/* 100 GB in short samples: neither waiting nor memory before the first step, nor in it. */
+static void test_very_many_samples(void **state)
+{
+    (void)state;
+    const char *path = write_file("very-many.bin", "", 0);
+    if (truncate(path, (off_t)100000000000) != 0) /* a sparse file; not every file system takes it */
+        skip();
+    double start = clock_now();
+    Loader *loader = data_tokens(path, &(TokenOptions){.batch = 4, .seq = 8, .vocab = 50257, .seed = 3});
+    assert_non_null(loader);
+    const Batch *b = data_next(loader);
+    assert_non_null(b);
+    assert_int_equal(tensor_i32(b->ids)[3], 0);
+    assert_true(data_samples(loader) > INT32_MAX);
+    assert_true(clock_now() - start < 2);
+    assert_true(memtrack_process_live() - live_before < 4 << 20);
+    loader_free(loader);
+    unlink(path);
 }
 
 static const char *some_text(void)
@@ -268,6 +289,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_bin, begin, end),
         cmocka_unit_test_setup_teardown(test_bin_is_not_read, begin, end),
+        cmocka_unit_test_setup_teardown(test_very_many_samples, begin, end),
         cmocka_unit_test_setup_teardown(test_text, begin, end),
         cmocka_unit_test_setup_teardown(test_meta, begin, end),
         cmocka_unit_test_setup_teardown(test_tokenizer_of_another_context, begin, end),

@@ -192,8 +192,9 @@ static void test_notes(void **state)
         {"{'model_type': 'llama', 'rope_parameters': {'rope_type': 'yarn', 'factor': 4, 'rope_theta': 1e6}}",
          "not scaled (yarn)"},
         {"{'model_type': 'llama', 'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e6}}", ""},
-        {"{'model_type': 'llama', 'attention_dropout': 0.1}", "no dropout here (attention_dropout 0.1)"},
-        {"{'model_type': 'gpt2'}", "no dropout here (attn_pdrop 0.1)"},
+        {"{'model_type': 'llama', 'attention_dropout': 0.1}",
+         "attention_dropout 0.1 is not applied: attention has no dropout here."},
+        {"{'model_type': 'gpt2'}", "attn_pdrop 0.1 is not applied"},
         {"{'model_type': 'bert'}", "attention_probs_dropout_prob 0.1"},
         {"{'model_type': 'bert', 'architectures': ['BertModel']}",
          "\"BertModel\" is read as BertForMaskedLM."},
@@ -220,6 +221,23 @@ static void test_notes(void **state)
         if (notes[i].note[0] ? !strstr(m.note, notes[i].note) : m.note[0] != 0)
             fail_msg("%s: the note is '%s'", notes[i].text, m.note);
         assert_true(!m.note[0] || m.note[strlen(m.note) - 1] == '.');
+    }
+    static const struct {
+        const char *text, *positions;
+    } kinds[] = {
+        {"{'model_type': 'llama', 'rope_scaling': {'type': 'yarn', 'factor': 4}}",
+         "rope_scaling.type \"yarn\" is not computed, so trained weights would see other positions"},
+        {"{'model_type': 'qwen2', 'rope_parameters': {'rope_type': 'longrope', 'factor': 4}}",
+         "rope_parameters.rope_type \"longrope\""},
+        {"{'model_type': 'llama', 'rope_scaling': {'type': 'su'}}", "\"su\""},
+        {"{'model_type': 'llama', 'rope_scaling': {'type': 'dynamic', 'factor': 4}}", ""},
+        {"{'model_type': 'llama', 'rope_scaling': {'type': 'linear', 'factor': 4}}", ""},
+        {"{'model_type': 'llama'}", ""},
+    };
+    for (size_t i = 0; i < COUNT(kinds); i++) {
+        IoModel m = good(kinds[i].text);
+        if (kinds[i].positions[0] ? !strstr(m.positions, kinds[i].positions) : m.positions[0] != 0)
+            fail_msg("%s: '%s'", kinds[i].text, m.positions);
     }
     IoModel m =
         good("{'model_type': 'llama', 'rope_parameters': {'rope_type': 'default', 'rope_theta': 7000}}");
@@ -305,6 +323,43 @@ static void test_wrong_values(void **state)
     refuse_each("llama", refusals, COUNT(refusals));
 }
 
+/* What says that there is nothing of a kind, and what concerns others, changes neither memory nor values. */
+static void test_nothing_said(void **state)
+{
+    (void)state;
+    static const char *const nothing[] = {
+        "'num_experts': null",
+        "'num_experts': 0, 'num_experts_per_tok': 8, 'router_aux_loss_coef': 0.001, 'moe_intermediate_size': "
+        "64, "
+        "'output_router_logits': false",
+        "'num_local_experts': null, 'n_routed_experts': 0, 'n_shared_experts': 2",
+        "'attn_logit_softcapping': null, 'final_logit_softcapping': null, 'anything_at_all': null",
+        "'num_nextn_predict_layers': 0, 'n_group': 0",
+        "'sentence_transformers': {'version': '4.0.1', 'activation_fn': 'torch.nn.Identity'}",
+        "'use_flash_attn': true, 'pad_token': '<pad>', 'padding_side': 'left', 'base_model_name_or_path': "
+        "'x'",
+        "'attention_bias': null, 'mlp_bias': null, 'tie_word_embeddings': null, 'is_decoder': null, "
+        "'add_cross_attention': null, 'is_encoder_decoder': null, 'use_sliding_window': null",
+        "'partial_rotary_factor': null, 'head_dim': null, 'num_key_value_heads': null, 'rope_scaling': null, "
+        "'rope_parameters': null, 'sliding_window': null, 'max_window_layers': null, 'layer_types': null, "
+        "'attention_dropout': null, 'pretraining_tp': null, 'chunk_size_feed_forward': null, "
+        "'quantization_config': null, 'architectures': null, 'torch_dtype': null, 'auto_map': null",
+        "'model_max_length': 1000000000000000019884624838656, 'max_length': -99999999999999999999",
+    };
+    IoModel plain = good("{'model_type': 'llama'}");
+    for (size_t i = 0; i < COUNT(nothing); i++) {
+        char text[1024];
+        snprintf(text, sizeof text, "{'model_type': 'llama', %s}", nothing[i]);
+        IoModel model = good(text);
+        assert_string_equal(model.note, "");
+        model.preset.config.llama.kv_heads = plain.preset.config.llama.kv_heads; /* 32 or as many as heads */
+        assert_memory_equal(&model.preset.config, &plain.preset.config, sizeof plain.preset.config);
+    }
+    good("{'model_type': 'gpt2', 'n_ctx': null, 'n_inner': null, 'reorder_and_upcast_attn': null, "
+         "'n_special': null}");
+    good("{'model_type': 'bert', 'is_decoder': null, 'attention_probs_dropout_prob': null, 'n_experts': 0}");
+}
+
 static void test_not_computed(void **state)
 {
     (void)state;
@@ -315,6 +370,10 @@ static void test_not_computed(void **state)
         {"'num_experts_per_tok': 2", "num_experts_per_tok", "mixtures of experts"},
         {"'moe_intermediate_size': 2", "moe_intermediate_size", "mixtures of experts"},
         {"'router_aux_loss_coef': 0.1", "router_aux_loss_coef", "mixtures of experts"},
+        {"'num_experts': 4, 'num_local_experts': null", "num_experts", "mixtures of experts"},
+        {"'num_experts': 0, 'logit_scale': 2", "logit_scale", "unknown"},
+        {"'logit_scale': 0", "logit_scale", "unknown"}, /* no count: it would decide values */
+        {"'attn_logit_softcapping': 50.0", "attn_logit_softcapping", "unknown"},
         {"'is_encoder_decoder': true", "is_encoder_decoder is true", "encoder"},
         {"'add_cross_attention': true", "add_cross_attention", "cross-attention"},
         {"'cross_attention_hidden_size': 5", "cross_attention_hidden_size", "cross-attention"},
@@ -398,10 +457,22 @@ static void test_unknown_fields(void **state)
         {"'äöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöü': 1", "ä…", "unknown"},
     };
     refuse_each("llama", refusals, COUNT(refusals));
-    refuse_each("mixtral",
+    refuse_each("nonsense",
                 &(Refusal){"'hidden_size': 'x'", "model_type must be llama, mistral, qwen2, gpt2 or bert",
-                           "not \"mixtral\""},
+                           "not \"nonsense\""},
                 1);
+    static const char *const unread[] = {"mixtral",     "qwen3",       "qwen3_moe", "gemma",    "gemma2",
+                                         "gemma3_text", "phi",         "phi3",      "gpt_neox", "falcon",
+                                         "opt",         "deepseek_v3", "roberta",   "t5",       "mamba",
+                                         "xlm-roberta", "whisper"};
+    for (size_t i = 0; i < COUNT(unread); i++) {
+        char what[64];
+        snprintf(what, sizeof what, "the model_type \"%s\" is not read: ", unread[i]);
+        refuse_each(unread[i], &(Refusal){"'hidden_size': 'x'", what, "llama, mistral, qwen2, gpt2 or bert"},
+                    1);
+    }
+    refuse_each("mixtral", &(Refusal){"'a': 1", "experts", "known by name is mistral-7b-v0.3"}, 1);
+    refuse_each("qwen3", &(Refusal){"'a': 1", "normalises queries and keys", "qwen2.5-7b"}, 1);
     refuse_each("", &(Refusal){"'a': 1", "model_type", "not \"\""}, 1);
     IoModel m;
     assert_int_equal(read_text("{'hidden_size': 64}", &m), ERROR_DATA);
@@ -480,8 +551,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_published_models), TEST(test_llama_fields),   TEST(test_bert_and_gpt2_fields),
         TEST(test_defaults),         TEST(test_notes),          TEST(test_wrong_values),
-        TEST(test_not_computed),     TEST(test_unknown_fields), TEST(test_trains),
-        TEST(test_plan_of_biases),
+        TEST(test_nothing_said),     TEST(test_not_computed),   TEST(test_unknown_fields),
+        TEST(test_trains),           TEST(test_plan_of_biases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

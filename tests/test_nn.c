@@ -305,6 +305,10 @@ static void test_sequential(void **state)
     assert_int_equal(nn_parameters(chain).count, 6); /* the list follows */
     assert_null(nn_append(chain, NULL));
     assert_null(nn_append(NULL, NULL));
+    nn_forward(chain, leaf(SHAPE(2, 4), 1, 1), NULL);
+    assert_error(ERROR_SHAPE, "at module '0' (linear)"); /* a child without a name of its own */
+    nn_forward(chain, x, NULL);
+    assert_error(ERROR_ARGUMENT, "at module '5' (embedding)");
     assert_ptr_equal(nn_forward(nn_sequential(), x, NULL), x);
     assert_null(nn_forward(NULL, x, NULL));
     module_free(NULL);

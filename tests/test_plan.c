@@ -1,5 +1,7 @@
 /* The plan is the run: every event of a training on meta is, byte by byte and in order, an event of the
  * training for real, over models, checkpointing, accumulation, attention, optimizers and threads. */
+#include <unistd.h>
+
 #include "plan_support.h"
 
 static EventRecord planned_events, run_events;
@@ -317,6 +319,74 @@ static void steps_are_told_after_validation(void **state)
     assert_true(first[0] == first[1] && last[0] == last[1] && first[0] != last[0]);
 }
 
+typedef struct Timing {
+    int validate_first;    /* before brim_step */
+    int with_second, none; /* none: the script updates by itself */
+} Timing;
+
+static void rest(int milliseconds)
+{
+    usleep(context_is_meta(context_current()) ? 0 : (useconds_t)(1000 * milliseconds));
+}
+
+static void slow_validation(Module *model, Tensor *x)
+{
+    tensor_no_grad_begin();
+    nn_forward(model, x, NULL);
+    rest(200);
+    tensor_no_grad_end();
+}
+
+/* 20 ms of a step before its optimizer, 20 between two optimizers, 200 ms of validation. */
+static int timed_script(void *config)
+{
+    const Timing *t = config;
+    Module *model = nn_linear(4, 4, 0), *other = nn_linear(4, 4, 0);
+    Optimizer *first = optim_sgd(nn_parameters(model), NULL), *second = optim_sgd(nn_parameters(other), NULL);
+    for (int step = 0; step < 4; step++) {
+        int scope = tensor_scope_begin();
+        Tensor *x = tensor_zeros(DTYPE_F32, SHAPE(2, 4), MEM_INPUT);
+        tensor_backward(tensor_sum(nn_forward(model, nn_forward(other, x, NULL), NULL)));
+        rest(20);
+        if (!t->none)
+            optim_step(first);
+        if (t->with_second) {
+            rest(20);
+            optim_step(second);
+        }
+        optim_zero_grad(first);
+        optim_zero_grad(second);
+        if (t->validate_first)
+            slow_validation(model, x);
+        brim_step(2);
+        if (!t->validate_first)
+            slow_validation(model, x);
+        tensor_scope_end(scope);
+    }
+    return error_code();
+}
+
+/* A step's time ends with optim_step; validation is in no step's time, whichever side of brim_step it is on.
+ */
+static void validation_is_not_timed(void **state)
+{
+    (void)state;
+    static const Timing cases[] = {
+        {.validate_first = 0}, {.validate_first = 1}, {.validate_first = 1, .with_second = 1}, {.none = 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Timing timing = cases[i];
+        RunOptions options = {.threads = 1, .seed = 3, .quiet = 1};
+        Plan plan;
+        RunResult result;
+        assert_int_equal(plan_script(timed_script, &timing, &options, &plan), 0);
+        assert_int_equal(plan_execute(timed_script, &timing, &options, &plan, &result), 0);
+        plan_free(&plan);
+        assert_true(result.step_seconds > (timing.with_second ? 0.039 : 0.019));
+        /* The median of three steps is at most half of their sum, however slow a busy machine makes them. */
+        assert_true(result.seconds > 0.8 + 2 * result.step_seconds);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -332,6 +402,7 @@ int main(void)
         cmocka_unit_test(planning_twice_is_planning_once),
         cmocka_unit_test(equal_runs_are_bitwise_equal),
         cmocka_unit_test(steps_are_told_after_validation),
+        cmocka_unit_test(validation_is_not_timed),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }

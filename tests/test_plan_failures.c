@@ -169,7 +169,8 @@ static void planning(void **state)
                        .epochs = 1,
                        .layers = 1};
     fail_each("planning bert", plan, 300);
-    session.c = (Case){.family = MODEL_GPT2, .accumulate = 3, .optimizer = "sgd", .checkpoint = 1, .epochs = 1};
+    session.c =
+        (Case){.family = MODEL_GPT2, .accumulate = 3, .optimizer = "sgd", .checkpoint = 1, .epochs = 1};
     fail_each("planning and packing", plan, 600);
     assert_true(packed);
 }
@@ -283,9 +284,23 @@ static void data_loading(void **state)
     fail_each("opening data on meta", open_data, 30);
 }
 
+static void test_no_script(void **state)
+{
+    (void)state;
+    RunResult result;
+    Plan plan;
+    assert_int_equal(plan_script(NULL, NULL, NULL, &plan), ERROR_ARGUMENT);
+    assert_string_equal(plan.error, "there is no script to run: it is NULL");
+    assert_int_equal(plan_execute(NULL, NULL, NULL, &plan, &result), ERROR_ARGUMENT);
+    assert_string_equal(result.error, "there is no script to run: it is NULL");
+    assert_int_equal(brim_run(NULL, NULL, &(RunOptions){.quiet = 1}), 1);
+    plan_free(&plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_no_script),
         cmocka_unit_test(training_checkpointed_llama),
         cmocka_unit_test(training_bert_in_blocks_of_malloc),
         cmocka_unit_test(training_gpt2_eager),

@@ -1,5 +1,5 @@
-/* Packed plans: on every preset, with every lever, needs is within 2 % of the peak of live bytes; runs that come
- * in another order need no more; what a plan says of the moment of its peak is what its events say. */
+/* Packed plans: on every preset, with every lever, needs is within 2 % of the peak of live bytes; runs that
+ * come in another order need no more; what a plan says of the moment of its peak is what its events say. */
 #include "plan_support.h"
 
 static EventRecord planned_events, run_events;
@@ -26,8 +26,7 @@ static Batch micro_batch(const ModelPreset *preset)
     if (preset->seq)
         batch.ids = tensor_new(DTYPE_I32, shape, MEM_INPUT);
     else
-        batch.features =
-            tensor_new(DTYPE_F32, SHAPE(preset->batch, preset->config.mlp.sizes[0]), MEM_INPUT);
+        batch.features = tensor_new(DTYPE_F32, SHAPE(preset->batch, preset->config.mlp.sizes[0]), MEM_INPUT);
     batch.labels = tensor_new(DTYPE_I32, shape, MEM_INPUT);
     return batch;
 }
@@ -84,7 +83,6 @@ static void within_2_percent_on_every_preset(void **state)
 {
     (void)state;
     int count, packed = 0, large = 0;
-    const char *full = getenv("BRIM_FULL");
     const ModelPreset *preset;
     for (count = 0; (preset = nn_preset_at(count)); count++) {
         for (int i = 0; i < 16; i++) {
@@ -94,7 +92,7 @@ static void within_2_percent_on_every_preset(void **state)
                         .optimizer = i / 4 % 2 ? "adamw" : "sgd",
                         .accumulate = 1 + i / 8};
             int is_large = preset->seq * preset->batch >= 1024 && !strstr(preset->name, "tiny");
-            if ((is_large && !(full && !strcmp(full, "1")) && i != 0 && i != 2 && i != 8) ||
+            if ((is_large && !full_form() && i != 0 && i != 2 && i != 8) ||
                 (!preset->seq && (l.attention || l.checkpoint)))
                 continue;
             large += is_large;
@@ -106,8 +104,8 @@ static void within_2_percent_on_every_preset(void **state)
 
 /* ---- Runs in another order -------------------------------------------------------------------- */
 
-/* What the command does: on meta each kind of segment once, for real all of them. Three micro-batches a step, of
- * which the last step of an epoch has two, the second a short one; validations between; single samples. */
+/* What the command does: on meta each kind of segment once, for real all of them. Three micro-batches a step,
+ * of which the last step of an epoch has two, the second a short one; validations between; single samples. */
 typedef struct Course {
     Case c;
     int epochs;
@@ -295,9 +293,9 @@ static void check_places(const Plan *plan, const Moment *moment)
     for (int p = 0; p < plan->path_count; p++) {
         uint64_t here[MEM_COMPONENT_COUNT] = {0};
         for (int i = 0; i < moment->count; i++)
-            if (!strcmp(moment->blocks[i].path, plan->places[p].path))
+            if (!strcmp(moment->blocks[i].path, plan->paths[p].path))
                 here[moment->blocks[i].event.component] += moment->blocks[i].event.bytes;
-        assert_memory_equal(here, plan->places[p].by, sizeof here);
+        assert_memory_equal(here, plan->paths[p].by, sizeof here);
         assert_true(sum_by_component(here) > 0);
         all += sum_by_component(here);
         for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
@@ -322,7 +320,7 @@ static void the_peak_in_detail(void **state)
         check_largest(&plan, &moment);
         check_places(&plan, &moment);
         plan_free(&plan);
-        assert_true(plan.places == NULL && plan.hints == NULL && plan.memory.stats.needs > 0);
+        assert_true(plan.paths == NULL && plan.hints == NULL && plan.memory.stats.needs > 0);
         assert_int_equal(plan.largest_count, PLAN_TENSORS);
         plan_free(&plan);
     }

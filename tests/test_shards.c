@@ -389,7 +389,7 @@ static void test_models(void **state)
         Module *model = nn_model(&preset), *other = nn_model(&preset);
         TensorList a = nn_parameters(model), b = nn_parameters(other);
         for (int type = SAFETENSORS_F32; type <= SAFETENSORS_BF16; type++) {
-            WeightsSaving how = {(SafetensorsType)type, 1000};
+            WeightsSaving how = {.type = (SafetensorsType)type, .shard = 1000, .overwrite = 1};
             for (int p = 0; p < a.count; p++) {
                 int64_t numel = tensor_numel(a.items[p]);
                 for (int64_t j = 0; j < numel; j++) /* exact in every type */

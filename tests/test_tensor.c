@@ -128,6 +128,25 @@ static void test_errors_stick(void **state)
     memtrack_path_pop(tracker);
     memtrack_path_pop(tracker);
     error_clear();
+    memtrack_path_push(tracker, "1");
+    error_raise(ERROR_STATE, "stop");
+    assert_string_equal(error_message(), "stop, at module '1'");
+    memtrack_path_pop(tracker);
+    error_clear();
+    assert_string_equal(error_function(), "");
+    error_raise(ERROR_ARGUMENT, "%s(): top_k is %d", "nn_sample", -1);
+    assert_string_equal(error_message(), "top_k is -1");
+    assert_string_equal(error_function(), "nn_sample");
+    error_clear();
+    assert_string_equal(error_function(), "");
+    static const char *const whole[] = {"data_text: no name", "a b(): no name", "(): no name", "A(): no name",
+                                        "none()", "none():none"};
+    for (size_t i = 0; i < COUNT(whole); i++) {
+        error_raise(ERROR_ARGUMENT, "%s", whole[i]);
+        assert_string_equal(error_message(), whole[i]);
+        assert_string_equal(error_function(), "");
+        error_clear();
+    }
     char text[2000];
     memset(text, 'x', sizeof text - 1);
     text[sizeof text - 1] = 0;

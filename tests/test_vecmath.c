@@ -41,7 +41,7 @@ static void check(const char *name, float (*ours)(float), double (*exact)(double
                   double allowed)
 {
     for (uint64_t bits = 0; bits <= 0xffffffffu; bits += 419) {
-        float x = vec_from_bits((uint32_t)bits);
+        float x = float_from_bits((uint32_t)bits);
         if (isnan(x)) {
             if (!isnan(ours(x)))
                 fail_msg("%s swallows NaN %08x", name, (unsigned)bits);

@@ -108,7 +108,7 @@ static void test_half_precision(void **state)
     static const double largest[] = {0x1p-11, 0x1p-8}; /* half a unit in the last place */
     for (int i = 0; i < 2; i++) {
         WeightsReport report;
-        assert_int_equal(io_save_weights(model, &preset, at("h"), &(WeightsSaving){types[i], 0}), 0);
+        assert_int_equal(io_save_weights(model, &preset, at("h"), &(WeightsSaving){.type = types[i]}), 0);
         assert_int_equal(io_load_weights(other, at("h"), NULL, &report), 0);
         assert_int_equal(report.loaded, nn_parameters(model).count);
         assert_int_equal(report.ignored + report.missing + report.unexpected, 0);
@@ -463,8 +463,8 @@ static void test_one_json_allocation_fails(void **state)
     for (int i = 0; i < 2; i++)
         whole[i] = get_file(at(names[i]), &size[i]);
     for (int n = 1, passed = 0; !passed; n++) {
-        json_fail_nth(n);
-        failed += save(model, &preset, "all") != 0;
+        json_fail_nth(n); /* jansson's parser does not survive it: what is there is not looked at */
+        failed += io_save_weights(model, &preset, at("all"), &(WeightsSaving){.overwrite = 1}) != 0;
         passed = json_fail_pending();
         json_allow_all();
         assert_int_equal(json_live, 0);
@@ -496,7 +496,7 @@ static void test_bad_places(void **state)
     assert_error(ERROR_FILE, "file is not a directory");
     assert_int_equal(io_check_directory(at("new")), 0);
     assert_int_equal(files_in(at("new")), 0);
-    assert_int_equal(io_save_weights(model, &preset, at("new"), &(WeightsSaving){SAFETENSORS_I32, 0}),
+    assert_int_equal(io_save_weights(model, &preset, at("new"), &(WeightsSaving){.type = SAFETENSORS_I32}),
                      ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "F32, F16 or BF16, not I32");
     assert_int_equal(io_save_weights(NULL, &preset, "x", NULL), ERROR_ARGUMENT);
@@ -511,7 +511,8 @@ static void test_bad_places(void **state)
     /* Where the configuration cannot be there are no weights either. */
     assert_int_equal(mkdir(at("half"), 0777), 0);
     assert_int_equal(mkdir(at("half/config.json"), 0777), 0);
-    assert_int_equal(save(model, &preset, "half"), ERROR_FILE);
+    assert_int_equal(io_save_weights(model, &preset, at("half"), &(WeightsSaving){.overwrite = 1}),
+                     ERROR_FILE);
     assert_error(ERROR_FILE, "half/config.json");
     assert_int_equal(files_in(at("half")), 1);
     ModelPreset mlp = family(MODEL_MLP);
@@ -520,7 +521,7 @@ static void test_bad_places(void **state)
     assert_int_equal(io_write_config(NULL, "x", SAFETENSORS_F32), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "preset is NULL");
     tensor_fill(nn_parameter(model, "transformer.ln_f.bias"), 1e6f);
-    assert_int_equal(io_save_weights(model, &preset, at("new"), &(WeightsSaving){SAFETENSORS_F16, 0}),
+    assert_int_equal(io_save_weights(model, &preset, at("new"), &(WeightsSaving){.type = SAFETENSORS_F16}),
                      ERROR_NONFINITE);
     assert_error(ERROR_NONFINITE, "transformer.ln_f.bias", "holds 1e+06");
     assert_int_equal(files_in(at("new")), 0);

@@ -62,7 +62,7 @@ BRIM_API int64_t tokenizer_vocab(const Tokenizer *tokenizer);
  * such id. The tokenizer's. */
 BRIM_API const char *tokenizer_token(const Tokenizer *tokenizer, int64_t id);
 BRIM_API int32_t tokenizer_id(const Tokenizer *tokenizer, const char *token); /* -1 for no such token */
-BRIM_API int tokenizer_is_special(const Tokenizer *tokenizer, int64_t id);
+BRIM_API int tokenizer_is_special(const Tokenizer *tokenizer, int64_t id);    /* 1 for <s>, [CLS] … */
 
 typedef struct TokenizerTraining {
     int64_t vocab;              /* of the result, special tokens and the 256 bytes included; 0 = 4096 */

@@ -1,7 +1,7 @@
 # make install PREFIX=/usr/local DESTDIR= puts these in place; make uninstall with the same two takes away exactly these.
 INSTALL_ROOT = $(DESTDIR)$(abspath $(PREFIX))
 INSTALLED_HEADERS = $(HEADERS)
-INSTALLED_DOCS := README.md LICENSE $(wildcard docs/*.md docs/*.png docs/lessons/*.md examples/*.c)
+INSTALLED_DOCS := README.md LICENSE $(wildcard docs/*.md docs/*.png docs/*.svg docs/lessons/*.md examples/*.c)
 INSTALLED_SHELL := share/man/man1/brim.1 share/bash-completion/completions/brim share/zsh/site-functions/_brim
 INSTALLED = bin/brim lib/libbrim.a lib/libbrim.so.$(VERSION) lib/libbrim.so.$(SOVERSION) lib/libbrim.so lib/pkgconfig/brim.pc \
              $(INSTALLED_SHELL) $(INSTALLED_HEADERS:%=include/brim/%) $(INSTALLED_DOCS:%=share/doc/brim/%)

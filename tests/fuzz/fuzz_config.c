@@ -1,6 +1,6 @@
 /* config.json, and the small ones of the models that it describes, on meta; written and read again. */
 #include "../../io/io.h"
-#include "../../io/weights.h"
+#include "../../io/export_.h"
 #include "fuzz_json.h"
 
 static int layers(const ModelPreset *preset)
@@ -17,12 +17,19 @@ static int layers(const ModelPreset *preset)
     }
 }
 
+static void keep_source(const ModelPreset *preset, const char *path)
+{
+    json_t *root = config_make(preset, SAFETENSORS_F32, fuzz_path("source"));
+    fuzz_check(root && !json_write_file(root, path), "the source's fields are not kept");
+    json_decref(root);
+}
+
 /* What is written describes the same model, also with the fields that are kept of the first. */
 static void write_again(const IoModel *model)
 {
     IoModel again;
-    const char *folder = fuzz_path("written"), *path = fuzz_path("written/config.json");
-    mkdir(folder, 0700);
+    const char *path = fuzz_path("written/config.json");
+    mkdir(fuzz_path("written"), 0700);
     fuzz_check(!io_write_config(&model->preset, path, SAFETENSORS_F32), "a configuration is not written");
     for (int kept = 0; kept < 2; kept++) {
         fuzz_check(!io_read_config(path, &again), "what was written is not read");
@@ -32,7 +39,7 @@ static void write_again(const IoModel *model)
                        layers(&again.preset) == layers(&model->preset),
                    "what was written is another model");
         if (!kept)
-            fuzz_check(!io_keep_source(fuzz_path("source"), folder), "the source's fields are not kept");
+            keep_source(&model->preset, path);
     }
 }
 
@@ -40,7 +47,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     IoModel model;
     mkdir(fuzz_path("source"), 0700);
-    fuzz_put("source/tokenizer.json", "{}", 2); /* is kept */
     fuzz_begin(1);
     fuzz_fail_one(data, size);
     int failed = io_read_config(fuzz_put("source/config.json", data, size), &model) != 0;

@@ -273,7 +273,7 @@ STATE = """{"saved_run": {
  "optimizer": {"name": "adamw", "lr": 0.001, "kept": ["layers.0.weight"]},
  "random": {"seed": 1, "fills": 4, "step": 1, "first_sample": 0, "layer": 3},
  "files": {"model.safetensors": {"bytes": 8, "crc32": %d}, "optimizer.safetensors": {"bytes": 8, "crc32": %d}},
- "command": "brim train", "data": {"order": 1, "seed": 1, "epoch": 0, "position": 2, "step": 1, "samples": 60000}}"""
+ "command": "brim train", "data": {"order": 2, "seed": 1, "epoch": 0, "position": 2, "step": 1, "samples": 60000}}"""
 
 
 def state():
@@ -286,7 +286,7 @@ def state():
     yield b'{"saved_run": {}}'
     yield b'{"checkpoint": {}}'
     yield body.replace(b'"saved_run"', b'"checkpoint"').replace(b'"version": 2', b'"version": 1').replace(
-        b'"order": 1, ', b"") + b"}"
+        b'"order": 2, ', b"") + b"}"
     yield body.replace(b'"bytes": 8,', b'"bytes": 8, "parts": [[3, 1], [5, 2]],') + b"}"
     crc32 = {"bytes": 8, "crc32": crc}
     right = STATE.replace('"random": {"seed": 1', '"random": {"seed": 0').replace("60000", "4")

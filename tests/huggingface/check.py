@@ -78,7 +78,7 @@ def theirs_of(model, inputs):
     loss = F.cross_entropy(logits.flatten(0, 1), inputs['labels'].long().flatten(), ignore_index=IGNORE)
     loss.backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    return logits.detach(), float(loss), gradients
+    return logits.detach(), loss.item(), gradients
 
 
 def random_inputs(vocab, rows, length, bert, seed=5):
@@ -279,7 +279,7 @@ def check_shards(name, kind, model, inputs, folder, theirs):
         single = [len(load_file(os.path.join(saved, f))) == 1 for f in files]
         good = good and all(s <= 20000 or alone for s, alone in zip(sizes, single))
         check(f'{name}: {len(files)} shards and an index written as {dtype}', good)
-        again, info = kind.from_pretrained(saved, torch_dtype='auto', output_loading_info=True)
+        again, info = kind.from_pretrained(saved, dtype='auto', output_loading_info=True)
         same = all(torch.equal(t, state[n].to(torch_type)) and t.dtype == torch_type
                    for n, t in again.state_dict().items())
         check(f'{name}: those shards loaded by transformers', same and not any(
@@ -311,13 +311,13 @@ def check_forms(name, kind, model, inputs):
         for dtype in ('bfloat16', 'float16'):
             half = os.path.join(folder, dtype)
             kind.from_pretrained(shards).to(getattr(torch, dtype)).save_pretrained(half)
-            again = kind.from_pretrained(half, torch_dtype=torch.float32, attn_implementation='eager').eval()
+            again = kind.from_pretrained(half, dtype=torch.float32, attn_implementation='eager').eval()
             same_as(f'{name}: {dtype} read', half, inputs, theirs_of(again, inputs)[0])
             given, got, saved = (os.path.join(folder, dtype + x) for x in ('-i', '-o', '-saved'))
             save_file(inputs, given)
             driver(shards, given, got, '--save', saved, '--dtype', {'bfloat16': 'bf16', 'float16': 'f16'}[dtype])
-            mine, info = kind.from_pretrained(saved, torch_dtype='auto', output_loading_info=True)
-            want = kind.from_pretrained(half, torch_dtype='auto').state_dict()
+            mine, info = kind.from_pretrained(saved, dtype='auto', output_loading_info=True)
+            want = kind.from_pretrained(half, dtype='auto').state_dict()
             same = all(torch.equal(t, want[n]) and t.dtype == getattr(torch, dtype)
                        for n, t in mine.state_dict().items())
             check(f'{name}: {dtype} written, as transformers rounds it', same and not info['missing_keys'])
@@ -482,7 +482,7 @@ def main():
     global BUILD, DRIVER
     BUILD = sys.argv[1] if len(sys.argv) > 1 else 'build'
     DRIVER = os.path.join(BUILD, 'tests/huggingface/driver')
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # of models this small a second one waits
     transformers.logging.disable_progress_bar()
     check_rounding()
     check_families()

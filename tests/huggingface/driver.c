@@ -218,9 +218,12 @@ int main(int argc, char **argv)
         first_gradients(&run, safetensors_find(run.inputs, "ids")->dim[0]);
     die_on_error();
     write_outputs(&run);
-    const WeightsSaving how = {(SafetensorsType)safetensors_type_of(a->dtype), (uint64_t)a->shard};
-    if (a->save && io_save_weights(run.model, &run.described.preset, a->save, &how) == 0)
-        io_keep_source(a->model, a->save);
+    const WeightsSaving how = {.type = (SafetensorsType)safetensors_type_of(a->dtype),
+                               .shard = (uint64_t)a->shard,
+                               .source = a->model,
+                               .overwrite = 1};
+    if (a->save)
+        io_save_weights(run.model, &run.described.preset, a->save, &how);
     die_on_error();
     context_destroy(context_current());
     return 0;

@@ -29,6 +29,7 @@ _brim_value()
     --card) _brim_words "$typed" "$(_brim_column "$program" gpus)" ;;
     --checkpoint) _brim_words "$typed" "none blocks selective selective+blocks auto" ;;
     --attention) _brim_words "$typed" "flash eager" ;;
+    --resize-vocab) _brim_words "$typed" auto ;;
     --device) _brim_words "$typed" "cpu cuda" ;;
     --optimizer) _brim_words "$typed" "sgd sgd-momentum sgd-nesterov rmsprop adam adamw" ;;
     --schedule) _brim_words "$typed" "constant linear cosine" ;;

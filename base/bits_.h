@@ -1,0 +1,24 @@
+/* A float's bits and back. Inlined whatever the optimisation, so that loops around them vectorise. */
+#ifndef BRIM_BITS_INTERNAL_H
+#define BRIM_BITS_INTERNAL_H
+
+#include <stdint.h>
+#include <string.h>
+
+#define BITS_INLINE static inline __attribute__((always_inline, unused))
+
+BITS_INLINE float float_from_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+BITS_INLINE uint32_t float_to_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+#endif

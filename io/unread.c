@@ -1,0 +1,69 @@
+/* Families that are not read: what of them is not computed here, and what is near. By model_type, as
+ * transformers calls them. */
+#include <string.h>
+
+#include "family_.h"
+
+/* The types, each with a space behind; the preset that is nearest, NULL for none. */
+typedef struct Unread {
+    const char *types, *missing, *near;
+} Unread;
+
+#define EXPERTS "mixtures of experts are not computed"
+
+static const Unread unread[] = {
+    {"qwen3 ", "its attention normalises queries and keys, which is not computed", "qwen2.5-7b"},
+    {"qwen3_moe qwen2_moe qwen3_next qwen3_5_moe ", EXPERTS, "qwen2.5-7b"},
+    {"qwen2_vl qwen2_5_vl qwen3_vl qwen2_audio ", "images and sound are not read", "qwen2.5-7b"},
+    {"qwen ", "its query, key and value are one matrix, under other names", "qwen2.5-7b"},
+    {"mixtral jetmoe dbrx phimoe granitemoe olmoe gpt_oss llama4 llama4_text ", EXPERTS, "mistral-7b-v0.3"},
+    {"deepseek_v2 deepseek_v3 kimi_k2 ", EXPERTS ", nor is latent attention", "deepseek-r1-distill-llama-8b"},
+    {"gemma ", "its gate is GELU, its embeddings are scaled, and its norms add 1 to their weight",
+     "llama-2-7b"},
+    {"gemma2 gemma3 gemma3_text gemma3n ",
+     "its gate is GELU, its norms add 1 to their weight, and every second layer has a window",
+     "llama-3.2-3b"},
+    {"phi gpt_neox gptj codegen persimmon stablelm ", "only a part of each head is rotated", "llama-3.2-3b"},
+    {"phi3 phi4 glm glm4 chatglm internlm2 baichuan ",
+     "its projections are stored as one matrix, under other names", "llama-3.2-3b"},
+    {"falcon bloom mpt ", "attention and feed-forward run side by side, or positions are slopes (ALiBi)",
+     "llama-2-7b"},
+    {"opt gpt_neo gpt_bigcode xglm ", "it differs from GPT-2 in positions, attention or activation",
+     "gpt2-xl"},
+    {"olmo olmo2 olmo3 cohere cohere2 nemotron starcoder2 exaone exaone4 ",
+     "its norms are of another kind or in other places", "llama-3.1-8b"},
+    {"granite minicpm ", "embeddings and branches are scaled by factors", "llama-3.1-8b"},
+    {"smollm3 ", "some of its layers have no rotary positions", "smollm2-1.7b"},
+    {"ministral ministral3 mistral3 ", "it is newer than Mistral 7B and differs from it", "mistral-7b-v0.3"},
+    {"roberta xlm-roberta camembert mpnet ", "its positions begin behind the padding token", "bert-base"},
+    {"distilbert albert electra deberta deberta-v2 mobilebert modernbert nomic_bert ernie ",
+     "its layers are not those of BERT", "bert-base"},
+    {"t5 mt5 bart mbart pegasus marian led encoder-decoder ",
+     "models of an encoder and a decoder are not computed", NULL},
+    {"mamba mamba2 falcon_mamba rwkv jamba bamba zamba zamba2 recurrent_gemma ",
+     "layers without attention are not computed", NULL},
+    {"vit clip siglip llava llava_next mllama idefics paligemma whisper wav2vec2 ",
+     "images and sound are not read", NULL},
+};
+
+static int has_word(const char *words, const char *word)
+{
+    size_t length = strlen(word);
+    for (const char *at = words; *at; at += strcspn(at, " ") + 1)
+        if (strcspn(at, " ") == length && !strncmp(at, word, length))
+            return 1;
+    return 0;
+}
+
+int unread_family(Fields *f, const char *type, const char *known)
+{
+    for (size_t i = 0; i < sizeof unread / sizeof unread[0]; i++)
+        if (has_word(unread[i].types, type)) {
+            fields_fail(f, "the model_type %s is not read: %s%s%s (what is read: %s)", string_text(type).text,
+                        unread[i].missing,
+                        unread[i].near ? "; the nearest model that is known by name is " : "",
+                        unread[i].near ? unread[i].near : "", known);
+            return 1;
+        }
+    return 0;
+}
