@@ -65,6 +65,12 @@ int path_is_directory(const char *path)
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
+int path_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    return a && b && stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 /* ---- Reading --------------------------------------------------------------------------------- */
 
 int file_open_input(const char *path, const char *shown, const char *expected, uint64_t most, size_t *bytes)

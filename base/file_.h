@@ -15,6 +15,8 @@ void path_label(char out[FILE_LABEL], const char *path);
 /* directory/name; raises ERROR_FILE and returns non-zero when it is too long. */
 int path_join(char out[PATH_BYTES], const char *directory, const char *name);
 int path_is_directory(const char *path);
+/* One file or directory by whatever names; NULL is none. */
+int path_same(const char *a, const char *b);
 int path_is_file(const char *path); /* or nothing yet; not what stands for something open, as /dev/stdout */
 
 /* A regular, non-empty file of at most `most` bytes: its descriptor and size, or -1 with ERROR_FILE raised.
