@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../estimate/formulae.h"
+#include "../base/plural_.h"
 #include "../estimate/textbook.h"
 #include "cli.h"
 
@@ -76,8 +77,19 @@ static size_t same_kind(const char *a, const char *b)
     return (size_t)(x - a) + 1;
 }
 
-static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, int count, ReportUnit unit)
+/* Whether the peak is reached in one of the rows from first to last: at this module path. */
+static int holds_peak(const LayerRow *first, const LayerRow *last, const char *path)
 {
+    size_t length = layer_length(path);
+    for (const LayerRow *row = first; row <= last; row++)
+        if (strlen(row->name) == length && !strncmp(row->name, path, length))
+            return 1;
+    return 0;
+}
+
+static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, int count, const Plan *plan)
+{
+    ReportUnit unit = unit_of(plan);
     char name[128];
     uint64_t sum = 0;
     size_t shared = same_kind(first->name, last->name);
@@ -90,7 +102,8 @@ static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, 
         sum += first->group[g];
         fprintf(out, " %10.*f", unit.decimals, (double)first->group[g] / unit.bytes);
     }
-    fprintf(out, " %10.*f%s\n", unit.decimals, (double)sum / unit.bytes, count > 1 ? " each" : "");
+    fprintf(out, " %10.*f%s", unit.decimals, (double)sum / unit.bytes, count > 1 ? " each" : "");
+    fprintf(out, holds_peak(first, last, plan->memory.peak_path) ? "  <- the peak's moment\n" : "\n");
 }
 
 /* Anything but zeros, as printed. */
@@ -134,13 +147,19 @@ static void layer_table(FILE *out, const Plan *plan)
     snprintf(title, sizeof title, "BY LAYER AT THE PEAK, %s", unit.name);
     fprintf(out, "\n%-34s %10s %10s %10s %10s %10s %10s\n", title, "parameters", "gradients", "states",
             "activ.", "overhead", "sum");
+    const char *tied = NULL;
     for (int i = 0, next; i < count; i = next) {
         for (next = i + 1;
              next < count && same_bytes(&rows[i], &rows[next]) && same_kind(rows[i].name, rows[next].name);)
             next++;
         if (shows(&rows[i], unit))
-            print_layer(out, &rows[i], &rows[next - 1], next - i, unit);
+            print_layer(out, &rows[i], &rows[next - 1], next - i, plan);
+        if (rows[i].group[MEM_GROUP_GRADIENTS] && !rows[i].group[MEM_GROUP_PARAMETERS])
+            tied = rows[i].name;
     }
+    if (tied)
+        fprintf(out, "The weights of %s are tied: they stand in the row of the module that made them.\n",
+                tied);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
@@ -173,9 +192,9 @@ static json_t *places_json(const Plan *plan)
 
 static void plan_json(const Options *o, const Training *t, const Plan *plan)
 {
-    json_print(json_pack("{s:s, s:I, s:f, s:s, s:s, s:o, s:o, s:o}", "model", o->model, "parameters",
-                         (json_int_t)t->parameters, "step_flops", plan->step_flops, "checkpoint",
-                         checkpoint_text(&o->checkpoint).text, "packer", plan->packer, "memory",
+    json_print(json_pack("{s:s, s:I, s:i, s:f, s:s, s:s, s:o, s:o, s:o}", "model", o->model, "parameters",
+                         (json_int_t)t->parameters, "threads", threads_of(o), "step_flops", plan->step_flops,
+                         "checkpoint", checkpoint_text(&o->checkpoint).text, "packer", plan->packer, "memory",
                          json_memory(&plan->memory, NULL), "largest_at_peak", largest_json(plan),
                          "places_at_peak", places_json(plan)));
 }
@@ -188,8 +207,9 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan)
     print_title(o, t->parameters, t->steps);
     printf("\n");
     report_table(stdout, &plan->memory, NULL);
-    printf("That is %.2f %% above the bytes live at the peak; blocks placed %s.\n",
-           100 * ((double)s->needs / (double)s->peak - 1), plan->packer);
+    printf("That is %.2f %% above the bytes live at the peak; blocks placed %s; planned for %d thread%s.\n",
+           100 * ((double)s->needs / (double)s->peak - 1), plan->packer, threads_of(o),
+           plural(threads_of(o)));
     largest_table(stdout, plan);
     layer_table(stdout, plan);
     rules_print(stdout, o, t, plan);

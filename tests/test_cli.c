@@ -57,8 +57,8 @@ static void bad_usage(void **state)
         {{"train", "--device", "cuda:"}, {"'cuda:'", "cuda:0"}},
         {{"train", "--device", "cuda"}, {"--device cuda:", "no CUDA kernels", "cpu works"}},
         {{"generate", "--device=cuda:3"}, {"--device cuda:3:", "no CUDA kernels", "brim fit --card"}},
-        {{"plan", "--json", "--device", "cuda"}, {"no CUDA kernels", "brim plan", "machine"}},
-        {{"compare", "--device", "cpu,cuda"}, {"--device cuda:", "no CUDA kernels"}},
+        {{"plan", "--json", "--device", "cuda"}, {"--device cuda:", "not planned yet", "brim fit --card"}},
+        {{"compare", "--device", "cpu,cuda"}, {"--device cuda:", "not planned yet"}},
         {{"fit", "--device", "meta"}, {"--device meta", "plan instead"}},
         {{"train", "--every", "0"}, {"--every", "'0'"}},
         {{"train", "--max-samples", "0"}, {"--max-samples", "'0'"}},
@@ -204,7 +204,7 @@ static void data_shorter_than_a_step_is_said(void **state)
 static json_t *plan_json(const char **arguments)
 {
     json_t *root = parse(expect_code(run_command(arguments), 0)->out);
-    assert_keys(root, "model parameters step_flops checkpoint packer memory largest_at_peak places_at_peak");
+    assert_keys(root, "model parameters threads step_flops checkpoint packer memory largest_at_peak places_at_peak");
     check_memory(json_object_get(root, "memory"), 0, 0);
     return root;
 }
@@ -397,13 +397,13 @@ static void compare_tables(void **state)
     (void)state;
     Outcome *o =
         expect_code(RUN("compare", "--model", "gpt2-tiny", "--optimizer", "sgd", "--attention", "eager"), 0);
-    assert_int_equal(lines_starting(o->out, "as is "), 2); /* once in each of two tables */
-    assert_int_equal(lines_starting(o->out, "--attention flash"), 2);
+    assert_int_equal(lines_starting(o->out, "as is "), 3); /* once in each of three tables */
+    assert_int_equal(lines_starting(o->out, "--attention flash"), 3);
     assert_int_equal(lines_starting(o->out, "--optimizer sgd"), 0); /* it already is */
     o = expect_code(RUN("compare", "--batch", "3", "--checkpoint", "blocks"), 0);
     assert_int_equal(lines_starting(o->out, "--checkpoint"), 0);
-    assert_int_equal(lines_starting(o->out, "--batch 1 --accumulate 3 "), 2); /* 3 cannot be halved */
-    assert_int_equal(lines_starting(o->out, "--optimizer-in-backward "), 2);  /* with blocks already on */
+    assert_int_equal(lines_starting(o->out, "--batch 1 --accumulate 3 "), 3); /* 3 cannot be halved */
+    assert_int_equal(lines_starting(o->out, "--optimizer-in-backward "), 3);  /* with blocks already on */
     o = expect_code(RUN("compare", "--model", "mlp", "--data", make_images("images"), "--batch", "64"), 0);
     assert_int_equal(lines_starting(o->out, "--attention"), 0);
     expect_code(RUN("compare", "--data", in_folder("none")), 1);
