@@ -22,6 +22,7 @@ typedef struct CheckpointChoice {
 
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
+    const char *invalid_utf8;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *resize_vocab; /* as it was typed: N or auto */
@@ -39,6 +40,7 @@ typedef struct Options {
     uint64_t budget, seed, reserve, export_shard;
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
+    int check_data;          /* reads all ids of a .bin before it starts */
     int ignore_eos;          /* of generate: goes on after a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */
@@ -69,6 +71,9 @@ int option_varies(const Options *options, const char *flag);
 /* paths.c */
 int is_bin(const char *path); /* by its name: token ids */
 int is_directory(const char *path);
+/* A folder of Hugging Face's cache becomes the snapshot that it stands for; what else it is, or NULL, stays.
+ * EXIT_USAGE after saying why there is none. */
+int follow_cache(const char **path);
 int same_file(const char *a, const char *b); /* or directory, by whatever names; NULL is none */
 /* The path is the directory, or a file in it. */
 int is_read_from(const char *path, const char *directory);
@@ -119,6 +124,8 @@ int resolve_checkpoint(Options *options);
 int check_budget(const Options *options, const Plan *plan);
 /* The same for what this machine has free now, `more` bytes of memory beside the plan's. */
 int check_machine(const Options *options, const Plan *plan, uint64_t more);
+/* A note where a run that fits takes nearly all that is free. */
+void say_if_tight(const Plan *plan, uint64_t more);
 /* EXIT_NO when there is too little disk for what the options say is to be written, after saying what is
  * needed and what is free. */
 int check_room(const Options *options, const Training *training, const Plan *plan);

@@ -19,16 +19,7 @@ static LeverText __attribute__((format(printf, 1, 2))) say(const char *format, .
 
 static LeverText optimizer_title(const Options *o)
 {
-    static const char *const names[][2] = {{"sgd", "SGD"},
-                                           {"sgd-momentum", "SGD with momentum"},
-                                           {"sgd-nesterov", "SGD with Nesterov momentum"},
-                                           {"rmsprop", "RMSprop"},
-                                           {"adam", "Adam"},
-                                           {"adamw", "AdamW"}};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (!strcmp(names[i][0], o->optimizer))
-            return say("%s", names[i][1]);
-    return say("%s", o->optimizer);
+    return say("%s", optim_rule(o->optimizer)->title);
 }
 
 static LeverText lr_title(const Options *o)
@@ -133,7 +124,7 @@ static const Lever levers[] = {
     {.flag = "--dropout", .where = LEVER_SAVED, .title = dropout_title, .to_preset = dropout_to_preset},
     {.flag = "--batch", .where = EVERYWHERE, .title = batch_title, .model_decides = 1},
     {.flag = "--seq",
-     .where = LEVER_CSV | LEVER_LOG | LEVER_SAVED,
+     .where = EVERYWHERE,
      .means = reads_text,
      .title = seq_title,
      .joins = 1,

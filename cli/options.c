@@ -8,20 +8,36 @@
 
 #include "../base/plural_.h"
 #include "flags_.h"
+#include "input_.h"
 #include "levers_.h"
+
+static SayLine optimizer_names(void)
+{
+    SayLine line = {""};
+    for (int i = 0; optim_rule_at(i); i++)
+        line_add(&line, "%s%s", i ? ", " : "", optim_rule_at(i)->name);
+    return line;
+}
+
+/* The families that continue a text. */
+static SayLine writer_names(void)
+{
+    SayLine line = {""};
+    for (int i = 0; i < MODEL_FAMILY_COUNT; i++)
+        if (nn_family((ModelFamily)i)->writes)
+            line_add(&line, "%s%s", line.text[0] ? " and " : "", nn_family((ModelFamily)i)->name);
+    return line;
+}
 
 static int check_names(const Options *o)
 {
-    static const char *const optimizers[] = {
-        "sgd", "sgd-momentum", "sgd-nesterov", "rmsprop", "adam", "adamw", NULL};
     static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
     static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
     int found;
     if (o->export_dtype && parse_choice("--export-dtype", "f32, f16, bf16", o->export_dtype, dtypes, &found))
         return EXIT_USAGE;
-    if (parse_choice("--optimizer", "sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw", o->optimizer,
-                     optimizers, &found))
-        return EXIT_USAGE;
+    if (!optim_rule(o->optimizer))
+        return usage("--optimizer must be one of %s, not '%s'", optimizer_names().text, o->optimizer);
     return parse_choice("--schedule", "constant, linear, cosine", o->schedule, schedules, &found);
 }
 
@@ -46,9 +62,10 @@ float learning_rate(const Options *o)
     int sgd = !strncmp(o->optimizer, "sgd", 3);
     if (o->lr >= 0)
         return o->lr;
-    if (o->init) /* trained weights: docs/weights.md has the measurements */
-        return sgd ? 1e-3f : 5e-5f;
-    return sgd ? 0.05f : family_of(o)->lr;
+    if (!o->init)
+        return sgd ? 0.05f : family_of(o)->lr;
+    /* Trained weights are to be kept: docs/weights.md has the measurements. */
+    return !sgd ? 2e-5f : !strcmp(o->optimizer, "sgd") ? 0.05f : 0.005f;
 }
 
 static int check_levers(Options *o)
@@ -167,7 +184,7 @@ static int apply_model(Options *o)
     const ModelPreset *preset = &o->preset;
     if (find_model(o))
         return EXIT_USAGE;
-    int text = preset->family != MODEL_MLP, max_seq = nn_preset_max_seq(preset);
+    int text = reads_text(o), max_seq = nn_preset_max_seq(preset);
     if (!text && o->seq)
         return usage("--seq means nothing to the model '%s', which reads images", o->model);
     if (!text && o->loss_chunk)
@@ -200,9 +217,8 @@ static int apply_model(Options *o)
         return usage("--seq %d is longer than the %d position%s of %s", o->seq, max_seq, plural(max_seq),
                      o->model);
     if (o->generate && !nn_family(preset->family)->writes)
-        return usage(
-            "'%s' is not a causal language model, so it cannot continue a text; llama and gpt2 models can",
-            o->model);
+        return usage("'%s' is not a causal language model, so it cannot continue a text; %s models can",
+                     o->model, writer_names().text);
     if (o->top_p <= 0 || o->top_p > 1)
         return usage("--top-p must be above 0 and at most 1, not %g", (double)o->top_p);
     if (o->sample && !nn_family(preset->family)->writes)
@@ -216,16 +232,30 @@ static int apply_model(Options *o)
     return 0;
 }
 
+/* Text that would be read as bytes, where the model has a tokenizer that is not read. */
+static int misses_tokenizer(const Options *o, int own_text)
+{
+    int text = o->generate || (own_text && !is_bin(o->data));
+    return text && !o->tokenizer && !o->source_tokenizer && o->source && tokenizer_other_form(o->source);
+}
+
 /* Trained weights know the tokens of the tokenizer that lies beside them. */
 static int apply_tokenizer(Options *o)
 {
     int own_text = o->data && strcmp(o->data, "builtin") != 0;
-    if (o->tokenizer && !strcmp(o->tokenizer, "bytes"))
+    int bytes = o->tokenizer && !strcmp(o->tokenizer, "bytes");
+    if (bytes)
         o->tokenizer = o->source_tokenizer = NULL;
     else if (o->tokenizer && !o->generate && !own_text)
         return usage("--tokenizer needs --data: a text of yours");
-    else if (!o->tokenizer && own_text && !o->generate && o->preset.family != MODEL_MLP)
+    else if (!o->tokenizer && own_text && !o->generate && reads_text(o))
         o->tokenizer = o->source_tokenizer;
+    if (!bytes && misses_tokenizer(o, own_text))
+        return usage(
+            "%s has its tokenizer in another form (%s), so its tokens would not be known: write a "
+            "tokenizer.json in Python with AutoTokenizer.from_pretrained(…).save_pretrained(…), or give "
+            "--tokenizer, or --tokenizer bytes for bytes",
+            o->source, tokenizer_other_form(o->source));
     if (o->sample && o->data && is_bin(o->data) && !o->tokenizer)
         return usage("--sample needs --tokenizer to write the text of the ids of %s", o->data);
     return 0;
@@ -257,7 +287,7 @@ static int apply_resize(Options *o)
     int64_t size = 0;
     if (!o->resize_vocab)
         return 0;
-    if (o->preset.family == MODEL_MLP)
+    if (!reads_text(o))
         return usage("--resize-vocab means nothing to the model '%s', which reads images", o->model);
     if (strcmp(o->resize_vocab, "auto") == 0) {
         if ((size = tokenizer_size(o)) < 0)
@@ -297,8 +327,7 @@ static const struct {
     {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
     {"--inference", "plans without training",
      " --inference --model --init --init-partial --resize-vocab --vocab --batch --seq --prefill --threads "
-     "--device "
-     "--budget --json "},
+     "--device --budget --json "},
 };
 
 static int was_given(const Assignments *all, const char *flag)
@@ -330,12 +359,17 @@ static int check_textbook(const Options *o, const Assignments *all)
         return 0;
     if (!family_of(o)->gpt_terms)
         return usage("--textbook knows the terms of GPT-2's layer, not of %s's; `brim plan %s` compares the "
-                     "rules with "
-                     "its plan",
+                     "rules with its plan",
                      o->model, o->model);
     return o->json ? usage("--textbook --json prints the rules, which depend on no model: leave out --model, "
                            "--batch and --seq")
                    : 0;
+}
+
+/* A name that is known goes before a folder of that name. */
+static int follow_model(Options *o)
+{
+    return o->model && !nn_preset(o->model) ? follow_cache(&o->model) : 0;
 }
 
 /* One combination: of the k-th list, value which[k]. Its label names what the lists vary. */
@@ -358,12 +392,18 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
         status = check_names(o);
     if (!status)
         status = check_device(o, command);
+    if (!status && (follow_cache(&o->init) || follow_cache(&o->tokenizer) || follow_model(o)))
+        status = EXIT_USAGE;
     if (!status)
         status = apply_model(o);
     if (!status)
         status = apply_tokenizer(o);
     if (!status)
         status = apply_resize(o);
+    if (!status)
+        status = check_data_options(o);
+    if (!status)
+        status = read_prompt(o);
     if (!status)
         status = check_levers(o);
     if (!status)
