@@ -2,35 +2,35 @@
 #ifndef BRIM_IO_NAMES_H
 #define BRIM_IO_NAMES_H
 
-#define io_check_directory       brim_io_check_directory
-#define io_check_export          brim_io_check_export
-#define io_count_saved_runs      brim_io_count_saved_runs
-#define io_find_model            brim_io_find_model
-#define io_find_saved_run        brim_io_find_saved_run
-#define io_fingerprint           brim_io_fingerprint
-#define io_load_run              brim_io_load_run
-#define io_load_weights          brim_io_load_weights
-#define io_lock_exports          brim_io_lock_exports
-#define io_lock_saved_runs       brim_io_lock_saved_runs
-#define io_read_config           brim_io_read_config
-#define io_read_end_tokens       brim_io_read_end_tokens
-#define io_save_run              brim_io_save_run
-#define io_save_weights          brim_io_save_weights
-#define io_saved_run_size        brim_io_saved_run_size
-#define io_unlock_saved_runs     brim_io_unlock_saved_runs
-#define io_weights_size          brim_io_weights_size
-#define io_write_config          brim_io_write_config
-#define io_write_file            brim_io_write_file
-#define safetensors_at           brim_safetensors_at
-#define safetensors_close        brim_safetensors_close
-#define safetensors_count        brim_safetensors_count
-#define safetensors_f32          brim_safetensors_f32
-#define safetensors_find         brim_safetensors_find
-#define safetensors_open         brim_safetensors_open
-#define safetensors_read         brim_safetensors_read
-#define safetensors_type_name    brim_safetensors_type_name
-#define safetensors_type_of      brim_safetensors_type_of
-#define safetensors_write        brim_safetensors_write
+#define io_check_directory brim_io_check_directory
+#define io_check_export brim_io_check_export
+#define io_count_saved_runs brim_io_count_saved_runs
+#define io_find_model brim_io_find_model
+#define io_find_saved_run brim_io_find_saved_run
+#define io_fingerprint brim_io_fingerprint
+#define io_load_run brim_io_load_run
+#define io_load_weights brim_io_load_weights
+#define io_lock_exports brim_io_lock_exports
+#define io_lock_saved_runs brim_io_lock_saved_runs
+#define io_read_config brim_io_read_config
+#define io_read_end_tokens brim_io_read_end_tokens
+#define io_save_run brim_io_save_run
+#define io_save_weights brim_io_save_weights
+#define io_saved_run_size brim_io_saved_run_size
+#define io_unlock_saved_runs brim_io_unlock_saved_runs
+#define io_weights_size brim_io_weights_size
+#define io_write_config brim_io_write_config
+#define io_write_file brim_io_write_file
+#define safetensors_at brim_safetensors_at
+#define safetensors_close brim_safetensors_close
+#define safetensors_count brim_safetensors_count
+#define safetensors_f32 brim_safetensors_f32
+#define safetensors_find brim_safetensors_find
+#define safetensors_open brim_safetensors_open
+#define safetensors_read brim_safetensors_read
+#define safetensors_type_name brim_safetensors_type_name
+#define safetensors_type_of brim_safetensors_type_of
+#define safetensors_write brim_safetensors_write
 #define safetensors_write_shards brim_safetensors_write_shards
 
 #endif
