@@ -70,8 +70,8 @@ INNER := $(BUILD)/libbrim-inner.a
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
-.PHONY: all lib cli examples tests test test-full test-page check parity fuzz huggingface tokenizers lessons pictures bench bench-decode accuracy soak \
-        valgrind demo install \
+.PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
+        tokenizers notebook lessons pictures bench bench-decode accuracy soak valgrind demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -169,14 +169,27 @@ demo: deps
 	@$(BUILD)/brim demo
 
 # TEST="name …" runs some: make test TEST=test_memtrack
+WANTED = $(if $(TEST),$(TEST:%=$(BUILD)/tests/%),$(TESTS))
 test:
 	@CC="$(CC)" tools/deps build run test
-	@$(MAKE) --no-print-directory -j$$(nproc) all tests
-	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(if $(TEST),$(TEST:%=$(BUILD)/tests/%),$(TESTS))
+	@$(MAKE) --no-print-directory -j$$(nproc) all $(if $(TEST),$(WANTED) $(BUILD)/bench/soak,tests)
+	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(WANTED)
 
 # The slow forms of tests that have one.
 test-full:
 	@BRIM_FULL=1 $(MAKE) --no-print-directory test
+
+# What CI runs under the address and undefined-behaviour sanitizers: all but what looks at a terminal, at tables or at
+# many plans, whose code others run. make check-full runs all.
+UNSANITIZED := $(addprefix test_,terminal search properties locale cli_levers)
+test-sanitized:
+	@$(MAKE) --no-print-directory test SAN=address,undefined \
+	    TEST="$(filter-out $(UNSANITIZED),$(notdir $(TESTS)))"
+
+# Before an issue is closed: the long forms, and what CI leaves out. Goes on after a failure; closes with a table of
+# stages. ARGS="soak valgrind" runs those whose name has one of the words.
+check-full:
+	@tools/check-full $(ARGS)
 
 # The report page in headless Chromium, where there is one. KEEP=folder keeps pages and pictures to be looked at.
 test-page: cli
@@ -186,6 +199,7 @@ check: all
 	@CC="$(CC)" tools/check $(BUILD)
 	@sh tests/test_install.sh $(BUILD)
 	@sh tests/test_docs.sh $(BUILD)
+	@! command -v python3 >/dev/null || BUILD=$(BUILD) tools/draw-step --check
 
 # Computes the fixtures again with PyTorch, compares them with those in the tree, and brim with both.
 parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))
@@ -202,6 +216,10 @@ pictures: cli
 # Against transformers itself: logits, gradients, checkpoints both ways, a published model, and texts written token by token.
 huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/tests/huggingface/writer $(BUILD)/brim
 	@sh tests/huggingface/run $(BUILD)
+
+# What docs/notebook.md shows, run with pandas.
+notebook: cli
+	@sh tests/notebook/run $(BUILD)
 
 # Every tokenizer against the Python package. ARGS="--part 20" takes a twentieth of the corpus; ARGS=--speed measures.
 tokenizers: $(BUILD)/libbrim.so
@@ -248,13 +266,15 @@ help:
 	@echo "make            libraries, command and examples, in $(BUILD)/"
 	@echo "make demo       install what is missing, build, train a tiny LLaMA, show where its memory is"
 	@echo "make test       every test; TEST=\"test_cli test_nn\" for some"
-	@echo "make test-full  the slow forms too"
+	@echo "make test-full  the slow forms too;  make test-sanitized  what CI runs under sanitizers"
 	@echo "make test-page  the report page in headless Chromium; KEEP=folder keeps its pictures"
 	@echo "make check      house rules, exported symbols, installation"
+	@echo "make check-full all long forms, one after the other, and a table of them; ARGS=\"soak valgrind\" for some"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"
 	@echo "make pictures   the pictures in docs/lessons, drawn again (headless Chromium)"
 	@echo "make huggingface  checkpoints in and out, logits, gradients, written texts, against transformers itself"
+	@echo "make notebook   what docs/notebook.md shows, run with pandas"
 	@echo "make tokenizers every tokenizer against the Python package; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some, JOBS=2"
 	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"

@@ -144,11 +144,11 @@ static void plant_once(void)
     }
 }
 
-/* Once, when all is warm; a slow-down grows by a tenth of a step each step. */
+/* Once, when all is warm; a slow-down grows by a fiftieth of a step each step. */
 static void plant(const Phase *phase, double step_seconds)
 {
     if (soak.plant == PLANT_SLOW)
-        for (double until = clock_seconds(CLOCK_THREAD_CPUTIME_ID) + 0.1 * (double)phase->done * step_seconds;
+        for (double until = clock_seconds(CLOCK_THREAD_CPUTIME_ID) + 0.02 * (double)phase->done * step_seconds;
              clock_seconds(CLOCK_THREAD_CPUTIME_ID) < until;)
             plant_sink = plant_sink + 1;
     else if (phase->watch.compared > 2 && !soak.planted++)

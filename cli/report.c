@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 
 #include "../base/nearest_.h"
-#include "../base/plural_.h"
 #include "../base/printable_.h"
 #include "../report/exports.h"
 #include "../report/html.h"
@@ -123,7 +122,7 @@ static int write_output(const Request *request, int output, IoFill fill, Filling
     const char *path = request->files[output];
     if (io_write_file(path, fill, filling))
         return say_error();
-    printf("%s is written: %s\n", path, outputs[output].help);
+    printf("%s is written%s\n", path, outputs[output].page ? "; open it in a browser" : "");
     return EXIT_DONE;
 }
 

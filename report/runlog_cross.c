@@ -20,13 +20,14 @@ static void cross_names(int64_t *known, RunCross *c, const json_t *line)
     uint64_t from = 0;
     report_run_number_(line, "from", &from);
     if ((int64_t)from > *known)
-        c->names_missing += (int64_t)from - *known;
+        c->names_missing = 1;
     *known = (int64_t)from + (int64_t)json_array_size(json_object_get(line, "names"));
 }
 
 static void cross_row(RunCross *c, const RunEvent *event)
 {
     c->rows++;
+    c->names_missing |= event->path >= c->places || event->op >= c->ops; /* they come before their use */
     c->last_row_step = event->step;
     if (event->kind == RUN_ALLOC) {
         c->blocks_missing += event->serial > c->serial + 1 ? (int64_t)(event->serial - c->serial - 1) : 0;
@@ -143,7 +144,10 @@ int report_cross_line_(RunCross *c, const json_t *line, int64_t number)
     } else if (!strcmp(kind, "events")) {
         cross_events(c, line);
     } else if (!strcmp(kind, "events_end")) {
+        uint64_t step = 0;
         c->events_ended = 1;
+        if (report_run_number_(line, "step", &step) && c->rows && (int64_t)step > c->last_row_step)
+            c->rows_until = (int64_t)step;
     } else if (!strcmp(kind, "step")) {
         cross_step(c, line);
     } else if (!strcmp(kind, "end")) {
@@ -225,10 +229,12 @@ static void say_missing_steps(Notes *notes, const RunCross *c)
 static void say_missing_events(Notes *notes, const RunCross *c)
 {
     if (c->names_missing)
-        say(notes, "Names of module paths or operations are missing: %lld. They are shown as unknown.",
-            (long long)c->names_missing);
+        say(notes, "Names of module paths or operations are missing; they are shown as unknown.");
     if (c->blocks_missing)
         say(notes, "Events are missing: by their numbers %lld allocations.", (long long)c->blocks_missing);
+    else if (c->rows_until)
+        say(notes, "Events are missing: the last is of step %lld, and they went on to step %lld.",
+            (long long)c->last_row_step + 1, (long long)c->rows_until + 1);
     else if (c->live_wrong)
         say(notes, "Events are missing: after step %lld they leave %lld bytes live, and its line says %lld.",
             (long long)c->live_wrong, (long long)c->live_seen, (long long)c->live_said);

@@ -21,11 +21,13 @@ typedef struct RunCross {
     uint64_t highest;                    /* of the steps' peaks */
     int64_t highest_step;
 
-    int64_t places, ops, names_missing; /* names that were given; those before them that were not */
-    int64_t rows, last_row_step;        /* events, and the step, from 0, of the last */
-    uint64_t serial, live;              /* the last allocation's; what the events leave live */
-    int64_t blocks_missing;             /* allocations between others */
-    int64_t live_wrong;                 /* the first step after which other bytes were live; 0 = none */
+    int64_t places, ops;         /* names that were given */
+    int names_missing;           /* there are gaps between them, or numbers beyond */
+    int64_t rows, last_row_step; /* events, and the step, from 0, of the last */
+    int64_t rows_until;          /* the step, from 0, that they should end in, where it is later */
+    uint64_t serial, live;       /* the last allocation's; what the events leave live */
+    int64_t blocks_missing;      /* allocations between others */
+    int64_t live_wrong;          /* the first step after which other bytes were live; 0 = none */
     uint64_t live_said, live_seen;
     int events_ended;
 

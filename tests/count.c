@@ -40,6 +40,12 @@ void count_more(Counted what, int times)
     counts[what] += times;
 }
 
+int full_form(void)
+{
+    const char *full = getenv("BRIM_FULL");
+    return full && full[0] == '1';
+}
+
 void __real_brim_memtrack_fail_nth(uint64_t n);
 void __wrap_brim_memtrack_fail_nth(uint64_t n);
 

@@ -1,4 +1,5 @@
-/* What the tests make fail, counted over a program and, by tools/run-tests, over all of them. */
+/* What the tests make fail, counted over a program and, by tools/run-tests, over all of them. And what every
+ * test may ask about the run: is it the long form, is it under a sanitizer? */
 #ifndef TEST_COUNT_H
 #define TEST_COUNT_H
 
@@ -19,5 +20,14 @@ typedef enum Counted {
 
 /* Added when it was survived. */
 void count_more(Counted what, int times);
+
+/* BRIM_FULL=1 (make test-full, make check-full): more cases of each kind. Without it each kind has some. */
+int full_form(void);
+
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+enum { SANITIZED = 1 };
+#else
+enum { SANITIZED = 0 };
+#endif
 
 #endif

@@ -9,11 +9,6 @@
 #include "cli_support.h"
 
 #define MIB ((uint64_t)1 << 20)
-#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
-enum { SANITIZED = 1 };
-#else
-enum { SANITIZED = 0 };
-#endif
 
 #define SMALL                                                                                                \
     "train", "--model", "llama-tiny", "--batch", "1", "--seq", "32", "--threads", "2", "--sample", "0"

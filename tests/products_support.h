@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "tests/count.h"
 
 static const char *const isa_names[] = {"base", "avx2", "avx512"};
 enum { ISAS = 3, MAX_THREADS = 3, GUARD = 32 };

@@ -16,6 +16,7 @@
 
 #include "../nn/nn.h"
 #include "../tensor/ops.h"
+#include "count.h"
 
 #define COUNT(list) (sizeof(list) / sizeof((list)[0]))
 

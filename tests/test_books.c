@@ -47,8 +47,7 @@ static void hundreds_of_mib(void **state)
 static void several_gib(void **state)
 {
     (void)state;
-    const char *full = getenv("BRIM_FULL");
-    if (!full || strcmp(full, "1"))
+    if (!full_form())
         skip();
     const char *text = make_text("text", 9 * 512 + 1);
     BOOKS(3000, "--model", "gpt2", "--data", text, "--steps", "2", "--batch", "8", "--seq", "512");

@@ -218,7 +218,7 @@ static void a_log_that_breaks_off(void **state)
     snprintf(log, sizeof log, "%s", in_folder("breaks.jsonl"));
     snprintf(
         line, sizeof line,
-        "exec 2>&1; %s train --quiet --threads 1 --model gpt2-tiny --data %s --batch 2 --seq 16 --steps 400 --log %s & "
+        "exec 2>&1; %s train --quiet --threads 1 --model gpt2-tiny --data %s --batch 2 --seq 16 --steps 160 --log %s & "
         "p=$!; until [ -s %s ]; do sleep 0.02; done; prlimit --pid $p --fsize=131072; wait $p",
         command_path(), make_text("small", 40 * 16 + 1), log, log);
     FILE *pipe = popen(line, "r");
@@ -229,7 +229,7 @@ static void a_log_that_breaks_off(void **state)
     const char *said = strstr(text, "cannot write the log");
     assert_true(said && strstr(said, log) && strstr(said, "training goes on"));
     assert_null(strstr(said + 1, "cannot write the log"));
-    assert_non_null(strstr(text, "400 steps"));
+    assert_non_null(strstr(text, "160 steps"));
     Outcome *o = expect_code(RUN("report", log), 0);
     assert_non_null(strstr(o->out, "breaks off"));
 }

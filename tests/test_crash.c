@@ -446,8 +446,7 @@ static int ended(pid_t child)
 static void test_command_killed(void **state)
 {
     (void)state;
-    const char *full = getenv("BRIM_FULL");
-    int wanted = full && full[0] ? 220 : 20, kills = 0, ends = 0;
+    int wanted = full_form() ? 220 : 10, kills = 0, ends = 0;
     char text[40 * 8 + 1], directory[256];
     for (size_t i = 0; i < sizeof text; i++)
         text[i] = (char)('a' + hash32((uint32_t)i) % 26);

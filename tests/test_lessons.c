@@ -1,5 +1,6 @@
-/* The lessons' figures are the program's: every command on every page is run again and prints what the page says.
- */
+/* The lessons' figures are the program's: every command on every page is run again and prints what the page
+ * says. Under a sanitizer, where the figures are known to be right and the commands are what is looked at,
+ * those of some pages. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,8 @@ static void figures_are_the_programs(void **state)
 {
     (void)state;
     char folder[256], command[512], line[512], shown[8192] = "";
+    if (SANITIZED && !full_form())
+        setenv("PAGES", "docs/lessons/0[3-5]*.md", 1);
     build_folder(folder, sizeof folder);
     snprintf(command, sizeof command, "BUILD=%s tools/lessons --check 2>&1", folder);
     FILE *output = popen(command, "r");

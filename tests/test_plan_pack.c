@@ -83,7 +83,6 @@ static void within_2_percent_on_every_preset(void **state)
 {
     (void)state;
     int count, packed = 0, large = 0;
-    const char *full = getenv("BRIM_FULL");
     const ModelPreset *preset;
     for (count = 0; (preset = nn_preset_at(count)); count++) {
         for (int i = 0; i < 16; i++) {
@@ -93,7 +92,7 @@ static void within_2_percent_on_every_preset(void **state)
                         .optimizer = i / 4 % 2 ? "adamw" : "sgd",
                         .accumulate = 1 + i / 8};
             int is_large = preset->seq * preset->batch >= 1024 && !strstr(preset->name, "tiny");
-            if ((is_large && !(full && !strcmp(full, "1")) && i != 0 && i != 2 && i != 8) ||
+            if ((is_large && !full_form() && i != 0 && i != 2 && i != 8) ||
                 (!preset->seq && (l.attention || l.checkpoint)))
                 continue;
             large += is_large;

@@ -166,8 +166,7 @@ static uint64_t own_peak(Config *c, int i, MemComponent component)
 
 static int configurations(void)
 {
-    const char *full = getenv("BRIM_FULL");
-    return full && full[0] == '1' ? 600 : 60;
+    return full_form() ? 600 : 60;
 }
 
 /* ---- The properties -------------------------------------------------------------------------- */

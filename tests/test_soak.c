@@ -36,7 +36,8 @@ static void fail_saying(const char *what)
 static void test_nothing_moves(void **state)
 {
     (void)state;
-    if (soak("--minutes 0.08 --allow 10000", said, sizeof said) != 0)
+    if (soak(full_form() ? "--minutes 0.5 --allow 10000" : "--minutes 0.05 --allow 10000", said,
+             sizeof said) != 0)
         fail_saying("a short soak finds faults");
     for (const char *const *phase = (const char *const[]){"text:", "images:", "rounds:", NULL}; *phase;
          phase++)
@@ -47,7 +48,8 @@ static void test_nothing_moves(void **state)
 static void expect_found(const char *fault, const char *words)
 {
     char arguments[128];
-    snprintf(arguments, sizeof arguments, "--minutes 0.01 --allow 10000 --only images --plant %s", fault);
+    snprintf(arguments, sizeof arguments, "--threads 1 --minutes 0.01 --allow 10000 --only images --plant %s",
+             fault);
     int code = soak(arguments, said, sizeof said);
     if (code == 0 || !strstr(said, words))
         fail_saying(arguments);
@@ -69,7 +71,7 @@ static void test_leaks_are_found(void **state)
 static void test_a_slow_down_is_found(void **state)
 {
     (void)state;
-    int code = soak("--minutes 0.05 --allow 30 --only images --plant slow", said, sizeof said);
+    int code = soak("--threads 1 --minutes 0.05 --allow 30 --only images --plant slow", said, sizeof said);
     if (code == 0 || !strstr(said, "slower by"))
         fail_saying("a slow-down was not found");
 }

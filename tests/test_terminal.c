@@ -20,8 +20,10 @@ typedef struct Session {
 
 static Session session;
 
-/* Long enough for a panel that is drawn ten times a second. */
-static const char *usual[] = {"brim",    "train", "--batch",       "8",  "--seq", "64",
+/* Long enough for a panel that is drawn ten times a second; and as many steps that are over at once. */
+static const char *usual[] = {"brim",    "train", "--batch",       "6",  "--seq", "64",
+                              "--steps", "12",    "--max-samples", "16", NULL};
+static const char *brief[] = {"brim",    "train", "--batch",       "1",  "--seq", "16",
                               "--steps", "12",    "--max-samples", "16", NULL};
 
 /* ---- The screen ------------------------------------------------------------------------------ */
@@ -219,12 +221,12 @@ static void no_panel_elsewhere(void **state)
     (void)state;
     static const Terminal terminals[] = {{.columns = 120, .term = "dumb"}, {.columns = 120, .term = ""}};
     for (size_t i = 0; i < COUNT(terminals); i++) {
-        Session *s = run_on_terminal(&terminals[i], usual);
+        Session *s = run_on_terminal(&terminals[i], brief);
         assert_int_equal(s->code, 0);
         assert_null(strchr(s->output, '\033'));
         assert_true(on_screen(s, "Each line: loss") && on_screen(s, "step   12  loss"));
     }
-    Outcome *o = expect_code(run_command(usual), 0);
+    Outcome *o = expect_code(run_command(brief), 0);
     assert_null(strchr(o->out, '\033'));
     assert_int_equal(lines_starting(o->out, "step "), 12);
     const char *memory = strstr(o->out, "/s | param "); /* it is said when it changes */
@@ -267,7 +269,8 @@ static void lines_break_between_phrases(void **state)
     assert_int_equal(s->code, 0);
     assert_string_equal(
         joined(s, "llama-tiny  ", 80),
-        "llama-tiny  6,123,168 parameters  fp32  AdamW  batch 1 x seq 16  flash attention  2 steps");
+        "llama-tiny  6,123,168 parameters  fp32  AdamW  lr 0.002  no dropout  batch 1 x seq 16  "
+        "flash attention  2 steps");
     const char *result = joined(s, "2 steps, ", 80);
     assert_non_null(strstr(result, " tokens/s; validation "));
     assert_non_null(strstr(result, "held out: loss "));
@@ -277,7 +280,7 @@ static void lines_break_between_phrases(void **state)
 static void too_narrow_is_lines(void **state)
 {
     (void)state;
-    Session *s = run_on_terminal(&(Terminal){.columns = 39}, usual);
+    Session *s = run_on_terminal(&(Terminal){.columns = 39}, brief);
     assert_int_equal(s->code, 0);
     assert_null(strstr(s->output, "\033[?25l"));
     assert_true(on_screen(s, "Each line: loss") && on_screen(s, "step   12  loss"));
