@@ -35,7 +35,7 @@ static const Flag flags[] = {
     {"--steps", FLAG_INT64, AT(steps), "N", .help = "optimizer steps (300)"},
     {"--epochs", FLAG_INT, AT(epochs), "N", .help = "passes over the data, instead of --steps", .low = 1},
     {"--optimizer", FLAG_NAME, AT(optimizer), "NAME",
-     .help = "sgd[-momentum|-nesterov] rmsprop adam adamw (adamw)"},
+     .help = "sgd[-momentum|-nesterov] rmsprop adagrad adam adamw"},
     {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (llama, gpt2 2e-3; --init 5e-5; see man)"},
     {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X",
      .help = "on all but norms and biases (adamw 0.01; else 0)"},
