@@ -7,22 +7,30 @@
 #include "levers_.h"
 #include "variants_.h"
 
+enum { TIGHT_PERCENT = 85 }; /* of the memory that is free, above which a run is said to be tight */
+
 /* ---- The cost of a variant ------------------------------------------------------------------- */
 
-int variant_costs_more(const Variant *a, const Variant *b, const Options *from)
+/* Operations beyond those of the options as they are; a part in 200 is none. */
+static double extra_flops(const Variant *v, const Variant *base)
 {
+    double extra = v->plan.step_flops / base->plan.step_flops - 1;
+    return extra > 0.005 ? extra : 0;
+}
+
+int variant_costs_more(const Variant *a, const Variant *b, const Variant *base)
+{
+    const Options *from = &base->options;
     int other_a = strcmp(a->options.optimizer, from->optimizer) != 0;
     int other_b = strcmp(b->options.optimizer, from->optimizer) != 0;
+    double extra = extra_flops(a, base) - extra_flops(b, base);
+    int changes = levers_changed(&a->options, from) - levers_changed(&b->options, from);
+    uint64_t needs_a = a->plan.memory.stats.needs, needs_b = b->plan.memory.stats.needs;
     if (other_a != other_b)
         return other_a - other_b;
-    double flops_a = a->plan.step_flops, flops_b = b->plan.step_flops;
-    if (flops_a > 1.001 * flops_b || flops_b > 1.001 * flops_a)
-        return flops_a > flops_b ? 1 : -1;
-    int changes = levers_changed(&a->options, from) - levers_changed(&b->options, from);
-    if (changes)
-        return changes;
-    uint64_t needs_a = a->plan.memory.stats.needs, needs_b = b->plan.memory.stats.needs;
-    return (needs_a > needs_b) - (needs_a < needs_b);
+    if (extra > 0.005 || extra < -0.005)
+        return extra > 0 ? 1 : -1;
+    return changes ? changes : (needs_a > needs_b) - (needs_a < needs_b);
 }
 
 const Variant *variants_least_need(const Variant *variants, int count)
@@ -46,6 +54,7 @@ static void print_variant(const Variant *v, const Options *from)
 /* Those that fit, in the order of what they cost. Returns how many. */
 static int print_fitting(const Variant *variants, int count, const Options *from, uint64_t limit)
 {
+    const Variant *base = &variants[0];
     const Variant *order[2 * VARIANTS];
     int fitting = 0;
     for (int i = 0; i < count; i++) {
@@ -53,7 +62,7 @@ static int print_fitting(const Variant *variants, int count, const Options *from
         if (v->plan.status || v->plan.memory.stats.needs > limit)
             continue;
         int at = fitting++;
-        for (; at > 0 && variant_costs_more(order[at - 1], v, from) > 0; at--)
+        for (; at > 0 && variant_costs_more(order[at - 1], v, base) > 0; at--)
             order[at] = order[at - 1];
         order[at] = v;
     }
@@ -104,6 +113,19 @@ int check_machine(const Options *o, const Plan *plan, uint64_t more)
     fprintf(stderr, "brim: %s.\n", why);
     suggest_for(o, machine.available > plan->beside + more ? machine.available - plan->beside - more : 0);
     return EXIT_NO;
+}
+
+/* Others may take what is left before the run is through. */
+void say_if_tight(const Plan *plan, uint64_t more)
+{
+    MemMachine machine;
+    uint64_t takes = plan->memory.stats.needs + plan->beside + more;
+    memtrack_machine(&machine);
+    double percent = 100 * (double)takes / (double)machine.available;
+    if (percent <= TIGHT_PERCENT)
+        return;
+    fprintf(stderr, "brim: note: this run takes %s, %.0f %% of the %s that are free on this machine (%s)\n",
+            report_size(takes).text, percent, report_size(machine.available).text, machine.bound);
 }
 
 static void say_bound(const Plan *plan)

@@ -124,6 +124,8 @@ int resolve_checkpoint(Options *options);
 int check_budget(const Options *options, const Plan *plan);
 /* The same for what this machine has free now, `more` bytes of memory beside the plan's. */
 int check_machine(const Options *options, const Plan *plan, uint64_t more);
+/* A note where a run that fits takes nearly all that is free. */
+void say_if_tight(const Plan *plan, uint64_t more);
 /* EXIT_NO when there is too little disk for what the options say is to be written, after saying what is
  * needed and what is free. */
 int check_room(const Options *options, const Training *training, const Plan *plan);

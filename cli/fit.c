@@ -68,38 +68,46 @@ static void choose_methods(Fit *fit)
 {
     static Variant variants[VARIANTS];
     fit->methods = variants_list(fit->options, variants);
-    for (int k = 0; k < fit->methods; k++) {
-        Method *m = &fit->method[k];
-        *m = (Method){.options = variants[k].options, .target = variants[k].target};
-        memcpy(m->label, variants[k].label, sizeof m->label);
-    }
+    for (int k = 0; k < fit->methods; k++)
+        fit->method[k] = (Method){.variant = variants[k]};
 }
 
 /* ---- Needs ----------------------------------------------------------------------------------- */
 
-static uint64_t need(Fit *fit, Method *m, int batch, int seq, Plan *keep)
+static void plan_at(Fit *fit, const Method *m, int batch, int seq, Plan *plan)
 {
-    for (int i = 0; i < m->memos && !keep; i++)
-        if (m->memo[i].batch == batch && m->memo[i].seq == seq)
-            return m->memo[i].bytes;
-    Options o = m->options;
+    Options o = m->variant.options;
     o.batch = batch;
     o.seq = seq;
     Training training = {.options = &o};
     RunOptions run = run_options(&o);
-    Plan plan;
     run.budget = 0;
-    plan_script(training_script, &training, &run, &plan);
-    fit->planned++;
+    plan_script(training_script, &training, &run, plan);
     fit->parameters = training.parameters;
     fit->samples = training.samples;
+    plan_free(plan);
+}
+
+static uint64_t need(Fit *fit, Method *m, int batch, int seq)
+{
+    for (int i = 0; i < m->memos; i++)
+        if (m->memo[i].batch == batch && m->memo[i].seq == seq)
+            return m->memo[i].bytes;
+    Plan plan;
+    plan_at(fit, m, batch, seq, &plan);
     uint64_t bytes = plan.status ? UINT64_MAX : plan.memory.stats.needs;
     if (m->memos < MEMO)
         m->memo[m->memos++] = (Need){batch, seq, bytes};
-    plan_free(&plan);
-    if (keep)
-        *keep = plan;
     return bytes;
+}
+
+static Bound bound_of(const Plan *plan)
+{
+    const MemSummary *memory = &plan->memory;
+    Bound bound = {.group = bound_by(memory), .phase = memory->stats.peak_at.phase};
+    bound.bytes = report_group(memory->stats.at_peak, bound.group);
+    snprintf(bound.path, sizeof bound.path, "%s", report_path(memory));
+    return bound;
 }
 
 /* What varies: the batch, or the sequence in steps. */
@@ -111,7 +119,7 @@ typedef struct Axis {
 static uint64_t need_at(Fit *fit, Method *m, const Axis *axis, int64_t units)
 {
     int value = (int)(units * axis->step);
-    return axis->by_seq ? need(fit, m, axis->batch, value, NULL) : need(fit, m, value, axis->seq, NULL);
+    return axis->by_seq ? need(fit, m, axis->batch, value) : need(fit, m, value, axis->seq);
 }
 
 /* Between a that fits and b that does not: where a straight line through the two would cross the limit, kept
@@ -162,25 +170,41 @@ static int64_t largest(Fit *fit, Method *m, const Axis *axis, uint64_t limit)
 
 int fit_most(const Fit *fit, const Method *m)
 {
-    int most = LARGEST_BATCH / m->options.accumulate;
+    int most = LARGEST_BATCH / m->variant.options.accumulate;
     most = most < 1 ? 1 : most;
     /* Images are as many as they are; a text gives as many samples as a step takes. */
-    return !m->options.seq && fit->samples < most ? (int)fit->samples : most;
+    return !m->variant.options.seq && fit->samples < most ? (int)fit->samples : most;
+}
+
+static void fill_seq(Fit *fit, Method *m, int card, int max_seq)
+{
+    const Options *o = &m->variant.options;
+    Plan plan;
+    int64_t units = largest(fit, m, &(Axis){o->batch, 0, 1, fit->seq_step, max_seq / fit->seq_step},
+                            fit_limit(fit, card));
+    m->seq[card] = fit->seq_step * (int)units;
+    m->bound[card] = bound_of(&m->variant.plan);
+    if (!units)
+        return;
+    plan_at(fit, m, o->batch, m->seq[card], &plan);
+    m->bound[card] = bound_of(&plan);
 }
 
 static void fill_row(Fit *fit, Method *m)
 {
-    const Options *o = &m->options;
-    int max_seq = nn_preset_max_seq(&o->preset), step = max_seq >= 4096 ? 128 : max_seq >= 512 ? 16 : 1;
-    need(fit, m, o->batch, o->seq, &m->plan);
-    if (m->plan.status)
+    const Options *o = &m->variant.options;
+    int max_seq = nn_preset_max_seq(&o->preset);
+    fit->seq_step = max_seq >= 4096 ? 128 : max_seq >= 512 ? 16 : 1;
+    plan_at(fit, m, o->batch, o->seq, &m->variant.plan);
+    if (m->variant.plan.status)
         return;
     for (int i = 0; i < fit->cards; i++) {
-        uint64_t limit = fit->memory[i] - fit->options->reserve;
-        m->batch[i] =
-            (int)largest(fit, m, &(Axis){.seq = o->seq, .step = 1, .most = fit_most(fit, m)}, limit);
+        Axis batches = {.seq = o->seq, .step = 1, .most = fit_most(fit, m)};
+        m->batch[i] = (int)largest(fit, m, &batches, fit_limit(fit, i));
         if (o->seq)
-            m->seq[i] = step * (int)largest(fit, m, &(Axis){o->batch, 0, 1, step, max_seq / step}, limit);
+            fill_seq(fit, m, i, max_seq);
+        else
+            m->bound[i] = bound_of(&m->variant.plan);
     }
 }
 
@@ -189,13 +213,9 @@ static void fill_row(Fit *fit, Method *m)
 /* Something fits on every card that was asked about. */
 static int every_card_has_one(const Fit *fit)
 {
-    for (int i = 0; i < fit->cards; i++) {
-        int one = 0;
-        for (int k = 0; k < fit->methods; k++)
-            one |= fit_fits(fit, &fit->method[k], i);
-        if (!one)
+    for (int i = 0; i < fit->cards; i++)
+        if (!fit_best(fit, i))
             return 0;
-    }
     return 1;
 }
 
@@ -215,8 +235,8 @@ int command_fit(const Options *options, int count)
     for (int k = 0; k < fit.methods; report_progress(&progress, ++k))
         fill_row(&fit, &fit.method[k]);
     report_progress_end(&progress);
-    if (fit.method[0].plan.status) {
-        fprintf(stderr, "brim: %s\n", fit.method[0].plan.error);
+    if (fit.method[0].variant.plan.status) {
+        fprintf(stderr, "brim: %s\n", fit.method[0].variant.plan.error);
         return EXIT_NO;
     }
     if (options->json)

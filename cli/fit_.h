@@ -12,15 +12,21 @@ typedef struct Need {
     uint64_t bytes; /* UINT64_MAX: cannot be planned */
 } Need;
 
+/* What the peak is made of, and where it is. */
+typedef struct Bound {
+    MemGroup group;
+    uint64_t bytes;
+    MemPhase phase;
+    char path[128];
+} Bound;
+
 /* A row: the options with some levers pulled, and every need planned so far. */
 typedef struct Method {
-    char label[VARIANT_LABEL];
-    Options options;
-    MemGroup target; /* what a single lever works on; MEM_GROUP_COUNT for combinations */
+    Variant variant; /* its plan is as asked for; the plan's hints and lists are freed */
     Need memo[MEMO];
     int memos;
-    Plan plan;                    /* as asked for; its hints and lists are freed */
     int batch[CARDS], seq[CARDS]; /* the largest and longest that fit; 0 = none */
+    Bound bound[CARDS];           /* at the longest; where there is none, as asked for */
 } Method;
 
 typedef struct Fit {
@@ -30,14 +36,22 @@ typedef struct Fit {
     uint64_t memory[CARDS];
     char title[CARDS][24];
     int cards;
+    int seq_step;                /* lengths are multiples of it */
     int64_t parameters, samples; /* samples: of the data, for images */
-    int planned;
 } Fit;
 
-/* Whether the options as asked for, with this row's levers, fit the card beside what is reserved. */
+/* What a training may need on a card: its memory but for what is reserved. */
+uint64_t fit_limit(const Fit *fit, int card);
+/* Whether the options as asked for, with this row's levers, fit the card. */
 int fit_fits(const Fit *fit, const Method *method, int card);
+/* The row that fits the card at the least cost, or NULL. */
+const Method *fit_best(const Fit *fit, int card);
 /* The largest batch worth trying: all of the data, or some ten thousand. */
 int fit_most(const Fit *fit, const Method *method);
+/* What PyTorch would need for the options as they are: ESTIMATED, and without its context. */
+uint64_t fit_pytorch(const Fit *fit);
+/* What fits where in one sentence. */
+LeverText fit_verdict(const Fit *fit);
 void fit_print(const Fit *fit);
 void fit_print_json(const Fit *fit);
 

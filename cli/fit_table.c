@@ -10,36 +10,43 @@ static double gib(uint64_t bytes)
     return (double)bytes / 0x1p30;
 }
 
-int fit_fits(const Fit *fit, const Method *m, int card)
+static void heading(const Fit *fit, const char *title, const char *columns, const char *behind)
 {
-    return !m->plan.status && m->plan.memory.stats.needs <= fit->memory[card] - fit->options->reserve;
-}
-
-static void heading(const Fit *fit, const char *title, int numbers)
-{
-    printf("\n%-*s", SHORT, title);
-    if (numbers)
-        printf(" %10s %6s", "needs", "FLOPs");
+    printf("\n%-*s%s", SHORT, title, columns);
     for (int i = 0; i < fit->cards; i++)
         printf(" %12s", fit->title[i]);
-    printf("%s\n", numbers ? "" : "  bound at the peak by");
-    printf("%-*s", SHORT + (numbers ? 18 : 0), "");
+    printf("%s\n%-*s", behind, SHORT + (int)strlen(columns), "");
     for (int i = 0; i < fit->cards; i++)
         printf(" %12.2f", gib(fit->memory[i]));
     printf("\n");
 }
 
-static void batch_cell(const Fit *fit, const Method *m, int card)
+/* "no, -6.7" GiB, which never reads as nothing. */
+static void missing_cell(uint64_t bytes)
 {
     char text[24];
-    uint64_t limit = fit->memory[card] - fit->options->reserve, needs = m->plan.memory.stats.needs;
-    if (m->batch[card] >= m->options.batch)
-        snprintf(text, sizeof text, "%d%s", m->batch[card],
-                 m->batch[card] == fit_most(fit, m) ? (m->batch[card] == fit->samples ? " all" : "+") : "");
-    else if (m->batch[card])
-        snprintf(text, sizeof text, "no, only %d", m->batch[card]);
+    if (bytes < UINT64_C(100) << 20)
+        snprintf(text, sizeof text, "no, -%" PRIu64 " MiB", (bytes + (1 << 20) - 1) >> 20);
     else
-        snprintf(text, sizeof text, "no, -%.1f", gib(needs - limit));
+        snprintf(text, sizeof text, "no, -%.1f", gib(bytes));
+    printf(" %12s", text);
+}
+
+static void batch_cell(const Fit *fit, const Method *m, int card)
+{
+    const Options *o = &m->variant.options;
+    char text[40], times[16] = "";
+    if (!m->batch[card]) {
+        missing_cell(m->variant.plan.memory.stats.needs - fit_limit(fit, card));
+        return;
+    }
+    if (o->accumulate != fit->options->accumulate)
+        snprintf(times, sizeof times, " x %d", o->accumulate);
+    snprintf(text, sizeof text, "%s%d%s%s", m->batch[card] < o->batch ? "no, only " : "", m->batch[card],
+             m->batch[card] < fit_most(fit, m) ? ""
+             : m->batch[card] == fit->samples  ? " all"
+                                               : "+",
+             times);
     printf(" %12s", text);
 }
 
@@ -48,52 +55,77 @@ static void seq_cell(const Method *m, int card)
     char text[24] = "no";
     if (m->seq[card])
         snprintf(text, sizeof text, "%d%s", m->seq[card],
-                 m->seq[card] >= nn_preset_max_seq(&m->options.preset) ? " all" : "");
+                 m->seq[card] >= nn_preset_max_seq(&m->variant.options.preset) ? " all" : "");
     printf(" %12s", text);
 }
 
-static void print_bound(const Method *m)
+/* At the longest of all cards; as asked for where nothing fits. */
+static void print_bound(const Fit *fit, const Method *m)
 {
-    const MemSummary *memory = &m->plan.memory;
-    MemGroup bound = bound_by(memory);
-    printf("  %s %s, %s %s\n", group_names[bound],
-           report_size(report_group(memory->stats.at_peak, bound)).text,
-           memtrack_phase_name(memory->stats.peak_at.phase), report_path(memory));
+    int card = 0;
+    for (int i = 1; i < fit->cards; i++)
+        card = m->seq[i] > m->seq[card] ? i : card;
+    const Bound *bound = &m->bound[card];
+    if (m->seq[card])
+        printf("  %d: ", m->seq[card]);
+    else
+        printf("  as asked: ");
+    printf("%s %s, %s %s\n", group_names[bound->group], report_size(bound->bytes).text,
+           memtrack_phase_name(bound->phase), bound->path);
 }
 
-static void print_tables(const Fit *fit)
+/* It says what fits as asked for, not the largest: nothing here can be planned. */
+static void pytorch_row(const Fit *fit)
 {
-    const Options *o = fit->options;
+    uint64_t needs = fit_pytorch(fit);
+    printf("%-*s %10s %6s", SHORT, "PyTorch eager, as is, ESTIMATED", report_size(needs).text, "");
+    for (int i = 0; i < fit->cards; i++)
+        if (needs <= fit_limit(fit, i))
+            printf(" %12s", "yes");
+        else
+            missing_cell(needs - fit_limit(fit, i));
+    printf("\n");
+}
+
+static void batch_table(const Fit *fit)
+{
     char title[64] = "LARGEST BATCH";
-    if (o->seq)
-        snprintf(title, sizeof title, "LARGEST BATCH, seq %d", o->seq);
-    heading(fit, title, 1);
+    if (fit->options->seq)
+        snprintf(title, sizeof title, "LARGEST BATCH, seq %d", fit->options->seq);
+    heading(fit, title, "      needs  FLOPs", "");
     for (int k = 0; k < fit->methods; k++) {
         const Method *m = &fit->method[k];
-        if (m->plan.status) {
-            printf("%-*s %s\n", SHORT, m->label, m->plan.error);
+        const Plan *plan = &m->variant.plan;
+        if (plan->status) {
+            printf("%-*s %s\n", SHORT, m->variant.label, plan->error);
             continue;
         }
-        printf("%-*s %10s %6.2f", SHORT, m->label, report_size(m->plan.memory.stats.needs).text,
-               m->plan.step_flops / m->options.accumulate /
-                   (fit->method[0].plan.step_flops / fit->method[0].options.accumulate));
+        printf("%-*s %10s %6.2f", SHORT, m->variant.label, report_size(plan->memory.stats.needs).text,
+               plan->step_flops / fit->method[0].variant.plan.step_flops);
         for (int i = 0; i < fit->cards; i++)
             batch_cell(fit, m, i);
         printf("\n");
     }
+    pytorch_row(fit);
+}
+
+static void seq_table(const Fit *fit)
+{
+    const Options *o = fit->options;
+    char title[64];
     snprintf(title, sizeof title, "LONGEST SEQUENCE, batch %d", o->batch);
     if (o->seq)
-        heading(fit, title, 0);
+        heading(fit, title, "", "  bound at the longest by");
     else
-        printf("\n%-*s  %s\n", SHORT, "", "bound at the peak by");
+        printf("\n%-*s  bound by\n", SHORT, "");
     for (int k = 0; k < fit->methods; k++) {
         const Method *m = &fit->method[k];
-        if (m->plan.status)
+        if (m->variant.plan.status)
             continue;
-        printf("%-*s", SHORT, m->label);
+        printf("%-*s", SHORT, m->variant.label);
         for (int i = 0; i < fit->cards && o->seq; i++)
             seq_cell(m, i);
-        print_bound(m);
+        print_bound(fit, m);
     }
 }
 
@@ -112,90 +144,118 @@ static MemGroup grown_most(const MemSummary *from, const MemSummary *to)
     return most;
 }
 
+static int same_moment(const MemSummary *a, const MemSummary *b)
+{
+    return a->stats.peak_at.phase == b->stats.peak_at.phase && !strcmp(a->peak_path, b->peak_path);
+}
+
+static void say_more(const MemSummary *base, const Variant *v)
+{
+    const MemSummary *memory = &v->plan.memory;
+    MemGroup grown = grown_most(base, memory);
+    uint64_t before = report_group(base->stats.at_peak, grown),
+             now = report_group(memory->stats.at_peak, grown);
+    printf("%s needs %s more: ", v->label, report_size(memory->stats.needs - base->stats.needs).text);
+    if (same_moment(base, memory) && before)
+        printf("%s at the peak are %s instead of %s.\n", group_names[grown], report_size(now).text,
+               report_size(before).text);
+    else
+        printf("its peak is at another moment (%s, %s), with %s of %s.\n",
+               memtrack_phase_name(memory->stats.peak_at.phase), report_path(memory), report_size(now).text,
+               group_names[grown]);
+}
+
+static void say_nothing(const MemSummary *base, const Variant *v)
+{
+    MemGroup bound = bound_by(base);
+    uint64_t bytes = report_group(base->stats.at_peak, v->target);
+    printf("%s saves nothing by itself: at the peak (%s, %s) there are %s%s%s; %s of %s bound it.\n",
+           v->label, memtrack_phase_name(base->stats.peak_at.phase), report_path(base),
+           bytes ? report_size(bytes).text : "no ", bytes ? " of " : "", group_names[v->target],
+           report_size(report_group(base->stats.at_peak, bound)).text, group_names[bound]);
+}
+
 /* Why a single lever does not help: what it works on is not there when memory is highest. */
 static void say_why(const Fit *fit)
 {
-    const MemSummary *base = &fit->method[0].plan.memory;
-    MemGroup bound = bound_by(base);
+    const MemSummary *base = &fit->method[0].variant.plan.memory;
     for (int k = 1; k < fit->methods; k++) {
-        const Method *m = &fit->method[k];
-        if (m->plan.status || m->target == MEM_GROUP_COUNT)
+        const Variant *v = &fit->method[k].variant;
+        if (v->plan.status || v->target == MEM_GROUP_COUNT)
             continue;
-        uint64_t needs = m->plan.memory.stats.needs, from = base->stats.needs;
-        const char *what = m->label[0] == '+' ? m->label + 2 : m->label;
-        MemGroup grown = grown_most(base, &m->plan.memory);
+        uint64_t needs = v->plan.memory.stats.needs, from = base->stats.needs;
         if (needs > from + from / 200)
-            printf("%s needs %s more: %s at the peak are %s instead of %s.\n", what,
-                   report_size(needs - from).text, group_names[grown],
-                   report_size(report_group(m->plan.memory.stats.at_peak, grown)).text,
-                   report_size(report_group(base->stats.at_peak, grown)).text);
+            say_more(base, v);
         else if (needs + from / 200 > from)
-            printf("%s saves nothing by itself: at the peak (%s, %s) there are %s of %s; %s of %s bound "
-                   "it.\n",
-                   what, memtrack_phase_name(base->stats.peak_at.phase), report_path(base),
-                   report_size(report_group(base->stats.at_peak, m->target)).text, group_names[m->target],
-                   report_size(report_group(base->stats.at_peak, bound)).text, group_names[bound]);
+            say_nothing(base, v);
     }
-}
-
-/* What PyTorch's foreach AdamW holds besides while it steps: about one more copy of the parameters; and what
- * a CUDA context takes. Both as reported, not measured here. */
-static void say_pytorch(const Fit *fit)
-{
-    const MemStats *s = &fit->method[0].plan.memory.stats;
-    uint64_t p = report_group(s->own_peak, MEM_GROUP_PARAMETERS);
-    uint64_t step = p + report_group(s->own_peak, MEM_GROUP_GRADIENTS) +
-                    report_group(s->own_peak, MEM_GROUP_OPTIMIZER_STATES) + p;
-    uint64_t more = step > s->peak ? step - s->peak : 0;
-    printf("PyTorch eager: ESTIMATED at least +%s (its optimizer step works on one more copy of the "
-           "parameters), and "
-           "+0.25 to 0.45 GiB of CUDA context.\n",
-           report_size(more).text);
 }
 
 void fit_print(const Fit *fit)
 {
     const Options *o = fit->options;
     print_title(o, fit->parameters, 0);
-    printf("brim's engine, fp32; cards in GiB, %.2f of each reserved. A cell is the largest that fits, or "
-           "what is "
-           "missing.\n",
-           gib(o->reserve));
-    print_tables(fit);
+    printf("%s\n\n", fit_verdict(fit).text);
+    printf("Cards in GiB, %.2f of each reserved; every figure but PyTorch's is brim's, planned in fp32.\n"
+           "A cell is the largest batch that fits, or what is missing%s",
+           gib(o->reserve), o->seq ? "; of lengths the largest " : ".\n");
+    if (o->seq && fit->seq_step > 1)
+        printf("multiple of %d.\n", fit->seq_step);
+    else if (o->seq)
+        printf("that fits.\n");
+    batch_table(fit);
+    seq_table(fit);
     printf("\n");
     say_why(fit);
-    say_pytorch(fit);
+    printf("PyTorch's row is brim's need and, while its optimizer steps, one more copy of the parameters: at "
+           "least that.\nIts CUDA context, 0.25 to 0.45 GiB, comes out of what is reserved.\n");
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
 
+static json_t *card_json(const Fit *fit, const Method *m, int card)
+{
+    const Bound *bound = &m->bound[card];
+    return json_pack("{s:s, s:b, s:I, s:i, s:i, s:{s:s, s:I, s:s, s:s}}", "card", fit->title[card], "fits",
+                     fit_fits(fit, m, card), "free_bytes",
+                     (json_int_t)(fit_limit(fit, card) - m->variant.plan.memory.stats.needs), "largest_batch",
+                     m->batch[card], "longest_seq", m->seq[card], "bound_at_longest", "group",
+                     memtrack_group_name(bound->group), "bytes", (json_int_t)bound->bytes, "phase",
+                     memtrack_phase_name(bound->phase), "place", bound->path);
+}
+
 static json_t *row_json(const Fit *fit, const Method *m)
 {
-    if (m->plan.status)
-        return json_pack("{s:s, s:o}", "method", m->label, "error", json_text(m->plan.error));
+    const Plan *plan = &m->variant.plan;
+    if (plan->status)
+        return json_pack("{s:s, s:o}", "method", m->variant.label, "error", json_text(plan->error));
     json_t *cards = json_array();
     for (int i = 0; i < fit->cards; i++)
-        json_array_append_new(cards, json_pack("{s:s, s:b, s:I, s:i, s:i}", "card", fit->title[i], "fits",
-                                               fit_fits(fit, m, i), "free_bytes",
-                                               (json_int_t)(fit->memory[i] - fit->options->reserve -
-                                                            m->plan.memory.stats.needs),
-                                               "largest_batch", m->batch[i], "longest_seq", m->seq[i]));
-    return json_pack("{s:s, s:s, s:f, s:s, s:o, s:o}", "method", m->label, "flags",
-                     levers_text(&m->options, fit->options).text, "step_flops", m->plan.step_flops,
-                     "bound_by", memtrack_group_name(bound_by(&m->plan.memory)), "memory",
-                     json_memory(&m->plan.memory, NULL), "cards", cards);
+        json_array_append_new(cards, card_json(fit, m, i));
+    return json_pack("{s:s, s:s, s:o, s:f, s:s, s:o, s:o}", "method", m->variant.label, "flags",
+                     levers_text(&m->variant.options, fit->options).text, "options",
+                     levers_json(&m->variant.options), "step_flops", plan->step_flops, "bound_by",
+                     memtrack_group_name(bound_by(&plan->memory)), "memory", json_memory(&plan->memory, NULL),
+                     "cards", cards);
+}
+
+static json_t *best_json(const Fit *fit, int card)
+{
+    const Method *best = fit_best(fit, card);
+    return best ? json_text(levers_text(&best->variant.options, fit->options).text) : json_null();
 }
 
 void fit_print_json(const Fit *fit)
 {
     json_t *rows = json_array(), *cards = json_array();
     for (int i = 0; i < fit->cards; i++)
-        json_array_append_new(
-            cards, json_pack("{s:s, s:I}", "card", fit->title[i], "bytes", (json_int_t)fit->memory[i]));
+        json_array_append_new(cards, json_pack("{s:s, s:I, s:o}", "card", fit->title[i], "bytes",
+                                               (json_int_t)fit->memory[i], "best", best_json(fit, i)));
     for (int k = 0; k < fit->methods; k++)
         json_array_append_new(rows, row_json(fit, &fit->method[k]));
-    json_print(json_pack("{s:s, s:I, s:i, s:i, s:I, s:o, s:o}", "model", fit->options->model, "parameters",
-                         (json_int_t)fit->parameters, "batch", fit->options->batch, "seq", fit->options->seq,
-                         "reserve_bytes", (json_int_t)fit->options->reserve, "cards", cards, "methods",
-                         rows));
+    json_print(json_pack("{s:s, s:I, s:i, s:i, s:I, s:s, s:I, s:o, s:o}", "model", fit->options->model,
+                         "parameters", (json_int_t)fit->parameters, "batch", fit->options->batch, "seq",
+                         fit->options->seq, "reserve_bytes", (json_int_t)fit->options->reserve, "verdict",
+                         fit_verdict(fit).text, "pytorch_estimated_bytes", (json_int_t)fit_pytorch(fit),
+                         "cards", cards, "methods", rows));
 }

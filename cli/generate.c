@@ -404,6 +404,7 @@ static int write_planned(const Options *o, Writing *w, const Plan *plan)
     run.quiet = 1;
     if (products_or_say())
         return EXIT_NO;
+    say_if_tight(plan, 0);
     if (!o->json)
         print_beginning(o, w, plan);
     if (!o->json && o->batch == 1 &&

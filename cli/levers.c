@@ -124,7 +124,7 @@ static const Lever levers[] = {
     {.flag = "--dropout", .where = LEVER_SAVED, .title = dropout_title, .to_preset = dropout_to_preset},
     {.flag = "--batch", .where = EVERYWHERE, .title = batch_title, .model_decides = 1},
     {.flag = "--seq",
-     .where = LEVER_CSV | LEVER_LOG | LEVER_SAVED,
+     .where = EVERYWHERE,
      .means = reads_text,
      .title = seq_title,
      .joins = 1,

@@ -77,8 +77,19 @@ static size_t same_kind(const char *a, const char *b)
     return (size_t)(x - a) + 1;
 }
 
-static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, int count, ReportUnit unit)
+/* Whether the peak is reached in one of the rows from first to last: at this module path. */
+static int holds_peak(const LayerRow *first, const LayerRow *last, const char *path)
 {
+    size_t length = layer_length(path);
+    for (const LayerRow *row = first; row <= last; row++)
+        if (strlen(row->name) == length && !strncmp(row->name, path, length))
+            return 1;
+    return 0;
+}
+
+static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, int count, const Plan *plan)
+{
+    ReportUnit unit = unit_of(plan);
     char name[128];
     uint64_t sum = 0;
     size_t shared = same_kind(first->name, last->name);
@@ -91,7 +102,8 @@ static void print_layer(FILE *out, const LayerRow *first, const LayerRow *last, 
         sum += first->group[g];
         fprintf(out, " %10.*f", unit.decimals, (double)first->group[g] / unit.bytes);
     }
-    fprintf(out, " %10.*f%s\n", unit.decimals, (double)sum / unit.bytes, count > 1 ? " each" : "");
+    fprintf(out, " %10.*f%s", unit.decimals, (double)sum / unit.bytes, count > 1 ? " each" : "");
+    fprintf(out, holds_peak(first, last, plan->memory.peak_path) ? "  <- the peak's moment\n" : "\n");
 }
 
 /* Anything but zeros, as printed. */
@@ -135,13 +147,19 @@ static void layer_table(FILE *out, const Plan *plan)
     snprintf(title, sizeof title, "BY LAYER AT THE PEAK, %s", unit.name);
     fprintf(out, "\n%-34s %10s %10s %10s %10s %10s %10s\n", title, "parameters", "gradients", "states",
             "activ.", "overhead", "sum");
+    const char *tied = NULL;
     for (int i = 0, next; i < count; i = next) {
         for (next = i + 1;
              next < count && same_bytes(&rows[i], &rows[next]) && same_kind(rows[i].name, rows[next].name);)
             next++;
         if (shows(&rows[i], unit))
-            print_layer(out, &rows[i], &rows[next - 1], next - i, unit);
+            print_layer(out, &rows[i], &rows[next - 1], next - i, plan);
+        if (rows[i].group[MEM_GROUP_GRADIENTS] && !rows[i].group[MEM_GROUP_PARAMETERS])
+            tied = rows[i].name;
     }
+    if (tied)
+        fprintf(out, "The weights of %s are tied: they stand in the row of the module that made them.\n",
+                tied);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */

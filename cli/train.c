@@ -213,6 +213,8 @@ int command_train(const Options *options, int count)
     if (!status)
         status = products_or_say();
     if (!status)
+        say_if_tight(&plan, room_in_memory(&o, &training, &plan));
+    if (!status)
         status = saving_keep_log(&saving, o.log);
     if (!status)
         status = train_log_open(&log, &training, &plan);

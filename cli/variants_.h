@@ -28,8 +28,9 @@ int variants_list(const Options *options, Variant variants[VARIANTS]);
 int variants_plan(const Options *options, Variant variants[VARIANTS]);
 void variant_plan(Variant *variant);
 void variants_free(Variant *variants, int count);
-/* advice.c: above 0 where a costs more than b: another optimizer, more operations, more options to type. */
-int variant_costs_more(const Variant *a, const Variant *b, const Options *from);
+/* advice.c: above 0 where a costs more than b, to who comes from base: another optimizer, more operations,
+ * more options to type. */
+int variant_costs_more(const Variant *a, const Variant *b, const Variant *base);
 /* NULL where none can be planned. */
 const Variant *variants_least_need(const Variant *variants, int count);
 /* compare.c: the table of `brim compare`, and of the demo. */

@@ -56,7 +56,8 @@ BRIM_API void report_row_heading(FILE *out, const char *label);
 BRIM_API void report_row(FILE *out, const char *label, const MemSummary *summary, double step_seconds);
 
 /* The end table: planned | measured | own peak by group and component, the peak and where it was, and
- * (measured) what the process holds besides. Either of planned and measured may be NULL. */
+ * (measured) what the process holds besides. Either of planned and measured may be NULL: then a column has the
+ * shares of the peak instead. */
 BRIM_API void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured);
 /* After an empty line the textbook's sum of own peaks, what the true peak differs by, line by line, and the
  * true peak. */

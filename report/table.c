@@ -5,12 +5,24 @@
 
 #include "report_.h"
 
-enum { LABEL = 26, COLUMN = 11 };
+enum { LABEL = 26, COLUMN = 11, SHARE = 9 };
 
 static void cell(FILE *out, ReportUnit unit, const MemSummary *summary, uint64_t bytes)
 {
     if (summary)
         fprintf(out, "%*.*f", COLUMN, unit.decimals, (double)bytes / unit.bytes);
+}
+
+/* Of the peak, where only one run is shown: between what is at the peak and own peaks, which are no parts. */
+static void share(FILE *out, const MemSummary *planned, const MemSummary *measured, const uint64_t *bytes)
+{
+    const MemSummary *shown = measured ? measured : planned;
+    if (planned && measured)
+        return;
+    if (bytes && shown->stats.peak)
+        fprintf(out, "%*.1f %%", SHARE - 2, 100 * (double)*bytes / (double)shown->stats.peak);
+    else
+        fprintf(out, "%*s", SHARE, "");
 }
 
 const char *const report_group_labels_[MEM_GROUP_COUNT] = {
@@ -67,6 +79,8 @@ static void group_rows(FILE *out, ReportUnit unit, const MemSummary *planned, co
     fprintf(out, "%-*s", LABEL, report_group_labels_[group]);
     cell(out, unit, planned, planned ? report_group(planned->stats.at_peak, group) : 0);
     cell(out, unit, measured, measured ? report_group(measured->stats.at_peak, group) : 0);
+    uint64_t at_peak = report_group(shown->stats.at_peak, group);
+    share(out, planned, measured, &at_peak);
     if (group != MEM_GROUP_OVERHEAD) {
         uint64_t own = report_group(shown->stats.own_peak, group);
         cell(out, unit, shown, own);
@@ -83,6 +97,7 @@ static void group_rows(FILE *out, ReportUnit unit, const MemSummary *planned, co
                 component_labels[i] ? component_labels[i] : memtrack_component_name((MemComponent)i));
         cell(out, unit, planned, planned ? planned->stats.at_peak[i] : 0);
         cell(out, unit, measured, measured ? measured->stats.at_peak[i] : 0);
+        share(out, planned, measured, &shown->stats.at_peak[i]);
         cell(out, unit, shown, shown->stats.own_peak[i]);
         fputc('\n', out);
     }
@@ -91,7 +106,7 @@ static void group_rows(FILE *out, ReportUnit unit, const MemSummary *planned, co
 static void peak_row(FILE *out, ReportUnit unit, const MemSummary *planned, const MemSummary *measured)
 {
     int columns = (planned != NULL) + (measured != NULL) + 1;
-    for (int i = 0; i < LABEL + columns * COLUMN; i++)
+    for (int i = 0; i < LABEL + columns * COLUMN + (planned && measured ? 0 : SHARE); i++)
         fputc('-', out);
     fprintf(out, "\n%-*s", LABEL, "peak");
     cell(out, unit, planned, planned ? planned->stats.peak : 0);
@@ -112,10 +127,11 @@ void report_table(FILE *out, const MemSummary *planned, const MemSummary *measur
         fprintf(out, "%*s", COLUMN, "planned");
     if (measured)
         fprintf(out, "%*s", COLUMN, "measured");
-    fprintf(out, "%*s\n%-*s", COLUMN, "own peak", LABEL, "");
+    int both = planned && measured;
+    fprintf(out, "%*s%*s\n%-*s", both ? 0 : SHARE, both ? "" : "share", COLUMN, "own peak", LABEL, "");
     for (int i = 0; i < (planned != NULL) + (measured != NULL); i++)
         fprintf(out, "%*s", COLUMN, "at peak");
-    fprintf(out, "   (does not sum)\n");
+    fprintf(out, "%*s   (does not sum)\n", both ? 0 : SHARE, both ? "" : "of it");
     for (int group = 0; group < MEM_GROUP_COUNT; group++)
         group_rows(out, unit, planned, measured, (MemGroup)group);
     peak_row(out, unit, planned, measured);

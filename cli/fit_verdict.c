@@ -1,0 +1,135 @@
+/* What `brim fit` says first: which card takes the training, and with what. */
+#include <string.h>
+
+#include "../device/cards.h"
+#include "fit_.h"
+
+uint64_t fit_limit(const Fit *fit, int card)
+{
+    return fit->memory[card] - fit->options->reserve;
+}
+
+int fit_fits(const Fit *fit, const Method *m, int card)
+{
+    return !m->variant.plan.status && m->variant.plan.memory.stats.needs <= fit_limit(fit, card);
+}
+
+const Method *fit_best(const Fit *fit, int card)
+{
+    const Method *best = NULL;
+    for (int k = 0; k < fit->methods; k++) {
+        const Method *m = &fit->method[k];
+        if (fit_fits(fit, m, card) &&
+            (!best || variant_costs_more(&best->variant, &m->variant, &fit->method[0].variant) > 0))
+            best = m;
+    }
+    return best;
+}
+
+static const Method *least_need(const Fit *fit)
+{
+    const Method *least = NULL;
+    for (int k = 0; k < fit->methods; k++) {
+        const Method *m = &fit->method[k];
+        if (!m->variant.plan.status &&
+            (!least || m->variant.plan.memory.stats.needs < least->variant.plan.memory.stats.needs))
+            least = m;
+    }
+    return least;
+}
+
+/* The optimizer step of PyTorch's AdamW (foreach) works on about one more copy of the parameters: reported,
+ * not measured here. What its modules keep beyond brim's comes on top. */
+uint64_t fit_pytorch(const Fit *fit)
+{
+    const MemStats *s = &fit->method[0].variant.plan.memory.stats;
+    uint64_t p = report_group(s->own_peak, MEM_GROUP_PARAMETERS);
+    uint64_t step = p + report_group(s->own_peak, MEM_GROUP_GRADIENTS) +
+                    report_group(s->own_peak, MEM_GROUP_OPTIMIZER_STATES) + p;
+    return s->needs + (step > s->peak ? step - s->peak : 0);
+}
+
+/* ---- The sentence ---------------------------------------------------------------------------- */
+
+static void __attribute__((format(printf, 2, 3))) say(LeverText *out, const char *format, ...)
+{
+    size_t used = strlen(out->text);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(out->text + used, sizeof out->text - used, format, arguments);
+    va_end(arguments);
+}
+
+/* "t4, rtx-3090 and h200": those of which `best` is the best row; NULL: those that have none. */
+static void say_cards(LeverText *out, const Fit *fit, const Method *best)
+{
+    int left = 0, said = 0;
+    for (int i = 0; i < fit->cards; i++)
+        left += fit_best(fit, i) == best;
+    for (int i = 0; i < fit->cards; i++)
+        if (fit_best(fit, i) == best) {
+            left--;
+            say(out, "%s%s", !said++ ? "" : left ? ", " : " and ", fit->title[i]);
+        }
+}
+
+static void say_with(LeverText *out, const Fit *fit, const Method *m)
+{
+    const Plan *first = &fit->method[0].variant.plan, *plan = &m->variant.plan;
+    if (!m->variant.pulled) {
+        say(out, " as it is");
+        return;
+    }
+    say(out, " with %s", levers_text(&m->variant.options, fit->options).text);
+    if (plan->step_flops > 1.005 * first->step_flops)
+        say(out, " (%.2f times the FLOPs)", plan->step_flops / first->step_flops);
+}
+
+/* Of the cards that are known by name. */
+static void say_smallest_card(LeverText *out, const Fit *fit, uint64_t needs)
+{
+    for (int i = 0; device_card_at(i); i++) {
+        const Card *card = device_card_at(i);
+        if (card->bytes >= fit->options->reserve && card->bytes - fit->options->reserve >= needs) {
+            say(out, "the smallest card that takes it is %s", card->name);
+            return;
+        }
+    }
+    say(out, "no card of `brim gpus` takes it");
+}
+
+static void say_none(LeverText *out, const Fit *fit, int others)
+{
+    const Method *least = least_need(fit);
+    LeverText flags = levers_text(&least->variant.options, fit->options);
+    uint64_t needs = least->variant.plan.memory.stats.needs;
+    say(out, "%s fits ", others ? "; nothing here" : "Nothing here");
+    say_cards(out, fit, NULL);
+    say(out, ": the least need is %s%s%s; ", report_size(needs).text, flags.text[0] ? ", with " : "",
+        flags.text);
+    say_smallest_card(out, fit, needs);
+}
+
+LeverText fit_verdict(const Fit *fit)
+{
+    LeverText out = {""};
+    const Method *said[CARDS];
+    int count = 0, without = 0;
+    for (int i = 0; i < fit->cards; i++) {
+        const Method *best = fit_best(fit, i);
+        int known = 0;
+        for (int k = 0; k < count; k++)
+            known |= said[k] == best;
+        without += !best;
+        if (known || !best)
+            continue;
+        say(&out, count ? "; " : "It fits ");
+        say_cards(&out, fit, best);
+        say_with(&out, fit, best);
+        said[count++] = best;
+    }
+    if (without)
+        say_none(&out, fit, count);
+    say(&out, ".");
+    return out;
+}
