@@ -59,13 +59,12 @@ static int check_device(const Options *o, const char *command)
 
 float learning_rate(const Options *o)
 {
-    int sgd = !strncmp(o->optimizer, "sgd", 3);
+    const OptimRule *rule = optim_rule(o->optimizer);
     if (o->lr >= 0)
         return o->lr;
-    if (!o->init)
-        return sgd ? 0.05f : family_of(o)->lr;
-    /* Trained weights are to be kept: docs/weights.md has the measurements. */
-    return !sgd ? 2e-5f : !strcmp(o->optimizer, "sgd") ? 0.05f : 0.005f;
+    if (o->init) /* trained weights: docs/weights.md has the measurements */
+        return rule->tuning_lr;
+    return rule->usual_lr > 0 ? rule->usual_lr : family_of(o)->lr;
 }
 
 static int check_levers(Options *o)
