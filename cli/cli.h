@@ -25,7 +25,7 @@ typedef struct Options {
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *resize_vocab; /* as it was typed: N or auto */
-    const char *described; /* the file or directory that describes the model; NULL = it is known by name */
+    const char *described;    /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep,
@@ -84,7 +84,6 @@ typedef struct LeverText {
     char text[1200];
 } LeverText;
 LeverText checkpoint_text(const CheckpointChoice *choice);
-int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
 /* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
  * there is none of this name. */
 void help_all(FILE *out);

@@ -15,7 +15,8 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define SHAPE_FLAGS                                                                                          \
-    "--model --init --init-partial --resize-vocab --data --tokenizer --vocab --batch --seq --accumulate --steps --epochs "  \
+    "--model --init --init-partial --resize-vocab --data --tokenizer --vocab --batch --seq --accumulate "    \
+    "--steps --epochs "                                                                                      \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
     "--optimizer-in-backward --zero-grad --loss-chunk --attention --threads --device --max-samples"
@@ -273,6 +274,19 @@ int page_has(const char *command, const char *flag)
             at += word;
         }
     return 0;
+}
+
+int takes_flag(const Flag *flag, const char *command)
+{
+    if (takes_page_only(command))
+        return page_has(command, flag->name);
+    size_t length = strlen(command);
+    for (const char *at = flag->only; at && *at; at += strspn(at, " ")) {
+        if (strcspn(at, " ") == length && !strncmp(at, command, length))
+            return 1;
+        at += strcspn(at, " ");
+    }
+    return !flag->only;
 }
 
 int unknown_command(const char *name)
