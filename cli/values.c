@@ -38,14 +38,15 @@ static int parse_float(const Flag *flag, const char *text, float *out)
     return 0;
 }
 
-/* A unit in whatever case people write it. With an i it is binary; so is a letter alone, as in most tools. */
+/* A unit in whatever case people write it, but for Gb and Gib, which are bits. With an i it is binary; so is
+ * a letter alone, as in most tools. */
 static double unit_bytes(const char *unit)
 {
     static const char letters[] = "kmgt";
     if (!unit[0] || !strcasecmp(unit, "b"))
         return 1;
     const char *letter = strchr(letters, tolower((unsigned char)unit[0]));
-    if (!letter)
+    if (!letter || (isupper((unsigned char)unit[0]) && unit[strlen(unit) - 1] == 'b'))
         return 0;
     int power = (int)(letter - letters) + 1, binary = !unit[1] || !strcasecmp(unit + 1, "ib");
     if (!binary && strcasecmp(unit + 1, "b") != 0)

@@ -257,7 +257,7 @@ static void where_it_goes(void **state)
             "is where the model is read from", "another directory");
     refused(RUN("train", SMALL, "--steps", "1", "--model", file, "--export", gpt2, "--overwrite"), 2,
             "is where the model is read from", "");
-    refused(RUN("train", SMALL, "--overwrite"), 2, "--overwrite says what --export", "");
+    refused(RUN("train", SMALL, "--overwrite"), 2, "--overwrite needs --export", "");
     refused(RUN("train", SMALL, "--budget", "1MiB", "--export", out, "--save", save), 1, "budget", "");
     refused(RUN("train", SMALL, "--model", "bert-tiny", "--init", gpt2, "--export", out), 1, "missing", "");
     assert_int_equal(access(out, F_OK), -1);
