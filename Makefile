@@ -199,6 +199,7 @@ check: all
 	@CC="$(CC)" tools/check $(BUILD)
 	@sh tests/test_install.sh $(BUILD)
 	@sh tests/test_docs.sh $(BUILD)
+	@! command -v python3 >/dev/null || BUILD=$(BUILD) tools/draw-step --check
 
 # Computes the fixtures again with PyTorch, compares them with those in the tree, and brim with both.
 parity: $(filter $(BUILD)/tests/test_parity%,$(TESTS))

@@ -22,6 +22,7 @@ typedef struct CheckpointChoice {
 
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
+    const char *invalid_utf8;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *resize_vocab; /* as it was typed: N or auto */
@@ -39,6 +40,7 @@ typedef struct Options {
     uint64_t budget, seed, reserve, export_shard;
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
+    int check_data;          /* reads all ids of a .bin before it starts */
     int ignore_eos;          /* of generate: goes on after a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */
@@ -69,6 +71,9 @@ int option_varies(const Options *options, const char *flag);
 /* paths.c */
 int is_bin(const char *path); /* by its name: token ids */
 int is_directory(const char *path);
+/* A folder of Hugging Face's cache becomes the snapshot that it stands for; what else it is, or NULL, stays.
+ * EXIT_USAGE after saying why there is none. */
+int follow_cache(const char **path);
 int same_file(const char *a, const char *b); /* or directory, by whatever names; NULL is none */
 /* The path is the directory, or a file in it. */
 int is_read_from(const char *path, const char *directory);
@@ -126,12 +131,17 @@ int check_room(const Options *options, const Training *training, const Plan *pla
 /* Bytes of it that go to file systems that are memory. */
 uint64_t room_in_memory(const Options *options, const Training *training, const Plan *plan);
 
+/* Says what is no error, on stderr: "brim: note: …". */
+void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Says what the library raised, and clears it; returns EXIT_NO. */
 int say_error(void);
 /* Finds the library that products run on: EXIT_NO after saying why the one that BRIM_BLAS names cannot be
  * used. Says too where products are slower than they need to be. */
 int products_or_say(void);
 int threads_of(const Options *options);
+/* --lr; or what is usual with this optimizer, for trained weights (--init) or from random ones. (options.c)
+ */
+float learning_rate(const Options *options);
 /* A line of phrases that stand two spaces or a semicolon apart; on a terminal it breaks between them. */
 typedef struct SayLine {
     char text[1024];

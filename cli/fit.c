@@ -22,7 +22,7 @@ static int add_named(Fit *fit, const char *name)
 {
     const Card *card = device_card(name);
     if (!card)
-        return usage("unknown card '%s'; `brim gpus` lists them, --memory SIZE takes any size", name);
+        return usage("--card: %s; --memory SIZE takes any size", device_card_unknown(name).text);
     return add_card(fit, card->name, card->bytes);
 }
 

@@ -15,8 +15,8 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define SHAPE_FLAGS                                                                                          \
-    "--model --init --init-partial --resize-vocab --data --tokenizer --vocab --batch --seq --accumulate "    \
-    "--steps --epochs "                                                                                      \
+    "--model --init --init-partial --resize-vocab --data --invalid-utf8 --tokenizer --vocab --batch --seq "  \
+    "--accumulate --steps --epochs "                                                                         \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
     "--optimizer-in-backward --zero-grad --loss-chunk --attention --threads --device --max-samples"
@@ -37,7 +37,8 @@ static const Help pages[] = {
      "never stopped; with --save of the same directory a run is started where there\n"
      "is none. SIGINT and SIGTERM stop it between two steps, saved; a second signal\n"
      "stops it at once.",
-     TRAIN_FLAGS " --export --overwrite --export-dtype --export-shard --save --save-every --keep --resume",
+     TRAIN_FLAGS
+     " --check-data --export --overwrite --export-dtype --export-shard --save --save-every --keep --resume",
      .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
                  "  brim train --model mlp --data fashion-mnist --epochs 3\n"
                  "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"
@@ -136,7 +137,7 @@ static const Group groups[] = {
     {"model", "the model, its weights and its tokenizer",
      "--model --init --init-partial --resize-vocab --vocab --tokenizer --dropout"},
     {"data", "what it is trained on, and how much at once",
-     "--data --batch --seq --accumulate --max-samples"},
+     "--data --invalid-utf8 --check-data --batch --seq --accumulate --max-samples"},
     {"training", "steps, optimizer, learning rate, threads",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device"},
     {"levers", "what saves memory, and the limits to stay below",

@@ -19,16 +19,17 @@ static LeverText __attribute__((format(printf, 1, 2))) say(const char *format, .
 
 static LeverText optimizer_title(const Options *o)
 {
-    static const char *const names[][2] = {{"sgd", "SGD"},
-                                           {"sgd-momentum", "SGD with momentum"},
-                                           {"sgd-nesterov", "SGD with Nesterov momentum"},
-                                           {"rmsprop", "RMSprop"},
-                                           {"adam", "Adam"},
-                                           {"adamw", "AdamW"}};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (!strcmp(names[i][0], o->optimizer))
-            return say("%s", names[i][1]);
-    return say("%s", o->optimizer);
+    return say("%s", optim_rule(o->optimizer)->title);
+}
+
+static LeverText lr_title(const Options *o)
+{
+    return say("lr %g", (double)learning_rate(o));
+}
+
+static LeverText dropout_title(const Options *o)
+{
+    return o->dropout > 0 ? say("dropout %g", (double)o->dropout) : say("%s", "no dropout");
 }
 
 static LeverText batch_title(const Options *o)
@@ -116,11 +117,11 @@ enum { EVERYWHERE = LEVER_CSV | LEVER_LOG | LEVER_SAVED | LEVER_TYPED };
 
 static const Lever levers[] = {
     {.flag = "--optimizer", .where = EVERYWHERE, .title = optimizer_title},
-    {.flag = "--lr", .where = LEVER_SAVED},
+    {.flag = "--lr", .where = LEVER_SAVED, .title = lr_title},
     {.flag = "--weight-decay", .where = LEVER_SAVED},
     {.flag = "--schedule", .where = LEVER_SAVED},
     {.flag = "--warmup", .where = LEVER_SAVED},
-    {.flag = "--dropout", .where = LEVER_SAVED, .to_preset = dropout_to_preset},
+    {.flag = "--dropout", .where = LEVER_SAVED, .title = dropout_title, .to_preset = dropout_to_preset},
     {.flag = "--batch", .where = EVERYWHERE, .title = batch_title, .model_decides = 1},
     {.flag = "--seq",
      .where = EVERYWHERE,

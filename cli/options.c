@@ -8,31 +8,63 @@
 
 #include "../base/plural_.h"
 #include "flags_.h"
+#include "input_.h"
 #include "levers_.h"
+
+static SayLine optimizer_names(void)
+{
+    SayLine line = {""};
+    for (int i = 0; optim_rule_at(i); i++)
+        line_add(&line, "%s%s", i ? ", " : "", optim_rule_at(i)->name);
+    return line;
+}
+
+/* The families that continue a text. */
+static SayLine writer_names(void)
+{
+    SayLine line = {""};
+    for (int i = 0; i < MODEL_FAMILY_COUNT; i++)
+        if (nn_family((ModelFamily)i)->writes)
+            line_add(&line, "%s%s", line.text[0] ? " and " : "", nn_family((ModelFamily)i)->name);
+    return line;
+}
 
 static int check_names(const Options *o)
 {
-    static const char *const optimizers[] = {
-        "sgd", "sgd-momentum", "sgd-nesterov", "rmsprop", "adam", "adamw", NULL};
     static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
     static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
     int found;
     if (o->export_dtype && parse_choice("--export-dtype", "f32, f16, bf16", o->export_dtype, dtypes, &found))
         return EXIT_USAGE;
-    if (parse_choice("--optimizer", "sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw", o->optimizer,
-                     optimizers, &found))
-        return EXIT_USAGE;
+    if (!optim_rule(o->optimizer))
+        return usage("--optimizer must be one of %s, not '%s'", optimizer_names().text, o->optimizer);
     return parse_choice("--schedule", "constant, linear, cosine", o->schedule, schedules, &found);
 }
 
-static int check_device(const Options *o)
+static int check_device(const Options *o, const char *command)
 {
     char why[512];
     int code = device_check(o->device, why, sizeof why);
+    int plans = !strcmp(command, "plan") || !strcmp(command, "fit") || !strcmp(command, "compare");
     if (!code)
         return 0;
+    if (plans && code == ERROR_STATE)
+        return usage("--device %s: what a GPU's kernels need is not planned yet; without --device %s shows "
+                     "what the same "
+                     "tensors need, and `brim fit --card NAME` what fits a card",
+                     o->device, command);
     return usage("--device %s: %s%s", o->device, why,
                  code == ERROR_STATE ? ": `brim plan`; `brim fit --card NAME` says what fits a card" : "");
+}
+
+float learning_rate(const Options *o)
+{
+    int sgd = !strncmp(o->optimizer, "sgd", 3);
+    if (o->lr >= 0)
+        return o->lr;
+    if (o->init) /* trained weights: docs/weights.md has the measurements */
+        return sgd ? 1e-3f : 5e-5f;
+    return sgd ? 0.05f : family_of(o)->lr;
 }
 
 static int check_levers(Options *o)
@@ -107,8 +139,10 @@ static int read_model(FoundModel *found, const char *asked, int is_path)
         say_error();
         return EXIT_USAGE;
     }
-    if (found->model.note[0])
-        fprintf(stderr, "brim: %s: %s\n", asked, found->model.note);
+    if (found->model.note[0] && access(asked, F_OK) == 0)
+        note("%s: %s", asked, found->model.note);
+    else if (found->model.note[0]) /* of a name, which it says itself */
+        note("%s", found->model.note);
     found->described = (is_path || !nn_preset(asked)) && access(asked, F_OK) == 0;
     if (is_directory(asked) && found->described)
         snprintf(found->directory, sizeof found->directory, "%s", asked);
@@ -139,6 +173,8 @@ static int find_model(Options *o)
     o->source_tokenizer = models[i].tokenizer[0] ? models[i].tokenizer : NULL;
     o->preset = models[i].model.preset;
     o->model = models[i].model.name;
+    if (o->init && models[i].model.positions[0])
+        return usage("--init %s: %s", o->init, models[i].model.positions);
     return 0;
 }
 
@@ -147,7 +183,7 @@ static int apply_model(Options *o)
     const ModelPreset *preset = &o->preset;
     if (find_model(o))
         return EXIT_USAGE;
-    int text = preset->family != MODEL_MLP, max_seq = nn_preset_max_seq(preset);
+    int text = reads_text(o), max_seq = nn_preset_max_seq(preset);
     if (!text && o->seq)
         return usage("--seq means nothing to the model '%s', which reads images", o->model);
     if (!text && o->loss_chunk)
@@ -167,13 +203,17 @@ static int apply_model(Options *o)
     levers_to_preset(o);
     o->batch = o->batch ? o->batch : o->inference ? 1 : preset->batch;
     o->seq = o->seq || o->generate ? o->seq : preset->seq;
+    if (text && o->seq > max_seq && nn_preset_window(preset))
+        return usage(
+            "--seq %d is refused because of the window: a token of %s sees the last %d tokens, which is "
+            "not computed; up to --seq %d there is no difference",
+            o->seq, o->model, max_seq, max_seq);
     if (text && o->seq > max_seq)
         return usage("--seq %d is longer than the %d position%s of %s", o->seq, max_seq, plural(max_seq),
                      o->model);
     if (o->generate && !nn_family(preset->family)->writes)
-        return usage(
-            "'%s' is not a causal language model, so it cannot continue a text; llama and gpt2 models can",
-            o->model);
+        return usage("'%s' is not a causal language model, so it cannot continue a text; %s models can",
+                     o->model, writer_names().text);
     if (o->top_p <= 0 || o->top_p > 1)
         return usage("--top-p must be above 0 and at most 1, not %g", (double)o->top_p);
     if (o->sample && !nn_family(preset->family)->writes)
@@ -187,16 +227,30 @@ static int apply_model(Options *o)
     return 0;
 }
 
+/* Text that would be read as bytes, where the model has a tokenizer that is not read. */
+static int misses_tokenizer(const Options *o, int own_text)
+{
+    int text = o->generate || (own_text && !is_bin(o->data));
+    return text && !o->tokenizer && !o->source_tokenizer && o->source && tokenizer_other_form(o->source);
+}
+
 /* Trained weights know the tokens of the tokenizer that lies beside them. */
 static int apply_tokenizer(Options *o)
 {
     int own_text = o->data && strcmp(o->data, "builtin") != 0;
-    if (o->tokenizer && !strcmp(o->tokenizer, "bytes"))
+    int bytes = o->tokenizer && !strcmp(o->tokenizer, "bytes");
+    if (bytes)
         o->tokenizer = o->source_tokenizer = NULL;
     else if (o->tokenizer && !o->generate && !own_text)
         return usage("--tokenizer needs --data: a text of yours");
-    else if (!o->tokenizer && own_text && !o->generate && o->preset.family != MODEL_MLP)
+    else if (!o->tokenizer && own_text && !o->generate && reads_text(o))
         o->tokenizer = o->source_tokenizer;
+    if (!bytes && misses_tokenizer(o, own_text))
+        return usage(
+            "%s has its tokenizer in another form (%s), so its tokens would not be known: write a "
+            "tokenizer.json in Python with AutoTokenizer.from_pretrained(…).save_pretrained(…), or give "
+            "--tokenizer, or --tokenizer bytes for bytes",
+            o->source, tokenizer_other_form(o->source));
     if (o->sample && o->data && is_bin(o->data) && !o->tokenizer)
         return usage("--sample needs --tokenizer to write the text of the ids of %s", o->data);
     return 0;
@@ -228,7 +282,7 @@ static int apply_resize(Options *o)
     int64_t size = 0;
     if (!o->resize_vocab)
         return 0;
-    if (o->preset.family == MODEL_MLP)
+    if (!reads_text(o))
         return usage("--resize-vocab means nothing to the model '%s', which reads images", o->model);
     if (strcmp(o->resize_vocab, "auto") == 0) {
         if ((size = tokenizer_size(o)) < 0)
@@ -244,6 +298,12 @@ static int apply_resize(Options *o)
     o->grow_vocab = (int)size;
     nn_preset_set_vocab(&o->preset, (int)size);
     return 0;
+}
+
+/* A name that is known goes before a folder of that name. */
+static int follow_model(Options *o)
+{
+    return o->model && !nn_preset(o->model) ? follow_cache(&o->model) : 0;
 }
 
 /* One combination: of the k-th list, value which[k]. Its label names what the lists vary. */
@@ -263,13 +323,19 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     }
     int status = check_names(o);
     if (!status)
-        status = check_device(o);
+        status = check_device(o, command);
+    if (!status && (follow_cache(&o->init) || follow_cache(&o->tokenizer) || follow_model(o)))
+        status = EXIT_USAGE;
     if (!status)
         status = apply_model(o);
     if (!status)
         status = apply_tokenizer(o);
     if (!status)
         status = apply_resize(o);
+    if (!status)
+        status = check_data_options(o);
+    if (!status)
+        status = read_prompt(o);
     if (!status)
         status = check_levers(o);
     if (!status && !o->steps && !o->epochs)

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../base/hub_.h"
 #include "cli.h"
 
 int is_bin(const char *path)
@@ -16,6 +17,31 @@ int is_directory(const char *path)
 {
     struct stat status;
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+int follow_cache(const char **path)
+{
+    enum { MOST = 24 };
+    static char known[MOST][PATH_BYTES];
+    static int count;
+    char is[PATH_BYTES];
+    int i = 0;
+    if (!*path || !is_directory(*path))
+        return EXIT_DONE;
+    if (hub_follow(is, *path)) {
+        say_error();
+        return EXIT_USAGE;
+    }
+    if (!strcmp(is, *path))
+        return EXIT_DONE;
+    while (i < count && strcmp(known[i], is) != 0)
+        i++;
+    if (i == MOST)
+        return usage("more than %d models of a cache", MOST);
+    strcpy(known[i], is);
+    count += i == count;
+    *path = known[i];
+    return EXIT_DONE;
 }
 
 int same_file(const char *one, const char *other)

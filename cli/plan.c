@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../estimate/formulae.h"
+#include "../base/plural_.h"
 #include "../estimate/textbook.h"
 #include "cli.h"
 
@@ -191,9 +192,9 @@ static json_t *places_json(const Plan *plan)
 
 static void plan_json(const Options *o, const Training *t, const Plan *plan)
 {
-    json_print(json_pack("{s:s, s:I, s:f, s:s, s:s, s:o, s:o, s:o}", "model", o->model, "parameters",
-                         (json_int_t)t->parameters, "step_flops", plan->step_flops, "checkpoint",
-                         checkpoint_text(&o->checkpoint).text, "packer", plan->packer, "memory",
+    json_print(json_pack("{s:s, s:I, s:i, s:f, s:s, s:s, s:o, s:o, s:o}", "model", o->model, "parameters",
+                         (json_int_t)t->parameters, "threads", threads_of(o), "step_flops", plan->step_flops,
+                         "checkpoint", checkpoint_text(&o->checkpoint).text, "packer", plan->packer, "memory",
                          json_memory(&plan->memory, NULL), "largest_at_peak", largest_json(plan),
                          "places_at_peak", places_json(plan)));
 }
@@ -206,8 +207,9 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan)
     print_title(o, t->parameters, t->steps);
     printf("\n");
     report_table(stdout, &plan->memory, NULL);
-    printf("That is %.2f %% above the bytes live at the peak; blocks placed %s.\n",
-           100 * ((double)s->needs / (double)s->peak - 1), plan->packer);
+    printf("That is %.2f %% above the bytes live at the peak; blocks placed %s; planned for %d thread%s.\n",
+           100 * ((double)s->needs / (double)s->peak - 1), plan->packer, threads_of(o),
+           plural(threads_of(o)));
     largest_table(stdout, plan);
     layer_table(stdout, plan);
     rules_print(stdout, o, t, plan);

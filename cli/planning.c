@@ -22,9 +22,9 @@ static void say_if_data_is_short(const Options *o, int64_t samples)
 {
     int64_t step = (int64_t)o->batch * o->accumulate;
     if (samples < step)
-        fprintf(stderr, "brim: %s %s %" PRId64 " sample%s, so a step has that many, not %" PRId64 "\n",
-                o->max_samples ? "--max-samples leaves" : o->data, o->max_samples ? "only" : "has", samples,
-                plural(samples), step);
+        note("%s %s %" PRId64 " sample%s, so a step has that many, not %" PRId64,
+             o->max_samples ? "--max-samples leaves" : o->data, o->max_samples ? "only" : "has", samples,
+             plural(samples), step);
 }
 
 int plan_or_say(const Options *o, Training *training, Plan *plan)

@@ -32,6 +32,8 @@ void print_title(const Options *o, int64_t parameters, int64_t steps)
     line_add(&line, "  %s", levers_title(o).text);
     if (steps)
         line_add(&line, "  %" PRId64 " step%s", steps, plural(steps));
+    else
+        line_add(&line, "  %d thread%s", threads_of(o), plural(threads_of(o)));
     say_line(&line);
 }
 

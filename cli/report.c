@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 
 #include "../base/nearest_.h"
-#include "../base/plural_.h"
 #include "../base/printable_.h"
 #include "../report/exports.h"
 #include "../report/html.h"

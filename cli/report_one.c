@@ -41,6 +41,20 @@ static void print_loss(double loss)
         printf("not finite");
 }
 
+/* What the steps took and what the evaluations did; where a line does not say, what the whole run took. */
+static void print_seconds(const RunRecord *run, int complete)
+{
+    double steps = 0, validation = 0;
+    for (size_t i = 0; i < run->step_count; i++)
+        steps += run->steps[i].seconds;
+    for (size_t i = 0; i < run->validation_count; i++)
+        validation += run->validations[i].seconds;
+    if (complete && run->validation_count && isfinite(steps) && isfinite(validation))
+        printf(", %.1f s; validation %.1f s", steps, validation);
+    else if (run->end.present)
+        printf(", %.1f s in all", run->end.seconds);
+}
+
 static void print_steps(const RunRecord *run)
 {
     const RunStep *steps = run->steps;
@@ -51,8 +65,7 @@ static void print_steps(const RunRecord *run)
         printf(" of %s", run_option(run, "steps"));
     if (made > (int64_t)count)
         printf(", lines of %zu", count);
-    if (run->end.present)
-        printf(", %.1f s", run->end.seconds);
+    print_seconds(run, made == (int64_t)count);
     if (made) { /* of lost steps as the end says */
         int lost = made > (int64_t)count;
         printf("; loss ");

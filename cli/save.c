@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "input_.h"
 #include "levers_.h"
 
 /* ---- Signals --------------------------------------------------------------------------------- */
@@ -228,6 +229,18 @@ static void add_input(Saving *s, const char *name, const char *path, const char 
         }
 }
 
+/* A text of several files, as it was read. A pipe is not compared: it cannot be resumed. */
+static void add_read_input(Saving *s, const Options *o)
+{
+    char *out = s->input_path[s->input_count];
+    const TextInput *input = input_of(o);
+    if (text_input_is_pipe(input) || snprintf(out, SAVING_PATH, "%s", o->data) >= SAVING_PATH)
+        return;
+    SavedRunInput *to = &s->inputs[s->input_count++];
+    *to = (SavedRunInput){.name = "data", .path = out};
+    input_sum(input, &to->bytes, &to->crc32);
+}
+
 /* Once, when the run has just read them. */
 static void look_at_inputs(Saving *s)
 {
@@ -242,6 +255,8 @@ static void look_at_inputs(Saving *s)
             add_input(s, "images", path, "images-idx3-ubyte", "images-idx3-ubyte.gz");
             add_input(s, "labels", path, "labels-idx1-ubyte", "labels-idx1-ubyte.gz");
         }
+    } else if (input_of(o) && (is_directory(o->data) || access(o->data, F_OK) != 0)) {
+        add_read_input(s, o); /* a pipe, several files */
     } else if (strcmp(o->data, "builtin") != 0)
         add_input(s, "data", o->data, "", "");
     if (o->tokenizer)

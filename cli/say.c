@@ -25,12 +25,25 @@ int say_error(void)
     return EXIT_NO;
 }
 
+void note(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fflush(stdout);
+    fprintf(stderr, "brim: note: ");
+    vfprintf(stderr, format, arguments);
+    fprintf(stderr, "\n");
+    va_end(arguments);
+}
+
 int products_or_say(void)
 {
     const char *error = kernels_blas_error(), *warning = kernels_blas_warning();
     fflush(stdout);
-    if (error || warning)
-        fprintf(stderr, "brim: %s\n", error ? error : warning);
+    if (error)
+        fprintf(stderr, "brim: %s\n", error);
+    else if (warning)
+        note("%s", warning);
     return error ? EXIT_NO : EXIT_DONE;
 }
 

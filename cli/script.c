@@ -4,6 +4,7 @@
 
 #include "../base/clock_.h"
 #include "../base/plural_.h"
+#include "input_.h"
 #include "levers_.h"
 
 typedef struct Session {
@@ -83,7 +84,9 @@ static Loader *open_tokens(Session *s, DataSplit split, int accumulate, int64_t 
     t.mask_probability = mask_probability(o);
     t.max_samples = max_samples;
     t.tokenizer = is_bin(o->data) ? NULL : s->tokenizer;
-    return data_tokens(o->data, &t);
+    t.replace_invalid = o->invalid_utf8 && !strcmp(o->invalid_utf8, "replace");
+    t.input = is_bin(o->data) ? NULL : input_of(o);
+    return error_code() ? NULL : data_tokens(o->data, &t);
 }
 
 static void remember_tokens(Session *s)
@@ -117,6 +120,9 @@ static Loader *open_loader(Session *s, DataSplit split)
     if (uses_tokens(o))
         return open_tokens(s, split, accumulate, held_out ? some : o->max_samples);
     int64_t step_bytes = (int64_t)o->batch * o->accumulate * o->seq;
+    const TextInput *input = input_of(o);
+    if (error_code())
+        return NULL;
     return data_text(
         o->data, &(TextOptions){.batch = o->batch,
                                 .seq = o->seq,
@@ -124,19 +130,14 @@ static Loader *open_loader(Session *s, DataSplit split)
                                 .seed = o->seed,
                                 .split = split,
                                 .mask_probability = mask_probability(o),
+                                .input = input,
                                 .max_samples = held_out ? some : o->max_samples,
                                 .corpus_bytes = step_bytes > CORPUS_MIN / 2 ? 2 * step_bytes : CORPUS_MIN});
 }
 
-static float default_lr(const Options *o)
-{
-    float usual = optim_rule(o->optimizer)->usual_lr;
-    return usual > 0 ? usual : family_of(o)->lr;
-}
-
 static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
 {
-    float lr = o->lr >= 0 ? o->lr : default_lr(o);
+    float lr = learning_rate(o);
     float decay = o->weight_decay > 0    ? o->weight_decay
                   : o->weight_decay == 0 ? -1
                                          : 0; /* optim: 0 = default, -1 = none */
@@ -213,7 +214,7 @@ int load_initial(const Options *o, Module *model)
     const WeightsOptions how = {.partial = o->init_partial, .grow_vocab = o->grow_vocab};
     int status = io_load_weights(model, o->init, &how, &report);
     if (!status && !context_is_meta(context_current()) && report.note[0])
-        fprintf(stderr, "brim: note: %s: %s\n", o->init, report.note);
+        note("%s: %s", o->init, report.note);
     return status;
 }
 
@@ -244,12 +245,15 @@ static int session_open(Session *s)
         return error_code();
     if (uses_tokens(o) && (open_tokenizer(s) || check_tokenizer(s)))
         return error_code();
+    if (o->check_data && check_all_ids(o, s->tokens.vocab))
+        return error_code();
     s->train = open_loader(s, DATA_TRAIN);
     s->held_out = s->train ? open_loader(s, DATA_HELD_OUT) : NULL;
     if (s->held_out)
         remember_tokens(s);
     if (!s->held_out || check_data(s))
         return error_code();
+    say_data_note(o, s->train);
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
     s->model = nn_model(&o->preset);

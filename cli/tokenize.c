@@ -12,7 +12,7 @@
 enum { MOST_SPECIAL = 64, MOST_WORDS = 4096 };
 
 typedef struct Request {
-    const char *train, *tokenizer, *out, *special, *vocab, *min_count;
+    const char *train, *tokenizer, *out, *special, *vocab, *min_count, *invalid_utf8;
     int decode, json;
     const char *words[MOST_WORDS]; /* what is no option */
     int count;
@@ -32,6 +32,8 @@ static const struct {
     {"--tokenizer", offsetof(Request, tokenizer), 0, "FILE  a tokenizer.json, or its directory"},
     {"--out", offsetof(Request, out), 0, "FILE        the file to write: tokenizer.json, or .bin of ids"},
     {"-o", offsetof(Request, out), 0, "FILE           the same"},
+    {"--invalid-utf8", offsetof(Request, invalid_utf8), 0,
+     "refuse|replace  what is not UTF-8 in the text (refuse)"},
     {"--decode", offsetof(Request, decode), 1, "         decode: the words are ids"},
     {"--json", offsetof(Request, json), 1, "           print one JSON object"},
 };
@@ -41,7 +43,8 @@ void tokenize_help(FILE *out)
     fprintf(out, "\nbrim tokenize --train TEXT --vocab N --out tokenizer.json\n"
                  "brim tokenize --tokenizer FILE TEXT -o out.bin   ids, 2 or 4 bytes each\n"
                  "brim tokenize --tokenizer FILE TEXT              the ids as numbers\n"
-                 "brim tokenize --tokenizer FILE --decode 1 2 3\n\n");
+                 "brim tokenize --tokenizer FILE --decode 1 2 3\n\n"
+                 "TEXT: a file, - (a pipe), a .gz, a.txt,b.txt, or a folder of .txt.\n\n");
     for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++)
         fprintf(out, "  %s %s\n", flags[i].name, flags[i].help);
 }
@@ -98,6 +101,11 @@ static int number(const char *name, const char *text, int64_t low, int64_t high,
     return 0;
 }
 
+static int replaces(const Request *r)
+{
+    return r->invalid_utf8 && !strcmp(r->invalid_utf8, "replace");
+}
+
 /* ---- Training -------------------------------------------------------------------------------- */
 
 static int train(const Request *r)
@@ -124,6 +132,7 @@ static int train(const Request *r)
         }
         o.special = special;
     }
+    o.replace_invalid = replaces(r);
     if (same_file(r->out, r->train))
         return usage("--out %s would be written over the text", r->out);
     if (tokenizer_train(r->train, r->out, &o))
@@ -185,12 +194,17 @@ static int show_ids(const Request *r, const Tokenizer *t, const TokenIds *ids, i
 static int encode(const Request *r, Tokenizer *t)
 {
     TokenIds ids = {0};
-    int64_t bytes = 0;
-    if (tokenizer_encode_file(t, r->words[0], 0, &ids, &bytes)) {
-        tokenizer_ids_free(t, &ids);
-        return say_error();
+    size_t bytes = 0;
+    TextInput *input = text_input_read(r->words[0]);
+    int failed = !input || tokenizer_encode_input(t, input, replaces(r), 0, &ids);
+    if (!failed) {
+        TextNote note = text_input_note(input, 0);
+        if (note.text[0])
+            fprintf(stderr, "brim: note: %s\n", note.text);
+        text_input_text(input, &bytes);
     }
-    int status = show_ids(r, t, &ids, bytes);
+    text_input_free(input);
+    int status = failed ? say_error() : show_ids(r, t, &ids, (int64_t)bytes);
     tokenizer_ids_free(t, &ids);
     return status;
 }
@@ -223,6 +237,10 @@ int command_tokenize(int argc, char **argv)
     memset(&r, 0, sizeof r);
     if (parse(&r, argc, argv))
         return EXIT_USAGE;
+    if (r.invalid_utf8 && !replaces(&r) && strcmp(r.invalid_utf8, "refuse"))
+        return usage("--invalid-utf8 must be refuse or replace, not '%s'", r.invalid_utf8);
+    if (r.invalid_utf8 && r.decode)
+        return usage("--invalid-utf8 is about a text; --decode reads ids");
     if (r.train)
         return train(&r);
     if (!r.tokenizer)

@@ -13,6 +13,7 @@
 
 #include "../tensor/batch.h"
 #include "../tensor/tensor.h"
+#include "../text/input.h"
 #include "data_names.h"
 
 #ifdef __cplusplus
@@ -39,13 +40,17 @@ typedef struct TextOptions {
     int64_t max_samples;    /* use only the first this many sequences of the part asked for; 0 = all (1 with
                                batch 1    overfits one batch) */
     int64_t corpus_bytes;   /* builtin: size of the text to generate; 0 = 1 MiB */
+    const TextInput *input; /* the text, read before; the path is its name. It must outlive the loader */
 } TextOptions;
 
 /* Byte tokens: 0..255; masked data add TOKEN_PAD, TOKEN_CLS, TOKEN_SEP, TOKEN_MASK (vocabulary 260). */
 enum { TOKEN_PAD = 256, TOKEN_CLS = 257, TOKEN_SEP = 258, TOKEN_MASK = 259, TOKEN_VOCAB = 260 };
 
-/* Sequences of `seq` bytes from a text file, or "builtin" for the generated corpus ("./builtin" is a file).
- * Plain: sequence s is bytes [s*seq, s*seq + seq), labels the next byte. Masked: ids are [CLS], the next seq
+/* Sequences of `seq` bytes from a text file, or "builtin" for the generated corpus ("./builtin" is a file). A
+ * gzip file, a directory and several files are read as text_input_read does it, each time; a pipe must be
+ * read before and given as .input, because a plan reads it, too. Any bytes will do; data_note says what they
+ * are. Plain: sequence s is bytes [s*seq, s*seq + seq), labels the next byte. Masked: ids are [CLS], the next
+ * seq
  * - 2 bytes, [SEP]; what is masked depends on seed, sample and epoch, not on batching, and stays the same in
  * the held-out part. Only the training part is shuffled. options may be NULL. NULL with an error when the
  * file is missing, empty, or shorter than one sequence in either part asked for. */
@@ -64,16 +69,30 @@ typedef struct TokenOptions { /* what TextOptions has is the same here, counted 
     int32_t cls, sep,
         mask;       /* masked: ids; all 0 with a tokenizer: its [CLS], [SEP], [MASK] or <s>, </s>, <mask> */
     int64_t tokens; /* of the text, where they have been counted: a meta context does not count again */
+    const TextInput *input; /* with a tokenizer: as in TextOptions */
+    int replace_invalid; /* with a tokenizer: U+FFFD in place of what is not UTF-8; else that is an error */
 } TokenOptions;
 
 /* Sequences of `seq` tokens, cut, split, shuffled and masked as in data_text. A .bin is ids and nothing else,
- * little-endian; it is mapped, not read, and must not become shorter. A text is made into ids once, as one
- * string without special tokens around it, and kept in host memory (two or four bytes a token) by all loaders
- * of the tokenizer, which must be one of this context; it may go before them. Ids that the vocabulary does
- * not have are found by the embedding. */
+ * little-endian; it is mapped, not read, and must not become shorter. Before, it is looked at: what is
+ * another kind of file, big-endian, or has ids that the vocabulary does not have, is refused (the last
+ * outside meta, for the training part: of a file of more than 256 MiB in its ends and in 1,000 pages
+ * between); ids of 4 and 8 bytes and headers of llm.c are recognised, where width is 0, and read with a note.
+ * Later, a batch with such an id is an error that names file, index and value. Of masked data, replacements
+ * are drawn from the ids that tokens of the tokenizer have, else from the vocabulary. A text is made into ids
+ * once, as one string without special tokens around it, and kept in host memory (two or four bytes a token)
+ * by all loaders of the tokenizer, which must be one of this context; it may go before them. */
 BRIM_API Loader *data_tokens(const char *path, const TokenOptions *options);
+/* Reads all ids of a .bin, whatever its size, as the beginning of data_tokens does it; progress, if there is
+ * one, hears now and then how many of how many bytes are done. Returns an error code. */
+typedef void DataProgress(int64_t done, int64_t all, void *user);
+BRIM_API int data_check_tokens(const char *path, const TokenOptions *options, DataProgress *progress,
+                               void *user);
 /* Of the whole file, both parts and what is left over; 0 for other loaders. */
 BRIM_API int64_t data_token_count(const Loader *loader);
+/* What a user should know of the data, in a sentence: what kind of file it is, what is read otherwise than it
+ * stands there. "" = nothing. The loader's. */
+BRIM_API const char *data_note(const Loader *loader);
 
 typedef struct ImageOptions {
     int batch;      /* 0 = 128 */

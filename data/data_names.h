@@ -2,6 +2,7 @@
 #ifndef BRIM_DATA_NAMES_H
 #define BRIM_DATA_NAMES_H
 
+#define data_check_tokens brim_data_check_tokens
 #define data_classes brim_data_classes
 #define data_corpus brim_data_corpus
 #define data_cursor brim_data_cursor
@@ -11,6 +12,7 @@
 #define data_images_directory brim_data_images_directory
 #define data_next brim_data_next
 #define data_next_step_is_short brim_data_next_step_is_short
+#define data_note brim_data_note
 #define data_samples brim_data_samples
 #define data_seek brim_data_seek
 #define data_step_labels brim_data_step_labels

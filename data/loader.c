@@ -234,7 +234,7 @@ static int batch_make(Loader *loader)
     }
     loader->tokens += b->tokens;
     loader->micro++;
-    return loader->item.context->meta || has_labels(loader);
+    return !error_code() && (loader->item.context->meta || has_labels(loader));
 }
 
 /* Every NULL ends the step, so that one rule holds after errors, too. */
@@ -295,6 +295,11 @@ int64_t data_classes(const Loader *loader)
 int64_t data_token_count(const Loader *loader)
 {
     return loader ? loader->setup.tokens : 0;
+}
+
+const char *data_note(const Loader *loader)
+{
+    return loader ? loader->setup.note.text : "";
 }
 
 int64_t data_width(const Loader *loader)

@@ -5,6 +5,7 @@
 #define BRIM_LOADER_INTERNAL_H
 
 #include "../base/file_.h"
+#include "../text/input_.h"
 #include "../tensor/tensor_.h"
 #include "data.h"
 
@@ -39,6 +40,7 @@ typedef struct LoaderSetup {
     uint64_t seed;
     int shuffle;    /* also: random choices differ from epoch to epoch */
     int64_t tokens; /* of the whole file, both parts; 0 for what is no text */
+    TextNote note;
 } LoaderSetup;
 
 /* Takes the dataset over, also on failure. */
@@ -51,17 +53,20 @@ int loader_options(const char *maker, int *batch, int default_batch, int *accumu
 
 /* ---- Texts (text.c, tokens.c) ---------------------------------------------------------------- */
 
-/* A part of a text, as bytes or as ids of 2 or 4 bytes, little-endian. */
+/* A part of a text, as bytes or as ids of 2, 4 or 8 bytes, little-endian. */
 typedef struct TextSet {
     const void *tokens; /* of sequences first … first + samples - 1, and the token after; NULL on meta */
-    int width;          /* bytes a token: 1, 2, 4 */
+    int width;          /* bytes a token: 1, 2, 4, 8 */
     void *block;        /* what text.c gives back */
     size_t size;
-    int64_t first;  /* index of this part's first sequence in the whole text: what masks are keyed by */
-    int64_t stride; /* tokens from one sequence to the next */
+    TextInput *input; /* the same, of what it has read by itself */
+    int64_t first;    /* index of this part's first sequence in the whole text: what masks are keyed by */
+    int64_t stride;   /* tokens from one sequence to the next */
     int64_t seq;
     float mask_probability;     /* 0: plain */
-    int64_t vocab;              /* what random replacements are drawn from */
+    int64_t limit;              /* ids of a file must be below; 0 = they are known to be */
+    int64_t vocab;              /* how many ids random replacements are drawn from */
+    int32_t *known;             /* which ids these are; NULL = 0 to vocab - 1 */
     int32_t cls, sep, mask;     /* masked: ids */
     struct TokenSource *source; /* where tokens.c has the ids from */
 } TextSet;
@@ -75,8 +80,12 @@ typedef struct TextCut {
 
 /* 1, or 0 with an error raised. */
 int text_options_valid(const char *maker, const char *path, const TextOptions *options);
+/* 1, or 0 with an error raised: a pipe, which a plan would empty before the run. */
+int text_is_readable_twice(const char *path);
 /* Fills first and samples. Returns an error code. */
 int text_cut(const char *path, const TextOptions *options, TextCut *cut);
+/* What to say of the file of such a set's ids; "" without one. (tokens.c) */
+const char *token_source_name(const struct TokenSource *source);
 int64_t text_fill_plain(const void *dataset, SampleKey key, SampleRow row);
 int64_t text_fill_masked(const void *dataset, SampleKey key, SampleRow row);
 

@@ -10,6 +10,7 @@
 
 #include "../base/philox_.h"
 #include "../base/plural_.h"
+#include "ids_.h"
 #include "loader_.h"
 
 #define MAKER        "data_text"
@@ -17,6 +18,15 @@
 #define CORPUS_BYTES (1 << 20)
 
 /* ---- Samples --------------------------------------------------------------------------------- */
+
+static int64_t token_at(const TextSet *set, int64_t place)
+{
+    const uint8_t *from = (const uint8_t *)set->tokens + set->width * place;
+    uint64_t id = 0;
+    for (int i = set->width - 1; i >= 0; i--) /* little-endian wherever we are */
+        id = id << 8 | from[i];
+    return (int64_t)id;
+}
 
 /* Tokens from place on. */
 static void copy_tokens(const TextSet *set, int64_t place, int32_t *to, int64_t count)
@@ -30,11 +40,18 @@ static void copy_tokens(const TextSet *set, int64_t place, int32_t *to, int64_t 
         for (int64_t i = 0; i < count; i++)
             to[i] = (int32_t)from[2 * i] | (int32_t)from[2 * i + 1] << 8; /* little-endian wherever we are */
     } else {
-        const uint8_t *from = (const uint8_t *)set->tokens + 4 * place;
-        for (int64_t i = 0; i < count; i++)
-            to[i] = (int32_t)((uint32_t)from[4 * i] | (uint32_t)from[4 * i + 1] << 8 |
-                              (uint32_t)from[4 * i + 2] << 16 | (uint32_t)from[4 * i + 3] << 24);
+        for (int64_t i = 0; i < count; i++) {
+            uint64_t id = (uint64_t)token_at(set, place + i);
+            to[i] = id > INT32_MAX ? -1 : (int32_t)id;
+        }
     }
+    for (int64_t i = 0; set->limit && i < count; i++)
+        if (to[i] < 0 || to[i] >= set->limit) {
+            int64_t id = token_at(set, place + i);
+            ids_refuse(token_source_name(set->source), id, set->first * set->stride + place + i, id,
+                       set->limit);
+            return;
+        }
 }
 
 int64_t text_fill_plain(const void *dataset, SampleKey key, SampleRow row)
@@ -53,6 +70,13 @@ static Philox mask_bits(SampleKey key, int64_t sequence, int64_t place)
                       STREAM_MASK ^ (uint32_t)(sequence >> 32));
 }
 
+/* Of those that tokens have. */
+static int32_t drawn_id(const TextSet *set, uint32_t bits)
+{
+    int32_t at = (int32_t)(((uint64_t)bits * (uint64_t)set->vocab) >> 32);
+    return set->known ? set->known[at] : at;
+}
+
 /* Makes a place one to predict: 80 % [MASK], 10 % any token, 10 % as it is (Devlin et al., arXiv 1810.04805).
  */
 static void mask_place(const TextSet *set, SampleRow row, int64_t place, Philox bits)
@@ -64,7 +88,7 @@ static void mask_place(const TextSet *set, SampleRow row, int64_t place, Philox 
     if (choice < 0.8f)
         row.ids[place] = set->mask;
     else if (choice < 0.9f)
-        row.ids[place] = (int32_t)(((uint64_t)bits.v[2] * (uint64_t)set->vocab) >> 32);
+        row.ids[place] = drawn_id(set, bits.v[2]);
 }
 
 int64_t text_fill_masked(const void *dataset, SampleKey key, SampleRow row)
@@ -98,6 +122,7 @@ static void text_destroy(Context *context, void *dataset)
 {
     TextSet *set = dataset;
     host_free(context, set->block, set->size);
+    text_input_free(set->input);
     host_free(context, set, sizeof *set);
 }
 
@@ -214,15 +239,35 @@ static int text_read(TextSet *set, const TextCut *cut, int file, const char *pat
 
 /* ---- The loader ------------------------------------------------------------------------------ */
 
-static Loader *text_loader(const char *path, const TextOptions *o, TextCut *cut, int file)
+/* Where the bytes come from: a file, a text that has been read, the corpus (neither). */
+typedef struct TextFrom {
+    int file;               /* -1 = none */
+    const TextInput *input; /* NULL = none */
+    TextInput *owned;       /* the same, where data_text has read it */
+    TextNote note;
+} TextFrom;
+
+static int text_take(TextSet *set, const TextCut *cut, const TextFrom *from, const char *path)
+{
+    size_t bytes;
+    if (!from->input)
+        return text_read(set, cut, from->file, path);
+    if (!context_here()->meta)
+        set->tokens = text_input_text(from->input, &bytes) + cut->first * cut->stride;
+    return ERROR_NONE;
+}
+
+/* Takes what is owned, also on failure. */
+static Loader *text_loader(const char *path, const TextOptions *o, TextCut *cut, const TextFrom *from)
 {
     int masked = o->mask_probability > 0;
-    if (text_cut(path, o, cut) != ERROR_NONE)
+    TextSet *set = text_cut(path, o, cut) ? NULL : host_alloc_for(MAKER, "the text's header", sizeof *set);
+    if (!set) {
+        text_input_free(from->owned);
         return NULL;
-    TextSet *set = host_alloc_for(MAKER, "the text's header", sizeof *set);
-    if (!set)
-        return NULL;
+    }
     *set = (TextSet){.width = 1,
+                     .input = from->owned,
                      .first = cut->first,
                      .stride = cut->stride,
                      .seq = o->seq,
@@ -231,7 +276,7 @@ static Loader *text_loader(const char *path, const TextOptions *o, TextCut *cut,
                      .cls = TOKEN_CLS,
                      .sep = TOKEN_SEP,
                      .mask = TOKEN_MASK};
-    if (text_read(set, cut, file, path) != ERROR_NONE) {
+    if (text_take(set, cut, from, path) != ERROR_NONE) {
         text_destroy(context_here(), set);
         return NULL;
     }
@@ -243,8 +288,57 @@ static Loader *text_loader(const char *path, const TextOptions *o, TextCut *cut,
                          .batch = o->batch,
                          .accumulate = o->accumulate,
                          .seed = o->seed,
-                         .shuffle = o->split == DATA_TRAIN};
+                         .shuffle = o->split == DATA_TRAIN,
+                         .note = from->note};
     return loader_create(&setup, set);
+}
+
+int text_is_readable_twice(const char *path)
+{
+    if (!text_input_is_once(path))
+        return 1;
+    error_raise(ERROR_ARGUMENT,
+                "%s is a pipe, which can be read once, but a plan and its run both read: read it with "
+                "text_input_read before, and give that as .input",
+                strcmp(path, "-") ? path : "standard input");
+    return 0;
+}
+
+/* Of a file that is read by parts, only its beginning is looked at. */
+static int text_look(const char *path, TextFrom *from, int64_t bytes)
+{
+    uint8_t head[FILE_HEAD];
+    char shown[FILE_LABEL];
+    size_t count = bytes < FILE_HEAD ? (size_t)bytes : FILE_HEAD;
+    path_label(shown, path);
+    if (file_read(MAKER, from->file, path, 0, head, count))
+        return error_code();
+    from->note = text_kind_note(shown, head, count, (uint64_t)bytes, 1);
+    return ERROR_NONE;
+}
+
+/* Opens the text and fills in its length. */
+static int text_open(const char *path, const TextOptions *o, TextFrom *from, int64_t *length)
+{
+    size_t bytes = 0;
+    *from = (TextFrom){.file = -1, .input = o->input};
+    if (!o->input && strcmp(path, "builtin") == 0) {
+        *length = o->corpus_bytes ? o->corpus_bytes : CORPUS_BYTES;
+        return ERROR_NONE;
+    }
+    if (!o->input && text_input_needed(path)) {
+        if (!text_is_readable_twice(path) || !(from->owned = text_input_open(path, context_here()->tracker)))
+            return error_code();
+        from->input = from->owned;
+    }
+    if (from->input) {
+        text_input_text(from->input, &bytes);
+        *length = (int64_t)bytes;
+        from->note = text_input_note(from->input, 1);
+        return ERROR_NONE;
+    }
+    from->file = file_open(MAKER, path, length);
+    return from->file < 0 ? error_code() : text_look(path, from, *length);
 }
 
 Loader *data_text(const char *path, const TextOptions *options)
@@ -257,17 +351,15 @@ Loader *data_text(const char *path, const TextOptions *options)
     if (!text_options_valid(MAKER, path, &o) ||
         !loader_options(MAKER, &o.batch, 8, &o.accumulate, o.max_samples))
         return NULL;
-    int masked = o.mask_probability > 0, file = -1;
+    int masked = o.mask_probability > 0;
     TextCut cut = {.maker = MAKER,
                    .unit = "byte",
                    .stride = masked ? (int64_t)o.seq - 2 : o.seq,
                    .extra = masked ? 0 : 1};
-    if (strcmp(path, "builtin") == 0)
-        cut.length = o.corpus_bytes ? o.corpus_bytes : CORPUS_BYTES;
-    else if ((file = file_open(MAKER, path, &cut.length)) < 0)
-        return NULL;
-    Loader *loader = text_loader(path, &o, &cut, file);
-    if (file >= 0)
-        close(file);
+    TextFrom from;
+    int status = text_open(path, &o, &from, &cut.length);
+    Loader *loader = status ? NULL : text_loader(path, &o, &cut, &from);
+    if (from.file >= 0)
+        close(from.file);
     return loader;
 }

@@ -7,6 +7,7 @@
 
 #include "../base/plural_.h"
 #include "../text/tokenizer_.h"
+#include "ids_.h"
 #include "loader_.h"
 
 #define MAKER "data_tokens"
@@ -14,12 +15,16 @@
 /* Ids, and which file they are of; shared by the loaders of both parts. */
 typedef struct TokenSource {
     int holders;
-    struct stat status; /* of the file: the same file is not made into ids twice */
-    const void *mapped; /* a .bin */
+    struct stat status;     /* of the file: the same file is not made into ids twice */
+    const TextInput *input; /* or the text that was read before */
+    const uint8_t *mapped;  /* a .bin */
     uint64_t mapped_bytes;
+    int64_t skip;  /* a header before its ids */
     TokenText ids; /* or a text's ids, as the bytes of a .bin */
     int width;
     int64_t count;
+    char name[FILE_LABEL];
+    TextNote note;
 } TokenSource;
 
 void token_source_release(Context *context, TokenSource *source)
@@ -35,11 +40,17 @@ static void tokens_destroy(Context *context, void *dataset)
 {
     TextSet *set = dataset;
     token_source_release(context, set->source);
+    host_free(context, set->known, (size_t)set->vocab * sizeof *set->known);
     host_free(context, set, sizeof *set);
 }
 
 static const DatasetKind plain_tokens = {text_fill_plain, tokens_destroy};
 static const DatasetKind masked_tokens = {text_fill_masked, tokens_destroy};
+
+const char *token_source_name(const TokenSource *source)
+{
+    return source ? source->name : "";
+}
 
 static int is_meta(void)
 {
@@ -48,17 +59,35 @@ static int is_meta(void)
 
 /* ---- A .bin ---------------------------------------------------------------------------------- */
 
-static int map_bin(TokenSource *source, const char *path, int file, int64_t bytes)
+/* What is in the file, and where; fills width, skip and count. */
+static int look_at_bin(TokenSource *source, const char *path, int file, int64_t bytes, const TokenOptions *o,
+                       IdsForm *form)
 {
-    if (bytes % source->width)
+    *form = (IdsForm){.bytes = bytes, .width = source->width};
+    if (ids_recognise(path, source->name, file, (uint64_t)o->vocab, o->width != 0, form, &source->note))
+        return error_code();
+    int64_t length = bytes - form->skip;
+    if (length % form->width)
         return error_raise(ERROR_DATA,
                            MAKER ": %s has %" PRId64
                                  " byte%s, which is no whole number of ids of %d bytes; is it a "
                                  ".bin of token ids, and of this vocabulary?",
-                           path, bytes, plural(bytes), source->width);
-    source->count = bytes / source->width;
+                           path, length, plural(length), form->width);
+    source->width = form->width;
+    source->skip = form->skip;
+    source->count = length / form->width;
+    return ERROR_NONE;
+}
+
+static int map_bin(TokenSource *source, const char *path, int file, int64_t bytes, const TokenOptions *o)
+{
+    IdsForm form;
+    if (look_at_bin(source, path, file, bytes, o, &form))
+        return error_code();
     if (is_meta() || !bytes)
         return ERROR_NONE;
+    if (o->split == DATA_TRAIN && ids_check(source->name, file, &form, o->vocab, 0, NULL, NULL))
+        return error_code();
     source->mapped = memtrack_map_file(file, (size_t)bytes);
     source->mapped_bytes = (uint64_t)bytes;
     if (source->mapped)
@@ -85,14 +114,20 @@ static int pack_ids(Context *context, TokenSource *source, const TokenIds *ids)
     return ERROR_NONE;
 }
 
-static int encode_file(TokenSource *source, Tokenizer *tokenizer, const char *path)
+static int encode_text(TokenSource *source, const char *path, const TokenOptions *o)
 {
     Context *context = context_here();
-    int64_t bytes = 0;
     TokenIds ids = {0};
-    int status = tokenizer_encode_file(tokenizer, path, 0, &ids, &bytes);
+    if (!o->input && !text_is_readable_twice(path))
+        return error_code();
+    TextInput *owned = o->input ? NULL : text_input_open(path, context->tracker);
+    const TextInput *in = o->input ? o->input : owned;
+    int status = in ? tokenizer_encode_input(o->tokenizer, in, o->replace_invalid, 0, &ids) : error_code();
+    if (!status)
+        source->note = text_input_note(in, 0);
+    text_input_free(owned);
     status = status ? status : pack_ids(context, source, &ids);
-    tokenizer_ids_free(tokenizer, &ids);
+    tokenizer_ids_free(o->tokenizer, &ids);
     return status;
 }
 
@@ -112,16 +147,23 @@ static int fill_source(TokenSource *source, const char *path, const TokenOptions
         host_later((size_t)o->tokens * ((size_t)source->width + 2 * sizeof(int32_t)));
         return ERROR_NONE;
     }
+    if (o->tokenizer) {
+        if (!o->input && stat(path, &source->status))
+            source->status = (struct stat){0};
+        return encode_text(source, path, o);
+    }
     int file = file_open(MAKER, path, &bytes);
     if (file < 0)
         return error_code();
-    int status = ERROR_NONE;
-    if (fstat(file, &source->status))
-        status = error_raise(ERROR_FILE, MAKER ": cannot open %s: %s", path, strerror(errno));
-    else
-        status = o->tokenizer ? encode_file(source, o->tokenizer, path) : map_bin(source, path, file, bytes);
+    int status = map_bin(source, path, file, bytes, o);
     close(file);
     return status;
+}
+
+/* What is expected, where the caller does not say. */
+static int bin_width(const TokenOptions *o)
+{
+    return o->width ? o->width : o->vocab > 65536 ? 4 : 2;
 }
 
 /* The caller's share. */
@@ -129,19 +171,24 @@ static TokenSource *get_source(const char *path, const TokenOptions *o)
 {
     TokenSource *known = o->tokenizer ? o->tokenizer->source : NULL;
     struct stat status;
-    if (known && known->width == o->width && !stat(path, &status) && same_file(&status, &known->status)) {
+    int same = known && known->width == o->width &&
+               (o->input ? known->input == o->input
+                         : !known->input && !stat(path, &status) && S_ISREG(status.st_mode) &&
+                               same_file(&status, &known->status));
+    if (same) {
         known->holders++;
         return known;
     }
     TokenSource *source = host_alloc_for(MAKER, "the tokens' header", sizeof *source);
     if (!source)
         return NULL;
-    *source = (TokenSource){.holders = 1, .width = o->width};
+    *source = (TokenSource){.holders = 1, .width = bin_width(o), .input = o->input};
+    path_label(source->name, path);
     if (fill_source(source, path, o)) {
         token_source_release(context_here(), source);
         return NULL;
     }
-    if (o->tokenizer && source->status.st_size) {
+    if (o->tokenizer && (o->input || source->status.st_size)) {
         token_source_release(o->tokenizer->context, known);
         o->tokenizer->source = source;
         source->holders++;
@@ -199,7 +246,7 @@ static int tokens_options(TokenOptions *o)
     if (o->tokens < 0)
         return error_raise(ERROR_ARGUMENT,
                            MAKER ": tokens is %" PRId64 "; it must be 1 or more (0: not known)", o->tokens);
-    if (!o->width || o->tokenizer)
+    if (o->tokenizer)
         o->width = o->vocab > 65536 ? 4 : 2;
     return o->mask_probability > 0 ? special_ids(o) : ERROR_NONE;
 }
@@ -215,28 +262,52 @@ static int tokenizer_is_here(const Tokenizer *tokenizer)
 
 /* ---- The loader ------------------------------------------------------------------------------ */
 
+/* A vocabulary may be larger than the tokenizer's, and a tokenizer's have gaps: random replacements are drawn
+ * from ids that tokens have. */
+static int know_tokens(TextSet *set, const Tokenizer *tokenizer)
+{
+    int64_t own = tokenizer_vocab(tokenizer), count = 0;
+    for (int64_t i = 0; i < own; i++)
+        count += tokenizer_token(tokenizer, i) != NULL;
+    set->vocab = count;
+    if (count == own)
+        return ERROR_NONE;
+    if (!(set->known = host_alloc_for(MAKER, "the list of tokens", (size_t)count * sizeof *set->known)))
+        return ERROR_HOST_MEMORY;
+    for (int64_t i = 0, at = 0; i < own; i++)
+        if (tokenizer_token(tokenizer, i))
+            set->known[at++] = (int32_t)i;
+    return ERROR_NONE;
+}
+
 static Loader *tokens_loader(TokenSource *source, const TokenOptions *o, const TextCut *cut)
 {
     TextSet *set = host_alloc_for(MAKER, "the tokens' header", sizeof *set);
     if (!set)
         return NULL;
-    const char *ids = source->mapped ? source->mapped : source->ids.text;
-    *set = (TextSet){.tokens = ids ? ids + cut->first * cut->stride * source->width : NULL,
+    const void *ids = source->mapped ? (const void *)(source->mapped + source->skip) : source->ids.text;
+    *set = (TextSet){.tokens = ids ? (const char *)ids + cut->first * cut->stride * source->width : NULL,
                      .width = source->width,
                      .first = cut->first,
                      .stride = cut->stride,
                      .seq = o->seq,
                      .mask_probability = o->mask_probability,
+                     .limit = source->mapped ? o->vocab : 0,
                      .vocab = o->vocab,
                      .cls = o->cls,
                      .sep = o->sep,
                      .mask = o->mask,
                      .source = source};
     source->holders++;
+    if (o->mask_probability > 0 && o->tokenizer && know_tokens(set, o->tokenizer)) {
+        tokens_destroy(context_here(), set);
+        return NULL;
+    }
     LoaderSetup setup = {.maker = MAKER,
                          .kind = o->mask_probability > 0 ? &masked_tokens : &plain_tokens,
                          .samples = cut->samples,
                          .classes = o->vocab,
+                         .note = source->note,
                          .seq = o->seq,
                          .batch = o->batch,
                          .accumulate = o->accumulate,
@@ -283,4 +354,26 @@ Loader *data_tokens(const char *path, const TokenOptions *options)
                          : tokens_loader(source, &o, &cut);
     token_source_release(context_here(), source);
     return loader;
+}
+
+int data_check_tokens(const char *path, const TokenOptions *options, DataProgress *progress, void *user)
+{
+    TokenOptions o = options ? *options : (TokenOptions){0};
+    IdsForm form;
+    int64_t bytes;
+    o.tokenizer = NULL;
+    o.mask_probability = 0;
+    if (!context_here() || tokens_options(&o))
+        return error_code();
+    TokenSource source = {.width = bin_width(&o)};
+    path_label(source.name, path ? path : "");
+    int file = path ? file_open(MAKER, path, &bytes) : -1;
+    if (!path)
+        return error_raise(ERROR_ARGUMENT, MAKER ": path is NULL; name a .bin of token ids");
+    if (file < 0)
+        return error_code();
+    int status = look_at_bin(&source, path, file, bytes, &o, &form);
+    status = status ? status : ids_check(source.name, file, &form, o.vocab, 1, progress, user);
+    close(file);
+    return status;
 }

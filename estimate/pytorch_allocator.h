@@ -39,7 +39,7 @@ typedef struct PytorchBooks {
 
 /* A block of a segment. Blocks tile their segment: `offset` is where it begins there. */
 typedef struct PytorchBlock {
-    uint64_t segment; /* the how-manieth reserved, from 0 */
+    uint64_t segment; /* number of the reserved segment, from 0 */
     int small;        /* 1: of the small pool */
     uint64_t offset, bytes;
     uint64_t requested; /* 0: free */
@@ -58,8 +58,8 @@ int estimate_pytorch_free(PytorchReplay *replay, uint64_t serial);
 const PytorchBooks *estimate_pytorch_books(const PytorchReplay *replay);
 /* Every block, segment by segment in ascending offsets; stops when the visitor returns non-zero, and returns
  * that. */
-int estimate_pytorch_blocks(const PytorchReplay *replay,
-                                     int (*visit)(void *user, const PytorchBlock *block), void *user);
+int estimate_pytorch_blocks(const PytorchReplay *replay, int (*visit)(void *user, const PytorchBlock *block),
+                            void *user);
 
 #ifdef __cplusplus
 }

@@ -15,7 +15,7 @@ static Tensor *gated_forward(Module *module, Tensor *x, const Batch *batch) /* (
     Tensor *gate = tensor_linear(x, self->gate, NULL, TENSOR_SILU);
     Tensor *up = nn_forward(self->up, x, batch);
     return tensor_add(x,
-                      tensor_donate(tensor_mul(tensor_donate(gate), tensor_donate(up)))); /* move: last use */
+                      tensor_donate(tensor_mul(tensor_donate(gate), tensor_donate(up)))); /* their last use */
 }
 
 static Module *gated_block(int64_t width)

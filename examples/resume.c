@@ -1,4 +1,4 @@
-/* A run that is saved as it goes, and goes on where it stopped: start it, interrupt it, start it again. It
+/* A run that is saved as it goes, and resumed where it stopped: start it, interrupt it, start it again. It
  * trains the same model as one that was never interrupted, to the last bit.                      resume DIR
  * [STEPS] */
 #include <brim.h>
@@ -55,5 +55,5 @@ int main(int argc, char **argv)
     if (lock < 0 || io_find_saved_run(c.directory, &c.from))
         return fprintf(stderr, "resume: %s\n", error_message()), 1;
     signal(SIGINT, on_interrupt);
-    return brim_run(train, &c, &(RunOptions){.every = 10, .title = "A run that goes on where it stopped"});
+    return brim_run(train, &c, &(RunOptions){.every = 10, .title = "A run that is resumed where it stopped"});
 }

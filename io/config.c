@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include "../tensor/tensor_.h"
+#include "../base/hub_.h"
 #include "../base/printable_.h"
+#include "directory_.h"
 #include "io_.h"
 
 enum { MOST_BYTES = 1 << 20 };
@@ -125,23 +127,25 @@ int json_read_text(const char *path, const char *shown, const char *what, size_t
 /* The file that is meant: the path, or config.json in it. Returns an error code. */
 static int resolve(const char *path, char out[PATH_BYTES])
 {
-    int directory = path_is_directory(path);
-    int length = snprintf(out, PATH_BYTES, directory ? "%s/config.json" : "%s", path);
-    char shown[FILE_LABEL];
-    path_label(shown, path);
-    if (length >= PATH_BYTES)
-        return error_raise(ERROR_FILE, "%s: the path is too long", shown);
-    if (directory && access(out, F_OK) != 0)
-        return errno == EACCES
-                   ? error_raise(ERROR_FILE, "%s: cannot look into it: %s", shown, strerror(errno))
-                   : error_raise(ERROR_FILE, "%s has no config.json", shown);
-    return ERROR_NONE;
+    char directory[PATH_BYTES];
+    if (hub_follow(directory, path))
+        return error_code();
+    if (!path_is_directory(directory)) {
+        strcpy(out, directory);
+        return ERROR_NONE;
+    }
+    if (path_join(out, directory, "config.json"))
+        return error_code();
+    return access(out, F_OK) == 0 ? ERROR_NONE : directory_refuse(directory, "config.json");
 }
 
 /* The base name of the path; of a config.json, as every model has one, that of its directory. */
 static void name_model(IoModel *model, const char *path)
 {
     char real[PATH_MAX];
+    hub_name(model->name, sizeof model->name, path);
+    if (model->name[0])
+        return;
     base_name(model->name, sizeof model->name, path);
     int is_config = !strcmp(model->name, "config.json");
     if ((!is_config && strcmp(model->name, ".") && strcmp(model->name, "..")) || !realpath(path, real))

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <unistd.h>
 
+#include "../base/hub_.h"
 #include "../tensor/tensor_.h"
 #include "io_.h"
 
@@ -41,10 +42,13 @@ int io_read_end_tokens(const char *directory, IoEndTokens *ends)
     if (!directory || !ends)
         return error_raise(ERROR_ARGUMENT, "io_read_end_tokens: %s is NULL",
                            directory ? "ends" : "directory");
+    char followed[PATH_BYTES];
     *ends = (IoEndTokens){0};
+    if (hub_follow(followed, directory))
+        return error_code();
     for (int i = 0, found = 0; i < 2 && !found && !error_code(); i++) {
         char path[PATH_BYTES], shown[FILE_LABEL];
-        if (path_join(path, directory, names[i]))
+        if (path_join(path, followed, names[i]))
             break;
         if (access(path, F_OK) != 0)
             continue;

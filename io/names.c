@@ -57,6 +57,70 @@ static int is_ignored(const ParameterNames *names, const FamilyNames *family, co
     return 0;
 }
 
+/* What training wraps a model in, and what is saved with it. */
+static const char *const wrappers[] = {"module.",          "_orig_mod.",  "base_model.model.",
+                                       "_forward_module.", "model.",      "transformer.",
+                                       "0.auto_model.",    "auto_model.", "_fsdp_wrapped_module."};
+
+/* How many tensors are parameters, without so many letters; -1 when one does not begin with `wrapper` there.
+ */
+static int count_parameters(const ParameterNames *names, const char *model, const Safetensors *file,
+                            size_t skip, const char *wrapper)
+{
+    int count = 0, p;
+    size_t more = wrapper ? strlen(wrapper) : 0;
+    for (int i = 0; i < safetensors_count(file); i++) {
+        const char *name = safetensors_at(file, i)->name + skip;
+        if (wrapper && !begins(name, wrapper))
+            return -1;
+        NameMeaning meaning = name_meaning(names, model, name + more, &p);
+        count += meaning == NAME_PARAMETER || meaning == NAME_TIED;
+    }
+    return count;
+}
+
+size_t names_wrapped(const ParameterNames *names, const char *model, const Safetensors *file)
+{
+    enum { WRAPPERS = sizeof wrappers / sizeof wrappers[0], DEPTH = 4 };
+    size_t skip = 0, best = 0;
+    int most = count_parameters(names, model, file, 0, NULL);
+    for (int depth = 0; depth < DEPTH && safetensors_count(file); depth++) {
+        int i = 0, count = -1;
+        while (i < WRAPPERS && (count = count_parameters(names, model, file, skip, wrappers[i])) < 0)
+            i++;
+        if (i == WRAPPERS)
+            break;
+        skip += strlen(wrappers[i]);
+        if (count > most) {
+            most = count;
+            best = skip;
+        }
+    }
+    return best;
+}
+
+const char *name_hint(const char *stored)
+{
+    static const char *const hints[][2] = {
+        {".lora_A", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
+        {".lora_B", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
+        {".lora_embedding",
+         "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
+        {".base_layer.", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
+        {".qweight", "; the weights are quantised (GPTQ or AWQ): take the model that they were made of"},
+        {".quant_state.",
+         "; the weights are quantised (bitsandbytes): take the model that they were made of"},
+        {".absmax", "; the weights are quantised (bitsandbytes): take the model that they were made of"},
+        {".SCB", "; the weights are quantised (bitsandbytes): take the model that they were made of"},
+        {".weight_scale", "; the weights are quantised (FP8): take the model that they were made of"},
+        {".exp_avg", "; these are an optimizer's states, not weights"},
+    };
+    for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++)
+        if (strstr(stored, hints[i][0]))
+            return hints[i][1];
+    return "";
+}
+
 NameMeaning name_meaning(const ParameterNames *names, const char *model, const char *stored, int *parameter)
 {
     const FamilyFiles *files = family_files_named(model);

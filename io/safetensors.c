@@ -7,7 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/hub_.h"
+#include "../base/plural_.h"
 #include "../tensor/tensor_.h"
+#include "directory_.h"
 #include "io_.h"
 #include "safetensors_.h"
 
@@ -82,6 +85,29 @@ static int shard_names(const char *shown, json_t *map, const char **names)
     return -1;
 }
 
+/* A download that stopped half-way. */
+static int check_there(const char *shown, const char *directory, const char *const *names, int count)
+{
+    char path[PATH_BYTES];
+    const char *first = NULL;
+    int missing = 0;
+    for (int i = 0; i < count; i++) {
+        if (path_join(path, directory, names[i]))
+            return error_code();
+        if (access(path, F_OK) == 0 || errno != ENOENT)
+            continue;
+        first = first ? first : names[i];
+        missing++;
+    }
+    if (!missing)
+        return 0;
+    return error_raise(
+        ERROR_FILE,
+        "%s: %d of the %d file%s that it names %s missing, the first is %s: the download is not "
+        "complete",
+        shown, missing, count, plural(count), missing == 1 ? "is" : "are", string_text(first).text);
+}
+
 static int open_shards(Safetensors *s, const char *directory, const char *const *names, int count)
 {
     char path[PATH_BYTES];
@@ -139,7 +165,9 @@ static int open_map(Safetensors *s, const char *path, const char *shown, json_t 
     char *slash = strrchr(directory, '/');
     strcpy(slash ? slash + 1 : directory, slash ? "" : "./");
     int count = shard_names(shown, map, names);
-    int status = count < 0 ? error_code() : open_shards(s, directory, names, count);
+    int status = count < 0 || check_there(shown, directory, names, count)
+                     ? error_code()
+                     : open_shards(s, directory, names, count);
     host_free(s->item.context, names, bytes);
     return status;
 }
@@ -174,11 +202,11 @@ static int open_index(Safetensors *s, const char *path)
     return status;
 }
 
-static int open_directory(Safetensors *s, const char *directory)
+static int open_directory(Safetensors *s, const char *named)
 {
-    static const char *const pickles[] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
-    char path[PATH_BYTES], shown[FILE_LABEL];
-    path_label(shown, directory);
+    char path[PATH_BYTES], directory[PATH_BYTES];
+    if (hub_follow(directory, named))
+        return error_code();
     if (path_join(path, directory, SAFETENSORS_SINGLE))
         return error_code();
     if (access(path, F_OK) == 0)
@@ -187,15 +215,7 @@ static int open_directory(Safetensors *s, const char *directory)
         return error_code();
     if (access(path, F_OK) == 0)
         return open_index(s, path);
-    for (int i = 0; i < 2; i++)
-        if (path_join(path, directory, pickles[i]) == 0 && access(path, F_OK) == 0)
-            return error_raise(ERROR_FILE,
-                               "%s has its weights in a pickle (%s), which is not read: save them "
-                               "again with save_pretrained(…, safe_serialization=True)",
-                               shown, pickles[i]);
-    if (errno == EACCES)
-        return error_raise(ERROR_FILE, "%s: cannot look into it: %s", shown, strerror(errno));
-    return error_raise(ERROR_FILE, "%s has no model.safetensors and no model.safetensors.index.json", shown);
+    return directory_refuse(directory, "model.safetensors and no model.safetensors.index.json");
 }
 
 static int open_any(Safetensors *s, const char *path)

@@ -8,6 +8,7 @@
 
 #include "../base/plural_.h"
 #include "../tensor/tensor_.h"
+#include "directory_.h"
 #include "io_.h"
 #include "safetensors_.h"
 
@@ -246,35 +247,32 @@ static int read_entries(Safetensors *s, SafetensorsPart *part, const char *shown
     return check_cover(shown, first, (int)all, data, size);
 }
 
-/* What a file that is none may be. */
-static const char *guess(const unsigned char *bytes, size_t size)
-{
-    static const char lfs[] = "version https://git-lfs";
-    if (size > 4 && (!memcmp(bytes, "PK\3\4", 4) || bytes[0] == 0x80))
-        return "; it looks like a pickle of PyTorch: save it again with save_pretrained(…, "
-               "safe_serialization=True)";
-    if (size >= sizeof lfs && !memcmp(bytes, lfs, sizeof lfs - 1))
-        return "; it is a pointer of Git LFS, not the file: git lfs pull fetches that";
-    return "";
-}
-
 int safetensors_read_header(Safetensors *s, SafetensorsPart *part, const char *shown, const char *base)
 {
     uint64_t length = 0;
     if (part->size < LENGTH_BYTES)
-        return error_raise(ERROR_DATA, "%s has %zu byte%s; a safetensors file begins with %d of length",
-                           shown, part->size, plural((long long)part->size), LENGTH_BYTES);
+        return error_raise(
+            ERROR_DATA,
+            "%s is no safetensors file: it has %zu byte%s, and such a file begins with %d of length", shown,
+            part->size, plural((long long)part->size), LENGTH_BYTES);
     memcpy(&length, part->bytes, LENGTH_BYTES);
-    if (length > part->size - LENGTH_BYTES)
-        return error_raise(ERROR_DATA, "%s has %zu bytes, but says that its header has %llu%s", shown,
-                           part->size, (unsigned long long)length, guess(part->bytes, part->size));
+    if (length > part->size - LENGTH_BYTES) {
+        const char *guess = file_guess(part->bytes, part->size);
+        if (guess[0])
+            return error_raise(ERROR_DATA, "%s is no safetensors file%s", shown, guess);
+        return error_raise(
+            ERROR_DATA,
+            "%s has %zu bytes, but says that its header has %llu: it is no safetensors file, or was "
+            "cut short",
+            shown, part->size, (unsigned long long)length);
+    }
     if (length > HEADER_MOST)
         return error_raise(ERROR_DATA, "%s has a header of %llu bytes; more than %d are refused", shown,
                            (unsigned long long)length, HEADER_MOST);
     const unsigned char *text = part->bytes + LENGTH_BYTES;
     if (length == 0 || text[0] != '{')
         return error_raise(ERROR_DATA, "%s: the header must begin with '{'%s", shown,
-                           guess(part->bytes, part->size));
+                           file_guess(part->bytes, part->size));
     json_t *root = json_parse(shown, "a safetensors header", (const char *)text, (size_t)length);
     if (!root)
         return error_code();

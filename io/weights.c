@@ -54,6 +54,8 @@ typedef struct Loading {
     char shown[FILE_LABEL];
     ParameterNames names;
     const SafetensorsEntry **source; /* of each parameter; NULL = none yet */
+    size_t wrapped;                  /* letters that all names begin with, and that are not the model's */
+    const char *hint;                /* what the first unexpected name that says something says */
     Listing missing, unexpected, shapes, types;
     WeightsReport report;
 } Loading;
@@ -122,12 +124,13 @@ static int match_names(Loading *l, int tied)
     for (int i = 0; i < safetensors_count(l->file); i++) {
         const SafetensorsEntry *entry = safetensors_at(l->file, i);
         int p;
-        NameMeaning meaning = name_meaning(&l->names, nn_class_name(l->model), entry->name, &p);
+        NameMeaning meaning = name_meaning(&l->names, nn_class_name(l->model), entry->name + l->wrapped, &p);
         if ((meaning == NAME_TIED) != tied)
             continue;
-        if (meaning == NAME_UNEXPECTED)
+        if (meaning == NAME_UNEXPECTED) {
             list_name(&l->unexpected, "%s", string_text(entry->name).text);
-        else if (meaning == NAME_IGNORED)
+            l->hint = l->hint[0] ? l->hint : name_hint(entry->name);
+        } else if (meaning == NAME_IGNORED)
             l->report.ignored++;
         else if (!l->source[p])
             l->source[p] = entry;
@@ -202,8 +205,9 @@ static int check_lists(Loading *l)
     int partial = l->options->partial;
     int missing = partial ? 0 : l->missing.count, unexpected = partial ? 0 : l->unexpected.count;
     /* Where nothing fits it is another model. */
-    const char *hint = l->missing.count < l->names.list.count
-                           ? "; loaded in part (--init-partial) the others keep their random values"
+    const char *hint = l->hint[0] ? l->hint
+                       : l->missing.count < l->names.list.count
+                           ? "; --init-partial loads the rest, and these keep random values"
                            : "";
     if (missing && unexpected)
         return error_raise(ERROR_DATA,
@@ -214,9 +218,9 @@ static int check_lists(Loading *l)
         return error_raise(ERROR_DATA, "%s: %d parameter%s missing: %s%s", l->shown, missing,
                            missing > 1 ? "s are" : " is", listed_names(&l->missing), hint);
     if (unexpected)
-        return error_raise(
-            ERROR_DATA, "%s: %d tensor%s not the model's: %s; loaded in part (--init-partial) they are left",
-            l->shown, unexpected, unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected));
+        return error_raise(ERROR_DATA, "%s: %d tensor%s not the model's: %s%s", l->shown, unexpected,
+                           unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected),
+                           l->hint[0] ? l->hint : "; --init-partial leaves them out");
     if (l->shapes.count)
         return error_raise(ERROR_SHAPE, "%s: shapes differ: %s", l->shown, listed_names(&l->shapes));
     if (l->types.count)
@@ -259,7 +263,10 @@ static int read_parameters(const Loading *l)
 
 static int load(Loading *l)
 {
-    if (sort_parameters(l) || match_names(l, 0) || match_names(l, 1))
+    if (sort_parameters(l))
+        return error_code();
+    l->wrapped = names_wrapped(&l->names, nn_class_name(l->model), l->file);
+    if (match_names(l, 0) || match_names(l, 1))
         return error_code();
     check_parameters(l);
     if (check_lists(l))
@@ -277,6 +284,7 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
         return error_code();
     Loading l = {.model = model,
                  .options = options ? options : &defaults,
+                 .hint = "",
                  .missing = {.room = 140},
                  .unexpected = {.room = 140},
                  .shapes = {.room = 240},

@@ -1,5 +1,5 @@
-/* Optimizer updates in one pass over parameters, gradients and state, in PyTorch's order of operations (1.13,
- * the single-tensor code). Scalars are computed once, in double, as Python does. */
+/* Optimizer updates in one pass over parameters, gradients and state, in PyTorch's order of operations (its
+ * single-tensor code). Scalars are computed once, in double, as Python does. */
 #include <math.h>
 #include <stdint.h>
 

@@ -1,6 +1,7 @@
 /* What is to be packed. Kinds that begin alike share the items of that beginning, so that a ledger need not
- * know which of them it is in. Residents that live at the highest moment (parameters, optimizer states) lie
- * at the bottom, in the order of allocation; everything else goes above. */
+ * know which of them it is in. What lives at the highest moment and, in
+ * every kind, to its end (parameters, optimizer states) lies at the bottom, in the order of allocation;
+ * everything else goes above. */
 #include <string.h>
 
 #include "memtrack_.h"

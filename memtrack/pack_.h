@@ -10,7 +10,8 @@
  * in.
  *  - item: an allocation of a kind, and of all kinds with the same beginning. It gets one offset.
  *  - floor: the most bytes that live at one moment. No placement can need less.
- *  - bottom: the residents that live at that moment. They lie side by side from offset 0 on.
+ *  - bottom: items of several kinds that live at that moment and, in every kind, to its end: mostly residents.
+ *    They lie side by side from offset 0 on.
  *  - loose: of a kind that never comes near the floor, such as most evaluations.
  *  - easy: of an item that lives in one loose kind only. All others are hard.
  *  - lifted: of an item that is placed before all others, because it ended too high.

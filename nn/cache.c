@@ -28,8 +28,8 @@ static int find_layers(const Module *module, CacheLayer *layers, int count)
     int kv_heads, head_dim, is = module_attention_cache(module, &kv_heads, &head_dim);
     if (is < 0) {
         error_raise(ERROR_ARGUMENT,
-                    "nn_kv_cache: the attention '%s' looks ahead, so nothing can be written from left to "
-                    "right; llama and gpt2 models can",
+                    "nn_kv_cache: the attention '%s' looks ahead, so no text can be continued; "
+                    "causal models can",
                     module->name ? module->name : module->type->name);
         return -1;
     }
@@ -204,7 +204,8 @@ static int check_forward(const Module *model, const Batch *batch, const KvCache 
 static Tensor *next_forward(Module *model, const Batch *batch)
 {
     if (!model->model || !model->model->head.weight) {
-        error_raise(ERROR_STATE, "nn_forward_next: this %s offers no head (nn_offer_head); llama and gpt2 do",
+        error_raise(ERROR_STATE,
+                    "nn_forward_next: this %s offers no head (nn_offer_head); causal language models here do",
                     model->type->name);
         return NULL;
     }

@@ -181,7 +181,8 @@ static void read_step(RunReading *reading, const json_t *line)
 static void read_validation(RunReading *reading, const json_t *line)
 {
     RunRecord *run = reading->run;
-    RunValidation validation = {.loss = report_run_real_(line, "loss"), .accuracy = -1};
+    RunValidation validation = {
+        .loss = report_run_real_(line, "loss"), .accuracy = -1, .seconds = report_run_real_(line, "seconds")};
     uint64_t number = 0;
     void *items = run->validations;
     report_run_number_(line, "step", &number);

@@ -63,6 +63,7 @@ typedef struct RunStep {
 typedef struct RunValidation {
     int64_t step;          /* from 1 */
     double loss, accuracy; /* accuracy < 0: not a classifier */
+    double seconds;        /* NaN: a brim of before did not say */
 } RunValidation;
 
 typedef struct RunEnd {

@@ -45,6 +45,9 @@ static inline void read_back(FILE *file, char *text, size_t size)
     fclose(file);
 }
 
+/* What a command finds on its standard input. */
+static const char *command_input __attribute__((unused)) = "/dev/null";
+
 /* arguments[0] is replaced by the command; NULL ends them. */
 static inline Outcome *run_command(const char **arguments)
 {
@@ -55,8 +58,7 @@ static inline Outcome *run_command(const char **arguments)
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        int nothing = open("/dev/null", O_RDONLY);
-        dup2(nothing, 0);
+        dup2(open(command_input, O_RDONLY), 0);
         dup2(fileno(out), 1);
         dup2(fileno(err), 2);
         command_environment();

@@ -85,6 +85,13 @@ page two "$keep/plain.jsonl" "$keep/blocks.jsonl"
 page models "$keep/blocks.jsonl" "$keep/gpt2.jsonl"
 page many "$keep/many.jsonl"
 page crashed "$keep/crashed.jsonl"
+# Two runs in a file; and each kind of line lost: the page is drawn, and says so.
+cat "$keep/blocks.jsonl" "$keep/gpt2.jsonl" >"$keep/both.jsonl"
+sed '/"kind":"places"/d' "$keep/blocks.jsonl" >"$keep/lost-names.jsonl"
+awk '/"kind":"events"/ && !lost { lost = 1; next } { print }' "$keep/blocks.jsonl" >"$keep/lost-events.jsonl"
+sed '/"kind":"step","step":[23],/d' "$keep/blocks.jsonl" >"$keep/lost-steps.jsonl"
+sed 's/"rows":\[\[0,/"rows":[["x",7],[0,/' "$keep/blocks.jsonl" >"$keep/lost-rows.jsonl"
+for lost in both lost-names lost-events lost-steps lost-rows; do page "$lost" "$keep/$lost.jsonl"; done
 
 dark=--blink-settings=preferredColorScheme=0
 light=--blink-settings=preferredColorScheme=1
@@ -98,6 +105,10 @@ browse "two runs" "$keep/two.html" 1600 $dark
 browse "many events" "$keep/many.html" 1200 $light
 browse "a crashed run" "$keep/crashed.html" 1200 $light
 grep -q 'class="notice"' "$work/dom" && ok "a crashed run: says so" || not_ok "a crashed run: says so" "no notice"
+for lost in both lost-names lost-events lost-steps lost-rows; do
+    browse "$lost" "$keep/$lost.html" 1200 $light
+    grep -q 'class="notice"' "$work/dom" && ok "$lost: says so" || not_ok "$lost: says so" "no notice"
+done
 picture one-light "$keep/one.html" 1600 3600 $light
 picture one-dark-narrow "$keep/one.html" 400 6400 $dark
 picture two-dark "$keep/two.html" 1600 4800 $dark

@@ -145,12 +145,28 @@ static void rows_are_run(void **state)
         assert_int_equal(integer_at(memory, "peak_bytes"), integer_at(planned, "peak_bytes"));
         assert_int_equal(integer_at(memory, "needs_bytes"), integer_at(planned, "needs_bytes"));
         assert_true(integer_at(json_object_get(memory, "process"), "peak_bytes") > 0);
-        assert_true(real_at(row, "loss") > 0);
+        assert_true(real_at(row, "loss") > 0 && real_at(row, "step_ms") > 0);
     }
     json_decref(root);
     Outcome *o =
         expect_code(RUN("compare", "--batch", "1", "--seq", "8", "--run", "1", "--optimizer-in-backward"), 0);
     assert_int_equal(lines_starting(o->out, "1 STEP OF EACH"), 1);
+    /* Of one step nothing is known of the time. */
+    const char *row = strchr(strstr(o->out, "1 STEP OF EACH"), '\n');
+    for (; row && row[1]; row = strchr(row + 1, '\n')) {
+        char line[256], *loss;
+        snprintf(line, sizeof line, "%.*s", (int)strcspn(row + 1, "\n"), row + 1);
+        loss = strrchr(line, ' ');
+        assert_true(loss && loss - line > 40);
+        while (*loss == ' ')
+            loss--;
+        assert_memory_equal(loss - 1, " -", 2);
+    }
+    root = json_of(
+        RUN("compare", "--json", "--batch", "1", "--seq", "8", "--run", "1", "--accumulate", "1,2"), 0);
+    assert_true(
+        json_is_null(json_object_get(json_array_get(json_object_get(root, "variants"), 0), "step_ms")));
+    json_decref(root);
 }
 
 static void comma_separated_values(void **state)

@@ -94,6 +94,7 @@ static void a_whole_log_has_no_notes(void **state)
         Outcome *o = expect_code(RUN("report", logs[i]), 0);
         assert_int_equal(lines_starting(o->out, "Note"), 0);
         assert_non_null(strstr(o->out, "\n6 steps of 6, "));
+        assert_non_null(strstr(o->out, " s; validation "));
         assert_string_equal(o->err, "");
     }
     Log log = read_log(logs[0]); /* nor one that did not count its lines */

@@ -167,7 +167,7 @@ static void embeddings_grow(void **state)
         json_decref(plans[1]);
         json_decref(trained(RUN("train", "--json", FEW, "--init", big, "--data", text)));
     }
-    refused(RUN("plan", "--resize-vocab", "300"), 2, "--resize-vocab grows the embeddings of --init", "");
+    refused(RUN("plan", "--resize-vocab", "300"), 2, "--resize-vocab needs --init PATH", "");
     refused(RUN("plan", "--init", out, "--resize-vocab", "9"), 2,
             "--resize-vocab 9 is less than the 256 tokens", "do not shrink");
     refused(RUN("plan", "--init", out, "--resize-vocab", "9x"), 2, "--resize-vocab must be", "9x");
@@ -257,7 +257,7 @@ static void where_it_goes(void **state)
             "is where the model is read from", "another directory");
     refused(RUN("train", SMALL, "--steps", "1", "--model", file, "--export", gpt2, "--overwrite"), 2,
             "is where the model is read from", "");
-    refused(RUN("train", SMALL, "--overwrite"), 2, "--overwrite needs --export", "");
+    refused(RUN("train", SMALL, "--overwrite"), 2, "--overwrite needs --export DIR", "");
     refused(RUN("train", SMALL, "--budget", "1MiB", "--export", out, "--save", save), 1, "budget", "");
     refused(RUN("train", SMALL, "--model", "bert-tiny", "--init", gpt2, "--export", out), 1, "missing", "");
     assert_int_equal(access(out, F_OK), -1);
@@ -276,6 +276,59 @@ static void where_it_goes(void **state)
     expect_code(RUN("train", SMALL, "--steps", "1", "--quiet", "--init", gpt2), 0);
 }
 
+/* A model whose tokenizer is in another form is not trained on bytes without a word. */
+static void tokenizer_in_another_form(void **state)
+{
+    (void)state;
+    char out[192], text[192], file[256];
+    strcpy(out, in_folder("m"));
+    strcpy(text, make_text("small", 40 * 16 + 1));
+    expect_code(RUN("train", FEW, "--data", text, "--model", "gpt2-tiny", "--export", out), 0);
+    snprintf(file, sizeof file, "%s/vocab.txt", out);
+    FILE *f = fopen(file, "w");
+    fputs("[PAD]\n", f);
+    fclose(f);
+    refused(RUN("train", FEW, "--data", text, "--init", out), 2,
+            "has its tokenizer in another form (vocab.txt)", "--tokenizer bytes");
+    refused(RUN("generate", "--init", out, "--tokens", "2"), 2, "in another form (vocab.txt)",
+            "AutoTokenizer");
+    refused(RUN("train", FEW, "--data", text, "--init", out, "--tokenizer", file), 1,
+            "in another form (WordPiece)", "");
+    refused(RUN("train", FEW, "--data", text, "--init", out, "--tokenizer", out), 1,
+            "in another form (vocab.txt", "AutoTokenizer");
+    expect_code(RUN("train", FEW, "--data", text, "--init", out, "--tokenizer", "bytes"), 0);
+    expect_code(RUN("train", FEW, "--init", out), 0); /* the built-in text is bytes */
+    expect_code(RUN("plan", "--init", out), 0);
+}
+
+/* Hugging Face's cache is followed, by every option that reads a directory. */
+static void from_a_cache(void **state)
+{
+    (void)state;
+    char cache[192], command[1024], text[192];
+    strcpy(cache, in_folder("models--org--mine"));
+    strcpy(text, make_text("small", 40 * 16 + 1));
+    snprintf(command, sizeof command, "mkdir -p %s/refs %s/snapshots && printf abc > %s/refs/main", cache,
+             cache, cache);
+    assert_int_equal(system(command), 0);
+    snprintf(command, sizeof command, "%s/snapshots/abc", cache);
+    expect_code(
+        RUN("train", FEW, "--data", text, "--model", "gpt2-tiny", "--vocab", "300", "--export", command), 0);
+    static const char *const options[] = {"--init", "--model"};
+    for (int i = 0; i < 2; i++) {
+        json_t *root = parse(expect_code(RUN("plan", "--json", options[i], cache), 0)->out);
+        assert_string_equal(json_string_value(json_object_get(root, "model")), "mine");
+        assert_true(int_of(root, "parameters") < 10000000);
+        json_decref(root);
+    }
+    expect_code(RUN("generate", "--init", cache, "--tokens", "2"), 0);
+    json_decref(trained(RUN("train", "--json", FEW, "--data", text, "--init", cache)));
+    refused(RUN("train", FEW, "--init", cache, "--export", command), 2, "is where the model is read from",
+            "");
+    refused(RUN("plan", "--init", folder), 1, "is Hugging Face's cache of several models", "");
+    refused(RUN("plan", "--init", text), 1, "is no safetensors file: it is a text", "");
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -289,15 +342,15 @@ static void refusals(void **state)
     refused(RUN("plan", "--init", ""), 2, "--init needs a value: PATH", "");
     refused(RUN("train", "--data", taken, "--log", taken), 2, "written over what is read", "taken");
     refused(RUN("train", "--save", ""), 2, "--save needs a value: DIR", "");
-    refused(RUN("train", "--export-dtype", "f16"), 2, "--export-dtype needs --export", "");
+    refused(RUN("train", "--export-dtype", "f16"), 2, "--export-dtype needs --export DIR", "");
     refused(RUN("train", SMALL, "--steps", "1", "--export", taken), 1, "taken is not a directory", "");
     refused(RUN("train", SMALL, "--steps", "1", "--export", in_folder("a/b")), 1, "cannot make the directory",
             "");
     refused(RUN("train", SMALL, "--export-dtype", "f64"), 2, "--export-dtype must be one of f32, f16, bf16",
             "f64");
-    refused(RUN("train", SMALL, "--steps", "1", "--export", out, "--export-shard", "2Mb"), 2,
-            "--export-shard must be a size like", "2Mb");
-    refused(RUN("train", SMALL, "--init-partial"), 2, "--init-partial needs --init", "");
+    refused(RUN("train", SMALL, "--steps", "1", "--export", out, "--export-shard", "2Qb"), 2,
+            "--export-shard must be a size like", "2Qb");
+    refused(RUN("train", SMALL, "--init-partial"), 2, "--init-partial needs --init PATH", "");
     refused(RUN("plan", "--export", "x"), 2, "--export belongs to `brim train`", "");
 }
 
@@ -310,6 +363,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_name_that_is_no_text, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(embeddings_grow, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(where_it_goes, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(tokenizer_in_another_form, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(from_a_cache, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(closed_streams, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(dtypes, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(shards, make_folder, remove_folder),

@@ -376,7 +376,7 @@ static void test_bad_files(void **state)
     refuse(path_of("none.txt"), (TextOptions){0});
     assert_error(ERROR_FILE, "data_text", "none.txt", "No such file");
     refuse(directory, (TextOptions){0});
-    assert_error(ERROR_FILE, directory, "is a directory");
+    assert_error(ERROR_DATA, directory, "is a directory without .txt files");
     refuse("/dev/null", (TextOptions){0});
     assert_error(ERROR_FILE, "/dev/null is a pipe or device");
     refuse(write_file("empty", "", 0), (TextOptions){0});

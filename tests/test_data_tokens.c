@@ -216,7 +216,7 @@ static void test_wrong(void **state)
     (void)state;
     Tokenizer *t = tokenizer_read(TOKENIZER);
     const char *odd = write_file("odd.bin", "abc", 3), *none = write_file("none.bin", "", 0),
-               *few = write_file("few.bin", "abcdefgh", 8);
+               *few = write_file("few.bin", "\1\0\2\0\3\0\4\0", 8);
     refused(NULL, (TokenOptions){.vocab = 9}, ERROR_ARGUMENT, "path is NULL", "");
     refused(odd, (TokenOptions){.vocab = 9}, ERROR_DATA, "3 bytes", "ids of 2 bytes");
     refused(odd, (TokenOptions){.vocab = 70000}, ERROR_DATA, "3 bytes", "ids of 4 bytes");
@@ -241,21 +241,6 @@ static void test_wrong(void **state)
     refused(few, (TokenOptions){.tokenizer = t, .seq = 3, .mask_probability = 0.1f}, ERROR_DATA, "[CLS]", "neither");
     assert_null(data_tokens(few, NULL));
     assert_error(ERROR_ARGUMENT, "vocab is 0");
-}
-
-/* Ids that the vocabulary lacks: the embedding says so, whatever the file holds. */
-static void test_ids_beyond_the_vocabulary(void **state)
-{
-    (void)state;
-    Module *model = nn_llama(&(LlamaConfig){.vocab = 50, .dim = 8, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 8});
-    Loader *loader = data_tokens(write_file("bad.bin", "\x01\0\x02\0\xff\xff\x03\0\x01\0", 10),
-                                 &(TokenOptions){.seq = 4, .vocab = 50, .held_out = -1});
-    nn_loss(model, data_next(loader));
-    assert_error(ERROR_INDEX, "65535");
-    loader = data_tokens(write_file("wide.bin", "\x01\0\0\0\x02\0\0\x80\x03\0\0\0\x01\0\0\0\x01\0\0\0", 20),
-                         &(TokenOptions){.seq = 4, .vocab = 50, .width = 4, .held_out = -1});
-    nn_loss(model, data_next(loader));
-    assert_error(ERROR_INDEX, "-2147483646");
 }
 
 static Loader *sweep_bin(void)
@@ -296,7 +281,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_no_tokens, begin, end),
         cmocka_unit_test_setup_teardown(test_masked, begin, end),
         cmocka_unit_test_setup_teardown(test_wrong, begin, end),
-        cmocka_unit_test_setup_teardown(test_ids_beyond_the_vocabulary, begin, end),
         cmocka_unit_test_setup_teardown(test_each_allocation_fails, begin, end),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);

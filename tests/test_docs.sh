@@ -29,13 +29,13 @@ same()
 }
 
 # ---- Lists: of the command, of the page -------------------------------------------------------
-{ "$brim" help options; "$brim" help report; "$brim" help tokenize; } | grep -oE '^  --[a-z-]+' | tr -d ' ' | sort -u >"$work/options"
+{ "$brim" help options; "$brim" help report; "$brim" help tokenize; } | grep -oE '^  --[a-z0-9-]+' | tr -d ' ' | sort -u >"$work/options"
 "$brim" help | awk '/^options/ { exit } /^  [a-z]/ { print $1 }' | sort >"$work/commands"
 for command in $(cat "$work/commands"); do
-    "$brim" help "$command" | grep -oE '^  --[a-z-]+' | tr -d ' ' >"$work/help-$command"
+    "$brim" help "$command" | grep -oE '^  --[a-z0-9-]+' | tr -d ' ' >"$work/help-$command"
 done
 cat "$work"/help-* | sort -u >"$work/help-options"
-sed -n 's/^\.It Fl -\([a-z-]*\).*/--\1/p' docs/brim.1 | sort -u >"$work/page-options"
+sed -n 's/^\.It Fl -\([a-z0-9-]*\).*/--\1/p' docs/brim.1 | sort -u >"$work/page-options"
 sed -n '/^\.Sh DESCRIPTION/,/^\.Sh OPTIONS/s/^\.It Cm \([a-z]*\).*/\1/p' docs/brim.1 | sort >"$work/page-commands"
 
 check "the page has the options of the command" same "$work/options" "$work/page-options"
@@ -45,7 +45,7 @@ check "each option belongs to a command" same "$work/options" "$work/help-option
 # An option of one command is on no other's page.
 own_options()
 {
-    "$brim" help options | sed -n 's/^  \(--[a-z-]*\) .*\[\([a-z]*\)\]$/\1 \2/p' >"$work/own"
+    "$brim" help options | sed -n 's/^  \(--[a-z0-9-]*\) .*\[\([a-z]*\)\]$/\1 \2/p' >"$work/own"
     [ -s "$work/own" ] || return 1
     while read -r option command; do
         [ "$(cd "$work" && grep -lxe "$option" help-* | grep -vE 'help-(options|report|tokenize)')" = "help-$command" ] ||
@@ -75,12 +75,26 @@ examples()
 }
 check "examples run" examples
 
+# The names of optimizers: as the command lists them, in the order of their table.
+optimizers()
+{
+    "$brim" plan --optimizer none 2>&1 | sed "s/.*one of \(.*\), not.*/\1/; s/,//g" | tr ' ' '\n' >"$work/rules"
+    [ "$(wc -l <"$work/rules")" -ge 6 ] || return 1
+    sed -n '/^\.It Fl -optimizer Ar/,/^\.It Fl -lr/s/^\.Cm \([a-z-]*\).*/\1/p' docs/brim.1 | diff "$work/rules" - || return 1
+    "$brim" help options | sed -n 's/^  --optimizer NAME *\(.*\) (.*/\1/p' |
+        sed 's/sgd\[\(-[a-z]*\)|\(-[a-z]*\)\]/sgd sgd\1 sgd\2/' | tr ' ' '\n' | diff "$work/rules" - || return 1
+    for file in tools/completion/brim.bash tools/completion/_brim; do
+        sed -n 's/.*--optimizer) [a-z_]* \("$typed" "\)*\([a-z -]*\).*/\2/p' "$file" | tr ' ' '\n' | sed '/^$/d' | diff "$work/rules" - || return 1
+    done
+}
+check "the names of optimizers" optimizers
+
 # Every option is in one group, and the groups together are all options.
 groups()
 {
     "$brim" help | awk '/^options/ { groups = 1; next } groups && /^  [a-z]/ { print $1 }' >"$work/groups"
     [ "$(wc -l <"$work/groups")" -ge 6 ] || return 1
-    for group in $(cat "$work/groups"); do "$brim" help "$group"; done | grep -oE '^  --[a-z-]+' | tr -d ' ' | sort >"$work/grouped"
+    for group in $(cat "$work/groups"); do "$brim" help "$group"; done | grep -oE '^  --[a-z0-9-]+' | tr -d ' ' | sort >"$work/grouped"
     for command in $(grep -vE 'report|tokenize' "$work/commands"); do cat "$work/help-$command"; done | sort -u | diff - "$work/grouped"
 }
 check "each option is in one group" groups
@@ -204,7 +218,7 @@ zsh_completion()
 zsh_options()
 {
     zsh -fc 'source <(sed "/^_brim \"/d" tools/completion/_brim); _brim_options "$1" train' zsh "$brim" >"$work/described"
-    "$brim" help train | sed -nE 's/^  (--[a-z-]+)( [^ ]+)? +(.*)/\1:\3/p' | same - "$work/described" &&
+    "$brim" help train | sed -nE 's/^  (--[a-z0-9-]+)( [^ ]+)? +(.*)/\1:\3/p' | same - "$work/described" &&
         grep -q '^--export-dtype:data type: f32, f16' "$work/described" && grep -q '^--quiet:print no step lines' "$work/described"
 }
 if command -v zsh >/dev/null; then

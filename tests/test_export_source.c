@@ -67,15 +67,6 @@ static void test_source(void **state)
     IoModel read;
     assert_int_equal(io_read_config(at("out"), &read), 0);
     assert_int_equal(read.preset.family, MODEL_GPT2);
-    preset = family(MODEL_LLAMA); /* Mistral's window was the length */
-    put_text("in/config.json", "{'model_type':'mistral','sliding_window':24,'max_position_embeddings':99}");
-    assert_int_equal(export_all(nn_model(&preset), &preset), 0);
-    text = (char *)get_file(at("out/config.json"), &n);
-    assert_non_null(strstr(text, "\"model_type\": \"mistral\""));
-    assert_non_null(strstr(text, "\"max_position_embeddings\": 99"));
-    test_free(text);
-    assert_int_equal(io_read_config(at("out"), &read), 0);
-    assert_int_equal(read.preset.config.llama.window, 24);
     put_text("in/config.json", "{");
     assert_int_equal(export_all(model, &preset), ERROR_DATA);
     assert_error(ERROR_DATA, "in/config.json", "is not JSON");

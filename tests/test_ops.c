@@ -453,7 +453,7 @@ static void test_dropout_keys(void **state)
 
 /* ---- Stretched positions --------------------------------------------------------------------- */
 
-/* Frequencies of 16-wide heads with theta 5000, as transformers 4.46.3 prints them. */
+/* Frequencies of 16-wide heads with theta 5000, as transformers prints them. */
 static void test_rope_scaling(void **state)
 {
     (void)state;

@@ -148,7 +148,7 @@ static void more_than_the_machine_is_refused(void **state)
         memtrack_machine(&machine);
         options.malloc_blocks = i;
         assert_int_equal(plan_execute(case_script, &session, &options, &plan, &result), ERROR_MEMORY);
-        assert_non_null(strstr(result.error, "1048576.00 GiB"));
+        assert_non_null(strstr(result.error, "needs 1024.00 TiB"));
         assert_non_null(strstr(result.error, " are free on this machine"));
         assert_non_null(strstr(result.error, machine.bound));
         assert_int_equal(session.calls, 0);

@@ -186,7 +186,7 @@ static void test_lengths(void **state)
     }
     for (size_t n = 1; n < 8; n++) {
         put_file(at("short"), bytes, n);
-        assert_refused(at("short"), ERROR_DATA, "short has", "begins with 8 of length");
+        assert_refused(at("short"), ERROR_DATA, "short is no safetensors file: it has", "begins with 8 of length");
     }
     put_file(at("zip"), "PK\3\4 and so on, as torch.save writes", 37);
     assert_refused(at("zip"), ERROR_DATA, "pickle of PyTorch");
@@ -327,7 +327,7 @@ static void test_bad_indexes(void **state)
         {"{'a':'.'}", ERROR_DATA, "the tensor \"a\"", "\".\""},
         {"{'a':''}", ERROR_DATA, "the tensor \"a\"", "beside the index"},
         {"{'a':3}", ERROR_DATA, "the tensor \"a\"", "in 3;"},
-        {"{'a':'three.safetensors'}", ERROR_FILE, "three.safetensors", "No such file"},
+        {"{'a':'three.safetensors'}", ERROR_FILE, "three.safetensors", "the first is"},
         {"{'a':'one.safetensors'}", ERROR_DATA, "the tensor \"b\" is in one.safetensors", "not in the index"},
         {"{'a':'one.safetensors','b':'one.safetensors','z':'one.safetensors'}", ERROR_DATA,
          "the tensor \"z\"", "and is not"},

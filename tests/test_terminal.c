@@ -269,7 +269,8 @@ static void lines_break_between_phrases(void **state)
     assert_int_equal(s->code, 0);
     assert_string_equal(
         joined(s, "llama-tiny  ", 80),
-        "llama-tiny  6,123,168 parameters  fp32  AdamW  batch 1 x seq 16  flash attention  2 steps");
+        "llama-tiny  6,123,168 parameters  fp32  AdamW  lr 0.002  no dropout  batch 1 x seq 16  "
+        "flash attention  2 steps");
     const char *result = joined(s, "2 steps, ", 80);
     assert_non_null(strstr(result, " tokens/s; validation "));
     assert_non_null(strstr(result, "held out: loss "));

@@ -99,7 +99,11 @@ static void any_bytes(void **state)
     for (uint32_t i = 0; i < LENGTH; i++)
         text[i] = i < 10000 ? (char)hash32(i) : i < 20000 ? 'a' : "ab\0\n"[hash32(i) % 4];
     const char *in = write_file("bytes", text, LENGTH), *out = in_folder("out.json");
-    assert_int_equal(tokenizer_train(in, out, &(TokenizerTraining){.vocab = 1000, .min_count = 1}), 0);
+    TokenizerTraining o = {.vocab = 1000, .min_count = 1};
+    assert_int_equal(tokenizer_train(in, out, &o), ERROR_DATA);
+    assert_error(ERROR_DATA, "bytes is not UTF-8", "the first at byte", "--invalid-utf8 replace");
+    o.replace_invalid = 1;
+    assert_int_equal(tokenizer_train(in, out, &o), 0);
     Tokenizer *t = tokenizer_read(out);
     assert_int_equal(tokenizer_vocab(t), 1000);
     TokenIds ids = {0};

@@ -2,13 +2,23 @@
 #ifndef BRIM_TEXT_NAMES_H
 #define BRIM_TEXT_NAMES_H
 
+#define text_input_check brim_text_input_check
+#define text_input_free brim_text_input_free
+#define text_input_invalid brim_text_input_invalid
+#define text_input_is_pipe brim_text_input_is_pipe
+#define text_input_needed brim_text_input_needed
+#define text_input_note brim_text_input_note
+#define text_input_read brim_text_input_read
+#define text_input_text brim_text_input_text
 #define tokenizer_decode brim_tokenizer_decode
 #define tokenizer_encode brim_tokenizer_encode
 #define tokenizer_encode_file brim_tokenizer_encode_file
+#define tokenizer_encode_input brim_tokenizer_encode_input
 #define tokenizer_free brim_tokenizer_free
 #define tokenizer_id brim_tokenizer_id
 #define tokenizer_ids_free brim_tokenizer_ids_free
 #define tokenizer_is_special brim_tokenizer_is_special
+#define tokenizer_other_form brim_tokenizer_other_form
 #define tokenizer_read brim_tokenizer_read
 #define tokenizer_text_free brim_tokenizer_text_free
 #define tokenizer_token brim_tokenizer_token

@@ -1,5 +1,6 @@
 /* A tokenizer's life, and a text's way through it: added tokens, normalizers, added tokens again, cuts,
  * model. */
+#include "input_.h"
 #include "tokenizer_.h"
 
 enum { CHUNK = 64 << 10 };
@@ -170,6 +171,17 @@ int tokenizer_encode(Tokenizer *t, const char *text, size_t bytes, int add_speci
     return add_special ? ids_add_all(t->context, out, t->after.ids, t->after.count) : ERROR_NONE;
 }
 
+int tokenizer_encode_input(Tokenizer *t, const TextInput *in, int replace_invalid, int add_special,
+                           TokenIds *out)
+{
+    size_t bytes = 0;
+    if (!in)
+        return error_raise(ERROR_ARGUMENT, "no text is given");
+    const char *text = text_input_text(in, &bytes);
+    int status = text_input_check(in, replace_invalid);
+    return status ? status : tokenizer_encode(t, text, bytes, add_special, out);
+}
+
 int tokenizer_encode_file(Tokenizer *t, const char *path, int add_special, TokenIds *out, int64_t *bytes)
 {
     if (!t)
@@ -179,11 +191,13 @@ int tokenizer_encode_file(Tokenizer *t, const char *path, int add_special, Token
                            !path  ? "path"
                            : !out ? "out"
                                   : "bytes");
-    char *text = file_text("tokenizer_encode_file", path, MOST_TEXT, bytes);
-    if (!text)
-        return error_code();
-    int status = tokenizer_encode(t, text, (size_t)*bytes, add_special, out);
-    host_free(context_here(), text, (size_t)*bytes + 1);
+    size_t size = 0;
+    TextInput *in = text_input_open(path, t->context->tracker);
+    int status = in ? tokenizer_encode_input(t, in, 0, add_special, out) : error_code();
+    if (in)
+        text_input_text(in, &size);
+    *bytes = (int64_t)size;
+    text_input_free(in);
     return status;
 }
 

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "../memtrack/memtrack.h"
+#include "input.h"
 #include "text_names.h"
 
 #ifdef __cplusplus
@@ -25,6 +26,10 @@ typedef struct Tokenizer Tokenizer;
 /* From a tokenizer.json, or a folder that holds one. Its truncation and padding are not applied: who makes
  * the batches cuts. NULL with ERROR_FILE, ERROR_DATA (where and why) or ERROR_HOST_MEMORY. */
 BRIM_API Tokenizer *tokenizer_read(const char *path);
+/* The file in which a folder without tokenizer.json has its tokenizer in another form, which is not read
+ * ("vocab.txt", "tokenizer.model", "vocab.json"); NULL = there is none of these, or tokenizer.json is there.
+ */
+BRIM_API const char *tokenizer_other_form(const char *folder);
 BRIM_API void tokenizer_free(Tokenizer *tokenizer); /* NULL is fine */
 
 /* Ids that a tokenizer wrote. Begins as zeros, grows, and goes with tokenizer_ids_free. */
@@ -39,9 +44,13 @@ typedef struct TokenIds {
  * way. Returns an error code; what was appended before an error stays. */
 BRIM_API int tokenizer_encode(Tokenizer *tokenizer, const char *text, size_t bytes, int add_special,
                               TokenIds *out);
-/* The same of a whole file, as one text; *bytes is its size. */
+/* The same of a whole file, or of what text_input_read takes for one text; *bytes is its size. ERROR_DATA
+ * where it is not UTF-8. */
 BRIM_API int tokenizer_encode_file(Tokenizer *tokenizer, const char *path, int add_special, TokenIds *out,
                                    int64_t *bytes);
+/* The same of a text that has been read. What is not UTF-8 is an error, or replaced by U+FFFD. */
+BRIM_API int tokenizer_encode_input(Tokenizer *tokenizer, const TextInput *input, int replace_invalid,
+                                    int add_special, TokenIds *out);
 BRIM_API void tokenizer_ids_free(Tokenizer *tokenizer, TokenIds *ids);
 
 /* Text that a tokenizer wrote; a NUL follows it. Begins as zeros. */
@@ -69,9 +78,11 @@ typedef struct TokenizerTraining {
     int64_t min_count;          /* a pair that is rarer is not merged; 0 = 2 */
     const char *const *special; /* their ids come first; NULL = "<|endoftext|>" alone */
     int specials;               /* how many */
+    int replace_invalid;        /* U+FFFD in place of what is not UTF-8, which is an error otherwise */
 } TokenizerTraining;
 
-/* Trains a byte-level BPE with GPT-2's split on a text file and writes a tokenizer.json. The result is that
+/* Trains a byte-level BPE with GPT-2's split on a text (a path as of
+ * text_input_read) and writes a tokenizer.json. The result is that
  * of the Python package's BpeTrainer with the byte alphabet: the most frequent pair first, of equal ones that
  * with the smaller ids. options may be NULL. Returns an error code. */
 BRIM_API int tokenizer_train(const char *text, const char *out, const TokenizerTraining *options);

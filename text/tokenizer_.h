@@ -33,6 +33,8 @@ void ids_free(Context *context, TokenIds *ids);
 int utf8_write(char out[4], int32_t code); /* returns how many bytes */
 /* Whether all of it is UTF-8, NULs included. */
 int utf8_valid(const char *text, size_t bytes);
+/* How many parts are not, and where the first begins; -1 = none. */
+int64_t utf8_invalid(const char *text, size_t bytes, int64_t *first);
 /* Appends with U+FFFD in place of what is not UTF-8. */
 int utf8_repair(Context *context, TokenText *out, const char *text, size_t bytes);
 

@@ -1,4 +1,5 @@
 /* The words of a text, as GPT-2's pattern cuts it line by line, each with its count. */
+#include "input_.h"
 #include "tokenizer_train_.h"
 
 #define MAKER "tokenizer_train"
@@ -130,15 +131,15 @@ static int count_lines(Context *context, const Finder *pattern, Span text, WordC
     return status;
 }
 
-int words_count(Context *context, const char *path, WordCounts *out)
+int words_count(Context *context, const char *path, int replace_invalid, WordCounts *out)
 {
-    int64_t bytes = 0;
+    size_t bytes = 0;
     Finder finder = {.pattern = pattern_create(context, MAKER, GPT2_PATTERN, strlen(GPT2_PATTERN))};
-    char *text = finder.pattern ? file_text(MAKER, path, MOST_TEXT, &bytes) : NULL;
-    pattern_begin(finder.pattern, (size_t)bytes);
-    int status = text ? count_lines(context, &finder, (Span){text, (size_t)bytes}, out) : error_code();
-    if (text)
-        host_free(context, text, (size_t)bytes + 1);
+    TextInput *in = finder.pattern ? text_input_open(path, context->tracker) : NULL;
+    const char *text = in && !text_input_check(in, replace_invalid) ? text_input_text(in, &bytes) : NULL;
+    pattern_begin(finder.pattern, bytes);
+    int status = text ? count_lines(context, &finder, (Span){text, bytes}, out) : error_code();
+    text_input_free(in);
     pattern_free(finder.pattern);
     if (!status && !out->counts.count)
         status = error_raise(ERROR_DATA, MAKER ": %s is empty", path);

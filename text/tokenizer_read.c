@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../base/hub_.h"
 #include "../base/printable_.h"
 #include "tokenizer_.h"
 
@@ -201,16 +202,73 @@ static int read_all(const Reading *r, const json_t *root)
     return reading_steps(r, root);
 }
 
+/* ---- Other forms ----------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name, *is;
+} other_forms[] = {{"tokenizer.model", "SentencePiece"},         {"spiece.model", "SentencePiece"},
+                   {"sentencepiece.bpe.model", "SentencePiece"}, {"tekken.json", "Mistral's own form"},
+                   {"tokenizer.model.v3", "SentencePiece"},      {"vocab.txt", "WordPiece"},
+                   {"vocab.json", "BPE, with its merges.txt"},   {"vocab.bpe", "BPE, with its encoder.json"},
+                   {"merges.txt", "BPE, with its vocab.json"}};
+enum { OTHER_FORMS = sizeof other_forms / sizeof other_forms[0] };
+
+static int is_in(const char *folder, const char *name)
+{
+    char path[PATH_BYTES];
+    return snprintf(path, sizeof path, "%s/%s", folder, name) < PATH_BYTES && access(path, F_OK) == 0;
+}
+
+/* Which of them the folder has; OTHER_FORMS = none. */
+static int find_other(const char *folder)
+{
+    int i = 0;
+    while (i < OTHER_FORMS && !is_in(folder, other_forms[i].name))
+        i++;
+    return i;
+}
+
+const char *tokenizer_other_form(const char *folder)
+{
+    int form = folder && !is_in(folder, "tokenizer.json") ? find_other(folder) : OTHER_FORMS;
+    return form < OTHER_FORMS ? other_forms[form].name : NULL;
+}
+
+#define WRITE_IT "write a tokenizer.json in Python with AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+
+/* Of a file by its name: another form may be JSON too. */
+static int check_name(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    for (int i = 0; i < OTHER_FORMS; i++)
+        if (!strcmp(name, other_forms[i].name))
+            return error_raise(ERROR_DATA, "%.100s is a tokenizer in another form (%s): " WRITE_IT, path,
+                               other_forms[i].is);
+    return ERROR_NONE;
+}
+
 /* The file that is meant: the path, or tokenizer.json in it. */
 static int resolve(const char *path, char out[PATH_BYTES])
 {
-    struct stat status;
-    int directory = stat(path, &status) == 0 && S_ISDIR(status.st_mode);
-    if (snprintf(out, PATH_BYTES, directory ? "%s/tokenizer.json" : "%s", path) >= PATH_BYTES)
-        return error_raise(ERROR_FILE, TOKENIZER_MAKER ": the path is too long");
-    if (directory && access(out, F_OK))
-        return error_raise(ERROR_FILE, TOKENIZER_MAKER ": %.100s has no tokenizer.json", path);
-    return ERROR_NONE;
+    if (hub_follow(out, path))
+        return error_code();
+    if (!path_is_directory(out))
+        return check_name(out);
+    if (is_in(out, "tokenizer.json")) {
+        char folder[PATH_BYTES];
+        strcpy(folder, out);
+        return path_join(out, folder, "tokenizer.json");
+    }
+    int form = find_other(out);
+    if (form < OTHER_FORMS)
+        return error_raise(
+            ERROR_FILE, "%.100s has no tokenizer.json, but a tokenizer in another form (%s, %s): " WRITE_IT,
+            path, other_forms[form].name, other_forms[form].is);
+    if (is_in(out, "adapter_config.json"))
+        return error_raise(
+            ERROR_FILE,
+            "%.100s is an adapter and has no tokenizer.json: take that of the model it belongs to", path);
+    return error_raise(ERROR_FILE, "%.100s has no tokenizer.json", path);
 }
 
 Tokenizer *tokenizer_read(const char *path)

@@ -177,6 +177,20 @@ int utf8_valid(const char *text, size_t bytes)
     return 1;
 }
 
+int64_t utf8_invalid(const char *text, size_t bytes, int64_t *first)
+{
+    int64_t count = 0;
+    size_t broken = 0;
+    *first = -1;
+    for (size_t at = 0; (at = ascii_run(text, at, bytes)) < bytes;) {
+        size_t one = character((const unsigned char *)text + at, bytes - at, &broken);
+        if (!one && count++ == 0)
+            *first = (int64_t)at;
+        at += one ? one : broken;
+    }
+    return count;
+}
+
 int utf8_repair(Context *context, TokenText *out, const char *text, size_t bytes)
 {
     size_t from = 0, broken = 0;

@@ -323,7 +323,7 @@ int tokenizer_train(const char *text, const char *out, const TokenizerTraining *
     o.vocab = o.vocab ? o.vocab : DEFAULT_VOCAB;
     o.min_count = o.min_count ? o.min_count : 2;
     int status = options_valid(text, out, &o);
-    status = status ? status : words_count(t.context, text, &words);
+    status = status ? status : words_count(t.context, text, o.replace_invalid, &words);
     status = status ? status : enter_alphabet(&t, &o, ids);
     status = status ? status : enter_words(&t, ids);
     status = status ? status : merge_all(&t, o.vocab, o.min_count);

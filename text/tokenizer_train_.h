@@ -35,7 +35,7 @@ typedef struct WordCounts {
     TextTable words;
     GROWING(int64_t) counts;
 } WordCounts;
-int words_count(Context *context, const char *path, WordCounts *out);
+int words_count(Context *context, const char *path, int replace_invalid, WordCounts *out);
 void words_free(Context *context, WordCounts *words);
 
 typedef struct TrainedMerge {

@@ -25,10 +25,16 @@ function heading(run, two) {
   if (m && planned) figures.push(figure('Peak, planned', size(planned.peak_bytes), apart === 0 ? '0 bytes apart' : exact(Math.abs(apart)) + (apart > 0 ? ' less than measured' : ' more than measured')));
   figures.push(figure('Peak at', phase, place), figure('Needs', size(books.needs_bytes), exact(books.needs_bytes - books.peak_bytes) + ' of gaps above the peak'));
   if (m && m.process) figures.push(figure('Process', size(m.process.peak_bytes), size(m.process.unaccounted_bytes) + ' unaccounted: libraries, stacks, buffers'));
-  if (run.end && run.end.status === 'done') figures.push(figure('Loss', number(run.end.loss_first, 2) + ' \u2192 ' + number(run.end.loss_last, 2), plural(run.end.steps, 'step') + ', ' + duration(run.end.seconds * 1e6)));
+  if (run.end && run.end.status === 'done') figures.push(figure('Loss', number(run.end.loss_first, 2) + ' \u2192 ' + number(run.end.loss_last, 2), plural(run.end.steps, 'step') + ', ' + secondsText(run)));
   return h('div', {class: 'run'}, h(two ? 'h2' : 'h1', {class: two ? 'title' : null}, two ? label(run) : null, run.info.model), h('p', {class: 'facts'}, optionText(run)),
     h('p', {class: 'command'}, h('code', {}, 'brim ' + (run.info.command || []).join(' '))), h('div', {}, notices(run)),
     h('dl', {class: 'figures'}, figures), strip(run), two ? null : bookTable(run));
+}
+/* What the steps took and what the evaluations did; where a line does not say, what the whole run took. */
+function secondsText(run) {
+  const sum = (list, of) => list.reduce((a, x) => a + of(x), 0), evaluated = sum(run.validations, v => v.seconds === undefined ? NaN : v.seconds);
+  const rows = sum(run.steps, row => row[LAST] - row[FIRST] + 1), whole = rows === run.end.steps && run.validations.length && isFinite(evaluated);
+  return whole ? duration(sum(run.steps, row => row[SECONDS]) * 1e6) + '; validation ' + duration(evaluated * 1e6) : duration(run.end.seconds * 1e6) + ' in all';
 }
 function measuredSoFar(run) {
   return run.steps.reduce((a, row) => Math.max(a, row[PEAK]), run.peakEvent < 0 ? 0 : run.total[run.peakEvent]);

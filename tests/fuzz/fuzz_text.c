@@ -52,6 +52,7 @@ static void read_all(const char *path, const TextOptions *o, Tokenizer *t)
                               .held_out = o->held_out,
                               .mask_probability = o->mask_probability,
                               .max_samples = o->max_samples,
+                              .replace_invalid = o->seq != 9,
                               .tokenizer = t};
     Loader *loader = t ? data_tokens(path, &of_tokens) : data_text(path, o);
     fuzz_agree(!loader);

@@ -34,6 +34,7 @@ _brim_value()
     --optimizer) _brim_words "$typed" "sgd sgd-momentum sgd-nesterov rmsprop adam adamw" ;;
     --schedule) _brim_words "$typed" "constant linear cosine" ;;
     --zero-grad) _brim_words "$typed" "free keep" ;;
+    --invalid-utf8) _brim_words "$typed" "refuse replace" ;;
     --export-dtype) _brim_words "$typed" "f32 f16 bf16" ;;
     --data)
         _brim_words "$typed" "builtin fashion-mnist"

@@ -1,0 +1,21 @@
+/* Texts that come from elsewhere than a plain file, and what is said of data (input.c). */
+#ifndef BRIM_CLI_INPUT_INTERNAL_H
+#define BRIM_CLI_INPUT_INTERNAL_H
+
+#include "cli.h"
+
+/* What --data names, where it must be read at once: once for all plans and runs of the process. NULL: it is a
+ * plain file, or an error is raised. */
+const TextInput *input_of(const Options *options);
+/* Its size and checksum, for saved runs. */
+void input_sum(const TextInput *input, uint64_t *bytes, uint32_t *crc32);
+/* Options about data and their combinations. 0, or EXIT_USAGE after saying why. */
+int check_data_options(const Options *options);
+/* --prompt -: the text of standard input. 0, or an exit code after saying why. */
+int read_prompt(Options *options);
+/* Says the loader's note, once for a path. */
+void say_data_note(const Options *options, const Loader *loader);
+/* --check-data: reads all ids, with the share that is done on a terminal. Returns an error code. */
+int check_all_ids(const Options *options, int64_t vocab);
+
+#endif
