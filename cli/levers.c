@@ -208,6 +208,15 @@ static void __attribute__((format(printf, 2, 3))) append(LeverText *out, const c
     va_end(arguments);
 }
 
+int option_varies(const Options *o, const char *flag)
+{
+    size_t length = strlen(flag);
+    for (const char *at = o->label; (at = strstr(at, flag)); at += length)
+        if (at[length] == ' ')
+            return 1;
+    return 0;
+}
+
 LeverText levers_title(const Options *o)
 {
     LeverText out = {""};

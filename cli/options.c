@@ -304,21 +304,6 @@ static int apply_resize(Options *o)
     return 0;
 }
 
-const Options options_default = {.optimizer = "adamw",
-                                 .schedule = "cosine",
-                                 .device = "cpu",
-                                 .accumulate = 1,
-                                 .warmup = -1,
-                                 .lr = -1,
-                                 .weight_decay = -1,
-                                 .clip = -1,
-                                 .dropout = -1,
-                                 .tokens = 100,
-                                 .temperature = 0.8f,
-                                 .top_p = 1,
-                                 .reserve = UINT64_C(1) << 30,
-                                 .seed = 1};
-
 /* Options that make a plan one of something else than a training, and what that depends on. */
 static const struct {
     const char *mode, *plans, *takes;
@@ -434,13 +419,4 @@ int options_parse(Options *sets, int max, const char *command, int argc, char **
         if (i < 0)
             return count;
     }
-}
-
-int option_varies(const Options *o, const char *flag)
-{
-    size_t length = strlen(flag);
-    for (const char *at = o->label; (at = strstr(at, flag)); at += length)
-        if (at[length] == ' ')
-            return 1;
-    return 0;
 }
