@@ -22,6 +22,16 @@ static LeverText optimizer_title(const Options *o)
     return say("%s", optim_rule(o->optimizer)->title);
 }
 
+float learning_rate(const Options *o)
+{
+    const OptimRule *rule = optim_rule(o->optimizer);
+    if (o->lr >= 0)
+        return o->lr;
+    if (o->init) /* trained weights: docs/weights.md has the measurements */
+        return rule->tuning_lr;
+    return rule->usual_lr > 0 ? rule->usual_lr : family_of(o)->lr;
+}
+
 static LeverText lr_title(const Options *o)
 {
     return say("lr %g", (double)learning_rate(o));

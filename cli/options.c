@@ -57,16 +57,6 @@ static int check_device(const Options *o, const char *command)
                  code == ERROR_STATE ? ": `brim plan`; `brim fit --card NAME` says what fits a card" : "");
 }
 
-float learning_rate(const Options *o)
-{
-    const OptimRule *rule = optim_rule(o->optimizer);
-    if (o->lr >= 0)
-        return o->lr;
-    if (o->init) /* trained weights: docs/weights.md has the measurements */
-        return rule->tuning_lr;
-    return rule->usual_lr > 0 ? rule->usual_lr : family_of(o)->lr;
-}
-
 static int check_levers(Options *o)
 {
     LeverText why = levers_exclude(o);
