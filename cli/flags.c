@@ -36,7 +36,7 @@ static const Flag flags[] = {
     {"--epochs", FLAG_INT, AT(epochs), "N", .help = "passes over the data, instead of --steps", .low = 1},
     {"--optimizer", FLAG_NAME, AT(optimizer), "NAME",
      .help = "sgd[-momentum|-nesterov] rmsprop adam adamw (adamw)"},
-    {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (llama, gpt2 2e-3; --init 5e-5; see man)"},
+    {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (llama, gpt2 2e-3; with --init 5e-5)"},
     {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X",
      .help = "on all but norms and biases (adamw 0.01; else 0)"},
     {"--schedule", FLAG_NAME, AT(schedule), "NAME", .help = "of --lr: constant, linear or cosine (cosine)"},

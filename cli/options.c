@@ -234,7 +234,7 @@ static int misses_tokenizer(const Options *o, int own_text)
     return text && !o->tokenizer && !o->source_tokenizer && o->source && tokenizer_other_form(o->source);
 }
 
-/* Trained weights know the tokens of the tokenizer that lies beside them. */
+/* Trained weights need the tokenizer that lies in their directory: its ids are what they were trained on. */
 static int apply_tokenizer(Options *o)
 {
     int own_text = o->data && strcmp(o->data, "builtin") != 0;

@@ -85,7 +85,7 @@ void rules_print(FILE *out, const Options *o, const Training *t, const Plan *pla
         4 * sqrt(n) * o->batch * nn_preset_sizes(&o->preset).layers, MEM_GROUP_ACTIVATIONS,
         why_activations(&r));
     korthikanti(&r);
-    row(&r, "overhead: 1 to 2 GB", -1, MEM_GROUP_OVERHEAD, "here: what is none of the above; no context yet");
+    row(&r, "overhead: 1 to 2 GB", -1, MEM_GROUP_OVERHEAD, "the rest of the peak; no CUDA context");
 }
 
 /* ---- brim plan --textbook --json ------------------------------------------------------------- */

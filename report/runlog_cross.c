@@ -233,7 +233,7 @@ static void say_missing_events(Notes *notes, const RunCross *c)
     if (c->blocks_missing)
         say(notes, "Events are missing: by their numbers %lld allocations.", (long long)c->blocks_missing);
     else if (c->rows_until)
-        say(notes, "Events are missing: the last is of step %lld, and they went on to step %lld.",
+        say(notes, "Events are missing: the last is of step %lld, and they should reach step %lld.",
             (long long)c->last_row_step + 1, (long long)c->rows_until + 1);
     else if (c->live_wrong)
         say(notes, "Events are missing: after step %lld they leave %lld bytes live, and its line says %lld.",
