@@ -242,7 +242,7 @@ static int apply_tokenizer(Options *o)
     if (bytes)
         o->tokenizer = o->source_tokenizer = NULL;
     else if (o->tokenizer && !o->generate && !own_text)
-        return usage("--tokenizer needs --data: a text of yours");
+        return usage("--tokenizer needs --data FILE: the built-in text is read as bytes");
     else if (!o->tokenizer && own_text && !o->generate && reads_text(o))
         o->tokenizer = o->source_tokenizer;
     if (!bytes && misses_tokenizer(o, own_text))

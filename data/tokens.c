@@ -70,7 +70,7 @@ static int look_at_bin(TokenSource *source, const char *path, int file, int64_t 
     if (length % form->width)
         return error_raise(ERROR_DATA,
                            MAKER ": %s has %" PRId64
-                                 " byte%s, which is no whole number of ids of %d bytes; is it a "
+                                 " byte%s, which is not a whole number of ids of %d bytes; is it a "
                                  ".bin of token ids, and of this vocabulary?",
                            path, length, plural(length), form->width);
     source->width = form->width;
