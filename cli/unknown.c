@@ -112,7 +112,7 @@ int no_model(const char *command, const char *word)
         return usage("'%s' is neither an option nor a model; a text to train on is given with --data %s",
                      word, word);
     io_find_model(word, &model);
-    usage("'%s' is no option, which begin with --, and no model for `brim %s`: %s", word, command,
+    usage("'%s' is not an option (they begin with --), and not a model for `brim %s`: %s", word, command,
           error_message());
     error_clear();
     return EXIT_USAGE;
