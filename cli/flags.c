@@ -35,8 +35,8 @@ static const Flag flags[] = {
     {"--steps", FLAG_INT64, AT(steps), "N", .help = "optimizer steps (300)"},
     {"--epochs", FLAG_INT, AT(epochs), "N", .help = "passes over the data, instead of --steps", .low = 1},
     {"--optimizer", FLAG_NAME, AT(optimizer), "NAME",
-     .help = "sgd[-momentum|-nesterov] rmsprop adam adamw (adamw)"},
-    {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (llama, gpt2 2e-3; --init 5e-5; see man)"},
+     .help = "sgd[-momentum|-nesterov] rmsprop adagrad adam adamw"},
+    {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (by model; with --init 2e-5)"},
     {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X",
      .help = "on all but norms and biases (adamw 0.01; else 0)"},
     {"--schedule", FLAG_NAME, AT(schedule), "NAME", .help = "of --lr: constant, linear or cosine (cosine)"},
@@ -436,6 +436,7 @@ static int add_model(Assignments *all, const char *command, char *word, int list
 int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists)
 {
     static char on[] = "1";
+    const char *model = NULL; /* named without --model */
     all->count = 0;
     for (int i = 0; i < argc; i++) {
         char *equals = strchr(argv[i], '=');
@@ -445,11 +446,14 @@ int assignments_parse(Assignments *all, const char *command, int argc, char **ar
         if (!flag && argv[i][0] != '-' && takes_flag(find_flag("--model", strlen("--model")), command)) {
             if ((status = add_model(all, command, argv[i], lists)))
                 return status;
+            model = argv[i];
             continue;
         }
         if (!flag)
             return argv[i][0] == '-' ? unknown_option(command, argv[i])
                                      : usage("`brim %s` takes options only, not '%s'", command, argv[i]);
+        if (model && !strcmp(flag->name, "--model"))
+            return usage("--model would be a second model, after %s", model);
         if (!takes_flag(flag, command) && !flag->only)
             return usage("%s means nothing to `brim %s`; `brim help %s` lists its options", flag->name,
                          command, command);
