@@ -22,6 +22,16 @@ static LeverText optimizer_title(const Options *o)
     return say("%s", optim_rule(o->optimizer)->title);
 }
 
+float learning_rate(const Options *o)
+{
+    int sgd = !strncmp(o->optimizer, "sgd", 3);
+    if (o->lr >= 0)
+        return o->lr;
+    if (o->init) /* trained weights: docs/weights.md has the measurements */
+        return sgd ? 1e-3f : 5e-5f;
+    return sgd ? 0.05f : family_of(o)->lr;
+}
+
 static LeverText lr_title(const Options *o)
 {
     return say("lr %g", (double)learning_rate(o));

@@ -57,16 +57,6 @@ static int check_device(const Options *o, const char *command)
                  code == ERROR_STATE ? ": `brim plan`; `brim fit --card NAME` says what fits a card" : "");
 }
 
-float learning_rate(const Options *o)
-{
-    int sgd = !strncmp(o->optimizer, "sgd", 3);
-    if (o->lr >= 0)
-        return o->lr;
-    if (o->init) /* trained weights: docs/weights.md has the measurements */
-        return sgd ? 1e-3f : 5e-5f;
-    return sgd ? 0.05f : family_of(o)->lr;
-}
-
 static int check_levers(Options *o)
 {
     LeverText why = levers_exclude(o);
