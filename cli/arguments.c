@@ -52,6 +52,7 @@ static int add_model(Assignments *all, const char *command, char *word, int list
 int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists)
 {
     static char on[] = "1";
+    const char *model = NULL; /* named without --model */
     all->count = 0;
     for (int i = 0; i < argc; i++) {
         char *equals = strchr(argv[i], '=');
@@ -61,11 +62,14 @@ int assignments_parse(Assignments *all, const char *command, int argc, char **ar
         if (!flag && argv[i][0] != '-' && takes_flag(find_flag("--model", strlen("--model")), command)) {
             if ((status = add_model(all, command, argv[i], lists)))
                 return status;
+            model = argv[i];
             continue;
         }
         if (!flag)
             return argv[i][0] == '-' ? unknown_option(command, argv[i])
                                      : usage("`brim %s` takes options only, not '%s'", command, argv[i]);
+        if (model && !strcmp(flag->name, "--model"))
+            return usage("--model would be a second model, after %s", model);
         if (!takes_flag(flag, command) && !flag->only)
             return usage("%s means nothing to `brim %s`; `brim help %s` lists its options", flag->name,
                          command, command);

@@ -464,7 +464,8 @@ int command_generate(const Options *options, int count)
 
 static void print_inference(const Options *o, const Writing *w)
 {
-    printf("%s  %s parameters  fp32  batch %d", o->model, report_count(w->parameters).text, o->batch);
+    printf("%s  %s parameters  fp32  %d thread%s  batch %d", o->model, report_count(w->parameters).text,
+           threads_of(o), plural(threads_of(o)), o->batch);
     if (writes(o))
         printf(", a cache of %d token%s, prompts read %d at once\n\n", o->seq, plural(o->seq),
                w->prompt_tokens);

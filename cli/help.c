@@ -194,12 +194,34 @@ static void print_group(FILE *out, const Group *group)
     print_flags(out, group->flags, 1);
 }
 
+static int is_listed(const char *names, const char *flag)
+{
+    size_t length = strlen(flag);
+    const char *at = names;
+    while ((at = strstr(at, flag)) && at[length] != ' ' && at[length] != '\0')
+        at += length;
+    return at != NULL;
+}
+
+/* One that no group names would be nowhere; here the tests of the manual page find it. */
+static void print_ungrouped(FILE *out)
+{
+    for (int i = 0; flag_at(i); i++) {
+        int found = 0;
+        for (int k = 0; k < GROUP_COUNT; k++)
+            found |= is_listed(groups[k].flags, flag_at(i)->name);
+        if (!found)
+            print_flag(out, flag_at(i), 1);
+    }
+}
+
 static void print_options(FILE *out)
 {
     for (int i = 0; i < GROUP_COUNT; i++) {
         print_group(out, &groups[i]);
         fputc('\n', out);
     }
+    print_ungrouped(out);
     fprintf(out, "In parentheses: the default. In brackets: the commands, if not all take it.\n"
                  "A step takes batch x accumulate samples. SIZE: bytes, or as in 1.5GiB.\n"
                  "Exit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage,\n"

@@ -24,12 +24,12 @@ static LeverText optimizer_title(const Options *o)
 
 float learning_rate(const Options *o)
 {
-    int sgd = !strncmp(o->optimizer, "sgd", 3);
+    const OptimRule *rule = optim_rule(o->optimizer);
     if (o->lr >= 0)
         return o->lr;
     if (o->init) /* trained weights: docs/weights.md has the measurements */
-        return sgd ? 1e-3f : 5e-5f;
-    return sgd ? 0.05f : family_of(o)->lr;
+        return rule->tuning_lr;
+    return rule->usual_lr > 0 ? rule->usual_lr : family_of(o)->lr;
 }
 
 static LeverText lr_title(const Options *o)

@@ -186,6 +186,10 @@ static int apply_model(Options *o)
         o->vocab != nn_preset_vocab(preset))
         return usage("--vocab %d is not the %d tokens of --init %s; --resize-vocab grows its embeddings",
                      o->vocab, nn_preset_vocab(preset), o->init);
+    if (o->dropout > 0 && !nn_family(preset->family)->dropout_at)
+        return usage("--dropout means nothing to the model '%s', which has no dropout", o->model);
+    if (o->attention != options_default.attention && !nn_family(preset->family)->attention_at)
+        return usage("--attention means nothing to the model '%s', which has none", o->model);
     if (o->vocab)
         nn_preset_set_vocab(&o->preset, o->vocab);
     if (o->dropout < 0)
@@ -290,6 +294,52 @@ static int apply_resize(Options *o)
     return 0;
 }
 
+/* Options that make a plan one of something else than a training, and what that depends on. */
+static const struct {
+    const char *mode, *plans, *takes;
+} modes[] = {
+    {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
+    {"--inference", "plans without training",
+     " --inference --model --init --init-partial --resize-vocab --vocab --batch --seq --prefill --threads "
+     "--device --budget --json "},
+};
+
+static int was_given(const Assignments *all, const char *flag)
+{
+    for (int i = 0; i < all->count; i++)
+        if (!strcmp(all->item[i].flag->name, flag))
+            return 1;
+    return 0;
+}
+
+static int check_mode(const Assignments *all)
+{
+    for (size_t m = 0; m < sizeof modes / sizeof modes[0]; m++)
+        for (int i = 0; was_given(all, modes[m].mode) && i < all->count; i++) {
+            char word[40];
+            snprintf(word, sizeof word, " %.36s ", all->item[i].flag->name);
+            if (!strstr(modes[m].takes, word))
+                return usage("%s means nothing beside %s, which %s", all->item[i].flag->name, modes[m].mode,
+                             modes[m].plans);
+        }
+    return 0;
+}
+
+/* The formula of a layer that --textbook adds is that of GPT-2's. */
+static int check_textbook(const Options *o, const Assignments *all)
+{
+    int shape = was_given(all, "--model") || was_given(all, "--batch") || was_given(all, "--seq");
+    if (!o->textbook || !shape)
+        return 0;
+    if (!family_of(o)->gpt_terms)
+        return usage("--textbook knows the terms of GPT-2's layer, not of %s's; `brim plan %s` compares the "
+                     "rules with its plan",
+                     o->model, o->model);
+    return o->json ? usage("--textbook --json prints the rules, which depend on no model: leave out --model, "
+                           "--batch and --seq")
+                   : 0;
+}
+
 /* A name that is known goes before a folder of that name. */
 static int follow_model(Options *o)
 {
@@ -311,7 +361,9 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
             used += (size_t)snprintf(o->label + used, sizeof o->label - used, "%s%s %s", used ? " " : "",
                                      a->flag->name, a->values[which[i]]);
     }
-    int status = check_names(o);
+    int status = check_mode(all);
+    if (!status)
+        status = check_names(o);
     if (!status)
         status = check_device(o, command);
     if (!status && (follow_cache(&o->init) || follow_cache(&o->tokenizer) || follow_model(o)))
@@ -328,6 +380,10 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
         status = read_prompt(o);
     if (!status)
         status = check_levers(o);
+    if (!status)
+        status = check_textbook(o, all);
+    if (!status && o->prompt && !o->sample && !o->generate && strcmp(command, "demo") != 0)
+        status = usage("--prompt needs --sample N: the tokens to write behind it");
     if (!status && !o->steps && !o->epochs)
         o->steps = 300;
     return status;

@@ -256,6 +256,16 @@ static void the_same_log_twice(void **state)
     assert_non_null(strstr(o->out, "nothing that the logs name"));
     assert_non_null(strstr(o->out, "about the same\n"));
     assert_null(strstr(o->out, " %\n"));
+
+    /* Nor where an older log does not name an option that is off. */
+    size_t length;
+    char *text = file_text(logs[0], &length), *option = strstr(text, "\"loss_chunk\":0,");
+    assert_non_null(option);
+    FILE *file = fopen(out_path, "w");
+    fprintf(file, "%.*s%s", (int)(option - text), text, strchr(option, ',') + 1);
+    fclose(file);
+    free(text);
+    assert_non_null(strstr(RUN("report", out_path, logs[0])->out, "nothing that the logs name"));
 }
 
 /* Of different models nothing is saved, and no time is longer. */

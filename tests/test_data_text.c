@@ -374,7 +374,7 @@ static void test_bad_files(void **state)
 {
     (void)state;
     refuse(path_of("none.txt"), (TextOptions){0});
-    assert_error(ERROR_FILE, "data_text", "none.txt", "No such file");
+    assert_error(ERROR_FILE, "none.txt: cannot open", "No such file");
     refuse(directory, (TextOptions){0});
     assert_error(ERROR_DATA, directory, "is a directory without .txt files");
     refuse("/dev/null", (TextOptions){0});
