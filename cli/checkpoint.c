@@ -1,28 +1,8 @@
-/* --checkpoint: a choice as text, and the search for what --checkpoint auto stands for. */
+/* --checkpoint auto: the search for the least recomputation that fits. */
 #include <string.h>
 
 #include "../base/plural_.h"
 #include "advice_.h"
-
-LeverText checkpoint_text(const CheckpointChoice *c)
-{
-    LeverText text = {""};
-    const char *selective = c->selective ? "selective" : "", *plus = c->selective ? "+" : "";
-    if (c->found.pattern[0])
-        snprintf(text.text, sizeof text.text, "%s%s%s", selective, plus, c->found.pattern);
-    else if (c->every == 1)
-        snprintf(text.text, sizeof text.text, "%s%sblocks", selective, plus);
-    else if (c->every)
-        snprintf(text.text, sizeof text.text, "%s%s%d", selective, plus, c->every);
-    else
-        snprintf(text.text, sizeof text.text, "%s",
-                 c->automatic   ? "auto"
-                 : c->selective ? selective
-                                : "none");
-    return text;
-}
-
-/* ---- auto ------------------------------------------------------------------------------------ */
 
 typedef struct Candidate {
     Options options;

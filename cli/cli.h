@@ -89,7 +89,6 @@ typedef struct LeverText {
     char text[1200];
 } LeverText;
 LeverText checkpoint_text(const CheckpointChoice *choice);
-int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
 /* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
  * there is none of this name. */
 void help_all(FILE *out);

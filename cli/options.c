@@ -57,16 +57,6 @@ static int check_device(const Options *o, const char *command)
                  code == ERROR_STATE ? ": `brim plan`; `brim fit --card NAME` says what fits a card" : "");
 }
 
-float learning_rate(const Options *o)
-{
-    const OptimRule *rule = optim_rule(o->optimizer);
-    if (o->lr >= 0)
-        return o->lr;
-    if (o->init) /* trained weights: docs/weights.md has the measurements */
-        return rule->tuning_lr;
-    return rule->usual_lr > 0 ? rule->usual_lr : family_of(o)->lr;
-}
-
 static int check_levers(Options *o)
 {
     LeverText why = levers_exclude(o);
@@ -304,21 +294,6 @@ static int apply_resize(Options *o)
     return 0;
 }
 
-const Options options_default = {.optimizer = "adamw",
-                                 .schedule = "cosine",
-                                 .device = "cpu",
-                                 .accumulate = 1,
-                                 .warmup = -1,
-                                 .lr = -1,
-                                 .weight_decay = -1,
-                                 .clip = -1,
-                                 .dropout = -1,
-                                 .tokens = 100,
-                                 .temperature = 0.8f,
-                                 .top_p = 1,
-                                 .reserve = UINT64_C(1) << 30,
-                                 .seed = 1};
-
 /* Options that make a plan one of something else than a training, and what that depends on. */
 static const struct {
     const char *mode, *plans, *takes;
@@ -434,13 +409,4 @@ int options_parse(Options *sets, int max, const char *command, int argc, char **
         if (i < 0)
             return count;
     }
-}
-
-int option_varies(const Options *o, const char *flag)
-{
-    size_t length = strlen(flag);
-    for (const char *at = o->label; (at = strstr(at, flag)); at += length)
-        if (at[length] == ' ')
-            return 1;
-    return 0;
 }
