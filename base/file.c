@@ -94,9 +94,9 @@ int file_open(const char *maker, const char *path, int64_t *bytes)
     struct stat status;
     int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block: it is refused below */
     if (file < 0 || fstat(file, &status) != 0) {
-        error_raise(ERROR_FILE, "%s: cannot open %s: %s", maker, path, strerror(errno));
+        error_raise(ERROR_FILE, "%s(): cannot open %s: %s", maker, path, strerror(errno));
     } else if (!S_ISREG(status.st_mode)) {
-        error_raise(ERROR_FILE, "%s: %s is %s, not a file", maker, path,
+        error_raise(ERROR_FILE, "%s(): %s is %s, not a file", maker, path,
                     S_ISDIR(status.st_mode) ? "a directory" : "a pipe or device");
     } else {
         *bytes = status.st_size;
@@ -115,11 +115,11 @@ int file_read(const char *maker, int file, const char *path, int64_t from, uint8
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return error_raise(ERROR_FILE, "%s: reading %s at byte %" PRId64 ": %s", maker, path,
+            return error_raise(ERROR_FILE, "%s(): reading %s at byte %" PRId64 ": %s", maker, path,
                                from + (int64_t)done, strerror(errno));
         if (got == 0)
             return error_raise(ERROR_FILE,
-                               "%s: %s became shorter while it was read: it ends at byte %" PRId64, maker,
+                               "%s(): %s became shorter while it was read: it ends at byte %" PRId64, maker,
                                path, from + (int64_t)done);
         done += (size_t)got;
     }
