@@ -31,13 +31,13 @@ struct Loader {
 int loader_options(const char *maker, int *batch, int default_batch, int *accumulate, int64_t max_samples)
 {
     if (*batch < 0)
-        error_raise(ERROR_ARGUMENT, "%s: batch is %d; it must be 1 or more (0 means %d)", maker, *batch,
+        error_raise(ERROR_ARGUMENT, "%s(): batch is %d; it must be 1 or more (0 means %d)", maker, *batch,
                     default_batch);
     else if (*accumulate < 0)
-        error_raise(ERROR_ARGUMENT, "%s: accumulate is %d; it must be 1 or more (0 means 1)", maker,
+        error_raise(ERROR_ARGUMENT, "%s(): accumulate is %d; it must be 1 or more (0 means 1)", maker,
                     *accumulate);
     else if (max_samples < 0)
-        error_raise(ERROR_ARGUMENT, "%s: max_samples is %" PRId64 "; it must be 1 or more (0 means all)",
+        error_raise(ERROR_ARGUMENT, "%s(): max_samples is %" PRId64 "; it must be 1 or more (0 means all)",
                     maker, max_samples);
     if (*batch < 0 || *accumulate < 0 || max_samples < 0)
         return 0;
@@ -157,7 +157,7 @@ static int has_labels(const Loader *loader)
 {
     if (loader->labels == 0)
         error_raise(ERROR_DATA,
-                    "%s: step %" PRId64 " has %" PRId64 " sample%s and no label that counts: a mean over "
+                    "%s(): step %" PRId64 " has %" PRId64 " sample%s and no label that counts: a mean over "
                     "none is not defined; give some a label or make the step larger",
                     loader->setup.maker, loader->at.step, loader->group, plural(loader->group));
     return loader->labels > 0;

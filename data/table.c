@@ -38,12 +38,12 @@ static const DatasetKind table = {fill_row, table_destroy};
 static int table_valid(const TableOptions *o)
 {
     if (!o || !o->features || !o->labels)
-        error_raise(ERROR_ARGUMENT, MAKER ": %s is NULL",
+        error_raise(ERROR_ARGUMENT, MAKER "(): %s is NULL",
                     !o             ? "options"
                     : !o->features ? "features"
                                    : "labels");
     else if (o->count < 1 || o->count > INT_MAX || o->width < 1 || o->width > INT_MAX)
-        error_raise(ERROR_ARGUMENT, MAKER ": %" PRId64 " rows of %" PRId64 " features; both must be 1..%d",
+        error_raise(ERROR_ARGUMENT, MAKER "(): %" PRId64 " rows of %" PRId64 " features; both must be 1..%d",
                     o->count, o->width, INT_MAX);
     else
         return 1;
@@ -58,7 +58,8 @@ static int64_t table_classes(const TableOptions *o)
         int32_t label = o->labels[i];
         if (label < 0 && label != BATCH_IGNORE) {
             error_raise(ERROR_DATA,
-                        MAKER ": label %" PRId32 " of row %" PRId64 " is out of range; classes are 0 and up, "
+                        MAKER "(): label %" PRId32 " of row %" PRId64
+                              " is out of range; classes are 0 and up, "
                               "%d counts nothing",
                         label, i, BATCH_IGNORE);
             return 0;
@@ -67,7 +68,7 @@ static int64_t table_classes(const TableOptions *o)
             classes = (int64_t)label + 1;
     }
     if (classes == 0)
-        error_raise(ERROR_DATA, MAKER ": none of the %" PRId64 " labels counts (all are %d)", o->count,
+        error_raise(ERROR_DATA, MAKER "(): none of the %" PRId64 " labels counts (all are %d)", o->count,
                     BATCH_IGNORE);
     return classes;
 }

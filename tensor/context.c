@@ -156,7 +156,7 @@ void *host_alloc_for(const char *maker, const char *what, size_t bytes)
     Context *context = context_here();
     void *block = context ? memtrack_host_alloc(context->tracker, bytes) : NULL;
     if (!block)
-        error_raise(ERROR_HOST_MEMORY, "%s: no host memory for %s (%zu bytes)", maker, what, bytes);
+        error_raise(ERROR_HOST_MEMORY, "%s(): no host memory for %s (%zu bytes)", maker, what, bytes);
     return block;
 }
 

@@ -78,9 +78,12 @@ __attribute__((unused)) static void check_error(int code, const char *const text
     if (error_code() != code)
         fail_msg("expected %s, got %s: %s", error_name((ErrorCode)code), error_name((ErrorCode)error_code()),
                  error_message());
+    char text[1024];
+    const char *function = error_function();
+    snprintf(text, sizeof text, "%s%s%s", function, function[0] ? ": " : "", error_message());
     for (size_t i = 0; i < count; i++)
-        if (!strstr(error_message(), texts[i]))
-            fail_msg("no '%s' in '%s'", texts[i], error_message());
+        if (!strstr(text, texts[i]))
+            fail_msg("no '%s' in '%s'", texts[i], text);
     error_clear();
 }
 

@@ -12,7 +12,7 @@ int grow(Context *context, void *items, size_t *room, size_t count, size_t size)
     size_t wanted = *room ? 2 * *room : 64;
     void *grown = memtrack_host_realloc(context->tracker, *block, *room * size, wanted * size);
     if (!grown)
-        return error_raise(ERROR_HOST_MEMORY, MAKER ": no host memory for %zu bytes", wanted * size);
+        return error_raise(ERROR_HOST_MEMORY, MAKER "(): no host memory for %zu bytes", wanted * size);
     *block = grown;
     *room = wanted;
     return ERROR_NONE;
@@ -45,7 +45,7 @@ static int table_grow(Context *context, TextTable *table)
     size_t room = table->slots.room ? 2 * table->slots.room : 1024;
     int32_t *slots = memtrack_host_alloc(context->tracker, room * sizeof *slots);
     if (!slots)
-        return error_raise(ERROR_HOST_MEMORY, MAKER ": no host memory for %zu bytes", room * sizeof *slots);
+        return error_raise(ERROR_HOST_MEMORY, MAKER "(): no host memory for %zu bytes", room * sizeof *slots);
     RELEASE(context, table->slots);
     table->slots.item = slots;
     table->slots.room = room;
@@ -64,7 +64,7 @@ int64_t table_enter(Context *context, TextTable *table, Span text)
     if (*slot >= 0)
         return *slot;
     if (table->ends.count == INT32_MAX) {
-        error_raise(ERROR_DATA, MAKER ": more than %d distinct words", INT32_MAX);
+        error_raise(ERROR_DATA, MAKER "(): more than %d distinct words", INT32_MAX);
         return -1;
     }
     if (text_add(context, &table->text, text.text, text.length) || GROW(context, table->ends))
@@ -142,6 +142,6 @@ int words_count(Context *context, const char *path, int replace_invalid, WordCou
     text_input_free(in);
     pattern_free(finder.pattern);
     if (!status && !out->counts.count)
-        status = error_raise(ERROR_DATA, MAKER ": %s is empty", path);
+        status = error_raise(ERROR_DATA, MAKER "(): %s is empty", path);
     return status;
 }

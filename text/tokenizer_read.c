@@ -102,7 +102,7 @@ char *file_text(const char *maker, const char *path, int64_t most, int64_t *byte
         return NULL;
     char *text = NULL;
     if (*bytes > most)
-        error_raise(ERROR_FILE, "%s: %s has %lld bytes; at most %lld are read", maker, path,
+        error_raise(ERROR_FILE, "%s(): %s has %lld bytes; at most %lld are read", maker, path,
                     (long long)*bytes, (long long)most);
     else
         text = host_alloc_for(maker, path, (size_t)*bytes + 1);
@@ -278,7 +278,7 @@ Tokenizer *tokenizer_read(const char *path)
     if (!context_here())
         return NULL;
     if (!path) {
-        error_raise(ERROR_ARGUMENT, TOKENIZER_MAKER ": path is NULL; name a tokenizer.json or its folder");
+        error_raise(ERROR_ARGUMENT, TOKENIZER_MAKER "(): path is NULL; name a tokenizer.json or its folder");
         return NULL;
     }
     if (resolve(path, file))

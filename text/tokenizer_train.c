@@ -65,7 +65,7 @@ static int pairs_grow(Trainer *t)
     size_t before = t->pairs.room, room = before ? 2 * before : 4096;
     PairCount *grown = memtrack_host_alloc(t->context->tracker, room * sizeof *grown);
     if (!grown)
-        return error_raise(ERROR_HOST_MEMORY, MAKER ": no host memory for %zu bytes", room * sizeof *grown);
+        return error_raise(ERROR_HOST_MEMORY, MAKER "(): no host memory for %zu bytes", room * sizeof *grown);
     t->pairs.item = grown;
     t->pairs.room = room;
     for (size_t i = 0; i < room; i++)
@@ -235,8 +235,8 @@ static int enter_alphabet(Trainer *t, const TokenizerTraining *o, int32_t ids[25
     for (int i = 0; i < specials; i++) {
         Span token = {special[i], special[i] ? strlen(special[i]) : 0};
         if (token.length < 2 || !utf8_valid(token.text, token.length))
-            return error_raise(ERROR_ARGUMENT, MAKER ": special token %d must be UTF-8 of two bytes or more",
-                               i);
+            return error_raise(ERROR_ARGUMENT,
+                               MAKER "(): special token %d must be UTF-8 of two bytes or more", i);
         if (table_enter(t->context, &t->out->tokens, token) < 0)
             return error_code();
     }
@@ -251,7 +251,7 @@ static int enter_alphabet(Trainer *t, const TokenizerTraining *o, int32_t ids[25
         if (id < 0)
             return error_code();
         if (id < t->out->specials)
-            return error_raise(ERROR_ARGUMENT, MAKER ": a special token is one of the letters for bytes");
+            return error_raise(ERROR_ARGUMENT, MAKER "(): a special token is one of the letters for bytes");
         ids[byte] = (int32_t)id;
     }
     return ERROR_NONE;
@@ -266,13 +266,13 @@ static int enter_words(Trainer *t, const int32_t ids[256])
     t->begins = memtrack_host_alloc(t->context->tracker, t->word_count * sizeof *t->begins);
     t->lengths = memtrack_host_alloc(t->context->tracker, t->word_count * sizeof *t->lengths);
     if (!t->symbols || !t->begins || !t->lengths)
-        return error_raise(ERROR_HOST_MEMORY, MAKER ": no host memory for %zu words", t->word_count);
+        return error_raise(ERROR_HOST_MEMORY, MAKER "(): no host memory for %zu words", t->word_count);
     for (size_t i = 0; i < t->symbol_room; i++)
         t->symbols[i] = ids[(unsigned char)words->text.text[i]];
     for (size_t i = 0; i < t->word_count; i++) {
         Span word = table_at(words, i);
         if (word.length > INT32_MAX)
-            return error_raise(ERROR_DATA, MAKER ": a word of %zu bytes", word.length);
+            return error_raise(ERROR_DATA, MAKER "(): a word of %zu bytes", word.length);
         t->begins[i] = (size_t)(word.text - words->text.text);
         t->lengths[i] = (int32_t)word.length;
         for (int32_t k = 0; k + 1 < t->lengths[i]; k++)
@@ -299,13 +299,13 @@ static int options_valid(const char *text, const char *out, const TokenizerTrain
 {
     int64_t least = 256 + (o->special ? o->specials : 1);
     if (!text || !out)
-        return error_raise(ERROR_ARGUMENT, MAKER ": %s is NULL", text ? "out" : "text");
+        return error_raise(ERROR_ARGUMENT, MAKER "(): %s is NULL", text ? "out" : "text");
     if (o->specials < 0 || o->min_count < 0)
-        return error_raise(ERROR_ARGUMENT, MAKER ": %s is negative",
+        return error_raise(ERROR_ARGUMENT, MAKER "(): %s is negative",
                            o->specials < 0 ? "specials" : "min_count");
     if (o->vocab < least || o->vocab > MOST_VOCAB)
         return error_raise(ERROR_ARGUMENT,
-                           MAKER ": vocab is %" PRId64 "; it must be from %" PRId64
+                           MAKER "(): vocab is %" PRId64 "; it must be from %" PRId64
                                  " (the special tokens and a token a byte) to %d",
                            o->vocab, least, MOST_VOCAB);
     return file_replaceable(out); /* better before than after */
