@@ -46,7 +46,7 @@ static void say_found(const PlanFound *found, const Options *o)
     FILE *out = o->json || o->csv ? stderr : stdout;
     fprintf(
         out,
-        "--checkpoint auto: --checkpoint %s, %d of %d block%s run again, %+.1f %% FLOPs; needs %s of %s; ",
+        "--checkpoint auto: --checkpoint %s, %d of %d block%s recomputed, %+.1f %% FLOPs; needs %s of %s; ",
         checkpoint_text(&o->checkpoint).text, again, blocks, plural(blocks),
         100 * (found->step_flops / found->plain_flops - 1), report_size(found->needs).text,
         report_size(o->budget).text);

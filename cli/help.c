@@ -121,7 +121,7 @@ static const Help pages[] = {
      "of them: its page, with defaults in parentheses. `brim help options` prints all\n"
      "options, `brim help words` what brim's words mean and what PyTorch calls them.",
      "", .examples = "  brim help compare\n  brim help levers\n  brim help words\n"},
-    {"version", "the version, and the library that multiplies matrices",
+    {"version", "the version, and the library for matrix products",
      "The version of the command and its library; the library that computes matrix\n"
      "products, and its file; and the instruction set of all other kernels.",
      "", .examples = "  brim version\n"},

@@ -228,7 +228,7 @@ static int misses_tokenizer(const Options *o, int own_text)
     return text && !o->tokenizer && !o->source_tokenizer && o->source && tokenizer_other_form(o->source);
 }
 
-/* Trained weights know the tokens of the tokenizer that lies beside them. */
+/* Trained weights need the tokenizer that lies in their directory: its ids are what they were trained on. */
 static int apply_tokenizer(Options *o)
 {
     int own_text = o->data && strcmp(o->data, "builtin") != 0;
@@ -236,7 +236,7 @@ static int apply_tokenizer(Options *o)
     if (bytes)
         o->tokenizer = o->source_tokenizer = NULL;
     else if (o->tokenizer && !o->generate && !own_text)
-        return usage("--tokenizer needs --data: a text of yours");
+        return usage("--tokenizer needs --data FILE: the built-in text is read as bytes");
     else if (!o->tokenizer && own_text && !o->generate && reads_text(o))
         o->tokenizer = o->source_tokenizer;
     if (!bytes && misses_tokenizer(o, own_text))

@@ -104,7 +104,7 @@ static int parse_checkpoint(const Flag *flag, const char *text, CheckpointChoice
         choice.automatic = 1;
     else if (choice.selective || strcmp(rest, "none"))
         return usage(
-            "%s must be none, selective, blocks, auto, a number of blocks run again together, "
+            "%s must be none, selective, blocks, auto, a number of blocks recomputed together, "
             "selective+blocks, selective+N, or a pattern like 'cc+.' (a character a block), not '%s'",
             flag->name, text);
     *out = choice;

@@ -251,7 +251,7 @@ const Batch *data_next(Loader *loader)
         return NULL;
     Context *context = loader->item.context;
     if (context != context_here()) {
-        error_raise(ERROR_STATE, "data_next: this loader was made in another context; make one here");
+        error_raise(ERROR_STATE, "data_next(): this loader was made in another context; make one here");
         return NULL;
     }
     batch_drop(loader);
@@ -344,7 +344,7 @@ int data_seek(Loader *loader, DataCursor cursor)
     if (cursor.epoch < 0 || cursor.step < 0 || cursor.position < 0 ||
         cursor.position >= loader->setup.samples)
         return error_raise(ERROR_ARGUMENT,
-                           "data_seek: epoch %" PRId64 ", step %" PRId64 ", sample %" PRId64
+                           "data_seek(): epoch %" PRId64 ", step %" PRId64 ", sample %" PRId64
                            " is no place in a dataset of %" PRId64
                            " samples; is it the data the cursor was taken from?",
                            cursor.epoch, cursor.step, cursor.position, loader->setup.samples);

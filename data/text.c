@@ -206,7 +206,7 @@ static int fits_machine(const char *path, uint64_t bytes)
         return 1;
     error_raise(ERROR_HOST_MEMORY,
                 "%" PRIu64 " bytes of %s would be read, this machine has %" PRIu64
-                " of memory; max_samples reads fewer",
+                " of memory; a limit on samples (--max-samples) reads fewer",
                 bytes, path, machine);
     return 0;
 }

@@ -180,7 +180,7 @@ static int read_model(const char *path, IoModel *model)
 int io_read_config(const char *path, IoModel *model)
 {
     if (!path || !model)
-        return error_raise(ERROR_ARGUMENT, "io_read_config: %s is NULL", path ? "model" : "path");
+        return error_raise(ERROR_ARGUMENT, "io_read_config(): %s is NULL", path ? "model" : "path");
     *model = (IoModel){0};
     int status = read_model(path, model);
     if (status)

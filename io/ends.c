@@ -40,7 +40,7 @@ int io_read_end_tokens(const char *directory, IoEndTokens *ends)
 {
     static const char *const names[] = {"generation_config.json", "config.json"};
     if (!directory || !ends)
-        return error_raise(ERROR_ARGUMENT, "io_read_end_tokens: %s is NULL",
+        return error_raise(ERROR_ARGUMENT, "io_read_end_tokens(): %s is NULL",
                            directory ? "ends" : "directory");
     char followed[PATH_BYTES];
     *ends = (IoEndTokens){0};

@@ -275,7 +275,7 @@ static int check_biases(const ModelPreset *preset)
     if (!c->qkv_bias == !c->o_bias || (c->qkv_bias && !c->mlp_bias))
         return 0;
     return error_raise(ERROR_ARGUMENT,
-                       "io_write_config: transformers has no Llama with %s: biases of q, k, v and o go "
+                       "io_write_config(): transformers has no Llama with %s: biases of q, k, v and o go "
                        "together, or those of q, k and v are alone (Qwen2)",
                        c->o_bias ? "o_bias but no qkv_bias" : "qkv_bias and mlp_bias but no o_bias");
 }

@@ -144,7 +144,7 @@ static int unknown(const char *what)
 int io_find_model(const char *what, IoModel *model)
 {
     if (!what || !model)
-        return error_raise(ERROR_ARGUMENT, "io_find_model: %s is NULL", what ? "model" : "the name");
+        return error_raise(ERROR_ARGUMENT, "io_find_model(): %s is NULL", what ? "model" : "the name");
     *model = (IoModel){0};
     const ModelPreset *preset = nn_preset(what);
     if (preset)

@@ -39,7 +39,7 @@ int io_fingerprint(SavedRunInput *input)
     char shown[FILE_LABEL];
     size_t bytes = 0;
     if (!input || !input->path || !input->name)
-        return error_raise(ERROR_ARGUMENT, "io_fingerprint: %s is NULL",
+        return error_raise(ERROR_ARGUMENT, "io_fingerprint(): %s is NULL",
                            !input        ? "input"
                            : input->path ? "its name"
                                          : "its path");

@@ -262,7 +262,7 @@ Safetensors *safetensors_open(const char *path)
     if (!context || context->error)
         return NULL;
     if (!path) {
-        error_raise(ERROR_ARGUMENT, "safetensors_open: path is NULL");
+        error_raise(ERROR_ARGUMENT, "safetensors_open(): path is NULL");
         return NULL;
     }
     Safetensors *s = host_alloc(sizeof *s);

@@ -49,7 +49,7 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
 int safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, float *to)
 {
     if (!s || !entry || !to)
-        return error_raise(ERROR_ARGUMENT, "safetensors_read: an argument is NULL");
+        return error_raise(ERROR_ARGUMENT, "safetensors_read(): an argument is NULL");
     if (entry->type > SAFETENSORS_BF16)
         return safetensors_bad(entry->file, entry->name, "is %s; F32, F16 and BF16 can be read as numbers",
                                safetensors_type_name(entry->type));

@@ -313,7 +313,7 @@ int safetensors_write_shards(const char *directory, const SafetensorsItem *items
 {
     Shards s;
     if (!directory || count < 0 || (count && !items))
-        return error_raise(ERROR_ARGUMENT, "safetensors_write_shards: %s",
+        return error_raise(ERROR_ARGUMENT, "safetensors_write_shards(): %s",
                            directory ? "there are no items" : "directory is NULL");
     if (error_code())
         return error_code();

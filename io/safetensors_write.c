@@ -201,7 +201,7 @@ int safetensors_write_temporary(const char *path, const SafetensorsItem *items, 
 {
     char shown[FILE_LABEL];
     if (!path || count < 0 || (count && !items))
-        return error_raise(ERROR_ARGUMENT, "safetensors_write: %s",
+        return error_raise(ERROR_ARGUMENT, "safetensors_write(): %s",
                            path ? "there are no items" : "path is NULL");
     if (error_code())
         return error_code();

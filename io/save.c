@@ -39,7 +39,7 @@ int json_write_file(const json_t *root, const char *path)
 int io_write_config(const ModelPreset *preset, const char *path, SafetensorsType type)
 {
     if (!preset || !path)
-        return error_raise(ERROR_ARGUMENT, "io_write_config: %s is NULL", preset ? "path" : "preset");
+        return error_raise(ERROR_ARGUMENT, "io_write_config(): %s is NULL", preset ? "path" : "preset");
     JsonText text;
     int status = config_make(preset, type, NULL, NULL, &text);
     if (!status)
@@ -55,7 +55,7 @@ int io_check_directory(const char *directory)
     char shown[FILE_LABEL], path[PATH_BYTES];
     FileWriter writer;
     if (!directory)
-        return error_raise(ERROR_ARGUMENT, "io_check_directory: directory is NULL");
+        return error_raise(ERROR_ARGUMENT, "io_check_directory(): directory is NULL");
     path_label(shown, directory);
     if (mkdir(directory, 0777) != 0 && errno != EEXIST)
         return error_raise(ERROR_FILE, "%s: cannot make the directory: %s", shown, strerror(errno));

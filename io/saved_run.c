@@ -163,11 +163,11 @@ int io_save_run(const char *directory, const SavedRun *run)
     if (!run_complete("io_save_run", directory, run))
         return error_code();
     if (run->keep < 0)
-        return error_raise(ERROR_ARGUMENT, "io_save_run: keep is %d; it must be 1 or more (0 means %d)",
+        return error_raise(ERROR_ARGUMENT, "io_save_run(): keep is %d; it must be 1 or more (0 means %d)",
                            run->keep, SAVED_RUNS_KEPT);
     for (int i = 0; i < run->setting_count; i++)
         if (!text_is_utf8(run->settings[i].name) || !text_is_utf8(run->settings[i].value))
-            return error_raise(ERROR_ARGUMENT, "io_save_run: the setting %s is not UTF-8",
+            return error_raise(ERROR_ARGUMENT, "io_save_run(): the setting %s is not UTF-8",
                                string_text(run->settings[i].name).text);
     nn_parameters(run->model); /* its list is made once, in planning too */
     if (error_code() || context_here()->meta)
@@ -239,7 +239,7 @@ static int find_newest(const char *directory, SavedRunFound *found)
 int io_find_saved_run(const char *directory, SavedRunFound *found)
 {
     if (!directory || !found)
-        return error_raise(ERROR_ARGUMENT, "io_find_saved_run: %s is NULL",
+        return error_raise(ERROR_ARGUMENT, "io_find_saved_run(): %s is NULL",
                            directory ? "found" : "directory");
     SavedRunFound result = {.step = INT64_MAX}; /* the directory may be found->path */
     int status = error_code() ? error_code() : find_newest(directory, &result);

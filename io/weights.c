@@ -279,7 +279,7 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
 {
     static const WeightsOptions defaults;
     if (!model || !path)
-        return error_raise(ERROR_ARGUMENT, "io_load_weights: %s is NULL", model ? "path" : "model");
+        return error_raise(ERROR_ARGUMENT, "io_load_weights(): %s is NULL", model ? "path" : "model");
     if (error_code())
         return error_code();
     Loading l = {.model = model,

@@ -49,7 +49,7 @@ int io_write_file(const char *path, IoFill fill, void *user)
     struct stat status;
     FileWriter writer;
     if (!path || !fill)
-        return error_raise(ERROR_ARGUMENT, "io_write_file: %s is NULL", path ? "fill" : "path");
+        return error_raise(ERROR_ARGUMENT, "io_write_file(): %s is NULL", path ? "fill" : "path");
     path_label(shown, path);
     if (stat(path, &status) == 0 && S_ISDIR(status.st_mode))
         return error_raise(ERROR_FILE, "cannot write %s: %s", shown, strerror(EISDIR));

@@ -119,10 +119,11 @@ static PatternText example_of(int blocks)
 
 static int bad_pattern(const char *pattern, const char *what, int at, int blocks)
 {
-    return error_raise(ERROR_ARGUMENT,
-                       "nn_set_checkpoints: \"%.100s\" %s %d; it takes one character for each of %d block%s, "
-                       "'.' keeps it, 'c' begins a checkpointed segment, '+' continues one: \"%s\"",
-                       pattern, what, at, blocks, plural(blocks), example_of(blocks).text);
+    return error_raise(
+        ERROR_ARGUMENT,
+        "nn_set_checkpoints(): \"%.100s\" %s %d; it takes one character for each of %d block%s: "
+        "'.' keeps its activations, 'c' begins a segment that is recomputed, '+' continues it, as in \"%s\"",
+        pattern, what, at, blocks, plural(blocks), example_of(blocks).text);
 }
 
 static int check_pattern(const Module *module, const char *pattern)
@@ -208,7 +209,7 @@ int nn_set_checkpoint_every(Module *module, int n)
         return error_code();
     if (n < 1)
         return error_raise(ERROR_ARGUMENT,
-                           "nn_set_checkpoint_every: segments of %d blocks; 1 or more, and "
+                           "nn_set_checkpoint_every(): segments of %d blocks; 1 or more, and "
                            "nn_set_checkpoints(model, NULL) turns checkpointing off",
                            n);
     int blocks = nn_block_count(module);

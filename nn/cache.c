@@ -28,7 +28,7 @@ static int find_layers(const Module *module, CacheLayer *layers, int count)
     int kv_heads, head_dim, is = module_attention_cache(module, &kv_heads, &head_dim);
     if (is < 0) {
         error_raise(ERROR_ARGUMENT,
-                    "nn_kv_cache: the attention '%s' looks ahead, so no text can be continued; "
+                    "nn_kv_cache(): the attention '%s' looks ahead, so no text can be continued; "
                     "causal models can",
                     module->name ? module->name : module->type->name);
         return -1;
@@ -47,8 +47,9 @@ static int make_layer(KvCache *cache, CacheLayer *layer)
     int kv_heads, head_dim;
     module_attention_cache(layer->attention, &kv_heads, &head_dim);
     if ((int64_t)cache->batch * kv_heads > INT_MAX)
-        return error_raise(ERROR_ARGUMENT, "nn_kv_cache: a batch of %d with %d key-value heads is too large",
-                           cache->batch, kv_heads);
+        return error_raise(ERROR_ARGUMENT,
+                           "nn_kv_cache(): a batch of %d with %d key-value heads is too large", cache->batch,
+                           kv_heads);
     int path = memtrack_path_set(tracker, layer->attention->path);
     layer->data = tensor_new(
         DTYPE_F32, SHAPE(2, (int64_t)cache->batch * kv_heads, cache->max_tokens, head_dim), MEM_KV_CACHE);
@@ -74,13 +75,13 @@ KvCache *nn_kv_cache(Module *model, int batch, int max_tokens)
     if (!model || error_code())
         return NULL;
     if (batch < 1 || max_tokens < 1) {
-        error_raise(ERROR_ARGUMENT, "nn_kv_cache: a batch of %d and max_tokens of %d; both are 1 or more",
+        error_raise(ERROR_ARGUMENT, "nn_kv_cache(): a batch of %d and max_tokens of %d; both are 1 or more",
                     batch, max_tokens);
         return NULL;
     }
     int count = find_layers(model, NULL, 0);
     if (count < 1) {
-        error_raise(ERROR_ARGUMENT, "nn_kv_cache: there is no nn_attention in this %s", model->type->name);
+        error_raise(ERROR_ARGUMENT, "nn_kv_cache(): there is no nn_attention in this %s", model->type->name);
         return NULL;
     }
     KvCache *cache = host_alloc(sizeof *cache);
@@ -138,7 +139,7 @@ void nn_kv_cache_truncate(KvCache *cache, int tokens)
     if (!cache)
         return;
     if (tokens < 0 || tokens > cache->tokens)
-        error_raise(ERROR_ARGUMENT, "nn_kv_cache_truncate: to %d tokens; the cache holds %d", tokens,
+        error_raise(ERROR_ARGUMENT, "nn_kv_cache_truncate(): to %d tokens; the cache holds %d", tokens,
                     cache->tokens);
     else
         cache->tokens = tokens;
@@ -155,7 +156,7 @@ static int check_recording(void)
 {
     return tensor_recording()
                ? error_raise(ERROR_STATE,
-                             "nn_forward_cached: a cache is for writing, not for training: put the call "
+                             "nn_forward_cached(): a cache is for writing, not for training: put the call "
                              "between tensor_no_grad_begin and tensor_no_grad_end")
                : 0;
 }
@@ -173,11 +174,12 @@ Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t 
             layer->tokens += tokens;
             return layer->data;
         }
-        error_raise(ERROR_STATE, "nn_forward_cached: an attention runs twice in a forward; a cache has room "
-                                 "for one set of keys and values each");
+        error_raise(ERROR_STATE,
+                    "nn_forward_cached(): an attention runs twice in a forward; a cache has room "
+                    "for one set of keys and values each");
         return NULL;
     }
-    error_raise(ERROR_STATE, "nn_forward_cached: this attention was added after the cache was made");
+    error_raise(ERROR_STATE, "nn_forward_cached(): this attention was added after the cache was made");
     return NULL;
 }
 
@@ -189,13 +191,14 @@ static int check_forward(const Module *model, const Batch *batch, const KvCache 
     if (check_recording())
         return error_code();
     if (cache->model != model)
-        return error_raise(ERROR_ARGUMENT, "nn_forward_cached: the cache was made for another model");
+        return error_raise(ERROR_ARGUMENT, "nn_forward_cached(): the cache was made for another model");
     if (ids.ndim != 2 || ids.dim[0] != cache->batch)
-        return error_raise(ERROR_SHAPE, "nn_forward_cached: ids %s must be (%d,T) for this cache",
+        return error_raise(ERROR_SHAPE, "nn_forward_cached(): ids %s must be (%d,T) for this cache",
                            shape_text(ids).text, cache->batch);
     if (ids.dim[1] > cache->max_tokens - cache->tokens)
         return error_raise(ERROR_ARGUMENT,
-                           "nn_forward_cached: %" PRId64 " more token%s after %d do not fit the cache, whose "
+                           "nn_forward_cached(): %" PRId64
+                           " more token%s after %d do not fit the cache, whose "
                            "max_tokens is %d",
                            ids.dim[1], plural(ids.dim[1]), cache->tokens, cache->max_tokens);
     return 0;
@@ -204,9 +207,10 @@ static int check_forward(const Module *model, const Batch *batch, const KvCache 
 static Tensor *next_forward(Module *model, const Batch *batch)
 {
     if (!model->model || !model->model->head.weight) {
-        error_raise(ERROR_STATE,
-                    "nn_forward_next: this %s offers no head (nn_offer_head); causal language models here do",
-                    model->type->name);
+        error_raise(
+            ERROR_STATE,
+            "nn_forward_next(): this %s offers no head (nn_offer_head); causal language models here do",
+            model->type->name);
         return NULL;
     }
     Tensor *hidden = module_hidden(model, batch);      /* (B,T,C) */

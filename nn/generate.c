@@ -123,15 +123,15 @@ static int check_options(const GenerateOptions *o)
     if (!o->prompt || o->prompt_tokens < 1 || o->tokens < 1 || o->tokens > INT_MAX - o->prompt_tokens)
         return error_raise(
             ERROR_ARGUMENT,
-            "nn_generate: a prompt of %d token%s and %d to write; both are 1 or more, together at most %d",
+            "nn_generate(): a prompt of %d token%s and %d to write; both are 1 or more, together at most %d",
             o->prompt ? o->prompt_tokens : 0, plural(o->prompt ? o->prompt_tokens : 0), o->tokens, INT_MAX);
     if (o->batch < 0 || o->context < 0 || o->prefill < 0 || o->stops < 0 || (o->stops && !o->stop))
         return error_raise(ERROR_ARGUMENT,
-                           "nn_generate: batch %d, context %d, prefill %d, stops %d; none is below 0",
+                           "nn_generate(): batch %d, context %d, prefill %d, stops %d; none is below 0",
                            o->batch, o->context, o->prefill, o->stops);
     if (o->context && o->prompt_tokens > o->context)
         return error_raise(ERROR_ARGUMENT,
-                           "nn_generate: a prompt of %d token%s is longer than the context of %d",
+                           "nn_generate(): a prompt of %d token%s is longer than the context of %d",
                            o->prompt_tokens, plural(o->prompt_tokens), o->context);
     return 0;
 }

@@ -71,7 +71,7 @@ Tensor *module_tied_head(Module *model, const char *path, Tensor *hidden, Tensor
 void nn_set_loss_chunk(Module *module, int rows)
 {
     if (rows < 0)
-        error_raise(ERROR_ARGUMENT, "nn_set_loss_chunk: chunks of %d rows; 0 means off", rows);
+        error_raise(ERROR_ARGUMENT, "nn_set_loss_chunk(): chunks of %d rows; 0 means off", rows);
     else if (module && module_model(module))
         module->model->loss_chunk = rows;
 }
@@ -80,7 +80,7 @@ static Tensor *whole_loss(Module *model, const Batch *batch, float scale)
 {
     Tensor *logits = nn_forward(model, NULL, batch);
     if (!batch->labels)
-        error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
+        error_raise(ERROR_DATA, "nn_loss(): the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;
     int pushed = push_path(tracker, "loss");
     Tensor *loss = tensor_cross_entropy(tensor_donate(logits), batch->labels, BATCH_IGNORE, scale);
@@ -94,7 +94,7 @@ static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
     const ModuleHead *head = &model->model->head;
     if (!head->weight) {
         error_raise(ERROR_STATE,
-                    "nn_loss: this %s offers no head that can be computed in chunks (nn_set_loss_chunk); "
+                    "nn_loss(): this %s offers no head that can be computed in chunks (nn_set_loss_chunk); "
                     "llama, gpt2 and bert with its masked-language head do, a model of your own by "
                     "nn_offer_head",
                     model->type->name);
@@ -102,7 +102,7 @@ static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
     }
     Tensor *hidden = module_hidden(model, batch); /* (…,C) */
     if (!batch->labels)
-        error_raise(ERROR_DATA, "nn_loss: the batch has no labels");
+        error_raise(ERROR_DATA, "nn_loss(): the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;
     int path = memtrack_path_set(tracker, model->path), pushed = push_path(tracker, head->path);
     Tensor *loss = tensor_linear_cross_entropy(tensor_donate(hidden), head->weight, head->bias, batch->labels,

@@ -156,7 +156,7 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
     if (!child || context->error)
         return NULL;
     if (child->name || child == parent) {
-        error_raise(ERROR_ARGUMENT, "nn_add: this %s is part of another module; a module has one parent",
+        error_raise(ERROR_ARGUMENT, "nn_add(): this %s is part of another module; a module has one parent",
                     child->type->name);
         return NULL;
     }
@@ -190,7 +190,7 @@ Tensor *module_run(CheckpointForward forward, Module *module, Tensor *x, const B
     Tensor *y = forward(module, x, batch);
     context->selective = outside;
     if (model && model->pattern && !model->blocks_ran)
-        error_raise(ERROR_STATE, "nn_set_checkpoints: the forward of this %s does not call nn_run_blocks",
+        error_raise(ERROR_STATE, "nn_set_checkpoints(): the forward of this %s does not call nn_run_blocks",
                     module->type->name);
     return y;
 }
@@ -238,7 +238,7 @@ Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch)
     if (!module || !context || context->error)
         return NULL;
     if (!module->type->forward) {
-        error_raise(ERROR_STATE, "nn_forward: a %s only holds parameters; its parent runs it",
+        error_raise(ERROR_STATE, "nn_forward(): a %s only holds parameters; its parent runs it",
                     module->type->name);
         return NULL;
     }

@@ -186,14 +186,14 @@ static int64_t find_largest(const float *logits, int64_t vocab, int64_t row)
     int64_t largest = 0;
     for (int64_t i = 0; i < vocab; i++) {
         if (isnan(logits[i]) || logits[i] == INFINITY) {
-            error_raise(ERROR_NONFINITE, "nn_sample: logit %" PRId64 " of sequence %" PRId64 " is %f", i, row,
-                        (double)logits[i]);
+            error_raise(ERROR_NONFINITE, "nn_sample(): logit %" PRId64 " of sequence %" PRId64 " is %f", i,
+                        row, (double)logits[i]);
             return -1;
         }
         largest = logits[i] > logits[largest] ? i : largest;
     }
     if (logits[largest] == -INFINITY) {
-        error_raise(ERROR_NONFINITE, "nn_sample: every logit of sequence %" PRId64 " is -infinity", row);
+        error_raise(ERROR_NONFINITE, "nn_sample(): every logit of sequence %" PRId64 " is -infinity", row);
         return -1;
     }
     return largest;
@@ -203,13 +203,13 @@ static int check_options(const SampleOptions *o)
 {
     if (!(o->temperature >= 0) || isinf(o->temperature))
         return error_raise(ERROR_ARGUMENT,
-                           "nn_sample: the temperature is %g; it is 0 (greedy) or a number above it",
+                           "nn_sample(): the temperature is %g; it is 0 (greedy) or a number above it",
                            (double)o->temperature);
     if (o->top_k < 0)
-        return error_raise(ERROR_ARGUMENT, "nn_sample: top_k is %d; it is 0 (all) or more", o->top_k);
+        return error_raise(ERROR_ARGUMENT, "nn_sample(): top_k is %d; it is 0 (all) or more", o->top_k);
     if (!(o->top_p >= 0 && o->top_p <= 1))
         return error_raise(ERROR_ARGUMENT,
-                           "nn_sample: top_p is %g; it is above 0 and at most 1, or 0 for all",
+                           "nn_sample(): top_p is %g; it is above 0 and at most 1, or 0 for all",
                            (double)o->top_p);
     return 0;
 }
@@ -219,7 +219,7 @@ static int check_logits(Tensor *logits, const SampleOptions *o)
     if (check_options(o))
         return error_code();
     if (tensor_shape(logits).ndim != 2)
-        return error_raise(ERROR_SHAPE, "nn_sample: logits must be (batch,vocabulary), not %s",
+        return error_raise(ERROR_SHAPE, "nn_sample(): logits must be (batch,vocabulary), not %s",
                            shape_text(tensor_shape(logits)).text);
     return 0;
 }

@@ -41,7 +41,7 @@ static int backward_begin(Context *context, void *user)
         return 0;
     return error_raise(
         ERROR_STATE,
-        "tensor_backward: a second backward in one step: %s updates in backward, so the first one has "
+        "tensor_backward(): a second backward in one step: %s updates in backward, so the first one has "
         "updated %d parameters and freed their gradients, and there is nothing to accumulate "
         "to; call optim_step after each backward, or optim_set_in_backward(optimizer, 0) before the "
         "step",
@@ -84,10 +84,10 @@ int optim_set_in_backward(Optimizer *optimizer, int on)
     if (!optimizer || (on != 0) == optimizer->in_backward)
         return error_code();
     if (optimizer->item.context != context_here())
-        return error_raise(ERROR_STATE, "optim_set_in_backward: the optimizer belongs to another context");
+        return error_raise(ERROR_STATE, "optim_set_in_backward(): the optimizer belongs to another context");
     if (optimizer->updates_in_backward)
         return error_raise(ERROR_STATE,
-                           "optim_set_in_backward: the backward of this step has updated parameters; call "
+                           "optim_set_in_backward(): the backward of this step has updated parameters; call "
                            "optim_step first");
     if (!on) {
         gradient_hook_remove(optimizer->item.context, &optimizer->hook);
@@ -96,13 +96,13 @@ int optim_set_in_backward(Optimizer *optimizer, int on)
     }
     if (optimizer->max_norm > 0)
         return error_raise(ERROR_STATE,
-                           "optim_set_in_backward: the norm of all gradients, by which optim_set_clip "
+                           "optim_set_in_backward(): the norm of all gradients, by which optim_set_clip "
                            "scales, is known only when backward is done; clip, or update in backward");
     const Tensor *shared = shared_parameter(optimizer);
     if (shared)
-        return error_raise(ERROR_STATE,
-                           "optim_set_in_backward: parameter '%s' is one of another optimizer in backward's",
-                           tensor_name(shared));
+        return error_raise(
+            ERROR_STATE, "optim_set_in_backward(): parameter '%s' is one of another optimizer in backward's",
+            tensor_name(shared));
     optimizer->hook = (GradientHook){
         .begin = backward_begin, .final = backward_final, .end = backward_end, .user = optimizer};
     gradient_hook_add(optimizer->item.context, &optimizer->hook);

@@ -147,7 +147,7 @@ static int group_known(const Optimizer *optimizer, TensorList list)
         const Tensor *tensor = list.items[i];
         if (tensor && (is_frozen(tensor) || find_parameter(optimizer, tensor) >= 0))
             continue;
-        error_raise(ERROR_ARGUMENT, "optim_set_group: parameter %d '%s' is not one of this optimizer's", i,
+        error_raise(ERROR_ARGUMENT, "optim_set_group(): parameter %d '%s' is not one of this optimizer's", i,
                     tensor_name(tensor));
         return 0;
     }
@@ -156,8 +156,8 @@ static int group_known(const Optimizer *optimizer, TensorList list)
 
 int optim_set_group(Optimizer *optimizer, TensorList parameters, float lr_scale, float weight_decay)
 {
-    if (!optimizer || !not_negative("optim_set_group: lr_scale", lr_scale) ||
-        !not_negative("optim_set_group: weight_decay", weight_decay) || !group_known(optimizer, parameters))
+    if (!optimizer || !not_negative("optim_set_group(): lr_scale", lr_scale) ||
+        !not_negative("optim_set_group(): weight_decay", weight_decay) || !group_known(optimizer, parameters))
         return error_code();
     for (int i = 0; i < parameters.count; i++) {
         int known = find_parameter(optimizer, parameters.items[i]);
@@ -184,11 +184,11 @@ int optim_set_clip(Optimizer *optimizer, float max_norm)
     if (!optimizer)
         return error_code();
     if (!(max_norm >= 0)) /* infinity is fine: the norm is measured, nothing is scaled */
-        return error_raise(ERROR_ARGUMENT, "optim_set_clip: max_norm is %g; it must not be below 0",
+        return error_raise(ERROR_ARGUMENT, "optim_set_clip(): max_norm is %g; it must not be below 0",
                            (double)max_norm);
     if (max_norm > 0 && optimizer->in_backward)
         return error_raise(ERROR_STATE,
-                           "optim_set_clip: the norm of all gradients is known only when backward "
+                           "optim_set_clip(): the norm of all gradients is known only when backward "
                            "is done, and this optimizer updates inside backward; clip, or call "
                            "optim_set_in_backward(optimizer, 0)");
     optimizer->max_norm = max_norm;
@@ -198,7 +198,7 @@ int optim_set_clip(Optimizer *optimizer, float max_norm)
 
 void optim_set_lr(Optimizer *optimizer, float lr)
 {
-    if (optimizer && not_negative("optim_set_lr: lr", lr))
+    if (optimizer && not_negative("optim_set_lr(): lr", lr))
         optimizer->scalars.lr = lr;
 }
 
@@ -215,13 +215,14 @@ static void blame_gradient(const Optimizer *optimizer)
         if (bad < 0)
             continue;
         error_raise(ERROR_NONFINITE,
-                    "optim_step: element %" PRId64
+                    "optim_step(): element %" PRId64
                     " of the gradient of parameter %d '%s' %s is %s; nothing was updated",
                     bad, i, tensor_name(tensor), shape_text(tensor->shape).text,
                     isnan(gradient[bad]) ? "NaN" : "infinite");
         return;
     }
-    error_raise(ERROR_NONFINITE, "optim_step: the norm of the gradients is not finite; nothing was updated");
+    error_raise(ERROR_NONFINITE,
+                "optim_step(): the norm of the gradients is not finite; nothing was updated");
 }
 
 int optimizer_has_update(const Tensor *parameter)
@@ -291,7 +292,7 @@ int optim_step(Optimizer *optimizer)
     if (!optimizer || error_code())
         return error_code();
     if (optimizer->item.context != context_here())
-        return error_raise(ERROR_STATE, "optim_step: the optimizer belongs to another context");
+        return error_raise(ERROR_STATE, "optim_step(): the optimizer belongs to another context");
     MemTracker *tracker = optimizer->item.context->tracker;
     MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_OPTIMIZER);
     const char *op = memtrack_op_set(tracker, optimizer->rule->shown.name);
@@ -335,9 +336,10 @@ void optim_zero_grad_keep(Optimizer *optimizer)
     if (!optimizer)
         return;
     if (optimizer->in_backward)
-        error_raise(ERROR_STATE, "optim_zero_grad_keep: this optimizer updates inside backward, which frees "
-                                 "each gradient; there is none to keep. Call optim_zero_grad, or "
-                                 "optim_set_in_backward(optimizer, 0)");
+        error_raise(ERROR_STATE,
+                    "optim_zero_grad_keep(): this optimizer updates inside backward, which frees "
+                    "each gradient; there is none to keep. Call optim_zero_grad, or "
+                    "optim_set_in_backward(optimizer, 0)");
     else
         zero_grad(optimizer, 1);
 }

@@ -259,7 +259,7 @@ static void raise_unknown(const char *name)
             strncat(known, ", ", sizeof known - strlen(known) - 1);
         strncat(known, rules[i].shown.name, sizeof known - strlen(known) - 1);
     }
-    error_raise(ERROR_ARGUMENT, "optim_by_name: no optimizer is called '%s'; known are %s",
+    error_raise(ERROR_ARGUMENT, "optim_by_name(): no optimizer is called '%s'; known are %s",
                 name ? name : "(null)", known);
 }
 

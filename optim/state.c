@@ -44,10 +44,10 @@ int optim_set_updates(Optimizer *optimizer, int parameter, int64_t updates)
     if (!optimizer)
         return error_code();
     if (!has_parameter(optimizer, parameter))
-        return error_raise(ERROR_ARGUMENT, "optim_set_updates: there is no parameter %d; there are %d",
+        return error_raise(ERROR_ARGUMENT, "optim_set_updates(): there is no parameter %d; there are %d",
                            parameter, optimizer->count);
     if (updates < 0)
-        return error_raise(ERROR_ARGUMENT, "optim_set_updates: %" PRId64 " updates are less than none",
+        return error_raise(ERROR_ARGUMENT, "optim_set_updates(): %" PRId64 " updates are less than none",
                            updates);
     optimizer->state[parameter].updates = updates;
     return error_code();
@@ -58,10 +58,11 @@ int optim_set_steps(Optimizer *optimizer, int64_t steps)
     if (!optimizer)
         return error_code();
     if (steps < 0)
-        return error_raise(ERROR_ARGUMENT, "optim_set_steps: %" PRId64 " steps are less than none", steps);
+        return error_raise(ERROR_ARGUMENT, "optim_set_steps(): %" PRId64 " steps are less than none", steps);
     if (optimizer->updates_in_backward)
-        return error_raise(ERROR_STATE, "optim_set_steps: the backward of this step has updated parameters; "
-                                        "call optim_step first");
+        return error_raise(ERROR_STATE,
+                           "optim_set_steps(): the backward of this step has updated parameters; "
+                           "call optim_step first");
     optimizer->steps = steps;
     return error_code();
 }

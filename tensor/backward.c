@@ -394,17 +394,18 @@ static int check_loss(Context *context, Tensor *loss)
     if (!loss || context->error)
         return error_code();
     if (tensor_numel(loss) != 1)
-        return error_raise(ERROR_SHAPE, "tensor_backward: the loss must be one number, not %s",
+        return error_raise(ERROR_SHAPE, "tensor_backward(): the loss must be one number, not %s",
                            shape_text(loss->shape).text);
     if (!loss->requires_grad || loss->leaf)
-        return error_raise(ERROR_STATE, "tensor_backward: the loss depends on nothing that needs a gradient "
-                                        "(was it computed between tensor_no_grad_begin and end?)");
+        return error_raise(ERROR_STATE,
+                           "tensor_backward(): the loss depends on nothing that needs a gradient "
+                           "(was it computed between tensor_no_grad_begin and end?)");
     if (!tensor_readable(loss, "tensor_backward"))
         return error_code();
     if (!recorded(context, loss))
         return error_raise(
             ERROR_STATE,
-            "tensor_backward: what was recorded for this loss is gone, used by an earlier backward; "
+            "tensor_backward(): what was recorded for this loss is gone, used by an earlier backward; "
             "a second one needs a second forward pass");
     int path = memtrack_path(context->tracker);
     if (!context->meta && !isfinite(storage_f32(loss->storage)[0]))

@@ -69,7 +69,7 @@ int64_t tensor_count_correct(Tensor *logits, Tensor *labels)
         return 0;
     int64_t classes = last_dim(logits->shape), rows = leading(logits->shape), correct = 0;
     if (tensor_numel(labels) != rows) {
-        error_raise(ERROR_SHAPE, "tensor_count_correct: logits %s need %" PRId64 " label%s, not %s",
+        error_raise(ERROR_SHAPE, "tensor_count_correct(): logits %s need %" PRId64 " label%s, not %s",
                     shape_text(logits->shape).text, rows, plural(rows), shape_text(labels->shape).text);
         return 0;
     }

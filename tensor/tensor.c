@@ -111,7 +111,7 @@ Tensor *tensor_new(DType dtype, Shape shape, MemComponent component)
     if (!context || context->error || !shape_valid(shape, "tensor_new"))
         return NULL;
     if ((unsigned)dtype >= DTYPE_COUNT) {
-        error_raise(ERROR_ARGUMENT, "tensor_new: there is no data type %d", (int)dtype);
+        error_raise(ERROR_ARGUMENT, "tensor_new(): there is no data type %d", (int)dtype);
         return NULL;
     }
     int64_t bytes = (shape_numel(shape) * dtypes[dtype].bits + 7) / 8;
@@ -202,7 +202,7 @@ float tensor_item(Tensor *tensor)
     if (!tensor)
         return 0;
     if (tensor->dtype != DTYPE_F32 || tensor_numel(tensor) != 1) {
-        error_raise(ERROR_SHAPE, "tensor_item: a tensor of shape %s is not a single number",
+        error_raise(ERROR_SHAPE, "tensor_item(): a tensor of shape %s is not a single number",
                     shape_text(tensor->shape).text);
         return 0;
     }
@@ -238,11 +238,12 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
     if (!tensor)
         return;
     if (!tensor->leaf) {
-        error_raise(ERROR_STATE, "tensor_set_requires_grad: only leaves (parameters, inputs) can be changed");
+        error_raise(ERROR_STATE,
+                    "tensor_set_requires_grad(): only leaves (parameters, inputs) can be changed");
         return;
     }
     if (tensor->dtype != DTYPE_F32 && requires_grad) {
-        error_raise(ERROR_ARGUMENT, "tensor_set_requires_grad: only f32 tensors have gradients");
+        error_raise(ERROR_ARGUMENT, "tensor_set_requires_grad(): only f32 tensors have gradients");
         return;
     }
     tensor->requires_grad = requires_grad != 0;

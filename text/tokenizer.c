@@ -17,7 +17,7 @@ void *keep(Tokenizer *t, size_t bytes)
         size_t room = head + (bytes > CHUNK / 4 ? bytes : CHUNK);
         chunk = memtrack_host_calloc(t->context->tracker, room);
         if (!chunk) {
-            error_raise(ERROR_HOST_MEMORY, "tokenizer_read: no host memory for %zu bytes", room);
+            error_raise(ERROR_HOST_MEMORY, "tokenizer_read(): no host memory for %zu bytes", room);
             return NULL;
         }
         *chunk = (Kept){.bytes = room, .used = head};
@@ -152,9 +152,9 @@ int tokenizer_encode(Tokenizer *t, const char *text, size_t bytes, int add_speci
 {
     if (!t)
         return error_code() ? error_code()
-                            : error_raise(ERROR_ARGUMENT, "tokenizer_encode: the tokenizer is NULL");
+                            : error_raise(ERROR_ARGUMENT, "tokenizer_encode(): the tokenizer is NULL");
     if (!out || (!text && bytes))
-        return error_raise(ERROR_ARGUMENT, "tokenizer_encode: %s is NULL", out ? "text" : "out");
+        return error_raise(ERROR_ARGUMENT, "tokenizer_encode(): %s is NULL", out ? "text" : "out");
     Span whole = {bytes ? text : "", bytes};
     if (!utf8_valid(whole.text, bytes)) {
         t->repaired.bytes = 0;
@@ -187,7 +187,7 @@ int tokenizer_encode_file(Tokenizer *t, const char *path, int add_special, Token
     if (!t)
         return tokenizer_encode(t, NULL, 0, 0, out);
     if (!path || !out || !bytes)
-        return error_raise(ERROR_ARGUMENT, "tokenizer_encode_file: %s is NULL",
+        return error_raise(ERROR_ARGUMENT, "tokenizer_encode_file(): %s is NULL",
                            !path  ? "path"
                            : !out ? "out"
                                   : "bytes");

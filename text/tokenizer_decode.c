@@ -24,7 +24,7 @@ static int part_end(Parts *out)
         size_t *ends = memtrack_host_realloc(t->context->tracker, t->ends[w], t->end_room[w] * sizeof *ends,
                                              room * sizeof *ends);
         if (!ends)
-            return error_raise(ERROR_HOST_MEMORY, "tokenizer_decode: no host memory for %zu tokens", room);
+            return error_raise(ERROR_HOST_MEMORY, "tokenizer_decode(): no host memory for %zu tokens", room);
         t->ends[w] = ends;
         t->end_room[w] = room;
     }
@@ -243,9 +243,9 @@ int tokenizer_decode(Tokenizer *t, const int32_t *ids, size_t count, int skip_sp
 {
     if (!t)
         return error_code() ? error_code()
-                            : error_raise(ERROR_ARGUMENT, "tokenizer_decode: the tokenizer is NULL");
+                            : error_raise(ERROR_ARGUMENT, "tokenizer_decode(): the tokenizer is NULL");
     if (!out || (!ids && count))
-        return error_raise(ERROR_ARGUMENT, "tokenizer_decode: %s is NULL", out ? "ids" : "out");
+        return error_raise(ERROR_ARGUMENT, "tokenizer_decode(): %s is NULL", out ? "ids" : "out");
     Parts now = {.tokenizer = t};
     t->parts[0].bytes = 0;
     if (text_reserve(t->context, &t->parts[0], 0) || first_parts(t, ids, count, skip_special, &now))
