@@ -126,7 +126,7 @@ static void in_backward_to_optimizer(const Options *o, Optimizer *optimizer)
 enum { EVERYWHERE = LEVER_CSV | LEVER_LOG | LEVER_SAVED | LEVER_TYPED };
 
 static const Lever levers[] = {
-    {.flag = "--optimizer", .where = EVERYWHERE, .title = optimizer_title},
+    {.flag = "--optimizer", .where = EVERYWHERE, .title = optimizer_title, .other_training = 1},
     {.flag = "--lr", .where = LEVER_SAVED, .title = lr_title},
     {.flag = "--weight-decay", .where = LEVER_SAVED},
     {.flag = "--schedule", .where = LEVER_SAVED},
@@ -270,6 +270,14 @@ int levers_changed(const Options *o, const Options *from)
     int count = 0;
     for (int i = 0; i < LEVERS; i++)
         count += differs(&levers[i], o, from);
+    return count;
+}
+
+int levers_other_training(const Options *o, const Options *from)
+{
+    int count = 0;
+    for (int i = 0; i < LEVERS; i++)
+        count += levers[i].other_training && differs(&levers[i], o, from);
     return count;
 }
 
