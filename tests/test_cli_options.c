@@ -16,6 +16,7 @@ static const Trial trials[] = {
     {"--resize-vocab", "300", {"--init", "@weights"}},
     {"--data", "@text", {0}},
     {"--check-data", NULL, {"--data", "@text"}},
+    {"--invalid-utf8", "replace", {"--data", "@text"}},
     {"--tokenizer", "@tokenizer", {"--data", "@text", "--vocab", "300"}},
     {"--vocab", "300", {0}},
     {"--batch", "3", {0}},
@@ -97,7 +98,7 @@ static const struct {
 } exceptions[] = {
     {"plan compare fit",
      " --schedule --warmup --weight-decay --clip --seed --every --evaluate-every --quiet --data "
-     "--max-samples --tokenizer --check-data ",
+     "--max-samples --tokenizer ",
      "they decide how a training goes and not what it needs; they are taken so that the command line of a "
      "training "
      "can be planned"},
@@ -109,7 +110,6 @@ static const struct {
     {"generate", " --ignore-eos ", "a model without a generation_config.json has no end token"},
     {"generate", " --threads ", "a text does not depend on the number of threads"},
     {"train", " --threads ", "nor does a loss"},
-    {"train", " --check-data ", "it finds nothing wrong in this text"},
     {"train", " --overwrite ", "it is needed only where files of another model are in the way"},
     {"plan compare fit train", " --init-partial ", "the weights that it meets here are whole"},
 };
