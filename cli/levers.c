@@ -22,6 +22,16 @@ static LeverText optimizer_title(const Options *o)
     return say("%s", optim_rule(o->optimizer)->title);
 }
 
+float learning_rate(const Options *o)
+{
+    const OptimRule *rule = optim_rule(o->optimizer);
+    if (o->lr >= 0)
+        return o->lr;
+    if (o->init) /* trained weights: docs/weights.md has the measurements */
+        return rule->tuning_lr;
+    return rule->usual_lr > 0 ? rule->usual_lr : family_of(o)->lr;
+}
+
 static LeverText lr_title(const Options *o)
 {
     return say("lr %g", (double)learning_rate(o));
@@ -206,6 +216,15 @@ static void __attribute__((format(printf, 2, 3))) append(LeverText *out, const c
     va_start(arguments, format);
     vsnprintf(out->text + used, sizeof out->text - used, format, arguments);
     va_end(arguments);
+}
+
+int option_varies(const Options *o, const char *flag)
+{
+    size_t length = strlen(flag);
+    for (const char *at = o->label; (at = strstr(at, flag)); at += length)
+        if (at[length] == ' ')
+            return 1;
+    return 0;
 }
 
 LeverText levers_title(const Options *o)

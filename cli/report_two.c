@@ -202,7 +202,7 @@ static void print_times(const RunRecord *a, const RunRecord *b)
     double change = of_a.known && of_b.known ? of_b.median / of_a.median - 1 : 0;
     char difference[32];
     if (!of_a.known || !of_b.known) {
-        printf("%-*sfewer than four steps say nothing of time\n", LABEL + COLUMN - 7, "step, median");
+        printf("%-*sfewer than four steps say nothing about time\n", LABEL + COLUMN - 7, "step, median");
         return;
     }
     if (!same_model(a, b))

@@ -202,7 +202,8 @@ static void add_lever(void *to, const char *name, const char *value)
     add(to, name, "%s", value);
 }
 
-/* Whatever decides a single bit of a weight, but the number of steps, and what is not given. */
+/* Every setting that can change a bit of a weight; except the number of steps, and options that were not
+ * given. */
 static void fill_settings(Settings *s, const Options *o)
 {
     size_t used = 0;

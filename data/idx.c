@@ -145,7 +145,7 @@ static int idx_ends(const IdxFile *file, const IdxArray *array)
     char more;
     int64_t got = idx_bytes(file, &more, 1);
     if (got > 0)
-        return error_raise(ERROR_DATA, "%s goes on after the %" PRId64 " items its header promises",
+        return error_raise(ERROR_DATA, "%s has more than the %" PRId64 " items that its header promises",
                            file->path, array->count);
     return got < 0 ? error_code() : ERROR_NONE;
 }

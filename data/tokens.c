@@ -69,7 +69,8 @@ static int look_at_bin(TokenSource *source, const char *path, int file, int64_t 
     int64_t length = bytes - form->skip;
     if (length % form->width)
         return error_raise(ERROR_DATA,
-                           "%s has %" PRId64 " byte%s, which is no whole number of ids of %d bytes; is it a "
+                           "%s has %" PRId64
+                           " byte%s, which is not a whole number of ids of %d bytes; is it a "
                            ".bin of token ids, and of this vocabulary?",
                            path, length, plural(length), form->width);
     source->width = form->width;

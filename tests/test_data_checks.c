@@ -177,7 +177,7 @@ static void test_text_as_bin(void **state)
     data_corpus(1, text, sizeof text);
     assert_null(
         data_tokens(write_file("text.bin", text, sizeof text), &(TokenOptions){.seq = 9, .vocab = 65536}));
-    assert_error(ERROR_DATA, "text.bin is text", "another ending");
+    assert_error(ERROR_DATA, "text.bin looks like a text", "another ending");
 }
 
 /* ---- Widths and orders ----------------------------------------------------------------------- */
@@ -252,10 +252,10 @@ static void test_widths(void **state)
         {128256, 128256, 8, "ids of 8 bytes", ""},
         {128256, 128256, -4, "", "highest byte first"},
         {128256, 128256, -8, "", "highest byte first"},
-        {50257, 128256, 2, "", "ids of 2 bytes by all appearance"},
+        {50257, 128256, 2, "", "ids that look like 2 bytes each"},
         {50257, 128256, 4, "", ""},
         {65, 128256, 4, "", ""},
-        {65, 128256, 2, "", "ids of 2 bytes by all appearance"},
+        {65, 128256, 2, "", "ids that look like 2 bytes each"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         const char *path = ids_file("ids.bin", cases[i].vocab, cases[i].width, "", 0);

@@ -294,7 +294,7 @@ static void test_trailing(void **state)
     memcpy(more, images, images_size(50));
     write_file("train-images-idx3-ubyte", more, images_size(50) + 1);
     refuse();
-    assert_error(ERROR_DATA, "goes on after the 50 items");
+    assert_error(ERROR_DATA, "more than the 50 items");
 }
 
 static void test_counts_differ(void **state)

@@ -89,6 +89,17 @@ optimizers()
 }
 check "the names of optimizers" optimizers
 
+# What CONTRIBUTING.md sends people to is there. Words in capitals stand for a name.
+recipes()
+{
+    grep -o '`[a-zA-Z_/.-]*/[a-zA-Z_/.-]*`' CONTRIBUTING.md | tr -d '`' | grep -v '[A-Z][A-Z][A-Z]' | sort -u >"$work/recipes"
+    [ "$(wc -l <"$work/recipes")" -gt 40 ] || return 1
+    while read -r file; do
+        [ -e "$file" ] || { echo "CONTRIBUTING.md names $file"; return 1; }
+    done <"$work/recipes"
+}
+check "the files of the recipes" recipes
+
 # Every option is in one group, and the groups together are all options.
 groups()
 {
