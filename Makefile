@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.1.0
-SOVERSION := 0
+VERSION := 0.2.0
+SOVERSION := 1
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=
@@ -181,7 +181,7 @@ test-full:
 
 # What CI runs under the address and undefined-behaviour sanitizers: all but what looks at a terminal, at tables or at
 # many plans, whose code others run. make check-full runs all.
-UNSANITIZED := $(addprefix test_,terminal search properties locale cli_levers)
+UNSANITIZED := $(addprefix test_,terminal search properties locale cli_levers cli_advice cli_fit)
 test-sanitized:
 	@$(MAKE) --no-print-directory test SAN=address,undefined \
 	    TEST="$(filter-out $(UNSANITIZED),$(notdir $(TESTS)))"
@@ -241,7 +241,7 @@ soak: $(BUILD)/bench/soak
 # memcheck on programs that read files and books of their own. TEST="test_resume test_generate" for others.
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect \
             --errors-for-leak-kinds=definite,indirect
-UNDER_VALGRIND := $(or $(TEST),$(addprefix test_,memtrack memtrack_log io_files data tokenizer safetensors weights))
+UNDER_VALGRIND := $(or $(TEST),$(addprefix test_,memtrack memtrack_log data safetensors weights))
 valgrind: cli $(UNDER_VALGRIND:%=$(BUILD)/tests/%)
 	@CC="$(CC)" tools/deps valgrind
 	@BRIM_COMMAND=$(BUILD)/brim TEST_UNDER="$(VALGRIND)" tools/run-tests $(UNDER_VALGRIND:%=$(BUILD)/tests/%)

@@ -65,6 +65,12 @@ int path_is_directory(const char *path)
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
+int path_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    return a && b && stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 /* ---- Reading --------------------------------------------------------------------------------- */
 
 int file_open_input(const char *path, const char *shown, const char *expected, uint64_t most, size_t *bytes)
@@ -89,14 +95,18 @@ int file_open_input(const char *path, const char *shown, const char *expected, u
     return -1;
 }
 
-int file_open(const char *maker, const char *path, int64_t *bytes)
+int file_open(const char *path, int64_t *bytes)
 {
+    char shown[FILE_LABEL];
     struct stat status;
     int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block: it is refused below */
+    int cause = errno;
+    path_label(shown, path);
+    errno = cause;
     if (file < 0 || fstat(file, &status) != 0) {
-        error_raise(ERROR_FILE, "%s(): cannot open %s: %s", maker, path, strerror(errno));
+        error_raise(ERROR_FILE, "%s: cannot open: %s", shown, strerror(errno));
     } else if (!S_ISREG(status.st_mode)) {
-        error_raise(ERROR_FILE, "%s(): %s is %s, not a file", maker, path,
+        error_raise(ERROR_FILE, "%s is %s, not a file", shown,
                     S_ISDIR(status.st_mode) ? "a directory" : "a pipe or device");
     } else {
         *bytes = status.st_size;
@@ -107,7 +117,7 @@ int file_open(const char *maker, const char *path, int64_t *bytes)
     return -1;
 }
 
-int file_read(const char *maker, int file, const char *path, int64_t from, uint8_t *target, size_t bytes)
+int file_read(int file, const char *path, int64_t from, uint8_t *target, size_t bytes)
 {
     for (size_t done = 0; done < bytes;) {
         size_t wanted = bytes - done < (1u << 30) ? bytes - done : 1u << 30;
@@ -115,11 +125,10 @@ int file_read(const char *maker, int file, const char *path, int64_t from, uint8
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return error_raise(ERROR_FILE, "%s(): reading %s at byte %" PRId64 ": %s", maker, path,
-                               from + (int64_t)done, strerror(errno));
+            return error_raise(ERROR_FILE, "%s: reading at byte %" PRId64 ": %s", path, from + (int64_t)done,
+                               strerror(errno));
         if (got == 0)
-            return error_raise(ERROR_FILE,
-                               "%s(): %s became shorter while it was read: it ends at byte %" PRId64, maker,
+            return error_raise(ERROR_FILE, "%s became shorter while it was read: it ends at byte %" PRId64,
                                path, from + (int64_t)done);
         done += (size_t)got;
     }

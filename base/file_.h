@@ -15,6 +15,8 @@ void path_label(char out[FILE_LABEL], const char *path);
 /* directory/name; raises ERROR_FILE and returns non-zero when it is too long. */
 int path_join(char out[PATH_BYTES], const char *directory, const char *name);
 int path_is_directory(const char *path);
+/* One file or directory by whatever names; NULL is none. */
+int path_same(const char *a, const char *b);
 int path_is_file(const char *path); /* or nothing yet; not what stands for something open, as /dev/stdout */
 
 /* A regular, non-empty file of at most `most` bytes: its descriptor and size, or -1 with ERROR_FILE raised.
@@ -22,9 +24,9 @@ int path_is_file(const char *path); /* or nothing yet; not what stands for somet
 int file_open_input(const char *path, const char *shown, const char *expected, uint64_t most, size_t *bytes);
 
 /* A file opened for reading, or -1 with an error raised: missing, a directory, not a file. Fills its size. */
-int file_open(const char *maker, const char *path, int64_t *bytes);
+int file_open(const char *path, int64_t *bytes);
 /* Reads [from, from + bytes), which the file's size promised. Returns an error code. */
-int file_read(const char *maker, int file, const char *path, int64_t from, uint8_t *target, size_t bytes);
+int file_read(int file, const char *path, int64_t from, uint8_t *target, size_t bytes);
 
 /* The system calls of writing, which tests replace, to fail or to die in any of them. */
 typedef struct FileCalls {

@@ -1,8 +1,5 @@
 /* The refusal of what does not fit a budget or this machine, and what would: from the one list of levers and
  * combinations, the least cost first. */
-#include <stdlib.h>
-#include <string.h>
-
 #include "advice_.h"
 #include "levers_.h"
 #include "variants_.h"
@@ -21,13 +18,12 @@ static double extra_flops(const Variant *v, const Variant *base)
 int variant_costs_more(const Variant *a, const Variant *b, const Variant *base)
 {
     const Options *from = &base->options;
-    int other_a = strcmp(a->options.optimizer, from->optimizer) != 0;
-    int other_b = strcmp(b->options.optimizer, from->optimizer) != 0;
+    int other = levers_other_training(&a->options, from) - levers_other_training(&b->options, from);
     double extra = extra_flops(a, base) - extra_flops(b, base);
     int changes = levers_changed(&a->options, from) - levers_changed(&b->options, from);
     uint64_t needs_a = a->plan.memory.stats.needs, needs_b = b->plan.memory.stats.needs;
-    if (other_a != other_b)
-        return other_a - other_b;
+    if (other)
+        return other;
     if (extra > 0.005 || extra < -0.005)
         return extra > 0 ? 1 : -1;
     return changes ? changes : (needs_a > needs_b) - (needs_a < needs_b);

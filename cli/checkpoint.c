@@ -1,28 +1,8 @@
-/* --checkpoint: a choice as text, and the search for what --checkpoint auto stands for. */
+/* --checkpoint auto: the search for the least recomputation that fits. */
 #include <string.h>
 
 #include "../base/plural_.h"
 #include "advice_.h"
-
-LeverText checkpoint_text(const CheckpointChoice *c)
-{
-    LeverText text = {""};
-    const char *selective = c->selective ? "selective" : "", *plus = c->selective ? "+" : "";
-    if (c->found.pattern[0])
-        snprintf(text.text, sizeof text.text, "%s%s%s", selective, plus, c->found.pattern);
-    else if (c->every == 1)
-        snprintf(text.text, sizeof text.text, "%s%sblocks", selective, plus);
-    else if (c->every)
-        snprintf(text.text, sizeof text.text, "%s%s%d", selective, plus, c->every);
-    else
-        snprintf(text.text, sizeof text.text, "%s",
-                 c->automatic   ? "auto"
-                 : c->selective ? selective
-                                : "none");
-    return text;
-}
-
-/* ---- auto ------------------------------------------------------------------------------------ */
 
 typedef struct Candidate {
     Options options;
@@ -66,7 +46,7 @@ static void say_found(const PlanFound *found, const Options *o)
     FILE *out = o->json || o->csv ? stderr : stdout;
     fprintf(
         out,
-        "--checkpoint auto: --checkpoint %s, %d of %d block%s run again, %+.1f %% FLOPs; needs %s of %s; ",
+        "--checkpoint auto: --checkpoint %s, %d of %d block%s recomputed, %+.1f %% FLOPs; needs %s of %s; ",
         checkpoint_text(&o->checkpoint).text, again, blocks, plural(blocks),
         100 * (found->step_flops / found->plain_flops - 1), report_size(found->needs).text,
         report_size(o->budget).text);

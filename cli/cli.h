@@ -12,10 +12,10 @@
 
 enum { EXIT_DONE = 0, EXIT_NO = 1, EXIT_USAGE = 2 };
 
-/* Which activations are made again in backward. */
+/* Which activations are recomputed in backward. */
 typedef struct CheckpointChoice {
-    int selective;    /* what is cheap to make again, everywhere */
-    int every;        /* blocks run again together; 0 = none */
+    int selective;    /* recompute what is cheap, everywhere */
+    int every;        /* blocks that are recomputed together; 0 = none */
     int automatic;    /* the least recomputation that fits the budget is still to be found */
     PlanChoice found; /* a pattern, typed or found; "" = as `every` says */
 } CheckpointChoice;
@@ -41,7 +41,7 @@ typedef struct Options {
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int check_data;          /* reads all ids of a .bin before it starts */
-    int ignore_eos;          /* of generate: goes on after a token that ends a text */
+    int ignore_eos;          /* of generate: do not stop at a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */
     int argument_count;
@@ -89,7 +89,6 @@ typedef struct LeverText {
     char text[1200];
 } LeverText;
 LeverText checkpoint_text(const CheckpointChoice *choice);
-int checkpoint_equal(const CheckpointChoice *a, const CheckpointChoice *b);
 /* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
  * there is none of this name. */
 void help_all(FILE *out);

@@ -218,8 +218,9 @@ static int differences(const char *a, const char *b, int *numbers, LeverText *te
     return count;
 }
 
-/* The row that the growth of another is against: the first that differs from it in one option, one with a
- * number if there is such a row; of the levers of one set of options the first row. NULL: none. */
+/* The row that the growth of another is against: the first row if it differs in one option, else the first
+ * that does, one with a number if there is such a row; of the levers of one set of options the first row.
+ * NULL: none. */
 static const Variant *against(const Comparison *c, int row, LeverText *option)
 {
     const Variant *found = NULL;
@@ -233,7 +234,7 @@ static const Variant *against(const Comparison *c, int row, LeverText *option)
             continue;
         found = v;
         *option = text;
-        if (numbers)
+        if (numbers || i == 0)
             break;
     }
     return c->lists ? found : row > 0 ? &c->variants[0] : NULL;

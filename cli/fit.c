@@ -168,14 +168,6 @@ static int64_t largest(Fit *fit, Method *m, const Axis *axis, uint64_t limit)
     return low;
 }
 
-int fit_most(const Fit *fit, const Method *m)
-{
-    int most = LARGEST_BATCH / m->variant.options.accumulate;
-    most = most < 1 ? 1 : most;
-    /* Images are as many as they are; a text gives as many samples as a step takes. */
-    return !m->variant.options.seq && fit->samples < most ? (int)fit->samples : most;
-}
-
 static void fill_seq(Fit *fit, Method *m, int card, int max_seq)
 {
     const Options *o = &m->variant.options;

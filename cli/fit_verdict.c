@@ -9,6 +9,14 @@ uint64_t fit_limit(const Fit *fit, int card)
     return fit->memory[card] - fit->options->reserve;
 }
 
+int fit_most(const Fit *fit, const Method *m)
+{
+    int most = LARGEST_BATCH / m->variant.options.accumulate;
+    most = most < 1 ? 1 : most;
+    /* Images are as many as they are; a text gives as many samples as a step takes. */
+    return !m->variant.options.seq && fit->samples < most ? (int)fit->samples : most;
+}
+
 int fit_fits(const Fit *fit, const Method *m, int card)
 {
     return !m->variant.plan.status && m->variant.plan.memory.stats.needs <= fit_limit(fit, card);

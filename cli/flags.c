@@ -1,13 +1,7 @@
-/* The flags: one table, one meaning in every subcommand, and errors that say what would be right. An argument
- * becomes an assignment of one value to one field of Options; compare may give a list of values. */
-#include <ctype.h>
-#include <errno.h>
+/* The flags: one table, one meaning in every subcommand; what they are by default, and their values as they
+ * would be typed. */
 #include <inttypes.h>
-#include <limits.h>
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "flags_.h"
 
@@ -35,8 +29,8 @@ static const Flag flags[] = {
     {"--steps", FLAG_INT64, AT(steps), "N", .help = "optimizer steps (300)"},
     {"--epochs", FLAG_INT, AT(epochs), "N", .help = "passes over the data, instead of --steps", .low = 1},
     {"--optimizer", FLAG_NAME, AT(optimizer), "NAME",
-     .help = "sgd[-momentum|-nesterov] rmsprop adam adamw (adamw)"},
-    {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (llama, gpt2 2e-3; --init 2e-5; see man)"},
+     .help = "sgd[-momentum|-nesterov] rmsprop adagrad adam adamw"},
+    {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (by model; with --init 2e-5)"},
     {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X",
      .help = "on all but norms and biases (adamw 0.01; else 0)"},
     {"--schedule", FLAG_NAME, AT(schedule), "NAME", .help = "of --lr: constant, linear or cosine (cosine)"},
@@ -112,6 +106,21 @@ static const Flag flags[] = {
 };
 enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
 
+const Options options_default = {.optimizer = "adamw",
+                                 .schedule = "cosine",
+                                 .device = "cpu",
+                                 .accumulate = 1,
+                                 .warmup = -1,
+                                 .lr = -1,
+                                 .weight_decay = -1,
+                                 .clip = -1,
+                                 .dropout = -1,
+                                 .tokens = 100,
+                                 .temperature = 0.8f,
+                                 .top_p = 1,
+                                 .reserve = UINT64_C(1) << 30,
+                                 .seed = 1};
+
 /* The commands that take it, with this between. */
 CommandsText commands_text(const Flag *flag, const char *between)
 {
@@ -126,198 +135,20 @@ CommandsText commands_text(const Flag *flag, const char *between)
     return out;
 }
 
-int takes_flag(const Flag *flag, const char *command)
-{
-    if (takes_page_only(command))
-        return page_has(command, flag->name);
-    size_t length = strlen(command);
-    for (const char *at = flag->only; at && *at; at += strspn(at, " ")) {
-        if (strcspn(at, " ") == length && !strncmp(at, command, length))
-            return 1;
-        at += strcspn(at, " ");
-    }
-    return !flag->only;
-}
-
 const Flag *flag_at(int i)
 {
     return i >= 0 && i < FLAG_COUNT ? &flags[i] : NULL;
 }
 
-int usage(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    fprintf(stderr, "brim: ");
-    vfprintf(stderr, format, arguments);
-    fprintf(stderr, "\n");
-    va_end(arguments);
-    return EXIT_USAGE;
-}
+/* ---- Values as text -------------------------------------------------------------------------- */
 
-/* ---- Values ---------------------------------------------------------------------------------- */
-
-int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out)
-{
-    char *end;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (errno || end == text || *end || value < low || value > high)
-        return usage("%s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", name, low, high,
-                     text);
-    *out = value;
-    return 0;
-}
-
-static int parse_int(const Flag *flag, const char *text, int64_t low, int64_t high, int64_t *out)
-{
-    return parse_whole(flag->name, text, low, high, out);
-}
-
-static int parse_float(const Flag *flag, const char *text, float *out)
-{
-    char *end;
-    float value = strtof(text, &end);
-    if (end == text || *end || !isfinite(value) || value < 0)
-        return usage("%s must be a finite number of at least 0, not '%s'", flag->name, text);
-    *out = value;
-    return 0;
-}
-
-/* A unit in whatever case people write it. With an i it is binary; so is a letter alone, as in most tools. */
-static double unit_bytes(const char *unit)
-{
-    static const char letters[] = "kmgt";
-    if (!unit[0] || !strcasecmp(unit, "b"))
-        return 1;
-    const char *letter = strchr(letters, tolower((unsigned char)unit[0]));
-    if (!letter)
-        return 0;
-    int power = (int)(letter - letters) + 1, binary = !unit[1] || !strcasecmp(unit + 1, "ib");
-    if (!binary && strcasecmp(unit + 1, "b") != 0)
-        return 0;
-    return pow(binary ? 1024 : 1000, power);
-}
-
-int parse_size(const char *name, const char *text, uint64_t *out)
-{
-    char *end;
-    double value = strtod(text, &end);
-    double bytes = end == text ? 0 : value * unit_bytes(end);
-    if (!(bytes >= 1 && bytes < 0x1p62))
-        return usage("%s must be a size like 800MiB, 16GiB or a number of bytes, not '%s'", name, text);
-    if (!end[0] && value < 4096) /* nothing fits that, and cards have so many GiB */
-        return usage("%s %s means %s byte%s; did you mean %sGiB?", name, text, text, value == 1 ? "" : "s",
-                     text);
-    *out = (uint64_t)bytes;
-    return 0;
-}
-
-int parse_choice(const char *name, const char *choices, const char *text, const char *const *names, int *out)
-{
-    for (int i = 0; names[i]; i++)
-        if (!strcmp(text, names[i])) {
-            *out = i;
-            return 0;
-        }
-    return usage("%s must be one of %s, not '%s'", name, choices, text);
-}
-
-/* none, selective, auto, blocks, N, a pattern; selective+ before any of the last three. */
-static int parse_checkpoint(const Flag *flag, const char *text, CheckpointChoice *out)
-{
-    static const char selective[] = "selective+";
-    CheckpointChoice choice = {0};
-    int64_t every = 0;
-    const char *rest = text;
-    if (!strncmp(text, selective, sizeof selective - 1)) {
-        choice.selective = 1;
-        rest += sizeof selective - 1;
-    }
-    if (!strcmp(rest, "blocks"))
-        choice.every = 1;
-    else if (rest[0] && strspn(rest, ".c+") == strlen(rest) && strlen(rest) <= PLAN_BLOCKS_MAX)
-        strcpy(choice.found.pattern, rest);
-    else if (rest[0] >= '0' && rest[0] <= '9') {
-        int status = parse_int(flag, rest, 1, INT_MAX, &every);
-        if (status)
-            return status;
-        choice.every = (int)every;
-    } else if (!choice.selective && !strcmp(rest, "selective"))
-        choice.selective = 1;
-    else if (!choice.selective && !strcmp(rest, "auto"))
-        choice.automatic = 1;
-    else if (choice.selective || strcmp(rest, "none"))
-        return usage(
-            "%s must be none, selective, blocks, auto, a number of blocks run again together, "
-            "selective+blocks, selective+N, or a pattern like 'cc+.' (a character a block), not '%s'",
-            flag->name, text);
-    *out = choice;
-    return 0;
-}
-
-static const char *const attentions[] = {"flash", "eager", NULL}, *const zero_grads[] = {"free", "keep",
-                                                                                         NULL};
-
-static int parse_value(const Flag *flag, void *field, const char *text)
-{
-    int64_t number = 0;
-    int choice = 0, status = 0;
-    switch (flag->kind) {
-    case FLAG_TEXT:
-    case FLAG_NAME:
-        if (!text[0] && strcmp(flag->name, "--prompt") != 0) /* which says by itself what it needs */
-            return usage("%s needs a value: %s", flag->name, flag->value);
-        *(const char **)field = text;
-        return 0;
-    case FLAG_INT:
-        status = parse_int(flag, text, flag->low, flag->high ? flag->high : INT_MAX, &number);
-        *(int *)field = (int)number;
-        return status;
-    case FLAG_INT64:
-        return parse_int(flag, text, 1, INT64_C(1) << 53, field);
-    case FLAG_SEED:
-        status = parse_int(flag, text, 0, INT64_MAX, &number);
-        *(uint64_t *)field = (uint64_t)number;
-        return status;
-    case FLAG_FLOAT:
-        return parse_float(flag, text, field);
-    case FLAG_SIZE:
-        if (flag->zero && !strcmp(text, "0")) {
-            *(uint64_t *)field = 0;
-            return 0;
-        }
-        return parse_size(flag->name, text, field);
-    case FLAG_CHECKPOINT:
-        return parse_checkpoint(flag, text, field);
-    case FLAG_ATTENTION:
-        status = parse_choice(flag->name, flag->value, text, attentions, &choice);
-        *(AttentionKind *)field = (AttentionKind)choice;
-        return status;
-    case FLAG_ZERO_GRAD:
-        return parse_choice(flag->name, flag->value, text, zero_grads, field);
-    case FLAG_SWITCH:
-        *(int *)field = 1;
-        return 0;
-    }
-    return EXIT_USAGE;
-}
-
-int assign(Options *options, const Assignment *assignment, int which)
-{
-    const Flag *flag = assignment->flag;
-    return parse_value(flag, (char *)options + flag->offset, assignment->values[which]);
-}
-
-static const Flag *find_flag(const char *name, size_t length)
+const Flag *find_flag(const char *name, size_t length)
 {
     for (int i = 0; i < FLAG_COUNT; i++)
         if (strlen(flags[i].name) == length && !strncmp(flags[i].name, name, length))
             return &flags[i];
     return NULL;
 }
-
-/* ---- Values as text -------------------------------------------------------------------------- */
 
 static const void *value_of(const char *name, const Options *options, const Flag **flag)
 {
@@ -359,9 +190,9 @@ LeverText flag_text(const char *name, const Options *options)
     if (flag->kind == FLAG_TEXT || flag->kind == FLAG_NAME)
         text = *(const char *const *)value;
     else if (flag->kind == FLAG_ATTENTION)
-        text = attentions[*(const AttentionKind *)value];
+        text = attention_names[*(const AttentionKind *)value];
     else if (flag->kind == FLAG_ZERO_GRAD)
-        text = zero_grads[*(const int *)value];
+        text = zero_grad_names[*(const int *)value];
     if (text)
         snprintf(out.text, sizeof out.text, "%s", text);
     else if (flag->kind == FLAG_FLOAT && *(const float *)value >= 0)
@@ -390,85 +221,4 @@ int flag_set(Options *options, const char *name, const char *value)
 {
     const Flag *flag = find_flag(name, strlen(name));
     return parse_value(flag, (char *)options + flag->offset, value);
-}
-
-/* ---- Arguments ------------------------------------------------------------------------------- */
-
-/* Cuts a list at its commas, in place. Free text may hold commas of its own. */
-static int split_values(Assignment *a, char *value, int lists)
-{
-    a->values[a->count++] = value;
-    if (!lists || a->flag->kind == FLAG_TEXT)
-        return 0;
-    for (char *comma; (comma = strchr(value, ',')); a->values[a->count++] = value) {
-        if (a->count == LIST_MAX)
-            return usage("%s takes at most %d values", a->flag->name, LIST_MAX);
-        *comma = '\0';
-        value = comma + 1;
-    }
-    return 0;
-}
-
-static int add(Assignments *all, const Flag *flag, char *value, int lists)
-{
-    if (all->count == ASSIGNMENTS_MAX)
-        return usage("more than %d options", ASSIGNMENTS_MAX);
-    Assignment *a = &all->item[all->count++];
-    *a = (Assignment){.flag = flag};
-    return split_values(a, value, lists);
-}
-
-/* `brim plan gpt2`: what is no option may be the model. */
-static int add_model(Assignments *all, const char *command, char *word, int lists)
-{
-    const Flag *flag = find_flag("--model", strlen("--model"));
-    for (int i = 0; i < all->count; i++)
-        if (all->item[i].flag == flag)
-            return usage("'%s' would be a second model, after %s", word, all->item[i].values[0]);
-    int status = add(all, flag, word, lists);
-    const Assignment *a = &all->item[all->count - 1];
-    for (int i = 0; !status && i < a->count; i++)
-        if (!is_model(a->values[i]))
-            return no_model(command, a->values[i]);
-    return status;
-}
-
-int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists)
-{
-    static char on[] = "1";
-    const char *model = NULL; /* named without --model */
-    all->count = 0;
-    for (int i = 0; i < argc; i++) {
-        char *equals = strchr(argv[i], '=');
-        size_t length = equals ? (size_t)(equals - argv[i]) : strlen(argv[i]);
-        const Flag *flag = find_flag(argv[i], length);
-        int status = 0;
-        if (!flag && argv[i][0] != '-' && takes_flag(find_flag("--model", strlen("--model")), command)) {
-            if ((status = add_model(all, command, argv[i], lists)))
-                return status;
-            model = argv[i];
-            continue;
-        }
-        if (!flag)
-            return argv[i][0] == '-' ? unknown_option(command, argv[i])
-                                     : usage("`brim %s` takes options only, not '%s'", command, argv[i]);
-        if (model && !strcmp(flag->name, "--model"))
-            return usage("--model would be a second model, after %s", model);
-        if (!takes_flag(flag, command) && !flag->only)
-            return usage("%s means nothing to `brim %s`; `brim help %s` lists its options", flag->name,
-                         command, command);
-        if (!takes_flag(flag, command))
-            return usage("%s belongs to `brim %s`", flag->name, commands_text(flag, "` and `brim ").text);
-        char *value = equals ? equals + 1 : NULL;
-        if (flag->kind == FLAG_SWITCH && value)
-            return usage("%s takes no value", flag->name);
-        if (flag->kind != FLAG_SWITCH && !value) {
-            if (++i >= argc)
-                return usage("%s needs a value: %s", flag->name, flag->value);
-            value = argv[i];
-        }
-        if ((status = add(all, flag, value ? value : on, lists)))
-            return status;
-    }
-    return 0;
 }

@@ -1,4 +1,5 @@
-/* Between flags.c, which knows how flags are written, and options.c, which knows what they mean together. */
+/* Between values.c, which reads values, flags.c, which knows the flags, arguments.c, which reads a command
+ * line, and options.c, which knows what they mean together. */
 #ifndef BRIM_FLAGS_INTERNAL_H
 #define BRIM_FLAGS_INTERNAL_H
 
@@ -30,6 +31,8 @@ typedef struct Flag {
     int zero;         /* of FLAG_SIZE: "0" is a value too */
 } Flag;
 
+/* By the first `length` characters of a name, or NULL. */
+const Flag *find_flag(const char *name, size_t length);
 /* The i-th, NULL past the end. */
 const Flag *flag_at(int i);
 typedef struct CommandsText {
@@ -38,6 +41,7 @@ typedef struct CommandsText {
 /* The commands that take it, with this between; "" = all. */
 CommandsText commands_text(const Flag *flag, const char *between);
 
+/* help.c */
 int takes_flag(const Flag *flag, const char *command);
 /* help.c: whether a command takes the options of its page alone; the others, which train or plan a training,
  * take every option of a training, so that one command line serves them all. */
@@ -69,6 +73,9 @@ int assignments_parse(Assignments *all, const char *command, int argc, char **ar
 int assign(Options *options, const Assignment *assignment, int which);
 /* A whole number of low … high. 0 or EXIT_USAGE. */
 int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out);
+/* values.c: reads a value into its field. 0 or EXIT_USAGE. */
+int parse_value(const Flag *flag, void *field, const char *text);
+extern const char *const attention_names[], *const zero_grad_names[]; /* by their values; NULL ends them */
 int parse_choice(const char *name, const char *choices, const char *text, const char *const *names, int *out);
 
 /* The value that an option has, as it would be typed; "" where it has none. A switch has 0 or 1. */

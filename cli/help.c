@@ -56,14 +56,16 @@ static const Help pages[] = {
      "Plans the training as it is and with each lever at the same effective batch:\n"
      "what it saves at the peak, and what it costs in operations. Where options are\n"
      "comma lists, every combination is a row instead. --run also trains each row\n"
-     "for some steps in a process of its own, and shows measured beside planned.",
+     "for some steps in a process of its own, and shows measured beside planned.\n"
+     "--budget marks the rows that fit.",
      NEED_FLAGS " --run --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
     {"fit", "which levers fit which card: largest batch, longest sequence",
-     "For each lever and each card: whether the training fits, up to which batch and\n"
-     "up to which sequence length. Every cell is planned, not estimated. --card takes\n"
-     "names that `brim gpus` lists, --memory takes sizes.",
+     "First what fits each card at the least cost. Then for each lever, alone and\n"
+     "together, and each card: whether the training fits, up to which batch and up to\n"
+     "which sequence length. Every cell is planned, not estimated. --card takes names\n"
+     "that `brim gpus` lists, --memory takes sizes.",
      SHAPE_FLAGS " --card --memory --reserve --json",
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"},
@@ -119,7 +121,7 @@ static const Help pages[] = {
      "of them: its page, with defaults in parentheses. `brim help options` prints all\n"
      "options, `brim help words` what brim's words mean and what PyTorch calls them.",
      "", .examples = "  brim help compare\n  brim help levers\n  brim help words\n"},
-    {"version", "the version, and the library that multiplies matrices",
+    {"version", "the version, and the library for matrix products",
      "The version of the command and its library; the library that computes matrix\n"
      "products, and its file; and the instruction set of all other kernels.",
      "", .examples = "  brim version\n"},
@@ -192,12 +194,34 @@ static void print_group(FILE *out, const Group *group)
     print_flags(out, group->flags, 1);
 }
 
+static int is_listed(const char *names, const char *flag)
+{
+    size_t length = strlen(flag);
+    const char *at = names;
+    while ((at = strstr(at, flag)) && at[length] != ' ' && at[length] != '\0')
+        at += length;
+    return at != NULL;
+}
+
+/* One that no group names would be nowhere; here the tests of the manual page find it. */
+static void print_ungrouped(FILE *out)
+{
+    for (int i = 0; flag_at(i); i++) {
+        int found = 0;
+        for (int k = 0; k < GROUP_COUNT; k++)
+            found |= is_listed(groups[k].flags, flag_at(i)->name);
+        if (!found)
+            print_flag(out, flag_at(i), 1);
+    }
+}
+
 static void print_options(FILE *out)
 {
     for (int i = 0; i < GROUP_COUNT; i++) {
         print_group(out, &groups[i]);
         fputc('\n', out);
     }
+    print_ungrouped(out);
     fprintf(out, "In parentheses: the default. In brackets: the commands, if not all take it.\n"
                  "A step takes batch x accumulate samples. SIZE: bytes, or as in 1.5GiB.\n"
                  "Exit codes: 0 done or fits, 1 failed or does not fit, 2 bad usage,\n"
@@ -273,6 +297,19 @@ int page_has(const char *command, const char *flag)
             at += word;
         }
     return 0;
+}
+
+int takes_flag(const Flag *flag, const char *command)
+{
+    if (takes_page_only(command))
+        return page_has(command, flag->name);
+    size_t length = strlen(command);
+    for (const char *at = flag->only; at && *at; at += strspn(at, " ")) {
+        if (strcspn(at, " ") == length && !strncmp(at, command, length))
+            return 1;
+        at += strcspn(at, " ");
+    }
+    return !flag->only;
 }
 
 int unknown_command(const char *name)

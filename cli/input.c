@@ -55,8 +55,8 @@ int check_data_options(const Options *o)
             "reads is looked at whole anyway)");
     if (o->resume && o->data && text_input_is_once(o->data))
         return usage(
-            "--resume goes on in the same data, and a pipe cannot be read again: write the text to a "
-            "file, and begin with --data FILE");
+            "--resume needs the same data, and a pipe cannot be read again: write the text to a file, and "
+            "start the run with --data FILE");
     return 0;
 }
 

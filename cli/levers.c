@@ -22,6 +22,16 @@ static LeverText optimizer_title(const Options *o)
     return say("%s", optim_rule(o->optimizer)->title);
 }
 
+float learning_rate(const Options *o)
+{
+    const OptimRule *rule = optim_rule(o->optimizer);
+    if (o->lr >= 0)
+        return o->lr;
+    if (o->init) /* trained weights: docs/weights.md has the measurements */
+        return rule->tuning_lr;
+    return rule->usual_lr > 0 ? rule->usual_lr : family_of(o)->lr;
+}
+
 static LeverText lr_title(const Options *o)
 {
     return say("lr %g", (double)learning_rate(o));
@@ -116,7 +126,7 @@ static void in_backward_to_optimizer(const Options *o, Optimizer *optimizer)
 enum { EVERYWHERE = LEVER_CSV | LEVER_LOG | LEVER_SAVED | LEVER_TYPED };
 
 static const Lever levers[] = {
-    {.flag = "--optimizer", .where = EVERYWHERE, .title = optimizer_title},
+    {.flag = "--optimizer", .where = EVERYWHERE, .title = optimizer_title, .other_training = 1},
     {.flag = "--lr", .where = LEVER_SAVED, .title = lr_title},
     {.flag = "--weight-decay", .where = LEVER_SAVED},
     {.flag = "--schedule", .where = LEVER_SAVED},
@@ -208,6 +218,15 @@ static void __attribute__((format(printf, 2, 3))) append(LeverText *out, const c
     va_end(arguments);
 }
 
+int option_varies(const Options *o, const char *flag)
+{
+    size_t length = strlen(flag);
+    for (const char *at = o->label; (at = strstr(at, flag)); at += length)
+        if (at[length] == ' ')
+            return 1;
+    return 0;
+}
+
 LeverText levers_title(const Options *o)
 {
     LeverText out = {""};
@@ -251,6 +270,14 @@ int levers_changed(const Options *o, const Options *from)
     int count = 0;
     for (int i = 0; i < LEVERS; i++)
         count += differs(&levers[i], o, from);
+    return count;
+}
+
+int levers_other_training(const Options *o, const Options *from)
+{
+    int count = 0;
+    for (int i = 0; i < LEVERS; i++)
+        count += levers[i].other_training && differs(&levers[i], o, from);
     return count;
 }
 

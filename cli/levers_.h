@@ -23,6 +23,7 @@ typedef struct Lever {
     LeverText (*title)(const Options *o); /* in the title line, "" for the usual value; NULL: never there */
     int joins;                     /* in the title " x " joins it to the one before, if that is there */
     int model_decides;             /* its usual value is the model's */
+    int other_training;            /* pulled, something else is learned: what fits without it is preferred */
     void (*to_preset)(Options *o); /* what pulling it changes in each of these; NULL: nothing */
     void (*to_model)(const Options *o, Module *model);
     void (*to_optimizer)(const Options *o, Optimizer *optimizer);
@@ -43,6 +44,8 @@ LeverText levers_title(const Options *o);
 /* The levers in which `options` differs from `from`, to be typed; and how many. */
 LeverText levers_text(const Options *options, const Options *from);
 int levers_changed(const Options *options, const Options *from);
+/* How many of them change what is learned. */
+int levers_other_training(const Options *options, const Options *from);
 /* {"batch": 8, …} of those that are logged. */
 json_t *levers_json(const Options *o);
 /* "batch,seq,…" and "8,128,…" */

@@ -1,5 +1,5 @@
 /* The log of a training run. A log that cannot be created stops the command before it trains; one that breaks
- * off later is reported once, and training goes on. */
+ * off later is reported once, and training continues. */
 #include <string.h>
 
 #include "levers_.h"
@@ -68,7 +68,7 @@ static void say_if_broken(TrainLog *log)
 {
     const char *error = report_log_error(log->file);
     if (error[0] && !log->told++)
-        fprintf(stderr, "brim: %s; the log ends here, training goes on\n", error);
+        fprintf(stderr, "brim: %s; the log ends here, training continues\n", error);
 }
 
 void train_log_step(TrainLog *log, const RunLogStep *step)

@@ -83,8 +83,6 @@ static int run(int argc, char **argv)
         products_or_say();
         return EXIT_DONE;
     }
-    if (!strcmp(name, "tokenize"))
-        return command_tokenize(argc - 2, argv + 2);
     for (int i = 0; i < COMMAND_COUNT; i++) {
         if (strcmp(name, commands[i].name))
             continue;

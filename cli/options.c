@@ -57,17 +57,6 @@ static int check_device(const Options *o, const char *command)
                  code == ERROR_STATE ? ": `brim plan`; `brim fit --card NAME` says what fits a card" : "");
 }
 
-float learning_rate(const Options *o)
-{
-    int sgd = !strncmp(o->optimizer, "sgd", 3);
-    if (o->lr >= 0)
-        return o->lr;
-    if (!o->init)
-        return sgd ? 0.05f : family_of(o)->lr;
-    /* Trained weights are to be kept: docs/weights.md has the measurements. */
-    return !sgd ? 2e-5f : !strcmp(o->optimizer, "sgd") ? 0.05f : 0.005f;
-}
-
 static int check_levers(Options *o)
 {
     LeverText why = levers_exclude(o);
@@ -239,7 +228,7 @@ static int misses_tokenizer(const Options *o, int own_text)
     return text && !o->tokenizer && !o->source_tokenizer && o->source && tokenizer_other_form(o->source);
 }
 
-/* Trained weights know the tokens of the tokenizer that lies beside them. */
+/* Trained weights need the tokenizer that lies in their directory: its ids are what they were trained on. */
 static int apply_tokenizer(Options *o)
 {
     int own_text = o->data && strcmp(o->data, "builtin") != 0;
@@ -247,7 +236,7 @@ static int apply_tokenizer(Options *o)
     if (bytes)
         o->tokenizer = o->source_tokenizer = NULL;
     else if (o->tokenizer && !o->generate && !own_text)
-        return usage("--tokenizer needs --data: a text of yours");
+        return usage("--tokenizer needs --data FILE: the built-in text is read as bytes");
     else if (!o->tokenizer && own_text && !o->generate && reads_text(o))
         o->tokenizer = o->source_tokenizer;
     if (!bytes && misses_tokenizer(o, own_text))
@@ -304,21 +293,6 @@ static int apply_resize(Options *o)
     nn_preset_set_vocab(&o->preset, (int)size);
     return 0;
 }
-
-const Options options_default = {.optimizer = "adamw",
-                                 .schedule = "cosine",
-                                 .device = "cpu",
-                                 .accumulate = 1,
-                                 .warmup = -1,
-                                 .lr = -1,
-                                 .weight_decay = -1,
-                                 .clip = -1,
-                                 .dropout = -1,
-                                 .tokens = 100,
-                                 .temperature = 0.8f,
-                                 .top_p = 1,
-                                 .reserve = UINT64_C(1) << 30,
-                                 .seed = 1};
 
 /* Options that make a plan one of something else than a training, and what that depends on. */
 static const struct {
@@ -435,13 +409,4 @@ int options_parse(Options *sets, int max, const char *command, int argc, char **
         if (i < 0)
             return count;
     }
-}
-
-int option_varies(const Options *o, const char *flag)
-{
-    size_t length = strlen(flag);
-    for (const char *at = o->label; (at = strstr(at, flag)); at += length)
-        if (at[length] == ' ')
-            return 1;
-    return 0;
 }

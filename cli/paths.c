@@ -44,10 +44,9 @@ int follow_cache(const char **path)
     return EXIT_DONE;
 }
 
-int same_file(const char *one, const char *other)
+int same_file(const char *a, const char *b)
 {
-    struct stat a, b;
-    return one && other && !stat(one, &a) && !stat(other, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    return path_same(a, b);
 }
 
 int is_read_from(const char *path, const char *directory)

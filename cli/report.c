@@ -26,7 +26,7 @@ static const struct {
     Export write; /* one of the two */
     Page page;
 } outputs[] = {
-    {"--html", "a page for a browser; of two logs one over the other", .page = write_page},
+    {"--html", "a page for a browser; of two logs, one over the other", .page = write_page},
     {"--torch-snapshot", "for PyTorch's memory viewer (pytorch.org/memory_viz)",
      .write = report_torch_snapshot},
     {"--trace", "for Perfetto (ui.perfetto.dev) and chrome://tracing", .write = report_chrome_trace},

@@ -64,7 +64,7 @@ static void print_steps(const RunRecord *run)
     if (strcmp(run_option(run, "steps"), ""))
         printf(" of %s", run_option(run, "steps"));
     if (made > (int64_t)count)
-        printf(", lines of %zu", count);
+        printf(", of which the log has lines of %zu", count);
     print_seconds(run, made == (int64_t)count);
     if (made) { /* of lost steps as the end says */
         int lost = made > (int64_t)count;

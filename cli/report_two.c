@@ -22,9 +22,15 @@ static const char *shown(const char *value)
     return value[0] ? value : "-";
 }
 
+/* What a log does not name, as one of an older brim, is off. */
+static int is_off(const char *value)
+{
+    return !value[0] || !strcmp(value, "0") || !strcmp(value, "none");
+}
+
 static int differing_row(const char *name, const char *a, const char *b)
 {
-    if (!strcmp(a, b))
+    if (!strcmp(a, b) || ((!a[0] || !b[0]) && is_off(a) && is_off(b)))
         return 0;
     printf("  %-*s %s -> %s\n", LABEL - 3, name, shown(a), shown(b));
     return 1;
@@ -196,7 +202,7 @@ static void print_times(const RunRecord *a, const RunRecord *b)
     double change = of_a.known && of_b.known ? of_b.median / of_a.median - 1 : 0;
     char difference[32];
     if (!of_a.known || !of_b.known) {
-        printf("%-*sfewer than four steps say nothing of time\n", LABEL + COLUMN - 7, "step, median");
+        printf("%-*sfewer than four steps say nothing about time\n", LABEL + COLUMN - 7, "step, median");
         return;
     }
     if (!same_model(a, b))

@@ -74,8 +74,8 @@ static Wish wish_of_log(const Options *o, const Training *t, const Plan *plan)
 
 /* ---- Where ----------------------------------------------------------------------------------- */
 
-/* A file that does not exist yet is its directory's. Returns 0; or -1 for what is no file, and where nothing
- * is known: writing will tell. */
+/* A file that does not exist yet is its directory's. Returns 0; or -1 for a path that is not a file, and
+ * where nothing is known: writing will show it. */
 static int look_up(Wish *wish)
 {
     char directory[PATH_MOST];

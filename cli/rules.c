@@ -40,16 +40,16 @@ static const char *why_gradients(const Rules *r)
     uint64_t at = report_group(r->stats->at_peak, MEM_GROUP_GRADIENTS);
     if (r->options->in_backward)
         return "each is freed as soon as it is used";
-    return at < own ? "backward has still to make the others" : "";
+    return at < own ? "backward has not computed the others yet" : "";
 }
 
 static const char *why_activations(const Rules *r)
 {
     const CheckpointChoice *c = &r->options->checkpoint;
     if (c->every || c->found.pattern[0])
-        return "checkpointed: inputs of segments, and one segment's";
+        return "recomputed: inputs of segments, and one segment's";
     if (c->selective)
-        return "what is cheap to make again is not kept";
+        return "what is cheap to recompute is not kept";
     return "counted by what each operation keeps";
 }
 
@@ -85,7 +85,7 @@ void rules_print(FILE *out, const Options *o, const Training *t, const Plan *pla
         4 * sqrt(n) * o->batch * nn_preset_sizes(&o->preset).layers, MEM_GROUP_ACTIVATIONS,
         why_activations(&r));
     korthikanti(&r);
-    row(&r, "overhead: 1 to 2 GB", -1, MEM_GROUP_OVERHEAD, "here: what is none of the above; no context yet");
+    row(&r, "overhead: 1 to 2 GB", -1, MEM_GROUP_OVERHEAD, "the rest of the peak; no CUDA context");
 }
 
 /* ---- brim plan --textbook --json ------------------------------------------------------------- */

@@ -20,7 +20,8 @@ static int catching;
 /* The first asks; the second does what it would have done. But SIGPIPE comes with every line. */
 static void on_stop(int number)
 {
-    static const char text[] = "brim: stopping after this step; a second signal stops at once\n";
+    static const char asked[] = "brim: stopping after this step; a second signal stops at once\n",
+                      unread[] = "brim: nobody reads the output any more: stopping after this step\n";
     int error = errno;
     if (stop_signal && number == SIGPIPE)
         return;
@@ -30,7 +31,8 @@ static void on_stop(int number)
         return;
     }
     stop_signal = number;
-    ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
+    ssize_t written = number == SIGPIPE ? write(STDERR_FILENO, unread, sizeof unread - 1)
+                                        : write(STDERR_FILENO, asked, sizeof asked - 1);
     (void)written; /* there is nobody to tell */
     errno = error;
 }
@@ -200,7 +202,8 @@ static void add_lever(void *to, const char *name, const char *value)
     add(to, name, "%s", value);
 }
 
-/* Whatever decides a single bit of a weight, but the number of steps, and what is not given. */
+/* Every setting that can change a bit of a weight; except the number of steps, and options that were not
+ * given. */
 static void fill_settings(Settings *s, const Options *o)
 {
     size_t used = 0;

@@ -6,6 +6,17 @@
 #include "../kernels/kernels.h"
 #include "cli.h"
 
+int usage(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fprintf(stderr, "brim: ");
+    vfprintf(stderr, format, arguments);
+    fprintf(stderr, "\n");
+    va_end(arguments);
+    return EXIT_USAGE;
+}
+
 int say_error(void)
 {
     fflush(stdout);

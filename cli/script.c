@@ -377,7 +377,7 @@ static void keep_generated(Session *s, const int32_t *ids, int count)
     tokenizer_text_free(s->tokenizer, &text);
 }
 
-/* Of a prompt that is too long for the window that was trained the end counts. */
+/* A prompt that is longer than the trained window loses its beginning. */
 static void generate(Session *s)
 {
     const Options *o = s->options;

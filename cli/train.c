@@ -120,7 +120,7 @@ static void print_origin(const Options *o, const Training *t)
     if (tokens && reads_text(o))
         printf("%stokens: %s", weights ? "; " : "", tokens);
     if (tokens && !o->tokenizer && o->source_tokenizer)
-        printf(" (%s is for --data of yours)", o->source_tokenizer);
+        printf(" (%s is for your --data)", o->source_tokenizer);
     if (weights || tokens)
         printf("\n");
 }

@@ -27,6 +27,9 @@ static const Word words[] = {
      "a run has one process and one device today; `brim fit --card NAME` says what fits one card"},
     {"--offload --cpu-offload --offload-optimizer ",
      "nothing is moved off a device today; `brim compare` shows what the levers save"},
+    {"--fused-step ", "it is called --optimizer-in-backward since version 0.2"},
+    {"--fused --fused-optimizer ",
+     "every optimizer is one pass already; --optimizer-in-backward updates in backward"},
     {"--compile --torch-compile ", "brim's kernels are compiled already; there is nothing to turn on"},
     {"--learning-rate --max-lr --peak-lr ", "the learning rate is --lr"},
     {"--batch-size --micro-batch --micro-batch-size --per-device-train-batch-size --bs ",
@@ -112,7 +115,7 @@ int no_model(const char *command, const char *word)
         return usage("'%s' is neither an option nor a model; a text to train on is given with --data %s",
                      word, word);
     io_find_model(word, &model);
-    usage("'%s' is no option, which begin with --, and no model for `brim %s`: %s", word, command,
+    usage("'%s' is not an option (they begin with --), and not a model for `brim %s`: %s", word, command,
           error_message());
     error_clear();
     return EXIT_USAGE;

@@ -32,8 +32,13 @@ static int in_backward(Options *o)
     return 1;
 }
 
+/* A plan runs every micro-batch: more than these take longer to plan than a user waits, and save no more. */
+enum { MOST_MICRO_BATCHES = 1024 };
+
 static int split_batch(Options *o, int pieces)
 {
+    if ((int64_t)o->accumulate * pieces > MOST_MICRO_BATCHES)
+        return 0;
     o->batch /= pieces;
     o->accumulate *= pieces;
     return pieces > 1;

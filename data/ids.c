@@ -220,15 +220,14 @@ static int find_width(int file, const char *shown, uint64_t vocab, IdsForm *form
         return refuse_order(shown, -width);
     if (width < form->width)
         return error_raise(ERROR_DATA,
-                           "%s has ids of 2 bytes by all appearance; a vocabulary of %" PRIu64
+                           "%s has ids that look like 2 bytes each; a vocabulary of %" PRIu64
                            " has ids of 4: "
                            "give the --tokenizer or the --vocab (up to 65536) of its ids",
                            shown, vocab);
     if (width > form->width)
-        snprintf(
-            note->text, sizeof note->text,
-            "%s has ids of %d bytes by all appearance, not of %d as usual below %d tokens: it is read so",
-            shown, width, form->width, form->width == 2 ? 65537 : 1 << 30);
+        snprintf(note->text, sizeof note->text,
+                 "%s has ids that look like %d bytes each, not %d as usual below %d tokens: they are read so",
+                 shown, width, form->width, form->width == 2 ? 65537 : 1 << 30);
     form->width = width;
     return ERROR_NONE;
 }
@@ -246,7 +245,7 @@ int ids_recognise(const char *path, const char *shown, int file, uint64_t vocab,
                            kind->todo);
     if (file_looks_like_text(head, (size_t)got))
         return error_raise(ERROR_DATA,
-                           "%s is text by all appearance; what ends in .bin is read as token ids: give it "
+                           "%s looks like a text; what ends in .bin is read as token ids: give it "
                            "another ending (.txt)",
                            shown);
     if (trust)

@@ -9,7 +9,6 @@
 
 #include "loader_.h"
 
-#define MAKER      "data_images"
 #define PATH_SPACE 4096
 
 typedef struct IdxFile {
@@ -29,20 +28,20 @@ static int idx_open(const char *path, char name[PATH_SPACE], IdxFile *file)
 {
     int length = snprintf(name, PATH_SPACE, "%s", path);
     if (length < 0 || length + 4 > PATH_SPACE)
-        return error_raise(ERROR_FILE, MAKER "(): a path of %d characters is too long", length);
+        return error_raise(ERROR_FILE, "a path of %d characters is too long", length);
     if (access(name, F_OK) != 0) {
         strcpy(name + length, ".gz");
         if (access(name, F_OK) != 0)
-            return error_raise(ERROR_FILE, MAKER "(): there is neither %s nor %s.gz", path, path);
+            return error_raise(ERROR_FILE, "there is neither %s nor %s.gz", path, path);
     }
     file->path = name;
-    int descriptor = file_open(MAKER, name, &file->bytes);
+    int descriptor = file_open(name, &file->bytes);
     if (descriptor < 0)
         return ERROR_FILE;
     file->gz = gzdopen(descriptor, "rb");
     if (!file->gz) {
         close(descriptor);
-        return error_raise(ERROR_HOST_MEMORY, MAKER "(): no memory to read %s", name);
+        return error_raise(ERROR_HOST_MEMORY, "no memory to read %s", name);
     }
     gzbuffer(file->gz, 1 << 17);
     return ERROR_NONE;
@@ -64,7 +63,7 @@ static int64_t idx_bytes(const IdxFile *file, void *target, int64_t wanted)
     const char *text = gzerror(file->gz, &code);
     if (code != Z_OK && code != Z_STREAM_END) {
         error_raise(code == Z_MEM_ERROR ? ERROR_HOST_MEMORY : ERROR_FILE,
-                    MAKER "(): %s is damaged after byte %" PRId64 " of its contents: %s", file->path,
+                    "%s is damaged after byte %" PRId64 " of its contents: %s", file->path,
                     (int64_t)gztell(file->gz), text && text[0] ? text : "read error");
         return -1;
     }
@@ -84,24 +83,21 @@ static int idx_header(const IdxFile *file, int dimensions, IdxArray *array)
         return error_code();
     int64_t magic = got >= 4 ? big_endian(header) : -1, expected = 0x800 + dimensions;
     if (got >= 4 && magic != expected)
-        return error_raise(ERROR_DATA,
-                           MAKER "(): %s begins with 0x%08" PRIX64 ", IDX %s begin with 0x%08" PRIX64
-                                 "; is it another file?",
-                           file->path, (uint64_t)magic, dimensions == 3 ? "images" : "labels",
-                           (uint64_t)expected);
+        return error_raise(
+            ERROR_DATA,
+            "%s begins with 0x%08" PRIX64 ", IDX %s begin with 0x%08" PRIX64 "; is it another file?",
+            file->path, (uint64_t)magic, dimensions == 3 ? "images" : "labels", (uint64_t)expected);
     if (got < length)
-        return error_raise(ERROR_DATA,
-                           MAKER "(): %s ends at byte %" PRId64 " within its header of %" PRId64 " bytes",
+        return error_raise(ERROR_DATA, "%s ends at byte %" PRId64 " within its header of %" PRId64 " bytes",
                            file->path, got, length);
     for (int i = 0; i < dimensions; i++) {
         dim[i] = big_endian(header + 4 + 4 * i);
         if (dim[i] < 1 || dim[i] > INT_MAX)
-            return error_raise(ERROR_DATA, MAKER "(): %s: dimension %d is %" PRId64 "; it must be 1..%d",
-                               file->path, i, dim[i], INT_MAX);
+            return error_raise(ERROR_DATA, "%s: dimension %d is %" PRId64 "; it must be 1..%d", file->path, i,
+                               dim[i], INT_MAX);
     }
     if (dim[1] > INT_MAX / dim[2])
-        return error_raise(ERROR_DATA,
-                           MAKER "(): %s: images of %" PRId64 " x %" PRId64 " pixels; at most %d fit",
+        return error_raise(ERROR_DATA, "%s: images of %" PRId64 " x %" PRId64 " pixels; at most %d fit",
                            file->path, dim[1], dim[2], INT_MAX);
     *array = (IdxArray){.count = dim[0], .rows = dim[1], .columns = dim[2]};
     return ERROR_NONE;
@@ -118,8 +114,7 @@ static int idx_grow(const IdxFile *file, IdxArray *array, size_t wanted)
     room = room < wanted ? room : wanted;
     uint8_t *values = memtrack_host_realloc(context->tracker, array->values, array->bytes, room);
     if (!values)
-        return error_raise(ERROR_HOST_MEMORY, MAKER "(): no host memory for %s (%zu bytes)", file->path,
-                           room);
+        return error_raise(ERROR_HOST_MEMORY, "no host memory for %s (%zu bytes)", file->path, room);
     array->values = values;
     array->bytes = room;
     return ERROR_NONE;
@@ -137,8 +132,8 @@ static int idx_values(const IdxFile *file, int64_t keep, IdxArray *array)
         done += got;
         if (done < (int64_t)array->bytes)
             return error_raise(ERROR_DATA,
-                               MAKER "(): %s is cut short: its header promises %" PRId64 " x %" PRId64
-                                     " bytes, it ends after %" PRId64,
+                               "%s is cut short: its header promises %" PRId64 " x %" PRId64
+                               " bytes, it ends after %" PRId64,
                                file->path, array->count, item, done);
     }
     return ERROR_NONE;
@@ -150,7 +145,7 @@ static int idx_ends(const IdxFile *file, const IdxArray *array)
     char more;
     int64_t got = idx_bytes(file, &more, 1);
     if (got > 0)
-        return error_raise(ERROR_DATA, MAKER "(): %s goes on after the %" PRId64 " items its header promises",
+        return error_raise(ERROR_DATA, "%s has more than the %" PRId64 " items that its header promises",
                            file->path, array->count);
     return got < 0 ? error_code() : ERROR_NONE;
 }

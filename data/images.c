@@ -50,19 +50,17 @@ const char *data_images_directory(const char *directory)
     const char *found = !known ? directory : set && set[0] ? set : PACKAGE_DIRECTORY;
     if (!found)
         error_raise(ERROR_ARGUMENT,
-                    MAKER "(): directory is NULL; name one with IDX files, or \"fashion-mnist\"");
+                    MAKER ": directory is NULL; name one with IDX files, or \"fashion-mnist\"");
     else if (stat(found, &status) == 0 && S_ISDIR(status.st_mode))
         return found;
     else if (known)
         error_raise(ERROR_FILE,
-                    MAKER "(): fashion-mnist is not in %s; install the Debian package (apt install " PACKAGE
-                          "), or set BRIM_FASHION_MNIST to a directory with its four IDX files",
+                    "fashion-mnist is not in %s; install the Debian package (apt install " PACKAGE
+                    "), or set BRIM_FASHION_MNIST to a directory with its four IDX files",
                     found);
     else
         error_raise(ERROR_FILE,
-                    MAKER
-                    "(): %s is not a directory; name one with train-images-idx3-ubyte[.gz] and the like",
-                    found);
+                    "%s is not a directory; name one with train-images-idx3-ubyte[.gz] and the like", found);
     return NULL;
 }
 
@@ -74,7 +72,7 @@ static int images_read(const char *directory, DataSplit split, int dimensions, i
                           split == DATA_HELD_OUT ? "t10k" : "train", dimensions == 3 ? "images" : "labels",
                           dimensions);
     if (length < 0 || length >= (int)sizeof path)
-        return error_raise(ERROR_FILE, MAKER "(): a path of %d characters is too long", length);
+        return error_raise(ERROR_FILE, "a path of %d characters is too long", length);
     return idx_read(path, dimensions, keep, array);
 }
 
@@ -91,11 +89,10 @@ static int images_load(ImageSet *set, const char *directory, const ImageOptions 
         host_later((size_t)(count * set->images.rows * set->images.columns));
     }
     if (code == ERROR_NONE && set->images.count != set->labels.count)
-        code = error_raise(ERROR_DATA,
-                           MAKER "(): %s has %" PRId64 " %s image%s and %" PRId64
-                                 " label%s; they do not belong together",
-                           directory, set->images.count, o->split == DATA_HELD_OUT ? "t10k" : "train",
-                           plural(set->images.count), set->labels.count, plural(set->labels.count));
+        code = error_raise(
+            ERROR_DATA, "%s has %" PRId64 " %s image%s and %" PRId64 " label%s; they do not belong together",
+            directory, set->images.count, o->split == DATA_HELD_OUT ? "t10k" : "train",
+            plural(set->images.count), set->labels.count, plural(set->labels.count));
     return code;
 }
 
@@ -125,7 +122,7 @@ Loader *data_images(const char *directory, const ImageOptions *options)
     if (!context_here() || !loader_options(MAKER, &o.batch, 128, &o.accumulate, o.max_samples))
         return NULL;
     if (o.split != DATA_TRAIN && o.split != DATA_HELD_OUT) {
-        error_raise(ERROR_ARGUMENT, MAKER "(): split is %d; DATA_TRAIN or DATA_HELD_OUT", (int)o.split);
+        error_raise(ERROR_ARGUMENT, MAKER ": split is %d; DATA_TRAIN or DATA_HELD_OUT", (int)o.split);
         return NULL;
     }
     const char *found = data_images_directory(directory);

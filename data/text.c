@@ -135,23 +135,23 @@ int text_options_valid(const char *maker, const char *path, const TextOptions *o
 {
     int masked = o->mask_probability > 0;
     if (!path)
-        error_raise(ERROR_ARGUMENT, "%s(): path is NULL; name a file of text%s", maker,
+        error_raise(ERROR_ARGUMENT, "%s: path is NULL; name a file of text%s", maker,
                     strcmp(maker, MAKER) ? " or tokens" : ", or \"builtin\"");
     else if (o->seq < 0 || (masked && o->seq < 3))
-        error_raise(ERROR_ARGUMENT, "%s(): seq is %d; it must be %s (0 means 128)", maker, o->seq,
+        error_raise(ERROR_ARGUMENT, "%s: seq is %d; it must be %s (0 means 128)", maker, o->seq,
                     masked ? "3 or more, [CLS] a byte [SEP]," : "1 or more");
     else if (!(o->held_out < 1))
         error_raise(ERROR_ARGUMENT,
-                    "%s(): held_out is %g; it is a fraction below 1 (0 means 0.05, negative none)", maker,
+                    "%s: held_out is %g; it is a fraction below 1 (0 means 0.05, negative none)", maker,
                     (double)o->held_out);
     else if (!(o->mask_probability >= 0 && o->mask_probability <= 1))
-        error_raise(ERROR_ARGUMENT, "%s(): mask_probability is %g; it must be in 0..1", maker,
+        error_raise(ERROR_ARGUMENT, "%s: mask_probability is %g; it must be in 0..1", maker,
                     (double)o->mask_probability);
     else if (o->corpus_bytes < 0)
-        error_raise(ERROR_ARGUMENT, "%s(): corpus_bytes is %" PRId64 "; it must be 1 or more (0 means 1 MiB)",
+        error_raise(ERROR_ARGUMENT, "%s: corpus_bytes is %" PRId64 "; it must be 1 or more (0 means 1 MiB)",
                     maker, o->corpus_bytes);
     else if (o->split != DATA_TRAIN && o->split != DATA_HELD_OUT)
-        error_raise(ERROR_ARGUMENT, "%s(): split is %d; DATA_TRAIN or DATA_HELD_OUT", maker, (int)o->split);
+        error_raise(ERROR_ARGUMENT, "%s: split is %d; DATA_TRAIN or DATA_HELD_OUT", maker, (int)o->split);
     else
         return 1;
     return 0;
@@ -165,8 +165,8 @@ static int too_short(const char *path, const TextOptions *o, const TextCut *cut,
     char advice[64] = "use a longer text";
     if (fits >= (masked ? 3 : 1))
         snprintf(advice, sizeof advice, "use --seq %" PRId64 " or less, or a longer text", fits);
-    return error_raise(ERROR_DATA, "%s(): %s has %" PRId64 " %s%s, %s of seq %d needs %" PRId64 "; %s",
-                       cut->maker, path, cut->length, cut->unit, plural(cut->length),
+    return error_raise(ERROR_DATA, "%s has %" PRId64 " %s%s, %s of seq %d needs %" PRId64 "; %s", path,
+                       cut->length, cut->unit, plural(cut->length),
                        sequences == 1 ? "one sequence" : "a held-out part beside one sequence", o->seq,
                        sequences * cut->stride + cut->extra, advice);
 }
@@ -174,7 +174,7 @@ static int too_short(const char *path, const TextOptions *o, const TextCut *cut,
 int text_cut(const char *path, const TextOptions *o, TextCut *cut)
 {
     if (cut->length == 0)
-        return error_raise(ERROR_DATA, "%s(): %s is empty", cut->maker, path);
+        return error_raise(ERROR_DATA, "%s is empty", path);
     int64_t total = (cut->length - cut->extra) / cut->stride, held = 0;
     if (total < 1)
         return too_short(path, o, cut, 1);
@@ -185,7 +185,7 @@ int text_cut(const char *path, const TextOptions *o, TextCut *cut)
     }
     if (o->split == DATA_HELD_OUT && o->held_out < 0)
         return error_raise(ERROR_ARGUMENT,
-                           "%s(): held_out is %g, which holds nothing out; the held-out part needs a "
+                           "%s: held_out is %g, which holds nothing out; the held-out part needs a "
                            "fraction of 0 (0.05) or more",
                            cut->maker, (double)o->held_out);
     if (o->split == DATA_HELD_OUT && held == 0)
@@ -205,8 +205,8 @@ static int fits_machine(const char *path, uint64_t bytes)
     if (bytes < machine)
         return 1;
     error_raise(ERROR_HOST_MEMORY,
-                MAKER "(): %" PRIu64 " bytes of %s would be read, this machine has %" PRIu64
-                      " of memory; --max-samples reads fewer",
+                "%" PRIu64 " bytes of %s would be read, this machine has %" PRIu64
+                " of memory; a limit on samples (--max-samples) reads fewer",
                 bytes, path, machine);
     return 0;
 }
@@ -226,7 +226,7 @@ static int text_read(TextSet *set, const TextCut *cut, int file, const char *pat
     set->tokens = set->block = bytes;
     set->size = (size_t)(skipped + length);
     if (file >= 0)
-        return file_read(MAKER, file, path, from, bytes, set->size);
+        return file_read(file, path, from, bytes, set->size);
     data_corpus(CORPUS_SEED, (char *)bytes, set->size);
     memmove(bytes, bytes + skipped, (size_t)length);
     bytes = memtrack_host_realloc(context_here()->tracker, bytes, set->size, (size_t)length);
@@ -311,7 +311,7 @@ static int text_look(const char *path, TextFrom *from, int64_t bytes)
     char shown[FILE_LABEL];
     size_t count = bytes < FILE_HEAD ? (size_t)bytes : FILE_HEAD;
     path_label(shown, path);
-    if (file_read(MAKER, from->file, path, 0, head, count))
+    if (file_read(from->file, path, 0, head, count))
         return error_code();
     from->note = text_kind_note(shown, head, count, (uint64_t)bytes, 1);
     return ERROR_NONE;
@@ -337,7 +337,7 @@ static int text_open(const char *path, const TextOptions *o, TextFrom *from, int
         from->note = text_input_note(from->input, 1);
         return ERROR_NONE;
     }
-    from->file = file_open(MAKER, path, length);
+    from->file = file_open(path, length);
     return from->file < 0 ? error_code() : text_look(path, from, *length);
 }
 

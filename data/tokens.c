@@ -69,9 +69,9 @@ static int look_at_bin(TokenSource *source, const char *path, int file, int64_t 
     int64_t length = bytes - form->skip;
     if (length % form->width)
         return error_raise(ERROR_DATA,
-                           MAKER "(): %s has %" PRId64
-                                 " byte%s, which is no whole number of ids of %d bytes; is it a "
-                                 ".bin of token ids, and of this vocabulary?",
+                           "%s has %" PRId64
+                           " byte%s, which is not a whole number of ids of %d bytes; is it a "
+                           ".bin of token ids, and of this vocabulary?",
                            path, length, plural(length), form->width);
     source->width = form->width;
     source->skip = form->skip;
@@ -93,7 +93,7 @@ static int map_bin(TokenSource *source, const char *path, int file, int64_t byte
     if (source->mapped)
         return ERROR_NONE;
     ErrorCode code = errno == ENOMEM ? ERROR_HOST_MEMORY : ERROR_FILE;
-    return error_raise(code, MAKER "(): cannot map %s: %s", path, strerror(errno));
+    return error_raise(code, "%s: cannot map it: %s", path, strerror(errno));
 }
 
 /* ---- A text ---------------------------------------------------------------------------------- */
@@ -131,7 +131,7 @@ static int encode_text(TokenSource *source, const char *path, const TokenOptions
     return status;
 }
 
-static int same_file(const struct stat *a, const struct stat *b)
+static int same_version(const struct stat *a, const struct stat *b)
 {
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
            a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
@@ -152,7 +152,7 @@ static int fill_source(TokenSource *source, const char *path, const TokenOptions
             source->status = (struct stat){0};
         return encode_text(source, path, o);
     }
-    int file = file_open(MAKER, path, &bytes);
+    int file = file_open(path, &bytes);
     if (file < 0)
         return error_code();
     int status = map_bin(source, path, file, bytes, o);
@@ -174,7 +174,7 @@ static TokenSource *get_source(const char *path, const TokenOptions *o)
     int same = known && known->width == o->width &&
                (o->input ? known->input == o->input
                          : !known->input && !stat(path, &status) && S_ISREG(status.st_mode) &&
-                               same_file(&status, &known->status));
+                               same_version(&status, &known->status));
     if (same) {
         known->holders++;
         return known;
@@ -210,19 +210,18 @@ static int special_ids(TokenOptions *o)
             *ids[i] = tokenizer_id(o->tokenizer, names[i][1]);
         if (*ids[i] < 0)
             return error_raise(ERROR_DATA,
-                               MAKER
-                               ": masked language modelling needs [CLS], [SEP] and [MASK]; the tokenizer has "
+                               "masked language modelling needs [CLS], [SEP] and [MASK]; the tokenizer has "
                                "neither %s nor %s",
                                names[i][0], names[i][1]);
     }
     for (int i = 0; i < 3; i++)
         if (*ids[i] < 0 || *ids[i] >= o->vocab)
             return error_raise(ERROR_ARGUMENT,
-                               MAKER "(): cls %d, sep %d and mask %d must be ids of a vocabulary of %" PRId64,
+                               MAKER ": cls %d, sep %d and mask %d must be ids of a vocabulary of %" PRId64,
                                o->cls, o->sep, o->mask, o->vocab);
     if (o->cls == o->mask || o->sep == o->mask)
         return error_raise(ERROR_ARGUMENT,
-                           MAKER "(): mask is %d, and so is %s; masked data need ids of their own", o->mask,
+                           MAKER ": mask is %d, and so is %s; masked data need ids of their own", o->mask,
                            o->cls == o->mask ? "cls" : "sep");
     return ERROR_NONE;
 }
@@ -231,21 +230,21 @@ static int tokens_options(TokenOptions *o)
 {
     int64_t own = tokenizer_vocab(o->tokenizer);
     if (o->vocab < 0 || o->vocab > INT32_MAX)
-        return error_raise(ERROR_ARGUMENT, MAKER "(): vocab is %" PRId64 "; it must be from 1 to %d",
-                           o->vocab, INT32_MAX);
+        return error_raise(ERROR_ARGUMENT, MAKER ": vocab is %" PRId64 "; it must be from 1 to %d", o->vocab,
+                           INT32_MAX);
     o->vocab = o->vocab ? o->vocab : own;
     if (!o->vocab)
         return error_raise(ERROR_ARGUMENT,
-                           MAKER "(): vocab is 0; a .bin does not say of which vocabulary its ids are");
+                           MAKER ": vocab is 0; a .bin does not say of which vocabulary its ids are");
     if (o->vocab < own)
-        return error_raise(ERROR_ARGUMENT, MAKER "(): vocab is %" PRId64 ", the tokenizer's is %" PRId64,
+        return error_raise(ERROR_ARGUMENT, MAKER ": vocab is %" PRId64 ", the tokenizer's is %" PRId64,
                            o->vocab, own);
     if (o->width != 0 && o->width != 2 && o->width != 4)
-        return error_raise(ERROR_ARGUMENT, MAKER "(): width is %d; ids have 2 or 4 bytes (0: by vocab)",
+        return error_raise(ERROR_ARGUMENT, MAKER ": width is %d; ids have 2 or 4 bytes (0: by vocab)",
                            o->width);
     if (o->tokens < 0)
         return error_raise(ERROR_ARGUMENT,
-                           MAKER "(): tokens is %" PRId64 "; it must be 1 or more (0: not known)", o->tokens);
+                           MAKER ": tokens is %" PRId64 "; it must be 1 or more (0: not known)", o->tokens);
     if (o->tokenizer)
         o->width = o->vocab > 65536 ? 4 : 2;
     return o->mask_probability > 0 ? special_ids(o) : ERROR_NONE;
@@ -256,7 +255,7 @@ static int tokenizer_is_here(const Tokenizer *tokenizer)
 {
     if (!tokenizer || tokenizer->context == context_here())
         return 1;
-    error_raise(ERROR_STATE, MAKER "(): this tokenizer was read in another context; read it here");
+    error_raise(ERROR_STATE, MAKER ": this tokenizer was read in another context; read it here");
     return 0;
 }
 
@@ -321,8 +320,8 @@ static int has_no_tokens(const char *path, const TokenOptions *o, const TokenSou
 {
     if (!o->tokenizer || source->count)
         return ERROR_NONE;
-    return error_raise(
-        ERROR_DATA, MAKER "(): %s has no tokens (it is empty, or the tokenizer knows nothing of it)", path);
+    return error_raise(ERROR_DATA, "%s has no tokens (it is empty, or the tokenizer knows nothing of it)",
+                       path);
 }
 
 Loader *data_tokens(const char *path, const TokenOptions *options)
@@ -367,9 +366,9 @@ int data_check_tokens(const char *path, const TokenOptions *options, DataProgres
         return error_code();
     TokenSource source = {.width = bin_width(&o)};
     path_label(source.name, path ? path : "");
-    int file = path ? file_open(MAKER, path, &bytes) : -1;
+    int file = path ? file_open(path, &bytes) : -1;
     if (!path)
-        return error_raise(ERROR_ARGUMENT, MAKER "(): path is NULL; name a .bin of token ids");
+        return error_raise(ERROR_ARGUMENT, MAKER ": path is NULL; name a .bin of token ids");
     if (file < 0)
         return error_code();
     int status = look_at_bin(&source, path, file, bytes, &o, &form);

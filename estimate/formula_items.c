@@ -19,7 +19,7 @@ typedef struct Term {
 } Term;
 
 static const char fp32[] = "fp32";
-static const char again[] = "made again, not kept";
+static const char again[] = "recomputed, not kept";
 static const char none[] = "no attention dropout";
 
 static const Term terms[] = {

@@ -85,12 +85,6 @@ int export_is_foreign(const Export *e, const char *name)
 
 /* ---- What is brought ------------------------------------------------------------------------- */
 
-static int is_same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 static int is_regular(const char *path)
 {
     struct stat status;
@@ -188,7 +182,7 @@ static int add_tokenizer(Export *e)
     int writes = config_exists(e->preset) && nn_family(e->preset->family)->writes;
     if (writes && add(e, "generation_config.json", EXPORT_MADE))
         return error_code();
-    e->own_tokenizer = is_same_file(e->tokenizer, to);
+    e->own_tokenizer = path_same(e->tokenizer, to);
     return e->own_tokenizer || (!add(e, tokenizer_files[0], EXPORT_TOKENIZER) &&
                                 !add(e, "tokenizer_config.json", EXPORT_MADE))
                ? 0
@@ -361,7 +355,7 @@ static int refuse(const Export *e, const char *what, const char *name)
 int export_check(const Export *e, Module *model)
 {
     Found f = {0};
-    if (e->how->source && is_same_file(e->how->source, e->directory))
+    if (e->how->source && path_same(e->how->source, e->directory))
         return error_raise(ERROR_FILE,
                            "%s is where the model comes from: the export would destroy it; give --export "
                            "another directory",

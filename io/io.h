@@ -48,7 +48,7 @@ typedef struct IoEndTokens {
  * raises ERROR_FILE, ERROR_DATA, ERROR_HOST_MEMORY, ERROR_ARGUMENT (NULL); then there are none. */
 BRIM_API int io_read_end_tokens(const char *directory, IoEndTokens *ends);
 /* Writes a file whole or not at all: `fill` writes a stream, which is synced and takes the path's place when
- * all of it is on the disk. What is no file (a terminal, a pipe, /dev/null) is written straight into. fill
+ * all of it is on the disk. A terminal, a pipe or /dev/null is written to directly. fill
  * returns 0; or non-zero, with an error raised or with errno. Returns 0; or raises ERROR_FILE, unless fill
  * raised, and leaves what was there. */
 typedef int (*IoFill)(FILE *out, void *user);

@@ -170,7 +170,7 @@ static int check_cover(const char *shown, const SafetensorsEntry *entry, int cou
             return safetensors_bad(shown, entry[i].name, "overlaps %s", string_text(entry[i - 1].name).text);
         if (from > end)
             return safetensors_bad(shown, entry[i].name,
-                                   "begins at %llu: the %llu byte%s before it belong%s to nobody",
+                                   "begins at %llu: the %llu byte%s before it belong%s to no tensor",
                                    (unsigned long long)from, (unsigned long long)(from - end),
                                    plural((long long)(from - end)), from - end == 1 ? "s" : "");
         end = from + entry[i].bytes;
@@ -253,16 +253,16 @@ int safetensors_read_header(Safetensors *s, SafetensorsPart *part, const char *s
     if (part->size < LENGTH_BYTES)
         return error_raise(
             ERROR_DATA,
-            "%s is no safetensors file: it has %zu byte%s, and such a file begins with %d of length", shown,
-            part->size, plural((long long)part->size), LENGTH_BYTES);
+            "%s is not a safetensors file: it has %zu byte%s, and such a file begins with %d of length",
+            shown, part->size, plural((long long)part->size), LENGTH_BYTES);
     memcpy(&length, part->bytes, LENGTH_BYTES);
     if (length > part->size - LENGTH_BYTES) {
         const char *guess = file_guess(part->bytes, part->size);
         if (guess[0])
-            return error_raise(ERROR_DATA, "%s is no safetensors file%s", shown, guess);
+            return error_raise(ERROR_DATA, "%s is not a safetensors file%s", shown, guess);
         return error_raise(
             ERROR_DATA,
-            "%s has %zu bytes, but says that its header has %llu: it is no safetensors file, or was "
+            "%s has %zu bytes, but says that its header has %llu: it is not a safetensors file, or was "
             "cut short",
             shown, part->size, (unsigned long long)length);
     }

@@ -6,7 +6,7 @@
 #include "../base/half_.h"
 #include "safetensors_.h"
 
-enum { CHUNK = 1 << 20, COMPARED = 4 << 20 /* elements, and bytes, between two forgettings */ };
+enum { CHUNK = 1 << 20, COMPARED = 4 << 20 /* elements, and bytes, after which pages are let go */ };
 
 const float *safetensors_f32(const SafetensorsEntry *entry)
 {

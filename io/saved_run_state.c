@@ -322,6 +322,14 @@ static void compare_number(Differences *d, const char *name, uint64_t here, uint
     compare_text(d, name, texts[0], texts[1]);
 }
 
+static int has_setting(const SavedRun *run, const char *name)
+{
+    int i = 0;
+    while (i < run->setting_count && strcmp(run->settings[i].name, name) != 0)
+        i++;
+    return i < run->setting_count;
+}
+
 static void compare_settings(Differences *d, const SavedRun *run, const SavedRunState *s)
 {
     const char *name;
@@ -333,10 +341,7 @@ static void compare_settings(Differences *d, const SavedRun *run, const SavedRun
     }
     json_object_foreach((json_t *)s->settings, name, value)
     {
-        int known = 0;
-        for (int i = 0; i < run->setting_count && !known; i++)
-            known = !strcmp(run->settings[i].name, name);
-        if (!known)
+        if (!has_setting(run, name))
             differs(d, name, "not given", json_is_string(value) ? json_string_value(value) : "?");
     }
 }
@@ -390,7 +395,8 @@ int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedR
 {
     Differences d = {0};
     compare_settings(&d, run, s);
-    compare_text(&d, "optimizer", optim_name(run->optimizer), s->optimizer);
+    if (!has_setting(run, "optimizer")) /* else it was compared */
+        compare_text(&d, "optimizer", optim_name(run->optimizer), s->optimizer);
     compare_number(&d, "seed", context_here()->seed, s->seed);
     if (run->loader && s->has_data)
         compare_number(&d, "samples", (uint64_t)data_samples(run->loader), (uint64_t)s->samples);

@@ -70,5 +70,6 @@ const Kernels KERNEL_JOIN(kernels_cpu_, KERNEL_ISA) = {
     .fill_uniform = fill_uniform,
     .sgd = sgd,
     .rmsprop = rmsprop,
+    .adagrad = adagrad,
     .adam = adam,
 };

@@ -224,6 +224,7 @@ typedef struct Kernels {
     void (*sgd)(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum, int threads);
     void (*rmsprop)(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
                     float *momentum, int threads);
+    void (*adagrad)(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum, int threads);
     void (*adam)(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
                  int threads);
 } Kernels;

@@ -47,6 +47,7 @@ static const Kernels reference_table = {
     .fill_uniform = reference_fill_uniform,
     .sgd = reference_sgd,
     .rmsprop = reference_rmsprop,
+    .adagrad = reference_adagrad,
     .adam = reference_adam,
 };
 

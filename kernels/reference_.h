@@ -82,6 +82,7 @@ void reference_fill_uniform(int64_t n, uint64_t seed, uint64_t stream, float low
 void reference_sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum, int threads);
 void reference_rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
                        float *momentum, int threads);
+void reference_adagrad(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum, int threads);
 void reference_adam(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
                     int threads);
 

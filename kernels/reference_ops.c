@@ -426,6 +426,17 @@ void reference_rmsprop(int64_t n, const UpdateScalars *s, float *p, const float 
     }
 }
 
+void reference_adagrad(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum, int threads)
+{
+    (void)threads;
+    for (int64_t i = 0; i < n; i++) {
+        double d = (double)g[i] * s->grad_scale + (double)s->weight_decay * p[i];
+        double v = (double)sum[i] + d * d;
+        sum[i] = (float)v;
+        p[i] = (float)(p[i] - s->lr * d / (sqrt(v) + s->eps));
+    }
+}
+
 void reference_adam(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
                     int threads)
 {

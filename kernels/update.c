@@ -86,6 +86,26 @@ static void rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g,
                       momentum ? momentum + i : NULL);
 }
 
+static void adagrad_block(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum)
+{
+    const float lr = s->lr, decay = s->weight_decay, grad_scale = s->grad_scale, eps = s->eps;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        float d = g[i] * grad_scale + decay * p[i];
+        float v = sum[i] + d * d;
+        sum[i] = v;
+        p[i] -= lr * d / (sqrtf(v) + eps);
+    }
+}
+
+static void adagrad(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum, int threads)
+{
+    int team = range_threads(n, threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t i = 0; i < n; i += RANGE_BLOCK)
+        adagrad_block(range_min(RANGE_BLOCK, n - i), s, p + i, g + i, sum + i);
+}
+
 typedef struct AdamFactors {
     float grad_scale, l2; /* l2 = 0 in AdamW */
     float shrink;         /* of the parameter before the update: 1 - lr weight_decay in AdamW, else 1 */

@@ -121,8 +121,8 @@ static int bad_pattern(const char *pattern, const char *what, int at, int blocks
 {
     return error_raise(
         ERROR_ARGUMENT,
-        "nn_set_checkpoints(): the pattern \"%.100s\" %s %d; it takes one character for each of %d block%s, "
-        "'.' keeps it, 'c' begins a checkpointed segment, '+' continues one: \"%s\"",
+        "nn_set_checkpoints(): \"%.100s\" %s %d; it takes one character for each of %d block%s: "
+        "'.' keeps its activations, 'c' begins a segment that is recomputed, '+' continues it, as in \"%s\"",
         pattern, what, at, blocks, plural(blocks), example_of(blocks).text);
 }
 

@@ -276,7 +276,7 @@ typedef struct ModelFamilyRow {
     const char *name; /* "llama" */
     ModelInput reads;
     ModelObjective objective;
-    int writes;    /* 1: from left to right, so that nn_generate can */
+    int writes;    /* 1: a causal language model: nn_generate can continue a text */
     int gpt_block; /* 1: a block is of the shape that Korthikanti et al. (arXiv 2205.05198) count */
     int gpt_terms; /* 1: it keeps what estimate_formula_item says, term by term */
     float lr;      /* usual for training from scratch, with the optimizers that scale each element's step */

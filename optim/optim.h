@@ -1,4 +1,4 @@
-/* optim: SGD, RMSprop, Adam and AdamW with PyTorch's update rules; parameter groups, norm clipping,
+/* optim: SGD, RMSprop, Adagrad, Adam and AdamW with PyTorch's update rules; parameter groups, norm clipping,
  * schedules.
  *
  * An optimizer takes a list of parameters and knows no module. State is allocated at creation (component
@@ -37,6 +37,13 @@ typedef struct RmsProp {
     int decay_all;
 } RmsProp;
 
+typedef struct Adagrad {
+    float lr;           /* 1e-2 */
+    float eps;          /* 1e-10 */
+    float weight_decay; /* 0; added to the gradient */
+    int decay_all;
+} Adagrad;
+
 typedef struct Adam {
     float lr;           /* 1e-3 */
     float beta1;        /* 0.9 */
@@ -57,9 +64,11 @@ typedef struct AdamW {
 
 /* NULL with an error for options out of range, frozen-only or empty lists, or without memory. Frozen
  * parameters in the list are skipped and get no state. Sources: PyTorch's documentation of torch.optim;
+ * Duchi et al., Adaptive Subgradient Methods, JMLR 12 (2011), for Adagrad, whose lr_decay is a schedule here;
  * Loshchilov & Hutter, arXiv 1711.05101. */
 BRIM_API Optimizer *optim_sgd(TensorList parameters, const Sgd *options);
 BRIM_API Optimizer *optim_rmsprop(TensorList parameters, const RmsProp *options);
+BRIM_API Optimizer *optim_adagrad(TensorList parameters, const Adagrad *options);
 BRIM_API Optimizer *optim_adam(TensorList parameters, const Adam *options);
 BRIM_API Optimizer *optim_adamw(TensorList parameters, const AdamW *options);
 
@@ -70,12 +79,14 @@ typedef struct OptimRule {
     int states;        /* that it keeps, of a parameter's size each, with its defaults */
     float usual_lr;    /* for training from scratch; 0: it scales the step of each element, and the model
                           decides (nn_family's lr) */
+    float tuning_lr;   /* for weights that are trained already */
 } OptimRule;
 BRIM_API const OptimRule *optim_rule_at(int i); /* NULL past the end */
 BRIM_API const OptimRule *
 optim_rule(const char *name); /* NULL: there is none of this name; nothing is raised */
-/* By a rule's name: "sgd", "sgd-momentum" (0.9), "sgd-nesterov" (0.9), "rmsprop", "adam", "adamw". lr 0 = the
- * default of each; weight_decay 0 = the default of each. An unknown name is an error that lists these. */
+/* By a rule's name: "sgd", "sgd-momentum" (0.9), "sgd-nesterov" (0.9), "rmsprop", "adagrad", "adam", "adamw".
+ * lr 0 = the default of each; weight_decay 0 = the default of each. An unknown name is an error that lists
+ * these. */
 BRIM_API Optimizer *optim_by_name(const char *name, TensorList parameters, float lr, float weight_decay);
 
 /* From the next step on these parameters (all known to the optimizer) use lr * lr_scale and this weight

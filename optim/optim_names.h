@@ -2,6 +2,7 @@
 #ifndef BRIM_OPTIM_NAMES_H
 #define BRIM_OPTIM_NAMES_H
 
+#define optim_adagrad brim_optim_adagrad
 #define optim_adam brim_optim_adam
 #define optim_adamw brim_optim_adamw
 #define optim_base_lr brim_optim_base_lr

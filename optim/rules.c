@@ -20,6 +20,12 @@ static void update_rmsprop(const Kernels *kernels, int64_t n, const UpdateScalar
     kernels->rmsprop(n, scalars, parameter, gradient, state[0], state[1], threads);
 }
 
+static void update_adagrad(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
+                           const float *gradient, const OptimArrays state, int threads)
+{
+    kernels->adagrad(n, scalars, parameter, gradient, state[0], threads);
+}
+
 static void update_adam(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
                         const float *gradient, const OptimArrays state, int threads)
 {
@@ -39,6 +45,8 @@ static const OptionField sgd_options[] = {TAKES(Sgd, lr),        TAKES(Sgd, mome
 static const OptionField rmsprop_options[] = {TAKES(RmsProp, lr),           TAKES(RmsProp, alpha),
                                               TAKES(RmsProp, eps),          TAKES(RmsProp, momentum),
                                               TAKES(RmsProp, weight_decay), {0}};
+static const OptionField adagrad_options[] = {
+    TAKES(Adagrad, lr), TAKES(Adagrad, eps), TAKES(Adagrad, weight_decay), {0}};
 static const OptionField adam_options[] = {TAKES(Adam, lr),  TAKES(Adam, beta1),        TAKES(Adam, beta2),
                                            TAKES(Adam, eps), TAKES(Adam, weight_decay), {0}};
 static const OptionField adamw_options[] = {TAKES(AdamW, lr),           TAKES(AdamW, beta1),
@@ -52,41 +60,49 @@ typedef enum RuleId {
     RULE_SGD_MOMENTUM,
     RULE_SGD_NESTEROV,
     RULE_RMSPROP,
+    RULE_ADAGRAD,
     RULE_ADAM,
     RULE_ADAMW
 } RuleId;
 
 /* 0.01 of weight decay is the only default that a user may want to undo: there, negative means none. */
 static const UpdateRule rules[] = {
-    [RULE_SGD] = {.shown = {"sgd", "SGD", .states = 0, .usual_lr = 0.05f},
+    [RULE_SGD] = {.shown = {"sgd", "SGD", .states = 0, .usual_lr = 0.05f, .tuning_lr = 0.05f},
                   .defaults = {.lr = 1e-3f},
                   .update = update_sgd,
                   .options = sgd_options,
                   .decay_all = offsetof(Sgd, decay_all)},
-    [RULE_SGD_MOMENTUM] = {.shown = {"sgd-momentum", "SGD with momentum", .states = 1, .usual_lr = 0.05f},
+    [RULE_SGD_MOMENTUM] = {.shown = {"sgd-momentum", "SGD with momentum", .states = 1, .usual_lr = 0.05f,
+                                     .tuning_lr = 0.005f},
                            .defaults = {.lr = 1e-3f, .momentum = 0.9f},
                            .update = update_sgd,
                            .options = sgd_options,
                            .decay_all = offsetof(Sgd, decay_all)},
     [RULE_SGD_NESTEROV] = {.shown = {"sgd-nesterov", "SGD with Nesterov momentum", .states = 1,
-                                     .usual_lr = 0.05f},
+                                     .usual_lr = 0.05f, .tuning_lr = 0.005f},
                            .defaults = {.lr = 1e-3f, .momentum = 0.9f, .nesterov = 1},
                            .update = update_sgd,
                            .options = sgd_options,
                            .decay_all = offsetof(Sgd, decay_all)},
-    [RULE_RMSPROP] = {.shown = {"rmsprop", "RMSprop", .states = 1},
+    [RULE_RMSPROP] = {.shown = {"rmsprop", "RMSprop", .states = 1, .tuning_lr = 2e-5f},
                       .defaults = {.lr = 1e-2f, .alpha = 0.99f, .eps = 1e-8f},
                       .update = update_rmsprop,
                       .state = {"square_avg"},
                       .options = rmsprop_options,
                       .decay_all = offsetof(RmsProp, decay_all)},
-    [RULE_ADAM] = {.shown = {"adam", "Adam", .states = 2},
+    [RULE_ADAGRAD] = {.shown = {"adagrad", "Adagrad", .states = 1, .usual_lr = 0.005f, .tuning_lr = 1e-4f},
+                      .defaults = {.lr = 1e-2f, .eps = 1e-10f},
+                      .update = update_adagrad,
+                      .state = {"sum"},
+                      .options = adagrad_options,
+                      .decay_all = offsetof(Adagrad, decay_all)},
+    [RULE_ADAM] = {.shown = {"adam", "Adam", .states = 2, .tuning_lr = 2e-5f},
                    .defaults = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
                    .update = update_adam,
                    .state = {"exp_avg", "exp_avg_sq"},
                    .options = adam_options,
                    .decay_all = offsetof(Adam, decay_all)},
-    [RULE_ADAMW] = {.shown = {"adamw", "AdamW", .states = 2},
+    [RULE_ADAMW] = {.shown = {"adamw", "AdamW", .states = 2, .tuning_lr = 2e-5f},
                     .defaults = {.lr = 1e-3f,
                                  .beta1 = 0.9f,
                                  .beta2 = 0.999f,
@@ -218,6 +234,11 @@ Optimizer *optim_sgd(TensorList parameters, const Sgd *options)
 Optimizer *optim_rmsprop(TensorList parameters, const RmsProp *options)
 {
     return construct(RULE_RMSPROP, parameters, options);
+}
+
+Optimizer *optim_adagrad(TensorList parameters, const Adagrad *options)
+{
+    return construct(RULE_ADAGRAD, parameters, options);
 }
 
 Optimizer *optim_adam(TensorList parameters, const Adam *options)

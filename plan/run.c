@@ -93,7 +93,7 @@ static int refuse_machine(RunResult *result)
 {
     size_t length = strlen(result->error);
     snprintf(result->error + length, sizeof result->error - length,
-             "; a smaller batch or more checkpointing needs less");
+             "; a smaller batch or more recomputation needs less");
     return result->status = ERROR_MEMORY;
 }
 

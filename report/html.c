@@ -23,10 +23,10 @@ static json_t *read_run(Lines *lines)
         return run;
     }
     if (!failed && !lines->started)
-        lines_fail_(lines, "%s is empty: no run log (`brim train --log FILE` writes one)", lines->path);
+        lines_fail_(lines, "%s is empty, so not a run log (`brim train --log FILE` writes one)", lines->path);
     else if (!failed)
         lines_fail_(lines,
-                    "%s is no run log: its first line is not {\"kind\":\"run\",\"format\":1,...} "
+                    "%s is not a run log: its first line is not {\"kind\":\"run\",\"format\":1,...} "
                     "(`brim train --log FILE` writes one)",
                     lines->path);
     json_decref(run);

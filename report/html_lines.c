@@ -45,7 +45,7 @@ static int grow_line(Lines *lines)
 {
     size_t capacity = lines->capacity ? 2 * lines->capacity : 1 << 16;
     if (capacity > LINE_MOST)
-        return lines_fail_(lines, "%s has a line of more than %d MiB: it is no run log", lines->path,
+        return lines_fail_(lines, "%s has a line of more than %d MiB: it is not a run log", lines->path,
                            LINE_MOST >> 20);
     char *larger = memtrack_host_realloc(NULL, lines->line, lines->capacity, capacity);
     if (!larger)

@@ -112,6 +112,13 @@ static void repeat(Page *p, const char *glyph, int count)
         put(p, glyph);
 }
 
+/* Dots of a calm colour beside the background's are not calm: many colours need no patterns. */
+static const char *group_glyph(const Page *p, int group)
+{
+    int solid = p->colour >= PANEL_COLOURS_256 && p->glyphs == &utf8_glyphs;
+    return p->glyphs->group[solid ? 0 : group];
+}
+
 static const char *group_colour(const Page *p, int group)
 {
     return p->colour >= PANEL_COLOURS_256 ? many_colours[group] : few_colours[group];
@@ -345,7 +352,7 @@ static void memory_line(Page *p, const char *label, const uint64_t by[MEM_GROUP_
     for (int g = 0; g < MEM_GROUP_COUNT; g++) {
         sum += by[g];
         int to = (int)((double)sum / span * cells + 0.5);
-        repeat_in(p, group_colour(p, g), p->glyphs->group[g], to - at);
+        repeat_in(p, group_colour(p, g), group_glyph(p, g), to - at);
         at = to > at ? to : at;
     }
     repeat(p, p->glyphs->free, need - at);
@@ -375,7 +382,7 @@ static void legend_line(Page *p)
     repeat(p, " ", width <= p->width ? LABEL : 0);
     for (int g = 0; g < MEM_GROUP_COUNT; g++) {
         repeat(p, " ", g ? 1 + space : 0);
-        repeat_in(p, group_colour(p, g), p->glyphs->group[g], 1);
+        repeat_in(p, group_colour(p, g), group_glyph(p, g), 1);
         put(p, " ");
         put(p, names[g]);
         if (sizes) {

@@ -215,12 +215,12 @@ static void say_missing_steps(Notes *notes, const RunCross *c)
         snprintf(which, sizeof which, " Steps %lld to %lld are the first of them.", (long long)c->gap_from,
                  (long long)c->gap_to);
     if (by_end)
-        say(notes, "The end says %lld steps, and there are lines of %lld: %lld are missing.%s",
+        say(notes, "The end says %lld steps, and the log has lines of %lld: %lld are missing.%s",
             (long long)c->end_steps, (long long)c->steps, (long long)missing, which);
     else if (missing)
         say(notes, "Lines of %lld steps are missing.%s", (long long)missing, which);
     if (c->has_end && c->steps > c->end_steps)
-        say(notes, "The end says %lld steps, and there are lines of %lld: they are not of one run.",
+        say(notes, "The end says %lld steps, and the log has lines of %lld: they are not of one run.",
             (long long)c->end_steps, (long long)c->steps);
     if (c->disorder)
         say(notes, "Lines of steps that come twice or out of order: %lld.", (long long)c->disorder);
@@ -233,7 +233,7 @@ static void say_missing_events(Notes *notes, const RunCross *c)
     if (c->blocks_missing)
         say(notes, "Events are missing: by their numbers %lld allocations.", (long long)c->blocks_missing);
     else if (c->rows_until)
-        say(notes, "Events are missing: the last is of step %lld, and they went on to step %lld.",
+        say(notes, "Events are missing: the last is of step %lld, and they should reach step %lld.",
             (long long)c->last_row_step + 1, (long long)c->rows_until + 1);
     else if (c->live_wrong)
         say(notes, "Events are missing: after step %lld they leave %lld bytes live, and its line says %lld.",

@@ -163,7 +163,7 @@ int report_run_header_(RunReading *reading, const json_t *line, char *why, size_
     if (!kind || strcmp(kind, "run") || !report_run_number_(line, "format", &format))
         return refuse(
             reading, why, why_size,
-            "this is no run log: its first line is not that of a run (brim train --log FILE writes one)");
+            "this is not a run log: its first line does not begin a run (brim train --log FILE writes one)");
     if (format != 1) {
         snprintf(why, why_size, "%s: a run log of format %llu; this brim reads format 1", run->path,
                  (unsigned long long)format);

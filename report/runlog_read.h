@@ -1,6 +1,6 @@
 /* Reading a run log back: plain structs, whatever the file holds.
  *
- * What a crash cut off, or what is damaged, is left out and said in the notes; only a file that is no run log
+ * What a crash cut off, or what is damaged, is left out and said in the notes; only a file that is not a run log
  * at all is an error. After reading, the events are consistent: every free and re-tag is of a block that is
  * live, so exports can replay them without checks. Memory is proportional to the file's size. docs/run-log.md
  * describes the format.
@@ -102,7 +102,7 @@ typedef struct RunRecord {
     RunNames notes; /* what is missing or was left out, a sentence each */
 } RunRecord;
 
-/* 0; or -1 and why: the file cannot be read, is no run log, is of a later format, or there is no memory. */
+/* 0; or -1 and why: the file cannot be read, is not a run log, is of a later format, or there is no memory. */
 int report_run_read(const char *path, RunRecord *run, char *why, size_t why_size);
 void report_run_free(RunRecord *run); /* also one that was all zero */
 

@@ -25,7 +25,7 @@ with_probe()
 {
     sed '0,/<head>/s//<head><script>window.probeErrors=[];for(const t of ["error","unhandledrejection"])addEventListener(t,e=>probeErrors.push(String(e.message||e.reason||e.type)));<\/script>/' "$1" |
         grep -v -x -e '</body>' -e '</html>'
-    printf '<script>\n'
+    printf '<script>window.probeCut = %s;</script><script>\n' "${cut:-0}"
     cat tests/html_probe.js
     printf '</script></body></html>\n'
 }
@@ -96,11 +96,13 @@ for lost in both lost-names lost-events lost-steps lost-rows; do page "$lost" "$
 dark=--blink-settings=preferredColorScheme=0
 light=--blink-settings=preferredColorScheme=1
 browse "one run" "$keep/one.html" 1600 $light
+cut=1 # of these only whether all is seen
 for width in 360 390 500 1000 1280; do
     browse "one run, $width pixels" "$keep/one.html" $width $dark
     browse "two runs, $width pixels" "$keep/two.html" $width $light
 done
 browse "two models, 360 pixels" "$keep/models.html" 360 $light
+cut=0
 browse "two runs" "$keep/two.html" 1600 $dark
 browse "many events" "$keep/many.html" 1200 $light
 browse "a crashed run" "$keep/crashed.html" 1200 $light

@@ -132,7 +132,7 @@ static const MemStats *books(void)
 
 /* ---- The rules ------------------------------------------------------------------------------- */
 
-typedef enum Kind { KIND_SGD, KIND_RMSPROP, KIND_ADAM, KIND_ADAMW } Kind;
+typedef enum Kind { KIND_SGD, KIND_RMSPROP, KIND_ADAGRAD, KIND_ADAM, KIND_ADAMW } Kind;
 
 typedef struct Case {
     const char *name;
@@ -154,6 +154,8 @@ static const Case cases[] = {
      .decay_all = 1},
     {"rmsprop", KIND_RMSPROP, 2, .lr = 0.01f, .alpha = 0.9f, .eps = 1e-6f, .momentum = 0.9f,
      .weight_decay = 0.05f},
+    {"adagrad", KIND_ADAGRAD, 1, .lr = 0.1f, .eps = 1e-10f},
+    {"adagrad", KIND_ADAGRAD, 1, .lr = 0.1f, .eps = 1e-3f, .weight_decay = 0.2f, .decay_all = 1},
     {"adam", KIND_ADAM, 2, .lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
     {"adam", KIND_ADAM, 2, .lr = 0.01f, .beta1 = 0.8f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f},
     {"adamw", KIND_ADAMW, 2, .lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.1f},
@@ -170,6 +172,8 @@ static inline Optimizer *make(const Case *c, TensorList list)
     case KIND_RMSPROP:
         return optim_rmsprop(list,
                              &(RmsProp){c->lr, c->alpha, c->eps, c->momentum, c->weight_decay, c->decay_all});
+    case KIND_ADAGRAD:
+        return optim_adagrad(list, &(Adagrad){c->lr, c->eps, c->weight_decay, c->decay_all});
     case KIND_ADAM:
         return optim_adam(list, &(Adam){c->lr, c->beta1, c->beta2, c->eps, c->weight_decay, c->decay_all});
     default:

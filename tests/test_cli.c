@@ -12,6 +12,7 @@ static void bad_usage(void **state)
         const char *arguments[7], *names[3];
     } rows[] = {
         {{"trian"}, {"'trian'", "nearest: train"}},
+        {{"plan", "--model", "mistral-7b", "--seq", "4097"}, {"--seq 4097", "because of the window", "--seq 4096"}},
         {{"train", "--modle", "mlp"}, {"'--modle'", "nearest: --model"}},
         {{"train", "mpl"}, {"'mpl'", "nearest: mlp"}},
         {{"train", "--model", "llama-huge"}, {"\"llama-huge\"", "llama-tiny", "config.json"}},

@@ -113,7 +113,7 @@ static void notes_once(void **state)
     Outcome *o =
         expect_code(RUN("train", SMALL, "--vocab", "50257", "--model", "gpt2-tiny", "--data", path), 0);
     assert_int_equal(times(o->err, "brim: note: "), 1);
-    expect(o->err, "wide.bin has ids of 4 bytes by all appearance");
+    expect(o->err, "wide.bin has ids that look like 4 bytes each");
 }
 
 static void ids_beyond(void **state)

@@ -247,9 +247,9 @@ static void sizes_are_understood(void **state)
         const char *text;
         long long bytes;
     } sizes[] = {
-        {"24GiB", 24LL << 30},      {"24G", 24LL << 30},   {"24g", 24LL << 30},   {"24gib", 24LL << 30},
-        {"24gb", 24000000000},      {"24GB", 24000000000}, {"24Gb", 24000000000}, {"1.5k", 1536},
-        {"1TiB", 1LL << 40},        {"2M", 2 << 20},       {"8192B", 8192},       {"8192", 8192},
+        {"24GiB", 24LL << 30},      {"24G", 24LL << 30},   {"24g", 24LL << 30}, {"24gib", 24LL << 30},
+        {"24gb", 24000000000},      {"24GB", 24000000000}, {"24kB", 24000},     {"1.5k", 1536},
+        {"1TiB", 1LL << 40},        {"2M", 2 << 20},       {"8192B", 8192},     {"8192", 8192},
         {"25769803776", 24LL << 30}};
     for (size_t i = 0; i < COUNT(sizes); i++) {
         json_t *root = parse(RUN("fit", "--json", "--model", "gpt2-tiny", "--seq", "16", "--batch", "1",
@@ -266,7 +266,8 @@ static void sizes_are_understood(void **state)
         snprintf(wanted, sizeof wanted, "did you mean %sGiB?", unclear[i]);
         assert_non_null(strstr(o->err, wanted));
     }
-    static const char *const refused[] = {"24 gigs", "24Q", "24GiBs", "24iB", "", "G", "-24G", "nan", "infG"};
+    static const char *const refused[] = {"24 gigs", "24Gb", "2Mib", "24Q", "24GiBs", "24iB",
+                                          "",        "G",    "-24G", "nan", "infG"};
     for (size_t i = 0; i < COUNT(refused); i++)
         expect_code(RUN("plan", "--budget", refused[i]), 2);
 }

@@ -43,8 +43,131 @@ static void levers_that_exclude_each_other(void **state)
     says(expect_code(RUN("plan", "--batch", "1,2"), 2), "'1,2'"); /* lists are compare's */
 }
 
+/* What is logged, a column of CSV, and kept with a saved run: every lever, in all the places that loop over
+ * the table. A new one has a row here. */
+static const struct {
+    const char *flag, *value, *key;
+    int csv, log, saved;
+} levers[] = {
+    {"--optimizer", "sgd", "optimizer", 1, 1, 1},
+    {"--lr", "0.25", "lr", 0, 0, 1},
+    {"--weight-decay", "0.125", "weight_decay", 0, 0, 1},
+    {"--schedule", "linear", "schedule", 0, 0, 1},
+    {"--warmup", "1", "warmup", 0, 0, 1},
+    {"--dropout", "0.5", "dropout", 0, 0, 1},
+    {"--batch", "3", "batch", 1, 1, 1},
+    {"--seq", "24", "seq", 1, 1, 1},
+    {"--accumulate", "3", "accumulate", 1, 1, 1},
+    {"--attention", "eager", "attention", 1, 1, 1},
+    {"--checkpoint", "selective", "checkpoint", 1, 1, 0},
+    {"--optimizer-in-backward", NULL, "optimizer_in_backward", 1, 1, 0},
+    {"--zero-grad", "keep", "zero_grad", 1, 1, 1},
+    {"--loss-chunk", "7", "loss_chunk", 1, 1, 1},
+};
+
+#define TINY "--model", "gpt2-tiny", "--max-samples", "32", "--threads", "1"
+
+/* The n-th column of a line, into a buffer. */
+static void column_of(const char *line, int n, char out[64])
+{
+    while (n-- > 0 && line)
+        line = strchr(line, ',') ? strchr(line, ',') + 1 : NULL;
+    snprintf(out, 64, "%.*s", line ? (int)strcspn(line, ",\n") : 0, line ? line : "");
+}
+
+static int column_called(const char *heading, const char *name)
+{
+    char column[64] = "x";
+    for (int i = 0; column[0]; i++) {
+        column_of(heading, i, column);
+        if (!strcmp(column, name))
+            return i;
+    }
+    return -1;
+}
+
+static void levers_are_in_csv(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(levers); i++) {
+        char value[64];
+        const char *typed = levers[i].value ? levers[i].value : "--optimizer-in-backward";
+        Outcome *o = expect_code(RUN("compare", TINY, "--csv", levers[i].flag, typed), 0);
+        int column = column_called(o->out, levers[i].key);
+        if ((column >= 0) != levers[i].csv)
+            fail_msg("%s: column %d", levers[i].flag, column);
+        if (column < 0)
+            continue;
+        column_of(strchr(o->out, '\n') + 1, column, value);
+        assert_string_equal(value, levers[i].value ? levers[i].value : "1");
+    }
+}
+
+/* Of a run with all of them that go together. */
+static const char *text_of(const char *path)
+{
+    static char text[1 << 16];
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    return text;
+}
+
+static void levers_are_logged(void **state)
+{
+    (void)state;
+    const char *log = in_folder("levers.jsonl");
+    expect_code(RUN("train", TINY, "--quiet", "--steps", "1", "--log", log, "--optimizer", "sgd", "--batch",
+                    "3", "--seq", "24", "--accumulate", "3", "--attention", "eager", "--checkpoint",
+                    "selective", "--zero-grad", "keep", "--loss-chunk", "7"),
+                0);
+    char first[8192];
+    const char *text = text_of(log);
+    snprintf(first, sizeof first, "%.*s", (int)strcspn(text, "\n"), text);
+    json_t *root = json_loads(first, 0, NULL);
+    const json_t *options = json_object_get(root, "options");
+    assert_non_null(options);
+    for (size_t i = 0; i < COUNT(levers); i++) {
+        const json_t *value = json_object_get(options, levers[i].key);
+        char shown[64];
+        if ((value != NULL) != levers[i].log)
+            fail_msg("%s is %slogged", levers[i].key, value ? "" : "not ");
+        if (!value || !levers[i].value)
+            continue;
+        if (json_is_string(value))
+            snprintf(shown, sizeof shown, "%s", json_string_value(value));
+        else
+            snprintf(shown, sizeof shown, "%lld", (long long)json_integer_value(value));
+        assert_string_equal(shown, levers[i].value);
+    }
+    json_decref(root);
+}
+
+/* A run is not resumed with another value of what decides a bit of its weights, and it is said of which. */
+static void levers_are_saved(void **state)
+{
+    (void)state;
+    const char *save = in_folder("saved");
+    expect_code(RUN("train", TINY, "--quiet", "--steps", "2", "--batch", "2", "--seq", "16", "--lr", "0.01",
+                    "--weight-decay", "0.1", "--warmup", "0", "--save", save),
+                0);
+    for (size_t i = 0; i < COUNT(levers); i++) {
+        const char *typed = levers[i].value ? levers[i].value : "--quiet";
+        const char *clip = levers[i].value ? "1" : "0"; /* which the optimizer in backward excludes */
+        int same = !levers[i].saved && levers[i].value;
+        Outcome *o = RUN("train", TINY, "--quiet", "--steps", "2", "--batch", "2", "--seq", "16", "--lr",
+                         "0.01", "--weight-decay", "0.1", "--warmup", "0", "--resume", save, "--clip", clip,
+                         levers[i].flag, typed);
+        if (o->code != (same ? 0 : 1))
+            fail_msg("%s: exit code %d\n%s", levers[i].flag, o->code, o->err);
+        if (levers[i].saved && !strstr(o->err, levers[i].flag + 2))
+            fail_msg("%s is not named: %s", levers[i].flag, o->err);
+    }
+}
+
 /* Each form means what its neighbours say it means. */
-static void forms_of_saved_run(void **state)
+static void forms_of_checkpoint(void **state)
 {
     (void)state;
     static const char *const same[][2] = {{"none", "......"}, {"blocks", "1"}, {"blocks", "cccccc"},
@@ -99,7 +222,7 @@ static void large_models_are_searched_fast(void **state)
         expect_code(RUN("plan", "--model", "llama-3.1-405b", "--checkpoint", "auto", "--budget", "4000GiB",
                         "--batch", "16", "--seq", "8192", "--optimizer", "sgd", "--optimizer-in-backward"),
                     0);
-    assert_non_null(strstr(o->out, "of 126 blocks run again"));
+    assert_non_null(strstr(o->out, "of 126 blocks recomputed"));
 }
 
 static void lists_become_rows(void **state)
@@ -262,7 +385,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levers_that_exclude_each_other),
-        cmocka_unit_test(forms_of_saved_run),
+        cmocka_unit_test(levers_are_in_csv),
+        cmocka_unit_test(levers_are_logged),
+        cmocka_unit_test(levers_are_saved),
+        cmocka_unit_test(forms_of_checkpoint),
         cmocka_unit_test(the_search_fits_or_says_what_would),
         cmocka_unit_test(large_models_are_searched_fast),
         cmocka_unit_test(lists_become_rows),

@@ -57,6 +57,7 @@ static void words_of_others_are_answered(void **state)
         {{"plan", "--gpus", "8"}, "one process and one device today"},
         {{"train", "--learning-rate", "1e-4"},
          "there is no option --learning-rate: the learning rate is --lr"},
+        {{"train", "--fused-step"}, "--fused-step: it is called --optimizer-in-backward"},
         {{"plan", "--batch-size=4"}, "--batch"},
         {{"plan", "--gradient-checkpointing"}, "--checkpoint blocks"},
         {{"plan", "--seq-len", "4"}, "--seq"},

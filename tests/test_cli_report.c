@@ -132,7 +132,7 @@ static void a_lost_line_is_inferred(void **state)
         if (said == (!strcmp(kind, silent[0]) || !strcmp(kind, silent[1])))
             fail_msg("line %d, of %s: %s", i + 1, kind, o->out);
         if (!strcmp(kind, "step"))
-            assert_non_null(strstr(o->out, "The end says 6 steps, and there are lines of 5: 1 are missing."));
+            assert_non_null(strstr(o->out, "The end says 6 steps, and the log has lines of 5: 1 are missing."));
     }
     free(log.text);
 }
@@ -202,8 +202,8 @@ static void an_end_that_says_otherwise(void **state)
     static const struct {
         const char *key, *value, *words;
     } wrong[] = {
-        {"\"steps\":", "5", "The end says 5 steps, and there are lines of 6: they are not of one run."},
-        {"\"steps\":", "9", "The end says 9 steps, and there are lines of 6: 3 are missing."},
+        {"\"steps\":", "5", "The end says 5 steps, and the log has lines of 6: they are not of one run."},
+        {"\"steps\":", "9", "The end says 9 steps, and the log has lines of 6: 3 are missing."},
         {"\"loss_first\":", "1.5", "The end says a first loss of 1.5, and the first step's line "},
         {"\"loss_last\":", "1.5", "The end says a last loss of 1.5, and the last step's line "},
         {"\"peak_bytes\":", "640", "The end says a peak of 640 bytes, and step "},
@@ -256,6 +256,16 @@ static void the_same_log_twice(void **state)
     assert_non_null(strstr(o->out, "nothing that the logs name"));
     assert_non_null(strstr(o->out, "about the same\n"));
     assert_null(strstr(o->out, " %\n"));
+
+    /* Nor where an older log does not name an option that is off. */
+    size_t length;
+    char *text = file_text(logs[0], &length), *option = strstr(text, "\"loss_chunk\":0,");
+    assert_non_null(option);
+    FILE *file = fopen(out_path, "w");
+    fprintf(file, "%.*s%s", (int)(option - text), text, strchr(option, ',') + 1);
+    fclose(file);
+    free(text);
+    assert_non_null(strstr(RUN("report", out_path, logs[0])->out, "nothing that the logs name"));
 }
 
 /* Of different models nothing is saved, and no time is longer. */

@@ -203,7 +203,8 @@ static void refusals(void **state)
     Outcome *o = expect_code(TRAIN(common, "--resume", a, "--batch", "3", "--clip", "0.5", "--optimizer",
                                    "sgd", "--seed", "7", "--schedule", "linear"),
                              1);
-    expect(o->err, "is of another run: batch is 3, was ");
+    expect(o->err, "is of another run: ");
+    expect(o->err, "batch is 3, was ");
     expect(o->err, "optimizer is sgd, was adamw");
     expect(o->err, "clip is 0.5, was 1");
     expect(o->err, "schedule is linear, was cosine");

@@ -326,7 +326,7 @@ static void from_a_cache(void **state)
     refused(RUN("train", FEW, "--init", cache, "--export", command), 2, "is where the model is read from",
             "");
     refused(RUN("plan", "--init", folder), 1, "is Hugging Face's cache of several models", "");
-    refused(RUN("plan", "--init", text), 1, "is no safetensors file: it is a text", "");
+    refused(RUN("plan", "--init", text), 1, "is not a safetensors file: it is a text", "");
 }
 
 static void refusals(void **state)

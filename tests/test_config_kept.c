@@ -1,5 +1,7 @@
 /* What a model's config.json says survives reading it, training and exporting, field by field, whoever
  * thought of the field; and an export says which of its tokens begin and end a text. */
+#include <stdarg.h>
+
 #include "../io/io_.h"
 #include "weights_support.h"
 
@@ -17,50 +19,51 @@ typedef struct Kept {
 
 static const Kept kept[] = {
     {"{'model_type':'llama','architectures':['LlamaForCausalLM'],'hidden_size':32,'num_attention_heads':4,"
-     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':50,'rms_norm_eps':1e-"
+     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'rms_norm_eps':"
+     "1e-"
      "05,"
      "'max_position_embeddings':64,'rope_theta':1e4,'rope_scaling':{'type':'dynamic','factor':2.0},"
      "'attention_dropout':0.10,'mlp_bias':null,'pretraining_tp':2,'torch_dtype':'float16'," ODD "}",
      "torch_dtype"},
     {"{'model_type':'llama','hidden_size':32,'num_attention_heads':4,'architectures':['LlamaForCausalLM'],"
-     "'intermediate_size':48,'num_hidden_layers':1,'vocab_size':50,'rope_parameters':{'rope_type':'llama3',"
+     "'intermediate_size':48,'num_hidden_layers':1,'vocab_size':500,'rope_parameters':{'rope_type':'llama3',"
      "'factor':8.0,'low_freq_factor':1.0,'high_freq_factor':4.0,'original_max_position_embeddings':8192,"
      "'rope_theta':500000.0},'dtype':'float16'," ODD "}",
      "dtype"},
     {"{'model_type':'llama','hidden_size':32,'num_attention_heads':4,'architectures':['LlamaForCausalLM'],"
-     "'intermediate_size':48,'num_hidden_layers':1,'vocab_size':50,'tie_word_embeddings':true,"
+     "'intermediate_size':48,'num_hidden_layers':1,'vocab_size':500,'tie_word_embeddings':true,"
      "'rope_scaling':{'rope_type':'yarn','factor':4.0,'beta_fast':32,'mscale':0.707}," ODD "}",
      NULL},
     {"{'model_type':'mistral','hidden_size':32,'num_attention_heads':4,'architectures':['MistralForCausalLM']"
      ","
-     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':50,'sliding_window':"
+     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'sliding_window':"
      "16,"
      "'max_position_embeddings':64,'dtype':'bfloat16'," ODD "}",
      "dtype"},
     {"{'model_type':'mistral','hidden_size':32,'num_attention_heads':4,'architectures':['MistralForCausalLM']"
      ","
-     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':50,'sliding_window':"
+     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'sliding_window':"
      "null," ODD "}",
      NULL},
     {"{'model_type':'qwen2','hidden_size':32,'num_attention_heads':4,'architectures':['Qwen2ForCausalLM'],"
-     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':3,'vocab_size':50,"
+     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':3,'vocab_size':500,"
      "'use_sliding_window':true,'sliding_window':16,'max_window_layers':1,'max_position_embeddings':64," ODD
      "}",
      NULL},
     {"{'model_type':'qwen2','hidden_size':32,'num_attention_heads':4,'architectures':['Qwen2ForCausalLM'],"
-     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':50,"
+     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
      "'layer_types':['full_attention','full_attention'],'sliding_window':null," ODD "}",
      NULL},
     {"{'model_type':'bert','hidden_size':32,'num_attention_heads':4,'architectures':['BertForMaskedLM'],"
-     "'intermediate_size':48,'num_hidden_layers':2,'vocab_size':50,'hidden_dropout_prob':0.1,"
+     "'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'hidden_dropout_prob':0.1,"
      "'attention_probs_dropout_prob':0.1,'layer_norm_eps':1e-12,'classifier_dropout':null,"
      "'sentence_transformers':{'version':'4.0.1'},'gradient_checkpointing':false," ODD "}",
      NULL},
-    {"{'model_type':'gpt2','n_embd':32,'n_head':4,'n_layer':2,'vocab_size':50,'n_ctx':5,'n_positions':64,"
+    {"{'model_type':'gpt2','n_embd':32,'n_head':4,'n_layer':2,'vocab_size':500,'n_ctx':5,'n_positions':64,"
      "'architectures':['GPT2LMHeadModel'],'attn_pdrop':0.1,'resid_pdrop':0.2,'embd_pdrop':0.2,"
      "'activation_function':'gelu_pytorch_tanh','summary_type':'cls_index'," ODD "}",
      NULL},
-    {"{'model_type':'gpt2','hidden_size':32,'num_attention_heads':4,'num_hidden_layers':2,'vocab_size':50,"
+    {"{'model_type':'gpt2','hidden_size':32,'num_attention_heads':4,'num_hidden_layers':2,'vocab_size':500,"
      "'architectures':['GPT2LMHeadModel'],'n_inner':null,'reorder_and_upcast_attn':true," ODD "}",
      NULL},
 };
@@ -104,7 +107,7 @@ static void check_kept(const char *config, const char *type, const char *value, 
         snprintf(end, sizeof expected - (size_t)(end - expected), ",'torch_dtype': '%s'}", value);
     }
     if (more) { /* the vocabulary */
-        char *from = strstr(expected, "'vocab_size':50");
+        char *from = strstr(expected, "'vocab_size':500");
         memcpy(from, more, strlen(more));
     }
     for (char *c = expected; *c; c++)
@@ -139,9 +142,67 @@ static void test_every_family(void **state)
         export_to(nn_model(&other), &other, &how);
         check_kept(kept[i].config, kept[i].type, "bfloat16", NULL);
         /* What training changed is what differs. */
-        nn_preset_set_vocab(&other, 53);
+        nn_preset_set_vocab(&other, 503);
         export_to(nn_model(&other), &other, &how);
-        check_kept(kept[i].config, kept[i].type, "bfloat16", "'vocab_size':53");
+        check_kept(kept[i].config, kept[i].type, "bfloat16", "'vocab_size':503");
+        leave(v);
+    }
+}
+
+/* ---- As a user would -------------------------------------------------------------------------- */
+
+static void run_brim(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void run_brim(const char *format, ...)
+{
+    char arguments[640], command[1024];
+    const char *brim = getenv("BRIM_COMMAND");
+    va_list list;
+    va_start(list, format);
+    vsnprintf(arguments, sizeof arguments, format, list);
+    va_end(list);
+    snprintf(command, sizeof command, "%s %s >%s 2>&1", brim ? brim : "build/brim", arguments, at("log"));
+    if (system(command)) {
+        char *said = config_text("log");
+        print_message("%s\n", said);
+        test_free(said);
+        fail_msg("%s", command);
+    }
+}
+
+/* A masked model needs the tokens that hide others. */
+static void put_data(int masked)
+{
+    char text[8192];
+    for (size_t k = 0; k < sizeof text; k++)
+        text[k] = masked ? "a fox, the end. "[k % 16] : (char)(k % 2 ? 0 : k * 7 % 50);
+    put_file(at(masked ? "text.txt" : "text.bin"), text, sizeof text);
+    if (masked)
+        run_brim("tokenize --train %s --vocab 270 --special '[CLS],[SEP],[MASK]' --out %s", at("text.txt"),
+                 at("in/tokenizer.json"));
+}
+
+/* Load, train, export. */
+static void test_command(void **state)
+{
+    (void)state;
+    mkdir(at("in"), 0777);
+    for (int i = 0; i < KEPT; i++) {
+        IoModel found;
+        Visit v = visit(&(ContextOptions){.threads = 1});
+        const char *config = kept[i].config;
+        int masked = strstr(config, "'bert'") != NULL;
+        put_config("in/config.json", config);
+        assert_int_equal(io_read_config(at("in"), &found), 0);
+        export_to(nn_model(&found.preset), &found.preset, &(WeightsSaving){.overwrite = 1});
+        assert_int_equal(rename(at("out/model.safetensors"), at("in/model.safetensors")), 0);
+        put_data(masked);
+        /* Trained weights whose positions are not computed are refused: that is nothing to export. */
+        if (!strstr(config, "'yarn'")) {
+            run_brim("train --init %s --data %s --batch 2 --seq 8 --steps 2 --export %s --overwrite --quiet",
+                     at("in"), at(masked ? "text.txt" : "text.bin"), at("out"));
+            check_kept(config, kept[i].type, "float32", NULL);
+        }
+        unlink(at("in/tokenizer.json"));
         leave(v);
     }
 }
@@ -343,7 +404,8 @@ static void test_no_memory(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_every_family), TEST(test_another_head), TEST(test_ends),
+    const struct CMUnitTest tests[] = {TEST(test_every_family),    TEST(test_command),
+                                       TEST(test_another_head),    TEST(test_ends),
                                        TEST(test_ends_of_another), TEST(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

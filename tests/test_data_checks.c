@@ -177,7 +177,7 @@ static void test_text_as_bin(void **state)
     data_corpus(1, text, sizeof text);
     assert_null(
         data_tokens(write_file("text.bin", text, sizeof text), &(TokenOptions){.seq = 9, .vocab = 65536}));
-    assert_error(ERROR_DATA, "text.bin is text", "another ending");
+    assert_error(ERROR_DATA, "text.bin looks like a text", "another ending");
 }
 
 /* ---- Widths and orders ----------------------------------------------------------------------- */
@@ -233,29 +233,29 @@ static void test_widths(void **state)
         const char *note, *error; /* one of them; both "": as expected */
     } cases[] = {
         {50257, 50257, 2, "", ""},
-        {50257, 50257, 4, "ids of 4 bytes", ""},
-        {50257, 50257, 8, "ids of 8 bytes", ""},
+        {50257, 50257, 4, "look like 4 bytes each", ""},
+        {50257, 50257, 8, "look like 8 bytes each", ""},
         {50257, 50257, -2, "", "highest byte first"},
         {50257, 50257, -4, "", "ids of 4 bytes with the highest byte first"},
         {50257, 50257, -8, "", "ids of 8 bytes with the highest byte first"},
         {65, 65, 2, "", ""}, /* characters */
-        {65, 65, 4, "ids of 4 bytes", ""},
-        {65, 65, 8, "ids of 8 bytes", ""},
+        {65, 65, 4, "look like 4 bytes each", ""},
+        {65, 65, 8, "look like 8 bytes each", ""},
         {65, 65, -2, "", "highest byte first"},
         {2, 2, 2, "", ""},
         {3, 256, 2, "", ""},
         {256, 65536, 2, "", ""},
         {65536, 65536, 2, "", ""},
-        {65536, 65536, 4, "ids of 4 bytes", ""},
+        {65536, 65536, 4, "look like 4 bytes each", ""},
         {128256, 50257, 4, "", "the vocabulary has 50257"}, /* another tokenizer's */
         {128256, 128256, 4, "", ""},
-        {128256, 128256, 8, "ids of 8 bytes", ""},
+        {128256, 128256, 8, "look like 8 bytes each", ""},
         {128256, 128256, -4, "", "highest byte first"},
         {128256, 128256, -8, "", "highest byte first"},
-        {50257, 128256, 2, "", "ids of 2 bytes by all appearance"},
+        {50257, 128256, 2, "", "ids that look like 2 bytes each"},
         {50257, 128256, 4, "", ""},
         {65, 128256, 4, "", ""},
-        {65, 128256, 2, "", "ids of 2 bytes by all appearance"},
+        {65, 128256, 2, "", "ids that look like 2 bytes each"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         const char *path = ids_file("ids.bin", cases[i].vocab, cases[i].width, "", 0);
@@ -297,7 +297,7 @@ static void test_meta_sees_the_same(void **state)
     Context *outside = context_use(context_create(&(ContextOptions){.meta = 1, .threads = 1}));
     Loader *loader = data_tokens(path, &(TokenOptions){.seq = SEQ, .vocab = 50257});
     assert_int_equal(data_token_count(loader), IDS);
-    assert_non_null(strstr(data_note(loader), "ids of 8 bytes"));
+    assert_non_null(strstr(data_note(loader), "look like 8 bytes each"));
     assert_non_null(data_next(loader));
     assert_null(data_tokens(kind_file(&kinds[0], "any.bin"), &(TokenOptions){.seq = SEQ, .vocab = 50257}));
     assert_error(ERROR_DATA, "a NumPy array");

@@ -208,7 +208,7 @@ static void test_masked(void **state)
 static void refused(const char *path, TokenOptions o, int code, const char *what, const char *more)
 {
     assert_null(data_tokens(path, &o));
-    assert_error(code, "data_tokens", what, more);
+    assert_error(code, what, more);
 }
 
 static void test_wrong(void **state)

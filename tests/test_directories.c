@@ -185,10 +185,10 @@ static void test_files(void **state)
         {"\x28\xb5\x2f\xfd\0\0\0\0\0\3\0\0\0\0\0\xff", 16, "compressed (zstd)"},
         {"version https://git-lfs.github.com/spec/v1\n", 43, "a pointer of Git LFS"},
         {"<!DOCTYPE html><html>", 21, "a web page"},
-        {"{\"a config\": \"is a text\"}", 25, "no safetensors file: it is a text"},
-        {"a text, as anybody writes one\n", 30, "no safetensors file: it is a text"},
-        {"\xc3\xa4hnlich, in UTF-8\n", 19, "no safetensors file: it is a text"},
-        {"\0\1\2\3\4\5\6\7\x08\t\n\x0b\f\r\x0e\x0f", 16, "it is no safetensors file, or was cut short"},
+        {"{\"a config\": \"is a text\"}", 25, "not a safetensors file: it is a text"},
+        {"a text, as anybody writes one\n", 30, "not a safetensors file: it is a text"},
+        {"\xc3\xa4hnlich, in UTF-8\n", 19, "not a safetensors file: it is a text"},
+        {"\0\1\2\3\4\5\6\7\x08\t\n\x0b\f\r\x0e\x0f", 16, "it is not a safetensors file, or was cut short"},
     };
     for (size_t i = 0; i < COUNT(files); i++) {
         put_file(at("f"), files[i].bytes, files[i].size);

@@ -81,13 +81,24 @@ optimizers()
     "$brim" plan --optimizer none 2>&1 | sed "s/.*one of \(.*\), not.*/\1/; s/,//g" | tr ' ' '\n' >"$work/rules"
     [ "$(wc -l <"$work/rules")" -ge 6 ] || return 1
     sed -n '/^\.It Fl -optimizer Ar/,/^\.It Fl -lr/s/^\.Cm \([a-z-]*\).*/\1/p' docs/brim.1 | diff "$work/rules" - || return 1
-    "$brim" help options | sed -n 's/^  --optimizer NAME *\(.*\) (.*/\1/p' |
+    "$brim" help options | sed -n 's/^  --optimizer NAME *//p' |
         sed 's/sgd\[\(-[a-z]*\)|\(-[a-z]*\)\]/sgd sgd\1 sgd\2/' | tr ' ' '\n' | diff "$work/rules" - || return 1
     for file in tools/completion/brim.bash tools/completion/_brim; do
         sed -n 's/.*--optimizer) [a-z_]* \("$typed" "\)*\([a-z -]*\).*/\2/p' "$file" | tr ' ' '\n' | sed '/^$/d' | diff "$work/rules" - || return 1
     done
 }
 check "the names of optimizers" optimizers
+
+# What CONTRIBUTING.md sends people to is there. Words in capitals stand for a name.
+recipes()
+{
+    grep -o '`[a-zA-Z_/.-]*/[a-zA-Z_/.-]*`' CONTRIBUTING.md | tr -d '`' | grep -v '[A-Z][A-Z][A-Z]' | sort -u >"$work/recipes"
+    [ "$(wc -l <"$work/recipes")" -gt 40 ] || return 1
+    while read -r file; do
+        [ -e "$file" ] || { echo "CONTRIBUTING.md names $file"; return 1; }
+    done <"$work/recipes"
+}
+check "the files of the recipes" recipes
 
 # Every option is in one group, and the groups together are all options.
 groups()
@@ -179,7 +190,7 @@ bash_completion()
         answers "gpt2 gpt2-large gpt2-medium gpt2-tiny gpt2-xl" plan --model gpt2 &&
         answers "gpt2-large" plan --model = gpt2-l && answers "flash" plan --attention = fl &&
         answers "flash" plan --attention f && answers "eager flash" plan --attention = &&
-        answers "auto" train --checkpoint a && answers "adam adamw" train --optimizer ad &&
+        answers "auto" train --checkpoint a && answers "adagrad adam adamw" train --optimizer ad &&
         answers "cosine" train --schedule cos && answers "bf16 f16 f32" train --export-dtype "" &&
         answers "cpu cuda" train --device "" && answers "bytes" train --tokenizer by && answers "keep" train --zero-grad k &&
         answers "t4,rtx-3060" fit --card t4,rtx-306 && answers "" train --batch "" &&

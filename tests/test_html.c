@@ -261,11 +261,11 @@ static void no_run_log(void **state)
     (void)state;
     expect_error(page_of(""), "is empty");
     expect_error(page_of("\n\n"), "is empty");
-    expect_error(page_of("hello\n"), "is no run log");
-    expect_error(page_of("{\"kind\":\"run\""), "is no run log");
-    expect_error(page_of("{\"kind\":\"run\",\"format\":2}\n"), "is no run log");
-    expect_error(page_of(PLACES "\n" RUN_LINE), "is no run log");
-    expect_error(page_of("broken\n" RUN_LINE), "is no run log");
+    expect_error(page_of("hello\n"), "is not a run log");
+    expect_error(page_of("{\"kind\":\"run\""), "is not a run log");
+    expect_error(page_of("{\"kind\":\"run\",\"format\":2}\n"), "is not a run log");
+    expect_error(page_of(PLACES "\n" RUN_LINE), "is not a run log");
+    expect_error(page_of("broken\n" RUN_LINE), "is not a run log");
     const char *missing = "/nowhere/run.jsonl", *directory = "/tmp";
     expect_error(page_of_paths(&missing, 1), "cannot read /nowhere/run.jsonl: No such file");
     expect_error(page_of_paths(&directory, 1), "cannot read /tmp: Is a directory");

@@ -26,6 +26,13 @@ static void step_rmsprop(const UpdateScalars *s, Trajectory *t, double g)
     t->p -= (double)s->lr * t->first;
 }
 
+static void step_adagrad(const UpdateScalars *s, Trajectory *t, double g)
+{
+    g = g * (double)s->grad_scale + (double)s->weight_decay * t->p;
+    t->second += g * g;
+    t->p -= (double)s->lr * g / (sqrt(t->second) + (double)s->eps);
+}
+
 static void step_adam(const UpdateScalars *s, Trajectory *t, double g)
 {
     double b1 = (double)s->beta1, b2 = (double)s->beta2, lr = (double)s->lr;
@@ -40,7 +47,7 @@ static void step_adam(const UpdateScalars *s, Trajectory *t, double g)
     t->p -= lr * t->first / (1.0 - pow(b1, (double)s->step)) / (root + (double)s->eps);
 }
 
-typedef enum Rule { SGD, RMSPROP, ADAM } Rule;
+typedef enum Rule { SGD, RMSPROP, ADAGRAD, ADAM } Rule;
 
 static void step_kernel(const Kernels *k, Rule rule, int64_t n, const UpdateScalars *s, float *p,
                         const float *g, float *first, float *second, int threads)
@@ -49,6 +56,8 @@ static void step_kernel(const Kernels *k, Rule rule, int64_t n, const UpdateScal
         k->sgd(n, s, p, g, s->momentum != 0.0f ? first : NULL, threads);
     else if (rule == RMSPROP)
         k->rmsprop(n, s, p, g, second, s->momentum != 0.0f ? first : NULL, threads);
+    else if (rule == ADAGRAD)
+        k->adagrad(n, s, p, g, second, threads);
     else
         k->adam(n, s, p, g, first, second, threads);
 }
@@ -65,6 +74,8 @@ static const struct {
     {RMSPROP, {.lr = 0.01f, .grad_scale = 1.0f, .alpha = 0.99f, .eps = 1e-8f}},
     {RMSPROP,
      {.lr = 0.01f, .grad_scale = 0.5f, .alpha = 0.9f, .eps = 1e-3f, .weight_decay = 0.1f, .momentum = 0.9f}},
+    {ADAGRAD, {.lr = 0.1f, .grad_scale = 1.0f, .eps = 1e-10f}},
+    {ADAGRAD, {.lr = 0.1f, .grad_scale = 0.5f, .eps = 1e-2f, .weight_decay = 0.1f}},
     {ADAM, {.lr = 0.01f, .grad_scale = 1.0f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f}},
     {ADAM,
      {.lr = 0.01f, .grad_scale = 0.5f, .beta1 = 0.8f, .beta2 = 0.95f, .eps = 1e-4f, .weight_decay = 0.1f}},
@@ -81,7 +92,7 @@ static const struct {
 static void check_case(const Kernels *k, Rule rule, UpdateScalars s, int64_t n, int threads)
 {
     static void (*const step[])(const UpdateScalars *, Trajectory *, double) = {step_sgd, step_rmsprop,
-                                                                                step_adam};
+                                                                                step_adagrad, step_adam};
     float *p = take_random(n, 1.0f), *g = take_random(STEPS * n, 1.0f), *first = take(n, 0.0f),
           *second = take(n, 0.0f);
     float *start = take_copy(n, p), *p1 = take_copy(n, p), *first1 = take(n, 0.0f), *second1 = take(n, 0.0f);

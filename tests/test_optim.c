@@ -56,6 +56,12 @@ static double rmsprop_change(const Case *c, double g, double *square, double *bu
     return *buffer = (double)c->momentum * *buffer + change;
 }
 
+static double adagrad_change(const Case *c, double g, double *sum)
+{
+    *sum += g * g;
+    return g / (sqrt(*sum) + (double)c->eps);
+}
+
 static double adam_change(const Case *c, double g, double *first, double *second, int t)
 {
     double b1 = (double)c->beta1, b2 = (double)c->beta2;
@@ -78,6 +84,8 @@ static void model_step(Model *m, const Case *c, double lr, double decay, uint32_
             m->p[i] -= lr * sgd_change(c, g, &m->a[i], m->updates == 1);
         else if (c->kind == KIND_RMSPROP)
             m->p[i] -= lr * rmsprop_change(c, g, &m->a[i], &m->b[i]);
+        else if (c->kind == KIND_ADAGRAD)
+            m->p[i] -= lr * adagrad_change(c, g, &m->a[i]);
         else
             m->p[i] -= lr * adam_change(c, g, &m->a[i], &m->b[i], m->updates);
     }
@@ -197,6 +205,7 @@ static void test_defaults_and_names(void **state)
         {"sgd-momentum", KIND_SGD, 1, .lr = 1e-3f, .momentum = 0.9f},
         {"sgd-nesterov", KIND_SGD, 1, .lr = 1e-3f, .momentum = 0.9f, .nesterov = 1},
         {"rmsprop", KIND_RMSPROP, 1, .lr = 1e-2f, .alpha = 0.99f, .eps = 1e-8f},
+        {"adagrad", KIND_ADAGRAD, 1, .lr = 1e-2f, .eps = 1e-10f},
         {"adam", KIND_ADAM, 2, .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
         {"adamw", KIND_ADAMW, 2, .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f,
          .weight_decay = 0.01f},
@@ -214,14 +223,16 @@ static void test_defaults_and_names(void **state)
     }
     check_first_step(optim_sgd(list, NULL), p, &expected[0], "sgd");
     check_first_step(optim_rmsprop(list, NULL), p, &expected[3], "rmsprop");
-    check_first_step(optim_adam(list, &(Adam){0}), p, &expected[4], "adam");
-    check_first_step(optim_adamw(list, NULL), p, &expected[5], "adamw");
-    Case no_decay = expected[5];
+    check_first_step(optim_adagrad(list, NULL), p, &expected[4], "adagrad");
+    check_first_step(optim_adam(list, &(Adam){0}), p, &expected[5], "adam");
+    check_first_step(optim_adamw(list, NULL), p, &expected[6], "adamw");
+    Case no_decay = expected[6];
     no_decay.weight_decay = 0;
     check_first_step(optim_adamw(list, &(AdamW){.weight_decay = -1}), p, &no_decay, "adamw without decay");
     fine();
     assert_null(optim_by_name("lion", list, 0, 0));
-    refused(ERROR_ARGUMENT, "'lion'; known are sgd, sgd-momentum, sgd-nesterov, rmsprop, adam, adamw");
+    refused(ERROR_ARGUMENT,
+            "'lion'; known are sgd, sgd-momentum, sgd-nesterov, rmsprop, adagrad, adam, adamw");
     assert_null(optim_by_name(NULL, list, 0, 0));
     refused(ERROR_ARGUMENT, "known are");
     tensor_free(p);
@@ -239,10 +250,10 @@ static void test_table(void **state)
         assert_string_equal(optim_name(optimizer), rule->name);
         assert_int_equal(optim_state_arrays(optimizer), rule->states);
         assert_ptr_equal(optim_rule(rule->name), rule); /* names are unique */
-        assert_true(rule->title[0] && rule->usual_lr >= 0);
+        assert_true(rule->title[0] && rule->usual_lr >= 0 && rule->tuning_lr > 0);
         optimizer_free(optimizer);
     }
-    assert_int_equal(count, 6);
+    assert_int_equal(count, 7);
     assert_null(optim_rule_at(-1));
     assert_null(optim_rule("ada"));
     assert_null(optim_rule(NULL));

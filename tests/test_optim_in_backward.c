@@ -126,17 +126,15 @@ static void compare(Run run, Mode mode)
     tensor_scope_end(scope);
 }
 
-static const char *const optimizers[] = {"sgd", "sgd-momentum", "sgd-nesterov", "rmsprop", "adam", "adamw"};
-
 static void test_equals_separate_steps(void **state)
 {
     (void)state;
     for (int family = 0; family < FAMILIES; family++)
-        for (size_t i = 0; i < COUNT(optimizers); i++) {
+        for (int i = 0; optim_rule_at(i); i++) {
             Run run = {.setting = {.family = (ModelFamily)family,
                                    .checkpoint = i % 2 == 1,
                                    .dropout = i % 3 == 0 ? 0.2f : 0},
-                       .optimizer = optimizers[i],
+                       .optimizer = optim_rule_at(i)->name,
                        .tied = i % 2 == 0,
                        .whole = i % 4 == 2,
                        .groups = i % 3 == 1,
@@ -167,11 +165,11 @@ static void test_kept_zeros_change_nothing(void **state)
 {
     (void)state;
     for (int family = 0; family < FAMILIES; family++)
-        for (size_t i = 0; i < COUNT(optimizers); i++)
+        for (int i = 0; optim_rule_at(i); i++)
             compare((Run){.setting = {.family = (ModelFamily)family,
                                       .checkpoint = i % 2 == 1,
                                       .dropout = i % 3 == 0 ? 0.2f : 0},
-                          .optimizer = optimizers[i],
+                          .optimizer = optim_rule_at(i)->name,
                           .tied = i % 2 == 0,
                           .chunk = family == MODEL_MLP || i < 3 ? 0 : 5,
                           .threads = 1 + (int)i % 2},
@@ -184,9 +182,8 @@ static void test_kept_zeros_change_nothing(void **state)
 static void test_gradients_never_exist_together(void **state)
 {
     (void)state;
-    Run run = {.setting = {.family = MODEL_LLAMA, .layers = 12, .checkpoint = 1},
-               .optimizer = "sgd",
-               .steps = 2};
+    Run run = {
+        .setting = {.family = MODEL_LLAMA, .layers = 12, .checkpoint = 1}, .optimizer = "sgd", .steps = 2};
     parameters_after(&run);
     uint64_t all = run.gradients;
     run.mode = FUSED;

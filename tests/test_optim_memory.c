@@ -240,6 +240,7 @@ static void test_bad_options(void **state)
     REFUSED(optim_sgd(list, &(Sgd){.nesterov = 1}), "nesterov needs momentum > 0");
     REFUSED(optim_sgd(list, &(Sgd){.nesterov = 1, .momentum = 0.9f, .dampening = 0.1f}), "nesterov needs");
     REFUSED(optim_rmsprop(list, &(RmsProp){.lr = -1}), "optimizer rmsprop: lr is -1");
+    REFUSED(optim_adagrad(list, &(Adagrad){.eps = -1}), "optimizer adagrad: eps is -1");
     REFUSED(optim_rmsprop(list, &(RmsProp){.alpha = 1}), "alpha is 1; it must be in [0, 1)");
     REFUSED(optim_rmsprop(list, &(RmsProp){.alpha = -1}), "alpha is -1");
     REFUSED(optim_rmsprop(list, &(RmsProp){.eps = -1}), "eps is -1");

@@ -252,6 +252,7 @@ static void colours_are_distinct(void **state)
     few = *draw(&s, 100, 1, PANEL_COLOURS_8);
     many = *draw(&s, 100, 1, PANEL_COLOURS_256);
     assert_null(strstr(few.text, "\033[38;5;"));
+    assert_true(strstr(few.text, "▒") && !strstr(many.text, "▒")); /* no patterns, which many need not */
     const char *legend = strstr(many.text, "\n      \033[38;5;");
     char seen[MEM_GROUP_COUNT][16] = {{""}};
     for (int g = 0; g < MEM_GROUP_COUNT; g++) {

@@ -28,6 +28,8 @@ static Optimizer *optimizer_of(const char *text, TensorList list)
                                               .momentum = real(text, "momentum"),
                                               .weight_decay = decay,
                                               .decay_all = all});
+    if (kind_is(text, "adagrad"))
+        return optim_adagrad(list, &(Adagrad){.lr = lr, .eps = eps, .weight_decay = decay, .decay_all = all});
     float beta1 = real(text, "beta1"), beta2 = real(text, "beta2");
     if (kind_is(text, "adam"))
         return optim_adam(list, &(Adam){.lr = lr,

@@ -7,9 +7,14 @@
 static EventRecord planned_events, run_events;
 static Session session;
 
-static const char *const optimizers[] = {"sgd", "sgd-momentum", "sgd-nesterov", "rmsprop", "adam", "adamw"};
+static int optimizer_count(void)
+{
+    int count = 0;
+    while (optim_rule_at(count))
+        count++;
+    return count;
+}
 /* Arrays of a parameter's size that each keeps. */
-static const int optimizer_arrays[] = {0, 1, 1, 1, 2, 2};
 
 static void check_plan(const char *what, const Plan *plan)
 {
@@ -68,13 +73,13 @@ static void check_family(ModelFamily family)
 {
     int made = 0;
     int attentions = family == MODEL_MLP ? 1 : 2;
-    for (int i = 0; i < attentions * 2 * 2 * (int)COUNT(optimizers); i++) {
+    for (int i = 0; i < attentions * 2 * 2 * optimizer_count(); i++) {
         int rest = i / attentions;
         Case c = {.family = family,
                   .attention = i % attentions ? ATTENTION_EAGER : ATTENTION_FLASH,
                   .checkpoint = rest % 2,
                   .accumulate = rest / 2 % 2 ? 3 : 1,
-                  .optimizer = optimizers[rest / 4],
+                  .optimizer = optim_rule_at(rest / 4)->name,
                   .dropout = i % 5 == 2 ? 0.1f : 0,
                   .epochs = i % 7 == 3 ? 3 : 2};
         check_case(&c, 1, made++ % 3 == 0);
@@ -119,7 +124,7 @@ static void lever_matrix(void **state)
                   .in_backward = gradients == 1,
                   .keep_zeros = gradients == 2,
                   .accumulate = gradients != 1 && i % 5 == 0 ? 3 : 1,
-                  .optimizer = optimizers[i % (int)COUNT(optimizers)],
+                  .optimizer = optim_rule_at(i % optimizer_count())->name,
                   .dropout = i % 5 == 2 ? 0.1f : 0,
                   .every = i % 7 == 3 ? 2 : 0,
                   .selective = i % 4 == 1};
@@ -201,13 +206,13 @@ static void states_are_arrays_of_parameters(void **state)
 {
     (void)state;
     Case c = {.family = MODEL_GPT2, .accumulate = 1};
-    for (size_t i = 0; i < COUNT(optimizers); i++) {
+    for (int i = 0; optim_rule_at(i); i++) {
         Plan plan;
-        c.optimizer = optimizers[i];
+        c.optimizer = optim_rule_at(i)->name;
         session = (Session){.c = c};
         assert_int_equal(plan_script(case_script, &session, &(RunOptions){.threads = 1}, &plan), 0);
         const uint64_t *own = plan.memory.stats.own_peak;
-        assert_int_equal(own[MEM_OPTIMIZER], (uint64_t)optimizer_arrays[i] * own[MEM_PARAMETER]);
+        assert_int_equal(own[MEM_OPTIMIZER], (uint64_t)optim_rule_at(i)->states * own[MEM_PARAMETER]);
         assert_int_equal(own[MEM_GRADIENT], own[MEM_PARAMETER]);
         plan_free(&plan);
     }

@@ -151,7 +151,7 @@ static void test_lies(void **state)
         {"{" F32("b", "[3]", "0", "12") "," F32("a", "[1]", "4", "8") "}", 12, "\"a\" overlaps \"b\"", ""},
         {"{" F32("a", "[1]", "0", "4") "," F32("b", "[1]", "8", "12") "}", 12, "\"b\" begins at 8",
          "4 bytes before"},
-        {"{" F32("a", "[1]", "4", "8") "}", 8, "\"a\" begins at 4", "to nobody"},
+        {"{" F32("a", "[1]", "4", "8") "}", 8, "\"a\" begins at 4", "to no tensor"},
         {"{" F32("a", "[1]", "0", "4") "}", 8, "the last tensor ends 4 bytes before", ""},
         {"{}", 1, "ends 1 byte before", ""},
         {"{" F32("a", "[1]", "0", "4") "," F32("a", "[1]", "4", "8") "}", 8, "is not JSON", "duplicate"},
@@ -186,7 +186,7 @@ static void test_lengths(void **state)
     }
     for (size_t n = 1; n < 8; n++) {
         put_file(at("short"), bytes, n);
-        assert_refused(at("short"), ERROR_DATA, "short is no safetensors file: it has", "begins with 8 of length");
+        assert_refused(at("short"), ERROR_DATA, "short is not a safetensors file: it has", "begins with 8 of length");
     }
     put_file(at("zip"), "PK\3\4 and so on, as torch.save writes", 37);
     assert_refused(at("zip"), ERROR_DATA, "pickle of PyTorch");

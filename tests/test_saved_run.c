@@ -185,8 +185,8 @@ static void test_first_format(void **state)
     assert_int_equal(io_find_saved_run(at("run"), &found), 0);
     assert_int_equal(found.step, 1);
     assert_int_equal(io_load_run(at("run"), &t.run, &found), ERROR_ARGUMENT);
-    assert_error(ERROR_ARGUMENT, "step-00000001 was saved by another version of brim", "another order (1, here",
-                 "--init ", "step-00000001/model.safetensors");
+    assert_error(ERROR_ARGUMENT, "step-00000001 was saved by another version of brim",
+                 "another order (1, here", "--init ", "step-00000001/model.safetensors");
     tiny_end(&t);
     t = tiny(); /* a script that finds its place in the data by itself */
     t.run.loader = NULL;

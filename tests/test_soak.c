@@ -71,6 +71,8 @@ static void test_leaks_are_found(void **state)
 static void test_a_slow_down_is_found(void **state)
 {
     (void)state;
+    if (SANITIZED && !full_form())
+        skip(); /* its steps are not the program's */
     int code = soak("--threads 1 --minutes 0.05 --allow 30 --only images --plant slow", said, sizeof said);
     if (code == 0 || !strstr(said, "slower by"))
         fail_saying("a slow-down was not found");

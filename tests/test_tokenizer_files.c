@@ -92,7 +92,7 @@ static void bad_json(void **state)
         {BPE(",'post_processor':{'type':'Magic'}"), "post_processor: the type \"Magic\""},
         {BPE(",'post_processor':{'type':'TemplateProcessing','single':[]}"), "Sequence A once"},
         {BPE(",'post_processor':{'type':'TemplateProcessing','single':[{'SpecialToken':{'id':'x'}}]}"), "special_tokens"},
-        {BPE(",'post_processor':{'type':'BertProcessing','sep':['x',9],'cls':['a',0]}"), "none of a token"},
+        {BPE(",'post_processor':{'type':'BertProcessing','sep':['x',9],'cls':['a',0]}"), "belongs to no token"},
         {BPE(",'decoder':{'type':'CTC'}"), "decoder: the type \"CTC\" is not supported"},
         {BPE(",'decoder':{'type':'Strip','content':'','start':1,'stop':0}"), "no content"},
         {BPE(",'decoder':{'type':'Strip','content':'x','start':-1,'stop':0}"), "start must be"},

@@ -374,8 +374,8 @@ TextNote text_kind_note(const char *name, const uint8_t *head, size_t count, uin
         snprintf(note.text, sizeof note.text,
                  "%s begins with a byte-order mark (EF BB BF), which is read as part of the text", name);
     else if (memchr(head, 0, count))
-        snprintf(note.text, sizeof note.text, "%s has bytes that are 0, which texts have not; is it one?",
-                 name);
+        snprintf(note.text, sizeof note.text,
+                 "%s has bytes that are 0, which a text does not have; is it a text?", name);
     return note;
 }
 

@@ -97,7 +97,7 @@ int reading_bool(const Reading *r, const json_t *object, const char *part, const
 
 char *file_text(const char *maker, const char *path, int64_t most, int64_t *bytes)
 {
-    int file = file_open(maker, path, bytes);
+    int file = file_open(path, bytes);
     if (file < 0)
         return NULL;
     char *text = NULL;
@@ -106,7 +106,7 @@ char *file_text(const char *maker, const char *path, int64_t most, int64_t *byte
                     (long long)*bytes, (long long)most);
     else
         text = host_alloc_for(maker, path, (size_t)*bytes + 1);
-    if (text && file_read(maker, file, path, 0, (uint8_t *)text, (size_t)*bytes)) {
+    if (text && file_read(file, path, 0, (uint8_t *)text, (size_t)*bytes)) {
         host_free(context_here(), text, (size_t)*bytes + 1);
         text = NULL;
     }

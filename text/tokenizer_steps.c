@@ -292,7 +292,7 @@ static int known_id(const Reading *r, const json_t *value, int32_t *id)
     const Vocabulary *v = &r->tokenizer->vocab;
     if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) >= v->ids ||
         !v->entries[json_integer_value(value)].text)
-        return reading_fail(r, "post_processor: an id is none of a token");
+        return reading_fail(r, "post_processor: an id belongs to no token");
     *id = (int32_t)json_integer_value(value);
     return ERROR_NONE;
 }

@@ -1,13 +1,13 @@
 # make install PREFIX=/usr/local DESTDIR= puts these in place; make uninstall with the same two takes away exactly these.
 INSTALL_ROOT = $(DESTDIR)$(abspath $(PREFIX))
 INSTALLED_HEADERS = $(HEADERS)
-INSTALLED_DOCS := README.md LICENSE $(wildcard docs/*.md docs/*.png docs/*.svg docs/lessons/*.md examples/*.c)
+INSTALLED_DOCS := README.md LICENSE CHANGELOG.md CONTRIBUTING.md $(wildcard docs/*.md docs/*.png docs/*.svg docs/lessons/*.md docs/lessons/*.png docs/lessons/models/*.json examples/*.c)
 INSTALLED_SHELL := share/man/man1/brim.1 share/bash-completion/completions/brim share/zsh/site-functions/_brim
 INSTALLED = bin/brim lib/libbrim.a lib/libbrim.so.$(VERSION) lib/libbrim.so.$(SOVERSION) lib/libbrim.so lib/pkgconfig/brim.pc \
              $(INSTALLED_SHELL) $(INSTALLED_HEADERS:%=include/brim/%) $(INSTALLED_DOCS:%=share/doc/brim/%)
 # Ours alone, innermost first; gone when they are empty. bin, lib and include belong to the system.
 INSTALLED_FOLDERS = $(filter-out include/brim/,$(sort $(dir $(INSTALLED_HEADERS:%=include/brim/%)))) include/brim/ \
-                     share/doc/brim/docs/lessons/ share/doc/brim/docs/ share/doc/brim/examples/ share/doc/brim/
+                     share/doc/brim/docs/lessons/models/ share/doc/brim/docs/lessons/ share/doc/brim/docs/ share/doc/brim/examples/ share/doc/brim/
 
 install: lib cli
 	$(call say,COPY,"to $(INSTALL_ROOT)")

@@ -5,7 +5,7 @@ function label(run) { return h('span', {class: 'tag' + (run.letter === 'B' ? ' b
 /* The options in which the two differ, of one of them. */
 function differences(run, other) {
   const keys = [...new Set([...Object.keys(run.options), ...Object.keys(other.options)])];
-  const parts = keys.filter(k => !['steps', 'seed', 'threads'].includes(k) && run.options[k] !== other.options[k]).map(k => words(k) + ' ' + run.options[k]);
+  const parts = keys.filter(k => !['steps', 'seed', 'threads'].includes(k) && (run.options[k] || 0) !== (other.options[k] || 0)).map(k => words(k) + ' ' + (run.options[k] === undefined ? 'none' : run.options[k]));
   if (run.info.model !== other.info.model) parts.unshift(run.info.model);
   return parts.join(', ') || 'the same options';
 }

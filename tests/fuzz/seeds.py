@@ -198,6 +198,14 @@ def bin():
     for how in (0, 4, 8, 16, 32, 64, 128, 12, 24):
         yield bytes([how, 5]) + bytes(i % 251 if i % 2 == 0 else 0 for i in range(400))
     yield b"\0\0\1"
+    for width, order in ((4, "little"), (8, "little"), (2, "big"), (4, "big"), (8, "big")):  # as other tools write them
+        for how in (0, 4):
+            yield bytes([how, 5]) + b"".join((i * 37 % 251 + 1).to_bytes(width, order) for i in range(200))
+    for head, width in (((20240520, 1, 300), 2), ((20240801, 7, 300), 4), ((20240520, 1, 9), 2)):
+        words = list(head) + [0] * (256 - len(head))
+        yield bytes([0, 5]) + struct.pack("<256i", *words) + bytes(i % 200 if i % width == 0 else 0 for i in range(300 * width))
+    for begin in (b"\x93NUMPY\1\0", b"PK\3\4", b"\x80\4\x95", b"\x1f\x8b\x08\0", b"\xff" * 4 + b"\x78\2\0\0\x10\0\0\0", b"A text. " * 20):
+        yield bytes([0, 5]) + begin + bytes(100)
 
 
 def runlog():
@@ -257,6 +265,9 @@ def text():
                 yield bytes([how, 3 + i * 4, tokenizer | (4 if i & 1 else 0)]) + data
     yield bytes([0, 0, 0]) + TEXTS[2]
     yield bytes([0, 0x43, 0x80]) + TEXTS[2]
+    for data in (gzip.compress(TEXTS[2]), TEXTS[2].decode("utf-8", "replace").encode("utf-16"), b'{"text": "a"}\n' * 9, b"a,b\n" * 9):
+        for tokenizer in (0, 1):
+            yield bytes([0, 3, tokenizer]) + data
 
 
 def bpe_train():

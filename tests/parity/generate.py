@@ -331,7 +331,8 @@ def rate(kind, step, warmup, total, min_ratio):
     return min_ratio + (1 - min_ratio) * shape
 
 
-TORCH = {'sgd': torch.optim.SGD, 'rmsprop': torch.optim.RMSprop, 'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}
+TORCH = {'sgd': torch.optim.SGD, 'rmsprop': torch.optim.RMSprop, 'adagrad': torch.optim.Adagrad,
+         'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}
 MOMENTUM = dict(lr=0.1, momentum=0.9)
 NESTEROV = dict(lr=0.1, momentum=0.9, nesterov=1, weight_decay=0.05, decay_all=1)
 ADAM = dict(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-8)
@@ -348,6 +349,8 @@ OPTIMIZERS = [
     ('sgd', dict(MOMENTUM, dampening=0.3)),
     ('rmsprop', dict(lr=0.01, alpha=0.99, eps=1e-8)),
     ('rmsprop', dict(lr=0.01, alpha=0.9, eps=1e-6, momentum=0.9, weight_decay=0.05, decay_all=1)),
+    ('adagrad', dict(lr=0.1)),
+    ('adagrad', dict(lr=0.1, eps=1e-3, weight_decay=0.05, decay_all=1, clip=2.0)),
     ('adam', ADAM),
     ('adam', dict(lr=0.01, beta1=0.8, beta2=0.95, eps=1e-8, weight_decay=0.1, decay_all=1)),
     ('adamw', ADAMW),
