@@ -125,7 +125,7 @@ static void test_nothing_there(void **state)
     assert_string_equal(found.path, "");
     Tiny t = tiny();
     assert_int_equal(io_load_run(at("nowhere"), &t.run, NULL), ERROR_FILE);
-    assert_error(ERROR_FILE, "nowhere", "has no checkpoint");
+    assert_error(ERROR_FILE, "nowhere", "has no saved run");
     spill(at("file"), "x", 1);
     assert_int_equal(io_find_saved_run(at("file"), &found), ERROR_FILE);
     assert_error(ERROR_FILE, "cannot read the directory");
