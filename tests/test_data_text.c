@@ -450,7 +450,7 @@ static void test_huge_files(void **state)
     if (truncate(path, (off_t)1 << 42) != 0) /* the file system may not take it */
         skip();
     assert_null(data_text(path, &(TextOptions){.seq = 1024, .batch = 1}));
-    assert_error(ERROR_HOST_MEMORY, "would be read", "max_samples");
+    assert_error(ERROR_HOST_MEMORY, "would be read", "--max-samples");
     assert_null(data_text(path, &(TextOptions){.seq = INT32_MAX, .max_samples = 1 << 10, .batch = 1}));
     assert_error(ERROR_HOST_MEMORY, "would be read");
     /* the first samples of a large text need only their own bytes; so do the last */

@@ -37,7 +37,7 @@ static void test_bad_json(void **state)
         {"'llama'", "is not JSON", "line 1"},
         {"{'model_type': 'llama', 'vocab_size': 5, 'vocab_size': 6}", "duplicate", "vocab_size"},
         {"{'model_type': 'llama', 'x': NaN}", "is not JSON", "NaN"},
-        {"{'model_type': 'llama', 'vocab_size': 99999999999999999999999}", "is not JSON", "too big integer"},
+        {"{'model_type': 'llama', 'vocab_size': 99999999999999999999999}", "vocab_size", "must be a whole number"},
         {"{'model_type': 'llama', 'rope_theta': 1e999}", "is not JSON", "overflow"},
         {"{'model_type': 'lla\\u0000ma'}", "is not JSON", "u0000"},
         {"{'model_type': '\xff'}", "is not JSON", "unable to decode byte 0xff"},
