@@ -42,21 +42,40 @@ int command_models(const Options *o, int count)
     return EXIT_DONE;
 }
 
+typedef struct CapabilityText {
+    char text[16];
+} CapabilityText;
+
+static CapabilityText capability_text(int capability)
+{
+    CapabilityText out = {"-"};
+    if (capability)
+        snprintf(out.text, sizeof out.text, "%d.%d", capability / 10, capability % 10);
+    return out;
+}
+
+static json_t *capability_json(int capability)
+{
+    return capability ? json_string(capability_text(capability).text) : json_null();
+}
+
 int command_gpus(const Options *o, int count)
 {
     (void)count;
     json_t *all = json_array();
     if (!o->json)
-        printf("%-14s %9s  %-36s %s\n", "card", "GiB", "", "memory as reported by");
+        printf("%-14s %9s  %5s  %4s  %-36s %s\n", "card", "GiB", "CUDA", "SMs", "", "memory as reported by");
     for (int i = 0; device_card_at(i); i++) {
         const Card *card = device_card_at(i);
         if (o->json)
-            json_array_append_new(all,
-                                  json_pack("{s:s, s:s, s:I, s:s}", "name", card->name, "title", card->title,
-                                            "bytes", (json_int_t)card->bytes, "source", card->source));
+            json_array_append_new(all, json_pack("{s:s, s:s, s:I, s:o, s:i, s:s}", "name", card->name,
+                                                 "title", card->title, "bytes", (json_int_t)card->bytes,
+                                                 "compute_capability", capability_json(card->capability),
+                                                 "multiprocessors", card->multiprocessors, "source",
+                                                 card->source));
         else
-            printf("%-14s %9.2f  %-36s %s\n", card->name, (double)card->bytes / 0x1p30, card->title,
-                   card->source);
+            printf("%-14s %9.2f  %5s  %4d  %-36s %s\n", card->name, (double)card->bytes / 0x1p30,
+                   capability_text(card->capability).text, card->multiprocessors, card->title, card->source);
     }
     if (o->json)
         json_print(json_pack("{s:o}", "gpus", all));

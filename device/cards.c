@@ -1,7 +1,9 @@
 /* GPUs and their memory as drivers report it, and finding one by what people call it.
  *
  * Figures are to 0.01 GiB as printed by public logs: "total capacity" of PyTorch's out-of-memory message, or
- * total_memory of its device properties. Where drivers differ, the figure is the commonest of recent ones. */
+ * total_memory of its device properties. Where drivers differ, the figure is the commonest of recent ones.
+ * Compute capability and multiprocessors are those of NVIDIA's data sheets; of two forms of a card (SXM and
+ * PCIe) the larger one. */
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,31 +16,33 @@
 #define TOTAL  "PyTorch's device properties"
 
 static const Card cards[] = {
-    {"rtx-3080", "NVIDIA GeForce RTX 3080 10GB", GIB(9.78), OOM},
-    {"rtx-4070", "NVIDIA GeForce RTX 4070 12GB", GIB(11.6), TOTAL ", to 0.1 GiB; nvidia-smi 12282 MiB"},
-    {"rtx-3060", "NVIDIA GeForce RTX 3060 12GB", GIB(11.75), OOM},
-    {"t4", "Tesla T4 16GB", GIB(14.75), OOM "; 14.56 with drivers of 2025"},
-    {"rtx-5080", "NVIDIA GeForce RTX 5080 16GB", GIB(15.47), TOTAL},
-    {"rtx-4080", "NVIDIA GeForce RTX 4080 16GB", GIB(15.56), TOTAL " (SUPER); nvidia-smi 16376 MiB"},
-    {"v100-16", "Tesla V100 16GB", GIB(15.78), OOM},
-    {"p100", "Tesla P100 16GB", GIB(15.89), TOTAL},
-    {"l4", "NVIDIA L4 24GB", UINT64_C(23659151360), "cudaMemGetInfo; nvidia-smi 23034 MiB"},
-    {"a10g", "NVIDIA A10G 24GB", GIB(22.06), TOTAL},
-    {"a10", "NVIDIA A10 24GB", GIB(22.07), TOTAL "; others print 22.18"},
-    {"a30", "NVIDIA A30 24GB", GIB(23.53), OOM},
-    {"rtx-4090", "NVIDIA GeForce RTX 4090 24GB", GIB(23.64), OOM "; nvidia-smi 24564 MiB"},
-    {"rtx-3090", "NVIDIA GeForce RTX 3090 24GB", GIB(23.70), OOM "; nvidia-smi 24576 MiB"},
-    {"rtx-5090", "NVIDIA GeForce RTX 5090 32GB", GIB(31.36), OOM "; nvidia-smi 32607 MiB"},
-    {"v100-32", "Tesla V100 32GB", GIB(31.74), OOM},
-    {"a100-40", "NVIDIA A100 40GB", GIB(39.50), OOM},
-    {"l40s", "NVIDIA L40S 48GB", GIB(44.39), OOM "; nvidia-smi 46068 MiB, ECC on"},
-    {"rtx-6000-ada", "NVIDIA RTX 6000 Ada Generation 48GB", GIB(44.43), OOM "; nvidia-smi 46068 MiB"},
-    {"rtx-a6000", "NVIDIA RTX A6000 48GB", GIB(47.54), OOM},
-    {"h100", "NVIDIA H100 80GB", GIB(79.11), OOM "; nvidia-smi 81559 MiB"},
-    {"a100-80", "NVIDIA A100 80GB", GIB(79.25), OOM "; others print 79.14 to 79.33"},
-    {"h200", "NVIDIA H200 141GB", GIB(139.80), OOM "; nvidia-smi 143771 MiB"},
-    {"b200", "NVIDIA B200 180GB", GIB(178.35), "cudaGetDeviceProperties; nvidia-smi 183359 MiB"},
-    {"mi300x", "AMD Instinct MI300X 192GB", GIB(191.69), OOM "; 191.98 with older drivers"},
+    {"rtx-3080", "NVIDIA GeForce RTX 3080 10GB", GIB(9.78), 86, 68, OOM},
+    {"rtx-4070", "NVIDIA GeForce RTX 4070 12GB", GIB(11.6), 89, 46,
+     TOTAL ", to 0.1 GiB; nvidia-smi 12282 MiB"},
+    {"rtx-3060", "NVIDIA GeForce RTX 3060 12GB", GIB(11.75), 86, 28, OOM},
+    {"t4", "Tesla T4 16GB", GIB(14.75), 75, 40, OOM "; 14.56 with drivers of 2025"},
+    {"rtx-5080", "NVIDIA GeForce RTX 5080 16GB", GIB(15.47), 120, 84, TOTAL},
+    {"rtx-4080", "NVIDIA GeForce RTX 4080 16GB", GIB(15.56), 89, 76, TOTAL " (SUPER); nvidia-smi 16376 MiB"},
+    {"v100-16", "Tesla V100 16GB", GIB(15.78), 70, 80, OOM},
+    {"p100", "Tesla P100 16GB", GIB(15.89), 60, 56, TOTAL},
+    {"l4", "NVIDIA L4 24GB", UINT64_C(23659151360), 89, 58, "cudaMemGetInfo; nvidia-smi 23034 MiB"},
+    {"a10g", "NVIDIA A10G 24GB", GIB(22.06), 86, 80, TOTAL},
+    {"a10", "NVIDIA A10 24GB", GIB(22.07), 86, 72, TOTAL "; others print 22.18"},
+    {"a30", "NVIDIA A30 24GB", GIB(23.53), 80, 56, OOM},
+    {"rtx-4090", "NVIDIA GeForce RTX 4090 24GB", GIB(23.64), 89, 128, OOM "; nvidia-smi 24564 MiB"},
+    {"rtx-3090", "NVIDIA GeForce RTX 3090 24GB", GIB(23.70), 86, 82, OOM "; nvidia-smi 24576 MiB"},
+    {"rtx-5090", "NVIDIA GeForce RTX 5090 32GB", GIB(31.36), 120, 170, OOM "; nvidia-smi 32607 MiB"},
+    {"v100-32", "Tesla V100 32GB", GIB(31.74), 70, 80, OOM},
+    {"a100-40", "NVIDIA A100 40GB", GIB(39.50), 80, 108, OOM},
+    {"l40s", "NVIDIA L40S 48GB", GIB(44.39), 89, 142, OOM "; nvidia-smi 46068 MiB, ECC on"},
+    {"rtx-6000-ada", "NVIDIA RTX 6000 Ada Generation 48GB", GIB(44.43), 89, 142,
+     OOM "; nvidia-smi 46068 MiB"},
+    {"rtx-a6000", "NVIDIA RTX A6000 48GB", GIB(47.54), 86, 84, OOM},
+    {"h100", "NVIDIA H100 80GB", GIB(79.11), 90, 132, OOM "; nvidia-smi 81559 MiB"},
+    {"a100-80", "NVIDIA A100 80GB", GIB(79.25), 80, 108, OOM "; others print 79.14 to 79.33"},
+    {"h200", "NVIDIA H200 141GB", GIB(139.80), 90, 132, OOM "; nvidia-smi 143771 MiB"},
+    {"b200", "NVIDIA B200 180GB", GIB(178.35), 100, 148, "cudaGetDeviceProperties; nvidia-smi 183359 MiB"},
+    {"mi300x", "AMD Instinct MI300X 192GB", GIB(191.69), 0, 304, OOM "; 191.98 with older drivers"},
 };
 
 enum { CARD_COUNT = sizeof cards / sizeof cards[0] };

@@ -16,10 +16,12 @@ extern "C" {
 #endif
 
 typedef struct Card {
-    const char *name;   /* "rtx-4090" */
-    const char *title;  /* "NVIDIA GeForce RTX 4090 24GB": the maker's name and the size on the box */
-    uint64_t bytes;     /* what the driver reports as total */
-    const char *source; /* where the figure was read */
+    const char *name;    /* "rtx-4090" */
+    const char *title;   /* "NVIDIA GeForce RTX 4090 24GB": the maker's name and the size on the box */
+    uint64_t bytes;      /* what the driver reports as total */
+    int capability;      /* CUDA's compute capability, times ten: 86; 0 = not an NVIDIA card */
+    int multiprocessors; /* streaming multiprocessors; compute units of an AMD card */
+    const char *source;  /* where the figure was read */
 } Card;
 
 /* The i-th, smallest first; NULL past the end. */

@@ -10,6 +10,9 @@ static void each_card_is_found_by_its_names(void **state)
         assert_ptr_equal(device_card(card->name), card);
         assert_ptr_equal(device_card(card->title), card);
         assert_true(card->source[0]);
+        assert_true(card->multiprocessors >= 28 && card->multiprocessors <= 304);
+        assert_int_equal(card->capability == 0, strstr(card->title, "AMD") != NULL);
+        assert_true(!card->capability || (card->capability >= 60 && card->capability <= 120));
         for (int j = 0; j < i; j++) {
             assert_string_not_equal(card->name, device_card_at(j)->name);
             assert_true(card->bytes >= device_card_at(j)->bytes);
@@ -17,6 +20,20 @@ static void each_card_is_found_by_its_names(void **state)
     }
     assert_null(device_card_at(-1));
     assert_null(device_card_at(1000));
+}
+
+/* Of cards that every programmer of CUDA knows. */
+static void capabilities_are_the_published_ones(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        int capability, multiprocessors;
+    } rows[] = {{"t4", 75, 40}, {"rtx-3090", 86, 82}, {"a100-80", 80, 108}, {"rtx-4090", 89, 128}, {"h100", 90, 132}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        assert_int_equal(device_card(rows[i].name)->capability, rows[i].capability);
+        assert_int_equal(device_card(rows[i].name)->multiprocessors, rows[i].multiprocessors);
+    }
 }
 
 static void names_are_forgiving(void **state)
@@ -120,7 +137,7 @@ static void sizes_are_what_drivers_report(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_card_is_found_by_its_names), cmocka_unit_test(names_are_forgiving),
+        cmocka_unit_test(each_card_is_found_by_its_names), cmocka_unit_test(capabilities_are_the_published_ones), cmocka_unit_test(names_are_forgiving),
         cmocka_unit_test(what_is_no_card_is_none),         cmocka_unit_test(the_nearest_are_named),
         cmocka_unit_test(sizes_are_what_drivers_report),
     };

@@ -133,7 +133,7 @@ static Tensor *inside_of(Inside *inside, Tensor *x)
     return tensor_checkpoint(inside_forward, inside, x, NULL);
 }
 
-static void test_checkpoints(void **state)
+static void test_saved_runs(void **state)
 {
     (void)state;
     Watch watch;
@@ -192,7 +192,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_order),
         TEST(test_stale_uses),
-        TEST(test_checkpoints),
+        TEST(test_saved_runs),
         TEST(test_checkpoint_without_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

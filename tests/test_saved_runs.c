@@ -1,4 +1,4 @@
-/* The directory of a run's checkpoints: how many stay, whose files are touched, what a save of the same step
+/* The directory of a run's saves: how many stay, whose files are touched, what a save of the same step
  * replaces and when it comes back, one run at a time. */
 #include "json_support.h"
 #include "resume_support.h"
@@ -165,5 +165,5 @@ int main(void)
         TEST(test_nothing_there),
         TEST(test_one_run_a_directory),
     };
-    return cmocka_run_group_tests_name("checkpoints", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("saved_runs", tests, NULL, NULL);
 }
