@@ -156,9 +156,10 @@ int saving_keep_log(const Saving *saving, const char *path)
 
 void saving_close(Saving *saving)
 {
-    if (saving->made_export)
-        rmdir(saving->options->export); /* not if anything is in it */
-    if (saving->made_save)
+    /* Not if anything is in it, and under its lock: without, another run may be about to write there. */
+    if (saving->made_export && saving->export_lock >= 0)
+        rmdir(saving->options->export);
+    if (saving->made_save && saving->lock >= 0)
         rmdir(saving->options->save);
     io_unlock_saved_runs(saving->lock);
     io_unlock_saved_runs(saving->export_lock);

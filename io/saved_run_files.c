@@ -265,24 +265,42 @@ static void remove_leftovers(const char *directory)
         closedir(dir);
 }
 
+/* Whether the path is still that of the open directory: a run that made it and is refused takes it away. */
+static int is_there(const char *directory, int lock)
+{
+    struct stat open_one, named;
+    return fstat(lock, &open_one) == 0 && stat(directory, &named) == 0 && open_one.st_ino == named.st_ino &&
+           open_one.st_dev == named.st_dev;
+}
+
 /* use: what this run and another want of it, "saves". */
 static int lock_directory(const char *directory, const char *use)
 {
+    enum { TRIES = 8 };
     char shown[FILE_LABEL];
-    if (error_code() || io_check_directory(directory))
-        return -1;
     path_label(shown, directory);
-    int lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (lock < 0) {
-        error_raise(ERROR_FILE, "%s: cannot open the directory: %s", shown, strerror(errno));
-        return -1;
-    }
-    if (flock(lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) { /* other errors: it knows no locks */
-        error_raise(ERROR_FILE, "%s: another run %s there; give this one a directory of its own", shown, use);
+    for (int i = 0; i < TRIES && !error_code() && !io_check_directory(directory); i++) {
+        int lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (lock < 0 && errno == ENOENT)
+            continue;
+        if (lock < 0) {
+            error_raise(ERROR_FILE, "%s: cannot open the directory: %s", shown, strerror(errno));
+            return -1;
+        }
+        int busy = flock(lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK; /* else it knows no locks */
+        if (!busy && is_there(directory, lock))
+            return lock;
         close(lock);
-        return -1;
+        if (busy) {
+            error_raise(ERROR_FILE, "%s: another run %s there; give this one a directory of its own", shown,
+                        use);
+            return -1;
+        }
     }
-    return lock;
+    if (!error_code())
+        error_raise(ERROR_FILE, "%s: other runs remove the directory; give this one a directory of its own",
+                    shown);
+    return -1;
 }
 
 static int no_directory(const char *function)
