@@ -31,7 +31,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     else if (is(&a, "report"))
         status = command_report(a.count - 1, a.item + 1);
     else if (is(&a, "help"))
-        help_command(stdout, a.count > 1 ? a.item[1] : "help");
+        help_page(stdout, a.count > 1 ? a.item[1] : "help");
     else
         read_options(&a);
     fuzz_check(status == EXIT_NO || status == EXIT_USAGE || is(&a, "help") || !is(&a, "tokenize"),
