@@ -32,7 +32,7 @@ static int in_backward(Options *o)
     return 1;
 }
 
-/* A plan runs every micro-batch: more than these take longer to plan than a user waits, and save no more. */
+/* A plan runs every micro-batch, so more than these take longer to plan than a user waits for advice. */
 enum { MOST_MICRO_BATCHES = 1024 };
 
 static int split_batch(Options *o, int pieces)
@@ -49,9 +49,13 @@ static int quarter_batch(Options *o)
     return split_batch(o, o->batch % 4 == 0 ? 4 : o->batch % 2 == 0 ? 2 : 1);
 }
 
-static int single_samples(Options *o)
+/* Of one sample, or as few as that number of pieces gives. */
+static int smallest_micro_batch(Options *o)
 {
-    return split_batch(o, o->batch);
+    int most = MOST_MICRO_BATCHES / o->accumulate, pieces = o->batch < most ? o->batch : most;
+    while (pieces > 1 && o->batch % pieces)
+        pieces--;
+    return split_batch(o, pieces);
 }
 
 static int other_attention(Options *o)
@@ -90,7 +94,7 @@ static const Pull blocks = {.flag = "--checkpoint",
 static const Pull quarters = {
     .flag = "--batch", .target = MEM_GROUP_ACTIVATIONS, .set = quarter_batch, .needed = 1};
 static const Pull singles = {
-    .flag = "--batch", .target = MEM_GROUP_ACTIVATIONS, .set = single_samples, .needed = 1};
+    .flag = "--batch", .target = MEM_GROUP_ACTIVATIONS, .set = smallest_micro_batch, .needed = 1};
 static const Pull early = {.flag = "--optimizer-in-backward",
                            .word = "in backward",
                            .target = MEM_GROUP_GRADIENTS,

@@ -57,7 +57,8 @@ const char *file_guess(const unsigned char *bytes, unsigned long size)
 
 /* ---- Directories by the files in them -------------------------------------------------------- */
 
-/* pattern: of a name in it (fnmatch). The sentence: "DIRECTORY HAS (NAME)TODO". */
+/* pattern: of a name in it (fnmatch). The sentence is the directory, `has`, the name in brackets, and what to
+ * do. */
 typedef struct Form {
     const char *pattern, *has, *todo;
 } Form;
