@@ -2,6 +2,9 @@
 #ifndef BRIM_BASE_NAMES_H
 #define BRIM_BASE_NAMES_H
 
+#define dtype_bytes brim_dtype_bytes
+#define dtype_is_quantized brim_dtype_is_quantized
+#define dtype_name brim_dtype_name
 #define error_clear brim_error_clear
 #define error_code brim_error_code
 #define error_function brim_error_function

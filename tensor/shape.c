@@ -58,3 +58,9 @@ ShapeText shape_text(Shape shape)
         snprintf(out.text + used, sizeof out.text - used, ")");
     return out;
 }
+
+uint64_t shape_bytes(DType dtype, Shape shape)
+{
+    int64_t cols = shape.ndim > 0 ? shape.dim[shape.ndim - 1] : 1;
+    return dtype_bytes(dtype, cols > 0 ? shape_numel(shape) / cols : 0, cols);
+}

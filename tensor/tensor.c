@@ -4,20 +4,6 @@
 
 #include "tensor_.h"
 
-static const struct {
-    const char *name;
-    int bits; /* an element */
-} dtypes[DTYPE_COUNT] = {
-#define X(id, name, bits) [DTYPE_##id] = {name, bits},
-    BRIM_DTYPES(X)
-#undef X
-};
-
-const char *dtype_name(DType dtype)
-{
-    return (unsigned)dtype < DTYPE_COUNT ? dtypes[dtype].name : "unknown";
-}
-
 /* ---- Headers --------------------------------------------------------------------------------- */
 
 static Tensor *tensor_of_item(ScopeItem *item)
@@ -114,8 +100,7 @@ Tensor *tensor_new(DType dtype, Shape shape, MemComponent component)
         error_raise(ERROR_ARGUMENT, "tensor_new(): there is no data type %d", (int)dtype);
         return NULL;
     }
-    int64_t bytes = (shape_numel(shape) * dtypes[dtype].bits + 7) / 8;
-    return tensor_wrap(dtype, shape, storage_new(context, bytes, component));
+    return tensor_wrap(dtype, shape, storage_new(context, (int64_t)shape_bytes(dtype, shape), component));
 }
 
 Tensor *tensor_from(DType dtype, Shape shape, MemComponent component, const void *values)

@@ -15,6 +15,7 @@
 
 #include <stdint.h>
 
+#include "../base/dtype.h"
 #include "context.h"
 
 #ifdef __cplusplus
@@ -25,18 +26,6 @@ typedef struct Tensor Tensor;
 typedef struct Batch Batch; /* batch.h */
 
 /* ---- Data types and shapes ------------------------------------------------------------------- */
-
-/* Size in bits an element, so that 4-bit types are possible. Later: bf16, f16, i8, nf4. */
-#define BRIM_DTYPES(X)                                                                                       \
-    X(F32, "f32", 32)                                                                                        \
-    X(I32, "i32", 32)
-
-typedef enum DType {
-#define X(id, name, bits) DTYPE_##id,
-    BRIM_DTYPES(X)
-#undef X
-        DTYPE_COUNT
-} DType;
 
 #define TENSOR_MAX_DIMS 4
 

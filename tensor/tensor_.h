@@ -144,7 +144,8 @@ typedef struct ShapeText {
 } ShapeText;
 ShapeText shape_text(Shape shape);
 
-const char *dtype_name(DType dtype);
+/* Bytes of such an array; a quantised one is a matrix. */
+uint64_t shape_bytes(DType dtype, Shape shape);
 
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component);
 void storage_retain(Storage *storage);
