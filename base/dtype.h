@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "api.h"
+#include "base_names.h"
 
 #ifdef __cplusplus
 extern "C" {
