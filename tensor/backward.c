@@ -11,8 +11,7 @@
 
 static MemComponent gradient_component(const Tensor *t)
 {
-    int parameter = t->leaf && t->storage && t->storage->block.component == MEM_PARAMETER;
-    return parameter ? MEM_GRADIENT : MEM_ACTIVATION_GRADIENT;
+    return t->leaf && t->component == MEM_PARAMETER ? MEM_GRADIENT : MEM_ACTIVATION_GRADIENT;
 }
 
 static Storage *gradient_new(Context *context, const Tensor *t)
@@ -141,11 +140,29 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
 
 /* ---- One node -------------------------------------------------------------------------------- */
 
+/* The parameters that the node reads have their data. */
+static int has_parameters(const Node *node)
+{
+    for (int i = 0; i < node->call.inputs; i++) {
+        const Tensor *in = node->in[i];
+        if (!(node->by_header & OP_INPUT(i)) || in->storage)
+            continue;
+        error_raise(ERROR_STATE,
+                    "tensor_backward(): %s reads the parameter '%s' %s, whose data was freed after forward; "
+                    "keep it until backward is done",
+                    node->call.row->name, tensor_name(in), shape_text(in->shape).text);
+        return 0;
+    }
+    return 1;
+}
+
 static void point_at_kept(Node *node)
 {
     OpCall *call = &node->call;
-    for (int i = 0; i < call->inputs; i++)
-        call->in[i] = node->saved[i] ? node->saved[i]->block.data : NULL;
+    for (int i = 0; i < call->inputs; i++) {
+        const Storage *kept = tape_kept_input(node, i);
+        call->in[i] = kept ? kept->block.data : NULL;
+    }
     for (int i = 0; i < OP_MAX_EXTRAS; i++)
         call->extra[i] = storage_f32(node->extra[i]);
     call->out = storage_f32(node->saved_out);
@@ -155,6 +172,8 @@ static void point_at_kept(Node *node)
 static Storage *recompute_output(Context *context, Node *node)
 {
     OpCall *call = &node->call;
+    if (!has_parameters(node))
+        return NULL;
     Storage *made = storage_new(context, shape_numel(call->plan.out) * (int64_t)sizeof(float), MEM_TEMPORARY);
     if (made && !context->meta) {
         point_at_kept(node);
@@ -187,6 +206,8 @@ static int call_kernel(Context *context, Node *node, const Targets *targets)
 {
     OpCall *call = &node->call;
     Storage *workspace = NULL;
+    if (!has_parameters(node))
+        return error_code();
     if (call->plan.backward_workspace > 0) {
         workspace = storage_new(context, (int64_t)call->plan.backward_workspace, MEM_WORKSPACE);
         if (!workspace)
@@ -362,15 +383,13 @@ static void blame(Context *context, float loss)
         const Node *node = &context->tape->nodes[i];
         for (int k = 0; k < OP_MAX_INPUTS; k++) {
             const Tensor *in = node->in[k];
-            if (!in || in->dtype != DTYPE_F32 || !nonfinite(context, node->saved[k]))
+            if (!in || in->dtype != DTYPE_F32 || !nonfinite(context, tape_kept_input(node, k)))
                 continue;
             memtrack_path_set(context->tracker, in->leaf ? node->path : in->path);
             if (in->leaf)
                 error_raise(ERROR_NONFINITE,
                             "loss is %s; the first value that is not finite is in %s '%s' of %s", what,
-                            in->storage && in->storage->block.component == MEM_PARAMETER ? "parameter"
-                                                                                         : "input",
-                            tensor_name(in), node->call.row ? node->call.row->name : "a module");
+                            in->component == MEM_PARAMETER ? "parameter" : "input", tensor_name(in), node->call.row ? node->call.row->name : "a module");
             else
                 error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite was made by %s",
                             what, in->op);

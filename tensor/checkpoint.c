@@ -65,7 +65,7 @@ Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, cons
         return NULL;
     Node what = {.forward = forward, .self = self, .random = context->random, .in = {x}};
     int donated = x && x->donated, recording = context->no_grad == 0;
-    Storage *held = x && recording ? x->storage : NULL;
+    Storage *held = x && recording && !tensor_saved_by_header(x) ? x->storage : NULL;
     if (held)
         storage_retain(held); /* forward may donate x: then its data is not written over */
     int met_grad = context->met_grad;

@@ -61,9 +61,18 @@ Storage *tape_save(Context *context, Storage *storage)
     return storage;
 }
 
+int tensor_saved_by_header(const Tensor *tensor)
+{
+    return tensor->leaf && (tensor->component == MEM_PARAMETER || tensor->component == MEM_FROZEN);
+}
+
 void tape_save_input(Context *context, Node *node, int i)
 {
     Storage *storage = node->in[i]->storage;
+    if (tensor_saved_by_header(node->in[i])) {
+        node->by_header |= OP_INPUT(i);
+        return;
+    }
     Tape *tape = context->tape;
     int maker = storage->maker;
     /* Data outlives its tape when a script keeps it: the node at that index may be another one by now. */
@@ -74,6 +83,11 @@ void tape_save_input(Context *context, Node *node, int i)
     } else {
         node->saved[i] = tape_save(context, storage);
     }
+}
+
+const Storage *tape_kept_input(const Node *node, int i)
+{
+    return node->by_header & OP_INPUT(i) ? node->in[i]->storage : node->saved[i];
 }
 
 void tape_offer(Context *context, Node *node, Storage *storage)

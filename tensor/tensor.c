@@ -31,6 +31,7 @@ Tensor *tensor_wrap(DType dtype, Shape shape, Storage *storage)
     tensor->shape = shape;
     tensor->dtype = dtype;
     tensor->storage = storage;
+    tensor->component = storage->block.component;
     tensor->refs = 1;
     tensor->leaf = 1;
     tensor->path = memtrack_path(context->tracker);
@@ -81,6 +82,9 @@ int tensor_readable(const Tensor *tensor, const char *what)
     if (tensor->state == DATA_DONATED)
         error_raise(ERROR_STATE, "%s: the %s made at '%s' was given away by tensor_donate", what, maker,
                     path);
+    else if (tensor->leaf)
+        error_raise(ERROR_STATE, "%s: the data of the tensor '%s' made at '%s' was freed", what,
+                    tensor_name(tensor), path);
     else
         error_raise(
             ERROR_STATE,
@@ -232,11 +236,13 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
         return;
     }
     tensor->requires_grad = requires_grad != 0;
+    int parameter = tensor->component == MEM_PARAMETER || tensor->component == MEM_FROZEN;
+    if (parameter)
+        tensor->component = requires_grad ? MEM_PARAMETER : MEM_FROZEN;
     if (!tensor->storage)
         return;
-    MemBlock *block = &tensor->storage->block;
-    if (block->component == MEM_PARAMETER || block->component == MEM_FROZEN)
-        memtrack_retag(tensor->item.context->ledger, block, requires_grad ? MEM_PARAMETER : MEM_FROZEN);
+    if (parameter)
+        memtrack_retag(tensor->item.context->ledger, &tensor->storage->block, tensor->component);
     if (!requires_grad)
         tensor_drop_grad(tensor);
 }

@@ -42,6 +42,7 @@ struct Tensor {
     int refs;          /* owner and tape */
     int path;          /* module path where it was made, for messages */
     const char *op;    /* that made it, for messages */
+    MemComponent component; /* a leaf's, also while its data are gone */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
@@ -169,6 +170,7 @@ typedef struct Node {
     int64_t serial; /* its own for ever; increases along the tape */
     Tensor *in[OP_MAX_INPUTS], *out;
     Storage *saved[OP_MAX_INPUTS], *saved_out, *extra[OP_MAX_EXTRAS];
+    unsigned by_header; /* OP_INPUT(i): a parameter, read in backward where its header has its data then */
     int recomputed[OP_MAX_INPUTS]; /* instead of saved: 1 + index of the node that recomputes it; 0 = saved */
     const Storage *makes;          /* what this node can recompute: to recognise it, not held */
     Storage *recomputed_out;       /* recomputed, while others are still to read it */
@@ -198,12 +200,19 @@ void tape_node_release(Context *context, Node *node); /* everything a node holds
 void tape_cut(Context *context, int count);           /* releases nodes from the end down to count */
 /* Takes a reference; the first save turns a temporary into an activation. */
 Storage *tape_save(Context *context, Storage *storage);
-/* Keeps input i of this node for backward: its storage, or (tensor_recompute) the node that recomputes it. */
+/* Keeps input i of this node for backward: its storage; or (tensor_recompute) the node that recomputes it; or
+ * nothing, for a parameter, whose data may go and come again while the tape holds its header. */
 void tape_save_input(Context *context, Node *node, int i);
+/* What backward reads of input i of this node; NULL = nothing, or a parameter whose data are gone. */
+const Storage *tape_kept_input(const Node *node, int i);
 /* The tensor is an input of the operation with this serial. If it is a leaf, remembers who used it first. */
 void tape_use(const Context *context, Tensor *input, int64_t serial);
 /* Says that this node can recompute `storage`. */
 void tape_offer(Context *context, Node *node, Storage *storage);
+
+/* 1: a tape needs no hold on its storage. A parameter lives longer than a step, and whoever frees or replaces
+ * its data between forward and backward has them there again when backward reads them. */
+int tensor_saved_by_header(const Tensor *tensor);
 
 /* Runs the tape backward down to `mark`; output gradients are in place. Returns error_code(). */
 int backward_run(Context *context, int mark);
