@@ -45,9 +45,9 @@ int tensor_scope_begin(void)
  */
 static void cut_unreachable(Context *context)
 {
-    const Tape *tape = context->tape;
+    Tape *tape = context->tape;
     while (!context->in_backward && tape->count > 0 && tape->nodes[tape->count - 1].out->refs == 1)
-        tape_cut(context, tape->count - 1);
+        tape_cut(tape, tape->count - 1);
 }
 
 void tensor_scope_end(int scope)

@@ -16,6 +16,7 @@ Storage *storage_new(Context *context, int64_t bytes, MemComponent component)
         host_free(context, storage, sizeof *storage);
         return NULL;
     }
+    storage->ledger = context->ledger;
     storage->refs = 1;
     return storage;
 }
@@ -29,6 +30,6 @@ void storage_release(Context *context, Storage *storage)
 {
     if (!storage || --storage->refs > 0)
         return;
-    memtrack_free(context->ledger, &storage->block);
+    memtrack_free(storage->ledger, &storage->block);
     host_free(context, storage, sizeof *storage);
 }

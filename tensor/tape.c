@@ -3,14 +3,32 @@
 
 #include "tensor_.h"
 
-int tape_reserve(Context *context)
+Tape *tape_create(Context *context)
 {
-    Tape *tape = context->tape;
+    Tape *tape = memtrack_host_calloc(context->tracker, sizeof *tape);
+    if (tape)
+        tape->context = context;
+    return tape;
+}
+
+void tape_destroy(Tape *tape)
+{
+    if (!tape)
+        return;
+    tape_cut(tape, 0);
+    MemTracker *tracker = tape->context->tracker;
+    memtrack_host_free(tracker, tape->nodes, (size_t)tape->capacity * sizeof *tape->nodes);
+    memtrack_host_free(tracker, tape, sizeof *tape);
+}
+
+int tape_reserve(Tape *tape)
+{
     if (tape->count < tape->capacity)
         return 0;
     int capacity = tape->capacity ? 2 * tape->capacity : 64;
-    Node *nodes = memtrack_host_realloc(context->tracker, tape->nodes, (size_t)tape->capacity * sizeof *nodes,
-                                        (size_t)capacity * sizeof *nodes);
+    Node *nodes =
+        memtrack_host_realloc(tape->context->tracker, tape->nodes, (size_t)tape->capacity * sizeof *nodes,
+                              (size_t)capacity * sizeof *nodes);
     if (!nodes)
         return error_raise(ERROR_HOST_MEMORY, "out of host memory: a tape of %d operations", capacity);
     tape->nodes = nodes;
@@ -18,12 +36,12 @@ int tape_reserve(Context *context)
     return 0;
 }
 
-Node *tape_push(Context *context)
+Node *tape_push(Tape *tape)
 {
-    Node *node = &context->tape->nodes[context->tape->count++];
+    Node *node = &tape->nodes[tape->count++];
     memset(node, 0, sizeof *node);
-    node->serial = ++context->tape->serials;
-    node->path = memtrack_path(context->tracker);
+    node->serial = ++tape->context->serials;
+    node->path = memtrack_path(tape->context->tracker);
     return node;
 }
 
@@ -43,21 +61,21 @@ static int is_recorded(const Tape *tape, int64_t serial)
 /* A leaf that a checkpointed module uses counts as used by the checkpoint's node. When backward runs the
  * module again, that node is off the tape. Then the recorded use counts, unless another node on the tape uses
  * the leaf earlier. */
-void tape_use(const Context *context, Tensor *input, int64_t serial)
+void tape_use(const Tape *tape, Tensor *input, int64_t serial)
 {
     if (!input->leaf || !input->requires_grad || input->first_use == serial)
         return;
-    if (!is_recorded(context->tape, input->first_use))
+    if (!is_recorded(tape, input->first_use))
         input->first_use = serial;
 }
 
-Storage *tape_save(Context *context, Storage *storage)
+Storage *tape_save(Storage *storage)
 {
     if (!storage)
         return NULL;
     storage_retain(storage);
     if (storage->block.bytes && storage->block.component == MEM_TEMPORARY)
-        memtrack_retag(context->ledger, &storage->block, MEM_ACTIVATION);
+        memtrack_retag(storage->ledger, &storage->block, MEM_ACTIVATION);
     return storage;
 }
 
@@ -66,14 +84,13 @@ int tensor_saved_by_header(const Tensor *tensor)
     return tensor->leaf && (tensor->component == MEM_PARAMETER || tensor->component == MEM_FROZEN);
 }
 
-void tape_save_input(Context *context, Node *node, int i)
+void tape_save_input(Tape *tape, Node *node, int i)
 {
     Storage *storage = node->in[i]->storage;
     if (tensor_saved_by_header(node->in[i])) {
         node->by_header |= OP_INPUT(i);
         return;
     }
-    Tape *tape = context->tape;
     int maker = storage->maker;
     /* Data outlives its tape when a script keeps it: the node at that index may be another one by now. */
     int known = maker > 0 && maker <= tape->count && tape->nodes[maker - 1].makes == storage;
@@ -81,7 +98,7 @@ void tape_save_input(Context *context, Node *node, int i)
         node->recomputed[i] = maker;
         tape->nodes[maker - 1].readers++;
     } else {
-        node->saved[i] = tape_save(context, storage);
+        node->saved[i] = tape_save(storage);
     }
 }
 
@@ -90,12 +107,12 @@ const Storage *tape_kept_input(const Node *node, int i)
     return node->by_header & OP_INPUT(i) ? node->in[i]->storage : node->saved[i];
 }
 
-void tape_offer(Context *context, Node *node, Storage *storage)
+void tape_offer(const Tape *tape, Node *node, Storage *storage)
 {
     for (int i = 0; i < OP_MAX_INPUTS; i++)
         if (node->recomputed[i] && (node->call.plan.recomputes & OP_INPUT(i)))
             return; /* its own input is recomputed: chains are not */
-    storage->maker = (int)(node - context->tape->nodes) + 1;
+    storage->maker = (int)(node - tape->nodes) + 1;
     node->makes = storage;
 }
 
@@ -119,13 +136,12 @@ void tape_node_release(Context *context, Node *node)
         tensor_unref(node->out);
 }
 
-void tape_cut(Context *context, int count)
+void tape_cut(Tape *tape, int count)
 {
-    Tape *tape = context->tape;
     while (tape->count > count) {
         Node node = tape->nodes[--tape->count];
         if (node.out && !node.out->keep)
             tensor_drop_grad(node.out);
-        tape_node_release(context, &node);
+        tape_node_release(tape->context, &node);
     }
 }

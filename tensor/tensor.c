@@ -242,7 +242,7 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
     if (!tensor->storage)
         return;
     if (parameter)
-        memtrack_retag(tensor->item.context->ledger, &tensor->storage->block, tensor->component);
+        memtrack_retag(tensor->storage->ledger, &tensor->storage->block, tensor->component);
     if (!requires_grad)
         tensor_drop_grad(tensor);
 }

@@ -120,6 +120,12 @@ BRIM_API int tensor_recording(void);
  * gradients on the way (optim_set_in_backward). Returns error_code(). */
 BRIM_API int tensor_backward(Tensor *loss);
 
+/* The same from any recorded tensor y, whose gradient is given: f32, of y's shape, made by whoever computed
+ * the rest (a loss of one's own, the next part of a model). It is read and not changed; a donated one may be
+ * written over. Given as it is: it is not looked at for values that are not finite, and is not a loss of
+ * tensor_step_loss. Returns error_code(). */
+BRIM_API int tensor_backward_from(Tensor *y, Tensor *gradient);
+
 /* The sum of the losses given to tensor_backward in the last training step that had one: with losses divided
  * by the labels of the whole accumulated batch, the loss of the step. 0 on meta. */
 BRIM_API double tensor_step_loss(void);

@@ -26,6 +26,7 @@ void device_nvidia_(const char *root, int libcuda, char *text, size_t size);
 /* Bytes and their books, shared by headers; freed with the last reference. */
 typedef struct Storage {
     MemBlock block;
+    MemLedger *ledger; /* whose bytes they are */
     int refs;
     int maker; /* 1 + index of the tape node that can recompute it; 0 = none */
 } Storage;
@@ -90,6 +91,7 @@ struct Context {
     MemLedger *ledger;
     const Kernels *kernels;
     Tape *tape;
+    int64_t serials;                   /* of nodes, given so far, on whichever tape */
     ScopeItem scopes[SCOPE_MAX_DEPTH]; /* ring heads */
     int depth;                         /* of the innermost open scope; 0 = the context's own */
     int meta, threads, no_grad, in_backward;
@@ -187,36 +189,43 @@ typedef struct Node {
     RandomState random;
 } Node;
 
+/* A context records on one tape, context->tape. Others may be made, and put there in turn: each is run, or
+ * destroyed, by itself. */
 struct Tape {
+    Context *context;
     Node *nodes;
     int count, capacity;
-    int64_t serials; /* given so far */
 };
 
+Tape *tape_create(Context *context); /* empty; NULL without host memory */
+void tape_destroy(Tape *tape);       /* with all that it holds; NULL is fine */
 /* Room for one more node, so that recording cannot fail half-way. Returns 0 or raises. */
-int tape_reserve(Context *context);
-Node *tape_push(Context *context);                    /* zeroed; after tape_reserve */
+int tape_reserve(Tape *tape);
+Node *tape_push(Tape *tape);                          /* zeroed; after tape_reserve */
 void tape_node_release(Context *context, Node *node); /* everything a node holds */
-void tape_cut(Context *context, int count);           /* releases nodes from the end down to count */
+void tape_cut(Tape *tape, int count);                 /* releases nodes from the end down to count */
 /* Takes a reference; the first save turns a temporary into an activation. */
-Storage *tape_save(Context *context, Storage *storage);
+Storage *tape_save(Storage *storage);
 /* Keeps input i of this node for backward: its storage; or (tensor_recompute) the node that recomputes it; or
  * nothing, for a parameter, whose data may go and come again while the tape holds its header. */
-void tape_save_input(Context *context, Node *node, int i);
+void tape_save_input(Tape *tape, Node *node, int i);
 /* What backward reads of input i of this node; NULL = nothing, or a parameter whose data are gone. */
 const Storage *tape_kept_input(const Node *node, int i);
 /* The tensor is an input of the operation with this serial. If it is a leaf, remembers who used it first. */
-void tape_use(const Context *context, Tensor *input, int64_t serial);
+void tape_use(const Tape *tape, Tensor *input, int64_t serial);
 /* Says that this node can recompute `storage`. */
-void tape_offer(Context *context, Node *node, Storage *storage);
+void tape_offer(const Tape *tape, Node *node, Storage *storage);
 
 /* 1: a tape needs no hold on its storage. A parameter lives longer than a step, and whoever frees or replaces
  * its data between forward and backward has them there again when backward reads them. */
 int tensor_saved_by_header(const Tensor *tensor);
 
-/* Runs the tape backward down to `mark`; output gradients are in place. Returns error_code(). */
-int backward_run(Context *context, int mark);
-void backward_checkpoint(Context *context, Node *node);
+/* Runs the tape, the context's, backward down to `mark`; output gradients are in place. Returns error_code().
+ */
+int backward_run(Tape *tape, int mark);
+void backward_checkpoint(Tape *tape, Node *node);
+/* Of the elements of its gradient. */
+DType gradient_type(const Tensor *tensor);
 /* Gives a leaf a gradient of zeros, charged to its module path, if it has none: the gradient was kept when a
  * run was saved. Returns 0 or raises. */
 int gradient_zeros(Context *context, Tensor *leaf);

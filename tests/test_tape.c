@@ -1,5 +1,5 @@
 /* What the tape holds of parameters: their headers. Their data may go between forward and backward, and come
- * again where backward reads them. */
+ * again where backward reads them. Backward from any tensor, and several tapes. */
 #include <math.h>
 
 #include "support.h"
@@ -144,6 +144,142 @@ static void test_blamed_parameter(void **state)
     tensor_free(w);
 }
 
+/* ---- Backward from a tensor ------------------------------------------------------------------ */
+
+enum { ROWS = 6, WIDTH = 8 };
+
+/* What backward gives x and w, with the outer gradient as a factor of the loss or handed over. */
+typedef enum From { FROM_LOSS, FROM_GIVEN, FROM_DONATED, FROMS } From;
+
+static void run_from(From from, float *gradients)
+{
+    Tensor *x = leaf(SHAPE(ROWS, WIDTH), 1, 1), *w = parameter(SHAPE(WIDTH, WIDTH), 2);
+    Tensor *c = values(SHAPE(ROWS, WIDTH), 3, 1), *before = copy_of(tensor_f32(c), ROWS * WIDTH);
+    Tensor *hidden = tensor_linear(x, w, NULL, TENSOR_IDENTITY);
+    Tensor *y = tensor_add(tensor_activation(hidden, TENSOR_GELU), hidden);
+    double loss = tensor_step_loss();
+    if (from == FROM_LOSS)
+        tensor_backward(tensor_sum(tensor_mul(y, c)));
+    else
+        tensor_backward_from(y, from == FROM_GIVEN ? c : tensor_donate(tensor_scale(c, 1)));
+    assert_fine();
+    assert_true(from == FROM_LOSS || tensor_step_loss() == loss);
+    assert_memory_equal(tensor_f32(c), tensor_f32(before), ROWS * WIDTH * sizeof(float));
+    memcpy(gradients, tensor_grad(x), ROWS * WIDTH * sizeof(float));
+    memcpy(gradients + ROWS * WIDTH, tensor_grad(w), WIDTH * WIDTH * sizeof(float));
+    assert_int_equal(books()->live_by[MEM_ACTIVATION], 0);
+    tensor_free(w);
+}
+
+static void test_backward_from(void **state)
+{
+    (void)state;
+    float gradients[FROMS][(ROWS + WIDTH) * WIDTH];
+    for (int from = 0; from < FROMS; from++) {
+        int scope = tensor_scope_begin();
+        run_from((From)from, gradients[from]);
+        tensor_scope_end(scope);
+        assert_memory_equal(gradients[from], gradients[0], sizeof *gradients);
+    }
+}
+
+/* A tensor whose operation overwrites the output gradient gets a copy to write on; planned as it is run. */
+static uint64_t hash_from(const ContextOptions *options)
+{
+    Visit v = visit(options);
+    Tensor *x = leaf(SHAPE(2, 16, 32), 1, 1), *c = values(SHAPE(2, 16, 32), 2, 1);
+    Tensor *y = tensor_attention(x, x, x, &(AttentionOptions){.heads = 4, .causal = 1});
+    tensor_keep(y);
+    assert_int_equal(tensor_backward_from(y, c), 0);
+    assert_true(tensor_has_grad(y) && tensor_has_grad(x));
+    uint64_t hash = memtrack_stats(context_ledger(context_current()))->step_hash;
+    leave(v);
+    return hash;
+}
+
+static void test_backward_from_is_planned(void **state)
+{
+    (void)state;
+    uint64_t meta = hash_from(&(ContextOptions){.meta = 1, .threads = 2});
+    assert_true(meta == hash_from(&(ContextOptions){.threads = 2}));
+}
+
+static void test_backward_from_refuses(void **state)
+{
+    (void)state;
+    Tensor *x = leaf(SHAPE(4), 1, 1), *c = values(SHAPE(4), 2, 1);
+    assert_int_equal(tensor_backward_from(NULL, c), 0);
+    assert_int_equal(tensor_backward_from(x, NULL), 0);
+    tensor_backward_from(x, c);
+    assert_error(ERROR_STATE, "tensor_backward_from()", "depends on nothing that needs a gradient");
+    tensor_backward_from(tensor_scale(x, 2), values(SHAPE(2, 2), 3, 1));
+    assert_error(ERROR_SHAPE, "the gradient of f32 (4) must be f32 of the same shape, not f32 (2,2)");
+    tensor_backward_from(tensor_scale(x, 2), integers(SHAPE(4), 3, 5));
+    assert_error(ERROR_SHAPE, "must be f32 of the same shape, not i32 (4)");
+    Tensor *gone = tensor_scale(c, 2);
+    tensor_drop_data(gone, DATA_DONATED);
+    tensor_backward_from(tensor_scale(x, 2), gone);
+    assert_error(ERROR_STATE, "tensor_backward_from", "given away");
+    Tensor *y = tensor_scale(x, 2);
+    assert_int_equal(tensor_backward_from(y, c), 0);
+    tensor_backward_from(y, c);
+    assert_error(ERROR_STATE, "recorded for this tensor is gone");
+    Visit v = visit(&(ContextOptions){.threads = 1});
+    Tensor *other = values(SHAPE(4), 2, 1);
+    tensor_backward_from(y, other);
+    assert_error(ERROR_STATE, "belongs to another context");
+    leave(v);
+}
+
+/* ---- Several tapes --------------------------------------------------------------------------- */
+
+/* Two micro-batches are recorded before the first is run backward, each on a tape of its own, as in the
+ * stages of a pipeline: gradients are those of one after the other. */
+static void two_batches(int apart, float *gradients)
+{
+    Context *context = context_current();
+    Tape *whole = context->tape;
+    Tensor *w = parameter(SHAPE(WIDTH, WIDTH), 2), *loss[2];
+    Tape *tapes[2] = {tape_create(context), tape_create(context)};
+    for (uint32_t i = 0; i < 2; i++) {
+        context->tape = apart ? tapes[i] : whole;
+        Tensor *x = values(SHAPE(ROWS, WIDTH), 7 + i, 1);
+        loss[i] = tensor_sum(tensor_linear(x, w, NULL, TENSOR_GELU));
+        if (!apart)
+            assert_int_equal(tensor_backward(loss[i]), 0);
+    }
+    for (int i = 0; i < 2 && apart; i++) {
+        context->tape = tapes[i];
+        assert_int_equal(tensor_backward(loss[i]), 0);
+    }
+    context->tape = whole;
+    memcpy(gradients, tensor_grad(w), WIDTH * WIDTH * sizeof(float));
+    tape_destroy(tapes[0]);
+    tape_destroy(tapes[1]);
+    tensor_free(w);
+}
+
+/* A tape that is destroyed lets go of what it holds. */
+static void test_tapes(void **state)
+{
+    (void)state;
+    float gradients[2][WIDTH * WIDTH];
+    two_batches(0, gradients[0]);
+    two_batches(1, gradients[1]);
+    assert_memory_equal(gradients[0], gradients[1], sizeof *gradients);
+
+    Context *context = context_current();
+    Tape *whole = context->tape, *tape = context->tape = tape_create(context);
+    int scope = tensor_scope_begin();
+    Tensor *x = leaf(SHAPE(ROWS, WIDTH), 1, 1);
+    tensor_promote(tensor_activation(x, TENSOR_GELU));
+    context->tape = whole;
+    tensor_scope_end(scope);
+    assert_int_equal(books()->live_by[MEM_INPUT], rounded(ROWS * WIDTH) * 5); /* four of before, and x */
+    tape_destroy(tape);
+    assert_int_equal(books()->live_by[MEM_INPUT], rounded(ROWS * WIDTH) * 4);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
 
 int main(void)
@@ -151,6 +287,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_freed_parameters), TEST(test_gradient_without_data),     TEST(test_moved_parameters),
         TEST(test_blamed_parameter), TEST(test_checkpoint_of_a_parameter),
+        TEST(test_backward_from),    TEST(test_backward_from_is_planned),  TEST(test_backward_from_refuses),
+        TEST(test_tapes),
     };
     return cmocka_run_group_tests_name("tape", tests, NULL, NULL);
 }
