@@ -346,9 +346,16 @@ static void drop_intermediates(const Tape *tape, int mark)
 {
     for (int i = mark; i < tape->count; i++) {
         Tensor *out = tape->nodes[i].out;
-        if (!out->keep)
+        if (out && !out->keep)
             tensor_drop_data(out, DATA_RELEASED);
     }
+}
+
+static void pass_marker(Context *context, const Node *node)
+{
+    memtrack_path_set(context->tracker, node->path);
+    if (node->self)
+        node->marker(context, node->self, node->closing);
 }
 
 int backward_run(Tape *tape, int mark)
@@ -357,6 +364,10 @@ int backward_run(Tape *tape, int mark)
     drop_intermediates(tape, mark);
     while (tape->count > mark && !context->error) {
         Node node = tape->nodes[--tape->count];
+        if (node.marker) {
+            pass_marker(context, &node);
+            continue;
+        }
         if (node.out->grad) {
             memtrack_path_set(context->tracker, node.path);
             if (node.call.row) {

@@ -45,7 +45,8 @@ Node *tape_push(Tape *tape)
     return node;
 }
 
-static int is_recorded(const Tape *tape, int64_t serial)
+/* The index of the node with this serial; -1 = none. */
+static int find_recorded(const Tape *tape, int64_t serial)
 {
     int low = 0, high = tape->count;
     while (low < high) {
@@ -55,7 +56,7 @@ static int is_recorded(const Tape *tape, int64_t serial)
         else
             high = middle;
     }
-    return low < tape->count && tape->nodes[low].serial == serial;
+    return low < tape->count && tape->nodes[low].serial == serial ? low : -1;
 }
 
 /* A leaf that a checkpointed module uses counts as used by the checkpoint's node. When backward runs the
@@ -65,7 +66,7 @@ void tape_use(const Tape *tape, Tensor *input, int64_t serial)
 {
     if (!input->leaf || !input->requires_grad || input->first_use == serial)
         return;
-    if (!is_recorded(tape, input->first_use))
+    if (find_recorded(tape, input->first_use) < 0)
         input->first_use = serial;
 }
 
@@ -136,12 +137,85 @@ void tape_node_release(Context *context, Node *node)
         tensor_unref(node->out);
 }
 
+static void release_last(Tape *tape)
+{
+    Node node = tape->nodes[--tape->count];
+    if (node.out && !node.out->keep)
+        tensor_drop_grad(node.out);
+    tape_node_release(tape->context, &node);
+}
+
 void tape_cut(Tape *tape, int count)
 {
-    while (tape->count > count) {
-        Node node = tape->nodes[--tape->count];
-        if (node.out && !node.out->keep)
-            tensor_drop_grad(node.out);
-        tape_node_release(tape->context, &node);
+    while (tape->count > count)
+        release_last(tape);
+}
+
+/* ---- Markers --------------------------------------------------------------------------------- */
+
+/* Takes `n` nodes off the middle, which hold nothing. */
+static void close_gap(Tape *tape, int at, int n)
+{
+    memmove(tape->nodes + at, tape->nodes + at + n, (size_t)(tape->count - at - n) * sizeof *tape->nodes);
+    tape->count -= n;
+}
+
+/* Takes off the node at `at`, which only markers follow, and then every pair with nothing in between. */
+static void cut_operation(Tape *tape, int at)
+{
+    Node node = tape->nodes[at];
+    close_gap(tape, at, 1);
+    if (!node.out->keep)
+        tensor_drop_grad(node.out);
+    tape_node_release(tape->context, &node);
+    while (at > 0 && at < tape->count && tape->nodes[at].closing && tape->nodes[at - 1].marker &&
+           !tape->nodes[at - 1].closing)
+        close_gap(tape, --at, 2);
+}
+
+void tape_cut_unreachable(Tape *tape)
+{
+    for (int at = tape->count - 1; at >= 0; at--) {
+        if (tape->nodes[at].marker)
+            continue;
+        if (tape->nodes[at].out->refs > 1)
+            return;
+        cut_operation(tape, at);
+        at = tape->count;
     }
+}
+
+int64_t tape_mark(Tape *tape, TapeMarker marker, void *self)
+{
+    if (tape_reserve(tape) != 0)
+        return 0;
+    Node *node = tape_push(tape);
+    node->marker = marker;
+    node->self = self;
+    return node->serial;
+}
+
+void tape_mark_end(Tape *tape, int64_t mark)
+{
+    int at = find_recorded(tape, mark);
+    if (at < 0)
+        return;
+    if (at == tape->count - 1) {
+        tape->count--;
+        return;
+    }
+    if (tape_reserve(tape) != 0)
+        return;
+    Node *node = tape_push(tape);
+    node->marker = tape->nodes[at].marker;
+    node->self = tape->nodes[at].self;
+    node->path = tape->nodes[at].path;
+    node->closing = 1;
+}
+
+void tape_forget(const Tape *tape, const void *self)
+{
+    for (int i = 0; tape && i < tape->count; i++)
+        if (tape->nodes[i].marker && tape->nodes[i].self == self)
+            tape->nodes[i].self = NULL;
 }

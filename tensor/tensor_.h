@@ -99,6 +99,7 @@ struct Context {
     int met_grad;  /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
     int64_t unrecorded; /* serial of the checkpoint whose module runs unrecorded now; 0 = none */
     GradientHook *gradient_hooks;
+    struct ModuleHook *module_hooks; /* nn's */
     uint64_t seed;
     RandomState random;
     uint64_t host_later; /* see host_later */
@@ -166,6 +167,9 @@ int tensor_readable(const Tensor *tensor, const char *what);
 
 enum { BATCH_TENSORS = 5 };
 
+/* closing: backward enters what lies between the two markers of a pair; otherwise it leaves it. */
+typedef void (*TapeMarker)(Context *context, void *self, int closing);
+
 /* A recorded operation. Headers are kept for routing gradients, storage only where backward reads it. */
 typedef struct Node {
     OpCall call;
@@ -182,6 +186,9 @@ typedef struct Node {
      * The batch is a copy, with what its tensors held: the loader may be further on when backward comes. */
     CheckpointForward forward;
     void *self;
+    /* Or a marker, which has nothing but its path: backward calls it when it comes by. */
+    TapeMarker marker;
+    int closing; /* the second of a pair, which backward meets first */
     int has_batch, selective;
     Batch batch;
     Tensor *batch_in[BATCH_TENSORS];
@@ -215,6 +222,16 @@ const Storage *tape_kept_input(const Node *node, int i);
 void tape_use(const Tape *tape, Tensor *input, int64_t serial);
 /* Says that this node can recompute `storage`. */
 void tape_offer(const Tape *tape, Node *node, Storage *storage);
+
+/* Releases operations from the end on whose results nobody can reach any more: no backward can start from
+ * them. */
+void tape_cut_unreachable(Tape *tape);
+/* Opens a pair of markers; returns what closes it, or 0 after raising. */
+int64_t tape_mark(Tape *tape, TapeMarker marker, void *self);
+/* Closes the pair. One with nothing in between leaves the tape, so that nobody is told of it. */
+void tape_mark_end(Tape *tape, int64_t mark);
+/* `self` goes: no marker of it is called any more. */
+void tape_forget(const Tape *tape, const void *self);
 
 /* 1: a tape needs no hold on its storage. A parameter lives longer than a step, and whoever frees or replaces
  * its data between forward and backward has them there again when backward reads them. */
