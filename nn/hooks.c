@@ -1,5 +1,5 @@
-/* Module hooks: who is called when a module begins and ends, forward and backward. Backward's side is a pair of
- * markers on the tape around what the module recorded; without hooks there are none. */
+/* Module hooks: who is called when a module begins and ends, forward and backward. Backward's side is a pair
+ * of markers on the tape around what the module recorded; without hooks there are none. */
 #include "module_.h"
 
 void nn_hook_add(ModuleHook *hook)

@@ -30,7 +30,7 @@ int gradient_zeros(Context *context, Tensor *leaf)
     if (leaf->grad)
         return 0;
     int path = memtrack_path_set(context->tracker, leaf->path);
-    leaf->grad = gradient_new(context, leaf);
+    gradient_set(leaf, gradient_new(context, leaf));
     memtrack_path_set(context->tracker, path);
     if (leaf->grad && !context->meta)
         context->kernels->fill(shape_numel(leaf->shape), 0, storage_f32(leaf->grad), &context->run);
@@ -49,17 +49,18 @@ static void copy_into(const Context *context, const Storage *from, Storage *to, 
         context->kernels->copy(n, storage_f32(from), storage_f32(to), &context->run);
 }
 
-/* Replaces a shared storage by a copy of its own, so that it can be written. */
-static int make_unshared(Context *context, Storage **slot, const Tensor *shaped)
+/* Replaces a shared gradient by a copy of its own, so that it can be written. */
+static int make_unshared(Context *context, Tensor *t)
 {
-    if ((*slot)->refs == 1)
+    Storage *shared = t->grad;
+    if (shared->refs == 1)
         return 0;
-    Storage *own = gradient_new(context, shaped);
+    Storage *own = gradient_new(context, t);
     if (!own)
         return error_code();
-    copy_into(context, *slot, own, shape_numel(shaped->shape));
-    storage_release(context, *slot);
-    *slot = own;
+    copy_into(context, shared, own, shape_numel(t->shape));
+    storage_release(context, shared);
+    gradient_set(t, own);
     return 0;
 }
 
@@ -68,14 +69,14 @@ static int pass_gradient(Context *context, Tensor *in, Storage *dout)
 {
     int64_t n = shape_numel(in->shape);
     if (in->grad) {
-        if (make_unshared(context, &in->grad, in) != 0)
+        if (make_unshared(context, in) != 0)
             return error_code();
         add_into(context, dout, in->grad, n);
     } else if (gradient_component(in) == MEM_ACTIVATION_GRADIENT) {
         storage_retain(dout);
-        in->grad = dout;
+        gradient_set(in, dout);
     } else {
-        in->grad = gradient_new(context, in);
+        gradient_set(in, gradient_new(context, in));
         if (!in->grad)
             return error_code();
         copy_into(context, dout, in->grad, n);
@@ -119,7 +120,7 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
     Storage **slot = &targets->storage[i];
     int repeated = is_repeated(node, i);
     if (in->grad && !repeated && (row->accumulates & bit)) {
-        if (make_unshared(context, &in->grad, in) != 0)
+        if (make_unshared(context, in) != 0)
             return error_code();
         *slot = in->grad;
         storage_retain(*slot);
@@ -243,10 +244,10 @@ static int deliver(Context *context, Node *node, Targets *targets)
         targets->storage[i] = NULL;
         if (!(targets->add_after & OP_INPUT(i))) {
             storage_release(context, in->grad);
-            in->grad = made;
+            gradient_set(in, made);
             continue;
         }
-        int failed = make_unshared(context, &in->grad, in);
+        int failed = make_unshared(context, in);
         if (!failed)
             add_into(context, made, in->grad, shape_numel(in->shape));
         storage_release(context, made);
@@ -267,7 +268,7 @@ static int backward_op(Tape *tape, Node *node)
         storage_retain(kept); /* shared from here on: nothing is written over it */
     failed = recompute_inputs(tape, node);
     if (!failed && call->plan.writes_dout)
-        failed = make_unshared(context, &node->out->grad, node->out);
+        failed = make_unshared(context, node->out);
     for (int i = 0; i < call->inputs && !failed; i++) {
         if (!(call->needs & OP_INPUT(i)))
             continue;
@@ -287,7 +288,7 @@ static int backward_op(Tape *tape, Node *node)
         storage_release(context, targets.storage[i]);
     if (kept) {
         storage_release(context, node->out->grad);
-        node->out->grad = kept;
+        gradient_set(node->out, kept);
     }
     return failed;
 }
@@ -448,6 +449,14 @@ static int check_recorded(const Tape *tape, const Tensor *y, const char *functio
     return 0;
 }
 
+/* Of one number that has data. */
+static float value_of(const Tensor *loss)
+{
+    float value;
+    storage_read(loss->storage, 0, sizeof value, &value);
+    return value;
+}
+
 static int check_loss(Context *context, Tensor *loss)
 {
     if (!loss || context->error)
@@ -459,19 +468,19 @@ static int check_loss(Context *context, Tensor *loss)
     if (gone || check_recorded(context->tape, loss, "tensor_backward", "loss"))
         return error_code();
     int path = memtrack_path(context->tracker);
-    if (!context->meta && !isfinite(storage_f32(loss->storage)[0]))
-        blame(context->tape, storage_f32(loss->storage)[0]);
+    if (!context->meta && !isfinite(value_of(loss)))
+        blame(context->tape, value_of(loss));
     memtrack_path_set(context->tracker, path);
     return context->error;
 }
 
 static int seed_gradient(Context *context, Tensor *loss)
 {
-    loss->grad = gradient_new(context, loss);
+    gradient_set(loss, gradient_new(context, loss));
     if (!loss->grad)
         return error_code();
     if (!context->meta)
-        storage_f32(loss->grad)[0] = 1.0f;
+        context->kernels->fill(1, 1.0f, storage_f32(loss->grad), &context->run);
     return 0;
 }
 
@@ -516,7 +525,7 @@ int tensor_backward(Tensor *loss)
         context->step_loss = 0;
     context->loss_step = context->steps_done;
     if (!context->meta)
-        context->step_loss += storage_f32(loss->storage)[0];
+        context->step_loss += value_of(loss);
     Outside outside = enter_backward(context);
     unsigned char keep = loss->keep;
     tensor_keep(loss); /* its value is what scripts print */
@@ -556,7 +565,7 @@ int tensor_backward_from(Tensor *y, Tensor *gradient)
     }
     Outside outside = enter_backward(context);
     tensor_drop_grad(y); /* of a backward before, where y is kept */
-    y->grad = gradient->storage;
+    gradient_set(y, gradient->storage);
     storage_retain(y->grad); /* two hold it: it is read, and never written over */
     if (gradient->donated)
         tensor_drop_data(gradient, DATA_DONATED);

@@ -141,8 +141,8 @@ void backward_checkpoint(Tape *tape, Node *node)
     memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
     if (y && y->requires_grad && !y->leaf) {
         storage_release(context, y->grad);
-        y->grad = node->out->grad;
-        node->out->grad = NULL;
+        gradient_set(y, node->out->grad);
+        gradient_set(node->out, NULL);
         storage_release(context,
                         node->saved[0]); /* the second run's own nodes hold it as long as they need it */
         node->saved[0] = NULL;

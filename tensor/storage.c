@@ -1,6 +1,7 @@
 /* Storage: the bytes of a tensor with a reference count, and their books. Headers (tensor.c) come and go
  * without it. */
 #include <inttypes.h>
+#include <string.h>
 
 #include "tensor_.h"
 
@@ -32,4 +33,14 @@ void storage_release(Context *context, Storage *storage)
         return;
     memtrack_free(storage->ledger, &storage->block);
     host_free(context, storage, sizeof *storage);
+}
+
+void storage_read(const Storage *storage, uint64_t first, uint64_t bytes, void *to)
+{
+    memcpy(to, (const char *)storage->block.data + first, (size_t)bytes);
+}
+
+void storage_write(const Storage *storage, uint64_t first, uint64_t bytes, const void *from)
+{
+    memcpy((char *)storage->block.data + first, from, (size_t)bytes);
 }

@@ -52,6 +52,11 @@ void tensor_unref(Tensor *tensor)
     scope_release(&tensor->item);
     storage_release(context, tensor->storage);
     storage_release(context, tensor->grad);
+    gradient_set(tensor, NULL);
+    if (tensor->grad_header) {
+        tensor->grad_header->grad_of = NULL;
+        tensor_unref(tensor->grad_header); /* the tape may hold it still */
+    }
     host_free(context, tensor, sizeof *tensor);
 }
 
@@ -69,6 +74,10 @@ void tensor_free(Tensor *tensor)
 {
     if (!tensor)
         return;
+    if (tensor->grad_of) {
+        tensor_drop_grad(tensor->grad_of);
+        return;
+    }
     scope_release(&tensor->item);
     tensor_destroy_item(&tensor->item);
 }
@@ -82,6 +91,9 @@ int tensor_readable(const Tensor *tensor, const char *what)
     if (tensor->state == DATA_DONATED)
         error_raise(ERROR_STATE, "%s: the %s made at '%s' was given away by tensor_donate", what, maker,
                     path);
+    else if (tensor->grad_of)
+        error_raise(ERROR_STATE, "%s: the gradient of the tensor '%s' made at '%s' was freed", what,
+                    tensor_name(tensor->grad_of), path);
     else if (tensor->leaf)
         error_raise(ERROR_STATE, "%s: the data of the tensor '%s' made at '%s' was freed", what,
                     tensor_name(tensor), path);
@@ -199,9 +211,45 @@ float tensor_item(Tensor *tensor)
     return data ? data[0] : 0;
 }
 
-float *tensor_grad(Tensor *tensor)
+/* ---- The gradient ---------------------------------------------------------------------------- */
+
+void gradient_set(Tensor *tensor, Storage *storage)
 {
-    return tensor ? storage_f32(tensor->grad) : NULL;
+    tensor->grad = storage;
+    if (tensor->grad_header)
+        tensor->grad_header->storage = storage;
+}
+
+/* Lasts as long as the tensor. It shows the storage and takes no reference: a gradient that somebody has
+ * looked at is passed on and written over like any other. */
+static Tensor *header_of_gradient(Tensor *tensor)
+{
+    Context *context = tensor->item.context;
+    Tensor *header = memtrack_host_calloc(context->tracker, sizeof *header);
+    if (!header) {
+        error_raise(ERROR_HOST_MEMORY, "tensor_grad(): out of host memory");
+        return NULL;
+    }
+    header->item.context = context;
+    header->shape = tensor->shape;
+    header->dtype = gradient_type(tensor);
+    header->component = tensor->grad->block.component;
+    header->refs = 1;
+    header->leaf = 1;
+    header->path = tensor->path;
+    header->state = DATA_RELEASED; /* when it goes */
+    header->grad_of = tensor;
+    return header;
+}
+
+Tensor *tensor_grad(Tensor *tensor)
+{
+    if (!tensor || !tensor->grad)
+        return NULL;
+    if (!tensor->grad_header)
+        tensor->grad_header = header_of_gradient(tensor);
+    gradient_set(tensor, tensor->grad);
+    return tensor->grad_header;
 }
 
 int tensor_has_grad(const Tensor *tensor)
@@ -214,8 +262,10 @@ void tensor_drop_grad(Tensor *tensor)
     if (!tensor)
         return;
     storage_release(tensor->item.context, tensor->grad);
-    tensor->grad = NULL;
+    gradient_set(tensor, NULL);
 }
+
+/* ---- What a tensor is for -------------------------------------------------------------------- */
 
 int tensor_requires_grad(const Tensor *tensor)
 {

@@ -70,10 +70,11 @@ BRIM_API float *tensor_f32(Tensor *tensor);   /* the same, for f32 */
 BRIM_API int32_t *tensor_i32(Tensor *tensor); /* the same, for i32 */
 /* The single element of a one-element tensor; 0 on meta. */
 BRIM_API float tensor_item(Tensor *tensor);
-/* The gradient of a parameter (or of a kept tensor), shaped like it; NULL while there is none, and on meta.
- */
-BRIM_API float *tensor_grad(Tensor *tensor);
-BRIM_API int tensor_has_grad(const Tensor *tensor); /* on meta too */
+/* The gradient of a parameter (or of a kept tensor), shaped like it, f32; NULL while there is none. On meta it
+ * has no data. It is the tensor's own: the same each time, gone with the tensor, and an error to read while the
+ * gradient is freed. Freeing it is tensor_drop_grad. */
+BRIM_API Tensor *tensor_grad(Tensor *tensor);
+BRIM_API int tensor_has_grad(const Tensor *tensor);
 /* Frees the gradient; the next backward starts from nothing. */
 BRIM_API void tensor_drop_grad(Tensor *tensor);
 BRIM_API int tensor_requires_grad(const Tensor *tensor); /* 1: backward reaches it */

@@ -38,7 +38,9 @@ struct Tensor {
     Shape shape;
     DType dtype;
     Storage *storage; /* NULL once donated or released (state says which) */
-    Storage *grad;    /* accumulated so far; NULL = none */
+    Storage *grad;    /* accumulated so far; NULL = none; set by gradient_set */
+    Tensor *grad_header; /* its header, made when somebody asks; NULL = nobody has */
+    Tensor *grad_of;     /* of such a header: whose gradient it is, which holds the storage */
     const char *name;
     int refs;          /* owner and tape */
     int path;          /* module path where it was made, for messages */
@@ -156,6 +158,9 @@ uint64_t shape_bytes(DType dtype, Shape shape);
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component);
 void storage_retain(Storage *storage);
 void storage_release(Context *context, Storage *storage); /* NULL is fine */
+/* Between the host's memory and a storage that has data: bytes [first, first + bytes). */
+void storage_read(const Storage *storage, uint64_t first, uint64_t bytes, void *to);
+void storage_write(const Storage *storage, uint64_t first, uint64_t bytes, const void *from);
 /* A header in the current scope over `storage` (takes over the caller's reference, also on failure). */
 Tensor *tensor_wrap(DType dtype, Shape shape, Storage *storage);
 void tensor_retain(Tensor *tensor);
@@ -243,6 +248,8 @@ int tensor_saved_by_header(const Tensor *tensor);
  */
 int backward_run(Tape *tape, int mark);
 void backward_checkpoint(Tape *tape, Node *node);
+/* Takes over the caller's reference. What was there is the caller's to release. */
+void gradient_set(Tensor *tensor, Storage *storage);
 /* Of the elements of its gradient. */
 DType gradient_type(const Tensor *tensor);
 /* Gives a leaf a gradient of zeros, charged to its module path, if it has none: the gradient was kept when a

@@ -166,7 +166,8 @@ static void test_several(void **state)
 
 /* ---- What is cut, and what goes -------------------------------------------------------------- */
 
-/* A result that nobody can reach is cut from the tape with its markers, at the same moment as without hooks. */
+/* A result that nobody can reach is cut from the tape with its markers, at the same moment as without hooks.
+ */
 static void test_unreachable(void **state)
 {
     (void)state;
@@ -431,7 +432,8 @@ static void test_failing_allocations(void **state)
         if (context) {
             context_use(context);
             int code = error_code();
-            assert_true(code == ERROR_NONE || (reached && (code == ERROR_HOST_MEMORY || code == ERROR_MEMORY)));
+            assert_true(code == ERROR_NONE ||
+                        (reached && (code == ERROR_HOST_MEMORY || code == ERROR_MEMORY)));
             context_destroy(context_use(NULL));
         }
         assert_int_equal(memtrack_process_live(), live);
@@ -445,10 +447,9 @@ static void test_failing_allocations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_order),       TEST(test_checkpoints),   TEST(test_several),
-        TEST(test_unreachable), TEST(test_cut_within),    TEST(test_freed_module),
-        TEST(test_events),      TEST(test_one_at_a_time), TEST(test_errors),
-        TEST(test_failing_allocations),
+        TEST(test_order),      TEST(test_checkpoints),         TEST(test_several), TEST(test_unreachable),
+        TEST(test_cut_within), TEST(test_freed_module),        TEST(test_events),  TEST(test_one_at_a_time),
+        TEST(test_errors),     TEST(test_failing_allocations),
     };
     return cmocka_run_group_tests_name("module_hooks", tests, NULL, NULL);
 }

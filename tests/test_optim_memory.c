@@ -17,7 +17,7 @@ static void test_zero_grad(void **state)
         assert_false(tensor_has_grad(set.items[i]));
     optim_zero_grad(optimizer);
     give_gradient(set.items[2], 1, 1); /* the next backward starts from nothing */
-    assert_true(tensor_grad(set.items[2])[3] == noise(1, 3));
+    assert_true(grad_f32(set.items[2])[3] == noise(1, 3));
     error_raise(ERROR_DATA, "pending");
     optim_zero_grad(optimizer); /* frees in any case */
     assert_false(tensor_has_grad(set.items[2]));

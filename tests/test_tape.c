@@ -165,8 +165,8 @@ static void run_from(From from, float *gradients)
     assert_fine();
     assert_true(from == FROM_LOSS || tensor_step_loss() == loss);
     assert_memory_equal(tensor_f32(c), tensor_f32(before), ROWS * WIDTH * sizeof(float));
-    memcpy(gradients, tensor_grad(x), ROWS * WIDTH * sizeof(float));
-    memcpy(gradients + ROWS * WIDTH, tensor_grad(w), WIDTH * WIDTH * sizeof(float));
+    memcpy(gradients, grad_f32(x), ROWS * WIDTH * sizeof(float));
+    memcpy(gradients + ROWS * WIDTH, grad_f32(w), WIDTH * WIDTH * sizeof(float));
     assert_int_equal(books()->live_by[MEM_ACTIVATION], 0);
     tensor_free(w);
 }
@@ -253,7 +253,7 @@ static void two_batches(int apart, float *gradients)
         assert_int_equal(tensor_backward(loss[i]), 0);
     }
     context->tape = whole;
-    memcpy(gradients, tensor_grad(w), WIDTH * WIDTH * sizeof(float));
+    memcpy(gradients, grad_f32(w), WIDTH * WIDTH * sizeof(float));
     tape_destroy(tapes[0]);
     tape_destroy(tapes[1]);
     tensor_free(w);
@@ -285,9 +285,14 @@ static void test_tapes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_freed_parameters), TEST(test_gradient_without_data),     TEST(test_moved_parameters),
-        TEST(test_blamed_parameter), TEST(test_checkpoint_of_a_parameter),
-        TEST(test_backward_from),    TEST(test_backward_from_is_planned),  TEST(test_backward_from_refuses),
+        TEST(test_freed_parameters),
+        TEST(test_gradient_without_data),
+        TEST(test_moved_parameters),
+        TEST(test_blamed_parameter),
+        TEST(test_checkpoint_of_a_parameter),
+        TEST(test_backward_from),
+        TEST(test_backward_from_is_planned),
+        TEST(test_backward_from_refuses),
         TEST(test_tapes),
     };
     return cmocka_run_group_tests_name("tape", tests, NULL, NULL);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "../../brim.h"
+#include "../tensor_data.h"
 #include "../../base/half_.h"
 
 typedef struct Arguments {
@@ -164,7 +165,7 @@ static void write_outputs(Run *r)
         if (!tensor_has_grad(list.items[i]))
             continue;
         snprintf(names[count], NAME_MOST, "grad.%s", tensor_name(list.items[i]));
-        items[count] = item_of(names[count], tensor_shape(list.items[i]), tensor_grad(list.items[i]));
+        items[count] = item_of(names[count], tensor_shape(list.items[i]), grad_f32(list.items[i]));
         count++;
     }
     die_on_error();
