@@ -40,6 +40,9 @@ int safetensors_type_bytes(SafetensorsType type); /* of an element */
 /* Of two tensors; afterwards their pages need not be resident. */
 int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, const SafetensorsEntry *b);
 
+/* safetensors_read into the first elements of an f32 tensor, wherever they lie. */
+int safetensors_read_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to);
+
 /* Elements and bytes of a shape; -1 when a dimension is negative or a product overflows. A type that exists.
  */
 int safetensors_bytes(SafetensorsType type, int ndim, const int64_t *dim, int64_t *numel, uint64_t *bytes);

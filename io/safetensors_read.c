@@ -7,6 +7,7 @@
 #include "safetensors_.h"
 
 enum { CHUNK = 1 << 20, COMPARED = 4 << 20 /* elements, and bytes, after which pages are let go */ };
+enum { PIECE = 8192 }; /* elements that are converted together; a chunk is whole pieces */
 
 const float *safetensors_f32(const SafetensorsEntry *entry)
 {
@@ -46,9 +47,36 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
     return same;
 }
 
-int safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, float *to)
+/* Where the elements go: into memory, or into a tensor. */
+typedef struct Target {
+    float *memory;
+    Tensor *tensor;
+} Target;
+
+/* Elements [done, done + count). 0 or raises. */
+static int put(const Target *to, SafetensorsType type, size_t done, size_t count, const unsigned char *from)
 {
-    if (!s || !entry || !to)
+    int64_t at = (int64_t)(done * sizeof(float));
+    float piece[PIECE];
+    if (to->memory) {
+        decode(type, count, from, to->memory + done);
+        return 0;
+    }
+    if (type == SAFETENSORS_F32)
+        return tensor_write(to->tensor, at, (int64_t)(count * sizeof(float)), from);
+    int status = 0;
+    for (size_t i = 0, n; i < count && !status; i += n) {
+        n = count - i < PIECE ? count - i : PIECE;
+        decode(type, n, from + i * (size_t)safetensors_type_bytes(type), piece);
+        status =
+            tensor_write(to->tensor, at + (int64_t)(i * sizeof *piece), (int64_t)(n * sizeof *piece), piece);
+    }
+    return status;
+}
+
+static int read_into(const Safetensors *s, const SafetensorsEntry *entry, const Target *to)
+{
+    if (!s || !entry || (!to->memory && !to->tensor))
         return error_raise(ERROR_ARGUMENT, "safetensors_read(): an argument is NULL");
     if (entry->type > SAFETENSORS_BF16)
         return safetensors_bad(entry->file, entry->name, "is %s; F32, F16 and BF16 can be read as numbers",
@@ -56,11 +84,21 @@ int safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, float 
     const unsigned char *data = entry->data;
     const SafetensorsPart *part = part_of(s, data);
     size_t size = (size_t)safetensors_type_bytes(entry->type);
-    for (size_t done = 0, n = (size_t)entry->numel; done < n;) {
-        size_t count = n - done < CHUNK ? n - done : CHUNK;
-        decode(entry->type, count, data + done * size, to + done);
+    int status = 0;
+    for (size_t done = 0, count, n = (size_t)entry->numel; done < n && !status; done += count) {
+        count = n - done < CHUNK ? n - done : CHUNK;
+        status = put(to, entry->type, done, count, data + done * size);
         memtrack_map_forget(part->bytes, data + done * size, count * size);
-        done += count;
     }
-    return 0;
+    return status;
+}
+
+int safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, float *to)
+{
+    return read_into(s, entry, &(Target){.memory = to});
+}
+
+int safetensors_read_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to)
+{
+    return read_into(s, entry, &(Target){.tensor = to});
 }

@@ -254,8 +254,8 @@ static void write_note(Loading *l)
 static int read_parameters(const Loading *l)
 {
     for (int i = 0; i < l->names.list.count; i++) {
-        float *to = l->source[i] ? tensor_f32(l->names.list.items[i]) : NULL;
-        if (to && safetensors_read(l->file, l->source[i], to))
+        Tensor *to = l->source[i] ? l->names.list.items[i] : NULL;
+        if (to && safetensors_read_tensor(l->file, l->source[i], to))
             return error_code();
     }
     return error_code();

@@ -14,7 +14,7 @@ static float *fill_target(Tensor *tensor, const char *what, uint64_t *stream)
 
 void tensor_fill(Tensor *tensor, float value)
 {
-    float *data = tensor ? tensor_f32(tensor) : NULL;
+    float *data = tensor_typed_data(tensor, DTYPE_F32, "tensor_fill");
     if (data)
         tensor->item.context->kernels->fill(tensor_numel(tensor), value, data, &tensor->item.context->run);
 }

@@ -44,3 +44,8 @@ void storage_write(const Storage *storage, uint64_t first, uint64_t bytes, const
 {
     memcpy((char *)storage->block.data + first, from, (size_t)bytes);
 }
+
+void storage_clear(const Storage *storage)
+{
+    memset(storage->block.data, 0, (size_t)storage->block.requested);
+}

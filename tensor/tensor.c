@@ -1,6 +1,6 @@
 /* Tensors' headers: shape, type, and where gradients go. Their storage lives separately (storage.c): the tape
  * keeps headers for routing, and storage only where backward reads it. */
-#include <string.h>
+#include <inttypes.h>
 
 #include "tensor_.h"
 
@@ -123,7 +123,7 @@ Tensor *tensor_from(DType dtype, Shape shape, MemComponent component, const void
 {
     Tensor *tensor = tensor_new(dtype, shape, component);
     if (tensor && tensor->storage->block.data && values)
-        memcpy(tensor->storage->block.data, values, (size_t)tensor->storage->block.requested);
+        storage_write(tensor->storage, 0, tensor->storage->block.requested, values);
     return tensor;
 }
 
@@ -131,7 +131,7 @@ Tensor *tensor_zeros(DType dtype, Shape shape, MemComponent component)
 {
     Tensor *tensor = tensor_new(dtype, shape, component);
     if (tensor && tensor->storage->block.data)
-        memset(tensor->storage->block.data, 0, (size_t)tensor->storage->block.requested);
+        storage_clear(tensor->storage);
     return tensor;
 }
 
@@ -171,44 +171,63 @@ DType tensor_dtype(const Tensor *tensor)
     return tensor ? tensor->dtype : DTYPE_F32;
 }
 
-void *tensor_data(Tensor *tensor)
-{
-    if (!tensor || !tensor_readable(tensor, "tensor_data"))
-        return NULL;
-    return tensor->storage->block.data;
-}
-
 void *tensor_typed_data(Tensor *tensor, DType dtype, const char *what)
 {
-    if (tensor && tensor->dtype != dtype) {
+    if (tensor && tensor->dtype != dtype)
         error_raise(ERROR_ARGUMENT, "%s: the tensor holds %s, not %s", what, dtype_name(tensor->dtype),
                     dtype_name(dtype));
-        return NULL;
+    else if (tensor && tensor_readable(tensor, what))
+        return tensor->storage->block.data;
+    return NULL;
+}
+
+/* 1 when there are bytes to copy. */
+static int has_bytes(const Tensor *tensor, int64_t first, int64_t bytes, const void *host, const char *what)
+{
+    if (!tensor) {
+        error_raise(ERROR_ARGUMENT, "%s(): the tensor is NULL",
+                    what); /* unless that has a reason, which stays */
+        return 0;
     }
-    return tensor_data(tensor);
+    int64_t all = (int64_t)shape_bytes(tensor->dtype, tensor->shape);
+    if (first < 0 || bytes < 0 || first > all || bytes > all - first) {
+        error_raise(ERROR_ARGUMENT,
+                    "%s(): %" PRId64 " bytes from byte %" PRId64 " of a tensor %s %s, which has %" PRId64,
+                    what, bytes, first, dtype_name(tensor->dtype), shape_text(tensor->shape).text, all);
+        return 0;
+    }
+    if (!tensor_readable(tensor, what) || !tensor->storage->block.data || bytes == 0)
+        return 0;
+    if (!host)
+        error_raise(ERROR_ARGUMENT, "%s(): the host's memory is NULL", what);
+    return host != NULL;
 }
 
-float *tensor_f32(Tensor *tensor)
+int tensor_read(const Tensor *tensor, int64_t first, int64_t bytes, void *to)
 {
-    return tensor_typed_data(tensor, DTYPE_F32, "tensor_f32");
+    if (has_bytes(tensor, first, bytes, to, "tensor_read"))
+        storage_read(tensor->storage, (uint64_t)first, (uint64_t)bytes, to);
+    return error_code();
 }
 
-int32_t *tensor_i32(Tensor *tensor)
+int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
-    return tensor_typed_data(tensor, DTYPE_I32, "tensor_i32");
+    if (has_bytes(tensor, first, bytes, from, "tensor_write"))
+        storage_write(tensor->storage, (uint64_t)first, (uint64_t)bytes, from);
+    return error_code();
 }
 
 float tensor_item(Tensor *tensor)
 {
+    float value = 0;
     if (!tensor)
         return 0;
-    if (tensor->dtype != DTYPE_F32 || tensor_numel(tensor) != 1) {
+    if (tensor->dtype != DTYPE_F32 || tensor_numel(tensor) != 1)
         error_raise(ERROR_SHAPE, "tensor_item(): a tensor of shape %s is not a single number",
                     shape_text(tensor->shape).text);
-        return 0;
-    }
-    const float *data = tensor_f32(tensor);
-    return data ? data[0] : 0;
+    else if (tensor_readable(tensor, "tensor_item") && tensor->storage->block.data)
+        storage_read(tensor->storage, 0, sizeof value, &value);
+    return value;
 }
 
 /* ---- The gradient ---------------------------------------------------------------------------- */

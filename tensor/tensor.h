@@ -64,10 +64,12 @@ BRIM_API Shape tensor_shape(const Tensor *tensor); /* ndim 0 for NULL */
 BRIM_API int64_t tensor_dim(const Tensor *tensor, int i);
 BRIM_API int64_t tensor_numel(const Tensor *tensor); /* elements */
 BRIM_API DType tensor_dtype(const Tensor *tensor);   /* f32 for NULL */
-/* The elements; NULL on meta (no error), and NULL with an error when the data was donated or released. */
-BRIM_API void *tensor_data(Tensor *tensor);
-BRIM_API float *tensor_f32(Tensor *tensor);   /* the same, for f32 */
-BRIM_API int32_t *tensor_i32(Tensor *tensor); /* the same, for i32 */
+/* Copies bytes [first, first + bytes) of the data to `to`, or from `from`: how a program sees and sets elements,
+ * wherever they lie. Elements are row-major and of the tensor's type: element i of an f32 or i32 tensor begins
+ * at byte 4 i. On meta nothing is copied, which is no error. Return 0, or raise ERROR_ARGUMENT (there are no such
+ * bytes; NULL) or ERROR_STATE (the data was donated, released or freed). */
+BRIM_API int tensor_read(const Tensor *tensor, int64_t first, int64_t bytes, void *to);
+BRIM_API int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
 /* The single element of a one-element tensor; 0 on meta. */
 BRIM_API float tensor_item(Tensor *tensor);
 /* The gradient of a parameter (or of a kept tensor), shaped like it, f32; NULL while there is none. On meta it

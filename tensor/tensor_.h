@@ -161,13 +161,15 @@ void storage_release(Context *context, Storage *storage); /* NULL is fine */
 /* Between the host's memory and a storage that has data: bytes [first, first + bytes). */
 void storage_read(const Storage *storage, uint64_t first, uint64_t bytes, void *to);
 void storage_write(const Storage *storage, uint64_t first, uint64_t bytes, const void *from);
+void storage_clear(const Storage *storage); /* all bytes 0 */
 /* A header in the current scope over `storage` (takes over the caller's reference, also on failure). */
 Tensor *tensor_wrap(DType dtype, Shape shape, Storage *storage);
 void tensor_retain(Tensor *tensor);
 void tensor_unref(Tensor *tensor);
 /* Gives up this header's hold on its data. */
 void tensor_drop_data(Tensor *tensor, DataState state);
-/* The data of a tensor of this type; NULL with an error when it is of another, or its data are gone. */
+/* The data of a tensor of this type, for a kernel; NULL with an error when it is of another, or its data are
+ * gone, and NULL on meta. What is no kernel reads and writes by tensor_read and tensor_write. */
 void *tensor_typed_data(Tensor *tensor, DType dtype, const char *what);
 /* True when data may be read; otherwise raises an error that says how to keep it. */
 int tensor_readable(const Tensor *tensor, const char *what);

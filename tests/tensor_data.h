@@ -5,7 +5,24 @@
 
 #include "../tensor/tensor_.h"
 
-/* NULL while there is none, and on meta. */
+/* NULL on meta and for NULL; NULL with an error for another type, and when the data was donated or released. */
+static inline float *tensor_f32(Tensor *tensor)
+{
+    return tensor_typed_data(tensor, DTYPE_F32, "tensor_f32");
+}
+
+static inline int32_t *tensor_i32(Tensor *tensor)
+{
+    return tensor_typed_data(tensor, DTYPE_I32, "tensor_i32");
+}
+
+/* Of whatever type. */
+static inline void *tensor_data(Tensor *tensor)
+{
+    return tensor ? tensor_typed_data(tensor, tensor->dtype, "tensor_data") : NULL;
+}
+
+/* NULL while there is none. */
 static inline float *grad_f32(Tensor *tensor)
 {
     return tensor_f32(tensor_grad(tensor));
