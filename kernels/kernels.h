@@ -91,8 +91,8 @@ typedef struct RopeDims {
     int offset;                                            /* position of x's first row */
 } RopeDims;
 
-/* Hyper-parameters of one update; field meanings are PyTorch's. weight_decay is decoupled in AdamW, added to the
- * gradient elsewhere. */
+/* Hyper-parameters of one update; field meanings are PyTorch's. weight_decay is decoupled in AdamW, added to
+ * the gradient elsewhere. */
 typedef struct UpdateScalars {
     float lr, weight_decay;
     float momentum, dampening; /* SGD, RMSprop */
@@ -104,8 +104,8 @@ typedef struct UpdateScalars {
     int decoupled; /* Adam: 1 = AdamW */
 } UpdateScalars;
 
-/* What is known only when all gradients are: updates read it from memory, so that the device that finds it need
- * not ask the host. */
+/* What is known only when all gradients are: updates read it from memory, so that the device that finds it
+ * need not ask the host. */
 typedef struct UpdateControl {
     int32_t skip;     /* not 0: nothing is written */
     float grad_scale; /* multiplies every gradient first: norm clipping */

@@ -172,13 +172,13 @@ KERNEL(void, sgd,
        (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
         float *momentum, const KernelRun *run))
 KERNEL(void, rmsprop,
-       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g, float *square,
-        float *momentum, const KernelRun *run))
+       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+        float *square, float *momentum, const KernelRun *run))
 KERNEL(void, adagrad,
        (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g, float *sum,
         const KernelRun *run))
 KERNEL(void, adam,
-       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g, float *first,
-        float *second, const KernelRun *run))
+       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+        float *first, float *second, const KernelRun *run))
 
 #undef KERNEL

@@ -10,14 +10,14 @@ Storage *storage_new(Context *context, int64_t bytes, MemComponent component)
     Storage *storage = host_alloc(sizeof *storage);
     if (!storage)
         return NULL;
-    if (memtrack_alloc(context->ledger, (uint64_t)bytes, component, &storage->block) != 0) {
-        const MemStats *stats = memtrack_stats(context->ledger);
+    storage->ledger = context->ledger;
+    if (memtrack_alloc(storage->ledger, (uint64_t)bytes, component, &storage->block) != 0) {
+        const MemStats *stats = memtrack_stats(storage->ledger);
         error_raise(ERROR_MEMORY, "out of memory: %" PRId64 " bytes for %s; %" PRIu64 " bytes are in use",
                     bytes, memtrack_component_name(component), stats->live);
         host_free(context, storage, sizeof *storage);
         return NULL;
     }
-    storage->ledger = context->ledger;
     storage->refs = 1;
     return storage;
 }

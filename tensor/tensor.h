@@ -64,17 +64,17 @@ BRIM_API Shape tensor_shape(const Tensor *tensor); /* ndim 0 for NULL */
 BRIM_API int64_t tensor_dim(const Tensor *tensor, int i);
 BRIM_API int64_t tensor_numel(const Tensor *tensor); /* elements */
 BRIM_API DType tensor_dtype(const Tensor *tensor);   /* f32 for NULL */
-/* Copies bytes [first, first + bytes) of the data to `to`, or from `from`: how a program sees and sets elements,
- * wherever they lie. Elements are row-major and of the tensor's type: element i of an f32 or i32 tensor begins
- * at byte 4 i. On meta nothing is copied, which is no error. Return 0, or raise ERROR_ARGUMENT (there are no such
- * bytes; NULL) or ERROR_STATE (the data was donated, released or freed). */
+/* Copies bytes [first, first + bytes) of the data to `to`, or from `from`: how a program sees and sets
+ * elements, wherever they lie. Elements are row-major and of the tensor's type: element i of an f32 or i32
+ * tensor begins at byte 4 i. On meta nothing is copied, which is no error. Return 0, or raise ERROR_ARGUMENT
+ * (there are no such bytes; NULL) or ERROR_STATE (the data was donated, released or freed). */
 BRIM_API int tensor_read(const Tensor *tensor, int64_t first, int64_t bytes, void *to);
 BRIM_API int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
 /* The single element of a one-element tensor; 0 on meta. */
 BRIM_API float tensor_item(Tensor *tensor);
-/* The gradient of a parameter (or of a kept tensor), shaped like it, f32; NULL while there is none. On meta it
- * has no data. It is the tensor's own: the same each time, gone with the tensor, and an error to read while the
- * gradient is freed. Freeing it is tensor_drop_grad. */
+/* The gradient of a parameter (or of a kept tensor), shaped like it, f32; NULL while there is none. On meta
+ * it has no data. It is the tensor's own: the same each time, gone with the tensor, and an error to read
+ * while the gradient is freed. Freeing it is tensor_drop_grad. */
 BRIM_API Tensor *tensor_grad(Tensor *tensor);
 BRIM_API int tensor_has_grad(const Tensor *tensor);
 /* Frees the gradient; the next backward starts from nothing. */

@@ -37,14 +37,14 @@ struct Tensor {
     ScopeItem item;
     Shape shape;
     DType dtype;
-    Storage *storage; /* NULL once donated or released (state says which) */
-    Storage *grad;    /* accumulated so far; NULL = none; set by gradient_set */
+    Storage *storage;    /* NULL once donated or released (state says which) */
+    Storage *grad;       /* accumulated so far; NULL = none; set by gradient_set */
     Tensor *grad_header; /* its header, made when somebody asks; NULL = nobody has */
     Tensor *grad_of;     /* of such a header: whose gradient it is, which holds the storage */
     const char *name;
-    int refs;          /* owner and tape */
-    int path;          /* module path where it was made, for messages */
-    const char *op;    /* that made it, for messages */
+    int refs;               /* owner and tape */
+    int path;               /* module path where it was made, for messages */
+    const char *op;         /* that made it, for messages */
     MemComponent component; /* a leaf's, also while its data are gone */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
