@@ -5,6 +5,7 @@
 
 #include "json_support.h"
 #include "weights_support.h"
+#include "../io/safetensors_.h"
 
 /* ---- Round trip ------------------------------------------------------------------------------ */
 
@@ -94,6 +95,40 @@ static void test_order(void **state)
     assert_int_equal(safetensors_write(at("none"), NULL, 0), 0);
     assert_int_equal(safetensors_count(safetensors_open(at("none"))), 0); /* goes with the scope */
     assert_fine();
+}
+
+/* A tensor is written and read wherever it lies as the same floats in memory are, in pieces. */
+static void test_tensors(void **state)
+{
+    (void)state;
+    enum { N = 20001 };
+    static float floats[N];
+    size_t n, m;
+    Tensor *from = values(SHAPE(N), 1, 9), *to = values(SHAPE(N + 3), 2, 1);
+    for (SafetensorsType type = SAFETENSORS_F32; type <= SAFETENSORS_BF16; type++) {
+        const SafetensorsItem tensor = {"w", type, 1, {N}, .tensor = from},
+                              memory = {"w", type, 1, {N}, .data = tensor_f32(from)};
+        assert_int_equal(safetensors_write(at("a"), &tensor, 1), 0);
+        assert_int_equal(safetensors_write(at("b"), &memory, 1), 0);
+        unsigned char *a = get_file(at("a"), &n), *b = get_file(at("b"), &m);
+        assert_int_equal(n, m);
+        assert_memory_equal(a, b, n);
+        test_free(a);
+        test_free(b);
+        Safetensors *file = safetensors_open(at("a"));
+        tensor_fill(to, 5);
+        assert_int_equal(safetensors_read(file, safetensors_find(file, "w"), floats), 0);
+        assert_int_equal(safetensors_read_tensor(file, safetensors_find(file, "w"), to), 0);
+        assert_memory_equal(tensor_f32(to), floats, sizeof floats);
+        assert_true(tensor_f32(to)[N] == 5 && tensor_f32(to)[N + 2] == 5); /* those behind stay */
+        safetensors_close(file);
+    }
+    Tensor *gone = tensor_scale(from, 1);
+    tensor_drop_data(gone, DATA_DONATED);
+    const SafetensorsItem item = {"w", SAFETENSORS_F32, 1, {N}, .tensor = gone};
+    assert_int_not_equal(safetensors_write(at("a"), &item, 1), 0);
+    assert_error(ERROR_STATE, "given away");
+    assert_int_equal(files_in(folder), 2);
 }
 
 /* Tensors that others did not align are read all the same, but not in place. */
@@ -571,10 +606,19 @@ static void test_mutations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_round_trip), TEST(test_order),       TEST(test_unaligned),
-        TEST(test_lies),       TEST(test_lengths),     TEST(test_no_memory_for_claims),
-        TEST(test_index),      TEST(test_bad_indexes), TEST(test_bad_items),
-        TEST(test_full_disk),  TEST(test_bad_places),  TEST(test_no_memory),
+        TEST(test_round_trip),
+        TEST(test_order),
+        TEST(test_tensors),
+        TEST(test_unaligned),
+        TEST(test_lies),
+        TEST(test_lengths),
+        TEST(test_no_memory_for_claims),
+        TEST(test_index),
+        TEST(test_bad_indexes),
+        TEST(test_bad_items),
+        TEST(test_full_disk),
+        TEST(test_bad_places),
+        TEST(test_no_memory),
         TEST(test_mutations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
