@@ -107,8 +107,8 @@ static void bert_embedding_modules(Module *module, Bert *self, const BertConfig 
     if (error_code())
         return;
     self->word_table = module_own(self->words, "weight");
-    self->positions = module_own(positions, "weight");
-    self->types = module_own(types, "weight");
+    self->positions = module_embedding_parts(positions);
+    self->types = module_embedding_parts(types);
 }
 
 static const ModuleClass predictions_class = {"bert_predictions", 0, NULL};
