@@ -252,7 +252,7 @@ static void all_else_is_frozen(void **state)
 /* ---- What is kept for backward --------------------------------------------------------------- */
 
 typedef struct Kept {
-    const char *targets; /* NULL = all; "" = no adapters, everything trained */
+    const char *targets;             /* NULL = all; "" = no adapters, everything trained */
     int norm1, norm2, hidden, ranks; /* of layer 1: which inputs are kept, and how many A x */
 } Kept;
 
@@ -336,7 +336,8 @@ static void nothing_is_kept_below_the_first_adapter(void **state)
     Tensor *loss = nn_loss(model, &batch);
     double forward = context_flops(context_current()) - flops;
     assert_int_equal(live_at("model.layers.0", MEM_ACTIVATION), 0);
-    /* The residual stream (in the output's projection, which it was added to), what the adapter reads, A x. */
+    /* The residual stream (in the output's projection, which it was added to), what the adapter reads, A x.
+     */
     assert_int_equal(live_at("model.layers.1", MEM_ACTIVATION),
                      rounded(2 * SMALL_SEQ * 32) + rounded(2 * SMALL_SEQ * 48) + rounded(2 * SMALL_SEQ * 8));
     assert_true(live_at("model.layers.2.self_attn", MEM_ACTIVATION) > 0);
@@ -380,8 +381,8 @@ static void check_equal(const Setting *setting, const Grads *a, const Grads *b, 
     assert_int_equal(a->count, b->count);
     double off = difference(a->values, b->values, a->count);
     if (!(off <= most) || fabs(a->loss - b->loss) > most * fabs(a->loss))
-        fail_msg("%s: gradients are off by %g, the loss is %.9g and %.9g", setting_text(setting), off, a->loss,
-                 b->loss);
+        fail_msg("%s: gradients are off by %g, the loss is %.9g and %.9g", setting_text(setting), off,
+                 a->loss, b->loss);
 }
 
 static const Lora with_dropout = {.rank = 3, .dropout = 0.3f};
