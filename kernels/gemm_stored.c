@@ -9,8 +9,10 @@
 #include <string.h>
 
 enum { STORED_CHUNK = NF4_BLOCK }; /* columns decoded before they are packed: a block of NF4 */
-_Static_assert(STORED_TILE_ROWS % PRODUCT_ROWS == 0 && STORED_TILE_COLS % PRODUCT_COLS == 0, "room for tiles");
-_Static_assert(STORED_DEPTH % STORED_CHUNK == 0 && STORED_COLS % PRODUCT_COLS == 0, "whole chunks and tiles");
+_Static_assert(STORED_TILE_ROWS % PRODUCT_ROWS == 0 && STORED_TILE_COLS % PRODUCT_COLS == 0,
+               "room for tiles");
+_Static_assert(STORED_DEPTH % STORED_CHUNK == 0 && STORED_COLS % STORED_TILE_COLS == 0,
+               "whole chunks and tiles");
 
 /* y (8, width...) = 4 rows of 8 columns, turned: a column's four lie together. */
 VEC_INLINE void stored_turn(const float *x, int64_t ld, float *y, int64_t width)
@@ -34,7 +36,8 @@ VEC_INLINE void stored_turn(const float *x, int64_t ld, float *y, int64_t width)
 }
 
 /* y (cols, width) = x (rows, cols) turned; rows is at most width. */
-VEC_INLINE void stored_turn_all(int64_t rows, int64_t cols, const float *x, int64_t ld, float *y, int64_t width)
+VEC_INLINE void stored_turn_all(int64_t rows, int64_t cols, const float *x, int64_t ld, float *y,
+                                int64_t width)
 {
     int64_t i = 0;
     for (; i + 4 <= rows; i += 4) {
@@ -91,7 +94,8 @@ static void stored_pack_cols(const Decoder *x, int64_t row, int64_t depth, int64
             for (; i + PRODUCT_COLS <= n; i += PRODUCT_COLS)
                 memcpy(out + (j + i) * depth + k * PRODUCT_COLS, decoded + i, PRODUCT_COLS * sizeof(float));
             if (i < n)
-                memcpy(out + (j + i) * depth + k * PRODUCT_COLS, decoded + i, (size_t)(n - i) * sizeof(float));
+                memcpy(out + (j + i) * depth + k * PRODUCT_COLS, decoded + i,
+                       (size_t)(n - i) * sizeof(float));
         }
 }
 
@@ -99,10 +103,15 @@ typedef struct StoredProduct {
     Decoder a, b;
     int trans_b;
     int64_t k;
-    float beta;
     float *c;
     int64_t ldc;
 } StoredProduct;
+
+static StoredProduct stored_product(int trans_b, int64_t k, const StoredArray *a, const StoredArray *b,
+                                    float *c, int64_t ldc)
+{
+    return (StoredProduct){decoder(a), decoder(b), trans_b, k, c, ldc};
+}
 
 /* A tile's part of C comes from memory while the tile is computed. */
 VEC_INLINE void stored_prefetch(int64_t rows, const float *c, int64_t ldc)
@@ -120,7 +129,8 @@ static void stored_multiply(int64_t rows, int64_t cols, int64_t depth, const flo
     ProductVector sum[PRODUCT_ROWS][2];
     for (int64_t j = 0; j < cols; j += PRODUCT_COLS)
         for (int64_t i = 0; i < rows; i += PRODUCT_ROWS) {
-            int64_t high = product_least(rows - i, PRODUCT_ROWS), wide = product_least(cols - j, PRODUCT_COLS);
+            int64_t high = product_least(rows - i, PRODUCT_ROWS),
+                    wide = product_least(cols - j, PRODUCT_COLS);
             float *to = c + i * ldc + j;
             stored_prefetch(high, to, ldc);
             product_tile(depth, a + i * depth, b + j * depth, sum);
@@ -133,9 +143,11 @@ static void stored_multiply(int64_t rows, int64_t cols, int64_t depth, const flo
 
 /* One block of B with all rows of the panel. `packed`: the only block of A is in workspace already. */
 static void stored_block(const StoredProduct *p, const GemmPanel *panel, int64_t col, int64_t at, int packed,
-                         float *left, float *right)
+                         float beta, float *space)
 {
-    int64_t cols = product_least(panel->cols - col, STORED_COLS), depth = product_least(p->k - at, STORED_DEPTH);
+    float *left = space, *right = space + stored_left(panel->rows, p->k);
+    int64_t cols = product_least(panel->cols - col, STORED_COLS),
+            depth = product_least(p->k - at, STORED_DEPTH);
     if (p->trans_b)
         stored_pack_rows(&p->b, panel->col + col, cols, at, depth, PRODUCT_COLS, right);
     else
@@ -144,41 +156,41 @@ static void stored_block(const StoredProduct *p, const GemmPanel *panel, int64_t
         int64_t rows = product_least(panel->rows - row, STORED_ROWS);
         if (!packed)
             stored_pack_rows(&p->a, panel->row + row, rows, at, depth, PRODUCT_ROWS, left);
-        stored_multiply(rows, cols, depth, left, right, at ? 1.0f : p->beta,
+        stored_multiply(rows, cols, depth, left, right, at ? 1.0f : beta,
                         p->c + (panel->row + row) * p->ldc + panel->col + col, p->ldc);
     }
 }
 
-/* A panel of C on the calling thread. With many rows, a block of C is finished before the next; with few, their
- * block of A is packed once. */
-static void stored_panel(const StoredProduct *p, const GemmPanel *panel, float *left, float *right)
+/* A panel of C on the calling thread. With many rows, a block of C is finished before the next; with few,
+ * their block of A is packed once. `space`: stored_space floats. */
+static void stored_panel(const StoredProduct *p, const GemmPanel *panel, float beta, float *space)
 {
     if (panel->rows <= 0 || panel->cols <= 0)
         return;
     if (p->k <= 0)
-        gemm_scale(panel->rows, panel->cols, p->beta, p->c + panel->row * p->ldc + panel->col, p->ldc);
+        gemm_scale(panel->rows, panel->cols, beta, p->c + panel->row * p->ldc + panel->col, p->ldc);
     else if (panel->rows <= STORED_ROWS)
         for (int64_t at = 0; at < p->k; at += STORED_DEPTH)
             for (int64_t col = 0; col < panel->cols; col += STORED_COLS)
-                stored_block(p, panel, col, at, col > 0, left, right);
+                stored_block(p, panel, col, at, col > 0, beta, space);
     else
         for (int64_t col = 0; col < panel->cols; col += STORED_COLS)
             for (int64_t at = 0; at < p->k; at += STORED_DEPTH)
-                stored_block(p, panel, col, at, 0, left, right);
+                stored_block(p, panel, col, at, 0, beta, space);
 }
 
-static void gemm_stored(int trans_b, int64_t m, int64_t n, int64_t k, const StoredArray *a, const StoredArray *b,
-                        float beta, float *c, int64_t ldc, void *workspace, const KernelRun *run)
+static void gemm_stored(int trans_b, int64_t m, int64_t n, int64_t k, const StoredArray *a,
+                        const StoredArray *b, float beta, float *c, int64_t ldc, void *workspace,
+                        const KernelRun *run)
 {
-    StoredProduct p = {decoder(a), decoder(b), trans_b, k, beta, c, ldc};
+    StoredProduct p = stored_product(trans_b, k, a, b, c, ldc);
     GemmGrid grid = gemm_grid(m, n, k, run->threads);
-    StoredSpace space = stored_space(&grid, k);
+    int64_t space = stored_space(&grid, k);
     int panels = grid.rows * grid.cols;
 #pragma omp parallel for schedule(static, 1) num_threads(run->threads) if (panels > 1 && !omp_in_parallel())
     for (int i = 0; i < panels; i++) {
         GemmPanel panel = gemm_panel(&grid, i);
-        float *left = (float *)workspace + i * space.all;
-        stored_panel(&p, &panel, left, left + space.left);
+        stored_panel(&p, &panel, beta, (float *)workspace + i * space);
     }
 }
 

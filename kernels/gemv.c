@@ -1,13 +1,13 @@
 /* Products with few rows of x, as in writing one token after the other: each weight is read once and used a
  * few times, so memory is the limit, and packing weights for sgemm would only read them twice. Part of cpu.c.
  */
+#include "kernels/grid.h"
 #include "kernels/kernels.h"
 #include "kernels/range.h"
 #include "kernels/vecmath.h"
 
 #include <string.h>
 
-enum { FEW_ROWS = 8 };        /* above, sgemm is faster */
 enum { FEW_STRIP = 1 << 11 }; /* columns whose sums stay in the first-level cache */
 
 /* Sums side by side, as many as a register holds; read from where floats lie. */

@@ -1,6 +1,6 @@
 /* Few rows of x with a weight that is not float: like gemv.c, each weight is read once. One row of x, as in
- * writing a token, multiplies weights in the registers where they are decoded; more rows share a piece that is
- * decoded into the first-level cache. Part of cpu.c. */
+ * writing a token, multiplies weights in the registers where they are decoded; more rows share a piece that
+ * is decoded into the first-level cache. Part of cpu.c. */
 #include "kernels/decode.h"
 #include "kernels/kernels.h"
 #include "kernels/range.h"
@@ -17,7 +17,8 @@ VEC_INLINE FewSums few_lanes(DType type, const void *w, int64_t i)
     const void *half = (const uint16_t *)w + i, *byte = (const int8_t *)w + i;
 #ifdef __AVX512F__
     if (type == DTYPE_BF16)
-        return (FewSums)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)half)), 16);
+        return (FewSums)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)half)),
+                                          16);
     if (type == DTYPE_F16)
         return (FewSums)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)half));
     return (FewSums)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)byte)));
@@ -139,21 +140,31 @@ static void few_dots(const LinearDims *d, const Decoder *w, int64_t j, const flo
 #ifdef __AVX2__
     if (d->rows == 1) {
         switch (w->dtype) {
-        case DTYPE_BF16: *y = few_dot_row(DTYPE_BF16, w, j, d->in, x); return;
-        case DTYPE_F16: *y = few_dot_row(DTYPE_F16, w, j, d->in, x); return;
-        case DTYPE_INT8: *y = few_dot_row(DTYPE_INT8, w, j, d->in, x); return;
+        case DTYPE_BF16:
+            *y = few_dot_row(DTYPE_BF16, w, j, d->in, x);
+            return;
+        case DTYPE_F16:
+            *y = few_dot_row(DTYPE_F16, w, j, d->in, x);
+            return;
+        case DTYPE_INT8:
+            *y = few_dot_row(DTYPE_INT8, w, j, d->in, x);
+            return;
         case DTYPE_NF4:
-        case DTYPE_NF4_PLAIN: *y = few_dot_row(DTYPE_NF4, w, j, d->in, x); return;
-        default: break;
+        case DTYPE_NF4_PLAIN:
+            *y = few_dot_row(DTYPE_NF4, w, j, d->in, x);
+            return;
+        default:
+            break;
         }
     }
 #endif
     few_dots_pieces(d, w, j, x, y);
 }
 
-/* Columns [col, col + cols) of x W into y (rows, out); W (in, out). Four rows of W at a time, a piece of each. */
-static void few_stored_in_out(const LinearDims *d, const Decoder *w, int64_t col, int64_t cols, const float *x,
-                              float *y)
+/* Columns [col, col + cols) of x W into y (rows, out); W (in, out). Four rows of W at a time, a piece of
+ * each. */
+static void few_stored_in_out(const LinearDims *d, const Decoder *w, int64_t col, int64_t cols,
+                              const float *x, float *y)
 {
     enum { ROWS = 4, WIDTH = FEW_PIECE / ROWS };
     float piece[ROWS * WIDTH], factors[FEW_ROWS * ROWS];
@@ -180,8 +191,8 @@ static void few_stored_in_out(const LinearDims *d, const Decoder *w, int64_t col
 }
 
 /* few_columns of a stored weight. */
-static void few_stored_columns(const LinearDims *d, int64_t col, int64_t cols, const float *x, const Decoder *w,
-                               float *y)
+static void few_stored_columns(const LinearDims *d, int64_t col, int64_t cols, const float *x,
+                               const Decoder *w, float *y)
 {
     int64_t strips = (cols + FEW_STRIP - 1) / FEW_STRIP;
     for (int64_t j = col; j < col + cols && !d->in_out; j++)

@@ -1,10 +1,12 @@
-/* How products are cut up among threads: a function of sizes and threads only, so that whoever sizes workspace
- * knows it too. */
+/* How products are cut up among threads: a function of sizes and threads only, so that whoever sizes
+ * workspace knows it too. */
 #ifndef BRIM_KERNELS_GRID_H
 #define BRIM_KERNELS_GRID_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+#include "kernels/kernels.h"
 
 /* Multiply-adds below which another thread costs more (a parallel region is 1 to 2 microseconds) than it
  * saves. */
@@ -76,31 +78,28 @@ static inline GemmPanel gemm_panel(const GemmGrid *grid, int index)
 /* ---- Products of stored arrays -------------------------------------------------------------- */
 
 /* What gemm_stored.c packs at once: (ROWS, DEPTH) of A, (DEPTH, COLS) of B, 108 KiB and 1.5 MiB, up to whole
- * tiles of the widest instruction set, so that workspace is the same for each. Deep and wide, for C is read and
- * written once a block, and what is decoded is used for all rows of A. */
+ * tiles of the widest instruction set, so that workspace is the same for each. Deep and wide, for C is read
+ * and written once a block, and what is decoded is used for all rows of A. */
 enum { STORED_ROWS = 72, STORED_DEPTH = 384, STORED_COLS = 1024 };
 enum { STORED_TILE_ROWS = 12, STORED_TILE_COLS = 32 };
 
-/* Floats a panel: the block of A is first. */
-typedef struct StoredSpace {
-    int64_t left, all;
-} StoredSpace;
-
-static inline int64_t stored_part(int64_t extent, int parts, int64_t most, int64_t tile)
+static inline int64_t stored_up(int64_t n, int64_t unit)
 {
-    int64_t part = gemm_largest_part(extent, parts);
-    part = part < most ? part : most;
-    return (part + tile - 1) / tile * tile;
+    return (n + unit - 1) / unit * unit;
 }
 
-static inline StoredSpace stored_space(const GemmGrid *grid, int64_t k)
+/* Floats of what a panel packs of A, and of A and B; A comes first. */
+static inline int64_t stored_left(int64_t rows, int64_t k)
 {
     int64_t depth = k < STORED_DEPTH ? k : STORED_DEPTH, line = 16; /* floats of a cache line */
-    StoredSpace space;
-    space.left = stored_part(grid->m, grid->rows, STORED_ROWS, STORED_TILE_ROWS) * depth;
-    space.left = (space.left + line - 1) / line * line;
-    space.all = space.left + stored_part(grid->n, grid->cols, STORED_COLS, STORED_TILE_COLS) * depth;
-    return space;
+    return stored_up(stored_up(rows < STORED_ROWS ? rows : STORED_ROWS, STORED_TILE_ROWS) * depth, line);
+}
+
+static inline int64_t stored_space(const GemmGrid *grid, int64_t k)
+{
+    int64_t depth = k < STORED_DEPTH ? k : STORED_DEPTH, cols = gemm_largest_part(grid->n, grid->cols);
+    return stored_left(gemm_largest_part(grid->m, grid->rows), k) +
+           stored_up(cols < STORED_COLS ? cols : STORED_COLS, STORED_TILE_COLS) * depth;
 }
 
 /* Bytes, of all panels. */
@@ -109,7 +108,26 @@ static inline size_t stored_workspace(int64_t m, int64_t n, int64_t k, int threa
     GemmGrid grid = gemm_grid(m, n, k, threads);
     if (m <= 0 || n <= 0 || k <= 0)
         return 0;
-    return (size_t)grid.rows * (size_t)grid.cols * (size_t)stored_space(&grid, k).all * sizeof(float);
+    return (size_t)grid.rows * (size_t)grid.cols * (size_t)stored_space(&grid, k) * sizeof(float);
+}
+
+/* ---- The linear layer ------------------------------------------------------------------------ */
+
+enum { FEW_ROWS = 8 }; /* above, sgemm is faster than gemv.c */
+
+/* All rows are then in one block. */
+static inline int linear_is_few(const LinearDims *d)
+{
+    return d->rows <= FEW_ROWS && d->in > 0;
+}
+
+/* Bytes that products with a weight of this type pack. */
+static inline size_t linear_packed(const LinearDims *d, LinearPass pass, DType w, int threads)
+{
+    if (w == DTYPE_F32 || pass == LINEAR_BACKWARD_WEIGHT || (pass == LINEAR_FORWARD && linear_is_few(d)))
+        return 0;
+    return pass == LINEAR_FORWARD ? stored_workspace(d->rows, d->out, d->in, threads)
+                                  : stored_workspace(d->rows, d->in, d->out, threads);
 }
 
 #endif
