@@ -163,8 +163,8 @@ static void test_creation_fails(void **state)
         assert_int_equal(books()->live, live);
         assert_int_equal(memtrack_host_live(context_tracker(*state)), host);
     }
-    /* Itself, two lists, then a header and a block for each array; and the one that was not reached. */
-    assert_int_equal(n, 3 + 2 * 2 * COUNT + 1);
+    /* Itself, two lists, then a tensor, its storage and a block for each array; and the one not reached. */
+    assert_int_equal(n, 3 + 3 * 2 * COUNT + 1);
     set_free(&set);
 }
 
