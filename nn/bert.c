@@ -50,7 +50,7 @@ Module *nn_bert_block(const BertConfig *c)
 }
 
 typedef struct Bert {
-    Module *words, *norm, *dropout, *pooler, *transform, *head_norm;
+    Module *words, *norm, *dropout, *pooler, *transform, *head_norm, *decoder;
     Tensor *word_table, *positions, *types, *decoder_bias;
 } Bert;
 
@@ -91,8 +91,7 @@ static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
     Tensor *hidden = bert_hidden(module, x, batch);
     if (self->pooler)
         return hidden;
-    return module_tied_head(module, decoder_path, tensor_donate(hidden), self->word_table,
-                            self->decoder_bias); /* (B,T,V) */
+    return nn_forward(self->decoder, tensor_donate(hidden), batch); /* (B,T,V) */
 }
 
 static const ModuleClass bert_class = {"bert", sizeof(Bert), bert_forward};
@@ -124,6 +123,12 @@ static Module *bert_predictions(Bert *self, const BertConfig *c)
     return error_code() ? NULL : module;
 }
 
+static void bert_head(Module *module, Bert *self, const BertConfig *c)
+{
+    if (nn_add(module, "cls.predictions", bert_predictions(self, c)))
+        self->decoder = nn_add(module, decoder_path, module_linear_tied(self->word_table, self->decoder_bias));
+}
+
 Module *nn_bert(const BertConfig *config)
 {
     if (config_missing("bert", config))
@@ -152,7 +157,7 @@ Module *nn_bert(const BertConfig *config)
     if (c.pooler)
         self->pooler = nn_add(module, "bert.pooler.dense", nn_linear(c.dim, c.dim, 1));
     else
-        nn_add(module, "cls.predictions", bert_predictions(self, &c));
+        bert_head(module, self, &c);
     module_init_normal(module, 0.02f);
     if (error_code())
         return NULL;

@@ -1,6 +1,6 @@
-/* The layers models are built from: linear, embedding, norms, dropout, activations, and sequential. */
+/* The layers models are built from, but for linear (linear.c): embedding, norms, dropout, activations, and
+ * sequential. */
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 
 #include "module_.h"
@@ -46,46 +46,6 @@ int config_rotary(const char *model, int head_dim)
         return 0;
     return error_raise(ERROR_ARGUMENT, "%s: rotary positions need an even head width, not %d", model,
                        head_dim);
-}
-
-/* ---- Linear ---------------------------------------------------------------------------------- */
-
-typedef struct Linear {
-    Tensor *weight, *bias;
-    TensorActivation act;
-} Linear;
-
-static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
-{
-    const Linear *self = nn_state(module);
-    (void)batch;
-    return tensor_linear(x, self->weight, self->bias, self->act);
-}
-
-static const ModuleClass linear_class = {"linear", sizeof(Linear), linear_forward};
-
-Module *nn_linear_act(int64_t in, int64_t out, int bias, TensorActivation act)
-{
-    if (config_positive("linear", "in", in) || config_positive("linear", "out", out))
-        return NULL;
-    Module *module = nn_module(&linear_class);
-    Linear *self = nn_state(module);
-    if (!self)
-        return NULL;
-    float bound = 1.0f / sqrtf((float)in);
-    self->act = act;
-    self->weight = nn_add_parameter(module, "weight", SHAPE(out, in));
-    tensor_fill_uniform(self->weight, -bound, bound);
-    if (bias) {
-        self->bias = nn_add_parameter(module, "bias", SHAPE(out));
-        tensor_fill_uniform(self->bias, -bound, bound);
-    }
-    return error_code() ? NULL : module;
-}
-
-Module *nn_linear(int64_t in, int64_t out, int bias)
-{
-    return nn_linear_act(in, out, bias, TENSOR_IDENTITY);
 }
 
 /* ---- Embedding ------------------------------------------------------------------------------- */

@@ -27,7 +27,8 @@ typedef struct Model {
     Segment *segments; /* every one that a pattern has had */
     /* From one block's result to the next one's input; NULL = the same. */
     Tensor *(*between_blocks)(Module *self, Tensor *x, const Batch *batch);
-    ModuleHead head; /* weight NULL = none is offered */
+    ModuleHead head;     /* weight NULL = none is offered */
+    Module *head_module; /* the linear layer that it is; NULL where the model multiplies by itself */
     int loss_chunk;
 } Model;
 
@@ -50,6 +51,30 @@ struct Module {
     void *state;
 };
 
+/* Every projection and every head is this module, so that an adapter or another way of storing a weight is
+ * known in one place. (linear.c) */
+typedef struct Linear {
+    Tensor *weight, *bias; /* (out,in), with in_out (in,out); (out) or NULL */
+    TensorActivation act;
+    int in_out; /* as GPT-2 stores it */
+    int head;   /* the output: logits come from it */
+    int tied;   /* weight and bias are another module's */
+} Linear;
+
+typedef struct LinearOptions {
+    int64_t in, out;
+    int bias;
+    TensorActivation act;
+    int in_out, head;
+} LinearOptions;
+Module *module_linear(const LinearOptions *options);
+/* A linear layer with weight (in,out) and bias (out), all 0. */
+Module *module_conv1d(int64_t in, int64_t out, TensorActivation act);
+/* A head with a weight (out,in), and a bias or NULL, that other modules own and name. */
+Module *module_linear_tied(Tensor *weight, Tensor *bias);
+/* What it is made of, for its owner to read and change; NULL for a module of another class. */
+Linear *module_as_linear(const Module *module);
+
 /* An array with room for one more, and texts; both raise without memory. */
 void *module_grow(const Module *module, void *old, int count, size_t size);
 char *module_copy_text(const Module *module, const char *text);
@@ -68,18 +93,14 @@ Tensor *module_own(const Module *module, const char *name);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
  * with 0. */
 void module_init_normal(Module *module, float std);
-/* A child with weight (in, out) and bias (out), as GPT-2 stores projections. It has no forward of its own. */
-Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out);
 /* nn_swiglu, with or without biases. */
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
-/* logits = hidden weight^T + bias, with the embedding's weight, charged to a module path of its own. */
-Tensor *module_tied_head(Module *model, const char *path, Tensor *hidden, Tensor *weight, Tensor *bias);
 /* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
 Tensor *module_hidden(Module *model, const Batch *batch);
 /* logits = hidden weight^T + bias of the head that a model offers, charged to the head's module path. */
 Tensor *module_head(Module *model, Tensor *hidden);
-/* The weight of nn_attention's projection into the residual stream. */
-Tensor *module_attention_output(const Module *attention);
+/* nn_attention's projection into the residual stream. */
+Module *module_attention_output(const Module *attention);
 /* nn_attention's width of a cache, for modules that are one: 1, 0 for others, -1 for one that is not causal.
  */
 int module_attention_cache(const Module *module, int *kv_heads, int *head_dim);
