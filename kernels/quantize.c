@@ -7,60 +7,19 @@
 #include "base/bits_.h"
 #include "base/half_.h"
 #include "base/quant_codes_.h"
-#include "kernels/kernels.h"
+#include "kernels/decode.h"
 #include "kernels/range.h"
 #include "kernels/vecmath.h"
 
 /* ---- Decoding -------------------------------------------------------------------------------- */
 
-static void decode_int8(const StoredArray *w, int64_t first, int64_t count, float *y)
-{
-    const float *scales =
-        (const float *)((const char *)w->at + quant_layout(w->dtype, w->rows, w->cols).scales);
-    for (int64_t done = 0, n; done < count; done += n) {
-        int64_t row = (first + done) / w->cols;
-        const int8_t *codes = (const int8_t *)w->at + first + done;
-        float scale = scales[row], *to = y + done;
-        n = range_min(count - done, (row + 1) * w->cols - (first + done));
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++)
-            to[i] = quant_int8_value(codes[i], scale);
-    }
-}
-
-static void decode_nf4(const StoredArray *w, int64_t first, int64_t count, float *y)
-{
-    QuantLayout layout = quant_layout(w->dtype, w->rows, w->cols);
-    for (int64_t done = 0, n; done < count; done += n) {
-        int64_t at = first + done, block = at / NF4_BLOCK;
-        float scale = quant_block_scale(w->dtype, &layout, w->at, block);
-        n = range_min(count - done, (block + 1) * NF4_BLOCK - at);
-        for (int64_t i = 0; i < n; i++)
-            y[done + i] = quant_nf4_value(w->at, at + i, scale);
-    }
-}
-
-static void decode_part(const StoredArray *w, int64_t first, int64_t count, float *y)
-{
-    size_t n = (size_t)count;
-    if (w->dtype == DTYPE_BF16)
-        half_decode_bf16(n, (const uint16_t *)w->at + first, y);
-    else if (w->dtype == DTYPE_F16)
-        half_decode_f16(n, (const uint16_t *)w->at + first, y);
-    else if (w->dtype == DTYPE_INT8)
-        decode_int8(w, first, count, y);
-    else if (w->dtype == DTYPE_NF4 || w->dtype == DTYPE_NF4_PLAIN)
-        decode_nf4(w, first, count, y);
-    else
-        memcpy(y, (const float *)w->at + first, n * sizeof *y);
-}
-
 static void decode(const StoredArray *w, int64_t first, int64_t count, float *y, const KernelRun *run)
 {
+    Decoder from = decoder(w);
     int team = range_threads(count, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t begin = 0; begin < count; begin += RANGE_BLOCK)
-        decode_part(w, first + begin, range_min(RANGE_BLOCK, count - begin), y + begin);
+        decoder_range(&from, first + begin, range_min(RANGE_BLOCK, count - begin), y + begin);
 }
 
 /* ---- Encoding -------------------------------------------------------------------------------- */

@@ -165,6 +165,18 @@ KERNEL(void, fill_uniform,
        (int64_t n, uint64_t seed, uint64_t stream, int64_t first, float low, float high, float *y,
         const KernelRun *run))
 
+/* y (count) = the flattened array from element `first` on. */
+KERNEL(void, decode, (const StoredArray *w, int64_t first, int64_t count, float *y, const KernelRun *run))
+/* Elements [first, first + count) of the flattened (rows, cols) that `to` begins with, of any type but i32;
+ * whole rows of int8, whole blocks of NF4 but for the last one. Types round to nearest as base/dtype.h's
+ * sources do. What cannot be held is a fault, and the elements around it are indeterminate: a finite number
+ * beyond a 16-bit type's range, and of quantised types what is not finite. scales (blocks): of NF4, whose
+ * scales are not in `to` before encode_scales, which takes those of all blocks. */
+KERNEL(void, encode,
+       (DType dtype, int64_t rows, int64_t cols, int64_t first, int64_t count, const float *x, void *to,
+        float *scales, const KernelRun *run))
+KERNEL(void, encode_scales, (int64_t rows, int64_t cols, const float *scales, void *to, const KernelRun *run))
+
 /* Optimizer updates, PyTorch's rules, in one pass. State arrays are zero before step 1. NULL where
  * unused: sgd's buffer without momentum, rmsprop's buffer without momentum. */
 KERNEL(void, sgd,

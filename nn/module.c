@@ -104,10 +104,15 @@ const char *nn_class_name(const Module *module)
 
 Tensor *nn_add_parameter(Module *module, const char *name, Shape shape)
 {
-    Tensor *tensor = module ? tensor_parameter(shape) : NULL;
+    return module ? module_add_parameter(module, name, shape, module->item.context->weights.dtype) : NULL;
+}
+
+Tensor *module_add_parameter(Module *module, const char *name, Shape shape, DType dtype)
+{
+    Context *context = module->item.context;
+    Tensor *tensor = tensor_parameter_(dtype, shape, context->weights.frozen);
     if (!tensor)
         return NULL;
-    Context *context = module->item.context;
     char *copy = copy_text(context, name);
     NamedParameter *grown =
         copy ? grow(context, module->parameters, module->parameter_count, sizeof *module->parameters) : NULL;

@@ -28,10 +28,25 @@ typedef struct ModuleClass {
     Tensor *(*forward)(Module *self, Tensor *x, const Batch *batch);
 } ModuleClass;
 
+/* What the parameters of modules that are made from now on are stored as. */
+typedef struct Weights {
+    DType dtype;     /* f32 (0), bf16 or f16 */
+    DType quantized; /* of linear layers' weights, but for heads and what is tied: int8, nf4 or nf4-plain; 0 =
+                        as dtype */
+    int frozen;      /* 1: no parameter requires a gradient. What is not f32 never does */
+    const char *not_quantized; /* modules left out, names separated by commas: a path, its beginning up to a
+                                  dot, or its end; NULL = none. Not copied */
+} Weights;
+/* Sets it for the current context; NULL is the defaults: f32, trained. Values are rounded once, from f32, as
+ * they are drawn, filled in or loaded; there is no f32 copy. Of f32 and frozen 16-bit weights GPT-2's
+ * projections are (in,out); quantised ones are always (out,in). Returns 0 or raises ERROR_ARGUMENT. */
+BRIM_API int nn_set_weights(const Weights *weights);
+
 /* A module of this class, without parameters or children yet. NULL without memory. */
 BRIM_API Module *nn_module(const ModuleClass *type);
 BRIM_API void *nn_state(Module *module);
-/* A parameter of this module (uninitialised; owned by it). Returns it. `name` is copied. */
+/* A parameter of this module (uninitialised; owned by it), of the type that nn_set_weights says. Returns it.
+ * `name` is copied. */
 BRIM_API Tensor *nn_add_parameter(Module *module, const char *name, Shape shape);
 /* nn_add(parent, "attn", nn_attention(…)): makes the child with parent.attn as its module path, and adopts
  * it. Returns the child. (Its two halves are nn_enter and nn_leave; a NULL name is the child's number.) */

@@ -3,8 +3,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "../kernels/kernels.h"
-#include "tensor_.h"
+#include "../base/quant_layout_.h"
+#include "ops_.h"
 
 enum {
     STORE_BYTES = 8 << 20,                           /* of the buffer, unless a row of int8 needs more */
@@ -142,4 +142,12 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     memtrack_path_set(context->tracker, path);
     memtrack_op_set(context->tracker, op);
     return failed;
+}
+
+void tensor_read_(Tensor *tensor, int64_t first, int64_t count, float *values)
+{
+    const Context *context = tensor->item.context;
+    StoredArray from = tensor_stored_(tensor);
+    if (!context->meta && from.at)
+        context->kernels->decode(&from, first, count, values, &context->run);
 }
