@@ -100,13 +100,13 @@ KERNEL(void, attention_flash_backward,
 KERNEL(size_t, attention_workspace,
        (const AttentionDims *d, AttentionKept kept, int backward, const KernelRun *run))
 
-/* Attention over a cache of keys and values, (2, B, Hkv, capacity, D): all keys, then all values, a
- * head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1; then query t sees rows
- * 0..past+t. Causal, without key_mask. */
+/* Attention over a cache of keys and values, (2, B, Hkv, capacity, D) of d->cached: all keys, then all
+ * values, a head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1; then query t sees
+ * rows 0..past+t. Causal, without key_mask. */
 KERNEL(void, attention_append,
-       (const AttentionDims *d, const float *k, const float *v, float *cache, const KernelRun *run))
+       (const AttentionDims *d, const float *k, const float *v, void *cache, const KernelRun *run))
 KERNEL(void, attention_cached,
-       (const AttentionDims *d, const float *q, const float *cache, float *out, float *workspace,
+       (const AttentionDims *d, const float *q, const void *cache, float *out, float *workspace,
         const KernelRun *run))
 /* bytes; whatever `past` is */
 KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const KernelRun *run))

@@ -42,6 +42,16 @@ typedef struct Weights {
  * projections are (in,out); quantised ones are always (out,in). Returns 0 or raises ERROR_ARGUMENT. */
 BRIM_API int nn_set_weights(const Weights *weights);
 
+typedef struct Quantize {
+    DType dtype;               /* int8, nf4 or nf4-plain; 0 = nf4 */
+    const char *not_quantized; /* as in Weights */
+} Quantize;
+/* Quantises the weights of a model's linear layers that exist already, but for heads and what is tied: one
+ * after the other, so that of one at a time there are both. They are frozen then. Better is nn_set_weights
+ * before the model is made. Before the optimizer is made. Returns how many were quantised (those that were
+ * already are none), or -1 after raising. options may be NULL. */
+BRIM_API int nn_quantize(Module *model, const Quantize *options);
+
 /* A module of this class, without parameters or children yet. NULL without memory. */
 BRIM_API Module *nn_module(const ModuleClass *type);
 BRIM_API void *nn_state(Module *module);
@@ -130,8 +140,14 @@ typedef struct KvCache KvCache;
  * current scope, or before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles
  * LLAMA and GPT2: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
 BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
-BRIM_API void nn_kv_cache_free(KvCache *cache);            /* NULL is fine */
-BRIM_API int nn_kv_cache_tokens(const KvCache *cache);     /* of each sequence, so far */
+typedef struct KvCacheOptions {
+    int batch, max_tokens;
+    DType
+        dtype; /* of keys and values: f32 (0), or bf16 or f16, to which they are rounded as they are put in */
+} KvCacheOptions;
+BRIM_API KvCache *nn_kv_cache_of(Module *model, const KvCacheOptions *options); /* the same with a type */
+BRIM_API void nn_kv_cache_free(KvCache *cache);                                 /* NULL is fine */
+BRIM_API int nn_kv_cache_tokens(const KvCache *cache);                          /* of each sequence, so far */
 BRIM_API int nn_kv_cache_max_tokens(const KvCache *cache); /* of each sequence, at most */
 BRIM_API uint64_t nn_kv_cache_bytes(const KvCache *cache); /* as charged: each layer rounded up */
 /* Forgets all but the first `tokens` tokens; 0 empties the cache. No bytes are freed. */

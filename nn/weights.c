@@ -59,3 +59,39 @@ DType module_linear_type(const Module *module)
                ? context->weights.quantized
                : context->weights.dtype;
 }
+
+/* ---- A model that there is ------------------------------------------------------------------- */
+
+static int quantize_linear(Linear *linear, DType dtype)
+{
+    if (tensor_convert_(linear->weight, dtype))
+        return -1;
+    linear->in_out = linear->weight->in_out;
+    return 1;
+}
+
+static int quantize(Module *module, DType dtype, const char *not_quantized)
+{
+    Linear *linear = module_as_linear(module);
+    const char *path = memtrack_path_name(module->item.context->tracker, module->path);
+    int chosen =
+        linear && linear->weight && !linear->head && !linear->tied && !is_left_out(path, not_quantized);
+    int count = chosen && !dtype_is_quantized(linear->weight->dtype) ? quantize_linear(linear, dtype) : 0;
+    for (int i = 0; i < module->child_count && count >= 0; i++) {
+        int more = quantize(module->children[i], dtype, not_quantized);
+        count = more < 0 ? -1 : count + more;
+    }
+    return count;
+}
+
+int nn_quantize(Module *model, const Quantize *options)
+{
+    DType dtype = options && options->dtype ? options->dtype : DTYPE_NF4;
+    if (!model || error_code())
+        return -1;
+    if (dtype_is_quantized(dtype))
+        return quantize(model, dtype, options ? options->not_quantized : NULL);
+    error_raise(ERROR_ARGUMENT, "nn_quantize(): dtype must be int8, nf4 or nf4-plain, not %s",
+                dtype_name(dtype));
+    return -1;
+}

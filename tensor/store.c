@@ -151,3 +151,43 @@ void tensor_read_(Tensor *tensor, int64_t first, int64_t count, float *values)
     if (!context->meta && from.at)
         context->kernels->decode(&from, first, count, values, &context->run);
 }
+
+/* ---- Another type ---------------------------------------------------------------------------- */
+
+static int read_old(void *user, int64_t first, int64_t count, float *values)
+{
+    tensor_read_(user, first, count, values);
+    return 0;
+}
+
+int tensor_convert_(Tensor *tensor, DType dtype)
+{
+    Context *context = tensor->item.context;
+    if (error_code() || !tensor_readable(tensor, "tensor_convert_"))
+        return error_code();
+    Tensor old = *tensor;
+    int turn = tensor->in_out && dtype_is_quantized(dtype);
+    Shape shape = turn ? SHAPE(old.shape.dim[1], old.shape.dim[0]) : old.shape;
+    MemComponent component = old.storage->block.component;
+    int path = memtrack_path_set(context->tracker, tensor->path);
+    Storage *made =
+        storage_new(context, (int64_t)shape_bytes(dtype, shape), dtype == DTYPE_F32 ? component : MEM_FROZEN);
+    memtrack_path_set(context->tracker, path);
+    if (!made)
+        return error_code();
+    tensor->storage = made;
+    tensor->dtype = dtype;
+    tensor->shape = shape;
+    tensor->in_out = old.in_out && !turn;
+    tensor->transposed = (unsigned char)(old.transposed || turn);
+    int failed = tensor_store_(tensor, read_old, &old);
+    Storage *gone = failed ? made : old.storage;
+    if (failed)
+        *tensor = old;
+    storage_release(context, gone);
+    if (!failed && dtype != DTYPE_F32) {
+        tensor->requires_grad = 0;
+        tensor_drop_grad(tensor);
+    }
+    return failed;
+}

@@ -166,7 +166,12 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
  * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
 
-/* Elements [first, first + count) of a tensor of any type but i32, as floats; nothing on meta. The data are there. */
+/* The same values in another type, in a storage of its own; the old one goes. A weight that is (in,out)
+ * becomes (out,in) where the type is quantised. Frozen from then on, unless it is f32. 0, or raises and
+ * changes nothing. */
+int tensor_convert_(Tensor *tensor, DType dtype);
+/* Elements [first, first + count) of a tensor of any type but i32, as floats; nothing on meta. The data are
+ * there. */
 void tensor_read_(Tensor *tensor, int64_t first, int64_t count, float *values);
 
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component);

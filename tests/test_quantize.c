@@ -2,6 +2,7 @@
  * floats over all their values; any piece of a matrix alone, every table and number of threads. */
 #include "kernels_support.h"
 
+#include "../base/bits_.h"
 #include "../base/half_.h"
 #include "../base/quant_codes_.h"
 #include "../io/safetensors.h"
