@@ -317,7 +317,7 @@ static int read_numbers(void *user, int64_t first, int64_t count, float *values)
     const Reading *r = user;
     int64_t left = r->entry->numel - first, some = left < 0 ? 0 : left < count ? left : count;
     if (some < count && r->to->dtype != DTYPE_F32)
-        tensor_read_(r->to, first + some, count - some, values + some);
+        tensor_decode_(r->to, first + some, count - some, values + some);
     return some > 0 ? safetensors_read_part(r->file, r->entry, first, some, values) : 0;
 }
 

@@ -144,7 +144,7 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     return failed;
 }
 
-void tensor_read_(Tensor *tensor, int64_t first, int64_t count, float *values)
+void tensor_decode_(Tensor *tensor, int64_t first, int64_t count, float *values)
 {
     const Context *context = tensor->item.context;
     StoredArray from = tensor_stored_(tensor);
@@ -156,7 +156,7 @@ void tensor_read_(Tensor *tensor, int64_t first, int64_t count, float *values)
 
 static int read_old(void *user, int64_t first, int64_t count, float *values)
 {
-    tensor_read_(user, first, count, values);
+    tensor_decode_(user, first, count, values);
     return 0;
 }
 

@@ -172,7 +172,7 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user);
 int tensor_convert_(Tensor *tensor, DType dtype);
 /* Elements [first, first + count) of a tensor of any type but i32, as floats; nothing on meta. The data are
  * there. */
-void tensor_read_(Tensor *tensor, int64_t first, int64_t count, float *values);
+void tensor_decode_(Tensor *tensor, int64_t first, int64_t count, float *values);
 
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component);
 void storage_retain(Storage *storage);
