@@ -105,7 +105,8 @@ VEC_INLINE __m256i decoder_nf4_codes(const unsigned char *codes, int i)
 VEC_INLINE __m256 decoder_nf4_look(__m256 low, __m256 high, __m256i codes)
 {
     __m256 which = _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28));
-    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, codes), _mm256_permutevar8x32_ps(high, codes), which);
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, codes), _mm256_permutevar8x32_ps(high, codes),
+                            which);
 }
 
 VEC_INLINE void decoder_nf4_block(const unsigned char *codes, float scale, float *y)
@@ -160,16 +161,23 @@ static inline void decoder_row(const Decoder *d, int64_t row, int64_t col, int64
 {
     int64_t first = row * d->cols + col;
     switch (d->dtype) {
-    case DTYPE_BF16: decoder_bf16(n, (const uint16_t *)(const void *)d->at + first, y); break;
-    case DTYPE_F16: decoder_f16(n, (const uint16_t *)(const void *)d->at + first, y); break;
+    case DTYPE_BF16:
+        decoder_bf16(n, (const uint16_t *)(const void *)d->at + first, y);
+        break;
+    case DTYPE_F16:
+        decoder_f16(n, (const uint16_t *)(const void *)d->at + first, y);
+        break;
     case DTYPE_INT8: {
         const float *scales = (const float *)(const void *)(d->at + d->layout.scales);
         decoder_int8(n, (const int8_t *)d->at + first, scales[row], y);
         break;
     }
     case DTYPE_NF4:
-    case DTYPE_NF4_PLAIN: decoder_nf4(d, first, n, y); break;
-    default: memcpy(y, (const float *)(const void *)d->at + first, (size_t)n * sizeof *y);
+    case DTYPE_NF4_PLAIN:
+        decoder_nf4(d, first, n, y);
+        break;
+    default:
+        memcpy(y, (const float *)(const void *)d->at + first, (size_t)n * sizeof *y);
     }
 }
 

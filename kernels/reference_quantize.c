@@ -7,30 +7,11 @@
 #include "kernels/reference_.h"
 #include "kernels/vecmath.h"
 
-static float decoded(const StoredArray *w, const QuantLayout *l, int64_t i)
-{
-    switch (w->dtype) {
-    case DTYPE_BF16:
-        return half_from_bf16(((const uint16_t *)w->at)[i]);
-    case DTYPE_F16:
-        return half_from_f16(((const uint16_t *)w->at)[i]);
-    case DTYPE_INT8:
-        return quant_int8_value(((const int8_t *)w->at)[i],
-                                ((const float *)((const char *)w->at + l->scales))[i / w->cols]);
-    case DTYPE_NF4:
-    case DTYPE_NF4_PLAIN:
-        return quant_nf4_value(w->at, i, quant_block_scale(w->dtype, l, w->at, i / NF4_BLOCK));
-    default:
-        return ((const float *)w->at)[i];
-    }
-}
-
 void reference_decode(const StoredArray *w, int64_t first, int64_t count, float *y, const KernelRun *run)
 {
-    QuantLayout layout = quant_layout(w->dtype, w->rows, w->cols);
     (void)run;
     for (int64_t i = 0; i < count; i++)
-        y[i] = decoded(w, &layout, first + i);
+        y[i] = reference_element(w, first + i);
 }
 
 static float largest_of(int64_t n, const float *x)
