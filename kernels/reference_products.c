@@ -330,21 +330,25 @@ static double reference_cached_score(const AttentionDims *d, const float *q, con
     return (double)d->scale * sum;
 }
 
-/* Query t of head h: one pass for the largest score, one for each element of the result. */
+/* Query t of head h: one pass for the largest score, and one for some elements of the result at a time. */
 static void reference_cached_row(const AttentionDims *d, const float *q, const void *cache, int64_t k,
                                  int64_t v, int keys, float *out)
 {
-    double max = -INFINITY, all = 0;
+    enum { COLUMNS = 64 };
+    double max = -INFINITY;
     for (int j = 0; j < keys; j++)
         max = fmax(max, reference_cached_score(d, q, cache, k, j));
-    for (int j = 0; j < keys; j++)
-        all += exp(reference_cached_score(d, q, cache, k, j) - max);
-    for (int c = 0; c < d->head_dim; c++) {
-        double sum = 0;
-        for (int j = 0; j < keys; j++)
-            sum += exp(reference_cached_score(d, q, cache, k, j) - max) *
-                   reference_got(d, cache, v + (int64_t)j * d->head_dim + c);
-        out[c] = (float)(sum / all);
+    for (int first = 0; first < d->head_dim; first += COLUMNS) {
+        double sums[COLUMNS] = {0}, all = 0;
+        int n = d->head_dim - first < COLUMNS ? d->head_dim - first : COLUMNS;
+        for (int j = 0; j < keys; j++) {
+            double weight = exp(reference_cached_score(d, q, cache, k, j) - max);
+            all += weight;
+            for (int c = 0; c < n; c++)
+                sums[c] += weight * reference_got(d, cache, v + (int64_t)j * d->head_dim + first + c);
+        }
+        for (int c = 0; c < n; c++)
+            out[first + c] = (float)(sums[c] / all);
     }
 }
 

@@ -33,22 +33,30 @@ static int filled(void *user, int64_t first, int64_t count, float *values)
     return 0;
 }
 
+static int holds_floats(const Tensor *tensor, const char *function)
+{
+    if (!tensor || tensor->dtype != DTYPE_I32)
+        return tensor != NULL;
+    error_raise(ERROR_ARGUMENT, "%s: the tensor holds i32, not floats", function);
+    return 0;
+}
+
 void tensor_fill(Tensor *tensor, float value)
 {
-    if (tensor)
+    if (holds_floats(tensor, "tensor_fill"))
         tensor_store_(tensor, filled, &(Filling){.context = tensor->item.context, .a = value});
 }
 
 void tensor_fill_normal(Tensor *tensor, float mean, float std)
 {
     Context *c = tensor ? tensor->item.context : NULL;
-    if (c)
+    if (holds_floats(tensor, "tensor_fill_normal"))
         tensor_store_(tensor, filled, &(Filling){c, c->kernels->fill_normal, c->random.fills++, mean, std});
 }
 
 void tensor_fill_uniform(Tensor *tensor, float low, float high)
 {
     Context *c = tensor ? tensor->item.context : NULL;
-    if (c)
+    if (holds_floats(tensor, "tensor_fill_uniform"))
         tensor_store_(tensor, filled, &(Filling){c, c->kernels->fill_uniform, c->random.fills++, low, high});
 }

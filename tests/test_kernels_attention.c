@@ -387,7 +387,8 @@ static void test_attention_cached(void **state)
             d.capacity = d.past + d.seq + (int)i % 3;
             check_cached(kernels, d, teams[i / 140]);
             d.cached = i / 5 % 2 ? DTYPE_BF16 : DTYPE_F16;
-            check_cached(kernels, d, teams[i / 140]);
+            if (full_form() || i / 5 % 3 == 0)
+                check_cached(kernels, d, teams[i / 140]);
         }
     }
 }

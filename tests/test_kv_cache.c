@@ -4,17 +4,23 @@
 
 /* ---- Equal to the whole sequence ------------------------------------------------------------- */
 
-static void assert_rows(const char *what, const float *all, int B, int from, int count, Tensor *some)
+static void assert_rows_near(const char *what, const float *all, int B, int from, int count, Tensor *some,
+                             double tolerance)
 {
     const float *rows = tensor_f32(some);
     assert_non_null(rows);
     for (int b = 0; b < B; b++) {
         double apart = difference(all + ((int64_t)b * LENGTH + from) * VOCAB,
                                   rows + (int64_t)b * count * VOCAB, (int64_t)count * VOCAB);
-        if (!(apart < 2e-5))
+        if (!(apart < tolerance))
             fail_msg("%s: tokens %d to %d of sequence %d are %g apart", what, from, from + count - 1, b,
                      apart);
     }
+}
+
+static void assert_rows(const char *what, const float *all, int B, int from, int count, Tensor *some)
+{
+    assert_rows_near(what, all, B, from, count, some, 2e-5);
 }
 
 /* The first `split` tokens at once, the rest one by one; then again in two pieces. */
@@ -116,14 +122,16 @@ static void test_bytes(void **state)
 
 /* ---- 16 bit ---------------------------------------------------------------------------------- */
 
-/* Half the bytes; logits are off by the rounding of keys and values, and the same however the text is cut. */
+/* Half the bytes; logits are off by the rounding of keys and values. However the text is cut they are the
+ * same, but for the few keys and values that lie between two numbers of the type. */
 static void check_16_bit(Module *model, const float *all, DType dtype, double tolerance)
 {
     int scope = tensor_scope_begin();
     KvCacheOptions options = {.batch = 2, .max_tokens = LENGTH, .dtype = dtype};
     KvCache *whole = nn_kv_cache_of(model, &options), *single = nn_kv_cache_of(model, &options);
     KvCache *floats = nn_kv_cache(model, 2, LENGTH);
-    assert_int_equal(2 * nn_kv_cache_bytes(whole), nn_kv_cache_bytes(floats));
+    uint64_t twice = 2 * nn_kv_cache_bytes(whole), bytes = nn_kv_cache_bytes(floats);
+    assert_true(twice >= bytes && twice < bytes + 2 * 64 * 8); /* each layer is rounded up */
     Batch batch = some_ids(2, 0, LENGTH);
     const float *rows = tensor_f32(nn_forward_cached(model, &batch, whole));
     double apart = difference(all, rows, (int64_t)2 * LENGTH * VOCAB);
@@ -131,7 +139,8 @@ static void check_16_bit(Module *model, const float *all, DType dtype, double to
         fail_msg("%s: %g apart", dtype_name(dtype), apart);
     for (int t = 0; t < LENGTH; t++) {
         batch = some_ids(2, t, 1);
-        assert_rows(dtype_name(dtype), rows, 2, t, 1, nn_forward_cached(model, &batch, single));
+        Tensor *row = nn_forward_cached(model, &batch, single);
+        assert_rows_near(dtype_name(dtype), rows, 2, t, 1, row, tolerance / 10);
     }
     tensor_scope_end(scope);
 }
