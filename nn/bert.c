@@ -107,8 +107,8 @@ static void bert_embedding_modules(Module *module, Bert *self, const BertConfig 
     if (error_code())
         return;
     self->word_table = module_own(self->words, "weight");
-    self->positions = module_own(positions, "weight");
-    self->types = module_own(types, "weight");
+    self->positions = module_embedding_parts(positions);
+    self->types = module_embedding_parts(types);
 }
 
 static const ModuleClass predictions_class = {"bert_predictions", 0, NULL};
@@ -126,7 +126,8 @@ static Module *bert_predictions(Bert *self, const BertConfig *c)
 static void bert_head(Module *module, Bert *self, const BertConfig *c)
 {
     if (nn_add(module, "cls.predictions", bert_predictions(self, c)))
-        self->decoder = nn_add(module, decoder_path, module_linear_tied(self->word_table, self->decoder_bias));
+        self->decoder =
+            nn_add(module, decoder_path, module_linear_tied(self->word_table, self->decoder_bias));
 }
 
 Module *nn_bert(const BertConfig *config)

@@ -138,7 +138,7 @@ Module *nn_gpt2(const Gpt2Config *config)
     if (error_code())
         return NULL;
     Tensor *tokens = module_own(self->embedding, "weight"); /* (V,C) */
-    self->positions = module_own(positions, "weight");
+    self->positions = module_embedding_parts(positions);
     self->head = nn_add(module, "lm_head", module_linear_tied(tokens, NULL));
     nn_offer_head(module, &(ModuleHead){.hidden = gpt2_hidden, .weight = tokens, .path = "lm_head"});
     gpt2_init(module, c.layers);

@@ -52,22 +52,37 @@ int config_rotary(const char *model, int head_dim)
 
 static Tensor *embedding_forward(Module *module, Tensor *ids, const Batch *batch)
 {
+    const Embedding *self = nn_state(module);
     (void)batch;
-    return tensor_embedding(ids, *(Tensor **)nn_state(module));
+    return module_adapt(module, &self->adapter, tensor_embedding(ids, self->weight), ids);
 }
 
-static const ModuleClass embedding_class = {"embedding", sizeof(Tensor *), embedding_forward};
+static const ModuleClass embedding_class = {"embedding", sizeof(Embedding), embedding_forward};
+
+Embedding *module_as_embedding(const Module *module)
+{
+    return module && module->type == &embedding_class ? module->state : NULL;
+}
+
+Tensor *module_embedding_parts(Module *module)
+{
+    Embedding *self = module_as_embedding(module);
+    if (!self)
+        return NULL;
+    self->parts = 1;
+    return self->weight;
+}
 
 Module *nn_embedding(int64_t vocab, int64_t dim)
 {
     if (config_positive("embedding", "vocab", vocab) || config_positive("embedding", "dim", dim))
         return NULL;
     Module *module = nn_module(&embedding_class);
-    Tensor **table = nn_state(module);
-    if (!table)
+    Embedding *self = nn_state(module);
+    if (!self)
         return NULL;
-    *table = nn_add_parameter(module, "weight", SHAPE(vocab, dim));
-    tensor_fill_normal(*table, 0, 1);
+    self->weight = nn_add_parameter(module, "weight", SHAPE(vocab, dim));
+    tensor_fill_normal(self->weight, 0, 1);
     return error_code() ? NULL : module;
 }
 

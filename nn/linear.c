@@ -3,12 +3,22 @@
 
 #include "module_.h"
 
+static Tensor *linear_base(const Linear *self, Tensor *x, TensorActivation act)
+{
+    return self->in_out ? tensor_linear_in_out(x, self->weight, self->bias, act)
+                        : tensor_linear(x, self->weight, self->bias, act);
+}
+
+/* An adapter's part comes before the activation, which is then an operation of its own: it keeps its input,
+ * as many bytes as the fused one keeps. */
 static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Linear *self = nn_state(module);
     (void)batch;
-    return self->in_out ? tensor_linear_in_out(x, self->weight, self->bias, self->act)
-                        : tensor_linear(x, self->weight, self->bias, self->act);
+    if (!self->adapter.a)
+        return linear_base(self, x, self->act);
+    Tensor *y = module_adapt(module, &self->adapter, linear_base(self, x, TENSOR_IDENTITY), x);
+    return self->act == TENSOR_IDENTITY ? y : tensor_activation(tensor_donate(y), self->act);
 }
 
 static const ModuleClass linear_class = {"linear", sizeof(Linear), linear_forward};

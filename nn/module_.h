@@ -3,7 +3,7 @@
 #define BRIM_MODULE_INTERNAL_H
 
 #include "../tensor/tensor_.h"
-#include "nn.h"
+#include "lora.h"
 
 typedef struct NamedParameter {
     char *name; /* of this module: "weight" */
@@ -36,10 +36,13 @@ struct Module {
     ScopeItem item;
     const ModuleClass *type;
     char *name; /* within the parent; NULL at the root */
+    Module *parent;
     Module **children;
     int child_count;
     NamedParameter *parameters;
-    int parameter_count;
+    int parameter_count, parameter_room;
+    Tensor **trained; /* nn_lora_parameters' answer */
+    int trained_count;
     Model *model;  /* NULL for what is no whole model */
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;
@@ -51,6 +54,14 @@ struct Module {
     void *state;
 };
 
+/* What is added to a frozen linear layer or embedding: scale B A. a is (rank,in), b (out,rank); of an
+ * embedding (vocab,rank) and (dim,rank). NULL: there is none. */
+typedef struct Adapter {
+    Tensor *a, *b;
+    float scale;
+    Lora settings; /* with the defaults in place of zeros */
+} Adapter;
+
 /* Every projection and every head is this module, so that an adapter or another way of storing a weight is
  * known in one place. (linear.c) */
 typedef struct Linear {
@@ -59,6 +70,7 @@ typedef struct Linear {
     int in_out; /* as GPT-2 stores it */
     int head;   /* the output: logits come from it */
     int tied;   /* weight and bias are another module's */
+    Adapter adapter;
 } Linear;
 
 typedef struct LinearOptions {
@@ -77,6 +89,17 @@ Module *module_linear_tied(Tensor *weight, Tensor *bias);
 /* What it is made of, for its owner to read and change; NULL for a module of another class. */
 Linear *module_as_linear(const Module *module);
 
+typedef struct Embedding {
+    Tensor *weight; /* (vocab,dim) */
+    Adapter adapter;
+    int parts; /* the model reads rows of the weight by itself: the module's forward does not run */
+} Embedding;
+Embedding *module_as_embedding(const Module *module); /* NULL for a module of another class */
+/* The weight of an embedding, for a model that reads it by itself. */
+Tensor *module_embedding_parts(Module *module);
+/* y + scale B A x, in y's storage; an embedding's x is ids. Without an adapter, y. */
+Tensor *module_adapt(const Module *module, const Adapter *adapter, Tensor *y, Tensor *x);
+
 /* An array with room for one more, and texts; both raise without memory. */
 void *module_grow(const Module *module, void *old, int count, size_t size);
 char *module_copy_text(const Module *module, const char *text);
@@ -92,6 +115,17 @@ void module_free_model(Module *module);
 
 /* nn_add_parameter, of a type of its own. */
 Tensor *module_add_parameter(Module *module, const char *name, Shape shape, DType dtype);
+/* Makes the tensor a parameter of the module, which then owns it; frees it and returns NULL without memory.
+ * The other way: takes a parameter away and frees it. */
+Tensor *module_adopt(Module *module, const char *name, Tensor *tensor);
+void module_drop(Module *module, Tensor *tensor);
+
+/* "layers.0" and "attn" are "layers.0.attn". */
+typedef struct ModulePath {
+    char text[256];
+} ModulePath;
+ModulePath module_join(const char *prefix, const char *name);
+
 /* The module's own parameter of this name, or NULL. */
 Tensor *module_own(const Module *module, const char *name);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
