@@ -15,7 +15,8 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define SHAPE_FLAGS                                                                                          \
-    "--model --init --init-partial --resize-vocab --data --pack --invalid-utf8 --tokenizer --vocab --batch --seq "  \
+    "--model --init --init-partial --resize-vocab --data --pack --invalid-utf8 --tokenizer --vocab --batch " \
+    "--seq "                                                                                                 \
     "--accumulate --steps --epochs "                                                                         \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \

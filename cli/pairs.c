@@ -57,10 +57,11 @@ LeverText pairs_problem(const Options *o)
                  "\"completion\" a line; rows of %s are full without it",
                  reads_text(o) ? "a text" : "images");
     else if (pairs && family_of(o)->objective == OBJECTIVE_MASKED)
-        snprintf(why.text, sizeof why.text,
-                 "--data %.100s is JSON lines of samples, whose completions a causal model learns to continue "
-                 "prompts with; '%s' finds masked tokens of a text: take the texts out of it, or another --model",
-                 o->data, o->model);
+        snprintf(
+            why.text, sizeof why.text,
+            "--data %.100s is JSON lines of samples, whose completions a causal model learns to continue "
+            "prompts with; '%s' finds masked tokens of a text: take the texts out of it, or another --model",
+            o->data, o->model);
     return why;
 }
 

@@ -112,8 +112,9 @@ typedef struct PairsOptions { /* what TextOptions has is the same here, counted 
  * A row is a sample, or with pack as many whole ones as go into it, in their order in the file. All rows are
  * as long as the longest, so that they have one shape; what is left is id 0 without a label. Attention is
  * causal: no token sees the padding behind it, and no mask is needed; but packed, a sample sees those before
- * it in its row. A sample that is longer than a row is cut at its end, one that has then no label is left out;
- * data_note says how many. The last lines are held out, and only the rows of the training part are shuffled.
+ * it in its row. A sample that is longer than a row is cut at its end, one that has then no label is left
+ * out; data_note says how many. The last lines are held out, and only the rows of the training part are
+ * shuffled.
  *
  * A plan reads and tokenizes the file to know its lengths, and the run the part that it needs again. NULL
  * with ERROR_DATA (file, line and field), ERROR_FILE, ERROR_HOST_MEMORY. */

@@ -24,12 +24,12 @@ typedef struct PairSet {
 
 /* How rows come out, and what a user should know of it. */
 typedef struct PairsShape {
-    int64_t rows, width;       /* places of each row */
-    int64_t samples, ids;      /* all; and what is kept of them, labels of their own included */
-    int64_t least, longest;    /* tokens of a sample, before it is cut */
-    int64_t least_first;       /* the smallest token that has a label */
-    int64_t filled;            /* places that a sample has */
-    int64_t cut, left_out;     /* longer than the row; without a label in it */
+    int64_t rows, width;    /* places of each row */
+    int64_t samples, ids;   /* all; and what is kept of them, labels of their own included */
+    int64_t least, longest; /* tokens of a sample, before it is cut */
+    int64_t least_first;    /* the smallest token that has a label */
+    int64_t filled;         /* places that a sample has */
+    int64_t cut, left_out;  /* longer than the row; without a label in it */
     int64_t reaching;
 } PairsShape;
 
@@ -60,7 +60,8 @@ static void measure(PairsShape *shape, const PairSample *s, int64_t most)
 
 /* Packed, a sample goes into the row that is being filled, or begins the next one; it is never cut to fit.
  * starts: where not NULL, room for a number a row and one more. */
-static PairsShape shape_rows(const PairSample *samples, int64_t count, int64_t most, int pack, int64_t *starts)
+static PairsShape shape_rows(const PairSample *samples, int64_t count, int64_t most, int pack,
+                             int64_t *starts)
 {
     PairsShape shape = {0};
     int64_t row = 0; /* tokens of the row that is being filled */
@@ -174,14 +175,15 @@ static int pairs_options(const char *path, PairsOptions *o)
     TextOptions same = {.split = o->split, .held_out = o->held_out, .max_samples = o->max_samples};
     if (o->seq < 0)
         return error_raise(ERROR_ARGUMENT,
-                           PAIRS_MAKER "(): seq is %d; it must be 1 or more (0: as the longest sample)", o->seq);
+                           PAIRS_MAKER "(): seq is %d; it must be 1 or more (0: as the longest sample)",
+                           o->seq);
     if (!text_options_valid(PAIRS_MAKER, path, &same) ||
         !loader_options(PAIRS_MAKER, &o->batch, 8, &o->accumulate, o->max_samples))
         return error_code();
     if (o->vocab < 0 || o->vocab > INT32_MAX || (o->vocab && o->vocab < own))
         return error_raise(ERROR_ARGUMENT,
                            PAIRS_MAKER "(): vocab is %" PRId64 "; it must be %" PRId64
-                           " to %d (0: the tokenizer's, or 256 of bytes)",
+                                       " to %d (0: the tokenizer's, or 256 of bytes)",
                            o->vocab, larger(own, 1), INT32_MAX);
     o->vocab = o->vocab ? o->vocab : own ? own : 256;
     if (!o->tokenizer || o->tokenizer->context == context_here())
@@ -271,20 +273,21 @@ static int cut_part(const char *shown, const PairsOptions *o, int64_t total, Pai
 {
     int64_t held = 0;
     if (total < 1)
-        return error_raise(ERROR_DATA, "%s is empty: a sample is a line, {\"prompt\": \"…\", \"completion\": \"…\"}",
-                           shown);
+        return error_raise(
+            ERROR_DATA, "%s is empty: a sample is a line, {\"prompt\": \"…\", \"completion\": \"…\"}", shown);
     if (o->held_out >= 0 && total >= 2) {
         held = (int64_t)((double)total * (o->held_out > 0 ? (double)o->held_out : 0.05));
         held = held < 1 ? 1 : held > total - 1 ? total - 1 : held;
     }
     if (o->split == DATA_HELD_OUT && o->held_out < 0)
         return error_raise(ERROR_ARGUMENT,
-                           PAIRS_MAKER "(): held_out is %g, which holds nothing out; the held-out part needs a "
-                                       "fraction of 0 (0.05) or more",
+                           PAIRS_MAKER
+                           "(): held_out is %g, which holds nothing out; the held-out part needs a "
+                           "fraction of 0 (0.05) or more",
                            (double)o->held_out);
     if (o->split == DATA_HELD_OUT && held == 0)
-        return error_raise(ERROR_DATA, "%s has 1 sample; one is held out beside those to train on, so 2 are needed",
-                           shown);
+        return error_raise(
+            ERROR_DATA, "%s has 1 sample; one is held out beside those to train on, so 2 are needed", shown);
     part->first = o->split == DATA_HELD_OUT ? total - held : 0;
     part->count = o->split == DATA_HELD_OUT ? held : total - held;
     if (o->max_samples && o->max_samples < part->count)
@@ -312,18 +315,19 @@ static TextNote note_of(const PairsOptions *o, const char *shown, const PairsSha
         add(&note, "%" PRId64 " to ", shape->least);
     add(&note, "%" PRId64 " tokens, ", shape->longest);
     if (o->pack)
-        add(&note, "in %" PRId64 " row%s of %" PRId64 "; a sample sees those before it in its row", shape->rows,
-            plural(shape->rows), shape->width);
+        add(&note, "in %" PRId64 " row%s of %" PRId64 "; a sample sees those before it in its row",
+            shape->rows, plural(shape->rows), shape->width);
     else
         add(&note, "one a row of %" PRId64, shape->width);
     if (padding)
-        add(&note, "; %" PRId64 " %% is padding%s", padding, !o->pack && padding >= 25 ? ", less with --pack" : "");
+        add(&note, "; %" PRId64 " %% is padding%s", padding,
+            !o->pack && padding >= 25 ? ", less with --pack" : "");
     if (shape->cut)
         add(&note, "; %" PRId64 " longer than --seq %d %s cut at the end", shape->cut, o->seq,
             shape->cut == 1 ? "is" : "are");
     if (shape->left_out)
-        add(&note, "; %" PRId64 " whose completion begins behind --seq %d %s left out", shape->left_out, o->seq,
-            shape->left_out == 1 ? "is" : "are");
+        add(&note, "; %" PRId64 " whose completion begins behind --seq %d %s left out", shape->left_out,
+            o->seq, shape->left_out == 1 ? "is" : "are");
     if (shape->reaching)
         add(&note,
             "; %" PRId64 " prompt%s within a token (a space at the end?), which counts as the completion's",
@@ -333,7 +337,8 @@ static TextNote note_of(const PairsOptions *o, const char *shown, const PairsSha
 
 /* ---- The loader ------------------------------------------------------------------------------ */
 
-/* The most tokens of a row. Without a limit samples are as long as they are, and packed rows as the longest. */
+/* The most tokens of a row. Without a limit samples are as long as they are, and packed rows as the longest.
+ */
 static int64_t row_most(const PairsOptions *o, const PairSample *samples, int64_t count)
 {
     int64_t longest = 0;

@@ -45,7 +45,8 @@ static const struct {
     {"response", "is a completion of another name: call it \"completion\""},
     {"answer", "is a completion of another name: call it \"completion\""},
     {"question", "is a prompt of another name: call it \"prompt\""},
-    {"attention_mask", "is not read, as samples are padded here: leave it out (jq -c '{ids: .input_ids, labels}')"},
+    {"attention_mask",
+     "is not read, as samples are padded here: leave it out (jq -c '{ids: .input_ids, labels}')"},
     {"completion_mask", "is not read: give \"labels\", with -100 where nothing is to be learned"},
 };
 
@@ -75,10 +76,10 @@ static int unknown_field(const PairsReading *r, const char *key)
 
 static const char *type_of(const json_t *value)
 {
-    static const char *const names[] = {[JSON_OBJECT] = "an object",    [JSON_ARRAY] = "a list",
-                                        [JSON_STRING] = "a text",       [JSON_INTEGER] = "a number",
-                                        [JSON_REAL] = "a number",       [JSON_TRUE] = "true",
-                                        [JSON_FALSE] = "false",         [JSON_NULL] = "null"};
+    static const char *const names[] = {
+        [JSON_OBJECT] = "an object", [JSON_ARRAY] = "a list",  [JSON_STRING] = "a text",
+        [JSON_INTEGER] = "a number", [JSON_REAL] = "a number", [JSON_TRUE] = "true",
+        [JSON_FALSE] = "false",      [JSON_NULL] = "null"};
     return names[json_typeof(value)];
 }
 
@@ -88,7 +89,8 @@ static int is_chat(const json_t *value)
     return json_is_array(value) && (json_is_object(json_array_get(value, 0)) || !json_array_size(value));
 }
 
-static int take_field(const PairsReading *r, const char *key, const json_t *value, const json_t *taken[FIELDS])
+static int take_field(const PairsReading *r, const char *key, const json_t *value,
+                      const json_t *taken[FIELDS])
 {
     int field = field_of(key), text = field == PROMPT || field == COMPLETION;
     if (field < 0)
@@ -114,7 +116,8 @@ static int check_fields(const PairsReading *r, const json_t *const taken[FIELDS]
     if (!text && !ids)
         return pairs_refuse(r, "has neither \"prompt\" and \"completion\" nor \"ids\"");
     if (text && !taken[COMPLETION])
-        return pairs_refuse(r, "has a \"prompt\" and no \"completion\", so there is nothing to learn from it");
+        return pairs_refuse(r,
+                            "has a \"prompt\" and no \"completion\", so there is nothing to learn from it");
     if (text && !taken[PROMPT])
         return pairs_refuse(
             r, "has a \"completion\" and no \"prompt\": \"prompt\": \"\" says that nothing stands before it");
@@ -190,8 +193,8 @@ static int encode_bytes(PairsReading *r)
 }
 
 /* Prompt and completion as one text, with what the tokenizer puts around a text, unless it stands there. The
- * tokens of the prompt are those that it has alone, too: *same of them. Fewer than it has alone, where its last
- * one reaches into the completion. */
+ * tokens of the prompt are those that it has alone, too: *same of them. Fewer than it has alone, where its
+ * last one reaches into the completion. */
 static int encode_text(PairsReading *r, const json_t *prompt, size_t *same, uint8_t *reaching)
 {
     Tokenizer *t = r->tokenizer;
@@ -206,7 +209,8 @@ static int encode_text(PairsReading *r, const json_t *prompt, size_t *same, uint
         memmove(r->whole.ids, r->whole.ids + begin, r->whole.count * sizeof *r->whole.ids);
         begin = 0;
     }
-    if (after->count && !ends(&r->whole, after) && ids_add_all(r->context, &r->whole, after->ids, after->count))
+    if (after->count && !ends(&r->whole, after) &&
+        ids_add_all(r->context, &r->whole, after->ids, after->count))
         return error_code();
     size_t most = r->prompt.count < r->whole.count - begin ? r->prompt.count : r->whole.count - begin, i = 0;
     while (i < most && r->prompt.ids[i] == r->whole.ids[begin + i])
@@ -248,13 +252,14 @@ static int take_list(PairsReading *r, const json_t *list, const char *name, int 
         const json_t *value = json_array_get(list, i);
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value))
-            return pairs_refuse(r, "has %s as %s[%zu], which must be a whole number", type_of(value), name, i);
+            return pairs_refuse(r, "has %s as %s[%zu], which must be a whole number", type_of(value), name,
+                                i);
         if (!(labels && id == BATCH_IGNORE) && (id < 0 || id >= r->vocab))
-            return pairs_refuse(r,
-                                "has %lld as %s[%zu]; the vocabulary has %" PRId64 ", so it must be 0 to %" PRId64
-                                "%s: give the --tokenizer of these ids, or --vocab as large as theirs",
-                                (long long)id, name, i, r->vocab, r->vocab - 1,
-                                labels ? ", or -100 for none" : "");
+            return pairs_refuse(
+                r,
+                "has %lld as %s[%zu]; the vocabulary has %" PRId64 ", so it must be 0 to %" PRId64
+                "%s: give the --tokenizer of these ids, or --vocab as large as theirs",
+                (long long)id, name, i, r->vocab, r->vocab - 1, labels ? ", or -100 for none" : "");
         if (ids_add(r->context, &r->whole, (int32_t)id))
             return error_code();
     }
@@ -274,8 +279,9 @@ static int take_ids(PairsReading *r, const json_t *ids, const json_t *labels)
 {
     size_t count = json_array_size(ids);
     if (labels && json_array_size(labels) != count)
-        return pairs_refuse(r, "has %zu ids and %zu labels: each id has one, -100 where nothing is to be learned",
-                            count, json_array_size(labels));
+        return pairs_refuse(
+            r, "has %zu ids and %zu labels: each id has one, -100 where nothing is to be learned", count,
+            json_array_size(labels));
     if (count < 2)
         return pairs_refuse(r, "has %zu id%s: a sample needs two, one that follows another", count,
                             plural((long long)count));

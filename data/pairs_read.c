@@ -50,8 +50,7 @@ int pairs_lines_open(PairsLines *lines, const char *path, const TextInput *input
     *lines = (PairsLines){.context = context_here(), .file = -1, .input = input};
     path_label(lines->shown, strcmp(path, "-") ? path : "standard input");
     if (!input && text_input_needed(path)) {
-        if (!text_is_readable_twice(path) ||
-            !(lines->owned = text_input_open(path, lines->context->tracker)))
+        if (!text_is_readable_twice(path) || !(lines->owned = text_input_open(path, lines->context->tracker)))
             return error_code();
         lines->input = lines->owned;
     }
@@ -102,9 +101,9 @@ int pairs_lines_rewind(PairsLines *lines)
 
 static int too_long(const PairsLines *lines)
 {
-    return error_raise(ERROR_DATA,
-                       "%s: line %" PRId64 " has more than %d MiB; a line is one sample, and a newline ends it",
-                       lines->shown, lines->line + 1, PAIRS_LINE_MOST >> 20);
+    return error_raise(
+        ERROR_DATA, "%s: line %" PRId64 " has more than %d MiB; a line is one sample, and a newline ends it",
+        lines->shown, lines->line + 1, PAIRS_LINE_MOST >> 20);
 }
 
 /* Room for more of the line that begins the piece. */
@@ -193,7 +192,8 @@ int pairs_read(PairsLines *lines, PairsReading *r, int64_t first, int64_t count)
     int got = 1;
     if (pairs_lines_rewind(lines))
         return error_code();
-    for (int64_t i = 0; (count < 0 || i < first + count) && (got = pairs_lines_next(lines, &line, &bytes)) > 0; i++) {
+    for (int64_t i = 0;
+         (count < 0 || i < first + count) && (got = pairs_lines_next(lines, &line, &bytes)) > 0; i++) {
         r->line = lines->line;
         if (i >= first && pairs_line(r, line, bytes))
             return error_code();

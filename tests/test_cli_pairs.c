@@ -28,8 +28,8 @@ static const char *lines_of(int salt)
     static char text[LINES * 80 + 1];
     size_t used = 0;
     for (int i = 0; i < LINES; i++)
-        used += (size_t)sprintf(text + used, "{\"prompt\": \"%d and %d are \", \"completion\": \"%d%s\"}\n", i % 9,
-                                (i + salt) % 7, i % 9 + (i + salt) % 7, i % 4 ? "" : ", really");
+        used += (size_t)sprintf(text + used, "{\"prompt\": \"%d and %d are \", \"completion\": \"%d%s\"}\n",
+                                i % 9, (i + salt) % 7, i % 9 + (i + salt) % 7, i % 4 ? "" : ", really");
     return text;
 }
 
@@ -62,7 +62,8 @@ static void completions_are_learned(void **state)
     char path[200];
     snprintf(path, sizeof path, "%s", pairs_path("sums.jsonl", 1));
     for (int pack = 0; pack < 2; pack++) {
-        Outcome *o = RUN("train", SMALL, "--steps", "60", "--data", path, "--json", pack ? "--pack" : "--quiet");
+        Outcome *o =
+            RUN("train", SMALL, "--steps", "60", "--data", path, "--json", pack ? "--pack" : "--quiet");
         json_t *root = trained(o);
         assert_true(real_at(root, "loss_first") > 4 && real_at(root, "loss_last") < 2.5);
         json_decref(root);
@@ -85,13 +86,15 @@ static void told_by_content(void **state)
     gzFile gz = gzopen(packed, "wb");
     gzputs(gz, lines_of(1));
     gzclose(gz);
-    assert_true(loss_of(RUN("train", SMALL, "--steps", "3", "--json", "--data", packed), "loss_last") == loss);
+    assert_true(loss_of(RUN("train", SMALL, "--steps", "3", "--json", "--data", packed), "loss_last") ==
+                loss);
     command_input = plain;
     assert_true(loss_of(RUN("train", SMALL, "--steps", "3", "--json", "--data", "-"), "loss_last") == loss);
     expect(expect_code(RUN("train", SMALL, "--model", "bert-tiny", "--data", "-"), 1)->err,
            "'bert-tiny' finds masked tokens");
     command_input = make_text("text", 4000);
-    expect(expect_code(RUN("train", SMALL, "--data", "-", "--pack"), 1)->err, "--pack puts samples side by side");
+    expect(expect_code(RUN("train", SMALL, "--data", "-", "--pack"), 1)->err,
+           "--pack puts samples side by side");
     command_input = "/dev/null";
 }
 
@@ -105,8 +108,10 @@ static void planned_and_compared(void **state)
     assert_true(integer_at(json_object_get(plan, "memory"), "peak_bytes") ==
                 integer_at(json_object_get(run, "memory"), "peak_bytes"));
     /* rows are as long as the longest sample, so a larger --seq needs no more */
-    json_t *longer = parse(
-        expect_code(RUN("plan", "--threads", "1", "--batch", "4", "--seq", "100", "--data", path, "--json"), 0)->out);
+    json_t *longer =
+        parse(expect_code(
+                  RUN("plan", "--threads", "1", "--batch", "4", "--seq", "100", "--data", path, "--json"), 0)
+                  ->out);
     assert_true(json_equal(json_object_get(longer, "memory"), json_object_get(plan, "memory")));
     json_decref(plan);
     json_decref(run);
@@ -127,7 +132,8 @@ static void with_a_tokenizer(void **state)
     snprintf(path, sizeof path, "%s", pairs_path("sums.jsonl", 1));
     mkdir(in_folder("tok"), 0700);
     snprintf(tokenizer, sizeof tokenizer, "%s", in_folder("tok"));
-    expect_code(RUN("tokenize", "--train", text, "--vocab", "300", "--out", in_folder("tok/tokenizer.json")), 0);
+    expect_code(RUN("tokenize", "--train", text, "--vocab", "300", "--out", in_folder("tok/tokenizer.json")),
+                0);
 #define TRAIN                                                                                                \
     RUN("train", SMALL, "--vocab", "300", "--steps", "3", "--json", "--data", path, "--tokenizer", tokenizer)
     double usual = loss_of(TRAIN, "loss_last");
@@ -150,17 +156,23 @@ static void refused(void **state)
     char path[200], text[200];
     snprintf(path, sizeof path, "%s", pairs_path("sums.jsonl", 1));
     snprintf(text, sizeof text, "%s", make_text("text", 4000));
-    expect(expect_code(RUN("train", SMALL, "--model", "bert-tiny", "--data", path), 2)->err,
-           "whose completions a causal model learns to continue prompts with; 'bert-tiny' finds masked tokens");
-    expect(expect_code(RUN("train", SMALL, "--pack"), 2)->err, "--pack puts samples side by side: it needs --data FILE.jsonl");
-    expect(expect_code(RUN("plan", SMALL, "--pack", "--data", text), 2)->err, "rows of a text are full without it");
+    expect(
+        expect_code(RUN("train", SMALL, "--model", "bert-tiny", "--data", path), 2)->err,
+        "whose completions a causal model learns to continue prompts with; 'bert-tiny' finds masked tokens");
+    expect(expect_code(RUN("train", SMALL, "--pack"), 2)->err,
+           "--pack puts samples side by side: it needs --data FILE.jsonl");
+    expect(expect_code(RUN("plan", SMALL, "--pack", "--data", text), 2)->err,
+           "rows of a text are full without it");
     expect(expect_code(RUN("plan", "mlp", "--pack"), 2)->err, "rows of images are full without it");
-    expect(expect_code(RUN("train", SMALL, "--check-data", "--data", path), 2)->err, "JSON lines are looked at whole anyway");
+    expect(expect_code(RUN("train", SMALL, "--check-data", "--data", path), 2)->err,
+           "JSON lines are looked at whole anyway");
     static const struct {
         const char *line, *says;
     } cases[] = {
-        {"{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n", "bad.jsonl: line 1 has a field \"messages\""},
-        {"{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \"a\"}\n", "bad.jsonl: line 2 has a \"prompt\""},
+        {"{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n",
+         "bad.jsonl: line 1 has a field \"messages\""},
+        {"{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \"a\"}\n",
+         "bad.jsonl: line 2 has a \"prompt\""},
         {"{\"prompt\": \"a\", \"completion\": \"b\"}\n", "bad.jsonl has 1 sample"},
         {"{\"ids\": [1, 256]}\n{\"ids\": [1, 2]}\n", "bad.jsonl: line 1 has 256 as ids[1]"},
         {"{\"prompt\": \"0123456789012345678901234567890\", \"completion\": \"b\"}\n{\"ids\": [1, 2]}\n",
@@ -184,7 +196,8 @@ static void resumed(void **state)
     snprintf(path, sizeof path, "%s", pairs_path("sums.jsonl", 1));
     snprintf(save, sizeof save, "%s", in_folder("save"));
     snprintf(gone, sizeof gone, "rm -rf %s", save);
-#define TRAIN(...) RUN("train", SMALL, "--schedule", "constant", "--warmup", "0", "--json", "--data", path, __VA_ARGS__)
+#define TRAIN(...)                                                                                           \
+    RUN("train", SMALL, "--schedule", "constant", "--warmup", "0", "--json", "--data", path, __VA_ARGS__)
     for (int pack = 0; pack < 2; pack++) {
         const char *how = pack ? "--pack" : "--quiet", *other = pack ? "--quiet" : "--pack";
         double whole = loss_of(TRAIN("--steps", "30", how), "loss_last");
@@ -202,9 +215,12 @@ static void resumed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(completions_are_learned), cmocka_unit_test(told_by_content),
-        cmocka_unit_test(planned_and_compared),    cmocka_unit_test(with_a_tokenizer),
-        cmocka_unit_test(refused),                 cmocka_unit_test(resumed),
+        cmocka_unit_test(completions_are_learned),
+        cmocka_unit_test(told_by_content),
+        cmocka_unit_test(planned_and_compared),
+        cmocka_unit_test(with_a_tokenizer),
+        cmocka_unit_test(refused),
+        cmocka_unit_test(resumed),
     };
     return cmocka_run_group_tests_name("pairs", tests, make_folder, remove_folder);
 }

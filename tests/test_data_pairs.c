@@ -1,4 +1,5 @@
-/* Prompts and completions as data: what a line becomes in tokens and labels, and every line that is refused. */
+/* Prompts and completions as data: what a line becomes in tokens and labels, and every line that is refused.
+ */
 #include <sys/stat.h>
 
 #include <zlib.h>
@@ -139,7 +140,8 @@ static void test_tokenizers(void **state)
 {
     (void)state;
     static const char *const line = "{\"prompt\": \"the cat\", \"completion\": \" sat on it\"}\n";
-    int gpt2 = count_of(FIXTURES "gpt2.json", "the cat", 0), llama = count_of(FIXTURES "llama2.json", "the cat", 1);
+    int gpt2 = count_of(FIXTURES "gpt2.json", "the cat", 0),
+        llama = count_of(FIXTURES "llama2.json", "the cat", 1);
     assert_tokens(FIXTURES "gpt2.json", line, "the cat sat on it<|endoftext|>", 0, gpt2, 0);
     assert_tokens(FIXTURES "llama2.json", line, "the cat sat on it</s>", 1, llama, 2);
     /* the end token stands there already; so does the first one */
@@ -151,10 +153,10 @@ static void test_tokenizers(void **state)
     int roberta = count_of(FIXTURES "roberta.json", "the cat", 0) + 1;
     assert_tokens(FIXTURES "roberta.json", line, "the cat sat on it", 1, roberta, 0);
     /* nothing but the end is learned from an empty completion; all but the first from an empty prompt */
-    assert_tokens(FIXTURES "gpt2.json", "{\"prompt\": \"the cat\", \"completion\": \"\"}", "the cat<|endoftext|>",
-                  0, gpt2, 0);
-    assert_tokens(FIXTURES "gpt2.json", "{\"prompt\": \"\", \"completion\": \"the cat\"}", "the cat<|endoftext|>",
-                  0, 1, 0);
+    assert_tokens(FIXTURES "gpt2.json", "{\"prompt\": \"the cat\", \"completion\": \"\"}",
+                  "the cat<|endoftext|>", 0, gpt2, 0);
+    assert_tokens(FIXTURES "gpt2.json", "{\"prompt\": \"\", \"completion\": \"the cat\"}",
+                  "the cat<|endoftext|>", 0, 1, 0);
     assert_tokens(FIXTURES "llama2.json", "{\"prompt\": \"\", \"completion\": \"cat\"}", "cat</s>", 1, 1, 2);
 }
 
@@ -224,18 +226,23 @@ typedef struct Bad {
 #define P "\"prompt\": \"a\", "
 static const Bad bad[] = {
     /* forms of other tools */
-    {"{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", "has a field \"messages\", which is a conversation",
+    {"{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}",
+     "has a field \"messages\", which is a conversation",
      "tok.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)"},
-    {"{\"conversations\": []}", "\"conversations\", which is a conversation", "apply the model's chat template"},
-    {"{\"prompt\": [{\"role\": \"user\"}], \"completion\": \"b\"}", "has a field \"prompt\" that is a conversation",
+    {"{\"conversations\": []}", "\"conversations\", which is a conversation",
      "apply the model's chat template"},
-    {"{" P "\"completion\": [{\"role\": \"assistant\"}]}", "has a field \"completion\" that is a conversation", ""},
-    {"{\"instruction\": \"a\", \"input\": \"\", \"output\": \"b\"}", "\"instruction\", which is an instruction",
-     "write the text that the model is to see as \"prompt\""},
+    {"{\"prompt\": [{\"role\": \"user\"}], \"completion\": \"b\"}",
+     "has a field \"prompt\" that is a conversation", "apply the model's chat template"},
+    {"{" P "\"completion\": [{\"role\": \"assistant\"}]}",
+     "has a field \"completion\" that is a conversation", ""},
+    {"{\"instruction\": \"a\", \"input\": \"\", \"output\": \"b\"}",
+     "\"instruction\", which is an instruction", "write the text that the model is to see as \"prompt\""},
     {"{" P "\"chosen\": \"b\", \"rejected\": \"c\"}", "\"chosen\", which is a preference",
      "give \"chosen\" as \"completion\""},
-    {"{\"text\": \"a\"}", "\"text\", which is a text without a prompt", "{\"prompt\": \"\", \"completion\": \"…\"}"},
-    {"{" P "\"response\": \"b\"}", "\"response\", which is a completion of another name", "call it \"completion\""},
+    {"{\"text\": \"a\"}", "\"text\", which is a text without a prompt",
+     "{\"prompt\": \"\", \"completion\": \"…\"}"},
+    {"{" P "\"response\": \"b\"}", "\"response\", which is a completion of another name",
+     "call it \"completion\""},
     {"{\"question\": \"a\", \"answer\": \"b\"}", "\"question\", which is a prompt of another name",
      "call it \"prompt\""},
     {"{\"input_ids\": [1, 2], \"attention_mask\": [1, 1]}", "\"attention_mask\", which is not read", "jq -c"},
@@ -385,15 +392,19 @@ static void assert_two(const char *path, const TextInput *input)
     loader_free(loader);
 }
 
-#define TWO "{\"prompt\": \"ab\", \"completion\": \"cd\"}"
+#define TWO  "{\"prompt\": \"ab\", \"completion\": \"cd\"}"
 #define TWO2 "{\"prompt\": \"e\", \"completion\": \"f\"}"
 
 static void test_files(void **state)
 {
     (void)state;
     static const char *const texts[] = {
-        TWO "\n" TWO2 "\n",       TWO "\n" TWO2,           TWO "\r\n" TWO2 "\r\n",
-        "\xef\xbb\xbf" TWO "\n" TWO2 "\n", "\n \t\r\n" TWO "\n\n\n" TWO2 "\n\n", "  " TWO "  \n\t" TWO2 "\t\n",
+        TWO "\n" TWO2 "\n",
+        TWO "\n" TWO2,
+        TWO "\r\n" TWO2 "\r\n",
+        "\xef\xbb\xbf" TWO "\n" TWO2 "\n",
+        "\n \t\r\n" TWO "\n\n\n" TWO2 "\n\n",
+        "  " TWO "  \n\t" TWO2 "\t\n",
     };
     for (size_t i = 0; i < COUNT(texts); i++)
         assert_two(write_lines("two.jsonl", texts[i]), NULL);

@@ -71,7 +71,8 @@ static void test_padded(void **state)
     assert_row(&o, path, (int32_t[]){0, 1, 2, 0, 0}, (int32_t[]){1, 2, NONE, NONE, NONE}, 5);
     assert_row(&o, path, (int32_t[]){10, 11, 12, 13, 14}, (int32_t[]){11, 12, 13, 14, 15}, 5);
     assert_row(&o, path, (int32_t[]){20, 21, 0, 0, 0}, (int32_t[]){21, NONE, NONE, NONE, NONE}, 5);
-    expect_note(path, &o, 3, "padded.jsonl: 3 samples of 2 to 6 tokens, one a row of 5; 46 % is padding, less");
+    expect_note(path, &o, 3,
+                "padded.jsonl: 3 samples of 2 to 6 tokens, one a row of 5; 46 % is padding, less");
     o.seq = 100; /* not longer than it must be */
     assert_row(&o, path, (int32_t[]){0, 1, 2, 0, 0}, (int32_t[]){1, 2, NONE, NONE, NONE}, 5);
     expect_note(LENGTHS("same.jsonl", 4, 4), &o, 2, "same.jsonl: 2 samples of 4 tokens, one a row of 3");
@@ -109,13 +110,15 @@ static void test_left_out(void **state)
     expect_note(path, &o, 3, "; 1 whose completion begins behind --seq 2 is left out");
     o.seq = 1;
     assert_row(&o, path, (int32_t[]){11}, (int32_t[]){12}, 1);
-    expect_note(path, &o, 2, "; 1 longer than --seq 1 is cut at the end; 2 whose completion begins behind --seq 1 are");
+    expect_note(path, &o, 2,
+                "; 1 longer than --seq 1 is cut at the end; 2 whose completion begins behind --seq 1 are");
     o.pack = 1;
     expect_note(path, &o, 2, "4 samples of 2 to 4 tokens, in 2 rows of 1");
     o.pack = 0;
     o.max_samples = 1;
     assert_null(data_pairs(path, &o));
-    assert_error(ERROR_DATA, "late.jsonl: no sample has a label within --seq 1", "behind token 3: --seq 3 or more");
+    assert_error(ERROR_DATA, "late.jsonl: no sample has a label within --seq 1",
+                 "behind token 3: --seq 3 or more");
 }
 
 /* ---- Side by side ---------------------------------------------------------------------------- */
@@ -128,13 +131,13 @@ static void test_packed(void **state)
     o.pack = 1;
     o.seq = 7;
     /* 3 + 3 + 2 tokens are 7 places and the one that is predicted; 5 and 4 are one too many */
-    assert_row(&o, path, (int32_t[]){0, 1, 2, 10, 11, 12, 20},
-               (int32_t[]){1, 2, NONE, 11, 12, NONE, 21}, 7);
-    assert_row(&o, path, (int32_t[]){30, 31, 32, 33, 34, 0, 0},
-               (int32_t[]){31, 32, 33, 34, NONE, NONE, NONE}, 7);
+    assert_row(&o, path, (int32_t[]){0, 1, 2, 10, 11, 12, 20}, (int32_t[]){1, 2, NONE, 11, 12, NONE, 21}, 7);
+    assert_row(&o, path, (int32_t[]){30, 31, 32, 33, 34, 0, 0}, (int32_t[]){31, 32, 33, 34, NONE, NONE, NONE},
+               7);
     assert_row(&o, path, (int32_t[]){40, 41, 42, 43, 0, 0, 0},
                (int32_t[]){41, 42, 43, NONE, NONE, NONE, NONE}, 7);
-    expect_note(path, &o, 3, "5 samples of 2 to 5 tokens, in 3 rows of 7; a sample sees those before it in its row");
+    expect_note(path, &o, 3,
+                "5 samples of 2 to 5 tokens, in 3 rows of 7; a sample sees those before it in its row");
     /* no row is longer than it must be; without a limit, as the longest sample */
     o.seq = 100;
     assert_row(&o, path, (int32_t[]){0, 1, 2, 10, 11, 12, 20, 21, 30, 31, 32, 33, 34, 40, 41, 42},
@@ -158,7 +161,8 @@ static void test_same_labels(void **state)
     for (int pack = 0; pack < 2; pack++)
         for (int batch = 1; batch < 50; batch += 6) {
             int64_t labels = 0, seen = 0;
-            PairsOptions o = {.batch = batch, .accumulate = 2, .held_out = -1, .vocab = 1000, .pack = pack, .seq = 20};
+            PairsOptions o = {
+                .batch = batch, .accumulate = 2, .held_out = -1, .vocab = 1000, .pack = pack, .seq = 20};
             Loader *loader = data_pairs(path, &o);
             while (data_epoch(loader) == 0) {
                 for (const Batch *b; (b = data_next(loader));) {
@@ -439,8 +443,8 @@ static void test_large(void **state)
     FILE *file = fopen(path, "w");
     assert_non_null(file);
     for (int i = 0; i < LINES; i++)
-        fprintf(file, "{\"prompt\": \"%.*s\", \"completion\": \"%.*s\"}\n", 60 + i % 200, text + i % 60000, 40 + i % 300,
-                text + i * 7 % 60000);
+        fprintf(file, "{\"prompt\": \"%.*s\", \"completion\": \"%.*s\"}\n", 60 + i % 200, text + i % 60000,
+                40 + i % 300, text + i * 7 % 60000);
     assert_int_equal(fclose(file), 0);
     PairsOptions o = {.seq = 256};
     double start = clock_now();
@@ -462,18 +466,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
     const struct CMUnitTest tests[] = {
-        TEST(test_padded),
-        TEST(test_cut),
-        TEST(test_left_out),
-        TEST(test_packed),
-        TEST(test_same_labels),
-        TEST(test_parts),
-        TEST(test_order),
-        TEST(test_plan),
-        TEST(test_lengths_of_another_file),
-        TEST(test_host_memory),
-        TEST(test_failures),
-        TEST(test_large),
+        TEST(test_padded),      TEST(test_cut),         TEST(test_left_out),
+        TEST(test_packed),      TEST(test_same_labels), TEST(test_parts),
+        TEST(test_order),       TEST(test_plan),        TEST(test_lengths_of_another_file),
+        TEST(test_host_memory), TEST(test_failures),    TEST(test_large),
     };
     return cmocka_run_group_tests_name("data_pairs rows", tests, make_directory, remove_directory);
 }

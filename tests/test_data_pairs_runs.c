@@ -16,11 +16,13 @@ static void write_samples(const char *name)
         int count = 2 + (int)(hash32(k) % (MOST_TOKENS - 1));
         used += (size_t)sprintf(text + used, "{\"ids\": [");
         for (int i = 0; i < count; i++)
-            used += (size_t)sprintf(text + used, "%s%d", i ? "," : "", (int)(hash32(100 * k + (uint32_t)i) % VOCAB));
+            used += (size_t)sprintf(text + used, "%s%d", i ? "," : "",
+                                    (int)(hash32(100 * k + (uint32_t)i) % VOCAB));
         used += (size_t)sprintf(text + used, "]");
         for (int i = 0; k % 2 && i < count; i++)
-            used += (size_t)sprintf(text + used, "%s%d", i ? "," : ", \"labels\": [",
-                                    i == 1 || i % 3 == 0 ? (int)(hash32(100 * k + (uint32_t)i) % VOCAB) : -100);
+            used +=
+                (size_t)sprintf(text + used, "%s%d", i ? "," : ", \"labels\": [",
+                                i == 1 || i % 3 == 0 ? (int)(hash32(100 * k + (uint32_t)i) % VOCAB) : -100);
         used += (size_t)sprintf(text + used, k % 2 ? "]}\n" : "}\n");
     }
     spill(at("%s", name), text, used);
@@ -97,8 +99,9 @@ static void test_padding_is_not_seen(void **state)
 {
     (void)state;
     static const char one[] = "{\"ids\": [7, 8, 9, 10], \"labels\": [-100, -100, 9, 10]}\n";
-    static const char two[] = "{\"ids\": [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18], \"labels\": "
-                              "[-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,18]}\n";
+    static const char two[] =
+        "{\"ids\": [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18], \"labels\": "
+        "[-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,-100,18]}\n";
     char text[sizeof one + sizeof two];
     static const ModelFamily families[] = {MODEL_LLAMA, MODEL_GPT2};
     for (size_t f = 0; f < COUNT(families); f++) {
@@ -240,7 +243,8 @@ static void test_plan_is_run(void **state)
             char what[64];
             PairsOptions o = {.vocab = VOCAB};
             PairsLengths *lengths = known ? data_pairs_lengths(at("samples.jsonl"), &o) : NULL;
-            PairsRun r = {.c = &cases[i], .lengths = lengths, .planned = &planned, .run = &run, .steps = STEPS};
+            PairsRun r = {
+                .c = &cases[i], .lengths = lengths, .planned = &planned, .run = &run, .steps = STEPS};
             name_case(what, i);
             execute(what, &r);
             assert_true(isfinite(r.held_out) && r.held_out > 0);
@@ -268,7 +272,8 @@ static void test_resumed(void **state)
                 if ((step < cut ? first.loss : second.loss)[step] != r.loss[step])
                     fail_msg("%s, cut at %d: another loss at step %d", what, cut, step + 1);
             assert_true(second.held_out == r.held_out);
-            assert_true(same_saved_run(at("whole%zu/step-%08d", i, STEPS), at("parts%zu/step-%08d", i, STEPS)));
+            assert_true(
+                same_saved_run(at("whole%zu/step-%08d", i, STEPS), at("parts%zu/step-%08d", i, STEPS)));
             empty(parts);
         }
     }
