@@ -186,9 +186,15 @@ static int ends_with(const json_t *text, Span with)
 
 static int encode_bytes(PairsReading *r)
 {
-    for (size_t i = 0; i < r->text.bytes; i++)
-        if (ids_add(r->context, &r->whole, (unsigned char)r->text.text[i]))
+    int32_t ids[512];
+    enum { SOME = sizeof ids / sizeof ids[0] };
+    for (size_t at = 0, count; at < r->text.bytes; at += count) {
+        count = r->text.bytes - at < SOME ? r->text.bytes - at : SOME;
+        for (size_t i = 0; i < count; i++)
+            ids[i] = (unsigned char)r->text.text[at + i];
+        if (ids_add_all(r->context, &r->whole, ids, count))
             return error_code();
+    }
     return ERROR_NONE;
 }
 
@@ -297,6 +303,17 @@ static int take_ids(PairsReading *r, const json_t *ids, const json_t *labels)
 
 /* ---- A line ---------------------------------------------------------------------------------- */
 
+static int not_utf8(const PairsReading *r, const char *line, size_t bytes)
+{
+    int64_t first;
+    utf8_invalid(line, bytes, &first);
+    return pairs_refuse(r,
+                        "is not UTF-8 at byte %" PRId64
+                        " (0x%02X): convert the file (iconv -f LATIN1 -t UTF-8, "
+                        "if it is Latin-1), or add --invalid-utf8 replace to put U+FFFD in its place",
+                        first, (unsigned char)line[first]);
+}
+
 static int not_json(const PairsReading *r, const char *line, size_t bytes, const json_error_t *error)
 {
     size_t at = 0, end = bytes;
@@ -312,6 +329,8 @@ static int not_json(const PairsReading *r, const char *line, size_t bytes, const
     if (end - at == 1 && line[at] == '{')
         return pairs_refuse(r, "is not a whole object; one object a line is read: jq -c . FILE > FILE.jsonl "
                                "writes it so");
+    if (!utf8_valid(line, bytes))
+        return not_utf8(r, line, bytes);
     return pairs_refuse(r, "is not JSON: %s at character %d; one object a line is read",
                         shown(error->text, strlen(error->text)).text, error->column);
 }

@@ -63,7 +63,7 @@ static void completions_are_learned(void **state)
     snprintf(path, sizeof path, "%s", pairs_path("sums.jsonl", 1));
     for (int pack = 0; pack < 2; pack++) {
         Outcome *o =
-            RUN("train", SMALL, "--steps", "60", "--data", path, "--json", pack ? "--pack" : "--quiet");
+            RUN("train", SMALL, "--steps", "40", "--data", path, "--json", pack ? "--pack" : "--quiet");
         json_t *root = trained(o);
         assert_true(real_at(root, "loss_first") > 4 && real_at(root, "loss_last") < 2.5);
         json_decref(root);
@@ -116,9 +116,11 @@ static void planned_and_compared(void **state)
     json_decref(plan);
     json_decref(run);
     json_decref(longer);
-    Outcome *o = expect_code(RUN("compare", SMALL, "--data", path, "--run", "2"), 0);
+    Outcome *o = expect_code(RUN("compare", SMALL, "--data", path), 0);
     assert_int_equal(times(o->err, "sums.jsonl: 76 samples"), 1);
-    o = expect_code(RUN("compare", "--threads", "1", "--batch", "2,4", "--seq", "8,24", "--data", path), 0);
+    o = expect_code(
+        RUN("compare", "--threads", "1", "--batch", "2,4", "--seq", "16,24", "--run", "1", "--data", path),
+        0);
     expect(o->out, "--batch 4 --seq 24");
     expect_code(RUN("fit", "--threads", "1", "--data", path, "--memory", "200MiB", "--reserve", "1MiB"), 0);
 }
@@ -200,12 +202,12 @@ static void resumed(void **state)
     RUN("train", SMALL, "--schedule", "constant", "--warmup", "0", "--json", "--data", path, __VA_ARGS__)
     for (int pack = 0; pack < 2; pack++) {
         const char *how = pack ? "--pack" : "--quiet", *other = pack ? "--quiet" : "--pack";
-        double whole = loss_of(TRAIN("--steps", "30", how), "loss_last");
-        loss_of(TRAIN("--steps", "13", "--save", save, how), "loss_last");
-        assert_true(loss_of(TRAIN("--steps", "30", "--resume", save, how), "loss_last") == whole);
-        expect(expect_code(TRAIN("--steps", "30", "--resume", save, other), 1)->err, "pack");
+        double whole = loss_of(TRAIN("--steps", "12", how), "loss_last");
+        loss_of(TRAIN("--steps", "5", "--save", save, how), "loss_last");
+        assert_true(loss_of(TRAIN("--steps", "12", "--resume", save, how), "loss_last") == whole);
+        expect(expect_code(TRAIN("--steps", "12", "--resume", save, other), 1)->err, "pack");
         pairs_path("sums.jsonl", 2);
-        expect(expect_code(TRAIN("--steps", "30", "--resume", save, how), 1)->err, "sums.jsonl");
+        expect(expect_code(TRAIN("--steps", "12", "--resume", save, how), 1)->err, "sums.jsonl");
         pairs_path("sums.jsonl", 1);
         assert_int_equal(system(gone), 0);
     }
