@@ -53,9 +53,6 @@ int check_data_options(const Options *o)
         return usage(
             "--check-data reads all ids of a .bin: it needs --data FILE.bin (a text that a tokenizer "
             "reads and JSON lines are looked at whole anyway)");
-    LeverText why = text_input_needed(o->data) ? (LeverText){""} : pairs_problem(o);
-    if (why.text[0])
-        return usage("%s", why.text);
     if (o->resume && o->data && text_input_is_once(o->data))
         return usage(
             "--resume needs the same data, and a pipe cannot be read again: write the text to a file, and "

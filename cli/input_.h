@@ -11,6 +11,8 @@ const TextInput *input_of(const Options *options);
 int is_pairs(const Options *options);
 /* Why the options do not go together with such data, or without; "" when they do. */
 LeverText pairs_problem(const Options *options);
+/* The same of a plain file, before anything is read: 0, or EXIT_USAGE after saying why. */
+int check_pairs_options(const Options *options);
 /* A loader of its samples; a plan reads them once for all plans. NULL with an error raised. */
 Loader *open_pairs(const Options *options, Tokenizer *tokenizer, DataSplit split, int accumulate,
                    int64_t max_samples);

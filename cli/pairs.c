@@ -65,6 +65,12 @@ LeverText pairs_problem(const Options *o)
     return why;
 }
 
+int check_pairs_options(const Options *o)
+{
+    LeverText why = text_input_needed(o->data) ? (LeverText){""} : pairs_problem(o);
+    return why.text[0] ? usage("%s", why.text) : 0;
+}
+
 /* What tokenizer_config.json says; NULL: the usual one that the tokenizer has. */
 static const char *end_token(const Options *o, char text[SPECIAL_TEXT])
 {
