@@ -42,6 +42,11 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
 
 /* safetensors_read into the first elements of an f32 tensor, wherever they lie. */
 int safetensors_read_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to);
+/* The pages of bytes that were read need not stay resident. */
+void safetensors_forget(const Safetensors *s, const void *from, size_t bytes);
+/* Elements [first, first + count) of safetensors_read. */
+int safetensors_read_part(const Safetensors *s, const SafetensorsEntry *entry, int64_t first, int64_t count,
+                          float *to);
 
 /* Elements and bytes of a shape; -1 when a dimension is negative or a product overflows. A type that exists.
  */

@@ -24,6 +24,11 @@ static const SafetensorsPart *part_of(const Safetensors *s, const unsigned char 
     return &s->parts[i];
 }
 
+void safetensors_forget(const Safetensors *s, const void *from, size_t bytes)
+{
+    memtrack_map_forget(part_of(s, from)->bytes, from, bytes);
+}
+
 static void decode(SafetensorsType type, size_t n, const void *from, float *to)
 {
     if (type == SAFETENSORS_F16)
@@ -34,6 +39,13 @@ static void decode(SafetensorsType type, size_t n, const void *from, float *to)
         memcpy(to, from, n * sizeof *to);
 }
 
+static int not_numbers(const SafetensorsEntry *entry)
+{
+    return entry->type > SAFETENSORS_BF16 &&
+           safetensors_bad(entry->file, entry->name, "is %s; F32, F16 and BF16 can be read as numbers",
+                           safetensors_type_name(entry->type));
+}
+
 int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, const SafetensorsEntry *b)
 {
     const unsigned char *x = a->data, *y = b->data;
@@ -41,64 +53,58 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
     for (uint64_t done = 0, count; same && done < a->bytes; done += count) {
         count = a->bytes - done < COMPARED ? a->bytes - done : COMPARED;
         same = !memcmp(x + done, y + done, (size_t)count);
-        memtrack_map_forget(part_of(s, x)->bytes, x + done, (size_t)count);
-        memtrack_map_forget(part_of(s, y)->bytes, y + done, (size_t)count);
+        safetensors_forget(s, x + done, (size_t)count);
+        safetensors_forget(s, y + done, (size_t)count);
     }
     return same;
 }
 
-/* Where the elements go: into memory, or into a tensor. */
-typedef struct Target {
-    float *memory;
-    Tensor *tensor;
-} Target;
-
-/* Elements [done, done + count). 0 or raises. */
-static int put(const Target *to, SafetensorsType type, size_t done, size_t count, const unsigned char *from)
+int safetensors_read_part(const Safetensors *s, const SafetensorsEntry *entry, int64_t first, int64_t count,
+                          float *to)
 {
-    int64_t at = (int64_t)(done * sizeof(float));
-    float piece[PIECE];
-    if (to->memory) {
-        decode(type, count, from, to->memory + done);
-        return 0;
-    }
-    if (type == SAFETENSORS_F32)
-        return tensor_write(to->tensor, at, (int64_t)(count * sizeof(float)), from);
-    int status = 0;
-    for (size_t i = 0, n; i < count && !status; i += n) {
-        n = count - i < PIECE ? count - i : PIECE;
-        decode(type, n, from + i * (size_t)safetensors_type_bytes(type), piece);
-        status =
-            tensor_write(to->tensor, at + (int64_t)(i * sizeof *piece), (int64_t)(n * sizeof *piece), piece);
-    }
-    return status;
-}
-
-static int read_into(const Safetensors *s, const SafetensorsEntry *entry, const Target *to)
-{
-    if (!s || !entry || (!to->memory && !to->tensor))
-        return error_raise(ERROR_ARGUMENT, "safetensors_read(): an argument is NULL");
-    if (entry->type > SAFETENSORS_BF16)
-        return safetensors_bad(entry->file, entry->name, "is %s; F32, F16 and BF16 can be read as numbers",
-                               safetensors_type_name(entry->type));
-    const unsigned char *data = entry->data;
-    const SafetensorsPart *part = part_of(s, data);
+    if (not_numbers(entry))
+        return error_code();
     size_t size = (size_t)safetensors_type_bytes(entry->type);
-    int status = 0;
-    for (size_t done = 0, count, n = (size_t)entry->numel; done < n && !status; done += count) {
-        count = n - done < CHUNK ? n - done : CHUNK;
-        status = put(to, entry->type, done, count, data + done * size);
-        memtrack_map_forget(part->bytes, data + done * size, count * size);
+    const unsigned char *data = (const unsigned char *)entry->data + (size_t)first * size;
+    for (size_t done = 0, n = (size_t)count; done < n;) {
+        size_t some = n - done < CHUNK ? n - done : CHUNK;
+        decode(entry->type, some, data + done * size, to + done);
+        safetensors_forget(s, data + done * size, some * size);
+        done += some;
     }
-    return status;
+    return 0;
 }
 
 int safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, float *to)
 {
-    return read_into(s, entry, &(Target){.memory = to});
+    if (!s || !entry || !to)
+        return error_raise(ERROR_ARGUMENT, "safetensors_read(): an argument is NULL");
+    return safetensors_read_part(s, entry, 0, entry->numel, to);
+}
+
+/* n elements from `at` on. 0 or raises. */
+static int put(Tensor *to, SafetensorsType type, size_t at, size_t n, const unsigned char *from)
+{
+    float piece[PIECE];
+    if (type == SAFETENSORS_F32)
+        return tensor_write(to, (int64_t)(at * sizeof *piece), (int64_t)(n * sizeof *piece), from);
+    decode(type, n, from, piece);
+    return tensor_write(to, (int64_t)(at * sizeof *piece), (int64_t)(n * sizeof *piece), piece);
 }
 
 int safetensors_read_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to)
 {
-    return read_into(s, entry, &(Target){.tensor = to});
+    if (not_numbers(entry))
+        return error_code();
+    size_t size = (size_t)safetensors_type_bytes(entry->type), numel = (size_t)entry->numel;
+    const unsigned char *data = entry->data;
+    int status = 0;
+    for (size_t at = 0, n; at < numel && !status; at += n) {
+        n = numel - at < PIECE ? numel - at : PIECE;
+        status = put(to, entry->type, at, n, data + at * size);
+        size_t read = (at + n) % CHUNK ? (at + n) % CHUNK : CHUNK; /* since pages were let go last */
+        if (read == CHUNK || at + n == numel)
+            safetensors_forget(s, data + (at + n - read) * size, read * size);
+    }
+    return status;
 }
