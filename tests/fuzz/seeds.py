@@ -254,6 +254,18 @@ def weights():
     yield b"\x20\1" + json.dumps(header).encode() + PARTS + bytes(28)
 
 
+def quantized():
+    """Right checkpoints of each kind, with each edit, into quantised models and others."""
+    state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [4, 4]}
+    for how in range(256):
+        yield bytes([how])
+        yield bytes([how, how % 31, how % 8, how % 5, how])
+    for change in ({}, {"blocksize": 128}, {"shape": [4]}, {"shape": [2**62, 8]}, {"quant_type": "fp4"}, {"nested_offset": 1e400},
+                   {"nested_offset": 0.5, "nested_blocksize": 256}, {"nested_offset": 0.5}, {"shape": "4,4"}, {"blocksize": None}):
+        yield bytes([4]) + PARTS + json.dumps(state | change).encode()
+        yield bytes([2]) + PARTS + json.dumps(state | change).encode()
+
+
 TEXTS = (b"", b"a", b"abab. Ab, \xc3\xa9\xe4\xbd\xa0 the end\n" * 6, b"\xff\xc3(\xe2\x28\xa1\xf0\x9f\x98 x\0y" * 9,
          "don't we'll 12345   caf\u00e9 \u4f60\u597d \U0001f600\r\n\t<s>[MASK]".encode() * 5, bytes(range(256)))
 
