@@ -282,6 +282,29 @@ def text():
             yield bytes([0, 3, tokenizer]) + data
 
 
+LINES = ({"prompt": "ab ", "completion": "ab"}, {"prompt": "", "completion": "<s>ab</s>"}, {"ids": [1, 2, 3]},
+         {"ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [3, 4], "labels": [-100, -100]},
+         {"messages": [{"role": "user", "content": "a"}]}, {"prompt": "\u00e9\0\U0001f600", "completion": "b" * 40})
+
+
+def pairs():
+    lines = [json.dumps(line).encode() for line in LINES]
+    whole = b"\n".join(lines[:4] + lines[6:])
+    for how in (0, 4, 8, 16, 24, 32, 40, 104, 128, 136, 168):
+        for more in (0, 3, 7, 35, 64, 67, 128, 192, 195):
+            yield bytes([how, more]) + whole
+    for line in lines:
+        yield bytes([32, 0]) + line
+        yield bytes([32, 64]) + b"\xef\xbb\xbf" + line + b"\r\n\n" + lines[0]
+    for line in LINES:
+        for i, text in enumerate(twisted(line)):
+            yield bytes([32 | i % 2 * 64, i % 3 * 64]) + text + b"\n" + lines[2]
+    for data in (gzip.compress(whole), whole.decode().encode("utf-16"), whole.replace(b"ab", b"\xff\xc3"), b"[" * 3000,
+                 b'{"ids":' + b"[" * 3000, b"[" + b",".join(lines) + b"]", b"{\n" + lines[0][1:]):
+        for how in (32, 96):
+            yield bytes([how, 0]) + data
+
+
 def bpe_train():
     for data in TEXTS:
         for vocab, how in ((3, 0), (10, 1), (255, 0), (40, 4), (40, 12), (40, 28)):
