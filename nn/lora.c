@@ -343,10 +343,11 @@ static int check_merge(void *user, Module *module, const LoraLayer *layer)
     (void)module;
     if (!layer->a || !layer->tied)
         return 0;
-    return error_raise(ERROR_STATE,
-                       "nn_merge(): the weight of '%s' is the embedding's and the head's at once: merged into "
-                       "one, its adapter would change the other too; keep the adapter beside it",
-                       layer->path);
+    return error_raise(
+        ERROR_STATE,
+        "nn_merge(): the weight of '%s' is the embedding's and the head's at once: merged into "
+        "one, its adapter would change the other too; keep the adapter beside it",
+        layer->path);
 }
 
 typedef struct Merging {
@@ -365,12 +366,14 @@ static void add_part(const Merging *m, int64_t row, int64_t rows, int64_t col, i
     int64_t in = layer->in, rank = layer->lora.rank;
     const float *a = tensor_f32(layer->a), *b = tensor_f32(layer->b);
     if (!m->in_out) /* B (out,rank) A (rank,in) */
-        k->gemm(0, 0, rows, cols, rank, layer->scale, b + row * rank, rank, a + col, in, 1, values, cols, run);
+        k->gemm(0, 0, rows, cols, rank, layer->scale, b + row * rank, rank, a + col, in, 1, values, cols,
+                run);
     else if (layer->embedding) /* A (vocab,rank) B^T */
         k->gemm(0, 1, rows, cols, rank, layer->scale, a + row * rank, rank, b + col * rank, rank, 1, values,
                 cols, run);
     else /* A^T B^T */
-        k->gemm(1, 1, rows, cols, rank, layer->scale, a + row, in, b + col * rank, rank, 1, values, cols, run);
+        k->gemm(1, 1, rows, cols, rank, layer->scale, a + row, in, b + col * rank, rank, 1, values, cols,
+                run);
 }
 
 /* Elements [first, first + count) of the merged weight. The first row may be cut off, and the last. */
