@@ -44,7 +44,7 @@ static uint64_t state_bytes(TensorList list, const Optimizer *optimizer)
 IoSize io_saved_run_size(Module *model, const Optimizer *optimizer)
 {
     IoSize size = {0};
-    TensorList list = nn_parameters(model);
+    TensorList list = saved_run_parameters(model);
     uint64_t files[SAVED_FILES] = {0};
     if (error_code() || saved_run_bytes(model, optimizer, files))
         return (IoSize){0};
