@@ -127,8 +127,12 @@ static double read_weights(const Writer *w, int threads)
     const Kernels *kernels = kernels_cpu(NULL);
     int64_t bad = 0;
     double begin = clock_now();
-    for (int i = 0; i < all.count; i++)
-        bad += kernels->find_nonfinite(tensor_numel(all.items[i]), tensor_f32(all.items[i]), threads) >= 0;
+    for (int i = 0; i < all.count; i++) {
+        int64_t index;
+        kernels->find_nonfinite(tensor_numel(all.items[i]), tensor_f32(all.items[i]), &index,
+                                &(KernelRun){.threads = threads});
+        bad += index >= 0;
+    }
     double seconds = clock_now() - begin;
     return bad ? 0 : seconds;
 }

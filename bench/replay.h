@@ -67,8 +67,9 @@ static void replay_note_gemm(Item shape, const float *a, const float *b, const f
     item->flops = 2.0 * (double)item->m * (double)item->n * (double)item->k;
 }
 
-static void note_linear_forward(const LinearDims *d, Activation act, const float *x, const float *w,
-                                const float *bias, float *pre, float *y, int threads)
+static void note_linear_forward(const LinearDims *d, Activation act, const float *x, const StoredArray *w,
+                                const float *bias, float *pre, float *y, void *workspace,
+                                const KernelRun *run)
 {
     replay_note_gemm((Item){.trans_b = !d->in_out,
                             .m = d->rows,
@@ -77,12 +78,12 @@ static void note_linear_forward(const LinearDims *d, Activation act, const float
                             .lda = d->in,
                             .ldb = d->in_out ? d->out : d->in,
                             .ldc = d->out},
-                     x, w, pre ? pre : y);
-    recording->kernels->linear_forward(d, act, x, w, bias, pre, y, threads);
+                     x, w->at, pre ? pre : y);
+    recording->kernels->linear_forward(d, act, x, w, bias, pre, y, workspace, run);
 }
 
-static void note_linear_backward_input(const LinearDims *d, const float *dy, const float *w, float beta,
-                                       float *dx, int threads)
+static void note_linear_backward_input(const LinearDims *d, const float *dy, const StoredArray *w, float beta,
+                                       float *dx, void *workspace, const KernelRun *run)
 {
     replay_note_gemm((Item){.trans_b = d->in_out,
                             .m = d->rows,
@@ -92,12 +93,13 @@ static void note_linear_backward_input(const LinearDims *d, const float *dy, con
                             .ldb = d->in_out ? d->out : d->in,
                             .ldc = d->in,
                             .beta = beta},
-                     dy, w, dx);
-    recording->kernels->linear_backward_input(d, dy, w, beta, dx, threads);
+                     dy, w->at, dx);
+    recording->kernels->linear_backward_input(d, dy, w, beta, dx, workspace, run);
 }
 
 static void note_linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w,
-                                        float *dw, float beta_b, float *dbias, float *workspace, int threads)
+                                        float *dw, float beta_b, float *dbias, float *workspace,
+                                        const KernelRun *run)
 {
     if (dw && d->in_out)
         replay_note_gemm((Item){.trans_a = 1,
@@ -119,7 +121,7 @@ static void note_linear_backward_weight(const LinearDims *d, const float *x, con
                                 .ldc = d->in,
                                 .beta = beta_w},
                          dy, x, dw);
-    recording->kernels->linear_backward_weight(d, x, dy, beta_w, dw, beta_b, dbias, workspace, threads);
+    recording->kernels->linear_backward_weight(d, x, dy, beta_w, dw, beta_b, dbias, workspace, run);
 }
 
 static void replay_note_attention(const AttentionDims *d, ItemKind kind, int products,
@@ -137,22 +139,22 @@ static void replay_note_attention(const AttentionDims *d, ItemKind kind, int pro
 }
 
 static void note_attention_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                   float *out, float *lse, float *workspace, int threads)
+                                   float *out, float *lse, float *workspace, const KernelRun *run)
 {
     replay_note_attention(d, ITEM_ATTENTION, 2, (const float *[8]){q, k, v, out});
-    recording->kernels->attention_flash_forward(d, q, k, v, out, lse, workspace, threads);
+    recording->kernels->attention_flash_forward(d, q, k, v, out, lse, workspace, run);
 }
 
 static void note_attention_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
                                     const float *out, const float *lse, const float *dout, float *dq,
-                                    float *dk, float *dv, float *workspace, int threads)
+                                    float *dk, float *dv, float *workspace, const KernelRun *run)
 {
     replay_note_attention(d, ITEM_ATTENTION_BACKWARD, 4, (const float *[8]){q, k, v, out, dout, dq, dk, dv});
-    recording->kernels->attention_flash_backward(d, q, k, v, out, lse, dout, dq, dk, dv, workspace, threads);
+    recording->kernels->attention_flash_backward(d, q, k, v, out, lse, dout, dq, dk, dv, workspace, run);
 }
 
 static void note_adam(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first,
-                      float *second, int threads)
+                      float *second, const KernelRun *run)
 {
     Item *item = replay_note(ITEM_UPDATE);
     item->n = n;
@@ -161,7 +163,7 @@ static void note_adam(int64_t n, const UpdateScalars *s, float *p, const float *
     const float *at[4] = {p, g, first, second};
     for (int i = 0; i < 4; i++)
         item->at[i] = replay_moved(at[i]);
-    recording->kernels->adam(n, s, p, g, first, second, threads);
+    recording->kernels->adam(n, s, p, g, first, second, run);
 }
 
 /* Runs one step, noting. The reservation is found from the first parameter, which lies at its offset from
@@ -171,7 +173,7 @@ static int replay_record(Replay *r, Session *s, uint64_t bytes)
     Context *context = context_here();
     const Storage *first = nn_parameters(s->model).items[0]->storage;
     r->kernels = context->kernels;
-    r->threads = context->threads;
+    r->threads = context->run.threads;
     r->bytes = bytes;
     r->source = (unsigned char *)first->block.data - first->block.offset;
     MemTracker *tracker = r->tracker = memtrack_create();
@@ -216,26 +218,28 @@ static void replay_head(const Replay *r, const Item *item, int b, int h, float *
     float *q = item->at[0] + row * d->ldq + head, *k = item->at[1] + row * d->ldk + kv;
     float *v = item->at[2] + row * d->ldv + kv, *out = item->at[3] + row * d->ldo + head;
     if (item->kind == ITEM_ATTENTION) {
-        r->kernels->gemm(0, 1, t, t, size, d->scale, q, d->ldq, k, d->ldk, 0, p, t, 1);
-        r->kernels->gemm(0, 0, t, size, t, 1, p, t, v, d->ldv, 0, out, d->ldo, 1);
+        r->kernels->gemm(0, 1, t, t, size, d->scale, q, d->ldq, k, d->ldk, 0, p, t,
+                         &(KernelRun){.threads = 1});
+        r->kernels->gemm(0, 0, t, size, t, 1, p, t, v, d->ldv, 0, out, d->ldo, &(KernelRun){.threads = 1});
         return;
     }
     const float *dout = item->at[4] + row * d->ldo + head;
     float *dq = item->at[5] + row * d->lddq + head, *dk = item->at[6] + row * d->lddk + kv;
     float *dv = item->at[7] + row * d->lddv + kv;
-    r->kernels->gemm(1, 0, t, size, t, 1, p, t, dout, d->ldo, 0, dv, d->lddv, 1);
-    r->kernels->gemm(0, 1, t, t, size, 1, dout, d->ldo, v, d->ldv, 0, ds, t, 1);
-    r->kernels->gemm(0, 0, t, size, t, 1, ds, t, k, d->ldk, 0, dq, d->lddq, 1);
-    r->kernels->gemm(1, 0, t, size, t, 1, ds, t, q, d->ldq, 0, dk, d->lddk, 1);
+    r->kernels->gemm(1, 0, t, size, t, 1, p, t, dout, d->ldo, 0, dv, d->lddv, &(KernelRun){.threads = 1});
+    r->kernels->gemm(0, 1, t, t, size, 1, dout, d->ldo, v, d->ldv, 0, ds, t, &(KernelRun){.threads = 1});
+    r->kernels->gemm(0, 0, t, size, t, 1, ds, t, k, d->ldk, 0, dq, d->lddq, &(KernelRun){.threads = 1});
+    r->kernels->gemm(1, 0, t, size, t, 1, ds, t, q, d->ldq, 0, dk, d->lddk, &(KernelRun){.threads = 1});
 }
 
 static void replay_item(const Replay *r, const Item *i)
 {
     if (i->kind == ITEM_GEMM) {
         r->kernels->gemm(i->trans_a, i->trans_b, i->m, i->n, i->k, 1, i->at[0], i->lda, i->at[1], i->ldb,
-                         i->beta, i->at[2], i->ldc, r->threads);
+                         i->beta, i->at[2], i->ldc, &(KernelRun){.threads = r->threads});
     } else if (i->kind == ITEM_UPDATE) {
-        r->kernels->adam(i->n, &i->scalars, i->at[0], i->at[1], i->at[2], i->at[3], r->threads);
+        r->kernels->adam(i->n, &i->scalars, i->at[0], i->at[1], i->at[2], i->at[3],
+                         &(KernelRun){.threads = r->threads});
     } else {
         int units = i->attention.batch * i->attention.heads;
 #pragma omp parallel for schedule(static) num_threads(r->threads)

@@ -291,7 +291,7 @@ static int touch_threads(void)
 #pragma omp for schedule(static, 1)
             for (int t = 0; t < threads; t++)
                 kernels_cpu(NULL)->gemm(0, 1, ROWS, SIDE, SIDE, 1, x + out, SIDE, x + out, SIDE, 0,
-                                        x + (size_t)t * ROWS * SIDE, SIDE, 1);
+                                        x + (size_t)t * ROWS * SIDE, SIDE, &(KernelRun){.threads = 1});
         }
     }
     memtrack_host_free(NULL, x, floats * sizeof *x);

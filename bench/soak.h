@@ -97,7 +97,7 @@ static double control(void)
               *z = y + CONTROL_ROWS * CONTROL_SIDE;
         for (int pass = 0; pass < 4; pass++) {
             kernels_cpu(NULL)->gemm(0, 1, CONTROL_ROWS, CONTROL_SIDE, CONTROL_SIDE, 1, y, CONTROL_SIDE, x,
-                                    CONTROL_SIDE, 0, z, CONTROL_SIDE, 1);
+                                    CONTROL_SIDE, 0, z, CONTROL_SIDE, &(KernelRun){.threads = 1});
             for (int i = 0; i < CONTROL_FLOATS; i++)
                 x[i] = x[i] * 0.999f + 0.001f;
         }
@@ -148,7 +148,8 @@ static void plant_once(void)
 static void plant(const Phase *phase, double step_seconds)
 {
     if (soak.plant == PLANT_SLOW)
-        for (double until = clock_seconds(CLOCK_THREAD_CPUTIME_ID) + 0.02 * (double)phase->done * step_seconds;
+        for (double until =
+                 clock_seconds(CLOCK_THREAD_CPUTIME_ID) + 0.02 * (double)phase->done * step_seconds;
              clock_seconds(CLOCK_THREAD_CPUTIME_ID) < until;)
             plant_sink = plant_sink + 1;
     else if (phase->watch.compared > 2 && !soak.planted++)

@@ -12,19 +12,20 @@ static int star_relu_shape(OpCall *call) /* the only authority on sizes; runs wh
     return call->dtype[0] == DTYPE_F32 ? 0 : error_raise(ERROR_ARGUMENT, "star_relu: x must be f32");
 }
 
-static int64_t star_relu_forward(OpCall *call)
+static void star_relu_forward(OpCall *call)
 {
     const float *x = call->in[0], scale = (float)call->attr.own.f[0], shift = (float)call->attr.own.f[1];
+    float *out = call->out;
     for (int64_t i = 0, n = shape_numel(call->shape[0]); i < n; i++)
-        call->out[i] = scale * (x[i] > 0 ? x[i] * x[i] : 0) + shift;
-    return -1; /* no bad element */
+        out[i] = scale * (x[i] > 0 ? x[i] * x[i] : 0) + shift;
 }
 
 static void star_relu_backward(OpCall *call)
 {
-    const float *x = call->in[0], scale = (float)call->attr.own.f[0];
+    const float *x = call->in[0], *dout = call->dout, scale = (float)call->attr.own.f[0];
+    float *dx = call->din[0];
     for (int64_t i = 0, n = shape_numel(call->shape[0]); i < n; i++)
-        call->din[0][i] = call->dout[i] * 2 * scale * (x[i] > 0 ? x[i] : 0);
+        dx[i] = dout[i] * 2 * scale * (x[i] > 0 ? x[i] : 0);
 }
 
 static Tensor *star_relu(Tensor *x, double scale, double shift)

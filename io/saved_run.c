@@ -404,10 +404,10 @@ static int load_one(const char *path, const SavedRun *run, int check, SavedRunFo
                      ? restore(&l)
                      : error_code();
     found->step = l.state.steps;
-    if (!status && l.state.threads != context->threads && !found->note[0])
+    if (!status && l.state.threads != context->run.threads && !found->note[0])
         snprintf(found->note, sizeof found->note,
                  "saved with %d thread%s, resumes with %d: equal to rounding, not to the last bit",
-                 l.state.threads, plural(l.state.threads), context->threads);
+                 l.state.threads, plural(l.state.threads), context->run.threads);
     safetensors_close(l.optimizer);
     safetensors_close(l.model);
     saved_run_state_free(&l.state);

@@ -118,7 +118,7 @@ static json_t *state_json(const SavedRun *run, const SavedFile files[SAVED_FILES
                              file_json(&files[1]));
     json_t *root =
         json_pack("{s:i, s:s, s:I, s:i, s:o, s:o, s:o, s:o}", "version", STATE_VERSION, "brim", BRIM_VERSION,
-                  "step", (json_int_t)optim_steps(run->optimizer), "threads", context->threads, "settings",
+                  "step", (json_int_t)optim_steps(run->optimizer), "threads", context->run.threads, "settings",
                   settings_json(run), "optimizer", optimizer, "random", random, "files", sums);
     if (root && run->command)
         json_object_set_new(root, "command", json_string(run->command)); /* not if it is not UTF-8 */

@@ -93,9 +93,9 @@ static void activation_apply(Activation act, int64_t n, const float *x, float *y
     WITH_CONSTANT(act, activation_values, n, x, y)
 }
 
-static void activation_forward(Activation act, int64_t n, const float *x, float *y, int threads)
+static void activation_forward(Activation act, int64_t n, const float *x, float *y, const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
         activation_apply(act, range_min(RANGE_BLOCK, n - i), x + i, y + i);
@@ -122,17 +122,17 @@ static void activation_apply_slope(Activation act, int64_t n, const float *x, co
 }
 
 static void activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta,
-                                float *dx, int threads)
+                                float *dx, const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
         activation_apply_slope(act, range_min(RANGE_BLOCK, n - i), x + i, dy + i, beta, dx + i);
 }
 
-static void swiglu_forward(int64_t n, const float *gate, const float *up, float *y, int threads)
+static void swiglu_forward(int64_t n, const float *gate, const float *up, float *y, const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for simd schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i++)
         y[i] = activation_value(ACT_SILU, gate[i]) * up[i];
@@ -169,9 +169,9 @@ static void swiglu_block(int64_t n, const float *gate, const float *up, const fl
 }
 
 static void swiglu_backward(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
-                            float *dgate, float beta_up, float *dup, int threads)
+                            float *dgate, float beta_up, float *dup, const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
         swiglu_block(range_min(RANGE_BLOCK, n - i), gate + i, up + i, dy + i, beta_gate,

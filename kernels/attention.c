@@ -326,15 +326,15 @@ static void attention_forward(const AttentionDims *d, const float *q, const floa
 }
 
 static void attention_eager_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                    float *out, float *probs, float *workspace, int threads)
+                                    float *out, float *probs, float *workspace, const KernelRun *run)
 {
-    attention_forward(d, q, k, v, out, probs, NULL, workspace, threads);
+    attention_forward(d, q, k, v, out, probs, NULL, workspace, run->threads);
 }
 
 static void attention_flash_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                    float *out, float *lse, float *workspace, int threads)
+                                    float *out, float *lse, float *workspace, const KernelRun *run)
 {
-    attention_forward(d, q, k, v, out, NULL, lse, workspace, threads);
+    attention_forward(d, q, k, v, out, NULL, lse, workspace, run->threads);
 }
 
 /* ---- backward, of both ----------------------------------------------------------------------- */
@@ -532,29 +532,30 @@ static void attention_backward(AttentionBackward *a, float *workspace, int threa
 
 static void attention_eager_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
                                      const float *out, const float *probs, const float *dout, float *dq,
-                                     float *dk, float *dv, float *workspace, int threads)
+                                     float *dk, float *dv, float *workspace, const KernelRun *run)
 {
     AttentionBackward a = {.d = d, .q = q, .k = k, .v = v, .out = out, .dout = dout, .probs = probs};
     a.dq = dq;
     a.dk = dk;
     a.dv = dv;
-    attention_backward(&a, workspace, threads);
+    attention_backward(&a, workspace, run->threads);
 }
 
 static void attention_flash_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
                                      const float *out, const float *lse, const float *dout, float *dq,
-                                     float *dk, float *dv, float *workspace, int threads)
+                                     float *dk, float *dv, float *workspace, const KernelRun *run)
 {
     AttentionBackward a = {.d = d, .q = q, .k = k, .v = v, .out = out, .dout = dout, .lse = lse};
     a.dq = dq;
     a.dk = dk;
     a.dv = dv;
-    attention_backward(&a, workspace, threads);
+    attention_backward(&a, workspace, run->threads);
 }
 
-static size_t attention_workspace(const AttentionDims *d, AttentionKept kept, int backward, int threads)
+static size_t attention_workspace(const AttentionDims *d, AttentionKept kept, int backward,
+                                  const KernelRun *run)
 {
-    threads = attention_threads(d, threads);
+    int threads = attention_threads(d, run->threads);
     int block = attention_block(d, threads);
     size_t scores = attention_score_floats(d, kept, block);
     size_t floats = attention_scratch_floats(scores, backward) * (size_t)threads;

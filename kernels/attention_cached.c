@@ -21,11 +21,11 @@ static const float *cached_rows(const AttentionDims *d, const float *cache, int 
 }
 
 static void attention_append(const AttentionDims *d, const float *k, const float *v, float *cache,
-                             int threads)
+                             const KernelRun *run)
 {
     int64_t units = attention_units(d);
     size_t bytes = (size_t)d->head_dim * sizeof(float);
-    int team = range_threads(2 * units * d->seq * d->head_dim, threads);
+    int team = range_threads(2 * units * d->seq * d->head_dim, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team) if (team > 1 && !omp_in_parallel())
     for (int64_t i = 0; i < 2 * units; i++) {
         int64_t unit = i % units, b = unit / d->kv_heads, column = unit % d->kv_heads * d->head_dim;
@@ -338,21 +338,21 @@ static void cached_tokens(const AttentionDims *d, const float *q, const float *c
 }
 
 static void attention_cached(const AttentionDims *given, const float *q, const float *cache, float *out,
-                             float *workspace, int threads)
+                             float *workspace, const KernelRun *run)
 {
     AttentionDims d = *given;
     d.ldk = d.ldv = d.head_dim; /* of the cache */
     d.causal = 1;
     d.key_mask = NULL;
     if (d.seq == 1)
-        cached_token(&d, q, cache, out, workspace, threads);
+        cached_token(&d, q, cache, out, workspace, run->threads);
     else
-        cached_tokens(&d, q, cache, out, workspace, threads);
+        cached_tokens(&d, q, cache, out, workspace, run->threads);
 }
 
-static size_t attention_cached_workspace(const AttentionDims *d, int threads)
+static size_t attention_cached_workspace(const AttentionDims *d, const KernelRun *run)
 {
-    threads = threads < 1 ? 1 : threads;
+    int threads = run->threads < 1 ? 1 : run->threads;
     if (d->seq > 1)
         return attention_scratch_floats(ATTENTION_TILE, 0) * (size_t)threads * sizeof(float);
     int splits = cached_splits(d, threads);

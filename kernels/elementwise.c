@@ -6,19 +6,19 @@
 #include "kernels/kernels.h"
 #include "kernels/range.h"
 
-static void fill(int64_t n, float value, float *y, int threads)
+static void fill(int64_t n, float value, float *y, const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for simd schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i++)
         y[i] = value;
 }
 
-static void copy(int64_t n, const float *x, float *y, int threads)
+static void copy(int64_t n, const float *x, float *y, const KernelRun *run)
 {
     if (x == y)
         return;
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int part = 0; part < team; part++) {
         int64_t begin = range_begin(n, part, team), end = range_begin(n, part + 1, team);
@@ -26,17 +26,17 @@ static void copy(int64_t n, const float *x, float *y, int threads)
     }
 }
 
-static void add(int64_t n, const float *a, const float *b, float *y, int threads)
+static void add(int64_t n, const float *a, const float *b, float *y, const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for simd schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i++)
         y[i] = a[i] + b[i];
 }
 
-static void add_row(int64_t rows, int64_t c, const float *a, const float *b, float *y, int threads)
+static void add_row(int64_t rows, int64_t c, const float *a, const float *b, float *y, const KernelRun *run)
 {
-    int team = range_threads(rows * c, threads);
+    int team = range_threads(rows * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t row = 0; row < rows; row++) {
 #pragma omp simd
@@ -63,17 +63,18 @@ static void column_sum_rows(int64_t begin, int64_t end, int64_t c, const float *
     }
 }
 
-static size_t column_sum_workspace(int64_t rows, int64_t c, int threads)
+static size_t column_sum_workspace(int64_t rows, int64_t c, const KernelRun *run)
 {
     (void)rows;
-    return (size_t)(threads < 1 ? 1 : threads) * (size_t)c * sizeof(float);
+    return (size_t)(run->threads < 1 ? 1 : run->threads) * (size_t)c * sizeof(float);
 }
 
 static void column_sum(int64_t rows, int64_t c, const float *dy, float beta, float *dbias, float *workspace,
-                       int threads)
+                       const KernelRun *run)
 {
-    int parts = threads < 1 ? 1 : threads; /* fixes the result; the team only says who computes it */
-    int team = range_threads(rows * c, threads);
+    int parts =
+        run->threads < 1 ? 1 : run->threads; /* fixes the result; the team only says who computes it */
+    int team = range_threads(rows * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int part = 0; part < parts; part++) {
         float *total = workspace + part * c;
@@ -89,9 +90,9 @@ static void column_sum(int64_t rows, int64_t c, const float *dy, float beta, flo
         dbias[j] = beta == 0.0f ? workspace[j] : workspace[j] + beta * dbias[j];
 }
 
-static void scale(int64_t n, float alpha, const float *x, float beta, float *y, int threads)
+static void scale(int64_t n, float alpha, const float *x, float beta, float *y, const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
     if (beta == 0.0f) {
 #pragma omp parallel for simd schedule(static) num_threads(team)
         for (int64_t i = 0; i < n; i++)
@@ -103,9 +104,9 @@ static void scale(int64_t n, float alpha, const float *x, float beta, float *y, 
     }
 }
 
-static void multiply(int64_t n, const float *a, const float *b, float beta, float *y, int threads)
+static void multiply(int64_t n, const float *a, const float *b, float beta, float *y, const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
     if (beta == 0.0f) {
 #pragma omp parallel for simd schedule(static) num_threads(team)
         for (int64_t i = 0; i < n; i++)
@@ -167,14 +168,19 @@ static double reduction_total(double (*block_total)(int64_t, const float *), int
     return total;
 }
 
-static double sum(int64_t n, const float *x, int threads)
+static void broadcast(int64_t n, float factor, const float *value, float *y, const KernelRun *run)
 {
-    return reduction_total(reduction_block_sum, n, x, threads);
+    fill(n, value[0] * factor, y, run);
 }
 
-static double sum_squares(int64_t n, const float *x, int threads)
+static void sum(int64_t n, const float *x, double factor, float *total, const KernelRun *run)
 {
-    return reduction_total(reduction_block_squares, n, x, threads);
+    total[0] = (float)(reduction_total(reduction_block_sum, n, x, run->threads) * factor);
+}
+
+static void sum_squares(int64_t n, const float *x, double *total, const KernelRun *run)
+{
+    total[0] = reduction_total(reduction_block_squares, n, x, run->threads);
 }
 
 static int nonfinite(float x)
@@ -184,10 +190,10 @@ static int nonfinite(float x)
     return (bits & 0x7f800000u) == 0x7f800000u;
 }
 
-static int64_t find_nonfinite(int64_t n, const float *x, int threads)
+static void find_nonfinite(int64_t n, const float *x, int64_t *index, const KernelRun *run)
 {
     int64_t first = n;
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team) reduction(min : first)
     for (int64_t begin = 0; begin < n; begin += RANGE_BLOCK) {
         int64_t end = range_min(n, begin + RANGE_BLOCK);
@@ -204,5 +210,5 @@ static int64_t find_nonfinite(int64_t n, const float *x, int threads)
             bad++;
         first = range_min(first, bad);
     }
-    return first < n ? first : -1;
+    index[0] = first < n ? first : -1;
 }

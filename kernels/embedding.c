@@ -7,27 +7,29 @@
 #include "kernels/kernels.h"
 #include "kernels/range.h"
 
-static int64_t embedding_forward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *table,
-                                 float *y, int threads)
+static void embedding_forward(int64_t n, const int32_t *ids, const StoredArray *table, float *y,
+                              const KernelRun *run)
 {
-    int64_t first = n;
-    int team = range_threads(n * c, threads);
+    const float *rows = table->at;
+    int64_t first = n, c = table->cols, vocab = table->rows;
+    int team = range_threads(n * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team) reduction(min : first)
     for (int64_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= vocab)
             first = range_min(first, i);
         else
-            memcpy(y + i * c, table + ids[i] * c, (size_t)c * sizeof *y);
+            memcpy(y + i * c, rows + ids[i] * c, (size_t)c * sizeof *y);
     }
-    return first < n ? first : -1;
+    if (first < n && *run->fault < 0)
+        *run->fault = first;
 }
 
 static void embedding_backward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *dy,
-                               float *dtable, int threads)
+                               float *dtable, const KernelRun *run)
 {
     enum { LINE = 16 }; /* floats of a cache line */
     int64_t lines = (c + LINE - 1) / LINE;
-    int strips = (int)range_min(lines, range_threads(n * c, threads));
+    int strips = (int)range_min(lines, range_threads(n * c, run->threads));
 #pragma omp parallel for schedule(static) num_threads(strips)
     for (int strip = 0; strip < strips; strip++) {
         int64_t begin = range_begin(lines, strip, strips) * LINE;

@@ -118,11 +118,12 @@ static void gemm_block(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k
 }
 
 static void gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc, int threads)
+                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc,
+                 const KernelRun *run)
 {
-    GemmGrid grid = gemm_grid(m, n, k, threads);
+    GemmGrid grid = gemm_grid(m, n, k, run->threads);
     int panels = grid.rows * grid.cols;
-#pragma omp parallel for schedule(static, 1) num_threads(threads) if (panels > 1 && !omp_in_parallel())
+#pragma omp parallel for schedule(static, 1) num_threads(run->threads) if (panels > 1 && !omp_in_parallel())
     for (int i = 0; i < panels; i++) {
         GemmPanel p = gemm_panel(&grid, i);
         gemm_block(trans_a, trans_b, p.rows, p.cols, k, alpha, a + (trans_a ? p.row : p.row * lda), lda,

@@ -22,6 +22,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../base/dtype.h"
+#include "../base/kernel_run.h"
+
 typedef enum Activation { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_SILU, ACT_RELU } Activation;
 
 /* y (rows, out) = act(x (rows, in) W^T + bias). W is (out, in), or (in, out) when in_out is set (GPT-2's
@@ -30,6 +33,16 @@ typedef struct LinearDims {
     int64_t rows, in, out;
     int in_out;
 } LinearDims;
+
+/* An array as it is stored, of any type: (rows, cols), whatever the shape that it has elsewhere. */
+typedef struct StoredArray {
+    const void *at;
+    DType dtype;
+    int64_t rows, cols;
+} StoredArray;
+
+/* What a linear layer computes: y, the gradient of x, or those of W and bias. */
+typedef enum LinearPass { LINEAR_FORWARD, LINEAR_BACKWARD_INPUT, LINEAR_BACKWARD_WEIGHT } LinearPass;
 
 typedef struct AttentionDims {
     int batch, seq, heads, kv_heads, head_dim; /* heads % kv_heads == 0; q (B,T,H,D), k and v (B,T,Hkv,D) */
@@ -50,6 +63,7 @@ typedef struct CrossEntropyDims {
     int64_t rows;
     int64_t classes;
     int32_t ignore_index; /* rows with this label count nothing and get zero gradients */
+    int64_t first_row;    /* of a part: the index of its first row, in faults */
 } CrossEntropyDims;
 
 /* A dropout mask is a function of these, so that it is recomputed, never stored, and a sample's mask does not
@@ -92,141 +106,8 @@ typedef struct UpdateScalars {
 
 typedef struct Kernels {
     const char *name; /* "reference", "base", "avx2", "avx512" */
-
-    /* C (M,N) = alpha op(A) op(B) + beta C. trans_a: A is stored (K,M). trans_b: B is stored (N,K). */
-    void (*gemm)(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc, int threads);
-
-    /* pre (rows,out): the value before the activation, written when not NULL (may be NULL with ACT_NONE /
-     * ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be NULL. */
-    void (*linear_forward)(const LinearDims *d, Activation act, const float *x, const float *w,
-                           const float *bias, float *pre, float *y, int threads);
-    /* dx (rows,in) = dy (rows,out) W + beta dx */
-    void (*linear_backward_input)(const LinearDims *d, const float *dy, const float *w, float beta, float *dx,
-                                  int threads);
-    /* dw = dy^T x + beta_w dw, in W's layout; dbias = column sums of dy + beta_b dbias. Either may be NULL.
-     */
-    void (*linear_backward_weight)(const LinearDims *d, const float *x, const float *dy, float beta_w,
-                                   float *dw, float beta_b, float *dbias, float *workspace, int threads);
-    size_t (*linear_workspace)(const LinearDims *d, int threads); /* bytes, of backward_weight */
-
-    /* y (n,c) = table[ids[i]]; ids in [0, vocab). */
-    int64_t (*embedding_forward)(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *table,
-                                 float *y, int threads);
-    /* dtable[ids[i]] += dy[i]; partitioned by strips of columns, so that few ids do not unbalance it. dtable
-     * is zeroed by the caller beforehand. ids were checked by forward. */
-    void (*embedding_backward)(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *dy,
-                               float *dtable, int threads);
-
-    /* Over the last dimension c of (rows, c). mean and rstd (rows) are kept for backward. bias may be NULL.
-     */
-    void (*layer_norm_forward)(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
-                               const float *bias, float *y, float *mean, float *rstd, int threads);
-    /* dx may be NULL; dx may equal dy when beta_dx is 0. dweight / dbias may be NULL. */
-    void (*layer_norm_backward)(int64_t rows, int64_t c, const float *x, const float *weight,
-                                const float *mean, const float *rstd, const float *dy, float beta_dx,
-                                float *dx, float beta_dw, float *dweight, float beta_db, float *dbias,
-                                float *workspace, int threads);
-    void (*rms_norm_forward)(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
-                             float *y, float *rstd, int threads);
-    void (*rms_norm_backward)(int64_t rows, int64_t c, const float *x, const float *weight, const float *rstd,
-                              const float *dy, float beta_dx, float *dx, float beta_dw, float *dweight,
-                              float *workspace, int threads);
-    size_t (*norm_workspace)(int64_t rows, int64_t c, int threads); /* bytes, of either backward */
-
-    /* Element-wise; y may equal x. Backward: dx = act'(x) dy + beta dx; dx may equal dy when beta is 0. `x`
-     * is the input, but for ACT_RELU it may be the output as well (the sign is the same). */
-    void (*activation_forward)(Activation act, int64_t n, const float *x, float *y, int threads);
-    void (*activation_backward)(Activation act, int64_t n, const float *x, const float *dy, float beta,
-                                float *dx, int threads);
-
-    /* y = silu(gate) * up. dgate may equal gate, dup may equal up, either may equal dy, where its beta is 0
-     * (each element is read before it is written). dgate or dup may be NULL. */
-    void (*swiglu_forward)(int64_t n, const float *gate, const float *up, float *y, int threads);
-    void (*swiglu_backward)(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
-                            float *dgate, float beta_up, float *dup, int threads);
-
-    /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
-    void (*rope)(const RopeDims *d, const float *x, float beta, float *y, int threads);
-
-    /* eager keeps probs (B,H,T,T) for backward. Masked entries of probs are 0. With probs NULL in both,
-     * forward keeps nothing and backward recomputes them, bit for bit. */
-    void (*attention_eager_forward)(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                    float *out, float *probs, float *workspace, int threads);
-    /* dq, dk, dv are overwritten. dout and out are (B,T,H*D) with ldo. */
-    void (*attention_eager_backward)(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                     const float *out, const float *probs, const float *dout, float *dq,
-                                     float *dk, float *dv, float *workspace, int threads);
-    /* flash keeps lse (B,H,T), the log-sum-exp of each row's scaled scores; -INFINITY where no key is left.
-     */
-    void (*attention_flash_forward)(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                    float *out, float *lse, float *workspace, int threads);
-    void (*attention_flash_backward)(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                     const float *out, const float *lse, const float *dout, float *dq,
-                                     float *dk, float *dv, float *workspace, int threads);
-    /* bytes; of all four, by what is kept between them */
-    size_t (*attention_workspace)(const AttentionDims *d, AttentionKept kept, int backward, int threads);
-
-    /* Attention over a cache of keys and values, (2, B, Hkv, capacity, D): all keys, then all values, a
-     * head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1; then query t sees rows
-     * 0..past+t. Causal, without key_mask. */
-    void (*attention_append)(const AttentionDims *d, const float *k, const float *v, float *cache,
-                             int threads);
-    void (*attention_cached)(const AttentionDims *d, const float *q, const float *cache, float *out,
-                             float *workspace, int threads);
-    /* bytes; whatever `past` is */
-    size_t (*attention_cached_workspace)(const AttentionDims *d, int threads);
-
-    /* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
-     * Returns the first row whose label is neither ignore_index nor in [0, classes), else -1. */
-    int64_t (*cross_entropy_forward)(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
-                                     float scale, float *loss, float *lse, float *workspace, int threads);
-    /* dlogits = (softmax - onehot) * scale * dloss + beta dlogits; dlogits may equal logits when beta is 0.
-     */
-    void (*cross_entropy_backward)(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
-                                   float scale, const float *lse, float dloss, float beta, float *dlogits,
-                                   int threads);
-    size_t (*cross_entropy_workspace)(const CrossEntropyDims *d, int threads); /* bytes, of forward */
-
-    /* y = keep(x) / (1 - p) + beta y; y may equal x when beta is 0. The same call is its own backward. p in
-     * [0, 1). */
-    void (*dropout)(int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const float *x,
-                    float beta, float *y, int threads);
-
-    /* Element-wise helpers of the engine. In each, y may equal an input. */
-    void (*fill)(int64_t n, float value, float *y, int threads);
-    void (*copy)(int64_t n, const float *x, float *y, int threads);
-    void (*add)(int64_t n, const float *a, const float *b, float *y, int threads);
-    /* y (rows, c) = a (rows, c) + b (c) */
-    void (*add_row)(int64_t rows, int64_t c, const float *a, const float *b, float *y, int threads);
-    /* dbias (c) = column sums of dy (rows, c) + beta dbias */
-    void (*column_sum)(int64_t rows, int64_t c, const float *dy, float beta, float *dbias, float *workspace,
-                       int threads);
-    size_t (*column_sum_workspace)(int64_t rows, int64_t c, int threads);
-    /* y = alpha x + beta y */
-    void (*scale)(int64_t n, float alpha, const float *x, float beta, float *y, int threads);
-    /* y = a * b + beta y */
-    void (*multiply)(int64_t n, const float *a, const float *b, float beta, float *y, int threads);
-    /* In double, over fixed blocks: the result does not depend on threads. */
-    double (*sum)(int64_t n, const float *x, int threads);
-    double (*sum_squares)(int64_t n, const float *x, int threads);
-    /* Index of the first element that is NaN or infinite, else -1. */
-    int64_t (*find_nonfinite)(int64_t n, const float *x, int threads);
-    /* y[i] from Philox(seed, stream, i): the same on every device and for any thread count.
-     * normal: Box-Muller; uniform in [low, high). */
-    void (*fill_normal)(int64_t n, uint64_t seed, uint64_t stream, float mean, float std, float *y,
-                        int threads);
-    void (*fill_uniform)(int64_t n, uint64_t seed, uint64_t stream, float low, float high, float *y,
-                         int threads);
-
-    /* Optimizer updates, PyTorch's rules, in one pass. State arrays are zero before step 1. NULL where
-     * unused: sgd's buffer without momentum, rmsprop's buffer without momentum. */
-    void (*sgd)(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum, int threads);
-    void (*rmsprop)(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
-                    float *momentum, int threads);
-    void (*adagrad)(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum, int threads);
-    void (*adam)(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
-                 int threads);
+#define KERNEL(type, kernel, arguments) type(*kernel) arguments;
+#include "table.h"
 } Kernels;
 
 /* The fastest table this processor can run (BRIM_ISA=base|avx2|avx512|reference overrides); never NULL.

@@ -75,26 +75,28 @@ static void linear_forward_panel(const LinearForward *f, GemmPanel p)
         linear_forward_block(f, p.row + i, p.rows - i < block ? p.rows - i : block, p.col, p.cols);
 }
 
-static void linear_forward(const LinearDims *d, Activation act, const float *x, const float *w,
-                           const float *bias, float *pre, float *y, int threads)
+static void linear_forward(const LinearDims *d, Activation act, const float *x, const StoredArray *w,
+                           const float *bias, float *pre, float *y, void *workspace, const KernelRun *run)
 {
-    LinearForward f = {d, act, x, w, bias, pre, y};
-    GemmGrid grid = gemm_grid(d->rows, d->out, d->in, threads);
+    LinearForward f = {d, act, x, w->at, bias, pre, y};
+    (void)workspace;
+    GemmGrid grid = gemm_grid(d->rows, d->out, d->in, run->threads);
     if (linear_is_few(d)) { /* each thread its own columns, so that none reads another's weights */
         grid.cols *= grid.rows;
         grid.rows = 1;
     }
     int panels = grid.rows * grid.cols;
-#pragma omp parallel for schedule(static, 1) num_threads(threads) if (panels > 1 && !omp_in_parallel())
+#pragma omp parallel for schedule(static, 1) num_threads(run->threads) if (panels > 1 && !omp_in_parallel())
     for (int i = 0; i < panels; i++)
         linear_forward_panel(&f, gemm_panel(&grid, i));
 }
 
-static void linear_backward_input(const LinearDims *d, const float *dy, const float *w, float beta, float *dx,
-                                  int threads)
+static void linear_backward_input(const LinearDims *d, const float *dy, const StoredArray *w, float beta,
+                                  float *dx, void *workspace, const KernelRun *run)
 {
-    gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w, d->in_out ? d->out : d->in, beta, dx,
-         d->in, threads);
+    (void)workspace;
+    gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w->at, d->in_out ? d->out : d->in, beta, dx,
+         d->in, run);
 }
 
 /* Row-range partial sums need a row of their own each. Padded: threads must not share a cache line. */
@@ -103,9 +105,12 @@ static int64_t linear_sum_stride(const LinearDims *d)
     return (d->out + 31) / 32 * 32;
 }
 
-static size_t linear_workspace(const LinearDims *d, int threads)
+static size_t linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)
 {
-    return (size_t)(threads < 1 ? 1 : threads) * 2 * (size_t)linear_sum_stride(d) * sizeof(float);
+    (void)w;
+    if (pass != LINEAR_BACKWARD_WEIGHT)
+        return 0;
+    return (size_t)(run->threads < 1 ? 1 : run->threads) * 2 * (size_t)linear_sum_stride(d) * sizeof(float);
 }
 
 /* total (cols) = column sums of dy (rows, cols); `group` (cols) is scratch. */
@@ -147,12 +152,13 @@ static void linear_backward_bias(const LinearDims *d, const float *dy, float bet
 }
 
 static void linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w,
-                                   float *dw, float beta_b, float *dbias, float *workspace, int threads)
+                                   float *dw, float beta_b, float *dbias, float *workspace,
+                                   const KernelRun *run)
 {
     if (dbias)
-        linear_backward_bias(d, dy, beta_b, dbias, workspace, threads);
+        linear_backward_bias(d, dy, beta_b, dbias, workspace, run->threads);
     if (dw && d->in_out)
-        gemm(1, 0, d->in, d->out, d->rows, 1.0f, x, d->in, dy, d->out, beta_w, dw, d->out, threads);
+        gemm(1, 0, d->in, d->out, d->rows, 1.0f, x, d->in, dy, d->out, beta_w, dw, d->out, run);
     else if (dw)
-        gemm(1, 0, d->out, d->in, d->rows, 1.0f, dy, d->out, x, d->in, beta_w, dw, d->in, threads);
+        gemm(1, 0, d->out, d->in, d->rows, 1.0f, dy, d->out, x, d->in, beta_w, dw, d->in, run);
 }

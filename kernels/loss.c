@@ -9,9 +9,9 @@
 #include "kernels/range.h"
 #include "kernels/vecmath.h"
 
-static size_t cross_entropy_workspace(const CrossEntropyDims *d, int threads)
+static size_t cross_entropy_workspace(const CrossEntropyDims *d, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     return (size_t)d->rows * sizeof(float); /* a row's loss */
 }
 
@@ -62,11 +62,12 @@ static float cross_entropy_row(int64_t classes, const float *x, int32_t label, f
     return (float)((double)top - (double)x[label] + log_total);
 }
 
-static int64_t cross_entropy_forward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
-                                     float scale_by, float *loss, float *lse, float *workspace, int threads)
+static void cross_entropy_forward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
+                                  float scale_by, float *loss, float *lse, float *workspace,
+                                  const KernelRun *run)
 {
     int64_t first = d->rows;
-    int team = range_threads(d->rows * d->classes, threads);
+    int team = range_threads(d->rows * d->classes, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team) reduction(min : first)
     for (int64_t row = 0; row < d->rows; row++) {
         int32_t label = labels[row];
@@ -82,7 +83,8 @@ static int64_t cross_entropy_forward(const CrossEntropyDims *d, const float *log
     for (int64_t row = 0; row < d->rows; row++)
         total += (double)workspace[row];
     loss[0] = (float)((double)scale_by * total);
-    return first < d->rows ? first : -1;
+    if (first < d->rows && *run->fault < 0)
+        *run->fault = d->first_row + first;
 }
 
 static void cross_entropy_row_backward(int64_t classes, const float *x, int32_t label, float factor,
@@ -104,11 +106,11 @@ static void cross_entropy_row_backward(int64_t classes, const float *x, int32_t 
 }
 
 static void cross_entropy_backward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
-                                   float scale_by, const float *lse, float dloss, float beta, float *dlogits,
-                                   int threads)
+                                   float scale_by, const float *lse, const float *dloss, float beta,
+                                   float *dlogits, const KernelRun *run)
 {
-    const float factor = scale_by * dloss;
-    int team = range_threads(d->rows * d->classes, threads);
+    const float factor = scale_by * dloss[0];
+    int team = range_threads(d->rows * d->classes, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t row = 0; row < d->rows; row++) {
         const float *x = logits + row * d->classes;

@@ -7,10 +7,10 @@
 #include "kernels/kernels.h"
 #include "kernels/range.h"
 
-static size_t norm_workspace(int64_t rows, int64_t c, int threads)
+static size_t norm_workspace(int64_t rows, int64_t c, const KernelRun *run)
 {
     (void)rows;
-    return (size_t)(threads < 1 ? 1 : threads) * 2 * (size_t)c * sizeof(float); /* (parts, 2, c) */
+    return (size_t)(run->threads < 1 ? 1 : run->threads) * 2 * (size_t)c * sizeof(float); /* (parts, 2, c) */
 }
 
 static void layer_norm_row(int64_t c, float eps, const float *x, const float *weight, const float *bias,
@@ -40,9 +40,9 @@ static void layer_norm_row(int64_t c, float eps, const float *x, const float *we
 }
 
 static void layer_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
-                               const float *bias, float *y, float *mean, float *rstd, int threads)
+                               const float *bias, float *y, float *mean, float *rstd, const KernelRun *run)
 {
-    int team = range_threads(rows * c, threads);
+    int team = range_threads(rows * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t row = 0; row < rows; row++)
         layer_norm_row(c, eps, x + row * c, weight, bias, y + row * c, mean + row, rstd + row);
@@ -93,10 +93,10 @@ static void norm_reduce(int parts, int64_t c, int which, const float *partial, f
 static void layer_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight,
                                 const float *mean, const float *rstd, const float *dy, float beta_dx,
                                 float *dx, float beta_dw, float *dweight, float beta_db, float *dbias,
-                                float *workspace, int threads)
+                                float *workspace, const KernelRun *run)
 {
-    int parts = threads < 1 ? 1 : threads;
-    int team = range_threads(rows * c, threads);
+    int parts = run->threads < 1 ? 1 : run->threads;
+    int team = range_threads(rows * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int part = 0; part < parts; part++) {
         float *dw = workspace + 2 * part * c, *db = dw + c;
@@ -124,9 +124,9 @@ static void rms_norm_row(int64_t c, float eps, const float *x, const float *weig
 }
 
 static void rms_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
-                             float *y, float *rstd, int threads)
+                             float *y, float *rstd, const KernelRun *run)
 {
-    int team = range_threads(rows * c, threads);
+    int team = range_threads(rows * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t row = 0; row < rows; row++)
         rms_norm_row(c, eps, x + row * c, weight, y + row * c, rstd + row);
@@ -159,10 +159,10 @@ static void rms_norm_row_backward(int64_t c, const float *x, const float *weight
 
 static void rms_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight, const float *rstd,
                               const float *dy, float beta_dx, float *dx, float beta_dw, float *dweight,
-                              float *workspace, int threads)
+                              float *workspace, const KernelRun *run)
 {
-    int parts = threads < 1 ? 1 : threads;
-    int team = range_threads(rows * c, threads);
+    int parts = run->threads < 1 ? 1 : run->threads;
+    int team = range_threads(rows * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int part = 0; part < parts; part++) {
         float *dw = workspace + 2 * part * c;

@@ -83,12 +83,12 @@ static void dropout_part(int64_t n, uint64_t begin, uint64_t sample, uint32_t th
 }
 
 static void dropout(int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const float *x,
-                    float beta, float *y, int threads)
+                    float beta, float *y, const KernelRun *run)
 {
     uint32_t threshold = draw_dropout_threshold(p);
     float keep = 1.0f / (1.0f - p);
     int64_t parts = (per_sample + DRAW_WORDS - 1) / DRAW_WORDS;
-    int team = range_threads(samples * per_sample, threads);
+    int team = range_threads(samples * per_sample, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t item = 0; item < samples * parts; item++) {
         int64_t sample = item / parts, begin = item % parts * DRAW_WORDS;
@@ -149,29 +149,29 @@ static void fill_uniform_part(int64_t n, const uint32_t *words, float low, float
     }
 }
 
-static void fill_drawn(int64_t n, uint64_t seed, uint64_t stream, float a, float b, float *y, int threads,
-                       void (*part)(int64_t, const uint32_t *, float, float, float *))
+static void fill_drawn(int64_t n, uint64_t seed, uint64_t stream, int64_t first, float a, float b, float *y,
+                       int threads, void (*part)(int64_t, const uint32_t *, float, float, float *))
 {
     int team = range_threads(n, threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t begin = 0; begin < n; begin += DRAW_WORDS) {
         uint32_t words[DRAW_WORDS];
         int64_t count = range_min(DRAW_WORDS, n - begin);
-        uint64_t block = (uint64_t)begin / 4;
+        uint64_t block = (uint64_t)(first + begin) / 4;
         draw_words((int)((count + 3) / 4), seed, (uint32_t)block, (uint32_t)(block >> 32), (uint32_t)stream,
                    (uint32_t)(stream >> 32), words);
         part(count, words, a, b, y + begin);
     }
 }
 
-static void fill_normal(int64_t n, uint64_t seed, uint64_t stream, float mean, float std, float *y,
-                        int threads)
+static void fill_normal(int64_t n, uint64_t seed, uint64_t stream, int64_t first, float mean, float std,
+                        float *y, const KernelRun *run)
 {
-    fill_drawn(n, seed, stream, mean, std, y, threads, fill_normal_part);
+    fill_drawn(n, seed, stream, first, mean, std, y, run->threads, fill_normal_part);
 }
 
-static void fill_uniform(int64_t n, uint64_t seed, uint64_t stream, float low, float high, float *y,
-                         int threads)
+static void fill_uniform(int64_t n, uint64_t seed, uint64_t stream, int64_t first, float low, float high,
+                         float *y, const KernelRun *run)
 {
-    fill_drawn(n, seed, stream, low, high, y, threads, fill_uniform_part);
+    fill_drawn(n, seed, stream, first, low, high, y, run->threads, fill_uniform_part);
 }

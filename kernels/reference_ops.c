@@ -12,24 +12,22 @@ static float blend(double value, float beta, float old)
     return (float)(beta == 0.0f ? value : value + (double)beta * (double)old);
 }
 
-int64_t reference_embedding_forward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids,
-                                    const float *table, float *y, int threads)
+void reference_embedding_forward(int64_t n, const int32_t *ids, const StoredArray *table, float *y,
+                                 const KernelRun *run)
 {
-    (void)threads;
-    int64_t first = -1;
+    int64_t c = table->cols;
     for (int64_t i = 0; i < n; i++) {
-        if (ids[i] >= 0 && ids[i] < vocab)
-            memcpy(y + i * c, table + ids[i] * c, (size_t)c * sizeof *y);
-        else if (first < 0)
-            first = i;
+        if (ids[i] >= 0 && ids[i] < table->rows)
+            memcpy(y + i * c, (const float *)table->at + ids[i] * c, (size_t)c * sizeof *y);
+        else if (*run->fault < 0)
+            *run->fault = i;
     }
-    return first;
 }
 
 void reference_embedding_backward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *dy,
-                                  float *dtable, int threads)
+                                  float *dtable, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++) {
         for (int64_t j = 0; j < c && ids[i] >= 0 && ids[i] < vocab; j++)
             dtable[ids[i] * c + j] += dy[i * c + j];
@@ -37,9 +35,9 @@ void reference_embedding_backward(int64_t n, int64_t c, int64_t vocab, const int
 }
 
 void reference_layer_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
-                                  const float *bias, float *y, float *mean, float *rstd, int threads)
+                                  const float *bias, float *y, float *mean, float *rstd, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t row = 0; row < rows; row++, x += c, y += c) {
         double m = 0.0, v = 0.0;
         for (int64_t j = 0; j < c; j++)
@@ -57,9 +55,9 @@ void reference_layer_norm_forward(int64_t rows, int64_t c, float eps, const floa
 void reference_layer_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight,
                                    const float *mean, const float *rstd, const float *dy, float beta_dx,
                                    float *dx, float beta_dw, float *dweight, float beta_db, float *dbias,
-                                   float *workspace, int threads)
+                                   float *workspace, const KernelRun *run)
 {
-    (void)workspace, (void)threads;
+    (void)workspace, (void)run;
     for (int64_t j = 0; j < c; j++) { /* first: dx may overwrite dy */
         double dw = 0.0, db = 0.0;
         for (int64_t row = 0; row < rows; row++) {
@@ -86,9 +84,9 @@ void reference_layer_norm_backward(int64_t rows, int64_t c, const float *x, cons
 }
 
 void reference_rms_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
-                                float *y, float *rstd, int threads)
+                                float *y, float *rstd, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t row = 0; row < rows; row++, x += c, y += c) {
         double v = 0.0;
         for (int64_t j = 0; j < c; j++)
@@ -102,9 +100,9 @@ void reference_rms_norm_forward(int64_t rows, int64_t c, float eps, const float 
 
 void reference_rms_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight,
                                  const float *rstd, const float *dy, float beta_dx, float *dx, float beta_dw,
-                                 float *dweight, float *workspace, int threads)
+                                 float *dweight, float *workspace, const KernelRun *run)
 {
-    (void)workspace, (void)threads;
+    (void)workspace, (void)run;
     for (int64_t j = 0; dweight && j < c; j++) { /* first: dx may overwrite dy */
         double dw = 0.0;
         for (int64_t row = 0; row < rows; row++)
@@ -123,9 +121,9 @@ void reference_rms_norm_backward(int64_t rows, int64_t c, const float *x, const 
     }
 }
 
-size_t reference_norm_workspace(int64_t rows, int64_t c, int threads)
+size_t reference_norm_workspace(int64_t rows, int64_t c, const KernelRun *run)
 {
-    (void)rows, (void)c, (void)threads;
+    (void)rows, (void)c, (void)run;
     return 0;
 }
 
@@ -170,32 +168,32 @@ static double slope_of(Activation act, double x)
     return 1.0;
 }
 
-void reference_activation_forward(Activation act, int64_t n, const float *x, float *y, int threads)
+void reference_activation_forward(Activation act, int64_t n, const float *x, float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++)
         y[i] = (float)activation_of(act, x[i]);
 }
 
 void reference_activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta,
-                                   float *dx, int threads)
+                                   float *dx, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++)
         dx[i] = blend(slope_of(act, x[i]) * dy[i], beta, dx[i]);
 }
 
-void reference_swiglu_forward(int64_t n, const float *gate, const float *up, float *y, int threads)
+void reference_swiglu_forward(int64_t n, const float *gate, const float *up, float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++)
         y[i] = (float)(activation_of(ACT_SILU, gate[i]) * up[i]);
 }
 
 void reference_swiglu_backward(int64_t n, const float *gate, const float *up, const float *dy,
-                               float beta_gate, float *dgate, float beta_up, float *dup, int threads)
+                               float beta_gate, float *dgate, float beta_up, float *dup, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++) {
         double to_gate = slope_of(ACT_SILU, gate[i]) * up[i] * dy[i];
         double to_up = activation_of(ACT_SILU, gate[i]) * dy[i];
@@ -206,9 +204,9 @@ void reference_swiglu_backward(int64_t n, const float *gate, const float *up, co
     }
 }
 
-void reference_rope(const RopeDims *d, const float *x, float beta, float *y, int threads)
+void reference_rope(const RopeDims *d, const float *x, float beta, float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     int half = d->head_dim / 2;
     for (int64_t row = 0; row < (int64_t)d->batch * d->seq; row++) {
         for (int64_t at = row * d->ld, h = 0; h < d->heads; h++, at += d->head_dim) {
@@ -223,24 +221,24 @@ void reference_rope(const RopeDims *d, const float *x, float beta, float *y, int
     }
 }
 
-size_t reference_cross_entropy_workspace(const CrossEntropyDims *d, int threads)
+size_t reference_cross_entropy_workspace(const CrossEntropyDims *d, const KernelRun *run)
 {
-    (void)d, (void)threads;
+    (void)d, (void)run;
     return 0;
 }
 
-int64_t reference_cross_entropy_forward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
-                                        float scale, float *loss, float *lse, float *workspace, int threads)
+void reference_cross_entropy_forward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
+                                     float scale, float *loss, float *lse, float *workspace,
+                                     const KernelRun *run)
 {
-    (void)workspace, (void)threads;
-    int64_t first = -1;
+    (void)workspace;
     double total = 0.0;
     for (int64_t row = 0; row < d->rows; row++, logits += d->classes) {
         lse[row] = 0.0f;
         if (labels[row] == d->ignore_index)
             continue;
         if (labels[row] < 0 || labels[row] >= d->classes) {
-            first = first < 0 ? row : first;
+            *run->fault = *run->fault < 0 ? d->first_row + row : *run->fault;
             continue;
         }
         double top = -INFINITY, exponentials = 0.0;
@@ -252,27 +250,26 @@ int64_t reference_cross_entropy_forward(const CrossEntropyDims *d, const float *
         total += top + log(exponentials) - logits[labels[row]];
     }
     *loss = (float)(scale * total);
-    return first;
 }
 
 void reference_cross_entropy_backward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
-                                      float scale, const float *lse, float dloss, float beta, float *dlogits,
-                                      int threads)
+                                      float scale, const float *lse, const float *dloss, float beta,
+                                      float *dlogits, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t row = 0; row < d->rows; row++) {
         int counted = labels[row] != d->ignore_index && labels[row] >= 0 && labels[row] < d->classes;
         for (int64_t j = 0; j < d->classes; j++, logits++, dlogits++) {
             double p = counted ? exp((double)*logits - (double)lse[row]) - (j == labels[row]) : 0.0;
-            *dlogits = blend(p * scale * dloss, beta, *dlogits);
+            *dlogits = blend(p * scale * dloss[0], beta, *dlogits);
         }
     }
 }
 
 void reference_dropout(int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const float *x,
-                       float beta, float *y, int threads)
+                       float beta, float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t sample = 0; sample < samples; sample++) {
         for (int64_t i = 0; i < per_sample; i++, x++, y++) {
             Philox draw = draw_dropout(key, key->first_sample + (uint64_t)sample, (uint64_t)i / 4);
@@ -282,38 +279,39 @@ void reference_dropout(int64_t samples, int64_t per_sample, float p, const Dropo
     }
 }
 
-void reference_fill(int64_t n, float value, float *y, int threads)
+void reference_fill(int64_t n, float value, float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++)
         y[i] = value;
 }
 
-void reference_copy(int64_t n, const float *x, float *y, int threads)
+void reference_copy(int64_t n, const float *x, float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++)
         y[i] = x[i];
 }
 
-void reference_add(int64_t n, const float *a, const float *b, float *y, int threads)
+void reference_add(int64_t n, const float *a, const float *b, float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++)
         y[i] = a[i] + b[i];
 }
 
-void reference_add_row(int64_t rows, int64_t c, const float *a, const float *b, float *y, int threads)
+void reference_add_row(int64_t rows, int64_t c, const float *a, const float *b, float *y,
+                       const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < rows * c; i++)
         y[i] = a[i] + b[i % c];
 }
 
 void reference_column_sum(int64_t rows, int64_t c, const float *dy, float beta, float *dbias,
-                          float *workspace, int threads)
+                          float *workspace, const KernelRun *run)
 {
-    (void)workspace, (void)threads;
+    (void)workspace, (void)run;
     for (int64_t j = 0; j < c; j++) {
         double total = 0.0;
         for (int64_t row = 0; row < rows; row++)
@@ -322,60 +320,66 @@ void reference_column_sum(int64_t rows, int64_t c, const float *dy, float beta, 
     }
 }
 
-size_t reference_column_sum_workspace(int64_t rows, int64_t c, int threads)
+size_t reference_column_sum_workspace(int64_t rows, int64_t c, const KernelRun *run)
 {
-    (void)rows, (void)c, (void)threads;
+    (void)rows, (void)c, (void)run;
     return 0;
 }
 
-void reference_scale(int64_t n, float alpha, const float *x, float beta, float *y, int threads)
+void reference_scale(int64_t n, float alpha, const float *x, float beta, float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++)
         y[i] = blend((double)alpha * x[i], beta, y[i]);
 }
 
-void reference_multiply(int64_t n, const float *a, const float *b, float beta, float *y, int threads)
+void reference_multiply(int64_t n, const float *a, const float *b, float beta, float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++)
         y[i] = blend((double)a[i] * b[i], beta, y[i]);
 }
 
-double reference_sum(int64_t n, const float *x, int threads)
+void reference_broadcast(int64_t n, float factor, const float *value, float *y, const KernelRun *run)
 {
-    (void)threads;
-    double total = 0.0;
+    (void)run;
+    float filled = value[0] * factor;
     for (int64_t i = 0; i < n; i++)
-        total += x[i];
-    return total;
+        y[i] = filled;
 }
 
-double reference_sum_squares(int64_t n, const float *x, int threads)
+void reference_sum(int64_t n, const float *x, double factor, float *total, const KernelRun *run)
 {
-    (void)threads;
-    double total = 0.0;
+    (void)run;
+    double sum = 0.0;
     for (int64_t i = 0; i < n; i++)
-        total += (double)x[i] * x[i];
-    return total;
+        sum += x[i];
+    total[0] = (float)(sum * factor);
 }
 
-int64_t reference_find_nonfinite(int64_t n, const float *x, int threads)
+void reference_sum_squares(int64_t n, const float *x, double *total, const KernelRun *run)
 {
-    (void)threads;
-    for (int64_t i = 0; i < n; i++) {
+    (void)run;
+    total[0] = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        total[0] += (double)x[i] * x[i];
+}
+
+void reference_find_nonfinite(int64_t n, const float *x, int64_t *index, const KernelRun *run)
+{
+    (void)run;
+    index[0] = -1;
+    for (int64_t i = 0; i < n && index[0] < 0; i++)
         if (!isfinite(x[i]))
-            return i;
-    }
-    return -1;
+            index[0] = i;
 }
 
-void reference_fill_normal(int64_t n, uint64_t seed, uint64_t stream, float mean, float std, float *y,
-                           int threads)
+void reference_fill_normal(int64_t n, uint64_t seed, uint64_t stream, int64_t first, float mean, float std,
+                           float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++) {
-        Philox draw = draw_fill(seed, stream, (uint64_t)i / 4);
+        Philox draw = draw_fill(seed, stream, (uint64_t)(first + i) / 4);
         const uint32_t *pair = draw.v + i % 4 / 2 * 2;
         double radius = sqrt(-2.0 * log(((pair[0] >> 8) + 1) * 0x1p-24));
         double angle = 2.0 * M_PI * philox_unit(pair[1]);
@@ -383,21 +387,22 @@ void reference_fill_normal(int64_t n, uint64_t seed, uint64_t stream, float mean
     }
 }
 
-void reference_fill_uniform(int64_t n, uint64_t seed, uint64_t stream, float low, float high, float *y,
-                            int threads)
+void reference_fill_uniform(int64_t n, uint64_t seed, uint64_t stream, int64_t first, float low, float high,
+                            float *y, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++) {
-        float unit = philox_unit(draw_fill(seed, stream, (uint64_t)i / 4).v[i % 4]);
+        float unit = philox_unit(draw_fill(seed, stream, (uint64_t)(first + i) / 4).v[i % 4]);
         y[i] = (float)(low + ((double)high - low) * unit);
         if (y[i] >= high && high > low)
             y[i] = nextafterf(high, low);
     }
 }
 
-void reference_sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum, int threads)
+void reference_sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum,
+                   const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++) {
         double d = (double)g[i] * s->grad_scale + (double)s->weight_decay * p[i];
         if (momentum && s->momentum != 0.0f) {
@@ -410,9 +415,9 @@ void reference_sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, 
 }
 
 void reference_rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
-                       float *momentum, int threads)
+                       float *momentum, const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++) {
         double d = (double)g[i] * s->grad_scale + (double)s->weight_decay * p[i];
         double v = (double)s->alpha * square[i] + (1.0 - s->alpha) * d * d;
@@ -426,9 +431,10 @@ void reference_rmsprop(int64_t n, const UpdateScalars *s, float *p, const float 
     }
 }
 
-void reference_adagrad(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum, int threads)
+void reference_adagrad(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum,
+                       const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < n; i++) {
         double d = (double)g[i] * s->grad_scale + (double)s->weight_decay * p[i];
         double v = (double)sum[i] + d * d;
@@ -438,9 +444,9 @@ void reference_adagrad(int64_t n, const UpdateScalars *s, float *p, const float 
 }
 
 void reference_adam(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
-                    int threads)
+                    const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     double b1 = s->beta1, b2 = s->beta2;
     double correction1 = 1.0 - pow(b1, (double)s->step), correction2 = 1.0 - pow(b2, (double)s->step);
     for (int64_t i = 0; i < n; i++) {

@@ -10,9 +10,10 @@ static float reference_mix(double value, float beta, float old)
 }
 
 void reference_gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                    int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc, int threads)
+                    int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc,
+                    const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
             double sum = 0;
@@ -23,32 +24,35 @@ void reference_gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, f
         }
 }
 
-void reference_linear_forward(const LinearDims *d, Activation act, const float *x, const float *w,
-                              const float *bias, float *pre, float *y, int threads)
+void reference_linear_forward(const LinearDims *d, Activation act, const float *x, const StoredArray *w,
+                              const float *bias, float *pre, float *y, void *workspace, const KernelRun *run)
 {
+    (void)workspace;
     float *product = pre ? pre : y;
-    reference_gemm(0, !d->in_out, d->rows, d->out, d->in, 1, x, d->in, w, d->in_out ? d->out : d->in, 0,
-                   product, d->out, threads);
+    reference_gemm(0, !d->in_out, d->rows, d->out, d->in, 1, x, d->in, w->at, d->in_out ? d->out : d->in, 0,
+                   product, d->out, run);
     for (int64_t i = 0; bias && i < d->rows * d->out; i++)
         product[i] += bias[i % d->out];
-    reference_activation_forward(act, d->rows * d->out, product, y, threads);
+    reference_activation_forward(act, d->rows * d->out, product, y, run);
 }
 
-void reference_linear_backward_input(const LinearDims *d, const float *dy, const float *w, float beta,
-                                     float *dx, int threads)
+void reference_linear_backward_input(const LinearDims *d, const float *dy, const StoredArray *w, float beta,
+                                     float *dx, void *workspace, const KernelRun *run)
 {
-    reference_gemm(0, d->in_out, d->rows, d->in, d->out, 1, dy, d->out, w, d->in_out ? d->out : d->in, beta,
-                   dx, d->in, threads);
+    (void)workspace;
+    reference_gemm(0, d->in_out, d->rows, d->in, d->out, 1, dy, d->out, w->at, d->in_out ? d->out : d->in,
+                   beta, dx, d->in, run);
 }
 
 void reference_linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w,
-                                      float *dw, float beta_b, float *dbias, float *workspace, int threads)
+                                      float *dw, float beta_b, float *dbias, float *workspace,
+                                      const KernelRun *run)
 {
     (void)workspace;
     if (dw && d->in_out)
-        reference_gemm(1, 0, d->in, d->out, d->rows, 1, x, d->in, dy, d->out, beta_w, dw, d->out, threads);
+        reference_gemm(1, 0, d->in, d->out, d->rows, 1, x, d->in, dy, d->out, beta_w, dw, d->out, run);
     else if (dw)
-        reference_gemm(1, 0, d->out, d->in, d->rows, 1, dy, d->out, x, d->in, beta_w, dw, d->in, threads);
+        reference_gemm(1, 0, d->out, d->in, d->rows, 1, dy, d->out, x, d->in, beta_w, dw, d->in, run);
     for (int64_t j = 0; dbias && j < d->out; j++) {
         double sum = 0;
         for (int64_t i = 0; i < d->rows; i++)
@@ -57,9 +61,9 @@ void reference_linear_backward_weight(const LinearDims *d, const float *x, const
     }
 }
 
-size_t reference_linear_workspace(const LinearDims *d, int threads)
+size_t reference_linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)
 {
-    (void)d, (void)threads;
+    (void)d, (void)pass, (void)w, (void)run;
     return 0;
 }
 
@@ -193,39 +197,41 @@ static void reference_attention_backward(const AttentionDims *d, const float *q,
 }
 
 void reference_attention_eager_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                       float *out, float *probs, float *workspace, int threads)
+                                       float *out, float *probs, float *workspace, const KernelRun *run)
 {
-    (void)workspace, (void)threads;
+    (void)workspace, (void)run;
     reference_attention_forward(d, q, k, v, out, probs, NULL);
 }
 
 void reference_attention_eager_backward(const AttentionDims *d, const float *q, const float *k,
                                         const float *v, const float *out, const float *probs,
                                         const float *dout, float *dq, float *dk, float *dv, float *workspace,
-                                        int threads)
+                                        const KernelRun *run)
 {
-    (void)workspace, (void)threads;
+    (void)workspace, (void)run;
     reference_attention_backward(d, q, k, v, out, probs, NULL, dout, dq, dk, dv);
 }
 
 void reference_attention_flash_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                       float *out, float *lse, float *workspace, int threads)
+                                       float *out, float *lse, float *workspace, const KernelRun *run)
 {
-    (void)workspace, (void)threads;
+    (void)workspace, (void)run;
     reference_attention_forward(d, q, k, v, out, NULL, lse);
 }
 
 void reference_attention_flash_backward(const AttentionDims *d, const float *q, const float *k,
                                         const float *v, const float *out, const float *lse, const float *dout,
-                                        float *dq, float *dk, float *dv, float *workspace, int threads)
+                                        float *dq, float *dk, float *dv, float *workspace,
+                                        const KernelRun *run)
 {
-    (void)workspace, (void)threads;
+    (void)workspace, (void)run;
     reference_attention_backward(d, q, k, v, out, NULL, lse, dout, dq, dk, dv);
 }
 
-size_t reference_attention_workspace(const AttentionDims *d, AttentionKept kept, int backward, int threads)
+size_t reference_attention_workspace(const AttentionDims *d, AttentionKept kept, int backward,
+                                     const KernelRun *run)
 {
-    (void)d, (void)kept, (void)backward, (void)threads;
+    (void)d, (void)kept, (void)backward, (void)run;
     return 0;
 }
 
@@ -238,9 +244,9 @@ static int64_t reference_cache_at(const AttentionDims *d, int which, int b, int 
 }
 
 void reference_attention_append(const AttentionDims *d, const float *k, const float *v, float *cache,
-                                int threads)
+                                const KernelRun *run)
 {
-    (void)threads;
+    (void)run;
     for (int b = 0; b < d->batch; b++)
         for (int t = 0; t < d->seq; t++)
             for (int h = 0; h < d->kv_heads; h++)
@@ -270,9 +276,9 @@ static void reference_cached_row(const AttentionDims *d, const float *q, const f
 }
 
 void reference_attention_cached(const AttentionDims *d, const float *q, const float *cache, float *out,
-                                float *workspace, int threads)
+                                float *workspace, const KernelRun *run)
 {
-    (void)workspace, (void)threads;
+    (void)workspace, (void)run;
     for (int b = 0; b < d->batch; b++)
         for (int t = 0; t < d->seq; t++)
             for (int h = 0; h < d->heads; h++) {
@@ -284,8 +290,8 @@ void reference_attention_cached(const AttentionDims *d, const float *q, const fl
             }
 }
 
-size_t reference_attention_cached_workspace(const AttentionDims *d, int threads)
+size_t reference_attention_cached_workspace(const AttentionDims *d, const KernelRun *run)
 {
-    (void)d, (void)threads;
+    (void)d, (void)run;
     return 0;
 }

@@ -48,10 +48,10 @@ static void rope_position(const RopeDims *d, int t, int first, int pairs, const 
     }
 }
 
-static void rope(const RopeDims *d, const float *x, float beta, float *y, int threads)
+static void rope(const RopeDims *d, const float *x, float beta, float *y, const KernelRun *run)
 {
     int half = d->head_dim / 2;
-    int team = range_threads((int64_t)d->batch * d->seq * d->heads * d->head_dim, threads);
+    int team = range_threads((int64_t)d->batch * d->seq * d->heads * d->head_dim, run->threads);
     for (int first = 0; first < half; first += ROPE_PAIRS) {
         int pairs = (int)range_min(ROPE_PAIRS, half - first);
         float frequency[ROPE_PAIRS];

@@ -38,9 +38,10 @@ static void sgd_block(int64_t n, const UpdateScalars *s, float *p, const float *
         p[i] -= lr * (g[i] * grad_scale + decay * p[i]);
 }
 
-static void sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum, int threads)
+static void sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum,
+                const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
         sgd_block(range_min(RANGE_BLOCK, n - i), s, p + i, g + i, momentum ? momentum + i : NULL);
@@ -77,9 +78,9 @@ static void rmsprop_block(int64_t n, const UpdateScalars *s, float *p, const flo
 }
 
 static void rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
-                    float *momentum, int threads)
+                    float *momentum, const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
         rmsprop_block(range_min(RANGE_BLOCK, n - i), s, p + i, g + i, square + i,
@@ -98,9 +99,10 @@ static void adagrad_block(int64_t n, const UpdateScalars *s, float *p, const flo
     }
 }
 
-static void adagrad(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum, int threads)
+static void adagrad(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum,
+                    const KernelRun *run)
 {
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
         adagrad_block(range_min(RANGE_BLOCK, n - i), s, p + i, g + i, sum + i);
@@ -148,10 +150,10 @@ static void adam_block(int64_t n, const AdamFactors *factors, float *p, const fl
 }
 
 static void adam(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
-                 int threads)
+                 const KernelRun *run)
 {
     const AdamFactors factors = adam_factors(s);
-    int team = range_threads(n, threads);
+    int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
         adam_block(range_min(RANGE_BLOCK, n - i), &factors, p + i, g + i, first + i, second + i);

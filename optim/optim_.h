@@ -20,7 +20,7 @@ typedef struct UpdateRule {
     OptimRule shown;
     UpdateScalars defaults; /* taken where an option is 0 */
     void (*update)(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                   const float *gradient, const OptimArrays state, int threads);
+                   const float *gradient, const OptimArrays state, const KernelRun *run);
     /* PyTorch's names of the arrays of state, shaped like the parameter; the momentum buffer, which comes
      * with momentum, has its own name. */
     const char *state[OPTIM_MAX_ARRAYS];

@@ -44,7 +44,7 @@ static int arrays_new(const Optimizer *optimizer, const Tensor *tensor, Paramete
         if (!array)
             break;
         if (!context->meta)
-            context->kernels->fill(n, 0, storage_f32(array), context->threads);
+            context->kernels->fill(n, 0, storage_f32(array), &context->run);
         state->array[made++] = array;
     }
     memtrack_path_set(context->tracker, path);
@@ -211,7 +211,9 @@ static void blame_gradient(const Optimizer *optimizer)
         const Tensor *tensor = optimizer->parameters[i];
         const float *gradient = storage_f32(tensor->grad);
         int64_t n = shape_numel(tensor->shape);
-        int64_t bad = gradient ? context->kernels->find_nonfinite(n, gradient, context->threads) : -1;
+        int64_t bad = -1;
+        if (gradient)
+            context->kernels->find_nonfinite(n, gradient, &bad, &context->run);
         if (bad < 0)
             continue;
         error_raise(ERROR_NONFINITE,
@@ -239,9 +241,12 @@ static float clip(Optimizer *optimizer)
     double squares = 0;
     for (int i = 0; i < optimizer->count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
-        if (optimizer_has_update(tensor))
-            squares += context->kernels->sum_squares(shape_numel(tensor->shape), storage_f32(tensor->grad),
-                                                     context->threads);
+        double sum;
+        if (!optimizer_has_update(tensor))
+            continue;
+        context->kernels->sum_squares(shape_numel(tensor->shape), storage_f32(tensor->grad), &sum,
+                                      &context->run);
+        squares += sum;
     }
     double norm = sqrt(squares);
     if (!isfinite(norm)) {
@@ -268,8 +273,7 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
     for (int k = 0; k < OPTIM_MAX_ARRAYS; k++)
         arrays[k] = storage_f32(state->array[k]);
     optimizer->rule->update(context->kernels, shape_numel(tensor->shape), &scalars,
-                            storage_f32(tensor->storage), storage_f32(tensor->grad), arrays,
-                            context->threads);
+                            storage_f32(tensor->storage), storage_f32(tensor->grad), arrays, &context->run);
 }
 
 static void step(Optimizer *optimizer)
@@ -307,7 +311,7 @@ static void to_zero(Context *context, Tensor *tensor)
     if (tensor->grad && tensor->grad->refs > 1)
         tensor_drop_grad(tensor); /* a kept tensor reads it too; no gradient is as good as zeros */
     else if (tensor->grad && !context->meta)
-        context->kernels->fill(shape_numel(tensor->shape), 0, storage_f32(tensor->grad), context->threads);
+        context->kernels->fill(shape_numel(tensor->shape), 0, storage_f32(tensor->grad), &context->run);
 }
 
 static void zero_grad(const Optimizer *optimizer, int keep)

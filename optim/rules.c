@@ -9,27 +9,27 @@
 /* ---- Kernels --------------------------------------------------------------------------------- */
 
 static void update_sgd(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                       const float *gradient, const OptimArrays state, int threads)
+                       const float *gradient, const OptimArrays state, const KernelRun *run)
 {
-    kernels->sgd(n, scalars, parameter, gradient, state[0], threads);
+    kernels->sgd(n, scalars, parameter, gradient, state[0], run);
 }
 
 static void update_rmsprop(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                           const float *gradient, const OptimArrays state, int threads)
+                           const float *gradient, const OptimArrays state, const KernelRun *run)
 {
-    kernels->rmsprop(n, scalars, parameter, gradient, state[0], state[1], threads);
+    kernels->rmsprop(n, scalars, parameter, gradient, state[0], state[1], run);
 }
 
 static void update_adagrad(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                           const float *gradient, const OptimArrays state, int threads)
+                           const float *gradient, const OptimArrays state, const KernelRun *run)
 {
-    kernels->adagrad(n, scalars, parameter, gradient, state[0], threads);
+    kernels->adagrad(n, scalars, parameter, gradient, state[0], run);
 }
 
 static void update_adam(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                        const float *gradient, const OptimArrays state, int threads)
+                        const float *gradient, const OptimArrays state, const KernelRun *run)
 {
-    kernels->adam(n, scalars, parameter, gradient, state[0], state[1], threads);
+    kernels->adam(n, scalars, parameter, gradient, state[0], state[1], run);
 }
 
 /* ---- Options --------------------------------------------------------------------------------- */

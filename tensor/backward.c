@@ -28,20 +28,20 @@ int gradient_zeros(Context *context, Tensor *leaf)
     leaf->grad = gradient_new(context, leaf);
     memtrack_path_set(context->tracker, path);
     if (leaf->grad && !context->meta)
-        context->kernels->fill(shape_numel(leaf->shape), 0, storage_f32(leaf->grad), context->threads);
+        context->kernels->fill(shape_numel(leaf->shape), 0, storage_f32(leaf->grad), &context->run);
     return leaf->grad ? 0 : error_code();
 }
 
 static void add_into(const Context *context, const Storage *from, Storage *to, int64_t n)
 {
     if (!context->meta)
-        context->kernels->add(n, storage_f32(to), storage_f32(from), storage_f32(to), context->threads);
+        context->kernels->add(n, storage_f32(to), storage_f32(from), storage_f32(to), &context->run);
 }
 
 static void copy_into(const Context *context, const Storage *from, Storage *to, int64_t n)
 {
     if (!context->meta)
-        context->kernels->copy(n, storage_f32(from), storage_f32(to), context->threads);
+        context->kernels->copy(n, storage_f32(from), storage_f32(to), &context->run);
 }
 
 /* Replaces a shared storage by a copy of its own, so that it can be written. */
@@ -135,7 +135,7 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
     if (!*slot)
         return error_code();
     if ((row->grad_zeroed & bit) && !context->meta)
-        context->kernels->fill(shape_numel(in->shape), 0, storage_f32(*slot), context->threads);
+        context->kernels->fill(shape_numel(in->shape), 0, storage_f32(*slot), &context->run);
     return 0;
 }
 
@@ -147,18 +147,19 @@ static void point_at_kept(Node *node)
     for (int i = 0; i < call->inputs; i++)
         call->in[i] = node->saved[i] ? node->saved[i]->block.data : NULL;
     for (int i = 0; i < OP_MAX_EXTRAS; i++)
-        call->extra[i] = storage_f32(node->extra[i]);
-    call->out = storage_f32(node->saved_out);
+        call->extra[i] = storage_data(node->extra[i]);
+    call->out = storage_data(node->saved_out);
 }
 
 /* The output of a node further down the tape, which nobody kept. */
 static Storage *recompute_output(Context *context, Node *node)
 {
     OpCall *call = &node->call;
-    Storage *made = storage_new(context, shape_numel(call->plan.out) * (int64_t)sizeof(float), MEM_TEMPORARY);
+    Storage *made =
+        storage_new(context, (int64_t)shape_bytes(call->plan.out_type, call->plan.out), MEM_TEMPORARY);
     if (made && !context->meta) {
         point_at_kept(node);
-        call->out = storage_f32(made);
+        call->out = storage_data(made);
         call->row->recompute(call);
     }
     return made;
@@ -195,9 +196,9 @@ static int call_kernel(Context *context, Node *node, const Targets *targets)
     if (!context->meta) {
         point_at_kept(node);
         for (int i = 0; i < call->inputs; i++)
-            call->din[i] = storage_f32(targets->storage[i]);
-        call->dout = storage_f32(node->out->grad);
-        call->workspace = storage_f32(workspace);
+            call->din[i] = storage_data(targets->storage[i]);
+        call->dout = storage_data(node->out->grad);
+        call->workspace = storage_data(workspace);
         call->row->backward(call);
     }
     storage_release(context, workspace);
@@ -349,9 +350,11 @@ int backward_run(Context *context, int mark)
 
 static int nonfinite(const Context *context, const Storage *storage)
 {
-    return storage && storage->block.data &&
-           context->kernels->find_nonfinite((int64_t)(storage->block.requested / sizeof(float)),
-                                            storage_f32(storage), context->threads) >= 0;
+    int64_t bad = -1;
+    if (storage && storage->block.data)
+        context->kernels->find_nonfinite((int64_t)(storage->block.requested / sizeof(float)),
+                                         storage_f32(storage), &bad, &context->run);
+    return bad >= 0;
 }
 
 /* Names where the first value that is not finite came from, in the order things were computed. */

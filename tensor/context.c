@@ -16,9 +16,10 @@ static int context_fill(Context *context, const ContextOptions *options)
     if (!context->kernels)
         return -1;
     context->meta = options->meta;
-    context->threads = options->threads > 0 ? options->threads : kernels_default_threads();
-    if (context->threads > CONTEXT_MAX_THREADS)
-        context->threads = CONTEXT_MAX_THREADS;
+    context->run.fault = &context->fault;
+    context->run.threads = options->threads > 0 ? options->threads : kernels_default_threads();
+    if (context->run.threads > CONTEXT_MAX_THREADS)
+        context->run.threads = CONTEXT_MAX_THREADS;
     context->seed = options->seed;
     for (int i = 0; i < SCOPE_MAX_DEPTH; i++)
         context->scopes[i].previous = context->scopes[i].next = &context->scopes[i];
@@ -26,7 +27,7 @@ static int context_fill(Context *context, const ContextOptions *options)
                    : options->memory == MEMTRACK_RESERVED ? MEMTRACK_RESERVED
                                                           : MEMTRACK_MALLOC;
     if (!context->meta) /* before the ledger looks at what is free: its threads and buffers take some */
-        kernels_blas_start(context->threads);
+        kernels_blas_start(context->run.threads);
     context->tracker = memtrack_create();
     if (!context->tracker)
         return -1;
@@ -123,7 +124,7 @@ int context_is_meta(const Context *context)
 
 int context_threads(const Context *context)
 {
-    return context ? context->threads : 0;
+    return context ? context->run.threads : 0;
 }
 
 uint64_t context_seed(const Context *context)

@@ -40,7 +40,7 @@ static Tensor *taken_input(const OpCall *call, Tensor *const *input, int64_t byt
 
 static int outputs_new(Context *context, const OpCall *call, Tensor *const *input, Outputs *o)
 {
-    int64_t bytes = shape_numel(call->plan.out) * (int64_t)sizeof(float);
+    int64_t bytes = (int64_t)shape_bytes(call->plan.out_type, call->plan.out);
     Tensor *taken = call->row->forward ? taken_input(call, input, bytes) : input[0];
     if (taken) { /* a row without a kernel only looks at its input in another shape */
         o->out = taken->storage;
@@ -52,8 +52,8 @@ static int outputs_new(Context *context, const OpCall *call, Tensor *const *inpu
     }
     int failed = !o->out;
     for (int i = 0; i < OP_MAX_EXTRAS && !failed; i++)
-        if (call->plan.extra[i] > 0) {
-            o->extra[i] = storage_new(context, call->plan.extra[i] * (int64_t)sizeof(float), MEM_TEMPORARY);
+        if (call->plan.extra_bytes[i] > 0) {
+            o->extra[i] = storage_new(context, (int64_t)call->plan.extra_bytes[i], MEM_TEMPORARY);
             failed = !o->extra[i];
         }
     if (!failed && call->plan.workspace > 0) {
@@ -65,18 +65,20 @@ static int outputs_new(Context *context, const OpCall *call, Tensor *const *inpu
     return failed ? -1 : 0;
 }
 
-/* Kernels return the first bad element; the message is written here. */
+/* Kernels put down the first bad element; the message is written here. */
 static int run_kernel(const Context *context, OpCall *call, const Outputs *o, Tensor *const *input)
 {
     if (context->meta || !call->row->forward)
         return 0;
     for (int i = 0; i < call->inputs; i++)
         call->in[i] = input[i] ? input[i]->storage->block.data : NULL;
-    call->out = storage_f32(o->out);
+    call->out = storage_data(o->out);
     for (int i = 0; i < OP_MAX_EXTRAS; i++)
-        call->extra[i] = storage_f32(o->extra[i]);
-    call->workspace = storage_f32(o->workspace);
-    int64_t bad = call->row->forward(call);
+        call->extra[i] = storage_data(o->extra[i]);
+    call->workspace = storage_data(o->workspace);
+    *call->run->fault = -1;
+    call->row->forward(call);
+    int64_t bad = *call->run->fault;
     if (bad < 0)
         return 0;
     int32_t value = ((const int32_t *)call->in[call->row->checked])[bad];
@@ -142,7 +144,7 @@ static Tensor *apply(Context *context, OpCall *call, Tensor *const *input)
     Tensor *out = NULL;
     if (run_kernel(context, call, &o, input) == 0) {
         storage_retain(o.out);
-        out = tensor_wrap(call->row->forward ? DTYPE_F32 : call->dtype[0], call->plan.out, o.out);
+        out = tensor_wrap(call->row->forward ? call->plan.out_type : call->dtype[0], call->plan.out, o.out);
     }
     if (out) {
         out->leaf = 0;
@@ -172,7 +174,7 @@ Tensor *tensor_apply(const OpRow *row, const OpAttr *attr, int inputs, Tensor *c
     }
     if (context->no_grad == 0 || context->unrecorded)
         context_step_begin(context);
-    OpCall call = {.row = row, .kernels = context->kernels, .threads = context->threads, .inputs = inputs};
+    OpCall call = {.row = row, .kernels = context->kernels, .run = &context->run, .inputs = inputs};
     if (attr)
         call.attr = *attr;
     const char *op = memtrack_op_set(context->tracker, row->name);

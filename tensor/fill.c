@@ -16,7 +16,7 @@ void tensor_fill(Tensor *tensor, float value)
 {
     float *data = tensor ? tensor_f32(tensor) : NULL;
     if (data)
-        tensor->item.context->kernels->fill(tensor_numel(tensor), value, data, tensor->item.context->threads);
+        tensor->item.context->kernels->fill(tensor_numel(tensor), value, data, &tensor->item.context->run);
 }
 
 void tensor_fill_normal(Tensor *tensor, float mean, float std)
@@ -26,8 +26,8 @@ void tensor_fill_normal(Tensor *tensor, float mean, float std)
     if (!data)
         return;
     const Context *context = tensor->item.context;
-    context->kernels->fill_normal(tensor_numel(tensor), context->seed, stream, mean, std, data,
-                                  context->threads);
+    context->kernels->fill_normal(tensor_numel(tensor), context->seed, stream, 0, mean, std, data,
+                                  &context->run);
 }
 
 void tensor_fill_uniform(Tensor *tensor, float low, float high)
@@ -37,6 +37,6 @@ void tensor_fill_uniform(Tensor *tensor, float low, float high)
     if (!data)
         return;
     const Context *context = tensor->item.context;
-    context->kernels->fill_uniform(tensor_numel(tensor), context->seed, stream, low, high, data,
-                                   context->threads);
+    context->kernels->fill_uniform(tensor_numel(tensor), context->seed, stream, 0, low, high, data,
+                                   &context->run);
 }

@@ -7,6 +7,7 @@
 #ifndef BRIM_OP_H
 #define BRIM_OP_H
 
+#include "../base/kernel_run.h"
 #include "ops.h"
 
 #ifdef __cplusplus
@@ -66,11 +67,12 @@ typedef union OpAttr {
 } OpAttr;
 
 typedef struct OpPlan {
-    Shape out;                    /* f32 */
-    int64_t extra[OP_MAX_EXTRAS]; /* floats that forward writes for backward; 0 = none */
-    uint64_t workspace;           /* bytes, forward */
-    uint64_t backward_workspace;  /* bytes */
-    unsigned saves;               /* OP_INPUT(i) | OP_OUTPUT that backward reads */
+    Shape out;
+    DType out_type;                      /* 0 = f32 */
+    uint64_t extra_bytes[OP_MAX_EXTRAS]; /* that forward writes for backward; 0 = none */
+    uint64_t workspace;                  /* bytes, forward */
+    uint64_t backward_workspace;         /* bytes */
+    unsigned saves;                      /* OP_INPUT(i) | OP_OUTPUT that backward reads */
     unsigned recomputes; /* OP_OUTPUT: row->recompute can compute the output once more (tensor_recompute);
                             with OP_INPUT(i) for the saved inputs that it reads */
     int writes_dout;     /* backward uses the output gradient as scratch (the engine makes it unshared) */
@@ -80,7 +82,7 @@ typedef struct OpPlan {
 typedef struct OpCall {
     const struct OpRow *row;
     const struct Kernels *kernels; /* the device's kernel table */
-    int threads;
+    const KernelRun *run;          /* its threads, and where forward puts the index of a bad element */
     int inputs;
     unsigned needs; /* OP_INPUT(i): input i needs a gradient; 0 when not recording */
     OpAttr attr;
@@ -89,12 +91,12 @@ typedef struct OpCall {
     OpPlan plan;
     /* While a kernel runs; NULL for what is absent or, in backward, was not saved. */
     void *in[OP_MAX_INPUTS];
-    float *out;
-    float *extra[OP_MAX_EXTRAS];
+    void *out;
+    void *extra[OP_MAX_EXTRAS];
     void *workspace;
     /* Backward: write gradient i to din[i] (NULL: not wanted), adding to what is there when beta[i] is 1. */
-    float *dout;
-    float *din[OP_MAX_INPUTS];
+    void *dout;
+    void *din[OP_MAX_INPUTS];
     float beta[OP_MAX_INPUTS];
 } OpCall;
 
@@ -102,8 +104,9 @@ typedef struct OpRow {
     const char *name;
     /* Checks shapes and fills call->plan; returns 0, or raises an error and returns non-zero. */
     int (*shape)(OpCall *call);
-    /* Returns -1, or the index of the first bad element of the input named by `checked`. */
-    int64_t (*forward)(OpCall *call);
+    /* Where an element of the input named by `checked` is bad, *call->run->fault is the index of the first.
+     */
+    void (*forward)(OpCall *call);
     void (*backward)(OpCall *call); /* NULL when every gradient passes */
     /* Writes call->out once more, in backward, from what this op keeps. For cheap ops that keep as much as
      * they make. */

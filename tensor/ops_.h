@@ -26,6 +26,12 @@ static inline int needs_input(const OpCall *call, int i)
     return (call->needs & OP_INPUT(i)) != 0;
 }
 
+/* Input i, which has two dimensions, as kernels see it. */
+static inline StoredArray stored_input(const OpCall *call, int i)
+{
+    return (StoredArray){call->in[i], call->dtype[i], call->shape[i].dim[0], call->shape[i].dim[1]};
+}
+
 /* Raises unless input i has this dtype. */
 int check_dtype(const OpCall *call, int i, DType dtype, const char *input);
 /* Raises unless it is a TensorActivation. */

@@ -75,7 +75,7 @@ static AttentionKept attention_kept(const OpCall *call)
  * nobody wants go behind its workspace. */
 static uint64_t kernel_workspace(const OpCall *call, const AttentionDims *d)
 {
-    uint64_t bytes = call->kernels->attention_workspace(d, attention_kept(call), 1, call->threads);
+    uint64_t bytes = call->kernels->attention_workspace(d, attention_kept(call), 1, call->run);
     return (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
 }
 
@@ -100,8 +100,9 @@ static int attention_shape(OpCall *call)
     int64_t rows = (int64_t)d.batch * d.heads * d.seq;
     if (kept != KEPT_LSE && !shape_valid(SHAPE(d.batch, d.heads, d.seq, d.seq), "attention: scores"))
         return error_code();
-    plan->extra[0] = kept == KEPT_LSE ? rows : kept == KEPT_PROBS ? rows * d.seq : 0;
-    plan->workspace = call->kernels->attention_workspace(&d, kept, 0, call->threads);
+    int64_t kept_floats = kept == KEPT_LSE ? rows : kept == KEPT_PROBS ? rows * d.seq : 0;
+    plan->extra_bytes[0] = sizeof(float) * (uint64_t)kept_floats;
+    plan->workspace = call->kernels->attention_workspace(&d, kept, 0, call->run);
     double pairs = (double)rows * (d.causal ? (d.seq + 1) / 2.0 : d.seq);
     plan->flops =
         4.0 * pairs * d.head_dim; /* two products; backward has four, and one more without the scores */
@@ -121,7 +122,7 @@ static void split(const OpCall *call, void *const base[], float *part[3])
         part[i] = call->attr.attention.packed ? (float *)base[Q] + i * width : (float *)base[i];
 }
 
-static int64_t attention_forward(OpCall *call)
+static void attention_forward(OpCall *call)
 {
     AttentionDims d = attention_dims(call);
     const Kernels *k = call->kernels;
@@ -129,11 +130,10 @@ static int64_t attention_forward(OpCall *call)
     split(call, call->in, p);
     if (call->attr.attention.flash)
         k->attention_flash_forward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->workspace,
-                                   call->threads);
+                                   call->run);
     else
         k->attention_eager_forward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->workspace,
-                                   call->threads);
-    return -1;
+                                   call->run);
 }
 
 static void attention_backward(OpCall *call)
@@ -151,10 +151,10 @@ static void attention_backward(OpCall *call)
     }
     if (call->attr.attention.flash)
         k->attention_flash_backward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->dout, g[Q], g[K],
-                                    g[V], call->workspace, call->threads);
+                                    g[V], call->workspace, call->run);
     else
         k->attention_eager_backward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->dout, g[Q], g[K],
-                                    g[V], call->workspace, call->threads);
+                                    g[V], call->workspace, call->run);
 }
 
 static const OpRow attention_row = {

@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
-#include <string.h>
 
 #include "ops_.h"
 
@@ -93,22 +92,21 @@ static int cached_shape(OpCall *call)
     AttentionDims d = cached_dims(call);
     call->plan.out = q;
     call->plan.out.dim[2] = query_width(call);
-    call->plan.workspace = call->kernels->attention_cached_workspace(&d, call->threads);
+    call->plan.workspace = call->kernels->attention_cached_workspace(&d, call->run);
     call->plan.flops = 4.0 * (double)d.batch * d.heads * d.seq * (d.past + (d.seq + 1) / 2.0) *
                        d.head_dim; /* two products */
     return 0;
 }
 
-static int64_t cached_forward(OpCall *call)
+static void cached_forward(OpCall *call)
 {
     AttentionDims d = cached_dims(call);
     int64_t width = query_width(call);
     const float *q = call->in[Q];
     const float *k = call->attr.attention.packed ? q + width : call->in[K];
     const float *v = call->attr.attention.packed ? q + 2 * width : call->in[V];
-    call->kernels->attention_append(&d, k, v, call->in[CACHE], call->threads);
-    call->kernels->attention_cached(&d, q, call->in[CACHE], call->out, call->workspace, call->threads);
-    return -1;
+    call->kernels->attention_append(&d, k, v, call->in[CACHE], call->run);
+    call->kernels->attention_cached(&d, q, call->in[CACHE], call->out, call->workspace, call->run);
 }
 
 static const OpRow cached_row = {.name = "attention", .shape = cached_shape, .forward = cached_forward};
@@ -149,14 +147,13 @@ static int last_shape(OpCall *call)
     return 0;
 }
 
-static int64_t last_forward(OpCall *call)
+static void last_forward(OpCall *call)
 {
     Shape x = call->shape[0];
     int64_t c = x.dim[2];
     for (int64_t b = 0; b < x.dim[0]; b++)
-        memcpy(call->out + b * c, (const float *)call->in[0] + ((b + 1) * x.dim[1] - 1) * c,
-               (size_t)c * sizeof(float));
-    return -1;
+        call->kernels->copy(c, (const float *)call->in[0] + ((b + 1) * x.dim[1] - 1) * c,
+                            (float *)call->out + b * c, call->run);
 }
 
 static void last_backward(OpCall *call)
@@ -164,8 +161,8 @@ static void last_backward(OpCall *call)
     Shape x = call->shape[0];
     int64_t c = x.dim[2];
     for (int64_t b = 0; b < x.dim[0]; b++) {
-        float *row = call->din[0] + ((b + 1) * x.dim[1] - 1) * c;
-        call->kernels->add(c, row, call->dout + b * c, row, 1);
+        float *row = (float *)call->din[0] + ((b + 1) * x.dim[1] - 1) * c;
+        call->kernels->add(c, row, (const float *)call->dout + b * c, row, call->run);
     }
 }
 

@@ -62,10 +62,9 @@ static int binary_shape(OpCall *call)
 
 /* ---- add, mul, scale ------------------------------------------------------------------------- */
 
-static int64_t add_forward(OpCall *call)
+static void add_forward(OpCall *call)
 {
-    call->kernels->add(call_numel(call, 0), call->in[0], call->in[1], call->out, call->threads);
-    return -1;
+    call->kernels->add(call_numel(call, 0), call->in[0], call->in[1], call->out, call->run);
 }
 
 static const OpRow add_row = {
@@ -89,10 +88,9 @@ static int mul_shape(OpCall *call)
     return binary_shape(call);
 }
 
-static int64_t mul_forward(OpCall *call)
+static void mul_forward(OpCall *call)
 {
-    call->kernels->multiply(call_numel(call, 0), call->in[0], call->in[1], 0, call->out, call->threads);
-    return -1;
+    call->kernels->multiply(call_numel(call, 0), call->in[0], call->in[1], 0, call->out, call->run);
 }
 
 static void mul_recompute(OpCall *call)
@@ -105,7 +103,7 @@ static void mul_backward(OpCall *call)
     for (int i = 0; i < 2; i++)
         if (call->din[i])
             call->kernels->multiply(call_numel(call, 0), call->dout, call->in[1 - i], call->beta[i],
-                                    call->din[i], call->threads);
+                                    call->din[i], call->run);
 }
 
 static const OpRow mul_row = {
@@ -123,17 +121,15 @@ Tensor *tensor_mul(Tensor *a, Tensor *b)
     return a && b ? tensor_apply(&mul_row, NULL, 2, (Tensor *[]){a, b}) : NULL;
 }
 
-static int64_t scale_forward(OpCall *call)
+static void scale_forward(OpCall *call)
 {
-    call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->in[0], 0, call->out,
-                         call->threads);
-    return -1;
+    call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->in[0], 0, call->out, call->run);
 }
 
 static void scale_backward(OpCall *call)
 {
     call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->dout, call->beta[0],
-                         call->din[0], call->threads);
+                         call->din[0], call->run);
 }
 
 static const OpRow scale_row = {
@@ -163,11 +159,10 @@ static int activation_shape(OpCall *call)
     return unary_shape(call);
 }
 
-static int64_t activation_forward(OpCall *call)
+static void activation_forward(OpCall *call)
 {
     call->kernels->activation_forward((Activation)call->attr.activation.kind, call_numel(call, 0),
-                                      call->in[0], call->out, call->threads);
-    return -1;
+                                      call->in[0], call->out, call->run);
 }
 
 static void activation_recompute(OpCall *call)
@@ -179,7 +174,7 @@ static void activation_backward(OpCall *call)
 {
     Activation kind = (Activation)call->attr.activation.kind;
     call->kernels->activation_backward(kind, call_numel(call, 0), kind == ACT_RELU ? call->out : call->in[0],
-                                       call->dout, call->beta[0], call->din[0], call->threads);
+                                       call->dout, call->beta[0], call->din[0], call->run);
 }
 
 static const OpRow activation_row = {
@@ -232,10 +227,9 @@ static int swiglu_shape(OpCall *call)
     return binary_shape(call);
 }
 
-static int64_t swiglu_forward(OpCall *call)
+static void swiglu_forward(OpCall *call)
 {
-    call->kernels->swiglu_forward(call_numel(call, 0), call->in[0], call->in[1], call->out, call->threads);
-    return -1;
+    call->kernels->swiglu_forward(call_numel(call, 0), call->in[0], call->in[1], call->out, call->run);
 }
 
 static void swiglu_recompute(OpCall *call)
@@ -246,7 +240,7 @@ static void swiglu_recompute(OpCall *call)
 static void swiglu_backward(OpCall *call)
 {
     call->kernels->swiglu_backward(call_numel(call, 0), call->in[0], call->in[1], call->dout, call->beta[0],
-                                   call->din[0], call->beta[1], call->din[1], call->threads);
+                                   call->din[0], call->beta[1], call->din[1], call->run);
 }
 
 static const OpRow swiglu_row = {
@@ -326,18 +320,17 @@ static int rope_shape(OpCall *call)
     return unary_shape(call);
 }
 
-static int64_t rope_forward(OpCall *call)
+static void rope_forward(OpCall *call)
 {
     RopeDims d = rope_dims(call);
-    call->kernels->rope(&d, call->in[0], 0, call->out, call->threads);
-    return -1;
+    call->kernels->rope(&d, call->in[0], 0, call->out, call->run);
 }
 
 static void rope_backward(OpCall *call)
 {
     RopeDims d = rope_dims(call);
     d.inverse = 1;
-    call->kernels->rope(&d, call->dout, call->beta[0], call->din[0], call->threads);
+    call->kernels->rope(&d, call->dout, call->beta[0], call->din[0], call->run);
 }
 
 static const OpRow rope_row = {
@@ -373,13 +366,12 @@ static void dropout_run(const OpCall *call, const float *x, float beta, float *y
                       .layer = call->attr.dropout.layer};
     int64_t samples = call->shape[0].dim[0];
     call->kernels->dropout(samples, call_numel(call, 0) / samples, call->attr.dropout.p, &key, x, beta, y,
-                           call->threads);
+                           call->run);
 }
 
-static int64_t dropout_forward(OpCall *call)
+static void dropout_forward(OpCall *call)
 {
     dropout_run(call, call->in[0], 0, call->out);
-    return -1;
 }
 
 static void dropout_backward(OpCall *call)

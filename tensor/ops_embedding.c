@@ -18,16 +18,16 @@ static int embedding_shape(OpCall *call)
     return 0;
 }
 
-static int64_t embedding_forward(OpCall *call)
+static void embedding_forward(OpCall *call)
 {
-    return call->kernels->embedding_forward(call_numel(call, 0), call->shape[1].dim[1], call->shape[1].dim[0],
-                                            call->in[0], call->in[1], call->out, call->threads);
+    StoredArray table = stored_input(call, 1);
+    call->kernels->embedding_forward(call_numel(call, 0), call->in[0], &table, call->out, call->run);
 }
 
 static void embedding_backward(OpCall *call)
 {
     call->kernels->embedding_backward(call_numel(call, 0), call->shape[1].dim[1], call->shape[1].dim[0],
-                                      call->in[0], call->dout, call->din[1], call->threads);
+                                      call->in[0], call->dout, call->din[1], call->run);
 }
 
 static const OpRow embedding_row = {
@@ -78,21 +78,20 @@ static int add_rows_shape(OpCall *call)
     call->plan.out = x;
     if (needs_input(call, 1))
         call->plan.backward_workspace =
-            call->kernels->column_sum_workspace(shape_numel(x) / added(call), added(call), call->threads);
+            call->kernels->column_sum_workspace(shape_numel(x) / added(call), added(call), call->run);
     return 0;
 }
 
-static int64_t add_rows_forward(OpCall *call)
+static void add_rows_forward(OpCall *call)
 {
     call->kernels->add_row(call_numel(call, 0) / added(call), added(call), call->in[0],
-                           (const float *)call->in[1] + skipped(call), call->out, call->threads);
-    return -1;
+                           (const float *)call->in[1] + skipped(call), call->out, call->run);
 }
 
 static void add_rows_backward(OpCall *call)
 {
     call->kernels->column_sum(call_numel(call, 0) / added(call), added(call), call->dout, 1,
-                              call->din[1] + skipped(call), call->workspace, call->threads);
+                              (float *)call->din[1] + skipped(call), call->workspace, call->run);
 }
 
 static const OpRow add_rows_row = {

@@ -29,7 +29,10 @@ static Chunk chunk_at(const OpCall *call, int64_t first)
     return (Chunk){
         .first = first,
         .linear = {.rows = rows, .in = last_dim(call->shape[HIDDEN]), .out = classes},
-        .loss = {.rows = rows, .classes = classes, .ignore_index = call->attr.loss.ignore_index},
+        .loss = {.rows = rows,
+                 .classes = classes,
+                 .ignore_index = call->attr.loss.ignore_index,
+                 .first_row = first},
         .logits = call->workspace,
         .rest = call->workspace ? (float *)call->workspace + most * classes : NULL,
     };
@@ -58,6 +61,16 @@ static int head_check(const OpCall *call)
     return 0;
 }
 
+static uint64_t workspace(const OpCall *call, const LinearDims *d, LinearPass pass)
+{
+    return call->kernels->linear_workspace(d, pass, call->dtype[WEIGHT], call->run);
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
 static int head_shape(OpCall *call)
 {
     if (head_check(call))
@@ -66,64 +79,66 @@ static int head_shape(OpCall *call)
     OpPlan *plan = &call->plan;
     uint64_t logits = (uint64_t)(c.loss.rows * c.loss.classes) * sizeof(float);
     plan->out = SHAPE(1);
-    plan->extra[0] = leading(call->shape[HIDDEN]);
-    plan->workspace = logits + call->kernels->cross_entropy_workspace(&c.loss, call->threads);
-    plan->flops = 2.0 * (double)plan->extra[0] * (double)c.linear.in * (double)c.linear.out;
+    plan->extra_bytes[0] = sizeof(float) * (uint64_t)leading(call->shape[HIDDEN]);
+    plan->workspace = logits + larger(workspace(call, &c.linear, LINEAR_FORWARD),
+                                      call->kernels->cross_entropy_workspace(&c.loss, call->run));
+    plan->flops = 2.0 * (double)leading(call->shape[HIDDEN]) * (double)c.linear.in * (double)c.linear.out;
     if (!call->needs)
         return 0;
     plan->saves = OP_INPUT(HIDDEN) | OP_INPUT(WEIGHT) | OP_INPUT(LABELS);
     if (call->shape[BIAS].ndim)
         plan->saves |= OP_INPUT(BIAS);
     plan->backward_flops = plan->flops * (1 + needs_input(call, HIDDEN) + needs_input(call, WEIGHT));
-    plan->backward_workspace = logits;
+    uint64_t rest = workspace(call, &c.linear, LINEAR_FORWARD); /* one kernel after the other */
+    if (needs_input(call, HIDDEN))
+        rest = larger(rest, workspace(call, &c.linear, LINEAR_BACKWARD_INPUT));
     if (needs_input(call, WEIGHT) || needs_input(call, BIAS))
-        plan->backward_workspace += call->kernels->linear_workspace(&c.linear, call->threads);
+        rest = larger(rest, workspace(call, &c.linear, LINEAR_BACKWARD_WEIGHT));
+    plan->backward_workspace = logits + rest;
     return 0;
 }
 
 static void make_logits(const OpCall *call, const Chunk *c)
 {
     const float *hidden = (const float *)call->in[HIDDEN] + c->first * c->linear.in;
-    call->kernels->linear_forward(&c->linear, ACT_NONE, hidden, call->in[WEIGHT], call->in[BIAS], NULL,
-                                  c->logits, call->threads);
+    StoredArray weight = stored_input(call, WEIGHT);
+    call->kernels->linear_forward(&c->linear, ACT_NONE, hidden, &weight, call->in[BIAS], NULL, c->logits,
+                                  c->rest, call->run);
 }
 
-static int64_t head_forward(OpCall *call)
+static void head_forward(OpCall *call)
 {
     double total = 0;
     const int32_t *labels = call->in[LABELS];
-    for (int64_t first = 0; first < call->plan.extra[0]; first += chunk_rows(call)) {
+    for (int64_t first = 0; first < leading(call->shape[HIDDEN]); first += chunk_rows(call)) {
         Chunk c = chunk_at(call, first);
         float loss;
         make_logits(call, &c);
-        int64_t bad =
-            call->kernels->cross_entropy_forward(&c.loss, c.logits, labels + first, call->attr.loss.scale,
-                                                 &loss, call->extra[0] + first, c.rest, call->threads);
-        if (bad >= 0)
-            return first + bad;
+        call->kernels->cross_entropy_forward(&c.loss, c.logits, labels + first, call->attr.loss.scale, &loss,
+                                             (float *)call->extra[0] + first, c.rest, call->run);
         total += (double)loss;
     }
-    call->out[0] = (float)total;
-    return -1;
+    *(float *)call->out = (float)total;
 }
 
 static void head_backward(OpCall *call)
 {
     const Kernels *k = call->kernels;
+    StoredArray weight = stored_input(call, WEIGHT);
     const int32_t *labels = call->in[LABELS];
-    for (int64_t first = 0; first < call->plan.extra[0]; first += chunk_rows(call)) {
+    for (int64_t first = 0; first < leading(call->shape[HIDDEN]); first += chunk_rows(call)) {
         Chunk c = chunk_at(call, first);
         const float *hidden = (const float *)call->in[HIDDEN] + first * c.linear.in;
         make_logits(call, &c);
         k->cross_entropy_backward(&c.loss, c.logits, labels + first, call->attr.loss.scale,
-                                  call->extra[0] + first, call->dout[0], 0, c.logits, call->threads);
+                                  (const float *)call->extra[0] + first, call->dout, 0, c.logits, call->run);
         if (call->din[WEIGHT] || call->din[BIAS])
             k->linear_backward_weight(&c.linear, hidden, c.logits, first ? 1 : call->beta[WEIGHT],
                                       call->din[WEIGHT], first ? 1 : call->beta[BIAS], call->din[BIAS],
-                                      c.rest, call->threads);
+                                      c.rest, call->run);
         if (call->din[HIDDEN])
-            k->linear_backward_input(&c.linear, c.logits, call->in[WEIGHT], call->beta[HIDDEN],
-                                     call->din[HIDDEN] + first * c.linear.in, call->threads);
+            k->linear_backward_input(&c.linear, c.logits, &weight, call->beta[HIDDEN],
+                                     (float *)call->din[HIDDEN] + first * c.linear.in, c.rest, call->run);
     }
 }
 

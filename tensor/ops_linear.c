@@ -19,6 +19,11 @@ static int keeps_pre(const OpCall *call)
     return act != ACT_NONE && act != ACT_RELU;
 }
 
+static uint64_t workspace(const OpCall *call, const LinearDims *d, LinearPass pass)
+{
+    return call->kernels->linear_workspace(d, pass, call->dtype[1], call->run);
+}
+
 static int linear_shape(OpCall *call)
 {
     if (check_dtype(call, 0, DTYPE_F32, "x") || check_dtype(call, 1, DTYPE_F32, "weight") ||
@@ -38,33 +43,38 @@ static int linear_shape(OpCall *call)
     plan->out = call->shape[0];
     plan->out.dim[plan->out.ndim - 1] = d.out;
     plan->flops = 2.0 * (double)d.rows * (double)d.in * (double)d.out;
+    plan->workspace = workspace(call, &d, LINEAR_FORWARD);
     if (!call->needs)
         return 0;
     plan->backward_flops = plan->flops * (needs_input(call, 0) + needs_input(call, 1));
     int act = call->attr.linear.act;
     plan->saves = (needs_input(call, 1) ? OP_INPUT(0) : 0) | (needs_input(call, 0) ? OP_INPUT(1) : 0) |
                   (act == ACT_RELU ? OP_OUTPUT : 0);
-    plan->extra[0] = keeps_pre(call) ? d.rows * d.out : 0;
+    plan->extra_bytes[0] = keeps_pre(call) ? sizeof(float) * (uint64_t)(d.rows * d.out) : 0;
     plan->recomputes = keeps_pre(call) ? OP_OUTPUT : 0;
     plan->writes_dout = act != ACT_NONE;
-    if (needs_input(call, 1) || needs_input(call, 2))
-        plan->backward_workspace = call->kernels->linear_workspace(&d, call->threads);
+    if (needs_input(call, 0))
+        plan->backward_workspace = workspace(call, &d, LINEAR_BACKWARD_INPUT);
+    if (needs_input(call, 1) || needs_input(call, 2)) { /* one pass after the other */
+        uint64_t bytes = workspace(call, &d, LINEAR_BACKWARD_WEIGHT);
+        plan->backward_workspace = bytes > plan->backward_workspace ? bytes : plan->backward_workspace;
+    }
     return 0;
 }
 
-static int64_t linear_forward(OpCall *call)
+static void linear_forward(OpCall *call)
 {
     LinearDims d = linear_dims(call);
-    call->kernels->linear_forward(&d, (Activation)call->attr.linear.act, call->in[0], call->in[1],
-                                  call->in[2], call->extra[0], call->out, call->threads);
-    return -1;
+    StoredArray w = stored_input(call, 1);
+    call->kernels->linear_forward(&d, (Activation)call->attr.linear.act, call->in[0], &w, call->in[2],
+                                  call->extra[0], call->out, call->workspace, call->run);
 }
 
 /* The value before the activation is kept, so the value after it need not be. */
 static void linear_recompute(OpCall *call)
 {
     call->kernels->activation_forward((Activation)call->attr.linear.act, shape_numel(call->plan.out),
-                                      call->extra[0], call->out, call->threads);
+                                      call->extra[0], call->out, call->run);
 }
 
 static void linear_backward(OpCall *call)
@@ -74,12 +84,14 @@ static void linear_backward(OpCall *call)
     Activation act = (Activation)call->attr.linear.act;
     if (act != ACT_NONE) /* the output gradient becomes that of the activation's input */
         k->activation_backward(act, d.rows * d.out, act == ACT_RELU ? call->out : call->extra[0], call->dout,
-                               0, call->dout, call->threads);
+                               0, call->dout, call->run);
     if (call->din[1] || call->din[2])
         k->linear_backward_weight(&d, call->in[0], call->dout, call->beta[1], call->din[1], call->beta[2],
-                                  call->din[2], call->workspace, call->threads);
-    if (call->din[0])
-        k->linear_backward_input(&d, call->dout, call->in[1], call->beta[0], call->din[0], call->threads);
+                                  call->din[2], call->workspace, call->run);
+    if (call->din[0]) {
+        StoredArray w = stored_input(call, 1);
+        k->linear_backward_input(&d, call->dout, &w, call->beta[0], call->din[0], call->workspace, call->run);
+    }
 }
 
 static const OpRow linear_row = {

@@ -22,24 +22,24 @@ static int cross_entropy_shape(OpCall *call)
                            shape_text(call->shape[0]).text, d.rows, plural(d.rows),
                            shape_text(call->shape[1]).text);
     call->plan.out = SHAPE(1);
-    call->plan.extra[0] = d.rows;
-    call->plan.workspace = call->kernels->cross_entropy_workspace(&d, call->threads);
+    call->plan.extra_bytes[0] = sizeof(float) * (uint64_t)d.rows;
+    call->plan.workspace = call->kernels->cross_entropy_workspace(&d, call->run);
     call->plan.saves = OP_INPUT(0) | OP_INPUT(1);
     return 0;
 }
 
-static int64_t cross_entropy_forward(OpCall *call)
+static void cross_entropy_forward(OpCall *call)
 {
     CrossEntropyDims d = loss_dims(call);
-    return call->kernels->cross_entropy_forward(&d, call->in[0], call->in[1], call->attr.loss.scale,
-                                                call->out, call->extra[0], call->workspace, call->threads);
+    call->kernels->cross_entropy_forward(&d, call->in[0], call->in[1], call->attr.loss.scale, call->out,
+                                         call->extra[0], call->workspace, call->run);
 }
 
 static void cross_entropy_backward(OpCall *call)
 {
     CrossEntropyDims d = loss_dims(call);
     call->kernels->cross_entropy_backward(&d, call->in[0], call->in[1], call->attr.loss.scale, call->extra[0],
-                                          call->dout[0], call->beta[0], call->din[0], call->threads);
+                                          call->dout, call->beta[0], call->din[0], call->run);
 }
 
 static const OpRow cross_entropy_row = {
@@ -93,17 +93,16 @@ static int sum_shape(OpCall *call)
     return 0;
 }
 
-static int64_t sum_forward(OpCall *call)
+static void sum_forward(OpCall *call)
 {
-    double sum = call->kernels->sum(call_numel(call, 0), call->in[0], call->threads);
-    call->out[0] = (float)(sum * call->attr.scale.factor);
-    return -1;
+    call->kernels->sum(call_numel(call, 0), call->in[0], (double)call->attr.scale.factor, call->out,
+                       call->run);
 }
 
 static void sum_backward(OpCall *call)
 {
-    call->kernels->fill(call_numel(call, 0), call->dout[0] * call->attr.scale.factor, call->din[0],
-                        call->threads);
+    call->kernels->broadcast(call_numel(call, 0), call->attr.scale.factor, call->dout, call->din[0],
+                             call->run);
 }
 
 static const OpRow sum_row = {

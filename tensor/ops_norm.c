@@ -10,12 +10,12 @@ static int norm_shape(OpCall *call, int extras)
     int64_t rows = leading(call->shape[0]);
     plan->out = call->shape[0];
     for (int i = 0; i < extras; i++)
-        plan->extra[i] = rows;
+        plan->extra_bytes[i] = sizeof(float) * (uint64_t)rows;
     if (!call->needs)
         return 0;
     plan->saves = OP_INPUT(0) | OP_INPUT(1) | (call->shape[2].ndim ? OP_INPUT(2) : 0);
     plan->recomputes = OP_OUTPUT | plan->saves;
-    plan->backward_workspace = call->kernels->norm_workspace(rows, last_dim(call->shape[0]), call->threads);
+    plan->backward_workspace = call->kernels->norm_workspace(rows, last_dim(call->shape[0]), call->run);
     return 0;
 }
 
@@ -29,12 +29,11 @@ static int rms_norm_shape(OpCall *call)
     return norm_shape(call, 1);
 }
 
-static int64_t layer_norm_forward(OpCall *call)
+static void layer_norm_forward(OpCall *call)
 {
     call->kernels->layer_norm_forward(leading(call->shape[0]), last_dim(call->shape[0]), call->attr.norm.eps,
                                       call->in[0], call->in[1], call->in[2], call->out, call->extra[0],
-                                      call->extra[1], call->threads);
-    return -1;
+                                      call->extra[1], call->run);
 }
 
 static void layer_norm_backward(OpCall *call)
@@ -42,21 +41,20 @@ static void layer_norm_backward(OpCall *call)
     call->kernels->layer_norm_backward(leading(call->shape[0]), last_dim(call->shape[0]), call->in[0],
                                        call->in[1], call->extra[0], call->extra[1], call->dout, call->beta[0],
                                        call->din[0], call->beta[1], call->din[1], call->beta[2], call->din[2],
-                                       call->workspace, call->threads);
+                                       call->workspace, call->run);
 }
 
-static int64_t rms_norm_forward(OpCall *call)
+static void rms_norm_forward(OpCall *call)
 {
     call->kernels->rms_norm_forward(leading(call->shape[0]), last_dim(call->shape[0]), call->attr.norm.eps,
-                                    call->in[0], call->in[1], call->out, call->extra[0], call->threads);
-    return -1;
+                                    call->in[0], call->in[1], call->out, call->extra[0], call->run);
 }
 
 static void rms_norm_backward(OpCall *call)
 {
     call->kernels->rms_norm_backward(leading(call->shape[0]), last_dim(call->shape[0]), call->in[0],
                                      call->in[1], call->extra[0], call->dout, call->beta[0], call->din[0],
-                                     call->beta[1], call->din[1], call->workspace, call->threads);
+                                     call->beta[1], call->din[1], call->workspace, call->run);
 }
 
 /* From the input, which is kept anyway; mean and 1/std come out as they were. */

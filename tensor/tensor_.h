@@ -91,7 +91,9 @@ struct Context {
     Tape *tape;
     ScopeItem scopes[SCOPE_MAX_DEPTH]; /* ring heads */
     int depth;                         /* of the innermost open scope; 0 = the context's own */
-    int meta, threads, no_grad, in_backward;
+    KernelRun run;                     /* of its kernels: threads, and where they put down a fault */
+    int64_t fault;
+    int meta, no_grad, in_backward;
     int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */
     int met_grad;  /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
     int64_t unrecorded; /* serial of the checkpoint whose module runs unrecorded now; 0 = none */
@@ -107,7 +109,7 @@ struct Context {
     ErrorCode error;
     char error_text[512], error_function[48];
     const char *module_kind; /* of the module whose forward runs, "linear"; NULL = none */
-    MemPhase phase_outside; /* of the outermost no-grad region */
+    MemPhase phase_outside;  /* of the outermost no-grad region */
 };
 
 /* The current context; NULL (with nothing raised) only without memory. */
@@ -214,6 +216,11 @@ int gradient_zeros(Context *context, Tensor *leaf);
 /* The hook stays the caller's, who removes it before it goes. Hooks are told in the order they were added. */
 void gradient_hook_add(Context *context, GradientHook *hook);
 void gradient_hook_remove(Context *context, const GradientHook *hook);
+
+static inline void *storage_data(const Storage *storage)
+{
+    return storage ? storage->block.data : NULL;
+}
 
 static inline float *storage_f32(const Storage *storage)
 {

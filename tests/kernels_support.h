@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "tests/kernel_run.h"
 
 enum { SUPPORT_GUARD = 16, SUPPORT_BUFFERS = 128, SUPPORT_THREADS = 3 };
 static const float support_guard = 54321.125f;

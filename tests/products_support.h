@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "tests/kernel_run.h"
 #include "tests/count.h"
 
 static const char *const isa_names[] = {"base", "avx2", "avx512"};

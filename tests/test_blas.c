@@ -1,4 +1,5 @@
-/* Which library multiplies, each choice in a process of its own (a process looks once); and devices by name. */
+/* Which library multiplies, each choice in a process of its own (a process looks once); and devices by name.
+ */
 #include <fcntl.h>
 #include <math.h>
 #include <sys/stat.h>
@@ -6,7 +7,7 @@
 #include <unistd.h>
 
 #include "../kernels/blas.h"
-#include "../kernels/kernels.h"
+#include "kernel_run.h"
 #include "../tensor/tensor_.h"
 #include "support.h"
 
@@ -44,7 +45,7 @@ static int multiplies_wrongly(void)
         const Kernels *kernels = kernels_cpu(tables[t]);
         if (!kernels)
             continue;
-        kernels->gemm(0, 1, M, N, K, 1, a, K, b, K, 0, c, N, 3);
+        kernels->gemm(0, 1, M, N, K, 1, a, K, b, K, 0, c, N, on(3));
         for (int i = 0; i < M * N; i++)
             wrong |= !(fabsf(c[i] - product_at(a, b, K, i / N, i % N)) < 1e-4f);
     }
@@ -55,7 +56,8 @@ static void look(Found *found)
 {
     found->status = kernels_blas_start(2);
     snprintf(found->name, sizeof found->name, "%s", kernels_blas_name());
-    snprintf(found->warning, sizeof found->warning, "%s", kernels_blas_warning() ? kernels_blas_warning() : "");
+    snprintf(found->warning, sizeof found->warning, "%s",
+             kernels_blas_warning() ? kernels_blas_warning() : "");
     snprintf(found->error, sizeof found->error, "%s", kernels_blas_error() ? kernels_blas_error() : "");
     found->code = error_code();
     snprintf(found->message, sizeof found->message, "%s", error_message());
@@ -211,7 +213,8 @@ static void an_environment_too_large_stays(void **state)
 static void cores_leave_no_trace(void **state)
 {
     (void)state;
-    static const char of_a_user[] = "a core that is unknown, with a name of more than sixty-four bytes in all";
+    static const char of_a_user[] =
+        "a core that is unknown, with a name of more than sixty-four bytes in all";
     int ends[2];
     char same = 'n';
     assert_int_equal(pipe(ends), 0);
@@ -294,12 +297,16 @@ static void cards_of_a_machine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(by_itself),          cmocka_unit_test(own_products),
-        cmocka_unit_test(named_but_unusable), cmocka_unit_test(cut_off),
-        cmocka_unit_test(slow_cores),         cmocka_unit_test(environment_is_given_back),
+        cmocka_unit_test(by_itself),
+        cmocka_unit_test(own_products),
+        cmocka_unit_test(named_but_unusable),
+        cmocka_unit_test(cut_off),
+        cmocka_unit_test(slow_cores),
+        cmocka_unit_test(environment_is_given_back),
         cmocka_unit_test(cores_leave_no_trace),
         cmocka_unit_test(an_environment_too_large_stays),
-        cmocka_unit_test(devices),            cmocka_unit_test(cards_of_a_machine),
+        cmocka_unit_test(devices),
+        cmocka_unit_test(cards_of_a_machine),
     };
     return cmocka_run_group_tests_name("blas and devices", tests, NULL, NULL);
 }

@@ -72,20 +72,20 @@ static void run_attention(const Kernels *kernels, Attention *a, AttentionKept ke
                           int threads)
 {
     const AttentionDims *d = &a->d;
-    int64_t nf = (int64_t)(kernels->attention_workspace(d, kept, 0, threads) / sizeof(float));
-    int64_t nb = (int64_t)(kernels->attention_workspace(d, kept, 1, threads) / sizeof(float));
+    int64_t nf = (int64_t)(kernels->attention_workspace(d, kept, 0, on(threads)) / sizeof(float));
+    int64_t nb = (int64_t)(kernels->attention_workspace(d, kept, 1, on(threads)) / sizeof(float));
     float *forward = filled_buffer(nf, NAN), *backward = filled_buffer(nb, NAN);
     float *probs = kept == KEPT_PROBS ? a->probs : NULL;
     if (kept == KEPT_LSE) {
-        kernels->attention_flash_forward(d, a->q, a->k, a->v, a->out, a->lse, forward, threads);
+        kernels->attention_flash_forward(d, a->q, a->k, a->v, a->out, a->lse, forward, on(threads));
         kernels->attention_flash_backward(d, a->q, a->k, a->v, a->out, a->lse, a->dout, a->dq, a->dk, a->dv,
-                                          backward, threads);
+                                          backward, on(threads));
     } else {
-        kernels->attention_eager_forward(d, a->q, a->k, a->v, a->out, probs, forward, threads);
+        kernels->attention_eager_forward(d, a->q, a->k, a->v, a->out, probs, forward, on(threads));
         if (probs_kept && probs)
             memcpy(probs_kept, a->probs, (size_t)a->nprobs * sizeof(float));
         kernels->attention_eager_backward(d, a->q, a->k, a->v, a->out, probs, a->dout, a->dq, a->dk, a->dv,
-                                          backward, threads);
+                                          backward, on(threads));
     }
     drop(forward, nf), drop(backward, nb);
 }
@@ -258,7 +258,7 @@ static void test_attention_without_keys(void **state)
 /* sum(out * dout) of the reference's forward. */
 static double attention_loss(Attention *a)
 {
-    kernels_reference()->attention_flash_forward(&a->d, a->q, a->k, a->v, a->out, a->lse, NULL, 1);
+    kernels_reference()->attention_flash_forward(&a->d, a->q, a->k, a->v, a->out, a->lse, NULL, on(1));
     double loss = 0;
     for (int64_t i = 0; i < a->nout; i++)
         loss += (double)a->out[i] * (double)a->dout[i];
@@ -331,7 +331,7 @@ static void check_cached(const Kernels *kernels, AttentionDims d, int threads)
     d.scale = d.head_dim > 1000 ? 1 / sqrtf((float)d.head_dim) : 0.4f;
     int64_t rows = (int64_t)d.batch * d.seq, ncache = 2 * d.batch * kv_row * d.capacity;
     int64_t nq = rows * d.ldq, nk = rows * d.ldk, nv = rows * d.ldv, nout = rows * row;
-    int64_t nwork = (int64_t)(kernels->attention_cached_workspace(&d, threads) / sizeof(float));
+    int64_t nwork = (int64_t)(kernels->attention_cached_workspace(&d, on(threads)) / sizeof(float));
     float *q = random_buffer(nq), *k = random_buffer(nk), *v = random_buffer(nv);
     float *cache = random_buffer(ncache), *out = filled_buffer(nout, NAN), *again = filled_buffer(nout, NAN);
     for (int64_t i = 0; i < ncache; i++)
@@ -339,13 +339,13 @@ static void check_cached(const Kernels *kernels, AttentionDims d, int threads)
             cache[i] = NAN; /* not written yet: must not be read */
     float *expected_cache = copied_buffer(ncache, cache), *expected = filled_buffer(nout, NAN);
     float *workspace = filled_buffer(nwork, NAN);
-    kernels->attention_append(&d, k, v, cache, threads);
-    kernels_reference()->attention_append(&d, k, v, expected_cache, 1);
+    kernels->attention_append(&d, k, v, cache, on(threads));
+    kernels_reference()->attention_append(&d, k, v, expected_cache, on(1));
     assert_same_bits("cache", ncache, cache, expected_cache);
-    kernels->attention_cached(&d, q, cache, out, workspace, threads);
-    kernels->attention_cached(&d, q, cache, again, workspace, threads);
+    kernels->attention_cached(&d, q, cache, out, workspace, on(threads));
+    kernels->attention_cached(&d, q, cache, again, workspace, on(threads));
     assert_same_bits("cached attention", nout, out, again);
-    kernels_reference()->attention_cached(&d, q, cache, expected, NULL, 1);
+    kernels_reference()->attention_cached(&d, q, cache, expected, NULL, on(1));
     assert_near("cached attention", nout, out, expected, 1e-5);
     drop(q, nq), drop(k, nk), drop(v, nv), drop(cache, ncache), drop(expected_cache, ncache);
     drop(out, nout), drop(again, nout), drop(expected, nout), drop(workspace, nwork);

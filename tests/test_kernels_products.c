@@ -13,9 +13,9 @@ static void check_gemm(const Kernels *kernels, int trans_a, int trans_b, const i
     for (int64_t i = 0; beta == 0 && i < nc; i++)
         c[i] = i % ldc < n ? NAN : c[i]; /* between rows, nothing may change */
     float *expected = copied_buffer(nc, c), *again = copied_buffer(nc, c);
-    kernels->gemm(trans_a, trans_b, m, n, k, 0.7f, a, lda, b, ldb, beta, c, ldc, threads);
-    kernels->gemm(trans_a, trans_b, m, n, k, 0.7f, a, lda, b, ldb, beta, again, ldc, threads);
-    kernels_reference()->gemm(trans_a, trans_b, m, n, k, 0.7f, a, lda, b, ldb, beta, expected, ldc, 1);
+    kernels->gemm(trans_a, trans_b, m, n, k, 0.7f, a, lda, b, ldb, beta, c, ldc, on(threads));
+    kernels->gemm(trans_a, trans_b, m, n, k, 0.7f, a, lda, b, ldb, beta, again, ldc, on(threads));
+    kernels_reference()->gemm(trans_a, trans_b, m, n, k, 0.7f, a, lda, b, ldb, beta, expected, ldc, on(1));
     assert_near("gemm", nc, c, expected, 2e-5);
     assert_same_bits("gemm", nc, c, again);
     drop(a, na), drop(b, nb), drop(c, nc), drop(expected, nc), drop(again, nc);
@@ -45,6 +45,11 @@ static void test_gemm(void **state)
 
 /* ---- linear ---------------------------------------------------------------------------------- */
 
+static StoredArray weight_of(const LinearDims *d, const float *w)
+{
+    return d->in_out ? stored(w, d->in, d->out) : stored(w, d->out, d->in);
+}
+
 static void check_linear_forward(const Kernels *kernels, const LinearDims *d, Activation act, int with_bias,
                                  int with_pre, int threads)
 {
@@ -53,9 +58,11 @@ static void check_linear_forward(const Kernels *kernels, const LinearDims *d, Ac
           *bias = random_buffer(d->out);
     float *pre = filled_buffer(ny, NAN), *y = filled_buffer(ny, NAN);
     float *pre_expected = filled_buffer(ny, NAN), *expected = filled_buffer(ny, NAN);
-    kernels->linear_forward(d, act, x, w, with_bias ? bias : NULL, with_pre ? pre : NULL, y, threads);
-    kernels_reference()->linear_forward(d, act, x, w, with_bias ? bias : NULL, with_pre ? pre_expected : NULL,
-                                        expected, 1);
+    StoredArray weight = weight_of(d, w);
+    kernels->linear_forward(d, act, x, &weight, with_bias ? bias : NULL, with_pre ? pre : NULL, y, NULL,
+                            on(threads));
+    kernels_reference()->linear_forward(d, act, x, &weight, with_bias ? bias : NULL,
+                                        with_pre ? pre_expected : NULL, expected, NULL, on(1));
     assert_near("linear y", ny, y, expected, 2e-5);
     assert_near("linear pre", ny, pre, pre_expected, 2e-5);
     drop(x, d->rows * d->in), drop(w, d->in * d->out), drop(bias, d->out);
@@ -69,8 +76,9 @@ static void check_linear_in_place(const Kernels *kernels, const LinearDims *d, i
     float *x = random_buffer(d->rows * d->in), *w = random_buffer(d->in * d->out),
           *bias = random_buffer(d->out);
     float *y = filled_buffer(ny, NAN), *expected = filled_buffer(ny, NAN);
-    kernels->linear_forward(d, ACT_NONE, x, w, bias, y, y, threads);
-    kernels_reference()->linear_forward(d, ACT_NONE, x, w, bias, NULL, expected, 1);
+    StoredArray weight = weight_of(d, w);
+    kernels->linear_forward(d, ACT_NONE, x, &weight, bias, y, y, NULL, on(threads));
+    kernels_reference()->linear_forward(d, ACT_NONE, x, &weight, bias, NULL, expected, NULL, on(1));
     assert_near("linear in place", ny, y, expected, 2e-5);
     drop(x, d->rows * d->in), drop(w, d->in * d->out), drop(bias, d->out), drop(y, ny), drop(expected, ny);
 }
@@ -78,21 +86,23 @@ static void check_linear_in_place(const Kernels *kernels, const LinearDims *d, i
 static void check_linear_backward(const Kernels *kernels, const LinearDims *d, float beta, int threads)
 {
     int64_t nx = d->rows * d->in, ny = d->rows * d->out, nw = d->in * d->out;
-    int64_t nspace = (int64_t)(kernels->linear_workspace(d, threads) / sizeof(float));
+    int64_t nspace = (int64_t)(kernels->linear_workspace(d, LINEAR_BACKWARD_WEIGHT, DTYPE_F32, on(threads)) /
+                               sizeof(float));
     float *x = random_buffer(nx), *w = random_buffer(nw), *dy = random_buffer(ny),
           *space = filled_buffer(nspace, NAN);
     float *dx = beta == 0 ? filled_buffer(nx, NAN) : random_buffer(nx), *dx_expected = copied_buffer(nx, dx);
     float *dw = beta == 0 ? filled_buffer(nw, NAN) : random_buffer(nw), *dw_expected = copied_buffer(nw, dw);
     float *db = beta == 0 ? filled_buffer(d->out, NAN) : random_buffer(d->out);
     float *db_expected = copied_buffer(d->out, db);
-    kernels->linear_backward_input(d, dy, w, beta, dx, threads);
-    kernels_reference()->linear_backward_input(d, dy, w, beta, dx_expected, 1);
+    StoredArray weight = weight_of(d, w);
+    kernels->linear_backward_input(d, dy, &weight, beta, dx, NULL, on(threads));
+    kernels_reference()->linear_backward_input(d, dy, &weight, beta, dx_expected, NULL, on(1));
     /* Terms that round. */
     double of_dx = 2e-5 + 1e-6 * sqrt((double)d->out), tolerance = 2e-5 + 2e-6 * sqrt((double)d->rows);
     assert_near("linear dx", nx, dx, dx_expected, of_dx);
-    kernels->linear_backward_weight(d, x, dy, beta, dw, beta, NULL, space, threads);
-    kernels->linear_backward_weight(d, x, dy, 0, NULL, beta, db, space, threads);
-    kernels_reference()->linear_backward_weight(d, x, dy, beta, dw_expected, beta, db_expected, NULL, 1);
+    kernels->linear_backward_weight(d, x, dy, beta, dw, beta, NULL, space, on(threads));
+    kernels->linear_backward_weight(d, x, dy, 0, NULL, beta, db, space, on(threads));
+    kernels_reference()->linear_backward_weight(d, x, dy, beta, dw_expected, beta, db_expected, NULL, on(1));
     assert_near("linear dw", nw, dw, dw_expected, tolerance);
     assert_near("linear dbias", d->out, db, db_expected, tolerance);
     drop(x, nx), drop(w, nw), drop(dy, ny), drop(space, nspace), drop(dx, nx), drop(dx_expected, nx);

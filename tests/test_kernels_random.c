@@ -30,16 +30,20 @@ static void test_philox(void **state)
 static void check_fills(const Kernels *k, int64_t n, int threads)
 {
     float *y = take(n, NAN), *other = take(n, NAN);
-    k->fill_uniform(n, 42, 7, -2.0f, 3.0f, y, threads);
-    kernels_reference()->fill_uniform(n, 42, 7, -2.0f, 3.0f, other, 1);
+    k->fill_uniform(n, 42, 7, 0, -2.0f, 3.0f, y, on(threads));
+    kernels_reference()->fill_uniform(n, 42, 7, 0, -2.0f, 3.0f, other, on(1));
     assert_near("uniform", n, y, other, 3e-7);
-    k->fill_normal(n, 0x123456789abcdef0u, UINT64_MAX, 0.5f, 2.0f, y, threads);
-    kernels_reference()->fill_normal(n, 0x123456789abcdef0u, UINT64_MAX, 0.5f, 2.0f, other, 1);
+    k->fill_normal(n, 0x123456789abcdef0u, UINT64_MAX, 0, 0.5f, 2.0f, y, on(threads));
+    kernels_reference()->fill_normal(n, 0x123456789abcdef0u, UINT64_MAX, 0, 0.5f, 2.0f, other, on(1));
     assert_near("normal", n, y, other, 2e-6);
     /* A shorter fill is the beginning of a longer one; other tables and thread counts give the same bits. */
-    k->fill_normal(n - n / 3, 0x123456789abcdef0u, UINT64_MAX, 0.5f, 2.0f, other, 1);
+    k->fill_normal(n - n / 3, 0x123456789abcdef0u, UINT64_MAX, 0, 0.5f, 2.0f, other, on(1));
     assert_same("normal", n - n / 3, other, y);
-    kernels_cpu("base")->fill_normal(n, 0x123456789abcdef0u, UINT64_MAX, 0.5f, 2.0f, other, 2);
+    /* In parts, as at once. */
+    int64_t first = n / 2 / 4 * 4;
+    k->fill_normal(n - first, 0x123456789abcdef0u, UINT64_MAX, first, 0.5f, 2.0f, other, on(threads));
+    assert_same("normal from the middle", n - first, other, y + first);
+    kernels_cpu("base")->fill_normal(n, 0x123456789abcdef0u, UINT64_MAX, 0, 0.5f, 2.0f, other, on(2));
     assert_same("normal of the base table", n, other, y);
 }
 
@@ -55,8 +59,8 @@ static void check_fill_statistics(const Kernels *k, int threads)
     float *y = take(N, NAN), *z = take(N, NAN);
     double moment[5] = {0}, cross = 0.0, neighbour = 0.0;
     int beyond = 0;
-    k->fill_normal(N, 1, 2, 0.0f, 1.0f, y, threads);
-    k->fill_normal(N, 1, 3, 0.0f, 1.0f, z, threads);
+    k->fill_normal(N, 1, 2, 0, 0.0f, 1.0f, y, on(threads));
+    k->fill_normal(N, 1, 3, 0, 0.0f, 1.0f, z, on(threads));
     for (int i = 0; i < N; i++) {
         double x = (double)y[i];
         for (int m = 1; m < 5; m++)
@@ -70,13 +74,19 @@ static void check_fill_statistics(const Kernels *k, int threads)
     assert_true(fabs(moment[3]) < 16 * sigma && fabs(moment[4] - 3.0) < 40 * sigma);
     assert_true(fabs(cross) < 4 * sigma && fabs(neighbour) < 6 * sigma);
     assert_true(abs(beyond - (int)(0.0026998 * N)) < 150);
-    k->fill_uniform(N, 1, 2, 1.0f, 1.0000002f, y, threads); /* two floats apart: rounding would reach high */
+    k->fill_uniform(N, 1, 2, 0, 1.0f, 1.0000002f, y,
+                    on(threads)); /* two floats apart: rounding would reach high */
     for (int i = 0; i < N; i++)
         assert_true(y[i] >= 1.0f && y[i] < 1.0000002f);
-    k->fill_uniform(N, 9, 2, 0.0f, 1.0f, y, threads);
-    double mean = k->sum(N, y, 1) / N, square = k->sum_squares(N, y, 1) / N;
+    k->fill_uniform(N, 9, 2, 0, 0.0f, 1.0f, y, on(threads));
+    float total;
+    double square;
+    k->sum(N, y, 1, &total, on(1));
+    k->sum_squares(N, y, &square, on(1));
+    double mean = (double)total / N;
+    square /= N;
     assert_true(fabs(mean - 0.5) < 2 * sigma && fabs(square - 1.0 / 3.0) < 2 * sigma);
-    k->fill_uniform(3, 1, 2, 5.0f, 5.0f, y, threads);
+    k->fill_uniform(3, 1, 2, 0, 5.0f, 5.0f, y, on(threads));
     assert_true(y[0] == 5.0f && y[2] == 5.0f);
 }
 
@@ -95,19 +105,19 @@ static void check_dropout(const Kernels *k, int64_t n, int threads)
     for (int i = 0; i < 3; i++) {
         float *y = take_output(3 * n, betas[i]);
         memcpy(expected, y, (size_t)(3 * n) * sizeof *y);
-        k->dropout(3, n, 0.3f, &key, x, betas[i], y, threads);
-        kernels_reference()->dropout(3, n, 0.3f, &key, x, betas[i], expected, 1);
+        k->dropout(3, n, 0.3f, &key, x, betas[i], y, on(threads));
+        kernels_reference()->dropout(3, n, 0.3f, &key, x, betas[i], expected, on(1));
         assert_near("dropout", 3 * n, y, expected, 1e-6);
     }
-    k->dropout(3, n, 0.3f, &key, x, 0.0f, expected, threads);
+    k->dropout(3, n, 0.3f, &key, x, 0.0f, expected, on(threads));
     DropoutKey later = key;
     later.first_sample = key.first_sample + 1;
-    k->dropout(1, n, 0.3f, &key, x, 0.0f, grouped, 1);
-    k->dropout(2, n, 0.3f, &later, x + n, 0.0f, grouped + n, threads);
+    k->dropout(1, n, 0.3f, &key, x, 0.0f, grouped, on(1));
+    k->dropout(2, n, 0.3f, &later, x + n, 0.0f, grouped + n, on(threads));
     assert_same("dropout of samples in groups", 3 * n, grouped, expected);
-    k->dropout(3, n, 0.3f, &key, x, 0.0f, x, threads);
+    k->dropout(3, n, 0.3f, &key, x, 0.0f, x, on(threads));
     assert_same("dropout in place", 3 * n, x, expected);
-    k->dropout(3, n, 0.0f, &key, x, 0.0f, grouped, threads);
+    k->dropout(3, n, 0.0f, &key, x, 0.0f, grouped, on(threads));
     assert_same("dropout with p = 0", 3 * n, grouped, x);
 }
 
@@ -121,9 +131,9 @@ static void test_dropout(void **state)
 static int agreement(const Kernels *k, int n, const DropoutKey *other, float *a, float *b)
 {
     int same = 0;
-    k->fill(n, 1.0f, a, 1);
-    k->dropout(1, n, 0.5f, other, a, 0.0f, b, 1);
-    k->dropout(1, n, 0.5f, &key, a, 0.0f, a, 1);
+    k->fill(n, 1.0f, a, on(1));
+    k->dropout(1, n, 0.5f, other, a, 0.0f, b, on(1));
+    k->dropout(1, n, 0.5f, &key, a, 0.0f, a, on(1));
     for (int i = 0; i < n; i++)
         same += a[i] == b[i];
     return same;
@@ -133,7 +143,7 @@ static void check_dropout_statistics(const Kernels *k, int threads)
 {
     enum { N = 100000 };
     float *x = take(N, 1.0f), *y = take(N, NAN), *z = take(N, NAN);
-    k->dropout(10, N / 10, 0.25f, &key, x, 0.0f, y, threads);
+    k->dropout(10, N / 10, 0.25f, &key, x, 0.0f, y, on(threads));
     int kept = 0, pairs = 0;
     for (int i = 0; i < N; i++) {
         assert_true(y[i] == 0.0f || y[i] == 1.0f / 0.75f);
@@ -152,7 +162,7 @@ static void check_dropout_statistics(const Kernels *k, int threads)
         assert_true(abs(agreement(k, N, &others[i], y, z) - N / 2) < 800);
     assert_int_equal(agreement(k, N, &others[7], y, z), N);
     x[3] = NAN;
-    k->dropout(1, N, 0.5f, &key, x, 0.0f, y, threads);
+    k->dropout(1, N, 0.5f, &key, x, 0.0f, y, on(threads));
     assert_true(isnan(y[3]));
 }
 

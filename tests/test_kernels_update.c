@@ -53,13 +53,13 @@ static void step_kernel(const Kernels *k, Rule rule, int64_t n, const UpdateScal
                         const float *g, float *first, float *second, int threads)
 {
     if (rule == SGD)
-        k->sgd(n, s, p, g, s->momentum != 0.0f ? first : NULL, threads);
+        k->sgd(n, s, p, g, s->momentum != 0.0f ? first : NULL, on(threads));
     else if (rule == RMSPROP)
-        k->rmsprop(n, s, p, g, second, s->momentum != 0.0f ? first : NULL, threads);
+        k->rmsprop(n, s, p, g, second, s->momentum != 0.0f ? first : NULL, on(threads));
     else if (rule == ADAGRAD)
-        k->adagrad(n, s, p, g, second, threads);
+        k->adagrad(n, s, p, g, second, on(threads));
     else
-        k->adam(n, s, p, g, first, second, threads);
+        k->adam(n, s, p, g, first, second, on(threads));
 }
 
 static const struct {
@@ -137,7 +137,7 @@ static void check_known(const Kernels *k, int threads)
     float p[] = {1.0f, 1.0f, 1.0f}, g[] = {1e-3f, -10.0f, NAN}, first[3] = {0}, second[3] = {0};
     UpdateScalars s = {
         .lr = 0.25f, .grad_scale = 1.0f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-12f, .step = 1};
-    k->adam(3, &s, p, g, first, second, threads);
+    k->adam(3, &s, p, g, first, second, on(threads));
     static const float expected[] = {0.75f, 1.25f, NAN};
     assert_near("adam", 3, p, expected, 1e-6);
     assert_true(isnan(first[2]) && isnan(second[2]));
@@ -145,15 +145,15 @@ static void check_known(const Kernels *k, int threads)
     float q[] = {2.0f}, zero[] = {0.0f};
     first[0] = second[0] = 0.0f;
     s.weight_decay = 0.1f, s.decoupled = 1;
-    k->adam(1, &s, q, zero, first, second, threads);
+    k->adam(1, &s, q, zero, first, second, on(threads));
     assert_true(fabsf(q[0] - 1.95f) < 1e-6f);
     s.decoupled = 0;
-    k->adam(1, &s, q, zero, first, second, threads);
+    k->adam(1, &s, q, zero, first, second, on(threads));
     assert_true(fabsf(q[0] - 1.70f) < 1e-5f);
     /* A million steps: the corrections are gone, not lost. */
     s = (UpdateScalars){.lr = 0.5f, .grad_scale = 1.0f, .beta1 = 0.5f, .beta2 = 0.5f, .step = 1000000};
     float m[] = {1.0f}, v[] = {1.0f}, one[] = {1.0f}, w[] = {3.0f};
-    k->adam(1, &s, w, one, m, v, threads);
+    k->adam(1, &s, w, one, m, v, on(threads));
     assert_true(w[0] == 2.5f);
 }
 

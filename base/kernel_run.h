@@ -1,0 +1,13 @@
+/* How a kernel runs: handed from the context to every operation, and on to its kernels. */
+#ifndef BRIM_KERNEL_RUN_H
+#define BRIM_KERNEL_RUN_H
+
+#include <stdint.h>
+
+typedef struct KernelRun {
+    int threads;    /* results depend on it */
+    int64_t *fault; /* where a kernel writes the index of the first bad element of its input; -1 = none */
+    void *stream;   /* of a device that has one; NULL on the CPU */
+} KernelRun;
+
+#endif

@@ -1,0 +1,181 @@
+/* Every kernel, a line each: KERNEL(type of the result, name, (arguments)). Who includes this defines KERNEL,
+ * and gets with it the member of Kernels (kernels.h), the rows of the CPU's and the reference's tables, and
+ * the prototypes of the reference (reference_.h).
+ *
+ * `beta` says what happens to an output: 0 overwrites (whatever was there, NaN too), 1 accumulates. Unless a
+ * comment says otherwise, pointers do not overlap. Arrays are contiguous row-major float (fp32) unless a
+ * leading dimension (ld*) is given, counted in elements, or a StoredArray says its type. Results depend on
+ * run->threads, but never on scheduling: work and partial sums are partitioned statically. Scalar results go
+ * through pointers. A kernel that checks integers writes the index of the first bad one into *run->fault,
+ * which is -1 before; nothing is written out of bounds then. The *_workspace functions say bytes, and are
+ * plain C on every device. */
+
+/* C (M,N) = alpha op(A) op(B) + beta C. trans_a: A is stored (K,M). trans_b: B is stored (N,K). */
+KERNEL(void, gemm,
+       (int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+        const float *b, int64_t ldb, float beta, float *c, int64_t ldc, const KernelRun *run))
+
+/* pre (rows,out): the value before the activation, written when not NULL (may be NULL with ACT_NONE /
+ * ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be NULL. */
+KERNEL(void, linear_forward,
+       (const LinearDims *d, Activation act, const float *x, const StoredArray *w, const float *bias,
+        float *pre, float *y, void *workspace, const KernelRun *run))
+/* dx (rows,in) = dy (rows,out) W + beta dx */
+KERNEL(void, linear_backward_input,
+       (const LinearDims *d, const float *dy, const StoredArray *w, float beta, float *dx, void *workspace,
+        const KernelRun *run))
+/* dw = dy^T x + beta_w dw, in W's layout; dbias = column sums of dy + beta_b dbias. Either may be NULL.
+ */
+KERNEL(void, linear_backward_weight,
+       (const LinearDims *d, const float *x, const float *dy, float beta_w, float *dw, float beta_b,
+        float *dbias, float *workspace, const KernelRun *run))
+/* bytes, of one pass with a weight of this type; the same for every table, with or without a BLAS */
+KERNEL(size_t, linear_workspace, (const LinearDims *d, LinearPass pass, DType w, const KernelRun *run))
+
+/* y (n,c) = table[ids[i]], table (vocab,c); ids in [0, vocab), else a fault. */
+KERNEL(void, embedding_forward,
+       (int64_t n, const int32_t *ids, const StoredArray *table, float *y, const KernelRun *run))
+/* dtable[ids[i]] += dy[i]; partitioned by strips of columns, so that few ids do not unbalance it. dtable
+ * is zeroed by the caller beforehand. ids were checked by forward. */
+KERNEL(void, embedding_backward,
+       (int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *dy, float *dtable,
+        const KernelRun *run))
+
+/* Over the last dimension c of (rows, c). mean and rstd (rows) are kept for backward. bias may be NULL.
+ */
+KERNEL(void, layer_norm_forward,
+       (int64_t rows, int64_t c, float eps, const float *x, const float *weight, const float *bias, float *y,
+        float *mean, float *rstd, const KernelRun *run))
+/* dx may be NULL; dx may equal dy when beta_dx is 0. dweight / dbias may be NULL. */
+KERNEL(void, layer_norm_backward,
+       (int64_t rows, int64_t c, const float *x, const float *weight, const float *mean, const float *rstd,
+        const float *dy, float beta_dx, float *dx, float beta_dw, float *dweight, float beta_db, float *dbias,
+        float *workspace, const KernelRun *run))
+KERNEL(void, rms_norm_forward,
+       (int64_t rows, int64_t c, float eps, const float *x, const float *weight, float *y, float *rstd,
+        const KernelRun *run))
+KERNEL(void, rms_norm_backward,
+       (int64_t rows, int64_t c, const float *x, const float *weight, const float *rstd, const float *dy,
+        float beta_dx, float *dx, float beta_dw, float *dweight, float *workspace, const KernelRun *run))
+KERNEL(size_t, norm_workspace,
+       (int64_t rows, int64_t c, const KernelRun *run)) /* bytes, of either backward */
+
+/* Element-wise; y may equal x. Backward: dx = act'(x) dy + beta dx; dx may equal dy when beta is 0. `x`
+ * is the input, but for ACT_RELU it may be the output as well (the sign is the same). */
+KERNEL(void, activation_forward, (Activation act, int64_t n, const float *x, float *y, const KernelRun *run))
+KERNEL(void, activation_backward,
+       (Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx,
+        const KernelRun *run))
+
+/* y = silu(gate) * up. dgate may equal gate, dup may equal up, either may equal dy, where its beta is 0
+ * (each element is read before it is written). dgate or dup may be NULL. */
+KERNEL(void, swiglu_forward, (int64_t n, const float *gate, const float *up, float *y, const KernelRun *run))
+KERNEL(void, swiglu_backward,
+       (int64_t n, const float *gate, const float *up, const float *dy, float beta_gate, float *dgate,
+        float beta_up, float *dup, const KernelRun *run))
+
+/* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
+KERNEL(void, rope, (const RopeDims *d, const float *x, float beta, float *y, const KernelRun *run))
+
+/* eager keeps probs (B,H,T,T) for backward. Masked entries of probs are 0. With probs NULL in both,
+ * forward keeps nothing and backward recomputes them, bit for bit. */
+KERNEL(void, attention_eager_forward,
+       (const AttentionDims *d, const float *q, const float *k, const float *v, float *out, float *probs,
+        float *workspace, const KernelRun *run))
+/* dq, dk, dv are overwritten. dout and out are (B,T,H*D) with ldo. */
+KERNEL(void, attention_eager_backward,
+       (const AttentionDims *d, const float *q, const float *k, const float *v, const float *out,
+        const float *probs, const float *dout, float *dq, float *dk, float *dv, float *workspace,
+        const KernelRun *run))
+/* flash keeps lse (B,H,T), the log-sum-exp of each row's scaled scores; -INFINITY where no key is left.
+ */
+KERNEL(void, attention_flash_forward,
+       (const AttentionDims *d, const float *q, const float *k, const float *v, float *out, float *lse,
+        float *workspace, const KernelRun *run))
+KERNEL(void, attention_flash_backward,
+       (const AttentionDims *d, const float *q, const float *k, const float *v, const float *out,
+        const float *lse, const float *dout, float *dq, float *dk, float *dv, float *workspace,
+        const KernelRun *run))
+/* bytes; of all four, by what is kept between them */
+KERNEL(size_t, attention_workspace,
+       (const AttentionDims *d, AttentionKept kept, int backward, const KernelRun *run))
+
+/* Attention over a cache of keys and values, (2, B, Hkv, capacity, D): all keys, then all values, a
+ * head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1; then query t sees rows
+ * 0..past+t. Causal, without key_mask. */
+KERNEL(void, attention_append,
+       (const AttentionDims *d, const float *k, const float *v, float *cache, const KernelRun *run))
+KERNEL(void, attention_cached,
+       (const AttentionDims *d, const float *q, const float *cache, float *out, float *workspace,
+        const KernelRun *run))
+/* bytes; whatever `past` is */
+KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const KernelRun *run))
+
+/* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
+ * A row whose label is neither ignore_index nor in [0, classes) is a fault. */
+KERNEL(void, cross_entropy_forward,
+       (const CrossEntropyDims *d, const float *logits, const int32_t *labels, float scale, float *loss,
+        float *lse, float *workspace, const KernelRun *run))
+/* dlogits = (softmax - onehot) * scale * dloss[0] + beta dlogits; dlogits may equal logits when beta is 0.
+ */
+KERNEL(void, cross_entropy_backward,
+       (const CrossEntropyDims *d, const float *logits, const int32_t *labels, float scale, const float *lse,
+        const float *dloss, float beta, float *dlogits, const KernelRun *run))
+KERNEL(size_t, cross_entropy_workspace,
+       (const CrossEntropyDims *d, const KernelRun *run)) /* bytes, of forward */
+
+/* y = keep(x) / (1 - p) + beta y; y may equal x when beta is 0. The same call is its own backward. p in
+ * [0, 1). */
+KERNEL(void, dropout,
+       (int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const float *x, float beta,
+        float *y, const KernelRun *run))
+
+/* Element-wise helpers of the engine. In each, y may equal an input. */
+KERNEL(void, fill, (int64_t n, float value, float *y, const KernelRun *run))
+KERNEL(void, copy, (int64_t n, const float *x, float *y, const KernelRun *run))
+KERNEL(void, add, (int64_t n, const float *a, const float *b, float *y, const KernelRun *run))
+/* y (rows, c) = a (rows, c) + b (c) */
+KERNEL(void, add_row,
+       (int64_t rows, int64_t c, const float *a, const float *b, float *y, const KernelRun *run))
+/* dbias (c) = column sums of dy (rows, c) + beta dbias */
+KERNEL(void, column_sum,
+       (int64_t rows, int64_t c, const float *dy, float beta, float *dbias, float *workspace,
+        const KernelRun *run))
+KERNEL(size_t, column_sum_workspace, (int64_t rows, int64_t c, const KernelRun *run))
+/* y = alpha x + beta y */
+KERNEL(void, scale, (int64_t n, float alpha, const float *x, float beta, float *y, const KernelRun *run))
+/* y = a * b + beta y */
+KERNEL(void, multiply,
+       (int64_t n, const float *a, const float *b, float beta, float *y, const KernelRun *run))
+/* y = factor value[0] */
+KERNEL(void, broadcast, (int64_t n, float factor, const float *value, float *y, const KernelRun *run))
+/* total[0] = factor * the sum of x; in double, over fixed blocks: the result does not depend on threads. */
+KERNEL(void, sum, (int64_t n, const float *x, double factor, float *total, const KernelRun *run))
+/* total[0] = the sum of x's squares, likewise */
+KERNEL(void, sum_squares, (int64_t n, const float *x, double *total, const KernelRun *run))
+/* index[0] = that of the first element that is NaN or infinite, else -1. */
+KERNEL(void, find_nonfinite, (int64_t n, const float *x, int64_t *index, const KernelRun *run))
+/* y[i] from Philox(seed, stream, first + i), first a multiple of 4: the same on every device, for
+ * any thread count, and whether an array is filled at once or in parts.
+ * normal: Box-Muller; uniform in [low, high). */
+KERNEL(void, fill_normal,
+       (int64_t n, uint64_t seed, uint64_t stream, int64_t first, float mean, float std, float *y,
+        const KernelRun *run))
+KERNEL(void, fill_uniform,
+       (int64_t n, uint64_t seed, uint64_t stream, int64_t first, float low, float high, float *y,
+        const KernelRun *run))
+
+/* Optimizer updates, PyTorch's rules, in one pass. State arrays are zero before step 1. NULL where
+ * unused: sgd's buffer without momentum, rmsprop's buffer without momentum. */
+KERNEL(void, sgd,
+       (int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum, const KernelRun *run))
+KERNEL(void, rmsprop,
+       (int64_t n, const UpdateScalars *s, float *p, const float *g, float *square, float *momentum,
+        const KernelRun *run))
+KERNEL(void, adagrad,
+       (int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum, const KernelRun *run))
+KERNEL(void, adam,
+       (int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
+        const KernelRun *run))
+
+#undef KERNEL
