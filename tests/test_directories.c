@@ -114,7 +114,7 @@ static void test_adapter(void **state)
     put_text("d/adapter_config.json", "{'base_model_name_or_path':'org/base','peft_type':'LORA','r':4}");
     put_in("adapter_model.safetensors");
     assert_null(safetensors_open(at("d")));
-    assert_error(ERROR_FILE, "is an adapter (\"LORA\") of \"org/base\"", "merge_and_unload()");
+    assert_error(ERROR_FILE, "is an adapter (\"LORA\") of \"org/base\"", "give that model here, and this directory with --adapter");
     assert_int_equal(io_read_config(at("d"), &model), ERROR_FILE);
     assert_error(ERROR_FILE, "is an adapter", "org/base");
     put_text("d/adapter_config.json", "{'base_model_name_or_path':null}");
