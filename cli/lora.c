@@ -97,14 +97,16 @@ int check_adapters(const Options *o)
     if (o->merge && !has_adapters(o))
         return usage("--merge needs adapters: --lora r=16,alpha=32 makes some, --adapter DIR reads some");
     if (o->export_adapter && !has_adapters(o))
-        return usage("--export-adapter needs adapters: --lora r=16,alpha=32 makes some, --adapter DIR reads some");
+        return usage(
+            "--export-adapter needs adapters: --lora r=16,alpha=32 makes some, --adapter DIR reads some");
     if (o->export && has_adapters(o) && !o->merge)
         return usage("--export writes a whole model, and this run trains adapters: --merge adds them to its "
                      "weights, --export-adapter DIR writes them alone");
     if (o->export && same_file(o->export, o->export_adapter))
-        return usage("--export and --export-adapter %s: an adapter beside a whole model would be added to it by "
-                     "whoever loads it; name two directories",
-                     o->export_adapter);
+        return usage(
+            "--export and --export-adapter %s: an adapter beside a whole model would be added to it by "
+            "whoever loads it; name two directories",
+            o->export_adapter);
     if (o->adapter && access(o->adapter, F_OK) != 0)
         return usage("--adapter %s: cannot open: %s", o->adapter, strerror(errno));
     return 0;
@@ -118,7 +120,8 @@ void add_adapters(const Options *o, Module *model)
     AdapterReport report;
     if (!model || error_code())
         return;
-    if (o->adapter && !io_load_adapter(model, o->adapter, &(AdapterOptions){.frozen = o->inference}, &report)) {
+    if (o->adapter &&
+        !io_load_adapter(model, o->adapter, &(AdapterOptions){.frozen = o->inference}, &report)) {
         if (report.note[0] && !context_is_meta(context_current()))
             note("%s: %s", o->adapter, report.note);
     } else if (o->lora && !lora_parse(o->lora, &choice)) {
@@ -144,7 +147,8 @@ LeverText lora_title(const Options *o)
              c.lora.alpha > 0 ? (double)c.lora.alpha : 8.0, named ? c.targets : "all layers");
     size_t used = strlen(out.text);
     if (c.lora.dropout > 0)
-        used += (size_t)snprintf(out.text + used, sizeof out.text - used, ", dropout %g", (double)c.lora.dropout);
+        used +=
+            (size_t)snprintf(out.text + used, sizeof out.text - used, ", dropout %g", (double)c.lora.dropout);
     if (c.lora.rslora)
         snprintf(out.text + used, sizeof out.text - used, ", rslora");
     return out;

@@ -33,9 +33,9 @@ typedef struct AdapterReport {
  * F32, F16 or BF16, into new fp32 parameters. All other parameters are frozen; what the adapter brings of the
  * base itself takes the adapter's values, and is trained too where it is fp32. Everything is compared before
  * anything changes: names, shapes and types that do not fit are one error. On meta the adapters are made and
- * nothing is read. options and report may be NULL. Returns 0; or raises ERROR_FILE, ERROR_DATA (a field that is
- * not computed, named with what to do; tensors that are not the adapter's, listed), ERROR_SHAPE, ERROR_STATE (the
- * model has adapters already), ERROR_MEMORY or ERROR_HOST_MEMORY. */
+ * nothing is read. options and report may be NULL. Returns 0; or raises ERROR_FILE, ERROR_DATA (a field that
+ * is not computed, named with what to do; tensors that are not the adapter's, listed), ERROR_SHAPE,
+ * ERROR_STATE (the model has adapters already), ERROR_MEMORY or ERROR_HOST_MEMORY. */
 BRIM_API int io_load_adapter(Module *model, const char *directory, const AdapterOptions *options,
                              AdapterReport *report);
 
@@ -48,15 +48,16 @@ typedef struct AdapterSaving {
  * DIRECTORY/adapter_model.safetensors (F32) and DIRECTORY/adapter_config.json. The directory is made if it is
  * not there (its parent must be). how may be NULL.
  *
- * A directory that holds another adapter is refused (ERROR_FILE), unless how->overwrite says that it may go; a
- * whole model, which the adapter would be added to by whoever loads it, and a saved run are refused even then.
- * Whoever reads at any moment, and whoever comes after a death at any moment, finds the old adapter, the new one,
- * or none. On meta the arguments are checked and nothing is written. Returns 0, or raises; ERROR_STATE for a
- * model without adapters, or with trained parameters that PEFT's configuration cannot name. */
+ * A directory that holds another adapter is refused (ERROR_FILE), unless how->overwrite says that it may go;
+ * a whole model, which the adapter would be added to by whoever loads it, and a saved run are refused even
+ * then. Whoever reads at any moment, and whoever comes after a death at any moment, finds the old adapter,
+ * the new one, or none. On meta the arguments are checked and nothing is written. Returns 0, or raises;
+ * ERROR_STATE for a model without adapters, or with trained parameters that PEFT's configuration cannot name.
+ */
 BRIM_API int io_save_adapter(Module *model, const char *directory, const AdapterSaving *how);
 
-/* Whether io_save_adapter would refuse the directory: better before training than after. Reads what is there, on
- * meta too. Returns 0 or raises. */
+/* Whether io_save_adapter would refuse the directory: better before training than after. Reads what is there,
+ * on meta too. Returns 0 or raises. */
 BRIM_API int io_check_adapter(Module *model, const char *directory, const AdapterSaving *how);
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
-/* adapter_config.json: PEFT's LoraConfig. Every field acts, says nothing (null, false, empty, its default), or
- * is refused by name: an adapter that is only nearly computed would look right and be wrong. */
+/* adapter_config.json: PEFT's LoraConfig. Every field acts, says nothing (null, false, empty, its default),
+ * or is refused by name: an adapter that is only nearly computed would look right and be wrong. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,7 +14,7 @@ enum { CONFIG_MOST = 1 << 20, RANK_MOST = 1 << 16 };
 /* ---- What is not computed -------------------------------------------------------------------- */
 
 #define MERGED                                                                                               \
-    "; merge the adapter in Python (merge_and_unload, save_pretrained), and give the directory that this "  \
+    "; merge the adapter in Python (merge_and_unload, save_pretrained), and give the directory that this "   \
     "writes as a model"
 
 typedef struct Uncomputed {
@@ -26,14 +26,16 @@ typedef struct Uncomputed {
 static const Uncomputed uncomputed[] = {
     {"use_dora", NULL, "DoRA's magnitudes are not computed" MERGED},
     {"use_qalora", NULL, "QALoRA pools the inputs of its adapters, which is not computed" MERGED},
-    {"qalora_group_size", "16", "it concerns QALoRA, which is not computed; remove it from a copy of the file"},
+    {"qalora_group_size", "16",
+     "it concerns QALoRA, which is not computed; remove it from a copy of the file"},
     {"lora_bias", NULL, "a bias of lora_B is not computed" MERGED},
     {"velora_config", NULL,
      "VeLoRA trains with compressed activations, which is not computed; without it the adapter is the same: "
      "remove the field from a copy of the file"},
     {"kasa_config", NULL, "KaSA's singular values are not computed" MERGED},
     {"monteclora_config", NULL, "sampled adapters are not computed" MERGED},
-    {"arrow_config", NULL, "routing between adapters is not computed; give one of the adapters that it routes to"},
+    {"arrow_config", NULL,
+     "routing between adapters is not computed; give one of the adapters that it routes to"},
     {"use_bdlora", NULL, "block-diagonal adapters are not computed" MERGED},
     {"alora_invocation_tokens", NULL,
      "an adapter that acts from some token on is not computed, and cannot be merged; train one without it"},
@@ -49,7 +51,8 @@ static const Uncomputed uncomputed[] = {
     {"corda_config", NULL, "CorDA changes the weights of the base" MERGED},
     {"lora_ga_config", NULL, "LoRA-GA changes the weights of the base" MERGED},
     {"eva_config", NULL,
-     "it says how EVA finds the values of a new adapter, which is not computed; the values of a trained one do "
+     "it says how EVA finds the values of a new adapter, which is not computed; the values of a trained one "
+     "do "
      "not need it: remove it from a copy of the file"},
     {"runtime_config", NULL,
      "it says how PEFT runs, and is not read here; remove it from a copy of the file"},
@@ -144,10 +147,11 @@ static void refuse_unknown(Fields *f)
         for (int i = 0; !known && i < f->asked_count; i++)
             known = !strcmp(f->asked[i], name);
         if (!known && !is_one_of(name, described))
-            fields_fail(f,
-                        "the field %s is %s, and what it does is not known; remove it from a copy of the file "
-                        "if the adapter is the same without",
-                        string_text(name).text, value_text(value).text);
+            fields_fail(
+                f,
+                "the field %s is %s, and what it does is not known; remove it from a copy of the file "
+                "if the adapter is the same without",
+                string_text(name).text, value_text(value).text);
     }
 }
 
@@ -286,10 +290,9 @@ static int refuse_missing(const char *directory, const char *shown)
     if (access(directory, F_OK) != 0)
         return error_raise(ERROR_FILE, "%s: cannot open: %s", shown, strerror(errno));
     if (!path_is_directory(directory))
-        return error_raise(ERROR_FILE,
-                           "%s is a file: an adapter is a directory with " ADAPTER_CONFIG
-                           " and " ADAPTER_TENSORS,
-                           shown);
+        return error_raise(
+            ERROR_FILE,
+            "%s is a file: an adapter is a directory with " ADAPTER_CONFIG " and " ADAPTER_TENSORS, shown);
     if (path_join(config, directory, "config.json"))
         return error_code();
     return error_raise(ERROR_FILE, "%s has no " ADAPTER_CONFIG "%s", shown,

@@ -1,5 +1,5 @@
-/* Reading an adapter: which modules it adapts, which tensor of its file is which parameter, everything that does
- * not fit in one message, and only then new parameters and their values. */
+/* Reading an adapter: which modules it adapts, which tensor of its file is which parameter, everything that
+ * does not fit in one message, and only then new parameters and their values. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,7 +29,7 @@ typedef struct Wanted {
     char name[NAME_BYTES]; /* the parameter's, which is the file's without its prefix */
     Shape shape;
     const SafetensorsEntry *entry;
-    Tensor *own;              /* a parameter of the base; NULL: one of an adapter */
+    Tensor *own;                                 /* a parameter of the base; NULL: one of an adapter */
     unsigned char required, trained, transposed; /* transposed: the file has columns for rows */
 } Wanted;
 
@@ -56,16 +56,18 @@ static int count_layer(void *user, const LoraLayer *layer)
     l->adapted_room++;
     return strlen(layer->path) < PATH_ROOM
                ? 0
-               : error_raise(ERROR_DATA, "io_load_adapter(): the module path %.60s… is too long", layer->path);
+               : error_raise(ERROR_DATA, "io_load_adapter(): the module path %.60s… is too long",
+                             layer->path);
 }
 
 /* Neither a tied head nor PEFT's copy of it has weights of its own here. */
 static int refuse_tied_head(const Loading *l, const char *path)
 {
-    return error_raise(ERROR_DATA,
-                       "%s: an adapter of %s is not read, because its weights are the embedding's here; untie them "
-                       "in Python (tie_word_embeddings false), or train one without it in target_modules",
-                       l->config.shown, path);
+    return error_raise(
+        ERROR_DATA,
+        "%s: an adapter of %s is not read, because its weights are the embedding's here; untie them "
+        "in Python (tie_word_embeddings false), or train one without it in target_modules",
+        l->config.shown, path);
 }
 
 static int choose_layer(void *user, const LoraLayer *layer)
@@ -144,7 +146,8 @@ static int brings_bias(const Loading *l, const char *name)
     return l->config.bias == ADAPTER_BIAS_ALL || is_adapted(l, name, strlen(name) - strlen(".bias"));
 }
 
-/* PEFT stores embeddings and head beside an adapter when the vocabulary has changed, or an adapter is there. */
+/* PEFT stores embeddings and head beside an adapter when the vocabulary has changed, or an adapter is there.
+ */
 static int may_be_brought(const char *name)
 {
     return ends(name, "embed_tokens.weight") || ends(name, "wte.weight") ||
@@ -173,11 +176,12 @@ static int check_tied(void *user, const LoraLayer *layer)
     snprintf(name, sizeof name, "%s.weight", layer->path);
     if (!layer->tied || !adapter_saves(&l->config, name))
         return 0;
-    return error_raise(ERROR_DATA,
-                       "%s: modules_to_save has %s, whose weights the embedding and the output head share here, "
-                       "while PEFT trains a copy for one of them: untie them in Python (tie_word_embeddings "
-                       "false), and train the adapter again",
-                       l->config.shown, layer->path);
+    return error_raise(
+        ERROR_DATA,
+        "%s: modules_to_save has %s, whose weights the embedding and the output head share here, "
+        "while PEFT trains a copy for one of them: untie them in Python (tie_word_embeddings "
+        "false), and train the adapter again",
+        l->config.shown, layer->path);
 }
 
 /* Every name of modules_to_save is a module's. */
@@ -193,10 +197,11 @@ static int check_saved(Loading *l, TensorList list)
         for (int k = 0; k < list.count && !found; k++)
             found = adapter_is_in(tensor_name(list.items[k]), json_string_value(name));
         if (!found)
-            return error_raise(ERROR_DATA,
-                               "%s: modules_to_save has %s, and this %s has no such module: the adapter is of a "
-                               "model with another head",
-                               l->config.shown, value_text(name).text, nn_class_name(l->model));
+            return error_raise(
+                ERROR_DATA,
+                "%s: modules_to_save has %s, and this %s has no such module: the adapter is of a "
+                "model with another head",
+                l->config.shown, value_text(name).text, nn_class_name(l->model));
     }
     return 0;
 }
@@ -226,7 +231,8 @@ static Wanted *find_wanted(Loading *l, const char *name)
     return NULL;
 }
 
-/* By a stored name without PEFT's prefix: it may lack the family's, and be said of the layer within the adapter.
+/* By a stored name without PEFT's prefix: it may lack the family's, and be said of the layer within the
+ * adapter.
  */
 static Wanted *meant(Loading *l, const char *stored)
 {
@@ -335,11 +341,12 @@ static int open_file(Loading *l, const char *directory)
     path_label(l->shown, path);
     path_label(shown, directory);
     if (access(path, F_OK) != 0 && access(pickle, F_OK) == 0)
-        return error_raise(ERROR_FILE,
-                           "%s has its adapter in a pickle (adapter_model.bin), which is not read: load it in "
-                           "Python with PeftModel.from_pretrained, and save it with save_pretrained(…), which "
-                           "writes " ADAPTER_TENSORS,
-                           shown);
+        return error_raise(
+            ERROR_FILE,
+            "%s has its adapter in a pickle (adapter_model.bin), which is not read: load it in "
+            "Python with PeftModel.from_pretrained, and save it with save_pretrained(…), which "
+            "writes " ADAPTER_TENSORS,
+            shown);
     if (access(path, F_OK) != 0)
         return error_raise(ERROR_FILE, "%s has no " ADAPTER_TENSORS ": the download is not complete", shown);
     l->file = safetensors_open(path);
@@ -433,7 +440,8 @@ static int load(Loading *l, const char *directory)
     return 0;
 }
 
-int io_load_adapter(Module *model, const char *directory, const AdapterOptions *options, AdapterReport *report)
+int io_load_adapter(Module *model, const char *directory, const AdapterOptions *options,
+                    AdapterReport *report)
 {
     static const AdapterOptions defaults;
     char path[PATH_BYTES];
@@ -442,7 +450,8 @@ int io_load_adapter(Module *model, const char *directory, const AdapterOptions *
     if (error_code() || hub_follow(path, directory))
         return error_code();
     if (nn_lora_count(model))
-        return error_raise(ERROR_STATE, "io_load_adapter(): the model has adapters already; one set at a time");
+        return error_raise(ERROR_STATE,
+                           "io_load_adapter(): the model has adapters already; one set at a time");
     Loading l = {.model = model,
                  .options = options ? options : &defaults,
                  .hint = "",

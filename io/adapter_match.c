@@ -1,5 +1,5 @@
-/* Which modules an adapter_config.json means, as PEFT decides it: names by their whole or by their end, patterns
- * by PCRE2, which reads Python's as far as anybody writes them. */
+/* Which modules an adapter_config.json means, as PEFT decides it: names by their whole or by their end,
+ * patterns by PCRE2, which reads Python's as far as anybody writes them. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <math.h>
 #include <pcre2.h>
@@ -93,10 +93,10 @@ static int matches(const Pattern *p, const char *subject, char *index)
     snprintf(whole, bytes, "%s%s%s", p->before, p->text, p->after);
     pcre2_general_context *memory = pcre2_general_context_create(pcre_alloc, pcre_free, context);
     pcre2_compile_context *rules = memory ? pcre2_compile_context_create(memory) : NULL;
-    pcre2_code *code =
-        rules ? pcre2_compile((PCRE2_SPTR)whole, PCRE2_ZERO_TERMINATED,
-                              PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C | p->flags, &number, &at, rules)
-              : NULL;
+    pcre2_code *code = rules ? pcre2_compile((PCRE2_SPTR)whole, PCRE2_ZERO_TERMINATED,
+                                             PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C | p->flags,
+                                             &number, &at, rules)
+                             : NULL;
     if (code)
         found = run(p, memory, code, subject, index);
     else
@@ -175,8 +175,8 @@ static int64_t layer_of(const AdapterConfig *c, const char *path)
         return first_number(path);
     for (size_t i = 0; i < count; i++) {
         const json_t *pattern = json_is_array(c->inside) ? json_array_get(c->inside, i) : c->inside;
-        Pattern p = {c, "layers_pattern", "(?:^|.*?\\.)", json_string_value(pattern),
-                     "\\.(?P<idx>[0-9]{1,9})\\.", 0};
+        Pattern p = {
+            c, "layers_pattern", "(?:^|.*?\\.)", json_string_value(pattern), "\\.(?P<idx>[0-9]{1,9})\\.", 0};
         int found = matches(&p, path, index);
         if (found)
             return found > 0 ? strtoll(index, NULL, 10) : -2;

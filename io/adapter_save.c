@@ -1,7 +1,7 @@
-/* Writing an adapter. The configuration is made from the model itself: which layers are adapted, how, and what
- * else is trained. Both files are on the disk under temporary names before the first gets its own. Where only
- * values change, a reader finds the old ones or the new ones. Where more changes, the old configuration goes
- * first and the new one comes last: between there is no adapter, rather than a mixture of two. */
+/* Writing an adapter. The configuration is made from the model itself: which layers are adapted, how, and
+ * what else is trained. Both files are on the disk under temporary names before the first gets its own. Where
+ * only values change, a reader finds the old ones or the new ones. Where more changes, the old configuration
+ * goes first and the new one comes last: between there is no adapter, rather than a mixture of two. */
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
@@ -57,7 +57,7 @@ static int has(const json_t *list, const char *text)
 typedef struct Summary {
     json_t *paths, *ends; /* of the adapted modules; the last words of the paths, each once */
     json_t *ranks, *alphas;
-    Lora first; /* which is that of all that have no pattern */
+    Lora first;        /* which is that of all that have no pattern */
     int count, linear; /* linear: that are no embedding */
 } Summary;
 
@@ -95,10 +95,11 @@ static int summarise(void *user, const LoraLayer *layer)
         put(&s->alphas, layer->path, number((double)lora->alpha));
     if (lora->rslora == s->first.rslora && lora->dropout == s->first.dropout)
         return 0;
-    return error_raise(ERROR_STATE,
-                       "io_save_adapter(): the adapter of %s differs from that of the first layer in dropout or in "
-                       "rslora, which PEFT's configuration says once for all",
-                       layer->path);
+    return error_raise(
+        ERROR_STATE,
+        "io_save_adapter(): the adapter of %s differs from that of the first layer in dropout or in "
+        "rslora, which PEFT's configuration says once for all",
+        layer->path);
 }
 
 static int by_text(const void *a, const void *b)
@@ -203,10 +204,11 @@ static const char *bias_kind(const Saving *s, const Summary *summary, const json
         return "all";
     if (trained == adapted && trained_adapted == adapted)
         return "lora_only";
-    error_raise(ERROR_STATE,
-                "io_save_adapter(): %d of %d biases are trained, and PEFT's configuration knows none, all, or "
-                "those of the adapted layers",
-                trained, all);
+    error_raise(
+        ERROR_STATE,
+        "io_save_adapter(): %d of %d biases are trained, and PEFT's configuration knows none, all, or "
+        "those of the adapted layers",
+        trained, all);
     return NULL;
 }
 
@@ -237,7 +239,8 @@ static void put_task(const Saving *s, json_t **o)
 
 static void put_nulls(json_t **o)
 {
-    static const char *const names[] = {"exclude_modules", "layers_pattern", "layers_to_transform", "revision"};
+    static const char *const names[] = {"exclude_modules", "layers_pattern", "layers_to_transform",
+                                        "revision"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         put(o, names[i], json_null());
 }
@@ -370,13 +373,14 @@ static int check(const Saving *s)
     Found f = {0};
     look(s->directory, &f);
     if (f.state && f.optimizer)
-        return error_raise(ERROR_FILE,
-                           "%s is a saved run: the adapter would destroy it; give another directory", s->shown);
+        return error_raise(
+            ERROR_FILE, "%s is a saved run: the adapter would destroy it; give another directory", s->shown);
     if (f.model)
-        return error_raise(ERROR_FILE,
-                           "%s holds a whole model: an adapter beside it would be added to it by whoever loads "
-                           "it; give another directory",
-                           s->shown);
+        return error_raise(
+            ERROR_FILE,
+            "%s holds a whole model: an adapter beside it would be added to it by whoever loads "
+            "it; give another directory",
+            s->shown);
     if (s->how->overwrite)
         return 0;
     int same = f.config ? same_adapter(s) : !f.tensors;
@@ -388,7 +392,7 @@ static int check(const Saving *s)
                        "%s holds another adapter (%s), which would be lost; give another directory, or add "
                        "--overwrite to replace it",
                        s->shown,
-                       same        ? f.other
+                       same       ? f.other
                        : f.config ? ADAPTER_CONFIG
                                   : ADAPTER_TENSORS);
 }
@@ -470,7 +474,8 @@ static int list_items(Saving *s)
 
 static int fail(const Saving *s, const char *what, const char *name)
 {
-    return error_raise(ERROR_FILE, "%s: cannot %s %s: %s; what is there now is no whole adapter: write it again",
+    return error_raise(ERROR_FILE,
+                       "%s: cannot %s %s: %s; what is there now is no whole adapter: write it again",
                        s->shown, what, name, strerror(errno));
 }
 
@@ -543,7 +548,8 @@ static int write_files(Saving *s)
 
 /* ---- All --------------------------------------------------------------------------------------- */
 
-static int begin(Saving *s, const char *function, Module *model, const char *directory, const AdapterSaving *how)
+static int begin(Saving *s, const char *function, Module *model, const char *directory,
+                 const AdapterSaving *how)
 {
     static const AdapterSaving defaults;
     *s = (Saving){.model = model, .directory = directory, .how = how ? how : &defaults};
@@ -582,6 +588,8 @@ int io_save_adapter(Module *model, const char *directory, const AdapterSaving *h
     Saving s;
     int status = begin(&s, "io_save_adapter", model, directory, how);
     if (!status && !context_is_meta(context_current()))
-        status = check(&s) || io_check_directory(directory) || list_items(&s) || write_files(&s) ? error_code() : 0;
+        status = check(&s) || io_check_directory(directory) || list_items(&s) || write_files(&s)
+                     ? error_code()
+                     : 0;
     return end(&s, status);
 }

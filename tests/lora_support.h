@@ -1,4 +1,5 @@
-/* What the tests of adapters share: the fixtures of tests/lora, models with the weights of one, and its batch. */
+/* What the tests of adapters share: the fixtures of tests/lora, models with the weights of one, and its
+ * batch. */
 #ifndef TEST_LORA_SUPPORT_H
 #define TEST_LORA_SUPPORT_H
 

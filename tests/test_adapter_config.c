@@ -1,5 +1,5 @@
-/* adapter_config.json: every field of PEFT's LoraConfig acts, says nothing, or is refused by name; and what acts
- * means the modules, ranks and alphas that PEFT takes it for (lora/config.py). */
+/* adapter_config.json: every field of PEFT's LoraConfig acts, says nothing, or is refused by name; and what
+ * acts means the modules, ranks and alphas that PEFT takes it for (lora/config.py). */
 #include "../io/adapter_.h"
 #include "lora_support.h"
 
@@ -92,8 +92,9 @@ static int same_meaning(const AdapterConfig *a, const AdapterConfig *b)
 {
     const json_t *x[] = {a->targets, a->exclude, a->saved, a->ranks, a->alphas, a->layers, a->inside};
     const json_t *y[] = {b->targets, b->exclude, b->saved, b->ranks, b->alphas, b->layers, b->inside};
-    int same = a->rank == b->rank && a->rslora == b->rslora && a->alpha == b->alpha && a->dropout == b->dropout &&
-               a->bias == b->bias && a->all_linear == b->all_linear && !a->base == !b->base;
+    int same = a->rank == b->rank && a->rslora == b->rslora && a->alpha == b->alpha &&
+               a->dropout == b->dropout && a->bias == b->bias && a->all_linear == b->all_linear &&
+               !a->base == !b->base;
     for (int i = 0; i < 7; i++)
         same &= (!x[i] && !y[i]) || json_equal((json_t *)x[i], (json_t *)y[i]);
     return same;
@@ -145,7 +146,8 @@ static void test_every_field(void **state)
     size_t k;
     json_t *all = peft("fields"), *one;
     AdapterConfig plain;
-    assert_int_equal(read_config(&plain, "{\"peft_type\": \"LORA\", \"target_modules\": [\"q_proj\", \"v_proj\"]}"), 0);
+    assert_int_equal(
+        read_config(&plain, "{\"peft_type\": \"LORA\", \"target_modules\": [\"q_proj\", \"v_proj\"]}"), 0);
     assert_int_equal(json_array_size(all), COUNT(fields));
     json_array_foreach(all, k, one)
     {
@@ -182,7 +184,8 @@ static void test_unknown_fields(void **state)
         adapter_config_free(&config);
         snprintf(text, sizeof text, "{\"peft_type\": \"LORA\", \"brand_new\": %s}", something[i]);
         assert_int_equal(read_config(&config, text), ERROR_DATA);
-        assert_error(ERROR_DATA, "the field \"brand_new\" is ", "what it does is not known; remove it from a copy");
+        assert_error(ERROR_DATA, "the field \"brand_new\" is ",
+                     "what it does is not known; remove it from a copy");
     }
 }
 
@@ -202,14 +205,17 @@ static void test_wrong_values(void **state)
         {"'target_modules': []", "target_modules is empty: no module would have an adapter"},
         {"'target_modules': [1]", "target_modules must be a list of names, or one pattern, not a list"},
         {"'modules_to_save': 'lm_head'", "modules_to_save must be a list of names, not \"lm_head\""},
-        {"'rank_pattern': {'q': 0}", "rank_pattern must be an object that maps patterns of module names to ranks"},
+        {"'rank_pattern': {'q': 0}",
+         "rank_pattern must be an object that maps patterns of module names to ranks"},
         {"'rank_pattern': {'q': 1.5}", "rank_pattern must be an object"},
         {"'alpha_pattern': [1]", "alpha_pattern must be an object that maps patterns"},
-        {"'layers_to_transform': [0.5]", "layers_to_transform must be the number of a layer, or a list of them"},
+        {"'layers_to_transform': [0.5]",
+         "layers_to_transform must be the number of a layer, or a list of them"},
         {"'layers_pattern': 'h'", "layers_pattern says nothing without layers_to_transform; remove it"},
         {"'target_modules': 'all-linear', 'layers_to_transform': 1",
          "layers_to_transform needs target_modules as a list, not as a pattern"},
-        {"'init_lora_weights': 'olora'", "init_lora_weights is \"olora\", for which PEFT changes the weights"},
+        {"'init_lora_weights': 'olora'",
+         "init_lora_weights is \"olora\", for which PEFT changes the weights"},
         {"'init_lora_weights': 'mica'", "init_lora_weights is \"mica\", which trains lora_A alone"},
         {"'init_lora_weights': 'x'", "init_lora_weights must be true, false, \"gaussian\", \"orthogonal\""},
         {"'base_model_name_or_path': 1", "base_model_name_or_path must be a string, not 1"},

@@ -1,5 +1,5 @@
-/* Adapters of PEFT read and written (lora/README.md): what they compute and how they train, what is refused with
- * everything that is wrong in one message, and directories that never hold a mixture. */
+/* Adapters of PEFT read and written (lora/README.md): what they compute and how they train, what is refused
+ * with everything that is wrong in one message, and directories that never hold a mixture. */
 #include <errno.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -15,12 +15,10 @@ static const struct {
     int adapted, brings;
     int64_t trained;
 } cases[] = {
-    {"llama_default", 4, 0, 1792},         {"llama_init", 4, 0, 1792},
-    {"llama_all", 14, 0, 7424},            {"llama_all_rslora", 14, 0, 7424},
-    {"llama_head_saved", 4, 1, 7936},      {"llama_bias_all", 2, 0, 1024},
-    {"llama_tied_embed", 3, 1, 1664},      {"gpt2_default", 2, 0, 2048},
-    {"gpt2_all", 8, 0, 8192},              {"gpt2_bias_lora_only", 2, 2, 2432},
-    {"bert_default", 4, 0, 2048},          {"bert_all", 13, 0, 7936},
+    {"llama_default", 4, 0, 1792},       {"llama_init", 4, 0, 1792},       {"llama_all", 14, 0, 7424},
+    {"llama_all_rslora", 14, 0, 7424},   {"llama_head_saved", 4, 1, 7936}, {"llama_bias_all", 2, 0, 1024},
+    {"llama_tied_embed", 3, 1, 1664},    {"gpt2_default", 2, 0, 2048},     {"gpt2_all", 8, 0, 8192},
+    {"gpt2_bias_lora_only", 2, 2, 2432}, {"bert_default", 4, 0, 2048},     {"bert_all", 13, 0, 7936},
 };
 
 /* ---- Reading --------------------------------------------------------------------------------- */
@@ -42,8 +40,8 @@ static void test_reads_every_case(void **state)
         int scope = tensor_scope_begin();
         AdapterReport report;
         Module *model = base_model(name);
-        Safetensors *run = run_of(name), *file = safetensors_open(
-                                             fixed(name, "adapter_start/adapter_model.safetensors").text);
+        Safetensors *run = run_of(name),
+                    *file = safetensors_open(fixed(name, "adapter_start/adapter_model.safetensors").text);
         double off = logits_off(model, run, "logits");
         if (strcmp(name, "llama_init") != 0) /* whose B is 0 */
             assert_true(off > 1e-3);
@@ -186,7 +184,8 @@ static void assert_same_tensors(const char *which, const char *a, const char *b)
 {
     Safetensors *x = safetensors_open(file_in(a, "adapter_model.safetensors")),
                 *y = safetensors_open(file_in(b, "adapter_model.safetensors"));
-    int base = !strcmp(which, "llama_tied_embed"); /* PEFT stores the embedding itself too, which is not trained */
+    int base =
+        !strcmp(which, "llama_tied_embed"); /* PEFT stores the embedding itself too, which is not trained */
     assert_int_equal(safetensors_count(x), safetensors_count(y) + base);
     for (int i = 0; i < safetensors_count(y); i++) {
         const SafetensorsEntry *there = safetensors_at(y, i), *here = safetensors_find(x, there->name);
@@ -223,12 +222,13 @@ static void assert_same_config(const char *which, const char *a, const char *b)
     {
         const json_t *theirs = json_object_get(x, name);
         int all = strstr(which, "_all") && strcmp(which, "llama_bias_all") != 0;
-        int same = !strcmp(name, "target_modules") && all ? 1
-                   : !strcmp(name, "target_modules")      ? is_set_of(theirs, value)
-                   : !strcmp(name, "bias") && !strcmp(which, "llama_bias_all")
-                       ? 1 /* the model has none */
-                       : json_equal((json_t *)theirs, value) ||
-                             (json_is_number(theirs) && json_number_value(theirs) == json_number_value(value));
+        int same =
+            !strcmp(name, "target_modules") && all ? 1
+            : !strcmp(name, "target_modules")      ? is_set_of(theirs, value)
+            : !strcmp(name, "bias") && !strcmp(which, "llama_bias_all")
+                ? 1 /* the model has none */
+                : json_equal((json_t *)theirs, value) ||
+                      (json_is_number(theirs) && json_number_value(theirs) == json_number_value(value));
         if (!same)
             fail_msg("%s: the field %s differs", which, name);
     }
@@ -334,17 +334,20 @@ static void test_half_precision(void **state)
 {
     (void)state;
     SafetensorsItem items[8];
-    Safetensors *file = safetensors_open(fixed("llama_default", "adapter_start/adapter_model.safetensors").text);
+    Safetensors *file =
+        safetensors_open(fixed("llama_default", "adapter_start/adapter_model.safetensors").text);
     assert_int_equal(mkdir(at("h"), 0777), 0);
     assert_int_equal(safetensors_count(file), 8);
     for (int type = SAFETENSORS_F16; type <= SAFETENSORS_BF16; type++) {
         for (int i = 0; i < 8; i++) {
             const SafetensorsEntry *e = safetensors_at(file, i);
-            items[i] = (SafetensorsItem){.name = e->name, .type = (SafetensorsType)type, .ndim = 2, .data = e->data};
+            items[i] =
+                (SafetensorsItem){.name = e->name, .type = (SafetensorsType)type, .ndim = 2, .data = e->data};
             memcpy(items[i].dim, e->dim, sizeof e->dim);
         }
         char command[512];
-        snprintf(command, sizeof command, "cp %s/adapter_config.json %s", start_of("llama_default").text, at("h"));
+        snprintf(command, sizeof command, "cp %s/adapter_config.json %s", start_of("llama_default").text,
+                 at("h"));
         assert_int_equal(system(command), 0);
         assert_int_equal(safetensors_write(at("h/adapter_model.safetensors"), items, 8), 0);
         Module *model = base_model("llama");
@@ -384,7 +387,8 @@ static void rewrite(const char *name, int (*change)(SafetensorsItem *item, char 
     for (int i = 0; i < safetensors_count(file); i++) {
         const SafetensorsEntry *e = safetensors_at(file, i);
         snprintf(names[count], sizeof names[0], "%s", e->name);
-        items[count] = (SafetensorsItem){.name = names[count], .type = e->type, .ndim = e->ndim, .data = e->data};
+        items[count] =
+            (SafetensorsItem){.name = names[count], .type = e->type, .ndim = e->ndim, .data = e->data};
         memcpy(items[count].dim, e->dim, sizeof e->dim);
         count += change(&items[count], names[count]);
     }
@@ -441,7 +445,8 @@ static void test_wrong_tensors(void **state)
     refused(model, at("a"), ERROR_DATA, "1 tensor is missing: model.layers.0.self_attn.q_proj.lora_A.weight");
     copy_adapter("llama_default", "a");
     rewrite(file, renamed);
-    refused(model, at("a"), ERROR_DATA, "2 tensors are missing: model.layers.1.self_attn.q_proj.lora_A.weight",
+    refused(model, at("a"), ERROR_DATA,
+            "2 tensors are missing: model.layers.1.self_attn.q_proj.lora_A.weight",
             "and 2 are not what its adapter_config.json says", "layers.1.self_attn.k_proj.lora_");
     copy_adapter("llama_default", "a");
     rewrite(file, without_prefix);
@@ -772,24 +777,15 @@ static void test_plan_is_run(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_reads_every_case),
-        TEST(test_frozen),
-        TEST(test_trains_every_case),
-        TEST(test_tied_is_not_merged),
-        TEST(test_dora_is_refused),
-        TEST(test_out_and_in),
-        TEST(test_patterns_are_written),
-        TEST(test_what_cannot_be_said),
-        TEST(test_half_precision),
-        TEST(test_wrong_tensors),
-        TEST(test_wrong_directories),
-        TEST(test_wrong_modules_to_save),
-        TEST(test_directories),
-        TEST(test_death_in_every_call),
-        TEST(test_failure_in_every_call),
-        TEST(test_no_memory),
-        TEST(test_no_memory_to_save),
-        TEST(test_no_memory_for_json),
+        TEST(test_reads_every_case),      TEST(test_frozen),
+        TEST(test_trains_every_case),     TEST(test_tied_is_not_merged),
+        TEST(test_dora_is_refused),       TEST(test_out_and_in),
+        TEST(test_patterns_are_written),  TEST(test_what_cannot_be_said),
+        TEST(test_half_precision),        TEST(test_wrong_tensors),
+        TEST(test_wrong_directories),     TEST(test_wrong_modules_to_save),
+        TEST(test_directories),           TEST(test_death_in_every_call),
+        TEST(test_failure_in_every_call), TEST(test_no_memory),
+        TEST(test_no_memory_to_save),     TEST(test_no_memory_for_json),
         TEST(test_plan_is_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

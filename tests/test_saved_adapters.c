@@ -1,5 +1,5 @@
-/* Runs of adapters, saved without their base: how much that is, resumed to the last bit, and refused on another
- * base. */
+/* Runs of adapters, saved without their base: how much that is, resumed to the last bit, and refused on
+ * another base. */
 #include <sys/stat.h>
 
 #include "../io/saved_run_.h"
@@ -74,15 +74,15 @@ static void make_model(Run *run, SavedRun *what, SavedRunInput *base)
 static void make_run(Run *run, SavedRun *what, SavedRunInput *base)
 {
     const Case *c = run->c;
-    *what = (SavedRun){.loader = data_text(at("text"), &(TextOptions){.batch = 2,
-                                                                      .seq = SEQ,
-                                                                      .accumulate = c->accumulate,
-                                                                      .seed = 5,
-                                                                      .held_out = -1,
-                                                                      .mask_probability =
-                                                                          c->family == MODEL_BERT ? 0.3f : 0,
-                                                                      .max_samples = SAMPLES}),
-                       .keep = 100};
+    *what = (SavedRun){
+        .loader = data_text(at("text"), &(TextOptions){.batch = 2,
+                                                       .seq = SEQ,
+                                                       .accumulate = c->accumulate,
+                                                       .seed = 5,
+                                                       .held_out = -1,
+                                                       .mask_probability = c->family == MODEL_BERT ? 0.3f : 0,
+                                                       .max_samples = SAMPLES}),
+        .keep = 100};
     make_model(run, what, base);
     what->optimizer = optim_by_name(c->optimizer, nn_parameters(what->model), 0.01f, 0);
     optim_set_in_backward(what->optimizer, c->in_backward);
@@ -184,8 +184,8 @@ static void cut_everywhere(const Case *c, const char *base)
         execute(&resumed);
         for (int i = cut; i < STEPS; i++)
             if (memcmp(&resumed.loss[i], &straight.loss[i], sizeof(double)) != 0)
-                fail_msg("%s, cut after %d: loss %d is %.17g, not %.17g", c->optimizer, cut, i, resumed.loss[i],
-                         straight.loss[i]);
+                fail_msg("%s, cut after %d: loss %d is %.17g, not %.17g", c->optimizer, cut, i,
+                         resumed.loss[i], straight.loss[i]);
         if (!same_saved_run(at("straight/step-%08d", STEPS), at("resumed/step-%08d", STEPS)))
             fail_msg("%s, cut after %d: the end differs", c->optimizer, cut);
         empty(resumed.to);
@@ -299,8 +299,8 @@ static void test_fingerprints(void **state)
                   b = {.name = "base", .path = write_base(c, "b", 6, 4000)},
                   file = {.name = "base", .path = at("one/model.safetensors")}, folder_of = {.name = "base"};
     folder_of.path = write_base(c, "one", 5, 0);
-    assert_int_equal(io_fingerprint(&a) || io_fingerprint(&b) || io_fingerprint(&file) || io_fingerprint(&folder_of),
-                     0);
+    assert_int_equal(
+        io_fingerprint(&a) || io_fingerprint(&b) || io_fingerprint(&file) || io_fingerprint(&folder_of), 0);
     assert_true(a.bytes > 4000 && a.bytes == b.bytes && a.crc32 != b.crc32);
     assert_true(file.bytes == folder_of.bytes && file.crc32 == folder_of.crc32);
     assert_int_equal(mkdir(at("empty"), 0777), 0);

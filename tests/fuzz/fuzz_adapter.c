@@ -1,7 +1,7 @@
-/* An adapter on a small model: adapter_config.json, two bytes 0xFF, adapter_model.safetensors. The first two bytes
- * say which model and what the second part is: a file; a header, whose length is put before it, with the bytes of
- * its tensors after two bytes 0xFF; or edits of a file that is right for adapters of rank 2 everywhere. What is not
- * read must leave the model as it was; what is read is written, and read again. */
+/* An adapter on a small model: adapter_config.json, two bytes 0xFF, adapter_model.safetensors. The first two
+ * bytes say which model and what the second part is: a file; a header, whose length is put before it, with
+ * the bytes of its tensors after two bytes 0xFF; or edits of a file that is right for adapters of rank 2
+ * everywhere. What is not read must leave the model as it was; what is read is written, and read again. */
 #include "../../io/adapter.h"
 #include "../../io/safetensors.h"
 #include "../../nn/lora.h"
@@ -11,7 +11,8 @@ enum { ITEMS = 64, NAME = 128, ELEMENTS = 4096 };
 
 static const ModelPreset models[] = {
     {"llama", "", .batch = 1, .seq = 4, .family = MODEL_LLAMA,
-     .config.llama = {.vocab = 5, .dim = 4, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 3, .qkv_bias = 1}},
+     .config
+         .llama = {.vocab = 5, .dim = 4, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 3, .qkv_bias = 1}},
     {"tied", "", .batch = 1, .seq = 4, .family = MODEL_LLAMA,
      .config.llama = {.vocab = 5, .dim = 4, .layers = 1, .heads = 2, .hidden = 3, .tied = 1}},
     {"gpt2", "", .batch = 1, .seq = 4, .family = MODEL_GPT2,
@@ -37,8 +38,8 @@ static void add(File *file, const char *path, const char *ending, int64_t rows, 
     if (file->count == ITEMS)
         return;
     snprintf(file->name[file->count], NAME, "base_model.model.%.80s%s", path, ending);
-    file->item[file->count] =
-        (SafetensorsItem){.name = file->name[file->count], .ndim = 2, .dim = {rows, columns}, .data = numbers};
+    file->item[file->count] = (SafetensorsItem){
+        .name = file->name[file->count], .ndim = 2, .dim = {rows, columns}, .data = numbers};
     file->count++;
 }
 
@@ -54,8 +55,9 @@ static int add_layer(void *user, const LoraLayer *layer)
 /* Three bytes: which tensor, what, and how. */
 static void edit(File *file, const uint8_t *bytes)
 {
-    static const char *const endings[] = {".base_layer.bias", ".bias",          ".weight",
-                                          ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector"};
+    static const char *const endings[] = {".base_layer.bias",  ".bias",
+                                          ".weight",           ".lora_embedding_A",
+                                          ".lora_embedding_B", ".lora_magnitude_vector"};
     int i = file->count ? bytes[0] % file->count : 0, how = bytes[2];
     SafetensorsItem *item = &file->item[i];
     char *name = file->name[i], *end = strstr(name, ".lora");
@@ -82,8 +84,8 @@ static void edit(File *file, const uint8_t *bytes)
         name[(size_t)how % (strlen(name) + 1)] = (char)bytes[0];
         break;
     case 6:
-        add(file, how & 1 ? "lm_head" : "model.embed_tokens", how & 2 ? ".weight" : ".base_layer.weight",
-            5, how & 4 ? 4 : 3);
+        add(file, how & 1 ? "lm_head" : "model.embed_tokens", how & 2 ? ".weight" : ".base_layer.weight", 5,
+            how & 4 ? 4 : 3);
         break;
     }
 }
