@@ -338,8 +338,9 @@ def adapter():
         for targets in (config["target_modules"], "all-linear", ".*_proj|.*dense|.*c_attn"):
             for edits in (b"", bytes([0, 0, 0]), bytes([1, 1, 9, 2, 4, 3]), bytes([3, 6, 0, 0, 2, 33])):
                 yield bytes([model, 2]) + json.dumps({**config, "target_modules": targets}).encode() + PARTS + edits
-        for text in twisted(config, most=50):
-            yield bytes([model, 2]) + text + PARTS
+        if "default" in path:
+            for text in twisted(config, most=50):
+                yield bytes([model, 2]) + text + PARTS
     plain = {"peft_type": "LORA", "r": 2, "target_modules": "all-linear"}
     for more in ({"rank_pattern": {"0": 3}}, {"alpha_pattern": {".*": 0.5}}, {"layers_to_transform": [0], "target_modules": ["0"]},
                  {"layers_to_transform": 1, "layers_pattern": ["layers", "h"], "target_modules": ["q_proj", "up_proj"]},
