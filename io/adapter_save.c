@@ -281,7 +281,8 @@ static int describe(Saving *s)
     if (!status && !summary.count)
         status = error_raise(ERROR_STATE, "io_save_adapter(): the model has no adapters; nn_add_lora and "
                                           "io_load_adapter give it some");
-    if (!status && (s->config = make_config(s, &summary)) == NULL && !error_code())
+    int lost = !summary.paths || !summary.ends || !summary.ranks || !summary.alphas;
+    if (!status && (lost || !(s->config = make_config(s, &summary))) && !error_code())
         error_raise(ERROR_HOST_MEMORY, "%s: no host memory for its " ADAPTER_CONFIG, s->shown);
     json_decref(summary.paths);
     json_decref(summary.ends);

@@ -18,7 +18,7 @@ static const struct {
     {"llama_default", 4, 0, 1792},       {"llama_init", 4, 0, 1792},       {"llama_all", 14, 0, 7424},
     {"llama_all_rslora", 14, 0, 7424},   {"llama_head_saved", 4, 1, 7936}, {"llama_bias_all", 2, 0, 1024},
     {"llama_tied_embed", 3, 1, 1664},    {"gpt2_default", 2, 0, 2048},     {"gpt2_all", 8, 0, 8192},
-    {"gpt2_bias_lora_only", 2, 2, 2432}, {"bert_default", 4, 0, 2048},     {"bert_all", 13, 0, 7936},
+    {"gpt2_bias_lora_only", 2, 2, 2432}, {"bert_default", 4, 0, 2048},     {"bert_all", 13, 0, 7680},
 };
 
 /* ---- Reading --------------------------------------------------------------------------------- */
@@ -87,7 +87,7 @@ static void compare_trained(const char *which, Module *model, const Safetensors 
         if (strncmp(at, "after.base_model.model.", 23) != 0)
             continue;
         for (at += 23; *at; at++) { /* without what PEFT puts between */
-            static const char *const between[] = {".default", ".base_layer", ".modules_to_save"};
+            static const char *const between[] = {".modules_to_save", ".default", ".base_layer"};
             for (int k = 0; k < 3; k++)
                 at += !strncmp(at, between[k], strlen(between[k])) ? (ptrdiff_t)strlen(between[k]) : 0;
             strncat(name, at, *at != 0);
@@ -319,7 +319,7 @@ static void test_what_cannot_be_said(void **state)
     (void)state;
     Module *model = base_model("llama");
     assert_int_equal(io_save_adapter(model, at("a"), NULL), ERROR_STATE);
-    assert_error(ERROR_STATE, "io_save_adapter(): the model has no adapters");
+    assert_error(ERROR_STATE, "io_save_adapter: the model has no adapters");
     assert_true(nn_add_lora_by(model, two_kinds, NULL) > 0);
     assert_int_equal(io_save_adapter(model, at("a"), NULL), ERROR_STATE);
     assert_error(ERROR_STATE, "rslora", "model.layers.0.self_attn.k_proj");
@@ -453,17 +453,17 @@ static void test_wrong_tensors(void **state)
     refused(model, at("a"), ERROR_DATA, "PEFT's names begin with base_model.model.");
     copy_adapter("llama_default", "a");
     rewrite(file, as_integers);
-    refused(model, at("a"), ERROR_DATA, "only F32, F16 and BF16 are read", "v_proj.lora_B.weight\" is I32");
+    refused(model, at("a"), ERROR_DATA, "only F32, F16 and BF16 are read", "self_attn.v_proj.lora_B.w…\" is I32");
     copy_adapter("llama_default", "a");
     rewrite(file, turned);
-    refused(model, at("a"), ERROR_SHAPE, "v_proj.lora_B.weight", "is (4,32), in the model (32,4)");
+    refused(model, at("a"), ERROR_SHAPE, "v_proj.lora_B.w…", "is (4,32), in the model (32,4)");
     copy_adapter("llama_all", "a");
     copy_adapter("llama_default", "b");
     rename(at("a/adapter_model.safetensors"), at("b/adapter_model.safetensors"));
     refused(model, at("b"), ERROR_DATA, "20 tensors are not what its adapter_config.json says");
     assert_int_equal(io_load_adapter(model, start_of("llama_default").text, NULL, NULL), 0);
     assert_int_equal(io_load_adapter(model, start_of("llama_default").text, NULL, NULL), ERROR_STATE);
-    assert_error(ERROR_STATE, "io_load_adapter(): the model has adapters already");
+    assert_error(ERROR_STATE, "io_load_adapter: the model has adapters already");
 }
 
 static void test_wrong_directories(void **state)
@@ -482,9 +482,9 @@ static void test_wrong_directories(void **state)
     put_text("a/adapter_config.json", "{'r': }");
     refused(model, at("a"), ERROR_DATA, "adapter_config.json: line 1");
     assert_int_equal(io_load_adapter(NULL, at("a"), NULL, NULL), ERROR_ARGUMENT);
-    assert_error(ERROR_ARGUMENT, "io_load_adapter(): model is NULL");
+    assert_error(ERROR_ARGUMENT, "io_load_adapter: model is NULL");
     assert_int_equal(io_save_adapter(model, NULL, NULL), ERROR_ARGUMENT);
-    assert_error(ERROR_ARGUMENT, "io_save_adapter(): directory is NULL");
+    assert_error(ERROR_ARGUMENT, "io_save_adapter: directory is NULL");
 }
 
 /* A module that shares its weights, or that is not there, is not quietly another one. */
