@@ -275,13 +275,14 @@ static void look_at_inputs(Saving *s)
         add_input(s, "tokenizer", o->tokenizer, is_directory(o->tokenizer) ? "/tokenizer.json" : "", "");
 }
 
-/* What the adapters' base is told by. */
+/* What the adapters' base is told by; looked at once, when the run is planned. */
 static void look_at_base(Saving *s)
 {
     const Options *o = s->options;
-    s->base = (SavedRunInput){.name = "base", .path = has_adapters(o) ? o->init : NULL};
-    if (s->base.path && !context_is_meta(context_current()))
-        io_fingerprint(&s->base);
+    if (!has_adapters(o) || !o->init || s->base.path)
+        return;
+    s->base = (SavedRunInput){.name = "base", .path = o->init};
+    io_fingerprint(&s->base);
 }
 
 static SavedRun complete_run(const Saving *saving, const SavedRun *run, Settings *settings)

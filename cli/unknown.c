@@ -21,7 +21,7 @@ static const Word words[] = {
      "adapters are trained with --lora r=16,alpha=32,dropout=0.05,targets=q_proj,v_proj"},
     {"--adapters --adapter-path --peft-model --lora-path ", "an adapter that PEFT saved is read with --adapter DIR"},
     {"--freeze ", "--lora r=16 freezes the model and trains adapters beside it"},
-    {"--quantize --quantization --quant --load-in-8bit --load-in-4bit --8bit --4bit --int8 --nf4 ",
+    {"--qlora --quantize --quantization --quant --load-in-8bit --load-in-4bit --8bit --4bit --int8 --nf4 ",
      "there are no quantised weights today: everything is fp32; `brim plan --textbook` has the arithmetic"},
     {"--gpus --gpu --num-gpus --ngpu --n-gpu --nproc-per-node --ranks --fsdp --ddp --zero --zero-stage "
      "--deepspeed --tensor-parallel --tp --dp ",

@@ -118,8 +118,8 @@ static json_t *state_json(const SavedRun *run, const SavedFile files[SAVED_FILES
                              file_json(&files[1]));
     json_t *root =
         json_pack("{s:i, s:s, s:I, s:i, s:o, s:o, s:o, s:o}", "version", STATE_VERSION, "brim", BRIM_VERSION,
-                  "step", (json_int_t)optim_steps(run->optimizer), "threads", context->run.threads, "settings",
-                  settings_json(run), "optimizer", optimizer, "random", random, "files", sums);
+                  "step", (json_int_t)optim_steps(run->optimizer), "threads", context->run.threads,
+                  "settings", settings_json(run), "optimizer", optimizer, "random", random, "files", sums);
     if (root && run->command)
         json_object_set_new(root, "command", json_string(run->command)); /* not if it is not UTF-8 */
     int failed = root && run->loader && json_object_set_new(root, "data", data_json(run->loader)) != 0;
@@ -391,8 +391,8 @@ static int compare_inputs(const char *shown, const SavedRun *run, const SavedRun
 
 static int another_base(const char *shown, const char *was, const char *path, const char *todo)
 {
-    return error_raise(ERROR_ARGUMENT, "%s is of a run of adapters, and their base %s%s; %s", shown, was, path,
-                       todo);
+    return error_raise(ERROR_ARGUMENT, "%s is of a run of adapters, and their base %s%s; %s", shown, was,
+                       path, todo);
 }
 
 /* Adapters are worth nothing beside other weights than those that they were trained with. */
@@ -405,7 +405,8 @@ static int compare_base(const char *shown, const SavedRun *run, const SavedRunSt
     char file[FILE_LABEL] = "", here[FILE_LABEL] = "";
     if (adapters != (s->base != NULL))
         return error_raise(ERROR_ARGUMENT, "%s is of a run that trains %s, and this one trains %s", shown,
-                           adapters ? "the whole model" : "adapters", adapters ? "adapters" : "the whole model");
+                           adapters ? "the whole model" : "adapters",
+                           adapters ? "adapters" : "the whole model");
     if (!adapters)
         return 0;
     path_label(file, path ? path : "");
@@ -414,7 +415,9 @@ static int compare_base(const char *shown, const SavedRun *run, const SavedRunSt
         return another_base(shown, "was drawn from the seed, not read from ", here, "leave that out");
     if (path && !now)
         return another_base(shown, "was read from ", file, "give these weights here too");
-    if (!path || context_here()->meta || json_unpack(s->base, "{s:I, s:I}", "bytes", &bytes, "crc32", &crc32) ||
+    if (!path || !now->bytes || /* on meta it may not have been looked at */
+
+        json_unpack(s->base, "{s:I, s:I}", "bytes", &bytes, "crc32", &crc32) ||
         (now->bytes == (uint64_t)bytes && now->crc32 == (uint32_t)crc32))
         return 0;
     return another_base(shown, "was read from ", file,
@@ -437,6 +440,8 @@ static int compare_order(const char *shown, const SavedRunState *s)
 int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedRunState *s)
 {
     Differences d = {0};
+    if (compare_base(shown, run, s))
+        return error_code();
     compare_settings(&d, run, s);
     if (!has_setting(run, "optimizer")) /* else it was compared */
         compare_text(&d, "optimizer", optim_name(run->optimizer), s->optimizer);
@@ -446,9 +451,7 @@ int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedR
     else if (run->loader || s->has_data)
         differs(&d, "data", run->loader ? "a loader" : "none", s->has_data ? "a loader" : "none");
     if (!d.used && !d.more)
-        return compare_order(shown, s) || compare_base(shown, run, s) || context_here()->meta
-                   ? error_code()
-                   : compare_inputs(shown, run, s);
+        return compare_order(shown, s) || context_here()->meta ? error_code() : compare_inputs(shown, run, s);
     char more[32] = "";
     if (d.more)
         snprintf(more, sizeof more, "; and %d more", d.more);

@@ -244,8 +244,8 @@ static void test_hints(void **state)
 {
     (void)state;
     static const char *const names[][2] = {
-        {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "LoRA adapter: merge it first"},
-        {"model.layers.0.self_attn.q_proj.base_layer.weight", "LoRA adapter: merge it first"},
+        {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "LoRA adapter: give the weights of its base"},
+        {"model.layers.0.self_attn.q_proj.base_layer.weight", "LoRA adapter: give the weights of its base"},
         {"model.layers.0.self_attn.q_proj.qweight", "quantised (GPTQ or AWQ)"},
         {"model.layers.0.self_attn.q_proj.weight.absmax", "quantised (bitsandbytes)"},
         {"model.layers.0.self_attn.q_proj.weight_scale", "quantised (FP8)"},
