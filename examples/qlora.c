@@ -1,5 +1,5 @@
 /* Fine-tunes a published model by low-rank adapters: its weights are frozen, and what is trained has a
- * thousandth of their bytes.                                                       qlora MODEL [STEPS [TEXT]] */
+ * thousandth of their bytes. Read llama.c first.      qlora MODEL [STEPS [TEXT]] */
 #include <brim.h>
 
 #include <stdio.h>

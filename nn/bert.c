@@ -126,7 +126,8 @@ static Module *bert_predictions(Bert *self, const BertConfig *c)
 static void bert_head(Module *module, Bert *self, const BertConfig *c)
 {
     if (nn_add(module, "cls.predictions", bert_predictions(self, c)))
-        self->decoder = nn_add(module, decoder_path, module_linear_tied(self->word_table, self->decoder_bias));
+        self->decoder =
+            nn_add(module, decoder_path, module_linear_tied(self->word_table, self->decoder_bias));
 }
 
 Module *nn_bert(const BertConfig *config)

@@ -49,7 +49,8 @@ Module *module_linear(const LinearOptions *o)
     self->act = o->act;
     self->in_out = o->in_out;
     self->head = o->head;
-    self->weight = nn_add_parameter(module, "weight", o->in_out ? SHAPE(o->in, o->out) : SHAPE(o->out, o->in));
+    self->weight =
+        nn_add_parameter(module, "weight", o->in_out ? SHAPE(o->in, o->out) : SHAPE(o->out, o->in));
     linear_fill(self->weight, o);
     if (o->bias) {
         self->bias = nn_add_parameter(module, "bias", SHAPE(o->out));

@@ -16,13 +16,14 @@
 extern "C" {
 #endif
 
+/* targets: NULL or "all" is every linear layer but the output head; else names of layers, separated by
+ * commas: a whole module path, or its end after a dot ("q_proj,v_proj"). */
 typedef struct Lora {
-    int rank;            /* 0 = 8 */
-    float alpha;         /* scale = alpha / rank; 0 = 8 */
-    float dropout;       /* of what A reads, in training; 0 = none */
-    const char *targets; /* NULL or "all": every linear layer but the output head. Else names of layers,
-                            separated by commas: a whole module path, or its end after a dot ("q_proj,v_proj") */
-    int rslora;          /* 1: scale = alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732) */
+    int rank;      /* 0 = 8 */
+    float alpha;   /* scale = alpha / rank; 0 = 8 */
+    float dropout; /* of what A reads, in training; 0 = none */
+    const char *targets;
+    int rslora; /* 1: scale = alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732) */
 } Lora;
 
 /* Freezes every parameter of the model (tensor_set_requires_grad) and adds an adapter to each layer that
@@ -55,8 +56,8 @@ BRIM_API int nn_add_lora_by(Module *model, LoraChoose choose, void *user);
 typedef int (*LoraVisit)(void *user, const LoraLayer *layer);
 BRIM_API int nn_lora_layers(Module *model, LoraVisit visit, void *user);
 BRIM_API int nn_lora_count(Module *model); /* of adapters */
-/* The parameters that are trained: of the adapters, and what else requires a gradient since. Valid until it is
- * called again. */
+/* The parameters that are trained: of the adapters, and what else requires a gradient since. Valid until it
+ * is called again. */
 BRIM_API TensorList nn_lora_parameters(Module *model);
 
 /* Adds scale B A to each weight, in f32, and removes the adapters; their tensors are freed. The weights stay

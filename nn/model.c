@@ -110,8 +110,9 @@ static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
     }
     const Linear *linear = module_as_linear(model->model->head_module);
     if (linear && linear->adapter.a) {
-        error_raise(ERROR_STATE, "nn_loss(): the head has an adapter, which a loss in chunks does not compute; "
-                                 "call nn_set_loss_chunk(model, 0)");
+        error_raise(ERROR_STATE,
+                    "nn_loss(): the head has an adapter, which a loss in chunks does not compute; "
+                    "call nn_set_loss_chunk(model, 0)");
         return NULL;
     }
     Tensor *hidden = module_hidden(model, batch); /* (…,C) */

@@ -54,9 +54,10 @@ struct Module {
     void *state;
 };
 
-/* What is added to a frozen linear layer or embedding: scale B A. */
+/* What is added to a frozen linear layer or embedding: scale B A. a is (rank,in), b (out,rank); of an
+ * embedding (vocab,rank) and (dim,rank). NULL: there is none. */
 typedef struct Adapter {
-    Tensor *a, *b; /* (rank,in) and (out,rank), of an embedding (vocab,rank) and (dim,rank); NULL = there is none */
+    Tensor *a, *b;
     float scale;
     Lora settings; /* with the defaults in place of zeros */
 } Adapter;

@@ -3,9 +3,7 @@
 #include <math.h>
 
 #include "../nn/lora.h"
-#include "../nn/module_.h"
 #include "../optim/optim.h"
-#include "../plan/plan.h"
 #include "support.h"
 
 static Module *adapted(const Setting *setting, const Lora *lora)
@@ -106,7 +104,7 @@ static void a_name_that_no_layer_has_is_refused(void **state)
         Module *model = small_model(&(Setting){.family = cases[i].family});
         int64_t parameters = nn_parameters(model).count;
         assert_int_equal(nn_add_lora(model, &(Lora){.targets = cases[i].targets}), -1);
-        assert_error(ERROR_ARGUMENT, "nn_add_lora()", cases[i].wrong, cases[i].there);
+        assert_error(ERROR_ARGUMENT, "nn_add_lora: ", cases[i].wrong, cases[i].there);
         assert_int_equal(nn_parameters(model).count, parameters);
         assert_true(tensor_requires_grad(nn_parameters(model).items[0]));
     }
@@ -254,7 +252,7 @@ static void all_else_is_frozen(void **state)
 /* ---- What is kept for backward --------------------------------------------------------------- */
 
 typedef struct Kept {
-    const char *targets; /* NULL = all; "" = no adapters, everything trained */
+    const char *targets;             /* NULL = all; "" = no adapters, everything trained */
     int norm1, norm2, hidden, ranks; /* of layer 1: which inputs are kept, and how many A x */
 } Kept;
 
@@ -338,7 +336,10 @@ static void nothing_is_kept_below_the_first_adapter(void **state)
     Tensor *loss = nn_loss(model, &batch);
     double forward = context_flops(context_current()) - flops;
     assert_int_equal(live_at("model.layers.0", MEM_ACTIVATION), 0);
-    assert_int_equal(live_at("model.layers.1.self_attn", MEM_ACTIVATION), 0);
+    /* The residual stream (in the output's projection, which it was added to), what the adapter reads, A x.
+     */
+    assert_int_equal(live_at("model.layers.1", MEM_ACTIVATION),
+                     rounded(2 * SMALL_SEQ * 32) + rounded(2 * SMALL_SEQ * 48) + rounded(2 * SMALL_SEQ * 8));
     assert_true(live_at("model.layers.2.self_attn", MEM_ACTIVATION) > 0);
     tensor_backward(loss);
     assert_true(context_flops(context_current()) - flops < 2 * forward);
@@ -380,8 +381,8 @@ static void check_equal(const Setting *setting, const Grads *a, const Grads *b, 
     assert_int_equal(a->count, b->count);
     double off = difference(a->values, b->values, a->count);
     if (!(off <= most) || fabs(a->loss - b->loss) > most * fabs(a->loss))
-        fail_msg("%s: gradients are off by %g, the loss is %.9g and %.9g", setting_text(setting), off, a->loss,
-                 b->loss);
+        fail_msg("%s: gradients are off by %g, the loss is %.9g and %.9g", setting_text(setting), off,
+                 a->loss, b->loss);
 }
 
 static const Lora with_dropout = {.rank = 3, .dropout = 0.3f};
@@ -431,7 +432,7 @@ static void gradients_are_slopes(void **state)
         for (int i = 0; i < list.count; i++)
             for (int64_t k = 0; k < tensor_numel(list.items[i]); k++)
                 squares += (double)tensor_grad(list.items[i])[k] * tensor_grad(list.items[i])[k];
-        float step = 1e-2f / (float)sqrt(squares);
+        float step = 2e-3f / (float)sqrt(squares);
         for (int side = 0; side < 2; side++) {
             float by = side ? step : -step;
             for (int i = 0; i < list.count; i++)
@@ -507,7 +508,7 @@ static void an_adapter_of_the_head(void **state)
         nn_set_loss_chunk(model, 4);
         Batch batch = small_batch(s.family, 0, 0, 2);
         assert_null(nn_loss(model, &batch));
-        assert_error(ERROR_STATE, "nn_loss()", "adapter", "nn_set_loss_chunk");
+        assert_error(ERROR_STATE, "nn_loss: ", "adapter", "nn_set_loss_chunk");
     }
 }
 
@@ -557,7 +558,7 @@ static void merged_models_compute_the_same(void **state)
         assert_int_equal(books()->live_by[MEM_PARAMETER], 0);
         assert_int_equal(books()->live_by[MEM_FROZEN], frozen);
         assert_int_equal(nn_merge(model, DTYPE_F32), -1);
-        assert_error(ERROR_STATE, "nn_merge()", "no adapter");
+        assert_error(ERROR_STATE, "nn_merge: ", "no adapter");
         /* And once more. */
         assert_int_equal(nn_add_lora(model, &(Lora){.targets = targets[i]}), adapters);
         leave(v);
@@ -570,12 +571,12 @@ static void merges_that_are_refused(void **state)
     Module *gpt2 = small_model(&(Setting){.family = MODEL_GPT2});
     assert_int_equal(nn_add_lora(gpt2, &(Lora){.targets = "wte,c_attn"}), 3);
     assert_int_equal(nn_merge(gpt2, DTYPE_F32), -1);
-    assert_error(ERROR_STATE, "nn_merge()", "transformer.wte", "head");
+    assert_error(ERROR_STATE, "nn_merge: ", "transformer.wte", "head");
     assert_int_equal(nn_lora_count(gpt2), 3);
     static const DType quantised[] = {DTYPE_NF4, DTYPE_NF4_PLAIN, DTYPE_INT8};
     for (size_t i = 0; i < COUNT(quantised); i++) {
         assert_int_equal(nn_merge(gpt2, quantised[i]), -1);
-        assert_error(ERROR_ARGUMENT, "nn_merge()", dtype_name(quantised[i]), "f32, bf16 or f16");
+        assert_error(ERROR_ARGUMENT, "nn_merge: ", dtype_name(quantised[i]), "f32, bf16 or f16");
     }
     Module *bert = small_model(&(Setting){.family = MODEL_BERT});
     assert_int_equal(nn_add_lora(bert, &(Lora){.targets = "decoder"}), 1);
