@@ -35,9 +35,9 @@ static json_t *run_json(const Training *training, const Plan *plan)
     for (int i = 0; i < o->argument_count; i++)
         json_array_append_new(command, json_text(o->arguments[i]));
     json_t *all = json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "model", o->model, "family",
-                     nn_family(o->preset.family)->name, "parameters", (json_int_t)training->parameters,
-                     "command", command, "options", options_json(o, training->steps), "plan",
-                     json_memory(&plan->memory, NULL));
+                            nn_family(o->preset.family)->name, "parameters", (json_int_t)training->parameters,
+                            "command", command, "options", options_json(o, training->steps), "plan",
+                            json_memory(&plan->memory, NULL));
     if (has_adapters(o))
         json_object_set_new(all, "trained", json_integer((json_int_t)training->trained));
     return all;

@@ -305,7 +305,8 @@ static const struct {
 } modes[] = {
     {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
     {"--inference", "plans without training",
-     " --inference --model --init --init-partial --adapter --resize-vocab --vocab --batch --seq --prefill --threads "
+     " --inference --model --init --init-partial --adapter --resize-vocab --vocab --batch --seq --prefill "
+     "--threads "
      "--device --budget --json "},
 };
 

@@ -126,7 +126,12 @@ static int check_save(Saving *s)
 
 int saving_open(Saving *saving, const Options *options)
 {
-    *saving = (Saving){.options = options, .lock = -1, .export_lock = -1, .adapter_lock = -1, .saved = -1, .input_count = -1};
+    *saving = (Saving){.options = options,
+                       .lock = -1,
+                       .export_lock = -1,
+                       .adapter_lock = -1,
+                       .saved = -1,
+                       .input_count = -1};
     saving->made_save = options->save && access(options->save, F_OK) != 0;
     saving->made_export = options->export && access(options->export, F_OK) != 0;
     saving->made_adapter = options->export_adapter && access(options->export_adapter, F_OK) != 0;

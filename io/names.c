@@ -100,7 +100,8 @@ size_t names_wrapped(const ParameterNames *names, const char *model, const Safet
 }
 
 #define IS_ADAPTER                                                                                           \
-    "; these are of a LoRA adapter: give the weights of its base, and the adapter's directory with --adapter"
+    "; these are of a LoRA adapter: give the weights of its base, and the adapter's directory with "         \
+    "--adapter"
 
 const char *name_hint(const char *stored)
 {

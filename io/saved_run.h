@@ -65,8 +65,8 @@ typedef struct SavedRunFound {
 BRIM_API int io_save_run(const char *directory, const SavedRun *run);
 
 /* Reads what the path of an input holds into its bytes and crc32: of a file up to 64 MiB the CRC-32 (zlib's)
- * of all bytes, of a larger one that of 64 blocks of 1 MiB, evenly spaced from its first byte to its last. Of a
- * directory: of its weights (model.safetensors, or the files that its index names), one after the other.
+ * of all bytes, of a larger one that of 64 blocks of 1 MiB, evenly spaced from its first byte to its last. Of
+ * a directory: of its weights (model.safetensors, or the files that its index names), one after the other.
  * Returns 0 or raises ERROR_FILE, or what safetensors_open raises. */
 BRIM_API int io_fingerprint(SavedRunInput *input);
 
@@ -80,8 +80,9 @@ BRIM_API int io_find_saved_run(const char *directory, SavedRunFound *found);
  * the first batch. Everything is compared first; weights and states are read from the mapped files into their
  * places, never twice in memory. On meta nothing is read but the state. found may be NULL. Returns 0; or
  * raises ERROR_FILE (none there), ERROR_DATA (damaged), ERROR_ARGUMENT (of another run, or an input holds
- * something else, or the base is another: the message lists what differs), ERROR_HOST_MEMORY, ERROR_MEMORY. Number of steps, threads
- * and memory levers may differ; results are bitwise those of an unbroken run with the same number of threads.
+ * something else, or the base is another: the message lists what differs), ERROR_HOST_MEMORY, ERROR_MEMORY.
+ * Number of steps, threads and memory levers may differ; results are bitwise those of an unbroken run with
+ * the same number of threads.
  */
 BRIM_API int io_load_run(const char *path, const SavedRun *run, SavedRunFound *found);
 

@@ -453,7 +453,8 @@ static void test_wrong_tensors(void **state)
     refused(model, at("a"), ERROR_DATA, "PEFT's names begin with base_model.model.");
     copy_adapter("llama_default", "a");
     rewrite(file, as_integers);
-    refused(model, at("a"), ERROR_DATA, "only F32, F16 and BF16 are read", "self_attn.v_proj.lora_B.w…\" is I32");
+    refused(model, at("a"), ERROR_DATA, "only F32, F16 and BF16 are read",
+            "self_attn.v_proj.lora_B.w…\" is I32");
     copy_adapter("llama_default", "a");
     rewrite(file, turned);
     refused(model, at("a"), ERROR_SHAPE, "v_proj.lora_B.w…", "is (4,32), in the model (32,4)");

@@ -294,8 +294,8 @@ static int make_files(void **state)
         expect_code(RUN("train", models[i][0], SMALL, "--seq", "16", "--steps", "1", "--max-samples", "8",
                         "--lr", "0", "--export", in_folder(models[i][1])),
                     0);
-    expect_code(RUN("train", "llama-tiny", SMALL, "--seq", "16", "--steps", "1", "--max-samples", "8", "--lora", "r=2",
-                    "--export-adapter", in_folder("adapter")),
+    expect_code(RUN("train", "llama-tiny", SMALL, "--seq", "16", "--steps", "1", "--max-samples", "8",
+                    "--lora", "r=2", "--export-adapter", in_folder("adapter")),
                 0);
     return 0;
 }

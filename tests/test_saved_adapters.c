@@ -234,7 +234,8 @@ static void test_sizes(void **state)
             uint64_t states = 0;
             file = safetensors_open(at("run/step-00000001/optimizer.safetensors"));
             for (int k = 0; k < safetensors_count(file); k++)
-                states += safetensors_at(file, k)->type == SAFETENSORS_F32 ? safetensors_at(file, k)->bytes : 0;
+                states +=
+                    safetensors_at(file, k)->type == SAFETENSORS_F32 ? safetensors_at(file, k)->bytes : 0;
             safetensors_close(file);
             assert_int_equal(states, 4 * run.states);
             ModelPreset preset = preset_of(&cases[i]);
