@@ -72,6 +72,15 @@ static float mask_probability(const Options *o)
     return family_of(o)->objective == OBJECTIVE_MASKED ? 0.15f : 0;
 }
 
+/* Of JSON lines. What a pipe or a packed file holds was not known when the options were read. */
+static Loader *open_samples(Session *s, DataSplit split, int accumulate, int64_t max_samples)
+{
+    LeverText why = pairs_problem(s->options);
+    if (why.text[0])
+        error_raise(ERROR_DATA, "%s", why.text);
+    return error_code() ? NULL : open_pairs(s->options, s->tokenizer, split, accumulate, max_samples);
+}
+
 /* As bytes are opened below. A plan that knows how many tokens there are does not look at the text. */
 static Loader *open_tokens(Session *s, DataSplit split, int accumulate, int64_t max_samples)
 {
@@ -118,6 +127,8 @@ static Loader *open_loader(Session *s, DataSplit split)
     int64_t some = (int64_t)EVALUATION_BATCHES * o->batch;
     if (o->max_samples && o->max_samples < some)
         some = o->max_samples;
+    if (o->pack || is_pairs(o))
+        return open_samples(s, split, accumulate, held_out ? some : o->max_samples);
     if (uses_tokens(o))
         return open_tokens(s, split, accumulate, held_out ? some : o->max_samples);
     int64_t step_bytes = (int64_t)o->batch * o->accumulate * o->seq;
@@ -277,6 +288,7 @@ static int session_open(Session *s)
     say_data_note(o, s->train);
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
+    nn_set_weights(&(Weights){.frozen = has_adapters(o)});
     s->model = nn_model(&o->preset);
     /* A run that is resumed brings its weights; but of adapters not those of their base. */
     int goes_on = saving_resumes(s->training->saving) && !has_adapters(o);

@@ -162,7 +162,7 @@ static int want_own(Loading *l, Tensor *parameter)
         return 0;
     if (strlen(name) >= NAME_BYTES)
         return error_raise(ERROR_DATA, "io_load_adapter(): the name %.60s… is too long", name);
-    Wanted *w = want(l, name, "", tensor_shape(parameter));
+    Wanted *w = want(l, name, "", file_shape(parameter));
     w->own = parameter;
     w->required = w->trained = (unsigned char)brought;
     return 0;
@@ -397,14 +397,27 @@ static int read_transposed(const Loading *l, const Wanted *w, float *to)
     return status;
 }
 
+typedef struct Reading {
+    const Safetensors *file;
+    const SafetensorsEntry *entry;
+} Reading;
+
+static int read_numbers(void *user, int64_t first, int64_t count, float *values)
+{
+    const Reading *r = user;
+    return safetensors_read_part(r->file, r->entry, first, count, values);
+}
+
+/* On meta too: what the base is stored as may need buffers. */
 static int read_value(const Loading *l, const Wanted *w, Tensor *tensor)
 {
-    if (context_is_meta(context_current()))
-        return w->transposed ? host_later((size_t)tensor_numel(tensor) * sizeof(float)), 0 : 0;
+    int meta = context_is_meta(context_current());
+    if (!w->transposed)
+        return tensor_store_(tensor, read_numbers, &(Reading){l->file, w->entry});
+    if (meta)
+        return host_later((size_t)tensor_numel(tensor) * sizeof(float)), 0;
     float *to = tensor_f32(tensor);
-    if (!to)
-        return error_code();
-    return w->transposed ? read_transposed(l, w, to) : safetensors_read(l->file, w->entry, to);
+    return to ? read_transposed(l, w, to) : error_code();
 }
 
 /* The adapters' parameters are there now, and everything else is frozen. */
@@ -413,7 +426,7 @@ static int read_values(Loading *l)
     for (int i = 0; i < l->wanted_count; i++) {
         const Wanted *w = &l->wanted[i];
         Tensor *to = w->own ? w->own : nn_parameter(l->model, w->name);
-        int train = w->trained && !l->options->frozen;
+        int train = w->trained && !l->options->frozen && tensor_dtype(to) == DTYPE_F32;
         if (w->entry && read_value(l, w, to))
             return error_code();
         if (tensor_requires_grad(to) != train)

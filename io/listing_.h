@@ -16,6 +16,8 @@ void list_name(Listing *list, const char *format, ...) __attribute__((format(pri
 const char *listed_names(Listing *list);
 
 ShapeText entry_shape(const SafetensorsEntry *entry); /* "(8,128)" */
+/* The shape of a parameter in files. */
+Shape file_shape(const Tensor *parameter);
 /* From this dimension on. */
 int same_shape(const SafetensorsEntry *entry, Shape shape, int from);
 

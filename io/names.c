@@ -111,10 +111,6 @@ const char *name_hint(const char *stored)
         {".lora_embedding", IS_ADAPTER},
         {".base_layer.", IS_ADAPTER},
         {".qweight", "; the weights are quantised (GPTQ or AWQ): take the model that they were made of"},
-        {".quant_state.",
-         "; the weights are quantised (bitsandbytes): take the model that they were made of"},
-        {".absmax", "; the weights are quantised (bitsandbytes): take the model that they were made of"},
-        {".SCB", "; the weights are quantised (bitsandbytes): take the model that they were made of"},
         {".weight_scale", "; the weights are quantised (FP8): take the model that they were made of"},
         {".exp_avg", "; these are an optimizer's states, not weights"},
     };
