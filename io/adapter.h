@@ -30,12 +30,13 @@ typedef struct AdapterReport {
 } AdapterReport;
 
 /* Gives a model the adapters of a directory (as PEFT's save_pretrained writes it), and reads their values,
- * F32, F16 or BF16, into new fp32 parameters. All other parameters are frozen; what the adapter brings of the
- * base itself takes the adapter's values, and is trained too where it is fp32. Everything is compared before
- * anything changes: names, shapes and types that do not fit are one error. On meta the adapters are made and
- * nothing is read. options and report may be NULL. Returns 0; or raises ERROR_FILE, ERROR_DATA (a field that
- * is not computed, named with what to do; tensors that are not the adapter's, listed), ERROR_SHAPE,
- * ERROR_STATE (the model has adapters already), ERROR_MEMORY or ERROR_HOST_MEMORY. */
+ * F32, F16 or BF16, into new fp32 parameters. All other parameters are frozen. What the adapter brings of the
+ * base itself takes its values too: modules_to_save and biases, which are trained and have to be fp32 then;
+ * an embedding, which is not. Everything is compared before anything changes: names, shapes and types that do
+ * not fit are one error. On meta the adapters are made and nothing is read. options and report may be NULL.
+ * Returns 0; or raises ERROR_FILE, ERROR_DATA (a field that is not computed, named with what to do; tensors
+ * that are not the adapter's, listed), ERROR_SHAPE, ERROR_STATE (the model has adapters already, or would
+ * have to train what is not fp32), ERROR_MEMORY or ERROR_HOST_MEMORY. */
 BRIM_API int io_load_adapter(Module *model, const char *directory, const AdapterOptions *options,
                              AdapterReport *report);
 

@@ -43,6 +43,7 @@ typedef struct Loading {
     Adapted *adapted;
     Wanted *wanted;
     int adapted_count, adapted_room, wanted_count, wanted_room;
+    int lost; /* of the base's that have its values and are not trained */
     const char *hint;
     Listing missing, unexpected, shapes, types;
     AdapterReport report;
@@ -160,6 +161,13 @@ static int want_own(Loading *l, Tensor *parameter)
     int saved = adapter_saves(&l->config, name), brought = saved || brings_bias(l, name);
     if (!brought && !may_be_brought(name))
         return 0;
+    if (brought && !l->options->frozen && tensor_dtype(parameter) != DTYPE_F32)
+        return error_raise(
+            ERROR_STATE,
+            "io_load_adapter(): the adapter brings %s, which is trained with it, and the model "
+            "stores it as %s, which is not: make the model with fp32 weights, or read the adapter "
+            "frozen, to compute with it",
+            name, dtype_name(tensor_dtype(parameter)));
     if (strlen(name) >= NAME_BYTES)
         return error_raise(ERROR_DATA, "io_load_adapter(): the name %.60s… is too long", name);
     Wanted *w = want(l, name, "", file_shape(parameter));
@@ -426,13 +434,14 @@ static int read_values(Loading *l)
     for (int i = 0; i < l->wanted_count; i++) {
         const Wanted *w = &l->wanted[i];
         Tensor *to = w->own ? w->own : nn_parameter(l->model, w->name);
-        int train = w->trained && !l->options->frozen && tensor_dtype(to) == DTYPE_F32;
+        int train = w->trained && !l->options->frozen;
         if (w->entry && read_value(l, w, to))
             return error_code();
         if (tensor_requires_grad(to) != train)
             tensor_set_requires_grad(to, train);
         l->report.tensors += w->entry != NULL;
         l->report.own += w->own && w->entry;
+        l->lost += w->own && w->entry && !w->trained;
     }
     return error_code();
 }
@@ -448,8 +457,11 @@ static int load(Loading *l, const char *directory)
     snprintf(l->report.base, sizeof l->report.base, "%s", l->config.base ? l->config.base : "");
     if (l->report.own)
         snprintf(l->report.note, sizeof l->report.note,
-                 "%d parameter%s of the model itself %s the adapter's values.", l->report.own,
-                 plural(l->report.own), l->report.own == 1 ? "has" : "have");
+                 "%d parameter%s of the model itself %s the adapter's values%s.", l->report.own,
+                 plural(l->report.own), l->report.own == 1 ? "has" : "have",
+                 !l->lost || l->options->frozen ? ""
+                 : l->lost == l->report.own     ? "; it is not trained, and not in what is written"
+                                                : "; some are not trained, and not in what is written");
     return 0;
 }
 

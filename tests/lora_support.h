@@ -39,14 +39,21 @@ static inline Fixed start_of(const char *which)
     return fixed(which, "adapter_start");
 }
 
-static inline Module *base_model(const char *which)
+static inline Module *base_model_as(const char *which, const Weights *weights)
 {
     IoModel found;
     Fixed base = base_of(which);
     assert_int_equal(io_read_config(base.text, &found), 0);
+    assert_int_equal(nn_set_weights(weights), 0);
     Module *model = nn_model(&found.preset);
+    assert_int_equal(nn_set_weights(NULL), 0);
     assert_int_equal(io_load_weights(model, base.text, NULL, NULL), 0);
     return model;
+}
+
+static inline Module *base_model(const char *which)
+{
+    return base_model_as(which, NULL);
 }
 
 static inline Module *adapted_model(const char *which)
