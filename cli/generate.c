@@ -399,16 +399,20 @@ static void print_inference(const Options *o, const Writing *w)
         printf(", one forward\n\n");
 }
 
-/* The same with weights of every type, of which the first is planned already. */
+/* The same with weights of every type, of which the first is planned already. Of a file that is quantised
+ * not every other can be made, so the others are planned as they are drawn. */
 static int plan_types(const Options *o, const Writing *w, const Plan *first,
                       MemSummary planned[INFERENCE_TYPES])
 {
+    Options drawn = *o;
+    drawn.init = NULL;
     planned[0] = first->memory;
     for (int i = 1; i < INFERENCE_TYPES; i++) {
         Plan plan;
         Writing other = *w;
+        other.options = &drawn;
         other.type = inference_type(i);
-        if (plan_writing(o, &other, &plan))
+        if (plan_writing(&drawn, &other, &plan))
             return EXIT_NO;
         planned[i] = plan.memory;
         plan_free(&plan);

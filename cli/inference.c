@@ -73,7 +73,7 @@ static void print_row(const char *label, ReportUnit unit, const uint64_t *planne
     if (measured)
         printf("%*.*f", COLUMN, decimals, (double)*measured / unit.bytes);
     if (textbook > 0)
-        printf("%*.*f  %s", COLUMN, decimals, textbook / unit.bytes, rule);
+        printf("%*.*f%s%s", COLUMN, decimals, textbook / unit.bytes, rule[0] ? "  " : "", rule);
     printf("\n");
 }
 
