@@ -1,4 +1,5 @@
-/* brim generate, and brim plan --inference: a text continued, and what that needs. */
+/* brim generate, and brim plan --inference: a text continued, and what that needs beside the textbook's
+ * weights x 1.2. */
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
@@ -6,7 +7,8 @@
 #include "../base/clock_.h"
 #include "../base/plural_.h"
 #include "../kernels/kernels.h"
-#include "inference.h"
+#include "../estimate/formulae.h"
+#include "cli.h"
 #include "stream.h"
 
 /* ---- The script ------------------------------------------------------------------------------ */
@@ -15,8 +17,7 @@ enum { PROMPT_MAX = 1 << 16 };
 
 typedef struct Writing {
     const Options *options;
-    const InferenceType *type; /* what weights and cache are stored as */
-    int32_t *prompt, *tokens;  /* tokens (B, options->tokens), -1 behind an end */
+    int32_t *prompt, *tokens; /* tokens (B, options->tokens), -1 behind an end */
     int prompt_tokens, written;
     Tokenizer *tokenizer; /* NULL: bytes */
     IoEndTokens ends;
@@ -80,7 +81,6 @@ static int writing_script(void *config)
 {
     Writing *w = config;
     const Options *o = w->options;
-    nn_set_weights(&w->type->weights);
     Module *model = nn_model(&o->preset);
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
@@ -95,7 +95,6 @@ static int writing_script(void *config)
             .batch = o->batch,
             .context = o->seq,
             .prefill = o->prefill,
-            .cached = w->type->cached,
             .sample = {.temperature = o->temperature, .top_k = o->top_k, .top_p = o->top_p, .seed = o->seed},
             .stop = w->ends.ids,
             .stops = w->ends.count,
@@ -113,7 +112,6 @@ static int forward_script(void *config)
 {
     Writing *w = config;
     const Options *o = w->options;
-    nn_set_weights(&w->type->weights);
     Module *model = nn_model(&o->preset);
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
@@ -131,6 +129,84 @@ static int forward_script(void *config)
     tensor_scope_end(scope);
     tensor_no_grad_end();
     return error_code();
+}
+
+/* ---- What it needs --------------------------------------------------------------------------- */
+
+/* Keys and values of so many tokens of each sequence, by the formula. */
+static int64_t cache_formula(const Options *o, int64_t tokens)
+{
+    ModelSizes sizes = nn_preset_sizes(&o->preset);
+    LlamaShape shape = {.layers = sizes.layers,
+                        .heads = sizes.heads,
+                        .kv_heads = sizes.kv_heads,
+                        .dim = (int64_t)sizes.heads * sizes.head_dim};
+    return estimate_kv_cache_bytes(&shape, tokens, sizeof(float)) * o->batch;
+}
+
+/* Of the peak; the rest is what a forward makes. */
+typedef struct Inference {
+    uint64_t weights, cache, rest, peak;
+} Inference;
+
+static Inference inference_of(const MemSummary *memory)
+{
+    const MemStats *s = &memory->stats;
+    Inference i = {report_group(s->at_peak, MEM_GROUP_PARAMETERS), s->at_peak[MEM_KV_CACHE], 0, s->peak};
+    i.rest = i.peak - i.weights - i.cache;
+    return i;
+}
+
+enum { LABEL = 28, COLUMN = 11 };
+
+static void print_row(const char *label, ReportUnit unit, const uint64_t *planned, const uint64_t *measured,
+                      double textbook, const char *rule)
+{
+    int decimals = unit.decimals;
+    printf("%-*s%*.*f", LABEL, label, COLUMN, decimals, (double)*planned / unit.bytes);
+    if (measured)
+        printf("%*.*f", COLUMN, decimals, (double)*measured / unit.bytes);
+    if (textbook > 0)
+        printf("%*.*f  %s", COLUMN, decimals, textbook / unit.bytes, rule);
+    printf("\n");
+}
+
+static void inference_table(const Options *o, int64_t parameters, const MemSummary *planned,
+                            const MemSummary *measured)
+{
+    Inference p = inference_of(planned), m = measured ? inference_of(measured) : p;
+    ReportUnit unit = report_unit(p.peak);
+    double weights = (double)parameters * sizeof(float);
+    const uint64_t *none = NULL;
+    int64_t cache = writes(o) ? cache_formula(o, o->seq) : 0;
+    char formula[96];
+    snprintf(formula, sizeof formula, "2 x layers x kv heads x head width x 4 x %d token%s%s", o->seq,
+             plural(o->seq), o->batch > 1 ? " x batch" : "");
+    printf("%-*s%*s%s%*s\n", LABEL, unit.name, COLUMN, "planned", measured ? "   measured" : "", COLUMN,
+           "textbook");
+    print_row("weights", unit, &p.weights, measured ? &m.weights : none, weights, "P x 4 bytes");
+    if (cache)
+        print_row("kv cache", unit, &p.cache, measured ? &m.cache : none, (double)cache, formula);
+    print_row("workspace and temporaries", unit, &p.rest, measured ? &m.rest : none, 0, "");
+    for (int i = 0; i < LABEL + (measured ? 3 : 2) * COLUMN; i++)
+        putchar('-');
+    printf("\n");
+    print_row("peak", unit, &p.peak, measured ? &m.peak : none, 1.2 * weights, "weights x 1.2");
+    printf("Needs %s in one piece (%" PRIu64 " bytes).", report_size(planned->stats.needs).text,
+           planned->stats.needs);
+    int64_t held = cache ? (int64_t)(0.2 * weights / (double)cache_formula(o, 1)) * o->batch : 0;
+    if (cache)
+        printf(" The textbook's 20 %% would hold %s token%s of cache.", report_count(held).text,
+               plural(held));
+    printf("\n");
+}
+
+static json_t *textbook_of(const Options *o, int64_t parameters)
+{
+    int64_t weights = parameters * (int64_t)sizeof(float);
+    return json_pack("{s:I, s:I, s:I}", "weights_bytes", (json_int_t)weights, "kv_cache_bytes",
+                     (json_int_t)(writes(o) ? cache_formula(o, o->seq) : 0), "peak_bytes",
+                     (json_int_t)(1.2 * (double)weights));
 }
 
 /* ---- The commands ---------------------------------------------------------------------------- */
@@ -245,7 +321,7 @@ static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan
         w->prompt_tokens, "cache_tokens", o->seq, "sequences", sequences, "prefill_tokens_per_second",
         (double)w->prompt_tokens * o->batch / (w->first - w->started), "decode_tokens_per_second",
         w->written > 1 ? (double)(w->written - 1) * o->batch / decode : 0.0, "textbook",
-        inference_textbook(o, w->type, w->parameters), "memory", json_memory(&r->memory, &plan->memory));
+        textbook_of(o, w->parameters), "memory", json_memory(&r->memory, &plan->memory));
 }
 
 static void print_sequences(const Options *o, const Writing *w)
@@ -309,7 +385,7 @@ static void print_end(const Options *o, const Writing *w, const Plan *plan, cons
     printf("\n");
     print_speed(o, w);
     printf("\n");
-    inference_table(o, w->type, w->parameters, &plan->memory, &result->memory);
+    inference_table(o, w->parameters, &plan->memory, &result->memory);
     int64_t unaccounted = report_unaccounted(&result->memory);
     if (result->memory.process_peak && unaccounted >= 0)
         printf("Reserved %s + host %s + unaccounted %s = process %s\n",
@@ -362,7 +438,7 @@ int command_generate(const Options *options, int count)
 {
     (void)count;
     Options o = *options;
-    Writing w = {.options = &o, .type = inference_type(0)};
+    Writing w = {.options = &o};
     Plan plan = {0};
     o.prompt = o.prompt ? o.prompt : "The ";
     if (open_tokenizer(&o, &w) || find_ends(&o, &w))
@@ -399,43 +475,12 @@ static void print_inference(const Options *o, const Writing *w)
         printf(", one forward\n\n");
 }
 
-/* The same with weights of every type, of which the first is planned already. Of a file that is quantised
- * not every other can be made, so the others are planned as they are drawn. */
-static int plan_types(const Options *o, const Writing *w, const Plan *first,
-                      MemSummary planned[INFERENCE_TYPES])
-{
-    Options drawn = *o;
-    drawn.init = NULL;
-    planned[0] = first->memory;
-    for (int i = 1; i < INFERENCE_TYPES; i++) {
-        Plan plan;
-        Writing other = *w;
-        other.options = &drawn;
-        other.type = inference_type(i);
-        if (plan_writing(&drawn, &other, &plan))
-            return EXIT_NO;
-        planned[i] = plan.memory;
-        plan_free(&plan);
-    }
-    return EXIT_DONE;
-}
-
-static void print_inference_json(const Options *o, const Writing *w,
-                                 const MemSummary planned[INFERENCE_TYPES])
-{
-    json_print(json_pack(
-        "{s:s, s:I, s:i, s:o, s:o, s:o}", "model", o->model, "parameters", (json_int_t)w->parameters,
-        "cache_tokens", writes(o) ? o->seq : 0, "textbook", inference_textbook(o, w->type, w->parameters),
-        "types", inference_types_json(o, w->parameters, planned), "memory", json_memory(&planned[0], NULL)));
-}
-
 int plan_inference(const Options *options)
 {
     Options o = *options;
     static int32_t prompt[PROMPT_MAX]; /* on meta nothing of it is read */
-    Writing w = {.options = &o, .type = inference_type(0), .prompt = prompt};
+    Writing w = {.options = &o, .prompt = prompt};
     Plan plan;
-    MemSummary planned[INFERENCE_TYPES];
     int chunk = o.prefill ? o.prefill : 512;
     if (o.prefill && !writes(&o))
         return usage("--prefill says how a prompt is read; %s reads a sample at once", o.model);
@@ -444,16 +489,13 @@ int plan_inference(const Options *options)
     o.tokens = o.seq - w.prompt_tokens + 1;
     if (plan_writing(&o, &w, &plan))
         return EXIT_NO;
-    if (plan_types(&o, &w, &plan, planned)) {
-        plan_free(&plan);
-        return EXIT_NO;
-    }
     if (o.json) {
-        print_inference_json(&o, &w, planned);
+        json_print(json_pack("{s:s, s:I, s:i, s:o, s:o}", "model", o.model, "parameters",
+                             (json_int_t)w.parameters, "cache_tokens", writes(&o) ? o.seq : 0, "textbook",
+                             textbook_of(&o, w.parameters), "memory", json_memory(&plan.memory, NULL)));
     } else {
         print_inference(&o, &w);
-        inference_table(&o, w.type, w.parameters, &plan.memory, NULL);
-        inference_types_table(&o, w.parameters, planned);
+        inference_table(&o, w.parameters, &plan.memory, NULL);
     }
     int status = check_fits(&o, &plan, 0);
     plan_free(&plan);

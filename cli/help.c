@@ -49,8 +49,7 @@ static const Help pages[] = {
      "layer, the ten largest tensors at the peak, and where the peak is. It takes\n"
      "milliseconds to seconds, for models of any size. With --budget the exit code\n"
      "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
-     "--inference plans inference instead of training: weights, cache and workspace;\n"
-     "and the same for weights of 32, 16, 8 and 4 bits.",
+     "--inference plans inference instead of training: weights, cache and workspace.",
      NEED_FLAGS " --textbook --inference --prefill --json",
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"},

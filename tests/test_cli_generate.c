@@ -137,7 +137,7 @@ static void large_ones_are_planned(void **state)
     (void)state;
     json_t *root = generated(
         RUN("plan", "--inference", "--json", "--model", "llama-3.1-70b", "--seq", "8192", "--threads", "2"));
-    assert_keys(root, "model parameters cache_tokens textbook types memory");
+    assert_keys(root, "model parameters cache_tokens textbook memory");
     const json_t *textbook = json_object_get(root, "textbook");
     assert_int_equal(integer_at(root, "parameters"), 70553706496);
     assert_int_equal(integer_at(component_at(root, "kv_cache"), "at_peak"), 2LL * 80 * 8 * 128 * 4 * 8192);
@@ -156,44 +156,6 @@ static void large_ones_are_planned(void **state)
     assert_non_null(strstr(o->err, "more than the budget"));
 }
 
-/* Weights of 32, 16, 8 and 4 bits, planned each: what the textbook's factor stands for, and what it forgets. */
-static void each_type_of_weights_is_planned(void **state)
-{
-    (void)state;
-    static const struct {
-        int bits;
-        int64_t weights; /* of Llama 3.1 8B: stored, without rounding to 64 bytes */
-        const char *name;
-    } rows[] = {{32, 32121044992, "fp32"},
-                {16, 16060522496, "bf16"},
-                {8, 9086705664, "int8, the rest bf16"},
-                {4, 5702296448, "nf4, the rest bf16"}};
-    json_t *root = generated(RUN("plan", "--inference", "--json", "--model", "llama-3.1-8b", "--seq", "4096"));
-    const json_t *types = json_object_get(root, "types"), *memory = json_object_get(root, "memory");
-    assert_int_equal(json_array_size(types), COUNT(rows));
-    for (size_t i = 0; i < COUNT(rows); i++) {
-        const json_t *row = json_array_get(types, i), *textbook = json_object_get(row, "textbook");
-        json_int_t cache = 2LL * 32 * 8 * 128 * 4096 * (i ? 2 : 4);
-        assert_keys(row, "bits weights weights_bytes kv_cache_bytes peak_bytes needs_bytes textbook");
-        assert_int_equal(integer_at(row, "bits"), rows[i].bits);
-        assert_string_equal(json_string_value(json_object_get(row, "weights")), rows[i].name);
-        assert_in_range(integer_at(row, "weights_bytes"), rows[i].weights, rows[i].weights + 64 * 291);
-        assert_int_equal(integer_at(row, "kv_cache_bytes"), cache);
-        assert_int_equal(integer_at(textbook, "kv_cache_bytes"), cache);
-        assert_int_equal(integer_at(textbook, "weights_bytes"), 8030261248 * rows[i].bits / 8);
-        assert_int_equal(integer_at(textbook, "peak_bytes"),
-                         (json_int_t)(1.2 * (8030261248.0 * rows[i].bits / 8)));
-        assert_true(integer_at(row, "peak_bytes") > integer_at(row, "weights_bytes") + cache);
-        assert_true(integer_at(row, "needs_bytes") >= integer_at(row, "peak_bytes"));
-    }
-    assert_int_equal(integer_at(json_array_get(types, 0), "peak_bytes"), integer_at(memory, "peak_bytes"));
-    json_decref(root);
-    Outcome *o = expect_code(RUN("plan", "--inference", "--model", "llama-3.1-8b", "--seq", "4096"), 0);
-    assert_non_null(strstr(o->out, "WEIGHTS OF Q BITS, GiB"));
-    assert_non_null(strstr(o->out, " 4  nf4, the rest bf16 "));
-    assert_non_null(strstr(o->out, "4.49\n"));
-}
-
 /* What does not write is planned as one forward: weights, and what a layer makes on its way. */
 static void a_forward_is_planned(void **state)
 {
@@ -205,7 +167,7 @@ static void a_forward_is_planned(void **state)
     for (size_t i = 0; i < COUNT(rows); i++) {
         json_t *root = generated(
             RUN("plan", rows[i].model, "--inference", "--json", "--batch", rows[i].batch, "--threads", "2"));
-        assert_keys(root, "model parameters cache_tokens textbook types memory");
+        assert_keys(root, "model parameters cache_tokens textbook memory");
         int64_t weights = 4 * rows[i].parameters,
                 at_peak = integer_at(component_at(root, "parameter"), "at_peak");
         assert_int_equal(integer_at(root, "parameters"), rows[i].parameters);
@@ -286,7 +248,6 @@ int main(void)
         cmocka_unit_test(past_the_cache),
         cmocka_unit_test(the_table),
         cmocka_unit_test(large_ones_are_planned),
-        cmocka_unit_test(each_type_of_weights_is_planned),
         cmocka_unit_test(a_forward_is_planned),
         cmocka_unit_test(controls_are_not_written),
         cmocka_unit_test(mistakes),
