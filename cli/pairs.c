@@ -103,6 +103,8 @@ Loader *open_pairs(const Options *o, Tokenizer *tokenizer, DataSplit split, int 
                    int64_t max_samples)
 {
     char eos[SPECIAL_TEXT];
+    if (o->tokenizer && !tokenizer && !is_measured(o)) /* known from a plan that did not get to its samples */
+        tokenizer = tokenizer_read(o->tokenizer);
     PairsOptions p = {.batch = o->batch,
                       .seq = o->seq,
                       .accumulate = accumulate,
