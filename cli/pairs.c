@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/file_.h"
 #include "../base/file_kind_.h"
 #include "../io/special_.h"
 #include "input_.h"
@@ -10,7 +11,7 @@
 /* How long the samples are, which only the first of many plans has to find out. */
 static struct {
     PairsLengths *lengths;
-    const char *data, *tokenizer;
+    char data[PATH_BYTES], tokenizer[PATH_BYTES];
     int replace;
 } measured;
 
@@ -93,8 +94,8 @@ static const PairsLengths *measure(const Options *o, const PairsOptions *p)
         return NULL;
     data_pairs_lengths_free(measured.lengths);
     measured.lengths = lengths;
-    measured.data = o->data;
-    measured.tokenizer = o->tokenizer ? o->tokenizer : "";
+    snprintf(measured.data, sizeof measured.data, "%s", o->data);
+    snprintf(measured.tokenizer, sizeof measured.tokenizer, "%s", o->tokenizer ? o->tokenizer : "");
     measured.replace = replaces(o);
     return lengths;
 }
