@@ -339,8 +339,7 @@ TensorList nn_lora_parameters(Module *model)
 
 static int check_merge(void *user, Module *module, const LoraLayer *layer)
 {
-    DType dtype = *(const DType *)user;
-    (void)module;
+    (void)user, (void)module;
     if (!layer->a)
         return 0;
     if (layer->tied)
@@ -348,21 +347,22 @@ static int check_merge(void *user, Module *module, const LoraLayer *layer)
                            "nn_merge(): the weight of '%s' is the embedding's and the head's at once: merged "
                            "into one, its adapter would change the other too; keep the adapter beside it",
                            layer->path);
-    if (tensor_dtype(layer->weight) != dtype)
-        return error_raise(ERROR_ARGUMENT, "nn_merge(): the weight of '%s' is stored as %s, not %s",
-                           layer->path, dtype_name(tensor_dtype(layer->weight)), dtype_name(dtype));
     return 0;
 }
 
+/* In f32: of a weight of another type, one at a time, there is an f32 copy meanwhile. */
 static int merge(void *user, Module *module, const LoraLayer *layer)
 {
     const Context *context = module->item.context;
     int64_t in = layer->in, out = layer->out, rank = layer->lora.rank;
-    (void)user;
+    Linear *linear = module_as_linear(module);
     if (!layer->a)
         return 0;
+    if (tensor_convert_(layer->weight, DTYPE_F32))
+        return -1;
+    if (linear)
+        linear->in_out = layer->weight->in_out;
     if (!context->meta) {
-        const Linear *linear = module_as_linear(module);
         const float *a = tensor_f32(layer->a), *b = tensor_f32(layer->b);
         float *w = tensor_f32(layer->weight);
         if (linear && !linear->in_out) /* (out,in) += B A */
@@ -372,6 +372,8 @@ static int merge(void *user, Module *module, const LoraLayer *layer)
             context->kernels->gemm(linear != NULL, 1, in, out, rank, layer->scale, a, linear ? in : rank, b,
                                    rank, 1, w, out, &context->run);
     }
+    if (tensor_convert_(layer->weight, *(const DType *)user))
+        return -1;
     Adapter *adapter = adapter_of(module);
     module_drop(module, adapter->b);
     module_drop(module, adapter->a);
@@ -395,5 +397,5 @@ int nn_merge(Module *model, DType dtype)
                     dtype_name(dtype));
         return -1;
     }
-    return walk_layers(model, check_merge, &dtype) || walk_layers(model, merge, NULL) ? -1 : count;
+    return walk_layers(model, check_merge, NULL) || walk_layers(model, merge, &dtype) ? -1 : count;
 }

@@ -144,7 +144,7 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     return failed;
 }
 
-void tensor_decode_(Tensor *tensor, int64_t first, int64_t count, float *values)
+void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values)
 {
     const Context *context = tensor->item.context;
     StoredArray from = tensor_stored_(tensor);
@@ -152,11 +152,20 @@ void tensor_decode_(Tensor *tensor, int64_t first, int64_t count, float *values)
         context->kernels->decode(&from, first, count, values, &context->run);
 }
 
+void tensor_decode_file_(const Tensor *tensor, int64_t first, int64_t count, float *values)
+{
+    int64_t rows = tensor->shape.dim[0], cols = tensor->shape.dim[1]; /* in files (cols, rows) */
+    if (!tensor->transposed)
+        tensor_decode_(tensor, first, count, values);
+    for (int64_t i = first; tensor->transposed && i < first + count; i++)
+        tensor_decode_(tensor, i % rows * cols + i / rows, 1, values + i - first);
+}
+
 /* ---- Another type ---------------------------------------------------------------------------- */
 
 static int read_old(void *user, int64_t first, int64_t count, float *values)
 {
-    tensor_decode_(user, first, count, values);
+    tensor_decode_file_(user, first, count, values);
     return 0;
 }
 
@@ -165,9 +174,11 @@ int tensor_convert_(Tensor *tensor, DType dtype)
     Context *context = tensor->item.context;
     if (error_code() || !tensor_readable(tensor, "tensor_convert_"))
         return error_code();
+    if (tensor->dtype == dtype)
+        return 0;
     Tensor old = *tensor;
-    int turn = tensor->in_out && dtype_is_quantized(dtype);
-    Shape shape = turn ? SHAPE(old.shape.dim[1], old.shape.dim[0]) : old.shape;
+    int in_out = (old.in_out || old.transposed) && !dtype_is_quantized(dtype); /* of what is made */
+    Shape shape = in_out == old.in_out ? old.shape : SHAPE(old.shape.dim[1], old.shape.dim[0]);
     MemComponent component = old.storage->block.component;
     int path = memtrack_path_set(context->tracker, tensor->path);
     Storage *made =
@@ -178,8 +189,8 @@ int tensor_convert_(Tensor *tensor, DType dtype)
     tensor->storage = made;
     tensor->dtype = dtype;
     tensor->shape = shape;
-    tensor->in_out = old.in_out && !turn;
-    tensor->transposed = (unsigned char)(old.transposed || turn);
+    tensor->in_out = (unsigned char)in_out;
+    tensor->transposed = (old.in_out || old.transposed) && !in_out;
     int failed = tensor_store_(tensor, read_old, &old);
     Storage *gone = failed ? made : old.storage;
     if (failed)
