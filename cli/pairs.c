@@ -85,6 +85,12 @@ static int is_measured(const Options *o)
            measured.replace == replaces(o);
 }
 
+void forget_pairs(void)
+{
+    data_pairs_lengths_free(measured.lengths);
+    measured.lengths = NULL;
+}
+
 static const PairsLengths *measure(const Options *o, const PairsOptions *p)
 {
     if (is_measured(o))
@@ -92,7 +98,7 @@ static const PairsLengths *measure(const Options *o, const PairsOptions *p)
     PairsLengths *lengths = data_pairs_lengths(o->data, p);
     if (!lengths)
         return NULL;
-    data_pairs_lengths_free(measured.lengths);
+    forget_pairs();
     measured.lengths = lengths;
     snprintf(measured.data, sizeof measured.data, "%s", o->data);
     snprintf(measured.tokenizer, sizeof measured.tokenizer, "%s", o->tokenizer ? o->tokenizer : "");
