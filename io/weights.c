@@ -9,42 +9,10 @@
 
 #include "../tensor/tensor_.h"
 #include "io_.h"
+#include "listing_.h"
 #include "quantized_.h"
 #include "safetensors_.h"
 #include "weights_.h"
-
-/* ---- Names in messages ----------------------------------------------------------------------- */
-
-/* "2 parameters are missing: a, b"; names beyond the room are counted. */
-typedef struct Listing {
-    char text[240];
-    size_t used, room; /* of text: two lists share an error */
-    int count, shown;
-} Listing;
-
-static void list_name(Listing *list, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void list_name(Listing *list, const char *format, ...)
-{
-    char item[128];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(item, sizeof item, format, arguments);
-    va_end(arguments);
-    size_t length = strlen(item) + (list->used ? 2 : 0);
-    list->count++;
-    if (list->shown + 1 < list->count || list->used + length + sizeof " and 1000000 more" > list->room)
-        return; /* no gaps: one that is left out ends the list */
-    list->used += (size_t)sprintf(list->text + list->used, "%s%s", list->used ? ", " : "", item);
-    list->shown++;
-}
-
-static const char *listed_names(Listing *list)
-{
-    if (list->shown < list->count)
-        snprintf(list->text + list->used, sizeof list->text - list->used, " and %d more",
-                 list->count - list->shown);
-    return list->text;
-}
 
 /* ---- Matching -------------------------------------------------------------------------------- */
 
@@ -160,33 +128,6 @@ static int match_names(Loading *l, int tied)
     return 0;
 }
 
-static ShapeText entry_shape(const SafetensorsEntry *entry)
-{
-    ShapeText text;
-    size_t used = 0;
-    text.text[used++] = '(';
-    for (int i = 0; i < entry->ndim && used < sizeof text.text - 24; i++)
-        used += (size_t)sprintf(text.text + used, "%s%lld", i ? "," : "", (long long)entry->dim[i]);
-    strcpy(text.text + used, ")");
-    return text;
-}
-
-/* The shape of a parameter in files. */
-static Shape file_shape(const Tensor *parameter)
-{
-    Shape shape = tensor_shape(parameter);
-    return parameter->transposed ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
-}
-
-/* From this dimension on. */
-static int same_shape(const SafetensorsEntry *entry, Shape shape, int from)
-{
-    int same = entry->ndim == shape.ndim;
-    for (int i = from; same && i < shape.ndim; i++)
-        same = entry->dim[i] == shape.dim[i];
-    return same;
-}
-
 /* The rows that the file lacks of a parameter that has one for each token; 0 where it is none of these. */
 static int64_t lacks_rows(const SafetensorsEntry *entry, Shape shape, int vocab)
 {
@@ -220,8 +161,8 @@ static void check_quantized(Loading *l, const Tensor *parameter, const Quantized
     Shape shape = tensor_shape(parameter), stored = SHAPE(q->rows, q->cols);
     Shape wanted = parameter->in_out ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
     if (!shape_equal(stored, wanted))
-        list_name(&l->shapes, "%s is %s of %s, in the model %s", tensor_name(parameter), shape_text(stored).text,
-                  dtype_name(q->dtype), shape_text(wanted).text);
+        list_name(&l->shapes, "%s is %s of %s, in the model %s", tensor_name(parameter),
+                  shape_text(stored).text, dtype_name(q->dtype), shape_text(wanted).text);
     else if (dtype_is_quantized(parameter->dtype) && parameter->dtype != q->dtype)
         list_name(&l->quantized, "%s is %s, in the model %s", tensor_name(parameter), dtype_name(q->dtype),
                   dtype_name(parameter->dtype));
@@ -275,10 +216,11 @@ static int check_lists(Loading *l)
         return error_raise(ERROR_DATA, "%s: only F32, F16 and BF16 are read: %s", l->shown,
                            listed_names(&l->types));
     if (l->quantized.count)
-        return error_raise(ERROR_DATA,
-                           "%s: codes are not decoded to be quantised again: %s; make the model with the file's "
-                           "type (--quantize), or without quantised weights",
-                           l->shown, listed_names(&l->quantized));
+        return error_raise(
+            ERROR_DATA,
+            "%s: codes are not decoded to be quantised again: %s; make the model with the file's "
+            "type (--quantize), or without quantised weights",
+            l->shown, listed_names(&l->quantized));
     return 0;
 }
 
@@ -351,8 +293,8 @@ static void copy_bytes(const Reading *r)
     }
 }
 
-/* What is in the parameter's own type is copied, everything else goes through tensor_store_: on meta too, where it
- * plans its buffers. */
+/* What is in the parameter's own type is copied, everything else goes through tensor_store_: on meta too,
+ * where it plans its buffers. */
 static int read_parameter(Reading *r)
 {
     int meta = context_is_meta(context_current());
