@@ -182,7 +182,8 @@ static void check_export(DType dtype, DType quantized, SafetensorsType type)
         nn_set_weights(&(Weights){.dtype = dtype, .quantized = quantized});
         Module *model = nn_model(&preset);
         nn_set_weights(NULL);
-        assert_int_equal(io_save_weights(model, NULL, folder, &(WeightsSaving){.type = type}), 0);
+        assert_int_equal(io_save_weights(model, NULL, folder, &(WeightsSaving){.type = type, .overwrite = 1}),
+                         0);
         Module *again = nn_model(&preset); /* of floats */
         assert_int_equal(io_load_weights(again, folder, NULL, NULL), 0);
         TensorList list = nn_parameters(model), other = nn_parameters(again);
