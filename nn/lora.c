@@ -394,7 +394,6 @@ static int merged_values(void *user, int64_t first, int64_t count, float *values
     return 0;
 }
 
-/* In f32: of a weight of another type, one at a time, there is an f32 copy meanwhile. */
 static int merge(void *user, Module *module, const LoraLayer *layer)
 {
     DType dtype = *(const DType *)user;
