@@ -149,7 +149,6 @@ static const struct {
     {{&blocks, &chunk, &lora}},
 };
 enum { LISTED = sizeof list / sizeof list[0] };
-
 _Static_assert(sizeof list / sizeof list[0] < VARIANTS,
                "every row of the list has a variant, and so have the options as they are");
 
