@@ -67,7 +67,7 @@ static int choose_cards(Fit *fit)
 static void choose_methods(Fit *fit)
 {
     static Variant variants[VARIANTS];
-    fit->methods = variants_methods(fit->options, variants);
+    fit->methods = variants_list(fit->options, variants);
     for (int k = 0; k < fit->methods; k++)
         fit->method[k] = (Method){.variant = variants[k]};
 }

@@ -144,20 +144,13 @@ static const struct {
     {{&blocks, &singles, &chunk, &sgd}},
     {{&attention}},
     {{&zero_grad}},
-};
-enum { LISTED = sizeof list / sizeof list[0] };
-
-/* Other ways to train, not levers of one: `fit` alone asks which training a card takes. */
-static const struct {
-    const Pull *pull[TOGETHER];
-} methods[] = {
     {{&lora}},
     {{&blocks, &lora}},
     {{&blocks, &chunk, &lora}},
 };
-enum { METHOD_ROWS = sizeof methods / sizeof methods[0] };
-_Static_assert((int)LISTED + (int)METHOD_ROWS < VARIANTS,
-               "every row of the lists has a variant, and so have the options as they are");
+enum { LISTED = sizeof list / sizeof list[0] };
+_Static_assert(sizeof list / sizeof list[0] < VARIANTS,
+               "every row of the list has a variant, and so have the options as they are");
 
 /* Returns 0, and leaves the options as they are, where it cannot be pulled or changes nothing. */
 static int pull(const Pull *p, Options *o)
@@ -223,16 +216,6 @@ int variants_list(const Options *o, Variant variants[VARIANTS])
     variants[0] = (Variant){.label = "as is", .options = *o, .target = MEM_GROUP_COUNT};
     for (int i = 0; i < LISTED; i++)
         if (pull_row(&variants[count], list[i].pull, o) &&
-            !is_there(variants, count, &variants[count].options))
-            count++;
-    return count;
-}
-
-int variants_methods(const Options *o, Variant variants[VARIANTS])
-{
-    int count = variants_list(o, variants);
-    for (int i = 0; i < METHOD_ROWS; i++)
-        if (pull_row(&variants[count], methods[i].pull, o) &&
             !is_there(variants, count, &variants[count].options))
             count++;
     return count;

@@ -193,6 +193,10 @@ static void where_adapters_go(void **state)
         RUN(TRAIN, "--steps", "1", "--lora", "r=3", "--export-adapter", in_folder("b"), "--overwrite"), 0);
     o = RUN(TRAIN, "--steps", "1", "--lora", "r=3", "--export-adapter", in_folder("base"), "--overwrite");
     assert_non_null(strstr(expect_code(o, 1)->err, "holds a whole model"));
+    o = RUN(TRAIN, "--steps", "1", "--lora", "r=3", "--export-adapter", in_folder("none"), "--budget",
+            "1MiB");
+    assert_non_null(strstr(expect_code(o, 1)->err, "more than the budget"));
+    assert_int_equal(access(in_folder("none"), F_OK), -1); /* a run that is refused leaves no directory */
     o = RUN("train", SMALL, "--init", in_folder("b"), "--steps", "1");
     assert_non_null(strstr(expect_code(o, 1)->err, "this directory with --adapter"));
 }
