@@ -133,7 +133,7 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
         return error_raise(ERROR_ARGUMENT, "tensor_store_(): the tensor holds i32, and values are floats");
     if (!tensor_readable(tensor, "tensor_store_"))
         return error_code();
-    if (tensor->dtype == DTYPE_F32)
+    if (tensor->dtype == DTYPE_F32 && !tensor->transposed)
         return context->meta ? 0 : source(user, 0, tensor_numel(tensor), tensor->storage->block.data);
     Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
     const char *op = memtrack_op_set(context->tracker, "store");
@@ -165,20 +165,24 @@ void tensor_decode_file_(const Tensor *tensor, int64_t first, int64_t count, flo
 
 static int read_old(void *user, int64_t first, int64_t count, float *values)
 {
-    tensor_decode_file_(user, first, count, values);
+    tensor_decode_(user, first, count, values);
     return 0;
 }
 
-int tensor_convert_(Tensor *tensor, DType dtype)
+/* Quantised weights are (out,in); those that are not are as files have them. */
+static int turns(const Tensor *tensor, DType dtype)
+{
+    return dtype_is_quantized(dtype) ? tensor->in_out : tensor->transposed;
+}
+
+int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user)
 {
     Context *context = tensor->item.context;
-    if (error_code() || !tensor_readable(tensor, "tensor_convert_"))
+    if (error_code() || !tensor_readable(tensor, "tensor_replace_"))
         return error_code();
-    if (tensor->dtype == dtype)
-        return 0;
     Tensor old = *tensor;
-    int in_out = (old.in_out || old.transposed) && !dtype_is_quantized(dtype); /* of what is made */
-    Shape shape = in_out == old.in_out ? old.shape : SHAPE(old.shape.dim[1], old.shape.dim[0]);
+    int turn = turns(tensor, dtype);
+    Shape shape = turn ? SHAPE(old.shape.dim[1], old.shape.dim[0]) : old.shape;
     MemComponent component = old.storage->block.component;
     int path = memtrack_path_set(context->tracker, tensor->path);
     Storage *made =
@@ -189,9 +193,10 @@ int tensor_convert_(Tensor *tensor, DType dtype)
     tensor->storage = made;
     tensor->dtype = dtype;
     tensor->shape = shape;
-    tensor->in_out = (unsigned char)in_out;
-    tensor->transposed = (old.in_out || old.transposed) && !in_out;
-    int failed = tensor_store_(tensor, read_old, &old);
+    tensor->transposed = (unsigned char)turn; /* the source gives the old order */
+    int failed = tensor_store_(tensor, source, user);
+    tensor->in_out = turn ? !old.in_out : old.in_out;
+    tensor->transposed = turn ? !old.transposed : old.transposed;
     Storage *gone = failed ? made : old.storage;
     if (failed)
         *tensor = old;
@@ -201,4 +206,10 @@ int tensor_convert_(Tensor *tensor, DType dtype)
         tensor_drop_grad(tensor);
     }
     return failed;
+}
+
+int tensor_convert_(Tensor *tensor, DType dtype)
+{
+    Tensor old = *tensor;
+    return old.dtype == dtype ? error_code() : tensor_replace_(tensor, dtype, read_old, &old);
 }
