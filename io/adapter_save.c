@@ -435,13 +435,18 @@ static int make_room(Saving *s)
 }
 
 /* Returns the room behind. */
-static float *turn(Tensor *parameter, SafetensorsItem *item, float *to)
+static float *turn(const Tensor *parameter, SafetensorsItem *item, float *to)
 {
-    const float *from = tensor_f32(parameter);
     int64_t rows = item->dim[0], columns = item->dim[1];
-    for (int64_t r = 0; from && r < rows; r++)
+    size_t bytes = (size_t)(rows * columns) * sizeof(float);
+    float *from = host_alloc_for("io_save_adapter", "an embedding's adapter", bytes);
+    int read = from && !tensor_read(parameter, 0, (int64_t)bytes, from);
+    for (int64_t r = 0; read && r < rows; r++)
         for (int64_t c = 0; c < columns; c++)
             to[c * rows + r] = from[r * columns + c];
+    if (from)
+        host_free(context_here(), from, bytes);
+    item->tensor = NULL;
     item->dim[0] = columns;
     item->dim[1] = rows;
     item->data = to;
@@ -463,7 +468,7 @@ static int list_items(Saving *s)
         *item = (SafetensorsItem){.name = s->names[s->count++],
                                   .type = SAFETENSORS_F32,
                                   .ndim = shape.ndim,
-                                  .data = tensor_f32(parameter)};
+                                  .tensor = parameter};
         memcpy(item->dim, shape.dim, sizeof shape.dim);
         if (is_turned(parameter))
             room = turn(parameter, item, room);

@@ -239,7 +239,7 @@ static int save_parameters(Export *e, TensorList list)
         items[i] = (SafetensorsItem){.name = tensor_name(list.items[i]),
                                      .type = e->how->type,
                                      .ndim = shape.ndim,
-                                     .data = tensor_f32(list.items[i])};
+                                     .tensor = list.items[i]};
         memcpy(items[i].dim, shape.dim, sizeof shape.dim);
     }
     int status = error_code() ? error_code() : save_items(e, items, list.count);

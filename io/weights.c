@@ -285,10 +285,9 @@ static void copy_bytes(const Reading *r)
 {
     enum { PIECE = 4 << 20 };
     const char *from = r->entry->data;
-    char *to = tensor_data(r->to);
-    for (uint64_t done = 0, n; to && done < r->entry->bytes; done += n) {
+    for (uint64_t done = 0, n; done < r->entry->bytes; done += n) {
         n = r->entry->bytes - done < PIECE ? r->entry->bytes - done : PIECE;
-        memcpy(to + done, from + done, (size_t)n);
+        tensor_write(r->to, (int64_t)done, (int64_t)n, from + done);
         safetensors_forget(r->file, from + done, (size_t)n);
     }
 }
@@ -307,10 +306,9 @@ static int read_parameter(Reading *r)
         return tensor_store_(r->to, read_decoded, r);
     if (!quantized && !is_copied(r))
         return tensor_store_(r->to, read_numbers, r);
-    void *to = meta ? NULL : tensor_data(r->to);
-    if (to && quantized)
-        quantized_copy(&q, to);
-    else if (to)
+    if (!meta && quantized)
+        quantized_copy(&q, r->to);
+    else if (!meta)
         copy_bytes(r);
     return error_code();
 }

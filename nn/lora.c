@@ -364,7 +364,7 @@ static void add_part(const Merging *m, int64_t row, int64_t rows, int64_t col, i
     const Kernels *k = m->context->kernels;
     const KernelRun *run = &m->context->run;
     int64_t in = layer->in, rank = layer->lora.rank;
-    const float *a = tensor_f32(layer->a), *b = tensor_f32(layer->b);
+    const float *a = storage_f32(layer->a->storage), *b = storage_f32(layer->b->storage);
     if (!m->in_out) /* B (out,rank) A (rank,in) */
         k->gemm(0, 0, rows, cols, rank, layer->scale, b + row * rank, rank, a + col, in, 1, values, cols,
                 run);
@@ -393,7 +393,6 @@ static int merged_values(void *user, int64_t first, int64_t count, float *values
     return 0;
 }
 
-/* In f32: of a weight of another type, one at a time, there is an f32 copy meanwhile. */
 static int merge(void *user, Module *module, const LoraLayer *layer)
 {
     DType dtype = *(const DType *)user;

@@ -108,6 +108,10 @@ void module_free_text(const Module *module, char *text); /* NULL is fine */
  * checkpoint. */
 Tensor *module_run(CheckpointForward forward, Module *module, Tensor *x, const Batch *batch);
 Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch);
+/* Around a run of the module: tells the hooks, and marks the tape for backward. begin returns what end takes.
+ * (hooks.c) */
+int64_t module_hooks_begin(Module *module);
+void module_hooks_end(Module *module, int64_t mark);
 /* The module's part as a whole model, made when it is asked for first; NULL without memory, which is raised.
  * (model.c) */
 Model *module_model(Module *module);

@@ -256,7 +256,7 @@ static void take_file(const char *path)
         memcpy(contents[i], e->data, e->bytes);
         snprintf(names[i], sizeof names[i], "%s", e->name);
         /* as bytes: the writer takes floats for 16 bits */
-        items[i] = (SafetensorsItem){names[i], e->type, e->ndim, {0}, contents[i]};
+        items[i] = (SafetensorsItem){names[i], e->type, e->ndim, {0}, .data = contents[i]};
         memcpy(items[i].dim, e->dim, sizeof e->dim);
     }
     tensor_scope_end(scope);

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "../../brim.h"
+#include "../tensor_data.h"
 #include "../../base/half_.h"
 
 typedef struct Arguments {
@@ -183,7 +184,7 @@ static void write_outputs(Run *r)
         if (!tensor_has_grad(list.items[i]))
             continue;
         snprintf(names[count], NAME_MOST, "grad.%s", tensor_name(list.items[i]));
-        items[count] = item_of(names[count], tensor_shape(list.items[i]), tensor_grad(list.items[i]));
+        items[count] = item_of(names[count], tensor_shape(list.items[i]), grad_f32(list.items[i]));
         count++;
     }
     die_on_error();
@@ -207,10 +208,10 @@ static int halves(const char *inputs, const char *outputs)
     half_encode_bf16(n, floats->data, bf16);
     half_decode_f16(m, patterns, from_f16);
     half_decode_bf16(m, patterns, from_bf16);
-    const SafetensorsItem items[] = {{"f16", SAFETENSORS_I16, 1, {(int64_t)n}, f16},
-                                     {"bf16", SAFETENSORS_I16, 1, {(int64_t)n}, bf16},
-                                     {"from_f16", SAFETENSORS_F32, 1, {(int64_t)m}, from_f16},
-                                     {"from_bf16", SAFETENSORS_F32, 1, {(int64_t)m}, from_bf16}};
+    const SafetensorsItem items[] = {{"f16", SAFETENSORS_I16, 1, {(int64_t)n}, .data = f16},
+                                     {"bf16", SAFETENSORS_I16, 1, {(int64_t)n}, .data = bf16},
+                                     {"from_f16", SAFETENSORS_F32, 1, {(int64_t)m}, .data = from_f16},
+                                     {"from_bf16", SAFETENSORS_F32, 1, {(int64_t)m}, .data = from_bf16}};
     safetensors_write(outputs, items, 4);
     die_on_error();
     return 0; /* and with it all memory goes */
