@@ -144,12 +144,21 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     return failed;
 }
 
-void tensor_decode_(Tensor *tensor, int64_t first, int64_t count, float *values)
+void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values)
 {
     const Context *context = tensor->item.context;
     StoredArray from = tensor_stored_(tensor);
     if (!context->meta && from.at)
         context->kernels->decode(&from, first, count, values, &context->run);
+}
+
+void tensor_decode_file_(const Tensor *tensor, int64_t first, int64_t count, float *values)
+{
+    int64_t rows = tensor->shape.dim[0], cols = tensor->shape.dim[1]; /* in files (cols, rows) */
+    if (!tensor->transposed)
+        tensor_decode_(tensor, first, count, values);
+    for (int64_t i = first; tensor->transposed && i < first + count; i++)
+        tensor_decode_(tensor, i % rows * cols + i / rows, 1, values + i - first);
 }
 
 /* ---- Another type ---------------------------------------------------------------------------- */
@@ -202,5 +211,5 @@ int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user
 int tensor_convert_(Tensor *tensor, DType dtype)
 {
     Tensor old = *tensor;
-    return tensor_replace_(tensor, dtype, read_old, &old);
+    return old.dtype == dtype ? error_code() : tensor_replace_(tensor, dtype, read_old, &old);
 }

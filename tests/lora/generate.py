@@ -4,21 +4,18 @@
 FAMILY/{config.json,model.safetensors}: a small random model in float32. FAMILY_CASE/: adapter_start/ as PEFT saves it;
 run.safetensors: ids, labels, logits, the first step's gradients, the adapter after three steps of AdamW (lr 1e-2, no
 decay), the logits of the merged model; run.json: the losses before each step and after the last. B is drawn, because 0
-would leave A without a gradient; the case `init` keeps PEFT's 0. llama_nf4: a Llama that bitsandbytes quantised to NF4 with
-double quantisation; all else of it is float32."""
+would leave A without a gradient; the case `init` keeps PEFT's 0."""
 import copy
 import json
 import os
 import sys
-import tempfile
 import warnings
 
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import (AutoModelForCausalLM, BertConfig, BertForMaskedLM, BitsAndBytesConfig, GPT2Config,
-                          GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM)
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 warnings.filterwarnings('ignore')
 transformers.logging.set_verbosity_error()
@@ -28,8 +25,7 @@ CASES = [('llama', 'default', {}), ('llama', 'init', {}), ('llama', 'all', {'tar
          ('llama', 'all_rslora', {'target_modules': 'all-linear', 'use_rslora': True}),
          ('gpt2', 'default', {'fan_in_fan_out': True}),
          ('gpt2', 'all', {'target_modules': 'all-linear', 'fan_in_fan_out': True}),
-         ('bert', 'default', {}), ('bert', 'all', {'target_modules': 'all-linear'}),
-         ('llama_nf4', 'all', {'target_modules': 'all-linear'})]
+         ('bert', 'default', {}), ('bert', 'all', {'target_modules': 'all-linear'})]
 
 
 def base_model(family):
@@ -47,25 +43,11 @@ def base_model(family):
         max_position_embeddings=64, hidden_dropout_prob=0, attention_probs_dropout_prob=0, initializer_range=0.1))
 
 
-def nf4_model(folder):
-    """What bitsandbytes makes of a model in bfloat16, read from the checkpoint that it writes."""
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
-                                bnb_4bit_compute_dtype=torch.float32)
-    with tempfile.TemporaryDirectory() as source:
-        base_model('llama').to(torch.bfloat16).save_pretrained(source)
-        AutoModelForCausalLM.from_pretrained(source, quantization_config=config, device_map={'': 'cpu'},
-                                             dtype=torch.float32).save_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder, device_map={'': 'cpu'}, dtype=torch.float32)
-
-
 def run(family, case, more, out):
     folder = os.path.join(out, family + '_' + case)
     os.makedirs(folder, exist_ok=True)
-    if family == 'llama_nf4':
-        base = nf4_model(os.path.join(out, family))
-    else:
-        base = base_model(family)
-        base.save_pretrained(os.path.join(out, family))
+    base = base_model(family)
+    base.save_pretrained(os.path.join(out, family))
     torch.manual_seed(2)
     model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0,
                                             task_type=None if family == 'bert' else 'CAUSAL_LM', **more))
@@ -99,8 +81,7 @@ def run(family, case, more, out):
         optimizer.step()
     kept.update({'after.' + name: p.detach().clone() for name, p in trained.items()})
     with torch.no_grad():
-        if family != 'llama_nf4':
-            kept['merged_logits'] = copy.deepcopy(model).merge_and_unload().eval()(input_ids=ids).logits
+        kept['merged_logits'] = copy.deepcopy(model).merge_and_unload().eval()(input_ids=ids).logits
     save_file({name: t.contiguous() for name, t in kept.items()}, os.path.join(folder, 'run.safetensors'))
     with open(os.path.join(folder, 'run.json'), 'w') as f:
         json.dump({'losses': losses}, f, indent=1)
