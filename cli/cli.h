@@ -25,6 +25,7 @@ typedef struct Options {
     const char *invalid_utf8;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
+    const char *lora, *adapter, *export_adapter; /* --lora as it was typed */
     const char *resize_vocab; /* as it was typed: N or auto */
     const char *described;    /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
@@ -38,7 +39,7 @@ typedef struct Options {
     CheckpointChoice checkpoint;
     AttentionKind attention;
     uint64_t budget, seed, reserve, export_shard;
-    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
+    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite, merge;
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int check_data;          /* reads all ids of a .bin before it starts */
     int pack;                /* samples of JSON lines side by side */
@@ -103,12 +104,14 @@ typedef struct Training {
     TrainLog *log;                             /* NULL = none */
     Saving *saving;                            /* NULL = neither saves nor resumes */
     int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
+    int64_t trained;                           /* of the parameters */
     IoSize save_size, export_size;             /* of one save, of the export; 0 = there is none */
     int blocks;                                /* repeated ones, that --checkpoint is about */
     double validation_loss, accuracy;          /* accuracy < 0: not a classifier */
     int64_t validation_samples;
     double step_seconds, validation_seconds; /* what steps and evaluations took, together */
     int exported;                            /* 1: --export is written; -1: it could not be */
+    int adapter_exported;                    /* the same of --export-adapter */
     char generated[161];
 } Training;
 int training_script(void *config);

@@ -18,6 +18,7 @@ static const struct {
     {"--textbook", "--inference", "the one prints rules, the other plans"},
     {"--textbook", "--budget", "the one prints rules, the other limits a plan"},
     {"--vocab", "--resize-vocab", "they say the same thing twice"},
+    {"--lora", "--adapter", "an adapter that is read has its own rank, alpha and layers"},
     {"--csv", "--json", "they are two forms of one answer"},
 };
 
@@ -30,8 +31,8 @@ static const struct {
     {"--checkpoint", "--budget", " SIZE", "auto"}, {"--init-partial", "--init", " PATH", NULL},
     {"--save-every", "--save", " DIR", NULL},      {"--keep", "--save", " DIR", NULL},
     {"--export-dtype", "--export", " DIR", NULL},  {"--export-shard", "--export", " DIR", NULL},
-    {"--overwrite", "--export", " DIR", NULL},     {"--resize-vocab", "--init", " PATH", NULL},
-    {"--prefill", "--inference", "", NULL},
+    {"--resize-vocab", "--init", " PATH", NULL},   {"--prefill", "--inference", "", NULL},
+    {"--merge", "--export", " DIR", NULL},
 };
 
 LeverText levers_exclude(const Options *o)

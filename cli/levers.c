@@ -4,6 +4,7 @@
 #include "../base/plural_.h"
 #include "flags_.h"
 #include "levers_.h"
+#include "lora.h"
 
 /* ---- The rows -------------------------------------------------------------------------------- */
 
@@ -27,6 +28,8 @@ float learning_rate(const Options *o)
     const OptimRule *rule = optim_rule(o->optimizer);
     if (o->lr >= 0)
         return o->lr;
+    if (has_adapters(o)) /* a tenth of the parameters or less: usual is ten times as much */
+        return 10 * rule->tuning_lr;
     if (o->init) /* trained weights: docs/weights.md has the measurements */
         return rule->tuning_lr;
     return rule->usual_lr > 0 ? rule->usual_lr : family_of(o)->lr;
@@ -136,6 +139,12 @@ static void in_backward_to_optimizer(const Options *o, Optimizer *optimizer)
 enum { EVERYWHERE = LEVER_CSV | LEVER_LOG | LEVER_SAVED | LEVER_TYPED };
 
 static const Lever levers[] = {
+    {.flag = "--lora",
+     .where = LEVER_LOG | LEVER_SAVED | LEVER_TYPED,
+     .title = lora_title,
+     .other_training = 1,
+     .to_model = add_adapters},
+    {.flag = "--adapter", .where = LEVER_LOG | LEVER_TYPED, .title = adapter_title, .other_training = 1},
     {.flag = "--optimizer", .where = EVERYWHERE, .title = optimizer_title, .other_training = 1},
     {.flag = "--lr", .where = LEVER_SAVED, .title = lr_title},
     {.flag = "--weight-decay", .where = LEVER_SAVED},
@@ -311,7 +320,7 @@ json_t *levers_json(const Options *o)
             continue;
         if (flag_number(lever->flag, o, &number))
             json_object_set_new(all, key_of(lever).text, json_integer((json_int_t)number));
-        else if (lever_means(lever, o))
+        else if (lever_means(lever, o) && flag_text(lever->flag, o).text[0])
             json_object_set_new(all, key_of(lever).text, json_text(flag_text(lever->flag, o).text));
     }
     return all;

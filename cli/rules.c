@@ -71,7 +71,7 @@ void rules_print(FILE *out, const Options *o, const Training *t, const Plan *pla
 {
     const MemStats *s = &plan->memory.stats;
     ReportUnit unit = report_unit(s->peak);
-    double n = (double)t->parameters;
+    double n = (double)t->parameters, trained = t->trained > 0 ? (double)t->trained : n;
     Rules r = {out, unit, o, s, n};
     int states = optim_rule(o->optimizer)->states;
     char title[64], label[64];
@@ -79,8 +79,10 @@ void rules_print(FILE *out, const Options *o, const Training *t, const Plan *pla
     snprintf(label, sizeof label, "optimizer states: %d x 4 bytes each", states);
     fprintf(out, "\n%-*s%*s%*s%*s\n", RULE, title, COLUMN, "by rule", COLUMN, "own peak", COLUMN, "at peak");
     row(&r, "parameters: 4 bytes each", 4 * n, MEM_GROUP_PARAMETERS, "");
-    row(&r, "gradients: as many bytes", 4 * n, MEM_GROUP_GRADIENTS, why_gradients(&r));
-    row(&r, label, 4 * n * states, MEM_GROUP_OPTIMIZER_STATES, "");
+    row(&r,
+        t->trained < t->parameters ? "gradients: 4 bytes each that is trained" : "gradients: as many bytes",
+        4 * trained, MEM_GROUP_GRADIENTS, why_gradients(&r));
+    row(&r, label, 4 * trained * states, MEM_GROUP_OPTIMIZER_STATES, "");
     row(&r, "activations: sqrt(N) x batch x 4 bytes x layers",
         4 * sqrt(n) * o->batch * nn_preset_sizes(&o->preset).layers, MEM_GROUP_ACTIVATIONS,
         why_activations(&r));

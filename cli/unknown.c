@@ -17,10 +17,12 @@ static const Word words[] = {
      "everything is trained and planned in fp32 today; `brim plan --textbook` has the arithmetic of 16 bit, "
      "and "
      "docs/lessons/13-precision.md explains it"},
-    {"--lora --lora-r --lora-rank --qlora --peft --adapter --adapters --freeze ",
-     "there are no adapters today: every parameter is trained, in fp32; `brim plan --textbook` has the "
-     "arithmetic"},
-    {"--quantize --quantization --quant --load-in-8bit --load-in-4bit --8bit --4bit --int8 --nf4 ",
+    {"--lora-r --lora-rank --lora-alpha --lora-dropout --lora-target-modules --target-modules --peft ",
+     "adapters are trained with --lora r=16,alpha=32,dropout=0.05,targets=q_proj,v_proj"},
+    {"--adapters --adapter-path --peft-model --lora-path ",
+     "an adapter that PEFT saved is read with --adapter DIR"},
+    {"--freeze ", "--lora r=16 freezes the model and trains adapters beside it"},
+    {"--qlora --quantize --quantization --quant --load-in-8bit --load-in-4bit --8bit --4bit --int8 --nf4 ",
      "there are no quantised weights today: everything is fp32; `brim plan --textbook` has the arithmetic"},
     {"--gpus --gpu --num-gpus --ngpu --n-gpu --nproc-per-node --ranks --fsdp --ddp --zero --zero-stage "
      "--deepspeed --tensor-parallel --tp --dp ",

@@ -4,6 +4,7 @@
 
 #include "flags_.h"
 #include "levers_.h"
+#include "lora.h"
 #include "variants_.h"
 
 /* ---- What can be pulled ---------------------------------------------------------------------- */
@@ -70,6 +71,11 @@ static int other_zero_grad(Options *o)
     return 1;
 }
 
+static int trains_all_of_a_text_model(const Options *o)
+{
+    return reads_text(o) && !has_adapters(o);
+}
+
 /* Either a value as it would be typed, or a function that sets it and returns 0 where there is nothing to
  * try. */
 typedef struct Pull {
@@ -106,6 +112,12 @@ static const Pull chunk = {.flag = "--loss-chunk",
                            .pays = has_many_logits};
 static const Pull sgd = {
     .flag = "--optimizer", .value = "sgd", .word = "sgd", .target = MEM_GROUP_OPTIMIZER_STATES};
+static const Pull lora = {.flag = "--lora",
+                          .value = "r=16,alpha=32",
+                          .word = "LoRA r 16",
+                          .target = MEM_GROUP_OPTIMIZER_STATES,
+                          .pays = trains_all_of_a_text_model,
+                          .needed = 1};
 static const Pull attention = {
     .flag = "--attention", .target = MEM_GROUP_ACTIVATIONS, .set = other_attention};
 static const Pull zero_grad = {.flag = "--zero-grad", .target = MEM_GROUP_GRADIENTS, .set = other_zero_grad};
@@ -134,8 +146,18 @@ static const struct {
     {{&zero_grad}},
 };
 enum { LISTED = sizeof list / sizeof list[0] };
-_Static_assert(sizeof list / sizeof list[0] < VARIANTS,
-               "every row of the list has a variant, and so have the options as they are");
+
+/* Other ways to train, not levers of one: `fit` alone asks which training a card takes. */
+static const struct {
+    const Pull *pull[TOGETHER];
+} methods[] = {
+    {{&lora}},
+    {{&blocks, &lora}},
+    {{&blocks, &chunk, &lora}},
+};
+enum { METHOD_ROWS = sizeof methods / sizeof methods[0] };
+_Static_assert((int)LISTED + (int)METHOD_ROWS < VARIANTS,
+               "every row of the lists has a variant, and so have the options as they are");
 
 /* Returns 0, and leaves the options as they are, where it cannot be pulled or changes nothing. */
 static int pull(const Pull *p, Options *o)
@@ -201,6 +223,16 @@ int variants_list(const Options *o, Variant variants[VARIANTS])
     variants[0] = (Variant){.label = "as is", .options = *o, .target = MEM_GROUP_COUNT};
     for (int i = 0; i < LISTED; i++)
         if (pull_row(&variants[count], list[i].pull, o) &&
+            !is_there(variants, count, &variants[count].options))
+            count++;
+    return count;
+}
+
+int variants_methods(const Options *o, Variant variants[VARIANTS])
+{
+    int count = variants_list(o, variants);
+    for (int i = 0; i < METHOD_ROWS; i++)
+        if (pull_row(&variants[count], methods[i].pull, o) &&
             !is_there(variants, count, &variants[count].options))
             count++;
     return count;

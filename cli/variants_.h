@@ -5,7 +5,7 @@
 #include "cli.h"
 
 enum {
-    VARIANTS = 16,
+    VARIANTS = 20,
     VARIANT_LABEL = 96,
     SUGGESTED_CHUNK = 128 /* rows of logits, where chunks are tried */
 };
@@ -24,7 +24,9 @@ typedef struct Variant {
 /* The options as they are, then each lever alone, and some together, at the same effective batch. Returns how
  * many. */
 int variants_list(const Options *options, Variant variants[VARIANTS]);
-/* The same, planned; variants_free them. */
+/* The same, and other ways to train: adapters. */
+int variants_methods(const Options *options, Variant variants[VARIANTS]);
+/* Those of variants_list, planned; variants_free them. */
 int variants_plan(const Options *options, Variant variants[VARIANTS]);
 void variant_plan(Variant *variant);
 void variants_free(Variant *variants, int count);

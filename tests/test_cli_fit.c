@@ -123,16 +123,16 @@ static void the_verdict_comes_first(void **state)
     (void)state;
     Outcome *o = RUN("fit", "--model", "llama-3.2-1b", "--card", "t4,rtx-3090,a100-40");
     starts(verdict_of(expect_code(o, 0)),
-           "It fits t4 with --optimizer sgd; rtx-3090 and a100-40 as it is.\n");
+           "It fits t4 with --lora r=16,alpha=32; rtx-3090 and a100-40 as it is.\n");
     o = RUN("fit", "--model", "llama-3.2-1b", "--memory", "18GiB", "--reserve", "0");
     starts(verdict_of(expect_code(o, 0)), "It fits 18GiB with --checkpoint blocks --optimizer-in-backward "
                                           "--clip 0 (1.26 times the FLOPs).\n");
     o = RUN("fit", "--model", "qwen2-7b", "--card", "rtx-3090");
-    starts(verdict_of(expect_code(o, 1)), "Nothing here fits rtx-3090: the least need is 31.32 GiB, with "
-                                          "--optimizer sgd --checkpoint blocks ");
+    starts(verdict_of(expect_code(o, 1)), "Nothing here fits rtx-3090: the least need is 30.34 GiB, with "
+                                          "--lora r=16,alpha=32 --checkpoint blocks ");
     assert_non_null(strstr(o->out, "; the smallest card that takes it is "));
     o = RUN("fit", "--model", "llama-3.1-70b", "--card", "t4,h200");
-    starts(verdict_of(expect_code(o, 1)), "Nothing here fits t4 and h200: the least need is 272.00 GiB");
+    starts(verdict_of(expect_code(o, 1)), "Nothing here fits t4 and h200: the least need is 271.42 GiB");
     assert_non_null(strstr(o->out, "; no card of `brim gpus` takes it.\n"));
     o = RUN("fit", "--model", "llama-3.2-1b", "--card", "rtx-3090", "--memory", "5GiB");
     starts(verdict_of(expect_code(o, 1)),

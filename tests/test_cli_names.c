@@ -48,7 +48,7 @@ static void nearest_are_named(void **state)
 static void words_of_others_are_answered(void **state)
 {
     (void)state;
-    static const char *const fp32[] = {"--dtype", "--precision", "--bf16",        "--lora",
+    static const char *const fp32[] = {"--dtype", "--precision", "--bf16",
                                        "--qlora", "--quantize",  "--load-in-4bit"};
     for (size_t i = 0; i < COUNT(fp32); i++)
         for (int k = 0; k < 3; k++)
@@ -59,6 +59,8 @@ static void words_of_others_are_answered(void **state)
          "there is no option --learning-rate: the learning rate is --lr"},
         {{"train", "--fused-step"}, "--fused-step: it is called --optimizer-in-backward"},
         {{"plan", "--batch-size=4"}, "--batch"},
+        {{"train", "--lora-alpha", "16"}, "adapters are trained with --lora r=16"},
+        {{"train", "--peft-model", "x"}, "--adapter DIR"},
         {{"plan", "--gradient-checkpointing"}, "--checkpoint blocks"},
         {{"plan", "--seq-len", "4"}, "--seq"},
     };

@@ -361,6 +361,35 @@ def state():
         yield body + PARTS + json.dumps({k: v for k, v in header.items() if k != gone}).encode() + PARTS + bytes(size)
 
 
+def adapter():
+    """PEFT's configurations of the fixtures with rank 2, before a right file with edits, a header, or bytes."""
+    header = {"base_model.model.0.lora_A.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+              "base_model.model.0.lora_B.weight": {"dtype": "F16", "shape": [2, 2], "data_offsets": [24, 32]}}
+    folder = os.path.join(TESTS, "lora", "*", "adapter_start", "adapter_config.json")
+    for path in sorted(glob.glob(folder)):
+        with open(path, encoding="utf-8") as file:
+            config = {**json.load(file), "r": 2}
+        model = {"gpt2": 2, "bert": 3}.get(path.split(os.sep)[-3].split("_")[0], 1 if "tied" in path else 0)
+        for targets in (config["target_modules"], "all-linear", ".*_proj|.*dense|.*c_attn"):
+            for edits in (b"", bytes([0, 0, 0]), bytes([1, 1, 9, 2, 4, 3]), bytes([3, 6, 0, 0, 2, 33])):
+                yield bytes([model, 2]) + json.dumps({**config, "target_modules": targets}).encode() + PARTS + edits
+        if "default" in path:
+            for text in twisted(config, most=50):
+                yield bytes([model, 2]) + text + PARTS
+    plain = {"peft_type": "LORA", "r": 2, "target_modules": "all-linear"}
+    for more in ({"rank_pattern": {"0": 3}}, {"alpha_pattern": {".*": 0.5}}, {"layers_to_transform": [0], "target_modules": ["0"]},
+                 {"layers_to_transform": 1, "layers_pattern": ["layers", "h"], "target_modules": ["q_proj", "up_proj"]},
+                 {"exclude_modules": "(a*)*b"}, {"exclude_modules": ["0"]}, {"modules_to_save": ["0", "lm_head"]},
+                 {"bias": "all"}, {"use_rslora": True, "lora_dropout": 0.5}, {"target_modules": None}):
+        for model in range(5):
+            yield bytes([model, 2]) + json.dumps({**plain, **more}).encode() + PARTS
+            yield bytes([model + 16, 2]) + json.dumps({**plain, **more}).encode() + PARTS
+    for text in twisted(header):
+        yield bytes([4, 1]) + json.dumps(plain).encode() + PARTS + text + PARTS + bytes(32)
+    yield bytes([4, 0]) + json.dumps(plain).encode() + PARTS + tensors(header, bytes(32))
+    yield bytes([4, 1]) + json.dumps(plain).encode() + PARTS + json.dumps(header).encode() + PARTS + bytes(32)
+
+
 COMMANDS = (
     "train", "plan\n--model\nllama-tiny\n--batch\n4\n--seq\n64\n--checkpoint\nselective+2\n--json",
     "compare\n--batch\n1,2,4\n--seq\n32,64\n--optimizer\nadamw,sgd", "fit\n--model\nbert-tiny\n--budget\n2GiB",
