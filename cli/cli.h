@@ -135,6 +135,8 @@ int check_room(const Options *options, const Training *training, const Plan *pla
 /* Bytes of it that go to file systems that are memory. */
 uint64_t room_in_memory(const Options *options, const Training *training, const Plan *plan);
 
+/* What plans remember of JSON lines of samples. (pairs.c) */
+void forget_pairs(void);
 /* Says what is no error, on stderr: "brim: note: …". */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Says what the library raised, and clears it; returns EXIT_NO. */

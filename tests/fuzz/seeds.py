@@ -413,6 +413,9 @@ FOLDER = (
     f"train\n--init\nl\n{LEVERS}\n--save\ns\n--save-every\n1\n--steps\n1\n\ntrain\n--init\nl\n{LEVERS}\n--save\ns\n--resume\ns",
     f"train\n--init\ng\n{LEVERS}\n--export\ne\n--export-dtype\nbf16\n--sample\n4\n--prompt\nab\n\ngenerate\n--init\ne\n--tokens\n3",
     f"train\n--model\nb\n{LEVERS}\n--tokenizer\nt.json\n--data\ntext\n--json\n--accumulate\n2\n--evaluate-every\n1",
+    f"train\n--model\nl\n{LEVERS}\n--data\np\n--save\ns\n\ntrain\n--model\nl\n{LEVERS}\n--data\np\n--resume\ns\n--steps\n3\n\n"
+    f"compare\n--model\ng\n{LEVERS}\n--data\np\n--pack\n\ntrain\n--model\nb\n{LEVERS}\n--data\np",
+    f"train\n--model\ng\n{LEVERS}\n--tokenizer\nt.json\n--data\np\n--pack\n--accumulate\n2\n--json\n\ntrain\n--model\nl\n{LEVERS}\n--pack",
     f"train\n--model\nl\n{LEVERS}\n--data\nx.bin\n--checkpoint\nblocks\n--attention\neager\n--loss-chunk\n4\n--dropout\n0",
     "train\n--model\nmlp\n--data\ni\n--steps\n1\n--batch\n2\n--optimizer\nsgd-momentum\n--optimizer-in-backward\n--threads\n1",
     "generate\n--init\nl\n--tokenizer\nt.json\n--prompt\nThe ab\n--tokens\n4\n--json\n--batch\n2",
