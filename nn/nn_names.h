@@ -4,6 +4,8 @@
 
 #define module_free brim_module_free
 #define nn_activation brim_nn_activation
+#define nn_add_lora brim_nn_add_lora
+#define nn_add_lora_by brim_nn_add_lora_by
 #define nn_add_parameter brim_nn_add_parameter
 #define nn_attention brim_nn_attention
 #define nn_bert brim_nn_bert
@@ -28,6 +30,7 @@
 #define nn_kv_cache_bytes brim_nn_kv_cache_bytes
 #define nn_kv_cache_free brim_nn_kv_cache_free
 #define nn_kv_cache_max_tokens brim_nn_kv_cache_max_tokens
+#define nn_kv_cache_of brim_nn_kv_cache_of
 #define nn_kv_cache_tokens brim_nn_kv_cache_tokens
 #define nn_kv_cache_truncate brim_nn_kv_cache_truncate
 #define nn_layer_norm brim_nn_layer_norm
@@ -36,8 +39,12 @@
 #define nn_linear_act brim_nn_linear_act
 #define nn_llama brim_nn_llama
 #define nn_llama_block brim_nn_llama_block
+#define nn_lora_count brim_nn_lora_count
+#define nn_lora_layers brim_nn_lora_layers
+#define nn_lora_parameters brim_nn_lora_parameters
 #define nn_loss brim_nn_loss
 #define nn_mark_block brim_nn_mark_block
+#define nn_merge brim_nn_merge
 #define nn_mlp brim_nn_mlp
 #define nn_model brim_nn_model
 #define nn_module brim_nn_module
@@ -55,6 +62,7 @@
 #define nn_preset_sizes brim_nn_preset_sizes
 #define nn_preset_vocab brim_nn_preset_vocab
 #define nn_preset_window brim_nn_preset_window
+#define nn_quantize brim_nn_quantize
 #define nn_rms_norm brim_nn_rms_norm
 #define nn_run_blocks brim_nn_run_blocks
 #define nn_sample brim_nn_sample
@@ -65,6 +73,7 @@
 #define nn_set_checkpoints brim_nn_set_checkpoints
 #define nn_set_loss_chunk brim_nn_set_loss_chunk
 #define nn_set_selective brim_nn_set_selective
+#define nn_set_weights brim_nn_set_weights
 #define nn_state brim_nn_state
 #define nn_swiglu brim_nn_swiglu
 #define nn_train brim_nn_train

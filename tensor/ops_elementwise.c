@@ -29,9 +29,36 @@ int check_activation(const OpCall *call, int act)
     return error_raise(ERROR_ARGUMENT, "%s: there is no activation %d", call->row->name, act);
 }
 
+int check_weight(const OpCall *call, int i, int quantized, const char *input)
+{
+    DType dtype = call->dtype[i];
+    if (dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16 ||
+        (quantized && dtype_is_quantized(dtype)))
+        return 0;
+    return error_raise(ERROR_ARGUMENT, "%s: %s must be f32, bf16 or f16%s, not %s", call->row->name, input,
+                       quantized ? ", or quantised" : "", dtype_name(dtype));
+}
+
+uint64_t floats_room(const OpCall *call, int i, int64_t count)
+{
+    int decoded = call->shape[i].ndim && call->dtype[i] != DTYPE_F32;
+    return decoded ? ((uint64_t)count * sizeof(float) + 63) / 64 * 64 : 0;
+}
+
+const float *floats_input(const OpCall *call, int i, int64_t first, int64_t count, char **room)
+{
+    if (!call->in[i] || call->dtype[i] == DTYPE_F32)
+        return call->in[i] ? (const float *)call->in[i] + first : NULL;
+    StoredArray from = {call->in[i], call->dtype[i], 1, call_numel(call, i)};
+    float *to = (float *)(void *)*room;
+    call->kernels->decode(&from, first, count, to, call->run);
+    *room += floats_room(call, i, count);
+    return to;
+}
+
 int check_vector(const OpCall *call, int i, int64_t n, const char *input)
 {
-    if (check_dtype(call, i, DTYPE_F32, input))
+    if (check_weight(call, i, 0, input))
         return error_code();
     if (call->shape[i].ndim == 1 && call->shape[i].dim[0] == n)
         return 0;
@@ -358,7 +385,7 @@ Tensor *tensor_rope(Tensor *x, int heads, float theta)
 
 /* ---- Dropout --------------------------------------------------------------------------------- */
 
-static void dropout_run(const OpCall *call, const float *x, float beta, float *y)
+void dropout_run(const OpCall *call, const float *x, float beta, float *y)
 {
     DropoutKey key = {.seed = call->attr.dropout.seed,
                       .step = (uint64_t)call->attr.dropout.step,
@@ -389,6 +416,17 @@ static const OpRow dropout_row = {
     .accumulates = OP_INPUT(0),
 };
 
+OpAttr dropout_next(float p)
+{
+    Context *context = context_here();
+    RandomState *random = &context->random;
+    return (OpAttr){.dropout = {.p = p,
+                                .seed = context->seed,
+                                .layer = random->layer++,
+                                .step = random->step,
+                                .first_sample = random->first_sample}};
+}
+
 Tensor *tensor_dropout(Tensor *x, float p)
 {
     if (!x || p == 0)
@@ -397,13 +435,7 @@ Tensor *tensor_dropout(Tensor *x, float p)
         error_raise(ERROR_ARGUMENT, "dropout: probability %g is not in [0,1)", p);
         return NULL;
     }
-    Context *context = context_here();
-    RandomState *random = &context->random;
-    OpAttr attr = {.dropout = {.p = p,
-                               .seed = context->seed,
-                               .layer = random->layer++,
-                               .step = random->step,
-                               .first_sample = random->first_sample}};
+    OpAttr attr = dropout_next(p);
     return tensor_apply(&dropout_row, &attr, 1, (Tensor *[]){x});
 }
 
