@@ -51,9 +51,10 @@ static const Method *least_need(const Fit *fit)
 uint64_t fit_pytorch(const Fit *fit)
 {
     const MemStats *s = &fit->method[0].variant.plan.memory.stats;
-    uint64_t p = report_group(s->own_peak, MEM_GROUP_PARAMETERS);
+    uint64_t p = s->own_peak[MEM_PARAMETER]; /* what is trained */
     uint64_t step = p + report_group(s->own_peak, MEM_GROUP_GRADIENTS) +
                     report_group(s->own_peak, MEM_GROUP_OPTIMIZER_STATES) + p;
+    step += s->own_peak[MEM_FROZEN];
     return s->needs + (step > s->peak ? step - s->peak : 0);
 }
 
@@ -89,6 +90,8 @@ static void say_with(LeverText *out, const Fit *fit, const Method *m)
         return;
     }
     say(out, " with %s", levers_text(&m->variant.options, fit->options).text);
+    if (variant_adds_adapters(&m->variant, fit->options))
+        say(out, " (another training: of adapters)");
     if (plan->step_flops > 1.005 * first->step_flops)
         say(out, " (%.2f times the FLOPs)", plan->step_flops / first->step_flops);
 }

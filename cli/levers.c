@@ -87,6 +87,13 @@ static LeverText loss_chunk_title(const Options *o)
     return say("loss in chunks of %d row%s", o->loss_chunk, plural(o->loss_chunk));
 }
 
+static LeverText lora_title(const Options *o)
+{
+    LeverText text = lora_text(&o->lora);
+    return say("%s%s%s", o->lora.rank ? "LoRA " : "", o->lora.rank ? text.text : "",
+               o->lora.rank && !o->lora.targets[0] ? ", all linear layers" : "");
+}
+
 static void attention_to_preset(Options *o)
 {
     nn_preset_set_attention(&o->preset, o->attention);
@@ -111,6 +118,17 @@ static void loss_chunk_to_model(const Options *o, Module *model)
 {
     if (o->loss_chunk)
         nn_set_loss_chunk(model, o->loss_chunk);
+}
+
+static void lora_to_model(const Options *o, Module *model)
+{
+    const LoraChoice *lora = &o->lora;
+    if (lora->rank)
+        nn_add_lora(model, &(Lora){.rank = lora->rank,
+                                   .alpha = lora->alpha,
+                                   .dropout = lora->dropout,
+                                   .targets = lora->targets[0] ? lora->targets : NULL,
+                                   .rslora = lora->rslora});
 }
 
 static void clip_to_optimizer(const Options *o, Optimizer *optimizer)
@@ -161,6 +179,15 @@ static const Lever levers[] = {
      .means = reads_text,
      .title = loss_chunk_title,
      .to_model = loss_chunk_to_model},
+    /* The headline names types by itself. */
+    {.flag = "--weights", .where = EVERYWHERE, .saved_if_given = 1},
+    {.flag = "--quantize", .where = EVERYWHERE, .saved_if_given = 1, .other_training = 1},
+    {.flag = "--lora",
+     .where = EVERYWHERE,
+     .saved_if_given = 1,
+     .other_training = 1,
+     .title = lora_title,
+     .to_model = lora_to_model},
 };
 enum { LEVERS = sizeof levers / sizeof levers[0] };
 _Static_assert(sizeof levers / sizeof levers[0] <= LEVERS_MAX,
@@ -315,12 +342,19 @@ LeverText levers_csv_heading(void)
     return out;
 }
 
+/* A value with commas in quotes. */
+static void append_csv(LeverText *out, const char *value)
+{
+    const char *quote = strchr(value, ',') ? "\"" : "";
+    append(out, "%s%s%s%s", out->text[0] ? "," : "", quote, value, quote);
+}
+
 LeverText levers_csv(const Options *o)
 {
     LeverText out = {""};
     for (int i = 0; i < LEVERS; i++)
         if (levers[i].where & LEVER_CSV)
-            append(&out, "%s%s", out.text[0] ? "," : "", flag_text(levers[i].flag, o).text);
+            append_csv(&out, flag_text(levers[i].flag, o).text);
     return out;
 }
 
@@ -329,7 +363,8 @@ void levers_saved(const Options *o, void (*add)(void *to, const char *name, cons
     for (int i = 0; i < LEVERS; i++) {
         const Lever *lever = &levers[i];
         LeverText value = flag_text(lever->flag, o);
-        if ((lever->where & LEVER_SAVED) != 0 && value.text[0] && lever_means(lever, o))
+        if ((lever->where & LEVER_SAVED) != 0 && value.text[0] && lever_means(lever, o) &&
+            (!lever->saved_if_given || flag_given(lever->flag, o)))
             add(to, lever->flag + 2, value.text);
     }
 }

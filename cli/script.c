@@ -218,6 +218,13 @@ int load_initial(const Options *o, Module *model)
     return status;
 }
 
+void store_weights(const Options *o)
+{
+    int other = o->weights != DTYPE_F32 || o->quantized;
+    if (o->lora.rank || (o->inference && other))
+        nn_set_weights(&(Weights){.dtype = o->weights, .quantized = o->quantized, .frozen = 1});
+}
+
 static WeightsSaving export_options(const Options *o)
 {
     return (WeightsSaving){.type = (SafetensorsType)safetensors_type_of(o->export_dtype),
@@ -256,17 +263,20 @@ static int session_open(Session *s)
     say_data_note(o, s->train);
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
+    store_weights(o);
     s->model = nn_model(&o->preset);
     int goes_on =
         saving_resumes(s->training->saving); /* then these are not the weights that it starts from */
     if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && io_check_directory(o->export)))
         return error_code();
+    s->training->parameters = nn_parameter_count(s->model); /* without adapters */
     levers_to_model(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
     s->first = saving_load(s->training->saving,
                            &(SavedRun){.model = s->model, .optimizer = s->optimizer, .loader = s->train});
     s->training->first = s->first;
-    s->training->parameters = nn_parameter_count(s->model);
+    if (!error_code())
+        s->training->bracket = bracket_of(o, s->model, s->optimizer);
     s->training->samples = data_samples(s->train);
     s->training->blocks = nn_block_count(s->model);
     s->training->steps = s->steps;

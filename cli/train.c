@@ -14,12 +14,12 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
                                    (json_int_t)t->validation_samples);
     if (t->accuracy >= 0)
         json_object_set_new(validation, "accuracy", json_real(t->accuracy));
-    json_t *all =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:f, s:o}", "model", o->model, "device",
-                  o->device, "blas", kernels_blas_name(), "parameters", (json_int_t)t->parameters, "steps",
-                  (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
-                  json_number(r->loss_last), "validation", validation, "tokens_per_second",
-                  r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
+    json_t *all = json_pack("{s:s, s:s, s:s, s:I, s:o, s:I, s:o, s:o, s:o, s:f, s:o}", "model", o->model,
+                            "device", o->device, "blas", kernels_blas_name(), "parameters",
+                            (json_int_t)t->parameters, "bracket", bracket_json(&t->bracket), "steps",
+                            (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
+                            json_number(r->loss_last), "validation", validation, "tokens_per_second",
+                            r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
     if (saving_resumes(t->saving))
         json_object_set_new(all, "steps_before", json_integer(t->first));
     if (t->saving->saved >= 0)
@@ -139,7 +139,7 @@ static void print_line_heading(const Options *o)
 
 static void print_start(const Options *o, const Training *t, const Plan *plan)
 {
-    print_title(o, t->parameters, t->steps);
+    print_title(o, t->parameters, &t->bracket, t->steps);
     print_machine(o, plan);
     print_origin(o, t);
     if (saving_resumes(t->saving))

@@ -151,6 +151,12 @@ int parse_value(const Flag *flag, void *field, const char *text)
         return status;
     case FLAG_ZERO_GRAD:
         return parse_choice(flag->name, flag->value, text, zero_grad_names, field);
+    case FLAG_WEIGHTS:
+        return parse_weights(text, field);
+    case FLAG_QUANTIZE:
+        return parse_quantize(text, field);
+    case FLAG_LORA:
+        return parse_lora(text, field);
     case FLAG_SWITCH:
         *(int *)field = 1;
         return 0;

@@ -305,8 +305,8 @@ static const Lesson lessons[] = {
      tune_13b},
     {{"13b-qlora", inference, "13B tuned there, QLoRA r16", "It cannot be.", "-", .unit = "bytes",
       .formula =
-          "12,687,769,600 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 328,094,720 x 2 + 62,586,880 x (4 + 4 + 2 x "
-          "4)",
+          "12,687,769,600 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 280 x 4 + 328,094,720 x 2 + 62,586,880 x (4 "
+          "+ 4 + 2 x 4)",
       .remark = "It can: these states leave more than 16 GB for activations."},
      qlora_13b},
 
@@ -370,8 +370,8 @@ static const Lesson lessons[] = {
       .remark = "The weights themselves stay, and so do activations."},
      lora},
     {{"qlora", lever, "QLoRA, 8B: weights", "4 bits instead of 16.", "-", .unit = "times",
-      .formula =
-          "(6,979,321,856 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 1,050,939,392 x 2) / (8,030,261,248 x 2)",
+      .formula = "(6,979,321,856 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 224 x 4 + 1,050,939,392 x 2) / "
+                 "(8,030,261,248 x 2)",
       .remark = "Not a quarter: what is not a linear layer stays in 16 bit."},
      qlora},
     {{"ddp", lever, "DDP over 2: activations", "No saving.", "all", .unit = "times", .formula = "1 / 2",
