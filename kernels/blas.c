@@ -401,7 +401,8 @@ static void blas_warm(int threads)
         float c[BLAS_WARM_SIDE * BLAS_WARM_SIDE];
 #pragma omp barrier
         kernels->gemm(0, 1, BLAS_WARM_SIDE, BLAS_WARM_SIDE, BLAS_WARM_DEPTH, 1.0f, blas_warm_input,
-                      BLAS_WARM_DEPTH, blas_warm_input, BLAS_WARM_DEPTH, 0.0f, c, BLAS_WARM_SIDE, 1);
+                      BLAS_WARM_DEPTH, blas_warm_input, BLAS_WARM_DEPTH, 0.0f, c, BLAS_WARM_SIDE,
+                      &(KernelRun){.threads = 1});
     }
 }
 
