@@ -203,7 +203,7 @@ void fit_print(const Fit *fit)
     printf("%s\n\n", fit_verdict(fit).text);
     printf("Cards in GiB, %.2f of each reserved; every figure but PyTorch's is brim's, planned%s.\n"
            "A cell is the largest batch that fits, or what is missing%s",
-           gib(o->reserve), is_fp32(o) ? ", in fp32 unless a row says more" : "",
+           gib(o->reserve), is_fp32(o) ? " in fp32, or as a row says" : "",
            o->seq ? "; of lengths the largest " : ".\n");
     if (o->seq && fit->seq_step > 1)
         printf("multiple of %d.\n", fit->seq_step);

@@ -90,8 +90,6 @@ static void say_with(LeverText *out, const Fit *fit, const Method *m)
         return;
     }
     say(out, " with %s", levers_text(&m->variant.options, fit->options).text);
-    if (variant_adds_adapters(&m->variant, fit->options))
-        say(out, " (another training: of adapters)");
     if (plan->step_flops > 1.005 * first->step_flops)
         say(out, " (%.2f times the FLOPs)", plan->step_flops / first->step_flops);
 }
@@ -125,7 +123,7 @@ LeverText fit_verdict(const Fit *fit)
 {
     LeverText out = {""};
     const Method *said[CARDS];
-    int count = 0, without = 0;
+    int count = 0, without = 0, adapters = 0;
     for (int i = 0; i < fit->cards; i++) {
         const Method *best = fit_best(fit, i);
         int known = 0;
@@ -138,9 +136,10 @@ LeverText fit_verdict(const Fit *fit)
         say_cards(&out, fit, best);
         say_with(&out, fit, best);
         said[count++] = best;
+        adapters |= variant_adds_adapters(&best->variant, fit->options);
     }
     if (without)
         say_none(&out, fit, count);
-    say(&out, ".");
+    say(&out, adapters ? ". With --lora adapters are trained instead of the weights." : ".");
     return out;
 }

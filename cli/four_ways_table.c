@@ -8,7 +8,7 @@
 #include "four_ways_.h"
 #include "levers_.h"
 
-enum { LABEL = 24, COLUMN = 14 };
+enum { LABEL = 23, COLUMN = 14 };
 
 static const char *const part_names[PARTS] = {"frozen weights",
                                               "trained weights",
@@ -121,8 +121,11 @@ static void needs_row(const FourWays *four)
 static void bracket_lines(const FourWays *four)
 {
     printf("\n");
-    for (int i = 0; i < WAYS; i++)
-        printf("%-14s%s\n", way_names[i], bracket_text(&four->way[i].bracket).text);
+    for (int i = 0; i < WAYS; i++) {
+        SayLine line = {""};
+        line_add(&line, "%-14s%.1000s", way_names[i], bracket_text(&four->way[i].bracket).text);
+        say_line(&line);
+    }
 }
 
 static void model_table(const FourWays *four)
@@ -149,7 +152,7 @@ static void model_table(const FourWays *four)
 
 /* ---- Cards ----------------------------------------------------------------------------------- */
 
-enum { MODEL = 13, WAY = 13, NEEDS = 9, CARD = 9 };
+enum { MODEL = 13, WAY = 13, NEEDS = 8, CARD = 9 };
 
 static double gib(uint64_t bytes)
 {
@@ -216,9 +219,9 @@ void four_ways_print(const WaysTable *table)
     cards_heading(o);
     for (int i = 0; i < WAY_MODELS; i++)
         card_rows(&table->on_cards[i]);
-    printf("\nLoRA and QLoRA: r=16, alpha=32, all linear layers. 16-bit mixed is not planned: weights and\n"
-           "gradients of 2 bytes, two fp32 states, no fp32 master copy (4 bytes more), and fp32's\n"
-           "activations, of which 16-bit ones take about half.\n");
+    printf("\nLoRA and QLoRA: r=16, alpha=32, all linear layers. 16-bit mixed is not planned:\n"
+           "weights and gradients of 2 bytes, two fp32 states, no fp32 master copy (it would\n"
+           "be 4 bytes more), and fp32's activations, of which 16-bit ones take half.\n");
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */

@@ -179,15 +179,15 @@ static const Lever levers[] = {
      .means = reads_text,
      .title = loss_chunk_title,
      .to_model = loss_chunk_to_model},
-    /* The headline names types by itself. */
-    {.flag = "--weights", .where = EVERYWHERE, .saved_if_given = 1},
-    {.flag = "--quantize", .where = EVERYWHERE, .saved_if_given = 1, .other_training = 1},
     {.flag = "--lora",
      .where = EVERYWHERE,
      .saved_if_given = 1,
      .other_training = 1,
      .title = lora_title,
      .to_model = lora_to_model},
+    /* The headline names types by itself. */
+    {.flag = "--weights", .where = EVERYWHERE, .saved_if_given = 1},
+    {.flag = "--quantize", .where = EVERYWHERE, .saved_if_given = 1, .other_training = 1},
 };
 enum { LEVERS = sizeof levers / sizeof levers[0] };
 _Static_assert(sizeof levers / sizeof levers[0] <= LEVERS_MAX,

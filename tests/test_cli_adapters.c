@@ -288,13 +288,13 @@ static void adapters_are_advised(void **state)
     (void)state;
     Outcome *o = expect_code(RUN("fit", "llama-3.1-8b", "--card", "t4,rtx-3090"), 0);
     has(o, "It fits ");
-    has(o, "--weights bf16 --quantize nf4 --lora r=16,alpha=32");
-    has(o, "(another training: of adapters)");
-    has(o, "\nLoRA on bf16 is --weights bf16 --lora r=16,alpha=32; QLoRA is --weights bf16 --quantize nf4 "
+    has(o, "--lora r=16,alpha=32 --weights bf16 --quantize nf4");
+    has(o, ". With --lora adapters are trained instead of the weights.\n");
+    has(o, "\nLoRA on bf16 is --lora r=16,alpha=32 --weights bf16; QLoRA is --weights bf16 --quantize nf4 "
            "--lora "
            "r=16,alpha=32.\nThey train adapters beside frozen weights: another training");
     o = expect_code(RUN("plan", "llama-3.1-8b", "--budget", "20GiB"), 1);
-    assert_non_null(strstr(o->err, "--weights bf16 --lora r=16,alpha=32"));
+    assert_non_null(strstr(o->err, "--lora r=16,alpha=32 --weights bf16"));
     /* With --lora typed it is the base that is left. */
     o = expect_code(RUN("compare", "llama-3.1-8b", "--lora", "r=8,alpha=8", "--weights", "bf16"), 0);
     has(o, "\nQLoRA ");
