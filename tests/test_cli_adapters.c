@@ -290,9 +290,8 @@ static void adapters_are_advised(void **state)
     has(o, "It fits ");
     has(o, "--lora r=16,alpha=32 --weights bf16 --quantize nf4");
     has(o, ". With --lora adapters are trained instead of the weights.\n");
-    has(o, "\nLoRA on bf16 is --lora r=16,alpha=32 --weights bf16; QLoRA is --weights bf16 --quantize nf4 "
-           "--lora "
-           "r=16,alpha=32.\nThey train adapters beside frozen weights: another training");
+    has(o, "\nLoRA on bf16 is --lora r=16,alpha=32 --weights bf16; QLoRA is --lora r=16,alpha=32 --weights "
+           "bf16 --quantize nf4.\nThey train adapters beside frozen weights: another training");
     o = expect_code(RUN("plan", "llama-3.1-8b", "--budget", "20GiB"), 1);
     assert_non_null(strstr(o->err, "--lora r=16,alpha=32 --weights bf16"));
     /* With --lora typed it is the base that is left. */
