@@ -262,10 +262,10 @@ static void four_ways_as_a_table(void **state)
     (void)state;
     Outcome *o = expect_code(RUN("compare", "--four-ways"), 0);
     static const char *const lines[] = {
-        "\nstates alone                    128.48         96.36         16.73          6.37\n",
-        "\nthe lesson's figure              128.5          96.4          16.7           6.4\n",
-        "\nfrozen weights                       -             -         16.06          5.70\n",
-        "                              planned      computed       planned       planned\n",
+        "\nstates alone                   128.48         96.36         16.73          6.37\n",
+        "\nthe lesson's figure             128.5          96.4          16.7           6.4\n",
+        "\nfrozen weights                      -             -         16.06          5.70\n",
+        "                             planned      computed       planned       planned\n",
         "\nllama-3.2-1b full fp32",
         "\nllama-2-13b  full fp32",
         "\n16-bit mixed  parameters 2 + 2 + 8 = 12 bytes x 8,030,261,248\n",
