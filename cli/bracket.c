@@ -100,7 +100,7 @@ LeverText bracket_text(const Bracket *b)
         say(&out, "%s%.3g x %s", i ? " + " : "base ", each(&b->frozen[i]),
             short_count(b->frozen[i].count).text);
     say(&out, "%s%s %.3g + %d + %d = %.3g bytes x %s", b->frozen_kinds ? " frozen; " : "",
-        b->adapters ? "adapters" : "parameters", each(&b->trained), b->gradient, b->states,
+        b->adapters ? "adapters" : "trained", each(&b->trained), b->gradient, b->states,
         each(&b->trained) + b->gradient + b->states, report_count(b->trained.count).text);
     return out;
 }

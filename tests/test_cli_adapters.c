@@ -88,11 +88,11 @@ static void the_headline_has_the_bracket(void **state)
         const char *arguments[9], *says;
     } rows[] = {
         {{"plan", "llama-tiny"}, "  6,123,168 parameters  fp32  AdamW  "},
-        {{"plan", "llama-tiny"}, "\nparameters 4 + 4 + 8 = 16 bytes x 6,123,168\n"},
-        {{"plan", "llama-tiny", "--optimizer", "sgd"}, "\nparameters 4 + 4 + 0 = 8 bytes x 6,123,168\n"},
+        {{"plan", "llama-tiny"}, "\ntrained 4 + 4 + 8 = 16 bytes x 6,123,168\n"},
+        {{"plan", "llama-tiny", "--optimizer", "sgd"}, "\ntrained 4 + 4 + 0 = 8 bytes x 6,123,168\n"},
         {{"plan", "llama-tiny", "--optimizer", "sgd-momentum"}, "4 + 4 + 4 = 12 bytes x 6,123,168\n"},
-        {{"compare", "gpt2"}, "\nparameters 4 + 4 + 8 = 16 bytes x 124,439,808\n"},
-        {{"fit", "gpt2", "--memory", "4GiB"}, "\nparameters 4 + 4 + 8 = 16 bytes x 124,439,808\n"},
+        {{"compare", "gpt2"}, "\ntrained 4 + 4 + 8 = 16 bytes x 124,439,808\n"},
+        {{"fit", "gpt2", "--memory", "4GiB"}, "\ntrained 4 + 4 + 8 = 16 bytes x 124,439,808\n"},
         {{"plan", "llama-3.1-8b", "--lora", "r=16,alpha=32"},
          "\nbase 4 x 8.03B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040\n"},
         {{"plan", "llama-3.1-8b", "--lora", "r=16,alpha=32", "--weights", "bf16"},
@@ -268,7 +268,7 @@ static void four_ways_as_a_table(void **state)
         "                             planned      computed       planned       planned\n",
         "\nllama-3.2-1b full fp32",
         "\nllama-2-13b  full fp32",
-        "\n16-bit mixed  parameters 2 + 2 + 8 = 12 bytes x 8,030,261,248\n",
+        "\n16-bit mixed  trained 2 + 2 + 8 = 12 bytes x 8,030,261,248\n",
         "\nQLoRA         base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040\n",
     };
     for (size_t i = 0; i < COUNT(lines); i++)
