@@ -71,7 +71,7 @@ INNER := $(BUILD)/libbrim-inner.a
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
-        tokenizers notebook lessons pictures bench bench-decode accuracy soak valgrind demo install \
+        tokenizers notebook lessons pictures bench bench-decode bench-products accuracy soak valgrind demo install \
         uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -251,6 +251,10 @@ valgrind: cli $(UNDER_VALGRIND:%=$(BUILD)/tests/%)
 bench-decode: $(BUILD)/bench/decode
 	@$(BUILD)/bench/decode $$(tools/python-env --for bench-decode | sed 's/^/--python /' | grep . || echo --no-torch) $(ARGS)
 
+# Products with weights of every type, against fp32 weights, the BLAS library and the machine's limits.
+bench-products: $(BUILD)/bench/products
+	@$(BUILD)/bench/products $(ARGS)
+
 # The tables of docs/accuracy.md. ARGS="mlp gpt2" for some models.
 accuracy: cli
 	@python=$$(tools/python-env --for accuracy) || exit 0; "$$python" bench/accuracy.py --brim $(BUILD)/brim $(ARGS)
@@ -282,6 +286,7 @@ help:
 	@echo "make valgrind   tests under memcheck; TEST=\"test_resume test_nn\" for others"
 	@echo "make soak       runs that look at themselves for memory and speed that drift; MINUTES=60"
 	@echo "make bench-decode  tokens a second, against the machine's reading rate and PyTorch; ARGS=\"--threads 1 gpt2\""
+	@echo "make bench-products  products with 16-bit, int8 and NF4 weights, against fp32 and BLAS; ARGS=\"--threads 1\""
 	@echo "make accuracy   the tables of docs/accuracy.md: other estimators, PyTorch, brim"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"

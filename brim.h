@@ -15,6 +15,7 @@
 #include "io/safetensors.h"
 #include "io/weights.h"
 #include "memtrack/memtrack.h"
+#include "nn/lora.h"
 #include "nn/nn.h"
 #include "nn/sample.h"
 #include "optim/optim.h"

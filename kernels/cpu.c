@@ -5,7 +5,9 @@
 
 #include "gemm_own.c"
 #include "gemm.c"
+#include "gemm_stored.c"
 #include "gemv.c"
+#include "gemv_stored.c"
 #include "linear.c"
 #include "attention.c"
 #include "attention_cached.c"

@@ -1,13 +1,13 @@
 /* Products with few rows of x, as in writing one token after the other: each weight is read once and used a
  * few times, so memory is the limit, and packing weights for sgemm would only read them twice. Part of cpu.c.
  */
+#include "kernels/grid.h"
 #include "kernels/kernels.h"
 #include "kernels/range.h"
 #include "kernels/vecmath.h"
 
 #include <string.h>
 
-enum { FEW_ROWS = 8 };        /* above, sgemm is faster */
 enum { FEW_STRIP = 1 << 11 }; /* columns whose sums stay in the first-level cache */
 
 /* Sums side by side, as many as a register holds; read from where floats lie. */
@@ -136,12 +136,12 @@ static void few_add(int64_t cols, const float *x, const float *w, int64_t ld, fl
         y[j] += x[0] * w0[j] + x[1] * w1[j] + x[2] * w2[j] + x[3] * w3[j];
 }
 
-/* The same of two rows of x, in apart, and of y, ld apart. */
+/* The same of two rows of x, in apart, and of y, ldy apart. */
 static void few_add_twice(int64_t cols, const float *x, int64_t in, const float *w, int64_t ld,
-                          float *restrict y)
+                          float *restrict y, int64_t ldy)
 {
     const float *w0 = w, *w1 = w + ld, *w2 = w + 2 * ld, *w3 = w + 3 * ld, *z = x + in;
-    float *restrict u = y + ld;
+    float *restrict u = y + ldy;
 #pragma omp simd
     for (int64_t j = 0; j < cols; j++) {
         y[j] += x[0] * w0[j] + x[1] * w1[j] + x[2] * w2[j] + x[3] * w3[j];
@@ -157,7 +157,7 @@ static void few_in_out(const LinearDims *d, int64_t cols, const float *x, const 
         memset(y + r * d->out, 0, (size_t)cols * sizeof(float));
     for (; i + 4 <= d->in; i += 4) {
         for (r = 0; r + 2 <= d->rows; r += 2)
-            few_add_twice(cols, x + r * d->in + i, d->in, w + i * d->out, d->out, y + r * d->out);
+            few_add_twice(cols, x + r * d->in + i, d->in, w + i * d->out, d->out, y + r * d->out, d->out);
         if (r < d->rows)
             few_add(cols, x + r * d->in + i, w + i * d->out, d->out, y + r * d->out);
     }

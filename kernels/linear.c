@@ -1,5 +1,6 @@
 /* The linear layer: products with what belongs to them, the bias and the activation, done while a block of y
  * is in cache. Part of cpu.c. */
+#include "kernels/grid.h"
 #include "kernels/kernels.h"
 
 #include <omp.h>
@@ -18,15 +19,10 @@ static void activation_apply(Activation act, int64_t n, const float *x, float *y
 typedef struct LinearForward {
     const LinearDims *d;
     Activation act;
-    const float *x, *w, *bias; /* (rows,in), (out,in) or (in,out), (out) */
-    float *pre, *y;            /* (rows,out) */
+    const float *x, *w, *bias;   /* (rows,in), (out,in) or (in,out), (out) */
+    float *pre, *y;              /* (rows,out) */
+    const StoredProduct *stored; /* where w is not float */
 } LinearForward;
-
-/* All rows are then in one block. */
-static int linear_is_few(const LinearDims *d)
-{
-    return d->rows <= FEW_ROWS && d->in > 0;
-}
 
 static void linear_add_bias(int64_t n, const float *bias, float *y)
 {
@@ -35,23 +31,38 @@ static void linear_add_bias(int64_t n, const float *bias, float *y)
         y[i] += bias[i];
 }
 
+/* product, at (row, col) of pre or y, = a block of x W^T + beta product. */
+static void linear_multiply(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                            float beta, float *product, float *space)
+{
+    const LinearDims *d = f->d;
+    GemmPanel panel = {row, rows, col, cols};
+    if (f->stored)
+        stored_panel(f->stored, &panel, beta, space);
+    else
+        gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, f->x + row * d->in, d->in,
+                   f->w + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in, beta, product, d->out);
+}
+
 /* The bias goes in first and the product is added to it: with beta 0, sgemm would clear its output anyway. */
-static void linear_forward_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
+static void linear_forward_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                                 float *space)
 {
     const LinearDims *d = f->d;
     float *product = (f->pre ? f->pre : f->y) + row * d->out + col;
     if (rows == 0 || cols == 0)
         return;
     if (linear_is_few(d)) {
-        few_columns(d, col, cols, f->x, f->w, product - col);
+        if (f->stored)
+            few_stored_columns(d, col, cols, f->x, &f->stored->b, product - col);
+        else
+            few_columns(d, col, cols, f->x, f->w, product - col);
         for (int64_t i = 0; f->bias && i < rows; i++)
             linear_add_bias(cols, f->bias + col, product + i * d->out);
     } else {
         for (int64_t i = 0; f->bias && i < rows; i++)
             memcpy(product + i * d->out, f->bias + col, (size_t)cols * sizeof(float));
-        gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, f->x + row * d->in, d->in,
-                   f->w + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in, f->bias ? 1.0f : 0.0f,
-                   product, d->out);
+        linear_multiply(f, row, rows, col, cols, f->bias ? 1.0f : 0.0f, product, space);
     }
 
     float *y = f->y + row * d->out + col;
@@ -65,22 +76,24 @@ static void linear_forward_block(const LinearForward *f, int64_t row, int64_t ro
 }
 
 /* A panel in blocks of rows. */
-static void linear_forward_panel(const LinearForward *f, GemmPanel p)
+static void linear_forward_panel(const LinearForward *f, GemmPanel p, float *space)
 {
     int after = f->act != ACT_NONE || (f->pre && f->pre != f->y);
     int64_t block = p.rows;
     if (after && p.cols * f->d->in <= LINEAR_BLOCK_WEIGHTS && p.rows * p.cols > LINEAR_BLOCK)
         block = LINEAR_BLOCK / p.cols > 64 ? LINEAR_BLOCK / p.cols : 64;
     for (int64_t i = 0; i < p.rows; i += block)
-        linear_forward_block(f, p.row + i, p.rows - i < block ? p.rows - i : block, p.col, p.cols);
+        linear_forward_block(f, p.row + i, p.rows - i < block ? p.rows - i : block, p.col, p.cols, space);
 }
 
 static void linear_forward(const LinearDims *d, Activation act, const float *x, const StoredArray *w,
                            const float *bias, float *pre, float *y, void *workspace, const KernelRun *run)
 {
-    LinearForward f = {d, act, x, w->at, bias, pre, y};
-    (void)workspace;
+    StoredArray rows = {x, DTYPE_F32, d->rows, d->in};
+    StoredProduct stored = stored_product(!d->in_out, d->in, &rows, w, pre ? pre : y, d->out);
+    LinearForward f = {d, act, x, w->at, bias, pre, y, w->dtype == DTYPE_F32 ? NULL : &stored};
     GemmGrid grid = gemm_grid(d->rows, d->out, d->in, run->threads);
+    int64_t space = w->dtype == DTYPE_F32 || linear_is_few(d) ? 0 : stored_space(&grid, d->in);
     if (linear_is_few(d)) { /* each thread its own columns, so that none reads another's weights */
         grid.cols *= grid.rows;
         grid.rows = 1;
@@ -88,15 +101,18 @@ static void linear_forward(const LinearDims *d, Activation act, const float *x, 
     int panels = grid.rows * grid.cols;
 #pragma omp parallel for schedule(static, 1) num_threads(run->threads) if (panels > 1 && !omp_in_parallel())
     for (int i = 0; i < panels; i++)
-        linear_forward_panel(&f, gemm_panel(&grid, i));
+        linear_forward_panel(&f, gemm_panel(&grid, i), space ? (float *)workspace + i * space : NULL);
 }
 
 static void linear_backward_input(const LinearDims *d, const float *dy, const StoredArray *w, float beta,
                                   float *dx, void *workspace, const KernelRun *run)
 {
-    (void)workspace;
-    gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w->at, d->in_out ? d->out : d->in, beta, dx,
-         d->in, run);
+    StoredArray rows = {dy, DTYPE_F32, d->rows, d->out};
+    if (w->dtype != DTYPE_F32)
+        gemm_stored(d->in_out, d->rows, d->in, d->out, &rows, w, beta, dx, d->in, workspace, run);
+    else
+        gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w->at, d->in_out ? d->out : d->in, beta,
+             dx, d->in, run);
 }
 
 /* Row-range partial sums need a row of their own each. Padded: threads must not share a cache line. */
@@ -107,9 +123,8 @@ static int64_t linear_sum_stride(const LinearDims *d)
 
 static size_t linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)
 {
-    (void)w;
     if (pass != LINEAR_BACKWARD_WEIGHT)
-        return 0;
+        return linear_packed(d, pass, w, run->threads);
     return (size_t)(run->threads < 1 ? 1 : run->threads) * 2 * (size_t)linear_sum_stride(d) * sizeof(float);
 }
 

@@ -15,6 +15,14 @@ KERNEL(void, gemm,
        (int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
         const float *b, int64_t ldb, float beta, float *c, int64_t ldc, const KernelRun *run))
 
+/* C (M,N) = A op(B) + beta C of stored arrays, whose cols are their leading dimensions; trans_b: B is stored
+ * (N,K). Brim's own product, whatever the types; A is float or 16 bit. */
+KERNEL(void, gemm_stored,
+       (int trans_b, int64_t m, int64_t n, int64_t k, const StoredArray *a, const StoredArray *b, float beta,
+        float *c, int64_t ldc, void *workspace, const KernelRun *run))
+/* bytes; the same for every table */
+KERNEL(size_t, gemm_stored_workspace, (int64_t m, int64_t n, int64_t k, const KernelRun *run))
+
 /* pre (rows,out): the value before the activation, written when not NULL (may be NULL with ACT_NONE /
  * ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be NULL. */
 KERNEL(void, linear_forward,

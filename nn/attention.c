@@ -6,7 +6,7 @@
 
 typedef struct Attention {
     AttentionConfig config;
-    Tensor *weight[4], *bias[4]; /* q, k, v, output; GPT-2: qkv, output */
+    Module *q, *k, *v, *qkv, *output; /* GPT-2 has qkv in place of q, k and v */
 } Attention;
 
 static AttentionOptions options_of(const Attention *self, Tensor *mask)
@@ -18,16 +18,11 @@ static AttentionOptions options_of(const Attention *self, Tensor *mask)
                               .mask = mask};
 }
 
-static Tensor *projected(const Attention *self, int i, Tensor *x)
-{
-    return tensor_linear(x, self->weight[i], self->bias[i], TENSOR_IDENTITY);
-}
-
 static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
     AttentionOptions options = options_of(self, NULL);
-    Tensor *qkv = tensor_linear_in_out(x, self->weight[0], self->bias[0], TENSOR_IDENTITY); /* (B,T,3C) */
+    Tensor *qkv = nn_forward(self->qkv, x, batch); /* (B,T,3C) */
     Tensor *out;
     if (batch && batch->cache)
         out = tensor_attention_cached_packed(tensor_donate(qkv),
@@ -35,7 +30,7 @@ static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
                                              module_past(batch), &options);
     else
         out = tensor_attention_packed(tensor_donate(qkv), &options);
-    return tensor_linear_in_out(tensor_donate(out), self->weight[1], self->bias[1], TENSOR_IDENTITY);
+    return nn_forward(self->output, tensor_donate(out), batch);
 }
 
 static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
@@ -44,7 +39,9 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     const AttentionConfig *c = &self->config;
     if (c->style == ATTENTION_GPT2)
         return gpt2_attention(module, x, batch);
-    Tensor *q = projected(self, 0, x), *k = projected(self, 1, x), *v = projected(self, 2, x);
+    Tensor *q = nn_forward(self->q, x, batch);
+    Tensor *k = nn_forward(self->k, x, batch);
+    Tensor *v = nn_forward(self->v, x, batch);
     if (c->style == ATTENTION_LLAMA) {
         RopeOptions rope = {c->heads, c->rope_theta, module_past(batch), c->rope_scaling};
         q = tensor_rope_with(tensor_donate(q), &rope);
@@ -59,7 +56,7 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
                                       &options);
     else
         out = tensor_attention(tensor_donate(q), tensor_donate(k), tensor_donate(v), &options);
-    return projected(self, 3, tensor_donate(out));
+    return nn_forward(self->output, tensor_donate(out), batch);
 }
 
 static const ModuleClass attention_class = {"attention", sizeof(Attention), attention_forward};
@@ -74,50 +71,46 @@ int module_attention_cache(const Module *module, int *kv_heads, int *head_dim)
     return c->style == ATTENTION_BERT ? -1 : 1;
 }
 
-Tensor *module_attention_output(const Module *attention)
+Module *module_attention_output(const Module *attention)
 {
-    const Attention *self = attention->state;
-    return self->weight[self->config.style == ATTENTION_GPT2 ? 1 : 3];
+    return ((const Attention *)attention->state)->output;
 }
 
-/* A projection is a child for its name's sake; its forward is called from the attention's own. */
-static int projection(Module *module, Attention *self, int i, const char *name, int64_t in, int64_t out,
-                      int bias)
+/* What LLaMA and BERT do alike: four projections under names of their own. */
+static void four_projections(Module *module, const char *const names[4], int qkv_bias, int output_bias)
 {
-    Module *child = nn_add(module, name, nn_linear(in, out, bias));
-    if (!child)
-        return -1;
-    self->weight[i] = module_own(child, "weight");
-    self->bias[i] = module_own(child, "bias");
-    return 0;
+    Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
+    int64_t dim = c->dim, inner = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    self->q = nn_add(module, names[0], nn_linear(dim, inner, qkv_bias));
+    self->k = nn_add(module, names[1], nn_linear(dim, kv, qkv_bias));
+    self->v = nn_add(module, names[2], nn_linear(dim, kv, qkv_bias));
+    self->output = nn_add(module, names[3], nn_linear(inner, dim, output_bias));
 }
 
-static const ModuleClass conv1d_class = {"conv1d", 0, NULL};
-
-/* GPT-2 stores its projections (in, out), under the name Conv1D. */
-static Module *conv1d(int64_t in, int64_t out)
+static void gpt2_projections(Module *module)
 {
-    Module *module = nn_module(&conv1d_class);
-    tensor_fill(nn_add_parameter(module, "weight", SHAPE(in, out)), 0);
-    tensor_fill(nn_add_parameter(module, "bias", SHAPE(out)), 0);
-    return error_code() ? NULL : module;
+    Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
+    int64_t dim = c->dim;
+    if ((int64_t)c->heads * c->head_dim != dim || c->kv_heads != c->heads)
+        error_raise(ERROR_ARGUMENT,
+                    "attention: GPT-2's has heads x head_dim = dim, and as many key-value heads as heads");
+    self->qkv = nn_add(module, "c_attn", module_conv1d(dim, 3 * dim, TENSOR_IDENTITY));
+    self->output = nn_add(module, "c_proj", module_conv1d(dim, dim, TENSOR_IDENTITY));
 }
 
-Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out)
+static void add_projections(Module *module)
 {
-    return nn_add(parent, name, conv1d(in, out));
-}
-
-static void gpt2_projections(Module *module, Attention *self, int64_t dim)
-{
-    Module *qkv = module_conv1d(module, "c_attn", dim, 3 * dim);
-    Module *out = module_conv1d(module, "c_proj", dim, dim);
-    if (!qkv || !out)
-        return;
-    self->weight[0] = module_own(qkv, "weight");
-    self->bias[0] = module_own(qkv, "bias");
-    self->weight[1] = module_own(out, "weight");
-    self->bias[1] = module_own(out, "bias");
+    static const char *const llama[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
+    static const char *const bert[] = {"self.query", "self.key", "self.value", "output.dense"};
+    const AttentionConfig *c = nn_state(module); /* its first member */
+    if (c->style == ATTENTION_GPT2)
+        gpt2_projections(module);
+    else if (c->style == ATTENTION_BERT)
+        four_projections(module, bert, 1, 1);
+    else
+        four_projections(module, llama, c->qkv_bias, c->o_bias);
 }
 
 Module *nn_attention(const AttentionConfig *config)
@@ -127,9 +120,8 @@ Module *nn_attention(const AttentionConfig *config)
     int kv_heads = config->kv_heads ? config->kv_heads : config->heads;
     if (config_positive("attention", "dim", config->dim))
         return NULL;
-    int64_t dim = config->dim;
-    int64_t head_dim = config_head_dim("attention", config->dim, config->heads, kv_heads, config->head_dim);
-    if (!head_dim || (config->style == ATTENTION_LLAMA && config_rotary("attention", (int)head_dim)))
+    int head_dim = config_head_dim("attention", config->dim, config->heads, kv_heads, config->head_dim);
+    if (!head_dim || (config->style == ATTENTION_LLAMA && config_rotary("attention", head_dim)))
         return NULL;
     Module *module = nn_module(&attention_class);
     Attention *self = nn_state(module);
@@ -137,26 +129,9 @@ Module *nn_attention(const AttentionConfig *config)
         return NULL;
     self->config = *config;
     self->config.kv_heads = kv_heads;
-    self->config.head_dim = (int)head_dim;
+    self->config.head_dim = head_dim;
     self->config.rope_theta = config->rope_theta > 0 ? config->rope_theta : 10000;
-    int64_t inner = config->heads * head_dim, kv = kv_heads * head_dim;
-    static const char *const llama_names[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
-    static const char *const bert_names[] = {"self.query", "self.key", "self.value", "output.dense"};
-    if (config->style == ATTENTION_GPT2) {
-        if (inner != dim || kv != dim)
-            error_raise(
-                ERROR_ARGUMENT,
-                "attention: GPT-2's has heads x head_dim = dim, and as many key-value heads as heads");
-        gpt2_projections(module, self, dim);
-    } else {
-        int bert = config->style == ATTENTION_BERT;
-        int qkv_bias = bert || config->qkv_bias, o_bias = bert || config->o_bias;
-        const char *const *names = bert ? bert_names : llama_names;
-        if (projection(module, self, 0, names[0], dim, inner, qkv_bias) == 0 &&
-            projection(module, self, 1, names[1], dim, kv, qkv_bias) == 0 &&
-            projection(module, self, 2, names[2], dim, kv, qkv_bias) == 0)
-            projection(module, self, 3, names[3], inner, dim, o_bias);
-    }
+    add_projections(module);
     return error_code() ? NULL : module;
 }
 

@@ -50,7 +50,7 @@ Module *nn_bert_block(const BertConfig *c)
 }
 
 typedef struct Bert {
-    Module *words, *norm, *dropout, *pooler, *transform, *head_norm;
+    Module *words, *norm, *dropout, *pooler, *transform, *head_norm, *decoder;
     Tensor *word_table, *positions, *types, *decoder_bias;
 } Bert;
 
@@ -91,8 +91,7 @@ static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
     Tensor *hidden = bert_hidden(module, x, batch);
     if (self->pooler)
         return hidden;
-    return module_tied_head(module, decoder_path, tensor_donate(hidden), self->word_table,
-                            self->decoder_bias); /* (B,T,V) */
+    return nn_forward(self->decoder, tensor_donate(hidden), batch); /* (B,T,V) */
 }
 
 static const ModuleClass bert_class = {"bert", sizeof(Bert), bert_forward};
@@ -108,8 +107,8 @@ static void bert_embedding_modules(Module *module, Bert *self, const BertConfig 
     if (error_code())
         return;
     self->word_table = module_own(self->words, "weight");
-    self->positions = module_own(positions, "weight");
-    self->types = module_own(types, "weight");
+    self->positions = module_embedding_parts(positions);
+    self->types = module_embedding_parts(types);
 }
 
 static const ModuleClass predictions_class = {"bert_predictions", 0, NULL};
@@ -122,6 +121,13 @@ static Module *bert_predictions(Bert *self, const BertConfig *c)
     self->transform = nn_add(module, "transform.dense", nn_linear_act(c->dim, c->dim, 1, TENSOR_GELU));
     self->head_norm = nn_add(module, "transform.LayerNorm", nn_layer_norm(c->dim, c->norm_eps));
     return error_code() ? NULL : module;
+}
+
+static void bert_head(Module *module, Bert *self, const BertConfig *c)
+{
+    if (nn_add(module, "cls.predictions", bert_predictions(self, c)))
+        self->decoder =
+            nn_add(module, decoder_path, module_linear_tied(self->word_table, self->decoder_bias));
 }
 
 Module *nn_bert(const BertConfig *config)
@@ -152,7 +158,7 @@ Module *nn_bert(const BertConfig *config)
     if (c.pooler)
         self->pooler = nn_add(module, "bert.pooler.dense", nn_linear(c.dim, c.dim, 1));
     else
-        nn_add(module, "cls.predictions", bert_predictions(self, &c));
+        bert_head(module, self, &c);
     module_init_normal(module, 0.02f);
     if (error_code())
         return NULL;

@@ -7,15 +7,14 @@
 enum { USUAL_MAX_SEQ = 1024 };
 
 typedef struct Gpt2Mlp {
-    Tensor *fc_weight, *fc_bias, *proj_weight, *proj_bias; /* (C,F) (F) (F,C) (C) */
+    Module *up, *down;
 } Gpt2Mlp;
 
 static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Gpt2Mlp *self = nn_state(module);
-    (void)batch;
-    Tensor *hidden = tensor_linear_in_out(x, self->fc_weight, self->fc_bias, TENSOR_GELU_TANH); /* (B,T,F) */
-    return tensor_linear_in_out(tensor_donate(hidden), self->proj_weight, self->proj_bias, TENSOR_IDENTITY);
+    Tensor *hidden = nn_forward(self->up, x, batch); /* (B,T,F) */
+    return nn_forward(self->down, tensor_donate(hidden), batch);
 }
 
 static const ModuleClass mlp_class = {"gpt2_mlp", sizeof(Gpt2Mlp), mlp_forward};
@@ -45,14 +44,9 @@ static Module *gpt2_mlp(int64_t dim, int64_t ffn)
     Gpt2Mlp *self = nn_state(module);
     if (!self)
         return NULL;
-    Module *fc = module_conv1d(module, "c_fc", dim, ffn), *proj = module_conv1d(module, "c_proj", ffn, dim);
-    if (!fc || !proj)
-        return NULL;
-    self->fc_weight = module_own(fc, "weight");
-    self->fc_bias = module_own(fc, "bias");
-    self->proj_weight = module_own(proj, "weight");
-    self->proj_bias = module_own(proj, "bias");
-    return module;
+    self->up = nn_add(module, "c_fc", module_conv1d(dim, ffn, TENSOR_GELU_TANH));
+    self->down = nn_add(module, "c_proj", module_conv1d(ffn, dim, TENSOR_IDENTITY));
+    return error_code() ? NULL : module;
 }
 
 Module *nn_gpt2_block(const Gpt2Config *c)
@@ -75,8 +69,8 @@ Module *nn_gpt2_block(const Gpt2Config *c)
 }
 
 typedef struct Gpt2 {
-    Module *embedding, *norm, *dropout;
-    Tensor *tokens, *positions; /* (V,C) (P,C) */
+    Module *embedding, *norm, *dropout, *head;
+    Tensor *positions; /* (P,C) */
 } Gpt2;
 
 static Tensor *gpt2_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
@@ -99,7 +93,7 @@ static Tensor *gpt2_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Gpt2 *self = nn_state(module);
     Tensor *hidden = gpt2_hidden(module, x, batch);
-    return module_tied_head(module, "lm_head", tensor_donate(hidden), self->tokens, NULL); /* (B,T,V) */
+    return nn_forward(self->head, tensor_donate(hidden), batch); /* (B,T,V) */
 }
 
 static const ModuleClass gpt2_class = {"gpt2", sizeof(Gpt2), gpt2_forward};
@@ -111,8 +105,8 @@ static void gpt2_init(Module *module, int layers)
     for (int i = 0; i < nn_block_count(module); i++) {
         const Gpt2Block *block = nn_state(nn_block(module, i));
         const Gpt2Mlp *mlp = nn_state(block->mlp);
-        tensor_fill_normal(module_attention_output(block->attention), 0, residual);
-        tensor_fill_normal(mlp->proj_weight, 0, residual);
+        tensor_fill_normal(module_own(module_attention_output(block->attention), "weight"), 0, residual);
+        tensor_fill_normal(module_own(mlp->down, "weight"), 0, residual);
     }
 }
 
@@ -143,9 +137,10 @@ Module *nn_gpt2(const Gpt2Config *config)
     self->norm = nn_add(module, "transformer.ln_f", nn_layer_norm(c.dim, c.norm_eps));
     if (error_code())
         return NULL;
-    self->tokens = module_own(self->embedding, "weight");
-    self->positions = module_own(positions, "weight");
-    nn_offer_head(module, &(ModuleHead){.hidden = gpt2_hidden, .weight = self->tokens, .path = "lm_head"});
+    Tensor *tokens = module_own(self->embedding, "weight"); /* (V,C) */
+    self->positions = module_embedding_parts(positions);
+    self->head = nn_add(module, "lm_head", module_linear_tied(tokens, NULL));
+    nn_offer_head(module, &(ModuleHead){.hidden = gpt2_hidden, .weight = tokens, .path = "lm_head"});
     gpt2_init(module, c.layers);
     return error_code() ? NULL : module;
 }

@@ -1,6 +1,6 @@
-/* The layers models are built from: linear, embedding, norms, dropout, activations, and sequential. */
+/* The layers models are built from, but for linear (linear.c): embedding, norms, dropout, activations, and
+ * sequential. */
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 
 #include "module_.h"
@@ -48,66 +48,41 @@ int config_rotary(const char *model, int head_dim)
                        head_dim);
 }
 
-/* ---- Linear ---------------------------------------------------------------------------------- */
-
-typedef struct Linear {
-    Tensor *weight, *bias;
-    TensorActivation act;
-} Linear;
-
-static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
-{
-    const Linear *self = nn_state(module);
-    (void)batch;
-    return tensor_linear(x, self->weight, self->bias, self->act);
-}
-
-static const ModuleClass linear_class = {"linear", sizeof(Linear), linear_forward};
-
-Module *nn_linear_act(int64_t in, int64_t out, int bias, TensorActivation act)
-{
-    if (config_positive("linear", "in", in) || config_positive("linear", "out", out))
-        return NULL;
-    Module *module = nn_module(&linear_class);
-    Linear *self = nn_state(module);
-    if (!self)
-        return NULL;
-    float bound = 1.0f / sqrtf((float)in);
-    self->act = act;
-    self->weight = nn_add_parameter(module, "weight", SHAPE(out, in));
-    tensor_fill_uniform(self->weight, -bound, bound);
-    if (bias) {
-        self->bias = nn_add_parameter(module, "bias", SHAPE(out));
-        tensor_fill_uniform(self->bias, -bound, bound);
-    }
-    return error_code() ? NULL : module;
-}
-
-Module *nn_linear(int64_t in, int64_t out, int bias)
-{
-    return nn_linear_act(in, out, bias, TENSOR_IDENTITY);
-}
-
 /* ---- Embedding ------------------------------------------------------------------------------- */
 
 static Tensor *embedding_forward(Module *module, Tensor *ids, const Batch *batch)
 {
+    const Embedding *self = nn_state(module);
     (void)batch;
-    return tensor_embedding(ids, *(Tensor **)nn_state(module));
+    return module_adapt(module, &self->adapter, tensor_embedding(ids, self->weight), ids);
 }
 
-static const ModuleClass embedding_class = {"embedding", sizeof(Tensor *), embedding_forward};
+static const ModuleClass embedding_class = {"embedding", sizeof(Embedding), embedding_forward};
+
+Embedding *module_as_embedding(const Module *module)
+{
+    return module && module->type == &embedding_class ? module->state : NULL;
+}
+
+Tensor *module_embedding_parts(Module *module)
+{
+    Embedding *self = module_as_embedding(module);
+    if (!self)
+        return NULL;
+    self->parts = 1;
+    return self->weight;
+}
 
 Module *nn_embedding(int64_t vocab, int64_t dim)
 {
     if (config_positive("embedding", "vocab", vocab) || config_positive("embedding", "dim", dim))
         return NULL;
     Module *module = nn_module(&embedding_class);
-    Tensor **table = nn_state(module);
-    if (!table)
+    Embedding *self = nn_state(module);
+    if (!self)
         return NULL;
-    *table = nn_add_parameter(module, "weight", SHAPE(vocab, dim));
-    tensor_fill_normal(*table, 0, 1);
+    self->weight = nn_add_parameter(module, "weight", SHAPE(vocab, dim));
+    tensor_fill_normal(self->weight, 0, 1);
     return error_code() ? NULL : module;
 }
 

@@ -50,7 +50,6 @@ Module *nn_llama_block(const LlamaConfig *c)
 
 typedef struct Llama {
     Module *embedding, *norm, *head;
-    Tensor *tied; /* the embedding's weight, when it is the head as well */
     int max_seq, window;
 } Llama;
 
@@ -85,9 +84,7 @@ static Tensor *llama_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Llama *self = nn_state(module);
     Tensor *hidden = llama_hidden(module, x, batch);
-    if (self->tied)
-        return module_tied_head(module, "lm_head", tensor_donate(hidden), self->tied, NULL); /* (B,T,vocab) */
-    return nn_forward(self->head, tensor_donate(hidden), batch);
+    return nn_forward(self->head, tensor_donate(hidden), batch); /* (B,T,vocab) */
 }
 
 static const ModuleClass llama_class = {"llama", sizeof(Llama), llama_forward};
@@ -125,16 +122,14 @@ Module *nn_llama(const LlamaConfig *config)
         nn_mark_block(module, nn_add(module, name, nn_llama_block(&c)));
     }
     self->norm = nn_add(module, "model.norm", nn_rms_norm(c.dim, c.norm_eps));
-    if (c.tied)
-        self->tied = module_own(self->embedding, "weight");
-    else
-        self->head = nn_add(module, "lm_head", nn_linear(c.dim, c.vocab, 0));
+    self->head = nn_add(module, "lm_head",
+                        c.tied ? module_linear_tied(module_own(self->embedding, "weight"), NULL)
+                               : module_linear(&(LinearOptions){.in = c.dim, .out = c.vocab, .head = 1}));
     module_init_normal(module, 0.02f);
     if (error_code())
         return NULL;
-    nn_offer_head(module, &(ModuleHead){.hidden = llama_hidden,
-                                        .weight = c.tied ? self->tied : module_own(self->head, "weight"),
-                                        .path = "lm_head"});
+    const Linear *head = module_as_linear(self->head);
+    nn_offer_head(module, &(ModuleHead){.hidden = llama_hidden, .weight = head->weight, .path = "lm_head"});
     return module;
 }
 

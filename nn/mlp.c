@@ -47,9 +47,13 @@ Module *nn_mlp(const MlpConfig *config)
     for (int i = 0; i + 1 < count && !error_code(); i++) {
         char name[24];
         snprintf(name, sizeof name, "layers.%d", i);
-        TensorActivation act = i + 2 < count ? TENSOR_RELU : TENSOR_IDENTITY;
-        nn_mark_block(module,
-                      nn_add(module, name, nn_linear_act(config->sizes[i], config->sizes[i + 1], 1, act)));
+        int last = i + 2 == count;
+        LinearOptions layer = {.in = config->sizes[i],
+                               .out = config->sizes[i + 1],
+                               .bias = 1,
+                               .act = last ? TENSOR_IDENTITY : TENSOR_RELU,
+                               .head = last};
+        nn_mark_block(module, nn_add(module, name, module_linear(&layer)));
     }
     Model *model = module_model(module);
     if (model)

@@ -13,11 +13,27 @@ Model *module_model(Module *module)
 
 /* ---- The head -------------------------------------------------------------------------------- */
 
+/* The linear layer with this weight and bias, at any depth; NULL where the model multiplies by itself. */
+static Module *find_linear(Module *module, const ModuleHead *head)
+{
+    const Linear *linear = module_as_linear(module);
+    if (linear && linear->weight == head->weight && linear->bias == head->bias)
+        return module;
+    Module *found = NULL;
+    for (int i = 0; i < module->child_count && !found; i++)
+        found = find_linear(module->children[i], head);
+    return found;
+}
+
 void nn_offer_head(Module *module, const ModuleHead *head)
 {
     Model *model = module && head->hidden && head->weight && head->path ? module_model(module) : NULL;
-    if (model)
-        model->head = *head;
+    if (!model)
+        return;
+    model->head = *head;
+    model->head_module = find_linear(module, head);
+    if (model->head_module)
+        module_as_linear(model->head_module)->head = 1;
 }
 
 /* Returns what memtrack_path_push does; an error is raised. */
@@ -47,22 +63,14 @@ Tensor *module_hidden(Module *model, const Batch *batch)
 Tensor *module_head(Module *model, Tensor *hidden)
 {
     const ModuleHead *head = &model->model->head;
+    if (model->model->head_module)
+        return nn_forward(model->model->head_module, hidden, NULL);
     MemTracker *tracker = model->item.context->tracker;
     int path = memtrack_path_set(tracker, model->path), pushed = push_path(tracker, head->path);
     Tensor *logits = tensor_linear(hidden, head->weight, head->bias, TENSOR_IDENTITY);
     if (pushed >= 0)
         memtrack_path_pop(tracker);
     memtrack_path_set(tracker, path);
-    return logits;
-}
-
-Tensor *module_tied_head(Module *model, const char *path, Tensor *hidden, Tensor *weight, Tensor *bias)
-{
-    MemTracker *tracker = model->item.context->tracker;
-    if (push_path(tracker, path) < 0)
-        return NULL;
-    Tensor *logits = tensor_linear(hidden, weight, bias, TENSOR_IDENTITY);
-    memtrack_path_pop(tracker);
     return logits;
 }
 
@@ -98,6 +106,13 @@ static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
                     "llama, gpt2 and bert with its masked-language head do, a model of your own by "
                     "nn_offer_head",
                     model->type->name);
+        return NULL;
+    }
+    const Linear *linear = module_as_linear(model->model->head_module);
+    if (linear && linear->adapter.a) {
+        error_raise(ERROR_STATE,
+                    "nn_loss(): the head has an adapter, which a loss in chunks does not compute; "
+                    "call nn_set_loss_chunk(model, 0)");
         return NULL;
     }
     Tensor *hidden = module_hidden(model, batch); /* (…,C) */

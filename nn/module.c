@@ -58,7 +58,8 @@ static void module_destroy_item(ScopeItem *item)
     }
     memtrack_host_free(tracker, module->children, (size_t)module->child_count * sizeof *module->children);
     memtrack_host_free(tracker, module->parameters,
-                       (size_t)module->parameter_count * sizeof *module->parameters);
+                       (size_t)module->parameter_room * sizeof *module->parameters);
+    memtrack_host_free(tracker, module->trained, (size_t)module->trained_count * sizeof *module->trained);
     module_free_model(module);
     memtrack_host_free(tracker, module->state, module->type->state);
     free_text(context, module->name);
@@ -102,23 +103,46 @@ const char *nn_class_name(const Module *module)
     return module ? module->type->name : "";
 }
 
-Tensor *nn_add_parameter(Module *module, const char *name, Shape shape)
+Tensor *module_adopt(Module *module, const char *name, Tensor *tensor)
 {
-    Tensor *tensor = module ? tensor_parameter(shape) : NULL;
-    if (!tensor)
+    if (!module || !tensor)
         return NULL;
     Context *context = module->item.context;
     char *copy = copy_text(context, name);
-    NamedParameter *grown =
-        copy ? grow(context, module->parameters, module->parameter_count, sizeof *module->parameters) : NULL;
-    if (!grown) {
+    int room = module->parameter_room;
+    NamedParameter *all = module->parameters;
+    if (copy && module->parameter_count == room)
+        all = grow(context, module->parameters, room, sizeof *module->parameters);
+    if (!copy || !all) {
         free_text(context, copy);
         tensor_free(tensor);
         return NULL;
     }
-    module->parameters = grown;
+    module->parameters = all;
+    module->parameter_room += module->parameter_count == room;
     module->parameters[module->parameter_count++] = (NamedParameter){copy, tensor};
     return tensor;
+}
+
+Tensor *nn_add_parameter(Module *module, const char *name, Shape shape)
+{
+    return module ? module_adopt(module, name, tensor_parameter(shape)) : NULL;
+}
+
+void module_drop(Module *module, Tensor *tensor)
+{
+    for (Module *above = module; above; above = above->parent)
+        list_forget(above);
+    for (int i = 0; i < module->parameter_count; i++) {
+        if (module->parameters[i].tensor != tensor)
+            continue;
+        free_text(module->item.context, module->parameters[i].name);
+        module->parameter_count--;
+        memmove(module->parameters + i, module->parameters + i + 1,
+                (size_t)(module->parameter_count - i) * sizeof *module->parameters);
+        tensor_free(tensor);
+        return;
+    }
 }
 
 typedef struct ChildName {
@@ -170,6 +194,7 @@ Module *nn_leave(Module *parent, const char *name, Module *child)
     }
     scope_release(&child->item);
     child->name = copy;
+    child->parent = parent;
     parent->children = grown;
     parent->children[parent->child_count++] = child;
     return child;
@@ -303,13 +328,9 @@ static int count_parameters(const Module *module)
     return count;
 }
 
-typedef struct Path {
-    char text[256];
-} Path;
-
-static Path join(const char *prefix, const char *name)
+ModulePath module_join(const char *prefix, const char *name)
 {
-    Path path;
+    ModulePath path;
     snprintf(path.text, sizeof path.text, "%s%s%s", prefix, prefix[0] ? "." : "", name);
     return path;
 }
@@ -318,7 +339,7 @@ static void list_walk(Module *root, const Module *module, const char *prefix)
 {
     for (int i = 0; i < module->parameter_count; i++) {
         int k = root->list_count;
-        char *name = copy_text(root->item.context, join(prefix, module->parameters[i].name).text);
+        char *name = copy_text(root->item.context, module_join(prefix, module->parameters[i].name).text);
         if (!name)
             return;
         root->list[k] = module->parameters[i].tensor;
@@ -326,7 +347,7 @@ static void list_walk(Module *root, const Module *module, const char *prefix)
         root->list_count++;
     }
     for (int i = 0; i < module->child_count; i++)
-        list_walk(root, module->children[i], join(prefix, module->children[i]->name).text);
+        list_walk(root, module->children[i], module_join(prefix, module->children[i]->name).text);
 }
 
 /* The list is rebuilt when parameters were added since. Tensors carry the names of the list that was asked

@@ -3,7 +3,7 @@
 #define BRIM_MODULE_INTERNAL_H
 
 #include "../tensor/tensor_.h"
-#include "nn.h"
+#include "lora.h"
 
 typedef struct NamedParameter {
     char *name; /* of this module: "weight" */
@@ -27,7 +27,8 @@ typedef struct Model {
     Segment *segments; /* every one that a pattern has had */
     /* From one block's result to the next one's input; NULL = the same. */
     Tensor *(*between_blocks)(Module *self, Tensor *x, const Batch *batch);
-    ModuleHead head; /* weight NULL = none is offered */
+    ModuleHead head;     /* weight NULL = none is offered */
+    Module *head_module; /* the linear layer that it is; NULL where the model multiplies by itself */
     int loss_chunk;
 } Model;
 
@@ -35,10 +36,13 @@ struct Module {
     ScopeItem item;
     const ModuleClass *type;
     char *name; /* within the parent; NULL at the root */
+    Module *parent;
     Module **children;
     int child_count;
     NamedParameter *parameters;
-    int parameter_count;
+    int parameter_count, parameter_room;
+    Tensor **trained; /* nn_lora_parameters' answer */
+    int trained_count;
     Model *model;  /* NULL for what is no whole model */
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;
@@ -49,6 +53,50 @@ struct Module {
     int generating; /* texts: dropout is off, whatever `training` says */
     void *state;
 };
+
+/* What is added to a frozen linear layer or embedding: scale B A. a is (rank,in), b (out,rank); of an
+ * embedding (vocab,rank) and (dim,rank). NULL: there is none. */
+typedef struct Adapter {
+    Tensor *a, *b;
+    float scale;
+    Lora settings; /* with the defaults in place of zeros */
+} Adapter;
+
+/* Every projection and every head is this module, so that an adapter or another way of storing a weight is
+ * known in one place. (linear.c) */
+typedef struct Linear {
+    Tensor *weight, *bias; /* (out,in), with in_out (in,out); (out) or NULL */
+    TensorActivation act;
+    int in_out; /* as GPT-2 stores it */
+    int head;   /* the output: logits come from it */
+    int tied;   /* weight and bias are another module's */
+    Adapter adapter;
+} Linear;
+
+typedef struct LinearOptions {
+    int64_t in, out;
+    int bias;
+    TensorActivation act;
+    int in_out, head;
+} LinearOptions;
+Module *module_linear(const LinearOptions *options);
+/* A linear layer with weight (in,out) and bias (out), all 0. */
+Module *module_conv1d(int64_t in, int64_t out, TensorActivation act);
+/* A head with a weight (out,in), and a bias or NULL, that other modules own and name. */
+Module *module_linear_tied(Tensor *weight, Tensor *bias);
+/* What it is made of, for its owner to read and change; NULL for a module of another class. */
+Linear *module_as_linear(const Module *module);
+
+typedef struct Embedding {
+    Tensor *weight; /* (vocab,dim) */
+    Adapter adapter;
+    int parts; /* the model reads rows of the weight by itself: the module's forward does not run */
+} Embedding;
+Embedding *module_as_embedding(const Module *module); /* NULL for a module of another class */
+/* The weight of an embedding, for a model that reads it by itself. */
+Tensor *module_embedding_parts(Module *module);
+/* y + scale B A x, in y's storage; an embedding's x is ids. Without an adapter, y. */
+Tensor *module_adapt(const Module *module, const Adapter *adapter, Tensor *y, Tensor *x);
 
 /* An array with room for one more, and texts; both raise without memory. */
 void *module_grow(const Module *module, void *old, int count, size_t size);
@@ -63,23 +111,30 @@ Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, cons
 Model *module_model(Module *module);
 void module_free_model(Module *module);
 
+/* Makes the tensor a parameter of the module, which then owns it; frees it and returns NULL without memory.
+ * The other way: takes a parameter away and frees it. */
+Tensor *module_adopt(Module *module, const char *name, Tensor *tensor);
+void module_drop(Module *module, Tensor *tensor);
+
+/* "layers.0" and "attn" are "layers.0.attn". */
+typedef struct ModulePath {
+    char text[256];
+} ModulePath;
+ModulePath module_join(const char *prefix, const char *name);
+
 /* The module's own parameter of this name, or NULL. */
 Tensor *module_own(const Module *module, const char *name);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
  * with 0. */
 void module_init_normal(Module *module, float std);
-/* A child with weight (in, out) and bias (out), as GPT-2 stores projections. It has no forward of its own. */
-Module *module_conv1d(Module *parent, const char *name, int64_t in, int64_t out);
 /* nn_swiglu, with or without biases. */
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
-/* logits = hidden weight^T + bias, with the embedding's weight, charged to a module path of its own. */
-Tensor *module_tied_head(Module *model, const char *path, Tensor *hidden, Tensor *weight, Tensor *bias);
 /* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
 Tensor *module_hidden(Module *model, const Batch *batch);
 /* logits = hidden weight^T + bias of the head that a model offers, charged to the head's module path. */
 Tensor *module_head(Module *model, Tensor *hidden);
-/* The weight of nn_attention's projection into the residual stream. */
-Tensor *module_attention_output(const Module *attention);
+/* nn_attention's projection into the residual stream. */
+Module *module_attention_output(const Module *attention);
 /* nn_attention's width of a cache, for modules that are one: 1, 0 for others, -1 for one that is not causal.
  */
 int module_attention_cache(const Module *module, int *kv_heads, int *head_dim);

@@ -4,6 +4,8 @@
 
 #define module_free brim_module_free
 #define nn_activation brim_nn_activation
+#define nn_add_lora brim_nn_add_lora
+#define nn_add_lora_by brim_nn_add_lora_by
 #define nn_add_parameter brim_nn_add_parameter
 #define nn_attention brim_nn_attention
 #define nn_bert brim_nn_bert
@@ -36,8 +38,12 @@
 #define nn_linear_act brim_nn_linear_act
 #define nn_llama brim_nn_llama
 #define nn_llama_block brim_nn_llama_block
+#define nn_lora_count brim_nn_lora_count
+#define nn_lora_layers brim_nn_lora_layers
+#define nn_lora_parameters brim_nn_lora_parameters
 #define nn_loss brim_nn_loss
 #define nn_mark_block brim_nn_mark_block
+#define nn_merge brim_nn_merge
 #define nn_mlp brim_nn_mlp
 #define nn_model brim_nn_model
 #define nn_module brim_nn_module

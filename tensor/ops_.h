@@ -41,4 +41,9 @@ int check_vector(const OpCall *call, int i, int64_t n, const char *input);
 /* Raises unless inputs i and j have the same shape and are f32. */
 int check_same(const OpCall *call, int i, int j);
 
+/* y = what dropout leaves of input 0, or of its gradient, + beta y; by call->attr.dropout. */
+void dropout_run(const OpCall *call, const float *x, float beta, float *y);
+/* The attributes of the next dropout of this forward pass. */
+OpAttr dropout_next(float p);
+
 #endif

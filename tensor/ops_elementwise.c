@@ -358,7 +358,7 @@ Tensor *tensor_rope(Tensor *x, int heads, float theta)
 
 /* ---- Dropout --------------------------------------------------------------------------------- */
 
-static void dropout_run(const OpCall *call, const float *x, float beta, float *y)
+void dropout_run(const OpCall *call, const float *x, float beta, float *y)
 {
     DropoutKey key = {.seed = call->attr.dropout.seed,
                       .step = (uint64_t)call->attr.dropout.step,
@@ -389,6 +389,17 @@ static const OpRow dropout_row = {
     .accumulates = OP_INPUT(0),
 };
 
+OpAttr dropout_next(float p)
+{
+    Context *context = context_here();
+    RandomState *random = &context->random;
+    return (OpAttr){.dropout = {.p = p,
+                                .seed = context->seed,
+                                .layer = random->layer++,
+                                .step = random->step,
+                                .first_sample = random->first_sample}};
+}
+
 Tensor *tensor_dropout(Tensor *x, float p)
 {
     if (!x || p == 0)
@@ -397,13 +408,7 @@ Tensor *tensor_dropout(Tensor *x, float p)
         error_raise(ERROR_ARGUMENT, "dropout: probability %g is not in [0,1)", p);
         return NULL;
     }
-    Context *context = context_here();
-    RandomState *random = &context->random;
-    OpAttr attr = {.dropout = {.p = p,
-                               .seed = context->seed,
-                               .layer = random->layer++,
-                               .step = random->step,
-                               .first_sample = random->first_sample}};
+    OpAttr attr = dropout_next(p);
     return tensor_apply(&dropout_row, &attr, 1, (Tensor *[]){x});
 }
 

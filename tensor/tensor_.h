@@ -163,6 +163,11 @@ void *tensor_typed_data(Tensor *tensor, DType dtype, const char *what);
 /* True when data may be read; otherwise raises an error that says how to keep it. */
 int tensor_readable(const Tensor *tensor, const char *what);
 
+/* An adapter's two operations (ops_lora.c). u = dropout(x (…,in)) A^T, A (rank,in); p 0 = no dropout. */
+Tensor *tensor_lora_down(Tensor *x, Tensor *a, float p);
+/* y (…,out) + scale u (…,rank) B^T, B (out,rank); takes y's storage where y is donated. */
+Tensor *tensor_linear_onto(Tensor *y, Tensor *u, Tensor *b, float scale);
+
 enum { BATCH_TENSORS = 5 };
 
 /* A recorded operation. Headers are kept for routing gradients, storage only where backward reads it. */

@@ -4,6 +4,7 @@
 #define TEST_PLAN_SUPPORT_H
 
 #include "../data/data.h"
+#include "../nn/lora.h"
 #include "../optim/optim.h"
 #include "../plan/plan.h"
 #include "support.h"
@@ -135,6 +136,7 @@ typedef struct Case {
     int in_backward, keep_zeros, chunk; /* chunk: rows of the loss head; ignored by mlp */
     int every;                          /* segments of so many blocks; 0 = none */
     int selective;
+    const char *lora; /* targets; NULL = no adapters */
 } Case;
 
 enum {
@@ -161,11 +163,11 @@ typedef struct Session {
 
 static inline const char *case_text(const Case *c, char text[128])
 {
-    snprintf(text, 128, "%s %s%s every %d%s accumulate %d %s%s%s%s chunk %d", nn_family(c->family)->name,
+    snprintf(text, 128, "%s %s%s every %d%s accumulate %d %s%s%s%s chunk %d%s%s", nn_family(c->family)->name,
              c->attention == ATTENTION_EAGER ? "eager" : "flash", c->checkpoint ? " checkpoint" : "",
              c->every, c->selective ? " selective" : "", c->accumulate, c->optimizer,
              c->dropout > 0 ? " dropout" : "", c->in_backward ? " fused" : "",
-             c->keep_zeros ? " keep zeros" : "", c->chunk);
+             c->keep_zeros ? " keep zeros" : "", c->chunk, c->lora ? " lora " : "", c->lora ? c->lora : "");
     return text;
 }
 
@@ -243,6 +245,8 @@ static inline Module *case_model(const Case *c)
     if (c->every)
         nn_set_checkpoint_every(model, c->every);
     nn_set_selective(model, c->selective);
+    if (c->lora && model)
+        nn_add_lora(model, &(Lora){.rank = 3, .targets = c->lora, .dropout = c->dropout});
     return model;
 }
 

@@ -3,6 +3,7 @@
  * after, passed around a residual branch, kept, repeated, and with only some of them wanted. */
 #include <math.h>
 
+#include "../tensor/tensor_.h"
 #include "support.h"
 
 enum { MAX_INPUTS = 3, MAX_NUMEL = 600 };
@@ -32,6 +33,22 @@ static Tensor *run_linear_of_itself(const Case *c, Tensor **in)
 {
     (void)c;
     return tensor_linear(in[0], in[0], NULL, TENSOR_IDENTITY);
+}
+
+static Tensor *run_lora_down(const Case *c, Tensor **in)
+{
+    tensor_random_begin(1, 0);
+    return tensor_lora_down(in[0], in[1], c->f);
+}
+
+static Tensor *run_linear_onto(const Case *c, Tensor **in)
+{
+    return tensor_linear_onto(in[0], in[1], in[2], c->f);
+}
+
+static Tensor *run_linear_onto_same(const Case *c, Tensor **in)
+{
+    return tensor_linear_onto(in[0], in[0], in[1], c->f);
 }
 
 static Tensor *run_embedding(const Case *c, Tensor **in)
@@ -221,6 +238,12 @@ static const Case cases[] = {
     {"linear in_out gelu tanh", run_linear_in_out, {S(1, 5), S(5, 17), S(17)}, 1, TENSOR_GELU_TANH, 0, 0, 0},
     {"linear in_out relu", run_linear_in_out, {S(5, 2), S(2, 3), S(3)}, 1, TENSOR_RELU, 0, 0, 3},
     {"linear of itself", run_linear_of_itself, {S(5, 5), NONE, NONE}, 1, 0, 0, 0, 0},
+    {"lora_down", run_lora_down, {S(2, 3, 7), S(2, 7), NONE}, 1, 0, 0, 0, 0},
+    {"lora_down dropout", run_lora_down, {S(3, 5, 7), S(3, 7), NONE}, 1, 0, 0, 0.4f, 0},
+    {"lora_down dropout vector", run_lora_down, {S(17), S(1, 17), NONE}, 1, 0, 0, 0.3f, 0},
+    {"linear_onto", run_linear_onto, {S(2, 3, 7), S(2, 3, 2), S(7, 2)}, 1, 0, 0, -1.5f, 0},
+    {"linear_onto of rank 1", run_linear_onto, {S(5, 1), S(5, 1), S(1, 1)}, 1, 0, 0, 0.5f, 0},
+    {"linear_onto same", run_linear_onto_same, {S(3, 4), S(4, 4), NONE}, 1, 0, 0, 2, 0},
     {"embedding", run_embedding, {S(7, 5), NONE, NONE}, 1, 3, 11, 0, 0},
     {"embedding of one row", run_embedding, {S(1, 17), NONE, NONE}, 1, 1, 3, 0, 0},
     {"embedding tied", run_tied, {S(5, 7), NONE, NONE}, 1, 2, 3, 0, 0},

@@ -132,6 +132,33 @@ static void lever_matrix(void **state)
     }
 }
 
+/* Adapters of every layer, of some and of an embedding, with everything that keeps less. */
+static void adapters(void **state)
+{
+    (void)state;
+    static const char *const targets[][FAMILIES] = {
+        {"all", "all", "all", "all"},
+        {"layers.1", "query,dense", "c_attn,wte", "q_proj,v_proj,embed_tokens,lm_head"},
+    };
+    for (int i = 0; i < 2 * FAMILIES * 2 * 2; i++) {
+        int family = i / 2 % FAMILIES, rest = i / (2 * FAMILIES);
+        Case c = {.family = (ModelFamily)family,
+                  .lora = targets[i % 2][family],
+                  .checkpoint = rest & 1,
+                  .accumulate = rest & 2 ? 3 : 1,
+                  .in_backward = !(rest & 2) && i % 3 == 0,
+                  .keep_zeros = i % 3 == 1,
+                  .chunk = i % 2 == 0 && i % 5 < 2 ? 7 : 0,
+                  .attention = i % 5 == 3 ? ATTENTION_EAGER : ATTENTION_FLASH,
+                  .optimizer = optim_rule_at(i % optimizer_count())->name,
+                  .dropout = i % 3 == 2 ? 0.1f : 0,
+                  .every = i % 7 == 3 ? 2 : 0,
+                  .selective = i % 4 == 1,
+                  .epochs = 1};
+        check_case(&c, 1 + i % 2, i % 3 == 0);
+    }
+}
+
 /* Segments, selective recomputation, and both, with a checkpoint of each block in some. */
 static void segments_and_selective(void **state)
 {
@@ -400,6 +427,7 @@ int main(void)
         cmocka_unit_test(gpt2_matrix),
         cmocka_unit_test(llama_matrix),
         cmocka_unit_test(lever_matrix),
+        cmocka_unit_test(adapters),
         cmocka_unit_test(segments_and_selective),
         cmocka_unit_test(threads_are_planned),
         cmocka_unit_test(the_record_sees_the_levers),

@@ -123,6 +123,20 @@ static void training_with_levers(void **state)
                   1);
 }
 
+static void training_adapters(void **state)
+{
+    (void)state;
+    fail_training(&(Case){.family = MODEL_LLAMA,
+                          .accumulate = 3,
+                          .optimizer = "adamw",
+                          .checkpoint = 1,
+                          .dropout = 0.1f,
+                          .lora = "all",
+                          .epochs = 1,
+                          .layers = 1},
+                  0);
+}
+
 static void training_mlp(void **state)
 {
     (void)state;
@@ -305,6 +319,7 @@ int main(void)
         cmocka_unit_test(training_bert_in_blocks_of_malloc),
         cmocka_unit_test(training_gpt2_eager),
         cmocka_unit_test(training_with_levers),
+        cmocka_unit_test(training_adapters),
         cmocka_unit_test(training_mlp),
         cmocka_unit_test(planning),
         cmocka_unit_test(planning_and_running),

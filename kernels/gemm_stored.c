@@ -1,0 +1,200 @@
+/* Products of stored arrays: brim's own product for every type that is not float times float. Elements become
+ * floats while a block is packed, so that no array of decoded weights exists, and a product costs what it
+ * would cost of floats. Blocks are larger than those of gemm_own.c, whose tile this uses; they lie in
+ * workspace, whose size does not depend on the instruction set. Part of cpu.c. */
+#include "kernels/decode.h"
+#include "kernels/grid.h"
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+enum { STORED_CHUNK = NF4_BLOCK }; /* columns decoded before they are packed: a block of NF4 */
+_Static_assert(STORED_TILE_ROWS % PRODUCT_ROWS == 0 && STORED_TILE_COLS % PRODUCT_COLS == 0,
+               "room for tiles");
+_Static_assert(STORED_DEPTH % STORED_CHUNK == 0 && STORED_COLS % STORED_TILE_COLS == 0,
+               "whole chunks and tiles");
+
+/* y (8, width...) = 4 rows of 8 columns, turned: a column's four lie together. */
+VEC_INLINE void stored_turn(const float *x, int64_t ld, float *y, int64_t width)
+{
+#ifdef __AVX__
+    __m256 r0 = _mm256_loadu_ps(x), r1 = _mm256_loadu_ps(x + ld);
+    __m256 r2 = _mm256_loadu_ps(x + 2 * ld), r3 = _mm256_loadu_ps(x + 3 * ld);
+    __m256 low01 = _mm256_unpacklo_ps(r0, r1), high01 = _mm256_unpackhi_ps(r0, r1);
+    __m256 low23 = _mm256_unpacklo_ps(r2, r3), high23 = _mm256_unpackhi_ps(r2, r3);
+    __m256 columns[4] = {_mm256_shuffle_ps(low01, low23, 0x44), _mm256_shuffle_ps(low01, low23, 0xee),
+                         _mm256_shuffle_ps(high01, high23, 0x44), _mm256_shuffle_ps(high01, high23, 0xee)};
+    for (int k = 0; k < 4; k++) {
+        _mm_storeu_ps(y + k * width, _mm256_castps256_ps128(columns[k]));
+        _mm_storeu_ps(y + (k + 4) * width, _mm256_extractf128_ps(columns[k], 1));
+    }
+#else
+    for (int k = 0; k < 8; k++)
+        for (int i = 0; i < 4; i++)
+            y[k * width + i] = x[i * ld + k];
+#endif
+}
+
+/* y (cols, width) = x (rows, cols) turned; rows is at most width. */
+VEC_INLINE void stored_turn_all(int64_t rows, int64_t cols, const float *x, int64_t ld, float *y,
+                                int64_t width)
+{
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+        int64_t k = 0;
+        for (; k + 8 <= cols; k += 8)
+            stored_turn(x + i * ld + k, ld, y + k * width + i, width);
+        for (; k < cols; k++)
+            for (int r = 0; r < 4; r++)
+                y[k * width + i + r] = x[(i + r) * ld + k];
+    }
+    for (; i < rows; i++)
+        for (int64_t k = 0; k < cols; k++)
+            y[k * width + i] = x[i * ld + k];
+}
+
+/* Strips of `width` rows of x, one after the other, each column by column; what is beyond `rows` is zero. The
+ * width is a constant wherever this is inlined. */
+VEC_INLINE void stored_pack_rows(const Decoder *x, int64_t row, int64_t rows, int64_t col, int64_t depth,
+                                 int width, float *restrict out)
+{
+    float decoded[PRODUCT_COLS * STORED_CHUNK];
+    for (int64_t first = 0; first < rows; first += width, out += width * depth) {
+        int64_t count = product_least(rows - first, width);
+        if (count < width)
+            memset(out, 0, (size_t)(width * depth) * sizeof(float));
+        if (x->dtype == DTYPE_F32) {
+            const float *from = (const float *)(const void *)x->at + (row + first) * x->cols + col;
+            stored_turn_all(count, depth, from, x->cols, out, width);
+            continue;
+        }
+        for (int64_t k = 0; k < depth; k += STORED_CHUNK) {
+            int64_t n = product_least(depth - k, STORED_CHUNK);
+            for (int64_t i = 0; i < count; i++)
+                decoder_row(x, row + first + i, col + k, n, decoded + i * STORED_CHUNK);
+            stored_turn_all(count, n, decoded, STORED_CHUNK, out + k * width, width);
+        }
+    }
+}
+
+/* Strips of PRODUCT_COLS columns of x, one after the other, each row by row. Rows are read one after the
+ * other, as they lie. */
+static void stored_pack_cols(const Decoder *x, int64_t row, int64_t depth, int64_t col, int64_t cols,
+                             float *restrict out)
+{
+    float decoded[STORED_CHUNK];
+    int64_t last = cols / PRODUCT_COLS * PRODUCT_COLS;
+    if (last < cols)
+        memset(out + last * depth, 0, (size_t)(PRODUCT_COLS * depth) * sizeof(float));
+    for (int64_t k = 0; k < depth; k++)
+        for (int64_t j = 0; j < cols; j += STORED_CHUNK) {
+            int64_t n = product_least(cols - j, STORED_CHUNK);
+            decoder_row(x, row + k, col + j, n, decoded);
+            int64_t i = 0;
+            for (; i + PRODUCT_COLS <= n; i += PRODUCT_COLS)
+                memcpy(out + (j + i) * depth + k * PRODUCT_COLS, decoded + i, PRODUCT_COLS * sizeof(float));
+            if (i < n)
+                memcpy(out + (j + i) * depth + k * PRODUCT_COLS, decoded + i,
+                       (size_t)(n - i) * sizeof(float));
+        }
+}
+
+typedef struct StoredProduct {
+    Decoder a, b;
+    int trans_b;
+    int64_t k;
+    float *c;
+    int64_t ldc;
+} StoredProduct;
+
+static StoredProduct stored_product(int trans_b, int64_t k, const StoredArray *a, const StoredArray *b,
+                                    float *c, int64_t ldc)
+{
+    return (StoredProduct){decoder(a), decoder(b), trans_b, k, c, ldc};
+}
+
+/* A tile's part of C comes from memory while the tile is computed. */
+VEC_INLINE void stored_prefetch(int64_t rows, const float *c, int64_t ldc)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        __builtin_prefetch(c + i * ldc, 1);
+        __builtin_prefetch(c + i * ldc + PRODUCT_COLS - 1, 1);
+    }
+}
+
+/* C (rows, cols) = A B + beta C of packed blocks. */
+static void stored_multiply(int64_t rows, int64_t cols, int64_t depth, const float *a, const float *b,
+                            float beta, float *c, int64_t ldc)
+{
+    ProductVector sum[PRODUCT_ROWS][2];
+    for (int64_t j = 0; j < cols; j += PRODUCT_COLS)
+        for (int64_t i = 0; i < rows; i += PRODUCT_ROWS) {
+            int64_t high = product_least(rows - i, PRODUCT_ROWS),
+                    wide = product_least(cols - j, PRODUCT_COLS);
+            float *to = c + i * ldc + j;
+            stored_prefetch(high, to, ldc);
+            product_tile(depth, a + i * depth, b + j * depth, sum);
+            if (wide == PRODUCT_COLS)
+                product_store(high, PRODUCT_COLS, 1.0f, sum, beta, to, ldc);
+            else
+                product_store(high, wide, 1.0f, sum, beta, to, ldc);
+        }
+}
+
+/* One block of B with all rows of the panel. `packed`: the only block of A is in workspace already. */
+static void stored_block(const StoredProduct *p, const GemmPanel *panel, int64_t col, int64_t at, int packed,
+                         float beta, float *space)
+{
+    float *left = space, *right = space + stored_left(panel->rows, p->k);
+    int64_t cols = product_least(panel->cols - col, STORED_COLS),
+            depth = product_least(p->k - at, STORED_DEPTH);
+    if (p->trans_b)
+        stored_pack_rows(&p->b, panel->col + col, cols, at, depth, PRODUCT_COLS, right);
+    else
+        stored_pack_cols(&p->b, at, depth, panel->col + col, cols, right);
+    for (int64_t row = 0; row < panel->rows; row += STORED_ROWS) {
+        int64_t rows = product_least(panel->rows - row, STORED_ROWS);
+        if (!packed)
+            stored_pack_rows(&p->a, panel->row + row, rows, at, depth, PRODUCT_ROWS, left);
+        stored_multiply(rows, cols, depth, left, right, at ? 1.0f : beta,
+                        p->c + (panel->row + row) * p->ldc + panel->col + col, p->ldc);
+    }
+}
+
+/* A panel of C on the calling thread. With many rows, a block of C is finished before the next; with few,
+ * their block of A is packed once. `space`: stored_space floats. */
+static void stored_panel(const StoredProduct *p, const GemmPanel *panel, float beta, float *space)
+{
+    if (panel->rows <= 0 || panel->cols <= 0)
+        return;
+    if (p->k <= 0)
+        gemm_scale(panel->rows, panel->cols, beta, p->c + panel->row * p->ldc + panel->col, p->ldc);
+    else if (panel->rows <= STORED_ROWS)
+        for (int64_t at = 0; at < p->k; at += STORED_DEPTH)
+            for (int64_t col = 0; col < panel->cols; col += STORED_COLS)
+                stored_block(p, panel, col, at, col > 0, beta, space);
+    else
+        for (int64_t col = 0; col < panel->cols; col += STORED_COLS)
+            for (int64_t at = 0; at < p->k; at += STORED_DEPTH)
+                stored_block(p, panel, col, at, 0, beta, space);
+}
+
+static void gemm_stored(int trans_b, int64_t m, int64_t n, int64_t k, const StoredArray *a,
+                        const StoredArray *b, float beta, float *c, int64_t ldc, void *workspace,
+                        const KernelRun *run)
+{
+    StoredProduct p = stored_product(trans_b, k, a, b, c, ldc);
+    GemmGrid grid = gemm_grid(m, n, k, run->threads);
+    int64_t space = stored_space(&grid, k);
+    int panels = grid.rows * grid.cols;
+#pragma omp parallel for schedule(static, 1) num_threads(run->threads) if (panels > 1 && !omp_in_parallel())
+    for (int i = 0; i < panels; i++) {
+        GemmPanel panel = gemm_panel(&grid, i);
+        stored_panel(&p, &panel, beta, (float *)workspace + i * space);
+    }
+}
+
+static size_t gemm_stored_workspace(int64_t m, int64_t n, int64_t k, const KernelRun *run)
+{
+    return stored_workspace(m, n, k, run->threads);
+}

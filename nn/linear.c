@@ -1,0 +1,87 @@
+/* The linear layer: every projection and head of every family is this one module. */
+#include <math.h>
+
+#include "module_.h"
+
+static Tensor *linear_base(const Linear *self, Tensor *x, TensorActivation act)
+{
+    return self->in_out ? tensor_linear_in_out(x, self->weight, self->bias, act)
+                        : tensor_linear(x, self->weight, self->bias, act);
+}
+
+/* An adapter's part comes before the activation, which is then an operation of its own: it keeps its input,
+ * as many bytes as the fused one keeps. */
+static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Linear *self = nn_state(module);
+    (void)batch;
+    if (!self->adapter.a)
+        return linear_base(self, x, self->act);
+    Tensor *y = module_adapt(module, &self->adapter, linear_base(self, x, TENSOR_IDENTITY), x);
+    return self->act == TENSOR_IDENTITY ? y : tensor_activation(tensor_donate(y), self->act);
+}
+
+static const ModuleClass linear_class = {"linear", sizeof(Linear), linear_forward};
+
+Linear *module_as_linear(const Module *module)
+{
+    return module && module->type == &linear_class ? module->state : NULL;
+}
+
+/* (out,in) is uniform within 1/sqrt(in), as in PyTorch; (in,out) is 0: GPT-2 draws its own. */
+static void linear_fill(Tensor *tensor, const LinearOptions *o)
+{
+    float bound = 1.0f / sqrtf((float)o->in);
+    if (o->in_out)
+        tensor_fill(tensor, 0);
+    else
+        tensor_fill_uniform(tensor, -bound, bound);
+}
+
+Module *module_linear(const LinearOptions *o)
+{
+    if (config_positive("linear", "in", o->in) || config_positive("linear", "out", o->out))
+        return NULL;
+    Module *module = nn_module(&linear_class);
+    Linear *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->act = o->act;
+    self->in_out = o->in_out;
+    self->head = o->head;
+    self->weight =
+        nn_add_parameter(module, "weight", o->in_out ? SHAPE(o->in, o->out) : SHAPE(o->out, o->in));
+    linear_fill(self->weight, o);
+    if (o->bias) {
+        self->bias = nn_add_parameter(module, "bias", SHAPE(o->out));
+        linear_fill(self->bias, o);
+    }
+    return error_code() ? NULL : module;
+}
+
+Module *nn_linear_act(int64_t in, int64_t out, int bias, TensorActivation act)
+{
+    return module_linear(&(LinearOptions){.in = in, .out = out, .bias = bias, .act = act});
+}
+
+Module *nn_linear(int64_t in, int64_t out, int bias)
+{
+    return nn_linear_act(in, out, bias, TENSOR_IDENTITY);
+}
+
+Module *module_conv1d(int64_t in, int64_t out, TensorActivation act)
+{
+    return module_linear(&(LinearOptions){.in = in, .out = out, .bias = 1, .act = act, .in_out = 1});
+}
+
+Module *module_linear_tied(Tensor *weight, Tensor *bias)
+{
+    Module *module = weight ? nn_module(&linear_class) : NULL;
+    Linear *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->weight = weight;
+    self->bias = bias;
+    self->head = self->tied = 1;
+    return module;
+}

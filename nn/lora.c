@@ -1,0 +1,399 @@
+/* Low-rank adapters: which layers have one, what it computes, and how it goes into the weight. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "../kernels/kernels.h"
+#include "module_.h"
+
+/* ---- What an adapter computes ---------------------------------------------------------------- */
+
+Tensor *module_adapt(const Module *module, const Adapter *adapter, Tensor *y, Tensor *x)
+{
+    if (!adapter->a)
+        return y;
+    float p = nn_is_training(module) ? adapter->settings.dropout : 0;
+    Tensor *u = module_as_embedding(module) ? tensor_embedding(x, adapter->a) /* (…,rank) */
+                                            : tensor_lora_down(x, adapter->a, p);
+    return tensor_linear_onto(tensor_donate(y), tensor_donate(u), adapter->b, adapter->scale);
+}
+
+/* ---- Layers ---------------------------------------------------------------------------------- */
+
+static Adapter *adapter_of(const Module *module)
+{
+    Linear *linear = module_as_linear(module);
+    Embedding *embedding = module_as_embedding(module);
+    return linear ? &linear->adapter : embedding ? &embedding->adapter : NULL;
+}
+
+/* A linear layer below has this weight, which is not its own. */
+static int is_tied(const Module *module, const Tensor *weight)
+{
+    const Linear *linear = module_as_linear(module);
+    int found = linear && linear->tied && linear->weight == weight;
+    for (int i = 0; i < module->child_count && !found; i++)
+        found = is_tied(module->children[i], weight);
+    return found;
+}
+
+typedef int (*Visit)(void *user, Module *module, const LoraLayer *layer);
+
+typedef struct Walk {
+    const Module *root;
+    Visit visit;
+    void *user;
+} Walk;
+
+/* Returns 0 for a module that can have no adapter. */
+static int describe(const Walk *walk, const Module *module, const char *path, LoraLayer *layer)
+{
+    const Linear *linear = module_as_linear(module);
+    const Embedding *embedding = module_as_embedding(module);
+    if (!linear && (!embedding || embedding->parts))
+        return 0;
+    const Adapter *adapter = adapter_of(module);
+    Tensor *weight = linear ? linear->weight : embedding->weight;
+    int first_is_out = linear && !linear->in_out;
+    *layer = (LoraLayer){.path = path,
+                         .in = tensor_dim(weight, first_is_out),
+                         .out = tensor_dim(weight, !first_is_out),
+                         .embedding = embedding != NULL,
+                         .head = linear && linear->head,
+                         .tied = is_tied(walk->root, weight),
+                         .weight = weight,
+                         .a = adapter->a,
+                         .b = adapter->b,
+                         .scale = adapter->scale,
+                         .lora = adapter->settings};
+    return 1;
+}
+
+static int walk_below(const Walk *walk, Module *module, const char *path)
+{
+    LoraLayer layer;
+    int stop = describe(walk, module, path, &layer) ? walk->visit(walk->user, module, &layer) : 0;
+    for (int i = 0; i < module->child_count && !stop; i++)
+        stop = walk_below(walk, module->children[i], module_join(path, module->children[i]->name).text);
+    return stop;
+}
+
+static int walk_layers(Module *model, Visit visit, void *user)
+{
+    return model ? walk_below(&(Walk){model, visit, user}, model, "") : 0;
+}
+
+typedef struct Shown {
+    LoraVisit visit;
+    void *user;
+} Shown;
+
+static int show(void *user, Module *module, const LoraLayer *layer)
+{
+    const Shown *shown = user;
+    (void)module;
+    return shown->visit(shown->user, layer);
+}
+
+int nn_lora_layers(Module *model, LoraVisit visit, void *user)
+{
+    return walk_layers(model, show, &(Shown){visit, user});
+}
+
+static int count_adapter(void *user, Module *module, const LoraLayer *layer)
+{
+    (void)module;
+    *(int *)user += layer->a != NULL;
+    return 0;
+}
+
+int nn_lora_count(Module *model)
+{
+    int count = 0;
+    walk_layers(model, count_adapter, &count);
+    return count;
+}
+
+/* ---- Adding ---------------------------------------------------------------------------------- */
+
+static int settings_valid(Lora *lora, const LoraLayer *layer)
+{
+    enum { USUAL_RANK = 8, USUAL_ALPHA = 8 }; /* PEFT's */
+    lora->targets = NULL;
+    lora->rank = lora->rank ? lora->rank : USUAL_RANK;
+    lora->alpha = lora->alpha != 0 ? lora->alpha : USUAL_ALPHA;
+    if (config_positive("nn_add_lora()", "rank", lora->rank))
+        return 0;
+    if (!isfinite(lora->alpha))
+        error_raise(ERROR_ARGUMENT, "nn_add_lora(): alpha must be a finite number, not %g",
+                    (double)lora->alpha);
+    else if (!(lora->dropout >= 0 && lora->dropout < 1))
+        error_raise(ERROR_ARGUMENT, "nn_add_lora(): dropout must be in [0,1), not %g", (double)lora->dropout);
+    else if (layer->a)
+        error_raise(ERROR_ARGUMENT, "nn_add_lora(): '%s' has an adapter already", layer->path);
+    return error_code() == ERROR_NONE;
+}
+
+typedef struct Adding {
+    LoraChoose choose;
+    void *user;
+    int chosen;
+} Adding;
+
+/* Returns 1 with the settings of a layer that is chosen, 0 for another, -1 after an error. */
+static int chosen(Adding *adding, const LoraLayer *layer, Lora *lora)
+{
+    int answer = adding->choose(adding->user, layer, lora);
+    if (answer < 0 || error_code())
+        return -1;
+    return !answer ? 0 : settings_valid(lora, layer) ? 1 : -1;
+}
+
+static int check_layer(void *user, Module *module, const LoraLayer *layer)
+{
+    Adding *adding = user;
+    Lora lora = {0};
+    (void)module;
+    int answer = chosen(adding, layer, &lora);
+    adding->chosen += answer > 0;
+    return answer < 0;
+}
+
+static void make_matrices(Module *module, const LoraLayer *layer, Adapter *adapter)
+{
+    int64_t rank = adapter->settings.rank;
+    float bound = 1.0f / sqrtf((float)layer->in);
+    if (layer->embedding) {
+        adapter->a = module_adopt(module, "lora_embedding_A", tensor_parameter(SHAPE(layer->in, rank)));
+        adapter->b = module_adopt(module, "lora_embedding_B", tensor_parameter(SHAPE(layer->out, rank)));
+        tensor_fill(adapter->a, 0);
+        tensor_fill_normal(adapter->b, 0, 1);
+    } else {
+        adapter->a = module_adopt(module, "lora_A.weight", tensor_parameter(SHAPE(rank, layer->in)));
+        adapter->b = module_adopt(module, "lora_B.weight", tensor_parameter(SHAPE(layer->out, rank)));
+        tensor_fill_uniform(adapter->a, -bound, bound);
+        tensor_fill(adapter->b, 0);
+    }
+}
+
+static int add_adapter(void *user, Module *module, const LoraLayer *layer)
+{
+    Lora lora = {0};
+    int answer = chosen(user, layer, &lora);
+    if (answer <= 0)
+        return answer < 0;
+    Adapter *adapter = adapter_of(module);
+    MemTracker *tracker = module->item.context->tracker;
+    adapter->settings = lora;
+    adapter->scale = lora.alpha / (lora.rslora ? sqrtf((float)lora.rank) : (float)lora.rank);
+    int path = memtrack_path_set(tracker, module->path);
+    make_matrices(module, layer, adapter);
+    memtrack_path_set(tracker, path);
+    return error_code() != 0;
+}
+
+/* All but the adapters that are there. */
+static void freeze(Module *module)
+{
+    const Adapter *adapter = adapter_of(module);
+    for (int i = 0; i < module->parameter_count; i++) {
+        Tensor *tensor = module->parameters[i].tensor;
+        int adapts = adapter && (tensor == adapter->a || tensor == adapter->b);
+        if (!adapts && tensor_requires_grad(tensor))
+            tensor_set_requires_grad(tensor, 0);
+    }
+    for (int i = 0; i < module->child_count; i++)
+        freeze(module->children[i]);
+}
+
+int nn_add_lora_by(Module *model, LoraChoose choose, void *user)
+{
+    Adding adding = {choose, user, 0};
+    if (!model || !context_here() || error_code() || walk_layers(model, check_layer, &adding))
+        return -1;
+    if (adding.chosen == 0) {
+        error_raise(ERROR_ARGUMENT, "nn_add_lora(): no layer of this %s was chosen", model->type->name);
+        return -1;
+    }
+    freeze(model);
+    return walk_layers(model, add_adapter, &adding) || error_code() ? -1 : nn_lora_count(model);
+}
+
+/* ---- By name --------------------------------------------------------------------------------- */
+
+/* The path is the target, or ends in it after a dot. */
+static int path_ends_in(const char *path, const char *target, size_t length)
+{
+    size_t whole = strlen(path);
+    if (whole < length || strncmp(path + whole - length, target, length) != 0)
+        return 0;
+    return whole == length || path[whole - length - 1] == '.';
+}
+
+/* The next name of a list, without the blanks around it; NULL at the end. */
+static const char *next_name(const char **list, size_t *length)
+{
+    const char *name = *list + strspn(*list, " ,");
+    *length = strcspn(name, ",");
+    *list = name + *length;
+    while (*length && name[*length - 1] == ' ')
+        --*length;
+    return *length ? name : NULL;
+}
+
+static int is_all(const Lora *lora)
+{
+    return !lora->targets || !strcmp(lora->targets, "all");
+}
+
+static int choose_by_name(void *user, const LoraLayer *layer, Lora *lora)
+{
+    *lora = *(const Lora *)user;
+    if (is_all(lora))
+        return !layer->embedding && !layer->head;
+    const char *list = lora->targets, *name;
+    for (size_t length; (name = next_name(&list, &length));)
+        if (path_ends_in(layer->path, name, length))
+            return 1;
+    return 0;
+}
+
+typedef struct Sought {
+    const char *name;
+    size_t length;
+} Sought;
+
+static int is_sought(void *user, const LoraLayer *layer)
+{
+    const Sought *sought = user;
+    return path_ends_in(layer->path, sought->name, sought->length);
+}
+
+typedef struct NameList {
+    char text[256];
+} NameList;
+
+/* Adds the last part of the path, once. */
+static int list_name(void *user, const LoraLayer *layer)
+{
+    NameList *list = user;
+    const char *dot = strrchr(layer->path, '.'), *name = dot ? dot + 1 : layer->path;
+    size_t length = strlen(name), used = strlen(list->text);
+    for (const char *at = list->text; (at = strstr(at, name)); at += length)
+        if ((at == list->text || at[-1] == ' ') && (at[length] == ',' || !at[length]))
+            return 0;
+    if (used + length + sizeof ", ..." < sizeof list->text)
+        sprintf(list->text + used, "%s%s", used ? ", " : "", name);
+    return 0;
+}
+
+static int check_names(Module *model, const Lora *lora)
+{
+    NameList there = {""};
+    const char *list = lora->targets;
+    Sought sought;
+    while ((sought.name = next_name(&list, &sought.length))) {
+        if (nn_lora_layers(model, is_sought, &sought))
+            continue;
+        nn_lora_layers(model, list_name, &there);
+        return error_raise(ERROR_ARGUMENT,
+                           "nn_add_lora(): this %s has no layer '%.*s'; those that can have an adapter are "
+                           "named %s",
+                           model->type->name, (int)(sought.length < 80 ? sought.length : 80), sought.name,
+                           there.text);
+    }
+    return 0;
+}
+
+int nn_add_lora(Module *model, const Lora *lora)
+{
+    Lora usual = {0}, wanted = lora ? *lora : usual;
+    if (!model || error_code() || (!is_all(&wanted) && check_names(model, &wanted)))
+        return -1;
+    return nn_add_lora_by(model, choose_by_name, &wanted);
+}
+
+/* ---- What is trained ------------------------------------------------------------------------- */
+
+TensorList nn_lora_parameters(Module *model)
+{
+    TensorList all = nn_parameters(model);
+    int count = 0;
+    for (int i = 0; i < all.count; i++)
+        count += tensor_requires_grad(all.items[i]);
+    if (!count)
+        return (TensorList){0};
+    Tensor **trained = host_alloc((size_t)count * sizeof *trained);
+    if (!trained)
+        return (TensorList){0};
+    host_free(model->item.context, model->trained, (size_t)model->trained_count * sizeof *trained);
+    model->trained = trained;
+    model->trained_count = count;
+    for (int i = 0, k = 0; i < all.count; i++)
+        if (tensor_requires_grad(all.items[i]))
+            trained[k++] = all.items[i];
+    return (TensorList){trained, count};
+}
+
+/* ---- Merging --------------------------------------------------------------------------------- */
+
+static int check_merge(void *user, Module *module, const LoraLayer *layer)
+{
+    DType dtype = *(const DType *)user;
+    (void)module;
+    if (!layer->a)
+        return 0;
+    if (layer->tied)
+        return error_raise(ERROR_STATE,
+                           "nn_merge(): the weight of '%s' is the embedding's and the head's at once: merged "
+                           "into one, its adapter would change the other too; keep the adapter beside it",
+                           layer->path);
+    if (tensor_dtype(layer->weight) != dtype)
+        return error_raise(ERROR_ARGUMENT, "nn_merge(): the weight of '%s' is stored as %s, not %s",
+                           layer->path, dtype_name(tensor_dtype(layer->weight)), dtype_name(dtype));
+    return 0;
+}
+
+static int merge(void *user, Module *module, const LoraLayer *layer)
+{
+    const Context *context = module->item.context;
+    int64_t in = layer->in, out = layer->out, rank = layer->lora.rank;
+    (void)user;
+    if (!layer->a)
+        return 0;
+    if (!context->meta) {
+        const Linear *linear = module_as_linear(module);
+        const float *a = tensor_f32(layer->a), *b = tensor_f32(layer->b);
+        float *w = tensor_f32(layer->weight);
+        if (linear && !linear->in_out) /* (out,in) += B A */
+            context->kernels->gemm(0, 0, out, in, rank, layer->scale, b, rank, a, in, 1, w, in,
+                                   &context->run);
+        else /* (in,out) += A^T B^T; an embedding's A is stored transposed */
+            context->kernels->gemm(linear != NULL, 1, in, out, rank, layer->scale, a, linear ? in : rank, b,
+                                   rank, 1, w, out, &context->run);
+    }
+    Adapter *adapter = adapter_of(module);
+    module_drop(module, adapter->b);
+    module_drop(module, adapter->a);
+    *adapter = (Adapter){0};
+    return 0;
+}
+
+int nn_merge(Module *model, DType dtype)
+{
+    int count = nn_lora_count(model);
+    if (!model || error_code())
+        return -1;
+    if (!count) {
+        error_raise(ERROR_STATE, "nn_merge(): this %s has no adapter", model->type->name);
+        return -1;
+    }
+    if (dtype_is_quantized(dtype)) {
+        error_raise(ERROR_ARGUMENT,
+                    "nn_merge(): into %s: what an adapter changes can be less than quantising again rounds "
+                    "away; merge into f32, bf16 or f16, or keep the adapter beside the quantised weights",
+                    dtype_name(dtype));
+        return -1;
+    }
+    return walk_layers(model, check_merge, &dtype) || walk_layers(model, merge, NULL) ? -1 : count;
+}
