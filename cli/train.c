@@ -234,7 +234,7 @@ int command_demo(const Options *options, int sets)
     int status = command_train(&o, sets);
     if (status || o.json)
         return status;
-    Variant variants[VARIANTS];
+    static Variant variants[VARIANTS];
     o.sample = 0;
     int count = variants_plan(&o, variants);
     printf("\nWhat each lever would save, planned the same way (brim compare):\n");

@@ -266,8 +266,10 @@ void variants_say_adapters(FILE *out, const Options *from)
             fprintf(out, "%s%s is %s", said++ ? "; " : "", pulls[i]->word, levers_text(&pulled, from).text);
     }
     if (said)
-        fprintf(out, ".\nThey train adapters beside frozen weights: another training, for weights that are "
-                     "trained already (--init).\n");
+        fprintf(out, ".\n%s",
+                from->lora.rank ? ""
+                                : "They train adapters beside frozen weights: another training, "
+                                  "for weights that are trained already (--init).\n");
 }
 
 int variants_plan(const Options *o, Variant variants[VARIANTS])
