@@ -149,6 +149,56 @@ static int is_json_lines(const uint8_t *head, size_t count, uint64_t bytes)
            (end + 1 >= count || head[end + 1] == '{');
 }
 
+/* Behind a string that begins at `from`, or `count`. */
+static size_t string_end(const uint8_t *head, size_t count, size_t from)
+{
+    size_t i = from + 1;
+    while (i < count && head[i] != '"')
+        i += head[i] == '\\' ? 2 : 1;
+    return i < count ? i + 1 : count;
+}
+
+static size_t skip_blanks(const uint8_t *head, size_t count, size_t from)
+{
+    while (from < count && (head[from] == ' ' || head[from] == '\t'))
+        from++;
+    return from;
+}
+
+/* Names of fields that samples have, and those of the forms that are refused with what to do. */
+static int names_a_sample(const uint8_t *key, size_t length)
+{
+    static const char *const names[] = {"prompt",   "completion",    "ids",        "input_ids",
+                                        "messages", "conversations", "instruction"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strlen(names[i]) == length && !memcmp(names[i], key, length))
+            return 1;
+    return 0;
+}
+
+/* An object a line, of which one field tells; the line may go on behind what is looked at. */
+static int is_pairs(const uint8_t *head, size_t count, uint64_t bytes)
+{
+    (void)bytes;
+    size_t at = count >= 3 && !memcmp(head, "\xef\xbb\xbf", 3) ? 3 : 0;
+    size_t end = line_end(head, count, at);
+    int depth = 0;
+    at = skip_blanks(head, end, at);
+    if (at == end || head[at] != '{' || skip_blanks(head, end, at + 1) == end)
+        return 0;
+    while (at < end) {
+        uint8_t c = head[at];
+        size_t next = c == '"' ? string_end(head, end, at) : at + 1, colon = skip_blanks(head, end, next);
+        depth += c == '{' || c == '[';
+        depth -= c == '}' || c == ']';
+        if (c == '"' && depth == 1 && colon < end && head[colon] == ':' &&
+            names_a_sample(head + at + 1, next - at - 2))
+            return 1;
+        at = next;
+    }
+    return 0;
+}
+
 static int is_json(const uint8_t *head, size_t count, uint64_t bytes)
 {
     (void)bytes;
@@ -292,6 +342,13 @@ static const KindRow rows[] = {
     {{FILE_CODED, "text in UTF-16", TO_UTF8}, 0, 2, "\xfe\xff", NULL, 1},
     {{FILE_CODED, "text in UTF-16", TO_UTF8}, 0, 0, "", is_utf16_low, 1},
     {{FILE_CODED, "text in UTF-16", TO_UTF8}, 0, 0, "", is_utf16_high, 1},
+    {{FILE_PAIRS, "JSON lines of samples",
+      "train a model that continues texts (--data takes them as they are)"},
+     0,
+     0,
+     "",
+     is_pairs,
+     1},
     {{FILE_MARKUP, "JSON lines", TO_TEXT}, 0, 1, "{", is_json_lines, 1},
     {{FILE_MARKUP, "JSON", TO_TEXT}, 0, 0, "", is_json, 1},
     {{FILE_MARKUP, "an HTML page", TO_TEXT}, 0, 9, "<!DOCTYPE", NULL, 1},

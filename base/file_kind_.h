@@ -12,7 +12,8 @@ typedef enum FileClass {
     FILE_BINARY, /* a container, an archive, a picture: neither text nor ids */
     FILE_GZIP,   /* can be read, decoded */
     FILE_CODED,  /* text in another encoding */
-    FILE_MARKUP  /* text whose letters are mostly not what one wants to train on */
+    FILE_MARKUP, /* text whose letters are mostly not what one wants to train on */
+    FILE_PAIRS   /* the same, JSON lines that are samples: data_pairs reads them, or says why it does not */
 } FileClass;
 
 typedef struct FileKind {

@@ -51,6 +51,7 @@ typedef struct Options {
     int four_ways;           /* of compare */
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int check_data;          /* reads all ids of a .bin before it starts */
+    int pack;                /* samples of JSON lines side by side */
     int ignore_eos;          /* of generate: do not stop at a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */

@@ -15,7 +15,8 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define SHAPE_FLAGS                                                                                          \
-    "--model --init --init-partial --resize-vocab --data --invalid-utf8 --tokenizer --vocab --batch --seq "  \
+    "--model --init --init-partial --resize-vocab --data --pack --invalid-utf8 --tokenizer --vocab --batch " \
+    "--seq "                                                                                                 \
     "--accumulate --steps --epochs "                                                                         \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
@@ -141,7 +142,7 @@ static const Group groups[] = {
     {"model", "the model, its weights and its tokenizer",
      "--model --init --init-partial --resize-vocab --vocab --tokenizer --dropout"},
     {"data", "what it is trained on, and how much at once",
-     "--data --invalid-utf8 --check-data --batch --seq --accumulate --max-samples"},
+     "--data --pack --invalid-utf8 --check-data --batch --seq --accumulate --max-samples"},
     {"training", "steps, optimizer, learning rate, threads",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device"},
     {"levers", "what saves memory, and the limits to stay below",

@@ -52,7 +52,7 @@ int check_data_options(const Options *o)
     if (o->check_data && (!o->data || !is_bin(o->data)))
         return usage(
             "--check-data reads all ids of a .bin: it needs --data FILE.bin (a text that a tokenizer "
-            "reads is looked at whole anyway)");
+            "reads and JSON lines are looked at whole anyway)");
     if (o->resume && o->data && text_input_is_once(o->data))
         return usage(
             "--resume needs the same data, and a pipe cannot be read again: write the text to a file, and "

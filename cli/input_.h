@@ -7,6 +7,15 @@
 /* What --data names, where it must be read at once: once for all plans and runs of the process. NULL: it is a
  * plain file, or an error is raised. */
 const TextInput *input_of(const Options *options);
+/* Whether it is JSON lines of samples, by what is in it; reads a pipe. (pairs.c) */
+int is_pairs(const Options *options);
+/* Why the options do not go together with such data, or without; "" when they do. */
+LeverText pairs_problem(const Options *options);
+/* The same of a plain file, before anything is read: 0, or EXIT_USAGE after saying why. */
+int check_pairs_options(const Options *options);
+/* A loader of its samples; a plan reads them once for all plans. NULL with an error raised. */
+Loader *open_pairs(const Options *options, Tokenizer *tokenizer, DataSplit split, int accumulate,
+                   int64_t max_samples);
 /* Its size and checksum, for saved runs. */
 void input_sum(const TextInput *input, uint64_t *bytes, uint32_t *crc32);
 /* Options about data and their combinations. 0, or EXIT_USAGE after saying why. */

@@ -52,6 +52,16 @@ static LeverText seq_title(const Options *o)
     return say("seq %d", o->seq);
 }
 
+static int packs(const Options *o)
+{
+    return o->pack;
+}
+
+static LeverText pack_title(const Options *o)
+{
+    return say("%s", o->pack ? "packed" : "");
+}
+
 static LeverText accumulate_title(const Options *o)
 {
     return o->accumulate > 1 ? say("accumulate %d", o->accumulate) : say("%s", "");
@@ -158,6 +168,7 @@ static const Lever levers[] = {
      .joins = 1,
      .model_decides = 1},
     {.flag = "--accumulate", .where = EVERYWHERE, .title = accumulate_title, .joins = 1},
+    {.flag = "--pack", .where = LEVER_SAVED, .means = packs, .title = pack_title},
     {.flag = "--attention",
      .where = EVERYWHERE,
      .means = reads_text,

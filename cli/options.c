@@ -379,6 +379,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     if (!status)
         status = check_data_options(o);
     if (!status)
+        status = check_pairs_options(o);
+    if (!status)
         status = read_prompt(o);
     if (!status)
         status = check_levers(o);

@@ -245,6 +245,16 @@ static void add_read_input(Saving *s, const Options *o)
     input_sum(input, &to->bytes, &to->crc32);
 }
 
+/* The configuration beside a tokenizer names the token that ends a completion. */
+static void add_end_token(Saving *s, const char *tokenizer)
+{
+    char path[SAVING_PATH];
+    const char *slash = strrchr(tokenizer, '/');
+    int folder = is_directory(tokenizer) ? (int)strlen(tokenizer) : slash ? (int)(slash - tokenizer) : 0;
+    if (snprintf(path, sizeof path, "%.*s", folder ? folder : 1, folder ? tokenizer : ".") < SAVING_PATH)
+        add_input(s, "tokenizer configuration", path, "/tokenizer_config.json", "/tokenizer_config.json");
+}
+
 /* Once, when the run has just read them. */
 static void look_at_inputs(Saving *s)
 {
@@ -265,6 +275,8 @@ static void look_at_inputs(Saving *s)
         add_input(s, "data", o->data, "", "");
     if (o->tokenizer)
         add_input(s, "tokenizer", o->tokenizer, is_directory(o->tokenizer) ? "/tokenizer.json" : "", "");
+    if (o->tokenizer && is_pairs(o))
+        add_end_token(s, o->tokenizer);
 }
 
 static SavedRun complete_run(const Saving *saving, const SavedRun *run, Settings *settings)

@@ -71,6 +71,15 @@ static float mask_probability(const Options *o)
     return family_of(o)->objective == OBJECTIVE_MASKED ? 0.15f : 0;
 }
 
+/* Of JSON lines. What a pipe or a packed file holds was not known when the options were read. */
+static Loader *open_samples(Session *s, DataSplit split, int accumulate, int64_t max_samples)
+{
+    LeverText why = pairs_problem(s->options);
+    if (why.text[0])
+        error_raise(ERROR_DATA, "%s", why.text);
+    return error_code() ? NULL : open_pairs(s->options, s->tokenizer, split, accumulate, max_samples);
+}
+
 /* As bytes are opened below. A plan that knows how many tokens there are does not look at the text. */
 static Loader *open_tokens(Session *s, DataSplit split, int accumulate, int64_t max_samples)
 {
@@ -117,6 +126,8 @@ static Loader *open_loader(Session *s, DataSplit split)
     int64_t some = (int64_t)EVALUATION_BATCHES * o->batch;
     if (o->max_samples && o->max_samples < some)
         some = o->max_samples;
+    if (o->pack || is_pairs(o))
+        return open_samples(s, split, accumulate, held_out ? some : o->max_samples);
     if (uses_tokens(o))
         return open_tokens(s, split, accumulate, held_out ? some : o->max_samples);
     int64_t step_bytes = (int64_t)o->batch * o->accumulate * o->seq;

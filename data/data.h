@@ -83,6 +83,47 @@ typedef struct TokenOptions { /* what TextOptions has is the same here, counted 
  * once, as one string without special tokens around it, and kept in host memory (two or four bytes a token)
  * by all loaders of the tokenizer, which must be one of this context; it may go before them. */
 BRIM_API Loader *data_tokens(const char *path, const TokenOptions *options);
+/* How long the samples of a file are, each; belongs to no context. */
+typedef struct PairsLengths PairsLengths;
+
+typedef struct PairsOptions { /* what TextOptions has is the same here, counted in samples */
+    int batch, accumulate;
+    int seq; /* the most places of a row: a sample of n tokens takes n - 1. 0 = as many as the longest */
+    uint64_t seed;
+    DataSplit split;
+    float held_out;
+    int64_t max_samples;         /* lines of the part asked for */
+    int pack;                    /* several samples a row, none of them cut to fit */
+    struct Tokenizer *tokenizer; /* of the texts; NULL: they are bytes */
+    int64_t vocab;               /* ids must be below; 0 = the tokenizer's, or 256 */
+    const char *eos; /* the token that ends a completion; NULL = "</s>" or "<|endoftext|>", the first that the
+                        tokenizer has; "" = none */
+    const TextInput *input;      /* as in TextOptions */
+    int replace_invalid;         /* U+FFFD in place of what is not UTF-8; else that is an error */
+    const PairsLengths *lengths; /* of this file, with this tokenizer: a meta context reads nothing */
+} PairsOptions;
+
+/* Samples to fine-tune a causal model on, from JSON lines, of two forms: {"prompt": "…", "completion": "…"},
+ * or {"ids": [...], "labels": [...]} ("input_ids" is "ids" too; labels as in transformers: one an id, -100
+ * counts nothing; without them all count). Prompt and completion are made into tokens as one text, with what
+ * the tokenizer puts before and after a text, and eos behind the completion, unless they stand there already.
+ * Labels have the tokens of the completion: those from the first on that the prompt alone does not have.
+ *
+ * A row is a sample, or with pack as many whole ones as go into it, in their order in the file. All rows are
+ * as long as the longest, so that they have one shape; what is left is id 0 without a label. Attention is
+ * causal: no token sees the padding behind it, and no mask is needed; but packed, a sample sees those before
+ * it in its row. A sample that is longer than a row is cut at its end, one that has then no label is left
+ * out; data_note says how many. The last lines are held out, and only the rows of the training part are
+ * shuffled.
+ *
+ * A plan reads and tokenizes the file to know its lengths, and the run the part that it needs again. NULL
+ * with ERROR_DATA (file, line and field), ERROR_FILE, ERROR_HOST_MEMORY. */
+BRIM_API Loader *data_pairs(const char *path, const PairsOptions *options);
+/* Reads the whole file for PairsOptions.lengths, so that only the first of many plans has to. Free it after
+ * the last one; NULL is fine. NULL with an error as data_pairs. */
+BRIM_API PairsLengths *data_pairs_lengths(const char *path, const PairsOptions *options);
+BRIM_API void data_pairs_lengths_free(PairsLengths *lengths);
+
 /* Reads all ids of a .bin, whatever its size, as the beginning of data_tokens does it; progress, if there is
  * one, hears now and then how many of how many bytes are done. Returns an error code. */
 typedef void DataProgress(int64_t done, int64_t all, void *user);

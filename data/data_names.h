@@ -13,6 +13,9 @@
 #define data_next brim_data_next
 #define data_next_step_is_short brim_data_next_step_is_short
 #define data_note brim_data_note
+#define data_pairs brim_data_pairs
+#define data_pairs_lengths brim_data_pairs_lengths
+#define data_pairs_lengths_free brim_data_pairs_lengths_free
 #define data_samples brim_data_samples
 #define data_seek brim_data_seek
 #define data_step_labels brim_data_step_labels

@@ -2,7 +2,8 @@
 #include "textbook_.h"
 
 /* Bytes a value. */
-enum { FP32 = 4, BITS16 = 2, INT8 = 1, ADAM_VALUES = 2, LORA_RANK = 16, MATRICES = 7 /* of a layer */ };
+enum { FP32 = 4, BITS16 = 2, INT8 = 1, ADAM_VALUES = 2, LORA_RANK = 16 };
+enum { LINEAR_LAYERS = 7 }; /* of a block: q, k, v, o, gate, up, down */
 static const double int4 = 0.5, billion = 1e9, bits_a_byte = 8;
 
 const LlamaShape llama_1b_ = {128256, 2048, 16, 32, 8, 8192, .tied = 1};
@@ -15,11 +16,12 @@ static double count(const LlamaShape *shape)
     return (double)estimate_llama_parameters(shape);
 }
 
+/* Double quantisation takes the mean of a matrix's scales out of them: one number more for each matrix. */
 double nf4_weights_(const LlamaShape *shape)
 {
     double linear = (double)estimate_llama_linear_parameters(shape);
-    double offsets = (double)shape->layers * MATRICES * FP32;
-    return linear * estimate_nf4_bits(1) / bits_a_byte + offsets + (count(shape) - linear) * BITS16;
+    double means = (double)shape->layers * LINEAR_LAYERS * FP32;
+    return linear * estimate_nf4_bits(1) / bits_a_byte + means + (count(shape) - linear) * BITS16;
 }
 
 double lora_states_(const LlamaShape *shape)
@@ -240,8 +242,7 @@ static const Lesson lessons[] = {
     {{"8b-nf4-weights", parameter, "Llama 3.1 8B loaded in NF4", "8B at half a byte.", "4 GB",
       .unit = "bytes",
       .formula = "6,979,321,856 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 224 x 4 + 1,050,939,392 x 2",
-      .remark = "Embedding, head and norms, 1.05B of them, stay in 16 bit: 2.1 GB that the rule forgets. Of "
-                "each of the 224 matrices there is one number more: the mean of its scales."},
+      .remark = "Embedding, head and norms, 1.05B of them, stay in 16 bit: 2.1 GB that the rule forgets."},
      nf4_8b},
 
     {{"gradients-full", gradient, "Gradients of an 8B model in 16 bit",
@@ -335,9 +336,9 @@ static const Lesson lessons[] = {
                 "else it is planned: `brim compare --four-ways`."},
      lora_8b},
     {{"8b-qlora", tuning, "QLoRA", "4-bit weights, frozen.", "below 10 GB", .unit = "bytes",
-      .formula =
-          "6,979,321,856 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 224 x 4 + 1,050,939,392 x 2 + 41,943,040 x "
-          "(4 + 4 + 2 x 4)",
+      .formula = "6,979,321,856 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 224 x 4 + 1,050,939,392 x 2 + "
+                 "41,943,040 x (4 + 4 + "
+                 "2 x 4)",
       .remark = "Right for states. Activations and logits (1.05 GB an fp32 copy) come on top at full size."},
      qlora_8b},
 };

@@ -304,9 +304,9 @@ static const Lesson lessons[] = {
       .remark = "Right: states alone fill more than eight such cards."},
      tune_13b},
     {{"13b-qlora", inference, "13B tuned there, QLoRA r16", "It cannot be.", "-", .unit = "bytes",
-      .formula =
-          "12,687,769,600 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 280 x 4 + 328,094,720 x 2 + 62,586,880 x (4 "
-          "+ 4 + 2 x 4)",
+      .formula = "12,687,769,600 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 280 x 4 + 328,094,720 x 2 + "
+                 "62,586,880 x (4 + 4 + 2 x "
+                 "4)",
       .remark = "It can: these states leave more than 16 GB for activations."},
      qlora_13b},
 

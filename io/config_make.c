@@ -63,6 +63,7 @@ typedef struct Source {
     JsonText text; /* NULL = there is no such file */
     json_t *root;
     ModelPreset preset; /* that it describes */
+    int quantized;      /* its weights are: what is written is not */
 } Source;
 
 static void source_free(Source *s)
@@ -92,6 +93,7 @@ static int source_model(const char *directory, Source *s)
         return error_code();
     int status = io_read_config(directory, &model);
     s->preset = model.preset;
+    s->quantized = model.quantized != DTYPE_F32;
     return status;
 }
 
@@ -180,7 +182,8 @@ static int make_from(const Source *s, const json_t *now, const ModelPreset *pres
         if (!set)
             no_memory("config.json");
     }
-    int status = set ? json_patch(s->text.text, s->root, set, out) : error_code();
+    const char *without = s->quantized ? "quantization_config" : NULL;
+    int status = set ? json_patch(s->text.text, s->root, set, without, out) : error_code();
     json_decref(set);
     json_decref(before);
     return status;
@@ -229,7 +232,7 @@ int generation_make(const ModelPreset *preset, const char *source, const char *t
     json_t *set = json_object();
     add_tokens(&set, s.root, preset->family, &tokens);
     int status = !set     ? no_memory("generation_config.json")
-                 : s.root ? json_patch(s.text.text, s.root, set, out)
+                 : s.root ? json_patch(s.text.text, s.root, set, NULL, out)
                           : text_of(set, "generation_config.json", out);
     json_decref(set);
     source_free(&s);

@@ -57,8 +57,8 @@ static const char *const harmless[] = {
 
 static void read_refusals(Fields *f)
 {
-    static const char *const quantized[] = {"quantization_config", "quantization", "compression_config"};
-    for (int i = 0; i < 3; i++)
+    static const char *const quantized[] = {"quantization", "compression_config"};
+    for (int i = 0; i < 2; i++)
         fields_empty(f, quantized[i], "quantized weights are not computed; take the unquantized file");
     fields_must(f, "is_encoder_decoder", 0, "models of an encoder and a decoder are not computed");
     fields_must(f, "add_cross_attention", 0, "cross-attention is not computed");
@@ -199,6 +199,7 @@ void families_read(Fields *f)
     }
     type->read(f, type->kind);
     read_refusals(f);
+    quantization_read(f);
     read_architectures(f, type->architecture);
     fields_leftover(f, harmless);
     describe(f->model, name);

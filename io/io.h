@@ -22,6 +22,10 @@ typedef struct IoModel {
     char note[512]; /* what a user should know, in sentences; "" = nothing */
     char positions[192]; /* why positions are not those that trained weights know; "" = they are. Memory is
                             exact; weights must not be loaded */
+    /* What the weights of its linear layers are quantised to in its files (int8, nf4, nf4-plain; 0 = they are
+     * not), and the modules that are left out, names separated by commas: for nn_set_weights. */
+    DType quantized;
+    char not_quantized[2048];
 } IoModel;
 
 /* Reads a config.json, or that of a directory, of at most 1 MiB. What is absent has the default of

@@ -71,6 +71,8 @@ int json_write_file(const json_t *root, const char *path);
 int json_write_temporary(const json_t *root, const char *path, size_t flags);
 int json_text_write_temporary(const JsonText *text, const char *path);
 
+/* Fills model->quantized and model->not_quantized. (quantization.c) */
+void quantization_read(Fields *f);
 /* Fills model->preset from a whole configuration, and notes. (families.c) */
 void families_read(Fields *f);
 

@@ -71,11 +71,11 @@ static void put_value(Sink *sink, const json_t *value)
 }
 
 /* What is not in the object comes after its last field, with the space that is before that one. */
-static void append(Sink *sink, const json_t *root, const json_t *set, const char *space, size_t bytes)
+static void append(Sink *sink, const json_t *root, const json_t *set, int count, const char *space,
+                   size_t bytes)
 {
     const char *name;
     json_t *value;
-    int count = json_object_size(root) > 0;
     json_object_foreach((json_t *)set, name, value)
     {
         if (json_object_get(root, name))
@@ -89,14 +89,19 @@ static void append(Sink *sink, const json_t *root, const json_t *set, const char
     }
 }
 
-/* Names come in the order of the text. */
-static void patch(Sink *sink, const char *text, const json_t *root, const json_t *set)
+/* Names come in the order of the text. A field that goes takes the comma before it along, and the first one
+ * that after it. */
+static void patch(Sink *sink, const char *text, const json_t *root, const json_t *set, const char *without)
 {
     const char *at = skip_space(text) + 1, *copied = text, *space = at;
     size_t bytes = 0;
+    int kept = 0;
     void *field = json_object_iter((json_t *)root);
     for (; field; field = json_object_iter_next((json_t *)root, field)) {
-        const json_t *value = json_object_get(set, json_object_iter_key(field));
+        const char *before = at, *key = json_object_iter_key(field);
+        const json_t *value = json_object_get(set, key);
+        int goes = without && !strcmp(key, without);
+        kept += !goes;
         space = *at == ',' ? at + 1 : at;
         const char *name = skip_space(space), *from = skip_space(skip_space(skip_string(name)) + 1);
         bytes = (size_t)(name - space);
@@ -108,20 +113,24 @@ static void patch(Sink *sink, const char *text, const json_t *root, const json_t
         }
         if (*skip_space(at) == ',')
             at = skip_space(at);
+        if (goes) {
+            put(sink, copied, (size_t)(before - copied));
+            copied = at = *before != ',' && *at == ',' ? at + 1 : at;
+        }
     }
     put(sink, copied, (size_t)(at - copied));
-    append(sink, root, set, space, bytes);
+    append(sink, root, set, kept > 0, space, bytes);
     put(sink, at, strlen(at));
 }
 
-int json_patch(const char *text, const json_t *root, const json_t *set, JsonText *out)
+int json_patch(const char *text, const json_t *root, const json_t *set, const char *without, JsonText *out)
 {
     Sink sink = {0};
-    patch(&sink, text, root, set);
+    patch(&sink, text, root, set, without);
     *out = (JsonText){sink.failed ? NULL : host_alloc(sink.used + 1), sink.used};
     sink = (Sink){out->text, 0, out->bytes, sink.failed};
     if (out->text)
-        patch(&sink, text, root, set);
+        patch(&sink, text, root, set, without);
     if (!sink.failed)
         return error_code();
     json_text_free(out);

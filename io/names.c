@@ -108,10 +108,6 @@ const char *name_hint(const char *stored)
          "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
         {".base_layer.", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
         {".qweight", "; the weights are quantised (GPTQ or AWQ): take the model that they were made of"},
-        {".quant_state.",
-         "; the weights are quantised (bitsandbytes): take the model that they were made of"},
-        {".absmax", "; the weights are quantised (bitsandbytes): take the model that they were made of"},
-        {".SCB", "; the weights are quantised (bitsandbytes): take the model that they were made of"},
         {".weight_scale", "; the weights are quantised (FP8): take the model that they were made of"},
         {".exp_avg", "; these are an optimizer's states, not weights"},
     };

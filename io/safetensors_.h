@@ -40,6 +40,12 @@ int safetensors_type_bytes(SafetensorsType type); /* of an element */
 /* Of two tensors; afterwards their pages need not be resident. */
 int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, const SafetensorsEntry *b);
 
+/* The pages of bytes that were read need not stay resident. */
+void safetensors_forget(const Safetensors *s, const void *from, size_t bytes);
+/* Elements [first, first + count) of safetensors_read. */
+int safetensors_read_part(const Safetensors *s, const SafetensorsEntry *entry, int64_t first, int64_t count,
+                          float *to);
+
 /* Elements and bytes of a shape; -1 when a dimension is negative or a product overflows. A type that exists.
  */
 int safetensors_bytes(SafetensorsType type, int ndim, const int64_t *dim, int64_t *numel, uint64_t *bytes);

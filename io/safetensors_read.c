@@ -23,6 +23,11 @@ static const SafetensorsPart *part_of(const Safetensors *s, const unsigned char 
     return &s->parts[i];
 }
 
+void safetensors_forget(const Safetensors *s, const void *from, size_t bytes)
+{
+    memtrack_map_forget(part_of(s, from)->bytes, from, bytes);
+}
+
 static void decode(SafetensorsType type, size_t n, const void *from, float *to)
 {
     if (type == SAFETENSORS_F16)
@@ -40,27 +45,32 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
     for (uint64_t done = 0, count; same && done < a->bytes; done += count) {
         count = a->bytes - done < COMPARED ? a->bytes - done : COMPARED;
         same = !memcmp(x + done, y + done, (size_t)count);
-        memtrack_map_forget(part_of(s, x)->bytes, x + done, (size_t)count);
-        memtrack_map_forget(part_of(s, y)->bytes, y + done, (size_t)count);
+        safetensors_forget(s, x + done, (size_t)count);
+        safetensors_forget(s, y + done, (size_t)count);
     }
     return same;
+}
+
+int safetensors_read_part(const Safetensors *s, const SafetensorsEntry *entry, int64_t first, int64_t count,
+                          float *to)
+{
+    if (entry->type > SAFETENSORS_BF16)
+        return safetensors_bad(entry->file, entry->name, "is %s; F32, F16 and BF16 can be read as numbers",
+                               safetensors_type_name(entry->type));
+    size_t size = (size_t)safetensors_type_bytes(entry->type);
+    const unsigned char *data = (const unsigned char *)entry->data + (size_t)first * size;
+    for (size_t done = 0, n = (size_t)count; done < n;) {
+        size_t some = n - done < CHUNK ? n - done : CHUNK;
+        decode(entry->type, some, data + done * size, to + done);
+        safetensors_forget(s, data + done * size, some * size);
+        done += some;
+    }
+    return 0;
 }
 
 int safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, float *to)
 {
     if (!s || !entry || !to)
         return error_raise(ERROR_ARGUMENT, "safetensors_read(): an argument is NULL");
-    if (entry->type > SAFETENSORS_BF16)
-        return safetensors_bad(entry->file, entry->name, "is %s; F32, F16 and BF16 can be read as numbers",
-                               safetensors_type_name(entry->type));
-    const unsigned char *data = entry->data;
-    const SafetensorsPart *part = part_of(s, data);
-    size_t size = (size_t)safetensors_type_bytes(entry->type);
-    for (size_t done = 0, n = (size_t)entry->numel; done < n;) {
-        size_t count = n - done < CHUNK ? n - done : CHUNK;
-        decode(entry->type, count, data + done * size, to + done);
-        memtrack_map_forget(part->bytes, data + done * size, count * size);
-        done += count;
-    }
-    return 0;
+    return safetensors_read_part(s, entry, 0, entry->numel, to);
 }

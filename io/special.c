@@ -90,6 +90,19 @@ int special_tokens_read(const char *tokenizer, SpecialTokens *tokens)
     return error_code();
 }
 
+int special_eos_read(const char *tokenizer, char text[SPECIAL_TEXT])
+{
+    char path[PATH_BYTES];
+    if (path_is_directory(tokenizer) && path_join(path, tokenizer, "tokenizer.json"))
+        return -1;
+    json_t *config = read_config(path_is_directory(tokenizer) ? path : tokenizer);
+    const json_t *said = json_object_get(config, roles[SPECIAL_EOS].field);
+    const char *token = token_of(said);
+    snprintf(text, SPECIAL_TEXT, "%s", token && strlen(token) < SPECIAL_TEXT ? token : "");
+    json_decref(config);
+    return error_code() ? -1 : said != NULL;
+}
+
 void special_tokens_put(json_t **object, ModelFamily family, const SpecialTokens *tokens)
 {
     for (int i = nn_family(family)->writes ? SPECIAL_BOS : SPECIAL_PAD; i < SPECIAL_ROLES; i++)

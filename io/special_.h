@@ -18,6 +18,9 @@ typedef struct SpecialTokens {
 /* Of a tokenizer.json: what the tokenizer_config.json beside it says, else the usual ones (<s>, </s>,
  * <|endoftext|>, <pad>, [PAD]) where they are tokens. Returns 0 or raises. */
 int special_tokens_read(const char *tokenizer, SpecialTokens *tokens);
+/* The token that the tokenizer_config.json beside a tokenizer.json, or in its folder, names as the end of a
+ * text: 1 with its text, "" for null; 0 where nothing is said, -1 with an error raised. */
+int special_eos_read(const char *tokenizer, char text[SPECIAL_TEXT]);
 /* "bos_token_id" and so on, null for none, of those that a model of this family has. */
 void special_tokens_put(json_t **object, ModelFamily family, const SpecialTokens *tokens);
 /* "bos_token" and so on of those that there are. */

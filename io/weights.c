@@ -9,6 +9,7 @@
 
 #include "../tensor/tensor_.h"
 #include "io_.h"
+#include "quantized_.h"
 #include "safetensors_.h"
 #include "weights_.h"
 
@@ -56,7 +57,7 @@ typedef struct Loading {
     const SafetensorsEntry **source; /* of each parameter; NULL = none yet */
     size_t wrapped;                  /* letters that all names begin with, and that are not the model's */
     const char *hint;                /* what the first unexpected name that says something says */
-    Listing missing, unexpected, shapes, types;
+    Listing missing, unexpected, shapes, types, quantized;
     WeightsReport report;
 } Loading;
 
@@ -118,6 +119,20 @@ static int untied(const Loading *l, const SafetensorsEntry *entry, const Safeten
                        l->shown, string_text(entry->name).text, string_text(parameter->name).text);
 }
 
+/* Scales and tables of a quantised parameter: they are read with it. */
+static int is_part(const Loading *l, const char *name)
+{
+    size_t length;
+    char whole[NAME_BYTES];
+    int p;
+    if (!quantized_is_part(name, &length) || length + sizeof ".weight" > sizeof whole)
+        return 0;
+    snprintf(whole, sizeof whole, "%.*s", (int)length, name);
+    if (length < sizeof ".weight" || strcmp(whole + length + 1 - sizeof ".weight", ".weight"))
+        strcat(whole, ".weight");
+    return name_meaning(&l->names, nn_class_name(l->model), whole, &p) <= NAME_TIED;
+}
+
 /* Tied copies last, when it is known what else there is. */
 static int match_names(Loading *l, int tied)
 {
@@ -125,7 +140,8 @@ static int match_names(Loading *l, int tied)
         const SafetensorsEntry *entry = safetensors_at(l->file, i);
         int p;
         NameMeaning meaning = name_meaning(&l->names, nn_class_name(l->model), entry->name + l->wrapped, &p);
-        if ((meaning == NAME_TIED) != tied)
+        if ((meaning == NAME_TIED) != tied ||
+            (meaning == NAME_UNEXPECTED && is_part(l, entry->name + l->wrapped)))
             continue;
         if (meaning == NAME_UNEXPECTED) {
             list_name(&l->unexpected, "%s", string_text(entry->name).text);
@@ -155,6 +171,13 @@ static ShapeText entry_shape(const SafetensorsEntry *entry)
     return text;
 }
 
+/* The shape of a parameter in files. */
+static Shape file_shape(const Tensor *parameter)
+{
+    Shape shape = tensor_shape(parameter);
+    return parameter->transposed ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
+}
+
 /* From this dimension on. */
 static int same_shape(const SafetensorsEntry *entry, Shape shape, int from)
 {
@@ -182,21 +205,46 @@ static int takes_rows(Loading *l, const SafetensorsEntry *entry, Shape shape)
     return 1;
 }
 
-static void check_parameters(Loading *l)
+static void check_numbers(Loading *l, const Tensor *parameter, const SafetensorsEntry *entry)
+{
+    if (!same_shape(entry, file_shape(parameter), 0) && !takes_rows(l, entry, file_shape(parameter)))
+        list_name(&l->shapes, "%s is %s, in the model %s", string_text(entry->name).text,
+                  entry_shape(entry).text, shape_text(file_shape(parameter)).text);
+    else if (entry->type > SAFETENSORS_BF16)
+        list_name(&l->types, "%s is %s", string_text(entry->name).text, safetensors_type_name(entry->type));
+}
+
+/* Quantised matrices are (out,in), whatever numbers in files are. */
+static void check_quantized(Loading *l, const Tensor *parameter, const QuantizedEntry *q)
+{
+    Shape shape = tensor_shape(parameter), stored = SHAPE(q->rows, q->cols);
+    Shape wanted = parameter->in_out ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
+    if (!shape_equal(stored, wanted))
+        list_name(&l->shapes, "%s is %s of %s, in the model %s", tensor_name(parameter), shape_text(stored).text,
+                  dtype_name(q->dtype), shape_text(wanted).text);
+    else if (dtype_is_quantized(parameter->dtype) && parameter->dtype != q->dtype)
+        list_name(&l->quantized, "%s is %s, in the model %s", tensor_name(parameter), dtype_name(q->dtype),
+                  dtype_name(parameter->dtype));
+}
+
+/* Returns 0, or an error that is the file's alone; what does not fit is listed. */
+static int check_parameters(Loading *l)
 {
     for (int i = 0; i < l->names.list.count; i++) {
         const Tensor *parameter = l->names.list.items[i];
         const SafetensorsEntry *entry = l->source[i];
+        QuantizedEntry q;
+        int quantized = entry ? quantized_find(l->file, entry, &q) : 0;
+        if (quantized < 0)
+            return error_code();
         if (!entry)
             list_name(&l->missing, "%s", tensor_name(parameter));
-        else if (!same_shape(entry, tensor_shape(parameter), 0) &&
-                 !takes_rows(l, entry, tensor_shape(parameter)))
-            list_name(&l->shapes, "%s is %s, in the model %s", string_text(entry->name).text,
-                      entry_shape(entry).text, shape_text(tensor_shape(parameter)).text);
-        else if (entry->type > SAFETENSORS_BF16)
-            list_name(&l->types, "%s is %s", string_text(entry->name).text,
-                      safetensors_type_name(entry->type));
+        else if (quantized)
+            check_quantized(l, parameter, &q);
+        else
+            check_numbers(l, parameter, entry);
     }
+    return 0;
 }
 
 /* Everything that is wrong, in one error. */
@@ -226,6 +274,11 @@ static int check_lists(Loading *l)
     if (l->types.count)
         return error_raise(ERROR_DATA, "%s: only F32, F16 and BF16 are read: %s", l->shown,
                            listed_names(&l->types));
+    if (l->quantized.count)
+        return error_raise(ERROR_DATA,
+                           "%s: codes are not decoded to be quantised again: %s; make the model with the file's "
+                           "type (--quantize), or without quantised weights",
+                           l->shown, listed_names(&l->quantized));
     return 0;
 }
 
@@ -251,11 +304,81 @@ static void write_note(Loading *l)
 
 /* ---- Loading --------------------------------------------------------------------------------- */
 
+typedef struct Reading {
+    const Safetensors *file;
+    const SafetensorsEntry *entry;
+    const QuantizedEntry *q; /* NULL where the entry holds numbers */
+    Tensor *to;
+} Reading;
+
+/* Of a file whose vocabulary is smaller: behind its rows a parameter keeps what it has. */
+static int read_numbers(void *user, int64_t first, int64_t count, float *values)
+{
+    const Reading *r = user;
+    int64_t left = r->entry->numel - first, some = left < 0 ? 0 : left < count ? left : count;
+    if (some < count && r->to->dtype != DTYPE_F32)
+        tensor_decode_(r->to, first + some, count - some, values + some);
+    return some > 0 ? safetensors_read_part(r->file, r->entry, first, some, values) : 0;
+}
+
+/* Codes into a parameter that holds numbers. */
+static int read_decoded(void *user, int64_t first, int64_t count, float *values)
+{
+    const Reading *r = user;
+    int64_t cols = r->to->in_out ? r->q->rows : 0; /* (in,out) of codes (out,in) */
+    if (!cols)
+        quantized_decode(r->q, first, count, values);
+    for (int64_t i = 0; cols && i < count; i++)
+        quantized_decode(r->q, (first + i) % cols * r->q->cols + (first + i) / cols, 1, values + i);
+    return 0;
+}
+
+static int is_copied(const Reading *r)
+{
+    DType held = r->entry->type == SAFETENSORS_BF16 ? DTYPE_BF16 : DTYPE_F16;
+    return r->entry->type != SAFETENSORS_F32 && r->to->dtype == held;
+}
+
+/* The pages are let go every so often, so that a large tensor does not stay in the process. */
+static void copy_bytes(const Reading *r)
+{
+    enum { PIECE = 4 << 20 };
+    const char *from = r->entry->data;
+    char *to = tensor_data(r->to);
+    for (uint64_t done = 0, n; to && done < r->entry->bytes; done += n) {
+        n = r->entry->bytes - done < PIECE ? r->entry->bytes - done : PIECE;
+        memcpy(to + done, from + done, (size_t)n);
+        safetensors_forget(r->file, from + done, (size_t)n);
+    }
+}
+
+/* What is in the parameter's own type is copied, everything else goes through tensor_store_: on meta too, where it
+ * plans its buffers. */
+static int read_parameter(Reading *r)
+{
+    int meta = context_is_meta(context_current());
+    QuantizedEntry q;
+    int quantized = quantized_find(r->file, r->entry, &q);
+    if (quantized < 0)
+        return error_code();
+    r->q = quantized ? &q : NULL;
+    if (quantized && r->to->dtype != q.dtype)
+        return tensor_store_(r->to, read_decoded, r);
+    if (!quantized && !is_copied(r))
+        return tensor_store_(r->to, read_numbers, r);
+    void *to = meta ? NULL : tensor_data(r->to);
+    if (to && quantized)
+        quantized_copy(&q, to);
+    else if (to)
+        copy_bytes(r);
+    return error_code();
+}
+
 static int read_parameters(const Loading *l)
 {
     for (int i = 0; i < l->names.list.count; i++) {
-        float *to = l->source[i] ? tensor_f32(l->names.list.items[i]) : NULL;
-        if (to && safetensors_read(l->file, l->source[i], to))
+        Reading r = {.file = l->file, .entry = l->source[i], .to = l->names.list.items[i]};
+        if (r.entry && read_parameter(&r))
             return error_code();
     }
     return error_code();
@@ -268,11 +391,10 @@ static int load(Loading *l)
     l->wrapped = names_wrapped(&l->names, nn_class_name(l->model), l->file);
     if (match_names(l, 0) || match_names(l, 1))
         return error_code();
-    check_parameters(l);
-    if (check_lists(l))
+    if (check_parameters(l) || check_lists(l))
         return error_code();
     write_note(l);
-    return context_is_meta(context_current()) ? 0 : read_parameters(l);
+    return read_parameters(l);
 }
 
 int io_load_weights(Module *model, const char *path, const WeightsOptions *options, WeightsReport *report)
@@ -288,7 +410,8 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
                  .missing = {.room = 140},
                  .unexpected = {.room = 140},
                  .shapes = {.room = 240},
-                 .types = {.room = 240}};
+                 .types = {.room = 240},
+                 .quantized = {.room = 140}};
     path_label(l.shown, path);
     l.file = safetensors_open(path);
     int status = l.file ? load(&l) : error_code();

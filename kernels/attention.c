@@ -3,7 +3,7 @@
  * et al., FlashAttention-2) keeps one log-sum-exp a row and computes them again, so that its memory grows
  * with T, not T^2. Eager may keep nothing: then a block's rows of probabilities are computed twice, in the
  * same way. Part of cpu.c. */
-#include "kernels/kernels.h"
+#include "kernels/decode.h"
 #include "kernels/vecmath.h"
 
 #include <math.h>
@@ -21,7 +21,20 @@ typedef struct AttentionHead {
     int64_t qkv_head;    /* elements before the kv head within a row */
     int64_t row;         /* b T: the sample's first row */
     int64_t column;      /* elements before the head within a row */
+    /* Of a cache in 16 bit, instead of k and v: where its rows begin, and room for some as floats. */
+    const Decoder *cache;
+    int64_t keys_at, values_at;
+    float *tile;
 } AttentionHead;
+
+/* Rows of keys, or of values, from row `key` on. */
+static const float *attention_rows(const AttentionHead *head, int values, int key, int count, int64_t ld)
+{
+    if (!head->tile)
+        return (values ? head->v : head->k) + key * ld;
+    decoder_range(head->cache, (values ? head->values_at : head->keys_at) + key * ld, count * ld, head->tile);
+    return head->tile;
+}
 
 static AttentionHead attention_head(const AttentionDims *d, const float *q, const float *k, const float *v,
                                     int b, int h)
@@ -280,11 +293,11 @@ static void attention_flash_block(const AttentionDims *d, const AttentionHead *h
     out += (head->row + first) * d->ldo + head->column; // (rows, D), ldo
     for (int key = 0; key < end; key += ATTENTION_KEYS) {
         int keys = attention_min(ATTENTION_KEYS, end - key);
-        gemm_block(0, 1, rows, keys, size, d->scale, head->q + first * d->ldq, d->ldq, head->k + key * d->ldk,
-                   d->ldk, 0, w->scores, ATTENTION_KEYS);
+        gemm_block(0, 1, rows, keys, size, d->scale, head->q + first * d->ldq, d->ldq,
+                   attention_rows(head, 0, key, keys, d->ldk), d->ldk, 0, w->scores, ATTENTION_KEYS);
         attention_online_rows(d, head, w, first, rows, key, keys, out);
-        gemm_block(0, 0, rows, size, keys, 1, w->scores, ATTENTION_KEYS, head->v + key * d->ldv, d->ldv,
-                   key ? 1 : 0, out, d->ldo);
+        gemm_block(0, 0, rows, size, keys, 1, w->scores, ATTENTION_KEYS,
+                   attention_rows(head, 1, key, keys, d->ldv), d->ldv, key ? 1 : 0, out, d->ldo);
     }
     for (int i = 0; i < rows; i++) {
         float sum = w->second[i];

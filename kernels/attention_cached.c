@@ -2,7 +2,8 @@
  * of its sample once, so memory is the limit: the queries that share a kv head go over its rows together, and
  * where there are fewer kv heads than threads the keys are cut as well. More tokens than one go through
  * flash's blocks. Part of cpu.c. */
-#include "kernels/kernels.h"
+#include "base/half_.h"
+#include "kernels/decode.h"
 #include "kernels/range.h"
 #include "kernels/vecmath.h"
 
@@ -14,26 +15,42 @@
  * computed; it holds some CACHED_FLOATS of both. CACHED_LEAST: keys that are worth a thread. */
 enum { CACHED_KEYS = 64, CACHED_FLOATS = 4096, CACHED_LEAST = 256 };
 
-/* Where the rows of a kv head begin: keys (which = 0) or values (1). */
-static const float *cached_rows(const AttentionDims *d, const float *cache, int which, int64_t unit)
+/* The element with which the rows of a kv head begin: keys (which = 0) or values (1). */
+static int64_t cached_at(const AttentionDims *d, int which, int64_t unit)
 {
-    return cache + ((int64_t)which * attention_units(d) + unit) * d->capacity * d->head_dim;
+    return ((int64_t)which * attention_units(d) + unit) * d->capacity * d->head_dim;
 }
 
-static void attention_append(const AttentionDims *d, const float *k, const float *v, float *cache,
+static Decoder cached_decoder(const AttentionDims *d, const void *cache)
+{
+    return decoder(&(StoredArray){cache, d->cached, 1, cached_at(d, 2, 0)});
+}
+
+/* A row into the cache, from element `at` on. */
+static void cached_put(const AttentionDims *d, const float *from, void *cache, int64_t at)
+{
+    size_t n = (size_t)d->head_dim;
+    if (d->cached == DTYPE_BF16)
+        half_encode_bf16(n, from, (uint16_t *)cache + at);
+    else if (d->cached == DTYPE_F16)
+        half_encode_f16(n, from, (uint16_t *)cache + at);
+    else
+        memcpy((float *)cache + at, from, n * sizeof *from);
+}
+
+static void attention_append(const AttentionDims *d, const float *k, const float *v, void *cache,
                              const KernelRun *run)
 {
     int64_t units = attention_units(d);
-    size_t bytes = (size_t)d->head_dim * sizeof(float);
     int team = range_threads(2 * units * d->seq * d->head_dim, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team) if (team > 1 && !omp_in_parallel())
     for (int64_t i = 0; i < 2 * units; i++) {
         int64_t unit = i % units, b = unit / d->kv_heads, column = unit % d->kv_heads * d->head_dim;
         int64_t ld = i < units ? d->ldk : d->ldv;
         const float *from = (i < units ? k : v) + b * d->seq * ld + column; // (T, D), ld
-        float *to = cache + (i * d->capacity + d->past) * d->head_dim;      // (T, D)
+        int64_t to = (i * d->capacity + d->past) * d->head_dim;             // (T, D)
         for (int t = 0; t < d->seq; t++)
-            memcpy(to + (int64_t)t * d->head_dim, from + t * ld, bytes);
+            cached_put(d, from + t * ld, cache, to + (int64_t)t * d->head_dim);
     }
 }
 
@@ -217,13 +234,36 @@ static void cached_softmax(CachedQueries *all, int keys, int size, float scale)
     }
 }
 
+/* Keys at a time. */
+static int cached_block(const AttentionDims *d)
+{
+    int block = attention_min(CACHED_KEYS, CACHED_FLOATS / d->head_dim / 4 * 4);
+    return block < 4 ? 4 : block;
+}
+
+/* Keys [first, end) of one kv head in 16 bit: a block as floats at a time, its keys and then its values. */
+static void cached_unit_decoded(const AttentionDims *d, const void *cache, int64_t unit, int first, int end,
+                                CachedQueries *all, float *tile)
+{
+    int size = d->head_dim, block = cached_block(d);
+    Decoder from = cached_decoder(d, cache);
+    float *values = tile + (int64_t)block * size;
+    for (int key = first, keys; key < end; key += keys) {
+        keys = attention_min(block, end - key);
+        decoder_range(&from, cached_at(d, 0, unit) + (int64_t)key * size, (int64_t)keys * size, tile);
+        decoder_range(&from, cached_at(d, 1, unit) + (int64_t)key * size, (int64_t)keys * size, values);
+        cached_scores(all, keys, size, tile, values);
+        cached_softmax(all, keys, size, d->scale);
+        cached_values(all, keys, size, values, NULL);
+    }
+}
+
 /* Keys [first, end) of one kv head. */
 static void cached_unit(const AttentionDims *d, const float *cache, int64_t unit, int first, int end,
                         CachedQueries *all)
 {
-    int size = d->head_dim, block = attention_min(CACHED_KEYS, CACHED_FLOATS / size / 4 * 4);
-    block = block < 4 ? 4 : block;
-    const float *k = cached_rows(d, cache, 0, unit), *v = cached_rows(d, cache, 1, unit);
+    int size = d->head_dim, block = cached_block(d);
+    const float *k = cache + cached_at(d, 0, unit), *v = cache + cached_at(d, 1, unit);
     for (int key = first, keys; key < end; key += keys) {
         keys = attention_min(block, end - key);
         const float *values = v + (int64_t)key * size, *next = k + (int64_t)(key + keys) * size;
@@ -235,8 +275,8 @@ static void cached_unit(const AttentionDims *d, const float *cache, int64_t unit
 
 /* One part of one kv head: results into `out` (group, D), and, for parts to be joined, (max, sum) into
  * `state` (group, 2). */
-static void cached_part(const AttentionDims *d, const float *q, const float *cache, int64_t unit, int first,
-                        int end, float *out, float *state)
+static void cached_part(const AttentionDims *d, const float *q, const void *cache, int64_t unit, int first,
+                        int end, float *out, float *state, float *tile)
 {
     int group = d->heads / d->kv_heads, size = d->head_dim;
     q += unit / d->kv_heads * d->ldq + unit % d->kv_heads * group * size; // (group, D)
@@ -248,7 +288,10 @@ static void cached_part(const AttentionDims *d, const float *q, const float *cac
         attention_row_zero((int64_t)all.count * size, all.out);
         for (int g = 0; g < all.count; g++)
             all.max[g] = -INFINITY, all.sum[g] = 0;
-        cached_unit(d, cache, unit, first, end, &all);
+        if (tile)
+            cached_unit_decoded(d, cache, unit, first, end, &all, tile);
+        else
+            cached_unit(d, cache, unit, first, end, &all);
         for (int g = 0; g < all.count; g++) {
             if (state) {
                 state[2 * (at + g)] = all.max[g];
@@ -279,12 +322,27 @@ static void cached_join(const AttentionDims *d, int splits, int64_t stride, cons
     attention_row_scale(d->head_dim, 1 / sum, out);
 }
 
-static void cached_token(const AttentionDims *d, const float *q, const float *cache, float *out,
+/* Floats of workspace: what is joined, and what a thread decodes a 16-bit cache into. */
+static size_t cached_parts_floats(const AttentionDims *d, int threads)
+{
+    int splits = cached_splits(d, threads);
+    size_t part = (size_t)(d->heads / d->kv_heads) * (size_t)(d->head_dim + 2);
+    return splits > 1 ? (size_t)attention_units(d) * (size_t)splits * part : 0;
+}
+
+static size_t cached_tile_floats(const AttentionDims *d)
+{
+    size_t rows = d->seq > 1 ? (size_t)ATTENTION_KEYS : 2 * (size_t)cached_block(d);
+    return d->cached == DTYPE_F32 ? 0 : rows * (size_t)d->head_dim;
+}
+
+static void cached_token(const AttentionDims *d, const float *q, const void *cache, float *out,
                          float *workspace, int threads)
 {
     int group = d->heads / d->kv_heads, keys = d->past + 1, splits = cached_splits(d, threads);
     int64_t units = attention_units(d), rows = (int64_t)group * d->head_dim;
     int64_t stride = rows + 2 * (int64_t)group; /* a part: results, then states */
+    size_t tile = cached_tile_floats(d), before = cached_parts_floats(d, threads);
     int useful = (keys + CACHED_LEAST - 1) / CACHED_LEAST;
     splits = attention_min(splits, useful);
     double work = (double)d->batch * d->heads * keys * d->head_dim;
@@ -295,7 +353,8 @@ static void cached_token(const AttentionDims *d, const float *q, const float *ca
         int first = (int)range_begin(keys, s, splits), end = (int)range_begin(keys, s + 1, splits);
         float *part = splits > 1 ? workspace + i * stride
                                  : out + unit / d->kv_heads * d->ldo + unit % d->kv_heads * rows;
-        cached_part(d, q, cache, unit, first, end, part, splits > 1 ? part + rows : NULL);
+        float *own = tile ? workspace + before + tile * (size_t)omp_get_thread_num() : NULL;
+        cached_part(d, q, cache, unit, first, end, part, splits > 1 ? part + rows : NULL, own);
     }
     for (int64_t unit = 0; splits > 1 && unit < units; unit++)
         for (int g = 0; g < group; g++) {
@@ -307,19 +366,30 @@ static void cached_token(const AttentionDims *d, const float *q, const float *ca
 
 /* ---- More than one --------------------------------------------------------------------------- */
 
-static AttentionHead cached_head(const AttentionDims *d, const float *q, const float *cache, int b, int h)
+static AttentionHead cached_head(const AttentionDims *d, const float *q, const Decoder *cache, int b, int h,
+                                 float *tile)
 {
     int64_t unit = (int64_t)b * d->kv_heads + h / (d->heads / d->kv_heads);
     AttentionHead head = {.row = (int64_t)b * d->seq, .column = (int64_t)h * d->head_dim};
     head.q = q + head.row * d->ldq + head.column;
-    head.k = cached_rows(d, cache, 0, unit);
-    head.v = cached_rows(d, cache, 1, unit);
+    head.keys_at = cached_at(d, 0, unit);
+    head.values_at = cached_at(d, 1, unit);
+    if (d->cached == DTYPE_F32) {
+        head.k = (const float *)(const void *)cache->at + head.keys_at;
+        head.v = (const float *)(const void *)cache->at + head.values_at;
+    } else {
+        head.cache = cache;
+        head.tile = tile;
+    }
     return head;
 }
 
-static void cached_tokens(const AttentionDims *d, const float *q, const float *cache, float *out,
+static void cached_tokens(const AttentionDims *d, const float *q, const void *cache, float *out,
                           float *workspace, int threads)
 {
+    Decoder from = cached_decoder(d, cache);
+    int assigned = threads < 1 ? 1 : threads; /* what the workspace was made for */
+    float *tiles = workspace + attention_scratch_floats(ATTENTION_TILE, 0) * (size_t)assigned;
     double work = (double)d->batch * d->heads * d->seq * (d->past + d->seq) * d->head_dim;
     threads = threads < 1 || work < ATTENTION_SERIAL ? 1 : threads;
     int block = attention_block(d, threads);
@@ -330,14 +400,15 @@ static void cached_tokens(const AttentionDims *d, const float *q, const float *c
         for (int64_t i = attention_bound(d, block, heads, threads, part); i < end; i++) {
             int first = (int)(i % blocks) * block;
             AttentionHead head =
-                cached_head(d, q, cache, (int)(i / blocks / d->heads), (int)(i / blocks % d->heads));
+                cached_head(d, q, &from, (int)(i / blocks / d->heads), (int)(i / blocks % d->heads),
+                            tiles + cached_tile_floats(d) * (size_t)part);
             AttentionScratch w = attention_scratch(workspace, ATTENTION_TILE, 0, part);
             attention_flash_block(d, &head, &w, first, attention_min(block, d->seq - first), out, w.first);
         }
     }
 }
 
-static void attention_cached(const AttentionDims *given, const float *q, const float *cache, float *out,
+static void attention_cached(const AttentionDims *given, const float *q, const void *cache, float *out,
                              float *workspace, const KernelRun *run)
 {
     AttentionDims d = *given;
@@ -353,9 +424,8 @@ static void attention_cached(const AttentionDims *given, const float *q, const f
 static size_t attention_cached_workspace(const AttentionDims *d, const KernelRun *run)
 {
     int threads = run->threads < 1 ? 1 : run->threads;
-    if (d->seq > 1)
-        return attention_scratch_floats(ATTENTION_TILE, 0) * (size_t)threads * sizeof(float);
-    int splits = cached_splits(d, threads);
-    size_t part = (size_t)(d->heads / d->kv_heads) * (size_t)(d->head_dim + 2);
-    return splits > 1 ? (size_t)attention_units(d) * (size_t)splits * part * sizeof(float) : 0;
+    size_t tiles = cached_tile_floats(d) * (size_t)threads;
+    size_t rest = d->seq > 1 ? attention_scratch_floats(ATTENTION_TILE, 0) * (size_t)threads
+                             : cached_parts_floats(d, threads);
+    return (rest + tiles) * sizeof(float);
 }

@@ -4,13 +4,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "kernels/decode.h"
 #include "kernels/range.h"
 
 static void embedding_forward(int64_t n, const int32_t *ids, const StoredArray *table, float *y,
                               const KernelRun *run)
 {
-    const float *rows = table->at;
+    Decoder from = decoder(table);
     int64_t first = n, c = table->cols, vocab = table->rows;
     int team = range_threads(n * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team) reduction(min : first)
@@ -18,7 +18,7 @@ static void embedding_forward(int64_t n, const int32_t *ids, const StoredArray *
         if (ids[i] < 0 || ids[i] >= vocab)
             first = range_min(first, i);
         else
-            memcpy(y + i * c, rows + ids[i] * c, (size_t)c * sizeof *y);
+            decoder_row(&from, ids[i], 0, c, y + i * c);
     }
     if (first < n && *run->fault < 0)
         *run->fault = first;

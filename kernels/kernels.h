@@ -53,6 +53,7 @@ typedef struct AttentionDims {
     const int32_t *key_mask;    /* (B,T), 0 = a padding key nobody attends to; NULL = none. A row with no key
                                    left yields zeros (and zero gradients), never NaN */
     int past, capacity; /* of attention_cached only: tokens in the cache before q's first, and its room */
+    DType cached;       /* what the cache holds: f32 (0), bf16, f16 */
 } AttentionDims;
 
 /* What attention keeps from forward to backward: eager its probabilities or nothing, flash the log-sum-exp.

@@ -9,4 +9,7 @@
 #define KERNEL(type, kernel, arguments) type reference_##kernel arguments;
 #include "kernels/table.h"
 
+/* Element i of the flattened array. */
+float reference_element(const StoredArray *w, int64_t i);
+
 #endif

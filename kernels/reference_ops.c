@@ -18,7 +18,7 @@ void reference_embedding_forward(int64_t n, const int32_t *ids, const StoredArra
     int64_t c = table->cols;
     for (int64_t i = 0; i < n; i++) {
         if (ids[i] >= 0 && ids[i] < table->rows)
-            memcpy(y + i * c, (const float *)table->at + ids[i] * c, (size_t)c * sizeof *y);
+            reference_decode(table, ids[i] * c, c, y + i * c, run);
         else if (*run->fault < 0)
             *run->fault = i;
     }

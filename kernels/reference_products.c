@@ -27,8 +27,7 @@ void reference_gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, f
         }
 }
 
-/* Element i of the flattened array. */
-static float reference_element(const StoredArray *w, int64_t i)
+float reference_element(const StoredArray *w, int64_t i)
 {
     QuantLayout l = quant_layout(w->dtype, w->rows, w->cols);
     switch (w->dtype) {
@@ -287,7 +286,25 @@ static int64_t reference_cache_at(const AttentionDims *d, int which, int b, int 
     return (((int64_t)which * d->batch + b) * d->kv_heads + kv_head) * d->capacity * d->head_dim;
 }
 
-void reference_attention_append(const AttentionDims *d, const float *k, const float *v, float *cache,
+/* One number into the cache. */
+static void reference_put(const AttentionDims *d, void *cache, int64_t at, float value)
+{
+    if (d->cached == DTYPE_BF16)
+        ((uint16_t *)cache)[at] = half_to_bf16(value);
+    else if (d->cached == DTYPE_F16)
+        ((uint16_t *)cache)[at] = half_to_f16(value);
+    else
+        ((float *)cache)[at] = value;
+}
+
+static double reference_got(const AttentionDims *d, const void *cache, int64_t at)
+{
+    return d->cached == DTYPE_BF16  ? (double)half_from_bf16(((const uint16_t *)cache)[at])
+           : d->cached == DTYPE_F16 ? (double)half_from_f16(((const uint16_t *)cache)[at])
+                                    : (double)((const float *)cache)[at];
+}
+
+void reference_attention_append(const AttentionDims *d, const float *k, const float *v, void *cache,
                                 const KernelRun *run)
 {
     (void)run;
@@ -296,30 +313,46 @@ void reference_attention_append(const AttentionDims *d, const float *k, const fl
             for (int h = 0; h < d->kv_heads; h++)
                 for (int c = 0; c < d->head_dim; c++) {
                     int64_t to = (int64_t)(d->past + t) * d->head_dim + c;
-                    cache[reference_cache_at(d, 0, b, h) + to] = k[reference_at(d, d->ldk, b, t, h) + c];
-                    cache[reference_cache_at(d, 1, b, h) + to] = v[reference_at(d, d->ldv, b, t, h) + c];
+                    reference_put(d, cache, reference_cache_at(d, 0, b, h) + to,
+                                  k[reference_at(d, d->ldk, b, t, h) + c]);
+                    reference_put(d, cache, reference_cache_at(d, 1, b, h) + to,
+                                  v[reference_at(d, d->ldv, b, t, h) + c]);
                 }
 }
 
-/* Query t of head h: one pass for the largest score, one for each element of the result. */
-static void reference_cached_row(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                 int keys, float *out)
+/* The scaled score of key j, whose head's keys begin at k. */
+static double reference_cached_score(const AttentionDims *d, const float *q, const void *cache, int64_t k,
+                                     int j)
 {
-    double max = -INFINITY, all = 0;
+    double sum = 0;
+    for (int c = 0; c < d->head_dim; c++)
+        sum += (double)q[c] * reference_got(d, cache, k + (int64_t)j * d->head_dim + c);
+    return (double)d->scale * sum;
+}
+
+/* Query t of head h: one pass for the largest score, and one for some elements of the result at a time. */
+static void reference_cached_row(const AttentionDims *d, const float *q, const void *cache, int64_t k,
+                                 int64_t v, int keys, float *out)
+{
+    enum { COLUMNS = 64 };
+    double max = -INFINITY;
     for (int j = 0; j < keys; j++)
-        max = fmax(max, (double)d->scale * reference_dot(d->head_dim, q, k + (int64_t)j * d->head_dim));
-    for (int j = 0; j < keys; j++)
-        all += exp((double)d->scale * reference_dot(d->head_dim, q, k + (int64_t)j * d->head_dim) - max);
-    for (int c = 0; c < d->head_dim; c++) {
-        double sum = 0;
-        for (int j = 0; j < keys; j++)
-            sum += exp((double)d->scale * reference_dot(d->head_dim, q, k + (int64_t)j * d->head_dim) - max) *
-                   (double)v[(int64_t)j * d->head_dim + c];
-        out[c] = (float)(sum / all);
+        max = fmax(max, reference_cached_score(d, q, cache, k, j));
+    for (int first = 0; first < d->head_dim; first += COLUMNS) {
+        double sums[COLUMNS] = {0}, all = 0;
+        int n = d->head_dim - first < COLUMNS ? d->head_dim - first : COLUMNS;
+        for (int j = 0; j < keys; j++) {
+            double weight = exp(reference_cached_score(d, q, cache, k, j) - max);
+            all += weight;
+            for (int c = 0; c < n; c++)
+                sums[c] += weight * reference_got(d, cache, v + (int64_t)j * d->head_dim + first + c);
+        }
+        for (int c = 0; c < n; c++)
+            out[first + c] = (float)(sums[c] / all);
     }
 }
 
-void reference_attention_cached(const AttentionDims *d, const float *q, const float *cache, float *out,
+void reference_attention_cached(const AttentionDims *d, const float *q, const void *cache, float *out,
                                 float *workspace, const KernelRun *run)
 {
     (void)workspace, (void)run;
@@ -327,10 +360,9 @@ void reference_attention_cached(const AttentionDims *d, const float *q, const fl
         for (int t = 0; t < d->seq; t++)
             for (int h = 0; h < d->heads; h++) {
                 int kv = reference_kv_head(d, h);
-                reference_cached_row(d, q + reference_at(d, d->ldq, b, t, h),
-                                     cache + reference_cache_at(d, 0, b, kv),
-                                     cache + reference_cache_at(d, 1, b, kv), d->past + t + 1,
-                                     out + reference_at(d, d->ldo, b, t, h));
+                reference_cached_row(d, q + reference_at(d, d->ldq, b, t, h), cache,
+                                     reference_cache_at(d, 0, b, kv), reference_cache_at(d, 1, b, kv),
+                                     d->past + t + 1, out + reference_at(d, d->ldo, b, t, h));
             }
 }
 

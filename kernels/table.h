@@ -108,13 +108,13 @@ KERNEL(void, attention_flash_backward,
 KERNEL(size_t, attention_workspace,
        (const AttentionDims *d, AttentionKept kept, int backward, const KernelRun *run))
 
-/* Attention over a cache of keys and values, (2, B, Hkv, capacity, D): all keys, then all values, a
- * head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1; then query t sees rows
- * 0..past+t. Causal, without key_mask. */
+/* Attention over a cache of keys and values, (2, B, Hkv, capacity, D) of d->cached: all keys, then all
+ * values, a head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1; then query t sees
+ * rows 0..past+t. Causal, without key_mask. */
 KERNEL(void, attention_append,
-       (const AttentionDims *d, const float *k, const float *v, float *cache, const KernelRun *run))
+       (const AttentionDims *d, const float *k, const float *v, void *cache, const KernelRun *run))
 KERNEL(void, attention_cached,
-       (const AttentionDims *d, const float *q, const float *cache, float *out, float *workspace,
+       (const AttentionDims *d, const float *q, const void *cache, float *out, float *workspace,
         const KernelRun *run))
 /* bytes; whatever `past` is */
 KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const KernelRun *run))
@@ -172,6 +172,18 @@ KERNEL(void, fill_normal,
 KERNEL(void, fill_uniform,
        (int64_t n, uint64_t seed, uint64_t stream, int64_t first, float low, float high, float *y,
         const KernelRun *run))
+
+/* y (count) = the flattened array from element `first` on. */
+KERNEL(void, decode, (const StoredArray *w, int64_t first, int64_t count, float *y, const KernelRun *run))
+/* Elements [first, first + count) of the flattened (rows, cols) that `to` begins with, of any type but i32;
+ * whole rows of int8, whole blocks of NF4 but for the last one. Types round to nearest as base/dtype.h's
+ * sources do. What cannot be held is a fault, and the elements around it are indeterminate: a finite number
+ * beyond a 16-bit type's range, and of quantised types what is not finite. scales (blocks): of NF4, whose
+ * scales are not in `to` before encode_scales, which takes those of all blocks. */
+KERNEL(void, encode,
+       (DType dtype, int64_t rows, int64_t cols, int64_t first, int64_t count, const float *x, void *to,
+        float *scales, const KernelRun *run))
+KERNEL(void, encode_scales, (int64_t rows, int64_t cols, const float *scales, void *to, const KernelRun *run))
 
 /* Optimizer updates, PyTorch's rules, in one pass. State arrays are zero before step 1. NULL where
  * unused: sgd's buffer without momentum, rmsprop's buffer without momentum. */

@@ -18,6 +18,7 @@ struct KvCache {
     CacheLayer *layers;
     int layer_count, made; /* made: of their tensors */
     int batch, max_tokens, tokens;
+    DType dtype;
 };
 
 /* ---- Making ---------------------------------------------------------------------------------- */
@@ -52,7 +53,7 @@ static int make_layer(KvCache *cache, CacheLayer *layer)
                            kv_heads);
     int path = memtrack_path_set(tracker, layer->attention->path);
     layer->data = tensor_new(
-        DTYPE_F32, SHAPE(2, (int64_t)cache->batch * kv_heads, cache->max_tokens, head_dim), MEM_KV_CACHE);
+        cache->dtype, SHAPE(2, (int64_t)cache->batch * kv_heads, cache->max_tokens, head_dim), MEM_KV_CACHE);
     memtrack_path_set(tracker, path);
     if (!layer->data)
         return error_code();
@@ -72,8 +73,19 @@ static void cache_destroy_item(ScopeItem *item)
 
 KvCache *nn_kv_cache(Module *model, int batch, int max_tokens)
 {
-    if (!model || error_code())
+    return nn_kv_cache_of(model, &(KvCacheOptions){.batch = batch, .max_tokens = max_tokens});
+}
+
+KvCache *nn_kv_cache_of(Module *model, const KvCacheOptions *o)
+{
+    if (!model || !o || error_code())
         return NULL;
+    int batch = o->batch, max_tokens = o->max_tokens;
+    if (o->dtype != DTYPE_F32 && o->dtype != DTYPE_BF16 && o->dtype != DTYPE_F16) {
+        error_raise(ERROR_ARGUMENT, "nn_kv_cache(): keys and values are f32, bf16 or f16, not %s",
+                    dtype_name(o->dtype));
+        return NULL;
+    }
     if (batch < 1 || max_tokens < 1) {
         error_raise(ERROR_ARGUMENT, "nn_kv_cache(): a batch of %d and max_tokens of %d; both are 1 or more",
                     batch, max_tokens);
@@ -93,6 +105,7 @@ KvCache *nn_kv_cache(Module *model, int batch, int max_tokens)
     *cache = (KvCache){.model = model, .layers = layers, .layer_count = count};
     cache->batch = batch;
     cache->max_tokens = max_tokens;
+    cache->dtype = o->dtype;
     find_layers(model, layers, 0);
     scope_adopt(&cache->item, cache_destroy_item);
     for (int i = 0; i < count; i++)

@@ -140,7 +140,7 @@ static int run_writer(Writer *w)
 {
     const GenerateOptions *o = w->o;
     tensor_no_grad_begin();
-    w->cache = nn_kv_cache(w->model, w->batch, w->context);
+    w->cache = nn_kv_cache_of(w->model, &(KvCacheOptions){w->batch, w->context, w->o->cached});
     tensor_no_grad_end();
     int64_t history = (int64_t)w->batch * w->width, ids = (int64_t)w->batch * w->chunk;
     size_t bytes = (size_t)(history + ids + w->batch) * sizeof(int32_t) + (size_t)w->batch;

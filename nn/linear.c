@@ -38,6 +38,21 @@ static void linear_fill(Tensor *tensor, const LinearOptions *o)
         tensor_fill_uniform(tensor, -bound, bound);
 }
 
+/* GPT-2's weights are (in,out) in files, and quantised ones always (out,in). */
+static Tensor *linear_weight(Module *module, Linear *self, const LinearOptions *o)
+{
+    DType dtype = o->head ? module->item.context->weights.dtype : module_linear_type(module);
+    int turned = o->in_out && dtype_is_quantized(dtype);
+    self->in_out = o->in_out && !turned;
+    Tensor *weight = module_add_parameter(module, "weight",
+                                          self->in_out ? SHAPE(o->in, o->out) : SHAPE(o->out, o->in), dtype);
+    if (weight) {
+        weight->in_out = (unsigned char)self->in_out;
+        weight->transposed = (unsigned char)turned;
+    }
+    return weight;
+}
+
 Module *module_linear(const LinearOptions *o)
 {
     if (config_positive("linear", "in", o->in) || config_positive("linear", "out", o->out))
@@ -47,10 +62,8 @@ Module *module_linear(const LinearOptions *o)
     if (!self)
         return NULL;
     self->act = o->act;
-    self->in_out = o->in_out;
     self->head = o->head;
-    self->weight =
-        nn_add_parameter(module, "weight", o->in_out ? SHAPE(o->in, o->out) : SHAPE(o->out, o->in));
+    self->weight = linear_weight(module, self, o);
     linear_fill(self->weight, o);
     if (o->bias) {
         self->bias = nn_add_parameter(module, "bias", SHAPE(o->out));

@@ -124,9 +124,14 @@ Tensor *module_adopt(Module *module, const char *name, Tensor *tensor)
     return tensor;
 }
 
+Tensor *module_add_parameter(Module *module, const char *name, Shape shape, DType dtype)
+{
+    return module_adopt(module, name, tensor_parameter_(dtype, shape, module->item.context->weights.frozen));
+}
+
 Tensor *nn_add_parameter(Module *module, const char *name, Shape shape)
 {
-    return module ? module_adopt(module, name, tensor_parameter(shape)) : NULL;
+    return module ? module_add_parameter(module, name, shape, module->item.context->weights.dtype) : NULL;
 }
 
 void module_drop(Module *module, Tensor *tensor)

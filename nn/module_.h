@@ -79,6 +79,8 @@ typedef struct LinearOptions {
     TensorActivation act;
     int in_out, head;
 } LinearOptions;
+/* What the weight of this linear layer is stored as, when it is no head. (weights.c) */
+DType module_linear_type(const Module *module);
 Module *module_linear(const LinearOptions *options);
 /* A linear layer with weight (in,out) and bias (out), all 0. */
 Module *module_conv1d(int64_t in, int64_t out, TensorActivation act);
@@ -111,6 +113,8 @@ Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, cons
 Model *module_model(Module *module);
 void module_free_model(Module *module);
 
+/* nn_add_parameter, of a type of its own. */
+Tensor *module_add_parameter(Module *module, const char *name, Shape shape, DType dtype);
 /* Makes the tensor a parameter of the module, which then owns it; frees it and returns NULL without memory.
  * The other way: takes a parameter away and frees it. */
 Tensor *module_adopt(Module *module, const char *name, Tensor *tensor);

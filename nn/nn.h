@@ -28,10 +28,35 @@ typedef struct ModuleClass {
     Tensor *(*forward)(Module *self, Tensor *x, const Batch *batch);
 } ModuleClass;
 
+/* What the parameters of modules that are made from now on are stored as. */
+typedef struct Weights {
+    DType dtype;     /* f32 (0), bf16 or f16 */
+    DType quantized; /* of linear layers' weights, but for heads and what is tied: int8, nf4 or nf4-plain; 0 =
+                        as dtype */
+    int frozen;      /* 1: no parameter requires a gradient. What is not f32 never does */
+    const char *not_quantized; /* modules left out, names separated by commas: a path, its beginning up to a
+                                  dot, or its end; NULL = none. Not copied */
+} Weights;
+/* Sets it for the current context; NULL is the defaults: f32, trained. Values are rounded once, from f32, as
+ * they are drawn, filled in or loaded; there is no f32 copy. Of f32 and frozen 16-bit weights GPT-2's
+ * projections are (in,out); quantised ones are always (out,in). Returns 0 or raises ERROR_ARGUMENT. */
+BRIM_API int nn_set_weights(const Weights *weights);
+
+typedef struct Quantize {
+    DType dtype;               /* int8, nf4 or nf4-plain; 0 = nf4 */
+    const char *not_quantized; /* as in Weights */
+} Quantize;
+/* Quantises the weights of a model's linear layers that exist already, but for heads and what is tied: one
+ * after the other, so that of one at a time there are both. They are frozen then. Better is nn_set_weights
+ * before the model is made. Before the optimizer is made. Returns how many were quantised (those that were
+ * already are none), or -1 after raising. options may be NULL. */
+BRIM_API int nn_quantize(Module *model, const Quantize *options);
+
 /* A module of this class, without parameters or children yet. NULL without memory. */
 BRIM_API Module *nn_module(const ModuleClass *type);
 BRIM_API void *nn_state(Module *module);
-/* A parameter of this module (uninitialised; owned by it). Returns it. `name` is copied. */
+/* A parameter of this module (uninitialised; owned by it), of the type that nn_set_weights says. Returns it.
+ * `name` is copied. */
 BRIM_API Tensor *nn_add_parameter(Module *module, const char *name, Shape shape);
 /* nn_add(parent, "attn", nn_attention(…)): makes the child with parent.attn as its module path, and adopts
  * it. Returns the child. (Its two halves are nn_enter and nn_leave; a NULL name is the child's number.) */
@@ -115,8 +140,14 @@ typedef struct KvCache KvCache;
  * current scope, or before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles
  * LLAMA and GPT2: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
 BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
-BRIM_API void nn_kv_cache_free(KvCache *cache);            /* NULL is fine */
-BRIM_API int nn_kv_cache_tokens(const KvCache *cache);     /* of each sequence, so far */
+typedef struct KvCacheOptions {
+    int batch, max_tokens;
+    DType
+        dtype; /* of keys and values: f32 (0), or bf16 or f16, to which they are rounded as they are put in */
+} KvCacheOptions;
+BRIM_API KvCache *nn_kv_cache_of(Module *model, const KvCacheOptions *options); /* the same with a type */
+BRIM_API void nn_kv_cache_free(KvCache *cache);                                 /* NULL is fine */
+BRIM_API int nn_kv_cache_tokens(const KvCache *cache);                          /* of each sequence, so far */
 BRIM_API int nn_kv_cache_max_tokens(const KvCache *cache); /* of each sequence, at most */
 BRIM_API uint64_t nn_kv_cache_bytes(const KvCache *cache); /* as charged: each layer rounded up */
 /* Forgets all but the first `tokens` tokens; 0 empties the cache. No bytes are freed. */

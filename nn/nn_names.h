@@ -30,6 +30,7 @@
 #define nn_kv_cache_bytes brim_nn_kv_cache_bytes
 #define nn_kv_cache_free brim_nn_kv_cache_free
 #define nn_kv_cache_max_tokens brim_nn_kv_cache_max_tokens
+#define nn_kv_cache_of brim_nn_kv_cache_of
 #define nn_kv_cache_tokens brim_nn_kv_cache_tokens
 #define nn_kv_cache_truncate brim_nn_kv_cache_truncate
 #define nn_layer_norm brim_nn_layer_norm
@@ -61,6 +62,7 @@
 #define nn_preset_sizes brim_nn_preset_sizes
 #define nn_preset_vocab brim_nn_preset_vocab
 #define nn_preset_window brim_nn_preset_window
+#define nn_quantize brim_nn_quantize
 #define nn_rms_norm brim_nn_rms_norm
 #define nn_run_blocks brim_nn_run_blocks
 #define nn_sample brim_nn_sample
@@ -71,6 +73,7 @@
 #define nn_set_checkpoints brim_nn_set_checkpoints
 #define nn_set_loss_chunk brim_nn_set_loss_chunk
 #define nn_set_selective brim_nn_set_selective
+#define nn_set_weights brim_nn_set_weights
 #define nn_state brim_nn_state
 #define nn_swiglu brim_nn_swiglu
 #define nn_train brim_nn_train

@@ -36,11 +36,12 @@ BRIM_API int nn_sample_probabilities(Tensor *logits, const SampleOptions *option
 typedef struct GenerateOptions {
     const int32_t *prompt; /* prompt_tokens >= 1 ids, the same for every sequence */
     int prompt_tokens;
-    int tokens;  /* to write, at least 1 */
-    int batch;   /* sequences written side by side; 0 = 1 */
-    int context; /* tokens the cache holds; 0 = prompt_tokens + tokens - 1, for the last is never read. When
-                  * it is full, the newer half is read again and the rest forgotten */
-    int prefill; /* tokens of the prompt read at once; 0 = 512 */
+    int tokens;   /* to write, at least 1 */
+    int batch;    /* sequences written side by side; 0 = 1 */
+    int context;  /* tokens the cache holds; 0 = prompt_tokens + tokens - 1, for the last is never read. When
+                   * it is full, the newer half is read again and the rest forgotten */
+    int prefill;  /* tokens of the prompt read at once; 0 = 512 */
+    DType cached; /* what keys and values are kept as: f32 (0), bf16 or f16 */
     SampleOptions sample;
     const int32_t *stop; /* a sequence ends after any of these stops tokens; writing, when all have ended */
     int stops;

@@ -25,7 +25,7 @@ static const char *unusable(const Tensor *tensor, const Context *context)
     if (tensor->item.context != context)
         return "belongs to another context";
     if (tensor->dtype != DTYPE_F32)
-        return "is not f32";
+        return "is not f32: weights of other types stay as they are, and adapters train beside them";
     if (!tensor->leaf)
         return "was made by an operation; only leaves can be trained";
     if (!tensor->requires_grad)

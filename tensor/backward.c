@@ -157,11 +157,21 @@ static Storage *recompute_output(Context *context, Node *node)
     OpCall *call = &node->call;
     Storage *made =
         storage_new(context, (int64_t)shape_bytes(call->plan.out_type, call->plan.out), MEM_TEMPORARY);
+    Storage *workspace = NULL;
+    if (made && call->plan.recompute_workspace > 0) {
+        workspace = storage_new(context, (int64_t)call->plan.recompute_workspace, MEM_WORKSPACE);
+        if (!workspace) {
+            storage_release(context, made);
+            return NULL;
+        }
+    }
     if (made && !context->meta) {
         point_at_kept(node);
         call->out = storage_data(made);
+        call->workspace = storage_data(workspace);
         call->row->recompute(call);
     }
+    storage_release(context, workspace);
     return made;
 }
 

@@ -1,42 +1,62 @@
-/* Filling tensors: with a value, or with random numbers from a stream of their own. */
+/* Filling tensors: with a value, or with random numbers from a stream of their own. A number depends on its
+ * place in the tensor alone, and is rounded to the tensor's type. */
+#include <string.h>
+
 #include "../kernels/kernels.h"
 #include "tensor_.h"
 
-/* The values to fill, or NULL when there is nothing to do (meta, errors). Counts the random stream in either
- * case. */
-static float *fill_target(Tensor *tensor, const char *what, uint64_t *stream)
+typedef struct Filling {
+    const Context *context;
+    void (*draw)(int64_t n, uint64_t seed, uint64_t stream, int64_t first, float a, float b, float *y,
+                 const KernelRun *run); /* NULL: a, everywhere */
+    uint64_t stream;
+    float a, b;
+} Filling;
+
+/* Kernels draw four numbers at a time. */
+static int filled(void *user, int64_t first, int64_t count, float *values)
 {
-    if (!tensor)
-        return NULL;
-    *stream = tensor->item.context->random.fills++;
-    return tensor_typed_data(tensor, DTYPE_F32, what);
+    const Filling *f = user;
+    const Context *c = f->context;
+    int64_t skip = first % 4, some = skip && 4 - skip < count ? 4 - skip : skip ? count : 0;
+    float four[4];
+    if (!f->draw) {
+        c->kernels->fill(count, f->a, values, &c->run);
+        return 0;
+    }
+    if (some) {
+        f->draw(4, c->seed, f->stream, first - skip, f->a, f->b, four, &c->run);
+        memcpy(values, four + skip, (size_t)some * sizeof *values);
+    }
+    if (count > some)
+        f->draw(count - some, c->seed, f->stream, first + some, f->a, f->b, values + some, &c->run);
+    return 0;
+}
+
+static int holds_floats(const Tensor *tensor, const char *function)
+{
+    if (!tensor || tensor->dtype != DTYPE_I32)
+        return tensor != NULL;
+    error_raise(ERROR_ARGUMENT, "%s: the tensor holds i32, not floats", function);
+    return 0;
 }
 
 void tensor_fill(Tensor *tensor, float value)
 {
-    float *data = tensor ? tensor_f32(tensor) : NULL;
-    if (data)
-        tensor->item.context->kernels->fill(tensor_numel(tensor), value, data, &tensor->item.context->run);
+    if (holds_floats(tensor, "tensor_fill"))
+        tensor_store_(tensor, filled, &(Filling){.context = tensor->item.context, .a = value});
 }
 
 void tensor_fill_normal(Tensor *tensor, float mean, float std)
 {
-    uint64_t stream;
-    float *data = fill_target(tensor, "tensor_fill_normal", &stream);
-    if (!data)
-        return;
-    const Context *context = tensor->item.context;
-    context->kernels->fill_normal(tensor_numel(tensor), context->seed, stream, 0, mean, std, data,
-                                  &context->run);
+    Context *c = tensor ? tensor->item.context : NULL;
+    if (holds_floats(tensor, "tensor_fill_normal"))
+        tensor_store_(tensor, filled, &(Filling){c, c->kernels->fill_normal, c->random.fills++, mean, std});
 }
 
 void tensor_fill_uniform(Tensor *tensor, float low, float high)
 {
-    uint64_t stream;
-    float *data = fill_target(tensor, "tensor_fill_uniform", &stream);
-    if (!data)
-        return;
-    const Context *context = tensor->item.context;
-    context->kernels->fill_uniform(tensor_numel(tensor), context->seed, stream, 0, low, high, data,
-                                   &context->run);
+    Context *c = tensor ? tensor->item.context : NULL;
+    if (holds_floats(tensor, "tensor_fill_uniform"))
+        tensor_store_(tensor, filled, &(Filling){c, c->kernels->fill_uniform, c->random.fills++, low, high});
 }

@@ -72,6 +72,7 @@ typedef struct OpPlan {
     uint64_t extra_bytes[OP_MAX_EXTRAS]; /* that forward writes for backward; 0 = none */
     uint64_t workspace;                  /* bytes, forward */
     uint64_t backward_workspace;         /* bytes */
+    uint64_t recompute_workspace;        /* bytes */
     unsigned saves;                      /* OP_INPUT(i) | OP_OUTPUT that backward reads */
     unsigned recomputes; /* OP_OUTPUT: row->recompute can compute the output once more (tensor_recompute);
                             with OP_INPUT(i) for the saved inputs that it reads */

@@ -32,11 +32,22 @@ static inline StoredArray stored_input(const OpCall *call, int i)
     return (StoredArray){call->in[i], call->dtype[i], call->shape[i].dim[0], call->shape[i].dim[1]};
 }
 
+/* A tensor as kernels take it: a matrix, or all its elements as one row. */
+StoredArray tensor_stored_(const Tensor *tensor);
+
+/* Workspace in which `count` elements of input i lie as floats; 0 where they are f32, or absent. */
+uint64_t floats_room(const OpCall *call, int i, int64_t count);
+/* Elements [first, first + count) of input i as floats: where they are, or decoded to *room, which moves on
+ * behind them. NULL where the input is absent. */
+const float *floats_input(const OpCall *call, int i, int64_t first, int64_t count, char **room);
+
 /* Raises unless input i has this dtype. */
 int check_dtype(const OpCall *call, int i, DType dtype, const char *input);
 /* Raises unless it is a TensorActivation. */
 int check_activation(const OpCall *call, int act);
-/* Raises unless input i is an f32 vector of n elements. */
+/* Raises unless input i is of f32, bf16 or f16; with `quantized`, or of a quantised type. */
+int check_weight(const OpCall *call, int i, int quantized, const char *input);
+/* Raises unless input i is a vector of n elements of f32, bf16 or f16. */
 int check_vector(const OpCall *call, int i, int64_t n, const char *input);
 /* Raises unless inputs i and j have the same shape and are f32. */
 int check_same(const OpCall *call, int i, int j);

@@ -32,7 +32,8 @@ static AttentionDims cached_dims(const OpCall *call)
                            .ldv = ldk,
                            .ldo = row,
                            .past = call->attr.attention.past,
-                           .capacity = (int)call->shape[CACHE].dim[2]};
+                           .capacity = (int)call->shape[CACHE].dim[2],
+                           .cached = call->dtype[CACHE]};
 }
 
 static int check_queries(const OpCall *call)
@@ -75,9 +76,11 @@ static int cached_shape(OpCall *call)
 {
     static const char *const names[] = {"q", "k", "v", "cache"};
     Shape q = call->shape[Q];
-    for (int i = Q; i <= CACHE; i++)
+    for (int i = Q; i <= V; i++)
         if (call->shape[i].ndim && check_dtype(call, i, DTYPE_F32, names[i]))
             return error_code();
+    if (check_weight(call, CACHE, 0, names[CACHE]))
+        return error_code();
     if (check_queries(call))
         return error_code();
     for (int i = K; i <= V && !call->attr.attention.packed; i++) {

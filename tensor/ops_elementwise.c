@@ -29,9 +29,36 @@ int check_activation(const OpCall *call, int act)
     return error_raise(ERROR_ARGUMENT, "%s: there is no activation %d", call->row->name, act);
 }
 
+int check_weight(const OpCall *call, int i, int quantized, const char *input)
+{
+    DType dtype = call->dtype[i];
+    if (dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16 ||
+        (quantized && dtype_is_quantized(dtype)))
+        return 0;
+    return error_raise(ERROR_ARGUMENT, "%s: %s must be f32, bf16 or f16%s, not %s", call->row->name, input,
+                       quantized ? ", or quantised" : "", dtype_name(dtype));
+}
+
+uint64_t floats_room(const OpCall *call, int i, int64_t count)
+{
+    int decoded = call->shape[i].ndim && call->dtype[i] != DTYPE_F32;
+    return decoded ? ((uint64_t)count * sizeof(float) + 63) / 64 * 64 : 0;
+}
+
+const float *floats_input(const OpCall *call, int i, int64_t first, int64_t count, char **room)
+{
+    if (!call->in[i] || call->dtype[i] == DTYPE_F32)
+        return call->in[i] ? (const float *)call->in[i] + first : NULL;
+    StoredArray from = {call->in[i], call->dtype[i], 1, call_numel(call, i)};
+    float *to = (float *)(void *)*room;
+    call->kernels->decode(&from, first, count, to, call->run);
+    *room += floats_room(call, i, count);
+    return to;
+}
+
 int check_vector(const OpCall *call, int i, int64_t n, const char *input)
 {
-    if (check_dtype(call, i, DTYPE_F32, input))
+    if (check_weight(call, i, 0, input))
         return error_code();
     if (call->shape[i].ndim == 1 && call->shape[i].dim[0] == n)
         return 0;

@@ -6,7 +6,7 @@
 
 static int embedding_shape(OpCall *call)
 {
-    if (check_dtype(call, 0, DTYPE_I32, "ids") || check_dtype(call, 1, DTYPE_F32, "table"))
+    if (check_dtype(call, 0, DTYPE_I32, "ids") || check_weight(call, 1, 0, "table"))
         return error_code();
     Shape ids = call->shape[0];
     if (call->shape[1].ndim != 2 || ids.ndim >= TENSOR_MAX_DIMS)
@@ -65,7 +65,7 @@ static int add_rows_shape(OpCall *call)
 {
     Shape x = call->shape[0], table = call->shape[1];
     int64_t rows = call->attr.add_rows.rows, first = call->attr.add_rows.first;
-    if (check_dtype(call, 0, DTYPE_F32, "x") || check_dtype(call, 1, DTYPE_F32, "table"))
+    if (check_dtype(call, 0, DTYPE_F32, "x") || check_weight(call, 1, 0, "table"))
         return error_code();
     if (table.ndim != 2 || last_dim(table) != last_dim(x) || rows < 1 || first < 0 || leading(x) % rows)
         return error_raise(ERROR_SHAPE, "add_rows: x %s and table %s with %" PRId64 " rows do not fit",
@@ -76,6 +76,7 @@ static int add_rows_shape(OpCall *call)
                            " positions",
                            first + rows, table.dim[0]);
     call->plan.out = x;
+    call->plan.workspace = floats_room(call, 1, added(call));
     if (needs_input(call, 1))
         call->plan.backward_workspace =
             call->kernels->column_sum_workspace(shape_numel(x) / added(call), added(call), call->run);
@@ -84,8 +85,10 @@ static int add_rows_shape(OpCall *call)
 
 static void add_rows_forward(OpCall *call)
 {
-    call->kernels->add_row(call_numel(call, 0) / added(call), added(call), call->in[0],
-                           (const float *)call->in[1] + skipped(call), call->out, call->run);
+    char *room = call->workspace;
+    const float *rows = floats_input(call, 1, skipped(call), added(call), &room);
+    call->kernels->add_row(call_numel(call, 0) / added(call), added(call), call->in[0], rows, call->out,
+                           call->run);
 }
 
 static void add_rows_backward(OpCall *call)

@@ -26,6 +26,8 @@ static Chunk chunk_at(const OpCall *call, int64_t first)
 {
     int64_t left = leading(call->shape[HIDDEN]) - first, most = chunk_rows(call);
     int64_t rows = left < most ? left : most, classes = call->shape[WEIGHT].dim[0];
+    char *room = call->workspace; /* a bias of another type than f32 comes first, as floats */
+    float *logits = room ? (float *)(void *)(room + floats_room(call, BIAS, classes)) : NULL;
     return (Chunk){
         .first = first,
         .linear = {.rows = rows, .in = last_dim(call->shape[HIDDEN]), .out = classes},
@@ -33,14 +35,14 @@ static Chunk chunk_at(const OpCall *call, int64_t first)
                  .classes = classes,
                  .ignore_index = call->attr.loss.ignore_index,
                  .first_row = first},
-        .logits = call->workspace,
-        .rest = call->workspace ? (float *)call->workspace + most * classes : NULL,
+        .logits = logits,
+        .rest = logits ? logits + most * classes : NULL,
     };
 }
 
 static int head_check(const OpCall *call)
 {
-    if (check_dtype(call, HIDDEN, DTYPE_F32, "hidden") || check_dtype(call, WEIGHT, DTYPE_F32, "weight") ||
+    if (check_dtype(call, HIDDEN, DTYPE_F32, "hidden") || check_weight(call, WEIGHT, 1, "weight") ||
         check_dtype(call, LABELS, DTYPE_I32, "labels"))
         return error_code();
     Shape hidden = call->shape[HIDDEN], weight = call->shape[WEIGHT];
@@ -77,7 +79,8 @@ static int head_shape(OpCall *call)
         return error_code();
     Chunk c = chunk_at(call, 0);
     OpPlan *plan = &call->plan;
-    uint64_t logits = (uint64_t)(c.loss.rows * c.loss.classes) * sizeof(float);
+    uint64_t logits =
+        floats_room(call, BIAS, c.loss.classes) + (uint64_t)(c.loss.rows * c.loss.classes) * sizeof(float);
     plan->out = SHAPE(1);
     plan->extra_bytes[0] = sizeof(float) * (uint64_t)leading(call->shape[HIDDEN]);
     plan->workspace = logits + larger(workspace(call, &c.linear, LINEAR_FORWARD),
@@ -98,22 +101,30 @@ static int head_shape(OpCall *call)
     return 0;
 }
 
-static void make_logits(const OpCall *call, const Chunk *c)
+/* The bias of all chunks. */
+static const float *bias_of(const OpCall *call)
+{
+    char *room = call->workspace;
+    return floats_input(call, BIAS, 0, call->shape[WEIGHT].dim[0], &room);
+}
+
+static void make_logits(const OpCall *call, const Chunk *c, const float *bias)
 {
     const float *hidden = (const float *)call->in[HIDDEN] + c->first * c->linear.in;
     StoredArray weight = stored_input(call, WEIGHT);
-    call->kernels->linear_forward(&c->linear, ACT_NONE, hidden, &weight, call->in[BIAS], NULL, c->logits,
-                                  c->rest, call->run);
+    call->kernels->linear_forward(&c->linear, ACT_NONE, hidden, &weight, bias, NULL, c->logits, c->rest,
+                                  call->run);
 }
 
 static void head_forward(OpCall *call)
 {
     double total = 0;
     const int32_t *labels = call->in[LABELS];
+    const float *bias = bias_of(call);
     for (int64_t first = 0; first < leading(call->shape[HIDDEN]); first += chunk_rows(call)) {
         Chunk c = chunk_at(call, first);
         float loss;
-        make_logits(call, &c);
+        make_logits(call, &c, bias);
         call->kernels->cross_entropy_forward(&c.loss, c.logits, labels + first, call->attr.loss.scale, &loss,
                                              (float *)call->extra[0] + first, c.rest, call->run);
         total += (double)loss;
@@ -126,10 +137,11 @@ static void head_backward(OpCall *call)
     const Kernels *k = call->kernels;
     StoredArray weight = stored_input(call, WEIGHT);
     const int32_t *labels = call->in[LABELS];
+    const float *bias = bias_of(call);
     for (int64_t first = 0; first < leading(call->shape[HIDDEN]); first += chunk_rows(call)) {
         Chunk c = chunk_at(call, first);
         const float *hidden = (const float *)call->in[HIDDEN] + first * c.linear.in;
-        make_logits(call, &c);
+        make_logits(call, &c, bias);
         k->cross_entropy_backward(&c.loss, c.logits, labels + first, call->attr.loss.scale,
                                   (const float *)call->extra[0] + first, call->dout, 0, c.logits, call->run);
         if (call->din[WEIGHT] || call->din[BIAS])

@@ -26,9 +26,11 @@ static uint64_t workspace(const OpCall *call, const LinearDims *d, LinearPass pa
 
 static int linear_shape(OpCall *call)
 {
-    if (check_dtype(call, 0, DTYPE_F32, "x") || check_dtype(call, 1, DTYPE_F32, "weight") ||
+    if (check_dtype(call, 0, DTYPE_F32, "x") || check_weight(call, 1, 1, "weight") ||
         check_activation(call, call->attr.linear.act))
         return error_code();
+    if (call->attr.linear.in_out && dtype_is_quantized(call->dtype[1]))
+        return error_raise(ERROR_ARGUMENT, "linear: a quantised weight is (out,in), not (in,out)");
     if (call->shape[1].ndim != 2)
         return error_raise(ERROR_SHAPE, "linear: weight must be (out,in), not %s",
                            shape_text(call->shape[1]).text);
@@ -43,7 +45,7 @@ static int linear_shape(OpCall *call)
     plan->out = call->shape[0];
     plan->out.dim[plan->out.ndim - 1] = d.out;
     plan->flops = 2.0 * (double)d.rows * (double)d.in * (double)d.out;
-    plan->workspace = workspace(call, &d, LINEAR_FORWARD);
+    plan->workspace = floats_room(call, 2, d.out) + workspace(call, &d, LINEAR_FORWARD);
     if (!call->needs)
         return 0;
     plan->backward_flops = plan->flops * (needs_input(call, 0) + needs_input(call, 1));
@@ -66,8 +68,10 @@ static void linear_forward(OpCall *call)
 {
     LinearDims d = linear_dims(call);
     StoredArray w = stored_input(call, 1);
-    call->kernels->linear_forward(&d, (Activation)call->attr.linear.act, call->in[0], &w, call->in[2],
-                                  call->extra[0], call->out, call->workspace, call->run);
+    char *room = call->workspace; /* the bias as floats, where it is of another type; then the kernel's */
+    const float *bias = floats_input(call, 2, 0, d.out, &room);
+    call->kernels->linear_forward(&d, (Activation)call->attr.linear.act, call->in[0], &w, bias,
+                                  call->extra[0], call->out, room, call->run);
 }
 
 /* The value before the activation is kept, so the value after it need not be. */

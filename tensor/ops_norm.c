@@ -1,4 +1,5 @@
-/* layer_norm and rms_norm over the last dimension; mean and 1/std of each row are kept. */
+/* layer_norm and rms_norm over the last dimension; mean and 1/std of each row are kept. Weight and bias of
+ * another type than f32 lie in the workspace as floats, before what the kernel uses. */
 #include "ops_.h"
 
 static int norm_shape(OpCall *call, int extras)
@@ -11,11 +12,16 @@ static int norm_shape(OpCall *call, int extras)
     plan->out = call->shape[0];
     for (int i = 0; i < extras; i++)
         plan->extra_bytes[i] = sizeof(float) * (uint64_t)rows;
+    uint64_t vectors =
+        floats_room(call, 1, last_dim(call->shape[0])) + floats_room(call, 2, last_dim(call->shape[0]));
+    plan->workspace = vectors;
     if (!call->needs)
         return 0;
     plan->saves = OP_INPUT(0) | OP_INPUT(1) | (call->shape[2].ndim ? OP_INPUT(2) : 0);
     plan->recomputes = OP_OUTPUT | plan->saves;
-    plan->backward_workspace = call->kernels->norm_workspace(rows, last_dim(call->shape[0]), call->run);
+    plan->recompute_workspace = vectors;
+    plan->backward_workspace =
+        vectors + call->kernels->norm_workspace(rows, last_dim(call->shape[0]), call->run);
     return 0;
 }
 
@@ -31,30 +37,40 @@ static int rms_norm_shape(OpCall *call)
 
 static void layer_norm_forward(OpCall *call)
 {
-    call->kernels->layer_norm_forward(leading(call->shape[0]), last_dim(call->shape[0]), call->attr.norm.eps,
-                                      call->in[0], call->in[1], call->in[2], call->out, call->extra[0],
-                                      call->extra[1], call->run);
+    int64_t rows = leading(call->shape[0]), c = last_dim(call->shape[0]);
+    char *room = call->workspace;
+    const float *weight = floats_input(call, 1, 0, c, &room), *bias = floats_input(call, 2, 0, c, &room);
+    call->kernels->layer_norm_forward(rows, c, call->attr.norm.eps, call->in[0], weight, bias, call->out,
+                                      call->extra[0], call->extra[1], call->run);
 }
 
 static void layer_norm_backward(OpCall *call)
 {
-    call->kernels->layer_norm_backward(leading(call->shape[0]), last_dim(call->shape[0]), call->in[0],
-                                       call->in[1], call->extra[0], call->extra[1], call->dout, call->beta[0],
-                                       call->din[0], call->beta[1], call->din[1], call->beta[2], call->din[2],
-                                       call->workspace, call->run);
+    int64_t rows = leading(call->shape[0]), c = last_dim(call->shape[0]);
+    char *room = call->workspace;
+    const float *weight = floats_input(call, 1, 0, c, &room);
+    call->kernels->layer_norm_backward(rows, c, call->in[0], weight, call->extra[0], call->extra[1],
+                                       call->dout, call->beta[0], call->din[0], call->beta[1], call->din[1],
+                                       call->beta[2], call->din[2], (float *)(void *)room, call->run);
 }
 
 static void rms_norm_forward(OpCall *call)
 {
-    call->kernels->rms_norm_forward(leading(call->shape[0]), last_dim(call->shape[0]), call->attr.norm.eps,
-                                    call->in[0], call->in[1], call->out, call->extra[0], call->run);
+    int64_t rows = leading(call->shape[0]), c = last_dim(call->shape[0]);
+    char *room = call->workspace;
+    const float *weight = floats_input(call, 1, 0, c, &room);
+    call->kernels->rms_norm_forward(rows, c, call->attr.norm.eps, call->in[0], weight, call->out,
+                                    call->extra[0], call->run);
 }
 
 static void rms_norm_backward(OpCall *call)
 {
-    call->kernels->rms_norm_backward(leading(call->shape[0]), last_dim(call->shape[0]), call->in[0],
-                                     call->in[1], call->extra[0], call->dout, call->beta[0], call->din[0],
-                                     call->beta[1], call->din[1], call->workspace, call->run);
+    int64_t rows = leading(call->shape[0]), c = last_dim(call->shape[0]);
+    char *room = call->workspace;
+    const float *weight = floats_input(call, 1, 0, c, &room);
+    call->kernels->rms_norm_backward(rows, c, call->in[0], weight, call->extra[0], call->dout, call->beta[0],
+                                     call->din[0], call->beta[1], call->din[1], (float *)(void *)room,
+                                     call->run);
 }
 
 /* From the input, which is kept anyway; mean and 1/std come out as they were. */

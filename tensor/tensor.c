@@ -119,14 +119,20 @@ Tensor *tensor_zeros(DType dtype, Shape shape, MemComponent component)
     return tensor;
 }
 
-Tensor *tensor_parameter(Shape shape)
+Tensor *tensor_parameter_(DType dtype, Shape shape, int frozen)
 {
-    Tensor *tensor = tensor_new(DTYPE_F32, shape, MEM_PARAMETER);
+    int trained = dtype == DTYPE_F32 && !frozen;
+    Tensor *tensor = tensor_new(dtype, shape, trained ? MEM_PARAMETER : MEM_FROZEN);
     if (!tensor)
         return NULL;
-    tensor->requires_grad = 1;
+    tensor->requires_grad = (unsigned char)trained;
     scope_release(&tensor->item);
     return tensor;
+}
+
+Tensor *tensor_parameter(Shape shape)
+{
+    return tensor_parameter_(DTYPE_F32, shape, 0);
 }
 
 /* ---- Reading --------------------------------------------------------------------------------- */

@@ -45,6 +45,8 @@ struct Tensor {
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
+    unsigned char in_out;     /* a linear layer's weight that is (in,out), here and in files */
+    unsigned char transposed; /* one that is (out,in) here, and (in,out) in files and in random streams */
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */
@@ -93,6 +95,11 @@ struct Context {
     int depth;                         /* of the innermost open scope; 0 = the context's own */
     KernelRun run;                     /* of its kernels: threads, and where they put down a fault */
     int64_t fault;
+    struct {
+        DType dtype, quantized;
+        int frozen;
+        const char *not_quantized;
+    } weights; /* what parameters are made as (nn_set_weights) */
     int meta, no_grad, in_backward;
     int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */
     int met_grad;  /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
@@ -148,6 +155,24 @@ ShapeText shape_text(Shape shape);
 
 /* Bytes of such an array; a quantised one is a matrix. */
 uint64_t shape_bytes(DType dtype, Shape shape);
+
+/* A parameter of any type that is owned by whoever made it; of another type than f32 it is frozen. */
+Tensor *tensor_parameter_(DType dtype, Shape shape, int frozen);
+/* Elements [first, first + count) as floats. 0, or raises and returns non-zero. */
+typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *values);
+/* Gives a tensor of any type but i32 the values of a source: f32 directly, other types piece by piece through
+ * a planned buffer of 8 MiB at most (more where a row of int8, or 64 rows of a transposed weight, are more),
+ * and NF4's scales in another until their mean is known. On meta only the buffers are planned. 0 or raises:
+ * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
+int tensor_store_(Tensor *tensor, TensorSource source, void *user);
+
+/* The same values in another type, in a storage of its own; the old one goes. A weight that is (in,out)
+ * becomes (out,in) where the type is quantised. Frozen from then on, unless it is f32. 0, or raises and
+ * changes nothing. */
+int tensor_convert_(Tensor *tensor, DType dtype);
+/* Elements [first, first + count) of a tensor of any type but i32, as floats; nothing on meta. The data are
+ * there. */
+void tensor_decode_(Tensor *tensor, int64_t first, int64_t count, float *values);
 
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component);
 void storage_retain(Storage *storage);

@@ -17,6 +17,7 @@ static const Trial trials[] = {
     {"--data", "@text", {0}},
     {"--check-data", NULL, {"--data", "@text"}},
     {"--invalid-utf8", "replace", {"--data", "@text"}},
+    {"--pack", NULL, {"--data", "@pairs"}},
     {"--tokenizer", "@tokenizer", {"--data", "@text", "--vocab", "300"}},
     {"--vocab", "300", {0}},
     {"--batch", "3", {0}},
@@ -287,6 +288,11 @@ static int make_files(void **state)
     if (make_folder(state))
         return -1;
     const char *text = make_text("text", 20000);
+    static const char pairs[] = "{\"prompt\": \"a\", \"completion\": \"bc\"}\n"
+                                "{\"prompt\": \"de\", \"completion\": \"fghij\"}\n"
+                                "{\"prompt\": \"\", \"completion\": \"klm\"}\n"
+                                "{\"prompt\": \"n\", \"completion\": \"o\"}\n";
+    make_file("pairs", pairs, sizeof pairs - 1);
     expect_code(RUN("tokenize", "--train", text, "--vocab", "300", "--out", in_folder("tokenizer")), 0);
     static const char *const models[][2] = {
         {"llama-tiny", "weights"}, {"gpt2-tiny", "gpt2"}, {"llama-tiny", "full"}};

@@ -124,6 +124,7 @@ static void test_marked_up(void **state)
         const char *text, *note;
     } cases[] = {
         {"{\"text\": \"one\"}\n{\"text\": \"two\"}\n", "is JSON lines"},
+        {"{\"prompt\": \"one\", \"completion\": \"two\"}\n", "is JSON lines of samples"},
         {"[\n {\"text\": \"one\"},\n {\"text\": \"two\"}]\n", "is JSON"},
         {"{\n  \"text\": \"one\"\n}\n", "is JSON"},
         {"<!DOCTYPE html>\n<html><body>", "is an HTML page"},

@@ -14,7 +14,7 @@ static json_t *parse(const char *text)
 }
 
 /* What becomes of the text, with ' for ". */
-static void patched(const char *text, const char *set, const char *expected)
+static void patched_without(const char *text, const char *set, const char *without, const char *expected)
 {
     char in[512], with[512], out[512];
     snprintf(in, sizeof in, "%s", text);
@@ -27,12 +27,29 @@ static void patched(const char *text, const char *set, const char *expected)
     }
     json_t *root = parse(in), *changes = parse(with);
     JsonText made;
-    assert_int_equal(json_patch(in, root, changes, &made), 0);
+    assert_int_equal(json_patch(in, root, changes, without, &made), 0);
     assert_string_equal(made.text, out);
     assert_int_equal(made.bytes, strlen(out));
     json_text_free(&made);
     json_decref(changes);
     json_decref(root);
+}
+
+static void patched(const char *text, const char *set, const char *expected)
+{
+    patched_without(text, set, NULL, expected);
+}
+
+static void test_fields_that_go(void **state)
+{
+    (void)state;
+    patched_without("{'a': 1, 'b': {'a': 2}, 'c': 3}", "{}", "b", "{'a': 1, 'c': 3}");
+    patched_without("{'a': 1, 'b': {'a': 2}, 'c': 3}", "{'d': 4}", "c", "{'a': 1, 'b': {'a': 2}, 'd': 4}");
+    patched_without("{'a': 1, 'b': 2}", "{'b': 5}", "a", "{ 'b': 5}");
+    patched_without("{\n  'a': 1,\n  'b': 2\n}", "{}", "a", "{\n  'b': 2\n}");
+    patched_without("{'a': 1}", "{}", "a", "{}");
+    patched_without("{'a': 1}", "{'b': 2}", "a", "{'b': 2}");
+    patched_without("{'a': 1}", "{'b': 2}", "c", "{'a': 1,'b': 2}");
 }
 
 static void test_by_hand(void **state)
@@ -114,7 +131,7 @@ static void test_at_random(void **state)
         size_t flags = draw(2) ? JSON_INDENT((size_t)draw(4)) : JSON_COMPACT | JSON_ENSURE_ASCII;
         char *text = json_dumps(root, flags | JSON_ESCAPE_SLASH);
         JsonText made;
-        assert_int_equal(json_patch(text, root, set, &made), 0);
+        assert_int_equal(json_patch(text, root, set, NULL, &made), 0);
         json_t *result = parse(made.text);
         json_object_update(root, set);
         if (!json_equal(root, result))
@@ -171,6 +188,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_by_hand, fresh_context, leave_context),
+        cmocka_unit_test_setup_teardown(test_fields_that_go, fresh_context, leave_context),
         cmocka_unit_test_setup_teardown(test_at_random, fresh_context, leave_context),
         cmocka_unit_test_setup_teardown(test_whole_numbers, fresh_context, leave_context),
     };

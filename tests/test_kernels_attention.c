@@ -1,5 +1,6 @@
 /* Attention, with and without a cache: every table that runs here against the reference, over awkward shapes.
  */
+#include "base/half_.h"
 #include "products_support.h"
 
 /* Inputs, outputs and gradients of one attention call. With `packed`, q, k and v are columns of one (B,T,3C)
@@ -321,6 +322,17 @@ static void test_attention_keeps_nan(void **state)
 
 /* ---- attention over a cache ------------------------------------------------------------------ */
 
+/* The numbers in the type that the cache has, in the same memory. */
+static void make_cached(const AttentionDims *d, int64_t n, float *cache)
+{
+    uint16_t *to = (uint16_t *)cache;
+    for (int64_t i = 0; i < n && d->cached != DTYPE_F32; i++) {
+        float value;
+        memcpy(&value, cache + i, sizeof value);
+        to[i] = d->cached == DTYPE_BF16 ? half_to_bf16(value) : half_to_f16(value);
+    }
+}
+
 /* T tokens after `past`, appended and seen; q, k and v lie within rows that are wider. */
 static void check_cached(const Kernels *kernels, AttentionDims d, int threads)
 {
@@ -337,6 +349,7 @@ static void check_cached(const Kernels *kernels, AttentionDims d, int threads)
     for (int64_t i = 0; i < ncache; i++)
         if (i / d.head_dim % d.capacity >= d.past)
             cache[i] = NAN; /* not written yet: must not be read */
+    make_cached(&d, ncache, cache);
     float *expected_cache = copied_buffer(ncache, cache), *expected = filled_buffer(nout, NAN);
     float *workspace = filled_buffer(nwork, NAN);
     kernels->attention_append(&d, k, v, cache, on(threads));
@@ -373,6 +386,9 @@ static void test_attention_cached(void **state)
             d.seq = seqs[i / 35 % 4];
             d.capacity = d.past + d.seq + (int)i % 3;
             check_cached(kernels, d, teams[i / 140]);
+            d.cached = i / 5 % 2 ? DTYPE_BF16 : DTYPE_F16;
+            if (full_form() || i / 5 % 3 == 0)
+                check_cached(kernels, d, teams[i / 140]);
         }
     }
 }
@@ -394,6 +410,8 @@ static void test_attention_cached_groups(void **state)
             d.head_dim = sizes[i / 6 % 7];
             d.past = d.head_dim > 1000 ? i / 42 : pasts[i / 42];
             d.capacity = d.past + 1 + i % 4;
+            check_cached(kernels, d, 1 + i % 3);
+            d.cached = i / 6 % 2 ? DTYPE_BF16 : DTYPE_F16;
             check_cached(kernels, d, 1 + i % 3);
         }
     }

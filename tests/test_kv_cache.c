@@ -1,20 +1,26 @@
-/* The cache of keys and values: logits through it are those of the whole sequence however it is cut, its bytes are
- * what the formula says, and what does not fit is refused. */
+/* The cache of keys and values: logits through it are those of the whole sequence however it is cut, its
+ * bytes are what the formula says, and what does not fit is refused. */
 #include "generate_support.h"
 
 /* ---- Equal to the whole sequence ------------------------------------------------------------- */
 
-static void assert_rows(const char *what, const float *all, int B, int from, int count, Tensor *some)
+static void assert_rows_near(const char *what, const float *all, int B, int from, int count, Tensor *some,
+                             double tolerance)
 {
     const float *rows = tensor_f32(some);
     assert_non_null(rows);
     for (int b = 0; b < B; b++) {
         double apart = difference(all + ((int64_t)b * LENGTH + from) * VOCAB,
                                   rows + (int64_t)b * count * VOCAB, (int64_t)count * VOCAB);
-        if (!(apart < 2e-5))
+        if (!(apart < tolerance))
             fail_msg("%s: tokens %d to %d of sequence %d are %g apart", what, from, from + count - 1, b,
                      apart);
     }
+}
+
+static void assert_rows(const char *what, const float *all, int B, int from, int count, Tensor *some)
+{
+    assert_rows_near(what, all, B, from, count, some, 2e-5);
 }
 
 /* The first `split` tokens at once, the rest one by one; then again in two pieces. */
@@ -81,7 +87,8 @@ static void test_bytes(void **state)
     uint64_t before = books()->live;
     int64_t allocations = (int64_t)books()->allocations;
     KvCache *cache = nn_kv_cache(model, 2, 37);
-    int64_t formula = 2 * estimate_kv_cache_bytes(&shape, 37, sizeof(float)); /* a multiple of 64: no rounding */
+    int64_t formula =
+        2 * estimate_kv_cache_bytes(&shape, 37, sizeof(float)); /* a multiple of 64: no rounding */
     assert_int_equal(nn_kv_cache_bytes(cache), formula);
     assert_int_equal(books()->live_by[MEM_KV_CACHE], formula);
     assert_int_equal(books()->live - before, formula);
@@ -111,6 +118,51 @@ static void test_bytes(void **state)
     tensor_scope_end(scope);
     assert_int_equal(books()->live_by[MEM_KV_CACHE], nn_kv_cache_bytes(cache));
     tensor_no_grad_end();
+}
+
+/* ---- 16 bit ---------------------------------------------------------------------------------- */
+
+/* Half the bytes; logits are off by the rounding of keys and values. However the text is cut they are the
+ * same, but for the few keys and values that lie between two numbers of the type. */
+static void check_16_bit(Module *model, const float *all, DType dtype, double tolerance)
+{
+    int scope = tensor_scope_begin();
+    KvCacheOptions options = {.batch = 2, .max_tokens = LENGTH, .dtype = dtype};
+    KvCache *whole = nn_kv_cache_of(model, &options), *single = nn_kv_cache_of(model, &options);
+    KvCache *floats = nn_kv_cache(model, 2, LENGTH);
+    uint64_t twice = 2 * nn_kv_cache_bytes(whole), bytes = nn_kv_cache_bytes(floats);
+    assert_true(twice >= bytes && twice < bytes + 2 * 64 * 8); /* each layer is rounded up */
+    Batch batch = some_ids(2, 0, LENGTH);
+    const float *rows = tensor_f32(nn_forward_cached(model, &batch, whole));
+    double apart = difference(all, rows, (int64_t)2 * LENGTH * VOCAB);
+    if (!(apart < tolerance && apart > 1e-6))
+        fail_msg("%s: %g apart", dtype_name(dtype), apart);
+    for (int t = 0; t < LENGTH; t++) {
+        batch = some_ids(2, t, 1);
+        Tensor *row = nn_forward_cached(model, &batch, single);
+        assert_rows_near(dtype_name(dtype), rows, 2, t, 1, row, tolerance / 10);
+    }
+    tensor_scope_end(scope);
+}
+
+static void test_16_bit(void **state)
+{
+    (void)state;
+    static const char *const tables[] = {NULL, "reference"};
+    for (int i = 0; i < 2; i++)
+        for (int m = 0; m < MODELS; m++) {
+            Visit v = visit(&(ContextOptions){.threads = 3, .seed = 4, .kernels = tables[i]});
+            Module *model = made_model(m);
+            tensor_no_grad_begin();
+            Batch batch = some_ids(2, 0, LENGTH);
+            const float *all = tensor_f32(nn_forward(model, NULL, &batch));
+            check_16_bit(model, all, DTYPE_BF16, 2e-2);
+            check_16_bit(model, all, DTYPE_F16, 3e-3);
+            assert_null(nn_kv_cache_of(model, &(KvCacheOptions){1, 1, DTYPE_NF4}));
+            assert_error(ERROR_ARGUMENT, "f32, bf16 or f16", "nf4");
+            tensor_no_grad_end();
+            leave(v);
+        }
 }
 
 /* ---- What is refused ------------------------------------------------------------------------- */
@@ -172,6 +224,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equal_to_the_whole),
         cmocka_unit_test_setup_teardown(test_bytes, fresh_context, leave_context),
+        cmocka_unit_test(test_16_bit),
         cmocka_unit_test_setup_teardown(test_refusals, fresh_context2, leave_context),
     };
     return cmocka_run_group_tests_name("kv cache", tests, NULL, NULL);

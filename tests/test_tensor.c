@@ -194,7 +194,7 @@ static void test_shapes(void **state)
     assert_error(ERROR_ARGUMENT, "tensor_f32");
     assert_int_equal(tensor_i32(t)[29], 0);
     tensor_fill(t, 1);
-    assert_error(ERROR_ARGUMENT, "tensor_f32");
+    assert_error(ERROR_ARGUMENT, "tensor_fill");
     tensor_set_requires_grad(t, 1);
     assert_error(ERROR_ARGUMENT, "f32");
     assert_float_equal(tensor_item(t), 0, 0);

@@ -5,13 +5,13 @@
 
 enum { ROWS = 5, WIDTH = 7, WIDE = 37 };
 
-typedef struct Weights {
+typedef struct Layers {
     Tensor *up, *up_bias, *gate, *down, *norm, *norm_bias;
-} Weights;
+} Layers;
 
-static Weights weights_new(void)
+static Layers weights_new(void)
 {
-    return (Weights){.up = leaf(SHAPE(WIDE, WIDTH), 1, 0.5),
+    return (Layers){.up = leaf(SHAPE(WIDE, WIDTH), 1, 0.5),
                      .up_bias = leaf(SHAPE(WIDE), 2, 0.5),
                      .gate = leaf(SHAPE(WIDE, WIDTH), 3, 0.5),
                      .down = leaf(SHAPE(WIDTH, WIDE), 4, 0.5),
@@ -26,7 +26,7 @@ static Tensor *maybe(Tensor *t, int recompute)
 
 /* Every kind of operation that can be made again: norms with two readers each, a linear layer with GELU,
  * SwiGLU, an activation by itself, mul. */
-static Tensor *network(const Weights *w, Tensor *x, int recompute)
+static Tensor *network(const Layers *w, Tensor *x, int recompute)
 {
     x = tensor_scale(x, 2);
     Tensor *a = maybe(tensor_layer_norm(x, w->norm, w->norm_bias, 1e-5f), recompute);
@@ -54,7 +54,7 @@ typedef struct Outcome {
 static void run(Outcome *out, int recompute)
 {
     int scope = tensor_scope_begin();
-    Weights w = weights_new();
+    Layers w = weights_new();
     Tensor *x = leaf(SHAPE(ROWS, WIDTH), 9, 1);
     Tensor *loss = network(&w, x, recompute);
     assert_fine();

@@ -340,7 +340,7 @@ int text_input_check(const TextInput *in, int replace_invalid)
 {
     const FileKind *kind = kind_of(in);
     int64_t first, count;
-    if (kind && kind->file_class != FILE_MARKUP)
+    if (kind && kind->file_class < FILE_MARKUP)
         return error_raise(ERROR_DATA, "%s is %s, not a text in UTF-8: %s", in->name, kind->what, kind->todo);
     if (replace_invalid || (count = text_input_invalid(in, &first)) == 0)
         return ERROR_NONE;
@@ -363,10 +363,10 @@ TextNote text_kind_note(const char *name, const uint8_t *head, size_t count, uin
 {
     TextNote note = {""};
     const FileKind *kind = file_kind(head, count, bytes, 1);
-    if (kind && kind->file_class != FILE_MARKUP && as_bytes)
+    if (kind && kind->file_class < FILE_MARKUP && as_bytes)
         snprintf(note.text, sizeof note.text, "%s is %s; its bytes are what the model reads: %s", name,
                  kind->what, kind->todo);
-    else if (kind && kind->file_class == FILE_MARKUP)
+    else if (kind && kind->file_class >= FILE_MARKUP)
         snprintf(note.text, sizeof note.text,
                  "%s is %s; all of it is read, marks and names of fields included: to train on its texts, %s",
                  name, kind->what, kind->todo);

@@ -254,6 +254,18 @@ def weights():
     yield b"\x20\1" + json.dumps(header).encode() + PARTS + bytes(28)
 
 
+def quantized():
+    """Right checkpoints of each kind, with each edit, into quantised models and others."""
+    state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [4, 4]}
+    for how in range(256):
+        yield bytes([how])
+        yield bytes([how, how % 31, how % 8, how % 5, how])
+    for change in ({}, {"blocksize": 128}, {"shape": [4]}, {"shape": [2**62, 8]}, {"quant_type": "fp4"}, {"nested_offset": 1e400},
+                   {"nested_offset": 0.5, "nested_blocksize": 256}, {"nested_offset": 0.5}, {"shape": "4,4"}, {"blocksize": None}):
+        yield bytes([4]) + PARTS + json.dumps(state | change).encode()
+        yield bytes([2]) + PARTS + json.dumps(state | change).encode()
+
+
 TEXTS = (b"", b"a", b"abab. Ab, \xc3\xa9\xe4\xbd\xa0 the end\n" * 6, b"\xff\xc3(\xe2\x28\xa1\xf0\x9f\x98 x\0y" * 9,
          "don't we'll 12345   caf\u00e9 \u4f60\u597d \U0001f600\r\n\t<s>[MASK]".encode() * 5, bytes(range(256)))
 
@@ -268,6 +280,29 @@ def text():
     for data in (gzip.compress(TEXTS[2]), TEXTS[2].decode("utf-8", "replace").encode("utf-16"), b'{"text": "a"}\n' * 9, b"a,b\n" * 9):
         for tokenizer in (0, 1):
             yield bytes([0, 3, tokenizer]) + data
+
+
+LINES = ({"prompt": "ab ", "completion": "ab"}, {"prompt": "", "completion": "<s>ab</s>"}, {"ids": [1, 2, 3]},
+         {"ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [3, 4], "labels": [-100, -100]},
+         {"messages": [{"role": "user", "content": "a"}]}, {"prompt": "\u00e9\0\U0001f600", "completion": "b" * 40})
+
+
+def pairs():
+    lines = [json.dumps(line).encode() for line in LINES]
+    whole = b"\n".join(lines[:4] + lines[6:])
+    for how in (0, 4, 8, 16, 24, 32, 40, 104, 128, 136, 168):
+        for more in (0, 3, 7, 35, 64, 67, 128, 192, 195):
+            yield bytes([how, more]) + whole
+    for line in lines:
+        yield bytes([32, 0]) + line
+        yield bytes([32, 64]) + b"\xef\xbb\xbf" + line + b"\r\n\n" + lines[0]
+    for line in LINES:
+        for i, text in enumerate(twisted(line)):
+            yield bytes([32 | i % 2 * 64, i % 3 * 64]) + text + b"\n" + lines[2]
+    for data in (gzip.compress(whole), whole.decode().encode("utf-16"), whole.replace(b"ab", b"\xff\xc3"), b"[" * 3000,
+                 b'{"ids":' + b"[" * 3000, b"[" + b",".join(lines) + b"]", b"{\n" + lines[0][1:]):
+        for how in (32, 96):
+            yield bytes([how, 0]) + data
 
 
 def bpe_train():

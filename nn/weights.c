@@ -1,0 +1,97 @@
+/* What parameters are stored as. It is known before they are made, so that no weight ever exists in a type
+ * that it is not to have. */
+#include <string.h>
+
+#include "module_.h"
+
+static int is_float(DType dtype)
+{
+    return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16;
+}
+
+int nn_set_weights(const Weights *weights)
+{
+    static const Weights defaults;
+    const Weights *w = weights ? weights : &defaults;
+    Context *context = context_here();
+    if (!context)
+        return error_code();
+    if (!is_float(w->dtype))
+        return error_raise(ERROR_ARGUMENT, "nn_set_weights(): dtype must be f32, bf16 or f16, not %s",
+                           dtype_name(w->dtype));
+    if (w->quantized && !dtype_is_quantized(w->quantized))
+        return error_raise(ERROR_ARGUMENT,
+                           "nn_set_weights(): quantized must be int8, nf4, nf4-plain or 0, not %s",
+                           dtype_name(w->quantized));
+    context->weights.dtype = w->dtype;
+    context->weights.quantized = w->quantized;
+    context->weights.frozen = w->frozen;
+    context->weights.not_quantized = w->not_quantized;
+    return 0;
+}
+
+/* As transformers decides: a name is the path's, its beginning up to a dot, or its end. */
+static int is_named(const char *path, const char *name, size_t length)
+{
+    size_t whole = strlen(path);
+    if (!length || length > whole)
+        return 0;
+    int begins = !strncmp(path, name, length) && (path[length] == '.' || !path[length]);
+    return begins || !strncmp(path + whole - length, name, length);
+}
+
+static int is_left_out(const char *path, const char *names)
+{
+    while (names && *names) {
+        size_t length = strcspn(names, ",");
+        if (is_named(path, names, length))
+            return 1;
+        names += length + (names[length] == ',');
+    }
+    return 0;
+}
+
+DType module_linear_type(const Module *module)
+{
+    const Context *context = module->item.context;
+    const char *path = memtrack_path_name(context->tracker, module->path);
+    return context->weights.quantized && !is_left_out(path, context->weights.not_quantized)
+               ? context->weights.quantized
+               : context->weights.dtype;
+}
+
+/* ---- A model that there is ------------------------------------------------------------------- */
+
+static int quantize_linear(Linear *linear, DType dtype)
+{
+    if (tensor_convert_(linear->weight, dtype))
+        return -1;
+    linear->in_out = linear->weight->in_out;
+    return 1;
+}
+
+static int quantize(Module *module, DType dtype, const char *not_quantized)
+{
+    Linear *linear = module_as_linear(module);
+    const char *path = memtrack_path_name(module->item.context->tracker, module->path);
+    int chosen =
+        linear && linear->weight && !linear->head && !linear->tied && !is_left_out(path, not_quantized);
+    int count = chosen && !dtype_is_quantized(linear->weight->dtype) ? quantize_linear(linear, dtype) : 0;
+    for (int i = 0; i < module->child_count && count >= 0; i++) {
+        int more = quantize(module->children[i], dtype, not_quantized);
+        count = more < 0 ? -1 : count + more;
+    }
+    return count;
+}
+
+int nn_quantize(Module *model, const Quantize *options)
+{
+    DType dtype = options && options->dtype ? options->dtype : DTYPE_NF4;
+    if (!model || error_code())
+        return -1;
+    if (dtype_is_quantized(dtype))
+        return quantize(model, dtype, options ? options->not_quantized : NULL);
+    error_raise(ERROR_ARGUMENT, "nn_quantize(): dtype must be int8, nf4 or nf4-plain, not %s",
+                dtype_name(dtype));
+    return -1;
+}

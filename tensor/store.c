@@ -1,0 +1,193 @@
+/* Storing values in tensors of any type. Values come from a source in float, piece by piece, and are encoded
+ * through one buffer: a matrix of another type never exists in float. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "../base/quant_layout_.h"
+#include "ops_.h"
+
+enum {
+    STORE_BYTES = 8 << 20,                           /* of the buffer, unless a row of int8 needs more */
+    STORE_FLOATS = STORE_BYTES / (int)sizeof(float), /* whole blocks of NF4 */
+    STORE_STRIP = 1024                               /* columns of a transposed source at a time */
+};
+
+typedef struct Store {
+    Tensor *tensor;
+    StoredArray array;
+    TensorSource source;
+    void *user;
+    Storage *buffer, *scales; /* floats to be encoded; NF4's scales until their mean is known */
+} Store;
+
+StoredArray tensor_stored_(const Tensor *tensor)
+{
+    Shape shape = tensor->shape;
+    int matrix = shape.ndim == 2;
+    return (StoredArray){.at = storage_data(tensor->storage),
+                         .dtype = tensor->dtype,
+                         .rows = matrix ? shape.dim[0] : 1,
+                         .cols = matrix ? shape.dim[1] : shape_numel(shape)};
+}
+
+/* ---- The values ------------------------------------------------------------------------------ */
+
+/* Rows [row, row + rows) of a matrix that the source has transposed: strips of its rows, turned. */
+static int turned(const Store *s, int64_t row, int64_t rows, float *values)
+{
+    float strip[STORE_STRIP];
+    int64_t cols = s->array.cols;
+    for (int64_t at = 0, n; at < rows; at += n) {
+        n = rows - at < STORE_STRIP ? rows - at : STORE_STRIP;
+        for (int64_t col = 0; col < cols; col++) {
+            int failed = s->source(s->user, col * s->array.rows + row + at, n, strip);
+            if (failed)
+                return failed;
+            for (int64_t i = 0; i < n; i++)
+                values[(at + i) * cols + col] = strip[i];
+        }
+    }
+    return 0;
+}
+
+static int values_of(const Store *s, int64_t first, int64_t count, float *values)
+{
+    int64_t cols = s->array.cols;
+    return s->tensor->transposed ? turned(s, first / cols, count / cols, values)
+                                 : s->source(s->user, first, count, values);
+}
+
+/* ---- Encoding -------------------------------------------------------------------------------- */
+
+/* Elements that are encoded at a time: whole rows or blocks, where the type has them. */
+static int64_t piece_of(const Store *s)
+{
+    int64_t n = s->array.rows * s->array.cols, rows = STORE_FLOATS / s->array.cols;
+    int64_t piece = STORE_FLOATS;
+    if (s->array.dtype == DTYPE_INT8 || s->tensor->transposed)
+        piece = (rows > 0 ? rows : 1) * s->array.cols;
+    if (dtype_is_quantized(s->array.dtype) && s->array.dtype != DTYPE_INT8 && s->tensor->transposed)
+        piece = (rows >= NF4_BLOCK ? rows / NF4_BLOCK : 1) * NF4_BLOCK * s->array.cols;
+    return piece < n ? piece : n;
+}
+
+static int cannot_hold(const Store *s, int64_t first)
+{
+    const Context *context = s->tensor->item.context;
+    const char *name = tensor_name(s->tensor);
+    int64_t at = context->fault;
+    return error_raise(ERROR_NONFINITE, "%s cannot hold %g, which is element %" PRId64 " of '%s'",
+                       dtype_name(s->array.dtype), (double)storage_f32(s->buffer)[at - first], at,
+                       name[0] ? name : memtrack_path_name(context->tracker, s->tensor->path));
+}
+
+static int encode_pieces(Store *s, int64_t piece)
+{
+    Context *context = s->tensor->item.context;
+    const StoredArray *a = &s->array;
+    int64_t n = a->rows * a->cols;
+    for (int64_t first = 0; first < n; first += piece) {
+        int64_t count = piece < n - first ? piece : n - first;
+        int failed = values_of(s, first, count, storage_f32(s->buffer));
+        if (failed)
+            return failed;
+        context->fault = -1;
+        context->kernels->encode(a->dtype, a->rows, a->cols, first, count, storage_f32(s->buffer),
+                                 s->tensor->storage->block.data, storage_f32(s->scales), &context->run);
+        if (context->fault >= 0)
+            return cannot_hold(s, first);
+    }
+    if (a->dtype == DTYPE_NF4)
+        context->kernels->encode_scales(a->rows, a->cols, storage_f32(s->scales),
+                                        s->tensor->storage->block.data, &context->run);
+    return 0;
+}
+
+/* Everything but fp32: with a buffer, which is planned. */
+static int store_encoded(Store *s)
+{
+    Context *context = s->tensor->item.context;
+    int64_t piece = piece_of(s), blocks = quant_layout(DTYPE_NF4, s->array.rows, s->array.cols).blocks;
+    int failed = 0;
+    if (s->array.dtype == DTYPE_NF4) {
+        s->scales = storage_new(context, blocks * (int64_t)sizeof(float), MEM_TEMPORARY);
+        failed = s->scales ? 0 : error_code();
+    }
+    if (!failed) {
+        s->buffer = storage_new(context, piece * (int64_t)sizeof(float), MEM_TEMPORARY);
+        failed = s->buffer ? 0 : error_code();
+    }
+    if (!failed && !context->meta)
+        failed = encode_pieces(s, piece);
+    storage_release(context, s->buffer);
+    storage_release(context, s->scales);
+    return failed;
+}
+
+int tensor_store_(Tensor *tensor, TensorSource source, void *user)
+{
+    if (!tensor || error_code())
+        return error_code();
+    Context *context = tensor->item.context;
+    if (tensor->dtype == DTYPE_I32)
+        return error_raise(ERROR_ARGUMENT, "tensor_store_(): the tensor holds i32, and values are floats");
+    if (!tensor_readable(tensor, "tensor_store_"))
+        return error_code();
+    if (tensor->dtype == DTYPE_F32)
+        return context->meta ? 0 : source(user, 0, tensor_numel(tensor), tensor->storage->block.data);
+    Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
+    const char *op = memtrack_op_set(context->tracker, "store");
+    int path = memtrack_path_set(context->tracker, tensor->path);
+    int failed = store_encoded(&store);
+    memtrack_path_set(context->tracker, path);
+    memtrack_op_set(context->tracker, op);
+    return failed;
+}
+
+void tensor_decode_(Tensor *tensor, int64_t first, int64_t count, float *values)
+{
+    const Context *context = tensor->item.context;
+    StoredArray from = tensor_stored_(tensor);
+    if (!context->meta && from.at)
+        context->kernels->decode(&from, first, count, values, &context->run);
+}
+
+/* ---- Another type ---------------------------------------------------------------------------- */
+
+static int read_old(void *user, int64_t first, int64_t count, float *values)
+{
+    tensor_decode_(user, first, count, values);
+    return 0;
+}
+
+int tensor_convert_(Tensor *tensor, DType dtype)
+{
+    Context *context = tensor->item.context;
+    if (error_code() || !tensor_readable(tensor, "tensor_convert_"))
+        return error_code();
+    Tensor old = *tensor;
+    int turn = tensor->in_out && dtype_is_quantized(dtype);
+    Shape shape = turn ? SHAPE(old.shape.dim[1], old.shape.dim[0]) : old.shape;
+    MemComponent component = old.storage->block.component;
+    int path = memtrack_path_set(context->tracker, tensor->path);
+    Storage *made =
+        storage_new(context, (int64_t)shape_bytes(dtype, shape), dtype == DTYPE_F32 ? component : MEM_FROZEN);
+    memtrack_path_set(context->tracker, path);
+    if (!made)
+        return error_code();
+    tensor->storage = made;
+    tensor->dtype = dtype;
+    tensor->shape = shape;
+    tensor->in_out = old.in_out && !turn;
+    tensor->transposed = (unsigned char)(old.transposed || turn);
+    int failed = tensor_store_(tensor, read_old, &old);
+    Storage *gone = failed ? made : old.storage;
+    if (failed)
+        *tensor = old;
+    storage_release(context, gone);
+    if (!failed && dtype != DTYPE_F32) {
+        tensor->requires_grad = 0;
+        tensor_drop_grad(tensor);
+    }
+    return failed;
+}
