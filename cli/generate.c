@@ -96,6 +96,7 @@ static int writing_script(void *config)
             .batch = o->batch,
             .context = o->seq,
             .prefill = o->prefill,
+            .cached = o->weights,
             .sample = {.temperature = o->temperature, .top_k = o->top_k, .top_p = o->top_p, .seed = o->seed},
             .stop = w->ends.ids,
             .stops = w->ends.count,
@@ -135,6 +136,12 @@ static int forward_script(void *config)
 
 /* ---- What it needs --------------------------------------------------------------------------- */
 
+/* Keys and values are kept as weights are stored, but for those that are quantised. */
+static int64_t cached_bytes(const Options *o)
+{
+    return (int64_t)dtype_bytes(o->weights, 1, 1);
+}
+
 /* Keys and values of so many tokens of each sequence, by the formula. */
 static int64_t cache_formula(const Options *o, int64_t tokens)
 {
@@ -143,7 +150,7 @@ static int64_t cache_formula(const Options *o, int64_t tokens)
                         .heads = sizes.heads,
                         .kv_heads = sizes.kv_heads,
                         .dim = (int64_t)sizes.heads * sizes.head_dim};
-    return estimate_kv_cache_bytes(&shape, tokens, sizeof(float)) * o->batch;
+    return estimate_kv_cache_bytes(&shape, tokens, cached_bytes(o)) * o->batch;
 }
 
 /* The textbook's Q: it knows of no scales, and of nothing that is not quantised. */
@@ -192,8 +199,8 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
     char formula[96], rule[40] = "P x 4 bytes";
     if (weight_bits(o) != 32)
         snprintf(rule, sizeof rule, "P x Q/8 bytes, Q = %d", weight_bits(o));
-    snprintf(formula, sizeof formula, "2 x layers x kv heads x head width x 4 x %d token%s%s", o->seq,
-             plural(o->seq), o->batch > 1 ? " x batch" : "");
+    snprintf(formula, sizeof formula, "2 x layers x kv heads x head width x %d x %d token%s%s",
+             (int)cached_bytes(o), o->seq, plural(o->seq), o->batch > 1 ? " x batch" : "");
     printf("%-*s%*s%s%*s\n", LABEL, unit.name, COLUMN, "planned", measured ? "   measured" : "", COLUMN,
            "textbook");
     print_row("weights", unit, &p.weights, measured ? &m.weights : none, weights, rule);
@@ -206,6 +213,8 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
     print_row("peak", unit, &p.peak, measured ? &m.peak : none, 1.2 * weights, "weights x 1.2");
     printf("Needs %s in one piece (%" PRIu64 " bytes).", report_size(planned->stats.needs).text,
            planned->stats.needs);
+    if (planned->stats.peak_at.phase == MEM_PHASE_SETUP)
+        printf(" That is while weights are filled; writing takes less.");
     int64_t held = cache ? (int64_t)(0.2 * weights / (double)cache_formula(o, 1)) * o->batch : 0;
     if (cache)
         printf(" The textbook's 20 %% would hold %s token%s of cache.", report_count(held).text,
