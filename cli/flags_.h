@@ -74,7 +74,7 @@ typedef struct Assignments {
 int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists);
 /* Puts the which-th value into its field. 0 or EXIT_USAGE. */
 int assign(Options *options, const Assignment *assignment, int which);
-/* A whole number of low … high. 0 or EXIT_USAGE. */
+/* numbers.c: a whole number of low … high. 0 or EXIT_USAGE. */
 int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out);
 /* values.c: reads a value into its field. 0 or EXIT_USAGE. */
 int parse_value(const Flag *flag, void *field, const char *text);

@@ -3,13 +3,10 @@
  * activations. */
 #include <string.h>
 
-#include "../device/cards.h"
 #include "compare_.h"
 #include "four_ways_.h"
 #include "flags_.h"
 #include "levers_.h"
-
-const char *const way_names[WAYS] = {"full fp32", "16-bit mixed", "LoRA on bf16", "QLoRA"};
 
 /* ---- The options of a way -------------------------------------------------------------------- */
 
@@ -143,17 +140,6 @@ static void plan_all(FourWays *four, const Options *from, ReportProgress *progre
         plan_way(four, (WayId)i, from);
     *done += WAYS;
     report_progress(progress, *done);
-}
-
-/* ---- Cards ----------------------------------------------------------------------------------- */
-
-const char *way_card(int i, uint64_t *limit, uint64_t *bytes)
-{
-    static const char *const cards[WAY_CARDS] = {"t4", "rtx-3090", "a100-40", "a100-80", "h100"};
-    const Card *card = device_card(cards[i]);
-    *bytes = card->bytes;
-    *limit = card->bytes - options_default.reserve;
-    return card->name;
 }
 
 /* ---- The command ----------------------------------------------------------------------------- */

@@ -5,7 +5,6 @@
 #include "cli.h"
 
 typedef enum WayId { WAY_FP32, WAY_MIXED, WAY_LORA, WAY_QLORA, WAYS } WayId;
-extern const char *const way_names[WAYS]; /* "full fp32" */
 
 /* What a way needs, from its model states to one piece of memory: each part is added to those before it. */
 typedef enum WayPart {
@@ -39,7 +38,7 @@ typedef struct FourWays {
     char error[512]; /* "" = planned */
 } FourWays;
 
-enum { WAY_MODELS = 4, WAY_CARDS = 5 };
+enum { WAY_MODELS = 4 };
 
 typedef struct WaysTable {
     const Options *options;
@@ -47,8 +46,6 @@ typedef struct WaysTable {
     FourWays on_cards[WAY_MODELS];
 } WaysTable;
 
-/* The i-th card, and the bytes of it that a training may need. */
-const char *way_card(int i, uint64_t *limit, uint64_t *bytes);
 void four_ways_print(const WaysTable *table);
 void four_ways_json(const WaysTable *table);
 

@@ -4,10 +4,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "../device/cards.h"
 #include "../estimate/textbook.h"
+#include "flags_.h"
 #include "four_ways_.h"
 #include "levers_.h"
 
+static const char *const way_names[WAYS] = {"full fp32", "16-bit mixed", "LoRA on bf16", "QLoRA"};
 enum { LABEL = 23, COLUMN = 14 };
 
 static const char *const part_names[PARTS] = {"frozen weights",
@@ -152,14 +155,24 @@ static void model_table(const FourWays *four)
 
 /* ---- Cards ----------------------------------------------------------------------------------- */
 
-enum { MODEL = 13, WAY = 13, NEEDS = 8, CARD = 9 };
+enum { WAY_CARDS = 5, MODEL = 13, WAY = 13, NEEDS = 8, CARD = 9 };
+
+/* The i-th card, and the bytes of it that a training may need. */
+static const char *way_card(int i, uint64_t *limit, uint64_t *bytes)
+{
+    static const char *const cards[WAY_CARDS] = {"t4", "rtx-3090", "a100-40", "a100-80", "h100"};
+    const Card *card = device_card(cards[i]);
+    *bytes = card->bytes;
+    *limit = card->bytes - options_default.reserve;
+    return card->name;
+}
 
 static double gib(uint64_t bytes)
 {
     return (double)bytes / 0x1p30;
 }
 
-static void cards_heading(const Options *o)
+static void cards_heading(void)
 {
     uint64_t limit, bytes;
     printf("\nWHAT FITS WHERE: yes, or the GiB that are missing, 1.00 of each card reserved\n");
@@ -172,7 +185,6 @@ static void cards_heading(const Options *o)
         printf("%*.2f", CARD, gib(bytes));
     }
     putchar('\n');
-    (void)o;
 }
 
 /* A missing byte is no "-0.0". */
@@ -216,7 +228,7 @@ void four_ways_print(const WaysTable *table)
     printf("\n");
     model_table(&table->model);
     bracket_lines(&table->model);
-    cards_heading(o);
+    cards_heading();
     for (int i = 0; i < WAY_MODELS; i++)
         card_rows(&table->on_cards[i]);
     printf("\nLoRA and QLoRA: r=16, alpha=32, all linear layers. 16-bit mixed is not planned:\n"

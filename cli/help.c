@@ -60,8 +60,8 @@ static const Help pages[] = {
      "comma lists, every combination is a row instead. --run also trains each row\n"
      "for some steps in a process of its own, and shows measured beside planned.\n"
      "--budget marks the rows that fit.\n"
-     "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of one\n"
-     "model, beside what is taught about them, and four models on five cards.",
+     "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
+     "one model, beside what is taught about them, and four models on five cards.",
      NEED_FLAGS " --run --four-ways --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --four-ways --model llama-3.1-8b\n"
