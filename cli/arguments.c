@@ -14,7 +14,7 @@ int assign(Options *options, const Assignment *assignment, int which)
 static int split_values(Assignment *a, char *value, int lists)
 {
     a->values[a->count++] = value;
-    if (!lists || a->flag->kind == FLAG_TEXT || a->flag->kind == FLAG_LORA)
+    if (!lists || a->flag->kind == FLAG_TEXT)
         return 0;
     for (char *comma; (comma = strchr(value, ',')); a->values[a->count++] = value) {
         if (a->count == LIST_MAX)

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "lora.h"
 
 /* ---- Counting -------------------------------------------------------------------------------- */
 
@@ -43,7 +44,7 @@ static void order(Bracket *bracket)
 
 Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
 {
-    Bracket bracket = {.adapters = o->lora.rank > 0,
+    Bracket bracket = {.adapters = has_adapters(o),
                        .gradient = (int)sizeof(float),
                        .states = optim_state_arrays(optimizer) * (int)sizeof(float)};
     TensorList all = nn_parameters(model);

@@ -20,18 +20,12 @@ typedef struct CheckpointChoice {
     PlanChoice found; /* a pattern, typed or found; "" = as `every` says */
 } CheckpointChoice;
 
-/* The adapters that are trained beside frozen weights; a rank of 0 = none. */
-typedef struct LoraChoice {
-    int rank, rslora;
-    float alpha, dropout;
-    char targets[192]; /* names with commas between; "" = all linear layers but the output head */
-} LoraChoice;
-
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
     const char *invalid_utf8;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
+    const char *lora, *adapter, *export_adapter; /* --lora as it was typed */
     const char *resize_vocab; /* as it was typed: N or auto */
     const char *described;    /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
@@ -45,9 +39,8 @@ typedef struct Options {
     CheckpointChoice checkpoint;
     AttentionKind attention;
     DType weights, quantized; /* what weights are stored as; of linear layers another type, 0 = the same */
-    LoraChoice lora;
     uint64_t budget, seed, reserve, export_shard;
-    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
+    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite, merge;
     int four_ways;           /* of compare */
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int check_data;          /* reads all ids of a .bin before it starts */
@@ -100,7 +93,6 @@ typedef struct LeverText {
     char text[1200];
 } LeverText;
 LeverText checkpoint_text(const CheckpointChoice *choice);
-LeverText lora_text(const LoraChoice *lora); /* as it is typed; "none" */
 /* "fp32", "bf16"; "nf4, rest bf16" where linear layers are quantised. */
 LeverText weights_text(const Options *options);
 /* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
@@ -137,6 +129,7 @@ typedef struct Training {
     TrainLog *log;                             /* NULL = none */
     Saving *saving;                            /* NULL = neither saves nor resumes */
     int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
+    int64_t trained;                           /* of the parameters, or of the adapters beside them */
     Bracket bracket;
     IoSize save_size, export_size;    /* of one save, of the export; 0 = there is none */
     int blocks;                       /* repeated ones, that --checkpoint is about */
@@ -144,6 +137,7 @@ typedef struct Training {
     int64_t validation_samples;
     double step_seconds, validation_seconds; /* what steps and evaluations took, together */
     int exported;                            /* 1: --export is written; -1: it could not be */
+    int adapter_exported;                    /* the same of --export-adapter */
     char generated[161];
 } Training;
 int training_script(void *config);
@@ -169,6 +163,8 @@ int check_room(const Options *options, const Training *training, const Plan *pla
 /* Bytes of it that go to file systems that are memory. */
 uint64_t room_in_memory(const Options *options, const Training *training, const Plan *plan);
 
+/* What plans remember of JSON lines of samples. (pairs.c) */
+void forget_pairs(void);
 /* Says what is no error, on stderr: "brim: note: …". */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Says what the library raised, and clears it; returns EXIT_NO. */

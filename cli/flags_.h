@@ -20,8 +20,7 @@ typedef enum FlagKind {
     FLAG_ATTENTION,
     FLAG_ZERO_GRAD,
     FLAG_WEIGHTS,
-    FLAG_QUANTIZE,
-    FLAG_LORA /* whose value has commas of its own */
+    FLAG_QUANTIZE
 } FlagKind;
 
 typedef struct Flag {
@@ -79,10 +78,9 @@ int parse_whole(const char *name, const char *text, int64_t low, int64_t high, i
 /* values.c: reads a value into its field. 0 or EXIT_USAGE. */
 int parse_value(const Flag *flag, void *field, const char *text);
 extern const char *const attention_names[], *const zero_grad_names[]; /* by their values; NULL ends them */
-/* adapters.c */
+/* stored.c */
 int parse_weights(const char *text, DType *out);
 int parse_quantize(const char *text, DType *out);
-int parse_lora(const char *text, LoraChoice *out);
 const char *weights_name(DType dtype);  /* "fp32", "bf16", "fp16" */
 const char *quantize_name(DType dtype); /* "none", "nf4", … */
 int parse_choice(const char *name, const char *choices, const char *text, const char *const *names, int *out);

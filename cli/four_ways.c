@@ -15,7 +15,7 @@ static Options options_of(const Options *from, WayId id)
     Options o = *from;
     o.checkpoint = (CheckpointChoice){.every = 1};
     if (id == WAY_LORA || id == WAY_QLORA) {
-        o.lora = (LoraChoice){.rank = 16, .alpha = 32};
+        o.lora = "r=16,alpha=32";
         o.weights = DTYPE_BF16;
     }
     if (id == WAY_QLORA)

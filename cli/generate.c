@@ -9,6 +9,7 @@
 #include "../kernels/kernels.h"
 #include "../estimate/formulae.h"
 #include "cli.h"
+#include "lora.h"
 #include "stream.h"
 
 /* ---- The script ------------------------------------------------------------------------------ */
@@ -86,6 +87,7 @@ static int writing_script(void *config)
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
         return error_code();
+    add_adapters(o, model);
     w->started = clock_now();
     return nn_generate(
         model,
@@ -119,6 +121,7 @@ static int forward_script(void *config)
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
         return error_code();
+    add_adapters(o, model);
     nn_eval(model);
     tensor_no_grad_begin();
     int scope = tensor_scope_begin();
@@ -389,6 +392,8 @@ static void print_beginning(const Options *o, const Writing *w, const Plan *plan
     printf("%s  %s parameters  %s  batch %d, a cache of %d token%s\n", o->model,
            report_count(w->parameters).text, weights_text(o).text, o->batch, o->seq, plural(o->seq));
     print_machine(o, plan);
+    if (o->adapter)
+        printf("Adapter: %s\n", o->adapter);
     if (o->init)
         printf("Weights: %s\n\n", o->init);
     else

@@ -15,12 +15,12 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define SHAPE_FLAGS                                                                                          \
-    "--model --init --init-partial --resize-vocab --data --pack --invalid-utf8 --tokenizer --vocab --batch " \
-    "--seq "                                                                                                 \
+    "--model --init --init-partial --resize-vocab --lora --adapter --data --pack --invalid-utf8 "            \
+    "--tokenizer --vocab --batch --seq "                                                                     \
     "--accumulate --steps --epochs "                                                                         \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
-    "--optimizer-in-backward --zero-grad --loss-chunk --attention --weights --quantize --lora --threads "    \
+    "--optimizer-in-backward --zero-grad --loss-chunk --attention --weights --quantize --threads "           \
     "--device --max-samples"
 #define NEED_FLAGS SHAPE_FLAGS " --budget"
 #define TRAIN_FLAGS                                                                                          \
@@ -39,8 +39,8 @@ static const Help pages[] = {
      "never stopped; with --save of the same directory a run is started where there\n"
      "is none. SIGINT and SIGTERM stop it between two steps, saved; a second signal\n"
      "stops it at once.",
-     TRAIN_FLAGS
-     " --check-data --export --overwrite --export-dtype --export-shard --save --save-every --keep --resume",
+     TRAIN_FLAGS " --check-data --export --merge --export-adapter --overwrite --export-dtype --export-shard "
+                 "--save --save-every --keep --resume",
      .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
                  "  brim train --model mlp --data fashion-mnist --epochs 3\n"
                  "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"
@@ -80,8 +80,8 @@ static const Help pages[] = {
      "several texts at once. --seq is how many tokens the cache holds; when it is\n"
      "full, its newer half is read again. A text ends at --tokens, or at the end token\n"
      "of the model's generation_config.json.",
-     "--model --init --init-partial --tokenizer --vocab --batch --seq --prompt --tokens --temperature "
-     "--top-k --top-p --prefill --ignore-eos --weights --quantize "
+     "--model --init --init-partial --adapter --weights --quantize --tokenizer --vocab --batch --seq "
+     "--prompt --tokens --temperature --top-k --top-p --prefill --ignore-eos "
      "--seed --threads --device --budget --json",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
                  "  brim generate --temperature 0.7 --top-p 0.9 --batch 2\n"},
@@ -140,16 +140,17 @@ typedef struct Group {
 
 static const Group groups[] = {
     {"model", "the model, its weights and its tokenizer",
-     "--model --init --init-partial --resize-vocab --vocab --tokenizer --dropout"},
+     "--model --init --init-partial --resize-vocab --lora --adapter --vocab --tokenizer --dropout"},
     {"data", "what it is trained on, and how much at once",
      "--data --pack --invalid-utf8 --check-data --batch --seq --accumulate --max-samples"},
     {"training", "steps, optimizer, learning rate, threads",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device"},
     {"levers", "what saves memory, and the limits to stay below",
-     "--checkpoint --optimizer-in-backward --loss-chunk --zero-grad --attention --weights --quantize --lora "
+     "--checkpoint --optimizer-in-backward --loss-chunk --zero-grad --attention --weights --quantize "
      "--budget --card --memory --reserve"},
     {"saving", "saved runs, and weights for other programs",
-     "--save --save-every --keep --resume --export --overwrite --export-dtype --export-shard"},
+     "--save --save-every --keep --resume --export --merge --export-adapter --overwrite --export-dtype "
+     "--export-shard"},
     {"output", "what is printed, logged and written by the model",
      "--every --evaluate-every --quiet --json --csv --log --run --four-ways --textbook --inference "
      "--prefill --sample "

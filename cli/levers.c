@@ -4,6 +4,7 @@
 #include "../base/plural_.h"
 #include "flags_.h"
 #include "levers_.h"
+#include "lora.h"
 
 /* ---- The rows -------------------------------------------------------------------------------- */
 
@@ -27,6 +28,8 @@ float learning_rate(const Options *o)
     const OptimRule *rule = optim_rule(o->optimizer);
     if (o->lr >= 0)
         return o->lr;
+    if (has_adapters(o)) /* a tenth of the parameters or less: usual is ten times as much */
+        return 10 * rule->tuning_lr;
     if (o->init) /* trained weights: docs/weights.md has the measurements */
         return rule->tuning_lr;
     return rule->usual_lr > 0 ? rule->usual_lr : family_of(o)->lr;
@@ -97,13 +100,6 @@ static LeverText loss_chunk_title(const Options *o)
     return say("loss in chunks of %d row%s", o->loss_chunk, plural(o->loss_chunk));
 }
 
-static LeverText lora_title(const Options *o)
-{
-    LeverText text = lora_text(&o->lora);
-    return say("%s%s%s", o->lora.rank ? "LoRA " : "", o->lora.rank ? text.text : "",
-               o->lora.rank && !o->lora.targets[0] ? ", all linear layers" : "");
-}
-
 static void attention_to_preset(Options *o)
 {
     nn_preset_set_attention(&o->preset, o->attention);
@@ -128,17 +124,6 @@ static void loss_chunk_to_model(const Options *o, Module *model)
 {
     if (o->loss_chunk)
         nn_set_loss_chunk(model, o->loss_chunk);
-}
-
-static void lora_to_model(const Options *o, Module *model)
-{
-    const LoraChoice *lora = &o->lora;
-    if (lora->rank)
-        nn_add_lora(model, &(Lora){.rank = lora->rank,
-                                   .alpha = lora->alpha,
-                                   .dropout = lora->dropout,
-                                   .targets = lora->targets[0] ? lora->targets : NULL,
-                                   .rslora = lora->rslora});
 }
 
 static void clip_to_optimizer(const Options *o, Optimizer *optimizer)
@@ -192,10 +177,10 @@ static const Lever levers[] = {
      .to_model = loss_chunk_to_model},
     {.flag = "--lora",
      .where = EVERYWHERE,
-     .saved_if_given = 1,
-     .other_training = 1,
      .title = lora_title,
-     .to_model = lora_to_model},
+     .other_training = 1,
+     .to_model = add_adapters},
+    {.flag = "--adapter", .where = LEVER_LOG | LEVER_TYPED, .title = adapter_title, .other_training = 1},
     /* The headline names types by itself. */
     {.flag = "--weights", .where = EVERYWHERE, .saved_if_given = 1},
     {.flag = "--quantize", .where = EVERYWHERE, .saved_if_given = 1, .other_training = 1},
@@ -338,7 +323,7 @@ json_t *levers_json(const Options *o)
             continue;
         if (flag_number(lever->flag, o, &number))
             json_object_set_new(all, key_of(lever).text, json_integer((json_int_t)number));
-        else if (lever_means(lever, o))
+        else if (lever_means(lever, o) && flag_text(lever->flag, o).text[0])
             json_object_set_new(all, key_of(lever).text, json_text(flag_text(lever->flag, o).text));
     }
     return all;

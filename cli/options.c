@@ -10,6 +10,7 @@
 #include "flags_.h"
 #include "input_.h"
 #include "levers_.h"
+#include "lora.h"
 
 static SayLine optimizer_names(void)
 {
@@ -71,6 +72,10 @@ static int check_levers(Options *o)
         return usage(
             "--export %s is where the model is read from, and would destroy it: name another directory",
             o->export);
+    if (check_adapters(o))
+        return EXIT_USAGE;
+    if (o->overwrite && !o->export && !o->export_adapter)
+        return usage("--overwrite needs --export DIR or --export-adapter DIR");
     o->export_dtype = o->export_dtype ? o->export_dtype : "f32";
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
@@ -301,8 +306,8 @@ static const struct {
 } modes[] = {
     {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
     {"--inference", "plans without training",
-     " --inference --model --init --init-partial --resize-vocab --vocab --batch --seq --prefill --threads "
-     "--device --budget --json --weights --quantize "},
+     " --inference --model --init --init-partial --adapter --resize-vocab --vocab --batch --seq --prefill "
+     "--threads --device --budget --json --weights --quantize "},
     {"--four-ways", "plans four ways of its own", " --four-ways --model --batch --seq --threads --json "},
 };
 

@@ -6,6 +6,7 @@
 #include "../estimate/formulae.h"
 #include "../estimate/textbook.h"
 #include "cli.h"
+#include "lora.h"
 
 enum { RULE = 52, COLUMN = 9 };
 
@@ -81,7 +82,7 @@ void rules_print(FILE *out, const Options *o, const Training *t, const Plan *pla
     ReportUnit unit = report_unit(s->peak);
     double n = (double)t->parameters;
     Rules r = {out, unit, o, s, n};
-    int states = optim_rule(o->optimizer)->states, adapters = o->lora.rank > 0;
+    int states = optim_rule(o->optimizer)->states, adapters = has_adapters(o);
     double trained = (double)t->bracket.trained.count;
     char title[64], label[64];
     snprintf(title, sizeof title, "THE RULES FOR THIS RUN, %s", unit.name);

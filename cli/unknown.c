@@ -16,9 +16,11 @@ static const Word words[] = {
     {"--dtype --precision --mixed-precision --amp --bf16 --fp16 --fp32 --tf32 --half --torch-dtype ",
      "what is trained is fp32 today; weights that are frozen or only read are stored as --weights says; "
      "docs/lessons/13-precision.md explains 16 bit"},
-    {"--lora-r --lora-rank --lora-alpha --lora-dropout --lora-target-modules --target-modules --peft "
-     "--adapters --freeze ",
-     "adapters beside frozen weights are --lora r=16,alpha=32"},
+    {"--lora-r --lora-rank --lora-alpha --lora-dropout --lora-target-modules --target-modules --peft ",
+     "adapters are trained with --lora r=16,alpha=32,dropout=0.05,targets=q_proj,v_proj"},
+    {"--adapters --adapter-path --peft-model --lora-path ",
+     "an adapter that PEFT saved is read with --adapter DIR"},
+    {"--freeze ", "--lora r=16 freezes the model and trains adapters beside it"},
     {"--qlora ", "this is --lora r=16,alpha=32 --weights bf16 --quantize nf4"},
     {"--quantization --quant --load-in-8bit --load-in-4bit --8bit --4bit --int8 --nf4 --bits ",
      "frozen linear layers are stored as --quantize nf4, nf4-plain or int8"},

@@ -110,8 +110,6 @@ int parse_value(const Flag *flag, void *field, const char *text)
         return parse_weights(text, field);
     case FLAG_QUANTIZE:
         return parse_quantize(text, field);
-    case FLAG_LORA:
-        return parse_lora(text, field);
     case FLAG_SWITCH:
         *(int *)field = 1;
         return 0;

@@ -4,6 +4,7 @@
 
 #include "flags_.h"
 #include "levers_.h"
+#include "lora.h"
 #include "variants_.h"
 
 /* ---- What can be pulled ---------------------------------------------------------------------- */
@@ -71,10 +72,10 @@ static int other_zero_grad(Options *o)
 }
 
 /* Adapters on a base of this type, as far as the options do not say otherwise. */
-static int add_adapters(Options *o, DType quantized)
+static int train_adapters(Options *o, DType quantized)
 {
-    if (!o->lora.rank)
-        o->lora = (LoraChoice){.rank = 16, .alpha = 32};
+    if (!has_adapters(o))
+        o->lora = "r=16,alpha=32";
     if (o->weights == DTYPE_F32)
         o->weights = DTYPE_BF16;
     if (!o->quantized)
@@ -84,12 +85,12 @@ static int add_adapters(Options *o, DType quantized)
 
 static int lora_on_bf16(Options *o)
 {
-    return add_adapters(o, DTYPE_F32);
+    return train_adapters(o, DTYPE_F32);
 }
 
 static int lora_on_nf4(Options *o)
 {
-    return add_adapters(o, DTYPE_NF4);
+    return train_adapters(o, DTYPE_NF4);
 }
 
 /* Either a value as it would be typed, or a function that sets it and returns 0 where there is nothing to
@@ -253,7 +254,7 @@ int variants_list(const Options *o, Variant variants[VARIANTS])
 
 int variant_adds_adapters(const Variant *v, const Options *from)
 {
-    return v->options.lora.rank && !from->lora.rank;
+    return has_adapters(&v->options) && !has_adapters(from);
 }
 
 void variants_say_adapters(FILE *out, const Options *from)
@@ -267,9 +268,9 @@ void variants_say_adapters(FILE *out, const Options *from)
     }
     if (said)
         fprintf(out, ".\n%s",
-                from->lora.rank ? ""
-                                : "They train adapters beside frozen weights: another training, "
-                                  "for weights that are trained already (--init).\n");
+                has_adapters(from) ? ""
+                                   : "They train adapters beside frozen weights: another training, "
+                                     "for weights that are trained already (--init).\n");
 }
 
 int variants_plan(const Options *o, Variant variants[VARIANTS])

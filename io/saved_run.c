@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "../base/plural_.h"
+#include "../nn/lora.h"
 #include "saved_run_.h"
 #include "io_.h"
 #include "safetensors_.h"
@@ -41,6 +42,11 @@ static void items_free(Items *s)
         host_free(context, s->updates, (size_t)s->parameters * sizeof *s->updates);
     if (s->items)
         host_free(context, s->items, (size_t)s->count * sizeof *s->items);
+}
+
+TensorList saved_run_parameters(Module *model)
+{
+    return nn_lora_count(model) ? nn_lora_parameters(model) : nn_parameters(model);
 }
 
 /* Those of model.safetensors. */
@@ -113,7 +119,7 @@ static int save_files(const char *directory, const SavedRun *run)
     char path[PATH_BYTES];
     Items items;
     SavedFile files[SAVED_FILES] = {{.parts = NULL}};
-    int status = model_items(&items, nn_parameters(run->model));
+    int status = model_items(&items, saved_run_parameters(run->model));
     status = save_items(directory, SAVED_RUN_MODEL, status, &items, &files[0]);
     if (!status) {
         status = optimizer_items(&items, run->optimizer);
@@ -136,7 +142,7 @@ static uint64_t items_bytes(const char *name, int status, Items *items)
 int saved_run_bytes(Module *model, const Optimizer *optimizer, uint64_t bytes[SAVED_FILES])
 {
     Items items;
-    int status = model_items(&items, nn_parameters(model));
+    int status = model_items(&items, saved_run_parameters(model));
     bytes[0] = items_bytes(SAVED_RUN_MODEL, status, &items);
     status = optimizer_items(&items, optimizer);
     bytes[1] = items_bytes(SAVED_RUN_OPTIMIZER, status, &items);
@@ -169,7 +175,10 @@ int io_save_run(const char *directory, const SavedRun *run)
         if (!text_is_utf8(run->settings[i].name) || !text_is_utf8(run->settings[i].value))
             return error_raise(ERROR_ARGUMENT, "io_save_run(): the setting %s is not UTF-8",
                                string_text(run->settings[i].name).text);
-    nn_parameters(run->model); /* its list is made once, in planning too */
+    if (run->base && !text_is_utf8(run->base->path))
+        return error_raise(ERROR_ARGUMENT, "io_save_run(): the path of the base %s is not UTF-8",
+                           string_text(run->base->path).text);
+    saved_run_parameters(run->model); /* its list is made once, in planning too */
     if (error_code() || context_here()->meta)
         return error_code();
     int64_t step = optim_steps(run->optimizer);
@@ -293,7 +302,7 @@ static int take(const Loading *l, const Safetensors *file, const char *name, con
 
 static int take_model(const Loading *l, int read)
 {
-    TensorList list = nn_parameters(l->run->model);
+    TensorList list = saved_run_parameters(l->run->model);
     if (list.count != safetensors_count(l->model))
         return error_raise(ERROR_ARGUMENT, "%s is of another model: it has %d parameters, this one %d",
                            l->shown, safetensors_count(l->model), list.count);

@@ -9,42 +9,10 @@
 
 #include "../tensor/tensor_.h"
 #include "io_.h"
+#include "listing_.h"
 #include "quantized_.h"
 #include "safetensors_.h"
 #include "weights_.h"
-
-/* ---- Names in messages ----------------------------------------------------------------------- */
-
-/* "2 parameters are missing: a, b"; names beyond the room are counted. */
-typedef struct Listing {
-    char text[240];
-    size_t used, room; /* of text: two lists share an error */
-    int count, shown;
-} Listing;
-
-static void list_name(Listing *list, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void list_name(Listing *list, const char *format, ...)
-{
-    char item[128];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(item, sizeof item, format, arguments);
-    va_end(arguments);
-    size_t length = strlen(item) + (list->used ? 2 : 0);
-    list->count++;
-    if (list->shown + 1 < list->count || list->used + length + sizeof " and 1000000 more" > list->room)
-        return; /* no gaps: one that is left out ends the list */
-    list->used += (size_t)sprintf(list->text + list->used, "%s%s", list->used ? ", " : "", item);
-    list->shown++;
-}
-
-static const char *listed_names(Listing *list)
-{
-    if (list->shown < list->count)
-        snprintf(list->text + list->used, sizeof list->text - list->used, " and %d more",
-                 list->count - list->shown);
-    return list->text;
-}
 
 /* ---- Matching -------------------------------------------------------------------------------- */
 
@@ -158,33 +126,6 @@ static int match_names(Loading *l, int tied)
             l->report.ignored++;
     }
     return 0;
-}
-
-static ShapeText entry_shape(const SafetensorsEntry *entry)
-{
-    ShapeText text;
-    size_t used = 0;
-    text.text[used++] = '(';
-    for (int i = 0; i < entry->ndim && used < sizeof text.text - 24; i++)
-        used += (size_t)sprintf(text.text + used, "%s%lld", i ? "," : "", (long long)entry->dim[i]);
-    strcpy(text.text + used, ")");
-    return text;
-}
-
-/* The shape of a parameter in files. */
-static Shape file_shape(const Tensor *parameter)
-{
-    Shape shape = tensor_shape(parameter);
-    return parameter->transposed ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
-}
-
-/* From this dimension on. */
-static int same_shape(const SafetensorsEntry *entry, Shape shape, int from)
-{
-    int same = entry->ndim == shape.ndim;
-    for (int i = from; same && i < shape.ndim; i++)
-        same = entry->dim[i] == shape.dim[i];
-    return same;
 }
 
 /* The rows that the file lacks of a parameter that has one for each token; 0 where it is none of these. */

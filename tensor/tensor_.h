@@ -167,12 +167,16 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
 
 /* The same values in another type, in a storage of its own; the old one goes. A weight that is (in,out)
- * becomes (out,in) where the type is quantised. Frozen from then on, unless it is f32. 0, or raises and
- * changes nothing. */
+ * becomes (out,in) where the type is quantised, and back. Frozen from then on, unless it is f32. 0, also where
+ * it is of the type already; or raises and changes nothing. */
 int tensor_convert_(Tensor *tensor, DType dtype);
+/* The same with other values: the source gives them in the order in which the tensor is stored until then. */
+int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user);
 /* Elements [first, first + count) of a tensor of any type but i32, as floats; nothing on meta. The data are
  * there. */
-void tensor_decode_(Tensor *tensor, int64_t first, int64_t count, float *values);
+void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values);
+/* The same in the order that files have them: a transposed weight's are turned back. */
+void tensor_decode_file_(const Tensor *tensor, int64_t first, int64_t count, float *values);
 
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component);
 void storage_retain(Storage *storage);

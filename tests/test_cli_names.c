@@ -61,6 +61,8 @@ static void words_of_others_are_answered(void **state)
          "there is no option --learning-rate: the learning rate is --lr"},
         {{"train", "--fused-step"}, "--fused-step: it is called --optimizer-in-backward"},
         {{"plan", "--batch-size=4"}, "--batch"},
+        {{"train", "--lora-alpha", "16"}, "adapters are trained with --lora r=16"},
+        {{"train", "--peft-model", "x"}, "--adapter DIR"},
         {{"plan", "--gradient-checkpointing"}, "--checkpoint blocks"},
         {{"plan", "--seq-len", "4"}, "--seq"},
     };

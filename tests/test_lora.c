@@ -565,6 +565,56 @@ static void merged_models_compute_the_same(void **state)
     }
 }
 
+typedef struct Stored {
+    ModelFamily family;
+    Weights base;
+    DType merged;
+    double most; /* difference of logits, of the largest */
+} Stored;
+
+/* From any type into f32 exactly but for rounding, into 16 bit with its rounding, where it lies or anew. */
+static void merging_into_other_types(void **state)
+{
+    (void)state;
+    static const Stored cases[] = {
+        {MODEL_LLAMA, {.dtype = DTYPE_BF16}, DTYPE_BF16, 2e-2},
+        {MODEL_LLAMA, {.dtype = DTYPE_F16}, DTYPE_F32, 1e-5},
+        {MODEL_LLAMA, {.quantized = DTYPE_NF4}, DTYPE_F32, 1e-5},
+        {MODEL_LLAMA, {.dtype = DTYPE_BF16, .quantized = DTYPE_NF4_PLAIN}, DTYPE_F16, 4e-3},
+        {MODEL_GPT2, {.dtype = DTYPE_BF16}, DTYPE_F32, 1e-5},
+        {MODEL_GPT2, {.dtype = DTYPE_BF16}, DTYPE_BF16, 2e-2},
+        {MODEL_GPT2, {.quantized = DTYPE_NF4}, DTYPE_F32, 1e-5},
+        {MODEL_GPT2, {.quantized = DTYPE_INT8}, DTYPE_F16, 4e-3},
+        {MODEL_BERT, {.quantized = DTYPE_INT8}, DTYPE_F32, 1e-5},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const Stored *c = &cases[i];
+        Visit v = visit(&(ContextOptions){.threads = 2});
+        nn_set_weights(&c->base);
+        Module *model = adapted(&(Setting){.family = c->family}, &(Lora){.rank = 3});
+        Batch batch = small_batch(c->family, 0, 0, 3);
+        tensor_no_grad_begin();
+        Tensor *before = nn_forward(model, NULL, &batch);
+        assert_true(nn_merge(model, c->merged) > 0);
+        Tensor *after = nn_forward(model, NULL, &batch);
+        tensor_no_grad_end();
+        double off = difference(tensor_f32(before), tensor_f32(after), tensor_numel(before));
+        if (!(off <= c->most && (off > 0 || c->merged == DTYPE_F32)))
+            fail_msg("case %zu: logits are off by %g", i, off);
+        static const char *const names[] = {"", "bert.encoder.layer.0.intermediate.dense.weight",
+                                            "transformer.h.0.mlp.c_fc.weight",
+                                            "model.layers.0.mlp.up_proj.weight"};
+        Tensor *weight = nn_parameter(model, names[c->family]);
+        int in_out = c->family == MODEL_GPT2;
+        assert_int_equal(tensor_dtype(weight), c->merged);
+        assert_int_equal(tensor_dim(weight, !in_out), 32);
+        assert_int_equal(tensor_dim(weight, in_out), 48);
+        assert_int_equal(books()->live_by[MEM_PARAMETER], 0);
+        assert_fine();
+        leave(v);
+    }
+}
+
 static void merges_that_are_refused(void **state)
 {
     (void)state;
@@ -578,6 +628,8 @@ static void merges_that_are_refused(void **state)
         assert_int_equal(nn_merge(gpt2, quantised[i]), -1);
         assert_error(ERROR_ARGUMENT, "nn_merge: ", dtype_name(quantised[i]), "f32, bf16 or f16");
     }
+    assert_int_equal(nn_merge(gpt2, DTYPE_I32), -1);
+    assert_error(ERROR_ARGUMENT, "nn_merge: ", "i32");
     Module *bert = small_model(&(Setting){.family = MODEL_BERT});
     assert_int_equal(nn_add_lora(bert, &(Lora){.targets = "decoder"}), 1);
     assert_int_equal(nn_merge(bert, DTYPE_F32), -1);
@@ -657,6 +709,7 @@ int main(void)
         TEST(an_adapter_of_the_head),
         TEST(writing_with_adapters),
         TEST(merged_models_compute_the_same),
+        TEST(merging_into_other_types),
         TEST(merges_that_are_refused),
         TEST(an_optimizer_outlives_the_adapters),
         TEST(every_allocation_fails),

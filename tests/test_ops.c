@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <math.h>
 
+#include "../tensor/tensor_.h"
 #include "support.h"
 
 static Tensor *f32(Shape shape)
@@ -38,6 +39,26 @@ static void test_linear_shapes(void **state)
     assert_refused(ERROR_ARGUMENT, tensor_linear(i32(SHAPE(3, 5)), w, NULL, 0), "linear", "x", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_linear(x, i32(SHAPE(7, 5)), NULL, 0), "linear", "weight", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_linear(x, w, i32(SHAPE(7)), 0), "linear", "bias", "f32");
+}
+
+static void test_adapter_shapes(void **state)
+{
+    (void)state;
+    Tensor *x = f32(SHAPE(2, 3, 5)), *a = f32(SHAPE(2, 5)), *u = f32(SHAPE(2, 3, 2)), *b = f32(SHAPE(7, 2));
+    Tensor *y = f32(SHAPE(2, 3, 7));
+    assert_refused(ERROR_SHAPE, tensor_lora_down(x, b, 0), "lora_down", "A must be (n,5)", "(7,2)");
+    assert_refused(ERROR_SHAPE, tensor_lora_down(x, f32(SHAPE(5)), 0), "lora_down", "(5)");
+    assert_refused(ERROR_ARGUMENT, tensor_lora_down(i32(SHAPE(3, 5)), a, 0), "lora_down", "x", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_lora_down(x, i32(SHAPE(2, 5)), 0), "lora_down", "A", "f32");
+    assert_refused(ERROR_SHAPE, tensor_linear_onto(y, u, a, 1), "linear_onto", "B must be (n,2)", "(2,5)");
+    assert_refused(ERROR_SHAPE, tensor_linear_onto(x, u, b, 1), "linear_onto", "(2,3,2)", "(7,2)", "(2,3,5)");
+    assert_refused(ERROR_SHAPE, tensor_linear_onto(f32(SHAPE(5, 7)), u, b, 1), "linear_onto", "(5,7)");
+    assert_refused(ERROR_ARGUMENT, tensor_linear_onto(i32(SHAPE(6, 7)), u, b, 1), "linear_onto", "y", "f32");
+    assert_null(tensor_lora_down(NULL, a, 0));
+    assert_null(tensor_lora_down(x, NULL, 0.5f));
+    assert_null(tensor_linear_onto(NULL, u, b, 1));
+    assert_null(tensor_linear_onto(y, NULL, b, 1));
+    assert_null(tensor_linear_onto(y, u, NULL, 1));
 }
 
 static void test_table_shapes(void **state)
@@ -509,6 +530,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_linear_shapes),
+        TEST(test_adapter_shapes),
         TEST(test_table_shapes),
         TEST(test_norm_shapes),
         TEST(test_elementwise_shapes),

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 
+import adapters
 import numpy as np
 import torch
 import transformers
@@ -487,6 +488,7 @@ def main():
     check_rounding()
     check_families()
     check_published()
+    adapters.check_adapters(check, driver, worst, random_inputs)
     print(f'{passes} passed, {len(failures)} failed')
     sys.exit(1 if failures else 0)
 

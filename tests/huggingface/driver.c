@@ -4,6 +4,7 @@
  *
  *     driver MODEL INPUTS.safetensors OUTPUTS.safetensors [--encoder] [--partial] [--eager] [--chunk ROWS]
  *            [--steps N --batch B --lr X] [--save DIR --dtype f32 --shard BYTES]
+ *            [--adapter DIR | --lora RANK] [--save-adapter DIR] [--merge]
  *
  * Inputs (int32): ids, labels (rows,T); mask and types where wanted. With --encoder: upstream (rows,T,C)
  * float32, which takes the place of labels: the loss is the sum of hidden states times it. */
@@ -15,8 +16,8 @@
 #include "../../base/half_.h"
 
 typedef struct Arguments {
-    const char *model, *inputs, *outputs, *save, *dtype;
-    int encoder, partial, eager, chunk, steps, batch, shard;
+    const char *model, *inputs, *outputs, *save, *dtype, *adapter, *save_adapter;
+    int encoder, partial, eager, chunk, steps, batch, shard, lora, merge;
     float lr;
 } Arguments;
 
@@ -48,6 +49,8 @@ static Arguments parse(int argc, char **argv)
             a.partial = 1;
         else if (!strcmp(argv[i], "--eager"))
             a.eager = 1;
+        else if (!strcmp(argv[i], "--merge"))
+            a.merge = 1;
         else if (i++, !strcmp(argv[i - 1], "--chunk"))
             a.chunk = atoi(value);
         else if (!strcmp(argv[i - 1], "--steps"))
@@ -58,6 +61,12 @@ static Arguments parse(int argc, char **argv)
             a.lr = (float)atof(value);
         else if (!strcmp(argv[i - 1], "--save"))
             a.save = value;
+        else if (!strcmp(argv[i - 1], "--adapter"))
+            a.adapter = value;
+        else if (!strcmp(argv[i - 1], "--save-adapter"))
+            a.save_adapter = value;
+        else if (!strcmp(argv[i - 1], "--lora"))
+            a.lora = atoi(value);
         else if (!strcmp(argv[i - 1], "--dtype"))
             a.dtype = value;
         else if (!strcmp(argv[i - 1], "--shard"))
@@ -81,6 +90,10 @@ static void open_model(Run *r)
     if (io_load_weights(r->model, a->model, &(WeightsOptions){.partial = a->partial}, &report) == 0 &&
         report.note[0])
         printf("driver: %s\n", report.note);
+    if (a->adapter)
+        io_load_adapter(r->model, a->adapter, NULL, NULL);
+    if (a->lora)
+        nn_add_lora(r->model, &(Lora){.rank = a->lora, .alpha = 16, .rslora = 1});
     if (a->chunk)
         nn_set_loss_chunk(r->model, a->chunk);
 }
@@ -218,6 +231,10 @@ int main(int argc, char **argv)
         first_gradients(&run, safetensors_find(run.inputs, "ids")->dim[0]);
     die_on_error();
     write_outputs(&run);
+    if (a->save_adapter)
+        io_save_adapter(run.model, a->save_adapter, &(AdapterSaving){.base = a->model, .overwrite = 1});
+    if (a->merge)
+        nn_merge(run.model, DTYPE_F32);
     const WeightsSaving how = {.type = (SafetensorsType)safetensors_type_of(a->dtype),
                                .shard = (uint64_t)a->shard,
                                .source = a->model,

@@ -42,7 +42,7 @@ _brim_value()
         _brim_words "$typed" "builtin fashion-mnist"
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")
         ;;
-    --save | --resume | --export) mapfile -t COMPREPLY < <(compgen -d -- "$typed") ;;
+    --save | --resume | --export | --adapter | --export-adapter) mapfile -t COMPREPLY < <(compgen -d -- "$typed") ;;
     --tokenizer)
         _brim_words "$typed" bytes
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")
