@@ -87,18 +87,21 @@ static int untied(const Loading *l, const SafetensorsEntry *entry, const Safeten
                        l->shown, string_text(entry->name).text, string_text(parameter->name).text);
 }
 
-/* Scales and tables of a quantised parameter: they are read with it. */
-static int is_part(const Loading *l, const char *name)
+/* Scales and tables of a quantised parameter that is there: they are read with it. */
+static int is_part(const Loading *l, const char *stored)
 {
     size_t length;
-    char whole[NAME_BYTES];
+    char whole[NAME_BYTES], full[NAME_BYTES];
+    const char *name = stored + l->wrapped;
     int p;
     if (!quantized_is_part(name, &length) || length + sizeof ".weight" > sizeof whole)
         return 0;
     snprintf(whole, sizeof whole, "%.*s", (int)length, name);
     if (length < sizeof ".weight" || strcmp(whole + length + 1 - sizeof ".weight", ".weight"))
         strcat(whole, ".weight");
-    return name_meaning(&l->names, nn_class_name(l->model), whole, &p) <= NAME_TIED;
+    int fits = snprintf(full, sizeof full, "%.*s%s", (int)l->wrapped, stored, whole) < NAME_BYTES;
+    return fits && safetensors_find(l->file, full) &&
+           name_meaning(&l->names, nn_class_name(l->model), whole, &p) <= NAME_TIED;
 }
 
 /* Tied copies last, when it is known what else there is. */
@@ -109,7 +112,7 @@ static int match_names(Loading *l, int tied)
         int p;
         NameMeaning meaning = name_meaning(&l->names, nn_class_name(l->model), entry->name + l->wrapped, &p);
         if ((meaning == NAME_TIED) != tied ||
-            (meaning == NAME_UNEXPECTED && is_part(l, entry->name + l->wrapped)))
+            (meaning == NAME_UNEXPECTED && is_part(l, entry->name)))
             continue;
         if (meaning == NAME_UNEXPECTED) {
             list_name(&l->unexpected, "%s", string_text(entry->name).text);

@@ -353,8 +353,9 @@ static int check_merge(void *user, Module *module, const LoraLayer *layer)
 typedef struct Merging {
     const LoraLayer *layer;
     const Context *context;
-    int in_out; /* the weight is (in,out), as an embedding's (vocab,dim) is */
-    Tensor old; /* the weight's header before */
+    int in_out;   /* the weight is (in,out), as an embedding's (vocab,dim) is */
+    int in_place; /* the weight is f32 and stays so: it is added to where it lies */
+    Tensor old;   /* its header before */
 } Merging;
 
 /* values += scale times columns [col, col + cols) of rows [row, row + rows) of B A, or of its transpose. */
@@ -382,7 +383,7 @@ static int merged_values(void *user, int64_t first, int64_t count, float *values
 {
     Merging *m = user;
     int64_t width = m->in_out ? m->layer->out : m->layer->in;
-    if (values != tensor_typed_data(&m->old, m->old.dtype, "nn_merge")) /* f32 is merged where it lies */
+    if (!m->in_place)
         tensor_decode_(&m->old, first, count, values);
     for (int64_t done = 0, n; done < count; done += n) {
         int64_t row = (first + done) / width, col = (first + done) % width, left = count - done;
@@ -400,7 +401,8 @@ static int merge(void *user, Module *module, const LoraLayer *layer)
     if (!layer->a)
         return 0;
     Linear *linear = module_as_linear(module);
-    Merging m = {layer, module->item.context, !linear || linear->in_out, *layer->weight};
+    Merging m = {layer, module->item.context, !linear || linear->in_out,
+                 dtype == DTYPE_F32 && layer->weight->dtype == DTYPE_F32, *layer->weight};
     int failed = m.old.dtype == dtype ? tensor_store_(layer->weight, merged_values, &m)
                                       : tensor_replace_(layer->weight, dtype, merged_values, &m);
     if (failed)
