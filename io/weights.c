@@ -164,8 +164,8 @@ static void check_quantized(Loading *l, const Tensor *parameter, const Quantized
     Shape shape = tensor_shape(parameter), stored = SHAPE(q->rows, q->cols);
     Shape wanted = parameter->in_out ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
     if (!shape_equal(stored, wanted))
-        list_name(&l->shapes, "%s is %s of %s, in the model %s", tensor_name(parameter), shape_text(stored).text,
-                  dtype_name(q->dtype), shape_text(wanted).text);
+        list_name(&l->shapes, "%s is %s of %s, in the model %s", tensor_name(parameter),
+                  shape_text(stored).text, dtype_name(q->dtype), shape_text(wanted).text);
     else if (dtype_is_quantized(parameter->dtype) && parameter->dtype != q->dtype)
         list_name(&l->quantized, "%s is %s, in the model %s", tensor_name(parameter), dtype_name(q->dtype),
                   dtype_name(parameter->dtype));
@@ -219,10 +219,11 @@ static int check_lists(Loading *l)
         return error_raise(ERROR_DATA, "%s: only F32, F16 and BF16 are read: %s", l->shown,
                            listed_names(&l->types));
     if (l->quantized.count)
-        return error_raise(ERROR_DATA,
-                           "%s: codes are not decoded to be quantised again: %s; make the model with the file's "
-                           "type (--quantize), or without quantised weights",
-                           l->shown, listed_names(&l->quantized));
+        return error_raise(
+            ERROR_DATA,
+            "%s: codes are not decoded to be quantised again: %s; make the model with the file's "
+            "type (--quantize), or without quantised weights",
+            l->shown, listed_names(&l->quantized));
     return 0;
 }
 
@@ -295,8 +296,8 @@ static void copy_bytes(const Reading *r)
     }
 }
 
-/* What is in the parameter's own type is copied, everything else goes through tensor_store_: on meta too, where it
- * plans its buffers. */
+/* What is in the parameter's own type is copied, everything else goes through tensor_store_: on meta too,
+ * where it plans its buffers. */
 static int read_parameter(Reading *r)
 {
     int meta = context_is_meta(context_current());

@@ -436,6 +436,11 @@ Tensor *module_own(const Module *module, const char *name)
     return NULL;
 }
 
+void module_draw_later(const Module *model, int later)
+{
+    model->item.context->draw_later = later;
+}
+
 void module_init_normal(Module *module, float std)
 {
     if (!module)

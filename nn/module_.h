@@ -132,6 +132,9 @@ ModulePath module_join(const char *prefix, const char *name);
 
 /* The module's own parameter of this name, or NULL. */
 Tensor *module_own(const Module *module, const char *name);
+/* The modules made between the two belong to a model that ends with module_init_normal: what they draw for
+ * themselves would be drawn over, and only counts. */
+void module_draw_later(const Module *model, int later);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
  * with 0. */
 void module_init_normal(Module *module, float std);

@@ -105,6 +105,7 @@ struct Context {
         int frozen;
         const char *not_quantized;
     } weights; /* what parameters are made as (nn_set_weights) */
+    int draw_later; /* a model is being made that draws its weights at the end: fills at random only count */
     int meta, no_grad, in_backward;
     int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */
     int met_grad;  /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */

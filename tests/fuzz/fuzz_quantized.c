@@ -142,7 +142,7 @@ static int write_items(void)
         all[i] = items[i].item;
         all[i].name = items[i].name;
     }
-    int failed = safetensors_write(fuzz_path("quantized.safetensors"), all, count);
+    int failed = safetensors_write(fuzz_path("quantized.safetensors"), all, count) != 0;
     fuzz_agree(failed);
     error_clear(); /* names that are no UTF-8, or twice */
     return failed;

@@ -4,7 +4,7 @@
  *
  *     driver MODEL INPUTS.safetensors OUTPUTS.safetensors [--encoder] [--partial] [--eager] [--chunk ROWS]
  *            [--steps N --batch B --lr X] [--save DIR --dtype f32 --shard BYTES]
- *            [--adapter DIR | --lora RANK] [--save-adapter DIR] [--merge]
+ *            [--adapter DIR | --lora RANK] [--save-adapter DIR] [--merge] [--quantized]
  *
  * Inputs (int32): ids, labels (rows,T); mask and types where wanted. With --encoder: upstream (rows,T,C)
  * float32, which takes the place of labels: the loss is the sum of hidden states times it. */
@@ -18,7 +18,7 @@
 
 typedef struct Arguments {
     const char *model, *inputs, *outputs, *save, *dtype, *adapter, *save_adapter;
-    int encoder, partial, eager, chunk, steps, batch, shard, lora, merge;
+    int encoder, partial, eager, chunk, steps, batch, shard, lora, merge, quantized;
     float lr;
 } Arguments;
 
@@ -52,6 +52,8 @@ static Arguments parse(int argc, char **argv)
             a.eager = 1;
         else if (!strcmp(argv[i], "--merge"))
             a.merge = 1;
+        else if (!strcmp(argv[i], "--quantized"))
+            a.quantized = 1;
         else if (i++, !strcmp(argv[i - 1], "--chunk"))
             a.chunk = atoi(value);
         else if (!strcmp(argv[i - 1], "--steps"))
@@ -87,7 +89,11 @@ static void open_model(Run *r)
     nn_preset_set_attention(&preset, a->eager ? ATTENTION_EAGER : ATTENTION_FLASH);
     if (a->encoder)
         preset.config.bert.pooler = r->described.preset.config.bert.pooler = 1;
+    if (a->quantized)
+        nn_set_weights(&(Weights){.quantized = r->described.quantized,
+                                  .not_quantized = r->described.not_quantized});
     r->model = nn_model(&preset);
+    nn_set_weights(NULL);
     if (io_load_weights(r->model, a->model, &(WeightsOptions){.partial = a->partial}, &report) == 0 &&
         report.note[0])
         printf("driver: %s\n", report.note);
