@@ -113,13 +113,14 @@ static void fit_tries_adapters(void **state)
     (void)state;
     Outcome *o = RUN("fit", "--model", "llama-tiny", "--seq", "64", "--threads", "2", "--memory", "40MiB",
                      "--reserve", "0");
-    assert_non_null(strstr(o->out, "\n--lora r=16,alpha=32"));
-    assert_non_null(strstr(o->out, "\nblocks + LoRA r 16"));
+    assert_non_null(strstr(o->out, "\nLoRA on bf16 "));
+    assert_non_null(strstr(o->out, "\nQLoRA + blocks "));
     o = RUN("fit", "--model", "llama-tiny", "--seq", "64", "--threads", "2", "--memory", "40MiB", "--reserve",
             "0", "--lora", "r=2");
-    assert_null(strstr(o->out, "LoRA r 16"));
+    assert_non_null(strstr(o->out, "  LoRA r 2, alpha 8, all layers  "));
+    assert_null(strstr(o->out, "r=16")); /* on other weights they are those that were asked for */
     o = RUN("fit", "--model", "mlp", "--threads", "2", "--memory", "40MiB", "--reserve", "0");
-    assert_null(strstr(o->out, "lora"));
+    assert_null(strstr(o->out, "LoRA"));
 }
 
 /* ---- An adapter's life ------------------------------------------------------------------------ */
