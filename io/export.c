@@ -12,6 +12,7 @@
 #include "../tensor/tensor_.h"
 #include "export_.h"
 #include "io_.h"
+#include "listing_.h"
 
 enum { COPY_MOST = 256 << 20 };
 
@@ -235,7 +236,7 @@ static int save_parameters(Export *e, TensorList list)
     if (!items)
         return error_code();
     for (int i = 0; i < list.count; i++) {
-        Shape shape = tensor_shape(list.items[i]);
+        Shape shape = file_shape(list.items[i]);
         items[i] = (SafetensorsItem){.name = tensor_name(list.items[i]),
                                      .type = e->how->type,
                                      .ndim = shape.ndim,

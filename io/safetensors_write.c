@@ -139,6 +139,12 @@ static const float *floats_at(FileWriter *w, const SafetensorsItem *item, int64_
 {
     if (!item->tensor)
         return (const float *)item->data + first;
+    if (item->tensor->dtype != DTYPE_F32) {
+        w->failed = tensor_readable(item->tensor, "safetensors_write") ? 0 : error_code();
+        if (!w->failed)
+            tensor_decode_file_(item->tensor, first, (int64_t)n, piece);
+        return w->failed ? NULL : piece;
+    }
     w->failed =
         tensor_read(item->tensor, first * (int64_t)sizeof *piece, (int64_t)(n * sizeof *piece), piece);
     return w->failed ? NULL : piece;
@@ -167,6 +173,18 @@ static int write_halves(FileWriter *w, const Sorted *s)
     return w->failed;
 }
 
+/* What is stored in another type, as floats. */
+static int write_decoded(FileWriter *w, const Sorted *s)
+{
+    float piece[PIECE];
+    for (int64_t done = 0, n; done < s->numel && !w->failed; done += n) {
+        n = s->numel - done < PIECE ? s->numel - done : PIECE;
+        if (floats_at(w, s->item, done, (size_t)n, piece))
+            file_put(w, piece, (size_t)n * sizeof *piece);
+    }
+    return w->failed;
+}
+
 /* Bytes as they are. */
 static int write_bytes(FileWriter *w, const Sorted *s)
 {
@@ -185,6 +203,8 @@ static int write_tensor(FileWriter *w, const Sorted *s)
 {
     if (s->item->type == SAFETENSORS_F16 || s->item->type == SAFETENSORS_BF16)
         return write_halves(w, s);
+    if (s->item->type == SAFETENSORS_F32 && s->item->tensor && s->item->tensor->dtype != DTYPE_F32)
+        return write_decoded(w, s);
     return write_bytes(w, s);
 }
 
