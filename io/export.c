@@ -11,6 +11,7 @@
 
 #include "../tensor/tensor_.h"
 #include "export_.h"
+#include "listing_.h"
 #include "io_.h"
 #include "listing_.h"
 

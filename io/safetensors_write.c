@@ -139,14 +139,13 @@ static const float *floats_at(FileWriter *w, const SafetensorsItem *item, int64_
 {
     if (!item->tensor)
         return (const float *)item->data + first;
-    if (item->tensor->dtype != DTYPE_F32) {
-        w->failed = tensor_readable(item->tensor, "safetensors_write") ? 0 : error_code();
-        if (!w->failed)
-            tensor_decode_file_(item->tensor, first, (int64_t)n, piece);
-        return w->failed ? NULL : piece;
-    }
-    w->failed =
-        tensor_read(item->tensor, first * (int64_t)sizeof *piece, (int64_t)(n * sizeof *piece), piece);
+    if (tensor_dtype(item->tensor) == DTYPE_F32)
+        w->failed =
+            tensor_read(item->tensor, first * (int64_t)sizeof *piece, (int64_t)(n * sizeof *piece), piece);
+    else if (tensor_readable(item->tensor, "safetensors_write"))
+        tensor_decode_file_(item->tensor, first, (int64_t)n, piece);
+    else
+        w->failed = error_code();
     return w->failed ? NULL : piece;
 }
 
@@ -173,14 +172,13 @@ static int write_halves(FileWriter *w, const Sorted *s)
     return w->failed;
 }
 
-/* What is stored in another type, as floats. */
-static int write_decoded(FileWriter *w, const Sorted *s)
+static int write_floats(FileWriter *w, const Sorted *s)
 {
     float piece[PIECE];
-    for (int64_t done = 0, n; done < s->numel && !w->failed; done += n) {
-        n = s->numel - done < PIECE ? s->numel - done : PIECE;
-        if (floats_at(w, s->item, done, (size_t)n, piece))
-            file_put(w, piece, (size_t)n * sizeof *piece);
+    for (int64_t done = 0; done < s->numel && !w->failed; done += PIECE) {
+        size_t n = (size_t)(s->numel - done < PIECE ? s->numel - done : PIECE);
+        if (floats_at(w, s->item, done, n, piece))
+            file_put(w, piece, n * sizeof *piece);
     }
     return w->failed;
 }
@@ -203,8 +201,8 @@ static int write_tensor(FileWriter *w, const Sorted *s)
 {
     if (s->item->type == SAFETENSORS_F16 || s->item->type == SAFETENSORS_BF16)
         return write_halves(w, s);
-    if (s->item->type == SAFETENSORS_F32 && s->item->tensor && s->item->tensor->dtype != DTYPE_F32)
-        return write_decoded(w, s);
+    if (s->item->type == SAFETENSORS_F32 && s->item->tensor)
+        return write_floats(w, s);
     return write_bytes(w, s);
 }
 
