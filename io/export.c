@@ -13,7 +13,6 @@
 #include "export_.h"
 #include "listing_.h"
 #include "io_.h"
-#include "listing_.h"
 
 enum { COPY_MOST = 256 << 20 };
 
