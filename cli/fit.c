@@ -67,7 +67,7 @@ static int choose_cards(Fit *fit)
 static void choose_methods(Fit *fit)
 {
     static Variant variants[VARIANTS];
-    fit->methods = variants_methods(fit->options, variants);
+    fit->methods = variants_list(fit->options, variants);
     for (int k = 0; k < fit->methods; k++)
         fit->method[k] = (Method){.variant = variants[k]};
 }
@@ -83,8 +83,9 @@ static void plan_at(Fit *fit, const Method *m, int batch, int seq, Plan *plan)
     RunOptions run = run_options(&o);
     run.budget = 0;
     plan_script(training_script, &training, &run, plan);
-    if (m == &fit->method[0]) /* with adapters there are more */
-        fit->parameters = training.parameters;
+    fit->parameters = training.parameters;
+    if (m == &fit->method[0])
+        fit->bracket = training.bracket;
     fit->samples = training.samples;
     plan_free(plan);
 }

@@ -51,6 +51,10 @@ static const Flag flags[] = {
      .help = "compute the loss N rows at a time (0: all at once)"},
     {"--attention", FLAG_ATTENTION, AT(attention), "flash|eager",
      .help = "keep one number a row, or all its scores (flash)"},
+    {"--weights", FLAG_WEIGHTS, AT(weights), "TYPE",
+     .help = "store frozen weights as fp32, bf16 or fp16 (fp32)"},
+    {"--quantize", FLAG_QUANTIZE, AT(quantized), "TYPE",
+     .help = "frozen linear layers: nf4, nf4-plain or int8 (none)"},
     {"--budget", FLAG_SIZE, AT(budget), "SIZE", .help = "refuse to start above SIZE, e.g. 800MiB"},
     {"--seed", FLAG_SEED, AT(seed), "N", .help = "random seed (1)"},
     {"--threads", FLAG_INT, AT(threads), "N", .help = "threads to use (one a processor)", .low = 1,
@@ -103,6 +107,8 @@ static const Flag flags[] = {
      .help = "plan inference over --seq tokens, not training", .only = "plan"},
     {"--run", FLAG_INT64, AT(run_steps), "N", .help = "also train each row for N steps", .only = "compare"},
     {"--csv", FLAG_SWITCH, AT(csv), NULL, .help = "print comma-separated values", .only = "compare"},
+    {"--four-ways", FLAG_SWITCH, AT(four_ways), NULL, .help = "four ways to tune a model, on five cards",
+     .only = "compare"},
     {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "cards from `brim gpus` (a usual handful)",
      .only = "fit"},
     {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
@@ -200,6 +206,10 @@ LeverText flag_text(const char *name, const Options *options)
         text = attention_names[*(const AttentionKind *)value];
     else if (flag->kind == FLAG_ZERO_GRAD)
         text = zero_grad_names[*(const int *)value];
+    else if (flag->kind == FLAG_WEIGHTS)
+        text = weights_name(*(const DType *)value);
+    else if (flag->kind == FLAG_QUANTIZE)
+        text = quantize_name(*(const DType *)value);
     if (text)
         snprintf(out.text, sizeof out.text, "%s", text);
     else if (flag->kind == FLAG_FLOAT && *(const float *)value >= 0)

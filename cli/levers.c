@@ -139,12 +139,6 @@ static void in_backward_to_optimizer(const Options *o, Optimizer *optimizer)
 enum { EVERYWHERE = LEVER_CSV | LEVER_LOG | LEVER_SAVED | LEVER_TYPED };
 
 static const Lever levers[] = {
-    {.flag = "--lora",
-     .where = LEVER_LOG | LEVER_SAVED | LEVER_TYPED,
-     .title = lora_title,
-     .other_training = 1,
-     .to_model = add_adapters},
-    {.flag = "--adapter", .where = LEVER_LOG | LEVER_TYPED, .title = adapter_title, .other_training = 1},
     {.flag = "--optimizer", .where = EVERYWHERE, .title = optimizer_title, .other_training = 1},
     {.flag = "--lr", .where = LEVER_SAVED, .title = lr_title},
     {.flag = "--weight-decay", .where = LEVER_SAVED},
@@ -181,6 +175,15 @@ static const Lever levers[] = {
      .means = reads_text,
      .title = loss_chunk_title,
      .to_model = loss_chunk_to_model},
+    {.flag = "--lora",
+     .where = EVERYWHERE,
+     .title = lora_title,
+     .other_training = 1,
+     .to_model = add_adapters},
+    {.flag = "--adapter", .where = LEVER_LOG | LEVER_TYPED, .title = adapter_title, .other_training = 1},
+    /* The headline names types by itself. */
+    {.flag = "--weights", .where = EVERYWHERE, .saved_if_given = 1},
+    {.flag = "--quantize", .where = EVERYWHERE, .saved_if_given = 1, .other_training = 1},
 };
 enum { LEVERS = sizeof levers / sizeof levers[0] };
 _Static_assert(sizeof levers / sizeof levers[0] <= LEVERS_MAX,
@@ -335,12 +338,19 @@ LeverText levers_csv_heading(void)
     return out;
 }
 
+/* A value with commas in quotes. */
+static void append_csv(LeverText *out, const char *value)
+{
+    const char *quote = strchr(value, ',') ? "\"" : "";
+    append(out, "%s%s%s%s", out->text[0] ? "," : "", quote, value, quote);
+}
+
 LeverText levers_csv(const Options *o)
 {
     LeverText out = {""};
     for (int i = 0; i < LEVERS; i++)
         if (levers[i].where & LEVER_CSV)
-            append(&out, "%s%s", out.text[0] ? "," : "", flag_text(levers[i].flag, o).text);
+            append_csv(&out, flag_text(levers[i].flag, o).text);
     return out;
 }
 
@@ -349,7 +359,8 @@ void levers_saved(const Options *o, void (*add)(void *to, const char *name, cons
     for (int i = 0; i < LEVERS; i++) {
         const Lever *lever = &levers[i];
         LeverText value = flag_text(lever->flag, o);
-        if ((lever->where & LEVER_SAVED) != 0 && value.text[0] && lever_means(lever, o))
+        if ((lever->where & LEVER_SAVED) != 0 && value.text[0] && lever_means(lever, o) &&
+            (!lever->saved_if_given || flag_given(lever->flag, o)))
             add(to, lever->flag + 2, value.text);
     }
 }

@@ -161,29 +161,3 @@ LeverText adapter_title(const Options *o)
         snprintf(out.text, sizeof out.text, "adapter %.120s", o->adapter);
     return out;
 }
-
-/* "7.98B": as parameters are spoken of. */
-static SizeText spoken(int64_t count)
-{
-    static const struct {
-        double unit;
-        const char *letter;
-    } units[] = {{1e9, "B"}, {1e6, "M"}, {1e3, "K"}};
-    SizeText out;
-    int i = 0;
-    while (i < 2 && (double)count < units[i].unit)
-        i++;
-    snprintf(out.text, sizeof out.text, "%.3g%s", (double)count / units[i].unit, units[i].letter);
-    return out;
-}
-
-void print_brackets(const Options *o, const Training *t)
-{
-    enum { WEIGHT = sizeof(float), GRADIENT = sizeof(float) };
-    int states = optim_rule(o->optimizer)->states * (int)sizeof(float);
-    if (!has_adapters(o) || t->trained <= 0 || t->trained >= t->parameters)
-        return;
-    printf("frozen %d × %s; adapters %d + %d + %d = %d bytes × %s\n", WEIGHT,
-           spoken(t->parameters - t->trained).text, WEIGHT, GRADIENT, states, WEIGHT + GRADIENT + states,
-           report_count(t->trained).text);
-}

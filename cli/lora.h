@@ -23,10 +23,6 @@ void add_adapters(const Options *o, Module *model);
 /* "LoRA r 16, alpha 32 of all layers" and "adapter DIR"; "" where there are none. */
 LeverText lora_title(const Options *o);
 LeverText adapter_title(const Options *o);
-/* A line of what costs what: "frozen 4 × 7.98B; adapters 4 + 4 + 8 = 16 bytes × 41,943,040". Nothing where
- * all is trained alike. */
-void print_brackets(const Options *o, const Training *t);
-
 AdapterSaving adapter_saving(const Options *o);
 
 #endif

@@ -152,7 +152,8 @@ static int find_model(Options *o)
     if (o->init && access(o->init, F_OK) != 0)
         return usage("--init %s: cannot open: %s", o->init, strerror(errno));
     const char *described = o->init && !o->model ? init_directory(o) : "";
-    const char *asked = o->model ? o->model : described[0] ? described : "llama-tiny";
+    const char *usual = o->four_ways ? "llama-3.1-8b" : "llama-tiny";
+    const char *asked = o->model ? o->model : described[0] ? described : usual;
     if (same_file(o->log, asked))
         return usage("--log %s would be written over what is read", o->log);
     int i = 0;
@@ -306,8 +307,8 @@ static const struct {
     {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
     {"--inference", "plans without training",
      " --inference --model --init --init-partial --adapter --resize-vocab --vocab --batch --seq --prefill "
-     "--threads "
-     "--device --budget --json "},
+     "--threads --device --budget --json --weights --quantize "},
+    {"--four-ways", "plans four ways of its own", " --four-ways --model --batch --seq --threads --json "},
 };
 
 static int was_given(const Assignments *all, const char *flag)

@@ -246,15 +246,6 @@ static void size_export(Session *s, const WeightsSaving *how)
         s->training->export_size = io_weights_size(s->model, how->type, how->shard);
 }
 
-static int64_t trained_parameters(Module *model)
-{
-    TensorList list = nn_parameters(model);
-    int64_t count = 0;
-    for (int i = 0; i < list.count; i++)
-        count += tensor_requires_grad(list.items[i]) ? tensor_numel(list.items[i]) : 0;
-    return count;
-}
-
 static void size_outputs(Session *s)
 {
     const Options *o = s->options;
@@ -288,20 +279,22 @@ static int session_open(Session *s)
     say_data_note(o, s->train);
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
-    nn_set_weights(&(Weights){.frozen = has_adapters(o)});
+    store_weights(o);
     s->model = nn_model(&o->preset);
     /* A run that is resumed brings its weights; but of adapters not those of their base. */
     int goes_on = saving_resumes(s->training->saving) && !has_adapters(o);
     if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && io_check_directory(o->export)) ||
         (o->export_adapter && !s->meta && io_check_directory(o->export_adapter)))
         return error_code();
+    s->training->parameters = nn_parameter_count(s->model); /* without adapters */
     levers_to_model(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
     s->first = saving_load(s->training->saving,
                            &(SavedRun){.model = s->model, .optimizer = s->optimizer, .loader = s->train});
     s->training->first = s->first;
-    s->training->parameters = nn_parameter_count(s->model);
-    s->training->trained = trained_parameters(s->model);
+    if (!error_code())
+        s->training->bracket = bracket_of(o, s->model, s->optimizer);
+    s->training->trained = s->training->bracket.trained.count;
     s->training->samples = data_samples(s->train);
     s->training->blocks = nn_block_count(s->model);
     s->training->steps = s->steps;

@@ -15,12 +15,12 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
                                    (json_int_t)t->validation_samples);
     if (t->accuracy >= 0)
         json_object_set_new(validation, "accuracy", json_real(t->accuracy));
-    json_t *all =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:f, s:o}", "model", o->model, "device",
-                  o->device, "blas", kernels_blas_name(), "parameters", (json_int_t)t->parameters, "steps",
-                  (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
-                  json_number(r->loss_last), "validation", validation, "tokens_per_second",
-                  r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
+    json_t *all = json_pack("{s:s, s:s, s:s, s:I, s:o, s:I, s:o, s:o, s:o, s:f, s:o}", "model", o->model,
+                            "device", o->device, "blas", kernels_blas_name(), "parameters",
+                            (json_int_t)t->parameters, "bracket", bracket_json(&t->bracket), "steps",
+                            (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
+                            json_number(r->loss_last), "validation", validation, "tokens_per_second",
+                            r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
     if (has_adapters(o))
         json_object_set_new(all, "trained", json_integer((json_int_t)t->trained));
     if (saving_resumes(t->saving))
@@ -144,8 +144,7 @@ static void print_line_heading(const Options *o)
 
 static void print_start(const Options *o, const Training *t, const Plan *plan)
 {
-    print_title(o, t->parameters, t->steps);
-    print_brackets(o, t);
+    print_title(o, t->parameters, &t->bracket, t->steps);
     print_machine(o, plan);
     print_origin(o, t);
     if (saving_resumes(t->saving))
@@ -240,11 +239,12 @@ int command_demo(const Options *options, int sets)
     int status = command_train(&o, sets);
     if (status || o.json)
         return status;
-    Variant variants[VARIANTS];
+    static Variant variants[VARIANTS];
     o.sample = 0;
     int count = variants_plan(&o, variants);
     printf("\nWhat each lever would save, planned the same way (brim compare):\n");
     variants_table(stdout, &o, variants, count);
+    variants_say_adapters(stdout, &o);
     variants_free(variants, count);
     printf(
         "\nTry next:\n"

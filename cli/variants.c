@@ -71,9 +71,26 @@ static int other_zero_grad(Options *o)
     return 1;
 }
 
-static int trains_all_of_a_text_model(const Options *o)
+/* Adapters on a base of this type, as far as the options do not say otherwise. */
+static int train_adapters(Options *o, DType quantized)
 {
-    return reads_text(o) && !has_adapters(o);
+    if (!has_adapters(o))
+        o->lora = "r=16,alpha=32";
+    if (o->weights == DTYPE_F32)
+        o->weights = DTYPE_BF16;
+    if (!o->quantized)
+        o->quantized = quantized;
+    return 1;
+}
+
+static int lora_on_bf16(Options *o)
+{
+    return train_adapters(o, DTYPE_F32);
+}
+
+static int lora_on_nf4(Options *o)
+{
+    return train_adapters(o, DTYPE_NF4);
 }
 
 /* Either a value as it would be typed, or a function that sets it and returns 0 where there is nothing to
@@ -85,6 +102,7 @@ typedef struct Pull {
     int (*set)(Options *o);
     int (*pays)(const Options *o); /* NULL: wherever it is allowed */
     int needed;                    /* a row of several makes no sense without it */
+    int named;                     /* alone it has its word too: it is long to type */
 } Pull;
 
 static const Pull selective = {.flag = "--checkpoint",
@@ -112,15 +130,23 @@ static const Pull chunk = {.flag = "--loss-chunk",
                            .pays = has_many_logits};
 static const Pull sgd = {
     .flag = "--optimizer", .value = "sgd", .word = "sgd", .target = MEM_GROUP_OPTIMIZER_STATES};
-static const Pull lora = {.flag = "--lora",
-                          .value = "r=16,alpha=32",
-                          .word = "LoRA r 16",
-                          .target = MEM_GROUP_OPTIMIZER_STATES,
-                          .pays = trains_all_of_a_text_model,
-                          .needed = 1};
 static const Pull attention = {
     .flag = "--attention", .target = MEM_GROUP_ACTIVATIONS, .set = other_attention};
 static const Pull zero_grad = {.flag = "--zero-grad", .target = MEM_GROUP_GRADIENTS, .set = other_zero_grad};
+static const Pull lora = {.flag = "--lora",
+                          .word = "LoRA on bf16",
+                          .target = MEM_GROUP_COUNT,
+                          .set = lora_on_bf16,
+                          .pays = reads_text,
+                          .needed = 1,
+                          .named = 1};
+static const Pull qlora = {.flag = "--lora",
+                           .word = "QLoRA",
+                           .target = MEM_GROUP_COUNT,
+                           .set = lora_on_nf4,
+                           .pays = reads_text,
+                           .needed = 1,
+                           .named = 1};
 
 /* ---- The list -------------------------------------------------------------------------------- */
 
@@ -142,22 +168,18 @@ static const struct {
     {{&blocks, &singles, &chunk}},
     {{&blocks, &early, &chunk, &sgd}},
     {{&blocks, &singles, &chunk, &sgd}},
+    {{&lora}},
+    {{&qlora}},
+    {{&lora, &blocks}},
+    {{&qlora, &blocks}},
+    {{&qlora, &blocks, &chunk}},
+    {{&qlora, &blocks, &singles, &chunk}},
     {{&attention}},
     {{&zero_grad}},
 };
 enum { LISTED = sizeof list / sizeof list[0] };
-
-/* Other ways to train, not levers of one: `fit` alone asks which training a card takes. */
-static const struct {
-    const Pull *pull[TOGETHER];
-} methods[] = {
-    {{&lora}},
-    {{&blocks, &lora}},
-    {{&blocks, &chunk, &lora}},
-};
-enum { METHOD_ROWS = sizeof methods / sizeof methods[0] };
-_Static_assert((int)LISTED + (int)METHOD_ROWS < VARIANTS,
-               "every row of the lists has a variant, and so have the options as they are");
+_Static_assert(sizeof list / sizeof list[0] < VARIANTS,
+               "every row of the list has a variant, and so have the options as they are");
 
 /* Returns 0, and leaves the options as they are, where it cannot be pulled or changes nothing. */
 static int pull(const Pull *p, Options *o)
@@ -203,16 +225,18 @@ static void name_alone(Variant *v, const Options *from)
 /* One row of the list, on top of the options. 0 where it is none. */
 static int pull_row(Variant *v, const Pull *const row[TOGETHER], const Options *o)
 {
+    const Pull *last = NULL;
     *v = (Variant){.options = *o, .target = MEM_GROUP_COUNT};
     for (int k = 0; k < TOGETHER && row[k]; k++) {
         if (pull(row[k], &v->options)) {
             v->target = v->pulled++ ? MEM_GROUP_COUNT : row[k]->target;
             name_in_row(v, row[k]);
+            last = row[k];
         } else if (row[k]->needed) {
             return 0;
         }
     }
-    if (v->pulled == 1)
+    if (v->pulled == 1 && !last->named)
         name_alone(v, o);
     return v->pulled;
 }
@@ -228,14 +252,25 @@ int variants_list(const Options *o, Variant variants[VARIANTS])
     return count;
 }
 
-int variants_methods(const Options *o, Variant variants[VARIANTS])
+int variant_adds_adapters(const Variant *v, const Options *from)
 {
-    int count = variants_list(o, variants);
-    for (int i = 0; i < METHOD_ROWS; i++)
-        if (pull_row(&variants[count], methods[i].pull, o) &&
-            !is_there(variants, count, &variants[count].options))
-            count++;
-    return count;
+    return has_adapters(&v->options) && !has_adapters(from);
+}
+
+void variants_say_adapters(FILE *out, const Options *from)
+{
+    static const Pull *const pulls[] = {&lora, &qlora};
+    int said = 0;
+    for (size_t i = 0; i < sizeof pulls / sizeof pulls[0]; i++) {
+        Options pulled = *from;
+        if (pull(pulls[i], &pulled))
+            fprintf(out, "%s%s is %s", said++ ? "; " : "", pulls[i]->word, levers_text(&pulled, from).text);
+    }
+    if (said)
+        fprintf(out, ".\n%s",
+                has_adapters(from) ? ""
+                                   : "They train adapters beside frozen weights: another training, "
+                                     "for weights that are trained already (--init).\n");
 }
 
 int variants_plan(const Options *o, Variant variants[VARIANTS])

@@ -390,21 +390,6 @@ static int strength_of(void *user, const LoraLayer *layer, Lora *lora)
     return 0;
 }
 
-/* (columns,rows) of the file to (rows,columns). */
-static int read_transposed(const Loading *l, const Wanted *w, float *to)
-{
-    int64_t rows = w->shape.dim[1], columns = w->shape.dim[0];
-    size_t bytes = (size_t)(rows * columns) * sizeof(float);
-    float *from = host_alloc_for("io_load_adapter", "an embedding's adapter", bytes);
-    int status = from ? safetensors_read(l->file, w->entry, from) : error_code();
-    for (int64_t r = 0; !status && r < rows; r++)
-        for (int64_t c = 0; c < columns; c++)
-            to[r * columns + c] = from[c * rows + r];
-    if (from)
-        host_free(context_here(), from, bytes);
-    return status;
-}
-
 typedef struct Reading {
     const Safetensors *file;
     const SafetensorsEntry *entry;
@@ -416,6 +401,31 @@ static int read_numbers(void *user, int64_t first, int64_t count, float *values)
     return safetensors_read_part(r->file, r->entry, first, count, values);
 }
 
+typedef struct Turned {
+    const float *from; /* (columns,rows), as the file has it */
+    int64_t rows, columns;
+} Turned;
+
+static int turn_numbers(void *user, int64_t first, int64_t count, float *values)
+{
+    const Turned *t = user;
+    for (int64_t i = first; i < first + count; i++)
+        values[i - first] = t->from[i % t->columns * t->rows + i / t->columns];
+    return 0;
+}
+
+static int read_transposed(const Loading *l, const Wanted *w, Tensor *tensor)
+{
+    size_t bytes = (size_t)tensor_numel(tensor) * sizeof(float);
+    float *from = host_alloc_for("io_load_adapter", "an embedding's adapter", bytes);
+    int status = from ? safetensors_read(l->file, w->entry, from) : error_code();
+    if (!status)
+        status = tensor_store_(tensor, turn_numbers, &(Turned){from, w->shape.dim[1], w->shape.dim[0]});
+    if (from)
+        host_free(context_here(), from, bytes);
+    return status;
+}
+
 /* On meta too: what the base is stored as may need buffers. */
 static int read_value(const Loading *l, const Wanted *w, Tensor *tensor)
 {
@@ -424,8 +434,7 @@ static int read_value(const Loading *l, const Wanted *w, Tensor *tensor)
         return tensor_store_(tensor, read_numbers, &(Reading){l->file, w->entry});
     if (meta)
         return host_later((size_t)tensor_numel(tensor) * sizeof(float)), 0;
-    float *to = tensor_f32(tensor);
-    return to ? read_transposed(l, w, to) : error_code();
+    return read_transposed(l, w, tensor);
 }
 
 /* The adapters' parameters are there now, and everything else is frozen. */

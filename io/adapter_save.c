@@ -435,15 +435,15 @@ static int make_room(Saving *s)
 }
 
 /* Returns the room behind. */
-static float *turn(Tensor *parameter, SafetensorsItem *item, float *to)
+static float *turn(SafetensorsItem *item, float *to)
 {
-    const float *from = tensor_f32(parameter);
-    int64_t rows = item->dim[0], columns = item->dim[1];
-    for (int64_t r = 0; from && r < rows; r++)
+    int64_t rows = item->dim[0], columns = item->dim[1], size = sizeof *to;
+    for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < columns; c++)
-            to[c * rows + r] = from[r * columns + c];
+            tensor_read(item->tensor, (r * columns + c) * size, size, &to[c * rows + r]);
     item->dim[0] = columns;
     item->dim[1] = rows;
+    item->tensor = NULL;
     item->data = to;
     return to + rows * columns;
 }
@@ -460,13 +460,11 @@ static int list_items(Saving *s)
         Shape shape = tensor_shape(parameter);
         SafetensorsItem *item = &s->items[s->count];
         store_name(s->names[s->count], s, tensor_name(parameter));
-        *item = (SafetensorsItem){.name = s->names[s->count++],
-                                  .type = SAFETENSORS_F32,
-                                  .ndim = shape.ndim,
-                                  .data = tensor_f32(parameter)};
+        *item = (SafetensorsItem){
+            .name = s->names[s->count++], .type = SAFETENSORS_F32, .ndim = shape.ndim, .tensor = parameter};
         memcpy(item->dim, shape.dim, sizeof shape.dim);
         if (is_turned(parameter))
-            room = turn(parameter, item, room);
+            room = turn(item, room);
     }
     return error_code();
 }

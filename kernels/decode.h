@@ -156,8 +156,9 @@ static inline void decoder_nf4(const Decoder *d, int64_t first, int64_t count, f
     }
 }
 
-/* y (n) = row `row` from column `col` on; not beyond the row. */
-static inline void decoder_row(const Decoder *d, int64_t row, int64_t col, int64_t n, float *y)
+/* y (n) = row `row` from column `col` on; not beyond the row. One copy, for its loops are many. */
+static __attribute__((noinline, unused)) void decoder_row(const Decoder *d, int64_t row, int64_t col,
+                                                          int64_t n, float *y)
 {
     int64_t first = row * d->cols + col;
     switch (d->dtype) {
@@ -179,6 +180,18 @@ static inline void decoder_row(const Decoder *d, int64_t row, int64_t col, int64
     default:
         memcpy(y, (const float *)(const void *)d->at + first, (size_t)n * sizeof *y);
     }
+}
+
+/* Asks for the lines that row `row` has of n columns from `col` on; they may lie beyond the array. */
+VEC_INLINE void decoder_prefetch(const Decoder *d, int64_t row, int64_t col, int64_t n)
+{
+    int64_t bits = d->dtype == DTYPE_F32                             ? 32
+                   : d->dtype == DTYPE_INT8                          ? 8
+                   : d->dtype == DTYPE_BF16 || d->dtype == DTYPE_F16 ? 16
+                                                                     : 4;
+    uintptr_t at = (uintptr_t)d->at + (uintptr_t)((row * d->cols + col) * bits / 8);
+    for (int64_t i = 0; i < n * bits / 8; i += 64)
+        __builtin_prefetch((const void *)(at + (uintptr_t)i));
 }
 
 /* y (count) = the flattened array from element `first` on. */

@@ -8,7 +8,9 @@
 
 #include <string.h>
 
-enum { STORED_CHUNK = NF4_BLOCK }; /* columns decoded before they are packed: a block of NF4 */
+/* Numbers of a row that are decoded before they are packed. What a strip of rows has of so many columns stays
+ * in the first-level cache until it is complete. */
+enum { STORED_CHUNK = 2 * NF4_BLOCK };
 _Static_assert(STORED_TILE_ROWS % PRODUCT_ROWS == 0 && STORED_TILE_COLS % PRODUCT_COLS == 0,
                "room for tiles");
 _Static_assert(STORED_DEPTH % STORED_CHUNK == 0 && STORED_COLS % STORED_TILE_COLS == 0,
@@ -35,45 +37,60 @@ VEC_INLINE void stored_turn(const float *x, int64_t ld, float *y, int64_t width)
 #endif
 }
 
-/* y (cols, width) = x (rows, cols) turned; rows is at most width. */
-VEC_INLINE void stored_turn_all(int64_t rows, int64_t cols, const float *x, int64_t ld, float *y,
-                                int64_t width)
+/* y (cols, width) = x (rows, cols) turned, one number after the other. */
+static __attribute__((noinline)) void stored_turn_rest(int64_t rows, int64_t cols, const float *x, int64_t ld,
+                                                       float *y, int64_t width)
 {
-    int64_t i = 0;
-    for (; i + 4 <= rows; i += 4) {
-        int64_t k = 0;
-        for (; k + 8 <= cols; k += 8)
-            stored_turn(x + i * ld + k, ld, y + k * width + i, width);
-        for (; k < cols; k++)
-            for (int r = 0; r < 4; r++)
-                y[k * width + i + r] = x[(i + r) * ld + k];
-    }
-    for (; i < rows; i++)
-        for (int64_t k = 0; k < cols; k++)
+    for (int64_t k = 0; k < cols; k++)
+        for (int64_t i = 0; i < rows; i++)
             y[k * width + i] = x[i * ld + k];
 }
 
-/* Strips of `width` rows of x, one after the other, each column by column; what is beyond `rows` is zero. The
- * width is a constant wherever this is inlined. */
+/* y (cols, width) = up to four rows of x turned. */
+VEC_INLINE void stored_turn_rows(int64_t rows, int64_t cols, const float *x, int64_t ld, float *y,
+                                 int64_t width)
+{
+    int64_t whole = rows == 4 ? cols / 8 * 8 : 0;
+    for (int64_t k = 0; k < whole; k += 8)
+        stored_turn(x + k, ld, y + k * width, width);
+    if (whole < cols)
+        stored_turn_rest(rows, cols - whole, x + whole, ld, y + whole * width, width);
+}
+
+/* One strip: `rows` rows, at most `width`, of x's columns from col on, column by column. */
+VEC_INLINE void stored_pack_strip(const Decoder *x, int64_t row, int64_t rows, int64_t col, int64_t depth,
+                                  int width, float *restrict out)
+{
+    float decoded[4 * STORED_CHUNK];
+    for (int64_t k = 0; k < depth; k += STORED_CHUNK) {
+        int64_t n = product_least(depth - k, STORED_CHUNK);
+        for (int64_t i = 0; i < rows; i += 4) {
+            int64_t few = product_least(rows - i, 4), ld = STORED_CHUNK;
+            const float *from = decoded;
+            if (x->dtype == DTYPE_F32) {
+                from = (const float *)(const void *)x->at + (row + i) * x->cols + col + k;
+                ld = x->cols;
+            }
+            for (int64_t r = 0; r < few; r++) {
+                decoder_prefetch(x, row + i + r, col + k + STORED_CHUNK, STORED_CHUNK);
+                if (from == decoded)
+                    decoder_row(x, row + i + r, col + k, n, decoded + r * STORED_CHUNK);
+            }
+            stored_turn_rows(few, n, from, ld, out + k * width + i, width);
+        }
+    }
+}
+
+/* Strips of `width` rows of x, one after the other; what is beyond `rows` is zero. The width is a constant
+ * wherever this is inlined. */
 VEC_INLINE void stored_pack_rows(const Decoder *x, int64_t row, int64_t rows, int64_t col, int64_t depth,
                                  int width, float *restrict out)
 {
-    float decoded[PRODUCT_COLS * STORED_CHUNK];
     for (int64_t first = 0; first < rows; first += width, out += width * depth) {
         int64_t count = product_least(rows - first, width);
         if (count < width)
             memset(out, 0, (size_t)(width * depth) * sizeof(float));
-        if (x->dtype == DTYPE_F32) {
-            const float *from = (const float *)(const void *)x->at + (row + first) * x->cols + col;
-            stored_turn_all(count, depth, from, x->cols, out, width);
-            continue;
-        }
-        for (int64_t k = 0; k < depth; k += STORED_CHUNK) {
-            int64_t n = product_least(depth - k, STORED_CHUNK);
-            for (int64_t i = 0; i < count; i++)
-                decoder_row(x, row + first + i, col + k, n, decoded + i * STORED_CHUNK);
-            stored_turn_all(count, n, decoded, STORED_CHUNK, out + k * width, width);
-        }
+        stored_pack_strip(x, row + first, count, col, depth, width, out);
     }
 }
 

@@ -353,8 +353,9 @@ static int check_merge(void *user, Module *module, const LoraLayer *layer)
 typedef struct Merging {
     const LoraLayer *layer;
     const Context *context;
-    int in_out; /* the weight is (in,out), as an embedding's (vocab,dim) is */
-    Tensor old; /* the weight's header before */
+    int in_out;   /* the weight is (in,out), as an embedding's (vocab,dim) is */
+    int in_place; /* the weight is f32 and stays so: it is added to where it lies */
+    Tensor old;   /* its header before */
 } Merging;
 
 /* values += scale times columns [col, col + cols) of rows [row, row + rows) of B A, or of its transpose. */
@@ -364,7 +365,8 @@ static void add_part(const Merging *m, int64_t row, int64_t rows, int64_t col, i
     const Kernels *k = m->context->kernels;
     const KernelRun *run = &m->context->run;
     int64_t in = layer->in, rank = layer->lora.rank;
-    const float *a = tensor_f32(layer->a), *b = tensor_f32(layer->b);
+    const float *a = tensor_typed_data(layer->a, DTYPE_F32, "nn_merge");
+    const float *b = tensor_typed_data(layer->b, DTYPE_F32, "nn_merge");
     if (!m->in_out) /* B (out,rank) A (rank,in) */
         k->gemm(0, 0, rows, cols, rank, layer->scale, b + row * rank, rank, a + col, in, 1, values, cols,
                 run);
@@ -381,7 +383,7 @@ static int merged_values(void *user, int64_t first, int64_t count, float *values
 {
     Merging *m = user;
     int64_t width = m->in_out ? m->layer->out : m->layer->in;
-    if (values != m->old.storage->block.data) /* f32 is merged where it lies */
+    if (!m->in_place)
         tensor_decode_(&m->old, first, count, values);
     for (int64_t done = 0, n; done < count; done += n) {
         int64_t row = (first + done) / width, col = (first + done) % width, left = count - done;
@@ -399,7 +401,8 @@ static int merge(void *user, Module *module, const LoraLayer *layer)
     if (!layer->a)
         return 0;
     Linear *linear = module_as_linear(module);
-    Merging m = {layer, module->item.context, !linear || linear->in_out, *layer->weight};
+    Merging m = {layer, module->item.context, !linear || linear->in_out,
+                 dtype == DTYPE_F32 && layer->weight->dtype == DTYPE_F32, *layer->weight};
     int failed = m.old.dtype == dtype ? tensor_store_(layer->weight, merged_values, &m)
                                       : tensor_replace_(layer->weight, dtype, merged_values, &m);
     if (failed)

@@ -191,6 +191,7 @@ int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user
     if (!made)
         return error_code();
     tensor->storage = made;
+    tensor->component = made->block.component;
     tensor->dtype = dtype;
     tensor->shape = shape;
     tensor->transposed = (unsigned char)turn; /* the source gives the old order */

@@ -249,7 +249,7 @@ static void test_hints(void **state)
          "LoRA adapter: give the weights of its base"},
         {"model.layers.0.self_attn.q_proj.base_layer.weight", "LoRA adapter: give the weights of its base"},
         {"model.layers.0.self_attn.q_proj.qweight", "quantised (GPTQ or AWQ)"},
-        {"model.layers.0.self_attn.q_proj.weight.absmax", "quantised (bitsandbytes)"},
+        {"model.layers.0.self_attn.q_proj.weight.absmax", "weight.absmax"},
         {"model.layers.0.self_attn.q_proj.weight_scale", "quantised (FP8)"},
         {"model.layers.0.self_attn.q_proj.weight.exp_avg", "an optimizer's states"},
     };

@@ -367,10 +367,9 @@ static Grads grads_of(const Setting *setting, const Lora *lora, const Micro *mic
     g.values = test_malloc((size_t)g.count * sizeof(float));
     int64_t at = 0;
     for (int i = 0; i < list.count; at += tensor_numel(list.items[i++])) {
-        if (!tensor_grad(list.items[i]))
+        if (!grad_f32(list.items[i]))
             fail_msg("%s: no gradient of %s", setting_text(setting), tensor_name(list.items[i]));
-        memcpy(g.values + at, tensor_grad(list.items[i]),
-               (size_t)tensor_numel(list.items[i]) * sizeof(float));
+        memcpy(g.values + at, grad_f32(list.items[i]), (size_t)tensor_numel(list.items[i]) * sizeof(float));
     }
     leave(v);
     return g;
@@ -431,13 +430,13 @@ static void gradients_are_slopes(void **state)
         double squares = 0, loss[2];
         for (int i = 0; i < list.count; i++)
             for (int64_t k = 0; k < tensor_numel(list.items[i]); k++)
-                squares += (double)tensor_grad(list.items[i])[k] * tensor_grad(list.items[i])[k];
+                squares += (double)grad_f32(list.items[i])[k] * grad_f32(list.items[i])[k];
         float step = 2e-3f / (float)sqrt(squares);
         for (int side = 0; side < 2; side++) {
             float by = side ? step : -step;
             for (int i = 0; i < list.count; i++)
                 for (int64_t k = 0; k < tensor_numel(list.items[i]); k++)
-                    tensor_f32(list.items[i])[k] += (side ? 2 : 1) * by * tensor_grad(list.items[i])[k];
+                    tensor_f32(list.items[i])[k] += (side ? 2 : 1) * by * grad_f32(list.items[i])[k];
             int scope = tensor_scope_begin();
             Batch batch = small_batch(s.family, 2, 0, 4);
             tensor_no_grad_begin();

@@ -210,7 +210,7 @@ static void compare_all(const char *what, const Safetensors *run, Module *model,
         Tensor *tensor = list.items[i];
         int gradient = kind[0] == 'g';
         const float *expected = safetensors_f32(trained_entry(run, kind, tensor));
-        const float *actual = gradient ? tensor_grad(tensor) : tensor_f32(tensor);
+        const float *actual = gradient ? grad_f32(tensor) : tensor_f32(tensor);
         double off = gradient ? relative(expected, actual, tensor_numel(tensor))
                               : largest(expected, actual, tensor_numel(tensor));
         if (!(off <= most))

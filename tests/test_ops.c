@@ -356,7 +356,7 @@ static void test_released_data(void **state)
     assert_error(ERROR_STATE, "add:", "tensor_keep");
     assert_non_null(tensor_f32(x));
     for (int i = 0; i < 4; i++) /* the gradient of the sum of y^2 is 2y */
-        assert_float_equal(tensor_grad(kept)[i], 2 * tensor_f32(kept)[i], 1e-6);
+        assert_float_equal(grad_f32(kept)[i], 2 * tensor_f32(kept)[i], 1e-6);
     assert_null(tensor_grad(h));
     assert_fine();
 }
@@ -397,7 +397,7 @@ static void test_move_saves_memory(void **state)
     assert_int_equal(books()->live_by[MEM_ACTIVATION], 2 * BYTES);
     assert_int_equal(tensor_backward(tensor_sum(tensor_donate(saved))), 0);
     for (int i = 0; i < 1024; i++) /* (4x) (5x) */
-        assert_float_equal(tensor_grad(x)[i], 40 * tensor_f32(x)[i], 1e-4);
+        assert_float_equal(grad_f32(x)[i], 40 * tensor_f32(x)[i], 1e-4);
 }
 
 static void test_reshape_shares(void **state)
@@ -441,7 +441,7 @@ static void test_dropout(void **state)
     }
     assert_in_range(zeros, 0.22 * SAMPLES * WIDTH, 0.28 * SAMPLES * WIDTH);
     assert_int_equal(tensor_backward(tensor_sum(y)), 0); /* the mask is recomputed */
-    assert_memory_equal(tensor_grad(ones), tensor_f32(y), SAMPLES * WIDTH * sizeof(float));
+    assert_memory_equal(grad_f32(ones), tensor_f32(y), SAMPLES * WIDTH * sizeof(float));
 }
 
 /* A sample's mask depends on (seed, step, sample, layer) only. */

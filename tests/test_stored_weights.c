@@ -469,7 +469,7 @@ static void check_gradient(DType dtype)
         tensor_backward(tensor_sum(tensor_mul(y, y)));
         assert_fine();
     }
-    assert_true(difference(tensor_grad(x[0]), tensor_grad(x[1]), 450) < 2e-6);
+    assert_true(difference(grad_f32(x[0]), grad_f32(x[1]), 450) < 2e-6);
     tensor_scope_end(scope);
 }
 

@@ -5,6 +5,7 @@
 #include "../../io/adapter.h"
 #include "../../io/safetensors.h"
 #include "../../nn/lora.h"
+#include "../tensor_data.h"
 #include "fuzz_json.h"
 
 enum { ITEMS = 64, NAME = 128, ELEMENTS = 4096 };

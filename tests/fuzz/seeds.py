@@ -404,7 +404,10 @@ COMMANDS = (
     "tokenize\n--tokenizer\nt.json\n--decode\n1\n2\n3", "tokenize\n--tokenizer\nt.json\ntext\n-o\nids.bin", "tokenize\n-",
     "report\nrun.jsonl\n--html=o\n--csv\nc\n--torch-snapshot\ns", "report\na.jsonl\nb.jsonl\n--html\nboth", "report\na\nb\nc",
     "report\n--massif\nrun.jsonl\n--jsonl", "help\ntrain", "help\nnone", "help", "fit\n--card\nt4,h100\n--memory\n4GiB,,1B\n--reserve\n0",
-    "compare\n--checkpoint\nnone,blocks,cc+.,selective\n--csv\n--run\n2", "plan\n--textbook\n--cpu\n-1", "train\n--resume\nd\n--quiet")
+    "compare\n--checkpoint\nnone,blocks,cc+.,selective\n--csv\n--run\n2", "plan\n--textbook\n--cpu\n-1",
+    "plan\n--lora\nr=4,alpha=8,dropout=0.1,targets=q_proj,v_proj,rslora\n--weights\nbf16\n--quantize\nnf4",
+    "compare\n--lora\ntargets=all,r=2\n--weights\nfp32,fp16\n--quantize\nnone,int8,nf4-plain", "compare\n--four-ways\n--seq\n9", "plan\n--lora\nr=4,alpha=2.5,dropout=0.5,targets=q_proj,v_proj,rslora\n--json", "train\n--lora\nr=2\n--merge\n--export\nx\n--export-adapter\na",
+    "generate\n--adapter\na\n--init\nl", "train\n--resume\nd\n--quiet")
 
 # With the folder of fuzz_commands.c.
 LEVERS = "--batch\n2\n--seq\n8\n--steps\n2\n--threads\n1"
@@ -445,6 +448,8 @@ FOLDER = (
     f"train\n--model\nl\n{LEVERS}\n--tokenizer\nt.json\n--data\ntext\n--sample\n9\n--max-samples\n3\n--epochs\n1\n--zero-grad\nkeep",
     f"train\n--model\nl\n--vocab\n100\n{LEVERS}\n--data\ntext\n\ntrain\n--init\nx.bin\n--init-partial\n--model\nl\n{LEVERS}",
     f"train\n--model\nl\n--init\ng\n--init-partial\n{LEVERS}\n\nplan\n--model\nl\n{LEVERS}\n--budget\n1GiB\n--textbook",
+    f"train\n--init\nl\n{LEVERS}\n--lora\nr=2\n--export-adapter\na\n\ntrain\n--init\nl\n{LEVERS}\n--adapter\na\n--merge\n--export\nm\n\n"
+    f"generate\n--init\nl\n--adapter\na\n--tokens\n2\n\nfit\n--model\nl\n{LEVERS}\n--lora\nr=1\n--memory\n2MiB\n--reserve\n0",
     f"train\n--model\nl\n{LEVERS}\n--lr\n1\n--weight-decay\n0.1\n--warmup\n1\n--save\ns\n--json\n\ntrain\n--model\nl\n{LEVERS}\n"
     "--lr\n1\n--weight-decay\n0.1\n--warmup\n1\n--resume\ns\n--json",
     "report\nrun.jsonl\n--csv\nrun.jsonl\n\nreport\ntext\n\nreport\nl\n--massif\nm\n\nreport\nrun.jsonl\n--massif\nl",

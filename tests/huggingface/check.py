@@ -16,6 +16,7 @@ import tempfile
 
 import adapters
 import numpy as np
+import quantised
 import torch
 import transformers
 import torch.nn.functional as F
@@ -489,6 +490,7 @@ def main():
     check_families()
     check_published()
     adapters.check_adapters(check, driver, worst, random_inputs)
+    quantised.check_quantised(check, driver, worst, random_inputs)
     print(f'{passes} passed, {len(failures)} failed')
     sys.exit(1 if failures else 0)
 

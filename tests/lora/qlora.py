@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 warnings.filterwarnings('ignore')
 transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)
+if torch.backends.cpu.get_cpu_capability() == 'AVX512':
+    sys.exit('bitsandbytes 0.50.2 decodes blocks that lie across rows wrongly with AVX-512: take another processor')
 
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
                          bnb_4bit_compute_dtype=torch.float32)
