@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "data/data.h"
 #include "text/tokenizer.h"
+#include "io/adapter.h"
 #include "io/saved_run.h"
 #include "io/io.h"
 #include "io/safetensors.h"

@@ -14,6 +14,7 @@
 #include "../nn/sample.h"
 #include "../plan/plan.h"
 #include "../tensor/tensor_.h"
+#include "../tests/tensor_data.h"
 #include "child.h"
 #include "order.h"
 

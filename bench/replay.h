@@ -21,6 +21,7 @@ typedef struct Item {
     float beta;
     AttentionDims attention;
     UpdateScalars scalars;
+    UpdateControl control;
     float *at[8]; /* a b c | q k v out dout dq dk dv | p g first second */
     double flops; /* that any implementation needs: half of a causal product */
     double best;  /* seconds */
@@ -153,17 +154,18 @@ static void note_attention_backward(const AttentionDims *d, const float *q, cons
     recording->kernels->attention_flash_backward(d, q, k, v, out, lse, dout, dq, dk, dv, workspace, run);
 }
 
-static void note_adam(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first,
-                      float *second, const KernelRun *run)
+static void note_adam(int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p,
+                      const float *g, float *first, float *second, const KernelRun *run)
 {
     Item *item = replay_note(ITEM_UPDATE);
     item->n = n;
     item->scalars = *s;
+    item->control = *control;
     item->scalars.lr = 0; /* the copy's parameters stay what they are */
     const float *at[4] = {p, g, first, second};
     for (int i = 0; i < 4; i++)
         item->at[i] = replay_moved(at[i]);
-    recording->kernels->adam(n, s, p, g, first, second, run);
+    recording->kernels->adam(n, s, control, p, g, first, second, run);
 }
 
 /* Runs one step, noting. The reservation is found from the first parameter, which lies at its offset from
@@ -238,7 +240,7 @@ static void replay_item(const Replay *r, const Item *i)
         r->kernels->gemm(i->trans_a, i->trans_b, i->m, i->n, i->k, 1, i->at[0], i->lda, i->at[1], i->ldb,
                          i->beta, i->at[2], i->ldc, &(KernelRun){.threads = r->threads});
     } else if (i->kind == ITEM_UPDATE) {
-        r->kernels->adam(i->n, &i->scalars, i->at[0], i->at[1], i->at[2], i->at[3],
+        r->kernels->adam(i->n, &i->scalars, &i->control, i->at[0], i->at[1], i->at[2], i->at[3],
                          &(KernelRun){.threads = r->threads});
     } else {
         int units = i->attention.batch * i->attention.heads;

@@ -11,6 +11,7 @@
 #include "../optim/optim.h"
 #include "../plan/plan.h"
 #include "../tensor/tensor_.h"
+#include "../tests/tensor_data.h"
 
 typedef struct Session {
     Module *model;

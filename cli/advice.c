@@ -8,11 +8,13 @@ enum { TIGHT_PERCENT = 85 }; /* of the memory that is free, above which a run is
 
 /* ---- The cost of a variant ------------------------------------------------------------------- */
 
-/* Operations beyond those of the options as they are; a part in 200 is none. */
+/* Operations beyond those of the options as they are; a part in 200 is none. Fewer count only where something
+ * else is trained: adapters spare the gradients of frozen weights. */
 static double extra_flops(const Variant *v, const Variant *base)
 {
     double extra = v->plan.step_flops / base->plan.step_flops - 1;
-    return extra > 0.005 ? extra : 0;
+    int fewer = extra < -0.005 && levers_other_training(&v->options, &base->options);
+    return extra > 0.005 || fewer ? extra : 0;
 }
 
 int variant_costs_more(const Variant *a, const Variant *b, const Variant *base)

@@ -25,6 +25,7 @@ typedef struct Options {
     const char *invalid_utf8;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
+    const char *lora, *adapter, *export_adapter; /* --lora as it was typed */
     const char *resize_vocab; /* as it was typed: N or auto */
     const char *described;    /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
@@ -37,8 +38,10 @@ typedef struct Options {
     float temperature, top_p;
     CheckpointChoice checkpoint;
     AttentionKind attention;
+    DType weights, quantized; /* what weights are stored as; of linear layers another type, 0 = the same */
     uint64_t budget, seed, reserve, export_shard;
-    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite;
+    int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite, merge;
+    int four_ways;           /* of compare */
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int check_data;          /* reads all ids of a .bin before it starts */
     int pack;                /* samples of JSON lines side by side */
@@ -90,11 +93,34 @@ typedef struct LeverText {
     char text[1200];
 } LeverText;
 LeverText checkpoint_text(const CheckpointChoice *choice);
+/* "fp32", "bf16"; "nf4, rest bf16" where linear layers are quantised. */
+LeverText weights_text(const Options *options);
 /* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
  * there is none of this name. */
 void help_all(FILE *out);
 int help_page(FILE *out, const char *name);
 int unknown_command(const char *name); /* says so, with the nearest ones; returns EXIT_USAGE */
+
+/* Parameters that are stored in one way. */
+typedef struct Stored {
+    DType dtype;
+    int64_t count;
+    uint64_t bytes; /* of their arrays, scales included; a block is rounded up beyond that */
+} Stored;
+
+/* What a training spends on a parameter, counted over the tensors as they are. (bracket.c) */
+typedef struct Bracket {
+    Stored frozen[DTYPE_COUNT]; /* in the order in which they come first */
+    int frozen_kinds;
+    Stored trained;
+    int gradient, states; /* bytes of a trained parameter */
+    int adapters;         /* what is trained stands beside the model's own parameters */
+} Bracket;
+Bracket bracket_of(const Options *options, Module *model, const Optimizer *optimizer);
+uint64_t bracket_bytes(const Bracket *bracket); /* weights, gradients and states, all there at once */
+/* "base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040" */
+LeverText bracket_text(const Bracket *bracket);
+json_t *bracket_json(const Bracket *bracket);
 
 /* The script of train, plan, compare and fit; config is a Training. What a run leaves behind is in the same
  * struct. */
@@ -103,17 +129,22 @@ typedef struct Training {
     TrainLog *log;                             /* NULL = none */
     Saving *saving;                            /* NULL = neither saves nor resumes */
     int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
-    IoSize save_size, export_size;             /* of one save, of the export; 0 = there is none */
-    int blocks;                                /* repeated ones, that --checkpoint is about */
-    double validation_loss, accuracy;          /* accuracy < 0: not a classifier */
+    int64_t trained;                           /* of the parameters, or of the adapters beside them */
+    Bracket bracket;
+    IoSize save_size, export_size;    /* of one save, of the export; 0 = there is none */
+    int blocks;                       /* repeated ones, that --checkpoint is about */
+    double validation_loss, accuracy; /* accuracy < 0: not a classifier */
     int64_t validation_samples;
     double step_seconds, validation_seconds; /* what steps and evaluations took, together */
     int exported;                            /* 1: --export is written; -1: it could not be */
+    int adapter_exported;                    /* the same of --export-adapter */
     char generated[161];
 } Training;
 int training_script(void *config);
 /* What --init says, if it was given. Returns error_code(). */
 int load_initial(const Options *options, Module *model);
+/* Says how the weights of the next model are stored; before it is made. */
+void store_weights(const Options *options);
 RunOptions run_options(const Options *options);
 /* Plans the options; on failure says why on stderr and returns EXIT_NO. */
 int plan_or_say(const Options *options, Training *training, Plan *plan);
@@ -132,6 +163,8 @@ int check_room(const Options *options, const Training *training, const Plan *pla
 /* Bytes of it that go to file systems that are memory. */
 uint64_t room_in_memory(const Options *options, const Training *training, const Plan *plan);
 
+/* What plans remember of JSON lines of samples. (pairs.c) */
+void forget_pairs(void);
 /* Says what is no error, on stderr: "brim: note: …". */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Says what the library raised, and clears it; returns EXIT_NO. */
@@ -166,8 +199,9 @@ json_t *textbook_json(void);
 
 /* The memory object that is the same everywhere. planned may be NULL. */
 json_t *json_memory(const MemSummary *memory, const MemSummary *planned);
-/* What is trained, in a line; of steps nothing is said when they are 0. */
-void print_title(const Options *options, int64_t parameters, int64_t steps);
+/* What is trained, in a line, and what a parameter takes, in another; of steps nothing is said when they are
+ * 0. */
+void print_title(const Options *options, int64_t parameters, const Bracket *bracket, int64_t steps);
 /* Arguments, and errors with paths, are bytes, JSON is UTF-8: what is not, has '?' for each byte past ASCII.
  * json_clean does so in place. */
 json_t *json_text(const char *text);

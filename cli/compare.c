@@ -139,6 +139,9 @@ int command_compare(const Options *sets, int count)
     static Variant variants[SETS_MAX];
     Options first = sets[0];
     Comparison c = {.options = &first, .variants = variants, .lists = count > 1};
+    if (first.four_ways)
+        return c.lists ? usage("--four-ways is about one model, batch and length: a list is none")
+                       : compare_four_ways(&first);
     if (!c.lists && resolve_checkpoint(&first))
         return EXIT_NO;
     c.count = c.lists ? list_rows(sets, count, variants) : variants_plan(&first, variants);

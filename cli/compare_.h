@@ -17,6 +17,8 @@ const Variant *compare_first(const Comparison *comparison);
 /* Whether it fits --budget; of what cannot be planned, no. */
 int compare_fits(const Comparison *comparison, const Variant *variant);
 void compare_print(FILE *out, const Comparison *comparison);
+/* four_ways.c: --four-ways. */
+int compare_four_ways(const Options *options);
 /* What a step took, in ms; `unknown` where it took no second one. */
 SizeText compare_ms(const Variant *variant, int decimals, const char *unknown);
 

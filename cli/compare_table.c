@@ -324,12 +324,16 @@ static void run_rows(const Table *t)
 void compare_print(FILE *out, const Comparison *c)
 {
     Table t = table_of(out, c);
-    print_title(c->options, c->variants[0].parameters, 0);
+    print_title(c->options, c->variants[0].parameters, &c->variants[0].bracket, 0);
     fprintf(out, "\n");
     print_peaks(&t);
     budget_line(&t);
     at_peak_rows(&t);
     growth_rows(&t);
+    if (!c->lists) {
+        fputc('\n', out);
+        variants_say_adapters(out, c->options);
+    }
     if (c->options->run_steps)
         run_rows(&t);
 }

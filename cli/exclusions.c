@@ -18,20 +18,37 @@ static const struct {
     {"--textbook", "--inference", "the one prints rules, the other plans"},
     {"--textbook", "--budget", "the one prints rules, the other limits a plan"},
     {"--vocab", "--resize-vocab", "they say the same thing twice"},
+    {"--lora", "--resize-vocab", "the new rows of the embedding would be frozen before they learn anything"},
+    {"--lora", "--adapter", "an adapter that is read has its own rank, alpha and layers"},
+    {"--merge", "--quantize",
+     "what an adapter changes can be less than quantising again rounds away; --export-adapter writes it "
+     "alone"},
     {"--csv", "--json", "they are two forms of one answer"},
 };
+
+#define FROZEN_ONLY                                                                                          \
+    ": it stores weights that are frozen or only read (brim generate, brim plan --inference); weights that " \
+    "are trained themselves are fp32"
 
 /* The one says something about the other, which is missing. */
 static const struct {
     const char *one, *needed;
     const char *value; /* of `needed`, in the message */
     const char *only;  /* the value of `one` for which this holds; NULL: every one */
+    const char *other; /* each does as well as `needed`, with spaces between; NULL: nothing */
+    const char *why;   /* behind the message */
 } needs[] = {
-    {"--checkpoint", "--budget", " SIZE", "auto"}, {"--init-partial", "--init", " PATH", NULL},
-    {"--save-every", "--save", " DIR", NULL},      {"--keep", "--save", " DIR", NULL},
-    {"--export-dtype", "--export", " DIR", NULL},  {"--export-shard", "--export", " DIR", NULL},
-    {"--overwrite", "--export", " DIR", NULL},     {"--resize-vocab", "--init", " PATH", NULL},
-    {"--prefill", "--inference", "", NULL},
+    {"--weights", "--lora", " r=16,alpha=32", NULL, "--adapter --inference", FROZEN_ONLY},
+    {"--quantize", "--lora", " r=16,alpha=32", NULL, "--adapter --inference", FROZEN_ONLY},
+    {"--checkpoint", "--budget", " SIZE", "auto", NULL, NULL},
+    {"--init-partial", "--init", " PATH", NULL, NULL, NULL},
+    {"--save-every", "--save", " DIR", NULL, NULL, NULL},
+    {"--keep", "--save", " DIR", NULL, NULL, NULL},
+    {"--export-dtype", "--export", " DIR", NULL, NULL, NULL},
+    {"--export-shard", "--export", " DIR", NULL, NULL, NULL},
+    {"--resize-vocab", "--init", " PATH", NULL, NULL, NULL},
+    {"--prefill", "--inference", "", NULL, NULL, NULL},
+    {"--merge", "--export", " DIR", NULL, NULL, NULL},
 };
 
 LeverText levers_exclude(const Options *o)
@@ -45,14 +62,28 @@ LeverText levers_exclude(const Options *o)
     return out;
 }
 
+static int one_given(const char *flags, const Options *o)
+{
+    for (const char *at = flags; *at; at += *at == ' ') {
+        char flag[40];
+        size_t length = strcspn(at, " ");
+        snprintf(flag, sizeof flag, "%.*s", (int)length, at);
+        if (flag_given(flag, o))
+            return 1;
+        at += length;
+    }
+    return 0;
+}
+
 LeverText levers_need(const Options *o)
 {
     LeverText out = {""};
     for (size_t i = 0; i < sizeof needs / sizeof needs[0] && !out.text[0]; i++)
         if (flag_given(needs[i].one, o) && !flag_given(needs[i].needed, o) &&
+            !(needs[i].other && one_given(needs[i].other, o)) &&
             (!needs[i].only || !strcmp(flag_text(needs[i].one, o).text, needs[i].only)))
-            snprintf(out.text, sizeof out.text, "%.90s needs %s%s",
-                     needs[i].only ? flag_typed(needs[i].one, o).text : needs[i].one, needs[i].needed,
-                     needs[i].value);
+            snprintf(out.text, sizeof out.text, "%.90s needs %s%s%s",
+                     needs[i].only || needs[i].why ? flag_typed(needs[i].one, o).text : needs[i].one,
+                     needs[i].needed, needs[i].value, needs[i].why ? needs[i].why : "");
     return out;
 }

@@ -84,6 +84,8 @@ static void plan_at(Fit *fit, const Method *m, int batch, int seq, Plan *plan)
     run.budget = 0;
     plan_script(training_script, &training, &run, plan);
     fit->parameters = training.parameters;
+    if (m == &fit->method[0])
+        fit->bracket = training.bracket;
     fit->samples = training.samples;
     plan_free(plan);
 }

@@ -5,7 +5,7 @@
 #include "levers_.h"
 #include "variants_.h"
 
-enum { METHODS = VARIANTS, CARDS = 12, MEMO = 160, LARGEST_BATCH = 1 << 16, SHORT = 38 };
+enum { METHODS = VARIANTS, CARDS = 12, MEMO = 160, LARGEST_BATCH = 1 << 16, SHORT = 40 };
 
 typedef struct Need {
     int batch, seq;
@@ -38,6 +38,7 @@ typedef struct Fit {
     int cards;
     int seq_step;                /* lengths are multiples of it */
     int64_t parameters, samples; /* samples: of the data, for images */
+    Bracket bracket;             /* of the options as they are */
 } Fit;
 
 /* What a training may need on a card: its memory but for what is reserved. */

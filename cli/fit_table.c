@@ -191,14 +191,20 @@ static void say_why(const Fit *fit)
     }
 }
 
+static int is_fp32(const Options *o)
+{
+    return o->weights == DTYPE_F32 && !o->quantized;
+}
+
 void fit_print(const Fit *fit)
 {
     const Options *o = fit->options;
-    print_title(o, fit->parameters, 0);
+    print_title(o, fit->parameters, &fit->bracket, 0);
     printf("%s\n\n", fit_verdict(fit).text);
-    printf("Cards in GiB, %.2f of each reserved; every figure but PyTorch's is brim's, planned in fp32.\n"
+    printf("Cards in GiB, %.2f of each reserved; every figure but PyTorch's is brim's, planned%s.\n"
            "A cell is the largest batch that fits, or what is missing%s",
-           gib(o->reserve), o->seq ? "; of lengths the largest " : ".\n");
+           gib(o->reserve), is_fp32(o) ? " in fp32, or as a row says" : "",
+           o->seq ? "; of lengths the largest " : ".\n");
     if (o->seq && fit->seq_step > 1)
         printf("multiple of %d.\n", fit->seq_step);
     else if (o->seq)
@@ -207,6 +213,7 @@ void fit_print(const Fit *fit)
     seq_table(fit);
     printf("\n");
     say_why(fit);
+    variants_say_adapters(stdout, o);
     printf("PyTorch's row is brim's need and, while its optimizer steps, one more copy of the parameters: at "
            "least that.\nIts CUDA context, 0.25 to 0.45 GiB, comes out of what is reserved.\n");
 }

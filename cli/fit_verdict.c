@@ -51,9 +51,10 @@ static const Method *least_need(const Fit *fit)
 uint64_t fit_pytorch(const Fit *fit)
 {
     const MemStats *s = &fit->method[0].variant.plan.memory.stats;
-    uint64_t p = report_group(s->own_peak, MEM_GROUP_PARAMETERS);
+    uint64_t p = s->own_peak[MEM_PARAMETER]; /* what is trained */
     uint64_t step = p + report_group(s->own_peak, MEM_GROUP_GRADIENTS) +
                     report_group(s->own_peak, MEM_GROUP_OPTIMIZER_STATES) + p;
+    step += s->own_peak[MEM_FROZEN];
     return s->needs + (step > s->peak ? step - s->peak : 0);
 }
 
@@ -122,7 +123,7 @@ LeverText fit_verdict(const Fit *fit)
 {
     LeverText out = {""};
     const Method *said[CARDS];
-    int count = 0, without = 0;
+    int count = 0, without = 0, adapters = 0;
     for (int i = 0; i < fit->cards; i++) {
         const Method *best = fit_best(fit, i);
         int known = 0;
@@ -135,9 +136,10 @@ LeverText fit_verdict(const Fit *fit)
         say_cards(&out, fit, best);
         say_with(&out, fit, best);
         said[count++] = best;
+        adapters |= variant_adds_adapters(&best->variant, fit->options);
     }
     if (without)
         say_none(&out, fit, count);
-    say(&out, ".");
+    say(&out, adapters ? ". With --lora adapters are trained instead of the weights." : ".");
     return out;
 }

@@ -15,6 +15,8 @@ static const Flag flags[] = {
      .help = "allow missing and extra weights in --init"},
     {"--resize-vocab", FLAG_NAME, AT(resize_vocab), "N|auto",
      .help = "grow --init's embeddings (auto: to the tokenizer)"},
+    {"--lora", FLAG_TEXT, AT(lora), "r=16,…", .help = "train adapters: r=16,alpha=32,targets=q_proj,…"},
+    {"--adapter", FLAG_TEXT, AT(adapter), "DIR", .help = "add the adapter that PEFT saved in this directory"},
     {"--data", FLAG_TEXT, AT(data), "PATH", .help = "text, .jsonl, - (pipe), .gz, folder, .bin, builtin"},
     {"--pack", FLAG_SWITCH, AT(pack), NULL, .help = "put samples of a .jsonl side by side in rows of --seq"},
     {"--check-data", FLAG_SWITCH, AT(check_data), NULL, .help = "read all of a large .bin before step 1",
@@ -49,6 +51,10 @@ static const Flag flags[] = {
      .help = "compute the loss N rows at a time (0: all at once)"},
     {"--attention", FLAG_ATTENTION, AT(attention), "flash|eager",
      .help = "keep one number a row, or all its scores (flash)"},
+    {"--weights", FLAG_WEIGHTS, AT(weights), "TYPE",
+     .help = "store frozen weights as fp32, bf16 or fp16 (fp32)"},
+    {"--quantize", FLAG_QUANTIZE, AT(quantized), "TYPE",
+     .help = "frozen linear layers: nf4, nf4-plain or int8 (none)"},
     {"--budget", FLAG_SIZE, AT(budget), "SIZE", .help = "refuse to start above SIZE, e.g. 800MiB"},
     {"--seed", FLAG_SEED, AT(seed), "N", .help = "random seed (1)"},
     {"--threads", FLAG_INT, AT(threads), "N", .help = "threads to use (one a processor)", .low = 1,
@@ -85,7 +91,11 @@ static const Flag flags[] = {
      .only = "train"},
     {"--export", FLAG_TEXT, AT(export), "DIR", .help = "write model.safetensors and config.json there",
      .only = "train"},
-    {"--overwrite", FLAG_SWITCH, AT(overwrite), NULL, .help = "--export may replace another model in its DIR",
+    {"--merge", FLAG_SWITCH, AT(merge), NULL, .help = "--export the model with its adapters merged",
+     .only = "train"},
+    {"--export-adapter", FLAG_TEXT, AT(export_adapter), "DIR", .help = "write the adapter there, for PEFT",
+     .only = "train"},
+    {"--overwrite", FLAG_SWITCH, AT(overwrite), NULL, .help = "exports may replace what is in their DIR",
      .only = "train"},
     {"--export-dtype", FLAG_NAME, AT(export_dtype), "TYPE", .help = "data type: f32, f16 or bf16 (f32)",
      .only = "train"},
@@ -97,6 +107,8 @@ static const Flag flags[] = {
      .help = "plan inference over --seq tokens, not training", .only = "plan"},
     {"--run", FLAG_INT64, AT(run_steps), "N", .help = "also train each row for N steps", .only = "compare"},
     {"--csv", FLAG_SWITCH, AT(csv), NULL, .help = "print comma-separated values", .only = "compare"},
+    {"--four-ways", FLAG_SWITCH, AT(four_ways), NULL, .help = "four ways to tune a model, on five cards",
+     .only = "compare"},
     {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "cards from `brim gpus` (a usual handful)",
      .only = "fit"},
     {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
@@ -194,6 +206,10 @@ LeverText flag_text(const char *name, const Options *options)
         text = attention_names[*(const AttentionKind *)value];
     else if (flag->kind == FLAG_ZERO_GRAD)
         text = zero_grad_names[*(const int *)value];
+    else if (flag->kind == FLAG_WEIGHTS)
+        text = weights_name(*(const DType *)value);
+    else if (flag->kind == FLAG_QUANTIZE)
+        text = quantize_name(*(const DType *)value);
     if (text)
         snprintf(out.text, sizeof out.text, "%s", text);
     else if (flag->kind == FLAG_FLOAT && *(const float *)value >= 0)

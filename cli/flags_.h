@@ -18,7 +18,9 @@ typedef enum FlagKind {
     FLAG_SWITCH,
     FLAG_CHECKPOINT,
     FLAG_ATTENTION,
-    FLAG_ZERO_GRAD
+    FLAG_ZERO_GRAD,
+    FLAG_WEIGHTS,
+    FLAG_QUANTIZE
 } FlagKind;
 
 typedef struct Flag {
@@ -71,11 +73,16 @@ typedef struct Assignments {
 int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists);
 /* Puts the which-th value into its field. 0 or EXIT_USAGE. */
 int assign(Options *options, const Assignment *assignment, int which);
-/* A whole number of low … high. 0 or EXIT_USAGE. */
+/* numbers.c: a whole number of low … high. 0 or EXIT_USAGE. */
 int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out);
 /* values.c: reads a value into its field. 0 or EXIT_USAGE. */
 int parse_value(const Flag *flag, void *field, const char *text);
 extern const char *const attention_names[], *const zero_grad_names[]; /* by their values; NULL ends them */
+/* stored.c */
+int parse_weights(const char *text, DType *out);
+int parse_quantize(const char *text, DType *out);
+const char *weights_name(DType dtype);  /* "fp32", "bf16", "fp16" */
+const char *quantize_name(DType dtype); /* "none", "nf4", … */
 int parse_choice(const char *name, const char *choices, const char *text, const char *const *names, int *out);
 
 /* The value that an option has, as it would be typed; "" where it has none. A switch has 0 or 1. */

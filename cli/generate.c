@@ -9,6 +9,7 @@
 #include "../kernels/kernels.h"
 #include "../estimate/formulae.h"
 #include "cli.h"
+#include "lora.h"
 #include "stream.h"
 
 /* ---- The script ------------------------------------------------------------------------------ */
@@ -81,10 +82,12 @@ static int writing_script(void *config)
 {
     Writing *w = config;
     const Options *o = w->options;
+    store_weights(o);
     Module *model = nn_model(&o->preset);
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
         return error_code();
+    add_adapters(o, model);
     w->started = clock_now();
     return nn_generate(
         model,
@@ -95,6 +98,7 @@ static int writing_script(void *config)
             .batch = o->batch,
             .context = o->seq,
             .prefill = o->prefill,
+            .cached = o->weights,
             .sample = {.temperature = o->temperature, .top_k = o->top_k, .top_p = o->top_p, .seed = o->seed},
             .stop = w->ends.ids,
             .stops = w->ends.count,
@@ -112,10 +116,12 @@ static int forward_script(void *config)
 {
     Writing *w = config;
     const Options *o = w->options;
+    store_weights(o);
     Module *model = nn_model(&o->preset);
     w->parameters = nn_parameter_count(model);
     if (load_initial(o, model))
         return error_code();
+    add_adapters(o, model);
     nn_eval(model);
     tensor_no_grad_begin();
     int scope = tensor_scope_begin();
@@ -133,6 +139,12 @@ static int forward_script(void *config)
 
 /* ---- What it needs --------------------------------------------------------------------------- */
 
+/* Keys and values are kept as weights are stored, but for those that are quantised. */
+static int64_t cached_bytes(const Options *o)
+{
+    return (int64_t)dtype_bytes(o->weights, 1, 1);
+}
+
 /* Keys and values of so many tokens of each sequence, by the formula. */
 static int64_t cache_formula(const Options *o, int64_t tokens)
 {
@@ -141,7 +153,15 @@ static int64_t cache_formula(const Options *o, int64_t tokens)
                         .heads = sizes.heads,
                         .kv_heads = sizes.kv_heads,
                         .dim = (int64_t)sizes.heads * sizes.head_dim};
-    return estimate_kv_cache_bytes(&shape, tokens, sizeof(float)) * o->batch;
+    return estimate_kv_cache_bytes(&shape, tokens, cached_bytes(o)) * o->batch;
+}
+
+/* The textbook's Q: it knows of no scales, and of nothing that is not quantised. */
+static int weight_bits(const Options *o)
+{
+    if (o->quantized)
+        return o->quantized == DTYPE_INT8 ? 8 : 4;
+    return o->weights == DTYPE_F32 ? 32 : 16;
 }
 
 /* Of the peak; the rest is what a forward makes. */
@@ -176,15 +196,17 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
 {
     Inference p = inference_of(planned), m = measured ? inference_of(measured) : p;
     ReportUnit unit = report_unit(p.peak);
-    double weights = (double)parameters * sizeof(float);
+    double weights = weight_bits(o) / 8.0 * (double)parameters;
     const uint64_t *none = NULL;
     int64_t cache = writes(o) ? cache_formula(o, o->seq) : 0;
-    char formula[96];
-    snprintf(formula, sizeof formula, "2 x layers x kv heads x head width x 4 x %d token%s%s", o->seq,
-             plural(o->seq), o->batch > 1 ? " x batch" : "");
+    char formula[96], rule[40] = "P x 4 bytes";
+    if (weight_bits(o) != 32)
+        snprintf(rule, sizeof rule, "P x Q/8 bytes, Q = %d", weight_bits(o));
+    snprintf(formula, sizeof formula, "2 x layers x kv heads x head width x %d x %d token%s%s",
+             (int)cached_bytes(o), o->seq, plural(o->seq), o->batch > 1 ? " x batch" : "");
     printf("%-*s%*s%s%*s\n", LABEL, unit.name, COLUMN, "planned", measured ? "   measured" : "", COLUMN,
            "textbook");
-    print_row("weights", unit, &p.weights, measured ? &m.weights : none, weights, "P x 4 bytes");
+    print_row("weights", unit, &p.weights, measured ? &m.weights : none, weights, rule);
     if (cache)
         print_row("kv cache", unit, &p.cache, measured ? &m.cache : none, (double)cache, formula);
     print_row("workspace and temporaries", unit, &p.rest, measured ? &m.rest : none, 0, "");
@@ -194,6 +216,8 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
     print_row("peak", unit, &p.peak, measured ? &m.peak : none, 1.2 * weights, "weights x 1.2");
     printf("Needs %s in one piece (%" PRIu64 " bytes).", report_size(planned->stats.needs).text,
            planned->stats.needs);
+    if (planned->stats.peak_at.phase == MEM_PHASE_SETUP)
+        printf(" That is while weights are filled; writing takes less.");
     int64_t held = cache ? (int64_t)(0.2 * weights / (double)cache_formula(o, 1)) * o->batch : 0;
     if (cache)
         printf(" The textbook's 20 %% would hold %s token%s of cache.", report_count(held).text,
@@ -203,7 +227,7 @@ static void inference_table(const Options *o, int64_t parameters, const MemSumma
 
 static json_t *textbook_of(const Options *o, int64_t parameters)
 {
-    int64_t weights = parameters * (int64_t)sizeof(float);
+    int64_t weights = parameters * weight_bits(o) / 8;
     return json_pack("{s:I, s:I, s:I}", "weights_bytes", (json_int_t)weights, "kv_cache_bytes",
                      (json_int_t)(writes(o) ? cache_formula(o, o->seq) : 0), "peak_bytes",
                      (json_int_t)(1.2 * (double)weights));
@@ -365,9 +389,11 @@ static int check_fits(const Options *o, const Plan *plan, int to_run)
 
 static void print_beginning(const Options *o, const Writing *w, const Plan *plan)
 {
-    printf("%s  %s parameters  fp32  batch %d, a cache of %d token%s\n", o->model,
-           report_count(w->parameters).text, o->batch, o->seq, plural(o->seq));
+    printf("%s  %s parameters  %s  batch %d, a cache of %d token%s\n", o->model,
+           report_count(w->parameters).text, weights_text(o).text, o->batch, o->seq, plural(o->seq));
     print_machine(o, plan);
+    if (o->adapter)
+        printf("Adapter: %s\n", o->adapter);
     if (o->init)
         printf("Weights: %s\n\n", o->init);
     else
@@ -464,8 +490,8 @@ int command_generate(const Options *options, int count)
 
 static void print_inference(const Options *o, const Writing *w)
 {
-    printf("%s  %s parameters  fp32  %d thread%s  batch %d", o->model, report_count(w->parameters).text,
-           threads_of(o), plural(threads_of(o)), o->batch);
+    printf("%s  %s parameters  %s  %d thread%s  batch %d", o->model, report_count(w->parameters).text,
+           weights_text(o).text, threads_of(o), plural(threads_of(o)), o->batch);
     if (writes(o))
         printf(", a cache of %d token%s, prompts read %d at once\n\n", o->seq, plural(o->seq),
                w->prompt_tokens);

@@ -15,12 +15,13 @@ typedef struct Help {
 
 /* What the need of a training depends on. */
 #define SHAPE_FLAGS                                                                                          \
-    "--model --init --init-partial --resize-vocab --data --pack --invalid-utf8 --tokenizer --vocab --batch " \
-    "--seq "                                                                                                 \
+    "--model --init --init-partial --resize-vocab --lora --adapter --data --pack --invalid-utf8 "            \
+    "--tokenizer --vocab --batch --seq "                                                                     \
     "--accumulate --steps --epochs "                                                                         \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
-    "--optimizer-in-backward --zero-grad --loss-chunk --attention --threads --device --max-samples"
+    "--optimizer-in-backward --zero-grad --loss-chunk --attention --weights --quantize --threads "           \
+    "--device --max-samples"
 #define NEED_FLAGS SHAPE_FLAGS " --budget"
 #define TRAIN_FLAGS                                                                                          \
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
@@ -38,8 +39,8 @@ static const Help pages[] = {
      "never stopped; with --save of the same directory a run is started where there\n"
      "is none. SIGINT and SIGTERM stop it between two steps, saved; a second signal\n"
      "stops it at once.",
-     TRAIN_FLAGS
-     " --check-data --export --overwrite --export-dtype --export-shard --save --save-every --keep --resume",
+     TRAIN_FLAGS " --check-data --export --merge --export-adapter --overwrite --export-dtype --export-shard "
+                 "--save --save-every --keep --resume",
      .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
                  "  brim train --model mlp --data fashion-mnist --epochs 3\n"
                  "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"
@@ -58,9 +59,12 @@ static const Help pages[] = {
      "what it saves at the peak, and what it costs in operations. Where options are\n"
      "comma lists, every combination is a row instead. --run also trains each row\n"
      "for some steps in a process of its own, and shows measured beside planned.\n"
-     "--budget marks the rows that fit.",
-     NEED_FLAGS " --run --csv --json",
+     "--budget marks the rows that fit.\n"
+     "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
+     "one model, beside what is taught about them, and four models on five cards.",
+     NEED_FLAGS " --run --four-ways --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
+                 "  brim compare --four-ways --model llama-3.1-8b\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
     {"fit", "which levers fit which card: largest batch, longest sequence",
      "First what fits each card at the least cost. Then for each lever, alone and\n"
@@ -76,8 +80,8 @@ static const Help pages[] = {
      "several texts at once. --seq is how many tokens the cache holds; when it is\n"
      "full, its newer half is read again. A text ends at --tokens, or at the end token\n"
      "of the model's generation_config.json.",
-     "--model --init --init-partial --tokenizer --vocab --batch --seq --prompt --tokens --temperature "
-     "--top-k --top-p --prefill --ignore-eos "
+     "--model --init --init-partial --adapter --weights --quantize --tokenizer --vocab --batch --seq "
+     "--prompt --tokens --temperature --top-k --top-p --prefill --ignore-eos "
      "--seed --threads --device --budget --json",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
                  "  brim generate --temperature 0.7 --top-p 0.9 --batch 2\n"},
@@ -136,18 +140,20 @@ typedef struct Group {
 
 static const Group groups[] = {
     {"model", "the model, its weights and its tokenizer",
-     "--model --init --init-partial --resize-vocab --vocab --tokenizer --dropout"},
+     "--model --init --init-partial --resize-vocab --lora --adapter --vocab --tokenizer --dropout"},
     {"data", "what it is trained on, and how much at once",
      "--data --pack --invalid-utf8 --check-data --batch --seq --accumulate --max-samples"},
     {"training", "steps, optimizer, learning rate, threads",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device"},
     {"levers", "what saves memory, and the limits to stay below",
-     "--checkpoint --optimizer-in-backward --loss-chunk --zero-grad --attention --budget --card --memory "
-     "--reserve"},
+     "--checkpoint --optimizer-in-backward --loss-chunk --zero-grad --attention --weights --quantize "
+     "--budget --card --memory --reserve"},
     {"saving", "saved runs, and weights for other programs",
-     "--save --save-every --keep --resume --export --overwrite --export-dtype --export-shard"},
+     "--save --save-every --keep --resume --export --merge --export-adapter --overwrite --export-dtype "
+     "--export-shard"},
     {"output", "what is printed, logged and written by the model",
-     "--every --evaluate-every --quiet --json --csv --log --run --textbook --inference --prefill --sample "
+     "--every --evaluate-every --quiet --json --csv --log --run --four-ways --textbook --inference "
+     "--prefill --sample "
      "--prompt --tokens --temperature --top-k --top-p --ignore-eos"},
 };
 enum { GROUP_COUNT = sizeof groups / sizeof groups[0] };

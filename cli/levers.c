@@ -4,6 +4,7 @@
 #include "../base/plural_.h"
 #include "flags_.h"
 #include "levers_.h"
+#include "lora.h"
 
 /* ---- The rows -------------------------------------------------------------------------------- */
 
@@ -27,6 +28,8 @@ float learning_rate(const Options *o)
     const OptimRule *rule = optim_rule(o->optimizer);
     if (o->lr >= 0)
         return o->lr;
+    if (has_adapters(o)) /* a tenth of the parameters or less: usual is ten times as much */
+        return 10 * rule->tuning_lr;
     if (o->init) /* trained weights: docs/weights.md has the measurements */
         return rule->tuning_lr;
     return rule->usual_lr > 0 ? rule->usual_lr : family_of(o)->lr;
@@ -172,6 +175,15 @@ static const Lever levers[] = {
      .means = reads_text,
      .title = loss_chunk_title,
      .to_model = loss_chunk_to_model},
+    {.flag = "--lora",
+     .where = EVERYWHERE,
+     .title = lora_title,
+     .other_training = 1,
+     .to_model = add_adapters},
+    {.flag = "--adapter", .where = LEVER_LOG | LEVER_TYPED, .title = adapter_title, .other_training = 1},
+    /* The headline names types by itself. */
+    {.flag = "--weights", .where = EVERYWHERE, .saved_if_given = 1},
+    {.flag = "--quantize", .where = EVERYWHERE, .saved_if_given = 1, .other_training = 1},
 };
 enum { LEVERS = sizeof levers / sizeof levers[0] };
 _Static_assert(sizeof levers / sizeof levers[0] <= LEVERS_MAX,
@@ -311,7 +323,7 @@ json_t *levers_json(const Options *o)
             continue;
         if (flag_number(lever->flag, o, &number))
             json_object_set_new(all, key_of(lever).text, json_integer((json_int_t)number));
-        else if (lever_means(lever, o))
+        else if (lever_means(lever, o) && flag_text(lever->flag, o).text[0])
             json_object_set_new(all, key_of(lever).text, json_text(flag_text(lever->flag, o).text));
     }
     return all;
@@ -326,12 +338,19 @@ LeverText levers_csv_heading(void)
     return out;
 }
 
+/* A value with commas in quotes. */
+static void append_csv(LeverText *out, const char *value)
+{
+    const char *quote = strchr(value, ',') ? "\"" : "";
+    append(out, "%s%s%s%s", out->text[0] ? "," : "", quote, value, quote);
+}
+
 LeverText levers_csv(const Options *o)
 {
     LeverText out = {""};
     for (int i = 0; i < LEVERS; i++)
         if (levers[i].where & LEVER_CSV)
-            append(&out, "%s%s", out.text[0] ? "," : "", flag_text(levers[i].flag, o).text);
+            append_csv(&out, flag_text(levers[i].flag, o).text);
     return out;
 }
 
@@ -340,7 +359,8 @@ void levers_saved(const Options *o, void (*add)(void *to, const char *name, cons
     for (int i = 0; i < LEVERS; i++) {
         const Lever *lever = &levers[i];
         LeverText value = flag_text(lever->flag, o);
-        if ((lever->where & LEVER_SAVED) != 0 && value.text[0] && lever_means(lever, o))
+        if ((lever->where & LEVER_SAVED) != 0 && value.text[0] && lever_means(lever, o) &&
+            (!lever->saved_if_given || flag_given(lever->flag, o)))
             add(to, lever->flag + 2, value.text);
     }
 }

@@ -23,6 +23,7 @@ typedef struct Lever {
     LeverText (*title)(const Options *o); /* in the title line, "" for the usual value; NULL: never there */
     int joins;                     /* in the title " x " joins it to the one before, if that is there */
     int model_decides;             /* its usual value is the model's */
+    int saved_if_given;            /* a saved run without it has the usual value */
     int other_training;            /* pulled, something else is learned: what fits without it is preferred */
     void (*to_preset)(Options *o); /* what pulling it changes in each of these; NULL: nothing */
     void (*to_model)(const Options *o, Module *model);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "levers_.h"
+#include "lora.h"
 
 int train_log_prepare(TrainLog *log, const char *path)
 {
@@ -33,10 +34,13 @@ static json_t *run_json(const Training *training, const Plan *plan)
     json_t *command = json_array();
     for (int i = 0; i < o->argument_count; i++)
         json_array_append_new(command, json_text(o->arguments[i]));
-    return json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "model", o->model, "family",
-                     nn_family(o->preset.family)->name, "parameters", (json_int_t)training->parameters,
-                     "command", command, "options", options_json(o, training->steps), "plan",
-                     json_memory(&plan->memory, NULL));
+    json_t *all = json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "model", o->model, "family",
+                            nn_family(o->preset.family)->name, "parameters", (json_int_t)training->parameters,
+                            "command", command, "options", options_json(o, training->steps), "plan",
+                            json_memory(&plan->memory, NULL));
+    if (has_adapters(o))
+        json_object_set_new(all, "trained", json_integer((json_int_t)training->trained));
+    return all;
 }
 
 int train_log_open(TrainLog *log, const Training *training, const Plan *plan)

@@ -94,7 +94,9 @@ static int run(int argc, char **argv)
             options[k].arguments = argv + 1;
             options[k].argument_count = argc - 1;
         }
-        return count < 0 ? EXIT_USAGE : commands[i].run(options, count);
+        int status = count < 0 ? EXIT_USAGE : commands[i].run(options, count);
+        forget_pairs();
+        return status;
     }
     return unknown_command(name);
 }

@@ -10,6 +10,7 @@
 #include "flags_.h"
 #include "input_.h"
 #include "levers_.h"
+#include "lora.h"
 
 static SayLine optimizer_names(void)
 {
@@ -71,6 +72,10 @@ static int check_levers(Options *o)
         return usage(
             "--export %s is where the model is read from, and would destroy it: name another directory",
             o->export);
+    if (check_adapters(o))
+        return EXIT_USAGE;
+    if (o->overwrite && !o->export && !o->export_adapter)
+        return usage("--overwrite needs --export DIR or --export-adapter DIR");
     o->export_dtype = o->export_dtype ? o->export_dtype : "f32";
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
@@ -147,7 +152,8 @@ static int find_model(Options *o)
     if (o->init && access(o->init, F_OK) != 0)
         return usage("--init %s: cannot open: %s", o->init, strerror(errno));
     const char *described = o->init && !o->model ? init_directory(o) : "";
-    const char *asked = o->model ? o->model : described[0] ? described : "llama-tiny";
+    const char *usual = o->four_ways ? "llama-3.1-8b" : "llama-tiny";
+    const char *asked = o->model ? o->model : described[0] ? described : usual;
     if (same_file(o->log, asked))
         return usage("--log %s would be written over what is read", o->log);
     int i = 0;
@@ -300,8 +306,9 @@ static const struct {
 } modes[] = {
     {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
     {"--inference", "plans without training",
-     " --inference --model --init --init-partial --resize-vocab --vocab --batch --seq --prefill --threads "
-     "--device --budget --json "},
+     " --inference --model --init --init-partial --adapter --resize-vocab --vocab --batch --seq --prefill "
+     "--threads --device --budget --json --weights --quantize "},
+    {"--four-ways", "plans four ways of its own", " --four-ways --model --batch --seq --threads --json "},
 };
 
 static int was_given(const Assignments *all, const char *flag)

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/file_.h"
 #include "../base/file_kind_.h"
 #include "../io/special_.h"
 #include "input_.h"
@@ -10,7 +11,7 @@
 /* How long the samples are, which only the first of many plans has to find out. */
 static struct {
     PairsLengths *lengths;
-    const char *data, *tokenizer;
+    char data[PATH_BYTES], tokenizer[PATH_BYTES];
     int replace;
 } measured;
 
@@ -84,6 +85,12 @@ static int is_measured(const Options *o)
            measured.replace == replaces(o);
 }
 
+void forget_pairs(void)
+{
+    data_pairs_lengths_free(measured.lengths);
+    measured.lengths = NULL;
+}
+
 static const PairsLengths *measure(const Options *o, const PairsOptions *p)
 {
     if (is_measured(o))
@@ -91,10 +98,10 @@ static const PairsLengths *measure(const Options *o, const PairsOptions *p)
     PairsLengths *lengths = data_pairs_lengths(o->data, p);
     if (!lengths)
         return NULL;
-    data_pairs_lengths_free(measured.lengths);
+    forget_pairs();
     measured.lengths = lengths;
-    measured.data = o->data;
-    measured.tokenizer = o->tokenizer ? o->tokenizer : "";
+    snprintf(measured.data, sizeof measured.data, "%s", o->data);
+    snprintf(measured.tokenizer, sizeof measured.tokenizer, "%s", o->tokenizer ? o->tokenizer : "");
     measured.replace = replaces(o);
     return lengths;
 }
@@ -103,6 +110,8 @@ Loader *open_pairs(const Options *o, Tokenizer *tokenizer, DataSplit split, int 
                    int64_t max_samples)
 {
     char eos[SPECIAL_TEXT];
+    if (o->tokenizer && !tokenizer && !is_measured(o)) /* known from a plan that did not get to its samples */
+        tokenizer = tokenizer_read(o->tokenizer);
     PairsOptions p = {.batch = o->batch,
                       .seq = o->seq,
                       .accumulate = accumulate,

@@ -7,6 +7,7 @@
 #include "../base/plural_.h"
 #include "../estimate/textbook.h"
 #include "cli.h"
+#include "lora.h"
 
 static ReportUnit unit_of(const Plan *plan)
 {
@@ -192,11 +193,15 @@ static json_t *places_json(const Plan *plan)
 
 static void plan_json(const Options *o, const Training *t, const Plan *plan)
 {
-    json_print(json_pack("{s:s, s:I, s:i, s:f, s:s, s:s, s:o, s:o, s:o}", "model", o->model, "parameters",
-                         (json_int_t)t->parameters, "threads", threads_of(o), "step_flops", plan->step_flops,
-                         "checkpoint", checkpoint_text(&o->checkpoint).text, "packer", plan->packer, "memory",
-                         json_memory(&plan->memory, NULL), "largest_at_peak", largest_json(plan),
-                         "places_at_peak", places_json(plan)));
+    json_t *all =
+        json_pack("{s:s, s:I, s:o, s:i, s:f, s:s, s:s, s:o, s:o, s:o}", "model", o->model, "parameters",
+                  (json_int_t)t->parameters, "bracket", bracket_json(&t->bracket), "threads", threads_of(o),
+                  "step_flops", plan->step_flops, "checkpoint", checkpoint_text(&o->checkpoint).text,
+                  "packer", plan->packer, "memory", json_memory(&plan->memory, NULL), "largest_at_peak",
+                  largest_json(plan), "places_at_peak", places_json(plan));
+    if (has_adapters(o))
+        json_object_set_new(all, "trained", json_integer((json_int_t)t->trained));
+    json_print(all);
 }
 
 /* ---- The command ----------------------------------------------------------------------------- */
@@ -204,7 +209,7 @@ static void plan_json(const Options *o, const Training *t, const Plan *plan)
 static void print_plan(const Options *o, const Training *t, const Plan *plan)
 {
     const MemStats *s = &plan->memory.stats;
-    print_title(o, t->parameters, t->steps);
+    print_title(o, t->parameters, &t->bracket, t->steps);
     printf("\n");
     report_table(stdout, &plan->memory, NULL);
     printf("That is %.2f %% above the bytes live at the peak; blocks placed %s; planned for %d thread%s.\n",

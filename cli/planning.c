@@ -44,4 +44,5 @@ void variant_plan(Variant *v)
     RunOptions run = run_options(&v->options);
     plan_script(training_script, &training, &run, &v->plan);
     v->parameters = training.parameters;
+    v->bracket = training.bracket;
 }

@@ -22,19 +22,36 @@ MemGroup bound_by(const MemSummary *memory)
     return bound;
 }
 
-void print_title(const Options *o, int64_t parameters, int64_t steps)
+/* Not where the rows below differ in it. */
+static int same_bracket(const Options *o)
+{
+    static const char *const decide[] = {"--model", "--optimizer", "--weights", "--quantize"};
+    for (size_t i = 0; i < sizeof decide / sizeof decide[0]; i++)
+        if (option_varies(o, decide[i]))
+            return 0;
+    return 1;
+}
+
+void print_title(const Options *o, int64_t parameters, const Bracket *bracket, int64_t steps)
 {
     SayLine line = {""};
     if (option_varies(o, "--model"))
-        line_add(&line, "several models  fp32");
+        line_add(&line, "several models");
     else
-        line_add(&line, "%s  %s parameters  fp32", o->model, report_count(parameters).text);
+        line_add(&line, "%s  %s parameters", o->model, report_count(parameters).text);
+    if (!option_varies(o, "--weights") && !option_varies(o, "--quantize"))
+        line_add(&line, "  %s", weights_text(o).text);
     line_add(&line, "  %s", levers_title(o).text);
     if (steps)
         line_add(&line, "  %" PRId64 " step%s", steps, plural(steps));
     else
         line_add(&line, "  %d thread%s", threads_of(o), plural(threads_of(o)));
     say_line(&line);
+    if (same_bracket(o) && bracket->trained.count) {
+        line.text[0] = '\0';
+        line_add(&line, "%.1000s", bracket_text(bracket).text);
+        say_line(&line);
+    }
 }
 
 void print_machine(const Options *o, const Plan *plan)

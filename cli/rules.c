@@ -6,6 +6,7 @@
 #include "../estimate/formulae.h"
 #include "../estimate/textbook.h"
 #include "cli.h"
+#include "lora.h"
 
 enum { RULE = 52, COLUMN = 9 };
 
@@ -67,20 +68,34 @@ static void korthikanti(const Rules *r)
                                                  : "masks are not stored, and scores once");
 }
 
+static double stored_bytes(const Bracket *b)
+{
+    uint64_t bytes = b->trained.bytes;
+    for (int i = 0; i < b->frozen_kinds; i++)
+        bytes += b->frozen[i].bytes;
+    return (double)bytes;
+}
+
 void rules_print(FILE *out, const Options *o, const Training *t, const Plan *plan)
 {
     const MemStats *s = &plan->memory.stats;
     ReportUnit unit = report_unit(s->peak);
     double n = (double)t->parameters;
     Rules r = {out, unit, o, s, n};
-    int states = optim_rule(o->optimizer)->states;
+    int states = optim_rule(o->optimizer)->states, adapters = has_adapters(o);
+    double trained = (double)t->bracket.trained.count;
     char title[64], label[64];
     snprintf(title, sizeof title, "THE RULES FOR THIS RUN, %s", unit.name);
     snprintf(label, sizeof label, "optimizer states: %d x 4 bytes each", states);
     fprintf(out, "\n%-*s%*s%*s%*s\n", RULE, title, COLUMN, "by rule", COLUMN, "own peak", COLUMN, "at peak");
-    row(&r, "parameters: 4 bytes each", 4 * n, MEM_GROUP_PARAMETERS, "");
-    row(&r, "gradients: as many bytes", 4 * n, MEM_GROUP_GRADIENTS, why_gradients(&r));
-    row(&r, label, 4 * n * states, MEM_GROUP_OPTIMIZER_STATES, "");
+    if (adapters)
+        row(&r, "parameters: as they are stored, and adapters", stored_bytes(&t->bracket),
+            MEM_GROUP_PARAMETERS, "");
+    else
+        row(&r, "parameters: 4 bytes each", 4 * n, MEM_GROUP_PARAMETERS, "");
+    row(&r, adapters ? "gradients: 4 bytes an adapter's parameter" : "gradients: as many bytes", 4 * trained,
+        MEM_GROUP_GRADIENTS, why_gradients(&r));
+    row(&r, label, 4 * trained * states, MEM_GROUP_OPTIMIZER_STATES, "");
     row(&r, "activations: sqrt(N) x batch x 4 bytes x layers",
         4 * sqrt(n) * o->batch * nn_preset_sizes(&o->preset).layers, MEM_GROUP_ACTIVATIONS,
         why_activations(&r));

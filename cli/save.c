@@ -7,6 +7,7 @@
 
 #include "input_.h"
 #include "levers_.h"
+#include "lora.h"
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
@@ -125,13 +126,22 @@ static int check_save(Saving *s)
 
 int saving_open(Saving *saving, const Options *options)
 {
-    *saving = (Saving){.options = options, .lock = -1, .export_lock = -1, .saved = -1, .input_count = -1};
+    *saving = (Saving){.options = options,
+                       .lock = -1,
+                       .export_lock = -1,
+                       .adapter_lock = -1,
+                       .saved = -1,
+                       .input_count = -1};
     saving->made_save = options->save && access(options->save, F_OK) != 0;
     saving->made_export = options->export && access(options->export, F_OK) != 0;
+    saving->made_adapter = options->export_adapter && access(options->export_adapter, F_OK) != 0;
     if (options->save && (saving->lock = io_lock_saved_runs(options->save)) < 0)
         return say_error();
     if (options->export && !same_file(options->save, options->export) &&
         (saving->export_lock = io_lock_exports(options->export)) < 0)
+        return say_error();
+    if (options->export_adapter && !same_file(options->save, options->export_adapter) &&
+        (saving->adapter_lock = io_lock_exports(options->export_adapter)) < 0)
         return say_error();
     return find_start(saving) || (options->save && check_save(saving)) ? EXIT_NO : EXIT_DONE;
 }
@@ -161,9 +171,12 @@ void saving_close(Saving *saving)
         rmdir(saving->options->export);
     if (saving->made_save && saving->lock >= 0)
         rmdir(saving->options->save);
+    if (saving->made_adapter && saving->adapter_lock >= 0)
+        rmdir(saving->options->export_adapter);
     io_unlock_saved_runs(saving->lock);
     io_unlock_saved_runs(saving->export_lock);
-    saving->lock = saving->export_lock = -1;
+    io_unlock_saved_runs(saving->adapter_lock);
+    saving->lock = saving->export_lock = saving->adapter_lock = -1;
 }
 
 /* ---- What must be the same ------------------------------------------------------------------- */
@@ -279,6 +292,16 @@ static void look_at_inputs(Saving *s)
         add_end_token(s, o->tokenizer);
 }
 
+/* What the adapters' base is told by; looked at once, when the run is planned. */
+static void look_at_base(Saving *s)
+{
+    const Options *o = s->options;
+    if (!has_adapters(o) || !o->init || s->base.path)
+        return;
+    s->base = (SavedRunInput){.name = "base", .path = o->init};
+    io_fingerprint(&s->base);
+}
+
 static SavedRun complete_run(const Saving *saving, const SavedRun *run, Settings *settings)
 {
     SavedRun all = *run;
@@ -287,6 +310,7 @@ static SavedRun complete_run(const Saving *saving, const SavedRun *run, Settings
     all.setting_count = settings->count;
     all.inputs = saving->inputs;
     all.input_count = saving->input_count > 0 ? saving->input_count : 0;
+    all.base = saving->base.path ? &saving->base : NULL;
     all.command = settings->command;
     all.keep = saving->options->keep;
     return all;
@@ -305,6 +329,8 @@ int64_t saving_load(Saving *saving, const SavedRun *run)
     SavedRunFound found;
     if (saving && (saving->options->save || saving_resumes(saving)) && !error_code())
         look_at_inputs(saving);
+    if (saving && (saving->options->save || saving_resumes(saving)) && !error_code())
+        look_at_base(saving);
     if (!saving_resumes(saving) || error_code())
         return 0;
     SavedRun all = complete_run(saving, run, &settings);

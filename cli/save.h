@@ -14,7 +14,9 @@ typedef struct Saving {
     SavedRunFound from;                  /* what is resumed; its path is "" for a new run */
     int lock;                            /* of --save's directory; -1 = none */
     int export_lock;                     /* of --export's; -1 = none, or the same directory */
-    int made_save, made_export;          /* the directories were not there */
+    int adapter_lock;                    /* of --export-adapter's; the same */
+    int made_save, made_export, made_adapter; /* the directories were not there */
+    SavedRunInput base;                       /* of adapters; its path is NULL for weights of the seed */
     int noted;                           /* that of `from` was said */
     int64_t saved;                       /* the step of the newest save of this run */
     int failed;                          /* the newest that was tried was not written */

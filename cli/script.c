@@ -6,6 +6,7 @@
 #include "../base/plural_.h"
 #include "input_.h"
 #include "levers_.h"
+#include "lora.h"
 
 typedef struct Session {
     Training *training;
@@ -238,14 +239,25 @@ static WeightsSaving export_options(const Options *o)
                            .overwrite = o->overwrite};
 }
 
+static void size_export(Session *s, const WeightsSaving *how)
+{
+    const Options *o = s->options;
+    if (o->export && io_check_export(s->model, &o->preset, o->export, how) == 0)
+        s->training->export_size = io_weights_size(s->model, how->type, how->shard);
+}
+
 static void size_outputs(Session *s)
 {
     const Options *o = s->options;
     const WeightsSaving how = export_options(o);
     if (o->save)
         s->training->save_size = io_saved_run_size(s->model, s->optimizer);
-    if (o->export && io_check_export(s->model, &o->preset, o->export, &how) == 0)
-        s->training->export_size = io_weights_size(s->model, how.type, how.shard);
+    if (o->export_adapter) {
+        const AdapterSaving adapter = adapter_saving(o);
+        io_check_adapter(s->model, o->export_adapter, &adapter);
+    }
+    if (!o->merge)
+        size_export(s, &how);
 }
 
 static int session_open(Session *s)
@@ -267,17 +279,22 @@ static int session_open(Session *s)
     say_data_note(o, s->train);
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
+    store_weights(o);
     s->model = nn_model(&o->preset);
-    int goes_on =
-        saving_resumes(s->training->saving); /* then these are not the weights that it starts from */
-    if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && io_check_directory(o->export)))
+    /* A run that is resumed brings its weights; but of adapters not those of their base. */
+    int goes_on = saving_resumes(s->training->saving) && !has_adapters(o);
+    if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && io_check_directory(o->export)) ||
+        (o->export_adapter && !s->meta && io_check_directory(o->export_adapter)))
         return error_code();
+    s->training->parameters = nn_parameter_count(s->model); /* without adapters */
     levers_to_model(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
     s->first = saving_load(s->training->saving,
                            &(SavedRun){.model = s->model, .optimizer = s->optimizer, .loader = s->train});
     s->training->first = s->first;
-    s->training->parameters = nn_parameter_count(s->model);
+    if (!error_code())
+        s->training->bracket = bracket_of(o, s->model, s->optimizer);
+    s->training->trained = s->training->bracket.trained.count;
     s->training->samples = data_samples(s->train);
     s->training->blocks = nn_block_count(s->model);
     s->training->steps = s->steps;
@@ -495,6 +512,26 @@ static void export_weights(const Session *s)
     error_clear();
 }
 
+static void export_adapter(const Session *s)
+{
+    const Options *o = s->options;
+    const AdapterSaving how = adapter_saving(o);
+    io_save_adapter(s->model, o->export_adapter, &how);
+    s->training->adapter_exported = error_code() ? -1 : 1;
+    if (error_code())
+        fprintf(stderr, "brim: the adapter is not exported: %s\n", error_message());
+    error_clear();
+}
+
+/* On meta too: from here on there are no adapters. */
+static void merge_adapters(Session *s)
+{
+    const WeightsSaving how = export_options(s->options);
+    nn_merge(s->model, DTYPE_F32);
+    if (s->meta && !error_code())
+        size_export(s, &how);
+}
+
 int training_script(void *config)
 {
     Session s = {.training = config, .options = ((Training *)config)->options};
@@ -505,7 +542,11 @@ int training_script(void *config)
     train_all(&s);
     if (error_code() || saving_stopped(s.training->saving))
         return error_code();
-    if (o->export && !s.meta)
+    if (o->export_adapter && !s.meta)
+        export_adapter(&s);
+    if (o->merge)
+        merge_adapters(&s);
+    if (o->export && !s.meta && !error_code())
         export_weights(&s);
     evaluate(&s, s.steps);
     if (o->sample && !error_code())

@@ -6,6 +6,7 @@
 #include "../base/plural_.h"
 #include "../base/printable_.h"
 #include "../kernels/kernels.h"
+#include "lora.h"
 #include "variants_.h"
 
 static json_t *train_json(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
@@ -14,12 +15,14 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
                                    (json_int_t)t->validation_samples);
     if (t->accuracy >= 0)
         json_object_set_new(validation, "accuracy", json_real(t->accuracy));
-    json_t *all =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:f, s:o}", "model", o->model, "device",
-                  o->device, "blas", kernels_blas_name(), "parameters", (json_int_t)t->parameters, "steps",
-                  (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
-                  json_number(r->loss_last), "validation", validation, "tokens_per_second",
-                  r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
+    json_t *all = json_pack("{s:s, s:s, s:s, s:I, s:o, s:I, s:o, s:o, s:o, s:f, s:o}", "model", o->model,
+                            "device", o->device, "blas", kernels_blas_name(), "parameters",
+                            (json_int_t)t->parameters, "bracket", bracket_json(&t->bracket), "steps",
+                            (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
+                            json_number(r->loss_last), "validation", validation, "tokens_per_second",
+                            r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
+    if (has_adapters(o))
+        json_object_set_new(all, "trained", json_integer((json_int_t)t->trained));
     if (saving_resumes(t->saving))
         json_object_set_new(all, "steps_before", json_integer(t->first));
     if (t->saving->saved >= 0)
@@ -99,6 +102,8 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
         printf("%" PRId64 " segment%s went off the plan, the first at step %" PRId64 "\n",
                r->segments_off_plan, plural(r->segments_off_plan), r->first_off_plan + 1);
     print_saving(o, t);
+    if (t->adapter_exported > 0)
+        printf("\nThe adapter is in %s, for PEFT.\n", o->export_adapter);
     if (t->exported > 0)
         printf("\nThe weights are in %s, as %s.\n", o->export, o->export_dtype);
     else if (o->export && !t->exported)
@@ -113,7 +118,7 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
 /* Where weights and tokens are from, if that was asked for. */
 static void print_origin(const Options *o, const Training *t)
 {
-    int weights = o->init && !saving_resumes(t->saving);
+    int weights = o->init && (!saving_resumes(t->saving) || has_adapters(o));
     const char *tokens = o->tokenizer ? o->tokenizer : weights && !is_bin(o->data) ? "bytes" : NULL;
     if (weights)
         printf("weights: %s", o->init);
@@ -139,7 +144,7 @@ static void print_line_heading(const Options *o)
 
 static void print_start(const Options *o, const Training *t, const Plan *plan)
 {
-    print_title(o, t->parameters, t->steps);
+    print_title(o, t->parameters, &t->bracket, t->steps);
     print_machine(o, plan);
     print_origin(o, t);
     if (saving_resumes(t->saving))
@@ -153,7 +158,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
 static int exit_code(const Training *training)
 {
     const Saving *saving = training->saving;
-    if (saving->failed || training->exported < 0)
+    if (saving->failed || training->exported < 0 || training->adapter_exported < 0)
         return EXIT_NO;
     return saving->signal ? 128 + saving->signal : EXIT_DONE;
 }
@@ -234,11 +239,12 @@ int command_demo(const Options *options, int sets)
     int status = command_train(&o, sets);
     if (status || o.json)
         return status;
-    Variant variants[VARIANTS];
+    static Variant variants[VARIANTS];
     o.sample = 0;
     int count = variants_plan(&o, variants);
     printf("\nWhat each lever would save, planned the same way (brim compare):\n");
     variants_table(stdout, &o, variants, count);
+    variants_say_adapters(stdout, &o);
     variants_free(variants, count);
     printf(
         "\nTry next:\n"

@@ -14,14 +14,16 @@ typedef struct Word {
 
 static const Word words[] = {
     {"--dtype --precision --mixed-precision --amp --bf16 --fp16 --fp32 --tf32 --half --torch-dtype ",
-     "everything is trained and planned in fp32 today; `brim plan --textbook` has the arithmetic of 16 bit, "
-     "and "
-     "docs/lessons/13-precision.md explains it"},
-    {"--lora --lora-r --lora-rank --qlora --peft --adapter --adapters --freeze ",
-     "there are no adapters today: every parameter is trained, in fp32; `brim plan --textbook` has the "
-     "arithmetic"},
-    {"--quantize --quantization --quant --load-in-8bit --load-in-4bit --8bit --4bit --int8 --nf4 ",
-     "there are no quantised weights today: everything is fp32; `brim plan --textbook` has the arithmetic"},
+     "what is trained is fp32 today; weights that are frozen or only read are stored as --weights says; "
+     "docs/lessons/13-precision.md explains 16 bit"},
+    {"--lora-r --lora-rank --lora-alpha --lora-dropout --lora-target-modules --target-modules --peft ",
+     "adapters are trained with --lora r=16,alpha=32,dropout=0.05,targets=q_proj,v_proj"},
+    {"--adapters --adapter-path --peft-model --lora-path ",
+     "an adapter that PEFT saved is read with --adapter DIR"},
+    {"--freeze ", "--lora r=16 freezes the model and trains adapters beside it"},
+    {"--qlora ", "this is --lora r=16,alpha=32 --weights bf16 --quantize nf4"},
+    {"--quantization --quant --load-in-8bit --load-in-4bit --8bit --4bit --int8 --nf4 --bits ",
+     "frozen linear layers are stored as --quantize nf4, nf4-plain or int8"},
     {"--gpus --gpu --num-gpus --ngpu --n-gpu --nproc-per-node --ranks --fsdp --ddp --zero --zero-stage "
      "--deepspeed --tensor-parallel --tp --dp ",
      "a run has one process and one device today; `brim fit --card NAME` says what fits one card"},
@@ -48,7 +50,7 @@ static const Word words[] = {
     {"--warmup-steps --warmup-ratio ", "the steps of linear warm-up are --warmup"},
     {"--output-dir --output --out ",
      "--save DIR saves a run, --export DIR writes its weights for other programs"},
-    {"--model-name --model-name-or-path --pretrained --from-pretrained --weights ",
+    {"--model-name --model-name-or-path --pretrained --from-pretrained ",
      "--init DIR starts from trained weights, --model NAME from random ones"},
     {"--max-new-tokens --max-tokens ", "the number of tokens to write is --tokens"},
     {"--train-data --dataset --dataset-path --corpus ", "the data are --data PATH"},

@@ -4,6 +4,7 @@
 
 #include "flags_.h"
 #include "levers_.h"
+#include "lora.h"
 #include "variants_.h"
 
 /* ---- What can be pulled ---------------------------------------------------------------------- */
@@ -70,6 +71,28 @@ static int other_zero_grad(Options *o)
     return 1;
 }
 
+/* Adapters on a base of this type, as far as the options do not say otherwise. */
+static int train_adapters(Options *o, DType quantized)
+{
+    if (!has_adapters(o))
+        o->lora = "r=16,alpha=32";
+    if (o->weights == DTYPE_F32)
+        o->weights = DTYPE_BF16;
+    if (!o->quantized)
+        o->quantized = quantized;
+    return 1;
+}
+
+static int lora_on_bf16(Options *o)
+{
+    return train_adapters(o, DTYPE_F32);
+}
+
+static int lora_on_nf4(Options *o)
+{
+    return train_adapters(o, DTYPE_NF4);
+}
+
 /* Either a value as it would be typed, or a function that sets it and returns 0 where there is nothing to
  * try. */
 typedef struct Pull {
@@ -79,6 +102,7 @@ typedef struct Pull {
     int (*set)(Options *o);
     int (*pays)(const Options *o); /* NULL: wherever it is allowed */
     int needed;                    /* a row of several makes no sense without it */
+    int named;                     /* alone it has its word too: it is long to type */
 } Pull;
 
 static const Pull selective = {.flag = "--checkpoint",
@@ -109,6 +133,20 @@ static const Pull sgd = {
 static const Pull attention = {
     .flag = "--attention", .target = MEM_GROUP_ACTIVATIONS, .set = other_attention};
 static const Pull zero_grad = {.flag = "--zero-grad", .target = MEM_GROUP_GRADIENTS, .set = other_zero_grad};
+static const Pull lora = {.flag = "--lora",
+                          .word = "LoRA on bf16",
+                          .target = MEM_GROUP_COUNT,
+                          .set = lora_on_bf16,
+                          .pays = reads_text,
+                          .needed = 1,
+                          .named = 1};
+static const Pull qlora = {.flag = "--lora",
+                           .word = "QLoRA",
+                           .target = MEM_GROUP_COUNT,
+                           .set = lora_on_nf4,
+                           .pays = reads_text,
+                           .needed = 1,
+                           .named = 1};
 
 /* ---- The list -------------------------------------------------------------------------------- */
 
@@ -130,6 +168,12 @@ static const struct {
     {{&blocks, &singles, &chunk}},
     {{&blocks, &early, &chunk, &sgd}},
     {{&blocks, &singles, &chunk, &sgd}},
+    {{&lora}},
+    {{&qlora}},
+    {{&lora, &blocks}},
+    {{&qlora, &blocks}},
+    {{&qlora, &blocks, &chunk}},
+    {{&qlora, &blocks, &singles, &chunk}},
     {{&attention}},
     {{&zero_grad}},
 };
@@ -181,16 +225,18 @@ static void name_alone(Variant *v, const Options *from)
 /* One row of the list, on top of the options. 0 where it is none. */
 static int pull_row(Variant *v, const Pull *const row[TOGETHER], const Options *o)
 {
+    const Pull *last = NULL;
     *v = (Variant){.options = *o, .target = MEM_GROUP_COUNT};
     for (int k = 0; k < TOGETHER && row[k]; k++) {
         if (pull(row[k], &v->options)) {
             v->target = v->pulled++ ? MEM_GROUP_COUNT : row[k]->target;
             name_in_row(v, row[k]);
+            last = row[k];
         } else if (row[k]->needed) {
             return 0;
         }
     }
-    if (v->pulled == 1)
+    if (v->pulled == 1 && !last->named)
         name_alone(v, o);
     return v->pulled;
 }
@@ -204,6 +250,27 @@ int variants_list(const Options *o, Variant variants[VARIANTS])
             !is_there(variants, count, &variants[count].options))
             count++;
     return count;
+}
+
+int variant_adds_adapters(const Variant *v, const Options *from)
+{
+    return has_adapters(&v->options) && !has_adapters(from);
+}
+
+void variants_say_adapters(FILE *out, const Options *from)
+{
+    static const Pull *const pulls[] = {&lora, &qlora};
+    int said = 0;
+    for (size_t i = 0; i < sizeof pulls / sizeof pulls[0]; i++) {
+        Options pulled = *from;
+        if (pull(pulls[i], &pulled))
+            fprintf(out, "%s%s is %s", said++ ? "; " : "", pulls[i]->word, levers_text(&pulled, from).text);
+    }
+    if (said)
+        fprintf(out, ".\n%s",
+                has_adapters(from) ? ""
+                                   : "They train adapters beside frozen weights: another training, "
+                                     "for weights that are trained already (--init).\n");
 }
 
 int variants_plan(const Options *o, Variant variants[VARIANTS])

@@ -5,7 +5,7 @@
 #include "cli.h"
 
 enum {
-    VARIANTS = 16,
+    VARIANTS = 24,
     VARIANT_LABEL = 96,
     SUGGESTED_CHUNK = 128 /* rows of logits, where chunks are tried */
 };
@@ -17,6 +17,7 @@ typedef struct Variant {
     MemGroup target; /* what a single lever works on; MEM_GROUP_COUNT: of several, and of none */
     Plan plan;
     int64_t parameters;
+    Bracket bracket;
     int ran;
     RunResult result;
 } Variant;
@@ -31,6 +32,9 @@ void variants_free(Variant *variants, int count);
 /* advice.c: above 0 where a costs more than b, to who comes from base: another optimizer, more operations,
  * more options to type. */
 int variant_costs_more(const Variant *a, const Variant *b, const Variant *base);
+int variant_adds_adapters(const Variant *variant, const Options *from);
+/* What the rows with adapters mean and how they are typed; nothing where there is none. */
+void variants_say_adapters(FILE *out, const Options *from);
 /* NULL where none can be planned. */
 const Variant *variants_least_need(const Variant *variants, int count);
 /* compare.c: the table of `brim compare`, and of the demo. */

@@ -24,6 +24,7 @@ struct Loader {
     int64_t group;          /* samples in this step */
     int64_t tokens, labels; /* of the step last yielded */
     Batch batch;
+    void *row; /* one sample on its way into the batch: its ids, or features, and its labels; NULL on meta */
 };
 
 /* ---- Life ------------------------------------------------------------------------------------ */
@@ -54,6 +55,21 @@ static void batch_drop(Loader *loader)
     loader->batch = (Batch){0};
 }
 
+static int64_t data_elements(const Loader *loader) /* of a sample */
+{
+    return loader->setup.seq ? loader->setup.seq : loader->setup.width;
+}
+
+static int64_t label_elements(const Loader *loader)
+{
+    return loader->setup.seq ? loader->setup.seq : 1;
+}
+
+static size_t row_bytes(const Loader *loader)
+{
+    return (size_t)(data_elements(loader) + label_elements(loader)) * sizeof(int32_t);
+}
+
 static void loader_destroy(ScopeItem *item)
 {
     Loader *loader = (Loader *)item;
@@ -61,6 +77,8 @@ static void loader_destroy(ScopeItem *item)
     batch_drop(loader);
     if (loader->dataset)
         loader->setup.kind->destroy(context, loader->dataset);
+    if (loader->row)
+        host_free(context, loader->row, row_bytes(loader));
     host_free(context, loader, sizeof *loader);
 }
 
@@ -88,10 +106,15 @@ static Shape data_shape(const Loader *loader, int64_t rows)
     return s->seq ? SHAPE(rows, s->seq) : SHAPE(rows, s->width);
 }
 
-static int loader_check(const Loader *loader)
+static int loader_prepare(Loader *loader)
 {
     const LoaderSetup *s = &loader->setup;
-    return shape_valid(data_shape(loader, smaller(s->batch, s->samples)), s->maker);
+    if (!shape_valid(data_shape(loader, smaller(s->batch, s->samples)), s->maker))
+        return 0;
+    if (host_later(row_bytes(loader)))
+        return 1;
+    loader->row = host_alloc_for(s->maker, "a sample", row_bytes(loader));
+    return loader->row != NULL;
 }
 
 Loader *loader_create(const LoaderSetup *setup, void *dataset)
@@ -104,7 +127,7 @@ Loader *loader_create(const LoaderSetup *setup, void *dataset)
     }
     *loader = (Loader){.setup = *setup, .dataset = dataset, .order_epoch = -1, .at = {.seed = setup->seed}};
     scope_adopt(&loader->item, loader_destroy);
-    if (loader_check(loader))
+    if (loader_prepare(loader))
         return loader;
     loader_free(loader);
     return NULL;
@@ -196,14 +219,16 @@ static void batch_fill(Loader *loader, int64_t rows)
 {
     const LoaderSetup *s = &loader->setup;
     Batch *b = &loader->batch;
-    int32_t *ids = tensor_i32(b->ids), *labels = tensor_i32(b->labels);
-    float *features = tensor_f32(b->features);
-    int64_t labels_a_sample = s->seq ? s->seq : 1;
+    int64_t data = data_elements(loader) * 4, labels = label_elements(loader) * 4; /* bytes of i32 or f32 */
+    SampleRow row = {.labels = (int32_t *)loader->row + data_elements(loader)};
+    if (s->seq)
+        row.ids = loader->row;
+    else
+        row.features = loader->row;
     for (int64_t i = 0; i < rows; i++) {
-        SampleRow row = {.ids = ids ? ids + i * s->seq : NULL,
-                         .features = features ? features + i * s->width : NULL,
-                         .labels = labels + i * labels_a_sample};
         b->labels_counted += s->kind->fill(loader->dataset, sample_key(loader, b->first_sample + i), row);
+        tensor_write(s->seq ? b->ids : b->features, i * data, data, loader->row);
+        tensor_write(b->labels, i * labels, labels, row.labels);
     }
 }
 

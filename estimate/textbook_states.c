@@ -332,7 +332,8 @@ static const Lesson lessons[] = {
      mixed_8b},
     {{"8b-lora", tuning, "LoRA r16 on all linear layers", "16-bit weights, frozen.", "below 100 GB",
       .unit = "bytes", .formula = "8,030,261,248 x 2 + 41,943,040 x (4 + 4 + 2 x 4)",
-      .remark = "The base is 96 % of it: more rank costs little, fewer bits of the base save much."},
+      .remark = "The base is 96 % of it: more rank costs little, fewer bits of the base save much. With all "
+                "else it is planned: `brim compare --four-ways`."},
      lora_8b},
     {{"8b-qlora", tuning, "QLoRA", "4-bit weights, frozen.", "below 10 GB", .unit = "bytes",
       .formula = "6,979,321,856 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 224 x 4 + 1,050,939,392 x 2 + "

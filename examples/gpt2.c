@@ -18,15 +18,18 @@ static void write_text(Module *model)
     for (int at = 4; at < SEQ && !error_code(); at++) {
         int scope = tensor_scope_begin();
         Batch batch = {.ids = tensor_from(DTYPE_I32, SHAPE(1, SEQ), MEM_INPUT, ids)};
-        const float *logits = tensor_f32(nn_forward(model, NULL, &batch)); /* (1,SEQ,VOCAB) */
+        Tensor *all = nn_forward(model, NULL, &batch); /* (1,SEQ,VOCAB) */
+        float logits[VOCAB] = {0};                     /* of the last byte */
+        tensor_read(all, (at - 1) * (int64_t)sizeof logits, sizeof logits, logits);
+        int planning = context_is_meta(context_current()); /* then there is no data */
         double best = -INFINITY;
-        for (int i = ' '; logits && i <= '~'; i++) { /* while planning there is no data */
+        for (int i = ' '; !planning && i <= '~'; i++) {
             double noise = -log(-log((rand() + 1.0) / (RAND_MAX + 2.0))); /* makes the largest a fair draw */
-            double score = logits[(at - 1) * VOCAB + i] / 0.5 + noise;    /* temperature 0.5 */
+            double score = logits[i] / 0.5 + noise;                       /* temperature 0.5 */
             ids[at] = score > best ? i : ids[at];
             best = fmax(best, score);
         }
-        if (logits)
+        if (!planning)
             printf("%s%c", at == 4 ? "\nIt writes: The " : "", (char)ids[at]);
         tensor_scope_end(scope);
     }

@@ -52,14 +52,16 @@ int main(void)
     tensor_fill_normal(x, 0, 1);
     tensor_backward(loss_of(x));
     tensor_no_grad_begin();
-    for (int i = 0; i < tensor_numel(x) && !error_code(); i++) {
-        float *value = &tensor_f32(x)[i], at = *value, h = 0x1p-7f;
-        *value = at + h;
+    for (int64_t at = 0, size = sizeof(float); at < size * tensor_numel(x) && !error_code(); at += size) {
+        float value, gradient, h = 0x1p-7f;
+        tensor_read(x, at, size, &value);
+        tensor_read(tensor_grad(x), at, size, &gradient);
+        tensor_write(x, at, size, &(float){value + h});
         double above = tensor_item(loss_of(x));
-        *value = at - h;
+        tensor_write(x, at, size, &(float){value - h});
         double below = tensor_item(loss_of(x));
-        *value = at;
-        worst = fmax(worst, fabs((above - below) / (2 * h) - tensor_grad(x)[i]));
+        tensor_write(x, at, size, &value);
+        worst = fmax(worst, fabs((above - below) / (2 * h) - gradient));
     }
     printf("star_relu: gradients at most %.1e from finite differences\n%s", worst, error_message());
     return error_code() || !(worst < 1e-2);

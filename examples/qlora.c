@@ -1,12 +1,14 @@
-/* Fine-tunes a published model by low-rank adapters: its weights are frozen, and what is trained has a
- * thousandth of their bytes. Read llama.c first.      qlora MODEL [STEPS [TEXT]] */
+/* Fine-tunes a published model by low-rank adapters on weights of 4 bits, and writes the adapter as PEFT
+ * reads it: what is trained has a hundredth of the elements. Read llama.c first.      qlora MODEL TEXT OUT
+ * [STEPS] */
 #include <brim.h>
 
 #include <stdio.h>
 #include <stdlib.h>
 
 typedef struct Config {
-    const char *model, *text;
+    const char *model, *text,
+        *out; /* a directory with the tokenizer beside the weights; a file; a directory */
     int steps;
 } Config;
 
@@ -16,7 +18,10 @@ static int train(void *argument)
     IoModel found;
     if (io_read_config(c->model, &found))
         return error_code();
-    Loader *data = data_text(c->text, &(TextOptions){.batch = 1, .seq = 64, .seed = 1});
+    Tokenizer *tokenizer = tokenizer_read(c->model);
+    Loader *data =
+        data_tokens(c->text, &(TokenOptions){.batch = 1, .seq = 64, .seed = 1, .tokenizer = tokenizer});
+    nn_set_weights(&(Weights){.dtype = DTYPE_BF16, .quantized = DTYPE_NF4, .frozen = 1});
     Module *model = nn_model(&found.preset);
     io_load_weights(model, c->model, NULL, NULL);
     nn_add_lora(model, &(Lora){.rank = 16, .alpha = 32, .dropout = 0.05f}); /* of every layer but the head */
@@ -31,13 +36,14 @@ static int train(void *argument)
         brim_step(data_step_tokens(data));
         tensor_scope_end(scope);
     }
+    io_save_adapter(model, c->out, &(AdapterSaving){.base = c->model}); /* PEFT loads it; on meta nothing */
     return error_code();
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 2)
-        return fprintf(stderr, "usage: qlora MODEL [STEPS [TEXT]]\n"), 2;
-    Config c = {argv[1], argc > 3 ? argv[3] : "builtin", argc > 2 ? atoi(argv[2]) : 20};
+    if (argc < 4)
+        return fprintf(stderr, "usage: qlora MODEL TEXT OUT [STEPS]\n"), 2;
+    Config c = {argv[1], argv[2], argv[3], argc > 4 ? atoi(argv[4]) : 20};
     return brim_run(train, &c, &(RunOptions){.title = "qlora.c: adapters on a frozen model", .every = 5});
 }

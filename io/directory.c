@@ -136,9 +136,8 @@ static int refuse_adapter(const char *path, const char *shown)
                  *type = json_object_get(root, "peft_type");
     error_raise(
         ERROR_FILE,
-        "%s is an adapter (%s) of %s, not a whole model: merge it in Python with "
-        "AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…), and give the "
-        "directory that this writes",
+        "%s is an adapter (%s) of %s, not a whole model: give that model here, and this directory with "
+        "--adapter (in a script with io_load_adapter)",
         shown, json_is_string(type) ? string_text(json_string_value(type)).text : "LoRA",
         json_is_string(base) ? string_text(json_string_value(base)).text : "another model");
     json_decref(root);

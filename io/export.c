@@ -11,6 +11,7 @@
 
 #include "../tensor/tensor_.h"
 #include "export_.h"
+#include "listing_.h"
 #include "io_.h"
 
 enum { COPY_MOST = 256 << 20 };
@@ -235,11 +236,11 @@ static int save_parameters(Export *e, TensorList list)
     if (!items)
         return error_code();
     for (int i = 0; i < list.count; i++) {
-        Shape shape = tensor_shape(list.items[i]);
+        Shape shape = file_shape(list.items[i]);
         items[i] = (SafetensorsItem){.name = tensor_name(list.items[i]),
                                      .type = e->how->type,
                                      .ndim = shape.ndim,
-                                     .data = tensor_f32(list.items[i])};
+                                     .tensor = list.items[i]};
         memcpy(items[i].dim, shape.dim, sizeof shape.dim);
     }
     int status = error_code() ? error_code() : save_items(e, items, list.count);

@@ -2,18 +2,21 @@
 #ifndef BRIM_IO_NAMES_H
 #define BRIM_IO_NAMES_H
 
+#define io_check_adapter brim_io_check_adapter
 #define io_check_directory brim_io_check_directory
 #define io_check_export brim_io_check_export
 #define io_count_saved_runs brim_io_count_saved_runs
 #define io_find_model brim_io_find_model
 #define io_find_saved_run brim_io_find_saved_run
 #define io_fingerprint brim_io_fingerprint
+#define io_load_adapter brim_io_load_adapter
 #define io_load_run brim_io_load_run
 #define io_load_weights brim_io_load_weights
 #define io_lock_exports brim_io_lock_exports
 #define io_lock_saved_runs brim_io_lock_saved_runs
 #define io_read_config brim_io_read_config
 #define io_read_end_tokens brim_io_read_end_tokens
+#define io_save_adapter brim_io_save_adapter
 #define io_save_run brim_io_save_run
 #define io_save_weights brim_io_save_weights
 #define io_saved_run_size brim_io_saved_run_size

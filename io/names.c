@@ -99,14 +99,17 @@ size_t names_wrapped(const ParameterNames *names, const char *model, const Safet
     return best;
 }
 
+#define IS_ADAPTER                                                                                           \
+    "; these are of a LoRA adapter: give the weights of its base, and the adapter's directory with "         \
+    "--adapter"
+
 const char *name_hint(const char *stored)
 {
     static const char *const hints[][2] = {
-        {".lora_A", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
-        {".lora_B", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
-        {".lora_embedding",
-         "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
-        {".base_layer.", "; these are of a LoRA adapter: merge it first (merge_and_unload, save_pretrained)"},
+        {".lora_A", IS_ADAPTER},
+        {".lora_B", IS_ADAPTER},
+        {".lora_embedding", IS_ADAPTER},
+        {".base_layer.", IS_ADAPTER},
         {".qweight", "; the weights are quantised (GPTQ or AWQ): take the model that they were made of"},
         {".weight_scale", "; the weights are quantised (FP8): take the model that they were made of"},
         {".exp_avg", "; these are an optimizer's states, not weights"},

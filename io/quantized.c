@@ -268,19 +268,19 @@ void quantized_decode(const QuantizedEntry *q, int64_t first, int64_t count, flo
     }
 }
 
-static void copy_part(const QuantizedEntry *q, void *to, uint64_t offset, const void *from, uint64_t bytes)
+static void copy_part(const QuantizedEntry *q, Tensor *to, uint64_t offset, const void *from, uint64_t bytes)
 {
-    memcpy((char *)to + offset, from, (size_t)bytes);
+    tensor_write(to, (int64_t)offset, (int64_t)bytes, from);
     safetensors_forget(q->file, from, (size_t)bytes);
 }
 
-void quantized_copy(const QuantizedEntry *q, void *to)
+void quantized_copy(const QuantizedEntry *q, Tensor *to)
 {
     const QuantLayout *l = &q->layout;
     copy_part(q, to, 0, q->codes, l->codes_bytes);
     if (q->dtype == DTYPE_NF4) {
         copy_part(q, to, l->group_scales, q->group_scales, 4 * (uint64_t)l->groups);
-        memcpy((char *)to + l->offset, &q->offset, sizeof q->offset);
+        tensor_write(to, (int64_t)l->offset, sizeof q->offset, &q->offset);
         copy_part(q, to, l->scales, q->scales, (uint64_t)l->blocks);
     } else {
         int64_t scales = q->dtype == DTYPE_INT8 ? q->rows : l->blocks;

@@ -27,6 +27,6 @@ int quantized_is_part(const char *name, size_t *length);
 /* Elements of the flattened matrix. */
 void quantized_decode(const QuantizedEntry *q, int64_t first, int64_t count, float *values);
 /* Copies codes and scales to a matrix's memory as they are (quant_layout). */
-void quantized_copy(const QuantizedEntry *q, void *to);
+void quantized_copy(const QuantizedEntry *q, Tensor *to);
 
 #endif

@@ -7,6 +7,7 @@
 #include "safetensors_.h"
 
 enum { CHUNK = 1 << 20, COMPARED = 4 << 20 /* elements, and bytes, after which pages are let go */ };
+enum { PIECE = 8192 }; /* elements that are converted together; a chunk is whole pieces */
 
 const float *safetensors_f32(const SafetensorsEntry *entry)
 {
@@ -38,6 +39,13 @@ static void decode(SafetensorsType type, size_t n, const void *from, float *to)
         memcpy(to, from, n * sizeof *to);
 }
 
+static int not_numbers(const SafetensorsEntry *entry)
+{
+    return entry->type > SAFETENSORS_BF16 &&
+           safetensors_bad(entry->file, entry->name, "is %s; F32, F16 and BF16 can be read as numbers",
+                           safetensors_type_name(entry->type));
+}
+
 int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, const SafetensorsEntry *b)
 {
     const unsigned char *x = a->data, *y = b->data;
@@ -54,9 +62,8 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
 int safetensors_read_part(const Safetensors *s, const SafetensorsEntry *entry, int64_t first, int64_t count,
                           float *to)
 {
-    if (entry->type > SAFETENSORS_BF16)
-        return safetensors_bad(entry->file, entry->name, "is %s; F32, F16 and BF16 can be read as numbers",
-                               safetensors_type_name(entry->type));
+    if (not_numbers(entry))
+        return error_code();
     size_t size = (size_t)safetensors_type_bytes(entry->type);
     const unsigned char *data = (const unsigned char *)entry->data + (size_t)first * size;
     for (size_t done = 0, n = (size_t)count; done < n;) {
@@ -73,4 +80,31 @@ int safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, float 
     if (!s || !entry || !to)
         return error_raise(ERROR_ARGUMENT, "safetensors_read(): an argument is NULL");
     return safetensors_read_part(s, entry, 0, entry->numel, to);
+}
+
+/* n elements from `at` on. 0 or raises. */
+static int put(Tensor *to, SafetensorsType type, size_t at, size_t n, const unsigned char *from)
+{
+    float piece[PIECE];
+    if (type == SAFETENSORS_F32)
+        return tensor_write(to, (int64_t)(at * sizeof *piece), (int64_t)(n * sizeof *piece), from);
+    decode(type, n, from, piece);
+    return tensor_write(to, (int64_t)(at * sizeof *piece), (int64_t)(n * sizeof *piece), piece);
+}
+
+int safetensors_read_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to)
+{
+    if (not_numbers(entry))
+        return error_code();
+    size_t size = (size_t)safetensors_type_bytes(entry->type), numel = (size_t)entry->numel;
+    const unsigned char *data = entry->data;
+    int status = 0;
+    for (size_t at = 0, n; at < numel && !status; at += n) {
+        n = numel - at < PIECE ? numel - at : PIECE;
+        status = put(to, entry->type, at, n, data + at * size);
+        size_t read = (at + n) % CHUNK ? (at + n) % CHUNK : CHUNK; /* since pages were let go last */
+        if (read == CHUNK || at + n == numel)
+            safetensors_forget(s, data + (at + n - read) * size, read * size);
+    }
+    return status;
 }

@@ -50,7 +50,7 @@ static int sort_items(const char *shown, const SafetensorsItem *items, int count
         s->item = &items[i];
         if (safetensors_item_bytes(shown, s->item, &s->numel, &s->bytes))
             return error_code();
-        if (with_data && s->bytes && !s->item->data)
+        if (with_data && s->bytes && !s->item->data && !s->item->tensor)
             return safetensors_bad_item(shown, s->item, cannot_be);
         s->size = safetensors_type_bytes(s->item->type);
     }
@@ -133,22 +133,66 @@ static int write_header(FileWriter *w, const json_t *root)
 
 /* ---- The tensors ----------------------------------------------------------------------------- */
 
+/* n floats from element `first` on, in place or in the piece; NULL after raising. */
+static const float *floats_at(FileWriter *w, const SafetensorsItem *item, int64_t first, size_t n,
+                              float *piece)
+{
+    if (!item->tensor)
+        return (const float *)item->data + first;
+    if (tensor_dtype(item->tensor) == DTYPE_F32)
+        w->failed =
+            tensor_read(item->tensor, first * (int64_t)sizeof *piece, (int64_t)(n * sizeof *piece), piece);
+    else if (tensor_readable(item->tensor, "safetensors_write"))
+        tensor_decode_file_(item->tensor, first, (int64_t)n, piece);
+    else
+        w->failed = error_code();
+    return w->failed ? NULL : piece;
+}
+
 static int write_halves(FileWriter *w, const Sorted *s)
 {
-    uint16_t piece[PIECE];
-    const float *from = s->item->data;
+    uint16_t halves[PIECE];
+    float piece[PIECE];
     for (int64_t done = 0; done < s->numel && !w->failed;) {
         size_t n = (size_t)(s->numel - done < PIECE ? s->numel - done : PIECE);
-        int64_t bad = s->item->type == SAFETENSORS_F16 ? half_encode_f16(n, from + done, piece)
-                                                       : half_encode_bf16(n, from + done, piece);
+        const float *from = floats_at(w, s->item, done, n, piece);
+        if (!from)
+            break;
+        int64_t bad = s->item->type == SAFETENSORS_F16 ? half_encode_f16(n, from, halves)
+                                                       : half_encode_bf16(n, from, halves);
         if (bad >= 0)
             return w->failed = error_raise(ERROR_NONFINITE,
                                            "%s: the tensor %s holds %g, which %s cannot; write it as %s",
-                                           w->shown, string_text(s->item->name).text,
-                                           (double)from[done + bad], safetensors_type_name(s->item->type),
+                                           w->shown, string_text(s->item->name).text, (double)from[bad],
+                                           safetensors_type_name(s->item->type),
                                            s->item->type == SAFETENSORS_F16 ? "bf16 or f32" : "f32");
-        file_put(w, piece, n * sizeof *piece);
+        file_put(w, halves, n * sizeof *halves);
         done += (int64_t)n;
+    }
+    return w->failed;
+}
+
+static int write_floats(FileWriter *w, const Sorted *s)
+{
+    float piece[PIECE];
+    for (int64_t done = 0; done < s->numel && !w->failed; done += PIECE) {
+        size_t n = (size_t)(s->numel - done < PIECE ? s->numel - done : PIECE);
+        if (floats_at(w, s->item, done, n, piece))
+            file_put(w, piece, n * sizeof *piece);
+    }
+    return w->failed;
+}
+
+/* Bytes as they are. */
+static int write_bytes(FileWriter *w, const Sorted *s)
+{
+    unsigned char piece[PIECE * sizeof(float)];
+    if (!s->item->tensor)
+        return file_put(w, s->item->data, (size_t)s->bytes);
+    for (uint64_t done = 0, n; done < s->bytes && !w->failed; done += n) {
+        n = s->bytes - done < sizeof piece ? s->bytes - done : sizeof piece;
+        w->failed = tensor_read(s->item->tensor, (int64_t)done, (int64_t)n, piece);
+        file_put(w, piece, (size_t)n);
     }
     return w->failed;
 }
@@ -157,7 +201,9 @@ static int write_tensor(FileWriter *w, const Sorted *s)
 {
     if (s->item->type == SAFETENSORS_F16 || s->item->type == SAFETENSORS_BF16)
         return write_halves(w, s);
-    return file_put(w, s->item->data, (size_t)s->bytes);
+    if (s->item->type == SAFETENSORS_F32 && s->item->tensor)
+        return write_floats(w, s);
+    return write_bytes(w, s);
 }
 
 /* Under its temporary name, and on the disk. */

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "../base/plural_.h"
+#include "../nn/lora.h"
 #include "saved_run_.h"
 #include "io_.h"
 #include "safetensors_.h"
@@ -14,10 +15,10 @@ enum { NAME_ROOM = 20 }; /* ".momentum_buffer" and the end */
 
 /* ---- Saving ---------------------------------------------------------------------------------- */
 
-static SafetensorsItem item_of(const char *name, const Tensor *parameter, const float *data)
+static SafetensorsItem item_of(const char *name, const Tensor *tensor)
 {
-    Shape shape = tensor_shape(parameter);
-    SafetensorsItem item = {.name = name, .type = SAFETENSORS_F32, .ndim = shape.ndim, .data = data};
+    Shape shape = tensor_shape(tensor);
+    SafetensorsItem item = {.name = name, .type = SAFETENSORS_F32, .ndim = shape.ndim, .tensor = tensor};
     for (int i = 0; i < shape.ndim; i++)
         item.dim[i] = shape.dim[i];
     return item;
@@ -43,14 +44,18 @@ static void items_free(Items *s)
         host_free(context, s->items, (size_t)s->count * sizeof *s->items);
 }
 
+TensorList saved_run_parameters(Module *model)
+{
+    return nn_lora_count(model) ? nn_lora_parameters(model) : nn_parameters(model);
+}
+
 /* Those of model.safetensors. */
 static int model_items(Items *s, TensorList list)
 {
     *s = (Items){.parameters = list.count, .count = list.count};
     s->items = host_alloc((size_t)s->count * sizeof *s->items);
     for (int i = 0; s->items && i < list.count; i++)
-        s->items[i] = item_of(tensor_name(list.items[i]), list.items[i],
-                              context_here()->meta ? NULL : storage_f32(list.items[i]->storage));
+        s->items[i] = item_of(tensor_name(list.items[i]), list.items[i]);
     return s->items ? 0 : error_code();
 }
 
@@ -72,7 +77,6 @@ static int optimizer_items(Items *s, const Optimizer *optimizer)
 {
     if (optimizer_items_alloc(s, optimizer))
         return error_code();
-    int meta = context_here()->meta;
     TensorList list = optim_parameters(optimizer);
     char *name = s->names;
     SafetensorsItem *item = s->items;
@@ -81,7 +85,7 @@ static int optimizer_items(Items *s, const Optimizer *optimizer)
         size_t room = strlen(tensor_name(parameter)) + NAME_ROOM;
         for (int k = 0; k < optim_state_arrays(optimizer); k++, name += room) {
             snprintf(name, room, "%s.%s", tensor_name(parameter), optim_state_name(optimizer, k));
-            *item++ = item_of(name, parameter, meta ? NULL : optim_state_f32(optimizer, i, k));
+            *item++ = item_of(name, optim_state(optimizer, i, k));
         }
         snprintf(name, room, "%s.step", tensor_name(parameter));
         s->updates[i] = optim_updates(optimizer, i);
@@ -113,7 +117,7 @@ static int save_files(const char *directory, const SavedRun *run)
     char path[PATH_BYTES];
     Items items;
     SavedFile files[SAVED_FILES] = {{.parts = NULL}};
-    int status = model_items(&items, nn_parameters(run->model));
+    int status = model_items(&items, saved_run_parameters(run->model));
     status = save_items(directory, SAVED_RUN_MODEL, status, &items, &files[0]);
     if (!status) {
         status = optimizer_items(&items, run->optimizer);
@@ -136,7 +140,7 @@ static uint64_t items_bytes(const char *name, int status, Items *items)
 int saved_run_bytes(Module *model, const Optimizer *optimizer, uint64_t bytes[SAVED_FILES])
 {
     Items items;
-    int status = model_items(&items, nn_parameters(model));
+    int status = model_items(&items, saved_run_parameters(model));
     bytes[0] = items_bytes(SAVED_RUN_MODEL, status, &items);
     status = optimizer_items(&items, optimizer);
     bytes[1] = items_bytes(SAVED_RUN_OPTIMIZER, status, &items);
@@ -169,7 +173,10 @@ int io_save_run(const char *directory, const SavedRun *run)
         if (!text_is_utf8(run->settings[i].name) || !text_is_utf8(run->settings[i].value))
             return error_raise(ERROR_ARGUMENT, "io_save_run(): the setting %s is not UTF-8",
                                string_text(run->settings[i].name).text);
-    nn_parameters(run->model); /* its list is made once, in planning too */
+    if (run->base && !text_is_utf8(run->base->path))
+        return error_raise(ERROR_ARGUMENT, "io_save_run(): the path of the base %s is not UTF-8",
+                           string_text(run->base->path).text);
+    saved_run_parameters(run->model); /* its list is made once, in planning too */
     if (error_code() || context_here()->meta)
         return error_code();
     int64_t step = optim_steps(run->optimizer);
@@ -283,23 +290,23 @@ static const SafetensorsEntry *entry_for(const Loading *l, const Safetensors *fi
 
 /* to: where it is read to; NULL = it is only compared. */
 static int take(const Loading *l, const Safetensors *file, const char *name, const Tensor *parameter,
-                float *to)
+                Tensor *to)
 {
     const SafetensorsEntry *entry = entry_for(l, file, name, parameter);
     if (!entry)
         return error_code();
-    return to ? safetensors_read(file, entry, to) : 0;
+    return to && !context_here()->meta ? safetensors_read_tensor(file, entry, to) : 0;
 }
 
 static int take_model(const Loading *l, int read)
 {
-    TensorList list = nn_parameters(l->run->model);
+    TensorList list = saved_run_parameters(l->run->model);
     if (list.count != safetensors_count(l->model))
         return error_raise(ERROR_ARGUMENT, "%s is of another model: it has %d parameters, this one %d",
                            l->shown, safetensors_count(l->model), list.count);
     for (int i = 0; i < list.count; i++) {
-        const Tensor *p = list.items[i];
-        if (take(l, l->model, tensor_name(p), p, read ? storage_f32(p->storage) : NULL))
+        Tensor *p = list.items[i];
+        if (take(l, l->model, tensor_name(p), p, read ? p : NULL))
             return error_code();
     }
     return error_code();
@@ -327,7 +334,7 @@ static int take_parameter_state(const Loading *l, int i, int read)
     int status = 0;
     for (int k = 0; k < optim_state_arrays(optimizer) && !status; k++) {
         snprintf(name, room, "%s.%s", tensor_name(p), optim_state_name(optimizer, k));
-        status = take(l, l->optimizer, name, p, read ? optim_state_f32(optimizer, i, k) : NULL);
+        status = take(l, l->optimizer, name, p, read ? optim_state(optimizer, i, k) : NULL);
     }
     snprintf(name, room, "%s.step", tensor_name(p));
     status = status ? status : take_updates(l, name, i, read);

@@ -43,6 +43,9 @@ typedef struct SavedRun {
     int setting_count;
     const SavedRunInput *inputs; /* compared with those of the same names that were saved */
     int input_count;
+    /* Of a model with adapters (nn/lora.h), whose own weights are not saved: the file or directory that they
+     * were loaded from, with what io_fingerprint says of it. NULL: they are those of the context's seed. */
+    const SavedRunInput *base;
     const char *command; /* how the run was started, for messages; may be NULL */
     int keep;            /* newest saved runs to keep in the directory; 0 = 2 */
 } SavedRun;
@@ -53,7 +56,8 @@ typedef struct SavedRunFound {
     char note[512];  /* what a user should know: newer ones that are damaged, another number of threads */
 } SavedRunFound;
 
-/* Saves the run that the current context holds, then removes the older ones beyond `keep`; between
+/* Saves the run that the current context holds, then removes the older ones beyond `keep`; of a model with
+ * adapters what is trained alone, and how its base is told from another. Between
  * steps, when gradients are gone (optim_zero_grad) or kept as zeros. Allocates nothing tracked; on meta only
  * the arguments are checked. The directory is made if it is not there (its parent must be). One of the same
  * step is replaced. After an error (ERROR_FILE, ERROR_HOST_MEMORY) all that was there before is there still.
@@ -61,8 +65,9 @@ typedef struct SavedRunFound {
 BRIM_API int io_save_run(const char *directory, const SavedRun *run);
 
 /* Reads what the path of an input holds into its bytes and crc32: of a file up to 64 MiB the CRC-32 (zlib's)
- * of all bytes, of a larger one that of 64 blocks of 1 MiB, evenly spaced from its first byte to its last.
- * Returns 0 or raises ERROR_FILE. */
+ * of all bytes, of a larger one that of 64 blocks of 1 MiB, evenly spaced from its first byte to its last. Of
+ * a directory: of its weights (model.safetensors, or the files that its index names), one after the other.
+ * Returns 0 or raises ERROR_FILE, or what safetensors_open raises. */
 BRIM_API int io_fingerprint(SavedRunInput *input);
 
 /* The newest complete saved run of a directory, or the saved run itself: one whose files have the sizes and
@@ -75,8 +80,9 @@ BRIM_API int io_find_saved_run(const char *directory, SavedRunFound *found);
  * the first batch. Everything is compared first; weights and states are read from the mapped files into their
  * places, never twice in memory. On meta nothing is read but the state. found may be NULL. Returns 0; or
  * raises ERROR_FILE (none there), ERROR_DATA (damaged), ERROR_ARGUMENT (of another run, or an input holds
- * something else: the message lists what differs), ERROR_HOST_MEMORY, ERROR_MEMORY. Number of steps, threads
- * and memory levers may differ; results are bitwise those of an unbroken run with the same number of threads.
+ * something else, or the base is another: the message lists what differs), ERROR_HOST_MEMORY, ERROR_MEMORY.
+ * Number of steps, threads and memory levers may differ; results are bitwise those of an unbroken run with
+ * the same number of threads.
  */
 BRIM_API int io_load_run(const char *path, const SavedRun *run, SavedRunFound *found);
 

@@ -36,6 +36,7 @@ typedef struct SavedRunState {
     RandomState random;
     DataCursor cursor;
     const json_t *inputs;          /* NULL: the saved run knows none */
+    json_t *base;                  /* of a run of adapters; NULL: all parameters are in the saved run */
     const json_t *settings, *kept; /* kept: names of parameters with a gradient of zeros */
     SavedFile files[SAVED_FILES];
 } SavedRunState;
@@ -44,6 +45,8 @@ typedef struct SavedRunState {
 int saved_file_fill(SavedFile *file, const FileSum *sums, int count);
 /* Writes a state with its checksum. 0 or raises. */
 int saved_run_state_write(const char *path, const SavedRun *run, const SavedFile files[SAVED_FILES]);
+/* The parameters that are written: all, or of a model with adapters those that are trained. */
+TensorList saved_run_parameters(Module *model);
 /* The bytes of the files of tensors, from shapes alone. 0 or raises. (saved_run.c) */
 int saved_run_bytes(Module *model, const Optimizer *optimizer, uint64_t bytes[SAVED_FILES]);
 /* Reads that of a saved run. 0, or raises and returns ERROR_FILE, ERROR_DATA or ERROR_HOST_MEMORY. */

@@ -8,6 +8,7 @@
 #include <zlib.h>
 
 #include "../base/plural_.h"
+#include "../nn/lora.h"
 #include "saved_run_.h"
 #include "io_.h"
 
@@ -74,6 +75,15 @@ static json_t *inputs_json(const SavedRun *run)
     return all;
 }
 
+/* Which weights the adapters are of: {"path", "bytes", "crc32"}, or {"seed"}; NULL without memory. */
+static json_t *base_json(const SavedRun *run)
+{
+    const SavedRunInput *base = run->base;
+    return base ? json_pack("{s:s, s:I, s:I}", "path", base->path, "bytes", (json_int_t)base->bytes, "crc32",
+                            (json_int_t)base->crc32)
+                : json_pack("{s:I}", "seed", (json_int_t)context_here()->seed);
+}
+
 static json_t *kept_json(const Optimizer *optimizer)
 {
     TensorList list = optim_parameters(optimizer);
@@ -108,12 +118,13 @@ static json_t *state_json(const SavedRun *run, const SavedFile files[SAVED_FILES
                              file_json(&files[1]));
     json_t *root =
         json_pack("{s:i, s:s, s:I, s:i, s:o, s:o, s:o, s:o}", "version", STATE_VERSION, "brim", BRIM_VERSION,
-                  "step", (json_int_t)optim_steps(run->optimizer), "threads", context->run.threads, "settings",
-                  settings_json(run), "optimizer", optimizer, "random", random, "files", sums);
+                  "step", (json_int_t)optim_steps(run->optimizer), "threads", context->run.threads,
+                  "settings", settings_json(run), "optimizer", optimizer, "random", random, "files", sums);
     if (root && run->command)
         json_object_set_new(root, "command", json_string(run->command)); /* not if it is not UTF-8 */
     int failed = root && run->loader && json_object_set_new(root, "data", data_json(run->loader)) != 0;
     failed |= root && run->input_count && json_object_set_new(root, "inputs", inputs_json(run)) != 0;
+    failed |= root && nn_lora_count(run->model) && json_object_set_new(root, "base", base_json(run)) != 0;
     if (failed) {
         json_decref(root);
         root = NULL;
@@ -242,11 +253,11 @@ static int unpack(const char *shown, SavedRunState *s)
         return error_code();
     if (json_unpack_ex(root, &error, 0,
                        "{s:I, s:i, s:o, s:{s:s, s:F, s:o}, s:{s:I, s:I, s:I, s:I, s:I}, "
-                       "s:o, s?:s, s?:o, s?:o}",
+                       "s:o, s?:s, s?:o, s?:o, s?:o}",
                        "step", &step, "threads", &s->threads, "settings", &settings, "optimizer", "name",
                        &s->optimizer, "lr", &s->lr, "kept", &kept, "random", "seed", &seed, "fills", &fills,
                        "step", &random_step, "first_sample", &first, "layer", &layer, "files", &files,
-                       "command", &s->command, "data", &data, "inputs", &inputs))
+                       "command", &s->command, "data", &data, "inputs", &inputs, "base", &s->base))
         return bad_state(shown, error.text);
     if (unpack_file(files, SAVED_RUN_MODEL, &s->files[0]) ||
         unpack_file(files, SAVED_RUN_OPTIMIZER, &s->files[1]))
@@ -378,6 +389,41 @@ static int compare_inputs(const char *shown, const SavedRun *run, const SavedRun
     return 0;
 }
 
+static int another_base(const char *shown, const char *was, const char *path, const char *todo)
+{
+    return error_raise(ERROR_ARGUMENT, "%s is of a run of adapters, and their base %s%s; %s", shown, was,
+                       path, todo);
+}
+
+/* Adapters are worth nothing beside other weights than those that they were trained with. */
+static int compare_base(const char *shown, const SavedRun *run, const SavedRunState *s)
+{
+    json_int_t bytes = 0, crc32 = 0;
+    const char *path = json_string_value(json_object_get(s->base, "path"));
+    const SavedRunInput *now = run->base;
+    int adapters = nn_lora_count(run->model) > 0;
+    char file[FILE_LABEL] = "", here[FILE_LABEL] = "";
+    if (adapters != (s->base != NULL))
+        return error_raise(ERROR_ARGUMENT, "%s is of a run that trains %s, and this one trains %s", shown,
+                           adapters ? "the whole model" : "adapters",
+                           adapters ? "adapters" : "the whole model");
+    if (!adapters)
+        return 0;
+    path_label(file, path ? path : "");
+    path_label(here, now ? now->path : "");
+    if (!path && now)
+        return another_base(shown, "was drawn from the seed, not read from ", here, "leave that out");
+    if (path && !now)
+        return another_base(shown, "was read from ", file, "give these weights here too");
+    if (!path || !now->bytes || /* on meta it may not have been looked at */
+
+        json_unpack(s->base, "{s:I, s:I}", "bytes", &bytes, "crc32", &crc32) ||
+        (now->bytes == (uint64_t)bytes && now->crc32 == (uint32_t)crc32))
+        return 0;
+    return another_base(shown, "was read from ", file,
+                        "the weights that are given now are others: put those back");
+}
+
 /* Another order is another run, and an older brim's cannot be had again. */
 static int compare_order(const char *shown, const SavedRunState *s)
 {
@@ -394,6 +440,8 @@ static int compare_order(const char *shown, const SavedRunState *s)
 int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedRunState *s)
 {
     Differences d = {0};
+    if (compare_base(shown, run, s))
+        return error_code();
     compare_settings(&d, run, s);
     if (!has_setting(run, "optimizer")) /* else it was compared */
         compare_text(&d, "optimizer", optim_name(run->optimizer), s->optimizer);

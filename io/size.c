@@ -44,10 +44,10 @@ static uint64_t state_bytes(TensorList list, const Optimizer *optimizer)
 IoSize io_saved_run_size(Module *model, const Optimizer *optimizer)
 {
     IoSize size = {0};
-    TensorList list = nn_parameters(model);
     uint64_t files[SAVED_FILES] = {0};
     if (error_code() || saved_run_bytes(model, optimizer, files))
         return (IoSize){0};
+    TensorList list = saved_run_parameters(model);
     add_file(&size, files[0]);
     add_file(&size, files[1]);
     add_file(&size, state_bytes(list, optimizer));

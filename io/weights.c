@@ -9,42 +9,10 @@
 
 #include "../tensor/tensor_.h"
 #include "io_.h"
+#include "listing_.h"
 #include "quantized_.h"
 #include "safetensors_.h"
 #include "weights_.h"
-
-/* ---- Names in messages ----------------------------------------------------------------------- */
-
-/* "2 parameters are missing: a, b"; names beyond the room are counted. */
-typedef struct Listing {
-    char text[240];
-    size_t used, room; /* of text: two lists share an error */
-    int count, shown;
-} Listing;
-
-static void list_name(Listing *list, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void list_name(Listing *list, const char *format, ...)
-{
-    char item[128];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(item, sizeof item, format, arguments);
-    va_end(arguments);
-    size_t length = strlen(item) + (list->used ? 2 : 0);
-    list->count++;
-    if (list->shown + 1 < list->count || list->used + length + sizeof " and 1000000 more" > list->room)
-        return; /* no gaps: one that is left out ends the list */
-    list->used += (size_t)sprintf(list->text + list->used, "%s%s", list->used ? ", " : "", item);
-    list->shown++;
-}
-
-static const char *listed_names(Listing *list)
-{
-    if (list->shown < list->count)
-        snprintf(list->text + list->used, sizeof list->text - list->used, " and %d more",
-                 list->count - list->shown);
-    return list->text;
-}
 
 /* ---- Matching -------------------------------------------------------------------------------- */
 
@@ -119,18 +87,21 @@ static int untied(const Loading *l, const SafetensorsEntry *entry, const Safeten
                        l->shown, string_text(entry->name).text, string_text(parameter->name).text);
 }
 
-/* Scales and tables of a quantised parameter: they are read with it. */
-static int is_part(const Loading *l, const char *name)
+/* Scales and tables of a quantised parameter that is there: they are read with it. */
+static int is_part(const Loading *l, const char *stored)
 {
     size_t length;
-    char whole[NAME_BYTES];
+    char whole[NAME_BYTES], full[NAME_BYTES];
+    const char *name = stored + l->wrapped;
     int p;
     if (!quantized_is_part(name, &length) || length + sizeof ".weight" > sizeof whole)
         return 0;
     snprintf(whole, sizeof whole, "%.*s", (int)length, name);
     if (length < sizeof ".weight" || strcmp(whole + length + 1 - sizeof ".weight", ".weight"))
         strcat(whole, ".weight");
-    return name_meaning(&l->names, nn_class_name(l->model), whole, &p) <= NAME_TIED;
+    int fits = snprintf(full, sizeof full, "%.*s%s", (int)l->wrapped, stored, whole) < NAME_BYTES;
+    return fits && safetensors_find(l->file, full) &&
+           name_meaning(&l->names, nn_class_name(l->model), whole, &p) <= NAME_TIED;
 }
 
 /* Tied copies last, when it is known what else there is. */
@@ -141,7 +112,7 @@ static int match_names(Loading *l, int tied)
         int p;
         NameMeaning meaning = name_meaning(&l->names, nn_class_name(l->model), entry->name + l->wrapped, &p);
         if ((meaning == NAME_TIED) != tied ||
-            (meaning == NAME_UNEXPECTED && is_part(l, entry->name + l->wrapped)))
+            (meaning == NAME_UNEXPECTED && is_part(l, entry->name)))
             continue;
         if (meaning == NAME_UNEXPECTED) {
             list_name(&l->unexpected, "%s", string_text(entry->name).text);
@@ -158,33 +129,6 @@ static int match_names(Loading *l, int tied)
             l->report.ignored++;
     }
     return 0;
-}
-
-static ShapeText entry_shape(const SafetensorsEntry *entry)
-{
-    ShapeText text;
-    size_t used = 0;
-    text.text[used++] = '(';
-    for (int i = 0; i < entry->ndim && used < sizeof text.text - 24; i++)
-        used += (size_t)sprintf(text.text + used, "%s%lld", i ? "," : "", (long long)entry->dim[i]);
-    strcpy(text.text + used, ")");
-    return text;
-}
-
-/* The shape of a parameter in files. */
-static Shape file_shape(const Tensor *parameter)
-{
-    Shape shape = tensor_shape(parameter);
-    return parameter->transposed ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
-}
-
-/* From this dimension on. */
-static int same_shape(const SafetensorsEntry *entry, Shape shape, int from)
-{
-    int same = entry->ndim == shape.ndim;
-    for (int i = from; same && i < shape.ndim; i++)
-        same = entry->dim[i] == shape.dim[i];
-    return same;
 }
 
 /* The rows that the file lacks of a parameter that has one for each token; 0 where it is none of these. */
@@ -220,8 +164,8 @@ static void check_quantized(Loading *l, const Tensor *parameter, const Quantized
     Shape shape = tensor_shape(parameter), stored = SHAPE(q->rows, q->cols);
     Shape wanted = parameter->in_out ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
     if (!shape_equal(stored, wanted))
-        list_name(&l->shapes, "%s is %s of %s, in the model %s", tensor_name(parameter), shape_text(stored).text,
-                  dtype_name(q->dtype), shape_text(wanted).text);
+        list_name(&l->shapes, "%s is %s of %s, in the model %s", tensor_name(parameter),
+                  shape_text(stored).text, dtype_name(q->dtype), shape_text(wanted).text);
     else if (dtype_is_quantized(parameter->dtype) && parameter->dtype != q->dtype)
         list_name(&l->quantized, "%s is %s, in the model %s", tensor_name(parameter), dtype_name(q->dtype),
                   dtype_name(parameter->dtype));
@@ -275,10 +219,11 @@ static int check_lists(Loading *l)
         return error_raise(ERROR_DATA, "%s: only F32, F16 and BF16 are read: %s", l->shown,
                            listed_names(&l->types));
     if (l->quantized.count)
-        return error_raise(ERROR_DATA,
-                           "%s: codes are not decoded to be quantised again: %s; make the model with the file's "
-                           "type (--quantize), or without quantised weights",
-                           l->shown, listed_names(&l->quantized));
+        return error_raise(
+            ERROR_DATA,
+            "%s: codes are not decoded to be quantised again: %s; make the model with the file's "
+            "type (--quantize), or without quantised weights",
+            l->shown, listed_names(&l->quantized));
     return 0;
 }
 
@@ -344,16 +289,15 @@ static void copy_bytes(const Reading *r)
 {
     enum { PIECE = 4 << 20 };
     const char *from = r->entry->data;
-    char *to = tensor_data(r->to);
-    for (uint64_t done = 0, n; to && done < r->entry->bytes; done += n) {
+    for (uint64_t done = 0, n; done < r->entry->bytes; done += n) {
         n = r->entry->bytes - done < PIECE ? r->entry->bytes - done : PIECE;
-        memcpy(to + done, from + done, (size_t)n);
+        tensor_write(r->to, (int64_t)done, (int64_t)n, from + done);
         safetensors_forget(r->file, from + done, (size_t)n);
     }
 }
 
-/* What is in the parameter's own type is copied, everything else goes through tensor_store_: on meta too, where it
- * plans its buffers. */
+/* What is in the parameter's own type is copied, everything else goes through tensor_store_: on meta too,
+ * where it plans its buffers. */
 static int read_parameter(Reading *r)
 {
     int meta = context_is_meta(context_current());
@@ -366,10 +310,9 @@ static int read_parameter(Reading *r)
         return tensor_store_(r->to, read_decoded, r);
     if (!quantized && !is_copied(r))
         return tensor_store_(r->to, read_numbers, r);
-    void *to = meta ? NULL : tensor_data(r->to);
-    if (to && quantized)
-        quantized_copy(&q, to);
-    else if (to)
+    if (!meta && quantized)
+        quantized_copy(&q, r->to);
+    else if (!meta)
         copy_bytes(r);
     return error_code();
 }

@@ -92,10 +92,10 @@ typedef struct RopeDims {
     int offset;                                            /* position of x's first row */
 } RopeDims;
 
-/* Hyper-parameters of one update; field meanings are PyTorch's. grad_scale multiplies every gradient first
- * (norm clipping); weight_decay is decoupled in AdamW, added to the gradient elsewhere. */
+/* Hyper-parameters of one update; field meanings are PyTorch's. weight_decay is decoupled in AdamW, added to
+ * the gradient elsewhere. */
 typedef struct UpdateScalars {
-    float lr, grad_scale, weight_decay;
+    float lr, weight_decay;
     float momentum, dampening; /* SGD, RMSprop */
     int nesterov;
     float alpha;        /* RMSprop smoothing */
@@ -104,6 +104,13 @@ typedef struct UpdateScalars {
     int64_t step;  /* 1 for the first update: bias correction; SGD's buffer starts as the gradient itself */
     int decoupled; /* Adam: 1 = AdamW */
 } UpdateScalars;
+
+/* What is known only when all gradients are: updates read it from memory, so that the device that finds it
+ * need not ask the host. */
+typedef struct UpdateControl {
+    int32_t skip;     /* not 0: nothing is written */
+    float grad_scale; /* multiplies every gradient first: norm clipping */
+} UpdateControl;
 
 typedef struct Kernels {
     const char *name; /* "reference", "base", "avx2", "avx512" */

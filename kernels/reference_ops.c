@@ -399,12 +399,12 @@ void reference_fill_uniform(int64_t n, uint64_t seed, uint64_t stream, int64_t f
     }
 }
 
-void reference_sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum,
-                   const KernelRun *run)
+void reference_sgd(int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+                   float *momentum, const KernelRun *run)
 {
     (void)run;
-    for (int64_t i = 0; i < n; i++) {
-        double d = (double)g[i] * s->grad_scale + (double)s->weight_decay * p[i];
+    for (int64_t i = 0; i < n && !control->skip; i++) {
+        double d = (double)g[i] * control->grad_scale + (double)s->weight_decay * p[i];
         if (momentum && s->momentum != 0.0f) {
             double buffer = s->step <= 1 ? d : (double)s->momentum * momentum[i] + (1.0 - s->dampening) * d;
             momentum[i] = (float)buffer;
@@ -414,12 +414,12 @@ void reference_sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, 
     }
 }
 
-void reference_rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
-                       float *momentum, const KernelRun *run)
+void reference_rmsprop(int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p,
+                       const float *g, float *square, float *momentum, const KernelRun *run)
 {
     (void)run;
-    for (int64_t i = 0; i < n; i++) {
-        double d = (double)g[i] * s->grad_scale + (double)s->weight_decay * p[i];
+    for (int64_t i = 0; i < n && !control->skip; i++) {
+        double d = (double)g[i] * control->grad_scale + (double)s->weight_decay * p[i];
         double v = (double)s->alpha * square[i] + (1.0 - s->alpha) * d * d;
         double move = d / (sqrt(v) + s->eps);
         square[i] = (float)v;
@@ -431,26 +431,26 @@ void reference_rmsprop(int64_t n, const UpdateScalars *s, float *p, const float 
     }
 }
 
-void reference_adagrad(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum,
-                       const KernelRun *run)
+void reference_adagrad(int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p,
+                       const float *g, float *sum, const KernelRun *run)
 {
     (void)run;
-    for (int64_t i = 0; i < n; i++) {
-        double d = (double)g[i] * s->grad_scale + (double)s->weight_decay * p[i];
+    for (int64_t i = 0; i < n && !control->skip; i++) {
+        double d = (double)g[i] * control->grad_scale + (double)s->weight_decay * p[i];
         double v = (double)sum[i] + d * d;
         sum[i] = (float)v;
         p[i] = (float)(p[i] - s->lr * d / (sqrt(v) + s->eps));
     }
 }
 
-void reference_adam(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
-                    const KernelRun *run)
+void reference_adam(int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+                    float *first, float *second, const KernelRun *run)
 {
     (void)run;
     double b1 = s->beta1, b2 = s->beta2;
     double correction1 = 1.0 - pow(b1, (double)s->step), correction2 = 1.0 - pow(b2, (double)s->step);
-    for (int64_t i = 0; i < n; i++) {
-        double d = (double)g[i] * s->grad_scale, w = p[i];
+    for (int64_t i = 0; i < n && !control->skip; i++) {
+        double d = (double)g[i] * control->grad_scale, w = p[i];
         if (s->decoupled)
             w *= 1.0 - (double)s->lr * s->weight_decay;
         else

@@ -186,16 +186,19 @@ KERNEL(void, encode,
 KERNEL(void, encode_scales, (int64_t rows, int64_t cols, const float *scales, void *to, const KernelRun *run))
 
 /* Optimizer updates, PyTorch's rules, in one pass. State arrays are zero before step 1. NULL where
- * unused: sgd's buffer without momentum, rmsprop's buffer without momentum. */
+ * unused: sgd's buffer without momentum, rmsprop's buffer without momentum. With control->skip nothing is
+ * written. */
 KERNEL(void, sgd,
-       (int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum, const KernelRun *run))
+       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+        float *momentum, const KernelRun *run))
 KERNEL(void, rmsprop,
-       (int64_t n, const UpdateScalars *s, float *p, const float *g, float *square, float *momentum,
-        const KernelRun *run))
+       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+        float *square, float *momentum, const KernelRun *run))
 KERNEL(void, adagrad,
-       (int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum, const KernelRun *run))
-KERNEL(void, adam,
-       (int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
+       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g, float *sum,
         const KernelRun *run))
+KERNEL(void, adam,
+       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+        float *first, float *second, const KernelRun *run))
 
 #undef KERNEL

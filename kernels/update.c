@@ -7,13 +7,13 @@
 #include "kernels/range.h"
 #include "kernels/vecmath.h"
 
-VEC_INLINE void sgd_momentum(int64_t n, const UpdateScalars *s, int nesterov, float *p, const float *g,
-                             float *momentum)
+VEC_INLINE void sgd_momentum(int64_t n, const UpdateScalars *s, float grad_scale, int nesterov, float *p,
+                             const float *g, float *momentum)
 {
     /* At step 1 the buffer is the gradient itself, undamped. */
     const float keep = s->step <= 1 ? 0.0f : s->momentum;
     const float take = s->step <= 1 ? 1.0f : (float)(1.0 - (double)s->dampening);
-    const float lr = s->lr, decay = s->weight_decay, grad_scale = s->grad_scale, mu = s->momentum;
+    const float lr = s->lr, decay = s->weight_decay, mu = s->momentum;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         float d = g[i] * grad_scale + decay * p[i];
@@ -23,14 +23,15 @@ VEC_INLINE void sgd_momentum(int64_t n, const UpdateScalars *s, int nesterov, fl
     }
 }
 
-static void sgd_block(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum)
+static void sgd_block(int64_t n, const UpdateScalars *s, float grad_scale, float *p, const float *g,
+                      float *momentum)
 {
-    const float lr = s->lr, decay = s->weight_decay, grad_scale = s->grad_scale;
+    const float lr = s->lr, decay = s->weight_decay;
     if (momentum && s->momentum != 0.0f) {
         if (s->nesterov)
-            sgd_momentum(n, s, 1, p, g, momentum);
+            sgd_momentum(n, s, grad_scale, 1, p, g, momentum);
         else
-            sgd_momentum(n, s, 0, p, g, momentum);
+            sgd_momentum(n, s, grad_scale, 0, p, g, momentum);
         return;
     }
 #pragma omp simd
@@ -38,20 +39,22 @@ static void sgd_block(int64_t n, const UpdateScalars *s, float *p, const float *
         p[i] -= lr * (g[i] * grad_scale + decay * p[i]);
 }
 
-static void sgd(int64_t n, const UpdateScalars *s, float *p, const float *g, float *momentum,
-                const KernelRun *run)
+static void sgd(int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+                float *momentum, const KernelRun *run)
 {
+    if (control->skip)
+        return;
+    const float grad_scale = control->grad_scale;
     int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
-        sgd_block(range_min(RANGE_BLOCK, n - i), s, p + i, g + i, momentum ? momentum + i : NULL);
+        sgd_block(range_min(RANGE_BLOCK, n - i), s, grad_scale, p + i, g + i, momentum ? momentum + i : NULL);
 }
 
-VEC_INLINE void rmsprop_rule(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
-                             float *momentum)
+VEC_INLINE void rmsprop_rule(int64_t n, const UpdateScalars *s, float grad_scale, float *p, const float *g,
+                             float *square, float *momentum)
 {
-    const float lr = s->lr, decay = s->weight_decay, grad_scale = s->grad_scale, mu = s->momentum,
-                eps = s->eps;
+    const float lr = s->lr, decay = s->weight_decay, mu = s->momentum, eps = s->eps;
     const float alpha = s->alpha, rest = (float)(1.0 - (double)s->alpha);
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
@@ -68,28 +71,32 @@ VEC_INLINE void rmsprop_rule(int64_t n, const UpdateScalars *s, float *p, const 
     }
 }
 
-static void rmsprop_block(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
-                          float *momentum)
+static void rmsprop_block(int64_t n, const UpdateScalars *s, float grad_scale, float *p, const float *g,
+                          float *square, float *momentum)
 {
     if (momentum && s->momentum != 0.0f)
-        rmsprop_rule(n, s, p, g, square, momentum);
+        rmsprop_rule(n, s, grad_scale, p, g, square, momentum);
     else
-        rmsprop_rule(n, s, p, g, square, NULL);
+        rmsprop_rule(n, s, grad_scale, p, g, square, NULL);
 }
 
-static void rmsprop(int64_t n, const UpdateScalars *s, float *p, const float *g, float *square,
-                    float *momentum, const KernelRun *run)
+static void rmsprop(int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+                    float *square, float *momentum, const KernelRun *run)
 {
+    if (control->skip)
+        return;
+    const float grad_scale = control->grad_scale;
     int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
-        rmsprop_block(range_min(RANGE_BLOCK, n - i), s, p + i, g + i, square + i,
+        rmsprop_block(range_min(RANGE_BLOCK, n - i), s, grad_scale, p + i, g + i, square + i,
                       momentum ? momentum + i : NULL);
 }
 
-static void adagrad_block(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum)
+static void adagrad_block(int64_t n, const UpdateScalars *s, float grad_scale, float *p, const float *g,
+                          float *sum)
 {
-    const float lr = s->lr, decay = s->weight_decay, grad_scale = s->grad_scale, eps = s->eps;
+    const float lr = s->lr, decay = s->weight_decay, eps = s->eps;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         float d = g[i] * grad_scale + decay * p[i];
@@ -99,13 +106,16 @@ static void adagrad_block(int64_t n, const UpdateScalars *s, float *p, const flo
     }
 }
 
-static void adagrad(int64_t n, const UpdateScalars *s, float *p, const float *g, float *sum,
-                    const KernelRun *run)
+static void adagrad(int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+                    float *sum, const KernelRun *run)
 {
+    if (control->skip)
+        return;
+    const float grad_scale = control->grad_scale;
     int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)
-        adagrad_block(range_min(RANGE_BLOCK, n - i), s, p + i, g + i, sum + i);
+        adagrad_block(range_min(RANGE_BLOCK, n - i), s, grad_scale, p + i, g + i, sum + i);
 }
 
 typedef struct AdamFactors {
@@ -117,11 +127,11 @@ typedef struct AdamFactors {
     float eps;
 } AdamFactors;
 
-static AdamFactors adam_factors(const UpdateScalars *s)
+static AdamFactors adam_factors(const UpdateScalars *s, const UpdateControl *control)
 {
     double b1 = (double)s->beta1, b2 = (double)s->beta2, lr = (double)s->lr, decay = (double)s->weight_decay;
     return (AdamFactors){
-        .grad_scale = s->grad_scale,
+        .grad_scale = control->grad_scale,
         .l2 = s->decoupled ? 0.0f : s->weight_decay,
         .shrink = s->decoupled ? (float)(1.0 - lr * decay) : 1.0f,
         .beta1 = s->beta1,
@@ -149,10 +159,12 @@ static void adam_block(int64_t n, const AdamFactors *factors, float *p, const fl
     }
 }
 
-static void adam(int64_t n, const UpdateScalars *s, float *p, const float *g, float *first, float *second,
-                 const KernelRun *run)
+static void adam(int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
+                 float *first, float *second, const KernelRun *run)
 {
-    const AdamFactors factors = adam_factors(s);
+    if (control->skip)
+        return;
+    const AdamFactors factors = adam_factors(s, control);
     int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK)

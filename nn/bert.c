@@ -149,6 +149,7 @@ Module *nn_bert(const BertConfig *config)
     Bert *self = nn_state(module);
     if (!self)
         return NULL;
+    module_draw_later(module, 1);
     bert_embedding_modules(module, self, &c);
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[40];
@@ -159,6 +160,7 @@ Module *nn_bert(const BertConfig *config)
         self->pooler = nn_add(module, "bert.pooler.dense", nn_linear(c.dim, c.dim, 1));
     else
         bert_head(module, self, &c);
+    module_draw_later(module, 0);
     module_init_normal(module, 0.02f);
     if (error_code())
         return NULL;

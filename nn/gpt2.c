@@ -126,6 +126,7 @@ Module *nn_gpt2(const Gpt2Config *config)
     Gpt2 *self = nn_state(module);
     if (!self)
         return NULL;
+    module_draw_later(module, 1);
     self->embedding = nn_add(module, "transformer.wte", nn_embedding(c.vocab, c.dim));
     Module *positions = nn_add(module, "transformer.wpe", nn_embedding(c.max_seq, c.dim));
     self->dropout = nn_add(module, "transformer.drop", nn_dropout(c.dropout));
@@ -135,6 +136,7 @@ Module *nn_gpt2(const Gpt2Config *config)
         nn_mark_block(module, nn_add(module, name, nn_gpt2_block(&c)));
     }
     self->norm = nn_add(module, "transformer.ln_f", nn_layer_norm(c.dim, c.norm_eps));
+    module_draw_later(module, 0);
     if (error_code())
         return NULL;
     Tensor *tokens = module_own(self->embedding, "weight"); /* (V,C) */

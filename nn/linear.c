@@ -32,6 +32,8 @@ Linear *module_as_linear(const Module *module)
 static void linear_fill(Tensor *tensor, const LinearOptions *o)
 {
     float bound = 1.0f / sqrtf((float)o->in);
+    if (o->in_out && tensor && tensor->item.context->draw_later)
+        return;
     if (o->in_out)
         tensor_fill(tensor, 0);
     else

@@ -115,6 +115,7 @@ Module *nn_llama(const LlamaConfig *config)
         return NULL;
     self->max_seq = c.max_seq;
     self->window = c.window;
+    module_draw_later(module, 1);
     self->embedding = nn_add(module, "model.embed_tokens", nn_embedding(c.vocab, c.dim));
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[32];
@@ -125,6 +126,7 @@ Module *nn_llama(const LlamaConfig *config)
     self->head = nn_add(module, "lm_head",
                         c.tied ? module_linear_tied(module_own(self->embedding, "weight"), NULL)
                                : module_linear(&(LinearOptions){.in = c.dim, .out = c.vocab, .head = 1}));
+    module_draw_later(module, 0);
     module_init_normal(module, 0.02f);
     if (error_code())
         return NULL;

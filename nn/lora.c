@@ -339,39 +339,76 @@ TensorList nn_lora_parameters(Module *model)
 
 static int check_merge(void *user, Module *module, const LoraLayer *layer)
 {
-    DType dtype = *(const DType *)user;
+    (void)user;
     (void)module;
-    if (!layer->a)
+    if (!layer->a || !layer->tied)
         return 0;
-    if (layer->tied)
-        return error_raise(ERROR_STATE,
-                           "nn_merge(): the weight of '%s' is the embedding's and the head's at once: merged "
-                           "into one, its adapter would change the other too; keep the adapter beside it",
-                           layer->path);
-    if (tensor_dtype(layer->weight) != dtype)
-        return error_raise(ERROR_ARGUMENT, "nn_merge(): the weight of '%s' is stored as %s, not %s",
-                           layer->path, dtype_name(tensor_dtype(layer->weight)), dtype_name(dtype));
+    return error_raise(
+        ERROR_STATE,
+        "nn_merge(): the weight of '%s' is the embedding's and the head's at once: merged into "
+        "one, its adapter would change the other too; keep the adapter beside it",
+        layer->path);
+}
+
+typedef struct Merging {
+    const LoraLayer *layer;
+    const Context *context;
+    int in_out;   /* the weight is (in,out), as an embedding's (vocab,dim) is */
+    int in_place; /* the weight is f32 and stays so: it is added to where it lies */
+    Tensor old;   /* its header before */
+} Merging;
+
+/* values += scale times columns [col, col + cols) of rows [row, row + rows) of B A, or of its transpose. */
+static void add_part(const Merging *m, int64_t row, int64_t rows, int64_t col, int64_t cols, float *values)
+{
+    const LoraLayer *layer = m->layer;
+    const Kernels *k = m->context->kernels;
+    const KernelRun *run = &m->context->run;
+    int64_t in = layer->in, rank = layer->lora.rank;
+    const float *a = tensor_typed_data(layer->a, DTYPE_F32, "nn_merge");
+    const float *b = tensor_typed_data(layer->b, DTYPE_F32, "nn_merge");
+    if (!m->in_out) /* B (out,rank) A (rank,in) */
+        k->gemm(0, 0, rows, cols, rank, layer->scale, b + row * rank, rank, a + col, in, 1, values, cols,
+                run);
+    else if (layer->embedding) /* A (vocab,rank) B^T */
+        k->gemm(0, 1, rows, cols, rank, layer->scale, a + row * rank, rank, b + col * rank, rank, 1, values,
+                cols, run);
+    else /* A^T B^T */
+        k->gemm(1, 1, rows, cols, rank, layer->scale, a + row, in, b + col * rank, rank, 1, values, cols,
+                run);
+}
+
+/* Elements [first, first + count) of the merged weight. The first row may be cut off, and the last. */
+static int merged_values(void *user, int64_t first, int64_t count, float *values)
+{
+    Merging *m = user;
+    int64_t width = m->in_out ? m->layer->out : m->layer->in;
+    if (!m->in_place)
+        tensor_decode_(&m->old, first, count, values);
+    for (int64_t done = 0, n; done < count; done += n) {
+        int64_t row = (first + done) / width, col = (first + done) % width, left = count - done;
+        int64_t rows = col || left < width ? 1 : left / width;
+        int64_t cols = rows > 1 || left >= width - col ? width - col : left;
+        n = rows * cols;
+        add_part(m, row, rows, col, cols, values + done);
+    }
     return 0;
 }
 
 static int merge(void *user, Module *module, const LoraLayer *layer)
 {
-    const Context *context = module->item.context;
-    int64_t in = layer->in, out = layer->out, rank = layer->lora.rank;
-    (void)user;
+    DType dtype = *(const DType *)user;
     if (!layer->a)
         return 0;
-    if (!context->meta) {
-        const Linear *linear = module_as_linear(module);
-        const float *a = tensor_f32(layer->a), *b = tensor_f32(layer->b);
-        float *w = tensor_f32(layer->weight);
-        if (linear && !linear->in_out) /* (out,in) += B A */
-            context->kernels->gemm(0, 0, out, in, rank, layer->scale, b, rank, a, in, 1, w, in,
-                                   &context->run);
-        else /* (in,out) += A^T B^T; an embedding's A is stored transposed */
-            context->kernels->gemm(linear != NULL, 1, in, out, rank, layer->scale, a, linear ? in : rank, b,
-                                   rank, 1, w, out, &context->run);
-    }
+    Linear *linear = module_as_linear(module);
+    Merging m = {layer, module->item.context, !linear || linear->in_out,
+                 dtype == DTYPE_F32 && layer->weight->dtype == DTYPE_F32, *layer->weight};
+    int failed = m.old.dtype == dtype ? tensor_store_(layer->weight, merged_values, &m)
+                                      : tensor_replace_(layer->weight, dtype, merged_values, &m);
+    if (failed)
+        return failed;
+    if (linear)
+        linear->in_out = linear->in_out || layer->weight->in_out;
     Adapter *adapter = adapter_of(module);
     module_drop(module, adapter->b);
     module_drop(module, adapter->a);
@@ -384,16 +421,16 @@ int nn_merge(Module *model, DType dtype)
     int count = nn_lora_count(model);
     if (!model || error_code())
         return -1;
-    if (!count) {
+    if (!count)
         error_raise(ERROR_STATE, "nn_merge(): this %s has no adapter", model->type->name);
-        return -1;
-    }
-    if (dtype_is_quantized(dtype)) {
+    else if (dtype_is_quantized(dtype))
         error_raise(ERROR_ARGUMENT,
                     "nn_merge(): into %s: what an adapter changes can be less than quantising again rounds "
                     "away; merge into f32, bf16 or f16, or keep the adapter beside the quantised weights",
                     dtype_name(dtype));
+    else if (dtype != DTYPE_F32 && dtype != DTYPE_BF16 && dtype != DTYPE_F16)
+        error_raise(ERROR_ARGUMENT, "nn_merge(): weights are f32, bf16 or f16, not %s", dtype_name(dtype));
+    if (error_code() || walk_layers(model, check_merge, NULL))
         return -1;
-    }
-    return walk_layers(model, check_merge, &dtype) || walk_layers(model, merge, NULL) ? -1 : count;
+    return walk_layers(model, merge, &dtype) ? -1 : count;
 }

@@ -60,11 +60,13 @@ BRIM_API int nn_lora_count(Module *model); /* of adapters */
  * is called again. */
 BRIM_API TensorList nn_lora_parameters(Module *model);
 
-/* Adds scale B A to each weight, in f32, and removes the adapters; their tensors are freed. The weights stay
- * frozen. `dtype` is what the merged weights are stored as. Returns how many were merged, or -1 and nothing
- * is changed: ERROR_STATE (no adapter; the adapter of a tied embedding, which would change the head too),
- * ERROR_ARGUMENT (a quantised type: what an adapter changes can be less than quantising again rounds away;
- * merge into 16 or 32 bit). */
+/* Adds scale B A to each weight, in f32, stores the sum as dtype (f32, bf16 or f16; rounded once), and
+ * removes the adapters; their tensors are freed, and the weights stay frozen. A weight of that type already
+ * is changed where it lies; another gets a new storage first, and the old one goes. Returns how many were
+ * merged, or -1: ERROR_STATE (no adapter; the adapter of a tied embedding, which would change the head too),
+ * ERROR_ARGUMENT (a quantised type: what an adapter changes can be less than quantising again rounds away);
+ * then nothing has changed. After ERROR_MEMORY or ERROR_NONFINITE (a sum that dtype cannot hold) some are
+ * merged. */
 BRIM_API int nn_merge(Module *model, DType dtype);
 
 #ifdef __cplusplus

@@ -49,6 +49,7 @@ static void module_destroy_item(ScopeItem *item)
     Module *module = (Module *)item;
     Context *context = item->context;
     MemTracker *tracker = context->tracker;
+    tape_forget(context->tape, module);
     list_forget(module);
     for (int i = module->child_count - 1; i >= 0; i--)
         module_destroy_item(&module->children[i]->item);
@@ -217,7 +218,9 @@ Tensor *module_run(CheckpointForward forward, Module *module, Tensor *x, const B
     context->selective = module->selective;
     if (model)
         model->blocks_ran = 0;
+    int64_t mark = module_hooks_begin(module);
     Tensor *y = forward(module, x, batch);
+    module_hooks_end(module, mark);
     context->selective = outside;
     if (model && model->pattern && !model->blocks_ran)
         error_raise(ERROR_STATE, "nn_set_checkpoints(): the forward of this %s does not call nn_run_blocks",
@@ -431,6 +434,11 @@ Tensor *module_own(const Module *module, const char *name)
         if (!strcmp(module->parameters[i].name, name))
             return module->parameters[i].tensor;
     return NULL;
+}
+
+void module_draw_later(const Module *model, int later)
+{
+    model->item.context->draw_later = later;
 }
 
 void module_init_normal(Module *module, float std)

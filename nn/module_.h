@@ -108,6 +108,10 @@ void module_free_text(const Module *module, char *text); /* NULL is fine */
  * checkpoint. */
 Tensor *module_run(CheckpointForward forward, Module *module, Tensor *x, const Batch *batch);
 Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, const Batch *batch);
+/* Around a run of the module: tells the hooks, and marks the tape for backward. begin returns what end takes.
+ * (hooks.c) */
+int64_t module_hooks_begin(Module *module);
+void module_hooks_end(Module *module, int64_t mark);
 /* The module's part as a whole model, made when it is asked for first; NULL without memory, which is raised.
  * (model.c) */
 Model *module_model(Module *module);
@@ -128,6 +132,9 @@ ModulePath module_join(const char *prefix, const char *name);
 
 /* The module's own parameter of this name, or NULL. */
 Tensor *module_own(const Module *module, const char *name);
+/* The modules made between the two belong to a model that ends with module_init_normal: what they draw for
+ * themselves would be drawn over, and only counts. */
+void module_draw_later(const Module *model, int later);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
  * with 0. */
 void module_init_normal(Module *module, float std);

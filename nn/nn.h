@@ -130,6 +130,35 @@ BRIM_API int nn_set_checkpoint_every(Module *model, int n);
 /* The pattern in force, or NULL; valid until the next call that sets it. */
 BRIM_API const char *nn_checkpoints(const Module *model);
 
+/* ---- Hooks ----------------------------------------------------------------------------------- */
+
+/* Told when modules run, all that nn_forward runs in the context. Any of the four may be NULL. Hooks are
+ * called in the order in which they were added, in the module's path.
+ *
+ * before_forward, after_forward: around each run of a module's forward, recorded or not, recomputed or not;
+ * `after` comes after an error, too. In the first run of a checkpoint nothing is recorded, so backward first
+ * runs the module once more, with the phase MEM_PHASE_RECOMPUTE: the hooks are told of it like of any other
+ * run, and of the modules in it.
+ * before_backward, after_backward: around what backward does of a run that was recorded, so in the reverse
+ * order; each module of a checkpoint after its recomputed run. A run that recorded nothing has none, and
+ * after an error no more are called. Only runs that began while there was a hook count.
+ *
+ * A hook may free, replace and give back the data of parameters, as long as they are there while the module
+ * computes: between `before` and `after`. A parameter that is read elsewhere too, such as the embedding that
+ * is the head, must be there then. It may raise an error, which ends forward and backward. */
+typedef struct ModuleHook ModuleHook;
+struct ModuleHook {
+    void (*before_forward)(Module *module, void *user);
+    void (*after_forward)(Module *module, void *user);
+    void (*before_backward)(Module *module, void *user);
+    void (*after_backward)(Module *module, void *user);
+    void *user;
+    ModuleHook *next; /* for the library */
+};
+/* Of the current context. The hook stays the caller's, who removes it before it goes. */
+BRIM_API void nn_hook_add(ModuleHook *hook);
+BRIM_API void nn_hook_remove(const ModuleHook *hook);
+
 /* ---- Writing one token after the other ------------------------------------------------------- */
 
 /* The keys and values of the tokens read so far, of every attention in a model. */

@@ -25,6 +25,8 @@
 #define nn_generate brim_nn_generate
 #define nn_gpt2 brim_nn_gpt2
 #define nn_gpt2_block brim_nn_gpt2_block
+#define nn_hook_add brim_nn_hook_add
+#define nn_hook_remove brim_nn_hook_remove
 #define nn_is_training brim_nn_is_training
 #define nn_kv_cache brim_nn_kv_cache
 #define nn_kv_cache_bytes brim_nn_kv_cache_bytes

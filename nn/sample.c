@@ -143,14 +143,14 @@ typedef struct Choices {
     int64_t count, step;
 } Choices;
 
-static Choices choices_of(const float *logits, int64_t vocab, int64_t largest, const SampleOptions *o,
-                          Candidates *c)
+/* Of the logits that lie in c->score. */
+static Choices choices_of(int64_t vocab, int64_t largest, const SampleOptions *o, Candidates *c)
 {
     int cut = (o->top_k > 0 && o->top_k < vocab) || (o->top_p > 0 && o->top_p < 1);
     /* Where the quotient would be infinite, the differences from the largest are not. */
-    float zero = isfinite(logits[largest] / o->temperature) ? 0 : logits[largest];
+    float zero = isfinite(c->score[largest] / o->temperature) ? 0 : c->score[largest];
     for (int64_t i = 0; i < vocab; i++) {
-        c->score[i] = (logits[i] - zero) / o->temperature;
+        c->score[i] = (c->score[i] - zero) / o->temperature;
         c->token[i] = (int32_t)i;
     }
     c->count = vocab;
@@ -180,23 +180,48 @@ static void shares_of(const Choices *c, int64_t vocab, float *shares)
 
 /* ---- Rows of logits -------------------------------------------------------------------------- */
 
-/* The first of the largest logits, or -1 after an error. */
-static int64_t find_largest(const float *logits, int64_t vocab, int64_t row)
+enum { PIECE = 1024 }; /* logits that are looked at together */
+
+/* The largest of all so far. */
+typedef struct Largest {
+    float logit;
+    int64_t at;
+} Largest;
+
+/* `logits` are those from `first` on. Non-zero after an error. */
+static int look_at(const float *logits, int64_t n, int64_t first, int64_t row, Largest *largest)
 {
-    int64_t largest = 0;
-    for (int64_t i = 0; i < vocab; i++) {
-        if (isnan(logits[i]) || logits[i] == INFINITY) {
-            error_raise(ERROR_NONFINITE, "nn_sample(): logit %" PRId64 " of sequence %" PRId64 " is %f", i,
-                        row, (double)logits[i]);
-            return -1;
-        }
-        largest = logits[i] > logits[largest] ? i : largest;
+    for (int64_t i = 0; i < n; i++) {
+        if (isnan(logits[i]) || logits[i] == INFINITY)
+            return error_raise(ERROR_NONFINITE,
+                               "nn_sample(): logit %" PRId64 " of sequence %" PRId64 " is %f", first + i, row,
+                               (double)logits[i]);
+        if (logits[i] > largest->logit)
+            *largest = (Largest){logits[i], first + i};
     }
-    if (logits[largest] == -INFINITY) {
+    return 0;
+}
+
+/* The first of the largest logits, or -1 after an error, and on meta. */
+static int64_t find_largest(const Tensor *logits, int64_t row)
+{
+    int64_t vocab = tensor_dim(logits, 1);
+    float piece[PIECE];
+    Largest largest = {-INFINITY, 0};
+    if (logits->item.context->meta)
+        return -1;
+    for (int64_t at = 0, n; at < vocab; at += n) {
+        n = vocab - at < PIECE ? vocab - at : PIECE;
+        if (tensor_read(logits, (row * vocab + at) * (int64_t)sizeof *piece, n * (int64_t)sizeof *piece,
+                        piece) ||
+            look_at(piece, n, at, row, &largest))
+            return -1;
+    }
+    if (largest.logit == -INFINITY) {
         error_raise(ERROR_NONFINITE, "nn_sample(): every logit of sequence %" PRId64 " is -infinity", row);
         return -1;
     }
-    return largest;
+    return largest.at;
 }
 
 static int check_options(const SampleOptions *o)
@@ -221,7 +246,17 @@ static int check_logits(Tensor *logits, const SampleOptions *o)
     if (tensor_shape(logits).ndim != 2)
         return error_raise(ERROR_SHAPE, "nn_sample(): logits must be (batch,vocabulary), not %s",
                            shape_text(tensor_shape(logits)).text);
-    return 0;
+    if (tensor_dtype(logits) != DTYPE_F32)
+        return error_raise(ERROR_ARGUMENT, "nn_sample(): logits are f32, not %s",
+                           dtype_name(tensor_dtype(logits)));
+    return tensor_readable(logits, "nn_sample") ? 0 : error_code();
+}
+
+/* Workspace of the host's own: it is in the books, and no kernel sees it. */
+static void *workspace(DType dtype, int64_t vocab)
+{
+    const Tensor *t = tensor_new(dtype, SHAPE(vocab), MEM_WORKSPACE);
+    return t ? t->storage->block.data : NULL;
 }
 
 /* Tokens (B), or, where they are NULL, shares (B,V). */
@@ -232,16 +267,16 @@ static int sample_rows(Tensor *logits, const SampleOptions *o, int64_t position,
     int scope = tensor_scope_begin();
     Candidates c = {0};
     if (o->temperature > 0) {
-        c.score = tensor_f32(tensor_new(DTYPE_F32, SHAPE(vocab), MEM_WORKSPACE));
-        c.token = tensor_i32(tensor_new(DTYPE_I32, SHAPE(vocab), MEM_WORKSPACE));
+        c.score = workspace(DTYPE_F32, vocab);
+        c.token = workspace(DTYPE_I32, vocab);
     }
-    const float *rows = tensor_f32(logits);
+    int64_t bytes = vocab * (int64_t)sizeof *c.score;
     for (int64_t b = 0; b < tensor_dim(logits, 0) && !error_code(); b++) {
-        int64_t largest = rows ? find_largest(rows + b * vocab, vocab, b) : -1;
+        int64_t largest = find_largest(logits, b);
         int32_t token = largest < 0 ? 0 : (int32_t)largest;
         Choices all = {.weight = &(float){1}, .token = &token, .count = 1, .step = 1};
-        if (largest >= 0 && o->temperature > 0)
-            all = choices_of(rows + b * vocab, vocab, largest, o, &c);
+        if (largest >= 0 && o->temperature > 0 && tensor_read(logits, b * bytes, bytes, c.score) == 0)
+            all = choices_of(vocab, largest, o, &c);
         if (tokens)
             tokens[b] = draw(&all, draw_unit(o->seed, b, position));
         else

@@ -23,8 +23,8 @@ static void update_and_free(Optimizer *optimizer, int i)
     const char *op = memtrack_op_set(tracker, optimizer->rule->shown.name);
     int path = memtrack_path_set(tracker, tensor->path);
     UpdateScalars scalars = optimizer->scalars;
-    scalars.grad_scale = 1;
     scalars.lr = optim_lr(optimizer);
+    optimizer->control = (UpdateControl){.grad_scale = 1};
     optimizer_update(optimizer, i, scalars);
     tensor_drop_grad(tensor);
     optimizer->updates_in_backward++;

@@ -146,8 +146,8 @@ BRIM_API void optimizer_free(Optimizer *optimizer);               /* before its 
 BRIM_API int optim_state_arrays(const Optimizer *optimizer); /* of a parameter: 0, 1 or 2 */
 /* As PyTorch calls them: "exp_avg", "exp_avg_sq", "square_avg", "momentum_buffer"; NULL out of range. */
 BRIM_API const char *optim_state_name(const Optimizer *optimizer, int array);
-/* The array itself, to be read or written; NULL out of range, and on meta. */
-BRIM_API float *optim_state_f32(const Optimizer *optimizer, int parameter, int array);
+/* The array itself, the optimizer's, to be read or written (tensor_read, tensor_write); NULL out of range. */
+BRIM_API Tensor *optim_state(const Optimizer *optimizer, int parameter, int array);
 BRIM_API int64_t optim_updates(const Optimizer *optimizer, int parameter); /* 0 out of range */
 BRIM_API float optim_base_lr(const Optimizer *optimizer);                  /* before the schedule */
 /* Refused (ERROR_ARGUMENT) when negative or out of range; and between a backward that updated parameters and

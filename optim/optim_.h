@@ -8,19 +8,28 @@
 
 #define OPTIM_MAX_ARRAYS 2
 
-typedef float *OptimArrays[OPTIM_MAX_ARRAYS]; /* a parameter's state; NULL where the rule has fewer */
-
 /* What of an options struct goes where in the scalars. */
 typedef struct OptionField {
     size_t bytes, from, to; /* bytes 0 ends the list */
 } OptionField;
 
+/* One parameter's update, as its rule's kernel takes it. */
+typedef struct UpdateCall {
+    const Kernels *kernels;
+    const KernelRun *run;
+    int64_t n;
+    const UpdateScalars *scalars;
+    const UpdateControl *control;
+    float *parameter;
+    const float *gradient;
+    float *state[OPTIM_MAX_ARRAYS]; /* NULL where the rule has fewer */
+} UpdateCall;
+
 /* A rule is one row of the table in rules.c. */
 typedef struct UpdateRule {
     OptimRule shown;
     UpdateScalars defaults; /* taken where an option is 0 */
-    void (*update)(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                   const float *gradient, const OptimArrays state, const KernelRun *run);
+    void (*update)(const UpdateCall *call);
     /* PyTorch's names of the arrays of state, shaped like the parameter; the momentum buffer, which comes
      * with momentum, has its own name. */
     const char *state[OPTIM_MAX_ARRAYS];
@@ -32,7 +41,7 @@ typedef struct UpdateRule {
 int rule_arrays(const UpdateRule *rule);
 
 typedef struct ParameterState {
-    Storage *array[OPTIM_MAX_ARRAYS];
+    Tensor *array[OPTIM_MAX_ARRAYS]; /* NULL where the rule has fewer */
     int64_t updates; /* bias correction counts the steps in which this parameter had a gradient */
     float lr_scale, weight_decay;
 } ParameterState;
@@ -41,6 +50,7 @@ struct Optimizer {
     ScopeItem item;
     const UpdateRule *rule;
     UpdateScalars scalars; /* lr is the base, before the schedule */
+    UpdateControl control; /* of this step: what clipping found */
     int arrays;            /* of state a parameter */
     int count, capacity;   /* of the two lists below */
     Tensor **parameters;   /* a reference each, so that who is freed first does not matter */

@@ -22,8 +22,8 @@
 #define optim_set_steps brim_optim_set_steps
 #define optim_set_updates brim_optim_set_updates
 #define optim_sgd brim_optim_sgd
+#define optim_state brim_optim_state
 #define optim_state_arrays brim_optim_state_arrays
-#define optim_state_f32 brim_optim_state_f32
 #define optim_state_name brim_optim_state_name
 #define optim_step brim_optim_step
 #define optim_steps brim_optim_steps

@@ -36,15 +36,14 @@ static const char *unusable(const Tensor *tensor, const Context *context)
 static int arrays_new(const Optimizer *optimizer, const Tensor *tensor, ParameterState *state)
 {
     Context *context = optimizer->item.context;
-    int64_t n = shape_numel(tensor->shape);
     int path = memtrack_path_set(context->tracker, tensor->path);
     int made = 0;
     while (made < optimizer->arrays) {
-        Storage *array = storage_new(context, n * (int64_t)sizeof(float), MEM_OPTIMIZER);
+        Tensor *array = tensor_new(DTYPE_F32, tensor->shape, MEM_OPTIMIZER);
         if (!array)
             break;
-        if (!context->meta)
-            context->kernels->fill(n, 0, storage_f32(array), &context->run);
+        scope_release(&array->item);
+        tensor_fill(array, 0);
         state->array[made++] = array;
     }
     memtrack_path_set(context->tracker, path);
@@ -88,7 +87,7 @@ static void destroy(ScopeItem *item)
     gradient_hook_remove(context, &optimizer->hook);
     for (int i = optimizer->count - 1; i >= 0; i--) {
         for (int k = OPTIM_MAX_ARRAYS - 1; k >= 0; k--)
-            storage_release(context, optimizer->state[i].array[k]);
+            tensor_free(optimizer->state[i].array[k]);
         tensor_unref(optimizer->parameters[i]);
     }
     host_free(context, optimizer->state, (size_t)optimizer->capacity * sizeof *optimizer->state);
@@ -216,11 +215,13 @@ static void blame_gradient(const Optimizer *optimizer)
             context->kernels->find_nonfinite(n, gradient, &bad, &context->run);
         if (bad < 0)
             continue;
+        float value;
+        storage_read(tensor->grad, (uint64_t)bad * sizeof value, sizeof value, &value);
         error_raise(ERROR_NONFINITE,
                     "optim_step(): element %" PRId64
                     " of the gradient of parameter %d '%s' %s is %s; nothing was updated",
                     bad, i, tensor_name(tensor), shape_text(tensor->shape).text,
-                    isnan(gradient[bad]) ? "NaN" : "infinite");
+                    isnan(value) ? "NaN" : "infinite");
         return;
     }
     error_raise(ERROR_NONFINITE,
@@ -232,12 +233,14 @@ int optimizer_has_update(const Tensor *parameter)
     return parameter->grad && parameter->storage;
 }
 
-/* The factor on every gradient, as PyTorch's clip_grad_norm_; -1 with an error if the norm is not finite. */
-static float clip(Optimizer *optimizer)
+/* Sets what updates read: the factor on every gradient, as PyTorch's clip_grad_norm_, or that nothing is to
+ * be updated, with an error, where the norm is not finite. */
+static void clip(Optimizer *optimizer)
 {
     const Context *context = optimizer->item.context;
+    optimizer->control = (UpdateControl){.grad_scale = 1};
     if (optimizer->max_norm <= 0 || context->meta)
-        return 1;
+        return;
     double squares = 0;
     for (int i = 0; i < optimizer->count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
@@ -248,14 +251,15 @@ static float clip(Optimizer *optimizer)
                                       &context->run);
         squares += sum;
     }
-    double norm = sqrt(squares);
+    double norm = sqrt(squares), scale = (double)optimizer->max_norm / (norm + 1e-6);
     if (!isfinite(norm)) {
+        optimizer->control.skip = 1;
         blame_gradient(optimizer);
-        return -1;
+        return;
     }
     optimizer->grad_norm = (float)norm;
-    double scale = (double)optimizer->max_norm / (norm + 1e-6);
-    return scale < 1 ? (float)scale : 1;
+    if (scale < 1)
+        optimizer->control.grad_scale = (float)scale;
 }
 
 void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
@@ -269,19 +273,24 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
     scalars.lr *= state->lr_scale;
     scalars.weight_decay = state->weight_decay;
     scalars.step = state->updates;
-    OptimArrays arrays;
-    for (int k = 0; k < OPTIM_MAX_ARRAYS; k++)
-        arrays[k] = storage_f32(state->array[k]);
-    optimizer->rule->update(context->kernels, shape_numel(tensor->shape), &scalars,
-                            storage_f32(tensor->storage), storage_f32(tensor->grad), arrays, &context->run);
+    UpdateCall call = {.kernels = context->kernels,
+                       .run = &context->run,
+                       .n = shape_numel(tensor->shape),
+                       .scalars = &scalars,
+                       .control = &optimizer->control,
+                       .parameter = storage_f32(tensor->storage),
+                       .gradient = storage_f32(tensor->grad)};
+    for (int k = 0; k < optimizer->arrays; k++)
+        call.state[k] = storage_f32(state->array[k]->storage);
+    optimizer->rule->update(&call);
 }
 
 static void step(Optimizer *optimizer)
 {
-    UpdateScalars scalars = optimizer->scalars;
-    scalars.grad_scale = clip(optimizer);
-    if (scalars.grad_scale < 0)
+    clip(optimizer);
+    if (optimizer->control.skip)
         return;
+    UpdateScalars scalars = optimizer->scalars;
     scalars.lr = optim_lr(optimizer);
     for (int i = 0; i < optimizer->count; i++)
         if (optimizer_has_update(optimizer->parameters[i]))

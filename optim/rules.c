@@ -8,28 +8,26 @@
 
 /* ---- Kernels --------------------------------------------------------------------------------- */
 
-static void update_sgd(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                       const float *gradient, const OptimArrays state, const KernelRun *run)
+static void update_sgd(const UpdateCall *c)
 {
-    kernels->sgd(n, scalars, parameter, gradient, state[0], run);
+    c->kernels->sgd(c->n, c->scalars, c->control, c->parameter, c->gradient, c->state[0], c->run);
 }
 
-static void update_rmsprop(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                           const float *gradient, const OptimArrays state, const KernelRun *run)
+static void update_rmsprop(const UpdateCall *c)
 {
-    kernels->rmsprop(n, scalars, parameter, gradient, state[0], state[1], run);
+    c->kernels->rmsprop(c->n, c->scalars, c->control, c->parameter, c->gradient, c->state[0], c->state[1],
+                        c->run);
 }
 
-static void update_adagrad(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                           const float *gradient, const OptimArrays state, const KernelRun *run)
+static void update_adagrad(const UpdateCall *c)
 {
-    kernels->adagrad(n, scalars, parameter, gradient, state[0], run);
+    c->kernels->adagrad(c->n, c->scalars, c->control, c->parameter, c->gradient, c->state[0], c->run);
 }
 
-static void update_adam(const Kernels *kernels, int64_t n, const UpdateScalars *scalars, float *parameter,
-                        const float *gradient, const OptimArrays state, const KernelRun *run)
+static void update_adam(const UpdateCall *c)
 {
-    kernels->adam(n, scalars, parameter, gradient, state[0], state[1], run);
+    c->kernels->adam(c->n, c->scalars, c->control, c->parameter, c->gradient, c->state[0], c->state[1],
+                     c->run);
 }
 
 /* ---- Options --------------------------------------------------------------------------------- */
@@ -160,7 +158,6 @@ static UpdateScalars with_defaults(const UpdateRule *rule, UpdateScalars s)
     s.eps = or_default(s.eps, d->eps);
     s.nesterov = s.nesterov || d->nesterov;
     s.decoupled = d->decoupled;
-    s.grad_scale = 1;
     return s;
 }
 

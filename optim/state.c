@@ -22,11 +22,11 @@ const char *optim_state_name(const Optimizer *optimizer, int array)
     return array < rule_arrays(rule) ? rule->state[array] : "momentum_buffer";
 }
 
-float *optim_state_f32(const Optimizer *optimizer, int parameter, int array)
+Tensor *optim_state(const Optimizer *optimizer, int parameter, int array)
 {
     if (!has_parameter(optimizer, parameter) || array < 0 || array >= optimizer->arrays)
         return NULL;
-    return storage_f32(optimizer->state[parameter].array[array]);
+    return optimizer->state[parameter].array[array];
 }
 
 int64_t optim_updates(const Optimizer *optimizer, int parameter)

@@ -11,13 +11,18 @@
 
 static MemComponent gradient_component(const Tensor *t)
 {
-    int parameter = t->leaf && t->storage && t->storage->block.component == MEM_PARAMETER;
-    return parameter ? MEM_GRADIENT : MEM_ACTIVATION_GRADIENT;
+    return t->leaf && t->component == MEM_PARAMETER ? MEM_GRADIENT : MEM_ACTIVATION_GRADIENT;
+}
+
+DType gradient_type(const Tensor *t)
+{
+    (void)t;
+    return DTYPE_F32; /* whatever can be trained today is f32 */
 }
 
 static Storage *gradient_new(Context *context, const Tensor *t)
 {
-    return storage_new(context, shape_numel(t->shape) * (int64_t)sizeof(float), gradient_component(t));
+    return storage_new(context, (int64_t)shape_bytes(gradient_type(t), t->shape), gradient_component(t));
 }
 
 int gradient_zeros(Context *context, Tensor *leaf)
@@ -25,7 +30,7 @@ int gradient_zeros(Context *context, Tensor *leaf)
     if (leaf->grad)
         return 0;
     int path = memtrack_path_set(context->tracker, leaf->path);
-    leaf->grad = gradient_new(context, leaf);
+    gradient_set(leaf, gradient_new(context, leaf));
     memtrack_path_set(context->tracker, path);
     if (leaf->grad && !context->meta)
         context->kernels->fill(shape_numel(leaf->shape), 0, storage_f32(leaf->grad), &context->run);
@@ -44,17 +49,18 @@ static void copy_into(const Context *context, const Storage *from, Storage *to, 
         context->kernels->copy(n, storage_f32(from), storage_f32(to), &context->run);
 }
 
-/* Replaces a shared storage by a copy of its own, so that it can be written. */
-static int make_unshared(Context *context, Storage **slot, const Tensor *shaped)
+/* Replaces a shared gradient by a copy of its own, so that it can be written. */
+static int make_unshared(Context *context, Tensor *t)
 {
-    if ((*slot)->refs == 1)
+    Storage *shared = t->grad;
+    if (shared->refs == 1)
         return 0;
-    Storage *own = gradient_new(context, shaped);
+    Storage *own = gradient_new(context, t);
     if (!own)
         return error_code();
-    copy_into(context, *slot, own, shape_numel(shaped->shape));
-    storage_release(context, *slot);
-    *slot = own;
+    copy_into(context, shared, own, shape_numel(t->shape));
+    storage_release(context, shared);
+    gradient_set(t, own);
     return 0;
 }
 
@@ -63,14 +69,14 @@ static int pass_gradient(Context *context, Tensor *in, Storage *dout)
 {
     int64_t n = shape_numel(in->shape);
     if (in->grad) {
-        if (make_unshared(context, &in->grad, in) != 0)
+        if (make_unshared(context, in) != 0)
             return error_code();
         add_into(context, dout, in->grad, n);
     } else if (gradient_component(in) == MEM_ACTIVATION_GRADIENT) {
         storage_retain(dout);
-        in->grad = dout;
+        gradient_set(in, dout);
     } else {
-        in->grad = gradient_new(context, in);
+        gradient_set(in, gradient_new(context, in));
         if (!in->grad)
             return error_code();
         copy_into(context, dout, in->grad, n);
@@ -84,16 +90,16 @@ typedef struct Targets {
     unsigned add_after;              /* written aside; to be added to in[i]->grad */
 } Targets;
 
-static Storage *reuse(Context *context, Storage *storage, const Tensor *in)
+static Storage *reuse(Storage *storage, const Tensor *in)
 {
-    uint64_t bytes = (uint64_t)shape_numel(in->shape) * sizeof(float);
+    uint64_t bytes = shape_bytes(gradient_type(in), in->shape);
     if (!storage || storage->refs != 1 || storage->block.requested != bytes ||
         gradient_component(in) != MEM_ACTIVATION_GRADIENT)
         return NULL;
     MemComponent component = storage->block.component;
     if (component != MEM_ACTIVATION && component != MEM_ACTIVATION_GRADIENT && component != MEM_TEMPORARY)
         return NULL;
-    memtrack_retag(context->ledger, &storage->block, MEM_ACTIVATION_GRADIENT);
+    memtrack_retag(storage->ledger, &storage->block, MEM_ACTIVATION_GRADIENT);
     storage_retain(storage);
     return storage;
 }
@@ -114,7 +120,7 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
     Storage **slot = &targets->storage[i];
     int repeated = is_repeated(node, i);
     if (in->grad && !repeated && (row->accumulates & bit)) {
-        if (make_unshared(context, &in->grad, in) != 0)
+        if (make_unshared(context, in) != 0)
             return error_code();
         *slot = in->grad;
         storage_retain(*slot);
@@ -123,12 +129,12 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
     }
     if (in->grad || repeated) {
         targets->add_after |= bit;
-        *slot = storage_new(context, shape_numel(in->shape) * (int64_t)sizeof(float), MEM_TEMPORARY);
+        *slot = storage_new(context, (int64_t)shape_bytes(gradient_type(in), in->shape), MEM_TEMPORARY);
     } else {
         if (row->grad_in_dout & bit)
-            *slot = reuse(context, node->out->grad, in);
+            *slot = reuse(node->out->grad, in);
         if (!*slot && ((node->recomputed[i] ? row->grad_in_recomputed : row->grad_in_saved) & bit))
-            *slot = reuse(context, node->saved[i], in);
+            *slot = reuse(node->saved[i], in);
         if (!*slot)
             *slot = gradient_new(context, in);
     }
@@ -141,11 +147,29 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
 
 /* ---- One node -------------------------------------------------------------------------------- */
 
+/* The parameters that the node reads have their data. */
+static int has_parameters(const Node *node)
+{
+    for (int i = 0; i < node->call.inputs; i++) {
+        const Tensor *in = node->in[i];
+        if (!(node->by_header & OP_INPUT(i)) || in->storage)
+            continue;
+        error_raise(ERROR_STATE,
+                    "tensor_backward(): %s reads the parameter '%s' %s, whose data was freed after forward; "
+                    "keep it until backward is done",
+                    node->call.row->name, tensor_name(in), shape_text(in->shape).text);
+        return 0;
+    }
+    return 1;
+}
+
 static void point_at_kept(Node *node)
 {
     OpCall *call = &node->call;
-    for (int i = 0; i < call->inputs; i++)
-        call->in[i] = node->saved[i] ? node->saved[i]->block.data : NULL;
+    for (int i = 0; i < call->inputs; i++) {
+        const Storage *kept = tape_kept_input(node, i);
+        call->in[i] = kept ? kept->block.data : NULL;
+    }
     for (int i = 0; i < OP_MAX_EXTRAS; i++)
         call->extra[i] = storage_data(node->extra[i]);
     call->out = storage_data(node->saved_out);
@@ -155,6 +179,8 @@ static void point_at_kept(Node *node)
 static Storage *recompute_output(Context *context, Node *node)
 {
     OpCall *call = &node->call;
+    if (!has_parameters(node))
+        return NULL;
     Storage *made =
         storage_new(context, (int64_t)shape_bytes(call->plan.out_type, call->plan.out), MEM_TEMPORARY);
     Storage *workspace = NULL;
@@ -175,12 +201,13 @@ static Storage *recompute_output(Context *context, Node *node)
     return made;
 }
 
-static int recompute_inputs(Context *context, Node *node)
+static int recompute_inputs(Tape *tape, Node *node)
 {
+    Context *context = tape->context;
     for (int i = 0; i < node->call.inputs; i++) {
         if (!node->recomputed[i])
             continue;
-        Node *maker = &context->tape->nodes[node->recomputed[i] - 1];
+        Node *maker = &tape->nodes[node->recomputed[i] - 1];
         if (!maker->recomputed_out)
             maker->recomputed_out = recompute_output(context, maker);
         if (!maker->recomputed_out)
@@ -198,6 +225,8 @@ static int call_kernel(Context *context, Node *node, const Targets *targets)
 {
     OpCall *call = &node->call;
     Storage *workspace = NULL;
+    if (!has_parameters(node))
+        return error_code();
     if (call->plan.backward_workspace > 0) {
         workspace = storage_new(context, (int64_t)call->plan.backward_workspace, MEM_WORKSPACE);
         if (!workspace)
@@ -225,10 +254,10 @@ static int deliver(Context *context, Node *node, Targets *targets)
         targets->storage[i] = NULL;
         if (!(targets->add_after & OP_INPUT(i))) {
             storage_release(context, in->grad);
-            in->grad = made;
+            gradient_set(in, made);
             continue;
         }
-        int failed = make_unshared(context, &in->grad, in);
+        int failed = make_unshared(context, in);
         if (!failed)
             add_into(context, made, in->grad, shape_numel(in->shape));
         storage_release(context, made);
@@ -238,17 +267,18 @@ static int deliver(Context *context, Node *node, Targets *targets)
     return 0;
 }
 
-static int backward_op(Context *context, Node *node)
+static int backward_op(Tape *tape, Node *node)
 {
+    Context *context = tape->context;
     const OpCall *call = &node->call;
     Targets targets = {0};
     int failed = 0, kernel = 0;
     Storage *kept = node->out->keep ? node->out->grad : NULL;
     if (kept)
         storage_retain(kept); /* shared from here on: nothing is written over it */
-    failed = recompute_inputs(context, node);
+    failed = recompute_inputs(tape, node);
     if (!failed && call->plan.writes_dout)
-        failed = make_unshared(context, &node->out->grad, node->out);
+        failed = make_unshared(context, node->out);
     for (int i = 0; i < call->inputs && !failed; i++) {
         if (!(call->needs & OP_INPUT(i)))
             continue;
@@ -268,7 +298,7 @@ static int backward_op(Context *context, Node *node)
         storage_release(context, targets.storage[i]);
     if (kept) {
         storage_release(context, node->out->grad);
-        node->out->grad = kept;
+        gradient_set(node->out, kept);
     }
     return failed;
 }
@@ -324,28 +354,39 @@ static void hooks_end(Context *context)
 /* ---- The whole tape -------------------------------------------------------------------------- */
 
 /* Nobody reads recorded intermediates after this, except by tensor_keep: naming one never raises the peak. */
-static void drop_intermediates(const Context *context, int mark)
+static void drop_intermediates(const Tape *tape, int mark)
 {
-    for (int i = mark; i < context->tape->count; i++) {
-        Tensor *out = context->tape->nodes[i].out;
-        if (!out->keep)
+    for (int i = mark; i < tape->count; i++) {
+        Tensor *out = tape->nodes[i].out;
+        if (out && !out->keep)
             tensor_drop_data(out, DATA_RELEASED);
     }
 }
 
-int backward_run(Context *context, int mark)
+static void pass_marker(Context *context, const Node *node)
 {
-    Tape *tape = context->tape;
-    drop_intermediates(context, mark);
+    memtrack_path_set(context->tracker, node->path);
+    if (node->self)
+        node->marker(context, node->self, node->closing);
+}
+
+int backward_run(Tape *tape, int mark)
+{
+    Context *context = tape->context;
+    drop_intermediates(tape, mark);
     while (tape->count > mark && !context->error) {
         Node node = tape->nodes[--tape->count];
+        if (node.marker) {
+            pass_marker(context, &node);
+            continue;
+        }
         if (node.out->grad) {
             memtrack_path_set(context->tracker, node.path);
             if (node.call.row) {
                 memtrack_op_set(context->tracker, node.call.row->name);
-                backward_op(context, &node);
+                backward_op(tape, &node);
             } else {
-                backward_checkpoint(context, &node);
+                backward_checkpoint(tape, &node);
             }
             if (!node.out->keep)
                 tensor_drop_grad(node.out);
@@ -354,36 +395,36 @@ int backward_run(Context *context, int mark)
         tape_node_release(context, &node);
     }
     if (context->error)
-        tape_cut(context, mark);
+        tape_cut(tape, mark);
     return context->error;
 }
 
-static int nonfinite(const Context *context, const Storage *storage)
+static int nonfinite(const Context *context, const Tensor *tensor, const Storage *storage)
 {
     int64_t bad = -1;
     if (storage && storage->block.data)
-        context->kernels->find_nonfinite((int64_t)(storage->block.requested / sizeof(float)),
-                                         storage_f32(storage), &bad, &context->run);
+        context->kernels->find_nonfinite(shape_numel(tensor->shape), storage_f32(storage), &bad,
+                                         &context->run);
     return bad >= 0;
 }
 
 /* Names where the first value that is not finite came from, in the order things were computed. */
-static void blame(Context *context, float loss)
+static void blame(const Tape *tape, float loss)
 {
+    const Context *context = tape->context;
     const char *what = isnan(loss) ? "NaN" : loss > 0 ? "infinite" : "minus infinity";
-    for (int i = 0; i < context->tape->count; i++) {
-        const Node *node = &context->tape->nodes[i];
+    for (int i = 0; i < tape->count; i++) {
+        const Node *node = &tape->nodes[i];
         for (int k = 0; k < OP_MAX_INPUTS; k++) {
             const Tensor *in = node->in[k];
-            if (!in || in->dtype != DTYPE_F32 || !nonfinite(context, node->saved[k]))
+            if (!in || in->dtype != DTYPE_F32 || !nonfinite(context, in, tape_kept_input(node, k)))
                 continue;
             memtrack_path_set(context->tracker, in->leaf ? node->path : in->path);
             if (in->leaf)
                 error_raise(ERROR_NONFINITE,
                             "loss is %s; the first value that is not finite is in %s '%s' of %s", what,
-                            in->storage && in->storage->block.component == MEM_PARAMETER ? "parameter"
-                                                                                         : "input",
-                            tensor_name(in), node->call.row ? node->call.row->name : "a module");
+                            in->component == MEM_PARAMETER ? "parameter" : "input", tensor_name(in),
+                            node->call.row ? node->call.row->name : "a module");
             else
                 error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite was made by %s",
                             what, in->op);
@@ -394,12 +435,36 @@ static void blame(Context *context, float loss)
                 "loss is %s; every tensor kept for backward is finite, so the loss itself overflowed", what);
 }
 
-static int recorded(const Context *context, const Tensor *loss)
+static int recorded(const Tape *tape, const Tensor *tensor)
 {
-    for (int i = context->tape->count - 1; i >= 0; i--)
-        if (context->tape->nodes[i].out == loss)
+    for (int i = tape->count - 1; i >= 0; i--)
+        if (tape->nodes[i].out == tensor)
             return 1;
     return 0;
+}
+
+/* y is what an operation made, and the tape has it still. what: "loss" or "tensor", for messages. */
+static int check_recorded(const Tape *tape, const Tensor *y, const char *function, const char *what)
+{
+    if (!y->requires_grad || y->leaf)
+        return error_raise(ERROR_STATE,
+                           "%s(): the %s depends on nothing that needs a gradient "
+                           "(was it computed between tensor_no_grad_begin and end?)",
+                           function, what);
+    if (!recorded(tape, y))
+        return error_raise(ERROR_STATE,
+                           "%s(): what was recorded for this %s is gone, used by an earlier backward; "
+                           "a second one needs a second forward pass",
+                           function, what);
+    return 0;
+}
+
+/* Of one number that has data. */
+static float value_of(const Tensor *loss)
+{
+    float value;
+    storage_read(loss->storage, 0, sizeof value, &value);
+    return value;
 }
 
 static int check_loss(Context *context, Tensor *loss)
@@ -409,32 +474,52 @@ static int check_loss(Context *context, Tensor *loss)
     if (tensor_numel(loss) != 1)
         return error_raise(ERROR_SHAPE, "tensor_backward(): the loss must be one number, not %s",
                            shape_text(loss->shape).text);
-    if (!loss->requires_grad || loss->leaf)
-        return error_raise(ERROR_STATE,
-                           "tensor_backward(): the loss depends on nothing that needs a gradient "
-                           "(was it computed between tensor_no_grad_begin and end?)");
-    if (!tensor_readable(loss, "tensor_backward"))
+    int gone = loss->requires_grad && !loss->leaf && !tensor_readable(loss, "tensor_backward");
+    if (gone || check_recorded(context->tape, loss, "tensor_backward", "loss"))
         return error_code();
-    if (!recorded(context, loss))
-        return error_raise(
-            ERROR_STATE,
-            "tensor_backward(): what was recorded for this loss is gone, used by an earlier backward; "
-            "a second one needs a second forward pass");
     int path = memtrack_path(context->tracker);
-    if (!context->meta && !isfinite(storage_f32(loss->storage)[0]))
-        blame(context, storage_f32(loss->storage)[0]);
+    if (!context->meta && !isfinite(value_of(loss)))
+        blame(context->tape, value_of(loss));
     memtrack_path_set(context->tracker, path);
     return context->error;
 }
 
 static int seed_gradient(Context *context, Tensor *loss)
 {
-    loss->grad = gradient_new(context, loss);
+    gradient_set(loss, gradient_new(context, loss));
     if (!loss->grad)
         return error_code();
     if (!context->meta)
-        storage_f32(loss->grad)[0] = 1.0f;
+        context->kernels->fill(1, 1.0f, storage_f32(loss->grad), &context->run);
     return 0;
+}
+
+/* Where the books are while backward runs, and where they were. */
+typedef struct Outside {
+    MemPhase phase;
+    int path;
+    const char *op;
+} Outside;
+
+static Outside enter_backward(Context *context)
+{
+    MemTracker *tracker = context->tracker;
+    context->in_backward = 1;
+    MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
+    int path = memtrack_path(tracker);
+    return (Outside){phase, path, memtrack_op_set(tracker, "backward")};
+}
+
+/* The whole tape is gone, whatever happened. */
+static int leave_backward(Context *context, const Outside *outside)
+{
+    MemTracker *tracker = context->tracker;
+    tape_cut(context->tape, 0);
+    context->in_backward = 0;
+    memtrack_op_set(tracker, outside->op);
+    memtrack_path_set(tracker, outside->path);
+    memtrack_phase_set(tracker, outside->phase);
+    return context->error;
 }
 
 int tensor_backward(Tensor *loss)
@@ -443,30 +528,58 @@ int tensor_backward(Tensor *loss)
     if (!context)
         return ERROR_HOST_MEMORY;
     if (check_loss(context, loss) != 0 || !loss || hooks_begin(context) != 0) {
-        tape_cut(context, 0);
+        tape_cut(context->tape, 0);
         return context->error;
     }
     if (context->loss_step != context->steps_done)
         context->step_loss = 0;
     context->loss_step = context->steps_done;
     if (!context->meta)
-        context->step_loss += storage_f32(loss->storage)[0];
-    MemTracker *tracker = context->tracker;
-    MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
-    int path = memtrack_path(tracker);
-    const char *op = memtrack_op_set(tracker, "backward");
+        context->step_loss += value_of(loss);
+    Outside outside = enter_backward(context);
     unsigned char keep = loss->keep;
     tensor_keep(loss); /* its value is what scripts print */
-    context->in_backward = 1;
-    if (seed_gradient(context, loss) == 0 && backward_run(context, 0) == 0)
+    if (seed_gradient(context, loss) == 0 && backward_run(context->tape, 0) == 0)
         hooks_end(context);
     loss->keep = keep;
     if (!keep)
         tensor_drop_grad(loss);
-    tape_cut(context, 0);
-    context->in_backward = 0;
-    memtrack_op_set(tracker, op);
-    memtrack_path_set(tracker, path);
-    memtrack_phase_set(tracker, phase);
-    return context->error;
+    return leave_backward(context, &outside);
+}
+
+static int check_gradient(Context *context, const Tensor *y, const Tensor *gradient)
+{
+    const char *function = "tensor_backward_from";
+    if (!y || !gradient || context->error)
+        return error_code();
+    if (gradient->item.context != context || y->item.context != context)
+        return error_raise(ERROR_STATE, "%s(): a tensor belongs to another context", function);
+    if (gradient->dtype != gradient_type(y) || !shape_equal(gradient->shape, y->shape))
+        return error_raise(ERROR_SHAPE, "%s(): the gradient of %s %s must be %s of the same shape, not %s %s",
+                           function, dtype_name(y->dtype), shape_text(y->shape).text,
+                           dtype_name(gradient_type(y)), dtype_name(gradient->dtype),
+                           shape_text(gradient->shape).text);
+    if (!tensor_readable(gradient, function))
+        return error_code();
+    return check_recorded(context->tape, y, function, "tensor");
+}
+
+int tensor_backward_from(Tensor *y, Tensor *gradient)
+{
+    Context *context = context_here();
+    if (!context)
+        return ERROR_HOST_MEMORY;
+    if (check_gradient(context, y, gradient) != 0 || !y || !gradient || hooks_begin(context) != 0) {
+        tape_cut(context->tape, 0);
+        return context->error;
+    }
+    Outside outside = enter_backward(context);
+    tensor_drop_grad(y); /* of a backward before, where y is kept */
+    gradient_set(y, gradient->storage);
+    storage_retain(y->grad); /* two hold it: it is read, and never written over */
+    if (gradient->donated)
+        tensor_drop_data(gradient, DATA_DONATED);
+    if (backward_run(context->tape, 0) == 0)
+        hooks_end(context);
+    return leave_backward(context, &outside);
 }

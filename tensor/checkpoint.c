@@ -20,7 +20,7 @@ static Tensor *run_unrecorded(Context *context, CheckpointForward forward, void 
     return y;
 }
 
-static void keep_batch(Context *context, Node *node, const Batch *batch)
+static void keep_batch(Node *node, const Batch *batch)
 {
     if (!batch)
         return;
@@ -33,14 +33,14 @@ static void keep_batch(Context *context, Node *node, const Batch *batch)
             continue;
         node->batch_in[i] = all[i];
         tensor_retain(all[i]);
-        node->batch_saved[i] = tape_save(context, all[i]->storage);
+        node->batch_saved[i] = tape_save(all[i]->storage);
     }
 }
 
 /* Takes over the caller's reference to the input's storage. */
 static void record(Context *context, const Node *what, Storage *held, const Batch *batch)
 {
-    Node *node = tape_push(context);
+    Node *node = tape_push(context->tape);
     node->forward = what->forward;
     node->self = what->self;
     node->random = what->random;
@@ -49,10 +49,10 @@ static void record(Context *context, const Node *what, Storage *held, const Batc
     if (what->in[0]) {
         node->in[0] = what->in[0];
         tensor_retain(node->in[0]);
-        node->saved[0] = tape_save(context, held);
+        node->saved[0] = tape_save(held);
         storage_release(context, held);
     }
-    keep_batch(context, node, batch);
+    keep_batch(node, batch);
     node->out = what->out;
     tensor_retain(node->out);
     node->out->requires_grad = 1;
@@ -65,21 +65,21 @@ Tensor *tensor_checkpoint(CheckpointForward forward, void *self, Tensor *x, cons
         return NULL;
     Node what = {.forward = forward, .self = self, .random = context->random, .in = {x}};
     int donated = x && x->donated, recording = context->no_grad == 0;
-    Storage *held = x && recording ? x->storage : NULL;
+    Storage *held = x && recording && !tensor_saved_by_header(x) ? x->storage : NULL;
     if (held)
         storage_retain(held); /* forward may donate x: then its data is not written over */
     int met_grad = context->met_grad;
     int64_t unrecorded = context->unrecorded;
     context->met_grad = 0;
     if (recording)
-        context->unrecorded = what.serial = ++context->tape->serials;
+        context->unrecorded = what.serial = ++context->serials;
     Tensor *y = what.out = run_unrecorded(context, forward, self, x, batch);
     context->unrecorded = unrecorded;
     /* There is nothing to run again when x was returned as it is, when no operation made y, or when
      * everything is frozen. */
     int runs_again = recording && context->met_grad && y && y != x && !y->leaf;
     context->met_grad |= met_grad;
-    if (runs_again && tape_reserve(context) == 0)
+    if (runs_again && tape_reserve(context->tape) == 0)
         record(context, &what, held, batch);
     else
         storage_release(context, held);
@@ -125,10 +125,11 @@ static Tensor *recompute_module(Context *context, Node *node)
     return y;
 }
 
-void backward_checkpoint(Context *context, Node *node)
+void backward_checkpoint(Tape *tape, Node *node)
 {
+    Context *context = tape->context;
     MemTracker *tracker = context->tracker;
-    int mark = context->tape->count;
+    int mark = tape->count;
     RandomState random = context->random;
     memtrack_phase_set(tracker, MEM_PHASE_RECOMPUTE);
     uint64_t fills = context->random.fills;
@@ -140,13 +141,13 @@ void backward_checkpoint(Context *context, Node *node)
     memtrack_phase_set(tracker, MEM_PHASE_BACKWARD);
     if (y && y->requires_grad && !y->leaf) {
         storage_release(context, y->grad);
-        y->grad = node->out->grad;
-        node->out->grad = NULL;
+        gradient_set(y, node->out->grad);
+        gradient_set(node->out, NULL);
         storage_release(context,
                         node->saved[0]); /* the second run's own nodes hold it as long as they need it */
         node->saved[0] = NULL;
-        backward_run(context, mark);
+        backward_run(tape, mark);
     }
     tensor_scope_end(scope);
-    tape_cut(context, mark);
+    tape_cut(tape, mark);
 }

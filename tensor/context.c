@@ -36,7 +36,7 @@ static int context_fill(Context *context, const ContextOptions *options)
                                                                      .mode = mode,
                                                                      .capacity = options->capacity,
                                                                      .beside = options->beside});
-    context->tape = memtrack_host_calloc(context->tracker, sizeof *context->tape);
+    context->tape = tape_create(context);
     return context->ledger && context->tape ? 0 : -1;
 }
 
@@ -75,13 +75,11 @@ void context_destroy(Context *context)
     if (context->tracker) {
         Context *outside = context_use(context);
         if (context->ledger && context->tape) {
-            tape_cut(context, 0);
+            tape_cut(context->tape, 0);
             context->depth = SCOPE_MAX_DEPTH - 1;
             tensor_scope_end(0);
-            memtrack_host_free(context->tracker, context->tape->nodes,
-                               (size_t)context->tape->capacity * sizeof(Node));
         }
-        memtrack_host_free(context->tracker, context->tape, sizeof *context->tape);
+        tape_destroy(context->tape);
         memtrack_destroy(context->tracker);
         context_use(outside == context ? NULL : outside);
     }

@@ -88,23 +88,24 @@ static int run_kernel(const Context *context, OpCall *call, const Outputs *o, Te
 
 static void record(Context *context, const OpCall *call, const Outputs *o, Tensor *const *input, Tensor *out)
 {
-    Node *node = tape_push(context);
+    Tape *tape = context->tape;
+    Node *node = tape_push(tape);
     node->call = *call;
     for (int i = 0; i < call->inputs; i++) {
         if (!input[i])
             continue;
         node->in[i] = input[i];
         tensor_retain(input[i]);
-        tape_use(context, input[i], node->serial);
+        tape_use(tape, input[i], node->serial);
         if (call->plan.saves & OP_INPUT(i))
-            tape_save_input(context, node, i);
+            tape_save_input(tape, node, i);
     }
     for (int i = 0; i < OP_MAX_EXTRAS; i++)
-        node->extra[i] = tape_save(context, o->extra[i]);
+        node->extra[i] = tape_save(o->extra[i]);
     if (call->plan.saves & OP_OUTPUT)
-        node->saved_out = tape_save(context, o->out);
+        node->saved_out = tape_save(o->out);
     if (call->plan.recomputes)
-        tape_offer(context, node, o->out);
+        tape_offer(tape, node, o->out);
     node->out = out;
     tensor_retain(out);
     out->requires_grad = 1;
@@ -126,14 +127,14 @@ static int prepare(Context *context, OpCall *call, Tensor *const *input)
         call->dtype[i] = t->dtype;
         context->met_grad |= t->requires_grad;
         if (context->unrecorded)
-            tape_use(context, input[i], context->unrecorded);
+            tape_use(context->tape, input[i], context->unrecorded);
         if (t->requires_grad && context->no_grad == 0)
             call->needs |= OP_INPUT(i);
     }
     int failed = call->row->shape(call);
     if (failed || !shape_valid(call->plan.out, call->row->name))
         return failed ? failed : error_code();
-    return call->needs ? tape_reserve(context) : 0;
+    return call->needs ? tape_reserve(context->tape) : 0;
 }
 
 static Tensor *apply(Context *context, OpCall *call, Tensor *const *input)

@@ -47,16 +47,29 @@ void tensor_fill(Tensor *tensor, float value)
         tensor_store_(tensor, filled, &(Filling){.context = tensor->item.context, .a = value});
 }
 
+static void fill_drawn(Tensor *tensor, const char *function, Filling *f)
+{
+    Context *context = tensor ? tensor->item.context : NULL;
+    if (!context)
+        return;
+    f->context = context;
+    f->stream = context->random.fills++;
+    if (holds_floats(tensor, function) && !context->draw_later)
+        tensor_store_(tensor, filled, f);
+}
+
 void tensor_fill_normal(Tensor *tensor, float mean, float std)
 {
-    Context *c = tensor ? tensor->item.context : NULL;
-    if (holds_floats(tensor, "tensor_fill_normal"))
-        tensor_store_(tensor, filled, &(Filling){c, c->kernels->fill_normal, c->random.fills++, mean, std});
+    const Kernels *kernels = tensor ? tensor->item.context->kernels : NULL;
+    if (kernels)
+        fill_drawn(tensor, "tensor_fill_normal",
+                   &(Filling){.draw = kernels->fill_normal, .a = mean, .b = std});
 }
 
 void tensor_fill_uniform(Tensor *tensor, float low, float high)
 {
-    Context *c = tensor ? tensor->item.context : NULL;
-    if (holds_floats(tensor, "tensor_fill_uniform"))
-        tensor_store_(tensor, filled, &(Filling){c, c->kernels->fill_uniform, c->random.fills++, low, high});
+    const Kernels *kernels = tensor ? tensor->item.context->kernels : NULL;
+    if (kernels)
+        fill_drawn(tensor, "tensor_fill_uniform",
+                   &(Filling){.draw = kernels->fill_uniform, .a = low, .b = high});
 }

@@ -61,25 +61,46 @@ Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, f
                         2, (Tensor *[]){logits, labels});
 }
 
+/* The first of the largest of a row is the label. */
+static int is_correct(const float *row, int64_t classes, int32_t label)
+{
+    int64_t best = 0;
+    for (int64_t k = 1; k < classes; k++)
+        if (row[k] > row[best])
+            best = k;
+    return best == label;
+}
+
+static int check_counted(const Tensor *logits, const Tensor *labels)
+{
+    static const char what[] = "tensor_count_correct";
+    if (!logits || !labels || !tensor_readable(logits, what) || !tensor_readable(labels, what))
+        return -1;
+    if (logits->dtype != DTYPE_F32 || labels->dtype != DTYPE_I32)
+        return error_raise(ERROR_ARGUMENT, "%s(): logits are f32 and labels i32, not %s and %s", what,
+                           dtype_name(logits->dtype), dtype_name(labels->dtype));
+    int64_t rows = leading(logits->shape);
+    if (tensor_numel(labels) == rows)
+        return 0;
+    return error_raise(ERROR_SHAPE, "%s(): logits %s need %" PRId64 " label%s, not %s", what,
+                       shape_text(logits->shape).text, rows, plural(rows), shape_text(labels->shape).text);
+}
+
 int64_t tensor_count_correct(Tensor *logits, Tensor *labels)
 {
-    const float *row = tensor_f32(logits);
-    const int32_t *label = tensor_i32(labels);
-    if (!row || !label)
+    if (check_counted(logits, labels) || logits->item.context->meta)
         return 0;
     int64_t classes = last_dim(logits->shape), rows = leading(logits->shape), correct = 0;
-    if (tensor_numel(labels) != rows) {
-        error_raise(ERROR_SHAPE, "tensor_count_correct(): logits %s need %" PRId64 " label%s, not %s",
-                    shape_text(logits->shape).text, rows, plural(rows), shape_text(labels->shape).text);
-        return 0;
+    int64_t row_bytes = classes * (int64_t)sizeof(float), label_bytes = (int64_t)sizeof(int32_t);
+    float *row = host_alloc_for("tensor_count_correct", "a row of logits", (size_t)row_bytes);
+    for (int64_t i = 0; i < rows && row; i++) {
+        int32_t label;
+        tensor_read(logits, i * row_bytes, row_bytes, row);
+        tensor_read(labels, i * label_bytes, label_bytes, &label);
+        correct += is_correct(row, classes, label);
     }
-    for (int64_t i = 0; i < rows; i++, row += classes) {
-        int64_t best = 0;
-        for (int64_t k = 1; k < classes; k++)
-            if (row[k] > row[best])
-                best = k;
-        correct += best == label[i];
-    }
+    if (row)
+        host_free(context_here(), row, (size_t)row_bytes);
     return correct;
 }
 

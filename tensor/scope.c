@@ -41,15 +41,6 @@ int tensor_scope_begin(void)
     return ++context->depth;
 }
 
-/* Operations recorded in the scope whose results nobody can reach any more: no backward can start from them.
- */
-static void cut_unreachable(Context *context)
-{
-    const Tape *tape = context->tape;
-    while (!context->in_backward && tape->count > 0 && tape->nodes[tape->count - 1].out->refs == 1)
-        tape_cut(context, tape->count - 1);
-}
-
 void tensor_scope_end(int scope)
 {
     Context *context = context_here();
@@ -62,7 +53,8 @@ void tensor_scope_end(int scope)
             scope_release(item);
             item->destroy(item);
         }
-        cut_unreachable(context);
+        if (!context->in_backward)
+            tape_cut_unreachable(context->tape);
         if (context->depth == 0)
             return;
         context->depth--;

@@ -1,6 +1,7 @@
 /* Storage: the bytes of a tensor with a reference count, and their books. Headers (tensor.c) come and go
  * without it. */
 #include <inttypes.h>
+#include <string.h>
 
 #include "tensor_.h"
 
@@ -9,8 +10,9 @@ Storage *storage_new(Context *context, int64_t bytes, MemComponent component)
     Storage *storage = host_alloc(sizeof *storage);
     if (!storage)
         return NULL;
-    if (memtrack_alloc(context->ledger, (uint64_t)bytes, component, &storage->block) != 0) {
-        const MemStats *stats = memtrack_stats(context->ledger);
+    storage->ledger = context->ledger;
+    if (memtrack_alloc(storage->ledger, (uint64_t)bytes, component, &storage->block) != 0) {
+        const MemStats *stats = memtrack_stats(storage->ledger);
         error_raise(ERROR_MEMORY, "out of memory: %" PRId64 " bytes for %s; %" PRIu64 " bytes are in use",
                     bytes, memtrack_component_name(component), stats->live);
         host_free(context, storage, sizeof *storage);
@@ -29,6 +31,21 @@ void storage_release(Context *context, Storage *storage)
 {
     if (!storage || --storage->refs > 0)
         return;
-    memtrack_free(context->ledger, &storage->block);
+    memtrack_free(storage->ledger, &storage->block);
     host_free(context, storage, sizeof *storage);
+}
+
+void storage_read(const Storage *storage, uint64_t first, uint64_t bytes, void *to)
+{
+    memcpy(to, (const char *)storage->block.data + first, (size_t)bytes);
+}
+
+void storage_write(const Storage *storage, uint64_t first, uint64_t bytes, const void *from)
+{
+    memcpy((char *)storage->block.data + first, from, (size_t)bytes);
+}
+
+void storage_clear(const Storage *storage)
+{
+    memset(storage->block.data, 0, (size_t)storage->block.requested);
 }

@@ -133,7 +133,7 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
         return error_raise(ERROR_ARGUMENT, "tensor_store_(): the tensor holds i32, and values are floats");
     if (!tensor_readable(tensor, "tensor_store_"))
         return error_code();
-    if (tensor->dtype == DTYPE_F32)
+    if (tensor->dtype == DTYPE_F32 && !tensor->transposed)
         return context->meta ? 0 : source(user, 0, tensor_numel(tensor), tensor->storage->block.data);
     Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
     const char *op = memtrack_op_set(context->tracker, "store");
@@ -144,12 +144,21 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     return failed;
 }
 
-void tensor_decode_(Tensor *tensor, int64_t first, int64_t count, float *values)
+void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values)
 {
     const Context *context = tensor->item.context;
     StoredArray from = tensor_stored_(tensor);
     if (!context->meta && from.at)
         context->kernels->decode(&from, first, count, values, &context->run);
+}
+
+void tensor_decode_file_(const Tensor *tensor, int64_t first, int64_t count, float *values)
+{
+    int64_t rows = tensor->shape.dim[0], cols = tensor->shape.dim[1]; /* in files (cols, rows) */
+    if (!tensor->transposed)
+        tensor_decode_(tensor, first, count, values);
+    for (int64_t i = first; tensor->transposed && i < first + count; i++)
+        tensor_decode_(tensor, i % rows * cols + i / rows, 1, values + i - first);
 }
 
 /* ---- Another type ---------------------------------------------------------------------------- */
@@ -160,13 +169,19 @@ static int read_old(void *user, int64_t first, int64_t count, float *values)
     return 0;
 }
 
-int tensor_convert_(Tensor *tensor, DType dtype)
+/* Quantised weights are (out,in); those that are not are as files have them. */
+static int turns(const Tensor *tensor, DType dtype)
+{
+    return dtype_is_quantized(dtype) ? tensor->in_out : tensor->transposed;
+}
+
+int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user)
 {
     Context *context = tensor->item.context;
-    if (error_code() || !tensor_readable(tensor, "tensor_convert_"))
+    if (error_code() || !tensor_readable(tensor, "tensor_replace_"))
         return error_code();
     Tensor old = *tensor;
-    int turn = tensor->in_out && dtype_is_quantized(dtype);
+    int turn = turns(tensor, dtype);
     Shape shape = turn ? SHAPE(old.shape.dim[1], old.shape.dim[0]) : old.shape;
     MemComponent component = old.storage->block.component;
     int path = memtrack_path_set(context->tracker, tensor->path);
@@ -176,11 +191,13 @@ int tensor_convert_(Tensor *tensor, DType dtype)
     if (!made)
         return error_code();
     tensor->storage = made;
+    tensor->component = made->block.component;
     tensor->dtype = dtype;
     tensor->shape = shape;
-    tensor->in_out = old.in_out && !turn;
-    tensor->transposed = (unsigned char)(old.transposed || turn);
-    int failed = tensor_store_(tensor, read_old, &old);
+    tensor->transposed = (unsigned char)turn; /* the source gives the old order */
+    int failed = tensor_store_(tensor, source, user);
+    tensor->in_out = turn ? !old.in_out : old.in_out;
+    tensor->transposed = turn ? !old.transposed : old.transposed;
     Storage *gone = failed ? made : old.storage;
     if (failed)
         *tensor = old;
@@ -190,4 +207,10 @@ int tensor_convert_(Tensor *tensor, DType dtype)
         tensor_drop_grad(tensor);
     }
     return failed;
+}
+
+int tensor_convert_(Tensor *tensor, DType dtype)
+{
+    Tensor old = *tensor;
+    return old.dtype == dtype ? error_code() : tensor_replace_(tensor, dtype, read_old, &old);
 }

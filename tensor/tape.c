@@ -3,14 +3,32 @@
 
 #include "tensor_.h"
 
-int tape_reserve(Context *context)
+Tape *tape_create(Context *context)
 {
-    Tape *tape = context->tape;
+    Tape *tape = memtrack_host_calloc(context->tracker, sizeof *tape);
+    if (tape)
+        tape->context = context;
+    return tape;
+}
+
+void tape_destroy(Tape *tape)
+{
+    if (!tape)
+        return;
+    tape_cut(tape, 0);
+    MemTracker *tracker = tape->context->tracker;
+    memtrack_host_free(tracker, tape->nodes, (size_t)tape->capacity * sizeof *tape->nodes);
+    memtrack_host_free(tracker, tape, sizeof *tape);
+}
+
+int tape_reserve(Tape *tape)
+{
     if (tape->count < tape->capacity)
         return 0;
     int capacity = tape->capacity ? 2 * tape->capacity : 64;
-    Node *nodes = memtrack_host_realloc(context->tracker, tape->nodes, (size_t)tape->capacity * sizeof *nodes,
-                                        (size_t)capacity * sizeof *nodes);
+    Node *nodes =
+        memtrack_host_realloc(tape->context->tracker, tape->nodes, (size_t)tape->capacity * sizeof *nodes,
+                              (size_t)capacity * sizeof *nodes);
     if (!nodes)
         return error_raise(ERROR_HOST_MEMORY, "out of host memory: a tape of %d operations", capacity);
     tape->nodes = nodes;
@@ -18,16 +36,17 @@ int tape_reserve(Context *context)
     return 0;
 }
 
-Node *tape_push(Context *context)
+Node *tape_push(Tape *tape)
 {
-    Node *node = &context->tape->nodes[context->tape->count++];
+    Node *node = &tape->nodes[tape->count++];
     memset(node, 0, sizeof *node);
-    node->serial = ++context->tape->serials;
-    node->path = memtrack_path(context->tracker);
+    node->serial = ++tape->context->serials;
+    node->path = memtrack_path(tape->context->tracker);
     return node;
 }
 
-static int is_recorded(const Tape *tape, int64_t serial)
+/* The index of the node with this serial; -1 = none. */
+static int find_recorded(const Tape *tape, int64_t serial)
 {
     int low = 0, high = tape->count;
     while (low < high) {
@@ -37,34 +56,42 @@ static int is_recorded(const Tape *tape, int64_t serial)
         else
             high = middle;
     }
-    return low < tape->count && tape->nodes[low].serial == serial;
+    return low < tape->count && tape->nodes[low].serial == serial ? low : -1;
 }
 
 /* A leaf that a checkpointed module uses counts as used by the checkpoint's node. When backward runs the
  * module again, that node is off the tape. Then the recorded use counts, unless another node on the tape uses
  * the leaf earlier. */
-void tape_use(const Context *context, Tensor *input, int64_t serial)
+void tape_use(const Tape *tape, Tensor *input, int64_t serial)
 {
     if (!input->leaf || !input->requires_grad || input->first_use == serial)
         return;
-    if (!is_recorded(context->tape, input->first_use))
+    if (find_recorded(tape, input->first_use) < 0)
         input->first_use = serial;
 }
 
-Storage *tape_save(Context *context, Storage *storage)
+Storage *tape_save(Storage *storage)
 {
     if (!storage)
         return NULL;
     storage_retain(storage);
     if (storage->block.bytes && storage->block.component == MEM_TEMPORARY)
-        memtrack_retag(context->ledger, &storage->block, MEM_ACTIVATION);
+        memtrack_retag(storage->ledger, &storage->block, MEM_ACTIVATION);
     return storage;
 }
 
-void tape_save_input(Context *context, Node *node, int i)
+int tensor_saved_by_header(const Tensor *tensor)
+{
+    return tensor->leaf && (tensor->component == MEM_PARAMETER || tensor->component == MEM_FROZEN);
+}
+
+void tape_save_input(Tape *tape, Node *node, int i)
 {
     Storage *storage = node->in[i]->storage;
-    Tape *tape = context->tape;
+    if (tensor_saved_by_header(node->in[i])) {
+        node->by_header |= OP_INPUT(i);
+        return;
+    }
     int maker = storage->maker;
     /* Data outlives its tape when a script keeps it: the node at that index may be another one by now. */
     int known = maker > 0 && maker <= tape->count && tape->nodes[maker - 1].makes == storage;
@@ -72,16 +99,21 @@ void tape_save_input(Context *context, Node *node, int i)
         node->recomputed[i] = maker;
         tape->nodes[maker - 1].readers++;
     } else {
-        node->saved[i] = tape_save(context, storage);
+        node->saved[i] = tape_save(storage);
     }
 }
 
-void tape_offer(Context *context, Node *node, Storage *storage)
+const Storage *tape_kept_input(const Node *node, int i)
+{
+    return node->by_header & OP_INPUT(i) ? node->in[i]->storage : node->saved[i];
+}
+
+void tape_offer(const Tape *tape, Node *node, Storage *storage)
 {
     for (int i = 0; i < OP_MAX_INPUTS; i++)
         if (node->recomputed[i] && (node->call.plan.recomputes & OP_INPUT(i)))
             return; /* its own input is recomputed: chains are not */
-    storage->maker = (int)(node - context->tape->nodes) + 1;
+    storage->maker = (int)(node - tape->nodes) + 1;
     node->makes = storage;
 }
 
@@ -105,13 +137,85 @@ void tape_node_release(Context *context, Node *node)
         tensor_unref(node->out);
 }
 
-void tape_cut(Context *context, int count)
+static void release_last(Tape *tape)
 {
-    Tape *tape = context->tape;
-    while (tape->count > count) {
-        Node node = tape->nodes[--tape->count];
-        if (node.out && !node.out->keep)
-            tensor_drop_grad(node.out);
-        tape_node_release(context, &node);
+    Node node = tape->nodes[--tape->count];
+    if (node.out && !node.out->keep)
+        tensor_drop_grad(node.out);
+    tape_node_release(tape->context, &node);
+}
+
+void tape_cut(Tape *tape, int count)
+{
+    while (tape->count > count)
+        release_last(tape);
+}
+
+/* ---- Markers --------------------------------------------------------------------------------- */
+
+/* Takes `n` nodes off the middle, which hold nothing. */
+static void close_gap(Tape *tape, int at, int n)
+{
+    memmove(tape->nodes + at, tape->nodes + at + n, (size_t)(tape->count - at - n) * sizeof *tape->nodes);
+    tape->count -= n;
+}
+
+/* Takes off the node at `at`, which only markers follow, and then every pair with nothing in between. */
+static void cut_operation(Tape *tape, int at)
+{
+    Node node = tape->nodes[at];
+    close_gap(tape, at, 1);
+    if (!node.out->keep)
+        tensor_drop_grad(node.out);
+    tape_node_release(tape->context, &node);
+    while (at > 0 && at < tape->count && tape->nodes[at].closing && tape->nodes[at - 1].marker &&
+           !tape->nodes[at - 1].closing)
+        close_gap(tape, --at, 2);
+}
+
+void tape_cut_unreachable(Tape *tape)
+{
+    for (int at = tape->count - 1; at >= 0; at--) {
+        if (tape->nodes[at].marker)
+            continue;
+        if (tape->nodes[at].out->refs > 1)
+            return;
+        cut_operation(tape, at);
+        at = tape->count;
     }
+}
+
+int64_t tape_mark(Tape *tape, TapeMarker marker, void *self)
+{
+    if (tape_reserve(tape) != 0)
+        return 0;
+    Node *node = tape_push(tape);
+    node->marker = marker;
+    node->self = self;
+    return node->serial;
+}
+
+void tape_mark_end(Tape *tape, int64_t mark)
+{
+    int at = find_recorded(tape, mark);
+    if (at < 0)
+        return;
+    if (at == tape->count - 1) {
+        tape->count--;
+        return;
+    }
+    if (tape_reserve(tape) != 0)
+        return;
+    Node *node = tape_push(tape);
+    node->marker = tape->nodes[at].marker;
+    node->self = tape->nodes[at].self;
+    node->path = tape->nodes[at].path;
+    node->closing = 1;
+}
+
+void tape_forget(const Tape *tape, const void *self)
+{
+    for (int i = 0; tape && i < tape->count; i++)
+        if (tape->nodes[i].marker && tape->nodes[i].self == self)
+            tape->nodes[i].self = NULL;
 }

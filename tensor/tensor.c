@@ -1,6 +1,6 @@
 /* Tensors' headers: shape, type, and where gradients go. Their storage lives separately (storage.c): the tape
  * keeps headers for routing, and storage only where backward reads it. */
-#include <string.h>
+#include <inttypes.h>
 
 #include "tensor_.h"
 
@@ -31,6 +31,7 @@ Tensor *tensor_wrap(DType dtype, Shape shape, Storage *storage)
     tensor->shape = shape;
     tensor->dtype = dtype;
     tensor->storage = storage;
+    tensor->component = storage->block.component;
     tensor->refs = 1;
     tensor->leaf = 1;
     tensor->path = memtrack_path(context->tracker);
@@ -51,6 +52,11 @@ void tensor_unref(Tensor *tensor)
     scope_release(&tensor->item);
     storage_release(context, tensor->storage);
     storage_release(context, tensor->grad);
+    gradient_set(tensor, NULL);
+    if (tensor->grad_header) {
+        tensor->grad_header->grad_of = NULL;
+        tensor_unref(tensor->grad_header); /* the tape may hold it still */
+    }
     host_free(context, tensor, sizeof *tensor);
 }
 
@@ -68,6 +74,10 @@ void tensor_free(Tensor *tensor)
 {
     if (!tensor)
         return;
+    if (tensor->grad_of) {
+        tensor_drop_grad(tensor->grad_of);
+        return;
+    }
     scope_release(&tensor->item);
     tensor_destroy_item(&tensor->item);
 }
@@ -81,6 +91,12 @@ int tensor_readable(const Tensor *tensor, const char *what)
     if (tensor->state == DATA_DONATED)
         error_raise(ERROR_STATE, "%s: the %s made at '%s' was given away by tensor_donate", what, maker,
                     path);
+    else if (tensor->grad_of)
+        error_raise(ERROR_STATE, "%s: the gradient of the tensor '%s' made at '%s' was freed", what,
+                    tensor_name(tensor->grad_of), path);
+    else if (tensor->leaf)
+        error_raise(ERROR_STATE, "%s: the data of the tensor '%s' made at '%s' was freed", what,
+                    tensor_name(tensor), path);
     else
         error_raise(
             ERROR_STATE,
@@ -107,7 +123,7 @@ Tensor *tensor_from(DType dtype, Shape shape, MemComponent component, const void
 {
     Tensor *tensor = tensor_new(dtype, shape, component);
     if (tensor && tensor->storage->block.data && values)
-        memcpy(tensor->storage->block.data, values, (size_t)tensor->storage->block.requested);
+        storage_write(tensor->storage, 0, tensor->storage->block.requested, values);
     return tensor;
 }
 
@@ -115,7 +131,7 @@ Tensor *tensor_zeros(DType dtype, Shape shape, MemComponent component)
 {
     Tensor *tensor = tensor_new(dtype, shape, component);
     if (tensor && tensor->storage->block.data)
-        memset(tensor->storage->block.data, 0, (size_t)tensor->storage->block.requested);
+        storage_clear(tensor->storage);
     return tensor;
 }
 
@@ -161,49 +177,104 @@ DType tensor_dtype(const Tensor *tensor)
     return tensor ? tensor->dtype : DTYPE_F32;
 }
 
-void *tensor_data(Tensor *tensor)
-{
-    if (!tensor || !tensor_readable(tensor, "tensor_data"))
-        return NULL;
-    return tensor->storage->block.data;
-}
-
 void *tensor_typed_data(Tensor *tensor, DType dtype, const char *what)
 {
-    if (tensor && tensor->dtype != dtype) {
+    if (tensor && tensor->dtype != dtype)
         error_raise(ERROR_ARGUMENT, "%s: the tensor holds %s, not %s", what, dtype_name(tensor->dtype),
                     dtype_name(dtype));
-        return NULL;
+    else if (tensor && tensor_readable(tensor, what))
+        return tensor->storage->block.data;
+    return NULL;
+}
+
+/* 1 when there are bytes to copy. */
+static int has_bytes(const Tensor *tensor, int64_t first, int64_t bytes, const void *host, const char *what)
+{
+    if (!tensor) {
+        error_raise(ERROR_ARGUMENT, "%s(): the tensor is NULL",
+                    what); /* unless that has a reason, which stays */
+        return 0;
     }
-    return tensor_data(tensor);
+    int64_t all = (int64_t)shape_bytes(tensor->dtype, tensor->shape);
+    if (first < 0 || bytes < 0 || first > all || bytes > all - first) {
+        error_raise(ERROR_ARGUMENT,
+                    "%s(): %" PRId64 " bytes from byte %" PRId64 " of a tensor %s %s, which has %" PRId64,
+                    what, bytes, first, dtype_name(tensor->dtype), shape_text(tensor->shape).text, all);
+        return 0;
+    }
+    if (!tensor_readable(tensor, what) || !tensor->storage->block.data || bytes == 0)
+        return 0;
+    if (!host)
+        error_raise(ERROR_ARGUMENT, "%s(): the host's memory is NULL", what);
+    return host != NULL;
 }
 
-float *tensor_f32(Tensor *tensor)
+int tensor_read(const Tensor *tensor, int64_t first, int64_t bytes, void *to)
 {
-    return tensor_typed_data(tensor, DTYPE_F32, "tensor_f32");
+    if (has_bytes(tensor, first, bytes, to, "tensor_read"))
+        storage_read(tensor->storage, (uint64_t)first, (uint64_t)bytes, to);
+    return error_code();
 }
 
-int32_t *tensor_i32(Tensor *tensor)
+int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
-    return tensor_typed_data(tensor, DTYPE_I32, "tensor_i32");
+    if (has_bytes(tensor, first, bytes, from, "tensor_write"))
+        storage_write(tensor->storage, (uint64_t)first, (uint64_t)bytes, from);
+    return error_code();
 }
 
 float tensor_item(Tensor *tensor)
 {
+    float value = 0;
     if (!tensor)
         return 0;
-    if (tensor->dtype != DTYPE_F32 || tensor_numel(tensor) != 1) {
+    if (tensor->dtype != DTYPE_F32 || tensor_numel(tensor) != 1)
         error_raise(ERROR_SHAPE, "tensor_item(): a tensor of shape %s is not a single number",
                     shape_text(tensor->shape).text);
-        return 0;
-    }
-    const float *data = tensor_f32(tensor);
-    return data ? data[0] : 0;
+    else if (tensor_readable(tensor, "tensor_item") && tensor->storage->block.data)
+        storage_read(tensor->storage, 0, sizeof value, &value);
+    return value;
 }
 
-float *tensor_grad(Tensor *tensor)
+/* ---- The gradient ---------------------------------------------------------------------------- */
+
+void gradient_set(Tensor *tensor, Storage *storage)
 {
-    return tensor ? storage_f32(tensor->grad) : NULL;
+    tensor->grad = storage;
+    if (tensor->grad_header)
+        tensor->grad_header->storage = storage;
+}
+
+/* Lasts as long as the tensor. It shows the storage and takes no reference: a gradient that somebody has
+ * looked at is passed on and written over like any other. */
+static Tensor *header_of_gradient(Tensor *tensor)
+{
+    Context *context = tensor->item.context;
+    Tensor *header = memtrack_host_calloc(context->tracker, sizeof *header);
+    if (!header) {
+        error_raise(ERROR_HOST_MEMORY, "tensor_grad(): out of host memory");
+        return NULL;
+    }
+    header->item.context = context;
+    header->shape = tensor->shape;
+    header->dtype = gradient_type(tensor);
+    header->component = tensor->grad->block.component;
+    header->refs = 1;
+    header->leaf = 1;
+    header->path = tensor->path;
+    header->state = DATA_RELEASED; /* when it goes */
+    header->grad_of = tensor;
+    return header;
+}
+
+Tensor *tensor_grad(Tensor *tensor)
+{
+    if (!tensor || !tensor->grad)
+        return NULL;
+    if (!tensor->grad_header)
+        tensor->grad_header = header_of_gradient(tensor);
+    gradient_set(tensor, tensor->grad);
+    return tensor->grad_header;
 }
 
 int tensor_has_grad(const Tensor *tensor)
@@ -216,8 +287,10 @@ void tensor_drop_grad(Tensor *tensor)
     if (!tensor)
         return;
     storage_release(tensor->item.context, tensor->grad);
-    tensor->grad = NULL;
+    gradient_set(tensor, NULL);
 }
+
+/* ---- What a tensor is for -------------------------------------------------------------------- */
 
 int tensor_requires_grad(const Tensor *tensor)
 {
@@ -238,11 +311,13 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
         return;
     }
     tensor->requires_grad = requires_grad != 0;
+    int parameter = tensor->component == MEM_PARAMETER || tensor->component == MEM_FROZEN;
+    if (parameter)
+        tensor->component = requires_grad ? MEM_PARAMETER : MEM_FROZEN;
     if (!tensor->storage)
         return;
-    MemBlock *block = &tensor->storage->block;
-    if (block->component == MEM_PARAMETER || block->component == MEM_FROZEN)
-        memtrack_retag(tensor->item.context->ledger, block, requires_grad ? MEM_PARAMETER : MEM_FROZEN);
+    if (parameter)
+        memtrack_retag(tensor->storage->ledger, &tensor->storage->block, tensor->component);
     if (!requires_grad)
         tensor_drop_grad(tensor);
 }

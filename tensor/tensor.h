@@ -64,16 +64,19 @@ BRIM_API Shape tensor_shape(const Tensor *tensor); /* ndim 0 for NULL */
 BRIM_API int64_t tensor_dim(const Tensor *tensor, int i);
 BRIM_API int64_t tensor_numel(const Tensor *tensor); /* elements */
 BRIM_API DType tensor_dtype(const Tensor *tensor);   /* f32 for NULL */
-/* The elements; NULL on meta (no error), and NULL with an error when the data was donated or released. */
-BRIM_API void *tensor_data(Tensor *tensor);
-BRIM_API float *tensor_f32(Tensor *tensor);   /* the same, for f32 */
-BRIM_API int32_t *tensor_i32(Tensor *tensor); /* the same, for i32 */
+/* Copies bytes [first, first + bytes) of the data to `to`, or from `from`: how a program sees and sets
+ * elements, wherever they lie. Elements are row-major and of the tensor's type: element i of an f32 or i32
+ * tensor begins at byte 4 i. On meta nothing is copied, which is no error. Return 0, or raise ERROR_ARGUMENT
+ * (there are no such bytes; NULL) or ERROR_STATE (the data was donated, released or freed). */
+BRIM_API int tensor_read(const Tensor *tensor, int64_t first, int64_t bytes, void *to);
+BRIM_API int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
 /* The single element of a one-element tensor; 0 on meta. */
 BRIM_API float tensor_item(Tensor *tensor);
-/* The gradient of a parameter (or of a kept tensor), shaped like it; NULL while there is none, and on meta.
- */
-BRIM_API float *tensor_grad(Tensor *tensor);
-BRIM_API int tensor_has_grad(const Tensor *tensor); /* on meta too */
+/* The gradient of a parameter (or of a kept tensor), shaped like it, f32; NULL while there is none. On meta
+ * it has no data. It is the tensor's own: the same each time, gone with the tensor, and an error to read
+ * while the gradient is freed. Freeing it is tensor_drop_grad. */
+BRIM_API Tensor *tensor_grad(Tensor *tensor);
+BRIM_API int tensor_has_grad(const Tensor *tensor);
 /* Frees the gradient; the next backward starts from nothing. */
 BRIM_API void tensor_drop_grad(Tensor *tensor);
 BRIM_API int tensor_requires_grad(const Tensor *tensor); /* 1: backward reaches it */
@@ -119,6 +122,12 @@ BRIM_API int tensor_recording(void);
  * tape goes, what does not lead to this loss too: for several losses, add them. An optimizer may use up the
  * gradients on the way (optim_set_in_backward). Returns error_code(). */
 BRIM_API int tensor_backward(Tensor *loss);
+
+/* The same from any recorded tensor y, whose gradient is given: f32, of y's shape, made by whoever computed
+ * the rest (a loss of one's own, the next part of a model). It is read and not changed; a donated one may be
+ * written over. Given as it is: it is not looked at for values that are not finite, and is not a loss of
+ * tensor_step_loss. Returns error_code(). */
+BRIM_API int tensor_backward_from(Tensor *y, Tensor *gradient);
 
 /* The sum of the losses given to tensor_backward in the last training step that had one: with losses divided
  * by the labels of the whole accumulated batch, the loss of the step. 0 on meta. */

@@ -26,6 +26,7 @@ void device_nvidia_(const char *root, int libcuda, char *text, size_t size);
 /* Bytes and their books, shared by headers; freed with the last reference. */
 typedef struct Storage {
     MemBlock block;
+    MemLedger *ledger; /* whose bytes they are */
     int refs;
     int maker; /* 1 + index of the tape node that can recompute it; 0 = none */
 } Storage;
@@ -36,12 +37,15 @@ struct Tensor {
     ScopeItem item;
     Shape shape;
     DType dtype;
-    Storage *storage; /* NULL once donated or released (state says which) */
-    Storage *grad;    /* accumulated so far; NULL = none */
+    Storage *storage;    /* NULL once donated or released (state says which) */
+    Storage *grad;       /* accumulated so far; NULL = none; set by gradient_set */
+    Tensor *grad_header; /* its header, made when somebody asks; NULL = nobody has */
+    Tensor *grad_of;     /* of such a header: whose gradient it is, which holds the storage */
     const char *name;
-    int refs;          /* owner and tape */
-    int path;          /* module path where it was made, for messages */
-    const char *op;    /* that made it, for messages */
+    int refs;               /* owner and tape */
+    int path;               /* module path where it was made, for messages */
+    const char *op;         /* that made it, for messages */
+    MemComponent component; /* a leaf's, also while its data are gone */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
@@ -91,6 +95,7 @@ struct Context {
     MemLedger *ledger;
     const Kernels *kernels;
     Tape *tape;
+    int64_t serials;                   /* of nodes, given so far, on whichever tape */
     ScopeItem scopes[SCOPE_MAX_DEPTH]; /* ring heads */
     int depth;                         /* of the innermost open scope; 0 = the context's own */
     KernelRun run;                     /* of its kernels: threads, and where they put down a fault */
@@ -100,11 +105,13 @@ struct Context {
         int frozen;
         const char *not_quantized;
     } weights; /* what parameters are made as (nn_set_weights) */
+    int draw_later; /* a model is being made that draws its weights at the end: fills at random only count */
     int meta, no_grad, in_backward;
     int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */
     int met_grad;  /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
     int64_t unrecorded; /* serial of the checkpoint whose module runs unrecorded now; 0 = none */
     GradientHook *gradient_hooks;
+    struct ModuleHook *module_hooks; /* nn's */
     uint64_t seed;
     RandomState random;
     uint64_t host_later; /* see host_later */
@@ -167,23 +174,32 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
 
 /* The same values in another type, in a storage of its own; the old one goes. A weight that is (in,out)
- * becomes (out,in) where the type is quantised. Frozen from then on, unless it is f32. 0, or raises and
- * changes nothing. */
+ * becomes (out,in) where the type is quantised, and back. Frozen from then on, unless it is f32. 0, also where
+ * it is of the type already; or raises and changes nothing. */
 int tensor_convert_(Tensor *tensor, DType dtype);
+/* The same with other values: the source gives them in the order in which the tensor is stored until then. */
+int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user);
 /* Elements [first, first + count) of a tensor of any type but i32, as floats; nothing on meta. The data are
  * there. */
-void tensor_decode_(Tensor *tensor, int64_t first, int64_t count, float *values);
+void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values);
+/* The same in the order that files have them: a transposed weight's are turned back. */
+void tensor_decode_file_(const Tensor *tensor, int64_t first, int64_t count, float *values);
 
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component);
 void storage_retain(Storage *storage);
 void storage_release(Context *context, Storage *storage); /* NULL is fine */
+/* Between the host's memory and a storage that has data: bytes [first, first + bytes). */
+void storage_read(const Storage *storage, uint64_t first, uint64_t bytes, void *to);
+void storage_write(const Storage *storage, uint64_t first, uint64_t bytes, const void *from);
+void storage_clear(const Storage *storage); /* all bytes 0 */
 /* A header in the current scope over `storage` (takes over the caller's reference, also on failure). */
 Tensor *tensor_wrap(DType dtype, Shape shape, Storage *storage);
 void tensor_retain(Tensor *tensor);
 void tensor_unref(Tensor *tensor);
 /* Gives up this header's hold on its data. */
 void tensor_drop_data(Tensor *tensor, DataState state);
-/* The data of a tensor of this type; NULL with an error when it is of another, or its data are gone. */
+/* The data of a tensor of this type, for a kernel; NULL with an error when it is of another, or its data are
+ * gone, and NULL on meta. What is no kernel reads and writes by tensor_read and tensor_write. */
 void *tensor_typed_data(Tensor *tensor, DType dtype, const char *what);
 /* True when data may be read; otherwise raises an error that says how to keep it. */
 int tensor_readable(const Tensor *tensor, const char *what);
@@ -195,12 +211,16 @@ Tensor *tensor_linear_onto(Tensor *y, Tensor *u, Tensor *b, float scale);
 
 enum { BATCH_TENSORS = 5 };
 
+/* closing: backward enters what lies between the two markers of a pair; otherwise it leaves it. */
+typedef void (*TapeMarker)(Context *context, void *self, int closing);
+
 /* A recorded operation. Headers are kept for routing gradients, storage only where backward reads it. */
 typedef struct Node {
     OpCall call;
     int64_t serial; /* its own for ever; increases along the tape */
     Tensor *in[OP_MAX_INPUTS], *out;
     Storage *saved[OP_MAX_INPUTS], *saved_out, *extra[OP_MAX_EXTRAS];
+    unsigned by_header; /* OP_INPUT(i): a parameter, read in backward where its header has its data then */
     int recomputed[OP_MAX_INPUTS]; /* instead of saved: 1 + index of the node that recomputes it; 0 = saved */
     const Storage *makes;          /* what this node can recompute: to recognise it, not held */
     Storage *recomputed_out;       /* recomputed, while others are still to read it */
@@ -210,6 +230,9 @@ typedef struct Node {
      * The batch is a copy, with what its tensors held: the loader may be further on when backward comes. */
     CheckpointForward forward;
     void *self;
+    /* Or a marker, which has nothing but its path: backward calls it when it comes by. */
+    TapeMarker marker;
+    int closing; /* the second of a pair, which backward meets first */
     int has_batch, selective;
     Batch batch;
     Tensor *batch_in[BATCH_TENSORS];
@@ -217,29 +240,55 @@ typedef struct Node {
     RandomState random;
 } Node;
 
+/* A context records on one tape, context->tape. Others may be made, and put there in turn: each is run, or
+ * destroyed, by itself. */
 struct Tape {
+    Context *context;
     Node *nodes;
     int count, capacity;
-    int64_t serials; /* given so far */
 };
 
+Tape *tape_create(Context *context); /* empty; NULL without host memory */
+void tape_destroy(Tape *tape);       /* with all that it holds; NULL is fine */
 /* Room for one more node, so that recording cannot fail half-way. Returns 0 or raises. */
-int tape_reserve(Context *context);
-Node *tape_push(Context *context);                    /* zeroed; after tape_reserve */
+int tape_reserve(Tape *tape);
+Node *tape_push(Tape *tape);                          /* zeroed; after tape_reserve */
 void tape_node_release(Context *context, Node *node); /* everything a node holds */
-void tape_cut(Context *context, int count);           /* releases nodes from the end down to count */
+void tape_cut(Tape *tape, int count);                 /* releases nodes from the end down to count */
 /* Takes a reference; the first save turns a temporary into an activation. */
-Storage *tape_save(Context *context, Storage *storage);
-/* Keeps input i of this node for backward: its storage, or (tensor_recompute) the node that recomputes it. */
-void tape_save_input(Context *context, Node *node, int i);
+Storage *tape_save(Storage *storage);
+/* Keeps input i of this node for backward: its storage; or (tensor_recompute) the node that recomputes it; or
+ * nothing, for a parameter, whose data may go and come again while the tape holds its header. */
+void tape_save_input(Tape *tape, Node *node, int i);
+/* What backward reads of input i of this node; NULL = nothing, or a parameter whose data are gone. */
+const Storage *tape_kept_input(const Node *node, int i);
 /* The tensor is an input of the operation with this serial. If it is a leaf, remembers who used it first. */
-void tape_use(const Context *context, Tensor *input, int64_t serial);
+void tape_use(const Tape *tape, Tensor *input, int64_t serial);
 /* Says that this node can recompute `storage`. */
-void tape_offer(Context *context, Node *node, Storage *storage);
+void tape_offer(const Tape *tape, Node *node, Storage *storage);
 
-/* Runs the tape backward down to `mark`; output gradients are in place. Returns error_code(). */
-int backward_run(Context *context, int mark);
-void backward_checkpoint(Context *context, Node *node);
+/* Releases operations from the end on whose results nobody can reach any more: no backward can start from
+ * them. */
+void tape_cut_unreachable(Tape *tape);
+/* Opens a pair of markers; returns what closes it, or 0 after raising. */
+int64_t tape_mark(Tape *tape, TapeMarker marker, void *self);
+/* Closes the pair. One with nothing in between leaves the tape, so that nobody is told of it. */
+void tape_mark_end(Tape *tape, int64_t mark);
+/* `self` goes: no marker of it is called any more. */
+void tape_forget(const Tape *tape, const void *self);
+
+/* 1: a tape needs no hold on its storage. A parameter lives longer than a step, and whoever frees or replaces
+ * its data between forward and backward has them there again when backward reads them. */
+int tensor_saved_by_header(const Tensor *tensor);
+
+/* Runs the tape, the context's, backward down to `mark`; output gradients are in place. Returns error_code().
+ */
+int backward_run(Tape *tape, int mark);
+void backward_checkpoint(Tape *tape, Node *node);
+/* Takes over the caller's reference. What was there is the caller's to release. */
+void gradient_set(Tensor *tensor, Storage *storage);
+/* Of the elements of its gradient. */
+DType gradient_type(const Tensor *tensor);
 /* Gives a leaf a gradient of zeros, charged to its module path, if it has none: the gradient was kept when a
  * run was saved. Returns 0 or raises. */
 int gradient_zeros(Context *context, Tensor *leaf);

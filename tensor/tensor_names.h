@@ -24,17 +24,16 @@
 #define tensor_attention_cached_packed brim_tensor_attention_cached_packed
 #define tensor_attention_packed brim_tensor_attention_packed
 #define tensor_backward brim_tensor_backward
+#define tensor_backward_from brim_tensor_backward_from
 #define tensor_checkpoint brim_tensor_checkpoint
 #define tensor_count_correct brim_tensor_count_correct
 #define tensor_cross_entropy brim_tensor_cross_entropy
-#define tensor_data brim_tensor_data
 #define tensor_dim brim_tensor_dim
 #define tensor_donate brim_tensor_donate
 #define tensor_drop_grad brim_tensor_drop_grad
 #define tensor_dropout brim_tensor_dropout
 #define tensor_dtype brim_tensor_dtype
 #define tensor_embedding brim_tensor_embedding
-#define tensor_f32 brim_tensor_f32
 #define tensor_fill brim_tensor_fill
 #define tensor_fill_normal brim_tensor_fill_normal
 #define tensor_fill_uniform brim_tensor_fill_uniform
@@ -44,7 +43,6 @@
 #define tensor_gelu_tanh brim_tensor_gelu_tanh
 #define tensor_grad brim_tensor_grad
 #define tensor_has_grad brim_tensor_has_grad
-#define tensor_i32 brim_tensor_i32
 #define tensor_item brim_tensor_item
 #define tensor_keep brim_tensor_keep
 #define tensor_last brim_tensor_last
@@ -62,6 +60,7 @@
 #define tensor_parameter brim_tensor_parameter
 #define tensor_promote brim_tensor_promote
 #define tensor_random_begin brim_tensor_random_begin
+#define tensor_read brim_tensor_read
 #define tensor_recompute brim_tensor_recompute
 #define tensor_recording brim_tensor_recording
 #define tensor_relu brim_tensor_relu
@@ -80,6 +79,7 @@
 #define tensor_step_loss brim_tensor_step_loss
 #define tensor_sum brim_tensor_sum
 #define tensor_swiglu brim_tensor_swiglu
+#define tensor_write brim_tensor_write
 #define tensor_zeros brim_tensor_zeros
 
 #endif

@@ -17,6 +17,7 @@
 
 #include "optim/optim.h"
 #include "tensor/ops.h"
+#include "tests/tensor_data.h"
 
 #define STEPS 20
 #define COUNT 5

@@ -7,6 +7,7 @@
 #include "../nn/lora.h"
 #include "../optim/optim.h"
 #include "../plan/plan.h"
+#include "../tensor/tensor_.h"
 #include "support.h"
 
 /* ---- Every event of a run -------------------------------------------------------------------- */
@@ -137,6 +138,7 @@ typedef struct Case {
     int every;                          /* segments of so many blocks; 0 = none */
     int selective;
     const char *lora; /* targets; NULL = no adapters */
+    Weights weights;
 } Case;
 
 enum {
@@ -163,7 +165,9 @@ typedef struct Session {
 
 static inline const char *case_text(const Case *c, char text[128])
 {
-    snprintf(text, 128, "%s %s%s every %d%s accumulate %d %s%s%s%s chunk %d%s%s", nn_family(c->family)->name,
+    snprintf(text, 128, "%s %s %s %s%s every %d%s accumulate %d %s%s%s%s chunk %d%s%s",
+             nn_family(c->family)->name, dtype_name(c->weights.dtype),
+             c->weights.quantized ? dtype_name(c->weights.quantized) : "",
              c->attention == ATTENTION_EAGER ? "eager" : "flash", c->checkpoint ? " checkpoint" : "",
              c->every, c->selective ? " selective" : "", c->accumulate, c->optimizer,
              c->dropout > 0 ? " dropout" : "", c->in_backward ? " fused" : "",
@@ -235,7 +239,9 @@ static inline Module *case_model(const Case *c)
     }
     nn_preset_set_attention(&preset, c->attention);
     nn_preset_set_dropout(&preset, c->dropout);
+    nn_set_weights(&c->weights);
     Module *model = nn_model(&preset);
+    nn_set_weights(NULL);
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), c->checkpoint);
     if (c->family == MODEL_MLP)
@@ -291,10 +297,9 @@ static inline void keep_parameters(Session *s, Module *model)
     s->parameter_count = 0;
     for (int i = 0; i < list.count && !error_code(); i++) {
         int64_t n = tensor_numel(list.items[i]);
-        const float *from = tensor_f32(list.items[i]);
-        if (!from || s->parameter_count + n > CASE_PARAMETERS)
+        if (s->parameter_count + n > CASE_PARAMETERS)
             return;
-        memcpy(s->parameters + s->parameter_count, from, (size_t)n * sizeof *from);
+        tensor_decode_(list.items[i], 0, n, s->parameters + s->parameter_count);
         s->parameter_count += n;
     }
 }

@@ -424,9 +424,9 @@ Tensor *all_gradients(Module *model)
     assert_non_null(to);
     for (int i = 0; i < list.count; i++) {
         int64_t n = tensor_numel(list.items[i]);
-        if (!tensor_grad(list.items[i]))
+        if (!grad_f32(list.items[i]))
             fail_msg("%s has no gradient: %s", tensor_name(list.items[i]), error_message());
-        memcpy(to, tensor_grad(list.items[i]), (size_t)n * sizeof *to);
+        memcpy(to, grad_f32(list.items[i]), (size_t)n * sizeof *to);
         to += n;
     }
     return all;

@@ -17,6 +17,7 @@
 #include "../nn/nn.h"
 #include "../tensor/ops.h"
 #include "count.h"
+#include "tensor_data.h"
 
 #define COUNT(list) (sizeof(list) / sizeof((list)[0]))
 

@@ -205,7 +205,7 @@ static void data_shorter_than_a_step_is_said(void **state)
 static json_t *plan_json(const char **arguments)
 {
     json_t *root = parse(expect_code(run_command(arguments), 0)->out);
-    assert_keys(root, "model parameters threads step_flops checkpoint packer memory largest_at_peak places_at_peak");
+    assert_keys(root, "model parameters bracket threads step_flops checkpoint packer memory largest_at_peak places_at_peak");
     check_memory(json_object_get(root, "memory"), 0, 0);
     return root;
 }
@@ -374,7 +374,7 @@ static void compare_rows(void **state)
         assert_keys(one, "variant options step_flops memory");
         check_memory(json_object_get(one, "memory"), 0, 0);
     }
-    assert_int_equal(i, 13);
+    assert_int_equal(i, 18);
     const json_t *as_run = variant_called(variants, "as is"),
                  *sgd = variant_called(variants, "--optimizer sgd");
     const json_t *checkpoint = variant_called(variants, "--checkpoint blocks"),

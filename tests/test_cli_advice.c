@@ -3,7 +3,7 @@
 #include "../report/report.h"
 #include "cli_support.h"
 
-enum { MOST_ARGUMENTS = 10, MOST_ROWS = 24 };
+enum { MOST_ARGUMENTS = 10, MOST_ROWS = 32 };
 
 typedef struct Asked {
     const char *arguments[MOST_ARGUMENTS];

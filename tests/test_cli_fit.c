@@ -107,8 +107,12 @@ static void bounds_do_not_depend_on_what_was_asked(void **state)
 
 static const char *verdict_of(Outcome *o)
 {
-    const char *line = strchr(o->out, '\n');
-    return line ? line + 1 : "";
+    const char *at = o->out;
+    for (int i = 0; i < 2; i++) { /* after two lines: what is trained, what a parameter takes */
+        at = strchr(at, '\n');
+        assert_non_null(at++);
+    }
+    return at;
 }
 
 static void starts(const char *text, const char *start)
@@ -123,20 +127,24 @@ static void the_verdict_comes_first(void **state)
     (void)state;
     Outcome *o = RUN("fit", "--model", "llama-3.2-1b", "--card", "t4,rtx-3090,a100-40");
     starts(verdict_of(expect_code(o, 0)),
-           "It fits t4 with --optimizer sgd; rtx-3090 and a100-40 as it is.\n");
+           "It fits t4 with --lora r=16,alpha=32 --weights bf16; rtx-3090 and a100-40 as it is. With --lora "
+           "adapters are trained instead of the weights.\n");
+    o = RUN("fit", "--model", "mlp", "--memory", "8MiB", "--reserve", "0", "--batch", "1");
+    starts(verdict_of(expect_code(o, 0)), "It fits 8MiB with --optimizer sgd.\n");
     o = RUN("fit", "--model", "llama-3.2-1b", "--memory", "18GiB", "--reserve", "0");
     starts(verdict_of(expect_code(o, 0)), "It fits 18GiB with --checkpoint blocks --optimizer-in-backward "
                                           "--clip 0 (1.26 times the FLOPs).\n");
-    o = RUN("fit", "--model", "qwen2-7b", "--card", "rtx-3090");
-    starts(verdict_of(expect_code(o, 1)), "Nothing here fits rtx-3090: the least need is 31.32 GiB, with "
-                                          "--optimizer sgd --checkpoint blocks ");
-    assert_non_null(strstr(o->out, "; the smallest card that takes it is "));
-    o = RUN("fit", "--model", "llama-3.1-70b", "--card", "t4,h200");
-    starts(verdict_of(expect_code(o, 1)), "Nothing here fits t4 and h200: the least need is 272.00 GiB");
-    assert_non_null(strstr(o->out, "; no card of `brim gpus` takes it.\n"));
-    o = RUN("fit", "--model", "llama-3.2-1b", "--card", "rtx-3090", "--memory", "5GiB");
+    o = RUN("fit", "--model", "llama-3.1-70b", "--card", "rtx-3090");
     starts(verdict_of(expect_code(o, 1)),
-           "It fits rtx-3090 as it is; nothing here fits 5GiB: the least need");
+           "Nothing here fits rtx-3090: the least need is 45.40 GiB, with "
+           "--checkpoint blocks --lora r=16,alpha=32 --weights bf16 --quantize nf4; ");
+    assert_non_null(strstr(o->out, "; the smallest card that takes it is "));
+    o = RUN("fit", "--model", "llama-3.1-405b", "--card", "t4,h200");
+    starts(verdict_of(expect_code(o, 1)), "Nothing here fits t4 and h200: the least need is 225.93 GiB");
+    assert_non_null(strstr(o->out, "; no card of `brim gpus` takes it.\n"));
+    o = RUN("fit", "--model", "llama-3.2-1b", "--card", "rtx-3090", "--memory", "2GiB");
+    starts(verdict_of(expect_code(o, 1)),
+           "It fits rtx-3090 as it is; nothing here fits 2GiB: the least need");
 }
 
 /* The card that is named takes it, and no smaller one does. */
@@ -145,11 +153,11 @@ static void the_smallest_card_takes_it(void **state)
     (void)state;
     static const char before[] = "the smallest card that takes it is ";
     char name[64];
-    Outcome *o = expect_code(RUN("fit", "--model", "qwen2-7b", "--card", "t4"), 1);
+    Outcome *o = expect_code(RUN("fit", "--model", "llama-3.1-70b", "--card", "t4"), 1);
     const char *at = strstr(o->out, before);
     assert_non_null(at);
     snprintf(name, sizeof name, "%.*s", (int)strcspn(at + strlen(before), ".\n"), at + strlen(before));
-    expect_code(RUN("fit", "--model", "qwen2-7b", "--card", name), 0);
+    expect_code(RUN("fit", "--model", "llama-3.1-70b", "--card", name), 0);
     json_t *root = parse(expect_code(RUN("gpus", "--json"), 0)->out), *card;
     char smaller[64] = "";
     size_t i;
@@ -162,7 +170,7 @@ static void the_smallest_card_takes_it(void **state)
     }
     json_decref(root);
     assert_true(smaller[0]);
-    expect_code(RUN("fit", "--model", "qwen2-7b", "--card", smaller), 1);
+    expect_code(RUN("fit", "--model", "llama-3.1-70b", "--card", smaller), 1);
 }
 
 static void has(const Outcome *o, const char *text)
@@ -198,7 +206,7 @@ static void tables(void **state)
     has(o,
         "--attention eager needs 8.00 GiB more: activations at the peak are 12.66 GiB instead of 4.66 GiB");
     /* Less than the card has, but more than its step leaves: 20.45 + 2.57 of 22.70. */
-    has(o, "\nPyTorch eager, as is, ESTIMATED         23.02 GiB            no, -0.3          yes\n");
+    has(o, "\nPyTorch eager, as is, ESTIMATED           23.02 GiB            no, -0.3          yes\n");
     o = expect_code(RUN("fit", "--model", "gpt2-tiny", "--memory", "2GiB"), 0);
     has(o, "multiple of 16.\n");
 }
@@ -213,7 +221,7 @@ static void nothing_is_said_of_nothing(void **state)
     json_decref(root);
     Outcome *o = RUN("fit", "--threads", "2", "--batch", "1", "--reserve", "0", "--memory", memory);
     has(expect_code(o, 0), "no, -1 MiB");
-    o = expect_code(RUN("fit", "--model", "qwen2-7b", "--card", "rtx-3090"), 1);
+    o = expect_code(RUN("fit", "--model", "qwen2-7b", "--card", "rtx-3090"), 0);
     has_not(o, "-0.0");
     has_not(o, "0 B ");
     has(o, "there are no activations;");

@@ -63,6 +63,9 @@ static const struct {
     {"--optimizer-in-backward", NULL, "optimizer_in_backward", 1, 1, 0},
     {"--zero-grad", "keep", "zero_grad", 1, 1, 1},
     {"--loss-chunk", "7", "loss_chunk", 1, 1, 1},
+    /* As they are where nothing is said, which a saved run does not keep; test_cli_ways has others. */
+    {"--weights", "fp32", "weights", 1, 1, 0},
+    {"--quantize", "none", "quantize", 1, 1, 0},
 };
 
 #define TINY "--model", "gpt2-tiny", "--max-samples", "32", "--threads", "1"

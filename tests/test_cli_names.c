@@ -48,17 +48,21 @@ static void nearest_are_named(void **state)
 static void words_of_others_are_answered(void **state)
 {
     (void)state;
-    static const char *const fp32[] = {"--dtype", "--precision", "--bf16",        "--lora",
-                                       "--qlora", "--quantize",  "--load-in-4bit"};
-    for (size_t i = 0; i < COUNT(fp32); i++)
+    static const char *const types[][2] = {
+        {"--dtype", "--weights"},    {"--precision", "fp32"},       {"--bf16", "--weights"},
+        {"--lora-r", "--lora r=16"}, {"--qlora", "--quantize nf4"}, {"--load-in-4bit", "--quantize nf4"},
+        {"--load-in-8bit", "int8"},  {"--freeze", "--lora"}};
+    for (size_t i = 0; i < COUNT(types); i++)
         for (int k = 0; k < 3; k++)
-            refused(&(Slip){{k == 0 ? "plan" : k == 1 ? "train" : "fit", fp32[i], "x"}, "fp32"});
+            refused(&(Slip){{k == 0 ? "plan" : k == 1 ? "train" : "fit", types[i][0], "x"}, types[i][1]});
     static const Slip words[] = {
         {{"plan", "--gpus", "8"}, "one process and one device today"},
         {{"train", "--learning-rate", "1e-4"},
          "there is no option --learning-rate: the learning rate is --lr"},
         {{"train", "--fused-step"}, "--fused-step: it is called --optimizer-in-backward"},
         {{"plan", "--batch-size=4"}, "--batch"},
+        {{"train", "--lora-alpha", "16"}, "adapters are trained with --lora r=16"},
+        {{"train", "--peft-model", "x"}, "--adapter DIR"},
         {{"plan", "--gradient-checkpointing"}, "--checkpoint blocks"},
         {{"plan", "--seq-len", "4"}, "--seq"},
     };

@@ -14,6 +14,8 @@ static const Trial trials[] = {
     {"--init", "@weights", {"--model", "llama-tiny"}},
     {"--init-partial", NULL, {"--init", "@gpt2"}},
     {"--resize-vocab", "300", {"--init", "@weights"}},
+    {"--lora", "r=2", {0}},
+    {"--adapter", "@adapter", {0}},
     {"--data", "@text", {0}},
     {"--check-data", NULL, {"--data", "@text"}},
     {"--invalid-utf8", "replace", {"--data", "@text"}},
@@ -41,6 +43,8 @@ static const Trial trials[] = {
     {"--loss-chunk", "4", {0}},
     {"--zero-grad", "keep", {0}},
     {"--attention", "eager", {0}},
+    {"--weights", "bf16", {"--lora", "r=4"}},
+    {"--quantize", "nf4", {"--lora", "r=4"}},
     {"--budget", "1MiB", {0}},
     {"--card", "t4", {0}},
     {"--memory", "1GiB", {0}},
@@ -52,6 +56,8 @@ static const Trial trials[] = {
     {"--export", "@new", {0}},
     {"--export-dtype", "bf16", {"--export", "@new"}},
     {"--export-shard", "1MiB", {"--export", "@new"}},
+    {"--merge", NULL, {"--export", "@new", "--lora", "r=2"}},
+    {"--export-adapter", "@new", {"--lora", "r=2"}},
     {"--overwrite", NULL, {"--export", "@full"}},
     {"--every", "2", {0}},
     {"--evaluate-every", "1", {0}},
@@ -60,6 +66,7 @@ static const Trial trials[] = {
     {"--csv", NULL, {0}},
     {"--log", "@new", {0}},
     {"--run", "1", {0}},
+    {"--four-ways", NULL, {0}},
     {"--textbook", NULL, {0}},
     {"--inference", NULL, {0}},
     {"--prefill", "2", {0}},
@@ -296,6 +303,9 @@ static int make_files(void **state)
         expect_code(RUN("train", models[i][0], SMALL, "--seq", "16", "--steps", "1", "--max-samples", "8",
                         "--lr", "0", "--export", in_folder(models[i][1])),
                     0);
+    expect_code(RUN("train", "llama-tiny", SMALL, "--seq", "16", "--steps", "1", "--max-samples", "8",
+                    "--lora", "r=2", "--export-adapter", in_folder("adapter")),
+                0);
     return 0;
 }
 

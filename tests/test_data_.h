@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "../data/data.h"
+#include "tensor_data.h"
 
 #define COUNT(list) (sizeof(list) / sizeof((list)[0]))
 

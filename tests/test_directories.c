@@ -114,7 +114,8 @@ static void test_adapter(void **state)
     put_text("d/adapter_config.json", "{'base_model_name_or_path':'org/base','peft_type':'LORA','r':4}");
     put_in("adapter_model.safetensors");
     assert_null(safetensors_open(at("d")));
-    assert_error(ERROR_FILE, "is an adapter (\"LORA\") of \"org/base\"", "merge_and_unload()");
+    assert_error(ERROR_FILE, "is an adapter (\"LORA\") of \"org/base\"",
+                 "give that model here, and this directory with --adapter");
     assert_int_equal(io_read_config(at("d"), &model), ERROR_FILE);
     assert_error(ERROR_FILE, "is an adapter", "org/base");
     put_text("d/adapter_config.json", "{'base_model_name_or_path':null}");
@@ -244,10 +245,11 @@ static void test_hints(void **state)
 {
     (void)state;
     static const char *const names[][2] = {
-        {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "LoRA adapter: merge it first"},
-        {"model.layers.0.self_attn.q_proj.base_layer.weight", "LoRA adapter: merge it first"},
+        {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+         "LoRA adapter: give the weights of its base"},
+        {"model.layers.0.self_attn.q_proj.base_layer.weight", "LoRA adapter: give the weights of its base"},
         {"model.layers.0.self_attn.q_proj.qweight", "quantised (GPTQ or AWQ)"},
-        {"model.layers.0.self_attn.q_proj.weight.absmax", "quantised (bitsandbytes)"},
+        {"model.layers.0.self_attn.q_proj.weight.absmax", "weight.absmax"},
         {"model.layers.0.self_attn.q_proj.weight_scale", "quantised (FP8)"},
         {"model.layers.0.self_attn.q_proj.weight.exp_avg", "an optimizer's states"},
     };

@@ -193,6 +193,7 @@ bash_completion()
         answers "auto" train --checkpoint a && answers "adagrad adam adamw" train --optimizer ad &&
         answers "cosine" train --schedule cos && answers "bf16 f16 f32" train --export-dtype "" &&
         answers "cpu cuda" train --device "" && answers "bytes" train --tokenizer by && answers "keep" train --zero-grad k &&
+        answers "bf16" train --weights b && answers "fp32,bf16" compare --weights fp32,b && answers "nf4 nf4-plain" generate --quantize nf &&
         answers "t4,rtx-3060" fit --card t4,rtx-306 && answers "" train --batch "" &&
         answers "docs/memory.md" train --data docs/mem && answers "fashion-mnist" train --data fash &&
         answers "docs/memory.md" train --log docs/mem && answers "docs/memory.md" report docs/mem && answers "--html" report run.jsonl --h &&

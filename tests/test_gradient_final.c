@@ -25,7 +25,7 @@ static void watch_final(Context *context, Tensor *tensor, void *user)
     Watch *watch = user;
     assert_ptr_equal(context, context_current());
     assert_in_range(watch->count, 0, TOLD_MAX - 1);
-    watch->value[watch->count] = tensor_grad(tensor)[0];
+    watch->value[watch->count] = grad_f32(tensor)[0];
     watch->told[watch->count++] = tensor;
 }
 
@@ -49,7 +49,7 @@ static void told(Watch *watch, Tensor *loss, int count, Tensor *const *expected)
     assert_int_equal(watch->count, count);
     for (int i = 0; i < count; i++) {
         assert_ptr_equal(watch->told[i], expected[i]);
-        assert_true(watch->value[i] == tensor_grad(expected[i])[0]);
+        assert_true(watch->value[i] == grad_f32(expected[i])[0]);
     }
 }
 

@@ -39,7 +39,7 @@ static void compare_gradient(const char *what, Tensor *a, Tensor *b, double most
 {
     if (!a)
         return;
-    double apart = difference(tensor_grad(a), tensor_grad(b), tensor_numel(a));
+    double apart = difference(grad_f32(a), grad_f32(b), tensor_numel(a));
     if (apart > most)
         fail_msg("%s differs by %g", what, apart);
 }
@@ -97,7 +97,7 @@ static void test_accumulates(void **state)
         tensor_backward(tensor_add(tensor_add(first, second), tensor_sum(table)));
         head.hidden = tensor_gelu(tensor_embedding(ids, table));
         tensor_backward(loss_of(&head, 1, chunked ? 4 : 0));
-        gradient[chunked] = copy_of(tensor_grad(table), tensor_numel(table));
+        gradient[chunked] = copy_of(grad_f32(table), tensor_numel(table));
     }
     assert_true(difference(tensor_f32(gradient[0]), tensor_f32(gradient[1]), 120) < 3e-6);
 }
@@ -112,9 +112,9 @@ static void test_no_label_counts(void **state)
     assert_true(tensor_item(loss) == 0);
     tensor_backward(loss);
     for (int i = 0; i < 20; i++)
-        assert_true(tensor_grad(head.hidden)[i] == 0);
+        assert_true(grad_f32(head.hidden)[i] == 0);
     for (int i = 0; i < 12; i++)
-        assert_true(tensor_grad(head.weight)[i] == 0);
+        assert_true(grad_f32(head.weight)[i] == 0);
 }
 
 static void test_runs_are_equal(void **state)

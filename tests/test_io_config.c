@@ -501,7 +501,7 @@ static void test_trains(void **state)
         assert_non_null(bias);
         float sum = 0;
         for (int64_t k = 0; k < tensor_numel(bias); k++)
-            sum += fabsf(tensor_grad(bias)[k]);
+            sum += fabsf(grad_f32(bias)[k]);
         assert_true(sum > 1e-6f);
     }
     assert_null(nn_parameter(model, "model.layers.0.self_attn.o_proj.bias"));

@@ -8,9 +8,9 @@ typedef struct Trajectory {
     double p, first, second; /* first: Adam's m, or the momentum buffer; second: v, or RMSprop's square */
 } Trajectory;
 
-static void step_sgd(const UpdateScalars *s, Trajectory *t, double g)
+static void step_sgd(const UpdateScalars *s, double scale, Trajectory *t, double g)
 {
-    g = g * (double)s->grad_scale + (double)s->weight_decay * t->p;
+    g = g * scale + (double)s->weight_decay * t->p;
     if (s->momentum != 0.0f) {
         t->first = s->step == 1 ? g : (double)s->momentum * t->first + (1.0 - (double)s->dampening) * g;
         g = s->nesterov ? g + (double)s->momentum * t->first : t->first;
@@ -18,25 +18,25 @@ static void step_sgd(const UpdateScalars *s, Trajectory *t, double g)
     t->p -= (double)s->lr * g;
 }
 
-static void step_rmsprop(const UpdateScalars *s, Trajectory *t, double g)
+static void step_rmsprop(const UpdateScalars *s, double scale, Trajectory *t, double g)
 {
-    g = g * (double)s->grad_scale + (double)s->weight_decay * t->p;
+    g = g * scale + (double)s->weight_decay * t->p;
     t->second = (double)s->alpha * t->second + (1.0 - (double)s->alpha) * g * g;
     t->first = (double)s->momentum * t->first + g / (sqrt(t->second) + (double)s->eps);
     t->p -= (double)s->lr * t->first;
 }
 
-static void step_adagrad(const UpdateScalars *s, Trajectory *t, double g)
+static void step_adagrad(const UpdateScalars *s, double scale, Trajectory *t, double g)
 {
-    g = g * (double)s->grad_scale + (double)s->weight_decay * t->p;
+    g = g * scale + (double)s->weight_decay * t->p;
     t->second += g * g;
     t->p -= (double)s->lr * g / (sqrt(t->second) + (double)s->eps);
 }
 
-static void step_adam(const UpdateScalars *s, Trajectory *t, double g)
+static void step_adam(const UpdateScalars *s, double scale, Trajectory *t, double g)
 {
     double b1 = (double)s->beta1, b2 = (double)s->beta2, lr = (double)s->lr;
-    g *= (double)s->grad_scale;
+    g *= scale;
     if (s->decoupled)
         t->p *= 1.0 - lr * (double)s->weight_decay;
     else
@@ -49,64 +49,60 @@ static void step_adam(const UpdateScalars *s, Trajectory *t, double g)
 
 typedef enum Rule { SGD, RMSPROP, ADAGRAD, ADAM } Rule;
 
-static void step_kernel(const Kernels *k, Rule rule, int64_t n, const UpdateScalars *s, float *p,
-                        const float *g, float *first, float *second, int threads)
+static void step_kernel(const Kernels *k, Rule rule, int64_t n, const UpdateScalars *s,
+                        const UpdateControl *c, float *p, const float *g, float *first, float *second,
+                        int threads)
 {
     if (rule == SGD)
-        k->sgd(n, s, p, g, s->momentum != 0.0f ? first : NULL, on(threads));
+        k->sgd(n, s, c, p, g, s->momentum != 0.0f ? first : NULL, on(threads));
     else if (rule == RMSPROP)
-        k->rmsprop(n, s, p, g, second, s->momentum != 0.0f ? first : NULL, on(threads));
+        k->rmsprop(n, s, c, p, g, second, s->momentum != 0.0f ? first : NULL, on(threads));
     else if (rule == ADAGRAD)
-        k->adagrad(n, s, p, g, second, on(threads));
+        k->adagrad(n, s, c, p, g, second, on(threads));
     else
-        k->adam(n, s, p, g, first, second, on(threads));
+        k->adam(n, s, c, p, g, first, second, on(threads));
 }
 
 static const struct {
     Rule rule;
+    float scale;
     UpdateScalars s;
 } cases[] = {
-    {SGD, {.lr = 0.1f, .grad_scale = 1.0f}},
-    {SGD, {.lr = 0.1f, .grad_scale = 0.5f, .weight_decay = 0.1f}},
-    {SGD, {.lr = 0.1f, .grad_scale = 1.0f, .weight_decay = 0.1f, .momentum = 0.9f}},
-    {SGD, {.lr = 0.1f, .grad_scale = 0.3f, .momentum = 0.9f, .dampening = 0.4f}},
-    {SGD, {.lr = 0.1f, .grad_scale = 1.0f, .weight_decay = 0.01f, .momentum = 0.9f, .nesterov = 1}},
-    {RMSPROP, {.lr = 0.01f, .grad_scale = 1.0f, .alpha = 0.99f, .eps = 1e-8f}},
-    {RMSPROP,
-     {.lr = 0.01f, .grad_scale = 0.5f, .alpha = 0.9f, .eps = 1e-3f, .weight_decay = 0.1f, .momentum = 0.9f}},
-    {ADAGRAD, {.lr = 0.1f, .grad_scale = 1.0f, .eps = 1e-10f}},
-    {ADAGRAD, {.lr = 0.1f, .grad_scale = 0.5f, .eps = 1e-2f, .weight_decay = 0.1f}},
-    {ADAM, {.lr = 0.01f, .grad_scale = 1.0f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f}},
+    {SGD, 1.0f, {.lr = 0.1f}},
+    {SGD, 0.5f, {.lr = 0.1f, .weight_decay = 0.1f}},
+    {SGD, 1.0f, {.lr = 0.1f, .weight_decay = 0.1f, .momentum = 0.9f}},
+    {SGD, 0.3f, {.lr = 0.1f, .momentum = 0.9f, .dampening = 0.4f}},
+    {SGD, 1.0f, {.lr = 0.1f, .weight_decay = 0.01f, .momentum = 0.9f, .nesterov = 1}},
+    {RMSPROP, 1.0f, {.lr = 0.01f, .alpha = 0.99f, .eps = 1e-8f}},
+    {RMSPROP, 0.5f, {.lr = 0.01f, .alpha = 0.9f, .eps = 1e-3f, .weight_decay = 0.1f, .momentum = 0.9f}},
+    {ADAGRAD, 1.0f, {.lr = 0.1f, .eps = 1e-10f}},
+    {ADAGRAD, 0.5f, {.lr = 0.1f, .eps = 1e-2f, .weight_decay = 0.1f}},
+    {ADAM, 1.0f, {.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f}},
+    {ADAM, 0.5f, {.lr = 0.01f, .beta1 = 0.8f, .beta2 = 0.95f, .eps = 1e-4f, .weight_decay = 0.1f}},
     {ADAM,
-     {.lr = 0.01f, .grad_scale = 0.5f, .beta1 = 0.8f, .beta2 = 0.95f, .eps = 1e-4f, .weight_decay = 0.1f}},
-    {ADAM,
-     {.lr = 0.01f,
-      .grad_scale = 0.5f,
-      .beta1 = 0.9f,
-      .beta2 = 0.95f,
-      .eps = 1e-8f,
-      .weight_decay = 0.1f,
-      .decoupled = 1}},
+     0.5f,
+     {.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .decoupled = 1}},
 };
 
-static void check_case(const Kernels *k, Rule rule, UpdateScalars s, int64_t n, int threads)
+static void check_case(const Kernels *k, Rule rule, UpdateScalars s, float scale, int64_t n, int threads)
 {
-    static void (*const step[])(const UpdateScalars *, Trajectory *, double) = {step_sgd, step_rmsprop,
-                                                                                step_adagrad, step_adam};
+    static void (*const step[])(const UpdateScalars *, double, Trajectory *,
+                                double) = {step_sgd, step_rmsprop, step_adagrad, step_adam};
     float *p = take_random(n, 1.0f), *g = take_random(STEPS * n, 1.0f), *first = take(n, 0.0f),
           *second = take(n, 0.0f);
+    const UpdateControl c = {.grad_scale = scale};
     float *start = take_copy(n, p), *p1 = take_copy(n, p), *first1 = take(n, 0.0f), *second1 = take(n, 0.0f);
     for (s.step = 1; s.step <= STEPS; s.step++) {
         const float *now = g + (s.step - 1) * n;
-        step_kernel(k, rule, n, &s, p, now, first, second, threads);
-        step_kernel(k, rule, n, &s, p1, now, first1, second1, 1);
+        step_kernel(k, rule, n, &s, &c, p, now, first, second, threads);
+        step_kernel(k, rule, n, &s, &c, p1, now, first1, second1, 1);
     }
     assert_same("parameters by one thread", n, p1, p);
     assert_same("state by one thread", n, second1, second);
     for (int64_t i = 0; i < n; i++) {
         Trajectory t = {.p = (double)start[i]};
         for (s.step = 1; s.step <= STEPS; s.step++)
-            step[rule](&s, &t, (double)g[(s.step - 1) * n + i]);
+            step[rule](&s, (double)scale, &t, (double)g[(s.step - 1) * n + i]);
         float expected[] = {(float)t.p, (float)t.first, (float)t.second};
         assert_near("parameter", 1, p + i, expected, 2e-6);
         if (rule == ADAM || s.momentum != 0.0f)
@@ -116,10 +112,28 @@ static void check_case(const Kernels *k, Rule rule, UpdateScalars s, int64_t n, 
     }
 }
 
+/* Nothing is written, whatever the gradients are. */
+static void check_skip(const Kernels *k, Rule rule, UpdateScalars s, int64_t n, int threads)
+{
+    float *array[4], *before[4];
+    for (int i = 0; i < 4; i++) {
+        array[i] = take_random(n, 1.0f);
+        if (i == 1)
+            array[i][n - 1] = NAN;
+        before[i] = take_copy(n, array[i]);
+    }
+    s.step = 2;
+    const UpdateControl c = {.skip = 1, .grad_scale = 0.5f};
+    step_kernel(k, rule, n, &s, &c, array[0], array[1], array[2], array[3], threads);
+    for (int i = 0; i < 4; i++)
+        assert_memory_equal(array[i], before[i], (size_t)n * sizeof(float));
+}
+
 static void check_updates(const Kernels *k, int64_t n, int threads)
 {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        check_case(k, cases[i].rule, cases[i].s, n, threads);
+        check_case(k, cases[i].rule, cases[i].s, cases[i].scale, n, threads);
+        check_skip(k, cases[i].rule, cases[i].s, n, threads);
         release();
     }
 }
@@ -135,9 +149,9 @@ static void check_known(const Kernels *k, int threads)
 {
     /* Adam's first step moves by lr in the direction of -g, whatever g's size. */
     float p[] = {1.0f, 1.0f, 1.0f}, g[] = {1e-3f, -10.0f, NAN}, first[3] = {0}, second[3] = {0};
-    UpdateScalars s = {
-        .lr = 0.25f, .grad_scale = 1.0f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-12f, .step = 1};
-    k->adam(3, &s, p, g, first, second, on(threads));
+    UpdateScalars s = {.lr = 0.25f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-12f, .step = 1};
+    const UpdateControl c = {.grad_scale = 1.0f};
+    k->adam(3, &s, &c, p, g, first, second, on(threads));
     static const float expected[] = {0.75f, 1.25f, NAN};
     assert_near("adam", 3, p, expected, 1e-6);
     assert_true(isnan(first[2]) && isnan(second[2]));
@@ -145,15 +159,15 @@ static void check_known(const Kernels *k, int threads)
     float q[] = {2.0f}, zero[] = {0.0f};
     first[0] = second[0] = 0.0f;
     s.weight_decay = 0.1f, s.decoupled = 1;
-    k->adam(1, &s, q, zero, first, second, on(threads));
+    k->adam(1, &s, &c, q, zero, first, second, on(threads));
     assert_true(fabsf(q[0] - 1.95f) < 1e-6f);
     s.decoupled = 0;
-    k->adam(1, &s, q, zero, first, second, on(threads));
+    k->adam(1, &s, &c, q, zero, first, second, on(threads));
     assert_true(fabsf(q[0] - 1.70f) < 1e-5f);
     /* A million steps: the corrections are gone, not lost. */
-    s = (UpdateScalars){.lr = 0.5f, .grad_scale = 1.0f, .beta1 = 0.5f, .beta2 = 0.5f, .step = 1000000};
+    s = (UpdateScalars){.lr = 0.5f, .beta1 = 0.5f, .beta2 = 0.5f, .step = 1000000};
     float m[] = {1.0f}, v[] = {1.0f}, one[] = {1.0f}, w[] = {3.0f};
-    k->adam(1, &s, w, one, m, v, on(threads));
+    k->adam(1, &s, &c, w, one, m, v, on(threads));
     assert_true(w[0] == 2.5f);
 }
 

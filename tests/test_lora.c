@@ -367,10 +367,9 @@ static Grads grads_of(const Setting *setting, const Lora *lora, const Micro *mic
     g.values = test_malloc((size_t)g.count * sizeof(float));
     int64_t at = 0;
     for (int i = 0; i < list.count; at += tensor_numel(list.items[i++])) {
-        if (!tensor_grad(list.items[i]))
+        if (!grad_f32(list.items[i]))
             fail_msg("%s: no gradient of %s", setting_text(setting), tensor_name(list.items[i]));
-        memcpy(g.values + at, tensor_grad(list.items[i]),
-               (size_t)tensor_numel(list.items[i]) * sizeof(float));
+        memcpy(g.values + at, grad_f32(list.items[i]), (size_t)tensor_numel(list.items[i]) * sizeof(float));
     }
     leave(v);
     return g;
@@ -431,13 +430,13 @@ static void gradients_are_slopes(void **state)
         double squares = 0, loss[2];
         for (int i = 0; i < list.count; i++)
             for (int64_t k = 0; k < tensor_numel(list.items[i]); k++)
-                squares += (double)tensor_grad(list.items[i])[k] * tensor_grad(list.items[i])[k];
+                squares += (double)grad_f32(list.items[i])[k] * grad_f32(list.items[i])[k];
         float step = 2e-3f / (float)sqrt(squares);
         for (int side = 0; side < 2; side++) {
             float by = side ? step : -step;
             for (int i = 0; i < list.count; i++)
                 for (int64_t k = 0; k < tensor_numel(list.items[i]); k++)
-                    tensor_f32(list.items[i])[k] += (side ? 2 : 1) * by * tensor_grad(list.items[i])[k];
+                    tensor_f32(list.items[i])[k] += (side ? 2 : 1) * by * grad_f32(list.items[i])[k];
             int scope = tensor_scope_begin();
             Batch batch = small_batch(s.family, 2, 0, 4);
             tensor_no_grad_begin();
@@ -565,6 +564,56 @@ static void merged_models_compute_the_same(void **state)
     }
 }
 
+typedef struct Stored {
+    ModelFamily family;
+    Weights base;
+    DType merged;
+    double most; /* difference of logits, of the largest */
+} Stored;
+
+/* From any type into f32 exactly but for rounding, into 16 bit with its rounding, where it lies or anew. */
+static void merging_into_other_types(void **state)
+{
+    (void)state;
+    static const Stored cases[] = {
+        {MODEL_LLAMA, {.dtype = DTYPE_BF16}, DTYPE_BF16, 2e-2},
+        {MODEL_LLAMA, {.dtype = DTYPE_F16}, DTYPE_F32, 1e-5},
+        {MODEL_LLAMA, {.quantized = DTYPE_NF4}, DTYPE_F32, 1e-5},
+        {MODEL_LLAMA, {.dtype = DTYPE_BF16, .quantized = DTYPE_NF4_PLAIN}, DTYPE_F16, 4e-3},
+        {MODEL_GPT2, {.dtype = DTYPE_BF16}, DTYPE_F32, 1e-5},
+        {MODEL_GPT2, {.dtype = DTYPE_BF16}, DTYPE_BF16, 2e-2},
+        {MODEL_GPT2, {.quantized = DTYPE_NF4}, DTYPE_F32, 1e-5},
+        {MODEL_GPT2, {.quantized = DTYPE_INT8}, DTYPE_F16, 4e-3},
+        {MODEL_BERT, {.quantized = DTYPE_INT8}, DTYPE_F32, 1e-5},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const Stored *c = &cases[i];
+        Visit v = visit(&(ContextOptions){.threads = 2});
+        nn_set_weights(&c->base);
+        Module *model = adapted(&(Setting){.family = c->family}, &(Lora){.rank = 3});
+        Batch batch = small_batch(c->family, 0, 0, 3);
+        tensor_no_grad_begin();
+        Tensor *before = nn_forward(model, NULL, &batch);
+        assert_true(nn_merge(model, c->merged) > 0);
+        Tensor *after = nn_forward(model, NULL, &batch);
+        tensor_no_grad_end();
+        double off = difference(tensor_f32(before), tensor_f32(after), tensor_numel(before));
+        if (!(off <= c->most && (off > 0 || c->merged == DTYPE_F32)))
+            fail_msg("case %zu: logits are off by %g", i, off);
+        static const char *const names[] = {"", "bert.encoder.layer.0.intermediate.dense.weight",
+                                            "transformer.h.0.mlp.c_fc.weight",
+                                            "model.layers.0.mlp.up_proj.weight"};
+        Tensor *weight = nn_parameter(model, names[c->family]);
+        int in_out = c->family == MODEL_GPT2;
+        assert_int_equal(tensor_dtype(weight), c->merged);
+        assert_int_equal(tensor_dim(weight, !in_out), 32);
+        assert_int_equal(tensor_dim(weight, in_out), 48);
+        assert_int_equal(books()->live_by[MEM_PARAMETER], 0);
+        assert_fine();
+        leave(v);
+    }
+}
+
 static void merges_that_are_refused(void **state)
 {
     (void)state;
@@ -578,6 +627,8 @@ static void merges_that_are_refused(void **state)
         assert_int_equal(nn_merge(gpt2, quantised[i]), -1);
         assert_error(ERROR_ARGUMENT, "nn_merge: ", dtype_name(quantised[i]), "f32, bf16 or f16");
     }
+    assert_int_equal(nn_merge(gpt2, DTYPE_I32), -1);
+    assert_error(ERROR_ARGUMENT, "nn_merge: ", "i32");
     Module *bert = small_model(&(Setting){.family = MODEL_BERT});
     assert_int_equal(nn_add_lora(bert, &(Lora){.targets = "decoder"}), 1);
     assert_int_equal(nn_merge(bert, DTYPE_F32), -1);
@@ -657,6 +708,7 @@ int main(void)
         TEST(an_adapter_of_the_head),
         TEST(writing_with_adapters),
         TEST(merged_models_compute_the_same),
+        TEST(merging_into_other_types),
         TEST(merges_that_are_refused),
         TEST(an_optimizer_outlives_the_adapters),
         TEST(every_allocation_fails),

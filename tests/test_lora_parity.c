@@ -1,5 +1,6 @@
-/* Low-rank adapters against PEFT (lora/README.md): logits, four losses, the first gradients, the adapters
- * after three steps of AdamW, and the merged model's logits; with every way of keeping less. */
+/* Low-rank adapters against PEFT (lora/README.md), on fp32 models and on checkpoints of bitsandbytes: logits,
+ * four losses, the first gradients, the adapters after three steps of AdamW, and the merged model's logits;
+ * with every way of keeping less. */
 #include <math.h>
 
 #include "../io/io.h"
@@ -28,7 +29,15 @@ static const Fit fits[] = {
     {"gpt2", "gpt2_all", SMALL("all")},
     {"bert", "bert_default", SMALL("query,value")},
     {"bert", "bert_all", SMALL("all")},
+    {"qlora32", "qlora32_llama_all", SMALL("all")},
+    {"qlora", "qlora_llama_all", SMALL("all")},
 };
+
+/* Its base was quantised from bf16, so bitsandbytes rounds decoded weights to bf16 on the way back. */
+static int is_rounded(const Fit *fit)
+{
+    return !strcmp(fit->family, "qlora");
+}
 
 typedef struct Way {
     const char *name;
@@ -119,7 +128,9 @@ static Module *model_of(const Fit *fit, const Way *way)
     FilePath folder = path_of(fit->family, "");
     assert_int_equal(io_read_config(folder.text, &found), 0);
     nn_preset_set_attention(&found.preset, way->eager ? ATTENTION_EAGER : ATTENTION_FLASH);
+    nn_set_weights(&(Weights){.quantized = found.quantized});
     Module *model = nn_model(&found.preset);
+    nn_set_weights(NULL);
     assert_int_equal(io_load_weights(model, folder.text, NULL, NULL), 0);
     assert_true(nn_add_lora(model, &fit->lora) > 0);
     Safetensors *start =
@@ -191,17 +202,18 @@ static double largest(const float *expected, const float *actual, int64_t n)
     return most;
 }
 
-static void compare_all(const char *what, const Safetensors *run, Module *model, const char *kind)
+static void compare_all(const char *what, const Safetensors *run, Module *model, const char *kind,
+                        double most)
 {
     TensorList list = nn_lora_parameters(model);
     for (int i = 0; i < list.count; i++) {
         Tensor *tensor = list.items[i];
         int gradient = kind[0] == 'g';
         const float *expected = safetensors_f32(trained_entry(run, kind, tensor));
-        const float *actual = gradient ? tensor_grad(tensor) : tensor_f32(tensor);
+        const float *actual = gradient ? grad_f32(tensor) : tensor_f32(tensor);
         double off = gradient ? relative(expected, actual, tensor_numel(tensor))
                               : largest(expected, actual, tensor_numel(tensor));
-        if (!(off <= (gradient ? 1e-5 : 2e-5)))
+        if (!(off <= most))
             fail_msg("%s: %s%s is off by %g", what, kind, tensor_name(tensor), off);
     }
 }
@@ -242,16 +254,18 @@ static void check_way(const Fit *fit, const Way *way, int threads)
         if (way->in_backward && way->accumulate)
             break;
         double loss = loss_of(model, ids, labels, way, step < 3);
-        if (!(fabs(loss - losses[step]) <= 1e-5))
+        if (!(fabs(loss - losses[step]) <= (is_rounded(fit) ? 2e-3 : 1e-5)))
             fail_msg("%s: loss %d is %.7f, PEFT's %.7f", what, step, loss, losses[step]);
         if (step == 0 && !way->in_backward)
-            compare_all(what, run, model, "grad.base_model.model.");
+            compare_all(what, run, model, "grad.base_model.model.", is_rounded(fit) ? 1e-2 : 1e-5);
         if (step < 3)
             optim_step(optimizer);
         optim_zero_grad(optimizer);
     }
-    compare_all(what, run, model, "after.base_model.model.");
-    compare_logits(what, model, ids, entry_of(run, "merged_logits", "", ""), 5e-5);
+    if (!is_rounded(fit)) /* Adam makes steps of one size of gradients of any */
+        compare_all(what, run, model, "after.base_model.model.", 2e-5);
+    if (safetensors_find(run, "merged_logits"))
+        compare_logits(what, model, ids, entry_of(run, "merged_logits", "", ""), 5e-5);
     leave(v);
 }
 
@@ -283,6 +297,10 @@ static void merged(void **state)
         Module *model = model_of(fit, &ways[0]);
         Safetensors *run = safetensors_open(path_of(fit->name, "/run.safetensors").text);
         Tensor *ids = integers_of(run, "ids");
+        if (!safetensors_find(run, "merged_logits")) {
+            leave(v);
+            continue;
+        }
         set_trained(model, run);
         int adapters = nn_lora_count(model), parameters = nn_parameters(model).count;
         assert_int_equal(nn_merge(model, DTYPE_F32), adapters);

@@ -356,7 +356,7 @@ static void test_own_module(void **state)
     assert_int_equal(tensor_backward(tensor_sum(y)), 0);
     assert_int_equal(((Gate *)nn_state(own))->calls, 2);
     for (int i = 0; i < 8; i++) /* y = linear * scale, scale 3: its gradient is the linear layer's output */
-        assert_float_equal(tensor_f32(y)[i], 3 * tensor_grad(nn_parameter(root, "0.scale"))[i], 1e-5);
+        assert_float_equal(tensor_f32(y)[i], 3 * grad_f32(nn_parameter(root, "0.scale"))[i], 1e-5);
     assert_null(nn_add_parameter(NULL, "x", SHAPE(1)));
     assert_null(nn_add_parameter(own, "bad", SHAPE(0)));
     assert_error(ERROR_SHAPE, "0");

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <math.h>
 
+#include "../tensor/tensor_.h"
 #include "support.h"
 
 static Tensor *f32(Shape shape)
@@ -38,6 +39,26 @@ static void test_linear_shapes(void **state)
     assert_refused(ERROR_ARGUMENT, tensor_linear(i32(SHAPE(3, 5)), w, NULL, 0), "linear", "x", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_linear(x, i32(SHAPE(7, 5)), NULL, 0), "linear", "weight", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_linear(x, w, i32(SHAPE(7)), 0), "linear", "bias", "f32");
+}
+
+static void test_adapter_shapes(void **state)
+{
+    (void)state;
+    Tensor *x = f32(SHAPE(2, 3, 5)), *a = f32(SHAPE(2, 5)), *u = f32(SHAPE(2, 3, 2)), *b = f32(SHAPE(7, 2));
+    Tensor *y = f32(SHAPE(2, 3, 7));
+    assert_refused(ERROR_SHAPE, tensor_lora_down(x, b, 0), "lora_down", "A must be (n,5)", "(7,2)");
+    assert_refused(ERROR_SHAPE, tensor_lora_down(x, f32(SHAPE(5)), 0), "lora_down", "(5)");
+    assert_refused(ERROR_ARGUMENT, tensor_lora_down(i32(SHAPE(3, 5)), a, 0), "lora_down", "x", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_lora_down(x, i32(SHAPE(2, 5)), 0), "lora_down", "A", "f32");
+    assert_refused(ERROR_SHAPE, tensor_linear_onto(y, u, a, 1), "linear_onto", "B must be (n,2)", "(2,5)");
+    assert_refused(ERROR_SHAPE, tensor_linear_onto(x, u, b, 1), "linear_onto", "(2,3,2)", "(7,2)", "(2,3,5)");
+    assert_refused(ERROR_SHAPE, tensor_linear_onto(f32(SHAPE(5, 7)), u, b, 1), "linear_onto", "(5,7)");
+    assert_refused(ERROR_ARGUMENT, tensor_linear_onto(i32(SHAPE(6, 7)), u, b, 1), "linear_onto", "y", "f32");
+    assert_null(tensor_lora_down(NULL, a, 0));
+    assert_null(tensor_lora_down(x, NULL, 0.5f));
+    assert_null(tensor_linear_onto(NULL, u, b, 1));
+    assert_null(tensor_linear_onto(y, NULL, b, 1));
+    assert_null(tensor_linear_onto(y, u, NULL, 1));
 }
 
 static void test_table_shapes(void **state)
@@ -335,7 +356,7 @@ static void test_released_data(void **state)
     assert_error(ERROR_STATE, "add:", "tensor_keep");
     assert_non_null(tensor_f32(x));
     for (int i = 0; i < 4; i++) /* the gradient of the sum of y^2 is 2y */
-        assert_float_equal(tensor_grad(kept)[i], 2 * tensor_f32(kept)[i], 1e-6);
+        assert_float_equal(grad_f32(kept)[i], 2 * tensor_f32(kept)[i], 1e-6);
     assert_null(tensor_grad(h));
     assert_fine();
 }
@@ -376,7 +397,7 @@ static void test_move_saves_memory(void **state)
     assert_int_equal(books()->live_by[MEM_ACTIVATION], 2 * BYTES);
     assert_int_equal(tensor_backward(tensor_sum(tensor_donate(saved))), 0);
     for (int i = 0; i < 1024; i++) /* (4x) (5x) */
-        assert_float_equal(tensor_grad(x)[i], 40 * tensor_f32(x)[i], 1e-4);
+        assert_float_equal(grad_f32(x)[i], 40 * tensor_f32(x)[i], 1e-4);
 }
 
 static void test_reshape_shares(void **state)
@@ -420,7 +441,7 @@ static void test_dropout(void **state)
     }
     assert_in_range(zeros, 0.22 * SAMPLES * WIDTH, 0.28 * SAMPLES * WIDTH);
     assert_int_equal(tensor_backward(tensor_sum(y)), 0); /* the mask is recomputed */
-    assert_memory_equal(tensor_grad(ones), tensor_f32(y), SAMPLES * WIDTH * sizeof(float));
+    assert_memory_equal(grad_f32(ones), tensor_f32(y), SAMPLES * WIDTH * sizeof(float));
 }
 
 /* A sample's mask depends on (seed, step, sample, layer) only. */
@@ -509,6 +530,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_linear_shapes),
+        TEST(test_adapter_shapes),
         TEST(test_table_shapes),
         TEST(test_norm_shapes),
         TEST(test_elementwise_shapes),

@@ -442,14 +442,14 @@ static void run_backward(const Case *c, Situation situation, unsigned wanted, Re
         fail_msg("%s, %s: %s", c->what, situation_names[situation], error_message());
     if (situation == KEPT)
         for (int64_t i = 0; i < result->numel; i++)
-            assert_float_equal(tensor_grad(y)[i], upstream(i), 0);
+            assert_float_equal(grad_f32(y)[i], upstream(i), 0);
     for (int i = 0; i < input_count(c); i++) {
-        const float *grad = tensor_grad(leaves[i]);
+        const float *grad = grad_f32(leaves[i]);
         result->has_grad[i] = grad != NULL;
         if (grad)
             memcpy(result->grad[i], grad, (size_t)result->in_numel[i] * sizeof(float));
         if (situation == KEPT && grad)
-            assert_memory_equal(tensor_grad(in[i]), grad, (size_t)result->in_numel[i] * sizeof(float));
+            assert_memory_equal(grad_f32(in[i]), grad, (size_t)result->in_numel[i] * sizeof(float));
     }
     tensor_scope_end(scope);
 }
@@ -570,7 +570,7 @@ static void test_tangle(void **state)
     Tensor *x = leaf(SHAPE(3, 5), 1, 1);
     assert_int_equal(tensor_backward(tangle(x)), 0);
     float gradient[15];
-    memcpy(gradient, tensor_grad(x), sizeof gradient);
+    memcpy(gradient, grad_f32(x), sizeof gradient);
     tensor_no_grad_begin();
     for (int i = 0; i < 15; i++) {
         float *element = tensor_f32(x) + i, old = *element, h = 1.0f / 32;

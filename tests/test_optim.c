@@ -414,7 +414,7 @@ static void check_clip(float max_norm)
     for (int i = 0; i < COUNT; i++) {
         model_step(&models[i], &cases[0], (double)cases[0].lr, 0, 50 + (uint32_t)i, scale);
         check_close(&models[i], set.items[i], "clip");
-        assert_true(tensor_grad(set.items[i])[0] == noise(50 + (uint32_t)i, 0)); /* untouched */
+        assert_true(grad_f32(set.items[i])[0] == noise(50 + (uint32_t)i, 0)); /* untouched */
         model_free(&models[i]);
     }
     optim_set_clip(optimizer, 0);
@@ -452,12 +452,12 @@ static void test_clip_refuses_nonfinite(void **state)
         size_t bytes = (size_t)tensor_numel(set.items[i]) * sizeof(float);
         before[i] = memcpy(test_malloc(bytes), tensor_f32(set.items[i]), bytes);
     }
-    tensor_grad(set.items[2])[17] = NAN;
-    tensor_grad(set.items[4])[0] = INFINITY;
+    grad_f32(set.items[2])[17] = NAN;
+    grad_f32(set.items[4])[0] = INFINITY;
     assert_int_equal(optim_step(optimizer), ERROR_NONFINITE);
     assert_non_null(strstr(error_message(), "element 17"));
     refused(ERROR_NONFINITE, "parameter 2 'weight' (7,5) is NaN; nothing was updated");
-    tensor_grad(set.items[2])[17] = 1;
+    grad_f32(set.items[2])[17] = 1;
     assert_int_equal(optim_step(optimizer), ERROR_NONFINITE);
     refused(ERROR_NONFINITE, "parameter 4 'cube' (3,71,67) is infinite");
     for (int i = 0; i < COUNT; i++) {
@@ -466,7 +466,7 @@ static void test_clip_refuses_nonfinite(void **state)
         test_free(before[i]);
     }
     assert_int_equal(optim_steps(optimizer), 1);
-    tensor_grad(set.items[4])[0] = 1e30f; /* its square is no float, its norm is */
+    grad_f32(set.items[4])[0] = 1e30f; /* its square is no float, its norm is */
     assert_int_equal(optim_step(optimizer), 0);
     assert_true(fabs((double)optim_grad_norm(optimizer) / 1e30 - 1) < 1e-6);
     optimizer_free(optimizer);

@@ -261,10 +261,10 @@ static void test_kept_zeros_cost(void **state)
     optim_zero_grad_keep(NULL);
     assert_int_equal(books()->live_by[MEM_GRADIENT], live);
     for (int i = 0; i < 33; i++)
-        assert_true(tensor_grad(w)[i] == 0);
+        assert_true(grad_f32(w)[i] == 0);
     tensor_backward(tensor_sum(tensor_scale(w, 3)));
     assert_int_equal(books()->live_by[MEM_GRADIENT], live);
-    assert_true(tensor_grad(w)[32] == 3);
+    assert_true(grad_f32(w)[32] == 3);
     optim_zero_grad(optimizer);
     assert_int_equal(books()->live_by[MEM_GRADIENT], 0);
     tensor_free(w);
@@ -278,10 +278,10 @@ static void test_kept_zeros_spare_others(void **state)
     Optimizer *optimizer = optim_sgd((TensorList){&w, 1}, NULL);
     Tensor *y = tensor_keep(tensor_add(w, values(SHAPE(4), 2, 1)));
     tensor_backward(tensor_sum(y));
-    assert_true(tensor_grad(w)[1] == 1);
+    assert_true(grad_f32(w)[1] == 1);
     optim_zero_grad_keep(optimizer);
-    assert_true(tensor_grad(y)[1] == 1);
-    assert_true(!tensor_has_grad(w) || tensor_grad(w)[1] == 0);
+    assert_true(grad_f32(y)[1] == 1);
+    assert_true(!tensor_has_grad(w) || grad_f32(w)[1] == 0);
 }
 
 /* ---- What is refused, and who owns what ------------------------------------------------------ */
@@ -331,7 +331,7 @@ static void test_refused(void **state)
     assert_int_equal(optim_set_in_backward(one, 0), 0);
     tensor_backward(tensor_sum(w[0]));
     tensor_backward(tensor_sum(w[0])); /* accumulates again */
-    assert_true(tensor_grad(w[0])[3] == 2 && tensor_f32(w[0])[3] == 0);
+    assert_true(grad_f32(w[0])[3] == 2 && tensor_f32(w[0])[3] == 0);
     assert_int_equal(optim_set_in_backward(NULL, 1), 0);
     tensor_free(w[0]);
     tensor_free(w[1]);

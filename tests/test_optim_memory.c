@@ -17,7 +17,7 @@ static void test_zero_grad(void **state)
         assert_false(tensor_has_grad(set.items[i]));
     optim_zero_grad(optimizer);
     give_gradient(set.items[2], 1, 1); /* the next backward starts from nothing */
-    assert_true(tensor_grad(set.items[2])[3] == noise(1, 3));
+    assert_true(grad_f32(set.items[2])[3] == noise(1, 3));
     error_raise(ERROR_DATA, "pending");
     optim_zero_grad(optimizer); /* frees in any case */
     assert_false(tensor_has_grad(set.items[2]));
@@ -163,8 +163,8 @@ static void test_creation_fails(void **state)
         assert_int_equal(books()->live, live);
         assert_int_equal(memtrack_host_live(context_tracker(*state)), host);
     }
-    /* Itself, two lists, then a header and a block for each array; and the one that was not reached. */
-    assert_int_equal(n, 3 + 2 * 2 * COUNT + 1);
+    /* Itself, two lists, then a tensor, its storage and a block for each array; and the one not reached. */
+    assert_int_equal(n, 3 + 3 * 2 * COUNT + 1);
     set_free(&set);
 }
 

@@ -138,7 +138,7 @@ static void run_variant(const Fixture *fixture, const char *name, const Variant 
     for (int p = 0; p < list.count; p++) {
         char key[128];
         snprintf(key, sizeof key, "grad.%s", tensor_name(list.items[p]));
-        assert_parity(what, key, fixture_find(fixture, 0, key), tensor_grad(list.items[p]), 1);
+        assert_parity(what, key, fixture_find(fixture, 0, key), grad_f32(list.items[p]), 1);
     }
     assert_fine();
     leave(v);

@@ -201,7 +201,7 @@ static void run_case(const Fixture *fixture, int at, const char *how)
             char name[40];
             snprintf(name, sizeof name, "grad.%s", c.name[i] ? c.name[i] : "");
             if (c.name[i])
-                assert_parity(what, name, fixture_find(fixture, at, name), tensor_grad(c.in[i]), pass);
+                assert_parity(what, name, fixture_find(fixture, at, name), grad_f32(c.in[i]), pass);
         }
     }
     tensor_scope_end(scope);

@@ -159,6 +159,31 @@ static void adapters(void **state)
     }
 }
 
+/* Adapters beside weights of every type, with everything that keeps less. */
+static void stored_weights(void **state)
+{
+    (void)state;
+    static const DType kinds[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16},
+                       quantized[] = {DTYPE_F32, DTYPE_INT8, DTYPE_NF4, DTYPE_NF4_PLAIN};
+    for (int i = 0; i < FAMILIES * 12 * 2; i++) {
+        int rest = i / (FAMILIES * 12) + i;
+        Case c = {.family = (ModelFamily)(i % FAMILIES),
+                  .lora = "all",
+                  .weights = {.dtype = kinds[i / FAMILIES % 3], .quantized = quantized[i / FAMILIES / 3 % 4]},
+                  .checkpoint = rest & 1,
+                  .accumulate = rest & 2 ? 3 : 1,
+                  .in_backward = !(rest & 2) && i % 3 == 0,
+                  .chunk = i % 5 < 2 ? 7 : 0,
+                  .attention = i % 5 == 3 ? ATTENTION_EAGER : ATTENTION_FLASH,
+                  .optimizer = optim_rule_at(i % optimizer_count())->name,
+                  .dropout = i % 3 == 2 ? 0.1f : 0,
+                  .every = i % 7 == 3 ? 2 : 0,
+                  .selective = i / 3 % 4 == 1,
+                  .epochs = 1};
+        check_case(&c, 1 + i % 2, i % 3 == 0);
+    }
+}
+
 /* Segments, selective recomputation, and both, with a checkpoint of each block in some. */
 static void segments_and_selective(void **state)
 {
@@ -428,6 +453,7 @@ int main(void)
         cmocka_unit_test(llama_matrix),
         cmocka_unit_test(lever_matrix),
         cmocka_unit_test(adapters),
+        cmocka_unit_test(stored_weights),
         cmocka_unit_test(segments_and_selective),
         cmocka_unit_test(threads_are_planned),
         cmocka_unit_test(the_record_sees_the_levers),

@@ -137,6 +137,20 @@ static void training_adapters(void **state)
                   0);
 }
 
+static void training_beside_stored_weights(void **state)
+{
+    (void)state;
+    fail_training(&(Case){.family = MODEL_GPT2,
+                          .accumulate = 1,
+                          .optimizer = "adamw",
+                          .checkpoint = 1,
+                          .weights = {.dtype = DTYPE_BF16, .quantized = DTYPE_NF4},
+                          .lora = "c_attn",
+                          .epochs = 1,
+                          .layers = 1},
+                  0);
+}
+
 static void training_mlp(void **state)
 {
     (void)state;
@@ -320,6 +334,7 @@ int main(void)
         cmocka_unit_test(training_gpt2_eager),
         cmocka_unit_test(training_with_levers),
         cmocka_unit_test(training_adapters),
+        cmocka_unit_test(training_beside_stored_weights),
         cmocka_unit_test(training_mlp),
         cmocka_unit_test(planning),
         cmocka_unit_test(planning_and_running),

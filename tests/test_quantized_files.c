@@ -173,6 +173,42 @@ static void test_decoded(void **state)
         check_logits(&checkpoints[i], DTYPE_F32, 0);
 }
 
+/* Written again, weights of any type are the numbers that they hold, the way files have them. */
+static void check_export(DType dtype, DType quantized, SafetensorsType type)
+{
+    for (ModelFamily which = MODEL_GPT2; which <= MODEL_LLAMA; which++) {
+        int scope = tensor_scope_begin();
+        ModelPreset preset = family(which);
+        nn_set_weights(&(Weights){.dtype = dtype, .quantized = quantized});
+        Module *model = nn_model(&preset);
+        nn_set_weights(NULL);
+        assert_int_equal(io_save_weights(model, NULL, folder, &(WeightsSaving){.type = type, .overwrite = 1}),
+                         0);
+        Module *again = nn_model(&preset); /* of floats */
+        assert_int_equal(io_load_weights(again, folder, NULL, NULL), 0);
+        TensorList list = nn_parameters(model), other = nn_parameters(again);
+        for (int i = 0; i < list.count; i++) {
+            int64_t n = tensor_numel(list.items[i]);
+            Tensor *held = tensor_new(DTYPE_F32, SHAPE(n), MEM_INPUT);
+            tensor_decode_file_(list.items[i], 0, n, tensor_f32(held));
+            double apart = difference(tensor_f32(held), tensor_f32(other.items[i]), n);
+            int exact = type == SAFETENSORS_F32 || (!quantized && dtype_bytes(dtype, 1, 1) == 2);
+            assert_true(exact ? apart == 0 : apart < 4e-3);
+        }
+        tensor_scope_end(scope);
+    }
+}
+
+static void test_export(void **state)
+{
+    (void)state;
+    check_export(DTYPE_BF16, 0, SAFETENSORS_F32);
+    check_export(DTYPE_BF16, 0, SAFETENSORS_BF16);
+    check_export(DTYPE_F16, 0, SAFETENSORS_F16);
+    check_export(DTYPE_F32, DTYPE_NF4, SAFETENSORS_F32);
+    check_export(DTYPE_BF16, DTYPE_INT8, SAFETENSORS_BF16);
+}
+
 /* ---- Configurations -------------------------------------------------------------------------- */
 
 static void config_with(const char *quantization)
@@ -256,7 +292,7 @@ static void take_file(const char *path)
         memcpy(contents[i], e->data, e->bytes);
         snprintf(names[i], sizeof names[i], "%s", e->name);
         /* as bytes: the writer takes floats for 16 bits */
-        items[i] = (SafetensorsItem){names[i], e->type, e->ndim, {0}, contents[i]};
+        items[i] = (SafetensorsItem){names[i], e->type, e->ndim, {0}, .data = contents[i]};
         memcpy(items[i].dim, e->dim, sizeof e->dim);
     }
     tensor_scope_end(scope);
@@ -437,8 +473,9 @@ static void test_allocations_fail(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_codes),   TEST(test_logits),      TEST(test_decoded),      TEST(test_configurations),
-        TEST(test_damages), TEST(test_other_types), TEST(test_int8_damages), TEST(test_allocations_fail),
+        TEST(test_codes),       TEST(test_logits),         TEST(test_decoded),
+        TEST(test_export),      TEST(test_configurations), TEST(test_damages),
+        TEST(test_other_types), TEST(test_int8_damages),   TEST(test_allocations_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

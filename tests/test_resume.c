@@ -449,11 +449,11 @@ static void test_optimizer_state(void **state)
         assert_int_equal(optim_state_arrays(o), arrays);
         for (int k = 0; k < arrays; k++) {
             assert_string_equal(optim_state_name(o, k), rules[i].arrays[k]);
-            assert_non_null(optim_state_f32(o, 1, k));
+            assert_non_null(optim_state(o, 1, k));
         }
         assert_null(optim_state_name(o, arrays));
-        assert_null(optim_state_f32(o, 0, arrays));
-        assert_null(optim_state_f32(o, 2, 0));
+        assert_null(optim_state(o, 0, arrays));
+        assert_null(optim_state(o, 2, 0));
         assert_true(optim_base_lr(o) == 0.5f);
         assert_int_equal(optim_set_updates(o, 1, 7), 0);
         assert_int_equal(optim_updates(o, 1), 7);

@@ -5,6 +5,7 @@
 
 #include "json_support.h"
 #include "weights_support.h"
+#include "../io/safetensors_.h"
 
 /* ---- Round trip ------------------------------------------------------------------------------ */
 
@@ -12,11 +13,16 @@ static const int64_t words[6] = {1, -2, 3, 4, 5, 6};
 static const float numbers[6] = {1.5f, -2, 0.1f, 65504, 1e-7f, 0};
 
 static const SafetensorsItem several[] = {
-    {"b.f32", SAFETENSORS_F32, 2, {2, 3}, numbers}, {"a.f32", SAFETENSORS_F32, 1, {5}, numbers},
-    {"a.f16", SAFETENSORS_F16, 1, {5}, numbers},    {"bf16 Ω \"\\", SAFETENSORS_BF16, 2, {3, 2}, numbers},
-    {"i64", SAFETENSORS_I64, 3, {1, 6, 1}, words},  {"i32", SAFETENSORS_I32, 1, {12}, words},
-    {"u8", SAFETENSORS_U8, 1, {7}, words},          {"scalar", SAFETENSORS_F64, 0, {0}, words},
-    {"empty", SAFETENSORS_F32, 2, {0, 5}, NULL},    {"bool", SAFETENSORS_BOOL, 1, {1}, words},
+    {"b.f32", SAFETENSORS_F32, 2, {2, 3}, .data = numbers},
+    {"a.f32", SAFETENSORS_F32, 1, {5}, .data = numbers},
+    {"a.f16", SAFETENSORS_F16, 1, {5}, .data = numbers},
+    {"bf16 Ω \"\\", SAFETENSORS_BF16, 2, {3, 2}, .data = numbers},
+    {"i64", SAFETENSORS_I64, 3, {1, 6, 1}, .data = words},
+    {"i32", SAFETENSORS_I32, 1, {12}, .data = words},
+    {"u8", SAFETENSORS_U8, 1, {7}, .data = words},
+    {"scalar", SAFETENSORS_F64, 0, {0}, .data = words},
+    {"empty", SAFETENSORS_F32, 2, {0, 5}, .data = NULL},
+    {"bool", SAFETENSORS_BOOL, 1, {1}, .data = words},
 };
 
 static void write_several(const char *path)
@@ -89,6 +95,40 @@ static void test_order(void **state)
     assert_int_equal(safetensors_write(at("none"), NULL, 0), 0);
     assert_int_equal(safetensors_count(safetensors_open(at("none"))), 0); /* goes with the scope */
     assert_fine();
+}
+
+/* A tensor is written and read wherever it lies as the same floats in memory are, in pieces. */
+static void test_tensors(void **state)
+{
+    (void)state;
+    enum { N = 20001 };
+    static float floats[N];
+    size_t n, m;
+    Tensor *from = values(SHAPE(N), 1, 9), *to = values(SHAPE(N + 3), 2, 1);
+    for (SafetensorsType type = SAFETENSORS_F32; type <= SAFETENSORS_BF16; type++) {
+        const SafetensorsItem tensor = {"w", type, 1, {N}, .tensor = from},
+                              memory = {"w", type, 1, {N}, .data = tensor_f32(from)};
+        assert_int_equal(safetensors_write(at("a"), &tensor, 1), 0);
+        assert_int_equal(safetensors_write(at("b"), &memory, 1), 0);
+        unsigned char *a = get_file(at("a"), &n), *b = get_file(at("b"), &m);
+        assert_int_equal(n, m);
+        assert_memory_equal(a, b, n);
+        test_free(a);
+        test_free(b);
+        Safetensors *file = safetensors_open(at("a"));
+        tensor_fill(to, 5);
+        assert_int_equal(safetensors_read(file, safetensors_find(file, "w"), floats), 0);
+        assert_int_equal(safetensors_read_tensor(file, safetensors_find(file, "w"), to), 0);
+        assert_memory_equal(tensor_f32(to), floats, sizeof floats);
+        assert_true(tensor_f32(to)[N] == 5 && tensor_f32(to)[N + 2] == 5); /* those behind stay */
+        safetensors_close(file);
+    }
+    Tensor *gone = tensor_scale(from, 1);
+    tensor_drop_data(gone, DATA_DONATED);
+    const SafetensorsItem item = {"w", SAFETENSORS_F32, 1, {N}, .tensor = gone};
+    assert_int_not_equal(safetensors_write(at("a"), &item, 1), 0);
+    assert_error(ERROR_STATE, "given away");
+    assert_int_equal(files_in(folder), 2);
 }
 
 /* Tensors that others did not align are read all the same, but not in place. */
@@ -186,7 +226,8 @@ static void test_lengths(void **state)
     }
     for (size_t n = 1; n < 8; n++) {
         put_file(at("short"), bytes, n);
-        assert_refused(at("short"), ERROR_DATA, "short is not a safetensors file: it has", "begins with 8 of length");
+        assert_refused(at("short"), ERROR_DATA, "short is not a safetensors file: it has",
+                       "begins with 8 of length");
     }
     put_file(at("zip"), "PK\3\4 and so on, as torch.save writes", 37);
     assert_refused(at("zip"), ERROR_DATA, "pickle of PyTorch");
@@ -360,21 +401,21 @@ static void test_bad_indexes(void **state)
 static void test_bad_items(void **state)
 {
     (void)state;
-    SafetensorsItem twice[] = {{"a", SAFETENSORS_F32, 1, {1}, numbers},
-                               {"a", SAFETENSORS_F32, 1, {1}, numbers}};
+    SafetensorsItem twice[] = {{"a", SAFETENSORS_F32, 1, {1}, .data = numbers},
+                               {"a", SAFETENSORS_F32, 1, {1}, .data = numbers}};
     assert_int_equal(safetensors_write(at("x"), twice, 2), ERROR_DATA);
     assert_error(ERROR_DATA, "\"a\" occurs twice");
-    SafetensorsItem text = {"\xff", SAFETENSORS_F32, 1, {1}, numbers};
+    SafetensorsItem text = {"\xff", SAFETENSORS_F32, 1, {1}, .data = numbers};
     assert_int_equal(safetensors_write(at("x"), &text, 1), ERROR_DATA);
     assert_error(ERROR_DATA, "not UTF-8");
-    SafetensorsItem no_data = {"a", SAFETENSORS_F32, 1, {1}, NULL};
+    SafetensorsItem no_data = {"a", SAFETENSORS_F32, 1, {1}, .data = NULL};
     assert_int_equal(safetensors_write(at("x"), &no_data, 1), ERROR_DATA);
     assert_error(ERROR_DATA, "\"a\" has no name, no data");
-    SafetensorsItem negative = {"a", SAFETENSORS_F32, 1, {-1}, numbers};
+    SafetensorsItem negative = {"a", SAFETENSORS_F32, 1, {-1}, .data = numbers};
     assert_int_equal(safetensors_write(at("x"), &negative, 1), ERROR_DATA);
     assert_error(ERROR_DATA, "\"a\"");
     float large = 1e6f;
-    SafetensorsItem beyond = {"a", SAFETENSORS_F16, 1, {1}, &large};
+    SafetensorsItem beyond = {"a", SAFETENSORS_F16, 1, {1}, .data = &large};
     assert_int_equal(safetensors_write(at("x"), &beyond, 1), ERROR_NONFINITE);
     assert_error(ERROR_NONFINITE, "\"a\" holds 1e+06", "F16 cannot", "bf16 or f32");
     assert_int_equal(safetensors_write(NULL, several, 1), ERROR_ARGUMENT);
@@ -389,8 +430,8 @@ static void test_full_disk(void **state)
     enum { N = 20000 };
     static float values[N];
     fill_values(values, N, 1, 1, 0);
-    const SafetensorsItem item = {"w", SAFETENSORS_F32, 1, {N}, values},
-                          half = {"w", SAFETENSORS_BF16, 1, {N}, values};
+    const SafetensorsItem item = {"w", SAFETENSORS_F32, 1, {N}, .data = values},
+                          half = {"w", SAFETENSORS_BF16, 1, {N}, .data = values};
     size_t n, m;
     write_several(at("model.safetensors"));
     unsigned char *old = get_file(at("model.safetensors"), &n);
@@ -565,10 +606,19 @@ static void test_mutations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_round_trip), TEST(test_order),       TEST(test_unaligned),
-        TEST(test_lies),       TEST(test_lengths),     TEST(test_no_memory_for_claims),
-        TEST(test_index),      TEST(test_bad_indexes), TEST(test_bad_items),
-        TEST(test_full_disk),  TEST(test_bad_places),  TEST(test_no_memory),
+        TEST(test_round_trip),
+        TEST(test_order),
+        TEST(test_tensors),
+        TEST(test_unaligned),
+        TEST(test_lies),
+        TEST(test_lengths),
+        TEST(test_no_memory_for_claims),
+        TEST(test_index),
+        TEST(test_bad_indexes),
+        TEST(test_bad_items),
+        TEST(test_full_disk),
+        TEST(test_bad_places),
+        TEST(test_no_memory),
         TEST(test_mutations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -337,9 +337,9 @@ static AttentionRun attention_run(int recompute, int packed, int causal)
     r.kept = books()->live_by[MEM_ACTIVATION];
     Tensor *loss = tensor_sum(tensor_mul(y, values(SHAPE(2, 9, 12), 3, 1)));
     assert_int_equal(tensor_backward(loss), 0);
-    memcpy(r.dq, tensor_grad(q), sizeof r.dq);
+    memcpy(r.dq, grad_f32(q), sizeof r.dq);
     if (!packed)
-        memcpy(r.dk, tensor_grad(k), sizeof r.dk);
+        memcpy(r.dk, grad_f32(k), sizeof r.dk);
     tensor_scope_end(scope);
     return r;
 }

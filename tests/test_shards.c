@@ -22,7 +22,7 @@ static void make_items(float generation)
     for (int i = 0; i < TENSORS; i++) {
         for (int j = 0; j < MOST; j++)
             contents[i][j] = generation;
-        items[i] = (SafetensorsItem){names[i], SAFETENSORS_F32, 1, {sizes[i]}, contents[i]};
+        items[i] = (SafetensorsItem){names[i], SAFETENSORS_F32, 1, {sizes[i]}, .data = contents[i]};
     }
 }
 
@@ -130,7 +130,7 @@ static void test_bad(void **state)
     static char text[5000][16];
     for (int i = 0; i < 5000; i++) {
         snprintf(text[i], sizeof text[i], "t%d", i);
-        many[i] = (SafetensorsItem){text[i], SAFETENSORS_U8, 1, {1}, text[i]};
+        many[i] = (SafetensorsItem){text[i], SAFETENSORS_U8, 1, {1}, .data = text[i]};
     }
     assert_int_equal(safetensors_write_shards(at("m"), many, 5000, 1), ERROR_ARGUMENT);
     assert_error(ERROR_ARGUMENT, "m: 5000 files of at most 1 bytes", "more than 4096");
@@ -144,11 +144,11 @@ static void test_bad(void **state)
     many[1].name = "\xff";
     assert_int_equal(safetensors_write_shards(at("m"), many, 2, 1), ERROR_DATA);
     assert_error(ERROR_DATA, "not UTF-8");
-    many[1] = (SafetensorsItem){"t1", SAFETENSORS_F32, 1, {-1}, text};
+    many[1] = (SafetensorsItem){"t1", SAFETENSORS_F32, 1, {-1}, .data = text};
     assert_int_equal(safetensors_write_shards(at("m"), many, 2, 1), ERROR_DATA);
     assert_error(ERROR_DATA, "\"t1\" has no name");
     const float huge = 1e6f;
-    many[1] = (SafetensorsItem){"t1", SAFETENSORS_F16, 0, {0}, &huge};
+    many[1] = (SafetensorsItem){"t1", SAFETENSORS_F16, 0, {0}, .data = &huge};
     assert_int_equal(safetensors_write_shards(at("m"), many, 2, 1), ERROR_NONFINITE);
     assert_error(ERROR_NONFINITE, "\"t1\" holds 1e+06");
     assert_int_equal(files_in(at("m")), 0);

@@ -84,7 +84,7 @@ static void *train_alone(void *gradient)
         tensor_scope_end(scope);
     }
     if (!error_code())
-        memcpy(gradient, tensor_grad(w), 35 * sizeof(float));
+        memcpy(gradient, grad_f32(w), 35 * sizeof(float));
     tensor_free(w);
     context_destroy(context_use(NULL));
     return NULL;

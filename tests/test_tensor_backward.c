@@ -57,10 +57,10 @@ static void test_backward_refuses(void **state)
     assert_error(ERROR_STATE, "tensor_backward");
     Tensor *loss = tensor_sum(tensor_gelu(w));
     assert_int_equal(tensor_backward(loss), 0);
-    float first = tensor_grad(w)[0];
+    float first = grad_f32(w)[0];
     tensor_backward(loss);
     assert_error(ERROR_STATE, "tensor_backward", "second");
-    assert_float_equal(tensor_grad(w)[0], first, 0);
+    assert_float_equal(grad_f32(w)[0], first, 0);
     assert_true(isfinite(tensor_item(loss))); /* its value may still be printed */
     tensor_backward(NULL);
     assert_fine();
@@ -80,12 +80,12 @@ static void test_gradients_accumulate(void **state)
     assert_false(tensor_has_grad(w));
     for (int pass = 1; pass <= 3; pass++) {
         assert_int_equal(tensor_backward(tensor_sum(tensor_scale(w, 2))), 0);
-        assert_float_equal(tensor_grad(w)[4], 2 * pass, 0);
+        assert_float_equal(grad_f32(w)[4], 2 * pass, 0);
         assert_int_equal(books()->live_by[MEM_GRADIENT], 64);
     }
     tensor_drop_grad(w);
     assert_false(tensor_has_grad(w));
-    assert_null(tensor_grad(w));
+    assert_null(grad_f32(w));
     assert_int_equal(books()->live_by[MEM_GRADIENT], 0);
     tensor_free(w);
 }
@@ -132,8 +132,8 @@ static void test_tied_weights(void **state)
         tensor_linear(tensor_embedding(ids, table), head, NULL, TENSOR_IDENTITY), labels, -1, 1));
     float sum[28];
     for (int i = 0; i < 28; i++)
-        sum[i] = tensor_grad(table)[i] + tensor_grad(head)[i];
-    assert_true(difference(sum, tensor_grad(tied), 28) < 1e-6);
+        sum[i] = grad_f32(table)[i] + grad_f32(head)[i];
+    assert_true(difference(sum, grad_f32(tied), 28) < 1e-6);
     assert_int_equal(books()->live_by[MEM_GRADIENT], rounded(28)); /* one gradient, not two */
     tensor_free(tied);
 }
@@ -144,7 +144,7 @@ static void test_leaf_inputs_get_gradients(void **state)
     Tensor *x = leaf(SHAPE(3, 4), 1, 1), *w = values(SHAPE(2, 4), 2, 1);
     tensor_backward(tensor_sum(tensor_linear(x, w, NULL, TENSOR_IDENTITY)));
     for (int i = 0; i < 12; i++)
-        assert_float_equal(tensor_grad(x)[i], tensor_f32(w)[i % 4] + tensor_f32(w)[4 + i % 4], 1e-6);
+        assert_float_equal(grad_f32(x)[i], tensor_f32(w)[i % 4] + tensor_f32(w)[4 + i % 4], 1e-6);
     assert_false(tensor_has_grad(w));
     assert_int_equal(books()->live_by[MEM_GRADIENT], 0); /* not a parameter's */
 }
@@ -172,20 +172,20 @@ static void test_nan_loss_is_blamed(void **state)
     assert_int_equal(tensor_backward(ill_loss(w, 2)), 0);
     float before[2][50];
     memcpy(before[0], tensor_f32(w), sizeof before[0]);
-    memcpy(before[1], tensor_grad(w), sizeof before[1]);
+    memcpy(before[1], grad_f32(w), sizeof before[1]);
     uint64_t live = books()->live;
     int scope = tensor_scope_begin();
     assert_int_equal(tensor_backward(ill_loss(w, 3e38f)), ERROR_NONFINITE);
     assert_error(ERROR_NONFINITE, "loss is", "scale", "layers.1");
     assert_memory_equal(tensor_f32(w), before[0], sizeof before[0]);
-    assert_memory_equal(tensor_grad(w), before[1], sizeof before[1]);
+    assert_memory_equal(grad_f32(w), before[1], sizeof before[1]);
     assert_int_equal(tape_length(), 0);
     tensor_scope_end(scope);
     assert_int_equal(books()->live, live);
     tensor_f32(w)[7] = NAN;
     tensor_backward(ill_loss(w, 1));
     assert_error(ERROR_NONFINITE, "loss is NaN", "parameter 'layers.1.weight'", "layers.1");
-    assert_memory_equal(tensor_grad(w), before[1], sizeof before[1]);
+    assert_memory_equal(grad_f32(w), before[1], sizeof before[1]);
     Tensor *x = values(SHAPE(50), 3, 1);
     tensor_set_name(x, "pixels");
     tensor_f32(x)[49] = INFINITY;
@@ -229,7 +229,7 @@ static void test_checkpoint(void **state)
     Tensor *w = leaf(SHAPE(6, 50), 1, 1), *x = leaf(SHAPE(6, 50), 2, 1);
     tensor_random_begin(1, 2);
     tensor_backward(tensor_sum(twice(&w, twice(&w, x, NULL), NULL)));
-    Tensor *gw = copy_of(tensor_grad(w), 300), *gx = copy_of(tensor_grad(x), 300);
+    Tensor *gw = copy_of(grad_f32(w), 300), *gx = copy_of(grad_f32(x), 300);
     for (int variant = 0; variant < 3; variant++) { /* plain, the input given away, and in eval first */
         tensor_drop_grad(w);
         tensor_drop_grad(x);
@@ -250,8 +250,8 @@ static void test_checkpoint(void **state)
         assert_int_equal(runs, 2);
         assert_int_equal(tensor_backward(tensor_sum(h)), 0);
         assert_int_equal(runs, 4);
-        assert_memory_equal(tensor_grad(w), tensor_f32(gw), 300 * sizeof(float));
-        assert_memory_equal(tensor_grad(x), tensor_f32(gx), 300 * sizeof(float));
+        assert_memory_equal(grad_f32(w), tensor_f32(gw), 300 * sizeof(float));
+        assert_memory_equal(grad_f32(x), tensor_f32(gx), 300 * sizeof(float));
     }
 }
 
@@ -263,7 +263,7 @@ static void test_checkpoint_of_nothing(void **state)
     assert_ptr_equal(tensor_checkpoint(same, NULL, x, NULL), x);
     assert_ptr_equal(tensor_checkpoint(same, NULL, tensor_donate(h), NULL), h);
     assert_int_equal(tensor_backward(tensor_sum(h)), 0);
-    assert_float_equal(tensor_grad(x)[7], 3, 0);
+    assert_float_equal(grad_f32(x)[7], 3, 0);
     Tensor *wrong = values(SHAPE(9), 1, 1);
     assert_null(tensor_checkpoint(twice, &wrong, x, NULL));
     assert_error(ERROR_SHAPE, "mul", "(9)");
@@ -298,15 +298,15 @@ static void test_checkpoint_that_moves_its_input(void **state)
     (void)state;
     Tensor *w = leaf(SHAPE(50), 1, 1), *x = leaf(SHAPE(50), 2, 1);
     tensor_backward(tensor_sum(gives_away(&w, tensor_scale(x, 2), NULL)));
-    Tensor *gw = copy_of(tensor_grad(w), 50), *gx = copy_of(tensor_grad(x), 50);
+    Tensor *gw = copy_of(grad_f32(w), 50), *gx = copy_of(grad_f32(x), 50);
     tensor_drop_grad(w);
     tensor_drop_grad(x);
     Tensor *h = tensor_scale(x, 2), *y = tensor_checkpoint(gives_away, &w, h, NULL);
     assert_null(tensor_f32(h));
     assert_error(ERROR_STATE, "tensor_donate");
     assert_int_equal(tensor_backward(tensor_sum(y)), 0);
-    assert_memory_equal(tensor_grad(w), tensor_f32(gw), 50 * sizeof(float));
-    assert_memory_equal(tensor_grad(x), tensor_f32(gx), 50 * sizeof(float));
+    assert_memory_equal(grad_f32(w), tensor_f32(gw), 50 * sizeof(float));
+    assert_memory_equal(grad_f32(x), tensor_f32(gx), 50 * sizeof(float));
 }
 
 static Tensor *looks_up(void *self, Tensor *x, const Batch *batch)
@@ -329,7 +329,7 @@ static void test_checkpoint_keeps_its_batch(void **state)
     }
     batch.ids = NULL;
     assert_int_equal(tensor_backward(tensor_sum(tensor_add(y[0], y[1]))), 0);
-    assert_memory_equal(tensor_grad(w), ((float[]){2, 2, 2, 2, 0, 0}), 6 * sizeof(float));
+    assert_memory_equal(grad_f32(w), ((float[]){2, 2, 2, 2, 0, 0}), 6 * sizeof(float));
 }
 
 static Tensor *its_own(void *self, Tensor *x, const Batch *batch)
@@ -345,7 +345,7 @@ static void test_checkpoint_that_returns_a_parameter(void **state)
     Tensor *w = leaf(SHAPE(8), 1, 1);
     assert_ptr_equal(tensor_checkpoint(its_own, &w, NULL, NULL), w);
     assert_int_equal(tensor_backward(tensor_sum(tensor_mul(w, w))), 0);
-    assert_float_equal(tensor_grad(w)[3], 2 * tensor_f32(w)[3], 1e-6);
+    assert_float_equal(grad_f32(w)[3], 2 * tensor_f32(w)[3], 1e-6);
 }
 
 /* Frozen through and through: as in a plain run, nothing is kept and backward does not come here. */

@@ -62,10 +62,10 @@ static void run(Outcome *out, int recompute)
     assert_int_equal(tensor_backward(loss), 0);
     assert_int_equal(books()->live_by[MEM_ACTIVATION], 0);
     out->loss = tensor_item(loss);
-    memcpy(out->up, tensor_grad(w.up), sizeof out->up);
-    memcpy(out->down, tensor_grad(w.down), sizeof out->down);
-    memcpy(out->norm, tensor_grad(w.norm), sizeof out->norm);
-    memcpy(out->x, tensor_grad(x), sizeof out->x);
+    memcpy(out->up, grad_f32(w.up), sizeof out->up);
+    memcpy(out->down, grad_f32(w.down), sizeof out->down);
+    memcpy(out->norm, grad_f32(w.norm), sizeof out->norm);
+    memcpy(out->x, grad_f32(x), sizeof out->x);
     tensor_scope_end(scope);
 }
 
@@ -108,14 +108,14 @@ static void test_kept_beyond_its_tape(void **state)
            *v = leaf(SHAPE(WIDTH, WIDE), 3, 1);
     Tensor *h = tensor_keep(tensor_recompute(tensor_linear(x, w, NULL, TENSOR_GELU)));
     assert_int_equal(tensor_backward(tensor_sum(tensor_linear(h, v, NULL, TENSOR_IDENTITY))), 0);
-    Tensor *first = copy_of(tensor_grad(v), WIDTH * WIDE);
+    Tensor *first = copy_of(grad_f32(v), WIDTH * WIDE);
     tensor_drop_grad(v);
     /* the node at h's old index is another GELU of the same size */
     Tensor *other = tensor_linear(tensor_scale(x, 3), w, NULL, TENSOR_GELU);
     Tensor *loss = tensor_add(tensor_sum(tensor_linear(h, v, NULL, TENSOR_IDENTITY)),
                               tensor_scale(tensor_sum(other), 0));
     assert_int_equal(tensor_backward(loss), 0);
-    assert_memory_equal(tensor_f32(first), tensor_grad(v), WIDTH * WIDE * sizeof(float));
+    assert_memory_equal(tensor_f32(first), grad_f32(v), WIDTH * WIDE * sizeof(float));
     assert_fine();
 }
 
@@ -134,7 +134,7 @@ static void test_storage_taken_by_another(void **state)
         Tensor *twice = tensor_scale(tensor_donate(h), 2); /* in place when h is not kept */
         Tensor *z = tensor_linear(tensor_donate(twice), v, NULL, TENSOR_IDENTITY);
         assert_int_equal(tensor_backward(tensor_sum(tensor_add(tensor_donate(y), tensor_donate(z)))), 0);
-        memcpy(gradient[recompute], tensor_grad(v), sizeof gradient[recompute]);
+        memcpy(gradient[recompute], grad_f32(v), sizeof gradient[recompute]);
         tensor_scope_end(scope);
     }
     assert_memory_equal(gradient[0], gradient[1], sizeof gradient[0]);

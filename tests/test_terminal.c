@@ -272,6 +272,7 @@ static void lines_break_between_phrases(void **state)
         joined(s, "llama-tiny  ", 80),
         "llama-tiny  6,123,168 parameters  fp32  AdamW  lr 0.002  no dropout  batch 1 x seq 16  "
         "flash attention  2 steps");
+    assert_true(on_screen(s, "trained 4 + 4 + 8 = 16 bytes x 6,123,168"));
     const char *result = joined(s, "2 steps, ", 80);
     assert_non_null(strstr(result, " tokens/s; validation "));
     assert_non_null(strstr(result, "held out: loss "));

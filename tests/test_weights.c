@@ -139,7 +139,7 @@ static void take_items(Module *model)
     for (int i = 0; i < list.count; i++) {
         Shape shape = tensor_shape(list.items[i]);
         items[i] = (SafetensorsItem){
-            tensor_name(list.items[i]), SAFETENSORS_F32, shape.ndim, {0}, tensor_f32(list.items[i])};
+            tensor_name(list.items[i]), SAFETENSORS_F32, shape.ndim, {0}, .data = tensor_f32(list.items[i])};
         memcpy(items[i].dim, shape.dim, sizeof shape.dim);
     }
 }
@@ -155,7 +155,7 @@ static SafetensorsItem *item_named(const char *name)
 
 static void add_item(const char *name, SafetensorsType type, int64_t n, const void *data)
 {
-    items[item_count++] = (SafetensorsItem){name, type, 1, {n}, data};
+    items[item_count++] = (SafetensorsItem){name, type, 1, {n}, .data = data};
 }
 
 static void add_copy(const char *name, const char *of)
@@ -530,9 +530,17 @@ static void test_bad_places(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_every_family), TEST(test_half_precision), TEST(test_gpt2_names),     TEST(test_llama_names),
-        TEST(test_bert_names),   TEST(test_refusals),       TEST(test_partial),        TEST(test_books_and_plan),
-        TEST(test_not_twice),    TEST(test_no_memory),      TEST(test_one_json_allocation_fails),
+        TEST(test_every_family),
+        TEST(test_half_precision),
+        TEST(test_gpt2_names),
+        TEST(test_llama_names),
+        TEST(test_bert_names),
+        TEST(test_refusals),
+        TEST(test_partial),
+        TEST(test_books_and_plan),
+        TEST(test_not_twice),
+        TEST(test_no_memory),
+        TEST(test_one_json_allocation_fails),
         TEST(test_bad_places),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

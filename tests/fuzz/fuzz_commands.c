@@ -82,6 +82,9 @@ static void fill(void)
         "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"unk_token\":\"u\",\"vocab\":{\"u\":0,\"a\":1,"
         "\"b\":2,\"ab\":3,\"T\":4,\"h\":5,\"e\":6,\"[CLS]\":7,\"[SEP]\":8,\"[MASK]\":9},\"merges\":[\"a "
         "b\"]}}";
+    static const char pairs[] = "{\"prompt\": \"ab \", \"completion\": \"Th\"}\n{\"ids\": [1, 2, 3, 4, 5, 6]}\n"
+                                "{\"ids\": [7, 8, 9], \"labels\": [-100, -100, 1]}\n{\"prompt\": \"\", "
+                                "\"completion\": \"The abe\"}\n";
     static const char *const folders[] = {"l", "g", "b", "i", "\xe9"};
     static Kept kept[1 + 2 * SMALL];
     static char text[1024], ids[sizeof text];
@@ -100,6 +103,7 @@ static void fill(void)
     put("\xe9/config.json", kept[1].bytes, kept[1].size);
     put("t.json", tokenizer, sizeof tokenizer - 1);
     put("text", text, sizeof text);
+    put("p", pairs, sizeof pairs - 1);
     put("x.bin", ids, sizeof ids);
     put_images();
 }

@@ -1,6 +1,7 @@
 /* JSON lines of prompts and completions, or ids and labels. The first two bytes say how they are read. */
 #include "../../data/data.h"
 #include "../../text/tokenizer.h"
+#include "../tensor_data.h"
 #include "fuzz.h"
 
 static const char tokens[] =

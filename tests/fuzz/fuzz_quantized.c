@@ -30,7 +30,7 @@ static void add(const char *name, const char *end, SafetensorsType type, int64_t
 {
     Item *to = &items[count++];
     snprintf(to->name, NAME, "%.90s%s", name, end);
-    to->item = (SafetensorsItem){to->name, type, cols ? 2 : 1, {rows, cols}, to->bytes};
+    to->item = (SafetensorsItem){to->name, type, cols ? 2 : 1, {rows, cols}, .data = to->bytes};
     for (int i = 0; i < BYTES; i++)
         to->bytes[i] = (unsigned char)(i % 4 == 3 ? 61 : i * 7); /* floats around 0.1 */
     if (bytes)
@@ -142,7 +142,7 @@ static int write_items(void)
         all[i] = items[i].item;
         all[i].name = items[i].name;
     }
-    int failed = safetensors_write(fuzz_path("quantized.safetensors"), all, count);
+    int failed = safetensors_write(fuzz_path("quantized.safetensors"), all, count) != 0;
     fuzz_agree(failed);
     error_clear(); /* names that are no UTF-8, or twice */
     return failed;

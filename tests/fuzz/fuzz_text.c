@@ -1,6 +1,7 @@
 /* A text to train on, as bytes or by a tokenizer. The first three bytes say how it is read. */
 #include "../../data/data.h"
 #include "../../text/tokenizer.h"
+#include "../tensor_data.h"
 #include "fuzz.h"
 
 static const char words[] =

@@ -6,6 +6,7 @@
 
 #include "../../io/io.h"
 #include "../../io/weights.h"
+#include "../tensor_data.h"
 #include "fuzz_json.h"
 
 enum { ITEMS = 96, NAME = 96, ELEMENTS = 4096 };

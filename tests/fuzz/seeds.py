@@ -361,6 +361,35 @@ def state():
         yield body + PARTS + json.dumps({k: v for k, v in header.items() if k != gone}).encode() + PARTS + bytes(size)
 
 
+def adapter():
+    """PEFT's configurations of the fixtures with rank 2, before a right file with edits, a header, or bytes."""
+    header = {"base_model.model.0.lora_A.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+              "base_model.model.0.lora_B.weight": {"dtype": "F16", "shape": [2, 2], "data_offsets": [24, 32]}}
+    folder = os.path.join(TESTS, "lora", "*", "adapter_start", "adapter_config.json")
+    for path in sorted(glob.glob(folder)):
+        with open(path, encoding="utf-8") as file:
+            config = {**json.load(file), "r": 2}
+        model = {"gpt2": 2, "bert": 3}.get(path.split(os.sep)[-3].split("_")[0], 1 if "tied" in path else 0)
+        for targets in (config["target_modules"], "all-linear", ".*_proj|.*dense|.*c_attn"):
+            for edits in (b"", bytes([0, 0, 0]), bytes([1, 1, 9, 2, 4, 3]), bytes([3, 6, 0, 0, 2, 33])):
+                yield bytes([model, 2]) + json.dumps({**config, "target_modules": targets}).encode() + PARTS + edits
+        if "default" in path:
+            for text in twisted(config, most=50):
+                yield bytes([model, 2]) + text + PARTS
+    plain = {"peft_type": "LORA", "r": 2, "target_modules": "all-linear"}
+    for more in ({"rank_pattern": {"0": 3}}, {"alpha_pattern": {".*": 0.5}}, {"layers_to_transform": [0], "target_modules": ["0"]},
+                 {"layers_to_transform": 1, "layers_pattern": ["layers", "h"], "target_modules": ["q_proj", "up_proj"]},
+                 {"exclude_modules": "(a*)*b"}, {"exclude_modules": ["0"]}, {"modules_to_save": ["0", "lm_head"]},
+                 {"bias": "all"}, {"use_rslora": True, "lora_dropout": 0.5}, {"target_modules": None}):
+        for model in range(5):
+            yield bytes([model, 2]) + json.dumps({**plain, **more}).encode() + PARTS
+            yield bytes([model + 16, 2]) + json.dumps({**plain, **more}).encode() + PARTS
+    for text in twisted(header):
+        yield bytes([4, 1]) + json.dumps(plain).encode() + PARTS + text + PARTS + bytes(32)
+    yield bytes([4, 0]) + json.dumps(plain).encode() + PARTS + tensors(header, bytes(32))
+    yield bytes([4, 1]) + json.dumps(plain).encode() + PARTS + json.dumps(header).encode() + PARTS + bytes(32)
+
+
 COMMANDS = (
     "train", "plan\n--model\nllama-tiny\n--batch\n4\n--seq\n64\n--checkpoint\nselective+2\n--json",
     "compare\n--batch\n1,2,4\n--seq\n32,64\n--optimizer\nadamw,sgd", "fit\n--model\nbert-tiny\n--budget\n2GiB",
@@ -375,7 +404,10 @@ COMMANDS = (
     "tokenize\n--tokenizer\nt.json\n--decode\n1\n2\n3", "tokenize\n--tokenizer\nt.json\ntext\n-o\nids.bin", "tokenize\n-",
     "report\nrun.jsonl\n--html=o\n--csv\nc\n--torch-snapshot\ns", "report\na.jsonl\nb.jsonl\n--html\nboth", "report\na\nb\nc",
     "report\n--massif\nrun.jsonl\n--jsonl", "help\ntrain", "help\nnone", "help", "fit\n--card\nt4,h100\n--memory\n4GiB,,1B\n--reserve\n0",
-    "compare\n--checkpoint\nnone,blocks,cc+.,selective\n--csv\n--run\n2", "plan\n--textbook\n--cpu\n-1", "train\n--resume\nd\n--quiet")
+    "compare\n--checkpoint\nnone,blocks,cc+.,selective\n--csv\n--run\n2", "plan\n--textbook\n--cpu\n-1",
+    "plan\n--lora\nr=4,alpha=8,dropout=0.1,targets=q_proj,v_proj,rslora\n--weights\nbf16\n--quantize\nnf4",
+    "compare\n--lora\ntargets=all,r=2\n--weights\nfp32,fp16\n--quantize\nnone,int8,nf4-plain", "compare\n--four-ways\n--seq\n9", "plan\n--lora\nr=4,alpha=2.5,dropout=0.5,targets=q_proj,v_proj,rslora\n--json", "train\n--lora\nr=2\n--merge\n--export\nx\n--export-adapter\na",
+    "generate\n--adapter\na\n--init\nl", "train\n--resume\nd\n--quiet")
 
 # With the folder of fuzz_commands.c.
 LEVERS = "--batch\n2\n--seq\n8\n--steps\n2\n--threads\n1"
@@ -384,6 +416,9 @@ FOLDER = (
     f"train\n--init\nl\n{LEVERS}\n--save\ns\n--save-every\n1\n--steps\n1\n\ntrain\n--init\nl\n{LEVERS}\n--save\ns\n--resume\ns",
     f"train\n--init\ng\n{LEVERS}\n--export\ne\n--export-dtype\nbf16\n--sample\n4\n--prompt\nab\n\ngenerate\n--init\ne\n--tokens\n3",
     f"train\n--model\nb\n{LEVERS}\n--tokenizer\nt.json\n--data\ntext\n--json\n--accumulate\n2\n--evaluate-every\n1",
+    f"train\n--model\nl\n{LEVERS}\n--data\np\n--save\ns\n\ntrain\n--model\nl\n{LEVERS}\n--data\np\n--resume\ns\n--steps\n3\n\n"
+    f"compare\n--model\ng\n{LEVERS}\n--data\np\n--pack\n\ntrain\n--model\nb\n{LEVERS}\n--data\np",
+    f"train\n--model\ng\n{LEVERS}\n--tokenizer\nt.json\n--data\np\n--pack\n--accumulate\n2\n--json\n\ntrain\n--model\nl\n{LEVERS}\n--pack",
     f"train\n--model\nl\n{LEVERS}\n--data\nx.bin\n--checkpoint\nblocks\n--attention\neager\n--loss-chunk\n4\n--dropout\n0",
     "train\n--model\nmlp\n--data\ni\n--steps\n1\n--batch\n2\n--optimizer\nsgd-momentum\n--optimizer-in-backward\n--threads\n1",
     "generate\n--init\nl\n--tokenizer\nt.json\n--prompt\nThe ab\n--tokens\n4\n--json\n--batch\n2",
@@ -413,6 +448,8 @@ FOLDER = (
     f"train\n--model\nl\n{LEVERS}\n--tokenizer\nt.json\n--data\ntext\n--sample\n9\n--max-samples\n3\n--epochs\n1\n--zero-grad\nkeep",
     f"train\n--model\nl\n--vocab\n100\n{LEVERS}\n--data\ntext\n\ntrain\n--init\nx.bin\n--init-partial\n--model\nl\n{LEVERS}",
     f"train\n--model\nl\n--init\ng\n--init-partial\n{LEVERS}\n\nplan\n--model\nl\n{LEVERS}\n--budget\n1GiB\n--textbook",
+    f"train\n--init\nl\n{LEVERS}\n--lora\nr=2\n--export-adapter\na\n\ntrain\n--init\nl\n{LEVERS}\n--adapter\na\n--merge\n--export\nm\n\n"
+    f"generate\n--init\nl\n--adapter\na\n--tokens\n2\n\nfit\n--model\nl\n{LEVERS}\n--lora\nr=1\n--memory\n2MiB\n--reserve\n0",
     f"train\n--model\nl\n{LEVERS}\n--lr\n1\n--weight-decay\n0.1\n--warmup\n1\n--save\ns\n--json\n\ntrain\n--model\nl\n{LEVERS}\n"
     "--lr\n1\n--weight-decay\n0.1\n--warmup\n1\n--resume\ns\n--json",
     "report\nrun.jsonl\n--csv\nrun.jsonl\n\nreport\ntext\n\nreport\nl\n--massif\nm\n\nreport\nrun.jsonl\n--massif\nl",

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 
+import adapters
 import numpy as np
+import quantised
 import torch
 import transformers
 import torch.nn.functional as F
@@ -487,6 +489,8 @@ def main():
     check_rounding()
     check_families()
     check_published()
+    adapters.check_adapters(check, driver, worst, random_inputs)
+    quantised.check_quantised(check, driver, worst, random_inputs)
     print(f'{passes} passed, {len(failures)} failed')
     sys.exit(1 if failures else 0)
 

@@ -4,6 +4,7 @@
  *
  *     driver MODEL INPUTS.safetensors OUTPUTS.safetensors [--encoder] [--partial] [--eager] [--chunk ROWS]
  *            [--steps N --batch B --lr X] [--save DIR --dtype f32 --shard BYTES]
+ *            [--adapter DIR | --lora RANK] [--save-adapter DIR] [--merge] [--quantized]
  *
  * Inputs (int32): ids, labels (rows,T); mask and types where wanted. With --encoder: upstream (rows,T,C)
  * float32, which takes the place of labels: the loss is the sum of hidden states times it. */
@@ -12,11 +13,12 @@
 #include <string.h>
 
 #include "../../brim.h"
+#include "../tensor_data.h"
 #include "../../base/half_.h"
 
 typedef struct Arguments {
-    const char *model, *inputs, *outputs, *save, *dtype;
-    int encoder, partial, eager, chunk, steps, batch, shard;
+    const char *model, *inputs, *outputs, *save, *dtype, *adapter, *save_adapter;
+    int encoder, partial, eager, chunk, steps, batch, shard, lora, merge, quantized;
     float lr;
 } Arguments;
 
@@ -48,6 +50,10 @@ static Arguments parse(int argc, char **argv)
             a.partial = 1;
         else if (!strcmp(argv[i], "--eager"))
             a.eager = 1;
+        else if (!strcmp(argv[i], "--merge"))
+            a.merge = 1;
+        else if (!strcmp(argv[i], "--quantized"))
+            a.quantized = 1;
         else if (i++, !strcmp(argv[i - 1], "--chunk"))
             a.chunk = atoi(value);
         else if (!strcmp(argv[i - 1], "--steps"))
@@ -58,6 +64,12 @@ static Arguments parse(int argc, char **argv)
             a.lr = (float)atof(value);
         else if (!strcmp(argv[i - 1], "--save"))
             a.save = value;
+        else if (!strcmp(argv[i - 1], "--adapter"))
+            a.adapter = value;
+        else if (!strcmp(argv[i - 1], "--save-adapter"))
+            a.save_adapter = value;
+        else if (!strcmp(argv[i - 1], "--lora"))
+            a.lora = atoi(value);
         else if (!strcmp(argv[i - 1], "--dtype"))
             a.dtype = value;
         else if (!strcmp(argv[i - 1], "--shard"))
@@ -77,10 +89,18 @@ static void open_model(Run *r)
     nn_preset_set_attention(&preset, a->eager ? ATTENTION_EAGER : ATTENTION_FLASH);
     if (a->encoder)
         preset.config.bert.pooler = r->described.preset.config.bert.pooler = 1;
+    if (a->quantized)
+        nn_set_weights(&(Weights){.quantized = r->described.quantized,
+                                  .not_quantized = r->described.not_quantized});
     r->model = nn_model(&preset);
+    nn_set_weights(NULL);
     if (io_load_weights(r->model, a->model, &(WeightsOptions){.partial = a->partial}, &report) == 0 &&
         report.note[0])
         printf("driver: %s\n", report.note);
+    if (a->adapter)
+        io_load_adapter(r->model, a->adapter, NULL, NULL);
+    if (a->lora)
+        nn_add_lora(r->model, &(Lora){.rank = a->lora, .alpha = 16, .rslora = 1});
     if (a->chunk)
         nn_set_loss_chunk(r->model, a->chunk);
 }
@@ -164,7 +184,7 @@ static void write_outputs(Run *r)
         if (!tensor_has_grad(list.items[i]))
             continue;
         snprintf(names[count], NAME_MOST, "grad.%s", tensor_name(list.items[i]));
-        items[count] = item_of(names[count], tensor_shape(list.items[i]), tensor_grad(list.items[i]));
+        items[count] = item_of(names[count], tensor_shape(list.items[i]), grad_f32(list.items[i]));
         count++;
     }
     die_on_error();
@@ -188,10 +208,10 @@ static int halves(const char *inputs, const char *outputs)
     half_encode_bf16(n, floats->data, bf16);
     half_decode_f16(m, patterns, from_f16);
     half_decode_bf16(m, patterns, from_bf16);
-    const SafetensorsItem items[] = {{"f16", SAFETENSORS_I16, 1, {(int64_t)n}, f16},
-                                     {"bf16", SAFETENSORS_I16, 1, {(int64_t)n}, bf16},
-                                     {"from_f16", SAFETENSORS_F32, 1, {(int64_t)m}, from_f16},
-                                     {"from_bf16", SAFETENSORS_F32, 1, {(int64_t)m}, from_bf16}};
+    const SafetensorsItem items[] = {{"f16", SAFETENSORS_I16, 1, {(int64_t)n}, .data = f16},
+                                     {"bf16", SAFETENSORS_I16, 1, {(int64_t)n}, .data = bf16},
+                                     {"from_f16", SAFETENSORS_F32, 1, {(int64_t)m}, .data = from_f16},
+                                     {"from_bf16", SAFETENSORS_F32, 1, {(int64_t)m}, .data = from_bf16}};
     safetensors_write(outputs, items, 4);
     die_on_error();
     return 0; /* and with it all memory goes */
@@ -218,6 +238,10 @@ int main(int argc, char **argv)
         first_gradients(&run, safetensors_find(run.inputs, "ids")->dim[0]);
     die_on_error();
     write_outputs(&run);
+    if (a->save_adapter)
+        io_save_adapter(run.model, a->save_adapter, &(AdapterSaving){.base = a->model, .overwrite = 1});
+    if (a->merge)
+        nn_merge(run.model, DTYPE_F32);
     const WeightsSaving how = {.type = (SafetensorsType)safetensors_type_of(a->dtype),
                                .shard = (uint64_t)a->shard,
                                .source = a->model,

@@ -8,7 +8,7 @@
 
 #include <brim.h>
 
-enum { SENTENCES = 12, PAIRS = SENTENCES * (SENTENCES - 1) / 2, MOST_TOKENS = 64 };
+enum { SENTENCES = 12, PAIRS = SENTENCES * (SENTENCES - 1) / 2, MOST_TOKENS = 64, MOST_DIM = 4096 };
 
 static const char *const sentences[SENTENCES] = {
     "A man is playing a guitar on the stage.", "On stage, someone plays the guitar.",
@@ -28,11 +28,14 @@ static int embed(Module *model, Tokenizer *tokenizer, const char *text, double *
     int count = ids.count < MOST_TOKENS ? (int)ids.count : MOST_TOKENS, scope = tensor_scope_begin();
     Tensor *tokens = tensor_from(DTYPE_I32, SHAPE(1, count), MEM_INPUT, ids.ids);
     const Batch batch = {.ids = tokens};
-    const float *hidden = tensor_f32(nn_forward(model, NULL, &batch)); /* (1,T,C) */
-    for (int c = 0; hidden && c < dim; c++) {
-        out[c] = 0;
-        for (int t = 0; t < count; t++)
-            out[c] += (double)hidden[t * dim + c] / count;
+    Tensor *hidden = nn_forward(model, NULL, &batch); /* (1,T,C) */
+    memset(out, 0, (size_t)dim * sizeof *out);
+    for (int t = 0; t < count && !error_code(); t++) {
+        float row[MOST_DIM];
+        const int64_t bytes = dim * (int64_t)sizeof *row;
+        tensor_read(hidden, t * bytes, bytes, row);
+        for (int c = 0; c < dim; c++)
+            out[c] += (double)row[c] / count;
     }
     tensor_scope_end(scope);
     tokenizer_ids_free(tokenizer, &ids);
@@ -52,7 +55,7 @@ static double cosine(const double *a, const double *b, int dim)
 
 static int measure(const char *directory, double cosines[SENTENCES][SENTENCES])
 {
-    static double vectors[SENTENCES][4096];
+    static double vectors[SENTENCES][MOST_DIM];
     IoModel found;
     if (io_read_config(directory, &found))
         return error_code();

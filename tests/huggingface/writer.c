@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "../../brim.h"
+#include "../tensor_data.h"
 
 static void die_on_error(void)
 {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""generate.py OUTDIR: what PEFT computes for low-rank adapters, for tests/test_lora_parity.c.
+"""generate.py OUTDIR: what PEFT computes for low-rank adapters, for tests/test_lora_parity.c and test_adapters.c.
 
 FAMILY/{config.json,model.safetensors}: a small random model in float32. FAMILY_CASE/: adapter_start/ as PEFT saves it;
 run.safetensors: ids, labels, logits, the first step's gradients, the adapter after three steps of AdamW (lr 1e-2, no
@@ -25,15 +25,21 @@ CASES = [('llama', 'default', {}), ('llama', 'init', {}), ('llama', 'all', {'tar
          ('llama', 'all_rslora', {'target_modules': 'all-linear', 'use_rslora': True}),
          ('gpt2', 'default', {'fan_in_fan_out': True}),
          ('gpt2', 'all', {'target_modules': 'all-linear', 'fan_in_fan_out': True}),
-         ('bert', 'default', {}), ('bert', 'all', {'target_modules': 'all-linear'})]
+         ('bert', 'default', {}), ('bert', 'all', {'target_modules': 'all-linear'}),
+         # what a file may hold beside adapters, and what is refused: for tests/test_adapters.c
+         ('llama', 'head_saved', {'target_modules': ['q_proj', 'v_proj'], 'modules_to_save': ['lm_head']}),
+         ('llama', 'bias_all', {'target_modules': ['q_proj'], 'bias': 'all'}),
+         ('llama_tied', 'embed', {'target_modules': ['q_proj', 'embed_tokens']}),
+         ('llama', 'dora', {'target_modules': ['q_proj', 'v_proj'], 'use_dora': True}),
+         ('gpt2', 'bias_lora_only', {'target_modules': ['c_attn'], 'bias': 'lora_only', 'fan_in_fan_out': True})]
 
 
 def base_model(family):
     torch.manual_seed(1)
-    if family == 'llama':
+    if family.startswith('llama'):
         return LlamaForCausalLM(LlamaConfig(
             vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=False, initializer_range=0.1))
+            num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=family == 'llama_tied', initializer_range=0.1))
     if family == 'gpt2':
         return GPT2LMHeadModel(GPT2Config(
             vocab_size=96, n_embd=64, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
@@ -55,7 +61,7 @@ def run(family, case, more, out):
     if case != 'init':
         with torch.no_grad():
             for name, p in model.named_parameters():
-                if 'lora_B' in name:
+                if 'lora_B' in name or 'lora_embedding_A' in name:
                     p.copy_(torch.randn(p.shape, generator=generator) * 0.05)
     model.save_pretrained(os.path.join(folder, 'adapter_start'))
     ids = torch.randint(0, 96, (2, 16), generator=generator)

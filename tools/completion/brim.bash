@@ -34,13 +34,15 @@ _brim_value()
     --optimizer) _brim_words "$typed" "sgd sgd-momentum sgd-nesterov rmsprop adagrad adam adamw" ;;
     --schedule) _brim_words "$typed" "constant linear cosine" ;;
     --zero-grad) _brim_words "$typed" "free keep" ;;
+    --weights) _brim_words "$typed" "fp32 bf16 fp16" ;;
+    --quantize) _brim_words "$typed" "none nf4 nf4-plain int8" ;;
     --invalid-utf8) _brim_words "$typed" "refuse replace" ;;
     --export-dtype) _brim_words "$typed" "f32 f16 bf16" ;;
     --data)
         _brim_words "$typed" "builtin fashion-mnist"
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")
         ;;
-    --save | --resume | --export) mapfile -t COMPREPLY < <(compgen -d -- "$typed") ;;
+    --save | --resume | --export | --adapter | --export-adapter) mapfile -t COMPREPLY < <(compgen -d -- "$typed") ;;
     --tokenizer)
         _brim_words "$typed" bytes
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")

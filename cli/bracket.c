@@ -1,0 +1,123 @@
+/* The bracket: what a training spends on a parameter, read off the tensors themselves. */
+#include <string.h>
+
+#include "cli.h"
+#include "lora.h"
+
+/* ---- Counting -------------------------------------------------------------------------------- */
+
+static uint64_t array_bytes(const Tensor *tensor)
+{
+    int64_t count = tensor_numel(tensor);
+    int matrix = tensor_shape(tensor).ndim == 2;
+    return matrix ? dtype_bytes(tensor_dtype(tensor), tensor_dim(tensor, 0), tensor_dim(tensor, 1))
+                  : dtype_bytes(tensor_dtype(tensor), 1, count);
+}
+
+static void count_in(Stored *stored, const Tensor *tensor)
+{
+    stored->dtype = tensor_dtype(tensor);
+    stored->count += tensor_numel(tensor);
+    stored->bytes += array_bytes(tensor);
+}
+
+static Stored *frozen_as(Bracket *bracket, DType dtype)
+{
+    int i = 0;
+    while (i < bracket->frozen_kinds && bracket->frozen[i].dtype != dtype)
+        i++;
+    if (i == bracket->frozen_kinds)
+        bracket->frozen_kinds++;
+    return &bracket->frozen[i];
+}
+
+/* Quantised weights first: they are most of a model, and what is spoken of. */
+static void order(Bracket *bracket)
+{
+    for (int i = 1; i < bracket->frozen_kinds; i++)
+        if (dtype_is_quantized(bracket->frozen[i].dtype)) {
+            Stored quantized = bracket->frozen[i];
+            bracket->frozen[i] = bracket->frozen[0];
+            bracket->frozen[0] = quantized;
+        }
+}
+
+Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
+{
+    Bracket bracket = {.adapters = has_adapters(o),
+                       .gradient = (int)sizeof(float),
+                       .states = optim_state_arrays(optimizer) * (int)sizeof(float)};
+    TensorList all = nn_parameters(model);
+    for (int i = 0; i < all.count; i++)
+        if (tensor_requires_grad(all.items[i]))
+            count_in(&bracket.trained, all.items[i]);
+        else
+            count_in(frozen_as(&bracket, tensor_dtype(all.items[i])), all.items[i]);
+    order(&bracket);
+    return bracket;
+}
+
+uint64_t bracket_bytes(const Bracket *bracket)
+{
+    uint64_t bytes = bracket->trained.bytes +
+                     (uint64_t)bracket->trained.count * (uint64_t)(bracket->gradient + bracket->states);
+    for (int i = 0; i < bracket->frozen_kinds; i++)
+        bytes += bracket->frozen[i].bytes;
+    return bytes;
+}
+
+/* ---- As text --------------------------------------------------------------------------------- */
+
+static void __attribute__((format(printf, 2, 3))) say(LeverText *out, const char *format, ...)
+{
+    size_t used = strlen(out->text);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(out->text + used, sizeof out->text - used, format, arguments);
+    va_end(arguments);
+}
+
+static double each(const Stored *stored)
+{
+    return stored->count ? (double)stored->bytes / (double)stored->count : 0;
+}
+
+/* "6.98B", "124.4M"; below a million all digits. */
+static SizeText short_count(int64_t count)
+{
+    SizeText out;
+    double n = (double)count;
+    if (n < 1e6)
+        return report_count(count);
+    snprintf(out.text, sizeof out.text, n < 999.5e6 ? "%.3g%s" : "%.2f%s", n < 999.5e6 ? n / 1e6 : n / 1e9,
+             n < 999.5e6 ? "M" : "B");
+    return out;
+}
+
+LeverText bracket_text(const Bracket *b)
+{
+    LeverText out = {""};
+    for (int i = 0; i < b->frozen_kinds; i++)
+        say(&out, "%s%.3g x %s", i ? " + " : "base ", each(&b->frozen[i]),
+            short_count(b->frozen[i].count).text);
+    say(&out, "%s%s %.3g + %d + %d = %.3g bytes x %s", b->frozen_kinds ? " frozen; " : "",
+        b->adapters ? "adapters" : "trained", each(&b->trained), b->gradient, b->states,
+        each(&b->trained) + b->gradient + b->states, report_count(b->trained.count).text);
+    return out;
+}
+
+static json_t *stored_json(const Stored *stored)
+{
+    return json_pack("{s:s, s:I, s:I}", "type", dtype_name(stored->dtype), "parameters",
+                     (json_int_t)stored->count, "bytes", (json_int_t)stored->bytes);
+}
+
+json_t *bracket_json(const Bracket *b)
+{
+    json_t *frozen = json_array(), *trained = stored_json(&b->trained);
+    for (int i = 0; i < b->frozen_kinds; i++)
+        json_array_append_new(frozen, stored_json(&b->frozen[i]));
+    json_object_set_new(trained, "gradient_bytes", json_integer(b->gradient * b->trained.count));
+    json_object_set_new(trained, "state_bytes", json_integer(b->states * b->trained.count));
+    return json_pack("{s:o, s:o}", "frozen", frozen, "trained", trained);
+}

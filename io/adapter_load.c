@@ -1,0 +1,509 @@
+/* Reading an adapter: which modules it adapts, which tensor of its file is which parameter, everything that
+ * does not fit in one message, and only then new parameters and their values. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../base/plural_.h"
+#include "../base/hub_.h"
+#include "../nn/lora.h"
+#include "adapter_.h"
+#include "family_.h"
+#include "listing_.h"
+#include "safetensors_.h"
+
+enum { NAME_BYTES = 320 };
+
+enum { PATH_ROOM = 288 }; /* so that endings have room in a name */
+
+/* A layer that gets an adapter. */
+typedef struct Adapted {
+    char path[PATH_ROOM];
+    int64_t in, out;
+    int embedding, rank;
+    double alpha;
+} Adapted;
+
+/* A parameter that the file has, or must have. */
+typedef struct Wanted {
+    char name[NAME_BYTES]; /* the parameter's, which is the file's without its prefix */
+    Shape shape;
+    const SafetensorsEntry *entry;
+    Tensor *own;                                 /* a parameter of the base; NULL: one of an adapter */
+    unsigned char required, trained, transposed; /* transposed: the file has columns for rows */
+} Wanted;
+
+typedef struct Loading {
+    Module *model;
+    const AdapterOptions *options;
+    AdapterConfig config;
+    Safetensors *file;
+    char shown[FILE_LABEL]; /* the file of tensors */
+    const char *prefix;     /* the family's, which a file of the bare body lacks; NULL = none */
+    Adapted *adapted;
+    Wanted *wanted;
+    int adapted_count, adapted_room, wanted_count, wanted_room;
+    int lost; /* of the base's that have its values and are not trained */
+    const char *hint;
+    Listing missing, unexpected, shapes, types;
+    AdapterReport report;
+} Loading;
+
+/* ---- Which layers ------------------------------------------------------------------------------ */
+
+static int count_layer(void *user, const LoraLayer *layer)
+{
+    Loading *l = user;
+    l->adapted_room++;
+    return strlen(layer->path) < PATH_ROOM
+               ? 0
+               : error_raise(ERROR_DATA, "io_load_adapter(): the module path %.60s… is too long",
+                             layer->path);
+}
+
+/* Neither a tied head nor PEFT's copy of it has weights of its own here. */
+static int refuse_tied_head(const Loading *l, const char *path)
+{
+    return error_raise(
+        ERROR_DATA,
+        "%s: an adapter of %s is not read, because its weights are the embedding's here; untie them "
+        "in Python (tie_word_embeddings false), or train one without it in target_modules",
+        l->config.shown, path);
+}
+
+static int choose_layer(void *user, const LoraLayer *layer)
+{
+    Loading *l = user;
+    AdapterPlace place = {.path = layer->path,
+                          .family = nn_class_name(l->model),
+                          .embedding = layer->embedding,
+                          .head = layer->head};
+    int chosen = adapter_targets(&l->config, &place);
+    if (chosen <= 0)
+        return chosen ? error_code() : 0;
+    if (layer->head && layer->tied)
+        return refuse_tied_head(l, layer->path);
+    Adapted *a = &l->adapted[l->adapted_count++];
+    *a = (Adapted){.in = layer->in, .out = layer->out, .embedding = layer->embedding};
+    strcpy(a->path, layer->path);
+    return adapter_strength(&l->config, layer->path, &a->rank, &a->alpha);
+}
+
+static int choose_layers(Loading *l)
+{
+    if (nn_lora_layers(l->model, count_layer, l))
+        return error_code();
+    l->adapted = host_alloc((size_t)(l->adapted_room + 1) * sizeof *l->adapted);
+    if (!l->adapted || nn_lora_layers(l->model, choose_layer, l))
+        return error_code();
+    if (l->adapted_count)
+        return 0;
+    return error_raise(ERROR_DATA,
+                       "%s: target_modules %s none of this %s's layers: it is an adapter of another model",
+                       l->config.shown, l->config.targets ? "names" : "is not there, and by default means",
+                       nn_class_name(l->model));
+}
+
+/* ---- Which parameters -------------------------------------------------------------------------- */
+
+static Wanted *want(Loading *l, const char *path, const char *ending, Shape shape)
+{
+    Wanted *w = &l->wanted[l->wanted_count++];
+    snprintf(w->name, sizeof w->name, "%s%s", path, ending);
+    w->shape = shape;
+    w->required = w->trained = 1;
+    return w;
+}
+
+static void want_adapter(Loading *l, const Adapted *a)
+{
+    if (a->embedding) { /* the first one lies the other way round here, a row a token */
+        want(l, a->path, ".lora_embedding_A", SHAPE(a->rank, a->in))->transposed = 1;
+        want(l, a->path, ".lora_embedding_B", SHAPE(a->out, a->rank));
+        return;
+    }
+    want(l, a->path, ".lora_A.weight", SHAPE(a->rank, a->in));
+    want(l, a->path, ".lora_B.weight", SHAPE(a->out, a->rank));
+}
+
+static int ends(const char *text, const char *with)
+{
+    size_t n = strlen(text), m = strlen(with);
+    return m <= n && !strcmp(text + n - m, with);
+}
+
+static int is_adapted(const Loading *l, const char *path, size_t length)
+{
+    for (int i = 0; i < l->adapted_count; i++)
+        if (strlen(l->adapted[i].path) == length && !strncmp(l->adapted[i].path, path, length))
+            return 1;
+    return 0;
+}
+
+static int brings_bias(const Loading *l, const char *name)
+{
+    if (l->config.bias == ADAPTER_BIAS_NONE || !ends(name, ".bias"))
+        return 0;
+    return l->config.bias == ADAPTER_BIAS_ALL || is_adapted(l, name, strlen(name) - strlen(".bias"));
+}
+
+/* PEFT stores embeddings and head beside an adapter when the vocabulary has changed, or an adapter is there.
+ */
+static int may_be_brought(const char *name)
+{
+    return ends(name, "embed_tokens.weight") || ends(name, "wte.weight") ||
+           ends(name, "word_embeddings.weight") || ends(name, "lm_head.weight");
+}
+
+static int want_own(Loading *l, Tensor *parameter)
+{
+    const char *name = tensor_name(parameter);
+    int saved = adapter_saves(&l->config, name), brought = saved || brings_bias(l, name);
+    if (!brought && !may_be_brought(name))
+        return 0;
+    if (brought && !l->options->frozen && tensor_dtype(parameter) != DTYPE_F32)
+        return error_raise(
+            ERROR_STATE,
+            "io_load_adapter(): the adapter brings %s, which is trained with it, and the model "
+            "stores it as %s, which is not: make the model with fp32 weights, or read the adapter "
+            "frozen, to compute with it",
+            name, dtype_name(tensor_dtype(parameter)));
+    if (strlen(name) >= NAME_BYTES)
+        return error_raise(ERROR_DATA, "io_load_adapter(): the name %.60s… is too long", name);
+    Wanted *w = want(l, name, "", file_shape(parameter));
+    w->own = parameter;
+    w->required = w->trained = (unsigned char)brought;
+    return 0;
+}
+
+/* A module of modules_to_save that shares its weights would be one of its own in PEFT. */
+static int check_tied(void *user, const LoraLayer *layer)
+{
+    Loading *l = user;
+    char name[NAME_BYTES];
+    snprintf(name, sizeof name, "%s.weight", layer->path);
+    if (!layer->tied || !adapter_saves(&l->config, name))
+        return 0;
+    return error_raise(
+        ERROR_DATA,
+        "%s: modules_to_save has %s, whose weights the embedding and the output head share here, "
+        "while PEFT trains a copy for one of them: untie them in Python (tie_word_embeddings "
+        "false), and train the adapter again",
+        l->config.shown, layer->path);
+}
+
+/* Every name of modules_to_save is a module's. */
+static int check_saved(Loading *l, TensorList list)
+{
+    size_t i;
+    const json_t *name;
+    if (nn_lora_layers(l->model, check_tied, l))
+        return error_code();
+    json_array_foreach((json_t *)l->config.saved, i, name)
+    {
+        int found = 0;
+        for (int k = 0; k < list.count && !found; k++)
+            found = adapter_is_in(tensor_name(list.items[k]), json_string_value(name));
+        if (!found)
+            return error_raise(
+                ERROR_DATA,
+                "%s: modules_to_save has %s, and this %s has no such module: the adapter is of a "
+                "model with another head",
+                l->config.shown, value_text(name).text, nn_class_name(l->model));
+    }
+    return 0;
+}
+
+static int list_wanted(Loading *l)
+{
+    TensorList list = nn_parameters(l->model);
+    if (error_code() || check_saved(l, list))
+        return error_code();
+    l->wanted_room = 2 * l->adapted_count + list.count;
+    l->wanted = host_alloc((size_t)l->wanted_room * sizeof *l->wanted);
+    for (int i = 0; l->wanted && i < l->adapted_count; i++)
+        want_adapter(l, &l->adapted[i]);
+    for (int i = 0; l->wanted && i < list.count; i++)
+        if (want_own(l, list.items[i]))
+            break;
+    return error_code();
+}
+
+/* ---- Matching ---------------------------------------------------------------------------------- */
+
+static Wanted *find_wanted(Loading *l, const char *name)
+{
+    for (int i = 0; i < l->wanted_count; i++)
+        if (!strcmp(l->wanted[i].name, name))
+            return &l->wanted[i];
+    return NULL;
+}
+
+/* By a stored name without PEFT's prefix: it may lack the family's, and be said of the layer within the
+ * adapter.
+ */
+static Wanted *meant(Loading *l, const char *stored)
+{
+    static const char within[] = ".base_layer.";
+    char name[NAME_BYTES];
+    const char *cut = strstr(stored, within);
+    int length = cut ? (int)(cut - stored) : (int)strlen(stored);
+    for (int i = 0; i < 2; i++) {
+        const char *prefix = i && l->prefix ? l->prefix : "";
+        if (snprintf(name, sizeof name, "%s%.*s%s", prefix, length, stored,
+                     cut ? cut + strlen(within) - 1 : "") >= (int)sizeof name)
+            return NULL;
+        Wanted *found = find_wanted(l, name);
+        if (found || !l->prefix)
+            return found;
+    }
+    return NULL;
+}
+
+/* A second name of a tied parameter. */
+static Wanted *meant_tied(Loading *l, const char *stored)
+{
+    const FamilyFiles *files = family_files_named(nn_class_name(l->model));
+    for (int i = 0; files && i < 2; i++)
+        if (files->names.tied[i].name && !strcmp(files->names.tied[i].name, stored))
+            return find_wanted(l, files->names.tied[i].parameter);
+    return NULL;
+}
+
+static const char *hint_of(const char *stored)
+{
+    return strstr(stored, "lora_magnitude_vector") ? "; magnitudes are DoRA's, which is not computed"
+           : strncmp(stored, ADAPTER_PREFIX, strlen(ADAPTER_PREFIX)) != 0
+               ? "; PEFT's names begin with " ADAPTER_PREFIX
+               : "";
+}
+
+static int match_entry(Loading *l, const SafetensorsEntry *entry)
+{
+    size_t prefix = strlen(ADAPTER_PREFIX);
+    int named = !strncmp(entry->name, ADAPTER_PREFIX, prefix);
+    Wanted *w = named ? meant(l, entry->name + prefix) : NULL;
+    Wanted *tied = named && !w ? meant_tied(l, entry->name + prefix) : NULL;
+    if (tied && tied->entry)
+        return 0;
+    w = w ? w : tied;
+    if (w && w->entry && w->entry != entry)
+        return error_raise(ERROR_DATA, "%s: the tensors %s and %s are the same parameter", l->shown,
+                           string_text(w->entry->name).text, string_text(entry->name).text);
+    if (w) {
+        w->entry = entry;
+        return 0;
+    }
+    list_name(&l->unexpected, "%s", string_text(entry->name).text);
+    l->hint = l->hint[0] ? l->hint : hint_of(entry->name);
+    return 0;
+}
+
+static void check_wanted(Loading *l)
+{
+    for (int i = 0; i < l->wanted_count; i++) {
+        const Wanted *w = &l->wanted[i];
+        const SafetensorsEntry *entry = w->entry;
+        if (!entry && w->required)
+            list_name(&l->missing, "%s", w->name);
+        else if (entry && !same_shape(entry, w->shape, 0))
+            list_name(&l->shapes, "%s is %s, in the model %s", string_text(entry->name).text,
+                      entry_shape(entry).text, shape_text(w->shape).text);
+        else if (entry && entry->type > SAFETENSORS_BF16)
+            list_name(&l->types, "%s is %s", string_text(entry->name).text,
+                      safetensors_type_name(entry->type));
+    }
+}
+
+/* Everything that is wrong, in one error. */
+static int check_lists(Loading *l)
+{
+    int missing = l->missing.count, unexpected = l->unexpected.count;
+    if (missing && unexpected)
+        return error_raise(
+            ERROR_DATA, "%s: %d tensor%s missing: %s; and %d %s not what its " ADAPTER_CONFIG " says: %s%s",
+            l->shown, missing, missing > 1 ? "s are" : " is", listed_names(&l->missing), unexpected,
+            unexpected > 1 ? "are" : "is", listed_names(&l->unexpected), l->hint);
+    if (missing)
+        return error_raise(ERROR_DATA, "%s: %d tensor%s missing: %s", l->shown, missing,
+                           missing > 1 ? "s are" : " is", listed_names(&l->missing));
+    if (unexpected)
+        return error_raise(ERROR_DATA, "%s: %d tensor%s not what its " ADAPTER_CONFIG " says: %s%s", l->shown,
+                           unexpected, unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected),
+                           l->hint);
+    if (l->shapes.count)
+        return error_raise(ERROR_SHAPE, "%s: shapes differ: %s", l->shown, listed_names(&l->shapes));
+    if (l->types.count)
+        return error_raise(ERROR_DATA, "%s: only F32, F16 and BF16 are read: %s", l->shown,
+                           listed_names(&l->types));
+    return 0;
+}
+
+/* ---- The file ---------------------------------------------------------------------------------- */
+
+static int open_file(Loading *l, const char *directory)
+{
+    char path[PATH_BYTES], pickle[PATH_BYTES], shown[FILE_LABEL];
+    if (path_join(path, directory, ADAPTER_TENSORS) || path_join(pickle, directory, "adapter_model.bin"))
+        return error_code();
+    path_label(l->shown, path);
+    path_label(shown, directory);
+    if (access(path, F_OK) != 0 && access(pickle, F_OK) == 0)
+        return error_raise(
+            ERROR_FILE,
+            "%s has its adapter in a pickle (adapter_model.bin), which is not read: load it in "
+            "Python with PeftModel.from_pretrained, and save it with save_pretrained(…), which "
+            "writes " ADAPTER_TENSORS,
+            shown);
+    if (access(path, F_OK) != 0)
+        return error_raise(ERROR_FILE, "%s has no " ADAPTER_TENSORS ": the download is not complete", shown);
+    l->file = safetensors_open(path);
+    return error_code();
+}
+
+static int match_file(Loading *l, const char *directory)
+{
+    const FamilyFiles *files = family_files_named(nn_class_name(l->model));
+    l->prefix = files ? files->names.prefix : NULL;
+    if (open_file(l, directory))
+        return error_code();
+    for (int i = 0; i < safetensors_count(l->file); i++)
+        if (match_entry(l, safetensors_at(l->file, i)))
+            return error_code();
+    check_wanted(l);
+    return check_lists(l);
+}
+
+/* ---- Making and reading ------------------------------------------------------------------------ */
+
+static int strength_of(void *user, const LoraLayer *layer, Lora *lora)
+{
+    const Loading *l = user;
+    for (int i = 0; i < l->adapted_count; i++)
+        if (!strcmp(l->adapted[i].path, layer->path)) {
+            *lora = (Lora){.rank = l->adapted[i].rank,
+                           .alpha = (float)l->adapted[i].alpha,
+                           .dropout = (float)l->config.dropout,
+                           .rslora = l->config.rslora};
+            return 1;
+        }
+    return 0;
+}
+
+typedef struct Reading {
+    const Safetensors *file;
+    const SafetensorsEntry *entry;
+} Reading;
+
+static int read_numbers(void *user, int64_t first, int64_t count, float *values)
+{
+    const Reading *r = user;
+    return safetensors_read_part(r->file, r->entry, first, count, values);
+}
+
+typedef struct Turned {
+    const float *from; /* (columns,rows), as the file has it */
+    int64_t rows, columns;
+} Turned;
+
+static int turn_numbers(void *user, int64_t first, int64_t count, float *values)
+{
+    const Turned *t = user;
+    for (int64_t i = first; i < first + count; i++)
+        values[i - first] = t->from[i % t->columns * t->rows + i / t->columns];
+    return 0;
+}
+
+static int read_transposed(const Loading *l, const Wanted *w, Tensor *tensor)
+{
+    size_t bytes = (size_t)tensor_numel(tensor) * sizeof(float);
+    float *from = host_alloc_for("io_load_adapter", "an embedding's adapter", bytes);
+    int status = from ? safetensors_read(l->file, w->entry, from) : error_code();
+    if (!status)
+        status = tensor_store_(tensor, turn_numbers, &(Turned){from, w->shape.dim[1], w->shape.dim[0]});
+    if (from)
+        host_free(context_here(), from, bytes);
+    return status;
+}
+
+/* On meta too: what the base is stored as may need buffers. */
+static int read_value(const Loading *l, const Wanted *w, Tensor *tensor)
+{
+    int meta = context_is_meta(context_current());
+    if (!w->transposed)
+        return tensor_store_(tensor, read_numbers, &(Reading){l->file, w->entry});
+    if (meta)
+        return host_later((size_t)tensor_numel(tensor) * sizeof(float)), 0;
+    return read_transposed(l, w, tensor);
+}
+
+/* The adapters' parameters are there now, and everything else is frozen. */
+static int read_values(Loading *l)
+{
+    for (int i = 0; i < l->wanted_count; i++) {
+        const Wanted *w = &l->wanted[i];
+        Tensor *to = w->own ? w->own : nn_parameter(l->model, w->name);
+        int train = w->trained && !l->options->frozen;
+        if (w->entry && read_value(l, w, to))
+            return error_code();
+        if (tensor_requires_grad(to) != train)
+            tensor_set_requires_grad(to, train);
+        l->report.tensors += w->entry != NULL;
+        l->report.own += w->own && w->entry;
+        l->lost += w->own && w->entry && !w->trained;
+    }
+    return error_code();
+}
+
+static int load(Loading *l, const char *directory)
+{
+    if (choose_layers(l) || list_wanted(l) || match_file(l, directory) ||
+        nn_add_lora_by(l->model, strength_of, l) < 0 || read_values(l))
+        return error_code();
+    l->report.adapted = l->adapted_count;
+    for (int i = 0; i < l->adapted_count; i++)
+        l->report.rank = l->adapted[i].rank > l->report.rank ? l->adapted[i].rank : l->report.rank;
+    snprintf(l->report.base, sizeof l->report.base, "%s", l->config.base ? l->config.base : "");
+    if (l->report.own)
+        snprintf(l->report.note, sizeof l->report.note,
+                 "%d parameter%s of the model itself %s the adapter's values%s.", l->report.own,
+                 plural(l->report.own), l->report.own == 1 ? "has" : "have",
+                 !l->lost || l->options->frozen ? ""
+                 : l->lost == l->report.own     ? "; it is not trained, and not in what is written"
+                                                : "; some are not trained, and not in what is written");
+    return 0;
+}
+
+int io_load_adapter(Module *model, const char *directory, const AdapterOptions *options,
+                    AdapterReport *report)
+{
+    static const AdapterOptions defaults;
+    char path[PATH_BYTES];
+    if (!model || !directory)
+        return error_raise(ERROR_ARGUMENT, "io_load_adapter(): %s is NULL", model ? "directory" : "model");
+    if (error_code() || hub_follow(path, directory))
+        return error_code();
+    if (nn_lora_count(model))
+        return error_raise(ERROR_STATE,
+                           "io_load_adapter(): the model has adapters already; one set at a time");
+    Loading l = {.model = model,
+                 .options = options ? options : &defaults,
+                 .hint = "",
+                 .missing = {.room = 140},
+                 .unexpected = {.room = 140},
+                 .shapes = {.room = 240},
+                 .types = {.room = 240}};
+    int status = adapter_config_read(&l.config, path);
+    if (!status)
+        status = load(&l, path);
+    Context *context = context_here();
+    safetensors_close(l.file);
+    if (l.wanted)
+        host_free(context, l.wanted, (size_t)l.wanted_room * sizeof *l.wanted);
+    if (l.adapted)
+        host_free(context, l.adapted, (size_t)(l.adapted_room + 1) * sizeof *l.adapted);
+    adapter_config_free(&l.config);
+    if (report)
+        *report = l.report;
+    return status;
+}
