@@ -149,7 +149,7 @@ static void stored_multiply(int64_t rows, int64_t cols, int64_t depth, const flo
             stored_prefetch(high, to, ldc);
             product_tile(depth, a + i * depth, b + j * depth, sum);
             if (wide == PRODUCT_COLS)
-                product_store(high, PRODUCT_COLS, 1.0f, sum, beta, to, ldc);
+                product_store_whole(high, 1.0f, sum, beta, to, ldc);
             else
                 product_store(high, wide, 1.0f, sum, beta, to, ldc);
         }
