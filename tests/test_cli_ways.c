@@ -330,17 +330,33 @@ static void texts_from_stored_weights(void **state)
 /* ---- Saved ----------------------------------------------------------------------------------- */
 
 #define TINY                                                                                                 \
-    "gpt2-tiny", "--max-samples", "16", "--threads", "1", "--quiet", "--steps", "2", "--batch", "2",         \
-        "--seq", "16"
+    "gpt2-tiny", "--max-samples", "16", "--threads", "1", "--quiet", "--batch", "2", "--seq", "16",          \
+        "--schedule", "constant", "--warmup", "0", "--lora", "r=4"
 
-/* What is trained, and beside what, is a setting of the run. */
-static void a_run_is_not_resumed_with_others(void **state)
+static double last_loss(Outcome *outcome)
+{
+    json_t *root = json_of(outcome, 0);
+    double loss = real_at(root, "loss_last");
+    json_decref(root);
+    return loss;
+}
+
+/* What weights are stored as is a setting of the run; with the same it goes on to the last bit. */
+static void a_run_is_resumed_with_the_same_types(void **state)
 {
     (void)state;
-    const char *save = in_folder("plain");
-    expect_code(RUN("train", TINY, "--save", save), 0);
-    Outcome *o = expect_code(RUN("train", TINY, "--resume", save, "--lora", "r=4"), 1);
-    assert_non_null(strstr(o->err, "lora"));
+    const char *save = in_folder("stored");
+    expect_code(RUN("train", TINY, "--weights", "bf16", "--quantize", "nf4", "--steps", "2", "--save", save),
+                0);
+    Outcome *o = expect_code(
+        RUN("train", TINY, "--steps", "4", "--weights", "fp16", "--quantize", "nf4", "--resume", save), 1);
+    assert_non_null(strstr(o->err, "weights is fp16, was bf16"));
+    o = expect_code(RUN("train", TINY, "--steps", "4", "--weights", "bf16", "--resume", save), 1);
+    assert_non_null(strstr(o->err, "quantize is not given, was nf4"));
+    double resumed = last_loss(RUN("train", TINY, "--json", "--steps", "4", "--weights", "bf16", "--quantize",
+                                   "nf4", "--resume", save));
+    assert_true(resumed == last_loss(RUN("train", TINY, "--json", "--steps", "4", "--weights", "bf16",
+                                         "--quantize", "nf4")));
 }
 
 int main(void)
@@ -357,7 +373,7 @@ int main(void)
         cmocka_unit_test(adapters_are_advised),
         cmocka_unit_test(a_run_is_its_plan),
         cmocka_unit_test(texts_from_stored_weights),
-        cmocka_unit_test(a_run_is_not_resumed_with_others),
+        cmocka_unit_test(a_run_is_resumed_with_the_same_types),
     };
     return cmocka_run_group_tests_name("ways", tests, make_folder, remove_folder);
 }
