@@ -15,7 +15,7 @@ static inline float quant_block_scale(DType dtype, const QuantLayout *l, const v
     if (dtype == DTYPE_NF4_PLAIN)
         return ((const float *)(const void *)(bytes + l->scales))[block];
     const float *group = (const float *)(const void *)(bytes + l->group_scales);
-    float nested = dynamic_code[bytes[l->scales + (uint64_t)block]] * group[block / NF4_GROUP];
+    float nested = dynamic_code[bytes[l->scales + (uint64_t)block]] * group[(uint64_t)block / NF4_GROUP];
     return nested + *(const float *)(const void *)(bytes + l->offset);
 }
 

@@ -127,33 +127,48 @@ VEC_INLINE void decoder_nf4_block(const unsigned char *codes, float scale, float
 }
 #endif
 
-VEC_INLINE float decoder_scale(const Decoder *d, int64_t block)
-{
-    return quant_block_scale(d->dtype, &d->layout, d->at, block);
-}
-
 /* The n elements of one block from its element `skip` on. The last block of a matrix may be short. */
-static inline void decoder_nf4_part(const Decoder *d, int64_t block, int64_t skip, int64_t n, float *y)
+static __attribute__((noinline, unused)) void decoder_nf4_part(const Decoder *d, int64_t block, int64_t skip,
+                                                               int64_t n, float *y)
 {
     unsigned char codes[NF4_BLOCK / 2] = {0};
     float all[NF4_BLOCK];
     uint64_t first = (uint64_t)block * sizeof codes, left = d->layout.codes_bytes - first;
     memcpy(codes, d->at + first, left < sizeof codes ? left : sizeof codes);
-    decoder_nf4_block(codes, decoder_scale(d, block), all);
+    decoder_nf4_block(codes, quant_block_scale(d->dtype, &d->layout, d->at, block), all);
     memcpy(y, all + skip, (size_t)n * sizeof *y);
 }
 
-/* Blocks lie along the flattened matrix: `first` is an element of that. */
-static inline void decoder_nf4(const Decoder *d, int64_t first, int64_t count, float *y)
+/* A run of elements of the flattened matrix, along which blocks lie: the end of a block, whole blocks, the
+ * beginning of one. */
+typedef struct DecoderRun {
+    int64_t block, skip; /* where it begins */
+    int64_t head, whole, tail;
+} DecoderRun;
+
+VEC_INLINE DecoderRun decoder_run(int64_t first, int64_t count)
 {
-    for (int64_t n; count > 0; count -= n, first += n, y += n) {
-        int64_t block = first / NF4_BLOCK, skip = first % NF4_BLOCK;
-        n = NF4_BLOCK - skip < count ? NF4_BLOCK - skip : count;
-        if (n == NF4_BLOCK)
-            decoder_nf4_block(d->at + block * (NF4_BLOCK / 2), decoder_scale(d, block), y);
-        else
-            decoder_nf4_part(d, block, skip, n, y);
-    }
+    DecoderRun run = {.block = first / NF4_BLOCK, .skip = first % NF4_BLOCK};
+    if (run.skip || count < NF4_BLOCK)
+        run.head = NF4_BLOCK - run.skip < count ? NF4_BLOCK - run.skip : count;
+    run.whole = (count - run.head) / NF4_BLOCK;
+    run.tail = (count - run.head) % NF4_BLOCK;
+    return run;
+}
+
+/* The type is a constant wherever this is inlined. */
+VEC_INLINE void decoder_nf4(DType type, const Decoder *d, int64_t first, int64_t count, float *restrict y)
+{
+    DecoderRun run = decoder_run(first, count);
+    int64_t block = run.block + (run.head > 0);
+    if (run.head)
+        decoder_nf4_part(d, run.block, run.skip, run.head, y);
+    y += run.head;
+    for (int64_t i = 0; i < run.whole; i++, block++, y += NF4_BLOCK)
+        decoder_nf4_block(d->at + block * (NF4_BLOCK / 2), quant_block_scale(type, &d->layout, d->at, block),
+                          y);
+    if (run.tail)
+        decoder_nf4_part(d, block, 0, run.tail, y);
 }
 
 /* y (n) = row `row` from column `col` on; not beyond the row. One copy, for its loops are many. */
@@ -174,8 +189,10 @@ static __attribute__((noinline, unused)) void decoder_row(const Decoder *d, int6
         break;
     }
     case DTYPE_NF4:
+        decoder_nf4(DTYPE_NF4, d, first, n, y);
+        break;
     case DTYPE_NF4_PLAIN:
-        decoder_nf4(d, first, n, y);
+        decoder_nf4(DTYPE_NF4_PLAIN, d, first, n, y);
         break;
     default:
         memcpy(y, (const float *)(const void *)d->at + first, (size_t)n * sizeof *y);

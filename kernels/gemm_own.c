@@ -85,6 +85,17 @@ static inline void product_store(int64_t rows, int64_t cols, float alpha, Produc
     }
 }
 
+/* The same of a tile that is as wide as it can be, a register at a time. */
+VEC_INLINE void product_store_whole(int64_t rows, float alpha, ProductVector sum[][2], float beta, float *c,
+                                    int64_t ldc)
+{
+    for (int64_t i = 0; i < rows; i++, c += ldc)
+        for (int half = 0; half < 2; half++) {
+            ProductVector *to = (ProductVector *)(c + half * PRODUCT_LANES), value = alpha * sum[i][half];
+            *to = beta == 0 ? value : value + beta * *to;
+        }
+}
+
 /* C (rows, cols) = alpha A B + beta C of packed blocks. */
 static void product_block(int64_t rows, int64_t cols, int64_t depth, float alpha, const float *a,
                           const float *b, float beta, float *c, int64_t ldc)
@@ -96,7 +107,7 @@ static void product_block(int64_t rows, int64_t cols, int64_t depth, float alpha
             int64_t wide = cols - j < PRODUCT_COLS ? cols - j : PRODUCT_COLS;
             product_tile(depth, a + i * depth, b + j * depth, sum);
             if (wide == PRODUCT_COLS)
-                product_store(high, PRODUCT_COLS, alpha, sum, beta, c + i * ldc + j, ldc);
+                product_store_whole(high, alpha, sum, beta, c + i * ldc + j, ldc);
             else
                 product_store(high, wide, alpha, sum, beta, c + i * ldc + j, ldc);
         }

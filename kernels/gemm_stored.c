@@ -94,26 +94,23 @@ VEC_INLINE void stored_pack_rows(const Decoder *x, int64_t row, int64_t rows, in
     }
 }
 
-/* Strips of PRODUCT_COLS columns of x, one after the other, each row by row. Rows are read one after the
- * other, as they lie. */
+/* Strips of PRODUCT_COLS columns of x, one after the other, each row by row; what is beyond `cols` is zero.
+ * Some strips grow together, so that rows are read in runs. */
 static void stored_pack_cols(const Decoder *x, int64_t row, int64_t depth, int64_t col, int64_t cols,
                              float *restrict out)
 {
-    float decoded[STORED_CHUNK];
-    int64_t last = cols / PRODUCT_COLS * PRODUCT_COLS;
-    if (last < cols)
-        memset(out + last * depth, 0, (size_t)(PRODUCT_COLS * depth) * sizeof(float));
-    for (int64_t k = 0; k < depth; k++)
-        for (int64_t j = 0; j < cols; j += STORED_CHUNK) {
-            int64_t n = product_least(cols - j, STORED_CHUNK);
+    enum { AHEAD = 4 };
+    float decoded[STORED_CHUNK + PRODUCT_COLS] = {0};
+    for (int64_t j = 0; j < cols; j += STORED_CHUNK) {
+        int64_t n = product_least(cols - j, STORED_CHUNK);
+        memset(decoded + n, 0, PRODUCT_COLS * sizeof(float));
+        for (int64_t k = 0; k < depth; k++) {
+            decoder_prefetch(x, row + k + AHEAD, col + j, n);
             decoder_row(x, row + k, col + j, n, decoded);
-            int64_t i = 0;
-            for (; i + PRODUCT_COLS <= n; i += PRODUCT_COLS)
+            for (int64_t i = 0; i < n; i += PRODUCT_COLS)
                 memcpy(out + (j + i) * depth + k * PRODUCT_COLS, decoded + i, PRODUCT_COLS * sizeof(float));
-            if (i < n)
-                memcpy(out + (j + i) * depth + k * PRODUCT_COLS, decoded + i,
-                       (size_t)(n - i) * sizeof(float));
         }
+    }
 }
 
 typedef struct StoredProduct {
@@ -152,7 +149,7 @@ static void stored_multiply(int64_t rows, int64_t cols, int64_t depth, const flo
             stored_prefetch(high, to, ldc);
             product_tile(depth, a + i * depth, b + j * depth, sum);
             if (wide == PRODUCT_COLS)
-                product_store(high, PRODUCT_COLS, 1.0f, sum, beta, to, ldc);
+                product_store_whole(high, 1.0f, sum, beta, to, ldc);
             else
                 product_store(high, wide, 1.0f, sum, beta, to, ldc);
         }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 enum { FEW_PIECE = 1 << 10 }; /* weights decoded at once: 4 KiB */
+enum { FEW_AHEAD = 2048 };    /* bytes: what a processor asks for by itself is too late for small codes */
 
 #ifdef __AVX2__
 /* FEW_LANES elements, from element i on; int8 without its scale. The type is a constant wherever this is
@@ -47,6 +48,8 @@ VEC_INLINE float few_dot_lanes(DType type, int64_t in, const float *x, const voi
     FewSums s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
     int64_t i = 0;
     for (; i + 4 * FEW_LANES <= in; i += 4 * FEW_LANES) {
+        if (type == DTYPE_INT8)
+            __builtin_prefetch((const void *)((uintptr_t)w + (uintptr_t)i + FEW_AHEAD));
         s0 = few_fused(few_lanes(type, w, i), x + i, s0);
         s1 = few_fused(few_lanes(type, w, i + FEW_LANES), x + i + FEW_LANES, s1);
         s2 = few_fused(few_lanes(type, w, i + 2 * FEW_LANES), x + i + 2 * FEW_LANES, s2);
@@ -61,6 +64,7 @@ VEC_INLINE float few_dot_lanes(DType type, int64_t in, const float *x, const voi
 /* s[0..3] += x of a whole block times its weights. */
 VEC_INLINE void few_nf4_block(const unsigned char *codes, float scale, const float *x, FewSums *s)
 {
+    __builtin_prefetch((const void *)((uintptr_t)codes + FEW_AHEAD));
 #ifdef __AVX512F__
     __m512 table = _mm512_mul_ps(_mm512_loadu_ps(nf4_code), _mm512_set1_ps(scale));
     __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)codes);
@@ -80,20 +84,23 @@ VEC_INLINE void few_nf4_block(const unsigned char *codes, float scale, const flo
 }
 
 /* x times row j of W; blocks that belong to two rows are decoded in part. */
-static float few_dot_nf4(const Decoder *w, int64_t j, int64_t in, const float *x)
+VEC_INLINE float few_dot_nf4(DType type, const Decoder *w, int64_t j, int64_t in, const float *x)
 {
     FewSums s[4] = {{0}};
     float piece[NF4_BLOCK], sum = 0;
-    int64_t first = j * in, end = first + in;
-    for (int64_t at = first, n; at < end; at += n, x += n) {
-        int64_t block = at / NF4_BLOCK, skip = at % NF4_BLOCK;
-        n = NF4_BLOCK - skip < end - at ? NF4_BLOCK - skip : end - at;
-        if (n == NF4_BLOCK) {
-            few_nf4_block(w->at + block * (NF4_BLOCK / 2), decoder_scale(w, block), x, s);
-            continue;
-        }
-        decoder_nf4_part(w, block, skip, n, piece);
-        sum += few_dot(n, x, piece);
+    DecoderRun run = decoder_run(j * in, in);
+    int64_t block = run.block + (run.head > 0);
+    if (run.head) {
+        decoder_nf4_part(w, run.block, run.skip, run.head, piece);
+        sum = few_dot(run.head, x, piece);
+    }
+    x += run.head;
+    for (int64_t i = 0; i < run.whole; i++, block++, x += NF4_BLOCK)
+        few_nf4_block(w->at + block * (NF4_BLOCK / 2), quant_block_scale(type, &w->layout, w->at, block), x,
+                      s);
+    if (run.tail) {
+        decoder_nf4_part(w, block, 0, run.tail, piece);
+        sum += few_dot(run.tail, x, piece);
     }
     return sum + few_total((s[0] + s[1]) + (s[2] + s[3]));
 }
@@ -104,7 +111,7 @@ VEC_INLINE float few_dot_row(DType type, const Decoder *w, int64_t j, int64_t in
     float rest[FEW_LANES], sum;
     int64_t done, bytes = type == DTYPE_INT8 ? 1 : 2;
     if (type == DTYPE_NF4 || type == DTYPE_NF4_PLAIN)
-        return few_dot_nf4(w, j, in, x);
+        return few_dot_nf4(type, w, j, in, x);
     sum = few_dot_lanes(type, in, x, w->at + j * in * bytes, &done);
     if (type == DTYPE_INT8)
         sum *= ((const float *)(const void *)(w->at + w->layout.scales))[j] / 127.0f;
@@ -150,8 +157,10 @@ static void few_dots(const LinearDims *d, const Decoder *w, int64_t j, const flo
             *y = few_dot_row(DTYPE_INT8, w, j, d->in, x);
             return;
         case DTYPE_NF4:
-        case DTYPE_NF4_PLAIN:
             *y = few_dot_row(DTYPE_NF4, w, j, d->in, x);
+            return;
+        case DTYPE_NF4_PLAIN:
+            *y = few_dot_row(DTYPE_NF4_PLAIN, w, j, d->in, x);
             return;
         default:
             break;

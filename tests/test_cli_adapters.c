@@ -119,7 +119,7 @@ static void fit_tries_adapters(void **state)
             "0", "--lora", "r=2");
     assert_null(strstr(o->out, "r=16"));
     o = RUN("fit", "--model", "mlp", "--threads", "2", "--memory", "40MiB", "--reserve", "0");
-    assert_null(strstr(o->out, "lora"));
+    assert_null(strstr(o->out, "LoRA"));
 }
 
 /* ---- An adapter's life ------------------------------------------------------------------------ */

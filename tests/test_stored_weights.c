@@ -552,6 +552,44 @@ static void test_growing(void **state)
     }
 }
 
+/* Values are written as floats are, and GPT-2's turned back: a model of f32 that loads them has them. */
+static void check_export(ModelFamily family, DType quantized, SafetensorsType type)
+{
+    int scope = tensor_scope_begin();
+    ModelPreset preset = small_preset(&(Setting){.family = family});
+    nn_set_weights(&(Weights){.dtype = DTYPE_BF16, .quantized = quantized});
+    Module *typed = nn_model(&preset);
+    nn_set_weights(NULL);
+    assert_int_equal(io_save_weights(typed, &preset, at("x"), &(WeightsSaving){.type = type, .overwrite = 1}),
+                     0);
+    Module *plain = nn_model(&preset);
+    assert_int_equal(io_load_weights(plain, at("x"), NULL, NULL), 0);
+    TensorList x = nn_parameters(plain), y = nn_parameters(typed);
+    for (int i = 0; i < x.count; i++) {
+        int64_t n = tensor_numel(x.items[i]);
+        float *a = decoded(x.items[i]), *b = test_malloc((size_t)n * sizeof *b);
+        tensor_decode_file_(y.items[i], 0, n, b);
+        for (int64_t k = 0; k < n; k++) {
+            float expected = type == SAFETENSORS_BF16  ? half_from_bf16(half_to_bf16(b[k]))
+                             : type == SAFETENSORS_F16 ? half_from_f16(half_to_f16(b[k]))
+                                                       : b[k];
+            assert_true(a[k] == expected);
+        }
+        test_free(a);
+        test_free(b);
+    }
+    tensor_scope_end(scope);
+}
+
+static void test_exports(void **state)
+{
+    (void)state;
+    for (int family = 0; family < FAMILIES; family++)
+        for (int type = SAFETENSORS_F32; type <= SAFETENSORS_BF16; type++)
+            for (size_t q = 2; q < COUNT(kinds); q++)
+                check_export((ModelFamily)family, q > 2 ? kinds[q] : DTYPE_F32, (SafetensorsType)type);
+}
+
 static void test_loading_fails(void **state)
 {
     (void)state;
@@ -664,6 +702,7 @@ int main(void)
         TEST(test_loading),
         TEST(test_growing),
         TEST(test_loading_fails),
+        TEST(test_exports),
         TEST(test_8b),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
