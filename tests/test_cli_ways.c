@@ -276,7 +276,8 @@ static void adapters_are_advised(void **state)
     has(o, "\nLoRA on bf16 is --lora r=16,alpha=32 --weights bf16; QLoRA is --lora r=16,alpha=32 --weights "
            "bf16 --quantize nf4.\nThey train adapters beside frozen weights: another training");
     o = expect_code(RUN("plan", "llama-3.1-8b", "--budget", "20GiB"), 1);
-    assert_non_null(strstr(o->err, "--lora r=16,alpha=32 --weights bf16"));
+    assert_non_null(strstr(o->err, "  --checkpoint blocks --lora r=16,alpha=32 --weights bf16  needs "));
+    assert_non_null(strstr(o->err, "\nWith --lora adapters are trained instead of the weights.\n"));
     /* With --lora typed it is the base that is left. */
     o = expect_code(RUN("compare", "llama-3.1-8b", "--lora", "r=8,alpha=8", "--weights", "bf16"), 0);
     has(o, "\nQLoRA ");
@@ -284,6 +285,28 @@ static void adapters_are_advised(void **state)
     has(o, "QLoRA is --quantize nf4.\n");
     o = expect_code(RUN("compare", "mlp", "--batch", "8"), 0);
     assert_null(strstr(o->out, "LoRA"));
+}
+
+/* A row has as many values as the heading has names, though --lora has commas of its own. */
+static int columns(const char *line)
+{
+    int count = 1, quoted = 0;
+    for (; *line && *line != '\n'; line++) {
+        quoted ^= *line == '"';
+        count += *line == ',' && !quoted;
+    }
+    return count;
+}
+
+static void commas_are_quoted(void **state)
+{
+    (void)state;
+    Outcome *o =
+        expect_code(RUN("compare", "--csv", "--batch", "1", "--seq", "16", "--lora", "r=2,alpha=4"), 0);
+    const char *row = strchr(o->out, '\n') + 1;
+    has(o, ",\"r=2,alpha=4\",fp32,none,");
+    for (; *row; row = strchr(row, '\n') + 1)
+        assert_int_equal(columns(row), columns(o->out));
 }
 
 /* ---- Runs ------------------------------------------------------------------------------------ */
@@ -371,6 +394,7 @@ int main(void)
         cmocka_unit_test(cells_are_plans),
         cmocka_unit_test(four_ways_as_a_table),
         cmocka_unit_test(adapters_are_advised),
+        cmocka_unit_test(commas_are_quoted),
         cmocka_unit_test(a_run_is_its_plan),
         cmocka_unit_test(texts_from_stored_weights),
         cmocka_unit_test(a_run_is_resumed_with_the_same_types),
