@@ -522,6 +522,31 @@ static void test_loading(void **state)
                                   : &(Weights){.dtype = kinds[k]});
 }
 
+/* A plan that makes a model and loads a file has the events of the run. */
+static void test_planned(void **state)
+{
+    (void)state;
+    ModelPreset preset = family(MODEL_GPT2);
+    for (int type = SAFETENSORS_F32; type <= SAFETENSORS_BF16; type++)
+        for (size_t k = 0; k < 3 * COUNT(kinds); k++) {
+            uint64_t hash[2];
+            assert_int_equal(io_save_weights(model_of(&preset, 1), &preset, at("w"),
+                                             &(WeightsSaving){.type = (SafetensorsType)type, .overwrite = 1}),
+                             0);
+            const char *path = at("w");
+            for (int meta = 0; meta < 2; meta++) {
+                Visit v = visit(&(ContextOptions){.meta = meta, .threads = 1});
+                nn_set_weights(
+                    &(Weights){.dtype = kinds[k % 3], .quantized = k / 3 > 2 ? kinds[k / 3] : DTYPE_F32});
+                Module *model = nn_model(&preset);
+                assert_int_equal(io_load_weights(model, path, NULL, NULL), 0);
+                hash[meta] = books()->event_hash;
+                leave(v);
+            }
+            assert_int_equal(hash[0], hash[1]);
+        }
+}
+
 /* New rows of a vocabulary keep what they were drawn as. */
 static void test_growing(void **state)
 {
@@ -701,6 +726,7 @@ int main(void)
         TEST(test_gradients),
         TEST(test_loading),
         TEST(test_growing),
+        TEST(test_planned),
         TEST(test_loading_fails),
         TEST(test_exports),
         TEST(test_8b),
