@@ -350,6 +350,43 @@ static void texts_from_stored_weights(void **state)
     }
 }
 
+/* ---- Files that are quantised ---------------------------------------------------------------- */
+
+#define CHECKPOINT(name) "tests/precision/fixtures/ckpt_" name
+
+static void quantised_files_are_read_as_they_lie(void **state)
+{
+    (void)state;
+    static const char *const files[][2] = {
+        {CHECKPOINT("nf4_dq"), "nf4"}, {CHECKPOINT("nf4"), "nf4-plain"}, {CHECKPOINT("int8"), "int8"}};
+    for (size_t i = 0; i < COUNT(files); i++) {
+        char text[64];
+        snprintf(text, sizeof text, "  %s, rest fp32  ", files[i][1]);
+        Outcome *o = expect_code(RUN("generate", "--init", files[i][0], "--prompt", "A", "--tokens", "3"), 0);
+        has(o, text);
+        o = expect_code(
+            RUN("generate", "--init", files[i][0], "--prompt", "A", "--tokens", "3", "--quantize", "none"),
+            0);
+        has(o, " parameters  fp32  ");
+    }
+    Outcome *o = expect_code(
+        RUN("generate", "--init", files[0][0], "--prompt", "A", "--tokens", "3", "--quantize", "int8"), 1);
+    assert_non_null(strstr(o->err, "codes are not decoded to be quantised again"));
+    /* All of it is trained decoded; adapters beside what the files have. */
+    unsigned char ids[4000];
+    for (size_t i = 0; i < sizeof ids; i++)
+        ids[i] = (unsigned char)(i % 2 ? 0 : i % 90);
+    const char *data = make_file("ids.bin", ids, sizeof ids);
+    o = expect_code(RUN("compare", "--init", files[1][0], "--seq", "8", "--data", data), 0);
+    has(o, " parameters  fp32  ");
+    has(o, "QLoRA is --lora r=16,alpha=32 --weights bf16 --quantize nf4-plain.\n");
+    o = expect_code(RUN("train", "--init", files[0][0], "--seq", "8", "--data", data, "--steps", "2",
+                        "--lora", "r=2", "--threads", "2"),
+                    0);
+    has(o, "\nbase 0.517 x 61,440 + 4 x 12,608 frozen; adapters 4 + 4 + 8 = 16 bytes x ");
+    has(o, "   0 bytes apart\n");
+}
+
 /* ---- Saved ----------------------------------------------------------------------------------- */
 
 #define TINY                                                                                                 \
@@ -397,6 +434,7 @@ int main(void)
         cmocka_unit_test(commas_are_quoted),
         cmocka_unit_test(a_run_is_its_plan),
         cmocka_unit_test(texts_from_stored_weights),
+        cmocka_unit_test(quantised_files_are_read_as_they_lie),
         cmocka_unit_test(a_run_is_resumed_with_the_same_types),
     };
     return cmocka_run_group_tests_name("ways", tests, make_folder, remove_folder);
