@@ -61,12 +61,20 @@ void half_decode_bf16(size_t n, const void *from, float *to)
     }
 }
 
-/* Of numbers that were all finite or not: the first finite one whose half is infinite. */
+/* Of numbers that were all finite or not: the first finite one whose half is infinite. Halves that are
+ * infinite are rare, and whether there is one in a block is found without a branch a number. */
 static int64_t first_overflow(size_t n, const float *from, const uint16_t *to, uint16_t infinity)
 {
-    for (size_t i = 0; i < n; i++)
-        if ((to[i] & 0x7FFFu) == infinity && isfinite(from[i]))
-            return (int64_t)i;
+    enum { BLOCK = 1024 };
+    for (size_t first = 0; first < n; first += BLOCK) {
+        size_t end = n - first < BLOCK ? n : first + BLOCK;
+        uint16_t any = 0;
+        for (size_t i = first; i < end; i++)
+            any |= (uint16_t)((to[i] & 0x7FFFu) == infinity);
+        for (size_t i = first; any && i < end; i++)
+            if ((to[i] & 0x7FFFu) == infinity && isfinite(from[i]))
+                return (int64_t)i;
+    }
     return -1;
 }
 

@@ -444,6 +444,8 @@ static int read_values(Loading *l)
         const Wanted *w = &l->wanted[i];
         Tensor *to = w->own ? w->own : nn_parameter(l->model, w->name);
         int train = w->trained && !l->options->frozen;
+        if (!to) /* no memory for the list of names */
+            return error_code();
         if (w->entry && read_value(l, w, to))
             return error_code();
         if (tensor_requires_grad(to) != train)

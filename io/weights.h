@@ -35,11 +35,15 @@ typedef struct WeightsReport {
     char note[256]; /* "3 parameters are not in …: a, b, c."; "" = nothing to say */
 } WeightsReport;
 
-/* Loads the parameters of a model from a file, an index or a directory (safetensors_open), F32, F16 or BF16.
- * Each is read from the mapped file into its own storage: the weights never exist twice. Nothing is changed
- * unless everything fits. On meta the headers are checked and nothing is read. options and report may be
- * NULL. Returns 0; or raises ERROR_FILE, ERROR_DATA (no such file, or names and types that are not the
- * model's, listed), ERROR_SHAPE (of parameters, listed) or ERROR_HOST_MEMORY. */
+/* Loads the parameters of a model from a file, an index or a directory (safetensors_open): F32, F16 or BF16,
+ * or matrices that bitsandbytes quantised to nf4 or int8, with the tensors that belong to them. Each is read
+ * from the mapped file into its own storage: the weights never exist twice. Into a parameter of another type
+ * (nn_set_weights) they go through a planned buffer of at most 8 MiB; codes are copied as they are into one
+ * of their own type, and decoded into f32, bf16 and f16. Nothing is changed unless everything fits. On meta
+ * the headers are checked, and numbers are not read. options and report may be NULL. Returns 0; or raises
+ * ERROR_FILE, ERROR_DATA (no such file, or names and types that are not the model's, listed; quantised
+ * otherwise), ERROR_SHAPE (of parameters, listed), ERROR_MEMORY, ERROR_HOST_MEMORY, or ERROR_NONFINITE (a
+ * number that a parameter's type cannot hold, which is found when it is its turn). */
 BRIM_API int io_load_weights(Module *model, const char *path, const WeightsOptions *options,
                              WeightsReport *report);
 

@@ -209,6 +209,31 @@ static void test_export(void **state)
     check_export(DTYPE_BF16, DTYPE_INT8, SAFETENSORS_BF16);
 }
 
+/* ---- Planned --------------------------------------------------------------------------------- */
+
+static uint64_t events_of(const Checkpoint *c, int meta, DType rest, int quantized)
+{
+    Visit v = visit(&(ContextOptions){.meta = meta, .threads = 1});
+    Module *model = model_from(path_of(c, ""), rest, quantized);
+    assert_int_equal(io_load_weights(model, path_of(c, ""), NULL, NULL), 0);
+    uint64_t hash = books()->event_hash;
+    leave(v);
+    return hash;
+}
+
+/* What is allocated, in which order and where, does not depend on whether there are data. */
+static void test_planned(void **state)
+{
+    (void)state;
+    static const DType rests[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    for (size_t i = 0; i < COUNT(checkpoints); i++)
+        for (int k = 0; k < 6; k++)
+            if (events_of(&checkpoints[i], 1, rests[k / 2], k % 2) !=
+                events_of(&checkpoints[i], 0, rests[k / 2], k % 2))
+                fail_msg("%s, rest %s%s: planned otherwise", checkpoints[i].name, dtype_name(rests[k / 2]),
+                         k % 2 ? "" : ", decoded");
+}
+
 /* ---- Configurations -------------------------------------------------------------------------- */
 
 static void config_with(const char *quantization)
@@ -473,9 +498,9 @@ static void test_allocations_fail(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_codes),       TEST(test_logits),         TEST(test_decoded),
-        TEST(test_export),      TEST(test_configurations), TEST(test_damages),
-        TEST(test_other_types), TEST(test_int8_damages),   TEST(test_allocations_fail),
+        TEST(test_codes),        TEST(test_logits),           TEST(test_decoded), TEST(test_planned),
+        TEST(test_export),       TEST(test_configurations),   TEST(test_damages), TEST(test_other_types),
+        TEST(test_int8_damages), TEST(test_allocations_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,13 +15,36 @@ typedef struct Case {
     Lora lora;
     const char *pattern;
     int accumulate, in_backward, tied;
+    Weights weights; /* of the base */
 } Case;
 
 static const Case cases[] = {
-    {MODEL_LLAMA, "adamw", {.rank = 3, .alpha = 6, .dropout = 0.2f}, NULL, 2, 0, 0},
-    {MODEL_LLAMA, "adamw", {.rank = 2, .targets = "q_proj,embed_tokens"}, "c+", 1, 1, 1},
-    {MODEL_GPT2, "sgd", {.rank = 4, .targets = "c_attn", .dropout = 0.5f}, "cc", 1, 0, 0},
-    {MODEL_BERT, "rmsprop", {.rank = 2, .rslora = 1}, NULL, 2, 0, 0},
+    {MODEL_LLAMA, "adamw", {.rank = 3, .alpha = 6, .dropout = 0.2f}, .accumulate = 2},
+    {MODEL_LLAMA,
+     "adamw",
+     {.rank = 2, .targets = "q_proj,embed_tokens"},
+     "c+",
+     .accumulate = 1,
+     .in_backward = 1,
+     .tied = 1},
+    {MODEL_GPT2, "sgd", {.rank = 4, .targets = "c_attn", .dropout = 0.5f}, "cc", .accumulate = 1},
+    {MODEL_BERT, "rmsprop", {.rank = 2, .rslora = 1}, .accumulate = 2},
+    {MODEL_LLAMA,
+     "adamw",
+     {.rank = 2, .dropout = 0.1f},
+     "c.",
+     1,
+     0,
+     0,
+     .weights = {.dtype = DTYPE_BF16, .quantized = DTYPE_NF4, .frozen = 1}},
+    {MODEL_GPT2,
+     "adam",
+     {.rank = 2},
+     NULL,
+     1,
+     0,
+     0,
+     .weights = {.dtype = DTYPE_F16, .quantized = DTYPE_INT8}},
 };
 
 typedef struct Run {
@@ -57,6 +80,7 @@ static int64_t elements(TensorList list)
 static void make_model(Run *run, SavedRun *what, SavedRunInput *base)
 {
     ModelPreset preset = preset_of(run->c);
+    nn_set_weights(&run->c->weights);
     what->model = nn_model(&preset);
     if (run->base) {
         *base = (SavedRunInput){.name = "base", .path = run->base};
@@ -214,7 +238,7 @@ static void test_sizes(void **state)
     write_text();
     for (size_t i = 0; i < COUNT(cases); i++)
         for (int head = 0; head < 2; head++) {
-            if (head && (cases[i].family != MODEL_LLAMA || cases[i].tied))
+            if (head && (cases[i].family != MODEL_LLAMA || cases[i].tied || cases[i].weights.dtype))
                 continue;
             Run run = {.c = &cases[i], .to = at("run"), .steps = 1, .trains_head = head};
             execute(&run);
@@ -239,6 +263,7 @@ static void test_sizes(void **state)
             safetensors_close(file);
             assert_int_equal(states, 4 * run.states);
             ModelPreset preset = preset_of(&cases[i]);
+            nn_set_weights(NULL);
             whole = 4 * (uint64_t)nn_parameter_count(nn_model(&preset));
             assert_true(head || 4 * model < whole);
             assert_true(run.size.bytes >= model + optimizer + size_of(at("run/step-00000001/state.json")));
@@ -290,7 +315,7 @@ static void test_base_of_the_seed(void **state)
     run.base = NULL;
     run.from = at("whole");
     refuse(&run, "is of a run that trains the whole model, and this one trains adapters");
-    const Case wider = {MODEL_LLAMA, "adamw", {.rank = 4, .alpha = 6, .dropout = 0.2f}, NULL, 2, 0, 0};
+    const Case wider = {MODEL_LLAMA, "adamw", {.rank = 4, .alpha = 6, .dropout = 0.2f}, .accumulate = 2};
     run.from = at("run");
     run.c = &wider;
     refuse(&run, "lora_A.weight\" is not F32 (4,");

@@ -522,6 +522,31 @@ static void test_loading(void **state)
                                   : &(Weights){.dtype = kinds[k]});
 }
 
+/* A plan that makes a model and loads a file has the events of the run. */
+static void test_planned(void **state)
+{
+    (void)state;
+    ModelPreset preset = family(MODEL_GPT2);
+    for (int type = SAFETENSORS_F32; type <= SAFETENSORS_BF16; type++)
+        for (size_t k = 0; k < 3 * COUNT(kinds); k++) {
+            uint64_t hash[2];
+            assert_int_equal(io_save_weights(model_of(&preset, 1), &preset, at("w"),
+                                             &(WeightsSaving){.type = (SafetensorsType)type, .overwrite = 1}),
+                             0);
+            const char *path = at("w");
+            for (int meta = 0; meta < 2; meta++) {
+                Visit v = visit(&(ContextOptions){.meta = meta, .threads = 1});
+                nn_set_weights(
+                    &(Weights){.dtype = kinds[k % 3], .quantized = k / 3 > 2 ? kinds[k / 3] : DTYPE_F32});
+                Module *model = nn_model(&preset);
+                assert_int_equal(io_load_weights(model, path, NULL, NULL), 0);
+                hash[meta] = books()->event_hash;
+                leave(v);
+            }
+            assert_int_equal(hash[0], hash[1]);
+        }
+}
+
 /* New rows of a vocabulary keep what they were drawn as. */
 static void test_growing(void **state)
 {
@@ -550,6 +575,44 @@ static void test_growing(void **state)
         test_free(before);
         test_free(after);
     }
+}
+
+/* Values are written as floats are, and GPT-2's turned back: a model of f32 that loads them has them. */
+static void check_export(ModelFamily family, DType quantized, SafetensorsType type)
+{
+    int scope = tensor_scope_begin();
+    ModelPreset preset = small_preset(&(Setting){.family = family});
+    nn_set_weights(&(Weights){.dtype = DTYPE_BF16, .quantized = quantized});
+    Module *typed = nn_model(&preset);
+    nn_set_weights(NULL);
+    assert_int_equal(io_save_weights(typed, &preset, at("x"), &(WeightsSaving){.type = type, .overwrite = 1}),
+                     0);
+    Module *plain = nn_model(&preset);
+    assert_int_equal(io_load_weights(plain, at("x"), NULL, NULL), 0);
+    TensorList x = nn_parameters(plain), y = nn_parameters(typed);
+    for (int i = 0; i < x.count; i++) {
+        int64_t n = tensor_numel(x.items[i]);
+        float *a = decoded(x.items[i]), *b = test_malloc((size_t)n * sizeof *b);
+        tensor_decode_file_(y.items[i], 0, n, b);
+        for (int64_t k = 0; k < n; k++) {
+            float expected = type == SAFETENSORS_BF16  ? half_from_bf16(half_to_bf16(b[k]))
+                             : type == SAFETENSORS_F16 ? half_from_f16(half_to_f16(b[k]))
+                                                       : b[k];
+            assert_true(a[k] == expected);
+        }
+        test_free(a);
+        test_free(b);
+    }
+    tensor_scope_end(scope);
+}
+
+static void test_exports(void **state)
+{
+    (void)state;
+    for (int family = 0; family < FAMILIES; family++)
+        for (int type = SAFETENSORS_F32; type <= SAFETENSORS_BF16; type++)
+            for (size_t q = 2; q < COUNT(kinds); q++)
+                check_export((ModelFamily)family, q > 2 ? kinds[q] : DTYPE_F32, (SafetensorsType)type);
 }
 
 static void test_loading_fails(void **state)
@@ -663,7 +726,9 @@ int main(void)
         TEST(test_gradients),
         TEST(test_loading),
         TEST(test_growing),
+        TEST(test_planned),
         TEST(test_loading_fails),
+        TEST(test_exports),
         TEST(test_8b),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -90,8 +90,8 @@ static void open_model(Run *r)
     if (a->encoder)
         preset.config.bert.pooler = r->described.preset.config.bert.pooler = 1;
     if (a->quantized)
-        nn_set_weights(&(Weights){.quantized = r->described.quantized,
-                                  .not_quantized = r->described.not_quantized});
+        nn_set_weights(
+            &(Weights){.quantized = r->described.quantized, .not_quantized = r->described.not_quantized});
     r->model = nn_model(&preset);
     nn_set_weights(NULL);
     if (io_load_weights(r->model, a->model, &(WeightsOptions){.partial = a->partial}, &report) == 0 &&
