@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.2.0
-SOVERSION := 1
+VERSION := 0.3.0
+SOVERSION := 2
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=
@@ -182,7 +182,7 @@ test-full:
 # What CI runs under the address and undefined-behaviour sanitizers: all but what looks at a terminal, at tables or at
 # many plans, whose code others run. make check-full runs all.
 UNSANITIZED := $(addprefix test_,terminal search properties locale cli_levers cli_advice cli_fit cli_options \
-    cli_adapters cli_finetune cli_resume cli_train)
+    cli_adapters cli_finetune cli_resume cli_train cli_ways)
 test-sanitized:
 	@$(MAKE) --no-print-directory test SAN=address,undefined \
 	    TEST="$(filter-out $(UNSANITIZED),$(notdir $(TESTS)))"
