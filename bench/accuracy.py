@@ -35,6 +35,7 @@ CONFIGURATIONS = {
 # Adapters beside a frozen model, whose widths are multiples of 64: bitsandbytes' products on a CPU are wrong for others.
 # Of each brim's options, and what is done in PyTorch: the base's type, quantised, prepared and checkpointed by PEFT.
 ADAPTED = 'bench-llama-small'
+ADAPTED_SIZE = (1, 256)
 ADAPTERS = {
     'LoRA on fp32': ([], dict(dtype='float32')),
     'LoRA on bf16': (['--weights', 'bf16'], dict(dtype='bfloat16')),
@@ -54,9 +55,10 @@ def torch_model(name):
     return models, getattr(models, kind)(**config)
 
 
-def torch_batch(name, generator):
+def torch_batch(name, generator, size=None):
     import torch
     batch, seq, _, config = CONFIGURATIONS[name]
+    batch, seq = size or (batch, seq)
     if not seq:
         return (torch.rand(batch, config['sizes'][0], generator=generator),
                 torch.randint(config['sizes'][-1], (batch,), generator=generator))
@@ -126,12 +128,12 @@ def transformers_model(how):
     import torch
     import transformers
     transformers.logging.set_verbosity_error()
-    _, seq, _, config = CONFIGURATIONS[ADAPTED]
+    config = CONFIGURATIONS[ADAPTED][3]
     dtype = getattr(torch, how['dtype'])
     torch.manual_seed(1)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=config['vocab'], hidden_size=config['dim'], num_hidden_layers=config['layers'],
-        num_attention_heads=config['heads'], intermediate_size=config['hidden'], max_position_embeddings=seq,
+        num_attention_heads=config['heads'], intermediate_size=config['hidden'], max_position_embeddings=ADAPTED_SIZE[1],
         use_cache=False)).to(dtype)
     if not how.get('quantized'):
         return model
@@ -171,7 +173,7 @@ def run_peft(name, threads):
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4)
-    inputs, labels = torch_batch(ADAPTED, torch.Generator().manual_seed(1))
+    inputs, labels = torch_batch(ADAPTED, torch.Generator().manual_seed(1), ADAPTED_SIZE)
 
     def loss():
         logits = model(input_ids=inputs).logits
@@ -226,8 +228,8 @@ def ask(tool, name, threads, notes):
     return None
 
 
-def brim(options, command, name, *more):
-    batch, seq, _, _ = CONFIGURATIONS[name]
+def brim(options, command, name, *more, size=None):
+    batch, seq = size or CONFIGURATIONS[name][:2]
     size = ['--batch', str(batch)] + (['--seq', str(seq)] if seq else [])
     env = {key: value for key, value in os.environ.items() if not key.startswith('OPENBLAS_')}
     child = subprocess.run([options.brim, command, '--model', name, *size, '--threads', str(options.threads), '--json',
@@ -257,8 +259,9 @@ def brim_row(options, name, attention):
 
 def adapter_row(options, name, notes):
     more = ['--lora', 'r=16,alpha=32', *ADAPTERS[name][0]]
-    plan = brim(options, 'plan', ADAPTED, *more)
-    run = brim(options, 'train', ADAPTED, '--steps', str(STEPS), '--every', '1000', *more)['memory']
+    plan = brim(options, 'plan', ADAPTED, *more, size=ADAPTED_SIZE)
+    run = brim(options, 'train', ADAPTED, '--steps', str(STEPS), '--every', '1000', '--max-samples', '8', *more,
+               size=ADAPTED_SIZE)['memory']
     parts = plan['memory']['components']
     return {'weights': parts['parameter']['peak'] + parts['frozen']['peak'], 'plan': plan['memory']['peak_bytes'],
             'needs': run['needs_bytes'], 'measured': run['peak_bytes'], 'process': run['process']['peak_bytes'],
