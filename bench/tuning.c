@@ -209,12 +209,12 @@ static void base_turn(Runner *r, Side *side, int steps)
 /* The order turns round by round, so that no side always follows the same other. */
 static void run_rounds(const Options *o, Runner *runners, Child *peers, Result *result)
 {
-    context_use(runners[BASE_FP32].context);
-    session_step(&runners[BASE_FP32].session);
-    int steps = turn_steps(session_step(&runners[BASE_FP32].session), o->turn);
+    int steps = 1;
     for (int i = 0; i < BASES; i++) {
         context_use(runners[i].context);
         session_step(&runners[i].session);
+        double took = session_step(&runners[i].session);
+        steps = i == BASE_FP32 ? turn_steps(took, o->turn) : steps;
     }
     for (int i = 0; i < PEERS; i++)
         if (peers[i].to)
@@ -331,6 +331,7 @@ static void print_header(const Options *o, const json_t *peft)
         "growth    of the process from after model and adapters were made (optimizer states included) to its "
         "highest, bf16 base\n",
         o->rounds, o->turn);
+    fflush(stdout);
 }
 
 static void run_all(const Options *o)
