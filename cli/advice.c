@@ -43,6 +43,12 @@ const Variant *variants_least_need(const Variant *variants, int count)
 
 /* ---- What to say ----------------------------------------------------------------------------- */
 
+static void say_adapters(int adapters)
+{
+    if (adapters)
+        fprintf(stderr, "With --lora adapters are trained instead of the weights.\n");
+}
+
 static void print_variant(const Variant *v, const Options *from)
 {
     fprintf(stderr, "  %-56s needs %s\n", levers_text(&v->options, from).text,
@@ -54,12 +60,13 @@ static int print_fitting(const Variant *variants, int count, const Options *from
 {
     const Variant *base = &variants[0];
     const Variant *order[2 * VARIANTS];
-    int fitting = 0;
+    int fitting = 0, adapters = 0;
     for (int i = 0; i < count; i++) {
         const Variant *v = &variants[i];
         if (v->plan.status || v->plan.memory.stats.needs > limit)
             continue;
         int at = fitting++;
+        adapters |= variant_adds_adapters(v, from);
         for (; at > 0 && variant_costs_more(order[at - 1], v, base) > 0; at--)
             order[at] = order[at - 1];
         order[at] = v;
@@ -68,6 +75,7 @@ static int print_fitting(const Variant *variants, int count, const Options *from
         fprintf(stderr, "With other levers it fits; the least cost comes first:\n");
     for (int i = 0; i < fitting; i++)
         print_variant(order[i], from);
+    say_adapters(adapters);
     return fitting;
 }
 
@@ -78,6 +86,7 @@ static void suggest(const Variant *variants, int count, const Options *from, uin
         return;
     fprintf(stderr, "No levers of `brim fit` make it fit; the least need is that of\n");
     print_variant(least, from);
+    say_adapters(variant_adds_adapters(least, from));
     fprintf(stderr, "A smaller model, batch or sequence needs less.\n");
 }
 

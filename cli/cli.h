@@ -26,8 +26,8 @@ typedef struct Options {
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *lora, *adapter, *export_adapter; /* --lora as it was typed */
-    const char *resize_vocab; /* as it was typed: N or auto */
-    const char *described;    /* the file or directory that describes the model; NULL = it is known by name */
+    const char *resize_vocab;                    /* as it was typed: N or auto */
+    const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */
     int batch, seq, accumulate, epochs, threads, every, evaluate_every, warmup, sample, loss_chunk, keep,
@@ -39,9 +39,13 @@ typedef struct Options {
     CheckpointChoice checkpoint;
     AttentionKind attention;
     DType weights, quantized; /* what weights are stored as; of linear layers another type, 0 = the same */
+    DType files_quantized;    /* what the files of the described model have their linear layers in; 0 = as the
+                                 rest */
+    const char *not_quantized; /* modules of the described model that are left out; NULL = none */
     uint64_t budget, seed, reserve, export_shard;
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite, merge;
     int four_ways;           /* of compare */
+    int quantize_typed;      /* --quantize was given: files that are quantised do not decide */
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int check_data;          /* reads all ids of a .bin before it starts */
     int pack;                /* samples of JSON lines side by side */

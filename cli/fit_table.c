@@ -199,8 +199,11 @@ static int is_fp32(const Options *o)
 void fit_print(const Fit *fit)
 {
     const Options *o = fit->options;
+    SayLine verdict = {""};
     print_title(o, fit->parameters, &fit->bracket, 0);
-    printf("%s\n\n", fit_verdict(fit).text);
+    line_add(&verdict, "%.1000s", fit_verdict(fit).text);
+    say_line(&verdict);
+    printf("\n");
     printf("Cards in GiB, %.2f of each reserved; every figure but PyTorch's is brim's, planned%s.\n"
            "A cell is the largest batch that fits, or what is missing%s",
            gib(o->reserve), is_fp32(o) ? " in fp32, or as a row says" : "",

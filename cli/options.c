@@ -167,6 +167,10 @@ static int find_model(Options *o)
     o->described = models[i].described ? models[i].asked : NULL;
     o->source = models[i].directory[0] ? models[i].directory : NULL;
     o->source_tokenizer = models[i].tokenizer[0] ? models[i].tokenizer : NULL;
+    o->not_quantized = models[i].model.not_quantized[0] ? models[i].model.not_quantized : NULL;
+    o->files_quantized = models[i].model.quantized;
+    if (!o->quantize_typed && (has_adapters(o) || o->inference)) /* what is trained itself is decoded */
+        o->quantized = o->files_quantized;
     o->preset = models[i].model.preset;
     o->model = models[i].model.name;
     if (o->init && models[i].model.positions[0])
@@ -368,6 +372,7 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
             used += (size_t)snprintf(o->label + used, sizeof o->label - used, "%s%s %s", used ? " " : "",
                                      a->flag->name, a->values[which[i]]);
     }
+    o->quantize_typed = was_given(all, "--quantize");
     int status = check_mode(all);
     if (!status)
         status = check_names(o);

@@ -18,6 +18,14 @@ const char *run_option(const RunRecord *run, const char *name)
     return "";
 }
 
+/* Logs of version 0.2 have no such option. */
+static void print_unusual(const RunRecord *run, const char *name, const char *usual)
+{
+    const char *value = run_option(run, name);
+    if (value[0] && strcmp(value, usual) != 0)
+        printf("  %s", value);
+}
+
 void print_run(const RunRecord *run, const char *indent)
 {
     printf("%s  %s parameters  %s  batch %s", run->model, report_count(run->parameters).text,
@@ -30,6 +38,10 @@ void print_run(const RunRecord *run, const char *indent)
         printf("  checkpoint %s", run_option(run, "checkpoint"));
     if (run_option(run, "attention")[0])
         printf("  %s attention", run_option(run, "attention"));
+    if (run_option(run, "lora")[0])
+        printf("  LoRA %s", run_option(run, "lora"));
+    print_unusual(run, "weights", "fp32");
+    print_unusual(run, "quantize", "none");
     printf("\n%sbrim %s\n", indent, run->command);
 }
 

@@ -73,6 +73,8 @@ LeverText weights_text(const Options *o)
 void store_weights(const Options *o)
 {
     int other = o->weights != DTYPE_F32 || o->quantized, read_only = o->inference && other;
-    nn_set_weights(
-        &(Weights){.dtype = o->weights, .quantized = o->quantized, .frozen = has_adapters(o) || read_only});
+    nn_set_weights(&(Weights){.dtype = o->weights,
+                              .quantized = o->quantized,
+                              .frozen = has_adapters(o) || read_only,
+                              .not_quantized = o->quantized ? o->not_quantized : NULL});
 }

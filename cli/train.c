@@ -81,7 +81,7 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     SayLine line = {""};
     line_add(&line, "%" PRId64 " step%s, %s", r->steps, plural(r->steps), seconds_text(t->step_seconds).text);
     if (r->tokens_per_second > 0) /* of one step nothing is known */
-        line_add(&line, ", %s %s/s", report_count((int64_t)r->tokens_per_second).text,
+        line_add(&line, ", %s %s/s", report_rate(r->tokens_per_second).text,
                  o->seq ? "tokens" : "samples");
     if (t->validation_seconds > 0)
         line_add(&line, "; validation %s", seconds_text(t->validation_seconds).text);

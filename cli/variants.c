@@ -78,8 +78,9 @@ static int train_adapters(Options *o, DType quantized)
         o->lora = "r=16,alpha=32";
     if (o->weights == DTYPE_F32)
         o->weights = DTYPE_BF16;
-    if (!o->quantized)
-        o->quantized = quantized;
+    if (!o->quantized && quantized)
+        o->quantized =
+            o->files_quantized ? o->files_quantized : quantized; /* codes are not quantised again */
     return 1;
 }
 

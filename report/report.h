@@ -49,6 +49,8 @@ typedef struct ReportUnit {
 BRIM_API ReportUnit report_unit(uint64_t largest);
 /* "6,123,168" */
 BRIM_API SizeText report_count(int64_t n);
+/* Of things a second: "6,123", below ten "0.85" or "3.4" */
+BRIM_API SizeText report_rate(double per_second);
 
 /* A table that compares runs: a heading, then a row a run with its peak by group, in MiB, and what a step
  * took (0 = blank). Labels of up to 26 characters. */

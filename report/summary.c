@@ -88,3 +88,12 @@ SizeText report_count(int64_t n)
     out.text[used] = '\0';
     return out;
 }
+
+SizeText report_rate(double per_second)
+{
+    SizeText out;
+    if (!(per_second > 0) || per_second >= 9.95)
+        return report_count((int64_t)per_second);
+    snprintf(out.text, sizeof out.text, "%.*f", per_second < 0.995 ? 2 : 1, per_second);
+    return out;
+}

@@ -205,7 +205,7 @@ void report_step(FILE *out, const MemLedger *ledger, const StepLine *line)
     const MemStats *s = memtrack_stats(ledger);
     ReportUnit unit = report_unit(s->step_peak);
     fprintf(out, "step %4" PRId64 "  loss %7.4f %7s/s%s", line->step, line->loss,
-            report_count((int64_t)line->tokens_per_second).text, line->same_memory ? "\n" : " |");
+            report_rate(line->tokens_per_second).text, line->same_memory ? "\n" : " |");
     if (line->same_memory)
         return;
     for (int g = 0; g < MEM_GROUP_COUNT; g++)

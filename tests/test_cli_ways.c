@@ -276,7 +276,8 @@ static void adapters_are_advised(void **state)
     has(o, "\nLoRA on bf16 is --lora r=16,alpha=32 --weights bf16; QLoRA is --lora r=16,alpha=32 --weights "
            "bf16 --quantize nf4.\nThey train adapters beside frozen weights: another training");
     o = expect_code(RUN("plan", "llama-3.1-8b", "--budget", "20GiB"), 1);
-    assert_non_null(strstr(o->err, "--lora r=16,alpha=32 --weights bf16"));
+    assert_non_null(strstr(o->err, "  --checkpoint blocks --lora r=16,alpha=32 --weights bf16  needs "));
+    assert_non_null(strstr(o->err, "\nWith --lora adapters are trained instead of the weights.\n"));
     /* With --lora typed it is the base that is left. */
     o = expect_code(RUN("compare", "llama-3.1-8b", "--lora", "r=8,alpha=8", "--weights", "bf16"), 0);
     has(o, "\nQLoRA ");
@@ -284,6 +285,28 @@ static void adapters_are_advised(void **state)
     has(o, "QLoRA is --quantize nf4.\n");
     o = expect_code(RUN("compare", "mlp", "--batch", "8"), 0);
     assert_null(strstr(o->out, "LoRA"));
+}
+
+/* A row has as many values as the heading has names, though --lora has commas of its own. */
+static int columns(const char *line)
+{
+    int count = 1, quoted = 0;
+    for (; *line && *line != '\n'; line++) {
+        quoted ^= *line == '"';
+        count += *line == ',' && !quoted;
+    }
+    return count;
+}
+
+static void commas_are_quoted(void **state)
+{
+    (void)state;
+    Outcome *o =
+        expect_code(RUN("compare", "--csv", "--batch", "1", "--seq", "16", "--lora", "r=2,alpha=4"), 0);
+    const char *row = strchr(o->out, '\n') + 1;
+    has(o, ",\"r=2,alpha=4\",fp32,none,");
+    for (; *row; row = strchr(row, '\n') + 1)
+        assert_int_equal(columns(row), columns(o->out));
 }
 
 /* ---- Runs ------------------------------------------------------------------------------------ */
@@ -325,6 +348,43 @@ static void texts_from_stored_weights(void **state)
                          integer_at(root, "parameters") * rows[i].bits / 8);
         json_decref(root);
     }
+}
+
+/* ---- Files that are quantised ---------------------------------------------------------------- */
+
+#define CHECKPOINT(name) "tests/precision/fixtures/ckpt_" name
+
+static void quantised_files_are_read_as_they_lie(void **state)
+{
+    (void)state;
+    static const char *const files[][2] = {
+        {CHECKPOINT("nf4_dq"), "nf4"}, {CHECKPOINT("nf4"), "nf4-plain"}, {CHECKPOINT("int8"), "int8"}};
+    for (size_t i = 0; i < COUNT(files); i++) {
+        char text[64];
+        snprintf(text, sizeof text, "  %s, rest fp32  ", files[i][1]);
+        Outcome *o = expect_code(RUN("generate", "--init", files[i][0], "--prompt", "A", "--tokens", "3"), 0);
+        has(o, text);
+        o = expect_code(
+            RUN("generate", "--init", files[i][0], "--prompt", "A", "--tokens", "3", "--quantize", "none"),
+            0);
+        has(o, " parameters  fp32  ");
+    }
+    Outcome *o = expect_code(
+        RUN("generate", "--init", files[0][0], "--prompt", "A", "--tokens", "3", "--quantize", "int8"), 1);
+    assert_non_null(strstr(o->err, "codes are not decoded to be quantised again"));
+    /* All of it is trained decoded; adapters beside what the files have. */
+    unsigned char ids[4000];
+    for (size_t i = 0; i < sizeof ids; i++)
+        ids[i] = (unsigned char)(i % 2 ? 0 : i % 90);
+    const char *data = make_file("ids.bin", ids, sizeof ids);
+    o = expect_code(RUN("compare", "--init", files[1][0], "--seq", "8", "--data", data), 0);
+    has(o, " parameters  fp32  ");
+    has(o, "QLoRA is --lora r=16,alpha=32 --weights bf16 --quantize nf4-plain.\n");
+    o = expect_code(RUN("train", "--init", files[0][0], "--seq", "8", "--data", data, "--steps", "2",
+                        "--lora", "r=2", "--threads", "2"),
+                    0);
+    has(o, "\nbase 0.517 x 61,440 + 4 x 12,608 frozen; adapters 4 + 4 + 8 = 16 bytes x ");
+    has(o, "   0 bytes apart\n");
 }
 
 /* ---- Saved ----------------------------------------------------------------------------------- */
@@ -371,8 +431,10 @@ int main(void)
         cmocka_unit_test(cells_are_plans),
         cmocka_unit_test(four_ways_as_a_table),
         cmocka_unit_test(adapters_are_advised),
+        cmocka_unit_test(commas_are_quoted),
         cmocka_unit_test(a_run_is_its_plan),
         cmocka_unit_test(texts_from_stored_weights),
+        cmocka_unit_test(quantised_files_are_read_as_they_lie),
         cmocka_unit_test(a_run_is_resumed_with_the_same_types),
     };
     return cmocka_run_group_tests_name("ways", tests, make_folder, remove_folder);

@@ -91,6 +91,13 @@ static void counts(void **state)
     };
     for (size_t i = 0; i < COUNT(rows); i++)
         assert_string_equal(report_count(rows[i].n).text, rows[i].text);
+    static const struct {
+        double rate;
+        const char *text;
+    } rates[] = {{0, "0"},      {0.004, "0.00"}, {0.853, "0.85"}, {0.996, "1.0"},
+                 {3.44, "3.4"}, {9.96, "9"},     {12.7, "12"},    {4600, "4,600"}};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
+        assert_string_equal(report_rate(rates[i].rate).text, rates[i].text);
 }
 
 static void groups_are_sums_of_components(void **state)

@@ -1,12 +1,18 @@
 /* ---- The page ---- */
+function storedText(o) {
+  const weights = o.weights || 'fp32';
+  return o.quantize && o.quantize !== 'none' ? o.quantize + ', rest ' + weights : weights;
+}
 function optionText(run) {
-  const o = run.options, info = run.info, parts = [count(info.parameters) + ' parameters', 'fp32', o.optimizer];
+  const o = run.options, info = run.info, parts = [count(info.parameters) + ' parameters', storedText(o), o.optimizer];
   parts.push('batch ' + o.batch + (o.seq ? ' \u00d7 ' + o.seq + ' tokens' : '') + (o.accumulate > 1 ? ' \u00d7 ' + o.accumulate + ' micro-batches' : ''));
   if (o.checkpoint && o.checkpoint !== 'none') parts.push('checkpoint ' + o.checkpoint);
   if (o.seq && o.attention) parts.push(o.attention + ' attention');
   if (o.optimizer_in_backward) parts.push('optimizer in backward');
   if (o.zero_grad && o.zero_grad !== 'free') parts.push('gradients kept as zeros');
   if (o.loss_chunk) parts.push('loss in chunks of ' + count(o.loss_chunk) + ' rows');
+  if (o.lora) parts.push('LoRA ' + o.lora);
+  if (o.adapter) parts.push('adapter ' + o.adapter);
   parts.push(plural(o.steps, 'step'), 'seed ' + o.seed, plural(o.threads, 'thread'));
   return parts.join(' \u00b7 ');
 }
