@@ -50,26 +50,24 @@ static int adapted_script(void *adapted)
     return error_code();
 }
 
-/* A context with just the memory that the plan says, current. NULL with the reason in `why`; the caller ends
- * it with context_destroy. */
-static Context *adapted_context(const Adapted *a, int threads, uint64_t *needs, char *why, size_t size)
+/* A context with just the memory that the plan says, current. NULL with the reason in `why`. The caller ends
+ * it with context_destroy, and the plan, which it follows, after that. */
+static Context *adapted_context(const Adapted *a, int threads, Plan *plan, char *why, size_t size)
 {
-    Plan plan;
-    plan_script(adapted_script, (void *)a, &(RunOptions){.threads = threads}, &plan);
-    if (plan.status) {
-        snprintf(why, size, "%.250s", plan.error);
+    plan_script(adapted_script, (void *)a, &(RunOptions){.threads = threads}, plan);
+    if (plan->status) {
+        snprintf(why, size, "%.250s", plan->error);
         return NULL;
     }
-    *needs = plan.memory.stats.needs;
-    Context *context = context_create(
-        &(ContextOptions){.memory = MEMTRACK_RESERVED, .capacity = *needs, .threads = threads});
-    if (context) {
-        memtrack_ledger_follow(context_ledger(context), plan.hints);
-        context_use(context);
-    } else {
-        snprintf(why, size, "no memory for %s", report_size(*needs).text);
+    uint64_t needs = plan->memory.stats.needs;
+    Context *context =
+        context_create(&(ContextOptions){.memory = MEMTRACK_RESERVED, .capacity = needs, .threads = threads});
+    if (!context) {
+        snprintf(why, size, "no memory for %s", report_size(needs).text);
+        return NULL;
     }
-    plan_free(&plan);
+    memtrack_ledger_follow(context_ledger(context), plan->hints);
+    context_use(context);
     return context;
 }
 

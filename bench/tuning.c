@@ -137,18 +137,19 @@ static int growth_main(const Options *o)
 {
     Adapted a = adapted_of(o, &shapes[o->growth], &bases[BASE_BF16]);
     char why[256];
-    uint64_t needs;
-    Context *context = adapted_context(&a, o->threads, &needs, why, sizeof why);
+    Plan plan = {0};
+    Context *context = adapted_context(&a, o->threads, &plan, why, sizeof why);
     if (!context)
         return 1;
     Session s;
     adapted_open(&s, &a);
     for (int i = 0; i < 4; i++)
         session_step(&s);
-    uint64_t before = s.model_resident - (needs - s.model_bytes);
+    uint64_t before = s.model_resident - (plan.memory.stats.needs - s.model_bytes);
     printf("{\"growth\": %.3f, \"error\": %d}\n",
            ((double)memtrack_process_resident_peak() - (double)before) / (1 << 20), error_code());
     context_destroy(context);
+    plan_free(&plan);
     return 0;
 }
 
@@ -186,6 +187,7 @@ typedef struct Result {
 } Result;
 
 typedef struct Runner {
+    Plan plan;
     Context *context;
     Session session;
 } Runner;
@@ -240,8 +242,9 @@ static void run_shape(const Options *o, const TuningShape *shape, Child *peers, 
     int made = 0;
     for (; made < BASES && !result->error[0]; made++) {
         Adapted a = adapted_of(o, shape, &bases[made]);
-        runners[made].context =
-            adapted_context(&a, o->threads, &result->needs[made], result->error, sizeof result->error);
+        Plan *plan = &runners[made].plan;
+        runners[made].context = adapted_context(&a, o->threads, plan, result->error, sizeof result->error);
+        result->needs[made] = plan->memory.stats.needs;
         if (runners[made].context && adapted_open(&runners[made].session, &a) != 0)
             snprintf(result->error, sizeof result->error, "%.250s", error_message());
     }
@@ -256,6 +259,7 @@ static void run_shape(const Options *o, const TuningShape *shape, Child *peers, 
         result->loss[i] = runners[i].session.loss;
         context_use(NULL);
         context_destroy(runners[i].context);
+        plan_free(&runners[i].plan);
     }
 }
 
