@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.2.0
-SOVERSION := 1
+VERSION := 0.3.0
+SOVERSION := 2
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=

@@ -57,15 +57,6 @@ Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
     return bracket;
 }
 
-uint64_t bracket_bytes(const Bracket *bracket)
-{
-    uint64_t bytes = bracket->trained.bytes +
-                     (uint64_t)bracket->trained.count * (uint64_t)(bracket->gradient + bracket->states);
-    for (int i = 0; i < bracket->frozen_kinds; i++)
-        bytes += bracket->frozen[i].bytes;
-    return bytes;
-}
-
 /* ---- As text --------------------------------------------------------------------------------- */
 
 static void __attribute__((format(printf, 2, 3))) say(LeverText *out, const char *format, ...)

@@ -121,7 +121,6 @@ typedef struct Bracket {
     int adapters;         /* what is trained stands beside the model's own parameters */
 } Bracket;
 Bracket bracket_of(const Options *options, Module *model, const Optimizer *optimizer);
-uint64_t bracket_bytes(const Bracket *bracket); /* weights, gradients and states, all there at once */
 /* "base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040" */
 LeverText bracket_text(const Bracket *bracket);
 json_t *bracket_json(const Bracket *bracket);

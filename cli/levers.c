@@ -189,11 +189,6 @@ enum { LEVERS = sizeof levers / sizeof levers[0] };
 _Static_assert(sizeof levers / sizeof levers[0] <= LEVERS_MAX,
                "arrays with an element a lever are of LEVERS_MAX");
 
-const Lever *lever_at(int i)
-{
-    return i >= 0 && i < LEVERS ? &levers[i] : NULL;
-}
-
 const Lever *lever_of(const char *flag)
 {
     for (int i = 0; i < LEVERS; i++)

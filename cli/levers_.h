@@ -31,7 +31,6 @@ typedef struct Lever {
 } Lever;
 
 enum { LEVERS_MAX = 40 };
-const Lever *lever_at(int i); /* NULL past the last, of LEVERS_MAX at most */
 const Lever *lever_of(const char *flag);
 int lever_means(const Lever *lever, const Options *o);
 

@@ -66,8 +66,7 @@ int json_read_text(const char *path, const char *shown, const char *what, size_t
 /* Adds a sentence to the model's note, if it has room. */
 void model_note(IoModel *model, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Writes it as file_begin … file_commit do, or … file_finish. flags: more of jansson's. (save.c) */
-int json_write_file(const json_t *root, const char *path);
+/* Writes it as file_begin … file_finish do. flags: more of jansson's. (save.c) */
 int json_write_temporary(const json_t *root, const char *path, size_t flags);
 int json_text_write_temporary(const JsonText *text, const char *path);
 

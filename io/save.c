@@ -30,12 +30,6 @@ int json_text_write_temporary(const JsonText *text, const char *path)
     return file_finish(&writer);
 }
 
-int json_write_file(const json_t *root, const char *path)
-{
-    int status = json_write_temporary(root, path, 0);
-    return status ? status : file_publish(path);
-}
-
 int io_write_config(const ModelPreset *preset, const char *path, SafetensorsType type)
 {
     if (!preset || !path)

@@ -9,6 +9,7 @@
 
 enum { FEW_PIECE = 1 << 10 }; /* weights decoded at once: 4 KiB */
 enum { FEW_AHEAD = 2048 };    /* bytes: what a processor asks for by itself is too late for small codes */
+enum { FEW_APART = 1 << 12 }; /* elements of x that a thread has apart: 16 KiB */
 
 #ifdef __AVX2__
 /* FEW_LANES elements, from element i on; int8 without its scale. The type is a constant wherever this is
@@ -61,48 +62,84 @@ VEC_INLINE float few_dot_lanes(DType type, int64_t in, const float *x, const voi
     return few_total((s0 + s1) + (s2 + s3));
 }
 
-/* s[0..3] += x of a whole block times its weights. */
-VEC_INLINE void few_nf4_block(const unsigned char *codes, float scale, const float *x, FewSums *s)
-{
-    __builtin_prefetch((const void *)((uintptr_t)codes + FEW_AHEAD));
+/* A piece of x. NF4 has two weights a byte; AVX-512 multiplies those in high halves and those in low halves
+ * apart, and finds the elements of x for each side by side. */
+typedef struct FewX {
+    const float *at, *even, *odd;
+} FewX;
+
+/* s[0..3] += x from element i on, a whole block, times its weights. */
 #ifdef __AVX512F__
+VEC_INLINE void few_nf4_block(const unsigned char *codes, float scale, const FewX *x, int64_t i, FewSums *s)
+{
+    const float *high = i % 2 ? x->odd + i / 2 : x->even + i / 2;
+    const float *low = i % 2 ? x->even + i / 2 + 1 : x->odd + i / 2;
     __m512 table = _mm512_mul_ps(_mm512_loadu_ps(nf4_code), _mm512_set1_ps(scale));
-    __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)codes);
-    for (int i = 0; i < 4; i++) {
-        FewSums weights = (FewSums)_mm512_permutexvar_ps(decoder_nf4_codes(&bytes, i), table);
-        s[i] = few_fused(weights, x + 16 * i, s[i]);
+    for (int half = 0; half < 2; half++) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(codes + 16 * half));
+        __m512i both = _mm512_cvtepu8_epi32(bytes), upper = _mm512_srli_epi32(both, 4);
+        s[2 * half] = few_fused((FewSums)_mm512_permutexvar_ps(upper, table), high + 16 * half, s[2 * half]);
+        s[2 * half + 1] =
+            few_fused((FewSums)_mm512_permutexvar_ps(both, table), low + 16 * half, s[2 * half + 1]);
     }
+}
 #else
+VEC_INLINE void few_nf4_block(const unsigned char *codes, float scale, const FewX *x, int64_t i, FewSums *s)
+{
     __m256 factor = _mm256_set1_ps(scale);
     __m256 low = _mm256_mul_ps(_mm256_loadu_ps(nf4_code), factor);
     __m256 high = _mm256_mul_ps(_mm256_loadu_ps(nf4_code + 8), factor);
-    for (int i = 0; i < 8; i++) {
-        FewSums weights = (FewSums)decoder_nf4_look(low, high, decoder_nf4_codes(codes, i));
-        s[i % 4] = few_fused(weights, x + 8 * i, s[i % 4]);
+    for (int k = 0; k < 8; k++) {
+        FewSums weights = (FewSums)decoder_nf4_look(low, high, decoder_nf4_codes(codes, k));
+        s[k % 4] = few_fused(weights, x->at + i + 8 * k, s[k % 4]);
     }
-#endif
 }
+#endif
 
-/* x times row j of W; blocks that belong to two rows are decoded in part. */
-VEC_INLINE float few_dot_nf4(DType type, const Decoder *w, int64_t j, int64_t in, const float *x)
+/* x (count) times the flattened W from element `first` on; blocks that it has in part are decoded. */
+VEC_INLINE float few_dot_nf4(DType type, const Decoder *w, int64_t first, int64_t count, const FewX *x)
 {
     FewSums s[4] = {{0}};
-    float piece[NF4_BLOCK], sum = 0;
-    DecoderRun run = decoder_run(j * in, in);
-    int64_t block = run.block + (run.head > 0);
+    float part[NF4_BLOCK], sum = 0;
+    DecoderRun run = decoder_run(first, count);
+    int64_t block = run.block + (run.head > 0), i = run.head, end = run.head + run.whole * NF4_BLOCK;
     if (run.head) {
-        decoder_nf4_part(w, run.block, run.skip, run.head, piece);
-        sum = few_dot(run.head, x, piece);
+        decoder_nf4_part(w, run.block, run.skip, run.head, part);
+        sum = few_dot(run.head, x->at, part);
     }
-    x += run.head;
-    for (int64_t i = 0; i < run.whole; i++, block++, x += NF4_BLOCK)
-        few_nf4_block(w->at + block * (NF4_BLOCK / 2), quant_block_scale(type, &w->layout, w->at, block), x,
-                      s);
+    for (; i < end; i += NF4_BLOCK, block++) {
+        const unsigned char *codes = w->at + block * (NF4_BLOCK / 2);
+        __builtin_prefetch((const void *)((uintptr_t)codes + FEW_AHEAD));
+        few_nf4_block(codes, quant_block_scale(type, &w->layout, w->at, block), x, i, s);
+    }
     if (run.tail) {
-        decoder_nf4_part(w, block, 0, run.tail, piece);
-        sum += few_dot(run.tail, x, piece);
+        decoder_nf4_part(w, block, 0, run.tail, part);
+        sum += few_dot(run.tail, x->at + end, part);
     }
     return sum + few_total((s[0] + s[1]) + (s[2] + s[3]));
+}
+
+/* y (cols) = x (in) times rows [col, col + cols) of W, a piece of x after the other. */
+VEC_INLINE void few_nf4_columns(DType type, int64_t in, int64_t col, int64_t cols, const float *x,
+                                const Decoder *w, float *y)
+{
+    float even[FEW_APART / 2], odd[FEW_APART / 2];
+    for (int64_t at = 0, n; at < in; at += n) {
+        FewX piece = {x + at, even, odd};
+        n = in - at < FEW_APART ? in - at : FEW_APART;
+#ifdef __AVX512F__
+        for (int64_t i = 0; i < n / 2; i++) {
+            even[i] = x[at + 2 * i];
+            odd[i] = x[at + 2 * i + 1];
+        }
+        if (n % 2)
+            even[n / 2] = x[at + n - 1];
+#endif
+        for (int64_t j = 0; j < cols; j++) {
+            float sum = few_dot_nf4(type, w, (col + j) * in + at, n, &piece);
+            y[j] = at ? y[j] + sum : sum;
+        }
+    }
 }
 
 /* Of one row of x. */
@@ -110,8 +147,6 @@ VEC_INLINE float few_dot_row(DType type, const Decoder *w, int64_t j, int64_t in
 {
     float rest[FEW_LANES], sum;
     int64_t done, bytes = type == DTYPE_INT8 ? 1 : 2;
-    if (type == DTYPE_NF4 || type == DTYPE_NF4_PLAIN)
-        return few_dot_nf4(type, w, j, in, x);
     sum = few_dot_lanes(type, in, x, w->at + j * in * bytes, &done);
     if (type == DTYPE_INT8)
         sum *= ((const float *)(const void *)(w->at + w->layout.scales))[j] / 127.0f;
@@ -156,12 +191,6 @@ static void few_dots(const LinearDims *d, const Decoder *w, int64_t j, const flo
         case DTYPE_INT8:
             *y = few_dot_row(DTYPE_INT8, w, j, d->in, x);
             return;
-        case DTYPE_NF4:
-            *y = few_dot_row(DTYPE_NF4, w, j, d->in, x);
-            return;
-        case DTYPE_NF4_PLAIN:
-            *y = few_dot_row(DTYPE_NF4_PLAIN, w, j, d->in, x);
-            return;
         default:
             break;
         }
@@ -204,6 +233,16 @@ static void few_stored_columns(const LinearDims *d, int64_t col, int64_t cols, c
                                const Decoder *w, float *y)
 {
     int64_t strips = (cols + FEW_STRIP - 1) / FEW_STRIP;
+#ifdef __AVX2__
+    if (d->rows == 1 && w->dtype == DTYPE_NF4) {
+        few_nf4_columns(DTYPE_NF4, d->in, col, cols, x, w, y + col);
+        return;
+    }
+    if (d->rows == 1 && w->dtype == DTYPE_NF4_PLAIN) {
+        few_nf4_columns(DTYPE_NF4_PLAIN, d->in, col, cols, x, w, y + col);
+        return;
+    }
+#endif
     for (int64_t j = col; j < col + cols && !d->in_out; j++)
         few_dots(d, w, j, x, y + j);
     for (int64_t i = 0; i < strips && d->in_out; i++) {

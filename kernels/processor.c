@@ -9,14 +9,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-int processor_has_avx2(void)
-{
 #ifdef __x86_64__
+/* What cpuid says of it that __builtin_cpu_supports does not know. */
+static int has_more_of_v3(void)
+{
     unsigned a, b, d, c1 = 0, c8 = 0;
     __get_cpuid(1, &a, &b, &c1, &d);
     __get_cpuid(0x80000001, &a, &b, &c8, &d);
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-           __builtin_cpu_supports("bmi2") && (c1 & bit_MOVBE) && (c1 & bit_F16C) && (c8 & bit_LZCNT);
+    return (c1 & bit_MOVBE) && (c1 & bit_F16C) && (c8 & bit_LZCNT);
+}
+#endif
+
+/* Asked once: each context asks, and in a virtual machine cpuid leaves it, which is dear. */
+int processor_has_avx2(void)
+{
+#ifdef __x86_64__
+    static _Atomic int known; /* 0 = not yet; else 1 + the answer */
+    if (!known)
+        known = 1 + (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                     __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && has_more_of_v3());
+    return known - 1;
 #else
     return 0;
 #endif

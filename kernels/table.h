@@ -20,7 +20,7 @@ KERNEL(void, gemm,
 KERNEL(void, gemm_stored,
        (int trans_b, int64_t m, int64_t n, int64_t k, const StoredArray *a, const StoredArray *b, float beta,
         float *c, int64_t ldc, void *workspace, const KernelRun *run))
-/* bytes; the same for every table */
+/* bytes; the same for every instruction set */
 KERNEL(size_t, gemm_stored_workspace, (int64_t m, int64_t n, int64_t k, const KernelRun *run))
 
 /* pre (rows,out): the value before the activation, written when not NULL (may be NULL with ACT_NONE /
@@ -37,7 +37,7 @@ KERNEL(void, linear_backward_input,
 KERNEL(void, linear_backward_weight,
        (const LinearDims *d, const float *x, const float *dy, float beta_w, float *dw, float beta_b,
         float *dbias, float *workspace, const KernelRun *run))
-/* bytes, of one pass with a weight of this type; the same for every table, with or without a BLAS */
+/* bytes, of one pass with a weight of this type; the same for every instruction set, with or without a BLAS */
 KERNEL(size_t, linear_workspace, (const LinearDims *d, LinearPass pass, DType w, const KernelRun *run))
 
 /* y (n,c) = table[ids[i]], table (vocab,c); ids in [0, vocab), else a fault. */

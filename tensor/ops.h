@@ -1,6 +1,8 @@
 /* ops: the operations. Each returns a new tensor of the current scope, f32 unless said otherwise, and NULL
- * after an error. Each records itself for backward where an input requires a gradient. What an operation is
- * made of: op.h. */
+ * after an error. Each records itself for backward where an input requires a gradient. Weights, biases and
+ * tables may be bf16 or f16 as well, the weights of linear layers quantised: they are decoded as they are
+ * read, and have no gradient. Everything else is f32, where no other type is named. What an operation is made
+ * of: op.h. */
 #ifndef BRIM_OPS_H
 #define BRIM_OPS_H
 
@@ -82,9 +84,10 @@ BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const Attenti
 BRIM_API Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *options);
 
 /* Causal attention of tokens that continue a sequence, over a cache of the keys and values before them: q
- * (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D). The cache is f32 (2, B*kv_heads, capacity, D),
- * keys and then values, with `past` tokens in it. k and v are written behind those, in the cache itself, and
- * query t sees past + t + 1 tokens. Of `options` heads and kv_heads count. Not to be recorded: ERROR_STATE.
+ * (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D). The cache is f32, bf16 or f16 (2, B*kv_heads,
+ * capacity, D), keys and then values, with `past` tokens in it. k and v are written behind those, in the
+ * cache itself, and query t sees past + t + 1 tokens. Of `options` heads and kv_heads count. Not to be
+ * recorded: ERROR_STATE.
  */
 BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor *cache, int past,
                                          const AttentionOptions *options);

@@ -66,8 +66,9 @@ BRIM_API int64_t tensor_numel(const Tensor *tensor); /* elements */
 BRIM_API DType tensor_dtype(const Tensor *tensor);   /* f32 for NULL */
 /* Copies bytes [first, first + bytes) of the data to `to`, or from `from`: how a program sees and sets
  * elements, wherever they lie. Elements are row-major and of the tensor's type: element i of an f32 or i32
- * tensor begins at byte 4 i. On meta nothing is copied, which is no error. Return 0, or raise ERROR_ARGUMENT
- * (there are no such bytes; NULL) or ERROR_STATE (the data was donated, released or freed). */
+ * tensor begins at byte 4 i, of a bf16 or f16 one at byte 2 i; quantised ones have codes, then scales. On
+ * meta nothing is copied, which is no error. Return 0, or raise ERROR_ARGUMENT (there are no such bytes;
+ * NULL) or ERROR_STATE (the data was donated, released or freed). */
 BRIM_API int tensor_read(const Tensor *tensor, int64_t first, int64_t bytes, void *to);
 BRIM_API int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
 /* The single element of a one-element tensor; 0 on meta. */
@@ -80,7 +81,8 @@ BRIM_API int tensor_has_grad(const Tensor *tensor);
 /* Frees the gradient; the next backward starts from nothing. */
 BRIM_API void tensor_drop_grad(Tensor *tensor);
 BRIM_API int tensor_requires_grad(const Tensor *tensor); /* 1: backward reaches it */
-/* A frozen parameter's gradient is not computed (component FROZEN). Only for leaves. */
+/* A frozen parameter's gradient is not computed (component FROZEN). Only for leaves, and of f32 (others stay
+ * frozen). */
 BRIM_API void tensor_set_requires_grad(Tensor *tensor, int requires_grad);
 /* Keeps the data after tensor_backward (costs its bytes for the scope's life). Returns its argument. */
 BRIM_API Tensor *tensor_keep(Tensor *tensor);

@@ -137,6 +137,7 @@ typedef struct Case {
     int in_backward, keep_zeros, chunk; /* chunk: rows of the loss head; ignored by mlp */
     int every;                          /* segments of so many blocks; 0 = none */
     int selective;
+    int samples; /* 0 = CASE_SAMPLES */
     const char *lora; /* targets; NULL = no adapters */
     Weights weights;
 } Case;
@@ -175,12 +176,16 @@ static inline const char *case_text(const Case *c, char text[128])
     return text;
 }
 
+static inline int case_samples(const Case *c, int held_out)
+{
+    return held_out ? CASE_HELD_OUT : c->samples ? c->samples : CASE_SAMPLES;
+}
+
 static inline Loader *case_table(const Case *c, int held_out)
 {
-    static const int counts[] = {CASE_SAMPLES, CASE_HELD_OUT};
     float features[CASE_SAMPLES * CASE_WIDTH];
     int32_t labels[CASE_SAMPLES];
-    int count = counts[held_out];
+    int count = case_samples(c, held_out);
     fill_values(features, (int64_t)count * CASE_WIDTH, 11 + (uint32_t)held_out, 1, 0);
     for (int i = 0; i < count; i++)
         labels[i] = (int)(hash32((uint32_t)i) %
@@ -207,7 +212,7 @@ static inline Loader *case_loader(const Case *c, int held_out)
                                                .split = held_out ? DATA_HELD_OUT : DATA_TRAIN,
                                                .held_out = 0.2f,
                                                .mask_probability = c->family == MODEL_BERT ? 0.3f : 0,
-                                               .max_samples = held_out ? CASE_HELD_OUT : CASE_SAMPLES,
+                                               .max_samples = case_samples(c, held_out),
                                                .corpus_bytes = 300});
 }
 

@@ -37,7 +37,7 @@ static Outcome *run_with(const char *command, const Asked *s, const char *const 
 
 #define WITH(command, setting, ...) run_with(command, setting, (const char *const[6]){__VA_ARGS__})
 
-/* The rows of fit: what they need, and what to type; the first is the setting as it is. */
+/* The rows: what they need, and what to type; the first is the setting as it is. */
 typedef struct Rows {
     int count;
     uint64_t needs[MOST_ROWS], least;
@@ -45,24 +45,26 @@ typedef struct Rows {
     int least_row;
 } Rows;
 
-static void rows_of_fit(const Asked *s, Rows *rows)
+/* Of compare, which plans each once. */
+static void find_rows(const Asked *s, Rows *rows)
 {
-    json_t *root = parse(WITH("fit", s, "--json", "--reserve", "0", "--memory", "200GiB")->out), *row;
+    json_t *root = parse(expect_code(WITH("compare", s, "--json"), 0)->out), *row;
     size_t i;
     *rows = (Rows){.least = UINT64_MAX};
-    json_array_foreach(json_object_get(root, "methods"), i, row)
+    json_array_foreach(json_object_get(root, "variants"), i, row)
     {
+        const char *flags = json_string_value(json_object_get(row, "variant"));
         assert_true(i < MOST_ROWS);
-        snprintf(rows->flags[i], sizeof rows->flags[i], "%s",
-                 json_string_value(json_object_get(row, "flags")));
+        snprintf(rows->flags[i], sizeof rows->flags[i], "%s", i ? flags : "");
         rows->needs[i] = (uint64_t)integer_at(json_object_get(row, "memory"), "needs_bytes");
         if (rows->needs[i] < rows->least) {
             rows->least = rows->needs[i];
             rows->least_row = (int)i;
         }
+        if (!i)
+            assert_string_equal(flags, "as is");
     }
     rows->count = (int)i;
-    assert_string_equal(rows->flags[0], "");
     assert_true(rows->count > 4);
     json_decref(root);
 }
@@ -73,22 +75,6 @@ static int fitting(const Rows *rows, uint64_t budget)
     for (int i = 0; i < rows->count; i++)
         count += rows->needs[i] <= budget;
     return count;
-}
-
-/* The same rows, with the same needs. */
-static void compare_knows_the_same(const Asked *s, const Rows *rows)
-{
-    json_t *root = parse(expect_code(WITH("compare", s, "--json"), 0)->out), *row;
-    size_t i;
-    json_array_foreach(json_object_get(root, "variants"), i, row)
-    {
-        const char *flags = json_string_value(json_object_get(row, "variant"));
-        assert_true((int)i < rows->count);
-        assert_string_equal(flags, i ? rows->flags[i] : "as is");
-        assert_int_equal(integer_at(json_object_get(row, "memory"), "needs_bytes"), rows->needs[i]);
-    }
-    assert_int_equal(i, rows->count);
-    json_decref(root);
 }
 
 static void compare_marks(const Asked *s, const Rows *rows, const char *budget, uint64_t bytes)
@@ -106,13 +92,24 @@ static void compare_marks(const Asked *s, const Rows *rows, const char *budget, 
     json_decref(root);
 }
 
-/* The flags of fit's best row on a card of this size; "-" for none. */
-static void best_of_fit(const Asked *s, const char *size, int code, char best[160])
+/* The same rows with the same needs; of each size the flags of the best row, "-" for none. The first fits nothing. */
+static void fit_knows_the_same(const Asked *s, const Rows *rows, const char *sizes, char best[][160])
 {
-    json_t *root =
-        parse(expect_code(WITH("fit", s, "--json", "--reserve", "0", "--memory", size), code)->out);
-    const json_t *flags = json_object_get(json_array_get(json_object_get(root, "cards"), 0), "best");
-    snprintf(best, 160, "%s", json_is_string(flags) ? json_string_value(flags) : "-");
+    Outcome *o = expect_code(WITH("fit", s, "--json", "--reserve", "0", "--memory", sizes), 1);
+    json_t *root = parse(o->out), *row, *card;
+    size_t i;
+    json_array_foreach(json_object_get(root, "methods"), i, row)
+    {
+        assert_true((int)i < rows->count);
+        assert_string_equal(json_string_value(json_object_get(row, "flags")), rows->flags[i]);
+        assert_int_equal(integer_at(json_object_get(row, "memory"), "needs_bytes"), rows->needs[i]);
+    }
+    assert_int_equal(i, rows->count);
+    json_array_foreach(json_object_get(root, "cards"), i, card)
+    {
+        const json_t *flags = json_object_get(card, "best");
+        snprintf(best[i], 160, "%s", json_is_string(flags) ? json_string_value(flags) : "-");
+    }
     json_decref(root);
 }
 
@@ -165,21 +162,20 @@ static void nobody_says_that_nothing_fits_while_something_does(void **state)
     for (size_t i = 0; i < COUNT(settings); i++) {
         const Asked *s = &settings[i];
         Rows rows;
-        rows_of_fit(s, &rows);
-        compare_knows_the_same(s, &rows);
+        find_rows(s, &rows);
         const uint64_t budgets[] = {rows.least - 1, rows.least, (rows.least + rows.needs[0]) / 2,
                                     rows.needs[0] - 1, rows.needs[0]};
+        char budget[COUNT(budgets)][24], sizes[96], best[3][160] = {"", "", ""};
+        for (size_t k = 0; k < COUNT(budgets); k++)
+            snprintf(budget[k], sizeof budget[k], "%llu", (unsigned long long)budgets[k]);
+        snprintf(sizes, sizeof sizes, "%s,%s,%s", budget[0], budget[2], budget[4]);
+        fit_knows_the_same(s, &rows, sizes, best);
         for (size_t k = 0; k < COUNT(budgets); k++) {
-            char budget[32];
-            snprintf(budget, sizeof budget, "%llu", (unsigned long long)budgets[k]);
-            char best[160];
-            if (k % 2 == 0) {
-                best_of_fit(s, budget, rows.least > budgets[k], best);
-                compare_marks(s, &rows, budget, budgets[k]);
-            }
-            plan_advises(s, &rows, budget, budgets[k], k % 2 == 0 ? best : NULL);
+            if (k % 2 == 0)
+                compare_marks(s, &rows, budget[k], budgets[k]);
+            plan_advises(s, &rows, budget[k], budgets[k], k % 2 == 0 ? best[k / 2] : NULL);
             if (s->searched && k < 2)
-                the_search_advises(s, &rows, budget, budgets[k]);
+                the_search_advises(s, &rows, budget[k], budgets[k]);
         }
     }
 }
@@ -190,7 +186,7 @@ static void a_refusal_before_a_run_names_the_least_need(void **state)
     (void)state;
     const Asked s = {{"--model", "llama-3.1-405b", "--seq", "512"}, 0};
     Rows rows;
-    rows_of_fit(&s, &rows);
+    find_rows(&s, &rows);
     Outcome *o = expect_code(WITH("train", &s, "--steps", "1"), 1);
     has(o, "are free on this machine");
     has(o, report_size(rows.least).text);
