@@ -71,8 +71,8 @@ INNER := $(BUILD)/libbrim-inner.a
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
-        tokenizers notebook lessons pictures bench bench-decode bench-products accuracy soak valgrind demo install \
-        uninstall deps clean help format
+        tokenizers notebook lessons pictures bench bench-decode bench-products bench-tuning accuracy soak valgrind demo \
+        install uninstall deps clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -255,6 +255,10 @@ bench-decode: $(BUILD)/bench/decode
 bench-products: $(BUILD)/bench/products
 	@$(BUILD)/bench/products $(ARGS)
 
+# Adapter training on bases of every type, and beside PEFT. ARGS="--quick llama-tiny"
+bench-tuning: $(BUILD)/bench/tuning
+	@$(BUILD)/bench/tuning $$(tools/python-env --for bench-tuning | sed 's/^/--python /' | grep . || echo --no-torch) $(ARGS)
+
 # The tables of docs/accuracy.md. ARGS="mlp gpt2" for some models.
 accuracy: cli
 	@python=$$(tools/python-env --for accuracy) || exit 0; "$$python" bench/accuracy.py --brim $(BUILD)/brim $(ARGS)
@@ -287,6 +291,7 @@ help:
 	@echo "make soak       runs that look at themselves for memory and speed that drift; MINUTES=60"
 	@echo "make bench-decode  tokens a second, against the machine's reading rate and PyTorch; ARGS=\"--threads 1 gpt2\""
 	@echo "make bench-products  products with 16-bit, int8 and NF4 weights, against fp32 and BLAS; ARGS=\"--threads 1\""
+	@echo "make bench-tuning  LoRA steps on fp32, bf16, int8 and NF4 bases, and PEFT's; ARGS=\"--quick\""
 	@echo "make accuracy   the tables of docs/accuracy.md: other estimators, PyTorch, brim"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"

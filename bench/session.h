@@ -51,16 +51,14 @@ static void session_fill(Session *s, const ModelPreset *preset)
     s->batch.labels_total = s->batch.labels_counted;
 }
 
-/* In the current context. Returns error_code(). */
-static int session_open(Session *s, const ModelPreset *preset)
+/* The model is there: the optimizer of what it trains, and the batch. Returns error_code(). */
+static int session_ready(Session *s, const ModelPreset *preset, float lr)
 {
-    memset(s, 0, sizeof *s);
-    s->model = nn_model(preset);
     const Context *context = context_current();
     s->model_bytes = memtrack_stats(context_ledger(context))->live;
     s->model_resident = memtrack_process_resident();
     s->optimizer =
-        optim_adamw(nn_parameters(s->model), &(AdamW){.lr = 3e-4f, .weight_decay = 0.1f, .decay_all = 1});
+        optim_adamw(nn_parameters(s->model), &(AdamW){.lr = lr, .weight_decay = 0.1f, .decay_all = 1});
     if (preset->seq) {
         Shape shape = SHAPE(preset->batch, preset->seq);
         s->batch.ids = tensor_new(DTYPE_I32, shape, MEM_INPUT);
@@ -74,6 +72,14 @@ static int session_open(Session *s, const ModelPreset *preset)
     if (!error_code() && !context_is_meta(context))
         session_fill(s, preset);
     return error_code();
+}
+
+/* In the current context. Returns error_code(). */
+static inline int session_open(Session *s, const ModelPreset *preset)
+{
+    memset(s, 0, sizeof *s);
+    s->model = nn_model(preset);
+    return session_ready(s, preset, 3e-4f);
 }
 
 /* Forward, loss, backward, AdamW, zero_grad. Returns its seconds. */
@@ -92,7 +98,7 @@ static double session_step(Session *s)
 }
 
 /* A Script. Its second step's events are those of all later ones. */
-static int session_script(void *preset)
+static inline int session_script(void *preset)
 {
     Session s;
     if (session_open(&s, preset) == 0)

@@ -1,0 +1,505 @@
+/* The adapter benchmark: a LoRA step on a base of every type against the same step on an fp32 base, in
+ * interleaved rounds; how much the process of a bf16 base grows, beside PEFT's; and, by hand, a model that
+ * takes most of the machine. */
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+
+#include "../kernels/kernels.h"
+#include "adapted_large.h"
+#include "child.h"
+#include "order.h"
+
+enum { MAX_ROUNDS = 99, MAX_STEPS = 200, SHAPES = 2 };
+
+typedef struct TuningShape {
+    const char *name, *preset;
+    int batch, seq;
+    double nf4_target, growth_target; /* at most; 0 = only shown */
+} TuningShape;
+
+/* In the first products dominate; the second is so small that much else counts. */
+static const TuningShape shapes[SHAPES] = {
+    {"llama-small", "bench-llama-small", 1, 256, 1.15, 0.95},
+    {"llama-tiny", "bench-llama-tiny", 8, 256, 0, 0},
+};
+
+/* PyTorch's attention, each with a process of its own. */
+static const char *const attentions[] = {"eager", "sdpa"};
+enum { PEERS = sizeof attentions / sizeof attentions[0] };
+
+typedef struct Options {
+    int threads, rounds, no_torch;
+    double turn; /* seconds that one side's turn in a round takes, at least one step */
+    const char *python, *script;
+    int batch, seq, rank; /* 0 = the shape's; the rank's is 16 */
+    float dropout;
+    int chosen[SHAPES], any;
+    int growth;        /* the shape whose growth this process measures, or -1 */
+    const char *model; /* by hand */
+    const char *quantize, *weights;
+    int steps, no_checkpoint;
+} Options;
+
+/* One side's steps over all rounds. */
+typedef struct Side {
+    double all[MAX_ROUNDS * MAX_STEPS], round[MAX_ROUNDS];
+    double work[MAX_ROUNDS]; /* processor seconds of a round's steps, all threads together */
+    int count, rounds;
+} Side;
+
+static Side sides[BASES + PEERS];
+
+static double median(const double *values, int count)
+{
+    static double room[MAX_ROUNDS * MAX_STEPS];
+    return order_median(values, count, room);
+}
+
+/* Closes a round of the last `steps` steps. */
+static void side_round(Side *side, int steps)
+{
+    if (steps > 0)
+        side->round[side->rounds++] = median(side->all + side->count - steps, steps);
+}
+
+static double ratio_of_rounds(const double *a, const double *b, int rounds)
+{
+    double ratio[MAX_ROUNDS];
+    for (int i = 0; i < rounds; i++)
+        ratio[i] = a[i] / b[i];
+    return median(ratio, rounds);
+}
+
+/* Processor time of this process so far: what others do on the machine counts less in it than in the clock.
+ */
+static double worked(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static Adapted adapted_of(const Options *o, const TuningShape *shape, const Base *base)
+{
+    Adapted a = {.preset = *nn_preset(shape->preset), .base = *base, .lr = 3e-4f};
+    a.preset.batch = o->batch ? o->batch : shape->batch;
+    a.preset.seq = o->seq ? o->seq : shape->seq;
+    a.lora = (Lora){.rank = o->rank, .alpha = 2 * (float)o->rank, .dropout = o->dropout};
+    return a;
+}
+
+/* ---- PEFT ------------------------------------------------------------------------------------ */
+
+/* Its threads sleep while others are measured; its kernels take the vectors that brim's table uses. */
+static json_t *peft_start(Child *child, const Options *o, const Adapted *a, const char *attention)
+{
+    const char *isa = kernels_cpu(NULL)->name;
+    char aten[64], text[5][16];
+    const LlamaConfig *c = &a->preset.config.llama;
+    char sizes[128];
+    snprintf(sizes, sizeof sizes, "%d,%d,%d,%d,%d", c->vocab, c->dim, c->layers, c->heads, c->hidden);
+    snprintf(aten, sizeof aten, "ATEN_CPU_CAPABILITY=%s", strcmp(isa, "base") ? isa : "default");
+    snprintf(text[0], sizeof text[0], "%d", o->threads);
+    snprintf(text[1], sizeof text[1], "%d", a->preset.batch);
+    snprintf(text[2], sizeof text[2], "%d", a->preset.seq);
+    snprintf(text[3], sizeof text[3], "%d", a->lora.rank);
+    snprintf(text[4], sizeof text[4], "%g", (double)a->lora.dropout);
+    const char *argv[] = {"env",       aten,      "OMP_WAIT_POLICY=passive",
+                          o->python,   o->script, sizes,
+                          "--threads", text[0],   "--batch",
+                          text[1],     "--seq",   text[2],
+                          "--rank",    text[3],   "--dropout",
+                          text[4],     "--attn",  attention,
+                          NULL};
+    if (child_start(child, argv) != 0)
+        return NULL;
+    return child_answer(child);
+}
+
+static int peft_turn(Child *child, int steps, Side *side, double *growth)
+{
+    json_t *answer = child_ask(child, "step", steps);
+    json_t *ms = json_object_get(answer, "ms");
+    int count = (int)json_array_size(ms);
+    for (int i = 0; i < count && side; i++)
+        side->all[side->count++] = 1e-3 * json_number_value(json_array_get(ms, (size_t)i));
+    *growth = json_number_value(json_object_get(answer, "rss_peak_growth_mib"));
+    json_decref(answer);
+    return count;
+}
+
+/* ---- Growth: in a process of its own --------------------------------------------------------- */
+
+/* Growth after the model and its adapters were made; optimizer states count. The reservation is touched at
+ * once, so what it holds beyond the model at that moment is growth. */
+static int growth_main(const Options *o)
+{
+    Adapted a = adapted_of(o, &shapes[o->growth], &bases[BASE_BF16]);
+    char why[256];
+    Plan plan = {0};
+    Context *context = adapted_context(&a, o->threads, &plan, why, sizeof why);
+    if (!context)
+        return 1;
+    Session s;
+    adapted_open(&s, &a);
+    for (int i = 0; i < 4; i++)
+        session_step(&s);
+    uint64_t before = s.model_resident - (plan.memory.stats.needs - s.model_bytes);
+    printf("{\"growth\": %.3f, \"error\": %d}\n",
+           ((double)memtrack_process_resident_peak() - (double)before) / (1 << 20), error_code());
+    context_destroy(context);
+    plan_free(&plan);
+    return 0;
+}
+
+static double growth_of(const Options *o, const Adapted *a, const TuningShape *shape)
+{
+    char text[5][24], path[4096];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (length <= 0)
+        return 0;
+    path[length] = 0;
+    snprintf(text[0], sizeof text[0], "%d", o->threads);
+    snprintf(text[1], sizeof text[1], "%d", a->preset.batch);
+    snprintf(text[2], sizeof text[2], "%d", a->preset.seq);
+    snprintf(text[3], sizeof text[3], "%d", a->lora.rank);
+    snprintf(text[4], sizeof text[4], "%g", (double)a->lora.dropout);
+    const char *argv[] = {path,    "--growth", shape->name, "--threads", text[0],     "--batch", text[1],
+                          "--seq", text[2],    "--rank",    text[3],     "--dropout", text[4],   NULL};
+    Child child;
+    if (child_start(&child, argv) != 0)
+        return 0;
+    json_t *answer = child_answer(&child);
+    double growth = json_number_value(json_object_get(answer, "growth"));
+    json_decref(answer);
+    child_end(&child);
+    return growth;
+}
+
+/* ---- One shape ------------------------------------------------------------------------------- */
+
+typedef struct Result {
+    char error[256];
+    double growth, peft_growth[PEERS]; /* MiB */
+    double loss[BASES];
+    uint64_t needs[BASES];
+} Result;
+
+typedef struct Runner {
+    Plan plan;
+    Context *context;
+    Session session;
+} Runner;
+
+static int turn_steps(double step_seconds, double turn)
+{
+    int steps = (int)(turn / step_seconds);
+    return steps < 1 ? 1 : steps > MAX_STEPS ? MAX_STEPS : steps;
+}
+
+static void base_turn(Runner *r, Side *side, int steps)
+{
+    context_use(r->context);
+    double begin = worked();
+    for (int i = 0; i < steps; i++)
+        side->all[side->count++] = session_step(&r->session);
+    side->work[side->rounds] = worked() - begin;
+    side_round(side, steps);
+}
+
+/* The order turns round by round, so that no side always follows the same other. */
+static void run_rounds(const Options *o, Runner *runners, Child *peers, Result *result)
+{
+    int steps = 1;
+    for (int i = 0; i < BASES; i++) {
+        context_use(runners[i].context);
+        session_step(&runners[i].session);
+        double took = session_step(&runners[i].session);
+        steps = i == BASE_FP32 ? turn_steps(took, o->turn) : steps;
+    }
+    for (int i = 0; i < PEERS; i++)
+        if (peers[i].to)
+            peft_turn(&peers[i], 2, NULL, &result->peft_growth[i]);
+    for (int round = 0; round < o->rounds; round++) {
+        for (int i = 0; i < BASES; i++) {
+            int side = round % 2 ? BASES - 1 - i : i;
+            base_turn(&runners[side], &sides[side], steps);
+        }
+        usleep(60000); /* threads spin for some milliseconds before they sleep */
+        for (int i = 0; i < PEERS; i++)
+            if (peers[i].to)
+                side_round(&sides[BASES + i],
+                           peft_turn(&peers[i], 1 + steps / 4, &sides[BASES + i], &result->peft_growth[i]));
+    }
+}
+
+static void run_shape(const Options *o, const TuningShape *shape, Child *peers, Result *result)
+{
+    static Runner runners[BASES];
+    memset(runners, 0, sizeof runners);
+    memset(sides, 0, sizeof sides);
+    int made = 0;
+    for (; made < BASES && !result->error[0]; made++) {
+        Adapted a = adapted_of(o, shape, &bases[made]);
+        Plan *plan = &runners[made].plan;
+        runners[made].context = adapted_context(&a, o->threads, plan, result->error, sizeof result->error);
+        result->needs[made] = plan->memory.stats.needs;
+        if (runners[made].context && adapted_open(&runners[made].session, &a) != 0)
+            snprintf(result->error, sizeof result->error, "%.250s", error_message());
+    }
+    if (!result->error[0])
+        run_rounds(o, runners, peers, result);
+    for (int i = 0; i < made; i++) {
+        if (!runners[i].context)
+            continue;
+        context_use(runners[i].context);
+        if (error_code() && !result->error[0])
+            snprintf(result->error, sizeof result->error, "%.250s", error_message());
+        result->loss[i] = runners[i].session.loss;
+        context_use(NULL);
+        context_destroy(runners[i].context);
+        plan_free(&runners[i].plan);
+    }
+}
+
+/* ---- Output ---------------------------------------------------------------------------------- */
+
+/* "1.12 (<= 1.15) pass" */
+static const char *verdict(double value, double target)
+{
+    static char text[3][40];
+    static int next;
+    char *out = text[next = (next + 1) % 3];
+    if (value <= 0)
+        return "-";
+    if (target <= 0)
+        snprintf(out, sizeof text[0], "%.2f", value);
+    else
+        snprintf(out, sizeof text[0], "%.2f (<=%.2f) %s", value, target, value <= target ? "pass" : "MISS");
+    return out;
+}
+
+static void print_shape(const Options *o, const TuningShape *shape, const Adapted *a, const Result *r)
+{
+    printf("\n%s, batch %d x %d, LoRA r %d, all layers%s\n", shape->name, a->preset.batch, a->preset.seq,
+           a->lora.rank, o->dropout > 0 ? ", with dropout" : "");
+    if (r->error[0]) {
+        printf("failed: %s\n", r->error);
+        return;
+    }
+    printf("  %-12s %10s   %-18s %10s %10s %12s %-20s %8s\n", "base", "ms a step", "to fp32", "by work",
+           "needs MiB", "growth MiB", "  to PEFT", "loss");
+    for (int i = 0; i < BASES; i++) {
+        const Side *fp32 = &sides[BASE_FP32], *side = &sides[i];
+        double ratio = ratio_of_rounds(side->round, fp32->round, side->rounds),
+               work = ratio_of_rounds(side->work, fp32->work, side->rounds);
+        printf("  %-12s %10.1f   %-18s %10.2f %10.1f", bases[i].name, 1e3 * median(side->all, side->count),
+               i == BASE_FP32 ? "" : verdict(ratio, i == BASES - 1 ? shape->nf4_target : 0), work,
+               (double)r->needs[i] / (1 << 20));
+        if (i == BASE_BF16)
+            printf(" %12.1f %-20s %8.4f\n", r->growth, "", r->loss[i]);
+        else
+            printf(" %12s %-20s %8.4f\n", "", "", r->loss[i]);
+    }
+    for (int i = 0; i < PEERS && sides[BASES + i].rounds; i++) {
+        char name[32];
+        const Side *peer = &sides[BASES + i];
+        double growth = r->peft_growth[i] > 0 ? r->growth / r->peft_growth[i] : 0;
+        snprintf(name, sizeof name, "PEFT %s", attentions[i]);
+        printf("  %-12s %10.1f   %-18s %10s %10s %12.1f   %-18s\n", name,
+               1e3 * median(peer->all, peer->count), "", "", "", r->peft_growth[i],
+               verdict(growth, shape->growth_target));
+    }
+    fflush(stdout);
+}
+
+static void print_header(const Options *o, const json_t *peft)
+{
+    double load[3] = {0};
+    if (getloadavg(load, 3) < 1)
+        load[0] = 0;
+    printf("brim      %s, %d threads, kernels %s; load of the machine before: %.2f\n", kernels_blas_name(),
+           o->threads, kernels_cpu(NULL)->name, load[0]);
+    if (peft)
+        printf("PEFT      %s, PyTorch %s, transformers %s; base bf16, adapters fp32\n",
+               json_string_value(json_object_get(peft, "peft")),
+               json_string_value(json_object_get(peft, "torch")),
+               json_string_value(json_object_get(peft, "transformers")));
+    else
+        printf("PEFT      %s\n", o->no_torch ? "left out" : "not there: its rows need tools/python-env");
+    printf(
+        "step      forward, loss, backward, AdamW, zero_grad; %d rounds of turns of about %.1f s; medians; "
+        "ratios within a round\n"
+        "base      quantised ones hold the rest in bf16\n"
+        "growth    of the process from after model and adapters were made (optimizer states included) to its "
+        "highest, bf16 base\n",
+        o->rounds, o->turn);
+    fflush(stdout);
+}
+
+static void run_all(const Options *o)
+{
+    int headed = 0;
+    for (int i = 0; i < SHAPES; i++) {
+        if (o->any && !o->chosen[i])
+            continue;
+        Adapted a = adapted_of(o, &shapes[i], &bases[BASE_BF16]);
+        Child peers[PEERS] = {0};
+        json_t *about = NULL;
+        Result result = {.growth = growth_of(o, &a, &shapes[i])};
+        for (int p = 0; p < PEERS && !o->no_torch; p++) {
+            json_t *answer = peft_start(&peers[p], o, &a, attentions[p]);
+            if (!answer)
+                child_end(&peers[p]);
+            json_decref(about);
+            about = answer;
+        }
+        if (!headed++)
+            print_header(o, about);
+        run_shape(o, &shapes[i], peers, &result);
+        for (int p = 0; p < PEERS; p++)
+            child_end(&peers[p]);
+        json_decref(about);
+        print_shape(o, &shapes[i], &a, &result);
+    }
+}
+
+/* ---- Command --------------------------------------------------------------------------------- */
+
+static const char usage[] =
+    "usage: tuning [--quick] [--threads N] [--rounds N] [--rank N] [--dropout P] [--batch N] [--seq N]\n"
+    "              [--no-torch] [--python PATH] [--script PATH] [llama-small] [llama-tiny]\n"
+    "       tuning --model PRESET [--quantize nf4|nf4-plain|int8|none] [--weights bf16|fp16|fp32] [--seq N]\n"
+    "              [--batch N] [--steps N] [--rank N] [--dropout P] [--no-checkpoint] [--threads N]\n"
+    "The second form trains one large model from random weights on one repeated batch, and compares with "
+    "the\n"
+    "plan what was measured. It fails unless the books are as planned and the frozen bytes as they were.\n";
+
+static int find_shape(const char *name)
+{
+    for (int i = 0; i < SHAPES; i++)
+        if (!strcmp(shapes[i].name, name) || !strcmp(shapes[i].preset, name))
+            return i;
+    return -1;
+}
+
+static const struct option names[] = {{"quick", 0, 0, 'q'},
+                                      {"threads", 1, 0, 't'},
+                                      {"rounds", 1, 0, 'r'},
+                                      {"no-torch", 0, 0, 'n'},
+                                      {"python", 1, 0, 'p'},
+                                      {"script", 1, 0, 's'},
+                                      {"growth", 1, 0, 'g'},
+                                      {"rank", 1, 0, 'k'},
+                                      {"dropout", 1, 0, 'd'},
+                                      {"batch", 1, 0, 'b'},
+                                      {"seq", 1, 0, 'l'},
+                                      {"model", 1, 0, 'm'},
+                                      {"steps", 1, 0, 'e'},
+                                      {"quantize", 1, 0, 'Q'},
+                                      {"weights", 1, 0, 'w'},
+                                      {"no-checkpoint", 0, 0, 'c'},
+                                      {0}};
+
+/* An option that has a number or a flag; returns 0 for another. */
+static int parse_number(int c, Options *o)
+{
+    int *const fields[] = {&o->threads, &o->rounds, &o->rank, &o->batch, &o->seq, &o->steps};
+    static const char letters[] = "trkble";
+    const char *at = strchr(letters, c);
+    if (at && (*fields[at - letters] = atoi(optarg)) < 1)
+        return -1;
+    return at != NULL;
+}
+
+static int parse(int argc, char **argv, Options *o)
+{
+    for (int c, number; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+        if (c == '?' || (number = parse_number(c, o)) < 0)
+            return 2;
+        if (c == 'q')
+            o->rounds = 2, o->turn = 0.1;
+        else if (c == 'n')
+            o->no_torch = 1;
+        else if (c == 'c')
+            o->no_checkpoint = 1;
+        else if (c == 'p')
+            o->python = optarg;
+        else if (c == 's')
+            o->script = optarg;
+        else if (c == 'd')
+            o->dropout = strtof(optarg, NULL);
+        else if (c == 'm')
+            o->model = optarg;
+        else if (c == 'Q')
+            o->quantize = optarg;
+        else if (c == 'w')
+            o->weights = optarg;
+        else if (c == 'g' && (o->growth = find_shape(optarg)) < 0)
+            return 2;
+    }
+    for (; optind < argc; optind++) {
+        int i = find_shape(argv[optind]);
+        if (i < 0)
+            return 2;
+        o->chosen[i] = o->any = 1;
+    }
+    return o->rounds > MAX_ROUNDS || o->steps > LARGE_STEPS || (o->model && !nn_preset(o->model)) ? 2 : 0;
+}
+
+/* "fp16" and "f16" alike. Returns -1 for a name of none. */
+static int type_of(const char *name)
+{
+    for (int type = 0; type < DTYPE_COUNT; type++)
+        if (!strcmp(dtype_name((DType)type), name) ||
+            (name[0] == 'f' && name[1] == 'p' && !strcmp(dtype_name((DType)type) + 1, name + 2)))
+            return type;
+    return -1;
+}
+
+static int large_main(const Options *o)
+{
+    static Large l;
+    int none = !strcmp(o->quantize, "none"), weights = type_of(o->weights), quantized = type_of(o->quantize);
+    if (weights < 0 || dtype_is_quantized((DType)weights) || weights == DTYPE_I32 ||
+        (!none && (quantized < 0 || !dtype_is_quantized((DType)quantized)))) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    l.adapted = (Adapted){.preset = *nn_preset(o->model),
+                          .base = {"", (DType)weights, none ? 0 : (DType)quantized},
+                          .lora = {.rank = o->rank, .alpha = 2 * (float)o->rank, .dropout = o->dropout},
+                          .lr = 1e-3f,
+                          .checkpoint = !o->no_checkpoint};
+    l.adapted.preset.batch = o->batch ? o->batch : 1;
+    l.adapted.preset.seq = o->seq ? o->seq : 256;
+    l.steps = o->steps;
+    l.threads = o->threads;
+    return large_run(&l);
+}
+
+int main(int argc, char **argv)
+{
+    Options o = {.threads = 2,
+                 .rounds = 7,
+                 .turn = 0.5,
+                 .rank = 16,
+                 .steps = 10,
+                 .growth = -1,
+                 .quantize = "nf4",
+                 .weights = "bf16",
+                 .python = "/usr/bin/python3",
+                 .script = "bench/peft_bench.py"};
+    if (parse(argc, argv, &o) != 0) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    if (o.model)
+        return large_main(&o);
+    if (o.growth >= 0)
+        return growth_main(&o);
+    signal(SIGPIPE, SIG_IGN);
+    run_all(&o);
+    return 0;
+}
