@@ -4,15 +4,18 @@
 usage: accuracy.py [--brim build/brim] [--threads 2] [--json] [CONFIGURATION ...]
 
 Trains each configuration for a few fp32 AdamW steps with brim and with PyTorch (the plain models of
-tests/parity/models.py) and asks accelerate and DeepSpeed for their estimates of the same modules. What is not
-installed is left out with a note. Each tool runs in a process of its own.
+tests/parity/models.py) and asks accelerate and DeepSpeed for their estimates of the same modules. Then trains adapters
+beside a frozen bench-llama-small, with brim and with PEFT and bitsandbytes on transformers' model. What is not installed
+is left out with a note. Each tool runs in a process of its own.
 """
 import argparse
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
 STEPS = 3  # AdamW's states are there from the second on
@@ -29,6 +32,18 @@ CONFIGURATIONS = {
     'gpt2': (1, 1024, 'GPT2LMHeadModel', dict(vocab=50257, dim=768, layers=12, heads=12)),
 }
 
+# Adapters beside a frozen model, whose widths are multiples of 64: bitsandbytes' products on a CPU are wrong for others.
+# Of each brim's options, and what is done in PyTorch: the base's type, quantised, prepared and checkpointed by PEFT.
+ADAPTED = 'bench-llama-small'
+ADAPTED_SIZE = (1, 256)
+ADAPTERS = {
+    'LoRA on fp32': ([], dict(dtype='float32')),
+    'LoRA on bf16': (['--weights', 'bf16'], dict(dtype='bfloat16')),
+    'QLoRA': (['--weights', 'bf16', '--quantize', 'nf4'], dict(dtype='bfloat16', quantized=True)),
+    'QLoRA, prepared and checkpointed': (['--weights', 'bf16', '--quantize', 'nf4', '--checkpoint', 'blocks'],
+                                         dict(dtype='bfloat16', quantized=True, prepared=True)),
+}
+
 
 # ---- One tool, in a process of its own --------------------------------------------------------------------------------
 
@@ -40,9 +55,10 @@ def torch_model(name):
     return models, getattr(models, kind)(**config)
 
 
-def torch_batch(name, generator):
+def torch_batch(name, generator, size=None):
     import torch
     batch, seq, _, config = CONFIGURATIONS[name]
+    batch, seq = size or (batch, seq)
     if not seq:
         return (torch.rand(batch, config['sizes'][0], generator=generator),
                 torch.randint(config['sizes'][-1], (batch,), generator=generator))
@@ -82,12 +98,21 @@ def run_torch(name, threads):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
     inputs, labels = torch_batch(name, torch.Generator().manual_seed(1))
 
+    def loss():
+        return models.loss_of(model(inputs), labels)
+
+    return {'version': torch.__version__, 'parameters': sum(p.numel() for p in model.parameters()),
+            **train_torch(loss, optimizer, tensor_bytes(model.parameters()), tensor_bytes([inputs, labels]))}
+
+
+def train_torch(loss, optimizer, weights, batch):
+    import torch
+
     def step():
-        models.loss_of(model(inputs), labels).backward()
+        loss().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    weights = tensor_bytes(model.parameters())
     with open('/proc/self/clear_refs', 'w') as f:
         f.write('5')
     start = resident('VmRSS')
@@ -95,8 +120,72 @@ def run_torch(name, threads):
         step()
     process = weights + resident('VmHWM') - start
     states = tensor_bytes(t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t))
-    return {'version': torch.__version__, 'parameters': sum(p.numel() for p in model.parameters()),
-            'tensors': weights + states + tensor_bytes([inputs, labels]) + tensors_peak(step), 'process': process}
+    return {'tensors': weights + states + batch + tensors_peak(step), 'process': process}
+
+
+def transformers_model(how):
+    """transformers' model of ADAPTED, random; quantised by bitsandbytes as it is loaded, which is the way there is."""
+    import torch
+    import transformers
+    transformers.logging.set_verbosity_error()
+    config = CONFIGURATIONS[ADAPTED][3]
+    dtype = getattr(torch, how['dtype'])
+    torch.manual_seed(1)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=config['vocab'], hidden_size=config['dim'], num_hidden_layers=config['layers'],
+        num_attention_heads=config['heads'], intermediate_size=config['hidden'], max_position_embeddings=ADAPTED_SIZE[1],
+        use_cache=False)).to(dtype)
+    if not how.get('quantized'):
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        del model
+        return transformers.LlamaForCausalLM.from_pretrained(
+            folder, dtype=dtype, quantization_config=transformers.BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype))
+
+
+def stored_bytes(model):
+    """Parameters, and what bitsandbytes keeps beside those it has quantised."""
+    total = 0
+    for parameter in model.parameters():
+        total += tensor_bytes([parameter])
+        state = getattr(parameter, 'quant_state', None)
+        if state is not None:
+            nested = state.state2
+            total += tensor_bytes([state.absmax, state.code, state.offset, nested.absmax, nested.code])
+    return total
+
+
+def run_peft(name, threads):
+    """As run_torch, of adapters on every linear layer but the head."""
+    import peft
+    import torch
+    torch.set_num_threads(threads)
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))
+    how = ADAPTERS[name][1]
+    model = transformers_model(how)
+    if how.get('prepared'):
+        model = peft.prepare_model_for_kbit_training(model)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules='all-linear',
+                                                       task_type='CAUSAL_LM'))
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=2e-4)
+    inputs, labels = torch_batch(ADAPTED, torch.Generator().manual_seed(1), ADAPTED_SIZE)
+
+    def loss():
+        logits = model(input_ids=inputs).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+
+    versions = {'version': peft.__version__}
+    if how.get('quantized'):
+        import bitsandbytes
+        versions['bitsandbytes'] = bitsandbytes.__version__
+    weights = stored_bytes(model)
+    return {**versions, 'parameters': sum(p.numel() for p in trained), 'weights': weights,
+            **train_torch(loss, optimizer, weights, tensor_bytes([inputs, labels]))}
 
 
 def run_accelerate(name, _):
@@ -122,6 +211,7 @@ def run_deepspeed(name, _):
 
 
 TOOLS = {'torch': run_torch, 'accelerate': run_accelerate, 'deepspeed': run_deepspeed}
+CHILDREN = dict(TOOLS, peft=run_peft)
 
 
 # ---- All of them ------------------------------------------------------------------------------------------------------
@@ -138,8 +228,8 @@ def ask(tool, name, threads, notes):
     return None
 
 
-def brim(options, command, name, *more):
-    batch, seq, _, _ = CONFIGURATIONS[name]
+def brim(options, command, name, *more, size=None):
+    batch, seq = size or CONFIGURATIONS[name][:2]
     size = ['--batch', str(batch)] + (['--seq', str(seq)] if seq else [])
     env = {key: value for key, value in os.environ.items() if not key.startswith('OPENBLAS_')}
     child = subprocess.run([options.brim, command, '--model', name, *size, '--threads', str(options.threads), '--json',
@@ -165,6 +255,17 @@ def brim_row(options, name, attention):
     run = brim(options, 'train', name, '--steps', str(STEPS), '--every', '1000', *more)['memory']
     return {'parameters': plan['parameters'], 'plan': plan['memory']['peak_bytes'],
             'needs': run['needs_bytes'], 'measured': run['peak_bytes'], 'process': run['process']['peak_bytes']}
+
+
+def adapter_row(options, name, notes):
+    more = ['--lora', 'r=16,alpha=32', *ADAPTERS[name][0]]
+    plan = brim(options, 'plan', ADAPTED, *more, size=ADAPTED_SIZE)
+    run = brim(options, 'train', ADAPTED, '--steps', str(STEPS), '--every', '1000', '--max-samples', '8', *more,
+               size=ADAPTED_SIZE)['memory']
+    parts = plan['memory']['components']
+    return {'weights': parts['parameter']['peak'] + parts['frozen']['peak'], 'plan': plan['memory']['peak_bytes'],
+            'needs': run['needs_bytes'], 'measured': run['peak_bytes'], 'process': run['process']['peak_bytes'],
+            'peft': ask('peft', name, options.threads, notes)}
 
 
 def measure(options, name, notes):
@@ -220,12 +321,16 @@ def percent(estimate, truth):
     return '' if estimate is None or truth is None else f'{100 * (estimate - truth) / truth:+.0f} %'
 
 
+def ratio(ours, theirs):
+    return '' if theirs is None else f'{ours / theirs:.2f}'
+
+
 def size_text(name):
     batch, seq, _, _ = CONFIGURATIONS[name]
     return f'{name}, {batch}' + (f' x {seq}' if seq else '')
 
 
-def tables(rows, notes):
+def tables(rows):
     markdown(['estimated, MiB', 'parameters'] + [title for title, _ in ESTIMATES + PLANS],
              [[size_text(name), f"{row['parameters']:,}"] + [cell(get(row)) for _, get in ESTIMATES + PLANS]
               for name, row in rows.items()])
@@ -240,35 +345,59 @@ def tables(rows, notes):
               for name, row in rows.items() for kind, b in (('flash', row['flash']), ('eager', row['eager'])) if b])
     versions = {tool: row[tool]['version'] for row in rows.values() for tool in TOOLS if row[tool]}
     print(', '.join(f'{tool} {version}' for tool, version in versions.items()) or 'no other tool is installed')
-    for note in notes:
-        print(note)
+
+
+def adapter_tables(rows):
+    markdown(['adapters, MiB', 'PEFT weights', 'PEFT tensors', 'PEFT process', 'brim weights', 'brim planned',
+              'its process', 'brim / PEFT tensors', 'brim / PEFT process'],
+             [[name, cell(of(row, 'peft', 'weights')), cell(of(row, 'peft', 'tensors')),
+               cell(of(row, 'peft', 'process')), cell(row['weights']), cell(row['plan']), cell(row['process']),
+               ratio(row['measured'], of(row, 'peft', 'tensors')), ratio(row['process'], of(row, 'peft', 'process'))]
+              for name, row in rows.items()])
+    markdown(['brim, bytes', 'planned', 'measured', 'apart', 'needs', 'process less needs'],
+             [[name, f"{row['plan']:,}", f"{row['measured']:,}", f"{row['measured'] - row['plan']:,}",
+               f"{row['needs']:,}", f"{row['process'] - row['needs']:,}"] for name, row in rows.items()])
+    versions = {tool: version for row in rows.values() if row['peft']
+                for tool, version in (('peft', row['peft']['version']), ('bitsandbytes', row['peft'].get('bitsandbytes')))
+                if version}
+    print(', '.join(f'{tool} {version}' for tool, version in versions.items()) or 'PEFT is not installed')
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('configuration', nargs='*', help=', '.join(CONFIGURATIONS))
+    parser.add_argument('configuration', nargs='*', help=', '.join([*CONFIGURATIONS, 'adapters']))
     parser.add_argument('--brim', default=os.path.join(ROOT, 'build', 'brim'))
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--json', action='store_true')
-    parser.add_argument('--tool', choices=TOOLS, help=argparse.SUPPRESS)
+    parser.add_argument('--tool', choices=CHILDREN, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    names = options.configuration or list(CONFIGURATIONS)
-    for name in names:
-        if name not in CONFIGURATIONS:
-            parser.error(f"there is no '{name}'; there are {', '.join(CONFIGURATIONS)}")
+    names = options.configuration or [*CONFIGURATIONS, 'adapters']
     if options.tool:
-        print(json.dumps(TOOLS[options.tool](names[0], options.threads)))
+        print(json.dumps(CHILDREN[options.tool](names[0], options.threads)))
         return
+    for name in names:
+        if name not in CONFIGURATIONS and name != 'adapters':
+            parser.error(f"there is no '{name}'; there are {', '.join([*CONFIGURATIONS, 'adapters'])}")
     if not os.access(options.brim, os.X_OK):
         parser.error(f'{options.brim} is not there; run make first')
-    rows, notes = {}, []
+    rows, adapters, notes = {}, {}, []
     for name in names:
-        print(f'{name} …', file=sys.stderr)
-        rows[name] = measure(options, name, notes)
+        if name == 'adapters':
+            for kind in ADAPTERS:
+                print(f'{kind} …', file=sys.stderr)
+                adapters[kind] = adapter_row(options, kind, notes)
+        else:
+            print(f'{name} …', file=sys.stderr)
+            rows[name] = measure(options, name, notes)
     if options.json:
-        print(json.dumps({'rows': rows, 'notes': notes}, indent=2))
-    else:
-        tables(rows, notes)
+        print(json.dumps({'rows': rows, 'adapters': adapters, 'notes': notes}, indent=2))
+        return
+    if rows:
+        tables(rows)
+    if adapters:
+        adapter_tables(adapters)
+    for note in notes:
+        print(note)
 
 
 if __name__ == '__main__':

@@ -22,7 +22,7 @@ static const struct {
     {"--lora", "--adapter", "an adapter that is read has its own rank, alpha and layers"},
     {"--merge", "--quantize",
      "what an adapter changes can be less than quantising again rounds away; --export-adapter writes it "
-     "alone"},
+     "alone, and --quantize none decodes weights that are quantised in their files"},
     {"--csv", "--json", "they are two forms of one answer"},
 };
 

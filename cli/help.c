@@ -293,16 +293,24 @@ int takes_page_only(const char *command)
     return 0;
 }
 
-int page_has(const char *command, const char *flag)
+/* A list of flags has this one. */
+static int lists_flag(const char *flags, const char *flag)
 {
     size_t length = strlen(flag);
+    for (const char *at = flags; *at; at += *at == ' ') {
+        size_t word = strcspn(at, " ");
+        if (word == length && !strncmp(at, flag, length))
+            return 1;
+        at += word;
+    }
+    return 0;
+}
+
+int page_has(const char *command, const char *flag)
+{
     for (int i = 0; i < PAGE_COUNT; i++)
-        for (const char *at = pages[i].flags; !strcmp(pages[i].name, command) && *at; at += *at == ' ') {
-            size_t word = strcspn(at, " ");
-            if (word == length && !strncmp(at, flag, length))
-                return 1;
-            at += word;
-        }
+        if (!strcmp(pages[i].name, command))
+            return lists_flag(pages[i].flags, flag);
     return 0;
 }
 
@@ -326,6 +334,18 @@ int unknown_command(const char *name)
     return unknown("command", name, &(NameList){.at = command_name});
 }
 
+/* `brim help lora`, or `brim help --lora`. */
+static int unknown_page(const char *name)
+{
+    char flag[64];
+    snprintf(flag, sizeof flag, "--%.60s", name + strspn(name, "-"));
+    for (int i = 0; i < GROUP_COUNT; i++)
+        if (lists_flag(groups[i].flags, flag))
+            return usage("%s is an option: `brim help %s` explains it, and what goes with it", flag,
+                         groups[i].name);
+    return unknown("command or group", name, &(NameList){.at = page_name});
+}
+
 int help_page(FILE *out, const char *name)
 {
     for (int i = 0; i < PAGE_COUNT; i++)
@@ -343,6 +363,6 @@ int help_page(FILE *out, const char *name)
     else if (!strcmp(name, "words"))
         print_words(out);
     else
-        return unknown("command or group", name, &(NameList){.at = page_name});
+        return unknown_page(name);
     return EXIT_DONE;
 }

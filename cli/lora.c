@@ -30,6 +30,9 @@ static int add_target(LoraChoice *c, const char *name)
     size_t used = strlen(c->targets);
     if (!name[0])
         return usage("--lora: targets= needs names of layers, or all: targets=q_proj,v_proj");
+    if (used && (!strcmp(name, "all") || !strcmp(c->targets, "all")))
+        return usage(
+            "--lora: targets=all is every linear layer but the output head; no other name goes with it");
     if (used + strlen(name) + 2 > sizeof c->targets)
         return usage("--lora: the names of the targets have more than %zu letters", sizeof c->targets);
     sprintf(c->targets + used, "%s%s", used ? "," : "", name);

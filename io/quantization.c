@@ -49,10 +49,10 @@ static void read_bits(Fields *f)
         fields_fail(f, "%sload_in_4bit and load_in_8bit are %s; one of them has to be true", f->within,
                     four ? "both true" : "both false");
     else if (four && strcmp(type, "nf4"))
-        fields_refuse(f, "bnb_4bit_quant_type", "\"nf4\"; take the unquantized file");
+        fields_refuse(f, "bnb_4bit_quant_type", "\"nf4\" (or take the file that is not quantised)");
     f->model->quantized = eight ? DTYPE_INT8 : nested ? DTYPE_NF4 : DTYPE_NF4_PLAIN;
     fields_must(f, "llm_int8_has_fp16_weight", 0,
-                "weights that are quantized anew at every step are not computed");
+                "weights that are quantised anew at every step are not computed");
 }
 
 void quantization_read(Fields *f)
@@ -68,12 +68,12 @@ void quantization_read(Fields *f)
     const char *method = fields_text(&inner, "quant_method", "");
     if (strcmp(method, "bitsandbytes"))
         fields_refuse(&inner, "quant_method",
-                      "\"bitsandbytes\" (nf4 or int8); otherwise take the unquantized file");
+                      "\"bitsandbytes\" (nf4 or int8; or take the file that is not quantised)");
     if (!inner.failed)
         read_bits(&inner);
     read_skipped(&inner);
     fields_leftover(&inner, harmless);
     f->failed = f->failed ? f->failed : inner.failed;
     if (!f->failed)
-        model_note(f->model, "Its linear layers are quantized to %s.", dtype_name(f->model->quantized));
+        model_note(f->model, "Its linear layers are quantised to %s.", dtype_name(f->model->quantized));
 }

@@ -31,6 +31,8 @@ static void what_lora_takes(void **state)
         {{"--lora", "r=4,alpha=x"}, "--lora: alpha must be a number from 1e-06 to 1e+06, not 'x'"},
         {{"--lora", "dropout=1"}, "--lora: dropout must be a number from 0 to 0.999, not '1'"},
         {{"--lora", "targets="}, "--lora: targets= needs names of layers, or all"},
+        {{"--lora", "targets=all,q_proj"}, "--lora: targets=all is every linear layer"},
+        {{"--lora", "targets=q_proj,all"}, "--lora: targets=all is every linear layer"},
         {{"--lora", "rank=4"}, "--lora: 'rank=4' is not known; it takes r=16,alpha=32,dropout=0.05"},
         {{"--lora", "r=4,q_proj"}, "--lora: 'q_proj' is not known"},
         {{"--lora", ""}, "--lora needs a value"},

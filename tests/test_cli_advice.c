@@ -92,7 +92,8 @@ static void compare_marks(const Asked *s, const Rows *rows, const char *budget, 
     json_decref(root);
 }
 
-/* The same rows with the same needs; of each size the flags of the best row, "-" for none. The first fits nothing. */
+/* The same rows with the same needs; of each size the flags of the best row, "-" for none. The first fits
+ * nothing. */
 static void fit_knows_the_same(const Asked *s, const Rows *rows, const char *sizes, char best[][160])
 {
     Outcome *o = expect_code(WITH("fit", s, "--json", "--reserve", "0", "--memory", sizes), 1);

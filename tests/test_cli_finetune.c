@@ -7,7 +7,7 @@
 
 #include "../brim.h"
 
-enum { SENTENCES = 8, TOKENS = 24, DIM = 256 };
+enum { SENTENCES = 8, TOKENS = 24, DIM = 96 };
 
 /* The mean of the hidden states of each sentence, less the mean of all: what tells them apart. */
 static void embed(const char *directory, double out[SENTENCES][DIM])
@@ -74,8 +74,8 @@ static void trained_weights_are_kept(void **state)
     strcpy(wrecked, in_folder("wrecked"));
     strcpy(text, make_text("text", 60000));
     strcpy(other, "README.md");
-    expect_code(RUN("train", "bert-tiny", "--data", text, "--batch", "8", "--seq", "32", "--steps", "120",
-                    "--max-samples", "512", "--quiet", "--export", base),
+    expect_code(RUN("train", make_model("bert"), "--data", text, "--batch", "8", "--seq", "32", "--steps",
+                    "120", "--max-samples", "512", "--quiet", "--export", base),
                 0);
     Outcome *o = expect_code(RUN("train", "--init", base, "--data", other, "--batch", "8", "--seq", "32",
                                  "--steps", "40", "--max-samples", "256", "--quiet", "--export", tuned),

@@ -27,6 +27,8 @@ static void nearest_are_named(void **state)
         {{"quux"}, "unknown command 'quux'; `brim help` lists them\n"},
         {{"gpt2"}, "'gpt2' is a model, not a command: `brim plan gpt2`\n"},
         {{"help", "lever"}, "unknown command or group 'lever'; nearest: levers\n"},
+        {{"help", "lora"}, "--lora is an option: `brim help model` explains it"},
+        {{"help", "--quantize"}, "--quantize is an option: `brim help levers` explains it"},
         {{"train", "--modle", "gpt2"}, "unknown option '--modle'; nearest: --model\n"},
         {{"plan", "--Batch", "4"}, "nearest: --batch\n"},
         {{"plan", "--optimiser=sgd"}, "unknown option '--optimiser=sgd'; nearest: --optimizer\n"},

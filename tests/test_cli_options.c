@@ -16,6 +16,7 @@ static const Trial trials[] = {
     {"--resize-vocab", "300", {"--init", "@weights"}},
     {"--lora", "r=2", {0}},
     {"--adapter", "@adapter", {0}},
+    {"--adapter", "@adapter", {"--model", "@llama.json"}}, /* where no model is named yet: generate */
     {"--data", "@text", {0}},
     {"--check-data", NULL, {"--data", "@text"}},
     {"--invalid-utf8", "replace", {"--data", "@text"}},
@@ -302,16 +303,11 @@ static void each_option_is_tried(void **state)
     assert_true(count > 50);
 }
 
-/* Small, as it is trained and planned some hundred times; its weights are more than 1 MiB. */
-static const char llama[] =
-    "{\"model_type\": \"llama\", \"vocab_size\": 256, \"hidden_size\": 96, \"num_hidden_layers\": 2,"
-    " \"num_attention_heads\": 4, \"intermediate_size\": 256, \"max_position_embeddings\": 256}";
-
 static int make_files(void **state)
 {
     if (make_folder(state))
         return -1;
-    make_file("llama.json", llama, sizeof llama - 1);
+    make_model("llama");
     const char *text = make_text("text", 20000);
     static const char pairs[] = "{\"prompt\": \"a\", \"completion\": \"bc\"}\n"
                                 "{\"prompt\": \"de\", \"completion\": \"fghij\"}\n"
@@ -322,11 +318,11 @@ static int make_files(void **state)
     static const char *const models[][2] = {
         {"@llama.json", "weights"}, {"gpt2-tiny", "gpt2"}, {"@llama.json", "full"}};
     for (size_t i = 0; i < COUNT(models); i++)
-        expect_code(RUN("train", argument(models[i][0]), SMALL, "--seq", "16", "--steps", "1", "--max-samples", "8",
-                        "--lr", "0", "--export", in_folder(models[i][1])),
+        expect_code(RUN("train", argument(models[i][0]), SMALL, "--seq", "16", "--steps", "1",
+                        "--max-samples", "8", "--lr", "0", "--export", in_folder(models[i][1])),
                     0);
-    expect_code(RUN("train", in_folder("llama.json"), SMALL, "--seq", "16", "--steps", "1", "--max-samples", "8",
-                    "--lora", "r=2", "--export-adapter", in_folder("adapter")),
+    expect_code(RUN("train", in_folder("llama.json"), SMALL, "--seq", "16", "--steps", "1", "--max-samples",
+                    "8", "--lora", "r=2", "--export-adapter", in_folder("adapter")),
                 0);
     return 0;
 }

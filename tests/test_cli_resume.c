@@ -69,6 +69,7 @@ static void expect(const char *text, const char *part)
 }
 
 static char a[192], b[192], data[192];
+static char llama[192], bert[192], gpt2[192]; /* small ones */
 
 static void paths(void)
 {
@@ -131,13 +132,13 @@ static void families(void **state)
 {
     (void)state;
     strcpy(data, make_text("small", 60 * 16 + 1));
-    cut(LIST("--model", "llama-tiny", "--data", data, "--seq", "16", "--batch", "2", "--accumulate", "2",
+    cut(LIST("--model", llama, "--data", data, "--seq", "16", "--batch", "2", "--accumulate", "2",
              "--checkpoint", "blocks"),
         "--steps", "7", 7);
-    cut(LIST("--model", "bert-tiny", "--data", data, "--seq", "16", "--batch", "16", "--dropout", "0.1",
+    cut(LIST("--model", bert, "--data", data, "--seq", "16", "--batch", "16", "--dropout", "0.1",
              "--optimizer-in-backward"),
         "--epochs", "2", 10);
-    cut(LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--batch", "1", "--max-samples", "5",
+    cut(LIST("--model", gpt2, "--data", data, "--seq", "16", "--batch", "1", "--max-samples", "5",
              "--dropout", "0.2", "--loss-chunk", "5", "--optimizer", "rmsprop", "--zero-grad", "keep"),
         "--epochs", "1", 5);
     strcpy(data, make_images("images"));
@@ -153,7 +154,7 @@ static void the_same_command(void **state)
     paths();
     strcpy(data, make_text("small", 60 * 16 + 1));
     const char *const *common =
-        LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--schedule", "constant", "--warmup", "2",
+        LIST("--model", gpt2, "--data", data, "--seq", "16", "--schedule", "constant", "--warmup", "2",
              "--log", in_folder("log.jsonl"), "--save", a, "--resume", a);
     Outcome *o = expect_code(TRAIN(common, "--steps", "3"), 0);
     expect(o->out, "Step 3 is saved in ");
@@ -171,10 +172,10 @@ static void the_same_command(void **state)
     expect(o->out, "0 steps, ");
     expect(o->out, "held out: ");
     assert_true(saved("a", 5) && saved("a", 4));
-    expect_code(TRAIN(LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--schedule", "constant",
-                           "--warmup", "2"),
-                      "--steps", "5", "--save", b, "--save-every", "9"),
-                0);
+    expect_code(
+        TRAIN(LIST("--model", gpt2, "--data", data, "--seq", "16", "--schedule", "constant", "--warmup", "2"),
+              "--steps", "5", "--save", b, "--save-every", "9"),
+        0);
     assert_true(same_end("a", "b", 5));
     json_t *root = parse(expect_code(TRAIN(common, "--steps", "6", "--json"), 0)->out);
     assert_int_equal(integer_at(root, "steps"), 1);
@@ -196,7 +197,8 @@ static void refusals(void **state)
     expect(expect_code(TRAIN(common, "--save-every", "2"), 2)->err, "--save-every needs --save DIR");
     expect(expect_code(RUN("plan", "--save", a), 2)->err, "--save belongs to `brim train`");
     expect_code(TRAIN(common, "--save", a), 0);
-    expect(expect_code(TRAIN(common, "--save", a), 1)->err, "a run of step 2 is saved there already; add --resume");
+    expect(expect_code(TRAIN(common, "--save", a), 1)->err,
+           "a run of step 2 is saved there already; add --resume");
     char first[256];
     snprintf(first, sizeof first, "%s/step-00000001", a);
     expect(expect_code(TRAIN(common, "--resume", first, "--save", a), 1)->err, "newer than step 1");
@@ -228,16 +230,15 @@ static void names_in_any_letters(void **state)
     for (size_t i = 0; i < COUNT(names); i++)
         strcpy(texts[i], make_text(names[i], 60 * 16 + 1));
     for (size_t i = 0; i < COUNT(names); i++) {
-        const char *const *common = LIST("--model", "gpt2-tiny", "--seq", "16", "--data", texts[i]);
+        const char *const *common = LIST("--model", gpt2, "--seq", "16", "--data", texts[i]);
         paths();
         expect_code(TRAIN(common, "--steps", "1", "--save", a), 0);
         expect_code(TRAIN(common, "--steps", "2", "--save", a, "--resume", a), 0);
-        Outcome *o = TRAIN(LIST("--model", "gpt2-tiny", "--seq", "16", "--data", texts[!i]), "--steps", "3",
-                           "--resume", a);
-        expect(expect_code(o, 1)->err,
-               i == 0   ? "data is \xd0\xb4\xd1\x8f, was \xd1\x8f\xd0\xb4"
-               : i == 1 ? "data is \xd1\x8f\xd0\xb4, was \xd0\xb4\xd1\x8f"
-                        : "was gr??e");
+        Outcome *o =
+            TRAIN(LIST("--model", gpt2, "--seq", "16", "--data", texts[!i]), "--steps", "3", "--resume", a);
+        expect(expect_code(o, 1)->err, i == 0   ? "data is \xd0\xb4\xd1\x8f, was \xd1\x8f\xd0\xb4"
+                                       : i == 1 ? "data is \xd1\x8f\xd0\xb4, was \xd0\xb4\xd1\x8f"
+                                                : "was gr??e");
     }
 }
 
@@ -250,7 +251,7 @@ static void log_of_what_goes_on(void **state)
     char slashed[256];
     snprintf(slashed, sizeof slashed, "%s/", a);
     const char *log = in_folder("on.jsonl");
-    const char *const *common = LIST("--model", "gpt2-tiny", "--batch", "2", "--seq", "16", "--log", log);
+    const char *const *common = LIST("--model", gpt2, "--batch", "2", "--seq", "16", "--log", log);
     expect_code(TRAIN(common, "--steps", "3", "--save", a), 0);
     expect(expect_code(RUN("report", log), 0)->out, " to the end of step 2\n");
     expect_code(TRAIN(common, "--steps", "6", "--save", a, "--resume", slashed), 0);
@@ -280,10 +281,9 @@ static void changed_data(void **state)
     (void)state;
     static const uint16_t ids[2000] = {1, 2, 3};
     strcpy(data, make_text("small", 60 * 16 + 1));
-    changed(LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16"), data, "small, the data of the run,");
+    changed(LIST("--model", gpt2, "--data", data, "--seq", "16"), data, "small, the data of the run,");
     strcpy(data, make_file("ids.bin", ids, sizeof ids));
-    changed(LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16"), data,
-            "ids.bin, the data of the run,");
+    changed(LIST("--model", gpt2, "--data", data, "--seq", "16"), data, "ids.bin, the data of the run,");
     strcpy(data, make_images("images"));
     changed(LIST("--model", "mlp", "--data", data, "--batch", "16"),
             in_folder("images/train-images-idx3-ubyte"), "train-images-idx3-ubyte, the images of the run,");
@@ -294,7 +294,7 @@ static void damage(void **state)
     (void)state;
     paths();
     strcpy(data, make_text("small", 60 * 16 + 1));
-    const char *const *common = LIST("--model", "gpt2-tiny", "--data", data, "--seq", "16", "--steps", "3");
+    const char *const *common = LIST("--model", gpt2, "--data", data, "--seq", "16", "--steps", "3");
     expect_code(TRAIN(common, "--save", a, "--save-every", "1", "--keep", "3"), 0);
     make_file("a/step-00000003/model.safetensors", "x", 1);
     Outcome *o = expect_code(TRAIN(common, "--save", a, "--resume", a), 0);
@@ -338,8 +338,9 @@ static void read_file(const char *name, char *text, size_t size)
     read_back(file, text, size);
 }
 
-/* From when training has begun no file may grow beyond 1 MiB. The log is a pipe of a page: what comes through it says
- * that it has begun, and step 20 is not before the pipe is read, for the log of 20 steps does not fit. */
+/* From when training has begun no file may grow beyond 1 MiB. The log is a pipe of a page: what comes through
+ * it says that it has begun, and step 20 is not before the pipe is read, for the log of 20 steps does not
+ * fit. */
 static int train_into_small_files(const char *directory, Outcome **outcome)
 {
     static Outcome o;
@@ -351,9 +352,10 @@ static int train_into_small_files(const char *directory, Outcome **outcome)
     assert_int_equal(mkfifo(path, 0600), 0);
     int end = open(path, O_RDONLY | O_NONBLOCK);
     assert_true(end >= 0 && fcntl(end, F_SETPIPE_SZ, 4096) > 0);
-    pid_t child = begin(LIST(command_path(), "train", "--model", "gpt2-tiny", "--data", data, "--seq", "16", "--batch",
-                             "1", "--steps", "40", "--save-every", "20", "--save", directory, "--log", path),
-                        in_folder("out"), in_folder("err"));
+    pid_t child =
+        begin(LIST(command_path(), "train", "--model", "gpt2-tiny", "--data", data, "--seq", "16", "--batch",
+                   "1", "--steps", "40", "--save-every", "20", "--save", directory, "--log", path),
+              in_folder("out"), in_folder("err"));
     struct pollfd begun = {.fd = end, .events = POLLIN};
     assert_int_equal(poll(&begun, 1, 1000 * RUN_SECONDS), 1);
     assert_int_equal(prlimit(child, RLIMIT_FSIZE, &small, NULL), 0);
@@ -532,6 +534,16 @@ static void second_signal(void **state)
     assert_true(found.step >= 2 && !found.note[0]);
 }
 
+static int make_small(void **state)
+{
+    if (make_folder(state))
+        return -1;
+    strcpy(llama, make_model("llama"));
+    strcpy(bert, make_model("bert"));
+    strcpy(gpt2, make_model("gpt2"));
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -548,5 +560,5 @@ int main(void)
         cmocka_unit_test(nobody_reads),
         cmocka_unit_test(second_signal),
     };
-    return cmocka_run_group_tests_name("cli resume", tests, make_folder, remove_folder);
+    return cmocka_run_group_tests_name("cli resume", tests, make_small, remove_folder);
 }

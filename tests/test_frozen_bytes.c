@@ -4,7 +4,7 @@
 #include "../optim/optim.h"
 #include "support.h"
 
-enum { TENSORS = 128, STEPS = 6 };
+enum { TENSORS = 128, STEPS = 7 };
 
 typedef struct Bytes {
     uint64_t hash[TENSORS];

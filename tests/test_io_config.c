@@ -365,7 +365,7 @@ static void test_not_computed(void **state)
     (void)state;
     static const Refusal llama[] = {
         {"'hidden_act': 'relu'", "hidden_act must be \"silu\"", "not \"relu\""},
-        {"'quantization_config': {'bits': 4}", "quantization_config", "unquantized"},
+        {"'quantization_config': {'bits': 4}", "quantization_config", "not quantised"},
         {"'num_local_experts': 8", "num_local_experts", "mixtures of experts"},
         {"'num_experts_per_tok': 2", "num_experts_per_tok", "mixtures of experts"},
         {"'moe_intermediate_size': 2", "moe_intermediate_size", "mixtures of experts"},

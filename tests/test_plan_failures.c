@@ -40,8 +40,8 @@ static void fail_each(const char *what, Attempt attempt, int at_least)
     }
 }
 
-/* The full form takes the whole data. The fast one takes a full step and, where micro-batches are accumulated, one of a
- * single sample: what comes after them allocates nothing else. */
+/* The full form takes the whole data. The fast one takes a full step and, where micro-batches are
+ * accumulated, one of a single sample: what comes after them allocates nothing else. */
 static Case form_of(Case c)
 {
     if (full_form())

@@ -274,7 +274,7 @@ static void test_configurations(void **state)
     static const char *const bad[][2] = {
         {"{'quant_method':'gptq','bits':4}", "quant_method must be \"bitsandbytes\""},
         {"{'quant_method':'awq'}", "\"awq\""},
-        {"{'bits':4}", "unquantized"},
+        {"{'bits':4}", "not quantised"},
         {"7", "quantization_config must be an object or null, not 7"},
         {"{'quant_method':'bitsandbytes'}", "both false"},
         {"{'quant_method':'bitsandbytes','load_in_4bit':true,'load_in_8bit':true}", "both true"},

@@ -20,13 +20,15 @@ function run(command, key,    line, all, n) {
 }
 
 # Runs the commands of a page; of each line, what is to be written in its place.
-function run_page(page,    i, inside, line, command, number, key, j) {
+function run_page(page,    i, inside, recorded, line, command, number, key, j) {
     for (i = 1; i <= count[page]; i++) {
         line = text[page, i]
         if (line ~ /^```console/)
             inside = 1
-        else if (inside && line ~ /^```$/)
-            inside = 0
+        else if (line ~ /^```text/)
+            recorded = 1
+        else if (line ~ /^```$/)
+            inside = recorded = 0
         else if (inside && line ~ /^\$ /) {
             emit(page, line, 0)
             command = substr(line, 3)
@@ -43,7 +45,7 @@ function run_page(page,    i, inside, line, command, number, key, j) {
             continue
         }
         if (!inside || line ~ /^```console/)
-            emit(page, line, line !~ /^```/)
+            emit(page, line, !recorded && line !~ /^```/)
     }
 }
 
