@@ -65,7 +65,7 @@ static void edit(File *file, const uint8_t *bytes)
     switch (file->count ? bytes[1] % 7 : 6) {
     case 0: /* goes */
         *item = file->item[--file->count];
-        strcpy(name, file->name[file->count]);
+        memmove(name, file->name[file->count], NAME); /* the last one is its own */
         item->name = name;
         break;
     case 1:

@@ -98,7 +98,7 @@ static void edit(const uint8_t *bytes)
         item->ndim = bytes[3] % 4;
         break;
     case 4: /* the place of another */
-        memcpy(to->name, items[bytes[3] % count].name, NAME);
+        memmove(to->name, items[bytes[3] % count].name, NAME);
         break;
     case 5:
         to->bytes[bytes[2]] = bytes[3];
