@@ -2,6 +2,7 @@
 #ifndef BRIM_BENCH_CHILD_H
 #define BRIM_BENCH_CHILD_H
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -22,6 +23,8 @@ static int child_start(Child *child, const char *const argv[])
     *child = (Child){0};
     if (pipe(in) != 0 || pipe(out) != 0)
         return -1;
+    fcntl(in[1], F_SETFD, FD_CLOEXEC); /* a child started later would keep them open, and this one waiting */
+    fcntl(out[0], F_SETFD, FD_CLOEXEC);
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, in[0], 0);
