@@ -194,12 +194,14 @@ static void refused(void **state)
 static void resumed(void **state)
 {
     (void)state;
-    char path[200], save[200], gone[220];
+    char path[200], save[200], gone[220], model[200];
+    snprintf(model, sizeof model, "%s", make_model("llama"));
     snprintf(path, sizeof path, "%s", pairs_path("sums.jsonl", 1));
     snprintf(save, sizeof save, "%s", in_folder("save"));
     snprintf(gone, sizeof gone, "rm -rf %s", save);
 #define TRAIN(...)                                                                                           \
-    RUN("train", SMALL, "--schedule", "constant", "--warmup", "0", "--json", "--data", path, __VA_ARGS__)
+    RUN("train", SMALL, "--model", model, "--schedule", "constant", "--warmup", "0", "--json", "--data",     \
+        path, __VA_ARGS__)
     for (int pack = 0; pack < 2; pack++) {
         const char *how = pack ? "--pack" : "--quiet", *other = pack ? "--quiet" : "--pack";
         double whole = loss_of(TRAIN("--steps", "12", how), "loss_last");
