@@ -1,14 +1,14 @@
 /* Fine-tunes a published model by low-rank adapters on weights of 4 bits, and writes the adapter as PEFT
- * reads it: what is trained has a hundredth of the elements. Read llama.c first.      qlora MODEL TEXT OUT
- * [STEPS] */
+ * reads it: what is trained has a hundredth of the elements. Read llama.c first.
+ * Usage: qlora MODEL TEXT OUT [STEPS] */
 #include <brim.h>
 
 #include <stdio.h>
 #include <stdlib.h>
 
 typedef struct Config {
-    const char *model, *text,
-        *out; /* a directory with the tokenizer beside the weights; a file; a directory */
+    const char *model;      /* a directory with the tokenizer beside the weights */
+    const char *text, *out; /* a file; a directory */
     int steps;
 } Config;
 
