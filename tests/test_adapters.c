@@ -90,7 +90,7 @@ static void compare_trained(const char *which, Module *model, const Safetensors 
             static const char *const between[] = {".modules_to_save", ".default", ".base_layer"};
             for (int k = 0; k < 3; k++)
                 at += !strncmp(at, between[k], strlen(between[k])) ? (ptrdiff_t)strlen(between[k]) : 0;
-            strncat(name, at, *at != 0);
+            strncat(name, at, 1);
             if (!*at)
                 break;
         }
