@@ -120,7 +120,8 @@ static void fit_tries_adapters(void **state)
     o = RUN("fit", "--model", "llama-tiny", "--seq", "64", "--threads", "2", "--memory", "40MiB", "--reserve",
             "0", "--lora", "r=2");
     assert_null(strstr(o->out, "r=16"));
-    o = RUN("fit", "--model", "mlp", "--threads", "2", "--memory", "40MiB", "--reserve", "0");
+    o = RUN("fit", "--model", "mlp", "--data", make_images("images"), "--threads", "2", "--memory", "40MiB",
+            "--reserve", "0");
     assert_null(strstr(o->out, "LoRA"));
 }
 

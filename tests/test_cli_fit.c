@@ -129,7 +129,8 @@ static void the_verdict_comes_first(void **state)
     starts(verdict_of(expect_code(o, 0)),
            "It fits t4 with --lora r=16,alpha=32 --weights bf16; rtx-3090 and a100-40 as it is. With --lora "
            "adapters are trained instead of the weights.\n");
-    o = RUN("fit", "--model", "mlp", "--memory", "8MiB", "--reserve", "0", "--batch", "1");
+    o = RUN("fit", "--model", "mlp", "--data", make_images("images"), "--memory", "8MiB", "--reserve", "0",
+            "--batch", "1");
     starts(verdict_of(expect_code(o, 0)), "It fits 8MiB with --optimizer sgd.\n");
     o = RUN("fit", "--model", "llama-3.2-1b", "--memory", "18GiB", "--reserve", "0");
     starts(verdict_of(expect_code(o, 0)), "It fits 18GiB with --checkpoint blocks --optimizer-in-backward "
@@ -259,9 +260,10 @@ static void sizes_are_understood(void **state)
         {"24gb", 24000000000},      {"24GB", 24000000000}, {"24kB", 24000},     {"1.5k", 1536},
         {"1TiB", 1LL << 40},        {"2M", 2 << 20},       {"8192B", 8192},     {"8192", 8192},
         {"25769803776", 24LL << 30}};
+    const char *images = make_images("images");
     for (size_t i = 0; i < COUNT(sizes); i++) {
-        json_t *root = parse(RUN("fit", "--json", "--model", "mlp", "--max-samples", "1", "--reserve", "0",
-                                 "--memory", sizes[i].text)
+        json_t *root = parse(RUN("fit", "--json", "--model", "mlp", "--data", images, "--max-samples", "1",
+                                 "--reserve", "0", "--memory", sizes[i].text)
                                  ->out);
         const json_t *card = json_array_get(json_object_get(root, "cards"), 0);
         assert_int_equal(integer_at(card, "bytes"), sizes[i].bytes);

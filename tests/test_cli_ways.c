@@ -283,7 +283,7 @@ static void adapters_are_advised(void **state)
     has(o, "\nQLoRA ");
     assert_null(strstr(o->out, "LoRA on bf16"));
     has(o, "QLoRA is --quantize nf4.\n");
-    o = expect_code(RUN("compare", "mlp", "--batch", "8"), 0);
+    o = expect_code(RUN("compare", "mlp", "--data", make_images("images"), "--batch", "8"), 0);
     assert_null(strstr(o->out, "LoRA"));
 }
 
