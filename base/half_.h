@@ -1,5 +1,5 @@
 /* 16-bit floats: IEEE 754 binary16 (F16) and bfloat16 (BF16) from and to float, rounded to nearest, ties to
- * even. Infinities and the signs of zeros are kept; a NaN stays one, made quiet. */
+ * even. Infinities and the signs of zeros are kept; a NaN stays one, and becomes a quiet one in 16 bits. */
 #ifndef BRIM_HALF_INTERNAL_H
 #define BRIM_HALF_INTERNAL_H
 

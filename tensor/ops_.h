@@ -26,6 +26,12 @@ static inline int needs_input(const OpCall *call, int i)
     return (call->needs & OP_INPUT(i)) != 0;
 }
 
+/* Rounded up, so that something else may begin behind. */
+static inline uint64_t aligned(uint64_t bytes)
+{
+    return (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
+}
+
 static inline uint64_t larger(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;

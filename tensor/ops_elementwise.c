@@ -42,8 +42,7 @@ int check_weight(const OpCall *call, int i, int quantized, const char *input)
 uint64_t floats_room(const OpCall *call, int i, int64_t count)
 {
     int decoded = call->shape[i].ndim && call->dtype[i] != DTYPE_F32;
-    uint64_t bytes = (uint64_t)count * sizeof(float);
-    return decoded ? (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN : 0;
+    return decoded ? aligned((uint64_t)count * sizeof(float)) : 0;
 }
 
 const float *floats_input(const OpCall *call, int i, int64_t first, int64_t count, char **room)
