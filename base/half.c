@@ -6,26 +6,12 @@
 
 #include "bits_.h"
 
-float half_from_bf16(uint16_t bits)
-{
-    return float_from_bits((uint32_t)bits << 16);
-}
-
 uint16_t half_to_bf16(float value)
 {
     uint32_t bits = float_to_bits(value);
     uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1)) >> 16;
     uint32_t quiet = bits >> 16 | 0x40u;
     return (uint16_t)((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet : rounded);
-}
-
-float half_from_f16(uint16_t half)
-{
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7FFFu;
-    float scaled =
-        float_from_bits(rest << 13) * 0x1p112f; /* exponents differ by 112; subnormals come right too */
-    uint32_t special = 0x7F800000u | (rest & 0x3FFu) << 13;
-    return float_from_bits(sign | (rest >= 0x7C00u ? special : float_to_bits(scaled)));
 }
 
 uint16_t half_to_f16(float value)

@@ -12,7 +12,7 @@
 #include <immintrin.h>
 #endif
 
-#include "base/bits_.h"
+#include "base/half_.h"
 #include "base/quant_codes_.h"
 #include "kernels/kernels.h"
 #include "kernels/vecmath.h"
@@ -37,16 +37,7 @@ VEC_INLINE void decoder_bf16(int64_t n, const uint16_t *x, float *y)
 {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
-        y[i] = float_from_bits((uint32_t)x[i] << 16);
-}
-
-/* Exponents differ by 112; subnormal numbers come right too. */
-VEC_INLINE float decoder_f16_bits(uint16_t half)
-{
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7FFFu;
-    float scaled = float_from_bits(rest << 13) * 0x1p112f;
-    uint32_t special = 0x7F800000u | (rest & 0x3FFu) << 13;
-    return float_from_bits(sign | (rest >= 0x7C00u ? special : float_to_bits(scaled)));
+        y[i] = half_from_bf16(x[i]);
 }
 
 VEC_INLINE void decoder_f16(int64_t n, const uint16_t *x, float *y)
@@ -61,7 +52,7 @@ VEC_INLINE void decoder_f16(int64_t n, const uint16_t *x, float *y)
         _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(x + i))));
 #endif
     for (; i < n; i++)
-        y[i] = decoder_f16_bits(x[i]);
+        y[i] = half_from_f16(x[i]);
 }
 
 /* Of one row. */

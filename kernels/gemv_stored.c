@@ -210,8 +210,10 @@ static void few_stored_in_out(const LinearDims *d, const Decoder *w, int64_t col
         memset(y + r * d->out + col, 0, (size_t)cols * sizeof(float));
     for (int64_t i = 0; i < d->in; i += ROWS) {
         int64_t rows = d->in - i < ROWS ? d->in - i : ROWS;
-        memset(piece, 0, sizeof piece);
-        memset(factors, 0, sizeof factors);
+        if (rows < ROWS) { /* what is missing of the last ones counts nothing */
+            memset(piece, 0, sizeof piece);
+            memset(factors, 0, sizeof factors);
+        }
         for (int64_t r = 0; r < d->rows; r++)
             memcpy(factors + r * ROWS, x + r * d->in + i, (size_t)rows * sizeof(float));
         for (int64_t c = 0, n; c < cols; c += n) {

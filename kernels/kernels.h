@@ -2,14 +2,7 @@
  *
  * The CPU table is compiled once per instruction set (cpu.c) and chosen at run time; reference.c holds the
  * same functions written plainly, and is what the tests compare with. Kernels allocate nothing: workspace
- * comes from the caller, sized by the *_workspace functions. `beta` says what happens to an output: 0
- * overwrites (whatever was there, NaN too), 1 accumulates. Unless a comment says otherwise, pointers do not
- * overlap.
- *
- * All arrays are contiguous row-major float (fp32) unless a leading dimension (ld*) is given, counted in
- * elements. Results depend on `threads` but never on scheduling: work and partial sums are partitioned
- * statically. Functions that return int64_t return -1 for success, else the index of the first bad element (a
- * label or id out of range); nothing is written out of bounds then.
+ * comes from the caller, sized by the *_workspace functions. table.h lists them, with what holds for all.
  *
  * OpenMP in kernels: gcc's parallel regions run on team.c, which has `parallel` and `parallel for
  * schedule(static)` with num_threads, `barrier`, and the queries of the thread's number and count.

@@ -22,6 +22,26 @@ static void decode(const StoredArray *w, int64_t first, int64_t count, float *y,
         decoder_range(&from, first + begin, range_min(RANGE_BLOCK, count - begin), y + begin);
 }
 
+/* Row by row, from the first column of which an element is wanted to the last: blocks lie along rows. */
+static void decode_transposed(const StoredArray *w, int64_t first, int64_t count, float *y,
+                              const KernelRun *run)
+{
+    Decoder from = decoder(w);
+    int64_t rows = w->rows;
+    int team = range_threads(count, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t row = 0; row < rows; row++) {
+        float strip[NF4_BLOCK];
+        int64_t col = (first - row + rows - 1) / rows, end = (first + count - row + rows - 1) / rows;
+        for (int64_t n; col < end; col += n) {
+            n = range_min(NF4_BLOCK, end - col);
+            decoder_row(&from, row, col, n, strip);
+            for (int64_t i = 0; i < n; i++)
+                y[(col + i) * rows + row - first] = strip[i];
+        }
+    }
+}
+
 /* ---- Encoding -------------------------------------------------------------------------------- */
 
 enum { ENCODE_INFINITE = 0x7F800000 }; /* the bits of an infinity; those of a NaN are more */

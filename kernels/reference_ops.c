@@ -1,5 +1,5 @@
 /* Reference kernels of everything that is not a product: one plain loop after another, libm, sums in double.
- * `threads` is ignored. Random numbers share their counters with the tuned kernels through draw.h. */
+ * How many threads run is ignored. Random numbers share their counters with the tuned kernels through draw.h. */
 #include <math.h>
 #include <string.h>
 

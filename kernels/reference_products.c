@@ -1,5 +1,5 @@
-/* Products, the linear layer and attention as their definitions read, summed in double. `threads` and
- * workspaces are for the tuned kernels. */
+/* Products, the linear layer and attention as their definitions read, summed in double. How many threads
+ * run is ignored, and so are workspaces. */
 #include "base/half_.h"
 #include "base/quant_codes_.h"
 #include "kernels/grid.h"

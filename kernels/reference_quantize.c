@@ -14,6 +14,14 @@ void reference_decode(const StoredArray *w, int64_t first, int64_t count, float 
         y[i] = reference_element(w, first + i);
 }
 
+void reference_decode_transposed(const StoredArray *w, int64_t first, int64_t count, float *y,
+                                 const KernelRun *run)
+{
+    (void)run;
+    for (int64_t i = first; i < first + count; i++)
+        y[i - first] = reference_element(w, i % w->rows * w->cols + i / w->rows);
+}
+
 static float largest_of(int64_t n, const float *x)
 {
     float largest = 0;

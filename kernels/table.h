@@ -175,6 +175,9 @@ KERNEL(void, fill_uniform,
 
 /* y (count) = the flattened array from element `first` on. */
 KERNEL(void, decode, (const StoredArray *w, int64_t first, int64_t count, float *y, const KernelRun *run))
+/* The same of the transposed array (cols, rows), flattened. */
+KERNEL(void, decode_transposed,
+       (const StoredArray *w, int64_t first, int64_t count, float *y, const KernelRun *run))
 /* Elements [first, first + count) of the flattened (rows, cols) that `to` begins with, of any type but i32;
  * whole rows of int8, whole blocks of NF4 but for the last one. Types round to nearest as base/dtype.h's
  * sources do. What cannot be held is a fault, and the elements around it are indeterminate: a finite number

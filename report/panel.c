@@ -402,9 +402,7 @@ static void rate_words(const Page *p, char *text, size_t size)
     const PanelState *s = p->state;
     const char *counted = s->counted ? s->counted : "";
     if (s->rate > 0 && s->rate < 1e15)
-        snprintf(text, size, "%7s %s/s",
-                 (s->rate < 9.95 ? report_rate(s->rate) : report_count((int64_t)(s->rate + 0.5))).text,
-                 counted);
+        snprintf(text, size, "%7s %s/s", report_rate(s->rate).text, counted);
     else
         snprintf(text, size, "%7s %s/s", "-", counted);
 }

@@ -93,7 +93,7 @@ SizeText report_rate(double per_second)
 {
     SizeText out;
     if (!(per_second > 0) || per_second >= 9.95)
-        return report_count((int64_t)per_second);
+        return report_count((int64_t)(per_second + 0.5));
     snprintf(out.text, sizeof out.text, "%.*f", per_second < 0.995 ? 2 : 1, per_second);
     return out;
 }

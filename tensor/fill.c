@@ -5,10 +5,12 @@
 #include "../kernels/kernels.h"
 #include "tensor_.h"
 
+typedef void Draw(int64_t n, uint64_t seed, uint64_t stream, int64_t first, float a, float b, float *y,
+                  const KernelRun *run);
+
 typedef struct Filling {
     const Context *context;
-    void (*draw)(int64_t n, uint64_t seed, uint64_t stream, int64_t first, float a, float b, float *y,
-                 const KernelRun *run); /* NULL: a, everywhere */
+    Draw *draw; /* NULL: a, everywhere */
     uint64_t stream;
     float a, b;
 } Filling;
@@ -35,41 +37,34 @@ static int filled(void *user, int64_t first, int64_t count, float *values)
 
 static int holds_floats(const Tensor *tensor, const char *function)
 {
-    if (!tensor || tensor->dtype != DTYPE_I32)
-        return tensor != NULL;
-    error_raise(ERROR_ARGUMENT, "%s: the tensor holds i32, not floats", function);
+    if (tensor->dtype != DTYPE_I32)
+        return 1;
+    error_raise(ERROR_ARGUMENT, "%s(): the tensor holds i32, not floats", function);
     return 0;
 }
 
 void tensor_fill(Tensor *tensor, float value)
 {
-    if (holds_floats(tensor, "tensor_fill"))
+    if (tensor && holds_floats(tensor, "tensor_fill"))
         tensor_store_(tensor, filled, &(Filling){.context = tensor->item.context, .a = value});
 }
 
-static void fill_drawn(Tensor *tensor, const char *function, Filling *f)
+static void fill_drawn(Tensor *tensor, const char *function, Draw *draw, float a, float b)
 {
-    Context *context = tensor ? tensor->item.context : NULL;
-    if (!context)
-        return;
-    f->context = context;
-    f->stream = context->random.fills++;
+    Context *context = tensor->item.context;
+    Filling f = {.context = context, .draw = draw, .stream = context->random.fills++, .a = a, .b = b};
     if (holds_floats(tensor, function) && !context->draw_later)
-        tensor_store_(tensor, filled, f);
+        tensor_store_(tensor, filled, &f);
 }
 
 void tensor_fill_normal(Tensor *tensor, float mean, float std)
 {
-    const Kernels *kernels = tensor ? tensor->item.context->kernels : NULL;
-    if (kernels)
-        fill_drawn(tensor, "tensor_fill_normal",
-                   &(Filling){.draw = kernels->fill_normal, .a = mean, .b = std});
+    if (tensor)
+        fill_drawn(tensor, "tensor_fill_normal", tensor->item.context->kernels->fill_normal, mean, std);
 }
 
 void tensor_fill_uniform(Tensor *tensor, float low, float high)
 {
-    const Kernels *kernels = tensor ? tensor->item.context->kernels : NULL;
-    if (kernels)
-        fill_drawn(tensor, "tensor_fill_uniform",
-                   &(Filling){.draw = kernels->fill_uniform, .a = low, .b = high});
+    if (tensor)
+        fill_drawn(tensor, "tensor_fill_uniform", tensor->item.context->kernels->fill_uniform, low, high);
 }

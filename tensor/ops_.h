@@ -26,6 +26,17 @@ static inline int needs_input(const OpCall *call, int i)
     return (call->needs & OP_INPUT(i)) != 0;
 }
 
+/* Rounded up, so that something else may begin behind. */
+static inline uint64_t aligned(uint64_t bytes)
+{
+    return (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
+}
+
+static inline uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
 /* Input i, which has two dimensions, as kernels see it. */
 static inline StoredArray stored_input(const OpCall *call, int i)
 {
@@ -40,6 +51,11 @@ uint64_t floats_room(const OpCall *call, int i, int64_t count);
 /* Elements [first, first + count) of input i as floats: where they are, or decoded to *room, which moves on
  * behind them. NULL where the input is absent. */
 const float *floats_input(const OpCall *call, int i, int64_t first, int64_t count, char **room);
+
+/* Workspace of a linear layer whose x, weight and bias are inputs 0, 1 and 2: of one pass, and of backward,
+ * which runs one pass after the other. */
+uint64_t linear_room(const OpCall *call, const LinearDims *d, LinearPass pass);
+uint64_t linear_backward_room(const OpCall *call, const LinearDims *d);
 
 /* Raises unless input i has this dtype. */
 int check_dtype(const OpCall *call, int i, DType dtype, const char *input);

@@ -75,8 +75,7 @@ static AttentionKept attention_kept(const OpCall *call)
  * nobody wants go behind its workspace. */
 static uint64_t kernel_workspace(const OpCall *call, const AttentionDims *d)
 {
-    uint64_t bytes = call->kernels->attention_workspace(d, attention_kept(call), 1, call->run);
-    return (bytes + MEMTRACK_ALIGN - 1) / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
+    return aligned(call->kernels->attention_workspace(d, attention_kept(call), 1, call->run));
 }
 
 static uint64_t backward_workspace(const OpCall *call, const AttentionDims *d)

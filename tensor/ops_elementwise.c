@@ -42,7 +42,7 @@ int check_weight(const OpCall *call, int i, int quantized, const char *input)
 uint64_t floats_room(const OpCall *call, int i, int64_t count)
 {
     int decoded = call->shape[i].ndim && call->dtype[i] != DTYPE_F32;
-    return decoded ? ((uint64_t)count * sizeof(float) + 63) / 64 * 64 : 0;
+    return decoded ? aligned((uint64_t)count * sizeof(float)) : 0;
 }
 
 const float *floats_input(const OpCall *call, int i, int64_t first, int64_t count, char **room)

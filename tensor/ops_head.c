@@ -63,16 +63,6 @@ static int head_check(const OpCall *call)
     return 0;
 }
 
-static uint64_t workspace(const OpCall *call, const LinearDims *d, LinearPass pass)
-{
-    return call->kernels->linear_workspace(d, pass, call->dtype[WEIGHT], call->run);
-}
-
-static uint64_t larger(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
 static int head_shape(OpCall *call)
 {
     if (head_check(call))
@@ -83,7 +73,7 @@ static int head_shape(OpCall *call)
         floats_room(call, BIAS, c.loss.classes) + (uint64_t)(c.loss.rows * c.loss.classes) * sizeof(float);
     plan->out = SHAPE(1);
     plan->extra_bytes[0] = sizeof(float) * (uint64_t)leading(call->shape[HIDDEN]);
-    plan->workspace = logits + larger(workspace(call, &c.linear, LINEAR_FORWARD),
+    plan->workspace = logits + larger(linear_room(call, &c.linear, LINEAR_FORWARD),
                                       call->kernels->cross_entropy_workspace(&c.loss, call->run));
     plan->flops = 2.0 * (double)leading(call->shape[HIDDEN]) * (double)c.linear.in * (double)c.linear.out;
     if (!call->needs)
@@ -92,12 +82,8 @@ static int head_shape(OpCall *call)
     if (call->shape[BIAS].ndim)
         plan->saves |= OP_INPUT(BIAS);
     plan->backward_flops = plan->flops * (1 + needs_input(call, HIDDEN) + needs_input(call, WEIGHT));
-    uint64_t rest = workspace(call, &c.linear, LINEAR_FORWARD); /* one kernel after the other */
-    if (needs_input(call, HIDDEN))
-        rest = larger(rest, workspace(call, &c.linear, LINEAR_BACKWARD_INPUT));
-    if (needs_input(call, WEIGHT) || needs_input(call, BIAS))
-        rest = larger(rest, workspace(call, &c.linear, LINEAR_BACKWARD_WEIGHT));
-    plan->backward_workspace = logits + rest;
+    plan->backward_workspace =
+        logits + larger(linear_room(call, &c.linear, LINEAR_FORWARD), linear_backward_room(call, &c.linear));
     return 0;
 }
 

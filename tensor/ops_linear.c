@@ -19,9 +19,16 @@ static int keeps_pre(const OpCall *call)
     return act != ACT_NONE && act != ACT_RELU;
 }
 
-static uint64_t workspace(const OpCall *call, const LinearDims *d, LinearPass pass)
+uint64_t linear_room(const OpCall *call, const LinearDims *d, LinearPass pass)
 {
     return call->kernels->linear_workspace(d, pass, call->dtype[1], call->run);
+}
+
+uint64_t linear_backward_room(const OpCall *call, const LinearDims *d)
+{
+    uint64_t input = needs_input(call, 0) ? linear_room(call, d, LINEAR_BACKWARD_INPUT) : 0;
+    int others = needs_input(call, 1) || needs_input(call, 2);
+    return larger(input, others ? linear_room(call, d, LINEAR_BACKWARD_WEIGHT) : 0);
 }
 
 static int linear_shape(OpCall *call)
@@ -45,7 +52,7 @@ static int linear_shape(OpCall *call)
     plan->out = call->shape[0];
     plan->out.dim[plan->out.ndim - 1] = d.out;
     plan->flops = 2.0 * (double)d.rows * (double)d.in * (double)d.out;
-    plan->workspace = floats_room(call, 2, d.out) + workspace(call, &d, LINEAR_FORWARD);
+    plan->workspace = floats_room(call, 2, d.out) + linear_room(call, &d, LINEAR_FORWARD);
     if (!call->needs)
         return 0;
     plan->backward_flops = plan->flops * (needs_input(call, 0) + needs_input(call, 1));
@@ -55,12 +62,7 @@ static int linear_shape(OpCall *call)
     plan->extra_bytes[0] = keeps_pre(call) ? sizeof(float) * (uint64_t)(d.rows * d.out) : 0;
     plan->recomputes = keeps_pre(call) ? OP_OUTPUT : 0;
     plan->writes_dout = act != ACT_NONE;
-    if (needs_input(call, 0))
-        plan->backward_workspace = workspace(call, &d, LINEAR_BACKWARD_INPUT);
-    if (needs_input(call, 1) || needs_input(call, 2)) { /* one pass after the other */
-        uint64_t bytes = workspace(call, &d, LINEAR_BACKWARD_WEIGHT);
-        plan->backward_workspace = bytes > plan->backward_workspace ? bytes : plan->backward_workspace;
-    }
+    plan->backward_workspace = linear_backward_room(call, &d);
     return 0;
 }
 

@@ -144,21 +144,23 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     return failed;
 }
 
-void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values)
+static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t count, float *values)
 {
     const Context *context = tensor->item.context;
+    const Kernels *k = context->kernels;
     StoredArray from = tensor_stored_(tensor);
     if (!context->meta && from.at)
-        context->kernels->decode(&from, first, count, values, &context->run);
+        (transposed ? k->decode_transposed : k->decode)(&from, first, count, values, &context->run);
+}
+
+void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values)
+{
+    decode(tensor, 0, first, count, values);
 }
 
 void tensor_decode_file_(const Tensor *tensor, int64_t first, int64_t count, float *values)
 {
-    int64_t rows = tensor->shape.dim[0], cols = tensor->shape.dim[1]; /* in files (cols, rows) */
-    if (!tensor->transposed)
-        tensor_decode_(tensor, first, count, values);
-    for (int64_t i = first; tensor->transposed && i < first + count; i++)
-        tensor_decode_(tensor, i % rows * cols + i / rows, 1, values + i - first);
+    decode(tensor, tensor->transposed, first, count, values);
 }
 
 /* ---- Another type ---------------------------------------------------------------------------- */

@@ -137,9 +137,17 @@ void tape_node_release(Context *context, Node *node)
         tensor_unref(node->out);
 }
 
-static void release_last(Tape *tape)
+/* Takes out `n` nodes, without releasing what they hold. */
+static void close_gap(Tape *tape, int at, int n)
 {
-    Node node = tape->nodes[--tape->count];
+    memmove(tape->nodes + at, tape->nodes + at + n, (size_t)(tape->count - at - n) * sizeof *tape->nodes);
+    tape->count -= n;
+}
+
+static void release_at(Tape *tape, int at)
+{
+    Node node = tape->nodes[at];
+    close_gap(tape, at, 1);
     if (node.out && !node.out->keep)
         tensor_drop_grad(node.out);
     tape_node_release(tape->context, &node);
@@ -148,26 +156,15 @@ static void release_last(Tape *tape)
 void tape_cut(Tape *tape, int count)
 {
     while (tape->count > count)
-        release_last(tape);
+        release_at(tape, tape->count - 1);
 }
 
 /* ---- Markers --------------------------------------------------------------------------------- */
 
-/* Takes `n` nodes off the middle, which hold nothing. */
-static void close_gap(Tape *tape, int at, int n)
-{
-    memmove(tape->nodes + at, tape->nodes + at + n, (size_t)(tape->count - at - n) * sizeof *tape->nodes);
-    tape->count -= n;
-}
-
 /* Takes off the node at `at`, which only markers follow, and then every pair with nothing in between. */
 static void cut_operation(Tape *tape, int at)
 {
-    Node node = tape->nodes[at];
-    close_gap(tape, at, 1);
-    if (!node.out->keep)
-        tensor_drop_grad(node.out);
-    tape_node_release(tape->context, &node);
+    release_at(tape, at);
     while (at > 0 && at < tape->count && tape->nodes[at].closing && tape->nodes[at - 1].marker &&
            !tape->nodes[at - 1].closing)
         close_gap(tape, --at, 2);

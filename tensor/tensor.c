@@ -190,9 +190,8 @@ void *tensor_typed_data(Tensor *tensor, DType dtype, const char *what)
 /* 1 when there are bytes to copy. */
 static int has_bytes(const Tensor *tensor, int64_t first, int64_t bytes, const void *host, const char *what)
 {
-    if (!tensor) {
-        error_raise(ERROR_ARGUMENT, "%s(): the tensor is NULL",
-                    what); /* unless that has a reason, which stays */
+    if (!tensor) { /* why, if an error is there already: the first one stays */
+        error_raise(ERROR_ARGUMENT, "%s(): the tensor is NULL", what);
         return 0;
     }
     int64_t all = (int64_t)shape_bytes(tensor->dtype, tensor->shape);

@@ -248,11 +248,18 @@ static void check_pieces_of(const Kernels *k, DType dtype, int64_t rows, int64_t
     assert_same_matrix("encoding in pieces", &whole, &pieces);
     const float *y = decode_all(k, &whole, threads);
     assert_same("decoding", rows * cols, y, decode_all(kernels_reference(), &whole, 1));
+    float *turned = take(rows * cols, NAN);
+    for (int64_t i = 0; i < rows * cols; i++)
+        turned[i] = y[i % rows * cols + i / rows];
     for (int64_t first = 0; first < rows * cols; first += 1 + rows * cols / 5) {
-        int64_t count = (rows * cols - first + 1) / 2;
-        float *part = take(count, NAN);
+        int64_t count = first ? (rows * cols - first + 1) / 2 : rows * cols;
+        float *part = take(count, NAN), *plain = take(count, NAN);
         k->decode(&whole.stored, first, count, part, on(threads));
         assert_same("a part", count, part, y + first);
+        k->decode_transposed(&whole.stored, first, count, part, on(threads));
+        assert_same("a part, transposed", count, part, turned + first);
+        kernels_reference()->decode_transposed(&whole.stored, first, count, plain, on(1));
+        assert_same("the reference, transposed", count, plain, turned + first);
     }
 }
 

@@ -95,7 +95,7 @@ static void counts(void **state)
         double rate;
         const char *text;
     } rates[] = {{0, "0"},      {0.004, "0.00"}, {0.853, "0.85"}, {0.996, "1.0"},
-                 {3.44, "3.4"}, {9.96, "9"},     {12.7, "12"},    {4600, "4,600"}};
+                 {3.44, "3.4"}, {9.96, "10"},    {12.7, "13"},    {4600, "4,600"}};
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
         assert_string_equal(report_rate(rates[i].rate).text, rates[i].text);
 }
@@ -427,14 +427,14 @@ static void a_step_is_a_line(void **state)
     report_step(out, context_ledger(context_current()),
                 &(StepLine){.step = 12, .loss = 3.14159, .tokens_per_second = 12345.6});
     fclose(out);
-    assert_string_equal(text, "step   12  loss  3.1416  12,345/s | param 4.00 grad 0.00 optim 0.00 activ "
+    assert_string_equal(text, "step   12  loss  3.1416  12,346/s | param 4.00 grad 0.00 optim 0.00 activ "
                               "0.00 other 2.00 = 6.00 MiB\n");
     free(text);
     out = open_memstream(&text, &length);
     report_step(out, context_ledger(context_current()),
                 &(StepLine){.step = 13, .loss = 3.1, .tokens_per_second = 12345.6, .same_memory = 1});
     fclose(out);
-    assert_string_equal(text, "step   13  loss  3.1000  12,345/s\n");
+    assert_string_equal(text, "step   13  loss  3.1000  12,346/s\n");
     free(text);
     tensor_free(parameter);
     tensor_scope_end(scope);
