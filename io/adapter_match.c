@@ -9,28 +9,9 @@
 
 #include "adapter_.h"
 
-enum { BLOCK_HEAD = 64, STEPS_MOST = 1 << 20, PATTERN_MOST = 1 << 14 };
+enum { STEPS_MOST = 1 << 20, PATTERN_MOST = 1 << 14 };
 
 /* ---- Patterns -------------------------------------------------------------------------------- */
-
-/* PCRE2's blocks are in the host ledger, each with its size before it. */
-static void *pcre_alloc(size_t bytes, void *context)
-{
-    char *block = memtrack_host_alloc(((Context *)context)->tracker, bytes + BLOCK_HEAD);
-    if (!block)
-        return NULL;
-    memcpy(block, &bytes, sizeof bytes);
-    return block + BLOCK_HEAD;
-}
-
-static void pcre_free(void *block, void *context)
-{
-    size_t bytes;
-    if (!block)
-        return;
-    memcpy(&bytes, (char *)block - BLOCK_HEAD, sizeof bytes);
-    memtrack_host_free(((Context *)context)->tracker, (char *)block - BLOCK_HEAD, bytes + BLOCK_HEAD);
-}
 
 /* A pattern of a field, with what stands before and behind it. */
 typedef struct Pattern {
@@ -91,7 +72,7 @@ static int matches(const Pattern *p, const char *subject, char *index)
     if (!whole)
         return -1;
     snprintf(whole, bytes, "%s%s%s", p->before, p->text, p->after);
-    pcre2_general_context *memory = pcre2_general_context_create(pcre_alloc, pcre_free, context);
+    pcre2_general_context *memory = pcre2_general_context_create(host_sized_alloc, host_sized_free, context);
     pcre2_compile_context *rules = memory ? pcre2_compile_context_create(memory) : NULL;
     pcre2_code *code = rules ? pcre2_compile((PCRE2_SPTR)whole, PCRE2_ZERO_TERMINATED,
                                              PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C | p->flags,
