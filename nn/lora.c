@@ -54,7 +54,7 @@ static int describe(const Walk *walk, const Module *module, const char *path, Lo
         return 0;
     const Adapter *adapter = adapter_of(module);
     Tensor *weight = linear ? linear->weight : embedding->weight;
-    int first_is_out = linear && !linear->in_out;
+    int first_is_out = linear && !weight->in_out;
     *layer = (LoraLayer){.path = path,
                          .in = tensor_dim(weight, first_is_out),
                          .out = tensor_dim(weight, !first_is_out),
@@ -177,6 +177,14 @@ static void make_matrices(Module *module, const LoraLayer *layer, Adapter *adapt
 }
 
 static int add_adapter(void *user, Module *module, const LoraLayer *layer)
+static void remove_adapter(Module *module)
+{
+    Adapter *adapter = adapter_of(module);
+    module_drop(module, adapter->b);
+    module_drop(module, adapter->a);
+    *adapter = (Adapter){0};
+}
+
 {
     Lora lora = {0};
     int answer = chosen(user, layer, &lora);
@@ -400,20 +408,13 @@ static int merge(void *user, Module *module, const LoraLayer *layer)
     DType dtype = *(const DType *)user;
     if (!layer->a)
         return 0;
-    Linear *linear = module_as_linear(module);
-    Merging m = {layer, module->item.context, !linear || linear->in_out,
+    Merging m = {layer, module->item.context, layer->embedding || layer->weight->in_out,
                  dtype == DTYPE_F32 && layer->weight->dtype == DTYPE_F32, *layer->weight};
     int failed = m.old.dtype == dtype ? tensor_store_(layer->weight, merged_values, &m)
                                       : tensor_replace_(layer->weight, dtype, merged_values, &m);
-    if (failed)
-        return failed;
-    if (linear)
-        linear->in_out = linear->in_out || layer->weight->in_out;
-    Adapter *adapter = adapter_of(module);
-    module_drop(module, adapter->b);
-    module_drop(module, adapter->a);
-    *adapter = (Adapter){0};
-    return 0;
+    if (!failed)
+        remove_adapter(module);
+    return failed;
 }
 
 int nn_merge(Module *model, DType dtype)

@@ -65,11 +65,10 @@ typedef struct Adapter {
 /* Every projection and every head is this module, so that an adapter or another way of storing a weight is
  * known in one place. (linear.c) */
 typedef struct Linear {
-    Tensor *weight, *bias; /* (out,in), with in_out (in,out); (out) or NULL */
+    Tensor *weight, *bias; /* (out,in), or in GPT-2 (in,out) and marked so; (out) or NULL */
     TensorActivation act;
-    int in_out; /* as GPT-2 stores it */
-    int head;   /* the output: logits come from it */
-    int tied;   /* weight and bias are another module's */
+    int head; /* the output: logits come from it */
+    int tied; /* weight and bias are another module's */
     Adapter adapter;
 } Linear;
 

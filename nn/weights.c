@@ -62,21 +62,13 @@ DType module_linear_type(const Module *module)
 
 /* ---- A model that there is ------------------------------------------------------------------- */
 
-static int quantize_linear(Linear *linear, DType dtype)
-{
-    if (tensor_convert_(linear->weight, dtype))
-        return -1;
-    linear->in_out = linear->weight->in_out;
-    return 1;
-}
-
 static int quantize(Module *module, DType dtype, const char *not_quantized)
 {
-    Linear *linear = module_as_linear(module);
+    const Linear *linear = module_as_linear(module);
     const char *path = memtrack_path_name(module->item.context->tracker, module->path);
-    int chosen =
-        linear && linear->weight && !linear->head && !linear->tied && !is_left_out(path, not_quantized);
-    int count = chosen && !dtype_is_quantized(linear->weight->dtype) ? quantize_linear(linear, dtype) : 0;
+    int chosen = linear && !linear->head && !is_left_out(path, not_quantized) &&
+                 !dtype_is_quantized(linear->weight->dtype);
+    int count = !chosen ? 0 : tensor_convert_(linear->weight, dtype) ? -1 : 1;
     for (int i = 0; i < module->child_count && count >= 0; i++) {
         int more = quantize(module->children[i], dtype, not_quantized);
         count = more < 0 ? -1 : count + more;
