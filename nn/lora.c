@@ -198,6 +198,8 @@ static void remove_adapter(Module *module)
     make_matrices(module, layer, adapter);
     memtrack_path_set(tracker, path);
     return error_code() != 0;
+    if (error_code())
+        remove_adapter(module); /* there is no half one */
 }
 
 /* All but the adapters that are there. */
