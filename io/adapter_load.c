@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/ends_.h"
 #include "../base/plural_.h"
 #include "../base/hub_.h"
 #include "../nn/lora.h"
@@ -126,12 +127,6 @@ static void want_adapter(Loading *l, const Adapted *a)
     want(l, a->path, ".lora_B.weight", SHAPE(a->out, a->rank));
 }
 
-static int ends(const char *text, const char *with)
-{
-    size_t n = strlen(text), m = strlen(with);
-    return m <= n && !strcmp(text + n - m, with);
-}
-
 static int is_adapted(const Loading *l, const char *path, size_t length)
 {
     for (int i = 0; i < l->adapted_count; i++)
@@ -142,7 +137,7 @@ static int is_adapted(const Loading *l, const char *path, size_t length)
 
 static int brings_bias(const Loading *l, const char *name)
 {
-    if (l->config.bias == ADAPTER_BIAS_NONE || !ends(name, ".bias"))
+    if (l->config.bias == ADAPTER_BIAS_NONE || !text_ends(name, ".bias"))
         return 0;
     return l->config.bias == ADAPTER_BIAS_ALL || is_adapted(l, name, strlen(name) - strlen(".bias"));
 }
@@ -151,8 +146,8 @@ static int brings_bias(const Loading *l, const char *name)
  */
 static int may_be_brought(const char *name)
 {
-    return ends(name, "embed_tokens.weight") || ends(name, "wte.weight") ||
-           ends(name, "word_embeddings.weight") || ends(name, "lm_head.weight");
+    return text_ends(name, "embed_tokens.weight") || text_ends(name, "wte.weight") ||
+           text_ends(name, "word_embeddings.weight") || text_ends(name, "lm_head.weight");
 }
 
 static int want_own(Loading *l, Tensor *parameter)

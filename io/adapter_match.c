@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/ends_.h"
 #include "adapter_.h"
+#include "family_.h"
 
 enum { STEPS_MOST = 1 << 20, PATTERN_MOST = 1 << 14 };
 
@@ -91,13 +93,6 @@ static int matches(const Pattern *p, const char *subject, char *index)
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
-/* The whole path, or its end after a dot. */
-static int is_end_of(const char *path, const char *name)
-{
-    size_t n = strlen(path), m = strlen(name);
-    return m <= n && !strcmp(path + n - m, name) && (m == n || path[n - m - 1] == '.');
-}
-
 typedef enum Named { NAMED_ERROR = -1, NAMED_NOT, NAMED_BY_END, NAMED_WHOLE } Named;
 
 /* By a list of names, or a pattern of whole paths. */
@@ -115,7 +110,7 @@ static Named named(const AdapterConfig *c, const char *field, const json_t *name
     {
         if (!strcmp(path, json_string_value(name)))
             return NAMED_WHOLE;
-        found = is_end_of(path, json_string_value(name)) ? NAMED_BY_END : found;
+        found = path_is_named(path, json_string_value(name), json_string_length(name)) ? NAMED_BY_END : found;
     }
     return found;
 }
@@ -123,12 +118,12 @@ static Named named(const AdapterConfig *c, const char *field, const json_t *name
 /* What PEFT takes where the file names none. */
 static Named is_usual(const AdapterPlace *place)
 {
-    static const char *const usual[][3] = {
-        {"llama", "q_proj", "v_proj"}, {"gpt2", "c_attn", "c_attn"}, {"bert", "query", "value"}};
-    for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++)
-        if (!strcmp(usual[i][0], place->family))
-            return is_end_of(place->path, usual[i][1]) || is_end_of(place->path, usual[i][2]) ? NAMED_BY_END
-                                                                                              : NAMED_NOT;
+    const FamilyFiles *files = family_files_named(place->family);
+    for (int i = 0; files && i < 2; i++) {
+        const char *name = files->adapted[i];
+        if (name && path_is_named(place->path, name, strlen(name)))
+            return NAMED_BY_END;
+    }
     return NAMED_NOT;
 }
 

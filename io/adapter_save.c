@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/ends_.h"
 #include "../nn/lora.h"
 #include "adapter_.h"
 #include "export_.h"
@@ -133,8 +134,7 @@ static int is_adapter(const char *name)
 
 static int is_bias(const char *name)
 {
-    size_t n = strlen(name);
-    return n > 5 && !strcmp(name + n - 5, ".bias");
+    return text_ends(name, ".bias");
 }
 
 static int is_own(const Tensor *parameter)

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../base/ends_.h"
 #include "../tensor/tensor_.h"
 #include "export_.h"
 #include "io_.h"
@@ -43,28 +44,18 @@ static int is_one_of(const char *name, const char *const *names)
     return names[i] != NULL;
 }
 
-static int begins(const char *name, const char *with)
-{
-    return !strncmp(name, with, strlen(with));
-}
-
-static int ends(const char *name, const char *with)
-{
-    size_t n = strlen(name), m = strlen(with);
-    return n >= m && !strcmp(name + n - m, with);
-}
-
 static int is_tokenizer_name(const char *name)
 {
-    return is_one_of(name, tokenizer_files) || begins(name, "tokenizer.") ||
-           begins(name, "tokenizer_config") || begins(name, "vocab.") || begins(name, "chat_template");
+    return is_one_of(name, tokenizer_files) || text_begins(name, "tokenizer.") ||
+           text_begins(name, "tokenizer_config") || text_begins(name, "vocab.") ||
+           text_begins(name, "chat_template");
 }
 
 /* Weights in a form that is not written here: they stay, but say that a model is there. */
 static int is_other_weights(const char *name)
 {
-    return begins(name, "pytorch_model") || begins(name, "consolidated.") || ends(name, ".gguf") ||
-           begins(name, "tf_model.") || begins(name, "flax_model.");
+    return text_begins(name, "pytorch_model") || text_begins(name, "consolidated.") ||
+           text_ends(name, ".gguf") || text_begins(name, "tf_model.") || text_begins(name, "flax_model.");
 }
 
 static const ExportFile *find(const Export *e, const char *name)
@@ -80,7 +71,7 @@ int export_is_foreign(const Export *e, const char *name)
     if (!e->preset || strstr(name, ".tmp-") || find(e, name) || (e->own_tokenizer && is_tokenizer_name(name)))
         return 0;
     return !strcmp(name, "config.json") || is_tokenizer_name(name) || is_one_of(name, other_files) ||
-           begins(name, "adapter_");
+           text_begins(name, "adapter_");
 }
 
 /* ---- What is brought ------------------------------------------------------------------------- */
@@ -268,7 +259,7 @@ static int is_identity(const char *name, const json_t *a, const json_t *b)
 {
     int kind = (json_is_string(a) && json_is_string(b)) || (json_is_integer(a) && json_is_integer(b));
     return kind && strcmp(name, "torch_dtype") != 0 && strcmp(name, "dtype") != 0 &&
-           strcmp(name, "transformers_version") != 0 && !ends(name, "_token_id");
+           strcmp(name, "transformers_version") != 0 && !text_ends(name, "_token_id");
 }
 
 /* Whether the config.json that is there is of the same model: -1 after raising. */

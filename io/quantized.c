@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../base/ends_.h"
 #include "../base/quant_codes_.h"
 #include "io_.h"
 #include "weights_.h"
@@ -22,8 +23,7 @@ static const char *const int8_parts[] = {".SCB", ".weight_format"};
 
 static size_t without(const char *name, const char *end)
 {
-    size_t n = strlen(name), m = strlen(end);
-    return n > m && !strcmp(name + n - m, end) ? n - m : 0;
+    return text_ends(name, end) ? strlen(name) - strlen(end) : 0;
 }
 
 int quantized_is_part(const char *name, size_t *length)

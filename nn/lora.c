@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../base/ends_.h"
 #include "../kernels/kernels.h"
 #include "module_.h"
 
@@ -176,7 +177,6 @@ static void make_matrices(Module *module, const LoraLayer *layer, Adapter *adapt
     }
 }
 
-static int add_adapter(void *user, Module *module, const LoraLayer *layer)
 static void remove_adapter(Module *module)
 {
     Adapter *adapter = adapter_of(module);
@@ -185,6 +185,7 @@ static void remove_adapter(Module *module)
     *adapter = (Adapter){0};
 }
 
+static int add_adapter(void *user, Module *module, const LoraLayer *layer)
 {
     Lora lora = {0};
     int answer = chosen(user, layer, &lora);
@@ -197,9 +198,9 @@ static void remove_adapter(Module *module)
     int path = memtrack_path_set(tracker, module->path);
     make_matrices(module, layer, adapter);
     memtrack_path_set(tracker, path);
-    return error_code() != 0;
     if (error_code())
         remove_adapter(module); /* there is no half one */
+    return error_code() != 0;
 }
 
 /* All but the adapters that are there. */
@@ -231,26 +232,6 @@ int nn_add_lora_by(Module *model, LoraChoose choose, void *user)
 
 /* ---- By name --------------------------------------------------------------------------------- */
 
-/* The path is the target, or ends in it after a dot. */
-static int path_ends_in(const char *path, const char *target, size_t length)
-{
-    size_t whole = strlen(path);
-    if (whole < length || strncmp(path + whole - length, target, length) != 0)
-        return 0;
-    return whole == length || path[whole - length - 1] == '.';
-}
-
-/* The next name of a list, without the blanks around it; NULL at the end. */
-static const char *next_name(const char **list, size_t *length)
-{
-    const char *name = *list + strspn(*list, " ,");
-    *length = strcspn(name, ",");
-    *list = name + *length;
-    while (*length && name[*length - 1] == ' ')
-        --*length;
-    return *length ? name : NULL;
-}
-
 static int is_all(const Lora *lora)
 {
     return !lora->targets || !strcmp(lora->targets, "all");
@@ -262,8 +243,8 @@ static int choose_by_name(void *user, const LoraLayer *layer, Lora *lora)
     if (is_all(lora))
         return !layer->embedding && !layer->head;
     const char *list = lora->targets, *name;
-    for (size_t length; (name = next_name(&list, &length));)
-        if (path_ends_in(layer->path, name, length))
+    for (size_t length; (name = module_next_name(&list, &length));)
+        if (path_is_named(layer->path, name, length))
             return 1;
     return 0;
 }
@@ -276,7 +257,7 @@ typedef struct Sought {
 static int is_sought(void *user, const LoraLayer *layer)
 {
     const Sought *sought = user;
-    return path_ends_in(layer->path, sought->name, sought->length);
+    return path_is_named(layer->path, sought->name, sought->length);
 }
 
 typedef struct NameList {
@@ -302,7 +283,7 @@ static int check_names(Module *model, const Lora *lora)
     NameList there = {""};
     const char *list = lora->targets;
     Sought sought;
-    while ((sought.name = next_name(&list, &sought.length))) {
+    while ((sought.name = module_next_name(&list, &sought.length))) {
         if (nn_lora_layers(model, is_sought, &sought))
             continue;
         nn_lora_layers(model, list_name, &there);

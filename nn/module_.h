@@ -78,6 +78,8 @@ typedef struct LinearOptions {
     TensorActivation act;
     int in_out, head;
 } LinearOptions;
+/* The next name of a list with commas, without the blanks around it; NULL at the end. (weights.c) */
+const char *module_next_name(const char **list, size_t *length);
 /* What the weight of this linear layer is stored as, when it is no head. (weights.c) */
 DType module_linear_type(const Module *module);
 Module *module_linear(const LinearOptions *options);

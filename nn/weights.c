@@ -30,11 +30,21 @@ int nn_set_weights(const Weights *weights)
     return 0;
 }
 
+const char *module_next_name(const char **list, size_t *length)
+{
+    const char *name = *list + strspn(*list, " ,");
+    *length = strcspn(name, ",");
+    *list = name + *length;
+    while (*length && name[*length - 1] == ' ')
+        --*length;
+    return *length ? name : NULL;
+}
+
 /* As transformers decides: a name is the path's, its beginning up to a dot, or its end. */
 static int is_named(const char *path, const char *name, size_t length)
 {
     size_t whole = strlen(path);
-    if (!length || length > whole)
+    if (length > whole)
         return 0;
     int begins = !strncmp(path, name, length) && (path[length] == '.' || !path[length]);
     return begins || !strncmp(path + whole - length, name, length);
@@ -42,12 +52,10 @@ static int is_named(const char *path, const char *name, size_t length)
 
 static int is_left_out(const char *path, const char *names)
 {
-    while (names && *names) {
-        size_t length = strcspn(names, ",");
-        if (is_named(path, names, length))
+    const char *name;
+    for (size_t length; names && (name = module_next_name(&names, &length));)
+        if (is_named(path, name, length))
             return 1;
-        names += length + (names[length] == ',');
-    }
     return 0;
 }
 
