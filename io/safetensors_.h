@@ -40,7 +40,8 @@ int safetensors_type_bytes(SafetensorsType type); /* of an element */
 /* Of two tensors; afterwards their pages need not be resident. */
 int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, const SafetensorsEntry *b);
 
-/* safetensors_read into the first elements of an f32 tensor, wherever they lie. */
+/* Reads numbers into the first elements of a tensor of any type of floats (tensor_store_): into fp32 where
+ * they lie, else through a planned buffer, on meta too. Elements behind those of the entry stay. */
 int safetensors_read_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to);
 /* The pages of bytes that were read need not stay resident. */
 void safetensors_forget(const Safetensors *s, const void *from, size_t bytes);
