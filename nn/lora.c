@@ -264,7 +264,7 @@ typedef struct NameList {
     char text[256];
 } NameList;
 
-/* Adds the last part of the path, once. */
+/* Adds the last part of the path, once. Non-zero when there is no room. */
 static int list_name(void *user, const LoraLayer *layer)
 {
     NameList *list = user;
@@ -273,9 +273,9 @@ static int list_name(void *user, const LoraLayer *layer)
     for (const char *at = list->text; (at = strstr(at, name)); at += length)
         if ((at == list->text || at[-1] == ' ') && (at[length] == ',' || !at[length]))
             return 0;
-    if (used + length + sizeof ", ..." < sizeof list->text)
-        sprintf(list->text + used, "%s%s", used ? ", " : "", name);
-    return 0;
+    int full = used + length + sizeof ", , ..." > sizeof list->text;
+    sprintf(list->text + used, "%s%s", used ? ", " : "", full ? "..." : name);
+    return full;
 }
 
 static int check_names(Module *model, const Lora *lora)

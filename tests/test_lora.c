@@ -85,6 +85,20 @@ static void layers_are_chosen_by_name(void **state)
     }
 }
 
+static void a_list_of_names_has_an_end(void **state)
+{
+    static const ModuleClass many = {"many", 0, NULL};
+    (void)state;
+    Module *model = nn_module(&many);
+    for (int i = 10; i < 60; i++) {
+        char name[24];
+        snprintf(name, sizeof name, "projection_%d", i);
+        nn_add(model, name, nn_linear(2, 2, 0));
+    }
+    assert_int_equal(nn_add_lora(model, &(Lora){.targets = "other"}), -1);
+    assert_error(ERROR_ARGUMENT, "named projection_10, projection_11, ", ", projection_25, ...");
+}
+
 static void a_name_that_no_layer_has_is_refused(void **state)
 {
     (void)state;
@@ -700,6 +714,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(layers_are_chosen_by_name),
         TEST(a_name_that_no_layer_has_is_refused),
+        TEST(a_list_of_names_has_an_end),
         TEST(bad_settings_are_refused),
         TEST(layers_are_chosen_one_by_one),
         TEST(nothing_changes_before_the_first_step),
