@@ -440,12 +440,10 @@ static int list_items(Saving *s)
         Tensor *parameter = s->list.items[i];
         if (!is_adapter(tensor_name(parameter)) && !is_own(parameter))
             continue;
-        Shape shape = tensor_shape(parameter);
         SafetensorsItem *item = &s->items[s->count];
-        store_name(s->names[s->count], s, tensor_name(parameter));
-        *item = (SafetensorsItem){
-            .name = s->names[s->count++], .type = SAFETENSORS_F32, .ndim = shape.ndim, .tensor = parameter};
-        memcpy(item->dim, shape.dim, sizeof shape.dim);
+        char *name = s->names[s->count++];
+        store_name(name, s, tensor_name(parameter));
+        *item = safetensors_item(name, SAFETENSORS_F32, parameter);
         if (is_turned(parameter))
             room = turn(item, room);
     }

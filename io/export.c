@@ -11,7 +11,6 @@
 
 #include "../tensor/tensor_.h"
 #include "export_.h"
-#include "listing_.h"
 #include "io_.h"
 
 enum { COPY_MOST = 256 << 20 };
@@ -235,14 +234,8 @@ static int save_parameters(Export *e, TensorList list)
     SafetensorsItem *items = host_alloc(bytes);
     if (!items)
         return error_code();
-    for (int i = 0; i < list.count; i++) {
-        Shape shape = file_shape(list.items[i]);
-        items[i] = (SafetensorsItem){.name = tensor_name(list.items[i]),
-                                     .type = e->how->type,
-                                     .ndim = shape.ndim,
-                                     .tensor = list.items[i]};
-        memcpy(items[i].dim, shape.dim, sizeof shape.dim);
-    }
+    for (int i = 0; i < list.count; i++)
+        items[i] = safetensors_item(tensor_name(list.items[i]), e->how->type, list.items[i]);
     int status = error_code() ? error_code() : save_items(e, items, list.count);
     host_free(context_here(), items, bytes);
     return status;

@@ -36,6 +36,18 @@ void misfit_unexpected(Misfits *m, const char *name, const char *hint)
     m->hint = m->hint[0] ? m->hint : hint;
 }
 
+/* "(8,128)" */
+static ShapeText entry_shape(const SafetensorsEntry *entry)
+{
+    ShapeText text;
+    size_t used = 0;
+    text.text[used++] = '(';
+    for (int i = 0; i < entry->ndim && used < sizeof text.text - 24; i++)
+        used += (size_t)sprintf(text.text + used, "%s%lld", i ? "," : "", (long long)entry->dim[i]);
+    strcpy(text.text + used, ")");
+    return text;
+}
+
 void misfit_numbers(Misfits *m, const SafetensorsEntry *entry, Shape shape, int from)
 {
     if (!same_shape(entry, shape, from))
@@ -60,17 +72,6 @@ int stored_twice(const char *shown, const SafetensorsEntry *a, const Safetensors
 {
     return error_raise(ERROR_DATA, "%s: the tensors %s and %s are the same parameter", shown,
                        string_text(a->name).text, string_text(b->name).text);
-}
-
-ShapeText entry_shape(const SafetensorsEntry *entry)
-{
-    ShapeText text;
-    size_t used = 0;
-    text.text[used++] = '(';
-    for (int i = 0; i < entry->ndim && used < sizeof text.text - 24; i++)
-        used += (size_t)sprintf(text.text + used, "%s%lld", i ? "," : "", (long long)entry->dim[i]);
-    strcpy(text.text + used, ")");
-    return text;
 }
 
 int same_shape(const SafetensorsEntry *entry, Shape shape, int from)
