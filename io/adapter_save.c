@@ -452,37 +452,18 @@ static int list_items(Saving *s)
 
 /* ---- The directory ----------------------------------------------------------------------------- */
 
-static int fail(const Saving *s, const char *what, const char *name)
-{
-    return error_raise(ERROR_FILE,
-                       "%s: cannot %s %s: %s; what is there now is no whole adapter: write it again",
-                       s->shown, what, name, strerror(errno));
-}
-
-static int sync_names(const Saving *s)
-{
-    return file_sync_directory(s->directory) == 0 ? 0 : fail(s, "sync", "its names");
-}
-
-static int remove_file(const Saving *s, const char *name)
-{
-    char path[PATH_BYTES];
-    if (path_join(path, s->directory, name))
-        return error_code();
-    return file_calls.unlink(path) == 0 || errno == ENOENT ? 0 : fail(s, "remove", name);
-}
-
 static int remove_foreign(const Saving *s)
 {
     for (Found f = {0}; look(s->directory, &f), f.other[0]; f = (Found){0})
-        if (remove_file(s, f.other))
+        if (replace_remove(s->directory, f.other))
             return error_code();
     return 0;
 }
 
 static int name_file(const Saving *s, const char *path, const char *name)
 {
-    return file_move(path) == 0 ? sync_names(s) : fail(s, "give its name to", name);
+    return file_move(path) == 0 ? replace_sync(s->directory)
+                                : replace_failed(s->directory, "give its name to", name);
 }
 
 static void drop_temporary(const char *path)
@@ -503,7 +484,7 @@ static int publish(const Saving *s, const char *config, const char *tensors)
         drop_temporary(config);
         return name_file(s, tensors, ADAPTER_TENSORS);
     }
-    if (remove_file(s, ADAPTER_CONFIG) || sync_names(s) || remove_foreign(s) ||
+    if (replace_remove(s->directory, ADAPTER_CONFIG) || replace_sync(s->directory) || remove_foreign(s) ||
         name_file(s, tensors, ADAPTER_TENSORS))
         return error_code();
     return name_file(s, config, ADAPTER_CONFIG);

@@ -369,3 +369,27 @@ int export_check(const Export *e, Module *model)
         return refuse(e, is_tokenizer_name(f.name) ? "another tokenizer" : "another model", f.name);
     return f.another_tokenizer ? refuse(e, "another tokenizer", NULL) : 0;
 }
+
+/* ---- Files that take each other's place ------------------------------------------------------ */
+
+int replace_failed(const char *directory, const char *what, const char *name)
+{
+    char shown[FILE_LABEL];
+    const char *why = strerror(errno);
+    path_label(shown, directory);
+    return error_raise(ERROR_FILE, "%s: cannot %s %s: %s; what is there now is not whole: export it again",
+                       shown, what, name, why);
+}
+
+int replace_remove(const char *directory, const char *name)
+{
+    char path[PATH_BYTES];
+    if (path_join(path, directory, name))
+        return error_code();
+    return file_calls.unlink(path) == 0 || errno == ENOENT ? 0 : replace_failed(directory, "remove", name);
+}
+
+int replace_sync(const char *directory)
+{
+    return file_sync_directory(directory) == 0 ? 0 : replace_failed(directory, "sync", "its names");
+}
