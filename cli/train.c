@@ -115,13 +115,16 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     }
 }
 
-/* Where weights and tokens are from, if that was asked for. */
+/* Where weights and tokens are from, if that was asked for; and that adapters are added to weights from
+ * nowhere, which is of use to measure memory alone. */
 static void print_origin(const Options *o, const Training *t)
 {
-    int weights = o->init && (!saving_resumes(t->saving) || has_adapters(o));
-    const char *tokens = o->tokenizer ? o->tokenizer : weights && !is_bin(o->data) ? "bytes" : NULL;
+    static const char drawn[] = "random, and what adapters learn is of use on trained ones (--init)";
+    int adapters = has_adapters(o), loaded = o->init && (!saving_resumes(t->saving) || adapters);
+    const char *tokens = o->tokenizer ? o->tokenizer : loaded && !is_bin(o->data) ? "bytes" : NULL;
+    const char *weights = loaded ? o->init : adapters ? drawn : NULL;
     if (weights)
-        printf("weights: %s", o->init);
+        printf("weights: %s", weights);
     if (tokens && reads_text(o))
         printf("%stokens: %s", weights ? "; " : "", tokens);
     if (tokens && !o->tokenizer && o->source_tokenizer)

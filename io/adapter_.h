@@ -10,6 +10,8 @@
 #define ADAPTER_TENSORS "adapter_model.safetensors"
 #define ADAPTER_PREFIX  "base_model.model." /* of every name in the file of tensors */
 
+enum { ADAPTER_CONFIG_MOST = 1 << 20 }; /* bytes */
+
 /* Which biases of the base are trained and stored with the adapter. */
 typedef enum AdapterBias { ADAPTER_BIAS_NONE, ADAPTER_BIAS_ALL, ADAPTER_BIAS_ADAPTED } AdapterBias;
 

@@ -9,7 +9,7 @@
 #include "../base/hub_.h"
 #include "adapter_.h"
 
-enum { CONFIG_MOST = 1 << 20, RANK_MOST = 1 << 16 };
+enum { RANK_MOST = 1 << 16 };
 
 /* ---- What is not computed -------------------------------------------------------------------- */
 
@@ -52,8 +52,7 @@ static const Uncomputed uncomputed[] = {
     {"lora_ga_config", NULL, "LoRA-GA changes the weights of the base" MERGED},
     {"eva_config", NULL,
      "it says how EVA finds the values of a new adapter, which is not computed; the values of a trained one "
-     "do "
-     "not need it: remove it from a copy of the file"},
+     "do not need it: remove it from a copy of the file"},
     {"runtime_config", NULL,
      "it says how PEFT runs, and is not read here; remove it from a copy of the file"},
 };
@@ -309,7 +308,7 @@ int adapter_config_read(AdapterConfig *c, const char *directory)
     path_label(shown, directory);
     if (access(path, F_OK) != 0)
         return refuse_missing(directory, shown);
-    c->root = json_read_file(path, c->shown, "an " ADAPTER_CONFIG, CONFIG_MOST);
+    c->root = json_read_file(path, c->shown, "an " ADAPTER_CONFIG, ADAPTER_CONFIG_MOST);
     if (!c->root)
         return error_code();
     Fields fields = {.file = c->shown, .within = "", .object = c->root};

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/ends_.h"
 #include "../base/plural_.h"
 #include "../base/hub_.h"
 #include "../nn/lora.h"
@@ -12,9 +13,7 @@
 #include "listing_.h"
 #include "safetensors_.h"
 
-enum { NAME_BYTES = 320 };
-
-enum { PATH_ROOM = 288 }; /* so that endings have room in a name */
+enum { NAME_BYTES = 320, PATH_ROOM = 288 }; /* so that endings have room in a name */
 
 /* A layer that gets an adapter. */
 typedef struct Adapted {
@@ -44,8 +43,7 @@ typedef struct Loading {
     Wanted *wanted;
     int adapted_count, adapted_room, wanted_count, wanted_room;
     int lost; /* of the base's that have its values and are not trained */
-    const char *hint;
-    Listing missing, unexpected, shapes, types;
+    Misfits fit;
     AdapterReport report;
 } Loading;
 
@@ -126,12 +124,6 @@ static void want_adapter(Loading *l, const Adapted *a)
     want(l, a->path, ".lora_B.weight", SHAPE(a->out, a->rank));
 }
 
-static int ends(const char *text, const char *with)
-{
-    size_t n = strlen(text), m = strlen(with);
-    return m <= n && !strcmp(text + n - m, with);
-}
-
 static int is_adapted(const Loading *l, const char *path, size_t length)
 {
     for (int i = 0; i < l->adapted_count; i++)
@@ -142,7 +134,7 @@ static int is_adapted(const Loading *l, const char *path, size_t length)
 
 static int brings_bias(const Loading *l, const char *name)
 {
-    if (l->config.bias == ADAPTER_BIAS_NONE || !ends(name, ".bias"))
+    if (l->config.bias == ADAPTER_BIAS_NONE || !text_ends(name, ".bias"))
         return 0;
     return l->config.bias == ADAPTER_BIAS_ALL || is_adapted(l, name, strlen(name) - strlen(".bias"));
 }
@@ -151,8 +143,8 @@ static int brings_bias(const Loading *l, const char *name)
  */
 static int may_be_brought(const char *name)
 {
-    return ends(name, "embed_tokens.weight") || ends(name, "wte.weight") ||
-           ends(name, "word_embeddings.weight") || ends(name, "lm_head.weight");
+    return text_ends(name, "embed_tokens.weight") || text_ends(name, "wte.weight") ||
+           text_ends(name, "word_embeddings.weight") || text_ends(name, "lm_head.weight");
 }
 
 static int want_own(Loading *l, Tensor *parameter)
@@ -288,14 +280,12 @@ static int match_entry(Loading *l, const SafetensorsEntry *entry)
         return 0;
     w = w ? w : tied;
     if (w && w->entry && w->entry != entry)
-        return error_raise(ERROR_DATA, "%s: the tensors %s and %s are the same parameter", l->shown,
-                           string_text(w->entry->name).text, string_text(entry->name).text);
+        return stored_twice(l->shown, w->entry, entry);
     if (w) {
         w->entry = entry;
         return 0;
     }
-    list_name(&l->unexpected, "%s", string_text(entry->name).text);
-    l->hint = l->hint[0] ? l->hint : hint_of(entry->name);
+    misfit_unexpected(&l->fit, entry->name, hint_of(entry->name));
     return 0;
 }
 
@@ -303,40 +293,30 @@ static void check_wanted(Loading *l)
 {
     for (int i = 0; i < l->wanted_count; i++) {
         const Wanted *w = &l->wanted[i];
-        const SafetensorsEntry *entry = w->entry;
-        if (!entry && w->required)
-            list_name(&l->missing, "%s", w->name);
-        else if (entry && !same_shape(entry, w->shape, 0))
-            list_name(&l->shapes, "%s is %s, in the model %s", string_text(entry->name).text,
-                      entry_shape(entry).text, shape_text(w->shape).text);
-        else if (entry && entry->type > SAFETENSORS_BF16)
-            list_name(&l->types, "%s is %s", string_text(entry->name).text,
-                      safetensors_type_name(entry->type));
+        if (w->entry)
+            misfit_numbers(&l->fit, w->entry, w->shape, 0);
+        else if (w->required)
+            list_name(&l->fit.missing, "%s", w->name);
     }
 }
 
 /* Everything that is wrong, in one error. */
 static int check_lists(Loading *l)
 {
-    int missing = l->missing.count, unexpected = l->unexpected.count;
+    int missing = l->fit.missing.count, unexpected = l->fit.unexpected.count;
     if (missing && unexpected)
         return error_raise(
             ERROR_DATA, "%s: %d tensor%s missing: %s; and %d %s not what its " ADAPTER_CONFIG " says: %s%s",
-            l->shown, missing, missing > 1 ? "s are" : " is", listed_names(&l->missing), unexpected,
-            unexpected > 1 ? "are" : "is", listed_names(&l->unexpected), l->hint);
+            l->shown, missing, missing > 1 ? "s are" : " is", listed_names(&l->fit.missing), unexpected,
+            unexpected > 1 ? "are" : "is", listed_names(&l->fit.unexpected), l->fit.hint);
     if (missing)
         return error_raise(ERROR_DATA, "%s: %d tensor%s missing: %s", l->shown, missing,
-                           missing > 1 ? "s are" : " is", listed_names(&l->missing));
+                           missing > 1 ? "s are" : " is", listed_names(&l->fit.missing));
     if (unexpected)
         return error_raise(ERROR_DATA, "%s: %d tensor%s not what its " ADAPTER_CONFIG " says: %s%s", l->shown,
-                           unexpected, unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected),
-                           l->hint);
-    if (l->shapes.count)
-        return error_raise(ERROR_SHAPE, "%s: shapes differ: %s", l->shown, listed_names(&l->shapes));
-    if (l->types.count)
-        return error_raise(ERROR_DATA, "%s: only F32, F16 and BF16 are read: %s", l->shown,
-                           listed_names(&l->types));
-    return 0;
+                           unexpected, unexpected > 1 ? "s are" : " is", listed_names(&l->fit.unexpected),
+                           l->fit.hint);
+    return misfits_raise_numbers(&l->fit, l->shown);
 }
 
 /* ---- The file ---------------------------------------------------------------------------------- */
@@ -390,17 +370,6 @@ static int strength_of(void *user, const LoraLayer *layer, Lora *lora)
     return 0;
 }
 
-typedef struct Reading {
-    const Safetensors *file;
-    const SafetensorsEntry *entry;
-} Reading;
-
-static int read_numbers(void *user, int64_t first, int64_t count, float *values)
-{
-    const Reading *r = user;
-    return safetensors_read_part(r->file, r->entry, first, count, values);
-}
-
 typedef struct Turned {
     const float *from; /* (columns,rows), as the file has it */
     int64_t rows, columns;
@@ -431,7 +400,7 @@ static int read_value(const Loading *l, const Wanted *w, Tensor *tensor)
 {
     int meta = context_is_meta(context_current());
     if (!w->transposed)
-        return tensor_store_(tensor, read_numbers, &(Reading){l->file, w->entry});
+        return safetensors_read_tensor(l->file, w->entry, tensor);
     if (meta)
         return host_later((size_t)tensor_numel(tensor) * sizeof(float)), 0;
     return read_transposed(l, w, tensor);
@@ -488,13 +457,7 @@ int io_load_adapter(Module *model, const char *directory, const AdapterOptions *
     if (nn_lora_count(model))
         return error_raise(ERROR_STATE,
                            "io_load_adapter(): the model has adapters already; one set at a time");
-    Loading l = {.model = model,
-                 .options = options ? options : &defaults,
-                 .hint = "",
-                 .missing = {.room = 140},
-                 .unexpected = {.room = 140},
-                 .shapes = {.room = 240},
-                 .types = {.room = 240}};
+    Loading l = {.model = model, .options = options ? options : &defaults, .fit = NO_MISFITS};
     int status = adapter_config_read(&l.config, path);
     if (!status)
         status = load(&l, path);

@@ -7,30 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/ends_.h"
 #include "adapter_.h"
+#include "family_.h"
 
-enum { BLOCK_HEAD = 64, STEPS_MOST = 1 << 20, PATTERN_MOST = 1 << 14 };
+enum { STEPS_MOST = 1 << 20, PATTERN_MOST = 1 << 14 };
 
 /* ---- Patterns -------------------------------------------------------------------------------- */
-
-/* PCRE2's blocks are in the host ledger, each with its size before it. */
-static void *pcre_alloc(size_t bytes, void *context)
-{
-    char *block = memtrack_host_alloc(((Context *)context)->tracker, bytes + BLOCK_HEAD);
-    if (!block)
-        return NULL;
-    memcpy(block, &bytes, sizeof bytes);
-    return block + BLOCK_HEAD;
-}
-
-static void pcre_free(void *block, void *context)
-{
-    size_t bytes;
-    if (!block)
-        return;
-    memcpy(&bytes, (char *)block - BLOCK_HEAD, sizeof bytes);
-    memtrack_host_free(((Context *)context)->tracker, (char *)block - BLOCK_HEAD, bytes + BLOCK_HEAD);
-}
 
 /* A pattern of a field, with what stands before and behind it. */
 typedef struct Pattern {
@@ -91,7 +74,7 @@ static int matches(const Pattern *p, const char *subject, char *index)
     if (!whole)
         return -1;
     snprintf(whole, bytes, "%s%s%s", p->before, p->text, p->after);
-    pcre2_general_context *memory = pcre2_general_context_create(pcre_alloc, pcre_free, context);
+    pcre2_general_context *memory = pcre2_general_context_create(host_sized_alloc, host_sized_free, context);
     pcre2_compile_context *rules = memory ? pcre2_compile_context_create(memory) : NULL;
     pcre2_code *code = rules ? pcre2_compile((PCRE2_SPTR)whole, PCRE2_ZERO_TERMINATED,
                                              PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C | p->flags,
@@ -110,13 +93,6 @@ static int matches(const Pattern *p, const char *subject, char *index)
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
-/* The whole path, or its end after a dot. */
-static int is_end_of(const char *path, const char *name)
-{
-    size_t n = strlen(path), m = strlen(name);
-    return m <= n && !strcmp(path + n - m, name) && (m == n || path[n - m - 1] == '.');
-}
-
 typedef enum Named { NAMED_ERROR = -1, NAMED_NOT, NAMED_BY_END, NAMED_WHOLE } Named;
 
 /* By a list of names, or a pattern of whole paths. */
@@ -134,7 +110,7 @@ static Named named(const AdapterConfig *c, const char *field, const json_t *name
     {
         if (!strcmp(path, json_string_value(name)))
             return NAMED_WHOLE;
-        found = is_end_of(path, json_string_value(name)) ? NAMED_BY_END : found;
+        found = path_is_named(path, json_string_value(name), json_string_length(name)) ? NAMED_BY_END : found;
     }
     return found;
 }
@@ -142,12 +118,12 @@ static Named named(const AdapterConfig *c, const char *field, const json_t *name
 /* What PEFT takes where the file names none. */
 static Named is_usual(const AdapterPlace *place)
 {
-    static const char *const usual[][3] = {
-        {"llama", "q_proj", "v_proj"}, {"gpt2", "c_attn", "c_attn"}, {"bert", "query", "value"}};
-    for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++)
-        if (!strcmp(usual[i][0], place->family))
-            return is_end_of(place->path, usual[i][1]) || is_end_of(place->path, usual[i][2]) ? NAMED_BY_END
-                                                                                              : NAMED_NOT;
+    const FamilyFiles *files = family_files_named(place->family);
+    for (int i = 0; files && i < 2; i++) {
+        const char *name = files->adapted[i];
+        if (name && path_is_named(place->path, name, strlen(name)))
+            return NAMED_BY_END;
+    }
     return NAMED_NOT;
 }
 

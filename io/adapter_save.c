@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/ends_.h"
 #include "../nn/lora.h"
 #include "adapter_.h"
 #include "export_.h"
@@ -47,7 +48,7 @@ static int has(const json_t *list, const char *text)
     const json_t *name;
     json_array_foreach((json_t *)list, i, name)
     {
-        if (!strcmp(json_string_value(name), text))
+        if (json_is_string(name) && !strcmp(json_string_value(name), text))
             return 1;
     }
     return 0;
@@ -58,7 +59,7 @@ typedef struct Summary {
     json_t *paths, *ends; /* of the adapted modules; the last words of the paths, each once */
     json_t *ranks, *alphas;
     Lora first;        /* which is that of all that have no pattern */
-    int count, linear; /* linear: that are no embedding */
+    int count, in_out; /* in_out: of them those of weights that are (in,out) in files */
 } Summary;
 
 static const char *last_word(const char *path)
@@ -72,11 +73,6 @@ static json_t *number(double x)
     return x == floor(x) && fabs(x) < 1e15 ? json_integer((json_int_t)x) : json_real(x);
 }
 
-static void put(json_t **object, const char *name, json_t *value)
-{
-    config_put(object, name, value);
-}
-
 static int summarise(void *user, const LoraLayer *layer)
 {
     Summary *s = user;
@@ -85,14 +81,14 @@ static int summarise(void *user, const LoraLayer *layer)
         return 0;
     if (!s->count++)
         s->first = *lora;
-    s->linear += !layer->embedding;
+    s->in_out += layer->weight->in_out || layer->weight->transposed;
     append(&s->paths, layer->path);
     if (!has(s->ends, last_word(layer->path)))
         append(&s->ends, last_word(layer->path));
     if (lora->rank != s->first.rank)
-        put(&s->ranks, layer->path, json_integer(lora->rank));
+        config_put(&s->ranks, layer->path, json_integer(lora->rank));
     if (lora->alpha != s->first.alpha)
-        put(&s->alphas, layer->path, number((double)lora->alpha));
+        config_put(&s->alphas, layer->path, number((double)lora->alpha));
     if (lora->rslora == s->first.rslora && lora->dropout == s->first.dropout)
         return 0;
     return error_raise(
@@ -133,8 +129,7 @@ static int is_adapter(const char *name)
 
 static int is_bias(const char *name)
 {
-    size_t n = strlen(name);
-    return n > 5 && !strcmp(name + n - 5, ".bias");
+    return text_ends(name, ".bias");
 }
 
 static int is_own(const Tensor *parameter)
@@ -214,27 +209,22 @@ static const char *bias_kind(const Saving *s, const Summary *summary, const json
 
 /* ---- The configuration ------------------------------------------------------------------------- */
 
-static const char *architecture(const Saving *s)
-{
-    const FamilyFiles *files = family_files_named(nn_class_name(s->model));
-    return files && files->types[0].architecture ? files->types[0].architecture : NULL;
-}
-
 /* A causal language model has a task in PEFT; of another the class is noted. */
 static void put_task(const Saving *s, json_t **o)
 {
     const FamilyFiles *files = family_files_named(nn_class_name(s->model));
-    const char *type = files ? files->types[0].model_type : NULL, *class = architecture(s);
+    const char *type = files ? files->types[0].model_type : NULL;
+    const char *class = files ? files->types[0].architecture : NULL;
     char module[96];
-    int causal = class && strstr(class, "LMHead");
-    causal = causal || (class && strstr(class, "CausalLM"));
-    put(o, "task_type", causal ? json_string("CAUSAL_LM") : json_null());
+    int causal = class && (strstr(class, "LMHead") || strstr(class, "CausalLM"));
+    config_put(o, "task_type", causal ? json_string("CAUSAL_LM") : json_null());
     if (causal || !class || !type) {
-        put(o, "auto_mapping", json_null());
+        config_put(o, "auto_mapping", json_null());
         return;
     }
     snprintf(module, sizeof module, "transformers.models.%s.modeling_%s", type, type);
-    put(o, "auto_mapping", json_pack("{s:s, s:s}", "base_model_class", class, "parent_library", module));
+    config_put(o, "auto_mapping",
+               json_pack("{s:s, s:s}", "base_model_class", class, "parent_library", module));
 }
 
 static void put_nulls(json_t **o)
@@ -242,28 +232,28 @@ static void put_nulls(json_t **o)
     static const char *const names[] = {"exclude_modules", "layers_pattern", "layers_to_transform",
                                         "revision"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        put(o, names[i], json_null());
+        config_put(o, names[i], json_null());
 }
 
 static json_t *make_config(const Saving *s, const Summary *summary)
 {
     json_t *o = json_object(), *saved = saved_modules(s);
     const char *bias = saved ? bias_kind(s, summary, saved) : NULL, *base = s->how->base;
-    put(&o, "base_model_name_or_path", base ? json_string(base) : json_null());
-    put(&o, "bias", bias ? json_string(bias) : NULL);
-    put(&o, "fan_in_fan_out", json_boolean(summary->linear && !strcmp(nn_class_name(s->model), "gpt2")));
-    put(&o, "inference_mode", json_true());
-    put(&o, "init_lora_weights", json_true());
-    put(&o, "lora_alpha", number((double)summary->first.alpha));
-    put(&o, "lora_dropout", config_decimal(summary->first.dropout));
-    put(&o, "modules_to_save", json_array_size(saved) ? json_incref(saved) : json_null());
-    put(&o, "peft_type", json_string("LORA"));
-    put(&o, "r", json_integer(summary->first.rank));
-    put(&o, "alpha_pattern", json_incref(summary->alphas));
-    put(&o, "rank_pattern", json_incref(summary->ranks));
-    put(&o, "target_modules", sorted(ends_suffice(s, summary) ? summary->ends : summary->paths));
-    put(&o, "use_dora", json_false());
-    put(&o, "use_rslora", json_boolean(summary->first.rslora));
+    config_put(&o, "base_model_name_or_path", base ? json_string(base) : json_null());
+    config_put(&o, "bias", bias ? json_string(bias) : NULL);
+    config_put(&o, "fan_in_fan_out", json_boolean(summary->in_out > 0));
+    config_put(&o, "inference_mode", json_true());
+    config_put(&o, "init_lora_weights", json_true());
+    config_put(&o, "lora_alpha", number((double)summary->first.alpha));
+    config_put(&o, "lora_dropout", config_decimal(summary->first.dropout));
+    config_put(&o, "modules_to_save", json_array_size(saved) ? json_incref(saved) : json_null());
+    config_put(&o, "peft_type", json_string("LORA"));
+    config_put(&o, "r", json_integer(summary->first.rank));
+    config_put(&o, "alpha_pattern", json_incref(summary->alphas));
+    config_put(&o, "rank_pattern", json_incref(summary->ranks));
+    config_put(&o, "target_modules", sorted(ends_suffice(s, summary) ? summary->ends : summary->paths));
+    config_put(&o, "use_dora", json_false());
+    config_put(&o, "use_rslora", json_boolean(summary->first.rslora));
     put_nulls(&o);
     put_task(s, &o);
     json_decref(saved);
@@ -322,6 +312,7 @@ static void look(const char *directory, Found *f)
         closedir(open);
 }
 
+/* a: a list of names, each once; or any value. */
 static int same_set(const json_t *a, const json_t *b)
 {
     size_t i;
@@ -330,19 +321,7 @@ static int same_set(const json_t *a, const json_t *b)
         return json_equal((json_t *)(uintptr_t)a, (json_t *)(uintptr_t)b);
     json_array_foreach((json_t *)a, i, name)
     {
-        if (!json_is_string(name) || !has(b, json_string_value(name)))
-            return 0;
-    }
-    return 1;
-}
-
-static int all_texts(const json_t *list)
-{
-    size_t i;
-    const json_t *text;
-    json_array_foreach((json_t *)list, i, text)
-    {
-        if (!json_is_string(text))
+        if (!has(b, json_string_value(name)))
             return 0;
     }
     return 1;
@@ -356,12 +335,10 @@ static int same_adapter(const Saving *s)
     char path[PATH_BYTES];
     if (path_join(path, s->directory, ADAPTER_CONFIG))
         return -1;
-    json_t *theirs = json_read_file(path, s->shown, "an " ADAPTER_CONFIG, 1 << 20);
+    json_t *theirs = json_read_file(path, s->shown, "an " ADAPTER_CONFIG, ADAPTER_CONFIG_MOST);
     int same = theirs != NULL;
-    for (size_t i = 0; same && i < sizeof names / sizeof names[0]; i++) {
-        const json_t *there = json_object_get(theirs, names[i]);
-        same = all_texts(there) && same_set(json_object_get(s->config, names[i]), there);
-    }
+    for (size_t i = 0; same && i < sizeof names / sizeof names[0]; i++)
+        same = same_set(json_object_get(s->config, names[i]), json_object_get(theirs, names[i]));
     json_decref(theirs);
     if (error_code() == ERROR_HOST_MEMORY)
         return -1;
@@ -437,10 +414,16 @@ static int make_room(Saving *s)
 /* Returns the room behind. */
 static float *turn(SafetensorsItem *item, float *to)
 {
+    enum { PIECE = 256 }; /* of a row, and few are longer: a column for each of the rank */
+    float piece[PIECE];
     int64_t rows = item->dim[0], columns = item->dim[1], size = sizeof *to;
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < columns; c++)
-            tensor_read(item->tensor, (r * columns + c) * size, size, &to[c * rows + r]);
+        for (int64_t c = 0; c < columns; c += PIECE) {
+            int64_t n = columns - c < PIECE ? columns - c : PIECE;
+            tensor_read(item->tensor, (r * columns + c) * size, n * size, piece);
+            for (int64_t i = 0; i < n; i++)
+                to[(c + i) * rows + r] = piece[i];
+        }
     item->dim[0] = columns;
     item->dim[1] = rows;
     item->tensor = NULL;
@@ -457,12 +440,10 @@ static int list_items(Saving *s)
         Tensor *parameter = s->list.items[i];
         if (!is_adapter(tensor_name(parameter)) && !is_own(parameter))
             continue;
-        Shape shape = tensor_shape(parameter);
         SafetensorsItem *item = &s->items[s->count];
-        store_name(s->names[s->count], s, tensor_name(parameter));
-        *item = (SafetensorsItem){
-            .name = s->names[s->count++], .type = SAFETENSORS_F32, .ndim = shape.ndim, .tensor = parameter};
-        memcpy(item->dim, shape.dim, sizeof shape.dim);
+        char *name = s->names[s->count++];
+        store_name(name, s, tensor_name(parameter));
+        *item = safetensors_item(name, SAFETENSORS_F32, parameter);
         if (is_turned(parameter))
             room = turn(item, room);
     }
@@ -471,37 +452,18 @@ static int list_items(Saving *s)
 
 /* ---- The directory ----------------------------------------------------------------------------- */
 
-static int fail(const Saving *s, const char *what, const char *name)
-{
-    return error_raise(ERROR_FILE,
-                       "%s: cannot %s %s: %s; what is there now is no whole adapter: write it again",
-                       s->shown, what, name, strerror(errno));
-}
-
-static int sync_names(const Saving *s)
-{
-    return file_sync_directory(s->directory) == 0 ? 0 : fail(s, "sync", "its names");
-}
-
-static int remove_file(const Saving *s, const char *name)
-{
-    char path[PATH_BYTES];
-    if (path_join(path, s->directory, name))
-        return error_code();
-    return file_calls.unlink(path) == 0 || errno == ENOENT ? 0 : fail(s, "remove", name);
-}
-
 static int remove_foreign(const Saving *s)
 {
     for (Found f = {0}; look(s->directory, &f), f.other[0]; f = (Found){0})
-        if (remove_file(s, f.other))
+        if (replace_remove(s->directory, f.other))
             return error_code();
     return 0;
 }
 
 static int name_file(const Saving *s, const char *path, const char *name)
 {
-    return file_move(path) == 0 ? sync_names(s) : fail(s, "give its name to", name);
+    return file_move(path) == 0 ? replace_sync(s->directory)
+                                : replace_failed(s->directory, "give its name to", name);
 }
 
 static void drop_temporary(const char *path)
@@ -522,7 +484,7 @@ static int publish(const Saving *s, const char *config, const char *tensors)
         drop_temporary(config);
         return name_file(s, tensors, ADAPTER_TENSORS);
     }
-    if (remove_file(s, ADAPTER_CONFIG) || sync_names(s) || remove_foreign(s) ||
+    if (replace_remove(s->directory, ADAPTER_CONFIG) || replace_sync(s->directory) || remove_foreign(s) ||
         name_file(s, tensors, ADAPTER_TENSORS))
         return error_code();
     return name_file(s, config, ADAPTER_CONFIG);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/ends_.h"
 #include "../tensor/tensor_.h"
 #include "config_make_.h"
 #include "family_.h"
@@ -135,12 +136,6 @@ static void add_class(json_t **set, const json_t *source)
         config_put(set, "auto_map", json_object());
 }
 
-static int ends(const char *name, const char *with)
-{
-    size_t n = strlen(name), m = strlen(with);
-    return n >= m && !strcmp(name + n - m, with);
-}
-
 /* Numbers of tokens are another's where the tokenizer is. */
 static void add_tokens(json_t **set, const json_t *source, ModelFamily family, const SpecialTokens *tokens)
 {
@@ -148,7 +143,7 @@ static void add_tokens(json_t **set, const json_t *source, ModelFamily family, c
     json_t *value;
     json_object_foreach((json_t *)source, name, value)
     {
-        if (ends(name, "_token_id") && !json_is_null(value))
+        if (text_ends(name, "_token_id") && !json_is_null(value))
             config_put(set, name, json_null());
     }
     special_tokens_put(set, family, tokens);

@@ -11,7 +11,6 @@
 
 #include "../tensor/tensor_.h"
 #include "export_.h"
-#include "listing_.h"
 #include "io_.h"
 
 enum { COPY_MOST = 256 << 20 };
@@ -119,25 +118,6 @@ static int others_change(const Export *e)
     return any;
 }
 
-static int fail(const Export *e, const char *what, const char *name)
-{
-    return error_raise(ERROR_FILE, "%s: cannot %s %s: %s; what is there now is no whole model: export again",
-                       e->shown, what, name, strerror(errno));
-}
-
-static int remove_file(const Export *e, const char *name)
-{
-    char path[PATH_BYTES];
-    if (path_join(path, e->directory, name))
-        return error_code();
-    return file_calls.unlink(path) == 0 || errno == ENOENT ? 0 : fail(e, "remove", name);
-}
-
-static int sync_names(const Export *e)
-{
-    return file_sync_directory(e->directory) == 0 ? 0 : fail(e, "sync", "its names");
-}
-
 /* From here on there is no model. */
 static int hide_old(const Export *e)
 {
@@ -150,10 +130,10 @@ static int hide_old(const Export *e)
         if (access(path, F_OK) != 0)
             continue;
         any = 1;
-        if (remove_file(e, names[i]))
+        if (replace_remove(e->directory, names[i]))
             return error_code();
     }
-    return any ? sync_names(e) : 0;
+    return any ? replace_sync(e->directory) : 0;
 }
 
 static int remove_foreign(const Export *e)
@@ -161,7 +141,7 @@ static int remove_foreign(const Export *e)
     DIR *directory = opendir(e->directory);
     int status = 0;
     for (const char *name; !status && (name = next_foreign(e, directory));)
-        status = remove_file(e, name);
+        status = replace_remove(e->directory, name);
     if (directory)
         closedir(directory);
     return status;
@@ -178,14 +158,14 @@ static int name_files(const Export *e, int config)
         if (path_join(path, e->directory, name))
             return error_code();
         if (file_move(path))
-            return fail(e, "give its name to", name);
+            return replace_failed(e->directory, "give its name to", name);
         if (!strchr(name, '/'))
             continue;
         *strrchr(path, '/') = '\0';
         if (file_sync_directory(path))
-            return fail(e, "sync the folder of", name);
+            return replace_failed(e->directory, "sync the folder of", name);
     }
-    return sync_names(e);
+    return replace_sync(e->directory);
 }
 
 static int publish(const Export *e, const Shards *weights)
@@ -235,14 +215,8 @@ static int save_parameters(Export *e, TensorList list)
     SafetensorsItem *items = host_alloc(bytes);
     if (!items)
         return error_code();
-    for (int i = 0; i < list.count; i++) {
-        Shape shape = file_shape(list.items[i]);
-        items[i] = (SafetensorsItem){.name = tensor_name(list.items[i]),
-                                     .type = e->how->type,
-                                     .ndim = shape.ndim,
-                                     .tensor = list.items[i]};
-        memcpy(items[i].dim, shape.dim, sizeof shape.dim);
-    }
+    for (int i = 0; i < list.count; i++)
+        items[i] = safetensors_item(tensor_name(list.items[i]), e->how->type, list.items[i]);
     int status = error_code() ? error_code() : save_items(e, items, list.count);
     host_free(context_here(), items, bytes);
     return status;

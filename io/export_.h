@@ -45,4 +45,10 @@ int export_is_foreign(const Export *e, const char *name);
 /* 1: both are there and hold the same. */
 int files_equal(const char *a, const char *b);
 
+/* Of a directory whose files are being replaced: what it holds between the first and the last is not whole.
+ * Raises that, after a system call. The other two return 0 or raise it; a file that is not there is fine. */
+int replace_failed(const char *directory, const char *what, const char *name);
+int replace_remove(const char *directory, const char *name);
+int replace_sync(const char *directory); /* its names */
+
 #endif

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../base/ends_.h"
 #include "../tensor/tensor_.h"
 #include "export_.h"
 #include "io_.h"
@@ -43,28 +44,18 @@ static int is_one_of(const char *name, const char *const *names)
     return names[i] != NULL;
 }
 
-static int begins(const char *name, const char *with)
-{
-    return !strncmp(name, with, strlen(with));
-}
-
-static int ends(const char *name, const char *with)
-{
-    size_t n = strlen(name), m = strlen(with);
-    return n >= m && !strcmp(name + n - m, with);
-}
-
 static int is_tokenizer_name(const char *name)
 {
-    return is_one_of(name, tokenizer_files) || begins(name, "tokenizer.") ||
-           begins(name, "tokenizer_config") || begins(name, "vocab.") || begins(name, "chat_template");
+    return is_one_of(name, tokenizer_files) || text_begins(name, "tokenizer.") ||
+           text_begins(name, "tokenizer_config") || text_begins(name, "vocab.") ||
+           text_begins(name, "chat_template");
 }
 
 /* Weights in a form that is not written here: they stay, but say that a model is there. */
 static int is_other_weights(const char *name)
 {
-    return begins(name, "pytorch_model") || begins(name, "consolidated.") || ends(name, ".gguf") ||
-           begins(name, "tf_model.") || begins(name, "flax_model.");
+    return text_begins(name, "pytorch_model") || text_begins(name, "consolidated.") ||
+           text_ends(name, ".gguf") || text_begins(name, "tf_model.") || text_begins(name, "flax_model.");
 }
 
 static const ExportFile *find(const Export *e, const char *name)
@@ -80,7 +71,7 @@ int export_is_foreign(const Export *e, const char *name)
     if (!e->preset || strstr(name, ".tmp-") || find(e, name) || (e->own_tokenizer && is_tokenizer_name(name)))
         return 0;
     return !strcmp(name, "config.json") || is_tokenizer_name(name) || is_one_of(name, other_files) ||
-           begins(name, "adapter_");
+           text_begins(name, "adapter_");
 }
 
 /* ---- What is brought ------------------------------------------------------------------------- */
@@ -268,7 +259,7 @@ static int is_identity(const char *name, const json_t *a, const json_t *b)
 {
     int kind = (json_is_string(a) && json_is_string(b)) || (json_is_integer(a) && json_is_integer(b));
     return kind && strcmp(name, "torch_dtype") != 0 && strcmp(name, "dtype") != 0 &&
-           strcmp(name, "transformers_version") != 0 && !ends(name, "_token_id");
+           strcmp(name, "transformers_version") != 0 && !text_ends(name, "_token_id");
 }
 
 /* Whether the config.json that is there is of the same model: -1 after raising. */
@@ -377,4 +368,28 @@ int export_check(const Export *e, Module *model)
     if (f.name[0])
         return refuse(e, is_tokenizer_name(f.name) ? "another tokenizer" : "another model", f.name);
     return f.another_tokenizer ? refuse(e, "another tokenizer", NULL) : 0;
+}
+
+/* ---- Files that take each other's place ------------------------------------------------------ */
+
+int replace_failed(const char *directory, const char *what, const char *name)
+{
+    char shown[FILE_LABEL];
+    const char *why = strerror(errno);
+    path_label(shown, directory);
+    return error_raise(ERROR_FILE, "%s: cannot %s %s: %s; what is there now is not whole: export it again",
+                       shown, what, name, why);
+}
+
+int replace_remove(const char *directory, const char *name)
+{
+    char path[PATH_BYTES];
+    if (path_join(path, directory, name))
+        return error_code();
+    return file_calls.unlink(path) == 0 || errno == ENOENT ? 0 : replace_failed(directory, "remove", name);
+}
+
+int replace_sync(const char *directory)
+{
+    return file_sync_directory(directory) == 0 ? 0 : replace_failed(directory, "sync", "its names");
 }

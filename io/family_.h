@@ -47,6 +47,7 @@ typedef struct FamilyFiles {
     void (*write)(json_t **object, const ModelPreset *preset);
     int (*check)(const ModelPreset *preset); /* raises for what transformers cannot build; NULL = nothing */
     FamilyNames names;
+    const char *adapted[2]; /* the modules that PEFT adapts where an adapter names none */
 } FamilyFiles;
 
 /* The row of a family, by its number or the name of its modules' class; NULL = none. (families.c) */

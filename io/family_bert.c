@@ -55,4 +55,5 @@ const FamilyFiles bert_files = {
               .buffers = {"embeddings.position_ids", "embeddings.token_type_ids"},
               .other_heads = {"bert.pooler.", "cls.predictions.", "cls.seq_relationship.", "classifier.",
                               "qa_outputs."}},
+    .adapted = {"query", "value"},
 };

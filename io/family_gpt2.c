@@ -77,4 +77,5 @@ const FamilyFiles gpt2_files = {
               .tied = {{"lm_head.weight", "transformer.wte.weight"}},
               .buffers = {".attn.bias", ".attn.masked_bias"},
               .other_heads = {"score.", "multiple_choice_head."}},
+    .adapted = {"c_attn"},
 };

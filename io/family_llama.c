@@ -298,4 +298,5 @@ const FamilyFiles llama_files = {
               .tied = {{"lm_head.weight", "model.embed_tokens.weight"}},
               .buffers = {"rotary_emb.inv_freq"},
               .other_heads = {"score."}},
+    .adapted = {"q_proj", "v_proj"},
 };

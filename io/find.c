@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/ends_.h"
 #include "../base/nearest_.h"
 #include "io_.h"
 
@@ -149,9 +150,8 @@ int io_find_model(const char *what, IoModel *model)
     const ModelPreset *preset = nn_preset(what);
     if (preset)
         return take_preset(preset, model);
-    size_t length = strlen(what);
-    int json = length > 5 && !strcmp(what + length - 5, ".json");
-    if (length && access(what, F_OK) == 0)
+    int json = text_ends(what, ".json");
+    if (what[0] && access(what, F_OK) == 0)
         return io_read_config(what, model);
     if (take_alias(what, model))
         return ERROR_NONE;

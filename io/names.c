@@ -2,18 +2,19 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../base/ends_.h"
 #include "family_.h"
 #include "weights_.h"
 
+/* Of lists whose last entries are NULL, which no name begins or ends with. */
 static int begins(const char *text, const char *with)
 {
-    return with && !strncmp(text, with, strlen(with));
+    return with && text_begins(text, with);
 }
 
 static int ends(const char *text, const char *with)
 {
-    size_t n = strlen(text), m = with ? strlen(with) : n + 1;
-    return m <= n && !strcmp(text + n - m, with);
+    return with && text_ends(text, with);
 }
 
 /* TensorFlow's names of a LayerNorm's weight and bias. */

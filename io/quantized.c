@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../base/ends_.h"
 #include "../base/quant_codes_.h"
 #include "io_.h"
 #include "weights_.h"
@@ -22,8 +23,7 @@ static const char *const int8_parts[] = {".SCB", ".weight_format"};
 
 static size_t without(const char *name, const char *end)
 {
-    size_t n = strlen(name), m = strlen(end);
-    return n > m && !strcmp(name + n - m, end) ? n - m : 0;
+    return text_ends(name, end) ? strlen(name) - strlen(end) : 0;
 }
 
 int quantized_is_part(const char *name, size_t *length)
@@ -107,6 +107,8 @@ static int check_finite(const Search *s, const char *what, const unsigned char *
     for (int64_t i = 0; i < count; i++)
         if (!isfinite(float_at(floats, i)))
             return bad(s, "has a %s that is not finite", what);
+    if (count)
+        safetensors_forget(s->q->file, floats, sizeof(float) * (size_t)count);
     return 0;
 }
 
@@ -261,12 +263,13 @@ void quantized_decode(const QuantizedEntry *q, int64_t first, int64_t count, flo
 {
     int int8 = q->dtype == DTYPE_INT8;
     int64_t unit = int8 ? q->cols : NF4_BLOCK;
-    float scale = 0;
-    for (int64_t i = first; i < first + count; i++) {
-        if (i == first || i % unit == 0)
-            scale = int8 ? float_at(q->scales, i / unit) : block_scale(q, i / unit);
-        values[i - first] =
-            int8 ? quant_int8_value((int8_t)q->codes[i], scale) : quant_nf4_value(q->codes, i, scale);
+    for (int64_t at = first, stop = first + count, end; at < stop; at = end) {
+        int64_t block = at / unit;
+        float scale = int8 ? float_at(q->scales, block) : block_scale(q, block);
+        end = (block + 1) * unit < stop ? (block + 1) * unit : stop;
+        for (int64_t i = at; i < end; i++)
+            values[i - first] =
+                int8 ? quant_int8_value((int8_t)q->codes[i], scale) : quant_nf4_value(q->codes, i, scale);
     }
 }
 

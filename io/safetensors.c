@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/ends_.h"
 #include "../base/hub_.h"
 #include "../base/plural_.h"
 #include "../tensor/tensor_.h"
@@ -228,7 +229,7 @@ static int open_any(Safetensors *s, const char *path)
     }
     if (path_is_directory(path))
         return open_directory(s, path);
-    if (length > 5 && !strcmp(path + length - 5, ".json"))
+    if (text_ends(path, ".json"))
         return open_index(s, path);
     return open_single(s, path) || sort_names(s);
 }

@@ -40,7 +40,8 @@ int safetensors_type_bytes(SafetensorsType type); /* of an element */
 /* Of two tensors; afterwards their pages need not be resident. */
 int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, const SafetensorsEntry *b);
 
-/* safetensors_read into the first elements of an f32 tensor, wherever they lie. */
+/* Reads numbers into the first elements of a tensor of any type of floats (tensor_store_): into fp32 where
+ * they lie, else through a planned buffer, on meta too. Elements behind those of the entry stay. */
 int safetensors_read_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to);
 /* The pages of bytes that were read need not stay resident. */
 void safetensors_forget(const Safetensors *s, const void *from, size_t bytes);
@@ -52,6 +53,8 @@ int safetensors_read_part(const Safetensors *s, const SafetensorsEntry *entry, i
  */
 int safetensors_bytes(SafetensorsType type, int ndim, const int64_t *dim, int64_t *numel, uint64_t *bytes);
 
+/* A tensor as it is in files (file_shape). */
+SafetensorsItem safetensors_item(const char *name, SafetensorsType type, const Tensor *tensor);
 /* Elements and bytes of an item, whose data need not be there. 0, or raises ERROR_DATA for one that cannot
  * be. */
 int safetensors_item_bytes(const char *shown, const SafetensorsItem *item, int64_t *numel, uint64_t *bytes);

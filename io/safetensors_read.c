@@ -7,7 +7,6 @@
 #include "safetensors_.h"
 
 enum { CHUNK = 1 << 20, COMPARED = 4 << 20 /* elements, and bytes, after which pages are let go */ };
-enum { PIECE = 8192 }; /* elements that are converted together; a chunk is whole pieces */
 
 const float *safetensors_f32(const SafetensorsEntry *entry)
 {
@@ -82,29 +81,23 @@ int safetensors_read(const Safetensors *s, const SafetensorsEntry *entry, float 
     return safetensors_read_part(s, entry, 0, entry->numel, to);
 }
 
-/* n elements from `at` on. 0 or raises. */
-static int put(Tensor *to, SafetensorsType type, size_t at, size_t n, const unsigned char *from)
+typedef struct Reading {
+    const Safetensors *file;
+    const SafetensorsEntry *entry;
+    const Tensor *to;
+} Reading;
+
+/* Behind the entry's elements the tensor keeps what it has. */
+static int read_some(void *user, int64_t first, int64_t count, float *values)
 {
-    float piece[PIECE];
-    if (type == SAFETENSORS_F32)
-        return tensor_write(to, (int64_t)(at * sizeof *piece), (int64_t)(n * sizeof *piece), from);
-    decode(type, n, from, piece);
-    return tensor_write(to, (int64_t)(at * sizeof *piece), (int64_t)(n * sizeof *piece), piece);
+    const Reading *r = user;
+    int64_t left = r->entry->numel - first, some = left < 0 ? 0 : left < count ? left : count;
+    if (some < count && r->to->dtype != DTYPE_F32) /* f32 is read where it lies */
+        tensor_decode_(r->to, first + some, count - some, values + some);
+    return some > 0 ? safetensors_read_part(r->file, r->entry, first, some, values) : 0;
 }
 
 int safetensors_read_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to)
 {
-    if (not_numbers(entry))
-        return error_code();
-    size_t size = (size_t)safetensors_type_bytes(entry->type), numel = (size_t)entry->numel;
-    const unsigned char *data = entry->data;
-    int status = 0;
-    for (size_t at = 0, n; at < numel && !status; at += n) {
-        n = numel - at < PIECE ? numel - at : PIECE;
-        status = put(to, entry->type, at, n, data + at * size);
-        size_t read = (at + n) % CHUNK ? (at + n) % CHUNK : CHUNK; /* since pages were let go last */
-        if (read == CHUNK || at + n == numel)
-            safetensors_forget(s, data + (at + n - read) * size, read * size);
-    }
-    return status;
+    return not_numbers(entry) ? error_code() : tensor_store_(to, read_some, &(Reading){s, entry, to});
 }

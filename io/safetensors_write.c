@@ -6,6 +6,7 @@
 #include "../tensor/tensor_.h"
 #include "../base/half_.h"
 #include "io_.h"
+#include "listing_.h"
 #include "safetensors_.h"
 
 enum { PIECE = 8192, ALIGN = 8 };
@@ -14,6 +15,14 @@ int safetensors_bad_item(const char *shown, const SafetensorsItem *item, const c
 {
     return error_raise(ERROR_DATA, "%s: the tensor %s %s", shown,
                        item->name ? string_text(item->name).text : "without a name", what);
+}
+
+SafetensorsItem safetensors_item(const char *name, SafetensorsType type, const Tensor *tensor)
+{
+    Shape shape = file_shape(tensor);
+    SafetensorsItem item = {.name = name, .type = type, .ndim = shape.ndim, .tensor = tensor};
+    memcpy(item.dim, shape.dim, (size_t)shape.ndim * sizeof *shape.dim);
+    return item;
 }
 
 /* ---- Order ----------------------------------------------------------------------------------- */

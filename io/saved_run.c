@@ -15,15 +15,6 @@ enum { NAME_ROOM = 20 }; /* ".momentum_buffer" and the end */
 
 /* ---- Saving ---------------------------------------------------------------------------------- */
 
-static SafetensorsItem item_of(const char *name, const Tensor *tensor)
-{
-    Shape shape = tensor_shape(tensor);
-    SafetensorsItem item = {.name = name, .type = SAFETENSORS_F32, .ndim = shape.ndim, .tensor = tensor};
-    for (int i = 0; i < shape.ndim; i++)
-        item.dim[i] = shape.dim[i];
-    return item;
-}
-
 /* What a file holds, described: names, types and shapes are known on meta too, the data only in a run. */
 typedef struct Items {
     SafetensorsItem *items;
@@ -55,7 +46,7 @@ static int model_items(Items *s, TensorList list)
     *s = (Items){.parameters = list.count, .count = list.count};
     s->items = host_alloc((size_t)s->count * sizeof *s->items);
     for (int i = 0; s->items && i < list.count; i++)
-        s->items[i] = item_of(tensor_name(list.items[i]), list.items[i]);
+        s->items[i] = safetensors_item(tensor_name(list.items[i]), SAFETENSORS_F32, list.items[i]);
     return s->items ? 0 : error_code();
 }
 
@@ -85,7 +76,7 @@ static int optimizer_items(Items *s, const Optimizer *optimizer)
         size_t room = strlen(tensor_name(parameter)) + NAME_ROOM;
         for (int k = 0; k < optim_state_arrays(optimizer); k++, name += room) {
             snprintf(name, room, "%s.%s", tensor_name(parameter), optim_state_name(optimizer, k));
-            *item++ = item_of(name, optim_state(optimizer, i, k));
+            *item++ = safetensors_item(name, SAFETENSORS_F32, optim_state(optimizer, i, k));
         }
         snprintf(name, room, "%s.step", tensor_name(parameter));
         s->updates[i] = optim_updates(optimizer, i);
@@ -295,7 +286,7 @@ static int take(const Loading *l, const Safetensors *file, const char *name, con
     const SafetensorsEntry *entry = entry_for(l, file, name, parameter);
     if (!entry)
         return error_code();
-    return to && !context_here()->meta ? safetensors_read_tensor(file, entry, to) : 0;
+    return to ? safetensors_read_tensor(file, entry, to) : 0;
 }
 
 static int take_model(const Loading *l, int read)

@@ -416,7 +416,6 @@ static int compare_base(const char *shown, const SavedRun *run, const SavedRunSt
     if (path && !now)
         return another_base(shown, "was read from ", file, "give these weights here too");
     if (!path || !now->bytes || /* on meta it may not have been looked at */
-
         json_unpack(s->base, "{s:I, s:I}", "bytes", &bytes, "crc32", &crc32) ||
         (now->bytes == (uint64_t)bytes && now->crc32 == (uint32_t)crc32))
         return 0;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/ends_.h"
 #include "../tensor/tensor_.h"
 #include "io_.h"
 #include "listing_.h"
@@ -16,16 +17,23 @@
 
 /* ---- Matching -------------------------------------------------------------------------------- */
 
+/* What a parameter is read from. */
+typedef struct Source {
+    const SafetensorsEntry *entry; /* NULL = nothing yet */
+    int quantized;                 /* it holds codes, which are */
+    QuantizedEntry codes;
+} Source;
+
 typedef struct Loading {
     Module *model;
     const WeightsOptions *options;
     Safetensors *file;
     char shown[FILE_LABEL];
     ParameterNames names;
-    const SafetensorsEntry **source; /* of each parameter; NULL = none yet */
-    size_t wrapped;                  /* letters that all names begin with, and that are not the model's */
-    const char *hint;                /* what the first unexpected name that says something says */
-    Listing missing, unexpected, shapes, types, quantized;
+    Source *source; /* of each parameter */
+    size_t wrapped; /* letters that all names begin with, and that are not the model's */
+    Misfits fit;
+    Listing quantized; /* codes into codes of another type */
     WeightsReport report;
 } Loading;
 
@@ -66,13 +74,6 @@ static int sort_parameters(Loading *l)
     return 0;
 }
 
-/* One parameter under two names of the file ("wte.weight" and "transformer.wte.weight"). */
-static int stored_twice(const Loading *l, const SafetensorsEntry *a, const SafetensorsEntry *b)
-{
-    return error_raise(ERROR_DATA, "%s: the tensors %s and %s are the same parameter", l->shown,
-                       string_text(a->name).text, string_text(b->name).text);
-}
-
 static int same_contents(const Loading *l, const SafetensorsEntry *a, const SafetensorsEntry *b)
 {
     int same = a->type == b->type && a->ndim == b->ndim && a->bytes == b->bytes &&
@@ -97,7 +98,7 @@ static int is_part(const Loading *l, const char *stored)
     if (!quantized_is_part(name, &length) || length + sizeof ".weight" > sizeof whole)
         return 0;
     snprintf(whole, sizeof whole, "%.*s", (int)length, name);
-    if (length < sizeof ".weight" || strcmp(whole + length + 1 - sizeof ".weight", ".weight"))
+    if (!text_ends(whole, ".weight"))
         strcat(whole, ".weight");
     int fits = snprintf(full, sizeof full, "%.*s%s", (int)l->wrapped, stored, whole) < NAME_BYTES;
     return fits && safetensors_find(l->file, full) &&
@@ -111,20 +112,18 @@ static int match_names(Loading *l, int tied)
         const SafetensorsEntry *entry = safetensors_at(l->file, i);
         int p;
         NameMeaning meaning = name_meaning(&l->names, nn_class_name(l->model), entry->name + l->wrapped, &p);
-        if ((meaning == NAME_TIED) != tied ||
-            (meaning == NAME_UNEXPECTED && is_part(l, entry->name)))
+        if ((meaning == NAME_TIED) != tied || (meaning == NAME_UNEXPECTED && is_part(l, entry->name)))
             continue;
-        if (meaning == NAME_UNEXPECTED) {
-            list_name(&l->unexpected, "%s", string_text(entry->name).text);
-            l->hint = l->hint[0] ? l->hint : name_hint(entry->name);
-        } else if (meaning == NAME_IGNORED)
+        if (meaning == NAME_UNEXPECTED)
+            misfit_unexpected(&l->fit, entry->name, name_hint(entry->name));
+        else if (meaning == NAME_IGNORED)
             l->report.ignored++;
-        else if (!l->source[p])
-            l->source[p] = entry;
+        else if (!l->source[p].entry)
+            l->source[p].entry = entry;
         else if (!tied)
-            return stored_twice(l, l->source[p], entry);
-        else if (!same_contents(l, l->source[p], entry))
-            return untied(l, entry, l->source[p]);
+            return stored_twice(l->shown, l->source[p].entry, entry);
+        else if (!same_contents(l, l->source[p].entry, entry))
+            return untied(l, entry, l->source[p].entry);
         else
             l->report.ignored++;
     }
@@ -149,22 +148,13 @@ static int takes_rows(Loading *l, const SafetensorsEntry *entry, Shape shape)
     return 1;
 }
 
-static void check_numbers(Loading *l, const Tensor *parameter, const SafetensorsEntry *entry)
-{
-    if (!same_shape(entry, file_shape(parameter), 0) && !takes_rows(l, entry, file_shape(parameter)))
-        list_name(&l->shapes, "%s is %s, in the model %s", string_text(entry->name).text,
-                  entry_shape(entry).text, shape_text(file_shape(parameter)).text);
-    else if (entry->type > SAFETENSORS_BF16)
-        list_name(&l->types, "%s is %s", string_text(entry->name).text, safetensors_type_name(entry->type));
-}
-
 /* Quantised matrices are (out,in), whatever numbers in files are. */
 static void check_quantized(Loading *l, const Tensor *parameter, const QuantizedEntry *q)
 {
     Shape shape = tensor_shape(parameter), stored = SHAPE(q->rows, q->cols);
     Shape wanted = parameter->in_out ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
     if (!shape_equal(stored, wanted))
-        list_name(&l->shapes, "%s is %s of %s, in the model %s", tensor_name(parameter),
+        list_name(&l->fit.shapes, "%s is %s of %s, in the model %s", tensor_name(parameter),
                   shape_text(stored).text, dtype_name(q->dtype), shape_text(wanted).text);
     else if (dtype_is_quantized(parameter->dtype) && parameter->dtype != q->dtype)
         list_name(&l->quantized, "%s is %s, in the model %s", tensor_name(parameter), dtype_name(q->dtype),
@@ -176,17 +166,17 @@ static int check_parameters(Loading *l)
 {
     for (int i = 0; i < l->names.list.count; i++) {
         const Tensor *parameter = l->names.list.items[i];
-        const SafetensorsEntry *entry = l->source[i];
-        QuantizedEntry q;
-        int quantized = entry ? quantized_find(l->file, entry, &q) : 0;
-        if (quantized < 0)
+        Shape shape = file_shape(parameter);
+        Source *source = &l->source[i];
+        source->quantized = source->entry ? quantized_find(l->file, source->entry, &source->codes) : 0;
+        if (source->quantized < 0)
             return error_code();
-        if (!entry)
-            list_name(&l->missing, "%s", tensor_name(parameter));
-        else if (quantized)
-            check_quantized(l, parameter, &q);
+        if (!source->entry)
+            list_name(&l->fit.missing, "%s", tensor_name(parameter));
+        else if (source->quantized)
+            check_quantized(l, parameter, &source->codes);
         else
-            check_numbers(l, parameter, entry);
+            misfit_numbers(&l->fit, source->entry, shape, takes_rows(l, source->entry, shape));
     }
     return 0;
 }
@@ -195,29 +185,26 @@ static int check_parameters(Loading *l)
 static int check_lists(Loading *l)
 {
     int partial = l->options->partial;
-    int missing = partial ? 0 : l->missing.count, unexpected = partial ? 0 : l->unexpected.count;
+    int missing = partial ? 0 : l->fit.missing.count, unexpected = partial ? 0 : l->fit.unexpected.count;
     /* Where nothing fits it is another model. */
-    const char *hint = l->hint[0] ? l->hint
-                       : l->missing.count < l->names.list.count
+    const char *hint = l->fit.hint[0] ? l->fit.hint
+                       : l->fit.missing.count < l->names.list.count
                            ? "; --init-partial loads the rest, and these keep random values"
                            : "";
     if (missing && unexpected)
         return error_raise(ERROR_DATA,
                            "%s: %d parameter%s missing: %s; and %d tensor%s not the model's: %s%s", l->shown,
-                           missing, missing > 1 ? "s are" : " is", listed_names(&l->missing), unexpected,
-                           unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected), hint);
+                           missing, missing > 1 ? "s are" : " is", listed_names(&l->fit.missing), unexpected,
+                           unexpected > 1 ? "s are" : " is", listed_names(&l->fit.unexpected), hint);
     if (missing)
         return error_raise(ERROR_DATA, "%s: %d parameter%s missing: %s%s", l->shown, missing,
-                           missing > 1 ? "s are" : " is", listed_names(&l->missing), hint);
+                           missing > 1 ? "s are" : " is", listed_names(&l->fit.missing), hint);
     if (unexpected)
         return error_raise(ERROR_DATA, "%s: %d tensor%s not the model's: %s%s", l->shown, unexpected,
-                           unexpected > 1 ? "s are" : " is", listed_names(&l->unexpected),
-                           l->hint[0] ? l->hint : "; --init-partial leaves them out");
-    if (l->shapes.count)
-        return error_raise(ERROR_SHAPE, "%s: shapes differ: %s", l->shown, listed_names(&l->shapes));
-    if (l->types.count)
-        return error_raise(ERROR_DATA, "%s: only F32, F16 and BF16 are read: %s", l->shown,
-                           listed_names(&l->types));
+                           unexpected > 1 ? "s are" : " is", listed_names(&l->fit.unexpected),
+                           l->fit.hint[0] ? l->fit.hint : "; --init-partial leaves them out");
+    if (misfits_raise_numbers(&l->fit, l->shown))
+        return error_code();
     if (l->quantized.count)
         return error_raise(
             ERROR_DATA,
@@ -230,13 +217,13 @@ static int check_lists(Loading *l)
 static void write_note(Loading *l)
 {
     WeightsReport *r = &l->report;
-    r->missing = l->missing.count;
-    r->unexpected = l->unexpected.count;
+    r->missing = l->fit.missing.count;
+    r->unexpected = l->fit.unexpected.count;
     r->loaded = l->names.list.count - r->missing;
     if (r->missing)
         snprintf(r->note, sizeof r->note, "%d of %d parameters %s not in the file and keep%s: %.150s.",
                  r->missing, l->names.list.count, r->missing == 1 ? "is" : "are",
-                 r->missing == 1 ? "s its value" : " their values", listed_names(&l->missing));
+                 r->missing == 1 ? "s its value" : " their values", listed_names(&l->fit.missing));
     else if (r->new_rows)
         snprintf(r->note, sizeof r->note,
                  "The vocabulary grows from %d to %d tokens; the new rows are drawn as a new model's.",
@@ -244,86 +231,68 @@ static void write_note(Loading *l)
     else if (r->unexpected)
         snprintf(r->note, sizeof r->note, "%d tensor%s of the file %s not the model's: %.150s.",
                  r->unexpected, plural(r->unexpected), r->unexpected == 1 ? "is" : "are",
-                 listed_names(&l->unexpected));
+                 listed_names(&l->fit.unexpected));
 }
 
 /* ---- Loading --------------------------------------------------------------------------------- */
 
-typedef struct Reading {
-    const Safetensors *file;
-    const SafetensorsEntry *entry;
-    const QuantizedEntry *q; /* NULL where the entry holds numbers */
-    Tensor *to;
-} Reading;
-
-/* Of a file whose vocabulary is smaller: behind its rows a parameter keeps what it has. */
-static int read_numbers(void *user, int64_t first, int64_t count, float *values)
-{
-    const Reading *r = user;
-    int64_t left = r->entry->numel - first, some = left < 0 ? 0 : left < count ? left : count;
-    if (some < count && r->to->dtype != DTYPE_F32)
-        tensor_decode_(r->to, first + some, count - some, values + some);
-    return some > 0 ? safetensors_read_part(r->file, r->entry, first, some, values) : 0;
-}
+typedef struct Decoding {
+    const QuantizedEntry *from;
+    const Tensor *to;
+} Decoding;
 
 /* Codes into a parameter that holds numbers. */
 static int read_decoded(void *user, int64_t first, int64_t count, float *values)
 {
-    const Reading *r = user;
-    int64_t cols = r->to->in_out ? r->q->rows : 0; /* (in,out) of codes (out,in) */
+    const Decoding *d = user;
+    const QuantizedEntry *q = d->from;
+    int64_t cols = d->to->in_out ? q->rows : 0; /* (in,out) of codes (out,in) */
     if (!cols)
-        quantized_decode(r->q, first, count, values);
+        quantized_decode(q, first, count, values);
     for (int64_t i = 0; cols && i < count; i++)
-        quantized_decode(r->q, (first + i) % cols * r->q->cols + (first + i) / cols, 1, values + i);
+        quantized_decode(q, (first + i) % cols * q->cols + (first + i) / cols, 1, values + i);
     return 0;
 }
 
-static int is_copied(const Reading *r)
+static int is_copied(const SafetensorsEntry *entry, const Tensor *to)
 {
-    DType held = r->entry->type == SAFETENSORS_BF16 ? DTYPE_BF16 : DTYPE_F16;
-    return r->entry->type != SAFETENSORS_F32 && r->to->dtype == held;
+    return (entry->type == SAFETENSORS_BF16 && to->dtype == DTYPE_BF16) ||
+           (entry->type == SAFETENSORS_F16 && to->dtype == DTYPE_F16);
 }
 
 /* The pages are let go every so often, so that a large tensor does not stay in the process. */
-static void copy_bytes(const Reading *r)
+static void copy_bytes(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to)
 {
     enum { PIECE = 4 << 20 };
-    const char *from = r->entry->data;
-    for (uint64_t done = 0, n; done < r->entry->bytes; done += n) {
-        n = r->entry->bytes - done < PIECE ? r->entry->bytes - done : PIECE;
-        tensor_write(r->to, (int64_t)done, (int64_t)n, from + done);
-        safetensors_forget(r->file, from + done, (size_t)n);
+    const char *from = entry->data;
+    for (uint64_t done = 0, n; done < entry->bytes; done += n) {
+        n = entry->bytes - done < PIECE ? entry->bytes - done : PIECE;
+        tensor_write(to, (int64_t)done, (int64_t)n, from + done);
+        safetensors_forget(file, from + done, (size_t)n);
     }
 }
 
 /* What is in the parameter's own type is copied, everything else goes through tensor_store_: on meta too,
  * where it plans its buffers. */
-static int read_parameter(Reading *r)
+static int read_parameter(const Loading *l, const Source *source, Tensor *to)
 {
     int meta = context_is_meta(context_current());
-    QuantizedEntry q;
-    int quantized = quantized_find(r->file, r->entry, &q);
-    if (quantized < 0)
-        return error_code();
-    r->q = quantized ? &q : NULL;
-    if (quantized && r->to->dtype != q.dtype)
-        return tensor_store_(r->to, read_decoded, r);
-    if (!quantized && !is_copied(r))
-        return tensor_store_(r->to, read_numbers, r);
-    if (!meta && quantized)
-        quantized_copy(&q, r->to);
+    if (source->quantized && to->dtype != source->codes.dtype)
+        return tensor_store_(to, read_decoded, &(Decoding){&source->codes, to});
+    if (!source->quantized && !is_copied(source->entry, to))
+        return safetensors_read_tensor(l->file, source->entry, to);
+    if (!meta && source->quantized)
+        quantized_copy(&source->codes, to);
     else if (!meta)
-        copy_bytes(r);
+        copy_bytes(l->file, source->entry, to);
     return error_code();
 }
 
 static int read_parameters(const Loading *l)
 {
-    for (int i = 0; i < l->names.list.count; i++) {
-        Reading r = {.file = l->file, .entry = l->source[i], .to = l->names.list.items[i]};
-        if (r.entry && read_parameter(&r))
+    for (int i = 0; i < l->names.list.count; i++)
+        if (l->source[i].entry && read_parameter(l, &l->source[i], l->names.list.items[i]))
             return error_code();
-    }
     return error_code();
 }
 
@@ -349,12 +318,8 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
         return error_code();
     Loading l = {.model = model,
                  .options = options ? options : &defaults,
-                 .hint = "",
-                 .missing = {.room = 140},
-                 .unexpected = {.room = 140},
-                 .shapes = {.room = 240},
-                 .types = {.room = 240},
-                 .quantized = {.room = 140}};
+                 .fit = NO_MISFITS,
+                 .quantized = {.room = ROOM_OF_TWO}};
     path_label(l.shown, path);
     l.file = safetensors_open(path);
     int status = l.file ? load(&l) : error_code();

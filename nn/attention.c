@@ -104,7 +104,8 @@ static void add_projections(Module *module)
 {
     static const char *const llama[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
     static const char *const bert[] = {"self.query", "self.key", "self.value", "output.dense"};
-    const AttentionConfig *c = nn_state(module); /* its first member */
+    const Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
     if (c->style == ATTENTION_GPT2)
         gpt2_projections(module);
     else if (c->style == ATTENTION_BERT)

@@ -186,9 +186,7 @@ static ModelSizes sizes(const ModelPreset *preset)
                         .vocab = c->vocab,
                         .max_seq = c->max_seq ? c->max_seq : USUAL_MAX_SEQ,
                         .dim = c->dim,
-                        .heads = c->heads,
-                        .kv_heads = c->heads,
-                        .head_dim = c->heads ? c->dim / c->heads : 0};
+                        .heads = c->heads};
 }
 
 const ModelFamilyRow bert_family = {

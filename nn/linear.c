@@ -5,8 +5,8 @@
 
 static Tensor *linear_base(const Linear *self, Tensor *x, TensorActivation act)
 {
-    return self->in_out ? tensor_linear_in_out(x, self->weight, self->bias, act)
-                        : tensor_linear(x, self->weight, self->bias, act);
+    return self->weight->in_out ? tensor_linear_in_out(x, self->weight, self->bias, act)
+                                : tensor_linear(x, self->weight, self->bias, act);
 }
 
 /* An adapter's part comes before the activation, which is then an operation of its own: it keeps its input,
@@ -41,15 +41,14 @@ static void linear_fill(Tensor *tensor, const LinearOptions *o)
 }
 
 /* GPT-2's weights are (in,out) in files, and quantised ones always (out,in). */
-static Tensor *linear_weight(Module *module, Linear *self, const LinearOptions *o)
+static Tensor *linear_weight(Module *module, const LinearOptions *o)
 {
     DType dtype = o->head ? module->item.context->weights.dtype : module_linear_type(module);
-    int turned = o->in_out && dtype_is_quantized(dtype);
-    self->in_out = o->in_out && !turned;
-    Tensor *weight = module_add_parameter(module, "weight",
-                                          self->in_out ? SHAPE(o->in, o->out) : SHAPE(o->out, o->in), dtype);
+    int turned = o->in_out && dtype_is_quantized(dtype), in_out = o->in_out && !turned;
+    Tensor *weight =
+        module_add_parameter(module, "weight", in_out ? SHAPE(o->in, o->out) : SHAPE(o->out, o->in), dtype);
     if (weight) {
-        weight->in_out = (unsigned char)self->in_out;
+        weight->in_out = (unsigned char)in_out;
         weight->transposed = (unsigned char)turned;
     }
     return weight;
@@ -65,7 +64,7 @@ Module *module_linear(const LinearOptions *o)
         return NULL;
     self->act = o->act;
     self->head = o->head;
-    self->weight = linear_weight(module, self, o);
+    self->weight = linear_weight(module, o);
     linear_fill(self->weight, o);
     if (o->bias) {
         self->bias = nn_add_parameter(module, "bias", SHAPE(o->out));

@@ -153,10 +153,8 @@ static ModelSizes sizes(const ModelPreset *preset)
                         .window = window,
                         .dim = c->dim,
                         .heads = c->heads,
-                        .kv_heads = c->kv_heads ? c->kv_heads : c->heads,
-                        .head_dim = c->head_dim ? c->head_dim
-                                    : c->heads  ? c->dim / c->heads
-                                                : 0};
+                        .kv_heads = c->kv_heads,
+                        .head_dim = c->head_dim};
 }
 
 const ModelFamilyRow llama_family = {

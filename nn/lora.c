@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../base/ends_.h"
 #include "../kernels/kernels.h"
 #include "module_.h"
 
@@ -54,7 +55,7 @@ static int describe(const Walk *walk, const Module *module, const char *path, Lo
         return 0;
     const Adapter *adapter = adapter_of(module);
     Tensor *weight = linear ? linear->weight : embedding->weight;
-    int first_is_out = linear && !linear->in_out;
+    int first_is_out = linear && !weight->in_out;
     *layer = (LoraLayer){.path = path,
                          .in = tensor_dim(weight, first_is_out),
                          .out = tensor_dim(weight, !first_is_out),
@@ -176,6 +177,14 @@ static void make_matrices(Module *module, const LoraLayer *layer, Adapter *adapt
     }
 }
 
+static void remove_adapter(Module *module)
+{
+    Adapter *adapter = adapter_of(module);
+    module_drop(module, adapter->b);
+    module_drop(module, adapter->a);
+    *adapter = (Adapter){0};
+}
+
 static int add_adapter(void *user, Module *module, const LoraLayer *layer)
 {
     Lora lora = {0};
@@ -189,6 +198,8 @@ static int add_adapter(void *user, Module *module, const LoraLayer *layer)
     int path = memtrack_path_set(tracker, module->path);
     make_matrices(module, layer, adapter);
     memtrack_path_set(tracker, path);
+    if (error_code())
+        remove_adapter(module); /* there is no half one */
     return error_code() != 0;
 }
 
@@ -221,26 +232,6 @@ int nn_add_lora_by(Module *model, LoraChoose choose, void *user)
 
 /* ---- By name --------------------------------------------------------------------------------- */
 
-/* The path is the target, or ends in it after a dot. */
-static int path_ends_in(const char *path, const char *target, size_t length)
-{
-    size_t whole = strlen(path);
-    if (whole < length || strncmp(path + whole - length, target, length) != 0)
-        return 0;
-    return whole == length || path[whole - length - 1] == '.';
-}
-
-/* The next name of a list, without the blanks around it; NULL at the end. */
-static const char *next_name(const char **list, size_t *length)
-{
-    const char *name = *list + strspn(*list, " ,");
-    *length = strcspn(name, ",");
-    *list = name + *length;
-    while (*length && name[*length - 1] == ' ')
-        --*length;
-    return *length ? name : NULL;
-}
-
 static int is_all(const Lora *lora)
 {
     return !lora->targets || !strcmp(lora->targets, "all");
@@ -252,8 +243,8 @@ static int choose_by_name(void *user, const LoraLayer *layer, Lora *lora)
     if (is_all(lora))
         return !layer->embedding && !layer->head;
     const char *list = lora->targets, *name;
-    for (size_t length; (name = next_name(&list, &length));)
-        if (path_ends_in(layer->path, name, length))
+    for (size_t length; (name = module_next_name(&list, &length));)
+        if (path_is_named(layer->path, name, length))
             return 1;
     return 0;
 }
@@ -266,14 +257,14 @@ typedef struct Sought {
 static int is_sought(void *user, const LoraLayer *layer)
 {
     const Sought *sought = user;
-    return path_ends_in(layer->path, sought->name, sought->length);
+    return path_is_named(layer->path, sought->name, sought->length);
 }
 
 typedef struct NameList {
     char text[256];
 } NameList;
 
-/* Adds the last part of the path, once. */
+/* Adds the last part of the path, once. Non-zero when there is no room. */
 static int list_name(void *user, const LoraLayer *layer)
 {
     NameList *list = user;
@@ -282,9 +273,9 @@ static int list_name(void *user, const LoraLayer *layer)
     for (const char *at = list->text; (at = strstr(at, name)); at += length)
         if ((at == list->text || at[-1] == ' ') && (at[length] == ',' || !at[length]))
             return 0;
-    if (used + length + sizeof ", ..." < sizeof list->text)
-        sprintf(list->text + used, "%s%s", used ? ", " : "", name);
-    return 0;
+    int full = used + length + sizeof ", , ..." > sizeof list->text;
+    sprintf(list->text + used, "%s%s", used ? ", " : "", full ? "..." : name);
+    return full;
 }
 
 static int check_names(Module *model, const Lora *lora)
@@ -292,7 +283,7 @@ static int check_names(Module *model, const Lora *lora)
     NameList there = {""};
     const char *list = lora->targets;
     Sought sought;
-    while ((sought.name = next_name(&list, &sought.length))) {
+    while ((sought.name = module_next_name(&list, &sought.length))) {
         if (nn_lora_layers(model, is_sought, &sought))
             continue;
         nn_lora_layers(model, list_name, &there);
@@ -400,20 +391,13 @@ static int merge(void *user, Module *module, const LoraLayer *layer)
     DType dtype = *(const DType *)user;
     if (!layer->a)
         return 0;
-    Linear *linear = module_as_linear(module);
-    Merging m = {layer, module->item.context, !linear || linear->in_out,
+    Merging m = {layer, module->item.context, layer->embedding || layer->weight->in_out,
                  dtype == DTYPE_F32 && layer->weight->dtype == DTYPE_F32, *layer->weight};
     int failed = m.old.dtype == dtype ? tensor_store_(layer->weight, merged_values, &m)
                                       : tensor_replace_(layer->weight, dtype, merged_values, &m);
-    if (failed)
-        return failed;
-    if (linear)
-        linear->in_out = linear->in_out || layer->weight->in_out;
-    Adapter *adapter = adapter_of(module);
-    module_drop(module, adapter->b);
-    module_drop(module, adapter->a);
-    *adapter = (Adapter){0};
-    return 0;
+    if (!failed)
+        remove_adapter(module);
+    return failed;
 }
 
 int nn_merge(Module *model, DType dtype)

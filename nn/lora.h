@@ -30,7 +30,8 @@ typedef struct Lora {
  * `targets` names. A is uniform within 1/sqrt(in) and B is 0 (of an embedding A is 0 and B normal(0, 1)), so
  * that nothing changes before the first step. Call it before the optimizer is made. lora may be NULL. Returns
  * how many layers have an adapter now, or -1: ERROR_ARGUMENT (a name that no layer has: the message lists
- * those there are; settings out of range; a layer that has one already), ERROR_MEMORY, ERROR_HOST_MEMORY. */
+ * those there are; settings out of range; a layer that has one already), and nothing has changed; or
+ * ERROR_MEMORY, ERROR_HOST_MEMORY, and all is frozen and some layers have one. */
 BRIM_API int nn_add_lora(Module *model, const Lora *lora);
 
 /* A layer that can have an adapter, and what it has. */
@@ -66,7 +67,7 @@ BRIM_API TensorList nn_lora_parameters(Module *model);
  * merged, or -1: ERROR_STATE (no adapter; the adapter of a tied embedding, which would change the head too),
  * ERROR_ARGUMENT (a quantised type: what an adapter changes can be less than quantising again rounds away);
  * then nothing has changed. After ERROR_MEMORY or ERROR_NONFINITE (a sum that dtype cannot hold) some are
- * merged. */
+ * merged; a weight that was to be changed where it lies, and has such a sum, is merged in part. */
 BRIM_API int nn_merge(Module *model, DType dtype);
 
 #ifdef __cplusplus

@@ -65,11 +65,10 @@ typedef struct Adapter {
 /* Every projection and every head is this module, so that an adapter or another way of storing a weight is
  * known in one place. (linear.c) */
 typedef struct Linear {
-    Tensor *weight, *bias; /* (out,in), with in_out (in,out); (out) or NULL */
+    Tensor *weight, *bias; /* (out,in), or in GPT-2 (in,out) and marked so; (out) or NULL */
     TensorActivation act;
-    int in_out; /* as GPT-2 stores it */
-    int head;   /* the output: logits come from it */
-    int tied;   /* weight and bias are another module's */
+    int head; /* the output: logits come from it */
+    int tied; /* weight and bias are another module's */
     Adapter adapter;
 } Linear;
 
@@ -79,6 +78,8 @@ typedef struct LinearOptions {
     TensorActivation act;
     int in_out, head;
 } LinearOptions;
+/* The next name of a list with commas, without the blanks around it; NULL at the end. (weights.c) */
+const char *module_next_name(const char **list, size_t *length);
 /* What the weight of this linear layer is stored as, when it is no head. (weights.c) */
 DType module_linear_type(const Module *module);
 Module *module_linear(const LinearOptions *options);

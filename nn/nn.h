@@ -47,9 +47,9 @@ typedef struct Quantize {
     const char *not_quantized; /* as in Weights */
 } Quantize;
 /* Quantises the weights of a model's linear layers that exist already, but for heads and what is tied: one
- * after the other, so that of one at a time there are both. They are frozen then. Better is nn_set_weights
- * before the model is made. Before the optimizer is made. Returns how many were quantised (those that were
- * already are none), or -1 after raising. options may be NULL. */
+ * after the other, so that of one at a time there are both. They are frozen then. Call it before the
+ * optimizer is made; better is nn_set_weights, before the model is made. Returns how many were quantised
+ * (those that were already are none), or -1 after raising; then some may be. options may be NULL. */
 BRIM_API int nn_quantize(Module *model, const Quantize *options);
 
 /* A module of this class, without parameters or children yet. NULL without memory. */
@@ -341,7 +341,7 @@ typedef struct ModelFamilyRow {
     int gpt_terms; /* 1: it keeps what estimate_formula_item says, term by term */
     float lr;      /* usual for training from scratch, with the optimizers that scale each element's step */
     Module *(*make)(const ModelPreset *preset);
-    ModelSizes (*sizes)(const ModelPreset *preset);
+    ModelSizes (*sizes)(const ModelPreset *preset); /* kv_heads and head_dim are 0 where they are usual */
     /* Bytes from the start of a ModelPreset to the field that a user may change; 0 = there is none. */
     size_t vocab_at, attention_at, dropout_at;
 } ModelFamilyRow;

@@ -189,7 +189,10 @@ Module *nn_model(const ModelPreset *preset)
 ModelSizes nn_preset_sizes(const ModelPreset *preset)
 {
     const ModelFamilyRow *row = row_of(preset);
-    return row->sizes ? row->sizes(preset) : (ModelSizes){0};
+    ModelSizes sizes = row->sizes ? row->sizes(preset) : (ModelSizes){0};
+    sizes.kv_heads = sizes.kv_heads ? sizes.kv_heads : sizes.heads;
+    sizes.head_dim = sizes.head_dim || !sizes.heads ? sizes.head_dim : sizes.dim / sizes.heads;
+    return sizes;
 }
 
 int nn_preset_max_seq(const ModelPreset *preset)

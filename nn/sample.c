@@ -252,11 +252,10 @@ static int check_logits(Tensor *logits, const SampleOptions *o)
     return tensor_readable(logits, "nn_sample") ? 0 : error_code();
 }
 
-/* Workspace of the host's own: it is in the books, and no kernel sees it. */
+/* In the books, though no kernel sees it. */
 static void *workspace(DType dtype, int64_t vocab)
 {
-    const Tensor *t = tensor_new(dtype, SHAPE(vocab), MEM_WORKSPACE);
-    return t ? t->storage->block.data : NULL;
+    return tensor_typed_data(tensor_new(dtype, SHAPE(vocab), MEM_WORKSPACE), dtype, "nn_sample");
 }
 
 /* Tokens (B), or, where they are NULL, shares (B,V). */

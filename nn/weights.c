@@ -30,11 +30,21 @@ int nn_set_weights(const Weights *weights)
     return 0;
 }
 
+const char *module_next_name(const char **list, size_t *length)
+{
+    const char *name = *list + strspn(*list, " ,");
+    *length = strcspn(name, ",");
+    *list = name + *length;
+    while (*length && name[*length - 1] == ' ')
+        --*length;
+    return *length ? name : NULL;
+}
+
 /* As transformers decides: a name is the path's, its beginning up to a dot, or its end. */
 static int is_named(const char *path, const char *name, size_t length)
 {
     size_t whole = strlen(path);
-    if (!length || length > whole)
+    if (length > whole)
         return 0;
     int begins = !strncmp(path, name, length) && (path[length] == '.' || !path[length]);
     return begins || !strncmp(path + whole - length, name, length);
@@ -42,12 +52,10 @@ static int is_named(const char *path, const char *name, size_t length)
 
 static int is_left_out(const char *path, const char *names)
 {
-    while (names && *names) {
-        size_t length = strcspn(names, ",");
-        if (is_named(path, names, length))
+    const char *name;
+    for (size_t length; names && (name = module_next_name(&names, &length));)
+        if (is_named(path, name, length))
             return 1;
-        names += length + (names[length] == ',');
-    }
     return 0;
 }
 
@@ -62,21 +70,13 @@ DType module_linear_type(const Module *module)
 
 /* ---- A model that there is ------------------------------------------------------------------- */
 
-static int quantize_linear(Linear *linear, DType dtype)
-{
-    if (tensor_convert_(linear->weight, dtype))
-        return -1;
-    linear->in_out = linear->weight->in_out;
-    return 1;
-}
-
 static int quantize(Module *module, DType dtype, const char *not_quantized)
 {
-    Linear *linear = module_as_linear(module);
+    const Linear *linear = module_as_linear(module);
     const char *path = memtrack_path_name(module->item.context->tracker, module->path);
-    int chosen =
-        linear && linear->weight && !linear->head && !linear->tied && !is_left_out(path, not_quantized);
-    int count = chosen && !dtype_is_quantized(linear->weight->dtype) ? quantize_linear(linear, dtype) : 0;
+    int chosen = linear && !linear->head && !is_left_out(path, not_quantized) &&
+                 !dtype_is_quantized(linear->weight->dtype);
+    int count = !chosen ? 0 : tensor_convert_(linear->weight, dtype) ? -1 : 1;
     for (int i = 0; i < module->child_count && count >= 0; i++) {
         int more = quantize(module->children[i], dtype, not_quantized);
         count = more < 0 ? -1 : count + more;

@@ -164,6 +164,27 @@ void host_free(Context *context, void *block, size_t bytes)
     memtrack_host_free(context->tracker, block, bytes);
 }
 
+enum { SIZED_HEAD = 64 }; /* blocks stay aligned */
+
+void *host_sized_alloc(size_t bytes, void *context)
+{
+    char *block = memtrack_host_alloc(((Context *)context)->tracker, bytes + SIZED_HEAD);
+    if (!block)
+        return NULL;
+    memcpy(block, &bytes, sizeof bytes);
+    return block + SIZED_HEAD;
+}
+
+void host_sized_free(void *block, void *context)
+{
+    size_t bytes;
+    if (!block)
+        return;
+    char *start = (char *)block - SIZED_HEAD;
+    memcpy(&bytes, start, sizeof bytes);
+    host_free(context, start, bytes + SIZED_HEAD);
+}
+
 int host_later(size_t bytes)
 {
     Context *context = context_here();

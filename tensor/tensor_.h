@@ -104,7 +104,7 @@ struct Context {
         DType dtype, quantized;
         int frozen;
         const char *not_quantized;
-    } weights; /* what parameters are made as (nn_set_weights) */
+    } weights;      /* what parameters are made as (nn_set_weights) */
     int draw_later; /* a model is being made that draws its weights at the end: fills at random only count */
     int meta, no_grad, in_backward;
     int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */
@@ -134,6 +134,10 @@ void *host_alloc(size_t bytes); /* zeroed */
  * host_free. */
 void *host_alloc_for(const char *maker, const char *what, size_t bytes);
 void host_free(Context *context, void *block, size_t bytes);
+/* Host memory for a library that does not say sizes when it frees, as PCRE2 wants the two: with the size
+ * before it. Nothing is raised; freeing NULL is fine. */
+void *host_sized_alloc(size_t bytes, void *context);
+void host_sized_free(void *block, void *context);
 /* On meta: notes that a run will take so many bytes of host memory here, for data that a plan does not read.
  * Returns meta. */
 int host_later(size_t bytes);
@@ -174,8 +178,8 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
 
 /* The same values in another type, in a storage of its own; the old one goes. A weight that is (in,out)
- * becomes (out,in) where the type is quantised, and back. Frozen from then on, unless it is f32. 0, also where
- * it is of the type already; or raises and changes nothing. */
+ * becomes (out,in) where the type is quantised, and back. Frozen from then on, unless it is f32. 0, also
+ * where it is of the type already; or raises and changes nothing. */
 int tensor_convert_(Tensor *tensor, DType dtype);
 /* The same with other values: the source gives them in the order in which the tensor is stored until then. */
 int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user);

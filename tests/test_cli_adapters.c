@@ -184,6 +184,21 @@ static void an_adapter_from_training_to_a_model(void **state)
     assert_string_equal(with, text);
 }
 
+static void a_random_base_is_said(void **state)
+{
+    (void)state;
+    static const char says[] =
+        "\nweights: random, and what adapters learn is of use on trained ones (--init)\n";
+    Outcome *o =
+        expect_code(RUN("train", SMALL, "--model", "llama-tiny", "--steps", "1", "--lora", "r=2"), 0);
+    assert_non_null(strstr(o->out, says));
+    o = expect_code(RUN("train", SMALL, "--model", "llama-tiny", "--steps", "1"), 0);
+    assert_null(strstr(o->out, "weights: "));
+    o = expect_code(RUN(TRAIN, "--steps", "1", "--lora", "r=2"), 0);
+    assert_null(strstr(o->out, "weights: random"));
+    assert_non_null(strstr(o->out, "\nweights: "));
+}
+
 /* Over itself, over another, and where it would be wrong. */
 static void where_adapters_go(void **state)
 {
@@ -252,6 +267,7 @@ int main(void)
         cmocka_unit_test(bytes_of_a_large_model),
         cmocka_unit_test(fit_tries_adapters),
         cmocka_unit_test(an_adapter_from_training_to_a_model),
+        cmocka_unit_test(a_random_base_is_said),
         cmocka_unit_test(where_adapters_go),
         cmocka_unit_test(a_run_is_resumed),
     };

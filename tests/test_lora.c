@@ -85,6 +85,20 @@ static void layers_are_chosen_by_name(void **state)
     }
 }
 
+static void a_list_of_names_has_an_end(void **state)
+{
+    static const ModuleClass many = {"many", 0, NULL};
+    (void)state;
+    Module *model = nn_module(&many);
+    for (int i = 10; i < 60; i++) {
+        char name[24];
+        snprintf(name, sizeof name, "projection_%d", i);
+        nn_add(model, name, nn_linear(2, 2, 0));
+    }
+    assert_int_equal(nn_add_lora(model, &(Lora){.targets = "other"}), -1);
+    assert_error(ERROR_ARGUMENT, "named projection_10, projection_11, ", ", projection_25, ...");
+}
+
 static void a_name_that_no_layer_has_is_refused(void **state)
 {
     (void)state;
@@ -651,9 +665,15 @@ static void an_optimizer_outlives_the_adapters(void **state)
 
 /* ---- Memory that runs out -------------------------------------------------------------------- */
 
-static int add_train_merge(void)
+static int has_half(void *user, const LoraLayer *layer)
 {
-    Module *model = small_model(&(Setting){.family = MODEL_LLAMA, .layers = 1});
+    (void)user;
+    return !layer->a != !layer->b;
+}
+
+static int add_train_merge(Module **made)
+{
+    Module *model = *made = small_model(&(Setting){.family = MODEL_LLAMA, .layers = 1});
     nn_add_lora(model, &(Lora){.rank = 2, .targets = "embed_tokens,q_proj,gate_proj", .dropout = 0.1f});
     nn_lora_parameters(model);
     if (!error_code()) {
@@ -670,13 +690,15 @@ static void every_allocation_fails(void **state)
     for (int n = 1;; n++) {
         Visit v = visit(&(ContextOptions){.threads = 1});
         memtrack_fail_nth((uint64_t)n);
-        int code = add_train_merge(), passed = memtrack_fail_pending();
+        Module *model;
+        int code = add_train_merge(&model), passed = memtrack_fail_pending();
         memtrack_fail_nth(0);
         if (passed)
             assert_int_equal(code, 0);
         else if (code != ERROR_MEMORY && code != ERROR_HOST_MEMORY)
             fail_msg("allocation %d failed, and the error is %d (%s)", n, code, error_message());
         error_clear();
+        assert_int_equal(nn_lora_layers(model, has_half, NULL), 0);
         leave(v);
         if (passed) {
             assert_true(n > 150);
@@ -692,6 +714,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(layers_are_chosen_by_name),
         TEST(a_name_that_no_layer_has_is_refused),
+        TEST(a_list_of_names_has_an_end),
         TEST(bad_settings_are_refused),
         TEST(layers_are_chosen_one_by_one),
         TEST(nothing_changes_before_the_first_step),

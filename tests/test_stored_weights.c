@@ -349,7 +349,7 @@ static void test_quantize(void **state)
         for (size_t k = 3; k < COUNT(kinds); k++)
             check_quantize((ModelFamily)family, kinds[k]);
     Module *model = small_model(&(Setting){.family = MODEL_LLAMA});
-    assert_int_equal(nn_quantize(model, &(Quantize){.not_quantized = "model.layers.0.mlp,v_proj"}), 3 + 6);
+    assert_int_equal(nn_quantize(model, &(Quantize){.not_quantized = "model.layers.0.mlp, v_proj"}), 3 + 6);
     assert_int_equal(nn_quantize(model, &(Quantize){.dtype = DTYPE_F16}), -1);
     assert_error(ERROR_ARGUMENT, "nn_quantize", "f16");
     for (int n = 1, passed = 0; !passed; n++) { /* what failed is as it was */

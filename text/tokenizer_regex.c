@@ -27,8 +27,7 @@ enum {
     STEPS_TEXT = 16 * STEPS_MAX, /* at all places of a text together, and STEPS_BYTE for each of its bytes */
     STEPS_BYTE = 64,
     STACK_MIN = 32 << 10,
-    STACK_MAX = 8 << 20,
-    BLOCK_HEAD = 64
+    STACK_MAX = 8 << 20
 };
 
 struct Pattern {
@@ -41,26 +40,6 @@ struct Pattern {
     int compiled;            /* to machine code */
     uint64_t spent, allowed; /* steps over the text at hand */
 };
-
-/* ---- Memory: PCRE2's blocks are in the host ledger, each with its size before it --------------- */
-
-static void *pcre_alloc(size_t bytes, void *context)
-{
-    char *block = memtrack_host_alloc(((Context *)context)->tracker, bytes + BLOCK_HEAD);
-    if (!block)
-        return NULL;
-    memcpy(block, &bytes, sizeof bytes);
-    return block + BLOCK_HEAD;
-}
-
-static void pcre_free(void *block, void *context)
-{
-    size_t bytes;
-    if (!block)
-        return;
-    memcpy(&bytes, (char *)block - BLOCK_HEAD, sizeof bytes);
-    memtrack_host_free(((Context *)context)->tracker, (char *)block - BLOCK_HEAD, bytes + BLOCK_HEAD);
-}
 
 /* ---- Rewriting ------------------------------------------------------------------------------- */
 
@@ -386,7 +365,7 @@ Pattern *pattern_create(Context *context, const char *where, const char *text, s
     }
     p->context = context;
     pattern_begin(p, 0);
-    p->memory = pcre2_general_context_create(pcre_alloc, pcre_free, context);
+    p->memory = pcre2_general_context_create(host_sized_alloc, host_sized_free, context);
     int status = p->memory ? text_reserve(context, &r.out, length)
                            : error_raise(ERROR_HOST_MEMORY, "%s: no host memory for the pattern", where);
     status = status ? status : rewrite_all(&r);
