@@ -33,7 +33,7 @@ static const Flag flags[] = {
     {"--epochs", FLAG_INT, AT(epochs), "N", .help = "passes over the data, instead of --steps", .low = 1},
     {"--optimizer", FLAG_NAME, AT(optimizer), "NAME",
      .help = "sgd[-momentum|-nesterov] rmsprop adagrad adam adamw"},
-    {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (by model; with --init 2e-5)"},
+    {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (by model; --init 2e-5, --lora 2e-4)"},
     {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X",
      .help = "on all but norms and biases (adamw 0.01; else 0)"},
     {"--schedule", FLAG_NAME, AT(schedule), "NAME", .help = "of --lr: constant, linear or cosine (cosine)"},

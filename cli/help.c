@@ -53,6 +53,7 @@ static const Help pages[] = {
      "--inference plans inference instead of training: weights, cache and workspace.",
      NEED_FLAGS " --textbook --inference --prefill --json",
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
+                 "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"},
     {"compare", "what each lever saves; or each combination of --batch 1,2,4",
      "Plans the training as it is and with each lever at the same effective batch:\n"

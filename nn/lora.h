@@ -1,11 +1,11 @@
 /* lora: low-rank adapters beside frozen weights (Hu et al., "LoRA", arXiv 2106.09685), as PEFT computes them:
  * y = base(x) + scale B (A dropout(x)).
  *
- * A linear layer keeps its weight W (out,in), which is no longer trained, and gets A (rank,in) and B
- * (out,rank), which are: f32, whatever W is stored as. Their names are PEFT's, "q_proj.lora_A.weight" and
- * "q_proj.lora_B.weight" under the layer's own; nn_parameters lists them like any other. An embedding
- * (vocab,dim) gets "lora_embedding_A" (vocab,rank), which PEFT's files store transposed, and
- * "lora_embedding_B" (dim,rank).
+ * A linear layer keeps its weight W (out,in), which is no longer trained. It gets A (rank,in) and B
+ * (out,rank), which are trained, in f32 whatever W is stored as. Their names are PEFT's,
+ * "q_proj.lora_A.weight" and "q_proj.lora_B.weight" under the layer's own; nn_parameters lists them like any
+ * other. An embedding (vocab,dim) gets "lora_embedding_A" (vocab,rank), which PEFT's files store transposed,
+ * and "lora_embedding_B" (dim,rank).
  */
 #ifndef BRIM_LORA_H
 #define BRIM_LORA_H
@@ -26,12 +26,12 @@ typedef struct Lora {
     int rslora; /* 1: scale = alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732) */
 } Lora;
 
-/* Freezes every parameter of the model (tensor_set_requires_grad) and adds an adapter to each layer that
- * `targets` names. A is uniform within 1/sqrt(in) and B is 0 (of an embedding A is 0 and B normal(0, 1)), so
- * that nothing changes before the first step. Call it before the optimizer is made. lora may be NULL. Returns
- * how many layers have an adapter now, or -1: ERROR_ARGUMENT (a name that no layer has: the message lists
- * those there are; settings out of range; a layer that has one already), and nothing has changed; or
- * ERROR_MEMORY, ERROR_HOST_MEMORY, and all is frozen and some layers have one. */
+/* Freezes every parameter of the model but adapters that are there (tensor_set_requires_grad), and adds an
+ * adapter to each layer that `targets` names. A is uniform within 1/sqrt(in) and B is 0 (of an embedding A is
+ * 0 and B normal(0, 1)), so that nothing changes before the first step. Call it before the optimizer is made.
+ * lora may be NULL. Returns how many layers have an adapter now, or -1: ERROR_ARGUMENT (a name that no layer
+ * has: the message lists those there are; settings out of range; a layer that has one already), and nothing
+ * has changed; or ERROR_MEMORY, ERROR_HOST_MEMORY, and all is frozen and some layers have one. */
 BRIM_API int nn_add_lora(Module *model, const Lora *lora);
 
 /* A layer that can have an adapter, and what it has. */
@@ -57,8 +57,8 @@ BRIM_API int nn_add_lora_by(Module *model, LoraChoose choose, void *user);
 typedef int (*LoraVisit)(void *user, const LoraLayer *layer);
 BRIM_API int nn_lora_layers(Module *model, LoraVisit visit, void *user);
 BRIM_API int nn_lora_count(Module *model); /* of adapters */
-/* The parameters that are trained: of the adapters, and what else requires a gradient since. Valid until it
- * is called again. */
+/* The parameters that require a gradient now: those of adapters, and others that were made to since. Valid
+ * until it is called again. */
 BRIM_API TensorList nn_lora_parameters(Module *model);
 
 /* Adds scale B A to each weight, in f32, stores the sum as dtype (f32, bf16 or f16; rounded once), and

@@ -38,8 +38,8 @@ typedef struct Weights {
                                   dot, or its end; NULL = none. Not copied */
 } Weights;
 /* Sets it for the current context; NULL is the defaults: f32, trained. Values are rounded once, from f32, as
- * they are drawn, filled in or loaded; there is no f32 copy. Of f32 and frozen 16-bit weights GPT-2's
- * projections are (in,out); quantised ones are always (out,in). Returns 0 or raises ERROR_ARGUMENT. */
+ * they are drawn, filled in or loaded; there is no f32 copy. GPT-2's projections are (in,out) in f32 and
+ * 16 bit; quantised matrices are always (out,in). Returns 0 or raises ERROR_ARGUMENT. */
 BRIM_API int nn_set_weights(const Weights *weights);
 
 typedef struct Quantize {
@@ -47,9 +47,9 @@ typedef struct Quantize {
     const char *not_quantized; /* as in Weights */
 } Quantize;
 /* Quantises the weights of a model's linear layers that exist already, but for heads and what is tied: one
- * after the other, so that of one at a time there are both. They are frozen then. Call it before the
- * optimizer is made; better is nn_set_weights, before the model is made. Returns how many were quantised
- * (those that were already are none), or -1 after raising; then some may be. options may be NULL. */
+ * after the other, so that only one exists in both forms at a time. They are frozen then. Call it before the
+ * optimizer is made. nn_set_weights before the model is made takes less memory. Returns how many were
+ * quantised (those that were already are none), or -1 after raising; then some may be. options may be NULL. */
 BRIM_API int nn_quantize(Module *model, const Quantize *options);
 
 /* A module of this class, without parameters or children yet. NULL without memory. */
@@ -171,8 +171,7 @@ typedef struct KvCache KvCache;
 BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
 typedef struct KvCacheOptions {
     int batch, max_tokens;
-    DType
-        dtype; /* of keys and values: f32 (0), or bf16 or f16, to which they are rounded as they are put in */
+    DType dtype; /* of keys and values: f32 (0), bf16 or f16; they are rounded as they are put in */
 } KvCacheOptions;
 BRIM_API KvCache *nn_kv_cache_of(Module *model, const KvCacheOptions *options); /* the same with a type */
 BRIM_API void nn_kv_cache_free(KvCache *cache);                                 /* NULL is fine */

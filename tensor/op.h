@@ -105,8 +105,7 @@ typedef struct OpRow {
     const char *name;
     /* Checks shapes and fills call->plan; returns 0, or raises an error and returns non-zero. */
     int (*shape)(OpCall *call);
-    /* Where an element of the input named by `checked` is bad, *call->run->fault is the index of the first.
-     */
+    /* Puts the index of the first bad element of the input named by `checked` into *call->run->fault. */
     void (*forward)(OpCall *call);
     void (*backward)(OpCall *call); /* NULL when every gradient passes */
     /* Writes call->out once more, in backward, from what this op keeps. For cheap ops that keep as much as

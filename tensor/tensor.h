@@ -81,8 +81,8 @@ BRIM_API int tensor_has_grad(const Tensor *tensor);
 /* Frees the gradient; the next backward starts from nothing. */
 BRIM_API void tensor_drop_grad(Tensor *tensor);
 BRIM_API int tensor_requires_grad(const Tensor *tensor); /* 1: backward reaches it */
-/* A frozen parameter's gradient is not computed (component FROZEN). Only for leaves, and of f32 (others stay
- * frozen). */
+/* A frozen parameter's gradient is not computed (component FROZEN). Only for leaves (else ERROR_STATE); what
+ * is not f32 stays frozen (1 is ERROR_ARGUMENT). */
 BRIM_API void tensor_set_requires_grad(Tensor *tensor, int requires_grad);
 /* Keeps the data after tensor_backward (costs its bytes for the scope's life). Returns its argument. */
 BRIM_API Tensor *tensor_keep(Tensor *tensor);
