@@ -47,6 +47,12 @@ int path_join(char out[PATH_BYTES], const char *directory, const char *name)
     return error_raise(ERROR_FILE, "%s: the path is too long", shown);
 }
 
+int file_same_version(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+           a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
 /* A link into /proc, as /dev/stdout is, stands for something open. */
 int path_is_file(const char *path)
 {

@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 enum { PATH_BYTES = 4096, FILE_LABEL = 128, FILE_BUFFER = 4096 };
@@ -17,6 +18,7 @@ int path_join(char out[PATH_BYTES], const char *directory, const char *name);
 int path_is_directory(const char *path);
 /* One file or directory by whatever names; NULL is none. */
 int path_same(const char *a, const char *b);
+int file_same_version(const struct stat *a, const struct stat *b); /* one file, not written in between */
 int path_is_file(const char *path); /* or nothing yet; not what stands for something open, as /dev/stdout */
 
 /* A regular, non-empty file of at most `most` bytes: its descriptor and size, or -1 with ERROR_FILE raised.

@@ -57,16 +57,15 @@ Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
     return bracket;
 }
 
-/* ---- As text --------------------------------------------------------------------------------- */
-
-static void __attribute__((format(printf, 2, 3))) say(LeverText *out, const char *format, ...)
+uint64_t bracket_frozen_bytes(const Bracket *b)
 {
-    size_t used = strlen(out->text);
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(out->text + used, sizeof out->text - used, format, arguments);
-    va_end(arguments);
+    uint64_t bytes = 0;
+    for (int i = 0; i < b->frozen_kinds; i++)
+        bytes += b->frozen[i].bytes;
+    return bytes;
 }
+
+/* ---- As text --------------------------------------------------------------------------------- */
 
 static double each(const Stored *stored)
 {
@@ -89,9 +88,9 @@ LeverText bracket_text(const Bracket *b)
 {
     LeverText out = {""};
     for (int i = 0; i < b->frozen_kinds; i++)
-        say(&out, "%s%.3g x %s", i ? " + " : "base ", each(&b->frozen[i]),
+        lever_add(&out, "%s%.3g x %s", i ? " + " : "base ", each(&b->frozen[i]),
             short_count(b->frozen[i].count).text);
-    say(&out, "%s%s %.3g + %d + %d = %.3g bytes x %s", b->frozen_kinds ? " frozen; " : "",
+    lever_add(&out, "%s%s %.3g + %d + %d = %.3g bytes x %s", b->frozen_kinds ? " frozen; " : "",
         b->adapters ? "adapters" : "trained", each(&b->trained), b->gradient, b->states,
         each(&b->trained) + b->gradient + b->states, report_count(b->trained.count).text);
     return out;
@@ -111,4 +110,10 @@ json_t *bracket_json(const Bracket *b)
     json_object_set_new(trained, "gradient_bytes", json_integer(b->gradient * b->trained.count));
     json_object_set_new(trained, "state_bytes", json_integer(b->states * b->trained.count));
     return json_pack("{s:o, s:o}", "frozen", frozen, "trained", trained);
+}
+
+void bracket_add_trained(json_t *object, const Bracket *b)
+{
+    if (b->adapters)
+        json_object_set_new(object, "trained", json_integer((json_int_t)b->trained.count));
 }

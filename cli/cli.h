@@ -96,6 +96,7 @@ int parse_size(const char *name, const char *text, uint64_t *out); /* 0 or EXIT_
 typedef struct LeverText {
     char text[1200];
 } LeverText;
+void lever_add(LeverText *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 LeverText checkpoint_text(const CheckpointChoice *choice);
 /* "fp32", "bf16"; "nf4, rest bf16" where linear layers are quantised. */
 LeverText weights_text(const Options *options);
@@ -124,6 +125,9 @@ Bracket bracket_of(const Options *options, Module *model, const Optimizer *optim
 /* "base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040" */
 LeverText bracket_text(const Bracket *bracket);
 json_t *bracket_json(const Bracket *bracket);
+/* Where adapters are trained, how many parameters they have, as "trained". */
+void bracket_add_trained(json_t *object, const Bracket *bracket);
+uint64_t bracket_frozen_bytes(const Bracket *bracket);
 
 /* The script of train, plan, compare and fit; config is a Training. What a run leaves behind is in the same
  * struct. */
@@ -132,7 +136,6 @@ typedef struct Training {
     TrainLog *log;                             /* NULL = none */
     Saving *saving;                            /* NULL = neither saves nor resumes */
     int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
-    int64_t trained;                           /* of the parameters, or of the adapters beside them */
     Bracket bracket;
     IoSize save_size, export_size;    /* of one save, of the export; 0 = there is none */
     int blocks;                       /* repeated ones, that --checkpoint is about */

@@ -46,6 +46,7 @@ static const struct {
     {"--keep", "--save", " DIR", NULL, NULL, NULL},
     {"--export-dtype", "--export", " DIR", NULL, NULL, NULL},
     {"--export-shard", "--export", " DIR", NULL, NULL, NULL},
+    {"--overwrite", "--export", " DIR", NULL, "--export-adapter", " or --export-adapter DIR"},
     {"--resize-vocab", "--init", " PATH", NULL, NULL, NULL},
     {"--prefill", "--inference", "", NULL, NULL, NULL},
     {"--merge", "--export", " DIR", NULL, NULL, NULL},

@@ -60,15 +60,6 @@ uint64_t fit_pytorch(const Fit *fit)
 
 /* ---- The sentence ---------------------------------------------------------------------------- */
 
-static void __attribute__((format(printf, 2, 3))) say(LeverText *out, const char *format, ...)
-{
-    size_t used = strlen(out->text);
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(out->text + used, sizeof out->text - used, format, arguments);
-    va_end(arguments);
-}
-
 /* "t4, rtx-3090 and h200": those of which `best` is the best row; NULL: those that have none. */
 static void say_cards(LeverText *out, const Fit *fit, const Method *best)
 {
@@ -78,7 +69,7 @@ static void say_cards(LeverText *out, const Fit *fit, const Method *best)
     for (int i = 0; i < fit->cards; i++)
         if (fit_best(fit, i) == best) {
             left--;
-            say(out, "%s%s", !said++ ? "" : left ? ", " : " and ", fit->title[i]);
+            lever_add(out, "%s%s", !said++ ? "" : left ? ", " : " and ", fit->title[i]);
         }
 }
 
@@ -86,12 +77,12 @@ static void say_with(LeverText *out, const Fit *fit, const Method *m)
 {
     const Plan *first = &fit->method[0].variant.plan, *plan = &m->variant.plan;
     if (!m->variant.pulled) {
-        say(out, " as it is");
+        lever_add(out, " as it is");
         return;
     }
-    say(out, " with %s", levers_text(&m->variant.options, fit->options).text);
+    lever_add(out, " with %s", levers_text(&m->variant.options, fit->options).text);
     if (plan->step_flops > 1.005 * first->step_flops)
-        say(out, " (%.2f times the FLOPs)", plan->step_flops / first->step_flops);
+        lever_add(out, " (%.2f times the FLOPs)", plan->step_flops / first->step_flops);
 }
 
 /* Of the cards that are known by name. */
@@ -100,11 +91,11 @@ static void say_smallest_card(LeverText *out, const Fit *fit, uint64_t needs)
     for (int i = 0; device_card_at(i); i++) {
         const Card *card = device_card_at(i);
         if (card->bytes >= fit->options->reserve && card->bytes - fit->options->reserve >= needs) {
-            say(out, "the smallest card that takes it is %s", card->name);
+            lever_add(out, "the smallest card that takes it is %s", card->name);
             return;
         }
     }
-    say(out, "no card of `brim gpus` takes it");
+    lever_add(out, "no card of `brim gpus` takes it");
 }
 
 static void say_none(LeverText *out, const Fit *fit, int others)
@@ -112,9 +103,9 @@ static void say_none(LeverText *out, const Fit *fit, int others)
     const Method *least = least_need(fit);
     LeverText flags = levers_text(&least->variant.options, fit->options);
     uint64_t needs = least->variant.plan.memory.stats.needs;
-    say(out, "%s fits ", others ? "; nothing here" : "Nothing here");
+    lever_add(out, "%s fits ", others ? "; nothing here" : "Nothing here");
     say_cards(out, fit, NULL);
-    say(out, ": the least need is %s%s%s; ", report_size(needs).text, flags.text[0] ? ", with " : "",
+    lever_add(out, ": the least need is %s%s%s; ", report_size(needs).text, flags.text[0] ? ", with " : "",
         flags.text);
     say_smallest_card(out, fit, needs);
 }
@@ -132,7 +123,7 @@ LeverText fit_verdict(const Fit *fit)
         without += !best;
         if (known || !best)
             continue;
-        say(&out, count ? "; " : "It fits ");
+        lever_add(&out, count ? "; " : "It fits ");
         say_cards(&out, fit, best);
         say_with(&out, fit, best);
         said[count++] = best;
@@ -140,6 +131,6 @@ LeverText fit_verdict(const Fit *fit)
     }
     if (without)
         say_none(&out, fit, count);
-    say(&out, adapters ? ". With --lora adapters are trained instead of the weights." : ".");
+    lever_add(&out, adapters ? ". With --lora adapters are trained instead of the weights." : ".");
     return out;
 }

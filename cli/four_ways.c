@@ -47,8 +47,7 @@ static void fill_states(Way *way)
     way->part[PART_TRAINED] = (int64_t)b->trained.bytes;
     way->part[PART_GRADIENTS] = b->trained.count * b->gradient;
     way->part[PART_STATES] = b->trained.count * b->states;
-    for (int i = 0; i < b->frozen_kinds; i++)
-        way->part[PART_FROZEN] += (int64_t)b->frozen[i].bytes;
+    way->part[PART_FROZEN] = (int64_t)bracket_frozen_bytes(b);
 }
 
 /* What the peak has beside them. */

@@ -78,16 +78,25 @@ static int note_tokens(void *user, const int32_t *tokens, int batch)
     return 0;
 }
 
+/* As it is written with, or NULL with an error raised. */
+static Module *make_model(Writing *w)
+{
+    const Options *o = w->options;
+    store_weights(o);
+    Module *model = nn_model(&o->preset);
+    w->parameters = nn_parameter_count(model); /* without adapters */
+    if (!load_initial(o, model))
+        add_adapters(o, model);
+    return error_code() ? NULL : model;
+}
+
 static int writing_script(void *config)
 {
     Writing *w = config;
     const Options *o = w->options;
-    store_weights(o);
-    Module *model = nn_model(&o->preset);
-    w->parameters = nn_parameter_count(model);
-    if (load_initial(o, model))
+    Module *model = make_model(w);
+    if (!model)
         return error_code();
-    add_adapters(o, model);
     w->started = clock_now();
     return nn_generate(
         model,
@@ -116,12 +125,9 @@ static int forward_script(void *config)
 {
     Writing *w = config;
     const Options *o = w->options;
-    store_weights(o);
-    Module *model = nn_model(&o->preset);
-    w->parameters = nn_parameter_count(model);
-    if (load_initial(o, model))
+    Module *model = make_model(w);
+    if (!model)
         return error_code();
-    add_adapters(o, model);
     nn_eval(model);
     tensor_no_grad_begin();
     int scope = tensor_scope_begin();

@@ -227,15 +227,6 @@ void levers_to_optimizer(const Options *o, Optimizer *optimizer)
 
 /* ---- As text --------------------------------------------------------------------------------- */
 
-static void __attribute__((format(printf, 2, 3))) append(LeverText *out, const char *format, ...)
-{
-    size_t used = strlen(out->text);
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(out->text + used, sizeof out->text - used, format, arguments);
-    va_end(arguments);
-}
-
 int option_varies(const Options *o, const char *flag)
 {
     size_t length = strlen(flag);
@@ -257,7 +248,7 @@ LeverText levers_title(const Options *o)
         int show = title.text[0] && lever_means(lever, o) && !option_varies(o, lever->flag) &&
                    !(models && lever->model_decides);
         if (show)
-            append(&out, "%s%s", !out.text[0] ? "" : lever->joins && shown ? " x " : "  ", title.text);
+            lever_add(&out, "%s%s", !out.text[0] ? "" : lever->joins && shown ? " x " : "  ", title.text);
         shown = show || (shown && lever->joins);
     }
     return out;
@@ -276,9 +267,9 @@ LeverText levers_text(const Options *o, const Options *from)
         const Lever *lever = &levers[i];
         if (!differs(lever, o, from))
             continue;
-        append(&out, "%s%s", out.text[0] ? " " : "", lever->flag);
+        lever_add(&out, "%s%s", out.text[0] ? " " : "", lever->flag);
         if (!flag_is_switch(lever->flag))
-            append(&out, " %s", flag_text(lever->flag, o).text);
+            lever_add(&out, " %s", flag_text(lever->flag, o).text);
     }
     return out;
 }
@@ -329,7 +320,7 @@ LeverText levers_csv_heading(void)
     LeverText out = {""};
     for (int i = 0; i < LEVERS; i++)
         if (levers[i].where & LEVER_CSV)
-            append(&out, "%s%s", out.text[0] ? "," : "", key_of(&levers[i]).text);
+            lever_add(&out, "%s%s", out.text[0] ? "," : "", key_of(&levers[i]).text);
     return out;
 }
 
@@ -337,7 +328,7 @@ LeverText levers_csv_heading(void)
 static void append_csv(LeverText *out, const char *value)
 {
     const char *quote = strchr(value, ',') ? "\"" : "";
-    append(out, "%s%s%s%s", out->text[0] ? "," : "", quote, value, quote);
+    lever_add(out, "%s%s%s%s", out->text[0] ? "," : "", quote, value, quote);
 }
 
 LeverText levers_csv(const Options *o)

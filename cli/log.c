@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "levers_.h"
-#include "lora.h"
 
 int train_log_prepare(TrainLog *log, const char *path)
 {
@@ -38,8 +37,7 @@ static json_t *run_json(const Training *training, const Plan *plan)
                             nn_family(o->preset.family)->name, "parameters", (json_int_t)training->parameters,
                             "command", command, "options", options_json(o, training->steps), "plan",
                             json_memory(&plan->memory, NULL));
-    if (has_adapters(o))
-        json_object_set_new(all, "trained", json_integer((json_int_t)training->trained));
+    bracket_add_trained(all, &training->bracket);
     return all;
 }
 

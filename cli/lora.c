@@ -97,11 +97,10 @@ int check_adapters(const Options *o)
     LoraChoice choice;
     if (o->lora && lora_parse(o->lora, &choice))
         return EXIT_USAGE;
-    if (o->merge && !has_adapters(o))
-        return usage("--merge needs adapters: --lora r=16,alpha=32 makes some, --adapter DIR reads some");
-    if (o->export_adapter && !has_adapters(o))
-        return usage(
-            "--export-adapter needs adapters: --lora r=16,alpha=32 makes some, --adapter DIR reads some");
+    const char *of_adapters = o->merge ? "--merge" : o->export_adapter ? "--export-adapter" : NULL;
+    if (of_adapters && !has_adapters(o))
+        return usage("%s needs adapters: --lora r=16,alpha=32 makes some, --adapter DIR reads some",
+                     of_adapters);
     if (o->export && has_adapters(o) && !o->merge)
         return usage("--export writes a whole model, and this run trains adapters: --merge adds them to its "
                      "weights, --export-adapter DIR writes them alone");
@@ -146,14 +145,12 @@ LeverText lora_title(const Options *o)
     if (!o->lora || lora_parse(o->lora, &c))
         return out;
     int named = c.targets[0] && strcmp(c.targets, "all") != 0;
-    snprintf(out.text, sizeof out.text, "LoRA r %d, alpha %g, %.120s", c.lora.rank ? c.lora.rank : 8,
-             c.lora.alpha > 0 ? (double)c.lora.alpha : 8.0, named ? c.targets : "all layers");
-    size_t used = strlen(out.text);
+    lever_add(&out, "LoRA r %d, alpha %g, %.120s", c.lora.rank ? c.lora.rank : 8,
+              c.lora.alpha > 0 ? (double)c.lora.alpha : 8.0, named ? c.targets : "all layers");
     if (c.lora.dropout > 0)
-        used +=
-            (size_t)snprintf(out.text + used, sizeof out.text - used, ", dropout %g", (double)c.lora.dropout);
+        lever_add(&out, ", dropout %g", (double)c.lora.dropout);
     if (c.lora.rslora)
-        snprintf(out.text + used, sizeof out.text - used, ", rslora");
+        lever_add(&out, ", rslora");
     return out;
 }
 

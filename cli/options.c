@@ -30,13 +30,39 @@ static SayLine writer_names(void)
     return line;
 }
 
+/* As safetensors call them; the names of --weights are taken too. */
+static int check_export_dtype(Options *o)
+{
+    enum { DTYPES = 3 };
+    static const char *const names[] = {"f32", "f16", "bf16", "fp32", "fp16", NULL};
+    int found = 0;
+    if (o->export_dtype && parse_choice("--export-dtype", "f32, f16, bf16", o->export_dtype, names, &found))
+        return EXIT_USAGE;
+    if (o->export_dtype)
+        o->export_dtype = names[found % DTYPES];
+    return 0;
+}
+
+/* A run of no steps only writes what it reads. */
+static int check_steps(Options *o, int given)
+{
+    if (!given && !o->epochs)
+        o->steps = 300;
+    if (!given || o->steps)
+        return 0;
+    if (o->epochs)
+        return usage("--steps excludes --epochs %d: they say the same thing twice; use one of the two",
+                     o->epochs);
+    if (!o->export && !o->export_adapter)
+        return usage("--steps must be 1 or more, not '0', unless --export or --export-adapter writes what "
+                     "is not trained");
+    return 0;
+}
+
 static int check_names(const Options *o)
 {
     static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
-    static const char *const dtypes[] = {"f32", "f16", "bf16", NULL};
     int found;
-    if (o->export_dtype && parse_choice("--export-dtype", "f32, f16, bf16", o->export_dtype, dtypes, &found))
-        return EXIT_USAGE;
     if (!optim_rule(o->optimizer))
         return usage("--optimizer must be one of %s, not '%s'", optimizer_names().text, o->optimizer);
     return parse_choice("--schedule", "constant, linear, cosine", o->schedule, schedules, &found);
@@ -74,8 +100,6 @@ static int check_levers(Options *o)
             o->export);
     if (check_adapters(o))
         return EXIT_USAGE;
-    if (o->overwrite && !o->export && !o->export_adapter)
-        return usage("--overwrite needs --export DIR or --export-adapter DIR");
     o->export_dtype = o->export_dtype ? o->export_dtype : "f32";
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
@@ -377,6 +401,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     if (!status)
         status = check_names(o);
     if (!status)
+        status = check_export_dtype(o);
+    if (!status)
         status = check_device(o, command);
     if (!status && (follow_cache(&o->init) || follow_cache(&o->tokenizer) || follow_model(o)))
         status = EXIT_USAGE;
@@ -398,8 +424,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
         status = check_textbook(o, all);
     if (!status && o->prompt && !o->sample && !o->generate && strcmp(command, "demo") != 0)
         status = usage("--prompt needs --sample N: the tokens to write behind it");
-    if (!status && !o->steps && !o->epochs)
-        o->steps = 300;
+    if (!status)
+        status = check_steps(o, was_given(all, "--steps"));
     return status;
 }
 

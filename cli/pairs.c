@@ -13,6 +13,7 @@ static struct {
     PairsLengths *lengths;
     char data[PATH_BYTES], tokenizer[PATH_BYTES];
     int replace;
+    int64_t vocab; /* that all ids are below */
 } measured;
 
 static int replaces(const Options *o)
@@ -82,7 +83,7 @@ static int is_measured(const Options *o)
 {
     const char *tokenizer = o->tokenizer ? o->tokenizer : "";
     return measured.lengths && !strcmp(measured.data, o->data) && !strcmp(measured.tokenizer, tokenizer) &&
-           measured.replace == replaces(o);
+           measured.replace == replaces(o) && measured.vocab <= nn_preset_vocab(&o->preset);
 }
 
 void forget_pairs(void)
@@ -103,6 +104,7 @@ static const PairsLengths *measure(const Options *o, const PairsOptions *p)
     snprintf(measured.data, sizeof measured.data, "%s", o->data);
     snprintf(measured.tokenizer, sizeof measured.tokenizer, "%s", o->tokenizer ? o->tokenizer : "");
     measured.replace = replaces(o);
+    measured.vocab = nn_preset_vocab(&o->preset);
     return lengths;
 }
 

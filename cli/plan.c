@@ -7,7 +7,6 @@
 #include "../base/plural_.h"
 #include "../estimate/textbook.h"
 #include "cli.h"
-#include "lora.h"
 
 static ReportUnit unit_of(const Plan *plan)
 {
@@ -199,8 +198,7 @@ static void plan_json(const Options *o, const Training *t, const Plan *plan)
                   "step_flops", plan->step_flops, "checkpoint", checkpoint_text(&o->checkpoint).text,
                   "packer", plan->packer, "memory", json_memory(&plan->memory, NULL), "largest_at_peak",
                   largest_json(plan), "places_at_peak", places_json(plan));
-    if (has_adapters(o))
-        json_object_set_new(all, "trained", json_integer((json_int_t)t->trained));
+    bracket_add_trained(all, &t->bracket);
     json_print(all);
 }
 

@@ -3,6 +3,7 @@
 #include <limits.h>
 
 #include "../base/plural_.h"
+#include "../text/input_.h"
 #include "variants_.h"
 
 RunOptions run_options(const Options *o)
@@ -21,10 +22,13 @@ RunOptions run_options(const Options *o)
 static void say_if_data_is_short(const Options *o, int64_t samples)
 {
     int64_t step = (int64_t)o->batch * o->accumulate;
-    if (samples < step)
-        note("%s %s %" PRId64 " sample%s, so a step has that many, not %" PRId64,
-             o->max_samples ? "--max-samples leaves" : o->data, o->max_samples ? "only" : "has", samples,
-             plural(samples), step);
+    char shown[FILE_LABEL];
+    if (samples >= step)
+        return;
+    text_input_label(shown, o->data);
+    note("%s %s %" PRId64 " sample%s, so a step has that many, not %" PRId64,
+         o->max_samples ? "--max-samples leaves" : shown, o->max_samples ? "only" : "has", samples,
+         plural(samples), step);
 }
 
 int plan_or_say(const Options *o, Training *training, Plan *plan)

@@ -6,7 +6,6 @@
 #include "../estimate/formulae.h"
 #include "../estimate/textbook.h"
 #include "cli.h"
-#include "lora.h"
 
 enum { RULE = 52, COLUMN = 9 };
 
@@ -68,28 +67,21 @@ static void korthikanti(const Rules *r)
                                                  : "masks are not stored, and scores once");
 }
 
-static double stored_bytes(const Bracket *b)
-{
-    uint64_t bytes = b->trained.bytes;
-    for (int i = 0; i < b->frozen_kinds; i++)
-        bytes += b->frozen[i].bytes;
-    return (double)bytes;
-}
-
 void rules_print(FILE *out, const Options *o, const Training *t, const Plan *plan)
 {
     const MemStats *s = &plan->memory.stats;
     ReportUnit unit = report_unit(s->peak);
     double n = (double)t->parameters;
     Rules r = {out, unit, o, s, n};
-    int states = optim_rule(o->optimizer)->states, adapters = has_adapters(o);
-    double trained = (double)t->bracket.trained.count;
+    const Bracket *b = &t->bracket;
+    int states = optim_rule(o->optimizer)->states, adapters = b->adapters;
+    double trained = (double)b->trained.count;
     char title[64], label[64];
     snprintf(title, sizeof title, "THE RULES FOR THIS RUN, %s", unit.name);
     snprintf(label, sizeof label, "optimizer states: %d x 4 bytes each", states);
     fprintf(out, "\n%-*s%*s%*s%*s\n", RULE, title, COLUMN, "by rule", COLUMN, "own peak", COLUMN, "at peak");
     if (adapters)
-        row(&r, "parameters: as they are stored, and adapters", stored_bytes(&t->bracket),
+        row(&r, "parameters: as they are stored, and adapters", (double)(b->trained.bytes + bracket_frozen_bytes(b)),
             MEM_GROUP_PARAMETERS, "");
     else
         row(&r, "parameters: 4 bytes each", 4 * n, MEM_GROUP_PARAMETERS, "");

@@ -61,6 +61,15 @@ void line_add(SayLine *line, const char *format, ...)
     va_end(arguments);
 }
 
+void lever_add(LeverText *text, const char *format, ...)
+{
+    size_t used = strlen(text->text);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text->text + used, sizeof text->text - used, format, arguments);
+    va_end(arguments);
+}
+
 static int columns_of(const char *text, size_t bytes)
 {
     int columns = 0;

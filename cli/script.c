@@ -159,7 +159,7 @@ static Optimizer *make_optimizer(const Options *o, Module *model, int64_t steps)
                                  : !strcmp(o->schedule, "linear") ? SCHEDULE_LINEAR
                                                                   : SCHEDULE_CONSTANT,
                          .warmup = warmup < steps ? warmup : steps,
-                         .total = steps,
+                         .total = steps ? steps : 1, /* of a run that only exports */
                          .min_ratio = 0.1f};
     if (optimizer) {
         optim_set_lr(optimizer, lr); /* also when it is 0 */
@@ -294,7 +294,6 @@ static int session_open(Session *s)
     s->training->first = s->first;
     if (!error_code())
         s->training->bracket = bracket_of(o, s->model, s->optimizer);
-    s->training->trained = s->training->bracket.trained.count;
     s->training->samples = data_samples(s->train);
     s->training->blocks = nn_block_count(s->model);
     s->training->steps = s->steps;

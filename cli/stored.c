@@ -9,8 +9,9 @@ typedef struct Named {
     DType dtype;
 } Named;
 
-/* What stands first is the usual one. */
-static const Named weights[] = {{"fp32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {"fp16", DTYPE_F16}};
+/* What stands first is the usual one; of two names of a type the first is printed. */
+static const Named weights[] = {
+    {"fp32", DTYPE_F32}, {"bf16", DTYPE_BF16}, {"fp16", DTYPE_F16}, {"f32", DTYPE_F32}, {"f16", DTYPE_F16}};
 static const Named quantized[] = {
     {"none", DTYPE_F32}, {"nf4", DTYPE_NF4}, {"nf4-plain", DTYPE_NF4_PLAIN}, {"int8", DTYPE_INT8}};
 enum { WEIGHTS = sizeof weights / sizeof weights[0], QUANTIZED = sizeof quantized / sizeof quantized[0] };

@@ -1,5 +1,4 @@
 /* brim tokenize: a tokenizer trained on a text, a text as a .bin of ids, ids as text. */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,16 +88,7 @@ static int parse(Request *r, int argc, char **argv)
 
 static int number(const char *name, const char *text, int64_t low, int64_t high, int64_t *out)
 {
-    char *end;
-    if (!text)
-        return 0;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (errno || end == text || *end || value < low || value > high)
-        return usage("%s must be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", name, low, high,
-                     text);
-    *out = value;
-    return 0;
+    return text ? parse_whole(name, text, low, high, out) : 0;
 }
 
 static int replaces(const Request *r)

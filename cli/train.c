@@ -21,8 +21,7 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
                             (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
                             json_number(r->loss_last), "validation", validation, "tokens_per_second",
                             r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
-    if (has_adapters(o))
-        json_object_set_new(all, "trained", json_integer((json_int_t)t->trained));
+    bracket_add_trained(all, &t->bracket);
     if (saving_resumes(t->saving))
         json_object_set_new(all, "steps_before", json_integer(t->first));
     if (t->saving->saved >= 0)
@@ -134,12 +133,12 @@ static void print_origin(const Options *o, const Training *t)
 }
 
 /* Not where a panel stands in place of the lines. */
-static void print_line_heading(const Options *o)
+static void print_line_heading(const Options *o, int64_t steps)
 {
     PanelStyle style;
-    if (!o->quiet && report_terminal(stdout, &style) && report_panel_fits(&style))
+    if (!o->quiet && steps && report_terminal(stdout, &style) && report_panel_fits(&style))
         return;
-    if (!o->quiet)
+    if (!o->quiet && steps)
         printf("Each line: loss, %s/s | memory at the step's highest moment, when it changes\n",
                o->seq ? "tokens" : "samples");
     printf("\n");
@@ -153,7 +152,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
     if (saving_resumes(t->saving))
         printf("resumes after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,
                t->first >= t->steps ? ": nothing is left to train" : "");
-    print_line_heading(o);
+    print_line_heading(o, t->steps);
     fflush(stdout);
 }
 

@@ -85,7 +85,7 @@ int parse_value(const Flag *flag, void *field, const char *text)
         *(int *)field = (int)number;
         return status;
     case FLAG_INT64:
-        return parse_int(flag, text, 1, INT64_C(1) << 53, field);
+        return parse_int(flag, text, flag->low, INT64_C(1) << 53, field);
     case FLAG_SEED:
         status = parse_int(flag, text, 0, INT64_MAX, &number);
         *(uint64_t *)field = (uint64_t)number;

@@ -100,7 +100,8 @@ typedef struct PairsOptions { /* what TextOptions has is the same here, counted 
                         tokenizer has; "" = none */
     const TextInput *input;      /* as in TextOptions */
     int replace_invalid;         /* U+FFFD in place of what is not UTF-8; else that is an error */
-    const PairsLengths *lengths; /* of this file, with this tokenizer: a meta context reads nothing */
+    const PairsLengths *lengths; /* of this file, with this tokenizer and at most this vocab: a meta context
+                                    reads nothing */
 } PairsOptions;
 
 /* Samples to fine-tune a causal model on, from JSON lines, of two forms: {"prompt": "…", "completion": "…"},

@@ -82,6 +82,12 @@ typedef struct TextCut {
 int text_options_valid(const char *maker, const char *path, const TextOptions *options);
 /* 1, or 0 with an error raised: a pipe, which a plan would empty before the run. */
 int text_is_readable_twice(const char *path);
+/* Of `total` samples those of the part asked for, the held-out ones behind the others; a count of 0: there
+ * are too few to hold one out. Returns an error code. */
+typedef struct TextPart {
+    int64_t first, count;
+} TextPart;
+int text_part(const char *maker, const TextOptions *options, int64_t total, TextPart *part);
 /* Fills first and samples. Returns an error code. */
 int text_cut(const char *path, const TextOptions *options, TextCut *cut);
 /* What to say of the file of such a set's ids; "" without one. (tokens.c) */

@@ -169,10 +169,15 @@ static int find_eos(const PairsOptions *o, Span *eos)
     return ERROR_NONE;
 }
 
+static TextOptions text_options(const PairsOptions *o)
+{
+    return (TextOptions){.split = o->split, .held_out = o->held_out, .max_samples = o->max_samples};
+}
+
 static int pairs_options(const char *path, PairsOptions *o)
 {
     int64_t own = o->tokenizer ? tokenizer_vocab(o->tokenizer) : 0;
-    TextOptions same = {.split = o->split, .held_out = o->held_out, .max_samples = o->max_samples};
+    TextOptions same = text_options(o);
     if (o->seq < 0)
         return error_raise(ERROR_ARGUMENT,
                            PAIRS_MAKER "(): seq is %d; it must be 1 or more (0: as the longest sample)",
@@ -208,15 +213,15 @@ static PairsReading reading_of(const PairsOptions *o, const PairsLines *lines, S
                           .tracker = tracker};
 }
 
-static int is_of(const PairsLengths *lengths, const char *path, const TextInput *input)
+/* Whether they are those of these options. */
+static int is_of(const PairsLengths *lengths, const char *path, const PairsOptions *o)
 {
     struct stat now;
-    const struct stat *then = &lengths->status;
-    if (input || lengths->input)
-        return input == lengths->input;
-    return stat(path, &now) == 0 && now.st_dev == then->st_dev && now.st_ino == then->st_ino &&
-           now.st_size == then->st_size && now.st_mtim.tv_sec == then->st_mtim.tv_sec &&
-           now.st_mtim.tv_nsec == then->st_mtim.tv_nsec;
+    if (o->vocab < lengths->vocab)
+        return 0;
+    if (o->input || lengths->input)
+        return o->input == lengths->input;
+    return stat(path, &now) == 0 && file_same_version(&now, &lengths->status);
 }
 
 static PairsLengths *lengths_of(const char *path, const PairsOptions *o, PairsLines *lines)
@@ -229,6 +234,7 @@ static PairsLengths *lengths_of(const char *path, const PairsOptions *o, PairsLi
         return NULL;
     }
     lengths->input = o->input;
+    lengths->vocab = o->vocab;
     if (!o->input && stat(path, &lengths->status))
         lengths->status = (struct stat){0};
     PairsReading r = reading_of(o, lines, eos, 0, NULL);
@@ -264,34 +270,17 @@ PairsLengths *data_pairs_lengths(const char *path, const PairsOptions *options)
 
 /* ---- Parts ----------------------------------------------------------------------------------- */
 
-typedef struct PairsPart {
-    int64_t first, count;
-} PairsPart;
-
-/* As text_cut does it, of samples. */
-static int cut_part(const char *shown, const PairsOptions *o, int64_t total, PairsPart *part)
+static int cut_part(const char *shown, const PairsOptions *o, int64_t total, TextPart *part)
 {
-    int64_t held = 0;
+    TextOptions same = text_options(o);
     if (total < 1)
         return error_raise(
             ERROR_DATA, "%s is empty: a sample is a line, {\"prompt\": \"…\", \"completion\": \"…\"}", shown);
-    if (o->held_out >= 0 && total >= 2) {
-        held = (int64_t)((double)total * (o->held_out > 0 ? (double)o->held_out : 0.05));
-        held = held < 1 ? 1 : held > total - 1 ? total - 1 : held;
-    }
-    if (o->split == DATA_HELD_OUT && o->held_out < 0)
-        return error_raise(ERROR_ARGUMENT,
-                           PAIRS_MAKER
-                           "(): held_out is %g, which holds nothing out; the held-out part needs a "
-                           "fraction of 0 (0.05) or more",
-                           (double)o->held_out);
-    if (o->split == DATA_HELD_OUT && held == 0)
+    if (text_part(PAIRS_MAKER, &same, total, part))
+        return error_code();
+    if (!part->count)
         return error_raise(
             ERROR_DATA, "%s has 1 sample; one is held out beside those to train on, so 2 are needed", shown);
-    part->first = o->split == DATA_HELD_OUT ? total - held : 0;
-    part->count = o->split == DATA_HELD_OUT ? held : total - held;
-    if (o->max_samples && o->max_samples < part->count)
-        part->count = o->max_samples;
     return ERROR_NONE;
 }
 
@@ -367,7 +356,7 @@ static int find_shape(const PairsOptions *o, const char *shown, const PairSample
 static int plan_part(const PairsOptions *o, const char *shown, const PairsLengths *lengths, PairSet *set,
                      PairsShape *shape)
 {
-    PairsPart part;
+    TextPart part;
     if (cut_part(shown, o, lengths->count, &part) ||
         find_shape(o, shown, lengths->samples + part.first, part.count, set, shape))
         return error_code();
@@ -393,7 +382,7 @@ static void trim(PairSet *set)
 static int read_part(const PairsOptions *o, PairsLines *lines, PairSet *set, PairsShape *shape)
 {
     Span eos;
-    PairsPart part;
+    TextPart part;
     int64_t total = pairs_count(lines);
     if (total < 0 || cut_part(lines->shown, o, total, &part) || find_eos(o, &eos))
         return error_code();
@@ -415,18 +404,18 @@ static int read_part(const PairsOptions *o, PairsLines *lines, PairSet *set, Pai
 }
 
 /* Fills the set from the file, or from what is known of it. */
-static int take_part(const char *path, const PairsOptions *o, PairSet *set, PairsShape *shape)
+static int take_part(const char *path, const char *shown, const PairsOptions *o, PairSet *set,
+                     PairsShape *shape)
 {
     PairsLines lines = {.file = -1};
     PairsLengths *own = NULL;
     int meta = context_here()->meta;
-    const PairsLengths *lengths = meta && o->lengths && is_of(o->lengths, path, o->input) ? o->lengths : NULL;
-    path_label(lines.shown, path);
+    const PairsLengths *lengths = meta && o->lengths && is_of(o->lengths, path, o) ? o->lengths : NULL;
     int status = lengths ? ERROR_NONE : pairs_lines_open(&lines, path, o->input);
     if (!status && meta && !lengths)
         lengths = own = lengths_of(path, o, &lines);
     if (!status && meta)
-        status = lengths ? plan_part(o, lines.shown, lengths, set, shape) : error_code();
+        status = lengths ? plan_part(o, shown, lengths, set, shape) : error_code();
     else if (!status)
         status = read_part(o, &lines, set, shape);
     data_pairs_lengths_free(own);
@@ -446,11 +435,11 @@ Loader *data_pairs(const char *path, const PairsOptions *options)
     if (!set)
         return NULL;
     *set = (PairSet){0};
-    if (take_part(path, &o, set, &shape)) {
+    text_input_label(shown_path, path);
+    if (take_part(path, shown_path, &o, set, &shape)) {
         pairs_destroy(context_here(), set);
         return NULL;
     }
-    path_label(shown_path, path);
     LoaderSetup setup = {.maker = PAIRS_MAKER,
                          .kind = &pairs,
                          .samples = shape.rows,

@@ -3,8 +3,6 @@
 #ifndef BRIM_PAIRS_INTERNAL_H
 #define BRIM_PAIRS_INTERNAL_H
 
-#include <sys/stat.h>
-
 #include "../text/tokenizer_.h"
 #include "loader_.h"
 
@@ -79,6 +77,7 @@ void pairs_reading_end(PairsReading *r);
 struct PairsLengths {
     struct stat status; /* of the file: another one is measured anew */
     const TextInput *input;
+    int64_t vocab;       /* that its ids are below */
     PairSample *samples; /* of the process, not of a context */
     int64_t count, room;
 };

@@ -48,7 +48,7 @@ int pairs_lines_open(PairsLines *lines, const char *path, const TextInput *input
 {
     int64_t bytes = 0;
     *lines = (PairsLines){.context = context_here(), .file = -1, .input = input};
-    path_label(lines->shown, strcmp(path, "-") ? path : "standard input");
+    text_input_label(lines->shown, path);
     if (!input && text_input_needed(path)) {
         if (!text_is_readable_twice(path) || !(lines->owned = text_input_open(path, lines->context->tracker)))
             return error_code();

@@ -171,13 +171,9 @@ static int too_short(const char *path, const TextOptions *o, const TextCut *cut,
                        sequences * cut->stride + cut->extra, advice);
 }
 
-int text_cut(const char *path, const TextOptions *o, TextCut *cut)
+int text_part(const char *maker, const TextOptions *o, int64_t total, TextPart *part)
 {
-    if (cut->length == 0)
-        return error_raise(ERROR_DATA, "%s is empty", path);
-    int64_t total = (cut->length - cut->extra) / cut->stride, held = 0;
-    if (total < 1)
-        return too_short(path, o, cut, 1);
+    int64_t held = 0;
     if (o->held_out >= 0 && total >= 2) {
         double fraction = o->held_out > 0 ? (double)o->held_out : 0.05;
         held = (int64_t)((double)total * fraction);
@@ -187,13 +183,28 @@ int text_cut(const char *path, const TextOptions *o, TextCut *cut)
         return error_raise(ERROR_ARGUMENT,
                            "%s: held_out is %g, which holds nothing out; the held-out part needs a "
                            "fraction of 0 (0.05) or more",
-                           cut->maker, (double)o->held_out);
-    if (o->split == DATA_HELD_OUT && held == 0)
+                           maker, (double)o->held_out);
+    part->first = o->split == DATA_HELD_OUT ? total - held : 0;
+    part->count = o->split == DATA_HELD_OUT ? held : total - held;
+    if (o->max_samples && o->max_samples < part->count)
+        part->count = o->max_samples;
+    return ERROR_NONE;
+}
+
+int text_cut(const char *path, const TextOptions *o, TextCut *cut)
+{
+    TextPart part = {0};
+    if (cut->length == 0)
+        return error_raise(ERROR_DATA, "%s is empty", path);
+    int64_t total = (cut->length - cut->extra) / cut->stride;
+    if (total < 1)
+        return too_short(path, o, cut, 1);
+    if (text_part(cut->maker, o, total, &part))
+        return error_code();
+    if (!part.count)
         return too_short(path, o, cut, 2);
-    cut->first = o->split == DATA_HELD_OUT ? total - held : 0;
-    cut->samples = o->split == DATA_HELD_OUT ? held : total - held;
-    if (o->max_samples && o->max_samples < cut->samples)
-        cut->samples = o->max_samples;
+    cut->first = part.first;
+    cut->samples = part.count;
     return ERROR_NONE;
 }
 
@@ -295,12 +306,14 @@ static Loader *text_loader(const char *path, const TextOptions *o, TextCut *cut,
 
 int text_is_readable_twice(const char *path)
 {
+    char shown[FILE_LABEL];
     if (!text_input_is_once(path))
         return 1;
+    text_input_label(shown, path);
     error_raise(ERROR_ARGUMENT,
                 "%s is a pipe, which can be read once, but a plan and its run both read: read it with "
                 "text_input_read before, and give that as .input",
-                strcmp(path, "-") ? path : "standard input");
+                shown);
     return 0;
 }
 

@@ -131,12 +131,6 @@ static int encode_text(TokenSource *source, const char *path, const TokenOptions
     return status;
 }
 
-static int same_version(const struct stat *a, const struct stat *b)
-{
-    return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
-           a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
-}
-
 /* ---- The source ------------------------------------------------------------------------------ */
 
 static int fill_source(TokenSource *source, const char *path, const TokenOptions *o)
@@ -174,7 +168,7 @@ static TokenSource *get_source(const char *path, const TokenOptions *o)
     int same = known && known->width == o->width &&
                (o->input ? known->input == o->input
                          : !known->input && !stat(path, &status) && S_ISREG(status.st_mode) &&
-                               same_version(&status, &known->status));
+                               file_same_version(&status, &known->status));
     if (same) {
         known->holders++;
         return known;

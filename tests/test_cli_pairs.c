@@ -90,6 +90,10 @@ static void told_by_content(void **state)
                 loss);
     command_input = plain;
     assert_true(loss_of(RUN("train", SMALL, "--steps", "3", "--json", "--data", "-"), "loss_last") == loss);
+    expect(expect_code(RUN("plan", SMALL, "--max-samples", "1", "--data", "-"), 0)->err,
+           "note: standard input: 1 sample of ");
+    expect(expect_code(RUN("plan", SMALL, "--batch", "1000", "--data", "-"), 0)->err,
+           "note: standard input has ");
     expect(expect_code(RUN("train", SMALL, "--model", "bert-tiny", "--data", "-"), 1)->err,
            "'bert-tiny' finds masked tokens");
     command_input = make_text("text", 4000);
@@ -188,6 +192,9 @@ static void refused(void **state)
     }
     const char *ids = make_file("ids.jsonl", "{\"ids\": [1, 299]}\n{\"ids\": [1, 2]}\n", 34);
     expect_code(RUN("train", SMALL, "--steps", "1", "--vocab", "300", "--data", ids), 0);
+    Outcome *o = expect_code(RUN("compare", "--model", "llama-tiny", "--vocab", "300,299", "--data", ids), 1);
+    expect(o->out, "--vocab 299  ");
+    expect(o->out, "ids.jsonl: line 1 has 299 as ids[1]");
 }
 
 /* To the last bit; on another file, or rows that are made otherwise, not at all. */

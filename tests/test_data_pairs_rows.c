@@ -294,6 +294,26 @@ static const char *write_texts(const char *name)
     return write_file(name, out, used);
 }
 
+/* Lengths that were found with a larger vocabulary do not hide that an id is outside this one. */
+static void test_larger_vocab(void **state)
+{
+    (void)state;
+    static const char lines[] = "{\"ids\": [1, 200]}\n{\"ids\": [1, 2]}\n";
+    const char *path = write_file("ids.jsonl", lines, sizeof lines - 1);
+    PairsOptions o = {.batch = 1, .vocab = 300};
+    PairsLengths *lengths = data_pairs_lengths(path, &o);
+    Context *outside = context_use(context_create(&(ContextOptions){.meta = 1}));
+    o.lengths = lengths;
+    assert_non_null(data_pairs(path, &o));
+    o.vocab = 400;
+    assert_non_null(data_pairs(path, &o));
+    o.vocab = 100;
+    assert_null(data_pairs(path, &o));
+    assert_error(ERROR_DATA, "line 1 has 200 as ids[1]", "0 to 99");
+    context_destroy(context_use(outside));
+    data_pairs_lengths_free(lengths);
+}
+
 /* What a plan meets is what a run meets, whatever it reads. */
 static void test_plan(void **state)
 {
@@ -466,10 +486,19 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
     const struct CMUnitTest tests[] = {
-        TEST(test_padded),      TEST(test_cut),         TEST(test_left_out),
-        TEST(test_packed),      TEST(test_same_labels), TEST(test_parts),
-        TEST(test_order),       TEST(test_plan),        TEST(test_lengths_of_another_file),
-        TEST(test_host_memory), TEST(test_failures),    TEST(test_large),
+        TEST(test_padded),
+        TEST(test_cut),
+        TEST(test_left_out),
+        TEST(test_packed),
+        TEST(test_same_labels),
+        TEST(test_parts),
+        TEST(test_order),
+        TEST(test_plan),
+        TEST(test_lengths_of_another_file),
+        TEST(test_larger_vocab),
+        TEST(test_host_memory),
+        TEST(test_failures),
+        TEST(test_large),
     };
     return cmocka_run_group_tests_name("data_pairs rows", tests, make_directory, remove_directory);
 }

@@ -14,7 +14,6 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#include "../base/file_.h"
 #include "../base/plural_.h"
 #include "tokenizer_.h"
 
@@ -34,6 +33,11 @@ struct TextInput {
 static int is_stdin(const char *path)
 {
     return !strcmp(path, "-");
+}
+
+void text_input_label(char out[FILE_LABEL], const char *path)
+{
+    path_label(out, is_stdin(path) ? "standard input" : path);
 }
 
 int text_input_is_once(const char *path)
@@ -160,7 +164,7 @@ static int read_path(TextInput *in, const char *path, int alone)
 {
     struct stat status;
     char shown[FILE_LABEL];
-    path_label(shown, is_stdin(path) ? "standard input" : path);
+    text_input_label(shown, path);
     int once = text_input_is_once(path);
     in->pipe |= once;
     int file =
@@ -286,7 +290,7 @@ TextInput *text_input_open(const char *path, MemTracker *tracker)
         return NULL;
     }
     in->tracker = tracker;
-    path_label(in->name, is_stdin(path) ? "standard input" : path);
+    text_input_label(in->name, path);
     int directory = stat(path, &status) == 0 && S_ISDIR(status.st_mode);
     int failed = is_stdin(path)  ? read_path(in, path, 1)
                  : directory     ? read_directory(in, path)
