@@ -3,6 +3,7 @@
 #ifndef TEST_LORA_SUPPORT_H
 #define TEST_LORA_SUPPORT_H
 
+#include <jansson.h>
 #include <math.h>
 
 #include "../io/adapter.h"
@@ -39,6 +40,15 @@ static inline Fixed start_of(const char *which)
     return fixed(which, "adapter_start");
 }
 
+/* A copy in the folder, which may be changed. */
+static inline void copy_adapter(const char *which, const char *to)
+{
+    char command[512];
+    snprintf(command, sizeof command, "rm -rf %s && cp -r %s %s && chmod -R u+w %s", at(to),
+             start_of(which).text, at(to), at(to));
+    assert_int_equal(system(command), 0);
+}
+
 static inline Module *base_model_as(const char *which, const Weights *weights)
 {
     IoModel found;
@@ -69,6 +79,15 @@ static inline Safetensors *run_of(const char *which)
     Safetensors *run = safetensors_open(fixed(which, "run.safetensors").text);
     assert_non_null(run);
     return run;
+}
+
+/* PEFT's losses: before each of three steps, and after the last. */
+static inline void read_losses(const char *which, double losses[4])
+{
+    json_t *root = json_load_file(fixed(which, "run.json").text, 0, NULL);
+    for (size_t i = 0; i < 4; i++)
+        losses[i] = json_number_value(json_array_get(json_object_get(root, "losses"), i));
+    json_decref(root);
 }
 
 static inline Tensor *integers_of(const Safetensors *file, const char *name)

@@ -131,8 +131,8 @@ static void assert_nearest(const char *kase, const Matrix *m)
     }
 }
 
-/* The mean of the scales and the largest of each group. bitsandbytes adds up in float, so beyond one group its mean is
- * off by a rounding or two. */
+/* The mean of the scales and the largest of each group. bitsandbytes adds up in float, so beyond one group
+ * its mean is off by a rounding or two. */
 static void check_groups(const char *kase, const Matrix *m)
 {
     const QuantLayout *l = &m->layout;
