@@ -110,6 +110,11 @@ static inline Batch batch_of(const Safetensors *run, int causal)
     return batch;
 }
 
+static inline int is_causal(const char *which)
+{
+    return strncmp(which, "bert", 4) != 0;
+}
+
 static inline double largest(const float *a, const float *b, int64_t n)
 {
     double most = 0;
@@ -118,17 +123,24 @@ static inline double largest(const float *a, const float *b, int64_t n)
     return most;
 }
 
+/* Of the run's ids. */
+static inline Tensor *logits_of(Module *model, const Safetensors *run)
+{
+    Batch batch = {.ids = integers_of(run, "ids")};
+    tensor_no_grad_begin();
+    Tensor *logits = nn_forward(model, NULL, &batch);
+    tensor_no_grad_end();
+    assert_fine();
+    return logits;
+}
+
 /* How far the model's logits are from those of the run. */
 static inline double logits_off(Module *model, const Safetensors *run, const char *name)
 {
     const SafetensorsEntry *expected = safetensors_find(run, name);
     assert_non_null(expected);
     int scope = tensor_scope_begin();
-    Batch batch = {.ids = integers_of(run, "ids")};
-    tensor_no_grad_begin();
-    Tensor *logits = nn_forward(model, NULL, &batch);
-    tensor_no_grad_end();
-    assert_fine();
+    Tensor *logits = logits_of(model, run);
     assert_int_equal(tensor_numel(logits), expected->numel);
     double off = largest(safetensors_f32(expected), tensor_f32(logits), expected->numel);
     tensor_scope_end(scope);

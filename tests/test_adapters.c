@@ -1,5 +1,6 @@
 /* Adapters of PEFT read and written (lora/README.md): what they compute on weights of any type, how they
  * train, and that their run is its plan. */
+#include "../base/half_.h"
 #include "../plan/plan.h"
 #include "lora_support.h"
 
@@ -116,7 +117,7 @@ static void test_trains_every_case(void **state)
         int scope = tensor_scope_begin();
         Module *model = adapted_model(name);
         Safetensors *run = run_of(name);
-        Batch batch = batch_of(run, strncmp(name, "bert", 4) != 0);
+        Batch batch = batch_of(run, is_causal(name));
         Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-2f, .weight_decay = -1});
         read_losses(name, losses);
         for (int step = 0; step < 4; step++) {
@@ -347,6 +348,38 @@ static void test_half_precision(void **state)
 
 /* ---- On other weights ------------------------------------------------------------------------ */
 
+static float as_stored(DType dtype, float x)
+{
+    return dtype == DTYPE_BF16  ? half_from_bf16(half_to_bf16(x))
+           : dtype == DTYPE_F16 ? half_from_f16(half_to_f16(x))
+                                : x;
+}
+
+/* What is not quantised has the values of fp32, rounded once, the adapter's among them; and a model of fp32
+ * with all the values of this one computes the same. */
+static void compare_with_floats(const char *name, Module *model, const Safetensors *run)
+{
+    Module *plain = adapted_model(name);
+    TensorList from = nn_parameters(model), to = nn_parameters(plain);
+    assert_int_equal(from.count, to.count);
+    for (int i = 0; i < from.count; i++) {
+        DType dtype = tensor_dtype(from.items[i]);
+        int64_t n = tensor_numel(from.items[i]);
+        float *values = test_malloc((size_t)n * sizeof *values), *x = tensor_f32(to.items[i]);
+        tensor_decode_file_(from.items[i], 0, n, values);
+        for (int64_t k = 0; k < n && !dtype_is_quantized(dtype); k++)
+            if (values[k] != as_stored(dtype, x[k]))
+                fail_msg("%s: %s[%lld] is %g, not %g", name, tensor_name(from.items[i]), (long long)k,
+                         (double)values[k], (double)x[k]);
+        memcpy(x, values, (size_t)n * sizeof *x);
+        test_free(values);
+    }
+    Tensor *logits = logits_of(model, run), *expected = logits_of(plain, run);
+    double apart = difference(tensor_f32(expected), tensor_f32(logits), tensor_numel(logits));
+    if (!(apart <= 2e-6))
+        fail_msg("%s: logits are %g apart", name, apart);
+}
+
 /* How far 16 bit, 8 and 4 bit are from fp32 on these models; what is not fp32 takes the adapter's values
  * where it is not to be trained. */
 static void test_on_other_weights(void **state)
@@ -373,17 +406,18 @@ static void test_on_other_weights(void **state)
             }
             if (io_load_adapter(model, start_of(name).text, &(AdapterOptions){.frozen = own}, &report))
                 fail_msg("%s: %s", name, error_message());
-            double off = logits_off(model, run_of(name), "logits");
+            Safetensors *run = run_of(name);
+            double off = logits_off(model, run, "logits");
             if (!(off <= kinds[k].off))
                 fail_msg("%s, kind %zu: logits are off by %g", name, k, off);
+            compare_with_floats(name, model, run);
             assert_int_equal(report.own, cases[i].brings);
             assert_int_equal(trained_elements(model), own ? 0 : cases[i].trained);
             if (own) {
                 tensor_scope_end(scope);
                 continue;
             }
-            Safetensors *run = run_of(name);
-            Batch batch = batch_of(run, strncmp(name, "bert", 4) != 0);
+            Batch batch = batch_of(run, is_causal(name));
             Optimizer *optimizer = optim_adamw(nn_parameters(model), NULL);
             tensor_backward(nn_loss(model, &batch));
             optim_step(optimizer);
