@@ -1,6 +1,5 @@
 /* Adapters of PEFT read and written (lora/README.md): what they compute on weights of any type, how they
  * train, and that their run is its plan. */
-#include "../base/half_.h"
 #include "../plan/plan.h"
 #include "lora_support.h"
 
@@ -347,13 +346,6 @@ static void test_half_precision(void **state)
 }
 
 /* ---- On other weights ------------------------------------------------------------------------ */
-
-static float as_stored(DType dtype, float x)
-{
-    return dtype == DTYPE_BF16  ? half_from_bf16(half_to_bf16(x))
-           : dtype == DTYPE_F16 ? half_from_f16(half_to_f16(x))
-                                : x;
-}
 
 /* What is not quantised has the values of fp32, rounded once, the adapter's among them; and a model of fp32
  * with all the values of this one computes the same. */

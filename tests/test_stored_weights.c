@@ -2,7 +2,6 @@
  * them. Values are those that fp32 would have, rounded once. */
 #include <math.h>
 
-#include "../nn/lora.h"
 #include "../optim/optim.h"
 #include "stored_support.h"
 
@@ -329,85 +328,7 @@ static void test_quantize(void **state)
     }
 }
 
-/* ---- Adapters beside them -------------------------------------------------------------------- */
-
-/* Adapters that change something. */
-static Module *adapted(ModelFamily family, const Weights *weights)
-{
-    nn_set_weights(weights);
-    Module *model = small_model(&(Setting){.family = family});
-    nn_set_weights(NULL);
-    assert_true(nn_add_lora(model, &(Lora){.rank = 3, .alpha = 6, .targets = "all"}) > 0);
-    TensorList list = nn_lora_parameters(model);
-    for (int i = 0; i < list.count; i++) {
-        assert_int_equal(tensor_dtype(list.items[i]), DTYPE_F32);
-        assert_true(tensor_requires_grad(list.items[i]));
-        tensor_fill_normal(list.items[i], 0, 0.1f);
-    }
-    nn_eval(model);
-    return model;
-}
-
-static Tensor *forward_of(Module *model, ModelFamily family)
-{
-    Batch batch = small_batch(family, 0, 0, 3);
-    tensor_no_grad_begin();
-    Tensor *y = nn_forward(model, NULL, &batch);
-    tensor_no_grad_end();
-    assert_fine();
-    return y;
-}
-
-/* Into f32, and into 16 bit; GPT-2's weights are (in,out) again. */
-static void check_merge(ModelFamily family, DType quantized, DType into, double tolerance)
-{
-    int scope = tensor_scope_begin();
-    Module *model = adapted(family, &(Weights){.dtype = DTYPE_BF16, .quantized = quantized});
-    Tensor *before = forward_of(model, family);
-    int adapters = nn_lora_count(model);
-    assert_int_equal(nn_merge(model, into), adapters);
-    Tensor *after = forward_of(model, family);
-    double apart = difference(tensor_f32(before), tensor_f32(after), tensor_numel(before));
-    if (!(apart < tolerance))
-        fail_msg("%s of %s merged into %s: %g apart", nn_family(family)->name, dtype_name(quantized),
-                 dtype_name(into), apart);
-    TensorList list = nn_parameters(model);
-    for (int i = 0; i < list.count; i++) {
-        Tensor *t = list.items[i];
-        int linear = is_linear(family, tensor_name(t));
-        assert_int_equal(tensor_dtype(t), linear ? into : DTYPE_BF16);
-        assert_int_equal(t->transposed, 0);
-        assert_int_equal(t->in_out, linear && family == MODEL_GPT2);
-        assert_false(tensor_requires_grad(t));
-    }
-    assert_int_equal(books()->live_by[MEM_PARAMETER], 0);
-    tensor_scope_end(scope);
-}
-
-static void test_merging(void **state)
-{
-    (void)state;
-    for (int family = 0; family < FAMILIES; family++)
-        for (size_t k = 3; k < COUNT(kinds); k++) {
-            check_merge((ModelFamily)family, kinds[k], DTYPE_F32, 1e-5);
-            check_merge((ModelFamily)family, kinds[k], DTYPE_BF16, 2e-2);
-            check_merge((ModelFamily)family, kinds[k], DTYPE_F16, 3e-3);
-        }
-    uint64_t live = books()->live;
-    for (int n = 1, passed = 0; !passed; n++) {
-        int scope = tensor_scope_begin();
-        Module *model = adapted(MODEL_GPT2, &(Weights){.quantized = DTYPE_INT8});
-        memtrack_fail_nth((uint64_t)n);
-        int count = nn_merge(model, DTYPE_BF16);
-        passed = memtrack_fail_pending();
-        memtrack_fail_nth(0);
-        assert_int_equal(count > 0, passed);
-        error_clear();
-        forward_of(model, MODEL_GPT2);
-        tensor_scope_end(scope);
-        assert_int_equal(books()->live, live);
-    }
-}
+/* ---- Backward -------------------------------------------------------------------------------- */
 
 /* A gradient goes through frozen weights of each type as through their values in f32. */
 static void check_gradient(DType dtype)
@@ -450,7 +371,6 @@ int main(void)
         TEST(test_every_allocation_fails),
         TEST(test_losses),
         TEST(test_quantize),
-        TEST(test_merging),
         TEST(test_gradients),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
