@@ -242,7 +242,7 @@ soak: $(BUILD)/bench/soak
 # memcheck on programs that read files and books of their own. TEST="test_resume test_generate" for others.
 VALGRIND := valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect \
             --errors-for-leak-kinds=definite,indirect
-UNDER_VALGRIND := $(or $(TEST),$(addprefix test_,memtrack memtrack_log data safetensors weights))
+UNDER_VALGRIND := $(or $(TEST),$(addprefix test_,memtrack memtrack_log data safetensors safetensors_damage weights))
 valgrind: cli $(UNDER_VALGRIND:%=$(BUILD)/tests/%)
 	@CC="$(CC)" tools/deps valgrind
 	@BRIM_COMMAND=$(BUILD)/brim TEST_UNDER="$(VALGRIND)" tools/run-tests $(UNDER_VALGRIND:%=$(BUILD)/tests/%)

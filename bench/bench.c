@@ -8,9 +8,8 @@
 #include <sys/utsname.h>
 
 #include "../base/clock_.h"
-#include "child.h"
-#include "order.h"
 #include "replay.h"
+#include "rounds.h"
 #include "tracking.h"
 
 typedef struct BenchShape {
@@ -26,7 +25,7 @@ static const BenchShape shapes[] = {
     {"llama-small", "bench-llama-small", "llama-small", 1.2, 1.4, 0.55},
 };
 
-enum { SHAPES = sizeof shapes / sizeof shapes[0], MAX_ROUNDS = 99, MAX_STEPS = 400 };
+enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
 typedef struct Options {
     int threads, rounds, json, no_torch;
@@ -48,55 +47,20 @@ typedef struct Result {
     double loss;
 } Result;
 
-/* One side's steps over all rounds. */
-typedef struct Side {
-    double all[MAX_ROUNDS * MAX_STEPS], round[MAX_ROUNDS];
-    int count, rounds;
-} Side;
-
 static Side sides[3];
 enum { BRIM, REPLAY, TORCH };
 
-static double median(const double *values, int count)
-{
-    static double room[MAX_ROUNDS * MAX_STEPS];
-    return order_median(values, count, room);
-}
-
-static void side_add(Side *side, double seconds)
-{
-    side->all[side->count++] = seconds;
-}
-
-/* Closes a round of the last `steps` steps. */
-static void side_round(Side *side, int steps)
-{
-    if (steps > 0)
-        side->round[side->rounds++] = median(side->all + side->count - steps, steps);
-}
-
-static double ratio_of_rounds(const Side *a, const Side *b)
-{
-    double ratio[MAX_ROUNDS];
-    int n = a->rounds < b->rounds ? a->rounds : b->rounds;
-    for (int i = 0; i < n; i++)
-        ratio[i] = a->round[i] / b->round[i];
-    return median(ratio, n);
-}
-
 /* ---- PyTorch --------------------------------------------------------------------------------- */
 
-/* PyTorch has products of its own (MKL); its other kernels take the vectors that brim's table uses. Passive,
- * so that its threads sleep while others are measured. */
+/* PyTorch has products of its own (MKL). Passive, so that its threads sleep while others are measured. */
 static json_t *torch_start(Child *child, const Options *o, const char *shape, char *settings, size_t size)
 {
-    const char *isa = kernels_cpu(NULL)->name;
-    char aten[64], threads[16];
-    snprintf(aten, sizeof aten, "ATEN_CPU_CAPABILITY=%s", strcmp(isa, "base") ? isa : "default");
+    char threads[16];
+    PeerSetting aten = peer_vectors();
     snprintf(threads, sizeof threads, "%d", o->threads);
-    snprintf(settings, size, "%s OMP_WAIT_POLICY=passive", aten);
-    const char *argv[] = {"env",   aten, "OMP_WAIT_POLICY=passive", o->python, o->script, shape, "--threads",
-                          threads, NULL};
+    snprintf(settings, size, "%s OMP_WAIT_POLICY=passive", aten.text);
+    const char *argv[] = {
+        "env", aten.text, "OMP_WAIT_POLICY=passive", o->python, o->script, shape, "--threads", threads, NULL};
     if (child_start(child, argv) != 0)
         return NULL;
     return child_answer(child);
@@ -104,13 +68,7 @@ static json_t *torch_start(Child *child, const Options *o, const char *shape, ch
 
 static int torch_turn(Child *child, int steps, Side *side, double *growth)
 {
-    json_t *answer = child_ask(child, "step", steps);
-    json_t *ms = json_object_get(answer, "ms");
-    int count = (int)json_array_size(ms);
-    for (int i = 0; i < count && side; i++)
-        side_add(side, 1e-3 * json_number_value(json_array_get(ms, (size_t)i)));
-    *growth = json_number_value(json_object_get(answer, "rss_peak_growth_mib"));
-    json_decref(answer);
+    int count = peer_turn(child, steps, side, growth);
     usleep(60000); /* OpenBLAS's own threads spin for some 30 ms before they sleep */
     return count;
 }
@@ -148,21 +106,7 @@ static double growth_of(const BenchShape *shape, int threads)
 {
     char number[16];
     snprintf(number, sizeof number, "%d", threads);
-    const char *argv[] = {"/proc/self/exe", "--growth", shape->name, "--threads", number, NULL};
-    Child child;
-    char path[4096];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (length <= 0)
-        return 0;
-    path[length] = 0;
-    argv[0] = path;
-    if (child_start(&child, argv) != 0)
-        return 0;
-    json_t *answer = child_answer(&child);
-    double growth = json_number_value(json_object_get(answer, "growth"));
-    json_decref(answer);
-    child_end(&child);
-    return growth;
+    return own_growth((const char *[]){NULL, "--growth", shape->name, "--threads", number, NULL});
 }
 
 /* ---- One shape ------------------------------------------------------------------------------- */
@@ -180,12 +124,6 @@ static void replay_turn(Replay *r, int steps)
     for (int i = 0; i < steps; i++)
         side_add(&sides[REPLAY], replay_run(r));
     side_round(&sides[REPLAY], steps);
-}
-
-static int turn_steps(double step_seconds, double turn)
-{
-    int steps = (int)(turn / step_seconds);
-    return steps < 1 ? 1 : steps > MAX_STEPS ? MAX_STEPS : steps;
 }
 
 static void run_rounds(const Options *o, Session *s, Replay *r, Child *torch, Result *result)
@@ -250,8 +188,8 @@ static void run_shape(const Options *o, const BenchShape *shape, Child *torch, R
     result->brim = median(sides[BRIM].all, sides[BRIM].count);
     result->replay = median(sides[REPLAY].all, sides[REPLAY].count);
     result->torch = median(sides[TORCH].all, sides[TORCH].count);
-    result->over_replay = ratio_of_rounds(&sides[BRIM], &sides[REPLAY]);
-    result->torch_over = ratio_of_rounds(&sides[TORCH], &sides[BRIM]);
+    result->over_replay = ratio_of_rounds(sides[BRIM].round, sides[REPLAY].round, sides[BRIM].rounds);
+    result->torch_over = ratio_of_rounds(sides[TORCH].round, sides[BRIM].round, sides[TORCH].rounds);
     context_use(NULL);
     context_destroy(context);
     plan_free(&plan);
@@ -320,20 +258,6 @@ static void print_header(const Options *o, json_t *torch, const char *settings)
            "replay ms", "brim/replay", "torch ms", "torch/brim", "limit ms", "x limit", "GFLOP/s", "growth",
            "torch's", "ratio", "tracking");
     fflush(stdout);
-}
-
-/* "1.15 (<= 1.20) pass" */
-static const char *verdict(double value, double target, int at_most)
-{
-    static char text[3][40];
-    static int next;
-    char *out = text[next = (next + 1) % 3];
-    if (value <= 0)
-        return "-";
-    int pass = at_most ? value <= target : value >= target;
-    snprintf(out, sizeof text[0], "%.2f (%s%.2f) %s", value, at_most ? "<=" : ">=", target,
-             pass ? "pass" : "MISS");
-    return out;
 }
 
 static void print_row(const Result *r)

@@ -5,12 +5,10 @@
 #include <signal.h>
 #include <stdio.h>
 
-#include "../kernels/kernels.h"
 #include "adapted_large.h"
-#include "child.h"
-#include "order.h"
+#include "rounds.h"
 
-enum { MAX_ROUNDS = 99, MAX_STEPS = 200, SHAPES = 2 };
+enum { SHAPES = 2 };
 
 typedef struct TuningShape {
     const char *name, *preset;
@@ -41,35 +39,10 @@ typedef struct Options {
     int steps, no_checkpoint;
 } Options;
 
-/* One side's steps over all rounds. */
-typedef struct Side {
-    double all[MAX_ROUNDS * MAX_STEPS], round[MAX_ROUNDS];
-    double work[MAX_ROUNDS]; /* processor seconds of a round's steps, all threads together */
-    int count, rounds;
-} Side;
-
 static Side sides[BASES + PEERS];
 
-static double median(const double *values, int count)
-{
-    static double room[MAX_ROUNDS * MAX_STEPS];
-    return order_median(values, count, room);
-}
-
-/* Closes a round of the last `steps` steps. */
-static void side_round(Side *side, int steps)
-{
-    if (steps > 0)
-        side->round[side->rounds++] = median(side->all + side->count - steps, steps);
-}
-
-static double ratio_of_rounds(const double *a, const double *b, int rounds)
-{
-    double ratio[MAX_ROUNDS];
-    for (int i = 0; i < rounds; i++)
-        ratio[i] = a[i] / b[i];
-    return median(ratio, rounds);
-}
+/* Processor seconds of a round's steps, all threads together. */
+static double work[BASES][MAX_ROUNDS];
 
 /* Processor time of this process so far: what others do on the machine counts less in it than in the clock.
  */
@@ -89,44 +62,42 @@ static Adapted adapted_of(const Options *o, const TuningShape *shape, const Base
     return a;
 }
 
+/* As a child is told. */
+typedef struct Numbers {
+    char threads[16], batch[16], seq[16], rank[16], dropout[24];
+} Numbers;
+
+static Numbers numbers_of(const Options *o, const Adapted *a)
+{
+    Numbers n;
+    snprintf(n.threads, sizeof n.threads, "%d", o->threads);
+    snprintf(n.batch, sizeof n.batch, "%d", a->preset.batch);
+    snprintf(n.seq, sizeof n.seq, "%d", a->preset.seq);
+    snprintf(n.rank, sizeof n.rank, "%d", a->lora.rank);
+    snprintf(n.dropout, sizeof n.dropout, "%g", (double)a->lora.dropout);
+    return n;
+}
+
 /* ---- PEFT ------------------------------------------------------------------------------------ */
 
-/* Its threads sleep while others are measured; its kernels take the vectors that brim's table uses. */
+/* Its threads sleep while others are measured. */
 static json_t *peft_start(Child *child, const Options *o, const Adapted *a, const char *attention)
 {
-    const char *isa = kernels_cpu(NULL)->name;
-    char aten[64], text[5][16];
     const LlamaConfig *c = &a->preset.config.llama;
     char sizes[128];
+    PeerSetting aten = peer_vectors();
+    Numbers n = numbers_of(o, a);
     snprintf(sizes, sizeof sizes, "%d,%d,%d,%d,%d", c->vocab, c->dim, c->layers, c->heads, c->hidden);
-    snprintf(aten, sizeof aten, "ATEN_CPU_CAPABILITY=%s", strcmp(isa, "base") ? isa : "default");
-    snprintf(text[0], sizeof text[0], "%d", o->threads);
-    snprintf(text[1], sizeof text[1], "%d", a->preset.batch);
-    snprintf(text[2], sizeof text[2], "%d", a->preset.seq);
-    snprintf(text[3], sizeof text[3], "%d", a->lora.rank);
-    snprintf(text[4], sizeof text[4], "%g", (double)a->lora.dropout);
-    const char *argv[] = {"env",       aten,      "OMP_WAIT_POLICY=passive",
+    const char *argv[] = {"env",       aten.text, "OMP_WAIT_POLICY=passive",
                           o->python,   o->script, sizes,
-                          "--threads", text[0],   "--batch",
-                          text[1],     "--seq",   text[2],
-                          "--rank",    text[3],   "--dropout",
-                          text[4],     "--attn",  attention,
+                          "--threads", n.threads, "--batch",
+                          n.batch,     "--seq",   n.seq,
+                          "--rank",    n.rank,    "--dropout",
+                          n.dropout,   "--attn",  attention,
                           NULL};
     if (child_start(child, argv) != 0)
         return NULL;
     return child_answer(child);
-}
-
-static int peft_turn(Child *child, int steps, Side *side, double *growth)
-{
-    json_t *answer = child_ask(child, "step", steps);
-    json_t *ms = json_object_get(answer, "ms");
-    int count = (int)json_array_size(ms);
-    for (int i = 0; i < count && side; i++)
-        side->all[side->count++] = 1e-3 * json_number_value(json_array_get(ms, (size_t)i));
-    *growth = json_number_value(json_object_get(answer, "rss_peak_growth_mib"));
-    json_decref(answer);
-    return count;
 }
 
 /* ---- Growth: in a process of its own --------------------------------------------------------- */
@@ -155,26 +126,10 @@ static int growth_main(const Options *o)
 
 static double growth_of(const Options *o, const Adapted *a, const TuningShape *shape)
 {
-    char text[5][24], path[4096];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (length <= 0)
-        return 0;
-    path[length] = 0;
-    snprintf(text[0], sizeof text[0], "%d", o->threads);
-    snprintf(text[1], sizeof text[1], "%d", a->preset.batch);
-    snprintf(text[2], sizeof text[2], "%d", a->preset.seq);
-    snprintf(text[3], sizeof text[3], "%d", a->lora.rank);
-    snprintf(text[4], sizeof text[4], "%g", (double)a->lora.dropout);
-    const char *argv[] = {path,    "--growth", shape->name, "--threads", text[0],     "--batch", text[1],
-                          "--seq", text[2],    "--rank",    text[3],     "--dropout", text[4],   NULL};
-    Child child;
-    if (child_start(&child, argv) != 0)
-        return 0;
-    json_t *answer = child_answer(&child);
-    double growth = json_number_value(json_object_get(answer, "growth"));
-    json_decref(answer);
-    child_end(&child);
-    return growth;
+    Numbers n = numbers_of(o, a);
+    return own_growth((const char *[]){NULL, "--growth", shape->name, "--threads", n.threads, "--batch",
+                                       n.batch, "--seq", n.seq, "--rank", n.rank, "--dropout", n.dropout,
+                                       NULL});
 }
 
 /* ---- One shape ------------------------------------------------------------------------------- */
@@ -192,19 +147,14 @@ typedef struct Runner {
     Session session;
 } Runner;
 
-static int turn_steps(double step_seconds, double turn)
+static void base_turn(Runner *runners, int base, int steps)
 {
-    int steps = (int)(turn / step_seconds);
-    return steps < 1 ? 1 : steps > MAX_STEPS ? MAX_STEPS : steps;
-}
-
-static void base_turn(Runner *r, Side *side, int steps)
-{
-    context_use(r->context);
+    Side *side = &sides[base];
+    context_use(runners[base].context);
     double begin = worked();
     for (int i = 0; i < steps; i++)
-        side->all[side->count++] = session_step(&r->session);
-    side->work[side->rounds] = worked() - begin;
+        side_add(side, session_step(&runners[base].session));
+    work[base][side->rounds] = worked() - begin;
     side_round(side, steps);
 }
 
@@ -220,17 +170,15 @@ static void run_rounds(const Options *o, Runner *runners, Child *peers, Result *
     }
     for (int i = 0; i < PEERS; i++)
         if (peers[i].to)
-            peft_turn(&peers[i], 2, NULL, &result->peft_growth[i]);
+            peer_turn(&peers[i], 2, NULL, &result->peft_growth[i]);
     for (int round = 0; round < o->rounds; round++) {
-        for (int i = 0; i < BASES; i++) {
-            int side = round % 2 ? BASES - 1 - i : i;
-            base_turn(&runners[side], &sides[side], steps);
-        }
+        for (int i = 0; i < BASES; i++)
+            base_turn(runners, round % 2 ? BASES - 1 - i : i, steps);
         usleep(60000); /* threads spin for some milliseconds before they sleep */
         for (int i = 0; i < PEERS; i++)
             if (peers[i].to)
                 side_round(&sides[BASES + i],
-                           peft_turn(&peers[i], 1 + steps / 4, &sides[BASES + i], &result->peft_growth[i]));
+                           peer_turn(&peers[i], 1 + steps / 4, &sides[BASES + i], &result->peft_growth[i]));
     }
 }
 
@@ -265,21 +213,6 @@ static void run_shape(const Options *o, const TuningShape *shape, Child *peers, 
 
 /* ---- Output ---------------------------------------------------------------------------------- */
 
-/* "1.12 (<= 1.15) pass" */
-static const char *verdict(double value, double target)
-{
-    static char text[3][40];
-    static int next;
-    char *out = text[next = (next + 1) % 3];
-    if (value <= 0)
-        return "-";
-    if (target <= 0)
-        snprintf(out, sizeof text[0], "%.2f", value);
-    else
-        snprintf(out, sizeof text[0], "%.2f (<=%.2f) %s", value, target, value <= target ? "pass" : "MISS");
-    return out;
-}
-
 static void print_shape(const Options *o, const TuningShape *shape, const Adapted *a, const Result *r)
 {
     printf("\n%s, batch %d x %d, LoRA r %d, all layers%s\n", shape->name, a->preset.batch, a->preset.seq,
@@ -293,9 +226,9 @@ static void print_shape(const Options *o, const TuningShape *shape, const Adapte
     for (int i = 0; i < BASES; i++) {
         const Side *fp32 = &sides[BASE_FP32], *side = &sides[i];
         double ratio = ratio_of_rounds(side->round, fp32->round, side->rounds),
-               work = ratio_of_rounds(side->work, fp32->work, side->rounds);
+               by_work = ratio_of_rounds(work[i], work[BASE_FP32], side->rounds);
         printf("  %-12s %10.1f   %-18s %10.2f %10.1f", bases[i].name, 1e3 * median(side->all, side->count),
-               i == BASE_FP32 ? "" : verdict(ratio, i == BASES - 1 ? shape->nf4_target : 0), work,
+               i == BASE_FP32 ? "" : verdict(ratio, i == BASES - 1 ? shape->nf4_target : 0, 1), by_work,
                (double)r->needs[i] / (1 << 20));
         if (i == BASE_BF16)
             printf(" %12.1f %-20s %8.4f\n", r->growth, "", r->loss[i]);
@@ -309,7 +242,7 @@ static void print_shape(const Options *o, const TuningShape *shape, const Adapte
         snprintf(name, sizeof name, "PEFT %s", attentions[i]);
         printf("  %-12s %10.1f   %-18s %10s %10s %12.1f   %-18s\n", name,
                1e3 * median(peer->all, peer->count), "", "", "", r->peft_growth[i],
-               verdict(growth, shape->growth_target));
+               verdict(growth, shape->growth_target, 1));
     }
     fflush(stdout);
 }

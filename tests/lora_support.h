@@ -3,6 +3,7 @@
 #ifndef TEST_LORA_SUPPORT_H
 #define TEST_LORA_SUPPORT_H
 
+#include <jansson.h>
 #include <math.h>
 
 #include "../io/adapter.h"
@@ -39,6 +40,15 @@ static inline Fixed start_of(const char *which)
     return fixed(which, "adapter_start");
 }
 
+/* A copy in the folder, which may be changed. */
+static inline void copy_adapter(const char *which, const char *to)
+{
+    char command[512];
+    snprintf(command, sizeof command, "rm -rf %s && cp -r %s %s && chmod -R u+w %s", at(to),
+             start_of(which).text, at(to), at(to));
+    assert_int_equal(system(command), 0);
+}
+
 static inline Module *base_model_as(const char *which, const Weights *weights)
 {
     IoModel found;
@@ -71,6 +81,15 @@ static inline Safetensors *run_of(const char *which)
     return run;
 }
 
+/* PEFT's losses: before each of three steps, and after the last. */
+static inline void read_losses(const char *which, double losses[4])
+{
+    json_t *root = json_load_file(fixed(which, "run.json").text, 0, NULL);
+    for (size_t i = 0; i < 4; i++)
+        losses[i] = json_number_value(json_array_get(json_object_get(root, "losses"), i));
+    json_decref(root);
+}
+
 static inline Tensor *integers_of(const Safetensors *file, const char *name)
 {
     const SafetensorsEntry *entry = safetensors_find(file, name);
@@ -91,6 +110,11 @@ static inline Batch batch_of(const Safetensors *run, int causal)
     return batch;
 }
 
+static inline int is_causal(const char *which)
+{
+    return strncmp(which, "bert", 4) != 0;
+}
+
 static inline double largest(const float *a, const float *b, int64_t n)
 {
     double most = 0;
@@ -99,17 +123,24 @@ static inline double largest(const float *a, const float *b, int64_t n)
     return most;
 }
 
+/* Of the run's ids. */
+static inline Tensor *logits_of(Module *model, const Safetensors *run)
+{
+    Batch batch = {.ids = integers_of(run, "ids")};
+    tensor_no_grad_begin();
+    Tensor *logits = nn_forward(model, NULL, &batch);
+    tensor_no_grad_end();
+    assert_fine();
+    return logits;
+}
+
 /* How far the model's logits are from those of the run. */
 static inline double logits_off(Module *model, const Safetensors *run, const char *name)
 {
     const SafetensorsEntry *expected = safetensors_find(run, name);
     assert_non_null(expected);
     int scope = tensor_scope_begin();
-    Batch batch = {.ids = integers_of(run, "ids")};
-    tensor_no_grad_begin();
-    Tensor *logits = nn_forward(model, NULL, &batch);
-    tensor_no_grad_end();
-    assert_fine();
+    Tensor *logits = logits_of(model, run);
     assert_int_equal(tensor_numel(logits), expected->numel);
     double off = largest(safetensors_f32(expected), tensor_f32(logits), expected->numel);
     tensor_scope_end(scope);

@@ -1,6 +1,7 @@
 /* See support.h. */
 #include <math.h>
 
+#include "../base/half_.h"
 #include "support.h"
 #include "../tensor/tensor_.h"
 
@@ -150,6 +151,13 @@ Tensor *copy_of(const float *from, int64_t n)
 {
     assert_non_null(from);
     return tensor_from(DTYPE_F32, SHAPE(n), MEM_INPUT, from);
+}
+
+float as_stored(DType dtype, float x)
+{
+    return dtype == DTYPE_BF16  ? half_from_bf16(half_to_bf16(x))
+           : dtype == DTYPE_F16 ? half_from_f16(half_to_f16(x))
+                                : x;
 }
 
 double difference(const float *a, const float *b, int64_t n)

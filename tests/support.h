@@ -67,6 +67,9 @@ Tensor *integers(Shape shape, uint32_t stream, int below);
 /* A copy that lives as long as the scope, for comparing later. */
 Tensor *copy_of(const float *from, int64_t n);
 
+/* What is left of a float in fp32, bf16 or f16. */
+float as_stored(DType dtype, float x);
+
 /* Relative difference of two arrays by their largest element; 0 when bitwise equal (NaN makes it infinite).
  */
 double difference(const float *a, const float *b, int64_t n);

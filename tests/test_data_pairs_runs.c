@@ -160,23 +160,6 @@ static PairsOptions options_of(const PairsRun *r, DataSplit split)
                           .lengths = r->lengths};
 }
 
-static double validate(Module *model, Loader *held_out)
-{
-    double loss = 0;
-    tensor_no_grad_begin();
-    nn_eval(model);
-    data_seek(held_out, (DataCursor){.seed = 5});
-    for (int64_t i = data_steps_per_epoch(held_out); i > 0 && !error_code(); i--)
-        for (const Batch *b; (b = data_next(held_out));) {
-            int scope = tensor_scope_begin();
-            loss += tensor_item(nn_loss(model, b));
-            tensor_scope_end(scope);
-        }
-    nn_train(model);
-    tensor_no_grad_end();
-    return loss;
-}
-
 static int script(void *config)
 {
     PairsRun *r = config;
@@ -205,7 +188,7 @@ static int script(void *config)
         if (r->to)
             io_save_run(r->to, &what);
     }
-    r->held_out = error_code() ? 0 : validate(what.model, held_out);
+    r->held_out = error_code() ? 0 : case_validate(what.model, held_out);
     return error_code();
 }
 

@@ -110,6 +110,27 @@ run_program()
     grep -q ' 0 bytes apart' "$work/out" || { echo "planned and measured peaks differ"; return 1; }
 }
 
+# A small model with a tokenizer beside it, fine-tuned: the adapter names its base, changes with every step, and is read.
+adapter_is_trained()
+{
+    fixtures=$tree/tests/tokenizers/fixtures
+    cat >"$work/small.json" <<'TXT'
+{"model_type": "llama", "vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+ "intermediate_size": 96, "max_position_embeddings": 64}
+TXT
+    "$prefix/bin/brim" train --model "$work/small.json" --data "$fixtures/train.txt" --tokenizer "$fixtures/train.json" \
+        --batch 1 --seq 64 --steps 1 --export "$work/model" --quiet || return 1
+    for steps in 1 3; do
+        run_program "$1" "$work/model" "$fixtures/train.txt" "$work/adapter-$steps" $steps || return 1
+        grep -q "\"base_model_name_or_path\": \"$work/model\"" "$work/adapter-$steps/adapter_config.json" ||
+            { echo "adapter_config.json names another base"; return 1; }
+    done
+    ! cmp -s "$work/adapter-1/adapter_model.safetensors" "$work/adapter-3/adapter_model.safetensors" ||
+        { echo "steps change nothing"; return 1; }
+    "$prefix/bin/brim" generate --init "$work/model" --adapter "$work/adapter-3" --quantize nf4 --tokens 3 >"$work/out" &&
+        grep -q "^Adapter: $work/adapter-3" "$work/out"
+}
+
 not_linked()
 {
     ! ldd "$1" | grep -q libbrim
@@ -140,13 +161,14 @@ check "install" run_make install PREFIX="$prefix"
 check "only public files" only_public_files
 check "pkg-config version" sh -c "[ \"\$(PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --modversion brim)\" = \
     \"\$($prefix/bin/brim --version | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -n 1)\" ]"
-for example in llama own_module own_op; do
+for example in llama own_module own_op qlora; do
     check "$example.c, shared" compile_shared $example
     check "$example.c, static" compile_static $example
 done
 check "shared llama runs" run_program "$work/llama-shared" 2
 check "static llama runs" run_program "$work/llama-static" 2
 check "static own_module runs" run_program "$work/own_module-static" 3
+check "shared qlora trains an adapter" adapter_is_trained "$work/qlora-shared"
 check "static program needs no libbrim.so" not_linked "$work/llama-static"
 check "each header alone, C11" headers_alone "$cc" c -std=c11 $warnings
 if command -v g++ >/dev/null; then

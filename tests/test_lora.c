@@ -1,41 +1,6 @@
 /* Low-rank adapters: which layers get one and what is refused; that nothing else is trained; what is kept for
- * backward; that every way of keeping less computes the same gradients, dropout's masks included; merging. */
-#include <math.h>
-
-#include "../nn/lora.h"
-#include "../optim/optim.h"
-#include "support.h"
-
-static Module *adapted(const Setting *setting, const Lora *lora)
-{
-    Module *model = small_model(setting);
-    if (nn_add_lora(model, lora) <= 0)
-        fail_msg("%s: %s", setting_text(setting), error_message());
-    /* B is 0 at first, which leaves A without a gradient. */
-    TensorList list = nn_lora_parameters(model);
-    for (int i = 0; i < list.count; i++)
-        fill_values(tensor_f32(list.items[i]), tensor_numel(list.items[i]), 40 + (uint32_t)i, 0.2, 0);
-    return model;
-}
-
-static double backward_of(Module *model, ModelFamily family, const Micro *micro)
-{
-    double loss = 0;
-    int scope = tensor_scope_begin();
-    int64_t labels = 0;
-    for (int i = 0, first = 0; micro->sizes[i]; first += micro->sizes[i++])
-        labels += small_batch(family, 2, first, micro->sizes[i]).labels_counted;
-    for (int i = 0, first = 0; micro->sizes[i]; first += micro->sizes[i++]) {
-        Batch batch = small_batch(family, 2, first, micro->sizes[i]);
-        batch.labels_total = labels;
-        Tensor *part = nn_loss(model, &batch);
-        loss += tensor_item(part);
-        tensor_backward(part);
-    }
-    tensor_scope_end(scope);
-    assert_fine();
-    return loss;
-}
+ * backward; heads, and writing token by token. */
+#include "adapted_support.h"
 
 /* ---- Layers ---------------------------------------------------------------------------------- */
 
@@ -360,148 +325,6 @@ static void nothing_is_kept_below_the_first_adapter(void **state)
     assert_fine();
 }
 
-/* ---- Gradients ------------------------------------------------------------------------------- */
-
-typedef struct Grads {
-    float *values;
-    int64_t count;
-    double loss;
-} Grads;
-
-static Grads grads_of(const Setting *setting, const Lora *lora, const Micro *micro, int threads, int chunk)
-{
-    Visit v = visit(&(ContextOptions){.threads = threads, .seed = 4});
-    Module *model = adapted(setting, lora);
-    if (setting->family != MODEL_MLP)
-        nn_set_loss_chunk(model, chunk);
-    Grads g = {.loss = backward_of(model, setting->family, micro)};
-    TensorList list = nn_lora_parameters(model);
-    for (int i = 0; i < list.count; i++)
-        g.count += tensor_numel(list.items[i]);
-    g.values = test_malloc((size_t)g.count * sizeof(float));
-    int64_t at = 0;
-    for (int i = 0; i < list.count; at += tensor_numel(list.items[i++])) {
-        if (!grad_f32(list.items[i]))
-            fail_msg("%s: no gradient of %s", setting_text(setting), tensor_name(list.items[i]));
-        memcpy(g.values + at, grad_f32(list.items[i]), (size_t)tensor_numel(list.items[i]) * sizeof(float));
-    }
-    leave(v);
-    return g;
-}
-
-static void check_equal(const Setting *setting, const Grads *a, const Grads *b, double most)
-{
-    assert_int_equal(a->count, b->count);
-    double off = difference(a->values, b->values, a->count);
-    if (!(off <= most) || fabs(a->loss - b->loss) > most * fabs(a->loss))
-        fail_msg("%s: gradients are off by %g, the loss is %.9g and %.9g", setting_text(setting), off,
-                 a->loss, b->loss);
-}
-
-static const Lora with_dropout = {.rank = 3, .dropout = 0.3f};
-
-/* Keeping less computes the same bits; other micro-batches the same up to rounding, masks included. */
-static void gradients_are_the_same_however_they_are_computed(void **state)
-{
-    (void)state;
-    static const char *const targets[] = {NULL, "embed_tokens,q_proj,down_proj", "c_attn,wte",
-                                          "word_embeddings,dense", "layers.0"};
-    static const ModelFamily families[] = {MODEL_LLAMA, MODEL_LLAMA, MODEL_GPT2, MODEL_BERT, MODEL_MLP};
-    for (int i = 0; i < 4 + 5; i++) {
-        ModelFamily family = i < 4 ? (ModelFamily)i : families[i - 4];
-        Lora lora = with_dropout;
-        lora.targets = i < 4 ? NULL : targets[i - 4];
-        Setting s = {.family = family, .dropout = 0.2f};
-        Grads plain = grads_of(&s, &lora, &(Micro){{4}}, 1, 0);
-        for (int way = 0; way < 4; way++) {
-            Setting other = s;
-            other.checkpoint = way == 0 || way == 2;
-            other.selective = way == 1 || way == 2;
-            other.pattern = way == 3 && family != MODEL_MLP ? "c+" : NULL;
-            Grads g = grads_of(&other, &lora, &(Micro){{4}}, 1, 0);
-            check_equal(&other, &plain, &g, 0);
-            test_free(g.values);
-        }
-        Grads split = grads_of(&s, &lora, &(Micro){{1, 3}}, 2, 0);
-        check_equal(&s, &plain, &split, 2e-5);
-        Grads chunked = grads_of(&s, &lora, &(Micro){{4}}, 1, 5);
-        check_equal(&s, &plain, &chunked, 2e-5);
-        test_free(split.values);
-        test_free(chunked.values);
-        test_free(plain.values);
-    }
-}
-
-/* A step along the gradient: the loss rises by its squared length, with the masks as they were. */
-static void gradients_are_slopes(void **state)
-{
-    (void)state;
-    for (int family = 0; family < FAMILIES; family++) {
-        Setting s = {.family = (ModelFamily)family};
-        Module *model = adapted(&s, &with_dropout);
-        backward_of(model, s.family, &(Micro){{4}});
-        TensorList list = nn_lora_parameters(model);
-        double squares = 0, loss[2];
-        for (int i = 0; i < list.count; i++)
-            for (int64_t k = 0; k < tensor_numel(list.items[i]); k++)
-                squares += (double)grad_f32(list.items[i])[k] * grad_f32(list.items[i])[k];
-        float step = 2e-3f / (float)sqrt(squares);
-        for (int side = 0; side < 2; side++) {
-            float by = side ? step : -step;
-            for (int i = 0; i < list.count; i++)
-                for (int64_t k = 0; k < tensor_numel(list.items[i]); k++)
-                    tensor_f32(list.items[i])[k] += (side ? 2 : 1) * by * grad_f32(list.items[i])[k];
-            int scope = tensor_scope_begin();
-            Batch batch = small_batch(s.family, 2, 0, 4);
-            tensor_no_grad_begin();
-            loss[side] = tensor_item(nn_loss(model, &batch));
-            tensor_no_grad_end();
-            tensor_scope_end(scope);
-        }
-        double slope = (loss[1] - loss[0]) / (2 * step);
-        if (!(fabs(slope / squares - 1) < 2e-2))
-            fail_msg("%s: slope %g, squared gradient %g", setting_text(&s), slope, squares);
-        assert_fine();
-    }
-}
-
-static void evaluation_drops_nothing(void **state)
-{
-    (void)state;
-    Setting s = {.family = MODEL_GPT2};
-    Module *dropping = adapted(&s, &with_dropout), *plain = adapted(&s, &(Lora){.rank = 3});
-    TensorList a = nn_parameters(dropping), b = nn_parameters(plain);
-    for (int i = 0; i < a.count; i++)
-        memcpy(tensor_f32(b.items[i]), tensor_f32(a.items[i]),
-               (size_t)tensor_numel(a.items[i]) * sizeof(float));
-    Batch batch = small_batch(MODEL_GPT2, 0, 0, 3);
-    tensor_no_grad_begin();
-    Tensor *trains = nn_forward(dropping, NULL, &batch), *without = nn_forward(plain, NULL, &batch);
-    nn_eval(dropping);
-    Tensor *evaluates = nn_forward(dropping, NULL, &batch);
-    tensor_no_grad_end();
-    assert_true(difference(tensor_f32(trains), tensor_f32(without), tensor_numel(without)) > 1e-3);
-    assert_memory_equal(tensor_f32(evaluates), tensor_f32(without),
-                        (size_t)tensor_numel(without) * sizeof(float));
-}
-
-/* Frozen embeddings below checkpointed blocks: what is trained still gets its gradient. */
-static void a_frozen_embedding_and_checkpoints(void **state)
-{
-    (void)state;
-    Lora lora = {.rank = 2, .targets = "layers.0.self_attn.q_proj,layers.2.mlp.down_proj"};
-    Setting s = {.family = MODEL_LLAMA, .layers = 3};
-    Grads plain = grads_of(&s, &lora, &(Micro){{3}}, 1, 0);
-    static const char *const patterns[] = {"ccc", "c++", "c+c", ".c+"};
-    for (size_t i = 0; i < COUNT(patterns); i++) {
-        s.pattern = patterns[i];
-        Grads g = grads_of(&s, &lora, &(Micro){{3}}, 1, 0);
-        check_equal(&s, &plain, &g, 0);
-        test_free(g.values);
-    }
-    test_free(plain.values);
-}
-
 /* ---- The head -------------------------------------------------------------------------------- */
 
 static void an_adapter_of_the_head(void **state)
@@ -541,126 +364,6 @@ static void writing_with_adapters(void **state)
     for (int b = 0; b < 2; b++)
         assert_true(difference(tensor_f32(whole) + (b * SMALL_SEQ + SMALL_SEQ - 1) * SMALL_VOCAB,
                                tensor_f32(last) + b * SMALL_VOCAB, SMALL_VOCAB) < 1e-5);
-}
-
-/* ---- Merging --------------------------------------------------------------------------------- */
-
-static void merged_models_compute_the_same(void **state)
-{
-    (void)state;
-    static const char *const targets[] = {"all", "all", "embed_tokens,lm_head,o_proj", "c_proj,c_attn"};
-    static const ModelFamily families[] = {MODEL_MLP, MODEL_BERT, MODEL_LLAMA, MODEL_GPT2};
-    for (int i = 0; i < 4; i++) {
-        Visit v = visit(&(ContextOptions){.threads = 2});
-        Setting s = {.family = families[i]};
-        Module *model = adapted(&s, &(Lora){.rank = 3, .targets = targets[i]});
-        Batch batch = small_batch(families[i], 0, 0, 3);
-        nn_eval(model);
-        tensor_no_grad_begin();
-        Tensor *before = nn_forward(model, NULL, &batch);
-        TensorList list = nn_parameters(model);
-        int adapters = nn_lora_count(model), count = list.count;
-        uint64_t frozen = books()->live_by[MEM_FROZEN];
-        assert_int_equal(nn_merge(model, DTYPE_F32), adapters);
-        Tensor *after = nn_forward(model, NULL, &batch);
-        tensor_no_grad_end();
-        assert_true(difference(tensor_f32(before), tensor_f32(after), tensor_numel(before)) < 1e-5);
-        assert_int_equal(nn_parameters(model).count, count - 2 * adapters);
-        assert_int_equal(nn_lora_count(model), 0);
-        assert_int_equal(nn_lora_parameters(model).count, 0);
-        assert_int_equal(books()->live_by[MEM_PARAMETER], 0);
-        assert_int_equal(books()->live_by[MEM_FROZEN], frozen);
-        assert_int_equal(nn_merge(model, DTYPE_F32), -1);
-        assert_error(ERROR_STATE, "nn_merge: ", "no adapter");
-        /* And once more. */
-        assert_int_equal(nn_add_lora(model, &(Lora){.targets = targets[i]}), adapters);
-        leave(v);
-    }
-}
-
-typedef struct Stored {
-    ModelFamily family;
-    Weights base;
-    DType merged;
-    double most; /* difference of logits, of the largest */
-} Stored;
-
-/* From any type into f32 exactly but for rounding, into 16 bit with its rounding, where it lies or anew. */
-static void merging_into_other_types(void **state)
-{
-    (void)state;
-    static const Stored cases[] = {
-        {MODEL_LLAMA, {.dtype = DTYPE_BF16}, DTYPE_BF16, 2e-2},
-        {MODEL_LLAMA, {.dtype = DTYPE_F16}, DTYPE_F32, 1e-5},
-        {MODEL_LLAMA, {.quantized = DTYPE_NF4}, DTYPE_F32, 1e-5},
-        {MODEL_LLAMA, {.dtype = DTYPE_BF16, .quantized = DTYPE_NF4_PLAIN}, DTYPE_F16, 4e-3},
-        {MODEL_GPT2, {.dtype = DTYPE_BF16}, DTYPE_F32, 1e-5},
-        {MODEL_GPT2, {.dtype = DTYPE_BF16}, DTYPE_BF16, 2e-2},
-        {MODEL_GPT2, {.quantized = DTYPE_NF4}, DTYPE_F32, 1e-5},
-        {MODEL_GPT2, {.quantized = DTYPE_INT8}, DTYPE_F16, 4e-3},
-        {MODEL_BERT, {.quantized = DTYPE_INT8}, DTYPE_F32, 1e-5},
-    };
-    for (size_t i = 0; i < COUNT(cases); i++) {
-        const Stored *c = &cases[i];
-        Visit v = visit(&(ContextOptions){.threads = 2});
-        nn_set_weights(&c->base);
-        Module *model = adapted(&(Setting){.family = c->family}, &(Lora){.rank = 3});
-        Batch batch = small_batch(c->family, 0, 0, 3);
-        tensor_no_grad_begin();
-        Tensor *before = nn_forward(model, NULL, &batch);
-        assert_true(nn_merge(model, c->merged) > 0);
-        Tensor *after = nn_forward(model, NULL, &batch);
-        tensor_no_grad_end();
-        double off = difference(tensor_f32(before), tensor_f32(after), tensor_numel(before));
-        if (!(off <= c->most && (off > 0 || c->merged == DTYPE_F32)))
-            fail_msg("case %zu: logits are off by %g", i, off);
-        static const char *const names[] = {"", "bert.encoder.layer.0.intermediate.dense.weight",
-                                            "transformer.h.0.mlp.c_fc.weight",
-                                            "model.layers.0.mlp.up_proj.weight"};
-        Tensor *weight = nn_parameter(model, names[c->family]);
-        int in_out = c->family == MODEL_GPT2;
-        assert_int_equal(tensor_dtype(weight), c->merged);
-        assert_int_equal(tensor_dim(weight, !in_out), 32);
-        assert_int_equal(tensor_dim(weight, in_out), 48);
-        assert_int_equal(books()->live_by[MEM_PARAMETER], 0);
-        assert_fine();
-        leave(v);
-    }
-}
-
-static void merges_that_are_refused(void **state)
-{
-    (void)state;
-    Module *gpt2 = small_model(&(Setting){.family = MODEL_GPT2});
-    assert_int_equal(nn_add_lora(gpt2, &(Lora){.targets = "wte,c_attn"}), 3);
-    assert_int_equal(nn_merge(gpt2, DTYPE_F32), -1);
-    assert_error(ERROR_STATE, "nn_merge: ", "transformer.wte", "head");
-    assert_int_equal(nn_lora_count(gpt2), 3);
-    static const DType quantised[] = {DTYPE_NF4, DTYPE_NF4_PLAIN, DTYPE_INT8};
-    for (size_t i = 0; i < COUNT(quantised); i++) {
-        assert_int_equal(nn_merge(gpt2, quantised[i]), -1);
-        assert_error(ERROR_ARGUMENT, "nn_merge: ", dtype_name(quantised[i]), "f32, bf16 or f16");
-    }
-    assert_int_equal(nn_merge(gpt2, DTYPE_I32), -1);
-    assert_error(ERROR_ARGUMENT, "nn_merge: ", "i32");
-    Module *bert = small_model(&(Setting){.family = MODEL_BERT});
-    assert_int_equal(nn_add_lora(bert, &(Lora){.targets = "decoder"}), 1);
-    assert_int_equal(nn_merge(bert, DTYPE_F32), -1);
-    assert_error(ERROR_STATE, "cls.predictions.decoder");
-}
-
-/* An optimizer that outlives the adapters it trained has nothing to update, and frees what it has. */
-static void an_optimizer_outlives_the_adapters(void **state)
-{
-    (void)state;
-    Setting s = {.family = MODEL_LLAMA};
-    Module *model = adapted(&s, NULL);
-    Optimizer *optimizer = optim_adamw(nn_lora_parameters(model), NULL);
-    backward_of(model, s.family, &(Micro){{2}});
-    optim_step(optimizer);
-    assert_true(nn_merge(model, DTYPE_F32) > 0);
-    optim_step(optimizer);
-    assert_fine();
 }
 
 /* ---- Memory that runs out -------------------------------------------------------------------- */
@@ -707,8 +410,6 @@ static void every_allocation_fails(void **state)
     }
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -724,16 +425,8 @@ int main(void)
         TEST(dropout_keeps_nothing),
         TEST(an_activation_keeps_its_input_once),
         TEST(nothing_is_kept_below_the_first_adapter),
-        TEST(gradients_are_the_same_however_they_are_computed),
-        TEST(gradients_are_slopes),
-        TEST(evaluation_drops_nothing),
-        TEST(a_frozen_embedding_and_checkpoints),
         TEST(an_adapter_of_the_head),
         TEST(writing_with_adapters),
-        TEST(merged_models_compute_the_same),
-        TEST(merging_into_other_types),
-        TEST(merges_that_are_refused),
-        TEST(an_optimizer_outlives_the_adapters),
         TEST(every_allocation_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

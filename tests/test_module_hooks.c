@@ -142,25 +142,33 @@ static void test_checkpoints(void **state)
     nn_hook_remove(&told.hook);
 }
 
-/* Two hooks, in the order added; one of them removes itself. */
+/* Hooks in the order added, into one text; the second one removes itself. */
+typedef struct Once {
+    ModuleHook hook;
+    Told *told;
+} Once;
+
 static void remove_itself(Module *module, void *user)
 {
-    (void)module;
-    nn_hook_remove(user);
+    Once *once = user;
+    add(once->told, "(", module, ")");
+    nn_hook_remove(&once->hook);
 }
 
 static void test_several(void **state)
 {
     (void)state;
-    ModuleHook once = {.before_forward = remove_itself};
-    once.user = &once;
-    nn_hook_add(&once);
     Told told;
     listen(&told);
+    Once once = {.hook = {.before_forward = remove_itself, .user = &once}, .told = &told};
+    nn_hook_add(&once.hook);
+    ModuleHook last = {.before_forward = told_after_backward, .user = &told};
+    nn_hook_add(&last);
     Module *model = nested(&told);
     assert_int_equal(tensor_backward(squares(model, values(SHAPE(ROWS, WIDTH), 1, 1))), 0);
-    assert_told(&told, "<a<bb><c<dd>c>a>[a[c[dd]c][bb]a]");
+    assert_told(&told, "<a(a)a]<bb]b><cc]<dd]d>c>a>[a[c[dd]c][bb]a]");
     nn_hook_remove(&told.hook);
+    nn_hook_remove(&last);
     assert_null(context_current()->module_hooks);
 }
 
@@ -391,6 +399,7 @@ static void test_errors(void **state)
     assert_int_not_equal(tensor_backward(squares(model, values(SHAPE(ROWS, WIDTH), 1, 1))), 0);
     assert_error(ERROR_STATE, "the hook says no");
     assert_int_equal(context_current()->tape->count, 0);
+    nn_hook_remove(&no);
     no = (ModuleHook){.before_forward = raise_it};
     nn_hook_add(&no);
     assert_null(squares(model, values(SHAPE(ROWS, WIDTH), 1, 1)));

@@ -374,6 +374,44 @@ static void test_backward_between_no_grad(void **state)
     assert_true(tensor_has_grad(w) && tensor_has_grad(x));
 }
 
+/* ---- Sharing ---------------------------------------------------------------------------------- */
+
+/* Every kind of sharing at once: values that are read several times, reshaped, donated and repeated. */
+static Tensor *tangle(Tensor *x)
+{
+    Tensor *a = tensor_gelu(x), *b = tensor_add(a, x), *c = tensor_mul(a, b);
+    Tensor *d = tensor_add(tensor_reshape(c, SHAPE(15)), tensor_reshape(b, SHAPE(15)));
+    Tensor *e = tensor_swiglu(tensor_reshape(d, SHAPE(3, 5)), b), *f = tensor_add(e, e);
+    Tensor *g = tensor_scale(tensor_donate(f), 0.5f), *h = tensor_mul(g, tensor_add(g, tensor_donate(a)));
+    return tensor_add(tensor_sum(tensor_donate(h)), tensor_sum(tensor_mul(c, c)));
+}
+
+static void test_tangle(void **state)
+{
+    (void)state;
+    Tensor *x = leaf(SHAPE(3, 5), 1, 1);
+    assert_int_equal(tensor_backward(tangle(x)), 0);
+    float gradient[15];
+    memcpy(gradient, grad_f32(x), sizeof gradient);
+    tensor_no_grad_begin();
+    for (int i = 0; i < 15; i++) {
+        float *element = tensor_f32(x) + i, old = *element, h = 1.0f / 32;
+        double f[4];
+        const float at[] = {old + h, old - h, old + 2 * h, old - 2 * h};
+        for (int k = 0; k < 4; k++) {
+            int scope = tensor_scope_begin();
+            *element = at[k];
+            f[k] = tensor_item(tangle(x));
+            tensor_scope_end(scope);
+        }
+        *element = old;
+        double measured = (8 * (f[0] - f[1]) - (f[2] - f[3])) / (12 * (double)h);
+        assert_true(fabs(measured - gradient[i]) < 2e-3 * fmax(1, fabs(measured)));
+    }
+    tensor_no_grad_end();
+    assert_fine();
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
 
 int main(void)
@@ -395,6 +433,7 @@ int main(void)
         TEST(test_checkpoint_that_returns_a_parameter),
         TEST(test_checkpoint_of_frozen),
         TEST(test_backward_between_no_grad),
+        TEST(test_tangle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

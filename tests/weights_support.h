@@ -93,6 +93,10 @@ static inline const char *craft(const char *name, const char *header, size_t siz
     return path;
 }
 
+/* A tensor of such a header. */
+#define F32(name, shape, from, to)                                                                           \
+    "'" name "':{'dtype':'F32','shape':" shape ",'data_offsets':[" from "," to "]}"
+
 static inline void put_text(const char *name, const char *text)
 {
     char bytes[4096];

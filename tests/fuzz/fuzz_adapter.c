@@ -3,12 +3,8 @@
  * the bytes of its tensors after two bytes 0xFF; or edits of a file that is right for adapters of rank 2
  * everywhere. What is not read must leave the model as it was; what is read is written, and read again. */
 #include "../../io/adapter.h"
-#include "../../io/safetensors.h"
 #include "../../nn/lora.h"
-#include "../tensor_data.h"
-#include "fuzz_json.h"
-
-enum { ITEMS = 64, NAME = 128, ELEMENTS = 4096 };
+#include "fuzz_weights.h"
 
 static const ModelPreset models[] = {
     {"llama", "", .batch = 1, .seq = 4, .family = MODEL_LLAMA,
@@ -26,21 +22,13 @@ enum { MODELS = sizeof models / sizeof models[0] };
 
 /* ---- A file that is right, and edits --------------------------------------------------------- */
 
-typedef struct File {
-    SafetensorsItem item[ITEMS];
-    char name[ITEMS][NAME];
-    int count;
-} File;
-
-static float numbers[ELEMENTS];
-
 static void add(File *file, const char *path, const char *ending, int64_t rows, int64_t columns)
 {
     if (file->count == ITEMS)
         return;
     snprintf(file->name[file->count], NAME, "base_model.model.%.80s%s", path, ending);
     file->item[file->count] = (SafetensorsItem){
-        .name = file->name[file->count], .ndim = 2, .dim = {rows, columns}, .data = numbers};
+        .name = file->name[file->count], .ndim = 2, .dim = {rows, columns}, .data = fuzz_numbers()};
     file->count++;
 }
 
@@ -91,18 +79,6 @@ static void edit(File *file, const uint8_t *bytes)
     }
 }
 
-/* Tensors of more elements than there are numbers would be read beyond them. */
-static void bound(File *file)
-{
-    for (int i = 0; i < file->count; i++) {
-        int64_t n = 1;
-        for (int k = 0; k < file->item[i].ndim; k++)
-            n *= file->item[i].dim[k];
-        if (n > ELEMENTS / 2)
-            file->item[i].ndim = 0;
-    }
-}
-
 static void put_edited(Module *model, const uint8_t *data, size_t size)
 {
     static File file;
@@ -110,37 +86,12 @@ static void put_edited(Module *model, const uint8_t *data, size_t size)
     nn_lora_layers(model, add_layer, &file);
     for (size_t i = 0; i + 2 < size && i < 96; i += 3)
         edit(&file, data + i);
-    bound(&file);
+    fuzz_bound(&file);
     if (safetensors_write(fuzz_path("adapter/adapter_model.safetensors"), file.item, file.count))
         error_clear(); /* names that are no UTF-8, or twice: the file before it is read */
 }
 
-/* A header with the length that belongs to it, and the bytes of the tensors. */
-static void put_headed(const uint8_t *data, size_t size)
-{
-    FuzzParts parts = fuzz_parts(data, size);
-    uint64_t length = parts.first_size;
-    uint8_t *all = malloc(size + sizeof length);
-    memcpy(all, &length, sizeof length);
-    memcpy(all + sizeof length, parts.first, parts.first_size);
-    memcpy(all + sizeof length + parts.first_size, parts.second, parts.second_size);
-    fuzz_put("adapter/adapter_model.safetensors", all, sizeof length + parts.first_size + parts.second_size);
-    free(all);
-}
-
 /* ---- In and out ------------------------------------------------------------------------------ */
-
-static uint64_t bits(Module *model)
-{
-    uint64_t sum = 14695981039346656037u;
-    TensorList list = nn_parameters(model);
-    for (int i = 0; i < list.count; i++) {
-        const unsigned char *bytes = (const unsigned char *)tensor_f32(list.items[i]);
-        for (size_t k = 0; k < (size_t)tensor_numel(list.items[i]) * sizeof(float); k++)
-            sum = (sum ^ bytes[k]) * 1099511628211u;
-    }
-    return sum;
-}
 
 static void write_again(Module *model, const ModelPreset *preset)
 {
@@ -161,7 +112,7 @@ static void load(const ModelPreset *preset, Module *model, int meta, const uint8
 {
     AdapterReport report = {0};
     int count = nn_parameters(model).count;
-    uint64_t before = meta ? 0 : bits(model);
+    uint64_t before = meta ? 0 : fuzz_bits(model);
     fuzz_fail_one(data, size);
     int failed = io_load_adapter(model, fuzz_path("adapter"), NULL, &report) != 0;
     int memory = error_code() == ERROR_HOST_MEMORY || error_code() == ERROR_MEMORY;
@@ -169,7 +120,7 @@ static void load(const ModelPreset *preset, Module *model, int meta, const uint8
     fuzz_agree(failed);
     if (failed) { /* without memory the run is over anyway */
         fuzz_check(memory || nn_lora_count(model) == 0, "an adapter that was not read is there");
-        fuzz_check(memory || meta || (nn_parameters(model).count == count && bits(model) == before),
+        fuzz_check(memory || meta || (nn_parameters(model).count == count && fuzz_bits(model) == before),
                    "an adapter that was not read changed the model");
         return;
     }
@@ -186,9 +137,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const ModelPreset *preset = &models[(data[0] & 15) % MODELS];
     int meta = (data[0] & 16) != 0, kind = data[1] % 3;
     FuzzParts parts = fuzz_parts(data + 2, size - 2);
-    if (numbers[0] == 0)
-        for (int i = 0; i < ELEMENTS; i++)
-            numbers[i] = (float)(i % 61 + 1) / 8;
     mkdir(fuzz_path("adapter"), 0700);
     fuzz_begin(meta);
     Module *model = nn_model(preset);
@@ -196,7 +144,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (kind == 0)
         fuzz_put("adapter/adapter_model.safetensors", parts.second, parts.second_size);
     else if (kind == 1)
-        put_headed(parts.second, parts.second_size);
+        fuzz_headed("adapter/adapter_model.safetensors", parts.second, parts.second_size);
     else
         put_edited(model, parts.second, parts.second_size);
     load(preset, model, meta, data, size);

@@ -1,7 +1,6 @@
 /* A checkpoint that bitsandbytes quantised, loaded into a small model: a file that is right, edited. The
  * first byte says which model and how it is loaded, then come edits of four bytes each. What stands after two
- * bytes 0xFF takes the place of a quant_state. What does not load must be refused with a message, and write
- * outside nothing. */
+ * bytes 0xFF takes the place of a quant_state. What does not load must be refused with a message. */
 #include "../../base/quant_codes_.h"
 #include "../../io/safetensors_.h"
 #include "../../io/weights.h"

@@ -6,10 +6,7 @@
 
 #include "../../io/io.h"
 #include "../../io/weights.h"
-#include "../tensor_data.h"
-#include "fuzz_json.h"
-
-enum { ITEMS = 96, NAME = 96, ELEMENTS = 4096 };
+#include "fuzz_weights.h"
 
 static const ModelPreset models[] = {
     {"mlp", "", .batch = 1, .family = MODEL_MLP, .config.mlp = {.sizes = {3, 2}}},
@@ -39,21 +36,13 @@ static const char *const extra[] = {"lm_head.weight",
                                     "h.0.attn.masked_bias"};
 enum { EXTRA = sizeof extra / sizeof extra[0] };
 
-typedef struct File {
-    SafetensorsItem item[ITEMS];
-    char name[ITEMS][NAME];
-    int count;
-} File;
-
 /* ---- A file that is right, and edits --------------------------------------------------------- */
-
-static float numbers[ELEMENTS];
 
 static SafetensorsItem *add(File *file, const char *name, int ndim, const int64_t *dim)
 {
     SafetensorsItem *item = &file->item[file->count];
     snprintf(file->name[file->count], NAME, "%s", name);
-    *item = (SafetensorsItem){.name = file->name[file->count++], .ndim = ndim, .data = numbers};
+    *item = (SafetensorsItem){.name = file->name[file->count++], .ndim = ndim, .data = fuzz_numbers()};
     memcpy(item->dim, dim, (size_t)ndim * sizeof *dim);
     return item;
 }
@@ -121,25 +110,15 @@ static void edit(File *file, const uint8_t *bytes)
         break;
     case 8: /* twice */
         if (file->count < ITEMS)
-            *add(file, name, item->ndim, item->dim) = (SafetensorsItem){
-                .name = file->name[file->count - 1], .type = item->type, .ndim = item->ndim, .data = numbers};
+            *add(file, name, item->ndim, item->dim) = (SafetensorsItem){.name = file->name[file->count - 1],
+                                                                        .type = item->type,
+                                                                        .ndim = item->ndim,
+                                                                        .data = fuzz_numbers()};
         break;
     case 9:
         if (file->count < ITEMS)
             add(file, extra[how % EXTRA], 2, how & 128 ? (int64_t[]){5, 4} : (int64_t[]){4, 4});
         break;
-    }
-}
-
-/* Tensors of more elements than there are numbers would be read beyond them. */
-static void bound(File *file)
-{
-    for (int i = 0; i < file->count; i++) {
-        int64_t n = 1;
-        for (int k = 0; k < file->item[i].ndim; k++)
-            n *= file->item[i].dim[k];
-        if (n > ELEMENTS / 2) /* of eight bytes, at most */
-            file->item[i].ndim = 0;
     }
 }
 
@@ -165,7 +144,7 @@ static const char *edited(Module *model, const uint8_t *data, size_t size, int c
     right(&file, model);
     for (size_t i = 0; i + 2 < size && i < 192; i += 3)
         edit(&file, data + i);
-    bound(&file);
+    fuzz_bound(&file);
     int first = cut ? file.count / 2 : file.count;
     unlink(fuzz_path("model/model.safetensors"));
     int failed =
@@ -178,43 +157,17 @@ static const char *edited(Module *model, const uint8_t *data, size_t size, int c
     return failed ? NULL : fuzz_path("model");
 }
 
-/* A header with the length that belongs to it, and the bytes of the tensors. */
-static const char *headed(const uint8_t *data, size_t size)
-{
-    FuzzParts parts = fuzz_parts(data, size);
-    uint64_t length = parts.first_size;
-    uint8_t *all = malloc(size + sizeof length);
-    memcpy(all, &length, sizeof length);
-    memcpy(all + sizeof length, parts.first, parts.first_size);
-    memcpy(all + sizeof length + parts.first_size, parts.second, parts.second_size);
-    const char *path =
-        fuzz_put("model.safetensors", all, sizeof length + parts.first_size + parts.second_size);
-    free(all);
-    return path;
-}
-
 /* ---- Loading --------------------------------------------------------------------------------- */
-
-static uint64_t bits(Module *model)
-{
-    uint64_t sum = 14695981039346656037u;
-    TensorList list = nn_parameters(model);
-    for (int i = 0; i < list.count; i++) {
-        const unsigned char *bytes = (const unsigned char *)tensor_f32(list.items[i]);
-        for (size_t k = 0; k < (size_t)tensor_numel(list.items[i]) * sizeof(float); k++)
-            sum = (sum ^ bytes[k]) * 1099511628211u;
-    }
-    return sum;
-}
 
 static void load(Module *model, const char *path, int partial, int meta, FuzzParts input)
 {
     WeightsReport report = {0};
-    uint64_t before = meta ? 0 : bits(model);
+    uint64_t before = meta ? 0 : fuzz_bits(model);
     fuzz_fail_one(input.first, input.first_size);
     int failed = io_load_weights(model, path, &(WeightsOptions){.partial = partial}, &report) != 0;
     fuzz_agree(failed);
-    fuzz_check(!failed || meta || bits(model) == before, "weights that were not loaded changed the model");
+    fuzz_check(!failed || meta || fuzz_bits(model) == before,
+               "weights that were not loaded changed the model");
     if (failed)
         return;
     fuzz_check(report.loaded + report.missing == nn_parameters(model).count, "parameters are not counted");
@@ -227,16 +180,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 2)
         return 0;
     int meta = data[0] & 16, partial = data[0] & 32, kind = data[1] % 4;
-    if (numbers[0] == 0)
-        for (int i = 0; i < ELEMENTS; i++)
-            numbers[i] = (float)(i % 61 + 1) / 8;
     mkdir(fuzz_path("model"), 0700);
     fuzz_begin(meta != 0);
     Module *model = nn_model(&models[(data[0] & 15) % MODELS]);
     data += 2;
     size -= 2;
     const char *path = kind == 0   ? fuzz_put("model.safetensors", data, size)
-                       : kind == 1 ? headed(data, size)
+                       : kind == 1 ? fuzz_headed("model.safetensors", data, size)
                                    : edited(model, data, size, kind == 3);
     if (path)
         load(model, path, partial != 0, meta != 0, (FuzzParts){.first = data, .first_size = size});

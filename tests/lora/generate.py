@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""generate.py OUTDIR: what PEFT computes for low-rank adapters, for tests/test_lora_parity.c and test_adapters.c.
+"""generate.py OUTDIR: what PEFT computes for low-rank adapters, for tests/test_lora_parity.c and test_adapters*.c.
 
 FAMILY/{config.json,model.safetensors}: a small random model in float32. FAMILY_CASE/: adapter_start/ as PEFT saves it;
 run.safetensors: ids, labels, logits, the first step's gradients, the adapter after three steps of AdamW (lr 1e-2, no
@@ -26,7 +26,7 @@ CASES = [('llama', 'default', {}), ('llama', 'init', {}), ('llama', 'all', {'tar
          ('gpt2', 'default', {'fan_in_fan_out': True}),
          ('gpt2', 'all', {'target_modules': 'all-linear', 'fan_in_fan_out': True}),
          ('bert', 'default', {}), ('bert', 'all', {'target_modules': 'all-linear'}),
-         # what a file may hold beside adapters, and what is refused: for tests/test_adapters.c
+         # what a file may hold beside adapters, and what is refused: for tests/test_adapters*.c
          ('llama', 'head_saved', {'target_modules': ['q_proj', 'v_proj'], 'modules_to_save': ['lm_head']}),
          ('llama', 'bias_all', {'target_modules': ['q_proj'], 'bias': 'all'}),
          ('llama_tied', 'embed', {'target_modules': ['q_proj', 'embed_tokens']}),

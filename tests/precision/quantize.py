@@ -53,6 +53,9 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 kind = "nf4" if double else "nf4-plain"
                 nf4(f"{kind}.{str(dtype)[6:]}.{shape[0]}x{shape[1]}", matrix(shape, dtype), double)
 
+# Scales in three groups, the last one short; a group has 256.
+nf4("nf4.float32.260x130", matrix((260, 130), torch.float32) * torch.linspace(0.1, 2, 260)[:, None], True)
+
 edge = torch.zeros(2, 64)
 edge[1] = -0.25
 nf4("nf4-plain.edge", edge, False)
