@@ -61,7 +61,7 @@ static const Flag flags[] = {
      .high = MOST_THREADS},
     {"--device", FLAG_NAME, AT(device), "cpu|cuda",
      .help = "where tensors live (cpu); this build has no cuda"},
-    {"--max-samples", FLAG_INT64, AT(max_samples), "N", .help = "use only the first N samples"},
+    {"--max-samples", FLAG_INT64, AT(max_samples), "N", .help = "use only the first N samples", .low = 1},
     {"--every", FLAG_INT, AT(every), "N", .help = "steps between printed lines (a twentieth of the run)",
      .low = 1},
     {"--evaluate-every", FLAG_INT, AT(evaluate_every), "N",
