@@ -32,20 +32,22 @@ int gradient_zeros(Context *context, Tensor *leaf)
     gradient_set(leaf, gradient_new(context, leaf));
     memtrack_path_set(context->tracker, path);
     if (leaf->grad && !context->meta)
-        context->kernels->fill(shape_numel(leaf->shape), 0, storage_f32(leaf->grad), &context->run);
+        context->kernels->fill(DTYPE_F32, shape_numel(leaf->shape), 0, storage_f32(leaf->grad),
+                               &context->run);
     return leaf->grad ? 0 : error_code();
 }
 
 static void add_into(const Context *context, const Storage *from, Storage *to, int64_t n)
 {
     if (!context->meta)
-        context->kernels->add(n, storage_f32(to), storage_f32(from), storage_f32(to), &context->run);
+        context->kernels->add(DTYPE_F32, n, storage_f32(to), storage_f32(from), storage_f32(to),
+                              &context->run);
 }
 
 static void copy_into(const Context *context, const Storage *from, Storage *to, int64_t n)
 {
     if (!context->meta)
-        context->kernels->copy(n, storage_f32(from), storage_f32(to), &context->run);
+        context->kernels->copy(DTYPE_F32, DTYPE_F32, n, storage_f32(from), storage_f32(to), &context->run);
 }
 
 /* Replaces a shared gradient by a copy of its own, so that it can be written. */
@@ -140,7 +142,7 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
     if (!*slot)
         return error_code();
     if ((row->grad_zeroed & bit) && !context->meta)
-        context->kernels->fill(shape_numel(in->shape), 0, storage_f32(*slot), &context->run);
+        context->kernels->fill(DTYPE_F32, shape_numel(in->shape), 0, storage_f32(*slot), &context->run);
     return 0;
 }
 
@@ -402,7 +404,7 @@ static int nonfinite(const Context *context, const Tensor *tensor, const Storage
 {
     int64_t bad = -1;
     if (storage && storage->block.data)
-        context->kernels->find_nonfinite(shape_numel(tensor->shape), storage_f32(storage), &bad,
+        context->kernels->find_nonfinite(DTYPE_F32, shape_numel(tensor->shape), storage_f32(storage), &bad,
                                          &context->run);
     return bad >= 0;
 }
@@ -489,7 +491,7 @@ static int seed_gradient(Context *context, Tensor *loss)
     if (!loss->grad)
         return error_code();
     if (!context->meta)
-        context->kernels->fill(1, 1.0f, storage_f32(loss->grad), &context->run);
+        context->kernels->fill(DTYPE_F32, 1, 1.0f, storage_f32(loss->grad), &context->run);
     return 0;
 }
 
