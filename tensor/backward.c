@@ -37,16 +37,16 @@ int gradient_zeros(Context *context, Tensor *leaf)
     return leaf->grad ? 0 : error_code();
 }
 
-/* t's gradient += one of this type. */
-static void add_into(const Context *context, const Storage *from, DType type, const Tensor *t)
+/* Adds `from`, of another type perhaps, to the gradient of t. */
+static void add_into(const Context *context, DType type, const Storage *from, const Tensor *t)
 {
     if (!context->meta)
         context->kernels->accumulate(type, gradient_type(t), shape_numel(t->shape), storage_data(from),
                                      storage_data(t->grad), &context->run);
 }
 
-static void copy_into(const Context *context, const Storage *from, DType type, const Storage *to,
-                      const Tensor *t)
+/* The gradient of t, which is `from`, goes into `to`. */
+static void copy_into(const Context *context, DType type, const Storage *from, const Tensor *t, Storage *to)
 {
     if (!context->meta)
         context->kernels->copy(type, gradient_type(t), shape_numel(t->shape), storage_data(from),
@@ -62,7 +62,7 @@ static int make_unshared(Context *context, Tensor *t)
     Storage *own = gradient_new(context, t);
     if (!own)
         return error_code();
-    copy_into(context, shared, gradient_type(t), own, t);
+    copy_into(context, gradient_type(t), shared, t, own);
     storage_release(context, shared);
     gradient_set(t, own);
     return 0;
@@ -70,23 +70,23 @@ static int make_unshared(Context *context, Tensor *t)
 
 /* The output gradient, of this type, is the input's: shared when nothing is there and it may stay an
  * activation gradient, and a parameter's own when nobody else holds it. */
-static int pass_gradient(Context *context, Tensor *in, Storage *dout, DType type)
+static int pass_gradient(Context *context, Tensor *in, DType type, Storage *dout)
 {
-    int alike = type == gradient_type(in);
     if (in->grad) {
         if (make_unshared(context, in) != 0)
             return error_code();
-        add_into(context, dout, type, in);
-    } else if (alike && (gradient_component(in) == MEM_ACTIVATION_GRADIENT || dout->refs == 1)) {
+        add_into(context, type, dout, in);
+    } else if (gradient_type(in) == type &&
+               (gradient_component(in) == MEM_ACTIVATION_GRADIENT || dout->refs == 1)) {
         if (gradient_component(in) == MEM_GRADIENT)
-            memtrack_retag(dout->ledger, &dout->block, gradient_component(in));
+            memtrack_retag(dout->ledger, &dout->block, MEM_GRADIENT);
         storage_retain(dout);
         gradient_set(in, dout);
     } else {
         gradient_set(in, gradient_new(context, in));
         if (!in->grad)
             return error_code();
-        copy_into(context, dout, type, in->grad, in);
+        copy_into(context, type, dout, in, in->grad);
     }
     return 0;
 }
@@ -267,7 +267,7 @@ static int deliver(Context *context, Node *node, Targets *targets)
         }
         int failed = make_unshared(context, in);
         if (!failed)
-            add_into(context, made, gradient_type(in), in);
+            add_into(context, gradient_type(in), made, in);
         storage_release(context, made);
         if (failed)
             return failed;
@@ -291,7 +291,7 @@ static int backward_op(Tape *tape, Node *node)
         if (!(call->needs & OP_INPUT(i)))
             continue;
         if (call->row->identity_grad & OP_INPUT(i)) {
-            failed = pass_gradient(context, node->in[i], node->out->grad, gradient_type(node->out));
+            failed = pass_gradient(context, node->in[i], gradient_type(node->out), node->out->grad);
         } else {
             failed = choose_target(context, node, i, &targets);
             kernel = 1;
