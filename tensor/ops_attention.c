@@ -48,13 +48,23 @@ int check_float_as(const OpCall *call, int i, int as, const char *input, const c
                        dtype_name(call->dtype[as]), as_input, dtype_name(call->dtype[i]));
 }
 
+/* Kernels write gradients of one type. A parameter's may be another than its own. */
+static int check_gradient(const OpCall *call, int i, const char *input)
+{
+    if (!needs_input(call, i) || call->grad_type[i] == call->dtype[i])
+        return 0;
+    return error_raise(ERROR_ARGUMENT, "%s: the gradient of %s must be %s, as %s is, not %s", call->row->name,
+                       input, dtype_name(call->dtype[i]), input, dtype_name(call->grad_type[i]));
+}
+
 static int attention_check(const OpCall *call)
 {
     int heads = call->attr.attention.heads, kv_heads = call->attr.attention.kv_heads;
     Shape q = call->shape[Q];
     static const char *const names[] = {"q", "k", "v"};
     for (int i = Q; i <= V; i++)
-        if (call->shape[i].ndim && check_float_as(call, i, Q, names[i], names[Q]))
+        if (call->shape[i].ndim &&
+            (check_float_as(call, i, Q, names[i], names[Q]) || check_gradient(call, i, names[i])))
             return error_code();
     if (heads < 1 || kv_heads < 1 || heads % kv_heads)
         return error_raise(ERROR_ARGUMENT, "attention: %d heads cannot share %d key-value heads evenly",
