@@ -25,9 +25,12 @@ static Tensor *numbers(DType type, DType exact, Shape shape, uint32_t stream)
     return half;
 }
 
+/* Under the precision whose weights are of the type, for only those and f32 have gradients. */
 static Tensor *trained(DType type, DType exact, Shape shape, uint32_t stream)
 {
     Tensor *x = numbers(type, exact, shape, stream);
+    const char *precision = type == DTYPE_BF16 ? "bf16" : type == DTYPE_F16 ? "fp16-mixed" : "fp32";
+    tensor_set_precision(precision_by_name(precision));
     tensor_set_requires_grad(x, 1);
     return x;
 }
