@@ -30,7 +30,10 @@ static Chunk chunk_at(const OpCall *call, int64_t first)
     float *logits = room ? (float *)(void *)(room + floats_room(call, BIAS, classes)) : NULL;
     return (Chunk){
         .first = first,
-        .linear = {.rows = rows, .in = last_dim(call->shape[HIDDEN]), .out = classes},
+        .linear = {.rows = rows,
+                   .in = last_dim(call->shape[HIDDEN]),
+                   .out = classes,
+                   .x = call->dtype[HIDDEN]}, /* logits are f32 */
         .loss = {.rows = rows,
                  .classes = classes,
                  .ignore_index = call->attr.loss.ignore_index,
@@ -42,7 +45,7 @@ static Chunk chunk_at(const OpCall *call, int64_t first)
 
 static int head_check(const OpCall *call)
 {
-    if (check_dtype(call, HIDDEN, DTYPE_F32, "hidden") || check_weight(call, WEIGHT, 1, "weight") ||
+    if (check_float(call, HIDDEN, "hidden") || check_weight(call, WEIGHT, 1, "weight") ||
         check_dtype(call, LABELS, DTYPE_I32, "labels"))
         return error_code();
     Shape hidden = call->shape[HIDDEN], weight = call->shape[WEIGHT];
@@ -94,9 +97,15 @@ static const float *bias_of(const OpCall *call)
     return floats_input(call, BIAS, 0, call->shape[WEIGHT].dim[0], &room);
 }
 
+/* Rows from `first` on of hidden, or of its gradient. */
+static void *hidden_rows(const OpCall *call, void *rows, int64_t first)
+{
+    return (char *)rows + dtype_bytes(call->dtype[HIDDEN], first, last_dim(call->shape[HIDDEN]));
+}
+
 static void make_logits(const OpCall *call, const Chunk *c, const float *bias)
 {
-    const float *hidden = (const float *)call->in[HIDDEN] + c->first * c->linear.in;
+    const void *hidden = hidden_rows(call, call->in[HIDDEN], c->first);
     StoredArray weight = stored_input(call, WEIGHT);
     call->kernels->linear_forward(&c->linear, ACT_NONE, hidden, &weight, bias, NULL, c->logits, c->rest,
                                   call->run);
@@ -126,17 +135,18 @@ static void head_backward(OpCall *call)
     const float *bias = bias_of(call);
     for (int64_t first = 0; first < leading(call->shape[HIDDEN]); first += chunk_rows(call)) {
         Chunk c = chunk_at(call, first);
-        const float *hidden = (const float *)call->in[HIDDEN] + first * c.linear.in;
+        const void *hidden = hidden_rows(call, call->in[HIDDEN], first);
         make_logits(call, &c, bias);
         k->cross_entropy_backward(&c.loss, c.logits, labels + first, call->attr.loss.scale,
                                   (const float *)call->extra[0] + first, call->dout, 0, c.logits, call->run);
         if (call->din[WEIGHT] || call->din[BIAS])
             k->linear_backward_weight(&c.linear, hidden, c.logits, first ? 1 : call->beta[WEIGHT],
-                                      call->din[WEIGHT], first ? 1 : call->beta[BIAS], call->din[BIAS],
+                                      call->grad_type[WEIGHT], call->din[WEIGHT],
+                                      first ? 1 : call->beta[BIAS], call->grad_type[BIAS], call->din[BIAS],
                                       c.rest, call->run);
         if (call->din[HIDDEN])
             k->linear_backward_input(&c.linear, c.logits, &weight, call->beta[HIDDEN],
-                                     (float *)call->din[HIDDEN] + first * c.linear.in, c.rest, call->run);
+                                     hidden_rows(call, call->din[HIDDEN], first), c.rest, call->run);
     }
 }
 
