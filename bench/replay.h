@@ -97,8 +97,8 @@ static void note_linear_backward_input(const LinearDims *d, const void *dy, cons
     recording->kernels->linear_backward_input(d, dy, w, beta, dx, workspace, run);
 }
 
-static void note_linear_backward_weight(const LinearDims *d, const void *x, const void *dy, float beta_w,
-                                        DType dw_type, void *dw, float beta_b, DType dbias_type, void *dbias,
+static void note_linear_backward_weight(const LinearDims *d, const void *x, const void *dy, DType dw_type,
+                                        float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
                                         void *workspace, const KernelRun *run)
 {
     if (dw && d->in_out)
@@ -121,7 +121,7 @@ static void note_linear_backward_weight(const LinearDims *d, const void *x, cons
                                 .ldc = d->in,
                                 .beta = beta_w},
                          dy, x, dw);
-    recording->kernels->linear_backward_weight(d, x, dy, beta_w, dw_type, dw, beta_b, dbias_type, dbias,
+    recording->kernels->linear_backward_weight(d, x, dy, dw_type, beta_w, dw, dbias_type, beta_b, dbias,
                                                workspace, run);
 }
 

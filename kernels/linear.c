@@ -252,7 +252,7 @@ static void linear_sum_rows(const LinearDims *d, int64_t first, int64_t rows, co
 }
 
 /* dbias = column sums of dy + beta dbias: a range of rows a thread, then the partial sums in order. */
-static void linear_backward_bias(const LinearDims *d, const void *dy, float beta, DType type, void *dbias,
+static void linear_backward_bias(const LinearDims *d, const void *dy, DType type, float beta, void *dbias,
                                  float *workspace, int threads)
 {
     float room[LINEAR_PIECE];
@@ -279,8 +279,8 @@ static void linear_backward_bias(const LinearDims *d, const void *dy, float beta
     }
 }
 
-static void linear_backward_weight(const LinearDims *d, const void *x, const void *dy, float beta_w,
-                                   DType dw_type, void *dw, float beta_b, DType dbias_type, void *dbias,
+static void linear_backward_weight(const LinearDims *d, const void *x, const void *dy, DType dw_type,
+                                   float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
                                    void *workspace, const KernelRun *run)
 {
     StoredArray left = {dy, d->y, d->rows, d->out}, right = {x, d->x, d->rows, d->in};
@@ -290,7 +290,7 @@ static void linear_backward_weight(const LinearDims *d, const void *x, const voi
         right = other;
     }
     if (dbias)
-        linear_backward_bias(d, dy, beta_b, dbias_type, dbias, workspace, run->threads);
+        linear_backward_bias(d, dy, dbias_type, beta_b, dbias, workspace, run->threads);
     if (dw && linear_is_float(d, dw_type))
         gemm(1, 0, left.cols, right.cols, d->rows, 1.0f, left.at, left.cols, right.at, right.cols, beta_w, dw,
              right.cols, run);

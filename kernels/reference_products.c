@@ -4,6 +4,7 @@
 #include "base/quant_codes_.h"
 #include "kernels/grid.h"
 #include "kernels/reference_.h"
+#include "kernels/values.h"
 
 #include <math.h>
 
@@ -45,22 +46,6 @@ float reference_element(const StoredArray *w, int64_t i)
     return dtype_is_quantized(w->dtype) ? reference_quantized(w, i) : ((const float *)w->at)[i];
 }
 
-/* Element i of an array of f32 or 16 bit. */
-static void reference_round(DType type, void *y, int64_t i, float value)
-{
-    if (type == DTYPE_BF16)
-        ((uint16_t *)y)[i] = half_to_bf16(value);
-    else if (type == DTYPE_F16)
-        ((uint16_t *)y)[i] = half_to_f16(value);
-    else
-        ((float *)y)[i] = value;
-}
-
-static float reference_value(DType type, const void *x, int64_t i)
-{
-    return reference_element(&(StoredArray){x, type, 1, 1}, i);
-}
-
 void reference_gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
                            const StoredArray *a, const StoredArray *b, float beta, DType c_type, void *c,
                            int64_t ldc, void *workspace, const KernelRun *run)
@@ -76,8 +61,8 @@ void reference_gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64
             for (int64_t p = 0; p < k; p++)
                 sum += (double)reference_element(a, trans_a ? p * a->cols + i : i * a->cols + p) *
                        (double)reference_element(b, trans_b ? j * b->cols + p : p * b->cols + j);
-            float old = beta == 0 ? 0 : reference_value(c_type, c, i * ldc + j);
-            reference_round(c_type, c, i * ldc + j, reference_mix((double)alpha * sum, beta, old));
+            float old = beta == 0 ? 0 : values_get(c_type, c, i * ldc + j);
+            values_set(c_type, c, i * ldc + j, reference_mix((double)alpha * sum, beta, old));
         }
 }
 
@@ -91,10 +76,10 @@ static void reference_linear_finish(const LinearDims *d, Activation act, float v
                                     void *y, const KernelRun *run)
 {
     void *to = pre ? pre : y;
-    reference_round(d->y, to, i, value);
-    value = reference_value(d->y, to, i);
+    values_set(d->y, to, i, value);
+    value = values_get(d->y, to, i);
     reference_activation_forward(act, 1, &value, &value, run);
-    reference_round(d->y, y, i, value);
+    values_set(d->y, y, i, value);
 }
 
 void reference_linear_forward(const LinearDims *d, Activation act, const void *x, const StoredArray *w,
@@ -121,8 +106,8 @@ void reference_linear_backward_input(const LinearDims *d, const void *dy, const 
                           run);
 }
 
-void reference_linear_backward_weight(const LinearDims *d, const void *x, const void *dy, float beta_w,
-                                      DType dw_type, void *dw, float beta_b, DType dbias_type, void *dbias,
+void reference_linear_backward_weight(const LinearDims *d, const void *x, const void *dy, DType dw_type,
+                                      float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
                                       void *workspace, const KernelRun *run)
 {
     StoredArray rows = {x, d->x, d->rows, d->in}, sums = {dy, d->y, d->rows, d->out};
@@ -134,8 +119,8 @@ void reference_linear_backward_weight(const LinearDims *d, const void *x, const 
         double sum = 0;
         for (int64_t i = 0; i < d->rows; i++)
             sum += (double)reference_element(&sums, i * d->out + j);
-        float old = beta_b == 0 ? 0 : reference_value(dbias_type, dbias, j);
-        reference_round(dbias_type, dbias, j, reference_mix(sum, beta_b, old));
+        float old = beta_b == 0 ? 0 : values_get(dbias_type, dbias, j);
+        values_set(dbias_type, dbias, j, reference_mix(sum, beta_b, old));
     }
 }
 

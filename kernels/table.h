@@ -38,8 +38,8 @@ KERNEL(void, linear_backward_input,
 /* dw = dy^T x + beta_w dw, in W's layout; dbias = column sums of dy + beta_b dbias, each of the type before
  * it. Either may be NULL. */
 KERNEL(void, linear_backward_weight,
-       (const LinearDims *d, const void *x, const void *dy, float beta_w, DType dw_type, void *dw,
-        float beta_b, DType dbias_type, void *dbias, void *workspace, const KernelRun *run))
+       (const LinearDims *d, const void *x, const void *dy, DType dw_type, float beta_w, void *dw,
+        DType dbias_type, float beta_b, void *dbias, void *workspace, const KernelRun *run))
 /* bytes, of one pass with a weight, or LINEAR_BACKWARD_WEIGHT into a gradient, of type w; the same for every
  * instruction set, with or without a BLAS */
 KERNEL(size_t, linear_workspace, (const LinearDims *d, LinearPass pass, DType w, const KernelRun *run))

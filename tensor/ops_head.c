@@ -140,9 +140,9 @@ static void head_backward(OpCall *call)
         k->cross_entropy_backward(&c.loss, c.logits, labels + first, call->attr.loss.scale,
                                   (const float *)call->extra[0] + first, call->dout, 0, c.logits, call->run);
         if (call->din[WEIGHT] || call->din[BIAS])
-            k->linear_backward_weight(&c.linear, hidden, c.logits, first ? 1 : call->beta[WEIGHT],
-                                      call->grad_type[WEIGHT], call->din[WEIGHT],
-                                      first ? 1 : call->beta[BIAS], call->grad_type[BIAS], call->din[BIAS],
+            k->linear_backward_weight(&c.linear, hidden, c.logits, call->grad_type[WEIGHT],
+                                      first ? 1 : call->beta[WEIGHT], call->din[WEIGHT],
+                                      call->grad_type[BIAS], first ? 1 : call->beta[BIAS], call->din[BIAS],
                                       c.rest, call->run);
         if (call->din[HIDDEN])
             k->linear_backward_input(&c.linear, c.logits, &weight, call->beta[HIDDEN],

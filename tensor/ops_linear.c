@@ -96,8 +96,8 @@ static void linear_backward(OpCall *call)
         k->activation_backward(act, d.rows * d.out, act == ACT_RELU ? call->out : call->extra[0], call->dout,
                                0, call->dout, call->run);
     if (call->din[1] || call->din[2])
-        k->linear_backward_weight(&d, call->in[0], call->dout, call->beta[1], call->grad_type[1],
-                                  call->din[1], call->beta[2], call->grad_type[2], call->din[2],
+        k->linear_backward_weight(&d, call->in[0], call->dout, call->grad_type[1], call->beta[1],
+                                  call->din[1], call->grad_type[2], call->beta[2], call->din[2],
                                   call->workspace, call->run);
     if (call->din[0]) {
         StoredArray w = stored_input(call, 1);

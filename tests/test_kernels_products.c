@@ -100,9 +100,9 @@ static void check_linear_backward(const Kernels *kernels, const LinearDims *d, f
     /* Terms that round. */
     double of_dx = 2e-5 + 1e-6 * sqrt((double)d->out), tolerance = 2e-5 + 2e-6 * sqrt((double)d->rows);
     assert_near("linear dx", nx, dx, dx_expected, of_dx);
-    kernels->linear_backward_weight(d, x, dy, beta, DTYPE_F32, dw, beta, DTYPE_F32, NULL, space, on(threads));
-    kernels->linear_backward_weight(d, x, dy, 0, DTYPE_F32, NULL, beta, DTYPE_F32, db, space, on(threads));
-    kernels_reference()->linear_backward_weight(d, x, dy, beta, DTYPE_F32, dw_expected, beta, DTYPE_F32,
+    kernels->linear_backward_weight(d, x, dy, DTYPE_F32, beta, dw, DTYPE_F32, beta, NULL, space, on(threads));
+    kernels->linear_backward_weight(d, x, dy, DTYPE_F32, 0, NULL, DTYPE_F32, beta, db, space, on(threads));
+    kernels_reference()->linear_backward_weight(d, x, dy, DTYPE_F32, beta, dw_expected, DTYPE_F32, beta,
                                                 db_expected, NULL, on(1));
     assert_near("linear dw", nw, dw, dw_expected, tolerance);
     assert_near("linear dbias", d->out, db, db_expected, tolerance);

@@ -201,12 +201,12 @@ static void check_backward_weight(const Kernels *kernels, const Layer *l, DType 
     float *expected = decoded(&dw), *expected_bias = decoded(&db);
     size_t bytes = kernels->linear_workspace(d, LINEAR_BACKWARD_WEIGHT, grad, on(threads));
     unsigned char *space = workspace_of(bytes);
-    kernels->linear_backward_weight(d, l->x.at, l->dy.at, beta, grad, writable(dw), 0, other, NULL, space,
+    kernels->linear_backward_weight(d, l->x.at, l->dy.at, grad, beta, writable(dw), other, 0, NULL, space,
                                     on(threads));
-    kernels->linear_backward_weight(d, l->x.at, l->dy.at, 0, grad, NULL, beta, other, writable(db), space,
+    kernels->linear_backward_weight(d, l->x.at, l->dy.at, grad, 0, NULL, other, beta, writable(db), space,
                                     on(threads));
-    kernels_reference()->linear_backward_weight(&floats, l->dx, l->ddy, beta, DTYPE_F32, expected, beta,
-                                                DTYPE_F32, expected_bias, NULL, on(1));
+    kernels_reference()->linear_backward_weight(&floats, l->dx, l->ddy, DTYPE_F32, beta, expected, DTYPE_F32,
+                                                beta, expected_bias, NULL, on(1));
     compare("dw", exact, &dw, expected, d->rows);
     compare("dbias", exact, &db, expected_bias, d->rows);
     drop_workspace(space, bytes);
