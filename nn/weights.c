@@ -62,7 +62,7 @@ static int is_left_out(const char *path, const char *names)
 DType module_parameter_type(const Context *context)
 {
     int trained = !context->weights.frozen && context->weights.dtype == DTYPE_F32;
-    return trained ? context->precision.weights : module_parameter_type(context);
+    return trained ? context->precision.weights : context->weights.dtype;
 }
 
 DType module_linear_type(const Module *module)
