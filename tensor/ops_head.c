@@ -66,17 +66,25 @@ static int head_check(const OpCall *call)
     return 0;
 }
 
+/* Of what a chunk's products need. The last one has fewer rows, which may need more. */
+static uint64_t chunk_room(const OpCall *call, const Chunk *c, int backward)
+{
+    uint64_t forward = linear_room(call, &c->linear, LINEAR_FORWARD);
+    return backward ? larger(forward, linear_backward_room(call, &c->linear)) : forward;
+}
+
 static int head_shape(OpCall *call)
 {
     if (head_check(call))
         return error_code();
-    Chunk c = chunk_at(call, 0);
+    Chunk c = chunk_at(call, 0),
+          last = chunk_at(call, (leading(call->shape[HIDDEN]) - 1) / c.loss.rows * c.loss.rows);
     OpPlan *plan = &call->plan;
     uint64_t logits =
         floats_room(call, BIAS, c.loss.classes) + (uint64_t)(c.loss.rows * c.loss.classes) * sizeof(float);
     plan->out = SHAPE(1);
     plan->extra_bytes[0] = sizeof(float) * (uint64_t)leading(call->shape[HIDDEN]);
-    plan->workspace = logits + larger(linear_room(call, &c.linear, LINEAR_FORWARD),
+    plan->workspace = logits + larger(larger(chunk_room(call, &c, 0), chunk_room(call, &last, 0)),
                                       call->kernels->cross_entropy_workspace(&c.loss, call->run));
     plan->flops = 2.0 * (double)leading(call->shape[HIDDEN]) * (double)c.linear.in * (double)c.linear.out;
     if (!call->needs)
@@ -85,8 +93,7 @@ static int head_shape(OpCall *call)
     if (call->shape[BIAS].ndim)
         plan->saves |= OP_INPUT(BIAS);
     plan->backward_flops = plan->flops * (1 + needs_input(call, HIDDEN) + needs_input(call, WEIGHT));
-    plan->backward_workspace =
-        logits + larger(linear_room(call, &c.linear, LINEAR_FORWARD), linear_backward_room(call, &c.linear));
+    plan->backward_workspace = logits + larger(chunk_room(call, &c, 1), chunk_room(call, &last, 1));
     return 0;
 }
 
