@@ -3,6 +3,7 @@
  * gradients are not finite is skipped. */
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 
 #include "optim_.h"
 
