@@ -332,9 +332,11 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
                     "tensor_set_requires_grad(): only leaves (parameters, inputs) can be changed");
         return;
     }
-    if (!dtype_is_float_(tensor->dtype) && requires_grad) {
-        error_raise(ERROR_ARGUMENT, "tensor_set_requires_grad(): tensors of %s have no gradients",
-                    dtype_name(tensor->dtype));
+    if (requires_grad && tensor->dtype != DTYPE_F32 &&
+        tensor->dtype != tensor->item.context->precision.weights) {
+        error_raise(ERROR_ARGUMENT,
+                    "tensor_set_requires_grad(): only f32 tensors have gradients, and those of "
+                    "the precision's weights (tensor_set_precision)");
         return;
     }
     tensor->requires_grad = requires_grad != 0;
