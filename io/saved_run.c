@@ -43,10 +43,10 @@ TensorList saved_run_parameters(Module *model)
 }
 
 /* As what a tensor is saved: bits are kept. A weight with a master is its master, and is rounded again when
- * it is loaded, which gives the same bits; the codes of an 8-bit state are bytes. */
+ * it is loaded, which gives the same bits; the codes of an 8-bit state are bytes. Frozen ones are floats. */
 static SafetensorsType saved_type(const Tensor *tensor)
 {
-    if (tensor->master || tensor->dtype == DTYPE_F32)
+    if (tensor->master || tensor->component == MEM_FROZEN)
         return SAFETENSORS_F32;
     return tensor->dtype == DTYPE_BF16        ? SAFETENSORS_BF16
            : tensor->dtype == DTYPE_F16       ? SAFETENSORS_F16

@@ -471,6 +471,11 @@ static int compare_order(const char *shown, const SavedRunState *s)
         shown, s->order, DATA_ORDER, shown);
 }
 
+static const char *scaling_text(const LossScale *s)
+{
+    return s->scale == 0 ? "none" : s->dynamic ? "dynamic" : "a number";
+}
+
 int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedRunState *s)
 {
     Differences d = {0};
@@ -479,6 +484,9 @@ int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedR
     compare_settings(&d, run, s);
     if (!has_setting(run, "optimizer")) /* else it was compared */
         compare_text(&d, "optimizer", optim_name(run->optimizer), s->optimizer);
+    LossScale scaling = optim_scaling(run->optimizer);
+    if (!has_setting(run, "loss-scale"))
+        compare_text(&d, "loss scale", scaling_text(&scaling), scaling_text(&s->scaling));
     compare_number(&d, "seed", context_here()->seed, s->seed);
     if (run->loader && s->has_data)
         compare_number(&d, "samples", (uint64_t)data_samples(run->loader), (uint64_t)s->samples);

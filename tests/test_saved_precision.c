@@ -2,6 +2,8 @@
  * is rounded at random go on as if the run had never stopped, to the last bit. */
 #include "resume_support.h"
 
+#include <math.h>
+
 #include "../base/half_.h"
 #include "../base/quant_layout_.h"
 
@@ -176,8 +178,8 @@ static void test_other_runs(void **state)
         {2, 0, "is not F32"},
         {1, 0, "is adamw, was adamw8bit"},
         {6, 7, "is adamw8bit, was adamw"},
-        {9, 6, "the loss scale is dynamic there, and none here"},
-        {6, 9, "the loss scale is none there, and dynamic here"},
+        {9, 6, "loss scale is none, was dynamic"},
+        {6, 9, "loss scale is dynamic, was none"},
     };
     (void)state;
     for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++) {
