@@ -305,7 +305,7 @@ static void test_keys(void **state)
     (void)state;
     forget();
     for (int d = 0; d < 6; d++) {
-        float *g = take(N, -0x1p-9f); /* half of a step of bf16 at 1 */
+        float *g = take(N, -0x1p-8f); /* half of a step of bf16 at 1 */
         made[d] = (uint16_t *)take(N / 2, 0);
         for (int i = 0; i < N; i++)
             made[d][i] = 0x3F80;
