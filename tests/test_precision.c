@@ -63,7 +63,7 @@ static void test_refused(void **state)
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         assert_int_equal(tensor_set_precision(&rows[i].p), ERROR_ARGUMENT);
-        assert_error(ERROR_ARGUMENT, "tensor_set_precision()", rows[i].word);
+        assert_error(ERROR_ARGUMENT, "tensor_set_precision", rows[i].word);
     }
     assert_string_equal(tensor_precision()->name, "fp32");
 }
@@ -300,13 +300,15 @@ static double square(double x)
 }
 
 /* PyTorch itself, on the same models and batch, is off by at most 8.6e-4 in the loss, 1.2e-2 in all gradients
- * and 2.2e-2 in one of them in bf16; 7e-4, 1.6e-3 and 2.8e-3 in fp16. */
+ * and 2.2e-2 in one of them in bf16; 7e-4, 1.6e-3 and 2.8e-3 in fp16. Its loss of a bf16 BERT is off by
+ * 1.9e-2: few rows count, and each has the rounding of its logits. */
 static void check_against_fp32(const char *family, const char *precision)
 {
     Result fp32 = result_of(family, "fp32"), half = result_of(family, precision);
     int bf16 = precision[0] == 'b';
     double off = 0, all = 0, scale = 0;
-    if (!(fabs(half.loss - fp32.loss) <= (bf16 ? 2e-3 : 1e-3)))
+    double loss_off = !bf16 ? 1e-3 : strcmp(family, "bert") != 0 ? 2e-3 : 8e-3;
+    if (!(fabs(half.loss - fp32.loss) <= loss_off))
         fail_msg("%s %s: loss %g, not %g", family, precision, half.loss, fp32.loss);
     for (int i = 0; i < fp32.list.count; i++) {
         int64_t n = tensor_numel(fp32.list.items[i]);
@@ -364,7 +366,6 @@ static void test_cast(void **state)
     assert_null(tensor_cast(leaf(SHAPE(2), 1, 1), DTYPE_INT8));
     assert_error(ERROR_ARGUMENT, "cast", "int8");
 }
-
 
 int main(void)
 {
