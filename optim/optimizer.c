@@ -237,8 +237,8 @@ static int is_finite(const Optimizer *optimizer, int i, int64_t *bad)
     const Tensor *tensor = optimizer->parameters[i];
     *bad = -1;
     if (tensor->grad)
-        context->kernels->find_nonfinite(shape_numel(tensor->shape), storage_f32(tensor->grad), bad,
-                                         &context->run);
+        context->kernels->find_nonfinite(gradient_type(tensor), shape_numel(tensor->shape),
+                                         storage_data(tensor->grad), bad, &context->run);
     return *bad < 0;
 }
 
@@ -283,8 +283,8 @@ static double norm_of_gradients(const Optimizer *optimizer)
         double sum;
         if (!optimizer_has_update(tensor))
             continue;
-        context->kernels->sum_squares(shape_numel(tensor->shape), storage_f32(tensor->grad), &sum,
-                                      &context->run);
+        context->kernels->sum_squares(gradient_type(tensor), shape_numel(tensor->shape),
+                                      storage_data(tensor->grad), &sum, &context->run);
         squares += sum;
     }
     return sqrt(squares) / loss_scale_of_gradients(optimizer);
@@ -397,7 +397,8 @@ static void to_zero(Context *context, Tensor *tensor)
     if (tensor->grad && tensor->grad->refs > 1)
         tensor_drop_grad(tensor); /* a kept tensor reads it too; no gradient is as good as zeros */
     else if (tensor->grad && !context->meta)
-        context->kernels->fill(shape_numel(tensor->shape), 0, storage_f32(tensor->grad), &context->run);
+        context->kernels->fill(gradient_type(tensor), shape_numel(tensor->shape), 0,
+                               storage_data(tensor->grad), &context->run);
 }
 
 static void zero_grad(const Optimizer *optimizer, int keep)
