@@ -500,7 +500,8 @@ static int seed_gradient(Context *context, Tensor *loss)
     float scale = context->loss_scale.next;
     context->loss_scale.of_gradients = scale;
     if (!context->meta)
-        context->kernels->fill(DTYPE_F32, 1, scale > 0 ? scale : 1.0f, storage_f32(loss->grad), &context->run);
+        context->kernels->fill(DTYPE_F32, 1, scale > 0 ? scale : 1.0f, storage_f32(loss->grad),
+                               &context->run);
     return 0;
 }
 

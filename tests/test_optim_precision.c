@@ -276,6 +276,84 @@ static void test_threads(void **state)
     test_free(values[1]);
 }
 
+/* ---- Gradients of every type ----------------------------------------------------------------- */
+
+/* The largest of its type, or none: an element of a gradient. */
+static void make_infinite(Tensor *p, int64_t i)
+{
+    const float infinity = INFINITY;
+    const uint16_t half = gradient_type(p) == DTYPE_F16 ? 0x7C00 : 0x7F80;
+    int wide = gradient_type(p) == DTYPE_F32;
+    storage_write(p->grad, (uint64_t)i * (wide ? 4 : 2), wide ? 4 : 2,
+                  wide ? (const void *)&infinity : &half);
+}
+
+static double norm_of(const Typed *set)
+{
+    double squares = 0;
+    for (int i = 0; i < COUNT; i++)
+        for (int64_t k = 0; k < tensor_numel(set->items[i]); k++) {
+            const Tensor *p = set->items[i];
+            const uint16_t *halves = storage_data(p->grad);
+            float value = gradient_type(p) == DTYPE_F32   ? storage_f32(p->grad)[k]
+                          : gradient_type(p) == DTYPE_F16 ? half_from_f16(halves[k])
+                                                          : half_from_bf16(halves[k]);
+            squares += (double)value * (double)value;
+        }
+    return sqrt(squares);
+}
+
+/* The norm is that of the gradients as they are; one that is not finite is named, or skips the step and
+ * leaves everything as it is. */
+static void test_gradients(void **state)
+{
+    (void)state;
+    for (int v = 0; v < CONVENTIONS; v++)
+        for (int clip = 0; clip < 2; clip++) {
+            set_convention(conventions[v].name, conventions[v].stochastic, conventions[v].wide);
+            Typed set = typed_set();
+            Optimizer *optimizer = optim_adamw(typed_list(&set), NULL);
+            Copy copies[COUNT];
+            optim_set_clip(optimizer, clip ? 0.5f : 0);
+            for (int i = 0; i < COUNT; i++)
+                typed_gradient(set.items[i], (uint32_t)i, 1);
+            double norm = norm_of(&set);
+            assert_int_equal(optim_step(optimizer), 0);
+            assert_true(!clip || fabs((double)optim_grad_norm(optimizer) / norm - 1) < 1e-6);
+            optim_zero_grad_keep(optimizer);
+            assert_true(norm_of(&set) == 0);
+            for (int i = 0; i < COUNT; i++)
+                copies[i] = copy_new(optimizer, i);
+            make_infinite(set.items[4], 77);
+            assert_int_equal(optim_step(optimizer), clip ? ERROR_NONFINITE : 0);
+            if (clip)
+                refused(ERROR_NONFINITE,
+                        "element 77 of the gradient of parameter 4 'cube' (3,71,67) is infinite");
+            if (!clip) { /* nobody looked */
+                for (int i = 0; i < COUNT; i++) {
+                    copy_free(&copies[i]);
+                    copies[i] = copy_new(optimizer, i);
+                }
+            }
+            optim_zero_grad(optimizer);
+            assert_int_equal(optim_set_loss_scale(optimizer, 0), 0);
+            int64_t updates = optim_updates(optimizer, 4);
+            for (int i = 0; i < COUNT; i++)
+                typed_gradient(set.items[i], (uint32_t)i, 1);
+            make_infinite(set.items[4], 77);
+            assert_int_equal(optim_step(optimizer), 0);
+            assert_true(optim_step_skipped(optimizer));
+            assert_int_equal(optim_updates(optimizer, 4), updates);
+            for (int i = 0; i < COUNT; i++) {
+                assert_copy(&copies[i], optimizer, i);
+                copy_free(&copies[i]);
+            }
+            optimizer_free(optimizer);
+            typed_free(&set);
+        }
+    fine();
+}
+
 /* ---- Bytes ----------------------------------------------------------------------------------- */
 
 /* Of a parameter of Adam: weights, master, gradient and states as the bracket says. */
@@ -465,8 +543,9 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_steps),           TEST(test_near_fp32), TEST(test_threads),        TEST(test_bytes),
-        TEST(test_which_are_8_bit), TEST(test_reference), TEST(test_creation_fails), TEST(test_refused),
+        TEST(test_steps),     TEST(test_near_fp32),      TEST(test_threads),
+        TEST(test_gradients), TEST(test_bytes),          TEST(test_which_are_8_bit),
+        TEST(test_reference), TEST(test_creation_fails), TEST(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
