@@ -1,5 +1,6 @@
 /* Reference kernels of rows.c. */
 #include "kernels/reference_.h"
+#include "kernels/values.h"
 
 void reference_labelled_rows(const CrossEntropyDims *d, int64_t room, const int32_t *labels, int64_t *index,
                              int32_t *label, int64_t *count, const KernelRun *run)
@@ -22,22 +23,23 @@ void reference_labelled_rows(const CrossEntropyDims *d, int64_t room, const int3
     }
 }
 
-void reference_gather_rows(int64_t n, int64_t c, const int64_t *index, const float *x, float *y,
+void reference_gather_rows(DType type, int64_t n, int64_t c, const int64_t *index, const void *x, void *y,
                            const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < c; j++)
-            y[i * c + j] = x[index[i] * c + j];
+            values_set(type, y, i * c + j, values_get(type, x, index[i] * c + j));
 }
 
-void reference_scatter_rows(int64_t n, int64_t c, const int64_t *index, const float *x, float beta, float *y,
-                            const KernelRun *run)
+void reference_scatter_rows(DType type, int64_t n, int64_t c, const int64_t *index, const void *x, float beta,
+                            void *y, const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < c; j++) {
-            float *to = y + index[i] * c + j;
-            *to = x[i * c + j] + (beta == 0.0f ? 0.0f : beta * *to);
+            int64_t to = index[i] * c + j;
+            float old = beta == 0.0f ? 0.0f : beta * values_get(type, y, to);
+            values_set(type, y, to, values_get(type, x, i * c + j) + old);
         }
 }

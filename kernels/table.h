@@ -140,10 +140,10 @@ KERNEL(void, labelled_rows,
         int64_t *count, const KernelRun *run))
 /* y (n,c) = rows index[i] of x */
 KERNEL(void, gather_rows,
-       (int64_t n, int64_t c, const int64_t *index, const float *x, float *y, const KernelRun *run))
+       (DType type, int64_t n, int64_t c, const int64_t *index, const void *x, void *y, const KernelRun *run))
 /* Rows index[i] of y, each at most once, = x (n,c) + beta y. */
 KERNEL(void, scatter_rows,
-       (int64_t n, int64_t c, const int64_t *index, const float *x, float beta, float *y,
+       (DType type, int64_t n, int64_t c, const int64_t *index, const void *x, float beta, void *y,
         const KernelRun *run))
 
 /* y = keep(x) / (1 - p) + beta y; y may equal x when beta is 0. The same call is its own backward. p in

@@ -256,7 +256,7 @@ static void make_logits(const OpCall *call, const Chunk *c, const Room *room)
 {
     const Kernels *k = call->kernels;
     StoredArray weight = stored_input(call, WEIGHT);
-    k->gather_rows(c->rows, last_dim(call->shape[HIDDEN]), room->index + c->done, call->in[HIDDEN],
+    k->gather_rows(DTYPE_F32, c->rows, last_dim(call->shape[HIDDEN]), room->index + c->done, call->in[HIDDEN],
                    room->hidden, call->run);
     if (has_transform(call)) {
         StoredArray dense = stored_input(call, DENSE);
@@ -345,8 +345,8 @@ static void head_backward(OpCall *call)
         Chunk c = chunk_of(call, done, left);
         chunk_backward(call, &c, &room);
         if (dhidden)
-            k->scatter_rows(left < c.rows ? left : c.rows, last_dim(call->shape[HIDDEN]), room.index + done,
-                            room.hidden, call->beta[HIDDEN], dhidden, call->run);
+            k->scatter_rows(DTYPE_F32, left < c.rows ? left : c.rows, last_dim(call->shape[HIDDEN]),
+                            room.index + done, room.hidden, call->beta[HIDDEN], dhidden, call->run);
         done += c.rows;
     } while (done < room.count);
 }

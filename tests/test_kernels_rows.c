@@ -71,18 +71,18 @@ static void check_moves(const Kernels *k, int64_t rows, int64_t c, int threads)
         if (i % 3 != 1)
             index[n++] = i;
     float *x = take_random(rows * c, 2), *y = take(n * c, NAN), *same = take(n * c, NAN);
-    k->gather_rows(n, c, index, x, y, on(threads));
+    k->gather_rows(DTYPE_F32, n, c, index, x, y, on(threads));
     for (int64_t i = 0; i < n; i++)
         assert_memory_equal(y + i * c, x + index[i] * c, (size_t)c * sizeof *x);
-    plain()->gather_rows(n, c, index, x, same, on(1));
+    plain()->gather_rows(DTYPE_F32, n, c, index, x, same, on(1));
     assert_same("gathered rows", n * c, y, same);
     for (int i = 0; i < 3; i++) {
         float *to = take_random(rows * c, 1), *expected = take_copy(rows * c, to);
         if (betas[i] == 0.0f)
             for (int64_t j = 0; j < n * c; j++)
                 to[index[j / c] * c + j % c] = NAN; /* not read */
-        k->scatter_rows(n, c, index, y, betas[i], to, on(threads));
-        plain()->scatter_rows(n, c, index, y, betas[i], expected, on(1));
+        k->scatter_rows(DTYPE_F32, n, c, index, y, betas[i], to, on(threads));
+        plain()->scatter_rows(DTYPE_F32, n, c, index, y, betas[i], expected, on(1));
         assert_near("rows put back", rows * c, to, expected, 1e-6);
         for (int64_t j = 0; j < c; j++)
             if (rows > 1) /* one that was not put back */

@@ -189,6 +189,7 @@ static void unlabelled_rows_skipped(void **state)
 {
     (void)state;
     static const ModelFamily families[] = {MODEL_BERT, MODEL_BERT, MODEL_LLAMA, MODEL_GPT2};
+    static const char *const targets[] = {"query", "all", "q_proj", "c_attn"};
     for (int i = 0; i < 32; i++) {
         int rest = i / 4;
         Case c = {.family = families[i % 4],
@@ -203,7 +204,7 @@ static void unlabelled_rows_skipped(void **state)
                   .selective = i % 7 == 4,
                   .epochs = 1};
         if (rest & 4) {
-            c.lora = i % 2 ? "all" : "query,q_proj,c_attn";
+            c.lora = targets[i % 4];
             c.weights = (Weights){.dtype = i % 4 ? DTYPE_BF16 : DTYPE_F16,
                                   .quantized = i % 3 ? DTYPE_NF4 : DTYPE_F32};
         }
