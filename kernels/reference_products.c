@@ -78,7 +78,7 @@ static void reference_linear_finish(const LinearDims *d, Activation act, float v
     void *to = pre ? pre : y;
     values_set(d->y, to, i, value);
     value = values_get(d->y, to, i);
-    reference_activation_forward(act, 1, &value, &value, run);
+    reference_activation_forward(DTYPE_F32, act, 1, &value, &value, run);
     values_set(d->y, y, i, value);
 }
 

@@ -127,8 +127,9 @@ static void head_forward(OpCall *call)
         Chunk c = chunk_at(call, first);
         float loss;
         make_logits(call, &c, bias);
-        call->kernels->cross_entropy_forward(&c.loss, c.logits, labels + first, call->attr.loss.scale, &loss,
-                                             (float *)call->extra[0] + first, c.rest, call->run);
+        call->kernels->cross_entropy_forward(&c.loss, DTYPE_F32, c.logits, labels + first,
+                                             call->attr.loss.scale, &loss, (float *)call->extra[0] + first,
+                                             c.rest, call->run);
         total += (double)loss;
     }
     *(float *)call->out = (float)total;
@@ -144,7 +145,7 @@ static void head_backward(OpCall *call)
         Chunk c = chunk_at(call, first);
         const void *hidden = hidden_rows(call, call->in[HIDDEN], first);
         make_logits(call, &c, bias);
-        k->cross_entropy_backward(&c.loss, c.logits, labels + first, call->attr.loss.scale,
+        k->cross_entropy_backward(&c.loss, DTYPE_F32, c.logits, labels + first, call->attr.loss.scale,
                                   (const float *)call->extra[0] + first, call->dout, 0, c.logits, call->run);
         if (call->din[WEIGHT] || call->din[BIAS])
             k->linear_backward_weight(&c.linear, hidden, c.logits, call->grad_type[WEIGHT],

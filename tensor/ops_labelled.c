@@ -28,8 +28,8 @@ typedef struct Room {
     const float *bias, *dense_bias, *norm, *norm_bias;
     int64_t *index, count;
     int32_t *label;
-    float *hidden, *pre, *active, *normed, *mean, *rstd; /* (rows, …) of the transform */
-    float *logits;
+    void *hidden, *pre, *active, *normed; /* (rows, …) of the transform, of hidden's type */
+    float *mean, *rstd, *logits;
     void *rest; /* what kernels need */
 } Room;
 
@@ -64,11 +64,12 @@ static Chunk chunk_of(const OpCall *call, int64_t done, int64_t left)
     rows = rows < most ? rows : most;
     int64_t in = last_dim(call->shape[HIDDEN]), classes = call->shape[WEIGHT].dim[0];
     int64_t width = call->shape[WEIGHT].dim[1];
+    DType type = call->dtype[HIDDEN];
     return (Chunk){
         .rows = rows,
         .done = done,
-        .dense = {.rows = rows, .in = in, .out = width},
-        .linear = {.rows = rows, .in = width, .out = classes},
+        .dense = {.rows = rows, .in = in, .out = width, .x = type, .y = type},
+        .linear = {.rows = rows, .in = width, .out = classes, .x = type}, /* logits are f32 */
         .loss = {.rows = rows, .classes = classes, .ignore_index = call->attr.loss.ignore_index},
     };
 }
@@ -86,6 +87,12 @@ static uint64_t floats(int64_t count)
     return aligned((uint64_t)count * sizeof(float));
 }
 
+/* Of as many elements of hidden's type. */
+static uint64_t typed(const OpCall *call, int64_t count)
+{
+    return aligned(dtype_bytes(call->dtype[HIDDEN], 1, count));
+}
+
 /* Bytes of everything but what kernels need. */
 static uint64_t arrays_room(const OpCall *call)
 {
@@ -94,15 +101,16 @@ static uint64_t arrays_room(const OpCall *call)
     uint64_t bytes = floats_room(call, BIAS, classes) + floats_room(call, DENSE_BIAS, width) +
                      floats_room(call, NORM, width) + floats_room(call, NORM_BIAS, width);
     bytes += aligned((uint64_t)list * sizeof(int64_t)) + aligned((uint64_t)list * sizeof(int32_t));
-    bytes += floats(rows * in) + floats(rows * classes);
+    bytes += typed(call, rows * in) + floats(rows * classes);
     if (has_transform(call))
-        bytes += 3 * floats(rows * width) + 2 * floats(rows);
+        bytes += 3 * typed(call, rows * width) + 2 * floats(rows);
     return bytes;
 }
 
 static uint64_t product_room(const OpCall *call, const LinearDims *d, int weight, LinearPass pass)
 {
-    return call->kernels->linear_workspace(d, pass, call->dtype[weight], call->run);
+    DType type = pass == LINEAR_BACKWARD_WEIGHT ? call->grad_type[weight] : call->dtype[weight];
+    return call->kernels->linear_workspace(d, pass, type, call->run);
 }
 
 static uint64_t forward_room(const OpCall *call, const Chunk *c)
@@ -141,10 +149,10 @@ static uint64_t most_room(const OpCall *call, uint64_t (*room)(const OpCall *cal
     return larger(most, room(call, &none));
 }
 
-static float *take_floats(char **at, int64_t count)
+static void *take(char **at, uint64_t bytes)
 {
-    float *taken = (float *)(void *)*at;
-    *at += floats(count);
+    void *taken = *at;
+    *at += bytes;
     return taken;
 }
 
@@ -158,19 +166,17 @@ static Room room_of(const OpCall *call)
                  .dense_bias = floats_input(call, DENSE_BIAS, 0, width, &at),
                  .norm = floats_input(call, NORM, 0, width, &at),
                  .norm_bias = floats_input(call, NORM_BIAS, 0, width, &at)};
-    room.index = (int64_t *)(void *)at;
-    at += aligned((uint64_t)list * sizeof(int64_t));
-    room.label = (int32_t *)(void *)at;
-    at += aligned((uint64_t)list * sizeof(int32_t));
-    room.hidden = room.normed = take_floats(&at, rows * in);
+    room.index = take(&at, aligned((uint64_t)list * sizeof(int64_t)));
+    room.label = take(&at, aligned((uint64_t)list * sizeof(int32_t)));
+    room.hidden = room.normed = take(&at, typed(call, rows * in));
     if (has_transform(call)) {
-        room.pre = take_floats(&at, rows * width);
-        room.active = take_floats(&at, rows * width);
-        room.normed = take_floats(&at, rows * width);
-        room.mean = take_floats(&at, rows);
-        room.rstd = take_floats(&at, rows);
+        room.pre = take(&at, typed(call, rows * width));
+        room.active = take(&at, typed(call, rows * width));
+        room.normed = take(&at, typed(call, rows * width));
+        room.mean = take(&at, floats(rows));
+        room.rstd = take(&at, floats(rows));
     }
-    room.logits = take_floats(&at, rows * classes);
+    room.logits = take(&at, floats(rows * classes));
     room.rest = at;
     CrossEntropyDims all = {
         .rows = all_rows(call), .classes = classes, .ignore_index = call->attr.loss.ignore_index};
@@ -204,7 +210,7 @@ static int transform_check(const OpCall *call)
 
 static int head_check(const OpCall *call)
 {
-    if (check_dtype(call, HIDDEN, DTYPE_F32, "hidden") || check_weight(call, WEIGHT, 1, "weight") ||
+    if (check_float(call, HIDDEN, "hidden") || check_weight(call, WEIGHT, 1, "weight") ||
         check_dtype(call, LABELS, DTYPE_I32, "labels") || transform_check(call))
         return error_code();
     Shape hidden = call->shape[HIDDEN], weight = call->shape[WEIGHT];
@@ -255,14 +261,15 @@ static int head_shape(OpCall *call)
 static void make_logits(const OpCall *call, const Chunk *c, const Room *room)
 {
     const Kernels *k = call->kernels;
+    DType type = call->dtype[HIDDEN];
     StoredArray weight = stored_input(call, WEIGHT);
-    k->gather_rows(DTYPE_F32, c->rows, last_dim(call->shape[HIDDEN]), room->index + c->done, call->in[HIDDEN],
+    k->gather_rows(type, c->rows, last_dim(call->shape[HIDDEN]), room->index + c->done, call->in[HIDDEN],
                    room->hidden, call->run);
     if (has_transform(call)) {
         StoredArray dense = stored_input(call, DENSE);
         k->linear_forward(&c->dense, (Activation)call->attr.loss.act, room->hidden, &dense, room->dense_bias,
                           room->pre, room->active, room->rest, call->run);
-        k->layer_norm_forward(c->rows, c->dense.out, call->attr.loss.eps, room->active, room->norm,
+        k->layer_norm_forward(type, c->rows, c->dense.out, call->attr.loss.eps, room->active, room->norm,
                               room->norm_bias, room->normed, room->mean, room->rstd, call->run);
     }
     k->linear_forward(&c->linear, ACT_NONE, room->normed, &weight, room->bias, NULL, room->logits, room->rest,
@@ -277,8 +284,9 @@ static void head_forward(OpCall *call)
         Chunk c = chunk_of(call, done, room.count - done);
         float loss;
         make_logits(call, &c, &room);
-        call->kernels->cross_entropy_forward(&c.loss, room.logits, room.label + done, call->attr.loss.scale,
-                                             &loss, (float *)call->extra[0] + done, room.rest, call->run);
+        call->kernels->cross_entropy_forward(&c.loss, DTYPE_F32, room.logits, room.label + done,
+                                             call->attr.loss.scale, &loss, (float *)call->extra[0] + done,
+                                             room.rest, call->run);
         total += (double)loss;
         done += c.rows;
     }
@@ -291,22 +299,32 @@ static float beta_of(const OpCall *call, const Chunk *c, int i)
     return c->done ? 1 : call->beta[i];
 }
 
+/* Gradients of a linear layer's weight, input `weight`, and of its bias, from x and dy. */
+static void weight_backward(const OpCall *call, const Chunk *c, const Room *room, const LinearDims *d,
+                            int weight, const void *x, const void *dy)
+{
+    int bias = weight == WEIGHT ? BIAS : DENSE_BIAS;
+    if (call->din[weight] || call->din[bias])
+        call->kernels->linear_backward_weight(d, x, dy, call->grad_type[weight], beta_of(call, c, weight),
+                                              call->din[weight], call->grad_type[bias],
+                                              beta_of(call, c, bias), call->din[bias], room->rest, call->run);
+}
+
 /* From the gradient of the normed rows, which lies in room->normed, to that of hidden's. */
 static void transform_backward(const OpCall *call, const Chunk *c, const Room *room)
 {
     const Kernels *k = call->kernels;
     StoredArray dense = stored_input(call, DENSE);
     Activation act = (Activation)call->attr.loss.act;
+    DType type = call->dtype[HIDDEN];
     int64_t n = c->rows * c->dense.out;
-    k->layer_norm_backward(c->rows, c->dense.out, room->active, room->norm, room->mean, room->rstd,
-                           room->normed, 0, room->normed, beta_of(call, c, NORM), call->din[NORM],
-                           beta_of(call, c, NORM_BIAS), call->din[NORM_BIAS], room->rest, call->run);
+    k->layer_norm_backward(type, c->rows, c->dense.out, room->active, room->norm, room->mean, room->rstd,
+                           room->normed, 0, room->normed, call->grad_type[NORM], beta_of(call, c, NORM),
+                           call->din[NORM], call->grad_type[NORM_BIAS], beta_of(call, c, NORM_BIAS),
+                           call->din[NORM_BIAS], room->rest, call->run);
     if (act != ACT_NONE)
-        k->activation_backward(act, n, room->pre, room->normed, 0, room->normed, call->run);
-    if (call->din[DENSE] || call->din[DENSE_BIAS])
-        k->linear_backward_weight(&c->dense, room->hidden, room->normed, beta_of(call, c, DENSE),
-                                  call->din[DENSE], beta_of(call, c, DENSE_BIAS), call->din[DENSE_BIAS],
-                                  room->rest, call->run);
+        k->activation_backward(type, act, n, room->pre, room->normed, 0, room->normed, call->run);
+    weight_backward(call, c, room, &c->dense, DENSE, room->hidden, room->normed);
     if (call->din[HIDDEN])
         k->linear_backward_input(&c->dense, room->normed, &dense, 0, room->hidden, room->rest, call->run);
 }
@@ -316,13 +334,10 @@ static void chunk_backward(const OpCall *call, const Chunk *c, const Room *room)
     const Kernels *k = call->kernels;
     StoredArray weight = stored_input(call, WEIGHT);
     make_logits(call, c, room);
-    k->cross_entropy_backward(&c->loss, room->logits, room->label + c->done, call->attr.loss.scale,
+    k->cross_entropy_backward(&c->loss, DTYPE_F32, room->logits, room->label + c->done, call->attr.loss.scale,
                               (const float *)call->extra[0] + c->done, call->dout, 0, room->logits,
                               call->run);
-    if (call->din[WEIGHT] || call->din[BIAS])
-        k->linear_backward_weight(&c->linear, room->normed, room->logits, beta_of(call, c, WEIGHT),
-                                  call->din[WEIGHT], beta_of(call, c, BIAS), call->din[BIAS], room->rest,
-                                  call->run);
+    weight_backward(call, c, room, &c->linear, WEIGHT, room->normed, room->logits);
     if (!(call->needs & ~(OP_INPUT(WEIGHT) | OP_INPUT(BIAS))))
         return;
     k->linear_backward_input(&c->linear, room->logits, &weight, 0, room->normed, room->rest, call->run);
@@ -336,16 +351,17 @@ static void head_backward(OpCall *call)
 {
     const Kernels *k = call->kernels;
     Room room = room_of(call);
-    float *dhidden = call->din[HIDDEN];
+    DType type = call->dtype[HIDDEN];
+    void *dhidden = call->din[HIDDEN];
     if (dhidden && call->beta[HIDDEN] == 0)
-        k->fill(call_numel(call, HIDDEN), 0, dhidden, call->run);
+        k->fill(type, call_numel(call, HIDDEN), 0, dhidden, call->run);
     int64_t done = 0;
     do {
         int64_t left = room.count - done;
         Chunk c = chunk_of(call, done, left);
         chunk_backward(call, &c, &room);
         if (dhidden)
-            k->scatter_rows(DTYPE_F32, left < c.rows ? left : c.rows, last_dim(call->shape[HIDDEN]),
+            k->scatter_rows(type, left < c.rows ? left : c.rows, last_dim(call->shape[HIDDEN]),
                             room.index + done, room.hidden, call->beta[HIDDEN], dhidden, call->run);
         done += c.rows;
     } while (done < room.count);
