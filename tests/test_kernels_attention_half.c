@@ -217,17 +217,21 @@ static void backward(const Kernels *kernels, Case *a, DType type, AttentionKept 
 /* What eager makes of the rounded probabilities: the floats of out. */
 static void weigh_values(Case *a)
 {
+    enum { WIDEST = 129 };
     const AttentionDims *d = &a->d;
+    assert_true(d->head_dim <= WIDEST);
     for (int64_t r = 0; r < a->rows; r++) {
         int64_t i = r % d->seq, h = r / d->seq % d->heads, b = r / d->seq / d->heads;
         int64_t kv = h / (d->heads / d->kv_heads);
-        for (int c = 0; c < d->head_dim; c++) {
-            double sum = 0;
-            for (int64_t j = 0; j < d->seq; j++)
-                sum += (double)value_of(d->type, a->probs.half[r * d->seq + j]) *
-                       (double)a->v.wide[(b * d->seq + j) * d->ldv + kv * d->head_dim + c];
-            a->out.wide[(b * d->seq + i) * d->ldo + h * d->head_dim + c] = (float)sum;
+        double sum[WIDEST] = {0};
+        for (int64_t j = 0; j < (d->causal ? i + 1 : d->seq); j++) {
+            double p = (double)value_of(d->type, a->probs.half[r * d->seq + j]);
+            const float *v = a->v.wide + (b * d->seq + j) * d->ldv + kv * d->head_dim;
+            for (int c = 0; c < d->head_dim; c++)
+                sum[c] += p * (double)v[c];
         }
+        for (int c = 0; c < d->head_dim; c++)
+            a->out.wide[(b * d->seq + i) * d->ldo + h * d->head_dim + c] = (float)sum[c];
     }
 }
 
@@ -278,10 +282,10 @@ static void check_case(const Kernels *kernels, const Case *inputs, AttentionKept
     case_drop_outputs(&a);
 }
 
-static void check_shape(AttentionDims d, int packed, int masked, int long_only)
+static void check_shape(AttentionDims d, int packed, int masked, int reference)
 {
     Case inputs = case_inputs(d, packed, masked);
-    for (int isa = long_only ? 0 : -1; isa < ISAS; isa++)
+    for (int isa = reference ? -1 : 0; isa < ISAS; isa++)
         for (AttentionKept kept = KEPT_PROBS; table(isa) && kept <= KEPT_LSE; kept++) {
             check_case(table(isa), &inputs, kept, 1);
             if (isa >= 0)
@@ -304,11 +308,11 @@ static void test_attention_half(void **state)
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int i = 0; i < 16; i++) {
             AttentionDims d = shapes[s];
-            if (d.seq > 60 && !full_form() && ((i ^ i >> 1 ^ i >> 2 ^ i >> 3) & 1))
+            if (d.seq > 60 && !full_form() && (((i ^ i >> 1 ^ i >> 2 ^ i >> 3) & 1) || (SANITIZED && i % 5)))
                 continue; /* of the four, each three in every way */
             d.causal = i & 1;
             d.type = types[i >> 3];
-            check_shape(d, i >> 1 & 1, i >> 2 & 1, 0);
+            check_shape(d, i >> 1 & 1, i >> 2 & 1, d.seq < 60 || full_form() || i % 5 == 0);
         }
 }
 
@@ -316,11 +320,11 @@ static void test_attention_half(void **state)
 static void test_attention_half_long(void **state)
 {
     (void)state;
-    for (int i = 0; i < 4; i++) {
-        AttentionDims d = {.type = types[i >> 1], .batch = 1, .seq = 611, .heads = 4, .kv_heads = 2};
+    for (int i = 0; i < (SANITIZED ? 2 : 4); i++) {
+        AttentionDims d = {.type = types[i >> 1], .batch = 1, .seq = 523, .heads = 4, .kv_heads = 2};
         d.head_dim = 24 + i;
         d.causal = i & 1;
-        check_shape(d, 0, i == 1, 1);
+        check_shape(d, 0, i == 1, 0);
     }
 }
 
@@ -330,7 +334,7 @@ static void test_attention_half_units(void **state)
     (void)state;
     AttentionDims d = {.type = DTYPE_BF16, .batch = 4, .seq = 33, .heads = 6, .kv_heads = 3, .head_dim = 16};
     for (int masked = 0; masked < 2; masked++)
-        check_shape(d, 0, masked, 1);
+        check_shape(d, 0, masked, 0);
 }
 
 /* Rows without a key: zeros, never NaN. A NaN among the inputs reaches the output. */
@@ -446,7 +450,8 @@ static void test_attention_cached_half(void **state)
         d.type = types[i / 144];
         d.capacity = d.past + d.seq + i % 3;
         for (int isa = -1; isa < ISAS; isa++) {
-            if (!table(isa) || (!full_form() && (d.past > 1000 || isa < 0) && i % 3 != (isa + 3) % 3))
+            int some = SANITIZED || d.past > 1000 || isa < 0;
+            if (!table(isa) || (!full_form() && some && i % 3 != (isa + 3) % 3))
                 continue; /* all of them, over the tables */
             check_cached(table(isa), d, 1);
             if (isa >= 0)
