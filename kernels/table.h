@@ -4,105 +4,117 @@
  *
  * `beta` says what happens to an output: 0 overwrites (whatever was there, NaN too), 1 accumulates. Unless a
  * comment says otherwise, pointers do not overlap. Arrays are contiguous row-major float (fp32) unless a
- * leading dimension (ld*) is given, counted in elements, or a StoredArray says its type. Results depend on
- * run->threads, but never on scheduling: work and partial sums are partitioned statically. Scalar results go
- * through pointers. A kernel that checks integers writes the index of the first bad one into *run->fault,
- * which is -1 before; nothing is written out of bounds then. The *_workspace functions say bytes, and are
- * plain C on every device. */
+ * leading dimension (ld*) is given, counted in elements, or a StoredArray says its type. Arrays of values
+ * that are `void` are f32, bf16 or f16: of `type`, or of the type beside them. Kernels compute in f32 and
+ * round once what they store. Results depend on run->threads, but never on scheduling: work and partial sums
+ * are partitioned statically. Scalar results go through pointers. A kernel that checks integers writes the
+ * index of the first bad one into *run->fault, which is -1 before; nothing is written out of bounds then. The
+ * *_workspace functions say bytes, and are plain C on every device. */
 
 /* C (M,N) = alpha op(A) op(B) + beta C. trans_a: A is stored (K,M). trans_b: B is stored (N,K). */
 KERNEL(void, gemm,
        (int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
         const float *b, int64_t ldb, float beta, float *c, int64_t ldc, const KernelRun *run))
 
-/* C (M,N) = A op(B) + beta C of stored arrays, whose cols are their leading dimensions; trans_b: B is stored
- * (N,K). Brim's own product, whatever the types; A is float or 16 bit. */
+/* The same of stored arrays, whose cols are their leading dimensions: A of f32 or 16 bit, B of any type, C of
+ * c_type, f32 or 16 bit. Sums are f32, and rounded once. Brim's own product, whatever the types. */
 KERNEL(void, gemm_stored,
-       (int trans_b, int64_t m, int64_t n, int64_t k, const StoredArray *a, const StoredArray *b, float beta,
-        float *c, int64_t ldc, void *workspace, const KernelRun *run))
+       (int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const StoredArray *a,
+        const StoredArray *b, float beta, DType c_type, void *c, int64_t ldc, void *workspace,
+        const KernelRun *run))
 /* bytes; the same for every instruction set */
-KERNEL(size_t, gemm_stored_workspace, (int64_t m, int64_t n, int64_t k, const KernelRun *run))
+KERNEL(size_t, gemm_stored_workspace, (int64_t m, int64_t n, int64_t k, DType c_type, const KernelRun *run))
 
-/* pre (rows,out): the value before the activation, written when not NULL (may be NULL with ACT_NONE /
- * ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be NULL. */
+/* Types of x, y and pre: d says. pre (rows,out): the value before the activation, written when not NULL (may
+ * be NULL with ACT_NONE / ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be NULL. y is the
+ * activation of what pre holds: in 16 bit, of the rounded value, so that it can be computed again from pre.
+ */
 KERNEL(void, linear_forward,
-       (const LinearDims *d, Activation act, const float *x, const StoredArray *w, const float *bias,
-        float *pre, float *y, void *workspace, const KernelRun *run))
+       (const LinearDims *d, Activation act, const void *x, const StoredArray *w, const float *bias,
+        void *pre, void *y, void *workspace, const KernelRun *run))
 /* dx (rows,in) = dy (rows,out) W + beta dx */
 KERNEL(void, linear_backward_input,
-       (const LinearDims *d, const float *dy, const StoredArray *w, float beta, float *dx, void *workspace,
+       (const LinearDims *d, const void *dy, const StoredArray *w, float beta, void *dx, void *workspace,
         const KernelRun *run))
-/* dw = dy^T x + beta_w dw, in W's layout; dbias = column sums of dy + beta_b dbias. Either may be NULL.
- */
+/* dw = dy^T x + beta_w dw, in W's layout; dbias = column sums of dy + beta_b dbias, each of the type before
+ * it. Either may be NULL. */
 KERNEL(void, linear_backward_weight,
-       (const LinearDims *d, const float *x, const float *dy, float beta_w, float *dw, float beta_b,
-        float *dbias, float *workspace, const KernelRun *run))
-/* bytes, of one pass with a weight of this type; the same for every instruction set, with or without a BLAS */
+       (const LinearDims *d, const void *x, const void *dy, DType dw_type, float beta_w, void *dw,
+        DType dbias_type, float beta_b, void *dbias, void *workspace, const KernelRun *run))
+/* bytes, of one pass with a weight, or LINEAR_BACKWARD_WEIGHT into a gradient, of type w; the same for every
+ * instruction set, with or without a BLAS */
 KERNEL(size_t, linear_workspace, (const LinearDims *d, LinearPass pass, DType w, const KernelRun *run))
 
 /* y (n,c) = table[ids[i]], table (vocab,c); ids in [0, vocab), else a fault. */
 KERNEL(void, embedding_forward,
-       (int64_t n, const int32_t *ids, const StoredArray *table, float *y, const KernelRun *run))
+       (DType type, int64_t n, const int32_t *ids, const StoredArray *table, void *y, const KernelRun *run))
 /* dtable[ids[i]] += dy[i]; partitioned by strips of columns, so that few ids do not unbalance it. dtable
- * is zeroed by the caller beforehand. ids were checked by forward. */
+ * is zeroed by the caller beforehand. ids were checked by forward; n is below 2^31. In 16 bit, all that a row
+ * of dtable gets and what it holds is summed in f32 and rounded once. */
 KERNEL(void, embedding_backward,
-       (int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *dy, float *dtable,
-        const KernelRun *run))
+       (DType type, int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const void *dy,
+        DType dtable_type, void *dtable, void *workspace, const KernelRun *run))
+KERNEL(size_t, embedding_workspace, /* bytes, of backward */
+       (int64_t n, int64_t vocab, DType dtable_type, const KernelRun *run))
 
 /* Over the last dimension c of (rows, c). mean and rstd (rows) are kept for backward. bias may be NULL.
  */
 KERNEL(void, layer_norm_forward,
-       (int64_t rows, int64_t c, float eps, const float *x, const float *weight, const float *bias, float *y,
-        float *mean, float *rstd, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, float eps, const void *x, const float *weight, const float *bias,
+        void *y, float *mean, float *rstd, const KernelRun *run))
 /* dx may be NULL; dx may equal dy when beta_dx is 0. dweight / dbias may be NULL. */
 KERNEL(void, layer_norm_backward,
-       (int64_t rows, int64_t c, const float *x, const float *weight, const float *mean, const float *rstd,
-        const float *dy, float beta_dx, float *dx, float beta_dw, float *dweight, float beta_db, float *dbias,
-        float *workspace, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, const void *x, const float *weight, const float *mean,
+        const float *rstd, const void *dy, float beta_dx, void *dx, DType dweight_type, float beta_dw,
+        void *dweight, DType dbias_type, float beta_db, void *dbias, float *workspace, const KernelRun *run))
 KERNEL(void, rms_norm_forward,
-       (int64_t rows, int64_t c, float eps, const float *x, const float *weight, float *y, float *rstd,
-        const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, float eps, const void *x, const float *weight, void *y,
+        float *rstd, const KernelRun *run))
 KERNEL(void, rms_norm_backward,
-       (int64_t rows, int64_t c, const float *x, const float *weight, const float *rstd, const float *dy,
-        float beta_dx, float *dx, float beta_dw, float *dweight, float *workspace, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, const void *x, const float *weight, const float *rstd,
+        const void *dy, float beta_dx, void *dx, DType dweight_type, float beta_dw, void *dweight,
+        float *workspace, const KernelRun *run))
 KERNEL(size_t, norm_workspace,
        (int64_t rows, int64_t c, const KernelRun *run)) /* bytes, of either backward */
 
 /* Element-wise; y may equal x. Backward: dx = act'(x) dy + beta dx; dx may equal dy when beta is 0. `x`
  * is the input, but for ACT_RELU it may be the output as well (the sign is the same). */
-KERNEL(void, activation_forward, (Activation act, int64_t n, const float *x, float *y, const KernelRun *run))
+KERNEL(void, activation_forward,
+       (DType type, Activation act, int64_t n, const void *x, void *y, const KernelRun *run))
 KERNEL(void, activation_backward,
-       (Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx,
+       (DType type, Activation act, int64_t n, const void *x, const void *dy, float beta, void *dx,
         const KernelRun *run))
 
 /* y = silu(gate) * up. dgate may equal gate, dup may equal up, either may equal dy, where its beta is 0
  * (each element is read before it is written). dgate or dup may be NULL. */
-KERNEL(void, swiglu_forward, (int64_t n, const float *gate, const float *up, float *y, const KernelRun *run))
+KERNEL(void, swiglu_forward,
+       (DType type, int64_t n, const void *gate, const void *up, void *y, const KernelRun *run))
 KERNEL(void, swiglu_backward,
-       (int64_t n, const float *gate, const float *up, const float *dy, float beta_gate, float *dgate,
-        float beta_up, float *dup, const KernelRun *run))
+       (DType type, int64_t n, const void *gate, const void *up, const void *dy, float beta_gate, void *dgate,
+        float beta_up, void *dup, const KernelRun *run))
 
 /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
-KERNEL(void, rope, (const RopeDims *d, const float *x, float beta, float *y, const KernelRun *run))
+KERNEL(void, rope, (const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run))
 
-/* eager keeps probs (B,H,T,T) for backward. Masked entries of probs are 0. With probs NULL in both,
- * forward keeps nothing and backward recomputes them, bit for bit. */
+/* q, k, v, out, their gradients and probs are of d->type: f32, bf16 or f16. eager keeps probs (B,H,T,T) for
+ * backward; of 16 bit they are rounded before they meet the values. Masked entries of probs are 0. With probs
+ * NULL in both, forward keeps nothing and backward recomputes them, bit for bit. */
 KERNEL(void, attention_eager_forward,
-       (const AttentionDims *d, const float *q, const float *k, const float *v, float *out, float *probs,
+       (const AttentionDims *d, const void *q, const void *k, const void *v, void *out, void *probs,
         float *workspace, const KernelRun *run))
 /* dq, dk, dv are overwritten. dout and out are (B,T,H*D) with ldo. */
 KERNEL(void, attention_eager_backward,
-       (const AttentionDims *d, const float *q, const float *k, const float *v, const float *out,
-        const float *probs, const float *dout, float *dq, float *dk, float *dv, float *workspace,
+       (const AttentionDims *d, const void *q, const void *k, const void *v, const void *out,
+        const void *probs, const void *dout, void *dq, void *dk, void *dv, float *workspace,
         const KernelRun *run))
 /* flash keeps lse (B,H,T), the log-sum-exp of each row's scaled scores; -INFINITY where no key is left.
  */
 KERNEL(void, attention_flash_forward,
-       (const AttentionDims *d, const float *q, const float *k, const float *v, float *out, float *lse,
+       (const AttentionDims *d, const void *q, const void *k, const void *v, void *out, float *lse,
         float *workspace, const KernelRun *run))
 KERNEL(void, attention_flash_backward,
-       (const AttentionDims *d, const float *q, const float *k, const float *v, const float *out,
-        const float *lse, const float *dout, float *dq, float *dk, float *dv, float *workspace,
+       (const AttentionDims *d, const void *q, const void *k, const void *v, const void *out,
+        const float *lse, const void *dout, void *dq, void *dk, void *dv, float *workspace,
         const KernelRun *run))
 /* bytes; of all four, by what is kept between them */
 KERNEL(size_t, attention_workspace,
@@ -110,11 +122,11 @@ KERNEL(size_t, attention_workspace,
 
 /* Attention over a cache of keys and values, (2, B, Hkv, capacity, D) of d->cached: all keys, then all
  * values, a head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1; then query t sees
- * rows 0..past+t. Causal, without key_mask. */
+ * rows 0..past+t. Causal, without key_mask. q, k, v and out are of d->type, whatever the cache holds. */
 KERNEL(void, attention_append,
-       (const AttentionDims *d, const float *k, const float *v, void *cache, const KernelRun *run))
+       (const AttentionDims *d, const void *k, const void *v, void *cache, const KernelRun *run))
 KERNEL(void, attention_cached,
-       (const AttentionDims *d, const float *q, const void *cache, float *out, float *workspace,
+       (const AttentionDims *d, const void *q, const void *cache, void *out, float *workspace,
         const KernelRun *run))
 /* bytes; whatever `past` is */
 KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const KernelRun *run))
@@ -122,47 +134,66 @@ KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const Kernel
 /* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
  * A row whose label is neither ignore_index nor in [0, classes) is a fault. */
 KERNEL(void, cross_entropy_forward,
-       (const CrossEntropyDims *d, const float *logits, const int32_t *labels, float scale, float *loss,
-        float *lse, float *workspace, const KernelRun *run))
+       (const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels, float scale,
+        float *loss, float *lse, float *workspace, const KernelRun *run))
 /* dlogits = (softmax - onehot) * scale * dloss[0] + beta dlogits; dlogits may equal logits when beta is 0.
  */
 KERNEL(void, cross_entropy_backward,
-       (const CrossEntropyDims *d, const float *logits, const int32_t *labels, float scale, const float *lse,
-        const float *dloss, float beta, float *dlogits, const KernelRun *run))
+       (const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels, float scale,
+        const float *lse, const float *dloss, float beta, void *dlogits, const KernelRun *run))
 KERNEL(size_t, cross_entropy_workspace,
        (const CrossEntropyDims *d, const KernelRun *run)) /* bytes, of forward */
+
+/* The rows that have a label other than ignore_index, in their order: index and label (room, at least d->rows)
+ * begin with them, and go on with the last of them (without any, row 0) and ignore_index; count[0] says how
+ * many they are. A row whose label is not in [0, classes) either is a fault, and is left out. */
+KERNEL(void, labelled_rows,
+       (const CrossEntropyDims *d, int64_t room, const int32_t *labels, int64_t *index, int32_t *label,
+        int64_t *count, const KernelRun *run))
+/* y (n,c) = rows index[i] of x */
+KERNEL(void, gather_rows,
+       (DType type, int64_t n, int64_t c, const int64_t *index, const void *x, void *y, const KernelRun *run))
+/* Rows index[i] of y, each at most once, = x (n,c) + beta y. */
+KERNEL(void, scatter_rows,
+       (DType type, int64_t n, int64_t c, const int64_t *index, const void *x, float beta, void *y,
+        const KernelRun *run))
 
 /* y = keep(x) / (1 - p) + beta y; y may equal x when beta is 0. The same call is its own backward. p in
  * [0, 1). */
 KERNEL(void, dropout,
-       (int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const float *x, float beta,
-        float *y, const KernelRun *run))
+       (DType type, int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const void *x,
+        float beta, void *y, const KernelRun *run))
 
 /* Element-wise helpers of the engine. In each, y may equal an input. */
-KERNEL(void, fill, (int64_t n, float value, float *y, const KernelRun *run))
-KERNEL(void, copy, (int64_t n, const float *x, float *y, const KernelRun *run))
-KERNEL(void, add, (int64_t n, const float *a, const float *b, float *y, const KernelRun *run))
+KERNEL(void, fill, (DType type, int64_t n, float value, void *y, const KernelRun *run))
+/* y = x, of another type or not; of two types they do not overlap. */
+KERNEL(void, copy, (DType from, DType to, int64_t n, const void *x, void *y, const KernelRun *run))
+KERNEL(void, add, (DType type, int64_t n, const void *a, const void *b, void *y, const KernelRun *run))
+/* y (of `to`) += x (of `from`) */
+KERNEL(void, accumulate, (DType from, DType to, int64_t n, const void *x, void *y, const KernelRun *run))
 /* y (rows, c) = a (rows, c) + b (c) */
 KERNEL(void, add_row,
-       (int64_t rows, int64_t c, const float *a, const float *b, float *y, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, const void *a, const float *b, void *y, const KernelRun *run))
 /* dbias (c) = column sums of dy (rows, c) + beta dbias */
 KERNEL(void, column_sum,
-       (int64_t rows, int64_t c, const float *dy, float beta, float *dbias, float *workspace,
-        const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, const void *dy, DType dbias_type, float beta, void *dbias,
+        float *workspace, const KernelRun *run))
 KERNEL(size_t, column_sum_workspace, (int64_t rows, int64_t c, const KernelRun *run))
 /* y = alpha x + beta y */
-KERNEL(void, scale, (int64_t n, float alpha, const float *x, float beta, float *y, const KernelRun *run))
+KERNEL(void, scale,
+       (DType type, int64_t n, float alpha, const void *x, float beta, void *y, const KernelRun *run))
 /* y = a * b + beta y */
 KERNEL(void, multiply,
-       (int64_t n, const float *a, const float *b, float beta, float *y, const KernelRun *run))
+       (DType type, int64_t n, const void *a, const void *b, float beta, void *y, const KernelRun *run))
 /* y = factor value[0] */
-KERNEL(void, broadcast, (int64_t n, float factor, const float *value, float *y, const KernelRun *run))
+KERNEL(void, broadcast,
+       (DType type, int64_t n, float factor, const float *value, void *y, const KernelRun *run))
 /* total[0] = factor * the sum of x; in double, over fixed blocks: the result does not depend on threads. */
-KERNEL(void, sum, (int64_t n, const float *x, double factor, float *total, const KernelRun *run))
+KERNEL(void, sum, (DType type, int64_t n, const void *x, double factor, float *total, const KernelRun *run))
 /* total[0] = the sum of x's squares, likewise */
-KERNEL(void, sum_squares, (int64_t n, const float *x, double *total, const KernelRun *run))
+KERNEL(void, sum_squares, (DType type, int64_t n, const void *x, double *total, const KernelRun *run))
 /* index[0] = that of the first element that is NaN or infinite, else -1. */
-KERNEL(void, find_nonfinite, (int64_t n, const float *x, int64_t *index, const KernelRun *run))
+KERNEL(void, find_nonfinite, (DType type, int64_t n, const void *x, int64_t *index, const KernelRun *run))
 /* y[i] from Philox(seed, stream, first + i), first a multiple of 4: the same on every device, for
  * any thread count, and whether an array is filled at once or in parts.
  * normal: Box-Muller; uniform in [low, high). */
@@ -179,29 +210,25 @@ KERNEL(void, decode, (const StoredArray *w, int64_t first, int64_t count, float 
 KERNEL(void, decode_transposed,
        (const StoredArray *w, int64_t first, int64_t count, float *y, const KernelRun *run))
 /* Elements [first, first + count) of the flattened (rows, cols) that `to` begins with, of any type but i32;
- * whole rows of int8, whole blocks of NF4 but for the last one. Types round to nearest as base/dtype.h's
- * sources do. What cannot be held is a fault, and the elements around it are indeterminate: a finite number
- * beyond a 16-bit type's range, and of quantised types what is not finite. scales (blocks): of NF4, whose
- * scales are not in `to` before encode_scales, which takes those of all blocks. */
+ * whole rows of int8, whole blocks of NF4 and dynamic8 but for the last one. Types round to nearest as
+ * base/dtype.h's sources do. What cannot be held is a fault, and the elements around it are indeterminate: a
+ * finite number beyond a 16-bit type's range, and of the types with scales what is not finite. scales
+ * (blocks): of NF4, whose scales are not in `to` before encode_scales, which takes those of all blocks. */
 KERNEL(void, encode,
        (DType dtype, int64_t rows, int64_t cols, int64_t first, int64_t count, const float *x, void *to,
         float *scales, const KernelRun *run))
 KERNEL(void, encode_scales, (int64_t rows, int64_t cols, const float *scales, void *to, const KernelRun *run))
 
-/* Optimizer updates, PyTorch's rules, in one pass. State arrays are zero before step 1. NULL where
- * unused: sgd's buffer without momentum, rmsprop's buffer without momentum. With control->skip nothing is
- * written. */
+/* Optimizer updates, PyTorch's rules, in one pass over the parameter's arrays: everything is computed in f32
+ * and rounded once. State arrays are zero before step 1. states: sgd's momentum buffer; rmsprop's mean square
+ * and momentum buffer; adagrad's sum; adam's two means. With control->skip nothing is written. */
 KERNEL(void, sgd,
-       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
-        float *momentum, const KernelRun *run))
+       (const UpdateArrays *a, const UpdateScalars *s, const UpdateControl *control, const KernelRun *run))
 KERNEL(void, rmsprop,
-       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
-        float *square, float *momentum, const KernelRun *run))
+       (const UpdateArrays *a, const UpdateScalars *s, const UpdateControl *control, const KernelRun *run))
 KERNEL(void, adagrad,
-       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g, float *sum,
-        const KernelRun *run))
+       (const UpdateArrays *a, const UpdateScalars *s, const UpdateControl *control, const KernelRun *run))
 KERNEL(void, adam,
-       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
-        float *first, float *second, const KernelRun *run))
+       (const UpdateArrays *a, const UpdateScalars *s, const UpdateControl *control, const KernelRun *run))
 
 #undef KERNEL

@@ -82,6 +82,8 @@ Module *nn_embedding(int64_t vocab, int64_t dim)
     if (!self)
         return NULL;
     self->weight = nn_add_parameter(module, "weight", SHAPE(vocab, dim));
+    if (self->weight)
+        self->weight->table = 1;
     tensor_fill_normal(self->weight, 0, 1);
     return error_code() ? NULL : module;
 }
@@ -136,6 +138,16 @@ Module *nn_layer_norm(int64_t dim, float eps)
 Module *nn_rms_norm(int64_t dim, float eps)
 {
     return norm(&rms_norm_class, dim, eps, 0);
+}
+
+Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps)
+{
+    if (!module || module->type != &layer_norm_class)
+        return NULL;
+    const Norm *self = module->state;
+    *bias = self->bias;
+    *eps = self->eps;
+    return self->weight;
 }
 
 /* ---- Dropout, activation --------------------------------------------------------------------- */

@@ -20,7 +20,8 @@ static AttentionDims cached_dims(const OpCall *call)
     int64_t row = query_width(call), packed = call->attr.attention.packed;
     int head_dim = (int)(row / heads);
     int64_t ldk = packed ? 3 * row : (int64_t)kv_heads * head_dim;
-    return (AttentionDims){.batch = (int)call->shape[Q].dim[0],
+    return (AttentionDims){.type = call->dtype[Q],
+                           .batch = (int)call->shape[Q].dim[0],
                            .seq = (int)call->shape[Q].dim[1],
                            .heads = heads,
                            .kv_heads = kv_heads,
@@ -77,7 +78,7 @@ static int cached_shape(OpCall *call)
     static const char *const names[] = {"q", "k", "v", "cache"};
     Shape q = call->shape[Q];
     for (int i = Q; i <= V; i++)
-        if (call->shape[i].ndim && check_dtype(call, i, DTYPE_F32, names[i]))
+        if (call->shape[i].ndim && check_float_as(call, i, Q, names[i], names[Q]))
             return error_code();
     if (check_weight(call, CACHE, 0, names[CACHE]))
         return error_code();
@@ -95,6 +96,7 @@ static int cached_shape(OpCall *call)
     AttentionDims d = cached_dims(call);
     call->plan.out = q;
     call->plan.out.dim[2] = query_width(call);
+    call->plan.out_type = d.type;
     call->plan.workspace = call->kernels->attention_cached_workspace(&d, call->run);
     call->plan.flops = 4.0 * (double)d.batch * d.heads * d.seq * (d.past + (d.seq + 1) / 2.0) *
                        d.head_dim; /* two products */
@@ -104,10 +106,10 @@ static int cached_shape(OpCall *call)
 static void cached_forward(OpCall *call)
 {
     AttentionDims d = cached_dims(call);
-    int64_t width = query_width(call);
-    const float *q = call->in[Q];
-    const float *k = call->attr.attention.packed ? q + width : call->in[K];
-    const float *v = call->attr.attention.packed ? q + 2 * width : call->in[V];
+    uint64_t width = dtype_bytes(d.type, 1, query_width(call));
+    const char *q = call->in[Q];
+    const void *k = call->attr.attention.packed ? q + width : call->in[K];
+    const void *v = call->attr.attention.packed ? q + 2 * width : call->in[V];
     call->kernels->attention_append(&d, k, v, call->in[CACHE], call->run);
     call->kernels->attention_cached(&d, q, call->in[CACHE], call->out, call->workspace, call->run);
 }
@@ -142,31 +144,33 @@ Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past, con
 static int last_shape(OpCall *call)
 {
     Shape x = call->shape[0];
-    if (check_dtype(call, 0, DTYPE_F32, "x"))
+    if (check_float(call, 0, "x"))
         return error_code();
     if (x.ndim != 3)
         return error_raise(ERROR_SHAPE, "last: x must be (batch,tokens,width), not %s", shape_text(x).text);
     call->plan.out = (Shape){2, {x.dim[0], x.dim[2], 1, 1}};
+    call->plan.out_type = call->dtype[0];
     return 0;
 }
 
 static void last_forward(OpCall *call)
 {
+    DType type = call->dtype[0];
     Shape x = call->shape[0];
     int64_t c = x.dim[2];
     for (int64_t b = 0; b < x.dim[0]; b++)
-        call->kernels->copy(c, (const float *)call->in[0] + ((b + 1) * x.dim[1] - 1) * c,
-                            (float *)call->out + b * c, call->run);
+        call->kernels->copy(type, type, c, element_at(type, call->in[0], ((b + 1) * x.dim[1] - 1) * c),
+                            element_at(type, call->out, b * c), call->run);
 }
 
 static void last_backward(OpCall *call)
 {
+    DType type = call->dtype[0];
     Shape x = call->shape[0];
     int64_t c = x.dim[2];
-    for (int64_t b = 0; b < x.dim[0]; b++) {
-        float *row = (float *)call->din[0] + ((b + 1) * x.dim[1] - 1) * c;
-        call->kernels->add(c, row, (const float *)call->dout + b * c, row, call->run);
-    }
+    for (int64_t b = 0; b < x.dim[0]; b++)
+        call->kernels->accumulate(type, type, c, element_at(type, call->dout, b * c),
+                                  element_at(type, call->din[0], ((b + 1) * x.dim[1] - 1) * c), call->run);
 }
 
 static const OpRow last_row = {
