@@ -27,6 +27,7 @@
 #define tensor_attention_packed brim_tensor_attention_packed
 #define tensor_backward brim_tensor_backward
 #define tensor_backward_from brim_tensor_backward_from
+#define tensor_cast brim_tensor_cast
 #define tensor_checkpoint brim_tensor_checkpoint
 #define tensor_count_correct brim_tensor_count_correct
 #define tensor_cross_entropy brim_tensor_cross_entropy
@@ -47,6 +48,7 @@
 #define tensor_has_grad brim_tensor_has_grad
 #define tensor_item brim_tensor_item
 #define tensor_keep brim_tensor_keep
+#define tensor_labelled_cross_entropy brim_tensor_labelled_cross_entropy
 #define tensor_last brim_tensor_last
 #define tensor_layer_norm brim_tensor_layer_norm
 #define tensor_linear brim_tensor_linear

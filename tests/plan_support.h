@@ -140,6 +140,9 @@ typedef struct Case {
     int samples; /* 0 = CASE_SAMPLES */
     const char *lora; /* targets; NULL = no adapters */
     Weights weights;
+    const char *precision; /* NULL = fp32 */
+    int grad32;            /* 16-bit weights have f32 gradients */
+    int skip; /* rows without a label; ignored by mlp */
 } Case;
 
 enum {
@@ -166,13 +169,14 @@ typedef struct Session {
 
 static inline const char *case_text(const Case *c, char text[128])
 {
-    snprintf(text, 128, "%s %s %s %s%s every %d%s accumulate %d %s%s%s%s chunk %d%s%s",
+    snprintf(text, 128, "%s %s %s %s%s every %d%s accumulate %d %s%s%s%s chunk %d%s%s%s",
              nn_family(c->family)->name, dtype_name(c->weights.dtype),
              c->weights.quantized ? dtype_name(c->weights.quantized) : "",
              c->attention == ATTENTION_EAGER ? "eager" : "flash", c->checkpoint ? " checkpoint" : "",
              c->every, c->selective ? " selective" : "", c->accumulate, c->optimizer,
              c->dropout > 0 ? " dropout" : "", c->in_backward ? " fused" : "",
-             c->keep_zeros ? " keep zeros" : "", c->chunk, c->lora ? " lora " : "", c->lora ? c->lora : "");
+             c->keep_zeros ? " keep zeros" : "", c->chunk, c->skip ? " skip" : "",
+             c->lora ? " lora " : "", c->lora ? c->lora : "");
     return text;
 }
 
@@ -249,10 +253,12 @@ static inline Module *case_model(const Case *c)
     nn_set_weights(NULL);
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), c->checkpoint);
-    if (c->family == MODEL_MLP)
+    if (c->family == MODEL_MLP) {
         nn_set_checkpoint(model, c->checkpoint);
-    else
+    } else {
         nn_set_loss_chunk(model, c->chunk);
+        nn_set_skip_unlabelled(model, c->skip);
+    }
     if (c->every)
         nn_set_checkpoint_every(model, c->every);
     nn_set_selective(model, c->selective);
@@ -309,6 +315,14 @@ static inline void keep_parameters(Session *s, Module *model)
     }
 }
 
+static inline void case_precision(const Case *c)
+{
+    Precision precision = *precision_by_name(c->precision ? c->precision : "fp32");
+    if (c->grad32)
+        precision.gradients = DTYPE_F32;
+    tensor_set_precision(&precision);
+}
+
 static inline int case_script(void *config)
 {
     Session *s = config;
@@ -318,6 +332,7 @@ static inline int case_script(void *config)
     s->calls++;
     if (record)
         record_start(record);
+    case_precision(c);
     Loader *train = case_loader(c, 0), *held_out = case_loader(c, 1);
     Module *model = case_model(c);
     Optimizer *optimizer = error_code() ? NULL : optim_by_name(c->optimizer, nn_parameters(model), 0, 0);
