@@ -27,7 +27,8 @@ static const Case cases[] = {
     {MODEL_BERT, "sgd-momentum", .dropout = 0.2f, .accumulate = 1, .in_backward = 1, .selective = 1,
      .attention = ATTENTION_EAGER},
     {MODEL_BERT, "adam", .accumulate = 3, .keep = 1},
-    {MODEL_MLP, "sgd-nesterov", .accumulate = 2, .precision = "bf16-states32"},
+    {MODEL_MLP, "adamw8bit", .dropout = 0.1f, .clip = 1, .accumulate = 2},
+    {MODEL_MLP, "adam8bit", .accumulate = 1, .precision = "bf16-states32"},
     {MODEL_GPT2, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 2, .pattern = "c+", .precision = "bf16"},
     {MODEL_LLAMA, "adamw8bit", .accumulate = 1, .in_backward = 1, .chunk = 7, .precision = "bf16-mixed"},
     {MODEL_BERT, "adam", .clip = 1, .accumulate = 2, .keep = 1, .precision = "fp16-mixed"},
@@ -75,6 +76,8 @@ static ModelPreset preset_of(const Case *c)
 {
     ModelPreset preset =
         small_preset(&(Setting){.family = c->family, .attention = c->attention, .dropout = c->dropout});
+    if (c->family == MODEL_MLP && strstr(c->optimizer, "8bit"))
+        preset.config.mlp.sizes[1] = 4096 / WIDTH + 1; /* the first matrix is large enough for them */
     if (c->family == MODEL_BERT)
         preset.config.bert.vocab = TOKEN_VOCAB;
     else if (c->family == MODEL_GPT2)
@@ -154,7 +157,8 @@ static void write_text(void)
     spill(at("text"), text, sizeof text);
 }
 
-/* Wherever it is cut (in 16 bit at three places): the losses and all that is saved at the end, state.json included. */
+/* Wherever it is cut (in 16 bit at three places): the losses and all that is saved at the end, state.json
+ * included. */
 static void cut_everywhere(const Case *c, int threads)
 {
     Run straight = {.c = c, .to = at("straight"), .steps = STEPS, .threads = threads};
