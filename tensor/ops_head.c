@@ -105,9 +105,9 @@ static const float *bias_of(const OpCall *call)
 }
 
 /* Rows from `first` on of hidden, or of its gradient. */
-static void *hidden_rows(const OpCall *call, void *rows, int64_t first)
+static void *hidden_rows(const OpCall *call, const void *rows, int64_t first)
 {
-    return (char *)rows + dtype_bytes(call->dtype[HIDDEN], first, last_dim(call->shape[HIDDEN]));
+    return element_at(call->dtype[HIDDEN], rows, first * last_dim(call->shape[HIDDEN]));
 }
 
 static void make_logits(const OpCall *call, const Chunk *c, const float *bias)

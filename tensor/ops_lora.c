@@ -195,7 +195,8 @@ static int onto_shape(OpCall *call)
 static void onto_forward(OpCall *call)
 {
     if (call->out != call->in[0])
-        call->kernels->copy(call->dtype[0], call->dtype[0], call_numel(call, 0), call->in[0], call->out, call->run);
+        call->kernels->copy(call->dtype[0], call->dtype[0], call_numel(call, 0), call->in[0], call->out,
+                            call->run);
     product(call, onto_of(call).y, call->in[1], call->in[2], 1, call->out, call->workspace);
 }
 

@@ -80,11 +80,11 @@ optimizers()
 {
     "$brim" plan --optimizer none 2>&1 | sed "s/.*one of \(.*\), not.*/\1/; s/,//g" | tr ' ' '\n' >"$work/rules"
     [ "$(wc -l <"$work/rules")" -ge 6 ] || return 1
-    sed -n '/^\.It Fl -optimizer Ar/,/^\.It Fl -lr/s/^\.Cm \([a-z-]*\).*/\1/p' docs/brim.1 | diff "$work/rules" - || return 1
+    sed -n '/^\.It Fl -optimizer Ar/,/^\.It Fl -lr/s/^\.Cm \([a-z0-9-]*\).*/\1/p' docs/brim.1 | diff "$work/rules" - || return 1
     "$brim" help options | sed -n 's/^  --optimizer NAME *//p' |
-        sed 's/sgd\[\(-[a-z]*\)|\(-[a-z]*\)\]/sgd sgd\1 sgd\2/' | tr ' ' '\n' | diff "$work/rules" - || return 1
+        sed 's/sgd\[\(-[a-z]*\)|\([a-z]*\)\]/sgd sgd\1 sgd-\2/; s/adam\[w\]\[8bit\]/adam adamw adam8bit adamw8bit/' | tr ' ' '\n' | diff "$work/rules" - || return 1
     for file in tools/completion/brim.bash tools/completion/_brim; do
-        sed -n 's/.*--optimizer) [a-z_]* \("$typed" "\)*\([a-z -]*\).*/\2/p' "$file" | tr ' ' '\n' | sed '/^$/d' | diff "$work/rules" - || return 1
+        sed -n 's/.*--optimizer) [a-z_]* \("$typed" "\)*\([a-z0-9 -]*\).*/\2/p' "$file" | tr ' ' '\n' | sed '/^$/d' | diff "$work/rules" - || return 1
     done
 }
 check "the names of optimizers" optimizers
@@ -190,7 +190,7 @@ bash_completion()
         answers "gpt2 gpt2-large gpt2-medium gpt2-tiny gpt2-xl" plan --model gpt2 &&
         answers "gpt2-large" plan --model = gpt2-l && answers "flash" plan --attention = fl &&
         answers "flash" plan --attention f && answers "eager flash" plan --attention = &&
-        answers "auto" train --checkpoint a && answers "adagrad adam adamw" train --optimizer ad &&
+        answers "auto" train --checkpoint a && answers "adagrad adam adam8bit adamw adamw8bit" train --optimizer ad &&
         answers "cosine" train --schedule cos && answers "bf16 f16 f32" train --export-dtype "" &&
         answers "cpu cuda" train --device "" && answers "bytes" train --tokenizer by && answers "keep" train --zero-grad k &&
         answers "bf16" train --weights b && answers "fp32,bf16" compare --weights fp32,b && answers "nf4 nf4-plain" generate --quantize nf &&
