@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "fit_.h"
+#include "flags_.h"
 
 static double gib(uint64_t bytes)
 {
@@ -193,7 +194,7 @@ static void say_why(const Fit *fit)
 
 static int is_fp32(const Options *o)
 {
-    return o->weights == DTYPE_F32 && !o->quantized;
+    return o->weights == DTYPE_F32 && !o->quantized && !strcmp(o->precision, options_default.precision);
 }
 
 void fit_print(const Fit *fit)

@@ -5,7 +5,7 @@
 #include "cli.h"
 
 enum {
-    VARIANTS = 24,
+    VARIANTS = 32,
     VARIANT_LABEL = 96,
     SUGGESTED_CHUNK = 128 /* rows of logits, where chunks are tried */
 };

@@ -58,6 +58,8 @@ typedef struct RunLogStep {
     int64_t step; /* from 1 */
     double loss, lr, seconds;
     int64_t tokens; /* or samples */
+    double loss_scale; /* that its backward had; 0: the loss is not scaled */
+    int skipped;       /* 1: a gradient overflowed, and nothing was updated */
 } RunLogStep;
 /* At the end of a step, before the next begins: the books of the ledger since memtrack_step_set are its peak.
  */

@@ -51,7 +51,8 @@ static void words_of_others_are_answered(void **state)
 {
     (void)state;
     static const char *const types[][2] = {
-        {"--dtype", "--weights"},    {"--precision", "fp32"},       {"--bf16", "--weights"},
+        {"--dtype", "--weights"},    {"--amp", "--precision bf16-mixed"}, {"--bf16", "--precision"},
+        {"--grad-scaler", "--loss-scale"}, {"--8bit-adam", "--optimizer adamw8bit"},
         {"--lora-r", "--lora r=16"}, {"--qlora", "--quantize nf4"}, {"--load-in-4bit", "--quantize nf4"},
         {"--load-in-8bit", "int8"},  {"--freeze", "--lora"}};
     for (size_t i = 0; i < COUNT(types); i++)

@@ -1,0 +1,414 @@
+/* Training in 16 bit, as a user types it: names and refusals, brackets and their bytes, what is written down
+ * and compared when a run is resumed, and runs that are their plans. */
+#include "cli_support.h"
+
+/* ---- Values ---------------------------------------------------------------------------------- */
+
+typedef struct Refusal {
+    const char *arguments[9], *says;
+} Refusal;
+
+static void values_are_read_or_refused(void **state)
+{
+    (void)state;
+    static const Refusal refusals[] = {
+        {{"plan", "--precision", "fp8"},
+         "--precision must be one of fp32, bf16, bf16-states32, bf16-mixed, bf16-autocast, fp16-mixed, "
+         "fp16-autocast, not 'fp8'"},
+        {{"plan", "--precision"}, "--precision needs a value"},
+        {{"plan", "--precision", "bf16-mixed", "--grad-dtype", "8"}, "--grad-dtype must be 16 or 32, not '8'"},
+        {{"plan", "--grad-dtype", "32"}, "--grad-dtype 32 means nothing with --precision fp32"},
+        {{"train", "--precision", "bf16-autocast", "--grad-dtype", "16"}, "bf16-mixed has weights of 16 bits"},
+        {{"fit", "--rounding", "stochastic"}, "--rounding stochastic means nothing with --precision fp32"},
+        {{"plan", "--precision", "bf16-mixed", "--rounding", "nearest"}, "which keeps all weights in fp32"},
+        {{"plan", "--precision", "bf16", "--rounding", "up"}, "nearest or stochastic, not 'up'"},
+        {{"plan", "--loss-scale", "1024"}, "fp32 has that of fp32"},
+        {{"compare", "--precision", "bf16-mixed", "--loss-scale", "dynamic"}, "bf16 has that of fp32"},
+        {{"plan", "--precision", "fp16-mixed", "--loss-scale", "0"}, "dynamic or a number above 0, not '0'"},
+        {{"plan", "--precision", "fp16-mixed", "--loss-scale", "1e99"}, "not '1e99'"},
+        {{"plan", "--precision", "fp16-mixed", "--loss-scale", "nan"}, "not 'nan'"},
+        {{"plan", "--precision", "fp16-mixed", "--loss-scale", "65536x"}, "not '65536x'"},
+        {{"plan", "--precision", "fp16-mixed", "--optimizer-in-backward"},
+         "--optimizer-in-backward excludes --precision fp16-mixed"},
+        {{"plan", "--lora", "r=4", "--precision", "bf16", "--grad-dtype", "16"},
+         "gradients of adapters are fp32"},
+        {{"plan", "--lora", "r=4", "--precision", "bf16", "--rounding", "nearest"},
+         "the weights of adapters are fp32"},
+        {{"plan", "--weights", "bf16"}, "--weights bf16 needs --lora"},
+        {{"plan", "--inference", "--precision", "bf16"}, "--precision means nothing beside --inference"},
+        {{"generate", "--precision", "bf16"}, "--precision means nothing to `brim generate`"},
+        {{"compare", "--four-ways", "--precision", "bf16"}, "--precision means nothing beside --four-ways"},
+    };
+    for (size_t i = 0; i < COUNT(refusals); i++) {
+        const char *arguments[11] = {"brim"};
+        memcpy(arguments + 1, refusals[i].arguments, sizeof refusals[i].arguments);
+        Outcome *o = expect_code(run_command(arguments), 2);
+        if (!strstr(o->err, refusals[i].says))
+            fail_msg("no \"%s\" in: %s", refusals[i].says, o->err);
+        assert_string_equal(o->out, "");
+    }
+}
+
+/* ---- Brackets -------------------------------------------------------------------------------- */
+
+static void has(const Outcome *o, const char *text)
+{
+    if (!strstr(o->out, text))
+        fail_msg("no \"%s\" in:\n%s", text, o->out);
+}
+
+#define LLAMA "plan", "llama-3.1-8b", "--seq", "128"
+
+static void the_headline_has_the_bracket(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arguments[12], *says;
+    } rows[] = {
+        {{LLAMA, "--precision", "bf16"}, "\ntrained 2 + 2 + 4 = 8 bytes x 8,030,261,248\n"},
+        {{LLAMA, "--precision", "bf16"}, "  8,030,261,248 parameters  bf16  AdamW  "},
+        {{LLAMA, "--precision", "bf16"}, "  stochastic rounding  "},
+        {{LLAMA, "--precision", "bf16", "--rounding", "nearest"}, "  rounded to nearest  "},
+        {{LLAMA, "--precision", "bf16", "--optimizer", "sgd"}, "\ntrained 2 + 2 + 0 = 4 bytes x "},
+        {{LLAMA, "--precision", "bf16-states32"}, "\ntrained 2 + 2 + 8 = 12 bytes x 8,030,261,248\n"},
+        {{LLAMA, "--precision", "bf16-mixed"}, "\ntrained 2 + 2 + 4 + 8 = 16 bytes x 8,030,261,248\n"},
+        {{LLAMA, "--precision", "fp16-mixed"}, "\ntrained 2 + 2 + 4 + 8 = 16 bytes x 8,030,261,248\n"},
+        {{LLAMA, "--precision", "fp16-mixed"}, "  loss scale dynamic  "},
+        {{LLAMA, "--precision", "fp16-autocast", "--loss-scale", "512"}, "  loss scale 512  "},
+        {{LLAMA, "--precision", "bf16-mixed", "--grad-dtype", "32"},
+         "\ntrained 2 + 4 + 4 + 8 = 18 bytes x 8,030,261,248\n"},
+        {{LLAMA, "--precision", "bf16-mixed", "--accumulate", "2"},
+         "\ntrained 2 + 4 + 4 + 8 = 18 bytes x 8,030,261,248\n"},
+        {{LLAMA, "--precision", "bf16-mixed", "--accumulate", "2", "--grad-dtype", "16"},
+         "\ntrained 2 + 2 + 4 + 8 = 16 bytes x 8,030,261,248\n"},
+        {{LLAMA, "--precision", "bf16-autocast"},
+         "\ntrained 4 + 2* + 4 + 8 = 18 bytes x 8,030,261,248\n* a linear layer's copy of its weight"},
+        {{LLAMA, "--precision", "bf16", "--optimizer", "adamw8bit"},
+         "\ntrained 2 + 2 + 2.42 = 6.42 bytes x 8,030,261,248\n"},
+        {{LLAMA, "--precision", "bf16-mixed", "--lora", "r=16,alpha=32", "--weights", "bf16"},
+         "\nbase 2 x 8.03B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040\n"},
+        {{LLAMA, "--precision", "bf16-mixed", "--lora", "r=16,alpha=32", "--weights", "bf16"},
+         "  bf16  bf16 activations  "},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        const char *arguments[14] = {"brim"};
+        memcpy(arguments + 1, rows[i].arguments, sizeof rows[i].arguments);
+        Outcome *o = expect_code(run_command(arguments), 0);
+        has(o, rows[i].says);
+    }
+    Outcome *o = expect_code(RUN("compare", "--precision", "fp32,bf16-mixed", "--seq", "16"), 0);
+    assert_null(strstr(o->out, "bytes x"));
+    assert_null(strstr(o->out, "parameters  fp32"));
+    o = expect_code(RUN("compare", "--precision", "bf16", "--accumulate", "1,2", "--seq", "16"), 0);
+    assert_null(strstr(o->out, "bytes x"));
+}
+
+/* ---- Bytes of the plan ----------------------------------------------------------------------- */
+
+static json_t *json_of(Outcome *outcome, int code)
+{
+    return parse(expect_code(outcome, code)->out);
+}
+
+static json_int_t component(const json_t *memory, const char *name)
+{
+    return integer_at(json_object_get(json_object_get(memory, "components"), name), "peak");
+}
+
+/* What the textbook's rows say, and what the plan of each convention has. */
+static void conventions_take_these_bytes(void **state)
+{
+    (void)state;
+    enum { P = 0 };
+    const json_int_t n = 8030261248;
+    static const struct {
+        const char *options[6];
+        int weights, gradients, masters, states;
+        const char *row;
+    } rows[] = {
+        {{0}, 4, 4, 0, 8, "8b-fp32"},
+        {{"--precision", "bf16"}, 2, 2, 0, 4, "8b-bytes-8"},
+        {{"--precision", "bf16-states32"}, 2, 2, 0, 8, "8b-bytes-12"},
+        {{"--precision", "bf16-mixed"}, 2, 2, 4, 8, "8b-bytes-16"},
+        {{"--precision", "fp16-mixed"}, 2, 2, 4, 8, "8b-bytes-16"},
+        {{"--precision", "bf16-mixed", "--grad-dtype", "32"}, 2, 4, 4, 8, "8b-bytes-18"},
+        {{"--precision", "bf16-autocast"}, 4, 4, 0, 8, "8b-fp32"},
+    };
+    json_t *textbook = json_of(RUN("plan", "--textbook", "--json"), 0);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        const char *arguments[20] = {"brim", LLAMA, "--json"};
+        memcpy(arguments + 6, rows[i].options, sizeof rows[i].options);
+        json_t *plan = json_of(run_command(arguments), 0), *row;
+        const json_t *memory = json_object_get(plan, "memory"),
+                     *trained = json_object_get(json_object_get(plan, "bracket"), "trained");
+        assert_int_equal(integer_at(trained, "bytes"), n * rows[i].weights);
+        assert_int_equal(integer_at(trained, "gradient_bytes"), n * rows[i].gradients);
+        assert_int_equal(integer_at(trained, "master_bytes"), n * rows[i].masters);
+        assert_int_equal(integer_at(trained, "state_bytes"), n * rows[i].states);
+        assert_int_equal(component(memory, "parameter"), n * rows[i].weights);
+        assert_int_equal(component(memory, "gradient"), n * rows[i].gradients);
+        assert_int_equal(component(memory, "master"), n * rows[i].masters);
+        assert_int_equal(component(memory, "optimizer"), n * rows[i].states);
+        size_t k;
+        int found = 0;
+        json_array_foreach(json_object_get(textbook, "textbook"), k, row)
+            if (!strcmp(json_string_value(json_object_get(row, "id")), rows[i].row)) {
+                found++;
+                assert_true(json_real_value(json_array_get(json_object_get(row, "exact"), 0)) ==
+                            (double)n * (rows[i].weights + rows[i].gradients + rows[i].masters + rows[i].states));
+            }
+        assert_int_equal(found, 1);
+        json_decref(plan);
+    }
+    json_decref(textbook);
+}
+
+/* As the textbook's row says: embeddings have fp32 states. */
+static void states_of_8_bits_take_these_bytes(void **state)
+{
+    (void)state;
+    json_t *plan = json_of(RUN(LLAMA, "--json", "--precision", "bf16", "--optimizer", "adamw8bit"), 0);
+    const json_t *trained = json_object_get(json_object_get(plan, "bracket"), "trained");
+    json_int_t all = integer_at(trained, "bytes") + integer_at(trained, "gradient_bytes") +
+                     integer_at(trained, "state_bytes");
+    assert_int_equal(all, 51568115840);
+    json_decref(plan);
+}
+
+/* Activations of 16 bits are half of fp32's, but for statistics. */
+static void activations_are_halved(void **state)
+{
+    (void)state;
+    static const char *const options[][6] = {
+        {0}, {"--precision", "bf16-mixed"}, {"--precision", "bf16-autocast"}, {"--precision", "fp16-mixed"}};
+    json_int_t kept[COUNT(options)];
+    for (size_t i = 0; i < COUNT(options); i++) {
+        const char *arguments[20] = {"brim", "plan", "llama-tiny", "--json"};
+        memcpy(arguments + 4, options[i], sizeof options[i]);
+        json_t *plan = json_of(run_command(arguments), 0);
+        kept[i] = component(json_object_get(plan, "memory"), "activation");
+        json_decref(plan);
+    }
+    assert_in_range(kept[1], kept[0] / 2, kept[0] * 51 / 100);
+    assert_int_equal(kept[3], kept[1]);
+    assert_true(kept[2] > kept[1]); /* the copies of weights are kept too */
+}
+
+/* ---- Comparing ------------------------------------------------------------------------------- */
+
+static void levers_try_16_bit(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(RUN("compare", "llama-tiny", "--seq", "64"), 0);
+    has(o, "\n--precision bf16-mixed ");
+    has(o, "\nbf16-mixed + blocks ");
+    has(o, "\nbf16 + 8-bit AdamW ");
+    has(o, "\nLoRA on bf16 + 16 bit ");
+    has(o, "\nQLoRA + 16 bit + blocks ");
+    has(o, "bf16 + 8-bit AdamW is --precision bf16 --optimizer adamw8bit");
+    /* Where it is so already, it is no lever. */
+    o = expect_code(RUN("compare", "llama-tiny", "--seq", "64", "--precision", "bf16"), 0);
+    assert_null(strstr(o->out, "bf16-mixed"));
+    assert_null(strstr(o->out, "8-bit"));
+    o = expect_code(RUN("fit", "llama-tiny", "--seq", "64", "--memory", "2GiB"), 0);
+    has(o, "\n--precision bf16-mixed ");
+    has(o, "\nbf16 + 8-bit AdamW ");
+    has(o, "planned in fp32, or as a row says");
+    o = expect_code(RUN("fit", "llama-tiny", "--seq", "64", "--memory", "2GiB", "--precision", "bf16"), 0);
+    assert_null(strstr(o->out, "planned in fp32"));
+    o = expect_code(RUN("plan", "llama-tiny", "--budget", "75MiB"), 1);
+    if (!strstr(o->err, "--precision bf16 --optimizer adamw8bit") && !strstr(o->err, "--optimizer adamw8bit"))
+        fail_msg("not advised: %s", o->err);
+}
+
+/* ---- Written down ---------------------------------------------------------------------------- */
+
+#define TINY                                                                                                 \
+    "gpt2-tiny", "--max-samples", "16", "--threads", "1", "--quiet", "--batch", "2", "--seq", "16",          \
+        "--schedule", "constant", "--warmup", "0"
+
+static json_t *first_line(const char *path)
+{
+    static char text[1 << 14];
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    assert_non_null(fgets(text, sizeof text, file));
+    fclose(file);
+    return parse(text);
+}
+
+static const char *option_in(const json_t *line, const char *name)
+{
+    return json_string_value(json_object_get(json_object_get(line, "options"), name));
+}
+
+/* What acts is written, also where nothing was typed. */
+static void what_acts_is_logged(void **state)
+{
+    (void)state;
+    const char *log = in_folder("bf16.jsonl");
+    expect_code(RUN("train", TINY, "--steps", "1", "--precision", "bf16", "--accumulate", "2", "--log", log), 0);
+    json_t *line = first_line(log);
+    assert_string_equal(option_in(line, "precision"), "bf16");
+    assert_string_equal(option_in(line, "grad_dtype"), "32");
+    assert_string_equal(option_in(line, "rounding"), "stochastic");
+    assert_null(option_in(line, "loss_scale"));
+    json_decref(line);
+    log = in_folder("fp16.jsonl");
+    expect_code(RUN("train", TINY, "--steps", "1", "--precision", "fp16-mixed", "--log", log), 0);
+    line = first_line(log);
+    assert_string_equal(option_in(line, "grad_dtype"), "16");
+    assert_string_equal(option_in(line, "loss_scale"), "dynamic");
+    assert_null(option_in(line, "rounding"));
+    json_decref(line);
+    log = in_folder("fp32.jsonl");
+    expect_code(RUN("train", TINY, "--steps", "1", "--log", log), 0);
+    line = first_line(log);
+    assert_string_equal(option_in(line, "precision"), "fp32");
+    assert_null(option_in(line, "grad_dtype"));
+    json_decref(line);
+    Outcome *o = expect_code(RUN("compare", "gpt2-tiny", "--csv", "--seq", "16", "--precision", "bf16"), 0);
+    has(o, ",precision,grad_dtype,rounding,loss_scale,");
+    has(o, ",bf16,16,stochastic,,");
+}
+
+static double last_loss(Outcome *outcome)
+{
+    json_t *root = json_of(outcome, 0);
+    double loss = real_at(root, "loss_last");
+    json_decref(root);
+    return loss;
+}
+
+/* Of a run that is resumed all of it must be the same; then it goes on to the last bit. */
+static void a_run_is_resumed_in_its_precision(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *options[6];
+    } runs[] = {{{"--precision", "bf16"}},
+                {{"--precision", "bf16-mixed", "--optimizer", "adamw8bit"}},
+                {{"--precision", "bf16-autocast"}},
+                {{"--precision", "fp16-mixed"}},
+                {{"--precision", "bf16", "--lora", "r=4"}}};
+    for (size_t i = 0; i < COUNT(runs); i++) {
+        char name[24];
+        snprintf(name, sizeof name, "saved-%zu", i);
+        const char *save = in_folder(name);
+        const char *first[40] = {"brim", "train", TINY, "--steps", "2", "--save", save};
+        const char *second[40] = {"brim", "train", TINY, "--json", "--steps", "4", "--resume", save};
+        const char *whole[40] = {"brim", "train", TINY, "--json", "--steps", "4"};
+        const char **commands[] = {first, second, whole};
+        for (size_t k = 0; k < COUNT(commands); k++) {
+            size_t n = 0;
+            while (commands[k][n])
+                n++;
+            memcpy(commands[k] + n, runs[i].options, sizeof runs[i].options);
+        }
+        expect_code(run_command(first), 0);
+        double resumed = last_loss(run_command(second));
+        assert_true(resumed == last_loss(run_command(whole)));
+    }
+}
+
+static void another_precision_is_not_resumed(void **state)
+{
+    (void)state;
+    const char *save = in_folder("pure"), *plain = in_folder("plain");
+    expect_code(RUN("train", TINY, "--steps", "2", "--precision", "bf16", "--save", save), 0);
+    expect_code(RUN("train", TINY, "--steps", "2", "--save", plain), 0);
+    static const struct {
+        const char *options[5], *says;
+    } rows[] = {
+        {{"--precision", "bf16-states32"}, "precision is bf16-states32, was bf16"},
+        {{0}, "precision is not given, was bf16"},
+        {{"--precision", "bf16", "--rounding", "nearest"}, "rounding is nearest, was stochastic"},
+        {{"--precision", "bf16", "--grad-dtype", "32"}, "grad-dtype is 32, was 16"},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        const char *arguments[40] = {"brim", "train", TINY, "--steps", "4", "--resume", save};
+        size_t n = 0;
+        while (arguments[n])
+            n++;
+        memcpy(arguments + n, rows[i].options, sizeof rows[i].options);
+        Outcome *o = expect_code(run_command(arguments), 1);
+        if (!strstr(o->err, rows[i].says))
+            fail_msg("no \"%s\" in: %s", rows[i].says, o->err);
+    }
+    /* What acts counts, not how it was typed. */
+    expect_code(RUN("train", TINY, "--steps", "3", "--precision", "bf16", "--grad-dtype", "16", "--rounding",
+                    "stochastic", "--resume", save),
+                0);
+    Outcome *o = expect_code(RUN("train", TINY, "--steps", "4", "--precision", "bf16", "--resume", plain), 1);
+    assert_non_null(strstr(o->err, "precision is bf16"));
+}
+
+/* ---- Runs ------------------------------------------------------------------------------------ */
+
+static void a_run_is_its_plan(void **state)
+{
+    (void)state;
+    static const char *const precisions[] = {"fp32",          "bf16",       "bf16-states32", "bf16-mixed",
+                                             "bf16-autocast", "fp16-mixed", "fp16-autocast"};
+    static const char *const levers[][3] = {
+        {0}, {"--accumulate", "2"}, {"--optimizer", "adamw8bit"}, {"--lora", "r=4"}, {"--checkpoint", "blocks"}};
+    static const char *const models[] = {"gpt2-tiny", "llama-tiny", "bert-tiny"};
+    for (size_t i = 0; i < COUNT(precisions); i++)
+        for (size_t k = 0; k < COUNT(levers); k++) {
+            const char *model = models[(i + k) % COUNT(models)];
+            Outcome *o = expect_code(RUN("train", model, "--threads", "2", "--batch", "2", "--seq", "16",
+                                         "--steps", "3", "--max-samples", "16", "--precision", precisions[i],
+                                         levers[k][0], levers[k][1]),
+                                     0);
+            if (!strstr(o->out, "   0 bytes apart\n"))
+                fail_msg("%s %s: %s", model, precisions[i], o->out);
+        }
+}
+
+/* 65536 is halved until nothing overflows; each such step says so, and is in the log. */
+static void skipped_steps_say_so(void **state)
+{
+    (void)state;
+    const char *log = in_folder("skipped.jsonl");
+    Outcome *o = expect_code(RUN("train", "gpt2-tiny", "--max-samples", "16", "--batch", "2", "--seq", "16",
+                                 "--steps", "6", "--precision", "fp16-mixed", "--loss-scale", "1e9", "--log",
+                                 log),
+                             0);
+    has(o, "step    1  skipped: a gradient overflows with a loss scale of 1e+09");
+    has(o, "6 steps, ");
+    has(o, "6 skipped");
+    static char line[1 << 14];
+    FILE *file = fopen(log, "r");
+    assert_non_null(file);
+    int steps = 0;
+    while (fgets(line, sizeof line, file)) {
+        if (!strstr(line, "\"kind\":\"step\""))
+            continue;
+        json_t *step = parse(line);
+        assert_int_equal(integer_at(step, "skipped"), 1);
+        assert_true(real_at(step, "loss_scale") == 1e9);
+        json_decref(step);
+        steps++;
+    }
+    fclose(file);
+    assert_int_equal(steps, 6);
+    expect_code(RUN("report", log), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(values_are_read_or_refused),
+        cmocka_unit_test(the_headline_has_the_bracket),
+        cmocka_unit_test(conventions_take_these_bytes),
+        cmocka_unit_test(states_of_8_bits_take_these_bytes),
+        cmocka_unit_test(activations_are_halved),
+        cmocka_unit_test(levers_try_16_bit),
+        cmocka_unit_test(what_acts_is_logged),
+        cmocka_unit_test(a_run_is_resumed_in_its_precision),
+        cmocka_unit_test(another_precision_is_not_resumed),
+        cmocka_unit_test(a_run_is_its_plan),
+        cmocka_unit_test(skipped_steps_say_so),
+    };
+    return cmocka_run_group_tests_name("precision", tests, make_folder, remove_folder);
+}
