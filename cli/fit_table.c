@@ -217,7 +217,7 @@ void fit_print(const Fit *fit)
     seq_table(fit);
     printf("\n");
     say_why(fit);
-    variants_say_adapters(stdout, o);
+    variants_say_words(stdout, o);
     printf("PyTorch's row is brim's need and, while its optimizer steps, one more copy of the parameters: at "
            "least that.\nIts CUDA context, 0.25 to 0.45 GiB, comes out of what is reserved.\n");
 }

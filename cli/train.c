@@ -251,7 +251,7 @@ int command_demo(const Options *options, int sets)
     int count = variants_plan(&o, variants);
     printf("\nWhat each lever would save, planned the same way (brim compare):\n");
     variants_table(stdout, &o, variants, count);
-    variants_say_adapters(stdout, &o);
+    variants_say_words(stdout, &o);
     variants_free(variants, count);
     printf(
         "\nTry next:\n"

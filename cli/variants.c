@@ -318,20 +318,22 @@ int variant_adds_adapters(const Variant *v, const Options *from)
     return has_adapters(&v->options) && !has_adapters(from);
 }
 
-void variants_say_adapters(FILE *out, const Options *from)
+void variants_say_words(FILE *out, const Options *from)
 {
-    static const Pull *const pulls[] = {&lora, &qlora};
-    int said = 0;
+    static const Pull *const pulls[] = {&lora, &qlora, &half, &states8};
+    Options adapters = *from;
+    int said = 0, adds = !has_adapters(from) && pull(&lora, &adapters);
     for (size_t i = 0; i < sizeof pulls / sizeof pulls[0]; i++) {
-        Options pulled = *from;
+        const Options *base = pulls[i] == &half ? &adapters : from; /* 16 bit: of rows with adapters */
+        Options pulled = *base;
         if (pull(pulls[i], &pulled))
-            fprintf(out, "%s%s is %s", said++ ? "; " : "", pulls[i]->word, levers_text(&pulled, from).text);
+            fprintf(out, "%s%s is %s", said++ ? "; " : "", pulls[i]->word, levers_text(&pulled, base).text);
     }
     if (said)
-        fprintf(out, ".\n%s",
-                has_adapters(from) ? ""
-                                   : "They train adapters beside frozen weights: another training, "
-                                     "for weights that are trained already (--init).\n");
+        fprintf(out, ".\n");
+    if (adds)
+        fprintf(out, "LoRA and QLoRA train adapters beside frozen weights: another training, for weights that "
+                     "are trained already (--init).\n");
 }
 
 int variants_plan(const Options *o, Variant variants[VARIANTS])
