@@ -26,6 +26,7 @@
 #include "tensor/context.h"
 #include "tensor/op.h"
 #include "tensor/ops.h"
+#include "tensor/precision.h"
 #include "tensor/tensor.h"
 
 #endif

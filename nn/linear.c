@@ -43,7 +43,7 @@ static void linear_fill(Tensor *tensor, const LinearOptions *o)
 /* GPT-2's weights are (in,out) in files, and quantised ones always (out,in). */
 static Tensor *linear_weight(Module *module, const LinearOptions *o)
 {
-    DType dtype = o->head ? module->item.context->weights.dtype : module_linear_type(module);
+    DType dtype = o->head ? module_parameter_type(module->item.context) : module_linear_type(module);
     int turned = o->in_out && dtype_is_quantized(dtype), in_out = o->in_out && !turned;
     Tensor *weight =
         module_add_parameter(module, "weight", in_out ? SHAPE(o->in, o->out) : SHAPE(o->out, o->in), dtype);

@@ -132,7 +132,8 @@ Tensor *module_add_parameter(Module *module, const char *name, Shape shape, DTyp
 
 Tensor *nn_add_parameter(Module *module, const char *name, Shape shape)
 {
-    return module ? module_add_parameter(module, name, shape, module->item.context->weights.dtype) : NULL;
+    return module ? module_add_parameter(module, name, shape, module_parameter_type(module->item.context))
+                  : NULL;
 }
 
 void module_drop(Module *module, Tensor *tensor)

@@ -118,6 +118,8 @@ void module_hooks_end(Module *module, int64_t mark);
 Model *module_model(Module *module);
 void module_free_model(Module *module);
 
+/* What parameters are made as: by nn_set_weights, and where they are trained by the context's precision. */
+DType module_parameter_type(const Context *context);
 /* nn_add_parameter, of a type of its own. */
 Tensor *module_add_parameter(Module *module, const char *name, Shape shape, DType dtype);
 /* Makes the tensor a parameter of the module, which then owns it; frees it and returns NULL without memory.

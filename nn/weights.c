@@ -59,13 +59,19 @@ static int is_left_out(const char *path, const char *names)
     return 0;
 }
 
+DType module_parameter_type(const Context *context)
+{
+    int trained = !context->weights.frozen && context->weights.dtype == DTYPE_F32;
+    return trained ? context->precision.weights : context->weights.dtype;
+}
+
 DType module_linear_type(const Module *module)
 {
     const Context *context = module->item.context;
     const char *path = memtrack_path_name(context->tracker, module->path);
     return context->weights.quantized && !is_left_out(path, context->weights.not_quantized)
                ? context->weights.quantized
-               : context->weights.dtype;
+               : module_parameter_type(context);
 }
 
 /* ---- A model that there is ------------------------------------------------------------------- */

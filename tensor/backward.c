@@ -16,8 +16,7 @@ static MemComponent gradient_component(const Tensor *t)
 
 DType gradient_type(const Tensor *t)
 {
-    (void)t;
-    return DTYPE_F32; /* whatever can be trained today is f32 */
+    return t->grad_type;
 }
 
 static Storage *gradient_new(Context *context, const Tensor *t)

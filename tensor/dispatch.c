@@ -125,6 +125,7 @@ static int prepare(Context *context, OpCall *call, Tensor *const *input)
             return error_code();
         call->shape[i] = t->shape;
         call->dtype[i] = t->dtype;
+        call->grad_type[i] = t->grad_type;
         context->met_grad |= t->requires_grad;
         if (context->unrecorded)
             tape_use(context->tape, input[i], context->unrecorded);

@@ -89,6 +89,7 @@ typedef struct OpCall {
     OpAttr attr;
     Shape shape[OP_MAX_INPUTS]; /* of the inputs; ndim 0 = an optional input that is absent */
     DType dtype[OP_MAX_INPUTS];
+    DType grad_type[OP_MAX_INPUTS]; /* of the inputs' gradients */
     OpPlan plan;
     /* While a kernel runs; NULL for what is absent or, in backward, was not saved. */
     void *in[OP_MAX_INPUTS];

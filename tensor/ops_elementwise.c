@@ -14,6 +14,14 @@ int check_dtype(const OpCall *call, int i, DType dtype, const char *input)
                        dtype_name(call->dtype[i]));
 }
 
+int check_float(const OpCall *call, int i, const char *input)
+{
+    if (dtype_is_float_(call->dtype[i]))
+        return 0;
+    return error_raise(ERROR_ARGUMENT, "%s: %s must be f32, bf16 or f16, not %s", call->row->name, input,
+                       dtype_name(call->dtype[i]));
+}
+
 _Static_assert((int)TENSOR_IDENTITY == ACT_NONE && (int)TENSOR_GELU == ACT_GELU &&
                    (int)TENSOR_GELU_TANH == ACT_GELU_TANH && (int)TENSOR_SILU == ACT_SILU &&
                    (int)TENSOR_RELU == ACT_RELU,

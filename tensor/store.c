@@ -124,6 +124,40 @@ static int store_encoded(Store *s)
     return failed;
 }
 
+/* f32 values are rounded once more into the 16-bit copy, the same way whenever that is done. */
+static void encode_master(const Tensor *tensor)
+{
+    Context *context = tensor->item.context;
+    int64_t n = shape_numel(tensor->shape);
+    context->kernels->encode(tensor->dtype, 1, n, 0, n, storage_f32(tensor->master),
+                             storage_data(tensor->storage), NULL, &context->run);
+}
+
+static int store_master(const Tensor *tensor, TensorSource source, void *user)
+{
+    Context *context = tensor->item.context;
+    int64_t n = shape_numel(tensor->shape);
+    int failed = context->meta ? 0 : source(user, 0, n, storage_f32(tensor->master));
+    if (failed || context->meta)
+        return failed;
+    context->fault = -1;
+    encode_master(tensor);
+    if (context->fault < 0)
+        return 0;
+    StoredArray all = {.dtype = tensor->dtype};
+    return cannot_hold(
+        &(Store){.tensor = (Tensor *)(uintptr_t)tensor, .array = all, .buffer = tensor->master}, 0);
+}
+
+void tensor_to_master_(Tensor *tensor)
+{
+    Context *context = tensor->item.context;
+    StoredArray from = tensor_stored_(tensor);
+    if (from.at)
+        context->kernels->decode(&from, 0, shape_numel(tensor->shape), storage_f32(tensor->master),
+                                 &context->run);
+}
+
 int tensor_store_(Tensor *tensor, TensorSource source, void *user)
 {
     if (!tensor || error_code())
@@ -135,6 +169,8 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
         return error_code();
     if (tensor->dtype == DTYPE_F32 && !tensor->transposed)
         return context->meta ? 0 : source(user, 0, tensor_numel(tensor), tensor->storage->block.data);
+    if (tensor->master)
+        return store_master(tensor, source, user);
     Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
     const char *op = memtrack_op_set(context->tracker, "store");
     int path = memtrack_path_set(context->tracker, tensor->path);
@@ -149,6 +185,8 @@ static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t 
     const Context *context = tensor->item.context;
     const Kernels *k = context->kernels;
     StoredArray from = tensor_stored_(tensor);
+    if (tensor->master)
+        from = (StoredArray){storage_data(tensor->master), DTYPE_F32, from.rows, from.cols};
     if (!context->meta && from.at)
         (transposed ? k->decode_transposed : k->decode)(&from, first, count, values, &context->run);
 }
@@ -194,8 +232,9 @@ int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user
         return error_code();
     tensor->storage = made;
     tensor->component = made->block.component;
-    tensor->dtype = dtype;
+    tensor->dtype = tensor->grad_type = dtype;
     tensor->shape = shape;
+    tensor->master = NULL;
     tensor->transposed = (unsigned char)turn; /* the source gives the old order */
     int failed = tensor_store_(tensor, source, user);
     tensor->in_out = turn ? !old.in_out : old.in_out;
@@ -204,6 +243,8 @@ int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user
     if (failed)
         *tensor = old;
     storage_release(context, gone);
+    if (!failed)
+        storage_release(context, old.master);
     if (!failed && dtype != DTYPE_F32) {
         tensor->requires_grad = 0;
         tensor_drop_grad(tensor);

@@ -6,6 +6,19 @@
 
 /* ---- Headers --------------------------------------------------------------------------------- */
 
+/* The master of a 16-bit parameter that is trained, where the context's precision has one. Returns 0 or
+ * raises. */
+static int master_new(Tensor *tensor)
+{
+    Context *context = tensor->item.context;
+    if (!context->precision.master || tensor->dtype != context->precision.weights || tensor->master)
+        return 0;
+    int path = memtrack_path_set(context->tracker, tensor->path);
+    tensor->master = storage_new(context, tensor_numel(tensor) * (int64_t)sizeof(float), MEM_MASTER);
+    memtrack_path_set(context->tracker, path);
+    return tensor->master ? 0 : error_code();
+}
+
 static Tensor *tensor_of_item(ScopeItem *item)
 {
     return (Tensor *)item; /* the item is the first member */
@@ -29,7 +42,7 @@ Tensor *tensor_wrap(DType dtype, Shape shape, Storage *storage)
         return NULL;
     }
     tensor->shape = shape;
-    tensor->dtype = dtype;
+    tensor->dtype = tensor->grad_type = dtype;
     tensor->storage = storage;
     tensor->component = storage->block.component;
     tensor->refs = 1;
@@ -51,6 +64,7 @@ void tensor_unref(Tensor *tensor)
     Context *context = tensor->item.context;
     scope_release(&tensor->item);
     storage_release(context, tensor->storage);
+    storage_release(context, tensor->master);
     storage_release(context, tensor->grad);
     gradient_set(tensor, NULL);
     if (tensor->grad_header) {
@@ -65,7 +79,8 @@ void tensor_drop_data(Tensor *tensor, DataState state)
     if (!tensor->storage)
         return;
     storage_release(tensor->item.context, tensor->storage);
-    tensor->storage = NULL;
+    storage_release(tensor->item.context, tensor->master);
+    tensor->storage = tensor->master = NULL;
     tensor->state = state;
     tensor->donated = 0;
 }
@@ -137,11 +152,20 @@ Tensor *tensor_zeros(DType dtype, Shape shape, MemComponent component)
 
 Tensor *tensor_parameter_(DType dtype, Shape shape, int frozen)
 {
-    int trained = dtype == DTYPE_F32 && !frozen;
+    Context *context = context_here();
+    int half = dtype != DTYPE_F32 && context && dtype == context->precision.weights;
+    int trained = (dtype == DTYPE_F32 || half) && !frozen;
     Tensor *tensor = tensor_new(dtype, shape, trained ? MEM_PARAMETER : MEM_FROZEN);
     if (!tensor)
         return NULL;
     tensor->requires_grad = (unsigned char)trained;
+    if (trained && half) {
+        tensor->grad_type = context->precision.gradients;
+        if (master_new(tensor) != 0) {
+            tensor_free(tensor);
+            return NULL;
+        }
+    }
     scope_release(&tensor->item);
     return tensor;
 }
@@ -217,8 +241,11 @@ int tensor_read(const Tensor *tensor, int64_t first, int64_t bytes, void *to)
 
 int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
-    if (has_bytes(tensor, first, bytes, from, "tensor_write"))
+    if (has_bytes(tensor, first, bytes, from, "tensor_write")) {
         storage_write(tensor->storage, (uint64_t)first, (uint64_t)bytes, from);
+        if (tensor->master)
+            tensor_to_master_(tensor);
+    }
     return error_code();
 }
 
@@ -305,8 +332,11 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
                     "tensor_set_requires_grad(): only leaves (parameters, inputs) can be changed");
         return;
     }
-    if (tensor->dtype != DTYPE_F32 && requires_grad) {
-        error_raise(ERROR_ARGUMENT, "tensor_set_requires_grad(): only f32 tensors have gradients");
+    if (requires_grad && tensor->dtype != DTYPE_F32 &&
+        tensor->dtype != tensor->item.context->precision.weights) {
+        error_raise(ERROR_ARGUMENT,
+                    "tensor_set_requires_grad(): only f32 tensors have gradients, and those of "
+                    "the precision's weights (tensor_set_precision)");
         return;
     }
     tensor->requires_grad = requires_grad != 0;
@@ -317,8 +347,13 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
         return;
     if (parameter)
         memtrack_retag(tensor->storage->ledger, &tensor->storage->block, tensor->component);
-    if (!requires_grad)
+    if (!requires_grad) {
         tensor_drop_grad(tensor);
+        storage_release(tensor->item.context, tensor->master);
+        tensor->master = NULL;
+    } else if (parameter && master_new(tensor) == 0 && tensor->master) {
+        tensor_to_master_(tensor);
+    }
 }
 
 Tensor *tensor_keep(Tensor *tensor)

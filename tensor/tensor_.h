@@ -4,6 +4,7 @@
 
 #include "batch.h"
 #include "op.h"
+#include "precision.h"
 #include "tensor.h"
 
 /* Anything a scope owns starts with this: tensors, modules, optimizers, loaders. */
@@ -38,6 +39,7 @@ struct Tensor {
     Shape shape;
     DType dtype;
     Storage *storage;    /* NULL once donated or released (state says which) */
+    Storage *master;     /* the f32 values of a 16-bit parameter that updates change first; NULL = none */
     Storage *grad;       /* accumulated so far; NULL = none; set by gradient_set */
     Tensor *grad_header; /* its header, made when somebody asks; NULL = nobody has */
     Tensor *grad_of;     /* of such a header: whose gradient it is, which holds the storage */
@@ -46,6 +48,7 @@ struct Tensor {
     int path;               /* module path where it was made, for messages */
     const char *op;         /* that made it, for messages */
     MemComponent component; /* a leaf's, also while its data are gone */
+    DType grad_type;        /* of its gradient's elements; an activation's is its own type */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
@@ -105,6 +108,7 @@ struct Context {
         int frozen;
         const char *not_quantized;
     } weights;      /* what parameters are made as (nn_set_weights) */
+    Precision precision; /* what trained parameters, activations and states are */
     int draw_later; /* a model is being made that draws its weights at the end: fills at random only count */
     int meta, no_grad, in_backward;
     int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */
@@ -167,7 +171,11 @@ ShapeText shape_text(Shape shape);
 /* Bytes of such an array; a quantised one is a matrix. */
 uint64_t shape_bytes(DType dtype, Shape shape);
 
-/* A parameter of any type that is owned by whoever made it; of another type than f32 it is frozen. */
+/* f32, bf16 or f16. */
+int dtype_is_float_(DType dtype);
+
+/* A parameter that is owned by whoever made it. What is trained is f32, or of the type that the context's
+ * precision has for weights: then with its gradients, and its master. */
 Tensor *tensor_parameter_(DType dtype, Shape shape, int frozen);
 /* Elements [first, first + count) as floats. 0, or raises and returns non-zero. */
 typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *values);
@@ -176,6 +184,9 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
  * and NF4's scales in another until their mean is known. On meta only the buffers are planned. 0 or raises:
  * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
+
+/* Gives the master of a 16-bit parameter the values of its copy. Nothing on meta. */
+void tensor_to_master_(Tensor *tensor);
 
 /* The same values in another type, in a storage of its own; the old one goes. A weight that is (in,out)
  * becomes (out,in) where the type is quantised, and back. Frozen from then on, unless it is f32. 0, also

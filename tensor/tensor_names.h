@@ -13,6 +13,8 @@
 #define context_tracker brim_context_tracker
 #define context_use brim_context_use
 #define device_check brim_device_check
+#define precision_at brim_precision_at
+#define precision_by_name brim_precision_by_name
 #define shape_numel brim_shape_numel
 #define tensor_activation brim_tensor_activation
 #define tensor_add brim_tensor_add
@@ -58,6 +60,7 @@
 #define tensor_no_grad_end brim_tensor_no_grad_end
 #define tensor_numel brim_tensor_numel
 #define tensor_parameter brim_tensor_parameter
+#define tensor_precision brim_tensor_precision
 #define tensor_promote brim_tensor_promote
 #define tensor_random_begin brim_tensor_random_begin
 #define tensor_read brim_tensor_read
@@ -73,6 +76,7 @@
 #define tensor_scope_begin brim_tensor_scope_begin
 #define tensor_scope_end brim_tensor_scope_end
 #define tensor_set_name brim_tensor_set_name
+#define tensor_set_precision brim_tensor_set_precision
 #define tensor_set_requires_grad brim_tensor_set_requires_grad
 #define tensor_shape brim_tensor_shape
 #define tensor_silu brim_tensor_silu

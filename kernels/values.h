@@ -1,0 +1,103 @@
+/* Arrays of floats of any type, f32, bf16 or f16, as kernels meet them: a block at a time. A kernel computes
+ * in f32 on a block that it finds in place, or in room of its own that stays in the first-level cache; what
+ * is stored in 16 bit is rounded once, to nearest even. So one source serves every type, and f32 is never
+ * copied. */
+#ifndef BRIM_VALUES_H
+#define BRIM_VALUES_H
+
+#include "base/half_.h"
+#include "kernels/decode.h"
+#include "kernels/vecmath.h"
+
+/* Bytes of an element. */
+VEC_INLINE int64_t values_size(DType type)
+{
+    return type == DTYPE_F32 ? 4 : 2;
+}
+
+/* The place of element `first`. */
+VEC_INLINE void *values_at(DType type, const void *x, int64_t first)
+{
+    return x ? (char *)(uintptr_t)x + first * values_size(type) : NULL;
+}
+
+static __attribute__((noinline, unused)) void values_decode(DType type, int64_t n, const void *x, float *y)
+{
+    if (type == DTYPE_BF16)
+        decoder_bf16(n, x, y);
+    else
+        decoder_f16(n, x, y);
+}
+
+VEC_INLINE void values_encode_bf16(int64_t n, const float *x, uint16_t *y)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        y[i] = half_to_bf16(x[i]);
+}
+
+VEC_INLINE void values_encode_f16(int64_t n, const float *x, uint16_t *y)
+{
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16)
+        _mm256_storeu_si256((__m256i *)(void *)(y + i),
+                            _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+#if defined(__F16C__)
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((__m128i *)(void *)(y + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (; i < n; i++)
+        y[i] = half_to_f16(x[i]);
+}
+
+static __attribute__((noinline, unused)) void values_encode(DType type, int64_t n, const float *x, void *y)
+{
+    if (type == DTYPE_BF16)
+        values_encode_bf16(n, x, y);
+    else
+        values_encode_f16(n, x, y);
+}
+
+/* Elements [first, first + n) as floats: where they are, or in room. NULL where x is. */
+VEC_INLINE const float *values_load(DType type, const void *x, int64_t first, int64_t n, float *room)
+{
+    if (type == DTYPE_F32 || !x)
+        return x ? (const float *)x + first : NULL;
+    values_decode(type, n, values_at(type, x, first), room);
+    return room;
+}
+
+/* Where a block that becomes elements from `first` on is computed: in place, or in room. NULL where y is. */
+VEC_INLINE float *values_room(DType type, void *y, int64_t first, float *room)
+{
+    return !y ? NULL : type == DTYPE_F32 ? (float *)y + first : room;
+}
+
+/* After it is computed there. */
+VEC_INLINE void values_store(DType type, int64_t n, const float *from, void *y, int64_t first)
+{
+    if (type != DTYPE_F32 && y)
+        values_encode(type, n, from, values_at(type, y, first));
+}
+
+/* One element. */
+VEC_INLINE float values_get(DType type, const void *x, int64_t i)
+{
+    const uint16_t *half = x;
+    return type == DTYPE_F32    ? ((const float *)x)[i]
+           : type == DTYPE_BF16 ? half_from_bf16(half[i])
+                                : half_from_f16(half[i]);
+}
+
+VEC_INLINE void values_set(DType type, void *y, int64_t i, float value)
+{
+    if (type == DTYPE_F32)
+        ((float *)y)[i] = value;
+    else
+        ((uint16_t *)y)[i] = type == DTYPE_BF16 ? half_to_bf16(value) : half_to_f16(value);
+}
+
+#endif
