@@ -133,9 +133,9 @@ static LeverText loss_scale_problem(const Options *o)
 {
     char *end;
     float scale = strtof(o->loss_scale, &end);
-    int number = end != o->loss_scale && !*end && isfinite(scale) && scale > 0;
+    int number = end != o->loss_scale && !*end && isfinite(scale) && scale >= 0x1p-14f;
     if (strcmp(o->loss_scale, "dynamic") != 0 && !number)
-        return because("--loss-scale must be dynamic or a number above 0, not '%.40s'", o->loss_scale);
+        return because("--loss-scale must be dynamic, or a number of at least 2^-14, not '%.40s'", o->loss_scale);
     if (!scales_loss(o))
         return because("--loss-scale %.40s means nothing with --precision %.40s: it lifts gradients into the "
                        "small range of fp16, and %s has that of fp32",

@@ -430,11 +430,10 @@ static void generate(Session *s)
 /* optim_step. Where the loss is scaled it may change nothing but the scale. */
 static void update(Session *s, RunLogStep *line)
 {
-    int64_t skipped = optim_skipped(s->optimizer);
     if (scales_loss(s->options))
         line->loss_scale = (double)optim_loss_scale(s->optimizer);
     optim_step(s->optimizer);
-    line->skipped = optim_skipped(s->optimizer) > skipped;
+    line->skipped = !error_code() && optim_step_skipped(s->optimizer);
     s->training->skipped += line->skipped;
     if (line->skipped)
         brim_say("step %4lld  skipped: a gradient overflows with a loss scale of %g; the next is %g",

@@ -24,7 +24,7 @@ static void values_are_read_or_refused(void **state)
         {{"plan", "--precision", "bf16", "--rounding", "up"}, "nearest or stochastic, not 'up'"},
         {{"plan", "--loss-scale", "1024"}, "fp32 has that of fp32"},
         {{"compare", "--precision", "bf16-mixed", "--loss-scale", "dynamic"}, "bf16 has that of fp32"},
-        {{"plan", "--precision", "fp16-mixed", "--loss-scale", "0"}, "dynamic or a number above 0, not '0'"},
+        {{"plan", "--precision", "fp16-mixed", "--loss-scale", "0"}, "dynamic, or a number of at least 2^-14, not '0'"},
         {{"plan", "--precision", "fp16-mixed", "--loss-scale", "1e99"}, "not '1e99'"},
         {{"plan", "--precision", "fp16-mixed", "--loss-scale", "nan"}, "not 'nan'"},
         {{"plan", "--precision", "fp16-mixed", "--loss-scale", "65536x"}, "not '65536x'"},

@@ -31,7 +31,7 @@ _brim_value()
     --attention) _brim_words "$typed" "flash eager" ;;
     --resize-vocab) _brim_words "$typed" auto ;;
     --device) _brim_words "$typed" "cpu cuda" ;;
-    --optimizer) _brim_words "$typed" "sgd sgd-momentum sgd-nesterov rmsprop adagrad adam adamw" ;;
+    --optimizer) _brim_words "$typed" "sgd sgd-momentum sgd-nesterov rmsprop adagrad adam adamw adam8bit adamw8bit" ;;
     --schedule) _brim_words "$typed" "constant linear cosine" ;;
     --zero-grad) _brim_words "$typed" "free keep" ;;
     --precision) _brim_words "$typed" "fp32 bf16 bf16-states32 bf16-mixed bf16-autocast fp16-mixed fp16-autocast" ;;
