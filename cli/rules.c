@@ -123,12 +123,15 @@ json_t *textbook_json(void)
 {
     json_t *rows = json_array();
     TextbookRow row;
-    for (int i = 0; estimate_textbook_row(i, &row); i++)
-        json_array_append_new(
-            rows, json_pack("{s:s, s:s, s:s, s:s, s:s, s:[f,f], s:[f,f], s:s, s:s, s:s, s:s}", "id", row.id,
-                            "topic", row.topic, "question", row.question, "rule", row.rule, "textbook",
-                            row.textbook, "by_rule", row.by_rule.low, row.by_rule.high, "exact",
-                            row.exact.low, row.exact.high, "unit", row.unit, "formula", row.formula, "remark",
-                            row.remark, "tag", "ESTIMATED"));
+    for (int i = 0; estimate_textbook_row(i, &row); i++) {
+        json_t *one = json_pack("{s:s, s:s, s:s, s:s, s:s, s:[f,f], s:[f,f], s:s, s:s, s:s, s:s}", "id", row.id,
+                                "topic", row.topic, "question", row.question, "rule", row.rule, "textbook",
+                                row.textbook, "by_rule", row.by_rule.low, row.by_rule.high, "exact",
+                                row.exact.low, row.exact.high, "unit", row.unit, "formula", row.formula,
+                                "remark", row.remark, "tag", row.plan ? "PLANNED" : "ESTIMATED");
+        if (row.plan)
+            json_object_set_new(one, "plan", json_string(row.plan));
+        json_array_append_new(rows, one);
+    }
     return json_pack("{s:o}", "textbook", rows);
 }

@@ -58,14 +58,19 @@ int estimate_formula_item(const GptShape *x, int i, FormulaItem *item)
         return 0;
     const Term *term = &terms[i];
     int64_t rows = x->batch * x->seq, score_rows = rows * x->heads, score_values = score_rows * x->seq;
-    const int64_t fp32_bytes = 4, bytes = x->value_bytes ? x->value_bytes : fp32_bytes;
-    int64_t common = block(bytes * term->here_sbh * rows * x->dim) + term->row_values * block(fp32_bytes * rows);
+    const int64_t bytes32 = 4, bytes16 = 2;
+    int64_t values = term->here_sbh * rows * x->dim, scores = term->eager_scores * score_values;
+    int64_t statistics = term->row_values * block(bytes32 * rows);
+    int64_t row_sums = block(bytes32 * term->flash_values * score_rows);
+    int64_t common = block(bytes32 * values) + statistics, common16 = block(bytes16 * values) + statistics;
     *item = (FormulaItem){.term = term->name,
                           .formula = term->formula,
                           .part = term->part,
                           .paper = term->paper_sbh * rows * x->dim + term->paper_scores * score_values,
-                          .eager = common + block(bytes * term->eager_scores * score_values),
-                          .flash = common + block(fp32_bytes * term->flash_values * score_rows),
+                          .eager = common + block(bytes32 * scores),
+                          .flash = common + row_sums,
+                          .eager16 = common16 + block(bytes16 * scores),
+                          .flash16 = common16 + row_sums,
                           .why = term->why};
     return 1;
 }
@@ -98,20 +103,6 @@ static void line(FILE *out, const FormulaItem *item)
             report_count(item->flash).text, item->why[0] ? "  " : "", item->why);
 }
 
-/* What brim keeps in 16 bit: statistics and row sums stay fp32. */
-static void print_16_bit(FILE *out, GptShape shape)
-{
-    FormulaItem item;
-    int64_t eager = 0, flash = 0;
-    shape.value_bytes = 2;
-    for (int i = 0; estimate_formula_item(&shape, i, &item); i++) {
-        eager += item.eager;
-        flash += item.flash;
-    }
-    fprintf(out, "In 16 bit, as the paper, brim keeps %s (eager) and %s (flash).\n",
-            report_size((uint64_t)eager).text, report_size((uint64_t)flash).text);
-}
-
 static void items_print(FILE *out, const GptShape *x)
 {
     FormulaItem item, sum = {.term = "a layer", .formula = "", .why = ""};
@@ -124,6 +115,8 @@ static void items_print(FILE *out, const GptShape *x)
         sum.paper += item.paper;
         sum.eager += item.eager;
         sum.flash += item.flash;
+        sum.eager16 += item.eager16;
+        sum.flash16 += item.flash16;
     }
     rule(out);
     line(out, &sum);
@@ -133,7 +126,8 @@ static void items_print(FILE *out, const GptShape *x)
             "Paper: sbh (34 + 5as/h). brim: eager sbh (64 + 4as/h) + 16 sb, flash 64 sbh + 4asb + 16 sb,\n"
             "each block rounded up to %d bytes; equal to a plan to the byte, with dropout and without.\n",
             MEMTRACK_ALIGN);
-    print_16_bit(out, *x);
+    fprintf(out, "In 16 bit, as the paper, brim keeps %s (eager) and %s (flash).\n",
+            report_size((uint64_t)sum.eager16).text, report_size((uint64_t)sum.flash16).text);
 }
 
 static void table2_print(FILE *out, const GptShape *x)

@@ -48,7 +48,6 @@ double estimate_zero_bytes(double parameters, double k, int64_t ranks, int stage
 
 typedef struct GptShape {
     int64_t batch, seq, dim, heads; /* b, s, h, a; feed-forward width is 4 dim */
-    int64_t value_bytes;            /* that brim keeps for a number of a layer: 4, or 2; 0 = 4 */
 } GptShape;
 
 /* Rows of table 2 of Korthikanti et al. (arXiv 2205.05198). t = tensor-parallel ranks. */
@@ -82,13 +81,14 @@ int64_t estimate_korthikanti_part(const GptShape *shape, KorthikantiPart part);
 
 /* ---- The same layer here --------------------------------------------------------------------- */
 
-/* One term: the paper's bytes, what brim keeps for it under eager and flash attention (blocks rounded
+/* One term: the paper's bytes, what brim keeps for it in fp32 under eager and flash attention (blocks rounded
  * up to MEMTRACK_ALIGN), and why they differ. The paper's column adds up to its plain row, the others to what
  * one more nn_gpt2 block adds to the own peak of activations, to the byte, with dropout and without. */
 typedef struct FormulaItem {
     const char *term, *formula; /* "query, key, value", "6 sbh" */
     KorthikantiPart part;
     int64_t paper, eager, flash;
+    int64_t eager16, flash16; /* with activations of 16 bits: statistics and row sums are fp32 there too */
     const char *why;
 } FormulaItem;
 

@@ -255,7 +255,7 @@ static const char parameter[] = "A PARAMETER";
 static const char gradient[] = "GRADIENTS";
 static const char state[] = "OPTIMIZER STATES";
 static const char total[] = "THE TOTAL";
-static const char convention_of[] = "16-BIT TRAINING OF LLAMA 3.1 8B (states alone, as `brim plan --precision` has them)";
+static const char convention_of[] = "16-BIT TRAINING OF LLAMA 3.1 8B (states alone, before activations)";
 static const char tuning[] = "FOUR WAYS TO TUNE LLAMA 3.1 8B (states alone, before activations)";
 
 static const Lesson lessons[] = {
@@ -365,44 +365,50 @@ static const Lesson lessons[] = {
      total_10b},
 
     {{"8b-bytes-8", convention_of, "bf16: 8 bytes a parameter", "Everything in bf16.", "64 GB", .unit = "bytes",
-      .formula = "8,030,261,248 x (2 + 2 + 2 x 2)", .remark = "--precision bf16."},
+      .formula = "8,030,261,248 x (2 + 2 + 2 x 2)", .remark = "Rounded stochastically, or small updates would be lost.",
+      .plan = "plan llama-3.1-8b --precision bf16"},
      bf16_8b},
     {{"8b-bytes-12", convention_of, "fp32 states: 12 bytes", "States stay fp32.", "96 GB", .unit = "bytes",
-      .formula = "8,030,261,248 x (2 + 2 + 2 x 4)", .remark = "--precision bf16-states32."},
+      .formula = "8,030,261,248 x (2 + 2 + 2 x 4)", .remark = "No master copy: rounded stochastically too.",
+      .plan = "plan llama-3.1-8b --precision bf16-states32"},
      states32_8b},
     {{"8b-bytes-16", convention_of, "A master copy: 16 bytes", "fp32 master and states.", "128 GB",
       .unit = "bytes", .formula = "8,030,261,248 x (2 + 2 + 4 + 2 x 4)",
-      .remark = "--precision bf16-mixed, or fp16-mixed. As many bytes as fp32; the activations are half."},
+      .remark = "As many bytes as fp32, and as many with fp16-mixed; activations are half.",
+      .plan = "plan llama-3.1-8b --precision bf16-mixed"},
      master_8b},
     {{"8b-bytes-18", convention_of, "And fp32 gradients: 18 bytes", "Gradients are summed in fp32.", "144 GB",
       .unit = "bytes", .formula = "8,030,261,248 x (2 + 4 + 4 + 2 x 4)",
-      .remark = "--precision bf16-mixed --grad-dtype 32, which --accumulate N brings along."},
+      .remark = "--accumulate N brings them along, so that small gradients are not lost in their sum.",
+      .plan = "plan llama-3.1-8b --precision bf16-mixed --grad-dtype 32"},
      gradients32_8b},
     {{"8b-states-8bit", convention_of, "bf16 with 8-bit states", "6 bytes a parameter.", "48 GB",
       .unit = "bytes",
       .formula = "8,030,261,248 x (2 + 2) + 7,504,924,672 x 2 x (1 + 4 / 256) + 525,336,576 x 2 x 4",
-      .remark = "--precision bf16 --optimizer adamw8bit. One scale a 256 codes, and the embedding's states are "
-                "fp32, so the rule forgets 3.4 GB."},
+      .remark = "256 codes share a scale, and the embedding's states are fp32: the rule forgets 3.4 GB.",
+      .plan = "plan llama-3.1-8b --precision bf16 --optimizer adamw8bit"},
      states8_8b},
 
     {{"8b-fp32", tuning, "Full precision", "fp32, Adam.", "above 100 GB", .unit = "bytes",
-      .formula = "8,030,261,248 x (4 + 4 + 2 x 4)", .remark = "Right: more than a card of 80 GB has."},
+      .formula = "8,030,261,248 x (4 + 4 + 2 x 4)", .remark = "Right: more than a card of 80 GB has.",
+      .plan = "plan llama-3.1-8b"},
      fp32_8b},
     {{"8b-mixed", tuning, "16-bit mixed", "16-bit weights and gradients, fp32 states.", "below 100 GB",
       .unit = "bytes", .formula = "8,030,261,248 x (2 + 2 + 2 x 4)",
-      .remark = "Planned, with all else: `brim compare --four-ways`. 128.5 GB with the fp32 master copy of "
-                "ZeRO's count."},
+      .remark = "128.5 GB with the fp32 master copy of ZeRO's count.",
+      .plan = "plan llama-3.1-8b --precision bf16-states32"},
      mixed_8b},
     {{"8b-lora", tuning, "LoRA r16 on all linear layers", "16-bit weights, frozen.", "below 100 GB",
       .unit = "bytes", .formula = "8,030,261,248 x 2 + 41,943,040 x (4 + 4 + 2 x 4)",
-      .remark = "The base is 96 % of it: more rank costs little, fewer bits of the base save much. With all "
-                "else it is planned: `brim compare --four-ways`."},
+      .remark = "The base is 96 % of it: more rank costs little, fewer bits of the base save much.",
+      .plan = "plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16"},
      lora_8b},
     {{"8b-qlora", tuning, "QLoRA", "4-bit weights, frozen.", "below 10 GB", .unit = "bytes",
       .formula = "6,979,321,856 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 224 x 4 + 1,050,939,392 x 2 + "
                  "41,943,040 x (4 + 4 + "
                  "2 x 4)",
-      .remark = "Right for states. Activations and logits (1.05 GB an fp32 copy) come on top at full size."},
+      .remark = "Right for states. Activations and logits (1.05 GB an fp32 copy) come on top at full size.",
+      .plan = "plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4"},
      qlora_8b},
 };
 
