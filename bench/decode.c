@@ -130,7 +130,7 @@ static double read_weights(const Writer *w, int threads)
     double begin = clock_now();
     for (int i = 0; i < all.count; i++) {
         int64_t index;
-        kernels->find_nonfinite(tensor_numel(all.items[i]), tensor_f32(all.items[i]), &index,
+        kernels->find_nonfinite(DTYPE_F32, tensor_numel(all.items[i]), tensor_f32(all.items[i]), &index,
                                 &(KernelRun){.threads = threads});
         bad += index >= 0;
     }

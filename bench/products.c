@@ -210,7 +210,7 @@ static double time_read(const float *x, int64_t n, int threads)
     KernelRun run = {.threads = threads, .fault = &fault};
     double begin = clock_now();
     int64_t bad = 0;
-    kernels_cpu(NULL)->find_nonfinite(n, x, &bad, &run);
+    kernels_cpu(NULL)->find_nonfinite(DTYPE_F32, n, x, &bad, &run);
     return bad >= 0 ? 0 : (clock_now() - begin) / (4.0 * (double)n);
 }
 

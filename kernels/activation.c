@@ -1,9 +1,10 @@
 /* Activations and SwiGLU, one pass each way. One loop serves all activations: it is inlined with the
- * activation as a constant, so that every instance vectorises. */
+ * activation as a constant, so that every instance vectorises, and computes in f32 on blocks (values.h). */
 #include <stdint.h>
 
 #include "kernels/kernels.h"
 #include "kernels/range.h"
+#include "kernels/values.h"
 #include "kernels/vecmath.h"
 
 VEC_INLINE float activation_sigmoid(float x)
@@ -93,12 +94,18 @@ static void activation_apply(Activation act, int64_t n, const float *x, float *y
     WITH_CONSTANT(act, activation_values, n, x, y)
 }
 
-static void activation_forward(Activation act, int64_t n, const float *x, float *y, const KernelRun *run)
+static void activation_forward(DType type, Activation act, int64_t n, const void *x, void *y,
+                               const KernelRun *run)
 {
     int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
-    for (int64_t i = 0; i < n; i += RANGE_BLOCK)
-        activation_apply(act, range_min(RANGE_BLOCK, n - i), x + i, y + i);
+    for (int64_t i = 0; i < n; i += RANGE_BLOCK) {
+        float room[RANGE_BLOCK];
+        int64_t m = range_min(RANGE_BLOCK, n - i);
+        float *to = values_room(type, y, i, room);
+        activation_apply(act, m, values_load(type, x, i, m, room), to);
+        values_store(type, m, to, y, i);
+    }
 }
 
 VEC_INLINE void activation_slopes(Activation act, int64_t n, const float *x, const float *dy, float beta,
@@ -121,21 +128,46 @@ static void activation_apply_slope(Activation act, int64_t n, const float *x, co
     WITH_CONSTANT(act, activation_slopes, n, x, dy, beta, dx)
 }
 
-static void activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta,
-                                float *dx, const KernelRun *run)
+static void activation_backward(DType type, Activation act, int64_t n, const void *x, const void *dy,
+                                float beta, void *dx, const KernelRun *run)
 {
     int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
-    for (int64_t i = 0; i < n; i += RANGE_BLOCK)
-        activation_apply_slope(act, range_min(RANGE_BLOCK, n - i), x + i, dy + i, beta, dx + i);
+    for (int64_t i = 0; i < n; i += RANGE_BLOCK) {
+        float in[VALUES_BLOCK], slope[VALUES_BLOCK], out[VALUES_BLOCK];
+        int64_t end = range_min(n, i + RANGE_BLOCK);
+        for (int64_t j = i, m; j < end; j += m) {
+            m = values_block(type, end - j);
+            const float *from = values_load(type, x, j, m, in), *d = values_load(type, dy, j, m, slope);
+            float *to = values_room(type, dx, j, out);
+            if (beta != 0.0f)
+                values_load(type, dx, j, m, out);
+            activation_apply_slope(act, m, from, d, beta, to);
+            values_store(type, m, to, dx, j);
+        }
+    }
 }
 
-static void swiglu_forward(int64_t n, const float *gate, const float *up, float *y, const KernelRun *run)
+static void swiglu_values(int64_t n, const float *gate, const float *up, float *y)
 {
-    int team = range_threads(n, run->threads);
-#pragma omp parallel for simd schedule(static) num_threads(team)
+#pragma omp simd
     for (int64_t i = 0; i < n; i++)
         y[i] = activation_value(ACT_SILU, gate[i]) * up[i];
+}
+
+static void swiglu_forward(DType type, int64_t n, const void *gate, const void *up, void *y,
+                           const KernelRun *run)
+{
+    int team = range_threads(n, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t i = 0; i < n; i += VALUES_BLOCK) {
+        float left[VALUES_BLOCK], right[VALUES_BLOCK];
+        int64_t m = range_min(VALUES_BLOCK, n - i);
+        const float *g = values_load(type, gate, i, m, left), *u = values_load(type, up, i, m, right);
+        float *to = values_room(type, y, i, left);
+        swiglu_values(m, g, u, to);
+        values_store(type, m, to, y, i);
+    }
 }
 
 /* Everything of an element is read before anything of it is written: gate, up and dy may be overwritten. The
@@ -168,12 +200,33 @@ static void swiglu_block(int64_t n, const float *gate, const float *up, const fl
         swiglu_slopes(n, gate, up, dy, beta_gate, dgate, beta_up, dup);
 }
 
-static void swiglu_backward(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
-                            float *dgate, float beta_up, float *dup, const KernelRun *run)
+/* Of the arrays' elements [i, i + n), at most a block of them in 16 bit. */
+static void swiglu_part(DType type, int64_t i, int64_t n, const void *gate, const void *up, const void *dy,
+                        float beta_gate, void *dgate, float beta_up, void *dup)
+{
+    float in[3][VALUES_BLOCK], out[2][VALUES_BLOCK];
+    const float *g = values_load(type, gate, i, n, in[0]), *u = values_load(type, up, i, n, in[1]);
+    const float *d = values_load(type, dy, i, n, in[2]);
+    float *to_gate = values_room(type, dgate, i, out[0]), *to_up = values_room(type, dup, i, out[1]);
+    if (beta_gate != 0.0f)
+        values_load(type, dgate, i, n, out[0]);
+    if (beta_up != 0.0f)
+        values_load(type, dup, i, n, out[1]);
+    swiglu_block(n, g, u, d, beta_gate, to_gate, beta_up, to_up);
+    values_store(type, n, to_gate, dgate, i);
+    values_store(type, n, to_up, dup, i);
+}
+
+static void swiglu_backward(DType type, int64_t n, const void *gate, const void *up, const void *dy,
+                            float beta_gate, void *dgate, float beta_up, void *dup, const KernelRun *run)
 {
     int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
-    for (int64_t i = 0; i < n; i += RANGE_BLOCK)
-        swiglu_block(range_min(RANGE_BLOCK, n - i), gate + i, up + i, dy + i, beta_gate,
-                     dgate ? dgate + i : NULL, beta_up, dup ? dup + i : NULL);
+    for (int64_t i = 0; i < n; i += RANGE_BLOCK) {
+        int64_t end = range_min(n, i + RANGE_BLOCK);
+        for (int64_t j = i, m; j < end; j += m) {
+            m = values_block(type, end - j);
+            swiglu_part(type, j, m, gate, up, dy, beta_gate, dgate, beta_up, dup);
+        }
+    }
 }

@@ -1,65 +1,157 @@
 /* The engine's element-wise helpers and reductions. Reductions run over slices that depend only on n, in
- * double, so that their results do not depend on the number of threads. */
+ * double, so that their results do not depend on the number of threads. What is in 16 bit is decoded a block
+ * at a time. */
 #include <stdint.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
 #include "kernels/range.h"
+#include "kernels/values.h"
 
-static void fill(int64_t n, float value, float *y, const KernelRun *run)
+/* Elements [begin, end) of each; the part of a thread. */
+static void fill_part(DType type, int64_t begin, int64_t end, float value, void *y)
 {
-    int team = range_threads(n, run->threads);
-#pragma omp parallel for simd schedule(static) num_threads(team)
-    for (int64_t i = 0; i < n; i++)
-        y[i] = value;
+    float room[VALUES_BLOCK];
+    for (int64_t i = begin, m; i < end; i += m) {
+        m = values_block(type, end - i);
+        float *to = values_room(type, y, i, room);
+#pragma omp simd
+        for (int64_t j = 0; j < m; j++)
+            to[j] = value;
+        values_store(type, m, to, y, i);
+    }
 }
 
-static void copy(int64_t n, const float *x, float *y, const KernelRun *run)
+static void fill(DType type, int64_t n, float value, void *y, const KernelRun *run)
+{
+    int team = range_threads(n, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int part = 0; part < team; part++)
+        fill_part(type, range_begin(n, part, team), range_begin(n, part + 1, team), value, y);
+}
+
+static void copy_part(DType from, DType to, int64_t begin, int64_t end, const void *x, void *y)
+{
+    float room[VALUES_BLOCK];
+    if (from == to) {
+        memcpy(values_at(to, y, begin), values_at(from, x, begin), (size_t)((end - begin) * values_size(to)));
+        return;
+    }
+    for (int64_t i = begin, m; i < end; i += m) {
+        m = range_min(VALUES_BLOCK, end - i);
+        values_store(to, m, values_load(from, x, i, m, values_room(to, y, i, room)), y, i);
+    }
+}
+
+static void copy(DType from, DType to, int64_t n, const void *x, void *y, const KernelRun *run)
 {
     if (x == y)
         return;
     int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
-    for (int part = 0; part < team; part++) {
-        int64_t begin = range_begin(n, part, team), end = range_begin(n, part + 1, team);
-        memcpy(y + begin, x + begin, (size_t)(end - begin) * sizeof *y);
-    }
+    for (int part = 0; part < team; part++)
+        copy_part(from, to, range_begin(n, part, team), range_begin(n, part + 1, team), x, y);
 }
 
-static void add(int64_t n, const float *a, const float *b, float *y, const KernelRun *run)
+VEC_INLINE void add_values(int64_t n, const float *a, const float *b, float *y)
 {
-    int team = range_threads(n, run->threads);
-#pragma omp parallel for simd schedule(static) num_threads(team)
+#pragma omp simd
     for (int64_t i = 0; i < n; i++)
         y[i] = a[i] + b[i];
 }
 
-static void add_row(int64_t rows, int64_t c, const float *a, const float *b, float *y, const KernelRun *run)
+static void add_part(DType type, int64_t begin, int64_t end, const void *a, const void *b, void *y)
+{
+    float left[VALUES_BLOCK], right[VALUES_BLOCK];
+    for (int64_t i = begin, m; i < end; i += m) {
+        m = values_block(type, end - i);
+        const float *l = values_load(type, a, i, m, left), *r = values_load(type, b, i, m, right);
+        float *to = values_room(type, y, i, left);
+        add_values(m, l, r, to);
+        values_store(type, m, to, y, i);
+    }
+}
+
+static void add(DType type, int64_t n, const void *a, const void *b, void *y, const KernelRun *run)
+{
+    int team = range_threads(n, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int part = 0; part < team; part++)
+        add_part(type, range_begin(n, part, team), range_begin(n, part + 1, team), a, b, y);
+}
+
+static void accumulate_part(DType from, DType to, int64_t begin, int64_t end, const void *x, void *y)
+{
+    float left[VALUES_BLOCK], right[VALUES_BLOCK];
+    for (int64_t i = begin, m; i < end; i += m) {
+        m = values_block(from == DTYPE_F32 ? to : from, end - i);
+        const float *l = values_load(to, y, i, m, left), *r = values_load(from, x, i, m, right);
+        float *sum = values_room(to, y, i, left);
+        add_values(m, l, r, sum);
+        values_store(to, m, sum, y, i);
+    }
+}
+
+static void accumulate(DType from, DType to, int64_t n, const void *x, void *y, const KernelRun *run)
+{
+    int team = range_threads(n, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int part = 0; part < team; part++)
+        accumulate_part(from, to, range_begin(n, part, team), range_begin(n, part + 1, team), x, y);
+}
+
+static void add_row(DType type, int64_t rows, int64_t c, const void *a, const float *b, void *y,
+                    const KernelRun *run)
 {
     int team = range_threads(rows * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t row = 0; row < rows; row++) {
-#pragma omp simd
-        for (int64_t j = 0; j < c; j++)
-            y[row * c + j] = a[row * c + j] + b[j];
+        float room[VALUES_BLOCK];
+        for (int64_t j = 0, m; j < c; j += m) {
+            m = values_block(type, c - j);
+            float *to = values_room(type, y, row * c + j, room);
+            add_values(m, values_load(type, a, row * c + j, m, room), b + j, to);
+            values_store(type, m, to, y, row * c + j);
+        }
     }
 }
 
-/* Adds rows [begin, end) of dy to total. Eight at a time: fewer passes over total, and a tree of sums. */
-static void column_sum_rows(int64_t begin, int64_t end, int64_t c, const float *dy, float *total)
+/* Adds rows to total (n); ld elements from one to the next. Eight at a time: fewer passes over total, and a
+ * tree of sums. */
+static void column_sum_rows(int64_t rows, int64_t n, const float *dy, int64_t ld, float *total)
 {
-    int64_t row = begin;
-    for (; row + 8 <= end; row += 8) {
-        const float *r = dy + row * c;
+    int64_t row = 0;
+    for (; row + 8 <= rows; row += 8) {
+        const float *r = dy + row * ld;
 #pragma omp simd
-        for (int64_t j = 0; j < c; j++)
-            total[j] += ((r[j] + r[c + j]) + (r[2 * c + j] + r[3 * c + j])) +
-                        ((r[4 * c + j] + r[5 * c + j]) + (r[6 * c + j] + r[7 * c + j]));
+        for (int64_t j = 0; j < n; j++)
+            total[j] += ((r[j] + r[ld + j]) + (r[2 * ld + j] + r[3 * ld + j])) +
+                        ((r[4 * ld + j] + r[5 * ld + j]) + (r[6 * ld + j] + r[7 * ld + j]));
     }
-    for (; row < end; row++) {
+    for (; row < rows; row++) {
 #pragma omp simd
-        for (int64_t j = 0; j < c; j++)
-            total[j] += dy[row * c + j];
+        for (int64_t j = 0; j < n; j++)
+            total[j] += dy[row * ld + j];
+    }
+}
+
+/* The same of rows [begin, end) of dy (rows, c): in 16 bit a strip of eight rows at a time. */
+static void column_sum_part(DType type, int64_t begin, int64_t end, int64_t c, const void *dy, float *total)
+{
+    enum { ROWS = 8, STRIP = VALUES_BLOCK / 2 };
+    float room[ROWS * STRIP];
+    if (type == DTYPE_F32) {
+        column_sum_rows(end - begin, c, (const float *)dy + begin * c, c, total);
+        return;
+    }
+    for (int64_t j = 0; j < c; j += STRIP) {
+        int64_t n = range_min(STRIP, c - j);
+        for (int64_t row = begin, rows; row < end; row += rows) {
+            rows = range_min(ROWS, end - row);
+            for (int64_t i = 0; i < rows; i++)
+                values_load(type, dy, (row + i) * c + j, n, room + i * STRIP);
+            column_sum_rows(rows, n, room, STRIP, total + j);
+        }
     }
 }
 
@@ -69,8 +161,22 @@ static size_t column_sum_workspace(int64_t rows, int64_t c, const KernelRun *run
     return (size_t)(run->threads < 1 ? 1 : run->threads) * (size_t)c * sizeof(float);
 }
 
-static void column_sum(int64_t rows, int64_t c, const float *dy, float beta, float *dbias, float *workspace,
-                       const KernelRun *run)
+/* y (n) = x + beta y: a sum in f32 is rounded once, with what is there. */
+static void column_sum_store(DType type, int64_t n, const float *x, float beta, void *y)
+{
+    float room[VALUES_BLOCK];
+    for (int64_t i = 0, m; i < n; i += m) {
+        m = values_block(type, n - i);
+        const float *old = beta == 0.0f ? NULL : values_load(type, y, i, m, room);
+        float *to = values_room(type, y, i, room);
+        for (int64_t j = 0; j < m; j++)
+            to[j] = beta == 0.0f ? x[i + j] : x[i + j] + beta * old[j];
+        values_store(type, m, to, y, i);
+    }
+}
+
+static void column_sum(DType type, int64_t rows, int64_t c, const void *dy, DType dbias_type, float beta,
+                       void *dbias, float *workspace, const KernelRun *run)
 {
     int parts =
         run->threads < 1 ? 1 : run->threads; /* fixes the result; the team only says who computes it */
@@ -79,43 +185,77 @@ static void column_sum(int64_t rows, int64_t c, const float *dy, float beta, flo
     for (int part = 0; part < parts; part++) {
         float *total = workspace + part * c;
         memset(total, 0, (size_t)c * sizeof *total);
-        column_sum_rows(range_begin(rows, part, parts), range_begin(rows, part + 1, parts), c, dy, total);
+        column_sum_part(type, range_begin(rows, part, parts), range_begin(rows, part + 1, parts), c, dy,
+                        total);
     }
     for (int part = 1; part < parts; part++) {
 #pragma omp simd
         for (int64_t j = 0; j < c; j++)
             workspace[j] += workspace[part * c + j];
     }
-    for (int64_t j = 0; j < c; j++)
-        dbias[j] = beta == 0.0f ? workspace[j] : workspace[j] + beta * dbias[j];
+    column_sum_store(dbias_type, c, workspace, beta, dbias);
 }
 
-static void scale(int64_t n, float alpha, const float *x, float beta, float *y, const KernelRun *run)
+static void scale_part(DType type, int64_t begin, int64_t end, float alpha, const void *x, float beta,
+                       void *y)
 {
-    int team = range_threads(n, run->threads);
-    if (beta == 0.0f) {
-#pragma omp parallel for simd schedule(static) num_threads(team)
-        for (int64_t i = 0; i < n; i++)
-            y[i] = alpha * x[i];
-    } else {
-#pragma omp parallel for simd schedule(static) num_threads(team)
-        for (int64_t i = 0; i < n; i++)
-            y[i] = alpha * x[i] + beta * y[i];
+    float in[VALUES_BLOCK], out[VALUES_BLOCK];
+    for (int64_t i = begin, m; i < end; i += m) {
+        m = values_block(type, end - i);
+        const float *from = values_load(type, x, i, m, in);
+        float *to = values_room(type, y, i, out);
+        if (beta == 0.0f) {
+#pragma omp simd
+            for (int64_t j = 0; j < m; j++)
+                to[j] = alpha * from[j];
+        } else {
+            values_load(type, y, i, m, out);
+#pragma omp simd
+            for (int64_t j = 0; j < m; j++)
+                to[j] = alpha * from[j] + beta * to[j];
+        }
+        values_store(type, m, to, y, i);
     }
 }
 
-static void multiply(int64_t n, const float *a, const float *b, float beta, float *y, const KernelRun *run)
+static void scale(DType type, int64_t n, float alpha, const void *x, float beta, void *y,
+                  const KernelRun *run)
 {
     int team = range_threads(n, run->threads);
-    if (beta == 0.0f) {
-#pragma omp parallel for simd schedule(static) num_threads(team)
-        for (int64_t i = 0; i < n; i++)
-            y[i] = a[i] * b[i];
-    } else {
-#pragma omp parallel for simd schedule(static) num_threads(team)
-        for (int64_t i = 0; i < n; i++)
-            y[i] = a[i] * b[i] + beta * y[i];
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int part = 0; part < team; part++)
+        scale_part(type, range_begin(n, part, team), range_begin(n, part + 1, team), alpha, x, beta, y);
+}
+
+static void multiply_part(DType type, int64_t begin, int64_t end, const void *a, const void *b, float beta,
+                          void *y)
+{
+    float left[VALUES_BLOCK], right[VALUES_BLOCK], out[VALUES_BLOCK];
+    for (int64_t i = begin, m; i < end; i += m) {
+        m = values_block(type, end - i);
+        const float *l = values_load(type, a, i, m, left), *r = values_load(type, b, i, m, right);
+        float *to = values_room(type, y, i, out);
+        if (beta == 0.0f) {
+#pragma omp simd
+            for (int64_t j = 0; j < m; j++)
+                to[j] = l[j] * r[j];
+        } else {
+            values_load(type, y, i, m, out);
+#pragma omp simd
+            for (int64_t j = 0; j < m; j++)
+                to[j] = l[j] * r[j] + beta * to[j];
+        }
+        values_store(type, m, to, y, i);
     }
+}
+
+static void multiply(DType type, int64_t n, const void *a, const void *b, float beta, void *y,
+                     const KernelRun *run)
+{
+    int team = range_threads(n, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int part = 0; part < team; part++)
+        multiply_part(type, range_begin(n, part, team), range_begin(n, part + 1, team), a, b, beta, y);
 }
 
 enum { REDUCTION_SLICES = 256 };
@@ -145,8 +285,8 @@ static double reduction_block_squares(int64_t n, const float *x)
     return total;
 }
 
-static double reduction_total(double (*block_total)(int64_t, const float *), int64_t n, const float *x,
-                              int threads)
+static double reduction_total(double (*block_total)(int64_t, const float *), DType type, int64_t n,
+                              const void *x, int threads)
 {
     double partial[REDUCTION_SLICES];
     if (n <= 0)
@@ -156,10 +296,13 @@ static double reduction_total(double (*block_total)(int64_t, const float *), int
     int team = range_threads(n, threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int s = 0; s < slices; s++) {
+        float room[RANGE_BLOCK];
         int64_t end = range_min(n, (s + 1) * slice);
         double total = 0.0;
-        for (int64_t i = s * slice; i < end; i += RANGE_BLOCK)
-            total += block_total(range_min(RANGE_BLOCK, end - i), x + i);
+        for (int64_t i = s * slice, m; i < end; i += m) {
+            m = range_min(RANGE_BLOCK, end - i);
+            total += block_total(m, values_load(type, x, i, m, room));
+        }
         partial[s] = total;
     }
     double total = 0.0;
@@ -168,19 +311,19 @@ static double reduction_total(double (*block_total)(int64_t, const float *), int
     return total;
 }
 
-static void broadcast(int64_t n, float factor, const float *value, float *y, const KernelRun *run)
+static void broadcast(DType type, int64_t n, float factor, const float *value, void *y, const KernelRun *run)
 {
-    fill(n, value[0] * factor, y, run);
+    fill(type, n, value[0] * factor, y, run);
 }
 
-static void sum(int64_t n, const float *x, double factor, float *total, const KernelRun *run)
+static void sum(DType type, int64_t n, const void *x, double factor, float *total, const KernelRun *run)
 {
-    total[0] = (float)(reduction_total(reduction_block_sum, n, x, run->threads) * factor);
+    total[0] = (float)(reduction_total(reduction_block_sum, type, n, x, run->threads) * factor);
 }
 
-static void sum_squares(int64_t n, const float *x, double *total, const KernelRun *run)
+static void sum_squares(DType type, int64_t n, const void *x, double *total, const KernelRun *run)
 {
-    total[0] = reduction_total(reduction_block_squares, n, x, run->threads);
+    total[0] = reduction_total(reduction_block_squares, type, n, x, run->threads);
 }
 
 static int nonfinite(float x)
@@ -190,25 +333,27 @@ static int nonfinite(float x)
     return (bits & 0x7f800000u) == 0x7f800000u;
 }
 
-static void find_nonfinite(int64_t n, const float *x, int64_t *index, const KernelRun *run)
+static void find_nonfinite(DType type, int64_t n, const void *x, int64_t *index, const KernelRun *run)
 {
     int64_t first = n;
     int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team) reduction(min : first)
     for (int64_t begin = 0; begin < n; begin += RANGE_BLOCK) {
-        int64_t end = range_min(n, begin + RANGE_BLOCK);
+        float room[RANGE_BLOCK];
+        int64_t m = range_min(RANGE_BLOCK, n - begin);
         int found = 0;
         if (begin > first) /* this thread already has an earlier one */
             continue;
+        const float *block = values_load(type, x, begin, m, room);
 #pragma omp simd reduction(| : found)
-        for (int64_t i = begin; i < end; i++)
-            found |= nonfinite(x[i]);
+        for (int64_t i = 0; i < m; i++)
+            found |= nonfinite(block[i]);
         if (!found)
             continue;
-        int64_t bad = begin;
-        while (!nonfinite(x[bad]))
+        int64_t bad = 0;
+        while (!nonfinite(block[bad]))
             bad++;
-        first = range_min(first, bad);
+        first = range_min(first, begin + bad);
     }
     index[0] = first < n ? first : -1;
 }

@@ -4,9 +4,11 @@
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 #include "kernels/range.h"
+#include "kernels/values.h"
 #include "kernels/vecmath.h"
 
 static size_t cross_entropy_workspace(const CrossEntropyDims *d, const KernelRun *run)
@@ -42,29 +44,31 @@ static float cross_entropy_block_sum(int64_t n, const float *x, float top)
     return total;
 }
 
-/* Returns -log softmax(x)[label]. The maximum starts at -FLT_MAX, not -inf: a block of -inf (masked classes)
- * then adds zero instead of NaN. */
-static float cross_entropy_row(int64_t classes, const float *x, int32_t label, float *lse)
+/* Returns -log softmax(x)[label] of the row that begins at element `at`. The maximum starts at -FLT_MAX, not
+ * -inf: a block of -inf (masked classes) then adds zero instead of NaN. */
+static float cross_entropy_row(DType type, int64_t at, int64_t classes, const void *x, int32_t label,
+                               float *lse)
 {
-    float top = -FLT_MAX;
+    float room[RANGE_BLOCK], top = -FLT_MAX;
     double total = 0.0;
     for (int64_t j = 0; j < classes; j += RANGE_BLOCK) {
         int64_t n = range_min(RANGE_BLOCK, classes - j);
-        float block_top = cross_entropy_block_max(n, x + j);
+        const float *block = values_load(type, x, at + j, n, room);
+        float block_top = cross_entropy_block_max(n, block);
         if (block_top > top) {
             total *= (double)expf(top - block_top);
             top = block_top;
         }
-        total += (double)cross_entropy_block_sum(n, x + j, top);
+        total += (double)cross_entropy_block_sum(n, block, top);
     }
     double log_total = log(total);
     *lse = (float)((double)top + log_total);
-    return (float)((double)top - (double)x[label] + log_total);
+    return (float)((double)top - (double)values_get(type, x, at + label) + log_total);
 }
 
-static void cross_entropy_forward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
-                                  float scale_by, float *loss, float *lse, float *workspace,
-                                  const KernelRun *run)
+static void cross_entropy_forward(const CrossEntropyDims *d, DType type, const void *logits,
+                                  const int32_t *labels, float scale_by, float *loss, float *lse,
+                                  float *workspace, const KernelRun *run)
 {
     int64_t first = d->rows;
     int team = range_threads(d->rows * d->classes, run->threads);
@@ -77,7 +81,7 @@ static void cross_entropy_forward(const CrossEntropyDims *d, const float *logits
         if (label < 0 || label >= d->classes)
             first = range_min(first, row);
         else
-            workspace[row] = cross_entropy_row(d->classes, logits + row * d->classes, label, lse + row);
+            workspace[row] = cross_entropy_row(type, row * d->classes, d->classes, logits, label, lse + row);
     }
     double total = 0.0;
     for (int64_t row = 0; row < d->rows; row++)
@@ -87,40 +91,70 @@ static void cross_entropy_forward(const CrossEntropyDims *d, const float *logits
         *run->fault = d->first_row + first;
 }
 
-static void cross_entropy_row_backward(int64_t classes, const float *x, int32_t label, float factor,
-                                       float lse, float beta, float *dx)
+static void cross_entropy_slopes(int64_t n, const float *x, float factor, float lse, float beta, float *dx)
 {
-    /* Read before the row is overwritten; the difference is taken before the product, where it is exact. */
-    float at_label = (vec_exp(x[label] - lse) - 1.0f) * factor;
     if (beta == 0.0f) {
 #pragma omp simd
-        for (int64_t j = 0; j < classes; j++)
+        for (int64_t j = 0; j < n; j++)
             dx[j] = vec_exp(x[j] - lse) * factor;
     } else {
-        at_label += beta * dx[label];
 #pragma omp simd
-        for (int64_t j = 0; j < classes; j++)
+        for (int64_t j = 0; j < n; j++)
             dx[j] = vec_exp(x[j] - lse) * factor + beta * dx[j];
     }
-    dx[label] = at_label;
 }
 
-static void cross_entropy_backward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
-                                   float scale_by, const float *lse, const float *dloss, float beta,
-                                   float *dlogits, const KernelRun *run)
+static void cross_entropy_row_backward(DType type, int64_t at, int64_t classes, const void *x, int32_t label,
+                                       float factor, float lse, float beta, void *dx)
+{
+    float in[VALUES_BLOCK], out[VALUES_BLOCK];
+    /* Read before the row is overwritten; the difference is taken before the product, where it is exact. */
+    float at_label = (vec_exp(values_get(type, x, at + label) - lse) - 1.0f) * factor;
+    if (beta != 0.0f)
+        at_label += beta * values_get(type, dx, at + label);
+    for (int64_t j = 0, n; j < classes; j += n) {
+        n = values_block(type, classes - j);
+        const float *from = values_load(type, x, at + j, n, in);
+        float *to = values_room(type, dx, at + j, out);
+        if (beta != 0.0f)
+            values_load(type, dx, at + j, n, out);
+        cross_entropy_slopes(n, from, factor, lse, beta, to);
+        values_store(type, n, to, dx, at + j);
+    }
+    values_set(type, dx, at + label, at_label);
+}
+
+/* The row has no gradient of its own. */
+static void cross_entropy_row_ignored(DType type, int64_t at, int64_t classes, float beta, void *dx)
+{
+    float room[VALUES_BLOCK];
+    if (beta == 0.0f) {
+        memset(values_at(type, dx, at), 0, (size_t)(classes * values_size(type)));
+        return;
+    }
+    for (int64_t j = 0, n; j < classes; j += n) {
+        n = values_block(type, classes - j);
+        float *to = values_room(type, dx, at + j, room);
+        values_load(type, dx, at + j, n, room);
+        for (int64_t i = 0; i < n; i++)
+            to[i] *= beta;
+        values_store(type, n, to, dx, at + j);
+    }
+}
+
+static void cross_entropy_backward(const CrossEntropyDims *d, DType type, const void *logits,
+                                   const int32_t *labels, float scale_by, const float *lse,
+                                   const float *dloss, float beta, void *dlogits, const KernelRun *run)
 {
     const float factor = scale_by * dloss[0];
     int team = range_threads(d->rows * d->classes, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t row = 0; row < d->rows; row++) {
-        const float *x = logits + row * d->classes;
-        float *dx = dlogits + row * d->classes;
+        int64_t at = row * d->classes;
         int32_t label = labels[row];
-        if (label != d->ignore_index && label >= 0 && label < d->classes) {
-            cross_entropy_row_backward(d->classes, x, label, factor, lse[row], beta, dx);
-        } else { /* no gradient; a label out of range was reported by forward */
-            for (int64_t j = 0; j < d->classes; j++)
-                dx[j] = beta == 0.0f ? 0.0f : beta * dx[j];
-        }
+        if (label != d->ignore_index && label >= 0 && label < d->classes)
+            cross_entropy_row_backward(type, at, d->classes, logits, label, factor, lse[row], beta, dlogits);
+        else /* a label out of range was reported by forward */
+            cross_entropy_row_ignored(type, at, d->classes, beta, dlogits);
     }
 }

@@ -9,6 +9,7 @@
 
 #include "kernels/draw.h"
 #include "kernels/range.h"
+#include "kernels/values.h"
 #include "kernels/vecmath.h"
 
 enum { DRAW_WORDS = RANGE_BLOCK }; /* of the buffer: 16 KiB */
@@ -82,8 +83,8 @@ static void dropout_part(int64_t n, uint64_t begin, uint64_t sample, uint32_t th
     }
 }
 
-static void dropout(int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const float *x,
-                    float beta, float *y, const KernelRun *run)
+static void dropout(DType type, int64_t samples, int64_t per_sample, float p, const DropoutKey *key,
+                    const void *x, float beta, void *y, const KernelRun *run)
 {
     uint32_t threshold = draw_dropout_threshold(p);
     float keep = 1.0f / (1.0f - p);
@@ -91,10 +92,16 @@ static void dropout(int64_t samples, int64_t per_sample, float p, const DropoutK
     int team = range_threads(samples * per_sample, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t item = 0; item < samples * parts; item++) {
+        float in[DRAW_WORDS], out[DRAW_WORDS];
         int64_t sample = item / parts, begin = item % parts * DRAW_WORDS;
-        int64_t at = sample * per_sample + begin;
-        dropout_part(range_min(DRAW_WORDS, per_sample - begin), (uint64_t)begin,
-                     key->first_sample + (uint64_t)sample, threshold, keep, key, x + at, beta, y + at);
+        int64_t at = sample * per_sample + begin, n = range_min(DRAW_WORDS, per_sample - begin);
+        const float *from = values_load(type, x, at, n, in);
+        float *to = values_room(type, y, at, out);
+        if (beta != 0.0f)
+            values_load(type, y, at, n, out);
+        dropout_part(n, (uint64_t)begin, key->first_sample + (uint64_t)sample, threshold, keep, key, from,
+                     beta, to);
+        values_store(type, n, to, y, at);
     }
 }
 

@@ -1,122 +1,156 @@
 /* Reference kernels of everything that is not a product: one plain loop after another, libm, sums in double.
- * How many threads run is ignored. Random numbers share their counters with the tuned kernels through draw.h. */
+ * How many threads run is ignored. Random numbers share their counters with the tuned kernels through draw.h.
+ */
 #include <math.h>
 #include <string.h>
 
 #include "kernels/draw.h"
 #include "kernels/frequency.h"
 #include "kernels/reference_.h"
+#include "kernels/values.h"
 
-static float blend(double value, float beta, float old)
+/* Element i of an array of f32, bf16 or f16, and what it becomes. */
+static double get(DType type, const void *x, int64_t i)
 {
-    return (float)(beta == 0.0f ? value : value + (double)beta * (double)old);
+    return (double)values_get(type, x, i);
 }
 
-void reference_embedding_forward(int64_t n, const int32_t *ids, const StoredArray *table, float *y,
+static void set(DType type, void *y, int64_t i, double value)
+{
+    values_set(type, y, i, (float)value);
+}
+
+static void blend(DType type, double value, float beta, void *y, int64_t i)
+{
+    set(type, y, i, beta == 0.0f ? value : value + (double)beta * get(type, y, i));
+}
+
+void reference_embedding_forward(DType type, int64_t n, const int32_t *ids, const StoredArray *table, void *y,
                                  const KernelRun *run)
 {
     int64_t c = table->cols;
     for (int64_t i = 0; i < n; i++) {
-        if (ids[i] >= 0 && ids[i] < table->rows)
-            reference_decode(table, ids[i] * c, c, y + i * c, run);
-        else if (*run->fault < 0)
+        for (int64_t j = 0; j < c && ids[i] >= 0 && ids[i] < table->rows; j++)
+            set(type, y, i * c + j, reference_element(table, ids[i] * c + j));
+        if ((ids[i] < 0 || ids[i] >= table->rows) && *run->fault < 0)
             *run->fault = i;
     }
 }
 
-void reference_embedding_backward(int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *dy,
-                                  float *dtable, const KernelRun *run)
+size_t reference_embedding_workspace(int64_t n, int64_t vocab, DType dtable_type, const KernelRun *run)
 {
-    (void)run;
+    (void)n, (void)vocab, (void)dtable_type, (void)run;
+    return 0;
+}
+
+/* Row by row of the table, at the first position that has its id: in float, in the order of the positions,
+ * and rounded once. */
+void reference_embedding_backward(DType type, int64_t n, int64_t c, int64_t vocab, const int32_t *ids,
+                                  const void *dy, DType dtable_type, void *dtable, void *workspace,
+                                  const KernelRun *run)
+{
+    (void)workspace, (void)run;
     for (int64_t i = 0; i < n; i++) {
-        for (int64_t j = 0; j < c && ids[i] >= 0 && ids[i] < vocab; j++)
-            dtable[ids[i] * c + j] += dy[i * c + j];
+        int64_t first = 0;
+        while (ids[first] != ids[i])
+            first++;
+        for (int64_t j = 0; j < c && first == i && ids[i] >= 0 && ids[i] < vocab; j++) {
+            float sum = values_get(dtable_type, dtable, ids[i] * c + j);
+            for (int64_t k = i; k < n; k++)
+                if (ids[k] == ids[i])
+                    sum += values_get(type, dy, k * c + j);
+            values_set(dtable_type, dtable, ids[i] * c + j, sum);
+        }
     }
 }
 
-void reference_layer_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
-                                  const float *bias, float *y, float *mean, float *rstd, const KernelRun *run)
+void reference_layer_norm_forward(DType type, int64_t rows, int64_t c, float eps, const void *x,
+                                  const float *weight, const float *bias, void *y, float *mean, float *rstd,
+                                  const KernelRun *run)
 {
     (void)run;
-    for (int64_t row = 0; row < rows; row++, x += c, y += c) {
+    for (int64_t row = 0, at = 0; row < rows; row++, at += c) {
         double m = 0.0, v = 0.0;
         for (int64_t j = 0; j < c; j++)
-            m += x[j] / (double)c;
+            m += get(type, x, at + j) / (double)c;
         for (int64_t j = 0; j < c; j++)
-            v += (x[j] - m) * (x[j] - m) / (double)c;
+            v += (get(type, x, at + j) - m) * (get(type, x, at + j) - m) / (double)c;
         double r = 1.0 / sqrt(v + (double)eps);
         for (int64_t j = 0; j < c; j++)
-            y[j] = (float)((x[j] - m) * r * weight[j] + (bias ? bias[j] : 0.0));
+            set(type, y, at + j, (get(type, x, at + j) - m) * r * weight[j] + (bias ? bias[j] : 0.0));
         mean[row] = (float)m;
         rstd[row] = (float)r;
     }
 }
 
-void reference_layer_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight,
-                                   const float *mean, const float *rstd, const float *dy, float beta_dx,
-                                   float *dx, float beta_dw, float *dweight, float beta_db, float *dbias,
-                                   float *workspace, const KernelRun *run)
+void reference_layer_norm_backward(DType type, int64_t rows, int64_t c, const void *x, const float *weight,
+                                   const float *mean, const float *rstd, const void *dy, float beta_dx,
+                                   void *dx, DType dweight_type, float beta_dw, void *dweight,
+                                   DType dbias_type, float beta_db, void *dbias, float *workspace,
+                                   const KernelRun *run)
 {
     (void)workspace, (void)run;
     for (int64_t j = 0; j < c; j++) { /* first: dx may overwrite dy */
         double dw = 0.0, db = 0.0;
         for (int64_t row = 0; row < rows; row++) {
-            dw += (double)dy[row * c + j] * ((double)x[row * c + j] - mean[row]) * rstd[row];
-            db += dy[row * c + j];
+            double d = get(type, dy, row * c + j);
+            dw += d * (get(type, x, row * c + j) - (double)mean[row]) * rstd[row];
+            db += d;
         }
         if (dweight)
-            dweight[j] = blend(dw, beta_dw, dweight[j]);
+            blend(dweight_type, dw, beta_dw, dweight, j);
         if (dbias)
-            dbias[j] = blend(db, beta_db, dbias[j]);
+            blend(dbias_type, db, beta_db, dbias, j);
     }
-    for (int64_t row = 0; dx && row < rows; row++) {
-        const float *xr = x + row * c, *dyr = dy + row * c;
+    for (int64_t row = 0, at = 0; dx && row < rows; row++, at += c) {
         double m = mean[row], r = rstd[row], total = 0.0, dot = 0.0;
         for (int64_t j = 0; j < c; j++) {
-            total += (double)dyr[j] * weight[j] / (double)c;
-            dot += (double)dyr[j] * weight[j] * (xr[j] - m) * r / (double)c;
+            double g = get(type, dy, at + j) * weight[j];
+            total += g / (double)c;
+            dot += g * (get(type, x, at + j) - m) * r / (double)c;
         }
         for (int64_t j = 0; j < c; j++) {
-            double d = r * ((double)dyr[j] * weight[j] - total - (xr[j] - m) * r * dot);
-            dx[row * c + j] = blend(d, beta_dx, dx[row * c + j]);
+            double xhat = (get(type, x, at + j) - m) * r;
+            double d = r * (get(type, dy, at + j) * weight[j] - total - xhat * dot);
+            blend(type, d, beta_dx, dx, at + j);
         }
     }
 }
 
-void reference_rms_norm_forward(int64_t rows, int64_t c, float eps, const float *x, const float *weight,
-                                float *y, float *rstd, const KernelRun *run)
+void reference_rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, const void *x,
+                                const float *weight, void *y, float *rstd, const KernelRun *run)
 {
     (void)run;
-    for (int64_t row = 0; row < rows; row++, x += c, y += c) {
+    for (int64_t row = 0, at = 0; row < rows; row++, at += c) {
         double v = 0.0;
         for (int64_t j = 0; j < c; j++)
-            v += (double)x[j] * x[j] / (double)c;
+            v += get(type, x, at + j) * get(type, x, at + j) / (double)c;
         double r = 1.0 / sqrt(v + (double)eps);
         for (int64_t j = 0; j < c; j++)
-            y[j] = (float)(x[j] * r * weight[j]);
+            set(type, y, at + j, get(type, x, at + j) * r * weight[j]);
         rstd[row] = (float)r;
     }
 }
 
-void reference_rms_norm_backward(int64_t rows, int64_t c, const float *x, const float *weight,
-                                 const float *rstd, const float *dy, float beta_dx, float *dx, float beta_dw,
-                                 float *dweight, float *workspace, const KernelRun *run)
+void reference_rms_norm_backward(DType type, int64_t rows, int64_t c, const void *x, const float *weight,
+                                 const float *rstd, const void *dy, float beta_dx, void *dx,
+                                 DType dweight_type, float beta_dw, void *dweight, float *workspace,
+                                 const KernelRun *run)
 {
     (void)workspace, (void)run;
     for (int64_t j = 0; dweight && j < c; j++) { /* first: dx may overwrite dy */
         double dw = 0.0;
         for (int64_t row = 0; row < rows; row++)
-            dw += (double)dy[row * c + j] * x[row * c + j] * rstd[row];
-        dweight[j] = blend(dw, beta_dw, dweight[j]);
+            dw += get(type, dy, row * c + j) * get(type, x, row * c + j) * rstd[row];
+        blend(dweight_type, dw, beta_dw, dweight, j);
     }
-    for (int64_t row = 0; dx && row < rows; row++) {
-        const float *xr = x + row * c, *dyr = dy + row * c;
+    for (int64_t row = 0, at = 0; dx && row < rows; row++, at += c) {
         double r = rstd[row], dot = 0.0;
         for (int64_t j = 0; j < c; j++)
-            dot += (double)dyr[j] * weight[j] * xr[j] * r / (double)c;
+            dot += get(type, dy, at + j) * weight[j] * get(type, x, at + j) * r / (double)c;
         for (int64_t j = 0; j < c; j++) {
-            double d = r * ((double)dyr[j] * weight[j] - xr[j] * r * dot);
-            dx[row * c + j] = blend(d, beta_dx, dx[row * c + j]);
+            double d = r * (get(type, dy, at + j) * weight[j] - get(type, x, at + j) * r * dot);
+            blend(type, d, beta_dx, dx, at + j);
         }
     }
 }
@@ -168,43 +202,45 @@ static double slope_of(Activation act, double x)
     return 1.0;
 }
 
-void reference_activation_forward(Activation act, int64_t n, const float *x, float *y, const KernelRun *run)
+void reference_activation_forward(DType type, Activation act, int64_t n, const void *x, void *y,
+                                  const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++)
-        y[i] = (float)activation_of(act, x[i]);
+        set(type, y, i, activation_of(act, get(type, x, i)));
 }
 
-void reference_activation_backward(Activation act, int64_t n, const float *x, const float *dy, float beta,
-                                   float *dx, const KernelRun *run)
+void reference_activation_backward(DType type, Activation act, int64_t n, const void *x, const void *dy,
+                                   float beta, void *dx, const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++)
-        dx[i] = blend(slope_of(act, x[i]) * dy[i], beta, dx[i]);
+        blend(type, slope_of(act, get(type, x, i)) * get(type, dy, i), beta, dx, i);
 }
 
-void reference_swiglu_forward(int64_t n, const float *gate, const float *up, float *y, const KernelRun *run)
+void reference_swiglu_forward(DType type, int64_t n, const void *gate, const void *up, void *y,
+                              const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++)
-        y[i] = (float)(activation_of(ACT_SILU, gate[i]) * up[i]);
+        set(type, y, i, activation_of(ACT_SILU, get(type, gate, i)) * get(type, up, i));
 }
 
-void reference_swiglu_backward(int64_t n, const float *gate, const float *up, const float *dy,
-                               float beta_gate, float *dgate, float beta_up, float *dup, const KernelRun *run)
+void reference_swiglu_backward(DType type, int64_t n, const void *gate, const void *up, const void *dy,
+                               float beta_gate, void *dgate, float beta_up, void *dup, const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++) {
-        double to_gate = slope_of(ACT_SILU, gate[i]) * up[i] * dy[i];
-        double to_up = activation_of(ACT_SILU, gate[i]) * dy[i];
+        double x = get(type, gate, i), d = get(type, dy, i);
+        double to_gate = slope_of(ACT_SILU, x) * get(type, up, i) * d;
         if (dgate)
-            dgate[i] = blend(to_gate, beta_gate, dgate[i]);
+            blend(type, to_gate, beta_gate, dgate, i);
         if (dup)
-            dup[i] = blend(to_up, beta_up, dup[i]);
+            blend(type, activation_of(ACT_SILU, x) * d, beta_up, dup, i);
     }
 }
 
-void reference_rope(const RopeDims *d, const float *x, float beta, float *y, const KernelRun *run)
+void reference_rope(const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run)
 {
     (void)run;
     int half = d->head_dim / 2;
@@ -213,9 +249,10 @@ void reference_rope(const RopeDims *d, const float *x, float beta, float *y, con
             for (int64_t i = at, k = 0; k < half; i++, k++) {
                 /* Angles are floats by definition: that is what models were trained with. */
                 float angle = (float)(d->offset + row % d->seq) * rope_frequency(d, (int)k);
-                double c = cos(angle), s = d->inverse ? -sin(angle) : sin(angle), a = x[i], b = x[i + half];
-                y[i] = blend(a * c - b * s, beta, y[i]);
-                y[i + half] = blend(b * c + a * s, beta, y[i + half]);
+                double c = cos(angle), s = d->inverse ? -sin(angle) : sin(angle);
+                double a = get(type, x, i), b = get(type, x, i + half);
+                blend(type, a * c - b * s, beta, y, i);
+                blend(type, b * c + a * s, beta, y, i + half);
             }
         }
     }
@@ -227,13 +264,13 @@ size_t reference_cross_entropy_workspace(const CrossEntropyDims *d, const Kernel
     return 0;
 }
 
-void reference_cross_entropy_forward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
-                                     float scale, float *loss, float *lse, float *workspace,
-                                     const KernelRun *run)
+void reference_cross_entropy_forward(const CrossEntropyDims *d, DType type, const void *logits,
+                                     const int32_t *labels, float scale, float *loss, float *lse,
+                                     float *workspace, const KernelRun *run)
 {
     (void)workspace;
     double total = 0.0;
-    for (int64_t row = 0; row < d->rows; row++, logits += d->classes) {
+    for (int64_t row = 0, at = 0; row < d->rows; row++, at += d->classes) {
         lse[row] = 0.0f;
         if (labels[row] == d->ignore_index)
             continue;
@@ -243,80 +280,86 @@ void reference_cross_entropy_forward(const CrossEntropyDims *d, const float *log
         }
         double top = -INFINITY, exponentials = 0.0;
         for (int64_t j = 0; j < d->classes; j++)
-            top = fmax(top, logits[j]);
+            top = fmax(top, get(type, logits, at + j));
         for (int64_t j = 0; j < d->classes; j++)
-            exponentials += exp(logits[j] - top);
+            exponentials += exp(get(type, logits, at + j) - top);
         lse[row] = (float)(top + log(exponentials));
-        total += top + log(exponentials) - logits[labels[row]];
+        total += top + log(exponentials) - get(type, logits, at + labels[row]);
     }
     *loss = (float)(scale * total);
 }
 
-void reference_cross_entropy_backward(const CrossEntropyDims *d, const float *logits, const int32_t *labels,
-                                      float scale, const float *lse, const float *dloss, float beta,
-                                      float *dlogits, const KernelRun *run)
+void reference_cross_entropy_backward(const CrossEntropyDims *d, DType type, const void *logits,
+                                      const int32_t *labels, float scale, const float *lse,
+                                      const float *dloss, float beta, void *dlogits, const KernelRun *run)
 {
     (void)run;
-    for (int64_t row = 0; row < d->rows; row++) {
+    for (int64_t row = 0, at = 0; row < d->rows; row++) {
         int counted = labels[row] != d->ignore_index && labels[row] >= 0 && labels[row] < d->classes;
-        for (int64_t j = 0; j < d->classes; j++, logits++, dlogits++) {
-            double p = counted ? exp((double)*logits - (double)lse[row]) - (j == labels[row]) : 0.0;
-            *dlogits = blend(p * scale * dloss[0], beta, *dlogits);
+        for (int64_t j = 0; j < d->classes; j++, at++) {
+            double p = counted ? exp(get(type, logits, at) - (double)lse[row]) - (j == labels[row]) : 0.0;
+            blend(type, p * scale * dloss[0], beta, dlogits, at);
         }
     }
 }
 
-void reference_dropout(int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const float *x,
-                       float beta, float *y, const KernelRun *run)
+void reference_dropout(DType type, int64_t samples, int64_t per_sample, float p, const DropoutKey *key,
+                       const void *x, float beta, void *y, const KernelRun *run)
 {
     (void)run;
-    for (int64_t sample = 0; sample < samples; sample++) {
-        for (int64_t i = 0; i < per_sample; i++, x++, y++) {
-            Philox draw = draw_dropout(key, key->first_sample + (uint64_t)sample, (uint64_t)i / 4);
-            double keep = draw.v[i % 4] >= draw_dropout_threshold(p) ? 1.0 / (1.0 - (double)p) : 0.0;
-            *y = blend(*x * keep, beta, *y);
-        }
+    for (int64_t at = 0; at < samples * per_sample; at++) {
+        uint64_t sample = (uint64_t)(at / per_sample), i = (uint64_t)(at % per_sample);
+        Philox draw = draw_dropout(key, key->first_sample + sample, i / 4);
+        double keep = draw.v[i % 4] >= draw_dropout_threshold(p) ? 1.0 / (1.0 - (double)p) : 0.0;
+        blend(type, get(type, x, at) * keep, beta, y, at);
     }
 }
 
-void reference_fill(int64_t n, float value, float *y, const KernelRun *run)
+void reference_fill(DType type, int64_t n, float value, void *y, const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++)
-        y[i] = value;
+        values_set(type, y, i, value);
 }
 
-void reference_copy(int64_t n, const float *x, float *y, const KernelRun *run)
+void reference_copy(DType from, DType to, int64_t n, const void *x, void *y, const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++)
-        y[i] = x[i];
+        values_set(to, y, i, values_get(from, x, i));
 }
 
-void reference_add(int64_t n, const float *a, const float *b, float *y, const KernelRun *run)
+void reference_add(DType type, int64_t n, const void *a, const void *b, void *y, const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++)
-        y[i] = a[i] + b[i];
+        values_set(type, y, i, values_get(type, a, i) + values_get(type, b, i));
 }
 
-void reference_add_row(int64_t rows, int64_t c, const float *a, const float *b, float *y,
+void reference_accumulate(DType from, DType to, int64_t n, const void *x, void *y, const KernelRun *run)
+{
+    (void)run;
+    for (int64_t i = 0; i < n; i++)
+        values_set(to, y, i, values_get(to, y, i) + values_get(from, x, i));
+}
+
+void reference_add_row(DType type, int64_t rows, int64_t c, const void *a, const float *b, void *y,
                        const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < rows * c; i++)
-        y[i] = a[i] + b[i % c];
+        values_set(type, y, i, values_get(type, a, i) + b[i % c]);
 }
 
-void reference_column_sum(int64_t rows, int64_t c, const float *dy, float beta, float *dbias,
-                          float *workspace, const KernelRun *run)
+void reference_column_sum(DType type, int64_t rows, int64_t c, const void *dy, DType dbias_type, float beta,
+                          void *dbias, float *workspace, const KernelRun *run)
 {
     (void)workspace, (void)run;
     for (int64_t j = 0; j < c; j++) {
         double total = 0.0;
         for (int64_t row = 0; row < rows; row++)
-            total += dy[row * c + j];
-        dbias[j] = blend(total, beta, dbias[j]);
+            total += get(type, dy, row * c + j);
+        blend(dbias_type, total, beta, dbias, j);
     }
 }
 
@@ -326,51 +369,51 @@ size_t reference_column_sum_workspace(int64_t rows, int64_t c, const KernelRun *
     return 0;
 }
 
-void reference_scale(int64_t n, float alpha, const float *x, float beta, float *y, const KernelRun *run)
+void reference_scale(DType type, int64_t n, float alpha, const void *x, float beta, void *y,
+                     const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++)
-        y[i] = blend((double)alpha * x[i], beta, y[i]);
+        blend(type, (double)alpha * get(type, x, i), beta, y, i);
 }
 
-void reference_multiply(int64_t n, const float *a, const float *b, float beta, float *y, const KernelRun *run)
+void reference_multiply(DType type, int64_t n, const void *a, const void *b, float beta, void *y,
+                        const KernelRun *run)
 {
     (void)run;
     for (int64_t i = 0; i < n; i++)
-        y[i] = blend((double)a[i] * b[i], beta, y[i]);
+        blend(type, get(type, a, i) * get(type, b, i), beta, y, i);
 }
 
-void reference_broadcast(int64_t n, float factor, const float *value, float *y, const KernelRun *run)
+void reference_broadcast(DType type, int64_t n, float factor, const float *value, void *y,
+                         const KernelRun *run)
 {
-    (void)run;
-    float filled = value[0] * factor;
-    for (int64_t i = 0; i < n; i++)
-        y[i] = filled;
+    reference_fill(type, n, value[0] * factor, y, run);
 }
 
-void reference_sum(int64_t n, const float *x, double factor, float *total, const KernelRun *run)
+void reference_sum(DType type, int64_t n, const void *x, double factor, float *total, const KernelRun *run)
 {
     (void)run;
     double sum = 0.0;
     for (int64_t i = 0; i < n; i++)
-        sum += x[i];
+        sum += get(type, x, i);
     total[0] = (float)(sum * factor);
 }
 
-void reference_sum_squares(int64_t n, const float *x, double *total, const KernelRun *run)
+void reference_sum_squares(DType type, int64_t n, const void *x, double *total, const KernelRun *run)
 {
     (void)run;
     total[0] = 0.0;
     for (int64_t i = 0; i < n; i++)
-        total[0] += (double)x[i] * x[i];
+        total[0] += get(type, x, i) * get(type, x, i);
 }
 
-void reference_find_nonfinite(int64_t n, const float *x, int64_t *index, const KernelRun *run)
+void reference_find_nonfinite(DType type, int64_t n, const void *x, int64_t *index, const KernelRun *run)
 {
     (void)run;
     index[0] = -1;
     for (int64_t i = 0; i < n && index[0] < 0; i++)
-        if (!isfinite(x[i]))
+        if (!isfinite(values_get(type, x, i)))
             index[0] = i;
 }
 

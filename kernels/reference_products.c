@@ -78,7 +78,7 @@ void reference_linear_forward(const LinearDims *d, Activation act, const float *
     reference_gemm_stored(!d->in_out, d->rows, d->out, d->in, &rows, w, 0, product, d->out, workspace, run);
     for (int64_t i = 0; bias && i < d->rows * d->out; i++)
         product[i] += bias[i % d->out];
-    reference_activation_forward(act, d->rows * d->out, product, y, run);
+    reference_activation_forward(DTYPE_F32, act, d->rows * d->out, product, y, run);
 }
 
 void reference_linear_backward_input(const LinearDims *d, const float *dy, const StoredArray *w, float beta,

@@ -4,11 +4,12 @@
  *
  * `beta` says what happens to an output: 0 overwrites (whatever was there, NaN too), 1 accumulates. Unless a
  * comment says otherwise, pointers do not overlap. Arrays are contiguous row-major float (fp32) unless a
- * leading dimension (ld*) is given, counted in elements, or a StoredArray says its type. Results depend on
- * run->threads, but never on scheduling: work and partial sums are partitioned statically. Scalar results go
- * through pointers. A kernel that checks integers writes the index of the first bad one into *run->fault,
- * which is -1 before; nothing is written out of bounds then. The *_workspace functions say bytes, and are
- * plain C on every device. */
+ * leading dimension (ld*) is given, counted in elements, or a StoredArray says its type. Arrays of values
+ * that are `void` are f32, bf16 or f16: of `type`, or of the type beside them. Kernels compute in f32 and
+ * round once what they store. Results depend on run->threads, but never on scheduling: work and partial sums
+ * are partitioned statically. Scalar results go through pointers. A kernel that checks integers writes the
+ * index of the first bad one into *run->fault, which is -1 before; nothing is written out of bounds then. The
+ * *_workspace functions say bytes, and are plain C on every device. */
 
 /* C (M,N) = alpha op(A) op(B) + beta C. trans_a: A is stored (K,M). trans_b: B is stored (N,K). */
 KERNEL(void, gemm,
@@ -42,48 +43,54 @@ KERNEL(size_t, linear_workspace, (const LinearDims *d, LinearPass pass, DType w,
 
 /* y (n,c) = table[ids[i]], table (vocab,c); ids in [0, vocab), else a fault. */
 KERNEL(void, embedding_forward,
-       (int64_t n, const int32_t *ids, const StoredArray *table, float *y, const KernelRun *run))
+       (DType type, int64_t n, const int32_t *ids, const StoredArray *table, void *y, const KernelRun *run))
 /* dtable[ids[i]] += dy[i]; partitioned by strips of columns, so that few ids do not unbalance it. dtable
- * is zeroed by the caller beforehand. ids were checked by forward. */
+ * is zeroed by the caller beforehand. ids were checked by forward; n is below 2^31. In 16 bit, all that a row
+ * of dtable gets and what it holds is summed in f32 and rounded once. */
 KERNEL(void, embedding_backward,
-       (int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const float *dy, float *dtable,
-        const KernelRun *run))
+       (DType type, int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const void *dy,
+        DType dtable_type, void *dtable, void *workspace, const KernelRun *run))
+KERNEL(size_t, embedding_workspace, /* bytes, of backward */
+       (int64_t n, int64_t vocab, DType dtable_type, const KernelRun *run))
 
 /* Over the last dimension c of (rows, c). mean and rstd (rows) are kept for backward. bias may be NULL.
  */
 KERNEL(void, layer_norm_forward,
-       (int64_t rows, int64_t c, float eps, const float *x, const float *weight, const float *bias, float *y,
-        float *mean, float *rstd, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, float eps, const void *x, const float *weight, const float *bias,
+        void *y, float *mean, float *rstd, const KernelRun *run))
 /* dx may be NULL; dx may equal dy when beta_dx is 0. dweight / dbias may be NULL. */
 KERNEL(void, layer_norm_backward,
-       (int64_t rows, int64_t c, const float *x, const float *weight, const float *mean, const float *rstd,
-        const float *dy, float beta_dx, float *dx, float beta_dw, float *dweight, float beta_db, float *dbias,
-        float *workspace, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, const void *x, const float *weight, const float *mean,
+        const float *rstd, const void *dy, float beta_dx, void *dx, DType dweight_type, float beta_dw,
+        void *dweight, DType dbias_type, float beta_db, void *dbias, float *workspace, const KernelRun *run))
 KERNEL(void, rms_norm_forward,
-       (int64_t rows, int64_t c, float eps, const float *x, const float *weight, float *y, float *rstd,
-        const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, float eps, const void *x, const float *weight, void *y,
+        float *rstd, const KernelRun *run))
 KERNEL(void, rms_norm_backward,
-       (int64_t rows, int64_t c, const float *x, const float *weight, const float *rstd, const float *dy,
-        float beta_dx, float *dx, float beta_dw, float *dweight, float *workspace, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, const void *x, const float *weight, const float *rstd,
+        const void *dy, float beta_dx, void *dx, DType dweight_type, float beta_dw, void *dweight,
+        float *workspace, const KernelRun *run))
 KERNEL(size_t, norm_workspace,
        (int64_t rows, int64_t c, const KernelRun *run)) /* bytes, of either backward */
 
 /* Element-wise; y may equal x. Backward: dx = act'(x) dy + beta dx; dx may equal dy when beta is 0. `x`
  * is the input, but for ACT_RELU it may be the output as well (the sign is the same). */
-KERNEL(void, activation_forward, (Activation act, int64_t n, const float *x, float *y, const KernelRun *run))
+KERNEL(void, activation_forward,
+       (DType type, Activation act, int64_t n, const void *x, void *y, const KernelRun *run))
 KERNEL(void, activation_backward,
-       (Activation act, int64_t n, const float *x, const float *dy, float beta, float *dx,
+       (DType type, Activation act, int64_t n, const void *x, const void *dy, float beta, void *dx,
         const KernelRun *run))
 
 /* y = silu(gate) * up. dgate may equal gate, dup may equal up, either may equal dy, where its beta is 0
  * (each element is read before it is written). dgate or dup may be NULL. */
-KERNEL(void, swiglu_forward, (int64_t n, const float *gate, const float *up, float *y, const KernelRun *run))
+KERNEL(void, swiglu_forward,
+       (DType type, int64_t n, const void *gate, const void *up, void *y, const KernelRun *run))
 KERNEL(void, swiglu_backward,
-       (int64_t n, const float *gate, const float *up, const float *dy, float beta_gate, float *dgate,
-        float beta_up, float *dup, const KernelRun *run))
+       (DType type, int64_t n, const void *gate, const void *up, const void *dy, float beta_gate, void *dgate,
+        float beta_up, void *dup, const KernelRun *run))
 
 /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
-KERNEL(void, rope, (const RopeDims *d, const float *x, float beta, float *y, const KernelRun *run))
+KERNEL(void, rope, (const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run))
 
 /* eager keeps probs (B,H,T,T) for backward. Masked entries of probs are 0. With probs NULL in both,
  * forward keeps nothing and backward recomputes them, bit for bit. */
@@ -122,47 +129,52 @@ KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const Kernel
 /* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
  * A row whose label is neither ignore_index nor in [0, classes) is a fault. */
 KERNEL(void, cross_entropy_forward,
-       (const CrossEntropyDims *d, const float *logits, const int32_t *labels, float scale, float *loss,
-        float *lse, float *workspace, const KernelRun *run))
+       (const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels, float scale,
+        float *loss, float *lse, float *workspace, const KernelRun *run))
 /* dlogits = (softmax - onehot) * scale * dloss[0] + beta dlogits; dlogits may equal logits when beta is 0.
  */
 KERNEL(void, cross_entropy_backward,
-       (const CrossEntropyDims *d, const float *logits, const int32_t *labels, float scale, const float *lse,
-        const float *dloss, float beta, float *dlogits, const KernelRun *run))
+       (const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels, float scale,
+        const float *lse, const float *dloss, float beta, void *dlogits, const KernelRun *run))
 KERNEL(size_t, cross_entropy_workspace,
        (const CrossEntropyDims *d, const KernelRun *run)) /* bytes, of forward */
 
 /* y = keep(x) / (1 - p) + beta y; y may equal x when beta is 0. The same call is its own backward. p in
  * [0, 1). */
 KERNEL(void, dropout,
-       (int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const float *x, float beta,
-        float *y, const KernelRun *run))
+       (DType type, int64_t samples, int64_t per_sample, float p, const DropoutKey *key, const void *x,
+        float beta, void *y, const KernelRun *run))
 
 /* Element-wise helpers of the engine. In each, y may equal an input. */
-KERNEL(void, fill, (int64_t n, float value, float *y, const KernelRun *run))
-KERNEL(void, copy, (int64_t n, const float *x, float *y, const KernelRun *run))
-KERNEL(void, add, (int64_t n, const float *a, const float *b, float *y, const KernelRun *run))
+KERNEL(void, fill, (DType type, int64_t n, float value, void *y, const KernelRun *run))
+/* y = x, of another type or not; of two types they do not overlap. */
+KERNEL(void, copy, (DType from, DType to, int64_t n, const void *x, void *y, const KernelRun *run))
+KERNEL(void, add, (DType type, int64_t n, const void *a, const void *b, void *y, const KernelRun *run))
+/* y (of `to`) += x (of `from`) */
+KERNEL(void, accumulate, (DType from, DType to, int64_t n, const void *x, void *y, const KernelRun *run))
 /* y (rows, c) = a (rows, c) + b (c) */
 KERNEL(void, add_row,
-       (int64_t rows, int64_t c, const float *a, const float *b, float *y, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, const void *a, const float *b, void *y, const KernelRun *run))
 /* dbias (c) = column sums of dy (rows, c) + beta dbias */
 KERNEL(void, column_sum,
-       (int64_t rows, int64_t c, const float *dy, float beta, float *dbias, float *workspace,
-        const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, const void *dy, DType dbias_type, float beta, void *dbias,
+        float *workspace, const KernelRun *run))
 KERNEL(size_t, column_sum_workspace, (int64_t rows, int64_t c, const KernelRun *run))
 /* y = alpha x + beta y */
-KERNEL(void, scale, (int64_t n, float alpha, const float *x, float beta, float *y, const KernelRun *run))
+KERNEL(void, scale,
+       (DType type, int64_t n, float alpha, const void *x, float beta, void *y, const KernelRun *run))
 /* y = a * b + beta y */
 KERNEL(void, multiply,
-       (int64_t n, const float *a, const float *b, float beta, float *y, const KernelRun *run))
+       (DType type, int64_t n, const void *a, const void *b, float beta, void *y, const KernelRun *run))
 /* y = factor value[0] */
-KERNEL(void, broadcast, (int64_t n, float factor, const float *value, float *y, const KernelRun *run))
+KERNEL(void, broadcast,
+       (DType type, int64_t n, float factor, const float *value, void *y, const KernelRun *run))
 /* total[0] = factor * the sum of x; in double, over fixed blocks: the result does not depend on threads. */
-KERNEL(void, sum, (int64_t n, const float *x, double factor, float *total, const KernelRun *run))
+KERNEL(void, sum, (DType type, int64_t n, const void *x, double factor, float *total, const KernelRun *run))
 /* total[0] = the sum of x's squares, likewise */
-KERNEL(void, sum_squares, (int64_t n, const float *x, double *total, const KernelRun *run))
+KERNEL(void, sum_squares, (DType type, int64_t n, const void *x, double *total, const KernelRun *run))
 /* index[0] = that of the first element that is NaN or infinite, else -1. */
-KERNEL(void, find_nonfinite, (int64_t n, const float *x, int64_t *index, const KernelRun *run))
+KERNEL(void, find_nonfinite, (DType type, int64_t n, const void *x, int64_t *index, const KernelRun *run))
 /* y[i] from Philox(seed, stream, first + i), first a multiple of 4: the same on every device, for
  * any thread count, and whether an array is filled at once or in parts.
  * normal: Box-Muller; uniform in [low, high). */

@@ -9,6 +9,15 @@
 #include "kernels/decode.h"
 #include "kernels/vecmath.h"
 
+/* Elements that a kernel takes at a time: all of them where it computes in place, else so few that several
+ * blocks stay in the first-level cache. */
+enum { VALUES_BLOCK = 1024 };
+
+VEC_INLINE int64_t values_block(DType type, int64_t left)
+{
+    return type == DTYPE_F32 || left < VALUES_BLOCK ? left : VALUES_BLOCK;
+}
+
 /* Bytes of an element. */
 VEC_INLINE int64_t values_size(DType type)
 {

@@ -212,7 +212,7 @@ static void blame_gradient(const Optimizer *optimizer)
         int64_t n = shape_numel(tensor->shape);
         int64_t bad = -1;
         if (gradient)
-            context->kernels->find_nonfinite(n, gradient, &bad, &context->run);
+            context->kernels->find_nonfinite(DTYPE_F32, n, gradient, &bad, &context->run);
         if (bad < 0)
             continue;
         float value;
@@ -247,7 +247,7 @@ static void clip(Optimizer *optimizer)
         double sum;
         if (!optimizer_has_update(tensor))
             continue;
-        context->kernels->sum_squares(shape_numel(tensor->shape), storage_f32(tensor->grad), &sum,
+        context->kernels->sum_squares(DTYPE_F32, shape_numel(tensor->shape), storage_f32(tensor->grad), &sum,
                                       &context->run);
         squares += sum;
     }
@@ -320,7 +320,8 @@ static void to_zero(Context *context, Tensor *tensor)
     if (tensor->grad && tensor->grad->refs > 1)
         tensor_drop_grad(tensor); /* a kept tensor reads it too; no gradient is as good as zeros */
     else if (tensor->grad && !context->meta)
-        context->kernels->fill(shape_numel(tensor->shape), 0, storage_f32(tensor->grad), &context->run);
+        context->kernels->fill(DTYPE_F32, shape_numel(tensor->shape), 0, storage_f32(tensor->grad),
+                               &context->run);
 }
 
 static void zero_grad(const Optimizer *optimizer, int keep)

@@ -32,20 +32,25 @@ int gradient_zeros(Context *context, Tensor *leaf)
     gradient_set(leaf, gradient_new(context, leaf));
     memtrack_path_set(context->tracker, path);
     if (leaf->grad && !context->meta)
-        context->kernels->fill(shape_numel(leaf->shape), 0, storage_f32(leaf->grad), &context->run);
+        context->kernels->fill(gradient_type(leaf), shape_numel(leaf->shape), 0, storage_data(leaf->grad),
+                               &context->run);
     return leaf->grad ? 0 : error_code();
 }
 
-static void add_into(const Context *context, const Storage *from, Storage *to, int64_t n)
+/* Adds `from`, of another type perhaps, to the gradient of t. */
+static void add_into(const Context *context, DType type, const Storage *from, const Tensor *t)
 {
     if (!context->meta)
-        context->kernels->add(n, storage_f32(to), storage_f32(from), storage_f32(to), &context->run);
+        context->kernels->accumulate(type, gradient_type(t), shape_numel(t->shape), storage_data(from),
+                                     storage_data(t->grad), &context->run);
 }
 
-static void copy_into(const Context *context, const Storage *from, Storage *to, int64_t n)
+/* The gradient of t, which is `from`, goes into `to`. */
+static void copy_into(const Context *context, DType type, const Storage *from, const Tensor *t, Storage *to)
 {
     if (!context->meta)
-        context->kernels->copy(n, storage_f32(from), storage_f32(to), &context->run);
+        context->kernels->copy(type, gradient_type(t), shape_numel(t->shape), storage_data(from),
+                               storage_data(to), &context->run);
 }
 
 /* Replaces a shared gradient by a copy of its own, so that it can be written. */
@@ -57,28 +62,28 @@ static int make_unshared(Context *context, Tensor *t)
     Storage *own = gradient_new(context, t);
     if (!own)
         return error_code();
-    copy_into(context, shared, own, shape_numel(t->shape));
+    copy_into(context, gradient_type(t), shared, t, own);
     storage_release(context, shared);
     gradient_set(t, own);
     return 0;
 }
 
-/* The output gradient is the input's: shared when nothing is there and it may stay an activation gradient. */
-static int pass_gradient(Context *context, Tensor *in, Storage *dout)
+/* The output gradient, of this type, is the input's: shared when nothing is there and it may stay an
+ * activation gradient. */
+static int pass_gradient(Context *context, Tensor *in, DType type, Storage *dout)
 {
-    int64_t n = shape_numel(in->shape);
     if (in->grad) {
         if (make_unshared(context, in) != 0)
             return error_code();
-        add_into(context, dout, in->grad, n);
-    } else if (gradient_component(in) == MEM_ACTIVATION_GRADIENT) {
+        add_into(context, type, dout, in);
+    } else if (gradient_component(in) == MEM_ACTIVATION_GRADIENT && gradient_type(in) == type) {
         storage_retain(dout);
         gradient_set(in, dout);
     } else {
         gradient_set(in, gradient_new(context, in));
         if (!in->grad)
             return error_code();
-        copy_into(context, dout, in->grad, n);
+        copy_into(context, type, dout, in, in->grad);
     }
     return 0;
 }
@@ -140,7 +145,8 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
     if (!*slot)
         return error_code();
     if ((row->grad_zeroed & bit) && !context->meta)
-        context->kernels->fill(shape_numel(in->shape), 0, storage_f32(*slot), &context->run);
+        context->kernels->fill(gradient_type(in), shape_numel(in->shape), 0, storage_data(*slot),
+                               &context->run);
     return 0;
 }
 
@@ -258,7 +264,7 @@ static int deliver(Context *context, Node *node, Targets *targets)
         }
         int failed = make_unshared(context, in);
         if (!failed)
-            add_into(context, made, in->grad, shape_numel(in->shape));
+            add_into(context, gradient_type(in), made, in);
         storage_release(context, made);
         if (failed)
             return failed;
@@ -282,7 +288,7 @@ static int backward_op(Tape *tape, Node *node)
         if (!(call->needs & OP_INPUT(i)))
             continue;
         if (call->row->identity_grad & OP_INPUT(i)) {
-            failed = pass_gradient(context, node->in[i], node->out->grad);
+            failed = pass_gradient(context, node->in[i], gradient_type(node->out), node->out->grad);
         } else {
             failed = choose_target(context, node, i, &targets);
             kernel = 1;
@@ -402,8 +408,8 @@ static int nonfinite(const Context *context, const Tensor *tensor, const Storage
 {
     int64_t bad = -1;
     if (storage && storage->block.data)
-        context->kernels->find_nonfinite(shape_numel(tensor->shape), storage_f32(storage), &bad,
-                                         &context->run);
+        context->kernels->find_nonfinite(tensor->dtype, shape_numel(tensor->shape), storage_data(storage),
+                                         &bad, &context->run);
     return bad >= 0;
 }
 
@@ -416,7 +422,7 @@ static void blame(const Tape *tape, float loss)
         const Node *node = &tape->nodes[i];
         for (int k = 0; k < OP_MAX_INPUTS; k++) {
             const Tensor *in = node->in[k];
-            if (!in || in->dtype != DTYPE_F32 || !nonfinite(context, in, tape_kept_input(node, k)))
+            if (!in || !dtype_is_float_(in->dtype) || !nonfinite(context, in, tape_kept_input(node, k)))
                 continue;
             memtrack_path_set(context->tracker, in->leaf ? node->path : in->path);
             if (in->leaf)
@@ -489,7 +495,7 @@ static int seed_gradient(Context *context, Tensor *loss)
     if (!loss->grad)
         return error_code();
     if (!context->meta)
-        context->kernels->fill(1, 1.0f, storage_f32(loss->grad), &context->run);
+        context->kernels->fill(DTYPE_F32, 1, 1.0f, storage_f32(loss->grad), &context->run);
     return 0;
 }
 

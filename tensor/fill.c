@@ -23,7 +23,7 @@ static int filled(void *user, int64_t first, int64_t count, float *values)
     int64_t skip = first % 4, some = skip && 4 - skip < count ? 4 - skip : skip ? count : 0;
     float four[4];
     if (!f->draw) {
-        c->kernels->fill(count, f->a, values, &c->run);
+        c->kernels->fill(DTYPE_F32, count, f->a, values, &c->run);
         return 0;
     }
     if (some) {

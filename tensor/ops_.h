@@ -26,6 +26,12 @@ static inline int needs_input(const OpCall *call, int i)
     return (call->needs & OP_INPUT(i)) != 0;
 }
 
+/* Element i of an array that is of no quantised type. */
+static inline void *element_at(DType type, const void *array, int64_t i)
+{
+    return (char *)(uintptr_t)array + dtype_bytes(type, 1, i);
+}
+
 /* Rounded up, so that something else may begin behind. */
 static inline uint64_t aligned(uint64_t bytes)
 {
@@ -59,7 +65,7 @@ uint64_t linear_backward_room(const OpCall *call, const LinearDims *d);
 
 /* Raises unless input i has this dtype. */
 int check_dtype(const OpCall *call, int i, DType dtype, const char *input);
-/* Raises unless input i is of f32, bf16 or f16. */
+/* Raises unless input i is of f32, bf16 or f16, as is its gradient. */
 int check_float(const OpCall *call, int i, const char *input);
 /* Raises unless it is a TensorActivation. */
 int check_activation(const OpCall *call, int act);
@@ -67,11 +73,12 @@ int check_activation(const OpCall *call, int act);
 int check_weight(const OpCall *call, int i, int quantized, const char *input);
 /* Raises unless input i is a vector of n elements of f32, bf16 or f16. */
 int check_vector(const OpCall *call, int i, int64_t n, const char *input);
-/* Raises unless inputs i and j have the same shape and are f32. */
+/* Raises unless inputs i and j have the same shape and type: f32, bf16 or f16. */
 int check_same(const OpCall *call, int i, int j);
 
-/* y = what dropout leaves of input 0, or of its gradient, + beta y; by call->attr.dropout. */
-void dropout_run(const OpCall *call, const float *x, float beta, float *y);
+/* y = what dropout leaves of input 0, or of its gradient, + beta y; by call->attr.dropout. Of input 0's type.
+ */
+void dropout_run(const OpCall *call, const void *x, float beta, void *y);
 /* The attributes of the next dropout of this forward pass. */
 OpAttr dropout_next(float p);
 

@@ -142,31 +142,33 @@ Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past, con
 static int last_shape(OpCall *call)
 {
     Shape x = call->shape[0];
-    if (check_dtype(call, 0, DTYPE_F32, "x"))
+    if (check_float(call, 0, "x"))
         return error_code();
     if (x.ndim != 3)
         return error_raise(ERROR_SHAPE, "last: x must be (batch,tokens,width), not %s", shape_text(x).text);
     call->plan.out = (Shape){2, {x.dim[0], x.dim[2], 1, 1}};
+    call->plan.out_type = call->dtype[0];
     return 0;
 }
 
 static void last_forward(OpCall *call)
 {
+    DType type = call->dtype[0];
     Shape x = call->shape[0];
     int64_t c = x.dim[2];
     for (int64_t b = 0; b < x.dim[0]; b++)
-        call->kernels->copy(c, (const float *)call->in[0] + ((b + 1) * x.dim[1] - 1) * c,
-                            (float *)call->out + b * c, call->run);
+        call->kernels->copy(type, type, c, element_at(type, call->in[0], ((b + 1) * x.dim[1] - 1) * c),
+                            element_at(type, call->out, b * c), call->run);
 }
 
 static void last_backward(OpCall *call)
 {
+    DType type = call->dtype[0];
     Shape x = call->shape[0];
     int64_t c = x.dim[2];
-    for (int64_t b = 0; b < x.dim[0]; b++) {
-        float *row = (float *)call->din[0] + ((b + 1) * x.dim[1] - 1) * c;
-        call->kernels->add(c, row, (const float *)call->dout + b * c, row, call->run);
-    }
+    for (int64_t b = 0; b < x.dim[0]; b++)
+        call->kernels->accumulate(type, type, c, element_at(type, call->dout, b * c),
+                                  element_at(type, call->din[0], ((b + 1) * x.dim[1] - 1) * c), call->run);
 }
 
 static const OpRow last_row = {

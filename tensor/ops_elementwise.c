@@ -14,10 +14,23 @@ int check_dtype(const OpCall *call, int i, DType dtype, const char *input)
                        dtype_name(call->dtype[i]));
 }
 
+/* Raises where the gradient of input i would not be of its own type, as that of a parameter may be: kernels
+ * of activations have one type. */
+static int check_gradient(const OpCall *call, int i, const char *input)
+{
+    unsigned bit = OP_INPUT(i), passes = call->row->identity_grad;
+    if (!(call->needs & bit) || (passes & bit) || call->grad_type[i] == call->dtype[i])
+        return 0;
+    return error_raise(ERROR_ARGUMENT,
+                       "%s: %s is a parameter of %s whose gradient is %s; here both must be of one type, as "
+                       "they are where the precision's gradients are of its weights' type",
+                       call->row->name, input, dtype_name(call->dtype[i]), dtype_name(call->grad_type[i]));
+}
+
 int check_float(const OpCall *call, int i, const char *input)
 {
     if (dtype_is_float_(call->dtype[i]))
-        return 0;
+        return check_gradient(call, i, input);
     return error_raise(ERROR_ARGUMENT, "%s: %s must be f32, bf16 or f16, not %s", call->row->name, input,
                        dtype_name(call->dtype[i]));
 }
@@ -76,22 +89,26 @@ int check_vector(const OpCall *call, int i, int64_t n, const char *input)
 
 int check_same(const OpCall *call, int i, int j)
 {
-    if (shape_equal(call->shape[i], call->shape[j]) && call->dtype[i] == DTYPE_F32 &&
-        call->dtype[j] == DTYPE_F32)
-        return 0;
-    return error_raise(ERROR_SHAPE, "%s: shapes %s and %s must be equal, of f32", call->row->name,
-                       shape_text(call->shape[i]).text, shape_text(call->shape[j]).text);
+    DType type = call->dtype[i], other = call->dtype[j];
+    if (shape_equal(call->shape[i], call->shape[j]) && type == other && dtype_is_float_(type))
+        return check_gradient(call, i, "the first input") ? error_code()
+                                                          : check_gradient(call, j, "the second input");
+    return error_raise(ERROR_SHAPE, "%s: %s %s and %s %s must be of one shape and type: f32, bf16 or f16",
+                       call->row->name, dtype_name(type), shape_text(call->shape[i]).text, dtype_name(other),
+                       shape_text(call->shape[j]).text);
 }
 
 static int unary_shape(OpCall *call)
 {
     call->plan.out = call->shape[0];
-    return check_dtype(call, 0, DTYPE_F32, "x");
+    call->plan.out_type = call->dtype[0];
+    return check_float(call, 0, "x");
 }
 
 static int binary_shape(OpCall *call)
 {
     call->plan.out = call->shape[0];
+    call->plan.out_type = call->dtype[0];
     return check_same(call, 0, 1);
 }
 
@@ -99,7 +116,7 @@ static int binary_shape(OpCall *call)
 
 static void add_forward(OpCall *call)
 {
-    call->kernels->add(call_numel(call, 0), call->in[0], call->in[1], call->out, call->run);
+    call->kernels->add(call->dtype[0], call_numel(call, 0), call->in[0], call->in[1], call->out, call->run);
 }
 
 static const OpRow add_row = {
@@ -125,7 +142,8 @@ static int mul_shape(OpCall *call)
 
 static void mul_forward(OpCall *call)
 {
-    call->kernels->multiply(call_numel(call, 0), call->in[0], call->in[1], 0, call->out, call->run);
+    call->kernels->multiply(call->dtype[0], call_numel(call, 0), call->in[0], call->in[1], 0, call->out,
+                            call->run);
 }
 
 static void mul_recompute(OpCall *call)
@@ -137,8 +155,8 @@ static void mul_backward(OpCall *call)
 {
     for (int i = 0; i < 2; i++)
         if (call->din[i])
-            call->kernels->multiply(call_numel(call, 0), call->dout, call->in[1 - i], call->beta[i],
-                                    call->din[i], call->run);
+            call->kernels->multiply(call->dtype[0], call_numel(call, 0), call->dout, call->in[1 - i],
+                                    call->beta[i], call->din[i], call->run);
 }
 
 static const OpRow mul_row = {
@@ -158,13 +176,14 @@ Tensor *tensor_mul(Tensor *a, Tensor *b)
 
 static void scale_forward(OpCall *call)
 {
-    call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->in[0], 0, call->out, call->run);
+    call->kernels->scale(call->dtype[0], call_numel(call, 0), call->attr.scale.factor, call->in[0], 0,
+                         call->out, call->run);
 }
 
 static void scale_backward(OpCall *call)
 {
-    call->kernels->scale(call_numel(call, 0), call->attr.scale.factor, call->dout, call->beta[0],
-                         call->din[0], call->run);
+    call->kernels->scale(call->dtype[0], call_numel(call, 0), call->attr.scale.factor, call->dout,
+                         call->beta[0], call->din[0], call->run);
 }
 
 static const OpRow scale_row = {
@@ -196,8 +215,8 @@ static int activation_shape(OpCall *call)
 
 static void activation_forward(OpCall *call)
 {
-    call->kernels->activation_forward((Activation)call->attr.activation.kind, call_numel(call, 0),
-                                      call->in[0], call->out, call->run);
+    call->kernels->activation_forward(call->dtype[0], (Activation)call->attr.activation.kind,
+                                      call_numel(call, 0), call->in[0], call->out, call->run);
 }
 
 static void activation_recompute(OpCall *call)
@@ -208,8 +227,9 @@ static void activation_recompute(OpCall *call)
 static void activation_backward(OpCall *call)
 {
     Activation kind = (Activation)call->attr.activation.kind;
-    call->kernels->activation_backward(kind, call_numel(call, 0), kind == ACT_RELU ? call->out : call->in[0],
-                                       call->dout, call->beta[0], call->din[0], call->run);
+    call->kernels->activation_backward(call->dtype[0], kind, call_numel(call, 0),
+                                       kind == ACT_RELU ? call->out : call->in[0], call->dout, call->beta[0],
+                                       call->din[0], call->run);
 }
 
 static const OpRow activation_row = {
@@ -264,7 +284,8 @@ static int swiglu_shape(OpCall *call)
 
 static void swiglu_forward(OpCall *call)
 {
-    call->kernels->swiglu_forward(call_numel(call, 0), call->in[0], call->in[1], call->out, call->run);
+    call->kernels->swiglu_forward(call->dtype[0], call_numel(call, 0), call->in[0], call->in[1], call->out,
+                                  call->run);
 }
 
 static void swiglu_recompute(OpCall *call)
@@ -274,8 +295,8 @@ static void swiglu_recompute(OpCall *call)
 
 static void swiglu_backward(OpCall *call)
 {
-    call->kernels->swiglu_backward(call_numel(call, 0), call->in[0], call->in[1], call->dout, call->beta[0],
-                                   call->din[0], call->beta[1], call->din[1], call->run);
+    call->kernels->swiglu_backward(call->dtype[0], call_numel(call, 0), call->in[0], call->in[1], call->dout,
+                                   call->beta[0], call->din[0], call->beta[1], call->din[1], call->run);
 }
 
 static const OpRow swiglu_row = {
@@ -358,14 +379,14 @@ static int rope_shape(OpCall *call)
 static void rope_forward(OpCall *call)
 {
     RopeDims d = rope_dims(call);
-    call->kernels->rope(&d, call->in[0], 0, call->out, call->run);
+    call->kernels->rope(&d, call->dtype[0], call->in[0], 0, call->out, call->run);
 }
 
 static void rope_backward(OpCall *call)
 {
     RopeDims d = rope_dims(call);
     d.inverse = 1;
-    call->kernels->rope(&d, call->dout, call->beta[0], call->din[0], call->run);
+    call->kernels->rope(&d, call->dtype[0], call->dout, call->beta[0], call->din[0], call->run);
 }
 
 static const OpRow rope_row = {
@@ -393,15 +414,15 @@ Tensor *tensor_rope(Tensor *x, int heads, float theta)
 
 /* ---- Dropout --------------------------------------------------------------------------------- */
 
-void dropout_run(const OpCall *call, const float *x, float beta, float *y)
+void dropout_run(const OpCall *call, const void *x, float beta, void *y)
 {
     DropoutKey key = {.seed = call->attr.dropout.seed,
                       .step = (uint64_t)call->attr.dropout.step,
                       .first_sample = (uint64_t)call->attr.dropout.first_sample,
                       .layer = call->attr.dropout.layer};
     int64_t samples = call->shape[0].dim[0];
-    call->kernels->dropout(samples, call_numel(call, 0) / samples, call->attr.dropout.p, &key, x, beta, y,
-                           call->run);
+    call->kernels->dropout(call->dtype[0], samples, call_numel(call, 0) / samples, call->attr.dropout.p, &key,
+                           x, beta, y, call->run);
 }
 
 static void dropout_forward(OpCall *call)

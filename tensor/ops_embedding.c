@@ -3,6 +3,7 @@
 #include <inttypes.h>
 
 #include "ops_.h"
+#include "precision.h"
 
 static int embedding_shape(OpCall *call)
 {
@@ -12,22 +13,31 @@ static int embedding_shape(OpCall *call)
     if (call->shape[1].ndim != 2 || ids.ndim >= TENSOR_MAX_DIMS)
         return error_raise(ERROR_SHAPE, "embedding: ids %s and table %s; a table is (vocabulary, width)",
                            shape_text(ids).text, shape_text(call->shape[1]).text);
+    if (shape_numel(ids) > INT32_MAX)
+        return error_raise(ERROR_SHAPE, "embedding: ids %s are more than %d; look them up in parts",
+                           shape_text(ids).text, INT32_MAX);
     call->plan.out = ids;
     call->plan.out.dim[call->plan.out.ndim++] = call->shape[1].dim[1];
+    call->plan.out_type = tensor_precision()->activations; /* whatever the table is stored as */
     call->plan.saves = OP_INPUT(0);
+    if (needs_input(call, 1))
+        call->plan.backward_workspace = call->kernels->embedding_workspace(
+            shape_numel(ids), call->shape[1].dim[0], call->grad_type[1], call->run);
     return 0;
 }
 
 static void embedding_forward(OpCall *call)
 {
     StoredArray table = stored_input(call, 1);
-    call->kernels->embedding_forward(call_numel(call, 0), call->in[0], &table, call->out, call->run);
+    call->kernels->embedding_forward(call->plan.out_type, call_numel(call, 0), call->in[0], &table, call->out,
+                                     call->run);
 }
 
 static void embedding_backward(OpCall *call)
 {
-    call->kernels->embedding_backward(call_numel(call, 0), call->shape[1].dim[1], call->shape[1].dim[0],
-                                      call->in[0], call->dout, call->din[1], call->run);
+    call->kernels->embedding_backward(call->plan.out_type, call_numel(call, 0), call->shape[1].dim[1],
+                                      call->shape[1].dim[0], call->in[0], call->dout, call->grad_type[1],
+                                      call->din[1], call->workspace, call->run);
 }
 
 static const OpRow embedding_row = {
@@ -65,7 +75,7 @@ static int add_rows_shape(OpCall *call)
 {
     Shape x = call->shape[0], table = call->shape[1];
     int64_t rows = call->attr.add_rows.rows, first = call->attr.add_rows.first;
-    if (check_dtype(call, 0, DTYPE_F32, "x") || check_weight(call, 1, 0, "table"))
+    if (check_float(call, 0, "x") || check_weight(call, 1, 0, "table"))
         return error_code();
     if (table.ndim != 2 || last_dim(table) != last_dim(x) || rows < 1 || first < 0 || leading(x) % rows)
         return error_raise(ERROR_SHAPE, "add_rows: x %s and table %s with %" PRId64 " rows do not fit",
@@ -76,6 +86,7 @@ static int add_rows_shape(OpCall *call)
                            " positions",
                            first + rows, table.dim[0]);
     call->plan.out = x;
+    call->plan.out_type = call->dtype[0];
     call->plan.workspace = floats_room(call, 1, added(call));
     if (needs_input(call, 1))
         call->plan.backward_workspace =
@@ -87,14 +98,16 @@ static void add_rows_forward(OpCall *call)
 {
     char *room = call->workspace;
     const float *rows = floats_input(call, 1, skipped(call), added(call), &room);
-    call->kernels->add_row(call_numel(call, 0) / added(call), added(call), call->in[0], rows, call->out,
-                           call->run);
+    call->kernels->add_row(call->dtype[0], call_numel(call, 0) / added(call), added(call), call->in[0], rows,
+                           call->out, call->run);
 }
 
 static void add_rows_backward(OpCall *call)
 {
-    call->kernels->column_sum(call_numel(call, 0) / added(call), added(call), call->dout, 1,
-                              (float *)call->din[1] + skipped(call), call->workspace, call->run);
+    DType type = call->grad_type[1];
+    call->kernels->column_sum(call->dtype[0], call_numel(call, 0) / added(call), added(call), call->dout,
+                              type, 1, element_at(type, call->din[1], skipped(call)), call->workspace,
+                              call->run);
 }
 
 static const OpRow add_rows_row = {

@@ -111,8 +111,9 @@ static void head_forward(OpCall *call)
         Chunk c = chunk_at(call, first);
         float loss;
         make_logits(call, &c, bias);
-        call->kernels->cross_entropy_forward(&c.loss, c.logits, labels + first, call->attr.loss.scale, &loss,
-                                             (float *)call->extra[0] + first, c.rest, call->run);
+        call->kernels->cross_entropy_forward(&c.loss, DTYPE_F32, c.logits, labels + first,
+                                             call->attr.loss.scale, &loss, (float *)call->extra[0] + first,
+                                             c.rest, call->run);
         total += (double)loss;
     }
     *(float *)call->out = (float)total;
@@ -128,7 +129,7 @@ static void head_backward(OpCall *call)
         Chunk c = chunk_at(call, first);
         const float *hidden = (const float *)call->in[HIDDEN] + first * c.linear.in;
         make_logits(call, &c, bias);
-        k->cross_entropy_backward(&c.loss, c.logits, labels + first, call->attr.loss.scale,
+        k->cross_entropy_backward(&c.loss, DTYPE_F32, c.logits, labels + first, call->attr.loss.scale,
                                   (const float *)call->extra[0] + first, call->dout, 0, c.logits, call->run);
         if (call->din[WEIGHT] || call->din[BIAS])
             k->linear_backward_weight(&c.linear, hidden, c.logits, first ? 1 : call->beta[WEIGHT],

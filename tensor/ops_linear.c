@@ -79,8 +79,8 @@ static void linear_forward(OpCall *call)
 /* The value before the activation is kept, so the value after it need not be. */
 static void linear_recompute(OpCall *call)
 {
-    call->kernels->activation_forward((Activation)call->attr.linear.act, shape_numel(call->plan.out),
-                                      call->extra[0], call->out, call->run);
+    call->kernels->activation_forward(call->dtype[0], (Activation)call->attr.linear.act,
+                                      shape_numel(call->plan.out), call->extra[0], call->out, call->run);
 }
 
 static void linear_backward(OpCall *call)
@@ -89,8 +89,9 @@ static void linear_backward(OpCall *call)
     const Kernels *k = call->kernels;
     Activation act = (Activation)call->attr.linear.act;
     if (act != ACT_NONE) /* the output gradient becomes that of the activation's input */
-        k->activation_backward(act, d.rows * d.out, act == ACT_RELU ? call->out : call->extra[0], call->dout,
-                               0, call->dout, call->run);
+        k->activation_backward(call->dtype[0], act, d.rows * d.out,
+                               act == ACT_RELU ? call->out : call->extra[0], call->dout, 0, call->dout,
+                               call->run);
     if (call->din[1] || call->din[2])
         k->linear_backward_weight(&d, call->in[0], call->dout, call->beta[1], call->din[1], call->beta[2],
                                   call->din[2], call->workspace, call->run);

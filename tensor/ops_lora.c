@@ -114,7 +114,7 @@ static void onto_forward(OpCall *call)
     const Kernels *k = call->kernels;
     int64_t rows = leading(call->shape[0]), out = last_dim(call->shape[0]), rank = last_dim(call->shape[1]);
     if (call->out != call->in[0])
-        k->copy(rows * out, call->in[0], call->out, call->run);
+        k->copy(DTYPE_F32, DTYPE_F32, rows * out, call->in[0], call->out, call->run);
     k->gemm(0, 1, rows, out, rank, call->attr.scale.factor, call->in[1], rank, call->in[2], rank, 1,
             call->out, out, call->run);
 }

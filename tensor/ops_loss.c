@@ -14,7 +14,7 @@ static CrossEntropyDims loss_dims(const OpCall *call)
 
 static int cross_entropy_shape(OpCall *call)
 {
-    if (check_dtype(call, 0, DTYPE_F32, "logits") || check_dtype(call, 1, DTYPE_I32, "labels"))
+    if (check_float(call, 0, "logits") || check_dtype(call, 1, DTYPE_I32, "labels"))
         return error_code();
     CrossEntropyDims d = loss_dims(call);
     if (call_numel(call, 1) != d.rows)
@@ -31,15 +31,15 @@ static int cross_entropy_shape(OpCall *call)
 static void cross_entropy_forward(OpCall *call)
 {
     CrossEntropyDims d = loss_dims(call);
-    call->kernels->cross_entropy_forward(&d, call->in[0], call->in[1], call->attr.loss.scale, call->out,
-                                         call->extra[0], call->workspace, call->run);
+    call->kernels->cross_entropy_forward(&d, call->dtype[0], call->in[0], call->in[1], call->attr.loss.scale,
+                                         call->out, call->extra[0], call->workspace, call->run);
 }
 
 static void cross_entropy_backward(OpCall *call)
 {
     CrossEntropyDims d = loss_dims(call);
-    call->kernels->cross_entropy_backward(&d, call->in[0], call->in[1], call->attr.loss.scale, call->extra[0],
-                                          call->dout, call->beta[0], call->din[0], call->run);
+    call->kernels->cross_entropy_backward(&d, call->dtype[0], call->in[0], call->in[1], call->attr.loss.scale,
+                                          call->extra[0], call->dout, call->beta[0], call->din[0], call->run);
 }
 
 static const OpRow cross_entropy_row = {
@@ -76,9 +76,9 @@ static int check_counted(const Tensor *logits, const Tensor *labels)
     static const char what[] = "tensor_count_correct";
     if (!logits || !labels || !tensor_readable(logits, what) || !tensor_readable(labels, what))
         return -1;
-    if (logits->dtype != DTYPE_F32 || labels->dtype != DTYPE_I32)
-        return error_raise(ERROR_ARGUMENT, "%s(): logits are f32 and labels i32, not %s and %s", what,
-                           dtype_name(logits->dtype), dtype_name(labels->dtype));
+    if (!dtype_is_float_(logits->dtype) || labels->dtype != DTYPE_I32)
+        return error_raise(ERROR_ARGUMENT, "%s(): logits are f32, bf16 or f16 and labels i32, not %s and %s",
+                           what, dtype_name(logits->dtype), dtype_name(labels->dtype));
     int64_t rows = leading(logits->shape);
     if (tensor_numel(labels) == rows)
         return 0;
@@ -95,7 +95,7 @@ int64_t tensor_count_correct(Tensor *logits, Tensor *labels)
     float *row = host_alloc_for("tensor_count_correct", "a row of logits", (size_t)row_bytes);
     for (int64_t i = 0; i < rows && row; i++) {
         int32_t label;
-        tensor_read(logits, i * row_bytes, row_bytes, row);
+        tensor_decode_(logits, i * classes, classes, row);
         tensor_read(labels, i * label_bytes, label_bytes, &label);
         correct += is_correct(row, classes, label);
     }
@@ -108,7 +108,7 @@ int64_t tensor_count_correct(Tensor *logits, Tensor *labels)
 
 static int sum_shape(OpCall *call)
 {
-    if (check_dtype(call, 0, DTYPE_F32, "x"))
+    if (check_float(call, 0, "x"))
         return error_code();
     call->plan.out = SHAPE(1);
     return 0;
@@ -116,14 +116,14 @@ static int sum_shape(OpCall *call)
 
 static void sum_forward(OpCall *call)
 {
-    call->kernels->sum(call_numel(call, 0), call->in[0], (double)call->attr.scale.factor, call->out,
-                       call->run);
+    call->kernels->sum(call->dtype[0], call_numel(call, 0), call->in[0], (double)call->attr.scale.factor,
+                       call->out, call->run);
 }
 
 static void sum_backward(OpCall *call)
 {
-    call->kernels->broadcast(call_numel(call, 0), call->attr.scale.factor, call->dout, call->din[0],
-                             call->run);
+    call->kernels->broadcast(call->dtype[0], call_numel(call, 0), call->attr.scale.factor, call->dout,
+                             call->din[0], call->run);
 }
 
 static const OpRow sum_row = {

@@ -1,15 +1,16 @@
-/* layer_norm and rms_norm over the last dimension; mean and 1/std of each row are kept. Weight and bias of
- * another type than f32 lie in the workspace as floats, before what the kernel uses. */
+/* layer_norm and rms_norm over the last dimension; mean and 1/std of each row are kept, in f32. Weight and
+ * bias of another type than f32 lie in the workspace as floats, before what the kernel uses. */
 #include "ops_.h"
 
 static int norm_shape(OpCall *call, int extras)
 {
-    if (check_dtype(call, 0, DTYPE_F32, "x") || check_vector(call, 1, last_dim(call->shape[0]), "weight") ||
+    if (check_float(call, 0, "x") || check_vector(call, 1, last_dim(call->shape[0]), "weight") ||
         (call->shape[2].ndim && check_vector(call, 2, last_dim(call->shape[0]), "bias")))
         return error_code();
     OpPlan *plan = &call->plan;
     int64_t rows = leading(call->shape[0]);
     plan->out = call->shape[0];
+    plan->out_type = call->dtype[0];
     for (int i = 0; i < extras; i++)
         plan->extra_bytes[i] = sizeof(float) * (uint64_t)rows;
     uint64_t vectors =
@@ -40,8 +41,8 @@ static void layer_norm_forward(OpCall *call)
     int64_t rows = leading(call->shape[0]), c = last_dim(call->shape[0]);
     char *room = call->workspace;
     const float *weight = floats_input(call, 1, 0, c, &room), *bias = floats_input(call, 2, 0, c, &room);
-    call->kernels->layer_norm_forward(rows, c, call->attr.norm.eps, call->in[0], weight, bias, call->out,
-                                      call->extra[0], call->extra[1], call->run);
+    call->kernels->layer_norm_forward(call->dtype[0], rows, c, call->attr.norm.eps, call->in[0], weight, bias,
+                                      call->out, call->extra[0], call->extra[1], call->run);
 }
 
 static void layer_norm_backward(OpCall *call)
@@ -49,8 +50,9 @@ static void layer_norm_backward(OpCall *call)
     int64_t rows = leading(call->shape[0]), c = last_dim(call->shape[0]);
     char *room = call->workspace;
     const float *weight = floats_input(call, 1, 0, c, &room);
-    call->kernels->layer_norm_backward(rows, c, call->in[0], weight, call->extra[0], call->extra[1],
-                                       call->dout, call->beta[0], call->din[0], call->beta[1], call->din[1],
+    call->kernels->layer_norm_backward(call->dtype[0], rows, c, call->in[0], weight, call->extra[0],
+                                       call->extra[1], call->dout, call->beta[0], call->din[0],
+                                       call->grad_type[1], call->beta[1], call->din[1], call->grad_type[2],
                                        call->beta[2], call->din[2], (float *)(void *)room, call->run);
 }
 
@@ -59,8 +61,8 @@ static void rms_norm_forward(OpCall *call)
     int64_t rows = leading(call->shape[0]), c = last_dim(call->shape[0]);
     char *room = call->workspace;
     const float *weight = floats_input(call, 1, 0, c, &room);
-    call->kernels->rms_norm_forward(rows, c, call->attr.norm.eps, call->in[0], weight, call->out,
-                                    call->extra[0], call->run);
+    call->kernels->rms_norm_forward(call->dtype[0], rows, c, call->attr.norm.eps, call->in[0], weight,
+                                    call->out, call->extra[0], call->run);
 }
 
 static void rms_norm_backward(OpCall *call)
@@ -68,9 +70,9 @@ static void rms_norm_backward(OpCall *call)
     int64_t rows = leading(call->shape[0]), c = last_dim(call->shape[0]);
     char *room = call->workspace;
     const float *weight = floats_input(call, 1, 0, c, &room);
-    call->kernels->rms_norm_backward(rows, c, call->in[0], weight, call->extra[0], call->dout, call->beta[0],
-                                     call->din[0], call->beta[1], call->din[1], (float *)(void *)room,
-                                     call->run);
+    call->kernels->rms_norm_backward(call->dtype[0], rows, c, call->in[0], weight, call->extra[0], call->dout,
+                                     call->beta[0], call->din[0], call->grad_type[1], call->beta[1],
+                                     call->din[1], (float *)(void *)room, call->run);
 }
 
 /* From the input, which is kept anyway; mean and 1/std come out as they were. */

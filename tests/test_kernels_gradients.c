@@ -48,7 +48,7 @@ static const Kernels *plain(void)
 
 static void forward_activation(Probe *p)
 {
-    plain()->activation_forward(p->act, N, p->parts[0], p->out, on(1));
+    plain()->activation_forward(DTYPE_F32, p->act, N, p->parts[0], p->out, on(1));
 }
 
 static void test_activations(void **state)
@@ -60,7 +60,7 @@ static void test_activations(void **state)
         x[i] += x[i] < 0.0f ? -0.05f : 0.05f; /* ReLU has no slope at 0 */
     for (int act = ACT_NONE; act <= ACT_RELU; act++) {
         Probe p = {.parts = {x}, .act = (Activation)act, .forward = forward_activation};
-        plain()->activation_backward((Activation)act, N, x, w, 0.0f, dx, on(1));
+        plain()->activation_backward(DTYPE_F32, (Activation)act, N, x, w, 0.0f, dx, on(1));
         check_gradient("activation", &p, 0, N, w, N, dx);
     }
     release();
@@ -71,9 +71,9 @@ static void check_relu_output(const Kernels *k, int64_t n, int threads)
 {
     float *x = take_random(n, 1.0f), *dy = take_random(n, 1.0f), *y = take(n, NAN), *a = take(n, NAN),
           *b = take(n, NAN);
-    k->activation_forward(ACT_RELU, n, x, y, on(threads));
-    k->activation_backward(ACT_RELU, n, x, dy, 0.0f, a, on(threads));
-    k->activation_backward(ACT_RELU, n, y, dy, 0.0f, b, on(threads));
+    k->activation_forward(DTYPE_F32, ACT_RELU, n, x, y, on(threads));
+    k->activation_backward(DTYPE_F32, ACT_RELU, n, x, dy, 0.0f, a, on(threads));
+    k->activation_backward(DTYPE_F32, ACT_RELU, n, y, dy, 0.0f, b, on(threads));
     assert_near("relu slope from its output", n, a, b, 0.0);
 }
 
@@ -85,7 +85,7 @@ static void test_relu_output(void **state)
 
 static void forward_swiglu(Probe *p)
 {
-    plain()->swiglu_forward(N, p->parts[0], p->parts[1], p->out, on(1));
+    plain()->swiglu_forward(DTYPE_F32, N, p->parts[0], p->parts[1], p->out, on(1));
 }
 
 static void test_swiglu(void **state)
@@ -94,7 +94,7 @@ static void test_swiglu(void **state)
     forget();
     float *w = take_random(N, 1.0f), *dgate = take(N, NAN), *dup = take(N, NAN);
     Probe p = {.parts = {take_random(N, 3.0f), take_random(N, 2.0f)}, .forward = forward_swiglu};
-    plain()->swiglu_backward(N, p.parts[0], p.parts[1], w, 0.0f, dgate, 0.0f, dup, on(1));
+    plain()->swiglu_backward(DTYPE_F32, N, p.parts[0], p.parts[1], w, 0.0f, dgate, 0.0f, dup, on(1));
     check_gradient("swiglu gate", &p, 0, N, w, N, dgate);
     check_gradient("swiglu up", &p, 1, N, w, N, dup);
     release();
@@ -103,14 +103,14 @@ static void test_swiglu(void **state)
 static void forward_layer_norm(Probe *p)
 {
     float mean[ROWS], rstd[ROWS];
-    plain()->layer_norm_forward(ROWS, C, 1e-5f, p->parts[0], p->parts[1], p->parts[2], p->out, mean, rstd,
-                                on(1));
+    plain()->layer_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, p->parts[0], p->parts[1], p->parts[2], p->out,
+                                mean, rstd, on(1));
 }
 
 static void forward_rms_norm(Probe *p)
 {
     float rstd[ROWS];
-    plain()->rms_norm_forward(ROWS, C, 1e-5f, p->parts[0], p->parts[1], p->out, rstd, on(1));
+    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, p->parts[0], p->parts[1], p->out, rstd, on(1));
 }
 
 static void test_norms(void **state)
@@ -121,16 +121,17 @@ static void test_norms(void **state)
     float mean[ROWS], rstd[ROWS], y[N];
     Probe p = {.parts = {take_random(N, 3.0f), take_random(C, 1.0f), take_random(C, 1.0f)}};
     p.forward = forward_layer_norm;
-    plain()->layer_norm_forward(ROWS, C, 1e-5f, p.parts[0], p.parts[1], p.parts[2], y, mean, rstd, on(1));
-    plain()->layer_norm_backward(ROWS, C, p.parts[0], p.parts[1], mean, rstd, w, 0.0f, dx, 0.0f, dweight,
-                                 0.0f, dbias, NULL, on(1));
+    plain()->layer_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, p.parts[0], p.parts[1], p.parts[2], y, mean, rstd,
+                                on(1));
+    plain()->layer_norm_backward(DTYPE_F32, ROWS, C, p.parts[0], p.parts[1], mean, rstd, w, 0.0f, dx,
+                                 DTYPE_F32, 0.0f, dweight, DTYPE_F32, 0.0f, dbias, NULL, on(1));
     check_gradient("layer norm x", &p, 0, N, w, N, dx);
     check_gradient("layer norm weight", &p, 1, C, w, N, dweight);
     check_gradient("layer norm bias", &p, 2, C, w, N, dbias);
     p.forward = forward_rms_norm;
-    plain()->rms_norm_forward(ROWS, C, 1e-5f, p.parts[0], p.parts[1], y, rstd, on(1));
-    plain()->rms_norm_backward(ROWS, C, p.parts[0], p.parts[1], rstd, w, 0.0f, dx, 0.0f, dweight, NULL,
-                               on(1));
+    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, p.parts[0], p.parts[1], y, rstd, on(1));
+    plain()->rms_norm_backward(DTYPE_F32, ROWS, C, p.parts[0], p.parts[1], rstd, w, 0.0f, dx, DTYPE_F32, 0.0f,
+                               dweight, NULL, on(1));
     check_gradient("rms norm x", &p, 0, N, w, N, dx);
     check_gradient("rms norm weight", &p, 1, C, w, N, dweight);
     release();
@@ -139,8 +140,8 @@ static void test_norms(void **state)
 static void forward_cross_entropy(Probe *p)
 {
     float lse[ROWS];
-    plain()->cross_entropy_forward(&(CrossEntropyDims){ROWS, C, -100, 0}, p->parts[0], p->labels, 0.25f,
-                                   p->out, lse, NULL, on(1));
+    plain()->cross_entropy_forward(&(CrossEntropyDims){ROWS, C, -100, 0}, DTYPE_F32, p->parts[0], p->labels,
+                                   0.25f, p->out, lse, NULL, on(1));
 }
 
 static void test_cross_entropy(void **state)
@@ -151,15 +152,15 @@ static void test_cross_entropy(void **state)
     Probe p = {
         .parts = {take_random(N, 2.0f)}, .labels = {3, 0, -100, C - 1}, .forward = forward_cross_entropy};
     CrossEntropyDims d = {ROWS, C, -100, 0};
-    plain()->cross_entropy_forward(&d, p.parts[0], p.labels, 0.25f, &loss, lse, NULL, on(1));
-    plain()->cross_entropy_backward(&d, p.parts[0], p.labels, 0.25f, lse, &w, 0.0f, dx, on(1));
+    plain()->cross_entropy_forward(&d, DTYPE_F32, p.parts[0], p.labels, 0.25f, &loss, lse, NULL, on(1));
+    plain()->cross_entropy_backward(&d, DTYPE_F32, p.parts[0], p.labels, 0.25f, lse, &w, 0.0f, dx, on(1));
     check_gradient("cross-entropy", &p, 0, N, &w, 1, dx);
     release();
 }
 
 static void forward_rope(Probe *p)
 {
-    plain()->rope(&p->rope, p->parts[0], 0.0f, p->out, on(1));
+    plain()->rope(&p->rope, DTYPE_F32, p->parts[0], 0.0f, p->out, on(1));
 }
 
 /* The gradient of a rotation is the rotation back. And against complex numbers: pair i at position t is
@@ -175,7 +176,7 @@ static void test_rope(void **state)
     float *w = take_random(32, 1.0f), *dx = take(32, NAN);
     RopeDims back = p.rope;
     back.inverse = 1;
-    plain()->rope(&back, w, 0.0f, dx, on(1));
+    plain()->rope(&back, DTYPE_F32, w, 0.0f, dx, on(1));
     check_gradient("rope", &p, 0, 32, w, 32, dx);
     forward_rope(&p);
     for (int t = 0; t < 8; t++) {
@@ -198,11 +199,11 @@ static void test_embedding(void **state)
     static const float expected[] = {3, 4, 0, 0, 6, 8};
     float dtable[6] = {0};
     StoredArray table = stored(expected, 3, 2);
-    plain()->embedding_forward(3, ids, &table, dtable, on(1));
+    plain()->embedding_forward(DTYPE_F32, 3, ids, &table, dtable, on(1));
     assert_int_equal(fault(1), -1);
     assert_true(dtable[0] == 6 && dtable[1] == 8 && dtable[2] == 3 && dtable[5] == 8);
     memset(dtable, 0, sizeof dtable);
-    plain()->embedding_backward(3, 2, 3, ids, dy, dtable, on(1));
+    plain()->embedding_backward(DTYPE_F32, 3, 2, 3, ids, dy, DTYPE_F32, dtable, NULL, on(1));
     assert_same("embedding gradient", 6, dtable, expected);
 }
 

@@ -13,28 +13,28 @@ static const Kernels *plain(void)
 static void check_elementwise(const Kernels *k, int64_t n, int threads)
 {
     float *a = take_random(n, 2.0f), *b = take_random(n, 2.0f), *y = take(n, NAN), *expected = take(n, NAN);
-    k->fill(n, 0.75f, y, on(threads));
-    plain()->fill(n, 0.75f, expected, on(1));
+    k->fill(DTYPE_F32, n, 0.75f, y, on(threads));
+    plain()->fill(DTYPE_F32, n, 0.75f, expected, on(1));
     assert_same("fill", n, y, expected);
-    k->copy(n, a, y, on(threads));
+    k->copy(DTYPE_F32, DTYPE_F32, n, a, y, on(threads));
     assert_same("copy", n, y, a);
-    k->copy(n, y, y, on(threads));
+    k->copy(DTYPE_F32, DTYPE_F32, n, y, y, on(threads));
     assert_same("copy onto itself", n, y, a);
-    k->add(n, a, b, y, on(threads));
-    plain()->add(n, a, b, expected, on(1));
+    k->add(DTYPE_F32, n, a, b, y, on(threads));
+    plain()->add(DTYPE_F32, n, a, b, expected, on(1));
     assert_same("add", n, y, expected);
-    k->copy(n, a, y, on(threads));
-    k->add(n, y, b, y, on(threads));
+    k->copy(DTYPE_F32, DTYPE_F32, n, a, y, on(threads));
+    k->add(DTYPE_F32, n, y, b, y, on(threads));
     assert_same("add in place", n, y, expected);
     for (int i = 0; i < 3; i++) {
         float *z = take_output(n, betas[i]), *z_expected = take_copy(n, z), *in_place = take_copy(n, a);
-        k->scale(n, 0.3f, a, betas[i], z, on(threads));
-        plain()->scale(n, 0.3f, a, betas[i], z_expected, on(1));
+        k->scale(DTYPE_F32, n, 0.3f, a, betas[i], z, on(threads));
+        plain()->scale(DTYPE_F32, n, 0.3f, a, betas[i], z_expected, on(1));
         assert_near("scale", n, z, z_expected, 1e-6);
-        k->multiply(n, a, b, betas[i], z, on(threads));
-        plain()->multiply(n, a, b, betas[i], z_expected, on(1));
+        k->multiply(DTYPE_F32, n, a, b, betas[i], z, on(threads));
+        plain()->multiply(DTYPE_F32, n, a, b, betas[i], z_expected, on(1));
         assert_near("multiply", n, z, z_expected, 1e-6);
-        k->multiply(n, in_place, b, betas[i], in_place, on(threads));
+        k->multiply(DTYPE_F32, n, in_place, b, betas[i], in_place, on(threads));
         for (int64_t j = 0; j < n; j++)
             z_expected[j] = (float)((double)a[j] * (double)b[j] + (double)betas[i] * (double)a[j]);
         assert_near("multiply in place", n, in_place, z_expected, 1e-6);
@@ -52,18 +52,18 @@ static void check_rows(const Kernels *k, int64_t rows, int64_t c, int threads)
     int64_t n = rows * c;
     float *a = take_random(n, 1.0f), *b = take_random(c, 1.0f), *y = take(n, NAN), *expected = take(n, NAN);
     float *workspace = take((int64_t)(k->column_sum_workspace(rows, c, on(threads)) / sizeof(float)), NAN);
-    k->add_row(rows, c, a, b, y, on(threads));
-    plain()->add_row(rows, c, a, b, expected, on(1));
+    k->add_row(DTYPE_F32, rows, c, a, b, y, on(threads));
+    plain()->add_row(DTYPE_F32, rows, c, a, b, expected, on(1));
     assert_same("add_row", n, y, expected);
-    k->copy(n, a, y, on(threads));
-    k->add_row(rows, c, y, b, y, on(threads));
+    k->copy(DTYPE_F32, DTYPE_F32, n, a, y, on(threads));
+    k->add_row(DTYPE_F32, rows, c, y, b, y, on(threads));
     assert_same("add_row in place", n, y, expected);
     for (int i = 0; i < 3; i++) {
         float *total = take_output(c, betas[i]), *total_expected = take_copy(c, total),
               *again = take_copy(c, total);
-        k->column_sum(rows, c, a, betas[i], total, workspace, on(threads));
-        k->column_sum(rows, c, a, betas[i], again, workspace, on(threads));
-        plain()->column_sum(rows, c, a, betas[i], total_expected, NULL, on(1));
+        k->column_sum(DTYPE_F32, rows, c, a, DTYPE_F32, betas[i], total, workspace, on(threads));
+        k->column_sum(DTYPE_F32, rows, c, a, DTYPE_F32, betas[i], again, workspace, on(threads));
+        plain()->column_sum(DTYPE_F32, rows, c, a, DTYPE_F32, betas[i], total_expected, NULL, on(1));
         assert_near("column_sum", c, total, total_expected, 1e-5);
         assert_same("column_sum", c, total, again);
     }
@@ -78,21 +78,21 @@ static void test_rows(void **state)
 static float sum_of(const Kernels *k, int64_t n, const float *x, double factor, int threads)
 {
     float total = NAN;
-    k->sum(n, x, factor, &total, on(threads));
+    k->sum(DTYPE_F32, n, x, factor, &total, on(threads));
     return total;
 }
 
 static double squares_of(const Kernels *k, int64_t n, const float *x, int threads)
 {
     double total = NAN;
-    k->sum_squares(n, x, &total, on(threads));
+    k->sum_squares(DTYPE_F32, n, x, &total, on(threads));
     return total;
 }
 
 static int64_t nonfinite_in(const Kernels *k, int64_t n, const float *x, int threads)
 {
     int64_t index = -7;
-    k->find_nonfinite(n, x, &index, on(threads));
+    k->find_nonfinite(DTYPE_F32, n, x, &index, on(threads));
     return index;
 }
 
@@ -108,7 +108,7 @@ static void check_reductions(const Kernels *k, int64_t n, int threads)
     assert_true(squares_of(k, n, x, threads) == squares_of(k, n, x, 1));
     assert_true(sum_of(k, 0, x, 1, threads) == 0 && nonfinite_in(k, 0, x, threads) == -1);
     assert_int_equal(nonfinite_in(k, n, x, threads), -1);
-    k->broadcast(n, 3, &value, y, on(threads));
+    k->broadcast(DTYPE_F32, n, 3, &value, y, on(threads));
     for (int64_t i = 0; i < n; i++)
         assert_true(y[i] == 4.5f);
     static const float bad[] = {NAN, INFINITY, -INFINITY};
@@ -142,21 +142,21 @@ static void check_activation(const Kernels *k, int64_t n, int threads)
     for (int64_t i = 0; i < SPECIALS && i + 3 < n; i++)
         x[i + 3] = special[i];
     for (int act = ACT_NONE; act <= ACT_RELU; act++) {
-        k->activation_forward((Activation)act, n, x, y, on(threads));
-        plain()->activation_forward((Activation)act, n, x, expected, on(1));
+        k->activation_forward(DTYPE_F32, (Activation)act, n, x, y, on(threads));
+        plain()->activation_forward(DTYPE_F32, (Activation)act, n, x, expected, on(1));
         assert_near("activation", n, y, expected, 1e-6);
-        k->copy(n, x, y, on(threads));
-        k->activation_forward((Activation)act, n, y, y, on(threads));
+        k->copy(DTYPE_F32, DTYPE_F32, n, x, y, on(threads));
+        k->activation_forward(DTYPE_F32, (Activation)act, n, y, y, on(threads));
         assert_near("activation in place", n, y, expected, 1e-6);
         for (int i = 0; i < 3; i++) {
             float *dx = take_output(n, betas[i]), *dx_expected = take_copy(n, dx);
-            k->activation_backward((Activation)act, n, x, dy, betas[i], dx, on(threads));
-            plain()->activation_backward((Activation)act, n, x, dy, betas[i], dx_expected, on(1));
+            k->activation_backward(DTYPE_F32, (Activation)act, n, x, dy, betas[i], dx, on(threads));
+            plain()->activation_backward(DTYPE_F32, (Activation)act, n, x, dy, betas[i], dx_expected, on(1));
             assert_near("activation dx", n, dx, dx_expected, 4e-6);
         }
         float *d = take_copy(n, dy);
-        k->activation_backward((Activation)act, n, x, d, 0.0f, d, on(threads));
-        plain()->activation_backward((Activation)act, n, x, dy, 0.0f, expected, on(1));
+        k->activation_backward(DTYPE_F32, (Activation)act, n, x, d, 0.0f, d, on(threads));
+        plain()->activation_backward(DTYPE_F32, (Activation)act, n, x, dy, 0.0f, expected, on(1));
         assert_near("activation dx in place", n, d, expected, 4e-6);
     }
 }
@@ -173,29 +173,29 @@ static void check_swiglu(const Kernels *k, int64_t n, int threads)
     float *y = take(n, NAN), *expected = take(n, NAN), *eg = take(n, NAN), *eu = take(n, NAN);
     if (n > 3)
         gate[2] = NAN, up[3] = NAN;
-    k->swiglu_forward(n, gate, up, y, on(threads));
-    plain()->swiglu_forward(n, gate, up, expected, on(1));
+    k->swiglu_forward(DTYPE_F32, n, gate, up, y, on(threads));
+    plain()->swiglu_forward(DTYPE_F32, n, gate, up, expected, on(1));
     assert_near("swiglu", n, y, expected, 2e-6);
     for (int i = 0; i < 9; i++) {
         float bg = betas[i / 3], bu = betas[i % 3];
         float *dg = take_output(n, bg), *du = take_output(n, bu), *dg2 = take_copy(n, dg),
               *du2 = take_copy(n, du);
         memcpy(eg, dg, (size_t)n * sizeof *dg), memcpy(eu, du, (size_t)n * sizeof *du);
-        plain()->swiglu_backward(n, gate, up, dy, bg, eg, bu, eu, on(1));
-        k->swiglu_backward(n, gate, up, dy, bg, dg, bu, du, on(threads));
+        plain()->swiglu_backward(DTYPE_F32, n, gate, up, dy, bg, eg, bu, eu, on(1));
+        k->swiglu_backward(DTYPE_F32, n, gate, up, dy, bg, dg, bu, du, on(threads));
         assert_near("swiglu dgate", n, dg, eg, 3e-6);
         assert_near("swiglu dup", n, du, eu, 3e-6);
-        k->swiglu_backward(n, gate, up, dy, bg, dg2, bu, NULL, on(threads));
-        k->swiglu_backward(n, gate, up, dy, bg, NULL, bu, du2, on(threads));
+        k->swiglu_backward(DTYPE_F32, n, gate, up, dy, bg, dg2, bu, NULL, on(threads));
+        k->swiglu_backward(DTYPE_F32, n, gate, up, dy, bg, NULL, bu, du2, on(threads));
         assert_near("swiglu dgate alone", n, dg2, eg, 3e-6);
         assert_near("swiglu dup alone", n, du2, eu, 3e-6);
     }
-    plain()->swiglu_backward(n, gate, up, dy, 0.0f, eg, 0.0f, eu, on(1));
+    plain()->swiglu_backward(DTYPE_F32, n, gate, up, dy, 0.0f, eg, 0.0f, eu, on(1));
     float *g = take_copy(n, gate), *u = take_copy(n, up), *d = take_copy(n, dy);
-    k->swiglu_backward(n, g, u, dy, 0.0f, g, 0.0f, u, on(threads));
+    k->swiglu_backward(DTYPE_F32, n, g, u, dy, 0.0f, g, 0.0f, u, on(threads));
     assert_near("swiglu dgate over gate", n, g, eg, 3e-6);
     assert_near("swiglu dup over up", n, u, eu, 3e-6);
-    k->swiglu_backward(n, gate, up, d, 0.0f, d, 0.0f, u, on(threads));
+    k->swiglu_backward(DTYPE_F32, n, gate, up, d, 0.0f, d, 0.0f, u, on(threads));
     assert_near("swiglu dgate over dy", n, d, eg, 3e-6);
     assert_near("swiglu dup beside it", n, u, eu, 3e-6);
 }
@@ -218,20 +218,21 @@ typedef struct NormCase {
 static void norm_forward(const Kernels *k, const NormCase *t, const float *bias, float *y, int threads)
 {
     if (t->layer)
-        k->layer_norm_forward(t->rows, t->c, 1e-5f, t->x, t->weight, bias, y, t->mean, t->rstd, on(threads));
+        k->layer_norm_forward(DTYPE_F32, t->rows, t->c, 1e-5f, t->x, t->weight, bias, y, t->mean, t->rstd,
+                              on(threads));
     else
-        k->rms_norm_forward(t->rows, t->c, 1e-5f, t->x, t->weight, y, t->rstd, on(threads));
+        k->rms_norm_forward(DTYPE_F32, t->rows, t->c, 1e-5f, t->x, t->weight, y, t->rstd, on(threads));
 }
 
 static void norm_backward(const Kernels *k, const NormCase *t, const float *dy, float beta, float *dx,
                           float *dw, float *db, int threads)
 {
     if (t->layer)
-        k->layer_norm_backward(t->rows, t->c, t->x, t->weight, t->mean, t->rstd, dy, beta, dx, beta, dw, beta,
-                               db, t->workspace, on(threads));
+        k->layer_norm_backward(DTYPE_F32, t->rows, t->c, t->x, t->weight, t->mean, t->rstd, dy, beta, dx,
+                               DTYPE_F32, beta, dw, DTYPE_F32, beta, db, t->workspace, on(threads));
     else
-        k->rms_norm_backward(t->rows, t->c, t->x, t->weight, t->rstd, dy, beta, dx, beta, dw, t->workspace,
-                             on(threads));
+        k->rms_norm_backward(DTYPE_F32, t->rows, t->c, t->x, t->weight, t->rstd, dy, beta, dx, DTYPE_F32,
+                             beta, dw, t->workspace, on(threads));
 }
 
 static void check_norm_backward(const Kernels *k, const NormCase *t, float beta, int threads)
@@ -294,11 +295,11 @@ static void check_norm_extremes(const Kernels *k, int threads)
     for (int j = 0; j < C; j++)
         x[j] = 1e4f + (j % 2 ? 1.0f : -1.0f); /* E[x^2] - E[x]^2 would lose this variance of 1 */
     x[C + 7] = NAN;
-    k->layer_norm_forward(3, C, 0.0f, x, ones, NULL, y, mean, rstd, on(threads));
+    k->layer_norm_forward(DTYPE_F32, 3, C, 0.0f, x, ones, NULL, y, mean, rstd, on(threads));
     assert_near("rstd beside a large mean", 1, rstd, ones, 1e-6);
     for (int j = 0; j < C; j++)
         assert_true(isnan(y[C + j]) && !isnan(y[2 * C + j]) && fabsf(fabsf(y[j]) - 1.0f) < 1e-5f);
-    k->rms_norm_forward(3, C, 1e-5f, x, ones, y, rstd, on(threads));
+    k->rms_norm_forward(DTYPE_F32, 3, C, 1e-5f, x, ones, y, rstd, on(threads));
     assert_true(isnan(y[C]) && isnan(rstd[1]) && !isnan(rstd[2]));
 }
 
@@ -319,20 +320,20 @@ static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
     for (int64_t i = 0; i < n; i++)
         ids[i] = (int32_t)((i * i + i / 3) % VOCAB);
     StoredArray rows = stored(table, VOCAB, c);
-    k->embedding_forward(n, ids, &rows, y, on(threads));
+    k->embedding_forward(DTYPE_F32, n, ids, &rows, y, on(threads));
     assert_int_equal(fault(threads), -1);
-    plain()->embedding_forward(n, ids, &rows, expected, on(1));
+    plain()->embedding_forward(DTYPE_F32, n, ids, &rows, expected, on(1));
     assert_int_equal(fault(1), -1);
     assert_same("embedding", n * c, y, expected);
-    k->embedding_backward(n, c, VOCAB, ids, dy, d, on(threads));
-    plain()->embedding_backward(n, c, VOCAB, ids, dy, d_expected, on(1));
+    k->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy, DTYPE_F32, d, NULL, on(threads));
+    plain()->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy, DTYPE_F32, d_expected, NULL, on(1));
     assert_same("embedding gradient", VOCAB * c, d,
                 d_expected); /* the order of the ids, whatever the threads */
     static const int32_t bad[] = {-1, VOCAB, INT32_MAX, INT32_MIN};
     for (int i = 0; i < 4; i++) {
         ids[n - 1] = VOCAB;
         ids[n / 2] = bad[i];
-        k->embedding_forward(n, ids, &rows, y, on(threads));
+        k->embedding_forward(DTYPE_F32, n, ids, &rows, y, on(threads));
         assert_int_equal(fault(threads), n / 2);
     }
 }
@@ -355,20 +356,20 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
             y[j] = j % d.ld < d.heads * d.head_dim ? y[j] : 7.0f; /* nobody's: must stay */
         float *expected = take_copy(n, y);
         d.inverse = i / 3;
-        k->rope(&d, x, betas[i % 3], y, on(threads));
-        plain()->rope(&d, x, betas[i % 3], expected, on(1));
+        k->rope(&d, DTYPE_F32, x, betas[i % 3], y, on(threads));
+        plain()->rope(&d, DTYPE_F32, x, betas[i % 3], expected, on(1));
         assert_near("rope", n, y, expected, 1e-6);
     }
     float *y = take_copy(n, x), *twice = take_copy(n, x);
     d.inverse = 0;
-    k->rope(&d, y, 0.0f, y, on(threads));
-    k->rope(&d, twice, 1.0f, twice, on(threads));
+    k->rope(&d, DTYPE_F32, y, 0.0f, y, on(threads));
+    k->rope(&d, DTYPE_F32, twice, 1.0f, twice, on(threads));
     for (int64_t j = 0; j < n; j++)
         if (j % d.ld < d.heads * d.head_dim)
             twice[j] -= x[j];
     assert_near("rope in place", n, twice, y, 1e-6);
     d.inverse = 1;
-    k->rope(&d, y, 0.0f, y, on(threads));
+    k->rope(&d, DTYPE_F32, y, 0.0f, y, on(threads));
     assert_near("rope and back", n, y, x, 1e-6);
 }
 
@@ -378,8 +379,8 @@ static void check_rope_offset(const Kernels *k, int threads)
     RopeDims whole = {1, 9, 2, 6, 12, 10000.0f, .offset = 4},
              rest = {1, 4, 2, 6, 12, 10000.0f, .offset = 4 + 5};
     float *x = take_random(9 * 12, 1.0f), *y = take(9 * 12, NAN), *z = take(4 * 12, NAN);
-    k->rope(&whole, x, 0.0f, y, on(threads));
-    k->rope(&rest, x + 5 * 12, 0.0f, z, on(threads));
+    k->rope(&whole, DTYPE_F32, x, 0.0f, y, on(threads));
+    k->rope(&rest, DTYPE_F32, x + 5 * 12, 0.0f, z, on(threads));
     assert_same("rope from the middle on", 4 * 12, y + 5 * 12, z);
 }
 
@@ -431,35 +432,37 @@ static void check_cross_entropy(const Kernels *k, int64_t rows, int64_t c, int t
     float *workspace = take((int64_t)(k->cross_entropy_workspace(&d, on(threads)) / sizeof(float)), NAN);
     for (int64_t i = 0; i < rows; i++)
         labels[i] = i % 5 == 3 ? -100 : (int32_t)((i * 31 + 7) % c);
-    k->cross_entropy_forward(&d, x, labels, 0.5f, loss, lse, workspace, on(threads));
+    k->cross_entropy_forward(&d, DTYPE_F32, x, labels, 0.5f, loss, lse, workspace, on(threads));
     assert_int_equal(fault(threads), -1);
-    k->cross_entropy_forward(&d, x, labels, 0.5f, loss + 1, lse, workspace, on(1));
+    k->cross_entropy_forward(&d, DTYPE_F32, x, labels, 0.5f, loss + 1, lse, workspace, on(1));
     assert_int_equal(fault(1), -1);
-    plain()->cross_entropy_forward(&d, x, labels, 0.5f, loss + 2, lse_expected, NULL, on(1));
+    plain()->cross_entropy_forward(&d, DTYPE_F32, x, labels, 0.5f, loss + 2, lse_expected, NULL, on(1));
     assert_int_equal(fault(1), -1);
     assert_true(loss[0] == loss[1]); /* rows do not care who computes them */
     assert_near("loss", 1, loss, loss + 2, 1e-6);
     assert_near("lse", rows, lse, lse_expected, 1e-6);
     for (int i = 0; i < 3; i++) {
         float *dx = take_output(n, betas[i]), *expected = take_copy(n, dx);
-        k->cross_entropy_backward(&d, x, labels, 0.5f, lse, &dloss, betas[i], dx, on(threads));
-        plain()->cross_entropy_backward(&d, x, labels, 0.5f, lse, &dloss, betas[i], expected, on(1));
+        k->cross_entropy_backward(&d, DTYPE_F32, x, labels, 0.5f, lse, &dloss, betas[i], dx, on(threads));
+        plain()->cross_entropy_backward(&d, DTYPE_F32, x, labels, 0.5f, lse, &dloss, betas[i], expected,
+                                        on(1));
         assert_near("dlogits", n, dx, expected, 1e-6);
     }
     float *in_place = take_copy(n, x), *expected = take(n, NAN);
-    k->cross_entropy_backward(&d, in_place, labels, 0.5f, lse, &dloss, 0.0f, in_place, on(threads));
-    k->cross_entropy_backward(&d, x, labels, 0.5f, lse, &dloss, 0.0f, expected, on(threads));
+    k->cross_entropy_backward(&d, DTYPE_F32, in_place, labels, 0.5f, lse, &dloss, 0.0f, in_place,
+                              on(threads));
+    k->cross_entropy_backward(&d, DTYPE_F32, x, labels, 0.5f, lse, &dloss, 0.0f, expected, on(threads));
     assert_same("dlogits in place", n, in_place, expected);
     labels[rows - 1] = (int32_t)c;
     labels[rows / 2] = -1;
-    k->cross_entropy_forward(&d, x, labels, 0.5f, loss, lse, workspace, on(threads));
+    k->cross_entropy_forward(&d, DTYPE_F32, x, labels, 0.5f, loss, lse, workspace, on(threads));
     assert_int_equal(fault(threads), rows / 2);
     for (int64_t i = 0; i < rows; i++)
         labels[i] = -100;
-    k->cross_entropy_forward(&d, x, labels, 0.5f, loss, lse, workspace, on(threads));
+    k->cross_entropy_forward(&d, DTYPE_F32, x, labels, 0.5f, loss, lse, workspace, on(threads));
     assert_int_equal(fault(threads), -1);
     assert_true(loss[0] == 0.0f);
-    k->cross_entropy_backward(&d, x, labels, 0.5f, lse, &dloss, 0.0f, in_place, on(threads));
+    k->cross_entropy_backward(&d, DTYPE_F32, x, labels, 0.5f, lse, &dloss, 0.0f, in_place, on(threads));
     for (int64_t i = 0; i < n; i++)
         assert_true(in_place[i] == 0.0f);
 }
@@ -484,17 +487,17 @@ static void check_cross_entropy_extremes(const Kernels *k, int threads)
     for (int j = 0; j < 4096; j++)
         x[3 * C + j] = x[5 * C + j] = -INFINITY; /* nothing in the first */
     x[4 * C] = 3e38f, x[4 * C + 1] = -3e38f;
-    k->cross_entropy_forward(&d, x, labels, 1.0f, loss, lse, workspace, on(threads));
-    plain()->cross_entropy_forward(&d, x, labels, 1.0f, loss + 1, expected, NULL, on(1));
+    k->cross_entropy_forward(&d, DTYPE_F32, x, labels, 1.0f, loss, lse, workspace, on(threads));
+    plain()->cross_entropy_forward(&d, DTYPE_F32, x, labels, 1.0f, loss + 1, expected, NULL, on(1));
     assert_near("extreme loss", 1, loss, loss + 1, 1e-6);
     assert_near("extreme lse", ROWS, lse, expected, 1e-6);
-    k->cross_entropy_backward(&d, x, labels, 1.0f, lse, &dloss, 0.0f, dx, on(threads));
-    plain()->cross_entropy_backward(&d, x, labels, 1.0f, lse, &dloss, 0.0f, dx_expected, on(1));
+    k->cross_entropy_backward(&d, DTYPE_F32, x, labels, 1.0f, lse, &dloss, 0.0f, dx, on(threads));
+    plain()->cross_entropy_backward(&d, DTYPE_F32, x, labels, 1.0f, lse, &dloss, 0.0f, dx_expected, on(1));
     assert_near("extreme dlogits", ROWS * C, dx, dx_expected, 1e-6);
     x[2 * C + 7000] = NAN;
-    k->cross_entropy_forward(&d, x, labels, 1.0f, loss, lse, workspace, on(threads));
+    k->cross_entropy_forward(&d, DTYPE_F32, x, labels, 1.0f, loss, lse, workspace, on(threads));
     assert_true(isnan(loss[0]) && isnan(lse[2]) && !isnan(lse[1]) && !isnan(lse[3]));
-    k->cross_entropy_backward(&d, x, labels, 1.0f, lse, &dloss, 0.0f, dx, on(threads));
+    k->cross_entropy_backward(&d, DTYPE_F32, x, labels, 1.0f, lse, &dloss, 0.0f, dx, on(threads));
     assert_true(isnan(dx[2 * C]) && !isnan(dx[C]));
 }
 

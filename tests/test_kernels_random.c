@@ -81,8 +81,8 @@ static void check_fill_statistics(const Kernels *k, int threads)
     k->fill_uniform(N, 9, 2, 0, 0.0f, 1.0f, y, on(threads));
     float total;
     double square;
-    k->sum(N, y, 1, &total, on(1));
-    k->sum_squares(N, y, &square, on(1));
+    k->sum(DTYPE_F32, N, y, 1, &total, on(1));
+    k->sum_squares(DTYPE_F32, N, y, &square, on(1));
     double mean = (double)total / N;
     square /= N;
     assert_true(fabs(mean - 0.5) < 2 * sigma && fabs(square - 1.0 / 3.0) < 2 * sigma);
@@ -105,19 +105,19 @@ static void check_dropout(const Kernels *k, int64_t n, int threads)
     for (int i = 0; i < 3; i++) {
         float *y = take_output(3 * n, betas[i]);
         memcpy(expected, y, (size_t)(3 * n) * sizeof *y);
-        k->dropout(3, n, 0.3f, &key, x, betas[i], y, on(threads));
-        kernels_reference()->dropout(3, n, 0.3f, &key, x, betas[i], expected, on(1));
+        k->dropout(DTYPE_F32, 3, n, 0.3f, &key, x, betas[i], y, on(threads));
+        kernels_reference()->dropout(DTYPE_F32, 3, n, 0.3f, &key, x, betas[i], expected, on(1));
         assert_near("dropout", 3 * n, y, expected, 1e-6);
     }
-    k->dropout(3, n, 0.3f, &key, x, 0.0f, expected, on(threads));
+    k->dropout(DTYPE_F32, 3, n, 0.3f, &key, x, 0.0f, expected, on(threads));
     DropoutKey later = key;
     later.first_sample = key.first_sample + 1;
-    k->dropout(1, n, 0.3f, &key, x, 0.0f, grouped, on(1));
-    k->dropout(2, n, 0.3f, &later, x + n, 0.0f, grouped + n, on(threads));
+    k->dropout(DTYPE_F32, 1, n, 0.3f, &key, x, 0.0f, grouped, on(1));
+    k->dropout(DTYPE_F32, 2, n, 0.3f, &later, x + n, 0.0f, grouped + n, on(threads));
     assert_same("dropout of samples in groups", 3 * n, grouped, expected);
-    k->dropout(3, n, 0.3f, &key, x, 0.0f, x, on(threads));
+    k->dropout(DTYPE_F32, 3, n, 0.3f, &key, x, 0.0f, x, on(threads));
     assert_same("dropout in place", 3 * n, x, expected);
-    k->dropout(3, n, 0.0f, &key, x, 0.0f, grouped, on(threads));
+    k->dropout(DTYPE_F32, 3, n, 0.0f, &key, x, 0.0f, grouped, on(threads));
     assert_same("dropout with p = 0", 3 * n, grouped, x);
 }
 
@@ -131,9 +131,9 @@ static void test_dropout(void **state)
 static int agreement(const Kernels *k, int n, const DropoutKey *other, float *a, float *b)
 {
     int same = 0;
-    k->fill(n, 1.0f, a, on(1));
-    k->dropout(1, n, 0.5f, other, a, 0.0f, b, on(1));
-    k->dropout(1, n, 0.5f, &key, a, 0.0f, a, on(1));
+    k->fill(DTYPE_F32, n, 1.0f, a, on(1));
+    k->dropout(DTYPE_F32, 1, n, 0.5f, other, a, 0.0f, b, on(1));
+    k->dropout(DTYPE_F32, 1, n, 0.5f, &key, a, 0.0f, a, on(1));
     for (int i = 0; i < n; i++)
         same += a[i] == b[i];
     return same;
@@ -143,7 +143,7 @@ static void check_dropout_statistics(const Kernels *k, int threads)
 {
     enum { N = 100000 };
     float *x = take(N, 1.0f), *y = take(N, NAN), *z = take(N, NAN);
-    k->dropout(10, N / 10, 0.25f, &key, x, 0.0f, y, on(threads));
+    k->dropout(DTYPE_F32, 10, N / 10, 0.25f, &key, x, 0.0f, y, on(threads));
     int kept = 0, pairs = 0;
     for (int i = 0; i < N; i++) {
         assert_true(y[i] == 0.0f || y[i] == 1.0f / 0.75f);
@@ -162,7 +162,7 @@ static void check_dropout_statistics(const Kernels *k, int threads)
         assert_true(abs(agreement(k, N, &others[i], y, z) - N / 2) < 800);
     assert_int_equal(agreement(k, N, &others[7], y, z), N);
     x[3] = NAN;
-    k->dropout(1, N, 0.5f, &key, x, 0.0f, y, on(threads));
+    k->dropout(DTYPE_F32, 1, N, 0.5f, &key, x, 0.0f, y, on(threads));
     assert_true(isnan(y[3]));
 }
 

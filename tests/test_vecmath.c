@@ -102,12 +102,12 @@ static void test_tables(void **state)
             continue;
         int32_t label = 0;
         float lse = 0.0f, one = 1.0f;
-        k->cross_entropy_backward(&(CrossEntropyDims){1, N, -100, 0}, x, &label, 1.0f, &lse, &one, 0.0f, y,
-                                  on(1));
+        k->cross_entropy_backward(&(CrossEntropyDims){1, N, -100, 0}, DTYPE_F32, x, &label, 1.0f, &lse, &one,
+                                  0.0f, y, on(1));
         for (int i = 1; i < N; i++)
             if (!(ulps(y[i], exp((double)x[i])) <= 2.0))
                 fail_msg("%s: exp(%a) = %a", k->name, (double)x[i], (double)y[i]);
-        k->activation_forward(ACT_GELU, N, x, y, on(1));
+        k->activation_forward(DTYPE_F32, ACT_GELU, N, x, y, on(1));
         for (int i = 0; i < N; i++) {
             double exact = 0.5 * (double)x[i] * erfc(-(double)x[i] * sqrt(0.5));
             if (!(fabs((double)y[i] - exact) <= 3e-7 * (1.0 + fabs((double)x[i]))))
