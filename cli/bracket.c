@@ -74,8 +74,7 @@ static int copy_bytes(const Options *o)
 
 Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
 {
-    Bracket bracket = {
-        .adapters = has_adapters(o), .states = state_bytes(optimizer), .copy = copy_bytes(o)};
+    Bracket bracket = {.adapters = has_adapters(o), .states = state_bytes(optimizer), .copy = copy_bytes(o)};
     TensorList all = nn_parameters(model);
     for (int i = 0; i < all.count; i++)
         if (tensor_requires_grad(all.items[i]))
@@ -124,7 +123,7 @@ LeverText bracket_text(const Bracket *b)
     LeverText out = {""};
     for (int i = 0; i < b->frozen_kinds; i++)
         lever_add(&out, "%s%.3g x %s", i ? " + " : "base ", each(&b->frozen[i]),
-            short_count(b->frozen[i].count).text);
+                  short_count(b->frozen[i].count).text);
     lever_add(&out, "%s%s %.3g", b->frozen_kinds ? " frozen; " : "", b->adapters ? "adapters" : "trained",
               each(&b->trained));
     if (b->copy)

@@ -28,7 +28,7 @@ typedef struct Options {
     const char *lora, *adapter, *export_adapter; /* --lora as it was typed */
     const char *precision;
     const char *grad_dtype, *rounding, *loss_scale; /* NULL: as the precision and --accumulate say */
-    const char *resize_vocab;                    /* as it was typed: N or auto */
+    const char *resize_vocab;                       /* as it was typed: N or auto */
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */
@@ -144,7 +144,7 @@ typedef struct Training {
     TrainLog *log;                             /* NULL = none */
     Saving *saving;                            /* NULL = neither saves nor resumes */
     int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
-    int64_t skipped;                           /* steps of this run that updated nothing: gradients overflowed */
+    int64_t skipped; /* steps of this run that updated nothing: gradients overflowed */
     Bracket bracket;
     IoSize save_size, export_size;    /* of one save, of the export; 0 = there is none */
     int blocks;                       /* repeated ones, that --checkpoint is about */

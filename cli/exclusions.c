@@ -28,7 +28,7 @@ static const struct {
 };
 
 #define FROZEN_ONLY                                                                                          \
-    ": it stores weights that are frozen or only read (brim generate, brim plan --inference); those that "  \
+    ": it stores weights that are frozen or only read (brim generate, brim plan --inference); those that "   \
     "are trained themselves are what --precision says"
 
 /* The one says something about the other, which is missing. */

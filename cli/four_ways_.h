@@ -4,16 +4,7 @@
 
 #include "cli.h"
 
-typedef enum WayId {
-    WAY_FP32,
-    WAY_MASTER,
-    WAY_MIXED,
-    WAY_PURE,
-    WAY_8BIT,
-    WAY_LORA,
-    WAY_QLORA,
-    WAYS
-} WayId;
+typedef enum WayId { WAY_FP32, WAY_MASTER, WAY_MIXED, WAY_PURE, WAY_8BIT, WAY_LORA, WAY_QLORA, WAYS } WayId;
 
 /* What a way needs, from its model states to one piece of memory: each part is added to those before it. */
 typedef enum WayPart {

@@ -11,47 +11,31 @@
 #include "levers_.h"
 
 /* In a line, and in the two lines of a column's heading. */
-static const char *const way_names[WAYS] = {"full fp32",     "16-bit with master", "16-bit mixed", "pure bf16",
-                                            "bf16, 8-bit states", "LoRA on bf16",       "QLoRA"};
-static const char *const way_headings[WAYS][2] = {{"full", "fp32"},   {"16-bit,", "master"}, {"16-bit", "mixed"},
-                                                  {"pure", "bf16"},   {"bf16,", "8-bit"},    {"LoRA", "on bf16"},
-                                                  {"QLoRA", "on nf4"}};
+static const char *const way_names[WAYS] = {"full fp32", "16-bit with master", "16-bit mixed",
+                                            "pure bf16", "bf16, 8-bit states", "LoRA on bf16",
+                                            "QLoRA"};
+static const char *const way_headings[WAYS][2] = {
+    {"full", "fp32"},   {"16-bit,", "master"}, {"16-bit", "mixed"}, {"pure", "bf16"},
+    {"bf16,", "8-bit"}, {"LoRA", "on bf16"},   {"QLoRA", "on nf4"}};
 enum { LABEL = 23, COLUMN = 11 };
 
-static const char *const part_names[PARTS] = {"frozen weights",
-                                              "trained weights",
-                                              "master weights",
-                                              "gradients",
-                                              "optimizer states",
-                                              "gradients not there yet",
-                                              "blocks of 64 bytes",
-                                              "activations",
-                                              "activation gradients",
-                                              "temporaries",
-                                              "workspace",
-                                              "input",
-                                              "gaps between blocks"};
-static const char *const part_keys[PARTS] = {"frozen",
-                                             "trained",
-                                             "masters",
-                                             "gradients",
-                                             "optimizer_states",
-                                             "gradients_not_there_yet",
-                                             "rounding",
-                                             "activations",
-                                             "activation_gradients",
-                                             "temporaries",
-                                             "workspace",
-                                             "other",
+static const char *const part_names[PARTS] = {
+    "frozen weights",     "trained weights",  "master weights",
+    "gradients",          "optimizer states", "gradients not there yet",
+    "blocks of 64 bytes", "activations",      "activation gradients",
+    "temporaries",        "workspace",        "input",
+    "gaps between blocks"};
+static const char *const part_keys[PARTS] = {"frozen",      "trained",          "masters",
+                                             "gradients",   "optimizer_states", "gradients_not_there_yet",
+                                             "rounding",    "activations",      "activation_gradients",
+                                             "temporaries", "workspace",        "other",
                                              "gaps"};
 
 /* The lesson's figure for the way, in bytes; 0 where it has none. */
 static double taught(const FourWays *four, int way)
 {
-    static const char *const rows[WAYS] = {[WAY_FP32] = "8b-fp32",
-                                           [WAY_MIXED] = "8b-mixed",
-                                           [WAY_LORA] = "8b-lora",
-                                           [WAY_QLORA] = "8b-qlora"};
+    static const char *const rows[WAYS] = {
+        [WAY_FP32] = "8b-fp32", [WAY_MIXED] = "8b-mixed", [WAY_LORA] = "8b-lora", [WAY_QLORA] = "8b-qlora"};
     TextbookRow row;
     if (!rows[way] || strcmp(four->model, "llama-3.1-8b") != 0)
         return 0;
@@ -242,10 +226,11 @@ void four_ways_print(const WaysTable *table)
     cards_heading();
     for (int i = 0; i < WAY_MODELS; i++)
         card_rows(&table->on_cards[i]);
-    printf("\nEach way is planned. Activations are 16 bit where weights that are trained are, else fp32. With\n"
-           "master: --precision bf16-mixed; mixed: bf16-states32; pure: bf16; 8-bit: the same with --optimizer\n"
-           "adamw8bit. LoRA and QLoRA: r=16, alpha=32, all linear layers; --precision bf16 beside them makes\n"
-           "activations 16 bit.\n");
+    printf(
+        "\nEach way is planned. Activations are 16 bit where weights that are trained are, else fp32. With\n"
+        "master: --precision bf16-mixed; mixed: bf16-states32; pure: bf16; 8-bit: the same with --optimizer\n"
+        "adamw8bit. LoRA and QLoRA: r=16, alpha=32, all linear layers; --precision bf16 beside them makes\n"
+        "activations 16 bit.\n");
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
@@ -256,10 +241,10 @@ static json_t *way_json(const FourWays *four, int i)
     json_t *parts = json_object();
     for (int p = 0; p < PARTS; p++)
         json_object_set_new(parts, part_keys[p], json_integer(way->part[p]));
-    json_t *one = json_pack(
-        "{s:s, s:b, s:o, s:o, s:o, s:I, s:I, s:I}", "way", way_names[i], "planned", 1, "options",
-        levers_json(&way->options), "bracket", bracket_json(&way->bracket), "parts", parts, "states_bytes",
-        (json_int_t)way->states, "peak_bytes", (json_int_t)way->peak, "needs_bytes", (json_int_t)way->needs);
+    json_t *one = json_pack("{s:s, s:b, s:o, s:o, s:o, s:I, s:I, s:I}", "way", way_names[i], "planned", 1,
+                            "options", levers_json(&way->options), "bracket", bracket_json(&way->bracket),
+                            "parts", parts, "states_bytes", (json_int_t)way->states, "peak_bytes",
+                            (json_int_t)way->peak, "needs_bytes", (json_int_t)way->needs);
     json_object_set_new(one, "memory", json_memory(&way->plan.memory, NULL));
     if (taught(four, i) > 0)
         json_object_set_new(one, "lesson_bytes", json_integer((json_int_t)taught(four, i)));

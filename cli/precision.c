@@ -110,9 +110,10 @@ static LeverText grad_dtype_problem(const Options *o)
     if (has_adapters(o))
         return because("--grad-dtype %s means nothing here: gradients of adapters are fp32", o->grad_dtype);
     if (!trains_in_16_bit(o))
-        return because("--grad-dtype %s means nothing with --precision %.40s: its weights are fp32, and so are "
-                       "their gradients; bf16-mixed has weights of 16 bits",
-                       o->grad_dtype, o->precision);
+        return because(
+            "--grad-dtype %s means nothing with --precision %.40s: its weights are fp32, and so are "
+            "their gradients; bf16-mixed has weights of 16 bits",
+            o->grad_dtype, o->precision);
     return because("%s", "");
 }
 
@@ -135,7 +136,8 @@ static LeverText loss_scale_problem(const Options *o)
     float scale = strtof(o->loss_scale, &end);
     int number = end != o->loss_scale && !*end && isfinite(scale) && scale >= 0x1p-14f;
     if (strcmp(o->loss_scale, "dynamic") != 0 && !number)
-        return because("--loss-scale must be dynamic, or a number of at least 2^-14, not '%.40s'", o->loss_scale);
+        return because("--loss-scale must be dynamic, or a number of at least 2^-14, not '%.40s'",
+                       o->loss_scale);
     if (!scales_loss(o))
         return because("--loss-scale %.40s means nothing with --precision %.40s: it lifts gradients into the "
                        "small range of fp16, and %s has that of fp32",
@@ -155,10 +157,11 @@ LeverText precision_problem(const Options *o)
     if (!why.text[0] && o->loss_scale)
         why = loss_scale_problem(o);
     if (!why.text[0] && o->in_backward && scales_loss(o))
-        why = because("--optimizer-in-backward excludes --precision %.40s: a step of fp16 is skipped when any "
-                      "gradient overflows, and by then some parameters would be updated; bf16 needs no "
-                      "scaling",
-                      o->precision);
+        why =
+            because("--optimizer-in-backward excludes --precision %.40s: a step of fp16 is skipped when any "
+                    "gradient overflows, and by then some parameters would be updated; bf16 needs no "
+                    "scaling",
+                    o->precision);
     return why;
 }
 
@@ -182,7 +185,7 @@ LeverText loss_scale_text(const Options *o)
 LeverText rounding_title(const Options *o)
 {
     LeverText how = rounding_text(o);
-    return because("%s", !how.text[0]                     ? ""
+    return because("%s", !how.text[0]                   ? ""
                          : !strcmp(how.text, "nearest") ? "rounded to nearest"
                                                         : "stochastic rounding");
 }

@@ -71,7 +71,8 @@ static void korthikanti(const Rules *r)
     row(r,
         times == 2 ? "activations: sbh(34 + 5as/h) x 2 for fp32, x layers"
                    : "activations: sbh(34 + 5as/h) x layers",
-        times * estimate_korthikanti_bytes(&shape, KORTHIKANTI_PLAIN, 1) * sizes.layers, MEM_GROUP_ACTIVATIONS,
+        times * estimate_korthikanti_bytes(&shape, KORTHIKANTI_PLAIN, 1) * sizes.layers,
+        MEM_GROUP_ACTIVATIONS,
         r->options->attention == ATTENTION_FLASH ? "masks are not stored; flash keeps no scores"
                                                  : "masks are not stored, and scores once");
 }
@@ -92,9 +93,9 @@ static void state_rows(const Rules *r, const Bracket *b)
     row(r, adapters ? "parameters: as they are stored, and adapters" : label[0],
         (double)(b->trained.bytes + b->masters + bracket_frozen_bytes(b)), MEM_GROUP_PARAMETERS, "");
     row(r,
-        adapters                        ? "gradients: 4 bytes an adapter's parameter"
+        adapters                           ? "gradients: 4 bytes an adapter's parameter"
         : b->gradients == b->trained.bytes ? "gradients: as many bytes"
-                                        : label[1],
+                                           : label[1],
         (double)b->gradients, MEM_GROUP_GRADIENTS, why_gradients(r));
     row(r, label[2], (double)b->states, MEM_GROUP_OPTIMIZER_STATES, "");
 }
@@ -124,11 +125,11 @@ json_t *textbook_json(void)
     json_t *rows = json_array();
     TextbookRow row;
     for (int i = 0; estimate_textbook_row(i, &row); i++) {
-        json_t *one = json_pack("{s:s, s:s, s:s, s:s, s:s, s:[f,f], s:[f,f], s:s, s:s, s:s, s:s}", "id", row.id,
-                                "topic", row.topic, "question", row.question, "rule", row.rule, "textbook",
-                                row.textbook, "by_rule", row.by_rule.low, row.by_rule.high, "exact",
-                                row.exact.low, row.exact.high, "unit", row.unit, "formula", row.formula,
-                                "remark", row.remark, "tag", row.plan ? "PLANNED" : "ESTIMATED");
+        json_t *one = json_pack("{s:s, s:s, s:s, s:s, s:s, s:[f,f], s:[f,f], s:s, s:s, s:s, s:s}", "id",
+                                row.id, "topic", row.topic, "question", row.question, "rule", row.rule,
+                                "textbook", row.textbook, "by_rule", row.by_rule.low, row.by_rule.high,
+                                "exact", row.exact.low, row.exact.high, "unit", row.unit, "formula",
+                                row.formula, "remark", row.remark, "tag", row.plan ? "PLANNED" : "ESTIMATED");
         if (row.plan)
             json_object_set_new(one, "plan", json_string(row.plan));
         json_array_append_new(rows, one);

@@ -14,7 +14,8 @@ typedef struct Word {
 
 static const Word words[] = {
     {"--dtype --mixed-precision --amp --autocast --bf16 --fp16 --fp32 --tf32 --half --torch-dtype ",
-     "training in 16 bit is --precision bf16-mixed, or another of its conventions (docs/precision.md); weights "
+     "training in 16 bit is --precision bf16-mixed, or another of its conventions (docs/precision.md); "
+     "weights "
      "that are frozen or only read are stored as --weights says"},
     {"--grad-scaler --loss-scaling --initial-scale --init-scale ",
      "the loss of fp16 is scaled as --loss-scale says"},

@@ -332,8 +332,9 @@ void variants_say_words(FILE *out, const Options *from)
     if (said)
         fprintf(out, ".\n");
     if (adds)
-        fprintf(out, "LoRA and QLoRA train adapters beside frozen weights: another training, for weights that "
-                     "are trained already (--init).\n");
+        fprintf(out,
+                "LoRA and QLoRA train adapters beside frozen weights: another training, for weights that "
+                "are trained already (--init).\n");
 }
 
 int variants_plan(const Options *o, Variant variants[VARIANTS])

@@ -318,7 +318,8 @@ static const Lesson lessons[] = {
      bf16_10b},
     {{"10b-mixed", state, "10B, Adam: fp32 states (the lesson's)", "12 bytes a parameter: states stay fp32.",
       "120 GB", .unit = "bytes", .formula = "10,000,000,000 x (2 + 2 + 2 x 4)",
-      .remark = "--precision bf16-states32. No fp32 master copy of the weights; the usual mixed precision has one."},
+      .remark = "--precision bf16-states32. No fp32 master copy of the weights; the usual mixed precision "
+                "has one."},
      mixed_10b},
     {{"10b-zero", state, "10B, Adam: ZeRO's count", "16 bytes a parameter: fp32 master and states.", "160 GB",
       .unit = "bytes", .formula = "10,000,000,000 x (2 + 2 + 12)",
@@ -326,8 +327,9 @@ static const Lesson lessons[] = {
      zero_10b},
     {{"10b-huggingface", state, "10B, Adam: Hugging Face's count", "18 bytes a parameter.", "180 GB",
       .unit = "bytes", .formula = "10,000,000,000 x (6 + 4 + 2 x 4)",
-      .remark = "--precision bf16-mixed --grad-dtype 32, or bf16-autocast: there the 16-bit copies come and go, "
-                "and the 18 are never there together."},
+      .remark =
+          "--precision bf16-mixed --grad-dtype 32, or bf16-autocast: there the 16-bit copies come and go, "
+          "and the 18 are never there together."},
      huggingface_10b},
 
     {{"1b-adam", total, "\"1B\", fp32, Adam, full fine-tuning",
@@ -364,8 +366,9 @@ static const Lesson lessons[] = {
           "By the least and the most of the four conventions above, with the lesson's own activations."},
      total_10b},
 
-    {{"8b-bytes-8", convention_of, "bf16: 8 bytes a parameter", "Everything in bf16.", "64 GB", .unit = "bytes",
-      .formula = "8,030,261,248 x (2 + 2 + 2 x 2)", .remark = "Rounded stochastically, or small updates would be lost.",
+    {{"8b-bytes-8", convention_of, "bf16: 8 bytes a parameter", "Everything in bf16.", "64 GB",
+      .unit = "bytes", .formula = "8,030,261,248 x (2 + 2 + 2 x 2)",
+      .remark = "Rounded stochastically, or small updates would be lost.",
       .plan = "plan llama-3.1-8b --precision bf16"},
      bf16_8b},
     {{"8b-bytes-12", convention_of, "fp32 states: 12 bytes", "States stay fp32.", "96 GB", .unit = "bytes",

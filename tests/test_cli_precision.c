@@ -18,15 +18,18 @@ static void values_are_read_or_refused(void **state)
          "--precision must be one of fp32, bf16, bf16-states32, bf16-mixed, bf16-autocast, fp16-mixed, "
          "fp16-autocast, not 'fp8'"},
         {{"plan", "--precision"}, "--precision needs a value"},
-        {{"plan", "--precision", "bf16-mixed", "--grad-dtype", "8"}, "--grad-dtype must be 16 or 32, not '8'"},
+        {{"plan", "--precision", "bf16-mixed", "--grad-dtype", "8"},
+         "--grad-dtype must be 16 or 32, not '8'"},
         {{"plan", "--grad-dtype", "32"}, "--grad-dtype 32 means nothing with --precision fp32"},
-        {{"train", "--precision", "bf16-autocast", "--grad-dtype", "16"}, "bf16-mixed has weights of 16 bits"},
+        {{"train", "--precision", "bf16-autocast", "--grad-dtype", "16"},
+         "bf16-mixed has weights of 16 bits"},
         {{"fit", "--rounding", "stochastic"}, "--rounding stochastic means nothing with --precision fp32"},
         {{"plan", "--precision", "bf16-mixed", "--rounding", "nearest"}, "which keeps all weights in fp32"},
         {{"plan", "--precision", "bf16", "--rounding", "up"}, "nearest or stochastic, not 'up'"},
         {{"plan", "--loss-scale", "1024"}, "fp32 has that of fp32"},
         {{"compare", "--precision", "bf16-mixed", "--loss-scale", "dynamic"}, "bf16 has that of fp32"},
-        {{"plan", "--precision", "fp16-mixed", "--loss-scale", "0"}, "dynamic, or a number of at least 2^-14, not '0'"},
+        {{"plan", "--precision", "fp16-mixed", "--loss-scale", "0"},
+         "dynamic, or a number of at least 2^-14, not '0'"},
         {{"plan", "--precision", "fp16-mixed", "--loss-scale", "1e99"}, "not '1e99'"},
         {{"plan", "--precision", "fp16-mixed", "--loss-scale", "nan"}, "not 'nan'"},
         {{"plan", "--precision", "fp16-mixed", "--loss-scale", "65536x"}, "not '65536x'"},
@@ -159,27 +162,30 @@ static void the_textbook_s_plans_have_its_figures(void **state)
     json_t *textbook = json_of(RUN("plan", "--textbook", "--json"), 0), *row;
     size_t i;
     int planned = 0;
-    json_array_foreach(json_object_get(textbook, "textbook"), i, row) {
+    json_array_foreach(json_object_get(textbook, "textbook"), i, row)
+    {
         const char *words[20] = {"brim"};
         const json_t *command = json_object_get(row, "plan");
         char line[160];
         int count = 1;
-        assert_string_equal(json_string_value(json_object_get(row, "tag")), command ? "PLANNED" : "ESTIMATED");
+        assert_string_equal(json_string_value(json_object_get(row, "tag")),
+                            command ? "PLANNED" : "ESTIMATED");
         if (!command)
             continue;
         snprintf(line, sizeof line, "%s --seq 128 --json", json_string_value(command));
         for (char *word = strtok(line, " "); word && count < 19; word = strtok(NULL, " "))
             words[count++] = word;
         json_t *plan = json_of(run_command(words), 0);
-        const json_t *bracket = json_object_get(plan, "bracket"), *trained = json_object_get(bracket, "trained"),
-                     *one;
+        const json_t *bracket = json_object_get(plan, "bracket"),
+                     *trained = json_object_get(bracket, "trained"), *one;
         json_int_t bytes = integer_at(trained, "bytes") + integer_at(trained, "gradient_bytes") +
                            integer_at(trained, "master_bytes") + integer_at(trained, "state_bytes");
         for (size_t k = 0; (one = json_array_get(json_object_get(bracket, "frozen"), k)); k++)
             bytes += integer_at(one, "bytes");
         double exact = json_real_value(json_array_get(json_object_get(row, "exact"), 0));
         if (!(fabs((double)bytes / exact - 1) < 1e-8))
-            fail_msg("%s: planned are %lld bytes, not %.0f", json_string_value(command), (long long)bytes, exact);
+            fail_msg("%s: planned are %lld bytes, not %.0f", json_string_value(command), (long long)bytes,
+                     exact);
         planned++;
         json_decref(plan);
     }
@@ -271,7 +277,8 @@ static void what_acts_is_logged(void **state)
 {
     (void)state;
     const char *log = in_folder("bf16.jsonl");
-    expect_code(RUN("train", TINY, "--steps", "1", "--precision", "bf16", "--accumulate", "2", "--log", log), 0);
+    expect_code(RUN("train", TINY, "--steps", "1", "--precision", "bf16", "--accumulate", "2", "--log", log),
+                0);
     json_t *line = first_line(log);
     assert_string_equal(option_in(line, "precision"), "bf16");
     assert_string_equal(option_in(line, "grad_dtype"), "32");
@@ -374,8 +381,11 @@ static void a_run_is_its_plan(void **state)
     (void)state;
     static const char *const precisions[] = {"fp32",          "bf16",       "bf16-states32", "bf16-mixed",
                                              "bf16-autocast", "fp16-mixed", "fp16-autocast"};
-    static const char *const levers[][3] = {
-        {0}, {"--accumulate", "2"}, {"--optimizer", "adamw8bit"}, {"--lora", "r=4"}, {"--checkpoint", "blocks"}};
+    static const char *const levers[][3] = {{0},
+                                            {"--accumulate", "2"},
+                                            {"--optimizer", "adamw8bit"},
+                                            {"--lora", "r=4"},
+                                            {"--checkpoint", "blocks"}};
     static const char *const models[] = {"gpt2-tiny", "llama-tiny", "bert-tiny"};
     for (size_t i = 0; i < COUNT(precisions); i++)
         for (size_t k = 0; k < COUNT(levers); k++) {
@@ -394,10 +404,10 @@ static void skipped_steps_say_so(void **state)
 {
     (void)state;
     const char *log = in_folder("skipped.jsonl");
-    Outcome *o = expect_code(RUN("train", "gpt2-tiny", "--max-samples", "16", "--batch", "2", "--seq", "16",
-                                 "--steps", "6", "--precision", "fp16-mixed", "--loss-scale", "1e9", "--log",
-                                 log),
-                             0);
+    Outcome *o =
+        expect_code(RUN("train", "gpt2-tiny", "--max-samples", "16", "--batch", "2", "--seq", "16", "--steps",
+                        "6", "--precision", "fp16-mixed", "--loss-scale", "1e9", "--log", log),
+                    0);
     has(o, "step    1  skipped: a gradient overflows with a loss scale of 1e+09");
     has(o, "6 steps, ");
     has(o, "6 skipped");

@@ -45,7 +45,8 @@ static void full_training_refuses_other_types(void **state)
     for (size_t i = 0; i < COUNT(commands); i++) {
         refused(
             &(Refusal){{commands[i], "--weights", "bf16"}, "--weights bf16 needs --lora r=16,alpha=32: "});
-        refused(&(Refusal){{commands[i], "--weights", "fp16"}, "trained themselves are what --precision says"});
+        refused(
+            &(Refusal){{commands[i], "--weights", "fp16"}, "trained themselves are what --precision says"});
         refused(&(Refusal){{commands[i], "--quantize", "nf4"}, "--quantize nf4 needs --lora"});
     }
     const char *merged[] = {
@@ -248,18 +249,25 @@ static void four_ways_as_a_table(void **state)
     (void)state;
     Outcome *o = expect_code(RUN("compare", "--four-ways"), 0);
     static const char *const lines[] = {
-        "GB = 10^9 bytes               full    16-bit,     16-bit       pure      bf16,       LoRA      QLoRA\n",
-        "                              fp32     master      mixed       bf16      8-bit    on bf16     on nf4\n",
-        "\nstates alone                128.48     128.48      96.36      64.24      51.57      16.73       6.37\n",
-        "\nthe lesson's figure          128.5          -       96.4          -          -       16.7        6.4\n",
-        "\nfrozen weights                   -          -          -          -          -      16.06       5.70\n",
-        "\nmaster weights                   -      32.12          -          -          -          -          -\n",
+        "GB = 10^9 bytes               full    16-bit,     16-bit       pure      bf16,       LoRA      "
+        "QLoRA\n",
+        "                              fp32     master      mixed       bf16      8-bit    on bf16     on "
+        "nf4\n",
+        "\nstates alone                128.48     128.48      96.36      64.24      51.57      16.73       "
+        "6.37\n",
+        "\nthe lesson's figure          128.5          -       96.4          -          -       16.7        "
+        "6.4\n",
+        "\nfrozen weights                   -          -          -          -          -      16.06       "
+        "5.70\n",
+        "\nmaster weights                   -      32.12          -          -          -          -         "
+        " -\n",
         "\nllama-3.2-1b full fp32",
         "\nllama-2-13b  full fp32",
         "\n16-bit with master  trained 2 + 2 + 4 + 8 = 16 bytes x 8,030,261,248\n",
         "\n16-bit mixed        trained 2 + 2 + 8 = 12 bytes x 8,030,261,248\n",
         "\nbf16, 8-bit states  trained 2 + 2 + 2.42 = 6.42 bytes x 8,030,261,248\n",
-        "\nQLoRA               base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040\n",
+        "\nQLoRA               base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x "
+        "41,943,040\n",
     };
     for (size_t i = 0; i < COUNT(lines); i++)
         has(o, lines[i]);
