@@ -3,6 +3,7 @@
 #define BRIM_BASE_NAMES_H
 
 #define dtype_bytes brim_dtype_bytes
+#define dtype_is_dynamic8 brim_dtype_is_dynamic8
 #define dtype_is_quantized brim_dtype_is_quantized
 #define dtype_name brim_dtype_name
 #define error_clear brim_error_clear

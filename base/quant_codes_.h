@@ -5,8 +5,9 @@
 
 #include "quant_layout_.h"
 
-extern const float nf4_code[16];      /* ascending, -1 to 1; 0 is code 7 */
-extern const float dynamic_code[256]; /* of an NF4 block's scale: ascending, 0 is code 127, 1 is code 255 */
+extern const float nf4_code[16];               /* ascending, -1 to 1; 0 is code 7 */
+extern const float dynamic_code[256];          /* signed: ascending, 0 is code 127, 1 is code 255 */
+extern const float dynamic_code_unsigned[256]; /* ascending, 0 is code 0, 1 is code 255 */
 
 /* The scale of a block of NF4 or NF4_PLAIN. `at`: the matrix's memory. */
 static inline float quant_block_scale(DType dtype, const QuantLayout *l, const void *at, int64_t block)
@@ -24,6 +25,15 @@ static inline float quant_nf4_value(const void *at, int64_t i, float scale)
 {
     unsigned char both = ((const unsigned char *)at)[i / 2];
     return nf4_code[i % 2 ? both & 15 : both >> 4] * scale;
+}
+
+/* Element i of an array of a dynamic 8-bit type. */
+static inline float quant_dynamic8_value(DType dtype, const QuantLayout *l, const void *at, int64_t i)
+{
+    const unsigned char *bytes = (const unsigned char *)at;
+    const float *scales = (const float *)(const void *)(bytes + l->scales);
+    const float *code = dtype == DTYPE_DYNAMIC8 ? dynamic_code : dynamic_code_unsigned;
+    return code[bytes[i]] * scales[i / DYNAMIC8_BLOCK];
 }
 
 /* scale: of the row. */

@@ -11,10 +11,11 @@
  * elements a byte, the first one in the high half.
  * int8: scales float (rows).
  * nf4-plain: scales float (blocks).
+ * dynamic8 and dynamic8-unsigned: a byte an element, then scales float (blocks).
  * nf4: group_scales float (groups), then offset float (1), then scales uint8 (blocks). A block's scale is
  * dynamic_code[scales[i]] * group_scales[i / 256] + offset. */
 typedef struct QuantLayout {
-    int64_t blocks, groups; /* of NF4: scales, and groups of them */
+    int64_t blocks, groups; /* of NF4: scales, and groups of them; of dynamic8 the scales */
     uint64_t codes_bytes;   /* without padding */
     uint64_t group_scales, offset, scales;
     uint64_t bytes; /* of all */

@@ -22,7 +22,8 @@ typedef struct Item {
     AttentionDims attention;
     UpdateScalars scalars;
     UpdateControl control;
-    float *at[8]; /* a b c | q k v out dout dq dk dv | p g first second */
+    UpdateArrays arrays;
+    float *at[8]; /* a b c | q k v out dout dq dk dv */
     double flops; /* that any implementation needs: half of a causal product */
     double best;  /* seconds */
 } Item;
@@ -154,18 +155,22 @@ static void note_attention_backward(const AttentionDims *d, const float *q, cons
     recording->kernels->attention_flash_backward(d, q, k, v, out, lse, dout, dq, dk, dv, workspace, run);
 }
 
-static void note_adam(int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p,
-                      const float *g, float *first, float *second, const KernelRun *run)
+static void note_adam(const UpdateArrays *a, const UpdateScalars *s, const UpdateControl *control,
+                      const KernelRun *run)
 {
     Item *item = replay_note(ITEM_UPDATE);
-    item->n = n;
     item->scalars = *s;
     item->control = *control;
     item->scalars.lr = 0; /* the copy's parameters stay what they are */
-    const float *at[4] = {p, g, first, second};
-    for (int i = 0; i < 4; i++)
-        item->at[i] = replay_moved(at[i]);
-    recording->kernels->adam(n, s, control, p, g, first, second, run);
+    item->n = a->n;
+    item->arrays = *a;
+    item->arrays.p = replay_moved(a->p);
+    item->arrays.master = replay_moved(a->master);
+    item->arrays.g = replay_moved(a->g);
+    for (int i = 0; i < UPDATE_STATES; i++)
+        item->arrays.state[i] = replay_moved(a->state[i]);
+    item->arrays.rounding = NULL;
+    recording->kernels->adam(a, s, control, run);
 }
 
 /* Runs one step, noting. The reservation is found from the first parameter, which lies at its offset from
@@ -240,8 +245,7 @@ static void replay_item(const Replay *r, const Item *i)
         r->kernels->gemm(i->trans_a, i->trans_b, i->m, i->n, i->k, 1, i->at[0], i->lda, i->at[1], i->ldb,
                          i->beta, i->at[2], i->ldc, &(KernelRun){.threads = r->threads});
     } else if (i->kind == ITEM_UPDATE) {
-        r->kernels->adam(i->n, &i->scalars, &i->control, i->at[0], i->at[1], i->at[2], i->at[3],
-                         &(KernelRun){.threads = r->threads});
+        r->kernels->adam(&i->arrays, &i->scalars, &i->control, &(KernelRun){.threads = r->threads});
     } else {
         int units = i->attention.batch * i->attention.heads;
 #pragma omp parallel for schedule(static) num_threads(r->threads)
@@ -283,10 +287,11 @@ static void limit_stream(const Replay *r)
 {
     for (int i = 0; i < r->count; i++) {
         const Item *item = &r->items[i];
-        if (item->kind != ITEM_UPDATE)
-            continue;
-        float *restrict p = item->at[0], *restrict first = item->at[2], *restrict second = item->at[3];
-        const float *restrict g = item->at[1];
+        const UpdateArrays *a = &item->arrays;
+        if (item->kind != ITEM_UPDATE || a->g_type != DTYPE_F32 || a->state_type[0] != DTYPE_F32)
+            continue; /* the limit is that of fp32 */
+        float *restrict p = a->p, *restrict first = a->state[0], *restrict second = a->state[1];
+        const float *restrict g = a->g;
 #pragma omp parallel for simd schedule(static) num_threads(r->threads)
         for (int64_t j = 0; j < item->n; j++) {
             p[j] += 0.0f * g[j];

@@ -86,6 +86,7 @@ typedef struct SafetensorsItem {
         *data; /* floats for F32, F16 and BF16, which are rounded to nearest even; else elements of type */
     const Tensor *tensor; /* instead of data: the same, wherever it lies; for F32, F16 and BF16 of any type with
                              numbers, which are decoded */
+    uint64_t from; /* of the tensor: where the bytes are that are written as they are; 0 = as above */
 } SafetensorsItem;
 
 /* Writes a file that does not depend on the order of the items: by size of element, the largest first, then

@@ -200,7 +200,7 @@ static int write_bytes(FileWriter *w, const Sorted *s)
         return file_put(w, s->item->data, (size_t)s->bytes);
     for (uint64_t done = 0, n; done < s->bytes && !w->failed; done += n) {
         n = s->bytes - done < sizeof piece ? s->bytes - done : sizeof piece;
-        w->failed = tensor_read(s->item->tensor, (int64_t)done, (int64_t)n, piece);
+        w->failed = tensor_read(s->item->tensor, (int64_t)(s->item->from + done), (int64_t)n, piece);
         file_put(w, piece, (size_t)n);
     }
     return w->failed;
@@ -208,6 +208,8 @@ static int write_bytes(FileWriter *w, const Sorted *s)
 
 static int write_tensor(FileWriter *w, const Sorted *s)
 {
+    if (s->item->from)
+        return write_bytes(w, s);
     if (s->item->type == SAFETENSORS_F16 || s->item->type == SAFETENSORS_BF16)
         return write_halves(w, s);
     if (s->item->type == SAFETENSORS_F32 && s->item->tensor)

@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include "../base/plural_.h"
+#include "../base/quant_layout_.h"
 #include "../nn/lora.h"
 #include "saved_run_.h"
 #include "io_.h"
 #include "safetensors_.h"
 
-enum { NAME_ROOM = 20 }; /* ".momentum_buffer" and the end */
+enum { NAME_ROOM = 32 }; /* ".momentum_buffer.absmax" and the end */
+#define SCALES ".absmax" /* of the blocks of an 8-bit state */
 
 /* ---- Saving ---------------------------------------------------------------------------------- */
 
@@ -40,27 +42,76 @@ TensorList saved_run_parameters(Module *model)
     return nn_lora_count(model) ? nn_lora_parameters(model) : nn_parameters(model);
 }
 
+/* As what a tensor is saved: bits are kept. A weight with a master is its master, and is rounded again when
+ * it is loaded, which gives the same bits; the codes of an 8-bit state are bytes. Frozen ones are floats. */
+static SafetensorsType saved_type(const Tensor *tensor)
+{
+    if (tensor->master || tensor->component == MEM_FROZEN)
+        return SAFETENSORS_F32;
+    return tensor->dtype == DTYPE_BF16        ? SAFETENSORS_BF16
+           : tensor->dtype == DTYPE_F16       ? SAFETENSORS_F16
+           : dtype_is_dynamic8(tensor->dtype) ? SAFETENSORS_U8
+                                              : SAFETENSORS_F32;
+}
+
+/* Where the scales of an 8-bit state lie among its bytes, and how many there are. */
+static QuantLayout layout_of(const Tensor *array)
+{
+    return quant_layout(array->dtype, 1, tensor_numel(array));
+}
+
 /* Those of model.safetensors. */
 static int model_items(Items *s, TensorList list)
 {
     *s = (Items){.parameters = list.count, .count = list.count};
     s->items = host_alloc((size_t)s->count * sizeof *s->items);
     for (int i = 0; s->items && i < list.count; i++)
-        s->items[i] = safetensors_item(tensor_name(list.items[i]), SAFETENSORS_F32, list.items[i]);
+        s->items[i] = safetensors_item(tensor_name(list.items[i]), saved_type(list.items[i]), list.items[i]);
     return s->items ? 0 : error_code();
+}
+
+/* Arrays in the file: of each parameter its states, the scales of those in 8 bit, and its updates. */
+static int optimizer_item_count(const Optimizer *optimizer)
+{
+    int parameters = optim_parameters(optimizer).count, count = parameters;
+    for (int i = 0; i < parameters; i++)
+        for (int k = 0; k < optim_state_arrays(optimizer); k++)
+            count += 1 + dtype_is_dynamic8(tensor_dtype(optim_state(optimizer, i, k)));
+    return count;
 }
 
 static int optimizer_items_alloc(Items *s, const Optimizer *optimizer)
 {
     TensorList list = optim_parameters(optimizer);
-    int of_each = optim_state_arrays(optimizer) + 1;
-    *s = (Items){.parameters = list.count, .count = list.count * of_each};
+    int of_each = 2 * optim_state_arrays(optimizer) + 1; /* at most */
+    *s = (Items){.parameters = list.count, .count = optimizer_item_count(optimizer)};
     for (int i = 0; i < list.count; i++)
         s->name_bytes += (size_t)of_each * (strlen(tensor_name(list.items[i])) + NAME_ROOM);
     s->items = host_alloc((size_t)s->count * sizeof *s->items);
     s->updates = s->items ? host_alloc((size_t)s->parameters * sizeof *s->updates) : NULL;
     s->names = s->updates ? host_alloc(s->name_bytes) : NULL;
     return s->names ? 0 : error_code();
+}
+
+/* A state, and its scales. Returns how many items these are. */
+static int state_items(SafetensorsItem *item, char *name, size_t room, const Optimizer *optimizer, int i,
+                       int k)
+{
+    Tensor *array = optim_state(optimizer, i, k);
+    int used = snprintf(name, room, "%s.%s", tensor_name(optim_parameters(optimizer).items[i]),
+                        optim_state_name(optimizer, k));
+    item[0] = safetensors_item(name, saved_type(array), array);
+    if (!dtype_is_dynamic8(array->dtype))
+        return 1;
+    QuantLayout layout = layout_of(array);
+    snprintf(name + room, room, "%.*s" SCALES, used, name);
+    item[1] = (SafetensorsItem){.name = name + room,
+                                .type = SAFETENSORS_F32,
+                                .ndim = 1,
+                                .dim = {layout.blocks},
+                                .tensor = array,
+                                .from = layout.scales};
+    return 2;
 }
 
 /* Those of optimizer.safetensors: of each parameter its arrays, and its updates. */
@@ -74,10 +125,8 @@ static int optimizer_items(Items *s, const Optimizer *optimizer)
     for (int i = 0; i < list.count; i++) {
         const Tensor *parameter = list.items[i];
         size_t room = strlen(tensor_name(parameter)) + NAME_ROOM;
-        for (int k = 0; k < optim_state_arrays(optimizer); k++, name += room) {
-            snprintf(name, room, "%s.%s", tensor_name(parameter), optim_state_name(optimizer, k));
-            *item++ = safetensors_item(name, SAFETENSORS_F32, optim_state(optimizer, i, k));
-        }
+        for (int k = 0; k < optim_state_arrays(optimizer); k++, name += 2 * room)
+            item += state_items(item, name, room, optimizer, i, k);
         snprintf(name, room, "%s.step", tensor_name(parameter));
         s->updates[i] = optim_updates(optimizer, i);
         *item++ = (SafetensorsItem){.name = name, .type = SAFETENSORS_I64, .data = &s->updates[i]};
@@ -247,6 +296,8 @@ int io_find_saved_run(const char *directory, SavedRunFound *found)
 
 /* ---- Loading --------------------------------------------------------------------------------- */
 
+enum { TAKE_BYTES = 4 << 20 /* after which pages are let go */ };
+
 typedef struct Loading {
     const SavedRun *run;
     char shown[FILE_LABEL]; /* the saved run */
@@ -260,33 +311,57 @@ static Safetensors *open_tensors(const char *saved, const char *name)
     return path_join(path, saved, name) ? NULL : safetensors_open(path);
 }
 
-/* The entry, if it is F32 of this parameter's shape; else NULL with an error raised. */
+/* The entry, if it is of this type and shape; else NULL with an error raised. */
 static const SafetensorsEntry *entry_for(const Loading *l, const Safetensors *file, const char *name,
-                                         const Tensor *parameter)
+                                         SafetensorsType type, Shape shape)
 {
     const SafetensorsEntry *entry = safetensors_find(file, name);
-    Shape shape = tensor_shape(parameter);
-    int same = entry && entry->type == SAFETENSORS_F32 && entry->ndim == shape.ndim;
+    int same = entry && entry->type == type && entry->ndim == shape.ndim;
     for (int i = 0; same && i < shape.ndim; i++)
         same = entry->dim[i] == shape.dim[i];
     if (same)
         return entry;
     if (entry)
         error_raise(ERROR_ARGUMENT, "%s is of another model: its %s is not %s %s", l->shown,
-                    string_text(name).text, "F32", shape_text(shape).text);
+                    string_text(name).text, safetensors_type_name(type), shape_text(shape).text);
     else
         error_raise(ERROR_ARGUMENT, "%s is of another model: it has no %s", l->shown, string_text(name).text);
     return NULL;
 }
 
-/* to: where it is read to; NULL = it is only compared. */
-static int take(const Loading *l, const Safetensors *file, const char *name, const Tensor *parameter,
-                Tensor *to)
+/* The entry's bytes as they are, from byte `first` of the tensor on. */
+static int take_bytes(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to, uint64_t first)
 {
-    const SafetensorsEntry *entry = entry_for(l, file, name, parameter);
+    const unsigned char *from = entry->data;
+    for (uint64_t done = 0, n; done < entry->bytes && !error_code(); done += n) {
+        n = entry->bytes - done < TAKE_BYTES ? entry->bytes - done : TAKE_BYTES;
+        tensor_write(to, (int64_t)(first + done), (int64_t)n, from + done);
+        safetensors_forget(file, from + done, (size_t)n);
+    }
+    return error_code();
+}
+
+/* A parameter or a state. read 0: it is only compared. */
+static int take(const Loading *l, const Safetensors *file, const char *name, Tensor *tensor, int read)
+{
+    SafetensorsType type = saved_type(tensor);
+    const SafetensorsEntry *entry = entry_for(l, file, name, type, tensor_shape(tensor));
     if (!entry)
         return error_code();
-    return to ? safetensors_read_tensor(file, entry, to) : 0;
+    if (!read)
+        return 0;
+    return type == SAFETENSORS_F32 ? safetensors_read_tensor(file, entry, tensor)
+                                   : take_bytes(file, entry, tensor, 0);
+}
+
+/* The scales of an 8-bit state. */
+static int take_scales(const Loading *l, const char *name, Tensor *array, int read)
+{
+    QuantLayout layout = layout_of(array);
+    const SafetensorsEntry *entry = entry_for(l, l->optimizer, name, SAFETENSORS_F32, SHAPE(layout.blocks));
+    if (!entry)
+        return error_code();
+    return read ? take_bytes(l->optimizer, entry, array, layout.scales) : 0;
 }
 
 static int take_model(const Loading *l, int read)
@@ -297,7 +372,7 @@ static int take_model(const Loading *l, int read)
                            l->shown, safetensors_count(l->model), list.count);
     for (int i = 0; i < list.count; i++) {
         Tensor *p = list.items[i];
-        if (take(l, l->model, tensor_name(p), p, read ? p : NULL))
+        if (take(l, l->model, tensor_name(p), p, read))
             return error_code();
     }
     return error_code();
@@ -324,8 +399,12 @@ static int take_parameter_state(const Loading *l, int i, int read)
         return error_code();
     int status = 0;
     for (int k = 0; k < optim_state_arrays(optimizer) && !status; k++) {
-        snprintf(name, room, "%s.%s", tensor_name(p), optim_state_name(optimizer, k));
-        status = take(l, l->optimizer, name, p, read ? optim_state(optimizer, i, k) : NULL);
+        Tensor *array = optim_state(optimizer, i, k);
+        int used = snprintf(name, room, "%s.%s", tensor_name(p), optim_state_name(optimizer, k));
+        status = take(l, l->optimizer, name, array, read);
+        snprintf(name + used, room - (size_t)used, SCALES);
+        if (!status && dtype_is_dynamic8(array->dtype))
+            status = take_scales(l, name, array, read);
     }
     snprintf(name, room, "%s.step", tensor_name(p));
     status = status ? status : take_updates(l, name, i, read);
@@ -337,7 +416,7 @@ static int take_optimizer(const Loading *l, int read)
 {
     const Optimizer *optimizer = l->run->optimizer;
     int parameters = optim_parameters(optimizer).count;
-    int count = parameters * (optim_state_arrays(optimizer) + 1);
+    int count = optimizer_item_count(optimizer);
     if (count != safetensors_count(l->optimizer))
         return error_raise(ERROR_ARGUMENT,
                            "%s is of another run: its optimizer has %d arrays and counts, this one %d",
@@ -371,6 +450,8 @@ static int restore(const Loading *l)
     if (saved_run_state_compare(l->shown, l->run, s) || take_model(l, 0) || take_optimizer(l, 0))
         return error_code();
     if (take_model(l, 1) || take_optimizer(l, 1) || optim_set_steps(l->run->optimizer, s->steps))
+        return error_code();
+    if (optim_set_scaling(l->run->optimizer, &s->scaling))
         return error_code();
     optim_set_lr(l->run->optimizer, (float)s->lr);
     if (l->run->loader && data_seek(l->run->loader, s->cursor))

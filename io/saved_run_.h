@@ -30,6 +30,7 @@ typedef struct SavedRunState {
     int64_t steps, samples;
     const char *optimizer, *command;
     double lr;
+    LossScale scaling;
     uint64_t seed;
     int threads, has_data;
     int order; /* in which the samples came: DATA_ORDER of the brim that saved it */

@@ -105,6 +105,16 @@ static json_t *data_json(const Loader *loader)
                      (json_int_t)at.step, "samples", (json_int_t)data_samples(loader));
 }
 
+/* How the loss is scaled; nothing where it is not. */
+static int add_scaling(json_t *optimizer, const LossScale *s)
+{
+    json_t *scaling = s->scale == 0 ? NULL
+                                    : json_pack("{s:f, s:b, s:I, s:I, s:I}", "scale", (double)s->scale,
+                                                "dynamic", s->dynamic, "good", (json_int_t)s->good, "bad",
+                                                (json_int_t)s->bad, "skipped", (json_int_t)s->skipped);
+    return s->scale != 0 && json_object_set_new(optimizer, "loss_scale", scaling) != 0;
+}
+
 static json_t *state_json(const SavedRun *run, const SavedFile files[SAVED_FILES])
 {
     const Context *context = context_here();
@@ -114,6 +124,11 @@ static json_t *state_json(const SavedRun *run, const SavedFile files[SAVED_FILES
                                (json_int_t)r->first_sample, "layer", (json_int_t)r->layer);
     json_t *optimizer = json_pack("{s:s, s:f, s:o}", "name", optim_name(run->optimizer), "lr",
                                   (double)optim_base_lr(run->optimizer), "kept", kept_json(run->optimizer));
+    LossScale scaling = optim_scaling(run->optimizer);
+    if (optimizer && add_scaling(optimizer, &scaling)) {
+        json_decref(optimizer);
+        optimizer = NULL;
+    }
     json_t *sums = json_pack("{s:o, s:o}", SAVED_RUN_MODEL, file_json(&files[0]), SAVED_RUN_OPTIMIZER,
                              file_json(&files[1]));
     json_t *root =
@@ -206,6 +221,24 @@ static int unpack_data(SavedRunState *s, json_t *data)
     return 0;
 }
 
+static int unpack_scaling(SavedRunState *s, const json_t *root)
+{
+    double scale = 0;
+    json_int_t good = 0, bad = 0, skipped = 0;
+    json_t *scaling = json_object_get(json_object_get(root, "optimizer"), "loss_scale");
+    if (!scaling)
+        return 0;
+    if (json_unpack(scaling, "{s:F, s:b, s:I, s:I, s:I}", "scale", &scale, "dynamic", &s->scaling.dynamic,
+                    "good", &good, "bad", &bad, "skipped", &skipped) ||
+        !(scale > 0) || skipped > s->steps)
+        return -1;
+    s->scaling.scale = (float)scale;
+    s->scaling.good = good;
+    s->scaling.bad = bad;
+    s->scaling.skipped = skipped;
+    return 0;
+}
+
 /* The parts of a file are its bytes, and add up to its checksum. */
 static int unpack_file(const json_t *files, const char *name, SavedFile *file)
 {
@@ -266,6 +299,8 @@ static int unpack(const char *shown, SavedRunState *s)
         !json_is_array(kept))
         return bad_state(shown, "a field is missing or out of range");
     s->steps = step;
+    if (unpack_scaling(s, root))
+        return bad_state(shown, "its loss scale is missing something or out of range");
     s->seed = (uint64_t)seed;
     s->random = (RandomState){
         .step = random_step, .first_sample = first, .layer = (uint32_t)layer, .fills = (uint64_t)fills};
@@ -436,6 +471,11 @@ static int compare_order(const char *shown, const SavedRunState *s)
         shown, s->order, DATA_ORDER, shown);
 }
 
+static const char *scaling_text(const LossScale *s)
+{
+    return s->scale == 0 ? "none" : s->dynamic ? "dynamic" : "a number";
+}
+
 int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedRunState *s)
 {
     Differences d = {0};
@@ -444,6 +484,9 @@ int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedR
     compare_settings(&d, run, s);
     if (!has_setting(run, "optimizer")) /* else it was compared */
         compare_text(&d, "optimizer", optim_name(run->optimizer), s->optimizer);
+    LossScale scaling = optim_scaling(run->optimizer);
+    if (!has_setting(run, "loss-scale"))
+        compare_text(&d, "loss scale", scaling_text(&scaling), scaling_text(&s->scaling));
     compare_number(&d, "seed", context_here()->seed, s->seed);
     if (run->loader && s->has_data)
         compare_number(&d, "samples", (uint64_t)data_samples(run->loader), (uint64_t)s->samples);

@@ -30,14 +30,17 @@ static uint64_t parameter_bytes(TensorList list, int element)
     return bytes;
 }
 
-/* At most: beside what is the same for every run, of each tensor a part's size and checksum, and of each
- * parameter that it has a gradient of zeros. */
+/* At most: beside what is the same for every run, of each tensor a part's size and checksum (of an 8-bit state
+ * two), and of each parameter that it has a gradient of zeros. */
 static uint64_t state_bytes(TensorList list, const Optimizer *optimizer)
 {
     uint64_t bytes = JSON_FILE;
     for (int i = 0; i < list.count; i++)
         bytes += strlen(tensor_name(list.items[i])) + ENTRY +
                  (uint64_t)(optim_state_arrays(optimizer) + 2) * ENTRY;
+    for (int i = 0; i < optim_parameters(optimizer).count; i++)
+        for (int k = 0; k < optim_state_arrays(optimizer); k++)
+            bytes += dtype_is_dynamic8(tensor_dtype(optim_state(optimizer, i, k))) ? ENTRY : 0;
     return bytes;
 }
 

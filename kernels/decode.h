@@ -14,6 +14,7 @@
 
 #include "base/half_.h"
 #include "base/quant_codes_.h"
+#include "kernels/dynamic8.h"
 #include "kernels/kernels.h"
 #include "kernels/vecmath.h"
 
@@ -28,7 +29,7 @@ typedef struct Decoder {
 VEC_INLINE Decoder decoder(const StoredArray *w)
 {
     Decoder d = {.at = w->at, .dtype = w->dtype, .cols = w->cols};
-    if (dtype_is_quantized(w->dtype))
+    if (dtype_is_quantized(w->dtype) || dtype_is_dynamic8(w->dtype))
         d.layout = quant_layout(w->dtype, w->rows, w->cols);
     return d;
 }
@@ -184,6 +185,10 @@ static __attribute__((noinline, unused)) void decoder_row(const Decoder *d, int6
         break;
     case DTYPE_NF4_PLAIN:
         decoder_nf4(DTYPE_NF4_PLAIN, d, first, n, y);
+        break;
+    case DTYPE_DYNAMIC8:
+    case DTYPE_UDYNAMIC8:
+        dynamic8_decode(d->dtype, d->at, (const float *)(const void *)(d->at + d->layout.scales), first, n, y);
         break;
     default:
         memcpy(y, (const float *)(const void *)d->at + first, (size_t)n * sizeof *y);

@@ -4,8 +4,10 @@
  *
  *   fills    key = seed            counter = (block low, block high, stream low, stream high)
  *   dropout  key = draw_dropout_key counter = (block low, sample low, layer, step low)
+ *   rounding key = draw_rounding_key counter = (block low, parameter, update low, array and update high)
  *
- * where block counts within the sample, so that a mask does not depend on how samples are grouped. */
+ * where dropout's block counts within the sample, so that a mask does not depend on how samples are grouped;
+ * rounding takes 16 bits an element: element i the low or high half of word i % 8 / 2 of block i / 8. */
 #ifndef BRIM_DRAW_H
 #define BRIM_DRAW_H
 
@@ -42,6 +44,19 @@ static inline Philox draw_fill(uint64_t seed, uint64_t stream, uint64_t block)
 {
     return philox4x32(seed, (uint32_t)block, (uint32_t)(block >> 32), (uint32_t)stream,
                       (uint32_t)(stream >> 32));
+}
+
+/* The seed, mixed so that rounding shares no counter with the others. */
+static inline uint64_t draw_rounding_key(const RoundingKey *key, uint64_t block)
+{
+    uint64_t mixed = draw_mix(key->seed + 0xd1b54a32d192ed03u);
+    return mixed ^ (block >> 32 ? draw_mix(~(block >> 32)) : 0);
+}
+
+/* The last word of the counter: `array` is below 4. */
+static inline uint32_t draw_rounding_last(int64_t update, int array)
+{
+    return (uint32_t)((uint64_t)update >> 32) << 2 | (uint32_t)array;
 }
 
 /* A word is dropped when it is below this: p of 2^32, p < 1. */

@@ -98,11 +98,32 @@ typedef struct UpdateScalars {
     int decoupled; /* Adam: 1 = AdamW */
 } UpdateScalars;
 
+/* What 16-bit values are rounded at random by, so that what a rounding loses is lost on neither side: a bf16
+ * value is rounded up with the probability of how near it is, by bits that are a function of these, of the
+ * number of the update and of the element. */
+typedef struct RoundingKey {
+    uint64_t seed;
+    uint32_t parameter; /* which of the optimizer's */
+} RoundingKey;
+
+enum { UPDATE_STATES = 2 };
+
+/* One parameter's arrays, n elements each, as an update reads and writes them. */
+typedef struct UpdateArrays {
+    int64_t n;
+    void *p;       /* the parameter, f32 or 16 bit */
+    float *master; /* what is updated; p is then a copy, rounded to nearest. NULL: p itself is updated */
+    const void *g; /* the gradient, f32 or 16 bit */
+    void *state[UPDATE_STATES]; /* f32, 16 or 8 bit (dynamic8); NULL where the rule has none */
+    DType p_type, g_type, state_type[UPDATE_STATES];
+    const RoundingKey *rounding; /* of bf16 states, and of p without a master; NULL = to nearest */
+} UpdateArrays;
+
 /* What is known only when all gradients are: updates read it from memory, so that the device that finds it
  * need not ask the host. */
 typedef struct UpdateControl {
     int32_t skip;     /* not 0: nothing is written */
-    float grad_scale; /* multiplies every gradient first: norm clipping */
+    float grad_scale; /* multiplies every gradient first: norm clipping, loss scaling */
 } UpdateControl;
 
 typedef struct Kernels {

@@ -8,6 +8,7 @@
 #include "base/half_.h"
 #include "base/quant_codes_.h"
 #include "kernels/decode.h"
+#include "kernels/dynamic8.h"
 #include "kernels/range.h"
 #include "kernels/vecmath.h"
 
@@ -140,7 +141,16 @@ typedef struct EncodeTarget {
     int64_t cols; /* of int8 */
     void *to;
     float *scales;
+    const Dynamic8Encoder *dynamic8;
 } EncodeTarget;
+
+static int64_t encode_dynamic8(const EncodeTarget *t, int64_t first, int64_t count, const float *x)
+{
+    if (encode_largest(count, x) >= ENCODE_INFINITE)
+        return encode_nonfinite(count, x);
+    dynamic8_encode_blocks(t->dynamic8, x, t->to, t->scales, first, count);
+    return count;
+}
 
 /* Elements [first, first + count). Returns the first of x that cannot be encoded; count = all can. */
 static int64_t encode_part(const EncodeTarget *t, int64_t first, int64_t count, const float *x)
@@ -154,6 +164,8 @@ static int64_t encode_part(const EncodeTarget *t, int64_t first, int64_t count, 
         bad = encode_int8_row(count, x, (int8_t *)t->to + first, t->scales + first / t->cols);
     else if (t->dtype == DTYPE_NF4 || t->dtype == DTYPE_NF4_PLAIN)
         bad = encode_nf4(first, count, x, t->to, t->scales);
+    else if (dtype_is_dynamic8(t->dtype))
+        bad = encode_dynamic8(t, first, count, x);
     else
         memcpy((float *)t->to + first, x, (size_t)count * sizeof *x);
     return bad < 0 ? count : bad;
@@ -162,8 +174,13 @@ static int64_t encode_part(const EncodeTarget *t, int64_t first, int64_t count, 
 static void encode(DType dtype, int64_t rows, int64_t cols, int64_t first, int64_t count, const float *x,
                    void *to, float *scales, const KernelRun *run)
 {
+    Dynamic8Encoder dynamic8;
     EncodeTarget t = {.dtype = dtype, .cols = cols, .to = to, .scales = scales};
-    if (dtype == DTYPE_INT8 || dtype == DTYPE_NF4_PLAIN)
+    if (dtype_is_dynamic8(dtype)) {
+        dynamic8_prepare(dtype, &dynamic8);
+        t.dynamic8 = &dynamic8;
+    }
+    if (dtype == DTYPE_INT8 || dtype == DTYPE_NF4_PLAIN || dtype_is_dynamic8(dtype))
         t.scales = (float *)((char *)to + quant_layout(dtype, rows, cols).scales);
     int64_t part = dtype == DTYPE_INT8 ? cols : RANGE_BLOCK, bad = count;
     int team = range_threads(count, run->threads);

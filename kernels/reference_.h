@@ -11,5 +11,7 @@
 
 /* Element i of the flattened array. */
 float reference_element(const StoredArray *w, int64_t i);
+/* A block of a dynamic 8-bit type, and its scale. */
+void reference_dynamic8_block(DType dtype, int64_t n, const float *x, unsigned char *to, float *scale);
 
 #endif

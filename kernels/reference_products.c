@@ -41,6 +41,9 @@ float reference_element(const StoredArray *w, int64_t i)
     case DTYPE_NF4:
     case DTYPE_NF4_PLAIN:
         return quant_nf4_value(w->at, i, quant_block_scale(w->dtype, &l, w->at, i / NF4_BLOCK));
+    case DTYPE_DYNAMIC8:
+    case DTYPE_UDYNAMIC8:
+        return quant_dynamic8_value(w->dtype, &l, w->at, i);
     default:
         return ((const float *)w->at)[i];
     }

@@ -61,6 +61,16 @@ static void encode_row(int64_t n, const float *x, int8_t *to, float *scale)
         to[i] = (int8_t)nearbyintf(x[i] * factor);
 }
 
+void reference_dynamic8_block(DType dtype, int64_t n, const float *x, unsigned char *to, float *scale)
+{
+    const float *code = dtype == DTYPE_DYNAMIC8 ? dynamic_code : dynamic_code_unsigned;
+    *scale = 0;
+    for (int64_t i = 0; i < n; i++)
+        *scale = isnan(*scale) || fabsf(x[i]) <= *scale ? *scale : fabsf(x[i]); /* a NaN stays */
+    for (int64_t i = 0; i < n; i++)
+        to[i] = (unsigned char)nearest_code(256, code, *scale != 0 ? x[i] / *scale : 0);
+}
+
 static int64_t encode_halves(DType dtype, int64_t n, const float *x, uint16_t *to)
 {
     return dtype == DTYPE_BF16 ? half_encode_bf16((size_t)n, x, to) : half_encode_f16((size_t)n, x, to);
@@ -77,11 +87,11 @@ static int64_t first_nonfinite(int64_t n, const float *x)
 void reference_encode(DType dtype, int64_t rows, int64_t cols, int64_t first, int64_t count, const float *x,
                       void *to, float *scales, const KernelRun *run)
 {
-    int64_t bad = dtype_is_quantized(dtype) ? first_nonfinite(count, x)
+    int64_t bad = dtype_is_quantized(dtype) || dtype_is_dynamic8(dtype) ? first_nonfinite(count, x)
                   : dtype == DTYPE_BF16 || dtype == DTYPE_F16
                       ? encode_halves(dtype, count, x, (uint16_t *)to + first)
                       : -1;
-    if (dtype == DTYPE_INT8 || dtype == DTYPE_NF4_PLAIN)
+    if (dtype == DTYPE_INT8 || dtype == DTYPE_NF4_PLAIN || dtype_is_dynamic8(dtype))
         scales = (float *)((char *)to + quant_layout(dtype, rows, cols).scales);
     if (bad >= 0)
         *run->fault = first + bad;
@@ -92,6 +102,10 @@ void reference_encode(DType dtype, int64_t rows, int64_t cols, int64_t first, in
         for (int64_t i = 0; i < count; i += NF4_BLOCK)
             encode_block(count - i < NF4_BLOCK ? count - i : NF4_BLOCK, x + i,
                          (unsigned char *)to + (first + i) / 2, scales + (first + i) / NF4_BLOCK);
+    else if (dtype_is_dynamic8(dtype))
+        for (int64_t i = 0; i < count; i += DYNAMIC8_BLOCK)
+            reference_dynamic8_block(dtype, count - i < DYNAMIC8_BLOCK ? count - i : DYNAMIC8_BLOCK, x + i,
+                                     (unsigned char *)to + first + i, scales + (first + i) / DYNAMIC8_BLOCK);
     else if (dtype == DTYPE_F32)
         memcpy((float *)to + first, x, (size_t)count * sizeof *x);
 }

@@ -191,29 +191,25 @@ KERNEL(void, decode, (const StoredArray *w, int64_t first, int64_t count, float 
 KERNEL(void, decode_transposed,
        (const StoredArray *w, int64_t first, int64_t count, float *y, const KernelRun *run))
 /* Elements [first, first + count) of the flattened (rows, cols) that `to` begins with, of any type but i32;
- * whole rows of int8, whole blocks of NF4 but for the last one. Types round to nearest as base/dtype.h's
- * sources do. What cannot be held is a fault, and the elements around it are indeterminate: a finite number
- * beyond a 16-bit type's range, and of quantised types what is not finite. scales (blocks): of NF4, whose
- * scales are not in `to` before encode_scales, which takes those of all blocks. */
+ * whole rows of int8, whole blocks of NF4 and dynamic8 but for the last one. Types round to nearest as
+ * base/dtype.h's sources do. What cannot be held is a fault, and the elements around it are indeterminate: a
+ * finite number beyond a 16-bit type's range, and of the types with scales what is not finite. scales
+ * (blocks): of NF4, whose scales are not in `to` before encode_scales, which takes those of all blocks. */
 KERNEL(void, encode,
        (DType dtype, int64_t rows, int64_t cols, int64_t first, int64_t count, const float *x, void *to,
         float *scales, const KernelRun *run))
 KERNEL(void, encode_scales, (int64_t rows, int64_t cols, const float *scales, void *to, const KernelRun *run))
 
-/* Optimizer updates, PyTorch's rules, in one pass. State arrays are zero before step 1. NULL where
- * unused: sgd's buffer without momentum, rmsprop's buffer without momentum. With control->skip nothing is
- * written. */
+/* Optimizer updates, PyTorch's rules, in one pass over the parameter's arrays: everything is computed in f32
+ * and rounded once. State arrays are zero before step 1. states: sgd's momentum buffer; rmsprop's mean square
+ * and momentum buffer; adagrad's sum; adam's two means. With control->skip nothing is written. */
 KERNEL(void, sgd,
-       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
-        float *momentum, const KernelRun *run))
+       (const UpdateArrays *a, const UpdateScalars *s, const UpdateControl *control, const KernelRun *run))
 KERNEL(void, rmsprop,
-       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
-        float *square, float *momentum, const KernelRun *run))
+       (const UpdateArrays *a, const UpdateScalars *s, const UpdateControl *control, const KernelRun *run))
 KERNEL(void, adagrad,
-       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g, float *sum,
-        const KernelRun *run))
+       (const UpdateArrays *a, const UpdateScalars *s, const UpdateControl *control, const KernelRun *run))
 KERNEL(void, adam,
-       (int64_t n, const UpdateScalars *s, const UpdateControl *control, float *p, const float *g,
-        float *first, float *second, const KernelRun *run))
+       (const UpdateArrays *a, const UpdateScalars *s, const UpdateControl *control, const KernelRun *run))
 
 #undef KERNEL

@@ -82,6 +82,8 @@ Module *nn_embedding(int64_t vocab, int64_t dim)
     if (!self)
         return NULL;
     self->weight = nn_add_parameter(module, "weight", SHAPE(vocab, dim));
+    if (self->weight)
+        self->weight->table = 1;
     tensor_fill_normal(self->weight, 0, 1);
     return error_code() ? NULL : module;
 }

@@ -24,7 +24,7 @@ static void update_and_free(Optimizer *optimizer, int i)
     int path = memtrack_path_set(tracker, tensor->path);
     UpdateScalars scalars = optimizer->scalars;
     scalars.lr = optim_lr(optimizer);
-    optimizer->control = (UpdateControl){.grad_scale = 1};
+    optimizer->control = (UpdateControl){.grad_scale = (float)(1 / loss_scale_of_gradients(optimizer))};
     optimizer_update(optimizer, i, scalars);
     tensor_drop_grad(tensor);
     optimizer->updates_in_backward++;
@@ -98,6 +98,11 @@ int optim_set_in_backward(Optimizer *optimizer, int on)
         return error_raise(ERROR_STATE,
                            "optim_set_in_backward(): the norm of all gradients, by which optim_set_clip "
                            "scales, is known only when backward is done; clip, or update in backward");
+    if (optimizer->scaling.on && optimizer->scaling.state.dynamic)
+        return error_raise(ERROR_STATE,
+                           "optim_set_in_backward(): a dynamic loss scale skips a step whose gradients are not "
+                           "all finite, which is known only when backward is done; give optim_set_loss_scale a "
+                           "number, or update after backward");
     const Tensor *shared = shared_parameter(optimizer);
     if (shared)
         return error_raise(

@@ -6,7 +6,7 @@
 #include "../tensor/tensor_.h"
 #include "optim.h"
 
-#define OPTIM_MAX_ARRAYS 2
+#define OPTIM_MAX_ARRAYS UPDATE_STATES
 
 /* What of an options struct goes where in the scalars. */
 typedef struct OptionField {
@@ -17,12 +17,9 @@ typedef struct OptionField {
 typedef struct UpdateCall {
     const Kernels *kernels;
     const KernelRun *run;
-    int64_t n;
+    UpdateArrays arrays;
     const UpdateScalars *scalars;
     const UpdateControl *control;
-    float *parameter;
-    const float *gradient;
-    float *state[OPTIM_MAX_ARRAYS]; /* NULL where the rule has fewer */
 } UpdateCall;
 
 /* A rule is one row of the table in rules.c. */
@@ -35,7 +32,14 @@ typedef struct UpdateRule {
     const char *state[OPTIM_MAX_ARRAYS];
     const OptionField *options; /* of its constructor */
     size_t decay_all;           /* the offset of that option */
+    size_t tables;              /* of 8-bit states: the offset of that option */
 } UpdateRule;
+
+/* What a constructor was given beside the scalars. */
+typedef struct RuleOptions {
+    int decay_all;
+    int tables; /* the states of embedding tables are 8 bit too */
+} RuleOptions;
 
 /* Its arrays without the momentum buffer. */
 int rule_arrays(const UpdateRule *rule);
@@ -45,6 +49,13 @@ typedef struct ParameterState {
     int64_t updates; /* bias correction counts the steps in which this parameter had a gradient */
     float lr_scale, weight_decay;
 } ParameterState;
+
+/* How the loss is scaled, and how that goes. */
+typedef struct LossScaling {
+    int on, step_skipped; /* step_skipped: the last one was */
+    int64_t interval;     /* good steps in a row after which a dynamic scale grows */
+    LossScale state;
+} LossScaling;
 
 struct Optimizer {
     ScopeItem item;
@@ -57,6 +68,8 @@ struct Optimizer {
     ParameterState *state; /* of parameters[i] */
     Schedule schedule;
     float max_norm, grad_norm;
+    LossScaling scaling;
+    int stochastic; /* how bf16 is rounded */
     int64_t steps;
     GradientHook hook; /* in the context's list while in backward */
     int in_backward;
@@ -66,7 +79,7 @@ struct Optimizer {
 };
 
 /* Scalars are complete and valid. NULL with an error, and nothing held, on failure. */
-Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, int decay_all,
+Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, const RuleOptions *options,
                          TensorList parameters);
 
 /* Updates parameter i, which has a gradient. Allocates nothing. */
@@ -74,6 +87,15 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars);
 /* The parameter is there and has a gradient. A parameter whose module was freed may still have received a
  * gradient. */
 int optimizer_has_update(const Tensor *parameter);
+
+/* The scale of the loss that the gradients come from; 1 without scaling. */
+double loss_scale_of_gradients(const Optimizer *optimizer);
+/* After a step whose gradients were finite, or not. 0, or raises when scaling cannot help: `bad` is not. */
+int loss_scale_step(Optimizer *optimizer, int finite);
+/* The optimizer goes. */
+void loss_scale_end(const Optimizer *optimizer);
+/* Raises that a gradient is not finite, and which; `why`: what follows. */
+int optimizer_blame(const Optimizer *optimizer, const char *why);
 
 /* The factor on the learning rate of `step`, counted from 0. */
 double schedule_factor(const Schedule *schedule, int64_t step);

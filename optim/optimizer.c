@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "../base/half_.h"
 #include "optim_.h"
 
 /* ---- Creation -------------------------------------------------------------------------------- */
@@ -24,8 +25,12 @@ static const char *unusable(const Tensor *tensor, const Context *context)
 {
     if (tensor->item.context != context)
         return "belongs to another context";
-    if (tensor->dtype != DTYPE_F32)
-        return "is not f32: weights of other types stay as they are, and adapters train beside them";
+    if (tensor->dtype != DTYPE_F32 && tensor->dtype != DTYPE_BF16 && tensor->dtype != DTYPE_F16)
+        return "is not f32, bf16 or f16: weights of other types stay as they are, and adapters train beside "
+               "them";
+    if (tensor->dtype == DTYPE_F16 && !tensor->master)
+        return "is f16 without an fp32 master, and most of its updates would round to nothing; train it in "
+               "bf16, or make it with a master (fp16-mixed)";
     if (!tensor->leaf)
         return "was made by an operation; only leaves can be trained";
     if (!tensor->requires_grad)
@@ -33,33 +38,53 @@ static const char *unusable(const Tensor *tensor, const Context *context)
     return tensor->storage ? NULL : "was freed";
 }
 
-static int arrays_new(const Optimizer *optimizer, const Tensor *tensor, ParameterState *state)
+static DType state_type(const Optimizer *optimizer, const RuleOptions *options, const Tensor *tensor, int k)
+{
+    enum { LEAST = 4096 }; /* elements; bitsandbytes' min_8bit_size */
+    if (optimizer->rule->shown.eight_bit) {
+        int small = shape_numel(tensor->shape) < LEAST || (tensor->table && !options->tables);
+        return small ? DTYPE_F32 : k == 0 ? DTYPE_DYNAMIC8 : DTYPE_UDYNAMIC8;
+    }
+    return tensor->dtype == DTYPE_F32 ? DTYPE_F32 : optimizer->item.context->precision.states;
+}
+
+static Tensor *array_new(DType type, Shape shape)
+{
+    if (type != DTYPE_F32)
+        return tensor_zeros(type, shape, MEM_OPTIMIZER); /* zeros are zero bytes, and need no buffer */
+    Tensor *array = tensor_new(type, shape, MEM_OPTIMIZER);
+    tensor_fill(array, 0);
+    return array;
+}
+
+static int arrays_new(const Optimizer *optimizer, const RuleOptions *options, const Tensor *tensor,
+                      ParameterState *state)
 {
     Context *context = optimizer->item.context;
     int path = memtrack_path_set(context->tracker, tensor->path);
     int made = 0;
     while (made < optimizer->arrays) {
-        Tensor *array = tensor_new(DTYPE_F32, tensor->shape, MEM_OPTIMIZER);
+        Tensor *array = array_new(state_type(optimizer, options, tensor, made), tensor->shape);
         if (!array)
             break;
         scope_release(&array->item);
-        tensor_fill(array, 0);
         state->array[made++] = array;
     }
     memtrack_path_set(context->tracker, path);
     return made == optimizer->arrays ? 0 : error_code();
 }
 
-static int add_parameter(Optimizer *optimizer, Tensor *tensor, float weight_decay)
+static int add_parameter(Optimizer *optimizer, const RuleOptions *options, Tensor *tensor)
 {
-    int i = optimizer->count++;
+    int i = optimizer->count++, decayed = options->decay_all || tensor->shape.ndim > 1;
     tensor_retain(tensor);
     optimizer->parameters[i] = tensor;
-    optimizer->state[i] = (ParameterState){.lr_scale = 1, .weight_decay = weight_decay};
-    return arrays_new(optimizer, tensor, &optimizer->state[i]);
+    optimizer->state[i] =
+        (ParameterState){.lr_scale = 1, .weight_decay = decayed ? optimizer->scalars.weight_decay : 0};
+    return arrays_new(optimizer, options, tensor, &optimizer->state[i]);
 }
 
-static int add_parameters(Optimizer *optimizer, TensorList list, int decay_all)
+static int add_parameters(Optimizer *optimizer, TensorList list, const RuleOptions *options)
 {
     for (int i = 0; i < list.count; i++) {
         Tensor *tensor = list.items[i];
@@ -69,8 +94,7 @@ static int add_parameters(Optimizer *optimizer, TensorList list, int decay_all)
         if (problem)
             return error_raise(ERROR_ARGUMENT, "optimizer %s: parameter %d '%s' %s",
                                optimizer->rule->shown.name, i, tensor_name(tensor), problem);
-        int decayed = decay_all || tensor->shape.ndim > 1;
-        if (add_parameter(optimizer, tensor, decayed ? optimizer->scalars.weight_decay : 0) != 0)
+        if (add_parameter(optimizer, options, tensor) != 0)
             return error_code();
     }
     if (optimizer->count == 0)
@@ -85,6 +109,7 @@ static void destroy(ScopeItem *item)
     Optimizer *optimizer = (Optimizer *)item; /* the item is the first member */
     Context *context = item->context;
     gradient_hook_remove(context, &optimizer->hook);
+    loss_scale_end(optimizer);
     for (int i = optimizer->count - 1; i >= 0; i--) {
         for (int k = OPTIM_MAX_ARRAYS - 1; k >= 0; k--)
             tensor_free(optimizer->state[i].array[k]);
@@ -95,7 +120,8 @@ static void destroy(ScopeItem *item)
     host_free(context, optimizer, sizeof *optimizer);
 }
 
-Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, int decay_all, TensorList list)
+Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, const RuleOptions *options,
+                         TensorList list)
 {
     if (!list.items || list.count <= 0) {
         error_raise(ERROR_ARGUMENT, "optimizer %s: the list of parameters is empty", rule->shown.name);
@@ -107,6 +133,7 @@ Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, i
     scope_adopt(&optimizer->item, destroy);
     optimizer->rule = rule;
     optimizer->scalars = *scalars;
+    optimizer->stochastic = optimizer->item.context->precision.stochastic;
     optimizer->arrays = rule_arrays(rule) + (scalars->momentum > 0);
     optimizer->capacity = list.count;
     optimizer->parameters = host_alloc((size_t)list.count * sizeof(Tensor *));
@@ -114,7 +141,7 @@ Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, i
         optimizer->parameters ? host_alloc((size_t)list.count * sizeof *optimizer->state) : NULL;
     MemTracker *tracker = optimizer->item.context->tracker;
     const char *op = memtrack_op_set(tracker, rule->shown.name);
-    int failed = !optimizer->state || add_parameters(optimizer, list, decay_all) != 0;
+    int failed = !optimizer->state || add_parameters(optimizer, list, options) != 0;
     memtrack_op_set(tracker, op);
     if (!failed)
         return optimizer;
@@ -203,29 +230,42 @@ void optim_set_lr(Optimizer *optimizer, float lr)
 
 /* ---- A step ---------------------------------------------------------------------------------- */
 
-static void blame_gradient(const Optimizer *optimizer)
+/* Whether the gradient of parameter i is finite; else *bad is the first element that is not. */
+static int is_finite(const Optimizer *optimizer, int i, int64_t *bad)
 {
     const Context *context = optimizer->item.context;
+    const Tensor *tensor = optimizer->parameters[i];
+    *bad = -1;
+    if (tensor->grad)
+        context->kernels->find_nonfinite(gradient_type(tensor), shape_numel(tensor->shape),
+                                         storage_data(tensor->grad), bad, &context->run);
+    return *bad < 0;
+}
+
+static float gradient_value(const Tensor *tensor, int64_t i)
+{
+    DType type = gradient_type(tensor);
+    uint64_t size = dtype_bytes(type, 1, 1);
+    float value = 0;
+    uint16_t half = 0;
+    storage_read(tensor->grad, (uint64_t)i * size, size, type == DTYPE_F32 ? (void *)&value : &half);
+    return type == DTYPE_F32 ? value : type == DTYPE_F16 ? half_from_f16(half) : half_from_bf16(half);
+}
+
+int optimizer_blame(const Optimizer *optimizer, const char *why)
+{
+    int64_t bad;
     for (int i = 0; i < optimizer->count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
-        const float *gradient = storage_f32(tensor->grad);
-        int64_t n = shape_numel(tensor->shape);
-        int64_t bad = -1;
-        if (gradient)
-            context->kernels->find_nonfinite(DTYPE_F32, n, gradient, &bad, &context->run);
-        if (bad < 0)
+        if (is_finite(optimizer, i, &bad))
             continue;
-        float value;
-        storage_read(tensor->grad, (uint64_t)bad * sizeof value, sizeof value, &value);
-        error_raise(ERROR_NONFINITE,
-                    "optim_step(): element %" PRId64
-                    " of the gradient of parameter %d '%s' %s is %s; nothing was updated",
-                    bad, i, tensor_name(tensor), shape_text(tensor->shape).text,
-                    isnan(value) ? "NaN" : "infinite");
-        return;
+        float value = gradient_value(tensor, bad);
+        return error_raise(
+            ERROR_NONFINITE,
+            "optim_step(): element %" PRId64 " of the gradient of parameter %d '%s' %s is %s%s", bad, i,
+            tensor_name(tensor), shape_text(tensor->shape).text, isnan(value) ? "NaN" : "infinite", why);
     }
-    error_raise(ERROR_NONFINITE,
-                "optim_step(): the norm of the gradients is not finite; nothing was updated");
+    return error_raise(ERROR_NONFINITE, "optim_step(): the norm of the gradients is not finite%s", why);
 }
 
 int optimizer_has_update(const Tensor *parameter)
@@ -233,33 +273,52 @@ int optimizer_has_update(const Tensor *parameter)
     return parameter->grad && parameter->storage;
 }
 
-/* Sets what updates read: the factor on every gradient, as PyTorch's clip_grad_norm_, or that nothing is to
- * be updated, with an error, where the norm is not finite. */
-static void clip(Optimizer *optimizer)
+/* The norm of all gradients, unscaled. */
+static double norm_of_gradients(const Optimizer *optimizer)
 {
     const Context *context = optimizer->item.context;
-    optimizer->control = (UpdateControl){.grad_scale = 1};
-    if (optimizer->max_norm <= 0 || context->meta)
-        return;
     double squares = 0;
     for (int i = 0; i < optimizer->count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
         double sum;
         if (!optimizer_has_update(tensor))
             continue;
-        context->kernels->sum_squares(DTYPE_F32, shape_numel(tensor->shape), storage_f32(tensor->grad), &sum,
-                                      &context->run);
+        context->kernels->sum_squares(gradient_type(tensor), shape_numel(tensor->shape),
+                                      storage_data(tensor->grad), &sum, &context->run);
         squares += sum;
     }
-    double norm = sqrt(squares), scale = (double)optimizer->max_norm / (norm + 1e-6);
-    if (!isfinite(norm)) {
-        optimizer->control.skip = 1;
-        blame_gradient(optimizer);
+    return sqrt(squares) / loss_scale_of_gradients(optimizer);
+}
+
+static int all_finite(const Optimizer *optimizer)
+{
+    int64_t bad;
+    for (int i = 0; i < optimizer->count; i++)
+        if (optimizer_has_update(optimizer->parameters[i]) && !is_finite(optimizer, i, &bad))
+            return 0;
+    return 1;
+}
+
+/* Sets what updates read: the factor on every gradient, which is that of PyTorch's clip_grad_norm_ and undoes
+ * the scale of the loss; or that nothing is to be updated, since a gradient is not finite. Reads gradients at
+ * most once. */
+static void find_control(Optimizer *optimizer)
+{
+    int scaled = optimizer->scaling.on;
+    double scale = loss_scale_of_gradients(optimizer), clip = 1;
+    optimizer->control = (UpdateControl){.grad_scale = 1};
+    if (optimizer->item.context->meta)
         return;
+    if (optimizer->max_norm > 0) {
+        double norm = norm_of_gradients(optimizer), most = (double)optimizer->max_norm / (norm + 1e-6);
+        optimizer->control.skip = !isfinite(norm);
+        if (scaled || isfinite(norm))
+            optimizer->grad_norm = (float)norm;
+        clip = most < 1 ? most : 1;
+    } else if (scaled) {
+        optimizer->control.skip = !all_finite(optimizer);
     }
-    optimizer->grad_norm = (float)norm;
-    if (scale < 1)
-        optimizer->control.grad_scale = (float)scale;
+    optimizer->control.grad_scale = (float)(clip / scale);
 }
 
 void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
@@ -273,28 +332,46 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
     scalars.lr *= state->lr_scale;
     scalars.weight_decay = state->weight_decay;
     scalars.step = state->updates;
+    RoundingKey key = {.seed = context->seed, .parameter = (uint32_t)i};
     UpdateCall call = {.kernels = context->kernels,
                        .run = &context->run,
-                       .n = shape_numel(tensor->shape),
                        .scalars = &scalars,
                        .control = &optimizer->control,
-                       .parameter = storage_f32(tensor->storage),
-                       .gradient = storage_f32(tensor->grad)};
-    for (int k = 0; k < optimizer->arrays; k++)
-        call.state[k] = storage_f32(state->array[k]->storage);
+                       .arrays = {.n = shape_numel(tensor->shape),
+                                  .p = storage_data(tensor->storage),
+                                  .p_type = tensor->dtype,
+                                  .master = storage_f32(tensor->master),
+                                  .g = storage_data(tensor->grad),
+                                  .g_type = gradient_type(tensor),
+                                  .rounding = optimizer->stochastic ? &key : NULL}};
+    for (int k = 0; k < optimizer->arrays; k++) {
+        call.arrays.state[k] = storage_data(state->array[k]->storage);
+        call.arrays.state_type[k] = state->array[k]->dtype;
+    }
     optimizer->rule->update(&call);
 }
 
-static void step(Optimizer *optimizer)
+static void update_all(Optimizer *optimizer)
 {
-    clip(optimizer);
-    if (optimizer->control.skip)
-        return;
     UpdateScalars scalars = optimizer->scalars;
     scalars.lr = optim_lr(optimizer);
     for (int i = 0; i < optimizer->count; i++)
         if (optimizer_has_update(optimizer->parameters[i]))
             optimizer_update(optimizer, i, scalars);
+}
+
+static void step(Optimizer *optimizer)
+{
+    find_control(optimizer);
+    int skip = optimizer->control.skip;
+    if (skip && !optimizer->scaling.on) {
+        optimizer_blame(optimizer, "; nothing was updated");
+        return;
+    }
+    if (!skip)
+        update_all(optimizer);
+    if (loss_scale_step(optimizer, !skip) != 0)
+        return;
     optimizer->steps++;
     optimizer->updates_in_backward = 0;
     context_step_end();
@@ -320,8 +397,8 @@ static void to_zero(Context *context, Tensor *tensor)
     if (tensor->grad && tensor->grad->refs > 1)
         tensor_drop_grad(tensor); /* a kept tensor reads it too; no gradient is as good as zeros */
     else if (tensor->grad && !context->meta)
-        context->kernels->fill(DTYPE_F32, shape_numel(tensor->shape), 0, storage_f32(tensor->grad),
-                               &context->run);
+        context->kernels->fill(gradient_type(tensor), shape_numel(tensor->shape), 0,
+                               storage_data(tensor->grad), &context->run);
 }
 
 static void zero_grad(const Optimizer *optimizer, int keep)
@@ -364,7 +441,8 @@ float optim_lr(const Optimizer *optimizer)
 {
     if (!optimizer)
         return 0;
-    return (float)((double)optimizer->scalars.lr * schedule_factor(&optimizer->schedule, optimizer->steps));
+    int64_t steps = optimizer->steps - optimizer->scaling.state.skipped; /* those skipped are not counted */
+    return (float)((double)optimizer->scalars.lr * schedule_factor(&optimizer->schedule, steps));
 }
 
 float optim_grad_norm(const Optimizer *optimizer)

@@ -10,24 +10,22 @@
 
 static void update_sgd(const UpdateCall *c)
 {
-    c->kernels->sgd(c->n, c->scalars, c->control, c->parameter, c->gradient, c->state[0], c->run);
+    c->kernels->sgd(&c->arrays, c->scalars, c->control, c->run);
 }
 
 static void update_rmsprop(const UpdateCall *c)
 {
-    c->kernels->rmsprop(c->n, c->scalars, c->control, c->parameter, c->gradient, c->state[0], c->state[1],
-                        c->run);
+    c->kernels->rmsprop(&c->arrays, c->scalars, c->control, c->run);
 }
 
 static void update_adagrad(const UpdateCall *c)
 {
-    c->kernels->adagrad(c->n, c->scalars, c->control, c->parameter, c->gradient, c->state[0], c->run);
+    c->kernels->adagrad(&c->arrays, c->scalars, c->control, c->run);
 }
 
 static void update_adam(const UpdateCall *c)
 {
-    c->kernels->adam(c->n, c->scalars, c->control, c->parameter, c->gradient, c->state[0], c->state[1],
-                     c->run);
+    c->kernels->adam(&c->arrays, c->scalars, c->control, c->run);
 }
 
 /* ---- Options --------------------------------------------------------------------------------- */
@@ -50,6 +48,12 @@ static const OptionField adam_options[] = {TAKES(Adam, lr),  TAKES(Adam, beta1),
 static const OptionField adamw_options[] = {TAKES(AdamW, lr),           TAKES(AdamW, beta1),
                                             TAKES(AdamW, beta2),        TAKES(AdamW, eps),
                                             TAKES(AdamW, weight_decay), {0}};
+static const OptionField adam8bit_options[] = {TAKES(Adam8bit, lr),           TAKES(Adam8bit, beta1),
+                                               TAKES(Adam8bit, beta2),        TAKES(Adam8bit, eps),
+                                               TAKES(Adam8bit, weight_decay), {0}};
+static const OptionField adamw8bit_options[] = {TAKES(AdamW8bit, lr),           TAKES(AdamW8bit, beta1),
+                                                TAKES(AdamW8bit, beta2),        TAKES(AdamW8bit, eps),
+                                                TAKES(AdamW8bit, weight_decay), {0}};
 
 /* ---- The table ------------------------------------------------------------------------------- */
 
@@ -60,7 +64,9 @@ typedef enum RuleId {
     RULE_RMSPROP,
     RULE_ADAGRAD,
     RULE_ADAM,
-    RULE_ADAMW
+    RULE_ADAMW,
+    RULE_ADAM8BIT,
+    RULE_ADAMW8BIT
 } RuleId;
 
 /* 0.01 of weight decay is the only default that a user may want to undo: there, negative means none. */
@@ -111,6 +117,27 @@ static const UpdateRule rules[] = {
                     .state = {"exp_avg", "exp_avg_sq"},
                     .options = adamw_options,
                     .decay_all = offsetof(AdamW, decay_all)},
+    [RULE_ADAM8BIT] = {.shown = {"adam8bit", "Adam, 8-bit states", .states = 2, .tuning_lr = 2e-5f,
+                                 .eight_bit = 1},
+                       .defaults = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
+                       .update = update_adam,
+                       .state = {"exp_avg", "exp_avg_sq"},
+                       .options = adam8bit_options,
+                       .decay_all = offsetof(Adam8bit, decay_all),
+                       .tables = offsetof(Adam8bit, tables)},
+    [RULE_ADAMW8BIT] = {.shown = {"adamw8bit", "AdamW, 8-bit states", .states = 2, .tuning_lr = 2e-5f,
+                                  .eight_bit = 1},
+                        .defaults = {.lr = 1e-3f,
+                                     .beta1 = 0.9f,
+                                     .beta2 = 0.999f,
+                                     .eps = 1e-8f,
+                                     .weight_decay = 0.01f,
+                                     .decoupled = 1},
+                        .update = update_adam,
+                        .state = {"exp_avg", "exp_avg_sq"},
+                        .options = adamw8bit_options,
+                        .decay_all = offsetof(AdamW8bit, decay_all),
+                        .tables = offsetof(AdamW8bit, tables)},
 };
 
 #define RULE_COUNT ((int)(sizeof rules / sizeof *rules))
@@ -196,12 +223,13 @@ static int scalars_valid(const UpdateRule *rule, const UpdateScalars *s)
     return 1;
 }
 
-static Optimizer *create(const UpdateRule *rule, TensorList parameters, UpdateScalars given, int decay_all)
+static Optimizer *create(const UpdateRule *rule, TensorList parameters, UpdateScalars given,
+                         const RuleOptions *options)
 {
     if (error_code())
         return NULL;
     UpdateScalars scalars = with_defaults(rule, given);
-    return scalars_valid(rule, &scalars) ? optimizer_new(rule, &scalars, decay_all, parameters) : NULL;
+    return scalars_valid(rule, &scalars) ? optimizer_new(rule, &scalars, options, parameters) : NULL;
 }
 
 /* ---- Constructors ---------------------------------------------------------------------------- */
@@ -211,12 +239,14 @@ static Optimizer *construct(RuleId id, TensorList parameters, const void *option
 {
     const UpdateRule *rule = &rules[id];
     UpdateScalars given = {0};
-    int decay_all = 0;
+    RuleOptions rest = {0};
     for (const OptionField *f = rule->options; options && f->bytes; f++)
         memcpy((char *)&given + f->to, (const char *)options + f->from, f->bytes);
     if (options)
-        memcpy(&decay_all, (const char *)options + rule->decay_all, sizeof decay_all);
-    return create(rule, parameters, given, decay_all);
+        memcpy(&rest.decay_all, (const char *)options + rule->decay_all, sizeof rest.decay_all);
+    if (options && rule->shown.eight_bit)
+        memcpy(&rest.tables, (const char *)options + rule->tables, sizeof rest.tables);
+    return create(rule, parameters, given, &rest);
 }
 
 Optimizer *optim_sgd(TensorList parameters, const Sgd *options)
@@ -248,6 +278,16 @@ Optimizer *optim_adamw(TensorList parameters, const AdamW *options)
     return construct(RULE_ADAMW, parameters, options);
 }
 
+Optimizer *optim_adam8bit(TensorList parameters, const Adam8bit *options)
+{
+    return construct(RULE_ADAM8BIT, parameters, options);
+}
+
+Optimizer *optim_adamw8bit(TensorList parameters, const AdamW8bit *options)
+{
+    return construct(RULE_ADAMW8BIT, parameters, options);
+}
+
 static void raise_unknown(const char *name)
 {
     char known[128] = "";
@@ -267,7 +307,8 @@ Optimizer *optim_by_name(const char *name, TensorList parameters, float lr, floa
             continue;
         if (weight_decay < 0 && rules[i].defaults.weight_decay == 0)
             weight_decay = 0; /* negative means none, whichever the name */
-        return create(&rules[i], parameters, (UpdateScalars){.lr = lr, .weight_decay = weight_decay}, 0);
+        return create(&rules[i], parameters, (UpdateScalars){.lr = lr, .weight_decay = weight_decay},
+                      &(RuleOptions){0});
     }
     raise_unknown(name);
     return NULL;

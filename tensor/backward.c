@@ -494,8 +494,11 @@ static int seed_gradient(Context *context, Tensor *loss)
     gradient_set(loss, gradient_new(context, loss));
     if (!loss->grad)
         return error_code();
+    float scale = context->loss_scale.next;
+    context->loss_scale.of_gradients = scale;
     if (!context->meta)
-        context->kernels->fill(DTYPE_F32, 1, 1.0f, storage_f32(loss->grad), &context->run);
+        context->kernels->fill(DTYPE_F32, 1, scale > 0 ? scale : 1.0f, storage_f32(loss->grad),
+                               &context->run);
     return 0;
 }
 

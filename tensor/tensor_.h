@@ -54,6 +54,7 @@ struct Tensor {
     unsigned char leaf, requires_grad, donated, keep, recompute;
     unsigned char in_out;     /* a linear layer's weight that is (in,out), here and in files */
     unsigned char transposed; /* one that is (out,in) here, and (in,out) in files and in random streams */
+    unsigned char table;      /* an embedding's, of which a step reads few rows */
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */
@@ -107,8 +108,13 @@ struct Context {
         DType dtype, quantized;
         int frozen;
         const char *not_quantized;
-    } weights;      /* what parameters are made as (nn_set_weights) */
+    } weights;           /* what parameters are made as (nn_set_weights) */
     Precision precision; /* what trained parameters, activations and states are */
+    struct {
+        float next;         /* backward starts from it; 0 = 1 */
+        float of_gradients; /* the last backward did; 0 = 1 */
+        const void *owner;  /* the optimizer that scales */
+    } loss_scale;
     int draw_later; /* a model is being made that draws its weights at the end: fills at random only count */
     int meta, no_grad, in_backward;
     int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */

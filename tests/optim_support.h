@@ -126,7 +126,7 @@ static inline void refused(ErrorCode code, const char *text)
     error_clear();
 }
 
-static const MemStats *books(void)
+static inline const MemStats *books(void)
 {
     return memtrack_stats(context_ledger(context_current()));
 }

@@ -49,18 +49,24 @@ static void step_adam(const UpdateScalars *s, double scale, Trajectory *t, doubl
 
 typedef enum Rule { SGD, RMSPROP, ADAGRAD, ADAM } Rule;
 
+static void run_rule(const Kernels *k, Rule rule, const UpdateArrays *a, const UpdateScalars *s,
+                     const UpdateControl *c, int threads)
+{
+    void (*const update[])(const UpdateArrays *, const UpdateScalars *, const UpdateControl *,
+                           const KernelRun *) = {k->sgd, k->rmsprop, k->adagrad, k->adam};
+    update[rule](a, s, c, on(threads));
+}
+
+/* Where a rule has its states: first is the momentum buffer or Adam's m, second the mean square. */
 static void step_kernel(const Kernels *k, Rule rule, int64_t n, const UpdateScalars *s,
                         const UpdateControl *c, float *p, const float *g, float *first, float *second,
                         int threads)
 {
-    if (rule == SGD)
-        k->sgd(n, s, c, p, g, s->momentum != 0.0f ? first : NULL, on(threads));
-    else if (rule == RMSPROP)
-        k->rmsprop(n, s, c, p, g, second, s->momentum != 0.0f ? first : NULL, on(threads));
-    else if (rule == ADAGRAD)
-        k->adagrad(n, s, c, p, g, second, on(threads));
-    else
-        k->adam(n, s, c, p, g, first, second, on(threads));
+    float *momentum = s->momentum != 0.0f ? first : NULL;
+    UpdateArrays a = {.n = n, .p = p, .g = g};
+    a.state[0] = rule == ADAM ? first : rule == SGD ? momentum : second;
+    a.state[1] = rule == ADAM ? second : rule == RMSPROP ? momentum : NULL;
+    run_rule(k, rule, &a, s, c, threads);
 }
 
 static const struct {
@@ -151,7 +157,7 @@ static void check_known(const Kernels *k, int threads)
     float p[] = {1.0f, 1.0f, 1.0f}, g[] = {1e-3f, -10.0f, NAN}, first[3] = {0}, second[3] = {0};
     UpdateScalars s = {.lr = 0.25f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-12f, .step = 1};
     const UpdateControl c = {.grad_scale = 1.0f};
-    k->adam(3, &s, &c, p, g, first, second, on(threads));
+    step_kernel(k, ADAM, 3, &s, &c, p, g, first, second, threads);
     static const float expected[] = {0.75f, 1.25f, NAN};
     assert_near("adam", 3, p, expected, 1e-6);
     assert_true(isnan(first[2]) && isnan(second[2]));
@@ -159,15 +165,15 @@ static void check_known(const Kernels *k, int threads)
     float q[] = {2.0f}, zero[] = {0.0f};
     first[0] = second[0] = 0.0f;
     s.weight_decay = 0.1f, s.decoupled = 1;
-    k->adam(1, &s, &c, q, zero, first, second, on(threads));
+    step_kernel(k, ADAM, 1, &s, &c, q, zero, first, second, threads);
     assert_true(fabsf(q[0] - 1.95f) < 1e-6f);
     s.decoupled = 0;
-    k->adam(1, &s, &c, q, zero, first, second, on(threads));
+    step_kernel(k, ADAM, 1, &s, &c, q, zero, first, second, threads);
     assert_true(fabsf(q[0] - 1.70f) < 1e-5f);
     /* A million steps: the corrections are gone, not lost. */
     s = (UpdateScalars){.lr = 0.5f, .beta1 = 0.5f, .beta2 = 0.5f, .step = 1000000};
     float m[] = {1.0f}, v[] = {1.0f}, one[] = {1.0f}, w[] = {3.0f};
-    k->adam(1, &s, &c, w, one, m, v, on(threads));
+    step_kernel(k, ADAM, 1, &s, &c, w, one, m, v, threads);
     assert_true(w[0] == 2.5f);
 }
 

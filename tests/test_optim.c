@@ -209,6 +209,9 @@ static void test_defaults_and_names(void **state)
         {"adam", KIND_ADAM, 2, .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
         {"adamw", KIND_ADAMW, 2, .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f,
          .weight_decay = 0.01f},
+        {"adam8bit", KIND_ADAM, 2, .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f},
+        {"adamw8bit", KIND_ADAMW, 2, .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f,
+         .weight_decay = 0.01f},
     };
     Tensor *p = parameter(SHAPE(7, 5), "p", 1);
     TensorList list = {&p, 1};
@@ -226,13 +229,15 @@ static void test_defaults_and_names(void **state)
     check_first_step(optim_adagrad(list, NULL), p, &expected[4], "adagrad");
     check_first_step(optim_adam(list, &(Adam){0}), p, &expected[5], "adam");
     check_first_step(optim_adamw(list, NULL), p, &expected[6], "adamw");
+    check_first_step(optim_adam8bit(list, NULL), p, &expected[7], "adam8bit");
+    check_first_step(optim_adamw8bit(list, NULL), p, &expected[8], "adamw8bit");
     Case no_decay = expected[6];
     no_decay.weight_decay = 0;
     check_first_step(optim_adamw(list, &(AdamW){.weight_decay = -1}), p, &no_decay, "adamw without decay");
     fine();
     assert_null(optim_by_name("lion", list, 0, 0));
     refused(ERROR_ARGUMENT,
-            "'lion'; known are sgd, sgd-momentum, sgd-nesterov, rmsprop, adagrad, adam, adamw");
+            "'lion'; known are sgd, sgd-momentum, sgd-nesterov, rmsprop, adagrad, adam, adamw, adam8bit, adamw8bit");
     assert_null(optim_by_name(NULL, list, 0, 0));
     refused(ERROR_ARGUMENT, "known are");
     tensor_free(p);
@@ -253,7 +258,7 @@ static void test_table(void **state)
         assert_true(rule->title[0] && rule->usual_lr >= 0 && rule->tuning_lr > 0);
         optimizer_free(optimizer);
     }
-    assert_int_equal(count, 7);
+    assert_int_equal(count, 9);
     assert_null(optim_rule_at(-1));
     assert_null(optim_rule("ada"));
     assert_null(optim_rule(NULL));
