@@ -32,7 +32,7 @@ static const Flag flags[] = {
     {"--steps", FLAG_INT64, AT(steps), "N", .help = "optimizer steps (300)"},
     {"--epochs", FLAG_INT, AT(epochs), "N", .help = "passes over the data, instead of --steps", .low = 1},
     {"--optimizer", FLAG_NAME, AT(optimizer), "NAME",
-     .help = "sgd[-momentum|-nesterov] rmsprop adagrad adam[w][8bit]"},
+     .help = "sgd[-momentum|nesterov] rmsprop adagrad adam[w][8bit]"},
     {"--lr", FLAG_FLOAT, AT(lr), "X", .help = "learning rate (by model; --init 2e-5, --lora 2e-4)"},
     {"--weight-decay", FLAG_FLOAT, AT(weight_decay), "X",
      .help = "on all but norms and biases (adamw 0.01; else 0)"},

@@ -82,7 +82,7 @@ optimizers()
     [ "$(wc -l <"$work/rules")" -ge 6 ] || return 1
     sed -n '/^\.It Fl -optimizer Ar/,/^\.It Fl -lr/s/^\.Cm \([a-z0-9-]*\).*/\1/p' docs/brim.1 | diff "$work/rules" - || return 1
     "$brim" help options | sed -n 's/^  --optimizer NAME *//p' |
-        sed 's/sgd\[\(-[a-z]*\)|\(-[a-z]*\)\]/sgd sgd\1 sgd\2/; s/adam\[w\]\[8bit\]/adam adamw adam8bit adamw8bit/' | tr ' ' '\n' | diff "$work/rules" - || return 1
+        sed 's/sgd\[\(-[a-z]*\)|\([a-z]*\)\]/sgd sgd\1 sgd-\2/; s/adam\[w\]\[8bit\]/adam adamw adam8bit adamw8bit/' | tr ' ' '\n' | diff "$work/rules" - || return 1
     for file in tools/completion/brim.bash tools/completion/_brim; do
         sed -n 's/.*--optimizer) [a-z_]* \("$typed" "\)*\([a-z0-9 -]*\).*/\2/p' "$file" | tr ' ' '\n' | sed '/^$/d' | diff "$work/rules" - || return 1
     done
