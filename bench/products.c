@@ -3,7 +3,8 @@
  *     products [--quick] [--threads N] [--rounds N]
  *
  * First brim's own product with weights of every type, against itself with fp32 weights and against the BLAS
- * library's fp32 product. Then how fast each type decodes within the cache. Then one token: a row of x times
+ * library's fp32 product. Then the three products of a training step with everything in 16 bit, A, B and C,
+ * against the same two. Then how fast each type decodes within the cache. Then one token: a row of x times
  * weights that no cache holds, against what reading their bytes or decoding them takes, whichever is more.
  * Without --threads, with one and with two. */
 #include <getopt.h>
@@ -106,6 +107,11 @@ static int repeats(const Product *p, int threads)
     return times < 1 ? 1 : times;
 }
 
+static double gflops(const Product *p)
+{
+    return 2e-9 * (double)p->m * (double)p->k * (double)p->n;
+}
+
 static double time_product(const Product *p, const StoredArray *x, const StoredArray *w, float *y,
                            void *workspace, int blas, int threads)
 {
@@ -118,7 +124,8 @@ static double time_product(const Product *p, const StoredArray *x, const StoredA
             kernels->gemm(0, p->trans_b, p->m, p->n, p->k, 1, x->at, x->cols, w->at, w->cols, 0, y, p->n,
                           &run);
         else
-            kernels->gemm_stored(p->trans_b, p->m, p->n, p->k, x, w, 0, y, p->n, workspace, &run);
+            kernels->gemm_stored(0, p->trans_b, p->m, p->n, p->k, 1, x, w, 0, DTYPE_F32, y, p->n, workspace,
+                                 &run);
     }
     return (clock_now() - begin) / times;
 }
@@ -139,7 +146,7 @@ static void measure_product(const Options *o, const Product *p, int threads)
     KernelRun run = {.threads = threads};
     StoredArray x = {numbers(p->m * p->k), DTYPE_F32, p->m, p->k}, w[TYPES];
     float *y = array(4 * (uint64_t)(p->m * p->n));
-    void *workspace = array(kernels->gemm_stored_workspace(p->m, p->n, p->k, &run));
+    void *workspace = array(kernels->gemm_stored_workspace(p->m, p->n, p->k, DTYPE_F32, &run));
     for (int i = 0; i < TYPES; i++)
         w[i] = weights(types[i], p->trans_b ? p->n : p->k, p->trans_b ? p->k : p->n);
     t.rounds = o->rounds;
@@ -149,7 +156,7 @@ static void measure_product(const Options *o, const Product *p, int threads)
                 time_product(p, &x, &w[side == BLAS ? 0 : side], y, workspace, side == BLAS, threads);
     double room[ROUNDS], blas = order_median(t.seconds[BLAS], t.rounds, room);
     printf("%-8s %5d %5d %5d  %d  %7.1f  %5.2f", p->trans_b ? "forward" : "dx", (int)p->m, (int)p->k,
-           (int)p->n, threads, 2e-9 * (double)p->m * (double)p->k * (double)p->n / blas, ratio(&t, 0, BLAS));
+           (int)p->n, threads, gflops(p) / blas, ratio(&t, 0, BLAS));
     for (int i = 1; i < TYPES; i++)
         printf("  %5.2f %5.2f", ratio(&t, i, 0), ratio(&t, i, BLAS));
     printf("\n");
@@ -157,6 +164,80 @@ static void measure_product(const Options *o, const Product *p, int threads)
     for (int i = 0; i < TYPES; i++)
         drop(w[i]);
     drop(x), free(y), free(workspace);
+}
+
+/* ---- Everything in 16 bit -------------------------------------------------------------------- */
+
+/* A layer's, of `rows` rows: y = x W^T, dx = dy W, dW = dy^T x. */
+typedef struct Layer {
+    int64_t rows, in, out;
+} Layer;
+
+static const Layer layers[] = {{1024, 288, 768},  {1024, 768, 288},   {2048, 768, 768},  {2048, 768, 3072},
+                               {2048, 3072, 768}, {1024, 2048, 2048}, {512, 4096, 4096}, {4096, 256, 256}};
+enum { LAYER_TYPES = 3 }; /* the first of `types`; side BLAS is that of fp32 */
+
+static double time_layer(const Product *p, int trans_a, const StoredArray *a, const StoredArray *b, void *c,
+                         void *workspace, int blas, int threads)
+{
+    const Kernels *kernels = kernels_cpu(NULL);
+    KernelRun run = {.threads = threads};
+    int times = repeats(p, threads);
+    double begin = clock_now();
+    for (int i = 0; i < times; i++) {
+        if (blas)
+            kernels->gemm(trans_a, p->trans_b, p->m, p->n, p->k, 1, a->at, a->cols, b->at, b->cols, 0, c,
+                          p->n, &run);
+        else
+            kernels->gemm_stored(trans_a, p->trans_b, p->m, p->n, p->k, 1, a, b, 0, a->dtype, c, p->n,
+                                 workspace, &run);
+    }
+    return (clock_now() - begin) / times;
+}
+
+/* which: y, dx or dW */
+static void measure_layer(const Options *o, const Layer *l, int which, int threads)
+{
+    static Times t;
+    static const char *const names[] = {"forward", "dx", "dW"};
+    int trans_a = which == 2, trans_b = which == 0;
+    Product p = {which == 2 ? l->out : l->rows,
+                 which == 0   ? l->in
+                 : which == 1 ? l->out
+                              : l->rows,
+                 which == 0 ? l->out : l->in, trans_b};
+    StoredArray a[LAYER_TYPES], b[LAYER_TYPES];
+    void *c = array(4 * (uint64_t)(p.m * p.n)), *workspace[LAYER_TYPES];
+    for (int i = 0; i < LAYER_TYPES; i++) {
+        KernelRun run = {.threads = threads};
+        a[i] = weights(types[i], trans_a ? p.k : p.m, trans_a ? p.m : p.k);
+        b[i] = weights(types[i], trans_b ? p.n : p.k, trans_b ? p.k : p.n);
+        workspace[i] = array(kernels_cpu(NULL)->gemm_stored_workspace(p.m, p.n, p.k, types[i], &run));
+    }
+    t.rounds = o->rounds;
+    for (int round = -1; round < o->rounds; round++)
+        for (int side = 0; side <= LAYER_TYPES; side++) {
+            int i = side % LAYER_TYPES, blas = side == LAYER_TYPES;
+            t.seconds[blas ? BLAS : side][round < 0 ? 0 : round] =
+                time_layer(&p, trans_a, &a[i], &b[i], c, workspace[i], blas, threads);
+        }
+    double room[ROUNDS], blas = order_median(t.seconds[BLAS], t.rounds, room);
+    printf("%-8s %5d %5d %5d  %d  %7.1f  %5.2f", names[which], (int)p.m, (int)p.k, (int)p.n, threads,
+           gflops(&p) / blas, ratio(&t, 0, BLAS));
+    for (int i = 1; i < LAYER_TYPES; i++)
+        printf("  %5.2f %5.2f", ratio(&t, i, 0), ratio(&t, i, BLAS));
+    printf("\n");
+    fflush(stdout);
+    for (int i = 0; i < LAYER_TYPES; i++)
+        drop(a[i]), drop(b[i]), free(workspace[i]);
+    free(c);
+}
+
+static void measure_layers(const Options *o, int threads)
+{
+    for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)
+        for (int which = 0; which < 3; which++)
+            measure_layer(o, &layers[i], which, threads);
 }
 
 /* ---- Decoding and one token ------------------------------------------------------------------ */
@@ -197,7 +278,7 @@ static void measure_decode(const Options *o, double *seconds)
 
 static double time_token(const StoredArray *w, const float *x, float *y, int threads)
 {
-    LinearDims d = {1, w->cols, w->rows, 0};
+    LinearDims d = {.rows = 1, .in = w->cols, .out = w->rows};
     KernelRun run = {.threads = threads};
     double begin = clock_now();
     kernels_cpu(NULL)->linear_forward(&d, ACT_NONE, x, w, NULL, NULL, y, NULL, &run);
@@ -278,6 +359,12 @@ int main(int argc, char **argv)
     for (int threads = first; threads <= last; threads++)
         for (size_t i = 0; i < sizeof products / sizeof *products; i++)
             measure_product(&o, &products[i], threads);
+    printf("\n%-42s", "A, B and C of one type:");
+    for (int i = 1; i < LAYER_TYPES; i++)
+        printf("  %11s", dtype_name(types[i]));
+    printf("\n");
+    for (int threads = first; threads <= last; threads++)
+        measure_layers(&o, threads);
     measure_decode(&o, decode);
     for (int threads = first; threads <= last; threads++)
         measure_token(&o, decode, threads);

@@ -57,7 +57,7 @@ static float *replay_moved(const void *pointer)
     return pointer ? (float *)(recording->copy + ((const unsigned char *)pointer - recording->source)) : NULL;
 }
 
-static void replay_note_gemm(Item shape, const float *a, const float *b, const float *c)
+static void replay_note_gemm(Item shape, const void *a, const void *b, const void *c)
 {
     Item *item = replay_note(ITEM_GEMM);
     shape.kind = ITEM_GEMM;
@@ -69,9 +69,8 @@ static void replay_note_gemm(Item shape, const float *a, const float *b, const f
     item->flops = 2.0 * (double)item->m * (double)item->n * (double)item->k;
 }
 
-static void note_linear_forward(const LinearDims *d, Activation act, const float *x, const StoredArray *w,
-                                const float *bias, float *pre, float *y, void *workspace,
-                                const KernelRun *run)
+static void note_linear_forward(const LinearDims *d, Activation act, const void *x, const StoredArray *w,
+                                const float *bias, void *pre, void *y, void *workspace, const KernelRun *run)
 {
     replay_note_gemm((Item){.trans_b = !d->in_out,
                             .m = d->rows,
@@ -84,8 +83,8 @@ static void note_linear_forward(const LinearDims *d, Activation act, const float
     recording->kernels->linear_forward(d, act, x, w, bias, pre, y, workspace, run);
 }
 
-static void note_linear_backward_input(const LinearDims *d, const float *dy, const StoredArray *w, float beta,
-                                       float *dx, void *workspace, const KernelRun *run)
+static void note_linear_backward_input(const LinearDims *d, const void *dy, const StoredArray *w, float beta,
+                                       void *dx, void *workspace, const KernelRun *run)
 {
     replay_note_gemm((Item){.trans_b = d->in_out,
                             .m = d->rows,
@@ -99,9 +98,9 @@ static void note_linear_backward_input(const LinearDims *d, const float *dy, con
     recording->kernels->linear_backward_input(d, dy, w, beta, dx, workspace, run);
 }
 
-static void note_linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w,
-                                        float *dw, float beta_b, float *dbias, float *workspace,
-                                        const KernelRun *run)
+static void note_linear_backward_weight(const LinearDims *d, const void *x, const void *dy, DType dw_type,
+                                        float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
+                                        void *workspace, const KernelRun *run)
 {
     if (dw && d->in_out)
         replay_note_gemm((Item){.trans_a = 1,
@@ -123,7 +122,8 @@ static void note_linear_backward_weight(const LinearDims *d, const float *x, con
                                 .ldc = d->in,
                                 .beta = beta_w},
                          dy, x, dw);
-    recording->kernels->linear_backward_weight(d, x, dy, beta_w, dw, beta_b, dbias, workspace, run);
+    recording->kernels->linear_backward_weight(d, x, dy, dw_type, beta_w, dw, dbias_type, beta_b, dbias,
+                                               workspace, run);
 }
 
 static void replay_note_attention(const AttentionDims *d, ItemKind kind, int products,

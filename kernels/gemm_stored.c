@@ -1,10 +1,12 @@
-/* Products of stored arrays: brim's own product for every type that is not float times float. Elements become
- * floats while a block is packed, so that no array of decoded weights exists, and a product costs what it
- * would cost of floats. Blocks are larger than those of gemm_own.c, whose tile this uses; they lie in
- * workspace, whose size does not depend on the instruction set. Part of cpu.c. */
+/* Products of stored arrays: brim's own product for every type that is not float times float into float.
+ * Elements become floats while a block is packed, so that no array of decoded weights exists, and a product
+ * costs what it would cost of floats. Sums that go into 16 bit are staged as floats until they are complete,
+ * and rounded once. Blocks are larger than those of gemm_own.c, whose tile this uses; they lie in workspace,
+ * whose size does not depend on the instruction set. Part of cpu.c. */
 #include "kernels/decode.h"
 #include "kernels/grid.h"
 #include "kernels/kernels.h"
+#include "kernels/values.h"
 
 #include <string.h>
 
@@ -15,6 +17,7 @@ _Static_assert(STORED_TILE_ROWS % PRODUCT_ROWS == 0 && STORED_TILE_COLS % PRODUC
                "room for tiles");
 _Static_assert(STORED_DEPTH % STORED_CHUNK == 0 && STORED_COLS % STORED_TILE_COLS == 0,
                "whole chunks and tiles");
+_Static_assert((int)STORED_ROWS <= (int)STORED_CHUNK, "columns of a transposed A are one chunk");
 
 /* y (8, width...) = 4 rows of 8 columns, turned: a column's four lie together. */
 VEC_INLINE void stored_turn(const float *x, int64_t ld, float *y, int64_t width)
@@ -94,37 +97,68 @@ VEC_INLINE void stored_pack_rows(const Decoder *x, int64_t row, int64_t rows, in
     }
 }
 
-/* Strips of PRODUCT_COLS columns of x, one after the other, each row by row; what is beyond `cols` is zero.
- * Some strips grow together, so that rows are read in runs. */
-static void stored_pack_cols(const Decoder *x, int64_t row, int64_t depth, int64_t col, int64_t cols,
-                             float *restrict out)
+/* Strips of `width` columns of x, one after the other, each row by row; what is beyond `cols` is zero. Some
+ * strips grow together, so that rows are read in runs. The width is a constant wherever this is inlined; it
+ * divides a chunk, or there is one chunk. */
+VEC_INLINE void stored_pack_cols(const Decoder *x, int64_t row, int64_t depth, int64_t col, int64_t cols,
+                                 int width, float *restrict out)
 {
     enum { AHEAD = 4 };
     float decoded[STORED_CHUNK + PRODUCT_COLS] = {0};
     for (int64_t j = 0; j < cols; j += STORED_CHUNK) {
         int64_t n = product_least(cols - j, STORED_CHUNK);
-        memset(decoded + n, 0, PRODUCT_COLS * sizeof(float));
+        memset(decoded + n, 0, (size_t)width * sizeof(float));
         for (int64_t k = 0; k < depth; k++) {
             decoder_prefetch(x, row + k + AHEAD, col + j, n);
             decoder_row(x, row + k, col + j, n, decoded);
-            for (int64_t i = 0; i < n; i += PRODUCT_COLS)
-                memcpy(out + (j + i) * depth + k * PRODUCT_COLS, decoded + i, PRODUCT_COLS * sizeof(float));
+            for (int64_t i = 0; i < n; i += width)
+                memcpy(out + (j + i) * depth + k * width, decoded + i, (size_t)width * sizeof(float));
         }
     }
 }
 
-typedef struct StoredProduct {
+/* C (m,n) = alpha op(A) op(B) + beta C. With a C of 16 bit, `store` takes complete sums: those of rows [row,
+ * row
+ * + rows) and columns [col, col + cols), ld apart. It may change them. */
+typedef struct StoredProduct StoredProduct;
+typedef void StoredStore(const StoredProduct *p, const GemmPanel *part, float *sums, int64_t ld);
+struct StoredProduct {
     Decoder a, b;
-    int trans_b;
+    int trans_a, trans_b;
     int64_t k;
-    float *c;
+    float alpha, beta;
+    void *c; /* float where nothing is staged */
+    DType c_type;
     int64_t ldc;
-} StoredProduct;
+    StoredCut cut;
+    StoredStore *store;
+    const void *user; /* of store */
+};
 
-static StoredProduct stored_product(int trans_b, int64_t k, const StoredArray *a, const StoredArray *b,
-                                    float *c, int64_t ldc)
+/* ---- The micro-kernel ------------------------------------------------------------------------ */
+
+/* These three know what packed blocks look like, and nobody else does. Another micro-kernel (16-bit pairs for
+ * dot instructions) is another three, chosen here by the product's types; its blocks may take as many bytes
+ * as floats do. A block of A is at most (STORED_ROWS, STORED_DEPTH), one of B (STORED_DEPTH, p->cut.cols). */
+
+/* Rows [row, row + rows) of op(A), terms [at, at + depth). */
+static void stored_pack_left(const StoredProduct *p, int64_t row, int64_t rows, int64_t at, int64_t depth,
+                             float *out)
 {
-    return (StoredProduct){decoder(a), decoder(b), trans_b, k, c, ldc};
+    if (p->trans_a)
+        stored_pack_cols(&p->a, at, depth, row, rows, PRODUCT_ROWS, out);
+    else
+        stored_pack_rows(&p->a, row, rows, at, depth, PRODUCT_ROWS, out);
+}
+
+/* Columns [col, col + cols) of op(B), terms [at, at + depth). */
+static void stored_pack_right(const StoredProduct *p, int64_t col, int64_t cols, int64_t at, int64_t depth,
+                              float *out)
+{
+    if (p->trans_b)
+        stored_pack_rows(&p->b, col, cols, at, depth, PRODUCT_COLS, out);
+    else
+        stored_pack_cols(&p->b, at, depth, col, cols, PRODUCT_COLS, out);
 }
 
 /* A tile's part of C comes from memory while the tile is computed. */
@@ -136,9 +170,9 @@ VEC_INLINE void stored_prefetch(int64_t rows, const float *c, int64_t ldc)
     }
 }
 
-/* C (rows, cols) = A B + beta C of packed blocks. */
-static void stored_multiply(int64_t rows, int64_t cols, int64_t depth, const float *a, const float *b,
-                            float beta, float *c, int64_t ldc)
+/* C (rows, cols) = alpha A B + beta C of packed blocks, C float. */
+static void stored_multiply(const StoredProduct *p, int64_t rows, int64_t cols, int64_t depth, const float *a,
+                            const float *b, float beta, float *c, int64_t ldc)
 {
     ProductVector sum[PRODUCT_ROWS][2];
     for (int64_t j = 0; j < cols; j += PRODUCT_COLS)
@@ -149,40 +183,36 @@ static void stored_multiply(int64_t rows, int64_t cols, int64_t depth, const flo
             stored_prefetch(high, to, ldc);
             product_tile(depth, a + i * depth, b + j * depth, sum);
             if (wide == PRODUCT_COLS)
-                product_store_whole(high, 1.0f, sum, beta, to, ldc);
+                product_store_whole(high, p->alpha, sum, beta, to, ldc);
             else
-                product_store(high, wide, 1.0f, sum, beta, to, ldc);
+                product_store(high, wide, p->alpha, sum, beta, to, ldc);
         }
 }
+
+/* ---- Panels of a float C --------------------------------------------------------------------- */
 
 /* One block of B with all rows of the panel. `packed`: the only block of A is in workspace already. */
 static void stored_block(const StoredProduct *p, const GemmPanel *panel, int64_t col, int64_t at, int packed,
                          float beta, float *space)
 {
-    float *left = space, *right = space + stored_left(panel->rows, p->k);
+    float *left = space, *right = space + p->cut.left;
     int64_t cols = product_least(panel->cols - col, STORED_COLS),
             depth = product_least(p->k - at, STORED_DEPTH);
-    if (p->trans_b)
-        stored_pack_rows(&p->b, panel->col + col, cols, at, depth, PRODUCT_COLS, right);
-    else
-        stored_pack_cols(&p->b, at, depth, panel->col + col, cols, right);
+    stored_pack_right(p, panel->col + col, cols, at, depth, right);
     for (int64_t row = 0; row < panel->rows; row += STORED_ROWS) {
         int64_t rows = product_least(panel->rows - row, STORED_ROWS);
         if (!packed)
-            stored_pack_rows(&p->a, panel->row + row, rows, at, depth, PRODUCT_ROWS, left);
-        stored_multiply(rows, cols, depth, left, right, at ? 1.0f : beta,
-                        p->c + (panel->row + row) * p->ldc + panel->col + col, p->ldc);
+            stored_pack_left(p, panel->row + row, rows, at, depth, left);
+        stored_multiply(p, rows, cols, depth, left, right, at ? 1.0f : beta,
+                        (float *)p->c + (panel->row + row) * p->ldc + panel->col + col, p->ldc);
     }
 }
 
-/* A panel of C on the calling thread. With many rows, a block of C is finished before the next; with few,
- * their block of A is packed once. `space`: stored_space floats. */
-static void stored_panel(const StoredProduct *p, const GemmPanel *panel, float beta, float *space)
+/* With many rows, a block of C is finished before the next; with few, their block of A is packed once. */
+static void stored_float_panel(const StoredProduct *p, const GemmPanel *panel, float beta, float *space)
 {
-    if (panel->rows <= 0 || panel->cols <= 0)
-        return;
     if (p->k <= 0)
-        gemm_scale(panel->rows, panel->cols, beta, p->c + panel->row * p->ldc + panel->col, p->ldc);
+        gemm_scale(panel->rows, panel->cols, beta, (float *)p->c + panel->row * p->ldc + panel->col, p->ldc);
     else if (panel->rows <= STORED_ROWS)
         for (int64_t at = 0; at < p->k; at += STORED_DEPTH)
             for (int64_t col = 0; col < panel->cols; col += STORED_COLS)
@@ -193,13 +223,125 @@ static void stored_panel(const StoredProduct *p, const GemmPanel *panel, float b
                 stored_block(p, panel, col, at, 0, beta, space);
 }
 
-static void gemm_stored(int trans_b, int64_t m, int64_t n, int64_t k, const StoredArray *a,
-                        const StoredArray *b, float beta, float *c, int64_t ldc, void *workspace,
-                        const KernelRun *run)
+/* ---- Panels that are staged ------------------------------------------------------------------ */
+
+/* C = sums + beta C, rounded. */
+static void stored_round(const StoredProduct *p, const GemmPanel *part, float *sums, int64_t ld)
 {
-    StoredProduct p = stored_product(trans_b, k, a, b, c, ldc);
+    enum { PIECE = 1024 };
+    float room[PIECE];
+    for (int64_t i = 0; i < part->rows; i++)
+        for (int64_t j = 0; j < part->cols; j += PIECE) {
+            int64_t n = product_least(part->cols - j, PIECE), to = (part->row + i) * p->ldc + part->col + j;
+            float *from = sums + i * ld + j;
+            if (p->beta != 0) {
+                const float *old = values_load(p->c_type, p->c, to, n, room);
+#pragma omp simd
+                for (int64_t q = 0; q < n; q++)
+                    from[q] += p->beta * old[q];
+            }
+            values_store(p->c_type, n, from, p->c, to);
+        }
+}
+
+/* STORED_ROWS rows of `part`, from `row` on, times a block of B, onto their sums. Those that are complete are
+ * stored. */
+static void stored_stage(const StoredProduct *p, const GemmPanel *part, int64_t row, int64_t at,
+                         const float *right, float *left, float *sums)
+{
+    int64_t rows = product_least(part->rows - row, STORED_ROWS),
+            depth = product_least(p->k - at, STORED_DEPTH);
+    GemmPanel done = {part->row + row, rows, part->col, part->cols};
+    stored_pack_left(p, done.row, rows, at, depth, left);
+    stored_multiply(p, rows, part->cols, depth, left, right, at ? 1.0f : 0.0f, sums, p->cut.ld);
+    if (at + depth == p->k)
+        p->store(p, &done, sums, p->cut.ld);
+}
+
+/* B's columns of `part` are packed once, over all terms; a block of rows is staged. */
+static void stored_whole_part(const StoredProduct *p, const GemmPanel *part, float *space)
+{
+    float *left = space, *right = space + p->cut.left, *sums = right + p->cut.right;
+    int64_t wide = stored_up(part->cols, STORED_TILE_COLS);
+    for (int64_t at = 0; at < p->k; at += STORED_DEPTH)
+        stored_pack_right(p, part->col, part->cols, at, product_least(p->k - at, STORED_DEPTH),
+                          right + at * wide);
+    for (int64_t row = 0; row < part->rows; row += STORED_ROWS)
+        for (int64_t at = 0; at < p->k; at += STORED_DEPTH)
+            stored_stage(p, part, row, at, right + at * wide, left, sums);
+}
+
+/* Many rows are staged at once; each block of B is packed for all of them. */
+static void stored_deep_part(const StoredProduct *p, const GemmPanel *part, float *space)
+{
+    float *left = space, *right = space + p->cut.left, *sums = right + p->cut.right;
+    for (int64_t at = 0; at < p->k; at += STORED_DEPTH) {
+        stored_pack_right(p, part->col, part->cols, at, product_least(p->k - at, STORED_DEPTH), right);
+        for (int64_t row = 0; row < part->rows; row += STORED_ROWS)
+            stored_stage(p, part, row, at, right, left, sums + row * p->cut.ld);
+    }
+}
+
+/* Without terms to sum, the sums are zeros. */
+static void stored_empty_part(const StoredProduct *p, const GemmPanel *part, float *space)
+{
+    for (int64_t row = 0; row < part->rows; row += p->cut.rows) {
+        GemmPanel some = {part->row + row, product_least(part->rows - row, p->cut.rows), part->col,
+                          part->cols};
+        memset(space, 0, (size_t)p->cut.stage * sizeof(float));
+        p->store(p, &some, space, p->cut.ld);
+    }
+}
+
+static void stored_staged_panel(const StoredProduct *p, const GemmPanel *panel, float *space)
+{
+    int64_t step = p->cut.whole ? panel->rows : p->cut.rows;
+    for (int64_t col = 0; col < panel->cols; col += p->cut.cols)
+        for (int64_t row = 0; row < panel->rows; row += step) {
+            GemmPanel part = {panel->row + row, product_least(panel->rows - row, step), panel->col + col,
+                              product_least(panel->cols - col, p->cut.cols)};
+            if (p->k <= 0)
+                stored_empty_part(p, &part, space);
+            else if (p->cut.whole)
+                stored_whole_part(p, &part, space);
+            else
+                stored_deep_part(p, &part, space);
+        }
+}
+
+/* ---- The product ----------------------------------------------------------------------------- */
+
+/* A panel of C on the calling thread. beta is of a float C; a staged one's `store` knows its own. `space`:
+ * stored_space floats. */
+static void stored_panel(const StoredProduct *p, const GemmPanel *panel, float beta, float *space)
+{
+    if (panel->rows <= 0 || panel->cols <= 0)
+        return;
+    if (p->cut.rows)
+        stored_staged_panel(p, panel, space);
+    else
+        stored_float_panel(p, panel, beta, space);
+}
+
+static void gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                        const StoredArray *a, const StoredArray *b, float beta, DType c_type, void *c,
+                        int64_t ldc, void *workspace, const KernelRun *run)
+{
     GemmGrid grid = gemm_grid(m, n, k, run->threads);
-    int64_t space = stored_space(&grid, k);
+    StoredProduct p = {decoder(a),
+                       decoder(b),
+                       trans_a,
+                       trans_b,
+                       k,
+                       alpha,
+                       beta,
+                       c,
+                       c_type,
+                       ldc,
+                       stored_cut(&grid, k, c_type),
+                       stored_round,
+                       NULL};
+    int64_t space = stored_space(&p.cut);
     int panels = grid.rows * grid.cols;
 #pragma omp parallel for schedule(static, 1) num_threads(run->threads) if (panels > 1 && !omp_in_parallel())
     for (int i = 0; i < panels; i++) {
@@ -208,7 +350,7 @@ static void gemm_stored(int trans_b, int64_t m, int64_t n, int64_t k, const Stor
     }
 }
 
-static size_t gemm_stored_workspace(int64_t m, int64_t n, int64_t k, const KernelRun *run)
+static size_t gemm_stored_workspace(int64_t m, int64_t n, int64_t k, DType c_type, const KernelRun *run)
 {
-    return stored_workspace(m, n, k, run->threads);
+    return stored_workspace(m, n, k, c_type, run->threads);
 }

@@ -82,33 +82,74 @@ static inline GemmPanel gemm_panel(const GemmGrid *grid, int index)
  * and written once a block, and what is decoded is used for all rows of A. */
 enum { STORED_ROWS = 72, STORED_DEPTH = 384, STORED_COLS = 1024 };
 enum { STORED_TILE_ROWS = 12, STORED_TILE_COLS = 32 };
+/* A C of 16 bit is rounded once, so its sums are staged as floats until they are complete. Up to WHOLE terms,
+ * all of B's columns in hand are packed at once, and a block of A's rows is staged; with more terms, STAGE
+ * floats are, 1.5 MiB, so that B is packed rarely. */
+enum { STORED_WHOLE = 1536, STORED_STAGE = 3 << 17 };
 
 static inline int64_t stored_up(int64_t n, int64_t unit)
 {
     return (n + unit - 1) / unit * unit;
 }
 
-/* Floats of what a panel packs of A, and of A and B; A comes first. */
-static inline int64_t stored_left(int64_t rows, int64_t k)
+static inline int64_t stored_least(int64_t a, int64_t b)
 {
-    int64_t depth = k < STORED_DEPTH ? k : STORED_DEPTH, line = 16; /* floats of a cache line */
-    return stored_up(stored_up(rows < STORED_ROWS ? rows : STORED_ROWS, STORED_TILE_ROWS) * depth, line);
+    return a < b ? a : b;
 }
 
-static inline int64_t stored_space(const GemmGrid *grid, int64_t k)
+/* How every panel is cut, and what it needs: a function of sizes, C's type and threads. */
+typedef struct StoredCut {
+    int64_t cols;     /* of B that are packed at once */
+    int64_t rows, ld; /* of C that are staged at once, elements from one to the next; 0 = none are */
+    int whole;        /* B is packed over all terms, and its blocks kept */
+    int64_t left, right, stage; /* floats of workspace: A's block, then B's, then the staged part of C */
+} StoredCut;
+
+/* Of a C that is staged: equal parts of the panel. */
+static inline void stored_cut_stage(StoredCut *cut, int64_t rows, int64_t cols, int64_t k)
 {
-    int64_t depth = k < STORED_DEPTH ? k : STORED_DEPTH, cols = gemm_largest_part(grid->n, grid->cols);
-    return stored_left(gemm_largest_part(grid->m, grid->rows), k) +
-           stored_up(cols < STORED_COLS ? cols : STORED_COLS, STORED_TILE_COLS) * depth;
+    int64_t widest = STORED_COLS, most = STORED_ROWS;
+    cut->whole = k <= STORED_WHOLE;
+    if (cut->whole && k > STORED_DEPTH)
+        widest = STORED_DEPTH * STORED_COLS / k / STORED_TILE_COLS * STORED_TILE_COLS;
+    int64_t blocks = (cols + widest - 1) / widest;
+    cut->cols = blocks > 1 ? stored_up((cols + blocks - 1) / blocks, STORED_TILE_COLS) : cols;
+    cut->ld = stored_up(cut->cols, STORED_TILE_COLS) +
+              16; /* rows of a tile fall into different sets of the cache */
+    if (!cut->whole && STORED_STAGE / cut->ld > STORED_ROWS)
+        most = STORED_STAGE / cut->ld / STORED_ROWS * STORED_ROWS;
+    blocks = (rows + most - 1) / most;
+    cut->rows = cut->whole ? stored_least(rows, most)
+                           : stored_least(stored_up((rows + blocks - 1) / blocks, STORED_ROWS), rows);
+    cut->stage = cut->rows * cut->ld;
 }
 
-/* Bytes, of all panels. */
-static inline size_t stored_workspace(int64_t m, int64_t n, int64_t k, int threads)
+static inline StoredCut stored_cut(const GemmGrid *grid, int64_t k, DType c)
+{
+    int64_t rows = gemm_largest_part(grid->m, grid->rows), cols = gemm_largest_part(grid->n, grid->cols);
+    int64_t depth = stored_least(k, STORED_DEPTH), line = 16; /* floats of a cache line */
+    StoredCut cut = {.cols = stored_least(cols, STORED_COLS)};
+    if (rows <= 0 || cols <= 0)
+        return cut;
+    if (c != DTYPE_F32)
+        stored_cut_stage(&cut, rows, cols, k);
+    cut.left = stored_up(stored_up(stored_least(rows, STORED_ROWS), STORED_TILE_ROWS) * depth, line);
+    cut.right = stored_up(cut.cols, STORED_TILE_COLS) * (cut.whole ? k : depth);
+    return cut;
+}
+
+/* Floats of a panel's workspace. */
+static inline int64_t stored_space(const StoredCut *cut)
+{
+    return cut->left + cut->right + cut->stage;
+}
+
+/* Bytes, of all panels of a product into a C of this type. */
+static inline size_t stored_workspace(int64_t m, int64_t n, int64_t k, DType c, int threads)
 {
     GemmGrid grid = gemm_grid(m, n, k, threads);
-    if (m <= 0 || n <= 0 || k <= 0)
-        return 0;
-    return (size_t)grid.rows * (size_t)grid.cols * (size_t)stored_space(&grid, k) * sizeof(float);
+    StoredCut cut = stored_cut(&grid, k, c);
+    return (size_t)grid.rows * (size_t)grid.cols * (size_t)stored_space(&cut) * sizeof(float);
 }
 
 /* ---- The linear layer ------------------------------------------------------------------------ */
@@ -121,13 +162,34 @@ static inline int linear_is_few(const LinearDims *d)
     return d->rows <= FEW_ROWS && d->in > 0;
 }
 
-/* Bytes that products with a weight of this type pack. */
+/* Everything is float: the BLAS library's product, which needs no workspace. */
+static inline int linear_is_float(const LinearDims *d, DType w)
+{
+    return d->x == DTYPE_F32 && d->y == DTYPE_F32 && w == DTYPE_F32;
+}
+
+/* Floats in which few rows of x lie decoded. */
+static inline int64_t linear_few_x(const LinearDims *d)
+{
+    return d->x == DTYPE_F32 ? 0 : stored_up(d->rows * d->in, 16);
+}
+
+/* Bytes of forward's workspace, or of backward's of x, with a weight of type w. */
 static inline size_t linear_packed(const LinearDims *d, LinearPass pass, DType w, int threads)
 {
-    if (w == DTYPE_F32 || pass == LINEAR_BACKWARD_WEIGHT || (pass == LINEAR_FORWARD && linear_is_few(d)))
+    if (pass == LINEAR_FORWARD && linear_is_few(d))
+        return (size_t)(linear_few_x(d) + (d->y == DTYPE_F32 ? 0 : d->rows * d->out)) * sizeof(float);
+    if (linear_is_float(d, w))
         return 0;
-    return pass == LINEAR_FORWARD ? stored_workspace(d->rows, d->out, d->in, threads)
-                                  : stored_workspace(d->rows, d->in, d->out, threads);
+    return pass == LINEAR_FORWARD ? stored_workspace(d->rows, d->out, d->in, d->y, threads)
+                                  : stored_workspace(d->rows, d->in, d->out, d->x, threads);
+}
+
+/* The same of the gradient of a weight that has this type. */
+static inline size_t linear_packed_weight(const LinearDims *d, DType dw, int threads)
+{
+    int64_t m = d->in_out ? d->in : d->out, n = d->in_out ? d->out : d->in;
+    return linear_is_float(d, dw) ? 0 : stored_workspace(m, n, d->rows, dw, threads);
 }
 
 #endif

@@ -25,6 +25,7 @@ typedef enum Activation { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_SILU, ACT_RELU 
 typedef struct LinearDims {
     int64_t rows, in, out;
     int in_out;
+    DType x, y; /* types: of x and its gradient; of y, what is before the activation, and their gradient */
 } LinearDims;
 
 /* An array as it is stored, of any type: (rows, cols), whatever the shape that it has elsewhere. */

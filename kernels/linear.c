@@ -2,6 +2,7 @@
  * is in cache. Part of cpu.c. */
 #include "kernels/grid.h"
 #include "kernels/kernels.h"
+#include "kernels/values.h"
 
 #include <omp.h>
 #include <string.h>
@@ -13,15 +14,20 @@ enum { LINEAR_BLOCK = 1 << 18, LINEAR_BLOCK_WEIGHTS = 1 << 16 };
 /* Rows whose column sums are kept apart before they join the total: keeps rounding errors small over long
  * columns. */
 enum { LINEAR_SUM_ROWS = 64 };
+enum { LINEAR_PIECE = 1024 }; /* floats of a row at once, where values are rounded or decoded */
 
 static void activation_apply(Activation act, int64_t n, const float *x, float *y); /* activation.c */
 
 typedef struct LinearForward {
     const LinearDims *d;
     Activation act;
-    const float *x, *w, *bias;   /* (rows,in), (out,in) or (in,out), (out) */
-    float *pre, *y;              /* (rows,out) */
-    const StoredProduct *stored; /* where w is not float */
+    const void *x;
+    const StoredArray *w;
+    const float *bias;
+    void *pre, *y;
+    const StoredProduct *stored; /* where not everything is float */
+    const float *few_x;          /* of few rows: x as floats */
+    float *few_y;                /* and sums that are to be rounded; NULL = y is float */
 } LinearForward;
 
 static void linear_add_bias(int64_t n, const float *bias, float *y)
@@ -29,6 +35,35 @@ static void linear_add_bias(int64_t n, const float *bias, float *y)
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
         y[i] += bias[i];
+}
+
+/* n values of row `row` from column `col` on, in 16 bit. What is before the activation passes through its
+ * type whether it is kept or not, so that y is the same from pre, or without it. */
+static void linear_round(const LinearForward *f, int64_t row, int64_t col, int64_t n, float *sums)
+{
+    uint16_t halves[LINEAR_PIECE];
+    int64_t at = row * f->d->out + col;
+    DType type = f->d->y;
+    if (f->bias)
+        linear_add_bias(n, f->bias + col, sums);
+    if (f->act == ACT_NONE && f->pre && f->pre != f->y)
+        values_store(type, n, sums, f->pre, at);
+    if (f->act != ACT_NONE) {
+        void *pre = f->pre ? f->pre : halves;
+        int64_t first = f->pre ? at : 0;
+        values_store(type, n, sums, pre, first);
+        activation_apply(f->act, n, values_load(type, pre, first, n, sums), sums);
+    }
+    values_store(type, n, sums, f->y, at);
+}
+
+/* Complete sums of a part of y. */
+static void linear_store(const StoredProduct *p, const GemmPanel *part, float *sums, int64_t ld)
+{
+    for (int64_t i = 0; i < part->rows; i++)
+        for (int64_t j = 0; j < part->cols; j += LINEAR_PIECE)
+            linear_round(p->user, part->row + i, part->col + j, product_least(part->cols - j, LINEAR_PIECE),
+                         sums + i * ld + j);
 }
 
 /* product, at (row, col) of pre or y, = a block of x W^T + beta product. */
@@ -40,32 +75,17 @@ static void linear_multiply(const LinearForward *f, int64_t row, int64_t rows, i
     if (f->stored)
         stored_panel(f->stored, &panel, beta, space);
     else
-        gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, f->x + row * d->in, d->in,
-                   f->w + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in, beta, product, d->out);
+        gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, (const float *)f->x + row * d->in, d->in,
+                   (const float *)f->w->at + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in,
+                   beta, product, d->out);
 }
 
-/* The bias goes in first and the product is added to it: with beta 0, sgemm would clear its output anyway. */
-static void linear_forward_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols,
-                                 float *space)
+/* The activation of a block, from where its product is; or its copy. */
+static void linear_finish_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                                const float *product)
 {
     const LinearDims *d = f->d;
-    float *product = (f->pre ? f->pre : f->y) + row * d->out + col;
-    if (rows == 0 || cols == 0)
-        return;
-    if (linear_is_few(d)) {
-        if (f->stored)
-            few_stored_columns(d, col, cols, f->x, &f->stored->b, product - col);
-        else
-            few_columns(d, col, cols, f->x, f->w, product - col);
-        for (int64_t i = 0; f->bias && i < rows; i++)
-            linear_add_bias(cols, f->bias + col, product + i * d->out);
-    } else {
-        for (int64_t i = 0; f->bias && i < rows; i++)
-            memcpy(product + i * d->out, f->bias + col, (size_t)cols * sizeof(float));
-        linear_multiply(f, row, rows, col, cols, f->bias ? 1.0f : 0.0f, product, space);
-    }
-
-    float *y = f->y + row * d->out + col;
+    float *y = (float *)f->y + row * d->out + col;
     int64_t runs = cols == d->out ? 1 : rows, length = rows * cols / runs; /* whole rows are one array */
     for (int64_t i = 0; i < runs; i++) {
         if (f->act != ACT_NONE)
@@ -75,28 +95,96 @@ static void linear_forward_block(const LinearForward *f, int64_t row, int64_t ro
     }
 }
 
+/* The bias goes in first and the product is added to it: with beta 0, sgemm would clear its output anyway. */
+static void linear_forward_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                                 float *space)
+{
+    const LinearDims *d = f->d;
+    float *product = (float *)(f->pre ? f->pre : f->y) + row * d->out + col;
+    for (int64_t i = 0; f->bias && i < rows; i++)
+        memcpy(product + i * d->out, f->bias + col, (size_t)cols * sizeof(float));
+    linear_multiply(f, row, rows, col, cols, f->bias ? 1.0f : 0.0f, product, space);
+    linear_finish_block(f, row, rows, col, cols, product);
+}
+
+/* Columns of all rows, which are few. */
+static void linear_few_block(const LinearForward *f, int64_t col, int64_t cols)
+{
+    const LinearDims *d = f->d;
+    float *product = f->few_y ? f->few_y : f->pre ? f->pre : f->y;
+    if (f->w->dtype == DTYPE_F32) {
+        few_columns(d, col, cols, f->few_x, f->w->at, product);
+    } else {
+        Decoder w = decoder(f->w);
+        few_stored_columns(d, col, cols, f->few_x, &w, product);
+    }
+    if (f->few_y) {
+        for (int64_t i = 0; i < d->rows; i++)
+            for (int64_t j = col; j < col + cols; j += LINEAR_PIECE)
+                linear_round(f, i, j, product_least(col + cols - j, LINEAR_PIECE), product + i * d->out + j);
+        return;
+    }
+    for (int64_t i = 0; f->bias && i < d->rows; i++)
+        linear_add_bias(cols, f->bias + col, product + i * d->out + col);
+    linear_finish_block(f, 0, d->rows, col, cols, product + col);
+}
+
 /* A panel in blocks of rows. */
 static void linear_forward_panel(const LinearForward *f, GemmPanel p, float *space)
 {
     int after = f->act != ACT_NONE || (f->pre && f->pre != f->y);
     int64_t block = p.rows;
+    if (p.rows == 0 || p.cols == 0)
+        return;
+    if (linear_is_few(f->d)) {
+        linear_few_block(f, p.col, p.cols);
+        return;
+    }
+    if (f->d->y != DTYPE_F32) {
+        stored_panel(f->stored, &p, 0, space);
+        return;
+    }
     if (after && p.cols * f->d->in <= LINEAR_BLOCK_WEIGHTS && p.rows * p.cols > LINEAR_BLOCK)
         block = LINEAR_BLOCK / p.cols > 64 ? LINEAR_BLOCK / p.cols : 64;
     for (int64_t i = 0; i < p.rows; i += block)
         linear_forward_block(f, p.row + i, p.rows - i < block ? p.rows - i : block, p.col, p.cols, space);
 }
 
-static void linear_forward(const LinearDims *d, Activation act, const float *x, const StoredArray *w,
-                           const float *bias, float *pre, float *y, void *workspace, const KernelRun *run)
+/* x as floats, and room for sums. */
+static void linear_few(LinearForward *f, float *workspace)
 {
-    StoredArray rows = {x, DTYPE_F32, d->rows, d->in};
-    StoredProduct stored = stored_product(!d->in_out, d->in, &rows, w, pre ? pre : y, d->out);
-    LinearForward f = {d, act, x, w->at, bias, pre, y, w->dtype == DTYPE_F32 ? NULL : &stored};
+    const LinearDims *d = f->d;
+    f->few_x = values_load(d->x, f->x, 0, d->rows * d->in, workspace);
+    f->few_y = d->y == DTYPE_F32 ? NULL : workspace + linear_few_x(d);
+}
+
+static void linear_forward(const LinearDims *d, Activation act, const void *x, const StoredArray *w,
+                           const float *bias, void *pre, void *y, void *workspace, const KernelRun *run)
+{
+    StoredArray rows = {x, d->x, d->rows, d->in};
+    LinearForward f = {.d = d, .act = act, .x = x, .w = w, .bias = bias, .pre = pre, .y = y};
     GemmGrid grid = gemm_grid(d->rows, d->out, d->in, run->threads);
-    int64_t space = w->dtype == DTYPE_F32 || linear_is_few(d) ? 0 : stored_space(&grid, d->in);
+    StoredProduct stored = {decoder(&rows),
+                            decoder(w),
+                            0,
+                            !d->in_out,
+                            d->in,
+                            1,
+                            0,
+                            pre ? pre : y,
+                            d->y,
+                            d->out,
+                            stored_cut(&grid, d->in, d->y),
+                            linear_store,
+                            &f};
+    int64_t space = 0;
     if (linear_is_few(d)) { /* each thread its own columns, so that none reads another's weights */
+        linear_few(&f, workspace);
         grid.cols *= grid.rows;
         grid.rows = 1;
+    } else if (!linear_is_float(d, w->dtype)) {
+        f.stored = &stored;
+        space = stored_space(&stored.cut);
     }
     int panels = grid.rows * grid.cols;
 #pragma omp parallel for schedule(static, 1) num_threads(run->threads) if (panels > 1 && !omp_in_parallel())
@@ -104,15 +192,16 @@ static void linear_forward(const LinearDims *d, Activation act, const float *x, 
         linear_forward_panel(&f, gemm_panel(&grid, i), space ? (float *)workspace + i * space : NULL);
 }
 
-static void linear_backward_input(const LinearDims *d, const float *dy, const StoredArray *w, float beta,
-                                  float *dx, void *workspace, const KernelRun *run)
+static void linear_backward_input(const LinearDims *d, const void *dy, const StoredArray *w, float beta,
+                                  void *dx, void *workspace, const KernelRun *run)
 {
-    StoredArray rows = {dy, DTYPE_F32, d->rows, d->out};
-    if (w->dtype != DTYPE_F32)
-        gemm_stored(d->in_out, d->rows, d->in, d->out, &rows, w, beta, dx, d->in, workspace, run);
-    else
+    StoredArray rows = {dy, d->y, d->rows, d->out};
+    if (linear_is_float(d, w->dtype))
         gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w->at, d->in_out ? d->out : d->in, beta,
              dx, d->in, run);
+    else
+        gemm_stored(0, d->in_out, d->rows, d->in, d->out, 1.0f, &rows, w, beta, d->x, dx, d->in, workspace,
+                    run);
 }
 
 /* Row-range partial sums need a row of their own each. Padded: threads must not share a cache line. */
@@ -125,30 +214,48 @@ static size_t linear_workspace(const LinearDims *d, LinearPass pass, DType w, co
 {
     if (pass != LINEAR_BACKWARD_WEIGHT)
         return linear_packed(d, pass, w, run->threads);
-    return (size_t)(run->threads < 1 ? 1 : run->threads) * 2 * (size_t)linear_sum_stride(d) * sizeof(float);
+    size_t sums =
+        (size_t)(run->threads < 1 ? 1 : run->threads) * 2 * (size_t)linear_sum_stride(d) * sizeof(float);
+    size_t product = linear_packed_weight(d, w, run->threads); /* after the sums */
+    return sums > product ? sums : product;
 }
 
-/* total (cols) = column sums of dy (rows, cols); `group` (cols) is scratch. */
-static void linear_sum_rows(int64_t rows, int64_t cols, const float *dy, float *group, float *total)
+/* total (cols) = column sums of rows of dy from element `first` on, ld apart; `group` (cols) is scratch. */
+static void linear_sum_piece(DType type, int64_t rows, int64_t cols, const void *dy, int64_t first,
+                             int64_t ld, float *group, float *total)
 {
+    float room[LINEAR_PIECE];
     memset(total, 0, (size_t)cols * sizeof(float));
-    for (int64_t first = 0; first < rows; first += LINEAR_SUM_ROWS) {
-        int64_t last = first + LINEAR_SUM_ROWS < rows ? first + LINEAR_SUM_ROWS : rows;
-        memcpy(group, dy + first * cols, (size_t)cols * sizeof(float));
-        for (int64_t i = first + 1; i < last; i++)
+    for (int64_t begin = 0; begin < rows; begin += LINEAR_SUM_ROWS) {
+        int64_t end = begin + LINEAR_SUM_ROWS < rows ? begin + LINEAR_SUM_ROWS : rows;
+        memcpy(group, values_load(type, dy, first + begin * ld, cols, room), (size_t)cols * sizeof(float));
+        for (int64_t i = begin + 1; i < end; i++) {
+            const float *row = values_load(type, dy, first + i * ld, cols, room);
 #pragma omp simd
             for (int64_t j = 0; j < cols; j++)
-                group[j] += dy[i * cols + j];
+                group[j] += row[j];
+        }
 #pragma omp simd
         for (int64_t j = 0; j < cols; j++)
             total[j] += group[j];
     }
 }
 
+/* The same of whole rows, from row `first` on. */
+static void linear_sum_rows(const LinearDims *d, int64_t first, int64_t rows, const void *dy, float *group,
+                            float *total)
+{
+    int64_t piece = d->y == DTYPE_F32 ? d->out : LINEAR_PIECE;
+    for (int64_t j = 0; j < d->out; j += piece)
+        linear_sum_piece(d->y, rows, d->out - j < piece ? d->out - j : piece, dy, first * d->out + j, d->out,
+                         group + j, total + j);
+}
+
 /* dbias = column sums of dy + beta dbias: a range of rows a thread, then the partial sums in order. */
-static void linear_backward_bias(const LinearDims *d, const float *dy, float beta, float *dbias,
+static void linear_backward_bias(const LinearDims *d, const void *dy, DType type, float beta, void *dbias,
                                  float *workspace, int threads)
 {
+    float room[LINEAR_PIECE];
     int64_t stride = linear_sum_stride(d);
     int64_t useful = d->rows * d->out / 16384 + 1;
     int parts = threads < 1 ? 1 : useful < threads ? (int)useful : threads;
@@ -156,24 +263,38 @@ static void linear_backward_bias(const LinearDims *d, const float *dy, float bet
     for (int i = 0; i < parts; i++) {
         int64_t first = d->rows * i / parts, last = d->rows * (i + 1) / parts;
         float *group = workspace + 2 * i * stride;
-        linear_sum_rows(last - first, d->out, dy + first * d->out, group, group + stride);
+        linear_sum_rows(d, first, last - first, dy, group, group + stride);
     }
-    for (int64_t j = 0; j < d->out; j++) {
-        float sum = beta == 0 ? 0.0f : beta * dbias[j];
-        for (int i = 0; i < parts; i++)
-            sum += workspace[(2 * i + 1) * stride + j];
-        dbias[j] = sum;
+    for (int64_t first = 0; first < d->out; first += LINEAR_PIECE) {
+        int64_t n = product_least(d->out - first, LINEAR_PIECE);
+        const float *old = beta == 0 ? NULL : values_load(type, dbias, first, n, room);
+        float *to = values_room(type, dbias, first, room);
+        for (int64_t j = 0; j < n; j++) {
+            float sum = old ? beta * old[j] : 0.0f;
+            for (int i = 0; i < parts; i++)
+                sum += workspace[(2 * i + 1) * stride + first + j];
+            to[j] = sum;
+        }
+        values_store(type, n, to, dbias, first);
     }
 }
 
-static void linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w,
-                                   float *dw, float beta_b, float *dbias, float *workspace,
-                                   const KernelRun *run)
+static void linear_backward_weight(const LinearDims *d, const void *x, const void *dy, DType dw_type,
+                                   float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
+                                   void *workspace, const KernelRun *run)
 {
+    StoredArray left = {dy, d->y, d->rows, d->out}, right = {x, d->x, d->rows, d->in};
+    if (d->in_out) {
+        StoredArray other = left;
+        left = right;
+        right = other;
+    }
     if (dbias)
-        linear_backward_bias(d, dy, beta_b, dbias, workspace, run->threads);
-    if (dw && d->in_out)
-        gemm(1, 0, d->in, d->out, d->rows, 1.0f, x, d->in, dy, d->out, beta_w, dw, d->out, run);
+        linear_backward_bias(d, dy, dbias_type, beta_b, dbias, workspace, run->threads);
+    if (dw && linear_is_float(d, dw_type))
+        gemm(1, 0, left.cols, right.cols, d->rows, 1.0f, left.at, left.cols, right.at, right.cols, beta_w, dw,
+             right.cols, run);
     else if (dw)
-        gemm(1, 0, d->out, d->in, d->rows, 1.0f, dy, d->out, x, d->in, beta_w, dw, d->in, run);
+        gemm_stored(1, 0, left.cols, right.cols, d->rows, 1.0f, &left, &right, beta_w, dw_type, dw,
+                    right.cols, workspace, run);
 }

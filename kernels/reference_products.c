@@ -4,6 +4,7 @@
 #include "base/quant_codes_.h"
 #include "kernels/grid.h"
 #include "kernels/reference_.h"
+#include "kernels/values.h"
 
 #include <math.h>
 
@@ -27,90 +28,109 @@ void reference_gemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, f
         }
 }
 
-float reference_element(const StoredArray *w, int64_t i)
+static float reference_quantized(const StoredArray *w, int64_t i)
 {
     QuantLayout l = quant_layout(w->dtype, w->rows, w->cols);
-    switch (w->dtype) {
-    case DTYPE_BF16:
-        return half_from_bf16(((const uint16_t *)w->at)[i]);
-    case DTYPE_F16:
-        return half_from_f16(((const uint16_t *)w->at)[i]);
-    case DTYPE_INT8:
+    if (w->dtype == DTYPE_INT8)
         return quant_int8_value(((const int8_t *)w->at)[i],
                                 ((const float *)((const char *)w->at + l.scales))[i / w->cols]);
-    case DTYPE_NF4:
-    case DTYPE_NF4_PLAIN:
-        return quant_nf4_value(w->at, i, quant_block_scale(w->dtype, &l, w->at, i / NF4_BLOCK));
-    case DTYPE_DYNAMIC8:
-    case DTYPE_UDYNAMIC8:
+    if (dtype_is_dynamic8(w->dtype))
         return quant_dynamic8_value(w->dtype, &l, w->at, i);
-    default:
-        return ((const float *)w->at)[i];
-    }
+    return quant_nf4_value(w->at, i, quant_block_scale(w->dtype, &l, w->at, i / NF4_BLOCK));
 }
 
-void reference_gemm_stored(int trans_b, int64_t m, int64_t n, int64_t k, const StoredArray *a,
-                           const StoredArray *b, float beta, float *c, int64_t ldc, void *workspace,
-                           const KernelRun *run)
+float reference_element(const StoredArray *w, int64_t i)
+{
+    if (w->dtype == DTYPE_BF16)
+        return half_from_bf16(((const uint16_t *)w->at)[i]);
+    if (w->dtype == DTYPE_F16)
+        return half_from_f16(((const uint16_t *)w->at)[i]);
+    int codes = dtype_is_quantized(w->dtype) || dtype_is_dynamic8(w->dtype);
+    return codes ? reference_quantized(w, i) : ((const float *)w->at)[i];
+}
+
+void reference_gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                           const StoredArray *a, const StoredArray *b, float beta, DType c_type, void *c,
+                           int64_t ldc, void *workspace, const KernelRun *run)
 {
     (void)workspace;
-    if (a->dtype == DTYPE_F32 && b->dtype == DTYPE_F32) {
-        reference_gemm(0, trans_b, m, n, k, 1, a->at, a->cols, b->at, b->cols, beta, c, ldc, run);
+    if (a->dtype == DTYPE_F32 && b->dtype == DTYPE_F32 && c_type == DTYPE_F32) {
+        reference_gemm(trans_a, trans_b, m, n, k, alpha, a->at, a->cols, b->at, b->cols, beta, c, ldc, run);
         return;
     }
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
             double sum = 0;
             for (int64_t p = 0; p < k; p++)
-                sum += (double)reference_element(a, i * a->cols + p) *
+                sum += (double)reference_element(a, trans_a ? p * a->cols + i : i * a->cols + p) *
                        (double)reference_element(b, trans_b ? j * b->cols + p : p * b->cols + j);
-            c[i * ldc + j] = reference_mix(sum, beta, c[i * ldc + j]);
+            float old = beta == 0 ? 0 : values_get(c_type, c, i * ldc + j);
+            values_set(c_type, c, i * ldc + j, reference_mix((double)alpha * sum, beta, old));
         }
 }
 
-size_t reference_gemm_stored_workspace(int64_t m, int64_t n, int64_t k, const KernelRun *run)
+size_t reference_gemm_stored_workspace(int64_t m, int64_t n, int64_t k, DType c_type, const KernelRun *run)
 {
-    return stored_workspace(m, n, k, run->threads);
+    return stored_workspace(m, n, k, c_type, run->threads);
 }
 
-void reference_linear_forward(const LinearDims *d, Activation act, const float *x, const StoredArray *w,
-                              const float *bias, float *pre, float *y, void *workspace, const KernelRun *run)
+/* y = act(pre), of one value; where y has 16 bit, of what they hold. */
+static void reference_linear_finish(const LinearDims *d, Activation act, float value, int64_t i, void *pre,
+                                    void *y, const KernelRun *run)
 {
-    float *product = pre ? pre : y;
-    StoredArray rows = {x, DTYPE_F32, d->rows, d->in};
-    reference_gemm_stored(!d->in_out, d->rows, d->out, d->in, &rows, w, 0, product, d->out, workspace, run);
-    for (int64_t i = 0; bias && i < d->rows * d->out; i++)
-        product[i] += bias[i % d->out];
-    reference_activation_forward(DTYPE_F32, act, d->rows * d->out, product, y, run);
+    void *to = pre ? pre : y;
+    values_set(d->y, to, i, value);
+    value = values_get(d->y, to, i);
+    reference_activation_forward(DTYPE_F32, act, 1, &value, &value, run);
+    values_set(d->y, y, i, value);
 }
 
-void reference_linear_backward_input(const LinearDims *d, const float *dy, const StoredArray *w, float beta,
-                                     float *dx, void *workspace, const KernelRun *run)
+void reference_linear_forward(const LinearDims *d, Activation act, const void *x, const StoredArray *w,
+                              const float *bias, void *pre, void *y, void *workspace, const KernelRun *run)
 {
-    StoredArray rows = {dy, DTYPE_F32, d->rows, d->out};
-    reference_gemm_stored(d->in_out, d->rows, d->in, d->out, &rows, w, beta, dx, d->in, workspace, run);
-}
-
-void reference_linear_backward_weight(const LinearDims *d, const float *x, const float *dy, float beta_w,
-                                      float *dw, float beta_b, float *dbias, float *workspace,
-                                      const KernelRun *run)
-{
+    StoredArray rows = {x, d->x, d->rows, d->in};
     (void)workspace;
-    if (dw && d->in_out)
-        reference_gemm(1, 0, d->in, d->out, d->rows, 1, x, d->in, dy, d->out, beta_w, dw, d->out, run);
-    else if (dw)
-        reference_gemm(1, 0, d->out, d->in, d->rows, 1, dy, d->out, x, d->in, beta_w, dw, d->in, run);
+    for (int64_t i = 0; i < d->rows; i++)
+        for (int64_t j = 0; j < d->out; j++) {
+            double sum = 0;
+            for (int64_t p = 0; p < d->in; p++)
+                sum += (double)reference_element(&rows, i * d->in + p) *
+                       (double)reference_element(w, d->in_out ? p * w->cols + j : j * w->cols + p);
+            float value = (float)sum;
+            reference_linear_finish(d, act, bias ? value + bias[j] : value, i * d->out + j, pre, y, run);
+        }
+}
+
+void reference_linear_backward_input(const LinearDims *d, const void *dy, const StoredArray *w, float beta,
+                                     void *dx, void *workspace, const KernelRun *run)
+{
+    StoredArray rows = {dy, d->y, d->rows, d->out};
+    reference_gemm_stored(0, d->in_out, d->rows, d->in, d->out, 1, &rows, w, beta, d->x, dx, d->in, workspace,
+                          run);
+}
+
+void reference_linear_backward_weight(const LinearDims *d, const void *x, const void *dy, DType dw_type,
+                                      float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
+                                      void *workspace, const KernelRun *run)
+{
+    StoredArray rows = {x, d->x, d->rows, d->in}, sums = {dy, d->y, d->rows, d->out};
+    const StoredArray *left = d->in_out ? &rows : &sums, *right = d->in_out ? &sums : &rows;
+    if (dw)
+        reference_gemm_stored(1, 0, left->cols, right->cols, d->rows, 1, left, right, beta_w, dw_type, dw,
+                              right->cols, workspace, run);
     for (int64_t j = 0; dbias && j < d->out; j++) {
         double sum = 0;
         for (int64_t i = 0; i < d->rows; i++)
-            sum += (double)dy[i * d->out + j];
-        dbias[j] = reference_mix(sum, beta_b, dbias[j]);
+            sum += (double)reference_element(&sums, i * d->out + j);
+        float old = beta_b == 0 ? 0 : values_get(dbias_type, dbias, j);
+        values_set(dbias_type, dbias, j, reference_mix(sum, beta_b, old));
     }
 }
 
 size_t reference_linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)
 {
-    return linear_packed(d, pass, w, run->threads);
+    return pass == LINEAR_BACKWARD_WEIGHT ? linear_packed_weight(d, w, run->threads)
+                                          : linear_packed(d, pass, w, run->threads);
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */

@@ -16,29 +16,33 @@ KERNEL(void, gemm,
        (int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
         const float *b, int64_t ldb, float beta, float *c, int64_t ldc, const KernelRun *run))
 
-/* C (M,N) = A op(B) + beta C of stored arrays, whose cols are their leading dimensions; trans_b: B is stored
- * (N,K). Brim's own product, whatever the types; A is float or 16 bit. */
+/* The same of stored arrays, whose cols are their leading dimensions: A of f32 or 16 bit, B of any type, C of
+ * c_type, f32 or 16 bit. Sums are f32, and rounded once. Brim's own product, whatever the types. */
 KERNEL(void, gemm_stored,
-       (int trans_b, int64_t m, int64_t n, int64_t k, const StoredArray *a, const StoredArray *b, float beta,
-        float *c, int64_t ldc, void *workspace, const KernelRun *run))
+       (int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const StoredArray *a,
+        const StoredArray *b, float beta, DType c_type, void *c, int64_t ldc, void *workspace,
+        const KernelRun *run))
 /* bytes; the same for every instruction set */
-KERNEL(size_t, gemm_stored_workspace, (int64_t m, int64_t n, int64_t k, const KernelRun *run))
+KERNEL(size_t, gemm_stored_workspace, (int64_t m, int64_t n, int64_t k, DType c_type, const KernelRun *run))
 
-/* pre (rows,out): the value before the activation, written when not NULL (may be NULL with ACT_NONE /
- * ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be NULL. */
+/* Types of x, y and pre: d says. pre (rows,out): the value before the activation, written when not NULL (may
+ * be NULL with ACT_NONE / ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be NULL. y is the
+ * activation of what pre holds: in 16 bit, of the rounded value, so that it can be computed again from pre.
+ */
 KERNEL(void, linear_forward,
-       (const LinearDims *d, Activation act, const float *x, const StoredArray *w, const float *bias,
-        float *pre, float *y, void *workspace, const KernelRun *run))
+       (const LinearDims *d, Activation act, const void *x, const StoredArray *w, const float *bias,
+        void *pre, void *y, void *workspace, const KernelRun *run))
 /* dx (rows,in) = dy (rows,out) W + beta dx */
 KERNEL(void, linear_backward_input,
-       (const LinearDims *d, const float *dy, const StoredArray *w, float beta, float *dx, void *workspace,
+       (const LinearDims *d, const void *dy, const StoredArray *w, float beta, void *dx, void *workspace,
         const KernelRun *run))
-/* dw = dy^T x + beta_w dw, in W's layout; dbias = column sums of dy + beta_b dbias. Either may be NULL.
- */
+/* dw = dy^T x + beta_w dw, in W's layout; dbias = column sums of dy + beta_b dbias, each of the type before
+ * it. Either may be NULL. */
 KERNEL(void, linear_backward_weight,
-       (const LinearDims *d, const float *x, const float *dy, float beta_w, float *dw, float beta_b,
-        float *dbias, float *workspace, const KernelRun *run))
-/* bytes, of one pass with a weight of this type; the same for every instruction set, with or without a BLAS */
+       (const LinearDims *d, const void *x, const void *dy, DType dw_type, float beta_w, void *dw,
+        DType dbias_type, float beta_b, void *dbias, void *workspace, const KernelRun *run))
+/* bytes, of one pass with a weight, or LINEAR_BACKWARD_WEIGHT into a gradient, of type w; the same for every
+ * instruction set, with or without a BLAS */
 KERNEL(size_t, linear_workspace, (const LinearDims *d, LinearPass pass, DType w, const KernelRun *run))
 
 /* y (n,c) = table[ids[i]], table (vocab,c); ids in [0, vocab), else a fault. */

@@ -30,7 +30,10 @@ static Chunk chunk_at(const OpCall *call, int64_t first)
     float *logits = room ? (float *)(void *)(room + floats_room(call, BIAS, classes)) : NULL;
     return (Chunk){
         .first = first,
-        .linear = {.rows = rows, .in = last_dim(call->shape[HIDDEN]), .out = classes},
+        .linear = {.rows = rows,
+                   .in = last_dim(call->shape[HIDDEN]),
+                   .out = classes,
+                   .x = call->dtype[HIDDEN]}, /* logits are f32 */
         .loss = {.rows = rows,
                  .classes = classes,
                  .ignore_index = call->attr.loss.ignore_index,
@@ -42,7 +45,7 @@ static Chunk chunk_at(const OpCall *call, int64_t first)
 
 static int head_check(const OpCall *call)
 {
-    if (check_dtype(call, HIDDEN, DTYPE_F32, "hidden") || check_weight(call, WEIGHT, 1, "weight") ||
+    if (check_float(call, HIDDEN, "hidden") || check_weight(call, WEIGHT, 1, "weight") ||
         check_dtype(call, LABELS, DTYPE_I32, "labels"))
         return error_code();
     Shape hidden = call->shape[HIDDEN], weight = call->shape[WEIGHT];
@@ -63,17 +66,25 @@ static int head_check(const OpCall *call)
     return 0;
 }
 
+/* Of what a chunk's products need. The last one has fewer rows, which may need more. */
+static uint64_t chunk_room(const OpCall *call, const Chunk *c, int backward)
+{
+    uint64_t forward = linear_room(call, &c->linear, LINEAR_FORWARD);
+    return backward ? larger(forward, linear_backward_room(call, &c->linear)) : forward;
+}
+
 static int head_shape(OpCall *call)
 {
     if (head_check(call))
         return error_code();
-    Chunk c = chunk_at(call, 0);
+    Chunk c = chunk_at(call, 0),
+          last = chunk_at(call, (leading(call->shape[HIDDEN]) - 1) / c.loss.rows * c.loss.rows);
     OpPlan *plan = &call->plan;
     uint64_t logits =
         floats_room(call, BIAS, c.loss.classes) + (uint64_t)(c.loss.rows * c.loss.classes) * sizeof(float);
     plan->out = SHAPE(1);
     plan->extra_bytes[0] = sizeof(float) * (uint64_t)leading(call->shape[HIDDEN]);
-    plan->workspace = logits + larger(linear_room(call, &c.linear, LINEAR_FORWARD),
+    plan->workspace = logits + larger(larger(chunk_room(call, &c, 0), chunk_room(call, &last, 0)),
                                       call->kernels->cross_entropy_workspace(&c.loss, call->run));
     plan->flops = 2.0 * (double)leading(call->shape[HIDDEN]) * (double)c.linear.in * (double)c.linear.out;
     if (!call->needs)
@@ -82,8 +93,7 @@ static int head_shape(OpCall *call)
     if (call->shape[BIAS].ndim)
         plan->saves |= OP_INPUT(BIAS);
     plan->backward_flops = plan->flops * (1 + needs_input(call, HIDDEN) + needs_input(call, WEIGHT));
-    plan->backward_workspace =
-        logits + larger(linear_room(call, &c.linear, LINEAR_FORWARD), linear_backward_room(call, &c.linear));
+    plan->backward_workspace = logits + larger(chunk_room(call, &c, 1), chunk_room(call, &last, 1));
     return 0;
 }
 
@@ -94,9 +104,15 @@ static const float *bias_of(const OpCall *call)
     return floats_input(call, BIAS, 0, call->shape[WEIGHT].dim[0], &room);
 }
 
+/* Rows from `first` on of hidden, or of its gradient. */
+static void *hidden_rows(const OpCall *call, const void *rows, int64_t first)
+{
+    return element_at(call->dtype[HIDDEN], rows, first * last_dim(call->shape[HIDDEN]));
+}
+
 static void make_logits(const OpCall *call, const Chunk *c, const float *bias)
 {
-    const float *hidden = (const float *)call->in[HIDDEN] + c->first * c->linear.in;
+    const void *hidden = hidden_rows(call, call->in[HIDDEN], c->first);
     StoredArray weight = stored_input(call, WEIGHT);
     call->kernels->linear_forward(&c->linear, ACT_NONE, hidden, &weight, bias, NULL, c->logits, c->rest,
                                   call->run);
@@ -127,17 +143,18 @@ static void head_backward(OpCall *call)
     const float *bias = bias_of(call);
     for (int64_t first = 0; first < leading(call->shape[HIDDEN]); first += chunk_rows(call)) {
         Chunk c = chunk_at(call, first);
-        const float *hidden = (const float *)call->in[HIDDEN] + first * c.linear.in;
+        const void *hidden = hidden_rows(call, call->in[HIDDEN], first);
         make_logits(call, &c, bias);
         k->cross_entropy_backward(&c.loss, DTYPE_F32, c.logits, labels + first, call->attr.loss.scale,
                                   (const float *)call->extra[0] + first, call->dout, 0, c.logits, call->run);
         if (call->din[WEIGHT] || call->din[BIAS])
-            k->linear_backward_weight(&c.linear, hidden, c.logits, first ? 1 : call->beta[WEIGHT],
-                                      call->din[WEIGHT], first ? 1 : call->beta[BIAS], call->din[BIAS],
+            k->linear_backward_weight(&c.linear, hidden, c.logits, call->grad_type[WEIGHT],
+                                      first ? 1 : call->beta[WEIGHT], call->din[WEIGHT],
+                                      call->grad_type[BIAS], first ? 1 : call->beta[BIAS], call->din[BIAS],
                                       c.rest, call->run);
         if (call->din[HIDDEN])
             k->linear_backward_input(&c.linear, c.logits, &weight, call->beta[HIDDEN],
-                                     (float *)call->din[HIDDEN] + first * c.linear.in, c.rest, call->run);
+                                     hidden_rows(call, call->din[HIDDEN], first), c.rest, call->run);
     }
 }
 

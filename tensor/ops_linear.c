@@ -10,7 +10,9 @@ static LinearDims linear_dims(const OpCall *call)
     return (LinearDims){.rows = leading(call->shape[0]),
                         .in = last_dim(call->shape[0]),
                         .out = call->shape[1].dim[in_out ? 1 : 0],
-                        .in_out = in_out};
+                        .in_out = in_out,
+                        .x = call->dtype[0],
+                        .y = call->dtype[0]};
 }
 
 static int keeps_pre(const OpCall *call)
@@ -21,7 +23,8 @@ static int keeps_pre(const OpCall *call)
 
 uint64_t linear_room(const OpCall *call, const LinearDims *d, LinearPass pass)
 {
-    return call->kernels->linear_workspace(d, pass, call->dtype[1], call->run);
+    DType type = pass == LINEAR_BACKWARD_WEIGHT ? call->grad_type[1] : call->dtype[1];
+    return call->kernels->linear_workspace(d, pass, type, call->run);
 }
 
 uint64_t linear_backward_room(const OpCall *call, const LinearDims *d)
@@ -33,7 +36,7 @@ uint64_t linear_backward_room(const OpCall *call, const LinearDims *d)
 
 static int linear_shape(OpCall *call)
 {
-    if (check_dtype(call, 0, DTYPE_F32, "x") || check_weight(call, 1, 1, "weight") ||
+    if (check_float(call, 0, "x") || check_weight(call, 1, 1, "weight") ||
         check_activation(call, call->attr.linear.act))
         return error_code();
     if (call->attr.linear.in_out && dtype_is_quantized(call->dtype[1]))
@@ -50,6 +53,7 @@ static int linear_shape(OpCall *call)
         return error_code();
     OpPlan *plan = &call->plan;
     plan->out = call->shape[0];
+    plan->out_type = d.y;
     plan->out.dim[plan->out.ndim - 1] = d.out;
     plan->flops = 2.0 * (double)d.rows * (double)d.in * (double)d.out;
     plan->workspace = floats_room(call, 2, d.out) + linear_room(call, &d, LINEAR_FORWARD);
@@ -59,7 +63,7 @@ static int linear_shape(OpCall *call)
     int act = call->attr.linear.act;
     plan->saves = (needs_input(call, 1) ? OP_INPUT(0) : 0) | (needs_input(call, 0) ? OP_INPUT(1) : 0) |
                   (act == ACT_RELU ? OP_OUTPUT : 0);
-    plan->extra_bytes[0] = keeps_pre(call) ? sizeof(float) * (uint64_t)(d.rows * d.out) : 0;
+    plan->extra_bytes[0] = keeps_pre(call) ? dtype_bytes(d.y, d.rows, d.out) : 0;
     plan->recomputes = keeps_pre(call) ? OP_OUTPUT : 0;
     plan->writes_dout = act != ACT_NONE;
     plan->backward_workspace = linear_backward_room(call, &d);
@@ -93,8 +97,9 @@ static void linear_backward(OpCall *call)
                                act == ACT_RELU ? call->out : call->extra[0], call->dout, 0, call->dout,
                                call->run);
     if (call->din[1] || call->din[2])
-        k->linear_backward_weight(&d, call->in[0], call->dout, call->beta[1], call->din[1], call->beta[2],
-                                  call->din[2], call->workspace, call->run);
+        k->linear_backward_weight(&d, call->in[0], call->dout, call->grad_type[1], call->beta[1],
+                                  call->din[1], call->grad_type[2], call->beta[2], call->din[2],
+                                  call->workspace, call->run);
     if (call->din[0]) {
         StoredArray w = stored_input(call, 1);
         k->linear_backward_input(&d, call->dout, &w, call->beta[0], call->din[0], call->workspace, call->run);

@@ -100,9 +100,10 @@ static void check_linear_backward(const Kernels *kernels, const LinearDims *d, f
     /* Terms that round. */
     double of_dx = 2e-5 + 1e-6 * sqrt((double)d->out), tolerance = 2e-5 + 2e-6 * sqrt((double)d->rows);
     assert_near("linear dx", nx, dx, dx_expected, of_dx);
-    kernels->linear_backward_weight(d, x, dy, beta, dw, beta, NULL, space, on(threads));
-    kernels->linear_backward_weight(d, x, dy, 0, NULL, beta, db, space, on(threads));
-    kernels_reference()->linear_backward_weight(d, x, dy, beta, dw_expected, beta, db_expected, NULL, on(1));
+    kernels->linear_backward_weight(d, x, dy, DTYPE_F32, beta, dw, DTYPE_F32, beta, NULL, space, on(threads));
+    kernels->linear_backward_weight(d, x, dy, DTYPE_F32, 0, NULL, DTYPE_F32, beta, db, space, on(threads));
+    kernels_reference()->linear_backward_weight(d, x, dy, DTYPE_F32, beta, dw_expected, DTYPE_F32, beta,
+                                                db_expected, NULL, on(1));
     assert_near("linear dw", nw, dw, dw_expected, tolerance);
     assert_near("linear dbias", d->out, db, db_expected, tolerance);
     drop(x, nx), drop(w, nw), drop(dy, ny), drop(space, nspace), drop(dx, nx), drop(dx_expected, nx);
@@ -122,14 +123,14 @@ static void test_linear(void **state)
             continue;
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             for (int i = 0; i < 2 * 5 * 2; i++) {
-                LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1};
+                LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1, DTYPE_F32, DTYPE_F32};
                 Activation act = (Activation)(i / 2 % 5);
                 int with_pre = act == ACT_GELU || act == ACT_GELU_TANH || act == ACT_SILU || i / 10;
                 check_linear_forward(kernels, &d, act, (i / 2 + (int)s) % 3 != 0, with_pre,
                                      1 + i % MAX_THREADS);
             }
             for (int i = 0; i < 4; i++) {
-                LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1};
+                LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1, DTYPE_F32, DTYPE_F32};
                 check_linear_in_place(kernels, &d, 1 + i % MAX_THREADS);
                 check_linear_backward(kernels, &d, i < 2 ? 0 : 1, 1 + (i + (int)s) % MAX_THREADS);
             }
