@@ -22,6 +22,9 @@ typedef struct Session {
     uint64_t model_resident; /* the process at that moment */
 } Session;
 
+/* Of sessions opened from here on: their heads compute rows with a label only. */
+static int session_skips_unlabelled;
+
 static uint32_t session_random(uint32_t *state) /* xorshift32 */
 {
     *state ^= *state << 13;
@@ -79,6 +82,8 @@ static inline int session_open(Session *s, const ModelPreset *preset)
 {
     memset(s, 0, sizeof *s);
     s->model = nn_model(preset);
+    if (session_skips_unlabelled)
+        nn_set_skip_unlabelled(s->model, 1);
     return session_ready(s, preset, 3e-4f);
 }
 

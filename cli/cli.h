@@ -45,6 +45,7 @@ typedef struct Options {
                                  rest */
     const char *not_quantized; /* modules of the described model that are left out; NULL = none */
     uint64_t budget, seed, reserve, export_shard;
+    int skip_unlabelled; /* the head computes only rows with a label */
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite, merge;
     int four_ways;           /* of compare */
     int quantize_typed;      /* --quantize was given: files that are quantised do not decide */

@@ -49,6 +49,8 @@ static const Flag flags[] = {
      .help = "between steps free gradients, or keep zeros (free)"},
     {"--loss-chunk", FLAG_INT, AT(loss_chunk), "N",
      .help = "compute the loss N rows at a time (0: all at once)"},
+    {"--skip-unlabelled", FLAG_SWITCH, AT(skip_unlabelled), NULL,
+     .help = "compute the head only for rows with a label"},
     {"--attention", FLAG_ATTENTION, AT(attention), "flash|eager",
      .help = "keep one number a row, or all its scores (flash)"},
     {"--weights", FLAG_WEIGHTS, AT(weights), "TYPE",

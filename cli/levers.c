@@ -101,6 +101,16 @@ static LeverText loss_chunk_title(const Options *o)
     return say("loss in chunks of %d row%s", o->loss_chunk, plural(o->loss_chunk));
 }
 
+static int skips(const Options *o)
+{
+    return reads_text(o) && o->skip_unlabelled;
+}
+
+static LeverText skip_title(const Options *o)
+{
+    return say("%s", o->skip_unlabelled ? "labelled rows only" : "");
+}
+
 static void attention_to_preset(Options *o)
 {
     nn_preset_set_attention(&o->preset, o->attention);
@@ -125,6 +135,12 @@ static void loss_chunk_to_model(const Options *o, Module *model)
 {
     if (o->loss_chunk)
         nn_set_loss_chunk(model, o->loss_chunk);
+}
+
+static void skip_to_model(const Options *o, Module *model)
+{
+    if (o->skip_unlabelled)
+        nn_set_skip_unlabelled(model, 1);
 }
 
 static void clip_to_optimizer(const Options *o, Optimizer *optimizer)
@@ -176,6 +192,11 @@ static const Lever levers[] = {
      .means = reads_text,
      .title = loss_chunk_title,
      .to_model = loss_chunk_to_model},
+    {.flag = "--skip-unlabelled",
+     .where = EVERYWHERE,
+     .means = skips,
+     .title = skip_title,
+     .to_model = skip_to_model},
     {.flag = "--lora",
      .where = EVERYWHERE,
      .title = lora_title,

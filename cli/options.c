@@ -213,6 +213,8 @@ static int apply_model(Options *o)
     if (!text && o->loss_chunk)
         return usage("--loss-chunk cuts the logits of a vocabulary; '%s' has %d classes", o->model,
                      nn_preset_vocab(preset));
+    if (!text && o->skip_unlabelled)
+        return usage("--skip-unlabelled means nothing to the model '%s': each of its rows has a label", o->model);
     if (!text && (o->vocab || o->tokenizer))
         return usage("--%s means nothing to the model '%s', which reads images",
                      o->vocab ? "vocab" : "tokenizer", o->model);

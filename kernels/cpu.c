@@ -17,6 +17,7 @@
 #include "embedding.c"
 #include "rope.c"
 #include "loss.c"
+#include "rows.c"
 #include "quantize.c"
 #include "random.c"
 #include "update.c"

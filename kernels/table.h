@@ -143,6 +143,20 @@ KERNEL(void, cross_entropy_backward,
 KERNEL(size_t, cross_entropy_workspace,
        (const CrossEntropyDims *d, const KernelRun *run)) /* bytes, of forward */
 
+/* The rows that have a label other than ignore_index, in their order: index and label (room, at least d->rows)
+ * begin with them, and go on with the last of them (without any, row 0) and ignore_index; count[0] says how
+ * many they are. A row whose label is not in [0, classes) either is a fault, and is left out. */
+KERNEL(void, labelled_rows,
+       (const CrossEntropyDims *d, int64_t room, const int32_t *labels, int64_t *index, int32_t *label,
+        int64_t *count, const KernelRun *run))
+/* y (n,c) = rows index[i] of x */
+KERNEL(void, gather_rows,
+       (DType type, int64_t n, int64_t c, const int64_t *index, const void *x, void *y, const KernelRun *run))
+/* Rows index[i] of y, each at most once, = x (n,c) + beta y. */
+KERNEL(void, scatter_rows,
+       (DType type, int64_t n, int64_t c, const int64_t *index, const void *x, float beta, void *y,
+        const KernelRun *run))
+
 /* y = keep(x) / (1 - p) + beta y; y may equal x when beta is 0. The same call is its own backward. p in
  * [0, 1). */
 KERNEL(void, dropout,

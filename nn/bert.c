@@ -69,7 +69,7 @@ static Tensor *bert_embeddings(const Bert *self, const Batch *batch)
     return nn_forward(self->dropout, tensor_donate(hidden), batch);
 }
 
-static Tensor *bert_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
+static Tensor *bert_body(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
 {
     const Bert *self = nn_state(module);
     (void)x;
@@ -78,7 +78,13 @@ static Tensor *bert_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,
         return NULL;
     }
     Tensor *hidden = bert_embeddings(self, batch);
-    hidden = nn_run_blocks(module, tensor_donate(hidden), batch);
+    return nn_run_blocks(module, tensor_donate(hidden), batch);
+}
+
+static Tensor *bert_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
+{
+    const Bert *self = nn_state(module);
+    Tensor *hidden = bert_body(module, x, batch);
     if (self->pooler)
         return hidden;
     hidden = nn_forward(self->transform, tensor_donate(hidden), batch);
@@ -168,7 +174,10 @@ Module *nn_bert(const BertConfig *config)
         nn_offer_head(module, &(ModuleHead){.hidden = bert_hidden,
                                             .weight = self->word_table,
                                             .bias = self->decoder_bias,
-                                            .path = decoder_path});
+                                            .path = decoder_path,
+                                            .body = bert_body,
+                                            .dense = self->transform,
+                                            .norm = self->head_norm});
     return module;
 }
 

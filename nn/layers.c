@@ -140,6 +140,16 @@ Module *nn_rms_norm(int64_t dim, float eps)
     return norm(&rms_norm_class, dim, eps, 0);
 }
 
+Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps)
+{
+    if (!module || module->type != &layer_norm_class)
+        return NULL;
+    const Norm *self = module->state;
+    *bias = self->bias;
+    *eps = self->eps;
+    return self->weight;
+}
+
 /* ---- Dropout, activation --------------------------------------------------------------------- */
 
 static Tensor *dropout_forward(Module *module, Tensor *x, const Batch *batch)

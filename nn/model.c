@@ -4,6 +4,10 @@
 
 #include "module_.h"
 
+/* Rows of a head that are computed together where only those with a label are: enough for products to run at
+ * full speed, and few beside a batch. */
+enum { LABELLED_ROWS = 256 };
+
 Model *module_model(Module *module)
 {
     if (!module->model)
@@ -55,6 +59,16 @@ static Tensor *run_hidden(void *self, Tensor *x, const Batch *batch)
     return module_run(hidden_forward, self, x, batch);
 }
 
+static Tensor *body_forward(void *self, Tensor *x, const Batch *batch)
+{
+    return ((Module *)self)->model->head.body(self, x, batch);
+}
+
+static Tensor *run_body(void *self, Tensor *x, const Batch *batch)
+{
+    return module_run(body_forward, self, x, batch);
+}
+
 Tensor *module_hidden(Module *model, const Batch *batch)
 {
     return module_forward_by(run_hidden, model, NULL, batch);
@@ -84,6 +98,12 @@ void nn_set_loss_chunk(Module *module, int rows)
         module->model->loss_chunk = rows;
 }
 
+void nn_set_skip_unlabelled(Module *module, int on)
+{
+    if (module && module_model(module))
+        module->model->skip_unlabelled = on != 0;
+}
+
 static Tensor *whole_loss(Module *model, const Batch *batch, float scale)
 {
     Tensor *logits = nn_forward(model, NULL, batch);
@@ -97,31 +117,64 @@ static Tensor *whole_loss(Module *model, const Batch *batch, float scale)
     return loss;
 }
 
-static Tensor *chunked_loss(Module *model, const Batch *batch, float scale)
+/* The head, where it can be computed apart from the rest of the model; NULL after an error. */
+static const ModuleHead *head_apart(const Module *model, const char *how, const char *setting)
 {
     const ModuleHead *head = &model->model->head;
     if (!head->weight) {
-        error_raise(ERROR_STATE,
-                    "nn_loss(): this %s offers no head that can be computed in chunks (nn_set_loss_chunk); "
-                    "llama, gpt2 and bert with its masked-language head do, a model of your own by "
-                    "nn_offer_head",
-                    model->type->name);
+        error_raise(
+            ERROR_STATE,
+            "nn_loss(): this %s offers no head that can be computed %s (%s); llama, gpt2 and bert with "
+            "its masked-language head do, a model of your own by nn_offer_head",
+            model->type->name, how, setting);
         return NULL;
     }
     const Linear *linear = module_as_linear(model->model->head_module);
     if (linear && linear->adapter.a) {
         error_raise(ERROR_STATE,
-                    "nn_loss(): the head has an adapter, which a loss in chunks does not compute; "
-                    "call nn_set_loss_chunk(model, 0)");
+                    "nn_loss(): the head has an adapter, which a loss %s does not compute; call %s(model, 0)",
+                    how, setting);
         return NULL;
     }
-    Tensor *hidden = module_hidden(model, batch); /* (…,C) */
+    return head;
+}
+
+/* What the transform is made of. Returns 1 where it is in the loss: an adapter keeps it with the modules. */
+static int transform_inside(const ModuleHead *head, LossHead *loss)
+{
+    const Linear *dense = head->body ? module_as_linear(head->dense) : NULL;
+    if (!dense || dense->adapter.a || dense->weight->in_out)
+        return 0;
+    loss->norm = module_layer_norm_parts(head->norm, &loss->norm_bias, &loss->eps);
+    if (!loss->norm)
+        return 0;
+    loss->dense = dense->weight;
+    loss->dense_bias = dense->bias;
+    loss->act = dense->act;
+    return 1;
+}
+
+static Tensor *apart_loss(Module *model, const Batch *batch, float scale)
+{
+    const Model *m = model->model;
+    const ModuleHead *head = m->skip_unlabelled
+                                 ? head_apart(model, "for labelled rows only", "nn_set_skip_unlabelled")
+                                 : head_apart(model, "in chunks", "nn_set_loss_chunk");
+    if (!head)
+        return NULL;
+    LossHead loss_head = {.weight = head->weight, .bias = head->bias};
+    int inside = m->skip_unlabelled && transform_inside(head, &loss_head);
+    Tensor *hidden = module_forward_by(inside ? run_body : run_hidden, model, NULL, batch); /* (…,C) */
     if (!batch->labels)
         error_raise(ERROR_DATA, "nn_loss(): the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;
     int path = memtrack_path_set(tracker, model->path), pushed = push_path(tracker, head->path);
-    Tensor *loss = tensor_linear_cross_entropy(tensor_donate(hidden), head->weight, head->bias, batch->labels,
-                                               BATCH_IGNORE, scale, model->model->loss_chunk);
+    Tensor *loss =
+        m->skip_unlabelled
+            ? tensor_labelled_cross_entropy(tensor_donate(hidden), &loss_head, batch->labels, BATCH_IGNORE,
+                                            scale, m->loss_chunk ? m->loss_chunk : LABELLED_ROWS)
+            : tensor_linear_cross_entropy(tensor_donate(hidden), head->weight, head->bias, batch->labels,
+                                          BATCH_IGNORE, scale, m->loss_chunk);
     if (pushed >= 0)
         memtrack_path_pop(tracker);
     memtrack_path_set(tracker, path);
@@ -134,6 +187,7 @@ Tensor *nn_loss(Module *model, const Batch *batch)
         return NULL;
     /* Hand-made batches may forget labels_total. */
     float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f;
-    return model->model && model->model->loss_chunk ? chunked_loss(model, batch, scale)
-                                                    : whole_loss(model, batch, scale);
+    const Model *m = model->model;
+    return m && (m->loss_chunk || m->skip_unlabelled) ? apart_loss(model, batch, scale)
+                                                      : whole_loss(model, batch, scale);
 }

@@ -29,7 +29,7 @@ typedef struct Model {
     Tensor *(*between_blocks)(Module *self, Tensor *x, const Batch *batch);
     ModuleHead head;     /* weight NULL = none is offered */
     Module *head_module; /* the linear layer that it is; NULL where the model multiplies by itself */
-    int loss_chunk;
+    int loss_chunk, skip_unlabelled;
 } Model;
 
 struct Module {
@@ -98,6 +98,8 @@ typedef struct Embedding {
 Embedding *module_as_embedding(const Module *module); /* NULL for a module of another class */
 /* The weight of an embedding, for a model that reads it by itself. */
 Tensor *module_embedding_parts(Module *module);
+/* The weight and bias of nn_layer_norm, and its epsilon; NULL for a module of another class. */
+Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps);
 /* y + scale B A x, in y's storage; an embedding's x is ids. Without an adapter, y. */
 Tensor *module_adapt(const Module *module, const Adapter *adapter, Tensor *y, Tensor *x);
 

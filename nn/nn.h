@@ -81,13 +81,22 @@ BRIM_API Tensor *nn_loss(Module *model, const Batch *batch);
  * off. For models that offer a head: llama, gpt2, and bert with its masked-language head; with others nn_loss
  * raises an error. */
 BRIM_API void nn_set_loss_chunk(Module *model, int rows);
-/* What a model offers for it; its constructor calls nn_offer_head. nn_forward's logits must be
- * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY). */
+/* From now on nn_loss computes the head only for rows that have a label, in training and in evaluation: of a
+ * masked language model some 15 % have one. They are computed some 256 at a time (or as many as
+ * nn_set_loss_chunk says), so the logits never exist at once, and memory does not depend on how many there
+ * are. Losses and gradients are equal up to rounding; backward computes the head once more, for those rows.
+ * Off by default, for other frameworks compute all rows. For models that offer a head. */
+BRIM_API void nn_set_skip_unlabelled(Module *model, int on);
+/* What a model offers for the two; its constructor calls nn_offer_head. nn_forward's logits must be
+ * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY); where body is not NULL, hidden must
+ * be norm(dense(body(model, x, batch))), which then is computed for rows with a label only, too. */
 typedef struct ModuleHead {
     Tensor *(*hidden)(Module *self, Tensor *x, const Batch *batch); /* the forward up to the head: (…,C) */
     Tensor *weight;                                                 /* (classes,C) */
     Tensor *bias;                                                   /* (classes) or NULL */
     const char *path; /* of the head, within the model's: "lm_head". Must outlive the model */
+    Tensor *(*body)(Module *self, Tensor *x, const Batch *batch); /* (…,C); NULL: there is no more to skip */
+    Module *dense, *norm; /* nn_linear_act's and nn_layer_norm's, with body */
 } ModuleHead;
 BRIM_API void nn_offer_head(Module *model, const ModuleHead *head);
 

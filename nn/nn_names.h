@@ -75,6 +75,7 @@
 #define nn_set_checkpoints brim_nn_set_checkpoints
 #define nn_set_loss_chunk brim_nn_set_loss_chunk
 #define nn_set_selective brim_nn_set_selective
+#define nn_set_skip_unlabelled brim_nn_set_skip_unlabelled
 #define nn_set_weights brim_nn_set_weights
 #define nn_state brim_nn_state
 #define nn_swiglu brim_nn_swiglu

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define OP_MAX_INPUTS 4
+#define OP_MAX_INPUTS 8
 #define OP_MAX_EXTRAS 2
 
 #define OP_INPUT(i) (1u << (i)) /* bit of input i in the masks below */
@@ -57,7 +57,9 @@ typedef union OpAttr {
     struct {
         float scale;
         int ignore_index;
-        int64_t chunk_rows; /* of linear_cross_entropy */
+        int64_t chunk_rows; /* of linear_cross_entropy and labelled_cross_entropy */
+        int act;            /* of labelled_cross_entropy's transform */
+        float eps;
     } loss;
     Shape shape;
     struct {

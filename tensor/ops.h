@@ -114,6 +114,21 @@ BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore
  * i32 (…) -> (1). chunk_rows is 1 or more; more than there are rows means all at once. */
 BRIM_API Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
                                              int ignore_index, float scale, int64_t chunk_rows);
+/* What comes after a model's last block: logits = normed weight^T + bias, where normed is hidden, or with
+ * `dense` layer_norm(act(hidden dense^T + dense_bias)) with norm, norm_bias and eps, BERT's transform. */
+typedef struct LossHead {
+    Tensor *weight, *bias;      /* (classes,n); (classes) or NULL */
+    Tensor *dense, *dense_bias; /* (n,c) or NULL; (n) or NULL */
+    Tensor *norm, *norm_bias;   /* (n), with dense; (n) or NULL */
+    TensorActivation act;
+    float eps;
+} LossHead;
+/* tensor_cross_entropy of a head's logits, equal to rounding, that computes only rows with a label other than
+ * ignore_index: they are gathered into chunks of `rows` rows, in workspace, so that what is allocated does not
+ * depend on how many there are. Keeps hidden and a number a row; backward computes the chunks once more, and
+ * writes 0 where hidden has no label. hidden (…,c), labels i32 (…) -> (1). */
+BRIM_API Tensor *tensor_labelled_cross_entropy(Tensor *hidden, const LossHead *head, Tensor *labels,
+                                               int ignore_index, float scale, int64_t rows);
 /* How many rows of logits (…, classes) are largest at their label (…): for accuracy. Not recorded; 0 on meta.
  */
 BRIM_API int64_t tensor_count_correct(Tensor *logits, Tensor *labels);

@@ -47,6 +47,7 @@
 #define tensor_has_grad brim_tensor_has_grad
 #define tensor_item brim_tensor_item
 #define tensor_keep brim_tensor_keep
+#define tensor_labelled_cross_entropy brim_tensor_labelled_cross_entropy
 #define tensor_last brim_tensor_last
 #define tensor_layer_norm brim_tensor_layer_norm
 #define tensor_linear brim_tensor_linear

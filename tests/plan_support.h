@@ -140,6 +140,7 @@ typedef struct Case {
     int samples; /* 0 = CASE_SAMPLES */
     const char *lora; /* targets; NULL = no adapters */
     Weights weights;
+    int skip; /* rows without a label; ignored by mlp */
 } Case;
 
 enum {
@@ -166,13 +167,14 @@ typedef struct Session {
 
 static inline const char *case_text(const Case *c, char text[128])
 {
-    snprintf(text, 128, "%s %s %s %s%s every %d%s accumulate %d %s%s%s%s chunk %d%s%s",
+    snprintf(text, 128, "%s %s %s %s%s every %d%s accumulate %d %s%s%s%s chunk %d%s%s%s",
              nn_family(c->family)->name, dtype_name(c->weights.dtype),
              c->weights.quantized ? dtype_name(c->weights.quantized) : "",
              c->attention == ATTENTION_EAGER ? "eager" : "flash", c->checkpoint ? " checkpoint" : "",
              c->every, c->selective ? " selective" : "", c->accumulate, c->optimizer,
              c->dropout > 0 ? " dropout" : "", c->in_backward ? " fused" : "",
-             c->keep_zeros ? " keep zeros" : "", c->chunk, c->lora ? " lora " : "", c->lora ? c->lora : "");
+             c->keep_zeros ? " keep zeros" : "", c->chunk, c->skip ? " skip" : "",
+             c->lora ? " lora " : "", c->lora ? c->lora : "");
     return text;
 }
 
@@ -249,10 +251,12 @@ static inline Module *case_model(const Case *c)
     nn_set_weights(NULL);
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), c->checkpoint);
-    if (c->family == MODEL_MLP)
+    if (c->family == MODEL_MLP) {
         nn_set_checkpoint(model, c->checkpoint);
-    else
+    } else {
         nn_set_loss_chunk(model, c->chunk);
+        nn_set_skip_unlabelled(model, c->skip);
+    }
     if (c->every)
         nn_set_checkpoint_every(model, c->every);
     nn_set_selective(model, c->selective);

@@ -34,6 +34,7 @@ static void levers_that_exclude_each_other(void **state)
     says(expect_code(RUN("plan", "--checkpoint", "cc"), 1), "6 blocks");
     says(expect_code(RUN("plan", "--checkpoint", ".+...."), 1), "'+'");
     says(expect_code(RUN("plan", "--model", "mlp", "--loss-chunk", "4"), 2), "10 classes");
+    says(expect_code(RUN("plan", "--model", "mlp", "--skip-unlabelled"), 2), "each of its rows has a label");
     says(expect_code(RUN("train", "--run", "3"), 2), "brim compare");
     says(expect_code(RUN("plan", "--card", "t4"), 2), "brim fit");
     says(expect_code(RUN("fit", "--checkpoint", "auto", "--budget", "1GiB"), 2), "leave it out");
@@ -63,6 +64,7 @@ static const struct {
     {"--optimizer-in-backward", NULL, "optimizer_in_backward", 1, 1, 0},
     {"--zero-grad", "keep", "zero_grad", 1, 1, 1},
     {"--loss-chunk", "7", "loss_chunk", 1, 1, 1},
+    {"--skip-unlabelled", NULL, "skip_unlabelled", 1, 1, 1},
     {"--precision", "bf16", "precision", 1, 1, 1},
     /* As they are where nothing is said, which a saved run does not keep; test_cli_ways has others. */
     {"--weights", "fp32", "weights", 1, 1, 0},
@@ -158,8 +160,9 @@ static void levers_are_saved(void **state)
                 0);
     for (size_t i = 0; i < COUNT(levers); i++) {
         const char *typed = levers[i].value ? levers[i].value : "--quiet";
-        const char *clip = levers[i].value ? "1" : "0"; /* which the optimizer in backward excludes */
-        int same = !levers[i].saved && levers[i].value;
+        int in_backward = !strcmp(levers[i].flag, "--optimizer-in-backward");
+        const char *clip = in_backward ? "0" : "1"; /* which it excludes */
+        int same = !levers[i].saved && !in_backward;
         Outcome *o = RUN("train", TINY, "--quiet", "--steps", "2", "--batch", "2", "--seq", "16", "--lr",
                          "0.01", "--weight-decay", "0.1", "--warmup", "0", "--resume", save, "--clip", clip,
                          levers[i].flag, typed);

@@ -42,6 +42,7 @@ static const Trial trials[] = {
     {"--checkpoint", "blocks", {0}},
     {"--optimizer-in-backward", NULL, {0}},
     {"--loss-chunk", "4", {0}},
+    {"--skip-unlabelled", NULL, {0}},
     {"--zero-grad", "keep", {0}},
     {"--attention", "eager", {0}},
     {"--precision", "bf16", {0}},

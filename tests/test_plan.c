@@ -184,6 +184,34 @@ static void stored_weights(void **state)
     }
 }
 
+/* Which rows have a label is data: what is allocated does not depend on it. */
+static void unlabelled_rows_skipped(void **state)
+{
+    (void)state;
+    static const ModelFamily families[] = {MODEL_BERT, MODEL_BERT, MODEL_LLAMA, MODEL_GPT2};
+    static const char *const targets[] = {"query", "all", "q_proj", "c_attn"};
+    for (int i = 0; i < 32; i++) {
+        int rest = i / 4;
+        Case c = {.family = families[i % 4],
+                  .skip = 1,
+                  .chunk = i % 3 == 0 ? 7 : i % 3 == 1 ? 20 : 0,
+                  .accumulate = rest & 1 ? 3 : 1,
+                  .checkpoint = rest >> 1 & 1,
+                  .keep_zeros = i % 5 == 1,
+                  .in_backward = !(rest & 1) && i % 5 == 2,
+                  .optimizer = "adamw",
+                  .dropout = i % 5 == 3 ? 0.1f : 0,
+                  .selective = i % 7 == 4,
+                  .epochs = 1};
+        if (rest & 4) {
+            c.lora = targets[i % 4];
+            c.weights = (Weights){.dtype = i % 4 ? DTYPE_BF16 : DTYPE_F16,
+                                  .quantized = i % 3 ? DTYPE_NF4 : DTYPE_F32};
+        }
+        check_case(&c, 1 + i % 2, i % 3 == 0);
+    }
+}
+
 /* Segments, selective recomputation, and both, with a checkpoint of each block in some. */
 static void segments_and_selective(void **state)
 {
@@ -454,6 +482,7 @@ int main(void)
         cmocka_unit_test(lever_matrix),
         cmocka_unit_test(adapters),
         cmocka_unit_test(stored_weights),
+        cmocka_unit_test(unlabelled_rows_skipped),
         cmocka_unit_test(segments_and_selective),
         cmocka_unit_test(threads_are_planned),
         cmocka_unit_test(the_record_sees_the_levers),

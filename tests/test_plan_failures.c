@@ -132,6 +132,14 @@ static void training_with_levers(void **state)
                           .epochs = 1,
                           .layers = 1},
                   1);
+    fail_training(&(Case){.family = MODEL_BERT,
+                          .accumulate = 3,
+                          .optimizer = "adamw",
+                          .skip = 1,
+                          .chunk = 7,
+                          .epochs = 1,
+                          .layers = 1},
+                  0);
 }
 
 static void training_adapters(void **state)

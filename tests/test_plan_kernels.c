@@ -40,6 +40,14 @@ static const Case cases[] = {
      .lora = "all",
      .selective = 1,
      .weights = {.quantized = DTYPE_NF4_PLAIN}},
+    {.family = MODEL_BERT, .optimizer = "adamw", .accumulate = 3, .skip = 1},
+    {.family = MODEL_BERT,
+     .optimizer = "adamw",
+     .accumulate = 1,
+     .lora = "query",
+     .skip = 1,
+     .chunk = 20,
+     .weights = {.dtype = DTYPE_BF16, .quantized = DTYPE_INT8}},
 };
 
 static void plan_case(const Case *c, const char *kernels, int threads, EventRecord *events, Plan *plan)

@@ -1,0 +1,394 @@
+/* labelled_cross_entropy: a model's head and its loss for the rows that have a label, and for no others. Of a
+ * masked language model's rows some 15 % have one, of a fine-tuning's those of the answers.
+ *
+ * Which rows they are is data, so what is allocated may not depend on it: rows with a label are gathered into
+ * chunks of a fixed number of rows, in workspace, and as many chunks are computed as there are rows for. The
+ * head is all of what comes behind the last block: with BERT's transform, or only the last product. Backward
+ * computes a chunk once more, so that nothing but hidden and a number a row is kept. */
+#include <inttypes.h>
+
+#include "../base/plural_.h"
+#include "ops_.h"
+
+enum { HIDDEN, WEIGHT, LABELS, BIAS, DENSE, DENSE_BIAS, NORM, NORM_BIAS, INPUTS };
+_Static_assert(INPUTS <= OP_MAX_INPUTS, "room for a head");
+/* The last chunk has as many rows as are left, rounded up to a whole part of a chunk: workspace is then
+ * sized for a few numbers of rows, and not for each that data may have. */
+enum { CHUNK_PARTS = 8 };
+
+/* Sizes of a chunk of so many rows. */
+typedef struct Chunk {
+    int64_t rows, done; /* done: in chunks before this one */
+    LinearDims dense, linear;
+    CrossEntropyDims loss;
+} Chunk;
+
+/* What lies in the workspace: vectors as floats, then the rows with a label, then a chunk's arrays. */
+typedef struct Room {
+    const float *bias, *dense_bias, *norm, *norm_bias;
+    int64_t *index, count;
+    int32_t *label;
+    void *hidden, *pre, *active, *normed; /* (rows, …) of the transform, of hidden's type */
+    float *mean, *rstd, *logits;
+    void *rest; /* what kernels need */
+} Room;
+
+static int has_transform(const OpCall *call)
+{
+    return call->shape[DENSE].ndim != 0;
+}
+
+static int64_t all_rows(const OpCall *call)
+{
+    return leading(call->shape[HIDDEN]);
+}
+
+static int64_t chunk_rows(const OpCall *call)
+{
+    int64_t rows = all_rows(call);
+    return call->attr.loss.chunk_rows < rows ? call->attr.loss.chunk_rows : rows;
+}
+
+/* Rows that the last chunk is a multiple of. */
+static int64_t part_rows(const OpCall *call)
+{
+    int64_t part = chunk_rows(call) / CHUNK_PARTS;
+    return part ? part : 1;
+}
+
+/* The next chunk, where `left` rows are left. */
+static Chunk chunk_of(const OpCall *call, int64_t done, int64_t left)
+{
+    int64_t most = chunk_rows(call), part = part_rows(call);
+    int64_t rows = (left + part - 1) / part * part;
+    rows = rows < most ? rows : most;
+    int64_t in = last_dim(call->shape[HIDDEN]), classes = call->shape[WEIGHT].dim[0];
+    int64_t width = call->shape[WEIGHT].dim[1];
+    DType type = call->dtype[HIDDEN];
+    return (Chunk){
+        .rows = rows,
+        .done = done,
+        .dense = {.rows = rows, .in = in, .out = width, .x = type, .y = type},
+        .linear = {.rows = rows, .in = width, .out = classes, .x = type}, /* logits are f32 */
+        .loss = {.rows = rows, .classes = classes, .ignore_index = call->attr.loss.ignore_index},
+    };
+}
+
+/* ---- Workspace ------------------------------------------------------------------------------- */
+
+/* Of the list of rows: chunks may read beyond the last row, up to a whole part. */
+static int64_t list_rows(const OpCall *call)
+{
+    return all_rows(call) + part_rows(call);
+}
+
+static uint64_t floats(int64_t count)
+{
+    return aligned((uint64_t)count * sizeof(float));
+}
+
+/* Of as many elements of hidden's type. */
+static uint64_t typed(const OpCall *call, int64_t count)
+{
+    return aligned(dtype_bytes(call->dtype[HIDDEN], 1, count));
+}
+
+/* Bytes of everything but what kernels need. */
+static uint64_t arrays_room(const OpCall *call)
+{
+    int64_t in = last_dim(call->shape[HIDDEN]), classes = call->shape[WEIGHT].dim[0];
+    int64_t width = call->shape[WEIGHT].dim[1], rows = chunk_rows(call), list = list_rows(call);
+    uint64_t bytes = floats_room(call, BIAS, classes) + floats_room(call, DENSE_BIAS, width) +
+                     floats_room(call, NORM, width) + floats_room(call, NORM_BIAS, width);
+    bytes += aligned((uint64_t)list * sizeof(int64_t)) + aligned((uint64_t)list * sizeof(int32_t));
+    bytes += typed(call, rows * in) + floats(rows * classes);
+    if (has_transform(call))
+        bytes += 3 * typed(call, rows * width) + 2 * floats(rows);
+    return bytes;
+}
+
+static uint64_t product_room(const OpCall *call, const LinearDims *d, int weight, LinearPass pass)
+{
+    DType type = pass == LINEAR_BACKWARD_WEIGHT ? call->grad_type[weight] : call->dtype[weight];
+    return call->kernels->linear_workspace(d, pass, type, call->run);
+}
+
+static uint64_t forward_room(const OpCall *call, const Chunk *c)
+{
+    uint64_t bytes = larger(product_room(call, &c->linear, WEIGHT, LINEAR_FORWARD),
+                            call->kernels->cross_entropy_workspace(&c->loss, call->run));
+    if (has_transform(call))
+        bytes = larger(bytes, product_room(call, &c->dense, DENSE, LINEAR_FORWARD));
+    return bytes;
+}
+
+static uint64_t linear_rooms(const OpCall *call, const LinearDims *d, int weight)
+{
+    return larger(product_room(call, d, weight, LINEAR_BACKWARD_INPUT),
+                  product_room(call, d, weight, LINEAR_BACKWARD_WEIGHT));
+}
+
+static uint64_t backward_room(const OpCall *call, const Chunk *c)
+{
+    uint64_t bytes = larger(forward_room(call, c), linear_rooms(call, &c->linear, WEIGHT));
+    if (!has_transform(call))
+        return bytes;
+    bytes = larger(bytes, linear_rooms(call, &c->dense, DENSE));
+    return larger(bytes, call->kernels->norm_workspace(c->rows, c->linear.in, call->run));
+}
+
+/* The most of any number of rows that a chunk may have. */
+static uint64_t most_room(const OpCall *call, uint64_t (*room)(const OpCall *call, const Chunk *c))
+{
+    uint64_t most = 0;
+    for (int64_t rows = chunk_rows(call); rows > 0; rows -= part_rows(call)) {
+        Chunk c = chunk_of(call, 0, rows);
+        most = larger(most, room(call, &c));
+    }
+    Chunk none = chunk_of(call, 0, 0);
+    return larger(most, room(call, &none));
+}
+
+static void *take(char **at, uint64_t bytes)
+{
+    void *taken = *at;
+    *at += bytes;
+    return taken;
+}
+
+/* Decodes vectors and finds the rows. */
+static Room room_of(const OpCall *call)
+{
+    int64_t in = last_dim(call->shape[HIDDEN]), classes = call->shape[WEIGHT].dim[0];
+    int64_t width = call->shape[WEIGHT].dim[1], rows = chunk_rows(call), list = list_rows(call);
+    char *at = call->workspace;
+    Room room = {.bias = floats_input(call, BIAS, 0, classes, &at),
+                 .dense_bias = floats_input(call, DENSE_BIAS, 0, width, &at),
+                 .norm = floats_input(call, NORM, 0, width, &at),
+                 .norm_bias = floats_input(call, NORM_BIAS, 0, width, &at)};
+    room.index = take(&at, aligned((uint64_t)list * sizeof(int64_t)));
+    room.label = take(&at, aligned((uint64_t)list * sizeof(int32_t)));
+    room.hidden = room.normed = take(&at, typed(call, rows * in));
+    if (has_transform(call)) {
+        room.pre = take(&at, typed(call, rows * width));
+        room.active = take(&at, typed(call, rows * width));
+        room.normed = take(&at, typed(call, rows * width));
+        room.mean = take(&at, floats(rows));
+        room.rstd = take(&at, floats(rows));
+    }
+    room.logits = take(&at, floats(rows * classes));
+    room.rest = at;
+    CrossEntropyDims all = {
+        .rows = all_rows(call), .classes = classes, .ignore_index = call->attr.loss.ignore_index};
+    call->kernels->labelled_rows(&all, list, call->in[LABELS], room.index, room.label, &room.count,
+                                 call->run);
+    return room;
+}
+
+/* ---- Shape ----------------------------------------------------------------------------------- */
+
+static int transform_check(const OpCall *call)
+{
+    Shape dense = call->shape[DENSE];
+    if (!dense.ndim)
+        return 0;
+    if (check_weight(call, DENSE, 1, "dense") || check_activation(call, call->attr.loss.act))
+        return error_code();
+    if (dense.ndim != 2 || dense.dim[1] != last_dim(call->shape[HIDDEN]))
+        return error_raise(ERROR_SHAPE, "%s: hidden %s needs a dense weight (n,%" PRId64 "), not %s",
+                           call->row->name, shape_text(call->shape[HIDDEN]).text,
+                           last_dim(call->shape[HIDDEN]), shape_text(dense).text);
+    if (!call->shape[NORM].ndim)
+        return error_raise(ERROR_ARGUMENT, "%s: dense needs norm, the weight of its layer norm",
+                           call->row->name);
+    if (call->shape[DENSE_BIAS].ndim && check_vector(call, DENSE_BIAS, dense.dim[0], "dense_bias"))
+        return error_code();
+    if (check_vector(call, NORM, dense.dim[0], "norm"))
+        return error_code();
+    return call->shape[NORM_BIAS].ndim ? check_vector(call, NORM_BIAS, dense.dim[0], "norm_bias") : 0;
+}
+
+static int head_check(const OpCall *call)
+{
+    if (check_float(call, HIDDEN, "hidden") || check_weight(call, WEIGHT, 1, "weight") ||
+        check_dtype(call, LABELS, DTYPE_I32, "labels") || transform_check(call))
+        return error_code();
+    Shape hidden = call->shape[HIDDEN], weight = call->shape[WEIGHT];
+    int64_t width = has_transform(call) ? call->shape[DENSE].dim[0] : last_dim(hidden);
+    if (weight.ndim != 2 || weight.dim[1] != width)
+        return error_raise(ERROR_SHAPE, "%s: hidden %s needs a weight (classes,%" PRId64 "), not %s",
+                           call->row->name, shape_text(hidden).text, width, shape_text(weight).text);
+    if (call->shape[BIAS].ndim && check_vector(call, BIAS, weight.dim[0], "bias"))
+        return error_code();
+    if (call_numel(call, LABELS) != leading(hidden))
+        return error_raise(ERROR_SHAPE, "%s: hidden %s needs %" PRId64 " label%s, not %s", call->row->name,
+                           shape_text(hidden).text, leading(hidden), plural(leading(hidden)),
+                           shape_text(call->shape[LABELS]).text);
+    if (call->attr.loss.chunk_rows < 1)
+        return error_raise(ERROR_ARGUMENT, "%s: chunks of %" PRId64 " rows; at least 1 is needed",
+                           call->row->name, call->attr.loss.chunk_rows);
+    return 0;
+}
+
+static int head_shape(OpCall *call)
+{
+    if (head_check(call))
+        return error_code();
+    OpPlan *plan = &call->plan;
+    uint64_t arrays = arrays_room(call);
+    plan->out = SHAPE(1);
+    plan->extra_bytes[0] = sizeof(float) * (uint64_t)list_rows(call);
+    plan->workspace = arrays + most_room(call, forward_room);
+    /* As if all rows had labels. */
+    double rows = 2.0 * (double)all_rows(call);
+    double linear = rows * (double)call_numel(call, WEIGHT);
+    double dense = has_transform(call) ? rows * (double)call_numel(call, DENSE) : 0;
+    plan->flops = linear + dense;
+    if (!call->needs)
+        return 0;
+    for (int i = 0; i < INPUTS; i++)
+        plan->saves |= call->shape[i].ndim ? OP_INPUT(i) : 0;
+    int below = needs_input(call, HIDDEN) + needs_input(call, DENSE);
+    int inside = (call->needs & ~(OP_INPUT(WEIGHT) | OP_INPUT(BIAS))) != 0;
+    plan->backward_flops = linear * (1 + inside + needs_input(call, WEIGHT)) + dense * (1 + below);
+    plan->backward_workspace = arrays + most_room(call, backward_room);
+    return 0;
+}
+
+/* ---- Forward and backward -------------------------------------------------------------------- */
+
+/* From hidden to logits, of one chunk. */
+static void make_logits(const OpCall *call, const Chunk *c, const Room *room)
+{
+    const Kernels *k = call->kernels;
+    DType type = call->dtype[HIDDEN];
+    StoredArray weight = stored_input(call, WEIGHT);
+    k->gather_rows(type, c->rows, last_dim(call->shape[HIDDEN]), room->index + c->done, call->in[HIDDEN],
+                   room->hidden, call->run);
+    if (has_transform(call)) {
+        StoredArray dense = stored_input(call, DENSE);
+        k->linear_forward(&c->dense, (Activation)call->attr.loss.act, room->hidden, &dense, room->dense_bias,
+                          room->pre, room->active, room->rest, call->run);
+        k->layer_norm_forward(type, c->rows, c->dense.out, call->attr.loss.eps, room->active, room->norm,
+                              room->norm_bias, room->normed, room->mean, room->rstd, call->run);
+    }
+    k->linear_forward(&c->linear, ACT_NONE, room->normed, &weight, room->bias, NULL, room->logits, room->rest,
+                      call->run);
+}
+
+static void head_forward(OpCall *call)
+{
+    Room room = room_of(call);
+    double total = 0;
+    for (int64_t done = 0; done < room.count;) {
+        Chunk c = chunk_of(call, done, room.count - done);
+        float loss;
+        make_logits(call, &c, &room);
+        call->kernels->cross_entropy_forward(&c.loss, DTYPE_F32, room.logits, room.label + done,
+                                             call->attr.loss.scale, &loss, (float *)call->extra[0] + done,
+                                             room.rest, call->run);
+        total += (double)loss;
+        done += c.rows;
+    }
+    *(float *)call->out = (float)total;
+}
+
+/* A chunk's gradients add to those of the chunks before. */
+static float beta_of(const OpCall *call, const Chunk *c, int i)
+{
+    return c->done ? 1 : call->beta[i];
+}
+
+/* Gradients of a linear layer's weight, input `weight`, and of its bias, from x and dy. */
+static void weight_backward(const OpCall *call, const Chunk *c, const Room *room, const LinearDims *d,
+                            int weight, const void *x, const void *dy)
+{
+    int bias = weight == WEIGHT ? BIAS : DENSE_BIAS;
+    if (call->din[weight] || call->din[bias])
+        call->kernels->linear_backward_weight(d, x, dy, call->grad_type[weight], beta_of(call, c, weight),
+                                              call->din[weight], call->grad_type[bias],
+                                              beta_of(call, c, bias), call->din[bias], room->rest, call->run);
+}
+
+/* From the gradient of the normed rows, which lies in room->normed, to that of hidden's. */
+static void transform_backward(const OpCall *call, const Chunk *c, const Room *room)
+{
+    const Kernels *k = call->kernels;
+    StoredArray dense = stored_input(call, DENSE);
+    Activation act = (Activation)call->attr.loss.act;
+    DType type = call->dtype[HIDDEN];
+    int64_t n = c->rows * c->dense.out;
+    k->layer_norm_backward(type, c->rows, c->dense.out, room->active, room->norm, room->mean, room->rstd,
+                           room->normed, 0, room->normed, call->grad_type[NORM], beta_of(call, c, NORM),
+                           call->din[NORM], call->grad_type[NORM_BIAS], beta_of(call, c, NORM_BIAS),
+                           call->din[NORM_BIAS], room->rest, call->run);
+    if (act != ACT_NONE)
+        k->activation_backward(type, act, n, room->pre, room->normed, 0, room->normed, call->run);
+    weight_backward(call, c, room, &c->dense, DENSE, room->hidden, room->normed);
+    if (call->din[HIDDEN])
+        k->linear_backward_input(&c->dense, room->normed, &dense, 0, room->hidden, room->rest, call->run);
+}
+
+static void chunk_backward(const OpCall *call, const Chunk *c, const Room *room)
+{
+    const Kernels *k = call->kernels;
+    StoredArray weight = stored_input(call, WEIGHT);
+    make_logits(call, c, room);
+    k->cross_entropy_backward(&c->loss, DTYPE_F32, room->logits, room->label + c->done, call->attr.loss.scale,
+                              (const float *)call->extra[0] + c->done, call->dout, 0, room->logits,
+                              call->run);
+    weight_backward(call, c, room, &c->linear, WEIGHT, room->normed, room->logits);
+    if (!(call->needs & ~(OP_INPUT(WEIGHT) | OP_INPUT(BIAS))))
+        return;
+    k->linear_backward_input(&c->linear, room->logits, &weight, 0, room->normed, room->rest, call->run);
+    if (has_transform(call))
+        transform_backward(call, c, room);
+}
+
+/* Of hidden's gradient only rows with a label are written: the others are 0, or stay what they are. Without
+ * any label one chunk of no rows writes the gradients of the parameters. */
+static void head_backward(OpCall *call)
+{
+    const Kernels *k = call->kernels;
+    Room room = room_of(call);
+    DType type = call->dtype[HIDDEN];
+    void *dhidden = call->din[HIDDEN];
+    if (dhidden && call->beta[HIDDEN] == 0)
+        k->fill(type, call_numel(call, HIDDEN), 0, dhidden, call->run);
+    int64_t done = 0;
+    do {
+        int64_t left = room.count - done;
+        Chunk c = chunk_of(call, done, left);
+        chunk_backward(call, &c, &room);
+        if (dhidden)
+            k->scatter_rows(type, left < c.rows ? left : c.rows, last_dim(call->shape[HIDDEN]),
+                            room.index + done, room.hidden, call->beta[HIDDEN], dhidden, call->run);
+        done += c.rows;
+    } while (done < room.count);
+}
+
+static const OpRow head_row = {
+    .name = "labelled_cross_entropy",
+    .shape = head_shape,
+    .forward = head_forward,
+    .backward = head_backward,
+    .accumulates = OP_INPUT(HIDDEN) | OP_INPUT(WEIGHT) | OP_INPUT(BIAS) | OP_INPUT(DENSE) |
+                   OP_INPUT(DENSE_BIAS) | OP_INPUT(NORM) | OP_INPUT(NORM_BIAS),
+    .checked = LABELS,
+    .checked_range = "labels must be in [0, classes), or the ignore index",
+};
+
+Tensor *tensor_labelled_cross_entropy(Tensor *hidden, const LossHead *head, Tensor *labels, int ignore_index,
+                                      float scale, int64_t rows)
+{
+    if (!hidden || !head || !head->weight || !labels)
+        return NULL;
+    OpAttr attr = {.loss = {.ignore_index = ignore_index,
+                            .scale = scale,
+                            .chunk_rows = rows,
+                            .act = (int)head->act,
+                            .eps = head->eps}};
+    Tensor *const inputs[INPUTS] = {hidden,      head->weight,     labels,     head->bias,
+                                    head->dense, head->dense_bias, head->norm, head->norm_bias};
+    return tensor_apply(&head_row, &attr, INPUTS, inputs);
+}
