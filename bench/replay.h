@@ -127,7 +127,7 @@ static void note_linear_backward_weight(const LinearDims *d, const void *x, cons
 }
 
 static void replay_note_attention(const AttentionDims *d, ItemKind kind, int products,
-                                  const float *const at[8])
+                                  const void *const at[8])
 {
     Item *item = replay_note(kind);
     item->attention = *d;
@@ -140,18 +140,18 @@ static void replay_note_attention(const AttentionDims *d, ItemKind kind, int pro
         recording->scores_row = floats;
 }
 
-static void note_attention_forward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                   float *out, float *lse, float *workspace, const KernelRun *run)
+static void note_attention_forward(const AttentionDims *d, const void *q, const void *k, const void *v,
+                                   void *out, float *lse, float *workspace, const KernelRun *run)
 {
-    replay_note_attention(d, ITEM_ATTENTION, 2, (const float *[8]){q, k, v, out});
+    replay_note_attention(d, ITEM_ATTENTION, 2, (const void *[8]){q, k, v, out});
     recording->kernels->attention_flash_forward(d, q, k, v, out, lse, workspace, run);
 }
 
-static void note_attention_backward(const AttentionDims *d, const float *q, const float *k, const float *v,
-                                    const float *out, const float *lse, const float *dout, float *dq,
-                                    float *dk, float *dv, float *workspace, const KernelRun *run)
+static void note_attention_backward(const AttentionDims *d, const void *q, const void *k, const void *v,
+                                    const void *out, const float *lse, const void *dout, void *dq, void *dk,
+                                    void *dv, float *workspace, const KernelRun *run)
 {
-    replay_note_attention(d, ITEM_ATTENTION_BACKWARD, 4, (const float *[8]){q, k, v, out, dout, dq, dk, dv});
+    replay_note_attention(d, ITEM_ATTENTION_BACKWARD, 4, (const void *[8]){q, k, v, out, dout, dq, dk, dv});
     recording->kernels->attention_flash_backward(d, q, k, v, out, lse, dout, dq, dk, dv, workspace, run);
 }
 

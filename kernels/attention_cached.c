@@ -2,7 +2,6 @@
  * of its sample once, so memory is the limit: the queries that share a kv head go over its rows together, and
  * where there are fewer kv heads than threads the keys are cut as well. More tokens than one go through
  * flash's blocks. Part of cpu.c. */
-#include "base/half_.h"
 #include "kernels/decode.h"
 #include "kernels/range.h"
 #include "kernels/vecmath.h"
@@ -26,31 +25,34 @@ static Decoder cached_decoder(const AttentionDims *d, const void *cache)
     return decoder(&(StoredArray){cache, d->cached, 1, cached_at(d, 2, 0)});
 }
 
-/* A row into the cache, from element `at` on. */
-static void cached_put(const AttentionDims *d, const float *from, void *cache, int64_t at)
+/* n elements of k or v, from element `at` on, into the cache from element `to` on. */
+static void cached_put(const AttentionDims *d, const void *from, int64_t at, int64_t n, void *cache,
+                       int64_t to)
 {
-    size_t n = (size_t)d->head_dim;
-    if (d->cached == DTYPE_BF16)
-        half_encode_bf16(n, from, (uint16_t *)cache + at);
-    else if (d->cached == DTYPE_F16)
-        half_encode_f16(n, from, (uint16_t *)cache + at);
-    else
-        memcpy((float *)cache + at, from, n * sizeof *from);
+    enum { ROOM = 1024 };
+    float room[ROOM];
+    for (int64_t i = 0; i < n; i += ROOM) {
+        int64_t count = n - i < ROOM ? n - i : ROOM;
+        const float *x = values_load(d->type, from, at + i, count, room);
+        if (d->cached == DTYPE_F32)
+            memcpy((float *)cache + to + i, x, (size_t)count * sizeof *x);
+        else
+            values_store(d->cached, count, x, cache, to + i);
+    }
 }
 
-static void attention_append(const AttentionDims *d, const float *k, const float *v, void *cache,
+static void attention_append(const AttentionDims *d, const void *k, const void *v, void *cache,
                              const KernelRun *run)
 {
-    int64_t units = attention_units(d);
-    int team = range_threads(2 * units * d->seq * d->head_dim, run->threads);
+    int64_t units = attention_units(d), size = d->head_dim;
+    int team = range_threads(2 * units * d->seq * size, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team) if (team > 1 && !omp_in_parallel())
     for (int64_t i = 0; i < 2 * units; i++) {
-        int64_t unit = i % units, b = unit / d->kv_heads, column = unit % d->kv_heads * d->head_dim;
         int64_t ld = i < units ? d->ldk : d->ldv;
-        const float *from = (i < units ? k : v) + b * d->seq * ld + column; // (T, D), ld
-        int64_t to = (i * d->capacity + d->past) * d->head_dim;             // (T, D)
+        int64_t at = attention_unit_at(d, i % units, ld);       // (T, D), ld
+        int64_t to = (i * d->capacity + d->past) * d->head_dim; // (T, D)
         for (int t = 0; t < d->seq; t++)
-            cached_put(d, from + t * ld, cache, to + (int64_t)t * d->head_dim);
+            cached_put(d, i < units ? k : v, at + t * ld, size, cache, to + t * size);
     }
 }
 
@@ -273,23 +275,30 @@ static void cached_unit(const AttentionDims *d, const float *cache, int64_t unit
     }
 }
 
+/* What a thread works in. */
+typedef struct CachedScratch {
+    float *tile; /* keys and values of a cache in 16 bit, else NULL */
+    float *q;    /* (CACHED_GROUP, D) of queries in 16 bit */
+    float *out;  /* (group, D) of results in 16 bit that nothing is joined with */
+} CachedScratch;
+
 /* One part of one kv head: results into `out` (group, D), and, for parts to be joined, (max, sum) into
  * `state` (group, 2). */
-static void cached_part(const AttentionDims *d, const float *q, const void *cache, int64_t unit, int first,
-                        int end, float *out, float *state, float *tile)
+static void cached_part(const AttentionDims *d, const void *q, const void *cache, int64_t unit, int first,
+                        int end, float *out, float *state, const CachedScratch *w)
 {
     int group = d->heads / d->kv_heads, size = d->head_dim;
-    q += unit / d->kv_heads * d->ldq + unit % d->kv_heads * group * size; // (group, D)
+    int64_t queries = unit / d->kv_heads * d->ldq + unit % d->kv_heads * group * size; // (group, D)
     for (int at = 0; at < group; at += CACHED_GROUP) {
         CachedQueries all; /* its scores are not cleared */
         all.count = attention_min(CACHED_GROUP, group - at);
-        all.q = q + at * size;
+        all.q = values_load(d->type, q, queries + at * size, (int64_t)all.count * size, w->q);
         all.out = out + at * size;
         attention_row_zero((int64_t)all.count * size, all.out);
         for (int g = 0; g < all.count; g++)
             all.max[g] = -INFINITY, all.sum[g] = 0;
-        if (tile)
-            cached_unit_decoded(d, cache, unit, first, end, &all, tile);
+        if (w->tile)
+            cached_unit_decoded(d, cache, unit, first, end, &all, w->tile);
         else
             cached_unit(d, cache, unit, first, end, &all);
         for (int g = 0; g < all.count; g++) {
@@ -322,7 +331,8 @@ static void cached_join(const AttentionDims *d, int splits, int64_t stride, cons
     attention_row_scale(d->head_dim, 1 / sum, out);
 }
 
-/* Floats of workspace: what is joined, and what a thread decodes a 16-bit cache into. */
+/* Floats of workspace of one token: what is joined; and what a thread decodes a cache in 16 bit into, and
+ * queries, and sums results. */
 static size_t cached_parts_floats(const AttentionDims *d, int threads)
 {
     int splits = cached_splits(d, threads);
@@ -332,17 +342,56 @@ static size_t cached_parts_floats(const AttentionDims *d, int threads)
 
 static size_t cached_tile_floats(const AttentionDims *d)
 {
-    size_t rows = d->seq > 1 ? (size_t)ATTENTION_KEYS : 2 * (size_t)cached_block(d);
-    return d->cached == DTYPE_F32 ? 0 : rows * (size_t)d->head_dim;
+    return d->cached == DTYPE_F32 ? 0 : 2 * (size_t)cached_block(d) * (size_t)d->head_dim;
 }
 
-static void cached_token(const AttentionDims *d, const float *q, const void *cache, float *out,
+static size_t cached_query_floats(const AttentionDims *d)
+{
+    int group = d->heads / d->kv_heads;
+    return d->type == DTYPE_F32 ? 0 : (size_t)attention_min(CACHED_GROUP, group) * (size_t)d->head_dim;
+}
+
+static size_t cached_out_floats(const AttentionDims *d)
+{
+    return d->type == DTYPE_F32 ? 0 : (size_t)(d->heads / d->kv_heads) * (size_t)d->head_dim;
+}
+
+static size_t cached_thread_floats(const AttentionDims *d)
+{
+    return cached_tile_floats(d) + cached_query_floats(d) + cached_out_floats(d);
+}
+
+static CachedScratch cached_scratch(const AttentionDims *d, float *workspace, int threads, int thread)
+{
+    size_t tile = cached_tile_floats(d), all = cached_thread_floats(d);
+    if (!all)
+        return (CachedScratch){0};
+    float *own = workspace + cached_parts_floats(d, threads) + all * (size_t)thread;
+    return (CachedScratch){
+        .tile = tile ? own : NULL, .q = own + tile, .out = own + tile + cached_query_floats(d)};
+}
+
+/* Joins what the parts of each unit made. */
+static void cached_join_all(const AttentionDims *d, int splits, int64_t stride, float *workspace, void *out,
+                            const CachedScratch *w)
+{
+    int group = d->heads / d->kv_heads, size = d->head_dim;
+    for (int64_t unit = 0; splits > 1 && unit < attention_units(d); unit++)
+        for (int g = 0; g < group; g++) {
+            const float *first = workspace + unit * splits * stride;
+            int64_t at = unit / d->kv_heads * d->ldo + (unit % d->kv_heads * group + g) * size;
+            float *sum = values_room(d->type, out, at, w->out);
+            cached_join(d, splits, stride, first + g * size, first + (int64_t)group * size + 2 * g, sum);
+            values_store(d->type, size, sum, out, at);
+        }
+}
+
+static void cached_token(const AttentionDims *d, const void *q, const void *cache, void *out,
                          float *workspace, int threads)
 {
     int group = d->heads / d->kv_heads, keys = d->past + 1, splits = cached_splits(d, threads);
     int64_t units = attention_units(d), rows = (int64_t)group * d->head_dim;
     int64_t stride = rows + 2 * (int64_t)group; /* a part: results, then states */
-    size_t tile = cached_tile_floats(d), before = cached_parts_floats(d, threads);
     int useful = (keys + CACHED_LEAST - 1) / CACHED_LEAST;
     splits = attention_min(splits, useful);
     double work = (double)d->batch * d->heads * keys * d->head_dim;
@@ -351,45 +400,45 @@ static void cached_token(const AttentionDims *d, const float *q, const void *cac
     for (int64_t i = 0; i < units * splits; i++) {
         int64_t unit = i / splits, s = i % splits;
         int first = (int)range_begin(keys, s, splits), end = (int)range_begin(keys, s + 1, splits);
-        float *part = splits > 1 ? workspace + i * stride
-                                 : out + unit / d->kv_heads * d->ldo + unit % d->kv_heads * rows;
-        float *own = tile ? workspace + before + tile * (size_t)omp_get_thread_num() : NULL;
-        cached_part(d, q, cache, unit, first, end, part, splits > 1 ? part + rows : NULL, own);
+        CachedScratch w = cached_scratch(d, workspace, threads, omp_get_thread_num());
+        int64_t at = unit / d->kv_heads * d->ldo + unit % d->kv_heads * rows;
+        float *part = splits > 1 ? workspace + i * stride : values_room(d->type, out, at, w.out);
+        cached_part(d, q, cache, unit, first, end, part, splits > 1 ? part + rows : NULL, &w);
+        if (splits == 1)
+            values_store(d->type, rows, part, out, at);
     }
-    for (int64_t unit = 0; splits > 1 && unit < units; unit++)
-        for (int g = 0; g < group; g++) {
-            const float *first = workspace + unit * splits * stride;
-            cached_join(d, splits, stride, first + g * d->head_dim, first + rows + 2 * g,
-                        out + unit / d->kv_heads * d->ldo + unit % d->kv_heads * rows + g * d->head_dim);
-        }
+    CachedScratch w = cached_scratch(d, workspace, threads, 0);
+    cached_join_all(d, splits, stride, workspace, out, &w);
 }
 
 /* ---- More than one --------------------------------------------------------------------------- */
 
-static AttentionHead cached_head(const AttentionDims *d, const float *q, const Decoder *cache, int b, int h,
-                                 float *tile)
+/* Whatever `past` is. */
+static AttentionLayout cached_layout(const AttentionDims *d)
+{
+    AttentionLayout l = {.scores = ATTENTION_SCORES};
+    if (d->type != DTYPE_F32)
+        l.rows = attention_whole((int64_t)attention_min(ATTENTION_QUERIES, d->seq) * d->head_dim);
+    if (d->cached != DTYPE_F32)
+        l.keys = (size_t)ATTENTION_KEYS * (size_t)d->head_dim;
+    l.all = l.scores + 2 * (size_t)ATTENTION_QUERIES + 2 * l.rows + 2 * l.keys;
+    return l;
+}
+
+static AttentionHead cached_head(const AttentionDims *d, const void *q, const void *cache, int b, int h)
 {
     int64_t unit = (int64_t)b * d->kv_heads + h / (d->heads / d->kv_heads);
     AttentionHead head = {.row = (int64_t)b * d->seq, .column = (int64_t)h * d->head_dim};
-    head.q = q + head.row * d->ldq + head.column;
-    head.keys_at = cached_at(d, 0, unit);
-    head.values_at = cached_at(d, 1, unit);
-    if (d->cached == DTYPE_F32) {
-        head.k = (const float *)(const void *)cache->at + head.keys_at;
-        head.v = (const float *)(const void *)cache->at + head.values_at;
-    } else {
-        head.cache = cache;
-        head.tile = tile;
-    }
+    head.q = (AttentionRows){q, d->type, head.row * d->ldq + head.column, d->ldq};
+    head.k = (AttentionRows){cache, d->cached, cached_at(d, 0, unit), d->head_dim};
+    head.v = (AttentionRows){cache, d->cached, cached_at(d, 1, unit), d->head_dim};
     return head;
 }
 
-static void cached_tokens(const AttentionDims *d, const float *q, const void *cache, float *out,
+static void cached_tokens(const AttentionDims *d, const void *q, const void *cache, void *out,
                           float *workspace, int threads)
 {
-    Decoder from = cached_decoder(d, cache);
-    int assigned = threads < 1 ? 1 : threads; /* what the workspace was made for */
-    float *tiles = workspace + attention_scratch_floats(ATTENTION_TILE, 0) * (size_t)assigned;
+    AttentionLayout layout = cached_layout(d);
     double work = (double)d->batch * d->heads * d->seq * (d->past + d->seq) * d->head_dim;
     threads = threads < 1 || work < ATTENTION_SERIAL ? 1 : threads;
     int block = attention_block(d, threads);
@@ -397,18 +446,17 @@ static void cached_tokens(const AttentionDims *d, const float *q, const void *ca
 #pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1 && !omp_in_parallel())
     for (int part = 0; part < threads; part++) {
         int64_t end = attention_bound(d, block, heads, threads, part + 1);
+        AttentionScratch w = attention_scratch(workspace, &layout, part);
         for (int64_t i = attention_bound(d, block, heads, threads, part); i < end; i++) {
             int first = (int)(i % blocks) * block;
             AttentionHead head =
-                cached_head(d, q, &from, (int)(i / blocks / d->heads), (int)(i / blocks % d->heads),
-                            tiles + cached_tile_floats(d) * (size_t)part);
-            AttentionScratch w = attention_scratch(workspace, ATTENTION_TILE, 0, part);
+                cached_head(d, q, cache, (int)(i / blocks / d->heads), (int)(i / blocks % d->heads));
             attention_flash_block(d, &head, &w, first, attention_min(block, d->seq - first), out, w.first);
         }
     }
 }
 
-static void attention_cached(const AttentionDims *given, const float *q, const void *cache, float *out,
+static void attention_cached(const AttentionDims *given, const void *q, const void *cache, void *out,
                              float *workspace, const KernelRun *run)
 {
     AttentionDims d = *given;
@@ -424,8 +472,6 @@ static void attention_cached(const AttentionDims *given, const float *q, const v
 static size_t attention_cached_workspace(const AttentionDims *d, const KernelRun *run)
 {
     int threads = run->threads < 1 ? 1 : run->threads;
-    size_t tiles = cached_tile_floats(d) * (size_t)threads;
-    size_t rest = d->seq > 1 ? attention_scratch_floats(ATTENTION_TILE, 0) * (size_t)threads
-                             : cached_parts_floats(d, threads);
-    return (rest + tiles) * sizeof(float);
+    size_t one = cached_parts_floats(d, threads) + cached_thread_floats(d) * (size_t)threads;
+    return (d->seq > 1 ? cached_layout(d).all * (size_t)threads : one) * sizeof(float);
 }

@@ -39,6 +39,7 @@ typedef struct StoredArray {
 typedef enum LinearPass { LINEAR_FORWARD, LINEAR_BACKWARD_INPUT, LINEAR_BACKWARD_WEIGHT } LinearPass;
 
 typedef struct AttentionDims {
+    DType type; /* of q, k, v, out, their gradients, and probs: f32 (0), bf16, f16 */
     int batch, seq, heads, kv_heads, head_dim; /* heads % kv_heads == 0; q (B,T,H,D), k and v (B,T,Hkv,D) */
     int causal;
     float scale;                /* of the scores, usually 1/sqrt(head_dim) */

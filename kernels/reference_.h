@@ -1,6 +1,6 @@
 /* The reference kernels, one a line of table.h, where they are described: reference_products.c,
- * reference_ops.c and reference_quantize.c hold them, reference.c puts them into a table. Plain loops, one
- * thread, sums in double. */
+ * reference_attention.c, reference_ops.c and reference_quantize.c hold them, reference.c puts them into a
+ * table. Plain loops, one thread, sums in double. */
 #ifndef BRIM_REFERENCE__H
 #define BRIM_REFERENCE__H
 

@@ -96,24 +96,25 @@ KERNEL(void, swiglu_backward,
 /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
 KERNEL(void, rope, (const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run))
 
-/* eager keeps probs (B,H,T,T) for backward. Masked entries of probs are 0. With probs NULL in both,
- * forward keeps nothing and backward recomputes them, bit for bit. */
+/* q, k, v, out, their gradients and probs are of d->type: f32, bf16 or f16. eager keeps probs (B,H,T,T) for
+ * backward; of 16 bit they are rounded before they meet the values. Masked entries of probs are 0. With probs
+ * NULL in both, forward keeps nothing and backward recomputes them, bit for bit. */
 KERNEL(void, attention_eager_forward,
-       (const AttentionDims *d, const float *q, const float *k, const float *v, float *out, float *probs,
+       (const AttentionDims *d, const void *q, const void *k, const void *v, void *out, void *probs,
         float *workspace, const KernelRun *run))
 /* dq, dk, dv are overwritten. dout and out are (B,T,H*D) with ldo. */
 KERNEL(void, attention_eager_backward,
-       (const AttentionDims *d, const float *q, const float *k, const float *v, const float *out,
-        const float *probs, const float *dout, float *dq, float *dk, float *dv, float *workspace,
+       (const AttentionDims *d, const void *q, const void *k, const void *v, const void *out,
+        const void *probs, const void *dout, void *dq, void *dk, void *dv, float *workspace,
         const KernelRun *run))
 /* flash keeps lse (B,H,T), the log-sum-exp of each row's scaled scores; -INFINITY where no key is left.
  */
 KERNEL(void, attention_flash_forward,
-       (const AttentionDims *d, const float *q, const float *k, const float *v, float *out, float *lse,
+       (const AttentionDims *d, const void *q, const void *k, const void *v, void *out, float *lse,
         float *workspace, const KernelRun *run))
 KERNEL(void, attention_flash_backward,
-       (const AttentionDims *d, const float *q, const float *k, const float *v, const float *out,
-        const float *lse, const float *dout, float *dq, float *dk, float *dv, float *workspace,
+       (const AttentionDims *d, const void *q, const void *k, const void *v, const void *out,
+        const float *lse, const void *dout, void *dq, void *dk, void *dv, float *workspace,
         const KernelRun *run))
 /* bytes; of all four, by what is kept between them */
 KERNEL(size_t, attention_workspace,
@@ -121,11 +122,11 @@ KERNEL(size_t, attention_workspace,
 
 /* Attention over a cache of keys and values, (2, B, Hkv, capacity, D) of d->cached: all keys, then all
  * values, a head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1; then query t sees
- * rows 0..past+t. Causal, without key_mask. */
+ * rows 0..past+t. Causal, without key_mask. q, k, v and out are of d->type, whatever the cache holds. */
 KERNEL(void, attention_append,
-       (const AttentionDims *d, const float *k, const float *v, void *cache, const KernelRun *run))
+       (const AttentionDims *d, const void *k, const void *v, void *cache, const KernelRun *run))
 KERNEL(void, attention_cached,
-       (const AttentionDims *d, const float *q, const void *cache, float *out, float *workspace,
+       (const AttentionDims *d, const void *q, const void *cache, void *out, float *workspace,
         const KernelRun *run))
 /* bytes; whatever `past` is */
 KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const KernelRun *run))

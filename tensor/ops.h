@@ -78,16 +78,17 @@ typedef struct AttentionOptions {
     Tensor *mask;       /* i32 (B,T), 0 = padding key; NULL = none */
     int recompute; /* 1: eager keeps no scores; backward recomputes them, gradients are bitwise the same */
 } AttentionOptions;
-/* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D); scores are scaled by 1/sqrt(D). */
+/* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D), all f32, bf16 or f16; scores are scaled by
+ * 1/sqrt(D). What eager keeps of them is of that type. */
 BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options);
 /* qkv (B,T,3C): q, k and v side by side; kv_heads == heads. */
 BRIM_API Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *options);
 
 /* Causal attention of tokens that continue a sequence, over a cache of the keys and values before them: q
  * (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D). The cache is f32, bf16 or f16 (2, B*kv_heads,
- * capacity, D), keys and then values, with `past` tokens in it. k and v are written behind those, in the
- * cache itself, and query t sees past + t + 1 tokens. Of `options` heads and kv_heads count. Not to be
- * recorded: ERROR_STATE.
+ * capacity, D), keys and then values, with `past` tokens in it, whatever of these types q, k and v are of. k
+ * and v are written behind those, in the cache itself, and query t sees past + t + 1 tokens. Of `options`
+ * heads and kv_heads count. Not to be recorded: ERROR_STATE.
  */
 BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor *cache, int past,
                                          const AttentionOptions *options);

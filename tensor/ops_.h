@@ -67,6 +67,8 @@ uint64_t linear_backward_room(const OpCall *call, const LinearDims *d);
 int check_dtype(const OpCall *call, int i, DType dtype, const char *input);
 /* Raises unless input i is of f32, bf16 or f16, as is its gradient. */
 int check_float(const OpCall *call, int i, const char *input);
+/* Raises unless input i is of f32, bf16 or f16, and of the type of input `as`. */
+int check_float_as(const OpCall *call, int i, int as, const char *input, const char *as_input);
 /* Raises unless it is a TensorActivation. */
 int check_activation(const OpCall *call, int act);
 /* Raises unless input i is of f32, bf16 or f16; with `quantized`, or of a quantised type. */

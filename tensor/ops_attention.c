@@ -20,7 +20,8 @@ static AttentionDims attention_dims(const OpCall *call)
     int64_t row = (int64_t)heads * head_dim, kv_row = (int64_t)kv_heads * head_dim;
     int64_t ldq = call->attr.attention.packed ? 3 * row : row;
     int64_t ldk = call->attr.attention.packed ? 3 * row : kv_row;
-    return (AttentionDims){.batch = (int)call->shape[Q].dim[0],
+    return (AttentionDims){.type = call->dtype[Q],
+                           .batch = (int)call->shape[Q].dim[0],
                            .seq = (int)call->shape[Q].dim[1],
                            .heads = heads,
                            .kv_heads = kv_heads,
@@ -37,13 +38,33 @@ static AttentionDims attention_dims(const OpCall *call)
                            .key_mask = call->in[MASK]};
 }
 
+int check_float_as(const OpCall *call, int i, int as, const char *input, const char *as_input)
+{
+    if (check_float(call, i, input))
+        return error_code();
+    if (call->dtype[i] == call->dtype[as])
+        return 0;
+    return error_raise(ERROR_ARGUMENT, "%s: %s must be %s, as %s is, not %s", call->row->name, input,
+                       dtype_name(call->dtype[as]), as_input, dtype_name(call->dtype[i]));
+}
+
+/* Kernels write gradients of one type. A parameter's may be another than its own. */
+static int check_gradient(const OpCall *call, int i, const char *input)
+{
+    if (!needs_input(call, i) || call->grad_type[i] == call->dtype[i])
+        return 0;
+    return error_raise(ERROR_ARGUMENT, "%s: the gradient of %s must be %s, as %s is, not %s", call->row->name,
+                       input, dtype_name(call->dtype[i]), input, dtype_name(call->grad_type[i]));
+}
+
 static int attention_check(const OpCall *call)
 {
     int heads = call->attr.attention.heads, kv_heads = call->attr.attention.kv_heads;
     Shape q = call->shape[Q];
     static const char *const names[] = {"q", "k", "v"};
     for (int i = Q; i <= V; i++)
-        if (call->shape[i].ndim && check_dtype(call, i, DTYPE_F32, names[i]))
+        if (call->shape[i].ndim &&
+            (check_float_as(call, i, Q, names[i], names[Q]) || check_gradient(call, i, names[i])))
             return error_code();
     if (heads < 1 || kv_heads < 1 || heads % kv_heads)
         return error_raise(ERROR_ARGUMENT, "attention: %d heads cannot share %d key-value heads evenly",
@@ -83,7 +104,7 @@ static uint64_t backward_workspace(const OpCall *call, const AttentionDims *d)
     uint64_t bytes = kernel_workspace(call, d);
     for (int i = Q; i <= V && !call->attr.attention.packed; i++)
         if (!needs_input(call, i))
-            bytes += (uint64_t)call_numel(call, i) * sizeof(float);
+            bytes += dtype_bytes(d->type, 1, call_numel(call, i));
     return bytes;
 }
 
@@ -96,11 +117,14 @@ static int attention_shape(OpCall *call)
     OpPlan *plan = &call->plan;
     plan->out = call->shape[Q];
     plan->out.dim[2] = query_width(call);
+    plan->out_type = d.type;
     int64_t rows = (int64_t)d.batch * d.heads * d.seq;
     if (kept != KEPT_LSE && !shape_valid(SHAPE(d.batch, d.heads, d.seq, d.seq), "attention: scores"))
         return error_code();
-    int64_t kept_floats = kept == KEPT_LSE ? rows : kept == KEPT_PROBS ? rows * d.seq : 0;
-    plan->extra_bytes[0] = sizeof(float) * (uint64_t)kept_floats;
+    if (kept == KEPT_LSE)
+        plan->extra_bytes[0] = dtype_bytes(DTYPE_F32, 1, rows);
+    else if (kept == KEPT_PROBS)
+        plan->extra_bytes[0] = dtype_bytes(d.type, rows, d.seq);
     plan->workspace = call->kernels->attention_workspace(&d, kept, 0, call->run);
     double pairs = (double)rows * (d.causal ? (d.seq + 1) / 2.0 : d.seq);
     plan->flops =
@@ -114,18 +138,18 @@ static int attention_shape(OpCall *call)
 }
 
 /* Pointers of q, k, v, whether packed or not. */
-static void split(const OpCall *call, void *const base[], float *part[3])
+static void split(const OpCall *call, void *const base[], void *part[3])
 {
-    int64_t width = query_width(call);
+    uint64_t width = dtype_bytes(call->dtype[Q], 1, query_width(call));
     for (int i = Q; i <= V; i++)
-        part[i] = call->attr.attention.packed ? (float *)base[Q] + i * width : (float *)base[i];
+        part[i] = call->attr.attention.packed ? (char *)base[Q] + (uint64_t)i * width : base[i];
 }
 
 static void attention_forward(OpCall *call)
 {
     AttentionDims d = attention_dims(call);
     const Kernels *k = call->kernels;
-    float *p[3];
+    void *p[3];
     split(call, call->in, p);
     if (call->attr.attention.flash)
         k->attention_flash_forward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->workspace,
@@ -139,14 +163,15 @@ static void attention_backward(OpCall *call)
 {
     AttentionDims d = attention_dims(call);
     const Kernels *k = call->kernels;
-    float *p[3], *g[3], *unwanted = (float *)((char *)call->workspace + kernel_workspace(call, &d));
+    void *p[3], *g[3];
+    char *unwanted = (char *)call->workspace + kernel_workspace(call, &d);
     split(call, call->in, p);
     split(call, (void *const[]){call->din[0], call->din[1], call->din[2]}, g);
     for (int i = Q; i <= V; i++) {
         if (g[i])
             continue;
         g[i] = unwanted;
-        unwanted += call_numel(call, i);
+        unwanted += dtype_bytes(d.type, 1, call_numel(call, i));
     }
     if (call->attr.attention.flash)
         k->attention_flash_backward(&d, p[Q], p[K], p[V], call->out, call->extra[0], call->dout, g[Q], g[K],

@@ -20,7 +20,8 @@ static AttentionDims cached_dims(const OpCall *call)
     int64_t row = query_width(call), packed = call->attr.attention.packed;
     int head_dim = (int)(row / heads);
     int64_t ldk = packed ? 3 * row : (int64_t)kv_heads * head_dim;
-    return (AttentionDims){.batch = (int)call->shape[Q].dim[0],
+    return (AttentionDims){.type = call->dtype[Q],
+                           .batch = (int)call->shape[Q].dim[0],
                            .seq = (int)call->shape[Q].dim[1],
                            .heads = heads,
                            .kv_heads = kv_heads,
@@ -77,7 +78,7 @@ static int cached_shape(OpCall *call)
     static const char *const names[] = {"q", "k", "v", "cache"};
     Shape q = call->shape[Q];
     for (int i = Q; i <= V; i++)
-        if (call->shape[i].ndim && check_dtype(call, i, DTYPE_F32, names[i]))
+        if (call->shape[i].ndim && check_float_as(call, i, Q, names[i], names[Q]))
             return error_code();
     if (check_weight(call, CACHE, 0, names[CACHE]))
         return error_code();
@@ -95,6 +96,7 @@ static int cached_shape(OpCall *call)
     AttentionDims d = cached_dims(call);
     call->plan.out = q;
     call->plan.out.dim[2] = query_width(call);
+    call->plan.out_type = d.type;
     call->plan.workspace = call->kernels->attention_cached_workspace(&d, call->run);
     call->plan.flops = 4.0 * (double)d.batch * d.heads * d.seq * (d.past + (d.seq + 1) / 2.0) *
                        d.head_dim; /* two products */
@@ -104,10 +106,10 @@ static int cached_shape(OpCall *call)
 static void cached_forward(OpCall *call)
 {
     AttentionDims d = cached_dims(call);
-    int64_t width = query_width(call);
-    const float *q = call->in[Q];
-    const float *k = call->attr.attention.packed ? q + width : call->in[K];
-    const float *v = call->attr.attention.packed ? q + 2 * width : call->in[V];
+    uint64_t width = dtype_bytes(d.type, 1, query_width(call));
+    const char *q = call->in[Q];
+    const void *k = call->attr.attention.packed ? q + width : call->in[K];
+    const void *v = call->attr.attention.packed ? q + 2 * width : call->in[V];
     call->kernels->attention_append(&d, k, v, call->in[CACHE], call->run);
     call->kernels->attention_cached(&d, q, call->in[CACHE], call->out, call->workspace, call->run);
 }
