@@ -450,6 +450,8 @@ static void a_layer_is_the_sum_of_its_items(void **state)
                 float p = dropout ? 0.1f : 0;
                 assert_int_equal(a_layer_of(x, layers, ATTENTION_EAGER, p, "fp32"), eager);
                 assert_int_equal(a_layer_of(x, layers, ATTENTION_FLASH, p, "fp32"), flash);
+                assert_int_equal(a_layer_of(x, layers, ATTENTION_EAGER, p, "bf16"), eager16);
+                assert_int_equal(a_layer_of(x, layers, ATTENTION_FLASH, p, "fp16-mixed"), flash16);
             }
     }
 }
