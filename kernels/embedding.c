@@ -9,14 +9,13 @@
 #include "kernels/range.h"
 #include "kernels/values.h"
 
-static void embedding_row(const Decoder *from, int64_t id, DType type, void *y, int64_t at)
+static void embedding_row_halves(const Decoder *from, int64_t id, DType type, void *y, int64_t at)
 {
     float room[VALUES_BLOCK];
     for (int64_t j = 0, n; j < from->cols; j += n) {
-        n = values_block(type, from->cols - j);
-        float *to = values_room(type, y, at + j, room);
-        decoder_row(from, id, j, n, to);
-        values_store(type, n, to, y, at + j);
+        n = range_min(VALUES_BLOCK, from->cols - j);
+        decoder_row(from, id, j, n, room);
+        values_store(type, n, room, y, at + j);
     }
 }
 
@@ -30,8 +29,10 @@ static void embedding_forward(DType type, int64_t n, const int32_t *ids, const S
     for (int64_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= vocab)
             first = range_min(first, i);
+        else if (type == DTYPE_F32)
+            decoder_row(&from, ids[i], 0, c, (float *)y + i * c);
         else
-            embedding_row(&from, ids[i], type, y, i * c);
+            embedding_row_halves(&from, ids[i], type, y, i * c);
     }
     if (first < n && *run->fault < 0)
         *run->fault = first;

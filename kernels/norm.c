@@ -60,11 +60,11 @@ static void layer_norm_values(int64_t n, const float *x, float m, float r, const
     }
 }
 
-/* The row that begins at element `at`. */
+/* The row that begins at element `at`. room: of a block. */
 static void layer_norm_row(DType type, int64_t at, int64_t c, float eps, const void *x, const float *weight,
-                           const float *bias, void *y, float *mean, float *rstd)
+                           const float *bias, void *y, float *mean, float *rstd, float *room)
 {
-    float room[RANGE_BLOCK], total = 0.0f, squares = 0.0f;
+    float total = 0.0f, squares = 0.0f;
     int64_t block = norm_block(type, c);
     for (int64_t j = 0, n; j < c; j += n) {
         n = range_min(block, c - j);
@@ -94,8 +94,10 @@ static void layer_norm_forward(DType type, int64_t rows, int64_t c, float eps, c
 {
     int team = range_threads(rows * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
-    for (int64_t row = 0; row < rows; row++)
-        layer_norm_row(type, row * c, c, eps, x, weight, bias, y, mean + row, rstd + row);
+    for (int64_t row = 0; row < rows; row++) {
+        float room[RANGE_BLOCK];
+        layer_norm_row(type, row * c, c, eps, x, weight, bias, y, mean + row, rstd + row, room);
+    }
 }
 
 /* What backward sums over a row: of g = dy weight, and of g xhat. */
@@ -222,9 +224,9 @@ static void rms_norm_values(int64_t n, const float *x, float r, const float *wei
 }
 
 static void rms_norm_row(DType type, int64_t at, int64_t c, float eps, const void *x, const float *weight,
-                         void *y, float *rstd)
+                         void *y, float *rstd, float *room)
 {
-    float room[RANGE_BLOCK], squares = 0.0f;
+    float squares = 0.0f;
     int64_t block = norm_block(type, c);
     for (int64_t j = 0, n; j < c; j += n) {
         n = range_min(block, c - j);
@@ -246,8 +248,10 @@ static void rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, con
 {
     int team = range_threads(rows * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
-    for (int64_t row = 0; row < rows; row++)
-        rms_norm_row(type, row * c, c, eps, x, weight, y, rstd + row);
+    for (int64_t row = 0; row < rows; row++) {
+        float room[RANGE_BLOCK];
+        rms_norm_row(type, row * c, c, eps, x, weight, y, rstd + row, room);
+    }
 }
 
 static float rms_norm_dot(int64_t n, const float *x, const float *weight, float r, const float *dy, float *dw)

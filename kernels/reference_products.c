@@ -45,8 +45,7 @@ float reference_element(const StoredArray *w, int64_t i)
         return half_from_bf16(((const uint16_t *)w->at)[i]);
     if (w->dtype == DTYPE_F16)
         return half_from_f16(((const uint16_t *)w->at)[i]);
-    int codes = dtype_is_quantized(w->dtype) || dtype_is_dynamic8(w->dtype);
-    return codes ? reference_quantized(w, i) : ((const float *)w->at)[i];
+    return w->dtype == DTYPE_F32 ? ((const float *)w->at)[i] : reference_quantized(w, i);
 }
 
 void reference_gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,

@@ -11,8 +11,8 @@
 
 enum { ROPE_PAIRS = 64 }; /* pairs rotated at a time: what the stack arrays hold */
 
-static void rope_rotate(int64_t pairs, const float *cosine, const float *sine, const float *x1,
-                        const float *x2, float beta, float *y1, float *y2)
+VEC_INLINE void rope_rotate(int64_t pairs, const float *cosine, const float *sine, const float *x1,
+                            const float *x2, float beta, float *y1, float *y2)
 {
     if (beta == 0.0f) {
 #pragma omp simd
@@ -31,21 +31,58 @@ static void rope_rotate(int64_t pairs, const float *cosine, const float *sine, c
     }
 }
 
-/* The pairs of elements from `left` and from `right` on. */
-static void rope_head(DType type, int64_t pairs, const float *cosine, const float *sine, const void *x,
-                      float beta, void *y, int64_t left, int64_t right)
+/* What is rotated in 16 bit lies here as floats. */
+typedef struct RopeRoom {
+    float x[VALUES_BLOCK], y[VALUES_BLOCK];
+} RopeRoom;
+
+/* The same in 16 bit of a head's pairs, from elements `left` and `right` on. */
+static void rope_halves(DType type, int64_t pairs, const float *cosine, const float *sine, const void *x,
+                        float beta, void *y, int64_t left, int64_t right, RopeRoom *room)
 {
-    float in[2][ROPE_PAIRS], out[2][ROPE_PAIRS];
-    const float *x1 = values_load(type, x, left, pairs, in[0]),
-                *x2 = values_load(type, x, right, pairs, in[1]);
-    float *y1 = values_room(type, y, left, out[0]), *y2 = values_room(type, y, right, out[1]);
+    float *x2 = room->x + pairs, *y2 = room->y + pairs;
+    values_load(type, x, left, pairs, room->x);
+    values_load(type, x, right, pairs, x2);
     if (beta != 0.0f) {
-        values_load(type, y, left, pairs, out[0]);
-        values_load(type, y, right, pairs, out[1]);
+        values_load(type, y, left, pairs, room->y);
+        values_load(type, y, right, pairs, y2);
     }
-    rope_rotate(pairs, cosine, sine, x1, x2, beta, y1, y2);
-    values_store(type, pairs, y1, y, left);
+    rope_rotate(pairs, cosine, sine, room->x, x2, beta, room->y, y2);
+    values_store(type, pairs, room->y, y, left);
     values_store(type, pairs, y2, y, right);
+}
+
+/* The same of whole heads side by side, as many as the room holds at a time: of a few pairs each, that is
+ * twice as fast. */
+static void rope_heads(const RopeDims *d, DType type, const float *cosine, const float *sine, const void *x,
+                       float beta, void *y, int64_t at, RopeRoom *room)
+{
+    int half = d->head_dim / 2, most = VALUES_BLOCK / d->head_dim;
+    for (int h = 0, heads; h < d->heads; h += heads) {
+        heads = (int)range_min(most, d->heads - h);
+        int64_t n = (int64_t)heads * d->head_dim, from = at + (int64_t)h * d->head_dim;
+        values_load(type, x, from, n, room->x);
+        if (beta != 0.0f)
+            values_load(type, y, from, n, room->y);
+        for (int64_t i = 0; i < n; i += d->head_dim)
+            rope_rotate(half, cosine, sine, room->x + i, room->x + i + half, beta, room->y + i,
+                        room->y + i + half);
+        values_store(type, n, room->y, y, from);
+    }
+}
+
+/* Pairs [first, first + pairs) of all heads of the row that begins at element `at`, in 16 bit. */
+static void rope_row_halves(const RopeDims *d, int first, int pairs, const float *cosine, const float *sine,
+                            DType type, const void *x, float beta, void *y, int64_t at)
+{
+    RopeRoom room;
+    int half = d->head_dim / 2;
+    if (pairs == half) {
+        rope_heads(d, type, cosine, sine, x, beta, y, at, &room);
+        return;
+    }
+    for (int64_t h = 0, left = at + first; h < d->heads; h++, left += d->head_dim)
+        rope_halves(type, pairs, cosine, sine, x, beta, y, left, left + half, &room);
 }
 
 /* Pairs [first, first + pairs) of row t of every sequence and head. */
@@ -60,9 +97,15 @@ static void rope_position(const RopeDims *d, int t, int first, int pairs, const 
     }
     int half = d->head_dim / 2;
     for (int b = 0; b < d->batch; b++) {
-        int64_t at = ((int64_t)b * d->seq + t) * d->ld + first;
-        for (int h = 0; h < d->heads; h++, at += d->head_dim)
-            rope_head(type, pairs, cosine, sine, x, beta, y, at, at + half);
+        int64_t at = ((int64_t)b * d->seq + t) * d->ld;
+        if (type != DTYPE_F32) {
+            rope_row_halves(d, first, pairs, cosine, sine, type, x, beta, y, at);
+            continue;
+        }
+        const float *from = (const float *)x + at + first;
+        float *to = (float *)y + at + first;
+        for (int h = 0; h < d->heads; h++, from += d->head_dim, to += d->head_dim)
+            rope_rotate(pairs, cosine, sine, from, from + half, beta, to, to + half);
     }
 }
 

@@ -3,10 +3,19 @@
 
 #include "module_.h"
 
+/* Autocast: a trained f32 weight is multiplied in the type of 16-bit activations. Who gives the copy away
+ * leaves it to backward, which frees it. What is frozen is decoded by the product itself. */
+static Tensor *linear_weight_for(Tensor *weight, const Tensor *x)
+{
+    int cast = x && x->dtype != DTYPE_F32 && weight->dtype == DTYPE_F32 && weight->requires_grad;
+    return cast ? tensor_donate(tensor_cast_weight_(weight, x->dtype)) : weight;
+}
+
 static Tensor *linear_base(const Linear *self, Tensor *x, TensorActivation act)
 {
-    return self->weight->in_out ? tensor_linear_in_out(x, self->weight, self->bias, act)
-                                : tensor_linear(x, self->weight, self->bias, act);
+    Tensor *weight = linear_weight_for(self->weight, x);
+    return self->weight->in_out ? tensor_linear_in_out(x, weight, self->bias, act)
+                                : tensor_linear(x, weight, self->bias, act);
 }
 
 /* An adapter's part comes before the activation, which is then an operation of its own: it keeps its input,

@@ -21,7 +21,7 @@ static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
         error_raise(ERROR_DATA, "mlp: the batch has no features");
         return NULL;
     }
-    return nn_run_blocks(module, x, batch);
+    return nn_run_blocks(module, tensor_cast(x, tensor_precision()->activations), batch);
 }
 
 static const ModuleClass mlp_class = {"mlp", sizeof(Mlp), mlp_forward};

@@ -212,9 +212,8 @@ static int64_t find_largest(const Tensor *logits, int64_t row)
         return -1;
     for (int64_t at = 0, n; at < vocab; at += n) {
         n = vocab - at < PIECE ? vocab - at : PIECE;
-        if (tensor_read(logits, (row * vocab + at) * (int64_t)sizeof *piece, n * (int64_t)sizeof *piece,
-                        piece) ||
-            look_at(piece, n, at, row, &largest))
+        tensor_decode_(logits, row * vocab + at, n, piece);
+        if (look_at(piece, n, at, row, &largest))
             return -1;
     }
     if (largest.logit == -INFINITY) {
@@ -246,8 +245,8 @@ static int check_logits(Tensor *logits, const SampleOptions *o)
     if (tensor_shape(logits).ndim != 2)
         return error_raise(ERROR_SHAPE, "nn_sample(): logits must be (batch,vocabulary), not %s",
                            shape_text(tensor_shape(logits)).text);
-    if (tensor_dtype(logits) != DTYPE_F32)
-        return error_raise(ERROR_ARGUMENT, "nn_sample(): logits are f32, not %s",
+    if (!dtype_is_float_(tensor_dtype(logits)))
+        return error_raise(ERROR_ARGUMENT, "nn_sample(): logits are f32, bf16 or f16, not %s",
                            dtype_name(tensor_dtype(logits)));
     return tensor_readable(logits, "nn_sample") ? 0 : error_code();
 }
@@ -269,13 +268,14 @@ static int sample_rows(Tensor *logits, const SampleOptions *o, int64_t position,
         c.score = workspace(DTYPE_F32, vocab);
         c.token = workspace(DTYPE_I32, vocab);
     }
-    int64_t bytes = vocab * (int64_t)sizeof *c.score;
     for (int64_t b = 0; b < tensor_dim(logits, 0) && !error_code(); b++) {
         int64_t largest = find_largest(logits, b);
         int32_t token = largest < 0 ? 0 : (int32_t)largest;
         Choices all = {.weight = &(float){1}, .token = &token, .count = 1, .step = 1};
-        if (largest >= 0 && o->temperature > 0 && tensor_read(logits, b * bytes, bytes, c.score) == 0)
+        if (largest >= 0 && o->temperature > 0 && c.token) {
+            tensor_decode_(logits, b * vocab, vocab, c.score);
             all = choices_of(vocab, largest, o, &c);
+        }
         if (tokens)
             tokens[b] = draw(&all, draw_unit(o->seed, b, position));
         else

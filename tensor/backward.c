@@ -69,14 +69,17 @@ static int make_unshared(Context *context, Tensor *t)
 }
 
 /* The output gradient, of this type, is the input's: shared when nothing is there and it may stay an
- * activation gradient. */
+ * activation gradient, and a parameter's own when nobody else holds it. */
 static int pass_gradient(Context *context, Tensor *in, DType type, Storage *dout)
 {
     if (in->grad) {
         if (make_unshared(context, in) != 0)
             return error_code();
         add_into(context, type, dout, in);
-    } else if (gradient_component(in) == MEM_ACTIVATION_GRADIENT && gradient_type(in) == type) {
+    } else if (gradient_type(in) == type &&
+               (gradient_component(in) == MEM_ACTIVATION_GRADIENT || dout->refs == 1)) {
+        if (gradient_component(in) == MEM_GRADIENT)
+            memtrack_retag(dout->ledger, &dout->block, MEM_GRADIENT);
         storage_retain(dout);
         gradient_set(in, dout);
     } else {

@@ -21,6 +21,7 @@ static int context_fill(Context *context, const ContextOptions *options)
     if (context->run.threads > CONTEXT_MAX_THREADS)
         context->run.threads = CONTEXT_MAX_THREADS;
     context->seed = options->seed;
+    context->precision = *precision_at(0);
     for (int i = 0; i < SCOPE_MAX_DEPTH; i++)
         context->scopes[i].previous = context->scopes[i].next = &context->scopes[i];
     MemMode mode = options->meta                          ? MEMTRACK_META

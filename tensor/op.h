@@ -49,6 +49,9 @@ typedef union OpAttr {
         float factor;
     } scale;
     struct {
+        DType type;
+    } cast;
+    struct {
         float p;
         uint32_t layer;
         uint64_t seed;

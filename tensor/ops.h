@@ -99,6 +99,8 @@ BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int 
 BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b);      /* shapes equal */
 BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b);      /* shapes equal */
 BRIM_API Tensor *tensor_scale(Tensor *x, float factor); /* factor x */
+/* The same values as f32, bf16 or f16, rounded to nearest even; x itself where it is of the type. */
+BRIM_API Tensor *tensor_cast(Tensor *x, DType type);
 /* Zeroes with probability p and scales the rest by 1/(1-p); dimension 0 of x counts samples. p = 0 returns x.
  */
 BRIM_API Tensor *tensor_dropout(Tensor *x, float p);

@@ -340,6 +340,8 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
         return;
     }
     tensor->requires_grad = requires_grad != 0;
+    if (tensor->dtype != DTYPE_F32)
+        tensor->grad_type = tensor->item.context->precision.gradients;
     int parameter = tensor->component == MEM_PARAMETER || tensor->component == MEM_FROZEN;
     if (parameter)
         tensor->component = requires_grad ? MEM_PARAMETER : MEM_FROZEN;

@@ -225,6 +225,9 @@ void *tensor_typed_data(Tensor *tensor, DType dtype, const char *what);
 /* True when data may be read; otherwise raises an error that says how to keep it. */
 int tensor_readable(const Tensor *tensor, const char *what);
 
+/* The 16-bit copy of an f32 weight, whose gradient is the weight's, in f32. */
+Tensor *tensor_cast_weight_(Tensor *weight, DType type);
+
 /* An adapter's two operations (ops_lora.c). u = dropout(x (…,in)) A^T, A (rank,in); p 0 = no dropout. */
 Tensor *tensor_lora_down(Tensor *x, Tensor *a, float p);
 /* y (…,out) + scale u (…,rank) B^T, B (out,rank); takes y's storage where y is donated. */

@@ -27,6 +27,7 @@
 #define tensor_attention_packed brim_tensor_attention_packed
 #define tensor_backward brim_tensor_backward
 #define tensor_backward_from brim_tensor_backward_from
+#define tensor_cast brim_tensor_cast
 #define tensor_checkpoint brim_tensor_checkpoint
 #define tensor_count_correct brim_tensor_count_correct
 #define tensor_cross_entropy brim_tensor_cross_entropy

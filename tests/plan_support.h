@@ -140,6 +140,8 @@ typedef struct Case {
     int samples; /* 0 = CASE_SAMPLES */
     const char *lora; /* targets; NULL = no adapters */
     Weights weights;
+    const char *precision; /* NULL = fp32 */
+    int grad32;            /* 16-bit weights have f32 gradients */
     int skip; /* rows without a label; ignored by mlp */
 } Case;
 
@@ -313,6 +315,14 @@ static inline void keep_parameters(Session *s, Module *model)
     }
 }
 
+static inline void case_precision(const Case *c)
+{
+    Precision precision = *precision_by_name(c->precision ? c->precision : "fp32");
+    if (c->grad32)
+        precision.gradients = DTYPE_F32;
+    tensor_set_precision(&precision);
+}
+
 static inline int case_script(void *config)
 {
     Session *s = config;
@@ -322,6 +332,7 @@ static inline int case_script(void *config)
     s->calls++;
     if (record)
         record_start(record);
+    case_precision(c);
     Loader *train = case_loader(c, 0), *held_out = case_loader(c, 1);
     Module *model = case_model(c);
     Optimizer *optimizer = error_code() ? NULL : optim_by_name(c->optimizer, nn_parameters(model), 0, 0);

@@ -184,6 +184,37 @@ static void stored_weights(void **state)
     }
 }
 
+/* Every convention, of models that are trained whole and of adapters beside weights of every type. */
+static void precisions(void **state)
+{
+    (void)state;
+    static const DType kinds[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16},
+                       quantized[] = {DTYPE_F32, DTYPE_INT8, DTYPE_NF4};
+    for (int i = 0; precision_at(i / FAMILIES / 4); i++) {
+        const Precision *p = precision_at(i / FAMILIES / 4);
+        int rest = i / FAMILIES, adapters = rest % 4 == 3;
+        Case c = {.family = (ModelFamily)(i % FAMILIES),
+                  .precision = p->name,
+                  .grad32 = !adapters && p->weights && rest % 4 == 1,
+                  .checkpoint = rest % 2,
+                  .accumulate = rest % 4 == 1 || i % 5 == 0 ? 3 : 1,
+                  .in_backward = rest % 4 == 2 && i % 5 && i % 3 == 0,
+                  .keep_zeros = i % 3 == 1,
+                  .chunk = i % 5 < 2 ? 7 : 0,
+                  .attention = (i / 3 + rest) % 2 ? ATTENTION_EAGER : ATTENTION_FLASH,
+                  .optimizer = optim_rule_at((i + rest) % optimizer_count())->name,
+                  .dropout = i % 3 == 2 ? 0.1f : 0,
+                  .every = i % 7 == 3 ? 2 : 0,
+                  .selective = i / 3 % 4 == 1,
+                  .epochs = 1};
+        if (adapters) {
+            c.lora = "all";
+            c.weights = (Weights){.dtype = kinds[i % 3], .quantized = quantized[i / 3 % 3], .frozen = 1};
+        }
+        check_case(&c, 1 + i % 2, i % 3 == 0);
+    }
+}
+
 /* Which rows have a label is data: what is allocated does not depend on it. */
 static void unlabelled_rows_skipped(void **state)
 {
@@ -482,6 +513,7 @@ int main(void)
         cmocka_unit_test(lever_matrix),
         cmocka_unit_test(adapters),
         cmocka_unit_test(stored_weights),
+        cmocka_unit_test(precisions),
         cmocka_unit_test(unlabelled_rows_skipped),
         cmocka_unit_test(segments_and_selective),
         cmocka_unit_test(threads_are_planned),
