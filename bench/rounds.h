@@ -58,6 +58,8 @@ static PeerSetting peer_vectors(void)
 {
     const char *isa = kernels_cpu(NULL)->name;
     PeerSetting setting;
+    if (!strcmp(isa, "avx512-bf16")) /* which PyTorch chooses for its products by itself */
+        isa = "avx512";
     snprintf(setting.text, sizeof setting.text, "ATEN_CPU_CAPABILITY=%s",
              strcmp(isa, "base") ? isa : "default");
     return setting;
