@@ -8,6 +8,7 @@ typedef struct KernelRun {
     int threads;    /* results depend on it */
     int64_t *fault; /* where a kernel writes the index of the first bad element of its input; -1 = none */
     void *stream;   /* of a device that has one; NULL on the CPU */
+    int dots;       /* multiply bf16 by dot instructions; tables whose name says so set it themselves */
 } KernelRun;
 
 #endif

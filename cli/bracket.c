@@ -2,7 +2,9 @@
 #include <string.h>
 
 #include "cli.h"
+#include "../tensor/tensor_.h"
 #include "lora.h"
+#include "precision.h"
 
 /* ---- Counting -------------------------------------------------------------------------------- */
 
@@ -42,15 +44,41 @@ static void order(Bracket *bracket)
         }
 }
 
+/* What is trained: its weight, its gradient, and what keeps the weight in fp32. */
+static void count_trained(Bracket *bracket, const Tensor *tensor)
+{
+    int64_t count = tensor_numel(tensor);
+    count_in(&bracket->trained, tensor);
+    bracket->gradients += dtype_bytes(gradient_type(tensor), 1, count);
+    bracket->masters += tensor->master ? dtype_bytes(DTYPE_F32, 1, count) : 0;
+}
+
+static uint64_t state_bytes(const Optimizer *optimizer)
+{
+    uint64_t bytes = 0;
+    int parameters = optim_parameters(optimizer).count, arrays = optim_state_arrays(optimizer);
+    for (int i = 0; i < parameters; i++)
+        for (int k = 0; k < arrays; k++)
+            bytes += array_bytes(optim_state(optimizer, i, k));
+    return bytes;
+}
+
+/* Autocast: layers multiply with copies of 16 bit of weights in fp32. */
+static int copy_bytes(const Options *o)
+{
+    Precision p = precision_of(o);
+    return !has_adapters(o) && p.weights == DTYPE_F32 && p.activations != DTYPE_F32
+               ? (int)dtype_bytes(p.activations, 1, 1)
+               : 0;
+}
+
 Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
 {
-    Bracket bracket = {.adapters = has_adapters(o),
-                       .gradient = (int)sizeof(float),
-                       .states = optim_state_arrays(optimizer) * (int)sizeof(float)};
+    Bracket bracket = {.adapters = has_adapters(o), .states = state_bytes(optimizer), .copy = copy_bytes(o)};
     TensorList all = nn_parameters(model);
     for (int i = 0; i < all.count; i++)
         if (tensor_requires_grad(all.items[i]))
-            count_in(&bracket.trained, all.items[i]);
+            count_trained(&bracket, all.items[i]);
         else
             count_in(frozen_as(&bracket, tensor_dtype(all.items[i])), all.items[i]);
     order(&bracket);
@@ -72,6 +100,12 @@ static double each(const Stored *stored)
     return stored->count ? (double)stored->bytes / (double)stored->count : 0;
 }
 
+/* Bytes of a trained parameter. */
+static double of_trained(const Bracket *b, uint64_t bytes)
+{
+    return b->trained.count ? (double)bytes / (double)b->trained.count : 0;
+}
+
 /* "6.98B", "124.4M"; below a million all digits. */
 static SizeText short_count(int64_t count)
 {
@@ -89,10 +123,17 @@ LeverText bracket_text(const Bracket *b)
     LeverText out = {""};
     for (int i = 0; i < b->frozen_kinds; i++)
         lever_add(&out, "%s%.3g x %s", i ? " + " : "base ", each(&b->frozen[i]),
-            short_count(b->frozen[i].count).text);
-    lever_add(&out, "%s%s %.3g + %d + %d = %.3g bytes x %s", b->frozen_kinds ? " frozen; " : "",
-        b->adapters ? "adapters" : "trained", each(&b->trained), b->gradient, b->states,
-        each(&b->trained) + b->gradient + b->states, report_count(b->trained.count).text);
+                  short_count(b->frozen[i].count).text);
+    lever_add(&out, "%s%s %.3g", b->frozen_kinds ? " frozen; " : "", b->adapters ? "adapters" : "trained",
+              each(&b->trained));
+    if (b->copy)
+        lever_add(&out, " + %d*", b->copy);
+    lever_add(&out, " + %.3g", of_trained(b, b->gradients));
+    if (b->masters)
+        lever_add(&out, " + %.3g", of_trained(b, b->masters));
+    lever_add(&out, " + %.3g = %.3g bytes x %s", of_trained(b, b->states),
+              of_trained(b, b->trained.bytes + b->gradients + b->masters + b->states) + b->copy,
+              report_count(b->trained.count).text);
     return out;
 }
 
@@ -102,13 +143,22 @@ static json_t *stored_json(const Stored *stored)
                      (json_int_t)stored->count, "bytes", (json_int_t)stored->bytes);
 }
 
+const char *bracket_star(const Bracket *b)
+{
+    return b->copy ? "* a linear layer's copy of its weight in 16 bit: there from its forward to its backward"
+                   : "";
+}
+
 json_t *bracket_json(const Bracket *b)
 {
     json_t *frozen = json_array(), *trained = stored_json(&b->trained);
     for (int i = 0; i < b->frozen_kinds; i++)
         json_array_append_new(frozen, stored_json(&b->frozen[i]));
-    json_object_set_new(trained, "gradient_bytes", json_integer(b->gradient * b->trained.count));
-    json_object_set_new(trained, "state_bytes", json_integer(b->states * b->trained.count));
+    json_object_set_new(trained, "gradient_bytes", json_integer((json_int_t)b->gradients));
+    json_object_set_new(trained, "master_bytes", json_integer((json_int_t)b->masters));
+    json_object_set_new(trained, "state_bytes", json_integer((json_int_t)b->states));
+    if (b->copy)
+        json_object_set_new(trained, "copy_bytes_each", json_integer(b->copy));
     return json_pack("{s:o, s:o}", "frozen", frozen, "trained", trained);
 }
 

@@ -26,7 +26,9 @@ typedef struct Options {
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *lora, *adapter, *export_adapter; /* --lora as it was typed */
-    const char *resize_vocab;                    /* as it was typed: N or auto */
+    const char *precision;
+    const char *grad_dtype, *rounding, *loss_scale; /* NULL: as the precision and --accumulate say */
+    const char *resize_vocab;                       /* as it was typed: N or auto */
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */
@@ -99,8 +101,10 @@ typedef struct LeverText {
 } LeverText;
 void lever_add(LeverText *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 LeverText checkpoint_text(const CheckpointChoice *choice);
-/* "fp32", "bf16"; "nf4, rest bf16" where linear layers are quantised. */
+/* What weights are stored as: "fp32", "bf16"; "nf4, rest bf16" where linear layers are quantised. */
 LeverText weights_text(const Options *options);
+/* The same, and what is trained how: "bf16-mixed"; "nf4, rest bf16  bf16 activations". */
+LeverText types_text(const Options *options);
 /* All of `brim help`; and the page of a command, of a group of options or of the glossary: EXIT_USAGE when
  * there is none of this name. */
 void help_all(FILE *out);
@@ -119,12 +123,16 @@ typedef struct Bracket {
     Stored frozen[DTYPE_COUNT]; /* in the order in which they come first */
     int frozen_kinds;
     Stored trained;
-    int gradient, states; /* bytes of a trained parameter */
-    int adapters;         /* what is trained stands beside the model's own parameters */
+    uint64_t gradients, masters, states; /* bytes of what is trained; masters 0: there are none */
+    int copy;     /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
+    int adapters; /* what is trained stands beside the model's own parameters */
 } Bracket;
 Bracket bracket_of(const Options *options, Module *model, const Optimizer *optimizer);
-/* "base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040" */
+/* "base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040": weights, gradients and
+ * states; with masters "2 + 2 + 4 + 8", with copies "4 + 2* + 4 + 8". */
 LeverText bracket_text(const Bracket *bracket);
+/* What a star in it means; "" where there is none. */
+const char *bracket_star(const Bracket *bracket);
 json_t *bracket_json(const Bracket *bracket);
 /* Where adapters are trained, how many parameters they have, as "trained". */
 void bracket_add_trained(json_t *object, const Bracket *bracket);
@@ -137,6 +145,7 @@ typedef struct Training {
     TrainLog *log;                             /* NULL = none */
     Saving *saving;                            /* NULL = neither saves nor resumes */
     int64_t parameters, samples, first, steps; /* first: steps done before, in the run that is resumed */
+    int64_t skipped; /* steps of this run that updated nothing: gradients overflowed */
     Bracket bracket;
     IoSize save_size, export_size;    /* of one save, of the export; 0 = there is none */
     int blocks;                       /* repeated ones, that --checkpoint is about */

@@ -332,7 +332,7 @@ void compare_print(FILE *out, const Comparison *c)
     growth_rows(&t);
     if (!c->lists) {
         fputc('\n', out);
-        variants_say_adapters(out, c->options);
+        variants_say_words(out, c->options);
     }
     if (c->options->run_steps)
         run_rows(&t);

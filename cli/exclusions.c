@@ -4,6 +4,7 @@
 
 #include "flags_.h"
 #include "levers_.h"
+#include "precision.h"
 
 /* Both given is an error; `why` follows. */
 static const struct {
@@ -27,8 +28,8 @@ static const struct {
 };
 
 #define FROZEN_ONLY                                                                                          \
-    ": it stores weights that are frozen or only read (brim generate, brim plan --inference); weights that " \
-    "are trained themselves are fp32"
+    ": it stores weights that are frozen or only read (brim generate, brim plan --inference); those that "   \
+    "are trained themselves are what --precision says"
 
 /* The one says something about the other, which is missing. */
 static const struct {
@@ -60,7 +61,7 @@ LeverText levers_exclude(const Options *o)
             snprintf(out.text, sizeof out.text, "%.90s excludes %.90s: %s; use one of the two",
                      flag_typed(excludes[i].one, o).text, flag_typed(excludes[i].other, o).text,
                      excludes[i].why);
-    return out;
+    return out.text[0] ? out : precision_problem(o);
 }
 
 static int one_given(const char *flags, const Options *o)

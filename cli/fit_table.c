@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "fit_.h"
+#include "flags_.h"
 
 static double gib(uint64_t bytes)
 {
@@ -193,7 +194,7 @@ static void say_why(const Fit *fit)
 
 static int is_fp32(const Options *o)
 {
-    return o->weights == DTYPE_F32 && !o->quantized;
+    return o->weights == DTYPE_F32 && !o->quantized && !strcmp(o->precision, options_default.precision);
 }
 
 void fit_print(const Fit *fit)
@@ -216,7 +217,7 @@ void fit_print(const Fit *fit)
     seq_table(fit);
     printf("\n");
     say_why(fit);
-    variants_say_adapters(stdout, o);
+    variants_say_words(stdout, o);
     printf("PyTorch's row is brim's need and, while its optimizer steps, one more copy of the parameters: at "
            "least that.\nIts CUDA context, 0.25 to 0.45 GiB, comes out of what is reserved.\n");
 }

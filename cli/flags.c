@@ -57,6 +57,14 @@ static const Flag flags[] = {
      .help = "store frozen weights as fp32, bf16 or fp16 (fp32)"},
     {"--quantize", FLAG_QUANTIZE, AT(quantized), "TYPE",
      .help = "frozen linear layers: nf4, nf4-plain or int8 (none)"},
+    {"--precision", FLAG_NAME, AT(precision), "NAME",
+     .help = "fp32 or bf16[-states32|-mixed|-autocast], fp16-…"},
+    {"--grad-dtype", FLAG_NAME, AT(grad_dtype), "16|32",
+     .help = "bits of gradients of 16-bit weights (16; summed 32)"},
+    {"--rounding", FLAG_NAME, AT(rounding), "HOW",
+     .help = "of 16-bit weights: nearest or stochastic (stochastic)"},
+    {"--loss-scale", FLAG_NAME, AT(loss_scale), "dynamic|N",
+     .help = "of fp16: multiply the loss by it (dynamic)"},
     {"--budget", FLAG_SIZE, AT(budget), "SIZE", .help = "refuse to start above SIZE, e.g. 800MiB"},
     {"--seed", FLAG_SEED, AT(seed), "N", .help = "random seed (1)"},
     {"--threads", FLAG_INT, AT(threads), "N", .help = "threads to use (one a processor)", .low = 1,
@@ -123,6 +131,7 @@ static const Flag flags[] = {
 enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
 
 const Options options_default = {.optimizer = "adamw",
+                                 .precision = "fp32",
                                  .schedule = "cosine",
                                  .device = "cpu",
                                  .accumulate = 1,

@@ -1,6 +1,6 @@
 /* brim compare --four-ways: one model tuned in full in fp32, in 16-bit mixed precision, by LoRA on a bf16
- * base and by QLoRA. All but the second are planned; that is its convention's bytes beside fp32's
- * activations. */
+ * base and by QLoRA; and between them in full with a master copy, in bf16 alone, and with 8-bit states. Each
+ * is planned. */
 #include <string.h>
 
 #include "compare_.h"
@@ -10,16 +10,29 @@
 
 /* ---- The options of a way -------------------------------------------------------------------- */
 
+/* As it is typed; NULL: as it is without. */
+static const struct {
+    const char *precision, *optimizer, *lora;
+    DType weights, quantized;
+} settings[WAYS] = {
+    [WAY_FP32] = {0},
+    [WAY_MASTER] = {.precision = "bf16-mixed"},
+    [WAY_MIXED] = {.precision = "bf16-states32"},
+    [WAY_PURE] = {.precision = "bf16"},
+    [WAY_8BIT] = {.precision = "bf16", .optimizer = "adamw8bit"},
+    [WAY_LORA] = {.lora = "r=16,alpha=32", .weights = DTYPE_BF16},
+    [WAY_QLORA] = {.lora = "r=16,alpha=32", .weights = DTYPE_BF16, .quantized = DTYPE_NF4},
+};
+
 static Options options_of(const Options *from, WayId id)
 {
     Options o = *from;
     o.checkpoint = (CheckpointChoice){.every = 1};
-    if (id == WAY_LORA || id == WAY_QLORA) {
-        o.lora = "r=16,alpha=32";
-        o.weights = DTYPE_BF16;
-    }
-    if (id == WAY_QLORA)
-        o.quantized = DTYPE_NF4;
+    o.precision = settings[id].precision ? settings[id].precision : o.precision;
+    o.optimizer = settings[id].optimizer ? settings[id].optimizer : o.optimizer;
+    o.lora = settings[id].lora;
+    o.weights = settings[id].weights;
+    o.quantized = settings[id].quantized;
     levers_to_preset(&o);
     return o;
 }
@@ -45,8 +58,9 @@ static void fill_states(Way *way)
 {
     const Bracket *b = &way->bracket;
     way->part[PART_TRAINED] = (int64_t)b->trained.bytes;
-    way->part[PART_GRADIENTS] = b->trained.count * b->gradient;
-    way->part[PART_STATES] = b->trained.count * b->states;
+    way->part[PART_MASTERS] = (int64_t)b->masters;
+    way->part[PART_GRADIENTS] = (int64_t)b->gradients;
+    way->part[PART_STATES] = (int64_t)b->states;
     way->part[PART_FROZEN] = (int64_t)bracket_frozen_bytes(b);
 }
 
@@ -73,8 +87,9 @@ static void fill_rest(Way *way)
 static void fill_differences(Way *way)
 {
     const int64_t gradients = at_peak(way, MEM_GRADIENT) - way->part[PART_GRADIENTS];
-    int64_t rounded = at_peak(way, MEM_PARAMETER) + at_peak(way, MEM_FROZEN) + at_peak(way, MEM_OPTIMIZER) -
-                      way->part[PART_TRAINED] - way->part[PART_FROZEN] - way->part[PART_STATES];
+    int64_t rounded = at_peak(way, MEM_PARAMETER) + at_peak(way, MEM_MASTER) + at_peak(way, MEM_FROZEN) +
+                      at_peak(way, MEM_OPTIMIZER) - way->part[PART_TRAINED] - way->part[PART_MASTERS] -
+                      way->part[PART_FROZEN] - way->part[PART_STATES];
     way->part[PART_LATE] = gradients < 0 ? gradients : 0;
     way->part[PART_ROUNDED] = rounded + (gradients > 0 ? gradients : 0);
     way->part[PART_GAPS] = (int64_t)(way->plan.memory.stats.needs - way->plan.memory.stats.peak);
@@ -91,27 +106,10 @@ static void add_up(Way *way)
 
 /* ---- Planning -------------------------------------------------------------------------------- */
 
-/* 16-bit weights and gradients, fp32 states, no fp32 master copy. */
-static void follow_convention(Way *mixed, const Way *fp32)
-{
-    enum { BITS16 = 2 };
-    mixed->plan = fp32->plan;
-    mixed->bracket = fp32->bracket;
-    mixed->bracket.gradient = BITS16;
-    mixed->bracket.trained.bytes = BITS16 * (uint64_t)fp32->bracket.trained.count;
-    fill_states(mixed);
-    fill_rest(mixed);
-    add_up(mixed);
-}
-
 static int plan_way(FourWays *four, WayId id, const Options *from)
 {
     Way *way = &four->way[id];
     way->options = options_of(from, id);
-    if (id == WAY_MIXED) {
-        follow_convention(way, &four->way[WAY_FP32]);
-        return EXIT_DONE;
-    }
     Training training = {.options = &way->options};
     RunOptions run = run_options(&way->options);
     int status = plan_script(training_script, &training, &run, &way->plan);

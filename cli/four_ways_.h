@@ -4,12 +4,13 @@
 
 #include "cli.h"
 
-typedef enum WayId { WAY_FP32, WAY_MIXED, WAY_LORA, WAY_QLORA, WAYS } WayId;
+typedef enum WayId { WAY_FP32, WAY_MASTER, WAY_MIXED, WAY_PURE, WAY_8BIT, WAY_LORA, WAY_QLORA, WAYS } WayId;
 
 /* What a way needs, from its model states to one piece of memory: each part is added to those before it. */
 typedef enum WayPart {
     PART_FROZEN,
     PART_TRAINED,
+    PART_MASTERS,
     PART_GRADIENTS,
     PART_STATES,
     PART_LATE, /* gradients that are not there at the peak: 0 or less */
@@ -25,8 +26,8 @@ typedef enum WayPart {
 
 typedef struct Way {
     Options options;
-    Plan plan;       /* its figures; of the mixed way those of fp32, from which it has its activations */
-    Bracket bracket; /* as planned; of the mixed way as its convention says */
+    Plan plan; /* its figures */
+    Bracket bracket;
     int64_t part[PARTS];
     int64_t states, peak, needs; /* the sum up to PART_STATES, up to PART_REST, of all */
 } Way;

@@ -10,40 +10,34 @@
 #include "four_ways_.h"
 #include "levers_.h"
 
-static const char *const way_names[WAYS] = {"full fp32", "16-bit mixed", "LoRA on bf16", "QLoRA"};
-enum { LABEL = 23, COLUMN = 14 };
+/* In a line, and in the two lines of a column's heading. */
+static const char *const way_names[WAYS] = {"full fp32", "16-bit with master", "16-bit mixed",
+                                            "pure bf16", "bf16, 8-bit states", "LoRA on bf16",
+                                            "QLoRA"};
+static const char *const way_headings[WAYS][2] = {
+    {"full", "fp32"},   {"16-bit,", "master"}, {"16-bit", "mixed"}, {"pure", "bf16"},
+    {"bf16,", "8-bit"}, {"LoRA", "on bf16"},   {"QLoRA", "on nf4"}};
+enum { LABEL = 23, COLUMN = 11 };
 
-static const char *const part_names[PARTS] = {"frozen weights",
-                                              "trained weights",
-                                              "gradients",
-                                              "optimizer states",
-                                              "gradients not there yet",
-                                              "blocks of 64 bytes",
-                                              "activations",
-                                              "activation gradients",
-                                              "temporaries",
-                                              "workspace",
-                                              "input",
-                                              "gaps between blocks"};
-static const char *const part_keys[PARTS] = {"frozen",
-                                             "trained",
-                                             "gradients",
-                                             "optimizer_states",
-                                             "gradients_not_there_yet",
-                                             "rounding",
-                                             "activations",
-                                             "activation_gradients",
-                                             "temporaries",
-                                             "workspace",
-                                             "other",
+static const char *const part_names[PARTS] = {
+    "frozen weights",     "trained weights",  "master weights",
+    "gradients",          "optimizer states", "gradients not there yet",
+    "blocks of 64 bytes", "activations",      "activation gradients",
+    "temporaries",        "workspace",        "input",
+    "gaps between blocks"};
+static const char *const part_keys[PARTS] = {"frozen",      "trained",          "masters",
+                                             "gradients",   "optimizer_states", "gradients_not_there_yet",
+                                             "rounding",    "activations",      "activation_gradients",
+                                             "temporaries", "workspace",        "other",
                                              "gaps"};
 
 /* The lesson's figure for the way, in bytes; 0 where it has none. */
 static double taught(const FourWays *four, int way)
 {
-    static const char *const rows[WAYS] = {"8b-fp32", "8b-mixed", "8b-lora", "8b-qlora"};
+    static const char *const rows[WAYS] = {
+        [WAY_FP32] = "8b-fp32", [WAY_MIXED] = "8b-mixed", [WAY_LORA] = "8b-lora", [WAY_QLORA] = "8b-qlora"};
     TextbookRow row;
-    if (strcmp(four->model, "llama-3.1-8b") != 0)
+    if (!rows[way] || strcmp(four->model, "llama-3.1-8b") != 0)
         return 0;
     for (int i = 0; estimate_textbook_row(i, &row); i++)
         if (!strcmp(row.id, rows[way]))
@@ -109,7 +103,10 @@ static void taught_row(const FourWays *four, const Decimal *unit)
         return;
     row_begin("the lesson's figure");
     for (int i = 0; i < WAYS; i++)
-        printf("%*.1f", COLUMN, taught(four, i) / unit->bytes);
+        if (taught(four, i) > 0)
+            printf("%*.1f", COLUMN, taught(four, i) / unit->bytes);
+        else
+            printf("%*s", COLUMN, "-");
     putchar('\n');
 }
 
@@ -126,7 +123,7 @@ static void bracket_lines(const FourWays *four)
     printf("\n");
     for (int i = 0; i < WAYS; i++) {
         SayLine line = {""};
-        line_add(&line, "%-14s%.1000s", way_names[i], bracket_text(&four->way[i].bracket).text);
+        line_add(&line, "%-20s%.1000s", way_names[i], bracket_text(&four->way[i].bracket).text);
         say_line(&line);
     }
 }
@@ -134,14 +131,12 @@ static void bracket_lines(const FourWays *four)
 static void model_table(const FourWays *four)
 {
     const Decimal unit = unit_of(four);
-    row_begin(unit.name);
-    for (int i = 0; i < WAYS; i++)
-        printf("%*s", COLUMN, way_names[i]);
-    putchar('\n');
-    row_begin("");
-    for (int i = 0; i < WAYS; i++)
-        printf("%*s", COLUMN, i == WAY_MIXED ? "computed" : "planned");
-    putchar('\n');
+    for (int line = 0; line < 2; line++) {
+        row_begin(line ? "" : unit.name);
+        for (int i = 0; i < WAYS; i++)
+            printf("%*s", COLUMN, way_headings[i][line]);
+        putchar('\n');
+    }
     part_rows(four, &unit, PART_FROZEN, PART_STATES);
     rule();
     sum_row(four, &unit, "states alone", offsetof(Way, states));
@@ -155,7 +150,7 @@ static void model_table(const FourWays *four)
 
 /* ---- Cards ----------------------------------------------------------------------------------- */
 
-enum { WAY_CARDS = 5, MODEL = 13, WAY = 13, NEEDS = 8, CARD = 9 };
+enum { WAY_CARDS = 5, MODEL = 13, WAY = 19, NEEDS = 8, CARD = 9 };
 
 /* The i-th card, and the bytes of it that a training may need. */
 static const char *way_card(int i, uint64_t *limit, uint64_t *bytes)
@@ -231,9 +226,11 @@ void four_ways_print(const WaysTable *table)
     cards_heading();
     for (int i = 0; i < WAY_MODELS; i++)
         card_rows(&table->on_cards[i]);
-    printf("\nLoRA and QLoRA: r=16, alpha=32, all linear layers. 16-bit mixed is not planned:\n"
-           "weights and gradients of 2 bytes, two fp32 states, no fp32 master copy (it would\n"
-           "be 4 bytes more), and fp32's activations, of which 16-bit ones take half.\n");
+    printf(
+        "\nEach way is planned. Activations are 16 bit where weights that are trained are, else fp32. With\n"
+        "master: --precision bf16-mixed; mixed: bf16-states32; pure: bf16; 8-bit: the same with --optimizer\n"
+        "adamw8bit. LoRA and QLoRA: r=16, alpha=32, all linear layers; --precision bf16 beside them makes\n"
+        "activations 16 bit.\n");
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
@@ -244,12 +241,11 @@ static json_t *way_json(const FourWays *four, int i)
     json_t *parts = json_object();
     for (int p = 0; p < PARTS; p++)
         json_object_set_new(parts, part_keys[p], json_integer(way->part[p]));
-    json_t *one = json_pack(
-        "{s:s, s:b, s:o, s:o, s:o, s:I, s:I, s:I}", "way", way_names[i], "planned", i != WAY_MIXED, "options",
-        levers_json(&way->options), "bracket", bracket_json(&way->bracket), "parts", parts, "states_bytes",
-        (json_int_t)way->states, "peak_bytes", (json_int_t)way->peak, "needs_bytes", (json_int_t)way->needs);
-    if (i != WAY_MIXED)
-        json_object_set_new(one, "memory", json_memory(&way->plan.memory, NULL));
+    json_t *one = json_pack("{s:s, s:b, s:o, s:o, s:o, s:I, s:I, s:I}", "way", way_names[i], "planned", 1,
+                            "options", levers_json(&way->options), "bracket", bracket_json(&way->bracket),
+                            "parts", parts, "states_bytes", (json_int_t)way->states, "peak_bytes",
+                            (json_int_t)way->peak, "needs_bytes", (json_int_t)way->needs);
+    json_object_set_new(one, "memory", json_memory(&way->plan.memory, NULL));
     if (taught(four, i) > 0)
         json_object_set_new(one, "lesson_bytes", json_integer((json_int_t)taught(four, i)));
     return one;

@@ -20,8 +20,8 @@ typedef struct Help {
     "--accumulate --steps --epochs "                                                                         \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
-    "--optimizer-in-backward --zero-grad --loss-chunk --skip-unlabelled --attention --weights --quantize "   \
-    "--threads --device --max-samples"
+    "--optimizer-in-backward --zero-grad --loss-chunk --skip-unlabelled --attention --precision "            \
+    "--grad-dtype --rounding --loss-scale --weights --quantize --threads --device --max-samples"
 #define NEED_FLAGS SHAPE_FLAGS " --budget"
 #define TRAIN_FLAGS                                                                                          \
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
@@ -147,8 +147,8 @@ static const Group groups[] = {
     {"training", "steps, optimizer, learning rate, threads",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device"},
     {"levers", "what saves memory, and the limits to stay below",
-     "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention --weights "
-     "--quantize --budget --card --memory --reserve"},
+     "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention --precision "
+     "--grad-dtype --rounding --loss-scale --weights --quantize --budget --card --memory --reserve"},
     {"saving", "saved runs, and weights for other programs",
      "--save --save-every --keep --resume --export --merge --export-adapter --overwrite --export-dtype "
      "--export-shard"},

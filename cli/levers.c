@@ -5,6 +5,7 @@
 #include "flags_.h"
 #include "levers_.h"
 #include "lora.h"
+#include "precision.h"
 
 /* ---- The rows -------------------------------------------------------------------------------- */
 
@@ -202,7 +203,15 @@ static const Lever levers[] = {
      .other_training = 1,
      .to_model = add_adapters},
     {.flag = "--adapter", .where = LEVER_LOG | LEVER_TYPED, .title = adapter_title, .other_training = 1},
-    /* The headline names types by itself. */
+    /* The headline names types by itself. Runs saved before there were others are fp32. */
+    {.flag = "--precision", .where = EVERYWHERE, .saved_if_given = 1, .other_training = 1},
+    {.flag = "--grad-dtype", .where = EVERYWHERE, .acts = grad_dtype_text},
+    {.flag = "--rounding", .where = EVERYWHERE, .title = rounding_title, .acts = rounding_text},
+    {.flag = "--loss-scale",
+     .where = EVERYWHERE,
+     .title = loss_scale_title,
+     .acts = loss_scale_text,
+     .to_optimizer = loss_scale_to_optimizer},
     {.flag = "--weights", .where = EVERYWHERE, .saved_if_given = 1},
     {.flag = "--quantize", .where = EVERYWHERE, .saved_if_given = 1, .other_training = 1},
 };
@@ -275,6 +284,12 @@ LeverText levers_title(const Options *o)
     return out;
 }
 
+/* Its value where it is written down: what acts, typed or not. */
+static LeverText written(const Lever *lever, const Options *o)
+{
+    return lever->acts ? lever->acts(o) : flag_text(lever->flag, o);
+}
+
 static int differs(const Lever *lever, const Options *a, const Options *b)
 {
     return (lever->where & LEVER_TYPED) != 0 &&
@@ -330,8 +345,8 @@ json_t *levers_json(const Options *o)
             continue;
         if (flag_number(lever->flag, o, &number))
             json_object_set_new(all, key_of(lever).text, json_integer((json_int_t)number));
-        else if (lever_means(lever, o) && flag_text(lever->flag, o).text[0])
-            json_object_set_new(all, key_of(lever).text, json_text(flag_text(lever->flag, o).text));
+        else if (lever_means(lever, o) && written(lever, o).text[0])
+            json_object_set_new(all, key_of(lever).text, json_text(written(lever, o).text));
     }
     return all;
 }
@@ -357,7 +372,7 @@ LeverText levers_csv(const Options *o)
     LeverText out = {""};
     for (int i = 0; i < LEVERS; i++)
         if (levers[i].where & LEVER_CSV)
-            append_csv(&out, flag_text(levers[i].flag, o).text);
+            append_csv(&out, written(&levers[i], o).text);
     return out;
 }
 
@@ -365,7 +380,7 @@ void levers_saved(const Options *o, void (*add)(void *to, const char *name, cons
 {
     for (int i = 0; i < LEVERS; i++) {
         const Lever *lever = &levers[i];
-        LeverText value = flag_text(lever->flag, o);
+        LeverText value = written(lever, o);
         if ((lever->where & LEVER_SAVED) != 0 && value.text[0] && lever_means(lever, o) &&
             (!lever->saved_if_given || flag_given(lever->flag, o)))
             add(to, lever->flag + 2, value.text);

@@ -21,9 +21,11 @@ typedef struct Lever {
     unsigned where;
     int (*means)(const Options *o);       /* whether it means something to this model; NULL: to every one */
     LeverText (*title)(const Options *o); /* in the title line, "" for the usual value; NULL: never there */
-    int joins;                     /* in the title " x " joins it to the one before, if that is there */
-    int model_decides;             /* its usual value is the model's */
-    int saved_if_given;            /* a saved run without it has the usual value */
+    int joins;                           /* in the title " x " joins it to the one before, if that is there */
+    int model_decides;                   /* its usual value is the model's */
+    int saved_if_given;                  /* a saved run without it has the usual value */
+    LeverText (*acts)(const Options *o); /* its value in logs, CSV and saved runs where it is not the typed
+                                            one: what acts when nothing is typed; "" where nothing does */
     int other_training;            /* pulled, something else is learned: what fits without it is preferred */
     void (*to_preset)(Options *o); /* what pulling it changes in each of these; NULL: nothing */
     void (*to_model)(const Options *o, Module *model);

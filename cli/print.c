@@ -5,6 +5,7 @@
 #include "../base/plural_.h"
 #include "../kernels/kernels.h"
 #include "levers_.h"
+#include "precision.h"
 
 const char *const group_names[MEM_GROUP_COUNT] = {
 #define X(id, name, label, word, brief) [MEM_GROUP_##id] = word,
@@ -25,11 +26,12 @@ MemGroup bound_by(const MemSummary *memory)
 /* Not where the rows below differ in it. */
 static int same_bracket(const Options *o)
 {
-    static const char *const decide[] = {"--model", "--optimizer", "--weights", "--quantize"};
+    static const char *const decide[] = {"--model",    "--optimizer", "--weights",
+                                         "--quantize", "--precision", "--grad-dtype"};
     for (size_t i = 0; i < sizeof decide / sizeof decide[0]; i++)
         if (option_varies(o, decide[i]))
             return 0;
-    return 1;
+    return !(trains_in_16_bit(o) && option_varies(o, "--accumulate"));
 }
 
 void print_title(const Options *o, int64_t parameters, const Bracket *bracket, int64_t steps)
@@ -39,8 +41,8 @@ void print_title(const Options *o, int64_t parameters, const Bracket *bracket, i
         line_add(&line, "several models");
     else
         line_add(&line, "%s  %s parameters", o->model, report_count(parameters).text);
-    if (!option_varies(o, "--weights") && !option_varies(o, "--quantize"))
-        line_add(&line, "  %s", weights_text(o).text);
+    if (!option_varies(o, "--weights") && !option_varies(o, "--quantize") && !option_varies(o, "--precision"))
+        line_add(&line, "  %s", types_text(o).text);
     line_add(&line, "  %s", levers_title(o).text);
     if (steps)
         line_add(&line, "  %" PRId64 " step%s", steps, plural(steps));
@@ -51,6 +53,8 @@ void print_title(const Options *o, int64_t parameters, const Bracket *bracket, i
         line.text[0] = '\0';
         line_add(&line, "%.1000s", bracket_text(bracket).text);
         say_line(&line);
+        if (bracket_star(bracket)[0])
+            printf("%s\n", bracket_star(bracket));
     }
 }
 

@@ -40,6 +40,7 @@ void print_run(const RunRecord *run, const char *indent)
         printf("  %s attention", run_option(run, "attention"));
     if (run_option(run, "lora")[0])
         printf("  LoRA %s", run_option(run, "lora"));
+    print_unusual(run, "precision", "fp32");
     print_unusual(run, "weights", "fp32");
     print_unusual(run, "quantize", "none");
     printf("\n%sbrim %s\n", indent, run->command);
@@ -67,6 +68,15 @@ static void print_seconds(const RunRecord *run, int complete)
         printf(", %.1f s in all", run->end.seconds);
 }
 
+static void print_skipped(const RunRecord *run)
+{
+    int skipped = 0;
+    for (size_t i = 0; i < run->step_count; i++)
+        skipped += run->steps[i].skipped;
+    if (skipped)
+        printf(", %d of them skipped because a gradient overflowed", skipped);
+}
+
 static void print_steps(const RunRecord *run)
 {
     const RunStep *steps = run->steps;
@@ -77,6 +87,7 @@ static void print_steps(const RunRecord *run)
         printf(" of %s", run_option(run, "steps"));
     if (made > (int64_t)count)
         printf(", of which the log has lines of %zu", count);
+    print_skipped(run);
     print_seconds(run, made == (int64_t)count);
     if (made) { /* of lost steps as the end says */
         int lost = made > (int64_t)count;

@@ -5,7 +5,7 @@
 
 #include "../estimate/formulae.h"
 #include "../estimate/textbook.h"
-#include "cli.h"
+#include "precision.h"
 
 enum { RULE = 52, COLUMN = 9 };
 
@@ -53,18 +53,51 @@ static const char *why_activations(const Rules *r)
     return "counted by what each operation keeps";
 }
 
-/* The published formula is of GPT's shape, in 16 bit with stored masks; here twice that, for fp32. */
+/* Bytes of a number that is kept for backward. */
+static int activation_bytes(const Rules *r)
+{
+    return (int)dtype_bytes(precision_of(r->options).activations, 1, 1);
+}
+
+/* The published formula is of GPT's shape, in 16 bit with stored masks; in fp32 twice that. */
 static void korthikanti(const Rules *r)
 {
+    int times = activation_bytes(r) / 2;
     ModelSizes sizes = nn_preset_sizes(&r->options->preset);
     GptShape shape = {
         .batch = r->options->batch, .seq = r->options->seq, .dim = sizes.dim, .heads = sizes.heads};
     if (!family_of(r->options)->gpt_block)
         return;
-    row(r, "activations: sbh(34 + 5as/h) x 2 for fp32, x layers",
-        2 * estimate_korthikanti_bytes(&shape, KORTHIKANTI_PLAIN, 1) * sizes.layers, MEM_GROUP_ACTIVATIONS,
+    row(r,
+        times == 2 ? "activations: sbh(34 + 5as/h) x 2 for fp32, x layers"
+                   : "activations: sbh(34 + 5as/h) x layers",
+        times * estimate_korthikanti_bytes(&shape, KORTHIKANTI_PLAIN, 1) * sizes.layers,
+        MEM_GROUP_ACTIVATIONS,
         r->options->attention == ATTENTION_FLASH ? "masks are not stored; flash keeps no scores"
                                                  : "masks are not stored, and scores once");
+}
+
+/* What is trained, by the bytes that its tensors have; in fp32 they are those of the textbook. */
+static void state_rows(const Rules *r, const Bracket *b)
+{
+    int states = optim_rule(r->options->optimizer)->states, adapters = b->adapters;
+    double trained = (double)b->trained.count, each = trained > 0 ? (double)b->trained.bytes / trained : 0;
+    double gradient = trained > 0 ? (double)b->gradients / trained : 0;
+    char label[3][64];
+    snprintf(label[0], sizeof label[0], "parameters: %.3g bytes each", each);
+    if (b->masters)
+        snprintf(label[0], sizeof label[0], "parameters: %.3g bytes each, and fp32 masters", each);
+    snprintf(label[1], sizeof label[1], "gradients: %.3g bytes each", gradient);
+    snprintf(label[2], sizeof label[2], "optimizer states: %d x %.3g bytes each", states,
+             states && trained > 0 ? (double)b->states / trained / states : 4);
+    row(r, adapters ? "parameters: as they are stored, and adapters" : label[0],
+        (double)(b->trained.bytes + b->masters + bracket_frozen_bytes(b)), MEM_GROUP_PARAMETERS, "");
+    row(r,
+        adapters                           ? "gradients: 4 bytes an adapter's parameter"
+        : b->gradients == b->trained.bytes ? "gradients: as many bytes"
+                                           : label[1],
+        (double)b->gradients, MEM_GROUP_GRADIENTS, why_gradients(r));
+    row(r, label[2], (double)b->states, MEM_GROUP_OPTIMIZER_STATES, "");
 }
 
 void rules_print(FILE *out, const Options *o, const Training *t, const Plan *plan)
@@ -73,23 +106,13 @@ void rules_print(FILE *out, const Options *o, const Training *t, const Plan *pla
     ReportUnit unit = report_unit(s->peak);
     double n = (double)t->parameters;
     Rules r = {out, unit, o, s, n};
-    const Bracket *b = &t->bracket;
-    int states = optim_rule(o->optimizer)->states, adapters = b->adapters;
-    double trained = (double)b->trained.count;
+    int bytes = activation_bytes(&r);
     char title[64], label[64];
     snprintf(title, sizeof title, "THE RULES FOR THIS RUN, %s", unit.name);
-    snprintf(label, sizeof label, "optimizer states: %d x 4 bytes each", states);
+    snprintf(label, sizeof label, "activations: sqrt(N) x batch x %d bytes x layers", bytes);
     fprintf(out, "\n%-*s%*s%*s%*s\n", RULE, title, COLUMN, "by rule", COLUMN, "own peak", COLUMN, "at peak");
-    if (adapters)
-        row(&r, "parameters: as they are stored, and adapters", (double)(b->trained.bytes + bracket_frozen_bytes(b)),
-            MEM_GROUP_PARAMETERS, "");
-    else
-        row(&r, "parameters: 4 bytes each", 4 * n, MEM_GROUP_PARAMETERS, "");
-    row(&r, adapters ? "gradients: 4 bytes an adapter's parameter" : "gradients: as many bytes", 4 * trained,
-        MEM_GROUP_GRADIENTS, why_gradients(&r));
-    row(&r, label, 4 * trained * states, MEM_GROUP_OPTIMIZER_STATES, "");
-    row(&r, "activations: sqrt(N) x batch x 4 bytes x layers",
-        4 * sqrt(n) * o->batch * nn_preset_sizes(&o->preset).layers, MEM_GROUP_ACTIVATIONS,
+    state_rows(&r, &t->bracket);
+    row(&r, label, bytes * sqrt(n) * o->batch * nn_preset_sizes(&o->preset).layers, MEM_GROUP_ACTIVATIONS,
         why_activations(&r));
     korthikanti(&r);
     row(&r, "overhead: 1 to 2 GB", -1, MEM_GROUP_OVERHEAD, "the rest of the peak; no CUDA context");
@@ -101,12 +124,15 @@ json_t *textbook_json(void)
 {
     json_t *rows = json_array();
     TextbookRow row;
-    for (int i = 0; estimate_textbook_row(i, &row); i++)
-        json_array_append_new(
-            rows, json_pack("{s:s, s:s, s:s, s:s, s:s, s:[f,f], s:[f,f], s:s, s:s, s:s, s:s}", "id", row.id,
-                            "topic", row.topic, "question", row.question, "rule", row.rule, "textbook",
-                            row.textbook, "by_rule", row.by_rule.low, row.by_rule.high, "exact",
-                            row.exact.low, row.exact.high, "unit", row.unit, "formula", row.formula, "remark",
-                            row.remark, "tag", "ESTIMATED"));
+    for (int i = 0; estimate_textbook_row(i, &row); i++) {
+        json_t *one = json_pack("{s:s, s:s, s:s, s:s, s:s, s:[f,f], s:[f,f], s:s, s:s, s:s, s:s}", "id",
+                                row.id, "topic", row.topic, "question", row.question, "rule", row.rule,
+                                "textbook", row.textbook, "by_rule", row.by_rule.low, row.by_rule.high,
+                                "exact", row.exact.low, row.exact.high, "unit", row.unit, "formula",
+                                row.formula, "remark", row.remark, "tag", row.plan ? "PLANNED" : "ESTIMATED");
+        if (row.plan)
+            json_object_set_new(one, "plan", json_string(row.plan));
+        json_array_append_new(rows, one);
+    }
     return json_pack("{s:o}", "textbook", rows);
 }

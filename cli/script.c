@@ -7,6 +7,7 @@
 #include "input_.h"
 #include "levers_.h"
 #include "lora.h"
+#include "precision.h"
 
 typedef struct Session {
     Training *training;
@@ -280,6 +281,7 @@ static int session_open(Session *s)
     s->steps_per_epoch = data_steps_per_epoch(s->train);
     s->steps = o->epochs ? o->epochs * s->steps_per_epoch : o->steps;
     store_weights(o);
+    set_precision(o);
     s->model = nn_model(&o->preset);
     /* A run that is resumed brings its weights; but of adapters not those of their base. */
     int goes_on = saving_resumes(s->training->saving) && !has_adapters(o);
@@ -425,6 +427,19 @@ static void generate(Session *s)
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
+/* optim_step. Where the loss is scaled it may change nothing but the scale. */
+static void update(Session *s, RunLogStep *line)
+{
+    if (scales_loss(s->options))
+        line->loss_scale = (double)optim_loss_scale(s->optimizer);
+    optim_step(s->optimizer);
+    line->skipped = !error_code() && optim_step_skipped(s->optimizer);
+    s->training->skipped += line->skipped;
+    if (line->skipped)
+        brim_say("step %4lld  skipped: a gradient overflows with a loss scale of %g; the next is %g",
+                 (long long)line->step, line->loss_scale, (double)optim_loss_scale(s->optimizer));
+}
+
 static void train_step(Session *s, int64_t step)
 {
     double start = clock_now();
@@ -435,7 +450,7 @@ static void train_step(Session *s, int64_t step)
     brim_step(tokens);
     RunLogStep line = {
         .step = step + 1, .loss = tensor_step_loss(), .lr = (double)optim_lr(s->optimizer), .tokens = tokens};
-    optim_step(s->optimizer);
+    update(s, &line);
     if (s->options->keep_gradients)
         optim_zero_grad_keep(s->optimizer);
     else
@@ -535,6 +550,7 @@ int training_script(void *config)
 {
     Session s = {.training = config, .options = ((Training *)config)->options};
     s.training->accuracy = -1;
+    s.training->skipped = 0;
     s.training->validation_samples = 0;
     session_open(&s);
     const Options *o = s.options;

@@ -3,6 +3,7 @@
 
 #include "flags_.h"
 #include "lora.h"
+#include "precision.h"
 
 typedef struct Named {
     const char *name;
@@ -68,6 +69,17 @@ LeverText weights_text(const Options *o)
                  weights_name(o->weights));
     else
         snprintf(out.text, sizeof out.text, "%s", weights_name(o->weights));
+    return out;
+}
+
+LeverText types_text(const Options *o)
+{
+    LeverText out = weights_text(o);
+    DType activations = precision_of(o).activations;
+    if (!has_adapters(o))
+        snprintf(out.text, sizeof out.text, "%.40s", o->precision);
+    else if (activations != DTYPE_F32)
+        lever_add(&out, "  %s activations", weights_name(activations));
     return out;
 }
 

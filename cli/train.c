@@ -7,6 +7,7 @@
 #include "../base/printable_.h"
 #include "../kernels/kernels.h"
 #include "lora.h"
+#include "precision.h"
 #include "variants_.h"
 
 static json_t *train_json(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
@@ -22,6 +23,8 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
                             json_number(r->loss_last), "validation", validation, "tokens_per_second",
                             r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
     bracket_add_trained(all, &t->bracket);
+    if (scales_loss(o))
+        json_object_set_new(all, "skipped_steps", json_integer((json_int_t)t->skipped));
     if (saving_resumes(t->saving))
         json_object_set_new(all, "steps_before", json_integer(t->first));
     if (t->saving->saved >= 0)
@@ -79,6 +82,8 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
 {
     SayLine line = {""};
     line_add(&line, "%" PRId64 " step%s, %s", r->steps, plural(r->steps), seconds_text(t->step_seconds).text);
+    if (t->skipped)
+        line_add(&line, ", %" PRId64 " skipped", t->skipped);
     if (r->tokens_per_second > 0) /* of one step nothing is known */
         line_add(&line, ", %s %s/s", report_rate(r->tokens_per_second).text,
                  o->seq ? "tokens" : "samples");
@@ -246,7 +251,7 @@ int command_demo(const Options *options, int sets)
     int count = variants_plan(&o, variants);
     printf("\nWhat each lever would save, planned the same way (brim compare):\n");
     variants_table(stdout, &o, variants, count);
-    variants_say_adapters(stdout, &o);
+    variants_say_words(stdout, &o);
     variants_free(variants, count);
     printf(
         "\nTry next:\n"

@@ -13,9 +13,14 @@ typedef struct Word {
 } Word;
 
 static const Word words[] = {
-    {"--dtype --precision --mixed-precision --amp --bf16 --fp16 --fp32 --tf32 --half --torch-dtype ",
-     "what is trained is fp32 today; weights that are frozen or only read are stored as --weights says; "
-     "docs/lessons/13-precision.md explains 16 bit"},
+    {"--dtype --mixed-precision --amp --autocast --bf16 --fp16 --fp32 --tf32 --half --torch-dtype ",
+     "training in 16 bit is --precision bf16-mixed, or another of its conventions (docs/precision.md); "
+     "weights "
+     "that are frozen or only read are stored as --weights says"},
+    {"--grad-scaler --loss-scaling --initial-scale --init-scale ",
+     "the loss of fp16 is scaled as --loss-scale says"},
+    {"--optim-bits --8bit-adam --adam8bit --adamw-8bit --optim ",
+     "8-bit states are those of --optimizer adamw8bit or adam8bit"},
     {"--lora-r --lora-rank --lora-alpha --lora-dropout --lora-target-modules --target-modules --peft ",
      "adapters are trained with --lora r=16,alpha=32,dropout=0.05,targets=q_proj,v_proj"},
     {"--adapters --adapter-path --peft-model --lora-path ",

@@ -84,6 +84,40 @@ static int train_adapters(Options *o, DType quantized)
     return 1;
 }
 
+static int is_fp32(const Options *o)
+{
+    return !strcmp(o->precision, options_default.precision);
+}
+
+static int has_adam(const Options *o)
+{
+    return !strcmp(o->optimizer, "adam") || !strcmp(o->optimizer, "adamw");
+}
+
+static int trains_all(const Options *o)
+{
+    return is_fp32(o) && !has_adapters(o);
+}
+
+static int trains_in_8_bit(const Options *o)
+{
+    return trains_all(o) && has_adam(o);
+}
+
+/* Beside adapters; without them 16 bit changes the weights too. */
+static int activates_in_fp32(const Options *o)
+{
+    return is_fp32(o) && has_adapters(o);
+}
+
+/* Weights, gradients and activations of 16 bits, and 8-bit states. */
+static int bf16_with_8bit_states(Options *o)
+{
+    o->precision = "bf16";
+    o->optimizer = !strcmp(o->optimizer, "adam") ? "adam8bit" : "adamw8bit";
+    return 1;
+}
+
 static int lora_on_bf16(Options *o)
 {
     return train_adapters(o, DTYPE_F32);
@@ -134,6 +168,25 @@ static const Pull sgd = {
 static const Pull attention = {
     .flag = "--attention", .target = MEM_GROUP_ACTIVATIONS, .set = other_attention};
 static const Pull zero_grad = {.flag = "--zero-grad", .target = MEM_GROUP_GRADIENTS, .set = other_zero_grad};
+static const Pull mixed = {.flag = "--precision",
+                           .value = "bf16-mixed",
+                           .word = "bf16-mixed",
+                           .target = MEM_GROUP_ACTIVATIONS,
+                           .pays = trains_all,
+                           .needed = 1};
+static const Pull states8 = {.flag = "--precision",
+                             .word = "bf16 + 8-bit AdamW",
+                             .target = MEM_GROUP_COUNT,
+                             .set = bf16_with_8bit_states,
+                             .pays = trains_in_8_bit,
+                             .needed = 1,
+                             .named = 1};
+static const Pull half = {.flag = "--precision",
+                          .value = "bf16",
+                          .word = "16 bit",
+                          .target = MEM_GROUP_ACTIVATIONS,
+                          .pays = activates_in_fp32,
+                          .needed = 1};
 static const Pull lora = {.flag = "--lora",
                           .word = "LoRA on bf16",
                           .target = MEM_GROUP_COUNT,
@@ -169,10 +222,17 @@ static const struct {
     {{&blocks, &singles, &chunk}},
     {{&blocks, &early, &chunk, &sgd}},
     {{&blocks, &singles, &chunk, &sgd}},
+    {{&mixed}},
+    {{&mixed, &blocks}},
+    {{&states8}},
+    {{&states8, &blocks, &chunk}},
     {{&lora}},
     {{&qlora}},
+    {{&half}},
+    {{&lora, &half}},
     {{&lora, &blocks}},
     {{&qlora, &blocks}},
+    {{&qlora, &half, &blocks}},
     {{&qlora, &blocks, &chunk}},
     {{&qlora, &blocks, &singles, &chunk}},
     {{&attention}},
@@ -258,20 +318,23 @@ int variant_adds_adapters(const Variant *v, const Options *from)
     return has_adapters(&v->options) && !has_adapters(from);
 }
 
-void variants_say_adapters(FILE *out, const Options *from)
+void variants_say_words(FILE *out, const Options *from)
 {
-    static const Pull *const pulls[] = {&lora, &qlora};
-    int said = 0;
+    static const Pull *const pulls[] = {&lora, &qlora, &half, &states8};
+    Options adapters = *from;
+    int said = 0, adds = !has_adapters(from) && pull(&lora, &adapters);
     for (size_t i = 0; i < sizeof pulls / sizeof pulls[0]; i++) {
-        Options pulled = *from;
+        const Options *base = pulls[i] == &half ? &adapters : from; /* 16 bit: of rows with adapters */
+        Options pulled = *base;
         if (pull(pulls[i], &pulled))
-            fprintf(out, "%s%s is %s", said++ ? "; " : "", pulls[i]->word, levers_text(&pulled, from).text);
+            fprintf(out, "%s%s is %s", said++ ? "; " : "", pulls[i]->word, levers_text(&pulled, base).text);
     }
     if (said)
-        fprintf(out, ".\n%s",
-                has_adapters(from) ? ""
-                                   : "They train adapters beside frozen weights: another training, "
-                                     "for weights that are trained already (--init).\n");
+        fprintf(out, ".\n");
+    if (adds)
+        fprintf(out,
+                "LoRA and QLoRA train adapters beside frozen weights: another training, for weights that "
+                "are trained already (--init).\n");
 }
 
 int variants_plan(const Options *o, Variant variants[VARIANTS])

@@ -5,7 +5,7 @@
 #include "cli.h"
 
 enum {
-    VARIANTS = 24,
+    VARIANTS = 32,
     VARIANT_LABEL = 96,
     SUGGESTED_CHUNK = 128 /* rows of logits, where chunks are tried */
 };
@@ -33,8 +33,8 @@ void variants_free(Variant *variants, int count);
  * more options to type. */
 int variant_costs_more(const Variant *a, const Variant *b, const Variant *base);
 int variant_adds_adapters(const Variant *variant, const Options *from);
-/* What the rows with adapters mean and how they are typed; nothing where there is none. */
-void variants_say_adapters(FILE *out, const Options *from);
+/* How rows that are called by a word are typed, and what adapters mean; nothing where there is none. */
+void variants_say_words(FILE *out, const Options *from);
 /* NULL where none can be planned. */
 const Variant *variants_least_need(const Variant *variants, int count);
 /* compare.c: the table of `brim compare`, and of the demo. */

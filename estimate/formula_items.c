@@ -12,9 +12,10 @@ typedef struct Term {
     const char *name, *formula;
     KorthikantiPart part;
     int paper_sbh, paper_scores;
-    int here_sbh;                   /* fp32, one block */
-    int row_values;                 /* blocks of one fp32 value a token */
-    int eager_scores, flash_values; /* a score; a row of scores (a token and head) */
+    int here_sbh;     /* numbers, one block */
+    int row_values;   /* blocks of one fp32 number a token */
+    int eager_scores; /* numbers a score */
+    int flash_values; /* fp32 numbers a row of scores (a token and head) */
     const char *why;
 } Term;
 
@@ -23,20 +24,20 @@ static const char again[] = "recomputed, not kept";
 static const char none[] = "no attention dropout";
 
 static const Term terms[] = {
-    {"LayerNorm 1: input", "2 sbh", KORTHIKANTI_LAYER_NORM, 2, 0, 4, 0, 0, 0, fp32},
+    {"LayerNorm 1: input", "2 sbh", KORTHIKANTI_LAYER_NORM, 2, 0, 1, 0, 0, 0, fp32},
     {"LayerNorm 1: mean, 1/std", "-", KORTHIKANTI_LAYER_NORM, 0, 0, 0, 2, 0, 0, "left out by the paper"},
-    {"qkv product: input", "2 sbh", KORTHIKANTI_ATTENTION, 2, 0, 4, 0, 0, 0, fp32},
-    {"query, key, value", "6 sbh", KORTHIKANTI_ATTENTION, 6, 0, 12, 0, 0, 0, "fp32; one tensor"},
-    {"softmax: output", "2as²b", KORTHIKANTI_SCORES, 0, 2, 0, 0, 4, 4, "fp32; flash: row sums"},
+    {"qkv product: input", "2 sbh", KORTHIKANTI_ATTENTION, 2, 0, 1, 0, 0, 0, fp32},
+    {"query, key, value", "6 sbh", KORTHIKANTI_ATTENTION, 6, 0, 3, 0, 0, 0, "fp32; one tensor"},
+    {"softmax: output", "2as²b", KORTHIKANTI_SCORES, 0, 2, 0, 0, 1, 1, "fp32; flash: row sums"},
     {"softmax: dropout mask", "as²b", KORTHIKANTI_SCORES, 0, 1, 0, 0, 0, 0, none},
     {"softmax: dropout output", "2as²b", KORTHIKANTI_SCORES, 0, 2, 0, 0, 0, 0, none},
-    {"output product: input", "2 sbh", KORTHIKANTI_ATTENTION, 2, 0, 4, 0, 0, 0, fp32},
+    {"output product: input", "2 sbh", KORTHIKANTI_ATTENTION, 2, 0, 1, 0, 0, 0, fp32},
     {"attention: dropout mask", "sbh", KORTHIKANTI_ATTENTION, 1, 0, 0, 0, 0, 0, again},
-    {"LayerNorm 2: input", "2 sbh", KORTHIKANTI_LAYER_NORM, 2, 0, 4, 0, 0, 0, fp32},
+    {"LayerNorm 2: input", "2 sbh", KORTHIKANTI_LAYER_NORM, 2, 0, 1, 0, 0, 0, fp32},
     {"LayerNorm 2: mean, 1/std", "-", KORTHIKANTI_LAYER_NORM, 0, 0, 0, 2, 0, 0, "left out by the paper"},
-    {"first MLP product: input", "2 sbh", KORTHIKANTI_MLP, 2, 0, 4, 0, 0, 0, fp32},
-    {"GELU: input", "8 sbh", KORTHIKANTI_MLP, 8, 0, 16, 0, 0, 0, fp32},
-    {"second MLP product: input", "8 sbh", KORTHIKANTI_MLP, 8, 0, 16, 0, 0, 0, fp32},
+    {"first MLP product: input", "2 sbh", KORTHIKANTI_MLP, 2, 0, 1, 0, 0, 0, fp32},
+    {"GELU: input", "8 sbh", KORTHIKANTI_MLP, 8, 0, 4, 0, 0, 0, fp32},
+    {"second MLP product: input", "8 sbh", KORTHIKANTI_MLP, 8, 0, 4, 0, 0, 0, fp32},
     {"MLP: dropout mask", "sbh", KORTHIKANTI_MLP, 1, 0, 0, 0, 0, 0, again},
 };
 enum { TERMS = sizeof terms / sizeof terms[0] };
@@ -57,14 +58,19 @@ int estimate_formula_item(const GptShape *x, int i, FormulaItem *item)
         return 0;
     const Term *term = &terms[i];
     int64_t rows = x->batch * x->seq, score_rows = rows * x->heads, score_values = score_rows * x->seq;
-    int64_t common =
-        block(term->here_sbh * rows * x->dim) + term->row_values * block((int64_t)sizeof(float) * rows);
+    const int64_t bytes32 = 4, bytes16 = 2;
+    int64_t values = term->here_sbh * rows * x->dim, scores = term->eager_scores * score_values;
+    int64_t statistics = term->row_values * block(bytes32 * rows);
+    int64_t row_sums = block(bytes32 * term->flash_values * score_rows);
+    int64_t common = block(bytes32 * values) + statistics, common16 = block(bytes16 * values) + statistics;
     *item = (FormulaItem){.term = term->name,
                           .formula = term->formula,
                           .part = term->part,
                           .paper = term->paper_sbh * rows * x->dim + term->paper_scores * score_values,
-                          .eager = common + block(term->eager_scores * score_values),
-                          .flash = common + block(term->flash_values * score_rows),
+                          .eager = common + block(bytes32 * scores),
+                          .flash = common + row_sums,
+                          .eager16 = common16 + block(bytes16 * scores),
+                          .flash16 = common16 + row_sums,
                           .why = term->why};
     return 1;
 }
@@ -109,6 +115,8 @@ static void items_print(FILE *out, const GptShape *x)
         sum.paper += item.paper;
         sum.eager += item.eager;
         sum.flash += item.flash;
+        sum.eager16 += item.eager16;
+        sum.flash16 += item.flash16;
     }
     rule(out);
     line(out, &sum);
@@ -118,6 +126,8 @@ static void items_print(FILE *out, const GptShape *x)
             "Paper: sbh (34 + 5as/h). brim: eager sbh (64 + 4as/h) + 16 sb, flash 64 sbh + 4asb + 16 sb,\n"
             "each block rounded up to %d bytes; equal to a plan to the byte, with dropout and without.\n",
             MEMTRACK_ALIGN);
+    fprintf(out, "In 16 bit, as the paper, brim keeps %s (eager) and %s (flash).\n",
+            report_size((uint64_t)sum.eager16).text, report_size((uint64_t)sum.flash16).text);
 }
 
 static void table2_print(FILE *out, const GptShape *x)

@@ -88,6 +88,7 @@ typedef struct FormulaItem {
     const char *term, *formula; /* "query, key, value", "6 sbh" */
     KorthikantiPart part;
     int64_t paper, eager, flash;
+    int64_t eager16, flash16; /* with activations of 16 bits: statistics and row sums are fp32 there too */
     const char *why;
 } FormulaItem;
 

@@ -110,12 +110,14 @@ static void wrapped(FILE *out, const char *label, const char *text)
 
 static void row_print(FILE *out, const TextbookRow *row)
 {
-    fprintf(out, "  %-*s %*s %*s ESTIMATED\n", QUESTION, row->question, TEXTBOOK, row->textbook, EXACT,
-            figure_text(row).text);
+    fprintf(out, "  %-*s %*s %*s %9s\n", QUESTION, row->question, TEXTBOOK, row->textbook, EXACT,
+            figure_text(row).text, row->plan ? "PLANNED" : "ESTIMATED");
     if (strcmp(row->rule, "-"))
         wrapped(out, "rule   ", row->rule);
     wrapped(out, "exact  ", row->formula);
     wrapped(out, "note   ", row->remark);
+    if (row->plan)
+        fprintf(out, "%*splan   brim %s\n", INDENT, "", row->plan);
 }
 
 static void topic_print(FILE *out, const char *topic)

@@ -1,8 +1,9 @@
 /* textbook: the rules of thumb that people arrive with, each beside the exact figure.
  *
- * Pure arithmetic: nothing is planned, built or measured, so every row is tagged ESTIMATED. "Exact" is exact
- * for what its formula says, and the remark says what that leaves out. A plan (plan.h) is the exact answer
- * for a model and a batch.
+ * Pure arithmetic: nothing is planned, built or measured here. "Exact" is exact for what its formula says,
+ * and the remark says what that leaves out. A plan (plan.h) is the exact answer for a model and a batch.
+ * Where a plan has the very same bytes, the row names its command and is tagged PLANNED, and a test compares
+ * the two; the others are tagged ESTIMATED.
  */
 #ifndef BRIM_TEXTBOOK_H
 #define BRIM_TEXTBOOK_H
@@ -31,6 +32,8 @@ typedef struct TextbookRow {
     const char *unit;    /* of both: "bytes", or what a bare number counts ("values", "times", "bits") */
     const char *formula; /* of the exact figure, spelled out; two with " to " between for a range */
     const char *remark;  /* what is wrong or loose with either */
+    const char
+        *plan; /* the command whose plan has exactly these bytes, without "brim"; NULL = there is none */
 } TextbookRow;
 
 /* Fills the i-th row; 0 past the end. The texts are static. */

@@ -133,6 +133,44 @@ static void huggingface_10b(TextbookRow *row)
     row->by_rule = row->exact = figure_(convention(BITS16, FP32, FP32, FP32));
 }
 
+/* ---- The same of an 8B, as they are planned -------------------------------------------------- */
+
+static void states_8b(TextbookRow *row, int bytes)
+{
+    row->by_rule = figure_(8 * billion * bytes);
+    row->exact = figure_(count(&llama_8b_) * bytes);
+}
+
+static void bf16_8b(TextbookRow *row)
+{
+    states_8b(row, BITS16 + BITS16 + ADAM_VALUES * BITS16);
+}
+
+static void states32_8b(TextbookRow *row)
+{
+    states_8b(row, BITS16 + BITS16 + ADAM_VALUES * FP32);
+}
+
+static void master_8b(TextbookRow *row)
+{
+    states_8b(row, BITS16 + BITS16 + FP32 + ADAM_VALUES * FP32);
+}
+
+static void gradients32_8b(TextbookRow *row)
+{
+    states_8b(row, BITS16 + FP32 + FP32 + ADAM_VALUES * FP32);
+}
+
+/* States of 8 bits have a scale of fp32 a block of 256; those of the embedding are fp32. */
+static void states8_8b(TextbookRow *row)
+{
+    const double block = 256, state = INT8 + FP32 / block;
+    double embedding = (double)(llama_8b_.vocab * llama_8b_.dim), rest = count(&llama_8b_) - embedding;
+    row->by_rule = figure_(8 * billion * (BITS16 + BITS16 + ADAM_VALUES * INT8));
+    row->exact = figure_(count(&llama_8b_) * (BITS16 + BITS16) + rest * ADAM_VALUES * state +
+                         embedding * ADAM_VALUES * FP32);
+}
+
 /* ---- Totals ---------------------------------------------------------------------------------- */
 
 static double adam_fp32(double parameters)
@@ -217,6 +255,7 @@ static const char parameter[] = "A PARAMETER";
 static const char gradient[] = "GRADIENTS";
 static const char state[] = "OPTIMIZER STATES";
 static const char total[] = "THE TOTAL";
+static const char convention_of[] = "16-BIT TRAINING OF LLAMA 3.1 8B (states alone, before activations)";
 static const char tuning[] = "FOUR WAYS TO TUNE LLAMA 3.1 8B (states alone, before activations)";
 
 static const Lesson lessons[] = {
@@ -274,19 +313,23 @@ static const Lesson lessons[] = {
      sgd_momentum},
     {{"10b-bf16", state, "10B, Adam: everything in bf16", "8 bytes a parameter.", "80 GB", .unit = "bytes",
       .formula = "10,000,000,000 x (2 + 2 + 2 x 2)",
-      .remark = "Small updates are lost to bf16's 8 bits of mantissa."},
+      .remark = "--precision bf16. Rounded to nearest, small updates are lost to bf16's 8 bits of mantissa; "
+                "brim rounds stochastically."},
      bf16_10b},
     {{"10b-mixed", state, "10B, Adam: fp32 states (the lesson's)", "12 bytes a parameter: states stay fp32.",
       "120 GB", .unit = "bytes", .formula = "10,000,000,000 x (2 + 2 + 2 x 4)",
-      .remark = "No fp32 master copy of the weights; the usual mixed precision has one."},
+      .remark = "--precision bf16-states32. No fp32 master copy of the weights; the usual mixed precision "
+                "has one."},
      mixed_10b},
     {{"10b-zero", state, "10B, Adam: ZeRO's count", "16 bytes a parameter: fp32 master and states.", "160 GB",
       .unit = "bytes", .formula = "10,000,000,000 x (2 + 2 + 12)",
-      .remark = "arXiv 1910.02054, K = 12. Plain fp32 training costs the same 16."},
+      .remark = "--precision bf16-mixed. arXiv 1910.02054, K = 12. Plain fp32 training costs the same 16."},
      zero_10b},
     {{"10b-huggingface", state, "10B, Adam: Hugging Face's count", "18 bytes a parameter.", "180 GB",
       .unit = "bytes", .formula = "10,000,000,000 x (6 + 4 + 2 x 4)",
-      .remark = "Weights in 16 bit and fp32, gradients fp32, two states."},
+      .remark =
+          "--precision bf16-mixed --grad-dtype 32, or bf16-autocast: there the 16-bit copies come and go, "
+          "and the 18 are never there together."},
      huggingface_10b},
 
     {{"1b-adam", total, "\"1B\", fp32, Adam, full fine-tuning",
@@ -323,23 +366,52 @@ static const Lesson lessons[] = {
           "By the least and the most of the four conventions above, with the lesson's own activations."},
      total_10b},
 
+    {{"8b-bytes-8", convention_of, "bf16: 8 bytes a parameter", "Everything in bf16.", "64 GB",
+      .unit = "bytes", .formula = "8,030,261,248 x (2 + 2 + 2 x 2)",
+      .remark = "Rounded stochastically, or small updates would be lost.",
+      .plan = "plan llama-3.1-8b --precision bf16"},
+     bf16_8b},
+    {{"8b-bytes-12", convention_of, "fp32 states: 12 bytes", "States stay fp32.", "96 GB", .unit = "bytes",
+      .formula = "8,030,261,248 x (2 + 2 + 2 x 4)", .remark = "No master copy: rounded stochastically too.",
+      .plan = "plan llama-3.1-8b --precision bf16-states32"},
+     states32_8b},
+    {{"8b-bytes-16", convention_of, "A master copy: 16 bytes", "fp32 master and states.", "128 GB",
+      .unit = "bytes", .formula = "8,030,261,248 x (2 + 2 + 4 + 2 x 4)",
+      .remark = "As many bytes as fp32, and as many with fp16-mixed; activations are half.",
+      .plan = "plan llama-3.1-8b --precision bf16-mixed"},
+     master_8b},
+    {{"8b-bytes-18", convention_of, "And fp32 gradients: 18 bytes", "Gradients are summed in fp32.", "144 GB",
+      .unit = "bytes", .formula = "8,030,261,248 x (2 + 4 + 4 + 2 x 4)",
+      .remark = "--accumulate N brings them along, so that small gradients are not lost in their sum.",
+      .plan = "plan llama-3.1-8b --precision bf16-mixed --grad-dtype 32"},
+     gradients32_8b},
+    {{"8b-states-8bit", convention_of, "bf16 with 8-bit states", "6 bytes a parameter.", "48 GB",
+      .unit = "bytes",
+      .formula = "8,030,261,248 x (2 + 2) + 7,504,924,672 x 2 x (1 + 4 / 256) + 525,336,576 x 2 x 4",
+      .remark = "256 codes share a scale, and the embedding's states are fp32: the rule forgets 3.4 GB.",
+      .plan = "plan llama-3.1-8b --precision bf16 --optimizer adamw8bit"},
+     states8_8b},
+
     {{"8b-fp32", tuning, "Full precision", "fp32, Adam.", "above 100 GB", .unit = "bytes",
-      .formula = "8,030,261,248 x (4 + 4 + 2 x 4)", .remark = "Right: more than a card of 80 GB has."},
+      .formula = "8,030,261,248 x (4 + 4 + 2 x 4)", .remark = "Right: more than a card of 80 GB has.",
+      .plan = "plan llama-3.1-8b"},
      fp32_8b},
     {{"8b-mixed", tuning, "16-bit mixed", "16-bit weights and gradients, fp32 states.", "below 100 GB",
       .unit = "bytes", .formula = "8,030,261,248 x (2 + 2 + 2 x 4)",
-      .remark = "128.5 GB with the fp32 master copy of ZeRO's count."},
+      .remark = "128.5 GB with the fp32 master copy of ZeRO's count.",
+      .plan = "plan llama-3.1-8b --precision bf16-states32"},
      mixed_8b},
     {{"8b-lora", tuning, "LoRA r16 on all linear layers", "16-bit weights, frozen.", "below 100 GB",
       .unit = "bytes", .formula = "8,030,261,248 x 2 + 41,943,040 x (4 + 4 + 2 x 4)",
-      .remark = "The base is 96 % of it: more rank costs little, fewer bits of the base save much. With all "
-                "else it is planned: `brim compare --four-ways`."},
+      .remark = "The base is 96 % of it: more rank costs little, fewer bits of the base save much.",
+      .plan = "plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16"},
      lora_8b},
     {{"8b-qlora", tuning, "QLoRA", "4-bit weights, frozen.", "below 10 GB", .unit = "bytes",
       .formula = "6,979,321,856 x (4 + 8 / 64 + 32 / (64 x 256)) / 8 + 224 x 4 + 1,050,939,392 x 2 + "
                  "41,943,040 x (4 + 4 + "
                  "2 x 4)",
-      .remark = "Right for states. Activations and logits (1.05 GB an fp32 copy) come on top at full size."},
+      .remark = "Right for states. Activations and logits (1.05 GB an fp32 copy) come on top at full size.",
+      .plan = "plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4"},
      qlora_8b},
 };
 

@@ -204,7 +204,10 @@ static int attention_has_rows(const AttentionDims *d, AttentionKept kept, int ba
 static AttentionLayout attention_layout(const AttentionDims *d, AttentionKept kept, int backward, int block)
 {
     int64_t queries = attention_min(block, d->seq), keys = attention_min(ATTENTION_KEYS, d->seq);
-    AttentionLayout l = {.scores = ATTENTION_SCORES, .gradients = backward ? ATTENTION_SCORES : 0};
+    AttentionLayout l = {.scores = ATTENTION_SCORES};
+    if (d->type != DTYPE_F32)
+        l.scores = (size_t)queries * ATTENTION_KEYS;
+    l.gradients = backward ? l.scores : 0;
     if (attention_has_rows(d, kept, backward))
         l.scores = attention_whole(queries * d->seq);
     if (d->type != DTYPE_F32) {

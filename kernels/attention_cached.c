@@ -31,6 +31,11 @@ static void cached_put(const AttentionDims *d, const void *from, int64_t at, int
 {
     enum { ROOM = 1024 };
     float room[ROOM];
+    if (d->cached == d->type) {
+        memcpy(values_at(d->cached, cache, to), values_at(d->type, from, at),
+               (size_t)(n * values_size(d->type)));
+        return;
+    }
     for (int64_t i = 0; i < n; i += ROOM) {
         int64_t count = n - i < ROOM ? n - i : ROOM;
         const float *x = values_load(d->type, from, at + i, count, room);

@@ -45,5 +45,6 @@ void environment_end(void);
 /* Whether the processor and the system have all of x86-64-v3 (AVX2, FMA) or x86-64-v4 (AVX-512). */
 int processor_has_avx2(void);
 int processor_has_avx512(void);
+int processor_has_avx512_bf16(void); /* and AVX512-BF16 beside it */
 
 #endif

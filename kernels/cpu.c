@@ -5,10 +5,12 @@
 
 #include "gemm_own.c"
 #include "gemm.c"
+#include "gemm_dots.c"
 #include "gemm_stored.c"
 #include "gemv.c"
 #include "gemv_stored.c"
 #include "linear.c"
+#include "linear_dots.c"
 #include "attention_tiles.c"
 #include "attention.c"
 #include "attention_backward.c"
@@ -35,3 +37,17 @@ const Kernels KERNEL_JOIN(kernels_cpu_, KERNEL_ISA) = {
 #define KERNEL(type, kernel, arguments) .kernel = kernel,
 #include "table.h"
 };
+
+#ifdef KERNEL_DOTS
+#pragma GCC diagnostic ignored "-Woverride-init"
+extern const Kernels kernels_cpu_dots;
+const Kernels kernels_cpu_dots = {
+#define KERNEL(type, kernel, arguments) .kernel = kernel,
+#include "table.h"
+    .name = "avx512-bf16",
+    .gemm_stored = dots_gemm_stored,
+    .linear_forward = dots_linear_forward,
+    .linear_backward_input = dots_linear_backward_input,
+    .linear_backward_weight = dots_linear_backward_weight,
+};
+#endif

@@ -1,5 +1,6 @@
 /* Which kernel table runs here: the widest one that was linked and that processor and system support. */
 #include "kernels/blas.h"
+#include "kernels/dots.h"
 #include "kernels/kernels.h"
 
 #include <stdlib.h>
@@ -8,6 +9,9 @@
 extern const Kernels kernels_cpu_base;
 #ifdef BRIM_HAVE_avx2
 extern const Kernels kernels_cpu_avx2;
+#endif
+#ifdef BRIM_HAVE_dots
+extern const Kernels kernels_cpu_dots;
 #endif
 #ifdef BRIM_HAVE_avx512
 extern const Kernels kernels_cpu_avx512;
@@ -23,6 +27,9 @@ static const struct {
     const Kernels *table;
     int (*supported)(void);
 } dispatch_tables[] = {
+#ifdef BRIM_HAVE_dots
+    {&kernels_cpu_dots, processor_has_avx512_bf16},
+#endif
 #ifdef BRIM_HAVE_avx512
     {&kernels_cpu_avx512, processor_has_avx512},
 #endif

@@ -4,10 +4,11 @@
  * instruction adds them in its own order, rounds to nearest, and takes what is denormal for zero, so its
  * results are near those of the plain tile, and not equal to them. Part of cpu.c. */
 #include "kernels/decode.h"
+#include "kernels/dots.h"
 
 #include <stdint.h>
 
-#if defined(__AVX512BW__) && defined(__AVX512VL__) && (defined(__clang__) || __GNUC__ >= 10)
+#if defined(__AVX512BW__) && defined(BRIM_HAVE_dots)
 #define KERNEL_DOTS 1
 #endif
 
@@ -28,9 +29,10 @@ VEC_INLINE void dots_turn(const uint16_t *x, int64_t ld, uint32_t *y, int64_t wi
     }
 }
 
-/* y (pairs, width) = rows of x turned, one pair after the other; the last has one value where depth is odd. */
-static __attribute__((noinline)) void dots_turn_rest(int64_t rows, int64_t depth, const uint16_t *x, int64_t ld,
-                                                     uint32_t *y, int64_t width)
+/* y (pairs, width) = rows of x turned, one pair after the other; the last has one value where depth is odd.
+ */
+static __attribute__((noinline)) void dots_turn_rest(int64_t rows, int64_t depth, const uint16_t *x,
+                                                     int64_t ld, uint32_t *y, int64_t width)
 {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t k = 0; k < depth; k += 2) {
@@ -118,5 +120,17 @@ dots_tile(int64_t pairs, const uint32_t *a, const uint32_t *b, ProductVector sum
         }
     }
     memcpy(sum, tile, sizeof tile);
+}
+
+/* Strips of `width` rows of op(x), rows [row, row + rows), and terms [at, at + depth); `turned`: x is stored
+ * (terms, rows). */
+VEC_INLINE void dots_pack(const Decoder *x, int turned, int64_t row, int64_t rows, int64_t at, int64_t depth,
+                          int width, float *out)
+{
+    const uint16_t *values = (const uint16_t *)(const void *)x->at;
+    if (turned)
+        dots_pack_cols(values + at * x->cols + row, x->cols, depth, rows, width, (uint32_t *)(void *)out);
+    else
+        dots_pack_rows(values + row * x->cols + at, x->cols, rows, depth, width, (uint32_t *)(void *)out);
 }
 #endif

@@ -133,18 +133,29 @@ struct StoredProduct {
     StoredCut cut;
     StoredStore *store;
     const void *user; /* of store */
+    int dots;         /* both operands are bf16, and multiplied by gemm_dots.c */
 };
+
+static int stored_dots(const StoredArray *a, const StoredArray *b, const KernelRun *run)
+{
+    return run->dots && a->dtype == DTYPE_BF16 && b->dtype == DTYPE_BF16;
+}
 
 /* ---- The micro-kernel ------------------------------------------------------------------------ */
 
-/* These three know what packed blocks look like, and nobody else does. Another micro-kernel (16-bit pairs for
- * dot instructions) is another three, chosen here by the product's types; its blocks may take as many bytes
- * as floats do. A block of A is at most (STORED_ROWS, STORED_DEPTH), one of B (STORED_DEPTH, p->cut.cols). */
+/* These know what packed blocks look like, and nobody else does: floats, or pairs of bf16 for dot
+ * instructions, which take half the room. A block of A is at most (STORED_ROWS, STORED_DEPTH), one of B (STORED_DEPTH, p->cut.cols). */
 
 /* Rows [row, row + rows) of op(A), terms [at, at + depth). */
 static void stored_pack_left(const StoredProduct *p, int64_t row, int64_t rows, int64_t at, int64_t depth,
                              float *out)
 {
+#ifdef KERNEL_DOTS
+    if (p->dots) {
+        dots_pack(&p->a, p->trans_a, row, rows, at, depth, PRODUCT_ROWS, out);
+        return;
+    }
+#endif
     if (p->trans_a)
         stored_pack_cols(&p->a, at, depth, row, rows, PRODUCT_ROWS, out);
     else
@@ -155,6 +166,12 @@ static void stored_pack_left(const StoredProduct *p, int64_t row, int64_t rows, 
 static void stored_pack_right(const StoredProduct *p, int64_t col, int64_t cols, int64_t at, int64_t depth,
                               float *out)
 {
+#ifdef KERNEL_DOTS
+    if (p->dots) {
+        dots_pack(&p->b, !p->trans_b, col, cols, at, depth, PRODUCT_COLS, out);
+        return;
+    }
+#endif
     if (p->trans_b)
         stored_pack_rows(&p->b, col, cols, at, depth, PRODUCT_COLS, out);
     else
@@ -170,18 +187,38 @@ VEC_INLINE void stored_prefetch(int64_t rows, const float *c, int64_t ldc)
     }
 }
 
+/* How many steps a tile takes over so many terms; from one strip to the next are so many floats a row. */
+static int64_t stored_steps(const StoredProduct *p, int64_t depth)
+{
+    return p->dots ? (depth + 1) / 2 : depth;
+}
+
+VEC_INLINE void stored_tile(const StoredProduct *p, int64_t steps, const float *a, const float *b,
+                            ProductVector sum[][2])
+{
+#ifdef KERNEL_DOTS
+    if (p->dots) {
+        dots_tile(steps, (const uint32_t *)(const void *)a, (const uint32_t *)(const void *)b, sum);
+        return;
+    }
+#endif
+    (void)p;
+    product_tile(steps, a, b, sum);
+}
+
 /* C (rows, cols) = alpha A B + beta C of packed blocks, C float. */
 static void stored_multiply(const StoredProduct *p, int64_t rows, int64_t cols, int64_t depth, const float *a,
                             const float *b, float beta, float *c, int64_t ldc)
 {
     ProductVector sum[PRODUCT_ROWS][2];
+    int64_t steps = stored_steps(p, depth);
     for (int64_t j = 0; j < cols; j += PRODUCT_COLS)
         for (int64_t i = 0; i < rows; i += PRODUCT_ROWS) {
             int64_t high = product_least(rows - i, PRODUCT_ROWS),
                     wide = product_least(cols - j, PRODUCT_COLS);
             float *to = c + i * ldc + j;
             stored_prefetch(high, to, ldc);
-            product_tile(depth, a + i * depth, b + j * depth, sum);
+            stored_tile(p, steps, a + i * steps, b + j * steps, sum);
             if (wide == PRODUCT_COLS)
                 product_store_whole(high, p->alpha, sum, beta, to, ldc);
             else
@@ -340,7 +377,8 @@ static void gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64_t 
                        ldc,
                        stored_cut(&grid, k, c_type),
                        stored_round,
-                       NULL};
+                       NULL,
+                       stored_dots(a, b, run)};
     int64_t space = stored_space(&p.cut);
     int panels = grid.rows * grid.cols;
 #pragma omp parallel for schedule(static, 1) num_threads(run->threads) if (panels > 1 && !omp_in_parallel())

@@ -129,12 +129,13 @@ typedef struct UpdateControl {
 } UpdateControl;
 
 typedef struct Kernels {
-    const char *name; /* "reference", "base", "avx2", "avx512" */
+    const char *name; /* "reference", "base", "avx2", "avx512", "avx512-bf16" */
 #define KERNEL(type, kernel, arguments) type(*kernel) arguments;
 #include "table.h"
 } Kernels;
 
-/* The fastest table this processor can run (BRIM_ISA=base|avx2|avx512|reference overrides); never NULL.
+/* The fastest table this processor can run (BRIM_ISA=base|avx2|avx512|avx512-bf16|reference overrides); never
+ * NULL. avx512-bf16 is avx512, but for products of bf16 by bf16, which dot instructions compute.
  * name NULL = choose; an unknown or unsupported name returns NULL. */
 const Kernels *kernels_cpu(const char *name);
 const Kernels *kernels_reference(void);

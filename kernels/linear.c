@@ -176,7 +176,8 @@ static void linear_forward(const LinearDims *d, Activation act, const void *x, c
                             d->out,
                             stored_cut(&grid, d->in, d->y),
                             linear_store,
-                            &f};
+                            &f,
+                            stored_dots(&rows, w, run)};
     int64_t space = 0;
     if (linear_is_few(d)) { /* each thread its own columns, so that none reads another's weights */
         linear_few(&f, workspace);

@@ -45,6 +45,19 @@ int processor_has_avx512(void)
 #endif
 }
 
+int processor_has_avx512_bf16(void)
+{
+#ifdef __x86_64__
+    static _Atomic int known;
+    unsigned a = 0, b, c, d;
+    if (!known)
+        known = 1 + (processor_has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1));
+    return known - 1;
+#else
+    return 0;
+#endif
+}
+
 /* The numbers that a file begins with, at most two; returns how many. */
 static int read_numbers(const char *path, long *first, long *second)
 {

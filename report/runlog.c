@@ -367,6 +367,10 @@ void report_log_step(RunLog *log, MemLedger *ledger, const RunLogStep *step)
     add_real(line, "lr", step->lr);
     add_integer(line, "tokens", (uint64_t)step->tokens);
     add_real(line, "seconds", step->seconds);
+    if (step->loss_scale > 0) {
+        add_real(line, "loss_scale", step->loss_scale);
+        add_integer(line, "skipped", (uint64_t)step->skipped);
+    }
     add_integer(line, "live_bytes", stats->live);
     add_integer(line, "peak_bytes", stats->step_peak);
     add_composition(line, stats);

@@ -44,8 +44,8 @@ typedef struct RunLog RunLog;
 /* Creates the file and writes its first line: what every run has, and the keys of `run` (an object;
  * borrowed). The outline, if there is one, follows. NULL when the file cannot be created or written, when
  * another run writes it (a file is locked while it is open here), or without memory; `why` then says so. */
-RunLog *report_log_open(const char *path, const struct json_t *run, const RunOutline *outline,
-                                 char *why, size_t why_size);
+RunLog *report_log_open(const char *path, const struct json_t *run, const RunOutline *outline, char *why,
+                        size_t why_size);
 /* 1: another run writes this file. */
 int report_log_in_use(const char *path);
 /* Logs the events of a ledger, which should have none yet, until the window ends; starts the ledger's event
@@ -57,7 +57,9 @@ void report_log_detach(RunLog *log, MemLedger *ledger);
 typedef struct RunLogStep {
     int64_t step; /* from 1 */
     double loss, lr, seconds;
-    int64_t tokens; /* or samples */
+    int64_t tokens;    /* or samples */
+    double loss_scale; /* that its backward had; 0: the loss is not scaled */
+    int skipped;       /* 1: a gradient overflowed, and nothing was updated */
 } RunLogStep;
 /* At the end of a step, before the next begins: the books of the ledger since memtrack_step_set are its peak.
  */

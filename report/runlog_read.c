@@ -159,7 +159,7 @@ static void read_step(RunReading *reading, const json_t *line)
     RunStep step = {.loss = report_run_real_(line, "loss"),
                     .lr = report_run_real_(line, "lr"),
                     .seconds = report_run_real_(line, "seconds")};
-    uint64_t number = 0, tokens = 0;
+    uint64_t number = 0, tokens = 0, skipped = 0;
     const json_t *components = json_object_get(line, "components_at_peak");
     void *items = run->steps;
     report_run_number_(line, "step", &number);
@@ -168,6 +168,8 @@ static void read_step(RunReading *reading, const json_t *line)
     report_run_number_(line, "live_bytes", &step.live_bytes);
     step.step = (int64_t)number;
     step.tokens = (int64_t)tokens;
+    report_run_number_(line, "skipped", &skipped);
+    step.skipped = skipped != 0;
     for (size_t i = 0; i < run->components.count; i++)
         report_run_number_(components, run->components.names[i], &step.at_peak[i]);
     if (report_run_room_(&items, &run->step_capacity, run->step_count, sizeof *run->steps)) {

@@ -58,6 +58,7 @@ typedef struct RunStep {
     double loss, lr, seconds; /* NaN where the log has none */
     int64_t tokens;
     uint64_t live_bytes, peak_bytes, at_peak[RUN_COMPONENTS]; /* by component */
+    int skipped; /* a gradient overflowed, and nothing was updated */
 } RunStep;
 
 typedef struct RunValidation {

@@ -123,7 +123,8 @@ static inline int write_run(const char *path, int steps, int may_fail)
         for (int step = 0; ready && step < steps; step++) {
             device_step(d, step);
             if (real)
-                report_log_step(log, d.ledger, &(RunLogStep){step + 1, 1.0 / (step + 1), 0.001, 0.25, 4});
+                report_log_step(log, d.ledger,
+                                &(RunLogStep){step + 1, 1.0 / (step + 1), 0.001, 0.25, 4, 0, 0});
         }
         if (ready && real) {
             report_log_validation(log, &(RunLogValidation){steps, 0.5, 0.75, 0.125});

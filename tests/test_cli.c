@@ -374,7 +374,7 @@ static void compare_rows(void **state)
         assert_keys(one, "variant options step_flops memory");
         check_memory(json_object_get(one, "memory"), 0, 0);
     }
-    assert_int_equal(i, 18);
+    assert_int_equal(i, 24);
     const json_t *as_run = variant_called(variants, "as is"),
                  *sgd = variant_called(variants, "--optimizer sgd");
     const json_t *checkpoint = variant_called(variants, "--checkpoint blocks"),

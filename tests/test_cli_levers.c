@@ -65,6 +65,7 @@ static const struct {
     {"--zero-grad", "keep", "zero_grad", 1, 1, 1},
     {"--loss-chunk", "7", "loss_chunk", 1, 1, 1},
     {"--skip-unlabelled", NULL, "skip_unlabelled", 1, 1, 1},
+    {"--precision", "bf16", "precision", 1, 1, 1},
     /* As they are where nothing is said, which a saved run does not keep; test_cli_ways has others. */
     {"--weights", "fp32", "weights", 1, 1, 0},
     {"--quantize", "none", "quantize", 1, 1, 0},
@@ -125,7 +126,7 @@ static void levers_are_logged(void **state)
     const char *log = in_folder("levers.jsonl");
     expect_code(RUN("train", TINY, "--quiet", "--steps", "1", "--log", log, "--optimizer", "sgd", "--batch",
                     "3", "--seq", "24", "--accumulate", "3", "--attention", "eager", "--checkpoint",
-                    "selective", "--zero-grad", "keep", "--loss-chunk", "7"),
+                    "selective", "--precision", "bf16", "--zero-grad", "keep", "--loss-chunk", "7"),
                 0);
     char first[8192];
     const char *text = text_of(log);

@@ -50,10 +50,16 @@ static void nearest_are_named(void **state)
 static void words_of_others_are_answered(void **state)
 {
     (void)state;
-    static const char *const types[][2] = {
-        {"--dtype", "--weights"},    {"--precision", "fp32"},       {"--bf16", "--weights"},
-        {"--lora-r", "--lora r=16"}, {"--qlora", "--quantize nf4"}, {"--load-in-4bit", "--quantize nf4"},
-        {"--load-in-8bit", "int8"},  {"--freeze", "--lora"}};
+    static const char *const types[][2] = {{"--dtype", "--weights"},
+                                           {"--amp", "--precision bf16-mixed"},
+                                           {"--bf16", "--precision"},
+                                           {"--grad-scaler", "--loss-scale"},
+                                           {"--8bit-adam", "--optimizer adamw8bit"},
+                                           {"--lora-r", "--lora r=16"},
+                                           {"--qlora", "--quantize nf4"},
+                                           {"--load-in-4bit", "--quantize nf4"},
+                                           {"--load-in-8bit", "int8"},
+                                           {"--freeze", "--lora"}};
     for (size_t i = 0; i < COUNT(types); i++)
         for (int k = 0; k < 3; k++)
             refused(&(Slip){{k == 0 ? "plan" : k == 1 ? "train" : "fit", types[i][0], "x"}, types[i][1]});

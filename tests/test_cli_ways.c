@@ -37,7 +37,7 @@ static void values_are_read_or_refused(void **state)
         refused(&refusals[i]);
 }
 
-/* What is trained itself is fp32. */
+/* What is trained itself follows --precision. */
 static void full_training_refuses_other_types(void **state)
 {
     (void)state;
@@ -45,7 +45,8 @@ static void full_training_refuses_other_types(void **state)
     for (size_t i = 0; i < COUNT(commands); i++) {
         refused(
             &(Refusal){{commands[i], "--weights", "bf16"}, "--weights bf16 needs --lora r=16,alpha=32: "});
-        refused(&(Refusal){{commands[i], "--weights", "fp16"}, "trained themselves are fp32"});
+        refused(
+            &(Refusal){{commands[i], "--weights", "fp16"}, "trained themselves are what --precision says"});
         refused(&(Refusal){{commands[i], "--quantize", "nf4"}, "--quantize nf4 needs --lora"});
     }
     const char *merged[] = {
@@ -183,11 +184,15 @@ static void four_ways_of_the_8b(void **state)
     static const struct {
         const char *way, *options[6];
         json_int_t states;
+        int taught;
     } ways[] = {
-        {"full fp32", {0}, 128484179968},
-        {"16-bit mixed", {0}, 96363134976},
-        {"LoRA on bf16", {"--lora", "r=16,alpha=32", "--weights", "bf16"}, 16731611136},
-        {"QLoRA", {"--lora", "r=16,alpha=32", "--weights", "bf16", "--quantize", "nf4"}, 6373385088},
+        {"full fp32", {0}, 128484179968, 1},
+        {"16-bit with master", {"--precision", "bf16-mixed"}, 128484179968, 0},
+        {"16-bit mixed", {"--precision", "bf16-states32"}, 96363134976, 1},
+        {"pure bf16", {"--precision", "bf16"}, 64242089984, 0},
+        {"bf16, 8-bit states", {"--precision", "bf16", "--optimizer", "adamw8bit"}, 51568115840, 0},
+        {"LoRA on bf16", {"--lora", "r=16,alpha=32", "--weights", "bf16"}, 16731611136, 1},
+        {"QLoRA", {"--lora", "r=16,alpha=32", "--weights", "bf16", "--quantize", "nf4"}, 6373385088, 1},
     };
     json_t *root = json_of(RUN("compare", "--four-ways", "--json", "--threads", "2"), 0);
     assert_keys(root, "model parameters batch seq threads ways fits");
@@ -195,11 +200,10 @@ static void four_ways_of_the_8b(void **state)
         const json_t *way = json_array_get(json_object_get(root, "ways"), i);
         assert_string_equal(json_string_value(json_object_get(way, "way")), ways[i].way);
         assert_int_equal(integer_at(way, "states_bytes"), ways[i].states);
-        assert_int_equal(integer_at(way, "lesson_bytes"), ways[i].states);
+        assert_int_equal(json_object_get(way, "lesson_bytes") != NULL, ways[i].taught);
+        assert_true(!ways[i].taught || integer_at(way, "lesson_bytes") == ways[i].states);
         assert_int_equal(sum_of(json_object_get(way, "parts"), NULL), integer_at(way, "needs_bytes"));
-        assert_int_equal(json_is_true(json_object_get(way, "planned")), i != 1);
-        if (i == 1)
-            continue;
+        assert_true(json_is_true(json_object_get(way, "planned")));
         const char *arguments[20] = {"brim",      "plan", "llama-3.1-8b", "--checkpoint", "blocks",
                                      "--threads", "2",    "--json"};
         memcpy(arguments + 8, ways[i].options, sizeof ways[i].options);
@@ -218,7 +222,7 @@ static void cells_are_plans(void **state)
     (void)state;
     json_t *root = json_of(RUN("compare", "--four-ways", "--json", "--threads", "2"), 0);
     const json_t *fits = json_object_get(root, "fits"), *one;
-    assert_int_equal(json_array_size(fits), 16);
+    assert_int_equal(json_array_size(fits), 28);
     int checked = 0;
     for (size_t i = 0; (one = json_array_get(fits, i)); i++) {
         const char *model = json_string_value(json_object_get(one, "model"));
@@ -245,14 +249,25 @@ static void four_ways_as_a_table(void **state)
     (void)state;
     Outcome *o = expect_code(RUN("compare", "--four-ways"), 0);
     static const char *const lines[] = {
-        "\nstates alone                   128.48         96.36         16.73          6.37\n",
-        "\nthe lesson's figure             128.5          96.4          16.7           6.4\n",
-        "\nfrozen weights                      -             -         16.06          5.70\n",
-        "                             planned      computed       planned       planned\n",
+        "GB = 10^9 bytes               full    16-bit,     16-bit       pure      bf16,       LoRA      "
+        "QLoRA\n",
+        "                              fp32     master      mixed       bf16      8-bit    on bf16     on "
+        "nf4\n",
+        "\nstates alone                128.48     128.48      96.36      64.24      51.57      16.73       "
+        "6.37\n",
+        "\nthe lesson's figure          128.5          -       96.4          -          -       16.7        "
+        "6.4\n",
+        "\nfrozen weights                   -          -          -          -          -      16.06       "
+        "5.70\n",
+        "\nmaster weights                   -      32.12          -          -          -          -         "
+        " -\n",
         "\nllama-3.2-1b full fp32",
         "\nllama-2-13b  full fp32",
-        "\n16-bit mixed  trained 2 + 2 + 8 = 12 bytes x 8,030,261,248\n",
-        "\nQLoRA         base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040\n",
+        "\n16-bit with master  trained 2 + 2 + 4 + 8 = 16 bytes x 8,030,261,248\n",
+        "\n16-bit mixed        trained 2 + 2 + 8 = 12 bytes x 8,030,261,248\n",
+        "\nbf16, 8-bit states  trained 2 + 2 + 2.42 = 6.42 bytes x 8,030,261,248\n",
+        "\nQLoRA               base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x "
+        "41,943,040\n",
     };
     for (size_t i = 0; i < COUNT(lines); i++)
         has(o, lines[i]);
@@ -274,7 +289,8 @@ static void adapters_are_advised(void **state)
     has(o, "--lora r=16,alpha=32 --weights bf16 --quantize nf4");
     has(o, ". With --lora adapters are trained instead of the weights.\n");
     has(o, "\nLoRA on bf16 is --lora r=16,alpha=32 --weights bf16; QLoRA is --lora r=16,alpha=32 --weights "
-           "bf16 --quantize nf4.\nThey train adapters beside frozen weights: another training");
+           "bf16 --quantize nf4; 16 bit is --precision bf16; bf16 + 8-bit AdamW is --optimizer adamw8bit "
+           "--precision bf16.\nLoRA and QLoRA train adapters beside frozen weights: another training");
     o = expect_code(RUN("plan", "llama-3.1-8b", "--budget", "20GiB"), 1);
     assert_non_null(strstr(o->err, "  --checkpoint blocks --lora r=16,alpha=32 --weights bf16  needs "));
     assert_non_null(strstr(o->err, "\nWith --lora adapters are trained instead of the weights.\n"));
@@ -282,7 +298,7 @@ static void adapters_are_advised(void **state)
     o = expect_code(RUN("compare", "llama-3.1-8b", "--lora", "r=8,alpha=8", "--weights", "bf16"), 0);
     has(o, "\nQLoRA ");
     assert_null(strstr(o->out, "LoRA on bf16"));
-    has(o, "QLoRA is --quantize nf4.\n");
+    has(o, "QLoRA is --quantize nf4; 16 bit is --precision bf16.\n");
     o = expect_code(RUN("compare", "mlp", "--data", make_images("images"), "--batch", "8"), 0);
     assert_null(strstr(o->out, "LoRA"));
 }
@@ -304,7 +320,7 @@ static void commas_are_quoted(void **state)
     Outcome *o =
         expect_code(RUN("compare", "--csv", "--batch", "1", "--seq", "16", "--lora", "r=2,alpha=4"), 0);
     const char *row = strchr(o->out, '\n') + 1;
-    has(o, ",\"r=2,alpha=4\",fp32,none,");
+    has(o, ",\"r=2,alpha=4\",fp32,,,,fp32,none,");
     for (; *row; row = strchr(row, '\n') + 1)
         assert_int_equal(columns(row), columns(o->out));
 }
@@ -379,7 +395,7 @@ static void quantised_files_are_read_as_they_lie(void **state)
     const char *data = make_file("ids.bin", ids, sizeof ids);
     o = expect_code(RUN("compare", "--init", files[1][0], "--seq", "8", "--data", data), 0);
     has(o, " parameters  fp32  ");
-    has(o, "QLoRA is --lora r=16,alpha=32 --weights bf16 --quantize nf4-plain.\n");
+    has(o, "QLoRA is --lora r=16,alpha=32 --weights bf16 --quantize nf4-plain; ");
     o = expect_code(RUN("train", "--init", files[0][0], "--seq", "8", "--data", data, "--steps", "2",
                         "--lora", "r=2", "--threads", "2"),
                     0);

@@ -2,7 +2,9 @@
  * memory that does not depend on the labels, and models that use it. */
 #include <math.h>
 
+#include "base/half_.h"
 #include "nn/lora.h"
+#include "tensor/precision.h"
 #include "plan_support.h"
 
 enum { IGNORED = -7 };
@@ -354,10 +356,21 @@ typedef struct Step {
     Tensor *gradients;
 } Step;
 
-static Step step_of(const Setting *s, const char *lora, int skip, int chunk)
+/* A gradient of any type as floats. */
+static void add_floats(Tensor *gradient, float *to)
+{
+    const uint16_t *halves = tensor_data(gradient);
+    for (int64_t i = 0; i < tensor_numel(gradient); i++)
+        to[i] = gradient->dtype == DTYPE_F32    ? tensor_f32(gradient)[i]
+                : gradient->dtype == DTYPE_BF16 ? half_from_bf16(halves[i])
+                                                : half_from_f16(halves[i]);
+}
+
+static Step step_of(const Setting *s, const char *precision, const char *lora, int skip, int chunk)
 {
     Step step;
     Visit v = visit(&(ContextOptions){.threads = 1, .seed = 5});
+    tensor_set_precision(precision_by_name(precision));
     Module *model = small_model(s);
     if (lora) {
         nn_add_lora(model, &(Lora){.rank = 2, .targets = lora});
@@ -384,7 +397,7 @@ static Step step_of(const Setting *s, const char *lora, int skip, int chunk)
     float *copy = test_malloc((size_t)n * sizeof *copy);
     for (int i = 0; i < list.count; i++)
         if (list.items[i]->grad) {
-            memcpy(copy + at, grad_f32(list.items[i]), (size_t)tensor_numel(list.items[i]) * sizeof *copy);
+            add_floats(tensor_grad(list.items[i]), copy + at);
             at += tensor_numel(list.items[i]);
         }
     leave(v);
@@ -413,11 +426,35 @@ static void test_models(void **state)
                      .checkpoint = i & 1,
                      .selective = i >> 1 & 1,
                      .dropout = 0.2f};
-        Step all = step_of(&s, NULL, 0, 0);
+        Step all = step_of(&s, "fp32", NULL, 0, 0);
         for (size_t k = 0; k < COUNT(chunks); k++) {
-            Step some = step_of(&s, NULL, 1, chunks[k]);
+            Step some = step_of(&s, "fp32", NULL, 1, chunks[k]);
             compare_steps(setting_text(&s), &all, &some);
         }
+    }
+}
+
+/* In 16 bit the two round at other places: logits are f32 where only some rows are computed. */
+static void test_precisions(void **state)
+{
+    (void)state;
+    for (int i = 0; precision_at(i / 2); i++) {
+        const Precision *precision = precision_at(i / 2);
+        Setting s = {.family = i % 2 ? MODEL_BERT : MODEL_LLAMA};
+        Step all = step_of(&s, precision->name, NULL, 0, 0), some = step_of(&s, precision->name, NULL, 1, 7);
+        double squares = 0, apart = 0;
+        assert_int_equal(tensor_numel(all.gradients), tensor_numel(some.gradients));
+        for (int64_t k = 0; k < tensor_numel(all.gradients); k++) {
+            double x = (double)tensor_f32(all.gradients)[k], y = (double)tensor_f32(some.gradients)[k];
+            squares += x * x;
+            apart += (x - y) * (x - y);
+        }
+        double most = precision->activations == DTYPE_F32   ? 1e-6
+                      : precision->activations == DTYPE_F16 ? 3e-3
+                                                            : 2e-2;
+        if (!(sqrt(apart) <= most * sqrt(squares)) || fabsf(all.loss - some.loss) > 2e-3f * all.loss)
+            fail_msg("%s %s: losses %g and %g, gradients %g of %g apart", setting_text(&s), precision->name,
+                     (double)all.loss, (double)some.loss, sqrt(apart), sqrt(squares));
     }
 }
 
@@ -428,7 +465,7 @@ static void test_adapters(void **state)
     static const char *const targets[] = {"query", "query,transform.dense", "all"};
     for (size_t i = 0; i < COUNT(targets); i++) {
         Setting s = {.family = MODEL_BERT};
-        Step all = step_of(&s, targets[i], 0, 0), some = step_of(&s, targets[i], 1, 5);
+        Step all = step_of(&s, "fp32", targets[i], 0, 0), some = step_of(&s, "fp32", targets[i], 1, 5);
         compare_steps(targets[i], &all, &some);
     }
 }
@@ -508,6 +545,7 @@ int main(void)
         TEST(test_flops),
         TEST(test_memory),
         TEST(test_models),
+        TEST(test_precisions),
         TEST(test_adapters),
         TEST(test_setting),
         TEST(test_what_is_kept),

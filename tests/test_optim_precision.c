@@ -4,6 +4,7 @@
 #include "optim_support.h"
 
 #include "../kernels/kernels.h"
+#include "../nn/nn.h"
 #include "../io/safetensors.h"
 
 void fill_values(float *to, int64_t n, uint32_t stream, double scale, double offset); /* support.h */
@@ -424,6 +425,13 @@ static void test_which_are_8_bit(void **state)
             }
             tensor_free(p);
         }
+    }
+    Module *modules[] = {nn_embedding(99, 64), nn_linear(99, 64, 0)};
+    for (int i = 0; i < 2; i++) {
+        Optimizer *optimizer = optim_adamw8bit(nn_parameters(modules[i]), NULL);
+        check_states(nn_parameters(modules[i]).items[0], optimizer, i);
+        optimizer_free(optimizer);
+        module_free(modules[i]);
     }
     Tensor *p = typed_parameter(SHAPE(1024, 256), "p", 1);
     Optimizer *optimizer = optim_by_name("adamw8bit", (TensorList){&p, 1}, 0, 0);

@@ -10,7 +10,7 @@ static EventRecord first_events, other_events;
 static Session session;
 
 /* The reference is none of these: it packs nothing. */
-static const char *const tables[] = {"base", "avx2", "avx512"};
+static const char *const tables[] = {"base", "avx2", "avx512", "avx512-bf16"};
 
 static const Case cases[] = {
     {.family = MODEL_LLAMA, .optimizer = "adamw", .accumulate = 1},

@@ -11,6 +11,7 @@ typedef struct Case {
     int accumulate, in_backward, keep, chunk, selective;
     const char *pattern;
     AttentionKind attention;
+    const char *precision; /* NULL = fp32 */
 } Case;
 
 static const Case cases[] = {
@@ -26,6 +27,13 @@ static const Case cases[] = {
     {MODEL_BERT, "sgd-momentum", .dropout = 0.2f, .accumulate = 1, .in_backward = 1, .selective = 1,
      .attention = ATTENTION_EAGER},
     {MODEL_BERT, "adam", .accumulate = 3, .keep = 1},
+    {MODEL_MLP, "adamw8bit", .dropout = 0.1f, .clip = 1, .accumulate = 2},
+    {MODEL_MLP, "adam8bit", .accumulate = 1, .precision = "bf16-states32"},
+    {MODEL_GPT2, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 2, .pattern = "c+", .precision = "bf16"},
+    {MODEL_LLAMA, "adamw8bit", .accumulate = 1, .in_backward = 1, .chunk = 7, .precision = "bf16-mixed"},
+    {MODEL_BERT, "adam", .clip = 1, .accumulate = 2, .keep = 1, .precision = "fp16-mixed"},
+    {MODEL_LLAMA, "adamw", .accumulate = 2, .pattern = "cc", .selective = 1, .precision = "bf16-autocast"},
+    {MODEL_GPT2, "rmsprop", .dropout = 0.1f, .accumulate = 1, .precision = "fp16-autocast"},
 };
 
 /* 13 samples: with batch 2 an epoch has 7 steps, or 4 of two micro-batches, or 3 of three, the last short. */
@@ -37,6 +45,7 @@ typedef struct Run {
     int64_t steps;         /* to do in all */
     int threads;
     double loss[STEPS];
+    int64_t skipped;
 } Run;
 
 static Loader *loader_of(const Case *c)
@@ -67,6 +76,8 @@ static ModelPreset preset_of(const Case *c)
 {
     ModelPreset preset =
         small_preset(&(Setting){.family = c->family, .attention = c->attention, .dropout = c->dropout});
+    if (c->family == MODEL_MLP && strstr(c->optimizer, "8bit"))
+        preset.config.mlp.sizes[1] = 4096 / WIDTH + 1; /* the first matrix is large enough for them */
     if (c->family == MODEL_BERT)
         preset.config.bert.vocab = TOKEN_VOCAB;
     else if (c->family == MODEL_GPT2)
@@ -82,6 +93,10 @@ static Optimizer *optimizer_of(const Case *c, Module *model)
     optim_set_schedule(optimizer, &(Schedule){.kind = SCHEDULE_COSINE, .warmup = 2, .total = STEPS});
     optim_set_clip(optimizer, c->clip);
     optim_set_in_backward(optimizer, c->in_backward);
+    if (c->precision && !strncmp(c->precision, "fp16", 4)) { /* so large that the first steps are skipped */
+        optim_set_loss_scale(optimizer, 0);
+        optim_set_scaling(optimizer, &(LossScale){.scale = 0x1p22f, .dynamic = 1});
+    }
     return optimizer;
 }
 
@@ -90,6 +105,8 @@ static int script(void *config)
     Run *run = config;
     const Case *c = run->c;
     ModelPreset preset = preset_of(c);
+    if (c->precision)
+        tensor_set_precision(precision_by_name(c->precision));
     SavedRun what = {.loader = loader_of(c), .model = nn_model(&preset), .keep = 100};
     nn_set_checkpoints(what.model, c->pattern);
     nn_set_selective(what.model, c->selective);
@@ -112,6 +129,7 @@ static int script(void *config)
         if (run->to)
             io_save_run(run->to, &what);
     }
+    run->skipped = optim_skipped(what.optimizer);
     return error_code();
 }
 
@@ -139,12 +157,15 @@ static void write_text(void)
     spill(at("text"), text, sizeof text);
 }
 
-/* Wherever it is cut: the losses and all that is saved at the end, state.json included. */
+/* Wherever it is cut (in 16 bit at three places): the losses and all that is saved at the end, state.json
+ * included. */
 static void cut_everywhere(const Case *c, int threads)
 {
     Run straight = {.c = c, .to = at("straight"), .steps = STEPS, .threads = threads};
     execute(&straight);
-    for (int cut = 1; cut < STEPS; cut++) {
+    if (c->precision && !strncmp(c->precision, "fp16", 4)) /* some steps, and not all */
+        assert_true(straight.skipped > 1 && straight.skipped < STEPS - 2);
+    for (int cut = 1; cut < STEPS; cut += c->precision ? 3 : 1) {
         Run resumed = {.c = c,
                        .from = at("straight/step-%08d", cut),
                        .to = at("resumed"),

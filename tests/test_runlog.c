@@ -181,7 +181,7 @@ static void long_runs_stay_small(void **state)
     size_t early = 0, length;
     for (int step = 0; step < STEPS; step++) {
         device_step(d, step);
-        report_log_step(log, d.ledger, &(RunLogStep){step + 1, 2.5, 1e-3, 0.01, 1024});
+        report_log_step(log, d.ledger, &(RunLogStep){step + 1, 2.5, 1e-3, 0.01, 1024, 0, 0});
         if (step == 10) {
             held = memtrack_process_live();
             free(file_text(log_path("long.jsonl"), &early)); /* each line is there at once */
@@ -306,7 +306,7 @@ static void a_disk_that_fills_up(void **state)
     device_setup(d, &parameter);
     for (int step = 0; step < 20; step++) {
         device_step(d, step);
-        report_log_step(log, d.ledger, &(RunLogStep){step + 1, 2.5, 1e-3, 0.01, 1024});
+        report_log_step(log, d.ledger, &(RunLogStep){step + 1, 2.5, 1e-3, 0.01, 1024, 0, 0});
     }
     report_log_end(log, &(RunLogEnd){.steps = 20});
     snprintf(said, sizeof said, "%s", report_log_error(log));
