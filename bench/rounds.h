@@ -3,6 +3,8 @@
 #ifndef BRIM_BENCH_ROUNDS_H
 #define BRIM_BENCH_ROUNDS_H
 
+#include <time.h>
+
 #include "child.h"
 #include "kernels/kernels.h"
 #include "order.h"
@@ -12,6 +14,7 @@ enum { MAX_ROUNDS = 99, MAX_STEPS = 400 };
 /* One side's steps over all rounds. */
 typedef struct Side {
     double all[MAX_ROUNDS * MAX_STEPS], round[MAX_ROUNDS];
+    double work[MAX_ROUNDS]; /* processor seconds of a round, all threads together */
     int count, rounds;
 } Side;
 
@@ -31,6 +34,25 @@ static void side_round(Side *side, int steps)
 {
     if (steps > 0)
         side->round[side->rounds++] = median(side->all + side->count - steps, steps);
+}
+
+/* Processor time of this process so far: what others do on the machine counts less in it than in the clock.
+ */
+static inline double worked(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* A round of `steps` steps; step: runs one and returns its seconds. */
+static void side_turn(Side *side, int steps, double (*step)(void *), void *of)
+{
+    double begin = worked();
+    for (int i = 0; i < steps; i++)
+        side_add(side, step(of));
+    side->work[side->rounds] = worked() - begin;
+    side_round(side, steps);
 }
 
 /* Median of the ratios within a round. */
@@ -58,6 +80,8 @@ static PeerSetting peer_vectors(void)
 {
     const char *isa = kernels_cpu(NULL)->name;
     PeerSetting setting;
+    if (!strcmp(isa, "avx512-bf16")) /* which PyTorch chooses for its products by itself */
+        isa = "avx512";
     snprintf(setting.text, sizeof setting.text, "ATEN_CPU_CAPABILITY=%s",
              strcmp(isa, "base") ? isa : "default");
     return setting;
@@ -98,9 +122,9 @@ static double own_growth(const char *argv[])
 /* "1.15 (<=1.20) pass"; without a target the value alone. */
 static const char *verdict(double value, double target, int at_most)
 {
-    static char text[3][40];
+    static char text[4][40];
     static int next;
-    char *out = text[next = (next + 1) % 3];
+    char *out = text[next = (next + 1) % 4];
     if (value <= 0)
         return "-";
     int pass = at_most ? value <= target : value >= target;

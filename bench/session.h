@@ -10,6 +10,7 @@
 #include "../nn/nn.h"
 #include "../optim/optim.h"
 #include "../plan/plan.h"
+#include "../tensor/precision.h"
 #include "../tensor/tensor_.h"
 #include "../tests/tensor_data.h"
 
@@ -24,6 +25,9 @@ typedef struct Session {
 
 /* Of sessions opened from here on: their heads compute rows with a label only. */
 static int session_skips_unlabelled;
+
+/* And their parameters and activations have these types; NULL = fp32. */
+static const Precision *session_precision;
 
 static uint32_t session_random(uint32_t *state) /* xorshift32 */
 {
@@ -81,6 +85,7 @@ static int session_ready(Session *s, const ModelPreset *preset, float lr)
 static inline int session_open(Session *s, const ModelPreset *preset)
 {
     memset(s, 0, sizeof *s);
+    tensor_set_precision(session_precision);
     s->model = nn_model(preset);
     if (session_skips_unlabelled)
         nn_set_skip_unlabelled(s->model, 1);

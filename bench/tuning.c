@@ -7,6 +7,7 @@
 
 #include "adapted_large.h"
 #include "rounds.h"
+#include "runner.h"
 
 enum { SHAPES = 2 };
 
@@ -40,18 +41,6 @@ typedef struct Options {
 } Options;
 
 static Side sides[BASES + PEERS];
-
-/* Processor seconds of a round's steps, all threads together. */
-static double work[BASES][MAX_ROUNDS];
-
-/* Processor time of this process so far: what others do on the machine counts less in it than in the clock.
- */
-static double worked(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static Adapted adapted_of(const Options *o, const TuningShape *shape, const Base *base)
 {
@@ -141,21 +130,10 @@ typedef struct Result {
     uint64_t needs[BASES];
 } Result;
 
-typedef struct Runner {
-    Plan plan;
-    Context *context;
-    Session session;
-} Runner;
-
 static void base_turn(Runner *runners, int base, int steps)
 {
-    Side *side = &sides[base];
     context_use(runners[base].context);
-    double begin = worked();
-    for (int i = 0; i < steps; i++)
-        side_add(side, session_step(&runners[base].session));
-    work[base][side->rounds] = worked() - begin;
-    side_round(side, steps);
+    side_turn(&sides[base], steps, runner_step, &runners[base]);
 }
 
 /* The order turns round by round, so that no side always follows the same other. */
@@ -205,9 +183,7 @@ static void run_shape(const Options *o, const TuningShape *shape, Child *peers, 
         if (error_code() && !result->error[0])
             snprintf(result->error, sizeof result->error, "%.250s", error_message());
         result->loss[i] = runners[i].session.loss;
-        context_use(NULL);
-        context_destroy(runners[i].context);
-        plan_free(&runners[i].plan);
+        runner_close(&runners[i]);
     }
 }
 
@@ -226,7 +202,7 @@ static void print_shape(const Options *o, const TuningShape *shape, const Adapte
     for (int i = 0; i < BASES; i++) {
         const Side *fp32 = &sides[BASE_FP32], *side = &sides[i];
         double ratio = ratio_of_rounds(side->round, fp32->round, side->rounds),
-               by_work = ratio_of_rounds(work[i], work[BASE_FP32], side->rounds);
+               by_work = ratio_of_rounds(side->work, fp32->work, side->rounds);
         printf("  %-12s %10.1f   %-18s %10.2f %10.1f", bases[i].name, 1e3 * median(side->all, side->count),
                i == BASE_FP32 ? "" : verdict(ratio, i == BASES - 1 ? shape->nf4_target : 0, 1), by_work,
                (double)r->needs[i] / (1 << 20));
