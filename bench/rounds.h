@@ -80,8 +80,10 @@ static PeerSetting peer_vectors(void)
 {
     const char *isa = kernels_cpu(NULL)->name;
     PeerSetting setting;
-    snprintf(setting.text, sizeof setting.text, "ATEN_CPU_CAPABILITY=%.*s",
-             (int)strcspn(strcmp(isa, "base") ? isa : "default", "-"), strcmp(isa, "base") ? isa : "default");
+    if (!strcmp(isa, "avx512-bf16")) /* which PyTorch chooses for its products by itself */
+        isa = "avx512";
+    snprintf(setting.text, sizeof setting.text, "ATEN_CPU_CAPABILITY=%s",
+             strcmp(isa, "base") ? isa : "default");
     return setting;
 }
 

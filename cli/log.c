@@ -2,6 +2,7 @@
  * off later is reported once, and training continues. */
 #include <string.h>
 
+#include "../kernels/kernels.h"
 #include "levers_.h"
 
 int train_log_prepare(TrainLog *log, const char *path)
@@ -37,6 +38,7 @@ static json_t *run_json(const Training *training, const Plan *plan)
                             nn_family(o->preset.family)->name, "parameters", (json_int_t)training->parameters,
                             "command", command, "options", options_json(o, training->steps), "plan",
                             json_memory(&plan->memory, NULL));
+    json_object_set_new(all, "kernels", json_string(kernels_cpu(NULL)->name));
     bracket_add_trained(all, &training->bracket);
     return all;
 }

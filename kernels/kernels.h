@@ -58,8 +58,9 @@ typedef enum AttentionKept { KEPT_PROBS, KEPT_LSE, KEPT_NOTHING } AttentionKept;
 typedef struct CrossEntropyDims {
     int64_t rows;
     int64_t classes;
-    int32_t ignore_index; /* rows with this label count nothing and get zero gradients */
-    int64_t first_row;    /* of a part: the index of its first row, in faults */
+    int32_t ignore_index;             /* rows with this label count nothing and get zero gradients */
+    int64_t first_row;                /* of a part: the index of its first row, in faults */
+    int64_t first_class, all_classes; /* backward of a part of the classes; all_classes 0: it is no part */
 } CrossEntropyDims;
 
 /* A dropout mask is a function of these, so that it is recomputed, never stored, and a sample's mask does not

@@ -104,13 +104,15 @@ static void cross_entropy_slopes(int64_t n, const float *x, float factor, float 
     }
 }
 
-static void cross_entropy_row_backward(DType type, int64_t at, int64_t classes, const void *x, int32_t label,
+/* The label may be that of a class which is not here. */
+static void cross_entropy_row_backward(DType type, int64_t at, int64_t classes, const void *x, int64_t label,
                                        float factor, float lse, float beta, void *dx)
 {
     float in[VALUES_BLOCK], out[VALUES_BLOCK];
     /* Read before the row is overwritten; the difference is taken before the product, where it is exact. */
-    float at_label = (vec_exp(values_get(type, x, at + label) - lse) - 1.0f) * factor;
-    if (beta != 0.0f)
+    int here = label >= 0 && label < classes;
+    float at_label = here ? (vec_exp(values_get(type, x, at + label) - lse) - 1.0f) * factor : 0.0f;
+    if (here && beta != 0.0f)
         at_label += beta * values_get(type, dx, at + label);
     for (int64_t j = 0, n; j < classes; j += n) {
         n = values_block(type, classes - j);
@@ -121,7 +123,8 @@ static void cross_entropy_row_backward(DType type, int64_t at, int64_t classes, 
         cross_entropy_slopes(n, from, factor, lse, beta, to);
         values_store(type, n, to, dx, at + j);
     }
-    values_set(type, dx, at + label, at_label);
+    if (here)
+        values_set(type, dx, at + label, at_label);
 }
 
 /* The row has no gradient of its own. */
@@ -147,13 +150,15 @@ static void cross_entropy_backward(const CrossEntropyDims *d, DType type, const 
                                    const float *dloss, float beta, void *dlogits, const KernelRun *run)
 {
     const float factor = scale_by * dloss[0];
+    int64_t classes = d->all_classes ? d->all_classes : d->classes;
     int team = range_threads(d->rows * d->classes, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t row = 0; row < d->rows; row++) {
         int64_t at = row * d->classes;
         int32_t label = labels[row];
-        if (label != d->ignore_index && label >= 0 && label < d->classes)
-            cross_entropy_row_backward(type, at, d->classes, logits, label, factor, lse[row], beta, dlogits);
+        if (label != d->ignore_index && label >= 0 && label < classes)
+            cross_entropy_row_backward(type, at, d->classes, logits, label - d->first_class, factor, lse[row],
+                                       beta, dlogits);
         else /* a label out of range was reported by forward */
             cross_entropy_row_ignored(type, at, d->classes, beta, dlogits);
     }

@@ -294,10 +294,12 @@ void reference_cross_entropy_backward(const CrossEntropyDims *d, DType type, con
                                       const float *dloss, float beta, void *dlogits, const KernelRun *run)
 {
     (void)run;
+    int64_t classes = d->all_classes ? d->all_classes : d->classes;
     for (int64_t row = 0, at = 0; row < d->rows; row++) {
-        int counted = labels[row] != d->ignore_index && labels[row] >= 0 && labels[row] < d->classes;
+        int counted = labels[row] != d->ignore_index && labels[row] >= 0 && labels[row] < classes;
         for (int64_t j = 0; j < d->classes; j++, at++) {
-            double p = counted ? exp(get(type, logits, at) - (double)lse[row]) - (j == labels[row]) : 0.0;
+            int hot = d->first_class + j == labels[row];
+            double p = counted ? exp(get(type, logits, at) - (double)lse[row]) - hot : 0.0;
             blend(type, p * scale * dloss[0], beta, dlogits, at);
         }
     }

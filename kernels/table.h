@@ -136,17 +136,17 @@ KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const Kernel
 KERNEL(void, cross_entropy_forward,
        (const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels, float scale,
         float *loss, float *lse, float *workspace, const KernelRun *run))
-/* dlogits = (softmax - onehot) * scale * dloss[0] + beta dlogits; dlogits may equal logits when beta is 0.
- */
+/* dlogits = (softmax - onehot) * scale * dloss[0] + beta dlogits; dlogits may equal logits when beta is 0. Of
+ * all classes, or of those from d->first_class on; labels and lse are of all. */
 KERNEL(void, cross_entropy_backward,
        (const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels, float scale,
         const float *lse, const float *dloss, float beta, void *dlogits, const KernelRun *run))
 KERNEL(size_t, cross_entropy_workspace,
        (const CrossEntropyDims *d, const KernelRun *run)) /* bytes, of forward */
 
-/* The rows that have a label other than ignore_index, in their order: index and label (room, at least d->rows)
- * begin with them, and go on with the last of them (without any, row 0) and ignore_index; count[0] says how
- * many they are. A row whose label is not in [0, classes) either is a fault, and is left out. */
+/* The rows that have a label other than ignore_index, in their order: index and label (room, at least
+ * d->rows) begin with them, and go on with the last of them (without any, row 0) and ignore_index; count[0]
+ * says how many they are. A row whose label is not in [0, classes) either is a fault, and is left out. */
 KERNEL(void, labelled_rows,
        (const CrossEntropyDims *d, int64_t room, const int32_t *labels, int64_t *index, int32_t *label,
         int64_t *count, const KernelRun *run))

@@ -24,7 +24,7 @@ typedef struct ContextOptions {
     uint64_t beside;     /* RESERVED: bytes that must be free beyond it, see MemLedgerOptions */
     int threads;         /* 0 = all processors this process may use; at most 128 */
     uint64_t seed;       /* of initialisation and dropout */
-    const char *kernels; /* NULL = the fastest; "reference", "base", "avx2", "avx512" */
+    const char *kernels; /* NULL = the fastest; "reference", "base", "avx2", "avx512", "avx512-bf16" */
     const char *device;  /* NULL = "cpu", the only one that this build has kernels for; "cuda", "cuda:0" */
 } ContextOptions;
 

@@ -1,8 +1,10 @@
-/* ops: the operations. Each returns a new tensor of the current scope, f32 unless said otherwise, and NULL
- * after an error. Each records itself for backward where an input requires a gradient. Weights, biases and
- * tables may be bf16 or f16 as well, the weights of linear layers quantised: they are decoded as they are
- * read, and have no gradient. Everything else is f32, where no other type is named. What an operation is made
- * of: op.h. */
+/* ops: the operations. Each returns a new tensor of the current scope, and NULL after an error. Each records
+ * itself for backward where an input requires a gradient. Activations are f32, bf16 or f16: the result has
+ * the type of the first input, and inputs that are activations are of one type; what embedding makes is of
+ * the precision's activations, losses and sums are f32. Weights, biases and tables are of any of these types
+ * whatever the activations are, the weights of linear layers quantised as well: they are decoded as they are
+ * read. All is computed in f32, and what is stored in 16 bit is rounded once. What an operation is made of:
+ * op.h. */
 #ifndef BRIM_OPS_H
 #define BRIM_OPS_H
 
@@ -24,7 +26,7 @@ typedef enum TensorActivation { /* values match the kernels' */
 BRIM_API Tensor *tensor_linear(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act);
 /* The same with W (in, out), as GPT-2 stores it. */
 BRIM_API Tensor *tensor_linear_in_out(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act);
-/* ids i32 (…) in [0, vocab), table (vocab, c) -> (…, c). */
+/* ids i32 (…) in [0, vocab), at most 2^31 - 1 of them, table (vocab, c) -> (…, c). */
 BRIM_API Tensor *tensor_embedding(Tensor *ids, Tensor *table);
 /* x (…, rows, c) + the first `rows` rows of table (n >= rows, c), for every leading index: rows = T adds
  * learned positions to (B,T,c); rows = 1 adds one vector everywhere. */
@@ -39,7 +41,7 @@ BRIM_API Tensor *tensor_gelu(Tensor *x);                                /* exact
 BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                           /* GPT-2's approximation */
 BRIM_API Tensor *tensor_silu(Tensor *x);                                /* x sigmoid(x) */
 BRIM_API Tensor *tensor_relu(Tensor *x);                                /* max(x, 0) */
-/* silu(gate) * up; shapes equal. */
+/* silu(gate) * up; shapes and types equal. */
 BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
 BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
@@ -96,8 +98,8 @@ BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor
 BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past,
                                                 const AttentionOptions *options);
 
-BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b);      /* shapes equal */
-BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b);      /* shapes equal */
+BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b);      /* shapes and types equal */
+BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b);      /* shapes and types equal */
 BRIM_API Tensor *tensor_scale(Tensor *x, float factor); /* factor x */
 /* The same values as f32, bf16 or f16, rounded to nearest even; x itself where it is of the type. */
 BRIM_API Tensor *tensor_cast(Tensor *x, DType type);
@@ -127,9 +129,9 @@ typedef struct LossHead {
     float eps;
 } LossHead;
 /* tensor_cross_entropy of a head's logits, equal to rounding, that computes only rows with a label other than
- * ignore_index: they are gathered into chunks of `rows` rows, in workspace, so that what is allocated does not
- * depend on how many there are. Keeps hidden and a number a row; backward computes the chunks once more, and
- * writes 0 where hidden has no label. hidden (…,c), labels i32 (…) -> (1). */
+ * ignore_index: they are gathered into chunks of `rows` rows, in workspace, so that what is allocated does
+ * not depend on how many there are. Keeps hidden and a number a row; backward computes the chunks once more,
+ * and writes 0 where hidden has no label. hidden (…,c), labels i32 (…) -> (1). */
 BRIM_API Tensor *tensor_labelled_cross_entropy(Tensor *hidden, const LossHead *head, Tensor *labels,
                                                int ignore_index, float scale, int64_t rows);
 /* How many rows of logits (…, classes) are largest at their label (…): for accuracy. Not recorded; 0 on meta.

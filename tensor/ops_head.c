@@ -73,6 +73,73 @@ static uint64_t chunk_room(const OpCall *call, const Chunk *c, int backward)
     return backward ? larger(forward, linear_backward_room(call, &c->linear)) : forward;
 }
 
+/* In 16 bit, the gradient of the weight would be rounded once a chunk. So backward then takes some classes of
+ * all rows at a time, whose gradients are complete, and sums that of hidden in f32. */
+static int in_strips(const OpCall *call)
+{
+    int rounded = (needs_input(call, WEIGHT) && call->grad_type[WEIGHT] != DTYPE_F32) ||
+                  (needs_input(call, BIAS) && call->grad_type[BIAS] != DTYPE_F32);
+    return rounded && !dtype_is_quantized(call->dtype[WEIGHT]) &&
+           chunk_rows(call) < leading(call->shape[HIDDEN]);
+}
+
+typedef struct Strip {
+    int64_t first;
+    LinearDims linear, summed; /* summed: with the gradient of hidden in f32 */
+    CrossEntropyDims loss;
+    float *logits, *dhidden, *rest; /* of the workspace: (rows, classes here), (rows, in), the kernels' */
+} Strip;
+
+/* As many classes as have no more logits than a chunk; at least one. */
+static int64_t strip_classes(const OpCall *call)
+{
+    int64_t classes = call->shape[WEIGHT].dim[0];
+    int64_t most = chunk_rows(call) * classes / leading(call->shape[HIDDEN]);
+    return most > 0 ? most : 1;
+}
+
+static Strip strip_at(const OpCall *call, int64_t first)
+{
+    int64_t rows = leading(call->shape[HIDDEN]), in = last_dim(call->shape[HIDDEN]);
+    int64_t classes = call->shape[WEIGHT].dim[0], most = strip_classes(call);
+    int64_t here = classes - first < most ? classes - first : most;
+    Strip s = {
+        .first = first,
+        .linear = {.rows = rows, .in = in, .out = here, .x = call->dtype[HIDDEN]},
+        .summed = {.rows = rows, .in = in, .out = here},
+        .loss = {.rows = rows,
+                 .classes = here,
+                 .ignore_index = call->attr.loss.ignore_index,
+                 .first_class = first,
+                 .all_classes = classes},
+    };
+    if (!call->workspace)
+        return s;
+    char *room = (char *)call->workspace + floats_room(call, BIAS, classes);
+    s.logits = (float *)(void *)room;
+    s.dhidden = (float *)(void *)(room + aligned((uint64_t)(rows * most) * sizeof(float)));
+    s.rest = s.dhidden + (needs_input(call, HIDDEN) ? aligned((uint64_t)(rows * in)) : 0);
+    return s;
+}
+
+/* Of what a strip's products need. */
+static uint64_t strip_room(const OpCall *call, const Strip *s)
+{
+    uint64_t forward = linear_room(call, &s->linear, LINEAR_FORWARD);
+    uint64_t weight = linear_room(call, &s->linear, LINEAR_BACKWARD_WEIGHT);
+    return larger(forward, larger(weight, linear_room(call, &s->summed, LINEAR_BACKWARD_INPUT)));
+}
+
+static uint64_t strips_workspace(const OpCall *call)
+{
+    int64_t rows = leading(call->shape[HIDDEN]), in = last_dim(call->shape[HIDDEN]);
+    int64_t classes = call->shape[WEIGHT].dim[0], most = strip_classes(call);
+    Strip one = strip_at(call, 0), last = strip_at(call, (classes - 1) / most * most);
+    uint64_t sums = needs_input(call, HIDDEN) ? aligned((uint64_t)(rows * in)) * sizeof(float) : 0;
+    return floats_room(call, BIAS, classes) + aligned((uint64_t)(rows * most) * sizeof(float)) + sums +
+           larger(strip_room(call, &one), strip_room(call, &last));
+}
+
 static int head_shape(OpCall *call)
 {
     if (head_check(call))
@@ -93,7 +160,9 @@ static int head_shape(OpCall *call)
     if (call->shape[BIAS].ndim)
         plan->saves |= OP_INPUT(BIAS);
     plan->backward_flops = plan->flops * (1 + needs_input(call, HIDDEN) + needs_input(call, WEIGHT));
-    plan->backward_workspace = logits + larger(chunk_room(call, &c, 1), chunk_room(call, &last, 1));
+    plan->backward_workspace = in_strips(call)
+                                   ? strips_workspace(call)
+                                   : logits + larger(chunk_room(call, &c, 1), chunk_room(call, &last, 1));
     return 0;
 }
 
@@ -135,8 +204,50 @@ static void head_forward(OpCall *call)
     *(float *)call->out = (float)total;
 }
 
+/* The gradients of a strip's weights and biases, and its part of hidden's. */
+static void strip_backward(OpCall *call, const Strip *s, const float *bias)
+{
+    const Kernels *k = call->kernels;
+    int64_t in = s->linear.in;
+    StoredArray weight = {element_at(call->dtype[WEIGHT], call->in[WEIGHT], s->first * in),
+                          call->dtype[WEIGHT], s->linear.out, in};
+    DType dw = call->grad_type[WEIGHT], db = call->grad_type[BIAS];
+    k->linear_forward(&s->linear, ACT_NONE, call->in[HIDDEN], &weight, bias ? bias + s->first : NULL, NULL,
+                      s->logits, s->rest, call->run);
+    k->cross_entropy_backward(&s->loss, DTYPE_F32, s->logits, call->in[LABELS], call->attr.loss.scale,
+                              call->extra[0], call->dout, 0, s->logits, call->run);
+    if (call->din[WEIGHT] || call->din[BIAS])
+        k->linear_backward_weight(
+            &s->linear, call->in[HIDDEN], s->logits, dw, call->beta[WEIGHT],
+            call->din[WEIGHT] ? element_at(dw, call->din[WEIGHT], s->first * in) : NULL, db, call->beta[BIAS],
+            call->din[BIAS] ? element_at(db, call->din[BIAS], s->first) : NULL, s->rest, call->run);
+    if (call->din[HIDDEN])
+        k->linear_backward_input(&s->summed, s->logits, &weight, s->first ? 1 : 0, s->dhidden, s->rest,
+                                 call->run);
+}
+
+static void strips_backward(OpCall *call)
+{
+    const float *bias = bias_of(call);
+    int64_t classes = call->shape[WEIGHT].dim[0], n = call_numel(call, HIDDEN);
+    DType type = call->dtype[HIDDEN];
+    for (int64_t first = 0; first < classes; first += strip_classes(call)) {
+        Strip s = strip_at(call, first);
+        strip_backward(call, &s, bias);
+    }
+    const float *sums = strip_at(call, 0).dhidden;
+    if (call->din[HIDDEN] && call->beta[HIDDEN] == 0)
+        call->kernels->copy(DTYPE_F32, type, n, sums, call->din[HIDDEN], call->run);
+    else if (call->din[HIDDEN])
+        call->kernels->accumulate(DTYPE_F32, type, n, sums, call->din[HIDDEN], call->run);
+}
+
 static void head_backward(OpCall *call)
 {
+    if (in_strips(call)) {
+        strips_backward(call);
+        return;
+    }
     const Kernels *k = call->kernels;
     StoredArray weight = stored_input(call, WEIGHT);
     const int32_t *labels = call->in[LABELS];

@@ -1,5 +1,6 @@
 /* The levers as a user types them: what excludes what, the search under a budget, comparisons over lists,
  * cards, and the tables of plan. */
+#include "../kernels/kernels.h"
 #include "cli_support.h"
 
 static json_t *json_of(Outcome *outcome, int code)
@@ -134,6 +135,7 @@ static void levers_are_logged(void **state)
     json_t *root = json_loads(first, 0, NULL);
     const json_t *options = json_object_get(root, "options");
     assert_non_null(options);
+    assert_string_equal(json_string_value(json_object_get(root, "kernels")), kernels_cpu(NULL)->name);
     for (size_t i = 0; i < COUNT(levers); i++) {
         const json_t *value = json_object_get(options, levers[i].key);
         char shown[64];

@@ -311,6 +311,21 @@ static void test_refused(void **state)
     assert_fine();
 }
 
+/* Positions are linked by 32-bit numbers, so there are fewer of them than 2^31. */
+static void test_too_many_ids(void **state)
+{
+    (void)state;
+    Visit there = visit(&(ContextOptions){.threads = 1, .meta = 1});
+    tensor_set_precision(precision_by_name("bf16"));
+    Tensor *table = tensor_parameter_(DTYPE_BF16, SHAPE(2, 1), 0);
+    assert_null(tensor_embedding(tensor_new(DTYPE_I32, SHAPE(65536, 32768), MEM_INPUT), table));
+    assert_error(ERROR_SHAPE, "embedding", "ids (65536,32768) are more than 2147483647");
+    assert_non_null(tensor_embedding(tensor_new(DTYPE_I32, SHAPE(65536, 32767), MEM_INPUT), table));
+    tensor_free(table);
+    assert_fine();
+    leave(there);
+}
+
 /* What embedding makes is of the activations' type, whatever the table's. */
 static void test_embedding_types(void **state)
 {
@@ -355,6 +370,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_every_precision, fresh_context, leave_context),
         cmocka_unit_test_setup_teardown(test_refused, fresh_context, leave_context),
+        cmocka_unit_test_setup_teardown(test_too_many_ids, fresh_context, leave_context),
         cmocka_unit_test_setup_teardown(test_embedding_types, fresh_context, leave_context),
         cmocka_unit_test_setup_teardown(test_count_correct, fresh_context, leave_context),
     };
