@@ -1,24 +1,30 @@
-/* A model with adapters on a base of some type, its optimizer and one fixed batch: what a step of adapter
- * training needs, on meta and for real. */
+/* A model with adapters on a base of some type, or trained whole, its optimizer and one fixed batch: what a
+ * step of training needs, on meta and for real. */
 #ifndef BRIM_BENCH_ADAPTED_H
 #define BRIM_BENCH_ADAPTED_H
 
 #include "../nn/lora.h"
 #include "session.h"
 
-/* What the base is stored as. */
+/* What the base is stored as, and what is computed on it in. */
 typedef struct Base {
     const char *name;
     DType dtype, quantized; /* as in Weights */
+    const char *precision;  /* whose activations; NULL = fp32 */
 } Base;
 
 static const Base bases[] = {
-    {"fp32", DTYPE_F32, 0},
-    {"bf16", DTYPE_BF16, 0},
-    {"int8", DTYPE_BF16, DTYPE_INT8},
-    {"nf4", DTYPE_BF16, DTYPE_NF4},
+    {"fp32", DTYPE_F32, 0, NULL},           {"bf16", DTYPE_BF16, 0, NULL},
+    {"int8", DTYPE_BF16, DTYPE_INT8, NULL}, {"nf4", DTYPE_BF16, DTYPE_NF4, NULL},
+    {"bf16", DTYPE_BF16, 0, "bf16-mixed"},  {"nf4", DTYPE_BF16, DTYPE_NF4, "bf16-mixed"},
 };
-enum { BASES = sizeof bases / sizeof bases[0], BASE_FP32 = 0, BASE_BF16 = 1 };
+enum {
+    BASES = sizeof bases / sizeof bases[0],
+    BASE_FP32 = 0,
+    BASE_BF16 = 1,
+    BASE_NF4 = 3,
+    BASE_BF16_IN_BF16
+};
 
 typedef struct Adapted {
     ModelPreset preset;
@@ -26,15 +32,19 @@ typedef struct Adapted {
     Lora lora;
     float lr;
     int checkpoint; /* 1: every block */
+    int full;       /* 1: no adapters; all parameters are trained, in the precision's types */
 } Adapted;
 
 /* In the current context. Returns error_code(). */
 static int adapted_open(Session *s, const Adapted *a)
 {
     memset(s, 0, sizeof *s);
-    nn_set_weights(&(Weights){.dtype = a->base.dtype, .quantized = a->base.quantized, .frozen = 1});
+    tensor_set_precision(a->base.precision ? precision_by_name(a->base.precision) : NULL);
+    if (!a->full)
+        nn_set_weights(&(Weights){.dtype = a->base.dtype, .quantized = a->base.quantized, .frozen = 1});
     s->model = nn_model(&a->preset);
-    nn_add_lora(s->model, &a->lora);
+    if (!a->full)
+        nn_add_lora(s->model, &a->lora);
     if (a->checkpoint && !error_code())
         nn_set_checkpoint_every(s->model, 1);
     return error_code() ? error_code() : session_ready(s, &a->preset, a->lr);

@@ -1,6 +1,6 @@
-/* Adapters on a model that takes most of the machine, by hand: planned, trained in just that for some steps
- * on one repeated batch of random tokens, from random weights; and whether the frozen bytes stayed what they
- * were. */
+/* A model that takes most of the machine, with adapters or trained whole, by hand: planned, trained in just
+ * that for some steps on one repeated batch of random tokens, from random weights; and whether the frozen
+ * bytes stayed what they were. */
 #ifndef BRIM_BENCH_ADAPTED_LARGE_H
 #define BRIM_BENCH_ADAPTED_LARGE_H
 
@@ -57,9 +57,27 @@ static void large_print(const Large *l, const Plan *plan, const RunResult *resul
            (double)unaccounted / (1 << 20));
     printf("a step       %.2f s, the median of %d; loss %.6f to %.6f\n",
            order_median(l->seconds, l->done, room), l->done, result->loss_first, result->loss_last);
+    if (l->adapted.full)
+        return;
     printf("frozen       %llu bytes, hash %016llx before and %016llx after: %s\n",
            (unsigned long long)l->frozen_bytes, (unsigned long long)l->hash_before,
            (unsigned long long)l->hash_after, l->hash_before == l->hash_after ? "equal" : "NOT equal");
+}
+
+static void large_headline(const Large *l)
+{
+    const Adapted *a = &l->adapted;
+    const char *precision = a->base.precision ? a->base.precision : "fp32";
+    if (a->full)
+        printf("%s, all parameters, %s", a->preset.name, precision);
+    else
+        printf("%s, base %s%s%s, LoRA r %d, alpha %g of every linear layer but the head, activations of %s",
+               a->preset.name, a->base.quantized ? dtype_name(a->base.quantized) : "",
+               a->base.quantized ? ", rest " : "", dtype_name(a->base.dtype), a->lora.rank,
+               (double)a->lora.alpha, precision);
+    printf(", batch %d x %d, %s, AdamW%s lr %g, %d threads\n", a->preset.batch, a->preset.seq,
+           a->checkpoint ? "checkpoint blocks" : "no checkpoints", session_eight_bit ? " 8 bit" : "",
+           (double)a->lr, l->threads);
 }
 
 /* Returns what main should. */
@@ -67,14 +85,8 @@ static int large_run(Large *l)
 {
     Plan plan;
     RunResult result;
-    const Adapted *a = &l->adapted;
     RunOptions options = {.threads = l->threads, .quiet = 1};
-    printf("%s, base %s%s%s, LoRA r %d, alpha %g of every linear layer but the head, batch %d x %d, %s, "
-           "AdamW lr %g, %d threads\n",
-           a->preset.name, a->base.quantized ? dtype_name(a->base.quantized) : "",
-           a->base.quantized ? ", rest " : "", dtype_name(a->base.dtype), a->lora.rank, (double)a->lora.alpha,
-           a->preset.batch, a->preset.seq, a->checkpoint ? "checkpoint blocks" : "no checkpoints",
-           (double)a->lr, l->threads);
+    large_headline(l);
     if (plan_script(large_script, l, &options, &plan) != 0) {
         printf("not planned: %s\n", plan.error);
         return 1;

@@ -29,6 +29,9 @@ static int session_skips_unlabelled;
 /* And their parameters and activations have these types; NULL = fp32. */
 static const Precision *session_precision;
 
+/* And their AdamW keeps its states in 8 bit. */
+static int session_eight_bit;
+
 static uint32_t session_random(uint32_t *state) /* xorshift32 */
 {
     *state ^= *state << 13;
@@ -64,8 +67,10 @@ static int session_ready(Session *s, const ModelPreset *preset, float lr)
     const Context *context = context_current();
     s->model_bytes = memtrack_stats(context_ledger(context))->live;
     s->model_resident = memtrack_process_resident();
-    s->optimizer =
-        optim_adamw(nn_parameters(s->model), &(AdamW){.lr = lr, .weight_decay = 0.1f, .decay_all = 1});
+    TensorList all = nn_parameters(s->model);
+    s->optimizer = session_eight_bit
+                       ? optim_adamw8bit(all, &(AdamW8bit){.lr = lr, .weight_decay = 0.1f, .decay_all = 1})
+                       : optim_adamw(all, &(AdamW){.lr = lr, .weight_decay = 0.1f, .decay_all = 1});
     if (preset->seq) {
         Shape shape = SHAPE(preset->batch, preset->seq);
         s->batch.ids = tensor_new(DTYPE_I32, shape, MEM_INPUT);

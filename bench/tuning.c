@@ -1,6 +1,6 @@
-/* The adapter benchmark: a LoRA step on a base of every type against the same step on an fp32 base, in
- * interleaved rounds; how much the process of a bf16 base grows, beside PEFT's; and, by hand, a model that
- * takes most of the machine. */
+/* The adapter benchmark: a LoRA step on a base of every type, with activations in fp32 and in bf16, against
+ * the same step on an fp32 base, in interleaved rounds; how much the process of a bf16 base grows, beside
+ * PEFT's; and, by hand, a model that takes most of the machine, with adapters or trained whole. */
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,13 +14,13 @@ enum { SHAPES = 2 };
 typedef struct TuningShape {
     const char *name, *preset;
     int batch, seq;
-    double nf4_target, growth_target; /* at most; 0 = only shown */
+    double nf4_target, growth_target, growth_in_bf16_target; /* at most; 0 = only shown */
 } TuningShape;
 
 /* In the first products dominate; the second is so small that much else counts. */
 static const TuningShape shapes[SHAPES] = {
-    {"llama-small", "bench-llama-small", 1, 256, 1.15, 0.95},
-    {"llama-tiny", "bench-llama-tiny", 8, 256, 0, 0},
+    {"llama-small", "bench-llama-small", 1, 256, 1.15, 0.95, 0.6},
+    {"llama-tiny", "bench-llama-tiny", 8, 256, 0, 0, 0.6},
 };
 
 /* PyTorch's attention, each with a process of its own. */
@@ -37,7 +37,8 @@ typedef struct Options {
     int growth;        /* the shape whose growth this process measures, or -1 */
     const char *model; /* by hand */
     const char *quantize, *weights;
-    int steps, no_checkpoint;
+    const char *precision; /* by hand, and of the growth of a bf16 base: NULL = fp32 */
+    int steps, no_checkpoint, full, eight_bit;
 } Options;
 
 static Side sides[BASES + PEERS];
@@ -95,7 +96,7 @@ static json_t *peft_start(Child *child, const Options *o, const Adapted *a, cons
  * once, so what it holds beyond the model at that moment is growth. */
 static int growth_main(const Options *o)
 {
-    Adapted a = adapted_of(o, &shapes[o->growth], &bases[BASE_BF16]);
+    Adapted a = adapted_of(o, &shapes[o->growth], &bases[o->precision ? BASE_BF16_IN_BF16 : BASE_BF16]);
     char why[256];
     Plan plan = {0};
     Context *context = adapted_context(&a, o->threads, &plan, why, sizeof why);
@@ -113,19 +114,20 @@ static int growth_main(const Options *o)
     return 0;
 }
 
-static double growth_of(const Options *o, const Adapted *a, const TuningShape *shape)
+static double growth_of(const Options *o, const TuningShape *shape, const Base *base)
 {
-    Numbers n = numbers_of(o, a);
+    Adapted a = adapted_of(o, shape, base);
+    Numbers n = numbers_of(o, &a);
     return own_growth((const char *[]){NULL, "--growth", shape->name, "--threads", n.threads, "--batch",
                                        n.batch, "--seq", n.seq, "--rank", n.rank, "--dropout", n.dropout,
-                                       NULL});
+                                       base->precision ? "--precision" : NULL, base->precision, NULL});
 }
 
 /* ---- One shape ------------------------------------------------------------------------------- */
 
 typedef struct Result {
     char error[256];
-    double growth, peft_growth[PEERS]; /* MiB */
+    double growth[BASES], peft_growth[PEERS]; /* MiB; of the bf16 bases only */
     double loss[BASES];
     uint64_t needs[BASES];
 } Result;
@@ -197,28 +199,29 @@ static void print_shape(const Options *o, const TuningShape *shape, const Adapte
         printf("failed: %s\n", r->error);
         return;
     }
-    printf("  %-12s %10s   %-18s %10s %10s %12s %-20s %8s\n", "base", "ms a step", "to fp32", "by work",
-           "needs MiB", "growth MiB", "  to PEFT", "loss");
+    printf("  %-12s %-11s %10s   %-18s %8s %10s %11s %-19s %-19s %7s\n", "base", "activations", "ms a step",
+           "to fp32", "by work", "needs MiB", "growth MiB", " fp32 ones' to it", " bf16 ones' to it", "loss");
     for (int i = 0; i < BASES; i++) {
         const Side *fp32 = &sides[BASE_FP32], *side = &sides[i];
         double ratio = ratio_of_rounds(side->round, fp32->round, side->rounds),
                by_work = ratio_of_rounds(side->work, fp32->work, side->rounds);
-        printf("  %-12s %10.1f   %-18s %10.2f %10.1f", bases[i].name, 1e3 * median(side->all, side->count),
-               i == BASE_FP32 ? "" : verdict(ratio, i == BASES - 1 ? shape->nf4_target : 0, 1), by_work,
-               (double)r->needs[i] / (1 << 20));
-        if (i == BASE_BF16)
-            printf(" %12.1f %-20s %8.4f\n", r->growth, "", r->loss[i]);
-        else
-            printf(" %12s %-20s %8.4f\n", "", "", r->loss[i]);
+        char growth[24] = "";
+        if (r->growth[i] > 0)
+            snprintf(growth, sizeof growth, "%.1f", r->growth[i]);
+        printf("  %-12s %-11s %10.1f   %-18s %8.2f %10.1f %11s %-19s %-19s %7.4f\n", bases[i].name,
+               bases[i].precision ? "bf16" : "fp32", 1e3 * median(side->all, side->count),
+               i == BASE_FP32 ? "" : verdict(ratio, i == BASE_NF4 ? shape->nf4_target : 0, 1), by_work,
+               (double)r->needs[i] / (1 << 20), growth, "", "", r->loss[i]);
     }
     for (int i = 0; i < PEERS && sides[BASES + i].rounds; i++) {
         char name[32];
         const Side *peer = &sides[BASES + i];
-        double growth = r->peft_growth[i] > 0 ? r->growth / r->peft_growth[i] : 0;
+        double to = r->peft_growth[i] > 0 ? 1 / r->peft_growth[i] : 0;
         snprintf(name, sizeof name, "PEFT %s", attentions[i]);
-        printf("  %-12s %10.1f   %-18s %10s %10s %12.1f   %-18s\n", name,
+        printf("  %-12s %-11s %10.1f   %-18s %8s %10s %11.1f  %-18s  %-18s\n", name, "bf16",
                1e3 * median(peer->all, peer->count), "", "", "", r->peft_growth[i],
-               verdict(growth, shape->growth_target, 1));
+               verdict(to * r->growth[BASE_BF16], shape->growth_target, 1),
+               verdict(to * r->growth[BASE_BF16_IN_BF16], shape->growth_in_bf16_target, 1));
     }
     fflush(stdout);
 }
@@ -242,7 +245,7 @@ static void print_header(const Options *o, const json_t *peft)
         "ratios within a round\n"
         "base      quantised ones hold the rest in bf16\n"
         "growth    of the process from after model and adapters were made (optimizer states included) to its "
-        "highest, bf16 base\n",
+        "highest, bf16 bases; below, brim's with fp32 and with bf16 activations to PEFT's\n",
         o->rounds, o->turn);
     fflush(stdout);
 }
@@ -256,7 +259,10 @@ static void run_all(const Options *o)
         Adapted a = adapted_of(o, &shapes[i], &bases[BASE_BF16]);
         Child peers[PEERS] = {0};
         json_t *about = NULL;
-        Result result = {.growth = growth_of(o, &a, &shapes[i])};
+        Result result = {.growth = {0}};
+        for (int b = 0; b < BASES; b++)
+            if (b == BASE_BF16 || b == BASE_BF16_IN_BF16)
+                result.growth[b] = growth_of(o, &shapes[i], &bases[b]);
         for (int p = 0; p < PEERS && !o->no_torch; p++) {
             json_t *answer = peft_start(&peers[p], o, &a, attentions[p]);
             if (!answer)
@@ -279,11 +285,13 @@ static void run_all(const Options *o)
 static const char usage[] =
     "usage: tuning [--quick] [--threads N] [--rounds N] [--rank N] [--dropout P] [--batch N] [--seq N]\n"
     "              [--no-torch] [--python PATH] [--script PATH] [llama-small] [llama-tiny]\n"
-    "       tuning --model PRESET [--quantize nf4|nf4-plain|int8|none] [--weights bf16|fp16|fp32] [--seq N]\n"
-    "              [--batch N] [--steps N] [--rank N] [--dropout P] [--no-checkpoint] [--threads N]\n"
-    "The second form trains one large model from random weights on one repeated batch, and compares with "
-    "the\n"
-    "plan what was measured. It fails unless the books are as planned and the frozen bytes as they were.\n";
+    "       tuning --model PRESET [--quantize nf4|nf4-plain|int8|none] [--weights bf16|fp16|fp32]\n"
+    "              [--rank N] [--dropout P] [--precision NAME] [--optimizer adamw|adamw8bit] [--seq N]\n"
+    "              [--batch N] [--steps N] [--no-checkpoint] [--threads N]\n"
+    "       tuning --model PRESET --full [--precision NAME] …\n"
+    "The second form trains adapters of one large model from random weights on one repeated batch, and\n"
+    "compares with the plan what was measured. It fails unless the books are as planned and the frozen\n"
+    "bytes as they were. The third trains all parameters, without adapters.\n";
 
 static int find_shape(const char *name)
 {
@@ -293,23 +301,12 @@ static int find_shape(const char *name)
     return -1;
 }
 
-static const struct option names[] = {{"quick", 0, 0, 'q'},
-                                      {"threads", 1, 0, 't'},
-                                      {"rounds", 1, 0, 'r'},
-                                      {"no-torch", 0, 0, 'n'},
-                                      {"python", 1, 0, 'p'},
-                                      {"script", 1, 0, 's'},
-                                      {"growth", 1, 0, 'g'},
-                                      {"rank", 1, 0, 'k'},
-                                      {"dropout", 1, 0, 'd'},
-                                      {"batch", 1, 0, 'b'},
-                                      {"seq", 1, 0, 'l'},
-                                      {"model", 1, 0, 'm'},
-                                      {"steps", 1, 0, 'e'},
-                                      {"quantize", 1, 0, 'Q'},
-                                      {"weights", 1, 0, 'w'},
-                                      {"no-checkpoint", 0, 0, 'c'},
-                                      {0}};
+static const struct option names[] = {
+    {"quick", 0, 0, 'q'},     {"threads", 1, 0, 't'},   {"rounds", 1, 0, 'r'},  {"no-torch", 0, 0, 'n'},
+    {"python", 1, 0, 'p'},    {"script", 1, 0, 's'},    {"growth", 1, 0, 'g'},  {"rank", 1, 0, 'k'},
+    {"dropout", 1, 0, 'd'},   {"batch", 1, 0, 'b'},     {"seq", 1, 0, 'l'},     {"model", 1, 0, 'm'},
+    {"steps", 1, 0, 'e'},     {"quantize", 1, 0, 'Q'},  {"weights", 1, 0, 'w'}, {"no-checkpoint", 0, 0, 'c'},
+    {"precision", 1, 0, 'P'}, {"optimizer", 1, 0, 'O'}, {"full", 0, 0, 'f'},    {0}};
 
 /* An option that has a number or a flag; returns 0 for another. */
 static int parse_number(int c, Options *o)
@@ -322,32 +319,43 @@ static int parse_number(int c, Options *o)
     return at != NULL;
 }
 
+/* An option that has a text or is a switch; returns 2 for bad usage. */
+static int parse_other(int c, Options *o)
+{
+    if (c == 'q')
+        o->rounds = 2, o->turn = 0.1;
+    else if (c == 'n')
+        o->no_torch = 1;
+    else if (c == 'c')
+        o->no_checkpoint = 1;
+    else if (c == 'f')
+        o->full = 1;
+    else if (c == 'p')
+        o->python = optarg;
+    else if (c == 's')
+        o->script = optarg;
+    else if (c == 'd')
+        o->dropout = strtof(optarg, NULL);
+    else if (c == 'm')
+        o->model = optarg;
+    else if (c == 'Q')
+        o->quantize = optarg;
+    else if (c == 'w')
+        o->weights = optarg;
+    else if (c == 'P')
+        return precision_by_name(o->precision = optarg) ? 0 : 2;
+    else if (c == 'O')
+        return (o->eight_bit = !strcmp(optarg, "adamw8bit")) || !strcmp(optarg, "adamw") ? 0 : 2;
+    else if (c == 'g')
+        return (o->growth = find_shape(optarg)) < 0 ? 2 : 0;
+    return 0;
+}
+
 static int parse(int argc, char **argv, Options *o)
 {
-    for (int c, number; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
-        if (c == '?' || (number = parse_number(c, o)) < 0)
+    for (int c, number; (c = getopt_long(argc, argv, "", names, NULL)) != -1;)
+        if (c == '?' || (number = parse_number(c, o)) < 0 || (!number && parse_other(c, o) != 0))
             return 2;
-        if (c == 'q')
-            o->rounds = 2, o->turn = 0.1;
-        else if (c == 'n')
-            o->no_torch = 1;
-        else if (c == 'c')
-            o->no_checkpoint = 1;
-        else if (c == 'p')
-            o->python = optarg;
-        else if (c == 's')
-            o->script = optarg;
-        else if (c == 'd')
-            o->dropout = strtof(optarg, NULL);
-        else if (c == 'm')
-            o->model = optarg;
-        else if (c == 'Q')
-            o->quantize = optarg;
-        else if (c == 'w')
-            o->weights = optarg;
-        else if (c == 'g' && (o->growth = find_shape(optarg)) < 0)
-            return 2;
-    }
     for (; optind < argc; optind++) {
         int i = find_shape(argv[optind]);
         if (i < 0)
@@ -377,10 +385,12 @@ static int large_main(const Options *o)
         return 2;
     }
     l.adapted = (Adapted){.preset = *nn_preset(o->model),
-                          .base = {"", (DType)weights, none ? 0 : (DType)quantized},
+                          .base = {"", (DType)weights, none ? 0 : (DType)quantized, o->precision},
                           .lora = {.rank = o->rank, .alpha = 2 * (float)o->rank, .dropout = o->dropout},
-                          .lr = 1e-3f,
-                          .checkpoint = !o->no_checkpoint};
+                          .lr = o->full ? 3e-4f : 1e-3f,
+                          .checkpoint = !o->no_checkpoint,
+                          .full = o->full};
+    session_eight_bit = o->eight_bit;
     l.adapted.preset.batch = o->batch ? o->batch : 1;
     l.adapted.preset.seq = o->seq ? o->seq : 256;
     l.steps = o->steps;
