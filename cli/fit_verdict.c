@@ -51,10 +51,11 @@ static const Method *least_need(const Fit *fit)
 uint64_t fit_pytorch(const Fit *fit)
 {
     const MemStats *s = &fit->method[0].variant.plan.memory.stats;
-    uint64_t p = s->own_peak[MEM_PARAMETER]; /* what is trained */
-    uint64_t step = p + report_group(s->own_peak, MEM_GROUP_GRADIENTS) +
-                    report_group(s->own_peak, MEM_GROUP_OPTIMIZER_STATES) + p;
-    step += s->own_peak[MEM_FROZEN];
+    uint64_t masters = s->own_peak[MEM_MASTER], trained = s->own_peak[MEM_PARAMETER];
+    uint64_t step = trained + masters + s->own_peak[MEM_FROZEN] +
+                    report_group(s->own_peak, MEM_GROUP_GRADIENTS) +
+                    report_group(s->own_peak, MEM_GROUP_OPTIMIZER_STATES);
+    step += masters ? masters : trained; /* of what the update changes */
     return s->needs + (step > s->peak ? step - s->peak : 0);
 }
 

@@ -436,7 +436,7 @@ static void update(Session *s, RunLogStep *line)
     line->skipped = !error_code() && optim_step_skipped(s->optimizer);
     s->training->skipped += line->skipped;
     if (line->skipped)
-        brim_say("step %4lld  skipped: a gradient overflows with a loss scale of %g; the next is %g",
+        brim_say("step %4lld  skipped: a gradient overflows with a loss scale of %.9g; the next is %.9g",
                  (long long)line->step, line->loss_scale, (double)optim_loss_scale(s->optimizer));
 }
 

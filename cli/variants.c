@@ -175,7 +175,7 @@ static const Pull mixed = {.flag = "--precision",
                            .pays = trains_all,
                            .needed = 1};
 static const Pull states8 = {.flag = "--precision",
-                             .word = "bf16 + 8-bit AdamW",
+                             .word = "bf16, 8-bit AdamW",
                              .target = MEM_GROUP_COUNT,
                              .set = bf16_with_8bit_states,
                              .pays = trains_in_8_bit,
@@ -318,19 +318,28 @@ int variant_adds_adapters(const Variant *v, const Options *from)
     return has_adapters(&v->options) && !has_adapters(from);
 }
 
-void variants_say_words(FILE *out, const Options *from)
+/* "LoRA on bf16 is --lora …; QLoRA is … .", of two rows. */
+static void say_words(FILE *out, const Pull *a, const Pull *b, const Options *of_a, const Options *of_b)
 {
-    static const Pull *const pulls[] = {&lora, &qlora, &half, &states8};
-    Options adapters = *from;
-    int said = 0, adds = !has_adapters(from) && pull(&lora, &adapters);
-    for (size_t i = 0; i < sizeof pulls / sizeof pulls[0]; i++) {
-        const Options *base = pulls[i] == &half ? &adapters : from; /* 16 bit: of rows with adapters */
-        Options pulled = *base;
+    const Pull *const pulls[] = {a, b};
+    const Options *const from[] = {of_a, of_b};
+    int said = 0;
+    for (int i = 0; i < 2; i++) {
+        Options pulled = *from[i];
         if (pull(pulls[i], &pulled))
-            fprintf(out, "%s%s is %s", said++ ? "; " : "", pulls[i]->word, levers_text(&pulled, base).text);
+            fprintf(out, "%s%s is %s", said++ ? "; " : "", pulls[i]->word,
+                    levers_text(&pulled, from[i]).text);
     }
     if (said)
         fprintf(out, ".\n");
+}
+
+void variants_say_words(FILE *out, const Options *from)
+{
+    Options adapters = *from;
+    int adds = !has_adapters(from) && pull(&lora, &adapters);
+    say_words(out, &lora, &qlora, from, from);
+    say_words(out, &half, &states8, &adapters, from); /* 16 bit: of rows with adapters */
     if (adds)
         fprintf(out,
                 "LoRA and QLoRA train adapters beside frozen weights: another training, for weights that "

@@ -144,7 +144,8 @@ static int stored_dots(const StoredArray *a, const StoredArray *b, const KernelR
 /* ---- The micro-kernel ------------------------------------------------------------------------ */
 
 /* These know what packed blocks look like, and nobody else does: floats, or pairs of bf16 for dot
- * instructions, which take half the room. A block of A is at most (STORED_ROWS, STORED_DEPTH), one of B (STORED_DEPTH, p->cut.cols). */
+ * instructions, which take half the room. A block of A is at most (STORED_ROWS, STORED_DEPTH), one of B
+ * (STORED_DEPTH, p->cut.cols). */
 
 /* Rows [row, row + rows) of op(A), terms [at, at + depth). */
 static void stored_pack_left(const StoredProduct *p, int64_t row, int64_t rows, int64_t at, int64_t depth,

@@ -49,7 +49,8 @@ typedef struct Quantize {
 /* Quantises the weights of a model's linear layers that exist already, but for heads and what is tied: one
  * after the other, so that only one exists in both forms at a time. They are frozen then. Call it before the
  * optimizer is made. nn_set_weights before the model is made takes less memory. Returns how many were
- * quantised (those that were already are none), or -1 after raising; then some may be. options may be NULL. */
+ * quantised (those that were already are none), or -1 after raising; then some may be. options may be NULL.
+ */
 BRIM_API int nn_quantize(Module *model, const Quantize *options);
 
 /* A module of this class, without parameters or children yet. NULL without memory. */
@@ -84,7 +85,8 @@ BRIM_API void nn_set_loss_chunk(Module *model, int rows);
 /* From now on nn_loss computes the head only for rows that have a label, in training and in evaluation: of a
  * masked language model some 15 % have one. They are computed some 256 at a time (or as many as
  * nn_set_loss_chunk says), so the logits never exist at once, and memory does not depend on how many there
- * are. Losses and gradients are equal up to rounding; backward computes the head once more, for those rows.
+ * are. Losses and gradients are equal up to rounding (16-bit gradients of the head's parameters are rounded
+ * once a chunk); backward computes the head once more, for those rows.
  * Off by default, for other frameworks compute all rows. For models that offer a head. */
 BRIM_API void nn_set_skip_unlabelled(Module *model, int on);
 /* What a model offers for the two; its constructor calls nn_offer_head. nn_forward's logits must be

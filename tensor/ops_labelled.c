@@ -4,7 +4,8 @@
  * Which rows they are is data, so what is allocated may not depend on it: rows with a label are gathered into
  * chunks of a fixed number of rows, in workspace, and as many chunks are computed as there are rows for. The
  * head is all of what comes behind the last block: with BERT's transform, or only the last product. Backward
- * computes a chunk once more, so that nothing but hidden and a number a row is kept. */
+ * computes a chunk once more, so that nothing but hidden and a number a row is kept. Gradients of parameters
+ * add up over chunks: those of 16 bit are rounded once a chunk. */
 #include <inttypes.h>
 
 #include "../base/plural_.h"
@@ -28,8 +29,8 @@ typedef struct Room {
     const float *bias, *dense_bias, *norm, *norm_bias;
     int64_t *index, count;
     int32_t *label;
-    void *hidden, *pre, *active, *normed; /* (rows, …) of the transform, of hidden's type */
-    float *mean, *rstd, *logits;
+    void *hidden, *pre, *active, *normed, *logits; /* (rows, …), of hidden's type */
+    float *mean, *rstd;
     void *rest; /* what kernels need */
 } Room;
 
@@ -69,7 +70,7 @@ static Chunk chunk_of(const OpCall *call, int64_t done, int64_t left)
         .rows = rows,
         .done = done,
         .dense = {.rows = rows, .in = in, .out = width, .x = type, .y = type},
-        .linear = {.rows = rows, .in = width, .out = classes, .x = type}, /* logits are f32 */
+        .linear = {.rows = rows, .in = width, .out = classes, .x = type, .y = type},
         .loss = {.rows = rows, .classes = classes, .ignore_index = call->attr.loss.ignore_index},
     };
 }
@@ -101,7 +102,7 @@ static uint64_t arrays_room(const OpCall *call)
     uint64_t bytes = floats_room(call, BIAS, classes) + floats_room(call, DENSE_BIAS, width) +
                      floats_room(call, NORM, width) + floats_room(call, NORM_BIAS, width);
     bytes += aligned((uint64_t)list * sizeof(int64_t)) + aligned((uint64_t)list * sizeof(int32_t));
-    bytes += typed(call, rows * in) + floats(rows * classes);
+    bytes += typed(call, rows * in) + typed(call, rows * classes);
     if (has_transform(call))
         bytes += 3 * typed(call, rows * width) + 2 * floats(rows);
     return bytes;
@@ -176,7 +177,7 @@ static Room room_of(const OpCall *call)
         room.mean = take(&at, floats(rows));
         room.rstd = take(&at, floats(rows));
     }
-    room.logits = take(&at, floats(rows * classes));
+    room.logits = take(&at, typed(call, rows * classes));
     room.rest = at;
     CrossEntropyDims all = {
         .rows = all_rows(call), .classes = classes, .ignore_index = call->attr.loss.ignore_index};
@@ -284,7 +285,7 @@ static void head_forward(OpCall *call)
         Chunk c = chunk_of(call, done, room.count - done);
         float loss;
         make_logits(call, &c, &room);
-        call->kernels->cross_entropy_forward(&c.loss, DTYPE_F32, room.logits, room.label + done,
+        call->kernels->cross_entropy_forward(&c.loss, call->dtype[HIDDEN], room.logits, room.label + done,
                                              call->attr.loss.scale, &loss, (float *)call->extra[0] + done,
                                              room.rest, call->run);
         total += (double)loss;
@@ -334,9 +335,9 @@ static void chunk_backward(const OpCall *call, const Chunk *c, const Room *room)
     const Kernels *k = call->kernels;
     StoredArray weight = stored_input(call, WEIGHT);
     make_logits(call, c, room);
-    k->cross_entropy_backward(&c->loss, DTYPE_F32, room->logits, room->label + c->done, call->attr.loss.scale,
-                              (const float *)call->extra[0] + c->done, call->dout, 0, room->logits,
-                              call->run);
+    k->cross_entropy_backward(&c->loss, call->dtype[HIDDEN], room->logits, room->label + c->done,
+                              call->attr.loss.scale, (const float *)call->extra[0] + c->done, call->dout, 0,
+                              room->logits, call->run);
     weight_backward(call, c, room, &c->linear, WEIGHT, room->normed, room->logits);
     if (!(call->needs & ~(OP_INPUT(WEIGHT) | OP_INPUT(BIAS))))
         return;

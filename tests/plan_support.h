@@ -158,6 +158,7 @@ enum {
 typedef struct Session {
     Case c;
     EventRecord *planned, *run;                /* NULL: not recorded */
+    EventRecord *packed; /* of a second dry run, which the plan follows only if it needs less; NULL: in planned */
     void (*in_step)(void *user, int64_t step); /* before each micro-batch; NULL: nothing */
     void *user;
     int calls; /* of the script */
@@ -328,7 +329,7 @@ static inline int case_script(void *config)
     Session *s = config;
     const Case *c = &s->c;
     int meta = context_is_meta(context_current());
-    EventRecord *record = meta ? s->planned : s->run;
+    EventRecord *record = !meta ? s->run : s->calls && s->packed ? s->packed : s->planned;
     s->calls++;
     if (record)
         record_start(record);

@@ -213,17 +213,17 @@ static void levers_try_16_bit(void **state)
     Outcome *o = expect_code(RUN("compare", "llama-tiny", "--seq", "64"), 0);
     has(o, "\n--precision bf16-mixed ");
     has(o, "\nbf16-mixed + blocks ");
-    has(o, "\nbf16 + 8-bit AdamW ");
+    has(o, "\nbf16, 8-bit AdamW ");
     has(o, "\nLoRA on bf16 + 16 bit ");
     has(o, "\nQLoRA + 16 bit + blocks ");
-    has(o, "bf16 + 8-bit AdamW is --optimizer adamw8bit --precision bf16");
+    has(o, "bf16, 8-bit AdamW is --optimizer adamw8bit --precision bf16");
     /* Where it is so already, it is no lever. */
     o = expect_code(RUN("compare", "llama-tiny", "--seq", "64", "--precision", "bf16"), 0);
     assert_null(strstr(o->out, "bf16-mixed"));
     assert_null(strstr(o->out, "8-bit"));
     o = expect_code(RUN("fit", "llama-tiny", "--seq", "64", "--memory", "2GiB"), 0);
     has(o, "\n--precision bf16-mixed ");
-    has(o, "\nbf16 + 8-bit AdamW ");
+    has(o, "\nbf16, 8-bit AdamW ");
     has(o, "planned in fp32, or as a row says");
     o = expect_code(RUN("fit", "llama-tiny", "--seq", "64", "--memory", "2GiB", "--precision", "bf16"), 0);
     assert_null(strstr(o->out, "planned in fp32"));

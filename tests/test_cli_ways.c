@@ -289,7 +289,7 @@ static void adapters_are_advised(void **state)
     has(o, "--lora r=16,alpha=32 --weights bf16 --quantize nf4");
     has(o, ". With --lora adapters are trained instead of the weights.\n");
     has(o, "\nLoRA on bf16 is --lora r=16,alpha=32 --weights bf16; QLoRA is --lora r=16,alpha=32 --weights "
-           "bf16 --quantize nf4; 16 bit is --precision bf16; bf16 + 8-bit AdamW is --optimizer adamw8bit "
+           "bf16 --quantize nf4.\n16 bit is --precision bf16; bf16, 8-bit AdamW is --optimizer adamw8bit "
            "--precision bf16.\nLoRA and QLoRA train adapters beside frozen weights: another training");
     o = expect_code(RUN("plan", "llama-3.1-8b", "--budget", "20GiB"), 1);
     assert_non_null(strstr(o->err, "  --checkpoint blocks --lora r=16,alpha=32 --weights bf16  needs "));
@@ -298,7 +298,7 @@ static void adapters_are_advised(void **state)
     o = expect_code(RUN("compare", "llama-3.1-8b", "--lora", "r=8,alpha=8", "--weights", "bf16"), 0);
     has(o, "\nQLoRA ");
     assert_null(strstr(o->out, "LoRA on bf16"));
-    has(o, "QLoRA is --quantize nf4; 16 bit is --precision bf16.\n");
+    has(o, "QLoRA is --quantize nf4.\n16 bit is --precision bf16.\n");
     o = expect_code(RUN("compare", "mlp", "--data", make_images("images"), "--batch", "8"), 0);
     assert_null(strstr(o->out, "LoRA"));
 }
@@ -395,7 +395,7 @@ static void quantised_files_are_read_as_they_lie(void **state)
     const char *data = make_file("ids.bin", ids, sizeof ids);
     o = expect_code(RUN("compare", "--init", files[1][0], "--seq", "8", "--data", data), 0);
     has(o, " parameters  fp32  ");
-    has(o, "QLoRA is --lora r=16,alpha=32 --weights bf16 --quantize nf4-plain; ");
+    has(o, "QLoRA is --lora r=16,alpha=32 --weights bf16 --quantize nf4-plain.\n");
     o = expect_code(RUN("train", "--init", files[0][0], "--seq", "8", "--data", data, "--steps", "2",
                         "--lora", "r=2", "--threads", "2"),
                     0);

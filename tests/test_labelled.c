@@ -434,7 +434,7 @@ static void test_models(void **state)
     }
 }
 
-/* In 16 bit the two round at other places: logits are f32 where only some rows are computed. */
+/* In 16 bit the weight of the head sums its gradient chunk by chunk, and rounds it as often. */
 static void test_precisions(void **state)
 {
     (void)state;

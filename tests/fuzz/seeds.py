@@ -405,6 +405,7 @@ COMMANDS = (
     "report\nrun.jsonl\n--html=o\n--csv\nc\n--torch-snapshot\ns", "report\na.jsonl\nb.jsonl\n--html\nboth", "report\na\nb\nc",
     "report\n--massif\nrun.jsonl\n--jsonl", "help\ntrain", "help\nnone", "help", "fit\n--card\nt4,h100\n--memory\n4GiB,,1B\n--reserve\n0",
     "compare\n--checkpoint\nnone,blocks,cc+.,selective\n--csv\n--run\n2", "plan\n--textbook\n--cpu\n-1",
+    "plan\n--precision\nfp16-mixed\n--loss-scale\n1024\n--grad-dtype\n32", "compare\n--precision\nbf16,bf16-autocast\n--rounding\nnearest", "fit\n--precision\nbf16\n--optimizer\nadamw8bit",
     "plan\n--lora\nr=4,alpha=8,dropout=0.1,targets=q_proj,v_proj,rslora\n--weights\nbf16\n--quantize\nnf4",
     "compare\n--lora\ntargets=all,r=2\n--weights\nfp32,fp16\n--quantize\nnone,int8,nf4-plain", "compare\n--four-ways\n--seq\n9", "plan\n--lora\nr=4,alpha=2.5,dropout=0.5,targets=q_proj,v_proj,rslora\n--json", "train\n--lora\nr=2\n--merge\n--export\nx\n--export-adapter\na",
     "generate\n--adapter\na\n--init\nl", "train\n--resume\nd\n--quiet")
