@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.3.0
-SOVERSION := 2
+VERSION := 0.4.0
+SOVERSION := 3
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=
@@ -286,12 +286,12 @@ help:
 	@echo "make notebook   what docs/notebook.md shows, run with pandas"
 	@echo "make tokenizers every tokenizer against the Python package; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some, JOBS=2"
-	@echo "make bench      against the products alone, the machine's limit, and PyTorch; ARGS=--quick"
+	@echo "make bench      against the products alone, the machine's limit, and PyTorch; and bf16-mixed; ARGS=--quick"
 	@echo "make valgrind   tests under memcheck; TEST=\"test_resume test_nn\" for others"
 	@echo "make soak       runs that look at themselves for memory and speed that drift; MINUTES=60"
 	@echo "make bench-decode  tokens a second, against the machine's reading rate and PyTorch; ARGS=\"--threads 1 gpt2\""
 	@echo "make bench-products  products with 16-bit, int8 and NF4 weights, against fp32 and BLAS; ARGS=\"--threads 1\""
-	@echo "make bench-tuning  LoRA steps on fp32, bf16, int8 and NF4 bases, and PEFT's; ARGS=\"--quick\""
+	@echo "make bench-tuning  LoRA steps on fp32, bf16, int8 and NF4 bases, also in bf16, and PEFT's; ARGS=\"--quick\""
 	@echo "make accuracy   the tables of docs/accuracy.md: other estimators, PyTorch, brim"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
