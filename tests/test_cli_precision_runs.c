@@ -172,10 +172,10 @@ static void a_run_is_its_plan(void **state)
                                             {"--optimizer", "adamw8bit"},
                                             {"--lora", "r=4"},
                                             {"--checkpoint", "blocks"}};
-    static const char *const models[] = {"gpt2-tiny", "llama-tiny", "bert-tiny"};
+    static const char *const families[] = {"gpt2", "llama", "bert"};
     for (size_t i = 0; i < COUNT(precisions); i++)
         for (size_t k = 0; k < COUNT(levers); k++) {
-            const char *model = models[(i + k) % COUNT(models)];
+            const char *model = make_model(families[(i + k) % COUNT(families)]);
             Outcome *o = expect_code(RUN("train", model, "--threads", "2", "--batch", "2", "--seq", "16",
                                          "--steps", "3", "--max-samples", "16", "--precision", precisions[i],
                                          levers[k][0], levers[k][1]),
