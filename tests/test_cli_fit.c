@@ -137,11 +137,11 @@ static void the_verdict_comes_first(void **state)
                                           "--clip 0 (1.26 times the FLOPs).\n");
     o = RUN("fit", "--model", "llama-3.1-70b", "--card", "rtx-3090");
     starts(verdict_of(expect_code(o, 1)),
-           "Nothing here fits rtx-3090: the least need is 45.40 GiB, with "
-           "--checkpoint blocks --lora r=16,alpha=32 --weights bf16 --quantize nf4; ");
+           "Nothing here fits rtx-3090: the least need is 42.27 GiB, with "
+           "--checkpoint blocks --lora r=16,alpha=32 --precision bf16 --weights bf16 --quantize nf4; ");
     assert_non_null(strstr(o->out, "; the smallest card that takes it is "));
     o = RUN("fit", "--model", "llama-3.1-405b", "--card", "t4,h200");
-    starts(verdict_of(expect_code(o, 1)), "Nothing here fits t4 and h200: the least need is 225.93 GiB");
+    starts(verdict_of(expect_code(o, 1)), "Nothing here fits t4 and h200: the least need is 216.87 GiB");
     assert_non_null(strstr(o->out, "; no card of `brim gpus` takes it.\n"));
     o = RUN("fit", "--model", "llama-3.2-1b", "--card", "rtx-3090", "--memory", "2GiB");
     starts(verdict_of(expect_code(o, 1)),
