@@ -131,7 +131,7 @@ static void the_log_of_a_run(void **state)
         parse(expect_code(RUN(TRAIN, log, "--json", "--data", text, "--batch", "2", "--seq", "16"), 0)->out);
     json_t *run = first_line(log);
     assert_keys(run,
-                "kind format brim model family parameters command options plan components phases groups");
+                "kind format brim model family parameters command kernels options plan components phases groups");
     check_memory(json_object_get(run, "plan"), 0, 0);
     assert_string_equal(json_string_value(json_array_get(json_object_get(run, "command"), 0)), "train");
     char why[WHY];
