@@ -182,7 +182,7 @@ test-full:
 # What CI runs under the address and undefined-behaviour sanitizers: all but what looks at a terminal, at tables or at
 # many plans, whose code others run. make check-full runs all.
 UNSANITIZED := $(addprefix test_,terminal search properties locale cli_levers cli_advice cli_fit cli_options \
-    cli_adapters cli_finetune cli_resume cli_train cli_ways)
+    cli_adapters cli_finetune cli_precision_runs cli_resume cli_train cli_ways precision_training)
 test-sanitized:
 	@$(MAKE) --no-print-directory test SAN=address,undefined \
 	    TEST="$(filter-out $(UNSANITIZED),$(notdir $(TESTS)))"

@@ -2,6 +2,7 @@
  * what the states take, how long autocast's copies live, and how far 16-bit models are from fp32. */
 #include "../kernels/kernels.h"
 #include "../tensor/tensor_.h"
+#include "count.h"
 #include "lora_support.h"
 
 #define CONVENTIONS 7
@@ -259,6 +260,75 @@ static void test_autocast_copies(void **state)
     assert_int_equal(s->live_by[MEM_ACTIVATION], 0);
 }
 
+/* An overflow of an activation: an error that says which operation made it and where, not a step that is
+ * skipped. */
+static void test_forward_overflow(void **state)
+{
+    (void)state;
+    static const ModelFamily families[] = {MODEL_LLAMA, MODEL_GPT2, MODEL_BERT};
+    static const char *const weights[] = {"model.layers.0.mlp.up_proj.weight",
+                                          "transformer.h.0.mlp.c_fc.weight",
+                                          "bert.encoder.layer.0.intermediate.dense.weight"};
+    static const char *const places[] = {"layers.0", "h.0", "layer.0"};
+    use("fp16-mixed");
+    for (size_t i = 0; i < COUNT(families); i++) {
+        int scope = tensor_scope_begin();
+        Module *model = small_model(&(Setting){.family = families[i]});
+        Optimizer *optimizer = optim_adamw(nn_parameters(model), NULL);
+        optim_set_loss_scale(optimizer, 0);
+        Tensor *weight = nn_parameter(model, weights[i]);
+        assert_non_null(weight);
+        tensor_fill_uniform(weight, -60000, 60000);
+        Batch batch = small_batch(families[i], 0, 0, 2);
+        tensor_backward(nn_loss(model, &batch));
+        assert_error(ERROR_NONFINITE, "the first value that is not finite was made by", places[i]);
+        assert_int_equal(optim_skipped(optimizer), 0);
+        tensor_scope_end(scope);
+    }
+}
+
+/* ---- Failing allocations --------------------------------------------------------------------- */
+
+static void train_a_step(const Precision *precision, ModelFamily family)
+{
+    tensor_set_precision(precision);
+    Module *model = small_model(&(Setting){.family = family, .layers = 1});
+    Optimizer *optimizer = error_code() ? NULL : optim_adamw8bit(nn_parameters(model), NULL);
+    if (precision->activations == DTYPE_F16)
+        optim_set_loss_scale(optimizer, 0);
+    for (int micro = 0; micro < 2 && !error_code(); micro++) {
+        int scope = tensor_scope_begin();
+        Batch batch = small_batch(family, 0, micro, 1);
+        Tensor *loss = error_code() ? NULL : nn_loss(model, &batch);
+        if (loss)
+            tensor_backward(loss);
+        tensor_scope_end(scope);
+    }
+    optim_step(optimizer);
+}
+
+/* Every allocation in turn, that of a master and of a copy included: an error, and nothing is left. */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    for (int i = 1; i < CONVENTIONS; i++) {
+        int n = 1;
+        for (int passed = 0; !passed; n++) {
+            Visit v = visit(&(ContextOptions){.threads = 1});
+            memtrack_fail_nth((uint64_t)n);
+            train_a_step(precision_at(i), (ModelFamily)(i % FAMILIES));
+            passed = memtrack_fail_pending();
+            memtrack_fail_nth(0);
+            if (passed ? error_code() : error_code() != ERROR_HOST_MEMORY && error_code() != ERROR_MEMORY)
+                fail_msg("%s, allocation %d: '%s'", precision_at(i)->name, n, error_message());
+            error_clear();
+            leave(v);
+        }
+        count_more(COUNTED_ALLOCATIONS, n - 1);
+        assert_true(n > 50);
+    }
+}
+
 /* ---- Against fp32 ---------------------------------------------------------------------------- */
 
 typedef struct Result {
@@ -370,9 +440,17 @@ static void test_cast(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_conventions),     TEST(test_refused),       TEST(test_parameters),
-        TEST(test_masters),         TEST(test_adapters_stay), TEST(test_bytes_a_parameter),
-        TEST(test_autocast_copies), TEST(test_models),        TEST(test_cast),
+        TEST(test_conventions),
+        TEST(test_refused),
+        TEST(test_parameters),
+        TEST(test_masters),
+        TEST(test_adapters_stay),
+        TEST(test_bytes_a_parameter),
+        TEST(test_autocast_copies),
+        TEST(test_forward_overflow),
+        TEST(test_no_memory),
+        TEST(test_models),
+        TEST(test_cast),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
