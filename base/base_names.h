@@ -4,6 +4,7 @@
 
 #define dtype_bytes brim_dtype_bytes
 #define dtype_is_dynamic8 brim_dtype_is_dynamic8
+#define dtype_is_float brim_dtype_is_float
 #define dtype_is_quantized brim_dtype_is_quantized
 #define dtype_name brim_dtype_name
 #define error_clear brim_error_clear

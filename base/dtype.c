@@ -14,6 +14,11 @@ const char *dtype_name(DType dtype)
     return (unsigned)dtype < DTYPE_COUNT ? names[dtype] : "unknown";
 }
 
+int dtype_is_float(DType dtype)
+{
+    return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16;
+}
+
 int dtype_is_quantized(DType dtype)
 {
     return dtype == DTYPE_INT8 || dtype == DTYPE_NF4 || dtype == DTYPE_NF4_PLAIN;

@@ -48,6 +48,7 @@ enum {
 BRIM_API const char *dtype_name(DType dtype); /* "bf16"; "unknown" for none of these */
 /* Of a matrix (rows, cols), row-major; of any other array rows is 1, or whatever divides its elements. */
 BRIM_API uint64_t dtype_bytes(DType dtype, int64_t rows, int64_t cols);
+BRIM_API int dtype_is_float(DType dtype);     /* f32, bf16, f16 */
 BRIM_API int dtype_is_quantized(DType dtype); /* int8, nf4, nf4-plain */
 BRIM_API int dtype_is_dynamic8(DType dtype);  /* dynamic8, dynamic8-unsigned */
 

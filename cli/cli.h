@@ -99,6 +99,7 @@ int parse_size(const char *name, const char *text, uint64_t *out); /* 0 or EXIT_
 typedef struct LeverText {
     char text[1200];
 } LeverText;
+LeverText lever_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void lever_add(LeverText *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 LeverText checkpoint_text(const CheckpointChoice *choice);
 /* What weights are stored as: "fp32", "bf16"; "nf4, rest bf16" where linear layers are quantised. */

@@ -9,19 +9,9 @@
 
 /* ---- The rows -------------------------------------------------------------------------------- */
 
-static LeverText __attribute__((format(printf, 1, 2))) say(const char *format, ...)
-{
-    LeverText out;
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(out.text, sizeof out.text, format, arguments);
-    va_end(arguments);
-    return out;
-}
-
 static LeverText optimizer_title(const Options *o)
 {
-    return say("%s", optim_rule(o->optimizer)->title);
+    return lever_say("%s", optim_rule(o->optimizer)->title);
 }
 
 float learning_rate(const Options *o)
@@ -38,22 +28,22 @@ float learning_rate(const Options *o)
 
 static LeverText lr_title(const Options *o)
 {
-    return say("lr %g", (double)learning_rate(o));
+    return lever_say("lr %g", (double)learning_rate(o));
 }
 
 static LeverText dropout_title(const Options *o)
 {
-    return o->dropout > 0 ? say("dropout %g", (double)o->dropout) : say("%s", "no dropout");
+    return o->dropout > 0 ? lever_say("dropout %g", (double)o->dropout) : lever_say("%s", "no dropout");
 }
 
 static LeverText batch_title(const Options *o)
 {
-    return say("batch %d", o->batch);
+    return lever_say("batch %d", o->batch);
 }
 
 static LeverText seq_title(const Options *o)
 {
-    return say("seq %d", o->seq);
+    return lever_say("seq %d", o->seq);
 }
 
 static int packs(const Options *o)
@@ -63,42 +53,42 @@ static int packs(const Options *o)
 
 static LeverText pack_title(const Options *o)
 {
-    return say("%s", o->pack ? "packed" : "");
+    return lever_say("%s", o->pack ? "packed" : "");
 }
 
 static LeverText accumulate_title(const Options *o)
 {
-    return o->accumulate > 1 ? say("accumulate %d", o->accumulate) : say("%s", "");
+    return o->accumulate > 1 ? lever_say("accumulate %d", o->accumulate) : lever_say("%s", "");
 }
 
 static LeverText attention_title(const Options *o)
 {
-    return say("%s attention", flag_text("--attention", o).text);
+    return lever_say("%s attention", flag_text("--attention", o).text);
 }
 
 static LeverText checkpoint_title(const Options *o)
 {
     LeverText text = checkpoint_text(&o->checkpoint);
     if (!strcmp(text.text, "none"))
-        return say("%s", "");
-    return say("checkpoint %.28s%s", text.text, strlen(text.text) > 28 ? "…" : "");
+        return lever_say("%s", "");
+    return lever_say("checkpoint %.28s%s", text.text, strlen(text.text) > 28 ? "…" : "");
 }
 
 static LeverText in_backward_title(const Options *o)
 {
-    return say("%s", o->in_backward ? "optimizer in backward, no clipping" : "");
+    return lever_say("%s", o->in_backward ? "optimizer in backward, no clipping" : "");
 }
 
 static LeverText zero_grad_title(const Options *o)
 {
-    return say("%s", o->keep_gradients ? "gradients kept" : "");
+    return lever_say("%s", o->keep_gradients ? "gradients kept" : "");
 }
 
 static LeverText loss_chunk_title(const Options *o)
 {
     if (!o->loss_chunk)
-        return say("%s", "");
-    return say("loss in chunks of %d row%s", o->loss_chunk, plural(o->loss_chunk));
+        return lever_say("%s", "");
+    return lever_say("loss in chunks of %d row%s", o->loss_chunk, plural(o->loss_chunk));
 }
 
 static int skips(const Options *o)
@@ -108,7 +98,7 @@ static int skips(const Options *o)
 
 static LeverText skip_title(const Options *o)
 {
-    return say("%s", o->skip_unlabelled ? "labelled rows only" : "");
+    return lever_say("%s", o->skip_unlabelled ? "labelled rows only" : "");
 }
 
 static void attention_to_preset(Options *o)
@@ -329,7 +319,7 @@ int levers_other_training(const Options *o, const Options *from)
 /* "--loss-chunk" as a key of JSON, a column of CSV. */
 static LeverText key_of(const Lever *lever)
 {
-    LeverText key = say("%s", lever->flag + 2);
+    LeverText key = lever_say("%s", lever->flag + 2);
     for (char *c = key.text; *c; c++)
         *c = *c == '-' ? '_' : *c;
     return key;

@@ -93,41 +93,32 @@ void loss_scale_to_optimizer(const Options *o, Optimizer *optimizer)
 
 /* ---- What does not go together --------------------------------------------------------------- */
 
-static LeverText __attribute__((format(printf, 1, 2))) because(const char *format, ...)
-{
-    LeverText out;
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(out.text, sizeof out.text, format, arguments);
-    va_end(arguments);
-    return out;
-}
-
 static LeverText grad_dtype_problem(const Options *o)
 {
     if (strcmp(o->grad_dtype, "16") != 0 && strcmp(o->grad_dtype, "32") != 0)
-        return because("--grad-dtype must be 16 or 32, not '%.40s'", o->grad_dtype);
+        return lever_say("--grad-dtype must be 16 or 32, not '%.40s'", o->grad_dtype);
     if (has_adapters(o))
-        return because("--grad-dtype %s means nothing here: gradients of adapters are fp32", o->grad_dtype);
+        return lever_say("--grad-dtype %s means nothing here: gradients of adapters are fp32", o->grad_dtype);
     if (!trains_in_16_bit(o))
-        return because(
+        return lever_say(
             "--grad-dtype %s means nothing with --precision %.40s: its weights are fp32, and so are "
             "their gradients; bf16-mixed has weights of 16 bits",
             o->grad_dtype, o->precision);
-    return because("%s", "");
+    return lever_say("%s", "");
 }
 
 static LeverText rounding_problem(const Options *o)
 {
     if (strcmp(o->rounding, "nearest") != 0 && strcmp(o->rounding, "stochastic") != 0)
-        return because("--rounding must be nearest or stochastic, not '%.40s'", o->rounding);
+        return lever_say("--rounding must be nearest or stochastic, not '%.40s'", o->rounding);
     if (has_adapters(o))
-        return because("--rounding %s means nothing here: the weights of adapters are fp32", o->rounding);
+        return lever_say("--rounding %s means nothing here: the weights of adapters are fp32", o->rounding);
     if (!rounds_weights(o))
-        return because("--rounding %s means nothing with --precision %.40s, which keeps all weights in fp32; "
-                       "bf16 and bf16-states32 round each update",
-                       o->rounding, o->precision);
-    return because("%s", "");
+        return lever_say(
+            "--rounding %s means nothing with --precision %.40s, which keeps all weights in fp32; "
+            "bf16 and bf16-states32 round each update",
+            o->rounding, o->precision);
+    return lever_say("%s", "");
 }
 
 static LeverText loss_scale_problem(const Options *o)
@@ -136,20 +127,21 @@ static LeverText loss_scale_problem(const Options *o)
     float scale = strtof(o->loss_scale, &end);
     int number = end != o->loss_scale && !*end && isfinite(scale) && scale >= 0x1p-14f;
     if (strcmp(o->loss_scale, "dynamic") != 0 && !number)
-        return because("--loss-scale must be dynamic, or a number of at least 2^-14, not '%.40s'",
-                       o->loss_scale);
+        return lever_say("--loss-scale must be dynamic, or a number of at least 2^-14, not '%.40s'",
+                         o->loss_scale);
     if (!scales_loss(o))
-        return because("--loss-scale %.40s means nothing with --precision %.40s: it lifts gradients into the "
-                       "small range of fp16, and %s has that of fp32",
-                       o->loss_scale, o->precision, row_of(o).activations == DTYPE_BF16 ? "bf16" : "fp32");
-    return because("%s", "");
+        return lever_say(
+            "--loss-scale %.40s means nothing with --precision %.40s: it lifts gradients into the "
+            "small range of fp16, and %s has that of fp32",
+            o->loss_scale, o->precision, row_of(o).activations == DTYPE_BF16 ? "bf16" : "fp32");
+    return lever_say("%s", "");
 }
 
 LeverText precision_problem(const Options *o)
 {
     LeverText why = {""};
     if (!precision_named(o->precision))
-        return because("--precision must be one of %s, not '%.40s'", precision_names().text, o->precision);
+        return lever_say("--precision must be one of %s, not '%.40s'", precision_names().text, o->precision);
     if (o->grad_dtype)
         why = grad_dtype_problem(o);
     if (!why.text[0] && o->rounding)
@@ -157,11 +149,11 @@ LeverText precision_problem(const Options *o)
     if (!why.text[0] && o->loss_scale)
         why = loss_scale_problem(o);
     if (!why.text[0] && o->in_backward && scales_loss(o))
-        why =
-            because("--optimizer-in-backward excludes --precision %.40s: a step of fp16 is skipped when any "
-                    "gradient overflows, and by then some parameters would be updated; bf16 needs no "
-                    "scaling",
-                    o->precision);
+        why = lever_say(
+            "--optimizer-in-backward excludes --precision %.40s: a step of fp16 is skipped when any "
+            "gradient overflows, and by then some parameters would be updated; bf16 needs no "
+            "scaling",
+            o->precision);
     return why;
 }
 
@@ -169,29 +161,29 @@ LeverText precision_problem(const Options *o)
 
 LeverText grad_dtype_text(const Options *o)
 {
-    return because("%s", !trains_in_16_bit(o) ? "" : gradients_in_fp32(o) ? "32" : "16");
+    return lever_say("%s", !trains_in_16_bit(o) ? "" : gradients_in_fp32(o) ? "32" : "16");
 }
 
 LeverText rounding_text(const Options *o)
 {
-    return because("%s", !rounds_weights(o) ? "" : rounds_to_nearest(o) ? "nearest" : "stochastic");
+    return lever_say("%s", !rounds_weights(o) ? "" : rounds_to_nearest(o) ? "nearest" : "stochastic");
 }
 
 LeverText loss_scale_text(const Options *o)
 {
-    return because("%s", !scales_loss(o) ? "" : o->loss_scale ? o->loss_scale : "dynamic");
+    return lever_say("%s", !scales_loss(o) ? "" : o->loss_scale ? o->loss_scale : "dynamic");
 }
 
 LeverText rounding_title(const Options *o)
 {
     LeverText how = rounding_text(o);
-    return because("%s", !how.text[0]                   ? ""
-                         : !strcmp(how.text, "nearest") ? "rounded to nearest"
-                                                        : "stochastic rounding");
+    return lever_say("%s", !how.text[0]                   ? ""
+                           : !strcmp(how.text, "nearest") ? "rounded to nearest"
+                                                          : "stochastic rounding");
 }
 
 LeverText loss_scale_title(const Options *o)
 {
     LeverText scale = loss_scale_text(o);
-    return because("%s%.40s", scale.text[0] ? "loss scale " : "", scale.text);
+    return lever_say("%s%.40s", scale.text[0] ? "loss scale " : "", scale.text);
 }

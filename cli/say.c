@@ -52,22 +52,37 @@ int threads_of(const Options *o)
     return o->threads ? o->threads : kernels_default_threads();
 }
 
+/* Behind what the text holds. */
+static void add_to(char *text, size_t size, const char *format, va_list arguments)
+{
+    size_t used = strlen(text);
+    vsnprintf(text + used, size - used, format, arguments);
+}
+
 void line_add(SayLine *line, const char *format, ...)
 {
-    size_t used = strlen(line->text);
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(line->text + used, sizeof line->text - used, format, arguments);
+    add_to(line->text, sizeof line->text, format, arguments);
     va_end(arguments);
 }
 
 void lever_add(LeverText *text, const char *format, ...)
 {
-    size_t used = strlen(text->text);
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(text->text + used, sizeof text->text - used, format, arguments);
+    add_to(text->text, sizeof text->text, format, arguments);
     va_end(arguments);
+}
+
+LeverText lever_say(const char *format, ...)
+{
+    LeverText out = {""};
+    va_list arguments;
+    va_start(arguments, format);
+    add_to(out.text, sizeof out.text, format, arguments);
+    va_end(arguments);
+    return out;
 }
 
 static int columns_of(const char *text, size_t bytes)

@@ -43,6 +43,9 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
 /* Reads numbers into the first elements of a tensor of any type of floats (tensor_store_): into fp32 where
  * they lie, else through a planned buffer, on meta too. Elements behind those of the entry stay. */
 int safetensors_read_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to);
+/* The entry's bytes as they are, from byte `first` of the tensor on. Returns error_code(). */
+int safetensors_copy_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to,
+                            uint64_t first);
 /* The pages of bytes that were read need not stay resident. */
 void safetensors_forget(const Safetensors *s, const void *from, size_t bytes);
 /* Elements [first, first + count) of safetensors_read. */

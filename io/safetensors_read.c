@@ -101,3 +101,15 @@ int safetensors_read_tensor(const Safetensors *s, const SafetensorsEntry *entry,
 {
     return not_numbers(entry) ? error_code() : tensor_store_(to, read_some, &(Reading){s, entry, to});
 }
+
+int safetensors_copy_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to, uint64_t first)
+{
+    enum { PIECE = 4 << 20 }; /* after which pages are let go: a large tensor does not stay in the process */
+    const unsigned char *from = entry->data;
+    for (uint64_t done = 0, n; done < entry->bytes && !error_code(); done += n) {
+        n = entry->bytes - done < PIECE ? entry->bytes - done : PIECE;
+        tensor_write(to, (int64_t)(first + done), (int64_t)n, from + done);
+        safetensors_forget(s, from + done, (size_t)n);
+    }
+    return error_code();
+}

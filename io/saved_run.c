@@ -296,8 +296,6 @@ int io_find_saved_run(const char *directory, SavedRunFound *found)
 
 /* ---- Loading --------------------------------------------------------------------------------- */
 
-enum { TAKE_BYTES = 4 << 20 /* after which pages are let go */ };
-
 typedef struct Loading {
     const SavedRun *run;
     char shown[FILE_LABEL]; /* the saved run */
@@ -329,18 +327,6 @@ static const SafetensorsEntry *entry_for(const Loading *l, const Safetensors *fi
     return NULL;
 }
 
-/* The entry's bytes as they are, from byte `first` of the tensor on. */
-static int take_bytes(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to, uint64_t first)
-{
-    const unsigned char *from = entry->data;
-    for (uint64_t done = 0, n; done < entry->bytes && !error_code(); done += n) {
-        n = entry->bytes - done < TAKE_BYTES ? entry->bytes - done : TAKE_BYTES;
-        tensor_write(to, (int64_t)(first + done), (int64_t)n, from + done);
-        safetensors_forget(file, from + done, (size_t)n);
-    }
-    return error_code();
-}
-
 /* A parameter or a state. read 0: it is only compared. */
 static int take(const Loading *l, const Safetensors *file, const char *name, Tensor *tensor, int read)
 {
@@ -351,7 +337,7 @@ static int take(const Loading *l, const Safetensors *file, const char *name, Ten
     if (!read)
         return 0;
     return type == SAFETENSORS_F32 ? safetensors_read_tensor(file, entry, tensor)
-                                   : take_bytes(file, entry, tensor, 0);
+                                   : safetensors_copy_tensor(file, entry, tensor, 0);
 }
 
 /* The scales of an 8-bit state. */
@@ -361,7 +347,7 @@ static int take_scales(const Loading *l, const char *name, Tensor *array, int re
     const SafetensorsEntry *entry = entry_for(l, l->optimizer, name, SAFETENSORS_F32, SHAPE(layout.blocks));
     if (!entry)
         return error_code();
-    return read ? take_bytes(l->optimizer, entry, array, layout.scales) : 0;
+    return read ? safetensors_copy_tensor(l->optimizer, entry, array, layout.scales) : 0;
 }
 
 static int take_model(const Loading *l, int read)

@@ -260,18 +260,6 @@ static int is_copied(const SafetensorsEntry *entry, const Tensor *to)
            (entry->type == SAFETENSORS_F16 && to->dtype == DTYPE_F16);
 }
 
-/* The pages are let go every so often, so that a large tensor does not stay in the process. */
-static void copy_bytes(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to)
-{
-    enum { PIECE = 4 << 20 };
-    const char *from = entry->data;
-    for (uint64_t done = 0, n; done < entry->bytes; done += n) {
-        n = entry->bytes - done < PIECE ? entry->bytes - done : PIECE;
-        tensor_write(to, (int64_t)done, (int64_t)n, from + done);
-        safetensors_forget(file, from + done, (size_t)n);
-    }
-}
-
 /* What is in the parameter's own type is copied, everything else goes through tensor_store_: on meta too,
  * where it plans its buffers. */
 static int read_parameter(const Loading *l, const Source *source, Tensor *to)
@@ -284,7 +272,7 @@ static int read_parameter(const Loading *l, const Source *source, Tensor *to)
     if (!meta && source->quantized)
         quantized_copy(&source->codes, to);
     else if (!meta)
-        copy_bytes(l->file, source->entry, to);
+        safetensors_copy_tensor(l->file, source->entry, to, 0);
     return error_code();
 }
 

@@ -81,7 +81,7 @@ KvCache *nn_kv_cache_of(Module *model, const KvCacheOptions *o)
     if (!model || !o || error_code())
         return NULL;
     int batch = o->batch, max_tokens = o->max_tokens;
-    if (o->dtype != DTYPE_F32 && o->dtype != DTYPE_BF16 && o->dtype != DTYPE_F16) {
+    if (!dtype_is_float(o->dtype)) {
         error_raise(ERROR_ARGUMENT, "nn_kv_cache(): keys and values are f32, bf16 or f16, not %s",
                     dtype_name(o->dtype));
         return NULL;

@@ -412,7 +412,7 @@ int nn_merge(Module *model, DType dtype)
                     "nn_merge(): into %s: what an adapter changes can be less than quantising again rounds "
                     "away; merge into f32, bf16 or f16, or keep the adapter beside the quantised weights",
                     dtype_name(dtype));
-    else if (dtype != DTYPE_F32 && dtype != DTYPE_BF16 && dtype != DTYPE_F16)
+    else if (!dtype_is_float(dtype))
         error_raise(ERROR_ARGUMENT, "nn_merge(): weights are f32, bf16 or f16, not %s", dtype_name(dtype));
     if (error_code() || walk_layers(model, check_merge, NULL))
         return -1;

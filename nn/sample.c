@@ -245,7 +245,7 @@ static int check_logits(Tensor *logits, const SampleOptions *o)
     if (tensor_shape(logits).ndim != 2)
         return error_raise(ERROR_SHAPE, "nn_sample(): logits must be (batch,vocabulary), not %s",
                            shape_text(tensor_shape(logits)).text);
-    if (!dtype_is_float_(tensor_dtype(logits)))
+    if (!dtype_is_float(tensor_dtype(logits)))
         return error_raise(ERROR_ARGUMENT, "nn_sample(): logits are f32, bf16 or f16, not %s",
                            dtype_name(tensor_dtype(logits)));
     return tensor_readable(logits, "nn_sample") ? 0 : error_code();

@@ -4,11 +4,6 @@
 
 #include "module_.h"
 
-static int is_float(DType dtype)
-{
-    return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16;
-}
-
 int nn_set_weights(const Weights *weights)
 {
     static const Weights defaults;
@@ -16,7 +11,7 @@ int nn_set_weights(const Weights *weights)
     Context *context = context_here();
     if (!context)
         return error_code();
-    if (!is_float(w->dtype))
+    if (!dtype_is_float(w->dtype))
         return error_raise(ERROR_ARGUMENT, "nn_set_weights(): dtype must be f32, bf16 or f16, not %s",
                            dtype_name(w->dtype));
     if (w->quantized && !dtype_is_quantized(w->quantized))

@@ -54,9 +54,8 @@ static int bad_step(const Optimizer *optimizer, LossScale *s)
             (double)s->scale);
     else if (!s->dynamic && s->bad + 1 >= SCALE_BAD_MOST)
         snprintf(why, sizeof why,
-                 ", in the %" PRId64
-                 "nd step in a row at a loss scale of %g; use a smaller one, or 0, which is "
-                 "dynamic; nothing was updated",
+                 ", as in each of %" PRId64 " steps in a row at a loss scale of %g; use a smaller one, or 0, "
+                 "which is dynamic; nothing was updated",
                  s->bad + 1, (double)s->scale);
     else
         why[0] = '\0';

@@ -25,7 +25,7 @@ static const char *unusable(const Tensor *tensor, const Context *context)
 {
     if (tensor->item.context != context)
         return "belongs to another context";
-    if (tensor->dtype != DTYPE_F32 && tensor->dtype != DTYPE_BF16 && tensor->dtype != DTYPE_F16)
+    if (!dtype_is_float(tensor->dtype))
         return "is not f32, bf16 or f16: weights of other types stay as they are, and adapters train beside "
                "them";
     if (tensor->dtype == DTYPE_F16 && !tensor->master)

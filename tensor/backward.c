@@ -425,7 +425,7 @@ static void blame(const Tape *tape, float loss)
         const Node *node = &tape->nodes[i];
         for (int k = 0; k < OP_MAX_INPUTS; k++) {
             const Tensor *in = node->in[k];
-            if (!in || !dtype_is_float_(in->dtype) || !nonfinite(context, in, tape_kept_input(node, k)))
+            if (!in || !dtype_is_float(in->dtype) || !nonfinite(context, in, tape_kept_input(node, k)))
                 continue;
             memtrack_path_set(context->tracker, in->leaf ? node->path : in->path);
             if (in->leaf)

@@ -6,7 +6,7 @@ static int cast_shape(OpCall *call)
 {
     if (check_float(call, 0, "x"))
         return error_code();
-    if (!dtype_is_float_(call->attr.cast.type))
+    if (!dtype_is_float(call->attr.cast.type))
         return error_raise(ERROR_ARGUMENT, "cast: values are f32, bf16 or f16, not %s",
                            dtype_name(call->attr.cast.type));
     call->plan.out = call->shape[0];

@@ -29,7 +29,7 @@ static int check_gradient(const OpCall *call, int i, const char *input)
 
 int check_float(const OpCall *call, int i, const char *input)
 {
-    if (dtype_is_float_(call->dtype[i]))
+    if (dtype_is_float(call->dtype[i]))
         return check_gradient(call, i, input);
     return error_raise(ERROR_ARGUMENT, "%s: %s must be f32, bf16 or f16, not %s", call->row->name, input,
                        dtype_name(call->dtype[i]));
@@ -53,8 +53,7 @@ int check_activation(const OpCall *call, int act)
 int check_weight(const OpCall *call, int i, int quantized, const char *input)
 {
     DType dtype = call->dtype[i];
-    if (dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16 ||
-        (quantized && dtype_is_quantized(dtype)))
+    if (dtype_is_float(dtype) || (quantized && dtype_is_quantized(dtype)))
         return 0;
     return error_raise(ERROR_ARGUMENT, "%s: %s must be f32, bf16 or f16%s, not %s", call->row->name, input,
                        quantized ? ", or quantised" : "", dtype_name(dtype));
@@ -90,7 +89,7 @@ int check_vector(const OpCall *call, int i, int64_t n, const char *input)
 int check_same(const OpCall *call, int i, int j)
 {
     DType type = call->dtype[i], other = call->dtype[j];
-    if (shape_equal(call->shape[i], call->shape[j]) && type == other && dtype_is_float_(type))
+    if (shape_equal(call->shape[i], call->shape[j]) && type == other && dtype_is_float(type))
         return check_gradient(call, i, "the first input") ? error_code()
                                                           : check_gradient(call, j, "the second input");
     return error_raise(ERROR_SHAPE, "%s: %s %s and %s %s must be of one shape and type: f32, bf16 or f16",

@@ -76,7 +76,7 @@ static int check_counted(const Tensor *logits, const Tensor *labels)
     static const char what[] = "tensor_count_correct";
     if (!logits || !labels || !tensor_readable(logits, what) || !tensor_readable(labels, what))
         return -1;
-    if (!dtype_is_float_(logits->dtype) || labels->dtype != DTYPE_I32)
+    if (!dtype_is_float(logits->dtype) || labels->dtype != DTYPE_I32)
         return error_raise(ERROR_ARGUMENT, "%s(): logits are f32, bf16 or f16 and labels i32, not %s and %s",
                            what, dtype_name(logits->dtype), dtype_name(labels->dtype));
     int64_t rows = leading(logits->shape);

@@ -33,15 +33,10 @@ const Precision *precision_by_name(const char *name)
     return NULL;
 }
 
-int dtype_is_float_(DType dtype)
-{
-    return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16;
-}
-
 static const char *problem_of(const Precision *p)
 {
-    if (!dtype_is_float_(p->weights) || !dtype_is_float_(p->gradients) || !dtype_is_float_(p->states) ||
-        !dtype_is_float_(p->activations))
+    if (!dtype_is_float(p->weights) || !dtype_is_float(p->gradients) || !dtype_is_float(p->states) ||
+        !dtype_is_float(p->activations))
         return "weights, gradients, states and activations must be f32, bf16 or f16";
     if (p->weights == DTYPE_F16 && !p->master)
         return "f16 weights need an f32 master: updates smaller than their steps would be lost";

@@ -124,38 +124,28 @@ static int store_encoded(Store *s)
     return failed;
 }
 
-/* f32 values are rounded once more into the 16-bit copy, the same way whenever that is done. */
-static void encode_master(const Tensor *tensor)
-{
-    Context *context = tensor->item.context;
-    int64_t n = shape_numel(tensor->shape);
-    context->kernels->encode(tensor->dtype, 1, n, 0, n, storage_f32(tensor->master),
-                             storage_data(tensor->storage), NULL, &context->run);
-}
-
-static int store_master(const Tensor *tensor, TensorSource source, void *user)
+/* The master gets the values, and its copy what is left of them, rounded the same way whenever that is done.
+ */
+static int store_master(Tensor *tensor, TensorSource source, void *user)
 {
     Context *context = tensor->item.context;
     int64_t n = shape_numel(tensor->shape);
     int failed = context->meta ? 0 : source(user, 0, n, storage_f32(tensor->master));
     if (failed || context->meta)
         return failed;
+    Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .buffer = tensor->master};
     context->fault = -1;
-    encode_master(tensor);
-    if (context->fault < 0)
-        return 0;
-    StoredArray all = {.dtype = tensor->dtype};
-    return cannot_hold(
-        &(Store){.tensor = (Tensor *)(uintptr_t)tensor, .array = all, .buffer = tensor->master}, 0);
+    context->kernels->encode(tensor->dtype, 1, n, 0, n, storage_f32(tensor->master),
+                             storage_data(tensor->storage), NULL, &context->run);
+    return context->fault < 0 ? 0 : cannot_hold(&store, 0);
 }
 
-void tensor_to_master_(Tensor *tensor)
+void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count)
 {
     Context *context = tensor->item.context;
     StoredArray from = tensor_stored_(tensor);
     if (from.at)
-        context->kernels->decode(&from, 0, shape_numel(tensor->shape), storage_f32(tensor->master),
-                                 &context->run);
+        context->kernels->decode(&from, first, count, storage_f32(tensor->master) + first, &context->run);
 }
 
 int tensor_store_(Tensor *tensor, TensorSource source, void *user)

@@ -243,8 +243,8 @@ int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
     if (has_bytes(tensor, first, bytes, from, "tensor_write")) {
         storage_write(tensor->storage, (uint64_t)first, (uint64_t)bytes, from);
-        if (tensor->master)
-            tensor_to_master_(tensor);
+        if (tensor->master) /* of 16-bit elements */
+            tensor_to_master_(tensor, first / 2, (first + bytes + 1) / 2 - first / 2);
     }
     return error_code();
 }
@@ -340,9 +340,9 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
         return;
     }
     tensor->requires_grad = requires_grad != 0;
-    if (tensor->dtype != DTYPE_F32)
-        tensor->grad_type = tensor->item.context->precision.gradients;
     int parameter = tensor->component == MEM_PARAMETER || tensor->component == MEM_FROZEN;
+    if (parameter && tensor->dtype != DTYPE_F32)
+        tensor->grad_type = tensor->item.context->precision.gradients;
     if (parameter)
         tensor->component = requires_grad ? MEM_PARAMETER : MEM_FROZEN;
     if (!tensor->storage)
@@ -354,7 +354,7 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
         storage_release(tensor->item.context, tensor->master);
         tensor->master = NULL;
     } else if (parameter && master_new(tensor) == 0 && tensor->master) {
-        tensor_to_master_(tensor);
+        tensor_to_master_(tensor, 0, tensor_numel(tensor));
     }
 }
 

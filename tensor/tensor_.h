@@ -177,9 +177,6 @@ ShapeText shape_text(Shape shape);
 /* Bytes of such an array; a quantised one is a matrix. */
 uint64_t shape_bytes(DType dtype, Shape shape);
 
-/* f32, bf16 or f16. */
-int dtype_is_float_(DType dtype);
-
 /* A parameter that is owned by whoever made it. What is trained is f32, or of the type that the context's
  * precision has for weights: then with its gradients, and its master. */
 Tensor *tensor_parameter_(DType dtype, Shape shape, int frozen);
@@ -191,8 +188,9 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
  * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
 
-/* Gives the master of a 16-bit parameter the values of its copy. Nothing on meta. */
-void tensor_to_master_(Tensor *tensor);
+/* Gives elements [first, first + count) of a 16-bit parameter's master the values of its copy. Nothing on
+ * meta. */
+void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count);
 
 /* The same values in another type, in a storage of its own; the old one goes. A weight that is (in,out)
  * becomes (out,in) where the type is quantised, and back. Frozen from then on, unless it is f32. 0, also

@@ -139,6 +139,11 @@ static void test_masters(void **state)
         check_master(t, expected);
         uint16_t bits[35];
         tensor_read(t, 0, sizeof bits, bits);
+        tensor_write(t, 11 * 2, 3 * 2, bits + 20); /* some elements: the others keep what they have */
+        for (int k = 0; k < 3; k++)
+            expected[11 + k] = as_stored(t->dtype, expected[20 + k]);
+        check_master(t, expected);
+        tensor_read(t, 0, sizeof bits, bits);
         tensor_write(t, 0, sizeof bits, bits); /* what is written in 16 bit is all that is known then */
         for (int k = 0; k < 35; k++)
             expected[k] = as_stored(t->dtype, expected[k]);
