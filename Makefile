@@ -52,7 +52,7 @@ LIBS := -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
 # ---- Files ----------------------------------------------------------------------------------------------------------
 FOLDERS := base memtrack device tensor text nn optim data plan estimate report io
 # kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
-KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/environment.c kernels/openblas.c kernels/processor.c kernels/team.c $(wildcard kernels/reference*.c)
+KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/environment.c kernels/openblas.c kernels/processor.c kernels/team.c $(wildcard kernels/reference*.c kernels/cuda/*.c)
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
 LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
@@ -72,7 +72,7 @@ MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
         tokenizers notebook lessons pictures bench bench-decode bench-products bench-tuning accuracy soak valgrind demo \
-        install uninstall deps clean help format
+        install uninstall deps clean help format stand-in
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -159,6 +159,27 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
+# A made-up card and cuBLAS for the tests: the kernels of kernels/cuda as plain C, whose threads are fibers.
+STAND_IN := $(BUILD)/stand-in
+STAND_IN_FLAGS = -std=gnu11 -O2 -g -fPIC -fvisibility=hidden -fno-math-errno -I. -Wall -Wextra $(LDSAN)
+CARD_OBJ := $(patsubst kernels/cuda/%.cu,$(STAND_IN)/%.o,$(filter-out %_.cu,$(wildcard kernels/cuda/*.cu)))
+$(CARD_OBJ): $(STAND_IN)/%.o: kernels/cuda/%.cu | $(BUILD)/.deps
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) -x c $(STAND_IN_FLAGS) -MMD -MP -c $< -o $@
+$(STAND_IN)/%.o: tests/stand-in/%.c | $(BUILD)/.deps
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(STAND_IN_FLAGS) -MMD -MP -c $< -o $@
+$(STAND_IN)/libcuda.so.1: $(STAND_IN)/driver.o $(STAND_IN)/simt.o $(CARD_OBJ)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -lm -ldl
+$(STAND_IN)/libcublas.so.13: $(STAND_IN)/cublas.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcublas.so.13 -o $@ $^ -ldl
+stand-in: $(STAND_IN)/libcuda.so.1 $(STAND_IN)/libcublas.so.13
+$(TESTS): | stand-in
+
 # ---- Running --------------------------------------------------------------------------------------------------------
 deps:
 	@CC="$(CC)" tools/deps build run
@@ -173,7 +194,7 @@ WANTED = $(if $(TEST),$(TEST:%=$(BUILD)/tests/%),$(TESTS))
 test:
 	@CC="$(CC)" tools/deps build run test
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(if $(TEST),$(WANTED) $(BUILD)/bench/soak,tests)
-	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(WANTED)
+	@BRIM_COMMAND=$(BUILD)/brim BRIM_STAND_IN=$(STAND_IN) tools/run-tests $(WANTED)
 
 # The slow forms of tests that have one.
 test-full:

@@ -1,11 +1,16 @@
-/* A float's bits and back. Inlined whatever the optimisation, so that loops around them vectorise. */
+/* A float's bits and back. Inlined whatever the optimisation, so that loops around them vectorise; and for cards
+ * too (nvcc). */
 #ifndef BRIM_BITS_INTERNAL_H
 #define BRIM_BITS_INTERNAL_H
 
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __CUDACC__
+#define BITS_INLINE static __host__ __device__ __forceinline__
+#else
 #define BITS_INLINE static inline __attribute__((always_inline, unused))
+#endif
 
 BITS_INLINE float float_from_bits(uint32_t bits)
 {

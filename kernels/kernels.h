@@ -140,6 +140,11 @@ typedef struct Kernels {
  * name NULL = choose; an unknown or unsupported name returns NULL. */
 const Kernels *kernels_cpu(const char *name);
 const Kernels *kernels_reference(void);
+/* Of a CUDA card: pointers, but for dims and scalars, are the card's; nothing waits; the *_workspace functions
+ * ask no card. run->device is the card. */
+const Kernels *kernels_cuda(void);
+/* Finds its kernels in the module of an open card. 0, or -1 with a sentence. */
+int kernels_cuda_load(struct CudaDevice *device, char *why, size_t size);
 
 /* Products. kernels_blas_start finds the BLAS library (blas.c says which), switches it to fast kernels where
  * it does not choose them itself, warms its buffers and the thread pool; call once before timing (idempotent,

@@ -1,0 +1,3 @@
+/* Element-wise operations. */
+#define KERNELS "elements_.cu"
+#include "typed.h"

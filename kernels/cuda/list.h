@@ -1,0 +1,18 @@
+/* The kernels of the .cu files by name: PLAIN(name), and TYPED(name) for those that exist as name_f32,
+ * name_bf16 and name_f16. Who includes this defines both. */
+/* products */
+
+/* attention */
+
+/* norms, loss, embedding, rows, rope */
+
+/* elements, reductions, random */
+TYPED(fill)
+TYPED(scale)
+
+/* storing */
+
+/* updates */
+
+#undef PLAIN
+#undef TYPED

@@ -1,0 +1,42 @@
+/* The table of a CUDA card: pointers are the card's, everything goes to its stream, and nothing waits. */
+#include "launch_.h"
+
+static const char *const names[] = {
+#define PLAIN(name) #name,
+#define TYPED(name) #name "_f32", #name "_bf16", #name "_f16",
+#include "list.h"
+};
+
+static const Kernels cuda_table = {
+    .name = "cuda",
+    /* products */
+
+    /* attention */
+
+    /* norms, loss, embedding, rows, rope */
+
+    /* elements, reductions, random */
+    .fill = cuda_fill,
+    .scale = cuda_scale,
+
+    /* storing */
+
+    /* updates */
+};
+
+const Kernels *kernels_cuda(void)
+{
+    return &cuda_table;
+}
+
+int kernels_cuda_load(CudaDevice *device, char *why, size_t size)
+{
+    return cuda_functions(device, names, CUDA_KERNELS, why, size);
+}
+
+void cuda_start(const KernelRun *run, int kernel, int64_t x, int64_t y, int64_t z, int threads,
+                const void *arguments, size_t bytes)
+{
+    cuda_launch(run->device, kernel, (unsigned)x, (unsigned)y, (unsigned)z, (unsigned)threads, arguments,
+                bytes);
+}
