@@ -31,6 +31,7 @@ typedef struct RunOptions {
     int malloc_blocks;   /* 1: each block from malloc instead of one reservation (for sanitizers) */
     const char *kernels; /* see ContextOptions */
     const char *device;  /* NULL = "cpu"; see device_check */
+    const char *card;    /* of a plan on cuda: see ContextOptions */
     FILE *out;           /* where tables and step lines go; NULL = stdout */
     int quiet;           /* 1: print nothing */
     int every;           /* prints a line every so many steps; 0 = every step */

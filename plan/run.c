@@ -219,7 +219,7 @@ void brim_step(int64_t tokens)
     if (!run || !context || context->meta || context->error)
         return;
     int64_t step = context->loss_step + 1;
-    double loss = context->step_loss;
+    double loss = tensor_step_loss();
     time_step(NULL); /* a script may call this before its optimizer's step, or have no optimizer of ours */
     double seconds = fmax(run->step_seconds, 1e-9);
     run->step_seconds = 0;

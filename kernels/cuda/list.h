@@ -14,5 +14,10 @@ TYPED(scale)
 
 /* updates */
 
+/* the step: step.h */
+PLAIN(step_fault)
+PLAIN(step_loss)
+PLAIN(step_control)
+
 #undef PLAIN
 #undef TYPED

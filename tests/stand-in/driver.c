@@ -248,14 +248,14 @@ static int inside(Ptr p, size_t n)
             return 1;
     return 0;
 }
-API int cuMemAllocHost_v2(void **p, size_t n)
+API int cuMemHostRegister_v2(void *p, size_t n, unsigned flags)
 {
-    *p = aligned_alloc(64, (n + 63) / 64 * 64);
-    return *p ? OK : OUT_OF_MEMORY;
+    (void)flags;
+    return p && n ? OK : INVALID_VALUE;
 }
-API int cuMemFreeHost(void *p)
+API int cuMemHostUnregister(void *p)
 {
-    free(p);
+    (void)p;
     return OK;
 }
 
