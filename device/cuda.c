@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <glob.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,7 +93,8 @@ enum {
     MODE_PROHIBITED = 2,
     STREAM_NON_BLOCKING = 1,
     OLDEST_DRIVER = 12000, /* CUDA 12.0, driver 525 */
-    COMPUTE_32F = 68
+    COMPUTE_32F = 68,
+    PARTS_IN_F32 = 16 /* cuBLAS's math mode: parts of 16-bit sums meet in f32 */
 };
 
 /* What all who open a card share. */
@@ -264,7 +266,8 @@ static int open_locked(CudaDevice *d, int ordinal, const void *image, char *why,
         return -1;
     if ((e = cuda.stream_create(&d->stream, STREAM_NON_BLOCKING)))
         return says(why, size, "the driver gives no stream", e);
-    if ((e = cublas.create(&d->blas)) || (e = cublas.set_stream(d->blas, d->stream))) {
+    if ((e = cublas.create(&d->blas)) || (e = cublas.set_stream(d->blas, d->stream)) ||
+        (e = cublas.set_math_mode(d->blas, PARTS_IN_F32))) {
         snprintf(why, size, "cuBLAS does not start (its status %d); it needs some memory of the card", e);
         return -1;
     }
@@ -388,11 +391,55 @@ void cuda_launch(CudaDevice *d, int function, unsigned x, unsigned y, unsigned z
     keep(d, cuda.launch(d->function[function], x, y, z, threads, 1, 1, 0, d->stream, NULL, extra));
 }
 
+static const char *blas_status(int status)
+{
+    switch (status) {
+    case 1:
+        return "CUBLAS_STATUS_NOT_INITIALIZED";
+    case 3:
+        return "CUBLAS_STATUS_ALLOC_FAILED";
+    case 7:
+        return "CUBLAS_STATUS_INVALID_VALUE";
+    case 8:
+        return "CUBLAS_STATUS_ARCH_MISMATCH";
+    case 11:
+        return "CUBLAS_STATUS_MAPPING_ERROR";
+    case 13:
+        return "CUBLAS_STATUS_EXECUTION_FAILED";
+    case 14:
+        return "CUBLAS_STATUS_INTERNAL_ERROR";
+    case 15:
+        return "CUBLAS_STATUS_NOT_SUPPORTED";
+    default:
+        return "an unknown status";
+    }
+}
+
+void cuda_blas_failed(CudaDevice *d, int status, const char *what, ...)
+{
+    va_list list;
+    if (d->error)
+        return;
+    keep(d, CUDA_ERROR_OF_CUBLAS + status);
+    int used = snprintf(d->failed, sizeof d->failed, "cuBLAS: %s (%d) for ", blas_status(status), status);
+    va_start(list, what);
+    vsnprintf(d->failed + used, sizeof d->failed - (size_t)used, what, list);
+    va_end(list);
+}
+
 int cuda_wait(CudaDevice *d)
 {
     keep(d, cuda.stream_wait(d->stream));
     d->staged = 0;
     return d->error;
+}
+
+void cuda_failure(const CudaDevice *d, char *text, size_t size)
+{
+    if (d->error >= CUDA_ERROR_OF_CUBLAS)
+        snprintf(text, size, "%s", d->failed);
+    else
+        cuda_error_text(d->error, text, size);
 }
 
 /* ---- Copies ---------------------------------------------------------------------------------- */

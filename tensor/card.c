@@ -233,10 +233,10 @@ void card_note_loss_(Context *context, const Tensor *loss, const Storage *entrie
 
 static int raise_device(Context *context, const char *op)
 {
-    char text[96];
+    char text[240];
     if (!context->card->device.error)
         return 0;
-    cuda_error_text(context->card->device.error, text, sizeof text);
+    cuda_failure(&context->card->device, text, sizeof text);
     if (op)
         return error_raise(ERROR_STATE, "%s failed on the card: %s", op, text);
     return error_raise(ERROR_STATE,
