@@ -81,8 +81,7 @@ typedef struct SortArguments {
     int units, shift;
     const int32_t *ids, *from; /* from: positions, NULL = in their order */
     int32_t *to;
-    int32_t *counts; /* (units + 1, digits): of each unit, then where it puts its first; last, where a digit begins
-                      */
+    int32_t *counts; /* (units + 1, digits): of a unit, then where it begins; last, where the digit does */
 } SortArguments;
 
 /* rope.cu: pairs [first, first + pairs) of every head */
@@ -96,6 +95,7 @@ typedef struct RopeArguments {
 } RopeArguments;
 
 /* rows.cu */
+enum { LABELLED_THREADS = 1024 };
 typedef struct LabelledArguments {
     CrossEntropyDims d;
     int64_t room;
@@ -106,8 +106,8 @@ typedef struct LabelledArguments {
 } LabelledArguments;
 
 typedef struct RowsArguments {
-    int64_t n, c;              /* c of values, or, where they are only moved, bytes */
-    const int64_t *from, *to;  /* rows of x and y; NULL: as they come */
+    int64_t n, c;             /* c of values, or, where they are only moved, bytes */
+    const int64_t *from, *to; /* rows of x and y; NULL: as they come */
     int aligned;
     const void *x;
     float beta;

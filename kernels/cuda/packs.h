@@ -11,9 +11,11 @@ enum { PACK = 8 };
 
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 #define ALIASED
 #else
 #define UNROLL
+#define ROLLED
 #define ALIASED , may_alias
 #endif
 

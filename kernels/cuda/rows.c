@@ -11,7 +11,7 @@ void cuda_labelled_rows(const CrossEntropyDims *d, int64_t room, const int32_t *
                            .label = label,
                            .count = count,
                            .fault = cuda_fault_of(run)};
-    LAUNCH(run, CUDA_labelled_rows, 1, 1, 1, 256, a);
+    LAUNCH(run, CUDA_labelled_rows, 1, 1, 1, LABELLED_THREADS, a);
 }
 
 /* A warp a row. */

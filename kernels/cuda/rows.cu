@@ -22,11 +22,13 @@ GLOBAL(move_rows, 256, RowsArguments)
 
 /* One block. A thread has rows side by side: it counts its labels, learns how many lie before them, and puts
  * them down. */
-GLOBAL(labelled_rows, 256, LabelledArguments)
+GLOBAL(labelled_rows, LABELLED_THREADS, LabelledArguments)
 {
-    SHARED int64_t used[256];
-    int64_t each = (a.d.rows + 255) / 256, begin = each * THREAD.x, end = begin + each, count = 0;
+    SHARED int64_t used[LABELLED_THREADS];
+    int64_t each = (a.d.rows + LABELLED_THREADS - 1) / LABELLED_THREADS, begin = each * THREAD.x,
+            end = begin + each, count = 0;
     end = end < a.d.rows ? end : a.d.rows;
+    ROLLED
     for (int64_t row = begin; row < end; row++) {
         int32_t label = a.labels[row];
         int good = label >= 0 && label < a.d.classes, counted = label != a.d.ignore_index;
@@ -35,14 +37,14 @@ GLOBAL(labelled_rows, 256, LabelledArguments)
             fault_at(a.fault, row);
     }
     used[THREAD.x] = count;
-    for (unsigned reach = 1; reach < 256; reach *= 2) {
+    for (unsigned reach = 1; reach < LABELLED_THREADS; reach *= 2) {
         block_sync();
         int64_t before = THREAD.x >= reach ? used[THREAD.x - reach] : 0;
         block_sync();
         used[THREAD.x] += before;
     }
     block_sync();
-    int64_t all = used[255], at = used[THREAD.x] - count;
+    int64_t all = used[LABELLED_THREADS - 1], at = used[THREAD.x] - count;
     for (int64_t row = begin; row < end; row++) {
         int32_t label = a.labels[row];
         if (label == a.d.ignore_index || label < 0 || label >= a.d.classes)
@@ -52,7 +54,7 @@ GLOBAL(labelled_rows, 256, LabelledArguments)
     }
     block_sync();
     int64_t last = all ? a.index[all - 1] : 0;
-    for (int64_t i = all + THREAD.x; i < a.room; i += 256) {
+    for (int64_t i = all + THREAD.x; i < a.room; i += LABELLED_THREADS) {
         a.index[i] = last;
         a.label[i] = a.d.ignore_index;
     }
