@@ -49,16 +49,11 @@ DEVICE void loss_add(const float *x, float *top, float *sum)
 /* loss = scale * the sum of row_loss, in double; one block. */
 GLOBAL(cross_entropy_sum, 256, LossArguments)
 {
-    SHARED double shared[256];
+    SHARED double shared[32];
     double sum = 0.0;
     for (int64_t row = THREAD.x; row < a.d.rows; row += BLOCK_SIZE.x)
         sum += (double)a.row_loss[row];
-    shared[THREAD.x] = sum;
-    for (unsigned width = 128; width > 0; width /= 2) {
-        block_sync();
-        if (THREAD.x < width)
-            shared[THREAD.x] += shared[THREAD.x + width];
-    }
+    sum = block_sum_f64(sum, shared);
     if (THREAD.x == 0)
-        a.loss[0] = (float)((double)a.scale * shared[0]);
+        a.loss[0] = (float)((double)a.scale * sum);
 }
