@@ -17,6 +17,21 @@ TYPED(attention_dq)
 TYPED(attention_dkv)
 
 /* norms, loss, embedding, rows, rope */
+TYPED(norm_forward)
+TYPED(norm_backward)
+PLAIN(norm_weights)
+TYPED(cross_entropy_forward)
+PLAIN(cross_entropy_sum)
+TYPED(cross_entropy_backward)
+TYPED(embedding_forward)
+PLAIN(sort_count)
+PLAIN(sort_scan)
+PLAIN(sort_place)
+TYPED(embedding_backward)
+TYPED(rope)
+PLAIN(labelled_rows)
+PLAIN(move_rows)
+TYPED(add_to_rows)
 
 /* elements, reductions, random */
 TYPED(fill)
