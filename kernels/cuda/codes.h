@@ -43,7 +43,7 @@ DEVICE int codes_nearest(int codes, const float *bound, float x)
 DEVICE uint32_t codes_largest(uint32_t bits)
 {
     for (int lanes = 16; lanes > 0; lanes >>= 1) {
-        uint32_t other = float_to_bits(warp_xor(float_from_bits(bits), lanes));
+        uint32_t other = warp_xor_u32(bits, lanes);
         bits = other > bits ? other : bits;
     }
     return bits;

@@ -3,6 +3,12 @@
 /* products */
 
 /* attention */
+TYPED(attention_flash)
+TYPED(attention_stats)
+TYPED(attention_eager)
+TYPED(attention_delta)
+TYPED(attention_dq)
+TYPED(attention_dkv)
 
 /* norms, loss, embedding, rows, rope */
 

@@ -1,26 +1,14 @@
 /* Reductions of a whole array, in double, over partitions that depend on its length alone. */
 #include "pack.h"
 
-/* Threads add up, in a fixed order; the first of the block gets it. */
-DEVICE double reduce_block(double x)
-{
-    SHARED double sums[256];
-    sums[THREAD.x] = x;
-    for (unsigned width = 128; width > 0; width >>= 1) {
-        block_sync();
-        if (THREAD.x < width)
-            sums[THREAD.x] += sums[THREAD.x + width];
-    }
-    return sums[0];
-}
-
 /* One block. */
 GLOBAL(sum_end, 256, ReduceArguments)
 {
+    SHARED double shared[32];
     double sum = 0;
     for (int i = (int)THREAD.x; i < a.blocks; i += 256)
         sum += a.partial[i];
-    sum = reduce_block(sum);
+    sum = block_sum_f64(sum, shared);
     if (THREAD.x == 0 && a.square)
         *a.squares = sum;
     else if (THREAD.x == 0)

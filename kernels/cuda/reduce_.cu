@@ -2,6 +2,7 @@
  * have the same sum. */
 GLOBAL(TYPED(sum_part), 256, ReduceArguments)
 {
+    SHARED double shared[32];
     double sum = 0;
     EACH_PACK(i, a.n, 8)
     {
@@ -10,7 +11,7 @@ GLOBAL(TYPED(sum_part), 256, ReduceArguments)
         for (int k = 0; k < 8; k++)
             sum += a.square ? (double)x[k] * (double)x[k] : (double)x[k];
     }
-    sum = reduce_block(sum);
+    sum = block_sum_f64(sum, shared);
     if (THREAD.x == 0)
         a.partial[BLOCK.x] = sum;
 }
