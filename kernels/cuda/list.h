@@ -35,11 +35,38 @@ TYPED(add_to_rows)
 
 /* elements, reductions, random */
 TYPED(fill)
+PLAIN(copy)
+TYPED(add)
+PLAIN(accumulate)
+TYPED(add_row)
+TYPED(column_sum)
+PLAIN(column_sum_end)
 TYPED(scale)
+TYPED(multiply)
+TYPED(broadcast)
+TYPED(activation_forward)
+TYPED(activation_backward)
+TYPED(swiglu_forward)
+TYPED(swiglu_backward)
+TYPED(dropout)
+TYPED(sum_part)
+PLAIN(sum_end)
+PLAIN(find_nonfinite_begin)
+TYPED(find_nonfinite)
+PLAIN(fill_normal)
+PLAIN(fill_uniform)
 
 /* storing */
 
 /* updates */
+PLAIN(sgd)
+PLAIN(sgd_blocks)
+PLAIN(rmsprop)
+PLAIN(rmsprop_blocks)
+PLAIN(adagrad)
+PLAIN(adagrad_blocks)
+PLAIN(adam)
+PLAIN(adam_blocks)
 
 #undef PLAIN
 #undef TYPED

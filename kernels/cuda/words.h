@@ -16,6 +16,7 @@
 /* Bytes that the launch asks for, aligned to 16; one array, whatever a kernel makes of it. */
 extern "C" __shared__ __align__(16) unsigned char shared_dynamic[];
 #define SHARED_DYNAMIC shared_dynamic
+#define TABLE          static __device__ const /* numbers known when it is compiled */
 #define DEVICE         static __device__ __forceinline__
 #define THREAD         threadIdx
 #define BLOCK          blockIdx
