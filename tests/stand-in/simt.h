@@ -42,6 +42,7 @@ void simt_register(SimtKernel *kernel);
 #define THREAD     simt_thread
 #define BLOCK_SIZE simt_block_size
 #define GRID_SIZE  simt_grid_size
+#define UNROLL
 
 void simt_block_sync(int line);
 void simt_warp_sync(void);
