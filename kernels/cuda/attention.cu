@@ -172,9 +172,8 @@ DEVICE void eager_forward(const AttentionArguments *a, DType type)
     store_sum(type, a->out, &a->at_o, &p, p.h, a->d.seq, size, sum, one);
     UNROLL
     for (int i = 0; i < 4; i++) /* what lies above the last tile */
-        UNROLL
-    for (int j = 0; j < 4; j++)
-        s[i][j] = 0;
+        for (int j = 0; j < 4; j++)
+            s[i][j] = 0;
     for (int key = tiles_of(end) * TILE; a->probs && key < a->keys; key += TILE)
         eager_rows(a, type, &p, mask, key, s);
 }

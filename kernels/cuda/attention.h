@@ -137,9 +137,8 @@ DEVICE void tile_product(float s[4][4], float *shared, const HeadRows *x, int x_
     float *xs = shared, *ys = shared + CHUNK * TILE_LD;
     UNROLL
     for (int i = 0; i < 4; i++)
-        UNROLL
-    for (int j = 0; j < 4; j++)
-        s[i][j] = 0;
+        for (int j = 0; j < 4; j++)
+            s[i][j] = 0;
     for (int c = 0; c < size; c += CHUNK) {
         block_sync();
         load_transposed(xs, x, x_first, c, size, x_factor);
@@ -152,9 +151,8 @@ DEVICE void tile_product(float s[4][4], float *shared, const HeadRows *x, int x_
             load4(r, ys + e * TILE_LD + own_column());
             UNROLL
             for (int i = 0; i < 4; i++)
-                UNROLL
-            for (int j = 0; j < 4; j++)
-                s[i][j] = fused(p[i], r[j], s[i][j]);
+                for (int j = 0; j < 4; j++)
+                    s[i][j] = fused(p[i], r[j], s[i][j]);
         }
     }
 }
@@ -186,17 +184,15 @@ DEVICE void add_rows(float sum[4][8], float *shared, const float *weights, const
             load4(x, shared + e * COLUMNS + own_column());
             UNROLL
             for (int i = 0; i < 4; i++)
-                UNROLL
-            for (int j = 0; j < 4; j++)
-                sum[i][j] = fused(p[i], x[j], sum[i][j]);
+                for (int j = 0; j < 4; j++)
+                    sum[i][j] = fused(p[i], x[j], sum[i][j]);
             if (place->width < COLUMNS)
                 continue;
             load4(x, shared + e * COLUMNS + COLUMNS / 2 + own_column());
             UNROLL
             for (int i = 0; i < 4; i++)
-                UNROLL
-            for (int j = 0; j < 4; j++)
-                sum[i][4 + j] = fused(p[i], x[j], sum[i][4 + j]);
+                for (int j = 0; j < 4; j++)
+                    sum[i][4 + j] = fused(p[i], x[j], sum[i][4 + j]);
         }
     }
 }
