@@ -15,6 +15,10 @@ TYPED(attention_eager)
 TYPED(attention_delta)
 TYPED(attention_dq)
 TYPED(attention_dkv)
+TYPED(attention_cached)
+PLAIN(attention_append)
+PLAIN(attention_token)
+PLAIN(attention_join)
 
 /* norms, loss, embedding, rows, rope */
 TYPED(norm_forward)

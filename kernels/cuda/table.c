@@ -24,6 +24,9 @@ static const Kernels cuda_table = {
     .attention_flash_forward = cuda_attention_flash_forward,
     .attention_flash_backward = cuda_attention_flash_backward,
     .attention_workspace = cuda_attention_workspace,
+    .attention_append = cuda_attention_append,
+    .attention_cached = cuda_attention_cached,
+    .attention_cached_workspace = cuda_attention_cached_workspace,
 
     /* norms, loss, embedding, rows, rope */
     .layer_norm_forward = cuda_layer_norm_forward,
