@@ -13,6 +13,7 @@
 #define GLOBAL(name, threads, Arguments)                                                                     \
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Arguments a)
 #define SHARED     __shared__
+#define TABLE      static __device__ const /* numbers known when it is compiled */
 #define DEVICE     static __device__ __forceinline__
 #define THREAD     threadIdx
 #define BLOCK      blockIdx

@@ -36,6 +36,7 @@ void simt_register(SimtKernel *kernel);
     static void simt_body_##name(const Arguments a)
 /* In a section of its own, so that it can be poisoned before each block. */
 #define SHARED static __attribute__((section("simt_shared"), aligned(16)))
+#define TABLE  static const __attribute__((unused))
 #define DEVICE static inline __attribute__((always_inline, unused))
 
 #define BLOCK      simt_block
