@@ -24,6 +24,24 @@ typedef struct ElementArguments {
     int kind;
 } ElementArguments;
 
+/* Elements from a sample to the next, from a head to the next, and from a row (of D) to the next. */
+typedef struct HeadStrides {
+    int64_t sample, head, row;
+} HeadStrides;
+
+/* attention*.cu. keys: rows of k and v; those of attention_cached end before d.capacity. stats (B,H,T,2):
+ * what is subtracted from a row's scores, and what their exponentials are multiplied by. part: keys of a part
+ * of attention_token, whose results and (max, sum) are parts (B,H,splits,D + 2). */
+typedef struct AttentionArguments {
+    AttentionDims d;
+    int keys, chunks; /* chunks: blocks of columns that share a tile of rows */
+    const void *q, *k, *v, *o, *dout;
+    void *out, *dq, *dk, *dv, *probs, *cache;
+    float *lse, *delta, *stats, *parts;
+    HeadStrides at_q, at_k, at_v, at_o, at_dq, at_dk, at_dv;
+    int part, splits;
+} AttentionArguments;
+
 /* products.cu: what comes before and behind a product. Of a linear layer: y = act(x + bias), n elements in
  * rows of c; pre, where it is not NULL, gets x + bias. x may be pre, or y. */
 typedef struct LinearArguments {

@@ -9,6 +9,12 @@ PLAIN(column_total)
 PLAIN(product_round)
 
 /* attention */
+TYPED(attention_flash)
+TYPED(attention_stats)
+TYPED(attention_eager)
+TYPED(attention_delta)
+TYPED(attention_dq)
+TYPED(attention_dkv)
 
 /* norms, loss, embedding, rows, rope */
 

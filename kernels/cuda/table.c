@@ -19,6 +19,11 @@ static const Kernels cuda_table = {
     .linear_workspace = cuda_linear_workspace,
 
     /* attention */
+    .attention_eager_forward = cuda_attention_eager_forward,
+    .attention_eager_backward = cuda_attention_eager_backward,
+    .attention_flash_forward = cuda_attention_flash_forward,
+    .attention_flash_backward = cuda_attention_flash_backward,
+    .attention_workspace = cuda_attention_workspace,
 
     /* norms, loss, embedding, rows, rope */
 

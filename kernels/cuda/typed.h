@@ -1,5 +1,6 @@
 /* Compiles the file that KERNELS names once for each type of values: in it TYPED(name) is the kernel's name
- * with the type's (list.h: typed), TYPE its DType, REAL what is stored, LOAD(x, i) its value and STORE(y, i, value). */
+ * with the type's (list.h: typed), REAL what is stored, TYPE its DType, LOAD(x, i) its value and STORE(y, i,
+ * value). */
 #include "values.h"
 
 #define TYPED_(name, type) name##_##type
