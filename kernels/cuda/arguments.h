@@ -215,7 +215,7 @@ typedef struct LinearArguments {
     const void *x;
     const float *bias;
     void *pre, *y;
-    int act, wide; /* wide: all is aligned, and c whole packets of 16 bytes */
+    int act, aligned; /* every array begins on 16 bytes, and c is whole packs of them */
 } LinearArguments;
 
 /* Column sums of x (rows, c): first of parts of its rows, into partial (parts, c), then of those. */
@@ -224,7 +224,7 @@ typedef struct ColumnArguments {
     const void *x;
     float *partial;
     void *y;
-    DType type; /* of y */
+    DType from, type; /* of x, and of y */
     float beta;
     int parts;
 } ColumnArguments;
@@ -235,6 +235,7 @@ typedef struct OperandArguments {
     QuantLayout layout;
     int64_t row, col, rows, cols, ldy;
     void *y;
+    int aligned;
 } OperandArguments;
 
 /* y (rows,cols) with ldy = x (rows,cols) + beta y, rounded; x NULL: 0. */

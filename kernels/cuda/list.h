@@ -4,7 +4,7 @@
 TYPED(linear_bias)
 TYPED(linear_finish)
 TYPED(product_operand)
-TYPED(column_parts)
+PLAIN(column_parts)
 PLAIN(column_total)
 PLAIN(product_round)
 
