@@ -29,18 +29,6 @@ static inline const Kernels *table_of(int i)
 
 static const float guard_value = 12345.678f;
 
-/* The last table is a card's. SUPPORT_CARD: the program's kernels exist there. */
-#ifdef SUPPORT_CARD
-enum { TABLES = ISAS + 1 };
-#else
-enum { TABLES = ISAS };
-#endif
-
-static inline const Kernels *support_table(int i)
-{
-    return i == ISAS ? kernels_cuda() : kernels_cpu(isa_names[i]);
-}
-
 static uint64_t random_state = 1;
 
 static inline float random_float(void) /* in [-1, 1) */

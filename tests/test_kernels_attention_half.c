@@ -1,7 +1,6 @@
 /* Attention in bf16 and f16, with and without a cache: every table that runs here, and the reference, against
  * its own fp32 kernels on the same numbers. What those are given is what the 16-bit kernels read: rounded
  * inputs, the rounded output, the rounded probabilities. So results differ by their own rounding alone. */
-#define SUPPORT_CARD
 #include "base/half_.h"
 #include "products_support.h"
 
@@ -9,7 +8,7 @@ static const DType types[] = {DTYPE_BF16, DTYPE_F16};
 
 static const Kernels *table(int isa) /* -1: the reference; NULL where it does not run here */
 {
-    return isa < 0 ? kernels_reference() : support_table(isa);
+    return isa < 0 ? kernels_reference() : table_of(isa);
 }
 
 static uint16_t half_of(DType type, float value)
@@ -450,12 +449,13 @@ static void test_attention_cached_half(void **state)
         d.cached = caches[i / 48 % 3];
         d.type = types[i / 144];
         d.capacity = d.past + d.seq + i % 3;
-        for (int isa = -1; isa < ISAS; isa++) {
+        for (int isa = -1; isa < TABLES; isa++) {
             int some = SANITIZED || d.past > 1000 || isa < 0;
-            if (!table(isa) || (!full_form() && some && i % 3 != (isa + 3) % 3))
-                continue; /* all of them, over the tables */
+            if (!table(isa) || (!full_form() && some && i % 3 != (isa + 3) % 3) ||
+                (isa == CARD && i % 7))
+                continue; /* all of them, over the tables; some on the card, whose stand-in is slow */
             check_cached(table(isa), d, 1);
-            if (isa >= 0)
+            if (isa >= 0 && isa < ISAS)
                 check_cached(table(isa), d, 3 + i % 2 * 5);
         }
     }
