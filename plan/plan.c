@@ -88,6 +88,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
     plan_keep_error_(plan->error, plan->function, plan->status);
     report_summary(context->ledger, &plan->memory);
     plan->beside = context->host_later;
+    plan->on_card = context->card != NULL;
     context_use(outside);
     if (!hints && !plan->status &&
         (memtrack_pack(context->ledger, found) || plan_keep_detail_(plan, context)))

@@ -13,6 +13,26 @@ enum {
 
 static _Thread_local Context *current;
 
+/* The card has less than was asked for, or the host has less beside it. The context has an error and nothing
+ * else. */
+static int card_is_full(Context *context, const ContextOptions *options)
+{
+    context->error = ERROR_MEMORY;
+    snprintf(context->error_text, sizeof context->error_text,
+             "device %.32s: %llu bytes cannot be reserved; %llu are free on the card", options->device,
+             (unsigned long long)options->capacity, (unsigned long long)context_device_available(context));
+    context->ledger =
+        memtrack_ledger_create(context->tracker, &(MemLedgerOptions){.name = "cuda", .mode = MEMTRACK_META});
+    context->tape = tape_create(context);
+    return context->ledger && context->tape ? 0 : -1;
+}
+
+uint64_t context_device_available(const Context *context)
+{
+    const MemDevice *memory = context->card ? &context->card->memory : NULL;
+    return memory && memory->available ? memory->available(memory->user) : 0;
+}
+
 static int context_fill(Context *context, const ContextOptions *options)
 {
     int on_card = device_cuda_ordinal(options->device) >= 0;
@@ -55,6 +75,8 @@ static int context_fill(Context *context, const ContextOptions *options)
                                                                      .beside = options->beside,
                                                                      .device = data ? &context->card->memory
                                                                                     : NULL});
+    if (data && !context->ledger && mode == MEMTRACK_RESERVED)
+        return card_is_full(context, options);
     context->tape = tape_create(context);
     return context->ledger && context->tape ? 0 : -1;
 }

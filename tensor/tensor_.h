@@ -328,6 +328,8 @@ int gradient_zeros(Context *context, Tensor *leaf);
 void gradient_hook_add(Context *context, GradientHook *hook);
 void gradient_hook_remove(Context *context, const GradientHook *hook);
 
+/* Bytes that the context's card could still give; 0 on the CPU. */
+uint64_t context_device_available(const Context *context);
 /* ---- On a card -------------------------------------------------------------------------------
  * context->card is not NULL then. A step never waits: what the host has to know is put down on the card, and
  * read once. */
