@@ -61,8 +61,11 @@ static int context_fill(Context *context, const ContextOptions *options)
         return -1;
     char why[CONTEXT_WHY];
     if (on_card && card_open_(context, options, why, sizeof why)) {
+        char machine[CONTEXT_WHY];
+        int missing = !options->meta && device_check(options->device, machine, sizeof machine);
         context->error = ERROR_STATE;
-        snprintf(context->error_text, sizeof context->error_text, "device %.32s: %s", options->device, why);
+        snprintf(context->error_text, sizeof context->error_text, "device %.32s: %s", options->device,
+                 missing ? machine : why);
         mode = MEMTRACK_META; /* nothing runs after the error */
     }
     int data = on_card && !context->error && !options->meta;
