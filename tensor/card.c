@@ -346,6 +346,11 @@ void card_decode_(Context *context, const StoredArray *from, int transposed, int
     ContextCard *card = context->card;
     enum { PIECE = CUDA_SCRATCH / (int)sizeof(float) };
     float *scratch = (float *)(uintptr_t)card->device.scratch;
+    if (from->dtype == DTYPE_F32 && !transposed) {
+        card->memory.read(&card->device, (const float *)from->at + first, (uint64_t)count * sizeof(float),
+                          values);
+        return;
+    }
     for (int64_t done = 0, n; done < count; done += n) {
         n = count - done < PIECE ? count - done : PIECE;
         (transposed ? k->decode_transposed : k->decode)(from, first + done, n, scratch, &context->run);
