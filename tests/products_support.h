@@ -19,20 +19,15 @@
 #include "tests/count.h"
 
 static const char *const isa_names[] = {"base", "avx2", "avx512"};
-enum { ISAS = 3, MAX_THREADS = 3, GUARD = 32 };
-static const float guard_value = 12345.678f;
+enum { ISAS = 3, CARD = ISAS, TABLES, MAX_THREADS = 3, GUARD = 32 };
 
-/* The last table is a card's. SUPPORT_CARD: the program's kernels exist there. */
-#ifdef SUPPORT_CARD
-enum { TABLES = ISAS + 1 };
-#else
-enum { TABLES = ISAS };
-#endif
-
-static inline const Kernels *support_table(int i)
+/* Of those that run here, by instruction set, and of the stand-in's card, which knows no threads. */
+static inline const Kernels *table_of(int i)
 {
-    return i == ISAS ? kernels_cuda() : kernels_cpu(isa_names[i]);
+    return i == CARD ? kernels_cuda() : kernels_cpu(isa_names[i]);
 }
+
+static const float guard_value = 12345.678f;
 
 static uint64_t random_state = 1;
 

@@ -1,6 +1,5 @@
 /* Attention, with and without a cache: every table that runs here against the reference, over awkward shapes.
  */
-#define SUPPORT_CARD
 #include "base/half_.h"
 #include "products_support.h"
 
@@ -158,7 +157,7 @@ static void check_attention_shape(AttentionDims d, int packed, int masked)
     assert_attention_near(&eager, &expected, 0);
     check_attention_again(kernels_reference(), &eager, 1);
     for (int isa = 0; isa < TABLES; isa++) {
-        const Kernels *kernels = support_table(isa);
+        const Kernels *kernels = table_of(isa);
         for (int i = 0; kernels && i < 2; i++) {
             check_attention(kernels, &inputs, &expected, probs, i, 1);
             if (isa < ISAS)
@@ -237,7 +236,7 @@ static void test_attention_without_keys(void **state)
         .batch = 2, .seq = 9, .heads = 2, .kv_heads = 2, .head_dim = 4, .scale = 0.5f, .causal = 1};
     Attention a = attention_inputs(d, 0, 1);
     for (int isa = -1; isa < TABLES; isa++) {
-        const Kernels *kernels = isa < 0 ? kernels_reference() : support_table(isa);
+        const Kernels *kernels = isa < 0 ? kernels_reference() : table_of(isa);
         for (AttentionKept kept = KEPT_PROBS; kernels && kept <= KEPT_NOTHING; kept++) {
             attention_outputs(&a);
             run_attention(kernels, &a, kept, NULL, 2);
@@ -311,7 +310,7 @@ static void test_attention_keeps_nan(void **state)
     Attention a = attention_inputs(d, 0, 0);
     a.q[0] = NAN;
     for (int isa = 0; isa < TABLES; isa++) {
-        const Kernels *kernels = support_table(isa);
+        const Kernels *kernels = table_of(isa);
         for (AttentionKept kept = KEPT_PROBS; kernels && kept <= KEPT_NOTHING; kept++) {
             attention_outputs(&a);
             run_attention(kernels, &a, kept, NULL, 1);

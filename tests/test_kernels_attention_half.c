@@ -1,7 +1,6 @@
 /* Attention in bf16 and f16, with and without a cache: every table that runs here, and the reference, against
  * its own fp32 kernels on the same numbers. What those are given is what the 16-bit kernels read: rounded
  * inputs, the rounded output, the rounded probabilities. So results differ by their own rounding alone. */
-#define SUPPORT_CARD
 #include "base/half_.h"
 #include "products_support.h"
 
@@ -9,7 +8,7 @@ static const DType types[] = {DTYPE_BF16, DTYPE_F16};
 
 static const Kernels *table(int isa) /* -1: the reference; NULL where it does not run here */
 {
-    return isa < 0 ? kernels_reference() : support_table(isa);
+    return isa < 0 ? kernels_reference() : table_of(isa);
 }
 
 static uint16_t half_of(DType type, float value)
