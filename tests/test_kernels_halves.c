@@ -339,8 +339,6 @@ static void check_norm_backward(const Kernels *k, const Norm *t, float beta, int
 
 static void check_norm(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    if (!k->layer_norm_forward)
-        return;
     for (int layer = 0; layer < 2; layer++) {
         Norm t = norm_take(k, layer, rows, c, threads);
         Half y = take_output_half(rows * c, 0.0f), e = take_copy_half(y), d = take_copy_half(t.dy);
@@ -363,8 +361,6 @@ static void check_norm(const Kernels *k, int64_t rows, int64_t c, int threads)
 /* Rows wider than a block: they are summed block by block, so only nearly the same. */
 static void check_wide_norm(const Kernels *k, int threads)
 {
-    if (!k->layer_norm_forward)
-        return;
     enum { ROWS = 3, C = 10007 };
     for (int layer = 0; layer < 2; layer++) {
         Norm t = norm_take(k, layer, ROWS, C, threads);
@@ -413,8 +409,6 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
 
 static void check_rope(const Kernels *k, int threads)
 {
-    if (!k->rope)
-        return;
     check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, .offset = 0}, threads);
     release();
     check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 5, 10000.0f, .offset = 7}, threads);
@@ -434,8 +428,6 @@ static void test_rope(void **state)
 
 static void check_loss(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    if (!k->cross_entropy_forward)
-        return;
     CrossEntropyDims d = {rows, c, -100, 0, 0, 0};
     const float dloss = 1.5f;
     int64_t n = rows * c;
@@ -484,14 +476,14 @@ static void test_loss(void **state)
 
 static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
 {
-    if (!k->embedding_forward)
-        return;
     enum { VOCAB = 13 };
     int32_t ids[129];
     Half table = take_random_half(VOCAB * c, 1.0f), y = take_output_half(n * c, 0.0f);
     Half dy = take_random_half(n * c, 1.0f), d = take_random_half(VOCAB * c, 1.0f);
     float *wide = take_copy(VOCAB * c, d.wide);
-    void *workspace = take((int64_t)(k->embedding_workspace(n, VOCAB, half_type, on(threads)) / 4), NAN);
+    size_t room = k->embedding_workspace(n, VOCAB, half_type, on(threads));
+    size_t wide_room = k->embedding_workspace(n, VOCAB, DTYPE_F32, on(threads));
+    void *workspace = take((int64_t)((room > wide_room ? room : wide_room) / 4), NAN);
     uint16_t *expected = take_copy_half(d).half;
     for (int64_t i = 0; i < n; i++)
         ids[i] = (int32_t)((i * i + i / 3) % VOCAB);
@@ -503,10 +495,14 @@ static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
     assert_rounded("embedding of 16 bit", y);
     plain()->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, half_type, expected, NULL, on(1));
     k->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, half_type, d.half, workspace, on(threads));
-    k->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy.wide, DTYPE_F32, d.wide, NULL, on(threads));
+    k->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy.wide, DTYPE_F32, d.wide, workspace,
+                          on(threads));
     assert_rounded("embedding gradient", d);
-    assert_memory_equal(d.half, expected, (size_t)(VOCAB * c) * 2);
-    k->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, DTYPE_F32, wide, NULL, on(threads));
+    if (k == kernels_cuda()) /* which adds in an order of its own */
+        assert_half_near("the reference's embedding gradient", VOCAB * c, d.half, expected, 1e-6);
+    else
+        assert_memory_equal(d.half, expected, (size_t)(VOCAB * c) * 2);
+    k->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, DTYPE_F32, wide, workspace, on(threads));
     assert_same("embedding gradient in f32", VOCAB * c, wide, d.wide);
 }
 
@@ -514,8 +510,6 @@ static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
  * and the row holds a number already. Every sum is exact in f32. */
 static void check_embedding_repeats(const Kernels *k, int threads)
 {
-    if (!k->embedding_forward)
-        return;
     enum { N = 3000, C = 40, VOCAB = 7, BEFORE = 64 };
     static int32_t ids[N];
     float *steps = take(N * C, 0.0f), *before = take(VOCAB * C, BEFORE);

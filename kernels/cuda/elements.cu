@@ -1,5 +1,5 @@
 /* Element-wise operations. Memory is what they take time for: a thread has packs of 16 bytes. */
-#include "activate.h"
+#include "activation.h"
 #include "../draw.h"
 #include "pack.h"
 
@@ -60,28 +60,6 @@ GLOBAL(column_sum_end, 256, ColumnSumArguments)
         value_store(a.to, a.y, column, a.beta != 0.0f ? sum + a.beta * value_load(a.to, a.y, column) : sum);
     }
 }
-
-/* x[k] = of(x[k]) for a pack: one decision for all of it. */
-#define EACH_ACTIVATION_OF(act, x, of)                                                                       \
-    for (int k = 0; k < PACK; k++)                                                                           \
-    (x)[k] = of(act, (x)[k])
-#define EACH_ACTIVATION(act, x, of)                                                                          \
-    switch (act) {                                                                                           \
-    case ACT_GELU:                                                                                           \
-        EACH_ACTIVATION_OF(ACT_GELU, x, of);                                                                 \
-        break;                                                                                               \
-    case ACT_GELU_TANH:                                                                                      \
-        EACH_ACTIVATION_OF(ACT_GELU_TANH, x, of);                                                            \
-        break;                                                                                               \
-    case ACT_SILU:                                                                                           \
-        EACH_ACTIVATION_OF(ACT_SILU, x, of);                                                                 \
-        break;                                                                                               \
-    case ACT_RELU:                                                                                           \
-        EACH_ACTIVATION_OF(ACT_RELU, x, of);                                                                 \
-        break;                                                                                               \
-    default:                                                                                                 \
-        EACH_ACTIVATION_OF(ACT_NONE, x, of);                                                                 \
-    }
 
 #define KERNELS "elements_.cu"
 #include "typed.h"

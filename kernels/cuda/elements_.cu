@@ -106,7 +106,7 @@ GLOBAL(TYPED(activation_forward), 256, ElementArguments)
         float x[PACK];
         Pack from = READ(a.a, i);
         VALUES(from, x);
-        EACH_ACTIVATION(a.kind, x, activate);
+        activation_values(a.kind, PACK, x);
         WRITE(x, a.y, i);
     }
 }
@@ -119,7 +119,7 @@ GLOBAL(TYPED(activation_backward), 256, ElementArguments)
         Pack from = READ(a.a, i), slope = READ(a.b, i);
         VALUES(from, x);
         VALUES(slope, dy);
-        EACH_ACTIVATION(a.kind, x, activate_slope);
+        activation_slopes(a.kind, PACK, x);
         for (int k = 0; k < PACK; k++)
             x[k] *= dy[k];
         BLEND(x, a.beta, a.y, i);
@@ -137,7 +137,7 @@ GLOBAL(TYPED(swiglu_forward), 256, ElementArguments)
         VALUES(left, gate);
         VALUES(right, up);
         for (int k = 0; k < PACK; k++)
-            up[k] *= activate(ACT_SILU, gate[k]);
+            up[k] *= activation_value(ACT_SILU, gate[k]);
         WRITE(up, a.y, i);
     }
 }
@@ -153,7 +153,7 @@ GLOBAL(TYPED(swiglu_backward), 256, ElementArguments)
         VALUES(right, up);
         VALUES(slope, dy);
         for (int k = 0; k < PACK; k++) {
-            float x = gate[k], s = activate_sigmoid(x);
+            float x = gate[k], s = activation_sigmoid(x);
             gate[k] = s * (1.0f + x * (1.0f - s)) * up[k] * dy[k];
             up[k] = x * s * dy[k];
         }

@@ -4,7 +4,7 @@
 TYPED(linear_bias)
 TYPED(linear_finish)
 TYPED(product_operand)
-TYPED(column_parts)
+PLAIN(column_parts)
 PLAIN(column_total)
 PLAIN(product_round)
 
@@ -15,8 +15,27 @@ TYPED(attention_eager)
 TYPED(attention_delta)
 TYPED(attention_dq)
 TYPED(attention_dkv)
+TYPED(attention_cached)
+PLAIN(attention_append)
+PLAIN(attention_token)
+PLAIN(attention_join)
 
 /* norms, loss, embedding, rows, rope */
+TYPED(norm_forward)
+TYPED(norm_backward)
+PLAIN(norm_weights)
+TYPED(cross_entropy_forward)
+PLAIN(cross_entropy_sum)
+TYPED(cross_entropy_backward)
+TYPED(embedding_forward)
+PLAIN(sort_count)
+PLAIN(sort_scan)
+PLAIN(sort_place)
+TYPED(embedding_backward)
+TYPED(rope)
+PLAIN(labelled_rows)
+PLAIN(move_rows)
+TYPED(add_to_rows)
 
 /* elements, reductions, random */
 TYPED(fill)
@@ -42,6 +61,14 @@ PLAIN(fill_normal)
 PLAIN(fill_uniform)
 
 /* storing */
+PLAIN(decode)
+PLAIN(decode_transposed)
+PLAIN(encode_values)
+PLAIN(encode_int8)
+PLAIN(encode_nf4)
+PLAIN(encode_dynamic8)
+PLAIN(encode_offset)
+PLAIN(encode_scales)
 
 /* updates */
 PLAIN(sgd)
