@@ -61,6 +61,14 @@ PLAIN(fill_normal)
 PLAIN(fill_uniform)
 
 /* storing */
+PLAIN(decode)
+PLAIN(decode_transposed)
+PLAIN(encode_values)
+PLAIN(encode_int8)
+PLAIN(encode_nf4)
+PLAIN(encode_dynamic8)
+PLAIN(encode_offset)
+PLAIN(encode_scales)
 
 /* updates */
 PLAIN(sgd)
