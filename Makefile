@@ -183,7 +183,15 @@ $(STAND_IN)/libcuda.so.1: $(DRIVER_OBJ) $(CARD_OBJ)
 $(STAND_IN)/libcublas.so.13: $(STAND_IN)/cublas.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcublas.so.13 -o $@ $^ -ldl
-stand-in: $(STAND_IN)/libcuda.so.1 $(STAND_IN)/libcublas.so.13
+# Kernels with faults, which tests/test_stand_in.c looks for.
+$(STAND_IN)/planted.o: tests/stand-in/planted.cu | $(BUILD)/.deps
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) -x c $(STAND_IN_FLAGS) $(STAND_IN_SAN) -DSTAND_IN_FILE=planted -MMD -MP -c $< -o $@
+$(STAND_IN)/libcuda-planted.so: $(DRIVER_OBJ) $(STAND_IN)/planted.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -lm -ldl
+stand-in: $(addprefix $(STAND_IN)/,libcuda.so.1 libcublas.so.13 libcuda-planted.so)
 $(TESTS): | stand-in
 
 # ---- Running --------------------------------------------------------------------------------------------------------
