@@ -5,6 +5,7 @@
 #define BRIM_CUDA_ARGUMENTS_H
 
 #include "../../base/quant_layout_.h"
+#include "../adam.h"
 #include "../kernels.h"
 
 enum { FAULT_BITS = 40 }; /* of an element's index */
@@ -15,14 +16,87 @@ typedef struct Fault {
     unsigned long long *at, operation;
 } Fault;
 
-/* elements.cu: y (and z) from a, b and d; c columns, where b is a row. */
+/* elements.cu: y (and z) from a, b and d; c columns, where b is a row. aligned: every array begins on 16 bytes.
+ */
 typedef struct ElementArguments {
     int64_t n, c;
     const void *a, *b, *d;
     void *y, *z;
     float alpha, beta, beta2;
-    int kind;
+    int kind, aligned;
 } ElementArguments;
+
+typedef struct ConvertArguments {
+    int64_t n;
+    const void *x;
+    void *y;
+    DType from, to;
+    int aligned;
+} ConvertArguments;
+
+/* aligned: every sample begins on 16 bytes. */
+typedef struct DropoutArguments {
+    int64_t samples, per_sample;
+    const void *x;
+    void *y;
+    DropoutKey key;
+    uint32_t threshold;
+    float keep, beta;
+    int aligned;
+} DropoutArguments;
+
+/* partial (parts, c), of part_rows rows each. */
+typedef struct ColumnSumArguments {
+    int64_t rows, c, part_rows;
+    const void *x;
+    float *partial;
+    void *y;
+    float beta;
+    DType to;
+    int parts;
+} ColumnSumArguments;
+
+/* reduce.cu: partial sums of blocks, and where the result goes. */
+typedef struct ReduceArguments {
+    int64_t n;
+    const void *x;
+    double *partial, factor;
+    float *total;         /* of sum */
+    double *squares;      /* of sum_squares */
+    unsigned long long *index; /* of find_nonfinite: all ones = none, which is -1 */
+    int square, aligned, blocks;
+} ReduceArguments;
+
+/* random.cu: mean and standard deviation, or low and high; last: the float before high. */
+typedef struct RandomArguments {
+    int64_t n, first;
+    uint64_t seed, stream;
+    float a, b, last, *y;
+    int aligned;
+} RandomArguments;
+
+/* update.cu: what changes from step to step. The host computes it. */
+typedef struct UpdateRates {
+    UpdateScalars s;
+    AdamFactors adam;
+} UpdateRates;
+
+/* What UpdateArrays has; scales: of 8-bit states. aligned: every array begins on 16 bytes. fault: the step's,
+ * all ones = none. */
+typedef struct UpdateArguments {
+    int64_t n;
+    void *p;
+    float *master;
+    const void *g;
+    void *state[UPDATE_STATES];
+    float *scales[UPDATE_STATES];
+    DType p_type, g_type, state_type[UPDATE_STATES];
+    int random, aligned;
+    RoundingKey rounding;
+    UpdateRates rates;
+    const UpdateControl *control;
+    const unsigned long long *fault;
+} UpdateArguments;
 
 /* Elements from a sample to the next, from a head to the next, and from a row (of D) to the next. */
 typedef struct HeadStrides {
@@ -51,17 +125,6 @@ typedef struct LinearArguments {
     void *pre, *y;
     int act, aligned; /* every array begins on 16 bytes, and c is whole packs of them */
 } LinearArguments;
-
-/* Column sums of x (rows, c): first of parts of its rows, into partial (parts, c), then of those. */
-typedef struct ColumnArguments {
-    int64_t rows, c;
-    const void *x;
-    float *partial;
-    void *y;
-    DType from, type; /* of x, and of y */
-    float beta;
-    int parts;
-} ColumnArguments;
 
 /* y (rows,cols) with ldy = a part of a stored array, from element (row,col) on. */
 typedef struct OperandArguments {

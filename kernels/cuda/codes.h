@@ -23,8 +23,7 @@ DEVICE void codes_take(DType type, float *value, float *bound)
     for (int i = (int)THREAD.x; i < 256; i += (int)BLOCK_SIZE.x) {
         value[i] = codes_dynamic_at(type, i);
         if (bound)
-            bound[i] =
-                i < 255 ? (codes_dynamic_at(type, i) + codes_dynamic_at(type, i + 1)) / 2 : INFINITY;
+            bound[i] = i < 255 ? (codes_dynamic_at(type, i) + codes_dynamic_at(type, i + 1)) / 2 : INFINITY;
     }
 }
 
@@ -38,12 +37,13 @@ DEVICE int codes_nearest(int codes, const float *bound, float x)
     return code;
 }
 
-/* The largest of what the lanes have: bits of magnitudes, which compare as floats do; a NaN's are the largest.
+/* The largest of what the lanes have: bits of magnitudes, which compare as floats do; a NaN's are the
+ * largest.
  */
 DEVICE uint32_t codes_largest(uint32_t bits)
 {
     for (int lanes = 16; lanes > 0; lanes >>= 1) {
-        uint32_t other = float_to_bits(warp_xor(float_from_bits(bits), lanes));
+        uint32_t other = warp_xor_u32(bits, lanes);
         bits = other > bits ? other : bits;
     }
     return bits;

@@ -4,8 +4,6 @@
 TYPED(linear_bias)
 TYPED(linear_finish)
 TYPED(product_operand)
-PLAIN(column_parts)
-PLAIN(column_total)
 PLAIN(product_round)
 
 /* attention */
@@ -20,11 +18,38 @@ TYPED(attention_dkv)
 
 /* elements, reductions, random */
 TYPED(fill)
+PLAIN(copy)
+TYPED(add)
+PLAIN(accumulate)
+TYPED(add_row)
+TYPED(column_sum)
+PLAIN(column_sum_end)
 TYPED(scale)
+TYPED(multiply)
+TYPED(broadcast)
+TYPED(activation_forward)
+TYPED(activation_backward)
+TYPED(swiglu_forward)
+TYPED(swiglu_backward)
+TYPED(dropout)
+TYPED(sum_part)
+PLAIN(sum_end)
+PLAIN(find_nonfinite_begin)
+TYPED(find_nonfinite)
+PLAIN(fill_normal)
+PLAIN(fill_uniform)
 
 /* storing */
 
 /* updates */
+PLAIN(sgd)
+PLAIN(sgd_blocks)
+PLAIN(rmsprop)
+PLAIN(rmsprop_blocks)
+PLAIN(adagrad)
+PLAIN(adagrad_blocks)
+PLAIN(adam)
+PLAIN(adam_blocks)
 
 #undef PLAIN
 #undef TYPED

@@ -65,8 +65,8 @@ DEVICE Pack pack_read(DType type, int count, const void *x, int64_t first, int64
             pack_read_words(count / 2, from, p.word);
         else
             for (int k = 0; k < count; k += 2)
-                p.word[k / 2] = (first + k < n ? from[k] : 0u) |
-                                (first + k + 1 < n ? (uint32_t)from[k + 1] << 16 : 0u);
+                p.word[k / 2] =
+                    (first + k < n ? from[k] : 0u) | (first + k + 1 < n ? (uint32_t)from[k + 1] << 16 : 0u);
     }
     return p;
 }

@@ -29,11 +29,33 @@ static const Kernels cuda_table = {
 
     /* elements, reductions, random */
     .fill = cuda_fill,
+    .copy = cuda_copy,
+    .add = cuda_add,
+    .accumulate = cuda_accumulate,
+    .add_row = cuda_add_row,
+    .column_sum = cuda_column_sum,
+    .column_sum_workspace = cuda_column_sum_workspace,
     .scale = cuda_scale,
+    .multiply = cuda_multiply,
+    .broadcast = cuda_broadcast,
+    .activation_forward = cuda_activation_forward,
+    .activation_backward = cuda_activation_backward,
+    .swiglu_forward = cuda_swiglu_forward,
+    .swiglu_backward = cuda_swiglu_backward,
+    .dropout = cuda_dropout,
+    .sum = cuda_sum,
+    .sum_squares = cuda_sum_squares,
+    .find_nonfinite = cuda_find_nonfinite,
+    .fill_normal = cuda_fill_normal,
+    .fill_uniform = cuda_fill_uniform,
 
     /* storing */
 
     /* updates */
+    .sgd = cuda_sgd,
+    .rmsprop = cuda_rmsprop,
+    .adagrad = cuda_adagrad,
+    .adam = cuda_adam,
 };
 
 const Kernels *kernels_cuda(void)
