@@ -20,11 +20,14 @@
 #define VEC_STRICT
 #endif
 
-/* Opens a function whose products and sums may be one instruction where the processor has it. */
+/* A function whose products and sums may be one instruction where the processor has it: VEC_FUSED before it,
+ * VEC_FUSE first in its body. */
 #if defined(__clang__)
 #define VEC_FUSED
+#define VEC_FUSE _Pragma("clang fp contract(fast)")
 #else
 #define VEC_FUSED __attribute__((noinline, optimize("fp-contract=fast")))
+#define VEC_FUSE
 #endif
 
 #define VEC_INLINE BITS_INLINE

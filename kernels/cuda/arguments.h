@@ -26,6 +26,97 @@ typedef struct ElementArguments {
     int kind, aligned;
 } ElementArguments;
 
+/* norm.cu. A team of threads has a row: a warp, or the block of 256. aligned: every array may be loaded by 16
+ * bytes. */
+enum { NORM_HELD = 4 /* packs of 8 that a thread holds */, NORM_PARTS = 256 };
+typedef struct NormArguments {
+    int64_t rows, c;
+    int layer, team, aligned;
+    float eps, beta_dx;
+    const void *x, *dy;
+    const float *weight, *bias;
+    float *mean, *rstd, *partial; /* partial (blocks, 2, c); NULL: no gradients of the weights */
+    void *y, *dx;
+} NormArguments;
+
+typedef struct NormWeightArguments { /* of dweight, dbias */
+    int64_t c;
+    int parts;
+    const float *partial;
+    DType type[2];
+    float beta[2];
+    void *out[2];
+} NormWeightArguments;
+
+/* loss.cu. A row of logits has a team of threads, in backward one for each of `slices` parts. */
+enum { LOSS_SLICE = 4 }; /* packs of 8 of a part that a thread has */
+typedef struct LossArguments {
+    CrossEntropyDims d;
+    int64_t slices;
+    int team, aligned;
+    float scale, beta;
+    const void *logits;
+    const int32_t *labels;
+    float *lse, *row_loss, *loss;
+    const float *dloss;
+    void *dlogits;
+    Fault fault;
+} LossArguments;
+
+/* embedding.cu */
+typedef struct EmbeddingArguments {
+    int64_t n, c, vocab;
+    int aligned;
+    const int32_t *ids;
+    StoredArray table;
+    void *y; /* forward */
+    const void *dy;
+    const int32_t *order; /* backward: positions by id */
+    DType dtable_type;
+    void *dtable;
+    Fault fault;
+} EmbeddingArguments;
+
+/* Sorts positions by id, a digit of the ids at a time; each of `units` warps has a range of them. */
+enum { SORT_BITS = 8, SORT_DIGITS = 1 << SORT_BITS, SORT_UNITS = 256 };
+typedef struct SortArguments {
+    int64_t n, vocab;
+    int units, shift;
+    const int32_t *ids, *from; /* from: positions, NULL = in their order */
+    int32_t *to;
+    int32_t *counts; /* (units + 1, digits): of a unit, then where it begins; last, where the digit does */
+} SortArguments;
+
+/* rope.cu: pairs [first, first + pairs) of every head */
+enum { ROPE_PAIRS = 64 };
+typedef struct RopeArguments {
+    int64_t ld;
+    int batch, seq, heads, half, inverse, offset, first, pairs, aligned;
+    const void *x;
+    void *y;
+    float beta, frequency[ROPE_PAIRS];
+} RopeArguments;
+
+/* rows.cu */
+enum { LABELLED_THREADS = 1024 };
+typedef struct LabelledArguments {
+    CrossEntropyDims d;
+    int64_t room;
+    const int32_t *labels;
+    int64_t *index, *count;
+    int32_t *label;
+    Fault fault;
+} LabelledArguments;
+
+typedef struct RowsArguments {
+    int64_t n, c;             /* c of values, or, where they are only moved, bytes */
+    const int64_t *from, *to; /* rows of x and y; NULL: as they come */
+    int aligned;
+    const void *x;
+    float beta;
+    void *y;
+} RowsArguments;
+
 typedef struct ConvertArguments {
     int64_t n;
     const void *x;
@@ -125,6 +216,20 @@ typedef struct LinearArguments {
     void *pre, *y;
     int act, aligned; /* every array begins on 16 bytes, and c is whole packs of them */
 } LinearArguments;
+
+/* y = act(x W^T + bias) of at most FEW_ROWS rows, W (out,in) of any type; pre, where it is not NULL, gets what is
+ * before the activation. aligned: arrays begin on 16 bytes, and rows of W are whole packs of them. */
+enum { FEW_ROWS = 4 };
+typedef struct FewArguments {
+    int64_t in, out;
+    const void *x;
+    StoredArray w;
+    QuantLayout layout;
+    const float *bias;
+    void *pre, *y;
+    DType y_type;
+    int rows, act, aligned;
+} FewArguments;
 
 /* y (rows,cols) with ldy = a part of a stored array, from element (row,col) on. */
 typedef struct OperandArguments {

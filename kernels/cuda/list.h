@@ -3,6 +3,7 @@
 /* products */
 TYPED(linear_bias)
 TYPED(linear_finish)
+TYPED(linear_few)
 TYPED(product_operand)
 PLAIN(product_round)
 
@@ -13,8 +14,27 @@ TYPED(attention_eager)
 TYPED(attention_delta)
 TYPED(attention_dq)
 TYPED(attention_dkv)
+TYPED(attention_cached)
+PLAIN(attention_append)
+PLAIN(attention_token)
+PLAIN(attention_join)
 
 /* norms, loss, embedding, rows, rope */
+TYPED(norm_forward)
+TYPED(norm_backward)
+PLAIN(norm_weights)
+TYPED(cross_entropy_forward)
+PLAIN(cross_entropy_sum)
+TYPED(cross_entropy_backward)
+TYPED(embedding_forward)
+PLAIN(sort_count)
+PLAIN(sort_scan)
+PLAIN(sort_place)
+TYPED(embedding_backward)
+TYPED(rope)
+PLAIN(labelled_rows)
+PLAIN(move_rows)
+TYPED(add_to_rows)
 
 /* elements, reductions, random */
 TYPED(fill)

@@ -242,6 +242,33 @@ static void linear_launch(int kernel, DType type, LinearArguments a, const Kerne
     LAUNCH(run, kernel + cuda_typed(type), cuda_blocks(a.aligned ? a.n / pack : a.n), 1, 1, CUDA_THREADS, a);
 }
 
+/* Few rows have a product of their own where the weight would have to be copied first, which takes longer
+ * than the product. */
+static int is_few(const LinearDims *d, DType w)
+{
+    return d->rows <= FEW_ROWS && d->in > 0 && !d->in_out && w != half_of(d->y, d->x, DTYPE_F32);
+}
+
+static void forward_few(const LinearDims *d, Activation act, const void *x, const StoredArray *w,
+                        const float *bias, void *pre, void *y, const KernelRun *run)
+{
+    enum { WARPS = CUDA_THREADS / 32 };
+    FewArguments a = {.in = d->in,
+                      .out = d->out,
+                      .x = x,
+                      .w = *w,
+                      .bias = bias,
+                      .pre = pre,
+                      .y = y,
+                      .y_type = d->y,
+                      .rows = (int)d->rows,
+                      .act = (int)act,
+                      .aligned = aligned(x) && aligned(w->at) && d->in % STRIP_ALIGN == 0};
+    if (dtype_is_quantized(w->dtype))
+        a.layout = quant_layout(w->dtype, w->rows, w->cols);
+    LAUNCH(run, CUDA_linear_few + cuda_typed(d->x), (d->out + WARPS - 1) / WARPS, 1, 1, CUDA_THREADS, a);
+}
+
 /* In f32 the bias is added on the way to the activation. In 16 bit it goes in first, as that type, so that
  * its sum with the product is rounded once. */
 void cuda_linear_forward(const LinearDims *d, Activation act, const void *x, const StoredArray *w,
@@ -253,6 +280,10 @@ void cuda_linear_forward(const LinearDims *d, Activation act, const void *x, con
     LinearArguments a = {.n = d->rows * d->out, .c = d->out, .bias = bias, .y = to};
     if (a.n <= 0)
         return;
+    if (is_few(d, w->dtype)) {
+        forward_few(d, act, x, w, bias, pre, y, run);
+        return;
+    }
     if (before)
         linear_launch(CUDA_linear_bias, d->y, a, run);
     product(&(Product){0, !d->in_out, d->rows, d->out, d->in, 1, &rows, w, before ? 1.0f : 0.0f,
@@ -302,6 +333,8 @@ void cuda_linear_backward_weight(const LinearDims *d, const void *x, const void 
 
 size_t cuda_linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)
 {
+    if (pass == LINEAR_FORWARD && is_few(d, w))
+        return 0;
     if (pass == LINEAR_FORWARD)
         return product_bytes(d->rows, d->out, d->in, half_of(d->y, d->x, DTYPE_F32), d->x, w, d->y);
     if (pass == LINEAR_BACKWARD_INPUT)

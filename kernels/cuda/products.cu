@@ -9,6 +9,16 @@
                  i = ((int64_t)BLOCK.x * BLOCK_SIZE.x + THREAD.x) * (count), j = i % (c);                    \
          i < (n); i += stride_, j += step_, j -= j >= (c) ? (c) : 0)
 
+enum { FEW_NF4 = 32 }; /* in a row that a lane decodes at once */
+
+/* y is the activation of what is stored before it, or would be. */
+DEVICE void few_finish(const FewArguments *a, int64_t i, float value)
+{
+    void *to = a->pre ? a->pre : a->y;
+    value_store(a->y_type, to, i, value);
+    value_store(a->y_type, a->y, i, activation_value(a->act, value_load(a->y_type, to, i)));
+}
+
 #define KERNELS "products_.cu"
 #include "typed.h"
 

@@ -24,8 +24,26 @@ static const Kernels cuda_table = {
     .attention_flash_forward = cuda_attention_flash_forward,
     .attention_flash_backward = cuda_attention_flash_backward,
     .attention_workspace = cuda_attention_workspace,
+    .attention_append = cuda_attention_append,
+    .attention_cached = cuda_attention_cached,
+    .attention_cached_workspace = cuda_attention_cached_workspace,
 
     /* norms, loss, embedding, rows, rope */
+    .layer_norm_forward = cuda_layer_norm_forward,
+    .layer_norm_backward = cuda_layer_norm_backward,
+    .rms_norm_forward = cuda_rms_norm_forward,
+    .rms_norm_backward = cuda_rms_norm_backward,
+    .norm_workspace = cuda_norm_workspace,
+    .cross_entropy_forward = cuda_cross_entropy_forward,
+    .cross_entropy_backward = cuda_cross_entropy_backward,
+    .cross_entropy_workspace = cuda_cross_entropy_workspace,
+    .embedding_forward = cuda_embedding_forward,
+    .embedding_backward = cuda_embedding_backward,
+    .embedding_workspace = cuda_embedding_workspace,
+    .labelled_rows = cuda_labelled_rows,
+    .gather_rows = cuda_gather_rows,
+    .scatter_rows = cuda_scatter_rows,
+    .rope = cuda_rope,
 
     /* elements, reductions, random */
     .fill = cuda_fill,

@@ -61,6 +61,7 @@ extern unsigned char *simt_shared_dynamic;
 #define THREAD     simt_thread
 #define BLOCK_SIZE simt_block_size
 #define GRID_SIZE  simt_grid_size
+#define UNROLL
 
 /* Every thread of the block, every lane of the warp. `here` is a place in the source, for messages: those who
  * meet must be at the same one. */
