@@ -245,16 +245,19 @@ typedef struct LinearArguments {
     int act, aligned; /* every array begins on 16 bytes, and c is whole packs of them */
 } LinearArguments;
 
-/* Column sums of x (rows, c): first of parts of its rows, into partial (parts, c), then of those. */
-typedef struct ColumnArguments {
-    int64_t rows, c;
+/* y = act(x W^T + bias) of at most FEW_ROWS rows, W (out,in) of any type; pre, where it is not NULL, gets what is
+ * before the activation. aligned: arrays begin on 16 bytes, and rows of W are whole packs of them. */
+enum { FEW_ROWS = 4 };
+typedef struct FewArguments {
+    int64_t in, out;
     const void *x;
-    float *partial;
-    void *y;
-    DType from, type; /* of x, and of y */
-    float beta;
-    int parts;
-} ColumnArguments;
+    StoredArray w;
+    QuantLayout layout;
+    const float *bias;
+    void *pre, *y;
+    DType y_type;
+    int rows, act, aligned;
+} FewArguments;
 
 /* y (rows,cols) with ldy = a part of a stored array, from element (row,col) on. */
 typedef struct OperandArguments {

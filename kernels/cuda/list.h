@@ -3,9 +3,8 @@
 /* products */
 TYPED(linear_bias)
 TYPED(linear_finish)
+TYPED(linear_few)
 TYPED(product_operand)
-PLAIN(column_parts)
-PLAIN(column_total)
 PLAIN(product_round)
 
 /* attention */

@@ -19,6 +19,13 @@ DEVICE float stored_block_scale(DType dtype, const QuantLayout *l, const void *a
            *(const float *)(bytes + l->offset);
 }
 
+/* x (8) = what the codes in a word stand for, before their scale. Of a byte the upper half comes first. */
+DEVICE void stored_nf4_word(uint32_t word, const float *code, float *x)
+{
+    for (int k = 0; k < STORED_PACK; k++)
+        x[k] = code[word >> (k % 2 ? 4 * (k - 1) : 4 * (k + 1)) & 15];
+}
+
 /* Elements [first, first + count) of the flattened array; aligned: first is a multiple of eight, and count
  * eight.
  */
@@ -29,8 +36,9 @@ DEVICE void stored_nf4(const StoredArray *w, const QuantLayout *l, int64_t first
     if (aligned) {
         uint32_t word = *(const uint32_t *)(codes + first / 2);
         float scale = stored_block_scale(w->dtype, l, w->at, first / NF4_BLOCK);
-        for (int k = 0; k < STORED_PACK; k++) /* of a byte the upper half comes first */
-            x[k] = codes_nf4[word >> (k % 2 ? 4 * (k - 1) : 4 * (k + 1)) & 15] * scale;
+        stored_nf4_word(word, codes_nf4, x);
+        for (int k = 0; k < STORED_PACK; k++)
+            x[k] *= scale;
         return;
     }
     for (int k = 0; k < STORED_PACK; k++) {
