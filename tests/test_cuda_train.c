@@ -77,6 +77,50 @@ static void levers_in_fp32(void **state)
         check_losses(&cases[i], 1e-5);
 }
 
+static void every_precision(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *precision;
+        double tolerance;
+    } conventions[] = {{"bf16-mixed", 2e-3},    {"bf16-autocast", 2e-3}, {"bf16", 4e-3},
+                       {"bf16-states32", 4e-3}, {"fp16-mixed", 1e-3},    {"fp16-autocast", 1e-3}};
+    for (size_t i = 0; i < COUNT(conventions); i++)
+        for (int family = 0; family < FAMILIES; family++)
+            check_losses(&(Case){.family = (ModelFamily)family,
+                                 .accumulate = 1 + (int)i % 2,
+                                 .optimizer = "adamw",
+                                 .chunk = i % 3 == 0 ? 7 : 0,
+                                 .epochs = 1,
+                                 .precision = conventions[i].precision},
+                         conventions[i].tolerance);
+}
+
+static void stored_bases(void **state)
+{
+    (void)state;
+    static const DType types[] = {DTYPE_BF16, DTYPE_F16};
+    static const DType quantized[] = {DTYPE_INT8, DTYPE_NF4};
+    for (int i = 0; i < 4; i++)
+        check_losses(&(Case){.family = i % 2 ? MODEL_GPT2 : MODEL_LLAMA,
+                             .accumulate = 1,
+                             .optimizer = "adamw",
+                             .epochs = 1,
+                             .lora = i % 2 ? "c_attn,c_fc" : "q_proj,v_proj,down_proj",
+                             .weights = {.dtype = types[i / 2], .frozen = 1},
+                             .precision = i / 2 ? "fp32" : "bf16-mixed"},
+                     2e-3);
+    for (int i = 0; i < 4; i++)
+        check_losses(&(Case){.family = i % 2 ? MODEL_GPT2 : MODEL_LLAMA,
+                             .accumulate = 1,
+                             .optimizer = "adamw8bit",
+                             .epochs = 1,
+                             .lora = i % 2 ? "c_attn,c_fc" : "q_proj,v_proj,down_proj",
+                             .weights = {.quantized = quantized[i / 2]},
+                             .precision = "fp32"},
+                     2e-3);
+}
+
 /* ---- Waits ----------------------------------------------------------------------------------- */
 
 enum { COUNTED_STEPS = 6 };
@@ -133,7 +177,8 @@ static void a_step_waits_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_family_in_fp32),
-                                       cmocka_unit_test(levers_in_fp32), cmocka_unit_test(a_step_waits_once)};
+                                       cmocka_unit_test(levers_in_fp32), cmocka_unit_test(every_precision),
+                                       cmocka_unit_test(stored_bases), cmocka_unit_test(a_step_waits_once)};
     stand_in_environment();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
