@@ -1,7 +1,8 @@
 /* Attention on a card: attention.cu, attention_backward.cu. A workspace holds a row's sums, never scores. */
-#include "launch_.h"
+#include "attention_.h"
 
 enum { TILE = 64, COLUMNS = 128, ATTENTION_THREADS = 256 }; /* as in attention.h */
+enum { MMA_QUERIES = 128 };                                 /* as in attention_mma.h */
 
 static HeadStrides strides(const AttentionDims *d, int64_t ld)
 {
@@ -31,6 +32,42 @@ static int64_t blocks(const AttentionArguments *a, int heads)
     return (int64_t)a->d.batch * heads * ((a->d.seq + TILE - 1) / TILE) * a->chunks;
 }
 
+/* ---- Tensor cores ---------------------------------------------------------------------------- */
+
+static int aligned(const void *at, const HeadStrides *s)
+{
+    return (uintptr_t)at % 16 == 0 && s->sample % 8 == 0 && s->head % 8 == 0 && s->row % 8 == 0;
+}
+
+/* Whether tensor cores serve: arrays of 16 bit in pieces of 16 bytes, of the head dims that their kernels are
+ * made for. Turing has them for f16 alone. */
+static int tensor_cores(const AttentionArguments *a, const KernelRun *run)
+{
+    const AttentionDims *d = &a->d;
+    return d->type != DTYPE_F32 && (d->head_dim == 64 || d->head_dim == 128) && d->scale > 0 &&
+           run->device->capability >= (d->type == DTYPE_F16 ? 75 : 80) && aligned(a->q, &a->at_q) &&
+           aligned(a->k, &a->at_k) && aligned(a->v, &a->at_v);
+}
+
+/* kernel + that: of the four that a list has of each. */
+static int tensor_core_kernel(const AttentionDims *d)
+{
+    return (d->head_dim == 128 ? 2 : 0) + (d->type == DTYPE_F16 ? 1 : 0);
+}
+
+int cuda_attention_on_tensor_cores(const AttentionArguments *a, const KernelRun *run)
+{
+    const AttentionDims *d = &a->d;
+    if (!tensor_cores(a, run) || !aligned(a->out, &a->at_o))
+        return 0;
+    int64_t tiles = (d->seq + MMA_QUERIES - 1) / MMA_QUERIES;
+    LAUNCH(run, CUDA_attention_mma_64_bf16 + tensor_core_kernel(d), d->batch * tiles * d->heads, 1, 1,
+           d->head_dim == 64 ? 128 : 256, *a);
+    return 1;
+}
+
+/* ---- The table's functions ------------------------------------------------------------------- */
+
 /* One block a tile, whatever the head's width. */
 static void start_stats(AttentionArguments a, const KernelRun *run)
 {
@@ -57,6 +94,8 @@ void cuda_attention_flash_forward(const AttentionDims *d, const void *q, const v
     AttentionArguments a = arguments(d, q, k, v);
     a.out = out;
     a.lse = lse;
+    if (cuda_attention_on_tensor_cores(&a, run))
+        return;
     LAUNCH(run, CUDA_attention_flash + cuda_typed(d->type), blocks(&a, d->heads), 1, 1, ATTENTION_THREADS, a);
 }
 
