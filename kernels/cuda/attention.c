@@ -1,8 +1,8 @@
 /* Attention on a card: attention.cu, attention_backward.cu. A workspace holds a row's sums, never scores. */
 #include "attention_.h"
 
-enum { TILE = 64, COLUMNS = 128, ATTENTION_THREADS = 256 }; /* as in attention.h */
-enum { MMA_QUERIES = 128 };                                 /* as in attention_mma.h */
+enum { TILE = 64, COLUMNS = 128, ATTENTION_THREADS = 256 };   /* as in attention.h */
+enum { MMA_QUERIES = 128, MMA_ROWS = 64, MMA_THREADS = 128 }; /* as in attention_mma.h */
 
 static HeadStrides strides(const AttentionDims *d, int64_t ld)
 {
@@ -66,6 +66,26 @@ int cuda_attention_on_tensor_cores(const AttentionArguments *a, const KernelRun 
     return 1;
 }
 
+/* Backward; delta is there. */
+static int backward_on_tensor_cores(const AttentionArguments *a, const KernelRun *run)
+{
+    const AttentionDims *d = &a->d;
+    if (!a->lse || !tensor_cores(a, run) || !aligned(a->dout, &a->at_o) || !aligned(a->dq, &a->at_dq) ||
+        !aligned(a->dk, &a->at_dk) || !aligned(a->dv, &a->at_dv))
+        return 0;
+    int64_t tiles = (int64_t)d->batch * ((d->seq + MMA_ROWS - 1) / MMA_ROWS);
+    int f16 = d->type == DTYPE_F16;
+    LAUNCH(run, CUDA_attention_mma_dq_64_bf16 + tensor_core_kernel(d), tiles * d->heads, 1, 1, MMA_THREADS,
+           *a);
+    if (d->head_dim == 64) {
+        LAUNCH(run, CUDA_attention_mma_dkv_64_bf16 + f16, tiles * d->kv_heads, 1, 1, MMA_THREADS, *a);
+        return 1;
+    }
+    LAUNCH(run, CUDA_attention_mma_dk_128_bf16 + f16, tiles * d->kv_heads, 1, 1, MMA_THREADS, *a);
+    LAUNCH(run, CUDA_attention_mma_dv_128_bf16 + f16, tiles * d->kv_heads, 1, 1, MMA_THREADS, *a);
+    return 1;
+}
+
 /* ---- The table's functions ------------------------------------------------------------------- */
 
 /* One block a tile, whatever the head's width. */
@@ -112,6 +132,8 @@ static void backward(AttentionArguments *a, const void *out, const void *dout, v
     a->at_dv = strides(d, d->lddv);
     a->delta = workspace;
     LAUNCH(run, CUDA_attention_delta + type, (rows(d) + warps - 1) / warps, 1, 1, ATTENTION_THREADS, *a);
+    if (backward_on_tensor_cores(a, run))
+        return;
     LAUNCH(run, CUDA_attention_dq + type, blocks(a, d->heads), 1, 1, ATTENTION_THREADS, *a);
     LAUNCH(run, CUDA_attention_dkv + type, blocks(a, d->kv_heads), 1, 1, ATTENTION_THREADS, *a);
 }

@@ -7,7 +7,11 @@
 
 #include "words.h"
 
-enum { MMA_QUERIES = 128 };                  /* of a block, forward */
+enum {
+    MMA_QUERIES = 128,
+    MMA_ROWS = 64,
+    MMA_THREADS = 128
+};                                           /* of a block: forward; backward, and its threads */
 enum { MMA_SHARED = 2 * 2 * 64 * (64 + 8) }; /* numbers of 16 bit: two stages of two tiles, of either width */
 
 /* Rows of a tile that streams. Two stages of two fit into 48 KiB. */
