@@ -166,6 +166,34 @@ typedef struct RandomArguments {
     int aligned;
 } RandomArguments;
 
+/* store.cu: elements [first, first + count) of w. aligned: whole packs of 8 have one scale, and they and those
+ * of y begin on boundaries of theirs. */
+typedef struct DecodeArguments {
+    StoredArray w;
+    QuantLayout layout;
+    int64_t first, count;
+    float *y;
+    int aligned;
+} DecodeArguments;
+
+/* to: the whole array (rows,cols); scales: of all blocks of NF4, or those within `to`. */
+typedef struct EncodeArguments {
+    DType type;
+    int aligned;
+    int64_t cols, first, count;
+    const float *x;
+    void *to;
+    float *scales;
+    Fault fault;
+} EncodeArguments;
+
+typedef struct EncodeScalesArguments {
+    int64_t blocks, groups;
+    const float *scales;
+    float *group_scales, *offset;
+    unsigned char *codes;
+} EncodeScalesArguments;
+
 /* update.cu: what changes from step to step. The host computes it. */
 typedef struct UpdateRates {
     UpdateScalars s;

@@ -63,6 +63,22 @@ DEVICE void stored_int8(const StoredArray *w, const QuantLayout *l, int64_t row,
         x[k] = float_times((float)(signed char)(words[k / 4] >> k % 4 * 8), scale) / 127.0f;
 }
 
+/* Element i of the flattened array. */
+DEVICE float stored_value(const StoredArray *w, const QuantLayout *l, int64_t i)
+{
+    const unsigned char *bytes = (const unsigned char *)w->at;
+    const float *scales = (const float *)(bytes + l->scales);
+    if (w->dtype == DTYPE_INT8)
+        return float_times((float)(signed char)bytes[i], scales[quotient(i, w->cols)]) / 127.0f;
+    if (w->dtype == DTYPE_NF4 || w->dtype == DTYPE_NF4_PLAIN) {
+        int code = i % 2 ? bytes[i / 2] & 15 : bytes[i / 2] >> 4;
+        return codes_nf4[code] * stored_block_scale(w->dtype, l, w->at, i / NF4_BLOCK);
+    }
+    if (w->dtype == DTYPE_DYNAMIC8 || w->dtype == DTYPE_UDYNAMIC8)
+        return codes_dynamic_at(w->dtype, bytes[i]) * scales[i / DYNAMIC8_BLOCK];
+    return value_load(w->dtype, w->at, i);
+}
+
 /* x (8) = elements of row `row` from column `col` on, of which count are wanted. aligned: the array begins on
  * 16 bytes, and its rows and col are whole packs. */
 DEVICE void stored_values(const StoredArray *w, const QuantLayout *l, int64_t row, int64_t col, int count,
