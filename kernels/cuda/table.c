@@ -68,6 +68,10 @@ static const Kernels cuda_table = {
     .fill_uniform = cuda_fill_uniform,
 
     /* storing */
+    .decode = cuda_decode,
+    .decode_transposed = cuda_decode_transposed,
+    .encode = cuda_encode,
+    .encode_scales = cuda_encode_scales,
 
     /* updates */
     .sgd = cuda_sgd,
