@@ -150,6 +150,11 @@ $(BUILD)/tests/huggingface/%: $(BUILD)/tests/huggingface/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
+# Of tests/gpu/run.
+$(BUILD)/tests/gpu/%: $(BUILD)/tests/gpu/%.o $(INNER)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
 # Linked by clang alone: tests/fuzz/run.
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(filter-out %/main.o,$(CLI_OBJ)) $(INNER)
 	$(call say,LD,$@)
