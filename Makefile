@@ -164,19 +164,25 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
-# A made-up card and cuBLAS for the tests: the kernels of kernels/cuda as plain C, whose threads are fibers.
+# A made-up card and cuBLAS for the tests: the kernels of kernels/cuda as plain C, whose threads are fibers. What moves
+# stacks has no sanitizer; shared memory lies in sections of its own.
 STAND_IN := $(BUILD)/stand-in
-STAND_IN_FLAGS = -std=gnu11 -O2 -g -fPIC -fvisibility=hidden -fno-math-errno -I. -Wall -Wextra $(LDSAN)
-CARD_OBJ := $(patsubst kernels/cuda/%.cu,$(STAND_IN)/%.o,$(filter-out %_.cu,$(wildcard kernels/cuda/*.cu)))
-$(CARD_OBJ): $(STAND_IN)/%.o: kernels/cuda/%.cu | $(BUILD)/.deps
+STAND_IN_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -g -fPIC -fvisibility=hidden -fno-math-errno -I. -Wall -Wextra
+STAND_IN_SAN = $(if $(SAN),-fno-omit-frame-pointer $(LDSAN) -fno-sanitize-recover=all) \
+    $(if $(findstring address,$(SAN)),-fsanitize-sections=simt_shared*)
+STAND_IN_KNOWS = $(if $(findstring address,$(SAN)),-DSIMT_ASAN) $(if $(findstring thread,$(SAN)),-DSIMT_TSAN)
+CARD_OBJ := $(patsubst kernels/cuda/%.cu,$(STAND_IN)/kernels/%.o,$(filter-out %_.cu,$(wildcard kernels/cuda/*.cu)))
+DRIVER_OBJ := $(addprefix $(STAND_IN)/,driver.o memory.o queue.o launch.o trap.o simt.o warp.o)
+$(CARD_OBJ): $(STAND_IN)/kernels/%.o: kernels/cuda/%.cu | $(BUILD)/.deps
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
-	$(Q)$(CC) -x c $(STAND_IN_FLAGS) -MMD -MP -c $< -o $@
+	$(Q)$(CC) -x c $(STAND_IN_FLAGS) $(STAND_IN_SAN) -DSTAND_IN_FILE=$* -MMD -MP -c $< -o $@
+$(STAND_IN)/simt.o $(STAND_IN)/warp.o: STAND_IN_SAN = $(STAND_IN_KNOWS)
 $(STAND_IN)/%.o: tests/stand-in/%.c | $(BUILD)/.deps
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
-	$(Q)$(CC) $(STAND_IN_FLAGS) -MMD -MP -c $< -o $@
-$(STAND_IN)/libcuda.so.1: $(STAND_IN)/driver.o $(STAND_IN)/simt.o $(CARD_OBJ)
+	$(Q)$(CC) $(STAND_IN_FLAGS) $(STAND_IN_SAN) -DSTAND_IN_FILE=$* -MMD -MP -c $< -o $@
+$(STAND_IN)/libcuda.so.1: $(DRIVER_OBJ) $(CARD_OBJ)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -lm -ldl
 $(STAND_IN)/libcublas.so.13: $(STAND_IN)/cublas.o

@@ -1,501 +1,398 @@
-/* A stand-in for libcuda.so.1: one made-up card, whose memory is the host's and whose kernels are simt.c's.
- * Strict where a card is: nothing runs before somebody waits for it; device memory is not to be touched by
- * the host (STAND_IN_GUARD=1: its pages have no rights outside of kernels and copies); fresh memory is
- * garbage; launches over the limits fail; after a fault every call fails. */
-#include <pthread.h>
+/* A stand-in for libcuda.so.1: cards that are made up, whose memory is the host's and whose kernels are
+ * simt.c's. Strict where a card is: nothing runs before somebody waits for it; fresh memory is garbage;
+ * launches over the limits fail; after a fault every call fails; whoever waits or allocates spoils a capture.
+ * The environment says what the cards are like; cuInit reads it each time. STAND_IN_MEMORY=MiB        of a
+ * card (1024) STAND_IN_CAPABILITY=90     75, 80, 86, 89, 90, 100, 120 STAND_IN_SMS=4 multiprocessors
+ *   STAND_IN_CARDS=1           0: cuInit finds none
+ *   STAND_IN_DRIVER=13000      what cuDriverGetVersion says
+ *   STAND_IN_INIT=803          what cuInit fails with
+ *   STAND_IN_MODE=exclusive    or prohibited: the card takes no further context
+ *   STAND_IN_GUARD=1           only kernels and copies can touch the memory of a card
+ *   STAND_IN_EAGER=1           everything runs at once
+ *   STAND_IN_ORDER=reverse     blocks and threads from the last to the first
+ *   STAND_IN_SECONDS=60        of a processor, after which a kernel counts as an endless loop
+ *   STAND_IN_FAIL=N            the N-th allocation from here fails
+ *   STAND_IN_COUNT=1           says at the end what was done
+ * CUDA_VISIBLE_DEVICES chooses, as with the real one; MIG-… makes a slice of a seventh of the first card. */
+#include "driver_.h"
+
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <time.h>
-#include "simt.h"
 
-enum {
-    OK = 0,
-    INVALID_VALUE = 1,
-    OUT_OF_MEMORY = 2,
-    NOT_INITIALIZED = 3,
-    NO_DEVICE = 100,
-    INVALID_CONTEXT = 201,
-    NOT_FOUND = 500,
-    INVALID_HANDLE = 400,
-    LAUNCH_RESOURCES = 701,
-    LAUNCH_FAILED = 719,
-    CAPTURE_UNSUPPORTED = 900,
-    CAPTURE_INVALIDATED = 901
-};
-typedef unsigned long long Ptr;
-#define API     __attribute__((visibility("default")))
-#define GRANULE ((size_t)2 << 20)
+StandIn stand_in;
+__thread Card *stand_in_card;
 
-typedef struct Work Work;
-struct Work {
-    Work *next;
-    void (*run)(void *);
-    size_t bytes;
-    _Alignas(16) unsigned char data[];
-};
-typedef struct Queue {
-    Work *first, **last;
-} Queue;
-typedef struct Block {
-    struct Block *next;
-    unsigned char *base;
-    size_t bytes, mapped;
-} Block;
-typedef struct Graph {
-    Queue queue;
-    int nodes;
-} Graph;
+enum { CONTEXT_MIB = 16, MODULE_MIB = 2, SLICES = 7 };
 
-static struct {
-    int initialised, fault, capturing, guard, deferred;
-    size_t total, used;
-    Block *blocks;
-    Queue queue;
-    Graph *capture;
-    unsigned long long launches, syncs, copies;
-} S = {.queue = {NULL, &S.queue.first}};
+static int number(const char *name, int otherwise)
+{
+    const char *text = getenv(name);
+    return text && *text ? atoi(text) : otherwise;
+}
 
-static void unmap(Block *b)
+static int says(const char *name, const char *word)
 {
-#ifdef __SANITIZE_ADDRESS__
-    free(b->base);
-#else
-    munmap(b->base, b->mapped);
-#endif
+    const char *text = getenv(name);
+    return text && strcmp(text, word) == 0;
 }
-static size_t env_mib(const char *name, size_t otherwise)
+
+/* ---- What there is ---- */
+
+/* Ends at the first entry that names no card, as the real one does. */
+static int visible(int cards, int *slice)
 {
-    const char *v = getenv(name);
-    return (v ? (size_t)strtoull(v, NULL, 10) : otherwise) << 20;
-}
-static void rights(int prot)
-{
-#ifdef __SANITIZE_ADDRESS__
-    return;
-#endif
-    if (S.guard)
-        for (Block *b = S.blocks; b; b = b->next)
-            mprotect(b->base, b->mapped, prot);
-}
-static void push(Queue *q, void (*run)(void *), const void *data, size_t bytes)
-{
-    Work *w = malloc(sizeof *w + bytes);
-    *w = (Work){.run = run, .bytes = bytes};
-    memcpy(w->data, data, bytes);
-    *q->last = w;
-    q->last = &w->next;
-}
-static int drain(void)
-{
-    if (S.capturing)
-        return CAPTURE_UNSUPPORTED;
-    S.syncs++;
-    if (S.queue.first) {
-        rights(PROT_READ | PROT_WRITE);
-        for (Work *w; (w = S.queue.first);) {
-            if (!S.fault)
-                w->run(w->data);
-            S.queue.first = w->next;
-            free(w);
-        }
-        S.queue.last = &S.queue.first;
-        rights(PROT_NONE);
+    const char *at = getenv("CUDA_VISIBLE_DEVICES");
+    int count = 0, seen[CARDS_MAX] = {0};
+    *slice = at && strncmp(at, "MIG-", 4) == 0 && cards > 0;
+    if (!at || *slice)
+        return *slice ? 1 : cards;
+    while (*at) {
+        char *end;
+        long card = strncmp(at, "GPU-", 4) == 0 ? strtol(at + 4, &end, 10) : strtol(at, &end, 10);
+        if (end == at || card < 0 || card >= cards || seen[card]++ || (*end && *end != ','))
+            break;
+        count++;
+        at = *end ? end + 1 : end;
     }
-    return S.fault;
-}
-/* cuBLAS's stand-in comes in here too. */
-API int stand_in_enqueue(void (*run)(void *), const void *data, size_t bytes)
-{
-    if (S.fault)
-        return S.fault;
-    push(S.capturing ? &S.capture->queue : &S.queue, run, data, bytes);
-    if (S.capturing)
-        S.capture->nodes++;
-    else if (!S.deferred)
-        return drain();
-    return OK;
-}
-API void stand_in_counts(unsigned long long out[4])
-{
-    out[0] = S.launches;
-    out[1] = S.copies;
-    out[2] = S.syncs;
-    out[3] = S.used;
+    return count;
 }
 
 API int cuInit(unsigned flags)
 {
-    (void)flags;
-    S.initialised = 1;
-    S.total = env_mib("STAND_IN_MEMORY", 1024);
-    S.guard = getenv("STAND_IN_GUARD") && atoi(getenv("STAND_IN_GUARD"));
-    S.deferred = !getenv("STAND_IN_EAGER");
-    return OK;
-}
-API int cuDriverGetVersion(int *v)
-{
-    *v = 13000;
-    return OK;
-}
-API int cuDeviceGetCount(int *n)
-{
-    *n = 1;
-    return S.initialised ? OK : NOT_INITIALIZED;
-}
-API int cuDeviceGet(int *d, int i)
-{
-    *d = i;
-    return i == 0 ? OK : NO_DEVICE;
-}
-API int cuDeviceGetName(char *name, int n, int d)
-{
-    (void)d;
-    snprintf(name, (size_t)n, "stand-in");
-    return OK;
-}
-API int cuDeviceGetAttribute(int *v, int a, int d)
-{
-    (void)d;
-    *v = a == 75 ? 9 : a == 76 ? 0 : a == 16 ? 4 /* multiprocessors */ : a == 97 ? 227 * 1024 : 0;
-    return OK;
-}
-API int cuDeviceTotalMem_v2(size_t *n, int d)
-{
-    (void)d;
-    *n = S.total;
-    return OK;
-}
-API int cuDevicePrimaryCtxRetain(void **c, int d)
-{
-    (void)d;
-    S.used += (size_t)16 << 20;
-    *c = &S;
-    return OK;
-}
-API int cuDevicePrimaryCtxRelease_v2(int d)
-{
-    (void)d;
-    int status = drain();
-    for (Block *b; (b = S.blocks); free(b)) {
-        unmap(b);
-        S.blocks = b->next;
+    int slice, failure = number("STAND_IN_INIT", 0);
+    if (flags)
+        return INVALID_VALUE;
+    if (failure)
+        return failure;
+    stand_in.driver = number("STAND_IN_DRIVER", 13000);
+    stand_in.mode = says("STAND_IN_MODE", "exclusive") ? 3 : says("STAND_IN_MODE", "prohibited") ? 2 : 0;
+    stand_in.guard = number("STAND_IN_GUARD", 0);
+    stand_in.deferred = !number("STAND_IN_EAGER", 0);
+    stand_in.seconds = number("STAND_IN_SECONDS", 60);
+    stand_in.fail_in = number("STAND_IN_FAIL", 0);
+    simt_reverse(says("STAND_IN_ORDER", "reverse"));
+    int cards = number("STAND_IN_CARDS", 1);
+    stand_in.cards = visible(cards < 0 ? 0 : cards > CARDS_MAX ? CARDS_MAX : cards, &slice);
+    if (!stand_in.cards)
+        return NO_DEVICE;
+    for (int i = 0; i < stand_in.cards; i++) {
+        Card *card = &stand_in.card[i];
+        if (card->retained)
+            continue; /* what is open stays as it is */
+        card->capability = number("STAND_IN_CAPABILITY", 90);
+        card->multiprocessors = number("STAND_IN_SMS", 4) / (slice ? SLICES : 1);
+        card->multiprocessors += card->multiprocessors == 0;
+        card->total = (size_t)number("STAND_IN_MEMORY", 1024) * MIB / (slice ? SLICES : 1);
+        card->slice = slice;
     }
-    S.used = 0;
-    S.fault = 0;
+    if (stand_in.guard)
+        trap_host();
+    stand_in.initialised = 1;
+    return SUCCESS;
+}
+
+API int cuDriverGetVersion(int *version)
+{
+    *version = number("STAND_IN_DRIVER", 13000);
+    return SUCCESS;
+}
+
+API int cuDeviceGetCount(int *count)
+{
+    *count = stand_in.cards;
+    return stand_in.initialised ? SUCCESS : NOT_INITIALIZED;
+}
+
+static int is_card(int device)
+{
+    return device >= 0 && device < stand_in.cards;
+}
+
+API int cuDeviceGet(int *device, int ordinal)
+{
+    if (!stand_in.initialised)
+        return NOT_INITIALIZED;
+    *device = ordinal;
+    return is_card(ordinal) ? SUCCESS : INVALID_DEVICE;
+}
+
+API int cuDeviceGetName(char *name, int size, int device)
+{
+    if (!is_card(device) || size < 1)
+        return INVALID_DEVICE;
+    snprintf(name, (size_t)size, stand_in.card[device].slice ? "stand-in MIG 1g" : "stand-in");
+    return SUCCESS;
+}
+
+API int cuDeviceGetUuid_v2(unsigned char uuid[16], int device)
+{
+    if (!is_card(device))
+        return INVALID_DEVICE;
+    memset(uuid, 0, 16);
+    uuid[15] = (unsigned char)device;
+    return SUCCESS;
+}
+
+/* KiB of shared memory that a block may ask for. */
+static int shared_limit(int capability)
+{
+    switch (capability) {
+    case 75:
+        return 64;
+    case 80:
+        return 163;
+    case 90:
+    case 100:
+        return 227;
+    default:
+        return 99;
+    }
+}
+
+API int cuDeviceGetAttribute(int *value, int attribute, int device)
+{
+    if (!is_card(device))
+        return INVALID_DEVICE;
+    const Card *card = &stand_in.card[device];
+    const struct {
+        int attribute, value;
+    } known[] = {{1, 1024}, /* threads of a block */
+                 {8, 48 << 10},
+                 {10, SIMT_LANES},
+                 {16, card->multiprocessors},
+                 {20, stand_in.mode},
+                 {33, device}, /* of the bus */
+                 {75, card->capability / 10},
+                 {76, card->capability % 10},
+                 {97, shared_limit(card->capability) << 10}};
+    *value = 0;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (known[i].attribute == attribute)
+            *value = known[i].value;
+    return SUCCESS;
+}
+
+API int cuDeviceTotalMem_v2(size_t *bytes, int device)
+{
+    if (!is_card(device))
+        return INVALID_DEVICE;
+    *bytes = stand_in.card[device].total;
+    return SUCCESS;
+}
+
+/* ---- Contexts ---- */
+
+int card_ready(void)
+{
+    if (!stand_in.initialised)
+        return NOT_INITIALIZED;
+    if (!stand_in_card || !stand_in_card->retained)
+        return INVALID_CONTEXT;
+    return stand_in_card->fault;
+}
+
+int card_ready_to_wait(void)
+{
+    int status = card_ready();
+    if (!status && stand_in_card->capture.into) {
+        stand_in_card->capture.invalid = 1;
+        status = CAPTURE_UNSUPPORTED;
+    }
     return status;
 }
-API int cuCtxSetCurrent(void *c)
+
+API int cuDevicePrimaryCtxRetain(void **context, int device)
 {
-    return c == &S || !c ? OK : INVALID_CONTEXT;
+    if (!is_card(device))
+        return INVALID_DEVICE;
+    Card *card = &stand_in.card[device];
+    if (!card->retained) {
+        if (stand_in.mode)
+            return DEVICE_UNAVAILABLE;
+        if (card->total < CONTEXT_MIB * MIB)
+            return OUT_OF_MEMORY;
+        card->used = CONTEXT_MIB * MIB;
+    }
+    card->retained++;
+    *context = card;
+    return SUCCESS;
 }
-API int cuMemGetInfo_v2(size_t *free_, size_t *total)
+
+/* The last one frees what was allocated, and heals a fault. */
+API int cuDevicePrimaryCtxRelease_v2(int device)
 {
-    *free_ = S.total - S.used;
-    *total = S.total;
-    return S.fault;
+    int cuMemFree_v2(Pointer p);
+    if (!is_card(device) || !stand_in.card[device].retained)
+        return INVALID_CONTEXT;
+    Card *card = &stand_in.card[device], *current = stand_in_card;
+    if (card->retained > 1)
+        return card->retained--, SUCCESS;
+    queue_drain(card);
+    stand_in_card = card;
+    while (card->blocks)
+        cuMemFree_v2((Pointer)(uintptr_t)card->blocks->base);
+    stand_in_card = current == card ? NULL : current;
+    card->retained = card->fault = 0;
+    card->used = 0;
+    card->capture.into = NULL;
+    return SUCCESS;
 }
-API int cuMemAlloc_v2(Ptr *p, size_t n)
+
+API int cuCtxSetCurrent(void *context)
 {
-    size_t mapped = (n + GRANULE - 1) / GRANULE * GRANULE;
-    if (S.fault || S.capturing)
-        return S.fault ? S.fault : CAPTURE_UNSUPPORTED;
-    if (n == 0)
-        return INVALID_VALUE;
-    if (mapped > S.total - S.used)
+    Card *card = context;
+    if (card && (card < stand_in.card || card >= stand_in.card + CARDS_MAX || !card->retained))
+        return INVALID_CONTEXT;
+    stand_in_card = card;
+    return SUCCESS;
+}
+
+API int cuCtxGetCurrent(void **context)
+{
+    *context = stand_in_card;
+    return stand_in.initialised ? SUCCESS : NOT_INITIALIZED;
+}
+
+API int cuCtxGetDevice(int *device)
+{
+    if (!stand_in_card)
+        return INVALID_CONTEXT;
+    *device = (int)(stand_in_card - stand_in.card);
+    return SUCCESS;
+}
+
+/* ---- Modules ---- */
+
+/* The image is looked at as far as a driver has reasons to refuse it: text of a version or for a card that it
+ * does not know. The kernels themselves are in this library. */
+static int look_at(const char *image)
+{
+    const char *version = strstr(image, ".version "), *target = strstr(image, ".target sm_");
+    int major, minor, capability;
+    if (!version || !target || sscanf(version, ".version %d.%d", &major, &minor) != 2 ||
+        sscanf(target, ".target sm_%d", &capability) != 1)
+        return INVALID_PTX;
+    /* PTX 7.x came with CUDA 11.x, 8.x with 12.x, 9.x with 13.x; 6.4 with 10.1. */
+    int cuda = major >= 7 ? (major + 4) * 1000 + minor * 10 : 10010;
+    if (cuda > stand_in.driver)
+        return UNSUPPORTED_PTX_VERSION;
+    return capability > stand_in_card->capability ? NO_BINARY_FOR_GPU : SUCCESS;
+}
+
+API int cuModuleLoadDataEx(void **module, const void *image, unsigned count, int *options, void **values)
+{
+    static const unsigned char fat[] = {0x50, 0xED, 0x55, 0xBA};
+    int status = card_ready_to_wait();
+    (void)count, (void)options, (void)values;
+    if (!status && image && memcmp(image, fat, 4) && memcmp(image, "\177ELF", 4))
+        status = look_at(image);
+    if (!status && stand_in_card->total - stand_in_card->used < MODULE_MIB * MIB)
+        status = OUT_OF_MEMORY;
+    if (!status) {
+        stand_in_card->used += MODULE_MIB * MIB;
+        *module = stand_in_card;
+    }
+    return status;
+}
+
+API int cuModuleUnload(void *module)
+{
+    if (module != stand_in_card)
+        return INVALID_HANDLE;
+    stand_in_card->used -= MODULE_MIB * MIB;
+    return SUCCESS;
+}
+
+API int cuModuleGetFunction(void **function, void *module, const char *name)
+{
+    if (!module)
+        return INVALID_HANDLE;
+    *function = (void *)(uintptr_t)simt_find(name);
+    return *function ? SUCCESS : NOT_FOUND;
+}
+
+/* 8: bytes of dynamic shared memory that launches may ask for, where 48 KiB are not enough. */
+API int cuFuncSetAttribute(void *function, int attribute, int value)
+{
+    int status = card_ready();
+    if (!status && attribute == 8 && (value < 0 || value > shared_limit(stand_in_card->capability) << 10))
+        status = INVALID_VALUE;
+    if (!status && attribute == 8)
+        ((SimtKernel *)function)->dynamic = (unsigned)value;
+    return status;
+}
+
+/* ---- What tests ask for ---- */
+
+/* Launches, copies, waits, bytes that the current card has in use. */
+API void stand_in_counts(unsigned long long out[4])
+{
+    out[0] = stand_in.launches;
+    out[1] = stand_in.copies;
+    out[2] = stand_in.waits;
+    out[3] = stand_in_card ? stand_in_card->used : 0;
+}
+
+/* Of a library that takes memory of the card by itself (cublas.c); negative gives it back. */
+API int stand_in_take(long long bytes)
+{
+    int status = card_ready_to_wait();
+    if (status)
+        return status;
+    if (bytes > 0 && (size_t)bytes > stand_in_card->total - stand_in_card->used)
         return OUT_OF_MEMORY;
-    Block *b = malloc(sizeof *b);
-#ifdef __SANITIZE_ADDRESS__ /* a sanitizer sees the first byte too far */
-    void *block;
-    if (posix_memalign(&block, 256, n))
-        return free(b), OUT_OF_MEMORY;
-    b->base = block;
-#else
-    b->base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (b->base == MAP_FAILED)
-        return free(b), OUT_OF_MEMORY;
-#endif
-    memset(b->base, 0xff, n);
-    *b = (Block){S.blocks, b->base, n, mapped};
-    S.blocks = b;
-    S.used += mapped;
-#ifndef __SANITIZE_ADDRESS__
-    if (S.guard)
-        mprotect(b->base, mapped, PROT_NONE);
-#endif
-    *p = (Ptr)(uintptr_t)b->base;
-    return OK;
-}
-API int cuMemFree_v2(Ptr p)
-{
-    drain(); /* as the real one: waits */
-    for (Block **at = &S.blocks; *at; at = &(*at)->next)
-        if ((*at)->base == (unsigned char *)(uintptr_t)p) {
-            Block *b = *at;
-            *at = b->next;
-            unmap(b);
-            S.used -= b->mapped;
-            free(b);
-            return S.fault;
-        }
-    return INVALID_VALUE;
-}
-static int inside(Ptr p, size_t n)
-{
-    for (Block *b = S.blocks; b; b = b->next)
-        if (p >= (uintptr_t)b->base && p + n <= (uintptr_t)b->base + b->bytes)
-            return 1;
-    return 0;
-}
-API int cuMemAllocHost_v2(void **p, size_t n)
-{
-    *p = aligned_alloc(64, (n + 63) / 64 * 64);
-    return *p ? OK : OUT_OF_MEMORY;
-}
-API int cuMemFreeHost(void *p)
-{
-    free(p);
-    return OK;
+    stand_in_card->used += (size_t)bytes;
+    return SUCCESS;
 }
 
-typedef struct Copy {
-    void *to;
-    const void *from;
-    size_t n;
-} Copy;
-static void run_copy(void *d)
+API void stand_in_fail_nth(int n)
 {
-    const Copy *c = d;
-    memmove(c->to, c->from, c->n);
-}
-static int copy(void *to, const void *from, size_t n)
-{
-    S.copies++;
-    return stand_in_enqueue(run_copy, &(Copy){to, from, n}, sizeof(Copy));
-}
-API int cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t n, void *s)
-{
-    (void)s;
-    return inside(to, n) ? copy((void *)(uintptr_t)to, from, n) : INVALID_VALUE;
-}
-API int cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t n, void *s)
-{
-    (void)s;
-    return inside(from, n) ? copy(to, (const void *)(uintptr_t)from, n) : INVALID_VALUE;
-}
-API int cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, void *s)
-{
-    (void)s;
-    return inside(from, n) && inside(to, n) ? copy((void *)(uintptr_t)to, (const void *)(uintptr_t)from, n)
-                                            : INVALID_VALUE;
-}
-typedef struct Set {
-    unsigned *to, value;
-    size_t n;
-} Set;
-static void run_set(void *d)
-{
-    const Set *s = d;
-    for (size_t i = 0; i < s->n; i++)
-        s->to[i] = s->value;
-}
-API int cuMemsetD32Async(Ptr to, unsigned value, size_t n, void *s)
-{
-    (void)s;
-    return inside(to, n * 4)
-               ? stand_in_enqueue(run_set, &(Set){(unsigned *)(uintptr_t)to, value, n}, sizeof(Set))
-               : INVALID_VALUE;
-}
-API int cuStreamCreate(void **s, unsigned flags)
-{
-    (void)flags;
-    *s = &S.queue;
-    return OK;
-}
-API int cuStreamDestroy_v2(void *s)
-{
-    (void)s;
-    return drain();
-}
-API int cuStreamSynchronize(void *s)
-{
-    (void)s;
-    return drain();
-}
-API int cuCtxSynchronize(void)
-{
-    return drain();
-}
-API int cuEventCreate(void **e, unsigned flags)
-{
-    (void)flags;
-    *e = calloc(1, sizeof(double));
-    return OK;
-}
-static void run_event(void *d)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    **(double **)d = (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-API int cuEventRecord(void *e, void *s)
-{
-    (void)s;
-    return stand_in_enqueue(run_event, &e, sizeof e);
-}
-API int cuEventSynchronize(void *e)
-{
-    (void)e;
-    return drain();
-}
-API int cuEventElapsedTime_v2(float *ms, void *a, void *b)
-{
-    *ms = (float)(*(double *)b - *(double *)a);
-    return OK;
-}
-API int cuEventDestroy_v2(void *e)
-{
-    free(e);
-    return OK;
-}
-API int cuStreamWaitEvent(void *s, void *e, unsigned f)
-{
-    (void)s;
-    (void)e;
-    (void)f;
-    return OK;
+    stand_in.fail_in = n;
 }
 
-API int cuModuleLoadDataEx(void **m, const void *image, unsigned n, int *o, void **v)
+API int cuGetErrorName(int error, const char **name)
 {
-    (void)image;
-    (void)n;
-    (void)o;
-    (void)v;
-    *m = &S;
-    return OK;
-}
-API int cuModuleUnload(void *m)
-{
-    (void)m;
-    return OK;
-}
-API int cuModuleGetFunction(void **f, void *m, const char *name)
-{
-    (void)m;
-    *f = (void *)(uintptr_t)simt_find(name);
-    return *f ? OK : NOT_FOUND;
-}
-API int cuFuncSetAttribute(void *f, int a, int v)
-{
-    (void)f;
-    (void)a;
-    (void)v;
-    return OK;
+    static const struct {
+        int error;
+        const char *name;
+    } names[] = {{SUCCESS, "CUDA_SUCCESS"},
+                 {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE"},
+                 {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
+                 {NOT_INITIALIZED, "CUDA_ERROR_NOT_INITIALIZED"},
+                 {DEVICE_UNAVAILABLE, "CUDA_ERROR_DEVICE_UNAVAILABLE"},
+                 {NO_DEVICE, "CUDA_ERROR_NO_DEVICE"},
+                 {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE"},
+                 {INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE"},
+                 {INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"},
+                 {NO_BINARY_FOR_GPU, "CUDA_ERROR_NO_BINARY_FOR_GPU"},
+                 {INVALID_PTX, "CUDA_ERROR_INVALID_PTX"},
+                 {UNSUPPORTED_PTX_VERSION, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"},
+                 {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE"},
+                 {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"},
+                 {NOT_READY, "CUDA_ERROR_NOT_READY"},
+                 {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"},
+                 {LAUNCH_OUT_OF_RESOURCES, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"},
+                 {LAUNCH_TIMEOUT, "CUDA_ERROR_LAUNCH_TIMEOUT"},
+                 {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED"},
+                 {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"},
+                 {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+                 {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
+                 {CAPTURE_IMPLICIT, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT"}};
+    *name = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (names[i].error == error)
+            *name = names[i].name;
+    return *name ? SUCCESS : INVALID_VALUE;
 }
 
-typedef struct Launch {
-    const SimtKernel *kernel;
-    SimtDim grid, block;
-    _Alignas(16) unsigned char arguments[512];
-} Launch;
-static void run_launch(void *d)
+API int cuGetErrorString(int error, const char **text)
 {
-    const Launch *l = d;
-    if (simt_launch(l->kernel, l->grid, l->block, l->arguments)) {
-        fprintf(stderr, "stand-in: %s\n", simt_error());
-        S.fault = LAUNCH_FAILED;
-    }
+    return cuGetErrorName(error, text);
 }
-API int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                       unsigned shared, void *stream, void **parameters, void **extra)
-{
-    const SimtKernel *k = f;
-    const void *buffer = NULL;
-    size_t size = 0;
-    (void)stream;
-    if (S.fault)
-        return S.fault;
-    if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || gx > 2147483647u || !bx || !by || !bz)
-        return INVALID_VALUE;
-    if (bx * by * bz > k->threads || bz > 64 || shared > 227 * 1024)
-        return bx * by * bz > 1024 ? INVALID_VALUE : LAUNCH_RESOURCES;
-    if (parameters) {
-        buffer = parameters[0];
-        size = k->arguments;
-    } else {
-        for (; *extra; extra += 2)
-            if ((uintptr_t)extra[0] == 1)
-                buffer = extra[1];
-            else
-                size = *(const size_t *)extra[1];
-    }
-    Launch l = {k, {gx, gy, gz}, {bx, by, bz}, {0}};
-    if (size != k->arguments || size > sizeof l.arguments)
-        return INVALID_VALUE;
-    memcpy(l.arguments, buffer, size);
-    S.launches++;
-    return stand_in_enqueue(run_launch, &l, sizeof l);
-}
-API int cuStreamBeginCapture_v2(void *s, int mode)
-{
-    (void)s;
-    (void)mode;
-    S.capturing = 1;
-    S.capture = calloc(1, sizeof *S.capture);
-    S.capture->queue.last = &S.capture->queue.first;
-    return OK;
-}
-API int cuStreamEndCapture(void *s, void **g)
-{
-    (void)s;
-    S.capturing = 0;
-    *g = S.capture;
-    return OK;
-}
-API int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long f)
-{
-    (void)f;
-    *e = g;
-    return OK;
-}
-API int cuGraphLaunch(void *e, void *s)
-{
-    (void)s;
-    for (Work *w = ((Graph *)e)->queue.first; w; w = w->next)
-        push(&S.queue, w->run, w->data, w->bytes);
-    return S.deferred ? OK : drain();
-}
-API int cuGraphExecDestroy(void *e)
-{
-    for (Work *w = ((Graph *)e)->queue.first, *next; w; w = next) {
-        next = w->next;
-        free(w);
-    }
-    free(e);
-    return OK;
-}
-API int cuGraphDestroy(void *g)
-{
-    (void)g;
-    return OK;
-}
-API int cuGetErrorName(int e, const char **name)
-{
-    *name = e == OK              ? "CUDA_SUCCESS"
-            : e == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY"
-            : e == LAUNCH_FAILED ? "CUDA_ERROR_LAUNCH_FAILED"
-                                 : "CUDA_ERROR";
-    return OK;
-}
-API int cuGetErrorString(int e, const char **text)
-{
-    return cuGetErrorName(e, text);
-}
-__attribute__((destructor)) static void counts(void)
+
+__attribute__((destructor)) static void say_counts(void)
 {
     if (getenv("STAND_IN_COUNT"))
         fprintf(stderr, "stand-in: %llu launches, %llu copies, %llu waits, %llu threads, %llu switches\n",
-                S.launches, S.copies, S.syncs, simt_threads_run, simt_switches);
+                stand_in.launches, stand_in.copies, stand_in.waits, simt_threads_run, simt_switches);
 }

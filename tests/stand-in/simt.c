@@ -1,88 +1,105 @@
-/* Fibers that stand for a block's threads. A fiber runs one thread after another until one has to wait; so a
- * kernel without barriers costs a call a thread, and one with barriers a switch (some ns) a thread and
- * barrier. */
-#include "simt.h"
+/* Fibers that stand for the threads of a block. A fiber runs one thread after another until one has to wait:
+ * a kernel without barriers costs a call for each thread, one with barriers a switch (some ns) for each
+ * thread and barrier. */
+#include "simt_.h"
+
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef SIMT_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-#define WITH_ASAN 1
-#endif
-#if defined(SIMT_TSAN)
-void *__tsan_create_fiber(unsigned flags);
-void *__tsan_get_current_fiber(void);
-void __tsan_switch_to_fiber(void *fiber, unsigned flags);
-void __tsan_acquire(void *);
-void __tsan_release(void *);
-#endif
-#if defined(SIMT_UCONTEXT) || !(defined(__x86_64__))
-#include <ucontext.h>
-#define WITH_UCONTEXT 1
 #endif
 
-#define MAX_THREADS 1024
-#define STACK       ((size_t)64 << 10)
-#define STRIDE      (STACK + 5 * 64) /* not a power of two: all stacks would share the same lines of the cache */
+/* A stride that is no power of two: otherwise all stacks share the same lines of the cache. A sanitizer's
+ * frames are large. */
+#ifdef SIMT_ASAN
+#define STACK ((size_t)256 << 10)
+#else
+#define STACK ((size_t)64 << 10)
+#endif
+#define STRIDE      (STACK + 5 * 64)
+#define DYNAMIC_MAX ((size_t)256 << 10)
+
+enum { READY = SIMT_THREADS * 2 };
+
 SimtDim simt_thread, simt_block, simt_block_size, simt_grid_size;
 unsigned long long simt_switches, simt_threads_run;
-extern unsigned char __start_simt_shared[] __attribute__((weak)), __stop_simt_shared[] __attribute__((weak));
+unsigned char *simt_shared_dynamic;
+Fiber *simt_current;
+Warp simt_warps[SIMT_THREADS / SIMT_LANES];
 
-typedef struct Fiber {
-#ifdef WITH_UCONTEXT
-    ucontext_t context;
-#else
-    void *sp;
-#endif
-    unsigned char *stack;
-    unsigned thread; /* runs this one */
-    unsigned parity; /* of its next collective */
-    int line;        /* of the barrier it waits at */
-    void *fake, *tsan;
-} Fiber;
-
-typedef struct Warp {
-    unsigned arrived, lanes, left;
-    unsigned slot[2][32][8];
-    Fiber *waiting[32];
-    float folded[2];
-    char edge; /* address for happens-before */
-} Warp;
-
-static Fiber fibers[MAX_THREADS], scheduler, *current;
-static Fiber *idle[MAX_THREADS], *ready[MAX_THREADS * 2], *barrier[MAX_THREADS];
-static unsigned idle_count, ready_head, ready_tail, barrier_count, threads, started, finished, made;
-static Warp warps[MAX_THREADS / 32];
+static Fiber fibers[SIMT_THREADS], scheduler;
+static Fiber *idle[SIMT_THREADS], *ready[READY], *barrier[SIMT_THREADS];
+static unsigned made, idle_count, ready_head, ready_tail, barrier_count;
+static unsigned threads, started, finished; /* of the block */
+static int reversed;
+static SimtKernel *kernels;
 static const SimtKernel *kernel;
 static const void *arguments;
-static char error_text[256];
-/* happens-before: from the launch to a thread, from a thread to what comes after, and through a barrier (by
- * turns) */
-static char begins __attribute__((unused)), ends __attribute__((unused)), meets[2] __attribute__((unused));
-static unsigned meeting;
-static const SimtKernel *kernels;
+static char message[512];
+
+/* For the thread sanitizer: a launch comes before its threads, which come before what follows it; a barrier
+ * orders those who meet, in turns so that two barriers in a row are not one. A switch by itself orders
+ * nothing. */
+static char begins, ends, meets[2];
+static unsigned meetings;
+
+/* ---- Kernels and messages ---- */
 
 void simt_register(SimtKernel *k)
 {
     k->next = kernels;
     kernels = k;
 }
+
 const SimtKernel *simt_find(const char *name)
 {
-    for (const SimtKernel *k = kernels; k; k = k->next)
-        if (!strcmp(k->name, name))
-            return k;
-    return NULL;
-}
-const char *simt_error(void)
-{
-    return error_text;
+    const SimtKernel *k = kernels;
+    while (k && strcmp(k->name, name))
+        k = k->next;
+    return k;
 }
 
-#ifndef WITH_UCONTEXT
+const char *simt_error(void)
+{
+    return message;
+}
+
+void simt_complain(const char *format, ...)
+{
+    va_list rest;
+    if (message[0])
+        return;
+    int length = snprintf(message, sizeof message, "%s: ", kernel->name);
+    va_start(rest, format);
+    vsnprintf(message + length, sizeof message - (size_t)length, format, rest);
+    va_end(rest);
+}
+
+void simt_same_place(const char *what, const char *one, const char *other)
+{
+    if (one != other && strcmp(one, other) != 0)
+        simt_complain("%s meet at different places, %s and %s", what, one, other);
+}
+
+void simt_where(char *text, size_t size)
+{
+    snprintf(text, size, "%s, block (%u,%u,%u), thread (%u,%u,%u)", kernel ? kernel->name : "?", simt_block.x,
+             simt_block.y, simt_block.z, simt_thread.x, simt_thread.y, simt_thread.z);
+}
+
+void simt_reverse(int on)
+{
+    reversed = on;
+}
+
+/* ---- Switching ---- */
+
+#ifndef SIMT_WITH_UCONTEXT
 void simt_swap(void **from, void *to);
-__asm__(".text\n.globl simt_swap\n.type simt_swap,@function\nsimt_swap:\n"
+__asm__(".text\n.globl simt_swap\n.hidden simt_swap\n.type simt_swap,@function\nsimt_swap:\n"
         "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
         "mov %rsp,(%rdi)\nmov %rsi,%rsp\n"
         "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n.size simt_swap,.-simt_swap\n");
@@ -99,292 +116,289 @@ static void set_thread(unsigned t)
     simt_thread.z = t / simt_block_size.x / simt_block_size.y;
 }
 
+#ifdef SIMT_ASAN
+/* The bounds of the stack that all this runs on are known once it was left. */
+static Fiber *came_from;
+static const void *host_stack;
+static size_t host_stack_size;
+
+static void leave_stack(Fiber *from, const Fiber *to)
+{
+    came_from = from;
+    __sanitizer_start_switch_fiber(&from->fake, to->stack ? to->stack : host_stack,
+                                   to->stack ? STACK : host_stack_size);
+}
+
+static void enter_stack(void *fake)
+{
+    const void *bottom;
+    size_t size;
+    __sanitizer_finish_switch_fiber(fake, &bottom, &size);
+    if (came_from == &scheduler) {
+        host_stack = bottom;
+        host_stack_size = size;
+    }
+}
+#else
+#define leave_stack(from, to) ((void)0)
+#define enter_stack(fake)     ((void)0)
+#endif
+
 static void switch_to(Fiber *to)
 {
-    Fiber *from = current;
+    Fiber *from = simt_current;
     if (to == from)
         return;
     simt_switches++;
-    current = to;
-#ifdef WITH_ASAN
-    __sanitizer_start_switch_fiber(&from->fake, to->stack, to->stack ? STACK : 0);
-#endif
+    simt_current = to;
+    leave_stack(from, to);
 #ifdef SIMT_TSAN
-    __tsan_switch_to_fiber(to->tsan, 1); /* 1: a switch orders nothing */
+    __tsan_switch_to_fiber(to->tsan, 1); /* 1: orders nothing */
 #endif
-#ifdef WITH_UCONTEXT
+#ifdef SIMT_WITH_UCONTEXT
     swapcontext(&from->context, &to->context);
 #else
-    simt_swap(&from->sp, to->sp);
+    simt_swap(&from->stack_pointer, to->stack_pointer);
 #endif
-#ifdef WITH_ASAN
-    __sanitizer_finish_switch_fiber(from->fake, NULL, NULL);
-#endif
+    enter_stack(from->fake);
     if (from != &scheduler)
         set_thread(from->thread);
 }
 
 static void fiber_main(void);
+
+static void prepare(Fiber *f)
+{
+    static unsigned char *stacks;
+    if (!stacks)
+        stacks = mmap(NULL, STRIDE * SIMT_THREADS, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stacks == MAP_FAILED)
+        abort();
+    f->stack = stacks + STRIDE * (size_t)(f - fibers);
+#ifdef SIMT_WITH_UCONTEXT
+    getcontext(&f->context);
+    f->context.uc_stack.ss_sp = f->stack;
+    f->context.uc_stack.ss_size = STACK;
+    f->context.uc_link = NULL;
+    makecontext(&f->context, fiber_main, 0);
+#else
+    void **top = (void **)(void *)(f->stack + STACK) - 2; /* `ret` leaves 8 modulo 16, as a call does */
+    *top = (void *)(uintptr_t)fiber_main;
+    f->stack_pointer = memset(top - 6, 0, 6 * sizeof(void *));
+#endif
+}
+
 static Fiber *fresh(void)
 {
     if (idle_count)
         return idle[--idle_count];
     Fiber *f = &fibers[made++];
-    if (!f->stack) {
-        static unsigned char *stacks;
-        if (!stacks)
-            stacks = mmap(NULL, STRIDE * MAX_THREADS, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (stacks == MAP_FAILED)
-            abort();
-        f->stack = stacks + STRIDE * (size_t)(f - fibers);
-#ifdef WITH_UCONTEXT
-        getcontext(&f->context);
-        f->context.uc_stack.ss_sp = f->stack;
-        f->context.uc_stack.ss_size = STACK;
-        f->context.uc_link = NULL;
-        makecontext(&f->context, fiber_main, 0);
-#else
-        void **top = (void **)(f->stack + STACK) - 2; /* ret leaves rsp = 8 mod 16, as after a call */
-        *top = (void *)fiber_main;
-        f->sp = top - 6;
-        memset(f->sp, 0, 6 * sizeof(void *));
-#endif
-    }
+    if (!f->stack)
+        prepare(f);
     return f;
 }
 
-static void rest(void) /* whoever can go on */
+void simt_make_ready(Fiber *fiber)
+{
+    ready[ready_tail++ % READY] = fiber;
+}
+
+void simt_rest(void)
 {
     if (ready_head != ready_tail)
-        switch_to(ready[ready_head++ % (MAX_THREADS * 2)]);
+        switch_to(ready[ready_head++ % READY]);
     else if (started < threads)
         switch_to(fresh());
     else
         switch_to(&scheduler);
 }
 
+/* ---- Threads and barriers ---- */
+
 static void release_barrier(void)
 {
     for (unsigned i = 0; i < barrier_count; i++)
-        ready[ready_tail++ % (MAX_THREADS * 2)] = barrier[i];
+        simt_make_ready(barrier[i]);
     barrier_count = 0;
-    meeting++;
+    meetings++;
+}
+
+static void run_thread(Fiber *self)
+{
+    self->thread = reversed ? threads - 1 - started : started;
+    started++;
+    self->parity = 0;
+    set_thread(self->thread);
+    __tsan_acquire(&begins);
+    kernel->run(arguments);
+    __tsan_release(&ends);
+    finished++;
+    /* As on a card: who has left counts as arrived. */
+    if (barrier_count && barrier_count + finished == threads)
+        release_barrier();
 }
 
 static void fiber_main(void)
 {
-#ifdef WITH_ASAN
-    __sanitizer_finish_switch_fiber(NULL, NULL, NULL);
-#endif
+    enter_stack(NULL);
     for (;;) {
-        while (started < threads) {
-            Fiber *self = current;
-            self->thread = started++;
-            self->parity = 0;
-            set_thread(self->thread);
-#ifdef SIMT_TSAN
-            __tsan_acquire(&begins);
+#ifdef SIMT_TSAN /* a thread for each fiber, so that each has a clock of its own */
+        run_thread(simt_current);
+#else
+        while (started < threads)
+            run_thread(simt_current);
+        idle[idle_count++] = simt_current;
 #endif
-            kernel->run(arguments);
-#ifdef SIMT_TSAN
-            __tsan_release(&ends);
-#endif
-            finished++;
-            warps[self->thread / 32].left++;
-            /* As on a GPU: who has left counts as arrived. */
-            if (barrier_count && barrier_count + finished == threads)
-                release_barrier();
-#ifdef SIMT_TSAN
-            break; /* one thread a fiber, so that each has its own clock */
-#endif
-        }
-#ifndef SIMT_TSAN
-        idle[idle_count++] = current;
-#endif
-        rest();
+        simt_rest();
     }
 }
 
-void simt_block_sync(int line)
+void simt_block_sync(const char *here)
 {
-    Fiber *self = current;
-    self->line = line;
-    if (barrier_count && barrier[0]->line != line && !error_text[0])
-        snprintf(error_text, sizeof error_text,
-                 "%s: threads of a block meet at different barriers, lines %d and %d", kernel->name,
-                 barrier[0]->line, line);
-    unsigned turn __attribute__((unused)) = meeting & 1;
-#ifdef SIMT_TSAN
-    __tsan_release(&meets[turn]);
-#endif
-    if (barrier_count + 1 + finished == threads) {
+    Fiber *self = simt_current;
+    char *edge = &meets[meetings & 1];
+    self->here = here;
+    if (barrier_count)
+        simt_same_place("threads of a block", barrier[0]->here, here);
+    __tsan_release(edge);
+    barrier[barrier_count++] = self;
+    if (barrier_count + finished == threads)
         release_barrier();
-        ready[ready_tail++ % (MAX_THREADS * 2)] = self;
-    } else {
-        barrier[barrier_count++] = self;
-    }
-    rest();
-#ifdef SIMT_TSAN
-    __tsan_acquire(&meets[turn]);
-#endif
+    simt_rest();
+    __tsan_acquire(edge);
 }
 
-/* Hands a lane's words in; back with everybody's in slot[parity]. Nobody can be two collectives ahead. */
-static void fold(Warp *w, unsigned parity, int max)
+/* ---- Blocks ---- */
+
+/* All ones: NaN, and an index far out. Not by memset: a sanitizer's would find its own gaps between arrays.
+ */
+static void make_garbage(unsigned char *first, const unsigned char *after)
 {
-    float v[32];
-    for (int i = 0; i < 32; i++)
-        memcpy(&v[i], w->slot[parity][i], 4);
-    for (int n = 16; n > 0; n >>= 1)
-        for (int i = 0; i < n; i++)
-            v[i] = max ? fmaxf(v[i], v[i + n]) : v[i] + v[i + n];
-    w->folded[parity] = v[0];
-}
-static unsigned (*collect(const unsigned *words, int count, int folds))[8]
-{
-    Fiber *self = current;
-    unsigned lane = self->thread % 32, parity = self->parity;
-    Warp *w = &warps[self->thread / 32];
-    self->parity ^= 1;
-    for (int i = 0; i < count; i++)
-        w->slot[parity][lane][i] = words[i];
-#ifdef SIMT_TSAN
-    __tsan_release(&w->edge);
-#endif
-    w->waiting[w->arrived++] = self;
-    if (w->lanes != 32 && !error_text[0])
-        snprintf(error_text, sizeof error_text, "%s: a collective of a warp that is not full", kernel->name);
-    if (w->arrived == w->lanes) {
-        if (folds)
-            fold(w, parity, folds - 1);
-        for (unsigned i = 0; i < w->lanes; i++)
-            ready[ready_tail++ % (MAX_THREADS * 2)] = w->waiting[i];
-        w->arrived = 0;
-    }
-    rest();
-#ifdef SIMT_TSAN
-    __tsan_acquire(&w->edge);
-#endif
-    return w->slot[parity];
+    volatile uint64_t *words = (volatile uint64_t *)(void *)first;
+    size_t bytes = (size_t)(after - first);
+    for (size_t i = 0; i < bytes / sizeof *words; i++)
+        words[i] = ~(uint64_t)0;
+    for (size_t i = bytes / sizeof *words * sizeof *words; i < bytes; i++)
+        ((volatile unsigned char *)first)[i] = 0xff;
 }
 
-void simt_warp_sync(void)
+static void begin_block(unsigned dynamic)
 {
-    collect(NULL, 0, 0);
-}
-float simt_warp_xor(float v, int lanes)
-{
-    unsigned word, (*slot)[8];
-    unsigned lane = current->thread % 32;
-    memcpy(&word, &v, 4);
-    slot = collect(&word, 1, 0);
-    memcpy(&v, slot[(lane ^ (unsigned)lanes) & 31], 4);
-    return v;
-}
-float simt_warp_fold(float v, int max)
-{
-    unsigned word, parity = current->parity;
-    Warp *w = &warps[current->thread / 32];
-    memcpy(&word, &v, 4);
-    collect(&word, 1, 1 + max);
-    return w->folded[parity];
-}
-float simt_warp_from(float v, int lane)
-{
-    unsigned word, (*slot)[8];
-    memcpy(&word, &v, 4);
-    slot = collect(&word, 1, 0);
-    memcpy(&v, slot[lane & 31], 4);
-    return v;
-}
-static float half_of(unsigned word, int high)
-{
-    unsigned u = high ? word & 0xffff0000u : word << 16;
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-void simt_mma_bf16(float c[4], const unsigned a[4], const unsigned b[2])
-{
-    unsigned lane = current->thread % 32, g = lane / 4, t = lane % 4;
-    unsigned words[6] = {a[0], a[1], a[2], a[3], b[0], b[1]}, (*slot)[8] = collect(words, 6, 0);
-    for (int r = 0; r < 4; r++) {
-        unsigned row = g + (unsigned)(r / 2) * 8, col = t * 2 + (unsigned)(r % 2);
-        float sum = 0;
-        for (unsigned k = 0; k < 16; k++) {
-            unsigned pair = k % 8 / 2;
-            float x = half_of(slot[row % 8 * 4 + pair][row / 8 + k / 8 * 2], k % 2);
-            float y = half_of(slot[col * 4 + pair][4 + k / 8], k % 2);
-            sum += x * y;
-        }
-        c[r] += sum;
-    }
-}
-
-static int run_block(void)
-{
-    for (volatile uint64_t *p = (volatile uint64_t *)__start_simt_shared;
-         p && p + 1 <= (volatile uint64_t *)__stop_simt_shared; p++)
-        *p = ~(uint64_t)0; /* NaN: shared memory that nobody wrote */
-#ifdef SIMT_TSAN
+    make_garbage(kernel->shared_first, kernel->shared_after);
+    make_garbage(simt_shared_dynamic, simt_shared_dynamic + dynamic);
     __tsan_acquire(&ends);
     __tsan_release(&begins);
-#endif
     started = finished = ready_head = ready_tail = barrier_count = 0;
 #ifdef SIMT_TSAN
     made = 0;
 #endif
-    for (unsigned w = 0; w < (threads + 31) / 32; w++) {
-        warps[w].arrived = warps[w].left = 0;
-        warps[w].lanes = threads - w * 32 < 32 ? threads - w * 32 : 32;
+    for (unsigned w = 0; w * SIMT_LANES < threads; w++) {
+        unsigned left = threads - w * SIMT_LANES;
+        simt_warps[w].arrived = 0;
+        simt_warps[w].lanes = left < SIMT_LANES ? left : SIMT_LANES;
     }
-    while (finished < threads) {
-        unsigned before = finished, began = started;
-    rest_again:
-        if (ready_head != ready_tail)
-            switch_to(ready[ready_head++ % (MAX_THREADS * 2)]);
-        else if (started < threads)
-            switch_to(fresh());
-        if (finished == before && started == began && ready_head == ready_tail) {
-            if (!error_text[0])
-                snprintf(error_text, sizeof error_text,
-                         "%s: a GPU would hang: %u of %u threads done, %u wait at a barrier", kernel->name,
-                         finished, threads, barrier_count);
-            return -1;
-        }
-        if (ready_head != ready_tail)
-            goto rest_again;
-    }
-    return 0;
 }
 
-int simt_launch(const SimtKernel *k, SimtDim grid, SimtDim block, const void *args)
+static void complain_of_hang(void)
 {
+    char text[256] = "";
+    int length = 0;
+    if (barrier_count)
+        length =
+            snprintf(text, sizeof text, "; %u wait at the barrier of %s", barrier_count, barrier[0]->here);
+    for (unsigned w = 0; w * SIMT_LANES < threads; w++)
+        if (simt_warps[w].arrived) {
+            snprintf(text + length, sizeof text - (size_t)length,
+                     "; %u lanes of warp %u wait for the others at %s", simt_warps[w].arrived, w,
+                     simt_warps[w].waiting[0]->here);
+            break;
+        }
+    simt_complain("a card would hang: of %u threads of block (%u,%u,%u) %u are done%s", threads, simt_block.x,
+                  simt_block.y, simt_block.z, finished, text);
+}
+
+void simt_abandon(void)
+{
+    for (unsigned i = 0; i < SIMT_THREADS; i++) {
+        if (!fibers[i].stack)
+            continue;
+#ifdef SIMT_ASAN
+        __asan_unpoison_memory_region(fibers[i].stack, STACK);
+#endif
+        prepare(&fibers[i]);
+        fibers[i].fake = NULL;
+    }
+    made = idle_count = 0;
+    simt_current = &scheduler;
+}
+
+static int run_block(unsigned dynamic)
+{
+    begin_block(dynamic);
+    switch_to(fresh());
+    if (finished == threads)
+        return 0;
+    complain_of_hang();
+    simt_abandon();
+    return -1;
+}
+
+/* A sanitizer sees the first byte behind it by itself; otherwise a page without rights follows. */
+static int take_dynamic(unsigned dynamic)
+{
+#ifdef SIMT_ASAN
+    free(simt_shared_dynamic);
+    simt_shared_dynamic = aligned_alloc(16, dynamic ? (dynamic + 15) / 16 * 16 : 16);
+    if (simt_shared_dynamic)
+        __asan_poison_memory_region(simt_shared_dynamic + dynamic, dynamic ? (16 - dynamic % 16) % 16 : 16);
+    return simt_shared_dynamic ? 0 : -1;
+#else
+    static unsigned char *area;
+    if (!area) {
+        area = mmap(NULL, DYNAMIC_MAX + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (area == MAP_FAILED || mprotect(area + DYNAMIC_MAX, 4096, PROT_NONE))
+            abort();
+    }
+    if (dynamic > DYNAMIC_MAX)
+        return -1;
+    simt_shared_dynamic = area + DYNAMIC_MAX - (dynamic + 15) / 16 * 16;
+    return 0;
+#endif
+}
+
+static SimtDim block_of(uint64_t number, uint64_t count, SimtDim grid)
+{
+    uint64_t n = reversed ? count - 1 - number : number;
+    return (SimtDim){(unsigned)(n % grid.x), (unsigned)(n / grid.x % grid.y),
+                     (unsigned)(n / grid.x / grid.y)};
+}
+
+int simt_launch(const SimtKernel *k, SimtDim grid, SimtDim block, unsigned dynamic, const void *args)
+{
+    uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
     kernel = k;
     arguments = args;
     simt_block_size = block;
     simt_grid_size = grid;
     threads = block.x * block.y * block.z;
-    error_text[0] = 0;
-    current = &scheduler;
+    message[0] = 0;
+    simt_current = &scheduler;
+    if (take_dynamic(dynamic))
+        return simt_complain("%u bytes of dynamic shared memory", dynamic), -1;
 #ifdef SIMT_TSAN
     if (!scheduler.tsan)
         scheduler.tsan = __tsan_get_current_fiber();
-    for (unsigned i = 0; i < threads; i++) /* now: a fiber knows what its maker has done so far */
+    for (unsigned i = 0; i < threads; i++) /* now, since a fiber knows what its maker has done so far */
         if (!fibers[i].tsan)
             fibers[i].tsan = __tsan_create_fiber(0);
 #endif
-    simt_threads_run += (unsigned long long)threads * grid.x * grid.y * grid.z;
-    for (unsigned z = 0; z < grid.z; z++)
-        for (unsigned y = 0; y < grid.y; y++)
-            for (unsigned x = 0; x < grid.x; x++) {
-                simt_block = (SimtDim){x, y, z};
-                if (run_block())
-                    return -1;
-            }
-#ifdef SIMT_TSAN
+    simt_threads_run += threads * blocks;
+    for (uint64_t n = 0; n < blocks; n++) {
+        simt_block = block_of(n, blocks, grid);
+        if (run_block(dynamic) || message[0])
+            return -1;
+    }
     __tsan_acquire(&ends);
-#endif
-    return error_text[0] ? -1 : 0;
+    return 0;
 }
