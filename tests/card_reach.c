@@ -262,6 +262,10 @@ const char *card_reach(struct CudaDevice *device)
             copy_pages(all[i].at.start, all[i].at.end - all[i].at.start);
     for (int i = 0; i < n; i++)
         add_registered(all[i].what, all[i].at.start, all[i].at.end);
+    if (device->scratch)
+        add(device->scratch, device->scratch + CUDA_SCRATCH);
+    if (device->workspace)
+        add(device->workspace, device->workspace + device->workspace_bytes);
     reaching = device;
     real = cuda;
     real_blas = cublas;

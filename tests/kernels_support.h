@@ -111,7 +111,9 @@ enum { SUPPORT_TABLES = 3 };
 
 static inline const Kernels *support_table(int i)
 {
-    return i == 3 ? kernels_cuda() : kernels_cpu(support_tables[i]);
+    if (i < 3)
+        return card_is_real() ? NULL : kernels_cpu(support_tables[i]);
+    return kernels_cuda();
 }
 
 static inline int support_threads(int i)
