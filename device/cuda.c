@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <glob.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,7 +126,8 @@ int cuda_open(CudaDevice *d, int ordinal, const void *image, char *why, size_t s
         (e = cuda.host_alloc(&d->pinned, 1 << 20)))
         return snprintf(why, size, "no room on the card"), -1;
     if (cublas.create(&d->blas) || cublas.set_stream(d->blas, d->stream) || /* which forgets the workspace */
-        cublas.set_workspace(d->blas, (void *)(uintptr_t)d->workspace, d->workspace_bytes))
+        cublas.set_workspace(d->blas, (void *)(uintptr_t)d->workspace, d->workspace_bytes) ||
+        cublas.set_math_mode(d->blas, 16 /* parts of 16-bit sums meet in f32 */))
         return snprintf(why, size, "cuBLAS did not start"), -1;
     cuda.memory_info(&d->after_blas, &total);
     snprintf(why, size, "%s", path);
@@ -167,6 +169,42 @@ void cuda_launch(CudaDevice *d, int function, unsigned x, unsigned y, unsigned z
 {
     void *extra[] = {(void *)1, (void *)(uintptr_t)arguments, (void *)2, &bytes, NULL};
     keep(d, cuda.launch(d->function[function], x, y, z, threads, 1, 1, 0, d->stream, NULL, extra));
+}
+
+static const char *blas_status(int status)
+{
+    switch (status) {
+    case 1:
+        return "CUBLAS_STATUS_NOT_INITIALIZED";
+    case 3:
+        return "CUBLAS_STATUS_ALLOC_FAILED";
+    case 7:
+        return "CUBLAS_STATUS_INVALID_VALUE";
+    case 8:
+        return "CUBLAS_STATUS_ARCH_MISMATCH";
+    case 11:
+        return "CUBLAS_STATUS_MAPPING_ERROR";
+    case 13:
+        return "CUBLAS_STATUS_EXECUTION_FAILED";
+    case 14:
+        return "CUBLAS_STATUS_INTERNAL_ERROR";
+    case 15:
+        return "CUBLAS_STATUS_NOT_SUPPORTED";
+    default:
+        return "an unknown status";
+    }
+}
+
+void cuda_blas_failed(CudaDevice *d, int status, const char *what, ...)
+{
+    va_list list;
+    if (d->error)
+        return;
+    keep(d, CUDA_ERROR_OF_CUBLAS + status);
+    int used = snprintf(d->failed, sizeof d->failed, "cuBLAS: %s (%d) for ", blas_status(status), status);
+    va_start(list, what);
+    vsnprintf(d->failed + used, sizeof d->failed - (size_t)used, what, list);
+    va_end(list);
 }
 
 int cuda_wait(CudaDevice *d)

@@ -47,9 +47,10 @@ typedef unsigned long long CudaPointer;
     X(version, "cublasGetVersion_v2", (void *, int *))                                                       \
     X(set_stream, "cublasSetStream_v2", (void *, void *))                                                    \
     X(set_workspace, "cublasSetWorkspace_v2", (void *, void *, size_t))                                      \
-    X(gemm, "cublasGemmEx",                                                                                  \
-      (void *, int, int, int, int, int, const void *, const void *, int, int, const void *, int, int,        \
-       const void *, void *, int, int, int, int))                                                            \
+    X(set_math_mode, "cublasSetMathMode", (void *, int))                                                     \
+    X(gemm, "cublasGemmEx_64",                                                                               \
+      (void *, int, int, int64_t, int64_t, int64_t, const void *, const void *, int, int64_t, const void *,  \
+       int, int64_t, const void *, void *, int, int64_t, int, int))                                          \
     X(gemm_batched, "cublasGemmStridedBatchedEx",                                                            \
       (void *, int, int, int, int, int, const void *, const void *, int, int, long long, const void *, int,  \
        int, long long, const void *, void *, int, int, long long, int, int, int))
@@ -76,6 +77,7 @@ typedef struct CudaDevice {
     int ordinal, capability, multiprocessors; /* capability: times ten, 90 */
     int compute;                              /* cublasComputeType of f32 products */
     int error;
+    char failed[160]; /* which product cuBLAS refused, where that is the error */
     void *context, *stream, *module, *blas;
     void **function; /* of the module's kernels, in the order of their list */
     int functions;
@@ -94,6 +96,11 @@ int cuda_functions(CudaDevice *device, const char *const *names, int count, char
 /* Puts a kernel of the list on the stream, in x * y * z blocks of so many threads. */
 void cuda_launch(CudaDevice *device, int function, unsigned x, unsigned y, unsigned z, unsigned threads,
                  const void *arguments, size_t bytes);
+/* A status of cuBLAS's that is not 0 becomes the device's error, CUDA_ERROR_OF_CUBLAS more, with a sentence of
+ * what it was for (printf's). */
+enum { CUDA_ERROR_OF_CUBLAS = 10000 };
+void cuda_blas_failed(CudaDevice *device, int status, const char *what, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Waits for all that is on the stream. Returns error. */
 int cuda_wait(CudaDevice *device);
 

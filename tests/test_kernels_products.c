@@ -29,8 +29,8 @@ static void test_gemm(void **state)
                                        {131, 70, 65}, {65, 64, 97},  {5, 1031, 113}, {67, 211, 71},
                                        {4099, 3, 5} /* more rows than a call takes */};
     static const float betas[] = {0, 1, 0.5f};
-    for (int isa = 0; isa < ISAS; isa++) {
-        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+    for (int table = 0; table < TABLES; table++) {
+        const Kernels *kernels = table_of(table);
         if (!kernels)
             continue;
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
@@ -117,8 +117,8 @@ static void test_linear(void **state)
                                        {200, 64, 10},  {5, 30, 811},  {401, 31, 67}, {4500, 3, 61},
                                        {64, 130, 96},  {2, 7, 1031},  {3, 1030, 9},  {4, 101, 2100},
                                        {1, 1100, 603}, {7, 131, 130}, {8, 77, 19},   {6, 15, 5}};
-    for (int isa = 0; isa < ISAS; isa++) {
-        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+    for (int table = 0; table < TABLES; table++) {
+        const Kernels *kernels = table_of(table);
         if (!kernels)
             continue;
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {

@@ -50,7 +50,7 @@ static void check_gemm(const Kernels *kernels, const DType *of, int trans, const
     StoredArray a = whole_numbers(of[0], trans_a ? k : m, trans_a ? m : k);
     StoredArray b = whole_numbers(of[1], trans_b ? n : k, trans_b ? k : n), c = whole_numbers(of[2], m, n);
     float *da = decoded(&a), *db = decoded(&b), *expected = decoded(&c);
-    size_t bytes = kernels->gemm_stored_workspace(m, n, k, c.dtype, on(threads));
+    size_t bytes = kernels->gemm_stored_workspace(m, n, k, a.dtype, b.dtype, c.dtype, on(threads));
     unsigned char *space = workspace_of(bytes);
     kernels->gemm_stored(trans_a, trans_b, m, n, k, 2, &a, &b, beta, c.dtype, writable(c), n, space,
                          on(threads));
@@ -93,11 +93,13 @@ static void test_overflow(void **state)
         for (int i = 0; kernels && i < 4; i++) {
             StoredArray a = stored(&values[i], 1, 1), b = stored(&factors[i], 1, 1);
             uint16_t c = 0;
-            unsigned char *space = workspace_of(kernels->gemm_stored_workspace(1, 1, 1, DTYPE_F16, on(1)));
+            size_t bytes =
+                kernels->gemm_stored_workspace(1, 1, 1, DTYPE_F32, DTYPE_F32, DTYPE_F16, on(1));
+            unsigned char *space = workspace_of(bytes);
             kernels->gemm_stored(0, 0, 1, 1, 1, 1, &a, &b, 0, DTYPE_F16, &c, 1, space, on(1));
             float is = half_from_f16(c);
             assert_true(i == 0 ? isinf(is) : i == 2 ? isnan(is) : is == values[i]);
-            drop_workspace(space, kernels->gemm_stored_workspace(1, 1, 1, DTYPE_F16, on(1)));
+            drop_workspace(space, bytes);
         }
     }
 }

@@ -13,7 +13,7 @@ static void check_identity(const Kernels *kernels, DType type, int64_t rows, int
     for (int64_t i = 0; i < k; i++)
         ones[i * k + i] = 1;
     StoredArray a = stored(ones, k, k);
-    size_t bytes = kernels->gemm_stored_workspace(k, n, k, DTYPE_F32, on(1));
+    size_t bytes = kernels->gemm_stored_workspace(k, n, k, DTYPE_F32, type, DTYPE_F32, on(1));
     unsigned char *space = workspace_of(bytes);
     kernels->gemm_stored(0, trans_b, k, n, k, 1, &a, &b, 0, DTYPE_F32, c, n, space, on(1));
     for (int64_t i = 0; i < k * n; i++) {
@@ -35,13 +35,14 @@ static void check_halves(const Kernels *kernels, DType type)
         ((uint16_t *)(uintptr_t)b.at)[i] = (uint16_t)i;
     float one = 1, *c = filled_buffer(ALL, 0), *numbers = decoded(&b);
     StoredArray a = stored(&one, 1, 1);
-    unsigned char *space = workspace_of(kernels->gemm_stored_workspace(1, ALL, 1, DTYPE_F32, on(1)));
+    size_t bytes = kernels->gemm_stored_workspace(1, ALL, 1, DTYPE_F32, type, DTYPE_F32, on(1));
+    unsigned char *space = workspace_of(bytes);
     kernels->gemm_stored(0, 0, 1, ALL, 1, 1, &a, &b, 0, DTYPE_F32, c, ALL, space, on(1));
     for (int i = 0; i < ALL; i++)
         if (c[i] != numbers[i] && !(isnan(c[i]) && isnan(numbers[i])))
             fail_msg("%s %s %04x is %.9g, not %.9g", kernels->name, dtype_name(type), (unsigned)i,
                      (double)c[i], (double)numbers[i]);
-    drop_workspace(space, kernels->gemm_stored_workspace(1, ALL, 1, DTYPE_F32, on(1)));
+    drop_workspace(space, bytes);
     drop(c, ALL), drop(numbers, ALL), drop_stored(b);
 }
 
@@ -84,7 +85,7 @@ static void check_gemm(const Kernels *kernels, Case t, const int64_t *size, int 
         old[i] = t.beta == 0 && i % c.cols < n ? NAN : old[i]; /* between rows, nothing may change */
     round_into(t.c, nc, old, (void *)(uintptr_t)c.at);
     round_into(t.c, nc, old, (void *)(uintptr_t)again.at);
-    size_t bytes = kernels->gemm_stored_workspace(m, n, k, t.c, on(threads));
+    size_t bytes = kernels->gemm_stored_workspace(m, n, k, t.a, t.b, t.c, on(threads));
     unsigned char *space = workspace_of(bytes);
     kernels->gemm_stored(trans_a, trans_b, m, n, k, 0.7f, &a, &b, t.beta, t.c, (void *)(uintptr_t)c.at,
                          c.cols, space, on(threads));
@@ -235,8 +236,10 @@ static void check_workspace(const LinearDims *d, int threads)
             assert_true(types[i / 2] != DTYPE_F32 || bytes == 0);
         }
         if (kernels)
-            assert_int_equal(kernels->gemm_stored_workspace(d->rows, d->out, d->in, d->y, on(threads)),
-                             reference->gemm_stored_workspace(d->rows, d->out, d->in, d->y, on(threads)));
+            assert_int_equal(kernels->gemm_stored_workspace(d->rows, d->out, d->in, d->x, types[threads % TYPES],
+                                                            d->y, on(threads)),
+                             reference->gemm_stored_workspace(d->rows, d->out, d->in, d->x,
+                                                              types[threads % TYPES], d->y, on(threads)));
     }
 }
 

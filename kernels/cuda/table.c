@@ -10,8 +10,20 @@ static const char *const names[] = {
 static const Kernels cuda_table = {
     .name = "cuda",
     /* products */
+    .gemm = cuda_gemm,
+    .gemm_stored = cuda_gemm_stored,
+    .gemm_stored_workspace = cuda_gemm_stored_workspace,
+    .linear_forward = cuda_linear_forward,
+    .linear_backward_input = cuda_linear_backward_input,
+    .linear_backward_weight = cuda_linear_backward_weight,
+    .linear_workspace = cuda_linear_workspace,
 
     /* attention */
+    .attention_eager_forward = cuda_attention_eager_forward,
+    .attention_eager_backward = cuda_attention_eager_backward,
+    .attention_flash_forward = cuda_attention_flash_forward,
+    .attention_flash_backward = cuda_attention_flash_backward,
+    .attention_workspace = cuda_attention_workspace,
 
     /* norms, loss, embedding, rows, rope */
 

@@ -24,4 +24,12 @@ DEVICE void value_store(DType type, void *y, int64_t i, float value)
         ((float *)y)[i] = value;
 }
 
+/* What is left of a value that is stored. */
+DEVICE float value_round(DType type, float value)
+{
+    if (type == DTYPE_BF16)
+        return half_from_bf16(half_to_bf16(value));
+    return type == DTYPE_F16 ? half_from_f16(half_to_f16(value)) : value;
+}
+
 #endif

@@ -121,6 +121,24 @@ DEVICE float warp_max(float v)
     return v;
 }
 
+/* a b + c, rounded once: the same bits in whichever kernel. */
+DEVICE float fused(float a, float b, float c)
+{
+    return __fmaf_rn(a, b, c);
+}
+
+/* Four floats that lie at a multiple of 16 bytes. */
+DEVICE void load4(float x[4], const float *from)
+{
+    float4 v = *(const float4 *)from;
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+}
+
+DEVICE void store4(float *to, const float x[4])
+{
+    *(float4 *)to = make_float4(x[0], x[1], x[2], x[3]);
+}
+
 /* c (16,8) += a (16,16) b (16,8), bf16 with f32 sums; fragments lie as in PTX's mma.m16n8k16. */
 DEVICE void mma_bf16(float c[4], const unsigned a[4], const unsigned b[2])
 {

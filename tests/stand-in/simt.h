@@ -108,6 +108,18 @@ void simt_mma_f16(const char *here, float c[4], const unsigned a[4], const unsig
 #define mma_bf16(c, a, b)      simt_mma_bf16(SIMT_HERE, c, a, b)
 #define mma_f16(c, a, b)       simt_mma_f16(SIMT_HERE, c, a, b)
 
+DEVICE float fused(float a, float b, float c)
+{
+    return a * b + c;
+}
+DEVICE void load4(float x[4], const float *from)
+{
+    memcpy(x, __builtin_assume_aligned(from, 16), 16);
+}
+DEVICE void store4(float *to, const float x[4])
+{
+    memcpy(__builtin_assume_aligned(to, 16), x, 16);
+}
 DEVICE void atomic_min_u64(unsigned long long *p, unsigned long long v)
 {
     unsigned long long was = __atomic_load_n(p, __ATOMIC_RELAXED);
