@@ -1,8 +1,7 @@
 /* Memory of a test's that a real card can read: all of the program's own, registered with the driver.
  *
- * The heap is one piece (no block is mapped by itself), the stack is grown first, and the pages of the program
- * file are replaced by copies, which can be registered as the heap's can. */
-#define _GNU_SOURCE
+ * The heap is one piece (no block is mapped by itself), the stack is grown first, and the pages of the
+ * program file are replaced by copies, which can be registered as the heap's can. */
 #include "card_reach.h"
 
 #include <dlfcn.h>
@@ -16,7 +15,13 @@
 
 #include "device/cuda.h"
 
-enum { RANGES = 512, ALREADY_REGISTERED = 712, STACK_BYTES = 1 << 20, HEAP_BYTES = 256 << 20, PORTABLE_MAPPED = 3 };
+enum {
+    RANGES = 512,
+    ALREADY_REGISTERED = 712,
+    STACK_BYTES = 1 << 20,
+    HEAP_BYTES = 256 << 20,
+    PORTABLE_MAPPED = 3
+};
 enum { LOWEST_POINTER = 1 << 16 };
 
 typedef struct Range {
@@ -49,14 +54,17 @@ __attribute__((constructor)) static void one_heap(void)
 
 /* ---- Registering --------------------------------------------------------------------------------- */
 
-static int (*function(const char *name))(void *, size_t, unsigned)
+static int (*host_register)(void *, size_t, unsigned), (*host_unregister)(void *);
+
+/* A driver without these is a stand-in, which reads everything. */
+static void find_functions(void)
 {
-    int (*found)(void *, size_t, unsigned) = NULL;
     const char *own = getenv("BRIM_CUDA_DRIVER");
     void *driver = dlopen(own ? own : "libcuda.so.1", RTLD_NOW);
-    void *f = driver ? dlsym(driver, name) : NULL;
-    memcpy(&found, &f, sizeof f); /* C has no cast from object to function pointer */
-    return found;
+    void *f = driver ? dlsym(driver, "cuMemHostRegister_v2") : NULL;
+    memcpy(&host_register, &f, sizeof f); /* C has no cast from object to function pointer */
+    f = driver ? dlsym(driver, "cuMemHostUnregister") : NULL;
+    memcpy(&host_unregister, &f, sizeof f);
 }
 
 static void add(uintptr_t start, uintptr_t end)
@@ -67,10 +75,8 @@ static void add(uintptr_t start, uintptr_t end)
         snprintf(trouble, sizeof trouble, "more than %d pieces of memory", RANGES);
 }
 
-/* A driver without the function is a stand-in, which reads everything. */
 static void add_registered(const char *what, uintptr_t start, uintptr_t end)
 {
-    int (*host_register)(void *, size_t, unsigned) = function("cuMemHostRegister_v2");
     int e = host_register ? host_register((void *)start, end - start, PORTABLE_MAPPED) : 0;
     if (e && e != ALREADY_REGISTERED)
         snprintf(trouble, sizeof trouble, "%s (%zu bytes) is not registered: error %d", what,
@@ -87,9 +93,8 @@ void card_reach_add(void *start, size_t bytes)
 
 void card_reach_drop(void *start)
 {
-    int (*host_unregister)(void *, size_t, unsigned) = reaching ? function("cuMemHostUnregister") : NULL;
-    if (host_unregister)
-        host_unregister(start, 0, 0); /* which has one argument */
+    if (reaching && host_unregister)
+        host_unregister(start);
     for (int i = 0; i < range_count; i++)
         if (ranges[i].start == (uintptr_t)start)
             ranges[i] = ranges[--range_count];
@@ -131,10 +136,10 @@ static int pieces(Piece *all, int most)
         if (sscanf(line, "%lx-%lx %7s", &start, &stop, rights) != 3 || rights[0] != 'r' || rights[2] == 'x')
             continue;
         int program = start >= (uintptr_t)&__executable_start && start < (uintptr_t)&end;
-        const char *what = strstr(line, "[stack]") ? "the stack"
+        const char *what = strstr(line, "[stack]")  ? "the stack"
                            : strstr(line, "[heap]") ? "the heap"
-                           : program               ? "data of the program"
-                                                   : NULL;
+                           : program                ? "data of the program"
+                                                    : NULL;
         if (what)
             all[n++] = (Piece){{start, stop}, what, program && strchr(line, '/') != NULL};
     }
@@ -164,7 +169,8 @@ static void reach_heap(void)
         add_registered("the heap's growth", last, top);
 }
 
-/* A word that is an address of the host's and in no piece that the card reads: it would be an illegal access. */
+/* A word that is an address of the host's and in no piece that the card reads: it would be an illegal access.
+ */
 static int stray(const void *arguments, size_t bytes)
 {
     unsigned char resident;
@@ -232,21 +238,23 @@ static int alloc(CudaPointer *at, size_t bytes)
     return e;
 }
 
-static int gemm(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at, int lda,
-                const void *b, int bt, int ldb, const void *beta, void *c, int ct, int ldc, int compute, int way)
+static int gemm(void *handle, int ta, int tb, int64_t m, int64_t n, int64_t k, const void *alpha,
+                const void *a, int at, int64_t lda, const void *b, int bt, int64_t ldb, const void *beta,
+                void *c, int ct, int64_t ldc, int compute, int way)
 {
     reach_heap();
-    return waited(real_blas.gemm(handle, ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, compute,
-                                 way));
+    return waited(real_blas.gemm(handle, ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc,
+                                 compute, way));
 }
 
-static int gemm_batched(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at,
-                        int lda, long long sa, const void *b, int bt, int ldb, long long sb, const void *beta, void *c,
-                        int ct, int ldc, long long sc, int count, int compute, int way)
+static int gemm_batched(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a,
+                        int at, int lda, long long sa, const void *b, int bt, int ldb, long long sb,
+                        const void *beta, void *c, int ct, int ldc, long long sc, int count, int compute,
+                        int way)
 {
     reach_heap();
-    return waited(real_blas.gemm_batched(handle, ta, tb, m, n, k, alpha, a, at, lda, sa, b, bt, ldb, sb, beta, c, ct,
-                                         ldc, sc, count, compute, way));
+    return waited(real_blas.gemm_batched(handle, ta, tb, m, n, k, alpha, a, at, lda, sa, b, bt, ldb, sb, beta,
+                                         c, ct, ldc, sc, count, compute, way));
 }
 
 const char *card_reach(struct CudaDevice *device)
@@ -254,6 +262,7 @@ const char *card_reach(struct CudaDevice *device)
     Piece all[64];
     if (reaching)
         return NULL;
+    find_functions();
     free(malloc(1)); /* there is a heap */
     grow_stack();
     int n = pieces(all, 64);

@@ -1,9 +1,9 @@
 /* What tests/gpu/run asks of JSON files and run logs, so that it needs neither jq nor Python.
  *
  *   logs value FILE KEY[.KEY…]           a value of a JSON file; an index counts from 0
- *   logs losses A.jsonl B.jsonl LIMIT    the largest relative difference of two runs' losses; fails above LIMIT
- *   logs speed RUN.jsonl SKIP            tokens a second, by the median of the steps behind the first SKIP
- *   logs steps RUN.jsonl                 how many steps are in it */
+ *   logs losses A.jsonl B.jsonl LIMIT    the largest relative difference of two runs' losses; fails above
+ * LIMIT logs speed RUN.jsonl SKIP            tokens a second, by the median of the steps behind the first
+ * SKIP logs steps RUN.jsonl                 how many steps are in it */
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>

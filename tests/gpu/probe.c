@@ -2,9 +2,9 @@
  *
  *   probe card                         what the card is, and which libraries serve it
  *   probe memory                       the card's free memory while context, kernels and cuBLAS come
- *   probe load FILE…                   how long the driver takes to load each image of kernels (PTX is compiled)
- *   probe watch RUN.jsonl COMMAND…     free memory of the card while a command runs, by the steps in its log
- *   probe ceilings [TOKENS]            rates of a copy and of products, among them those of GPT-2 */
+ *   probe load FILE…                   how long the driver takes to load each image of kernels (PTX is
+ * compiled) probe watch RUN.jsonl COMMAND…     free memory of the card while a command runs, by the steps in
+ * its log probe ceilings [TOKENS]            rates of a copy and of products, among them those of GPT-2 */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -255,11 +255,12 @@ static int say_watch(const char *log, char **command)
     }
     printf("{\"code\": %d, \"free_before\": %zu, \"free_after\": %zu, \"by_steps\": [",
            WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), before, bytes_free(NULL));
-    /* What changes while steps run: of moments when one was over and the last had not begun to be cleared up. */
+    /* What changes while steps run: of moments when one was over and the last had not begun to be cleared up.
+     */
     size_t least = (size_t)-1, most = 0;
     for (int i = 0; i < n; i++) {
-        printf("%s{\"steps\": %d, \"least\": %zu, \"most\": %zu}", i ? ", " : "", seen[i].steps, seen[i].least,
-               seen[i].most);
+        printf("%s{\"steps\": %d, \"least\": %zu, \"most\": %zu}", i ? ", " : "", seen[i].steps,
+               seen[i].least, seen[i].most);
         if (seen[i].steps < 1 || i == n - 1)
             continue;
         least = seen[i].least < least ? seen[i].least : least;
@@ -406,9 +407,8 @@ static double step_ms(const Precision *x, int tokens, int divide)
 /* tokens of a step; few of them: layers of an eighth, for a stand-in. */
 static int say_ceilings(int tokens)
 {
-    static const Precision precisions[] = {{"fp32", R_32F, COMPUTE_32F},
-                                           {"tf32", R_32F, COMPUTE_TF32},
-                                           {"bf16", R_16BF, COMPUTE_32F}};
+    static const Precision precisions[] = {
+        {"fp32", R_32F, COMPUTE_32F}, {"tf32", R_32F, COMPUTE_TF32}, {"bf16", R_16BF, COMPUTE_32F}};
     int small = tokens < 1024, side = small ? 64 : 8192;
     CudaPointer workspace = 0;
     open_card();
