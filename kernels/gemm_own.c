@@ -30,9 +30,7 @@ typedef struct ProductOperand {
 /* sum (PRODUCT_ROWS, PRODUCT_COLS) = a b, over `depth` packed columns of A and rows of B. */
 VEC_FUSED static void product_tile(int64_t depth, const float *a, const float *b, ProductVector sum[][2])
 {
-#if defined(__clang__)
-#pragma clang fp contract(fast)
-#endif
+    VEC_FUSE
     ProductVector tile[PRODUCT_ROWS][2] = {{{0}}};
     for (int64_t k = 0; k < depth; k++, a += PRODUCT_ROWS, b += PRODUCT_COLS) {
         ProductVector left = *(const ProductVector *)b, right = *(const ProductVector *)(b + PRODUCT_LANES);

@@ -449,12 +449,13 @@ static void test_attention_cached_half(void **state)
         d.cached = caches[i / 48 % 3];
         d.type = types[i / 144];
         d.capacity = d.past + d.seq + i % 3;
-        for (int isa = -1; isa < ISAS; isa++) {
+        for (int isa = -1; isa < TABLES; isa++) {
             int some = SANITIZED || d.past > 1000 || isa < 0;
-            if (!table(isa) || (!full_form() && some && i % 3 != (isa + 3) % 3))
-                continue; /* all of them, over the tables */
+            if (!table(isa) || (!full_form() && some && i % 3 != (isa + 3) % 3) ||
+                (isa == CARD && i % 7))
+                continue; /* all of them, over the tables; some on the card, whose stand-in is slow */
             check_cached(table(isa), d, 1);
-            if (isa >= 0)
+            if (isa >= 0 && isa < ISAS)
                 check_cached(table(isa), d, 3 + i % 2 * 5);
         }
     }

@@ -1,6 +1,7 @@
 /* Kernels of arrays of 16 bit: every table that runs here gives, bit for bit, what its own f32 kernel makes
  * of the decoded inputs, rounded once; over awkward shapes, with what an output holds, in place, on several
  * threads. And the reference, to one step of the type. */
+#define SUPPORT_CARD
 #include "half_support.h"
 
 static const float betas[] = {0.0f, 1.0f, -0.5f};
@@ -14,6 +15,8 @@ static const Kernels *plain(void)
 
 static void check_copies(const Kernels *k, int64_t n, int threads)
 {
+    if (!k->copy)
+        return;
     DType other = half_type == DTYPE_BF16 ? DTYPE_F16 : DTYPE_BF16;
     Half a = take_random_half(n, 2.0f), y = take_output_half(n, 0.0f);
     float *x = take_random(n, 2.0f);
@@ -38,6 +41,8 @@ static void check_copies(const Kernels *k, int64_t n, int threads)
 
 static void check_sums(const Kernels *k, int64_t n, int threads)
 {
+    if (!k->add)
+        return;
     Half a = take_random_half(n, 2.0f), b = take_random_half(n, 2.0f), y = take_output_half(n, 0.0f);
     float *x = take_random(n, 2.0f), *wide = take_copy(n, x);
     k->add(half_type, n, a.half, b.half, y.half, on(threads));
@@ -65,6 +70,8 @@ static void check_sums(const Kernels *k, int64_t n, int threads)
 
 static void check_products(const Kernels *k, int64_t n, int threads)
 {
+    if (!k->multiply)
+        return;
     Half a = take_random_half(n, 2.0f), b = take_random_half(n, 2.0f);
     float value = 1.3f;
     for (int i = 0; i < 3; i++) {
@@ -98,6 +105,8 @@ static void test_elementwise(void **state)
 
 static void check_rows(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
+    if (!k->add_row)
+        return;
     int64_t n = rows * c;
     Half a = take_random_half(n, 1.0f), y = take_output_half(n, 0.0f), in_place = take_copy_half(a);
     float *b = take_random(c, 1.0f);
@@ -130,6 +139,8 @@ static void test_rows(void **state)
 
 static void check_reductions(const Kernels *k, int64_t n, int threads)
 {
+    if (!k->sum)
+        return;
     Half x = take_random_half(n, 3.0f);
     float total[3];
     double squares[3];
@@ -165,6 +176,8 @@ static void test_reductions(void **state)
 
 static void check_activation(const Kernels *k, int64_t n, int threads)
 {
+    if (!k->activation_forward)
+        return;
     Half x = take_random_half(n, 8.0f), dy = take_random_half(n, 1.0f);
     x.half[n / 2] = half_rounded(NAN);
     x.wide[n / 2] = NAN;
@@ -202,6 +215,8 @@ static void test_activation(void **state)
 
 static void check_swiglu(const Kernels *k, int64_t n, int threads)
 {
+    if (!k->swiglu_forward)
+        return;
     Half gate = take_random_half(n, 8.0f), up = take_random_half(n, 2.0f), dy = take_random_half(n, 1.0f);
     Half y = take_output_half(n, 0.0f);
     uint16_t *expected = take_output_half(n, 0.0f).half;
@@ -245,6 +260,8 @@ static void test_swiglu(void **state)
 
 static void check_dropout(const Kernels *k, int64_t n, int threads)
 {
+    if (!k->dropout)
+        return;
     DropoutKey key = {.seed = 5, .step = 3, .first_sample = 2, .layer = 1};
     Half x = take_random_half(3 * n, 2.0f);
     for (int i = 0; i < 3; i++) {
@@ -480,7 +497,9 @@ static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
     Half table = take_random_half(VOCAB * c, 1.0f), y = take_output_half(n * c, 0.0f);
     Half dy = take_random_half(n * c, 1.0f), d = take_random_half(VOCAB * c, 1.0f);
     float *wide = take_copy(VOCAB * c, d.wide);
-    void *workspace = take((int64_t)(k->embedding_workspace(n, VOCAB, half_type, on(threads)) / 4), NAN);
+    size_t room = k->embedding_workspace(n, VOCAB, half_type, on(threads));
+    size_t wide_room = k->embedding_workspace(n, VOCAB, DTYPE_F32, on(threads));
+    void *workspace = take((int64_t)((room > wide_room ? room : wide_room) / 4), NAN);
     uint16_t *expected = take_copy_half(d).half;
     for (int64_t i = 0; i < n; i++)
         ids[i] = (int32_t)((i * i + i / 3) % VOCAB);
@@ -492,10 +511,14 @@ static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
     assert_rounded("embedding of 16 bit", y);
     plain()->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, half_type, expected, NULL, on(1));
     k->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, half_type, d.half, workspace, on(threads));
-    k->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy.wide, DTYPE_F32, d.wide, NULL, on(threads));
+    k->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy.wide, DTYPE_F32, d.wide, workspace,
+                          on(threads));
     assert_rounded("embedding gradient", d);
-    assert_memory_equal(d.half, expected, (size_t)(VOCAB * c) * 2);
-    k->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, DTYPE_F32, wide, NULL, on(threads));
+    if (k == kernels_cuda()) /* which adds in an order of its own */
+        assert_half_near("the reference's embedding gradient", VOCAB * c, d.half, expected, 1e-6);
+    else
+        assert_memory_equal(d.half, expected, (size_t)(VOCAB * c) * 2);
+    k->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, DTYPE_F32, wide, workspace, on(threads));
     assert_same("embedding gradient in f32", VOCAB * c, wide, d.wide);
 }
 

@@ -138,6 +138,21 @@ static void test_linear(void **state)
     }
 }
 
+/* What cuBLAS refuses stays with the card, with a sentence. */
+static void test_refused(void **state)
+{
+    (void)state;
+    float x[6] = {0};
+    assert_int_equal(card()->error, 0);
+    kernels_cuda()->gemm(0, 0, 2, 2, 3, 1, x, 1 /* below k */, x, 2, 0, x, 2, on(1));
+    assert_int_equal(card()->error, CUDA_ERROR_OF_CUBLAS + 7);
+    assert_string_equal(card()->failed, "cuBLAS: CUBLAS_STATUS_INVALID_VALUE (7) for a product of (2,3) and "
+                                        "(3,2), f32 into f32");
+    kernels_cuda()->gemm(0, 0, 1, 1, 1, 1, x, 0, x, 0, 0, x, 1, on(1));
+    assert_int_equal(card()->error, CUDA_ERROR_OF_CUBLAS + 7); /* the first one */
+    card()->error = 0;
+}
+
 /* ---- tables and BLAS ------------------------------------------------------------------------- */
 
 static void test_tables(void **state)
@@ -173,10 +188,8 @@ static void test_blas(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tables),
-        cmocka_unit_test(test_blas),
-        cmocka_unit_test(test_gemm),
-        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_tables),  cmocka_unit_test(test_blas),   cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_linear),
     };
     return cmocka_run_group_tests_name("kernels: products", tests, NULL, NULL);
 }

@@ -51,8 +51,8 @@ static void test_decoding(void **state)
     (void)state;
     static const int64_t sizes[][2] = {{1, 1},    {3, 5},   {16, 64},  {7, 36},  {64, 16},
                                        {33, 100}, {5, 391}, {130, 65}, {1, 700}, {40, 128}};
-    for (int isa = 0; isa <= ISAS; isa++) {
-        const Kernels *kernels = isa < ISAS ? kernels_cpu(isa_names[isa]) : kernels_reference();
+    for (int table = 0; table < ALL_TABLES; table++) {
+        const Kernels *kernels = any_table_of(table);
         for (size_t i = 0; kernels && i < TYPES * sizeof sizes / sizeof *sizes; i++)
             for (int trans = 0; trans < 2; trans++)
                 check_identity(kernels, types[i % TYPES], sizes[i / TYPES][0], sizes[i / TYPES][1], trans);
@@ -81,6 +81,9 @@ static void check_gemm(const Kernels *kernels, Case t, const int64_t *size, int 
     StoredArray b = random_stored(t.b, trans_b ? n : k, (trans_b ? k : n) + t.pad);
     StoredArray c = random_stored(t.c, m, n + t.pad), again = random_stored(t.c, m, n + t.pad);
     float *da = decoded(&a), *db = decoded(&b), *expected = decoded(&c), *old = decoded(&c);
+    DType type = half_of(t.c, t.a, t.b);
+    as_multiplied(kernels, type, a.rows * a.cols, da);
+    as_multiplied(kernels, type, b.rows * b.cols, db);
     for (int64_t i = 0; i < nc; i++)
         old[i] = t.beta == 0 && i % c.cols < n ? NAN : old[i]; /* between rows, nothing may change */
     round_into(t.c, nc, old, (void *)(uintptr_t)c.at);
@@ -107,8 +110,8 @@ static void test_gemm(void **state)
                                        {13, 29, 31},  {64, 10, 100}, {100, 1, 64},  {3, 257, 67},
                                        {131, 70, 65}, {65, 64, 97},  {73, 96, 128}, {12, 32, 768}};
     static const float betas[] = {0, 1, 0.5f};
-    for (int isa = 0; isa <= ISAS; isa++) {
-        const Kernels *kernels = isa < ISAS ? kernels_cpu(isa_names[isa]) : kernels_reference();
+    for (int table = 0; table < ALL_TABLES; table++) {
+        const Kernels *kernels = any_table_of(table);
         if (!kernels)
             continue;
         for (int s = 0; s < (int)(sizeof sizes / sizeof *sizes); s++)
@@ -126,8 +129,8 @@ static void test_blocks(void **state)
     (void)state;
     static const int64_t sizes[][3] = {{80, 1060, 390}, {9, 1100, 800}, {150, 50, 771}, {90, 40, 1600}};
     int every = SANITIZED && !full_form() ? 5 : 1; /* each size still, and all orders */
-    for (int isa = 0; isa < ISAS; isa++) {
-        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+    for (int table = 0; table < TABLES; table++) {
+        const Kernels *kernels = table_of(table);
         for (int i = 0; kernels && i < 4 * TYPES; i += every) {
             Case t = {types[i / 4 % PLAIN_TYPES],
                       types[i / 4],
@@ -211,8 +214,8 @@ static void test_linear(void **state)
         {1, 1100, 603}, {1, 1024, 70}, {7, 131, 130}, {8, 77, 19},   {6, 15, 5},    {1, 192, 2100},
         {3, 0, 5},      {20, 0, 3},    {1, 4099, 12}};
     int every = SANITIZED && !full_form() ? 2 : 1; /* of the types a half with each size */
-    for (int isa = 0; isa <= ISAS; isa++) {
-        const Kernels *kernels = isa < ISAS ? kernels_cpu(isa_names[isa]) : kernels_reference();
+    for (int table = 0; table < ALL_TABLES; table++) {
+        const Kernels *kernels = any_table_of(table);
         for (size_t s = 0; kernels && s < sizeof sizes / sizeof *sizes; s++) {
             for (int t = 1 + (int)s % every; t < TYPES; t += every)
                 check_linear(kernels, sizes[s], types[t], 0, (int)s + t);
@@ -236,8 +239,8 @@ static void check_workspace(const LinearDims *d, int threads)
             assert_true(types[i / 2] != DTYPE_F32 || bytes == 0);
         }
         if (kernels)
-            assert_int_equal(kernels->gemm_stored_workspace(d->rows, d->out, d->in, d->x, types[threads % TYPES],
-                                                            d->y, on(threads)),
+            assert_int_equal(kernels->gemm_stored_workspace(d->rows, d->out, d->in, d->x,
+                                                            types[threads % TYPES], d->y, on(threads)),
                              reference->gemm_stored_workspace(d->rows, d->out, d->in, d->x,
                                                               types[threads % TYPES], d->y, on(threads)));
     }

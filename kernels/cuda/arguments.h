@@ -5,6 +5,8 @@
 #define BRIM_CUDA_ARGUMENTS_H
 
 #include "../../base/quant_layout_.h"
+
+#include "../adam.h"
 #include "../kernels.h"
 
 enum { FAULT_BITS = 40 }; /* of an element's index */
@@ -15,14 +17,178 @@ typedef struct Fault {
     unsigned long long *at, operation;
 } Fault;
 
-/* elements.cu: y (and z) from a, b and d; c columns, where b is a row. */
+/* elements.cu: y (and z) from a, b and d; c columns, where b is a row. aligned: every array begins on 16 bytes.
+ */
 typedef struct ElementArguments {
     int64_t n, c;
     const void *a, *b, *d;
     void *y, *z;
     float alpha, beta, beta2;
-    int kind;
+    int kind, aligned;
 } ElementArguments;
+
+/* norm.cu. A team of threads has a row: a warp, or the block of 256. aligned: every array may be loaded by 16
+ * bytes. */
+enum { NORM_HELD = 4 /* packs of 8 that a thread holds */, NORM_PARTS = 256 };
+typedef struct NormArguments {
+    int64_t rows, c;
+    int layer, team, aligned;
+    float eps, beta_dx;
+    const void *x, *dy;
+    const float *weight, *bias;
+    float *mean, *rstd, *partial; /* partial (blocks, 2, c); NULL: no gradients of the weights */
+    void *y, *dx;
+} NormArguments;
+
+typedef struct NormWeightArguments { /* of dweight, dbias */
+    int64_t c;
+    int parts;
+    const float *partial;
+    DType type[2];
+    float beta[2];
+    void *out[2];
+} NormWeightArguments;
+
+/* loss.cu. A row of logits has a team of threads, in backward one for each of `slices` parts. */
+enum { LOSS_SLICE = 4 }; /* packs of 8 of a part that a thread has */
+typedef struct LossArguments {
+    CrossEntropyDims d;
+    int64_t slices;
+    int team, aligned;
+    float scale, beta;
+    const void *logits;
+    const int32_t *labels;
+    float *lse, *row_loss, *loss;
+    const float *dloss;
+    void *dlogits;
+    Fault fault;
+} LossArguments;
+
+/* embedding.cu */
+typedef struct EmbeddingArguments {
+    int64_t n, c, vocab;
+    int aligned;
+    const int32_t *ids;
+    StoredArray table;
+    void *y; /* forward */
+    const void *dy;
+    const int32_t *order; /* backward: positions by id */
+    DType dtable_type;
+    void *dtable;
+    Fault fault;
+} EmbeddingArguments;
+
+/* Sorts positions by id, a digit of the ids at a time; each of `units` warps has a range of them. */
+enum { SORT_BITS = 8, SORT_DIGITS = 1 << SORT_BITS, SORT_UNITS = 256 };
+typedef struct SortArguments {
+    int64_t n, vocab;
+    int units, shift;
+    const int32_t *ids, *from; /* from: positions, NULL = in their order */
+    int32_t *to;
+    int32_t *counts; /* (units + 1, digits): of a unit, then where it begins; last, where the digit does */
+} SortArguments;
+
+/* rope.cu: pairs [first, first + pairs) of every head */
+enum { ROPE_PAIRS = 64 };
+typedef struct RopeArguments {
+    int64_t ld;
+    int batch, seq, heads, half, inverse, offset, first, pairs, aligned;
+    const void *x;
+    void *y;
+    float beta, frequency[ROPE_PAIRS];
+} RopeArguments;
+
+/* rows.cu */
+enum { LABELLED_THREADS = 1024 };
+typedef struct LabelledArguments {
+    CrossEntropyDims d;
+    int64_t room;
+    const int32_t *labels;
+    int64_t *index, *count;
+    int32_t *label;
+    Fault fault;
+} LabelledArguments;
+
+typedef struct RowsArguments {
+    int64_t n, c;             /* c of values, or, where they are only moved, bytes */
+    const int64_t *from, *to; /* rows of x and y; NULL: as they come */
+    int aligned;
+    const void *x;
+    float beta;
+    void *y;
+} RowsArguments;
+
+typedef struct ConvertArguments {
+    int64_t n;
+    const void *x;
+    void *y;
+    DType from, to;
+    int aligned;
+} ConvertArguments;
+
+/* aligned: every sample begins on 16 bytes. */
+typedef struct DropoutArguments {
+    int64_t samples, per_sample;
+    const void *x;
+    void *y;
+    DropoutKey key;
+    uint32_t threshold;
+    float keep, beta;
+    int aligned;
+} DropoutArguments;
+
+/* partial (parts, c), of part_rows rows each. */
+typedef struct ColumnSumArguments {
+    int64_t rows, c, part_rows;
+    const void *x;
+    float *partial;
+    void *y;
+    float beta;
+    DType to;
+    int parts;
+} ColumnSumArguments;
+
+/* reduce.cu: partial sums of blocks, and where the result goes. */
+typedef struct ReduceArguments {
+    int64_t n;
+    const void *x;
+    double *partial, factor;
+    float *total;         /* of sum */
+    double *squares;      /* of sum_squares */
+    unsigned long long *index; /* of find_nonfinite: all ones = none, which is -1 */
+    int square, aligned, blocks;
+} ReduceArguments;
+
+/* random.cu: mean and standard deviation, or low and high; last: the float before high. */
+typedef struct RandomArguments {
+    int64_t n, first;
+    uint64_t seed, stream;
+    float a, b, last, *y;
+    int aligned;
+} RandomArguments;
+
+/* update.cu: what changes from step to step. The host computes it. */
+typedef struct UpdateRates {
+    UpdateScalars s;
+    AdamFactors adam;
+} UpdateRates;
+
+/* What UpdateArrays has; scales: of 8-bit states. aligned: every array begins on 16 bytes. fault: the step's,
+ * all ones = none. */
+typedef struct UpdateArguments {
+    int64_t n;
+    void *p;
+    float *master;
+    const void *g;
+    void *state[UPDATE_STATES];
+    float *scales[UPDATE_STATES];
+    DType p_type, g_type, state_type[UPDATE_STATES];
+    int random, aligned;
+    RoundingKey rounding;
+    UpdateRates rates;
+    const UpdateControl *control;
+    const unsigned long long *fault;
+} UpdateArguments;
 
 /* Elements from a sample to the next, from a head to the next, and from a row (of D) to the next. */
 typedef struct HeadStrides {
@@ -49,7 +215,7 @@ typedef struct LinearArguments {
     const void *x;
     const float *bias;
     void *pre, *y;
-    int act, wide; /* wide: all is aligned, and c whole packets of 16 bytes */
+    int act, aligned; /* every array begins on 16 bytes, and c is whole packs of them */
 } LinearArguments;
 
 /* Column sums of x (rows, c): first of parts of its rows, into partial (parts, c), then of those. */
@@ -58,7 +224,7 @@ typedef struct ColumnArguments {
     const void *x;
     float *partial;
     void *y;
-    DType type; /* of y */
+    DType from, type; /* of x, and of y */
     float beta;
     int parts;
 } ColumnArguments;
@@ -69,6 +235,7 @@ typedef struct OperandArguments {
     QuantLayout layout;
     int64_t row, col, rows, cols, ldy;
     void *y;
+    int aligned;
 } OperandArguments;
 
 /* y (rows,cols) with ldy = x (rows,cols) + beta y, rounded; x NULL: 0. */

@@ -37,9 +37,11 @@ DEVICE int warp_has_rows(const AttentionArguments *a, int first)
 DEVICE void running_rows(const AttentionArguments *a, const int32_t *mask, int first, int key, float s[4][4],
                          RunningRows *r, float factor[4])
 {
+    UNROLL
     for (int i = 0; i < 4; i++) {
         int row = first + own_row() + i;
         float max = r->max[i];
+        UNROLL
         for (int j = 0; j < 4; j++) {
             s[i][j] = attention_sees(a, mask, row, key + own_column() + j) ? s[i][j] : -INFINITY;
             max = fmaxf(max, s[i][j]);
@@ -47,6 +49,7 @@ DEVICE void running_rows(const AttentionArguments *a, const int32_t *mask, int f
         max = row_max(max);
         factor[i] = max == r->max[i] ? 1.0f : expf(r->max[i] - max);
         float sum = 0, shift = max == -INFINITY ? 0.0f : max;
+        UNROLL
         for (int j = 0; j < 4; j++) {
             s[i][j] = expf(s[i][j] - shift);
             sum += s[i][j];
@@ -58,6 +61,7 @@ DEVICE void running_rows(const AttentionArguments *a, const int32_t *mask, int f
 
 DEVICE void running_start(RunningRows *r)
 {
+    UNROLL
     for (int i = 0; i < 4; i++) {
         r->max[i] = -INFINITY;
         r->sum[i] = 0;
@@ -82,19 +86,24 @@ DEVICE void flash_forward(const AttentionArguments *a, DType type, DType keys)
         if (warp_has_rows(a, p.first)) {
             running_rows(a, mask, p.first, key, s, &r, factor);
             put_weights(weights, s);
+            UNROLL
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 8; j++)
                     sum[i][j] *= factor[i];
         }
         add_rows(sum, attention_shared, weights, &v, key, end, &p, size);
     }
-    for (int i = 0; i < 4 && warp_has_rows(a, p.first); i++) {
+    if (!warp_has_rows(a, p.first))
+        return;
+    UNROLL
+    for (int i = 0; i < 4; i++) {
         int row = p.first + own_row() + i;
         float all = row_sum(r.sum[i]);
-        store_sum(type, a->out, &a->at_o, &p, p.h, i, a->d.seq, size, sum, all == 0 ? 0.0f : 1 / all);
+        factor[i] = all == 0 ? 0.0f : 1 / all;
         if (a->lse && THREAD.x % 16 == 0 && row < a->d.seq && p.column == 0)
             a->lse[attention_row(&a->d, p.b, p.h, row)] = r.max[i] + logf(all); /* log 0 = -infinity */
     }
+    store_sum(type, a->out, &a->at_o, &p, p.h, a->d.seq, size, sum, factor);
 }
 
 /* stats of eager's rows: a row without a key has probabilities 0. */
@@ -128,9 +137,11 @@ DEVICE void eager_stats(const AttentionArguments *a, DType type)
 DEVICE void eager_rows(const AttentionArguments *a, DType type, const AttentionPlace *p, const int32_t *mask,
                        int key, float s[4][4])
 {
+    UNROLL
     for (int i = 0; i < 4; i++) {
         int row = p->first + own_row() + i;
         int64_t at = attention_row(&a->d, p->b, p->h, row);
+        UNROLL
         for (int j = 0; j < 4; j++) {
             int column = key + own_column() + j;
             int seen = attention_sees(a, mask, row, column);
@@ -157,8 +168,9 @@ DEVICE void eager_forward(const AttentionArguments *a, DType type)
         put_weights(weights, s);
         add_rows(sum, attention_shared, weights, &v, key, end, &p, size);
     }
-    for (int i = 0; i < 4; i++)
-        store_sum(type, a->out, &a->at_o, &p, p.h, i, a->d.seq, size, sum, 1);
+    const float one[4] = {1, 1, 1, 1};
+    store_sum(type, a->out, &a->at_o, &p, p.h, a->d.seq, size, sum, one);
+    UNROLL
     for (int i = 0; i < 4; i++) /* what lies above the last tile */
         for (int j = 0; j < 4; j++)
             s[i][j] = 0;

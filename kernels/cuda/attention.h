@@ -135,6 +135,7 @@ DEVICE void tile_product(float s[4][4], float *shared, const HeadRows *x, int x_
                          const HeadRows *y, int y_first, float y_factor, int size)
 {
     float *xs = shared, *ys = shared + CHUNK * TILE_LD;
+    UNROLL
     for (int i = 0; i < 4; i++)
         for (int j = 0; j < 4; j++)
             s[i][j] = 0;
@@ -148,6 +149,7 @@ DEVICE void tile_product(float s[4][4], float *shared, const HeadRows *x, int x_
             float p[4], r[4];
             load4(p, xs + e * TILE_LD + own_row());
             load4(r, ys + e * TILE_LD + own_column());
+            UNROLL
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++)
                     s[i][j] = fused(p[i], r[j], s[i][j]);
@@ -158,6 +160,7 @@ DEVICE void tile_product(float s[4][4], float *shared, const HeadRows *x, int x_
 /* weights (y's rows, x's rows) = s transposed. */
 DEVICE void put_weights(float *weights, float s[4][4])
 {
+    UNROLL
     for (int j = 0; j < 4; j++) {
         float column[4] = {s[0][j], s[1][j], s[2][j], s[3][j]};
         store4(weights + (own_column() + j) * TILE_LD + own_row(), column);
@@ -179,12 +182,14 @@ DEVICE void add_rows(float sum[4][8], float *shared, const float *weights, const
             float p[4], x[4];
             load4(p, weights + (r + e) * TILE_LD + own_row());
             load4(x, shared + e * COLUMNS + own_column());
+            UNROLL
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++)
                     sum[i][j] = fused(p[i], x[j], sum[i][j]);
             if (place->width < COLUMNS)
                 continue;
             load4(x, shared + e * COLUMNS + COLUMNS / 2 + own_column());
+            UNROLL
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++)
                     sum[i][4 + j] = fused(p[i], x[j], sum[i][4 + j]);
@@ -194,21 +199,26 @@ DEVICE void add_rows(float sum[4][8], float *shared, const float *weights, const
 
 DEVICE void zero_sum(float sum[4][8])
 {
+    UNROLL
     for (int i = 0; i < 4; i++)
         for (int j = 0; j < 8; j++)
             sum[i][j] = 0;
 }
 
-/* Own row i's sum, times factor, to the head's row in y. */
-DEVICE void store_sum(DType type, void *y, const HeadStrides *s, const AttentionPlace *place, int head, int i,
-                      int rows, int size, float sum[4][8], float factor)
+/* The own rows' sums, times factors, to the head's rows in y. */
+DEVICE void store_sum(DType type, void *y, const HeadStrides *s, const AttentionPlace *place, int head,
+                      int rows, int size, float sum[4][8], const float factor[4])
 {
-    int row = place->first + own_row() + i;
-    int64_t at = (int64_t)place->b * s->sample + (int64_t)head * s->head + (int64_t)row * s->row;
-    for (int j = 0; row < rows && j < 8; j++) {
-        int c = place->column + j / 4 * (COLUMNS / 2) + own_column() + j % 4;
-        if (c < size)
-            value_store(type, y, at + c, sum[i][j] * factor);
+    int64_t base = (int64_t)place->b * s->sample + (int64_t)head * s->head;
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        int row = place->first + own_row() + i;
+        UNROLL
+        for (int j = 0; j < 8; j++) {
+            int c = place->column + j / 4 * (COLUMNS / 2) + own_column() + j % 4;
+            if (row < rows && c < size)
+                value_store(type, y, base + (int64_t)row * s->row + c, sum[i][j] * factor[i]);
+        }
     }
 }
 

@@ -14,3 +14,9 @@ GLOBAL(TYPED(attention_eager), ATTENTION_THREADS, AttentionArguments)
 {
     eager_forward(&a, TYPE);
 }
+
+/* Over a cache, of another type perhaps. */
+GLOBAL(TYPED(attention_cached), ATTENTION_THREADS, AttentionArguments)
+{
+    flash_forward(&a, TYPE, a.d.cached);
+}

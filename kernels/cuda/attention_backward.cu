@@ -55,12 +55,14 @@ DEVICE void backward_queries(const AttentionArguments *a, DType type)
         if (!a->probs)
             tile_product(s, attention_shared, &q, p.first, a->d.scale, &k, key, 1, size);
         tile_product(ds, attention_shared, &dout, p.first, 1, &v, key, 1, size);
+        UNROLL
         for (int i = 0; i < 4; i++) {
             int row = p.first + own_row() + i;
             int64_t at = attention_row(&a->d, p.b, p.h, row);
             float stats[2] = {0, 0}, delta = row < a->d.seq ? a->delta[at] : 0.0f;
             if (row < a->d.seq)
                 row_stats(a, at, stats);
+            UNROLL
             for (int j = 0; j < 4; j++) {
                 int column = key + own_column() + j;
                 int seen = attention_sees(a, mask, row, column);
@@ -71,8 +73,8 @@ DEVICE void backward_queries(const AttentionArguments *a, DType type)
         put_weights(weights, ds);
         add_rows(sum, attention_shared, weights, &k, key, end, &p, size);
     }
-    for (int i = 0; i < 4; i++)
-        store_sum(type, a->dq, &a->at_dq, &p, p.h, i, a->d.seq, size, sum, a->d.scale);
+    const float scale[4] = {a->d.scale, a->d.scale, a->d.scale, a->d.scale};
+    store_sum(type, a->dq, &a->at_dq, &p, p.h, a->d.seq, size, sum, scale);
 }
 
 /* The weights of a tile of keys (own rows) and one of queries (own columns): w for dv, and ds, which holds
@@ -80,12 +82,14 @@ DEVICE void backward_queries(const AttentionArguments *a, DType type)
 DEVICE void backward_weights(const AttentionArguments *a, DType type, const AttentionPlace *p, int h,
                              int query, const int32_t *mask, float w[4][4], float ds[4][4])
 {
+    UNROLL
     for (int j = 0; j < 4; j++) {
         int row = query + own_column() + j;
         int64_t at = attention_row(&a->d, p->b, h, row);
         float stats[2] = {0, 0}, delta = row < a->d.seq ? a->delta[at] : 0.0f;
         if (row < a->d.seq)
             row_stats(a, at, stats);
+        UNROLL
         for (int i = 0; i < 4; i++) {
             int key = p->first + own_row() + i;
             int seen = attention_sees(a, mask, row, key);
@@ -121,10 +125,9 @@ DEVICE void backward_keys(const AttentionArguments *a, DType type)
             add_rows(dk, attention_shared, weights, &q, query, a->d.seq, &p, size);
         }
     }
-    for (int i = 0; i < 4; i++) {
-        store_sum(type, a->dk, &a->at_dk, &p, p.kv, i, a->d.seq, size, dk, a->d.scale);
-        store_sum(type, a->dv, &a->at_dv, &p, p.kv, i, a->d.seq, size, dv, 1);
-    }
+    const float scale[4] = {a->d.scale, a->d.scale, a->d.scale, a->d.scale}, one[4] = {1, 1, 1, 1};
+    store_sum(type, a->dk, &a->at_dk, &p, p.kv, a->d.seq, size, dk, scale);
+    store_sum(type, a->dv, &a->at_dv, &p, p.kv, a->d.seq, size, dv, one);
 }
 
 #define KERNELS "attention_backward_.cu"

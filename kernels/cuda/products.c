@@ -62,6 +62,11 @@ static int64_t size_of(DType type)
     return type == DTYPE_F32 ? 4 : 2;
 }
 
+static int aligned(const void *x)
+{
+    return (uintptr_t)x % 16 == 0;
+}
+
 static const void *element(DType type, const void *x, int64_t i)
 {
     return (const char *)x + i * size_of(type);
@@ -158,9 +163,9 @@ static Operand operand(const Product *p, const StoredArray *x, int across, int64
                           .y = room};
     if (dtype_is_quantized(x->dtype))
         a.layout = quant_layout(x->dtype, x->rows, x->cols);
-    int64_t x_blocks = (a.cols + CUDA_THREADS - 1) / CUDA_THREADS;
-    LAUNCH(run, CUDA_product_operand + cuda_typed(p->type), least(x_blocks, CUDA_BLOCKS),
-           least(a.rows, CUDA_BLOCKS), 1, CUDA_THREADS, a);
+    a.aligned = aligned(x->at) && x->cols % STRIP_ALIGN == 0 && a.col % STRIP_ALIGN == 0;
+    LAUNCH(run, CUDA_product_operand + cuda_typed(p->type), cuda_blocks(a.rows * a.ldy / STRIP_ALIGN), 1, 1,
+           CUDA_THREADS, a);
     return (Operand){room, a.ldy};
 }
 
@@ -231,16 +236,11 @@ size_t cuda_gemm_stored_workspace(int64_t m, int64_t n, int64_t k, DType a, DTyp
 
 /* ---- The linear layer ------------------------------------------------------------------------ */
 
-static int aligned(const void *x)
-{
-    return (uintptr_t)x % 16 == 0;
-}
-
 static void linear_launch(int kernel, DType type, LinearArguments a, const KernelRun *run)
 {
-    int64_t packet = 16 / size_of(type);
-    a.wide = a.c % packet == 0 && aligned(a.x) && aligned(a.pre) && aligned(a.y);
-    LAUNCH(run, kernel + cuda_typed(type), cuda_blocks(a.wide ? a.n / packet : a.n), 1, 1, CUDA_THREADS, a);
+    int64_t pack = 16 / size_of(type);
+    a.aligned = a.c % pack == 0 && aligned(a.x) && aligned(a.bias) && aligned(a.pre) && aligned(a.y);
+    LAUNCH(run, kernel + cuda_typed(type), cuda_blocks(a.aligned ? a.n / pack : a.n), 1, 1, CUDA_THREADS, a);
 }
 
 /* In f32 the bias is added on the way to the activation. In 16 bit it goes in first, as that type, so that
@@ -291,11 +291,10 @@ static int column_parts(int64_t rows)
 static void backward_bias(const LinearDims *d, const void *dy, DType type, float beta, void *dbias,
                           void *workspace, const KernelRun *run)
 {
-    ColumnArguments a = {d->rows, d->out, dy, workspace, dbias, type, beta, column_parts(d->rows)};
+    ColumnArguments a = {d->rows, d->out, dy, workspace, dbias, d->y, type, beta, column_parts(d->rows)};
     if (d->out <= 0)
         return;
-    LAUNCH(run, CUDA_column_parts + cuda_typed(d->y), (d->out + COLUMN_LANES - 1) / COLUMN_LANES, a.parts, 1,
-           CUDA_THREADS, a);
+    LAUNCH(run, CUDA_column_parts, (d->out + COLUMN_LANES - 1) / COLUMN_LANES, a.parts, 1, CUDA_THREADS, a);
     LAUNCH(run, CUDA_column_total, cuda_blocks(d->out), 1, 1, CUDA_THREADS, a);
 }
 

@@ -1,83 +1,63 @@
 /* Of one type: included by products.cu. */
-#define PACKET  TYPED(Packet)
-#define PACKETS ((int)(16 / sizeof(REAL)))
-typedef struct __attribute__((aligned(16))) PACKET {
-    REAL v[16 / sizeof(REAL)];
-} PACKET;
+#define PACK ((int)(16 / sizeof(REAL)))
 
 /* Every row of y is the bias. */
 GLOBAL(TYPED(linear_bias), 256, LinearArguments)
 {
-    if (a.wide) {
-        EACH_COLUMN(i, j, a.n / PACKETS, a.c / PACKETS)
+    if (a.aligned) {
+        EACH_PACK_OF_ROWS(i, j, a.n, a.c, PACK)
         {
-            PACKET p;
-            for (int k = 0; k < PACKETS; k++)
-                STORE(p.v, k, a.bias[j * PACKETS + k]);
-            ((PACKET *)a.y)[i] = p;
+            float x[PACK];
+            pack_load(DTYPE_F32, PACK, a.bias, j, a.c, 1, x);
+            pack_store(TYPE, PACK, x, a.y, i, a.n, 1);
         }
         return;
     }
-    EACH_COLUMN(i, j, a.n, a.c)
+    EACH_PACK_OF_ROWS(i, j, a.n, a.c, 1)
     STORE(a.y, i, a.bias[j]);
 }
 
 /* y is the activation of what is stored before it, so that it can be computed again from there. */
 GLOBAL(TYPED(linear_finish), 256, LinearArguments)
 {
-    if (a.wide) {
-        EACH_COLUMN(i, j, a.n / PACKETS, a.c / PACKETS)
+    if (a.aligned) {
+        EACH_PACK_OF_ROWS(i, j, a.n, a.c, PACK)
         {
-            PACKET p = ((const PACKET *)a.x)[i];
-            if (a.bias)
-                for (int k = 0; k < PACKETS; k++)
-                    STORE(p.v, k, LOAD(p.v, k) + a.bias[j * PACKETS + k]);
+            float x[PACK], bias[PACK];
+            pack_load(TYPE, PACK, a.x, i, a.n, 1, x);
+            if (a.bias) {
+                pack_load(DTYPE_F32, PACK, a.bias, j, a.c, 1, bias);
+                for (int k = 0; k < PACK; k++)
+                    x[k] += bias[k];
+            }
             if (a.pre)
-                ((PACKET *)a.pre)[i] = p;
-            for (int k = 0; k < PACKETS; k++)
-                STORE(p.v, k, activate(a.act, LOAD(p.v, k)));
-            ((PACKET *)a.y)[i] = p;
+                pack_store(TYPE, PACK, x, a.pre, i, a.n, 1);
+            activation_values(a.act, PACK, x);
+            pack_store(TYPE, PACK, x, a.y, i, a.n, 1);
         }
         return;
     }
-    EACH_COLUMN(i, j, a.n, a.c)
+    EACH_PACK_OF_ROWS(i, j, a.n, a.c, 1)
     {
-        float value = LOAD(a.x, i) + (a.bias ? a.bias[j] : 0.0f);
+        float x = LOAD(a.x, i) + (a.bias ? a.bias[j] : 0.0f);
         if (a.pre)
-            STORE(a.pre, i, value);
-        STORE(a.y, i, activate(a.act, value));
+            STORE(a.pre, i, x);
+        STORE(a.y, i, activation_value(a.act, x));
     }
 }
 
-/* Of a part of the rows, 32 columns a block: eight rows at a time, added up in a fixed order. */
-GLOBAL(TYPED(column_parts), 256, ColumnArguments)
-{
-    SHARED float sums[COLUMN_ROWS][COLUMN_LANES];
-    int lane = (int)THREAD.x % COLUMN_LANES, row = (int)THREAD.x / COLUMN_LANES;
-    int64_t j = (int64_t)BLOCK.x * COLUMN_LANES + lane, part = BLOCK.y;
-    int64_t first = a.rows * part / a.parts, end = a.rows * (part + 1) / a.parts;
-    float sum = 0;
-    if (j < a.c)
-        for (int64_t i = first + row; i < end; i += COLUMN_ROWS)
-            sum += LOAD(a.x, i * a.c + j);
-    sums[row][lane] = sum;
-    block_sync();
-    if (row > 0 || j >= a.c)
-        return;
-    for (int i = 1; i < COLUMN_ROWS; i++)
-        sum += sums[i][lane];
-    a.partial[part * a.c + j] = sum;
-}
-
-/* A part of a stored array in the product's type. */
+/* A part of a stored array in the product's type. Its lines are whole packs: what is behind them is 0. */
 GLOBAL(TYPED(product_operand), 256, OperandArguments)
 {
-    for (int64_t i = BLOCK.y; i < a.rows; i += GRID_SIZE.y) {
-        int64_t first = (a.row + i) * a.x.cols + a.col;
-        EACH(j, a.cols)
-        STORE(a.y, i * a.ldy + j, operand(&a.x, &a.layout, first + j));
+    int64_t packs = a.ldy / STORED_PACK;
+    EACH(at, a.rows * packs)
+    {
+        int64_t i = quotient(at, packs), j = (at - i * packs) * STORED_PACK;
+        int count = a.cols - j < STORED_PACK ? (int)(a.cols - j) : STORED_PACK;
+        float x[STORED_PACK];
+        stored_values(&a.x, &a.layout, a.row + i, a.col + j, count, a.aligned, x);
+        pack_store(TYPE, STORED_PACK, x, a.y, at * STORED_PACK, a.rows * a.ldy, 1);
     }
 }
 
-#undef PACKET
-#undef PACKETS
+#undef PACK

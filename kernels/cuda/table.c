@@ -24,16 +24,56 @@ static const Kernels cuda_table = {
     .attention_flash_forward = cuda_attention_flash_forward,
     .attention_flash_backward = cuda_attention_flash_backward,
     .attention_workspace = cuda_attention_workspace,
+    .attention_append = cuda_attention_append,
+    .attention_cached = cuda_attention_cached,
+    .attention_cached_workspace = cuda_attention_cached_workspace,
 
     /* norms, loss, embedding, rows, rope */
+    .layer_norm_forward = cuda_layer_norm_forward,
+    .layer_norm_backward = cuda_layer_norm_backward,
+    .rms_norm_forward = cuda_rms_norm_forward,
+    .rms_norm_backward = cuda_rms_norm_backward,
+    .norm_workspace = cuda_norm_workspace,
+    .cross_entropy_forward = cuda_cross_entropy_forward,
+    .cross_entropy_backward = cuda_cross_entropy_backward,
+    .cross_entropy_workspace = cuda_cross_entropy_workspace,
+    .embedding_forward = cuda_embedding_forward,
+    .embedding_backward = cuda_embedding_backward,
+    .embedding_workspace = cuda_embedding_workspace,
+    .labelled_rows = cuda_labelled_rows,
+    .gather_rows = cuda_gather_rows,
+    .scatter_rows = cuda_scatter_rows,
+    .rope = cuda_rope,
 
     /* elements, reductions, random */
     .fill = cuda_fill,
+    .copy = cuda_copy,
+    .add = cuda_add,
+    .accumulate = cuda_accumulate,
+    .add_row = cuda_add_row,
+    .column_sum = cuda_column_sum,
+    .column_sum_workspace = cuda_column_sum_workspace,
     .scale = cuda_scale,
+    .multiply = cuda_multiply,
+    .broadcast = cuda_broadcast,
+    .activation_forward = cuda_activation_forward,
+    .activation_backward = cuda_activation_backward,
+    .swiglu_forward = cuda_swiglu_forward,
+    .swiglu_backward = cuda_swiglu_backward,
+    .dropout = cuda_dropout,
+    .sum = cuda_sum,
+    .sum_squares = cuda_sum_squares,
+    .find_nonfinite = cuda_find_nonfinite,
+    .fill_normal = cuda_fill_normal,
+    .fill_uniform = cuda_fill_uniform,
 
     /* storing */
 
     /* updates */
+    .sgd = cuda_sgd,
+    .rmsprop = cuda_rmsprop,
+    .adagrad = cuda_adagrad,
+    .adam = cuda_adam,
 };
 
 const Kernels *kernels_cuda(void)

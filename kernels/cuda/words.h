@@ -11,16 +11,19 @@
 /* GLOBAL(name, threads, Arguments) { … a.n … }: a kernel, the most threads that its block has, and what it is
  * given, by value, as `a`. */
 #define GLOBAL(name, threads, Arguments)                                                                     \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Arguments a)
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Arguments a)
 #define SHARED __shared__
 /* Bytes that the launch asks for, aligned to 16; one array, whatever a kernel makes of it. */
 extern "C" __shared__ __align__(16) unsigned char shared_dynamic[];
 #define SHARED_DYNAMIC shared_dynamic
+#define TABLE          static __device__ const /* numbers known when it is compiled */
 #define DEVICE         static __device__ __forceinline__
 #define THREAD         threadIdx
 #define BLOCK          blockIdx
 #define BLOCK_SIZE     blockDim
 #define GRID_SIZE      gridDim
+/* Before a loop whose arrays are to be registers. */
+#define UNROLL _Pragma("unroll")
 
 DEVICE void block_sync(void)
 {

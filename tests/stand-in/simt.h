@@ -51,6 +51,7 @@ extern unsigned char SIMT_AFTER[] __attribute__((weak, visibility("hidden")));
     }                                                                                                        \
     static void simt_body_##name(const Arguments a)
 #define SHARED static __attribute__((section("simt_shared_" SIMT_TEXT(STAND_IN_FILE)), aligned(16)))
+#define TABLE  static const __attribute__((unused))
 #define DEVICE static inline __attribute__((always_inline, unused))
 /* What the launch asked for, aligned to 16 bytes. */
 extern unsigned char *simt_shared_dynamic;
@@ -60,6 +61,7 @@ extern unsigned char *simt_shared_dynamic;
 #define THREAD     simt_thread
 #define BLOCK_SIZE simt_block_size
 #define GRID_SIZE  simt_grid_size
+#define UNROLL
 
 /* Every thread of the block, every lane of the warp. `here` is a place in the source, for messages: those who
  * meet must be at the same one. */
