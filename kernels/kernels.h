@@ -143,6 +143,8 @@ const Kernels *kernels_reference(void);
 /* Of a CUDA card: pointers, but for dims and scalars, are the card's; nothing waits; the *_workspace functions
  * ask no card. run->device is the card. */
 const Kernels *kernels_cuda(void);
+/* The kernels as the driver loads them: a module. */
+const void *kernels_cuda_image(void);
 /* Finds its kernels in the module of an open card. 0, or -1 with a sentence. */
 int kernels_cuda_load(struct CudaDevice *device, char *why, size_t size);
 

@@ -44,6 +44,7 @@ typedef struct Room {
     void *all_normed;
     float *all_slopes, *sum[INPUTS]; /* sum: NULL where the gradient itself is one */
     void *rest;                      /* what kernels need */
+    float *losses;   /* of the chunks, on a card */
 } Room;
 
 static int has_transform(const OpCall *call)
@@ -112,6 +113,14 @@ static uint64_t typed(const OpCall *call, int64_t count)
     return aligned(dtype_bytes(call->dtype[HIDDEN], 1, count));
 }
 
+enum { COUNT_WORDS = MEMTRACK_ALIGN / (int)sizeof(int64_t) };
+
+/* Bytes, on a card, of the number of rows and of the losses of chunks. */
+static uint64_t counts_room(const OpCall *call)
+{
+    return on_card(call) ? MEMTRACK_ALIGN + parts_room(call, list_rows(call) / part_rows(call) + 1) : 0;
+}
+
 /* Bytes of everything but what kernels need. */
 static uint64_t arrays_room(const OpCall *call)
 {
@@ -120,6 +129,7 @@ static uint64_t arrays_room(const OpCall *call)
     uint64_t bytes = floats_room(call, BIAS, classes) + floats_room(call, DENSE_BIAS, width) +
                      floats_room(call, NORM, width) + floats_room(call, NORM_BIAS, width);
     bytes += aligned((uint64_t)list * sizeof(int64_t)) + aligned((uint64_t)list * sizeof(int32_t));
+    bytes += counts_room(call);
     bytes += typed(call, rows * in) + typed(call, rows * classes);
     if (has_transform(call))
         bytes += 3 * typed(call, rows * width) + 2 * floats(rows);
@@ -283,8 +293,12 @@ static Room room_of(const OpCall *call, int strips)
     room.rest = at;
     CrossEntropyDims all = {
         .rows = all_rows(call), .classes = classes, .ignore_index = call->attr.loss.ignore_index};
-    call->kernels->labelled_rows(&all, list, call->in[LABELS], room.index, room.label, &room.count,
-                                 call->run);
+    int64_t *count = on_card(call) ? take(&at, counts_room(call)) : &room.count;
+    room.losses = on_card(call) ? (float *)(count + COUNT_WORDS) : NULL;
+    room.rest = at;
+    call->kernels->labelled_rows(&all, list, call->in[LABELS], room.index, room.label, count, call->run);
+    if (on_card(call))
+        card_read_count(call->run, count, all.rows, &room.count);
     return room;
 }
 
@@ -393,18 +407,16 @@ static void make_logits(const OpCall *call, const Chunk *c, const Room *room)
 static void head_forward(OpCall *call)
 {
     Room room = room_of(call, 0);
-    double total = 0;
+    PartLosses parts = {.kept = room.losses};
     for (int64_t done = 0; done < room.count;) {
         Chunk c = chunk_of(call, done, room.count - done);
-        float loss;
         make_logits(call, &c, &room);
         call->kernels->cross_entropy_forward(&c.loss, call->dtype[HIDDEN], room.logits, room.label + done,
-                                             call->attr.loss.scale, &loss, (float *)call->extra[0] + done,
-                                             room.rest, call->run);
-        total += (double)loss;
+                                             call->attr.loss.scale, parts_next(&parts),
+                                             (float *)call->extra[0] + done, room.rest, call->run);
         done += c.rows;
     }
-    *(float *)call->out = (float)total;
+    parts_sum(call, &parts);
 }
 
 /* Where a chunk's gradient of input i goes: it adds to those of the chunks before. */

@@ -32,6 +32,11 @@ static inline CudaDevice *card(void)
             setenv("STAND_IN_EAGER", "1", 1);
         }
         opened = cuda_open(&device, 0, NULL, why, sizeof why) || kernels_cuda_load(&device, why, sizeof why);
+        CudaPointer scratch = 0, workspace = 0;
+        size_t bytes = cuda_workspace_bytes(device.capability);
+        if (!opened && (cuda.alloc(&scratch, CUDA_SCRATCH) || cuda.alloc(&workspace, bytes) ||
+                        cuda_lend(&device, scratch, workspace, bytes)))
+            fail_msg("the stand-in has no room for a workspace");
         if (opened)
             fail_msg("the %s does not open: %s", card_is_real() ? "card" : "stand-in", why);
         const char *trouble = card_is_real() ? card_reach(&device) : NULL;

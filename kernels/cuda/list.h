@@ -72,5 +72,10 @@ PLAIN(adagrad_blocks)
 PLAIN(adam)
 PLAIN(adam_blocks)
 
+/* the step: step.h */
+PLAIN(step_fault)
+PLAIN(step_loss)
+PLAIN(step_control)
+
 #undef PLAIN
 #undef TYPED
