@@ -73,7 +73,7 @@ MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
         tokenizers notebook lessons pictures bench bench-decode bench-products bench-tuning accuracy soak valgrind demo \
-        install uninstall deps clean help format stand-in gpu-tests gpu-pack \
+        install uninstall deps clean help format stand-in cuda check-cuda gpu-tests gpu-pack \
         gpu-stand-in
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -115,6 +115,32 @@ $(BUILD)/cli/glossary.inc: docs/glossary.md
 	$(Q)od -An -v -tu1 <$< | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
 $(BUILD)/cli/help.o: $(BUILD)/cli/glossary.inc
 $(BUILD)/cli/help.o: ALL_CFLAGS += -I$(BUILD)
+
+# The kernels for cards: PTX that is in the tree, whatever compilers are here; it takes nvcc minutes to make code for every
+# card, so that is asked for: CUDA=fat. CUDA=no leaves them out. `make cuda` writes the PTX again (tools/cuda).
+CUDA ?= ptx
+CUDA_FAT := $(BUILD)/kernels/cuda/kernels.fat.gz
+CUDA_SOURCES := $(wildcard kernels/cuda/*.cu kernels/cuda/*.h)
+IMAGE_no  := -DCUDA_NONE
+IMAGE_fat := -DCUDA_FAT='"$(CUDA_FAT)"'
+$(BUILD)/kernels/cuda/image.o: $(if $(filter no,$(CUDA)),,kernels/cuda/kernels.ptx.gz) $(BUILD)/kernels/cuda/.$(CUDA)
+$(BUILD)/kernels/cuda/image.o: ALL_CFLAGS += $(IMAGE_$(CUDA))
+$(BUILD)/kernels/cuda/.ptx $(BUILD)/kernels/cuda/.no:
+	@mkdir -p $(@D)
+	@rm -f $(@D)/.ptx $(@D)/.no $(@D)/.fat
+	@touch $@
+$(BUILD)/kernels/cuda/.fat: $(CUDA_FAT)
+	@rm -f $(@D)/.ptx $(@D)/.no
+	@touch $@
+$(CUDA_FAT): $(CUDA_SOURCES) tools/cuda
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)CC="$(CC)" NVCC="$(NVCC)" tools/cuda fat $@
+cuda:
+	@CC="$(CC)" NVCC="$(NVCC)" tools/cuda ptx
+# What nvcc has to say: no spills on any card.
+check-cuda:
+	@CC="$(CC)" NVCC="$(NVCC)" tools/cuda compile
 
 $(BUILD)/report/page.o: $(PAGE_INC)
 $(BUILD)/report/page.o: ALL_CFLAGS += -I$(BUILD)
@@ -199,7 +225,15 @@ $(STAND_IN)/libcuda.so.1: $(DRIVER_OBJ) $(CARD_OBJ)
 $(STAND_IN)/libcublas.so.13: $(STAND_IN)/cublas.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcublas.so.13 -o $@ $^ -ldl
-stand-in: $(STAND_IN)/libcuda.so.1 $(STAND_IN)/libcublas.so.13
+# Kernels with faults, which tests/test_stand_in.c looks for.
+$(STAND_IN)/planted.o: tests/stand-in/planted.cu | $(BUILD)/.deps
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) -x c $(STAND_IN_FLAGS) $(STAND_IN_SAN) -DSTAND_IN_FILE=planted -MMD -MP -c $< -o $@
+$(STAND_IN)/libcuda-planted.so: $(DRIVER_OBJ) $(STAND_IN)/planted.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -lm -ldl
+stand-in: $(addprefix $(STAND_IN)/,libcuda.so.1 libcublas.so.13 libcuda-planted.so)
 $(TESTS): | stand-in
 
 # ---- Running --------------------------------------------------------------------------------------------------------
@@ -321,6 +355,7 @@ help:
 	@echo "make test-full  the slow forms too;  make test-sanitized  what CI runs under sanitizers"
 	@echo "make test-page  the report page in headless Chromium; KEEP=folder keeps its pictures"
 	@echo "make check      house rules, exported symbols, installation"
+	@echo "make cuda       the kernels for CUDA cards compiled again (nvcc), for the tree;  make check-cuda  for every card: no spills"
 	@echo "make check-full all long forms, one after the other, and a table of them; ARGS=\"soak valgrind\" for some"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"
@@ -339,6 +374,7 @@ help:
 	@echo "make gpu-pack   one folder to be carried to a machine with a card, and run there: docs/gpu.md"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
+	@echo "CUDA=fat builds code for every card into the library (nvcc, minutes); CUDA=no leaves the kernels for cards out"
 	@echo "With any: DEBUG=1 (unoptimised), SAN=address,undefined or SAN=thread, V=1 (shows commands),"
 	@echo "          CC=clang BUILD=build-clang"
 

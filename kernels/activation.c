@@ -17,11 +17,22 @@ VEC_INLINE float activation_sigmoid(float x)
 #define ACTIVATION_GELU_SCALE 1.5957691216057308f
 #define ACTIVATION_GELU_CUBE  0.044715f
 
+/* |x|, where the normal distribution has an end; NaN stays. */
+VEC_INLINE float activation_normal(float x)
+{
+    float a = fabsf(x);
+    return a > VEC_NORMAL_END ? VEC_NORMAL_END : a;
+}
+
+/* GELU is x P(X < x): what ReLU is, less |x| times the tail beyond |x|. */
 VEC_INLINE float activation_value(Activation act, float x)
 {
+    float a, e, q;
     switch (act) {
     case ACT_GELU:
-        return 0.5f * x * (1.0f + vec_erf(x * 0.70710678118654752f));
+        a = activation_normal(x);
+        q = vec_normal_tail(a, &e);
+        return vec_fma(-a * e, q, x < 0.0f ? 0.0f : x);
     case ACT_GELU_TANH:
         return x * activation_sigmoid(ACTIVATION_GELU_SCALE * (x + ACTIVATION_GELU_CUBE * x * x * x));
     case ACT_SILU:
@@ -36,11 +47,13 @@ VEC_INLINE float activation_value(Activation act, float x)
 
 VEC_INLINE float activation_slope(Activation act, float x)
 {
-    float s;
+    float s, a, e, q;
     switch (act) {
-    case ACT_GELU:
-        s = 0.5f * (1.0f + vec_erf(x * 0.70710678118654752f));
-        return s + x * (0.39894228040143268f * vec_exp(-0.5f * x * x));
+    case ACT_GELU: /* P(X < x) + x density(x): of -|x|, and the rest up to 1 of |x| */
+        a = activation_normal(x);
+        q = vec_normal_tail(a, &e);
+        s = e * vec_fma(a, -0.39894228040143268f, q);
+        return x < 0.0f ? s : 1.0f - s;
     case ACT_GELU_TANH:
         s = activation_sigmoid(ACTIVATION_GELU_SCALE * (x + ACTIVATION_GELU_CUBE * x * x * x));
         return s +

@@ -74,13 +74,13 @@ int card_open_(Context *context, const ContextOptions *options, char *why, size_
         card->capability = planned_capability(options, why, size);
         return card->capability < 0 ? -1 : 0;
     }
-    if (cuda_open(&card->device, device_cuda_ordinal(options->device), kernels_cuda_image(), why, size))
+    if (kernels_cuda_open(&card->device, device_cuda_ordinal(options->device), why, size))
         return -1;
     card->capability = card->device.capability;
     card->sync = sync && atoi(sync);
     card->memory = device_memory(&card->device);
     context->run.device = &card->device;
-    return kernels_cuda_load(&card->device, why, size) || stage(context, why, size) ? -1 : 0;
+    return stage(context, why, size);
 }
 
 void card_unstage_(Context *context)

@@ -33,8 +33,35 @@ static void test_elements(void **state)
         }
 }
 
+/* What an update has read and may write: none of it changes in a step whose fault word is set. */
+static void test_no_update_after_fault(void **state)
+{
+    enum { N = 300 };
+    (void)state;
+    forget();
+    const Kernels *k = kernels_cuda();
+    void (*const updates[])(const UpdateArrays *, const UpdateScalars *, const UpdateControl *,
+                            const KernelRun *) = {k->sgd, k->rmsprop, k->adagrad, k->adam};
+    const RoundingKey key = {.seed = 1};
+    UpdateScalars s = {.lr = 0.1f, .momentum = 0.5f, .alpha = 0.9f, .beta1 = 0.5f, .beta2 = 0.5f, .step = 2};
+    for (int i = 0; i < 8; i++) { /* of packs, and of blocks */
+        float *array[] = {take(N, 1), take(N, 0.5f), take(N, 0.25f)}, *g = take(N, 1);
+        UpdateArrays a = {.n = N, .p = array[0], .g = g, .state = {array[1], array[2]}};
+        a.rounding = i % 2 ? &key : NULL;
+        const KernelRun *run = on(1);
+        *run->fault = 7;
+        updates[i / 2](&a, &s, &(UpdateControl){.grad_scale = 1}, run);
+        for (int j = 0; j < N; j++)
+            assert_true(array[0][j] == 1 && array[1][j] == 0.5f && array[2][j] == 0.25f);
+        updates[i / 2](&a, &s, &(UpdateControl){.grad_scale = 1}, on(1));
+        assert_true(array[0][0] != 1 && array[0][N - 1] != 1 && array[1][N - 1] != 0.5f);
+        release();
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_elements)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_elements),
+                                       cmocka_unit_test(test_no_update_after_fault)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

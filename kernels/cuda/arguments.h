@@ -5,7 +5,6 @@
 #define BRIM_CUDA_ARGUMENTS_H
 
 #include "../../base/quant_layout_.h"
-
 #include "../adam.h"
 #include "../kernels.h"
 
@@ -167,6 +166,34 @@ typedef struct RandomArguments {
     int aligned;
 } RandomArguments;
 
+/* store.cu: elements [first, first + count) of w. aligned: whole packs of 8 have one scale, and they and those
+ * of y begin on boundaries of theirs. */
+typedef struct DecodeArguments {
+    StoredArray w;
+    QuantLayout layout;
+    int64_t first, count;
+    float *y;
+    int aligned;
+} DecodeArguments;
+
+/* to: the whole array (rows,cols); scales: of all blocks of NF4, or those within `to`. */
+typedef struct EncodeArguments {
+    DType type;
+    int aligned;
+    int64_t cols, first, count;
+    const float *x;
+    void *to;
+    float *scales;
+    Fault fault;
+} EncodeArguments;
+
+typedef struct EncodeScalesArguments {
+    int64_t blocks, groups;
+    const float *scales;
+    float *group_scales, *offset;
+    unsigned char *codes;
+} EncodeScalesArguments;
+
 /* update.cu: what changes from step to step. The host computes it. */
 typedef struct UpdateRates {
     UpdateScalars s;
@@ -218,16 +245,19 @@ typedef struct LinearArguments {
     int act, aligned; /* every array begins on 16 bytes, and c is whole packs of them */
 } LinearArguments;
 
-/* Column sums of x (rows, c): first of parts of its rows, into partial (parts, c), then of those. */
-typedef struct ColumnArguments {
-    int64_t rows, c;
+/* y = act(x W^T + bias) of at most FEW_ROWS rows, W (out,in) of any type; pre, where it is not NULL, gets what is
+ * before the activation. aligned: arrays begin on 16 bytes, and rows of W are whole packs of them. */
+enum { FEW_ROWS = 4 };
+typedef struct FewArguments {
+    int64_t in, out;
     const void *x;
-    float *partial;
-    void *y;
-    DType from, type; /* of x, and of y */
-    float beta;
-    int parts;
-} ColumnArguments;
+    StoredArray w;
+    QuantLayout layout;
+    const float *bias;
+    void *pre, *y;
+    DType y_type;
+    int rows, act, aligned;
+} FewArguments;
 
 /* y (rows,cols) with ldy = a part of a stored array, from element (row,col) on. */
 typedef struct OperandArguments {

@@ -3,7 +3,7 @@
  * over the queries of all heads that share a kv head, in order: nothing is added by two blocks. */
 #include "attention.h"
 
-SHARED float attention_shared[ATTENTION_SHARED];
+SHARED float attention_backward_shared[ATTENTION_SHARED];
 
 /* What a row's scores are turned into probabilities by: of flash, its log-sum-exp. */
 DEVICE void row_stats(const AttentionArguments *a, int64_t row, float stats[2])
@@ -48,13 +48,13 @@ DEVICE void backward_queries(const AttentionArguments *a, DType type)
     HeadRows v = head_rows(a->v, type, &a->at_v, p.b, p.kv, a->keys);
     HeadRows dout = head_rows(a->dout, type, &a->at_o, p.b, p.h, a->d.seq);
     const int32_t *mask = attention_mask(&a->d, p.b);
-    float *weights = attention_shared + ATTENTION_CHUNKS, sum[4][8], s[4][4], ds[4][4];
+    float *weights = attention_backward_shared + ATTENTION_CHUNKS, sum[4][8], s[4][4], ds[4][4];
     int size = a->d.head_dim, end = attention_end(a, p.first);
     zero_sum(sum);
     for (int key = 0; key < end; key += TILE) {
         if (!a->probs)
-            tile_product(s, attention_shared, &q, p.first, a->d.scale, &k, key, 1, size);
-        tile_product(ds, attention_shared, &dout, p.first, 1, &v, key, 1, size);
+            tile_product(s, attention_backward_shared, &q, p.first, a->d.scale, &k, key, 1, size);
+        tile_product(ds, attention_backward_shared, &dout, p.first, 1, &v, key, 1, size);
         UNROLL
         for (int i = 0; i < 4; i++) {
             int row = p.first + own_row() + i;
@@ -71,7 +71,7 @@ DEVICE void backward_queries(const AttentionArguments *a, DType type)
             }
         }
         put_weights(weights, ds);
-        add_rows(sum, attention_shared, weights, &k, key, end, &p, size);
+        add_rows(sum, attention_backward_shared, weights, &k, key, end, &p, size);
     }
     const float scale[4] = {a->d.scale, a->d.scale, a->d.scale, a->d.scale};
     store_sum(type, a->dq, &a->at_dq, &p, p.h, a->d.seq, size, sum, scale);
@@ -106,7 +106,7 @@ DEVICE void backward_keys(const AttentionArguments *a, DType type)
     HeadRows k = head_rows(a->k, type, &a->at_k, p.b, p.kv, a->keys);
     HeadRows v = head_rows(a->v, type, &a->at_v, p.b, p.kv, a->keys);
     const int32_t *mask = attention_mask(&a->d, p.b);
-    float *weights = attention_shared + ATTENTION_CHUNKS, dk[4][8], dv[4][8], w[4][4], ds[4][4];
+    float *weights = attention_backward_shared + ATTENTION_CHUNKS, dk[4][8], dv[4][8], w[4][4], ds[4][4];
     int size = a->d.head_dim, group = a->d.heads / a->d.kv_heads;
     zero_sum(dk);
     zero_sum(dv);
@@ -115,14 +115,14 @@ DEVICE void backward_keys(const AttentionArguments *a, DType type)
         HeadRows dout = head_rows(a->dout, type, &a->at_o, p.b, h, a->d.seq);
         for (int query = a->d.causal ? p.first : 0; query < a->d.seq; query += TILE) {
             if (!a->probs)
-                tile_product(w, attention_shared, &k, p.first, 1, &q, query, a->d.scale, size);
-            tile_product(ds, attention_shared, &v, p.first, 1, &dout, query, 1, size);
+                tile_product(w, attention_backward_shared, &k, p.first, 1, &q, query, a->d.scale, size);
+            tile_product(ds, attention_backward_shared, &v, p.first, 1, &dout, query, 1, size);
             backward_weights(a, type, &p, h, query, mask, w, ds);
             put_weights(weights, w);
-            add_rows(dv, attention_shared, weights, &dout, query, a->d.seq, &p, size);
+            add_rows(dv, attention_backward_shared, weights, &dout, query, a->d.seq, &p, size);
             block_sync();
             put_weights(weights, ds);
-            add_rows(dk, attention_shared, weights, &q, query, a->d.seq, &p, size);
+            add_rows(dk, attention_backward_shared, weights, &q, query, a->d.seq, &p, size);
         }
     }
     const float scale[4] = {a->d.scale, a->d.scale, a->d.scale, a->d.scale}, one[4] = {1, 1, 1, 1};

@@ -3,9 +3,8 @@
 /* products */
 TYPED(linear_bias)
 TYPED(linear_finish)
+TYPED(linear_few)
 TYPED(product_operand)
-PLAIN(column_parts)
-PLAIN(column_total)
 PLAIN(product_round)
 
 /* attention */
@@ -61,6 +60,14 @@ PLAIN(fill_normal)
 PLAIN(fill_uniform)
 
 /* storing */
+PLAIN(decode)
+PLAIN(decode_transposed)
+PLAIN(encode_values)
+PLAIN(encode_int8)
+PLAIN(encode_nf4)
+PLAIN(encode_dynamic8)
+PLAIN(encode_offset)
+PLAIN(encode_scales)
 
 /* updates */
 PLAIN(sgd)

@@ -14,7 +14,6 @@ enum { COMPUTE_32F = 68, ALGORITHM_DEFAULT = -1 };
  * rounded afterwards; more where that is less than STRIP_LEAST rows or columns of all terms. Lines begin on
  * boundaries that tensor cores like. */
 enum { STRIP_BYTES = 32 << 20, STRIP_LEAST = 64, STRIP_ALIGN = 8 };
-enum { COLUMN_PARTS = 16, COLUMN_PART_ROWS = 64, COLUMN_LANES = 32 };
 
 /* c (m,n) = alpha op(a) op(b) + beta c */
 typedef struct Product {
@@ -243,6 +242,33 @@ static void linear_launch(int kernel, DType type, LinearArguments a, const Kerne
     LAUNCH(run, kernel + cuda_typed(type), cuda_blocks(a.aligned ? a.n / pack : a.n), 1, 1, CUDA_THREADS, a);
 }
 
+/* Few rows have a product of their own where the weight would have to be copied first, which takes longer
+ * than the product. */
+static int is_few(const LinearDims *d, DType w)
+{
+    return d->rows <= FEW_ROWS && d->in > 0 && !d->in_out && w != half_of(d->y, d->x, DTYPE_F32);
+}
+
+static void forward_few(const LinearDims *d, Activation act, const void *x, const StoredArray *w,
+                        const float *bias, void *pre, void *y, const KernelRun *run)
+{
+    enum { WARPS = CUDA_THREADS / 32 };
+    FewArguments a = {.in = d->in,
+                      .out = d->out,
+                      .x = x,
+                      .w = *w,
+                      .bias = bias,
+                      .pre = pre,
+                      .y = y,
+                      .y_type = d->y,
+                      .rows = (int)d->rows,
+                      .act = (int)act,
+                      .aligned = aligned(x) && aligned(w->at) && d->in % STRIP_ALIGN == 0};
+    if (dtype_is_quantized(w->dtype))
+        a.layout = quant_layout(w->dtype, w->rows, w->cols);
+    LAUNCH(run, CUDA_linear_few + cuda_typed(d->x), (d->out + WARPS - 1) / WARPS, 1, 1, CUDA_THREADS, a);
+}
+
 /* In f32 the bias is added on the way to the activation. In 16 bit it goes in first, as that type, so that
  * its sum with the product is rounded once. */
 void cuda_linear_forward(const LinearDims *d, Activation act, const void *x, const StoredArray *w,
@@ -254,6 +280,10 @@ void cuda_linear_forward(const LinearDims *d, Activation act, const void *x, con
     LinearArguments a = {.n = d->rows * d->out, .c = d->out, .bias = bias, .y = to};
     if (a.n <= 0)
         return;
+    if (is_few(d, w->dtype)) {
+        forward_few(d, act, x, w, bias, pre, y, run);
+        return;
+    }
     if (before)
         linear_launch(CUDA_linear_bias, d->y, a, run);
     product(&(Product){0, !d->in_out, d->rows, d->out, d->in, 1, &rows, w, before ? 1.0f : 0.0f,
@@ -281,23 +311,6 @@ void cuda_linear_backward_input(const LinearDims *d, const void *dy, const Store
             workspace, run);
 }
 
-/* Parts of the rows whose sums are kept apart. */
-static int column_parts(int64_t rows)
-{
-    int64_t parts = (rows + COLUMN_PART_ROWS - 1) / COLUMN_PART_ROWS;
-    return parts < 1 ? 1 : (int)least(parts, COLUMN_PARTS);
-}
-
-static void backward_bias(const LinearDims *d, const void *dy, DType type, float beta, void *dbias,
-                          void *workspace, const KernelRun *run)
-{
-    ColumnArguments a = {d->rows, d->out, dy, workspace, dbias, d->y, type, beta, column_parts(d->rows)};
-    if (d->out <= 0)
-        return;
-    LAUNCH(run, CUDA_column_parts, (d->out + COLUMN_LANES - 1) / COLUMN_LANES, a.parts, 1, CUDA_THREADS, a);
-    LAUNCH(run, CUDA_column_total, cuda_blocks(d->out), 1, 1, CUDA_THREADS, a);
-}
-
 /* The gradient's own type where it is that of x or dy: cuBLAS then rounds its sums. */
 static DType weight_type(const LinearDims *d, DType dw)
 {
@@ -311,7 +324,7 @@ void cuda_linear_backward_weight(const LinearDims *d, const void *x, const void 
     StoredArray in = {x, d->x, d->rows, d->in}, out = {dy, d->y, d->rows, d->out};
     const StoredArray *left = d->in_out ? &in : &out, *right = d->in_out ? &out : &in;
     if (dbias)
-        backward_bias(d, dy, dbias_type, beta_b, dbias, workspace, run);
+        cuda_column_sum(d->y, d->rows, d->out, dy, dbias_type, beta_b, dbias, workspace, run);
     if (dw)
         product(&(Product){1, 0, left->cols, right->cols, d->rows, 1, left, right, beta_w,
                            weight_type(d, dw_type), dw_type, dw, right->cols},
@@ -320,12 +333,13 @@ void cuda_linear_backward_weight(const LinearDims *d, const void *x, const void 
 
 size_t cuda_linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)
 {
-    (void)run;
+    if (pass == LINEAR_FORWARD && is_few(d, w))
+        return 0;
     if (pass == LINEAR_FORWARD)
         return product_bytes(d->rows, d->out, d->in, half_of(d->y, d->x, DTYPE_F32), d->x, w, d->y);
     if (pass == LINEAR_BACKWARD_INPUT)
         return product_bytes(d->rows, d->in, d->out, half_of(d->x, d->y, DTYPE_F32), d->y, w, d->x);
-    size_t sums = (size_t)column_parts(d->rows) * (size_t)d->out * sizeof(float);
+    size_t sums = cuda_column_sum_workspace(d->rows, d->out, run);
     DType left = d->in_out ? d->x : d->y, right = d->in_out ? d->y : d->x;
     size_t bytes = product_bytes(d->in_out ? d->in : d->out, d->in_out ? d->out : d->in, d->rows,
                                  weight_type(d, w), left, right, w);

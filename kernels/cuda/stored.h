@@ -19,6 +19,13 @@ DEVICE float stored_block_scale(DType dtype, const QuantLayout *l, const void *a
            *(const float *)(bytes + l->offset);
 }
 
+/* x (8) = what the codes in a word stand for, before their scale. Of a byte the upper half comes first. */
+DEVICE void stored_nf4_word(uint32_t word, const float *code, float *x)
+{
+    for (int k = 0; k < STORED_PACK; k++)
+        x[k] = code[word >> (k % 2 ? 4 * (k - 1) : 4 * (k + 1)) & 15];
+}
+
 /* Elements [first, first + count) of the flattened array; aligned: first is a multiple of eight, and count
  * eight.
  */
@@ -29,8 +36,9 @@ DEVICE void stored_nf4(const StoredArray *w, const QuantLayout *l, int64_t first
     if (aligned) {
         uint32_t word = *(const uint32_t *)(codes + first / 2);
         float scale = stored_block_scale(w->dtype, l, w->at, first / NF4_BLOCK);
-        for (int k = 0; k < STORED_PACK; k++) /* of a byte the upper half comes first */
-            x[k] = codes_nf4[word >> (k % 2 ? 4 * (k - 1) : 4 * (k + 1)) & 15] * scale;
+        stored_nf4_word(word, codes_nf4, x);
+        for (int k = 0; k < STORED_PACK; k++)
+            x[k] *= scale;
         return;
     }
     for (int k = 0; k < STORED_PACK; k++) {
@@ -53,6 +61,22 @@ DEVICE void stored_int8(const StoredArray *w, const QuantLayout *l, int64_t row,
             words[k / 4] |= k < count ? (uint32_t)(unsigned char)codes[k] << k % 4 * 8 : 0u;
     for (int k = 0; k < STORED_PACK; k++)
         x[k] = float_times((float)(signed char)(words[k / 4] >> k % 4 * 8), scale) / 127.0f;
+}
+
+/* Element i of the flattened array. */
+DEVICE float stored_value(const StoredArray *w, const QuantLayout *l, int64_t i)
+{
+    const unsigned char *bytes = (const unsigned char *)w->at;
+    const float *scales = (const float *)(bytes + l->scales);
+    if (w->dtype == DTYPE_INT8)
+        return float_times((float)(signed char)bytes[i], scales[quotient(i, w->cols)]) / 127.0f;
+    if (w->dtype == DTYPE_NF4 || w->dtype == DTYPE_NF4_PLAIN) {
+        int code = i % 2 ? bytes[i / 2] & 15 : bytes[i / 2] >> 4;
+        return codes_nf4[code] * stored_block_scale(w->dtype, l, w->at, i / NF4_BLOCK);
+    }
+    if (w->dtype == DTYPE_DYNAMIC8 || w->dtype == DTYPE_UDYNAMIC8)
+        return codes_dynamic_at(w->dtype, bytes[i]) * scales[i / DYNAMIC8_BLOCK];
+    return value_load(w->dtype, w->at, i);
 }
 
 /* x (8) = elements of row `row` from column `col` on, of which count are wanted. aligned: the array begins on

@@ -68,6 +68,10 @@ static const Kernels cuda_table = {
     .fill_uniform = cuda_fill_uniform,
 
     /* storing */
+    .decode = cuda_decode,
+    .decode_transposed = cuda_decode_transposed,
+    .encode = cuda_encode,
+    .encode_scales = cuda_encode_scales,
 
     /* updates */
     .sgd = cuda_sgd,
@@ -79,11 +83,6 @@ static const Kernels cuda_table = {
 const Kernels *kernels_cuda(void)
 {
     return &cuda_table;
-}
-
-const void *kernels_cuda_image(void)
-{
-    return NULL; /* this build has none; the tests' card brings its own */
 }
 
 int kernels_cuda_load(CudaDevice *device, char *why, size_t size)

@@ -125,24 +125,13 @@ DEVICE void update_read_codes(const void *array, int64_t i, int64_t n, int align
             codes[k / 4] |= (uint32_t)from[k] << k % 4 * 8;
 }
 
-DEVICE void update_write_codes(const uint32_t *codes, void *array, int64_t i, int64_t n, int aligned)
-{
-    unsigned char *to = (unsigned char *)array + i;
-    if (aligned && i + 8 <= n) {
-        pack_write_words(2, codes, to);
-        return;
-    }
-    for (int k = 0; k < 8; k++)
-        if (i + k < n)
-            to[k] = (unsigned char)(codes[k / 4] >> k % 4 * 8);
-}
-
 /* State s of a lane's elements; value: what the codes stand for. */
 DEVICE void update_take(const UpdateArguments *a, int s, int64_t i, const float *value, float *x)
 {
     uint32_t codes[2];
     if (!a->scales[s]) {
-        pack_load(a->state_type[s], 8, a->state[s], i, a->n, a->aligned, x);
+        if (a->state[s])
+            pack_load(a->state_type[s], 8, a->state[s], i, a->n, a->aligned, x);
         return;
     }
     float scale = i < a->n ? a->scales[s][i / DYNAMIC8_BLOCK] : 0.0f;
@@ -169,21 +158,12 @@ DEVICE void update_put(const UpdateArguments *a, int array, DType type, const fl
     }
 }
 
-/* A block of 8-bit codes by the lanes of a warp. What is not finite makes its block so. */
-DEVICE void update_encode(const UpdateArguments *a, int s, int64_t i, const float *bound, const float *x)
+DEVICE void update_put_state(const UpdateArguments *a, int s, int64_t i, const float *bound, const float *x)
 {
-    uint32_t codes[2] = {0, 0}, largest = 0;
-    for (int k = 0; k < 8; k++) {
-        uint32_t bits = i + k < a->n ? float_to_bits(x[k]) & 0x7FFFFFFFu : 0;
-        largest = bits > largest ? bits : largest;
-    }
-    largest = codes_largest(largest);
-    float divisor = largest ? float_from_bits(largest) : 1.0f;
-    for (int k = 0; k < 8; k++)
-        codes[k / 4] |= (uint32_t)codes_nearest(256, bound, x[k] / divisor) << k % 4 * 8;
-    update_write_codes(codes, a->state[s], i, a->n, a->aligned);
-    if (THREAD.x % 32 == 0)
-        a->scales[s][i / DYNAMIC8_BLOCK] = float_from_bits(largest);
+    if (a->scales[s])
+        codes_store_block(bound, x, a->state[s], a->scales[s], i, a->n, a->aligned);
+    else if (a->state[s])
+        update_put(a, s + 1, a->state_type[s], x, a->state[s], i);
 }
 
 DEVICE void update_blocks(int rule, const UpdateArguments *a)
@@ -193,35 +173,33 @@ DEVICE void update_blocks(int rule, const UpdateArguments *a)
         return;
     const float grad_scale = a->control->grad_scale;
     for (int s = 0; s < UPDATE_STATES; s++)
-        if (a->scales[s])
-            codes_take(a->state_type[s], value[s], bound[s]);
+        if (a->scales[s]) {
+            codes_take(a->state_type[s], value[s]);
+            codes_bounds(a->state_type[s], bound[s]);
+        }
     block_sync();
     /* Lanes of a warp go on together, beyond the last element too. */
     int64_t lane = (int64_t)(THREAD.x % 32) * 8, warps = (int64_t)GRID_SIZE.x * (BLOCK_SIZE.x / 32);
     for (int64_t block = (int64_t)BLOCK.x * (BLOCK_SIZE.x / 32) + THREAD.x / 32;
          block * DYNAMIC8_BLOCK < a->n; block += warps) {
         int64_t i = block * DYNAMIC8_BLOCK + lane;
-        float p[8], g[8], state[UPDATE_STATES][8] = {{0}};
+        float p[8], g[8], first[8] = {0}, second[8] = {0};
         if (a->master)
             pack_load(DTYPE_F32, 8, a->master, i, a->n, a->aligned, p);
         else
             pack_load(a->p_type, 8, a->p, i, a->n, a->aligned, p);
         pack_load(a->g_type, 8, a->g, i, a->n, a->aligned, g);
-        for (int s = 0; s < UPDATE_STATES; s++)
-            if (a->state[s])
-                update_take(a, s, i, value[s], state[s]);
-        update_values(rule, 8, a, grad_scale, p, g, state[0], state[1]);
+        update_take(a, 0, i, value[0], first);
+        update_take(a, 1, i, value[1], second);
+        update_values(rule, 8, a, grad_scale, p, g, first, second);
         if (a->master) {
             pack_store(DTYPE_F32, 8, p, a->master, i, a->n, a->aligned);
             pack_store(a->p_type, 8, p, a->p, i, a->n, a->aligned);
         } else {
             update_put(a, 0, a->p_type, p, a->p, i);
         }
-        for (int s = 0; s < UPDATE_STATES; s++)
-            if (a->scales[s])
-                update_encode(a, s, i, bound[s], state[s]);
-            else if (a->state[s])
-                update_put(a, s + 1, a->state_type[s], state[s], a->state[s], i);
+        update_put_state(a, 0, i, bound[0], first);
+        update_put_state(a, 1, i, bound[1], second);
     }
 }
 
