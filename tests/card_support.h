@@ -31,7 +31,7 @@ static inline CudaDevice *card(void)
             setenv("BRIM_CUBLAS", path, 1);
             setenv("STAND_IN_EAGER", "1", 1);
         }
-        opened = cuda_open(&device, 0, NULL, why, sizeof why) || kernels_cuda_load(&device, why, sizeof why);
+        opened = kernels_cuda_open(&device, 0, why, sizeof why);
         CudaPointer scratch = 0, workspace = 0;
         size_t bytes = cuda_workspace_bytes(device.capability);
         if (!opened && (cuda.alloc(&scratch, CUDA_SCRATCH) || cuda.alloc(&workspace, bytes) ||

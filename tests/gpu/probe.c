@@ -6,19 +6,20 @@
  * compiled) probe watch RUN.jsonl COMMAND…     free memory of the card while a command runs, by the steps in
  * its log probe ceilings [TOKENS]            rates of a copy and of products, among them those of GPT-2 */
 #include <dlfcn.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/half_.h"
 #include "device/cuda.h"
+#include "kernels/kernels.h"
+#include "memtrack/memtrack.h"
 
 enum { COMPUTE_MODE = 20, PAGEABLE_ACCESS = 88, R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, COMPUTE_TF32 = 77 };
 enum { NAME = 256, PATH = 1024, WORKSPACE = 32 << 20, TIMES = 5 };
@@ -72,7 +73,7 @@ static size_t bytes_free(size_t *total)
 static void open_card(void)
 {
     char why[1200];
-    if (cuda_open(&card, 0, NULL, why, sizeof why))
+    if (kernels_cuda_open(&card, 0, why, sizeof why))
         die("%s", why);
 }
 
@@ -172,37 +173,26 @@ static int say_memory(void)
 
 /* ---- Loading kernels ----------------------------------------------------------------------------- */
 
-static char *contents(const char *path)
+/* Those that this build carries, in the order in which they are tried: code for cards, then text. */
+static int say_load(void)
 {
-    struct stat info;
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0 || fstat(file, &info))
-        die("there is no %s", path);
-    char *bytes = calloc(1, (size_t)info.st_size + 1);
-    for (off_t at = 0, n; bytes && at < info.st_size; at += n)
-        if ((n = read(file, bytes + at, (size_t)(info.st_size - at))) <= 0)
-            die("%s is not read", path);
-    close(file);
-    return bytes ? bytes : (die("no memory for %s", path), NULL);
-}
-
-static int say_load(int count, char **files)
-{
+    size_t bytes;
+    void *image;
     open_card();
-    printf("{");
-    for (int i = 0; i < count; i++) {
+    printf("{\"images\": [");
+    for (int which = 0; (image = kernels_cuda_unpack(card.capability, which, &bytes)); which++) {
         void *module = NULL;
-        char *image = contents(files[i]);
+        int text = !strncmp(image, ".version", 8) || strstr(image, "\n.version") != NULL;
         size_t before = bytes_free(NULL);
         double start = now();
         int error = cuda.module_load(&module, image, 0, NULL, NULL);
         double seconds = now() - start;
-        const char *name = strrchr(files[i], '/');
-        printf("%s\"%s\": {\"seconds\": %.4f, \"bytes\": %zu, \"error\": %d}", i ? ", " : "",
-               name ? name + 1 : files[i], seconds, before - bytes_free(NULL), error);
-        free(image);
+        printf("%s{\"what\": \"%s\", \"bytes\": %zu, \"seconds\": %.4f, \"of_the_card\": %zu, \"error\": %d}",
+               which ? ", " : "", text ? "PTX" : "machine code", bytes, seconds, before - bytes_free(NULL),
+               error);
+        memtrack_host_free(NULL, image, bytes);
     }
-    printf("}\n");
+    printf("]}\n");
     return 0;
 }
 
@@ -238,6 +228,7 @@ static int say_watch(const char *log, char **command)
     pid_t child = fork();
     if (child == 0) {
         dup2(2, 1);
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* it goes when this does */
         execvp(command[0], command);
         _exit(127);
     }
@@ -442,7 +433,7 @@ int main(int count, char **words)
     if (!strcmp(command, "memory"))
         return say_memory();
     if (!strcmp(command, "load"))
-        return say_load(count - 2, words + 2);
+        return say_load();
     if (!strcmp(command, "watch") && count > 3)
         return say_watch(words[2], words + 3);
     if (!strcmp(command, "ceilings"))
