@@ -23,7 +23,8 @@ endif
 
 # ---- Flags ----------------------------------------------------------------------------------------------------------
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
-BASE := -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -I. $(WARN)
+# A product and a sum are rounded each for itself unless the source says otherwise: gcc's default with -std=c11, not clang's.
+BASE := -std=c11 -ffp-contract=off -D_GNU_SOURCE -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -I. $(WARN)
 OPT  := -O3 -g
 ISAS := base
 ifeq ($(shell uname -m),x86_64)
@@ -52,7 +53,7 @@ LIBS := -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
 # ---- Files ----------------------------------------------------------------------------------------------------------
 FOLDERS := base memtrack device tensor text nn optim data plan estimate report io
 # kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
-KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/environment.c kernels/openblas.c kernels/processor.c kernels/team.c $(wildcard kernels/reference*.c)
+KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/environment.c kernels/openblas.c kernels/processor.c kernels/team.c $(wildcard kernels/reference*.c kernels/cuda/*.c)
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
 LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
@@ -72,7 +73,7 @@ MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
         tokenizers notebook lessons pictures bench bench-decode bench-products bench-tuning accuracy soak valgrind demo \
-        install uninstall deps clean help format
+        install uninstall deps clean help format stand-in cuda check-cuda
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -113,6 +114,32 @@ $(BUILD)/cli/glossary.inc: docs/glossary.md
 	$(Q)od -An -v -tu1 <$< | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
 $(BUILD)/cli/help.o: $(BUILD)/cli/glossary.inc
 $(BUILD)/cli/help.o: ALL_CFLAGS += -I$(BUILD)
+
+# The kernels for cards: PTX that is in the tree, whatever compilers are here; it takes nvcc minutes to make code for every
+# card, so that is asked for: CUDA=fat. CUDA=no leaves them out. `make cuda` writes the PTX again (tools/cuda).
+CUDA ?= ptx
+CUDA_FAT := $(BUILD)/kernels/cuda/kernels.fat.gz
+CUDA_SOURCES := $(wildcard kernels/cuda/*.cu kernels/cuda/*.h)
+IMAGE_no  := -DCUDA_NONE
+IMAGE_fat := -DCUDA_FAT='"$(CUDA_FAT)"'
+$(BUILD)/kernels/cuda/image.o: $(if $(filter no,$(CUDA)),,kernels/cuda/kernels.ptx.gz) $(BUILD)/kernels/cuda/.$(CUDA)
+$(BUILD)/kernels/cuda/image.o: ALL_CFLAGS += $(IMAGE_$(CUDA))
+$(BUILD)/kernels/cuda/.ptx $(BUILD)/kernels/cuda/.no:
+	@mkdir -p $(@D)
+	@rm -f $(@D)/.ptx $(@D)/.no $(@D)/.fat
+	@touch $@
+$(BUILD)/kernels/cuda/.fat: $(CUDA_FAT)
+	@rm -f $(@D)/.ptx $(@D)/.no
+	@touch $@
+$(CUDA_FAT): $(CUDA_SOURCES) tools/cuda
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)CC="$(CC)" NVCC="$(NVCC)" tools/cuda fat $@
+cuda:
+	@CC="$(CC)" NVCC="$(NVCC)" tools/cuda ptx
+# What nvcc has to say: no spills on any card.
+check-cuda:
+	@CC="$(CC)" NVCC="$(NVCC)" tools/cuda compile
 
 $(BUILD)/report/page.o: $(PAGE_INC)
 $(BUILD)/report/page.o: ALL_CFLAGS += -I$(BUILD)
@@ -159,6 +186,41 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
+# A made-up card and cuBLAS for the tests: the kernels of kernels/cuda as plain C, whose threads are fibers. What moves
+# stacks has no sanitizer; shared memory lies in sections of its own.
+STAND_IN := $(BUILD)/stand-in
+STAND_IN_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -g -fPIC -fvisibility=hidden -fno-math-errno -I. -Wall -Wextra
+STAND_IN_SAN = $(if $(SAN),-fno-omit-frame-pointer $(LDSAN) -fno-sanitize-recover=all) \
+    $(if $(findstring address,$(SAN)),-fsanitize-sections=simt_shared*)
+STAND_IN_KNOWS = $(if $(findstring address,$(SAN)),-DSIMT_ASAN) $(if $(findstring thread,$(SAN)),-DSIMT_TSAN)
+CARD_OBJ := $(patsubst kernels/cuda/%.cu,$(STAND_IN)/kernels/%.o,$(filter-out %_.cu,$(wildcard kernels/cuda/*.cu)))
+DRIVER_OBJ := $(addprefix $(STAND_IN)/,driver.o memory.o queue.o launch.o trap.o simt.o warp.o)
+$(CARD_OBJ): $(STAND_IN)/kernels/%.o: kernels/cuda/%.cu | $(BUILD)/.deps
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) -x c $(STAND_IN_FLAGS) $(STAND_IN_SAN) -DSTAND_IN_FILE=$* -MMD -MP -c $< -o $@
+$(STAND_IN)/simt.o $(STAND_IN)/warp.o: STAND_IN_SAN = $(STAND_IN_KNOWS)
+$(STAND_IN)/%.o: tests/stand-in/%.c | $(BUILD)/.deps
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(STAND_IN_FLAGS) $(STAND_IN_SAN) -DSTAND_IN_FILE=$* -MMD -MP -c $< -o $@
+$(STAND_IN)/libcuda.so.1: $(DRIVER_OBJ) $(CARD_OBJ)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -lm -ldl
+$(STAND_IN)/libcublas.so.13: $(STAND_IN)/cublas.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcublas.so.13 -o $@ $^ -ldl
+# Kernels with faults, which tests/test_stand_in.c looks for.
+$(STAND_IN)/planted.o: tests/stand-in/planted.cu | $(BUILD)/.deps
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) -x c $(STAND_IN_FLAGS) $(STAND_IN_SAN) -DSTAND_IN_FILE=planted -MMD -MP -c $< -o $@
+$(STAND_IN)/libcuda-planted.so: $(DRIVER_OBJ) $(STAND_IN)/planted.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -lm -ldl
+stand-in: $(addprefix $(STAND_IN)/,libcuda.so.1 libcublas.so.13 libcuda-planted.so)
+$(TESTS): | stand-in
+
 # ---- Running --------------------------------------------------------------------------------------------------------
 deps:
 	@CC="$(CC)" tools/deps build run
@@ -173,7 +235,7 @@ WANTED = $(if $(TEST),$(TEST:%=$(BUILD)/tests/%),$(TESTS))
 test:
 	@CC="$(CC)" tools/deps build run test
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(if $(TEST),$(WANTED) $(BUILD)/bench/soak,tests)
-	@BRIM_COMMAND=$(BUILD)/brim tools/run-tests $(WANTED)
+	@BRIM_COMMAND=$(BUILD)/brim BRIM_STAND_IN=$(STAND_IN) tools/run-tests $(WANTED)
 
 # The slow forms of tests that have one.
 test-full:
@@ -278,6 +340,7 @@ help:
 	@echo "make test-full  the slow forms too;  make test-sanitized  what CI runs under sanitizers"
 	@echo "make test-page  the report page in headless Chromium; KEEP=folder keeps its pictures"
 	@echo "make check      house rules, exported symbols, installation"
+	@echo "make cuda       the kernels for CUDA cards compiled again (nvcc), for the tree;  make check-cuda  for every card: no spills"
 	@echo "make check-full all long forms, one after the other, and a table of them; ARGS=\"soak valgrind\" for some"
 	@echo "make parity     the fixtures computed again with PyTorch, and compared"
 	@echo "make lessons    the figures in docs/lessons, measured again"
@@ -295,6 +358,7 @@ help:
 	@echo "make accuracy   the tables of docs/accuracy.md: other estimators, PyTorch, brim"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
+	@echo "CUDA=fat builds code for every card into the library (nvcc, minutes); CUDA=no leaves the kernels for cards out"
 	@echo "With any: DEBUG=1 (unoptimised), SAN=address,undefined or SAN=thread, V=1 (shows commands),"
 	@echo "          CC=clang BUILD=build-clang"
 

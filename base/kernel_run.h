@@ -7,7 +7,8 @@
 typedef struct KernelRun {
     int threads;    /* results depend on it */
     int64_t *fault; /* where a kernel writes the index of the first bad element of its input; -1 = none */
-    void *stream;   /* of a device that has one; NULL on the CPU */
+    struct CudaDevice *device; /* of a card; NULL on the CPU */
+    int64_t operation;         /* number of the operation in its step, which a card puts down with a fault */
     int dots;       /* multiply bf16 by dot instructions; tables whose name says so set it themselves */
 } KernelRun;
 

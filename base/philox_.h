@@ -5,11 +5,13 @@
 
 #include <stdint.h>
 
+#include "bits_.h"
+
 typedef struct Philox {
     uint32_t v[4];
 } Philox;
 
-static inline Philox philox4x32(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3)
+BITS_INLINE Philox philox4x32(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3)
 {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {
@@ -26,7 +28,7 @@ static inline Philox philox4x32(uint64_t key, uint32_t c0, uint32_t c1, uint32_t
 }
 
 /* 24 random bits as a float in [0, 1). */
-static inline float philox_unit(uint32_t bits)
+BITS_INLINE float philox_unit(uint32_t bits)
 {
     return (float)(bits >> 8) * 0x1p-24f;
 }

@@ -146,7 +146,8 @@ static void measure_product(const Options *o, const Product *p, int threads)
     KernelRun run = {.threads = threads};
     StoredArray x = {numbers(p->m * p->k), DTYPE_F32, p->m, p->k}, w[TYPES];
     float *y = array(4 * (uint64_t)(p->m * p->n));
-    void *workspace = array(kernels->gemm_stored_workspace(p->m, p->n, p->k, DTYPE_F32, &run));
+    void *workspace =
+        array(kernels->gemm_stored_workspace(p->m, p->n, p->k, DTYPE_F32, DTYPE_F32, DTYPE_F32, &run));
     for (int i = 0; i < TYPES; i++)
         w[i] = weights(types[i], p->trans_b ? p->n : p->k, p->trans_b ? p->k : p->n);
     t.rounds = o->rounds;
@@ -212,7 +213,8 @@ static void measure_layer(const Options *o, const Layer *l, int which, int threa
         KernelRun run = {.threads = threads};
         a[i] = weights(types[i], trans_a ? p.k : p.m, trans_a ? p.m : p.k);
         b[i] = weights(types[i], trans_b ? p.n : p.k, trans_b ? p.k : p.n);
-        workspace[i] = array(kernels_cpu(NULL)->gemm_stored_workspace(p.m, p.n, p.k, types[i], &run));
+        workspace[i] = array(
+            kernels_cpu(NULL)->gemm_stored_workspace(p.m, p.n, p.k, types[i], types[i], types[i], &run));
     }
     t.rounds = o->rounds;
     for (int round = -1; round < o->rounds; round++)

@@ -73,15 +73,10 @@ static int check_device(const Options *o, const char *command)
     char why[512];
     int code = device_check(o->device, why, sizeof why);
     int plans = !strcmp(command, "plan") || !strcmp(command, "fit") || !strcmp(command, "compare");
-    if (!code)
+    if (!code || (plans && code == ERROR_STATE))
         return 0;
-    if (plans && code == ERROR_STATE)
-        return usage("--device %s: what a GPU's kernels need is not planned yet; without --device %s shows "
-                     "what the same "
-                     "tensors need, and `brim fit --card NAME` what fits a card",
-                     o->device, command);
     return usage("--device %s: %s%s", o->device, why,
-                 code == ERROR_STATE ? ": `brim plan`; `brim fit --card NAME` says what fits a card" : "");
+                 code == ERROR_STATE ? ": `brim plan --device cuda --card NAME`" : "");
 }
 
 static int check_levers(Options *o)

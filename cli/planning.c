@@ -1,10 +1,21 @@
 /* Planning one set of options: what a run is told, its plan, or why there is none. */
 #include <inttypes.h>
 #include <limits.h>
+#include <string.h>
 
 #include "../base/plural_.h"
 #include "../text/input_.h"
 #include "variants_.h"
+
+/* What a plan for a card depends on is the same for those of one kind: the first that is named is asked. */
+static const char *one_card(const Options *o)
+{
+    static _Thread_local char name[64];
+    if (!o->cards || strcmp(o->device, "cpu") == 0)
+        return NULL;
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(o->cards, ","), o->cards);
+    return name;
+}
 
 RunOptions run_options(const Options *o)
 {
@@ -12,6 +23,8 @@ RunOptions run_options(const Options *o)
     int every = o->every ? o->every : twentieth < INT_MAX ? (int)twentieth : INT_MAX;
     return (RunOptions){.budget = o->budget,
                         .threads = o->threads,
+                        .device = o->device,
+                        .card = one_card(o),
                         .seed = o->seed,
                         .quiet = o->quiet || o->json,
                         .counted = o->seq ? "tokens" : "samples",

@@ -151,6 +151,7 @@ VEC_INLINE void cached_scores_of(const int size, CachedQueries *all, int keys, c
 /* Rows are short. Where their width is a constant, the loops over them need no remainder. */
 static VEC_FUSED void cached_scores(CachedQueries *all, int keys, int size, const float *k, const float *v)
 {
+    VEC_FUSE
     if (size == 64)
         cached_scores_of(64, all, keys, k, v);
     else if (size == 128)
@@ -216,6 +217,7 @@ VEC_INLINE void cached_values_of(const int size, CachedQueries *all, int keys, c
 
 static VEC_FUSED void cached_values(CachedQueries *all, int keys, int size, const float *v, const float *next)
 {
+    VEC_FUSE
     if (size == 64)
         cached_values_of(64, all, keys, v, next);
     else if (size == 128)

@@ -27,17 +27,11 @@ typedef struct ProductOperand {
     int64_t row, col; /* elements from one row, and from one column, to the next */
 } ProductOperand;
 
-#if defined(__clang__)
-#define PRODUCT_FUSED _Pragma("clang fp contract(fast)")
-#else
-#define PRODUCT_FUSED
-#endif
-
 /* sum (rows, halves of a tile's columns) = a b, over `depth` packed columns of A and rows of B. */
 #define PRODUCT_TILE(name, rows, halves)                                                                     \
     VEC_FUSED static void name(int64_t depth, const float *a, const float *b, ProductVector sum[][2])        \
     {                                                                                                        \
-        PRODUCT_FUSED                                                                                        \
+        VEC_FUSE                                                                                             \
         ProductVector tile[rows][2] = {{{0}}};                                                               \
         for (int64_t k = 0; k < depth; k++, a += PRODUCT_ROWS, b += PRODUCT_COLS) {                          \
             ProductVector left = *(const ProductVector *)b;                                                  \

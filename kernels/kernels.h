@@ -140,6 +140,17 @@ typedef struct Kernels {
  * name NULL = choose; an unknown or unsupported name returns NULL. */
 const Kernels *kernels_cpu(const char *name);
 const Kernels *kernels_reference(void);
+/* Of a CUDA card: pointers, but for dims and scalars, are the card's; nothing waits; the *_workspace functions
+ * ask no card. run->device is the card. */
+const Kernels *kernels_cuda(void);
+/* The kernels for a card of this capability (90), as its driver loads them: which = 0, 1 … in the order to try.
+ * The caller frees them (memtrack_host_free). NULL: without host memory, or with *bytes = 0 no more. */
+void *kernels_cuda_unpack(int capability, int which, size_t *bytes);
+/* Opens a card (device/cuda.h) with the kernels that are part of the library, and finds each. 0, or -1 with a
+ * sentence, and nothing is open. */
+int kernels_cuda_open(struct CudaDevice *device, int ordinal, char *why, size_t size);
+/* Finds its kernels in the module of an open card. 0, or -1 with a sentence. */
+int kernels_cuda_load(struct CudaDevice *device, char *why, size_t size);
 
 /* Products. kernels_blas_start finds the BLAS library (blas.c says which), switches it to fast kernels where
  * it does not choose them itself, warms its buffers and the thread pool; call once before timing (idempotent,

@@ -105,32 +105,6 @@ static void dropout(DType type, int64_t samples, int64_t per_sample, float p, co
     }
 }
 
-/* Box-Muller on one pair of words. Only +, *, sqrt and conversions, none of them fused: the same bits on
- * every instruction set. The radius takes 24 bits in (0, 1]; the angle is reduced exactly. */
-VEC_INLINE void normal_pair(uint32_t a, uint32_t b, float *first, float *second)
-{
-    VEC_STRICT
-    float radius = sqrtf(-2.0f * vec_log((float)(int32_t)((a >> 8) + 1) * 0x1p-24f));
-    int32_t turn = (int32_t)(b >> 8);
-    int32_t quarter = (turn + (1 << 21)) >> 22;
-    float r = (float)(turn - (quarter << 22)) * 0x1p-24f; /* of a turn, in [-1/8, 1/8] */
-    float z = r * r;
-    float s = z * -0x1.32f24ap+6f + 0x1.467fcep+6f;
-    s = s * z - 0x1.4abc22p+5f;
-    s = s * z + 0x1.921fb6p+2f;
-    s = s * r;
-    float c = z * 0x1.d47b5cp+5f - 0x1.55b144p+6f;
-    c = c * z + 0x1.03c1aep+6f;
-    c = c * z - 0x1.3bd3ccp+4f;
-    c = c * z + 1.0f;
-    /* cos and sin of r plus quarter turns: swapped when odd, then signed */
-    float cosine = quarter & 1 ? s : c, sine = quarter & 1 ? c : s;
-    cosine = (quarter + 1) & 2 ? -cosine : cosine;
-    sine = quarter & 2 ? -sine : sine;
-    *first = radius * cosine;
-    *second = radius * sine;
-}
-
 static void fill_normal_part(int64_t n, const uint32_t *words, float mean, float std, float *y)
 {
     VEC_STRICT
@@ -138,22 +112,19 @@ static void fill_normal_part(int64_t n, const uint32_t *words, float mean, float
     int64_t pairs = (n + 1) / 2;
 #pragma omp simd
     for (int64_t i = 0; i < pairs; i++)
-        normal_pair(words[2 * i], words[2 * i + 1], drawn + 2 * i, drawn + 2 * i + 1);
+        draw_normal(words[2 * i], words[2 * i + 1], drawn + 2 * i, drawn + 2 * i + 1);
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
         y[i] = std * drawn[i] + mean;
 }
 
-/* Half open as promised: rounding could reach high, which `last` prevents. */
 static void fill_uniform_part(int64_t n, const uint32_t *words, float low, float high, float *y)
 {
     VEC_STRICT
-    float last = high > low ? nextafterf(high, low) : low, width = high - low;
+    float last = draw_last(low, high);
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        float value = width * ((float)(int32_t)(words[i] >> 8) * 0x1p-24f) + low;
-        y[i] = value < high ? value : last;
-    }
+    for (int64_t i = 0; i < n; i++)
+        y[i] = draw_uniform(words[i], low, high, last);
 }
 
 static void fill_drawn(int64_t n, uint64_t seed, uint64_t stream, int64_t first, float a, float b, float *y,

@@ -68,9 +68,11 @@ void reference_gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64
         }
 }
 
-size_t reference_gemm_stored_workspace(int64_t m, int64_t n, int64_t k, DType c_type, const KernelRun *run)
+size_t reference_gemm_stored_workspace(int64_t m, int64_t n, int64_t k, DType a, DType b, DType c,
+                                       const KernelRun *run)
 {
-    return stored_workspace(m, n, k, c_type, run->threads);
+    (void)a, (void)b;
+    return stored_workspace(m, n, k, c, run->threads);
 }
 
 /* y = act(pre), of one value; where y has 16 bit, of what they hold. */

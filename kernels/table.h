@@ -22,8 +22,9 @@ KERNEL(void, gemm_stored,
        (int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const StoredArray *a,
         const StoredArray *b, float beta, DType c_type, void *c, int64_t ldc, void *workspace,
         const KernelRun *run))
-/* bytes; the same for every instruction set */
-KERNEL(size_t, gemm_stored_workspace, (int64_t m, int64_t n, int64_t k, DType c_type, const KernelRun *run))
+/* bytes, of arrays of these types; the same for every instruction set */
+KERNEL(size_t, gemm_stored_workspace,
+       (int64_t m, int64_t n, int64_t k, DType a, DType b, DType c, const KernelRun *run))
 
 /* Types of x, y and pre: d says. pre (rows,out): the value before the activation, written when not NULL (may
  * be NULL with ACT_NONE / ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be NULL. y is the

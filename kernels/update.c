@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "kernels/adam.h"
 #include "kernels/draw.h"
 #include "kernels/dynamic8.h"
 #include "kernels/kernels.h"
@@ -87,39 +88,13 @@ static void adagrad_block(int64_t n, const UpdateScalars *s, float grad_scale, f
     }
 }
 
-typedef struct AdamFactors {
-    float grad_scale, l2; /* l2 = 0 in AdamW */
-    float shrink;         /* of the parameter before the update: 1 - lr weight_decay in AdamW, else 1 */
-    float beta1, rest1, beta2, rest2;
-    float root_correction; /* sqrt(1 - beta2^step) */
-    float step_size;       /* lr / (1 - beta1^step) */
-    float eps;
-} AdamFactors;
-
-static AdamFactors adam_factors(const UpdateScalars *s, const UpdateControl *control)
-{
-    double b1 = (double)s->beta1, b2 = (double)s->beta2, lr = (double)s->lr, decay = (double)s->weight_decay;
-    return (AdamFactors){
-        .grad_scale = control->grad_scale,
-        .l2 = s->decoupled ? 0.0f : s->weight_decay,
-        .shrink = s->decoupled ? (float)(1.0 - lr * decay) : 1.0f,
-        .beta1 = s->beta1,
-        .rest1 = (float)(1.0 - b1),
-        .beta2 = s->beta2,
-        .rest2 = (float)(1.0 - b2),
-        .root_correction = (float)sqrt(1.0 - pow(b2, (double)s->step)),
-        .step_size = (float)(lr / (1.0 - pow(b1, (double)s->step))),
-        .eps = s->eps,
-    };
-}
-
-static void adam_block(int64_t n, const AdamFactors *factors, float *p, const float *g, float *first,
-                       float *second)
+static void adam_block(int64_t n, const AdamFactors *factors, float grad_scale, float *p, const float *g,
+                       float *first, float *second)
 {
     const AdamFactors f = *factors;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
-        float d = g[i] * f.grad_scale + f.l2 * p[i];
+        float d = g[i] * grad_scale + f.l2 * p[i];
         float m = f.beta1 * first[i] + f.rest1 * d;
         float v = f.beta2 * second[i] + f.rest2 * d * d;
         first[i] = m;
@@ -161,17 +136,7 @@ static void update_adagrad(int64_t n, const UpdateJob *job, float *p, const floa
 
 static void update_adam(int64_t n, const UpdateJob *job, float *p, const float *g, float *const *state)
 {
-    adam_block(n, &job->adam, p, g, state[0], state[1]);
-}
-
-/* (bits + r) without the low half, r uniform in [0, 65535]: what bf16 holds stays as it is. What is not
- * below the largest finite bf16 is cut off, so that chance makes nothing infinite. */
-VEC_INLINE uint16_t update_rounded(float x, uint16_t random)
-{
-    uint32_t bits = float_to_bits(x), magnitude = bits & 0x7FFFFFFFu;
-    uint32_t added = magnitude < 0x7F7F0000u ? random : 0;
-    uint32_t quiet = magnitude > 0x7F800000u ? 0x40u : 0; /* a NaN stays one */
-    return (uint16_t)((bits + added) >> 16 | quiet);
+    adam_block(n, &job->adam, job->grad_scale, p, g, state[0], state[1]);
 }
 
 /* n <= UPDATE_PIECE elements; first: of the whole array, a multiple of 8. array: a number of its own. */
@@ -187,7 +152,7 @@ static void update_round(const UpdateJob *job, int array, int64_t first, int64_t
                (uint32_t)job->s->step, draw_rounding_last(job->s->step, array), random.words);
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
-        y[i] = update_rounded(x[i], random.halves[i]);
+        y[i] = draw_rounded(x[i], random.halves[i]);
 }
 
 /* Elements from `first` on as floats that may be written: where they are, or in the room. */
@@ -290,6 +255,5 @@ static void adagrad(const UpdateArrays *a, const UpdateScalars *s, const UpdateC
 static void adam(const UpdateArrays *a, const UpdateScalars *s, const UpdateControl *control,
                  const KernelRun *run)
 {
-    update_all(&(UpdateJob){.a = a, .s = s, .block = update_adam, .adam = adam_factors(s, control)}, control,
-               run);
+    update_all(&(UpdateJob){.a = a, .s = s, .block = update_adam, .adam = adam_factors(s)}, control, run);
 }

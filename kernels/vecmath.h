@@ -20,14 +20,17 @@
 #define VEC_STRICT
 #endif
 
-/* Opens a function whose products and sums may be one instruction where the processor has it. */
+/* A function whose products and sums may be one instruction where the processor has it: VEC_FUSED before it,
+ * VEC_FUSE first in its body. */
 #if defined(__clang__)
 #define VEC_FUSED
+#define VEC_FUSE _Pragma("clang fp contract(fast)")
 #else
 #define VEC_FUSED __attribute__((noinline, optimize("fp-contract=fast")))
+#define VEC_FUSE
 #endif
 
-#define VEC_INLINE static inline __attribute__((always_inline, unused))
+#define VEC_INLINE BITS_INLINE
 
 /* a b + c, fused where the processor does that at full speed: gcc -std=c11 never fuses by itself. */
 VEC_INLINE float vec_fma(float a, float b, float c)
@@ -108,16 +111,16 @@ VEC_INLINE float vec_log(float x)
     float f = float_from_bits((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
     float z = f * f;
     float q = -0x1.391deap-4f;
-    q = q * f + 0x1.05b182p-3f;
-    q = q * f - 0x1.0d9adcp-3f;
-    q = q * f + 0x1.22d044p-3f;
-    q = q * f - 0x1.546f34p-3f;
-    q = q * f + 0x1.99a054p-3f;
-    q = q * f - 0x1.000232p-2f;
-    q = q * f + 0x1.555554p-2f;
-    q = q * f * z - n * 0x1.bd0106p-13f;
-    q = q - 0.5f * z;
-    float y = (q + f) + n * 0x1.63p-1f;
+    q = float_times(q, f) + 0x1.05b182p-3f;
+    q = float_times(q, f) - 0x1.0d9adcp-3f;
+    q = float_times(q, f) + 0x1.22d044p-3f;
+    q = float_times(q, f) - 0x1.546f34p-3f;
+    q = float_times(q, f) + 0x1.99a054p-3f;
+    q = float_times(q, f) - 0x1.000232p-2f;
+    q = float_times(q, f) + 0x1.555554p-2f;
+    q = float_times(float_times(q, f), z) - float_times(n, 0x1.bd0106p-13f);
+    q = q - float_times(0.5f, z);
+    float y = (q + f) + float_times(n, 0x1.63p-1f);
     y = x < 0x1p-126f ? -INFINITY : y;
     y = x < 0.0f ? NAN : y;
     y = x > 0x1.fffffep+127f ? x : y;

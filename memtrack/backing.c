@@ -1,5 +1,5 @@
-/* The bytes behind a ledger's offsets: nothing, one touched mapping, or a malloc a block for sanitizers. Only
- * this file and host.c ask the system for memory.
+/* The bytes behind a ledger's offsets: nothing, one touched mapping, or a malloc a block for sanitizers; or
+ * the same of a device, which is asked for them. Only this file and host.c ask the system for memory.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -96,15 +96,48 @@ static int reserve(MemBacking *backing, uint64_t capacity, uint64_t beside)
     return 0;
 }
 
-int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity, uint64_t beside)
+/* A device's memory is there once it is taken. */
+static int reserve_on_device(MemBacking *backing, uint64_t capacity, uint64_t beside)
 {
-    *backing = (MemBacking){.mode = mode};
-    if (mode != MEMTRACK_RESERVED)
+    const MemDevice *device = backing->device;
+    if (capacity == 0 || capacity > UINT64_MAX / 4 || !is_free(0, beside) || memtrack_fails_())
+        return -1;
+    backing->base = device->take(device->user, capacity);
+    if (!backing->base)
+        return -1;
+    backing->end = backing->base + capacity / MEMTRACK_ALIGN * MEMTRACK_ALIGN;
+    backing->held = capacity;
+    memtrack_process_charge_(capacity);
+    return 0;
+}
+
+int memtrack_backing_create_(MemBacking *backing, const MemLedgerOptions *options)
+{
+    *backing = (MemBacking){.mode = options->mode, .device = options->device};
+    if (options->mode != MEMTRACK_RESERVED)
         return 0;
+    if (options->device)
+        return reserve_on_device(backing, options->capacity, options->beside);
     int turn = memtrack_turn_take_();
-    int status = reserve(backing, capacity, beside);
+    int status = reserve(backing, options->capacity, options->beside);
     memtrack_turn_end_(turn);
     return status;
+}
+
+static void *block_take(const MemDevice *device, uint64_t bytes)
+{
+    void *block = NULL;
+    if (device)
+        return device->take(device->user, bytes);
+    return posix_memalign(&block, MEMTRACK_ALIGN, (size_t)bytes) ? NULL : block;
+}
+
+static void block_give(const MemDevice *device, void *block)
+{
+    if (device)
+        device->give(device->user, block);
+    else
+        free(block);
 }
 
 /* Exactly as many bytes as were asked for, not as charged: a sanitizer then sees the first byte too far. */
@@ -116,10 +149,9 @@ static int attach_malloc(MemTracker *tracker, MemBacking *backing, MemBlock *blo
     backing->blocks = blocks;
     if (failed || block->requested > PTRDIFF_MAX)
         return -1;
-    if (posix_memalign(&block->data, MEMTRACK_ALIGN, (size_t)block->requested)) {
-        block->data = NULL;
+    block->data = block_take(backing->device, block->requested);
+    if (!block->data)
         return -1;
-    }
     backing->blocks[backing->block_count++] = block->data;
     backing->held += block->bytes;
     memtrack_process_charge_(block->bytes);
@@ -145,7 +177,7 @@ void memtrack_backing_detach_(MemBacking *backing, MemBlock *block)
         if (backing->blocks[i] != block->data)
             continue;
         backing->blocks[i] = backing->blocks[--backing->block_count];
-        free(block->data);
+        block_give(backing->device, block->data);
         backing->held -= block->bytes;
         memtrack_process_release_(block->bytes);
         return;
@@ -155,9 +187,11 @@ void memtrack_backing_detach_(MemBacking *backing, MemBlock *block)
 void memtrack_backing_destroy_(MemTracker *tracker, MemBacking *backing)
 {
     for (size_t i = 0; i < backing->block_count; i++)
-        free(backing->blocks[i]);
+        block_give(backing->device, backing->blocks[i]);
     memtrack_host_free(tracker, backing->blocks, backing->block_capacity * sizeof(void *));
-    if (backing->base)
+    if (backing->base && backing->device)
+        block_give(backing->device, backing->base);
+    else if (backing->base)
         munmap(backing->base, backing->held);
     memtrack_process_release_(backing->held);
     *backing = (MemBacking){0};

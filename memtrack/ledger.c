@@ -286,6 +286,11 @@ const char *memtrack_ledger_name(const MemLedger *ledger)
     return ledger->name;
 }
 
+const MemDevice *memtrack_ledger_device(const MemLedger *ledger)
+{
+    return ledger->backing.device;
+}
+
 int memtrack_ledger_fit_paths_(MemLedger *ledger, size_t path_count)
 {
     size_t before = ledger->row_capacity;
@@ -307,7 +312,7 @@ MemLedger *memtrack_ledger_create(MemTracker *tracker, const MemLedgerOptions *o
     ledger->first_changed = -1;
     ledger->name = memtrack_host_strdup(tracker, options->name ? options->name : "");
     if (!ledger->name || memtrack_ledger_fit_paths_(ledger, tracker->path_count) ||
-        memtrack_backing_create_(&ledger->backing, options->mode, options->capacity, options->beside)) {
+        memtrack_backing_create_(&ledger->backing, options)) {
         memtrack_ledger_destroy_(ledger);
         return NULL;
     }

@@ -153,12 +153,27 @@ typedef struct MemStats {
     uint64_t step_hash;  /* the same since the last memtrack_step_set: equal steps have equal hashes */
 } MemStats;
 
+/* Memory that the host does not see: a card's. Addresses are the device's; only these functions use them. */
+typedef struct MemDevice {
+    void *(*take)(void *user, uint64_t bytes); /* aligned to 64; NULL when there is none */
+    void (*give)(void *user, void *memory);
+    /* Between the host's memory and the device's, after what was asked of the device before. read waits for
+     * it; write and clear need not: `from` may be changed at once. What fails is the device's to report. */
+    void (*read)(void *user, const void *memory, uint64_t bytes, void *to);
+    void (*write)(void *user, void *memory, uint64_t bytes, const void *from);
+    void (*clear)(void *user, void *memory, uint64_t bytes); /* to zeros */
+    uint64_t (*available)(void *user);                       /* bytes that could be taken now */
+    void *user;
+} MemDevice;
+
 typedef struct MemLedgerOptions {
     const char *name; /* "cpu", "meta"; copied */
     MemMode mode;
     uint64_t capacity; /* RESERVED: bytes to reserve and touch; required. Others: a hard limit on needs, 0 =
                           none */
-    uint64_t beside;   /* RESERVED: bytes that must be free besides, for the rest of the process */
+    uint64_t beside; /* RESERVED: bytes that must be free besides, for the rest of the process, on the host */
+    const MemDevice *device; /* NULL = the host. RESERVED takes the capacity from it at once, and touches
+                              * nothing; MALLOC a block at a time. It outlives the ledger. */
 } MemLedgerOptions;
 
 /* Out of range: "unknown". */
@@ -212,6 +227,7 @@ BRIM_API MemLedger *memtrack_ledger_create(MemTracker *tracker, const MemLedgerO
 BRIM_API MemTracker *memtrack_ledger_tracker(const MemLedger *ledger);
 BRIM_API MemMode memtrack_ledger_mode(const MemLedger *ledger);
 BRIM_API const char *memtrack_ledger_name(const MemLedger *ledger);
+BRIM_API const MemDevice *memtrack_ledger_device(const MemLedger *ledger); /* NULL = the host */
 
 /* Fills *block and returns 0; or -1 and block->bytes = 0 when the capacity would be exceeded or memory is out
  * (the books are unchanged then). bytes = 0 is a valid request and charges nothing. Contents are

@@ -16,6 +16,7 @@
  * freed. */
 typedef struct MemBacking {
     MemMode mode;
+    const MemDevice *device;   /* NULL = the host */
     unsigned char *base, *end; /* RESERVED: LOW grows up from base, HIGH grows down from end */
     uint64_t held;             /* bytes taken from the system: the mapping, or the blocks together */
     void **blocks;             /* MALLOC: the live ones */
@@ -104,7 +105,7 @@ int memtrack_turn_take_(void);
 void memtrack_turn_end_(int turn);
 
 /* backing.c */
-int memtrack_backing_create_(MemBacking *backing, MemMode mode, uint64_t capacity, uint64_t beside);
+int memtrack_backing_create_(MemBacking *backing, const MemLedgerOptions *options);
 void memtrack_backing_destroy_(MemTracker *tracker, MemBacking *backing);
 int memtrack_backing_attach_(MemTracker *tracker, MemBacking *backing, MemEnd end, MemBlock *block);
 void memtrack_backing_detach_(MemBacking *backing, MemBlock *block);

@@ -21,6 +21,7 @@
 #define memtrack_host_realloc brim_memtrack_host_realloc
 #define memtrack_host_strdup brim_memtrack_host_strdup
 #define memtrack_ledger_create brim_memtrack_ledger_create
+#define memtrack_ledger_device brim_memtrack_ledger_device
 #define memtrack_ledger_follow brim_memtrack_ledger_follow
 #define memtrack_ledger_mode brim_memtrack_ledger_mode
 #define memtrack_ledger_name brim_memtrack_ledger_name

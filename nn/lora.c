@@ -347,17 +347,17 @@ typedef struct Merging {
     int in_out;   /* the weight is (in,out), as an embedding's (vocab,dim) is */
     int in_place; /* the weight is f32 and stays so: it is added to where it lies */
     Tensor old;   /* its header before */
+    float *a, *b; /* where the host sees them */
 } Merging;
 
 /* values += scale times columns [col, col + cols) of rows [row, row + rows) of B A, or of its transpose. */
 static void add_part(const Merging *m, int64_t row, int64_t rows, int64_t col, int64_t cols, float *values)
 {
     const LoraLayer *layer = m->layer;
-    const Kernels *k = m->context->kernels;
-    const KernelRun *run = &m->context->run;
+    const Kernels *k = m->context->host_kernels;
+    const KernelRun *run = &m->context->host_run;
     int64_t in = layer->in, rank = layer->lora.rank;
-    const float *a = tensor_typed_data(layer->a, DTYPE_F32, "nn_merge");
-    const float *b = tensor_typed_data(layer->b, DTYPE_F32, "nn_merge");
+    const float *a = m->a, *b = m->b;
     if (!m->in_out) /* B (out,rank) A (rank,in) */
         k->gemm(0, 0, rows, cols, rank, layer->scale, b + row * rank, rank, a + col, in, 1, values, cols,
                 run);
@@ -386,15 +386,46 @@ static int merged_values(void *user, int64_t first, int64_t count, float *values
     return 0;
 }
 
+/* An adapter's matrix where the host sees it: its data, or a copy of a card's. NULL on meta, or with an error.
+ */
+static float *matrix_on_host(Tensor *matrix)
+{
+    Context *context = matrix->item.context;
+    float *data = tensor_typed_data(matrix, DTYPE_F32, "nn_merge");
+    size_t bytes = (size_t)tensor_numel(matrix) * sizeof *data;
+    if (!context->card || !data)
+        return data;
+    float *copy = host_alloc_for("nn_merge", "an adapter", bytes);
+    if (copy)
+        tensor_read(matrix, 0, (int64_t)bytes, copy);
+    return copy;
+}
+
+static void matrix_release(const Tensor *matrix, float *on_host)
+{
+    if (matrix->item.context->card)
+        host_free(matrix->item.context, on_host, (size_t)tensor_numel(matrix) * sizeof *on_host);
+}
+
 static int merge(void *user, Module *module, const LoraLayer *layer)
 {
     DType dtype = *(const DType *)user;
     if (!layer->a)
         return 0;
-    Merging m = {layer, module->item.context, layer->embedding || layer->weight->in_out,
-                 dtype == DTYPE_F32 && layer->weight->dtype == DTYPE_F32, *layer->weight};
-    int failed = m.old.dtype == dtype ? tensor_store_(layer->weight, merged_values, &m)
+    const Context *context = module->item.context;
+    Merging m = {.layer = layer,
+                 .context = context,
+                 .in_out = layer->embedding || layer->weight->in_out,
+                 .in_place = !context->card && dtype == DTYPE_F32 && layer->weight->dtype == DTYPE_F32,
+                 .old = *layer->weight,
+                 .a = matrix_on_host(layer->a),
+                 .b = matrix_on_host(layer->b)};
+    int failed = error_code();
+    if (!failed)
+        failed = m.old.dtype == dtype ? tensor_store_(layer->weight, merged_values, &m)
                                       : tensor_replace_(layer->weight, dtype, merged_values, &m);
+    matrix_release(layer->b, m.b);
+    matrix_release(layer->a, m.a);
     if (!failed)
         remove_adapter(module);
     return failed;

@@ -251,9 +251,11 @@ static int check_logits(Tensor *logits, const SampleOptions *o)
     return tensor_readable(logits, "nn_sample") ? 0 : error_code();
 }
 
-/* In the books, though no kernel sees it. */
-static void *workspace(DType dtype, int64_t vocab)
+/* In the books, though no kernel sees it. On a card it is the host's. */
+static void *workspace(Context *context, DType dtype, int64_t vocab)
 {
+    if (context->card)
+        return context->meta ? NULL : host_alloc_for("nn_sample", "scores", (size_t)vocab * sizeof(float));
     return tensor_typed_data(tensor_new(dtype, SHAPE(vocab), MEM_WORKSPACE), dtype, "nn_sample");
 }
 
@@ -262,11 +264,12 @@ static int sample_rows(Tensor *logits, const SampleOptions *o, int64_t position,
                        float *shares)
 {
     int64_t vocab = tensor_dim(logits, 1);
+    Context *context = logits->item.context;
     int scope = tensor_scope_begin();
     Candidates c = {0};
     if (o->temperature > 0) {
-        c.score = workspace(DTYPE_F32, vocab);
-        c.token = workspace(DTYPE_I32, vocab);
+        c.score = workspace(context, DTYPE_F32, vocab);
+        c.token = workspace(context, DTYPE_I32, vocab);
     }
     for (int64_t b = 0; b < tensor_dim(logits, 0) && !error_code(); b++) {
         int64_t largest = find_largest(logits, b);
@@ -280,6 +283,10 @@ static int sample_rows(Tensor *logits, const SampleOptions *o, int64_t position,
             tokens[b] = draw(&all, draw_unit(o->seed, b, position));
         else
             shares_of(&all, vocab, shares + b * vocab);
+    }
+    if (context->card) {
+        host_free(context, c.score, (size_t)vocab * sizeof(float));
+        host_free(context, c.token, (size_t)vocab * sizeof(float));
     }
     tensor_scope_end(scope);
     return error_code();

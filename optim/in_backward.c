@@ -24,6 +24,8 @@ static void update_and_free(Optimizer *optimizer, int i)
     int path = memtrack_path_set(tracker, tensor->path);
     UpdateScalars scalars = optimizer->scalars;
     scalars.lr = optim_lr(optimizer);
+    if (optimizer->item.context->card && optimizer->updates_in_backward == 0)
+        optimizer_control_on_card(optimizer, 0);
     optimizer->control = (UpdateControl){.grad_scale = (float)(1 / loss_scale_of_gradients(optimizer))};
     optimizer_update(optimizer, i, scalars);
     tensor_drop_grad(tensor);

@@ -47,6 +47,7 @@ int rule_arrays(const UpdateRule *rule);
 typedef struct ParameterState {
     Tensor *array[OPTIM_MAX_ARRAYS]; /* NULL where the rule has fewer */
     int64_t updates; /* bias correction counts the steps in which this parameter had a gradient */
+    int updated;     /* this step's is on its way to a card, which may decide that there is none */
     float lr_scale, weight_decay;
 } ParameterState;
 
@@ -62,6 +63,7 @@ struct Optimizer {
     const UpdateRule *rule;
     UpdateScalars scalars; /* lr is the base, before the schedule */
     UpdateControl control; /* of this step: what clipping found */
+    Storage *squares;      /* on a card: the sum of each gradient's squares; NULL on the CPU */
     int arrays;            /* of state a parameter */
     int count, capacity;   /* of the two lists below */
     Tensor **parameters;   /* a reference each, so that who is freed first does not matter */
@@ -87,6 +89,9 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars);
 /* The parameter is there and has a gradient. A parameter whose module was freed may still have received a
  * gradient. */
 int optimizer_has_update(const Tensor *parameter);
+
+/* What updates read is found on the card, from the gradients of those that will be updated (clip, scaling). */
+void optimizer_control_on_card(const Optimizer *optimizer, int gradients);
 
 /* The scale of the loss that the gradients come from; 1 without scaling. */
 double loss_scale_of_gradients(const Optimizer *optimizer);

@@ -110,6 +110,7 @@ static void destroy(ScopeItem *item)
     Context *context = item->context;
     gradient_hook_remove(context, &optimizer->hook);
     loss_scale_end(optimizer);
+    storage_release(context, optimizer->squares);
     for (int i = optimizer->count - 1; i >= 0; i--) {
         for (int k = OPTIM_MAX_ARRAYS - 1; k >= 0; k--)
             tensor_free(optimizer->state[i].array[k]);
@@ -118,6 +119,17 @@ static void destroy(ScopeItem *item)
     host_free(context, optimizer->state, (size_t)optimizer->capacity * sizeof *optimizer->state);
     host_free(context, optimizer->parameters, (size_t)optimizer->capacity * sizeof(Tensor *));
     host_free(context, optimizer, sizeof *optimizer);
+}
+
+/* Where a card puts what it finds of the gradients. */
+static int squares_new(Optimizer *optimizer)
+{
+    Context *context = optimizer->item.context;
+    if (!context->card)
+        return 0;
+    optimizer->squares =
+        storage_new(context, (int64_t)sizeof(double) * (int64_t)optimizer->count, MEM_BUFFER);
+    return optimizer->squares ? 0 : error_code();
 }
 
 Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, const RuleOptions *options,
@@ -141,7 +153,7 @@ Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, c
         optimizer->parameters ? host_alloc((size_t)list.count * sizeof *optimizer->state) : NULL;
     MemTracker *tracker = optimizer->item.context->tracker;
     const char *op = memtrack_op_set(tracker, rule->shown.name);
-    int failed = !optimizer->state || add_parameters(optimizer, list, options) != 0;
+    int failed = !optimizer->state || add_parameters(optimizer, list, options) != 0 || squares_new(optimizer);
     memtrack_op_set(tracker, op);
     if (!failed)
         return optimizer;
@@ -233,10 +245,12 @@ void optim_set_lr(Optimizer *optimizer, float lr)
 /* Whether the gradient of parameter i is finite; else *bad is the first element that is not. */
 static int is_finite(const Optimizer *optimizer, int i, int64_t *bad)
 {
-    const Context *context = optimizer->item.context;
+    Context *context = optimizer->item.context;
     const Tensor *tensor = optimizer->parameters[i];
     *bad = -1;
-    if (tensor->grad)
+    if (tensor->grad && context->card)
+        *bad = card_find_nonfinite(context, gradient_type(tensor), shape_numel(tensor->shape), tensor->grad);
+    else if (tensor->grad)
         context->kernels->find_nonfinite(gradient_type(tensor), shape_numel(tensor->shape),
                                          storage_data(tensor->grad), bad, &context->run);
     return *bad < 0;
@@ -327,6 +341,7 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
     const Tensor *tensor = optimizer->parameters[i];
     ParameterState *state = &optimizer->state[i];
     state->updates++;
+    state->updated = 1;
     if (context->meta)
         return;
     scalars.lr *= state->lr_scale;
@@ -336,7 +351,7 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
     UpdateCall call = {.kernels = context->kernels,
                        .run = &context->run,
                        .scalars = &scalars,
-                       .control = &optimizer->control,
+                       .control = context->card ? card_control(context) : &optimizer->control,
                        .arrays = {.n = shape_numel(tensor->shape),
                                   .p = storage_data(tensor->storage),
                                   .p_type = tensor->dtype,
@@ -360,8 +375,65 @@ static void update_all(Optimizer *optimizer)
             optimizer_update(optimizer, i, scalars);
 }
 
+static void step_done(Optimizer *optimizer)
+{
+    optimizer->steps++;
+    optimizer->updates_in_backward = 0;
+    context_step_end();
+}
+
+void optimizer_control_on_card(const Optimizer *optimizer, int gradients)
+{
+    Context *context = optimizer->item.context;
+    double *squares = storage_data(optimizer->squares);
+    int64_t count = 0;
+    for (int i = 0; i < optimizer->count && gradients && !context->meta; i++) {
+        const Tensor *tensor = optimizer->parameters[i];
+        if (optimizer_has_update(tensor))
+            context->kernels->sum_squares(gradient_type(tensor), shape_numel(tensor->shape),
+                                          storage_data(tensor->grad), &squares[count++], &context->run);
+    }
+    card_find_control(context, optimizer->squares, count, loss_scale_of_gradients(optimizer),
+                      optimizer->max_norm);
+}
+
+/* Whether the updates that are on their way count. */
+static void updates_done(Optimizer *optimizer, int count)
+{
+    for (int i = 0; i < optimizer->count; i++) {
+        optimizer->state[i].updates -= optimizer->state[i].updated && !count;
+        optimizer->state[i].updated = 0;
+    }
+}
+
+/* Everything is on its way before the host looks, once, at what came of it. */
+static void step_on_card(Optimizer *optimizer)
+{
+    Context *context = optimizer->item.context;
+    int scaled = optimizer->scaling.on, skip;
+    double squares;
+    optimizer_control_on_card(optimizer, optimizer->max_norm > 0 || scaled);
+    update_all(optimizer);
+    int failed = card_step_read(context, &skip, &squares);
+    updates_done(optimizer, !failed && !skip);
+    if (failed)
+        return;
+    double norm = sqrt(squares) / loss_scale_of_gradients(optimizer);
+    if (optimizer->max_norm > 0 && !context->meta && (scaled || isfinite(norm)))
+        optimizer->grad_norm = (float)norm;
+    if (skip && !scaled)
+        optimizer_blame(optimizer, "; nothing was updated");
+    else if (loss_scale_step(optimizer, !skip) == 0)
+        step_done(optimizer);
+    card_step_end(context);
+}
+
 static void step(Optimizer *optimizer)
 {
+    if (optimizer->item.context->card) {
+        step_on_card(optimizer);
+        return;
+    }
     find_control(optimizer);
     int skip = optimizer->control.skip;
     if (skip && !optimizer->scaling.on) {
@@ -372,9 +444,7 @@ static void step(Optimizer *optimizer)
         update_all(optimizer);
     if (loss_scale_step(optimizer, !skip) != 0)
         return;
-    optimizer->steps++;
-    optimizer->updates_in_backward = 0;
-    context_step_end();
+    step_done(optimizer);
 }
 
 int optim_step(Optimizer *optimizer)

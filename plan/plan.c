@@ -57,6 +57,7 @@ int plan_run_script_(Script script, void *config, Context *context, SegmentHook 
         status = error_code();
     context_segment_end(context); /* what is freed with the script does not belong to its last step */
     tensor_scope_end(scope);
+    context_release_room(context);
     context_segment_end(context);
     return status;
 }
@@ -73,7 +74,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
                     Plan *plan)
 {
     Context *context = context_create(&(ContextOptions){
-        .meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels, .device = o->device});
+        .meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels, .device = o->device, .card = o->card});
     if (!context || (!hints && memtrack_trace_start(context->ledger))) {
         plan_without_memory(plan);
         context_destroy(context);
@@ -87,6 +88,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
     plan_keep_error_(plan->error, plan->function, plan->status);
     report_summary(context->ledger, &plan->memory);
     plan->beside = context->host_later;
+    plan->on_card = context->card != NULL;
     context_use(outside);
     if (!hints && !plan->status &&
         (memtrack_pack(context->ledger, found) || plan_keep_detail_(plan, context)))

@@ -31,6 +31,7 @@ typedef struct RunOptions {
     int malloc_blocks;   /* 1: each block from malloc instead of one reservation (for sanitizers) */
     const char *kernels; /* see ContextOptions */
     const char *device;  /* NULL = "cpu"; see device_check */
+    const char *card;    /* of a plan on cuda: see ContextOptions */
     FILE *out;           /* where tables and step lines go; NULL = stdout */
     int quiet;           /* 1: print nothing */
     int every;           /* prints a line every so many steps; 0 = every step */
@@ -72,6 +73,7 @@ typedef struct Plan {
     MemSummary memory; /* memory.stats.needs is the law */
     uint64_t beside;   /* what the process of a run takes besides, roughly; it must be free too. Host memory,
                           page tables, and BLAS buffers and stacks of its threads */
+    int on_card;       /* its memory is a card's */
     SegmentSignature signature[PLAN_SIGNATURES];
     int signatures; /* distinct ones kept */
     int more_kinds; /* 1: there were more than PLAN_SIGNATURES; a run is then not checked for segments off the

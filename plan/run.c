@@ -74,7 +74,7 @@ static int refuse_budget(RunResult *result, uint64_t needs, uint64_t budget)
 int plan_fits_machine(const Plan *plan, uint64_t more, MemMachine *machine, char *why, size_t why_size)
 {
     MemMachine found;
-    uint64_t needs = plan->memory.stats.needs, around = plan->beside + more;
+    uint64_t needs = plan->on_card ? 0 : plan->memory.stats.needs, around = plan->beside + more;
     memtrack_machine(&found);
     if (machine)
         *machine = found;
@@ -115,6 +115,16 @@ static int refuse_reservation(RunResult *result, const Plan *plan, uint64_t need
             "needs %s in one piece, which the system would not give; or other programs took memory while "
             "it was reserved",
             report_size(needs).text);
+    return result->status = ERROR_MEMORY;
+}
+
+/* The card has less than the plan needs. */
+static int refuse_card(RunResult *result, const Context *context, uint64_t needs)
+{
+    snprintf(result->error, sizeof result->error,
+             "needs %s, but %s are free on the card (beside the driver's context, the kernels and cuBLAS); a "
+             "smaller batch or more recomputation needs less",
+             report_size(needs).text, report_size(context_device_available(context)).text);
     return result->status = ERROR_MEMORY;
 }
 
@@ -168,12 +178,18 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
         return refuse_budget(result, needs, o->budget);
     MemMachine machine;
     /* Threads and buffers take their memory before anybody looks at what is free. */
-    kernels_blas_start(o->threads > 0 ? o->threads : kernels_default_threads());
+    if (!plan->on_card)
+        kernels_blas_start(o->threads > 0 ? o->threads : kernels_default_threads());
     if (plan_fits_machine(plan, 0, &machine, result->error, sizeof result->error))
         return refuse_machine(result);
     Context *context = context_for(o, plan, needs);
     if (!context)
         return refuse_reservation(result, plan, needs);
+    if (context->card && context->error == ERROR_MEMORY) {
+        refuse_card(result, context, needs);
+        context_destroy(context);
+        return result->status;
+    }
     memtrack_ledger_follow(context->ledger, plan->hints);
     Context *outside = context_use(context);
     Run run = {.options = o, .result = result, .out = o->out ? o->out : stdout, .started = clock_now()};
@@ -219,7 +235,7 @@ void brim_step(int64_t tokens)
     if (!run || !context || context->meta || context->error)
         return;
     int64_t step = context->loss_step + 1;
-    double loss = context->step_loss;
+    double loss = tensor_step_loss();
     time_step(NULL); /* a script may call this before its optimizer's step, or have no optimizer of ours */
     double seconds = fmax(run->step_seconds, 1e-9);
     run->step_seconds = 0;

@@ -5,7 +5,7 @@
 #include <math.h>
 
 #include "../kernels/kernels.h"
-#include "tensor_.h"
+#include "card_.h"
 
 /* ---- Where a gradient goes ------------------------------------------------------------------- */
 
@@ -249,7 +249,7 @@ static int call_kernel(Context *context, Node *node, const Targets *targets)
         call->row->backward(call);
     }
     storage_release(context, workspace);
-    return 0;
+    return context->card && !context->meta ? card_check_op_(context, call->row->name) : 0;
 }
 
 static int deliver(Context *context, Node *node, Targets *targets)
@@ -416,11 +416,24 @@ static int nonfinite(const Context *context, const Tensor *tensor, const Storage
     return bad >= 0;
 }
 
+int loss_raise_(float loss, const char *what, const char *name, int parameter)
+{
+    const char *is = isnan(loss) ? "NaN" : loss > 0 ? "infinite" : "minus infinity";
+    if (!what)
+        return error_raise(
+            ERROR_NONFINITE,
+            "loss is %s; every tensor kept for backward is finite, so the loss itself overflowed", is);
+    if (!name)
+        return error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite was made by %s",
+                           is, what);
+    return error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite is in %s '%s' of %s",
+                       is, parameter ? "parameter" : "input", name, what);
+}
+
 /* Names where the first value that is not finite came from, in the order things were computed. */
 static void blame(const Tape *tape, float loss)
 {
     const Context *context = tape->context;
-    const char *what = isnan(loss) ? "NaN" : loss > 0 ? "infinite" : "minus infinity";
     for (int i = 0; i < tape->count; i++) {
         const Node *node = &tape->nodes[i];
         for (int k = 0; k < OP_MAX_INPUTS; k++) {
@@ -428,19 +441,13 @@ static void blame(const Tape *tape, float loss)
             if (!in || !dtype_is_float(in->dtype) || !nonfinite(context, in, tape_kept_input(node, k)))
                 continue;
             memtrack_path_set(context->tracker, in->leaf ? node->path : in->path);
-            if (in->leaf)
-                error_raise(ERROR_NONFINITE,
-                            "loss is %s; the first value that is not finite is in %s '%s' of %s", what,
-                            in->component == MEM_PARAMETER ? "parameter" : "input", tensor_name(in),
-                            node->call.row ? node->call.row->name : "a module");
-            else
-                error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite was made by %s",
-                            what, in->op);
+            const char *row = node->call.row ? node->call.row->name : "a module";
+            loss_raise_(loss, in->leaf ? row : in->op, in->leaf ? tensor_name(in) : NULL,
+                        in->component == MEM_PARAMETER);
             return;
         }
     }
-    error_raise(ERROR_NONFINITE,
-                "loss is %s; every tensor kept for backward is finite, so the loss itself overflowed", what);
+    loss_raise_(loss, NULL, NULL, 0);
 }
 
 static int recorded(const Tape *tape, const Tensor *tensor)
@@ -475,6 +482,18 @@ static float value_of(const Tensor *loss)
     return value;
 }
 
+/* The card looks at it, and remembers what it depends on if it is not finite. */
+static int note_loss(Context *context, const Tensor *loss)
+{
+    const char *op = memtrack_op_set(context->tracker, "loss");
+    Storage *entries = storage_new(context, (int64_t)card_entries_bytes_(context->tape), MEM_TEMPORARY);
+    if (entries && !context->meta)
+        card_note_loss_(context, loss, entries);
+    storage_release(context, entries);
+    memtrack_op_set(context->tracker, op);
+    return context->error;
+}
+
 static int check_loss(Context *context, Tensor *loss)
 {
     if (!loss || context->error)
@@ -485,6 +504,8 @@ static int check_loss(Context *context, Tensor *loss)
     int gone = loss->requires_grad && !loss->leaf && !tensor_readable(loss, "tensor_backward");
     if (gone || check_recorded(context->tape, loss, "tensor_backward", "loss"))
         return error_code();
+    if (context->card)
+        return note_loss(context, loss);
     int path = memtrack_path(context->tracker);
     if (!context->meta && !isfinite(value_of(loss)))
         blame(context->tape, value_of(loss));
@@ -545,7 +566,7 @@ int tensor_backward(Tensor *loss)
     if (context->loss_step != context->steps_done)
         context->step_loss = 0;
     context->loss_step = context->steps_done;
-    if (!context->meta)
+    if (!context->meta && !context->card)
         context->step_loss += value_of(loss);
     Outside outside = enter_backward(context);
     unsigned char keep = loss->keep;

@@ -4,15 +4,39 @@
 #include <string.h>
 
 #include "../kernels/kernels.h"
-#include "tensor_.h"
+#include "card_.h"
 
-enum { CONTEXT_MAX_THREADS = 128 }; /* what the thread team can hold */
+enum {
+    CONTEXT_MAX_THREADS = 128, /* what the thread team can hold */
+    CONTEXT_WHY = 448          /* characters of why a device cannot be had */
+};
 
 static _Thread_local Context *current;
 
+/* The card has less than was asked for, or the host has less beside it. The context has an error and nothing
+ * else. */
+static int card_is_full(Context *context, const ContextOptions *options)
+{
+    context->error = ERROR_MEMORY;
+    snprintf(context->error_text, sizeof context->error_text,
+             "device %.32s: %llu bytes cannot be reserved; %llu are free on the card", options->device,
+             (unsigned long long)options->capacity, (unsigned long long)context_device_available(context));
+    context->ledger =
+        memtrack_ledger_create(context->tracker, &(MemLedgerOptions){.name = "cuda", .mode = MEMTRACK_META});
+    context->tape = tape_create(context);
+    return context->ledger && context->tape ? 0 : -1;
+}
+
+uint64_t context_device_available(const Context *context)
+{
+    const MemDevice *memory = context->card ? &context->card->memory : NULL;
+    return memory && memory->available ? memory->available(memory->user) : 0;
+}
+
 static int context_fill(Context *context, const ContextOptions *options)
 {
-    context->kernels = kernels_cpu(options->kernels);
+    int on_card = device_cuda_ordinal(options->device) >= 0;
+    context->host_kernels = context->kernels = kernels_cpu(options->kernels);
     if (!context->kernels)
         return -1;
     context->meta = options->meta;
@@ -20,6 +44,9 @@ static int context_fill(Context *context, const ContextOptions *options)
     context->run.threads = options->threads > 0 ? options->threads : kernels_default_threads();
     if (context->run.threads > CONTEXT_MAX_THREADS)
         context->run.threads = CONTEXT_MAX_THREADS;
+    context->host_run = context->run;
+    if (on_card)
+        context->kernels = kernels_cuda();
     context->seed = options->seed;
     context->precision = *precision_at(0);
     for (int i = 0; i < SCOPE_MAX_DEPTH; i++)
@@ -27,16 +54,32 @@ static int context_fill(Context *context, const ContextOptions *options)
     MemMode mode = options->meta                          ? MEMTRACK_META
                    : options->memory == MEMTRACK_RESERVED ? MEMTRACK_RESERVED
                                                           : MEMTRACK_MALLOC;
-    if (!context->meta) /* before the ledger looks at what is free: its threads and buffers take some */
+    if (!context->meta && !on_card) /* before the ledger looks at what is free: it takes some */
         kernels_blas_start(context->run.threads);
     context->tracker = memtrack_create();
     if (!context->tracker)
         return -1;
+    char why[CONTEXT_WHY];
+    if (on_card && card_open_(context, options, why, sizeof why)) {
+        char machine[CONTEXT_WHY];
+        int missing = !options->meta && device_check(options->device, machine, sizeof machine);
+        context->error = ERROR_STATE;
+        snprintf(context->error_text, sizeof context->error_text, "device %.32s: %s", options->device,
+                 missing ? machine : why);
+        mode = MEMTRACK_META; /* nothing runs after the error */
+    }
+    int data = on_card && !context->error && !options->meta;
     context->ledger =
-        memtrack_ledger_create(context->tracker, &(MemLedgerOptions){.name = options->meta ? "meta" : "cpu",
+        memtrack_ledger_create(context->tracker, &(MemLedgerOptions){.name = options->meta ? "meta"
+                                                                             : on_card     ? "cuda"
+                                                                                           : "cpu",
                                                                      .mode = mode,
                                                                      .capacity = options->capacity,
-                                                                     .beside = options->beside});
+                                                                     .beside = options->beside,
+                                                                     .device = data ? &context->card->memory
+                                                                                    : NULL});
+    if (data && !context->ledger && mode == MEMTRACK_RESERVED)
+        return card_is_full(context, options);
     context->tape = tape_create(context);
     return context->ledger && context->tape ? 0 : -1;
 }
@@ -44,7 +87,9 @@ static int context_fill(Context *context, const ContextOptions *options)
 /* Raises the first error of a context whose device or library is missing. */
 static void context_check(Context *context, const ContextOptions *options)
 {
-    char why[sizeof context->error_text - 64];
+    char why[CONTEXT_WHY];
+    if (context->card)
+        return;
     context->error = (ErrorCode)device_check(options->device, why, sizeof why);
     if (context->error != ERROR_NONE)
         snprintf(context->error_text, sizeof context->error_text, "device %.32s: %s", options->device, why);
@@ -81,9 +126,12 @@ void context_destroy(Context *context)
             tensor_scope_end(0);
         }
         tape_destroy(context->tape);
+        card_end_(context);
+        card_unstage_(context);
         memtrack_destroy(context->tracker);
         context_use(outside == context ? NULL : outside);
     }
+    card_close_(context); /* it has given the card's memory back */
     memtrack_host_free(NULL, context, sizeof *context);
 }
 
@@ -138,7 +186,9 @@ double context_flops(const Context *context)
 
 double tensor_step_loss(void)
 {
-    const Context *context = context_here();
+    Context *context = context_here();
+    if (context && context->card && context->card->unread)
+        card_read_(context);
     return context ? context->step_loss : 0;
 }
 
@@ -219,6 +269,11 @@ void context_segment_end(Context *context)
     if (hook->segment && (step_ended || memtrack_stats(context->ledger)->step_hash))
         hook->segment(context, step_ended, hook->user);
     memtrack_step_set(context->tracker, context->steps_done);
+}
+
+void context_release_room(Context *context)
+{
+    card_end_(context);
 }
 
 void context_step_begin(Context *context)

@@ -25,7 +25,9 @@ typedef struct ContextOptions {
     int threads;         /* 0 = all processors this process may use; at most 128 */
     uint64_t seed;       /* of initialisation and dropout */
     const char *kernels; /* NULL = the fastest; "reference", "base", "avx2", "avx512", "avx512-bf16" */
-    const char *device;  /* NULL = "cpu", the only one that this build has kernels for; "cuda", "cuda:0" */
+    const char *device;  /* NULL = "cpu"; "cuda", "cuda:0" */
+    const char *card;    /* of a plan on cuda, which needs no card: the one that it is for (`brim gpus` lists
+                          * them); NULL = this machine's, or where it has none a new one */
 } ContextOptions;
 
 /* Whether contexts can be on a device of this name (NULL = "cpu"): ERROR_NONE; ERROR_STATE when this build or

@@ -1,5 +1,4 @@
-/* Devices by name. The CPU is the only one with kernels so far; CUDA is known, so that asking for it is
- * answered with what is missing here and what works instead. */
+/* Devices by name, and what is missing here for one. */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <stdio.h>
@@ -7,6 +6,7 @@
 #include <unistd.h>
 
 #include "../base/plural_.h"
+#include "../device/device.h"
 #include "tensor_.h"
 
 static int device_exists(const char *root, const char *path)
@@ -64,24 +64,19 @@ void device_nvidia_(const char *root, int libcuda, char *text, size_t size)
                  "(no /dev/nvidia0, no /proc/driver/nvidia, no libcuda.so.1)");
 }
 
-/* "cuda" or "cuda:N". */
-static int device_is_cuda(const char *name)
-{
-    if (strncmp(name, "cuda", 4))
-        return 0;
-    return !name[4] || (name[4] == ':' && name[5] && strspn(name + 5, "0123456789") == strlen(name + 5));
-}
-
 int device_check(const char *name, char *why, size_t size)
 {
     char found[256];
     why[0] = '\0';
     if (!name || !strcmp(name, "cpu"))
         return ERROR_NONE;
-    if (device_is_cuda(name)) {
+    if (device_cuda_ordinal(name) >= 0) {
+        CudaDevice card;
+        char missing[512];
+        if (!cuda_look(&card, device_cuda_ordinal(name), missing, sizeof missing))
+            return ERROR_NONE;
         device_nvidia_("", device_has_libcuda(), found, sizeof found);
-        snprintf(why, size, "this build has no CUDA kernels, %s; cpu works, and a plan needs no device",
-                 found);
+        snprintf(why, size, "%s, %s; cpu works, and a plan needs no device", missing, found);
         return ERROR_STATE;
     }
     if (!strcmp(name, "meta"))

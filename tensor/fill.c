@@ -1,5 +1,6 @@
 /* Filling tensors: with a value, or with random numbers from a stream of their own. A number depends on its
- * place in the tensor alone, and is rounded to the tensor's type. */
+ * place in the tensor alone, and is rounded to the tensor's type. The host draws them, for a card too, so that
+ * a model starts from the same weights everywhere. */
 #include <string.h>
 
 #include "../kernels/kernels.h"
@@ -23,15 +24,15 @@ static int filled(void *user, int64_t first, int64_t count, float *values)
     int64_t skip = first % 4, some = skip && 4 - skip < count ? 4 - skip : skip ? count : 0;
     float four[4];
     if (!f->draw) {
-        c->kernels->fill(DTYPE_F32, count, f->a, values, &c->run);
+        c->host_kernels->fill(DTYPE_F32, count, f->a, values, &c->host_run);
         return 0;
     }
     if (some) {
-        f->draw(4, c->seed, f->stream, first - skip, f->a, f->b, four, &c->run);
+        f->draw(4, c->seed, f->stream, first - skip, f->a, f->b, four, &c->host_run);
         memcpy(values, four + skip, (size_t)some * sizeof *values);
     }
     if (count > some)
-        f->draw(count - some, c->seed, f->stream, first + some, f->a, f->b, values + some, &c->run);
+        f->draw(count - some, c->seed, f->stream, first + some, f->a, f->b, values + some, &c->host_run);
     return 0;
 }
 
@@ -60,11 +61,11 @@ static void fill_drawn(Tensor *tensor, const char *function, Draw *draw, float a
 void tensor_fill_normal(Tensor *tensor, float mean, float std)
 {
     if (tensor)
-        fill_drawn(tensor, "tensor_fill_normal", tensor->item.context->kernels->fill_normal, mean, std);
+        fill_drawn(tensor, "tensor_fill_normal", tensor->item.context->host_kernels->fill_normal, mean, std);
 }
 
 void tensor_fill_uniform(Tensor *tensor, float low, float high)
 {
     if (tensor)
-        fill_drawn(tensor, "tensor_fill_uniform", tensor->item.context->kernels->fill_uniform, low, high);
+        fill_drawn(tensor, "tensor_fill_uniform", tensor->item.context->host_kernels->fill_uniform, low, high);
 }

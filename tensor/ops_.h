@@ -43,6 +43,25 @@ static inline uint64_t larger(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
+/* Its kernels are a card's, also on meta. */
+static inline int on_card(const OpCall *call)
+{
+    return call->kernels == kernels_cuda();
+}
+
+/* The losses of an operation's parts, which are its own together. A card keeps them until they are summed
+ * (parts_room bytes of workspace); the host adds one after the other. */
+typedef struct PartLosses {
+    float *kept, last;
+    int64_t count;
+    double total;
+} PartLosses;
+uint64_t parts_room(const OpCall *call, int64_t parts);
+/* Where the next part's loss goes. */
+float *parts_next(PartLosses *parts);
+/* Writes the operation's. */
+void parts_sum(OpCall *call, PartLosses *parts);
+
 /* Input i, which has two dimensions, as kernels see it. */
 static inline StoredArray stored_input(const OpCall *call, int i)
 {

@@ -140,6 +140,12 @@ static uint64_t strips_workspace(const OpCall *call)
            larger(strip_room(call, &one), strip_room(call, &last));
 }
 
+static int64_t chunks(const OpCall *call)
+{
+    int64_t rows = chunk_rows(call);
+    return (leading(call->shape[HIDDEN]) + rows - 1) / rows;
+}
+
 static int head_shape(OpCall *call)
 {
     if (head_check(call))
@@ -153,6 +159,8 @@ static int head_shape(OpCall *call)
     plan->extra_bytes[0] = sizeof(float) * (uint64_t)leading(call->shape[HIDDEN]);
     plan->workspace = logits + larger(larger(chunk_room(call, &c, 0), chunk_room(call, &last, 0)),
                                       call->kernels->cross_entropy_workspace(&c.loss, call->run));
+    if (on_card(call))
+        plan->workspace = aligned(plan->workspace) + parts_room(call, chunks(call));
     plan->flops = 2.0 * (double)leading(call->shape[HIDDEN]) * (double)c.linear.in * (double)c.linear.out;
     if (!call->needs)
         return 0;
@@ -189,19 +197,18 @@ static void make_logits(const OpCall *call, const Chunk *c, const float *bias)
 
 static void head_forward(OpCall *call)
 {
-    double total = 0;
+    uint64_t kept = call->plan.workspace - parts_room(call, chunks(call));
+    PartLosses parts = {.kept = on_card(call) ? (float *)(void *)((char *)call->workspace + kept) : NULL};
     const int32_t *labels = call->in[LABELS];
     const float *bias = bias_of(call);
     for (int64_t first = 0; first < leading(call->shape[HIDDEN]); first += chunk_rows(call)) {
         Chunk c = chunk_at(call, first);
-        float loss;
         make_logits(call, &c, bias);
         call->kernels->cross_entropy_forward(&c.loss, DTYPE_F32, c.logits, labels + first,
-                                             call->attr.loss.scale, &loss, (float *)call->extra[0] + first,
-                                             c.rest, call->run);
-        total += (double)loss;
+                                             call->attr.loss.scale, parts_next(&parts),
+                                             (float *)call->extra[0] + first, c.rest, call->run);
     }
-    *(float *)call->out = (float)total;
+    parts_sum(call, &parts);
 }
 
 /* The gradients of a strip's weights and biases, and its part of hidden's. */

@@ -35,7 +35,7 @@ static uint64_t product_room(const OpCall *call, Product p)
 {
     if (p.a_type == DTYPE_F32 && p.b_type == DTYPE_F32 && p.c_type == DTYPE_F32)
         return 0;
-    return call->kernels->gemm_stored_workspace(p.m, p.n, p.k, p.c_type, call->run);
+    return call->kernels->gemm_stored_workspace(p.m, p.n, p.k, p.a_type, p.b_type, p.c_type, call->run);
 }
 
 /* c = alpha op(a) op(b) + beta c */

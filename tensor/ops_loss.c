@@ -104,6 +104,29 @@ int64_t tensor_count_correct(Tensor *logits, Tensor *labels)
     return correct;
 }
 
+/* ---- In parts -------------------------------------------------------------------------------- */
+
+uint64_t parts_room(const OpCall *call, int64_t parts)
+{
+    return on_card(call) ? aligned((uint64_t)parts * sizeof(float)) : 0;
+}
+
+float *parts_next(PartLosses *parts)
+{
+    if (parts->kept)
+        return &parts->kept[parts->count++];
+    parts->total += (double)parts->last;
+    return &parts->last;
+}
+
+void parts_sum(OpCall *call, PartLosses *parts)
+{
+    if (parts->kept)
+        call->kernels->sum(DTYPE_F32, parts->count, parts->kept, 1, call->out, call->run);
+    else
+        *(float *)call->out = (float)(parts->total + (double)parts->last);
+}
+
 /* ---- Reductions ------------------------------------------------------------------------------ */
 
 static int sum_shape(OpCall *call)

@@ -3,9 +3,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "tensor_.h"
+#include "card_.h"
 
-Storage *storage_new(Context *context, int64_t bytes, MemComponent component)
+Storage *storage_raw_(Context *context, int64_t bytes, MemComponent component)
 {
     Storage *storage = host_alloc(sizeof *storage);
     if (!storage)
@@ -20,6 +20,11 @@ Storage *storage_new(Context *context, int64_t bytes, MemComponent component)
     }
     storage->refs = 1;
     return storage;
+}
+
+Storage *storage_new(Context *context, int64_t bytes, MemComponent component)
+{
+    return context->card && card_begin_(context) ? NULL : storage_raw_(context, bytes, component);
 }
 
 void storage_retain(Storage *storage)
@@ -37,15 +42,29 @@ void storage_release(Context *context, Storage *storage)
 
 void storage_read(const Storage *storage, uint64_t first, uint64_t bytes, void *to)
 {
-    memcpy(to, (const char *)storage->block.data + first, (size_t)bytes);
+    const MemDevice *device = memtrack_ledger_device(storage->ledger);
+    const char *from = (const char *)storage->block.data + first;
+    if (device)
+        device->read(device->user, from, bytes, to);
+    else
+        memcpy(to, from, (size_t)bytes);
 }
 
 void storage_write(const Storage *storage, uint64_t first, uint64_t bytes, const void *from)
 {
-    memcpy((char *)storage->block.data + first, from, (size_t)bytes);
+    const MemDevice *device = memtrack_ledger_device(storage->ledger);
+    char *to = (char *)storage->block.data + first;
+    if (device)
+        device->write(device->user, to, bytes, from);
+    else
+        memcpy(to, from, (size_t)bytes);
 }
 
 void storage_clear(const Storage *storage)
 {
-    memset(storage->block.data, 0, (size_t)storage->block.requested);
+    const MemDevice *device = memtrack_ledger_device(storage->ledger);
+    if (device)
+        device->clear(device->user, storage->block.data, storage->block.requested);
+    else
+        memset(storage->block.data, 0, (size_t)storage->block.requested);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../base/quant_layout_.h"
+#include "card_.h"
 #include "ops_.h"
 
 enum {
@@ -18,6 +19,7 @@ typedef struct Store {
     TensorSource source;
     void *user;
     Storage *buffer, *scales; /* floats to be encoded; NF4's scales until their mean is known */
+    int64_t buffered;         /* the first element that is in the buffer */
 } Store;
 
 StoredArray tensor_stored_(const Tensor *tensor)
@@ -57,6 +59,34 @@ static int values_of(const Store *s, int64_t first, int64_t count, float *values
                                  : s->source(s->user, first, count, values);
 }
 
+/* Elements [first, first + count) of the source into an fp32 storage, from its element `at` on: where the
+ * host does not see it, through memory of the host's. */
+static int values_into(const Store *s, int64_t first, int64_t count, const Storage *to, int64_t at)
+{
+    Context *context = s->tensor->item.context;
+    if (!context->card)
+        return values_of(s, first, count, storage_f32(to) + at);
+    size_t bytes = (size_t)count * sizeof(float);
+    float *values = host_alloc_for("tensor_store_", "values on their way to the card", bytes);
+    if (!values)
+        return error_code();
+    int failed = values_of(s, first, count, values);
+    if (!failed)
+        storage_write(to, (uint64_t)at * sizeof(float), bytes, values);
+    host_free(context, values, bytes);
+    return failed;
+}
+
+/* All elements: at once, or through little memory of the host's. */
+static int all_values_into(const Store *s, const Storage *to)
+{
+    int64_t n = s->array.rows * s->array.cols, piece = s->tensor->item.context->card ? STORE_FLOATS : n;
+    int failed = 0;
+    for (int64_t first = 0; first < n && !failed; first += piece)
+        failed = values_into(s, first, piece < n - first ? piece : n - first, to, first);
+    return failed;
+}
+
 /* ---- Encoding -------------------------------------------------------------------------------- */
 
 /* Elements that are encoded at a time: whole rows or blocks, where the type has them. */
@@ -71,13 +101,25 @@ static int64_t piece_of(const Store *s)
     return piece < n ? piece : n;
 }
 
-static int cannot_hold(const Store *s, int64_t first)
+/* Encodes count elements from `first` on, the buffer's first being s->buffered. 0, or raises. */
+static int encode_piece(const Store *s, int64_t first, int64_t count)
 {
-    const Context *context = s->tensor->item.context;
+    Context *context = s->tensor->item.context;
+    const StoredArray *a = &s->array;
     const char *name = tensor_name(s->tensor);
-    int64_t at = context->fault;
+    float value;
+    if (context->card)
+        context->run.operation++;
+    else
+        context->fault = -1;
+    context->kernels->encode(a->dtype, a->rows, a->cols, first, count, storage_f32(s->buffer),
+                             storage_data(s->tensor->storage), storage_f32(s->scales), &context->run);
+    int64_t at = context->card ? card_fault_(context) : context->fault;
+    if (at < 0)
+        return error_code();
+    storage_read(s->buffer, (uint64_t)(at - s->buffered) * sizeof value, sizeof value, &value);
     return error_raise(ERROR_NONFINITE, "%s cannot hold %g, which is element %" PRId64 " of '%s'",
-                       dtype_name(s->array.dtype), (double)storage_f32(s->buffer)[at - first], at,
+                       dtype_name(a->dtype), (double)value, at,
                        name[0] ? name : memtrack_path_name(context->tracker, s->tensor->path));
 }
 
@@ -88,14 +130,10 @@ static int encode_pieces(Store *s, int64_t piece)
     int64_t n = a->rows * a->cols;
     for (int64_t first = 0; first < n; first += piece) {
         int64_t count = piece < n - first ? piece : n - first;
-        int failed = values_of(s, first, count, storage_f32(s->buffer));
-        if (failed)
-            return failed;
-        context->fault = -1;
-        context->kernels->encode(a->dtype, a->rows, a->cols, first, count, storage_f32(s->buffer),
-                                 s->tensor->storage->block.data, storage_f32(s->scales), &context->run);
-        if (context->fault >= 0)
-            return cannot_hold(s, first);
+        int failed = values_into(s, first, count, s->buffer, 0);
+        s->buffered = first;
+        if (failed || encode_piece(s, first, count))
+            return error_code();
     }
     if (a->dtype == DTYPE_NF4)
         context->kernels->encode_scales(a->rows, a->cols, storage_f32(s->scales),
@@ -129,15 +167,15 @@ static int store_encoded(Store *s)
 static int store_master(Tensor *tensor, TensorSource source, void *user)
 {
     Context *context = tensor->item.context;
-    int64_t n = shape_numel(tensor->shape);
-    int failed = context->meta ? 0 : source(user, 0, n, storage_f32(tensor->master));
-    if (failed || context->meta)
-        return failed;
-    Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .buffer = tensor->master};
-    context->fault = -1;
-    context->kernels->encode(tensor->dtype, 1, n, 0, n, storage_f32(tensor->master),
-                             storage_data(tensor->storage), NULL, &context->run);
-    return context->fault < 0 ? 0 : cannot_hold(&store, 0);
+    Store store = {.tensor = tensor,
+                   .array = tensor_stored_(tensor),
+                   .source = source,
+                   .user = user,
+                   .buffer = tensor->master};
+    if (context->meta)
+        return 0;
+    int failed = all_values_into(&store, tensor->master);
+    return failed ? failed : encode_piece(&store, 0, shape_numel(tensor->shape));
 }
 
 void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count)
@@ -157,11 +195,11 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
         return error_raise(ERROR_ARGUMENT, "tensor_store_(): the tensor holds i32, and values are floats");
     if (!tensor_readable(tensor, "tensor_store_"))
         return error_code();
+    Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
     if (tensor->dtype == DTYPE_F32 && !tensor->transposed)
-        return context->meta ? 0 : source(user, 0, tensor_numel(tensor), tensor->storage->block.data);
+        return context->meta ? 0 : all_values_into(&store, tensor->storage);
     if (tensor->master)
         return store_master(tensor, source, user);
-    Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
     const char *op = memtrack_op_set(context->tracker, "store");
     int path = memtrack_path_set(context->tracker, tensor->path);
     int failed = store_encoded(&store);
@@ -172,12 +210,14 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
 
 static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t count, float *values)
 {
-    const Context *context = tensor->item.context;
+    Context *context = tensor->item.context;
     const Kernels *k = context->kernels;
     StoredArray from = tensor_stored_(tensor);
     if (tensor->master)
         from = (StoredArray){storage_data(tensor->master), DTYPE_F32, from.rows, from.cols};
-    if (!context->meta && from.at)
+    if (context->card && from.at)
+        card_decode_(context, &from, transposed, first, count, values);
+    else if (!context->meta && from.at)
         (transposed ? k->decode_transposed : k->decode)(&from, first, count, values, &context->run);
 }
 

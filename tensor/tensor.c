@@ -2,7 +2,7 @@
  * keeps headers for routing, and storage only where backward reads it. */
 #include <inttypes.h>
 
-#include "tensor_.h"
+#include "card_.h"
 
 /* ---- Headers --------------------------------------------------------------------------------- */
 
@@ -257,8 +257,11 @@ float tensor_item(Tensor *tensor)
     if (tensor->dtype != DTYPE_F32 || tensor_numel(tensor) != 1)
         error_raise(ERROR_SHAPE, "tensor_item(): a tensor of shape %s is not a single number",
                     shape_text(tensor->shape).text);
-    else if (tensor_readable(tensor, "tensor_item") && tensor->storage->block.data)
+    else if (tensor_readable(tensor, "tensor_item") && tensor->storage->block.data) {
         storage_read(tensor->storage, 0, sizeof value, &value);
+        if (tensor->item.context->card)
+            card_read_(tensor->item.context);
+    }
     return value;
 }
 

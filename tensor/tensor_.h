@@ -20,7 +20,7 @@ struct ScopeItem {
 void scope_adopt(ScopeItem *item, void (*destroy)(ScopeItem *item));
 void scope_release(ScopeItem *item);
 
-/* What a machine says of its NVIDIA cards, after "no CUDA kernels, ": root is where /dev and /proc are ("")
+/* What a machine says of its NVIDIA cards, after what is missing: root is where /dev and /proc are ("")
  */
 void device_nvidia_(const char *root, int libcuda, char *text, size_t size);
 
@@ -103,7 +103,10 @@ struct Context {
     ScopeItem scopes[SCOPE_MAX_DEPTH]; /* ring heads */
     int depth;                         /* of the innermost open scope; 0 = the context's own */
     KernelRun run;                     /* of its kernels: threads, and where they put down a fault */
-    int64_t fault;
+    int64_t fault;                     /* on the CPU */
+    struct ContextCard *card;          /* of a context on a card (card_.h); NULL = on the CPU */
+    const Kernels *host_kernels;       /* of the host: those above, but on a card */
+    KernelRun host_run;
     struct {
         DType dtype, quantized;
         int frozen;
@@ -163,6 +166,8 @@ void context_step_begin(Context *context);
 void context_resume(Context *context, int64_t steps, const RandomState *random);
 /* Ends the current segment, if anything was allocated in it. */
 void context_segment_end(Context *context);
+/* What the context itself holds of its ledger goes, until something is allocated again. */
+void context_release_room(Context *context);
 
 /* Raises ERROR_SHAPE and returns 0 unless every dimension is 1..INT_MAX and the bytes fit. `what` names the
  * caller. */
@@ -205,6 +210,8 @@ void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *v
 void tensor_decode_file_(const Tensor *tensor, int64_t first, int64_t count, float *values);
 
 Storage *storage_new(Context *context, int64_t bytes, MemComponent component);
+/* The same for what a card needs before anything else. */
+Storage *storage_raw_(Context *context, int64_t bytes, MemComponent component);
 void storage_retain(Storage *storage);
 void storage_release(Context *context, Storage *storage); /* NULL is fine */
 /* Between the host's memory and a storage that has data: bytes [first, first + bytes). */
@@ -303,6 +310,9 @@ void tape_forget(const Tape *tape, const void *self);
  * its data between forward and backward has them there again when backward reads them. */
 int tensor_saved_by_header(const Tensor *tensor);
 
+/* Raises that a loss is not finite, and where the first such value came from: made by `what` where name is
+ * NULL, else a parameter or another input of it, of that name; what NULL = none was found. */
+int loss_raise_(float loss, const char *what, const char *name, int parameter);
 /* Runs the tape, the context's, backward down to `mark`; output gradients are in place. Returns error_code().
  */
 int backward_run(Tape *tape, int mark);
@@ -317,6 +327,26 @@ int gradient_zeros(Context *context, Tensor *leaf);
 /* The hook stays the caller's, who removes it before it goes. Hooks are told in the order they were added. */
 void gradient_hook_add(Context *context, GradientHook *hook);
 void gradient_hook_remove(Context *context, const GradientHook *hook);
+
+/* Bytes that the context's card could still give; 0 on the CPU. */
+uint64_t context_device_available(const Context *context);
+/* ---- On a card -------------------------------------------------------------------------------
+ * context->card is not NULL then. A step never waits: what the host has to know is put down on the card, and
+ * read once. */
+
+/* Updates will read from *card_control: nothing is to be updated after a fault, a loss that is not finite, or
+ * gradients of which one is not; and the factor on every gradient, which undoes the scale of the loss and
+ * clips (max_norm 0: does not). squares (count): the sum of each gradient's squares. */
+void card_find_control(Context *context, const Storage *squares, int64_t count, double scale, float max_norm);
+const struct UpdateControl *card_control(const Context *context);
+/* Waits for the step, and raises what went wrong in it. squares: of all gradients. Returns error_code(). */
+int card_step_read(Context *context, int *skip, double *squares);
+/* The next operation begins another step. */
+void card_step_end(Context *context);
+/* A number of rows, at most `most`, that a kernel has counted (waits). */
+void card_read_count(const KernelRun *run, const int64_t *at, int64_t most, int64_t *count);
+/* The index of the first element that is not finite (waits); -1 = all are. */
+int64_t card_find_nonfinite(Context *context, DType type, int64_t n, const Storage *values);
 
 static inline void *storage_data(const Storage *storage)
 {

@@ -3,7 +3,7 @@
 #ifndef BRIM_TESTS_KERNEL_RUN_H
 #define BRIM_TESTS_KERNEL_RUN_H
 
-#include "kernels/kernels.h"
+#include "card_support.h"
 
 enum { KERNEL_RUNS = 129 };
 
@@ -13,7 +13,7 @@ static inline const KernelRun *on(int threads)
 {
     static KernelRun runs[KERNEL_RUNS];
     KernelRun *run = &runs[threads];
-    *run = (KernelRun){.threads = threads, .fault = &kernel_faults[threads]};
+    *run = (KernelRun){.threads = threads, .fault = &kernel_faults[threads], .device = card()};
     kernel_faults[threads] = -1;
     return run;
 }

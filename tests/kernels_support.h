@@ -101,19 +101,30 @@ static inline void forget(void)
     support_used = 0;
 }
 
-static const char *const support_tables[] = {"base", "avx2", "avx512"};
+/* The last table is a card's; it knows no threads. SUPPORT_CARD: the program's kernels exist there. */
+static const char *const support_tables[] = {"base", "avx2", "avx512", "cuda"};
+#ifdef SUPPORT_CARD
+enum { SUPPORT_TABLES = 4 };
+#else
+enum { SUPPORT_TABLES = 3 };
+#endif
 
 static inline const Kernels *support_table(int i)
 {
-    return kernels_cpu(support_tables[i]);
+    return i == 3 ? kernels_cuda() : kernels_cpu(support_tables[i]);
+}
+
+static inline int support_threads(int i)
+{
+    return i == 3 ? 1 : SUPPORT_THREADS;
 }
 
 /* Calls check for every table and thread count. */
 static inline void each_table(void (*check)(const Kernels *k, int threads))
 {
     forget();
-    for (int i = 0; i < 3; i++) {
-        for (int threads = 1; support_table(i) && threads <= SUPPORT_THREADS; threads++) {
+    for (int i = 0; i < SUPPORT_TABLES; i++) {
+        for (int threads = 1; support_table(i) && threads <= support_threads(i); threads++) {
             check(support_table(i), threads);
             release();
         }
@@ -125,9 +136,9 @@ static inline void each_length(void (*check)(const Kernels *k, int64_t n, int th
 {
     static const int64_t lengths[] = {1, 3, 7, 17, 31, 33, 65, 1023, 4096, 4099, 16385, 50021};
     forget();
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < SUPPORT_TABLES; i++) {
         for (size_t n = 0; support_table(i) && n < sizeof lengths / sizeof *lengths; n++) {
-            for (int threads = 1; threads <= SUPPORT_THREADS; threads++) {
+            for (int threads = 1; threads <= support_threads(i); threads++) {
                 check(support_table(i), lengths[n], threads);
                 release();
             }
@@ -140,9 +151,9 @@ static inline void each_matrix(void (*check)(const Kernels *k, int64_t rows, int
 {
     static const int64_t rows[] = {1, 2, 5, 129}, columns[] = {1, 2, 3, 17, 31, 33, 64, 65, 257, 1000};
     forget();
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < SUPPORT_TABLES; i++) {
         for (size_t at = 0; support_table(i) && at < 4 * 10; at++) {
-            for (int threads = 1; threads <= SUPPORT_THREADS; threads++) {
+            for (int threads = 1; threads <= support_threads(i); threads++) {
                 check(support_table(i), rows[at / 10], columns[at % 10], threads);
                 release();
             }

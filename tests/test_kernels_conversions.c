@@ -1,5 +1,6 @@
 /* From and to 16 bit in kernels: every table that runs here decodes all 65536 and rounds floats as
  * base/half_.h does, in vector code and in what is left over. */
+#define SUPPORT_CARD
 #include "half_support.h"
 
 /* NaN decodes to a NaN of the same sign and payload, made quiet or not. */

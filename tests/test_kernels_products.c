@@ -29,8 +29,8 @@ static void test_gemm(void **state)
                                        {131, 70, 65}, {65, 64, 97},  {5, 1031, 113}, {67, 211, 71},
                                        {4099, 3, 5} /* more rows than a call takes */};
     static const float betas[] = {0, 1, 0.5f};
-    for (int isa = 0; isa < ISAS; isa++) {
-        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+    for (int table = 0; table < TABLES; table++) {
+        const Kernels *kernels = table_of(table);
         if (!kernels)
             continue;
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
@@ -117,8 +117,8 @@ static void test_linear(void **state)
                                        {200, 64, 10},  {5, 30, 811},  {401, 31, 67}, {4500, 3, 61},
                                        {64, 130, 96},  {2, 7, 1031},  {3, 1030, 9},  {4, 101, 2100},
                                        {1, 1100, 603}, {7, 131, 130}, {8, 77, 19},   {6, 15, 5}};
-    for (int isa = 0; isa < ISAS; isa++) {
-        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+    for (int table = 0; table < TABLES; table++) {
+        const Kernels *kernels = table_of(table);
         if (!kernels)
             continue;
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
@@ -136,6 +136,21 @@ static void test_linear(void **state)
             }
         }
     }
+}
+
+/* What cuBLAS refuses stays with the card, with a sentence. */
+static void test_refused(void **state)
+{
+    (void)state;
+    float x[6] = {0};
+    assert_int_equal(card()->error, 0);
+    kernels_cuda()->gemm(0, 0, 2, 2, 3, 1, x, 1 /* below k */, x, 2, 0, x, 2, on(1));
+    assert_int_equal(card()->error, CUDA_ERROR_OF_CUBLAS + 7);
+    assert_string_equal(card()->failed, "cuBLAS: CUBLAS_STATUS_INVALID_VALUE (7) for a product of (2,3) and "
+                                        "(3,2), f32 into f32");
+    kernels_cuda()->gemm(0, 0, 1, 1, 1, 1, x, 0, x, 0, 0, x, 1, on(1));
+    assert_int_equal(card()->error, CUDA_ERROR_OF_CUBLAS + 7); /* the first one */
+    card()->error = 0;
 }
 
 /* ---- tables and BLAS ------------------------------------------------------------------------- */
@@ -173,10 +188,8 @@ static void test_blas(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tables),
-        cmocka_unit_test(test_blas),
-        cmocka_unit_test(test_gemm),
-        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_tables),  cmocka_unit_test(test_blas),   cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_linear),
     };
     return cmocka_run_group_tests_name("kernels: products", tests, NULL, NULL);
 }

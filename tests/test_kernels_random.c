@@ -1,6 +1,7 @@
 /* Dropout and random fills: the same values on every table, for any thread count and any grouping;
  * statistics. */
 #include "base/philox_.h"
+#define SUPPORT_CARD
 #include "kernels_support.h"
 
 /* Random123's known answers for philox4x32-10. */

@@ -50,7 +50,7 @@ static void check_gemm(const Kernels *kernels, const DType *of, int trans, const
     StoredArray a = whole_numbers(of[0], trans_a ? k : m, trans_a ? m : k);
     StoredArray b = whole_numbers(of[1], trans_b ? n : k, trans_b ? k : n), c = whole_numbers(of[2], m, n);
     float *da = decoded(&a), *db = decoded(&b), *expected = decoded(&c);
-    size_t bytes = kernels->gemm_stored_workspace(m, n, k, c.dtype, on(threads));
+    size_t bytes = kernels->gemm_stored_workspace(m, n, k, a.dtype, b.dtype, c.dtype, on(threads));
     unsigned char *space = workspace_of(bytes);
     kernels->gemm_stored(trans_a, trans_b, m, n, k, 2, &a, &b, beta, c.dtype, writable(c), n, space,
                          on(threads));
@@ -69,9 +69,9 @@ static void test_sums_are_rounded_once(void **state)
                                        {73, 96, 128},  {130, 70, 385},  {80, 1060, 400},
                                        {5, 530, 1537}, {300, 33, 2000}, {400, 1030, 1540}};
     int sized = (int)(sizeof sizes / sizeof *sizes) - (SANITIZED && !full_form() ? 1 : 0);
-    for (int isa = 0; isa < ISAS; isa++) {
-        const Kernels *kernels = kernels_cpu(isa_names[isa]);
-        for (int s = 0; kernels && s < sized; s++)
+    for (int table = 0; table < TABLES; table++) {
+        const Kernels *kernels = table_of(table);
+        for (int s = 0; kernels && s < sized - (table == CARD); s++)
             for (int i = 0; i < (s < 6 ? 18 : 4); i++) {
                 DType of[] = {plain[i % 3], plain[(i / 3 + s) % 3], plain[1 + (i + s) % HALVES]};
                 check_gemm(kernels, of, (i + i / 4) % 4, sizes[s], i % 3 ? 0 : 1,
@@ -83,21 +83,49 @@ static void test_sums_are_rounded_once(void **state)
                    sizes[1], i / 4 ? 1 : 0, 1);
 }
 
+/* A card copies operands of another type strip by strip: of the weight only, and of both. */
+static void test_strips(void **state)
+{
+    (void)state;
+    enum { TERMS = 1 << 17, LINES = 65, ROWS = 5 };
+    const Kernels *kernels = kernels_cuda();
+    LinearDims d = {ROWS, TERMS, LINES, 0, DTYPE_F32, DTYPE_F32};
+    StoredArray w = random_stored(DTYPE_INT8, LINES, TERMS), x = whole_numbers(DTYPE_F32, ROWS, TERMS);
+    float *y = filled_buffer(ROWS * LINES, NAN), *expected = filled_buffer(ROWS * LINES, NAN);
+    size_t bytes = kernels->linear_workspace(&d, LINEAR_FORWARD, DTYPE_INT8, on(1));
+    unsigned char *space = workspace_of(bytes);
+    assert_true(bytes == 32 << 20);
+    kernels->linear_forward(&d, ACT_NONE, x.at, &w, NULL, NULL, y, space, on(1));
+    kernels_reference()->linear_forward(&d, ACT_NONE, x.at, &w, NULL, NULL, expected, NULL, on(1));
+    assert_near("strips of a weight", ROWS * LINES, y, expected, 1e-3);
+    drop_workspace(space, bytes), drop(y, ROWS * LINES), drop(expected, ROWS * LINES);
+    drop_stored(w), drop_stored(x);
+    if (full_form()) {
+        static const DType of[] = {DTYPE_F32, DTYPE_F32, DTYPE_BF16};
+        static const int64_t size[] = {LINES, LINES, 2 * TERMS};
+        assert_true(kernels->gemm_stored_workspace(LINES, LINES, 2 * TERMS, of[0], of[1], of[2], on(1)) ==
+                    64 << 20);
+        for (int trans = 0; trans < 4; trans++)
+            check_gemm(kernels, of, trans, size, 1, 1);
+    }
+}
+
 /* What 16 bit cannot hold becomes infinite, and NaN stays. */
 static void test_overflow(void **state)
 {
     (void)state;
     float values[] = {300, 60000, NAN, 1}, factors[] = {300, 1, 1, 1};
-    for (int isa = 0; isa <= ISAS; isa++) {
-        const Kernels *kernels = isa < ISAS ? kernels_cpu(isa_names[isa]) : kernels_reference();
+    for (int table = 0; table < ALL_TABLES; table++) {
+        const Kernels *kernels = any_table_of(table);
         for (int i = 0; kernels && i < 4; i++) {
             StoredArray a = stored(&values[i], 1, 1), b = stored(&factors[i], 1, 1);
             uint16_t c = 0;
-            unsigned char *space = workspace_of(kernels->gemm_stored_workspace(1, 1, 1, DTYPE_F16, on(1)));
+            size_t bytes = kernels->gemm_stored_workspace(1, 1, 1, DTYPE_F32, DTYPE_F32, DTYPE_F16, on(1));
+            unsigned char *space = workspace_of(bytes);
             kernels->gemm_stored(0, 0, 1, 1, 1, 1, &a, &b, 0, DTYPE_F16, &c, 1, space, on(1));
             float is = half_from_f16(c);
             assert_true(i == 0 ? isinf(is) : i == 2 ? isnan(is) : is == values[i]);
-            drop_workspace(space, kernels->gemm_stored_workspace(1, 1, 1, DTYPE_F16, on(1)));
+            drop_workspace(space, bytes);
         }
     }
 }
@@ -110,14 +138,19 @@ typedef struct Layer {
     float *bias, *dx, *dw, *ddy; /* of x, w and dy as floats */
 } Layer;
 
-static Layer layer(LinearDims d, DType w, StoredArray (*values)(DType, int64_t, int64_t))
+static Layer layer(const Kernels *kernels, LinearDims d, DType w,
+                   StoredArray (*values)(DType, int64_t, int64_t))
 {
+    DType type = half_of(d.x, d.y, DTYPE_F32);
     Layer l = {
         .d = d, .x = values(d.x, d.rows, d.in), .dy = values(d.y, d.rows, d.out), .bias = buffer(d.out)};
     l.w = d.in_out ? values(w, d.in, d.out) : values(w, d.out, d.in);
     for (int64_t i = 0; i < d.out; i++)
         l.bias[i] = rintf(8 * random_float());
     l.dx = decoded(&l.x), l.dw = decoded(&l.w), l.ddy = decoded(&l.dy);
+    as_multiplied(kernels, type, d.rows * d.in, l.dx);
+    as_multiplied(kernels, type, d.in * d.out, l.dw);
+    as_multiplied(kernels, type, d.rows * d.out, l.ddy);
     return l;
 }
 
@@ -141,15 +174,17 @@ static void check_forward(const Kernels *kernels, const Layer *l, Activation act
     LinearDims floats = as_float(*d);
     int64_t n = d->rows * d->out;
     StoredArray pre = random_stored(d->y, d->rows, d->out), y = copied(&pre), alone = copied(&pre);
-    StoredArray plain_w = stored(l->dw, l->w.rows, l->w.cols);
-    float *expected = buffer(n);
+    /* A card multiplies few rows with a weight of another type as it is. */
+    int few = d->rows <= 4 && d->in > 0 && !d->in_out && l->w.dtype != half_of(d->y, d->x, DTYPE_F32);
+    float *expected = buffer(n), *w = few ? decoded(&l->w) : copied_buffer(d->in * d->out, l->dw);
+    float *x = few ? decoded(&l->x) : copied_buffer(d->rows * d->in, l->dx);
+    StoredArray plain_w = stored(w, l->w.rows, l->w.cols);
     size_t bytes = kernels->linear_workspace(d, LINEAR_FORWARD, l->w.dtype, on(threads));
     unsigned char *space = workspace_of(bytes);
     const float *bias = threads % 2 ? l->bias : NULL;
     kernels->linear_forward(d, act, l->x.at, &l->w, bias, writable(pre), writable(y), space, on(threads));
     kernels->linear_forward(d, act, l->x.at, &l->w, bias, NULL, writable(alone), space, on(threads));
-    kernels_reference()->linear_forward(&floats, ACT_NONE, l->dx, &plain_w, bias, NULL, expected, NULL,
-                                        on(1));
+    kernels_reference()->linear_forward(&floats, ACT_NONE, x, &plain_w, bias, NULL, expected, NULL, on(1));
     if (exact)
         assert_exact("pre", &pre, expected);
     else
@@ -165,7 +200,8 @@ static void check_forward(const Kernels *kernels, const Layer *l, Activation act
     if (act == ACT_NONE)
         assert_memory_equal(y.at, pre.at, dtype_bytes(d->y, 1, n));
     drop_workspace(space, bytes);
-    drop(expected, n), drop_stored(pre), drop_stored(y), drop_stored(alone);
+    drop(expected, n), drop(w, d->in * d->out), drop(x, d->rows * d->in);
+    drop_stored(pre), drop_stored(y), drop_stored(alone);
 }
 
 static void compare(const char *what, int exact, const StoredArray *x, const float *expected, int64_t terms)
@@ -205,12 +241,16 @@ static void check_backward_weight(const Kernels *kernels, const Layer *l, DType 
                                     on(threads));
     kernels->linear_backward_weight(d, l->x.at, l->dy.at, grad, 0, NULL, other, beta, writable(db), space,
                                     on(threads));
+    float *dy = decoded(&l->dy); /* of which sums of columns are, whatever the product rounds */
     kernels_reference()->linear_backward_weight(&floats, l->dx, l->ddy, DTYPE_F32, beta, expected, DTYPE_F32,
-                                                beta, expected_bias, NULL, on(1));
+                                                0, NULL, NULL, on(1));
+    kernels_reference()->linear_backward_weight(&floats, l->dx, dy, DTYPE_F32, 0, NULL, DTYPE_F32, beta,
+                                                expected_bias, NULL, on(1));
     compare("dw", exact, &dw, expected, d->rows);
     compare("dbias", exact, &db, expected_bias, d->rows);
     drop_workspace(space, bytes);
-    drop(expected, d->in * d->out), drop(expected_bias, d->out), drop_stored(dw), drop_stored(db);
+    drop(expected, d->in * d->out), drop(expected_bias, d->out), drop(dy, d->rows * d->out);
+    drop_stored(dw), drop_stored(db);
 }
 
 /* Types of x and y, which only a head's differ, and of W. */
@@ -224,7 +264,7 @@ static void check_layer(const Kernels *kernels, const int64_t *size, const DType
     int exact = !dtype_is_quantized(of[2]) && turn % 2, in_out = turn % 3 == 0 && !dtype_is_quantized(of[2]);
     int threads = 1 + turn % MAX_THREADS;
     LinearDims d = {size[0], size[1], size[2], in_out, of[0], of[1]};
-    Layer l = layer(d, of[2], exact ? whole_numbers : random_stored);
+    Layer l = layer(kernels, d, of[2], exact ? whole_numbers : random_stored);
     for (int i = 0; i < 2; i++)
         check_forward(kernels, &l, (Activation)((turn + i) % 5), exact, threads + i);
     check_backward_input(kernels, &l, turn % 2 ? 1 : 0, exact, threads);
@@ -240,8 +280,8 @@ static void test_linear(void **state)
         {41, 31, 67}, {2, 7, 1031},  {3, 1030, 9},   {8, 77, 19},   {1, 192, 2100}, {3, 0, 5},
         {20, 0, 3},   {1, 4099, 12}, {80, 12, 1100}, {90, 410, 50}, {1700, 20, 30}};
     int of = (int)(sizeof layers / sizeof *layers), every = SANITIZED && !full_form() ? 3 : 1;
-    for (int isa = 0; isa <= ISAS; isa++) {
-        const Kernels *kernels = isa < ISAS ? kernels_cpu(isa_names[isa]) : kernels_reference();
+    for (int table = 0; table < ALL_TABLES; table++) {
+        const Kernels *kernels = any_table_of(table);
         for (int s = 0; kernels && s < (int)(sizeof sizes / sizeof *sizes); s++)
             for (int i = s % every; i < of; i += every)
                 check_layer(kernels, sizes[s], layers[i], s + i);
@@ -289,6 +329,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sums_are_rounded_once),
+        cmocka_unit_test(test_strips),
         cmocka_unit_test(test_overflow),
         cmocka_unit_test(test_linear),
         cmocka_unit_test(test_workspace),

@@ -1,4 +1,5 @@
 /* Rows with a label: the list of them, and rows gathered and put back. */
+#define SUPPORT_CARD
 #include "kernels_support.h"
 
 enum { ROWS_IGNORED = -100, ROWS_MAX = 129 };

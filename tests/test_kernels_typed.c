@@ -13,7 +13,7 @@ static void check_identity(const Kernels *kernels, DType type, int64_t rows, int
     for (int64_t i = 0; i < k; i++)
         ones[i * k + i] = 1;
     StoredArray a = stored(ones, k, k);
-    size_t bytes = kernels->gemm_stored_workspace(k, n, k, DTYPE_F32, on(1));
+    size_t bytes = kernels->gemm_stored_workspace(k, n, k, DTYPE_F32, type, DTYPE_F32, on(1));
     unsigned char *space = workspace_of(bytes);
     kernels->gemm_stored(0, trans_b, k, n, k, 1, &a, &b, 0, DTYPE_F32, c, n, space, on(1));
     for (int64_t i = 0; i < k * n; i++) {
@@ -35,13 +35,14 @@ static void check_halves(const Kernels *kernels, DType type)
         ((uint16_t *)(uintptr_t)b.at)[i] = (uint16_t)i;
     float one = 1, *c = filled_buffer(ALL, 0), *numbers = decoded(&b);
     StoredArray a = stored(&one, 1, 1);
-    unsigned char *space = workspace_of(kernels->gemm_stored_workspace(1, ALL, 1, DTYPE_F32, on(1)));
+    size_t bytes = kernels->gemm_stored_workspace(1, ALL, 1, DTYPE_F32, type, DTYPE_F32, on(1));
+    unsigned char *space = workspace_of(bytes);
     kernels->gemm_stored(0, 0, 1, ALL, 1, 1, &a, &b, 0, DTYPE_F32, c, ALL, space, on(1));
     for (int i = 0; i < ALL; i++)
         if (c[i] != numbers[i] && !(isnan(c[i]) && isnan(numbers[i])))
             fail_msg("%s %s %04x is %.9g, not %.9g", kernels->name, dtype_name(type), (unsigned)i,
                      (double)c[i], (double)numbers[i]);
-    drop_workspace(space, kernels->gemm_stored_workspace(1, ALL, 1, DTYPE_F32, on(1)));
+    drop_workspace(space, bytes);
     drop(c, ALL), drop(numbers, ALL), drop_stored(b);
 }
 
@@ -50,8 +51,8 @@ static void test_decoding(void **state)
     (void)state;
     static const int64_t sizes[][2] = {{1, 1},    {3, 5},   {16, 64},  {7, 36},  {64, 16},
                                        {33, 100}, {5, 391}, {130, 65}, {1, 700}, {40, 128}};
-    for (int isa = 0; isa <= ISAS; isa++) {
-        const Kernels *kernels = isa < ISAS ? kernels_cpu(isa_names[isa]) : kernels_reference();
+    for (int table = 0; table < ALL_TABLES; table++) {
+        const Kernels *kernels = any_table_of(table);
         for (size_t i = 0; kernels && i < TYPES * sizeof sizes / sizeof *sizes; i++)
             for (int trans = 0; trans < 2; trans++)
                 check_identity(kernels, types[i % TYPES], sizes[i / TYPES][0], sizes[i / TYPES][1], trans);
@@ -80,11 +81,14 @@ static void check_gemm(const Kernels *kernels, Case t, const int64_t *size, int 
     StoredArray b = random_stored(t.b, trans_b ? n : k, (trans_b ? k : n) + t.pad);
     StoredArray c = random_stored(t.c, m, n + t.pad), again = random_stored(t.c, m, n + t.pad);
     float *da = decoded(&a), *db = decoded(&b), *expected = decoded(&c), *old = decoded(&c);
+    DType type = half_of(t.c, t.a, t.b);
+    as_multiplied(kernels, type, a.rows * a.cols, da);
+    as_multiplied(kernels, type, b.rows * b.cols, db);
     for (int64_t i = 0; i < nc; i++)
         old[i] = t.beta == 0 && i % c.cols < n ? NAN : old[i]; /* between rows, nothing may change */
     round_into(t.c, nc, old, (void *)(uintptr_t)c.at);
     round_into(t.c, nc, old, (void *)(uintptr_t)again.at);
-    size_t bytes = kernels->gemm_stored_workspace(m, n, k, t.c, on(threads));
+    size_t bytes = kernels->gemm_stored_workspace(m, n, k, t.a, t.b, t.c, on(threads));
     unsigned char *space = workspace_of(bytes);
     kernels->gemm_stored(trans_a, trans_b, m, n, k, 0.7f, &a, &b, t.beta, t.c, (void *)(uintptr_t)c.at,
                          c.cols, space, on(threads));
@@ -106,8 +110,8 @@ static void test_gemm(void **state)
                                        {13, 29, 31},  {64, 10, 100}, {100, 1, 64},  {3, 257, 67},
                                        {131, 70, 65}, {65, 64, 97},  {73, 96, 128}, {12, 32, 768}};
     static const float betas[] = {0, 1, 0.5f};
-    for (int isa = 0; isa <= ISAS; isa++) {
-        const Kernels *kernels = isa < ISAS ? kernels_cpu(isa_names[isa]) : kernels_reference();
+    for (int table = 0; table < ALL_TABLES; table++) {
+        const Kernels *kernels = any_table_of(table);
         if (!kernels)
             continue;
         for (int s = 0; s < (int)(sizeof sizes / sizeof *sizes); s++)
@@ -125,8 +129,8 @@ static void test_blocks(void **state)
     (void)state;
     static const int64_t sizes[][3] = {{80, 1060, 390}, {9, 1100, 800}, {150, 50, 771}, {90, 40, 1600}};
     int every = SANITIZED && !full_form() ? 5 : 1; /* each size still, and all orders */
-    for (int isa = 0; isa < ISAS; isa++) {
-        const Kernels *kernels = kernels_cpu(isa_names[isa]);
+    for (int table = 0; table < TABLES; table++) {
+        const Kernels *kernels = table_of(table);
         for (int i = 0; kernels && i < 4 * TYPES; i += every) {
             Case t = {types[i / 4 % PLAIN_TYPES],
                       types[i / 4],
@@ -210,8 +214,8 @@ static void test_linear(void **state)
         {1, 1100, 603}, {1, 1024, 70}, {7, 131, 130}, {8, 77, 19},   {6, 15, 5},    {1, 192, 2100},
         {3, 0, 5},      {20, 0, 3},    {1, 4099, 12}};
     int every = SANITIZED && !full_form() ? 2 : 1; /* of the types a half with each size */
-    for (int isa = 0; isa <= ISAS; isa++) {
-        const Kernels *kernels = isa < ISAS ? kernels_cpu(isa_names[isa]) : kernels_reference();
+    for (int table = 0; table < ALL_TABLES; table++) {
+        const Kernels *kernels = any_table_of(table);
         for (size_t s = 0; kernels && s < sizeof sizes / sizeof *sizes; s++) {
             for (int t = 1 + (int)s % every; t < TYPES; t += every)
                 check_linear(kernels, sizes[s], types[t], 0, (int)s + t);
@@ -235,8 +239,10 @@ static void check_workspace(const LinearDims *d, int threads)
             assert_true(types[i / 2] != DTYPE_F32 || bytes == 0);
         }
         if (kernels)
-            assert_int_equal(kernels->gemm_stored_workspace(d->rows, d->out, d->in, d->y, on(threads)),
-                             reference->gemm_stored_workspace(d->rows, d->out, d->in, d->y, on(threads)));
+            assert_int_equal(kernels->gemm_stored_workspace(d->rows, d->out, d->in, d->x,
+                                                            types[threads % TYPES], d->y, on(threads)),
+                             reference->gemm_stored_workspace(d->rows, d->out, d->in, d->x,
+                                                              types[threads % TYPES], d->y, on(threads)));
     }
 }
 

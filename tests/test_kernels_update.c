@@ -1,5 +1,6 @@
 /* Optimizer updates: five steps of every table against PyTorch's rules written out in double, one option
  * after another, and a few steps whose result is plain. */
+#define SUPPORT_CARD
 #include "kernels_support.h"
 
 enum { STEPS = 5 };

@@ -1,5 +1,6 @@
 /* Updates of arrays that are not all f32: what a table writes is, bit for bit, what its f32 kernel makes of
  * the decoded arrays, rounded once: to nearest, at random, or to the nearest 8-bit code. */
+#define SUPPORT_CARD
 #include "kernels_support.h"
 
 #include "../base/bits_.h"
@@ -207,9 +208,9 @@ static void test_typed(void **state)
     static const int64_t lengths[] = {1, 7, 33, 255, 1025, 4099, 16385};
     (void)state;
     forget();
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < SUPPORT_TABLES; i++)
         for (size_t n = 0; support_table(i) && n < sizeof lengths / sizeof *lengths; n++)
-            for (int threads = 1; threads <= (lengths[n] > 16384 ? SUPPORT_THREADS : 1); threads += 2)
+            for (int threads = 1; threads <= (lengths[n] > 16384 ? support_threads(i) : 1); threads += 2)
                 check_typed(support_table(i), lengths[n], threads);
     check_typed(kernels_reference(), 300, 1);
 }
@@ -221,7 +222,7 @@ static void test_skip(void **state)
     const UpdateControl control = {.skip = 1, .grad_scale = 1};
     (void)state;
     forget();
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < SUPPORT_TABLES; i++)
         for (int c = 0; support_table(i) && c < CONVENTIONS; c++) {
             enum { N = 5000 };
             Arrays x = arrays_new(&conventions[c], N, 2, &key);
@@ -284,7 +285,7 @@ static void test_mean(void **state)
 {
     (void)state;
     forget();
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < SUPPORT_TABLES; i++)
         if (support_table(i)) {
             check_mean(support_table(i), 2);
             release();
@@ -397,7 +398,7 @@ static void check_codes(const Kernels *k, int threads)
         void *to = take_array(types[t], N);
         void *expected = encoded(types[t], N, x, NULL, 0, 0);
         int64_t fault = -1;
-        KernelRun run = {.threads = threads, .fault = &fault};
+        KernelRun run = {.threads = threads, .fault = &fault, .device = card()};
         k->encode(types[t], 1, N, 0, N, x, to, NULL, &run);
         assert_int_equal(fault, -1);
         assert_memory_equal(to, expected, (size_t)dtype_bytes(types[t], 1, N));

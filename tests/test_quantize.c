@@ -1,5 +1,6 @@
 /* Types other than float: codes, scales and decoded values bit for bit as bitsandbytes makes them, 16-bit
  * floats over all their values; any piece of a matrix alone, every table and number of threads. */
+#define SUPPORT_CARD
 #include "kernels_support.h"
 
 #include "../base/bits_.h"
@@ -14,6 +15,7 @@ static Safetensors *fixtures;
 
 static int open_fixtures(void **state)
 {
+    card(); /* before live memory is counted: it stays open */
     if (fresh_context(state))
         return -1;
     fixtures = safetensors_open("tests/precision/fixtures/quantize.safetensors");

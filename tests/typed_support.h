@@ -146,6 +146,32 @@ static inline void round_into(DType type, int64_t n, const float *x, void *y)
     }
 }
 
+/* Tables, the reference among them. */
+enum { REFERENCE = TABLES, ALL_TABLES };
+
+static inline const Kernels *any_table_of(int i)
+{
+    return i == REFERENCE ? kernels_reference() : table_of(i);
+}
+
+static inline DType half_of(DType a, DType b, DType c)
+{
+    DType of[] = {a, b, c};
+    for (int i = 0; i < 3; i++)
+        if (of[i] == DTYPE_BF16 || of[i] == DTYPE_F16)
+            return of[i];
+    return DTYPE_F32;
+}
+
+/* What a product reads: a card multiplies operands of one type, and rounds to it. */
+static inline void as_multiplied(const Kernels *kernels, DType type, int64_t n, float *x)
+{
+    for (int64_t i = 0; i < n && kernels == kernels_cuda(); i++)
+        x[i] = type == DTYPE_BF16  ? half_from_bf16(half_to_bf16(x[i]))
+               : type == DTYPE_F16 ? half_from_f16(half_to_f16(x[i]))
+                                   : x[i];
+}
+
 /* Every number is that of a float product, of this tolerance, or a neighbour of its rounded one. */
 static inline void assert_rounded(const char *what, const StoredArray *x, const float *expected,
                                   double tolerance)

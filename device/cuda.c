@@ -1,0 +1,501 @@
+/* The driver and cuBLAS by dlopen, and what an open card is asked for. */
+#include "cuda.h"
+
+#include <dlfcn.h>
+#include <glob.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../memtrack/memtrack.h"
+
+CudaDriver cuda;
+CudaBlas cublas;
+
+static int symbols(void *library, void *table, const char *const *names, size_t count, const char **missing)
+{
+    for (size_t i = 0; i < count; i++) {
+        void *f = dlsym(library, names[i]);
+        if (!f)
+            return *missing = names[i], -1;
+        memcpy((char *)table + i * sizeof f, &f,
+               sizeof f); /* C has no cast from object to function pointer */
+    }
+    return 0;
+}
+static const char *const cuda_names[] = {
+#define X(name, symbol, arguments) symbol,
+    CUDA_FUNCTIONS(X)
+#undef X
+};
+static const char *const cublas_names[] = {
+#define X(name, symbol, arguments) symbol,
+    CUBLAS_FUNCTIONS(X)
+#undef X
+};
+
+/* What BRIM_CUBLAS names, what the linker finds, the toolkit's folder, Python wheels (cu12:
+ * nvidia/cublas/lib; cu13: nvidia/cu13/lib). cublasLt is loaded first where it lies beside it: wheels'
+ * RUNPATHs differ. */
+static void *find_cublas(char *path, size_t size)
+{
+    static const char *const sonames[] = {"libcublas.so.13", "libcublas.so.12"};
+    const char *own = getenv("BRIM_CUBLAS"), *venv = getenv("VIRTUAL_ENV");
+    void *library;
+    if (own)
+        return snprintf(path, size, "%s", own), dlopen(own, RTLD_NOW | RTLD_LOCAL);
+    for (size_t i = 0; i < 2; i++)
+        if ((library = dlopen(sonames[i], RTLD_NOW | RTLD_LOCAL)))
+            return snprintf(path, size, "%s", sonames[i]), library;
+    const char *const roots[] = {"/usr/local/cuda/lib64",
+                                 "/usr/local/cuda-1[23]*/lib64",
+                                 "/usr/lib/x86_64-linux-gnu",
+                                 venv ? venv : "/nowhere",
+                                 "/usr/local",
+                                 "/usr",
+                                 getenv("HOME") ? getenv("HOME") : "/nowhere"};
+    static const char *const inside[] = {"",
+                                         "/lib/python3*/site-packages/nvidia/cu13/lib",
+                                         "/lib/python3*/site-packages/nvidia/cublas/lib",
+                                         "/lib/python3*/dist-packages/nvidia/cu13/lib",
+                                         "/lib/python3*/dist-packages/nvidia/cublas/lib",
+                                         "/.local/lib/python3*/site-packages/nvidia/cu13/lib",
+                                         "/.local/lib/python3*/site-packages/nvidia/cublas/lib"};
+    for (size_t r = 0; r < sizeof roots / sizeof *roots; r++)
+        for (size_t n = 0; n < sizeof inside / sizeof *inside; n++)
+            for (size_t i = 0; i < 2; i++) {
+                char pattern[1024];
+                glob_t found;
+                snprintf(pattern, sizeof pattern, "%s%s/%s", roots[r], inside[n], sonames[i]);
+                if (glob(pattern, 0, NULL, &found))
+                    continue;
+                snprintf(path, size, "%s", found.gl_pathv[0]);
+                globfree(&found);
+                char light[1100];
+                snprintf(light, sizeof light, "%.*s/libcublasLt.so.%s", (int)(strrchr(path, '/') - path),
+                         path, sonames[i] + 13);
+                dlopen(light, RTLD_NOW | RTLD_GLOBAL);
+                if ((library = dlopen(path, RTLD_NOW | RTLD_LOCAL)))
+                    return library;
+            }
+    return NULL;
+}
+
+enum {
+    CUDA_CARDS = 32, /* of one machine */
+    ATTRIBUTE_MULTIPROCESSORS = 16,
+    ATTRIBUTE_COMPUTE_MODE = 20,
+    ATTRIBUTE_MAJOR = 75,
+    ATTRIBUTE_MINOR = 76,
+    MODE_EXCLUSIVE = 3,
+    MODE_PROHIBITED = 2,
+    STREAM_NON_BLOCKING = 1,
+    OLDEST_DRIVER = 12000, /* CUDA 12.0, driver 525 */
+    COMPUTE_32F = 68,
+    PARTS_IN_F32 = 16 /* cuBLAS's math mode: parts of 16-bit sums meet in f32 */
+};
+
+/* What all who open a card share. */
+typedef struct SharedCard {
+    int refs, functions;
+    void *context, *module, **function;
+    size_t total, before, after_context, after_kernels;
+} SharedCard;
+
+static SharedCard shared[CUDA_CARDS];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+void cuda_error_text(int error, char *text, size_t size)
+{
+    const char *name = NULL;
+    if (!cuda.error_name || cuda.error_name(error, &name) || !name)
+        name = "an error of the driver's";
+    snprintf(text, size, "%s (%d)", name, error);
+}
+
+static int says(char *why, size_t size, const char *what, int error)
+{
+    char text[96];
+    cuda_error_text(error, text, sizeof text);
+    snprintf(why, size, "%s: %s", what, text);
+    return -1;
+}
+
+/* The libraries stay open: functions of theirs are in the tables above. */
+static int load_driver(char *why, size_t size)
+{
+    const char *missing, *own = getenv("BRIM_CUDA_DRIVER");
+    int version = 0, e;
+    if (!cuda.init) {
+        void *library = dlopen(own ? own : "libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
+        if (!library) {
+            snprintf(why, size, "the driver's library cannot be opened: %s", dlerror());
+            return -1;
+        }
+        CudaDriver found;
+        if (symbols(library, &found, cuda_names, sizeof cuda_names / sizeof *cuda_names, &missing)) {
+            snprintf(why, size, "the driver is too old: its library has no %s; CUDA 12.0 (driver 525) is needed",
+                     missing);
+            return -1;
+        }
+        cuda = found;
+    }
+    if ((e = cuda.init(0)))
+        return says(why, size, "the driver does not start", e);
+    cuda.driver_version(&version);
+    if (version >= OLDEST_DRIVER)
+        return 0;
+    snprintf(why, size, "the driver serves CUDA %d.%d; 12.0 (driver 525) is needed", version / 1000,
+             version % 1000 / 10);
+    return -1;
+}
+
+static int load_cublas(char *why, size_t size)
+{
+    const char *missing;
+    char path[1024];
+    if (cublas.create)
+        return 0;
+    void *library = find_cublas(path, sizeof path);
+    if (!library) {
+        snprintf(why, size,
+                 "cuBLAS (libcublas.so.13 or .12) is not found in the system's folders, LD_LIBRARY_PATH, "
+                 "/usr/local/cuda or the nvidia folders of Python wheels; install it (pip install "
+                 "nvidia-cublas), or name the file in BRIM_CUBLAS");
+        return -1;
+    }
+    CudaBlas found;
+    if (symbols(library, &found, cublas_names, sizeof cublas_names / sizeof *cublas_names, &missing)) {
+        snprintf(why, size, "%s has no %s; cuBLAS 12 or later is needed", path, missing);
+        return -1;
+    }
+    cublas = found;
+    return 0;
+}
+
+/* Which card it is, and whether it will do. */
+static int look_at(CudaDevice *d, int ordinal, char *why, size_t size)
+{
+    int count = 0, e = cuda.device_count(&count), major = 0, minor = 0, mode = 0;
+    if (e || count == 0) {
+        snprintf(why, size, "the driver finds no card (error %d); CUDA_VISIBLE_DEVICES hides cards", e);
+        return -1;
+    }
+    if (ordinal >= count || ordinal >= CUDA_CARDS) {
+        snprintf(why, size, "there %s %d card%s, numbered from 0", count == 1 ? "is" : "are", count,
+                 count == 1 ? "" : "s");
+        return -1;
+    }
+    if ((e = cuda.device_get(&d->ordinal, ordinal)))
+        return says(why, size, "the card does not answer", e);
+    cuda.device_name(d->name, (int)sizeof d->name, d->ordinal);
+    cuda.device_attribute(&major, ATTRIBUTE_MAJOR, d->ordinal);
+    cuda.device_attribute(&minor, ATTRIBUTE_MINOR, d->ordinal);
+    cuda.device_attribute(&mode, ATTRIBUTE_COMPUTE_MODE, d->ordinal);
+    cuda.device_attribute(&d->multiprocessors, ATTRIBUTE_MULTIPROCESSORS, d->ordinal);
+    d->capability = major * 10 + minor;
+    if (d->capability < CUDA_OLDEST)
+        snprintf(why, size, "%s has compute capability %d.%d; there are kernels for 7.5 (Turing, T4) and later",
+                 d->name, major, minor);
+    else if (mode == MODE_PROHIBITED)
+        snprintf(why, size, "%s is in compute mode 'prohibited': nvidia-smi -c 0 allows programs on it", d->name);
+    return d->capability < CUDA_OLDEST || mode == MODE_PROHIBITED ? -1 : 0;
+}
+
+static size_t bytes_free(size_t *total)
+{
+    size_t some = 0, all = 0;
+    cuda.memory_info(&some, &all);
+    if (total)
+        *total = all;
+    return some;
+}
+
+/* The driver's context and the kernels, once a process. */
+static int join(CudaDevice *d, const void *image, char *why, size_t size)
+{
+    SharedCard *card = &shared[d->ordinal];
+    int e, mode = 0;
+    if (card->refs == 0) {
+        *card = (SharedCard){0};
+        if ((e = cuda.context_retain(&card->context, d->ordinal))) {
+            cuda.device_attribute(&mode, ATTRIBUTE_COMPUTE_MODE, d->ordinal);
+            return says(why, size,
+                        mode == MODE_EXCLUSIVE ? "the card is in exclusive use, and another program has it"
+                                               : "the driver gives no context",
+                        e);
+        }
+        cuda.context_set(card->context);
+        card->after_context = bytes_free(&card->total);
+        if ((e = cuda.module_load(&card->module, image, 0, NULL, NULL))) {
+            cuda.context_release(d->ordinal);
+            return says(why, size, "the kernels do not load on this card", e);
+        }
+        card->after_kernels = bytes_free(NULL);
+    }
+    card->refs++;
+    cuda.context_set(card->context);
+    d->context = card->context;
+    d->module = card->module;
+    d->function = card->function;
+    d->functions = card->functions;
+    d->total = d->before = card->total;
+    d->after_context = card->after_context;
+    d->after_kernels = card->after_kernels;
+    return 0;
+}
+
+static void leave(const CudaDevice *d)
+{
+    SharedCard *card = &shared[d->ordinal];
+    if (!d->context || --card->refs > 0)
+        return;
+    memtrack_host_free(NULL, card->function, (size_t)card->functions * sizeof *card->function);
+    cuda.module_unload(card->module);
+    cuda.context_release(d->ordinal);
+    *card = (SharedCard){0};
+}
+
+static int open_locked(CudaDevice *d, int ordinal, const void *image, char *why, size_t size)
+{
+    int e;
+    if (load_driver(why, size) || look_at(d, ordinal, why, size) || load_cublas(why, size) ||
+        join(d, image, why, size))
+        return -1;
+    if ((e = cuda.stream_create(&d->stream, STREAM_NON_BLOCKING)))
+        return says(why, size, "the driver gives no stream", e);
+    if ((e = cublas.create(&d->blas)) || (e = cublas.set_stream(d->blas, d->stream)) ||
+        (e = cublas.set_math_mode(d->blas, PARTS_IN_F32))) {
+        snprintf(why, size, "cuBLAS does not start (its status %d); it needs some memory of the card", e);
+        return -1;
+    }
+    d->after_blas = bytes_free(NULL);
+    return 0;
+}
+
+static void close_locked(CudaDevice *d)
+{
+    if (d->blas)
+        cublas.destroy(d->blas);
+    if (d->stream)
+        cuda.stream_destroy(d->stream);
+    leave(d);
+    *d = (CudaDevice){0};
+}
+
+int cuda_open(CudaDevice *d, int ordinal, const void *image, char *why, size_t size)
+{
+    *d = (CudaDevice){.compute = COMPUTE_32F};
+    pthread_mutex_lock(&lock);
+    int failed = open_locked(d, ordinal, image, why, size);
+    if (failed)
+        close_locked(d);
+    pthread_mutex_unlock(&lock);
+    return failed;
+}
+
+void cuda_close(CudaDevice *d)
+{
+    if (d->stream)
+        cuda_wait(d);
+    cuda_stage(d, NULL, 0);
+    pthread_mutex_lock(&lock);
+    close_locked(d);
+    pthread_mutex_unlock(&lock);
+}
+
+int cuda_look(CudaDevice *d, int ordinal, char *why, size_t size)
+{
+    *d = (CudaDevice){0};
+    pthread_mutex_lock(&lock);
+    int failed = load_driver(why, size) || look_at(d, ordinal, why, size) || load_cublas(why, size);
+    pthread_mutex_unlock(&lock);
+    return failed ? -1 : 0;
+}
+
+size_t cuda_workspace_bytes(int capability)
+{
+    return (size_t)(capability >= 90 ? 32 : 4) << 20; /* NVIDIA's advice for Hopper and later, and before */
+}
+
+int cuda_lend(CudaDevice *d, CudaPointer scratch, CudaPointer workspace, size_t workspace_bytes)
+{
+    d->scratch = scratch;
+    d->workspace = workspace;
+    d->workspace_bytes = workspace_bytes;
+    /* After the stream: setting that forgets the workspace. */
+    return workspace ? cublas.set_workspace(d->blas, (void *)(uintptr_t)workspace, workspace_bytes) : 0;
+}
+
+int cuda_stage(CudaDevice *d, void *memory, size_t bytes)
+{
+    if (d->staging)
+        cuda.host_unregister(d->staging);
+    d->staging = NULL;
+    d->staging_bytes = d->staged = 0;
+    if (!memory)
+        return 0;
+    int e = cuda.host_register(memory, bytes, 0);
+    if (!e) {
+        d->staging = memory;
+        d->staging_bytes = bytes;
+    }
+    return e;
+}
+
+static int find_functions(SharedCard *card, const char *const *names, int count, char *why, size_t size)
+{
+    if (card->function)
+        return 0;
+    size_t bytes = (size_t)count * sizeof *card->function;
+    void **function = memtrack_host_calloc(NULL, bytes);
+    if (!function) {
+        snprintf(why, size, "no host memory for %d kernels", count);
+        return -1;
+    }
+    for (int i = 0; i < count; i++) {
+        if (!cuda.module_function(&function[i], card->module, names[i]))
+            continue;
+        snprintf(why, size, "the module has no kernel %s", names[i]);
+        memtrack_host_free(NULL, function, bytes);
+        return -1;
+    }
+    card->function = function;
+    card->functions = count;
+    return 0;
+}
+
+int cuda_functions(CudaDevice *d, const char *const *names, int count, char *why, size_t size)
+{
+    SharedCard *card = &shared[d->ordinal];
+    pthread_mutex_lock(&lock);
+    int failed = find_functions(card, names, count, why, size);
+    d->function = card->function;
+    d->functions = card->functions;
+    pthread_mutex_unlock(&lock);
+    return failed;
+}
+
+static void keep(CudaDevice *d, int error)
+{
+    if (error && !d->error)
+        d->error = error;
+}
+
+void cuda_launch(CudaDevice *d, int function, unsigned x, unsigned y, unsigned z, unsigned threads,
+                 const void *arguments, size_t bytes)
+{
+    void *extra[] = {(void *)1, (void *)(uintptr_t)arguments, (void *)2, &bytes, NULL};
+    keep(d, cuda.launch(d->function[function], x, y, z, threads, 1, 1, 0, d->stream, NULL, extra));
+}
+
+static const char *blas_status(int status)
+{
+    switch (status) {
+    case 1:
+        return "CUBLAS_STATUS_NOT_INITIALIZED";
+    case 3:
+        return "CUBLAS_STATUS_ALLOC_FAILED";
+    case 7:
+        return "CUBLAS_STATUS_INVALID_VALUE";
+    case 8:
+        return "CUBLAS_STATUS_ARCH_MISMATCH";
+    case 11:
+        return "CUBLAS_STATUS_MAPPING_ERROR";
+    case 13:
+        return "CUBLAS_STATUS_EXECUTION_FAILED";
+    case 14:
+        return "CUBLAS_STATUS_INTERNAL_ERROR";
+    case 15:
+        return "CUBLAS_STATUS_NOT_SUPPORTED";
+    default:
+        return "an unknown status";
+    }
+}
+
+void cuda_blas_failed(CudaDevice *d, int status, const char *what, ...)
+{
+    va_list list;
+    if (d->error)
+        return;
+    keep(d, CUDA_ERROR_OF_CUBLAS + status);
+    int used = snprintf(d->failed, sizeof d->failed, "cuBLAS: %s (%d) for ", blas_status(status), status);
+    va_start(list, what);
+    vsnprintf(d->failed + used, sizeof d->failed - (size_t)used, what, list);
+    va_end(list);
+}
+
+int cuda_wait(CudaDevice *d)
+{
+    keep(d, cuda.stream_wait(d->stream));
+    d->staged = 0;
+    return d->error;
+}
+
+void cuda_failure(const CudaDevice *d, char *text, size_t size)
+{
+    if (d->error >= CUDA_ERROR_OF_CUBLAS)
+        snprintf(text, size, "%s", d->failed);
+    else
+        cuda_error_text(d->error, text, size);
+}
+
+/* ---- Copies ---------------------------------------------------------------------------------- */
+
+/* Room in the staging for as many of the bytes as there is; waits when there is none. */
+static unsigned char *stage(CudaDevice *d, size_t bytes, size_t *room)
+{
+    enum { ALIGNED = 64 };
+    if (d->staged == d->staging_bytes)
+        cuda_wait(d);
+    unsigned char *at = d->staging + d->staged;
+    size_t left = d->staging_bytes - d->staged;
+    *room = bytes < left ? bytes : left;
+    size_t used = (*room + ALIGNED - 1) / ALIGNED * ALIGNED;
+    d->staged += used < left ? used : left;
+    return at;
+}
+
+void cuda_write(CudaDevice *d, CudaPointer to, size_t bytes, const void *from)
+{
+    if (!d->staging) {
+        keep(d, cuda.to_device(to, from, bytes, d->stream));
+        cuda_wait(d);
+        return;
+    }
+    for (size_t done = 0, n; done < bytes && !d->error; done += n) {
+        unsigned char *at = stage(d, bytes - done, &n);
+        memcpy(at, (const char *)from + done, n);
+        keep(d, cuda.to_device(to + done, at, n, d->stream));
+    }
+}
+
+void cuda_read(CudaDevice *d, CudaPointer from, size_t bytes, void *to)
+{
+    if (!d->staging) {
+        keep(d, cuda.to_host(to, from, bytes, d->stream));
+        cuda_wait(d);
+        return;
+    }
+    for (size_t done = 0, n; done < bytes; done += n) {
+        const unsigned char *at = stage(d, bytes - done, &n);
+        if (!d->error)
+            keep(d, cuda.to_host((void *)(uintptr_t)at, from + done, n, d->stream));
+        if (cuda_wait(d))
+            memset((char *)to + done, 0, n); /* whoever reads on reads something; the error is reported */
+        else
+            memcpy((char *)to + done, at, n);
+    }
+}
+
+/* Whole words at once, and what is left over through the staging. */
+void cuda_clear(CudaDevice *d, CudaPointer to, size_t bytes)
+{
+    static const unsigned char zeros[4];
+    if (bytes >= 4)
+        keep(d, cuda.set32(to, 0, bytes / 4, d->stream));
+    if (bytes % 4)
+        cuda_write(d, to + bytes / 4 * 4, bytes % 4, zeros);
+}

@@ -1,0 +1,70 @@
+/* Cards by name, and the memory of an open one. */
+#include "device.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+int device_cuda_ordinal(const char *name)
+{
+    if (!name || strncmp(name, "cuda", 4))
+        return -1;
+    if (!name[4])
+        return 0;
+    if (name[4] != ':' || !name[5] || strspn(name + 5, "0123456789") != strlen(name + 5))
+        return -1;
+    unsigned long number = strtoul(name + 5, NULL, 10);
+    return number < INT_MAX ? (int)number : INT_MAX;
+}
+
+static CudaPointer address(const void *memory)
+{
+    return (CudaPointer)(uintptr_t)memory;
+}
+
+static void *take(void *user, uint64_t bytes)
+{
+    CudaPointer taken = 0;
+    (void)user; /* the driver hands out whole pieces */
+    return cuda.alloc(&taken, (size_t)bytes) ? NULL : (void *)(uintptr_t)taken;
+}
+
+/* After what the stream still does with it. */
+static void give(void *user, void *memory)
+{
+    cuda_wait(user);
+    cuda.release(address(memory));
+}
+
+static void read_memory(void *user, const void *memory, uint64_t bytes, void *to)
+{
+    cuda_read(user, address(memory), (size_t)bytes, to);
+}
+
+static void write_memory(void *user, void *memory, uint64_t bytes, const void *from)
+{
+    cuda_write(user, address(memory), (size_t)bytes, from);
+}
+
+static void clear_memory(void *user, void *memory, uint64_t bytes)
+{
+    cuda_clear(user, address(memory), (size_t)bytes);
+}
+
+static uint64_t available(void *user)
+{
+    size_t left = 0, all = 0;
+    (void)user;
+    return cuda.memory_info(&left, &all) ? 0 : left / DEVICE_GRANULE * DEVICE_GRANULE;
+}
+
+MemDevice device_memory(CudaDevice *device)
+{
+    return (MemDevice){.take = take,
+                       .give = give,
+                       .read = read_memory,
+                       .write = write_memory,
+                       .clear = clear_memory,
+                       .available = available,
+                       .user = device};
+}

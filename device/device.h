@@ -1,0 +1,20 @@
+/* device: cards by name, and what the engine asks of one. */
+#ifndef BRIM_DEVICE_H
+#define BRIM_DEVICE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../memtrack/memtrack.h"
+#include "cuda.h"
+
+/* The number of the card that "cuda" (0) or "cuda:N" names; -1 = it is no name of a card. */
+int device_cuda_ordinal(const char *name);
+
+/* The memory of an open card, for a ledger. The card outlives it. */
+MemDevice device_memory(CudaDevice *device);
+
+/* A card's memory comes in such pieces. */
+#define DEVICE_GRANULE ((uint64_t)2 << 20)
+
+#endif

@@ -1,0 +1,109 @@
+/* Attention on a card: attention.cu, attention_backward.cu. A workspace holds a row's sums, never scores. */
+#include "launch_.h"
+
+enum { TILE = 64, COLUMNS = 128, ATTENTION_THREADS = 256 }; /* as in attention.h */
+
+static HeadStrides strides(const AttentionDims *d, int64_t ld)
+{
+    return (HeadStrides){d->seq * ld, d->head_dim, ld};
+}
+
+static AttentionArguments arguments(const AttentionDims *d, const void *q, const void *k, const void *v)
+{
+    AttentionArguments a = {.d = *d, .q = q, .k = k, .v = v, .keys = d->seq};
+    a.d.past = 0;
+    a.chunks = (d->head_dim + COLUMNS - 1) / COLUMNS;
+    a.at_q = strides(d, d->ldq);
+    a.at_k = strides(d, d->ldk);
+    a.at_v = strides(d, d->ldv);
+    a.at_o = strides(d, d->ldo);
+    return a;
+}
+
+static int64_t rows(const AttentionDims *d)
+{
+    return (int64_t)d->batch * d->heads * d->seq;
+}
+
+/* Blocks of a tile's rows each, of so many heads. */
+static int64_t blocks(const AttentionArguments *a, int heads)
+{
+    return (int64_t)a->d.batch * heads * ((a->d.seq + TILE - 1) / TILE) * a->chunks;
+}
+
+/* One block a tile, whatever the head's width. */
+static void start_stats(AttentionArguments a, const KernelRun *run)
+{
+    a.chunks = 1;
+    LAUNCH(run, CUDA_attention_stats + cuda_typed(a.d.type), blocks(&a, a.d.heads), 1, 1, ATTENTION_THREADS,
+           a);
+}
+
+void cuda_attention_eager_forward(const AttentionDims *d, const void *q, const void *k, const void *v,
+                                  void *out, void *probs, float *workspace, const KernelRun *run)
+{
+    AttentionArguments a = arguments(d, q, k, v);
+    a.out = out;
+    a.probs = probs;
+    a.stats = workspace;
+    start_stats(a, run);
+    LAUNCH(run, CUDA_attention_eager + cuda_typed(d->type), blocks(&a, d->heads), 1, 1, ATTENTION_THREADS, a);
+}
+
+void cuda_attention_flash_forward(const AttentionDims *d, const void *q, const void *k, const void *v,
+                                  void *out, float *lse, float *workspace, const KernelRun *run)
+{
+    (void)workspace;
+    AttentionArguments a = arguments(d, q, k, v);
+    a.out = out;
+    a.lse = lse;
+    LAUNCH(run, CUDA_attention_flash + cuda_typed(d->type), blocks(&a, d->heads), 1, 1, ATTENTION_THREADS, a);
+}
+
+static void backward(AttentionArguments *a, const void *out, const void *dout, void *dq, void *dk, void *dv,
+                     float *workspace, const KernelRun *run)
+{
+    const AttentionDims *d = &a->d;
+    int type = cuda_typed(d->type), warps = ATTENTION_THREADS / 32;
+    a->o = out;
+    a->dout = dout;
+    a->dq = dq, a->dk = dk, a->dv = dv;
+    a->at_dq = strides(d, d->lddq);
+    a->at_dk = strides(d, d->lddk);
+    a->at_dv = strides(d, d->lddv);
+    a->delta = workspace;
+    LAUNCH(run, CUDA_attention_delta + type, (rows(d) + warps - 1) / warps, 1, 1, ATTENTION_THREADS, *a);
+    LAUNCH(run, CUDA_attention_dq + type, blocks(a, d->heads), 1, 1, ATTENTION_THREADS, *a);
+    LAUNCH(run, CUDA_attention_dkv + type, blocks(a, d->kv_heads), 1, 1, ATTENTION_THREADS, *a);
+}
+
+void cuda_attention_eager_backward(const AttentionDims *d, const void *q, const void *k, const void *v,
+                                   const void *out, const void *probs, const void *dout, void *dq, void *dk,
+                                   void *dv, float *workspace, const KernelRun *run)
+{
+    AttentionArguments a = arguments(d, q, k, v);
+    a.probs = (void *)(uintptr_t)probs; /* read */
+    if (!probs) {
+        a.stats = workspace + rows(d);
+        start_stats(a, run);
+    }
+    backward(&a, out, dout, dq, dk, dv, workspace, run);
+}
+
+void cuda_attention_flash_backward(const AttentionDims *d, const void *q, const void *k, const void *v,
+                                   const void *out, const float *lse, const void *dout, void *dq, void *dk,
+                                   void *dv, float *workspace, const KernelRun *run)
+{
+    AttentionArguments a = arguments(d, q, k, v);
+    a.lse = (float *)(uintptr_t)lse; /* read */
+    backward(&a, out, dout, dq, dk, dv, workspace, run);
+}
+
+/* delta in backward; stats where probabilities are computed. */
+size_t cuda_attention_workspace(const AttentionDims *d, AttentionKept kept, int backward_,
+                                const KernelRun *run)
+{
+    (void)run;
+    int stats = kept == KEPT_NOTHING || (kept == KEPT_PROBS && !backward_);
+    return (size_t)rows(d) * (size_t)((backward_ ? 1 : 0) + 2 * stats) * sizeof(float);
+}

@@ -1,0 +1,16 @@
+/* Of one type: included by attention_backward.cu. */
+
+GLOBAL(TYPED(attention_delta), ATTENTION_THREADS, AttentionArguments)
+{
+    delta_rows(&a, TYPE);
+}
+
+GLOBAL(TYPED(attention_dq), ATTENTION_THREADS, AttentionArguments)
+{
+    backward_queries(&a, TYPE);
+}
+
+GLOBAL(TYPED(attention_dkv), ATTENTION_THREADS, AttentionArguments)
+{
+    backward_keys(&a, TYPE);
+}

@@ -1,0 +1,64 @@
+/* Of one type: included by loss.cu. */
+
+/* A maximum and the sum of exponentials below it, which grow together: memory is read once. The maximum
+ * begins at -FLT_MAX, not -inf, so that a pack of -inf (masked classes) adds zero instead of NaN. A NaN is no
+ * maximum; the sum catches it. */
+GLOBAL(TYPED(cross_entropy_forward), 256, LossArguments)
+{
+    SHARED float shared[32];
+    LossPart p = loss_part(&a);
+    float top = -FLT_MAX, sum = 0.0f;
+    if (p.row >= a.d.rows)
+        return;
+    if (p.label == a.d.ignore_index || p.label < 0 || p.label >= a.d.classes) {
+        if (p.lane == 0) {
+            a.lse[p.row] = a.row_loss[p.row] = 0.0f;
+            if (p.label != a.d.ignore_index)
+                fault_at(a.fault, a.d.first_row + p.row);
+        }
+        return;
+    }
+    for (int64_t i = p.first; i < p.end; i += (int64_t)LOSS_TOGETHER * a.team * PACK) {
+        float x[LOSS_TOGETHER][PACK];
+        UNROLL
+        for (int k = 0; k < LOSS_TOGETHER; k++)
+            LOAD8(a.logits, i + (int64_t)k * a.team * PACK, p.begin, p.end, a.aligned, -INFINITY, x[k]);
+        UNROLL
+        for (int k = 0; k < LOSS_TOGETHER; k++)
+            loss_add(x[k], &top, &sum);
+    }
+    float most = team_max(a.team, top, shared);
+    sum = team_sum(a.team, sum * expf(top - most), shared);
+    if (p.lane != 0)
+        return;
+    a.lse[p.row] = most + logf(sum);
+    a.row_loss[p.row] = most - LOAD(a.logits, p.begin + p.label) + logf(sum);
+}
+
+GLOBAL(TYPED(cross_entropy_backward), 256, LossArguments)
+{
+    LossPart p = loss_part(&a);
+    if (p.row >= a.d.rows)
+        return;
+    int64_t classes = a.d.all_classes ? a.d.all_classes : a.d.classes;
+    int counted = p.label != a.d.ignore_index && p.label >= 0 && p.label < classes;
+    int64_t label = p.begin + p.label - a.d.first_class; /* it may be that of a class which is not here */
+    float lse = a.lse[p.row], factor = a.scale * a.dloss[0];
+    UNROLL
+    for (int k = 0; k < LOSS_SLICE; k++) {
+        int64_t i = p.first + (int64_t)k * a.team * PACK;
+        float x[PACK], dx[PACK];
+        if (i >= p.end)
+            break;
+        if (counted)
+            LOAD8(a.logits, i, p.begin, p.end, a.aligned, 0.0f, x);
+        if (a.beta != 0.0f)
+            LOAD8(a.dlogits, i, p.begin, p.end, a.aligned, 0.0f, dx);
+        UNROLL
+        for (int e = 0; e < PACK; e++) {
+            float slope = counted ? (expf(x[e] - lse) - (i + e == label ? 1.0f : 0.0f)) * factor : 0.0f;
+            dx[e] = a.beta != 0.0f ? slope + a.beta * dx[e] : slope;
+        }
+        STORE8(a.dlogits, i, p.begin, p.end, a.aligned, dx);
+    }
+}

@@ -1,0 +1,123 @@
+/* Of one type: included by products.cu. */
+#define PACK ((int)(16 / sizeof(REAL)))
+
+/* Every row of y is the bias. */
+GLOBAL(TYPED(linear_bias), 256, LinearArguments)
+{
+    if (a.aligned) {
+        EACH_PACK_OF_ROWS(i, j, a.n, a.c, PACK)
+        {
+            float x[PACK];
+            pack_load(DTYPE_F32, PACK, a.bias, j, a.c, 1, x);
+            pack_store(TYPE, PACK, x, a.y, i, a.n, 1);
+        }
+        return;
+    }
+    EACH_PACK_OF_ROWS(i, j, a.n, a.c, 1)
+    STORE(a.y, i, a.bias[j]);
+}
+
+/* y is the activation of what is stored before it, so that it can be computed again from there. */
+GLOBAL(TYPED(linear_finish), 256, LinearArguments)
+{
+    if (a.aligned) {
+        EACH_PACK_OF_ROWS(i, j, a.n, a.c, PACK)
+        {
+            float x[PACK], bias[PACK];
+            pack_load(TYPE, PACK, a.x, i, a.n, 1, x);
+            if (a.bias) {
+                pack_load(DTYPE_F32, PACK, a.bias, j, a.c, 1, bias);
+                for (int k = 0; k < PACK; k++)
+                    x[k] += bias[k];
+            }
+            if (a.pre)
+                pack_store(TYPE, PACK, x, a.pre, i, a.n, 1);
+            activation_values(a.act, PACK, x);
+            pack_store(TYPE, PACK, x, a.y, i, a.n, 1);
+        }
+        return;
+    }
+    EACH_PACK_OF_ROWS(i, j, a.n, a.c, 1)
+    {
+        float x = LOAD(a.x, i) + (a.bias ? a.bias[j] : 0.0f);
+        if (a.pre)
+            STORE(a.pre, i, x);
+        STORE(a.y, i, activation_value(a.act, x));
+    }
+}
+
+/* sum[r] += factor * a dot of 8 weights and those of x's row r, from column col on. */
+DEVICE void TYPED(few_pack)(const FewArguments *a, int64_t col, int count, float factor, const float *w,
+                            float *sum)
+{
+    for (int r = 0; r < FEW_ROWS; r++)
+        if (r < a->rows) {
+            float x[STORED_PACK], part = 0;
+            int64_t first = r * a->in + col;
+            pack_load(TYPE, STORED_PACK, a->x, first, first + count, a->aligned, x);
+            for (int k = 0; k < STORED_PACK; k++)
+                part += w[k] * x[k];
+            sum[r] += factor * part;
+        }
+}
+
+/* Of one row of W, by the lanes of a warp, 16 bytes of codes each: of NF4, whole halves of blocks. */
+DEVICE void TYPED(few_nf4)(const FewArguments *a, int64_t row, int lane, const float *nf4, float *sum)
+{
+    for (int64_t col = lane * FEW_NF4; col < a->in; col += 32 * FEW_NF4) {
+        int64_t first = row * a->in + col;
+        float scale = stored_block_scale(a->w.dtype, &a->layout, a->w.at, first / NF4_BLOCK);
+        uint32_t words[FEW_NF4 / STORED_PACK];
+        pack_read_words(FEW_NF4 / STORED_PACK, (const char *)a->w.at + first / 2, words);
+        for (int q = 0; q < FEW_NF4 / STORED_PACK; q++) {
+            float w[STORED_PACK];
+            stored_nf4_word(words[q], nf4, w);
+            TYPED(few_pack)(a, col + q * STORED_PACK, STORED_PACK, scale, w, sum);
+        }
+    }
+}
+
+/* A warp an output: each of its rows of W is read once for all rows of x, and decoded in registers. */
+GLOBAL(TYPED(linear_few), 256, FewArguments)
+{
+    SHARED float nf4[16];
+    int lane = (int)THREAD.x % 32;
+    int64_t j = (int64_t)BLOCK.x * (BLOCK_SIZE.x / 32) + THREAD.x / 32;
+    float sum[FEW_ROWS] = {0};
+    if (THREAD.x < 16)
+        nf4[THREAD.x] = codes_nf4[THREAD.x];
+    block_sync();
+    if (j >= a.out)
+        return;
+    if ((a.w.dtype == DTYPE_NF4 || a.w.dtype == DTYPE_NF4_PLAIN) && a.aligned && a.in % FEW_NF4 == 0)
+        TYPED(few_nf4)(&a, j, lane, nf4, sum);
+    else
+        for (int64_t col = lane * STORED_PACK; col < a.in; col += 32 * STORED_PACK) {
+            float w[STORED_PACK];
+            int count = a.in - col < STORED_PACK ? (int)(a.in - col) : STORED_PACK;
+            stored_values(&a.w, &a.layout, j, col, count, a.aligned, w);
+            TYPED(few_pack)(&a, col, count, 1, w, sum);
+        }
+    for (int r = 0; r < FEW_ROWS; r++)
+        if (r < a.rows) {
+            float value = warp_sum(sum[r]) + (a.bias ? a.bias[j] : 0.0f);
+            if (lane == 0)
+                few_finish(&a, r * a.out + j, value);
+        }
+}
+
+/* A part of a stored array in the product's type. Its lines are whole packs: what is behind them is 0. */
+GLOBAL(TYPED(product_operand), 256, OperandArguments)
+{
+    int64_t packs = a.ldy / STORED_PACK;
+    EACH(at, a.rows * packs)
+    {
+        int64_t i = quotient(at, packs), j = (at - i * packs) * STORED_PACK;
+        int count = a.cols - j < STORED_PACK ? (int)(a.cols - j) : STORED_PACK;
+        float x[STORED_PACK];
+        stored_values(&a.x, &a.layout, a.row + i, a.col + j, count, a.aligned, x);
+        pack_store(TYPE, STORED_PACK, x, a.y, at * STORED_PACK, a.rows * a.ldy, 1);
+    }
+}
+
+#undef PACK

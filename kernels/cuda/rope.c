@@ -1,0 +1,26 @@
+/* Rotary positions on a card: rope.cu. */
+#include "launch_.h"
+
+#include "../frequency.h"
+
+void cuda_rope(const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run)
+{
+    int half = d->head_dim / 2;
+    RopeArguments a = {.ld = d->ld,
+                       .batch = d->batch,
+                       .seq = d->seq,
+                       .heads = d->heads,
+                       .half = half,
+                       .inverse = d->inverse,
+                       .offset = d->offset,
+                       .x = x,
+                       .beta = beta,
+                       .y = y};
+    a.aligned = half % 8 == 0 && d->ld % 8 == 0 && ((uintptr_t)x | (uintptr_t)y) % 16 == 0;
+    for (; a.first < half && d->batch > 0; a.first += ROPE_PAIRS) {
+        a.pairs = half - a.first < ROPE_PAIRS ? half - a.first : ROPE_PAIRS;
+        for (int i = 0; i < a.pairs; i++)
+            a.frequency[i] = rope_frequency(d, a.first + i);
+        LAUNCH(run, CUDA_rope + cuda_typed(type), (int64_t)d->batch * d->seq, 1, 1, 128, a);
+    }
+}

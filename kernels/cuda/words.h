@@ -1,0 +1,223 @@
+/* The words that kernels for a card are written in: the part of CUDA C that is C11 as well. nvcc compiles
+ * them for cards; a C compiler makes of the same text what tests/stand-in runs, where the threads of a block
+ * are fibers (simt.h). All inline assembly is here. */
+#ifndef BRIM_CUDA_WORDS_H
+#define BRIM_CUDA_WORDS_H
+
+#include "arguments.h"
+
+#ifdef __CUDACC__
+
+/* GLOBAL(name, threads, Arguments) { … a.n … }: a kernel, the most threads that its block has, and what it is
+ * given, by value, as `a`. */
+#define GLOBAL(name, threads, Arguments)                                                                     \
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Arguments a)
+#define SHARED __shared__
+/* Bytes that the launch asks for, aligned to 16; one array, whatever a kernel makes of it. */
+extern "C" __shared__ __align__(16) unsigned char shared_dynamic[];
+#define SHARED_DYNAMIC shared_dynamic
+#define TABLE          static __device__ const /* numbers known when it is compiled */
+#define DEVICE         static __device__ __forceinline__
+#define THREAD         threadIdx
+#define BLOCK          blockIdx
+#define BLOCK_SIZE     blockDim
+#define GRID_SIZE      gridDim
+/* Before a loop whose arrays are to be registers. */
+#define UNROLL _Pragma("unroll")
+
+DEVICE void block_sync(void)
+{
+    __syncthreads();
+}
+
+DEVICE void warp_sync(void)
+{
+    __syncwarp();
+}
+
+DEVICE float warp_xor(float v, int lanes)
+{
+    return __shfl_xor_sync(0xffffffffu, v, lanes);
+}
+
+DEVICE float warp_from(float v, int lane)
+{
+    return __shfl_sync(0xffffffffu, v, lane);
+}
+
+DEVICE double warp_xor_f64(double v, int lanes)
+{
+    return __shfl_xor_sync(0xffffffffu, v, lanes);
+}
+
+DEVICE double warp_from_f64(double v, int lane)
+{
+    return __shfl_sync(0xffffffffu, v, lane);
+}
+
+DEVICE unsigned warp_xor_u32(unsigned v, int lanes)
+{
+    return __shfl_xor_sync(0xffffffffu, v, lanes);
+}
+
+DEVICE unsigned warp_from_u32(unsigned v, int lane)
+{
+    return __shfl_sync(0xffffffffu, v, lane);
+}
+
+DEVICE uint64_t warp_xor_u64(uint64_t v, int lanes)
+{
+    return __shfl_xor_sync(0xffffffffu, v, lanes);
+}
+
+DEVICE uint64_t warp_from_u64(uint64_t v, int lane)
+{
+    return __shfl_sync(0xffffffffu, v, lane);
+}
+
+/* Bit i: lane i says yes. */
+DEVICE unsigned warp_ballot(int yes)
+{
+    return __ballot_sync(0xffffffffu, yes);
+}
+
+DEVICE int warp_any(int yes)
+{
+    return __any_sync(0xffffffffu, yes);
+}
+
+DEVICE int warp_all(int yes)
+{
+    return __all_sync(0xffffffffu, yes);
+}
+
+DEVICE void atomic_min_u64(unsigned long long *p, unsigned long long v)
+{
+    atomicMin(p, v);
+}
+
+/* Returns what was there, which differs from run to run: for counts. */
+DEVICE unsigned atomic_add_u32(unsigned *p, unsigned v)
+{
+    return atomicAdd(p, v);
+}
+
+/* Every lane gets the sum; in this order. */
+DEVICE float warp_sum(float v)
+{
+    for (int lanes = 16; lanes > 0; lanes >>= 1)
+        v += warp_xor(v, lanes);
+    return v;
+}
+
+DEVICE double warp_sum_f64(double v)
+{
+    for (int lanes = 16; lanes > 0; lanes >>= 1)
+        v += warp_xor_f64(v, lanes);
+    return v;
+}
+
+DEVICE float warp_max(float v)
+{
+    for (int lanes = 16; lanes > 0; lanes >>= 1)
+        v = fmaxf(v, warp_xor(v, lanes));
+    return v;
+}
+
+/* a b + c, rounded once: the same bits in whichever kernel. */
+DEVICE float fused(float a, float b, float c)
+{
+    return __fmaf_rn(a, b, c);
+}
+
+/* Four floats that lie at a multiple of 16 bytes. */
+DEVICE void load4(float x[4], const float *from)
+{
+    float4 v = *(const float4 *)from;
+    x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+}
+
+DEVICE void store4(float *to, const float x[4])
+{
+    *(float4 *)to = make_float4(x[0], x[1], x[2], x[3]);
+}
+
+/* c (16,8) += a (16,16) b (16,8), bf16 with f32 sums; fragments lie as in PTX's mma.m16n8k16. */
+DEVICE void mma_bf16(float c[4], const unsigned a[4], const unsigned b[2])
+{
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+/* The same of f16. Turing has it for half the depth. */
+DEVICE void mma_f16(float c[4], const unsigned a[4], const unsigned b[2])
+{
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    for (int half = 0; half < 2; half++)
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+                     "{%0,%1,%2,%3};"
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                     : "r"(a[half * 2]), "r"(a[half * 2 + 1]), "r"(b[half]));
+#endif
+}
+
+#else
+#include "../../tests/stand-in/simt.h"
+#endif
+
+/* Sum over the block, in a fixed order; shared is 32 floats. Every thread gets it. */
+DEVICE float block_sum(float v, float *shared)
+{
+    v = warp_sum(v);
+    block_sync();
+    if (THREAD.x % 32 == 0)
+        shared[THREAD.x / 32] = v;
+    block_sync();
+    int warps = (int)(BLOCK_SIZE.x + 31) / 32, lane = (int)(THREAD.x % 32);
+    return warp_sum(lane < warps ? shared[lane] : 0.0f);
+}
+
+/* shared is 32 doubles. */
+DEVICE double block_sum_f64(double v, double *shared)
+{
+    v = warp_sum_f64(v);
+    block_sync();
+    if (THREAD.x % 32 == 0)
+        shared[THREAD.x / 32] = v;
+    block_sync();
+    int warps = (int)(BLOCK_SIZE.x + 31) / 32, lane = (int)(THREAD.x % 32);
+    return warp_sum_f64(lane < warps ? shared[lane] : 0.0);
+}
+
+DEVICE float block_max(float v, float *shared)
+{
+    v = warp_max(v);
+    block_sync();
+    if (THREAD.x % 32 == 0)
+        shared[THREAD.x / 32] = v;
+    block_sync();
+    int warps = (int)(BLOCK_SIZE.x + 31) / 32, lane = (int)(THREAD.x % 32);
+    return warp_max(lane < warps ? shared[lane] : -INFINITY);
+}
+
+/* Elements i of a grid that strides over n of them. */
+#define EACH(i, n)                                                                                           \
+    for (int64_t i = (int64_t)BLOCK.x * BLOCK_SIZE.x + THREAD.x; i < (n);                                    \
+         i += (int64_t)GRID_SIZE.x * BLOCK_SIZE.x)
+
+/* The first bad element of the first operation that met one (arguments.h: Fault). */
+DEVICE void fault_at(Fault fault, int64_t element)
+{
+    atomic_min_u64(fault.at, fault.operation << FAULT_BITS | (unsigned long long)element);
+}
+
+#endif
