@@ -143,6 +143,30 @@ DEVICE void store4(float *to, const float x[4])
     *(float4 *)to = make_float4(x[0], x[1], x[2], x[3]);
 }
 
+/* What base/half_.h computes, in an instruction; values.h puts them in its place. */
+DEVICE float word_from_f16(uint16_t bits)
+{
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+DEVICE uint16_t word_to_f16(float value)
+{
+    uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+#if __CUDA_ARCH__ >= 800
+DEVICE uint16_t word_to_bf16(float value)
+{
+    uint16_t bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+#endif
+
 /* c (16,8) += a (16,16) b (16,8), bf16 with f32 sums; fragments lie as in PTX's mma.m16n8k16. */
 DEVICE void mma_bf16(float c[4], const unsigned a[4], const unsigned b[2])
 {
