@@ -306,6 +306,14 @@ void cuda_close(CudaDevice *d)
     pthread_mutex_unlock(&lock);
 }
 
+int cuda_loaded(int ordinal)
+{
+    pthread_mutex_lock(&lock);
+    int loaded = ordinal >= 0 && ordinal < CUDA_CARDS && shared[ordinal].refs > 0;
+    pthread_mutex_unlock(&lock);
+    return loaded;
+}
+
 int cuda_look(CudaDevice *d, int ordinal, char *why, size_t size)
 {
     *d = (CudaDevice){0};

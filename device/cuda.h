@@ -99,6 +99,8 @@ typedef struct CudaDevice {
  * work. image: the kernels, as cuModuleLoadDataEx takes them. Nothing of the card's memory is taken but what
  * driver and cuBLAS take by themselves. */
 int cuda_open(CudaDevice *device, int ordinal, const void *image, char *why, size_t size);
+/* Whether the kernels of a card are loaded already: then cuda_open needs no image, as long as that stays. */
+int cuda_loaded(int ordinal);
 void cuda_close(CudaDevice *device);
 /* Whether a card could be opened: fills name, capability and multiprocessors of *device. Takes none of its
  * memory, and nothing is open then. 0, or -1 with a sentence. */
