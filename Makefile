@@ -174,6 +174,11 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--wrap=brim_memtrack_fail_nth -o $@ $^ $(LIBS) -lcmocka
 
+# Have nothing of the library, so that sanitizers build it in seconds.
+$(BUILD)/tests/test_stand_in $(BUILD)/tests/test_stand_in_driver: $(BUILD)/tests/%: $(BUILD)/tests/%.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -ldl -lcmocka
+
 $(BUILD)/tests/huggingface/%: $(BUILD)/tests/huggingface/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
@@ -209,7 +214,7 @@ STAND_IN_SAN = $(if $(SAN),-fno-omit-frame-pointer $(LDSAN) -fno-sanitize-recove
     $(if $(findstring address,$(SAN)),-fsanitize-sections=simt_shared*)
 STAND_IN_KNOWS = $(if $(findstring address,$(SAN)),-DSIMT_ASAN) $(if $(findstring thread,$(SAN)),-DSIMT_TSAN)
 CARD_OBJ := $(patsubst kernels/cuda/%.cu,$(STAND_IN)/kernels/%.o,$(filter-out %_.cu,$(wildcard kernels/cuda/*.cu)))
-DRIVER_OBJ := $(addprefix $(STAND_IN)/,driver.o memory.o queue.o launch.o trap.o simt.o warp.o)
+DRIVER_OBJ := $(addprefix $(STAND_IN)/,driver.o memory.o queue.o launch.o trap.o simt.o warp.o tiles.o)
 $(CARD_OBJ): $(STAND_IN)/kernels/%.o: kernels/cuda/%.cu | $(BUILD)/.deps
 	@mkdir -p $(@D)
 	$(call say,CC,$<)

@@ -194,8 +194,8 @@ static int64_t stored_steps(const StoredProduct *p, int64_t depth)
     return p->dots ? (depth + 1) / 2 : depth;
 }
 
-VEC_INLINE void stored_tile(const StoredProduct *p, int64_t steps, const float *a, const float *b,
-                            ProductVector sum[][2])
+VEC_INLINE void stored_tile(const StoredProduct *p, int64_t rows, int64_t cols, int64_t steps, const float *a,
+                            const float *b, ProductVector sum[][2])
 {
 #ifdef KERNEL_DOTS
     if (p->dots) {
@@ -204,7 +204,7 @@ VEC_INLINE void stored_tile(const StoredProduct *p, int64_t steps, const float *
     }
 #endif
     (void)p;
-    product_tile(steps, a, b, sum);
+    product_tile(rows, cols, steps, a, b, sum);
 }
 
 /* C (rows, cols) = alpha A B + beta C of packed blocks, C float. */
@@ -219,7 +219,7 @@ static void stored_multiply(const StoredProduct *p, int64_t rows, int64_t cols, 
                     wide = product_least(cols - j, PRODUCT_COLS);
             float *to = c + i * ldc + j;
             stored_prefetch(high, to, ldc);
-            stored_tile(p, steps, a + i * steps, b + j * steps, sum);
+            stored_tile(p, high, wide, steps, a + i * steps, b + j * steps, sum);
             if (wide == PRODUCT_COLS)
                 product_store_whole(high, p->alpha, sum, beta, to, ldc);
             else

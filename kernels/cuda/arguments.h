@@ -256,7 +256,7 @@ typedef struct FewArguments {
     const float *bias;
     void *pre, *y;
     DType y_type;
-    int rows, act, aligned;
+    int act, aligned;
 } FewArguments;
 
 /* y (rows,cols) with ldy = a part of a stored array, from element (row,col) on. */

@@ -1,6 +1,6 @@
 /* Attention over a cache on a card: attention_cached.cu; of more tokens than one attention.cu. */
 #include "../../base/dtype.h"
-#include "launch_.h"
+#include "attention_.h"
 
 enum { TILE = 64, COLUMNS = 128, ATTENTION_THREADS = 256 }; /* as in attention.h */
 enum { QUERIES = 8 };                                       /* of a block, as in attention_cached.cu */
@@ -70,6 +70,8 @@ void cuda_attention_cached(const AttentionDims *d, const void *q, const void *ca
         token(a, workspace, run);
         return;
     }
+    if (d->cached == d->type && cuda_attention_on_tensor_cores(&a, run))
+        return;
     int64_t tiles = (d->seq + TILE - 1) / TILE;
     LAUNCH(run, CUDA_attention_cached + cuda_typed(d->type), (int64_t)d->batch * d->heads * tiles * a.chunks,
            1, 1, ATTENTION_THREADS, a);

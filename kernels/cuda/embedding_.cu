@@ -15,7 +15,7 @@ GLOBAL(TYPED(embedding_forward), 256, EmbeddingArguments)
     }
     for (int64_t at = lane * PACK; at < a.c; at += 32 * PACK) {
         float v[PACK];
-        load8(a.table.dtype, a.table.at, from + at, from, from + a.c, a.aligned, v);
+        row_load(a.table.dtype, a.table.at, from + at, from, from + a.c, a.aligned, 0.0f, v);
         STORE8(a.y, to + at, to, to + a.c, a.aligned, v);
     }
 }
@@ -62,11 +62,11 @@ GLOBAL(TYPED(embedding_backward), 128, EmbeddingArguments)
         if (warp != 0)
             continue;
         float old[PACK];
-        load8(a.dtable_type, a.dtable, id * a.c + at, id * a.c, id * a.c + a.c, a.aligned, old);
+        row_load(a.dtable_type, a.dtable, id * a.c + at, id * a.c, id * a.c + a.c, a.aligned, 0.0f, old);
         UNROLL
         for (int e = 0; e < PACK; e++)
             for (int w = 0; w < EMBEDDING_WARPS; w++)
                 old[e] += shared[w][e][lane];
-        store8(a.dtable_type, a.dtable, id * a.c + at, id * a.c, id * a.c + a.c, a.aligned, old);
+        row_store(a.dtable_type, a.dtable, id * a.c + at, id * a.c, id * a.c + a.c, a.aligned, old);
     }
 }

@@ -12,9 +12,9 @@ DEVICE void TYPED(norm_write)(const NormArguments *a, NormRow r, int64_t at, con
                               float rstd)
 {
     float w[PACK], b[PACK], y[PACK];
-    load8_f32(a->weight, at, 0, a->c, r.aligned, 0.0f, w);
+    row_load(DTYPE_F32, a->weight, at, 0, a->c, r.aligned, 0.0f, w);
     if (a->bias)
-        load8_f32(a->bias, at, 0, a->c, r.aligned, 0.0f, b);
+        row_load(DTYPE_F32, a->bias, at, 0, a->c, r.aligned, 0.0f, b);
     UNROLL
     for (int e = 0; e < PACK; e++) {
         y[e] = (x[e] - mean) * rstd * w[e];
@@ -74,7 +74,7 @@ DEVICE void TYPED(norm_slope)(const NormArguments *a, NormRow r, int64_t at, con
                               NormSums s)
 {
     float w[PACK], dx[PACK];
-    load8_f32(a->weight, at, 0, a->c, r.aligned, 0.0f, w);
+    row_load(DTYPE_F32, a->weight, at, 0, a->c, r.aligned, 0.0f, w);
     if (a->beta_dx != 0.0f)
         LOAD8(a->dx, r.begin + at, r.begin, r.end, r.aligned, 0.0f, dx);
     UNROLL

@@ -5,8 +5,7 @@ GLOBAL(TYPED(rope), 128, RopeArguments)
     int64_t row = BLOCK.x, begin = row * a.ld, end = begin + (int64_t)a.heads * a.half * 2;
     for (int i = (int)THREAD.x; i < a.pairs; i += (int)BLOCK_SIZE.x) {
         float angle = (float)(a.offset + (int)(row % a.seq)) * a.frequency[i];
-        cosine[i] = cosf(angle);
-        sine[i] = a.inverse ? -sinf(angle) : sinf(angle);
+        rope_turn(a.inverse ? -angle : angle, &cosine[i], &sine[i]);
     }
     block_sync();
     int step = a.aligned ? PACK : 1, packs = a.pairs / step;
