@@ -1,6 +1,6 @@
 /* Rows of a table by id; and their gradients, for which positions are sorted by id, so that each row of the
  * table is summed by one block, in an order that does not change. */
-#include "packs.h"
+#include "row.h"
 
 enum { EMBEDDING_WARPS = 4, EMBEDDING_TOGETHER = 4 /* rows that a thread loads at once */ };
 enum { SORT_TOGETHER = 16 /* counts, likewise */ };

@@ -1,7 +1,7 @@
 /* Cross-entropy over rows of logits: one pass forward, one back. */
 #include <float.h>
 
-#include "packs.h"
+#include "row.h"
 
 enum { LOSS_TOGETHER = 4 }; /* packs that a thread loads at once */
 

@@ -1,5 +1,10 @@
 /* Rows with a label, side by side. */
-#include "packs.h"
+#include "row.h"
+
+/* A value of 16 bit, or a half of another one. */
+typedef struct __attribute__((aligned(2), may_alias)) Half {
+    uint16_t bits;
+} Half;
 
 #define KERNELS "rows_.cu"
 #include "typed.h"
@@ -15,9 +20,9 @@ GLOBAL(move_rows, 256, RowsArguments)
     int64_t x = (a.from ? a.from[i] : i) * c + lane, y = (a.to ? a.to[i] : i) * c + lane;
     for (int64_t left = c - lane; left > 0; left -= 32, x += 32, y += 32)
         if (a.aligned)
-            ((Words4 *)a.y)[y] = ((const Words4 *)a.x)[x];
+            ((PackWords4 *)a.y)[y] = ((const PackWords4 *)a.x)[x];
         else
-            ((Half2 *)a.y)[y] = ((const Half2 *)a.x)[x];
+            ((Half *)a.y)[y] = ((const Half *)a.x)[x];
 }
 
 /* One block. A thread has rows side by side: it counts its labels, learns how many lie before them, and puts

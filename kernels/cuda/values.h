@@ -6,6 +6,14 @@
 #include "../../base/half_.h"
 #include "words.h"
 
+#ifdef __CUDA_ARCH__
+#define half_from_f16 word_from_f16
+#define half_to_f16   word_to_f16
+#if __CUDA_ARCH__ >= 800
+#define half_to_bf16 word_to_bf16
+#endif
+#endif
+
 DEVICE float value_load(DType type, const void *x, int64_t i)
 {
     if (type == DTYPE_BF16)
