@@ -76,9 +76,10 @@ static int check_device(const Options *o, const char *command)
     char why[CHECK_DEVICE];
     int plans = !strcmp(command, "plan") || !strcmp(command, "fit") || !strcmp(command, "compare");
     if (o->cards && device_cuda_ordinal(o->device) < 0 && strcmp(command, "fit") != 0)
-        return usage("--card %s needs --device cuda: a plan for the CPU is of no card; `brim fit --card %s` says "
-                     "what fits one",
-                     o->cards, o->cards);
+        return usage(
+            "--card %s needs --device cuda: a plan for the CPU is of no card; `brim fit --card %s` says "
+            "what fits one",
+            o->cards, o->cards);
     if (plans && device_cuda_ordinal(o->device) >= 0)
         return 0; /* without a card, too; and compare asks the driver in another process */
     int code = device_check(o->device, why, sizeof why);
@@ -218,7 +219,8 @@ static int apply_model(Options *o)
         return usage("--loss-chunk cuts the logits of a vocabulary; '%s' has %d classes", o->model,
                      nn_preset_vocab(preset));
     if (!text && o->skip_unlabelled)
-        return usage("--skip-unlabelled means nothing to the model '%s': each of its rows has a label", o->model);
+        return usage("--skip-unlabelled means nothing to the model '%s': each of its rows has a label",
+                     o->model);
     if (!text && (o->vocab || o->tokenizer))
         return usage("--%s means nothing to the model '%s', which reads images",
                      o->vocab ? "vocab" : "tokenizer", o->model);

@@ -86,7 +86,8 @@ static int load_driver(char *why, size_t size)
         if (!library)
             return -1;
         if (symbols(library, &found, cuda_names, sizeof cuda_names / sizeof *cuda_names, &missing)) {
-            snprintf(why, size, "the driver is too old: its library has no %s; CUDA 12.0 (driver 525) is needed",
+            snprintf(why, size,
+                     "the driver is too old: its library has no %s; CUDA 12.0 (driver 525) is needed",
                      missing);
             return -1;
         }
@@ -144,10 +145,12 @@ static int look_at(CudaDevice *d, int ordinal, char *why, size_t size)
     cuda.device_attribute(&d->multiprocessors, ATTRIBUTE_MULTIPROCESSORS, d->ordinal);
     d->capability = major * 10 + minor;
     if (d->capability < CUDA_OLDEST)
-        snprintf(why, size, "%s has compute capability %d.%d; there are kernels for 7.5 (Turing, T4) and later",
-                 d->name, major, minor);
+        snprintf(why, size,
+                 "%s has compute capability %d.%d; there are kernels for 7.5 (Turing, T4) and later", d->name,
+                 major, minor);
     else if (mode == MODE_PROHIBITED)
-        snprintf(why, size, "%s is in compute mode 'prohibited': nvidia-smi -c 0 allows programs on it", d->name);
+        snprintf(why, size, "%s is in compute mode 'prohibited': nvidia-smi -c 0 allows programs on it",
+                 d->name);
     return d->capability < CUDA_OLDEST || mode == MODE_PROHIBITED ? -1 : 0;
 }
 

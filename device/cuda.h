@@ -82,7 +82,7 @@ typedef struct CudaDevice {
     int ordinal, capability, multiprocessors; /* capability: times ten, 90 */
     int compute;                              /* cublasComputeType of f32 products */
     int error;
-    char name[64]; /* the driver's, "NVIDIA H200" */
+    char name[64];    /* the driver's, "NVIDIA H200" */
     char failed[160]; /* which product cuBLAS refused, where that is the error */
     void *context, *stream, *module, *blas;
     void **function; /* of the module's kernels, in the order of their list */
@@ -130,8 +130,8 @@ void cuda_launch(CudaDevice *device, int function, unsigned x, unsigned y, unsig
 void cuda_read(CudaDevice *device, CudaPointer from, size_t bytes, void *to);
 void cuda_write(CudaDevice *device, CudaPointer to, size_t bytes, const void *from);
 void cuda_clear(CudaDevice *device, CudaPointer to, size_t bytes);
-/* A status of cuBLAS's that is not 0 becomes the device's error, CUDA_ERROR_OF_CUBLAS more, with a sentence of
- * what it was for (printf's). */
+/* A status of cuBLAS's that is not 0 becomes the device's error, CUDA_ERROR_OF_CUBLAS more, with a sentence
+ * of what it was for (printf's). */
 enum { CUDA_ERROR_OF_CUBLAS = 10000 };
 void cuda_blas_failed(CudaDevice *device, int status, const char *what, ...)
     __attribute__((format(printf, 3, 4)));

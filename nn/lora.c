@@ -386,7 +386,8 @@ static int merged_values(void *user, int64_t first, int64_t count, float *values
     return 0;
 }
 
-/* An adapter's matrix where the host sees it: its data, or a copy of a card's. NULL on meta, or with an error.
+/* An adapter's matrix where the host sees it: its data, or a copy of a card's. NULL on meta, or with an
+ * error.
  */
 static float *matrix_on_host(Tensor *matrix)
 {

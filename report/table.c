@@ -121,9 +121,10 @@ static void peak_row(FILE *out, ReportUnit unit, const MemSummary *planned, cons
 static void card_line(FILE *out, const MemSummary *m)
 {
     int64_t unaccounted = report_card_unaccounted(m);
-    fprintf(out, "Reserved %s + driver %s + kernels %s + cuBLAS %s + unaccounted %s%s = used on the card %s\n",
-            report_size(m->reserved).text, report_size(m->card.context).text, report_size(m->card.kernels).text,
-            report_size(m->card.library).text, unaccounted < 0 ? "-" : "",
+    fprintf(out,
+            "Reserved %s + driver %s + kernels %s + cuBLAS %s + unaccounted %s%s = used on the card %s\n",
+            report_size(m->reserved).text, report_size(m->card.context).text,
+            report_size(m->card.kernels).text, report_size(m->card.library).text, unaccounted < 0 ? "-" : "",
             report_size((uint64_t)(unaccounted < 0 ? -unaccounted : unaccounted)).text,
             report_size(m->card.used).text);
 }

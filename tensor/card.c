@@ -205,14 +205,13 @@ static int64_t each_kept(const Tape *tape, StepEntry *entry, int64_t room)
             const Storage *kept = tape_kept_input(node, k);
             const char *row = node->call.row ? node->call.row->name : "a module";
             if (entry && kept && kept->block.data && count < room)
-                entry[count] = (StepEntry){
-                    .values = kept->block.data,
-                    .n = shape_numel(in->shape),
-                    .type = in->dtype,
-                    .tag = {.what = word(in->leaf ? row : in->op),
-                            .name = in->leaf ? word(tensor_name(in)) : 0,
-                            .path = in->leaf ? node->path : in->path,
-                            .parameter = in->component == MEM_PARAMETER}};
+                entry[count] = (StepEntry){.values = kept->block.data,
+                                           .n = shape_numel(in->shape),
+                                           .type = in->dtype,
+                                           .tag = {.what = word(in->leaf ? row : in->op),
+                                                   .name = in->leaf ? word(tensor_name(in)) : 0,
+                                                   .path = in->leaf ? node->path : in->path,
+                                                   .parameter = in->component == MEM_PARAMETER}};
             count += entry ? kept && kept->block.data && count < room : 1;
         }
     }
@@ -251,10 +250,11 @@ static int raise_device(Context *context, const char *op)
     cuda_failure(&context->card->device, text, sizeof text);
     if (op)
         return error_raise(ERROR_STATE, "%s failed on the card: %s", op, text);
-    return error_raise(ERROR_STATE,
-                       "a kernel or a copy failed on the card: %s; BRIM_CUDA_SYNC=1 waits after each operation "
-                       "and names it",
-                       text);
+    return error_raise(
+        ERROR_STATE,
+        "a kernel or a copy failed on the card: %s; BRIM_CUDA_SYNC=1 waits after each operation "
+        "and names it",
+        text);
 }
 
 int card_check_op_(Context *context, const char *op)
@@ -270,7 +270,8 @@ static int raise_fault(Context *context, const StepState *s)
     const OpRow *row = (const OpRow *)(uintptr_t)s->faulty.what;
     int64_t element = (int64_t)(s->fault & ((1ull << FAULT_BITS) - 1));
     if (!row)
-        return error_raise(ERROR_INDEX, "element %" PRId64 " of an operation's input is out of range", element);
+        return error_raise(ERROR_INDEX, "element %" PRId64 " of an operation's input is out of range",
+                           element);
     memtrack_path_set(context->tracker, s->faulty.path);
     return error_raise(ERROR_INDEX, "%s: element %" PRId64 " is %" PRId32 "; %s", row->name, element,
                        s->fault_value, row->checked_range);

@@ -69,15 +69,14 @@ static int context_fill(Context *context, const ContextOptions *options)
         mode = MEMTRACK_META; /* nothing runs after the error */
     }
     int data = on_card && !context->error && !options->meta;
-    context->ledger =
-        memtrack_ledger_create(context->tracker, &(MemLedgerOptions){.name = options->meta ? "meta"
-                                                                             : on_card     ? "cuda"
-                                                                                           : "cpu",
-                                                                     .mode = mode,
-                                                                     .capacity = options->capacity,
-                                                                     .beside = options->beside,
-                                                                     .device = data ? &context->card->memory
-                                                                                    : NULL});
+    context->ledger = memtrack_ledger_create(
+        context->tracker, &(MemLedgerOptions){.name = options->meta ? "meta"
+                                                      : on_card     ? "cuda"
+                                                                    : "cpu",
+                                              .mode = mode,
+                                              .capacity = options->capacity,
+                                              .beside = options->beside,
+                                              .device = data ? &context->card->memory : NULL});
     if (data && !context->ledger && mode == MEMTRACK_RESERVED)
         return card_is_full(context, options);
     context->tape = tape_create(context);

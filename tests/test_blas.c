@@ -248,13 +248,13 @@ static void devices(void **state)
     for (size_t i = 0; i < COUNT(bad); i++)
         assert_int_equal(device_check(bad[i], why, sizeof why), ERROR_ARGUMENT);
     assert_int_equal(device_check("cuda:12", why, sizeof why), ERROR_STATE);
-    assert_non_null(strstr(why, "names a library that cannot be opened: /nowhere/libcuda.so.1"));
+    assert_non_null(strstr(why, "cannot be opened: /nowhere/libcuda.so.1"));
     assert_non_null(strstr(why, "cpu works"));
     for (int meta = 0; meta < 2; meta++) { /* a plan needs no card */
         Context *context = context_create(&(ContextOptions){.device = "cuda", .meta = meta, .threads = 1});
         Context *outside = context_use(context);
         assert_int_equal(error_code(), meta ? ERROR_NONE : ERROR_STATE);
-        assert_true(meta || strstr(error_message(), "device cuda: BRIM_CUDA_DRIVER names a library that cannot be opened"));
+        assert_true(meta || strstr(error_message(), "cannot be opened: /nowhere"));
         context_use(outside);
         context_destroy(context);
     }

@@ -1,14 +1,15 @@
-/* The command on the made-up card: trains, saves, resumes and writes as on the CPU; plans for cards that are not
- * there; says what this machine has. */
+/* The command on the made-up card: trains, saves, resumes and writes as on the CPU; plans for cards that are
+ * not there; says what this machine has. */
 #include "cli_support.h"
 #include "cuda_support.h"
 
 #include <math.h>
 
-static const char config[] = "{\"model_type\": \"llama\", \"vocab_size\": 256, \"hidden_size\": 32, "
-                             "\"intermediate_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
-                             "\"num_key_value_heads\": 2, \"max_position_embeddings\": 64, "
-                             "\"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, \"tie_word_embeddings\": true}";
+static const char config[] =
+    "{\"model_type\": \"llama\", \"vocab_size\": 256, \"hidden_size\": 32, "
+    "\"intermediate_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+    "\"num_key_value_heads\": 2, \"max_position_embeddings\": 64, "
+    "\"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, \"tie_word_embeddings\": true}";
 
 enum { MOST = 40 };
 
@@ -24,7 +25,8 @@ static Outcome *run_small(const char *command, const char *const *more)
 }
 #define SMALL(command, ...) run_small(command, (const char *const[]){__VA_ARGS__, NULL})
 #define TRAIN(device, ...)                                                                                   \
-    SMALL("train", "--device", device, "--batch", "2", "--seq", "16", "--max-samples", "40", "--json", __VA_ARGS__)
+    SMALL("train", "--device", device, "--batch", "2", "--seq", "16", "--max-samples", "40", "--json",       \
+          __VA_ARGS__)
 
 static json_t *json_of(Outcome *outcome)
 {
@@ -51,8 +53,9 @@ static void plan_is_run(void **state)
     assert_true(json_equal(json_object_get(memory, "components"),
                            json_object_get(json_object_get(memory, "planned"), "components")));
     assert_true(number(memory, "needs_bytes") == number(json_object_get(memory, "planned"), "needs_bytes"));
-    double rows = number(used, "reserved_bytes") + number(used, "context_bytes") + number(used, "kernels_bytes") +
-                  number(used, "library_bytes") + number(used, "unaccounted_bytes");
+    double rows = number(used, "reserved_bytes") + number(used, "context_bytes") +
+                  number(used, "kernels_bytes") + number(used, "library_bytes") +
+                  number(used, "unaccounted_bytes");
     assert_true(rows == number(used, "used_bytes") && number(used, "context_bytes") > 0);
     assert_true(number(used, "unaccounted_bytes") >= 0 && number(used, "unaccounted_bytes") < 2 << 20);
     json_decref(cpu);
@@ -74,7 +77,7 @@ static void plans_without_a_card(void **state)
     Outcome *o = SMALL("plan", "--device", "cuda", "--card", "v100-16");
     assert_true(o->code != 0 && strstr(o->err, "compute capability 7.5"));
     o = SMALL("train", "--device", "cuda", "--steps", "1");
-    assert_true(o->code == 2 && strstr(o->err, "names a library that cannot be opened"));
+    assert_true(o->code == 2 && strstr(o->err, "cannot be opened: /nowhere/libcuda.so.1"));
     assert_non_null(strstr(expect_code(RUN("gpus"), 0)->out, "no card that --device cuda could use"));
     stand_in_environment();
 }
@@ -86,12 +89,14 @@ static void across_devices(void **state)
     json_t *whole = json_of(TRAIN("cpu", "--steps", "8"));
     for (int i = 0; i < 2; i++) {
         const char *run = in_folder(devices[i]);
-        json_decref(json_of(TRAIN(devices[i], "--steps", "8", "--save", run, "--save-every", "4", "--keep", "9")));
+        json_decref(
+            json_of(TRAIN(devices[i], "--steps", "8", "--save", run, "--save-every", "4", "--keep", "9")));
         char command[400];
         snprintf(command, sizeof command, "rm -r %s/step-00000008", run);
         assert_int_equal(system(command), 0);
         json_t *rest = json_of(TRAIN(devices[1 - i], "--steps", "8", "--resume", run));
-        if (number(rest, "steps") != 4 || !(fabs(number(rest, "loss_last") - number(whole, "loss_last")) < 1e-5))
+        if (number(rest, "steps") != 4 ||
+            !(fabs(number(rest, "loss_last") - number(whole, "loss_last")) < 1e-5))
             fail_msg("saved on %s: %g steps, and the last loss is %.9g, not %.9g", devices[i],
                      number(rest, "steps"), number(rest, "loss_last"), number(whole, "loss_last"));
         json_decref(rest);
@@ -106,8 +111,9 @@ static void writes_the_same(void **state)
     static const char *const devices[] = {"cpu", "cuda"};
     for (int sampled = 0; sampled < 2; sampled++) {
         for (int i = 0; i < 2; i++) {
-            json_t *root = json_of(SMALL("generate", "--device", devices[i], "--prompt", "The ", "--tokens", "24",
-                                         "--temperature", sampled ? "0.8" : "0", "--seq", "32", "--json"));
+            json_t *root =
+                json_of(SMALL("generate", "--device", devices[i], "--prompt", "The ", "--tokens", "24",
+                              "--temperature", sampled ? "0.8" : "0", "--seq", "32", "--json"));
             char *texts = json_dumps(json_object_get(root, "sequences"), JSON_ENCODE_ANY);
             snprintf(text[i], sizeof text[i], "%s", texts ? texts : "");
             free(texts);
@@ -121,16 +127,15 @@ static void writes_the_same(void **state)
 static void compared_runs(void **state)
 {
     (void)state;
-    Outcome *o = SMALL("compare", "--device", "cuda", "--batch", "1,2", "--seq", "16", "--run", "2", "--max-samples",
-                       "40", "--json");
+    Outcome *o = SMALL("compare", "--device", "cuda", "--batch", "1,2", "--seq", "16", "--run", "2",
+                       "--max-samples", "40", "--json");
     json_t *root = json_of(o), *variants = json_object_get(root, "variants");
     assert_int_equal(json_array_size(variants), 2);
     for (size_t i = 0; i < 2; i++) {
         json_t *variant = json_array_get(variants, i), *memory = json_object_get(variant, "memory");
         assert_null(json_object_get(variant, "error"));
         assert_true(number(variant, "loss") > 0 && number(memory, "peak_bytes") > 0);
-        assert_true(number(memory, "peak_bytes") ==
-                    number(json_object_get(memory, "planned"), "peak_bytes"));
+        assert_true(number(memory, "peak_bytes") == number(json_object_get(memory, "planned"), "peak_bytes"));
     }
     json_decref(root);
 }
@@ -138,8 +143,8 @@ static void compared_runs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plan_is_run),     cmocka_unit_test(plans_without_a_card),
-        cmocka_unit_test(across_devices),  cmocka_unit_test(writes_the_same),
+        cmocka_unit_test(plan_is_run),    cmocka_unit_test(plans_without_a_card),
+        cmocka_unit_test(across_devices), cmocka_unit_test(writes_the_same),
         cmocka_unit_test(compared_runs),
     };
     stand_in_environment();

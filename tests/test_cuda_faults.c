@@ -1,5 +1,5 @@
-/* What goes wrong on a card is named as on the CPU, when the step is done, and ruins nothing; what cannot be had
- * is an error like any other; and all that was taken is given back. */
+/* What goes wrong on a card is named as on the CPU, when the step is done, and ruins nothing; what cannot be
+ * had is an error like any other; and all that was taken is given back. */
 #include <math.h>
 
 #include "cuda_support.h"
@@ -103,7 +103,8 @@ static void check_bad(const char *what, const Bad *given, int code, const char *
     cpu = bad;
     bad = *given;
     run_or_fail(what, "cuda");
-    if (bad.code != cpu.code || bad.code != code || strcmp(bad.message, cpu.message) || !strstr(bad.message, words))
+    if (bad.code != cpu.code || bad.code != code || strcmp(bad.message, cpu.message) ||
+        !strstr(bad.message, words))
         fail_msg("%s: error %d '%s', on the CPU %d '%s'", what, bad.code, bad.message, cpu.code, cpu.message);
     if (bad.changed || cpu.changed || bad.skipped != cpu.skipped)
         fail_msg("%s: parameters changed, or %lld steps were skipped", what, (long long)bad.skipped);
@@ -191,7 +192,8 @@ static void bad_elements(void **state)
 static void bad_losses(void **state)
 {
     (void)state;
-    Bad mlp = {.c = {.family = MODEL_MLP, .accumulate = 1, .optimizer = "sgd-momentum"}, .spoil = nan_feature};
+    Bad mlp = {.c = {.family = MODEL_MLP, .accumulate = 1, .optimizer = "sgd-momentum"},
+               .spoil = nan_feature};
     check_bad("a NaN in the input", &mlp, ERROR_NONFINITE, "in input 'features' of linear");
     mlp.clip = 1;
     mlp.c.accumulate = 2;
@@ -220,7 +222,8 @@ static void bad_gradients(void **state)
 
 static Session session;
 
-/* On a card whose cuBLAS has little workspace, to be quick. Every n-th allocation fails, of the host and of the card's books. */
+/* On a card whose cuBLAS has little workspace, to be quick. Every n-th allocation fails, of the host and of
+ * the card's books. */
 static void allocations_fail(void **state)
 {
     (void)state;

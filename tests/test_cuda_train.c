@@ -1,5 +1,5 @@
-/* Whole models train on the made-up card as they do on the CPU: the same losses, and every event of the run is
- * one of the plan. */
+/* Whole models train on the made-up card as they do on the CPU: the same losses, and every event of the run
+ * is one of the plan. */
 #include <math.h>
 
 #include "cuda_support.h"

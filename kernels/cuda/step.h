@@ -1,5 +1,5 @@
-/* What a step on a card puts down for the host, which reads it once, when the step is done. Not kernels of the
- * table: the engine starts these (step.c) between an operation and the next. */
+/* What a step on a card puts down for the host, which reads it once, when the step is done. Not kernels of
+ * the table: the engine starts these (step.c) between an operation and the next. */
 #ifndef BRIM_CUDA_STEP_H
 #define BRIM_CUDA_STEP_H
 
@@ -51,7 +51,7 @@ typedef struct StepControlArguments {
     StepState *state;
     const double *squares; /* a gradient each */
     int64_t count;
-    double scale; /* of the loss, which gradients have */
+    double scale;   /* of the loss, which gradients have */
     float max_norm; /* 0 = no clipping */
 } StepControlArguments;
 
