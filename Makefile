@@ -73,7 +73,8 @@ MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
         tokenizers notebook lessons pictures bench bench-decode bench-products bench-tuning accuracy soak valgrind demo \
-        install uninstall deps clean help format stand-in cuda check-cuda
+        install uninstall deps clean help format stand-in cuda check-cuda gpu-tests gpu-pack \
+        gpu-stand-in
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -173,9 +174,28 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -Wl,--wrap=brim_memtrack_fail_nth -o $@ $^ $(LIBS) -lcmocka
 
+# Have nothing of the library, so that sanitizers build it in seconds.
+$(BUILD)/tests/test_stand_in $(BUILD)/tests/test_stand_in_driver: $(BUILD)/tests/%: $(BUILD)/tests/%.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -ldl -lcmocka
+
 $(BUILD)/tests/huggingface/%: $(BUILD)/tests/huggingface/%.o $(INNER)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+# Of tests/gpu/run.
+$(BUILD)/tests/gpu/%: $(BUILD)/tests/gpu/%.o $(INNER)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+# What tests/gpu/run runs, and all of it in one folder to be carried to a machine with a card; docs/gpu.md.
+CARD_TESTS = $(addprefix $(BUILD)/tests/,$(shell tests/gpu/programs))
+gpu-tests: cli $(CARD_TESTS) $(BUILD)/tests/gpu/probe $(BUILD)/tests/gpu/logs
+gpu-pack: gpu-tests
+	@tests/gpu/pack $(BUILD) $(BUILD)/gpu-pack
+# The same on the stand-in; ARGS="--only kernels,losses".
+gpu-stand-in: gpu-tests stand-in
+	@BUILD=$(BUILD) tests/gpu/run --stand-in $(STAND_IN) $(ARGS)
 
 # Linked by clang alone: tests/fuzz/run.
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(filter-out %/main.o,$(CLI_OBJ)) $(INNER)
@@ -194,7 +214,7 @@ STAND_IN_SAN = $(if $(SAN),-fno-omit-frame-pointer $(LDSAN) -fno-sanitize-recove
     $(if $(findstring address,$(SAN)),-fsanitize-sections=simt_shared*)
 STAND_IN_KNOWS = $(if $(findstring address,$(SAN)),-DSIMT_ASAN) $(if $(findstring thread,$(SAN)),-DSIMT_TSAN)
 CARD_OBJ := $(patsubst kernels/cuda/%.cu,$(STAND_IN)/kernels/%.o,$(filter-out %_.cu,$(wildcard kernels/cuda/*.cu)))
-DRIVER_OBJ := $(addprefix $(STAND_IN)/,driver.o memory.o queue.o launch.o trap.o simt.o warp.o)
+DRIVER_OBJ := $(addprefix $(STAND_IN)/,driver.o memory.o queue.o launch.o trap.o simt.o warp.o tiles.o)
 $(CARD_OBJ): $(STAND_IN)/kernels/%.o: kernels/cuda/%.cu | $(BUILD)/.deps
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
@@ -356,6 +376,7 @@ help:
 	@echo "make bench-products  products with 16-bit, int8 and NF4 weights, against fp32 and BLAS; ARGS=\"--threads 1\""
 	@echo "make bench-tuning  LoRA steps on fp32, bf16, int8 and NF4 bases, also in bf16, and PEFT's; ARGS=\"--quick\""
 	@echo "make accuracy   the tables of docs/accuracy.md: other estimators, PyTorch, brim"
+	@echo "make gpu-pack   one folder to be carried to a machine with a card, and run there: docs/gpu.md"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
 	@echo "CUDA=fat builds code for every card into the library (nvcc, minutes); CUDA=no leaves the kernels for cards out"

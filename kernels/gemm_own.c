@@ -27,20 +27,43 @@ typedef struct ProductOperand {
     int64_t row, col; /* elements from one row, and from one column, to the next */
 } ProductOperand;
 
-/* sum (PRODUCT_ROWS, PRODUCT_COLS) = a b, over `depth` packed columns of A and rows of B. */
-VEC_FUSED static void product_tile(int64_t depth, const float *a, const float *b, ProductVector sum[][2])
-{
-    VEC_FUSE
-    ProductVector tile[PRODUCT_ROWS][2] = {{{0}}};
-    for (int64_t k = 0; k < depth; k++, a += PRODUCT_ROWS, b += PRODUCT_COLS) {
-        ProductVector left = *(const ProductVector *)b, right = *(const ProductVector *)(b + PRODUCT_LANES);
-#pragma GCC unroll 12
-        for (int i = 0; i < PRODUCT_ROWS; i++) {
-            tile[i][0] += a[i] * left;
-            tile[i][1] += a[i] * right;
-        }
+/* sum (rows, halves of a tile's columns) = a b, over `depth` packed columns of A and rows of B. */
+#define PRODUCT_TILE(name, rows, halves)                                                                     \
+    VEC_FUSED static void name(int64_t depth, const float *a, const float *b, ProductVector sum[][2])        \
+    {                                                                                                        \
+        VEC_FUSE                                                                                             \
+        ProductVector tile[rows][2] = {{{0}}};                                                               \
+        for (int64_t k = 0; k < depth; k++, a += PRODUCT_ROWS, b += PRODUCT_COLS) {                          \
+            ProductVector left = *(const ProductVector *)b;                                                  \
+            ProductVector right = *(const ProductVector *)(b + (halves - 1) * PRODUCT_LANES);                \
+            _Pragma("GCC unroll 12") for (int i = 0; i < rows; i++)                                          \
+            {                                                                                                \
+                tile[i][0] += a[i] * left;                                                                   \
+                if (halves > 1)                                                                              \
+                    tile[i][1] += a[i] * right;                                                              \
+            }                                                                                                \
+        }                                                                                                    \
+        memcpy(sum, tile, sizeof tile);                                                                      \
     }
-    memcpy(sum, tile, sizeof tile);
+
+PRODUCT_TILE(product_tile_whole, PRODUCT_ROWS, 2)
+PRODUCT_TILE(product_tile_medium, PRODUCT_ROWS * 2 / 3, 2)
+PRODUCT_TILE(product_tile_low, PRODUCT_ROWS / 3, 2)
+PRODUCT_TILE(product_tile_narrow, PRODUCT_ROWS, 1)
+
+/* Rows and columns that a tile has beyond C are left out where that is a whole part of it; every sum is the
+ * same. */
+static void product_tile(int64_t rows, int64_t cols, int64_t depth, const float *a, const float *b,
+                         ProductVector sum[][2])
+{
+    if (cols <= PRODUCT_LANES)
+        product_tile_narrow(depth, a, b, sum);
+    else if (rows <= PRODUCT_ROWS / 3)
+        product_tile_low(depth, a, b, sum);
+    else if (rows <= PRODUCT_ROWS * 2 / 3)
+        product_tile_medium(depth, a, b, sum);
+    else
+        product_tile_whole(depth, a, b, sum);
 }
 
 /* Strips of `width` rows of x one after the other, each column by column; what is beyond `rows` is zero. The
@@ -103,7 +126,7 @@ static void product_block(int64_t rows, int64_t cols, int64_t depth, float alpha
         for (int64_t i = 0; i < rows; i += PRODUCT_ROWS) {
             int64_t high = rows - i < PRODUCT_ROWS ? rows - i : PRODUCT_ROWS;
             int64_t wide = cols - j < PRODUCT_COLS ? cols - j : PRODUCT_COLS;
-            product_tile(depth, a + i * depth, b + j * depth, sum);
+            product_tile(high, wide, depth, a + i * depth, b + j * depth, sum);
             if (wide == PRODUCT_COLS)
                 product_store_whole(high, alpha, sum, beta, c + i * ldc + j, ldc);
             else

@@ -416,6 +416,8 @@ static void step_on_card(Optimizer *optimizer)
     update_all(optimizer);
     int failed = card_step_read(context, &skip, &squares);
     updates_done(optimizer, !failed && !skip);
+    if (failed || skip)
+        optimizer->updates_in_backward = 0;
     if (failed)
         return;
     double norm = sqrt(squares) / loss_scale_of_gradients(optimizer);

@@ -88,7 +88,7 @@ static int context_fill(Context *context, const ContextOptions *options)
 static void context_check(Context *context, const ContextOptions *options)
 {
     char why[CONTEXT_WHY];
-    if (context->card)
+    if (context->card || context->error)
         return;
     context->error = (ErrorCode)device_check(options->device, why, sizeof why);
     if (context->error != ERROR_NONE)

@@ -24,7 +24,9 @@ enum { ISAS = 3, CARD = ISAS, TABLES, MAX_THREADS = 3, GUARD = 32 };
 /* Of those that run here, by instruction set, and of the stand-in's card, which knows no threads. */
 static inline const Kernels *table_of(int i)
 {
-    return i == CARD ? kernels_cuda() : kernels_cpu(isa_names[i]);
+    if (i < CARD)
+        return card_is_real() ? NULL : kernels_cpu(isa_names[i]);
+    return kernels_cuda();
 }
 
 static const float guard_value = 12345.678f;

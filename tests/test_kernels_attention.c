@@ -181,6 +181,7 @@ static void test_attention(void **state)
         {.batch = 1, .seq = 130, .heads = 3, .kv_heads = 3, .head_dim = 48},
         {.batch = 1, .seq = 300, .heads = 3, .kv_heads = 1, .head_dim = 7},
         {.batch = 2, .seq = 67, .heads = 1, .kv_heads = 1, .head_dim = 129},
+        {.batch = 1, .seq = 3, .heads = 2, .kv_heads = 1, .head_dim = 300},
     };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int i = 0; i < 8; i++) {

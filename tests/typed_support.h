@@ -34,6 +34,7 @@ static inline unsigned char *at_the_edge(uint64_t bytes)
     unsigned char *start = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(start != MAP_FAILED);
     assert_int_equal(mprotect(start + all - page, page, PROT_NONE), 0);
+    card_reach_add(start, all - page);
     return start + all - page - (bytes + 3) / 4 * 4;
 }
 
@@ -77,6 +78,7 @@ static inline void drop_stored(StoredArray w)
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     uint64_t bytes = dtype_bytes(w.dtype, w.rows, w.cols);
     uintptr_t start = (uintptr_t)w.at + (bytes + 3) / 4 * 4 + page - mapped_bytes(bytes);
+    card_reach_drop((void *)start);
     assert_int_equal(munmap((void *)start, mapped_bytes(bytes)), 0);
 }
 

@@ -228,6 +228,7 @@ typedef struct HeadStrides {
 typedef struct AttentionArguments {
     AttentionDims d;
     int keys, chunks; /* chunks: blocks of columns that share a tile of rows */
+    int pieces;       /* f32 may be read in fours, aligned to 16 bytes */
     const void *q, *k, *v, *o, *dout;
     void *out, *dq, *dk, *dv, *probs, *cache;
     float *lse, *delta, *stats, *parts;
@@ -256,7 +257,7 @@ typedef struct FewArguments {
     const float *bias;
     void *pre, *y;
     DType y_type;
-    int rows, act, aligned;
+    int act, aligned;
 } FewArguments;
 
 /* y (rows,cols) with ldy = a part of a stored array, from element (row,col) on. */

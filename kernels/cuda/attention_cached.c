@@ -1,6 +1,6 @@
 /* Attention over a cache on a card: attention_cached.cu; of more tokens than one attention.cu. */
 #include "../../base/dtype.h"
-#include "launch_.h"
+#include "attention_.h"
 
 enum { TILE = 64, COLUMNS = 128, ATTENTION_THREADS = 256 }; /* as in attention.h */
 enum { QUERIES = 8 };                                       /* of a block, as in attention_cached.cu */
@@ -68,6 +68,10 @@ void cuda_attention_cached(const AttentionDims *d, const void *q, const void *ca
     a.at_k = a.at_v = (HeadStrides){d->kv_heads * head, head, d->head_dim};
     if (d->seq == 1) {
         token(a, workspace, run);
+        return;
+    }
+    if (d->cached == d->type) {
+        cuda_attention_start_flash(&a, run);
         return;
     }
     int64_t tiles = (d->seq + TILE - 1) / TILE;

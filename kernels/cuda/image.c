@@ -118,23 +118,35 @@ void *kernels_cuda_unpack(int capability, int which, size_t *bytes)
     return image;
 }
 
+static int open_with(CudaDevice *device, int ordinal, const void *image, char *why, size_t size)
+{
+    if (cuda_open(device, ordinal, image, why, size))
+        return -1;
+    if (kernels_cuda_load(device, why, size) == 0)
+        return 0;
+    cuda_close(device);
+    return -1;
+}
+
 int kernels_cuda_open(CudaDevice *device, int ordinal, char *why, size_t size)
 {
     if (cuda_look(device, ordinal, why, size))
         return -1;
-    int capability = device->capability, which = 0;
+    int capability = device->capability;
+    if (cuda_loaded(ordinal) && open_with(device, ordinal, NULL, why, size) == 0)
+        return 0;
     snprintf(why, size, "this build has no kernels for cards: it was made with CUDA=no");
-    for (;; which++) {
+    for (int which = 0;; which++) {
         size_t bytes;
         void *image = kernels_cuda_unpack(capability, which, &bytes);
-        if (!image && bytes)
-            return snprintf(why, size, "no host memory to unpack the kernels for cards"), -1;
-        if (!image)
+        if (!image) {
+            if (bytes)
+                snprintf(why, size, "no host memory to unpack the kernels for cards");
             return -1;
-        int failed = cuda_open(device, ordinal, image, why, size) || kernels_cuda_load(device, why, size);
+        }
+        int failed = open_with(device, ordinal, image, why, size);
         memtrack_host_free(NULL, image, bytes);
         if (!failed)
             return 0;
-        cuda_close(device);
     }
 }

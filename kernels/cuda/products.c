@@ -261,12 +261,12 @@ static void forward_few(const LinearDims *d, Activation act, const void *x, cons
                       .pre = pre,
                       .y = y,
                       .y_type = d->y,
-                      .rows = (int)d->rows,
                       .act = (int)act,
                       .aligned = aligned(x) && aligned(w->at) && d->in % STRIP_ALIGN == 0};
     if (dtype_is_quantized(w->dtype))
         a.layout = quant_layout(w->dtype, w->rows, w->cols);
-    LAUNCH(run, CUDA_linear_few + cuda_typed(d->x), (d->out + WARPS - 1) / WARPS, 1, 1, CUDA_THREADS, a);
+    LAUNCH(run, CUDA_linear_few + cuda_typed(d->x), (d->out + WARPS - 1) / WARPS, d->rows, 1, CUDA_THREADS,
+           a);
 }
 
 /* In f32 the bias is added on the way to the activation. In 16 bit it goes in first, as that type, so that

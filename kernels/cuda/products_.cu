@@ -46,64 +46,66 @@ GLOBAL(TYPED(linear_finish), 256, LinearArguments)
     }
 }
 
-/* sum[r] += factor * a dot of 8 weights and those of x's row r, from column col on. */
-DEVICE void TYPED(few_pack)(const FewArguments *a, int64_t col, int count, float factor, const float *w,
-                            float *sum)
+/* A dot of 8 weights and those of x's row in hand, from column col on. */
+DEVICE float TYPED(few_pack)(const FewArguments *a, int64_t col, int count, const float *w)
 {
-    for (int r = 0; r < FEW_ROWS; r++)
-        if (r < a->rows) {
-            float x[STORED_PACK], part = 0;
-            int64_t first = r * a->in + col;
-            pack_load(TYPE, STORED_PACK, a->x, first, first + count, a->aligned, x);
-            for (int k = 0; k < STORED_PACK; k++)
-                part += w[k] * x[k];
-            sum[r] += factor * part;
-        }
+    float x[STORED_PACK], sum = 0;
+    int64_t first = BLOCK.y * a->in + col;
+    pack_load(TYPE, STORED_PACK, a->x, first, first + count, a->aligned, x);
+    for (int k = 0; k < STORED_PACK; k++)
+        sum += w[k] * x[k];
+    return sum;
 }
 
-/* Of one row of W, by the lanes of a warp, 16 bytes of codes each: of NF4, whole halves of blocks. */
-DEVICE void TYPED(few_nf4)(const FewArguments *a, int64_t row, int lane, const float *nf4, float *sum)
+/* A lane's part of a dot with one row of W, 16 bytes of codes at once: half a block. */
+DEVICE float TYPED(few_nf4)(const FewArguments *a, int64_t row, const float *nf4)
 {
-    for (int64_t col = lane * FEW_NF4; col < a->in; col += 32 * FEW_NF4) {
+    float sum = 0;
+    for (int64_t col = THREAD.x % 32 * FEW_NF4; col < a->in; col += 32 * FEW_NF4) {
         int64_t first = row * a->in + col;
-        float scale = stored_block_scale(a->w.dtype, &a->layout, a->w.at, first / NF4_BLOCK);
+        float scale = stored_block_scale(a->w.dtype, &a->layout, a->w.at, first / NF4_BLOCK), part = 0;
         uint32_t words[FEW_NF4 / STORED_PACK];
         pack_read_words(FEW_NF4 / STORED_PACK, (const char *)a->w.at + first / 2, words);
         for (int q = 0; q < FEW_NF4 / STORED_PACK; q++) {
             float w[STORED_PACK];
             stored_nf4_word(words[q], nf4, w);
-            TYPED(few_pack)(a, col + q * STORED_PACK, STORED_PACK, scale, w, sum);
+            part += TYPED(few_pack)(a, col + q * STORED_PACK, STORED_PACK, w);
         }
+        sum += scale * part;
     }
+    return sum;
 }
 
-/* A warp an output: each of its rows of W is read once for all rows of x, and decoded in registers. */
+/* The same of any type, 8 elements at once. */
+DEVICE float TYPED(few_any)(const FewArguments *a, int64_t row)
+{
+    float sum = 0;
+    for (int64_t col = THREAD.x % 32 * STORED_PACK; col < a->in; col += 32 * STORED_PACK) {
+        float w[STORED_PACK];
+        int count = a->in - col < STORED_PACK ? (int)(a->in - col) : STORED_PACK;
+        stored_values(&a->w, &a->layout, row, col, count, a->aligned, w);
+        sum += TYPED(few_pack)(a, col, count, w);
+    }
+    return sum;
+}
+
+/* A warp an output of a row of x: weights are decoded in registers. Rows of x beyond the first find them in
+ * the card's cache. */
 GLOBAL(TYPED(linear_few), 256, FewArguments)
 {
     SHARED float nf4[16];
-    int lane = (int)THREAD.x % 32;
-    int64_t j = (int64_t)BLOCK.x * (BLOCK_SIZE.x / 32) + THREAD.x / 32;
-    float sum[FEW_ROWS] = {0};
+    int packed = a.w.dtype == DTYPE_NF4 || a.w.dtype == DTYPE_NF4_PLAIN;
+    int64_t row = (int64_t)BLOCK.x * (BLOCK_SIZE.x / 32) + THREAD.x / 32;
     if (THREAD.x < 16)
         nf4[THREAD.x] = codes_nf4[THREAD.x];
     block_sync();
-    if (j >= a.out)
+    if (row >= a.out)
         return;
-    if ((a.w.dtype == DTYPE_NF4 || a.w.dtype == DTYPE_NF4_PLAIN) && a.aligned && a.in % FEW_NF4 == 0)
-        TYPED(few_nf4)(&a, j, lane, nf4, sum);
-    else
-        for (int64_t col = lane * STORED_PACK; col < a.in; col += 32 * STORED_PACK) {
-            float w[STORED_PACK];
-            int count = a.in - col < STORED_PACK ? (int)(a.in - col) : STORED_PACK;
-            stored_values(&a.w, &a.layout, j, col, count, a.aligned, w);
-            TYPED(few_pack)(&a, col, count, 1, w, sum);
-        }
-    for (int r = 0; r < FEW_ROWS; r++)
-        if (r < a.rows) {
-            float value = warp_sum(sum[r]) + (a.bias ? a.bias[j] : 0.0f);
-            if (lane == 0)
-                few_finish(&a, r * a.out + j, value);
-        }
+    float sum =
+        packed && a.aligned && a.in % FEW_NF4 == 0 ? TYPED(few_nf4)(&a, row, nf4) : TYPED(few_any)(&a, row);
+    sum = warp_sum(sum);
+    if (THREAD.x % 32 == 0)
+        few_finish(&a, BLOCK.y * a.out + row, sum + (a.bias ? a.bias[row] : 0.0f));
 }
 
 /* A part of a stored array in the product's type. Its lines are whole packs: what is behind them is 0. */

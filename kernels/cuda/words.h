@@ -4,6 +4,7 @@
 #ifndef BRIM_CUDA_WORDS_H
 #define BRIM_CUDA_WORDS_H
 
+#include "../../base/half_.h"
 #include "arguments.h"
 
 #ifdef __CUDACC__
@@ -192,6 +193,90 @@ DEVICE void mma_f16(float c[4], const unsigned a[4], const unsigned b[2])
                      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                      : "r"(a[half * 2]), "r"(a[half * 2 + 1]), "r"(b[half]));
 #endif
+}
+
+/* 16 bytes from the card's memory into shared memory, both aligned to that, in the background where the card can;
+ * zeros where !in. Copies up to a commit are a group; who has waited until at most `left` (0 or 1) groups of his
+ * are not done, and then met the others, may read what was copied. */
+DEVICE void copy16(void *to, const void *from, int in)
+{
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)),
+                 "l"(from), "r"(in ? 16 : 0)
+                 : "memory");
+#else
+    *(uint4 *)to = in ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
+#endif
+}
+
+DEVICE void copy_commit(void)
+{
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+DEVICE void copy_wait(int left)
+{
+#if __CUDA_ARCH__ >= 800
+    if (left == 0)
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+    else
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+#endif
+}
+
+/* Four matrices (8,8) of 16-bit numbers in shared memory, a row's address from each lane: those of lanes 0 to 7
+ * are of the first. Lane l gets of each two numbers of row l / 4, from column l % 4 * 2 on. */
+DEVICE void load_matrices(unsigned r[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+
+/* The same of the transposed matrices. */
+DEVICE void load_matrices_transposed(unsigned r[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+}
+
+/* Two numbers rounded to 16 bit, the first in the low half. */
+DEVICE unsigned pair_bf16(float low, float high)
+{
+#if __CUDA_ARCH__ >= 800
+    unsigned both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+#else
+    return (unsigned)half_to_bf16(low) | (unsigned)half_to_bf16(high) << 16;
+#endif
+}
+
+DEVICE unsigned pair_f16(float low, float high)
+{
+#if __CUDA_ARCH__ >= 800
+    unsigned both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+#else
+    uint16_t l, h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(l) : "f"(low));
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(high));
+    return (unsigned)l | (unsigned)h << 16;
+#endif
+}
+
+/* 2^x to some 22 bits. */
+DEVICE float exp2_near(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 #else

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../../base/half_.h"
+
 typedef struct SimtDim {
     unsigned x, y, z;
 } SimtDim;
@@ -91,6 +93,12 @@ double simt_warp_sum_f64(const char *here, double v);
 void simt_mma_bf16(const char *here, float c[4], const unsigned a[4], const unsigned b[2]);
 void simt_mma_f16(const char *here, float c[4], const unsigned a[4], const unsigned b[2]);
 
+/* tiles.c */
+void simt_copy16(void *to, const void *from, int in);
+void simt_copy_commit(void);
+void simt_copy_wait(int left);
+void simt_load_matrices(const char *here, unsigned r[4], const void *row, int transposed);
+
 #define block_sync()           simt_block_sync(SIMT_HERE)
 #define warp_sync()            ((void)simt_collect(SIMT_HERE, NULL, 0))
 #define warp_xor(v, lanes)     simt_warp_xor_f32(SIMT_HERE, v, lanes)
@@ -109,7 +117,24 @@ void simt_mma_f16(const char *here, float c[4], const unsigned a[4], const unsig
 #define warp_sum_f64(v)        simt_warp_sum_f64(SIMT_HERE, v)
 #define mma_bf16(c, a, b)      simt_mma_bf16(SIMT_HERE, c, a, b)
 #define mma_f16(c, a, b)       simt_mma_f16(SIMT_HERE, c, a, b)
+#define copy16                 simt_copy16
+#define copy_commit            simt_copy_commit
+#define copy_wait              simt_copy_wait
+#define load_matrices(r, row)  simt_load_matrices(SIMT_HERE, r, row, 0)
+#define load_matrices_transposed(r, row) simt_load_matrices(SIMT_HERE, r, row, 1)
 
+DEVICE unsigned pair_bf16(float low, float high)
+{
+    return (unsigned)half_to_bf16(low) | (unsigned)half_to_bf16(high) << 16;
+}
+DEVICE unsigned pair_f16(float low, float high)
+{
+    return (unsigned)half_to_f16(low) | (unsigned)half_to_f16(high) << 16;
+}
+DEVICE float exp2_near(float x)
+{
+    return exp2f(x);
+}
 DEVICE float fused(float a, float b, float c)
 {
     return a * b + c;

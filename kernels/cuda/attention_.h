@@ -1,0 +1,10 @@
+/* What attention with and without a cache share on the host. */
+#ifndef BRIM_CUDA_ATTENTION__H
+#define BRIM_CUDA_ATTENTION__H
+
+#include "launch_.h"
+
+/* Starts flash forward, on tensor cores where they serve. k and v are of the type of q. */
+void cuda_attention_start_flash(AttentionArguments *a, const KernelRun *run);
+
+#endif
