@@ -89,6 +89,8 @@ void card_reach_add(void *start, size_t bytes)
 {
     if (reaching)
         add_registered("mapped memory", (uintptr_t)start, (uintptr_t)start + bytes);
+    else if (card_is_real()) /* there is no card yet: card_reach registers it */
+        add((uintptr_t)start, (uintptr_t)start + bytes);
 }
 
 void card_reach_drop(void *start)
@@ -265,7 +267,10 @@ const char *card_reach(struct CudaDevice *device)
     find_functions();
     free(malloc(1)); /* there is a heap */
     grow_stack();
-    int n = pieces(all, 64);
+    int n = pieces(all, 64), mapped = range_count;
+    range_count = 0;
+    for (int i = 0; i < mapped; i++) /* what is written is behind what is read, or the same */
+        add_registered("mapped memory", ranges[i].start, ranges[i].end);
     for (int i = 0; i < n; i++)
         if (all[i].of_file)
             copy_pages(all[i].at.start, all[i].at.end - all[i].at.start);
