@@ -201,6 +201,10 @@ void line_add(SayLine *line, const char *format, ...) __attribute__((format(prin
 void say_line(const SayLine *line); /* on stdout, with its newline */
 /* What a run is about to use: "OpenBLAS 0.3.21 SkylakeX, 2 threads, avx512 kernels; plan: needs 1.9 GiB". */
 void print_machine(const Options *options, const Plan *plan);
+/* "NVIDIA H200 (cuda:0), compute capability 9.0, 132 multiprocessors": the card that --device names. */
+const char *device_title(const Options *options);
+/* What computes products: "OpenBLAS 0.3.21 SkylakeX", or "cuBLAS". */
+const char *products_name(const Options *options);
 
 /* Groups in the words of the tables. */
 extern const char *const group_names[MEM_GROUP_COUNT];

@@ -142,6 +142,8 @@ int command_compare(const Options *sets, int count)
     if (first.four_ways)
         return c.lists ? usage("--four-ways is about one model, batch and length: a list is none")
                        : compare_four_ways(&first);
+    for (int i = 0; i < count && first.run_steps; i++)
+        look_apart(&sets[i]);
     if (!c.lists && resolve_checkpoint(&first))
         return EXIT_NO;
     c.count = c.lists ? list_rows(sets, count, variants) : variants_plan(&first, variants);

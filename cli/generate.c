@@ -347,7 +347,7 @@ static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan
     double decode = w->last - w->first;
     return json_pack(
         "{s:s, s:s, s:s, s:I, s:i, s:i, s:o, s:f, s:f, s:o, s:o}", "model", o->model, "device", o->device,
-        "blas", kernels_blas_name(), "parameters", (json_int_t)w->parameters, "prompt_tokens",
+        "blas", products_name(o), "parameters", (json_int_t)w->parameters, "prompt_tokens",
         w->prompt_tokens, "cache_tokens", o->seq, "sequences", sequences, "prefill_tokens_per_second",
         (double)w->prompt_tokens * o->batch / (w->first - w->started), "decode_tokens_per_second",
         w->written > 1 ? (double)(w->written - 1) * o->batch / decode : 0.0, "textbook",

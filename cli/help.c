@@ -51,7 +51,7 @@ static const Help pages[] = {
      "milliseconds to seconds, for models of any size. With --budget the exit code\n"
      "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
      "--inference plans inference instead of training: weights, cache and workspace.",
-     NEED_FLAGS " --textbook --inference --prefill --json",
+     NEED_FLAGS " --card --textbook --inference --prefill --json",
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"},
@@ -63,7 +63,7 @@ static const Help pages[] = {
      "--budget marks the rows that fit.\n"
      "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
      "one model, beside what is taught about them, and four models on five cards.",
-     NEED_FLAGS " --run --four-ways --csv --json",
+     NEED_FLAGS " --card --run --four-ways --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --four-ways --model llama-3.1-8b\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
@@ -99,9 +99,10 @@ static const Help pages[] = {
      "--json",
      .examples = "  brim models\n"
                  "  brim plan --model ./config.json --seq 1024\n"},
-    {"gpus", "cards known by name, and what their driver reports",
+    {"gpus", "cards known by name, and those of this machine",
      "The values of --card, with the memory that the driver reports, which is less\n"
-     "than is printed on the box.",
+     "than is printed on the box; and which cards this machine has, with what the\n"
+     "driver, the kernels and cuBLAS take of each.",
      "--json",
      .examples = "  brim gpus\n"
                  "  brim fit --model gpt2 --card h100\n"},

@@ -34,6 +34,17 @@ static json_t *books(const MemSummary *m)
         json_object_set_new(process, "unaccounted_bytes", json_integer((json_int_t)report_unaccounted(m)));
         json_object_set_new(memory, "process", process);
     }
+    if (m->card.used) {
+        json_t *card = json_object();
+        set_bytes(card, "used_bytes", m->card.used);
+        set_bytes(card, "reserved_bytes", m->reserved);
+        set_bytes(card, "context_bytes", m->card.context);
+        set_bytes(card, "kernels_bytes", m->card.kernels);
+        set_bytes(card, "library_bytes", m->card.library);
+        json_object_set_new(card, "unaccounted_bytes",
+                            json_integer((json_int_t)report_card_unaccounted(m)));
+        json_object_set_new(memory, "card", card);
+    }
     return memory;
 }
 

@@ -2,6 +2,8 @@
 #include <inttypes.h>
 
 #include "../device/cards.h"
+#include "../device/device.h"
+#include "../kernels/kernels.h"
 #include "cli.h"
 
 /* Counts on meta: the model is really built, without data. */
@@ -59,6 +61,53 @@ static json_t *capability_json(int capability)
     return capability ? json_string(capability_text(capability).text) : json_null();
 }
 
+/* ---- This machine's ---------------------------------------------------------------------------- */
+
+static json_t *here_json(const CudaDevice *d, int i)
+{
+    return json_pack("{s:i, s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i}", "number", i, "title", d->name,
+                     "compute_capability", capability_text(d->capability).text, "multiprocessors",
+                     d->multiprocessors, "bytes", (json_int_t)d->total, "free_bytes", (json_int_t)d->after_blas,
+                     "context_bytes", (json_int_t)(d->before - d->after_context), "kernels_bytes",
+                     (json_int_t)(d->after_context - d->after_kernels), "library_bytes",
+                     (json_int_t)(d->after_kernels - d->after_blas), "driver_version", cuda_driver_version(),
+                     "library_version", cuda_blas_version(d));
+}
+
+static void print_here(const CudaDevice *d, int i)
+{
+    int driver = cuda_driver_version(), blas = cuda_blas_version(d);
+    printf("cuda:%d  %s, compute capability %s, %d multiprocessors: %s, of which %s are free\n", i, d->name,
+           capability_text(d->capability).text, d->multiprocessors, report_size(d->total).text,
+           report_size(d->after_blas).text);
+    printf("        taken by the driver's context %s, kernels %s, cuBLAS %s; driver for CUDA %d.%d, cuBLAS %d\n",
+           report_size(d->before - d->after_context).text,
+           report_size(d->after_context - d->after_kernels).text,
+           report_size(d->after_kernels - d->after_blas).text, driver / 1000, driver % 1000 / 10, blas);
+}
+
+/* Opens each card for a moment: what that takes is measured. */
+static json_t *cards_here(int as_json)
+{
+    json_t *all = json_array();
+    char why[1200] = "";
+    for (int i = 0;; i++) {
+        CudaDevice card;
+        if (kernels_cuda_open(&card, i, why, sizeof why)) {
+            if (!as_json && i == 0)
+                printf("\nThis machine: no card that --device cuda could use; %s.\n", why);
+            return all;
+        }
+        if (!as_json && i == 0)
+            printf("\nThis machine:\n");
+        if (as_json)
+            json_array_append_new(all, here_json(&card, i));
+        else
+            print_here(&card, i);
+        cuda_close(&card);
+    }
+}
+
 int command_gpus(const Options *o, int count)
 {
     (void)count;
@@ -77,9 +126,12 @@ int command_gpus(const Options *o, int count)
             printf("%-14s %9.2f  %5s  %4d  %-36s %s\n", card->name, (double)card->bytes / 0x1p30,
                    capability_text(card->capability).text, card->multiprocessors, card->title, card->source);
     }
-    if (o->json)
-        json_print(json_pack("{s:o}", "gpus", all));
-    else
+    json_t *here = cards_here(o->json);
+    if (o->json) {
+        json_print(json_pack("{s:o, s:o}", "gpus", all, "here", here));
+    } else {
         json_decref(all);
+        json_decref(here);
+    }
     return EXIT_DONE;
 }

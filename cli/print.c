@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "../base/plural_.h"
+#include "../device/device.h"
 #include "../kernels/kernels.h"
 #include "levers_.h"
 #include "precision.h"
@@ -58,9 +59,31 @@ void print_title(const Options *o, int64_t parameters, const Bracket *bracket, i
     }
 }
 
+const char *device_title(const Options *o)
+{
+    static _Thread_local char title[192];
+    CudaDevice card;
+    char why[512];
+    if (cuda_look(&card, device_cuda_ordinal(o->device), why, sizeof why))
+        snprintf(title, sizeof title, "%.32s", o->device);
+    else
+        snprintf(title, sizeof title, "%s (%.32s), compute capability %d.%d, %d multiprocessors", card.name,
+                 o->device, card.capability / 10, card.capability % 10, card.multiprocessors);
+    return title;
+}
+
+const char *products_name(const Options *o)
+{
+    return strcmp(o->device, "cpu") ? "cuBLAS" : kernels_blas_name();
+}
+
 void print_machine(const Options *o, const Plan *plan)
 {
     int threads = threads_of(o);
+    if (strcmp(o->device, "cpu") != 0) {
+        printf("%s; plan: needs %s\n", device_title(o), report_size(plan->memory.stats.needs).text);
+        return;
+    }
     kernels_blas_start(threads);
     printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads, plural(threads),
            kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);

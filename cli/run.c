@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../device/device.h"
 #include "run_.h"
 
 static int failed(RunResult *result, const char *what, int number)
@@ -22,6 +23,7 @@ static void child(const Options *options, const Plan *plan, int to)
     RunOptions run = run_options(options);
     RunResult result;
     run.quiet = 1;
+    cuda_look_known(NULL);
     plan_execute(training_script, &training, &run, plan, &result);
     const char *at = (const char *)&result;
     for (size_t left = sizeof result; left > 0;) {
@@ -44,6 +46,31 @@ static size_t receive(int from, RunResult *result)
         got += n > 0 ? (size_t)n : 0;
     }
     return got;
+}
+
+void look_apart(const Options *options)
+{
+    int ends[2], ordinal = device_cuda_ordinal(options->device), status;
+    struct {
+        CudaDevice card;
+        int found;
+    } answer = {.found = 0};
+    if (ordinal < 0 || pipe(ends))
+        return;
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        char why[512];
+        answer.found = !cuda_look(&answer.card, ordinal, why, sizeof why);
+        _exit(write(ends[1], &answer, sizeof answer) == (ssize_t)sizeof answer ? 0 : 1);
+    }
+    close(ends[1]);
+    int whole = pid > 0 && read(ends[0], &answer, sizeof answer) == (ssize_t)sizeof answer;
+    close(ends[0]);
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (whole && answer.found)
+        cuda_look_known(&answer.card);
 }
 
 int run_apart(const Options *options, const Plan *plan, RunResult *result)

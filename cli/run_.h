@@ -5,6 +5,9 @@
 #include "cli.h"
 
 /* As plan_execute, quietly. Returns result->status. */
+/* Asks a process of its own which card --device names, so that this one never starts the driver and those of
+ * run_apart can. */
+void look_apart(const Options *options);
 int run_apart(const Options *options, const Plan *plan, RunResult *result);
 
 #endif

@@ -17,7 +17,7 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
     if (t->accuracy >= 0)
         json_object_set_new(validation, "accuracy", json_real(t->accuracy));
     json_t *all = json_pack("{s:s, s:s, s:s, s:I, s:o, s:I, s:o, s:o, s:o, s:f, s:o}", "model", o->model,
-                            "device", o->device, "blas", kernels_blas_name(), "parameters",
+                            "device", o->device, "blas", products_name(o), "parameters",
                             (json_int_t)t->parameters, "bracket", bracket_json(&t->bracket), "steps",
                             (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
                             json_number(r->loss_last), "validation", validation, "tokens_per_second",

@@ -2,7 +2,6 @@
 #include "cuda.h"
 
 #include <dlfcn.h>
-#include <glob.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,6 +9,7 @@
 #include <string.h>
 
 #include "../memtrack/memtrack.h"
+#include "cuda_find.h"
 
 CudaDriver cuda;
 CudaBlas cublas;
@@ -36,53 +36,6 @@ static const char *const cublas_names[] = {
 #undef X
 };
 
-/* What BRIM_CUBLAS names, what the linker finds, the toolkit's folder, Python wheels (cu12:
- * nvidia/cublas/lib; cu13: nvidia/cu13/lib). cublasLt is loaded first where it lies beside it: wheels'
- * RUNPATHs differ. */
-static void *find_cublas(char *path, size_t size)
-{
-    static const char *const sonames[] = {"libcublas.so.13", "libcublas.so.12"};
-    const char *own = getenv("BRIM_CUBLAS"), *venv = getenv("VIRTUAL_ENV");
-    void *library;
-    if (own)
-        return snprintf(path, size, "%s", own), dlopen(own, RTLD_NOW | RTLD_LOCAL);
-    for (size_t i = 0; i < 2; i++)
-        if ((library = dlopen(sonames[i], RTLD_NOW | RTLD_LOCAL)))
-            return snprintf(path, size, "%s", sonames[i]), library;
-    const char *const roots[] = {"/usr/local/cuda/lib64",
-                                 "/usr/local/cuda-1[23]*/lib64",
-                                 "/usr/lib/x86_64-linux-gnu",
-                                 venv ? venv : "/nowhere",
-                                 "/usr/local",
-                                 "/usr",
-                                 getenv("HOME") ? getenv("HOME") : "/nowhere"};
-    static const char *const inside[] = {"",
-                                         "/lib/python3*/site-packages/nvidia/cu13/lib",
-                                         "/lib/python3*/site-packages/nvidia/cublas/lib",
-                                         "/lib/python3*/dist-packages/nvidia/cu13/lib",
-                                         "/lib/python3*/dist-packages/nvidia/cublas/lib",
-                                         "/.local/lib/python3*/site-packages/nvidia/cu13/lib",
-                                         "/.local/lib/python3*/site-packages/nvidia/cublas/lib"};
-    for (size_t r = 0; r < sizeof roots / sizeof *roots; r++)
-        for (size_t n = 0; n < sizeof inside / sizeof *inside; n++)
-            for (size_t i = 0; i < 2; i++) {
-                char pattern[1024];
-                glob_t found;
-                snprintf(pattern, sizeof pattern, "%s%s/%s", roots[r], inside[n], sonames[i]);
-                if (glob(pattern, 0, NULL, &found))
-                    continue;
-                snprintf(path, size, "%s", found.gl_pathv[0]);
-                globfree(&found);
-                char light[1100];
-                snprintf(light, sizeof light, "%.*s/libcublasLt.so.%s", (int)(strrchr(path, '/') - path),
-                         path, sonames[i] + 13);
-                dlopen(light, RTLD_NOW | RTLD_GLOBAL);
-                if ((library = dlopen(path, RTLD_NOW | RTLD_LOCAL)))
-                    return library;
-            }
-    return NULL;
-}
-
 enum {
     CUDA_CARDS = 32, /* of one machine */
     ATTRIBUTE_MULTIPROCESSORS = 16,
@@ -92,7 +45,6 @@ enum {
     MODE_EXCLUSIVE = 3,
     MODE_PROHIBITED = 2,
     STREAM_NON_BLOCKING = 1,
-    OLDEST_DRIVER = 12000, /* CUDA 12.0, driver 525 */
     COMPUTE_32F = 68,
     PARTS_IN_F32 = 16 /* cuBLAS's math mode: parts of 16-bit sums meet in f32 */
 };
@@ -126,15 +78,13 @@ static int says(char *why, size_t size, const char *what, int error)
 /* The libraries stay open: functions of theirs are in the tables above. */
 static int load_driver(char *why, size_t size)
 {
-    const char *missing, *own = getenv("BRIM_CUDA_DRIVER");
+    const char *missing;
     int version = 0, e;
     if (!cuda.init) {
-        void *library = dlopen(own ? own : "libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
-        if (!library) {
-            snprintf(why, size, "the driver's library cannot be opened: %s", dlerror());
-            return -1;
-        }
+        void *library = cuda_find_driver(why, size);
         CudaDriver found;
+        if (!library)
+            return -1;
         if (symbols(library, &found, cuda_names, sizeof cuda_names / sizeof *cuda_names, &missing)) {
             snprintf(why, size, "the driver is too old: its library has no %s; CUDA 12.0 (driver 525) is needed",
                      missing);
@@ -145,7 +95,7 @@ static int load_driver(char *why, size_t size)
     if ((e = cuda.init(0)))
         return says(why, size, "the driver does not start", e);
     cuda.driver_version(&version);
-    if (version >= OLDEST_DRIVER)
+    if (version >= CUDA_OLDEST_DRIVER)
         return 0;
     snprintf(why, size, "the driver serves CUDA %d.%d; 12.0 (driver 525) is needed", version / 1000,
              version % 1000 / 10);
@@ -158,14 +108,11 @@ static int load_cublas(char *why, size_t size)
     char path[1024];
     if (cublas.create)
         return 0;
-    void *library = find_cublas(path, sizeof path);
-    if (!library) {
-        snprintf(why, size,
-                 "cuBLAS (libcublas.so.13 or .12) is not found in the system's folders, LD_LIBRARY_PATH, "
-                 "/usr/local/cuda or the nvidia folders of Python wheels; install it (pip install "
-                 "nvidia-cublas), or name the file in BRIM_CUBLAS");
+    int driver = 0;
+    cuda.driver_version(&driver);
+    void *library = cuda_find_blas(driver, path, sizeof path, why, size);
+    if (!library)
         return -1;
-    }
     CudaBlas found;
     if (symbols(library, &found, cublas_names, sizeof cublas_names / sizeof *cublas_names, &missing)) {
         snprintf(why, size, "%s has no %s; cuBLAS 12 or later is needed", path, missing);
@@ -306,6 +253,28 @@ void cuda_close(CudaDevice *d)
     pthread_mutex_unlock(&lock);
 }
 
+int cuda_driver_version(void)
+{
+    int version = 0;
+    return cuda.init && !cuda.driver_version(&version) ? version : 0;
+}
+
+int cuda_blas_version(const CudaDevice *d)
+{
+    int version = 0;
+    return d->blas && !cublas.version(d->blas, &version) ? version : 0;
+}
+
+static CudaDevice known;
+static int is_known;
+
+void cuda_look_known(const CudaDevice *found)
+{
+    is_known = found != NULL;
+    if (found)
+        known = *found;
+}
+
 int cuda_loaded(int ordinal)
 {
     pthread_mutex_lock(&lock);
@@ -316,6 +285,10 @@ int cuda_loaded(int ordinal)
 
 int cuda_look(CudaDevice *d, int ordinal, char *why, size_t size)
 {
+    if (is_known && known.ordinal == ordinal) {
+        *d = known;
+        return 0;
+    }
     *d = (CudaDevice){0};
     pthread_mutex_lock(&lock);
     int failed = load_driver(why, size) || look_at(d, ordinal, why, size) || load_cublas(why, size);

@@ -102,9 +102,15 @@ int cuda_open(CudaDevice *device, int ordinal, const void *image, char *why, siz
 /* Whether the kernels of a card are loaded already: then cuda_open needs no image, as long as that stays. */
 int cuda_loaded(int ordinal);
 void cuda_close(CudaDevice *device);
+/* Of the driver (13000 is CUDA 13.0), and of cuBLAS, once a card is open; 0 = not known. */
+int cuda_driver_version(void);
+int cuda_blas_version(const CudaDevice *device);
 /* Whether a card could be opened: fills name, capability and multiprocessors of *device. Takes none of its
  * memory, and nothing is open then. 0, or -1 with a sentence. */
 int cuda_look(CudaDevice *device, int ordinal, char *why, size_t size);
+/* What cuda_look is to say from here on, without the driver: a process that has started it cannot fork others
+ * that use it, but may ask in one. NULL ends it. */
+void cuda_look_known(const CudaDevice *found);
 /* Bytes of workspace that cuBLAS should have on a card of this capability. */
 size_t cuda_workspace_bytes(int capability);
 /* Lends the card what kernels and cuBLAS work in: CUDA_SCRATCH bytes, and a multiple of 256. The caller's,

@@ -17,7 +17,8 @@ KERNEL(void, gemm,
         const float *b, int64_t ldb, float beta, float *c, int64_t ldc, const KernelRun *run))
 
 /* The same of stored arrays, whose cols are their leading dimensions: A of f32 or 16 bit, B of any type, C of
- * c_type, f32 or 16 bit. Sums are f32, and rounded once. Brim's own product, whatever the types. */
+ * c_type, f32 or 16 bit. Sums are f32, and rounded once. Brim's own product, whatever the types; a card's
+ * library multiplies operands of one type, to which what is of another is rounded (cuda/products.c). */
 KERNEL(void, gemm_stored,
        (int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha, const StoredArray *a,
         const StoredArray *b, float beta, DType c_type, void *c, int64_t ldc, void *workspace,
@@ -29,7 +30,7 @@ KERNEL(size_t, gemm_stored_workspace,
 /* Types of x, y and pre: d says. pre (rows,out): the value before the activation, written when not NULL (may
  * be NULL with ACT_NONE / ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be NULL. y is the
  * activation of what pre holds: in 16 bit, of the rounded value, so that it can be computed again from pre.
- */
+ * Where x or y has 16 bit, a card multiplies in 16 bit, with W and bias rounded to that. */
 KERNEL(void, linear_forward,
        (const LinearDims *d, Activation act, const void *x, const StoredArray *w, const float *bias,
         void *pre, void *y, void *workspace, const KernelRun *run))

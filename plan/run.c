@@ -211,6 +211,8 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     report_summary(context->ledger, &result->memory);
     result->memory.reserved = wants_malloc(o) ? 0 : needs;
     result->memory.process_peak = memtrack_process_resident_peak();
+    DeviceUse use = context_device_use(context);
+    result->memory.card = (MemCard){use.context, use.kernels, use.library, use.used};
     context_use(outside);
     context_destroy(context);
     return result->status;

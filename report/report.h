@@ -16,12 +16,19 @@ extern "C" {
 #endif
 
 /* The books of one ledger, copied: it outlives the ledger. */
+/* What a card's driver counts, by differences of what it says is free: it counts all programs together. */
+typedef struct MemCard {
+    uint64_t context, kernels, library; /* the driver's own, the loaded code, cuBLAS's own */
+    uint64_t used;                      /* at the end of the run */
+} MemCard;
+
 typedef struct MemSummary {
     MemStats stats;
     char peak_path[128], peak_op[32]; /* of stats.peak_at */
     uint64_t reserved;                /* bytes reserved for the run; 0 in a plan */
     uint64_t host_peak;               /* host memory of the library: headers, tape, datasets */
     uint64_t process_peak; /* resident set at its highest, as the operating system counts; 0 in a plan */
+    MemCard card;          /* of a run on a card; all 0 on the CPU */
 } MemSummary;
 
 /* Copies the books of a ledger. */
@@ -29,6 +36,9 @@ BRIM_API void report_summary(const MemLedger *ledger, MemSummary *out);
 /* What the operating system counts beyond what is reserved or tracked: thread stacks, BLAS buffers, code,
  * other libraries' memory; negative when reserved pages were never touched. */
 BRIM_API int64_t report_unaccounted(const MemSummary *summary);
+/* The same of a card, of what its driver counts: other programs' memory, and what whole pieces of 2 MiB hold
+ * beyond what is reserved. */
+BRIM_API int64_t report_card_unaccounted(const MemSummary *summary);
 /* Where the peak was, for people: the module path, or "the model itself". */
 BRIM_API const char *report_path(const MemSummary *summary);
 /* The sum of the components of a group. */

@@ -2,6 +2,7 @@
 #ifndef BRIM_REPORT_NAMES_H
 #define BRIM_REPORT_NAMES_H
 
+#define report_card_unaccounted brim_report_card_unaccounted
 #define report_count brim_report_count
 #define report_group brim_report_group
 #define report_path brim_report_path

@@ -24,7 +24,16 @@ void report_summary(const MemLedger *ledger, MemSummary *out)
 int64_t report_unaccounted(const MemSummary *summary)
 {
     uint64_t tracked = summary->reserved ? summary->reserved : summary->stats.peak;
+    if (summary->card.used) /* then it is not the process's */
+        tracked = 0;
     return (int64_t)(summary->process_peak - tracked - summary->host_peak);
+}
+
+int64_t report_card_unaccounted(const MemSummary *summary)
+{
+    const MemCard *card = &summary->card;
+    uint64_t tracked = summary->reserved ? summary->reserved : summary->stats.live;
+    return (int64_t)(card->used - card->context - card->kernels - card->library - tracked);
 }
 
 const char *report_path(const MemSummary *summary)

@@ -118,6 +118,16 @@ static void peak_row(FILE *out, ReportUnit unit, const MemSummary *planned, cons
     fputc('\n', out);
 }
 
+static void card_line(FILE *out, const MemSummary *m)
+{
+    int64_t unaccounted = report_card_unaccounted(m);
+    fprintf(out, "Reserved %s + driver %s + kernels %s + cuBLAS %s + unaccounted %s%s = used on the card %s\n",
+            report_size(m->reserved).text, report_size(m->card.context).text, report_size(m->card.kernels).text,
+            report_size(m->card.library).text, unaccounted < 0 ? "-" : "",
+            report_size((uint64_t)(unaccounted < 0 ? -unaccounted : unaccounted)).text,
+            report_size(m->card.used).text);
+}
+
 void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured)
 {
     const MemSummary *shown = measured ? measured : planned;
@@ -142,8 +152,12 @@ void report_table(FILE *out, const MemSummary *planned, const MemSummary *measur
             report_size(shown->stats.needs).text, shown->stats.needs);
     if (measured && measured->process_peak) {
         int64_t unaccounted = report_unaccounted(measured);
-        fprintf(out, "Reserved %s + host %s + unaccounted %s%s = process %s\n",
-                report_size(measured->reserved ? measured->reserved : measured->stats.peak).text,
+        if (measured->card.used)
+            card_line(out, measured);
+        else
+            fprintf(out, "Reserved %s + ",
+                    report_size(measured->reserved ? measured->reserved : measured->stats.peak).text);
+        fprintf(out, "%s %s + unaccounted %s%s = process %s\n", measured->card.used ? "Host" : "host",
                 report_size(measured->host_peak).text, unaccounted < 0 ? "-" : "",
                 report_size((uint64_t)(unaccounted < 0 ? -unaccounted : unaccounted)).text,
                 report_size(measured->process_peak).text);

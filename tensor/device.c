@@ -76,7 +76,9 @@ int device_check(const char *name, char *why, size_t size)
         if (!cuda_look(&card, device_cuda_ordinal(name), missing, sizeof missing))
             return ERROR_NONE;
         device_nvidia_("", device_has_libcuda(), found, sizeof found);
-        snprintf(why, size, "%s, %s; cpu works, and a plan needs no device", missing, found);
+        int driver = cuda.init != NULL; /* then it is another thing that is missing */
+        snprintf(why, size, "%s%s%s; cpu works, and a plan needs no device", missing, driver ? "" : ", ",
+                 driver ? "" : found);
         return ERROR_STATE;
     }
     if (!strcmp(name, "meta"))

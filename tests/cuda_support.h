@@ -12,11 +12,11 @@
 /* Everything on the made-up card; the host cannot touch its memory (a fault is at the line that tries to). */
 static inline void stand_in_environment(void)
 {
-    const char *folder = getenv("BRIM_STAND_IN");
+    const char *at = getenv("BRIM_STAND_IN");
     char path[512];
-    snprintf(path, sizeof path, "%s/libcuda.so.1", folder ? folder : "build/stand-in");
+    snprintf(path, sizeof path, "%s/libcuda.so.1", at ? at : "build/stand-in");
     setenv("BRIM_CUDA_DRIVER", path, 1);
-    snprintf(path, sizeof path, "%s/libcublas.so.13", folder ? folder : "build/stand-in");
+    snprintf(path, sizeof path, "%s/libcublas.so.13", at ? at : "build/stand-in");
     setenv("BRIM_CUBLAS", path, 1);
     setenv("STAND_IN_GUARD", "1", 0);
 }

@@ -228,6 +228,7 @@ typedef struct HeadStrides {
 typedef struct AttentionArguments {
     AttentionDims d;
     int keys, chunks; /* chunks: blocks of columns that share a tile of rows */
+    int pieces;       /* f32 may be read in fours, aligned to 16 bytes */
     const void *q, *k, *v, *o, *dout;
     void *out, *dq, *dk, *dv, *probs, *cache;
     float *lse, *delta, *stats, *parts;

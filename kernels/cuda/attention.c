@@ -9,18 +9,6 @@ static HeadStrides strides(const AttentionDims *d, int64_t ld)
     return (HeadStrides){d->seq * ld, d->head_dim, ld};
 }
 
-static AttentionArguments arguments(const AttentionDims *d, const void *q, const void *k, const void *v)
-{
-    AttentionArguments a = {.d = *d, .q = q, .k = k, .v = v, .keys = d->seq};
-    a.d.past = 0;
-    a.chunks = (d->head_dim + COLUMNS - 1) / COLUMNS;
-    a.at_q = strides(d, d->ldq);
-    a.at_k = strides(d, d->ldk);
-    a.at_v = strides(d, d->ldv);
-    a.at_o = strides(d, d->ldo);
-    return a;
-}
-
 static int64_t rows(const AttentionDims *d)
 {
     return (int64_t)d->batch * d->heads * d->seq;
@@ -30,6 +18,37 @@ static int64_t rows(const AttentionDims *d)
 static int64_t blocks(const AttentionArguments *a, int heads)
 {
     return (int64_t)a->d.batch * heads * ((a->d.seq + TILE - 1) / TILE) * a->chunks;
+}
+
+/* Whether a float array can be read in fours. */
+static int in_fours(const void *at, const HeadStrides *s)
+{
+    return (uintptr_t)at % 16 == 0 && s->sample % 4 == 0 && s->head % 4 == 0 && s->row % 4 == 0;
+}
+
+static int pieces(const AttentionArguments *a)
+{
+    return a->d.type == DTYPE_F32 && a->d.head_dim % 4 == 0 && in_fours(a->q, &a->at_q) &&
+           in_fours(a->k, &a->at_k) && in_fours(a->v, &a->at_v) && in_fours(a->dout, &a->at_o);
+}
+
+/* That of heads of up to COLUMNS / 2, or the wide one, which a list has next; of the type. */
+static int kernel_of(const AttentionArguments *a, int narrow)
+{
+    return narrow + (a->d.head_dim > COLUMNS / 2 ? 3 : 0) + cuda_typed(a->d.type);
+}
+
+static AttentionArguments arguments(const AttentionDims *d, const void *q, const void *k, const void *v)
+{
+    AttentionArguments a = {.d = *d, .q = q, .k = k, .v = v, .keys = d->seq};
+    a.d.past = 0;
+    a.chunks = (d->head_dim + COLUMNS - 1) / COLUMNS;
+    a.at_q = strides(d, d->ldq);
+    a.at_k = strides(d, d->ldk);
+    a.at_v = strides(d, d->ldv);
+    a.at_o = strides(d, d->ldo);
+    a.pieces = pieces(&a);
+    return a;
 }
 
 /* ---- Tensor cores ---------------------------------------------------------------------------- */
@@ -55,15 +74,17 @@ static int tensor_core_kernel(const AttentionDims *d)
     return (d->head_dim == 128 ? 2 : 0) + (d->type == DTYPE_F16 ? 1 : 0);
 }
 
-int cuda_attention_on_tensor_cores(const AttentionArguments *a, const KernelRun *run)
+void cuda_attention_start_flash(AttentionArguments *a, const KernelRun *run)
 {
     const AttentionDims *d = &a->d;
-    if (!tensor_cores(a, run) || !aligned(a->out, &a->at_o))
-        return 0;
+    if (!tensor_cores(a, run) || !aligned(a->out, &a->at_o)) {
+        a->pieces = pieces(a);
+        LAUNCH(run, kernel_of(a, CUDA_attention_flash), blocks(a, d->heads), 1, 1, ATTENTION_THREADS, *a);
+        return;
+    }
     int64_t tiles = (d->seq + MMA_QUERIES - 1) / MMA_QUERIES;
     LAUNCH(run, CUDA_attention_mma_64_bf16 + tensor_core_kernel(d), d->batch * tiles * d->heads, 1, 1,
            d->head_dim == 64 ? 128 : 256, *a);
-    return 1;
 }
 
 /* Backward; delta is there. */
@@ -104,7 +125,7 @@ void cuda_attention_eager_forward(const AttentionDims *d, const void *q, const v
     a.probs = probs;
     a.stats = workspace;
     start_stats(a, run);
-    LAUNCH(run, CUDA_attention_eager + cuda_typed(d->type), blocks(&a, d->heads), 1, 1, ATTENTION_THREADS, a);
+    LAUNCH(run, kernel_of(&a, CUDA_attention_eager), blocks(&a, d->heads), 1, 1, ATTENTION_THREADS, a);
 }
 
 void cuda_attention_flash_forward(const AttentionDims *d, const void *q, const void *k, const void *v,
@@ -114,16 +135,14 @@ void cuda_attention_flash_forward(const AttentionDims *d, const void *q, const v
     AttentionArguments a = arguments(d, q, k, v);
     a.out = out;
     a.lse = lse;
-    if (cuda_attention_on_tensor_cores(&a, run))
-        return;
-    LAUNCH(run, CUDA_attention_flash + cuda_typed(d->type), blocks(&a, d->heads), 1, 1, ATTENTION_THREADS, a);
+    cuda_attention_start_flash(&a, run);
 }
 
 static void backward(AttentionArguments *a, const void *out, const void *dout, void *dq, void *dk, void *dv,
                      float *workspace, const KernelRun *run)
 {
     const AttentionDims *d = &a->d;
-    int type = cuda_typed(d->type), warps = ATTENTION_THREADS / 32;
+    int warps = ATTENTION_THREADS / 32;
     a->o = out;
     a->dout = dout;
     a->dq = dq, a->dk = dk, a->dv = dv;
@@ -131,11 +150,13 @@ static void backward(AttentionArguments *a, const void *out, const void *dout, v
     a->at_dk = strides(d, d->lddk);
     a->at_dv = strides(d, d->lddv);
     a->delta = workspace;
-    LAUNCH(run, CUDA_attention_delta + type, (rows(d) + warps - 1) / warps, 1, 1, ATTENTION_THREADS, *a);
+    a->pieces = pieces(a);
+    LAUNCH(run, CUDA_attention_delta + cuda_typed(d->type), (rows(d) + warps - 1) / warps, 1, 1,
+           ATTENTION_THREADS, *a);
     if (backward_on_tensor_cores(a, run))
         return;
-    LAUNCH(run, CUDA_attention_dq + type, blocks(a, d->heads), 1, 1, ATTENTION_THREADS, *a);
-    LAUNCH(run, CUDA_attention_dkv + type, blocks(a, d->kv_heads), 1, 1, ATTENTION_THREADS, *a);
+    LAUNCH(run, kernel_of(a, CUDA_attention_dq), blocks(a, d->heads), 1, 1, ATTENTION_THREADS, *a);
+    LAUNCH(run, kernel_of(a, CUDA_attention_dkv), blocks(a, d->kv_heads), 1, 1, ATTENTION_THREADS, *a);
 }
 
 void cuda_attention_eager_backward(const AttentionDims *d, const void *q, const void *k, const void *v,

@@ -69,27 +69,24 @@ DEVICE void running_start(RunningRows *r)
 }
 
 /* keys: the type of k and v. */
-DEVICE void flash_forward(const AttentionArguments *a, DType type, DType keys)
+DEVICE void flash_forward(const AttentionArguments *a, DType type, DType keys, int width)
 {
-    AttentionPlace p = attention_place(a, a->d.heads);
-    HeadRows q = head_rows(a->q, type, &a->at_q, p.b, p.h, a->d.seq);
-    HeadRows k = head_rows(a->k, keys, &a->at_k, p.b, p.kv, a->keys);
-    HeadRows v = head_rows(a->v, keys, &a->at_v, p.b, p.kv, a->keys);
+    AttentionPlace p = attention_place(a, a->d.heads, width);
+    HeadRows q = head_rows(a->q, type, a->pieces, &a->at_q, p.b, p.h, a->d.seq);
+    HeadRows k = head_rows(a->k, keys, a->pieces, &a->at_k, p.b, p.kv, a->keys);
+    HeadRows v = head_rows(a->v, keys, a->pieces, &a->at_v, p.b, p.kv, a->keys);
     const int32_t *mask = attention_mask(&a->d, p.b);
     float *weights = attention_shared + ATTENTION_CHUNKS, sum[4][8], s[4][4], factor[4];
     int size = a->d.head_dim, end = attention_end(a, p.first);
     RunningRows r;
     running_start(&r);
-    zero_sum(sum);
+    zero_sum(sum, width);
     for (int key = 0; key < end; key += TILE) {
         tile_product(s, attention_shared, &q, p.first, a->d.scale, &k, key, 1, size);
         if (warp_has_rows(a, p.first)) {
             running_rows(a, mask, p.first, key, s, &r, factor);
             put_weights(weights, s);
-            UNROLL
-            for (int i = 0; i < 4; i++)
-                for (int j = 0; j < 8; j++)
-                    sum[i][j] *= factor[i];
+            scale_sum(sum, factor, width);
         }
         add_rows(sum, attention_shared, weights, &v, key, end, &p, size);
     }
@@ -109,9 +106,9 @@ DEVICE void flash_forward(const AttentionArguments *a, DType type, DType keys)
 /* stats of eager's rows: a row without a key has probabilities 0. */
 DEVICE void eager_stats(const AttentionArguments *a, DType type)
 {
-    AttentionPlace p = attention_place(a, a->d.heads);
-    HeadRows q = head_rows(a->q, type, &a->at_q, p.b, p.h, a->d.seq);
-    HeadRows k = head_rows(a->k, type, &a->at_k, p.b, p.kv, a->keys);
+    AttentionPlace p = attention_place(a, a->d.heads, COLUMNS);
+    HeadRows q = head_rows(a->q, type, a->pieces, &a->at_q, p.b, p.h, a->d.seq);
+    HeadRows k = head_rows(a->k, type, a->pieces, &a->at_k, p.b, p.kv, a->keys);
     const int32_t *mask = attention_mask(&a->d, p.b);
     float s[4][4], factor[4];
     int end = attention_end(a, p.first);
@@ -152,16 +149,16 @@ DEVICE void eager_rows(const AttentionArguments *a, DType type, const AttentionP
     }
 }
 
-DEVICE void eager_forward(const AttentionArguments *a, DType type)
+DEVICE void eager_forward(const AttentionArguments *a, DType type, int width)
 {
-    AttentionPlace p = attention_place(a, a->d.heads);
-    HeadRows q = head_rows(a->q, type, &a->at_q, p.b, p.h, a->d.seq);
-    HeadRows k = head_rows(a->k, type, &a->at_k, p.b, p.kv, a->keys);
-    HeadRows v = head_rows(a->v, type, &a->at_v, p.b, p.kv, a->keys);
+    AttentionPlace p = attention_place(a, a->d.heads, width);
+    HeadRows q = head_rows(a->q, type, a->pieces, &a->at_q, p.b, p.h, a->d.seq);
+    HeadRows k = head_rows(a->k, type, a->pieces, &a->at_k, p.b, p.kv, a->keys);
+    HeadRows v = head_rows(a->v, type, a->pieces, &a->at_v, p.b, p.kv, a->keys);
     const int32_t *mask = attention_mask(&a->d, p.b);
     float *weights = attention_shared + ATTENTION_CHUNKS, sum[4][8], s[4][4];
     int size = a->d.head_dim, end = attention_end(a, p.first);
-    zero_sum(sum);
+    zero_sum(sum, width);
     for (int key = 0; key < end; key += TILE) {
         tile_product(s, attention_shared, &q, p.first, a->d.scale, &k, key, 1, size);
         eager_rows(a, type, &p, mask, key, s);

@@ -1,6 +1,7 @@
 /* Tiles of attention in f32, whatever the arrays' type: 64 rows of one array against 64 of another, in shared
  * memory by chunks of columns, of which each of 256 threads has 4 x 4 products. Any head_dim: a block sums at
- * most COLUMNS columns of its result, wider heads have several blocks a tile, which compute the scores again.
+ * most COLUMNS columns of its result, wider heads have several blocks a tile, which compute the scores again;
+ * heads of up to half of that have kernels of their own, which need fewer registers.
  */
 #ifndef BRIM_CUDA_ATTENTION_H
 #define BRIM_CUDA_ATTENTION_H
@@ -21,7 +22,7 @@ enum { ATTENTION_CHUNKS = 2 * CHUNK * TILE_LD, ATTENTION_SHARED = ATTENTION_CHUN
 /* Which rows a block has: of sample b, head h and its kv head, from row `first` on; and the columns of the
  * result that it sums. */
 typedef struct AttentionPlace {
-    int b, h, kv, first, column, width; /* width: up to 64 or COLUMNS */
+    int b, h, kv, first, column, width; /* width: COLUMNS or half of it, a constant of the kernel */
 } AttentionPlace;
 
 /* The rows (rows, D) of a head, which begin at element `first`. */
@@ -29,12 +30,14 @@ typedef struct HeadRows {
     const void *at;
     DType type;
     int64_t first, ld;
-    int rows;
+    int rows, pieces; /* pieces: floats in fours that are aligned to 16 bytes */
 } HeadRows;
 
-DEVICE HeadRows head_rows(const void *at, DType type, const HeadStrides *s, int b, int head, int rows)
+DEVICE HeadRows head_rows(const void *at, DType type, int pieces, const HeadStrides *s, int b, int head,
+                          int rows)
 {
     HeadRows x;
+    x.pieces = type == DTYPE_F32 && pieces;
     x.at = at;
     x.type = type;
     x.first = (int64_t)b * s->sample + (int64_t)head * s->head;
@@ -50,7 +53,7 @@ DEVICE int tiles_of(int rows)
 
 /* Blocks are numbered sample by sample, head by head. The last tiles come first: where causal they are the
  * longest. */
-DEVICE AttentionPlace attention_place(const AttentionArguments *a, int heads)
+DEVICE AttentionPlace attention_place(const AttentionArguments *a, int heads, int width)
 {
     AttentionPlace p;
     int tiles = tiles_of(a->d.seq);
@@ -62,7 +65,7 @@ DEVICE AttentionPlace attention_place(const AttentionArguments *a, int heads)
     p.h = (int)(at % (unsigned)heads);
     p.b = (int)(at / (unsigned)heads);
     p.kv = heads == a->d.kv_heads ? p.h : p.h / (a->d.heads / a->d.kv_heads);
-    p.width = a->d.head_dim - p.column > COLUMNS / 2 ? COLUMNS : COLUMNS / 2;
+    p.width = width;
     return p;
 }
 
@@ -108,10 +111,23 @@ DEVICE int own_column(void)
 }
 
 /* to (CHUNK, TILE_LD) = factor times columns c.. of the tile's rows, transposed; 0 beyond. Eight columns of
- * four rows a warp: whole sectors are read, and no two lanes write to one bank. */
+ * four rows a warp, or of sixteen where they are pieces: whole sectors are read, and no two lanes write to
+ * one bank. */
 DEVICE void load_transposed(float *to, const HeadRows *x, int first, int c, int size, float factor)
 {
     int lane = (int)(THREAD.x % 32), warp = (int)(THREAD.x / 32);
+    if (x->pieces) {
+        int r = warp % 4 * 16 + lane % 16;
+        for (int e = warp / 4 * 8 + lane / 16 * 4; e < CHUNK; e += 16) {
+            float v[4] = {0, 0, 0, 0};
+            if (first + r < x->rows && c + e < size)
+                load4(v, (const float *)x->at + x->first + (int64_t)(first + r) * x->ld + c + e);
+            UNROLL
+            for (int i = 0; i < 4; i++)
+                to[(e + i) * TILE_LD + r] = v[i] * factor;
+        }
+        return;
+    }
     for (int r = warp * 4 + lane / 8; r < TILE; r += ATTENTION_THREADS / 8)
         for (int e = lane % 8; e < CHUNK; e += 8) {
             int in = first + r < x->rows && c + e < size;
@@ -123,6 +139,16 @@ DEVICE void load_transposed(float *to, const HeadRows *x, int first, int c, int 
 /* to (CHUNK, COLUMNS) = columns c.. of rows first..; 0 beyond. */
 DEVICE void load_rows(float *to, const HeadRows *x, int first, int c, int width, int size)
 {
+    if (x->pieces) {
+        for (int i = (int)THREAD.x * 4; i < CHUNK * width; i += ATTENTION_THREADS * 4) {
+            int r = i / width, e = i % width;
+            float v[4] = {0, 0, 0, 0};
+            if (first + r < x->rows && c + e < size)
+                load4(v, (const float *)x->at + x->first + (int64_t)(first + r) * x->ld + c + e);
+            store4(to + r * COLUMNS + e, v);
+        }
+        return;
+    }
     for (int i = (int)THREAD.x; i < CHUNK * width; i += ATTENTION_THREADS) {
         int r = i / width, e = i % width, in = first + r < x->rows && c + e < size;
         int64_t at = x->first + (int64_t)(first + r) * x->ld + c + e;
@@ -197,11 +223,20 @@ DEVICE void add_rows(float sum[4][8], float *shared, const float *weights, const
     }
 }
 
-DEVICE void zero_sum(float sum[4][8])
+/* Of a width of half of COLUMNS only the first four columns of a sum are used, and are registers. */
+DEVICE void scale_sum(float sum[4][8], const float factor[4], int width)
 {
     UNROLL
     for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 8; j++)
+        for (int j = 0; j < width / 16; j++)
+            sum[i][j] *= factor[i];
+}
+
+DEVICE void zero_sum(float sum[4][8], int width)
+{
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < width / 16; j++)
             sum[i][j] = 0;
 }
 
@@ -214,7 +249,7 @@ DEVICE void store_sum(DType type, void *y, const HeadStrides *s, const Attention
     for (int i = 0; i < 4; i++) {
         int row = place->first + own_row() + i;
         UNROLL
-        for (int j = 0; j < 8; j++) {
+        for (int j = 0; j < place->width / 16; j++) {
             int c = place->column + j / 4 * (COLUMNS / 2) + own_column() + j % 4;
             if (row < rows && c < size)
                 value_store(type, y, base + (int64_t)row * s->row + c, sum[i][j] * factor[i]);

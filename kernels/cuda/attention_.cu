@@ -2,7 +2,18 @@
 
 GLOBAL(TYPED(attention_flash), ATTENTION_THREADS, AttentionArguments)
 {
-    flash_forward(&a, TYPE, TYPE);
+    flash_forward(&a, TYPE, TYPE, COLUMNS / 2);
+}
+
+GLOBAL(TYPED(attention_flash_wide), ATTENTION_THREADS, AttentionArguments)
+{
+    flash_forward(&a, TYPE, TYPE, COLUMNS);
+}
+
+/* Over a cache of another type. */
+GLOBAL(TYPED(attention_cached), ATTENTION_THREADS, AttentionArguments)
+{
+    flash_forward(&a, TYPE, a.d.cached, COLUMNS);
 }
 
 GLOBAL(TYPED(attention_stats), ATTENTION_THREADS, AttentionArguments)
@@ -12,11 +23,10 @@ GLOBAL(TYPED(attention_stats), ATTENTION_THREADS, AttentionArguments)
 
 GLOBAL(TYPED(attention_eager), ATTENTION_THREADS, AttentionArguments)
 {
-    eager_forward(&a, TYPE);
+    eager_forward(&a, TYPE, COLUMNS / 2);
 }
 
-/* Over a cache, of another type perhaps. */
-GLOBAL(TYPED(attention_cached), ATTENTION_THREADS, AttentionArguments)
+GLOBAL(TYPED(attention_eager_wide), ATTENTION_THREADS, AttentionArguments)
 {
-    flash_forward(&a, TYPE, a.d.cached);
+    eager_forward(&a, TYPE, COLUMNS);
 }

@@ -4,7 +4,7 @@
 
 #include "launch_.h"
 
-/* Starts flash forward where tensor cores serve; 0 where they do not. k and v are of the type of q. */
-int cuda_attention_on_tensor_cores(const AttentionArguments *a, const KernelRun *run);
+/* Starts flash forward, on tensor cores where they serve. k and v are of the type of q. */
+void cuda_attention_start_flash(AttentionArguments *a, const KernelRun *run);
 
 #endif

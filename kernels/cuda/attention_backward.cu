@@ -40,17 +40,17 @@ DEVICE void delta_rows(const AttentionArguments *a, DType type)
 }
 
 /* A tile of queries of a head: dq = scale * the sum over keys of ds k. */
-DEVICE void backward_queries(const AttentionArguments *a, DType type)
+DEVICE void backward_queries(const AttentionArguments *a, DType type, int width)
 {
-    AttentionPlace p = attention_place(a, a->d.heads);
-    HeadRows q = head_rows(a->q, type, &a->at_q, p.b, p.h, a->d.seq);
-    HeadRows k = head_rows(a->k, type, &a->at_k, p.b, p.kv, a->keys);
-    HeadRows v = head_rows(a->v, type, &a->at_v, p.b, p.kv, a->keys);
-    HeadRows dout = head_rows(a->dout, type, &a->at_o, p.b, p.h, a->d.seq);
+    AttentionPlace p = attention_place(a, a->d.heads, width);
+    HeadRows q = head_rows(a->q, type, a->pieces, &a->at_q, p.b, p.h, a->d.seq);
+    HeadRows k = head_rows(a->k, type, a->pieces, &a->at_k, p.b, p.kv, a->keys);
+    HeadRows v = head_rows(a->v, type, a->pieces, &a->at_v, p.b, p.kv, a->keys);
+    HeadRows dout = head_rows(a->dout, type, a->pieces, &a->at_o, p.b, p.h, a->d.seq);
     const int32_t *mask = attention_mask(&a->d, p.b);
     float *weights = attention_backward_shared + ATTENTION_CHUNKS, sum[4][8], s[4][4], ds[4][4];
     int size = a->d.head_dim, end = attention_end(a, p.first);
-    zero_sum(sum);
+    zero_sum(sum, width);
     for (int key = 0; key < end; key += TILE) {
         if (!a->probs)
             tile_product(s, attention_backward_shared, &q, p.first, a->d.scale, &k, key, 1, size);
@@ -100,19 +100,19 @@ DEVICE void backward_weights(const AttentionArguments *a, DType type, const Atte
 }
 
 /* A tile of keys of a kv head: dv = the sum over queries of p dout, dk = scale * that of ds q. */
-DEVICE void backward_keys(const AttentionArguments *a, DType type)
+DEVICE void backward_keys(const AttentionArguments *a, DType type, int width)
 {
-    AttentionPlace p = attention_place(a, a->d.kv_heads);
-    HeadRows k = head_rows(a->k, type, &a->at_k, p.b, p.kv, a->keys);
-    HeadRows v = head_rows(a->v, type, &a->at_v, p.b, p.kv, a->keys);
+    AttentionPlace p = attention_place(a, a->d.kv_heads, width);
+    HeadRows k = head_rows(a->k, type, a->pieces, &a->at_k, p.b, p.kv, a->keys);
+    HeadRows v = head_rows(a->v, type, a->pieces, &a->at_v, p.b, p.kv, a->keys);
     const int32_t *mask = attention_mask(&a->d, p.b);
     float *weights = attention_backward_shared + ATTENTION_CHUNKS, dk[4][8], dv[4][8], w[4][4], ds[4][4];
     int size = a->d.head_dim, group = a->d.heads / a->d.kv_heads;
-    zero_sum(dk);
-    zero_sum(dv);
+    zero_sum(dk, width);
+    zero_sum(dv, width);
     for (int h = p.kv * group; h < (p.kv + 1) * group; h++) {
-        HeadRows q = head_rows(a->q, type, &a->at_q, p.b, h, a->d.seq);
-        HeadRows dout = head_rows(a->dout, type, &a->at_o, p.b, h, a->d.seq);
+        HeadRows q = head_rows(a->q, type, a->pieces, &a->at_q, p.b, h, a->d.seq);
+        HeadRows dout = head_rows(a->dout, type, a->pieces, &a->at_o, p.b, h, a->d.seq);
         for (int query = a->d.causal ? p.first : 0; query < a->d.seq; query += TILE) {
             if (!a->probs)
                 tile_product(w, attention_backward_shared, &k, p.first, 1, &q, query, a->d.scale, size);

@@ -70,8 +70,10 @@ void cuda_attention_cached(const AttentionDims *d, const void *q, const void *ca
         token(a, workspace, run);
         return;
     }
-    if (d->cached == d->type && cuda_attention_on_tensor_cores(&a, run))
+    if (d->cached == d->type) {
+        cuda_attention_start_flash(&a, run);
         return;
+    }
     int64_t tiles = (d->seq + TILE - 1) / TILE;
     LAUNCH(run, CUDA_attention_cached + cuda_typed(d->type), (int64_t)d->batch * d->heads * tiles * a.chunks,
            1, 1, ATTENTION_THREADS, a);

@@ -143,8 +143,8 @@ DEVICE void token_store(const AttentionArguments *a, const TokenPlace *p, float 
 GLOBAL(attention_token, ATTENTION_THREADS, AttentionArguments)
 {
     TokenPlace p = token_place(&a);
-    HeadRows k = head_rows(a.k, a.d.cached, &a.at_k, p.b, p.kv, a.keys);
-    HeadRows v = head_rows(a.v, a.d.cached, &a.at_v, p.b, p.kv, a.keys);
+    HeadRows k = head_rows(a.k, a.d.cached, a.pieces, &a.at_k, p.b, p.kv, a.keys);
+    HeadRows v = head_rows(a.v, a.d.cached, a.pieces, &a.at_v, p.b, p.kv, a.keys);
     float sum[TOKEN_QUERIES][2], max = -INFINITY, all = 0;
     UNROLL
     for (int g = 0; g < TOKEN_QUERIES; g++)

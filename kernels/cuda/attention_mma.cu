@@ -7,11 +7,11 @@
 SHARED uint16_t mma_shared[MMA_SHARED];
 
 /* What a warp has: of each of its 16-row tiles the queries, the running maximum and sum of two rows, and the
- * result so far. Arrays are as large as any head dim needs; what is not used is no register. */
-enum { MMA_MOST = 2, MMA_K = 128 / 16, MMA_N = 128 / 8, MMA_KEYS = 64 / 8 };
+ * result so far. */
+enum { MMA_MOST = 2 };
 typedef struct MmaQueries {
     unsigned q[MMA_MOST][MMA_K][4];
-    float out[MMA_MOST][MMA_N][4], s[MMA_MOST][MMA_KEYS][4], max[MMA_MOST][2], sum[MMA_MOST][2];
+    float out[MMA_MOST][MMA_N][4], s[MMA_MOST][MMA_TILES][4], max[MMA_MOST][2], sum[MMA_MOST][2];
 } MmaQueries;
 
 /* Scores of two rows become exponentials relative to their new maximum, what is summed before shrinks. */

@@ -7,11 +7,11 @@
 
 #include "words.h"
 
-enum {
-    MMA_QUERIES = 128,
-    MMA_ROWS = 64,
-    MMA_THREADS = 128
-};                                           /* of a block: forward; backward, and its threads */
+/* Of a block: queries forward, rows backward and the threads for them. */
+enum { MMA_QUERIES = 128, MMA_ROWS = 64, MMA_THREADS = 128 };
+/* Fragments of the wider head dim, and of the most rows that stream: arrays are as large as any kernel needs,
+ * and what it does not use is no register. */
+enum { MMA_K = 128 / 16, MMA_N = 128 / 8, MMA_TILES = 64 / 8 };
 enum { MMA_SHARED = 2 * 2 * 64 * (64 + 8) }; /* numbers of 16 bit: two stages of two tiles, of either width */
 
 /* Rows of a tile that streams. Two stages of two fit into 48 KiB. */

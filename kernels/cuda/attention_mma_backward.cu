@@ -4,9 +4,7 @@
  * registers. */
 #include "attention_mma.h"
 
-SHARED uint16_t mma_shared[MMA_SHARED];
-
-enum { MMA_K = 128 / 16, MMA_N = 128 / 8, MMA_OTHERS = 64 / 8 };
+SHARED uint16_t mma_backward_shared[MMA_SHARED];
 
 /* What a kernel is: of which type and head dim, whether rows are keys, and what it sums: `scores`, the
  * gradient of the scores times what streams first (dq, dk); `values`, probabilities times what streams second
@@ -27,7 +25,7 @@ typedef struct MmaBlock {
  * log2 e) and delta of two. */
 typedef struct MmaRow16 {
     unsigned own[2][MMA_K][4];
-    float sum[2][MMA_N][4], p[MMA_OTHERS][4], ds[MMA_OTHERS][4], lse[2], delta[2];
+    float sum[2][MMA_N][4], p[MMA_TILES][4], ds[MMA_TILES][4], lse[2], delta[2];
 } MmaRow16;
 
 DEVICE MmaBlock mma_block(const AttentionArguments *a, const MmaKind *kind)
@@ -163,9 +161,9 @@ DEVICE void mma_gradients(const AttentionArguments *a, const MmaKind *kind, cons
 DEVICE void mma_own(const AttentionArguments *a, const MmaKind *kind, const MmaBlock *x, MmaRow16 *w,
                     int first)
 {
-    uint16_t *second = mma_shared + MMA_ROWS * (kind->size + 8);
+    uint16_t *second = mma_backward_shared + MMA_ROWS * (kind->size + 8);
     int at = (first - x->first) * (kind->size + 8);
-    mma_copy(mma_shared, &x->own[0], x->first, MMA_ROWS, kind->size, MMA_THREADS);
+    mma_copy(mma_backward_shared, &x->own[0], x->first, MMA_ROWS, kind->size, MMA_THREADS);
     if (kind->scores)
         mma_copy(second, &x->own[1], x->first, MMA_ROWS, kind->size, MMA_THREADS);
     copy_commit();
@@ -173,7 +171,7 @@ DEVICE void mma_own(const AttentionArguments *a, const MmaKind *kind, const MmaB
     block_sync();
     UNROLL
     for (int i = 0; i < kind->size / 16; i++) {
-        mma_first(w->own[0][i], mma_shared + at, i, kind->size);
+        mma_first(w->own[0][i], mma_backward_shared + at, i, kind->size);
         if (kind->scores)
             mma_first(w->own[1][i], second + at, i, kind->size);
     }
@@ -197,13 +195,13 @@ DEVICE void mma_backward(const AttentionArguments *a, DType type, int size, int 
     MmaRow16 w;
     int first = x.first + (int)(THREAD.x / 32) * 16, count = x.per * x.heads;
     mma_own(a, &kind, &x, &w, first);
-    mma_stream(a, &kind, &x, 0, mma_shared);
+    mma_stream(a, &kind, &x, 0, mma_backward_shared);
     copy_commit();
     for (int i = 0, now = 0; i < count; i++, now ^= 1) {
-        uint16_t *at = mma_shared + now * 2 * tile;
+        uint16_t *at = mma_backward_shared + now * 2 * tile;
         int other = mma_other_first(&x, &kind, i);
         if (i + 1 < count)
-            mma_stream(a, &kind, &x, i + 1, mma_shared + (now ^ 1) * 2 * tile);
+            mma_stream(a, &kind, &x, i + 1, mma_backward_shared + (now ^ 1) * 2 * tile);
         copy_commit();
         copy_wait(1);
         block_sync();

@@ -15,8 +15,8 @@ GLOBAL(TYPED(embedding_forward), 256, EmbeddingArguments)
     }
     for (int64_t at = lane * PACK; at < a.c; at += 32 * PACK) {
         float v[PACK];
-        row_load(a.table.dtype, a.table.at, from + at, from, from + a.c, a.aligned, 0.0f, v);
-        STORE8(a.y, to + at, to, to + a.c, a.aligned, v);
+        row_load(a.table.dtype, a.table.at, from + at, 0, row_left(a.c - at), a.aligned, v);
+        STORE8(a.y, to + at, 0, row_left(a.c - at), a.aligned, v);
     }
 }
 
@@ -32,6 +32,7 @@ GLOBAL(TYPED(embedding_backward), 128, EmbeddingArguments)
         return;
     for (int64_t strip = 0; strip < a.c; strip += 32 * PACK) {
         int64_t at = strip + lane * PACK;
+        int left = row_left(a.c - at);
         float sum[PACK];
         UNROLL
         for (int e = 0; e < PACK; e++)
@@ -43,8 +44,7 @@ GLOBAL(TYPED(embedding_backward), 128, EmbeddingArguments)
             for (int j = 0; j < EMBEDDING_TOGETHER; j++) {
                 int64_t next = k + j * EMBEDDING_WARPS, row = next < a.n ? a.order[next] : -1;
                 more = row >= 0 && a.ids[row] == id;
-                int64_t begin = row * a.c, end = more ? begin + a.c : begin; /* no row: zeros */
-                LOAD8(a.dy, begin + at, begin, end, a.aligned, 0.0f, v[j]);
+                LOAD8(a.dy, row * a.c + at, 0, more ? left : 0, a.aligned, v[j]);
             }
             UNROLL
             for (int j = 0; j < EMBEDDING_TOGETHER; j++)
@@ -62,11 +62,11 @@ GLOBAL(TYPED(embedding_backward), 128, EmbeddingArguments)
         if (warp != 0)
             continue;
         float old[PACK];
-        row_load(a.dtable_type, a.dtable, id * a.c + at, id * a.c, id * a.c + a.c, a.aligned, 0.0f, old);
+        row_load(a.dtable_type, a.dtable, id * a.c + at, 0, left, a.aligned, old);
         UNROLL
         for (int e = 0; e < PACK; e++)
             for (int w = 0; w < EMBEDDING_WARPS; w++)
                 old[e] += shared[w][e][lane];
-        row_store(a.dtable_type, a.dtable, id * a.c + at, id * a.c, id * a.c + a.c, a.aligned, old);
+        row_store(a.dtable_type, a.dtable, id * a.c + at, 0, left, a.aligned, old);
     }
 }

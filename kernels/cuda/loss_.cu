@@ -1,5 +1,15 @@
 /* Of one type: included by loss.cu. */
 
+/* A pack of logits; -inf for what is not the row's. */
+DEVICE void TYPED(loss_load)(const LossArguments *a, const LossPart *p, int64_t i, float *x)
+{
+    int from = (int)(i < p->begin ? p->begin - i : 0), to = row_left(p->end - i);
+    LOAD8(a->logits, i, from, to, a->aligned, x);
+    UNROLL
+    for (int e = 0; e < PACK; e++)
+        x[e] = e >= from && e < to ? x[e] : -INFINITY;
+}
+
 /* A maximum and the sum of exponentials below it, which grow together: memory is read once. The maximum
  * begins at -FLT_MAX, not -inf, so that a pack of -inf (masked classes) adds zero instead of NaN. A NaN is no
  * maximum; the sum catches it. */
@@ -22,7 +32,7 @@ GLOBAL(TYPED(cross_entropy_forward), 256, LossArguments)
         float x[LOSS_TOGETHER][PACK];
         UNROLL
         for (int k = 0; k < LOSS_TOGETHER; k++)
-            LOAD8(a.logits, i + (int64_t)k * a.team * PACK, p.begin, p.end, a.aligned, -INFINITY, x[k]);
+            TYPED(loss_load)(&a, &p, i + (int64_t)k * a.team * PACK, x[k]);
         UNROLL
         for (int k = 0; k < LOSS_TOGETHER; k++)
             loss_add(x[k], &top, &sum);
@@ -44,21 +54,22 @@ GLOBAL(TYPED(cross_entropy_backward), 256, LossArguments)
     int counted = p.label != a.d.ignore_index && p.label >= 0 && p.label < classes;
     int64_t label = p.begin + p.label - a.d.first_class; /* it may be that of a class which is not here */
     float lse = a.lse[p.row], factor = a.scale * a.dloss[0];
-    UNROLL
+    ROLLED
     for (int k = 0; k < LOSS_SLICE; k++) {
         int64_t i = p.first + (int64_t)k * a.team * PACK;
+        int from = (int)(i < p.begin ? p.begin - i : 0), to = row_left(p.end - i);
         float x[PACK], dx[PACK];
-        if (i >= p.end)
+        if (to <= 0)
             break;
         if (counted)
-            LOAD8(a.logits, i, p.begin, p.end, a.aligned, 0.0f, x);
+            LOAD8(a.logits, i, from, to, a.aligned, x);
         if (a.beta != 0.0f)
-            LOAD8(a.dlogits, i, p.begin, p.end, a.aligned, 0.0f, dx);
+            LOAD8(a.dlogits, i, from, to, a.aligned, dx);
         UNROLL
         for (int e = 0; e < PACK; e++) {
             float slope = counted ? (expf(x[e] - lse) - (i + e == label ? 1.0f : 0.0f)) * factor : 0.0f;
             dx[e] = a.beta != 0.0f ? slope + a.beta * dx[e] : slope;
         }
-        STORE8(a.dlogits, i, p.begin, p.end, a.aligned, dx);
+        STORE8(a.dlogits, i, from, to, a.aligned, dx);
     }
 }

@@ -41,7 +41,8 @@ DEVICE void norm_pack_sums(const NormArguments *a, NormRow r, int64_t at, const 
                            NormSums *s, float *dw, float *db)
 {
     float w[PACK];
-    row_load(DTYPE_F32, a->weight, at, 0, a->c, r.aligned, 0.0f, w); /* beyond the row, dy and w are 0 */
+    row_load(DTYPE_F32, a->weight, at, 0, row_left(a->c - at), r.aligned,
+             w); /* beyond the row, dy and w are 0 */
     UNROLL
     for (int e = 0; e < PACK; e++) {
         float xhat = (x[e] - s->mean) * s->rstd, g = dy[e] * w[e];
@@ -65,7 +66,8 @@ DEVICE void norm_leave(const NormArguments *a, float dw[NORM_HELD][PACK], float 
         const float *from = i % 2 ? db[i / 2] : dw[i / 2];
         int64_t first = (int64_t)(i / 2) * a->team * PACK;
         if (a->team != 32) {
-            row_store(DTYPE_F32, to, first + lane * PACK, 0, a->c, a->aligned, from);
+            row_store(DTYPE_F32, to, first + lane * PACK, 0, row_left(a->c - first - lane * PACK), a->aligned,
+                      from);
             continue;
         }
         if (first >= a->c)

@@ -4,24 +4,26 @@
 DEVICE void TYPED(norm_hold)(const NormArguments *a, const void *x, NormRow r, float held[NORM_HELD][PACK])
 {
     UNROLL
-    for (int k = 0; k < NORM_HELD; k++)
-        LOAD8(x, r.begin + (k * a->team + r.lane) * PACK, r.begin, r.end, r.aligned, 0.0f, held[k]);
+    for (int k = 0; k < NORM_HELD; k++) {
+        int at = (k * a->team + r.lane) * PACK;
+        LOAD8(x, r.begin + at, 0, row_left(a->c - at), r.aligned, held[k]);
+    }
 }
 
 DEVICE void TYPED(norm_write)(const NormArguments *a, NormRow r, int64_t at, const float *x, float mean,
                               float rstd)
 {
     float w[PACK], b[PACK], y[PACK];
-    row_load(DTYPE_F32, a->weight, at, 0, a->c, r.aligned, 0.0f, w);
+    row_load(DTYPE_F32, a->weight, at, 0, row_left(a->c - at), r.aligned, w);
     if (a->bias)
-        row_load(DTYPE_F32, a->bias, at, 0, a->c, r.aligned, 0.0f, b);
+        row_load(DTYPE_F32, a->bias, at, 0, row_left(a->c - at), r.aligned, b);
     UNROLL
     for (int e = 0; e < PACK; e++) {
         y[e] = (x[e] - mean) * rstd * w[e];
         if (a->bias)
             y[e] += b[e];
     }
-    STORE8(a->y, r.begin + at, r.begin, r.end, r.aligned, y);
+    STORE8(a->y, r.begin + at, 0, row_left(a->c - at), r.aligned, y);
 }
 
 /* Layer norm where `layer` is set, else RMS norm. */
@@ -40,7 +42,7 @@ GLOBAL(TYPED(norm_forward), 256, NormArguments)
         for (int k = 0; k < NORM_HELD; k++)
             sum += norm_total(x[k]);
         for (int64_t at = beyond; at < a.c; at += step) {
-            LOAD8(a.x, r.begin + at, r.begin, r.end, r.aligned, 0.0f, more);
+            LOAD8(a.x, r.begin + at, 0, row_left(a.c - at), r.aligned, more);
             sum += norm_total(more);
         }
         mean = team_sum(a.team, sum, shared) / (float)a.c;
@@ -50,7 +52,7 @@ GLOBAL(TYPED(norm_forward), 256, NormArguments)
     for (int k = 0; k < NORM_HELD; k++)
         squares += norm_squares(a.c - (k * a.team + r.lane) * PACK, x[k], mean);
     for (int64_t at = beyond; at < a.c; at += step) {
-        LOAD8(a.x, r.begin + at, r.begin, r.end, r.aligned, 0.0f, more);
+        LOAD8(a.x, r.begin + at, 0, row_left(a.c - at), r.aligned, more);
         squares += norm_squares(a.c - at, more, mean);
     }
     float rstd = 1.0f / sqrtf(team_sum(a.team, squares, shared) / (float)a.c + a.eps);
@@ -59,7 +61,7 @@ GLOBAL(TYPED(norm_forward), 256, NormArguments)
         if ((k * a.team + r.lane) * PACK < a.c)
             TYPED(norm_write)(&a, r, (k * a.team + r.lane) * PACK, x[k], mean, rstd);
     for (int64_t at = beyond; at < a.c; at += step) {
-        LOAD8(a.x, r.begin + at, r.begin, r.end, r.aligned, 0.0f, more);
+        LOAD8(a.x, r.begin + at, 0, row_left(a.c - at), r.aligned, more);
         TYPED(norm_write)(&a, r, at, more, mean, rstd);
     }
     if (r.lane == 0) {
@@ -74,15 +76,15 @@ DEVICE void TYPED(norm_slope)(const NormArguments *a, NormRow r, int64_t at, con
                               NormSums s)
 {
     float w[PACK], dx[PACK];
-    row_load(DTYPE_F32, a->weight, at, 0, a->c, r.aligned, 0.0f, w);
+    row_load(DTYPE_F32, a->weight, at, 0, row_left(a->c - at), r.aligned, w);
     if (a->beta_dx != 0.0f)
-        LOAD8(a->dx, r.begin + at, r.begin, r.end, r.aligned, 0.0f, dx);
+        LOAD8(a->dx, r.begin + at, 0, row_left(a->c - at), r.aligned, dx);
     UNROLL
     for (int e = 0; e < PACK; e++) {
         float slope = s.rstd * (dy[e] * w[e] - s.total - (x[e] - s.mean) * s.rstd * s.dot);
         dx[e] = a->beta_dx != 0.0f ? slope + a->beta_dx * dx[e] : slope;
     }
-    STORE8(a->dx, r.begin + at, r.begin, r.end, r.aligned, dx);
+    STORE8(a->dx, r.begin + at, 0, row_left(a->c - at), r.aligned, dx);
 }
 
 /* A row's sums; dw and db of its packs, and in `part` of those beyond the ones that registers hold. */
@@ -98,8 +100,8 @@ DEVICE void TYPED(norm_row_sums)(const NormArguments *a, NormRow r, int first, f
     for (int64_t at = (int64_t)(NORM_HELD * a->team + r.lane) * PACK; at < a->c;
          at += (int64_t)a->team * PACK) {
         float w[PACK], b[PACK];
-        LOAD8(a->x, r.begin + at, r.begin, r.end, r.aligned, 0.0f, more);
-        LOAD8(a->dy, r.begin + at, r.begin, r.end, r.aligned, 0.0f, d);
+        LOAD8(a->x, r.begin + at, 0, row_left(a->c - at), r.aligned, more);
+        LOAD8(a->dy, r.begin + at, 0, row_left(a->c - at), r.aligned, d);
         UNROLL
         for (int e = 0; e < PACK; e++)
             w[e] = b[e] = 0.0f;
@@ -142,8 +144,8 @@ GLOBAL(TYPED(norm_backward), 256, NormArguments)
         for (int64_t at = (int64_t)(NORM_HELD * a.team + r.lane) * PACK; at < a.c;
              at += (int64_t)a.team * PACK) {
             float more[PACK], d[PACK];
-            LOAD8(a.x, r.begin + at, r.begin, r.end, r.aligned, 0.0f, more);
-            LOAD8(a.dy, r.begin + at, r.begin, r.end, r.aligned, 0.0f, d);
+            LOAD8(a.x, r.begin + at, 0, row_left(a.c - at), r.aligned, more);
+            LOAD8(a.dy, r.begin + at, 0, row_left(a.c - at), r.aligned, d);
             TYPED(norm_slope)(&a, r, at, more, d, s);
         }
     }

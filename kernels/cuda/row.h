@@ -15,35 +15,52 @@ enum { PACK = 8 };
 #define ROLLED
 #endif
 
-/* v = elements i..i+7 of x, of which the row has [begin, end); `other` for those that it has not. aligned: i
- * is a multiple of 8 wherever all eight are the row's, and x begins on 16 bytes. */
-DEVICE void row_load(DType type, const void *x, int64_t i, int64_t begin, int64_t end, int aligned,
-                     float other, float *v)
+/* How many of the values of a pack are in a row that goes on for so many: at most all. */
+DEVICE int row_left(int64_t left)
 {
-    if (aligned && i >= begin && i + PACK <= end) {
-        pack_load(type, PACK, x, i, i + PACK, 1, v);
-        return;
-    }
-    UNROLL
-    for (int e = 0; e < PACK; e++)
-        v[e] = i + e >= begin && i + e < end ? value_load(type, x, i + e) : other;
+    return left < PACK ? (int)left : PACK;
 }
 
-DEVICE void row_store(DType type, void *y, int64_t i, int64_t begin, int64_t end, int aligned, const float *v)
+/* v = x[i..i+7], of which [from, to) are the row's; zero for the others. aligned: where all are, they lie at
+ * a multiple of 16 bytes. */
+DEVICE void row_load(DType type, const void *x, int64_t i, int from, int to, int aligned, float *v)
 {
-    if (aligned && i >= begin && i + PACK <= end) {
-        pack_store(type, PACK, v, y, i, i + PACK, 1);
+    Pack p = {{0}};
+    if (aligned && from <= 0 && to >= PACK) {
+        p = pack_read(type, PACK, x, i, i + PACK, 1);
+    } else {
+        UNROLL
+        for (int e = 0; e < PACK; e++)
+            if (e >= from && e < to) {
+                if (type == DTYPE_F32)
+                    p.word[e] = float_to_bits(((const float *)x)[i + e]);
+                else
+                    p.word[e / 2] |= (uint32_t)((const uint16_t *)x)[i + e] << e % 2 * 16;
+            }
+    }
+    pack_values(type, PACK, &p, v);
+}
+
+DEVICE void row_store(DType type, void *y, int64_t i, int from, int to, int aligned, const float *v)
+{
+    Pack p = pack_of(type, PACK, v);
+    if (aligned && from <= 0 && to >= PACK) {
+        pack_write(type, PACK, &p, y, i, i + PACK, 1);
         return;
     }
     UNROLL
     for (int e = 0; e < PACK; e++)
-        if (i + e >= begin && i + e < end)
-            value_store(type, y, i + e, v[e]);
+        if (e >= from && e < to) {
+            if (type == DTYPE_F32)
+                ((float *)y)[i + e] = float_from_bits(p.word[e]);
+            else
+                ((uint16_t *)y)[i + e] = (uint16_t)(p.word[e / 2] >> e % 2 * 16);
+        }
 }
 
 /* Of the kernel's type (typed.h). */
-#define LOAD8(x, i, begin, end, aligned, other, v) row_load(TYPE, x, i, begin, end, aligned, other, v)
-#define STORE8(y, i, begin, end, aligned, v)       row_store(TYPE, y, i, begin, end, aligned, v)
+#define LOAD8(x, i, from, to, aligned, v)  row_load(TYPE, x, i, from, to, aligned, v)
+#define STORE8(y, i, from, to, aligned, v) row_store(TYPE, y, i, from, to, aligned, v)
 
 /* Over the threads that have a row together: a warp, or the block. shared is 32 floats. */
 DEVICE float team_sum(int team, float v, float *shared)

@@ -7,11 +7,11 @@ GLOBAL(TYPED(add_to_rows), 256, RowsArguments)
     int64_t x = i * a.c, y = a.to[i] * a.c;
     for (int64_t at = THREAD.x % 32 * PACK; at < a.c; at += 32 * PACK) {
         float v[PACK], old[PACK];
-        LOAD8(a.x, x + at, x, x + a.c, a.aligned, 0.0f, v);
-        LOAD8(a.y, y + at, y, y + a.c, a.aligned, 0.0f, old);
+        LOAD8(a.x, x + at, 0, row_left(a.c - at), a.aligned, v);
+        LOAD8(a.y, y + at, 0, row_left(a.c - at), a.aligned, old);
         UNROLL
         for (int e = 0; e < PACK; e++)
             v[e] += a.beta * old[e];
-        STORE8(a.y, y + at, y, y + a.c, a.aligned, v);
+        STORE8(a.y, y + at, 0, row_left(a.c - at), a.aligned, v);
     }
 }

@@ -1,0 +1,151 @@
+/* The command on the made-up card: trains, saves, resumes and writes as on the CPU; plans for cards that are not
+ * there; says what this machine has. */
+#include "cli_support.h"
+#include "cuda_support.h"
+
+#include <math.h>
+
+static const char config[] = "{\"model_type\": \"llama\", \"vocab_size\": 256, \"hidden_size\": 32, "
+                             "\"intermediate_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+                             "\"num_key_value_heads\": 2, \"max_position_embeddings\": 64, "
+                             "\"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, \"tie_word_embeddings\": true}";
+
+enum { MOST = 40 };
+
+/* brim COMMAND --model of the file above, and what is given. */
+static Outcome *run_small(const char *command, const char *const *more)
+{
+    const char *arguments[MOST] = {"brim", command, "--model", in_folder("config.json"), "--threads", "1"};
+    int count = 6;
+    for (; *more; more++)
+        arguments[count++] = *more;
+    assert_true(count < MOST);
+    return run_command(arguments);
+}
+#define SMALL(command, ...) run_small(command, (const char *const[]){__VA_ARGS__, NULL})
+#define TRAIN(device, ...)                                                                                   \
+    SMALL("train", "--device", device, "--batch", "2", "--seq", "16", "--max-samples", "40", "--json", __VA_ARGS__)
+
+static json_t *json_of(Outcome *outcome)
+{
+    json_error_t error;
+    json_t *root = json_loads(expect_code(outcome, 0)->out, 0, &error);
+    if (!root)
+        fail_msg("%s in: %s", error.text, outcome->out);
+    return root;
+}
+
+static double number(const json_t *root, const char *key)
+{
+    return json_number_value(json_object_get(root, key));
+}
+
+static void plan_is_run(void **state)
+{
+    (void)state;
+    json_t *cpu = json_of(TRAIN("cpu", "--steps", "6")), *card = json_of(TRAIN("cuda", "--steps", "6"));
+    json_t *memory = json_object_get(card, "memory"), *used = json_object_get(memory, "card");
+    assert_true(fabs(number(cpu, "loss_first") - number(card, "loss_first")) < 1e-5);
+    assert_true(fabs(number(cpu, "loss_last") - number(card, "loss_last")) < 1e-5);
+    assert_string_equal(json_string_value(json_object_get(card, "blas")), "cuBLAS");
+    assert_true(json_equal(json_object_get(memory, "components"),
+                           json_object_get(json_object_get(memory, "planned"), "components")));
+    assert_true(number(memory, "needs_bytes") == number(json_object_get(memory, "planned"), "needs_bytes"));
+    double rows = number(used, "reserved_bytes") + number(used, "context_bytes") + number(used, "kernels_bytes") +
+                  number(used, "library_bytes") + number(used, "unaccounted_bytes");
+    assert_true(rows == number(used, "used_bytes") && number(used, "context_bytes") > 0);
+    assert_true(number(used, "unaccounted_bytes") >= 0 && number(used, "unaccounted_bytes") < 2 << 20);
+    json_decref(cpu);
+    json_decref(card);
+}
+
+static void plans_without_a_card(void **state)
+{
+    (void)state;
+    static const char *const cards[] = {"t4", "a100-40", "h100"};
+    double needs[3];
+    setenv("BRIM_CUDA_DRIVER", "/nowhere/libcuda.so.1", 1);
+    for (int i = 0; i < 3; i++) {
+        json_t *plan = json_of(SMALL("plan", "--device", "cuda", "--card", cards[i], "--json"));
+        needs[i] = number(json_object_get(plan, "memory"), "needs_bytes");
+        json_decref(plan);
+    }
+    assert_true(needs[0] == needs[1] && needs[2] == needs[0] + (28 << 20));
+    Outcome *o = SMALL("plan", "--device", "cuda", "--card", "v100-16");
+    assert_true(o->code != 0 && strstr(o->err, "compute capability 7.5"));
+    o = SMALL("train", "--device", "cuda", "--steps", "1");
+    assert_true(o->code == 2 && strstr(o->err, "the driver's library cannot be opened"));
+    assert_non_null(strstr(expect_code(RUN("gpus"), 0)->out, "no card that --device cuda could use"));
+    stand_in_environment();
+}
+
+static void across_devices(void **state)
+{
+    (void)state;
+    static const char *const devices[] = {"cpu", "cuda"};
+    json_t *whole = json_of(TRAIN("cpu", "--steps", "8"));
+    for (int i = 0; i < 2; i++) {
+        const char *run = in_folder(devices[i]);
+        json_decref(json_of(TRAIN(devices[i], "--steps", "8", "--save", run, "--save-every", "4", "--keep", "9")));
+        char command[400];
+        snprintf(command, sizeof command, "rm -r %s/step-00000008", run);
+        assert_int_equal(system(command), 0);
+        json_t *rest = json_of(TRAIN(devices[1 - i], "--steps", "8", "--resume", run));
+        if (number(rest, "steps") != 4 || !(fabs(number(rest, "loss_last") - number(whole, "loss_last")) < 1e-5))
+            fail_msg("saved on %s: %g steps, and the last loss is %.9g, not %.9g", devices[i],
+                     number(rest, "steps"), number(rest, "loss_last"), number(whole, "loss_last"));
+        json_decref(rest);
+    }
+    json_decref(whole);
+}
+
+static void writes_the_same(void **state)
+{
+    (void)state;
+    static char text[2][1 << 12];
+    static const char *const devices[] = {"cpu", "cuda"};
+    for (int sampled = 0; sampled < 2; sampled++) {
+        for (int i = 0; i < 2; i++) {
+            json_t *root = json_of(SMALL("generate", "--device", devices[i], "--prompt", "The ", "--tokens", "24",
+                                         "--temperature", sampled ? "0.8" : "0", "--seq", "32", "--json"));
+            char *texts = json_dumps(json_object_get(root, "sequences"), JSON_ENCODE_ANY);
+            snprintf(text[i], sizeof text[i], "%s", texts ? texts : "");
+            free(texts);
+            json_decref(root);
+        }
+        assert_true(strlen(text[0]) > 4);
+        assert_string_equal(text[0], text[1]);
+    }
+}
+
+static void compared_runs(void **state)
+{
+    (void)state;
+    Outcome *o = SMALL("compare", "--device", "cuda", "--batch", "1,2", "--seq", "16", "--run", "2", "--max-samples",
+                       "40", "--json");
+    json_t *root = json_of(o), *variants = json_object_get(root, "variants");
+    assert_int_equal(json_array_size(variants), 2);
+    for (size_t i = 0; i < 2; i++) {
+        json_t *variant = json_array_get(variants, i), *memory = json_object_get(variant, "memory");
+        assert_null(json_object_get(variant, "error"));
+        assert_true(number(variant, "loss") > 0 && number(memory, "peak_bytes") > 0);
+        assert_true(number(memory, "peak_bytes") ==
+                    number(json_object_get(memory, "planned"), "peak_bytes"));
+    }
+    json_decref(root);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(plan_is_run),     cmocka_unit_test(plans_without_a_card),
+        cmocka_unit_test(across_devices),  cmocka_unit_test(writes_the_same),
+        cmocka_unit_test(compared_runs),
+    };
+    stand_in_environment();
+    make_folder(NULL);
+    make_file("config.json", config, sizeof config - 1);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    remove_folder(NULL);
+    return failed;
+}
