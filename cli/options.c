@@ -75,6 +75,10 @@ static int check_device(const Options *o, const char *command)
 {
     char why[CHECK_DEVICE];
     int plans = !strcmp(command, "plan") || !strcmp(command, "fit") || !strcmp(command, "compare");
+    if (o->cards && device_cuda_ordinal(o->device) < 0 && strcmp(command, "fit") != 0)
+        return usage("--card %s needs --device cuda: a plan for the CPU is of no card; `brim fit --card %s` says "
+                     "what fits one",
+                     o->cards, o->cards);
     if (plans && device_cuda_ordinal(o->device) >= 0)
         return 0; /* without a card, too; and compare asks the driver in another process */
     int code = device_check(o->device, why, sizeof why);

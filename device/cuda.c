@@ -253,6 +253,12 @@ void cuda_close(CudaDevice *d)
     pthread_mutex_unlock(&lock);
 }
 
+void cuda_use(const CudaDevice *d)
+{
+    if (d->stream)
+        cuda.context_set(d->context);
+}
+
 int cuda_driver_version(void)
 {
     int version = 0;

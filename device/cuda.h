@@ -102,6 +102,8 @@ int cuda_open(CudaDevice *device, int ordinal, const void *image, char *why, siz
 /* Whether the kernels of a card are loaded already: then cuda_open needs no image, as long as that stays. */
 int cuda_loaded(int ordinal);
 void cuda_close(CudaDevice *device);
+/* The calling thread is about to use it. Nothing where it is not open. */
+void cuda_use(const CudaDevice *device);
 /* Of the driver (13000 is CUDA 13.0), and of cuBLAS, once a card is open; 0 = not known. */
 int cuda_driver_version(void);
 int cuda_blas_version(const CudaDevice *device);

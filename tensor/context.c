@@ -139,6 +139,8 @@ Context *context_use(Context *context)
 {
     Context *before = current;
     current = context;
+    if (context && context->card)
+        cuda_use(&context->card->device); /* the driver has a current one a thread, too */
     return before;
 }
 

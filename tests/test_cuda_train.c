@@ -130,6 +130,7 @@ static StandInCounts seen[COUNTED_STEPS];
 static int counted_script(void *config)
 {
     const Case *c = config;
+    case_precision(c);
     Loader *train = case_loader(c, 0);
     Module *model = case_model(c);
     Optimizer *optimizer = error_code() ? NULL : optim_by_name(c->optimizer, nn_parameters(model), 0, 0);
@@ -137,6 +138,8 @@ static int counted_script(void *config)
         optim_set_in_backward(optimizer, 1);
     else
         optim_set_clip(optimizer, 1);
+    if (c->precision && !strncmp(c->precision, "fp16", 4))
+        optim_set_loss_scale(optimizer, 0);
     for (int64_t step = 0; step < COUNTED_STEPS && !error_code(); step++) {
         int scope = tensor_scope_begin();
         for (const Batch *b; (b = data_next(train));)
@@ -159,6 +162,13 @@ static void a_step_waits_once(void **state)
         {.family = MODEL_GPT2, .accumulate = 2, .optimizer = "sgd-momentum", .checkpoint = 1},
         {.family = MODEL_LLAMA, .accumulate = 2, .optimizer = "adamw"},
         {.family = MODEL_LLAMA, .accumulate = 1, .optimizer = "adamw", .in_backward = 1, .chunk = 7},
+        {.family = MODEL_GPT2, .accumulate = 1, .optimizer = "adamw", .precision = "bf16-mixed"},
+        {.family = MODEL_LLAMA, .accumulate = 2, .optimizer = "adamw", .precision = "fp16-mixed"},
+        {.family = MODEL_LLAMA,
+         .accumulate = 1,
+         .optimizer = "adamw8bit",
+         .lora = "q_proj,v_proj",
+         .weights = {.quantized = DTYPE_NF4}},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         Case c = cases[i];
