@@ -11,7 +11,7 @@ static void test_text_for_each_card(void **state)
     static const struct {
         int capability;
         const char *target, *version;
-    } cards[] = {{75, "\n.target sm_75\n", ".version 6."},
+    } cards[] = {{75, "\n.target sm_75\n", ".version 7."},
                  {80, "\n.target sm_80\n", ".version 7."},
                  {90, "\n.target sm_80\n", ".version 7."},
                  {120, "\n.target sm_80\n", ".version 7."}};

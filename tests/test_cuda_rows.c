@@ -191,28 +191,35 @@ static void test_faults(void **state)
 
 /* ---- Embedding -------------------------------------------------------------------------------- */
 
-/* ids beyond the table add nothing, and stop nothing. */
+/* ids beyond the table add nothing and stop nothing: the bits are those without them. */
 static void check_embedding(int64_t n, int64_t c, int64_t vocab, DType type, DType dtable_type)
 {
-    int64_t elements = vocab * c;
-    float *from = take_random(n * c, 1.0f), *before = take_random(elements, 1.0f);
+    int64_t elements = vocab * c, good = 0;
+    float *from = take_random(n * c, 1.0f), *kept = take(n * c, 0.0f), *before = take_random(elements, 1.0f);
     int32_t *ids = (int32_t *)(void *)take(n, 0.0f), *clean = (int32_t *)(void *)take(n, 0.0f);
     size_t room = kernels_cuda()->embedding_workspace(n, vocab, dtable_type, on(1));
     void *workspace = take((int64_t)(room / sizeof(float)), NAN);
-    void *dy = typed(type, n * c, from, 0), *d = typed(dtable_type, elements, before, 0);
-    void *odd_dy = typed(type, n * c, from, 1), *odd = typed(dtable_type, elements, before, 3);
-    void *expected = typed(dtable_type, elements, before, 0);
     for (int64_t i = 0; i < n; i++) {
         uint64_t any = (uint64_t)i * 0x9E3779B97F4A7C15u >> 20;
         ids[i] = any % 3 == 0 ? (int32_t)(vocab - 1) : (int32_t)(any / 3 % (uint64_t)vocab);
         if (any % 50 == 7)
-            ids[i] = any % 100 == 7 ? -5 : (int32_t)vocab + 3;
-        clean[i] = ids[i];
+            ids[i] = any % 100 == 7 ? -5 : (int32_t)vocab - 1 + (1 << 24); /* low bits of one that is */
+        if (ids[i] < 0 || ids[i] >= vocab)
+            continue;
+        memcpy(kept + good * c, from + i * c, (size_t)c * sizeof *kept);
+        clean[good++] = ids[i];
     }
+    void *dy = typed(type, n * c, from, 0), *d = typed(dtable_type, elements, before, 0);
+    void *odd_dy = typed(type, n * c, from, 1), *odd = typed(dtable_type, elements, before, 3);
+    void *kept_dy = typed(type, n * c, kept, 0), *same = typed(dtable_type, elements, before, 0);
+    void *expected = typed(dtable_type, elements, before, 0);
     kernels_cuda()->embedding_backward(type, n, c, vocab, ids, dy, dtable_type, d, workspace, on(1));
     kernels_cuda()->embedding_backward(type, n, c, vocab, ids, odd_dy, dtable_type, odd, workspace, on(1));
-    plain()->embedding_backward(type, n, c, vocab, clean, dy, dtable_type, expected, NULL, on(1));
+    kernels_cuda()->embedding_backward(type, good, c, vocab, clean, kept_dy, dtable_type, same, workspace,
+                                       on(1));
+    plain()->embedding_backward(type, n, c, vocab, ids, dy, dtable_type, expected, NULL, on(1));
     assert_memory_equal(d, odd, (size_t)elements * size_of(dtable_type));
+    assert_memory_equal(d, same, (size_t)elements * size_of(dtable_type));
     assert_typed_near("dtable", dtable_type, elements, d, expected, 1e-5);
 }
 
@@ -297,7 +304,7 @@ static void test_rows(void **state)
         release();
         check_moves(types[i]);
         release();
-        check_labelled(1025 * (i + 1), 3 * i);
+        check_labelled(1025 * (i + 1), i);
         release();
     }
 }
@@ -313,6 +320,7 @@ static void test_workspace(void **state)
     KernelRun nobody = {.threads = 7};
     assert_int_equal(k->norm_workspace(32768, 768, &nobody), 256 * 2 * 768 * 4);
     assert_int_equal(k->norm_workspace(100, 4096, on(2)), 7 * 2 * 4096 * 4);
+    assert_int_equal(k->norm_workspace(4096, 4096, on(2)), 128 * 2 * 4096 * 4);
     assert_int_equal(k->norm_workspace(1, 3, on(1)), 2 * 3 * 4);
     assert_int_equal(k->cross_entropy_workspace(&d, &nobody), 32768 * 4);
     assert_int_equal(k->embedding_workspace(32768, 50257, DTYPE_BF16, &nobody), 2 * 32768 * 4);

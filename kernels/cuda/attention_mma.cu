@@ -122,6 +122,8 @@ DEVICE void mma_finish(const AttentionArguments *a, DType type, int size, MmaQue
 /* own: tiles of 16 queries a warp. */
 DEVICE void mma_forward(const AttentionArguments *a, DType type, int size, int own)
 {
+    if (!MMA_HAS(type))
+        return;
     const int keys = MMA_STREAM(size), threads = MMA_QUERIES / 16 / own * 32, stage = 2 * keys * (size + 8);
     int tiles = (a->d.seq + MMA_QUERIES - 1) / MMA_QUERIES, h = (int)(BLOCK.x / (unsigned)tiles) % a->d.heads;
     int b = (int)(BLOCK.x / (unsigned)tiles) / a->d.heads, kv = h / (a->d.heads / a->d.kv_heads);

@@ -7,6 +7,13 @@
 
 #include "words.h"
 
+/* Whether the card has the products: Turing has those of f16 alone, and never starts the others. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define MMA_HAS(type) ((type) == DTYPE_F16)
+#else
+#define MMA_HAS(type) 1
+#endif
+
 /* Of a block: queries forward, rows backward and the threads for them. */
 enum { MMA_QUERIES = 128, MMA_ROWS = 64, MMA_THREADS = 128 };
 /* Fragments of the wider head dim, and of the most rows that stream: arrays are as large as any kernel needs,

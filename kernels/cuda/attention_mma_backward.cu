@@ -188,6 +188,8 @@ DEVICE void mma_own(const AttentionArguments *a, const MmaKind *kind, const MmaB
 
 DEVICE void mma_backward(const AttentionArguments *a, DType type, int size, int keys, int scores, int values)
 {
+    if (!MMA_HAS(type))
+        return;
     MmaKind kind;
     kind.type = type, kind.size = size, kind.keys = keys, kind.scores = scores, kind.values = values;
     const int tile = MMA_STREAM(size) * (size + 8);

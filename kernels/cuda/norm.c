@@ -7,11 +7,12 @@ static int norm_team(int64_t c)
     return c <= 32 * 8 * NORM_HELD ? 32 : CUDA_THREADS;
 }
 
-/* Sets of rows whose sums are kept apart: a function of the shape alone. */
-static int64_t norm_parts(int64_t rows)
+/* Sets of rows whose sums are kept apart: a function of the shape alone. Those of narrow
+ * rows take little memory. */
+static int64_t norm_parts(int64_t rows, int64_t c)
 {
-    int64_t parts = (rows + 15) / 16;
-    return parts < 1 ? 1 : parts > NORM_PARTS ? NORM_PARTS : parts;
+    int64_t parts = (rows + 15) / 16, most = norm_team(c) == 32 ? NORM_PARTS : NORM_PARTS / 2;
+    return parts < 1 ? 1 : parts > most ? most : parts;
 }
 
 static int norm_aligned(const NormArguments *a)
@@ -61,13 +62,13 @@ void cuda_rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, const
 size_t cuda_norm_workspace(int64_t rows, int64_t c, const KernelRun *run)
 {
     (void)run;
-    return (size_t)norm_parts(rows) * 2 * (size_t)c * sizeof(float); /* (parts, 2, c) */
+    return (size_t)norm_parts(rows, c) * 2 * (size_t)c * sizeof(float); /* (parts, 2, c) */
 }
 
 /* w: where the gradients of the weights go. */
 static void norm_backward(DType type, NormArguments a, NormWeightArguments w, const KernelRun *run)
 {
-    int64_t parts = norm_parts(a.rows);
+    int64_t parts = norm_parts(a.rows, a.c);
     int summed = w.out[0] || w.out[1];
     a.partial = summed ? (float *)(uintptr_t)w.partial : NULL;
     a.team = norm_team(a.c);

@@ -45,7 +45,7 @@ static int value(const char *path, char *keys)
 static void add_step(Run *run, const json_t *line)
 {
     const json_t *kind = json_object_get(line, "kind"), *loss = json_object_get(line, "loss");
-    if (!kind || strcmp(json_string_value(kind), "step") || run->steps == STEPS)
+    if (!json_is_string(kind) || strcmp(json_string_value(kind), "step") || run->steps == STEPS)
         return;
     run->loss[run->steps] = json_is_number(loss) ? json_number_value(loss) : (double)NAN;
     run->seconds[run->steps] = json_number_value(json_object_get(line, "seconds"));
@@ -95,7 +95,7 @@ static int ascending(const void *a, const void *b)
 static int speed(const char *path, int skip)
 {
     static Run run;
-    if (read_run(&run, path) || run.steps <= skip)
+    if (skip < 0 || read_run(&run, path) || run.steps <= skip)
         return fprintf(stderr, "logs: %s has %d steps\n", path, run.steps), 1;
     int n = run.steps - skip;
     qsort(run.seconds + skip, (size_t)n, sizeof *run.seconds, ascending);
