@@ -120,7 +120,7 @@ static const Flag flags[] = {
     {"--csv", FLAG_SWITCH, AT(csv), NULL, .help = "print comma-separated values", .only = "compare"},
     {"--four-ways", FLAG_SWITCH, AT(four_ways), NULL, .help = "four ways to tune a model, on five cards",
      .only = "compare"},
-    {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "cards from `brim gpus` (fit: a few)",
+    {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "cards of `brim gpus` (a few)",
      .only = "fit plan compare"},
     {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
     {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for context and libraries (1GiB)",
