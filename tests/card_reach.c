@@ -179,11 +179,12 @@ static int stray(const void *arguments, size_t bytes)
     for (size_t at = 0; at + 8 <= bytes; at += 8) {
         uintptr_t word;
         memcpy(&word, (const char *)arguments + at, sizeof word);
-        if (word < LOWEST_POINTER || word >> 47 || within(word))
+        if ((word & 0xffffffffu) < LOWEST_POINTER /* a small number, and what is beside it */ || word >> 47 ||
+            within(word))
             continue;
         if (mincore((void *)(word & ~(uintptr_t)4095), 1, &resident) == 0) {
-            fprintf(stderr, "card_reach: the address at byte %zu of a kernel's arguments is not registered\n",
-                    at);
+            fprintf(stderr, "card_reach: the address %#lx at byte %zu of a kernel's arguments is not registered\n",
+                    (unsigned long)word, at);
             return 1;
         }
     }
