@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.4.0
-SOVERSION := 3
+VERSION := 0.5.0
+SOVERSION := 4
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=
