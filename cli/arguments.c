@@ -74,7 +74,8 @@ int assignments_parse(Assignments *all, const char *command, int argc, char **ar
             return usage("%s means nothing to `brim %s`; `brim help %s` lists its options", flag->name,
                          command, command);
         if (!takes_flag(flag, command))
-            return usage("%s belongs to `brim %s`", flag->name, commands_text(flag, "` and `brim ").text);
+            return usage("%s belongs to `brim %s`", flag->name,
+                         commands_text(flag, "`, `brim ", "` and `brim ").text);
         char *value = equals ? equals + 1 : NULL;
         if (flag->kind == FLAG_SWITCH && value)
             return usage("%s takes no value", flag->name);

@@ -69,8 +69,7 @@ static const Flag flags[] = {
     {"--seed", FLAG_SEED, AT(seed), "N", .help = "random seed (1)"},
     {"--threads", FLAG_INT, AT(threads), "N", .help = "threads to use (one a processor)", .low = 1,
      .high = MOST_THREADS},
-    {"--device", FLAG_NAME, AT(device), "cpu|cuda",
-     .help = "where tensors live (cpu); cuda:1: 2nd card"},
+    {"--device", FLAG_NAME, AT(device), "cpu|cuda", .help = "where tensors live (cpu); cuda:1: 2nd card"},
     {"--max-samples", FLAG_INT64, AT(max_samples), "N", .help = "use only the first N samples", .low = 1},
     {"--every", FLAG_INT, AT(every), "N", .help = "steps between printed lines (a twentieth of the run)",
      .low = 1},
@@ -147,14 +146,14 @@ const Options options_default = {.optimizer = "adamw",
                                  .seed = 1};
 
 /* The commands that take it, with this between. */
-CommandsText commands_text(const Flag *flag, const char *between)
+CommandsText commands_text(const Flag *flag, const char *between, const char *last)
 {
     CommandsText out = {""};
     size_t used = 0;
     for (const char *at = flag->only; at && *at && used < sizeof out.text; at += strspn(at, " ")) {
         int length = (int)strcspn(at, " ");
-        used += (size_t)snprintf(out.text + used, sizeof out.text - used, "%s%.*s", used ? between : "",
-                                 length, at);
+        const char *join = !used ? "" : at[length] ? between : last;
+        used += (size_t)snprintf(out.text + used, sizeof out.text - used, "%s%.*s", join, length, at);
         at += length;
     }
     return out;

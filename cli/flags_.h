@@ -40,8 +40,8 @@ const Flag *flag_at(int i);
 typedef struct CommandsText {
     char text[64];
 } CommandsText;
-/* The commands that take it, with this between; "" = all. */
-CommandsText commands_text(const Flag *flag, const char *between);
+/* The commands that take it, with `between` between them, and `last` before the last one; "" = all. */
+CommandsText commands_text(const Flag *flag, const char *between, const char *last);
 
 /* help.c */
 int takes_flag(const Flag *flag, const char *command);

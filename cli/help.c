@@ -148,7 +148,8 @@ static const Group groups[] = {
     {"training", "steps, optimizer, learning rate, threads",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device"},
     {"levers", "what saves memory, and the limits to stay below",
-     "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention --precision "
+     "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention "
+     "--precision "
      "--grad-dtype --rounding --loss-scale --weights --quantize --budget --card --memory --reserve"},
     {"saving", "saved runs, and weights for other programs",
      "--save --save-every --keep --resume --export --merge --export-adapter --overwrite --export-dtype "
@@ -171,7 +172,7 @@ static void print_flag(FILE *out, const Flag *flag, int with_commands)
         columns -= ((unsigned char)*c & 0xc0) == 0x80;
     fprintf(out, "%*s %s", columns < LEFT ? LEFT - columns : 0, "", flag->help);
     if (with_commands && flag->only)
-        fprintf(out, " [%s]", commands_text(flag, ", ").text);
+        fprintf(out, " [%s]", commands_text(flag, ", ", ", ").text);
     fputc('\n', out);
 }
 

@@ -103,7 +103,7 @@ int unknown_option(const char *command, const char *argument)
     for (int i = 0; other.count && flag_at(i); i++)
         if (!strcmp(flag_at(i)->name, other.name[0]))
             return usage("unknown option '%s'; nearest: %s, which belongs to `brim %s`", argument,
-                         other.name[0], commands_text(flag_at(i), "` and `brim ").text);
+                         other.name[0], commands_text(flag_at(i), "`, `brim ", "` and `brim ").text);
     return usage("unknown option '%s'; `brim help %s` lists them", argument, command);
 }
 
