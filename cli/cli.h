@@ -163,6 +163,13 @@ int load_initial(const Options *options, Module *model);
 /* Says how the weights of the next model are stored; before it is made. */
 void store_weights(const Options *options);
 RunOptions run_options(const Options *options);
+/* The card that a plan or a run is for, in words, and its compute capability, times ten; "" and 0 on the CPU.
+ */
+typedef struct PlannedCard {
+    char text[96];
+    int capability;
+} PlannedCard;
+PlannedCard planned_card(const Options *options);
 /* Plans the options; on failure says why on stderr and returns EXIT_NO. */
 int plan_or_say(const Options *options, Training *training, Plan *plan);
 /* Finds what --checkpoint auto stands for, if it was given, says so, and puts it into the options. EXIT_NO

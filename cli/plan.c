@@ -210,9 +210,13 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan)
     print_title(o, t->parameters, &t->bracket, t->steps);
     printf("\n");
     report_table(stdout, &plan->memory, NULL);
-    printf("That is %.2f %% above the bytes live at the peak; blocks placed %s; planned for %d thread%s.\n",
-           100 * ((double)s->needs / (double)s->peak - 1), plan->packer, threads_of(o),
-           plural(threads_of(o)));
+    PlannedCard card = planned_card(o);
+    printf("That is %.2f %% above the bytes live at the peak; blocks placed %s; planned for ",
+           100 * ((double)s->needs / (double)s->peak - 1), plan->packer);
+    if (card.capability)
+        printf("%s.\n", card.text);
+    else
+        printf("%d thread%s.\n", threads_of(o), plural(threads_of(o)));
     largest_table(stdout, plan);
     layer_table(stdout, plan);
     rules_print(stdout, o, t, plan);

@@ -4,7 +4,10 @@
 #include <string.h>
 
 #include "../base/plural_.h"
+#include "../device/cards.h"
+#include "../device/device.h"
 #include "../text/input_.h"
+#include "precision.h"
 #include "variants_.h"
 
 /* What a plan for a card depends on is the same for those of one kind: the first that is named is asked. */
@@ -15,6 +18,29 @@ static const char *one_card(const Options *o)
         return NULL;
     snprintf(name, sizeof name, "%.*s", (int)strcspn(o->cards, ","), o->cards);
     return name;
+}
+
+PlannedCard planned_card(const Options *o)
+{
+    PlannedCard card = {"", 0};
+    const char *name = one_card(o);
+    const Card *named = name ? device_card(name) : NULL;
+    CudaDevice found;
+    char why[512];
+    if (strcmp(o->device, "cpu") == 0)
+        return card;
+    if (named)
+        card.capability = named->capability;
+    else if (!cuda_look(&found, device_cuda_ordinal(o->device), why, sizeof why))
+        card.capability = found.capability;
+    else
+        card.capability = CUDA_NEWEST;
+    if (named)
+        snprintf(card.text, sizeof card.text, "%s", named->title);
+    else
+        snprintf(card.text, sizeof card.text, "a card of compute capability %d.%d", card.capability / 10,
+                 card.capability % 10);
+    return card;
 }
 
 RunOptions run_options(const Options *o)
@@ -44,6 +70,17 @@ static void say_if_data_is_short(const Options *o, int64_t samples)
          plural(samples), step);
 }
 
+/* bf16 works everywhere, and is fast where there are tensor cores for it. */
+static void say_if_bf16_is_slow(const Options *o)
+{
+    PlannedCard card = planned_card(o);
+    if (card.capability && card.capability < CUDA_BF16 && computes_in_bf16(o))
+        note("%s has no tensor cores for bf16, which come with compute capability 8.0: products in bf16 are "
+             "slow "
+             "there, and those in fp16 are not (--precision fp16-mixed)",
+             card.text);
+}
+
 int plan_or_say(const Options *o, Training *training, Plan *plan)
 {
     RunOptions run = run_options(o);
@@ -52,6 +89,7 @@ int plan_or_say(const Options *o, Training *training, Plan *plan)
         return EXIT_NO;
     }
     say_if_data_is_short(o, training->samples);
+    say_if_bf16_is_slow(o);
     return EXIT_DONE;
 }
 

@@ -45,6 +45,11 @@ int rounds_weights(const Options *o)
     return trains_in_16_bit(o) && !row_of(o).master;
 }
 
+int computes_in_bf16(const Options *o)
+{
+    return row_of(o).activations == DTYPE_BF16;
+}
+
 int scales_loss(const Options *o)
 {
     return row_of(o).activations == DTYPE_F16;

@@ -20,6 +20,8 @@ LeverText precision_problem(const Options *o);
 int trains_in_16_bit(const Options *o);
 int rounds_weights(const Options *o);
 /* Whether gradients are so small that the loss is scaled: those of fp16. */
+/* Activations are bf16, and products with them. */
+int computes_in_bf16(const Options *options);
 int scales_loss(const Options *o);
 
 /* What acts, where nothing was typed too: "16", "stochastic", "dynamic"; "" where there is no such thing. */

@@ -12,11 +12,10 @@
 #include "../kernels/kernels.h"
 
 enum {
-    STAGING_BYTES = 4 << 20,       /* of host memory that copies pass through */
-    STAGING_ALIGN = 4096,          /* a page of the host's */
-    WORKSPACE_ALIGN = 256,         /* cuBLAS's */
-    STATE_BYTES = WORKSPACE_ALIGN, /* of StepState */
-    NEWEST = 90                    /* the capability that is planned for where nothing says which */
+    STAGING_BYTES = 4 << 20,      /* of host memory that copies pass through */
+    STAGING_ALIGN = 4096,         /* a page of the host's */
+    WORKSPACE_ALIGN = 256,        /* cuBLAS's */
+    STATE_BYTES = WORKSPACE_ALIGN /* of StepState */
 };
 _Static_assert(sizeof(StepState) <= STATE_BYTES, "the step's state has its room");
 
@@ -29,13 +28,14 @@ static int planned_capability(const ContextOptions *options, char *why, size_t s
     const Card *named = options->card ? device_card(options->card) : NULL;
     if (!options->card)
         return cuda_look(&found, device_cuda_ordinal(options->device), unused, sizeof unused)
-                   ? NEWEST
+                   ? CUDA_NEWEST
                    : found.capability;
     if (named && named->capability >= CUDA_OLDEST)
         return named->capability;
     if (named)
-        snprintf(why, size, "%s: there are kernels for NVIDIA cards of compute capability 7.5 and later",
-                 named->title);
+        snprintf(why, size,
+                 "brim's kernels are for NVIDIA cards of compute capability 7.5 and later, and the %s %s",
+                 named->title, named->capability ? "is older" : "is not one");
     else
         snprintf(why, size, "%s", device_card_unknown(options->card).text);
     return -1;

@@ -76,6 +76,15 @@ static void plans_without_a_card(void **state)
     assert_true(needs[0] == needs[1] && needs[2] == needs[0] + (28 << 20));
     Outcome *o = SMALL("plan", "--device", "cuda", "--card", "v100-16");
     assert_true(o->code != 0 && strstr(o->err, "compute capability 7.5"));
+    o = SMALL("plan", "--device", "cuda", "--card", "mi300x");
+    assert_true(o->code != 0 && strstr(o->err, "MI300X 192GB is not one"));
+    o = expect_code(SMALL("plan", "--device", "cuda", "--card", "t4", "--precision", "bf16-mixed"), 0);
+    assert_non_null(strstr(o->out, "planned for Tesla T4 16GB."));
+    assert_non_null(strstr(o->err, "no tensor cores for bf16"));
+    o = expect_code(SMALL("plan", "--device", "cuda", "--card", "t4", "--precision", "fp16-mixed"), 0);
+    assert_string_equal(o->err, "");
+    o = expect_code(SMALL("plan", "--device", "cuda", "--card", "a100-40", "--precision", "bf16-mixed"), 0);
+    assert_string_equal(o->err, "");
     o = SMALL("train", "--device", "cuda", "--steps", "1");
     assert_true(o->code == 2 && strstr(o->err, "cannot be opened: /nowhere/libcuda.so.1"));
     assert_non_null(strstr(expect_code(RUN("gpus"), 0)->out, "no card that --device cuda could use"));
