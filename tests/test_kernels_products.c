@@ -70,8 +70,9 @@ static void check_linear_forward(const Kernels *kernels, const LinearDims *d, Ac
                             on(threads));
     kernels_reference()->linear_forward(d, act, x, &weight, with_bias ? bias : NULL,
                                         with_pre ? pre_expected : NULL, expected, NULL, on(1));
-    assert_near("linear y", ny, y, expected, 2e-5);
-    assert_near("linear pre", ny, pre, pre_expected, 2e-5);
+    double tolerance = 2e-5 + 1e-6 * sqrt((double)d->in); /* terms that round */
+    assert_near("linear y", ny, y, expected, tolerance);
+    assert_near("linear pre", ny, pre, pre_expected, tolerance);
     drop(x, d->rows * d->in), drop(w, d->in * d->out), drop(bias, d->out), drop(space, nspace);
     drop(pre, ny), drop(y, ny), drop(pre_expected, ny), drop(expected, ny);
 }
@@ -86,7 +87,7 @@ static void check_linear_in_place(const Kernels *kernels, const LinearDims *d, i
     StoredArray weight = weight_of(d, w);
     kernels->linear_forward(d, ACT_NONE, x, &weight, bias, y, y, space, on(threads));
     kernels_reference()->linear_forward(d, ACT_NONE, x, &weight, bias, NULL, expected, NULL, on(1));
-    assert_near("linear in place", ny, y, expected, 2e-5);
+    assert_near("linear in place", ny, y, expected, 2e-5 + 1e-6 * sqrt((double)d->in));
     drop(x, d->rows * d->in), drop(w, d->in * d->out), drop(bias, d->out), drop(y, ny), drop(expected, ny);
     drop(space, nspace);
 }
@@ -147,7 +148,7 @@ static void test_linear(void **state)
     }
 }
 
-/* Who multiplies floats: brim's own product from 256 rows, 256 columns, 32 terms and 2^26 multiply-adds on,
+/* Who multiplies floats: brim's own product from 256 rows, 256 columns, 32 terms and 2^28 multiply-adds on,
  * up to 8192 columns. Each border from both sides, in every pass and layout, in sizes that no tile or strip
  * divides. */
 static void test_linear_borders(void **state)
@@ -157,28 +158,26 @@ static void test_linear_borders(void **state)
         int64_t rows, in, out;
         int own[3]; /* of y, dx, dW */
     } borders[] = {
-        {1024, 256, 256, {1, 1, 1}}, {1023, 256, 256, {0, 0, 0}}, {256, 1031, 257, {1, 1, 1}},
-        {255, 1040, 257, {0, 0, 1}}, {1050, 255, 263, {1, 0, 0}}, {1050, 270, 255, {0, 1, 0}},
-        {31, 1500, 1500, {0, 0, 0}}, {32, 1500, 1500, {0, 0, 1}}, {275, 31, 8192, {0, 0, 0}},
-        {275, 33, 8192, {1, 0, 0}},  {275, 33, 8193, {0, 0, 0}},  {8200, 33, 275, {1, 0, 0}},
+        {1024, 512, 512, {1, 1, 1}},  {1023, 512, 512, {0, 0, 0}}, {256, 1031, 1021, {1, 1, 1}},
+        {255, 1040, 1037, {0, 0, 1}}, {2100, 255, 503, {1, 0, 0}}, {2100, 510, 255, {0, 1, 0}},
+        {31, 3000, 3000, {0, 0, 0}},  {32, 2900, 2900, {0, 0, 1}}, {1070, 31, 8192, {0, 0, 0}},
+        {1070, 33, 8192, {1, 0, 0}},  {1070, 33, 8193, {0, 0, 0}}, {8203, 33, 1000, {1, 0, 0}},
     };
-    for (size_t b = 0; b < sizeof borders / sizeof *borders; b++)
-        for (int isa = 0; isa < ISAS; isa++) {
-            const Kernels *kernels = kernels_cpu(isa_names[isa]);
-            LinearDims d = {borders[b].rows, borders[b].in, borders[b].out, 0, DTYPE_F32, DTYPE_F32};
-            int threads = 1 + (isa + (int)b) % MAX_THREADS;
-            for (d.in_out = 0; d.in_out < 2; d.in_out++)
-                for (int pass = 0; pass < 3; pass++)
-                    assert_int_equal(borders[b].own[pass],
-                                     floats_of(kernels_reference(), &d, (LinearPass)pass, threads) > 0);
-            d.in_out = (isa + (int)b) & 1;
-            Activation act = (Activation)((b + (size_t)isa) % 5);
-            if (!kernels)
-                continue;
-            check_linear_forward(kernels, &d, act, isa > 0, act != ACT_NONE, threads);
-            check_linear_in_place(kernels, &d, threads);
-            check_linear_backward(kernels, &d, (float)((int)b / 2 & 1), threads);
-        }
+    for (size_t b = 0; b < sizeof borders / sizeof *borders; b++) {
+        const Kernels *kernels = kernels_cpu(isa_names[b % ISAS]);
+        LinearDims d = {borders[b].rows, borders[b].in, borders[b].out, 0, DTYPE_F32, DTYPE_F32};
+        int threads = 1 + (int)(b / 2) % MAX_THREADS;
+        for (d.in_out = 0; d.in_out < 2; d.in_out++)
+            for (int pass = 0; pass < 3; pass++)
+                assert_int_equal(borders[b].own[pass],
+                                 floats_of(kernels_reference(), &d, (LinearPass)pass, threads) > 0);
+        d.in_out = (int)b & 1;
+        if (!kernels)
+            continue;
+        check_linear_forward(kernels, &d, b % 4 ? ACT_GELU : ACT_NONE, b > 0, b % 4 > 0, threads);
+        check_linear_in_place(kernels, &d, threads);
+        check_linear_backward(kernels, &d, (float)((int)b / 2 & 1), threads);
+    }
 }
 
 /* Workspace is a function of shapes, types and threads: the same of every table, the reference's among them,
