@@ -178,10 +178,10 @@ static inline LinearProduct linear_product(const LinearDims *d, LinearPass pass)
 
 /* Where brim's own product of floats is 3 to 8 % faster than OpenBLAS's, measured with AVX2 and AVX-512:
  * where a packed block of B serves many rows and one of A many columns. With fewer, as with C so wide that it
- * is written far from any cache, a BLAS is as fast, or faster. With less work than a millisecond or two a
- * thread, the workspace would be a percent of what the whole model needs. A function of shapes and of nothing
+ * is written far from any cache, a BLAS is as fast, or faster. With less work than some milliseconds a thread,
+ * the workspace would be some percent of what a small model needs. A function of shapes and of nothing
  * else, so that plans are the same beside any BLAS, or none. */
-enum { OWN_ROWS = 256, OWN_COLS = 256, OWN_COLS_MOST = 8192, OWN_TERMS = 32, OWN_WORK = 1 << 28 };
+enum { OWN_ROWS = 256, OWN_COLS = 256, OWN_COLS_MOST = 8192, OWN_TERMS = 32, OWN_WORK = 1 << 30 };
 
 static inline int linear_is_faster(LinearProduct p)
 {

@@ -148,9 +148,9 @@ static void test_linear(void **state)
     }
 }
 
-/* Who multiplies floats: brim's own product from 256 rows, 256 columns, 32 terms and 2^28 multiply-adds on,
+/* Who multiplies floats: brim's own product from 256 rows, 256 columns, 32 terms and 2^30 multiply-adds on,
  * up to 8192 columns. Each border from both sides, in every pass and layout, in sizes that no tile or strip
- * divides. */
+ * divides. They are multiplied in the long form; in the short one that where all three passes are our own. */
 static void test_linear_borders(void **state)
 {
     (void)state;
@@ -158,10 +158,10 @@ static void test_linear_borders(void **state)
         int64_t rows, in, out;
         int own[3]; /* of y, dx, dW */
     } borders[] = {
-        {1024, 512, 512, {1, 1, 1}},  {1023, 512, 512, {0, 0, 0}}, {256, 1031, 1021, {1, 1, 1}},
-        {255, 1040, 1037, {0, 0, 1}}, {2100, 255, 503, {1, 0, 0}}, {2100, 510, 255, {0, 1, 0}},
-        {31, 3000, 3000, {0, 0, 0}},  {32, 2900, 2900, {0, 0, 1}}, {1070, 31, 8192, {0, 0, 0}},
-        {1070, 33, 8192, {1, 0, 0}},  {1070, 33, 8193, {0, 0, 0}}, {8203, 33, 1000, {1, 0, 0}},
+        {1024, 1024, 1024, {1, 1, 1}}, {1023, 1024, 1024, {0, 0, 0}}, {256, 2053, 2051, {1, 1, 1}},
+        {255, 2080, 2070, {0, 0, 1}},  {8400, 255, 503, {1, 0, 0}},   {8400, 510, 255, {0, 1, 0}},
+        {31, 6000, 6000, {0, 0, 0}},   {32, 5800, 5800, {0, 0, 1}},   {4280, 31, 8192, {0, 0, 0}},
+        {4280, 33, 8192, {1, 0, 0}},   {4280, 33, 8193, {0, 0, 0}},   {33000, 33, 1000, {1, 0, 0}},
     };
     for (size_t b = 0; b < sizeof borders / sizeof *borders; b++) {
         const Kernels *kernels = kernels_cpu(isa_names[b % ISAS]);
@@ -172,7 +172,7 @@ static void test_linear_borders(void **state)
                 assert_int_equal(borders[b].own[pass],
                                  floats_of(kernels_reference(), &d, (LinearPass)pass, threads) > 0);
         d.in_out = (int)b & 1;
-        if (!kernels)
+        if (!kernels || (b != 2 && !getenv("BRIM_FULL")))
             continue;
         check_linear_forward(kernels, &d, b % 4 ? ACT_GELU : ACT_NONE, b > 0, b % 4 > 0, threads);
         check_linear_in_place(kernels, &d, threads);
