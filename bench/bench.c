@@ -343,7 +343,7 @@ static void print_header(const Options *o, const struct Contest *contest, json_t
         return;
     }
     printf(
-        "replay    the step's products (through the same gemm) and its AdamW pass, nothing else\n"
+        "replay    the step's products, through the same kernels, and its AdamW pass, nothing else\n"
         "by work   the ratio of processor times: what others do on the machine counts less\n"
         "limit     the products at the fastest one's rate, AdamW at the rate of a pass that only moves its "
         "bytes\n"

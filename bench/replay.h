@@ -1,13 +1,14 @@
 /* The replay: a step's products and its AdamW pass, and nothing else. One real step runs through a table of
- * kernels that notes sizes and addresses; the replay then does the same products through kernels->gemm, at
- * the same places of a copy of the reservation, so that it finds the caches as the step does. Attention is
- * plain products head by head (threads take heads), whole T x T ones, with what is causal computed and thrown
- * away. */
+ * kernels that notes sizes and addresses; the replay then does the same products, through the same of the two
+ * (kernels->gemm, or brim's own where a linear layer takes that), at the same places of a copy of the
+ * reservation, so that it finds the caches as the step does. Attention is plain products head by head
+ * (threads take heads), whole T x T ones, with what is causal computed and thrown away. */
 #ifndef BRIM_BENCH_REPLAY_H
 #define BRIM_BENCH_REPLAY_H
 
 #include <omp.h>
 
+#include "../kernels/grid.h"
 #include "../kernels/kernels.h"
 #include "../base/clock_.h"
 #include "session.h"
@@ -40,6 +41,8 @@ typedef struct Replay {
     MemTracker *tracker; /* that the copy is from */
     float *scores;       /* (threads, 2, T, T) */
     size_t scores_row;
+    void *packed; /* workspace of brim's own products */
+    size_t packed_bytes;
 } Replay;
 
 static Replay *recording; /* while a step is being noted */
@@ -57,9 +60,17 @@ static float *replay_moved(const void *pointer)
     return pointer ? (float *)(recording->copy + ((const unsigned char *)pointer - recording->source)) : NULL;
 }
 
+static int replay_is_own(const Item *i)
+{
+    return linear_is_faster((LinearProduct){i->m, i->n, i->k});
+}
+
 static void replay_note_gemm(Item shape, const void *a, const void *b, const void *c)
 {
     Item *item = replay_note(ITEM_GEMM);
+    size_t bytes = stored_workspace(shape.m, shape.n, shape.k, DTYPE_F32, recording->threads);
+    if (replay_is_own(&shape) && bytes > recording->packed_bytes)
+        recording->packed_bytes = bytes;
     shape.kind = ITEM_GEMM;
     shape.best = 1e30;
     *item = shape;
@@ -206,12 +217,14 @@ static int replay_record(Replay *r, Session *s, uint64_t bytes)
     context->kernels = r->kernels;
     size_t floats = r->scores_row * 2 * (size_t)r->threads;
     r->scores = memtrack_host_calloc(tracker, floats * sizeof(float));
-    return r->scores && !error_code() ? 0 : -1;
+    r->packed = memtrack_host_calloc(tracker, r->packed_bytes + 64);
+    return r->scores && r->packed && !error_code() ? 0 : -1;
 }
 
 static void replay_close(Replay *r)
 {
     memtrack_host_free(r->tracker, r->scores, r->scores_row * 2 * (size_t)r->threads * sizeof(float));
+    memtrack_host_free(r->tracker, r->packed, r->packed_bytes + 64);
     memtrack_destroy(r->tracker);
     *r = (Replay){0};
 }
@@ -241,7 +254,13 @@ static void replay_head(const Replay *r, const Item *item, int b, int h, float *
 
 static void replay_item(const Replay *r, const Item *i)
 {
-    if (i->kind == ITEM_GEMM) {
+    if (i->kind == ITEM_GEMM && replay_is_own(i)) {
+        StoredArray a = {i->at[0], DTYPE_F32, i->trans_a ? i->k : i->m, i->lda};
+        StoredArray b = {i->at[1], DTYPE_F32, i->trans_b ? i->n : i->k, i->ldb};
+        r->kernels->gemm_stored(i->trans_a, i->trans_b, i->m, i->n, i->k, 1, &a, &b, i->beta, DTYPE_F32,
+                                i->at[2], i->ldc, (char *)r->packed + 64 - (uintptr_t)r->packed % 64,
+                                &(KernelRun){.threads = r->threads});
+    } else if (i->kind == ITEM_GEMM) {
         r->kernels->gemm(i->trans_a, i->trans_b, i->m, i->n, i->k, 1, i->at[0], i->lda, i->at[1], i->ldb,
                          i->beta, i->at[2], i->ldc, &(KernelRun){.threads = r->threads});
     } else if (i->kind == ITEM_UPDATE) {

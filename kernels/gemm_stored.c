@@ -1,4 +1,5 @@
-/* Products of stored arrays: brim's own product for every type that is not float times float into float.
+/* Products of stored arrays: brim's own product for every type that is not float times float into float, and
+ * for those of floats that it multiplies faster than a BLAS (grid.h).
  * Elements become floats while a block is packed, so that no array of decoded weights exists, and a product
  * costs what it would cost of floats. Sums that go into 16 bit are staged as floats until they are complete,
  * and rounded once. Blocks are larger than those of gemm_own.c, whose tile this uses; they lie in workspace,
@@ -122,6 +123,9 @@ VEC_INLINE void stored_pack_cols(const Decoder *x, int64_t row, int64_t depth, i
  * + rows) and columns [col, col + cols), ld apart. It may change them. */
 typedef struct StoredProduct StoredProduct;
 typedef void StoredStore(const StoredProduct *p, const GemmPanel *part, float *sums, int64_t ld);
+/* Of a float C: what a part is before its product is added to it, and what follows when its sums are
+ * complete; while it is in cache. */
+typedef void StoredPart(const StoredProduct *p, const GemmPanel *part);
 struct StoredProduct {
     Decoder a, b;
     int trans_a, trans_b;
@@ -132,8 +136,9 @@ struct StoredProduct {
     int64_t ldc;
     StoredCut cut;
     StoredStore *store;
-    const void *user; /* of store */
-    int dots;         /* both operands are bf16, and multiplied by gemm_dots.c */
+    const void *user;           /* of store, begin and finish */
+    int dots;                   /* both operands are bf16, and multiplied by gemm_dots.c */
+    StoredPart *begin, *finish; /* NULL = beta C, and nothing */
 };
 
 static int stored_dots(const StoredArray *a, const StoredArray *b, const KernelRun *run)
@@ -239,18 +244,34 @@ static void stored_block(const StoredProduct *p, const GemmPanel *panel, int64_t
     stored_pack_right(p, panel->col + col, cols, at, depth, right);
     for (int64_t row = 0; row < panel->rows; row += STORED_ROWS) {
         int64_t rows = product_least(panel->rows - row, STORED_ROWS);
+        GemmPanel part = {panel->row + row, rows, panel->col + col, cols};
         if (!packed)
-            stored_pack_left(p, panel->row + row, rows, at, depth, left);
-        stored_multiply(p, rows, cols, depth, left, right, at ? 1.0f : beta,
-                        (float *)p->c + (panel->row + row) * p->ldc + panel->col + col, p->ldc);
+            stored_pack_left(p, part.row, rows, at, depth, left);
+        if (p->begin && at == 0)
+            p->begin(p, &part);
+        stored_multiply(p, rows, cols, depth, left, right, at || p->begin ? 1.0f : beta,
+                        (float *)p->c + part.row * p->ldc + part.col, p->ldc);
+        if (p->finish && at + depth == p->k)
+            p->finish(p, &part);
     }
+}
+
+/* Without terms to sum. */
+static void stored_float_empty(const StoredProduct *p, const GemmPanel *panel, float beta)
+{
+    if (p->begin)
+        p->begin(p, panel);
+    else
+        gemm_scale(panel->rows, panel->cols, beta, (float *)p->c + panel->row * p->ldc + panel->col, p->ldc);
+    if (p->finish)
+        p->finish(p, panel);
 }
 
 /* With many rows, a block of C is finished before the next; with few, their block of A is packed once. */
 static void stored_float_panel(const StoredProduct *p, const GemmPanel *panel, float beta, float *space)
 {
     if (p->k <= 0)
-        gemm_scale(panel->rows, panel->cols, beta, (float *)p->c + panel->row * p->ldc + panel->col, p->ldc);
+        stored_float_empty(p, panel, beta);
     else if (panel->rows <= STORED_ROWS)
         for (int64_t at = 0; at < p->k; at += STORED_DEPTH)
             for (int64_t col = 0; col < panel->cols; col += STORED_COLS)
@@ -379,7 +400,9 @@ static void gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64_t 
                        stored_cut(&grid, k, c_type),
                        stored_round,
                        NULL,
-                       stored_dots(a, b, run)};
+                       stored_dots(a, b, run),
+                       NULL,
+                       NULL};
     int64_t space = stored_space(&p.cut);
     int panels = grid.rows * grid.cols;
 #pragma omp parallel for schedule(static, 1) num_threads(run->threads) if (panels > 1 && !omp_in_parallel())

@@ -25,7 +25,7 @@ typedef struct LinearForward {
     const StoredArray *w;
     const float *bias;
     void *pre, *y;
-    const StoredProduct *stored; /* where not everything is float */
+    const StoredProduct *stored; /* where brim's own product multiplies */
     const float *few_x;          /* of few rows: x as floats */
     float *few_y;                /* and sums that are to be rounded; NULL = y is float */
 } LinearForward;
@@ -66,20 +66,6 @@ static void linear_store(const StoredProduct *p, const GemmPanel *part, float *s
                          sums + i * ld + j);
 }
 
-/* product, at (row, col) of pre or y, = a block of x W^T + beta product. */
-static void linear_multiply(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols,
-                            float beta, float *product, float *space)
-{
-    const LinearDims *d = f->d;
-    GemmPanel panel = {row, rows, col, cols};
-    if (f->stored)
-        stored_panel(f->stored, &panel, beta, space);
-    else
-        gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, (const float *)f->x + row * d->in, d->in,
-                   (const float *)f->w->at + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in,
-                   beta, product, d->out);
-}
-
 /* The activation of a block, from where its product is; or its copy. */
 static void linear_finish_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols,
                                 const float *product)
@@ -95,16 +81,42 @@ static void linear_finish_block(const LinearForward *f, int64_t row, int64_t row
     }
 }
 
+/* Where a block's product is computed. */
+static float *linear_product_at(const LinearForward *f, int64_t row, int64_t col)
+{
+    return (float *)(f->pre ? f->pre : f->y) + row * f->d->out + col;
+}
+
 /* The bias goes in first and the product is added to it: with beta 0, sgemm would clear its output anyway. */
-static void linear_forward_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols,
-                                 float *space)
+static void linear_begin_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
+{
+    float *product = linear_product_at(f, row, col);
+    for (int64_t i = 0; f->bias && i < rows; i++)
+        memcpy(product + i * f->d->out, f->bias + col, (size_t)cols * sizeof(float));
+}
+
+static void linear_blas_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
 {
     const LinearDims *d = f->d;
-    float *product = (float *)(f->pre ? f->pre : f->y) + row * d->out + col;
-    for (int64_t i = 0; f->bias && i < rows; i++)
-        memcpy(product + i * d->out, f->bias + col, (size_t)cols * sizeof(float));
-    linear_multiply(f, row, rows, col, cols, f->bias ? 1.0f : 0.0f, product, space);
+    float *product = linear_product_at(f, row, col);
+    linear_begin_block(f, row, rows, col, cols);
+    gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, (const float *)f->x + row * d->in, d->in,
+               (const float *)f->w->at + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in,
+               f->bias ? 1.0f : 0.0f, product, d->out);
     linear_finish_block(f, row, rows, col, cols, product);
+}
+
+/* The same around a part of brim's own product. */
+static void linear_begin_part(const StoredProduct *p, const GemmPanel *part)
+{
+    linear_begin_block(p->user, part->row, part->rows, part->col, part->cols);
+}
+
+static void linear_finish_part(const StoredProduct *p, const GemmPanel *part)
+{
+    const LinearForward *f = p->user;
+    linear_finish_block(f, part->row, part->rows, part->col, part->cols,
+                        linear_product_at(f, part->row, part->col));
 }
 
 /* Columns of all rows, which are few. */
@@ -140,14 +152,14 @@ static void linear_forward_panel(const LinearForward *f, GemmPanel p, float *spa
         linear_few_block(f, p.col, p.cols);
         return;
     }
-    if (f->d->y != DTYPE_F32) {
+    if (f->stored) {
         stored_panel(f->stored, &p, 0, space);
         return;
     }
     if (after && p.cols * f->d->in <= LINEAR_BLOCK_WEIGHTS && p.rows * p.cols > LINEAR_BLOCK)
         block = LINEAR_BLOCK / p.cols > 64 ? LINEAR_BLOCK / p.cols : 64;
     for (int64_t i = 0; i < p.rows; i += block)
-        linear_forward_block(f, p.row + i, p.rows - i < block ? p.rows - i : block, p.col, p.cols, space);
+        linear_blas_block(f, p.row + i, p.rows - i < block ? p.rows - i : block, p.col, p.cols);
 }
 
 /* x as floats, and room for sums. */
@@ -177,13 +189,15 @@ static void linear_forward(const LinearDims *d, Activation act, const void *x, c
                             stored_cut(&grid, d->in, d->y),
                             linear_store,
                             &f,
-                            stored_dots(&rows, w, run)};
+                            stored_dots(&rows, w, run),
+                            bias ? linear_begin_part : NULL,
+                            linear_finish_part};
     int64_t space = 0;
     if (linear_is_few(d)) { /* each thread its own columns, so that none reads another's weights */
         linear_few(&f, workspace);
         grid.cols *= grid.rows;
         grid.rows = 1;
-    } else if (!linear_is_float(d, w->dtype)) {
+    } else if (!linear_is_blas(d, LINEAR_FORWARD, w->dtype)) {
         f.stored = &stored;
         space = stored_space(&stored.cut);
     }
@@ -197,7 +211,7 @@ static void linear_backward_input(const LinearDims *d, const void *dy, const Sto
                                   void *dx, void *workspace, const KernelRun *run)
 {
     StoredArray rows = {dy, d->y, d->rows, d->out};
-    if (linear_is_float(d, w->dtype))
+    if (linear_is_blas(d, LINEAR_BACKWARD_INPUT, w->dtype))
         gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w->at, d->in_out ? d->out : d->in, beta,
              dx, d->in, run);
     else
@@ -213,11 +227,11 @@ static int64_t linear_sum_stride(const LinearDims *d)
 
 static size_t linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)
 {
+    size_t product = linear_packed(d, pass, w, run->threads); /* of the gradient of W: after the sums */
     if (pass != LINEAR_BACKWARD_WEIGHT)
-        return linear_packed(d, pass, w, run->threads);
+        return product;
     size_t sums =
         (size_t)(run->threads < 1 ? 1 : run->threads) * 2 * (size_t)linear_sum_stride(d) * sizeof(float);
-    size_t product = linear_packed_weight(d, w, run->threads); /* after the sums */
     return sums > product ? sums : product;
 }
 
@@ -292,7 +306,7 @@ static void linear_backward_weight(const LinearDims *d, const void *x, const voi
     }
     if (dbias)
         linear_backward_bias(d, dy, dbias_type, beta_b, dbias, workspace, run->threads);
-    if (dw && linear_is_float(d, dw_type))
+    if (dw && linear_is_blas(d, LINEAR_BACKWARD_WEIGHT, dw_type))
         gemm(1, 0, left.cols, right.cols, d->rows, 1.0f, left.at, left.cols, right.at, right.cols, beta_w, dw,
              right.cols, run);
     else if (dw)

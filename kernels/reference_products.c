@@ -130,6 +130,5 @@ void reference_linear_backward_weight(const LinearDims *d, const void *x, const 
 
 size_t reference_linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)
 {
-    return pass == LINEAR_BACKWARD_WEIGHT ? linear_packed_weight(d, w, run->threads)
-                                          : linear_packed(d, pass, w, run->threads);
+    return linear_packed(d, pass, w, run->threads);
 }

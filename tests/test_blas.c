@@ -14,6 +14,7 @@
 /* What a process with this environment found. */
 typedef struct Found {
     int status, code, wrong; /* of kernels_blas_start; of a context's error; 1: a product is wrong */
+    uint64_t workspace;      /* of linear layers, hashed */
     char name[128], warning[640], error[640], message[512];
 } Found;
 
@@ -52,6 +53,20 @@ static int multiplies_wrongly(void)
     return wrong;
 }
 
+/* What passes of linear layers ask for, below and above the sizes from which brim multiplies floats itself.
+ */
+static uint64_t workspaces(void)
+{
+    static const int64_t sizes[] = {4, 256, 1024, 2048, 8193};
+    uint64_t hash = 0;
+    for (int i = 0; i < 5 * 5 * 5 * 3; i++) {
+        LinearDims d = {sizes[i % 5], sizes[i / 5 % 5], sizes[i / 25 % 5], 0, DTYPE_F32, DTYPE_F32};
+        hash = hash * 1099511628211u +
+               kernels_cpu(NULL)->linear_workspace(&d, (LinearPass)(i / 125), DTYPE_F32, on(2));
+    }
+    return hash;
+}
+
 static void look(Found *found)
 {
     found->status = kernels_blas_start(2);
@@ -62,6 +77,7 @@ static void look(Found *found)
     found->code = error_code();
     snprintf(found->message, sizeof found->message, "%s", error_message());
     found->wrong = multiplies_wrongly();
+    found->workspace = workspaces();
 }
 
 /* With these values of BRIM_BLAS and OPENBLAS_CORETYPE; NULL = not set. */
@@ -106,6 +122,7 @@ static void own_products(void **state)
     assert_string_equal(found.name, "brim's own products");
     assert_string_equal(found.warning, "");
     assert_int_equal(found.wrong, 0);
+    assert_true(found.workspace == find_with(NULL, NULL).workspace); /* plans are the same */
 }
 
 static void unusable(const char *path, const char *why)
