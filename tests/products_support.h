@@ -21,12 +21,14 @@
 static const char *const isa_names[] = {"base", "avx2", "avx512"};
 enum { ISAS = 3, CARD = ISAS, TABLES, MAX_THREADS = 3, GUARD = 32 };
 
-/* Of those that run here, by instruction set, and of the stand-in's card, which knows no threads. */
+/* Of those that run here, by instruction set, and of the stand-in's card, which knows no threads. BRIM_TABLE
+ * names the only one. */
 static inline const Kernels *table_of(int i)
 {
-    if (i < CARD)
-        return card_is_real() ? NULL : kernels_cpu(isa_names[i]);
-    return kernels_cuda();
+    const char *only = card_is_real() ? "cuda" : getenv("BRIM_TABLE");
+    if (only && strcmp(only, i == CARD ? "cuda" : isa_names[i]) != 0)
+        return NULL;
+    return i == CARD ? kernels_cuda() : kernels_cpu(isa_names[i]);
 }
 
 static const float guard_value = 12345.678f;
