@@ -40,7 +40,7 @@ static const Packed images[] = {
     {0, NULL, NULL},
 };
 
-enum { IMAGES = sizeof images / sizeof *images - 1 };
+enum { IMAGES = sizeof images / sizeof *images - 1 }; /* the last one ends them */
 
 /* zlib's memory is counted too: what it frees, it frees without a size. */
 static void *take(void *unused, unsigned count, unsigned size)
@@ -99,7 +99,7 @@ static void keep_target(char *text, int sm_80)
 void *kernels_cuda_unpack(int capability, int which, size_t *bytes)
 {
     *bytes = 0;
-    if (which >= IMAGES)
+    if (which < 0 || which > IMAGES || !images[which].first)
         return NULL;
     const Packed *packed = &images[which];
     const unsigned char *size = packed->after - 4; /* gzip ends with it */
