@@ -24,19 +24,11 @@ PlannedCard planned_card(const Options *o)
 {
     PlannedCard card = {"", 0};
     const char *name = one_card(o);
-    const Card *named = name ? device_card(name) : NULL;
-    CudaDevice found;
-    char why[512];
     if (strcmp(o->device, "cpu") == 0)
         return card;
-    if (named)
-        card.capability = named->capability;
-    else if (!cuda_look(&found, device_cuda_ordinal(o->device), why, sizeof why))
-        card.capability = found.capability;
-    else
-        card.capability = CUDA_NEWEST;
-    if (named)
-        snprintf(card.text, sizeof card.text, "%s", named->title);
+    card.capability = device_planned_capability(o->device, name);
+    if (name && card.capability >= 0)
+        snprintf(card.text, sizeof card.text, "%s", device_card(name)->title);
     else
         snprintf(card.text, sizeof card.text, "a card of compute capability %d.%d", card.capability / 10,
                  card.capability % 10);
@@ -76,8 +68,7 @@ static void say_if_bf16_is_slow(const Options *o)
     PlannedCard card = planned_card(o);
     if (card.capability && card.capability < CUDA_BF16 && computes_in_bf16(o))
         note("%s has no tensor cores for bf16, which come with compute capability 8.0: products in bf16 are "
-             "slow "
-             "there, and those in fp16 are not (--precision fp16-mixed)",
+             "slow there, and those in fp16 are not (--precision fp16-mixed)",
              card.text);
 }
 

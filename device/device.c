@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cards.h"
+
 int device_cuda_ordinal(const char *name)
 {
     if (!name || strncmp(name, "cuda", 4))
@@ -67,4 +69,15 @@ MemDevice device_memory(CudaDevice *device)
                        .clear = clear_memory,
                        .available = available,
                        .user = device};
+}
+
+int device_planned_capability(const char *device, const char *card)
+{
+    const Card *named = card ? device_card(card) : NULL;
+    CudaDevice found;
+    char unused[512];
+    if (card)
+        return named ? named->capability : -1;
+    return cuda_look(&found, device_cuda_ordinal(device), unused, sizeof unused) ? CUDA_NEWEST
+                                                                                 : found.capability;
 }

@@ -11,6 +11,11 @@
 /* The number of the card that "cuda" (0) or "cuda:N" names; -1 = it is no name of a card. */
 int device_cuda_ordinal(const char *name);
 
+/* The compute capability, times ten, that a plan for this device assumes: that of the card of this name;
+ * without one (NULL), of this machine's card, or where there is none CUDA_NEWEST. -1 = no card has the name.
+ */
+int device_planned_capability(const char *device, const char *card);
+
 /* The memory of an open card, for a ledger. The card outlives it. */
 MemDevice device_memory(CudaDevice *device);
 

@@ -407,49 +407,6 @@ int backward_run(Tape *tape, int mark)
     return context->error;
 }
 
-static int nonfinite(const Context *context, const Tensor *tensor, const Storage *storage)
-{
-    int64_t bad = -1;
-    if (storage && storage->block.data)
-        context->kernels->find_nonfinite(tensor->dtype, shape_numel(tensor->shape), storage_data(storage),
-                                         &bad, &context->run);
-    return bad >= 0;
-}
-
-int loss_raise_(float loss, const char *what, const char *name, int parameter)
-{
-    const char *is = isnan(loss) ? "NaN" : loss > 0 ? "infinite" : "minus infinity";
-    if (!what)
-        return error_raise(
-            ERROR_NONFINITE,
-            "loss is %s; every tensor kept for backward is finite, so the loss itself overflowed", is);
-    if (!name)
-        return error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite was made by %s",
-                           is, what);
-    return error_raise(ERROR_NONFINITE, "loss is %s; the first value that is not finite is in %s '%s' of %s",
-                       is, parameter ? "parameter" : "input", name, what);
-}
-
-/* Names where the first value that is not finite came from, in the order things were computed. */
-static void blame(const Tape *tape, float loss)
-{
-    const Context *context = tape->context;
-    for (int i = 0; i < tape->count; i++) {
-        const Node *node = &tape->nodes[i];
-        for (int k = 0; k < OP_MAX_INPUTS; k++) {
-            const Tensor *in = node->in[k];
-            if (!in || !dtype_is_float(in->dtype) || !nonfinite(context, in, tape_kept_input(node, k)))
-                continue;
-            memtrack_path_set(context->tracker, in->leaf ? node->path : in->path);
-            const char *row = node->call.row ? node->call.row->name : "a module";
-            loss_raise_(loss, in->leaf ? row : in->op, in->leaf ? tensor_name(in) : NULL,
-                        in->component == MEM_PARAMETER);
-            return;
-        }
-    }
-    loss_raise_(loss, NULL, NULL, 0);
-}
-
 static int recorded(const Tape *tape, const Tensor *tensor)
 {
     for (int i = tape->count - 1; i >= 0; i--)
@@ -508,7 +465,7 @@ static int check_loss(Context *context, Tensor *loss)
         return note_loss(context, loss);
     int path = memtrack_path(context->tracker);
     if (!context->meta && !isfinite(value_of(loss)))
-        blame(context->tape, value_of(loss));
+        loss_blame_(context->tape, value_of(loss));
     memtrack_path_set(context->tracker, path);
     return context->error;
 }

@@ -23,21 +23,16 @@ _Static_assert(sizeof(StepState) <= STATE_BYTES, "the step's state has its room"
 
 static int planned_capability(const ContextOptions *options, char *why, size_t size)
 {
-    char unused[512];
-    CudaDevice found;
-    const Card *named = options->card ? device_card(options->card) : NULL;
-    if (!options->card)
-        return cuda_look(&found, device_cuda_ordinal(options->device), unused, sizeof unused)
-                   ? CUDA_NEWEST
-                   : found.capability;
-    if (named && named->capability >= CUDA_OLDEST)
-        return named->capability;
-    if (named)
+    int capability = device_planned_capability(options->device, options->card);
+    if (capability >= CUDA_OLDEST)
+        return capability;
+    if (capability < 0)
+        snprintf(why, size, "%s", device_card_unknown(options->card).text);
+    else
         snprintf(why, size,
                  "brim's kernels are for NVIDIA cards of compute capability 7.5 and later, and the %s %s",
-                 named->title, named->capability ? "is older" : "is not one");
-    else
-        snprintf(why, size, "%s", device_card_unknown(options->card).text);
+                 options->card ? device_card(options->card)->title : "card of this machine",
+                 capability ? "is older" : "is not one");
     return -1;
 }
 

@@ -313,6 +313,8 @@ int tensor_saved_by_header(const Tensor *tensor);
 /* Raises that a loss is not finite, and where the first such value came from: made by `what` where name is
  * NULL, else a parameter or another input of it, of that name; what NULL = none was found. */
 int loss_raise_(float loss, const char *what, const char *name, int parameter);
+/* The same of what the tape keeps, looked through in the order in which it was computed. */
+void loss_blame_(const Tape *tape, float loss);
 /* Runs the tape, the context's, backward down to `mark`; output gradients are in place. Returns error_code().
  */
 int backward_run(Tape *tape, int mark);

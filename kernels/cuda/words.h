@@ -51,56 +51,14 @@ DEVICE double warp_xor_f64(double v, int lanes)
     return __shfl_xor_sync(0xffffffffu, v, lanes);
 }
 
-DEVICE double warp_from_f64(double v, int lane)
-{
-    return __shfl_sync(0xffffffffu, v, lane);
-}
-
 DEVICE unsigned warp_xor_u32(unsigned v, int lanes)
 {
     return __shfl_xor_sync(0xffffffffu, v, lanes);
 }
 
-DEVICE unsigned warp_from_u32(unsigned v, int lane)
-{
-    return __shfl_sync(0xffffffffu, v, lane);
-}
-
-DEVICE uint64_t warp_xor_u64(uint64_t v, int lanes)
-{
-    return __shfl_xor_sync(0xffffffffu, v, lanes);
-}
-
-DEVICE uint64_t warp_from_u64(uint64_t v, int lane)
-{
-    return __shfl_sync(0xffffffffu, v, lane);
-}
-
-/* Bit i: lane i says yes. */
-DEVICE unsigned warp_ballot(int yes)
-{
-    return __ballot_sync(0xffffffffu, yes);
-}
-
-DEVICE int warp_any(int yes)
-{
-    return __any_sync(0xffffffffu, yes);
-}
-
-DEVICE int warp_all(int yes)
-{
-    return __all_sync(0xffffffffu, yes);
-}
-
 DEVICE void atomic_min_u64(unsigned long long *p, unsigned long long v)
 {
     atomicMin(p, v);
-}
-
-/* Returns what was there, which differs from run to run: for counts. */
-DEVICE unsigned atomic_add_u32(unsigned *p, unsigned v)
-{
-    return atomicAdd(p, v);
 }
 
 /* Every lane gets the sum; in this order. */

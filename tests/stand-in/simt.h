@@ -79,13 +79,11 @@ unsigned simt_lane(void);
 
 unsigned simt_warp_xor_u32(const char *here, unsigned v, int lanes);
 unsigned simt_warp_from_u32(const char *here, unsigned v, int lane);
-uint64_t simt_warp_xor_u64(const char *here, uint64_t v, int lanes);
 uint64_t simt_warp_from_u64(const char *here, uint64_t v, int lane);
 float simt_warp_xor_f32(const char *here, float v, int lanes);
 float simt_warp_from_f32(const char *here, float v, int lane);
 double simt_warp_xor_f64(const char *here, double v, int lanes);
 double simt_warp_from_f64(const char *here, double v, int lane);
-unsigned simt_warp_ballot(const char *here, int yes);
 /* One meeting instead of five; the order of the sums is a card's. */
 float simt_warp_sum_f32(const char *here, float v);
 float simt_warp_max_f32(const char *here, float v);
@@ -104,14 +102,7 @@ void simt_load_matrices(const char *here, unsigned r[4], const void *row, int tr
 #define warp_xor(v, lanes)     simt_warp_xor_f32(SIMT_HERE, v, lanes)
 #define warp_from(v, lane)     simt_warp_from_f32(SIMT_HERE, v, lane)
 #define warp_xor_f64(v, lanes) simt_warp_xor_f64(SIMT_HERE, v, lanes)
-#define warp_from_f64(v, lane) simt_warp_from_f64(SIMT_HERE, v, lane)
 #define warp_xor_u32(v, lanes) simt_warp_xor_u32(SIMT_HERE, v, lanes)
-#define warp_from_u32(v, lane) simt_warp_from_u32(SIMT_HERE, v, lane)
-#define warp_xor_u64(v, lanes) simt_warp_xor_u64(SIMT_HERE, v, lanes)
-#define warp_from_u64(v, lane) simt_warp_from_u64(SIMT_HERE, v, lane)
-#define warp_ballot(yes)       simt_warp_ballot(SIMT_HERE, yes)
-#define warp_any(yes)          (simt_warp_ballot(SIMT_HERE, yes) != 0)
-#define warp_all(yes)          (simt_warp_ballot(SIMT_HERE, yes) == 0xffffffffu)
 #define warp_sum(v)            simt_warp_sum_f32(SIMT_HERE, v)
 #define warp_max(v)            simt_warp_max_f32(SIMT_HERE, v)
 #define warp_sum_f64(v)        simt_warp_sum_f64(SIMT_HERE, v)
@@ -152,11 +143,6 @@ DEVICE void atomic_min_u64(unsigned long long *p, unsigned long long v)
     unsigned long long was = __atomic_load_n(p, __ATOMIC_RELAXED);
     while (v < was && !__atomic_compare_exchange_n(p, &was, v, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         ;
-}
-
-DEVICE unsigned atomic_add_u32(unsigned *p, unsigned v)
-{
-    return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
 }
 
 /* ---- For the driver ---- */

@@ -85,11 +85,6 @@ uint64_t simt_warp_from_u64(const char *here, uint64_t v, int lane)
     return (uint64_t)from[1] << 32 | from[0];
 }
 
-uint64_t simt_warp_xor_u64(const char *here, uint64_t v, int lanes)
-{
-    return simt_warp_from_u64(here, v, (int)simt_lane() ^ lanes);
-}
-
 float simt_warp_from_f32(const char *here, float v, int lane)
 {
     return float_from_bits(simt_warp_from_u32(here, float_to_bits(v), lane));
@@ -112,15 +107,6 @@ double simt_warp_from_f64(const char *here, double v, int lane)
 double simt_warp_xor_f64(const char *here, double v, int lanes)
 {
     return simt_warp_from_f64(here, v, (int)simt_lane() ^ lanes);
-}
-
-unsigned simt_warp_ballot(const char *here, int yes)
-{
-    unsigned word = yes != 0, all = 0;
-    const SimtWords *words = simt_collect(here, &word, 1);
-    for (int lane = 0; lane < SIMT_LANES; lane++)
-        all |= words[lane][0] << lane;
-    return all;
 }
 
 /* ---- Sums ---- */
