@@ -176,11 +176,11 @@ static inline LinearProduct linear_product(const LinearDims *d, LinearPass pass)
     return d->in_out ? (LinearProduct){d->in, d->out, d->rows} : (LinearProduct){d->out, d->in, d->rows};
 }
 
-/* Where brim's own product of floats is faster than OpenBLAS's, by up to 6 %, or as fast, with AVX2 and AVX-512:
- * where a packed block of B serves many rows and one of A many columns. With fewer, as with C so wide that it
- * is written far from any cache, a BLAS is as fast, or faster. With less work than some milliseconds a thread,
- * the workspace would be some percent of what a small model needs. A function of shapes and of nothing
- * else, so that plans are the same beside any BLAS, or none. */
+/* Where brim's own product of floats is faster than OpenBLAS's, by up to 6 %, or as fast, with AVX2 and
+ * AVX-512: where a packed block of B serves many rows and one of A many columns. With fewer, as with C so
+ * wide that it is written far from any cache, a BLAS is as fast, or faster. With less work than some
+ * milliseconds a thread, the workspace would be some percent of what a small model needs. A function of
+ * shapes and of nothing else, so that plans are the same beside any BLAS, or none. */
 enum { OWN_ROWS = 256, OWN_COLS = 256, OWN_COLS_MOST = 8192, OWN_TERMS = 32, OWN_WORK = 1 << 30 };
 
 static inline int linear_is_faster(LinearProduct p)
