@@ -33,10 +33,14 @@ static RunResult run_on(const char *device, const Case *c)
     return result;
 }
 
+/* The CPU has no TF32: there it is fp32. */
 static void check_losses(const Case *c, double tolerance)
 {
     char name[128];
-    RunResult cpu = run_on("cpu", c);
+    Case there = *c;
+    if (c->precision && !strcmp(c->precision, "tf32"))
+        there.precision = "fp32";
+    RunResult cpu = run_on("cpu", &there);
     on_cpu = session;
     RunResult card = run_on("cuda", c);
     case_text(c, name);
@@ -94,6 +98,88 @@ static void every_precision(void **state)
                                  .epochs = 1,
                                  .precision = conventions[i].precision},
                          conventions[i].tolerance);
+}
+
+/* Products in TF32, and nothing else: losses are near those of fp32, and not the same; events are the same. */
+static void products_in_tf32(void **state)
+{
+    (void)state;
+    static EventRecord wide;
+    for (int family = 0; family < FAMILIES; family++) {
+        Case c = {.family = (ModelFamily)family, .accumulate = 2, .optimizer = "adamw", .precision = "tf32"};
+        check_losses(&c, 1e-3);
+        check_losses(&(Case){.family = (ModelFamily)family,
+                             .accumulate = 1,
+                             .optimizer = "sgd",
+                             .attention = ATTENTION_EAGER,
+                             .chunk = 7,
+                             .checkpoint = 1,
+                             .precision = "tf32"},
+                     1e-3);
+        double loss = run_on("cuda", &c).loss_last;
+        wide = run_events;
+        c.precision = "fp32";
+        double apart = fabs(run_on("cuda", &c).loss_last - loss);
+        if (!(apart > 1e-6 && apart < 1e-3))
+            fail_msg("%s: tf32 is %g from fp32", nn_family(c.family)->name, apart);
+        assert_same_events("tf32 and fp32", &wide, &run_events);
+    }
+    check_losses(&(Case){.family = MODEL_LLAMA,
+                         .accumulate = 1,
+                         .optimizer = "adamw",
+                         .lora = "q_proj,down_proj",
+                         .weights = {.quantized = DTYPE_NF4},
+                         .precision = "tf32"},
+                 1e-3);
+}
+
+/* What TF32 is, from one product: 1 + 2^-11 is no number of it, 1 + 2^-10 is; sums are f32. Another precision
+ * ends it. */
+static void a_product_in_tf32(void **state)
+{
+    (void)state;
+    static const float x[] = {1 + 0x1p-12f, 1 + 0x1p-10f, 0x1p-20f};
+    float y[3];
+    Context *context = context_create(&(ContextOptions){.device = "cuda", .threads = 1}),
+            *outside = context_use(context);
+    for (int tf32 = 1; tf32 >= 0; tf32--) {
+        assert_int_equal(tensor_set_precision(precision_by_name(tf32 ? "tf32" : "fp32")), 0);
+        int scope = tensor_scope_begin();
+        Tensor *one = tensor_from(DTYPE_F32, SHAPE(1, 1), MEM_INPUT, &(float){1}),
+               *each = tensor_from(DTYPE_F32, SHAPE(3, 1), MEM_INPUT, x);
+        tensor_decode_(tensor_linear(each, one, NULL, TENSOR_IDENTITY), 0, 3, y);
+        assert_true(y[0] == (tf32 ? 1 : x[0]) && y[1] == x[1] && y[2] == x[2]);
+        Tensor *pair = tensor_from(DTYPE_F32, SHAPE(1, 2), MEM_INPUT, ((float[]){1, 0x1p-20f})),
+               *ones = tensor_from(DTYPE_F32, SHAPE(1, 2), MEM_INPUT, ((float[]){1, 1}));
+        tensor_decode_(tensor_linear(pair, ones, NULL, TENSOR_IDENTITY), 0, 1, y);
+        assert_true(y[0] == 1 + 0x1p-20f);
+        tensor_scope_end(scope);
+    }
+    assert_int_equal(error_code(), 0);
+    context_destroy(context);
+    context_use(outside);
+}
+
+static void tf32_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *device, *card, *says; /* NULL: it is not */
+    } rows[] = {{"cpu", NULL, "on the CPU fp32 trains in the same memory"},
+                {"cuda", "t4", "compute capability 8.0 or later, and this one has 7.5"},
+                {"cuda", "a100-40", NULL},
+                {"cuda", "h200", NULL}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        Context *context = context_create(
+                    &(ContextOptions){.device = rows[i].device, .card = rows[i].card, .meta = 1}),
+                *outside = context_use(context);
+        int refused = tensor_set_precision(precision_by_name("tf32"));
+        assert_int_equal(refused, rows[i].says ? ERROR_ARGUMENT : 0);
+        assert_true(!rows[i].says || strstr(error_message(), rows[i].says));
+        assert_string_equal(tensor_precision()->name, rows[i].says ? "fp32" : "tf32");
+        context_destroy(context);
+        context_use(outside);
+    }
 }
 
 static void stored_bases(void **state)
@@ -188,6 +274,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_family_in_fp32),
                                        cmocka_unit_test(levers_in_fp32), cmocka_unit_test(every_precision),
+                                       cmocka_unit_test(products_in_tf32), cmocka_unit_test(a_product_in_tf32),
+                                       cmocka_unit_test(tf32_is_refused),
                                        cmocka_unit_test(stored_bases), cmocka_unit_test(a_step_waits_once)};
     stand_in_environment();
     return cmocka_run_group_tests(tests, NULL, NULL);

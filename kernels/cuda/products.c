@@ -9,7 +9,7 @@
 #include "launch_.h"
 
 enum { OF_F32 = 0, OF_F16 = 2, OF_BF16 = 14 }; /* cudaDataType */
-enum { COMPUTE_32F = 68, ALGORITHM_DEFAULT = -1 };
+enum { COMPUTE_32F = 68, COMPUTE_TF32 = 77, ALGORITHM_DEFAULT = -1 }; /* cublasComputeType */
 /* Bytes of a strip, of which a product needs one for each operand that is copied, and one for sums that are
  * rounded afterwards; more where that is less than STRIP_LEAST rows or columns of all terms. Lines begin on
  * boundaries that tensor cores like. */
@@ -136,7 +136,7 @@ static void multiply(const Product *p, int64_t rows, int64_t cols, Operand a, Op
                      DType c_type, void *c, int64_t ldc, const KernelRun *run)
 {
     CudaDevice *device = run->device;
-    int type = blas_type(p->type), compute = p->type == DTYPE_F32 ? device->compute : COMPUTE_32F;
+    int type = blas_type(p->type), compute = p->type == DTYPE_F32 && run->tf32 ? COMPUTE_TF32 : COMPUTE_32F;
     int status = cublas.gemm(device->blas, p->trans_b, p->trans_a, cols, rows, p->k, &p->alpha, b.at, type,
                              b.ld > 0 ? b.ld : 1, a.at, type, a.ld > 0 ? a.ld : 1, &beta, c,
                              blas_type(c_type), ldc, compute, ALGORITHM_DEFAULT);
