@@ -154,8 +154,9 @@ LeverText precision_problem(const Options *o)
     if (!precision_named(o->precision))
         return lever_say("--precision must be one of %s, not '%.40s'", precision_names().text, o->precision);
     if (row_of(o).tf32 && !strcmp(o->device, "cpu"))
-        return lever_say("--precision tf32 needs --device cuda: TF32 is a product of NVIDIA cards; on the CPU "
-                         "--precision fp32 trains in the same memory");
+        return lever_say(
+            "--precision tf32 needs --device cuda: TF32 is a product of NVIDIA cards; on the CPU "
+            "--precision fp32 trains in the same memory");
     if (o->grad_dtype)
         why = grad_dtype_problem(o);
     if (!why.text[0] && o->rounding)

@@ -48,7 +48,8 @@ static const char *problem_of(const Precision *p)
     if (p->states == DTYPE_F16 || (p->states != DTYPE_F32 && p->states != p->weights))
         return "states are f32, or bf16 where weights are";
     if (p->tf32 && p->activations != DTYPE_F32)
-        return "TF32 is for products of f32, and activations of 16 bit have none: tf32 goes with f32 activations";
+        return "TF32 is for products of f32, and activations of 16 bit have none: tf32 goes with f32 "
+               "activations";
     if (p->weights != DTYPE_F32 && p->activations != p->weights)
         return "activations are of the weights' type where those are 16 bit";
     return NULL;
@@ -63,11 +64,11 @@ static int check_tf32(const Context *context)
                            "tensor_set_precision(): TF32 is a product of NVIDIA cards (device \"cuda\"); on "
                            "the CPU fp32 trains in the same memory");
     if (capability < CUDA_TF32)
-        return error_raise(ERROR_ARGUMENT,
-                           "tensor_set_precision(): TF32 needs a card of compute capability 8.0 or later, and "
-                           "this one has %d.%d: there fp32 trains in the same memory, and fp16-mixed has tensor "
-                           "cores",
-                           capability / 10, capability % 10);
+        return error_raise(
+            ERROR_ARGUMENT,
+            "tensor_set_precision(): TF32 needs a card of compute capability 8.0 or later, and this one has "
+            "%d.%d: there fp32 trains in the same memory, and fp16-mixed multiplies on tensor cores",
+            capability / 10, capability % 10);
     return 0;
 }
 

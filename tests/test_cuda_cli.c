@@ -90,6 +90,8 @@ static void plans_without_a_card(void **state)
     o = expect_code(SMALL("plan", "--device", "cuda", "--card", "a100-40", "--precision", "tf32"), 0);
     assert_non_null(strstr(o->out, "  tf32  "));
     assert_non_null(strstr(o->out, "trained 4 + 4 + 8 = 16 bytes x "));
+    o = SMALL("plan", "--device", "cuda", "--card", "h200", "--precision", "tf32", "--lora", "r=4");
+    assert_non_null(strstr(expect_code(o, 0)->out, "  fp32  products in tf32  "));
     o = SMALL("train", "--device", "cuda", "--steps", "1");
     assert_true(o->code == 2 && strstr(o->err, "cannot be opened: /nowhere/libcuda.so.1"));
     assert_non_null(strstr(expect_code(RUN("gpus"), 0)->out, "no card that --device cuda could use"));
@@ -161,8 +163,8 @@ static void in_tf32(void **state)
     char run[300], command[400];
     snprintf(run, sizeof run, "%s", in_folder("tf32"));
     json_t *wide = json_of(TRAIN("cuda", "--steps", "8")),
-           *whole = json_of(TRAIN("cuda", "--steps", "8", "--precision", "tf32", "--save", run, "--save-every",
-                                  "4", "--keep", "9"));
+           *whole = json_of(TRAIN("cuda", "--steps", "8", "--precision", "tf32", "--save", run,
+                                  "--save-every", "4", "--keep", "9"));
     double apart = fabs(number(whole, "loss_last") - number(wide, "loss_last"));
     assert_true(apart > 0 && apart < 1e-3);
     assert_true(json_equal(json_object_get(json_object_get(whole, "memory"), "components"),

@@ -33,8 +33,15 @@ static RunResult run_on(const char *device, const Case *c)
     return result;
 }
 
-/* The CPU has no TF32: there it is fp32. */
-static void check_losses(const Case *c, double tolerance)
+/* Epochs of at least 20 steps, of batches of 3 out of 13 samples. */
+static int twenty_steps(int accumulate)
+{
+    int samples = CASE_BATCH * accumulate, steps = (CASE_SAMPLES + samples - 1) / samples;
+    return (20 + steps - 1) / steps;
+}
+
+/* The CPU has no TF32: there it is fp32. Returns how far apart the first losses are. */
+static double check_losses(const Case *c, double tolerance)
 {
     char name[128];
     Case there = *c;
@@ -56,13 +63,18 @@ static void check_losses(const Case *c, double tolerance)
     /* Where a gradient is 0 but for rounding (the bias of keys), an adaptive rule makes a step of it. */
     if (!strncmp(c->optimizer, "sgd", 3) && !(difference_of_all <= 10 * tolerance))
         fail_msg("%s: parameters differ by %g", name, difference_of_all);
+    return first;
 }
 
 static void every_family_in_fp32(void **state)
 {
     (void)state;
     for (int family = 0; family < FAMILIES; family++)
-        check_losses(&(Case){.family = (ModelFamily)family, .accumulate = 2, .optimizer = "adamw"}, 1e-5);
+        check_losses(&(Case){.family = (ModelFamily)family,
+                             .accumulate = 2,
+                             .optimizer = "adamw",
+                             .epochs = twenty_steps(2)},
+                     1e-5);
 }
 
 static void levers_in_fp32(void **state)
@@ -81,32 +93,49 @@ static void levers_in_fp32(void **state)
         check_losses(&cases[i], 1e-5);
 }
 
+/* Processor and card round the same values at the same places: the first losses are equal to some 5e-7. But a
+ * card rounds fp32 that meets 16 bit in a product (docs/precision.md), which the first losses show of
+ * autocast's bias. Sums that are added in another order fall here and there on the other side of a boundary
+ * of 16 bit, and training carries that on. After 20 steps the card was up to 6.5e-4 from the processor in
+ * bf16; two sets of the processor's own kernels were 6.2e-4 apart, and two runs on it of which one began with
+ * the last bit of one weight flipped, 8.1e-4. */
 static void every_precision(void **state)
 {
     (void)state;
     static const struct {
         const char *precision;
-        double tolerance;
-    } conventions[] = {{"bf16-mixed", 2e-3},    {"bf16-autocast", 2e-3}, {"bf16", 4e-3},
-                       {"bf16-states32", 4e-3}, {"fp16-mixed", 1e-3},    {"fp16-autocast", 1e-3}};
+        double first, tolerance;
+    } conventions[] = {{"bf16-mixed", 2e-5, 2e-3}, {"bf16-autocast", 3e-4, 2e-3},
+                       {"bf16", 2e-5, 2e-3},       {"bf16-states32", 2e-5, 2e-3},
+                       {"fp16-mixed", 2e-5, 1e-3}, {"fp16-autocast", 3e-4, 1e-3}};
     for (size_t i = 0; i < COUNT(conventions); i++)
-        for (int family = 0; family < FAMILIES; family++)
-            check_losses(&(Case){.family = (ModelFamily)family,
-                                 .accumulate = 1 + (int)i % 2,
-                                 .optimizer = "adamw",
-                                 .chunk = i % 3 == 0 ? 7 : 0,
-                                 .epochs = 1,
-                                 .precision = conventions[i].precision},
-                         conventions[i].tolerance);
+        for (int family = 0; family < FAMILIES; family++) {
+            int accumulate = 1 + (int)i % 2;
+            double first = check_losses(&(Case){.family = (ModelFamily)family,
+                                                .accumulate = accumulate,
+                                                .optimizer = "adamw",
+                                                .chunk = i % 3 == 0 ? 7 : 0,
+                                                .epochs = twenty_steps(accumulate),
+                                                .precision = conventions[i].precision},
+                                        conventions[i].tolerance);
+            if (!(first <= conventions[i].first))
+                fail_msg("%s in %s: the first losses are %g apart", nn_family((ModelFamily)family)->name,
+                         conventions[i].precision, first);
+        }
 }
 
-/* Products in TF32, and nothing else: losses are near those of fp32, and not the same; events are the same. */
+/* Products in TF32, and nothing else: losses are near those of fp32, and not the same; events are the same.
+ */
 static void products_in_tf32(void **state)
 {
     (void)state;
     static EventRecord wide;
     for (int family = 0; family < FAMILIES; family++) {
-        Case c = {.family = (ModelFamily)family, .accumulate = 2, .optimizer = "adamw", .precision = "tf32"};
+        Case c = {.family = (ModelFamily)family,
+                  .accumulate = 2,
+                  .optimizer = "adamw",
+                  .epochs = twenty_steps(2),
+                  .precision = "tf32"};
         check_losses(&c, 1e-3);
         check_losses(&(Case){.family = (ModelFamily)family,
                              .accumulate = 1,
@@ -272,11 +301,11 @@ static void a_step_waits_once(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_family_in_fp32),
-                                       cmocka_unit_test(levers_in_fp32), cmocka_unit_test(every_precision),
-                                       cmocka_unit_test(products_in_tf32), cmocka_unit_test(a_product_in_tf32),
-                                       cmocka_unit_test(tf32_is_refused),
-                                       cmocka_unit_test(stored_bases), cmocka_unit_test(a_step_waits_once)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_family_in_fp32), cmocka_unit_test(levers_in_fp32),
+        cmocka_unit_test(every_precision),      cmocka_unit_test(products_in_tf32),
+        cmocka_unit_test(a_product_in_tf32),    cmocka_unit_test(tf32_is_refused),
+        cmocka_unit_test(stored_bases),         cmocka_unit_test(a_step_waits_once)};
     stand_in_environment();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

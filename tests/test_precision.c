@@ -21,8 +21,8 @@ static void test_conventions(void **state)
         const char *name;
         int weights, master, gradients, states, activations; /* bytes of an element */
     } rows[] = {
-        {"fp32", 4, 0, 4, 4, 4},          {"tf32", 4, 0, 4, 4, 4},       {"bf16", 2, 0, 2, 2, 2},
-        {"bf16-states32", 2, 0, 2, 4, 2}, {"bf16-mixed", 2, 4, 2, 4, 2}, {"bf16-autocast", 4, 0, 4, 4, 2},
+        {"fp32", 4, 0, 4, 4, 4},          {"tf32", 4, 0, 4, 4, 4},          {"bf16", 2, 0, 2, 2, 2},
+        {"bf16-states32", 2, 0, 2, 4, 2}, {"bf16-mixed", 2, 4, 2, 4, 2},    {"bf16-autocast", 4, 0, 4, 4, 2},
         {"fp16-mixed", 2, 4, 2, 4, 2},    {"fp16-autocast", 4, 0, 4, 4, 2},
     };
     for (int i = 0; i < (int)COUNT(rows); i++) {

@@ -8,7 +8,7 @@
 
 #include "launch_.h"
 
-enum { OF_F32 = 0, OF_F16 = 2, OF_BF16 = 14 }; /* cudaDataType */
+enum { OF_F32 = 0, OF_F16 = 2, OF_BF16 = 14 };                        /* cudaDataType */
 enum { COMPUTE_32F = 68, COMPUTE_TF32 = 77, ALGORITHM_DEFAULT = -1 }; /* cublasComputeType */
 /* Bytes of a strip, of which a product needs one for each operand that is copied, and one for sums that are
  * rounded afterwards; more where that is less than STRIP_LEAST rows or columns of all terms. Lines begin on
