@@ -84,7 +84,8 @@ int tensor_set_precision(const Precision *precision)
     if (p->tf32 && check_tf32(context))
         return error_code();
     context->precision = *p;
-    context->run.tf32 = p->tf32;
+    if (context->card)
+        context->card->device.tf32 = p->tf32;
     return 0;
 }
 
