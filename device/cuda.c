@@ -46,7 +46,6 @@ enum {
     MODE_EXCLUSIVE = 3,
     MODE_PROHIBITED = 2,
     STREAM_NON_BLOCKING = 1,
-    COMPUTE_32F = 68,
     PARTS_IN_F32 = 16 /* cuBLAS's math mode: parts of 16-bit sums meet in f32 */
 };
 
@@ -238,7 +237,7 @@ static void close_locked(CudaDevice *d)
 
 int cuda_open(CudaDevice *d, int ordinal, const void *image, char *why, size_t size)
 {
-    *d = (CudaDevice){.compute = COMPUTE_32F};
+    *d = (CudaDevice){0};
     pthread_mutex_lock(&lock);
     int failed = open_locked(d, ordinal, image, why, size);
     if (failed)
