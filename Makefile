@@ -278,7 +278,7 @@ check-full:
 	@tools/check-full $(ARGS)
 
 # The report page in headless Chromium, where there is one. KEEP=folder keeps pages and pictures to be looked at.
-test-page: cli
+test-page: cli stand-in
 	@sh tests/html_headless.sh $(BUILD) $(KEEP)
 
 check: all
