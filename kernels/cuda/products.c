@@ -6,8 +6,8 @@
  * values in it is of 16 bit, whatever its weights are: they are rounded as autocast rounds them. */
 #include "launch_.h"
 
-enum { OF_F32 = 0, OF_F16 = 2, OF_BF16 = 14 };  /* cudaDataType */
-enum { COMPUTE_32F = 68, COMPUTE_TF32 = 77 }; /* cublasComputeType */
+enum { OF_F32 = 0, OF_F16 = 2, OF_BF16 = 14 }; /* cudaDataType */
+enum { COMPUTE_32F = 68, COMPUTE_TF32 = 77 };  /* cublasComputeType */
 /* Bytes of a strip, of which a product needs one for each operand that is copied, and one for sums that are
  * rounded afterwards; more where that is less than STRIP_LEAST rows or columns of all terms. Lines begin on
  * boundaries that tensor cores like. */
