@@ -183,7 +183,9 @@ static const char *text_of(unsigned long long tag)
 
 void card_note_fault_(Context *context, const OpCall *call)
 {
-    StepTag tag = {.what = (unsigned long long)(uintptr_t)call->row, .path = memtrack_path(context->tracker)};
+    StepTag tag = {.what = (unsigned long long)(uintptr_t)call->row,
+                   .name = word(context->module_kind),
+                   .path = memtrack_path(context->tracker)};
     cuda_step_fault(card_state_(context), call->in[call->row->checked], tag, call->run);
 }
 
@@ -267,9 +269,13 @@ static int raise_fault(Context *context, const StepState *s)
     if (!row)
         return error_raise(ERROR_INDEX, "element %" PRId64 " of an operation's input is out of range",
                            element);
+    const char *kind = context->module_kind;
     memtrack_path_set(context->tracker, s->faulty.path);
-    return error_raise(ERROR_INDEX, "%s: element %" PRId64 " is %" PRId32 "; %s", row->name, element,
-                       s->fault_value, row->checked_range);
+    context->module_kind = text_of(s->faulty.name);
+    error_raise(ERROR_INDEX, "%s: element %" PRId64 " is %" PRId32 "; %s", row->name, element, s->fault_value,
+                row->checked_range);
+    context->module_kind = kind;
+    return context->error;
 }
 
 static int raise_loss(Context *context, const StepState *s)
@@ -302,6 +308,23 @@ int card_read_(Context *context)
     return context->error;
 }
 
+int card_look(Context *context)
+{
+    ContextCard *card = context->card;
+    const MemDevice *memory = &card->memory;
+    if (context->meta || !card->room || card->device.error)
+        return -1;
+    memory->read(memory->user, card_state_(context), sizeof card->state, &card->state);
+    return card->device.error ? -1 : 0;
+}
+
+int card_took_effect(const Context *context, int64_t operation)
+{
+    const StepState *s = &context->card->state;
+    return context->meta ||
+           (!s->is_bad && (s->fault == clean.fault || operation < (int64_t)(s->fault >> FAULT_BITS)));
+}
+
 void card_step_end(Context *context)
 {
     if (context->meta || !context->card->room)
@@ -310,10 +333,10 @@ void card_step_end(Context *context)
     write_state(context, &clean);
 }
 
-void card_find_control(Context *context, const Storage *squares, int64_t count, double scale, float max_norm)
+void card_find_control(Context *context, const double *squares, int64_t count, double scale, float max_norm)
 {
     if (!context->meta)
-        cuda_step_control(card_state_(context), storage_data(squares), count, scale, max_norm, &context->run);
+        cuda_step_control(card_state_(context), squares, count, scale, max_norm, &context->run);
 }
 
 const struct UpdateControl *card_control(const Context *context)
