@@ -381,11 +381,9 @@ static void test_nonfinite_gradient_stops(void **state)
     assert_true(tensor_f32(w[2])[2] == before[2] - 0.5f);
     assert_true(tensor_f32(w[1])[2] == 0 && tensor_f32(w[0])[2] == before[0]);
     optim_zero_grad(optimizer);
-    error_clear();
     assert_int_equal(tensor_backward(tensor_sum(w[0])), ERROR_STATE); /* the step is not over */
-    assert_error(ERROR_STATE, "second backward in one step", "1 of 3 parameters was already updated, 'c'");
     optim_step(optimizer);
-    error_clear();
+    assert_error(ERROR_STATE, "second backward in one step", "1 of 3 parameters was already updated, 'c'");
     assert_int_equal(optim_steps(optimizer), 0);
     assert_int_equal(tensor_backward(tensor_sum(w[0])), 0);
     assert_int_equal(optim_step(optimizer), 0);
