@@ -96,9 +96,10 @@ typedef struct CudaDevice {
     int compute;                              /* cublasComputeType of f32 products */
     int error;
     char name[64];    /* the driver's, "NVIDIA H200" */
-    char failed[160]; /* which product cuBLAS refused, where that is the error */
+    char failed[160]; /* what was refused, and the error, where that is known */
     void *context, *stream, *module, *blas;
     void **function; /* of the module's kernels, in the order of their list */
+    const char *const *names;
     int functions;
     size_t total, before, after_context, after_kernels, after_blas; /* free bytes, as set-up goes on */
     CudaPointer workspace, scratch; /* cuBLAS's; CUDA_SCRATCH bytes: lent by who opened the card */

@@ -258,6 +258,12 @@ static int raise_device(Context *context, const char *op)
         text);
 }
 
+int card_answers_(Context *context)
+{
+    return context && context->card && context->card->device.error ? raise_device(context, NULL)
+                                                                   : error_code();
+}
+
 int card_check_op_(Context *context, const char *op)
 {
     if (!context->card->sync || context->error)
@@ -384,6 +390,7 @@ void card_decode_(Context *context, const StoredArray *from, int transposed, int
     if (from->dtype == DTYPE_F32 && !transposed) {
         card->memory.read(&card->device, (const float *)from->at + first, (uint64_t)count * sizeof(float),
                           values);
+        card_answers_(context);
         return;
     }
     for (int64_t done = 0, n; done < count; done += n) {
@@ -391,6 +398,7 @@ void card_decode_(Context *context, const StoredArray *from, int transposed, int
         (transposed ? k->decode_transposed : k->decode)(from, first + done, n, scratch, &context->run);
         card->memory.read(&card->device, scratch, (uint64_t)n * sizeof(float), values + done);
     }
+    card_answers_(context);
 }
 
 int64_t card_fault_(Context *context)
