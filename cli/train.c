@@ -255,6 +255,9 @@ int command_demo(const Options *options, int sets)
     if (status || o.json)
         return status;
     static Variant variants[VARIANTS];
+    char on[64] = "";
+    if (strcmp(o.device, "cpu") != 0)
+        snprintf(on, sizeof on, " --device %s", o.device);
     o.sample = 0;
     int count = variants_plan(&o, variants);
     printf("\nWhat each lever would save, planned the same way (brim compare):\n");
@@ -263,9 +266,10 @@ int command_demo(const Options *options, int sets)
     variants_free(variants, count);
     printf(
         "\nTry next:\n"
-        "  build/brim train --model mlp --epochs 3          Fashion-MNIST (package "
+        "  build/brim train%s --model mlp --epochs 3          Fashion-MNIST (package "
         "dataset-fashion-mnist)\n"
-        "  build/brim train --checkpoint blocks             the same model, and what it really saves\n"
-        "  build/brim plan --model llama-3.1-8b --seq 4096  what a large one would need, in milliseconds\n");
+        "  build/brim train%s --checkpoint blocks             the same model, and what it really saves\n"
+        "  build/brim plan%s --model llama-3.1-8b --seq 4096  what a large one would need, in milliseconds\n",
+        on, on, on);
     return EXIT_DONE;
 }

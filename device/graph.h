@@ -6,7 +6,7 @@
  * but the grids and the arguments of kernels is equal. Those may differ (a learning rate, a step's number,
  * the length of a cache): they are changed in the graph before it goes. The first time a piece goes call by
  * call, and so loads what is loaded on first use; the second time it is captured. Where the driver makes no
- * graph, because the card has no memory left, calls go one by one from then on. Copies between host and card
+ * graph, or there is no memory for it, calls go one by one from then on. Copies between host and card
  * are in no piece, and end one: so those of a step's micro-batches begin at the same places. */
 #ifndef BRIM_DEVICE_GRAPH_H
 #define BRIM_DEVICE_GRAPH_H
@@ -30,7 +30,7 @@ typedef struct CudaClear {
     size_t words; /* of 32 bits, to 0 */
 } CudaClear;
 
-/* Begins to gather. 0, or -1 = no host memory: calls go one by one, as without it. */
+/* Begins to gather. 0, or -1 = no host memory. */
 int cuda_graphs_begin(CudaDevice *device);
 /* What is gathered goes; no graphs from here on. */
 void cuda_graphs_end(CudaDevice *device);

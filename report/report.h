@@ -71,6 +71,9 @@ BRIM_API void report_row(FILE *out, const char *label, const MemSummary *summary
  * (measured) what the process holds besides. Either of planned and measured may be NULL: then a column has the
  * shares of the peak instead. */
 BRIM_API void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured);
+/* The last line of it: reserved and what else the process has; on a card, what else that has first. Nothing
+ * where the process was not measured. */
+BRIM_API void report_process(FILE *out, const MemSummary *measured);
 /* After an empty line the textbook's sum of own peaks, what the true peak differs by, line by line, and the
  * true peak. */
 BRIM_API void report_textbook(FILE *out, const MemSummary *summary);

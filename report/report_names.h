@@ -6,6 +6,7 @@
 #define report_count brim_report_count
 #define report_group brim_report_group
 #define report_path brim_report_path
+#define report_process brim_report_process
 #define report_rate brim_report_rate
 #define report_row brim_report_row
 #define report_row_heading brim_report_row_heading

@@ -129,6 +129,22 @@ static void card_line(FILE *out, const MemSummary *m)
             report_size(m->card.used).text);
 }
 
+void report_process(FILE *out, const MemSummary *measured)
+{
+    int64_t unaccounted = report_unaccounted(measured);
+    if (!measured->process_peak)
+        return;
+    if (measured->card.used)
+        card_line(out, measured);
+    else
+        fprintf(out, "Reserved %s + ",
+                report_size(measured->reserved ? measured->reserved : measured->stats.peak).text);
+    fprintf(out, "%s %s + unaccounted %s%s = process %s\n", measured->card.used ? "Host" : "host",
+            report_size(measured->host_peak).text, unaccounted < 0 ? "-" : "",
+            report_size((uint64_t)(unaccounted < 0 ? -unaccounted : unaccounted)).text,
+            report_size(measured->process_peak).text);
+}
+
 void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured)
 {
     const MemSummary *shown = measured ? measured : planned;
@@ -151,18 +167,8 @@ void report_table(FILE *out, const MemSummary *planned, const MemSummary *measur
             shown->stats.peak_at.step + 1);
     fprintf(out, "Needs %s in one piece (%" PRIu64 " bytes), gaps between blocks included.\n",
             report_size(shown->stats.needs).text, shown->stats.needs);
-    if (measured && measured->process_peak) {
-        int64_t unaccounted = report_unaccounted(measured);
-        if (measured->card.used)
-            card_line(out, measured);
-        else
-            fprintf(out, "Reserved %s + ",
-                    report_size(measured->reserved ? measured->reserved : measured->stats.peak).text);
-        fprintf(out, "%s %s + unaccounted %s%s = process %s\n", measured->card.used ? "Host" : "host",
-                report_size(measured->host_peak).text, unaccounted < 0 ? "-" : "",
-                report_size((uint64_t)(unaccounted < 0 ? -unaccounted : unaccounted)).text,
-                report_size(measured->process_peak).text);
-    }
+    if (measured)
+        report_process(out, measured);
 }
 
 static void difference(FILE *out, ReportUnit unit, const char *label, int64_t bytes)

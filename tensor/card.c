@@ -75,8 +75,11 @@ int card_open_(Context *context, const ContextOptions *options, char *why, size_
     card->capability = card->device.capability;
     card->sync = sync && atoi(sync);
     card->memory = device_memory(&card->device);
-    if (!card->sync && !options->no_graphs && options->memory == MEMTRACK_RESERVED)
-        cuda_graphs_begin(&card->device); /* without host memory for them it works without them */
+    int graphs = !card->sync && !options->no_graphs && options->memory == MEMTRACK_RESERVED;
+    if (graphs && cuda_graphs_begin(&card->device)) {
+        snprintf(why, size, "no host memory for graphs");
+        return -1;
+    }
     context->run.device = &card->device;
     return stage(context, why, size);
 }
@@ -251,6 +254,8 @@ static int raise_device(Context *context, const char *op)
     cuda_failure(&context->card->device, text, sizeof text);
     if (op)
         return error_raise(ERROR_STATE, "%s failed on the card: %s", op, text);
+    if (context->card->sync)
+        return error_raise(ERROR_STATE, "an update or a copy failed on the card: %s", text);
     return error_raise(
         ERROR_STATE,
         "a kernel or a copy failed on the card: %s; BRIM_CUDA_SYNC=1 waits after each operation "
