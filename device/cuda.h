@@ -98,9 +98,10 @@ typedef struct CudaDevice {
     int ordinal, capability, multiprocessors; /* capability: times ten, 90 */
     int error;
     char name[64];    /* the driver's, "NVIDIA H200" */
-    char failed[160]; /* which product cuBLAS refused, where that is the error */
+    char failed[160]; /* what was refused, and the error, where that is known */
     void *context, *stream, *module, *blas;
     void **function; /* of the module's kernels, in the order of their list */
+    const char *const *names;
     int functions;
     size_t total; /* bytes of memory, as the driver says */
     void *nvml;   /* the card there, or NULL */
