@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cuda_count.h"
+
 typedef unsigned long long CudaPointer;
 typedef struct CudaGraphs CudaGraphs; /* graph.h */
 
@@ -24,6 +26,7 @@ typedef struct CudaKernelNode {
     X(device_get, "cuDeviceGet", (int *, int))                                                               \
     X(device_name, "cuDeviceGetName", (char *, int, int))                                                    \
     X(device_attribute, "cuDeviceGetAttribute", (int *, int, int))                                           \
+    X(device_uuid, "cuDeviceGetUuid_v2", (unsigned char *, int))                                             \
     X(context_retain, "cuDevicePrimaryCtxRetain", (void **, int))                                            \
     X(context_release, "cuDevicePrimaryCtxRelease_v2", (int))                                                \
     X(context_set, "cuCtxSetCurrent", (void *))                                                              \
@@ -96,11 +99,14 @@ typedef struct CudaDevice {
     int tf32;                                 /* products of f32 round their terms to TF32 */
     int error;
     char name[64];    /* the driver's, "NVIDIA H200" */
-    char failed[160]; /* which product cuBLAS refused, where that is the error */
+    char failed[160]; /* what was refused, and the error, where that is known */
     void *context, *stream, *module, *blas;
     void **function; /* of the module's kernels, in the order of their list */
+    const char *const *names;
     int functions;
-    size_t total, before, after_context, after_kernels, after_blas; /* free bytes, as set-up goes on */
+    size_t total; /* bytes of memory, as the driver says */
+    void *nvml;   /* the card there, or NULL */
+    CudaReading reading[CUDA_MOMENTS];
     CudaPointer workspace, scratch; /* cuBLAS's; CUDA_SCRATCH bytes: lent by who opened the card */
     size_t workspace_bytes;
     /* Host memory that the card reads and writes by itself: what is copied passes through it. */
@@ -133,6 +139,8 @@ int cuda_loaded(int ordinal);
 void cuda_close(CudaDevice *device);
 /* The calling thread is about to use it. Nothing where it is not open. */
 void cuda_use(const CudaDevice *device);
+/* What is in use on it now; all 0 where it is not open. */
+CudaUse cuda_in_use(const CudaDevice *device);
 /* Of the driver (13000 is CUDA 13.0), and of cuBLAS, once a card is open; 0 = not known. */
 int cuda_driver_version(void);
 int cuda_blas_version(const CudaDevice *device);
