@@ -24,6 +24,7 @@ extern "C" {
 typedef union OpAttr {
     struct {
         int act, in_out;
+        int64_t ldy; /* elements between rows of y; 0 = as many as it has */
     } linear;
     struct {
         float eps;
@@ -63,6 +64,8 @@ typedef union OpAttr {
         int64_t chunk_rows; /* of linear_cross_entropy and labelled_cross_entropy */
         int act;            /* of labelled_cross_entropy's transform */
         float eps;
+        int64_t padding;  /* of cross_entropy: elements at the end of a row that are no logits */
+        int64_t labelled; /* of labelled_cross_entropy: 1 + rows with a label; 0 = unknown */
     } loss;
     Shape shape;
     struct {
@@ -125,8 +128,10 @@ typedef struct OpRow {
     unsigned grad_in_recomputed; /* the same, where input i was not kept but recomputed for backward */
     unsigned accumulates;        /* backward honours beta[i] = 1; otherwise the engine adds */
     unsigned grad_zeroed;        /* a new gradient i is zeroed first and backward adds to it (scatter) */
-    int checked;                 /* the integer input that forward checks */
-    const char *checked_range;   /* text of its range for the message: "ids must be in [0, vocabulary)" */
+    int by_values; /* which kernels it starts depends on what its inputs hold, not on shapes alone: a step
+                      with it has to be started anew each time, and cannot be replayed */
+    int checked;   /* the integer input that forward checks */
+    const char *checked_range; /* text of its range for the message: "ids must be in [0, vocabulary)" */
 } OpRow;
 
 /* Applies a row: checks, allocates, runs, records. inputs[i] may be NULL where the row allows it to be
