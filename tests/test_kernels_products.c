@@ -165,7 +165,7 @@ static void test_linear_borders(void **state)
     };
     for (size_t b = 0; b < sizeof borders / sizeof *borders; b++) {
         const Kernels *kernels = kernels_cpu(isa_names[b % ISAS]);
-        LinearDims d = {borders[b].rows, borders[b].in, borders[b].out, 0, DTYPE_F32, DTYPE_F32};
+        LinearDims d = {borders[b].rows, borders[b].in, borders[b].out, 0, DTYPE_F32, DTYPE_F32, 0};
         int threads = 1 + (int)(b / 2) % MAX_THREADS;
         for (d.in_out = 0; d.in_out < 2; d.in_out++)
             for (int pass = 0; pass < 3; pass++)
