@@ -43,6 +43,7 @@ RunOptions run_options(const Options *o)
                         .threads = o->threads,
                         .device = o->device,
                         .card = one_card(o),
+                        .no_graphs = o->no_graphs,
                         .seed = o->seed,
                         .quiet = o->quiet || o->json,
                         .counted = o->seq ? "tokens" : "samples",

@@ -486,7 +486,6 @@ static const OpRow head_row = {
     .backward = head_backward,
     .accumulates = OP_INPUT(HIDDEN) | OP_INPUT(WEIGHT) | OP_INPUT(BIAS) | OP_INPUT(DENSE) |
                    OP_INPUT(DENSE_BIAS) | OP_INPUT(NORM) | OP_INPUT(NORM_BIAS),
-    .by_values = 1, /* as many chunks as there are rows for */
     .checked = LABELS,
     .checked_range = "labels must be in [0, classes), or the ignore index",
 };

@@ -345,9 +345,9 @@ void gradient_hook_remove(Context *context, const GradientHook *hook);
 /* Bytes that the context's card could still give; 0 on the CPU. */
 uint64_t context_device_available(const Context *context);
 /* What the driver counts on the context's card now, and what of it the driver's context, the kernels and
- * cuBLAS took when they were loaded; all 0 on the CPU. */
+ * cuBLAS took when they were loaded, and graphs since then; all 0 on the CPU. */
 typedef struct DeviceUse {
-    uint64_t used, context, kernels, library;
+    uint64_t used, context, kernels, library, graphs;
 } DeviceUse;
 DeviceUse context_device_use(const Context *context);
 /* ---- On a card -------------------------------------------------------------------------------
