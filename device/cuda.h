@@ -96,7 +96,6 @@ enum { CUDA_OLDEST = 75, CUDA_BF16 = 80, CUDA_TF32 = 80, CUDA_NEWEST = 90 };
  * driver's (0 = fine); the first that is not stays in `error`. */
 typedef struct CudaDevice {
     int ordinal, capability, multiprocessors; /* capability: times ten, 90 */
-    int tf32;                                 /* products of f32 round their terms to TF32 */
     int error;
     char name[64];    /* the driver's, "NVIDIA H200" */
     char failed[160]; /* what was refused, and the error, where that is known */

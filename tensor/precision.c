@@ -84,8 +84,7 @@ int tensor_set_precision(const Precision *precision)
     if (p->tf32 && check_tf32(context))
         return error_code();
     context->precision = *p;
-    if (context->card)
-        context->card->device.tf32 = p->tf32;
+    context->run.tf32 = p->tf32;
     return 0;
 }
 

@@ -148,7 +148,7 @@ static void multiply(const Product *p, int64_t rows, int64_t cols, Operand a, Op
                            .ldc = ldc,
                            .type = blas_type(p->type),
                            .c_type = blas_type(c_type),
-                           .compute = p->type == DTYPE_F32 && run->device->tf32 ? COMPUTE_TF32 : COMPUTE_32F,
+                           .compute = p->type == DTYPE_F32 && run->tf32 ? COMPUTE_TF32 : COMPUTE_32F,
                            .type_name = dtype_name(p->type),
                            .c_type_name = dtype_name(c_type)};
     cuda_product(run->device, &product);
