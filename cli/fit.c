@@ -7,6 +7,7 @@
 #include "../device/cards.h"
 #include "../device/device.h"
 #include "fit_.h"
+#include "precision.h"
 
 /* ---- Which cards ----------------------------------------------------------------------------- */
 
@@ -36,6 +37,12 @@ static int add_card(Fit *fit, const char *title, uint64_t bytes, const Card *car
             "--card %s: brim's kernels are for NVIDIA cards of compute capability 7.5 and later, and "
             "the %s %s",
             title, card ? card->title : "card of this machine", capability ? "is older" : "is not one");
+    if (on_card(fit) && capability < least_capability(fit->options))
+        return usage(
+            "--card %s: --precision %s needs a card of compute capability %d.%d or later, and the %s "
+            "is older; there --precision fp32 trains in the same memory",
+            title, fit->options->precision, least_capability(fit->options) / 10,
+            least_capability(fit->options) % 10, card ? card->title : "card of this machine");
     snprintf(fit->title[fit->cards], sizeof fit->title[0], "%.23s", title);
     fit->name[fit->cards] = card ? card->name : NULL;
     fit->kind_of[fit->cards] = on_card(fit) ? kind_for(fit, card ? card->name : NULL, capability) : 0;
@@ -241,7 +248,7 @@ static void plan_other_kinds(Fit *fit)
     const Card *card;
     int first = fit->kinds;
     for (int i = 0; on_card(fit) && (card = device_card_at(i)); i++)
-        if (card->capability >= CUDA_OLDEST)
+        if (card->capability >= least_capability(fit->options))
             kind_for(fit, card->name, card->capability);
     for (int k = 0; k < fit->methods; k++) {
         Method *m = &fit->method[k];

@@ -63,7 +63,7 @@ const Method *fit_best(const Fit *fit, int card);
 int fit_most(const Fit *fit, const Method *method);
 /* What these options need with this row's levers on a card. */
 uint64_t fit_needs(const Fit *fit, const Method *method, int card);
-/* The kind of a card of this compute capability; -1 = none that was planned for. */
+/* The kind of a card of this compute capability; -1 = none that was planned for, or one that is too old. */
 int fit_kind(const Fit *fit, int capability);
 /* What PyTorch would need for the options as they are, on a card: ESTIMATED, and without its context. */
 uint64_t fit_pytorch(const Fit *fit, int card);

@@ -4,6 +4,7 @@
 #include "../device/cards.h"
 #include "../device/device.h"
 #include "fit_.h"
+#include "precision.h"
 
 uint64_t fit_limit(const Fit *fit, int card)
 {
@@ -20,9 +21,11 @@ int fit_most(const Fit *fit, const Method *m)
 
 int fit_kind(const Fit *fit, int capability)
 {
+    int on_card = device_cuda_ordinal(fit->options->device) >= 0;
+    if (on_card && capability < least_capability(fit->options))
+        return -1;
     for (int i = 0; i < fit->kinds; i++)
-        if (device_cuda_ordinal(fit->options->device) < 0 ||
-            device_plans_alike(fit->kind[i].capability, capability))
+        if (!on_card || device_plans_alike(fit->kind[i].capability, capability))
             return i;
     return -1;
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../device/cuda.h"
 #include "levers_.h"
 #include "lora.h"
 
@@ -49,6 +50,11 @@ int computes_in_fp32(const Options *o)
 {
     Precision row = row_of(o);
     return row.weights == DTYPE_F32 && row.activations == DTYPE_F32;
+}
+
+int least_capability(const Options *o)
+{
+    return row_of(o).tf32 ? CUDA_TF32 : CUDA_OLDEST;
 }
 
 int computes_in_bf16(const Options *o)

@@ -21,6 +21,8 @@ int trains_in_16_bit(const Options *o);
 int rounds_weights(const Options *o);
 /* Nothing of the precision is 16 bit: fp32 and tf32. */
 int computes_in_fp32(const Options *o);
+/* The compute capability, times ten, that a card must have. */
+int least_capability(const Options *o);
 /* Activations are bf16, and products with them. */
 int computes_in_bf16(const Options *options);
 /* Whether gradients are so small that the loss is scaled: those of fp16. */

@@ -93,6 +93,9 @@ static void plans_without_a_card(void **state)
     assert_non_null(strstr(o->out, "trained 4 + 4 + 8 = 16 bytes x "));
     o = SMALL("plan", "--device", "cuda", "--card", "h200", "--precision", "tf32", "--lora", "r=4");
     assert_non_null(strstr(expect_code(o, 0)->out, "  fp32  products in tf32  "));
+    o = SMALL("fit", "--device", "cuda", "--card", "a100-40,t4", "--precision", "tf32");
+    assert_true(o->code == 2 &&
+                strstr(o->err, "--card t4: --precision tf32 needs a card of compute capability"));
     o = SMALL("train", "--device", "cuda", "--steps", "1");
     assert_true(o->code == 2 && strstr(o->err, "cannot be opened: /nowhere/libcuda.so.1"));
     assert_non_null(strstr(expect_code(RUN("gpus"), 0)->out, "no card that --device cuda could use"));
