@@ -47,6 +47,7 @@ typedef struct Options {
     uint64_t budget, seed, reserve, export_shard;
     int skip_unlabelled; /* the head computes only rows with a label */
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite, merge;
+    int no_graphs;           /* on a card */
     int four_ways;           /* of compare */
     int quantize_typed;      /* --quantize was given: files that are quantised do not decide */
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */

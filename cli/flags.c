@@ -70,6 +70,7 @@ static const Flag flags[] = {
     {"--threads", FLAG_INT, AT(threads), "N", .help = "threads to use (one a processor)", .low = 1,
      .high = MOST_THREADS},
     {"--device", FLAG_NAME, AT(device), "cpu|cuda", .help = "where tensors live (cpu); cuda:1: 2nd card"},
+    {"--no-graph", FLAG_SWITCH, AT(no_graphs), NULL, .help = "on a card, start each kernel by itself"},
     {"--max-samples", FLAG_INT64, AT(max_samples), "N", .help = "use only the first N samples", .low = 1},
     {"--every", FLAG_INT, AT(every), "N", .help = "steps between printed lines (a twentieth of the run)",
      .low = 1},

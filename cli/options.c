@@ -82,6 +82,8 @@ static int check_device(const Options *o, const char *command)
             o->cards, o->cards);
     if (o->cards && strchr(o->cards, ',') && strcmp(command, "fit") != 0)
         return usage("--card %s: a plan is for one card; `brim fit` takes several", o->cards);
+    if (o->no_graphs && device_cuda_ordinal(o->device) < 0)
+        return usage("--no-graph needs --device cuda: graphs start the kernels of a card");
     if (plans && device_cuda_ordinal(o->device) >= 0)
         return 0; /* without a card, too; and compare asks the driver in another process */
     int code = device_check(o->device, why, sizeof why);

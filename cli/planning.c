@@ -61,6 +61,7 @@ RunOptions run_options(const Options *o)
                         .threads = o->threads,
                         .device = o->device,
                         .card = is_on_card(o) ? o->cards : NULL,
+                        .no_graphs = o->no_graphs,
                         .seed = o->seed,
                         .quiet = o->quiet || o->json,
                         .counted = o->seq ? "tokens" : "samples",

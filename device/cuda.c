@@ -2,14 +2,15 @@
 #include "cuda.h"
 
 #include <dlfcn.h>
+#include <inttypes.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../memtrack/memtrack.h"
 #include "cuda_find.h"
+#include "graph.h"
 #include "nvml.h"
 
 CudaDriver cuda;
@@ -260,6 +261,7 @@ void cuda_close(CudaDevice *d)
 {
     if (d->stream)
         cuda_wait(d);
+    cuda_graphs_end(d);
     cuda_stage(d, NULL, 0);
     pthread_mutex_lock(&lock);
     close_locked(d);
@@ -279,7 +281,9 @@ CudaUse cuda_in_use(const CudaDevice *d)
         return (CudaUse){.counter = CUDA_COUNTERS};
     cuda_use(d);
     cuda_take_reading(d->nvml, &now);
-    return cuda_use_between(d->reading, &now);
+    CudaUse use = cuda_use_between(d->reading, &now);
+    use.graphs = use.used ? d->graph_bytes : 0;
+    return use;
 }
 
 int cuda_driver_version(void)
@@ -397,8 +401,50 @@ static void keep(CudaDevice *d, int error)
 void cuda_launch(CudaDevice *d, int function, unsigned x, unsigned y, unsigned z, unsigned threads,
                  const void *arguments, size_t bytes)
 {
+    CudaCall call = {.kind = CUDA_CALL_LAUNCH,
+                     .bytes = (uint32_t)bytes,
+                     .function = function,
+                     .x = x,
+                     .y = y,
+                     .z = z,
+                     .threads = threads};
+    cuda_put(d, call, arguments);
+}
+
+void cuda_product(CudaDevice *d, const CudaProduct *product)
+{
+    cuda_put(d, (CudaCall){.kind = CUDA_CALL_PRODUCT, .bytes = sizeof *product}, product);
+}
+
+static int launch(const CudaDevice *d, const CudaCall *c, const void *arguments)
+{
+    size_t bytes = c->bytes;
     void *extra[] = {(void *)1, (void *)(uintptr_t)arguments, (void *)2, &bytes, NULL};
-    keep(d, cuda.launch(d->function[function], x, y, z, threads, 1, 1, 0, d->stream, NULL, extra));
+    return cuda.launch(d->function[c->function], c->x, c->y, c->z, c->threads, 1, 1, 0, d->stream, NULL,
+                       extra);
+}
+
+static int multiply(const CudaDevice *d, const CudaProduct *p)
+{
+    enum { ALGORITHM_DEFAULT = -1 };
+    int status =
+        cublas.gemm(d->blas, p->trans_a, p->trans_b, p->m, p->n, p->k, &p->alpha, p->a, p->type, p->lda, p->b,
+                    p->type, p->ldb, &p->beta, p->c, p->c_type, p->ldc, p->compute, ALGORITHM_DEFAULT);
+    return status ? CUDA_ERROR_OF_CUBLAS + status : 0;
+}
+
+int cuda_call_(const CudaDevice *d, const CudaCall *call, const void *about)
+{
+    const CudaClear *clear = about;
+    switch (call->kind) {
+    case CUDA_CALL_CLEAR:
+        return cuda.set32(clear->to, 0, clear->words, d->stream);
+    case CUDA_CALL_PRODUCT:
+        return multiply(d, about);
+    case CUDA_CALL_LAUNCH:
+    default:
+        return launch(d, call, about);
+    }
 }
 
 static const char *blas_status(int status)
@@ -425,21 +471,25 @@ static const char *blas_status(int status)
     }
 }
 
-void cuda_blas_failed(CudaDevice *d, int status, const char *what, ...)
+void cuda_call_failed_(CudaDevice *d, int status, const CudaCall *call, const void *about)
 {
-    va_list list;
+    const CudaProduct *p = about;
     if (d->error)
         return;
-    keep(d, CUDA_ERROR_OF_CUBLAS + status);
-    int used = snprintf(d->failed, sizeof d->failed, "cuBLAS: %s (%d) for ", blas_status(status), status);
-    va_start(list, what);
-    vsnprintf(d->failed + used, sizeof d->failed - (size_t)used, what, list);
-    va_end(list);
+    keep(d, status);
+    if (call->kind == CUDA_CALL_PRODUCT)
+        snprintf(d->failed, sizeof d->failed,
+                 "cuBLAS: %s (%d) for a product of (%" PRId64 ",%" PRId64 ") and (%" PRId64 ",%" PRId64
+                 "), %s into %s",
+                 blas_status(status - CUDA_ERROR_OF_CUBLAS), status - CUDA_ERROR_OF_CUBLAS, p->n, p->k, p->k,
+                 p->m, p->type_name, p->c_type_name);
 }
 
 int cuda_wait(CudaDevice *d)
 {
+    cuda_flush(d);
     keep(d, cuda.stream_wait(d->stream));
+    cuda_graphs_waited_(d);
     d->staged = 0;
     return d->error;
 }
@@ -470,6 +520,7 @@ static unsigned char *stage(CudaDevice *d, size_t bytes, size_t *room)
 
 void cuda_write(CudaDevice *d, CudaPointer to, size_t bytes, const void *from)
 {
+    cuda_flush(d);
     if (!d->staging) {
         keep(d, cuda.to_device(to, from, bytes, d->stream));
         cuda_wait(d);
@@ -484,6 +535,7 @@ void cuda_write(CudaDevice *d, CudaPointer to, size_t bytes, const void *from)
 
 void cuda_read(CudaDevice *d, CudaPointer from, size_t bytes, void *to)
 {
+    cuda_flush(d);
     if (!d->staging) {
         keep(d, cuda.to_host(to, from, bytes, d->stream));
         cuda_wait(d);
@@ -505,7 +557,8 @@ void cuda_clear(CudaDevice *d, CudaPointer to, size_t bytes)
 {
     static const unsigned char zeros[4];
     if (bytes >= 4)
-        keep(d, cuda.set32(to, 0, bytes / 4, d->stream));
+        cuda_put(d, (CudaCall){.kind = CUDA_CALL_CLEAR, .bytes = sizeof(CudaClear)},
+                 &(CudaClear){to, bytes / 4});
     if (bytes % 4)
         cuda_write(d, to + bytes / 4 * 4, bytes % 4, zeros);
 }

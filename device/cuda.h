@@ -9,6 +9,14 @@
 #include "cuda_count.h"
 
 typedef unsigned long long CudaPointer;
+typedef struct CudaGraphs CudaGraphs; /* graph.h */
+
+/* A kernel of a graph: CUDA_KERNEL_NODE_PARAMS of CUDA 12 and 13. */
+typedef struct CudaKernelNode {
+    void *function;
+    unsigned grid[3], block[3], shared_bytes;
+    void **parameters, **extra, *kernel, *context;
+} CudaKernelNode;
 
 /* name, symbol, arguments */
 #define CUDA_FUNCTIONS(X)                                                                                    \
@@ -43,8 +51,12 @@ typedef unsigned long long CudaPointer;
     X(capture_begin, "cuStreamBeginCapture_v2", (void *, int))                                               \
     X(capture_end, "cuStreamEndCapture", (void *, void **))                                                  \
     X(graph_make, "cuGraphInstantiateWithFlags", (void **, void *, unsigned long long))                      \
+    X(capture_info, "cuStreamGetCaptureInfo_v2",                                                             \
+      (void *, int *, unsigned long long *, void **, void *const **, size_t *))                              \
+    X(graph_change, "cuGraphExecKernelNodeSetParams_v2", (void *, void *, const CudaKernelNode *))           \
     X(graph_launch, "cuGraphLaunch", (void *, void *))                                                       \
     X(graph_free, "cuGraphExecDestroy", (void *))                                                            \
+    X(graph_forget, "cuGraphDestroy", (void *))                                                              \
     X(error_name, "cuGetErrorName", (int, const char **))
 #define CUBLAS_FUNCTIONS(X)                                                                                  \
     X(create, "cublasCreate_v2", (void **))                                                                  \
@@ -99,7 +111,23 @@ typedef struct CudaDevice {
     /* Host memory that the card reads and writes by itself: what is copied passes through it. */
     unsigned char *staging;
     size_t staging_bytes, staged; /* used since the last wait */
+    CudaGraphs *graphs;           /* graph.h; NULL: every call goes to the driver by itself */
+    size_t graph_bytes;           /* that the driver took for graphs */
+    int64_t graph_launches;
 } CudaDevice;
+
+/* c = alpha op(a) op(b) + beta c, column by column as cuBLAS has them: op(a) is (m,k), op(b) (k,n). Types are
+ * numbers of cudaDataType, with names for messages. */
+typedef struct CudaProduct {
+    int trans_a, trans_b;
+    int64_t m, n, k;
+    float alpha, beta;
+    const void *a, *b;
+    void *c;
+    int64_t lda, ldb, ldc;
+    int type, c_type, compute, unused; /* type: of a and b */
+    const char *type_name, *c_type_name;
+} CudaProduct;
 
 /* Opens a card. 0, or -1 with a sentence that says what is missing, where it was looked for, and what would
  * work. image: the kernels, as cuModuleLoadDataEx takes them. Nothing of the card's memory is taken but what
@@ -138,11 +166,9 @@ void cuda_launch(CudaDevice *device, int function, unsigned x, unsigned y, unsig
 void cuda_read(CudaDevice *device, CudaPointer from, size_t bytes, void *to);
 void cuda_write(CudaDevice *device, CudaPointer to, size_t bytes, const void *from);
 void cuda_clear(CudaDevice *device, CudaPointer to, size_t bytes);
-/* A status of cuBLAS's that is not 0 becomes the device's error, CUDA_ERROR_OF_CUBLAS more, with a sentence
- * of what it was for (printf's). */
-enum { CUDA_ERROR_OF_CUBLAS = 10000 };
-void cuda_blas_failed(CudaDevice *device, int status, const char *what, ...)
-    __attribute__((format(printf, 3, 4)));
+/* Puts a product on the stream. */
+void cuda_product(CudaDevice *device, const CudaProduct *product);
+enum { CUDA_ERROR_OF_CUBLAS = 10000 }; /* a status of cuBLAS's becomes the device's error, so much more */
 /* Waits for all that is on the stream. Returns error. */
 int cuda_wait(CudaDevice *device);
 /* What went wrong on it: "CUDA_ERROR_LAUNCH_FAILED (719)"; and an error of the driver's. */

@@ -30,11 +30,11 @@ typedef enum CudaMoment {
 } CudaMoment;
 
 /* Bytes now, and of them what was taken while the card was opened: by the driver's context, the kernels and
- * cuBLAS; and what others had before: 0 where only this process is counted, and part of `context` where the
+ * cuBLAS; by graphs since then; and what others had before: 0 where only this process is counted, and part of `context` where the
  * driver counts. */
 typedef struct CudaUse {
     CudaCounter counter;
-    uint64_t used, others, context, kernels, library;
+    uint64_t used, others, context, kernels, library, graphs;
 } CudaUse;
 
 /* nvml: the card there, or NULL. Where the calling thread has no context, the driver says nothing. */

@@ -32,7 +32,8 @@ MemCard live_card_(const Context *context)
                      .others = use.others,
                      .context = use.context,
                      .kernels = use.kernels,
-                     .library = use.library};
+                     .library = use.library,
+                     .graphs = use.graphs};
 }
 
 /* Between steps, and not often: whoever counts takes its time. */

@@ -143,7 +143,8 @@ static Context *context_for(const RunOptions *options, const Plan *plan, uint64_
                                             .threads = options->threads,
                                             .seed = options->seed,
                                             .kernels = options->kernels,
-                                            .device = options->device});
+                                            .device = options->device,
+                                            .no_graphs = options->no_graphs});
 }
 
 static int by_value(const void *a, const void *b)

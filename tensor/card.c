@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "../device/cards.h"
+#include "../device/graph.h"
 #include "../kernels/kernels.h"
 
 enum {
@@ -74,6 +75,11 @@ int card_open_(Context *context, const ContextOptions *options, char *why, size_
     card->capability = card->device.capability;
     card->sync = sync && atoi(sync);
     card->memory = device_memory(&card->device);
+    int graphs = !card->sync && !options->no_graphs && options->memory == MEMTRACK_RESERVED;
+    if (graphs && cuda_graphs_begin(&card->device)) {
+        snprintf(why, size, "no host memory for graphs");
+        return -1;
+    }
     context->run.device = &card->device;
     return stage(context, why, size);
 }

@@ -38,6 +38,7 @@ static const Trial trials[] = {
     {"--seed", "5", {0}},
     {"--threads", "1", {0}},
     {"--device", "cuda", {0}},
+    {"--no-graph", NULL, {0}},
     {"--dropout", "0.5", {0}},
     {"--checkpoint", "blocks", {0}},
     {"--optimizer-in-backward", NULL, {0}},

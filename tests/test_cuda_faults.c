@@ -9,7 +9,7 @@
 
 typedef struct Bad {
     Case c;
-    /* Makes the second step's batch, model or optimizer bad. */
+    /* Makes a step's batch, model or optimizer bad. */
     void (*spoil)(Module *model, Optimizer *optimizer, const Batch *b);
     void (*mend)(Module *model);
     float clip, scale;
@@ -19,6 +19,8 @@ typedef struct Bad {
     int64_t skipped;
     double loss;
 } Bad;
+
+enum { SPOILED = 4, AFTER = SPOILED + 1 }; /* steps before it are alike, and go as graphs */
 
 static Bad bad;
 static float before[CASE_PARAMETERS], after[CASE_PARAMETERS], kept[CASE_PARAMETERS];
@@ -52,6 +54,7 @@ static int bad_script(void *config)
 {
     Bad *s = config;
     int meta = context_is_meta(context_current());
+    s->c.samples = 4 * CASE_BATCH; /* so that all steps are alike */
     Loader *train = case_loader(&s->c, 0);
     Module *model = case_model(&s->c);
     Optimizer *optimizer = optim_by_name(s->c.optimizer, nn_parameters(model), 0, 0);
@@ -61,10 +64,14 @@ static int bad_script(void *config)
         optim_set_clip(optimizer, s->clip);
     if (s->scale > 0)
         optim_set_loss_scale(optimizer, s->scale);
-    for (int step = 0; step < 3; step++) {
-        int64_t n = step == 1 && !meta ? copy_parameters(model, before) : 0;
-        train_step(s, model, optimizer, train, step == 1 && !meta);
-        if (step == 1 && !meta) {
+    for (int step = 0; step <= AFTER; step++) {
+        int spoiled = step == SPOILED && !meta;
+        int64_t n = spoiled ? copy_parameters(model, before) : 0;
+        unsigned long long graphs = stand_in_seen().graphs;
+        train_step(s, model, optimizer, train, spoiled);
+        if (spoiled && context_current()->card && stand_in_seen().graphs == graphs)
+            fail_msg("the bad step had no graph");
+        if (spoiled) {
             s->code = error_code();
             snprintf(s->message, sizeof s->message, "%s", error_message());
             error_clear();
@@ -81,7 +88,8 @@ static int bad_script(void *config)
 /* Without a plan: what follows an error goes its own way. */
 static void run_or_fail(const char *what, const char *device)
 {
-    Context *context = context_create(&(ContextOptions){.threads = 1, .seed = 3, .device = device});
+    Context *context = context_create(&(ContextOptions){
+        .memory = MEMTRACK_RESERVED, .capacity = 64 << 20, .threads = 1, .seed = 3, .device = device});
     Context *outside = context_use(context);
     int scope = tensor_scope_begin();
     if (bad_script(&bad))

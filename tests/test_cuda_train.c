@@ -121,9 +121,10 @@ static void stored_bases(void **state)
                      2e-3);
 }
 
-/* ---- Waits ----------------------------------------------------------------------------------- */
+/* ---- Waits, and graphs ------------------------------------------------------------------------- */
 
-enum { COUNTED_STEPS = 6 };
+/* The second step is the first of its kind: the third is captured, and all after it come as graphs. */
+enum { COUNTED_STEPS = 8, STEADY = 4 };
 static StandInCounts seen[COUNTED_STEPS];
 
 /* As the command trains; what the stand-in has counted when each step is done. */
@@ -174,12 +175,20 @@ static void a_step_waits_once(void **state)
         Case c = cases[i];
         char name[128];
         RunOptions options = {.threads = 1, .seed = 3, .quiet = 1, .device = "cuda"};
+        c.samples = 4 * CASE_BATCH; /* so that all steps are alike */
         assert_int_equal(brim_run(counted_script, &c, &options), 0);
         for (int step = 1; step < COUNTED_STEPS; step++) {
-            unsigned long long waits = seen[step].waits - seen[step - 1].waits;
-            if (waits != 1 || seen[step].used != seen[0].used)
-                fail_msg("%s: step %d waits %llu times, and the card has %lld bytes more in use",
-                         case_text(&c, name), step + 1, waits, (long long)(seen[step].used - seen[0].used));
+            const StandInCounts *now = &seen[step], *last = now - 1;
+            if (now->waits - last->waits != 1)
+                fail_msg("%s: step %d waits %llu times", case_text(&c, name), step + 1,
+                         now->waits - last->waits);
+            if (step >= STEADY && (now->used != last->used || now->graphs == last->graphs))
+                fail_msg("%s: step %d takes %lld bytes more of the card, and launches %llu graphs",
+                         case_text(&c, name), step + 1, (long long)(now->used - last->used),
+                         now->graphs - last->graphs);
+            if (step >= STEADY && now->launches != last->launches)
+                fail_msg("%s: step %d starts %llu kernels by themselves", case_text(&c, name), step + 1,
+                         now->launches - last->launches);
         }
     }
 }

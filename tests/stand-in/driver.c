@@ -331,12 +331,13 @@ API int cuFuncSetAttribute(void *function, int attribute, int value)
 /* ---- What tests ask for ---- */
 
 /* Launches, copies, waits, bytes that the current card has in use. */
-API void stand_in_counts(unsigned long long out[4])
+API void stand_in_counts(unsigned long long out[5])
 {
     out[0] = stand_in.launches;
     out[1] = stand_in.copies;
     out[2] = stand_in.waits;
     out[3] = stand_in_card ? stand_in_card->used : 0;
+    out[4] = stand_in.graphs;
 }
 
 /* Of the i-th visible card, for what counts processes (nvml.c): total, in use, of it another program's, and

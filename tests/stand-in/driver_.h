@@ -74,7 +74,7 @@ enum { CARDS_MAX = 16, CAPTURE_RELAXED = 2 };
 typedef struct StandIn {
     int initialised, cards, driver, mode, guard, deferred, seconds;
     int fail_in; /* the allocation that fails, counted down; 0 = none */
-    unsigned long long launches, copies, waits;
+    unsigned long long launches, copies, waits, graphs; /* graphs: that went */
     Card card[CARDS_MAX];
 } StandIn;
 extern StandIn stand_in;

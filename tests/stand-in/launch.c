@@ -120,6 +120,22 @@ API int cuStreamIsCapturing(void *stream, int *is)
     return status;
 }
 
+/* What the next call would come after: the call before it, as all are in one order. */
+API int cuStreamGetCaptureInfo_v2(void *stream, int *is, unsigned long long *id, void **graph,
+                                  void *const **last, size_t *count)
+{
+    int status = cuStreamIsCapturing(stream, is);
+    Queue *into = status ? NULL : stand_in_card->capture.into;
+    *id = 1;
+    if (graph)
+        *graph = into;
+    if (last)
+        *last = into ? (void *const *)(const void *)&into->last : NULL;
+    if (count)
+        *count = into && into->last;
+    return status;
+}
+
 /* A node is its work. The numbers of kinds are cuda.h's. */
 API int cuGraphGetNodes(void *graph, void **nodes, size_t *count)
 {
@@ -185,6 +201,7 @@ API int cuGraphLaunch(void *executable, void *stream)
     const Executable *e = executable;
     if (!status && stand_in_card->capture.into)
         status = CAPTURE_UNSUPPORTED;
+    stand_in.graphs += !status;
     for (Work *work = e->queue.first; work && !status; work = work->next)
         status = queue_put(stand_in_card, stream, work->run, work->data, work->bytes);
     return status;
