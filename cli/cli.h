@@ -95,6 +95,9 @@ int is_of_a_model(const char *path, const char *directory);
 
 /* Says what is wrong with the arguments; returns EXIT_USAGE. */
 int usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* The same of --device: what is missing for it here, in at most so many bytes. */
+enum { CHECK_DEVICE = 800 };
+int no_device(const Options *o, const char *why);
 int parse_size(const char *name, const char *text, uint64_t *out); /* 0 or EXIT_USAGE; name: of the flag */
 
 typedef struct LeverText {

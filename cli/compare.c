@@ -145,7 +145,8 @@ int command_compare(const Options *sets, int count)
         return c.lists ? usage("--four-ways is about one model, batch and length: a list is none")
                        : compare_four_ways(&first);
     for (int i = 0; i < count && first.run_steps; i++)
-        look_apart(&sets[i]);
+        if (look_apart(&sets[i]))
+            return EXIT_USAGE;
     if (!c.lists && resolve_checkpoint(&first))
         return EXIT_NO;
     c.count = c.lists ? list_rows(sets, count, variants) : variants_plan(&first, variants);

@@ -69,7 +69,10 @@ static int check_names(const Options *o)
     return parse_choice("--schedule", "constant, linear, cosine", o->schedule, schedules, &found);
 }
 
-enum { CHECK_DEVICE = 800 };
+int no_device(const Options *o, const char *why)
+{
+    return usage("--device %s: %s: `brim plan --device cuda --card NAME`", o->device, why);
+}
 
 static int check_device(const Options *o, const char *command)
 {
@@ -89,8 +92,7 @@ static int check_device(const Options *o, const char *command)
     int code = device_check(o->device, why, sizeof why);
     if (!code)
         return 0;
-    return usage("--device %s: %s%s", o->device, why,
-                 code == ERROR_STATE ? ": `brim plan --device cuda --card NAME`" : "");
+    return code == ERROR_STATE ? no_device(o, why) : usage("--device %s: %s", o->device, why);
 }
 
 static int check_levers(Options *o)

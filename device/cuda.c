@@ -47,7 +47,6 @@ enum {
     MODE_EXCLUSIVE = 3,
     MODE_PROHIBITED = 2,
     STREAM_NON_BLOCKING = 1,
-    COMPUTE_32F = 68,
     PARTS_IN_F32 = 16 /* cuBLAS's math mode: parts of 16-bit sums meet in f32 */
 };
 
@@ -248,7 +247,7 @@ static void close_locked(CudaDevice *d)
 
 int cuda_open(CudaDevice *d, int ordinal, const void *image, char *why, size_t size)
 {
-    *d = (CudaDevice){.compute = COMPUTE_32F};
+    *d = (CudaDevice){0};
     pthread_mutex_lock(&lock);
     int failed = open_locked(d, ordinal, image, why, size);
     if (failed)
@@ -388,6 +387,7 @@ int cuda_functions(CudaDevice *d, const char *const *names, int count, char *why
     int failed = find_functions(card, names, count, why, size);
     d->function = card->function;
     d->functions = card->functions;
+    d->names = names;
     pthread_mutex_unlock(&lock);
     return failed;
 }
@@ -474,15 +474,20 @@ static const char *blas_status(int status)
 void cuda_call_failed_(CudaDevice *d, int status, const CudaCall *call, const void *about)
 {
     const CudaProduct *p = about;
+    char text[96];
     if (d->error)
         return;
     keep(d, status);
+    cuda_error_text(status, text, sizeof text);
     if (call->kind == CUDA_CALL_PRODUCT)
         snprintf(d->failed, sizeof d->failed,
                  "cuBLAS: %s (%d) for a product of (%" PRId64 ",%" PRId64 ") and (%" PRId64 ",%" PRId64
                  "), %s into %s",
                  blas_status(status - CUDA_ERROR_OF_CUBLAS), status - CUDA_ERROR_OF_CUBLAS, p->n, p->k, p->k,
                  p->m, p->type_name, p->c_type_name);
+    else if (call->kind == CUDA_CALL_LAUNCH && d->names) /* a fault of a kernel before it may be the reason */
+        snprintf(d->failed, sizeof d->failed, "%s, said when the kernel %s was launched", text,
+                 d->names[call->function]);
 }
 
 int cuda_wait(CudaDevice *d)
@@ -496,7 +501,7 @@ int cuda_wait(CudaDevice *d)
 
 void cuda_failure(const CudaDevice *d, char *text, size_t size)
 {
-    if (d->error >= CUDA_ERROR_OF_CUBLAS)
+    if (d->failed[0])
         snprintf(text, size, "%s", d->failed);
     else
         cuda_error_text(d->error, text, size);

@@ -87,21 +87,21 @@ extern CudaDriver cuda;
 extern CudaBlas cublas;
 
 enum { CUDA_SCRATCH = 1 << 20 }; /* bytes, of partial sums that kernels leave to one another */
-/* Compute capabilities, times ten: the first that there are kernels for, the first with tensor cores for
- * bf16, and the one that is planned for where nothing says which. */
-enum { CUDA_OLDEST = 75, CUDA_BF16 = 80, CUDA_NEWEST = 90 };
+/* Compute capabilities, times ten: the first that there are kernels for, the first with tensor cores for bf16
+ * and for TF32, and the one that is planned for where nothing says which. */
+enum { CUDA_OLDEST = 75, CUDA_BF16 = 80, CUDA_TF32 = 80, CUDA_NEWEST = 90 };
 
 /* An open card, as one context uses it: a stream, on which everything goes, in order, and a cuBLAS handle.
  * The driver's context and the kernels are shared by all of the process. Calls return a status of the
  * driver's (0 = fine); the first that is not stays in `error`. */
 typedef struct CudaDevice {
     int ordinal, capability, multiprocessors; /* capability: times ten, 90 */
-    int compute;                              /* cublasComputeType of f32 products */
     int error;
     char name[64];    /* the driver's, "NVIDIA H200" */
-    char failed[160]; /* which product cuBLAS refused, where that is the error */
+    char failed[160]; /* what was refused, and the error, where that is known */
     void *context, *stream, *module, *blas;
     void **function; /* of the module's kernels, in the order of their list */
+    const char *const *names;
     int functions;
     size_t total; /* bytes of memory, as the driver says */
     void *nvml;   /* the card there, or NULL */

@@ -22,7 +22,7 @@ extern "C" {
     X(context, "context", "the driver's own, for this process")                                              \
     X(kernels, "kernels", "brim's code")                                                                     \
     X(library, "library", "cuBLAS's own")                                                                    \
-    X(graphs, "graphs", "the driver's, of kernels that come again")
+    X(graphs, "graphs", "graphs of kernels that come again")
 
 /* Who counts. A process alone: nvidia-smi's row of it. All programs: what nvidia-smi shows of the whole card,
  * where NVIDIA's management library does not tell a process's part. The driver: all programs too, and what

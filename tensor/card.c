@@ -182,7 +182,9 @@ static const char *text_of(unsigned long long tag)
 
 void card_note_fault_(Context *context, const OpCall *call)
 {
-    StepTag tag = {.what = (unsigned long long)(uintptr_t)call->row, .path = memtrack_path(context->tracker)};
+    StepTag tag = {.what = (unsigned long long)(uintptr_t)call->row,
+                   .name = word(context->module_kind),
+                   .path = memtrack_path(context->tracker)};
     cuda_step_fault(card_state_(context), call->in[call->row->checked], tag, call->run);
 }
 
@@ -201,6 +203,8 @@ static int64_t each_kept(const Tape *tape, StepEntry *entry, int64_t room)
             if (entry && kept && kept->block.data && count < room)
                 entry[count] = (StepEntry){.values = kept->block.data,
                                            .n = shape_numel(in->shape),
+                                           .row = in->shape.dim[in->shape.ndim - 1],
+                                           .padding = in->padding,
                                            .type = in->dtype,
                                            .tag = {.what = word(in->leaf ? row : in->op),
                                                    .name = in->leaf ? word(tensor_name(in)) : 0,
@@ -244,11 +248,19 @@ static int raise_device(Context *context, const char *op)
     cuda_failure(&context->card->device, text, sizeof text);
     if (op)
         return error_raise(ERROR_STATE, "%s failed on the card: %s", op, text);
+    if (context->card->sync)
+        return error_raise(ERROR_STATE, "an update or a copy failed on the card: %s", text);
     return error_raise(
         ERROR_STATE,
         "a kernel or a copy failed on the card: %s; BRIM_CUDA_SYNC=1 waits after each operation "
         "and names it",
         text);
+}
+
+int card_answers_(Context *context)
+{
+    return context && context->card && context->card->device.error ? raise_device(context, NULL)
+                                                                   : error_code();
 }
 
 int card_check_op_(Context *context, const char *op)
@@ -266,9 +278,13 @@ static int raise_fault(Context *context, const StepState *s)
     if (!row)
         return error_raise(ERROR_INDEX, "element %" PRId64 " of an operation's input is out of range",
                            element);
+    const char *kind = context->module_kind;
     memtrack_path_set(context->tracker, s->faulty.path);
-    return error_raise(ERROR_INDEX, "%s: element %" PRId64 " is %" PRId32 "; %s", row->name, element,
-                       s->fault_value, row->checked_range);
+    context->module_kind = text_of(s->faulty.name);
+    error_raise(ERROR_INDEX, "%s: element %" PRId64 " is %" PRId32 "; %s", row->name, element, s->fault_value,
+                row->checked_range);
+    context->module_kind = kind;
+    return context->error;
 }
 
 static int raise_loss(Context *context, const StepState *s)
@@ -301,6 +317,23 @@ int card_read_(Context *context)
     return context->error;
 }
 
+int card_look(Context *context)
+{
+    ContextCard *card = context->card;
+    const MemDevice *memory = &card->memory;
+    if (context->meta || !card->room || card->device.error)
+        return -1;
+    memory->read(memory->user, card_state_(context), sizeof card->state, &card->state);
+    return card->device.error ? -1 : 0;
+}
+
+int card_took_effect(const Context *context, int64_t operation)
+{
+    const StepState *s = &context->card->state;
+    return context->meta ||
+           (!s->is_bad && (s->fault == clean.fault || operation < (int64_t)(s->fault >> FAULT_BITS)));
+}
+
 void card_step_end(Context *context)
 {
     if (context->meta || !context->card->room)
@@ -309,10 +342,10 @@ void card_step_end(Context *context)
     write_state(context, &clean);
 }
 
-void card_find_control(Context *context, const Storage *squares, int64_t count, double scale, float max_norm)
+void card_find_control(Context *context, const double *squares, int64_t count, double scale, float max_norm)
 {
     if (!context->meta)
-        cuda_step_control(card_state_(context), storage_data(squares), count, scale, max_norm, &context->run);
+        cuda_step_control(card_state_(context), squares, count, scale, max_norm, &context->run);
 }
 
 const struct UpdateControl *card_control(const Context *context)
@@ -356,6 +389,7 @@ void card_decode_(Context *context, const StoredArray *from, int transposed, int
     if (from->dtype == DTYPE_F32 && !transposed) {
         card->memory.read(&card->device, (const float *)from->at + first, (uint64_t)count * sizeof(float),
                           values);
+        card_answers_(context);
         return;
     }
     for (int64_t done = 0, n; done < count; done += n) {
@@ -363,6 +397,7 @@ void card_decode_(Context *context, const StoredArray *from, int transposed, int
         (transposed ? k->decode_transposed : k->decode)(from, first + done, n, scratch, &context->run);
         card->memory.read(&card->device, scratch, (uint64_t)n * sizeof(float), values + done);
     }
+    card_answers_(context);
 }
 
 int64_t card_fault_(Context *context)

@@ -50,6 +50,8 @@ struct Tensor {
     const char *op;         /* that made it, for messages */
     MemComponent component; /* a leaf's, also while its data are gone */
     DType grad_type;        /* of its gradient's elements; an activation's is its own type */
+    int32_t padding;        /* elements at the end of each row that hold nothing (tensor_logits_) */
+    int64_t labelled;  /* 1 + how many elements are not BATCH_IGNORE (tensor_set_labelled_); 0 = unknown */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
@@ -92,6 +94,9 @@ struct GradientHook {
      * checkpoint that received no gradient is not run again, so only now is it known that nothing else adds
      * to what it used. */
     void (*end)(Context *context, void *user);
+    /* An error is raised: says in `text`, as the end of its sentence, what of this step is done and stays;
+     * nothing where that is nothing. NULL = it does nothing. */
+    void (*failed)(Context *context, void *user, char *text, size_t size);
     void *user;
 };
 
@@ -234,6 +239,16 @@ int tensor_readable(const Tensor *tensor, const char *what);
 /* The 16-bit copy of an f32 weight, whose gradient is the weight's, in f32. */
 Tensor *tensor_cast_weight_(Tensor *weight, DType type);
 
+/* Elements from one row of a head's logits to the next, where nobody but the loss sees them: on a card, whose
+ * tensor cores want rows that begin on boundaries, more than there are classes. */
+int64_t tensor_logits_ld_(const Context *context, int64_t classes);
+/* tensor_linear of a head, (…, tensor_logits_ld_), of which the last elements hold nothing (its `padding`).
+ * For tensor_cross_entropy, and nobody else. */
+Tensor *tensor_logits_(Tensor *hidden, Tensor *weight, Tensor *bias);
+/* The host says how many of the labels that it has written count, so that nobody need ask the card. They are
+ * unknown again when something else is written. */
+void tensor_set_labelled_(Tensor *labels, int64_t count);
+
 /* An adapter's two operations (ops_lora.c). u = dropout(x (…,in)) A^T, A (rank,in); p 0 = no dropout. */
 Tensor *tensor_lora_down(Tensor *x, Tensor *a, float p);
 /* y (…,out) + scale u (…,rank) B^T, B (out,rank); takes y's storage where y is donated. */
@@ -343,12 +358,17 @@ CudaUse context_device_use(const Context *context);
 /* Updates will read from *card_control: nothing is to be updated after a fault, a loss that is not finite, or
  * gradients of which one is not; and the factor on every gradient, which undoes the scale of the loss and
  * clips (max_norm 0: does not). squares (count): the sum of each gradient's squares. */
-void card_find_control(Context *context, const Storage *squares, int64_t count, double scale, float max_norm);
+void card_find_control(Context *context, const double *squares, int64_t count, double scale, float max_norm);
 const struct UpdateControl *card_control(const Context *context);
 /* Waits for the step, and raises what went wrong in it. squares: of all gradients. Returns error_code(). */
 int card_step_read(Context *context, int *skip, double *squares);
 /* The next operation begins another step. */
 void card_step_end(Context *context);
+/* What has gone wrong is looked at, and not raised (waits). 0, or -1: the card does not answer. */
+int card_look(Context *context);
+/* Whether an update put on the card after this operation, and before another, has written anything; by what
+ * was read last. */
+int card_took_effect(const Context *context, int64_t operation);
 /* A number of rows, at most `most`, that a kernel has counted (waits). */
 void card_read_count(const KernelRun *run, const int64_t *at, int64_t most, int64_t *count);
 /* The index of the first element that is not finite (waits); -1 = all are. */

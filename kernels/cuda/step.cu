@@ -17,7 +17,8 @@ DEVICE StepTag first_bad(const StepEntry *entry, int64_t entries, float *shared)
     for (int64_t e = 0; e < entries; e++) {
         float bad = 0;
         for (int64_t i = THREAD.x; i < entry[e].n; i += BLOCK_SIZE.x)
-            bad = isfinite(value_load(entry[e].type, entry[e].values, i)) ? bad : 1.0f;
+            if (!entry[e].padding || i % entry[e].row < entry[e].row - entry[e].padding)
+                bad = isfinite(value_load(entry[e].type, entry[e].values, i)) ? bad : 1.0f;
         if (block_max(bad, shared) > 0)
             return entry[e].tag;
     }
@@ -63,6 +64,6 @@ GLOBAL(step_control, 256, StepControlArguments)
     double norm = sqrt(sum) / a.scale, most = (double)a.max_norm / (norm + 1e-6);
     double clip = a.max_norm > 0 && most < 1 ? most : 1;
     s->squares = sum;
-    s->control.skip = s->fault != ~0ull || s->is_bad || !isfinite(sum);
+    s->control.skip = s->control.skip || s->fault != ~0ull || s->is_bad || !isfinite(sum);
     s->control.grad_scale = (float)(clip / a.scale);
 }

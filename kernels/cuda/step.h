@@ -28,9 +28,10 @@ typedef struct StepState {
 /* A tensor that a loss depends on. */
 typedef struct StepEntry {
     const void *values;
-    int64_t n;
+    int64_t n, row; /* in rows, */
     StepTag tag;
     DType type;
+    int32_t padding; /* of which so many elements at the end hold nothing */
 } StepEntry;
 
 typedef struct StepFaultArguments {
@@ -61,7 +62,7 @@ void cuda_step_fault(StepState *state, const int32_t *values, StepTag tag, const
 void cuda_step_loss(StepState *state, const float *loss, const StepEntry *entry, int64_t entries,
                     const KernelRun *run);
 /* What updates read (state->control): nothing is to be updated after a fault, a loss that is not finite, or
- * gradients whose squares are not; and the factor on every gradient. */
+ * gradients whose squares are not, these or others of the step; and the factor on every gradient. */
 void cuda_step_control(StepState *state, const double *squares, int64_t count, double scale, float max_norm,
                        const KernelRun *run);
 

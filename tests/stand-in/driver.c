@@ -13,6 +13,9 @@
  *   STAND_IN_ORDER=reverse     blocks and threads from the last to the first
  *   STAND_IN_SECONDS=60        of a processor, after which a kernel counts as an endless loop
  *   STAND_IN_FAIL=N            the N-th allocation from here fails
+ *   STAND_IN_REFUSE=N          the N-th launch is refused
+ *   STAND_IN_LOST=N            the card is gone when it comes to the N-th kernel or copy
+ *   STAND_IN_TRAP=N            the N-th kernel reads where nothing is
  *   STAND_IN_COUNT=1           says at the end what was done
  * CUDA_VISIBLE_DEVICES chooses, as with the real one; MIG-… makes a slice of a seventh of the first card. */
 #include "driver_.h"
@@ -73,6 +76,9 @@ API int cuInit(unsigned flags)
     stand_in.deferred = !number("STAND_IN_EAGER", 0);
     stand_in.seconds = number("STAND_IN_SECONDS", 60);
     stand_in.fail_in = number("STAND_IN_FAIL", 0);
+    stand_in.refuse_in = number("STAND_IN_REFUSE", 0);
+    stand_in.lost_in = number("STAND_IN_LOST", 0);
+    stand_in.trap_in = number("STAND_IN_TRAP", 0);
     simt_reverse(says("STAND_IN_ORDER", "reverse"));
     int cards = number("STAND_IN_CARDS", 1);
     stand_in.cards = visible(cards < 0 ? 0 : cards > CARDS_MAX ? CARDS_MAX : cards, &slice, numbers);

@@ -7,7 +7,7 @@ enum { ARGUMENTS_MAX = 4096, SHARED_FREE = 48 << 10 };
 
 static void run_launch(void *data)
 {
-    int status = trap_launch(data);
+    int status = comes_true(&stand_in.trap_in) ? ILLEGAL_ADDRESS : trap_launch(data);
     if (status)
         stand_in_card->fault = status;
 }
@@ -68,6 +68,8 @@ API int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigne
     if (!launch)
         return status;
     stand_in.launches++;
+    if (comes_true(&stand_in.refuse_in))
+        return free(launch), LAUNCH_OUT_OF_RESOURCES;
     status = queue_put(stand_in_card, stream, run_launch, launch, sizeof *launch + launch->kernel->arguments);
     free(launch);
     return status;
