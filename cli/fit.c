@@ -216,7 +216,7 @@ static void fill_seq(Fit *fit, Method *m, int card, int max_seq)
     Plan plan;
     m->seq[card] = fit->seq_step * (int)largest(fit, m, &lengths, fit_limit(fit, card));
     m->bound[card] = bound_of(&m->variant.plan);
-    if (!m->seq[card] && lengths.kind == fit->kind_of[0])
+    if (!m->seq[card] && (lengths.kind == fit->kind_of[fit->shown] || m->needs[lengths.kind] == UINT64_MAX))
         return;
     plan_at(fit, m, lengths.kind, o->batch, m->seq[card] ? m->seq[card] : o->seq, &plan);
     m->bound[card] = bound_of(&plan);
@@ -227,7 +227,9 @@ static void fill_row(Fit *fit, Method *m)
     const Options *o = &m->variant.options;
     int max_seq = nn_preset_max_seq(&o->preset);
     fit->seq_step = max_seq >= 4096 ? 128 : max_seq >= 512 ? 16 : 1;
-    plan_at(fit, m, fit->kind_of[0], o->batch, o->seq, &m->variant.plan);
+    plan_at(fit, m, fit->kind_of[fit->shown], o->batch, o->seq, &m->variant.plan);
+    while (m == fit->method && m->variant.plan.status && fit->shown + 1 < fit->cards)
+        plan_at(fit, m, fit->kind_of[++fit->shown], o->batch, o->seq, &m->variant.plan);
     if (m->variant.plan.status)
         return;
     for (int i = 0; i < fit->kinds; i++)

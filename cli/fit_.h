@@ -29,8 +29,8 @@ typedef struct Bound {
 
 /* A row: the options with some levers pulled, and every need planned so far. */
 typedef struct Method {
-    Variant variant; /* its plan is as asked for, on the first card; the plan's hints and lists are freed */
-    uint64_t needs[KINDS]; /* as asked for */
+    Variant variant; /* its plan is as asked for, on the card `shown`; the plan's hints and lists are freed */
+    uint64_t needs[KINDS]; /* as asked for; UINT64_MAX: cannot be planned for such a card */
     Need memo[MEMO];
     int memos;
     int batch[CARDS], seq[CARDS]; /* the largest and longest that fit; 0 = none */
@@ -45,7 +45,7 @@ typedef struct Fit {
     char title[CARDS][24];
     const char *name[CARDS]; /* of `brim gpus`; NULL = a size alone */
     int kind_of[CARDS];
-    int cards;
+    int cards, shown; /* shown: the first that the options can be planned for */
     Kind kind[KINDS];
     int kinds;
     int seq_step;                /* lengths are multiples of it */

@@ -24,11 +24,14 @@ static void heading(const Fit *fit, const char *title, const char *columns, cons
     printf("\n");
 }
 
-/* "no, -6.7" GiB, which never reads as nothing. */
-static void missing_cell(uint64_t bytes)
+/* "no, -6.7" GiB, which never reads as nothing; "no" where a plan is refused for such a card. */
+static void missing_cell(uint64_t needs, uint64_t limit)
 {
     char text[24];
-    if (bytes < UINT64_C(100) << 20)
+    uint64_t bytes = needs - limit;
+    if (needs == UINT64_MAX)
+        snprintf(text, sizeof text, "no");
+    else if (bytes < UINT64_C(100) << 20)
         snprintf(text, sizeof text, "no, -%" PRIu64 " MiB", (bytes + (1 << 20) - 1) >> 20);
     else
         snprintf(text, sizeof text, "no, -%.1f", gib(bytes));
@@ -40,7 +43,7 @@ static void batch_cell(const Fit *fit, const Method *m, int card)
     const Options *o = &m->variant.options;
     char text[40], times[16] = "";
     if (!m->batch[card]) {
-        missing_cell(fit_needs(fit, m, card) - fit_limit(fit, card));
+        missing_cell(fit_needs(fit, m, card), fit_limit(fit, card));
         return;
     }
     if (o->accumulate != fit->options->accumulate)
@@ -80,14 +83,14 @@ static void print_bound(const Fit *fit, const Method *m)
 /* It says what fits as asked for, not the largest: nothing here can be planned. */
 static void pytorch_row(const Fit *fit)
 {
-    printf("%-*s %10s %6s", SHORT, "PyTorch eager, as is, ESTIMATED", report_size(fit_pytorch(fit, 0)).text,
-           "");
+    printf("%-*s %10s %6s", SHORT, "PyTorch eager, as is, ESTIMATED",
+           report_size(fit_pytorch(fit, fit->shown)).text, "");
     for (int i = 0; i < fit->cards; i++) {
         uint64_t needs = fit_pytorch(fit, i);
         if (needs <= fit_limit(fit, i))
             printf(" %12s", "yes");
         else
-            missing_cell(needs - fit_limit(fit, i));
+            missing_cell(needs, fit_limit(fit, i));
     }
     printf("\n");
 }
@@ -230,7 +233,8 @@ static void say_cards_planned(const Fit *fit)
     if (device_cuda_ordinal(fit->options->device) < 0)
         return;
     if (kinds_shown(fit) > 1)
-        line_add(&line, "Each column is planned for its card; needs are those of %s.", fit->title[0]);
+        line_add(&line, "Each column is planned for its card; needs are those of %s.",
+                 fit->title[fit->shown]);
     if (shows_size(fit))
         line_add(&line, "%sA size is planned for %s.", line.text[0] ? " " : "", size_card(fit).text);
     if (line.text[0])
@@ -273,12 +277,15 @@ void fit_print(const Fit *fit)
 static json_t *card_json(const Fit *fit, const Method *m, int card)
 {
     const Bound *bound = &m->bound[card];
-    return json_pack(
-        "{s:s, s:b, s:I, s:I, s:i, s:i, s:{s:s, s:I, s:s, s:s}}", "card", fit->title[card], "fits",
-        fit_fits(fit, m, card), "free_bytes", (json_int_t)(fit_limit(fit, card) - fit_needs(fit, m, card)),
-        "needs_bytes", (json_int_t)fit_needs(fit, m, card), "largest_batch", m->batch[card], "longest_seq",
-        m->seq[card], "bound_at_longest", "group", memtrack_group_name(bound->group), "bytes",
-        (json_int_t)bound->bytes, "phase", memtrack_phase_name(bound->phase), "place", bound->path);
+    uint64_t needs = fit_needs(fit, m, card);
+    int planned = needs != UINT64_MAX;
+    return json_pack("{s:s, s:b, s:o, s:o, s:i, s:i, s:{s:s, s:I, s:s, s:s}}", "card", fit->title[card],
+                     "fits", fit_fits(fit, m, card), "free_bytes",
+                     planned ? json_integer((json_int_t)(fit_limit(fit, card) - needs)) : json_null(),
+                     "needs_bytes", planned ? json_integer((json_int_t)needs) : json_null(), "largest_batch",
+                     m->batch[card], "longest_seq", m->seq[card], "bound_at_longest", "group",
+                     memtrack_group_name(bound->group), "bytes", (json_int_t)bound->bytes, "phase",
+                     memtrack_phase_name(bound->phase), "place", bound->path);
 }
 
 static json_t *row_json(const Fit *fit, const Method *m)
@@ -327,6 +334,6 @@ void fit_print_json(const Fit *fit)
     json_print(json_pack("{s:s, s:I, s:i, s:i, s:I, s:s, s:I, s:o, s:o}", "model", fit->options->model,
                          "parameters", (json_int_t)fit->parameters, "batch", fit->options->batch, "seq",
                          fit->options->seq, "reserve_bytes", (json_int_t)fit->options->reserve, "verdict",
-                         fit_verdict(fit).text, "pytorch_estimated_bytes", (json_int_t)fit_pytorch(fit, 0),
-                         "cards", cards, "methods", rows));
+                         fit_verdict(fit).text, "pytorch_estimated_bytes",
+                         (json_int_t)fit_pytorch(fit, fit->shown), "cards", cards, "methods", rows));
 }

@@ -37,7 +37,7 @@ uint64_t fit_needs(const Fit *fit, const Method *m, int card)
 
 int fit_fits(const Fit *fit, const Method *m, int card)
 {
-    return !m->variant.plan.status && fit_needs(fit, m, card) <= fit_limit(fit, card);
+    return !m->variant.plan.status && fit_needs(fit, m, card) <= fit_limit(fit, card); /* never UINT64_MAX */
 }
 
 const Method *fit_best(const Fit *fit, int card)
@@ -74,7 +74,8 @@ uint64_t fit_pytorch(const Fit *fit, int card)
                     report_group(s->own_peak, MEM_GROUP_GRADIENTS) +
                     report_group(s->own_peak, MEM_GROUP_OPTIMIZER_STATES);
     step += masters ? masters : trained; /* of what the update changes */
-    return fit_needs(fit, &fit->method[0], card) + (step > s->peak ? step - s->peak : 0);
+    uint64_t needs = fit_needs(fit, &fit->method[0], card);
+    return needs == UINT64_MAX ? needs : needs + (step > s->peak ? step - s->peak : 0);
 }
 
 /* ---- The sentence ---------------------------------------------------------------------------- */
@@ -134,8 +135,11 @@ static void say_none(LeverText *out, const Fit *fit, int others)
     LeverText flags = levers_text(&least->variant.options, fit->options);
     lever_add(out, "%s fits ", others ? "; nothing here" : "Nothing here");
     say_cards(out, fit, NULL);
-    lever_add(out, ": the least need is %s%s%s; ", report_size(least->needs[kind]).text,
-              flags.text[0] ? ", with " : "", flags.text);
+    if (least->needs[kind] == UINT64_MAX)
+        lever_add(out, ": nothing of it can be planned for such a card; ");
+    else
+        lever_add(out, ": the least need is %s%s%s; ", report_size(least->needs[kind]).text,
+                  flags.text[0] ? ", with " : "", flags.text);
     say_smallest_card(out, fit);
 }
 

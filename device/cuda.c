@@ -281,7 +281,7 @@ CudaUse cuda_in_use(const CudaDevice *d)
     cuda_use(d);
     cuda_take_reading(d->nvml, &now);
     CudaUse use = cuda_use_between(d->reading, &now);
-    use.graphs = d->graph_bytes;
+    use.graphs = use.used ? d->graph_bytes : 0;
     return use;
 }
 

@@ -84,5 +84,6 @@ int device_planned_capability(const char *device, const char *card)
 
 int device_plans_alike(int a, int b)
 {
-    return (a >= CUDA_OLDEST) == (b >= CUDA_OLDEST) && cuda_workspace_bytes(a) == cuda_workspace_bytes(b);
+    return (a >= CUDA_OLDEST) == (b >= CUDA_OLDEST) && (a >= CUDA_TF32) == (b >= CUDA_TF32) &&
+           cuda_workspace_bytes(a) == cuda_workspace_bytes(b);
 }

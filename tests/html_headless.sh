@@ -81,7 +81,7 @@ train many --batch 1 --seq 16 --accumulate 24 --steps 2
 [ ! -e "$1/stand-in/libcuda.so.1" ] || {
     echo '{"model_type": "llama", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true}' >"$keep/card.json"
     export BRIM_CUDA_DRIVER="$1/stand-in/libcuda.so.1" BRIM_CUBLAS="$1/stand-in/libcublas.so.13" BRIM_NVML="$1/stand-in/libnvidia-ml.so.1"
-    STAND_IN_OTHERS=300 STAND_IN_LIBRARY=8 STAND_IN_NVML=host train card --model "$keep/card.json" --device cuda --batch 2 --seq 16 --max-samples 40 --steps 3
+    STAND_IN_CAPABILITY=80 STAND_IN_OTHERS=300 STAND_IN_LIBRARY=8 STAND_IN_NVML=host train card --model "$keep/card.json" --device cuda --batch 8 --seq 64 --max-samples 40 --steps 3
 }
 # A crash: the end is missing, the last line broken off.
 head -c -700 "$keep/plain.jsonl" >"$keep/crashed.jsonl"

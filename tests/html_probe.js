@@ -44,7 +44,7 @@
   function cards() {
     if (runs.length > 1) return;
     for (const run of runs) {
-      const card = run.memory && run.memory.card, rows = all('table').filter(t => /^On the card/.test(t.caption.textContent)).flatMap(t => [...t.tBodies[0].rows]);
+      const card = run.memory && run.memory.card, rows = all('table').filter(t => t.caption && /^On the card/.test(t.caption.textContent)).flatMap(t => [...t.tBodies[0].rows]);
       if (!card) { same('no card, no rows', rows.length, 0); continue; }
       const shown = rows.map(r => [r.cells[0].textContent, r.cells[1].textContent]);
       const parts = shown.filter(([name]) => name !== 'used'), sum = parts.reduce((a, [name]) => a + card[name + '_bytes'], 0);

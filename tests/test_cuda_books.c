@@ -28,7 +28,7 @@ static Outcome *train(void)
                                "--log",     log,
                                "--batch",   "1",
                                "--seq",     "16",
-                               "--steps",   "1",
+                               "--steps",   "3",
                                "--device",  "cuda",
                                "--quiet",   "--max-samples",
                                "20",        NULL};
@@ -74,6 +74,7 @@ static void check_rows(const json_t *card, const char *counter, json_int_t other
     assert_int_equal(bytes(card, "context"), context);
     assert_int_equal(bytes(card, "kernels"), KERNELS);
     assert_int_equal(bytes(card, "library"), LIBRARY);
+    assert_true(bytes(card, "graphs") > 0 && bytes(card, "graphs") % (2 * MIB) == 0);
     assert_true(bytes(card, "unaccounted") >= 0 && bytes(card, "unaccounted") < 2 * MIB);
     assert_int_equal(bytes(card, "reserved") + others + context + KERNELS + LIBRARY + bytes(card, "graphs") +
                          bytes(card, "unaccounted"),

@@ -55,7 +55,8 @@ static void plan_is_run(void **state)
     assert_true(number(memory, "needs_bytes") == number(json_object_get(memory, "planned"), "needs_bytes"));
     double rows = number(used, "reserved_bytes") + number(used, "context_bytes") +
                   number(used, "kernels_bytes") + number(used, "library_bytes") +
-                  number(used, "graphs_bytes") + number(used, "unaccounted_bytes");
+                  number(used, "graphs_bytes") + number(used, "others_bytes") +
+                  number(used, "unaccounted_bytes");
     assert_true(number(used, "graphs_bytes") > 0);
     assert_true(rows == number(used, "used_bytes") && number(used, "context_bytes") > 0);
     assert_true(number(used, "unaccounted_bytes") >= 0 && number(used, "unaccounted_bytes") < 2 << 20);
