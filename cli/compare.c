@@ -72,7 +72,9 @@ static void print_json(const Comparison *c)
     json_t *rows = json_array();
     for (int i = 0; i < c->count; i++)
         json_array_append_new(rows, variant_json(c, &c->variants[i]));
-    json_print(json_pack("{s:s, s:o}", "model", c->options->model, "variants", rows));
+    json_t *all = json_pack("{s:s, s:o}", "model", c->options->model, "variants", rows);
+    planned_card_json(all, c->options);
+    json_print(all);
 }
 
 static void print_csv(const Comparison *c)

@@ -418,7 +418,7 @@ static void print_end(const Options *o, const Writing *w, const Plan *plan, cons
     print_speed(o, w);
     printf("\n");
     inference_table(o, w->parameters, &plan->memory, &result->memory);
-    report_process(stdout, &result->memory);
+    report_beyond(stdout, &result->memory);
     if (result->segments_off_plan)
         printf("%" PRId64 " segment%s went off the plan\n", result->segments_off_plan,
                plural(result->segments_off_plan));
@@ -518,12 +518,16 @@ int plan_inference(const Options *options)
     if (plan_writing(&o, &w, &plan))
         return EXIT_NO;
     if (o.json) {
-        json_print(json_pack("{s:s, s:I, s:i, s:o, s:o}", "model", o.model, "parameters",
-                             (json_int_t)w.parameters, "cache_tokens", writes(&o) ? o.seq : 0, "textbook",
-                             textbook_of(&o, w.parameters), "memory", json_memory(&plan.memory, NULL)));
+        json_t *all = json_pack("{s:s, s:I, s:i, s:o, s:o}", "model", o.model, "parameters",
+                                (json_int_t)w.parameters, "cache_tokens", writes(&o) ? o.seq : 0, "textbook",
+                                textbook_of(&o, w.parameters), "memory", json_memory(&plan.memory, NULL));
+        planned_card_json(all, &o);
+        json_print(all);
     } else {
         print_inference(&o, &w);
         inference_table(&o, w.parameters, &plan.memory, NULL);
+        if (planned_card(&o).capability)
+            printf("Planned for %s.\n", planned_card(&o).text);
     }
     int status = check_fits(&o, &plan, 0);
     plan_free(&plan);

@@ -83,6 +83,8 @@ static int check_device(const Options *o, const char *command)
             "--card %s needs --device cuda: a plan for the CPU is of no card; `brim fit --card %s` says "
             "what fits one",
             o->cards, o->cards);
+    if (o->cards && strchr(o->cards, ',') && strcmp(command, "fit") != 0)
+        return usage("--card %s: a plan is for one card; `brim fit` takes several", o->cards);
     if (o->no_graphs && device_cuda_ordinal(o->device) < 0)
         return usage("--no-graph needs --device cuda: graphs start the kernels of a card");
     if (plans && device_cuda_ordinal(o->device) >= 0)
@@ -346,7 +348,8 @@ static const struct {
 } modes[] = {
     {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
     {"--inference", "plans without training",
-     " --inference --model --init --init-partial --adapter --resize-vocab --vocab --batch --seq --prefill "
+     " --inference --model --card --init --init-partial --adapter --resize-vocab --vocab --batch --seq "
+     "--prefill "
      "--threads --device --budget --json --weights --quantize "},
     {"--four-ways", "plans four ways of its own", " --four-ways --model --batch --seq --threads --json "},
 };

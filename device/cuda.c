@@ -11,6 +11,7 @@
 #include "../memtrack/memtrack.h"
 #include "cuda_find.h"
 #include "graph.h"
+#include "nvml.h"
 
 CudaDriver cuda;
 CudaBlas cublas;
@@ -46,15 +47,15 @@ enum {
     MODE_EXCLUSIVE = 3,
     MODE_PROHIBITED = 2,
     STREAM_NON_BLOCKING = 1,
-    COMPUTE_32F = 68,
     PARTS_IN_F32 = 16 /* cuBLAS's math mode: parts of 16-bit sums meet in f32 */
 };
 
 /* What all who open a card share. */
 typedef struct SharedCard {
     int refs, functions;
-    void *context, *module, **function;
-    size_t total, before, after_context, after_kernels;
+    void *context, *module, **function, *nvml;
+    size_t total;
+    CudaReading reading[CUDA_MOMENTS];
 } SharedCard;
 
 static SharedCard shared[CUDA_CARDS];
@@ -155,36 +156,42 @@ static int look_at(CudaDevice *d, int ordinal, char *why, size_t size)
     return d->capability < CUDA_OLDEST || mode == MODE_PROHIBITED ? -1 : 0;
 }
 
-static size_t bytes_free(size_t *total)
+/* The first context, and what it takes. */
+static int begin(SharedCard *card, int ordinal, char *why, size_t size)
 {
-    size_t some = 0, all = 0;
-    cuda.memory_info(&some, &all);
-    if (total)
-        *total = all;
-    return some;
+    unsigned char uuid[16];
+    size_t left;
+    int e, mode = 0;
+    *card = (SharedCard){.nvml = cuda.device_uuid(uuid, ordinal) ? NULL : nvml_open(uuid)};
+    cuda_take_reading(card->nvml, &card->reading[CUDA_BEFORE]);
+    if ((e = cuda.context_retain(&card->context, ordinal))) {
+        nvml_close(card->nvml);
+        cuda.device_attribute(&mode, ATTRIBUTE_COMPUTE_MODE, ordinal);
+        return says(why, size,
+                    mode == MODE_EXCLUSIVE ? "the card is in exclusive use, and another program has it"
+                                           : "the driver gives no context",
+                    e);
+    }
+    cuda.context_set(card->context);
+    cuda.memory_info(&left, &card->total);
+    cuda_take_reading(card->nvml, &card->reading[CUDA_AFTER_CONTEXT]);
+    return 0;
 }
 
 /* The driver's context and the kernels, once a process. */
 static int join(CudaDevice *d, const void *image, char *why, size_t size)
 {
     SharedCard *card = &shared[d->ordinal];
-    int e, mode = 0;
+    int e;
     if (card->refs == 0) {
-        *card = (SharedCard){0};
-        if ((e = cuda.context_retain(&card->context, d->ordinal))) {
-            cuda.device_attribute(&mode, ATTRIBUTE_COMPUTE_MODE, d->ordinal);
-            return says(why, size,
-                        mode == MODE_EXCLUSIVE ? "the card is in exclusive use, and another program has it"
-                                               : "the driver gives no context",
-                        e);
-        }
-        cuda.context_set(card->context);
-        card->after_context = bytes_free(&card->total);
+        if (begin(card, d->ordinal, why, size))
+            return -1;
         if ((e = cuda.module_load(&card->module, image, 0, NULL, NULL))) {
             cuda.context_release(d->ordinal);
+            nvml_close(card->nvml);
             return says(why, size, "the kernels do not load on this card", e);
         }
-        card->after_kernels = bytes_free(NULL);
+        cuda_take_reading(card->nvml, &card->reading[CUDA_AFTER_KERNELS]);
     }
     card->refs++;
     cuda.context_set(card->context);
@@ -192,9 +199,9 @@ static int join(CudaDevice *d, const void *image, char *why, size_t size)
     d->module = card->module;
     d->function = card->function;
     d->functions = card->functions;
-    d->total = d->before = card->total;
-    d->after_context = card->after_context;
-    d->after_kernels = card->after_kernels;
+    d->total = card->total;
+    d->nvml = card->nvml;
+    memcpy(d->reading, card->reading, sizeof d->reading);
     return 0;
 }
 
@@ -206,6 +213,7 @@ static void leave(const CudaDevice *d)
     memtrack_host_free(NULL, card->function, (size_t)card->functions * sizeof *card->function);
     cuda.module_unload(card->module);
     cuda.context_release(d->ordinal);
+    nvml_close(card->nvml);
     *card = (SharedCard){0};
 }
 
@@ -217,12 +225,13 @@ static int open_locked(CudaDevice *d, int ordinal, const void *image, char *why,
         return -1;
     if ((e = cuda.stream_create(&d->stream, STREAM_NON_BLOCKING)))
         return says(why, size, "the driver gives no stream", e);
+    cuda_take_reading(d->nvml, &d->reading[CUDA_BEFORE_LIBRARY]);
     if ((e = cublas.create(&d->blas)) || (e = cublas.set_stream(d->blas, d->stream)) ||
         (e = cublas.set_math_mode(d->blas, PARTS_IN_F32))) {
         snprintf(why, size, "cuBLAS does not start (its status %d); it needs some memory of the card", e);
         return -1;
     }
-    d->after_blas = bytes_free(NULL);
+    cuda_take_reading(d->nvml, &d->reading[CUDA_AFTER_LIBRARY]);
     return 0;
 }
 
@@ -238,7 +247,7 @@ static void close_locked(CudaDevice *d)
 
 int cuda_open(CudaDevice *d, int ordinal, const void *image, char *why, size_t size)
 {
-    *d = (CudaDevice){.compute = COMPUTE_32F};
+    *d = (CudaDevice){0};
     pthread_mutex_lock(&lock);
     int failed = open_locked(d, ordinal, image, why, size);
     if (failed)
@@ -262,6 +271,18 @@ void cuda_use(const CudaDevice *d)
 {
     if (d->stream)
         cuda.context_set(d->context);
+}
+
+CudaUse cuda_in_use(const CudaDevice *d)
+{
+    CudaReading now;
+    if (!d->stream)
+        return (CudaUse){.counter = CUDA_COUNTERS};
+    cuda_use(d);
+    cuda_take_reading(d->nvml, &now);
+    CudaUse use = cuda_use_between(d->reading, &now);
+    use.graphs = d->graph_bytes;
+    return use;
 }
 
 int cuda_driver_version(void)

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cuda_count.h"
+
 typedef unsigned long long CudaPointer;
 typedef struct CudaGraphs CudaGraphs; /* graph.h */
 
@@ -24,6 +26,7 @@ typedef struct CudaKernelNode {
     X(device_get, "cuDeviceGet", (int *, int))                                                               \
     X(device_name, "cuDeviceGetName", (char *, int, int))                                                    \
     X(device_attribute, "cuDeviceGetAttribute", (int *, int, int))                                           \
+    X(device_uuid, "cuDeviceGetUuid_v2", (unsigned char *, int))                                             \
     X(context_retain, "cuDevicePrimaryCtxRetain", (void **, int))                                            \
     X(context_release, "cuDevicePrimaryCtxRelease_v2", (int))                                                \
     X(context_set, "cuCtxSetCurrent", (void *))                                                              \
@@ -84,16 +87,15 @@ extern CudaDriver cuda;
 extern CudaBlas cublas;
 
 enum { CUDA_SCRATCH = 1 << 20 }; /* bytes, of partial sums that kernels leave to one another */
-/* Compute capabilities, times ten: the first that there are kernels for, the first with tensor cores for
- * bf16, and the one that is planned for where nothing says which. */
-enum { CUDA_OLDEST = 75, CUDA_BF16 = 80, CUDA_NEWEST = 90 };
+/* Compute capabilities, times ten: the first that there are kernels for, the first with tensor cores for bf16
+ * and for TF32, and the one that is planned for where nothing says which. */
+enum { CUDA_OLDEST = 75, CUDA_BF16 = 80, CUDA_TF32 = 80, CUDA_NEWEST = 90 };
 
 /* An open card, as one context uses it: a stream, on which everything goes, in order, and a cuBLAS handle.
  * The driver's context and the kernels are shared by all of the process. Calls return a status of the
  * driver's (0 = fine); the first that is not stays in `error`. */
 typedef struct CudaDevice {
     int ordinal, capability, multiprocessors; /* capability: times ten, 90 */
-    int compute;                              /* cublasComputeType of f32 products */
     int error;
     char name[64];    /* the driver's, "NVIDIA H200" */
     char failed[160]; /* what was refused, and the error, where that is known */
@@ -101,7 +103,9 @@ typedef struct CudaDevice {
     void **function; /* of the module's kernels, in the order of their list */
     const char *const *names;
     int functions;
-    size_t total, before, after_context, after_kernels, after_blas; /* free bytes, as set-up goes on */
+    size_t total; /* bytes of memory, as the driver says */
+    void *nvml;   /* the card there, or NULL */
+    CudaReading reading[CUDA_MOMENTS];
     CudaPointer workspace, scratch; /* cuBLAS's; CUDA_SCRATCH bytes: lent by who opened the card */
     size_t workspace_bytes;
     /* Host memory that the card reads and writes by itself: what is copied passes through it. */
@@ -134,6 +138,8 @@ int cuda_loaded(int ordinal);
 void cuda_close(CudaDevice *device);
 /* The calling thread is about to use it. Nothing where it is not open. */
 void cuda_use(const CudaDevice *device);
+/* What is in use on it now; all 0 where it is not open. */
+CudaUse cuda_in_use(const CudaDevice *device);
 /* Of the driver (13000 is CUDA 13.0), and of cuBLAS, once a card is open; 0 = not known. */
 int cuda_driver_version(void);
 int cuda_blas_version(const CudaDevice *device);

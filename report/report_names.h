@@ -2,11 +2,13 @@
 #ifndef BRIM_REPORT_NAMES_H
 #define BRIM_REPORT_NAMES_H
 
+#define report_beyond brim_report_beyond
+#define report_card_counter brim_report_card_counter
+#define report_card_meaning brim_report_card_meaning
 #define report_card_unaccounted brim_report_card_unaccounted
 #define report_count brim_report_count
 #define report_group brim_report_group
 #define report_path brim_report_path
-#define report_process brim_report_process
 #define report_rate brim_report_rate
 #define report_row brim_report_row
 #define report_row_heading brim_report_row_heading

@@ -106,17 +106,9 @@ void card_close_(Context *context)
     context->card = NULL;
 }
 
-DeviceUse context_device_use(const Context *context)
+CudaUse context_device_use(const Context *context)
 {
-    size_t left = 0, all = 0;
-    if (!context->card || !context->card->device.stream || cuda.memory_info(&left, &all))
-        return (DeviceUse){0};
-    const CudaDevice *d = &context->card->device;
-    return (DeviceUse){.used = all - left,
-                       .context = d->before - d->after_context,
-                       .kernels = d->after_context - d->after_kernels,
-                       .library = d->after_kernels - d->after_blas,
-                       .graphs = d->graph_bytes};
+    return context->card ? cuda_in_use(&context->card->device) : (CudaUse){.counter = CUDA_COUNTERS};
 }
 
 /* ---- Room ------------------------------------------------------------------------------------ */

@@ -2,6 +2,7 @@
 #ifndef BRIM_TENSOR_INTERNAL_H
 #define BRIM_TENSOR_INTERNAL_H
 
+#include "../device/cuda_count.h"
 #include "batch.h"
 #include "op.h"
 #include "precision.h"
@@ -335,12 +336,9 @@ void gradient_hook_remove(Context *context, const GradientHook *hook);
 
 /* Bytes that the context's card could still give; 0 on the CPU. */
 uint64_t context_device_available(const Context *context);
-/* What the driver counts on the context's card now, and what of it the driver's context, the kernels and
- * cuBLAS took when they were loaded, and graphs since then; all 0 on the CPU. */
-typedef struct DeviceUse {
-    uint64_t used, context, kernels, library, graphs;
-} DeviceUse;
-DeviceUse context_device_use(const Context *context);
+/* What is in use on the context's card now, and what of it was there before the run, or was taken while the
+ * card was opened; all 0 on the CPU. */
+CudaUse context_device_use(const Context *context);
 /* ---- On a card -------------------------------------------------------------------------------
  * context->card is not NULL then. A step never waits: what the host has to know is put down on the card, and
  * read once. */

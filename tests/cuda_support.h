@@ -18,6 +18,8 @@ static inline void stand_in_environment(void)
     setenv("BRIM_CUDA_DRIVER", path, 1);
     snprintf(path, sizeof path, "%s/libcublas.so.13", at ? at : "build/stand-in");
     setenv("BRIM_CUBLAS", path, 1);
+    snprintf(path, sizeof path, "%s/libnvidia-ml.so.1", at ? at : "build/stand-in");
+    setenv("BRIM_NVML", path, 1);
     setenv("STAND_IN_GUARD", "1", 0);
 }
 

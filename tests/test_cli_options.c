@@ -48,6 +48,7 @@ static const Trial trials[] = {
     {"--attention", "eager", {0}},
     {"--precision", "bf16", {0}},
     {"--precision", "bf16-mixed", {"--lora", "r=4"}},
+    {"--precision", "tf32", {"--device", "cuda"}},
     {"--grad-dtype", "32", {"--precision", "bf16"}},
     {"--rounding", "nearest", {"--precision", "bf16"}},
     {"--loss-scale", "256", {"--precision", "fp16-mixed"}},

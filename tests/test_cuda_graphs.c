@@ -19,7 +19,7 @@ typedef struct Run {
     int skipped[STEPS];
     float parameters[CASE_PARAMETERS];
     int64_t count;
-    DeviceUse use;
+    CudaUse use;
     StandInCounts seen;
 } Run;
 

@@ -7,7 +7,7 @@
 #include "launch_.h"
 
 enum { OF_F32 = 0, OF_F16 = 2, OF_BF16 = 14 }; /* cudaDataType */
-enum { COMPUTE_32F = 68 };
+enum { COMPUTE_32F = 68, COMPUTE_TF32 = 77 };  /* cublasComputeType */
 /* Bytes of a strip, of which a product needs one for each operand that is copied, and one for sums that are
  * rounded afterwards; more where that is less than STRIP_LEAST rows or columns of all terms. Lines begin on
  * boundaries that tensor cores like. */
@@ -148,7 +148,7 @@ static void multiply(const Product *p, int64_t rows, int64_t cols, Operand a, Op
                            .ldc = ldc,
                            .type = blas_type(p->type),
                            .c_type = blas_type(c_type),
-                           .compute = p->type == DTYPE_F32 ? run->device->compute : COMPUTE_32F,
+                           .compute = p->type == DTYPE_F32 && run->tf32 ? COMPUTE_TF32 : COMPUTE_32F,
                            .type_name = dtype_name(p->type),
                            .c_type_name = dtype_name(c_type)};
     cuda_product(run->device, &product);

@@ -59,7 +59,8 @@ typedef struct Block {
 
 typedef struct Card {
     int retained, fault, capability, multiprocessors, slice;
-    size_t total, used;
+    int number;                 /* among all of the machine's, also those that are not visible */
+    size_t total, used, others; /* others: of it, another program's */
     Block *blocks;
     Queue queue;
     struct {
