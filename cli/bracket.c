@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "flags_.h"
 #include "../tensor/tensor_.h"
 #include "lora.h"
 #include "precision.h"
