@@ -42,7 +42,7 @@ static void linear_add_bias(int64_t n, const float *bias, float *y)
 static void linear_round(const LinearForward *f, int64_t row, int64_t col, int64_t n, float *sums)
 {
     uint16_t halves[LINEAR_PIECE];
-    int64_t at = row * f->d->out + col;
+    int64_t at = row * linear_ldy(f->d) + col;
     DType type = f->d->y;
     if (f->bias)
         linear_add_bias(n, f->bias + col, sums);
@@ -70,21 +70,21 @@ static void linear_store(const StoredProduct *p, const GemmPanel *part, float *s
 static void linear_finish_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols,
                                 const float *product)
 {
-    const LinearDims *d = f->d;
-    float *y = (float *)f->y + row * d->out + col;
-    int64_t runs = cols == d->out ? 1 : rows, length = rows * cols / runs; /* whole rows are one array */
+    int64_t ld = linear_ldy(f->d);
+    float *y = (float *)f->y + row * ld + col;
+    int64_t runs = cols == ld ? 1 : rows, length = rows * cols / runs; /* whole rows are one array */
     for (int64_t i = 0; i < runs; i++) {
         if (f->act != ACT_NONE)
-            activation_apply(f->act, length, product + i * d->out, y + i * d->out);
+            activation_apply(f->act, length, product + i * ld, y + i * ld);
         else if (y != product)
-            memcpy(y + i * d->out, product + i * d->out, (size_t)length * sizeof(float));
+            memcpy(y + i * ld, product + i * ld, (size_t)length * sizeof(float));
     }
 }
 
 /* Where a block's product is computed. */
 static float *linear_product_at(const LinearForward *f, int64_t row, int64_t col)
 {
-    return (float *)(f->pre ? f->pre : f->y) + row * f->d->out + col;
+    return (float *)(f->pre ? f->pre : f->y) + row * linear_ldy(f->d) + col;
 }
 
 /* The bias goes in first and the product is added to it: with beta 0, sgemm would clear its output anyway. */
@@ -92,7 +92,7 @@ static void linear_begin_block(const LinearForward *f, int64_t row, int64_t rows
 {
     float *product = linear_product_at(f, row, col);
     for (int64_t i = 0; f->bias && i < rows; i++)
-        memcpy(product + i * f->d->out, f->bias + col, (size_t)cols * sizeof(float));
+        memcpy(product + i * linear_ldy(f->d), f->bias + col, (size_t)cols * sizeof(float));
 }
 
 static void linear_blas_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
@@ -102,7 +102,7 @@ static void linear_blas_block(const LinearForward *f, int64_t row, int64_t rows,
     linear_begin_block(f, row, rows, col, cols);
     gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, (const float *)f->x + row * d->in, d->in,
                (const float *)f->w->at + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in,
-               f->bias ? 1.0f : 0.0f, product, d->out);
+               f->bias ? 1.0f : 0.0f, product, linear_ldy(d));
     linear_finish_block(f, row, rows, col, cols, product);
 }
 
@@ -124,20 +124,21 @@ static void linear_few_block(const LinearForward *f, int64_t col, int64_t cols)
 {
     const LinearDims *d = f->d;
     float *product = f->few_y ? f->few_y : f->pre ? f->pre : f->y;
+    int64_t ld = f->few_y ? d->out : linear_ldy(d);
     if (f->w->dtype == DTYPE_F32) {
-        few_columns(d, col, cols, f->few_x, f->w->at, product);
+        few_columns(d, col, cols, f->few_x, f->w->at, product, ld);
     } else {
         Decoder w = decoder(f->w);
-        few_stored_columns(d, col, cols, f->few_x, &w, product);
+        few_stored_columns(d, col, cols, f->few_x, &w, product, ld);
     }
     if (f->few_y) {
         for (int64_t i = 0; i < d->rows; i++)
             for (int64_t j = col; j < col + cols; j += LINEAR_PIECE)
-                linear_round(f, i, j, product_least(col + cols - j, LINEAR_PIECE), product + i * d->out + j);
+                linear_round(f, i, j, product_least(col + cols - j, LINEAR_PIECE), product + i * ld + j);
         return;
     }
     for (int64_t i = 0; f->bias && i < d->rows; i++)
-        linear_add_bias(cols, f->bias + col, product + i * d->out + col);
+        linear_add_bias(cols, f->bias + col, product + i * ld + col);
     linear_finish_block(f, 0, d->rows, col, cols, product + col);
 }
 
@@ -185,7 +186,7 @@ static void linear_forward(const LinearDims *d, Activation act, const void *x, c
                             0,
                             pre ? pre : y,
                             d->y,
-                            d->out,
+                            linear_ldy(d),
                             stored_cut(&grid, d->in, d->y),
                             linear_store,
                             &f,
@@ -210,10 +211,10 @@ static void linear_forward(const LinearDims *d, Activation act, const void *x, c
 static void linear_backward_input(const LinearDims *d, const void *dy, const StoredArray *w, float beta,
                                   void *dx, void *workspace, const KernelRun *run)
 {
-    StoredArray rows = {dy, d->y, d->rows, d->out};
+    StoredArray rows = {dy, d->y, d->rows, linear_ldy(d)};
     if (linear_is_blas(d, LINEAR_BACKWARD_INPUT, w->dtype))
-        gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w->at, d->in_out ? d->out : d->in, beta,
-             dx, d->in, run);
+        gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, linear_ldy(d), w->at, d->in_out ? d->out : d->in,
+             beta, dx, d->in, run);
     else
         gemm_stored(0, d->in_out, d->rows, d->in, d->out, 1.0f, &rows, w, beta, d->x, dx, d->in, workspace,
                     run);
@@ -260,9 +261,9 @@ static void linear_sum_piece(DType type, int64_t rows, int64_t cols, const void 
 static void linear_sum_rows(const LinearDims *d, int64_t first, int64_t rows, const void *dy, float *group,
                             float *total)
 {
-    int64_t piece = d->y == DTYPE_F32 ? d->out : LINEAR_PIECE;
+    int64_t piece = d->y == DTYPE_F32 ? d->out : LINEAR_PIECE, ld = linear_ldy(d);
     for (int64_t j = 0; j < d->out; j += piece)
-        linear_sum_piece(d->y, rows, d->out - j < piece ? d->out - j : piece, dy, first * d->out + j, d->out,
+        linear_sum_piece(d->y, rows, d->out - j < piece ? d->out - j : piece, dy, first * ld + j, ld,
                          group + j, total + j);
 }
 
@@ -298,7 +299,8 @@ static void linear_backward_weight(const LinearDims *d, const void *x, const voi
                                    float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
                                    void *workspace, const KernelRun *run)
 {
-    StoredArray left = {dy, d->y, d->rows, d->out}, right = {x, d->x, d->rows, d->in};
+    StoredArray left = {dy, d->y, d->rows, linear_ldy(d)}, right = {x, d->x, d->rows, d->in};
+    LinearProduct p = linear_product(d, LINEAR_BACKWARD_WEIGHT);
     if (d->in_out) {
         StoredArray other = left;
         left = right;
@@ -307,9 +309,7 @@ static void linear_backward_weight(const LinearDims *d, const void *x, const voi
     if (dbias)
         linear_backward_bias(d, dy, dbias_type, beta_b, dbias, workspace, run->threads);
     if (dw && linear_is_blas(d, LINEAR_BACKWARD_WEIGHT, dw_type))
-        gemm(1, 0, left.cols, right.cols, d->rows, 1.0f, left.at, left.cols, right.at, right.cols, beta_w, dw,
-             right.cols, run);
+        gemm(1, 0, p.m, p.n, p.k, 1.0f, left.at, left.cols, right.at, right.cols, beta_w, dw, p.n, run);
     else if (dw)
-        gemm_stored(1, 0, left.cols, right.cols, d->rows, 1.0f, &left, &right, beta_w, dw_type, dw,
-                    right.cols, workspace, run);
+        gemm_stored(1, 0, p.m, p.n, p.k, 1.0f, &left, &right, beta_w, dw_type, dw, p.n, workspace, run);
 }
