@@ -434,13 +434,9 @@ int main(void)
         cmocka_unit_test(every_family_in_fp32), cmocka_unit_test(levers_in_fp32),
         cmocka_unit_test(every_precision),      cmocka_unit_test(products_in_tf32),
         cmocka_unit_test(a_product_in_tf32),    cmocka_unit_test(tf32_is_refused),
-<<<<<<< HEAD
         cmocka_unit_test(draws_the_same_bits),  cmocka_unit_test(stored_bases),
+        cmocka_unit_test(padded_logits),        cmocka_unit_test(padding_is_no_value),
         cmocka_unit_test(a_step_waits_once)};
-=======
-        cmocka_unit_test(stored_bases),         cmocka_unit_test(padded_logits),
-        cmocka_unit_test(padding_is_no_value),  cmocka_unit_test(a_step_waits_once)};
->>>>>>> refs/heads/main
     stand_in_environment();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
