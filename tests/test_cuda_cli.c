@@ -125,7 +125,7 @@ static void writes_the_same_of_any_type(void **state)
         json_decref(texts[1]);
     }
     Outcome *o = expect_code(SMALL("generate", "--device", "cuda", "--tokens", "3"), 0);
-    assert_non_null(strstr(o->out, "= used on the card "));
+    assert_non_null(strstr(o->out, "On the card: reserved "));
 }
 
 /* The files of the save after step 2, one after the other. */
@@ -195,7 +195,7 @@ static void demonstrates(void **state)
     Outcome *o = expect_code(SMALL("demo", "--device", "cuda", "--batch", "1", "--seq", "8", "--steps", "2",
                                    "--max-samples", "20", "--sample", "3"),
                              0);
-    assert_non_null(strstr(o->out, "= used on the card "));
+    assert_non_null(strstr(o->out, "On the card: reserved "));
     assert_non_null(strstr(o->out, "It writes: "));
     assert_non_null(strstr(o->out, "--optimizer-in-backward "));
     assert_non_null(strstr(o->out, "build/brim train --device cuda --checkpoint blocks "));
