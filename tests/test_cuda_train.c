@@ -431,11 +431,11 @@ static void a_step_waits_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_family_in_fp32), cmocka_unit_test(levers_in_fp32),
-        cmocka_unit_test(every_precision),      cmocka_unit_test(products_in_tf32),
-        cmocka_unit_test(a_product_in_tf32),    cmocka_unit_test(tf32_is_refused),
-        cmocka_unit_test(draws_the_same_bits),  cmocka_unit_test(stored_bases),
-        cmocka_unit_test(padded_logits),        cmocka_unit_test(padding_is_no_value),
+        cmocka_unit_test(draws_the_same_bits), cmocka_unit_test(every_family_in_fp32),
+        cmocka_unit_test(levers_in_fp32),      cmocka_unit_test(every_precision),
+        cmocka_unit_test(products_in_tf32),    cmocka_unit_test(a_product_in_tf32),
+        cmocka_unit_test(tf32_is_refused),     cmocka_unit_test(stored_bases),
+        cmocka_unit_test(padded_logits),       cmocka_unit_test(padding_is_no_value),
         cmocka_unit_test(a_step_waits_once)};
     stand_in_environment();
     return cmocka_run_group_tests(tests, NULL, NULL);
