@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "flags_.h"
 #include "../tensor/tensor_.h"
 #include "lora.h"
 #include "precision.h"
@@ -139,8 +140,10 @@ LeverText bracket_text(const Bracket *b)
 
 static json_t *stored_json(const Stored *stored)
 {
-    return json_pack("{s:s, s:I, s:I}", "type", dtype_name(stored->dtype), "parameters",
-                     (json_int_t)stored->count, "bytes", (json_int_t)stored->bytes);
+    const char *type =
+        dtype_is_float(stored->dtype) ? weights_name(stored->dtype) : dtype_name(stored->dtype);
+    return json_pack("{s:s, s:I, s:I}", "type", type, "parameters", (json_int_t)stored->count, "bytes",
+                     (json_int_t)stored->bytes);
 }
 
 const char *bracket_star(const Bracket *b)

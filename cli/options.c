@@ -31,13 +31,13 @@ static SayLine writer_names(void)
     return line;
 }
 
-/* As safetensors call them; the names of --weights are taken too. */
+/* As --weights has them; safetensors' names are taken too. */
 static int check_export_dtype(Options *o)
 {
     enum { DTYPES = 3 };
-    static const char *const names[] = {"f32", "f16", "bf16", "fp32", "fp16", NULL};
+    static const char *const names[] = {"fp32", "fp16", "bf16", "f32", "f16", NULL};
     int found = 0;
-    if (o->export_dtype && parse_choice("--export-dtype", "f32, f16, bf16", o->export_dtype, names, &found))
+    if (o->export_dtype && parse_choice("--export-dtype", "fp32, fp16, bf16", o->export_dtype, names, &found))
         return EXIT_USAGE;
     if (o->export_dtype)
         o->export_dtype = names[found % DTYPES];
@@ -111,7 +111,7 @@ static int check_levers(Options *o)
             o->export);
     if (check_adapters(o))
         return EXIT_USAGE;
-    o->export_dtype = o->export_dtype ? o->export_dtype : "f32";
+    o->export_dtype = o->export_dtype ? o->export_dtype : "fp32";
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
     if ((int64_t)o->batch * o->accumulate > INT_MAX)

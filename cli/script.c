@@ -233,7 +233,10 @@ int load_initial(const Options *o, Module *model)
 
 static WeightsSaving export_options(const Options *o)
 {
-    return (WeightsSaving){.type = (SafetensorsType)safetensors_type_of(o->export_dtype),
+    SafetensorsType type = !strcmp(o->export_dtype, "fp16")   ? SAFETENSORS_F16
+                           : !strcmp(o->export_dtype, "bf16") ? SAFETENSORS_BF16
+                                                              : SAFETENSORS_F32;
+    return (WeightsSaving){.type = type,
                            .shard = o->export_shard,
                            .source = o->source,
                            .tokenizer = o->tokenizer != o->source_tokenizer ? o->tokenizer : NULL,

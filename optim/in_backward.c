@@ -20,7 +20,7 @@ static int find_from(Optimizer *optimizer, const Tensor *tensor)
 
 /* Where the loss is scaled, a gradient may be beyond what its type can hold. On a card that is known when the
  * step is done: from here on nothing is updated there. */
-static int raise_gradient(Optimizer *optimizer, int i)
+static int raise_gradient(const Optimizer *optimizer, int i)
 {
     const Tensor *tensor = optimizer->parameters[i];
     return error_raise(
@@ -39,17 +39,14 @@ static void begin_step(Optimizer *optimizer)
         optimizer_control_on_card(optimizer, 0, 0);
 }
 
-static int check_gradient(Optimizer *optimizer, int i)
+static int check_gradient(const Optimizer *optimizer, int i)
 {
-    Context *context = optimizer->item.context;
-    const Tensor *tensor = optimizer->parameters[i];
-    int64_t bad = -1;
-    if (context->card)
+    int64_t bad;
+    if (optimizer->item.context->card)
         optimizer_control_on_card(optimizer, i, 1);
-    else
-        context->kernels->find_nonfinite(gradient_type(tensor), shape_numel(tensor->shape),
-                                         storage_data(tensor->grad), &bad, &context->run);
-    return bad < 0 ? 0 : raise_gradient(optimizer, i);
+    else if (!optimizer->item.context->meta && !optimizer_is_finite(optimizer, i, &bad))
+        return raise_gradient(optimizer, i);
+    return 0;
 }
 
 int in_backward_blame(Optimizer *optimizer)

@@ -96,6 +96,9 @@ int optimizer_has_update(const Tensor *parameter);
  * finite too, and the factor that clips them. */
 void optimizer_control_on_card(const Optimizer *optimizer, int first, int count);
 
+/* Whether the gradient of parameter i is finite; else *bad is the first element that is not. A card is waited
+ * for. */
+int optimizer_is_finite(const Optimizer *optimizer, int i, int64_t *bad);
 /* Updates that the card has not made, by what was read last, do not count. */
 void optimizer_uncount(Optimizer *optimizer);
 /* On a card a gradient was not finite when its parameter was to be updated in backward: raises that. */

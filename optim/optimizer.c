@@ -242,8 +242,7 @@ void optim_set_lr(Optimizer *optimizer, float lr)
 
 /* ---- A step ---------------------------------------------------------------------------------- */
 
-/* Whether the gradient of parameter i is finite; else *bad is the first element that is not. */
-static int is_finite(const Optimizer *optimizer, int i, int64_t *bad)
+int optimizer_is_finite(const Optimizer *optimizer, int i, int64_t *bad)
 {
     Context *context = optimizer->item.context;
     const Tensor *tensor = optimizer->parameters[i];
@@ -271,7 +270,7 @@ int optimizer_blame(const Optimizer *optimizer, const char *why)
     int64_t bad;
     for (int i = 0; i < optimizer->count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
-        if (is_finite(optimizer, i, &bad))
+        if (optimizer_is_finite(optimizer, i, &bad))
             continue;
         float value = gradient_value(tensor, bad);
         return error_raise(
@@ -308,7 +307,7 @@ static int all_finite(const Optimizer *optimizer)
 {
     int64_t bad;
     for (int i = 0; i < optimizer->count; i++)
-        if (optimizer_has_update(optimizer->parameters[i]) && !is_finite(optimizer, i, &bad))
+        if (optimizer_has_update(optimizer->parameters[i]) && !optimizer_is_finite(optimizer, i, &bad))
             return 0;
     return 1;
 }

@@ -1,6 +1,7 @@
 /* Filling tensors: with a value, or with random numbers from a stream of their own. A number depends on its
- * place in the tensor alone, and is rounded to the tensor's type. The host draws them, for a card too, so that
- * a model starts from the same weights everywhere. */
+ * place in the tensor alone, and is rounded to the tensor's type. Every device draws the
+ * same bits, so that a model starts from the same weights everywhere; what a card does not hold as f32 the
+ * host draws for it. */
 #include <string.h>
 
 #include "../kernels/kernels.h"
@@ -44,28 +45,56 @@ static int holds_floats(const Tensor *tensor, const char *function)
     return 0;
 }
 
-void tensor_fill(Tensor *tensor, float value)
+/* Where it is written as it is, on a card: nothing of it passes through the host. */
+static float *on_card(const Tensor *tensor, const char *function)
 {
-    if (tensor && holds_floats(tensor, "tensor_fill"))
-        tensor_store_(tensor, filled, &(Filling){.context = tensor->item.context, .a = value});
+    const Context *context = tensor->item.context;
+    if (!context->card || context->meta || tensor->dtype != DTYPE_F32 || tensor->transposed || error_code() ||
+        !tensor_readable(tensor, function))
+        return NULL;
+    return storage_f32(tensor->storage);
 }
 
-static void fill_drawn(Tensor *tensor, const char *function, Draw *draw, float a, float b)
+void tensor_fill(Tensor *tensor, float value)
+{
+    if (!tensor || !holds_floats(tensor, "tensor_fill"))
+        return;
+    const Context *context = tensor->item.context;
+    float *there = on_card(tensor, "tensor_fill");
+    if (there)
+        context->kernels->fill(DTYPE_F32, shape_numel(tensor->shape), value, there, &context->run);
+    else
+        tensor_store_(tensor, filled, &(Filling){.context = context, .a = value});
+}
+
+static void fill_drawn(Tensor *tensor, const char *function, int uniform, float a, float b)
 {
     Context *context = tensor->item.context;
-    Filling f = {.context = context, .draw = draw, .stream = context->random.fills++, .a = a, .b = b};
-    if (holds_floats(tensor, function) && !context->draw_later)
+    const Kernels *host = context->host_kernels, *k = context->kernels;
+    uint64_t stream = context->random.fills++;
+    if (!holds_floats(tensor, function) || context->draw_later)
+        return;
+    float *there = on_card(tensor, function);
+    Filling f = {.context = context,
+                 .draw = uniform ? host->fill_uniform : host->fill_normal,
+                 .stream = stream,
+                 .a = a,
+                 .b = b};
+    if (there)
+        (uniform ? k->fill_uniform : k->fill_normal)(shape_numel(tensor->shape), context->seed, stream, 0, a,
+                                                     b, there, &context->run);
+    else
         tensor_store_(tensor, filled, &f);
 }
 
 void tensor_fill_normal(Tensor *tensor, float mean, float std)
 {
     if (tensor)
-        fill_drawn(tensor, "tensor_fill_normal", tensor->item.context->host_kernels->fill_normal, mean, std);
+        fill_drawn(tensor, "tensor_fill_normal", 0, mean, std);
 }
 
 void tensor_fill_uniform(Tensor *tensor, float low, float high)
 {
     if (tensor)
-        fill_drawn(tensor, "tensor_fill_uniform", tensor->item.context->host_kernels->fill_uniform, low, high);
+        fill_drawn(tensor, "tensor_fill_uniform", 1, low, high);
 }

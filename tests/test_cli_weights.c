@@ -346,7 +346,7 @@ static void refusals(void **state)
     refused(RUN("train", SMALL, "--steps", "1", "--export", taken), 1, "taken is not a directory", "");
     refused(RUN("train", SMALL, "--steps", "1", "--export", in_folder("a/b")), 1, "cannot make the directory",
             "");
-    refused(RUN("train", SMALL, "--export-dtype", "f64"), 2, "--export-dtype must be one of f32, f16, bf16",
+    refused(RUN("train", SMALL, "--export-dtype", "f64"), 2, "--export-dtype must be one of fp32, fp16, bf16",
             "f64");
     refused(RUN("train", SMALL, "--steps", "1", "--export", out, "--export-shard", "2Qb"), 2,
             "--export-shard must be a size like", "2Qb");

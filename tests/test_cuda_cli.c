@@ -1,46 +1,8 @@
 /* The command on the made-up card: trains, saves, resumes and writes as on the CPU; plans for cards that are
  * not there; says what this machine has. */
-#include "cli_support.h"
-#include "cuda_support.h"
+#include "cuda_cli_support.h"
 
 #include <math.h>
-
-static const char config[] =
-    "{\"model_type\": \"llama\", \"vocab_size\": 256, \"hidden_size\": 32, "
-    "\"intermediate_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
-    "\"num_key_value_heads\": 2, \"max_position_embeddings\": 64, "
-    "\"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, \"tie_word_embeddings\": true}";
-
-enum { MOST = 40 };
-
-/* brim COMMAND --model of the file above, and what is given. */
-static Outcome *run_small(const char *command, const char *const *more)
-{
-    const char *arguments[MOST] = {"brim", command, "--model", in_folder("config.json"), "--threads", "1"};
-    int count = 6;
-    for (; *more; more++)
-        arguments[count++] = *more;
-    assert_true(count < MOST);
-    return run_command(arguments);
-}
-#define SMALL(command, ...) run_small(command, (const char *const[]){__VA_ARGS__, NULL})
-#define TRAIN(device, ...)                                                                                   \
-    SMALL("train", "--device", device, "--batch", "2", "--seq", "16", "--max-samples", "40", "--json",       \
-          __VA_ARGS__)
-
-static json_t *json_of(Outcome *outcome)
-{
-    json_error_t error;
-    json_t *root = json_loads(expect_code(outcome, 0)->out, 0, &error);
-    if (!root)
-        fail_msg("%s in: %s", error.text, outcome->out);
-    return root;
-}
-
-static double number(const json_t *root, const char *key)
-{
-    return json_number_value(json_object_get(root, key));
-}
 
 static void plan_is_run(void **state)
 {
@@ -145,6 +107,104 @@ static void writes_the_same(void **state)
     }
 }
 
+/* What is kept of the weights, and of the cache, may be of any type. */
+static void writes_the_same_of_any_type(void **state)
+{
+    (void)state;
+    static const char *const stored[][2] = {{"--weights", "bf16"}, {"--weights", "fp16"},
+                                            {"--quantize", "nf4"}, {"--quantize", "int8"},
+                                            {"--batch", "3"},      {"--prefill", "2"}};
+    for (size_t k = 0; k < COUNT(stored); k++) {
+        json_t *texts[2];
+        for (int i = 0; i < 2; i++) {
+            json_t *root =
+                json_of(SMALL("generate", "--device", i ? "cuda" : "cpu", "--prompt", "The ", "--tokens",
+                              "40", "--seq", "32", "--json", stored[k][0], stored[k][1]));
+            texts[i] = json_incref(json_object_get(root, "sequences"));
+            json_decref(root);
+        }
+        if (!json_equal(texts[0], texts[1]))
+            fail_msg("%s %s: another text", stored[k][0], stored[k][1]);
+        json_decref(texts[0]);
+        json_decref(texts[1]);
+    }
+    Outcome *o = expect_code(SMALL("generate", "--device", "cuda", "--tokens", "3"), 0);
+    assert_non_null(strstr(o->out, "On the card: reserved "));
+}
+
+/* The files of the save after step 2, one after the other. */
+static size_t saved_bytes(const char *run, unsigned char *to, size_t most)
+{
+    char command[600];
+    snprintf(command, sizeof command, "cat %s/step-00000002/*.safetensors", run);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    size_t n = fread(to, 1, most, pipe);
+    pclose(pipe);
+    assert_true(n < most);
+    return n;
+}
+
+/* What was saved on one device, loaded and saved on the other, is the same bits: weights, masters, states. */
+static void saves_are_the_same_bits(void **state)
+{
+    (void)state;
+    static unsigned char files[2][4 << 20];
+    static const char *const runs[][8] = {
+        {"--precision", "bf16", "--seed", "2"},
+        {"--precision", "bf16-mixed", "--optimizer", "adam8bit"},
+        {"--precision", "fp16-mixed", "--optimizer", "sgd-momentum"},
+        {"--precision", "bf16-states32", "--accumulate", "2"},
+        {"--lora", "r=4", "--quantize", "nf4", "--optimizer", "adamw8bit"},
+        {"--lora", "r=4", "--quantize", "int8", "--precision", "bf16"},
+    };
+    for (size_t k = 0; k < 2 * COUNT(runs); k++) {
+        const char *more[2][MOST] = {{0}}, *first = k % 2 ? "cuda" : "cpu", *then = k % 2 ? "cpu" : "cuda";
+        char from[200], to[200];
+        snprintf(from, sizeof from, "%s/from%zu", folder, k);
+        snprintf(to, sizeof to, "%s/to%zu", folder, k);
+        for (int i = 0; i < 2; i++) {
+            const char *common[] = {"--device",
+                                    i ? then : first,
+                                    "--batch",
+                                    "2",
+                                    "--seq",
+                                    "16",
+                                    "--max-samples",
+                                    "20",
+                                    "--steps",
+                                    "2",
+                                    "--quiet",
+                                    "--save",
+                                    i ? to : from,
+                                    i ? "--resume" : NULL,
+                                    from};
+            int n = 0;
+            for (int j = 0; runs[k / 2][j]; j++)
+                more[i][n++] = runs[k / 2][j];
+            for (size_t j = 0; j < COUNT(common) && common[j]; j++)
+                more[i][n++] = common[j];
+            expect_code(run_small("train", more[i]), 0);
+        }
+        size_t n = saved_bytes(from, files[0], sizeof files[0]);
+        if (n < 1000 || saved_bytes(to, files[1], sizeof files[1]) != n || memcmp(files[0], files[1], n) != 0)
+            fail_msg("%s %s: saved on %s, and other bits on %s", runs[k / 2][0], runs[k / 2][1], first, then);
+    }
+}
+
+/* It trains, and plans what would be saved, as on the CPU. */
+static void demonstrates(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(SMALL("demo", "--device", "cuda", "--batch", "1", "--seq", "8", "--steps", "2",
+                                   "--max-samples", "20", "--sample", "3"),
+                             0);
+    assert_non_null(strstr(o->out, "On the card: reserved "));
+    assert_non_null(strstr(o->out, "It writes: "));
+    assert_non_null(strstr(o->out, "--optimizer-in-backward "));
+    assert_non_null(strstr(o->out, "build/brim train --device cuda --checkpoint blocks "));
+}
+
 static void compared_runs(void **state)
 {
     (void)state;
@@ -192,11 +252,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plan_is_run),    cmocka_unit_test(plans_without_a_card),
         cmocka_unit_test(across_devices), cmocka_unit_test(writes_the_same),
-        cmocka_unit_test(compared_runs),  cmocka_unit_test(in_tf32),
+        cmocka_unit_test(compared_runs),  cmocka_unit_test(writes_the_same_of_any_type),
+        cmocka_unit_test(demonstrates),   cmocka_unit_test(saves_are_the_same_bits),
+        cmocka_unit_test(in_tf32),
     };
-    stand_in_environment();
-    make_folder(NULL);
-    make_file("config.json", config, sizeof config - 1);
+    small_begin();
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     remove_folder(NULL);
     return failed;

@@ -447,6 +447,38 @@ static void the_driver_refuses(void **state)
     unsetenv("STAND_IN_CAPABILITY");
 }
 
+/* The card goes, a kernel traps, a launch is refused, sooner or later: an error, and nothing is left. */
+static void the_card_fails(void **state)
+{
+    (void)state;
+    static const char *const how[] = {"STAND_IN_LOST", "STAND_IN_TRAP", "STAND_IN_REFUSE"};
+    const Case c = {
+        .family = MODEL_MLP, .accumulate = 1, .optimizer = "adamw", .epochs = 1, .in_backward = 1};
+    uint64_t live = memtrack_process_live();
+    for (int k = 0; k < 2 * (int)COUNT(how); k++) {
+        int status = 1, failures = 0;
+        for (int n = 1; status; n += n / 4 + 1) {
+            char text[16];
+            RunOptions options = {.threads = 1, .quiet = 1, .device = "cuda", .no_graphs = k % 2};
+            Plan plan;
+            RunResult result;
+            snprintf(text, sizeof text, "%d", n);
+            session = (Session){.c = c};
+            assert_int_equal(plan_script(case_script, &session, &options, &plan), 0);
+            setenv(how[k / 2], text, 1);
+            status = plan_execute(case_script, &session, &options, &plan, &result);
+            unsetenv(how[k / 2]);
+            plan_free(&plan);
+            failures += status != 0;
+            if (status && (status != ERROR_STATE || !strstr(result.error, " on the card: CUDA_ERROR_")))
+                fail_msg("%s=%d: error %d '%s'", how[k / 2], n, status, result.error);
+            assert_int_equal(memtrack_process_live(), live);
+            assert_int_equal(stand_in_seen().used, 0);
+        }
+        assert_true(failures > 8);
+    }
+}
+
 /* What the plan needs suffices; a granule less is refused before anything runs. */
 static void a_card_that_is_too_small(void **state)
 {
@@ -484,10 +516,15 @@ static void a_card_that_is_too_small(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bad_elements),       cmocka_unit_test(bad_losses),
-        cmocka_unit_test(bad_gradients),      cmocka_unit_test(late_faults),
-        cmocka_unit_test(late_memory),        cmocka_unit_test(allocations_fail),
-        cmocka_unit_test(the_driver_refuses), cmocka_unit_test(a_card_that_is_too_small),
+        cmocka_unit_test(bad_elements),
+        cmocka_unit_test(bad_losses),
+        cmocka_unit_test(bad_gradients),
+        cmocka_unit_test(late_faults),
+        cmocka_unit_test(late_memory),
+        cmocka_unit_test(allocations_fail),
+        cmocka_unit_test(the_driver_refuses),
+        cmocka_unit_test(the_card_fails),
+        cmocka_unit_test(a_card_that_is_too_small),
     };
     stand_in_environment();
     return cmocka_run_group_tests(tests, NULL, NULL);

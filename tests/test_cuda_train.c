@@ -239,6 +239,44 @@ static void stored_bases(void **state)
                      2e-3);
 }
 
+/* ---- Weights ---------------------------------------------------------------------------------- */
+
+enum { DRAWN = 3 * 1009 };
+
+static void draw_all(const char *device, float values[3][DRAWN], unsigned long long *copies)
+{
+    Context *context = context_create(&(ContextOptions){.threads = 2, .seed = 11, .device = device});
+    Context *outside = context_use(context);
+    int scope = tensor_scope_begin();
+    Tensor *t[3];
+    for (int i = 0; i < 3; i++)
+        t[i] = tensor_new(DTYPE_F32, SHAPE(3, DRAWN / 3), MEM_INPUT);
+    unsigned long long before = stand_in_seen().copies;
+    tensor_fill_normal(t[0], 0.5f, 2);
+    tensor_fill_uniform(t[1], -1, 3);
+    tensor_fill(t[2], 0.1f);
+    *copies = stand_in_seen().copies - before;
+    for (int i = 0; i < 3; i++)
+        tensor_read(t[i], 0, DRAWN * (int64_t)sizeof(float), values[i]);
+    assert_int_equal(error_code(), 0);
+    tensor_scope_end(scope);
+    context_release_room(context);
+    context_use(outside);
+    context_destroy(context);
+}
+
+/* A card draws the bits that the host draws, and nothing is copied to it. */
+static void draws_the_same_bits(void **state)
+{
+    (void)state;
+    static float cpu[3][DRAWN], card[3][DRAWN];
+    unsigned long long copies;
+    draw_all("cpu", cpu, &copies);
+    draw_all("cuda", card, &copies);
+    assert_memory_equal(cpu, card, sizeof cpu);
+    assert_int_equal(copies, 0);
+}
+
 /* ---- Rows of logits -------------------------------------------------------------------------- */
 
 enum { VOCAB = 261, PADDED = 264 };
@@ -396,11 +434,12 @@ static void a_step_waits_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_family_in_fp32), cmocka_unit_test(levers_in_fp32),
-        cmocka_unit_test(every_precision),      cmocka_unit_test(products_in_tf32),
-        cmocka_unit_test(a_product_in_tf32),    cmocka_unit_test(tf32_is_refused),
-        cmocka_unit_test(stored_bases),         cmocka_unit_test(padded_logits),
-        cmocka_unit_test(padding_is_no_value),  cmocka_unit_test(a_step_waits_once)};
+        cmocka_unit_test(draws_the_same_bits), cmocka_unit_test(every_family_in_fp32),
+        cmocka_unit_test(levers_in_fp32),      cmocka_unit_test(every_precision),
+        cmocka_unit_test(products_in_tf32),    cmocka_unit_test(a_product_in_tf32),
+        cmocka_unit_test(tf32_is_refused),     cmocka_unit_test(stored_bases),
+        cmocka_unit_test(padded_logits),       cmocka_unit_test(padding_is_no_value),
+        cmocka_unit_test(a_step_waits_once)};
     stand_in_environment();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

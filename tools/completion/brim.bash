@@ -41,7 +41,7 @@ _brim_value()
     --weights) _brim_words "$typed" "fp32 bf16 fp16" ;;
     --quantize) _brim_words "$typed" "none nf4 nf4-plain int8" ;;
     --invalid-utf8) _brim_words "$typed" "refuse replace" ;;
-    --export-dtype) _brim_words "$typed" "f32 f16 bf16" ;;
+    --export-dtype) _brim_words "$typed" "fp32 fp16 bf16" ;;
     --data)
         _brim_words "$typed" "builtin fashion-mnist"
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$typed")
