@@ -123,8 +123,7 @@ VEC_INLINE void stored_pack_cols(const Decoder *x, int64_t row, int64_t depth, i
  * + rows) and columns [col, col + cols), ld apart. It may change them. */
 typedef struct StoredProduct StoredProduct;
 typedef void StoredStore(const StoredProduct *p, const GemmPanel *part, float *sums, int64_t ld);
-/* Of a float C: what a part is before its product is added to it, and what follows when its sums are
- * complete; while it is in cache. */
+/* Of a float C: what follows when the sums of a part are complete, while it is in cache. */
 typedef void StoredPart(const StoredProduct *p, const GemmPanel *part);
 struct StoredProduct {
     Decoder a, b;
@@ -136,9 +135,10 @@ struct StoredProduct {
     int64_t ldc;
     StoredCut cut;
     StoredStore *store;
-    const void *user;           /* of store, begin and finish */
-    int dots;                   /* both operands are bf16, and multiplied by gemm_dots.c */
-    StoredPart *begin, *finish; /* NULL = beta C, and nothing */
+    const void *user;   /* of store and finish */
+    int dots;           /* both operands are bf16, and multiplied by gemm_dots.c */
+    const float *bias;  /* (n) of a float C, instead of beta C; may be NULL */
+    StoredPart *finish; /* may be NULL */
 };
 
 static int stored_dots(const StoredArray *a, const StoredArray *b, const KernelRun *run)
@@ -212,9 +212,9 @@ VEC_INLINE void stored_tile(const StoredProduct *p, int64_t rows, int64_t cols, 
     product_tile(rows, cols, steps, a, b, sum);
 }
 
-/* C (rows, cols) = alpha A B + beta C of packed blocks, C float. */
+/* C (rows, cols) = alpha A B + onto of packed blocks, C float. */
 static void stored_multiply(const StoredProduct *p, int64_t rows, int64_t cols, int64_t depth, const float *a,
-                            const float *b, float beta, float *c, int64_t ldc)
+                            const float *b, ProductOnto onto, float *c, int64_t ldc)
 {
     ProductVector sum[PRODUCT_ROWS][2];
     int64_t steps = stored_steps(p, depth);
@@ -223,12 +223,13 @@ static void stored_multiply(const StoredProduct *p, int64_t rows, int64_t cols, 
             int64_t high = product_least(rows - i, PRODUCT_ROWS),
                     wide = product_least(cols - j, PRODUCT_COLS);
             float *to = c + i * ldc + j;
+            ProductOnto some = {onto.beta, onto.at + i * onto.ld + j, onto.ld};
             stored_prefetch(high, to, ldc);
             stored_tile(p, high, wide, steps, a + i * steps, b + j * steps, sum);
             if (wide == PRODUCT_COLS)
-                product_store_whole(high, p->alpha, sum, beta, to, ldc);
+                product_store_whole(high, p->alpha, sum, some, to, ldc);
             else
-                product_store(high, wide, p->alpha, sum, beta, to, ldc);
+                product_store(high, wide, p->alpha, sum, some, to, ldc);
         }
 }
 
@@ -247,10 +248,11 @@ static void stored_block(const StoredProduct *p, const GemmPanel *panel, int64_t
         GemmPanel part = {panel->row + row, rows, panel->col + col, cols};
         if (!packed)
             stored_pack_left(p, part.row, rows, at, depth, left);
-        if (p->begin && at == 0)
-            p->begin(p, &part);
-        stored_multiply(p, rows, cols, depth, left, right, at || p->begin ? 1.0f : beta,
-                        (float *)p->c + part.row * p->ldc + part.col, p->ldc);
+        float *c = (float *)p->c + part.row * p->ldc + part.col;
+        ProductOnto onto = {at ? 1.0f : beta, c, p->ldc};
+        if (p->bias && at == 0)
+            onto = (ProductOnto){1.0f, p->bias + part.col, 0};
+        stored_multiply(p, rows, cols, depth, left, right, onto, c, p->ldc);
         if (p->finish && at + depth == p->k)
             p->finish(p, &part);
     }
@@ -259,10 +261,11 @@ static void stored_block(const StoredProduct *p, const GemmPanel *panel, int64_t
 /* Without terms to sum. */
 static void stored_float_empty(const StoredProduct *p, const GemmPanel *panel, float beta)
 {
-    if (p->begin)
-        p->begin(p, panel);
+    float *c = (float *)p->c + panel->row * p->ldc + panel->col;
+    if (p->bias)
+        gemm_fill_rows(panel->rows, panel->cols, p->bias + panel->col, c, p->ldc);
     else
-        gemm_scale(panel->rows, panel->cols, beta, (float *)p->c + panel->row * p->ldc + panel->col, p->ldc);
+        gemm_scale(panel->rows, panel->cols, beta, c, p->ldc);
     if (p->finish)
         p->finish(p, panel);
 }
@@ -312,7 +315,8 @@ static void stored_stage(const StoredProduct *p, const GemmPanel *part, int64_t 
             depth = product_least(p->k - at, STORED_DEPTH);
     GemmPanel done = {part->row + row, rows, part->col, part->cols};
     stored_pack_left(p, done.row, rows, at, depth, left);
-    stored_multiply(p, rows, part->cols, depth, left, right, at ? 1.0f : 0.0f, sums, p->cut.ld);
+    stored_multiply(p, rows, part->cols, depth, left, right, (ProductOnto){at ? 1.0f : 0.0f, sums, p->cut.ld},
+                    sums, p->cut.ld);
     if (at + depth == p->k)
         p->store(p, &done, sums, p->cut.ld);
 }

@@ -88,30 +88,19 @@ static float *linear_product_at(const LinearForward *f, int64_t row, int64_t col
 }
 
 /* The bias goes in first and the product is added to it: with beta 0, sgemm would clear its output anyway. */
-static void linear_begin_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
-{
-    float *product = linear_product_at(f, row, col);
-    for (int64_t i = 0; f->bias && i < rows; i++)
-        memcpy(product + i * f->d->out, f->bias + col, (size_t)cols * sizeof(float));
-}
-
 static void linear_blas_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
 {
     const LinearDims *d = f->d;
     float *product = linear_product_at(f, row, col);
-    linear_begin_block(f, row, rows, col, cols);
+    if (f->bias)
+        gemm_fill_rows(rows, cols, f->bias + col, product, d->out);
     gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, (const float *)f->x + row * d->in, d->in,
                (const float *)f->w->at + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in,
                f->bias ? 1.0f : 0.0f, product, d->out);
     linear_finish_block(f, row, rows, col, cols, product);
 }
 
-/* The same around a part of brim's own product. */
-static void linear_begin_part(const StoredProduct *p, const GemmPanel *part)
-{
-    linear_begin_block(p->user, part->row, part->rows, part->col, part->cols);
-}
-
+/* The same after a part of brim's own product. */
 static void linear_finish_part(const StoredProduct *p, const GemmPanel *part)
 {
     const LinearForward *f = p->user;
@@ -190,7 +179,7 @@ static void linear_forward(const LinearDims *d, Activation act, const void *x, c
                             linear_store,
                             &f,
                             stored_dots(&rows, w, run),
-                            bias ? linear_begin_part : NULL,
+                            bias,
                             linear_finish_part};
     int64_t space = 0;
     if (linear_is_few(d)) { /* each thread its own columns, so that none reads another's weights */
