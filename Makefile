@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.5.0
-SOVERSION := 4
+VERSION := 0.6.0
+SOVERSION := 5
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=
@@ -230,6 +230,9 @@ $(STAND_IN)/libcuda.so.1: $(DRIVER_OBJ) $(CARD_OBJ)
 $(STAND_IN)/libcublas.so.13: $(STAND_IN)/cublas.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcublas.so.13 -o $@ $^ -ldl
+$(STAND_IN)/libnvidia-ml.so.1: $(STAND_IN)/nvml.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libnvidia-ml.so.1 -o $@ $^ -ldl
 # Kernels with faults, which tests/test_stand_in.c looks for.
 $(STAND_IN)/planted.o: tests/stand-in/planted.cu | $(BUILD)/.deps
 	@mkdir -p $(@D)
@@ -238,7 +241,7 @@ $(STAND_IN)/planted.o: tests/stand-in/planted.cu | $(BUILD)/.deps
 $(STAND_IN)/libcuda-planted.so: $(DRIVER_OBJ) $(STAND_IN)/planted.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -lm -ldl
-stand-in: $(addprefix $(STAND_IN)/,libcuda.so.1 libcublas.so.13 libcuda-planted.so)
+stand-in: $(addprefix $(STAND_IN)/,libcuda.so.1 libcublas.so.13 libnvidia-ml.so.1 libcuda-planted.so)
 $(TESTS): | stand-in
 
 # ---- Running --------------------------------------------------------------------------------------------------------
@@ -275,7 +278,7 @@ check-full:
 	@tools/check-full $(ARGS)
 
 # The report page in headless Chromium, where there is one. KEEP=folder keeps pages and pictures to be looked at.
-test-page: cli
+test-page: cli stand-in
 	@sh tests/html_headless.sh $(BUILD) $(KEEP)
 
 check: all

@@ -47,6 +47,7 @@ typedef struct Options {
     uint64_t budget, seed, reserve, export_shard;
     int skip_unlabelled; /* the head computes only rows with a label */
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite, merge;
+    int no_graphs;           /* on a card */
     int four_ways;           /* of compare */
     int quantize_typed;      /* --quantize was given: files that are quantised do not decide */
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
@@ -94,6 +95,9 @@ int is_of_a_model(const char *path, const char *directory);
 
 /* Says what is wrong with the arguments; returns EXIT_USAGE. */
 int usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* The same of --device: what is missing for it here, in at most so many bytes. */
+enum { CHECK_DEVICE = 800 };
+int no_device(const Options *o, const char *why);
 int parse_size(const char *name, const char *text, uint64_t *out); /* 0 or EXIT_USAGE; name: of the flag */
 
 typedef struct LeverText {
@@ -163,13 +167,16 @@ int load_initial(const Options *options, Module *model);
 /* Says how the weights of the next model are stored; before it is made. */
 void store_weights(const Options *options);
 RunOptions run_options(const Options *options);
-/* The card that a plan or a run is for, in words, and its compute capability, times ten; "" and 0 on the CPU.
- */
+/* The card that a plan or a run is for: one of `brim gpus` (named), this machine's, or, where there is none,
+ * what is assumed. In words, "NVIDIA H100 80GB"; "" and 0 on the CPU. capability: times ten. */
 typedef struct PlannedCard {
-    char text[96];
+    char text[160];
     int capability;
+    const char *name, *source; /* name: of `brim gpus`, or NULL; source: "named", "this machine", "assumed" */
 } PlannedCard;
 PlannedCard planned_card(const Options *options);
+/* The same for scripts, under "card", where there is one. */
+void planned_card_json(json_t *object, const Options *options);
 /* Plans the options; on failure says why on stderr and returns EXIT_NO. */
 int plan_or_say(const Options *options, Training *training, Plan *plan);
 /* Finds what --checkpoint auto stands for, if it was given, says so, and puts it into the options. EXIT_NO
@@ -230,6 +237,9 @@ json_t *json_memory(const MemSummary *memory, const MemSummary *planned);
 /* What is trained, in a line, and what a parameter takes, in another; of steps nothing is said when they are
  * 0. */
 void print_title(const Options *options, int64_t parameters, const Bracket *bracket, int64_t steps);
+/* The same of plans that are `on` a device, in words. */
+void print_title_on(const Options *options, int64_t parameters, const Bracket *bracket, int64_t steps,
+                    const char *on);
 /* Arguments, and errors with paths, are bytes, JSON is UTF-8: what is not, has '?' for each byte past ASCII.
  * json_clean does so in place. */
 json_t *json_text(const char *text);

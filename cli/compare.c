@@ -72,7 +72,9 @@ static void print_json(const Comparison *c)
     json_t *rows = json_array();
     for (int i = 0; i < c->count; i++)
         json_array_append_new(rows, variant_json(c, &c->variants[i]));
-    json_print(json_pack("{s:s, s:o}", "model", c->options->model, "variants", rows));
+    json_t *all = json_pack("{s:s, s:o}", "model", c->options->model, "variants", rows);
+    planned_card_json(all, c->options);
+    json_print(all);
 }
 
 static void print_csv(const Comparison *c)
@@ -143,7 +145,8 @@ int command_compare(const Options *sets, int count)
         return c.lists ? usage("--four-ways is about one model, batch and length: a list is none")
                        : compare_four_ways(&first);
     for (int i = 0; i < count && first.run_steps; i++)
-        look_apart(&sets[i]);
+        if (look_apart(&sets[i]))
+            return EXIT_USAGE;
     if (!c.lists && resolve_checkpoint(&first))
         return EXIT_NO;
     c.count = c.lists ? list_rows(sets, count, variants) : variants_plan(&first, variants);

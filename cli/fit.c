@@ -5,15 +5,40 @@
 #include <string.h>
 
 #include "../device/cards.h"
+#include "../device/device.h"
 #include "fit_.h"
 
 /* ---- Which cards ----------------------------------------------------------------------------- */
 
-static int add_card(Fit *fit, const char *title, uint64_t bytes)
+static int on_card(const Fit *fit)
 {
+    return device_cuda_ordinal(fit->options->device) >= 0;
+}
+
+/* The kind of such cards: one that there is, or the next. */
+static int kind_for(Fit *fit, const char *card, int capability)
+{
+    int kind = fit_kind(fit, capability);
+    if (kind < 0 && fit->kinds < KINDS) {
+        kind = fit->kinds++;
+        fit->kind[kind] = (Kind){card, capability};
+    }
+    return kind < 0 ? 0 : kind;
+}
+
+static int add_card(Fit *fit, const char *title, uint64_t bytes, const Card *card)
+{
+    int capability = card ? card->capability : device_planned_capability(fit->options->device, NULL);
     if (fit->cards == CARDS)
         return usage("at most %d cards at a time", CARDS);
+    if (on_card(fit) && capability < CUDA_OLDEST)
+        return usage(
+            "--card %s: brim's kernels are for NVIDIA cards of compute capability 7.5 and later, and "
+            "the %s %s",
+            title, card ? card->title : "card of this machine", capability ? "is older" : "is not one");
     snprintf(fit->title[fit->cards], sizeof fit->title[0], "%.23s", title);
+    fit->name[fit->cards] = card ? card->name : NULL;
+    fit->kind_of[fit->cards] = on_card(fit) ? kind_for(fit, card ? card->name : NULL, capability) : 0;
     fit->memory[fit->cards++] = bytes;
     return 0;
 }
@@ -23,13 +48,13 @@ static int add_named(Fit *fit, const char *name)
     const Card *card = device_card(name);
     if (!card)
         return usage("--card: %s; --memory SIZE takes any size", device_card_unknown(name).text);
-    return add_card(fit, card->name, card->bytes);
+    return add_card(fit, card->name, card->bytes, card);
 }
 
 static int add_sized(Fit *fit, const char *text)
 {
     uint64_t bytes;
-    return parse_size("--memory", text, &bytes) || add_card(fit, text, bytes);
+    return parse_size("--memory", text, &bytes) || add_card(fit, text, bytes, NULL);
 }
 
 /* Each name of a comma list. */
@@ -74,11 +99,12 @@ static void choose_methods(Fit *fit)
 
 /* ---- Needs ----------------------------------------------------------------------------------- */
 
-static void plan_at(Fit *fit, const Method *m, int batch, int seq, Plan *plan)
+static void plan_at(Fit *fit, const Method *m, int kind, int batch, int seq, Plan *plan)
 {
     Options o = m->variant.options;
     o.batch = batch;
     o.seq = seq;
+    o.cards = fit->kind[kind].card;
     Training training = {.options = &o};
     RunOptions run = run_options(&o);
     run.budget = 0;
@@ -90,16 +116,16 @@ static void plan_at(Fit *fit, const Method *m, int batch, int seq, Plan *plan)
     plan_free(plan);
 }
 
-static uint64_t need(Fit *fit, Method *m, int batch, int seq)
+static uint64_t need(Fit *fit, Method *m, int kind, int batch, int seq)
 {
     for (int i = 0; i < m->memos; i++)
-        if (m->memo[i].batch == batch && m->memo[i].seq == seq)
+        if (m->memo[i].kind == kind && m->memo[i].batch == batch && m->memo[i].seq == seq)
             return m->memo[i].bytes;
     Plan plan;
-    plan_at(fit, m, batch, seq, &plan);
+    plan_at(fit, m, kind, batch, seq, &plan);
     uint64_t bytes = plan.status ? UINT64_MAX : plan.memory.stats.needs;
     if (m->memos < MEMO)
-        m->memo[m->memos++] = (Need){batch, seq, bytes};
+        m->memo[m->memos++] = (Need){kind, batch, seq, bytes};
     return bytes;
 }
 
@@ -114,6 +140,7 @@ static Bound bound_of(const Plan *plan)
 
 /* What varies: the batch, or the sequence in steps. */
 typedef struct Axis {
+    int kind;               /* of the card */
     int batch, seq;         /* the fixed one; the other is `by seq ? … ` below */
     int by_seq, step, most; /* units of the varied one: value = units x step */
 } Axis;
@@ -121,7 +148,8 @@ typedef struct Axis {
 static uint64_t need_at(Fit *fit, Method *m, const Axis *axis, int64_t units)
 {
     int value = (int)(units * axis->step);
-    return axis->by_seq ? need(fit, m, axis->batch, value) : need(fit, m, value, axis->seq);
+    return axis->by_seq ? need(fit, m, axis->kind, axis->batch, value)
+                        : need(fit, m, axis->kind, value, axis->seq);
 }
 
 /* Between a that fits and b that does not: where a straight line through the two would cross the limit, kept
@@ -173,14 +201,17 @@ static int64_t largest(Fit *fit, Method *m, const Axis *axis, uint64_t limit)
 static void fill_seq(Fit *fit, Method *m, int card, int max_seq)
 {
     const Options *o = &m->variant.options;
+    Axis lengths = {.kind = fit->kind_of[card],
+                    .batch = o->batch,
+                    .by_seq = 1,
+                    .step = fit->seq_step,
+                    .most = max_seq / fit->seq_step};
     Plan plan;
-    int64_t units = largest(fit, m, &(Axis){o->batch, 0, 1, fit->seq_step, max_seq / fit->seq_step},
-                            fit_limit(fit, card));
-    m->seq[card] = fit->seq_step * (int)units;
+    m->seq[card] = fit->seq_step * (int)largest(fit, m, &lengths, fit_limit(fit, card));
     m->bound[card] = bound_of(&m->variant.plan);
-    if (!units)
+    if (!m->seq[card] && lengths.kind == fit->kind_of[0])
         return;
-    plan_at(fit, m, o->batch, m->seq[card], &plan);
+    plan_at(fit, m, lengths.kind, o->batch, m->seq[card] ? m->seq[card] : o->seq, &plan);
     m->bound[card] = bound_of(&plan);
 }
 
@@ -189,16 +220,33 @@ static void fill_row(Fit *fit, Method *m)
     const Options *o = &m->variant.options;
     int max_seq = nn_preset_max_seq(&o->preset);
     fit->seq_step = max_seq >= 4096 ? 128 : max_seq >= 512 ? 16 : 1;
-    plan_at(fit, m, o->batch, o->seq, &m->variant.plan);
+    plan_at(fit, m, fit->kind_of[0], o->batch, o->seq, &m->variant.plan);
     if (m->variant.plan.status)
         return;
+    for (int i = 0; i < fit->kinds; i++)
+        m->needs[i] = need(fit, m, i, o->batch, o->seq);
     for (int i = 0; i < fit->cards; i++) {
-        Axis batches = {.seq = o->seq, .step = 1, .most = fit_most(fit, m)};
+        Axis batches = {.kind = fit->kind_of[i], .seq = o->seq, .step = 1, .most = fit_most(fit, m)};
         m->batch[i] = (int)largest(fit, m, &batches, fit_limit(fit, i));
         if (o->seq)
             fill_seq(fit, m, i, max_seq);
         else
             m->bound[i] = bound_of(&m->variant.plan);
+    }
+}
+
+/* Of all cards that are known by name, so that the smallest that would do can be said. */
+static void plan_other_kinds(Fit *fit)
+{
+    const Card *card;
+    int first = fit->kinds;
+    for (int i = 0; on_card(fit) && (card = device_card_at(i)); i++)
+        if (card->capability >= CUDA_OLDEST)
+            kind_for(fit, card->name, card->capability);
+    for (int k = 0; k < fit->methods; k++) {
+        Method *m = &fit->method[k];
+        for (int i = first; i < fit->kinds && !m->variant.plan.status; i++)
+            m->needs[i] = need(fit, m, i, m->variant.options.batch, m->variant.options.seq);
     }
 }
 
@@ -221,7 +269,7 @@ int command_fit(const Options *options, int count)
         return usage("--checkpoint auto is for one budget; `brim fit` shows every choice: leave it out");
     if (options->budget)
         return usage("--budget is for one run; `brim fit` takes sizes as --memory 8GiB,16GiB");
-    fit = (Fit){.options = options};
+    fit = (Fit){.options = options, .kinds = device_cuda_ordinal(options->device) < 0};
     if (choose_cards(&fit))
         return EXIT_USAGE;
     choose_methods(&fit);
@@ -233,6 +281,8 @@ int command_fit(const Options *options, int count)
         fprintf(stderr, "brim: %s\n", fit.method[0].variant.plan.error);
         return EXIT_NO;
     }
+    if (!every_card_has_one(&fit))
+        plan_other_kinds(&fit);
     if (options->json)
         fit_print_json(&fit);
     else

@@ -5,10 +5,17 @@
 #include "levers_.h"
 #include "variants_.h"
 
-enum { METHODS = VARIANTS, CARDS = 12, MEMO = 160, LARGEST_BATCH = 1 << 16, SHORT = 40 };
+enum { METHODS = VARIANTS, CARDS = 12, KINDS = 4, MEMO = 240, LARGEST_BATCH = 1 << 16, SHORT = 40 };
+
+/* On a device, cards for which plans are the same, to the byte. On the CPU there is one kind. */
+typedef struct Kind {
+    const char
+        *card; /* one of them, of `brim gpus`; NULL = a size alone: this machine's, or what is assumed */
+    int capability;
+} Kind;
 
 typedef struct Need {
-    int batch, seq;
+    int kind, batch, seq;
     uint64_t bytes; /* UINT64_MAX: cannot be planned */
 } Need;
 
@@ -22,7 +29,8 @@ typedef struct Bound {
 
 /* A row: the options with some levers pulled, and every need planned so far. */
 typedef struct Method {
-    Variant variant; /* its plan is as asked for; the plan's hints and lists are freed */
+    Variant variant; /* its plan is as asked for, on the first card; the plan's hints and lists are freed */
+    uint64_t needs[KINDS]; /* as asked for */
     Need memo[MEMO];
     int memos;
     int batch[CARDS], seq[CARDS]; /* the largest and longest that fit; 0 = none */
@@ -35,7 +43,11 @@ typedef struct Fit {
     int methods;
     uint64_t memory[CARDS];
     char title[CARDS][24];
+    const char *name[CARDS]; /* of `brim gpus`; NULL = a size alone */
+    int kind_of[CARDS];
     int cards;
+    Kind kind[KINDS];
+    int kinds;
     int seq_step;                /* lengths are multiples of it */
     int64_t parameters, samples; /* samples: of the data, for images */
     Bracket bracket;             /* of the options as they are */
@@ -49,8 +61,12 @@ int fit_fits(const Fit *fit, const Method *method, int card);
 const Method *fit_best(const Fit *fit, int card);
 /* The largest batch worth trying: all of the data, or some ten thousand. */
 int fit_most(const Fit *fit, const Method *method);
-/* What PyTorch would need for the options as they are: ESTIMATED, and without its context. */
-uint64_t fit_pytorch(const Fit *fit);
+/* What these options need with this row's levers on a card. */
+uint64_t fit_needs(const Fit *fit, const Method *method, int card);
+/* The kind of a card of this compute capability; -1 = none that was planned for. */
+int fit_kind(const Fit *fit, int capability);
+/* What PyTorch would need for the options as they are, on a card: ESTIMATED, and without its context. */
+uint64_t fit_pytorch(const Fit *fit, int card);
 /* What fits where in one sentence. */
 LeverText fit_verdict(const Fit *fit);
 void fit_print(const Fit *fit);

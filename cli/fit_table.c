@@ -3,6 +3,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "../device/cards.h"
+#include "../device/device.h"
 #include "fit_.h"
 #include "flags_.h"
 
@@ -38,7 +40,7 @@ static void batch_cell(const Fit *fit, const Method *m, int card)
     const Options *o = &m->variant.options;
     char text[40], times[16] = "";
     if (!m->batch[card]) {
-        missing_cell(m->variant.plan.memory.stats.needs - fit_limit(fit, card));
+        missing_cell(fit_needs(fit, m, card) - fit_limit(fit, card));
         return;
     }
     if (o->accumulate != fit->options->accumulate)
@@ -78,13 +80,15 @@ static void print_bound(const Fit *fit, const Method *m)
 /* It says what fits as asked for, not the largest: nothing here can be planned. */
 static void pytorch_row(const Fit *fit)
 {
-    uint64_t needs = fit_pytorch(fit);
-    printf("%-*s %10s %6s", SHORT, "PyTorch eager, as is, ESTIMATED", report_size(needs).text, "");
-    for (int i = 0; i < fit->cards; i++)
+    printf("%-*s %10s %6s", SHORT, "PyTorch eager, as is, ESTIMATED", report_size(fit_pytorch(fit, 0)).text,
+           "");
+    for (int i = 0; i < fit->cards; i++) {
+        uint64_t needs = fit_pytorch(fit, i);
         if (needs <= fit_limit(fit, i))
             printf(" %12s", "yes");
         else
             missing_cell(needs - fit_limit(fit, i));
+    }
     printf("\n");
 }
 
@@ -197,11 +201,52 @@ static int is_fp32(const Options *o)
     return o->weights == DTYPE_F32 && !o->quantized && !strcmp(o->precision, options_default.precision);
 }
 
+static int kinds_shown(const Fit *fit)
+{
+    int shown = 1;
+    for (int i = 1; i < fit->cards; i++)
+        shown += fit->kind_of[i] != fit->kind_of[0];
+    return shown;
+}
+
+/* Where a size alone stands among the columns. */
+static int shows_size(const Fit *fit)
+{
+    return fit->options->memories != NULL;
+}
+
+/* A plan for a size alone: of which card. */
+static PlannedCard size_card(const Fit *fit)
+{
+    Options o = *fit->options;
+    o.cards = NULL;
+    return planned_card(&o);
+}
+
+/* What the columns are planned for, on a device. */
+static void say_cards_planned(const Fit *fit)
+{
+    SayLine line = {""};
+    if (device_cuda_ordinal(fit->options->device) < 0)
+        return;
+    if (kinds_shown(fit) > 1)
+        line_add(&line, "Each column is planned for its card; needs are those of %s.", fit->title[0]);
+    if (shows_size(fit))
+        line_add(&line, "%sA size is planned for %s.", line.text[0] ? " " : "", size_card(fit).text);
+    if (line.text[0])
+        say_line(&line);
+}
+
 void fit_print(const Fit *fit)
 {
     const Options *o = fit->options;
     SayLine verdict = {""};
-    print_title(o, fit->parameters, &fit->bracket, 0);
+    int on_card = device_cuda_ordinal(o->device) >= 0;
+    print_title_on(o, fit->parameters, &fit->bracket, 0,
+                   !on_card          ? ""
+                   : fit->cards > 1  ? "each card"
+                   : shows_size(fit) ? size_card(fit).text
+                                     : device_card(fit->name[0])->title);
     line_add(&verdict, "%.1000s", fit_verdict(fit).text);
     say_line(&verdict);
     printf("\n");
@@ -213,6 +258,7 @@ void fit_print(const Fit *fit)
         printf("multiple of %d.\n", fit->seq_step);
     else if (o->seq)
         printf("that fits.\n");
+    say_cards_planned(fit);
     batch_table(fit);
     seq_table(fit);
     printf("\n");
@@ -227,12 +273,12 @@ void fit_print(const Fit *fit)
 static json_t *card_json(const Fit *fit, const Method *m, int card)
 {
     const Bound *bound = &m->bound[card];
-    return json_pack("{s:s, s:b, s:I, s:i, s:i, s:{s:s, s:I, s:s, s:s}}", "card", fit->title[card], "fits",
-                     fit_fits(fit, m, card), "free_bytes",
-                     (json_int_t)(fit_limit(fit, card) - m->variant.plan.memory.stats.needs), "largest_batch",
-                     m->batch[card], "longest_seq", m->seq[card], "bound_at_longest", "group",
-                     memtrack_group_name(bound->group), "bytes", (json_int_t)bound->bytes, "phase",
-                     memtrack_phase_name(bound->phase), "place", bound->path);
+    return json_pack(
+        "{s:s, s:b, s:I, s:I, s:i, s:i, s:{s:s, s:I, s:s, s:s}}", "card", fit->title[card], "fits",
+        fit_fits(fit, m, card), "free_bytes", (json_int_t)(fit_limit(fit, card) - fit_needs(fit, m, card)),
+        "needs_bytes", (json_int_t)fit_needs(fit, m, card), "largest_batch", m->batch[card], "longest_seq",
+        m->seq[card], "bound_at_longest", "group", memtrack_group_name(bound->group), "bytes",
+        (json_int_t)bound->bytes, "phase", memtrack_phase_name(bound->phase), "place", bound->path);
 }
 
 static json_t *row_json(const Fit *fit, const Method *m)
@@ -256,17 +302,31 @@ static json_t *best_json(const Fit *fit, int card)
     return best ? json_text(levers_text(&best->variant.options, fit->options).text) : json_null();
 }
 
+/* With what it is planned for, on a device. */
+static json_t *column_json(const Fit *fit, int card)
+{
+    json_t *column = json_pack("{s:s, s:I, s:o}", "card", fit->title[card], "bytes",
+                               (json_int_t)fit->memory[card], "best", best_json(fit, card));
+    Options o = *fit->options;
+    json_t *planned = json_object();
+    o.cards = fit->name[card];
+    planned_card_json(planned, &o);
+    if (json_object_size(planned))
+        json_object_set(column, "planned_for", json_object_get(planned, "card"));
+    json_decref(planned);
+    return column;
+}
+
 void fit_print_json(const Fit *fit)
 {
     json_t *rows = json_array(), *cards = json_array();
     for (int i = 0; i < fit->cards; i++)
-        json_array_append_new(cards, json_pack("{s:s, s:I, s:o}", "card", fit->title[i], "bytes",
-                                               (json_int_t)fit->memory[i], "best", best_json(fit, i)));
+        json_array_append_new(cards, column_json(fit, i));
     for (int k = 0; k < fit->methods; k++)
         json_array_append_new(rows, row_json(fit, &fit->method[k]));
     json_print(json_pack("{s:s, s:I, s:i, s:i, s:I, s:s, s:I, s:o, s:o}", "model", fit->options->model,
                          "parameters", (json_int_t)fit->parameters, "batch", fit->options->batch, "seq",
                          fit->options->seq, "reserve_bytes", (json_int_t)fit->options->reserve, "verdict",
-                         fit_verdict(fit).text, "pytorch_estimated_bytes", (json_int_t)fit_pytorch(fit),
+                         fit_verdict(fit).text, "pytorch_estimated_bytes", (json_int_t)fit_pytorch(fit, 0),
                          "cards", cards, "methods", rows));
 }

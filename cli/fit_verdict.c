@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "../device/cards.h"
+#include "../device/device.h"
 #include "fit_.h"
 
 uint64_t fit_limit(const Fit *fit, int card)
@@ -17,9 +18,23 @@ int fit_most(const Fit *fit, const Method *m)
     return !m->variant.options.seq && fit->samples < most ? (int)fit->samples : most;
 }
 
+int fit_kind(const Fit *fit, int capability)
+{
+    for (int i = 0; i < fit->kinds; i++)
+        if (device_cuda_ordinal(fit->options->device) < 0 ||
+            device_plans_alike(fit->kind[i].capability, capability))
+            return i;
+    return -1;
+}
+
+uint64_t fit_needs(const Fit *fit, const Method *m, int card)
+{
+    return m->needs[fit->kind_of[card]];
+}
+
 int fit_fits(const Fit *fit, const Method *m, int card)
 {
-    return !m->variant.plan.status && m->variant.plan.memory.stats.needs <= fit_limit(fit, card);
+    return !m->variant.plan.status && fit_needs(fit, m, card) <= fit_limit(fit, card);
 }
 
 const Method *fit_best(const Fit *fit, int card)
@@ -34,13 +49,13 @@ const Method *fit_best(const Fit *fit, int card)
     return best;
 }
 
-static const Method *least_need(const Fit *fit)
+/* Of all rows, on a card of this kind. */
+static const Method *least_need(const Fit *fit, int kind)
 {
     const Method *least = NULL;
     for (int k = 0; k < fit->methods; k++) {
         const Method *m = &fit->method[k];
-        if (!m->variant.plan.status &&
-            (!least || m->variant.plan.memory.stats.needs < least->variant.plan.memory.stats.needs))
+        if (!m->variant.plan.status && (!least || m->needs[kind] < least->needs[kind]))
             least = m;
     }
     return least;
@@ -48,7 +63,7 @@ static const Method *least_need(const Fit *fit)
 
 /* The optimizer step of PyTorch's AdamW (foreach) works on about one more copy of the parameters: reported,
  * not measured here. What its modules keep beyond brim's comes on top. */
-uint64_t fit_pytorch(const Fit *fit)
+uint64_t fit_pytorch(const Fit *fit, int card)
 {
     const MemStats *s = &fit->method[0].variant.plan.memory.stats;
     uint64_t masters = s->own_peak[MEM_MASTER], trained = s->own_peak[MEM_PARAMETER];
@@ -56,7 +71,7 @@ uint64_t fit_pytorch(const Fit *fit)
                     report_group(s->own_peak, MEM_GROUP_GRADIENTS) +
                     report_group(s->own_peak, MEM_GROUP_OPTIMIZER_STATES);
     step += masters ? masters : trained; /* of what the update changes */
-    return s->needs + (step > s->peak ? step - s->peak : 0);
+    return fit_needs(fit, &fit->method[0], card) + (step > s->peak ? step - s->peak : 0);
 }
 
 /* ---- The sentence ---------------------------------------------------------------------------- */
@@ -86,12 +101,15 @@ static void say_with(LeverText *out, const Fit *fit, const Method *m)
         lever_add(out, " (%.2f times the FLOPs)", plan->step_flops / first->step_flops);
 }
 
-/* Of the cards that are known by name. */
-static void say_smallest_card(LeverText *out, const Fit *fit, uint64_t needs)
+/* Of the cards that are known by name, each by what a plan for it needs. */
+static void say_smallest_card(LeverText *out, const Fit *fit)
 {
     for (int i = 0; device_card_at(i); i++) {
         const Card *card = device_card_at(i);
-        if (card->bytes >= fit->options->reserve && card->bytes - fit->options->reserve >= needs) {
+        int kind = fit_kind(fit, card->capability);
+        const Method *least = kind < 0 ? NULL : least_need(fit, kind);
+        if (least && card->bytes >= fit->options->reserve &&
+            card->bytes - fit->options->reserve >= least->needs[kind]) {
             lever_add(out, "the smallest card that takes it is %s", card->name);
             return;
         }
@@ -99,16 +117,23 @@ static void say_smallest_card(LeverText *out, const Fit *fit, uint64_t needs)
     lever_add(out, "no card of `brim gpus` takes it");
 }
 
+/* The least need is that of the kind of card that needs least. */
 static void say_none(LeverText *out, const Fit *fit, int others)
 {
-    const Method *least = least_need(fit);
+    int kind = -1;
+    for (int i = 0; i < fit->cards; i++) {
+        int k = fit->kind_of[i];
+        if (!fit_best(fit, i) &&
+            (kind < 0 || least_need(fit, k)->needs[k] < least_need(fit, kind)->needs[kind]))
+            kind = k;
+    }
+    const Method *least = least_need(fit, kind);
     LeverText flags = levers_text(&least->variant.options, fit->options);
-    uint64_t needs = least->variant.plan.memory.stats.needs;
     lever_add(out, "%s fits ", others ? "; nothing here" : "Nothing here");
     say_cards(out, fit, NULL);
-    lever_add(out, ": the least need is %s%s%s; ", report_size(needs).text, flags.text[0] ? ", with " : "",
-        flags.text);
-    say_smallest_card(out, fit, needs);
+    lever_add(out, ": the least need is %s%s%s; ", report_size(least->needs[kind]).text,
+              flags.text[0] ? ", with " : "", flags.text);
+    say_smallest_card(out, fit);
 }
 
 LeverText fit_verdict(const Fit *fit)

@@ -347,8 +347,8 @@ static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan
     double decode = w->last - w->first;
     return json_pack(
         "{s:s, s:s, s:s, s:I, s:i, s:i, s:o, s:f, s:f, s:o, s:o}", "model", o->model, "device", o->device,
-        "blas", products_name(o), "parameters", (json_int_t)w->parameters, "prompt_tokens",
-        w->prompt_tokens, "cache_tokens", o->seq, "sequences", sequences, "prefill_tokens_per_second",
+        "blas", products_name(o), "parameters", (json_int_t)w->parameters, "prompt_tokens", w->prompt_tokens,
+        "cache_tokens", o->seq, "sequences", sequences, "prefill_tokens_per_second",
         (double)w->prompt_tokens * o->batch / (w->first - w->started), "decode_tokens_per_second",
         w->written > 1 ? (double)(w->written - 1) * o->batch / decode : 0.0, "textbook",
         textbook_of(o, w->parameters), "memory", json_memory(&r->memory, &plan->memory));
@@ -418,11 +418,7 @@ static void print_end(const Options *o, const Writing *w, const Plan *plan, cons
     print_speed(o, w);
     printf("\n");
     inference_table(o, w->parameters, &plan->memory, &result->memory);
-    int64_t unaccounted = report_unaccounted(&result->memory);
-    if (result->memory.process_peak && unaccounted >= 0)
-        printf("Reserved %s + host %s + unaccounted %s = process %s\n",
-               report_size(result->memory.reserved).text, report_size(result->memory.host_peak).text,
-               report_size((uint64_t)unaccounted).text, report_size(result->memory.process_peak).text);
+    report_beyond(stdout, &result->memory);
     if (result->segments_off_plan)
         printf("%" PRId64 " segment%s went off the plan\n", result->segments_off_plan,
                plural(result->segments_off_plan));
@@ -522,12 +518,16 @@ int plan_inference(const Options *options)
     if (plan_writing(&o, &w, &plan))
         return EXIT_NO;
     if (o.json) {
-        json_print(json_pack("{s:s, s:I, s:i, s:o, s:o}", "model", o.model, "parameters",
-                             (json_int_t)w.parameters, "cache_tokens", writes(&o) ? o.seq : 0, "textbook",
-                             textbook_of(&o, w.parameters), "memory", json_memory(&plan.memory, NULL)));
+        json_t *all = json_pack("{s:s, s:I, s:i, s:o, s:o}", "model", o.model, "parameters",
+                                (json_int_t)w.parameters, "cache_tokens", writes(&o) ? o.seq : 0, "textbook",
+                                textbook_of(&o, w.parameters), "memory", json_memory(&plan.memory, NULL));
+        planned_card_json(all, &o);
+        json_print(all);
     } else {
         print_inference(&o, &w);
         inference_table(&o, w.parameters, &plan.memory, NULL);
+        if (planned_card(&o).capability)
+            printf("Planned for %s.\n", planned_card(&o).text);
     }
     int status = check_fits(&o, &plan, 0);
     plan_free(&plan);

@@ -25,7 +25,7 @@ typedef struct Help {
 #define NEED_FLAGS SHAPE_FLAGS " --budget"
 #define TRAIN_FLAGS                                                                                          \
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
-               "--prompt --log --json --quiet"
+               "--prompt --log --json --quiet --no-graph"
 
 static const Help pages[] = {
     {"train", "plan, then train, then show planned beside measured memory",
@@ -63,7 +63,7 @@ static const Help pages[] = {
      "--budget marks the rows that fit.\n"
      "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
      "one model, beside what is taught about them, and four models on five cards.",
-     NEED_FLAGS " --card --run --four-ways --csv --json",
+     NEED_FLAGS " --card --run --no-graph --four-ways --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --four-ways --model llama-3.1-8b\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
@@ -83,7 +83,7 @@ static const Help pages[] = {
      "of the model's generation_config.json.",
      "--model --init --init-partial --adapter --weights --quantize --tokenizer --vocab --batch --seq "
      "--prompt --tokens --temperature --top-k --top-p --prefill --ignore-eos "
-     "--seed --threads --device --budget --json",
+     "--seed --threads --device --no-graph --budget --json",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
                  "  brim generate --temperature 0.7 --top-p 0.9 --batch 2\n"},
     {"demo", "train, compare levers, and say what to try next",
@@ -146,7 +146,8 @@ static const Group groups[] = {
     {"data", "what it is trained on, and how much at once",
      "--data --pack --invalid-utf8 --check-data --batch --seq --accumulate --max-samples"},
     {"training", "steps, optimizer, learning rate, threads",
-     "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device"},
+     "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device "
+     "--no-graph"},
     {"levers", "what saves memory, and the limits to stay below",
      "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention "
      "--precision "

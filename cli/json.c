@@ -36,13 +36,13 @@ static json_t *books(const MemSummary *m)
     }
     if (m->card.used) {
         json_t *card = json_object();
+        json_object_set_new(card, "counted_by", json_string(report_card_counter(m->card.counter)));
         set_bytes(card, "used_bytes", m->card.used);
-        set_bytes(card, "reserved_bytes", m->reserved);
-        set_bytes(card, "context_bytes", m->card.context);
-        set_bytes(card, "kernels_bytes", m->card.kernels);
-        set_bytes(card, "library_bytes", m->card.library);
-        json_object_set_new(card, "unaccounted_bytes",
-                            json_integer((json_int_t)report_card_unaccounted(m)));
+        set_bytes(card, "reserved_bytes", m->reserved ? m->reserved : m->stats.live);
+#define X(id, name, whose) set_bytes(card, name "_bytes", m->card.id);
+        MEM_CARD_ROWS(X)
+#undef X
+        json_object_set_new(card, "unaccounted_bytes", json_integer((json_int_t)report_card_unaccounted(m)));
         json_object_set_new(memory, "card", card);
     }
     return memory;

@@ -24,6 +24,7 @@ static json_t *options_json(const Options *o, int64_t steps)
     json_object_set_new(all, "steps", json_integer((json_int_t)steps));
     json_object_set_new(all, "seed", json_integer((json_int_t)o->seed));
     json_object_set_new(all, "threads", json_integer(threads_of(o)));
+    json_object_set_new(all, "device", json_text(o->device));
     json_object_set_new(all, "data", json_text(o->data));
     return all;
 }

@@ -63,27 +63,34 @@ static json_t *capability_json(int capability)
 
 /* ---- This machine's ---------------------------------------------------------------------------- */
 
+static uint64_t bytes_free(void)
+{
+    size_t left = 0, all = 0;
+    return cuda.memory_info(&left, &all) ? 0 : left;
+}
+
 static json_t *here_json(const CudaDevice *d, int i)
 {
-    return json_pack("{s:i, s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i}", "number", i, "title", d->name,
-                     "compute_capability", capability_text(d->capability).text, "multiprocessors",
+    CudaUse use = cuda_in_use(d);
+    return json_pack("{s:i, s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i}", "number", i, "title",
+                     d->name, "compute_capability", capability_text(d->capability).text, "multiprocessors",
                      d->multiprocessors, "bytes", (json_int_t)d->total, "free_bytes",
-                     (json_int_t)d->after_blas, "context_bytes", (json_int_t)(d->before - d->after_context),
-                     "kernels_bytes", (json_int_t)(d->after_context - d->after_kernels), "library_bytes",
-                     (json_int_t)(d->after_kernels - d->after_blas), "driver_version", cuda_driver_version(),
-                     "library_version", cuda_blas_version(d));
+                     (json_int_t)bytes_free(), "others_bytes", (json_int_t)use.others, "context_bytes",
+                     (json_int_t)use.context, "kernels_bytes", (json_int_t)use.kernels, "library_bytes",
+                     (json_int_t)use.library, "driver_version", cuda_driver_version(), "library_version",
+                     cuda_blas_version(d));
 }
 
 static void print_here(const CudaDevice *d, int i)
 {
     int driver = cuda_driver_version(), blas = cuda_blas_version(d);
+    CudaUse use = cuda_in_use(d);
     printf("cuda:%d  %s, compute capability %s, %d multiprocessors: %s, of which %s are free\n", i, d->name,
            capability_text(d->capability).text, d->multiprocessors, report_size(d->total).text,
-           report_size(d->after_blas).text);
-    printf(
-        "        taken by the driver's context %s, kernels %s, cuBLAS %s; driver for CUDA %d.%d, cuBLAS %d\n",
-        report_size(d->before - d->after_context).text, report_size(d->after_context - d->after_kernels).text,
-        report_size(d->after_kernels - d->after_blas).text, driver / 1000, driver % 1000 / 10, blas);
+           report_size(bytes_free()).text);
+    printf("        taken: context %s, kernels %s, library %s; driver for CUDA %d.%d, cuBLAS %d\n",
+           report_size(use.context).text, report_size(use.kernels).text, report_size(use.library).text,
+           driver / 1000, driver % 1000 / 10, blas);
 }
 
 /* Opens each card for a moment: what that takes is measured. */

@@ -69,7 +69,10 @@ static int check_names(const Options *o)
     return parse_choice("--schedule", "constant, linear, cosine", o->schedule, schedules, &found);
 }
 
-enum { CHECK_DEVICE = 800 };
+int no_device(const Options *o, const char *why)
+{
+    return usage("--device %s: %s: `brim plan --device cuda --card NAME`", o->device, why);
+}
 
 static int check_device(const Options *o, const char *command)
 {
@@ -80,13 +83,16 @@ static int check_device(const Options *o, const char *command)
             "--card %s needs --device cuda: a plan for the CPU is of no card; `brim fit --card %s` says "
             "what fits one",
             o->cards, o->cards);
+    if (o->cards && strchr(o->cards, ',') && strcmp(command, "fit") != 0)
+        return usage("--card %s: a plan is for one card; `brim fit` takes several", o->cards);
+    if (o->no_graphs && device_cuda_ordinal(o->device) < 0)
+        return usage("--no-graph needs --device cuda: graphs start the kernels of a card");
     if (plans && device_cuda_ordinal(o->device) >= 0)
         return 0; /* without a card, too; and compare asks the driver in another process */
     int code = device_check(o->device, why, sizeof why);
     if (!code)
         return 0;
-    return usage("--device %s: %s%s", o->device, why,
-                 code == ERROR_STATE ? ": `brim plan --device cuda --card NAME`" : "");
+    return code == ERROR_STATE ? no_device(o, why) : usage("--device %s: %s", o->device, why);
 }
 
 static int check_levers(Options *o)
@@ -342,7 +348,8 @@ static const struct {
 } modes[] = {
     {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
     {"--inference", "plans without training",
-     " --inference --model --init --init-partial --adapter --resize-vocab --vocab --batch --seq --prefill "
+     " --inference --model --card --init --init-partial --adapter --resize-vocab --vocab --batch --seq "
+     "--prefill "
      "--threads --device --budget --json --weights --quantize "},
     {"--four-ways", "plans four ways of its own", " --four-ways --model --batch --seq --threads --json "},
 };

@@ -199,6 +199,7 @@ static void plan_json(const Options *o, const Training *t, const Plan *plan)
                   "packer", plan->packer, "memory", json_memory(&plan->memory, NULL), "largest_at_peak",
                   largest_json(plan), "places_at_peak", places_json(plan));
     bracket_add_trained(all, &t->bracket);
+    planned_card_json(all, o);
     json_print(all);
 }
 
@@ -207,10 +208,10 @@ static void plan_json(const Options *o, const Training *t, const Plan *plan)
 static void print_plan(const Options *o, const Training *t, const Plan *plan)
 {
     const MemStats *s = &plan->memory.stats;
-    print_title(o, t->parameters, &t->bracket, t->steps);
+    PlannedCard card = planned_card(o);
+    print_title_on(o, t->parameters, &t->bracket, t->steps, card.text);
     printf("\n");
     report_table(stdout, &plan->memory, NULL);
-    PlannedCard card = planned_card(o);
     printf("That is %.2f %% above the bytes live at the peak; blocks placed %s; planned for ",
            100 * ((double)s->needs / (double)s->peak - 1), plan->packer);
     if (card.capability)

@@ -10,29 +10,47 @@
 #include "precision.h"
 #include "variants_.h"
 
-/* What a plan for a card depends on is the same for those of one kind: the first that is named is asked. */
-static const char *one_card(const Options *o)
+static int is_on_card(const Options *o)
 {
-    static _Thread_local char name[64];
-    if (!o->cards || strcmp(o->device, "cpu") == 0)
-        return NULL;
-    snprintf(name, sizeof name, "%.*s", (int)strcspn(o->cards, ","), o->cards);
-    return name;
+    return device_cuda_ordinal(o->device) >= 0;
 }
 
 PlannedCard planned_card(const Options *o)
 {
-    PlannedCard card = {"", 0};
-    const char *name = one_card(o);
-    if (strcmp(o->device, "cpu") == 0)
+    PlannedCard card = {.capability = 0};
+    CudaDevice here;
+    char why[512];
+    if (!is_on_card(o))
         return card;
-    card.capability = device_planned_capability(o->device, name);
-    if (name && card.capability >= 0)
-        snprintf(card.text, sizeof card.text, "%s", device_card(name)->title);
-    else
-        snprintf(card.text, sizeof card.text, "a card of compute capability %d.%d", card.capability / 10,
-                 card.capability % 10);
+    const Card *named = o->cards ? device_card(o->cards) : NULL;
+    card.capability = device_planned_capability(o->device, o->cards);
+    card.name = named ? named->name : NULL;
+    card.source = o->cards ? "named" : "assumed";
+    if (named)
+        snprintf(card.text, sizeof card.text, "%s", named->title);
+    else if (o->cards)
+        snprintf(card.text, sizeof card.text, "%.100s", o->cards); /* which planning refuses */
+    else if (!cuda_look(&here, device_cuda_ordinal(o->device), why, sizeof why)) {
+        snprintf(card.text, sizeof card.text, "this machine's %s (%.16s)", here.name, o->device);
+        card.source = "this machine";
+    } else {
+        snprintf(card.text, sizeof card.text,
+                 "a card of compute capability %d.%d (assumed: none is named, and none is here)",
+                 card.capability / 10, card.capability % 10);
+    }
     return card;
+}
+
+void planned_card_json(json_t *object, const Options *o)
+{
+    PlannedCard card = planned_card(o);
+    char capability[16];
+    if (!card.capability)
+        return;
+    snprintf(capability, sizeof capability, "%d.%d", card.capability / 10, card.capability % 10);
+    json_object_set_new(object, "card",
+                        json_pack("{s:s?, s:s, s:s, s:s}", "name", card.name, "title", card.text,
+                                  "compute_capability", capability, "source", card.source));
 }
 
 RunOptions run_options(const Options *o)
@@ -42,7 +60,8 @@ RunOptions run_options(const Options *o)
     return (RunOptions){.budget = o->budget,
                         .threads = o->threads,
                         .device = o->device,
-                        .card = one_card(o),
+                        .card = is_on_card(o) ? o->cards : NULL,
+                        .no_graphs = o->no_graphs,
                         .seed = o->seed,
                         .quiet = o->quiet || o->json,
                         .counted = o->seq ? "tokens" : "samples",

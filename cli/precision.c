@@ -45,6 +45,12 @@ int rounds_weights(const Options *o)
     return trains_in_16_bit(o) && !row_of(o).master;
 }
 
+int computes_in_fp32(const Options *o)
+{
+    Precision row = row_of(o);
+    return row.weights == DTYPE_F32 && row.activations == DTYPE_F32;
+}
+
 int computes_in_bf16(const Options *o)
 {
     return row_of(o).activations == DTYPE_BF16;
@@ -147,6 +153,10 @@ LeverText precision_problem(const Options *o)
     LeverText why = {""};
     if (!precision_named(o->precision))
         return lever_say("--precision must be one of %s, not '%.40s'", precision_names().text, o->precision);
+    if (row_of(o).tf32 && !strcmp(o->device, "cpu"))
+        return lever_say(
+            "--precision tf32 needs --device cuda: TF32 is a product of NVIDIA cards; on the CPU "
+            "--precision fp32 trains in the same memory");
     if (o->grad_dtype)
         why = grad_dtype_problem(o);
     if (!why.text[0] && o->rounding)

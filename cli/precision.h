@@ -19,9 +19,11 @@ LeverText precision_problem(const Options *o);
 /* Whether weights that are trained are 16 bit; whether, beside that, nothing keeps them in fp32. */
 int trains_in_16_bit(const Options *o);
 int rounds_weights(const Options *o);
-/* Whether gradients are so small that the loss is scaled: those of fp16. */
+/* Nothing of the precision is 16 bit: fp32 and tf32. */
+int computes_in_fp32(const Options *o);
 /* Activations are bf16, and products with them. */
 int computes_in_bf16(const Options *options);
+/* Whether gradients are so small that the loss is scaled: those of fp16. */
 int scales_loss(const Options *o);
 
 /* What acts, where nothing was typed too: "16", "stochastic", "dynamic"; "" where there is no such thing. */

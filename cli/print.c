@@ -35,7 +35,7 @@ static int same_bracket(const Options *o)
     return !(trains_in_16_bit(o) && option_varies(o, "--accumulate"));
 }
 
-void print_title(const Options *o, int64_t parameters, const Bracket *bracket, int64_t steps)
+static void title(const Options *o, int64_t parameters, const Bracket *bracket, int64_t steps, const char *on)
 {
     SayLine line = {""};
     if (option_varies(o, "--model"))
@@ -47,7 +47,9 @@ void print_title(const Options *o, int64_t parameters, const Bracket *bracket, i
     line_add(&line, "  %s", levers_title(o).text);
     if (steps)
         line_add(&line, "  %" PRId64 " step%s", steps, plural(steps));
-    else
+    if (on[0])
+        line_add(&line, "  on %s", on);
+    else if (!steps)
         line_add(&line, "  %d thread%s", threads_of(o), plural(threads_of(o)));
     say_line(&line);
     if (same_bracket(o) && bracket->trained.count) {
@@ -57,6 +59,17 @@ void print_title(const Options *o, int64_t parameters, const Bracket *bracket, i
         if (bracket_star(bracket)[0])
             printf("%s\n", bracket_star(bracket));
     }
+}
+
+void print_title_on(const Options *o, int64_t parameters, const Bracket *bracket, int64_t steps,
+                    const char *on)
+{
+    title(o, parameters, bracket, steps, on);
+}
+
+void print_title(const Options *o, int64_t parameters, const Bracket *bracket, int64_t steps)
+{
+    title(o, parameters, bracket, steps, steps ? "" : planned_card(o).text);
 }
 
 const char *device_title(const Options *o)

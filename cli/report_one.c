@@ -183,6 +183,24 @@ static void print_peak(const RunRecord *run)
     print_where(run);
 }
 
+static void print_card(const RunRecord *run)
+{
+    const RunMemory *m = &run->end.memory;
+    if (!m->present || !m->card.used)
+        return;
+    printf("\n%-*s%*s\n", LABEL, "bytes on the card", COLUMN, "at the end");
+    table_row("reserved", 0, m->card_reserved, NULL);
+#define X(id, name, whose)                                                                                   \
+    if (m->card.id)                                                                                          \
+        table_row(name, 0, m->card.id, NULL);
+    MEM_CARD_ROWS(X)
+#undef X
+    table_row("unaccounted", 0, (uint64_t)m->card_unaccounted, NULL);
+    table_row("used", 0, m->card.used, NULL);
+    if (m->card.counter != MEM_CARD_NONE)
+        printf("used: %s\n", report_card_meaning(m->card.counter));
+}
+
 /* What PyTorch's allocator would make of these requests; silent where there is no memory to find out. */
 static void print_pytorch(const RunRecord *run)
 {
@@ -218,6 +236,7 @@ void print_summary(const RunRecord *run)
         printf("Note: %s\n", run->notes.names[i]);
     print_steps(run);
     print_peak(run);
+    print_card(run);
     if (run->event_count)
         printf("\n%s events, from byte 0 %s step %d\n", report_count((int64_t)run->event_count).text,
                run->events_complete ? "to the end of" : "into", run->events[run->event_count - 1].step + 1);

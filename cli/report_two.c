@@ -74,19 +74,24 @@ static SizeText words_of(const char *name)
     return out;
 }
 
-static void size_row(const Both *both, const char *label, uint64_t a, uint64_t b)
+static void signed_row(const Both *both, const char *label, int64_t a, int64_t b)
 {
     double apart = ((double)b - (double)a) / both->unit.bytes;
     char difference[32] = "-", share[24] = "";
     if (fabs(apart) >= 0.5 * both->unit.smallest)
         snprintf(difference, sizeof difference, "%+.*f", both->unit.decimals, apart);
     else if (a != b)
-        snprintf(difference, sizeof difference, "%+" PRId64 " B", (int64_t)(b - a));
-    if (both->alike && a && a != b)
+        snprintf(difference, sizeof difference, "%+" PRId64 " B", b - a);
+    if (both->alike && a > 0 && a != b)
         snprintf(share, sizeof share, "%+.0f %%", 100 * ((double)b / (double)a - 1));
     printf("%-*s%*.*f%*.*f%*s%*s\n", LABEL, words_of(label).text, COLUMN, both->unit.decimals,
            (double)a / both->unit.bytes, COLUMN, both->unit.decimals, (double)b / both->unit.bytes, COLUMN,
            difference, share[0] ? 8 : 0, share);
+}
+
+static void size_row(const Both *both, const char *label, uint64_t a, uint64_t b)
+{
+    signed_row(both, label, (int64_t)a, (int64_t)b);
 }
 
 /* What was measured, or where nothing was, what was planned. */
@@ -121,6 +126,27 @@ static void print_where(const char *letter, const RunRecord *run)
 static uint64_t needs_of(const RunRecord *run)
 {
     return run->end.memory.present ? run->end.memory.needs_bytes : run->plan.needs_bytes;
+}
+
+/* Where one of them was on a card. */
+static void print_cards(const RunRecord *a, const RunRecord *b)
+{
+    const RunMemory *of_a = &a->end.memory, *of_b = &b->end.memory;
+    const MemCard *x = &of_a->card, *y = &of_b->card;
+    Both both = {report_unit(x->used > y->used ? x->used : y->used), x->used && y->used};
+    char title[48];
+    if (!x->used && !y->used)
+        return;
+    snprintf(title, sizeof title, "%s on the card", both.unit.name);
+    printf("\n%-*s%*s%*s%*s\n", LABEL, title, COLUMN, "A", COLUMN, "B", COLUMN, "B - A");
+    size_row(&both, "reserved", of_a->card_reserved, of_b->card_reserved);
+#define X(id, name, whose)                                                                                   \
+    if (x->id || y->id)                                                                                      \
+        size_row(&both, name, x->id, y->id);
+    MEM_CARD_ROWS(X)
+#undef X
+    signed_row(&both, "unaccounted", of_a->card_unaccounted, of_b->card_unaccounted);
+    size_row(&both, "used", x->used, y->used);
 }
 
 static void print_memory(const RunRecord *a, const RunRecord *b)
@@ -255,5 +281,6 @@ void print_difference(const RunRecord *a, const RunRecord *b)
     print_notes("B", b);
     print_options(a, b);
     print_memory(a, b);
+    print_cards(a, b);
     print_losses(a, b);
 }

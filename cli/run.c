@@ -48,20 +48,21 @@ static size_t receive(int from, RunResult *result)
     return got;
 }
 
-void look_apart(const Options *options)
+int look_apart(const Options *options)
 {
     int ends[2], ordinal = device_cuda_ordinal(options->device), status;
     struct {
         CudaDevice card;
         int found;
+        char why[CHECK_DEVICE];
     } answer = {.found = 0};
     if (ordinal < 0 || pipe(ends))
-        return;
+        return EXIT_DONE;
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0) {
-        char why[512];
-        answer.found = !cuda_look(&answer.card, ordinal, why, sizeof why);
+        answer.found = !device_check(options->device, answer.why, sizeof answer.why) &&
+                       !cuda_look(&answer.card, ordinal, answer.why, sizeof answer.why);
         _exit(write(ends[1], &answer, sizeof answer) == (ssize_t)sizeof answer ? 0 : 1);
     }
     close(ends[1]);
@@ -71,6 +72,7 @@ void look_apart(const Options *options)
         ;
     if (whole && answer.found)
         cuda_look_known(&answer.card);
+    return whole && !answer.found ? no_device(options, answer.why) : EXIT_DONE;
 }
 
 int run_apart(const Options *options, const Plan *plan, RunResult *result)

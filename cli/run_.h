@@ -4,10 +4,10 @@
 
 #include "cli.h"
 
-/* As plan_execute, quietly. Returns result->status. */
 /* Asks a process of its own which card --device names, so that this one never starts the driver and those of
- * run_apart can. */
-void look_apart(const Options *options);
+ * run_apart can. EXIT_DONE, or EXIT_USAGE after saying what is missing. */
+int look_apart(const Options *options);
+/* As plan_execute, quietly. Returns result->status. */
 int run_apart(const Options *options, const Plan *plan, RunResult *result);
 
 #endif

@@ -75,11 +75,13 @@ LeverText weights_text(const Options *o)
 LeverText types_text(const Options *o)
 {
     LeverText out = weights_text(o);
-    DType activations = precision_of(o).activations;
+    Precision precision = precision_of(o);
     if (!has_adapters(o))
         snprintf(out.text, sizeof out.text, "%.40s", o->precision);
-    else if (activations != DTYPE_F32)
-        lever_add(&out, "  %s activations", weights_name(activations));
+    else if (precision.activations != DTYPE_F32)
+        lever_add(&out, "  %s activations", weights_name(precision.activations));
+    else if (precision.tf32)
+        lever_add(&out, "  products in tf32");
     return out;
 }
 

@@ -85,8 +85,7 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     if (t->skipped)
         line_add(&line, ", %" PRId64 " skipped", t->skipped);
     if (r->tokens_per_second > 0) /* of one step nothing is known */
-        line_add(&line, ", %s %s/s", report_rate(r->tokens_per_second).text,
-                 o->seq ? "tokens" : "samples");
+        line_add(&line, ", %s %s/s", report_rate(r->tokens_per_second).text, o->seq ? "tokens" : "samples");
     if (t->validation_seconds > 0)
         line_add(&line, "; validation %s", seconds_text(t->validation_seconds).text);
     if (r->steps)
@@ -170,6 +169,14 @@ static int exit_code(const Training *training)
     return saving->signal ? 128 + saving->signal : EXIT_DONE;
 }
 
+/* After an error: what is left of the run. */
+static void say_saved(const Options *o, const Saving *saving)
+{
+    if (o->save && saving->saved >= 0)
+        fprintf(stderr, "brim: step %" PRId64 " is saved in %s; --resume %s goes on from there\n",
+                saving->saved, o->save, o->save);
+}
+
 /* Trains what was planned. */
 static int train_planned(const Options *o, Training *training, const Plan *plan)
 {
@@ -191,6 +198,7 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     if (result.status) {
         fflush(stdout);
         fprintf(stderr, "brim: %s\n", result.error);
+        say_saved(o, training->saving);
         return EXIT_NO;
     }
     if (o->json)
@@ -247,6 +255,9 @@ int command_demo(const Options *options, int sets)
     if (status || o.json)
         return status;
     static Variant variants[VARIANTS];
+    char on[64] = "";
+    if (strcmp(o.device, "cpu") != 0)
+        snprintf(on, sizeof on, " --device %s", o.device);
     o.sample = 0;
     int count = variants_plan(&o, variants);
     printf("\nWhat each lever would save, planned the same way (brim compare):\n");
@@ -255,9 +266,10 @@ int command_demo(const Options *options, int sets)
     variants_free(variants, count);
     printf(
         "\nTry next:\n"
-        "  build/brim train --model mlp --epochs 3          Fashion-MNIST (package "
+        "  build/brim train%s --model mlp --epochs 3          Fashion-MNIST (package "
         "dataset-fashion-mnist)\n"
-        "  build/brim train --checkpoint blocks             the same model, and what it really saves\n"
-        "  build/brim plan --model llama-3.1-8b --seq 4096  what a large one would need, in milliseconds\n");
+        "  build/brim train%s --checkpoint blocks             the same model, and what it really saves\n"
+        "  build/brim plan%s --model llama-3.1-8b --seq 4096  what a large one would need, in milliseconds\n",
+        on, on, on);
     return EXIT_DONE;
 }

@@ -13,10 +13,11 @@ typedef struct Word {
 } Word;
 
 static const Word words[] = {
-    {"--dtype --mixed-precision --amp --autocast --bf16 --fp16 --fp32 --tf32 --half --torch-dtype ",
+    {"--dtype --mixed-precision --amp --autocast --bf16 --fp16 --fp32 --half --torch-dtype ",
      "training in 16 bit is --precision bf16-mixed, or another of its conventions (docs/precision.md); "
      "weights "
      "that are frozen or only read are stored as --weights says"},
+    {"--tf32 --allow-tf32 ", "products in TF32, on a card, are --precision tf32"},
     {"--grad-scaler --loss-scaling --initial-scale --init-scale ",
      "the loss of fp16 is scaled as --loss-scale says"},
     {"--optim-bits --8bit-adam --adam8bit --adamw-8bit --optim ",

@@ -5,6 +5,7 @@
 #include "flags_.h"
 #include "levers_.h"
 #include "lora.h"
+#include "precision.h"
 #include "variants_.h"
 
 /* ---- What can be pulled ---------------------------------------------------------------------- */
@@ -84,11 +85,6 @@ static int train_adapters(Options *o, DType quantized)
     return 1;
 }
 
-static int is_fp32(const Options *o)
-{
-    return !strcmp(o->precision, options_default.precision);
-}
-
 static int has_adam(const Options *o)
 {
     return !strcmp(o->optimizer, "adam") || !strcmp(o->optimizer, "adamw");
@@ -96,7 +92,7 @@ static int has_adam(const Options *o)
 
 static int trains_all(const Options *o)
 {
-    return is_fp32(o) && !has_adapters(o);
+    return computes_in_fp32(o) && !has_adapters(o);
 }
 
 static int trains_in_8_bit(const Options *o)
@@ -107,7 +103,7 @@ static int trains_in_8_bit(const Options *o)
 /* Beside adapters; without them 16 bit changes the weights too. */
 static int activates_in_fp32(const Options *o)
 {
-    return is_fp32(o) && has_adapters(o);
+    return computes_in_fp32(o) && has_adapters(o);
 }
 
 /* Weights, gradients and activations of 16 bits, and 8-bit states. */

@@ -2,14 +2,16 @@
 #include "cuda.h"
 
 #include <dlfcn.h>
+#include <inttypes.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../memtrack/memtrack.h"
 #include "cuda_find.h"
+#include "graph.h"
+#include "nvml.h"
 
 CudaDriver cuda;
 CudaBlas cublas;
@@ -45,15 +47,15 @@ enum {
     MODE_EXCLUSIVE = 3,
     MODE_PROHIBITED = 2,
     STREAM_NON_BLOCKING = 1,
-    COMPUTE_32F = 68,
     PARTS_IN_F32 = 16 /* cuBLAS's math mode: parts of 16-bit sums meet in f32 */
 };
 
 /* What all who open a card share. */
 typedef struct SharedCard {
     int refs, functions;
-    void *context, *module, **function;
-    size_t total, before, after_context, after_kernels;
+    void *context, *module, **function, *nvml;
+    size_t total;
+    CudaReading reading[CUDA_MOMENTS];
 } SharedCard;
 
 static SharedCard shared[CUDA_CARDS];
@@ -154,36 +156,42 @@ static int look_at(CudaDevice *d, int ordinal, char *why, size_t size)
     return d->capability < CUDA_OLDEST || mode == MODE_PROHIBITED ? -1 : 0;
 }
 
-static size_t bytes_free(size_t *total)
+/* The first context, and what it takes. */
+static int begin(SharedCard *card, int ordinal, char *why, size_t size)
 {
-    size_t some = 0, all = 0;
-    cuda.memory_info(&some, &all);
-    if (total)
-        *total = all;
-    return some;
+    unsigned char uuid[16];
+    size_t left;
+    int e, mode = 0;
+    *card = (SharedCard){.nvml = cuda.device_uuid(uuid, ordinal) ? NULL : nvml_open(uuid)};
+    cuda_take_reading(card->nvml, &card->reading[CUDA_BEFORE]);
+    if ((e = cuda.context_retain(&card->context, ordinal))) {
+        nvml_close(card->nvml);
+        cuda.device_attribute(&mode, ATTRIBUTE_COMPUTE_MODE, ordinal);
+        return says(why, size,
+                    mode == MODE_EXCLUSIVE ? "the card is in exclusive use, and another program has it"
+                                           : "the driver gives no context",
+                    e);
+    }
+    cuda.context_set(card->context);
+    cuda.memory_info(&left, &card->total);
+    cuda_take_reading(card->nvml, &card->reading[CUDA_AFTER_CONTEXT]);
+    return 0;
 }
 
 /* The driver's context and the kernels, once a process. */
 static int join(CudaDevice *d, const void *image, char *why, size_t size)
 {
     SharedCard *card = &shared[d->ordinal];
-    int e, mode = 0;
+    int e;
     if (card->refs == 0) {
-        *card = (SharedCard){0};
-        if ((e = cuda.context_retain(&card->context, d->ordinal))) {
-            cuda.device_attribute(&mode, ATTRIBUTE_COMPUTE_MODE, d->ordinal);
-            return says(why, size,
-                        mode == MODE_EXCLUSIVE ? "the card is in exclusive use, and another program has it"
-                                               : "the driver gives no context",
-                        e);
-        }
-        cuda.context_set(card->context);
-        card->after_context = bytes_free(&card->total);
+        if (begin(card, d->ordinal, why, size))
+            return -1;
         if ((e = cuda.module_load(&card->module, image, 0, NULL, NULL))) {
             cuda.context_release(d->ordinal);
+            nvml_close(card->nvml);
             return says(why, size, "the kernels do not load on this card", e);
         }
-        card->after_kernels = bytes_free(NULL);
+        cuda_take_reading(card->nvml, &card->reading[CUDA_AFTER_KERNELS]);
     }
     card->refs++;
     cuda.context_set(card->context);
@@ -191,9 +199,9 @@ static int join(CudaDevice *d, const void *image, char *why, size_t size)
     d->module = card->module;
     d->function = card->function;
     d->functions = card->functions;
-    d->total = d->before = card->total;
-    d->after_context = card->after_context;
-    d->after_kernels = card->after_kernels;
+    d->total = card->total;
+    d->nvml = card->nvml;
+    memcpy(d->reading, card->reading, sizeof d->reading);
     return 0;
 }
 
@@ -205,6 +213,7 @@ static void leave(const CudaDevice *d)
     memtrack_host_free(NULL, card->function, (size_t)card->functions * sizeof *card->function);
     cuda.module_unload(card->module);
     cuda.context_release(d->ordinal);
+    nvml_close(card->nvml);
     *card = (SharedCard){0};
 }
 
@@ -216,12 +225,13 @@ static int open_locked(CudaDevice *d, int ordinal, const void *image, char *why,
         return -1;
     if ((e = cuda.stream_create(&d->stream, STREAM_NON_BLOCKING)))
         return says(why, size, "the driver gives no stream", e);
+    cuda_take_reading(d->nvml, &d->reading[CUDA_BEFORE_LIBRARY]);
     if ((e = cublas.create(&d->blas)) || (e = cublas.set_stream(d->blas, d->stream)) ||
         (e = cublas.set_math_mode(d->blas, PARTS_IN_F32))) {
         snprintf(why, size, "cuBLAS does not start (its status %d); it needs some memory of the card", e);
         return -1;
     }
-    d->after_blas = bytes_free(NULL);
+    cuda_take_reading(d->nvml, &d->reading[CUDA_AFTER_LIBRARY]);
     return 0;
 }
 
@@ -237,7 +247,7 @@ static void close_locked(CudaDevice *d)
 
 int cuda_open(CudaDevice *d, int ordinal, const void *image, char *why, size_t size)
 {
-    *d = (CudaDevice){.compute = COMPUTE_32F};
+    *d = (CudaDevice){0};
     pthread_mutex_lock(&lock);
     int failed = open_locked(d, ordinal, image, why, size);
     if (failed)
@@ -250,6 +260,7 @@ void cuda_close(CudaDevice *d)
 {
     if (d->stream)
         cuda_wait(d);
+    cuda_graphs_end(d);
     cuda_stage(d, NULL, 0);
     pthread_mutex_lock(&lock);
     close_locked(d);
@@ -260,6 +271,18 @@ void cuda_use(const CudaDevice *d)
 {
     if (d->stream)
         cuda.context_set(d->context);
+}
+
+CudaUse cuda_in_use(const CudaDevice *d)
+{
+    CudaReading now;
+    if (!d->stream)
+        return (CudaUse){.counter = CUDA_COUNTERS};
+    cuda_use(d);
+    cuda_take_reading(d->nvml, &now);
+    CudaUse use = cuda_use_between(d->reading, &now);
+    use.graphs = d->graph_bytes;
+    return use;
 }
 
 int cuda_driver_version(void)
@@ -364,6 +387,7 @@ int cuda_functions(CudaDevice *d, const char *const *names, int count, char *why
     int failed = find_functions(card, names, count, why, size);
     d->function = card->function;
     d->functions = card->functions;
+    d->names = names;
     pthread_mutex_unlock(&lock);
     return failed;
 }
@@ -377,8 +401,50 @@ static void keep(CudaDevice *d, int error)
 void cuda_launch(CudaDevice *d, int function, unsigned x, unsigned y, unsigned z, unsigned threads,
                  const void *arguments, size_t bytes)
 {
+    CudaCall call = {.kind = CUDA_CALL_LAUNCH,
+                     .bytes = (uint32_t)bytes,
+                     .function = function,
+                     .x = x,
+                     .y = y,
+                     .z = z,
+                     .threads = threads};
+    cuda_put(d, call, arguments);
+}
+
+void cuda_product(CudaDevice *d, const CudaProduct *product)
+{
+    cuda_put(d, (CudaCall){.kind = CUDA_CALL_PRODUCT, .bytes = sizeof *product}, product);
+}
+
+static int launch(const CudaDevice *d, const CudaCall *c, const void *arguments)
+{
+    size_t bytes = c->bytes;
     void *extra[] = {(void *)1, (void *)(uintptr_t)arguments, (void *)2, &bytes, NULL};
-    keep(d, cuda.launch(d->function[function], x, y, z, threads, 1, 1, 0, d->stream, NULL, extra));
+    return cuda.launch(d->function[c->function], c->x, c->y, c->z, c->threads, 1, 1, 0, d->stream, NULL,
+                       extra);
+}
+
+static int multiply(const CudaDevice *d, const CudaProduct *p)
+{
+    enum { ALGORITHM_DEFAULT = -1 };
+    int status =
+        cublas.gemm(d->blas, p->trans_a, p->trans_b, p->m, p->n, p->k, &p->alpha, p->a, p->type, p->lda, p->b,
+                    p->type, p->ldb, &p->beta, p->c, p->c_type, p->ldc, p->compute, ALGORITHM_DEFAULT);
+    return status ? CUDA_ERROR_OF_CUBLAS + status : 0;
+}
+
+int cuda_call_(const CudaDevice *d, const CudaCall *call, const void *about)
+{
+    const CudaClear *clear = about;
+    switch (call->kind) {
+    case CUDA_CALL_CLEAR:
+        return cuda.set32(clear->to, 0, clear->words, d->stream);
+    case CUDA_CALL_PRODUCT:
+        return multiply(d, about);
+    case CUDA_CALL_LAUNCH:
+    default:
+        return launch(d, call, about);
+    }
 }
 
 static const char *blas_status(int status)
@@ -405,28 +471,37 @@ static const char *blas_status(int status)
     }
 }
 
-void cuda_blas_failed(CudaDevice *d, int status, const char *what, ...)
+void cuda_call_failed_(CudaDevice *d, int status, const CudaCall *call, const void *about)
 {
-    va_list list;
+    const CudaProduct *p = about;
+    char text[96];
     if (d->error)
         return;
-    keep(d, CUDA_ERROR_OF_CUBLAS + status);
-    int used = snprintf(d->failed, sizeof d->failed, "cuBLAS: %s (%d) for ", blas_status(status), status);
-    va_start(list, what);
-    vsnprintf(d->failed + used, sizeof d->failed - (size_t)used, what, list);
-    va_end(list);
+    keep(d, status);
+    cuda_error_text(status, text, sizeof text);
+    if (call->kind == CUDA_CALL_PRODUCT)
+        snprintf(d->failed, sizeof d->failed,
+                 "cuBLAS: %s (%d) for a product of (%" PRId64 ",%" PRId64 ") and (%" PRId64 ",%" PRId64
+                 "), %s into %s",
+                 blas_status(status - CUDA_ERROR_OF_CUBLAS), status - CUDA_ERROR_OF_CUBLAS, p->n, p->k, p->k,
+                 p->m, p->type_name, p->c_type_name);
+    else if (call->kind == CUDA_CALL_LAUNCH && d->names) /* a fault of a kernel before it may be the reason */
+        snprintf(d->failed, sizeof d->failed, "%s, said when the kernel %s was launched", text,
+                 d->names[call->function]);
 }
 
 int cuda_wait(CudaDevice *d)
 {
+    cuda_flush(d);
     keep(d, cuda.stream_wait(d->stream));
+    cuda_graphs_waited_(d);
     d->staged = 0;
     return d->error;
 }
 
 void cuda_failure(const CudaDevice *d, char *text, size_t size)
 {
-    if (d->error >= CUDA_ERROR_OF_CUBLAS)
+    if (d->failed[0])
         snprintf(text, size, "%s", d->failed);
     else
         cuda_error_text(d->error, text, size);
@@ -450,6 +525,7 @@ static unsigned char *stage(CudaDevice *d, size_t bytes, size_t *room)
 
 void cuda_write(CudaDevice *d, CudaPointer to, size_t bytes, const void *from)
 {
+    cuda_flush(d);
     if (!d->staging) {
         keep(d, cuda.to_device(to, from, bytes, d->stream));
         cuda_wait(d);
@@ -464,6 +540,7 @@ void cuda_write(CudaDevice *d, CudaPointer to, size_t bytes, const void *from)
 
 void cuda_read(CudaDevice *d, CudaPointer from, size_t bytes, void *to)
 {
+    cuda_flush(d);
     if (!d->staging) {
         keep(d, cuda.to_host(to, from, bytes, d->stream));
         cuda_wait(d);
@@ -485,7 +562,8 @@ void cuda_clear(CudaDevice *d, CudaPointer to, size_t bytes)
 {
     static const unsigned char zeros[4];
     if (bytes >= 4)
-        keep(d, cuda.set32(to, 0, bytes / 4, d->stream));
+        cuda_put(d, (CudaCall){.kind = CUDA_CALL_CLEAR, .bytes = sizeof(CudaClear)},
+                 &(CudaClear){to, bytes / 4});
     if (bytes % 4)
         cuda_write(d, to + bytes / 4 * 4, bytes % 4, zeros);
 }

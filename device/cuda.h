@@ -6,7 +6,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cuda_count.h"
+
 typedef unsigned long long CudaPointer;
+typedef struct CudaGraphs CudaGraphs; /* graph.h */
+
+/* A kernel of a graph: CUDA_KERNEL_NODE_PARAMS of CUDA 12 and 13. */
+typedef struct CudaKernelNode {
+    void *function;
+    unsigned grid[3], block[3], shared_bytes;
+    void **parameters, **extra, *kernel, *context;
+} CudaKernelNode;
 
 /* name, symbol, arguments */
 #define CUDA_FUNCTIONS(X)                                                                                    \
@@ -16,6 +26,7 @@ typedef unsigned long long CudaPointer;
     X(device_get, "cuDeviceGet", (int *, int))                                                               \
     X(device_name, "cuDeviceGetName", (char *, int, int))                                                    \
     X(device_attribute, "cuDeviceGetAttribute", (int *, int, int))                                           \
+    X(device_uuid, "cuDeviceGetUuid_v2", (unsigned char *, int))                                             \
     X(context_retain, "cuDevicePrimaryCtxRetain", (void **, int))                                            \
     X(context_release, "cuDevicePrimaryCtxRelease_v2", (int))                                                \
     X(context_set, "cuCtxSetCurrent", (void *))                                                              \
@@ -40,8 +51,12 @@ typedef unsigned long long CudaPointer;
     X(capture_begin, "cuStreamBeginCapture_v2", (void *, int))                                               \
     X(capture_end, "cuStreamEndCapture", (void *, void **))                                                  \
     X(graph_make, "cuGraphInstantiateWithFlags", (void **, void *, unsigned long long))                      \
+    X(capture_info, "cuStreamGetCaptureInfo_v2",                                                             \
+      (void *, int *, unsigned long long *, void **, void *const **, size_t *))                              \
+    X(graph_change, "cuGraphExecKernelNodeSetParams_v2", (void *, void *, const CudaKernelNode *))           \
     X(graph_launch, "cuGraphLaunch", (void *, void *))                                                       \
     X(graph_free, "cuGraphExecDestroy", (void *))                                                            \
+    X(graph_forget, "cuGraphDestroy", (void *))                                                              \
     X(error_name, "cuGetErrorName", (int, const char **))
 #define CUBLAS_FUNCTIONS(X)                                                                                  \
     X(create, "cublasCreate_v2", (void **))                                                                  \
@@ -72,29 +87,47 @@ extern CudaDriver cuda;
 extern CudaBlas cublas;
 
 enum { CUDA_SCRATCH = 1 << 20 }; /* bytes, of partial sums that kernels leave to one another */
-/* Compute capabilities, times ten: the first that there are kernels for, the first with tensor cores for bf16,
- * and the one that is planned for where nothing says which. */
-enum { CUDA_OLDEST = 75, CUDA_BF16 = 80, CUDA_NEWEST = 90 };
+/* Compute capabilities, times ten: the first that there are kernels for, the first with tensor cores for bf16
+ * and for TF32, and the one that is planned for where nothing says which. */
+enum { CUDA_OLDEST = 75, CUDA_BF16 = 80, CUDA_TF32 = 80, CUDA_NEWEST = 90 };
 
 /* An open card, as one context uses it: a stream, on which everything goes, in order, and a cuBLAS handle.
  * The driver's context and the kernels are shared by all of the process. Calls return a status of the
  * driver's (0 = fine); the first that is not stays in `error`. */
 typedef struct CudaDevice {
     int ordinal, capability, multiprocessors; /* capability: times ten, 90 */
-    int compute;                              /* cublasComputeType of f32 products */
     int error;
     char name[64];    /* the driver's, "NVIDIA H200" */
-    char failed[160]; /* which product cuBLAS refused, where that is the error */
+    char failed[160]; /* what was refused, and the error, where that is known */
     void *context, *stream, *module, *blas;
     void **function; /* of the module's kernels, in the order of their list */
+    const char *const *names;
     int functions;
-    size_t total, before, after_context, after_kernels, after_blas; /* free bytes, as set-up goes on */
+    size_t total; /* bytes of memory, as the driver says */
+    void *nvml;   /* the card there, or NULL */
+    CudaReading reading[CUDA_MOMENTS];
     CudaPointer workspace, scratch; /* cuBLAS's; CUDA_SCRATCH bytes: lent by who opened the card */
     size_t workspace_bytes;
     /* Host memory that the card reads and writes by itself: what is copied passes through it. */
     unsigned char *staging;
     size_t staging_bytes, staged; /* used since the last wait */
+    CudaGraphs *graphs;           /* graph.h; NULL: every call goes to the driver by itself */
+    size_t graph_bytes;           /* that the driver took for graphs */
+    int64_t graph_launches;
 } CudaDevice;
+
+/* c = alpha op(a) op(b) + beta c, column by column as cuBLAS has them: op(a) is (m,k), op(b) (k,n). Types are
+ * numbers of cudaDataType, with names for messages. */
+typedef struct CudaProduct {
+    int trans_a, trans_b;
+    int64_t m, n, k;
+    float alpha, beta;
+    const void *a, *b;
+    void *c;
+    int64_t lda, ldb, ldc;
+    int type, c_type, compute, unused; /* type: of a and b */
+    const char *type_name, *c_type_name;
+} CudaProduct;
 
 /* Opens a card. 0, or -1 with a sentence that says what is missing, where it was looked for, and what would
  * work. image: the kernels, as cuModuleLoadDataEx takes them. Nothing of the card's memory is taken but what
@@ -105,6 +138,8 @@ int cuda_loaded(int ordinal);
 void cuda_close(CudaDevice *device);
 /* The calling thread is about to use it. Nothing where it is not open. */
 void cuda_use(const CudaDevice *device);
+/* What is in use on it now; all 0 where it is not open. */
+CudaUse cuda_in_use(const CudaDevice *device);
 /* Of the driver (13000 is CUDA 13.0), and of cuBLAS, once a card is open; 0 = not known. */
 int cuda_driver_version(void);
 int cuda_blas_version(const CudaDevice *device);
@@ -131,11 +166,9 @@ void cuda_launch(CudaDevice *device, int function, unsigned x, unsigned y, unsig
 void cuda_read(CudaDevice *device, CudaPointer from, size_t bytes, void *to);
 void cuda_write(CudaDevice *device, CudaPointer to, size_t bytes, const void *from);
 void cuda_clear(CudaDevice *device, CudaPointer to, size_t bytes);
-/* A status of cuBLAS's that is not 0 becomes the device's error, CUDA_ERROR_OF_CUBLAS more, with a sentence
- * of what it was for (printf's). */
-enum { CUDA_ERROR_OF_CUBLAS = 10000 };
-void cuda_blas_failed(CudaDevice *device, int status, const char *what, ...)
-    __attribute__((format(printf, 3, 4)));
+/* Puts a product on the stream. */
+void cuda_product(CudaDevice *device, const CudaProduct *product);
+enum { CUDA_ERROR_OF_CUBLAS = 10000 }; /* a status of cuBLAS's becomes the device's error, so much more */
 /* Waits for all that is on the stream. Returns error. */
 int cuda_wait(CudaDevice *device);
 /* What went wrong on it: "CUDA_ERROR_LAUNCH_FAILED (719)"; and an error of the driver's. */

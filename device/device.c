@@ -81,3 +81,8 @@ int device_planned_capability(const char *device, const char *card)
     return cuda_look(&found, device_cuda_ordinal(device), unused, sizeof unused) ? CUDA_NEWEST
                                                                                  : found.capability;
 }
+
+int device_plans_alike(int a, int b)
+{
+    return (a >= CUDA_OLDEST) == (b >= CUDA_OLDEST) && cuda_workspace_bytes(a) == cuda_workspace_bytes(b);
+}

@@ -16,6 +16,9 @@ int device_cuda_ordinal(const char *name);
  */
 int device_planned_capability(const char *device, const char *card);
 
+/* Whether plans for cards of these capabilities are the same, to the byte. */
+int device_plans_alike(int a, int b);
+
 /* The memory of an open card, for a ledger. The card outlives it. */
 MemDevice device_memory(CudaDevice *device);
 

@@ -151,10 +151,11 @@ static const float *floats_at(FileWriter *w, const SafetensorsItem *item, int64_
     if (tensor_dtype(item->tensor) == DTYPE_F32)
         w->failed =
             tensor_read(item->tensor, first * (int64_t)sizeof *piece, (int64_t)(n * sizeof *piece), piece);
-    else if (tensor_readable(item->tensor, "safetensors_write"))
-        tensor_decode_file_(item->tensor, first, (int64_t)n, piece);
-    else
+    else {
+        if (tensor_readable(item->tensor, "safetensors_write"))
+            tensor_decode_file_(item->tensor, first, (int64_t)n, piece);
         w->failed = error_code();
+    }
     return w->failed ? NULL : piece;
 }
 

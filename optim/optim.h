@@ -157,8 +157,10 @@ BRIM_API int optim_step_skipped(const Optimizer *optimizer); /* 1: the last one 
  * steps. The learning rate is that at the time of backward. Refused (ERROR_STATE) beside norm clipping, which
  * needs all gradients, beside a dynamic loss scale, for a parameter that another optimizer in backward
  * updates, and between a backward and its optim_step. A second tensor_backward before optim_step
- * (accumulation) is refused before it computes anything. An error inside backward, such as memory that runs
- * out, leaves some parameters updated and others not. Returns error_code(). (Lv et al., arXiv 2306.09782,
+ * (accumulation) is refused before it computes anything. A loss that is not finite updates nothing. An error
+ * after it, such as memory that runs out, or (where the loss is scaled) a gradient that is not finite, leaves
+ * some parameters updated and others not: its message says how many, and the first and the last. Then
+ * optim_step ends the step without counting it. Returns error_code(). (Lv et al., arXiv 2306.09782,
  * call it LOMO.) */
 BRIM_API int optim_set_in_backward(Optimizer *optimizer, int on);
 

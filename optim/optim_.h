@@ -47,7 +47,9 @@ int rule_arrays(const UpdateRule *rule);
 typedef struct ParameterState {
     Tensor *array[OPTIM_MAX_ARRAYS]; /* NULL where the rule has fewer */
     int64_t updates; /* bias correction counts the steps in which this parameter had a gradient */
-    int updated;     /* this step's is on its way to a card, which may decide that there is none */
+    int updated; /* 0, or this step's is on its way to a card, which may decide that there is none: 1 + the
+                  * operation before it. On the CPU 1, in backward alone. */
+    int turn;    /* in backward: which one it was, from 1 */
     float lr_scale, weight_decay;
 } ParameterState;
 
@@ -90,8 +92,14 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars);
  * gradient. */
 int optimizer_has_update(const Tensor *parameter);
 
-/* What updates read is found on the card, from the gradients of those that will be updated (clip, scaling). */
-void optimizer_control_on_card(const Optimizer *optimizer, int gradients);
+/* What updates read is found on the card; of `count` parameters from `first` on, whether their gradients are
+ * finite too, and the factor that clips them. */
+void optimizer_control_on_card(const Optimizer *optimizer, int first, int count);
+
+/* Updates that the card has not made, by what was read last, do not count. */
+void optimizer_uncount(Optimizer *optimizer);
+/* On a card a gradient was not finite when its parameter was to be updated in backward: raises that. */
+int in_backward_blame(Optimizer *optimizer);
 
 /* The scale of the loss that the gradients come from; 1 without scaling. */
 double loss_scale_of_gradients(const Optimizer *optimizer);

@@ -341,7 +341,7 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
     const Tensor *tensor = optimizer->parameters[i];
     ParameterState *state = &optimizer->state[i];
     state->updates++;
-    state->updated = 1;
+    state->updated = 1 + (int)context->run.operation;
     if (context->meta)
         return;
     scalars.lr *= state->lr_scale;
@@ -378,32 +378,44 @@ static void update_all(Optimizer *optimizer)
 static void step_done(Optimizer *optimizer)
 {
     optimizer->steps++;
-    optimizer->updates_in_backward = 0;
     context_step_end();
 }
 
-void optimizer_control_on_card(const Optimizer *optimizer, int gradients)
+void optimizer_control_on_card(const Optimizer *optimizer, int first, int count)
 {
     Context *context = optimizer->item.context;
-    double *squares = storage_data(optimizer->squares);
-    int64_t count = 0;
-    for (int i = 0; i < optimizer->count && gradients && !context->meta; i++) {
+    if (context->meta)
+        return;
+    double *squares = (double *)storage_data(optimizer->squares) + first;
+    int64_t found = 0;
+    for (int i = first; i < first + count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
         if (optimizer_has_update(tensor))
             context->kernels->sum_squares(gradient_type(tensor), shape_numel(tensor->shape),
-                                          storage_data(tensor->grad), &squares[count++], &context->run);
+                                          storage_data(tensor->grad), &squares[found++], &context->run);
     }
-    card_find_control(context, optimizer->squares, count, loss_scale_of_gradients(optimizer),
-                      optimizer->max_norm);
+    card_find_control(context, squares, found, loss_scale_of_gradients(optimizer), optimizer->max_norm);
 }
 
-/* Whether the updates that are on their way count. */
-static void updates_done(Optimizer *optimizer, int count)
+void optimizer_uncount(Optimizer *optimizer)
 {
     for (int i = 0; i < optimizer->count; i++) {
-        optimizer->state[i].updates -= optimizer->state[i].updated && !count;
+        ParameterState *s = &optimizer->state[i];
+        if (!s->updated || card_took_effect(optimizer->item.context, s->updated - 1))
+            continue;
+        s->updates--;
+        s->updated = 0;
+    }
+}
+
+/* The step is over. skipped: nothing of it counts; but what was done in backward, which is never skipped. */
+static void settle(Optimizer *optimizer, int skipped)
+{
+    for (int i = 0; i < optimizer->count; i++) {
+        optimizer->state[i].updates -= optimizer->state[i].updated && skipped && !optimizer->in_backward;
         optimizer->state[i].updated = 0;
     }
+    optimizer->updates_in_backward = 0;
 }
 
 /* Everything is on its way before the host looks, once, at what came of it. */
@@ -412,12 +424,15 @@ static void step_on_card(Optimizer *optimizer)
     Context *context = optimizer->item.context;
     int scaled = optimizer->scaling.on, skip;
     double squares;
-    optimizer_control_on_card(optimizer, optimizer->max_norm > 0 || scaled);
+    optimizer_control_on_card(optimizer, 0, optimizer->max_norm > 0 || scaled ? optimizer->count : 0);
     update_all(optimizer);
     int failed = card_step_read(context, &skip, &squares);
-    updates_done(optimizer, !failed && !skip);
-    if (failed || skip)
-        optimizer->updates_in_backward = 0;
+    optimizer_uncount(optimizer);
+    if (skip && optimizer->in_backward && in_backward_blame(optimizer) != 0) {
+        card_step_end(context);
+        failed = 1;
+    }
+    settle(optimizer, skip);
     if (failed)
         return;
     double norm = sqrt(squares) / loss_scale_of_gradients(optimizer);
@@ -444,13 +459,29 @@ static void step(Optimizer *optimizer)
     }
     if (!skip)
         update_all(optimizer);
+    settle(optimizer, 0);
     if (loss_scale_step(optimizer, !skip) != 0)
         return;
     step_done(optimizer);
 }
 
+/* After an error: what backward has updated stays, and the next backward is another step's. */
+static void give_up(Optimizer *optimizer)
+{
+    Context *context = optimizer->item.context;
+    if (context != context_here())
+        return;
+    context->loss_step = -1;
+    if (optimizer->in_backward)
+        settle(optimizer, 0);
+    if (context->card)
+        card_step_end(context);
+}
+
 int optim_step(Optimizer *optimizer)
 {
+    if (optimizer && error_code())
+        give_up(optimizer);
     if (!optimizer || error_code())
         return error_code();
     if (optimizer->item.context != context_here())

@@ -20,6 +20,32 @@ static uint64_t sum_of(const uint64_t by[MEM_GROUP_COUNT])
     return sum;
 }
 
+MemCard live_card_(const Context *context)
+{
+    static const MemCardCounter counters[] = {[CUDA_COUNTS_PROCESS] = MEM_CARD_PROCESS,
+                                              [CUDA_COUNTS_CARD] = MEM_CARD_ALL,
+                                              [CUDA_COUNTS_DRIVER] = MEM_CARD_DRIVER,
+                                              [CUDA_COUNTERS] = MEM_CARD_NONE};
+    CudaUse use = context_device_use(context);
+    return (MemCard){.counter = counters[use.counter],
+                     .used = use.used,
+                     .others = use.others,
+                     .context = use.context,
+                     .kernels = use.kernels,
+                     .library = use.library,
+                     .graphs = use.graphs};
+}
+
+/* Between steps, and not often: whoever counts takes its time. */
+static void read_card(Live *live)
+{
+    enum { EVERY = 1 };
+    if (!live->context->card || (live->card_read > 0 && clock_now() - live->card_read < EVERY))
+        return;
+    live->state.card = live_card_(live->context);
+    live->card_read = clock_now();
+}
+
 /* While a step runs, the bar shows the last step's peak until this one exceeds it. Otherwise it would fall
  * back at the start of each step. */
 static void draw(Live *live)
@@ -42,21 +68,26 @@ static void on_op(void *user)
 }
 
 void live_start_(Live *live, const RunOptions *o, const Plan *plan, const MemMachine *machine, FILE *out,
-                 const MemLedger *ledger)
+                 const Context *context, uint64_t reserved)
 {
+    const MemLedger *ledger = context->ledger;
+    uint64_t available = context->card ? context_device_available(context) + reserved : machine->available;
     memset(live, 0, sizeof *live);
     live->on = o->panel && !o->quiet && report_screen_open(&live->screen, out);
     if (!live->on)
         return;
+    live->context = context;
     live->ledger = ledger;
     live->started = clock_now();
     live->state = (PanelState){.steps = o->steps > 0 ? o->steps : plan->steps,
                                .left = -1,
                                .needs = plan->memory.stats.needs,
-                               .limit = o->budget ? o->budget : machine->available,
+                               .limit = o->budget ? o->budget : available,
                                .limit_is_budget = o->budget > 0,
                                .counted = o->counted,
-                               .loss = &live->curve};
+                               .loss = &live->curve,
+                               .reserved = reserved};
+    read_card(live);
     memtrack_watch(memtrack_ledger_tracker(ledger), on_op, live);
     draw(live);
 }
@@ -94,6 +125,7 @@ int live_step_(Live *live, const StepLine *line, double counted, double seconds)
     if (live->curve.stride > 1 || live->curve.count > 1)
         note_rate(live, counted, seconds);
     note_left(live);
+    read_card(live);
     if (report_screen_due(&live->screen))
         draw(live);
     return live->fits;

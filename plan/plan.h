@@ -32,6 +32,7 @@ typedef struct RunOptions {
     const char *kernels; /* see ContextOptions */
     const char *device;  /* NULL = "cpu"; see device_check */
     const char *card;    /* of a plan on cuda: see ContextOptions */
+    int no_graphs;       /* of a run on cuda: see ContextOptions */
     FILE *out;           /* where tables and step lines go; NULL = stdout */
     int quiet;           /* 1: print nothing */
     int every;           /* prints a line every so many steps; 0 = every step */

@@ -143,7 +143,8 @@ static Context *context_for(const RunOptions *options, const Plan *plan, uint64_
                                             .threads = options->threads,
                                             .seed = options->seed,
                                             .kernels = options->kernels,
-                                            .device = options->device});
+                                            .device = options->device,
+                                            .no_graphs = options->no_graphs});
 }
 
 static int by_value(const void *a, const void *b)
@@ -197,7 +198,7 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     Run *run_outside = current_run;
     current_run = &run;
     RealSegments segments = {plan, result};
-    live_start_(&run.live, o, plan, &machine, run.out, context->ledger);
+    live_start_(&run.live, o, plan, &machine, run.out, context, wants_malloc(o) ? 0 : needs);
     result->status =
         plan_run_script_(script, config, context,
                          (SegmentHook){.segment = compare_segment, .step = time_step, .user = &segments});
@@ -211,8 +212,7 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     report_summary(context->ledger, &result->memory);
     result->memory.reserved = wants_malloc(o) ? 0 : needs;
     result->memory.process_peak = memtrack_process_resident_peak();
-    DeviceUse use = context_device_use(context);
-    result->memory.card = (MemCard){use.context, use.kernels, use.library, use.used};
+    result->memory.card = live_card_(context);
     context_use(outside);
     context_destroy(context);
     return result->status;

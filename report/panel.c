@@ -462,6 +462,41 @@ static void words_line(Page *p)
     end_line(p);
 }
 
+/* What nvidia-smi shows, and what it is made of; shorter from form to form. */
+static void card_words(const Page *p, char *text, size_t size, int form)
+{
+    const PanelState *s = p->state;
+    MemSummary books = {.card = s->card, .reserved = s->reserved, .stats.live = sum_of(s->live)};
+    uint64_t known = s->reserved ? s->reserved : sum_of(s->live);
+    ReportUnit unit = report_unit(s->card.used);
+    double used = (double)s->card.used / unit.bytes, d = unit.bytes;
+    int n = snprintf(text, size, "used %.*f %s", unit.decimals, used, unit.name);
+    if (form == 1)
+        snprintf(text + n, size - (size_t)n, ", %+.*f beyond the reservation", unit.decimals,
+                 ((double)s->card.used - (double)known) / d);
+    if (form)
+        return;
+    n += snprintf(text + n, size - (size_t)n, " = reserved %.*f", unit.decimals, (double)known / d);
+#define X(id, name, whose)                                                                                   \
+    if (s->card.id)                                                                                          \
+        n += snprintf(text + n, size - (size_t)n, " + %s %.*f", name, unit.decimals, (double)s->card.id / d);
+    MEM_CARD_ROWS(X)
+#undef X
+    snprintf(text + n, size - (size_t)n, " + unaccounted %.*f", unit.decimals,
+             (double)report_card_unaccounted(&books) / d);
+}
+
+static void card_line(Page *p)
+{
+    char text[256];
+    put_label(p, "card");
+    for (int form = 0, fits = 0; form < 3 && !fits; form++) {
+        card_words(p, text, sizeof text, form);
+        fits = put_words(p, text);
+    }
+    end_line(p);
+}
+
 /* ---- The page -------------------------------------------------------------------------------- */
 
 static Page page_for(const PanelState *s, const PanelStyle *style, PanelText *out)
@@ -483,7 +518,7 @@ static Page page_for(const PanelState *s, const PanelStyle *style, PanelText *ou
 
 int report_panel_fits(const PanelStyle *style)
 {
-    return style->width >= PANEL_NARROWEST && style->height >= PANEL_LINES + 2;
+    return style->width >= PANEL_NARROWEST && style->height >= PANEL_LEAST + 2;
 }
 
 int report_panel(const PanelState *state, const PanelStyle *style, PanelText *out)
@@ -500,6 +535,8 @@ int report_panel(const PanelState *state, const PanelStyle *style, PanelText *ou
     loss_line(&p);
     memory_line(&p, "peak", state->peak, peak_right(&p));
     memory_line(&p, "now", state->live, now_right(&p));
+    if (state->card.used && style->height >= PANEL_LINES + 2)
+        card_line(&p);
     legend_line(&p);
     words_line(&p);
     return out->lines;

@@ -14,7 +14,14 @@ extern "C" {
 
 /* ---- Drawing --------------------------------------------------------------------------------- */
 
-enum { PANEL_POINTS = 512, PANEL_LINES = 7, PANEL_NARROWEST = 40, PANEL_WIDEST = 160, PANEL_TEXT = 8192 };
+enum {
+    PANEL_POINTS = 512,
+    PANEL_LINES = 8,
+    PANEL_LEAST = 7,
+    PANEL_NARROWEST = 40,
+    PANEL_WIDEST = 160,
+    PANEL_TEXT = 8192
+};
 
 /* The loss of all steps so far in at most PANEL_POINTS points, each the mean of `stride` steps. All zero is
  * an empty curve. */
@@ -42,6 +49,8 @@ typedef struct PanelState {
     double rate;                    /* a second; 0 = unknown */
     const char *counted;            /* what rate counts: "tokens", "samples" */
     const LossCurve *loss;          /* may be NULL */
+    MemCard card;                   /* all 0 on the CPU */
+    uint64_t reserved;              /* of the card's memory; 0 = what is live */
 } PanelState;
 
 enum { PANEL_COLOURS_8 = 1, PANEL_COLOURS_256 };
@@ -112,7 +121,7 @@ void report_progress(ReportProgress *progress, int64_t done);
 void report_progress_end(ReportProgress *progress);
 /* The bar as text, without a newline: what report_progress draws after `seconds`. */
 void report_progress_line(const ReportProgress *progress, int64_t done, double seconds,
-                                   const PanelStyle *style, PanelText *out);
+                          const PanelStyle *style, PanelText *out);
 
 #ifdef __cplusplus
 }

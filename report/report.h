@@ -15,13 +15,30 @@
 extern "C" {
 #endif
 
-/* The books of one ledger, copied: it outlives the ledger. */
-/* What a card's driver counts, by differences of what it says is free: it counts all programs together. */
+/* What is in use on a card beside what is reserved: id, name, whose it is. With the reservation and what is
+ * unaccounted they sum to `used`. */
+#define MEM_CARD_ROWS(X)                                                                                     \
+    X(others, "others", "what other programs had before the run")                                            \
+    X(context, "context", "the driver's own, for this process")                                              \
+    X(kernels, "kernels", "brim's code")                                                                     \
+    X(library, "library", "cuBLAS's own")                                                                    \
+    X(graphs, "graphs", "graphs of kernels that come again")
+
+/* Who counts. A process alone: nvidia-smi's row of it. All programs: what nvidia-smi shows of the whole card,
+ * where NVIDIA's management library does not tell a process's part. The driver: all programs too, and what
+ * others had is in `context`: where there is no such library. */
+typedef enum MemCardCounter { MEM_CARD_NONE, MEM_CARD_PROCESS, MEM_CARD_ALL, MEM_CARD_DRIVER } MemCardCounter;
+
+/* Bytes on a card; all 0 on the CPU. */
 typedef struct MemCard {
-    uint64_t context, kernels, library; /* the driver's own, the loaded code, cuBLAS's own */
-    uint64_t used;                      /* at the end of the run */
+    MemCardCounter counter;
+    uint64_t used; /* at the end of the run */
+#define X(id, name, whose) uint64_t id;
+    MEM_CARD_ROWS(X)
+#undef X
 } MemCard;
 
+/* The books of one ledger, copied: it outlives the ledger. */
 typedef struct MemSummary {
     MemStats stats;
     char peak_path[128], peak_op[32]; /* of stats.peak_at */
@@ -36,9 +53,12 @@ BRIM_API void report_summary(const MemLedger *ledger, MemSummary *out);
 /* What the operating system counts beyond what is reserved or tracked: thread stacks, BLAS buffers, code,
  * other libraries' memory; negative when reserved pages were never touched. */
 BRIM_API int64_t report_unaccounted(const MemSummary *summary);
-/* The same of a card, of what its driver counts: other programs' memory, and what whole pieces of 2 MiB hold
- * beyond what is reserved. */
+/* The same of a card: what whole pieces of 2 MiB hold beyond what is reserved, and what the process or, where
+ * all programs are counted, others have taken since. */
 BRIM_API int64_t report_card_unaccounted(const MemSummary *summary);
+/* "process", "all", "driver"; and in words what nvidia-smi calls `used`. */
+BRIM_API const char *report_card_counter(MemCardCounter counter);
+BRIM_API const char *report_card_meaning(MemCardCounter counter);
 /* Where the peak was, for people: the module path, or "the model itself". */
 BRIM_API const char *report_path(const MemSummary *summary);
 /* The sum of the components of a group. */
@@ -68,9 +88,11 @@ BRIM_API void report_row_heading(FILE *out, const char *label);
 BRIM_API void report_row(FILE *out, const char *label, const MemSummary *summary, double step_seconds);
 
 /* The end table: planned | measured | own peak by group and component, the peak and where it was, and
- * (measured) what the process holds besides. Either of planned and measured may be NULL: then a column has the
- * shares of the peak instead. */
+ * (measured) what the process holds besides. Either of planned and measured may be NULL: then a column has
+ * the shares of the peak instead. */
 BRIM_API void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured);
+/* Its last lines: what a card and the process hold besides. */
+BRIM_API void report_beyond(FILE *out, const MemSummary *measured);
 /* After an empty line the textbook's sum of own peaks, what the true peak differs by, line by line, and the
  * true peak. */
 BRIM_API void report_textbook(FILE *out, const MemSummary *summary);

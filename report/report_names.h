@@ -2,6 +2,9 @@
 #ifndef BRIM_REPORT_NAMES_H
 #define BRIM_REPORT_NAMES_H
 
+#define report_beyond brim_report_beyond
+#define report_card_counter brim_report_card_counter
+#define report_card_meaning brim_report_card_meaning
 #define report_card_unaccounted brim_report_card_unaccounted
 #define report_count brim_report_count
 #define report_group brim_report_group

@@ -29,6 +29,20 @@ static int copy_text(char **out, const json_t *object, const char *key)
 
 /* ---- Memory objects -------------------------------------------------------------------------- */
 
+static void read_card(const json_t *card, RunMemory *out)
+{
+    const char *counter = json_string_value(json_object_get(card, "counted_by"));
+    report_run_number_(card, "used_bytes", &out->card.used);
+    report_run_number_(card, "reserved_bytes", &out->card_reserved);
+#define X(id, name, whose) report_run_number_(card, name "_bytes", &out->card.id);
+    MEM_CARD_ROWS(X)
+#undef X
+    out->card_unaccounted = json_integer_value(json_object_get(card, "unaccounted_bytes"));
+    for (int i = MEM_CARD_NONE; counter && i <= MEM_CARD_DRIVER; i++)
+        if (!strcmp(counter, report_card_counter((MemCardCounter)i)))
+            out->card.counter = (MemCardCounter)i;
+}
+
 int report_run_memory_(const RunRecord *run, const json_t *object, RunMemory *out)
 {
     const json_t *components = json_object_get(object, "components"),
@@ -45,6 +59,7 @@ int report_run_memory_(const RunRecord *run, const json_t *object, RunMemory *ou
     out->peak_step = (int64_t)step;
     report_run_number_(process, "peak_bytes", &out->process_peak);
     out->unaccounted = json_integer_value(json_object_get(process, "unaccounted_bytes"));
+    read_card(json_object_get(object, "card"), out);
     return copy_text(&out->peak_phase, at, "phase") || copy_text(&out->peak_path, at, "place") ||
                    copy_text(&out->peak_op, at, "op")
                ? -1

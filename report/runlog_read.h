@@ -1,15 +1,17 @@
 /* Reading a run log back: plain structs, whatever the file holds.
  *
- * What a crash cut off, or what is damaged, is left out and said in the notes; only a file that is not a run log
- * at all is an error. After reading, the events are consistent: every free and re-tag is of a block that is
- * live, so exports can replay them without checks. Memory is proportional to the file's size. docs/run-log.md
- * describes the format.
+ * What a crash cut off, or what is damaged, is left out and said in the notes; only a file that is not a run
+ * log at all is an error. After reading, the events are consistent: every free and re-tag is of a block that
+ * is live, so exports can replay them without checks. Memory is proportional to the file's size.
+ * docs/run-log.md describes the format.
  */
 #ifndef BRIM_RUNLOG_READ_H
 #define BRIM_RUNLOG_READ_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+#include "report.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -32,6 +34,9 @@ typedef struct RunMemory {
     char *peak_phase, *peak_path, *peak_op; /* "" where unknown */
     uint64_t process_peak;                  /* 0: not measured */
     int64_t unaccounted;
+    MemCard card; /* used 0: none */
+    uint64_t card_reserved;
+    int64_t card_unaccounted;
 } RunMemory;
 
 typedef enum RunEventKind { RUN_ALLOC, RUN_FREE, RUN_RETAG, RUN_EVENT_KINDS } RunEventKind;
@@ -103,7 +108,8 @@ typedef struct RunRecord {
     RunNames notes; /* what is missing or was left out, a sentence each */
 } RunRecord;
 
-/* 0; or -1 and why: the file cannot be read, is not a run log, is of a later format, or there is no memory. */
+/* 0; or -1 and why: the file cannot be read, is not a run log, is of a later format, or there is no memory.
+ */
 int report_run_read(const char *path, RunRecord *run, char *why, size_t why_size);
 void report_run_free(RunRecord *run); /* also one that was all zero */
 

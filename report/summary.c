@@ -31,9 +31,32 @@ int64_t report_unaccounted(const MemSummary *summary)
 
 int64_t report_card_unaccounted(const MemSummary *summary)
 {
-    const MemCard *card = &summary->card;
-    uint64_t tracked = summary->reserved ? summary->reserved : summary->stats.live;
-    return (int64_t)(card->used - card->context - card->kernels - card->library - tracked);
+    uint64_t known = summary->reserved ? summary->reserved : summary->stats.live;
+#define X(id, name, whose) known += summary->card.id;
+    MEM_CARD_ROWS(X)
+#undef X
+    return (int64_t)(summary->card.used - known);
+}
+
+static const struct {
+    const char *name, *meaning;
+} counters[] = {
+    [MEM_CARD_NONE] = {"", ""},
+    [MEM_CARD_PROCESS] = {"process", "nvidia-smi's figure for this process"},
+    [MEM_CARD_ALL] = {"all", "nvidia-smi's figure for the whole card, because it has none for this process"},
+    [MEM_CARD_DRIVER] = {"driver",
+                         "the driver's figure for the whole card, and what others had is in context: "
+                         "NVIDIA's management library does not answer"},
+};
+
+const char *report_card_counter(MemCardCounter counter)
+{
+    return counters[counter].name;
+}
+
+const char *report_card_meaning(MemCardCounter counter)
+{
+    return counters[counter].meaning;
 }
 
 const char *report_path(const MemSummary *summary)

@@ -118,15 +118,36 @@ static void peak_row(FILE *out, ReportUnit unit, const MemSummary *planned, cons
     fputc('\n', out);
 }
 
-static void card_line(FILE *out, const MemSummary *m)
+static void signed_size(FILE *out, const char *name, int64_t bytes)
 {
-    int64_t unaccounted = report_card_unaccounted(m);
-    fprintf(out,
-            "Reserved %s + driver %s + kernels %s + cuBLAS %s + unaccounted %s%s = used on the card %s\n",
-            report_size(m->reserved).text, report_size(m->card.context).text,
-            report_size(m->card.kernels).text, report_size(m->card.library).text, unaccounted < 0 ? "-" : "",
-            report_size((uint64_t)(unaccounted < 0 ? -unaccounted : unaccounted)).text,
-            report_size(m->card.used).text);
+    fprintf(out, " + %s %s%s", name, bytes < 0 ? "-" : "",
+            report_size((uint64_t)(bytes < 0 ? -bytes : bytes)).text);
+}
+
+static void card_lines(FILE *out, const MemSummary *m)
+{
+    fprintf(out, "On the card: reserved %s", report_size(m->reserved ? m->reserved : m->stats.live).text);
+#define X(id, name, whose)                                                                                   \
+    if (m->card.id)                                                                                          \
+        fprintf(out, " + %s %s", name, report_size(m->card.id).text);
+    MEM_CARD_ROWS(X)
+#undef X
+    signed_size(out, "unaccounted", report_card_unaccounted(m));
+    fprintf(out, " = used %s\nUsed: %s.\n", report_size(m->card.used).text,
+            report_card_meaning(m->card.counter));
+}
+
+void report_beyond(FILE *out, const MemSummary *m)
+{
+    if (!m->process_peak)
+        return;
+    if (m->card.used)
+        card_lines(out, m);
+    else
+        fprintf(out, "Reserved %s + ", report_size(m->reserved ? m->reserved : m->stats.peak).text);
+    fprintf(out, "%s %s", m->card.used ? "Host" : "host", report_size(m->host_peak).text);
+    signed_size(out, "unaccounted", report_unaccounted(m));
+    fprintf(out, " = process %s\n", report_size(m->process_peak).text);
 }
 
 void report_table(FILE *out, const MemSummary *planned, const MemSummary *measured)
@@ -151,18 +172,8 @@ void report_table(FILE *out, const MemSummary *planned, const MemSummary *measur
             shown->stats.peak_at.step + 1);
     fprintf(out, "Needs %s in one piece (%" PRIu64 " bytes), gaps between blocks included.\n",
             report_size(shown->stats.needs).text, shown->stats.needs);
-    if (measured && measured->process_peak) {
-        int64_t unaccounted = report_unaccounted(measured);
-        if (measured->card.used)
-            card_line(out, measured);
-        else
-            fprintf(out, "Reserved %s + ",
-                    report_size(measured->reserved ? measured->reserved : measured->stats.peak).text);
-        fprintf(out, "%s %s + unaccounted %s%s = process %s\n", measured->card.used ? "Host" : "host",
-                report_size(measured->host_peak).text, unaccounted < 0 ? "-" : "",
-                report_size((uint64_t)(unaccounted < 0 ? -unaccounted : unaccounted)).text,
-                report_size(measured->process_peak).text);
-    }
+    if (measured)
+        report_beyond(out, measured);
 }
 
 static void difference(FILE *out, ReportUnit unit, const char *label, int64_t bytes)

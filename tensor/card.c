@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "../device/cards.h"
+#include "../device/graph.h"
 #include "../kernels/kernels.h"
 
 enum {
@@ -74,6 +75,11 @@ int card_open_(Context *context, const ContextOptions *options, char *why, size_
     card->capability = card->device.capability;
     card->sync = sync && atoi(sync);
     card->memory = device_memory(&card->device);
+    int graphs = !card->sync && !options->no_graphs && options->memory == MEMTRACK_RESERVED;
+    if (graphs && cuda_graphs_begin(&card->device)) {
+        snprintf(why, size, "no host memory for graphs");
+        return -1;
+    }
     context->run.device = &card->device;
     return stage(context, why, size);
 }
@@ -100,16 +106,9 @@ void card_close_(Context *context)
     context->card = NULL;
 }
 
-DeviceUse context_device_use(const Context *context)
+CudaUse context_device_use(const Context *context)
 {
-    size_t left = 0, all = 0;
-    if (!context->card || !context->card->device.stream || cuda.memory_info(&left, &all))
-        return (DeviceUse){0};
-    const CudaDevice *d = &context->card->device;
-    return (DeviceUse){.used = all - left,
-                       .context = d->before - d->after_context,
-                       .kernels = d->after_context - d->after_kernels,
-                       .library = d->after_kernels - d->after_blas};
+    return context->card ? cuda_in_use(&context->card->device) : (CudaUse){.counter = CUDA_COUNTERS};
 }
 
 /* ---- Room ------------------------------------------------------------------------------------ */
@@ -183,7 +182,9 @@ static const char *text_of(unsigned long long tag)
 
 void card_note_fault_(Context *context, const OpCall *call)
 {
-    StepTag tag = {.what = (unsigned long long)(uintptr_t)call->row, .path = memtrack_path(context->tracker)};
+    StepTag tag = {.what = (unsigned long long)(uintptr_t)call->row,
+                   .name = word(context->module_kind),
+                   .path = memtrack_path(context->tracker)};
     cuda_step_fault(card_state_(context), call->in[call->row->checked], tag, call->run);
 }
 
@@ -245,11 +246,19 @@ static int raise_device(Context *context, const char *op)
     cuda_failure(&context->card->device, text, sizeof text);
     if (op)
         return error_raise(ERROR_STATE, "%s failed on the card: %s", op, text);
+    if (context->card->sync)
+        return error_raise(ERROR_STATE, "an update or a copy failed on the card: %s", text);
     return error_raise(
         ERROR_STATE,
         "a kernel or a copy failed on the card: %s; BRIM_CUDA_SYNC=1 waits after each operation "
         "and names it",
         text);
+}
+
+int card_answers_(Context *context)
+{
+    return context && context->card && context->card->device.error ? raise_device(context, NULL)
+                                                                   : error_code();
 }
 
 int card_check_op_(Context *context, const char *op)
@@ -267,9 +276,13 @@ static int raise_fault(Context *context, const StepState *s)
     if (!row)
         return error_raise(ERROR_INDEX, "element %" PRId64 " of an operation's input is out of range",
                            element);
+    const char *kind = context->module_kind;
     memtrack_path_set(context->tracker, s->faulty.path);
-    return error_raise(ERROR_INDEX, "%s: element %" PRId64 " is %" PRId32 "; %s", row->name, element,
-                       s->fault_value, row->checked_range);
+    context->module_kind = text_of(s->faulty.name);
+    error_raise(ERROR_INDEX, "%s: element %" PRId64 " is %" PRId32 "; %s", row->name, element, s->fault_value,
+                row->checked_range);
+    context->module_kind = kind;
+    return context->error;
 }
 
 static int raise_loss(Context *context, const StepState *s)
@@ -302,6 +315,23 @@ int card_read_(Context *context)
     return context->error;
 }
 
+int card_look(Context *context)
+{
+    ContextCard *card = context->card;
+    const MemDevice *memory = &card->memory;
+    if (context->meta || !card->room || card->device.error)
+        return -1;
+    memory->read(memory->user, card_state_(context), sizeof card->state, &card->state);
+    return card->device.error ? -1 : 0;
+}
+
+int card_took_effect(const Context *context, int64_t operation)
+{
+    const StepState *s = &context->card->state;
+    return context->meta ||
+           (!s->is_bad && (s->fault == clean.fault || operation < (int64_t)(s->fault >> FAULT_BITS)));
+}
+
 void card_step_end(Context *context)
 {
     if (context->meta || !context->card->room)
@@ -310,10 +340,10 @@ void card_step_end(Context *context)
     write_state(context, &clean);
 }
 
-void card_find_control(Context *context, const Storage *squares, int64_t count, double scale, float max_norm)
+void card_find_control(Context *context, const double *squares, int64_t count, double scale, float max_norm)
 {
     if (!context->meta)
-        cuda_step_control(card_state_(context), storage_data(squares), count, scale, max_norm, &context->run);
+        cuda_step_control(card_state_(context), squares, count, scale, max_norm, &context->run);
 }
 
 const struct UpdateControl *card_control(const Context *context)
@@ -357,6 +387,7 @@ void card_decode_(Context *context, const StoredArray *from, int transposed, int
     if (from->dtype == DTYPE_F32 && !transposed) {
         card->memory.read(&card->device, (const float *)from->at + first, (uint64_t)count * sizeof(float),
                           values);
+        card_answers_(context);
         return;
     }
     for (int64_t done = 0, n; done < count; done += n) {
@@ -364,6 +395,7 @@ void card_decode_(Context *context, const StoredArray *from, int transposed, int
         (transposed ? k->decode_transposed : k->decode)(from, first + done, n, scratch, &context->run);
         card->memory.read(&card->device, scratch, (uint64_t)n * sizeof(float), values + done);
     }
+    card_answers_(context);
 }
 
 int64_t card_fault_(Context *context)

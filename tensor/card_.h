@@ -37,6 +37,9 @@ void card_note_loss_(Context *context, const Tensor *loss, const Storage *entrie
 /* The operation is on its way: with `sync`, waits and raises what went wrong. */
 int card_check_op_(Context *context, const char *op);
 
+/* After what was read from the card: raises if the card has failed, and zeros were read instead. */
+int card_answers_(Context *context);
+
 /* Reads what the step has put down (waits), and raises what went wrong in it. Returns error_code(). */
 int card_read_(Context *context);
 StepState *card_state_(const Context *context);

@@ -74,6 +74,16 @@ static void append_place(Context *context)
         snprintf(context->error_text + used, room, ", at module '%s'", path);
 }
 
+/* What stays of a step that is not finished. */
+static void append_left(Context *context)
+{
+    for (const GradientHook *hook = context->gradient_hooks; hook; hook = hook->next) {
+        size_t used = strlen(context->error_text), room = sizeof context->error_text - used;
+        if (hook->failed && room > 1)
+            hook->failed(context, hook->user, context->error_text + used, room);
+    }
+}
+
 int error_raise(ErrorCode code, const char *format, ...)
 {
     Context *context = context_here();
@@ -89,6 +99,7 @@ int error_raise(ErrorCode code, const char *format, ...)
     va_end(arguments);
     split_function(context);
     append_place(context);
+    append_left(context);
     make_printable(context->error_text); /* it may show names from files */
     return code;
 }

@@ -21,12 +21,16 @@ typedef struct Precision {
                           forward until its backward */
     int master;        /* 1: a 16-bit parameter has an f32 master beside it, which updates change first */
     int stochastic;    /* 1: what updates store in bf16 without a master is rounded stochastically */
+    int tf32;          /* 1: cuBLAS multiplies f32, in linear layers, heads and adapters, as TF32: terms are
+                          rounded to 10 bits of fraction, sums are f32. Attention stays f32. For cards of
+                          compute capability 8.0 or later. No array is stored otherwise than without */
 } Precision;
 
 /* The conventions, by name:
  *
  * name            weights  master  gradients  states  bytes a parameter with Adam
  * fp32            f32      -       f32        f32     4 + 4 + 8 = 16
+ * tf32            f32      -       f32        f32     4 + 4 + 8 = 16 (on a card: products in TF32)
  * bf16            bf16     -       bf16       bf16    2 + 2 + 4 = 8 (stochastic rounding)
  * bf16-states32   bf16     -       bf16       f32     2 + 2 + 8 = 12 (stochastic rounding)
  * bf16-mixed      bf16     f32     bf16       f32     2 + 2 + 4 + 8 = 16
@@ -39,7 +43,7 @@ BRIM_API const Precision *precision_at(int i);                 /* NULL behind th
 /* Of the current context, copied; NULL = fp32. Changed fields are fine where they make sense: gradients may
  * be f32 with 16-bit weights (18 bytes a parameter), stochastic may be 0. Returns 0, or raises
  * ERROR_ARGUMENT: f16 weights without a master, a type that is no float, gradients narrower than f32
- * weights. */
+ * weights, tf32 on the CPU, on an older card or with 16-bit activations. */
 BRIM_API int tensor_set_precision(const Precision *precision);
 BRIM_API const Precision *tensor_precision(void); /* never NULL */
 

@@ -44,10 +44,12 @@ void storage_read(const Storage *storage, uint64_t first, uint64_t bytes, void *
 {
     const MemDevice *device = memtrack_ledger_device(storage->ledger);
     const char *from = (const char *)storage->block.data + first;
-    if (device)
-        device->read(device->user, from, bytes, to);
-    else
+    if (!device) {
         memcpy(to, from, (size_t)bytes);
+        return;
+    }
+    device->read(device->user, from, bytes, to);
+    card_answers_(context_here());
 }
 
 void storage_write(const Storage *storage, uint64_t first, uint64_t bytes, const void *from)

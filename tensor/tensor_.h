@@ -2,6 +2,7 @@
 #ifndef BRIM_TENSOR_INTERNAL_H
 #define BRIM_TENSOR_INTERNAL_H
 
+#include "../device/cuda_count.h"
 #include "batch.h"
 #include "op.h"
 #include "precision.h"
@@ -91,6 +92,9 @@ struct GradientHook {
      * checkpoint that received no gradient is not run again, so only now is it known that nothing else adds
      * to what it used. */
     void (*end)(Context *context, void *user);
+    /* An error is raised: says in `text`, as the end of its sentence, what of this step is done and stays;
+     * nothing where that is nothing. NULL = it does nothing. */
+    void (*failed)(Context *context, void *user, char *text, size_t size);
     void *user;
 };
 
@@ -332,12 +336,9 @@ void gradient_hook_remove(Context *context, const GradientHook *hook);
 
 /* Bytes that the context's card could still give; 0 on the CPU. */
 uint64_t context_device_available(const Context *context);
-/* What the driver counts on the context's card now, and what of it the driver's context, the kernels and
- * cuBLAS took when they were loaded; all 0 on the CPU. */
-typedef struct DeviceUse {
-    uint64_t used, context, kernels, library;
-} DeviceUse;
-DeviceUse context_device_use(const Context *context);
+/* What is in use on the context's card now, and what of it was there before the run, or was taken while the
+ * card was opened; all 0 on the CPU. */
+CudaUse context_device_use(const Context *context);
 /* ---- On a card -------------------------------------------------------------------------------
  * context->card is not NULL then. A step never waits: what the host has to know is put down on the card, and
  * read once. */
@@ -345,12 +346,17 @@ DeviceUse context_device_use(const Context *context);
 /* Updates will read from *card_control: nothing is to be updated after a fault, a loss that is not finite, or
  * gradients of which one is not; and the factor on every gradient, which undoes the scale of the loss and
  * clips (max_norm 0: does not). squares (count): the sum of each gradient's squares. */
-void card_find_control(Context *context, const Storage *squares, int64_t count, double scale, float max_norm);
+void card_find_control(Context *context, const double *squares, int64_t count, double scale, float max_norm);
 const struct UpdateControl *card_control(const Context *context);
 /* Waits for the step, and raises what went wrong in it. squares: of all gradients. Returns error_code(). */
 int card_step_read(Context *context, int *skip, double *squares);
 /* The next operation begins another step. */
 void card_step_end(Context *context);
+/* What has gone wrong is looked at, and not raised (waits). 0, or -1: the card does not answer. */
+int card_look(Context *context);
+/* Whether an update put on the card after this operation, and before another, has written anything; by what
+ * was read last. */
+int card_took_effect(const Context *context, int64_t operation);
 /* A number of rows, at most `most`, that a kernel has counted (waits). */
 void card_read_count(const KernelRun *run, const int64_t *at, int64_t most, int64_t *count);
 /* The index of the first element that is not finite (waits); -1 = all are. */

@@ -18,17 +18,19 @@ static inline void stand_in_environment(void)
     setenv("BRIM_CUDA_DRIVER", path, 1);
     snprintf(path, sizeof path, "%s/libcublas.so.13", at ? at : "build/stand-in");
     setenv("BRIM_CUBLAS", path, 1);
+    snprintf(path, sizeof path, "%s/libnvidia-ml.so.1", at ? at : "build/stand-in");
+    setenv("BRIM_NVML", path, 1);
     setenv("STAND_IN_GUARD", "1", 0);
 }
 
 /* What the stand-in has counted. */
 typedef struct StandInCounts {
-    unsigned long long launches, copies, waits, used;
+    unsigned long long launches, copies, waits, used, graphs;
 } StandInCounts;
 
 static inline StandInCounts stand_in_seen(void)
 {
-    unsigned long long out[4] = {0};
+    unsigned long long out[5] = {0};
     void *driver = dlopen(getenv("BRIM_CUDA_DRIVER"), RTLD_NOW | RTLD_NOLOAD);
     void (*counts)(unsigned long long *) = NULL;
     void *found = driver ? dlsym(driver, "stand_in_counts") : NULL;
@@ -37,7 +39,7 @@ static inline StandInCounts stand_in_seen(void)
         counts(out);
     if (driver)
         dlclose(driver);
-    return (StandInCounts){out[0], out[1], out[2], out[3]};
+    return (StandInCounts){out[0], out[1], out[2], out[3], out[4]};
 }
 
 #endif

@@ -77,6 +77,12 @@ train plain --batch 4 --steps 60 --evaluate-every 20
 train blocks --batch 4 --steps 4 --checkpoint blocks
 train gpt2 --model gpt2-tiny --batch 2 --steps 2
 train many --batch 1 --seq 16 --accumulate 24 --steps 2
+# On the made-up card, where it is built; beside another program, in a container.
+[ ! -e "$1/stand-in/libcuda.so.1" ] || {
+    echo '{"model_type": "llama", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true}' >"$keep/card.json"
+    export BRIM_CUDA_DRIVER="$1/stand-in/libcuda.so.1" BRIM_CUBLAS="$1/stand-in/libcublas.so.13" BRIM_NVML="$1/stand-in/libnvidia-ml.so.1"
+    STAND_IN_OTHERS=300 STAND_IN_LIBRARY=8 STAND_IN_NVML=host train card --model "$keep/card.json" --device cuda --batch 2 --seq 16 --max-samples 40 --steps 3
+}
 # A crash: the end is missing, the last line broken off.
 head -c -700 "$keep/plain.jsonl" >"$keep/crashed.jsonl"
 cd "$keep" && keep=$PWD && cd - >/dev/null
@@ -85,6 +91,7 @@ page two "$keep/plain.jsonl" "$keep/blocks.jsonl"
 page models "$keep/blocks.jsonl" "$keep/gpt2.jsonl"
 page many "$keep/many.jsonl"
 page crashed "$keep/crashed.jsonl"
+[ ! -e "$keep/card.jsonl" ] || page card "$keep/card.jsonl"
 # Two runs in a file; and each kind of line lost: the page is drawn, and says so.
 cat "$keep/blocks.jsonl" "$keep/gpt2.jsonl" >"$keep/both.jsonl"
 sed '/"kind":"places"/d' "$keep/blocks.jsonl" >"$keep/lost-names.jsonl"
@@ -105,6 +112,14 @@ browse "two models, 360 pixels" "$keep/models.html" 360 $light
 cut=0
 browse "two runs" "$keep/two.html" 1600 $dark
 browse "many events" "$keep/many.html" 1200 $light
+[ ! -e "$keep/card.html" ] || {
+    browse "a card" "$keep/card.html" 1600 $light
+    meaning=$("$brim" report "$keep/card.jsonl" | sed -n "s/^used: \(.*\)/Used is \1./p" | sed "s/'/.*/g") # a page has another apostrophe
+    [ -n "$meaning" ] && grep -q "$meaning" "$work/dom" && ok "a card: in the words of the table" || not_ok "a card: in the words of the table" "$meaning"
+    cut=1
+    browse "a card, 360 pixels" "$keep/card.html" 360 $dark
+    cut=0
+}
 browse "a crashed run" "$keep/crashed.html" 1200 $light
 grep -q 'class="notice"' "$work/dom" && ok "a crashed run: says so" || not_ok "a crashed run: says so" "no notice"
 for lost in both lost-names lost-events lost-steps lost-rows; do
@@ -113,6 +128,7 @@ for lost in both lost-names lost-events lost-steps lost-rows; do
 done
 picture one-light "$keep/one.html" 1600 3600 $light
 picture one-dark-narrow "$keep/one.html" 400 6400 $dark
+[ ! -e "$keep/card.html" ] || picture card-light "$keep/card.html" 1600 1300 $light
 picture two-dark "$keep/two.html" 1600 4800 $dark
 picture two-light-narrow "$keep/two.html" 400 8000 $light
 echo "$passed passed, $failed failed"

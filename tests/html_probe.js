@@ -40,6 +40,20 @@
     }
   }
 
+  /* The rows of a card sum to what is used, and stand in the page. */
+  function cards() {
+    if (runs.length > 1) return;
+    for (const run of runs) {
+      const card = run.memory && run.memory.card, rows = all('table').filter(t => /^On the card/.test(t.caption.textContent)).flatMap(t => [...t.tBodies[0].rows]);
+      if (!card) { same('no card, no rows', rows.length, 0); continue; }
+      const shown = rows.map(r => [r.cells[0].textContent, r.cells[1].textContent]);
+      const parts = shown.filter(([name]) => name !== 'used'), sum = parts.reduce((a, [name]) => a + card[name + '_bytes'], 0);
+      same('the rows of the card sum to what is used', sum, card.used_bytes);
+      check('context, kernels and library are rows', ['context', 'kernels', 'library'].every(name => parts.some(p => p[0] === name)), shown.join('; '));
+      same('sizes are those of the log', shown.findIndex(([name, text]) => Math.abs(bytes(text) - card[name + '_bytes']) > 6e4), -1);
+    }
+  }
+
   function pointer(node, type, x, y, more) {
     node.dispatchEvent(new PointerEvent(type, Object.assign({clientX: x, clientY: y, bubbles: true, pointerType: 'mouse', button: 0}, more)));
   }
@@ -191,7 +205,7 @@
   }
   /* Timers, not frames: without a screen frames come when they like. */
   setTimeout(() => {
-    const whole = [nothingCut, logs, hover, keyboard, treemap, everyControl, alternatives, nothingCut, twoRuns];
+    const whole = [nothingCut, logs, cards, hover, keyboard, treemap, everyControl, alternatives, nothingCut, twoRuns];
     for (const part of window.probeCut ? [nothingCut, alternatives, nothingCut, twoRuns] : whole) {
       try { part(); } catch (error) { check(part.name + ' runs', false, error && error.stack); }
     }

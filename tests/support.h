@@ -36,6 +36,15 @@ typedef struct Visit {
 Visit visit(const ContextOptions *options);
 void leave(Visit visit);
 
+/* Of the precisions, those that a CPU has; NULL behind the last. */
+static inline const Precision *cpu_precision(int i)
+{
+    for (int at = 0; precision_at(at); at++)
+        if (!precision_at(at)->tf32 && i-- == 0)
+            return precision_at(at);
+    return NULL;
+}
+
 const MemStats *books(void); /* of the current context */
 /* Bytes of a component that live now in places that begin with `prefix`; starts a new peak. */
 uint64_t live_at(const char *prefix, MemComponent component);

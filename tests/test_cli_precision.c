@@ -15,7 +15,7 @@ static void values_are_read_or_refused(void **state)
     (void)state;
     static const Refusal refusals[] = {
         {{"plan", "--precision", "fp8"},
-         "--precision must be one of fp32, bf16, bf16-states32, bf16-mixed, bf16-autocast, fp16-mixed, "
+         "--precision must be one of fp32, tf32, bf16, bf16-states32, bf16-mixed, bf16-autocast, fp16-mixed, "
          "fp16-autocast, not 'fp8'"},
         {{"plan", "--precision"}, "--precision needs a value"},
         {{"plan", "--precision", "bf16-mixed", "--grad-dtype", "8"},
@@ -39,6 +39,10 @@ static void values_are_read_or_refused(void **state)
          "gradients of adapters are fp32"},
         {{"plan", "--lora", "r=4", "--precision", "bf16", "--rounding", "nearest"},
          "the weights of adapters are fp32"},
+        {{"plan", "--precision", "tf32"}, "on the CPU --precision fp32 trains in the same memory"},
+        {{"train", "--precision", "tf32", "--device", "cpu"}, "--precision tf32 needs --device cuda"},
+        {{"fit", "--precision", "tf32", "--card", "h200"}, "--precision tf32 needs --device cuda"},
+        {{"plan", "--precision", "tf32", "--device", "cuda", "--grad-dtype", "32"}, "its weights are fp32"},
         {{"plan", "--weights", "bf16"}, "--weights bf16 needs --lora"},
         {{"plan", "--inference", "--precision", "bf16"}, "--precision means nothing beside --inference"},
         {{"generate", "--precision", "bf16"}, "--precision means nothing to `brim generate`"},

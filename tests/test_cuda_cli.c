@@ -55,7 +55,8 @@ static void plan_is_run(void **state)
     assert_true(number(memory, "needs_bytes") == number(json_object_get(memory, "planned"), "needs_bytes"));
     double rows = number(used, "reserved_bytes") + number(used, "context_bytes") +
                   number(used, "kernels_bytes") + number(used, "library_bytes") +
-                  number(used, "unaccounted_bytes");
+                  number(used, "graphs_bytes") + number(used, "unaccounted_bytes");
+    assert_true(number(used, "graphs_bytes") > 0);
     assert_true(rows == number(used, "used_bytes") && number(used, "context_bytes") > 0);
     assert_true(number(used, "unaccounted_bytes") >= 0 && number(used, "unaccounted_bytes") < 2 << 20);
     json_decref(cpu);
@@ -85,6 +86,13 @@ static void plans_without_a_card(void **state)
     assert_string_equal(o->err, "");
     o = expect_code(SMALL("plan", "--device", "cuda", "--card", "a100-40", "--precision", "bf16-mixed"), 0);
     assert_string_equal(o->err, "");
+    o = SMALL("plan", "--device", "cuda", "--card", "t4", "--precision", "tf32");
+    assert_true(o->code == 1 && strstr(o->err, "and this one has 7.5: there fp32 trains"));
+    o = expect_code(SMALL("plan", "--device", "cuda", "--card", "a100-40", "--precision", "tf32"), 0);
+    assert_non_null(strstr(o->out, "  tf32  "));
+    assert_non_null(strstr(o->out, "trained 4 + 4 + 8 = 16 bytes x "));
+    o = SMALL("plan", "--device", "cuda", "--card", "h200", "--precision", "tf32", "--lora", "r=4");
+    assert_non_null(strstr(expect_code(o, 0)->out, "  fp32  products in tf32  "));
     o = SMALL("train", "--device", "cuda", "--steps", "1");
     assert_true(o->code == 2 && strstr(o->err, "cannot be opened: /nowhere/libcuda.so.1"));
     assert_non_null(strstr(expect_code(RUN("gpus"), 0)->out, "no card that --device cuda could use"));
@@ -149,12 +157,38 @@ static void compared_runs(void **state)
     json_decref(root);
 }
 
+/* The same bytes as fp32; losses that are near, and not the same; a run saved in it goes on in it. */
+static void in_tf32(void **state)
+{
+    (void)state;
+    char run[300], command[400];
+    snprintf(run, sizeof run, "%s", in_folder("tf32"));
+    json_t *wide = json_of(TRAIN("cuda", "--steps", "8")),
+           *whole = json_of(TRAIN("cuda", "--steps", "8", "--precision", "tf32", "--save", run,
+                                  "--save-every", "4", "--keep", "9"));
+    double apart = fabs(number(whole, "loss_last") - number(wide, "loss_last"));
+    assert_true(apart > 0 && apart < 1e-3);
+    assert_true(json_equal(json_object_get(json_object_get(whole, "memory"), "components"),
+                           json_object_get(json_object_get(wide, "memory"), "components")));
+    snprintf(command, sizeof command, "rm -r %s/step-00000008", run);
+    assert_int_equal(system(command), 0);
+    Outcome *o = expect_code(TRAIN("cuda", "--steps", "8", "--resume", run), 1);
+    assert_non_null(strstr(o->err, "precision"));
+    o = expect_code(TRAIN("cpu", "--steps", "8", "--resume", run, "--precision", "tf32"), 2);
+    assert_non_null(strstr(o->err, "--precision tf32 needs --device cuda"));
+    json_t *rest = json_of(TRAIN("cuda", "--steps", "8", "--resume", run, "--precision", "tf32"));
+    assert_true(number(rest, "steps") == 4 && number(rest, "loss_last") == number(whole, "loss_last"));
+    json_decref(wide);
+    json_decref(whole);
+    json_decref(rest);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plan_is_run),    cmocka_unit_test(plans_without_a_card),
         cmocka_unit_test(across_devices), cmocka_unit_test(writes_the_same),
-        cmocka_unit_test(compared_runs),
+        cmocka_unit_test(compared_runs),  cmocka_unit_test(in_tf32),
     };
     stand_in_environment();
     make_folder(NULL);

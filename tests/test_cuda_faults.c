@@ -9,7 +9,7 @@
 
 typedef struct Bad {
     Case c;
-    /* Makes the second step's batch, model or optimizer bad. */
+    /* Makes a step's batch, model or optimizer bad. */
     void (*spoil)(Module *model, Optimizer *optimizer, const Batch *b);
     void (*mend)(Module *model);
     float clip, scale;
@@ -19,6 +19,8 @@ typedef struct Bad {
     int64_t skipped;
     double loss;
 } Bad;
+
+enum { SPOILED = 4, AFTER = SPOILED + 1 }; /* steps before it are alike, and go as graphs */
 
 static Bad bad;
 static float before[CASE_PARAMETERS], after[CASE_PARAMETERS], kept[CASE_PARAMETERS];
@@ -52,6 +54,7 @@ static int bad_script(void *config)
 {
     Bad *s = config;
     int meta = context_is_meta(context_current());
+    s->c.samples = 4 * CASE_BATCH; /* so that all steps are alike */
     Loader *train = case_loader(&s->c, 0);
     Module *model = case_model(&s->c);
     Optimizer *optimizer = optim_by_name(s->c.optimizer, nn_parameters(model), 0, 0);
@@ -61,10 +64,14 @@ static int bad_script(void *config)
         optim_set_clip(optimizer, s->clip);
     if (s->scale > 0)
         optim_set_loss_scale(optimizer, s->scale);
-    for (int step = 0; step < 3; step++) {
-        int64_t n = step == 1 && !meta ? copy_parameters(model, before) : 0;
-        train_step(s, model, optimizer, train, step == 1 && !meta);
-        if (step == 1 && !meta) {
+    for (int step = 0; step <= AFTER; step++) {
+        int spoiled = step == SPOILED && !meta;
+        int64_t n = spoiled ? copy_parameters(model, before) : 0;
+        unsigned long long graphs = stand_in_seen().graphs;
+        train_step(s, model, optimizer, train, spoiled);
+        if (spoiled && context_current()->card && stand_in_seen().graphs == graphs)
+            fail_msg("the bad step had no graph");
+        if (spoiled) {
             s->code = error_code();
             snprintf(s->message, sizeof s->message, "%s", error_message());
             error_clear();
@@ -81,7 +88,8 @@ static int bad_script(void *config)
 /* Without a plan: what follows an error goes its own way. */
 static void run_or_fail(const char *what, const char *device)
 {
-    Context *context = context_create(&(ContextOptions){.threads = 1, .seed = 3, .device = device});
+    Context *context = context_create(&(ContextOptions){
+        .memory = MEMTRACK_RESERVED, .capacity = 64 << 20, .threads = 1, .seed = 3, .device = device});
     Context *outside = context_use(context);
     int scope = tensor_scope_begin();
     if (bad_script(&bad))
@@ -218,6 +226,169 @@ static void bad_gradients(void **state)
     assert_int_equal(bad.skipped, 1);
 }
 
+/* ---- A fault when some parameters are updated already ----------------------------------------- */
+
+enum { LATE_VOCAB = 11, LATE_WIDTH = 6, LATE_PARAMETERS = 6, LATE_VALUES = 256 };
+
+typedef enum LateKind { LATE_RECOMPUTED, LATE_AFTERWARDS, LATE_GRADIENT, LATE_MEMORY } LateKind;
+
+typedef struct Late {
+    LateKind kind;
+    const char *device;
+    int nth; /* allocation of the backward, which fails */
+    /* Left behind: of the second step, and the loss of the one after it. */
+    int code, changed[LATE_PARAMETERS];
+    char message[512];
+    double loss;
+} Late;
+
+/* An embedding and a layer, which are run again in backward, and two more layers. */
+static Module *late_model(void)
+{
+    Module *first = nn_sequential(), *model = nn_sequential();
+    nn_append(first, nn_embedding(LATE_VOCAB, LATE_WIDTH));
+    nn_append(first, nn_linear(LATE_WIDTH, LATE_WIDTH, 0));
+    nn_set_checkpoint(first, 1);
+    nn_append(model, first);
+    nn_append(model, nn_linear(LATE_WIDTH, LATE_WIDTH, 1));
+    nn_append(model, nn_linear(LATE_WIDTH, LATE_VOCAB, 1));
+    return model;
+}
+
+static void late_values(TensorList list, float values[LATE_PARAMETERS][LATE_VALUES])
+{
+    for (int i = 0; i < list.count; i++)
+        tensor_read(list.items[i], 0, tensor_numel(list.items[i]) * 4, values[i]);
+}
+
+/* One step; `late`: what goes wrong in it. */
+static void late_step(const Late *late, Module *model, Optimizer *optimizer, LateKind kind)
+{
+    static const int32_t ids[] = {1, 4, 9, 2}, labels[] = {4, 9, 2, 10};
+    int scope = tensor_scope_begin();
+    Tensor *x = tensor_new(DTYPE_I32, SHAPE(1, 4), MEM_INPUT),
+           *y = tensor_new(DTYPE_I32, SHAPE(1, 4), MEM_INPUT);
+    tensor_write(x, 0, sizeof ids, ids);
+    tensor_write(y, 0, sizeof labels, labels);
+    Tensor *logits = nn_forward(model, x, &(Batch){.ids = x, .labels = y});
+    Tensor *loss = tensor_cross_entropy(tensor_keep(logits), y, BATCH_IGNORE, 0.25f);
+    if (late && kind == LATE_RECOMPUTED)
+        tensor_write(x, 8, 4, &(int32_t){70});
+    if (late && kind == LATE_MEMORY)
+        memtrack_fail_nth((uint64_t)late->nth);
+    tensor_backward(loss);
+    memtrack_fail_nth(0);
+    if (late && kind == LATE_AFTERWARDS) {
+        tensor_write(y, 4, 4, &(int32_t){-7});
+        tensor_no_grad_begin();
+        tensor_cross_entropy(logits, y, BATCH_IGNORE, 0.25f);
+        tensor_no_grad_end();
+    }
+    optim_step(optimizer);
+    optim_zero_grad(optimizer);
+    tensor_scope_end(scope);
+}
+
+static void late_run(Late *late)
+{
+    static float before_[LATE_PARAMETERS][LATE_VALUES], after_[LATE_PARAMETERS][LATE_VALUES],
+        kept_[LATE_PARAMETERS][LATE_VALUES];
+    Context *context = context_create(&(ContextOptions){.threads = 1, .seed = 3, .device = late->device});
+    Context *outside = context_use(context);
+    int scope = tensor_scope_begin();
+    Module *model = late_model();
+    TensorList list = nn_parameters(model);
+    Optimizer *optimizer = optim_adamw(list, &(AdamW){.lr = 0.01f});
+    optim_set_in_backward(optimizer, 1);
+    if (late->kind == LATE_GRADIENT)
+        optim_set_loss_scale(optimizer, 1024);
+    late_step(NULL, model, optimizer, late->kind);
+    assert_fine();
+    late_values(list, kept_);
+    for (int i = 0; i < 3 && late->kind == LATE_GRADIENT; i++) /* outputs that are large, and not used */
+        tensor_fill(list.items[i], i == 0 ? 1 : i == 1 ? 5e37f : 0);
+    late_values(list, before_);
+    late_step(late, model, optimizer, late->kind);
+    late->code = error_code();
+    snprintf(late->message, sizeof late->message, "%s", error_message());
+    error_clear();
+    late_values(list, after_);
+    for (int i = 0; i < list.count; i++)
+        late->changed[i] = memcmp(before_[i], after_[i], sizeof before_[i]) != 0;
+    for (int i = 0; i < 3 && late->kind == LATE_GRADIENT; i++)
+        tensor_write(list.items[i], 0, tensor_numel(list.items[i]) * 4, kept_[i]);
+    late_step(NULL, model, optimizer, late->kind);
+    late->loss = tensor_step_loss();
+    if (error_code())
+        fail_msg("on %s, the step after '%s': %s", late->device, late->message, error_message());
+    tensor_scope_end(scope);
+    context_release_room(context);
+    assert_int_equal(memtrack_stats(context_ledger(context))->live, 0);
+    context_use(outside);
+    context_destroy(context);
+}
+
+/* What is said of them is what happened to them; and the step after it is the same on both devices. */
+static void check_late(LateKind kind, int code, const char *words, const char *updated, const int changed[])
+{
+    Late cpu = {.kind = kind, .device = "cpu"}, card = {.kind = kind, .device = "cuda"};
+    uint64_t live = memtrack_process_live();
+    late_run(&cpu);
+    late_run(&card);
+    const Late *both[] = {&cpu, &card};
+    for (int d = 0; d < 2; d++) {
+        if (both[d]->code != code || !strstr(both[d]->message, words) || !strstr(both[d]->message, updated))
+            fail_msg("on %s: error %d '%s'", both[d]->device, both[d]->code, both[d]->message);
+        for (int i = 0; i < LATE_PARAMETERS; i++)
+            if (both[d]->changed[i] != changed[i])
+                fail_msg("on %s: '%s', and parameter %d is changed: %d", both[d]->device, both[d]->message, i,
+                         both[d]->changed[i]);
+    }
+    assert_string_equal(cpu.message, card.message);
+    if (!(fabs(card.loss - cpu.loss) <= 1e-5 * (1 + fabs(cpu.loss))))
+        fail_msg("after '%s' the loss is %.9g, on the CPU %.9g", card.message, card.loss, cpu.loss);
+    assert_int_equal(memtrack_process_live(), live);
+}
+
+static void late_faults(void **state)
+{
+    (void)state;
+    check_late(LATE_RECOMPUTED, ERROR_INDEX, "embedding: element 2 is 70; ids must be in",
+               "; 4 of 6 parameters were already updated, from '2.weight' to '1.bias'",
+               (const int[]){0, 0, 1, 1, 1, 1});
+    check_late(LATE_AFTERWARDS, ERROR_INDEX, "element 1 is -7; labels must be in",
+               "; 6 of 6 parameters were already updated, from '2.weight' to '0.0.weight'",
+               (const int[]){1, 1, 1, 1, 1, 1});
+    check_late(LATE_GRADIENT, ERROR_NONFINITE,
+               "is not finite at a loss scale of 1024; a smaller one may help",
+               "; 2 of 6 parameters were already updated, from '2.weight' to '2.bias'",
+               (const int[]){0, 0, 0, 0, 1, 1});
+}
+
+/* Memory that runs out inside backward: what is said to be updated is, and nothing else. */
+static void late_memory(void **state)
+{
+    (void)state;
+    static const char *const devices[] = {"cpu", "cuda"};
+    for (int d = 0; d < 2; d++) {
+        int said = 0, seen[LATE_PARAMETERS + 1] = {0};
+        Late late = {.kind = LATE_MEMORY, .device = devices[d], .nth = 1};
+        for (late_run(&late); late.code; late.nth++, late_run(&late)) {
+            int changed = 0;
+            for (int i = 0; i < LATE_PARAMETERS; i++)
+                changed += late.changed[i];
+            said = 0;
+            if (strstr(late.message, "already updated"))
+                assert_int_equal(sscanf(strrchr(late.message, ';'), "; %d of 6", &said), 1);
+            if (said != changed)
+                fail_msg("on %s, allocation %d: '%s', and %d are changed", devices[d], late.nth, late.message,
+                         changed);
+            seen[said]++;
+        }
+        assert_true(seen[0] > 0 && seen[2] > 0 && seen[4] > 0);
+    }
+}
+
 /* ---- What cannot be had ---------------------------------------------------------------------- */
 
 static Session session;
@@ -314,7 +485,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_elements),       cmocka_unit_test(bad_losses),
-        cmocka_unit_test(bad_gradients),      cmocka_unit_test(allocations_fail),
+        cmocka_unit_test(bad_gradients),      cmocka_unit_test(late_faults),
+        cmocka_unit_test(late_memory),        cmocka_unit_test(allocations_fail),
         cmocka_unit_test(the_driver_refuses), cmocka_unit_test(a_card_that_is_too_small),
     };
     stand_in_environment();

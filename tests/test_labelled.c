@@ -470,8 +470,8 @@ static void test_rounds_once(void **state)
 static void test_precisions(void **state)
 {
     (void)state;
-    for (int i = 0; precision_at(i / 2); i++) {
-        const Precision *precision = precision_at(i / 2);
+    for (int i = 0; cpu_precision(i / 2); i++) {
+        const Precision *precision = cpu_precision(i / 2);
         Setting s = {.family = i % 2 ? MODEL_BERT : MODEL_LLAMA};
         Step all = step_of(&s, precision->name, NULL, 0, 0), some = step_of(&s, precision->name, NULL, 1, 7);
         double norm, apart = apart_of(&all, &some, &norm);

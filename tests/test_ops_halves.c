@@ -257,7 +257,7 @@ static void check(const Case *c, const Precision *p)
     static Result wide, made;
     DType half = p->activations;
     int scalar = c->run == run_cross_entropy || c->run == run_sum || c->run == run_mean;
-    run(c, precision_at(0), half, &wide);
+    run(c, cpu_precision(0), half, &wide);
     run(c, p, half, &made);
     assert_int_equal(made.type, scalar ? DTYPE_F32 : half);
     compare(c, p, "y", wide.numel, made.type, made.y, wide.y);
@@ -273,10 +273,10 @@ static void check(const Case *c, const Precision *p)
 static void test_every_precision(void **state)
 {
     (void)state;
-    assert_int_equal(precision_at(0)->activations, DTYPE_F32);
-    for (int i = 1; precision_at(i); i++)
+    assert_int_equal(cpu_precision(0)->activations, DTYPE_F32);
+    for (int i = 1; cpu_precision(i); i++)
         for (size_t n = 0; n < COUNT(cases); n++) {
-            Precision p = *precision_at(i);
+            Precision p = *cpu_precision(i);
             check(&cases[n], &p);
             p.gradients = DTYPE_F32; /* --grad-dtype 32 */
             check(&cases[n], &p);
@@ -332,8 +332,8 @@ static void test_embedding_types(void **state)
     (void)state;
     static const DType tables[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     float x[6] = {1, -2, 0.5f, 3, 4, 5}, y[3];
-    for (int i = 0; precision_at(i); i++) {
-        tensor_set_precision(precision_at(i));
+    for (int i = 0; cpu_precision(i); i++) {
+        tensor_set_precision(cpu_precision(i));
         for (int k = 0; k < 3; k++) {
             int scope = tensor_scope_begin();
             Tensor *table = tensor_new(tables[k], SHAPE(2, 3), MEM_INPUT);
@@ -341,7 +341,7 @@ static void test_embedding_types(void **state)
             write_floats(table, x);
             Tensor *made = tensor_embedding(tensor_from(DTYPE_I32, SHAPE(1), MEM_INPUT, &one), table);
             assert_non_null(made);
-            assert_int_equal(made->dtype, precision_at(i)->activations);
+            assert_int_equal(made->dtype, cpu_precision(i)->activations);
             tensor_decode_(made, 0, 3, y);
             assert_memory_equal(y, x + 3, sizeof y);
             tensor_scope_end(scope);

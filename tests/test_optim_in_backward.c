@@ -354,6 +354,45 @@ static void test_nonfinite_loss_updates_nothing(void **state)
     tensor_free(w);
 }
 
+/* A gradient that is not finite stops the updates where it is; the next step is as any other. */
+static void test_nonfinite_gradient_stops(void **state)
+{
+    (void)state;
+    Tensor *w[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        w[i] = leaf(SHAPE(4), i, 1);
+        tensor_set_name(w[i], (const char *[]){"a", "b", "c"}[i]);
+    }
+    Optimizer *optimizer = optim_sgd((TensorList){w, 3}, &(Sgd){.lr = 0.5f});
+    optim_set_loss_scale(optimizer, 1024);
+    optim_set_in_backward(optimizer, 1);
+    float before[3];
+    for (int i = 0; i < 3; i++)
+        before[i] = tensor_f32(w[i])[2];
+    Tensor *large = tensor_zeros(DTYPE_F32, SHAPE(4), MEM_INPUT);
+    tensor_fill(large, 1e36f);
+    Tensor *zero = tensor_zeros(DTYPE_F32, SHAPE(4), MEM_INPUT);
+    tensor_fill(w[1], 0); /* its product is finite, its gradient times the scale is not */
+    Tensor *first = tensor_mul(w[0], zero), *second = tensor_mul(w[1], large);
+    Tensor *loss = tensor_sum(tensor_add(tensor_add(first, second), w[2]));
+    assert_int_equal(tensor_backward(loss), ERROR_NONFINITE);
+    assert_error(ERROR_NONFINITE, "tensor_backward", "parameter 1 'b' (4)", "loss scale of 1024",
+                 "1 of 3 parameters was already updated, 'c'");
+    assert_true(tensor_f32(w[2])[2] == before[2] - 0.5f);
+    assert_true(tensor_f32(w[1])[2] == 0 && tensor_f32(w[0])[2] == before[0]);
+    optim_zero_grad(optimizer);
+    assert_int_equal(tensor_backward(tensor_sum(w[0])), ERROR_STATE); /* the step is not over */
+    optim_step(optimizer);
+    assert_error(ERROR_STATE, "second backward in one step", "1 of 3 parameters was already updated, 'c'");
+    assert_int_equal(optim_steps(optimizer), 0);
+    assert_int_equal(tensor_backward(tensor_sum(w[0])), 0);
+    assert_int_equal(optim_step(optimizer), 0);
+    assert_true(tensor_f32(w[0])[2] == before[0] - 0.5f);
+    assert_int_equal(optim_steps(optimizer), 1);
+    for (int i = 0; i < 3; i++)
+        tensor_free(w[i]);
+}
+
 /* Some parameters are one's, some another's, some nobody's; a gradient from before joins the next. */
 static void test_several_optimizers(void **state)
 {
@@ -458,6 +497,7 @@ int main(void)
         TEST(test_kept_zeros_spare_others),
         TEST(test_refused),
         TEST(test_nonfinite_loss_updates_nothing),
+        TEST(test_nonfinite_gradient_stops),
         TEST(test_several_optimizers),
         TEST(test_failing_allocations),
     };

@@ -200,12 +200,15 @@ static void lines_stay_within_the_terminal(void **state)
             s.limit = s.needs * 2;
             s.step = s.steps = (int64_t)1 << shift;
             s.elapsed = s.left = s.rate = (double)s.needs;
-            const PanelText *panel = draw(&s, width, 1, 1);
-            if (width < PANEL_NARROWEST)
-                assert_int_equal(panel->lines, 0);
-            if (width >= 80 && shift <= 40)
-                assert_int_equal(panel->lines, PANEL_LINES);
-            check_columns(panel, width);
+            for (int card = 0; card < 2; card++) {
+                s.card = card ? (MemCard){.used = s.needs + 4, .context = 1, .library = 2} : (MemCard){0};
+                const PanelText *panel = draw(&s, width, 1, 1);
+                if (width < PANEL_NARROWEST)
+                    assert_int_equal(panel->lines, 0);
+                if (width >= 80 && shift <= 40)
+                    assert_int_equal(panel->lines, card ? PANEL_LINES : PANEL_LEAST);
+                check_columns(panel, width);
+            }
         }
 }
 
@@ -214,10 +217,35 @@ static void too_low_for_a_panel(void **state)
     (void)state;
     PanelState s = usual_state(NULL);
     PanelText out;
-    PanelStyle style = {.width = 80, .height = PANEL_LINES + 1};
+    PanelStyle style = {.width = 80, .height = PANEL_LEAST + 1};
     assert_int_equal(report_panel(&s, &style, &out), 0);
     style.height++;
+    assert_int_equal(report_panel(&s, &style, &out), PANEL_LEAST);
+    s.card.used = s.needs; /* a card's line needs one more */
+    assert_int_equal(report_panel(&s, &style, &out), PANEL_LEAST);
+    style.height++;
     assert_int_equal(report_panel(&s, &style, &out), PANEL_LINES);
+}
+
+/* What nvidia-smi shows, and what it is made of, as far as there is room. */
+static void a_card_has_a_line(void **state)
+{
+    (void)state;
+    PanelState s = usual_state(usual_curve());
+    assert_null(strstr(draw(&s, 120, 1, 0)->text, "card"));
+    s.reserved = s.needs;
+    s.card =
+        (MemCard){MEM_CARD_PROCESS, 700 * MIB, .context = 480 * MIB, .kernels = 2 * MIB, .library = 33 * MIB};
+    line_of(draw(&s, 120, 1, 0),
+            "\ncard  used 700.0 MiB = reserved 184.0 + context 480.0 + kernels 2.0 + library "
+            "33.0 + unaccounted 1.0\n");
+    s.card.others = 100 * MIB;
+    line_of(draw(&s, 120, 1, 0),
+            " + others 100.0 + context 480.0 + kernels 2.0 + library 33.0 + unaccounted -99.0\n");
+    line_of(draw(&s, 80, 1, 0), "\ncard  used 700.0 MiB, +516.0 beyond the reservation\n");
+    line_of(draw(&s, 40, 0, 0), "\ncard  used 700.0 MiB\n");
+    s.reserved = 0; /* each block is allocated: then it is what is live */
+    line_of(draw(&s, 80, 0, 0), "used 700.0 MiB, +564.0 beyond");
 }
 
 /* Colour adds escapes and changes nothing else; ASCII is ASCII. */
@@ -418,6 +446,7 @@ int main(void)
         cmocka_unit_test(a_distant_limit_is_words),
         cmocka_unit_test(lines_stay_within_the_terminal),
         cmocka_unit_test(too_low_for_a_panel),
+        cmocka_unit_test(a_card_has_a_line),
         cmocka_unit_test(colour_changes_no_character),
         cmocka_unit_test(colours_are_distinct),
         cmocka_unit_test(evaluating_is_said),

@@ -192,8 +192,8 @@ static void precisions(void **state)
     (void)state;
     static const DType kinds[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16},
                        quantized[] = {DTYPE_F32, DTYPE_INT8, DTYPE_NF4};
-    for (int i = 0; precision_at(i / FAMILIES / 4); i++) {
-        const Precision *p = precision_at(i / FAMILIES / 4);
+    for (int i = 0; cpu_precision(i / FAMILIES / 4); i++) {
+        const Precision *p = cpu_precision(i / FAMILIES / 4);
         int rest = i / FAMILIES, adapters = rest % 4 == 3;
         Case c = {.family = (ModelFamily)(i % FAMILIES),
                   .precision = p->name,

@@ -5,7 +5,7 @@
 #include "count.h"
 #include "lora_support.h"
 
-#define CONVENTIONS 7
+#define CONVENTIONS 7 /* of the CPU */
 
 static void use(const char *name)
 {
@@ -20,12 +20,12 @@ static void test_conventions(void **state)
     static const struct {
         const char *name;
         int weights, master, gradients, states, activations; /* bytes of an element */
-    } rows[CONVENTIONS] = {
-        {"fp32", 4, 0, 4, 4, 4},          {"bf16", 2, 0, 2, 2, 2},          {"bf16-states32", 2, 0, 2, 4, 2},
-        {"bf16-mixed", 2, 4, 2, 4, 2},    {"bf16-autocast", 4, 0, 4, 4, 2}, {"fp16-mixed", 2, 4, 2, 4, 2},
-        {"fp16-autocast", 4, 0, 4, 4, 2},
+    } rows[] = {
+        {"fp32", 4, 0, 4, 4, 4},          {"tf32", 4, 0, 4, 4, 4},          {"bf16", 2, 0, 2, 2, 2},
+        {"bf16-states32", 2, 0, 2, 4, 2}, {"bf16-mixed", 2, 4, 2, 4, 2},    {"bf16-autocast", 4, 0, 4, 4, 2},
+        {"fp16-mixed", 2, 4, 2, 4, 2},    {"fp16-autocast", 4, 0, 4, 4, 2},
     };
-    for (int i = 0; i < CONVENTIONS; i++) {
+    for (int i = 0; i < (int)COUNT(rows); i++) {
         const Precision *p = precision_at(i);
         assert_string_equal(p->name, rows[i].name);
         assert_ptr_equal(precision_by_name(rows[i].name), p);
@@ -35,10 +35,13 @@ static void test_conventions(void **state)
         assert_int_equal(dtype_bytes(p->activations, 1, 1), rows[i].activations);
         assert_int_equal(4 * p->master, rows[i].master);
         assert_int_equal(p->stochastic, p->weights == DTYPE_BF16 && !p->master);
+        assert_int_equal(p->tf32, !strcmp(p->name, "tf32"));
+        if (p->tf32)
+            continue;
         use(rows[i].name);
         assert_string_equal(tensor_precision()->name, rows[i].name);
     }
-    assert_null(precision_at(CONVENTIONS));
+    assert_null(precision_at(COUNT(rows)));
     assert_null(precision_at(-1));
     use(NULL);
     assert_string_equal(tensor_precision()->name, "fp32");
@@ -61,6 +64,8 @@ static void test_refused(void **state)
         {{.weights = DTYPE_BF16, .gradients = DTYPE_F16, .activations = DTYPE_BF16}, "gradients"},
         {{.weights = DTYPE_BF16, .states = DTYPE_F16, .activations = DTYPE_BF16}, "states"},
         {{.weights = DTYPE_BF16}, "activations"},
+        {{.activations = DTYPE_BF16, .tf32 = 1}, "goes with f32 activations"},
+        {{.tf32 = 1}, "on the CPU fp32 trains in the same memory"},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         assert_int_equal(tensor_set_precision(&rows[i].p), ERROR_ARGUMENT);
@@ -80,7 +85,7 @@ static void test_parameters(void **state)
 {
     (void)state;
     for (int i = 0; i < CONVENTIONS * FAMILIES; i++) {
-        const Precision *p = precision_at(i / FAMILIES);
+        const Precision *p = cpu_precision(i / FAMILIES);
         const MemStats *s = memtrack_stats(context_ledger(context_current()));
         tensor_set_precision(p);
         int scope = tensor_scope_begin();
@@ -172,7 +177,7 @@ static void test_adapters_stay(void **state)
 {
     (void)state;
     for (int i = 0; i < CONVENTIONS; i++) {
-        tensor_set_precision(precision_at(i));
+        tensor_set_precision(cpu_precision(i));
         int scope = tensor_scope_begin();
         nn_set_weights(&(Weights){.dtype = DTYPE_BF16, .frozen = 1});
         Module *model = small_model(&(Setting){.family = MODEL_LLAMA});
@@ -321,11 +326,11 @@ static void test_no_memory(void **state)
         for (int passed = 0; !passed; n++) {
             Visit v = visit(&(ContextOptions){.threads = 1});
             memtrack_fail_nth((uint64_t)n);
-            train_a_step(precision_at(i), (ModelFamily)(i % FAMILIES));
+            train_a_step(cpu_precision(i), (ModelFamily)(i % FAMILIES));
             passed = memtrack_fail_pending();
             memtrack_fail_nth(0);
             if (passed ? error_code() : error_code() != ERROR_HOST_MEMORY && error_code() != ERROR_MEMORY)
-                fail_msg("%s, allocation %d: '%s'", precision_at(i)->name, n, error_message());
+                fail_msg("%s, allocation %d: '%s'", cpu_precision(i)->name, n, error_message());
             error_clear();
             leave(v);
         }
@@ -410,7 +415,7 @@ static void test_models(void **state)
     for (size_t f = 0; f < COUNT(families); f++)
         for (int i = 1; i < CONVENTIONS; i++) {
             int scope = tensor_scope_begin();
-            check_against_fp32(families[f], precision_at(i)->name);
+            check_against_fp32(families[f], cpu_precision(i)->name);
             tensor_scope_end(scope);
         }
 }

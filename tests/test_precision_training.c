@@ -142,8 +142,8 @@ static double micro_off(const Precision *precision)
 static void micro_batches(void **state)
 {
     (void)state;
-    for (int i = 0; precision_at(i); i++) {
-        Precision p = *precision_at(i);
+    for (int i = 0; cpu_precision(i); i++) {
+        Precision p = *cpu_precision(i);
         double own = micro_off(&p);
         p.gradients = DTYPE_F32;
         double f32 = micro_off(&p), allowed = p.activations == DTYPE_BF16 ? 4e-3

@@ -240,7 +240,7 @@ static void launches(void *unused)
     Opened o = open_card();
     ElementArguments a = arguments_of(&o);
     void *function;
-    unsigned long long counts[4];
+    unsigned long long counts[5];
     (void)unused;
     EXPECT(launch(&o, "planted_nothing", 1, 65, 0, &a), OUT_OF_RESOURCES);
     EXPECT(launch(&o, "planted_nothing", 1, 1025, 0, &a), INVALID_VALUE);
@@ -267,7 +267,7 @@ static void copies(void *unused)
 {
     Opened o = open_card();
     float *pinned, usual[64], y[64];
-    unsigned long long counts[4];
+    unsigned long long counts[5];
     (void)unused;
     EXPECT(driver.cuMemAllocHost_v2((void **)&pinned, 256), 0);
     for (int i = 0; i < 64; i++)

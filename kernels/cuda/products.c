@@ -4,12 +4,10 @@
  * f32, rounding once. What is of another type is copied into workspace as the product's type, strip by strip,
  * all terms of a sum in one strip, so that sums are never rounded on their way. A product that has 16-bit
  * values in it is of 16 bit, whatever its weights are: they are rounded as autocast rounds them. */
-#include <inttypes.h>
-
 #include "launch_.h"
 
 enum { OF_F32 = 0, OF_F16 = 2, OF_BF16 = 14 }; /* cudaDataType */
-enum { COMPUTE_32F = 68, ALGORITHM_DEFAULT = -1 };
+enum { COMPUTE_32F = 68, COMPUTE_TF32 = 77 };  /* cublasComputeType */
 /* Bytes of a strip, of which a product needs one for each operand that is copied, and one for sums that are
  * rounded afterwards; more where that is less than STRIP_LEAST rows or columns of all terms. Lines begin on
  * boundaries that tensor cores like. */
@@ -135,15 +133,25 @@ static void rounded(const Product *p, int64_t rows, int64_t cols, const float *s
 static void multiply(const Product *p, int64_t rows, int64_t cols, Operand a, Operand b, float beta,
                      DType c_type, void *c, int64_t ldc, const KernelRun *run)
 {
-    CudaDevice *device = run->device;
-    int type = blas_type(p->type), compute = p->type == DTYPE_F32 ? device->compute : COMPUTE_32F;
-    int status = cublas.gemm(device->blas, p->trans_b, p->trans_a, cols, rows, p->k, &p->alpha, b.at, type,
-                             b.ld > 0 ? b.ld : 1, a.at, type, a.ld > 0 ? a.ld : 1, &beta, c,
-                             blas_type(c_type), ldc, compute, ALGORITHM_DEFAULT);
-    if (status)
-        cuda_blas_failed(device, status,
-                         "a product of (%" PRId64 ",%" PRId64 ") and (%" PRId64 ",%" PRId64 "), %s into %s",
-                         rows, p->k, p->k, cols, dtype_name(p->type), dtype_name(c_type));
+    CudaProduct product = {.trans_a = p->trans_b,
+                           .trans_b = p->trans_a,
+                           .m = cols,
+                           .n = rows,
+                           .k = p->k,
+                           .alpha = p->alpha,
+                           .beta = beta,
+                           .a = b.at,
+                           .b = a.at,
+                           .c = c,
+                           .lda = b.ld > 0 ? b.ld : 1,
+                           .ldb = a.ld > 0 ? a.ld : 1,
+                           .ldc = ldc,
+                           .type = blas_type(p->type),
+                           .c_type = blas_type(c_type),
+                           .compute = p->type == DTYPE_F32 && run->tf32 ? COMPUTE_TF32 : COMPUTE_32F,
+                           .type_name = dtype_name(p->type),
+                           .c_type_name = dtype_name(c_type)};
+    cuda_product(run->device, &product);
 }
 
 /* Lines [first, first + lines) of an operand, which has a line for each row or column of C. across: lines are

@@ -63,6 +63,6 @@ GLOBAL(step_control, 256, StepControlArguments)
     double norm = sqrt(sum) / a.scale, most = (double)a.max_norm / (norm + 1e-6);
     double clip = a.max_norm > 0 && most < 1 ? most : 1;
     s->squares = sum;
-    s->control.skip = s->fault != ~0ull || s->is_bad || !isfinite(sum);
+    s->control.skip = s->control.skip || s->fault != ~0ull || s->is_bad || !isfinite(sum);
     s->control.grad_scale = (float)(clip / a.scale);
 }

@@ -61,7 +61,7 @@ void cuda_step_fault(StepState *state, const int32_t *values, StepTag tag, const
 void cuda_step_loss(StepState *state, const float *loss, const StepEntry *entry, int64_t entries,
                     const KernelRun *run);
 /* What updates read (state->control): nothing is to be updated after a fault, a loss that is not finite, or
- * gradients whose squares are not; and the factor on every gradient. */
+ * gradients whose squares are not, these or others of the step; and the factor on every gradient. */
 void cuda_step_control(StepState *state, const double *squares, int64_t count, double scale, float max_norm,
                        const KernelRun *run);
 

@@ -30,7 +30,8 @@ function heading(run, two) {
   if (!m) figures.push(figure('Highest so far', size(measuredSoFar(run)), 'measured, as far as the log goes'));
   if (m && planned) figures.push(figure('Peak, planned', size(planned.peak_bytes), apart === 0 ? '0 bytes apart' : exact(Math.abs(apart)) + (apart > 0 ? ' less than measured' : ' more than measured')));
   figures.push(figure('Peak at', phase, place), figure('Needs', size(books.needs_bytes), exact(books.needs_bytes - books.peak_bytes) + ' of gaps above the peak'));
-  if (m && m.process) figures.push(figure('Process', size(m.process.peak_bytes), size(m.process.unaccounted_bytes) + ' unaccounted: libraries, stacks, buffers'));
+  if (m && m.card) figures.push(figure('Used on the card', size(m.card.used_bytes), size(m.card.used_bytes - m.card.reserved_bytes) + ' beyond what is reserved' + (m.process ? '; the process on the host ' + size(m.process.peak_bytes) : '')));
+  else if (m && m.process) figures.push(figure('Process', size(m.process.peak_bytes), size(m.process.unaccounted_bytes) + ' unaccounted: libraries, stacks, buffers'));
   if (run.end && run.end.status === 'done') figures.push(figure('Loss', number(run.end.loss_first, 2) + ' \u2192 ' + number(run.end.loss_last, 2), plural(run.end.steps, 'step') + ', ' + secondsText(run)));
   return h('div', {class: 'run'}, h(two ? 'h2' : 'h1', {class: two ? 'title' : null}, two ? label(run) : null, run.info.model), h('p', {class: 'facts'}, optionText(run)),
     h('p', {class: 'command'}, h('code', {}, 'brim ' + (run.info.command || []).join(' '))), h('div', {}, notices(run)),
@@ -70,7 +71,17 @@ function bookTable(run) {
   return h('div', {class: 'books'}, h('div', {class: alike ? 'alike' : null}, table('What was live at the peak' + (m ? ', planned and measured' : ', as planned') + '. Own peak is each component\u2019s own highest moment: it does not sum.',
     ['component', ...both(x => x === m ? 'measured' : 'planned'), share('share'), 'own peak'],
     shown.map(c => { const name = run.components[c]; return [h('span', {class: 'keyed'}, swatch(name), people(name)), ...both(x => size(x.components[name].at_peak)), share(percent(atPeak(run, name) / books.peak_bytes)), size(books.components[name].peak)]; })
-      .concat([{sum: true, cells: ['peak', ...both(x => size(x.peak_bytes)), share('100 %'), '']}]))), textbook(run));
+      .concat([{sum: true, cells: ['peak', ...both(x => size(x.peak_bytes)), share('100 %'), '']}]))), h('div', {class: 'stacked'}, textbook(run), cardTable(run)));
+}
+/* What is in use on a card, at the end of the run; in the words of brim's closing table. */
+const CARD_ROWS = ['reserved', 'others', 'context', 'kernels', 'library', 'graphs', 'unaccounted'];
+const CARD_MEANING = {process: 'nvidia-smi\u2019s figure for this process', all: 'nvidia-smi\u2019s figure for the whole card, because it has none for this process',
+  driver: 'the driver\u2019s figure for the whole card, and what others had is in context: NVIDIA\u2019s management library does not answer'};
+function cardTable(run) {
+  const card = run.memory && run.memory.card;
+  if (!card) return null;
+  const rows = CARD_ROWS.filter(name => card[name + '_bytes']).map(name => [name, size(card[name + '_bytes'])]), meaning = CARD_MEANING[card.counted_by];
+  return table('On the card at the end of the run.' + (meaning ? ' Used is ' + meaning + '.' : ''), ['', ''], rows.concat([{sum: true, cells: ['used', size(card.used_bytes)]}]));
 }
 /* Why the peak is not the sum of the own peaks. */
 function textbook(run) {

@@ -77,28 +77,11 @@ static void open_card(void)
         die("%s", why);
 }
 
-/* ---- NVIDIA's management library, where it answers: what is used before there is a context ------- */
-
-typedef struct NvmlMemory {
-    unsigned long long total, available, used;
-} NvmlMemory;
-
-/* Used bytes of card 0, or -1. */
-static long long nvml_used(void)
+/* Bytes that driver and programs have of the card, by NVIDIA's management library; or -1. */
+static long long nvml_used(CudaMoment moment)
 {
-    static int (*init)(void), (*handle)(unsigned, void **), (*memory)(void *, NvmlMemory *);
-    NvmlMemory m;
-    void *device, *library = init ? NULL : dlopen("libnvidia-ml.so.1", RTLD_NOW), *f[3];
-    if (library && (f[0] = dlsym(library, "nvmlInit_v2")) &&
-        (f[1] = dlsym(library, "nvmlDeviceGetHandleByIndex_v2")) &&
-        (f[2] = dlsym(library, "nvmlDeviceGetMemoryInfo"))) {
-        memcpy(&init, &f[0], sizeof init); /* C has no cast from object to function pointer */
-        memcpy(&handle, &f[1], sizeof handle);
-        memcpy(&memory, &f[2], sizeof memory);
-    }
-    if (!init || init() || handle(0, &device) || memory(device, &m))
-        return -1;
-    return (long long)m.used;
+    const CudaReading *r = &card.reading[moment];
+    return r->known >> CUDA_COUNTS_CARD & 1 ? (long long)r->bytes[CUDA_COUNTS_CARD] : -1;
 }
 
 static const char *or_null(long long bytes)
@@ -141,8 +124,8 @@ static int say_card(void)
     int driver = 0, blas = 0;
     char name[NAME] = "";
     size_t total;
-    long long used = nvml_used();
     open_card();
+    long long used = nvml_used(CUDA_BEFORE);
     size_t some = bytes_free(&total);
     cuda.driver_version(&driver);
     cuda.device_name(name, NAME, card.ordinal);
@@ -157,17 +140,26 @@ static int say_card(void)
     return 0;
 }
 
+/* What opening the card takes, as a run's books have it, and by whom it is counted. */
 static int say_memory(void)
 {
-    long long before = nvml_used();
+    static const char *const counters[] = {[CUDA_COUNTS_PROCESS] = "process",
+                                           [CUDA_COUNTS_CARD] = "all",
+                                           [CUDA_COUNTS_DRIVER] = "driver",
+                                           [CUDA_COUNTERS] = "nobody"};
     size_t total;
     open_card();
-    long long after = nvml_used();
     size_t some = bytes_free(&total);
-    printf("{\"bytes\": %zu, \"nvml_used_before\": %s, \"nvml_used_after\": %s, \"free_after_context\": %zu, "
-           "\"kernels\": %zu, \"cublas\": %zu, \"free_after_all\": %zu}\n",
-           total, or_null(before), or_null(after), card.after_context,
-           card.after_context - card.after_kernels, card.after_kernels - card.after_blas, some);
+    CudaUse use = cuda_in_use(&card);
+    const CudaReading *last = &card.reading[CUDA_AFTER_LIBRARY];
+    printf("{\"bytes\": %zu, \"counted_by\": \"%s\", \"others\": %llu, \"context\": %llu, \"kernels\": %llu, "
+           "\"library\": %llu, \"used\": %llu, \"nvml_used_before\": %s, \"nvml_used_after\": %s, "
+           "\"nvml_process\": %s, \"free_after_all\": %zu}\n",
+           total, counters[use.counter], (unsigned long long)use.others, (unsigned long long)use.context,
+           (unsigned long long)use.kernels, (unsigned long long)use.library, (unsigned long long)use.used,
+           or_null(nvml_used(CUDA_BEFORE)), or_null(nvml_used(CUDA_AFTER_LIBRARY)),
+           or_null(last->known & 1 << CUDA_COUNTS_PROCESS ? (long long)last->bytes[CUDA_COUNTS_PROCESS] : -1),
+           some);
     return 0;
 }
 

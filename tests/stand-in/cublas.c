@@ -23,11 +23,12 @@ typedef struct Handle {
     void *workspace;
     size_t bytes;
     int own;
+    long long taken; /* of the card's memory, STAND_IN_LIBRARY=MiB */
 } Handle;
 static void (*sgemm)(int, int, int, int, int, int, float, const float *, int, const float *, int, float,
                      float *, int);
 static int (*enqueue)(void (*)(void *), const void *, size_t);
-static int (*device_alloc)(unsigned long long *, size_t);
+static int (*device_alloc)(unsigned long long *, size_t), (*device_take)(long long);
 
 static float load(const void *p, int type, int64_t i, int tf32)
 {
@@ -109,17 +110,26 @@ API int cublasCreate_v2(void **h)
         return NOT_INITIALIZED;
     *(void **)&enqueue = dlsym(driver, "stand_in_enqueue");
     *(void **)&device_alloc = dlsym(driver, "cuMemAlloc_v2");
+    *(void **)&device_take = dlsym(driver, "stand_in_take");
     *(void **)&sgemm = dlsym(blas, "cblas_sgemm");
     void (*threads)(int);
     *(void **)&threads = dlsym(blas, "openblas_set_num_threads");
     if (threads)
-        threads(1); /* a card's work is one thread's here; the thread sanitizer does not see into the library */
-    *h = calloc(1, sizeof(Handle));
-    return enqueue && sgemm ? OK : NOT_INITIALIZED;
+        threads(
+            1); /* a card's work is one thread's here; the thread sanitizer does not see into the library */
+    const char *own = getenv("STAND_IN_LIBRARY");
+    Handle *handle = *h = calloc(1, sizeof *handle);
+    if (!handle || !enqueue || !sgemm)
+        return NOT_INITIALIZED;
+    handle->taken = own ? atoll(own) << 20 : 0;
+    return handle->taken && device_take(handle->taken) ? ALLOC_FAILED : OK;
 }
 API int cublasDestroy_v2(void *h)
 {
-    free(h);
+    Handle *handle = h;
+    if (handle->taken)
+        device_take(-handle->taken);
+    free(handle);
     return OK;
 }
 API int cublasGetVersion_v2(void *h, int *v)
@@ -138,7 +148,8 @@ API int cublasSetWorkspace_v2(void *h, void *p, size_t n)
 {
     if ((uintptr_t)p % 256)
         return INVALID_VALUE;
-    *(Handle *)h = (Handle){p, n, ((Handle *)h)->own};
+    ((Handle *)h)->workspace = p;
+    ((Handle *)h)->bytes = n;
     return OK;
 }
 API int cublasSetMathMode(void *h, int mode)

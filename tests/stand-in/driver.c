@@ -4,6 +4,7 @@
  * The environment says what the cards are like; cuInit reads it each time. STAND_IN_MEMORY=MiB        of a
  * card (1024) STAND_IN_CAPABILITY=90     75, 80, 86, 89, 90, 100, 120 STAND_IN_SMS=4 multiprocessors
  *   STAND_IN_CARDS=1           0: cuInit finds none
+ *   STAND_IN_OTHERS=MiB        that another program has of the machine's first card (0)
  *   STAND_IN_DRIVER=13000      what cuDriverGetVersion says
  *   STAND_IN_INIT=803          what cuInit fails with
  *   STAND_IN_MODE=exclusive    or prohibited: the card takes no further context
@@ -12,6 +13,9 @@
  *   STAND_IN_ORDER=reverse     blocks and threads from the last to the first
  *   STAND_IN_SECONDS=60        of a processor, after which a kernel counts as an endless loop
  *   STAND_IN_FAIL=N            the N-th allocation from here fails
+ *   STAND_IN_REFUSE=N          the N-th launch is refused
+ *   STAND_IN_LOST=N            the card is gone when it comes to the N-th kernel or copy
+ *   STAND_IN_TRAP=N            the N-th kernel reads where nothing is
  *   STAND_IN_COUNT=1           says at the end what was done
  * CUDA_VISIBLE_DEVICES chooses, as with the real one; MIG-… makes a slice of a seventh of the first card. */
 #include "driver_.h"
@@ -39,10 +43,12 @@ static int says(const char *name, const char *word)
 /* ---- What there is ---- */
 
 /* Ends at the first entry that names no card, as the real one does. */
-static int visible(int cards, int *slice)
+static int visible(int cards, int *slice, int number[CARDS_MAX])
 {
     const char *at = getenv("CUDA_VISIBLE_DEVICES");
     int count = 0, seen[CARDS_MAX] = {0};
+    for (int i = 0; i < CARDS_MAX; i++)
+        number[i] = i;
     *slice = at && strncmp(at, "MIG-", 4) == 0 && cards > 0;
     if (!at || *slice)
         return *slice ? 1 : cards;
@@ -51,7 +57,7 @@ static int visible(int cards, int *slice)
         long card = strncmp(at, "GPU-", 4) == 0 ? strtol(at + 4, &end, 10) : strtol(at, &end, 10);
         if (end == at || card < 0 || card >= cards || seen[card]++ || (*end && *end != ','))
             break;
-        count++;
+        number[count++] = (int)card;
         at = *end ? end + 1 : end;
     }
     return count;
@@ -59,7 +65,7 @@ static int visible(int cards, int *slice)
 
 API int cuInit(unsigned flags)
 {
-    int slice, failure = number("STAND_IN_INIT", 0);
+    int slice, numbers[CARDS_MAX], failure = number("STAND_IN_INIT", 0);
     if (flags)
         return INVALID_VALUE;
     if (failure)
@@ -70,9 +76,12 @@ API int cuInit(unsigned flags)
     stand_in.deferred = !number("STAND_IN_EAGER", 0);
     stand_in.seconds = number("STAND_IN_SECONDS", 60);
     stand_in.fail_in = number("STAND_IN_FAIL", 0);
+    stand_in.refuse_in = number("STAND_IN_REFUSE", 0);
+    stand_in.lost_in = number("STAND_IN_LOST", 0);
+    stand_in.trap_in = number("STAND_IN_TRAP", 0);
     simt_reverse(says("STAND_IN_ORDER", "reverse"));
     int cards = number("STAND_IN_CARDS", 1);
-    stand_in.cards = visible(cards < 0 ? 0 : cards > CARDS_MAX ? CARDS_MAX : cards, &slice);
+    stand_in.cards = visible(cards < 0 ? 0 : cards > CARDS_MAX ? CARDS_MAX : cards, &slice, numbers);
     if (!stand_in.cards)
         return NO_DEVICE;
     for (int i = 0; i < stand_in.cards; i++) {
@@ -84,6 +93,8 @@ API int cuInit(unsigned flags)
         card->multiprocessors += card->multiprocessors == 0;
         card->total = (size_t)number("STAND_IN_MEMORY", 1024) * MIB / (slice ? SLICES : 1);
         card->slice = slice;
+        card->number = numbers[i];
+        card->used = card->others = card->number ? 0 : (size_t)number("STAND_IN_OTHERS", 0) * MIB;
     }
     if (stand_in.guard)
         trap_host();
@@ -128,8 +139,9 @@ API int cuDeviceGetUuid_v2(unsigned char uuid[16], int device)
 {
     if (!is_card(device))
         return INVALID_DEVICE;
-    memset(uuid, 0, 16);
-    uuid[15] = (unsigned char)device;
+    for (int i = 0; i < 15; i++)
+        uuid[i] = (unsigned char)(16 * i + stand_in.card[device].slice);
+    uuid[15] = (unsigned char)stand_in.card[device].number;
     return SUCCESS;
 }
 
@@ -209,9 +221,9 @@ API int cuDevicePrimaryCtxRetain(void **context, int device)
     if (!card->retained) {
         if (stand_in.mode)
             return DEVICE_UNAVAILABLE;
-        if (card->total < CONTEXT_MIB * MIB)
+        if (card->total < card->others + CONTEXT_MIB * MIB)
             return OUT_OF_MEMORY;
-        card->used = CONTEXT_MIB * MIB;
+        card->used = card->others + CONTEXT_MIB * MIB;
     }
     card->retained++;
     *context = card;
@@ -233,7 +245,7 @@ API int cuDevicePrimaryCtxRelease_v2(int device)
         cuMemFree_v2((Pointer)(uintptr_t)card->blocks->base);
     stand_in_card = current == card ? NULL : current;
     card->retained = card->fault = 0;
-    card->used = 0;
+    card->used = card->others;
     card->capture.into = NULL;
     return SUCCESS;
 }
@@ -325,12 +337,28 @@ API int cuFuncSetAttribute(void *function, int attribute, int value)
 /* ---- What tests ask for ---- */
 
 /* Launches, copies, waits, bytes that the current card has in use. */
-API void stand_in_counts(unsigned long long out[4])
+API void stand_in_counts(unsigned long long out[5])
 {
     out[0] = stand_in.launches;
     out[1] = stand_in.copies;
     out[2] = stand_in.waits;
     out[3] = stand_in_card ? stand_in_card->used : 0;
+    out[4] = stand_in.graphs;
+}
+
+/* Of the i-th visible card, for what counts processes (nvml.c): total, in use, of it another program's, and
+ * whether this process has a context; its identity as cuDeviceGetUuid has it. Returns 0 beyond the last. */
+API int stand_in_card_use(int i, size_t out[4], unsigned char uuid[16], int *slice)
+{
+    if (!is_card(i))
+        return 0;
+    const Card *card = &stand_in.card[i];
+    out[0] = card->total;
+    out[1] = card->used;
+    out[2] = card->others;
+    out[3] = (size_t)card->retained;
+    *slice = card->slice;
+    return cuDeviceGetUuid_v2(uuid, i) == SUCCESS;
 }
 
 /* Of a library that takes memory of the card by itself (cublas.c); negative gives it back. */

@@ -59,7 +59,8 @@ typedef struct Block {
 
 typedef struct Card {
     int retained, fault, capability, multiprocessors, slice;
-    size_t total, used;
+    int number;                 /* among all of the machine's, also those that are not visible */
+    size_t total, used, others; /* others: of it, another program's */
     Block *blocks;
     Queue queue;
     struct {
@@ -72,13 +73,20 @@ enum { CARDS_MAX = 16, CAPTURE_RELAXED = 2 };
 
 typedef struct StandIn {
     int initialised, cards, driver, mode, guard, deferred, seconds;
-    int fail_in; /* the allocation that fails, counted down; 0 = none */
-    unsigned long long launches, copies, waits;
+    int fail_in;                     /* the allocation that fails, counted down; 0 = none */
+    int refuse_in, lost_in, trap_in; /* the launch, the work and the kernel that do, the same way */
+    unsigned long long launches, copies, waits, graphs; /* graphs: that went */
     Card card[CARDS_MAX];
 } StandIn;
 extern StandIn stand_in;
 /* Of the calling thread. */
 extern __thread Card *stand_in_card;
+
+/* Whether it is the turn of what is counted down. */
+static inline int comes_true(int *count)
+{
+    return *count > 0 && --*count == 0;
+}
 
 /* The status that a call begins with: a context, and no fault. */
 int card_ready(void);

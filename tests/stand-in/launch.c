@@ -7,7 +7,7 @@ enum { ARGUMENTS_MAX = 4096, SHARED_FREE = 48 << 10 };
 
 static void run_launch(void *data)
 {
-    int status = trap_launch(data);
+    int status = comes_true(&stand_in.trap_in) ? ILLEGAL_ADDRESS : trap_launch(data);
     if (status)
         stand_in_card->fault = status;
 }
@@ -68,6 +68,8 @@ API int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigne
     if (!launch)
         return status;
     stand_in.launches++;
+    if (comes_true(&stand_in.refuse_in))
+        return free(launch), LAUNCH_OUT_OF_RESOURCES;
     status = queue_put(stand_in_card, stream, run_launch, launch, sizeof *launch + launch->kernel->arguments);
     free(launch);
     return status;
@@ -117,6 +119,22 @@ API int cuStreamIsCapturing(void *stream, int *is)
     int status = card_ready();
     (void)stream;
     *is = status || !stand_in_card->capture.into ? 0 : stand_in_card->capture.invalid ? 2 : 1;
+    return status;
+}
+
+/* What the next call would come after: the call before it, as all are in one order. */
+API int cuStreamGetCaptureInfo_v2(void *stream, int *is, unsigned long long *id, void **graph,
+                                  void *const **last, size_t *count)
+{
+    int status = cuStreamIsCapturing(stream, is);
+    Queue *into = status ? NULL : stand_in_card->capture.into;
+    *id = 1;
+    if (graph)
+        *graph = into;
+    if (last)
+        *last = into ? (void *const *)(const void *)&into->last : NULL;
+    if (count)
+        *count = into && into->last;
     return status;
 }
 
@@ -185,6 +203,7 @@ API int cuGraphLaunch(void *executable, void *stream)
     const Executable *e = executable;
     if (!status && stand_in_card->capture.into)
         status = CAPTURE_UNSUPPORTED;
+    stand_in.graphs += !status;
     for (Work *work = e->queue.first; work && !status; work = work->next)
         status = queue_put(stand_in_card, stream, work->run, work->data, work->bytes);
     return status;

@@ -43,7 +43,10 @@ int queue_drain(Card *card)
     if (queue.first)
         memory_open(1);
     for (Work *work = queue.first; work && !card->fault; work = work->next)
-        work->run(work->data);
+        if (comes_true(&stand_in.lost_in))
+            card->fault = LAUNCH_FAILED;
+        else
+            work->run(work->data);
     if (queue.first)
         memory_open(0);
     queue_clear(&queue);

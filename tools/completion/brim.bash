@@ -34,7 +34,7 @@ _brim_value()
     --optimizer) _brim_words "$typed" "sgd sgd-momentum sgd-nesterov rmsprop adagrad adam adamw adam8bit adamw8bit" ;;
     --schedule) _brim_words "$typed" "constant linear cosine" ;;
     --zero-grad) _brim_words "$typed" "free keep" ;;
-    --precision) _brim_words "$typed" "fp32 bf16 bf16-states32 bf16-mixed bf16-autocast fp16-mixed fp16-autocast" ;;
+    --precision) _brim_words "$typed" "fp32 tf32 bf16 bf16-states32 bf16-mixed bf16-autocast fp16-mixed fp16-autocast" ;;
     --grad-dtype) _brim_words "$typed" "16 32" ;;
     --rounding) _brim_words "$typed" "nearest stochastic" ;;
     --loss-scale) _brim_words "$typed" dynamic ;;
