@@ -209,7 +209,7 @@ static void linear_backward_input(const LinearDims *d, const void *dy, const Sto
                     run);
 }
 
-/* Row-range partial sums need a row of their own each. Padded: threads must not share a cache line. */
+/* Plans have two rows a thread for the sums of a bias. These kernels sum on the stack, and leave them unused. */
 static int64_t linear_sum_stride(const LinearDims *d)
 {
     return (d->out + 31) / 32 * 32;
@@ -217,7 +217,7 @@ static int64_t linear_sum_stride(const LinearDims *d)
 
 static size_t linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)
 {
-    size_t product = linear_packed(d, pass, w, run->threads); /* of the gradient of W: after the sums */
+    size_t product = linear_packed(d, pass, w, run->threads);
     if (pass != LINEAR_BACKWARD_WEIGHT)
         return product;
     size_t sums =
