@@ -209,7 +209,7 @@ static void linear_backward_input(const LinearDims *d, const void *dy, const Sto
                     run);
 }
 
-/* Plans have two rows a thread for the sums of a bias. These kernels sum on the stack, and do not use them. */
+/* Plans have two rows a thread for sums of a bias. These kernels sum on the stack and do not use them. */
 static int64_t linear_sum_stride(const LinearDims *d)
 {
     return (d->out + 31) / 32 * 32;
