@@ -230,6 +230,7 @@ static void batch_fill(Loader *loader, int64_t rows)
         tensor_write(s->seq ? b->ids : b->features, i * data, data, loader->row);
         tensor_write(b->labels, i * labels, labels, row.labels);
     }
+    tensor_set_labelled_(b->labels, b->labels_counted);
 }
 
 static int batch_make(Loader *loader)

@@ -113,17 +113,18 @@ VEC_INLINE void few_dot_twice(int64_t in, const float *x, const float *z, const 
     }
 }
 
-/* y (rows, cols), ld = out; W (cols, in). W's rows are read one after the other, each from the first element
+/* y (rows, cols), ldy apart; W (cols, in). W's rows are read one after the other, each from the first element
  * to the last: as fast as memory reads, and faster than several of them side by side. */
-static void few_out_in(const LinearDims *d, int64_t cols, const float *x, const float *w, float *y)
+static void few_out_in(const LinearDims *d, int64_t cols, const float *x, const float *w, float *y,
+                       int64_t ldy)
 {
     int64_t in = d->in;
     for (int64_t j = 0; j < cols; j++, w += in, y++) {
         int64_t r = 0;
         for (; r + 2 <= d->rows; r += 2)
-            few_dot_twice(in, x + r * in, x + (r + 1) * in, w, y + r * d->out, y + (r + 1) * d->out);
+            few_dot_twice(in, x + r * in, x + (r + 1) * in, w, y + r * ldy, y + (r + 1) * ldy);
         if (r < d->rows)
-            y[r * d->out] = few_dot(in, x + r * in, w);
+            y[r * ldy] = few_dot(in, x + r * in, w);
     }
 }
 
@@ -149,21 +150,22 @@ static void few_add_twice(int64_t cols, const float *x, int64_t in, const float 
     }
 }
 
-/* y (rows, cols), ld = out; W (in, cols), ld = out. */
-static void few_in_out(const LinearDims *d, int64_t cols, const float *x, const float *w, float *y)
+/* y (rows, cols), ldy apart; W (in, cols), out apart. */
+static void few_in_out(const LinearDims *d, int64_t cols, const float *x, const float *w, float *y,
+                       int64_t ldy)
 {
     int64_t i = 0, r;
     for (r = 0; r < d->rows; r++)
-        memset(y + r * d->out, 0, (size_t)cols * sizeof(float));
+        memset(y + r * ldy, 0, (size_t)cols * sizeof(float));
     for (; i + 4 <= d->in; i += 4) {
         for (r = 0; r + 2 <= d->rows; r += 2)
-            few_add_twice(cols, x + r * d->in + i, d->in, w + i * d->out, d->out, y + r * d->out, d->out);
+            few_add_twice(cols, x + r * d->in + i, d->in, w + i * d->out, d->out, y + r * ldy, ldy);
         if (r < d->rows)
-            few_add(cols, x + r * d->in + i, w + i * d->out, d->out, y + r * d->out);
+            few_add(cols, x + r * d->in + i, w + i * d->out, d->out, y + r * ldy);
     }
     for (; i < d->in; i++)
         for (r = 0; r < d->rows; r++) {
-            float *restrict sum = y + r * d->out;
+            float *restrict sum = y + r * ldy;
             float factor = x[r * d->in + i];
 #pragma omp simd
             for (int64_t j = 0; j < cols; j++)
@@ -171,18 +173,18 @@ static void few_in_out(const LinearDims *d, int64_t cols, const float *x, const 
         }
 }
 
-/* Columns [col, col + cols) of x W^T (or x W) into y (rows, out). */
+/* Columns [col, col + cols) of x W^T (or x W) into y (rows, out), ldy apart. */
 static void few_columns(const LinearDims *d, int64_t col, int64_t cols, const float *x, const float *w,
-                        float *y)
+                        float *y, int64_t ldy)
 {
     if (!d->in_out) {
-        few_out_in(d, cols, x, w + col * d->in, y + col);
+        few_out_in(d, cols, x, w + col * d->in, y + col, ldy);
         return;
     }
     int64_t strips =
         (cols + FEW_STRIP - 1) / FEW_STRIP; /* of equal width: short pieces of rows read slowly */
     for (int64_t i = 0; i < strips; i++) {
         int64_t first = col + range_begin(cols, i, strips), end = col + range_begin(cols, i + 1, strips);
-        few_in_out(d, end - first, x, w + first, y + first);
+        few_in_out(d, end - first, x, w + first, y + first, ldy);
     }
 }

@@ -157,27 +157,28 @@ VEC_INLINE float few_dot_row(DType type, const Decoder *w, int64_t j, int64_t in
 }
 #endif
 
-/* y (rows), out apart, = x (rows, in) times row j of W. */
-static void few_dots_pieces(const LinearDims *d, const Decoder *w, int64_t j, const float *x, float *y)
+/* y (rows), ldy apart, = x (rows, in) times row j of W. */
+static void few_dots_pieces(const LinearDims *d, const Decoder *w, int64_t j, const float *x, float *y,
+                            int64_t ldy)
 {
     float piece[FEW_PIECE], one, two;
     for (int64_t r = 0; r < d->rows; r++)
-        y[r * d->out] = 0;
+        y[r * ldy] = 0;
     for (int64_t at = 0, n; at < d->in; at += n) {
         int64_t r = 0;
         n = d->in - at < FEW_PIECE ? d->in - at : FEW_PIECE;
         decoder_row(w, j, at, n, piece);
         for (; r + 2 <= d->rows; r += 2) {
             few_dot_twice(n, x + r * d->in + at, x + (r + 1) * d->in + at, piece, &one, &two);
-            y[r * d->out] += one;
-            y[(r + 1) * d->out] += two;
+            y[r * ldy] += one;
+            y[(r + 1) * ldy] += two;
         }
         if (r < d->rows)
-            y[r * d->out] += few_dot(n, x + r * d->in + at, piece);
+            y[r * ldy] += few_dot(n, x + r * d->in + at, piece);
     }
 }
 
-static void few_dots(const LinearDims *d, const Decoder *w, int64_t j, const float *x, float *y)
+static void few_dots(const LinearDims *d, const Decoder *w, int64_t j, const float *x, float *y, int64_t ldy)
 {
 #ifdef __AVX2__
     if (d->rows == 1) {
@@ -196,18 +197,18 @@ static void few_dots(const LinearDims *d, const Decoder *w, int64_t j, const flo
         }
     }
 #endif
-    few_dots_pieces(d, w, j, x, y);
+    few_dots_pieces(d, w, j, x, y, ldy);
 }
 
-/* Columns [col, col + cols) of x W into y (rows, out); W (in, out). Four rows of W at a time, a piece of
- * each. */
+/* Columns [col, col + cols) of x W into y (rows, out), ldy apart; W (in, out). Four rows of W at a time, a
+ * piece of each. */
 static void few_stored_in_out(const LinearDims *d, const Decoder *w, int64_t col, int64_t cols,
-                              const float *x, float *y)
+                              const float *x, float *y, int64_t ldy)
 {
     enum { ROWS = 4, WIDTH = FEW_PIECE / ROWS };
     float piece[ROWS * WIDTH], factors[FEW_ROWS * ROWS];
     for (int64_t r = 0; r < d->rows; r++)
-        memset(y + r * d->out + col, 0, (size_t)cols * sizeof(float));
+        memset(y + r * ldy + col, 0, (size_t)cols * sizeof(float));
     for (int64_t i = 0; i < d->in; i += ROWS) {
         int64_t rows = d->in - i < ROWS ? d->in - i : ROWS;
         if (rows < ROWS) { /* what is missing of the last ones counts nothing */
@@ -223,16 +224,16 @@ static void few_stored_in_out(const LinearDims *d, const Decoder *w, int64_t col
             for (int64_t q = 0; q < rows; q++)
                 decoder_row(w, i + q, col + c, n, piece + q * WIDTH);
             for (; r + 2 <= d->rows; r += 2)
-                few_add_twice(n, factors + r * ROWS, ROWS, piece, WIDTH, to + r * d->out, d->out);
+                few_add_twice(n, factors + r * ROWS, ROWS, piece, WIDTH, to + r * ldy, ldy);
             if (r < d->rows)
-                few_add(n, factors + r * ROWS, piece, WIDTH, to + r * d->out);
+                few_add(n, factors + r * ROWS, piece, WIDTH, to + r * ldy);
         }
     }
 }
 
 /* few_columns of a stored weight. */
 static void few_stored_columns(const LinearDims *d, int64_t col, int64_t cols, const float *x,
-                               const Decoder *w, float *y)
+                               const Decoder *w, float *y, int64_t ldy)
 {
     int64_t strips = (cols + FEW_STRIP - 1) / FEW_STRIP;
 #ifdef __AVX2__
@@ -246,9 +247,9 @@ static void few_stored_columns(const LinearDims *d, int64_t col, int64_t cols, c
     }
 #endif
     for (int64_t j = col; j < col + cols && !d->in_out; j++)
-        few_dots(d, w, j, x, y + j);
+        few_dots(d, w, j, x, y + j, ldy);
     for (int64_t i = 0; i < strips && d->in_out; i++) {
         int64_t first = range_begin(cols, i, strips), end = range_begin(cols, i + 1, strips);
-        few_stored_in_out(d, w, col + first, end - first, x, y);
+        few_stored_in_out(d, w, col + first, end - first, x, y, ldy);
     }
 }

@@ -26,7 +26,14 @@ typedef struct LinearDims {
     int64_t rows, in, out;
     int in_out;
     DType x, y; /* types: of x and its gradient; of y, what is before the activation, and their gradient */
+    int64_t
+        ldy; /* elements between rows of y, of what is before the activation, and of their gradient; 0: out */
 } LinearDims;
+
+static inline int64_t linear_ldy(const LinearDims *d)
+{
+    return d->ldy ? d->ldy : d->out;
+}
 
 /* An array as it is stored, of any type: (rows, cols), whatever the shape that it has elsewhere. */
 typedef struct StoredArray {
@@ -61,7 +68,13 @@ typedef struct CrossEntropyDims {
     int32_t ignore_index;             /* rows with this label count nothing and get zero gradients */
     int64_t first_row;                /* of a part: the index of its first row, in faults */
     int64_t first_class, all_classes; /* backward of a part of the classes; all_classes 0: it is no part */
+    int64_t ld;                       /* elements between rows of logits, and of their gradient; 0: classes */
 } CrossEntropyDims;
+
+static inline int64_t cross_entropy_ld(const CrossEntropyDims *d)
+{
+    return d->ld ? d->ld : d->classes;
+}
 
 /* A dropout mask is a function of these, so that it is recomputed, never stored, and a sample's mask does not
  * depend on how samples are grouped into micro-batches. x is (samples, per_sample). */
@@ -140,11 +153,11 @@ typedef struct Kernels {
  * name NULL = choose; an unknown or unsupported name returns NULL. */
 const Kernels *kernels_cpu(const char *name);
 const Kernels *kernels_reference(void);
-/* Of a CUDA card: pointers, but for dims and scalars, are the card's; nothing waits; the *_workspace functions
- * ask no card. run->device is the card. */
+/* Of a CUDA card: pointers, but for dims and scalars, are the card's; nothing waits; the *_workspace
+ * functions ask no card. run->device is the card. */
 const Kernels *kernels_cuda(void);
-/* The kernels for a card of this capability (90), as its driver loads them: which = 0, 1 … in the order to try.
- * The caller frees them (memtrack_host_free). NULL: without host memory, or with *bytes = 0 no more. */
+/* The kernels for a card of this capability (90), as its driver loads them: which = 0, 1 … in the order to
+ * try. The caller frees them (memtrack_host_free). NULL: without host memory, or with *bytes = 0 no more. */
 void *kernels_cuda_unpack(int capability, int which, size_t *bytes);
 /* Opens a card (device/cuda.h) with the kernels that are part of the library, and finds each. 0, or -1 with a
  * sentence, and nothing is open. */

@@ -42,7 +42,7 @@ static void linear_add_row(int64_t n, const float *x, float *y)
 static void linear_round(const LinearForward *f, int64_t row, int64_t col, int64_t n, float *sums)
 {
     uint16_t halves[LINEAR_PIECE];
-    int64_t at = row * f->d->out + col;
+    int64_t at = row * linear_ldy(f->d) + col;
     DType type = f->d->y;
     if (f->bias)
         linear_add_row(n, f->bias + col, sums);
@@ -70,21 +70,21 @@ static void linear_store(const StoredProduct *p, const GemmPanel *part, float *s
 static void linear_finish_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols,
                                 const float *product)
 {
-    const LinearDims *d = f->d;
-    float *y = (float *)f->y + row * d->out + col;
-    int64_t runs = cols == d->out ? 1 : rows, length = rows * cols / runs; /* whole rows are one array */
+    int64_t ld = linear_ldy(f->d);
+    float *y = (float *)f->y + row * ld + col;
+    int64_t runs = cols == ld ? 1 : rows, length = rows * cols / runs; /* whole rows are one array */
     for (int64_t i = 0; i < runs; i++) {
         if (f->act != ACT_NONE)
-            activation_apply(f->act, length, product + i * d->out, y + i * d->out);
+            activation_apply(f->act, length, product + i * ld, y + i * ld);
         else if (y != product)
-            memcpy(y + i * d->out, product + i * d->out, (size_t)length * sizeof(float));
+            memcpy(y + i * ld, product + i * ld, (size_t)length * sizeof(float));
     }
 }
 
 /* Where a block's product is computed. */
 static float *linear_product_at(const LinearForward *f, int64_t row, int64_t col)
 {
-    return (float *)(f->pre ? f->pre : f->y) + row * f->d->out + col;
+    return (float *)(f->pre ? f->pre : f->y) + row * linear_ldy(f->d) + col;
 }
 
 /* The bias goes in first and the product is added to it: with beta 0, sgemm would clear its output anyway. */
@@ -93,10 +93,10 @@ static void linear_blas_block(const LinearForward *f, int64_t row, int64_t rows,
     const LinearDims *d = f->d;
     float *product = linear_product_at(f, row, col);
     if (f->bias)
-        gemm_fill_rows(rows, cols, f->bias + col, product, d->out);
+        gemm_fill_rows(rows, cols, f->bias + col, product, linear_ldy(d));
     gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, (const float *)f->x + row * d->in, d->in,
                (const float *)f->w->at + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in,
-               f->bias ? 1.0f : 0.0f, product, d->out);
+               f->bias ? 1.0f : 0.0f, product, linear_ldy(d));
     linear_finish_block(f, row, rows, col, cols, product);
 }
 
@@ -113,20 +113,21 @@ static void linear_few_block(const LinearForward *f, int64_t col, int64_t cols)
 {
     const LinearDims *d = f->d;
     float *product = f->few_y ? f->few_y : f->pre ? f->pre : f->y;
+    int64_t ld = f->few_y ? d->out : linear_ldy(d);
     if (f->w->dtype == DTYPE_F32) {
-        few_columns(d, col, cols, f->few_x, f->w->at, product);
+        few_columns(d, col, cols, f->few_x, f->w->at, product, ld);
     } else {
         Decoder w = decoder(f->w);
-        few_stored_columns(d, col, cols, f->few_x, &w, product);
+        few_stored_columns(d, col, cols, f->few_x, &w, product, ld);
     }
     if (f->few_y) {
         for (int64_t i = 0; i < d->rows; i++)
             for (int64_t j = col; j < col + cols; j += LINEAR_PIECE)
-                linear_round(f, i, j, product_least(col + cols - j, LINEAR_PIECE), product + i * d->out + j);
+                linear_round(f, i, j, product_least(col + cols - j, LINEAR_PIECE), product + i * ld + j);
         return;
     }
     for (int64_t i = 0; f->bias && i < d->rows; i++)
-        linear_add_row(cols, f->bias + col, product + i * d->out + col);
+        linear_add_row(cols, f->bias + col, product + i * ld + col);
     linear_finish_block(f, 0, d->rows, col, cols, product + col);
 }
 
@@ -174,7 +175,7 @@ static void linear_forward(const LinearDims *d, Activation act, const void *x, c
                             0,
                             pre ? pre : y,
                             d->y,
-                            d->out,
+                            linear_ldy(d),
                             stored_cut(&grid, d->in, d->y),
                             linear_store,
                             &f,
@@ -200,10 +201,10 @@ static void linear_forward(const LinearDims *d, Activation act, const void *x, c
 static void linear_backward_input(const LinearDims *d, const void *dy, const StoredArray *w, float beta,
                                   void *dx, void *workspace, const KernelRun *run)
 {
-    StoredArray rows = {dy, d->y, d->rows, d->out};
+    StoredArray rows = {dy, d->y, d->rows, linear_ldy(d)};
     if (linear_is_blas(d, LINEAR_BACKWARD_INPUT, w->dtype))
-        gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, d->out, w->at, d->in_out ? d->out : d->in, beta,
-             dx, d->in, run);
+        gemm(0, d->in_out, d->rows, d->in, d->out, 1.0f, dy, linear_ldy(d), w->at, d->in_out ? d->out : d->in,
+             beta, dx, d->in, run);
     else
         gemm_stored(0, d->in_out, d->rows, d->in, d->out, 1.0f, &rows, w, beta, d->x, dx, d->in, workspace,
                     run);
@@ -238,7 +239,7 @@ static void linear_sum_columns(const LinearDims *d, const void *dy, int64_t begi
             last = product_least(end, row + LINEAR_SUM_ROWS);
             memset(group, 0, (size_t)n * sizeof(float));
             for (; row < last; row++)
-                linear_add_row(n, values_load(d->y, dy, row * d->out + first + at, n, room), group);
+                linear_add_row(n, values_load(d->y, dy, row * linear_ldy(d) + first + at, n, room), group);
             linear_add_row(n, group, total + at);
         }
     }
@@ -285,7 +286,8 @@ static void linear_backward_weight(const LinearDims *d, const void *x, const voi
                                    float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
                                    void *workspace, const KernelRun *run)
 {
-    StoredArray left = {dy, d->y, d->rows, d->out}, right = {x, d->x, d->rows, d->in};
+    StoredArray left = {dy, d->y, d->rows, linear_ldy(d)}, right = {x, d->x, d->rows, d->in};
+    LinearProduct p = linear_product(d, LINEAR_BACKWARD_WEIGHT);
     if (d->in_out) {
         StoredArray other = left;
         left = right;
@@ -297,9 +299,8 @@ static void linear_backward_weight(const LinearDims *d, const void *x, const voi
     if (dbias && !packed)
         linear_backward_bias(d, dy, dbias_type, beta_b, dbias, run->threads);
     if (dw && blas)
-        gemm(1, 0, left.cols, right.cols, d->rows, 1.0f, left.at, left.cols, right.at, right.cols, beta_w, dw,
-             right.cols, run);
+        gemm(1, 0, p.m, p.n, p.k, 1.0f, left.at, left.cols, right.at, right.cols, beta_w, dw, p.n, run);
     else if (dw)
-        stored_run(1, 0, left.cols, right.cols, d->rows, 1.0f, &left, &right, beta_w, dw_type, dw, right.cols,
+        stored_run(1, 0, p.m, p.n, p.k, 1.0f, &left, &right, beta_w, dw_type, dw, p.n,
                    dbias && packed ? linear_sum_packed : NULL, &sums, workspace, run);
 }

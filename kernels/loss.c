@@ -70,7 +70,7 @@ static void cross_entropy_forward(const CrossEntropyDims *d, DType type, const v
                                   const int32_t *labels, float scale_by, float *loss, float *lse,
                                   float *workspace, const KernelRun *run)
 {
-    int64_t first = d->rows;
+    int64_t first = d->rows, ld = cross_entropy_ld(d);
     int team = range_threads(d->rows * d->classes, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team) reduction(min : first)
     for (int64_t row = 0; row < d->rows; row++) {
@@ -81,7 +81,7 @@ static void cross_entropy_forward(const CrossEntropyDims *d, DType type, const v
         if (label < 0 || label >= d->classes)
             first = range_min(first, row);
         else
-            workspace[row] = cross_entropy_row(type, row * d->classes, d->classes, logits, label, lse + row);
+            workspace[row] = cross_entropy_row(type, row * ld, d->classes, logits, label, lse + row);
     }
     double total = 0.0;
     for (int64_t row = 0; row < d->rows; row++)
@@ -150,11 +150,11 @@ static void cross_entropy_backward(const CrossEntropyDims *d, DType type, const 
                                    const float *dloss, float beta, void *dlogits, const KernelRun *run)
 {
     const float factor = scale_by * dloss[0];
-    int64_t classes = d->all_classes ? d->all_classes : d->classes;
+    int64_t classes = d->all_classes ? d->all_classes : d->classes, ld = cross_entropy_ld(d);
     int team = range_threads(d->rows * d->classes, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t row = 0; row < d->rows; row++) {
-        int64_t at = row * d->classes;
+        int64_t at = row * ld;
         int32_t label = labels[row];
         if (label != d->ignore_index && label >= 0 && label < classes)
             cross_entropy_row_backward(type, at, d->classes, logits, label - d->first_class, factor, lse[row],

@@ -270,7 +270,7 @@ void reference_cross_entropy_forward(const CrossEntropyDims *d, DType type, cons
 {
     (void)workspace;
     double total = 0.0;
-    for (int64_t row = 0, at = 0; row < d->rows; row++, at += d->classes) {
+    for (int64_t row = 0, at = 0; row < d->rows; row++, at += cross_entropy_ld(d)) {
         lse[row] = 0.0f;
         if (labels[row] == d->ignore_index)
             continue;
@@ -295,7 +295,8 @@ void reference_cross_entropy_backward(const CrossEntropyDims *d, DType type, con
 {
     (void)run;
     int64_t classes = d->all_classes ? d->all_classes : d->classes;
-    for (int64_t row = 0, at = 0; row < d->rows; row++) {
+    for (int64_t row = 0; row < d->rows; row++) {
+        int64_t at = row * cross_entropy_ld(d);
         int counted = labels[row] != d->ignore_index && labels[row] >= 0 && labels[row] < classes;
         for (int64_t j = 0; j < d->classes; j++, at++) {
             int hot = d->first_class + j == labels[row];

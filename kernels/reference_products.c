@@ -98,14 +98,15 @@ void reference_linear_forward(const LinearDims *d, Activation act, const void *x
                 sum += (double)reference_element(&rows, i * d->in + p) *
                        (double)reference_element(w, d->in_out ? p * w->cols + j : j * w->cols + p);
             float value = (float)sum;
-            reference_linear_finish(d, act, bias ? value + bias[j] : value, i * d->out + j, pre, y, run);
+            reference_linear_finish(d, act, bias ? value + bias[j] : value, i * linear_ldy(d) + j, pre, y,
+                                    run);
         }
 }
 
 void reference_linear_backward_input(const LinearDims *d, const void *dy, const StoredArray *w, float beta,
                                      void *dx, void *workspace, const KernelRun *run)
 {
-    StoredArray rows = {dy, d->y, d->rows, d->out};
+    StoredArray rows = {dy, d->y, d->rows, linear_ldy(d)};
     reference_gemm_stored(0, d->in_out, d->rows, d->in, d->out, 1, &rows, w, beta, d->x, dx, d->in, workspace,
                           run);
 }
@@ -114,15 +115,15 @@ void reference_linear_backward_weight(const LinearDims *d, const void *x, const 
                                       float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
                                       void *workspace, const KernelRun *run)
 {
-    StoredArray rows = {x, d->x, d->rows, d->in}, sums = {dy, d->y, d->rows, d->out};
+    StoredArray rows = {x, d->x, d->rows, d->in}, sums = {dy, d->y, d->rows, linear_ldy(d)};
+    LinearProduct p = linear_product(d, LINEAR_BACKWARD_WEIGHT);
     const StoredArray *left = d->in_out ? &rows : &sums, *right = d->in_out ? &sums : &rows;
     if (dw)
-        reference_gemm_stored(1, 0, left->cols, right->cols, d->rows, 1, left, right, beta_w, dw_type, dw,
-                              right->cols, workspace, run);
+        reference_gemm_stored(1, 0, p.m, p.n, p.k, 1, left, right, beta_w, dw_type, dw, p.n, workspace, run);
     for (int64_t j = 0; dbias && j < d->out; j++) {
         double sum = 0;
         for (int64_t i = 0; i < d->rows; i++)
-            sum += (double)reference_element(&sums, i * d->out + j);
+            sum += (double)reference_element(&sums, i * linear_ldy(d) + j);
         float old = beta_b == 0 ? 0 : values_get(dbias_type, dbias, j);
         values_set(dbias_type, dbias, j, reference_mix(sum, beta_b, old));
     }

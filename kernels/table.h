@@ -27,10 +27,11 @@ KERNEL(void, gemm_stored,
 KERNEL(size_t, gemm_stored_workspace,
        (int64_t m, int64_t n, int64_t k, DType a, DType b, DType c, const KernelRun *run))
 
-/* Types of x, y and pre: d says. pre (rows,out): the value before the activation, written when not NULL (may
- * be NULL with ACT_NONE / ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be NULL. y is the
- * activation of what pre holds: in 16 bit, of the rounded value, so that it can be computed again from pre.
- * Where x or y has 16 bit, a card multiplies in 16 bit, with W and bias rounded to that. */
+/* Types of x, y and pre: d says, and how far apart rows of y, pre and dy are; what lies between the end of
+ * one and the next is neither read nor written. pre (rows,out): the value before the activation, written when
+ * not NULL (may be NULL with ACT_NONE / ACT_RELU). y may equal pre only with ACT_NONE. bias (out) may be
+ * NULL. y is the activation of what pre holds: in 16 bit, of the rounded value, so that it can be computed
+ * again from pre. Where x or y has 16 bit, a card multiplies in 16 bit, with W and bias rounded to that. */
 KERNEL(void, linear_forward,
        (const LinearDims *d, Activation act, const void *x, const StoredArray *w, const float *bias,
         void *pre, void *y, void *workspace, const KernelRun *run))
@@ -134,7 +135,8 @@ KERNEL(void, attention_cached,
 KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const KernelRun *run))
 
 /* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
- * A row whose label is neither ignore_index nor in [0, classes) is a fault. */
+ * A row whose label is neither ignore_index nor in [0, classes) is a fault. Rows of logits and dlogits are
+ * d->ld apart; what lies between the end of one and the next is neither read nor written. */
 KERNEL(void, cross_entropy_forward,
        (const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels, float scale,
         float *loss, float *lse, float *workspace, const KernelRun *run))

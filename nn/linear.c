@@ -37,6 +37,13 @@ Linear *module_as_linear(const Module *module)
     return module && module->type == &linear_class ? module->state : NULL;
 }
 
+/* Of a head without an adapter, for the loss alone. */
+Tensor *module_logits(const Module *module, Tensor *hidden)
+{
+    const Linear *self = module_as_linear(module);
+    return tensor_logits_(hidden, linear_weight_for(self->weight, hidden), self->bias);
+}
+
 /* (out,in) is uniform within 1/sqrt(in), as in PyTorch; (in,out) is 0: GPT-2 draws its own. */
 static void linear_fill(Tensor *tensor, const LinearOptions *o)
 {

@@ -104,9 +104,36 @@ void nn_set_skip_unlabelled(Module *module, int on)
         module->model->skip_unlabelled = on != 0;
 }
 
+static Tensor *logits_forward(void *self, Tensor *x, const Batch *batch)
+{
+    (void)batch;
+    return module_logits(self, x);
+}
+
+static Tensor *run_logits(void *self, Tensor *x, const Batch *batch)
+{
+    return module_run(logits_forward, self, x, batch);
+}
+
+/* The head can be computed apart, and only the loss sees its logits: their rows may be longer than the
+ * classes are many. A checkpoint computes all that is in it once more, the head too. */
+static int pads_logits(const Module *model)
+{
+    const ModuleHead *head = model->model ? &model->model->head : NULL;
+    const Module *module = head ? model->model->head_module : NULL;
+    const Linear *linear = module_as_linear(module);
+    if (!linear || linear->adapter.a || linear->act != TENSOR_IDENTITY || linear->weight->in_out)
+        return 0;
+    int64_t classes = head->weight->shape.dim[0];
+    return !model->checkpoint && !module->checkpoint &&
+           tensor_logits_ld_(model->item.context, classes) != classes;
+}
+
 static Tensor *whole_loss(Module *model, const Batch *batch, float scale)
 {
-    Tensor *logits = nn_forward(model, NULL, batch);
+    Tensor *logits = pads_logits(model) ? module_forward_by(run_logits, model->model->head_module,
+                                                            tensor_donate(module_hidden(model, batch)), NULL)
+                                        : nn_forward(model, NULL, batch);
     if (!batch->labels)
         error_raise(ERROR_DATA, "nn_loss(): the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;

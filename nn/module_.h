@@ -90,6 +90,9 @@ Module *module_linear_tied(Tensor *weight, Tensor *bias);
 /* What it is made of, for its owner to read and change; NULL for a module of another class. */
 Linear *module_as_linear(const Module *module);
 
+/* Its tensor_logits_, where it is a head without adapter and activation. */
+Tensor *module_logits(const Module *module, Tensor *hidden);
+
 typedef struct Embedding {
     Tensor *weight; /* (vocab,dim) */
     Adapter adapter;

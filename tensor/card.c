@@ -203,6 +203,8 @@ static int64_t each_kept(const Tape *tape, StepEntry *entry, int64_t room)
             if (entry && kept && kept->block.data && count < room)
                 entry[count] = (StepEntry){.values = kept->block.data,
                                            .n = shape_numel(in->shape),
+                                           .row = in->shape.dim[in->shape.ndim - 1],
+                                           .padding = in->padding,
                                            .type = in->dtype,
                                            .tag = {.what = word(in->leaf ? row : in->op),
                                                    .name = in->leaf ? word(tensor_name(in)) : 0,

@@ -24,6 +24,7 @@ extern "C" {
 typedef union OpAttr {
     struct {
         int act, in_out;
+        int64_t ldy; /* elements between rows of y; 0 = as many as it has */
     } linear;
     struct {
         float eps;
@@ -63,6 +64,8 @@ typedef union OpAttr {
         int64_t chunk_rows; /* of linear_cross_entropy and labelled_cross_entropy */
         int act;            /* of labelled_cross_entropy's transform */
         float eps;
+        int64_t padding;  /* of cross_entropy: elements at the end of a row that are no logits */
+        int64_t labelled; /* of labelled_cross_entropy: 1 + rows with a label; 0 = unknown */
     } loss;
     Shape shape;
     struct {

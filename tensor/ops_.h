@@ -49,6 +49,19 @@ static inline int on_card(const OpCall *call)
     return call->kernels == kernels_cuda();
 }
 
+/* Elements from one row of logits to the next on a card: rows begin on 16 bytes, and long ones on 128, which
+ * a product loads at once. Of 64 classes or more, at most one in nine is added, of 4096 one in 64. */
+static inline int64_t padded_unit(int64_t classes)
+{
+    return classes < 64 ? 1 : classes < 4096 ? 8 : 64;
+}
+
+static inline int64_t padded_row(int64_t classes)
+{
+    int64_t unit = padded_unit(classes);
+    return (classes + unit - 1) / unit * unit;
+}
+
 /* The losses of an operation's parts, which are its own together. A card keeps them until they are summed
  * (parts_room bytes of workspace); the host adds one after the other. */
 typedef struct PartLosses {

@@ -1,73 +1,19 @@
 /* linear_cross_entropy: a model's head and its loss in one operation, so that the logits, which a large
  * vocabulary makes the largest tensor of all, exist only a chunk of rows at a time. Made of the kernels of
  * the two operations; costs the head's product once more. */
-#include <inttypes.h>
+#include "head_.h"
 
-#include "../base/plural_.h"
-#include "ops_.h"
-
-enum { HIDDEN, WEIGHT, BIAS, LABELS };
-
-/* One chunk: rows from `first`, and where things of it are. */
-typedef struct Chunk {
-    int64_t first;
-    LinearDims linear;
-    CrossEntropyDims loss;
-    float *logits, *rest; /* of the workspace: (rows, classes), and what the kernels need */
-} Chunk;
-
-static int64_t chunk_rows(const OpCall *call)
+/* Rows from `first` on. The logits are f32, whatever hidden is. */
+static HeadPart chunk_at(const OpCall *call, int64_t first)
 {
-    int64_t rows = leading(call->shape[HIDDEN]);
-    return call->attr.loss.chunk_rows < rows ? call->attr.loss.chunk_rows : rows;
-}
-
-static Chunk chunk_at(const OpCall *call, int64_t first)
-{
-    int64_t left = leading(call->shape[HIDDEN]) - first, most = chunk_rows(call);
-    int64_t rows = left < most ? left : most, classes = call->shape[WEIGHT].dim[0];
-    char *room = call->workspace; /* a bias of another type than f32 comes first, as floats */
-    float *logits = room ? (float *)(void *)(room + floats_room(call, BIAS, classes)) : NULL;
-    return (Chunk){
-        .first = first,
-        .linear = {.rows = rows,
-                   .in = last_dim(call->shape[HIDDEN]),
-                   .out = classes,
-                   .x = call->dtype[HIDDEN]}, /* logits are f32 */
-        .loss = {.rows = rows,
-                 .classes = classes,
-                 .ignore_index = call->attr.loss.ignore_index,
-                 .first_row = first},
-        .logits = logits,
-        .rest = logits ? logits + most * classes : NULL,
-    };
-}
-
-static int head_check(const OpCall *call)
-{
-    if (check_float(call, HIDDEN, "hidden") || check_weight(call, WEIGHT, 1, "weight") ||
-        check_dtype(call, LABELS, DTYPE_I32, "labels"))
-        return error_code();
-    Shape hidden = call->shape[HIDDEN], weight = call->shape[WEIGHT];
-    if (weight.ndim != 2 || weight.dim[1] != last_dim(hidden))
-        return error_raise(ERROR_SHAPE,
-                           "linear_cross_entropy: hidden %s needs a weight (classes,%" PRId64 "), not %s",
-                           shape_text(hidden).text, last_dim(hidden), shape_text(weight).text);
-    if (call->shape[BIAS].ndim && check_vector(call, BIAS, weight.dim[0], "bias"))
-        return error_code();
-    if (call_numel(call, LABELS) != leading(hidden))
-        return error_raise(ERROR_SHAPE, "linear_cross_entropy: hidden %s needs %" PRId64 " label%s, not %s",
-                           shape_text(hidden).text, leading(hidden), plural(leading(hidden)),
-                           shape_text(call->shape[LABELS]).text);
-    if (call->attr.loss.chunk_rows < 1)
-        return error_raise(ERROR_ARGUMENT,
-                           "linear_cross_entropy: chunks of %" PRId64 " rows; at least 1 is needed",
-                           call->attr.loss.chunk_rows);
-    return 0;
+    int64_t left = head_rows(call) - first, most = head_chunk_rows(call);
+    HeadPart c = head_chunk(call, DTYPE_F32, left < most ? left : most);
+    c.loss.first_row = first;
+    return c;
 }
 
 /* Of what a chunk's products need. The last one has fewer rows, which may need more. */
-static uint64_t chunk_room(const OpCall *call, const Chunk *c, int backward)
+static uint64_t chunk_room(const OpCall *call, const HeadPart *c, int backward)
 {
     uint64_t forward = linear_room(call, &c->linear, LINEAR_FORWARD);
     return backward ? larger(forward, linear_backward_room(call, &c->linear)) : forward;
@@ -79,89 +25,55 @@ static int in_strips(const OpCall *call)
 {
     int rounded = (needs_input(call, WEIGHT) && call->grad_type[WEIGHT] != DTYPE_F32) ||
                   (needs_input(call, BIAS) && call->grad_type[BIAS] != DTYPE_F32);
-    return rounded && !dtype_is_quantized(call->dtype[WEIGHT]) &&
-           chunk_rows(call) < leading(call->shape[HIDDEN]);
+    return rounded && !dtype_is_quantized(call->dtype[WEIGHT]) && head_chunk_rows(call) < head_rows(call);
 }
 
-typedef struct Strip {
-    int64_t first;
-    LinearDims linear, summed; /* summed: with the gradient of hidden in f32 */
-    CrossEntropyDims loss;
-    float *logits, *dhidden, *rest; /* of the workspace: (rows, classes here), (rows, in), the kernels' */
-} Strip;
-
-/* As many classes as have no more logits than a chunk; at least one. */
-static int64_t strip_classes(const OpCall *call)
+/* Bytes of a strip's logits, and of the sums of hidden's gradient. */
+static uint64_t strip_logits_room(const OpCall *call)
 {
-    int64_t classes = call->shape[WEIGHT].dim[0];
-    int64_t most = chunk_rows(call) * classes / leading(call->shape[HIDDEN]);
-    return most > 0 ? most : 1;
+    return aligned(
+        head_logits_room(call, DTYPE_F32, head_rows(call), head_strip_classes(call, head_rows(call))));
 }
 
-static Strip strip_at(const OpCall *call, int64_t first)
+static uint64_t sums_room(const OpCall *call)
 {
-    int64_t rows = leading(call->shape[HIDDEN]), in = last_dim(call->shape[HIDDEN]);
-    int64_t classes = call->shape[WEIGHT].dim[0], most = strip_classes(call);
-    int64_t here = classes - first < most ? classes - first : most;
-    Strip s = {
-        .first = first,
-        .linear = {.rows = rows, .in = in, .out = here, .x = call->dtype[HIDDEN]},
-        .summed = {.rows = rows, .in = in, .out = here},
-        .loss = {.rows = rows,
-                 .classes = here,
-                 .ignore_index = call->attr.loss.ignore_index,
-                 .first_class = first,
-                 .all_classes = classes},
-    };
-    if (!call->workspace)
-        return s;
-    char *room = (char *)call->workspace + floats_room(call, BIAS, classes);
-    s.logits = (float *)(void *)room;
-    s.dhidden = (float *)(void *)(room + aligned((uint64_t)(rows * most) * sizeof(float)));
-    s.rest = s.dhidden + (needs_input(call, HIDDEN) ? aligned((uint64_t)(rows * in)) : 0);
-    return s;
-}
-
-/* Of what a strip's products need. */
-static uint64_t strip_room(const OpCall *call, const Strip *s)
-{
-    uint64_t forward = linear_room(call, &s->linear, LINEAR_FORWARD);
-    uint64_t weight = linear_room(call, &s->linear, LINEAR_BACKWARD_WEIGHT);
-    return larger(forward, larger(weight, linear_room(call, &s->summed, LINEAR_BACKWARD_INPUT)));
+    return needs_input(call, HIDDEN) ? aligned((uint64_t)call_numel(call, HIDDEN)) * sizeof(float) : 0;
 }
 
 static uint64_t strips_workspace(const OpCall *call)
 {
-    int64_t rows = leading(call->shape[HIDDEN]), in = last_dim(call->shape[HIDDEN]);
-    int64_t classes = call->shape[WEIGHT].dim[0], most = strip_classes(call);
-    Strip one = strip_at(call, 0), last = strip_at(call, (classes - 1) / most * most);
-    uint64_t sums = needs_input(call, HIDDEN) ? aligned((uint64_t)(rows * in)) * sizeof(float) : 0;
-    return floats_room(call, BIAS, classes) + aligned((uint64_t)(rows * most) * sizeof(float)) + sums +
-           larger(strip_room(call, &one), strip_room(call, &last));
+    int64_t rows = head_rows(call);
+    return floats_room(call, BIAS, call->shape[WEIGHT].dim[0]) + strip_logits_room(call) + sums_room(call) +
+           head_strips_room(call, DTYPE_F32, rows, head_strip_classes(call, rows));
+}
+
+/* Bytes of a chunk's logits. */
+static uint64_t logits_room(const OpCall *call)
+{
+    uint64_t bytes = head_logits_room(call, DTYPE_F32, head_chunk_rows(call), call->shape[WEIGHT].dim[0]);
+    return on_card(call) ? aligned(bytes) : bytes;
 }
 
 static int64_t chunks(const OpCall *call)
 {
-    int64_t rows = chunk_rows(call);
-    return (leading(call->shape[HIDDEN]) + rows - 1) / rows;
+    int64_t rows = head_chunk_rows(call);
+    return (head_rows(call) + rows - 1) / rows;
 }
 
 static int head_shape(OpCall *call)
 {
-    if (head_check(call))
+    if (head_check_types(call) || head_check(call, last_dim(call->shape[HIDDEN])))
         return error_code();
-    Chunk c = chunk_at(call, 0),
-          last = chunk_at(call, (leading(call->shape[HIDDEN]) - 1) / c.loss.rows * c.loss.rows);
+    HeadPart c = chunk_at(call, 0), last = chunk_at(call, (head_rows(call) - 1) / c.loss.rows * c.loss.rows);
     OpPlan *plan = &call->plan;
-    uint64_t logits =
-        floats_room(call, BIAS, c.loss.classes) + (uint64_t)(c.loss.rows * c.loss.classes) * sizeof(float);
+    uint64_t logits = floats_room(call, BIAS, c.loss.classes) + logits_room(call);
     plan->out = SHAPE(1);
-    plan->extra_bytes[0] = sizeof(float) * (uint64_t)leading(call->shape[HIDDEN]);
+    plan->extra_bytes[0] = sizeof(float) * (uint64_t)head_rows(call);
     plan->workspace = logits + larger(larger(chunk_room(call, &c, 0), chunk_room(call, &last, 0)),
                                       call->kernels->cross_entropy_workspace(&c.loss, call->run));
     if (on_card(call))
         plan->workspace = aligned(plan->workspace) + parts_room(call, chunks(call));
-    plan->flops = 2.0 * (double)leading(call->shape[HIDDEN]) * (double)c.linear.in * (double)c.linear.out;
+    plan->flops = 2.0 * (double)head_rows(call) * (double)c.linear.in * (double)c.linear.out;
     if (!call->needs)
         return 0;
     plan->saves = OP_INPUT(HIDDEN) | OP_INPUT(WEIGHT) | OP_INPUT(LABELS);
@@ -174,11 +86,17 @@ static int head_shape(OpCall *call)
     return 0;
 }
 
-/* The bias of all chunks. */
-static const float *bias_of(const OpCall *call)
+/* The arrays of all rows, in workspace of which `room` bytes are logits. */
+static HeadArrays arrays_of(const OpCall *call, uint64_t room)
 {
-    char *room = call->workspace;
-    return floats_input(call, BIAS, 0, call->shape[WEIGHT].dim[0], &room);
+    char *at = call->workspace; /* a bias of another type than f32 comes first, as floats */
+    HeadArrays a = {.x = call->in[HIDDEN],
+                    .bias = floats_input(call, BIAS, 0, call->shape[WEIGHT].dim[0], &at),
+                    .labels = call->in[LABELS],
+                    .lse = call->extra[0]};
+    a.logits = at;
+    a.rest = at + room;
+    return a;
 }
 
 /* Rows from `first` on of hidden, or of its gradient. */
@@ -187,65 +105,40 @@ static void *hidden_rows(const OpCall *call, const void *rows, int64_t first)
     return element_at(call->dtype[HIDDEN], rows, first * last_dim(call->shape[HIDDEN]));
 }
 
-static void make_logits(const OpCall *call, const Chunk *c, const float *bias)
+/* Those of a chunk. */
+static HeadArrays chunk_arrays(const OpCall *call, const HeadArrays *all, int64_t first)
 {
-    const void *hidden = hidden_rows(call, call->in[HIDDEN], c->first);
-    StoredArray weight = stored_input(call, WEIGHT);
-    call->kernels->linear_forward(&c->linear, ACT_NONE, hidden, &weight, bias, NULL, c->logits, c->rest,
-                                  call->run);
+    HeadArrays a = *all;
+    a.x = hidden_rows(call, all->x, first);
+    a.labels += first;
+    a.lse += first;
+    return a;
 }
 
 static void head_forward(OpCall *call)
 {
     uint64_t kept = call->plan.workspace - parts_room(call, chunks(call));
     PartLosses parts = {.kept = on_card(call) ? (float *)(void *)((char *)call->workspace + kept) : NULL};
-    const int32_t *labels = call->in[LABELS];
-    const float *bias = bias_of(call);
-    for (int64_t first = 0; first < leading(call->shape[HIDDEN]); first += chunk_rows(call)) {
-        Chunk c = chunk_at(call, first);
-        make_logits(call, &c, bias);
-        call->kernels->cross_entropy_forward(&c.loss, DTYPE_F32, c.logits, labels + first,
-                                             call->attr.loss.scale, parts_next(&parts),
-                                             (float *)call->extra[0] + first, c.rest, call->run);
+    HeadArrays all = arrays_of(call, logits_room(call));
+    for (int64_t first = 0; first < head_rows(call); first += head_chunk_rows(call)) {
+        HeadPart c = chunk_at(call, first);
+        HeadArrays a = chunk_arrays(call, &all, first);
+        head_part_forward(call, &c, &a, parts_next(&parts));
     }
     parts_sum(call, &parts);
 }
 
-/* The gradients of a strip's weights and biases, and its part of hidden's. */
-static void strip_backward(OpCall *call, const Strip *s, const float *bias)
+static void strips_backward(const OpCall *call)
 {
-    const Kernels *k = call->kernels;
-    int64_t in = s->linear.in;
-    StoredArray weight = {element_at(call->dtype[WEIGHT], call->in[WEIGHT], s->first * in),
-                          call->dtype[WEIGHT], s->linear.out, in};
-    DType dw = call->grad_type[WEIGHT], db = call->grad_type[BIAS];
-    k->linear_forward(&s->linear, ACT_NONE, call->in[HIDDEN], &weight, bias ? bias + s->first : NULL, NULL,
-                      s->logits, s->rest, call->run);
-    k->cross_entropy_backward(&s->loss, DTYPE_F32, s->logits, call->in[LABELS], call->attr.loss.scale,
-                              call->extra[0], call->dout, 0, s->logits, call->run);
-    if (call->din[WEIGHT] || call->din[BIAS])
-        k->linear_backward_weight(
-            &s->linear, call->in[HIDDEN], s->logits, dw, call->beta[WEIGHT],
-            call->din[WEIGHT] ? element_at(dw, call->din[WEIGHT], s->first * in) : NULL, db, call->beta[BIAS],
-            call->din[BIAS] ? element_at(db, call->din[BIAS], s->first) : NULL, s->rest, call->run);
-    if (call->din[HIDDEN])
-        k->linear_backward_input(&s->summed, s->logits, &weight, s->first ? 1 : 0, s->dhidden, s->rest,
-                                 call->run);
-}
-
-static void strips_backward(OpCall *call)
-{
-    const float *bias = bias_of(call);
-    int64_t classes = call->shape[WEIGHT].dim[0], n = call_numel(call, HIDDEN);
+    int64_t rows = head_rows(call), n = call_numel(call, HIDDEN);
     DType type = call->dtype[HIDDEN];
-    for (int64_t first = 0; first < classes; first += strip_classes(call)) {
-        Strip s = strip_at(call, first);
-        strip_backward(call, &s, bias);
-    }
-    const float *sums = strip_at(call, 0).dhidden;
-    if (call->din[HIDDEN] && call->beta[HIDDEN] == 0)
+    HeadArrays a = arrays_of(call, strip_logits_room(call));
+    float *sums = call->din[HIDDEN] ? a.rest : NULL;
+    a.rest = (char *)a.rest + sums_room(call);
+    head_strips_backward(call, DTYPE_F32, rows, head_strip_classes(call, rows), &a, sums);
+    if (sums && call->beta[HIDDEN] == 0)
         call->kernels->copy(DTYPE_F32, type, n, sums, call->din[HIDDEN], call->run);
-    else if (call->din[HIDDEN])
+    else if (sums)
         call->kernels->accumulate(DTYPE_F32, type, n, sums, call->din[HIDDEN], call->run);
 }
 
@@ -255,24 +148,12 @@ static void head_backward(OpCall *call)
         strips_backward(call);
         return;
     }
-    const Kernels *k = call->kernels;
-    StoredArray weight = stored_input(call, WEIGHT);
-    const int32_t *labels = call->in[LABELS];
-    const float *bias = bias_of(call);
-    for (int64_t first = 0; first < leading(call->shape[HIDDEN]); first += chunk_rows(call)) {
-        Chunk c = chunk_at(call, first);
-        const void *hidden = hidden_rows(call, call->in[HIDDEN], first);
-        make_logits(call, &c, bias);
-        k->cross_entropy_backward(&c.loss, DTYPE_F32, c.logits, labels + first, call->attr.loss.scale,
-                                  (const float *)call->extra[0] + first, call->dout, 0, c.logits, call->run);
-        if (call->din[WEIGHT] || call->din[BIAS])
-            k->linear_backward_weight(&c.linear, hidden, c.logits, call->grad_type[WEIGHT],
-                                      first ? 1 : call->beta[WEIGHT], call->din[WEIGHT],
-                                      call->grad_type[BIAS], first ? 1 : call->beta[BIAS], call->din[BIAS],
-                                      c.rest, call->run);
-        if (call->din[HIDDEN])
-            k->linear_backward_input(&c.linear, c.logits, &weight, call->beta[HIDDEN],
-                                     hidden_rows(call, call->din[HIDDEN], first), c.rest, call->run);
+    HeadArrays all = arrays_of(call, logits_room(call));
+    for (int64_t first = 0; first < head_rows(call); first += head_chunk_rows(call)) {
+        HeadPart c = chunk_at(call, first);
+        HeadArrays a = chunk_arrays(call, &all, first);
+        void *dhidden = call->din[HIDDEN] ? hidden_rows(call, call->din[HIDDEN], first) : NULL;
+        head_part_backward(call, &c, &a, first > 0, call->beta[HIDDEN], dhidden);
     }
 }
 

@@ -9,10 +9,10 @@
  * at a time, and what lies below it is summed in f32. */
 #include <inttypes.h>
 
-#include "../base/plural_.h"
-#include "ops_.h"
+#include "batch.h"
+#include "head_.h"
 
-enum { HIDDEN, WEIGHT, LABELS, BIAS, DENSE, DENSE_BIAS, NORM, NORM_BIAS, INPUTS };
+enum { DENSE = HEAD_INPUTS, DENSE_BIAS, NORM, NORM_BIAS, INPUTS };
 _Static_assert(INPUTS <= OP_MAX_INPUTS, "room for a head");
 /* The last chunk has as many rows as are left, rounded up to a whole part of a chunk: workspace is then
  * sized for a few numbers of rows, and not for each that data may have. */
@@ -21,16 +21,9 @@ enum { CHUNK_PARTS = 8 };
 /* Sizes of a chunk of so many rows. */
 typedef struct Chunk {
     int64_t rows, done; /* done: in chunks before this one */
-    LinearDims dense, linear;
-    CrossEntropyDims loss;
+    LinearDims dense;
+    HeadPart head;
 } Chunk;
-
-/* Some classes of all rows with a label, from `first` on. */
-typedef struct Strip {
-    int64_t first;
-    LinearDims linear, summed; /* summed: with the gradient of the normed rows in f32 */
-    CrossEntropyDims loss;
-} Strip;
 
 /* What lies in the workspace: vectors as floats, then the rows with a label, then a chunk's arrays; in
  * strips, the normed rows of all chunks and their gradient, and sums of the gradients of what lies below the
@@ -44,23 +37,12 @@ typedef struct Room {
     void *all_normed;
     float *all_slopes, *sum[INPUTS]; /* sum: NULL where the gradient itself is one */
     void *rest;                      /* what kernels need */
-    float *losses;   /* of the chunks, on a card */
+    float *losses;                   /* of the chunks, on a card */
 } Room;
 
 static int has_transform(const OpCall *call)
 {
     return call->shape[DENSE].ndim != 0;
-}
-
-static int64_t all_rows(const OpCall *call)
-{
-    return leading(call->shape[HIDDEN]);
-}
-
-static int64_t chunk_rows(const OpCall *call)
-{
-    int64_t rows = all_rows(call);
-    return call->attr.loss.chunk_rows < rows ? call->attr.loss.chunk_rows : rows;
 }
 
 /* A gradient of anything below the head's weight is asked for. */
@@ -72,25 +54,26 @@ static int goes_below(const OpCall *call)
 /* Rows that the last chunk is a multiple of. */
 static int64_t part_rows(const OpCall *call)
 {
-    int64_t part = chunk_rows(call) / CHUNK_PARTS;
+    int64_t part = head_chunk_rows(call) / CHUNK_PARTS;
     return part ? part : 1;
 }
 
 /* The next chunk, where `left` rows are left. */
 static Chunk chunk_of(const OpCall *call, int64_t done, int64_t left)
 {
-    int64_t most = chunk_rows(call), part = part_rows(call);
+    int64_t most = head_chunk_rows(call), part = part_rows(call);
     int64_t rows = (left + part - 1) / part * part;
     rows = rows < most ? rows : most;
-    int64_t in = last_dim(call->shape[HIDDEN]), classes = call->shape[WEIGHT].dim[0];
-    int64_t width = call->shape[WEIGHT].dim[1];
     DType type = call->dtype[HIDDEN];
     return (Chunk){
         .rows = rows,
         .done = done,
-        .dense = {.rows = rows, .in = in, .out = width, .x = type, .y = type},
-        .linear = {.rows = rows, .in = width, .out = classes, .x = type, .y = type},
-        .loss = {.rows = rows, .classes = classes, .ignore_index = call->attr.loss.ignore_index},
+        .dense = {.rows = rows,
+                  .in = last_dim(call->shape[HIDDEN]),
+                  .out = call->shape[WEIGHT].dim[1],
+                  .x = type,
+                  .y = type},
+        .head = head_chunk(call, type, rows),
     };
 }
 
@@ -99,7 +82,7 @@ static Chunk chunk_of(const OpCall *call, int64_t done, int64_t left)
 /* Of the list of rows: chunks may read beyond the last row, up to a whole part. */
 static int64_t list_rows(const OpCall *call)
 {
-    return all_rows(call) + part_rows(call);
+    return head_rows(call) + part_rows(call);
 }
 
 static uint64_t floats(int64_t count)
@@ -111,6 +94,12 @@ static uint64_t floats(int64_t count)
 static uint64_t typed(const OpCall *call, int64_t count)
 {
     return aligned(dtype_bytes(call->dtype[HIDDEN], 1, count));
+}
+
+/* Of the logits of a part. */
+static uint64_t logits_room(const OpCall *call, int64_t rows, int64_t classes)
+{
+    return aligned(head_logits_room(call, call->dtype[HIDDEN], rows, classes));
 }
 
 enum { COUNT_WORDS = MEMTRACK_ALIGN / (int)sizeof(int64_t) };
@@ -125,12 +114,12 @@ static uint64_t counts_room(const OpCall *call)
 static uint64_t arrays_room(const OpCall *call)
 {
     int64_t in = last_dim(call->shape[HIDDEN]), classes = call->shape[WEIGHT].dim[0];
-    int64_t width = call->shape[WEIGHT].dim[1], rows = chunk_rows(call), list = list_rows(call);
+    int64_t width = call->shape[WEIGHT].dim[1], rows = head_chunk_rows(call), list = list_rows(call);
     uint64_t bytes = floats_room(call, BIAS, classes) + floats_room(call, DENSE_BIAS, width) +
                      floats_room(call, NORM, width) + floats_room(call, NORM_BIAS, width);
     bytes += aligned((uint64_t)list * sizeof(int64_t)) + aligned((uint64_t)list * sizeof(int32_t));
     bytes += counts_room(call);
-    bytes += typed(call, rows * in) + typed(call, rows * classes);
+    bytes += typed(call, rows * in) + logits_room(call, rows, classes);
     if (has_transform(call))
         bytes += 3 * typed(call, rows * width) + 2 * floats(rows);
     return bytes;
@@ -144,8 +133,8 @@ static uint64_t product_room(const OpCall *call, const LinearDims *d, int weight
 
 static uint64_t forward_room(const OpCall *call, const Chunk *c)
 {
-    uint64_t bytes = larger(product_room(call, &c->linear, WEIGHT, LINEAR_FORWARD),
-                            call->kernels->cross_entropy_workspace(&c->loss, call->run));
+    uint64_t bytes = larger(product_room(call, &c->head.linear, WEIGHT, LINEAR_FORWARD),
+                            call->kernels->cross_entropy_workspace(&c->head.loss, call->run));
     if (has_transform(call))
         bytes = larger(bytes, product_room(call, &c->dense, DENSE, LINEAR_FORWARD));
     return bytes;
@@ -159,11 +148,11 @@ static uint64_t linear_rooms(const OpCall *call, const LinearDims *d, int weight
 
 static uint64_t backward_room(const OpCall *call, const Chunk *c)
 {
-    uint64_t bytes = larger(forward_room(call, c), linear_rooms(call, &c->linear, WEIGHT));
+    uint64_t bytes = larger(forward_room(call, c), linear_rooms(call, &c->head.linear, WEIGHT));
     if (!has_transform(call))
         return bytes;
     bytes = larger(bytes, linear_rooms(call, &c->dense, DENSE));
-    return larger(bytes, call->kernels->norm_workspace(c->rows, c->linear.in, call->run));
+    return larger(bytes, call->kernels->norm_workspace(c->rows, c->dense.out, call->run));
 }
 
 /* ---- 16-bit gradients ------------------------------------------------------------------------ */
@@ -180,7 +169,7 @@ static int in_strips(const OpCall *call)
     int any = 0;
     for (size_t i = 0; i < sizeof trained / sizeof *trained; i++)
         any |= rounds(call, trained[i]);
-    return any && chunk_rows(call) < all_rows(call);
+    return any && head_chunk_rows(call) < head_rows(call);
 }
 
 /* What lies below the weight is small, and has a sum of its own. */
@@ -189,36 +178,9 @@ static int is_summed(const OpCall *call, int i)
     return i >= DENSE && rounds(call, i);
 }
 
-/* As many classes as have no more logits, of all rows, than a chunk has of all classes; at least one. */
 static int64_t strip_classes(const OpCall *call)
 {
-    int64_t most = chunk_rows(call) * call->shape[WEIGHT].dim[0] / list_rows(call);
-    return most > 0 ? most : 1;
-}
-
-static Strip strip_at(const OpCall *call, int64_t rows, int64_t first)
-{
-    int64_t classes = call->shape[WEIGHT].dim[0], width = call->shape[WEIGHT].dim[1];
-    int64_t most = strip_classes(call), here = classes - first < most ? classes - first : most;
-    DType type = call->dtype[HIDDEN];
-    return (Strip){
-        .first = first,
-        .linear = {.rows = rows, .in = width, .out = here, .x = type, .y = type},
-        .summed = {.rows = rows, .in = width, .out = here, .y = type},
-        .loss = {.rows = rows,
-                 .classes = here,
-                 .ignore_index = call->attr.loss.ignore_index,
-                 .first_class = first,
-                 .all_classes = classes},
-    };
-}
-
-static uint64_t strip_room(const OpCall *call, int64_t rows, int64_t first)
-{
-    Strip s = strip_at(call, rows, first);
-    uint64_t forward = product_room(call, &s.linear, WEIGHT, LINEAR_FORWARD);
-    uint64_t weight = product_room(call, &s.linear, WEIGHT, LINEAR_BACKWARD_WEIGHT);
-    return larger(forward, larger(weight, product_room(call, &s.summed, WEIGHT, LINEAR_BACKWARD_INPUT)));
+    return head_strip_classes(call, list_rows(call));
 }
 
 /* Bytes of a strip's arrays. */
@@ -234,11 +196,9 @@ static uint64_t strips_room(const OpCall *call)
 /* Bytes of what kernels need for strips of any number of rows. */
 static uint64_t most_strip_room(const OpCall *call)
 {
-    int64_t classes = call->shape[WEIGHT].dim[0], most = strip_classes(call);
     uint64_t bytes = 0;
     for (int64_t rows = 0; rows <= list_rows(call); rows += part_rows(call))
-        bytes = larger(
-            bytes, larger(strip_room(call, rows, 0), strip_room(call, rows, (classes - 1) / most * most)));
+        bytes = larger(bytes, head_strips_room(call, call->dtype[HIDDEN], rows, strip_classes(call)));
     return bytes;
 }
 
@@ -246,7 +206,7 @@ static uint64_t most_strip_room(const OpCall *call)
 static uint64_t most_room(const OpCall *call, uint64_t (*room)(const OpCall *call, const Chunk *c))
 {
     uint64_t most = 0;
-    for (int64_t rows = chunk_rows(call); rows > 0; rows -= part_rows(call)) {
+    for (int64_t rows = head_chunk_rows(call); rows > 0; rows -= part_rows(call)) {
         Chunk c = chunk_of(call, 0, rows);
         most = larger(most, room(call, &c));
     }
@@ -265,7 +225,7 @@ static void *take(char **at, uint64_t bytes)
 static Room room_of(const OpCall *call, int strips)
 {
     int64_t in = last_dim(call->shape[HIDDEN]), classes = call->shape[WEIGHT].dim[0];
-    int64_t width = call->shape[WEIGHT].dim[1], rows = chunk_rows(call), list = list_rows(call);
+    int64_t width = call->shape[WEIGHT].dim[1], rows = head_chunk_rows(call), list = list_rows(call);
     char *at = call->workspace;
     Room room = {.bias = floats_input(call, BIAS, 0, classes, &at),
                  .dense_bias = floats_input(call, DENSE_BIAS, 0, width, &at),
@@ -281,9 +241,9 @@ static Room room_of(const OpCall *call, int strips)
         room.mean = take(&at, floats(rows));
         room.rstd = take(&at, floats(rows));
     }
-    uint64_t logits = typed(call, rows * classes);
+    uint64_t logits = logits_room(call, rows, classes);
     if (strips) {
-        logits = larger(logits, typed(call, list * strip_classes(call)));
+        logits = larger(logits, logits_room(call, list, strip_classes(call)));
         room.all_normed = take(&at, typed(call, list * width));
         room.all_slopes = take(&at, floats(list * width));
         for (int i = 0; i < INPUTS; i++)
@@ -292,12 +252,14 @@ static Room room_of(const OpCall *call, int strips)
     room.logits = take(&at, logits);
     room.rest = at;
     CrossEntropyDims all = {
-        .rows = all_rows(call), .classes = classes, .ignore_index = call->attr.loss.ignore_index};
+        .rows = head_rows(call), .classes = classes, .ignore_index = call->attr.loss.ignore_index};
     int64_t *count = on_card(call) ? take(&at, counts_room(call)) : &room.count;
     room.losses = on_card(call) ? (float *)(count + COUNT_WORDS) : NULL;
     room.rest = at;
     call->kernels->labelled_rows(&all, list, call->in[LABELS], room.index, room.label, count, call->run);
-    if (on_card(call))
+    if (on_card(call) && call->attr.loss.labelled)
+        room.count = call->attr.loss.labelled - 1;
+    else if (on_card(call))
         card_read_count(call->run, count, all.rows, &room.count);
     return room;
 }
@@ -325,31 +287,10 @@ static int transform_check(const OpCall *call)
     return call->shape[NORM_BIAS].ndim ? check_vector(call, NORM_BIAS, dense.dim[0], "norm_bias") : 0;
 }
 
-static int head_check(const OpCall *call)
-{
-    if (check_float(call, HIDDEN, "hidden") || check_weight(call, WEIGHT, 1, "weight") ||
-        check_dtype(call, LABELS, DTYPE_I32, "labels") || transform_check(call))
-        return error_code();
-    Shape hidden = call->shape[HIDDEN], weight = call->shape[WEIGHT];
-    int64_t width = has_transform(call) ? call->shape[DENSE].dim[0] : last_dim(hidden);
-    if (weight.ndim != 2 || weight.dim[1] != width)
-        return error_raise(ERROR_SHAPE, "%s: hidden %s needs a weight (classes,%" PRId64 "), not %s",
-                           call->row->name, shape_text(hidden).text, width, shape_text(weight).text);
-    if (call->shape[BIAS].ndim && check_vector(call, BIAS, weight.dim[0], "bias"))
-        return error_code();
-    if (call_numel(call, LABELS) != leading(hidden))
-        return error_raise(ERROR_SHAPE, "%s: hidden %s needs %" PRId64 " label%s, not %s", call->row->name,
-                           shape_text(hidden).text, leading(hidden), plural(leading(hidden)),
-                           shape_text(call->shape[LABELS]).text);
-    if (call->attr.loss.chunk_rows < 1)
-        return error_raise(ERROR_ARGUMENT, "%s: chunks of %" PRId64 " rows; at least 1 is needed",
-                           call->row->name, call->attr.loss.chunk_rows);
-    return 0;
-}
-
 static int head_shape(OpCall *call)
 {
-    if (head_check(call))
+    if (head_check_types(call) || transform_check(call) ||
+        head_check(call, has_transform(call) ? call->shape[DENSE].dim[0] : last_dim(call->shape[HIDDEN])))
         return error_code();
     OpPlan *plan = &call->plan;
     uint64_t arrays = arrays_room(call);
@@ -357,7 +298,7 @@ static int head_shape(OpCall *call)
     plan->extra_bytes[0] = sizeof(float) * (uint64_t)list_rows(call);
     plan->workspace = arrays + most_room(call, forward_room);
     /* As if all rows had labels. */
-    double rows = 2.0 * (double)all_rows(call);
+    double rows = 2.0 * (double)head_rows(call);
     double linear = rows * (double)call_numel(call, WEIGHT);
     double dense = has_transform(call) ? rows * (double)call_numel(call, DENSE) : 0;
     plan->flops = linear + dense;
@@ -370,8 +311,8 @@ static int head_shape(OpCall *call)
     plan->backward_flops = linear * (1 + inside + needs_input(call, WEIGHT)) + dense * (1 + below);
     plan->backward_workspace = arrays + most_room(call, backward_room);
     if (in_strips(call)) {
-        uint64_t chunk = typed(call, chunk_rows(call) * call->shape[WEIGHT].dim[0]);
-        uint64_t strip = typed(call, list_rows(call) * strip_classes(call));
+        uint64_t chunk = logits_room(call, head_chunk_rows(call), call->shape[WEIGHT].dim[0]);
+        uint64_t strip = logits_room(call, list_rows(call), strip_classes(call));
         plan->backward_workspace = arrays - chunk + larger(chunk, strip) + strips_room(call) +
                                    larger(most_room(call, backward_room), most_strip_room(call));
     }
@@ -396,12 +337,15 @@ static void make_normed(const OpCall *call, const Chunk *c, const Room *room)
     }
 }
 
-static void make_logits(const OpCall *call, const Chunk *c, const Room *room)
+/* Of rows from `done` on. */
+static HeadArrays arrays_of(const OpCall *call, const Room *room, int64_t done)
 {
-    StoredArray weight = stored_input(call, WEIGHT);
-    make_normed(call, c, room);
-    call->kernels->linear_forward(&c->linear, ACT_NONE, room->normed, &weight, room->bias, NULL, room->logits,
-                                  room->rest, call->run);
+    return (HeadArrays){.x = room->normed,
+                        .bias = room->bias,
+                        .labels = room->label + done,
+                        .lse = (float *)call->extra[0] + done,
+                        .logits = room->logits,
+                        .rest = room->rest};
 }
 
 static void head_forward(OpCall *call)
@@ -410,10 +354,9 @@ static void head_forward(OpCall *call)
     PartLosses parts = {.kept = room.losses};
     for (int64_t done = 0; done < room.count;) {
         Chunk c = chunk_of(call, done, room.count - done);
-        make_logits(call, &c, &room);
-        call->kernels->cross_entropy_forward(&c.loss, call->dtype[HIDDEN], room.logits, room.label + done,
-                                             call->attr.loss.scale, parts_next(&parts),
-                                             (float *)call->extra[0] + done, room.rest, call->run);
+        HeadArrays a = arrays_of(call, &room, done);
+        make_normed(call, &c, &room);
+        head_part_forward(call, &c.head, &a, parts_next(&parts));
         done += c.rows;
     }
     parts_sum(call, &parts);
@@ -433,16 +376,6 @@ static Slot slot_of(const OpCall *call, const Chunk *c, const Room *room, int i)
     return (Slot){call->din[i], call->grad_type[i], c->done ? 1 : call->beta[i]};
 }
 
-/* Gradients of a linear layer's weight, input `weight`, and of its bias, from x and dy. */
-static void weight_backward(const OpCall *call, const Chunk *c, const Room *room, const LinearDims *d,
-                            int weight, const void *x, const void *dy)
-{
-    Slot w = slot_of(call, c, room, weight), b = slot_of(call, c, room, weight == WEIGHT ? BIAS : DENSE_BIAS);
-    if (w.at || b.at)
-        call->kernels->linear_backward_weight(d, x, dy, w.type, w.beta, w.at, b.type, b.beta, b.at,
-                                              room->rest, call->run);
-}
-
 /* From the gradient of the normed rows, which lies in room->normed, to that of hidden's. */
 static void transform_backward(const OpCall *call, const Chunk *c, const Room *room)
 {
@@ -452,60 +385,32 @@ static void transform_backward(const OpCall *call, const Chunk *c, const Room *r
     DType type = call->dtype[HIDDEN];
     int64_t n = c->rows * c->dense.out;
     Slot norm = slot_of(call, c, room, NORM), bias = slot_of(call, c, room, NORM_BIAS);
+    Slot w = slot_of(call, c, room, DENSE), b = slot_of(call, c, room, DENSE_BIAS);
     k->layer_norm_backward(type, c->rows, c->dense.out, room->active, room->norm, room->mean, room->rstd,
                            room->normed, 0, room->normed, norm.type, norm.beta, norm.at, bias.type, bias.beta,
                            bias.at, room->rest, call->run);
     if (act != ACT_NONE)
         k->activation_backward(type, act, n, room->pre, room->normed, 0, room->normed, call->run);
-    weight_backward(call, c, room, &c->dense, DENSE, room->hidden, room->normed);
+    if (w.at || b.at)
+        k->linear_backward_weight(&c->dense, room->hidden, room->normed, w.type, w.beta, w.at, b.type, b.beta,
+                                  b.at, room->rest, call->run);
     if (call->din[HIDDEN])
         k->linear_backward_input(&c->dense, room->normed, &dense, 0, room->hidden, room->rest, call->run);
 }
 
 static void chunk_backward(const OpCall *call, const Chunk *c, const Room *room)
 {
-    const Kernels *k = call->kernels;
-    StoredArray weight = stored_input(call, WEIGHT);
-    make_logits(call, c, room);
-    k->cross_entropy_backward(&c->loss, call->dtype[HIDDEN], room->logits, room->label + c->done,
-                              call->attr.loss.scale, (const float *)call->extra[0] + c->done, call->dout, 0,
-                              room->logits, call->run);
-    weight_backward(call, c, room, &c->linear, WEIGHT, room->normed, room->logits);
-    if (!goes_below(call))
-        return;
-    k->linear_backward_input(&c->linear, room->logits, &weight, 0, room->normed, room->rest, call->run);
-    if (has_transform(call))
+    HeadArrays a = arrays_of(call, room, c->done);
+    make_normed(call, c, room);
+    head_part_backward(call, &c->head, &a, c->done > 0, 0, goes_below(call) ? room->normed : NULL);
+    if (goes_below(call) && has_transform(call))
         transform_backward(call, c, room);
-}
-
-/* A strip's part of the gradients of the head's weight and bias, which is all that they get, and of the
- * normed rows'. */
-static void strip_backward(const OpCall *call, const Strip *s, const Room *room)
-{
-    const Kernels *k = call->kernels;
-    int64_t width = s->linear.in;
-    StoredArray all = stored_input(call, WEIGHT);
-    StoredArray weight = {element_at(all.dtype, all.at, s->first * width), all.dtype, s->linear.out, width};
-    DType dw = call->grad_type[WEIGHT], db = call->grad_type[BIAS];
-    k->linear_forward(&s->linear, ACT_NONE, room->all_normed, &weight,
-                      room->bias ? room->bias + s->first : NULL, NULL, room->logits, room->rest, call->run);
-    k->cross_entropy_backward(&s->loss, call->dtype[HIDDEN], room->logits, room->label, call->attr.loss.scale,
-                              call->extra[0], call->dout, 0, room->logits, call->run);
-    if (call->din[WEIGHT] || call->din[BIAS])
-        k->linear_backward_weight(
-            &s->linear, room->all_normed, room->logits, dw, call->beta[WEIGHT],
-            call->din[WEIGHT] ? element_at(dw, call->din[WEIGHT], s->first * width) : NULL, db,
-            call->beta[BIAS], call->din[BIAS] ? element_at(db, call->din[BIAS], s->first) : NULL, room->rest,
-            call->run);
-    if (goes_below(call))
-        k->linear_backward_input(&s->summed, room->logits, &weight, s->first ? 1 : 0, room->all_slopes,
-                                 room->rest, call->run);
 }
 
 /* All rows through the strips. */
 static void strips_backward(const OpCall *call, const Room *room)
 {
-    int64_t classes = call->shape[WEIGHT].dim[0], width = call->shape[WEIGHT].dim[1], rows = 0;
+    int64_t width = call->shape[WEIGHT].dim[1], rows = 0;
     DType type = call->dtype[HIDDEN];
     while (rows < room->count) {
         Chunk c = chunk_of(call, rows, room->count - rows);
@@ -514,16 +419,16 @@ static void strips_backward(const OpCall *call, const Room *room)
                             element_at(type, room->all_normed, rows * width), call->run);
         rows += c.rows;
     }
-    for (int64_t first = 0; first < classes; first += strip_classes(call)) {
-        Strip s = strip_at(call, rows, first);
-        strip_backward(call, &s, room);
-    }
+    HeadArrays a = arrays_of(call, room, 0);
+    a.x = room->all_normed;
+    head_strips_backward(call, type, rows, strip_classes(call), &a,
+                         goes_below(call) ? room->all_slopes : NULL);
 }
 
 /* What is below the head's weight, of one chunk, whose normed rows' gradient the strips have summed. */
 static void below_backward(const OpCall *call, const Chunk *c, const Room *room)
 {
-    int64_t width = c->linear.in;
+    int64_t width = c->dense.out;
     if (!goes_below(call))
         return;
     make_normed(call, c, room);
@@ -594,8 +499,9 @@ Tensor *tensor_labelled_cross_entropy(Tensor *hidden, const LossHead *head, Tens
                             .scale = scale,
                             .chunk_rows = rows,
                             .act = (int)head->act,
-                            .eps = head->eps}};
-    Tensor *const inputs[INPUTS] = {hidden,      head->weight,     labels,     head->bias,
+                            .eps = head->eps,
+                            .labelled = ignore_index == BATCH_IGNORE ? labels->labelled : 0}};
+    Tensor *const inputs[INPUTS] = {hidden,      head->weight,     head->bias, labels,
                                     head->dense, head->dense_bias, head->norm, head->norm_bias};
     return tensor_apply(&head_row, &attr, INPUTS, inputs);
 }

@@ -12,7 +12,8 @@ static LinearDims linear_dims(const OpCall *call)
                         .out = call->shape[1].dim[in_out ? 1 : 0],
                         .in_out = in_out,
                         .x = call->dtype[0],
-                        .y = call->dtype[0]};
+                        .y = call->dtype[0],
+                        .ldy = call->attr.linear.ldy};
 }
 
 static int keeps_pre(const OpCall *call)
@@ -54,7 +55,7 @@ static int linear_shape(OpCall *call)
     OpPlan *plan = &call->plan;
     plan->out = call->shape[0];
     plan->out_type = d.y;
-    plan->out.dim[plan->out.ndim - 1] = d.out;
+    plan->out.dim[plan->out.ndim - 1] = linear_ldy(&d);
     plan->flops = 2.0 * (double)d.rows * (double)d.in * (double)d.out;
     plan->workspace = floats_room(call, 2, d.out) + linear_room(call, &d, LINEAR_FORWARD);
     if (!call->needs)
@@ -122,6 +123,23 @@ static Tensor *linear(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation 
         return NULL;
     return tensor_apply(&linear_row, &(OpAttr){.linear = {.act = (int)act, .in_out = in_out}}, 3,
                         (Tensor *[]){x, weight, bias});
+}
+
+int64_t tensor_logits_ld_(const Context *context, int64_t classes)
+{
+    return context->card ? padded_row(classes) : classes;
+}
+
+Tensor *tensor_logits_(Tensor *hidden, Tensor *weight, Tensor *bias)
+{
+    if (!hidden || !weight)
+        return NULL;
+    int64_t classes = weight->shape.dim[0], ld = tensor_logits_ld_(hidden->item.context, classes);
+    Tensor *logits = tensor_apply(&linear_row, &(OpAttr){.linear = {.act = ACT_NONE, .ldy = ld}}, 3,
+                                  (Tensor *[]){hidden, weight, bias});
+    if (logits)
+        logits->padding = (int32_t)(ld - classes);
+    return logits;
 }
 
 Tensor *tensor_linear(Tensor *x, Tensor *weight, Tensor *bias, TensorActivation act)

@@ -7,9 +7,11 @@
 
 static CrossEntropyDims loss_dims(const OpCall *call)
 {
+    int64_t ld = last_dim(call->shape[0]);
     return (CrossEntropyDims){.rows = leading(call->shape[0]),
-                              .classes = last_dim(call->shape[0]),
-                              .ignore_index = call->attr.loss.ignore_index};
+                              .classes = ld - call->attr.loss.padding,
+                              .ignore_index = call->attr.loss.ignore_index,
+                              .ld = ld};
 }
 
 static int cross_entropy_shape(OpCall *call)
@@ -57,8 +59,8 @@ Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, f
 {
     if (!logits || !labels)
         return NULL;
-    return tensor_apply(&cross_entropy_row, &(OpAttr){.loss = {.ignore_index = ignore_index, .scale = scale}},
-                        2, (Tensor *[]){logits, labels});
+    OpAttr attr = {.loss = {.ignore_index = ignore_index, .scale = scale, .padding = logits->padding}};
+    return tensor_apply(&cross_entropy_row, &attr, 2, (Tensor *[]){logits, labels});
 }
 
 /* The first of the largest of a row is the label. */

@@ -243,10 +243,16 @@ int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
     if (has_bytes(tensor, first, bytes, from, "tensor_write")) {
         storage_write(tensor->storage, (uint64_t)first, (uint64_t)bytes, from);
+        tensor->labelled = 0;
         if (tensor->master) /* of 16-bit elements */
             tensor_to_master_(tensor, first / 2, (first + bytes + 1) / 2 - first / 2);
     }
     return error_code();
+}
+
+void tensor_set_labelled_(Tensor *labels, int64_t count)
+{
+    labels->labelled = 1 + count;
 }
 
 float tensor_item(Tensor *tensor)

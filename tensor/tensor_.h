@@ -50,6 +50,8 @@ struct Tensor {
     const char *op;         /* that made it, for messages */
     MemComponent component; /* a leaf's, also while its data are gone */
     DType grad_type;        /* of its gradient's elements; an activation's is its own type */
+    int32_t padding;        /* elements at the end of each row that hold nothing (tensor_logits_) */
+    int64_t labelled;  /* 1 + how many elements are not BATCH_IGNORE (tensor_set_labelled_); 0 = unknown */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
@@ -236,6 +238,16 @@ int tensor_readable(const Tensor *tensor, const char *what);
 
 /* The 16-bit copy of an f32 weight, whose gradient is the weight's, in f32. */
 Tensor *tensor_cast_weight_(Tensor *weight, DType type);
+
+/* Elements from one row of a head's logits to the next, where nobody but the loss sees them: on a card, whose
+ * tensor cores want rows that begin on boundaries, more than there are classes. */
+int64_t tensor_logits_ld_(const Context *context, int64_t classes);
+/* tensor_linear of a head, (…, tensor_logits_ld_), of which the last elements hold nothing (its `padding`).
+ * For tensor_cross_entropy, and nobody else. */
+Tensor *tensor_logits_(Tensor *hidden, Tensor *weight, Tensor *bias);
+/* The host says how many of the labels that it has written count, so that nobody need ask the card. They are
+ * unknown again when something else is written. */
+void tensor_set_labelled_(Tensor *labels, int64_t count);
 
 /* An adapter's two operations (ops_lora.c). u = dropout(x (…,in)) A^T, A (rank,in); p 0 = no dropout. */
 Tensor *tensor_lora_down(Tensor *x, Tensor *a, float p);

@@ -137,12 +137,13 @@ typedef struct Case {
     int in_backward, keep_zeros, chunk; /* chunk: rows of the loss head; ignored by mlp */
     int every;                          /* segments of so many blocks; 0 = none */
     int selective;
-    int samples; /* 0 = CASE_SAMPLES */
+    int samples;      /* 0 = CASE_SAMPLES */
     const char *lora; /* targets; NULL = no adapters */
     Weights weights;
     const char *precision; /* NULL = fp32 */
     int grad32;            /* 16-bit weights have f32 gradients */
-    int skip; /* rows without a label; ignored by mlp */
+    int skip;              /* rows without a label; ignored by mlp */
+    int vocab;             /* 0 = one for bytes */
 } Case;
 
 enum {
@@ -157,8 +158,9 @@ enum {
 
 typedef struct Session {
     Case c;
-    EventRecord *planned, *run;                /* NULL: not recorded */
-    EventRecord *packed; /* of a second dry run, which the plan follows only if it needs less; NULL: in planned */
+    EventRecord *planned, *run; /* NULL: not recorded */
+    EventRecord
+        *packed; /* of a second dry run, which the plan follows only if it needs less; NULL: in planned */
     void (*in_step)(void *user, int64_t step); /* before each micro-batch; NULL: nothing */
     void *user;
     int calls; /* of the script */
@@ -176,8 +178,8 @@ static inline const char *case_text(const Case *c, char text[128])
              c->attention == ATTENTION_EAGER ? "eager" : "flash", c->checkpoint ? " checkpoint" : "",
              c->every, c->selective ? " selective" : "", c->accumulate, c->optimizer,
              c->dropout > 0 ? " dropout" : "", c->in_backward ? " fused" : "",
-             c->keep_zeros ? " keep zeros" : "", c->chunk, c->skip ? " skip" : "",
-             c->lora ? " lora " : "", c->lora ? c->lora : "");
+             c->keep_zeros ? " keep zeros" : "", c->chunk, c->skip ? " skip" : "", c->lora ? " lora " : "",
+             c->lora ? c->lora : "");
     return text;
 }
 
@@ -221,6 +223,11 @@ static inline Loader *case_loader(const Case *c, int held_out)
                                                .corpus_bytes = 300});
 }
 
+static inline int vocab(const Case *c, int usual)
+{
+    return c->vocab ? c->vocab : usual;
+}
+
 static inline Module *case_model(const Case *c)
 {
     int layers = c->layers ? c->layers : 2;
@@ -230,15 +237,15 @@ static inline Module *case_model(const Case *c)
         preset.config.mlp = (MlpConfig){.sizes = {CASE_WIDTH, 24, 17, CASE_CLASSES}};
         break;
     case MODEL_BERT:
-        preset.config.bert =
-            (BertConfig){.vocab = 260, .dim = 16, .layers = layers, .heads = 2, .ffn = 40, .max_seq = 16};
+        preset.config.bert = (BertConfig){
+            .vocab = vocab(c, 260), .dim = 16, .layers = layers, .heads = 2, .ffn = 40, .max_seq = 16};
         break;
     case MODEL_GPT2:
-        preset.config.gpt2 =
-            (Gpt2Config){.vocab = 256, .dim = 24, .layers = layers, .heads = 3, .ffn = 40, .max_seq = 16};
+        preset.config.gpt2 = (Gpt2Config){
+            .vocab = vocab(c, 256), .dim = 24, .layers = layers, .heads = 3, .ffn = 40, .max_seq = 16};
         break;
     case MODEL_LLAMA:
-        preset.config.llama = (LlamaConfig){.vocab = 256,
+        preset.config.llama = (LlamaConfig){.vocab = vocab(c, 256),
                                             .dim = 24,
                                             .layers = layers,
                                             .heads = 6,

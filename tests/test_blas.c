@@ -60,7 +60,7 @@ static uint64_t workspaces(void)
     static const int64_t sizes[] = {4, 256, 1024, 2048, 8193};
     uint64_t hash = 0;
     for (int i = 0; i < 5 * 5 * 5 * 3; i++) {
-        LinearDims d = {sizes[i % 5], sizes[i / 5 % 5], sizes[i / 25 % 5], 0, DTYPE_F32, DTYPE_F32};
+        LinearDims d = {sizes[i % 5], sizes[i / 5 % 5], sizes[i / 25 % 5], 0, DTYPE_F32, DTYPE_F32, 0};
         hash = hash * 1099511628211u +
                kernels_cpu(NULL)->linear_workspace(&d, (LinearPass)(i / 125), DTYPE_F32, on(2));
     }

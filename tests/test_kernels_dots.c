@@ -46,7 +46,8 @@ typedef struct Shape3 {
 static void multiply(const Kernels *kernels, int trans, Shape3 s, const StoredArray *a, const StoredArray *b,
                      float beta, const StoredArray *c, int threads)
 {
-    size_t bytes = kernels->gemm_stored_workspace(s.m, s.n, s.k, DTYPE_BF16, DTYPE_BF16, c->dtype, on(threads));
+    size_t bytes =
+        kernels->gemm_stored_workspace(s.m, s.n, s.k, DTYPE_BF16, DTYPE_BF16, c->dtype, on(threads));
     unsigned char *space = workspace_of(bytes);
     kernels->gemm_stored(trans & 1, trans >> 1, s.m, s.n, s.k, 0.5f, a, b, beta, c->dtype, writable(*c), s.n,
                          space, on(threads));
@@ -193,7 +194,7 @@ static void test_linear(void **state)
     for (int s = 0; kernels && s < (int)(sizeof shapes / sizeof *shapes); s++)
         for (int i = 0; i < 6; i++)
             check_layer(kernels,
-                        (LinearDims){shapes[s].m, shapes[s].n, shapes[s].k, i % 2, DTYPE_BF16, DTYPE_BF16},
+                        (LinearDims){shapes[s].m, shapes[s].n, shapes[s].k, i % 2, DTYPE_BF16, DTYPE_BF16, 0},
                         (Activation)((s + i) % 5), 1 + i % MAX_THREADS);
 }
 

@@ -428,7 +428,7 @@ static void test_rope(void **state)
 
 static void check_cross_entropy(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    CrossEntropyDims d = {rows, c, -100, 0, 0, 0};
+    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0};
     const float dloss = 1.5f;
     int64_t n = rows * c;
     int32_t labels[129];
@@ -474,7 +474,7 @@ static void check_cross_entropy(const Kernels *k, int64_t rows, int64_t c, int t
 /* Backward of some classes at a time is that of all: x's columns [first, first + some). */
 static void check_cross_entropy_parts(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    CrossEntropyDims d = {rows, c, -100, 0, 0, 0};
+    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0};
     const float dloss = 1.5f;
     int64_t some = c / 3 + 1;
     int32_t labels[129];
@@ -485,7 +485,7 @@ static void check_cross_entropy_parts(const Kernels *k, int64_t rows, int64_t c,
     k->cross_entropy_backward(&d, DTYPE_F32, x, labels, 0.5f, lse, &dloss, 0.0f, all, on(threads));
     for (int64_t first = 0; first < c; first += some) {
         int64_t n = c - first < some ? c - first : some;
-        CrossEntropyDims part = {rows, n, -100, 0, first, c};
+        CrossEntropyDims part = {rows, n, -100, 0, first, c, 0};
         float *from = take(rows * n, NAN), *expected = take(rows * n, NAN), *plainly = take(rows * n, NAN);
         for (int64_t i = 0; i < rows * n; i++) {
             from[i] = x[i / n * c + first + i % n];
@@ -510,7 +510,7 @@ static void test_cross_entropy(void **state)
 static void check_cross_entropy_extremes(const Kernels *k, int threads)
 {
     enum { C = 10007, ROWS = 6 };
-    CrossEntropyDims d = {ROWS, C, -1, 0, 0, 0};
+    CrossEntropyDims d = {ROWS, C, -1, 0, 0, 0, 0};
     const float dloss = 1.0f;
     int32_t labels[ROWS] = {0, 1, 5000, C - 1, 0, 9000};
     float *x = take_random(ROWS * C, 3.0f), loss[2], *lse = take(ROWS, NAN), *expected = take(ROWS, NAN);

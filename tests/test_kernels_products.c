@@ -133,14 +133,14 @@ static void test_linear(void **state)
             continue;
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             for (int i = 0; i < 2 * 5 * 2; i++) {
-                LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1, DTYPE_F32, DTYPE_F32};
+                LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1, DTYPE_F32, DTYPE_F32, 0};
                 Activation act = (Activation)(i / 2 % 5);
                 int with_pre = act == ACT_GELU || act == ACT_GELU_TANH || act == ACT_SILU || i / 10;
                 check_linear_forward(kernels, &d, act, (i / 2 + (int)s) % 3 != 0, with_pre,
                                      1 + i % MAX_THREADS);
             }
             for (int i = 0; i < 4; i++) {
-                LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1, DTYPE_F32, DTYPE_F32};
+                LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1, DTYPE_F32, DTYPE_F32, 0};
                 check_linear_in_place(kernels, &d, 1 + i % MAX_THREADS);
                 check_linear_backward(kernels, &d, i < 2 ? 0 : 1, 1 + (i + (int)s) % MAX_THREADS);
             }
@@ -168,7 +168,7 @@ static void test_linear_borders(void **state)
     };
     for (size_t b = 0; b < sizeof borders / sizeof *borders; b++) {
         const Kernels *kernels = kernels_cpu(isa_names[b % ISAS]);
-        LinearDims d = {borders[b].rows, borders[b].in, borders[b].out, 0, DTYPE_F32, DTYPE_F32};
+        LinearDims d = {borders[b].rows, borders[b].in, borders[b].out, 0, DTYPE_F32, DTYPE_F32, 0};
         int threads = 1 + (int)(b / 2) % MAX_THREADS;
         for (d.in_out = 0; d.in_out < 2; d.in_out++)
             for (int pass = 0; pass < 3; pass++)
@@ -232,7 +232,7 @@ static void test_linear_workspace(void **state)
     enum { N = sizeof sizes / sizeof *sizes };
     for (int i = 0; i < N * N * N; i++)
         for (int pass = 0; pass < 3; pass++) {
-            LinearDims d = {sizes[i % N], sizes[i / N % N], sizes[i / N / N], i & 1, DTYPE_F32, DTYPE_F32};
+            LinearDims d = {sizes[i % N], sizes[i / N % N], sizes[i / N / N], i & 1, DTYPE_F32, DTYPE_F32, 0};
             int threads = 1 + i % 5;
             int64_t least = floats_of(kernels_reference(), &d, (LinearPass)pass, threads);
             int64_t sums = pass == LINEAR_BACKWARD_WEIGHT ? threads * 2 * ((d.out + 31) / 32 * 32) : 0;

@@ -89,7 +89,7 @@ static void test_strips(void **state)
     (void)state;
     enum { TERMS = 1 << 17, LINES = 65, ROWS = 5 };
     const Kernels *kernels = kernels_cuda();
-    LinearDims d = {ROWS, TERMS, LINES, 0, DTYPE_F32, DTYPE_F32};
+    LinearDims d = {ROWS, TERMS, LINES, 0, DTYPE_F32, DTYPE_F32, 0};
     StoredArray w = random_stored(DTYPE_INT8, LINES, TERMS), x = whole_numbers(DTYPE_F32, ROWS, TERMS);
     float *y = filled_buffer(ROWS * LINES, NAN), *expected = filled_buffer(ROWS * LINES, NAN);
     size_t bytes = kernels->linear_workspace(&d, LINEAR_FORWARD, DTYPE_INT8, on(1));
@@ -193,7 +193,7 @@ static void check_forward(const Kernels *kernels, const Layer *l, Activation act
     for (int64_t i = 0; i < n; i++) { /* the reference's activation, by a layer of one value */
         float value = element(&pre, i), unit = 1;
         StoredArray identity = stored(&unit, 1, 1);
-        kernels_reference()->linear_forward(&(LinearDims){1, 1, 1, 0, 0, 0}, act, &value, &identity, NULL,
+        kernels_reference()->linear_forward(&(LinearDims){1, 1, 1, 0, 0, 0, 0}, act, &value, &identity, NULL,
                                             NULL, expected + i, NULL, on(1));
     }
     assert_rounded("y", &y, expected, 2e-6);
@@ -263,7 +263,7 @@ static void check_layer(const Kernels *kernels, const int64_t *size, const DType
 {
     int exact = !dtype_is_quantized(of[2]) && turn % 2, in_out = turn % 3 == 0 && !dtype_is_quantized(of[2]);
     int threads = 1 + turn % MAX_THREADS;
-    LinearDims d = {size[0], size[1], size[2], in_out, of[0], of[1]};
+    LinearDims d = {size[0], size[1], size[2], in_out, of[0], of[1], 0};
     Layer l = layer(kernels, d, of[2], exact ? whole_numbers : random_stored);
     for (int i = 0; i < 2; i++)
         check_forward(kernels, &l, (Activation)((turn + i) % 5), exact, threads + i);

@@ -196,7 +196,7 @@ static void check_backward(const Kernels *kernels, const LinearDims *d, DType ty
 
 static void check_linear(const Kernels *kernels, const int64_t *size, DType type, int in_out, int turn)
 {
-    LinearDims d = {size[0], size[1], size[2], in_out, DTYPE_F32, DTYPE_F32};
+    LinearDims d = {size[0], size[1], size[2], in_out, DTYPE_F32, DTYPE_F32, 0};
     for (int i = 0; i < 3; i++) {
         Activation act = (Activation)((turn + i) % 5);
         int with_pre = act == ACT_GELU || act == ACT_GELU_TANH || act == ACT_SILU || i == 1;
@@ -252,7 +252,7 @@ static void test_workspace(void **state)
     static const int64_t sizes[][3] = {{1, 4096, 4096}, {9, 4096, 14336}, {2048, 4096, 128256}, {100, 7, 5}};
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int threads = 1; threads <= 128; threads = threads * 2 + 1) {
-            LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], 0, DTYPE_F32, DTYPE_F32};
+            LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], 0, DTYPE_F32, DTYPE_F32, 0};
             check_workspace(&d, threads);
         }
     /* A thread packs 72 rows of A and 1024 columns of B, 384 deep. */

@@ -550,6 +550,26 @@ static void test_what_is_kept(void **state)
     assert_true(kept[1] + rounded(rows * SMALL_VOCAB) < kept[0]);
 }
 
+/* Loaders say how many labels of a micro-batch count, which a card is not asked for then; what is written
+ * afterwards makes it unknown. */
+static void test_labels_are_counted(void **state)
+{
+    (void)state;
+    for (int family = 0; family < FAMILIES; family++) {
+        Loader *loader = case_loader(&(Case){.family = (ModelFamily)family, .accumulate = 2}, 0);
+        for (int step = 0; step < 3; step++)
+            for (const Batch *b; (b = data_next(loader));) {
+                int64_t counted = 0;
+                for (int64_t i = 0; i < tensor_numel(b->labels); i++)
+                    counted += tensor_i32(b->labels)[i] != BATCH_IGNORE;
+                assert_int_equal(b->labels->labelled, 1 + counted);
+                tensor_write(b->labels, 0, 4, &(int32_t){BATCH_IGNORE});
+                assert_int_equal(b->labels->labelled, 0);
+            }
+    }
+    assert_fine();
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
 #define TEST2(name)                                                                                          \
     {                                                                                                        \
@@ -576,6 +596,7 @@ int main(void)
         TEST(test_adapters),
         TEST(test_setting),
         TEST(test_what_is_kept),
+        TEST(test_labels_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -138,7 +138,7 @@ typedef struct DropoutArguments {
 
 /* partial (parts, c), of part_rows rows each. */
 typedef struct ColumnSumArguments {
-    int64_t rows, c, part_rows;
+    int64_t rows, c, ld, part_rows; /* ld: elements between rows of x */
     const void *x;
     float *partial;
     void *y;
@@ -237,20 +237,20 @@ typedef struct AttentionArguments {
 } AttentionArguments;
 
 /* products.cu: what comes before and behind a product. Of a linear layer: y = act(x + bias), n elements in
- * rows of c; pre, where it is not NULL, gets x + bias. x may be pre, or y. */
+ * rows of ld, of which c are used; pre, where it is not NULL, gets x + bias. x may be pre, or y. */
 typedef struct LinearArguments {
-    int64_t n, c;
+    int64_t n, c, ld;
     const void *x;
     const float *bias;
     void *pre, *y;
-    int act, aligned; /* every array begins on 16 bytes, and c is whole packs of them */
+    int act, aligned; /* every array begins on 16 bytes, and ld is whole packs of them */
 } LinearArguments;
 
 /* y = act(x W^T + bias) of at most FEW_ROWS rows, W (out,in) of any type; pre, where it is not NULL, gets what is
  * before the activation. aligned: arrays begin on 16 bytes, and rows of W are whole packs of them. */
 enum { FEW_ROWS = 4 };
 typedef struct FewArguments {
-    int64_t in, out;
+    int64_t in, out, ldy; /* ldy: elements between rows of y and pre */
     const void *x;
     StoredArray w;
     QuantLayout layout;

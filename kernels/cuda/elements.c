@@ -139,12 +139,13 @@ size_t cuda_column_sum_workspace(int64_t rows, int64_t c, const KernelRun *run)
     return column_sum_parts(rows) > 1 ? (size_t)(column_sum_parts(rows) * c) * sizeof(float) : 0;
 }
 
-void cuda_column_sum(DType type, int64_t rows, int64_t c, const void *dy, DType dbias_type, float beta,
-                     void *dbias, float *workspace, const KernelRun *run)
+void cuda_column_sum_of(DType type, int64_t rows, int64_t c, int64_t ld, const void *dy, DType dbias_type,
+                        float beta, void *dbias, float *workspace, const KernelRun *run)
 {
     int64_t parts = column_sum_parts(rows);
     ColumnSumArguments a = {.rows = rows,
                             .c = c,
+                            .ld = ld,
                             .part_rows = (rows + parts - 1) / parts,
                             .x = dy,
                             .partial = workspace,
@@ -155,4 +156,10 @@ void cuda_column_sum(DType type, int64_t rows, int64_t c, const void *dy, DType 
     LAUNCH(run, CUDA_column_sum + cuda_typed(type), (c + 31) / 32, parts, 1, 256, a);
     if (parts > 1)
         LAUNCH(run, CUDA_column_sum_end, cuda_blocks(c), 1, 1, CUDA_THREADS, a);
+}
+
+void cuda_column_sum(DType type, int64_t rows, int64_t c, const void *dy, DType dbias_type, float beta,
+                     void *dbias, float *workspace, const KernelRun *run)
+{
+    cuda_column_sum_of(type, rows, c, c, dy, dbias_type, beta, dbias, workspace, run);
 }

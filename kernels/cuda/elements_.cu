@@ -203,7 +203,7 @@ GLOBAL(TYPED(column_sum), 256, ColumnSumArguments)
     float sum = 0;
     end = end < a.rows ? end : a.rows;
     for (int64_t row = begin + warp; column < a.c && row < end; row += 8)
-        sum += LOAD(a.x, row * a.c + column);
+        sum += LOAD(a.x, row * a.ld + column);
     sums[warp][lane] = sum;
     block_sync();
     if (warp != 0 || column >= a.c)

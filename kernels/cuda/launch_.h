@@ -35,6 +35,10 @@ static inline Fault cuda_fault_of(const KernelRun *run)
     return (Fault){(unsigned long long *)run->fault, (unsigned long long)run->operation};
 }
 
+/* cuda_column_sum of rows that are ld elements apart. (elements.c) */
+void cuda_column_sum_of(DType type, int64_t rows, int64_t c, int64_t ld, const void *dy, DType dbias_type,
+                        float beta, void *dbias, float *workspace, const KernelRun *run);
+
 /* Puts a kernel on the run's stream. What goes wrong is the device's fault from then on (device/cuda.h). */
 void cuda_start(const KernelRun *run, int kernel, int64_t x, int64_t y, int64_t z, int threads,
                 const void *arguments, size_t bytes);

@@ -7,6 +7,7 @@ static void loss_launch(int kernel, LossArguments a, int sliced, const KernelRun
 {
     int threads = a.d.classes <= LOSS_WARP ? 128 : CUDA_THREADS;
     a.team = a.d.classes <= LOSS_WARP ? 32 : CUDA_THREADS;
+    a.d.ld = cross_entropy_ld(&a.d);
     int64_t slice = (int64_t)LOSS_SLICE * a.team * 8, teams = threads / a.team;
     /* A row may begin in the middle of a pack. */
     a.slices = sliced ? (a.d.classes + 7 + slice - 1) / slice : 1;

@@ -21,7 +21,7 @@ DEVICE LossPart loss_part(const LossArguments *a)
     int64_t slice = index % a->slices;
     if (p.row >= a->d.rows)
         return p;
-    p.begin = p.row * a->d.classes;
+    p.begin = p.row * a->d.ld;
     p.end = p.begin + a->d.classes;
     p.first = p.begin / PACK * PACK + (slice * LOSS_SLICE * team + p.lane) * PACK;
     p.label = a->labels[p.row];

@@ -246,7 +246,7 @@ size_t cuda_gemm_stored_workspace(int64_t m, int64_t n, int64_t k, DType a, DTyp
 static void linear_launch(int kernel, DType type, LinearArguments a, const KernelRun *run)
 {
     int64_t pack = 16 / size_of(type);
-    a.aligned = a.c % pack == 0 && aligned(a.x) && aligned(a.bias) && aligned(a.pre) && aligned(a.y);
+    a.aligned = a.ld % pack == 0 && aligned(a.x) && aligned(a.bias) && aligned(a.pre) && aligned(a.y);
     LAUNCH(run, kernel + cuda_typed(type), cuda_blocks(a.aligned ? a.n / pack : a.n), 1, 1, CUDA_THREADS, a);
 }
 
@@ -263,6 +263,7 @@ static void forward_few(const LinearDims *d, Activation act, const void *x, cons
     enum { WARPS = CUDA_THREADS / 32 };
     FewArguments a = {.in = d->in,
                       .out = d->out,
+                      .ldy = linear_ldy(d),
                       .x = x,
                       .w = *w,
                       .bias = bias,
@@ -285,8 +286,9 @@ void cuda_linear_forward(const LinearDims *d, Activation act, const void *x, con
     StoredArray rows = {x, d->x, d->rows, d->in};
     void *to = pre ? pre : y;
     int before = bias && is_half(d->y);
-    LinearArguments a = {.n = d->rows * d->out, .c = d->out, .bias = bias, .y = to};
-    if (a.n <= 0)
+    int64_t ld = linear_ldy(d);
+    LinearArguments a = {.n = d->rows * ld, .c = d->out, .ld = ld, .bias = bias, .y = to};
+    if (d->rows * d->out <= 0)
         return;
     if (is_few(d, w->dtype)) {
         forward_few(d, act, x, w, bias, pre, y, run);
@@ -295,13 +297,14 @@ void cuda_linear_forward(const LinearDims *d, Activation act, const void *x, con
     if (before)
         linear_launch(CUDA_linear_bias, d->y, a, run);
     product(&(Product){0, !d->in_out, d->rows, d->out, d->in, 1, &rows, w, before ? 1.0f : 0.0f,
-                       half_of(d->y, d->x, DTYPE_F32), d->y, to, d->out},
+                       half_of(d->y, d->x, DTYPE_F32), d->y, to, ld},
             workspace, run);
     int behind = bias && !before;
     if (!behind && act == ACT_NONE && to == y)
         return;
     a = (LinearArguments){.n = a.n,
                           .c = a.c,
+                          .ld = ld,
                           .x = to,
                           .bias = behind ? bias : NULL,
                           .pre = behind && pre != y ? pre : NULL,
@@ -313,7 +316,7 @@ void cuda_linear_forward(const LinearDims *d, Activation act, const void *x, con
 void cuda_linear_backward_input(const LinearDims *d, const void *dy, const StoredArray *w, float beta,
                                 void *dx, void *workspace, const KernelRun *run)
 {
-    StoredArray rows = {dy, d->y, d->rows, d->out};
+    StoredArray rows = {dy, d->y, d->rows, linear_ldy(d)};
     product(&(Product){0, d->in_out, d->rows, d->in, d->out, 1, &rows, w, beta,
                        half_of(d->x, d->y, DTYPE_F32), d->x, dx, d->in},
             workspace, run);
@@ -329,14 +332,15 @@ void cuda_linear_backward_weight(const LinearDims *d, const void *x, const void 
                                  float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
                                  void *workspace, const KernelRun *run)
 {
-    StoredArray in = {x, d->x, d->rows, d->in}, out = {dy, d->y, d->rows, d->out};
+    StoredArray in = {x, d->x, d->rows, d->in}, out = {dy, d->y, d->rows, linear_ldy(d)};
     const StoredArray *left = d->in_out ? &in : &out, *right = d->in_out ? &out : &in;
     if (dbias)
-        cuda_column_sum(d->y, d->rows, d->out, dy, dbias_type, beta_b, dbias, workspace, run);
+        cuda_column_sum_of(d->y, d->rows, d->out, out.cols, dy, dbias_type, beta_b, dbias, workspace, run);
+    int64_t m = d->in_out ? d->in : d->out, n = d->in_out ? d->out : d->in;
     if (dw)
-        product(&(Product){1, 0, left->cols, right->cols, d->rows, 1, left, right, beta_w,
-                           weight_type(d, dw_type), dw_type, dw, right->cols},
-                workspace, run);
+        product(
+            &(Product){1, 0, m, n, d->rows, 1, left, right, beta_w, weight_type(d, dw_type), dw_type, dw, n},
+            workspace, run);
 }
 
 size_t cuda_linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)

@@ -5,40 +5,48 @@
 GLOBAL(TYPED(linear_bias), 256, LinearArguments)
 {
     if (a.aligned) {
-        EACH_PACK_OF_ROWS(i, j, a.n, a.c, PACK)
+        EACH_PACK_OF_ROWS(i, j, a.n, a.ld, PACK)
         {
             float x[PACK];
+            if (j >= a.c)
+                continue;
             pack_load(DTYPE_F32, PACK, a.bias, j, a.c, 1, x);
-            pack_store(TYPE, PACK, x, a.y, i, a.n, 1);
+            pack_store(TYPE, PACK, x, a.y, i, i + a.c - j, 1);
         }
         return;
     }
-    EACH_PACK_OF_ROWS(i, j, a.n, a.c, 1)
-    STORE(a.y, i, a.bias[j]);
+    EACH_PACK_OF_ROWS(i, j, a.n, a.ld, 1)
+    if (j < a.c)
+        STORE(a.y, i, a.bias[j]);
 }
 
 /* y is the activation of what is stored before it, so that it can be computed again from there. */
 GLOBAL(TYPED(linear_finish), 256, LinearArguments)
 {
     if (a.aligned) {
-        EACH_PACK_OF_ROWS(i, j, a.n, a.c, PACK)
+        EACH_PACK_OF_ROWS(i, j, a.n, a.ld, PACK)
         {
             float x[PACK], bias[PACK];
-            pack_load(TYPE, PACK, a.x, i, a.n, 1, x);
+            int64_t end = i + a.c - j; /* of the row */
+            if (j >= a.c)
+                continue;
+            pack_load(TYPE, PACK, a.x, i, end, 1, x);
             if (a.bias) {
                 pack_load(DTYPE_F32, PACK, a.bias, j, a.c, 1, bias);
                 for (int k = 0; k < PACK; k++)
                     x[k] += bias[k];
             }
             if (a.pre)
-                pack_store(TYPE, PACK, x, a.pre, i, a.n, 1);
+                pack_store(TYPE, PACK, x, a.pre, i, end, 1);
             activation_values(a.act, PACK, x);
-            pack_store(TYPE, PACK, x, a.y, i, a.n, 1);
+            pack_store(TYPE, PACK, x, a.y, i, end, 1);
         }
         return;
     }
-    EACH_PACK_OF_ROWS(i, j, a.n, a.c, 1)
+    EACH_PACK_OF_ROWS(i, j, a.n, a.ld, 1)
     {
+        if (j >= a.c)
+            continue;
         float x = LOAD(a.x, i) + (a.bias ? a.bias[j] : 0.0f);
         if (a.pre)
             STORE(a.pre, i, x);
@@ -105,7 +113,7 @@ GLOBAL(TYPED(linear_few), 256, FewArguments)
         packed && a.aligned && a.in % FEW_NF4 == 0 ? TYPED(few_nf4)(&a, row, nf4) : TYPED(few_any)(&a, row);
     sum = warp_sum(sum);
     if (THREAD.x % 32 == 0)
-        few_finish(&a, BLOCK.y * a.out + row, sum + (a.bias ? a.bias[row] : 0.0f));
+        few_finish(&a, BLOCK.y * a.ldy + row, sum + (a.bias ? a.bias[row] : 0.0f));
 }
 
 /* A part of a stored array in the product's type. Its lines are whole packs: what is behind them is 0. */

@@ -17,7 +17,8 @@ DEVICE StepTag first_bad(const StepEntry *entry, int64_t entries, float *shared)
     for (int64_t e = 0; e < entries; e++) {
         float bad = 0;
         for (int64_t i = THREAD.x; i < entry[e].n; i += BLOCK_SIZE.x)
-            bad = isfinite(value_load(entry[e].type, entry[e].values, i)) ? bad : 1.0f;
+            if (!entry[e].padding || i % entry[e].row < entry[e].row - entry[e].padding)
+                bad = isfinite(value_load(entry[e].type, entry[e].values, i)) ? bad : 1.0f;
         if (block_max(bad, shared) > 0)
             return entry[e].tag;
     }

@@ -28,9 +28,10 @@ typedef struct StepState {
 /* A tensor that a loss depends on. */
 typedef struct StepEntry {
     const void *values;
-    int64_t n;
+    int64_t n, row; /* in rows, */
     StepTag tag;
     DType type;
+    int32_t padding; /* of which so many elements at the end hold nothing */
 } StepEntry;
 
 typedef struct StepFaultArguments {
