@@ -215,9 +215,9 @@ static void test_bias_sums(void **state)
     enum { ROWS = 7, CASES = ROWS * 3 * 3 * 2 };
     for (int isa = 0; isa < ISAS; isa++)
         for (int i = 0; i < CASES && kernels_cpu(isa_names[isa]); i++) {
-            LinearDims d = {rows[i % ROWS],     ins[i / ROWS / 3 % 3],
-                            outs[i / ROWS % 3], i / ROWS / 9 % 2,
-                            DTYPE_BF16,         DTYPE_F32};
+            LinearDims d = {.rows = rows[i % ROWS], .in = ins[i / ROWS / 3 % 3], .out = outs[i / ROWS % 3]};
+            d.in_out = i / ROWS / 9 % 2;
+            d.x = DTYPE_BF16;
             check_bias_sums(kernels_cpu(isa_names[isa]), &d, (float)(i % 2), 1 + i % MAX_THREADS);
         }
 }
