@@ -8,6 +8,7 @@
 
 #include <omp.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Parallel regions here are of `threads` threads or of one, never between: where libgomp serves, it ends the
  * threads that a smaller region does not need, and creates them again for the next. */
@@ -24,6 +25,13 @@ static void gemm_scale(int64_t m, int64_t n, float beta, float *c, int64_t ldc)
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++)
             c[i * ldc + j] = beta == 0 ? 0.0f : beta * c[i * ldc + j];
+}
+
+/* Rows of C that are all x (n). */
+static void gemm_fill_rows(int64_t m, int64_t n, const float *x, float *c, int64_t ldc)
+{
+    for (int64_t i = 0; i < m; i++)
+        memcpy(c + i * ldc, x, (size_t)n * sizeof(float));
 }
 
 /* On the calling thread. */

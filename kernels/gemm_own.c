@@ -90,30 +90,39 @@ static inline __attribute__((always_inline)) void product_pack(ProductOperand x,
     }
 }
 
-/* C (rows, cols) = alpha sum + beta C, of a tile that may reach beyond C. */
-static inline void product_store(int64_t rows, int64_t cols, float alpha, ProductVector sum[][2], float beta,
-                                 float *c, int64_t ldc)
+/* What a tile of C gets besides its product: beta times what is there, (rows, cols), ld apart. That is C
+ * itself, or, with ld 0, one row for all. */
+typedef struct ProductOnto {
+    float beta;
+    const float *at; /* may be C; not read with beta 0 */
+    int64_t ld;
+} ProductOnto;
+
+/* C (rows, cols) = alpha sum + onto, of a tile that may reach beyond C. */
+static inline void product_store(int64_t rows, int64_t cols, float alpha, ProductVector sum[][2],
+                                 ProductOnto onto, float *c, int64_t ldc)
 {
     for (int64_t i = 0; i < rows; i++) {
-        const float *from = (const float *)sum[i];
+        const float *from = (const float *)sum[i], *old = onto.at + i * onto.ld;
         float *to = c + i * ldc;
-        if (beta == 0)
+        if (onto.beta == 0)
             for (int64_t j = 0; j < cols; j++)
                 to[j] = alpha * from[j];
         else
             for (int64_t j = 0; j < cols; j++)
-                to[j] = alpha * from[j] + beta * to[j];
+                to[j] = alpha * from[j] + onto.beta * old[j];
     }
 }
 
 /* The same of a tile that is as wide as it can be, a register at a time. */
-VEC_INLINE void product_store_whole(int64_t rows, float alpha, ProductVector sum[][2], float beta, float *c,
-                                    int64_t ldc)
+VEC_INLINE void product_store_whole(int64_t rows, float alpha, ProductVector sum[][2], ProductOnto onto,
+                                    float *c, int64_t ldc)
 {
-    for (int64_t i = 0; i < rows; i++, c += ldc)
+    for (int64_t i = 0; i < rows; i++, c += ldc, onto.at += onto.ld)
         for (int half = 0; half < 2; half++) {
+            const ProductVector *old = (const ProductVector *)(onto.at + half * PRODUCT_LANES);
             ProductVector *to = (ProductVector *)(c + half * PRODUCT_LANES), value = alpha * sum[i][half];
-            *to = beta == 0 ? value : value + beta * *to;
+            *to = onto.beta == 0 ? value : value + onto.beta * *old;
         }
 }
 
@@ -126,11 +135,13 @@ static void product_block(int64_t rows, int64_t cols, int64_t depth, float alpha
         for (int64_t i = 0; i < rows; i += PRODUCT_ROWS) {
             int64_t high = rows - i < PRODUCT_ROWS ? rows - i : PRODUCT_ROWS;
             int64_t wide = cols - j < PRODUCT_COLS ? cols - j : PRODUCT_COLS;
+            float *to = c + i * ldc + j;
+            ProductOnto onto = {beta, to, ldc};
             product_tile(high, wide, depth, a + i * depth, b + j * depth, sum);
             if (wide == PRODUCT_COLS)
-                product_store_whole(high, alpha, sum, beta, c + i * ldc + j, ldc);
+                product_store_whole(high, alpha, sum, onto, to, ldc);
             else
-                product_store(high, wide, alpha, sum, beta, c + i * ldc + j, ldc);
+                product_store(high, wide, alpha, sum, onto, to, ldc);
         }
 }
 

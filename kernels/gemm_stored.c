@@ -123,9 +123,12 @@ VEC_INLINE void stored_pack_cols(const Decoder *x, int64_t row, int64_t depth, i
  * + rows) and columns [col, col + cols), ld apart. It may change them. */
 typedef struct StoredProduct StoredProduct;
 typedef void StoredStore(const StoredProduct *p, const GemmPanel *part, float *sums, int64_t ld);
-/* Of a float C: what a part is before its product is added to it, and what follows when its sums are
- * complete; while it is in cache. */
+/* Of a float C: what follows when the sums of a part are complete, while it is in cache. */
 typedef void StoredPart(const StoredProduct *p, const GemmPanel *part);
+/* Rows [first, first + count) of op(A), or, with `right`, columns of op(B), terms [at, at + depth): they have
+ * been packed, for the first time, and are in cache. */
+typedef void StoredRead(const StoredProduct *p, int right, int64_t first, int64_t count, int64_t at,
+                        int64_t depth);
 struct StoredProduct {
     Decoder a, b;
     int trans_a, trans_b;
@@ -136,9 +139,11 @@ struct StoredProduct {
     int64_t ldc;
     StoredCut cut;
     StoredStore *store;
-    const void *user;           /* of store, begin and finish */
-    int dots;                   /* both operands are bf16, and multiplied by gemm_dots.c */
-    StoredPart *begin, *finish; /* NULL = beta C, and nothing */
+    const void *user;   /* of store, finish and read */
+    int dots;           /* both operands are bf16, and multiplied by gemm_dots.c */
+    const float *bias;  /* (n) of a float C, instead of beta C; may be NULL */
+    StoredPart *finish; /* may be NULL */
+    StoredRead *read;   /* may be NULL */
 };
 
 static int stored_dots(const StoredArray *a, const StoredArray *b, const KernelRun *run)
@@ -184,6 +189,23 @@ static void stored_pack_right(const StoredProduct *p, int64_t col, int64_t cols,
         stored_pack_cols(&p->b, at, depth, col, cols, PRODUCT_COLS, out);
 }
 
+/* The same, and says so unless they were packed `again`. */
+static void stored_take_left(const StoredProduct *p, int again, int64_t row, int64_t rows, int64_t at,
+                             int64_t depth, float *out)
+{
+    stored_pack_left(p, row, rows, at, depth, out);
+    if (p->read && !again)
+        p->read(p, 0, row, rows, at, depth);
+}
+
+static void stored_take_right(const StoredProduct *p, int again, int64_t col, int64_t cols, int64_t at,
+                              int64_t depth, float *out)
+{
+    stored_pack_right(p, col, cols, at, depth, out);
+    if (p->read && !again)
+        p->read(p, 1, col, cols, at, depth);
+}
+
 /* A tile's part of C comes from memory while the tile is computed. */
 VEC_INLINE void stored_prefetch(int64_t rows, const float *c, int64_t ldc)
 {
@@ -212,9 +234,9 @@ VEC_INLINE void stored_tile(const StoredProduct *p, int64_t rows, int64_t cols, 
     product_tile(rows, cols, steps, a, b, sum);
 }
 
-/* C (rows, cols) = alpha A B + beta C of packed blocks, C float. */
+/* C (rows, cols) = alpha A B + onto of packed blocks, C float. */
 static void stored_multiply(const StoredProduct *p, int64_t rows, int64_t cols, int64_t depth, const float *a,
-                            const float *b, float beta, float *c, int64_t ldc)
+                            const float *b, ProductOnto onto, float *c, int64_t ldc)
 {
     ProductVector sum[PRODUCT_ROWS][2];
     int64_t steps = stored_steps(p, depth);
@@ -223,12 +245,13 @@ static void stored_multiply(const StoredProduct *p, int64_t rows, int64_t cols, 
             int64_t high = product_least(rows - i, PRODUCT_ROWS),
                     wide = product_least(cols - j, PRODUCT_COLS);
             float *to = c + i * ldc + j;
+            ProductOnto some = {onto.beta, onto.at + i * onto.ld + j, onto.ld};
             stored_prefetch(high, to, ldc);
             stored_tile(p, high, wide, steps, a + i * steps, b + j * steps, sum);
             if (wide == PRODUCT_COLS)
-                product_store_whole(high, p->alpha, sum, beta, to, ldc);
+                product_store_whole(high, p->alpha, sum, some, to, ldc);
             else
-                product_store(high, wide, p->alpha, sum, beta, to, ldc);
+                product_store(high, wide, p->alpha, sum, some, to, ldc);
         }
 }
 
@@ -241,16 +264,17 @@ static void stored_block(const StoredProduct *p, const GemmPanel *panel, int64_t
     float *left = space, *right = space + p->cut.left;
     int64_t cols = product_least(panel->cols - col, STORED_COLS),
             depth = product_least(p->k - at, STORED_DEPTH);
-    stored_pack_right(p, panel->col + col, cols, at, depth, right);
+    stored_take_right(p, panel->row > 0, panel->col + col, cols, at, depth, right);
     for (int64_t row = 0; row < panel->rows; row += STORED_ROWS) {
         int64_t rows = product_least(panel->rows - row, STORED_ROWS);
         GemmPanel part = {panel->row + row, rows, panel->col + col, cols};
         if (!packed)
-            stored_pack_left(p, part.row, rows, at, depth, left);
-        if (p->begin && at == 0)
-            p->begin(p, &part);
-        stored_multiply(p, rows, cols, depth, left, right, at || p->begin ? 1.0f : beta,
-                        (float *)p->c + part.row * p->ldc + part.col, p->ldc);
+            stored_take_left(p, part.col > 0, part.row, rows, at, depth, left);
+        float *c = (float *)p->c + part.row * p->ldc + part.col;
+        ProductOnto onto = {at ? 1.0f : beta, c, p->ldc};
+        if (p->bias && at == 0)
+            onto = (ProductOnto){1.0f, p->bias + part.col, 0};
+        stored_multiply(p, rows, cols, depth, left, right, onto, c, p->ldc);
         if (p->finish && at + depth == p->k)
             p->finish(p, &part);
     }
@@ -259,10 +283,11 @@ static void stored_block(const StoredProduct *p, const GemmPanel *panel, int64_t
 /* Without terms to sum. */
 static void stored_float_empty(const StoredProduct *p, const GemmPanel *panel, float beta)
 {
-    if (p->begin)
-        p->begin(p, panel);
+    float *c = (float *)p->c + panel->row * p->ldc + panel->col;
+    if (p->bias)
+        gemm_fill_rows(panel->rows, panel->cols, p->bias + panel->col, c, p->ldc);
     else
-        gemm_scale(panel->rows, panel->cols, beta, (float *)p->c + panel->row * p->ldc + panel->col, p->ldc);
+        gemm_scale(panel->rows, panel->cols, beta, c, p->ldc);
     if (p->finish)
         p->finish(p, panel);
 }
@@ -311,8 +336,9 @@ static void stored_stage(const StoredProduct *p, const GemmPanel *part, int64_t 
     int64_t rows = product_least(part->rows - row, STORED_ROWS),
             depth = product_least(p->k - at, STORED_DEPTH);
     GemmPanel done = {part->row + row, rows, part->col, part->cols};
-    stored_pack_left(p, done.row, rows, at, depth, left);
-    stored_multiply(p, rows, part->cols, depth, left, right, at ? 1.0f : 0.0f, sums, p->cut.ld);
+    stored_take_left(p, done.col > 0, done.row, rows, at, depth, left);
+    stored_multiply(p, rows, part->cols, depth, left, right, (ProductOnto){at ? 1.0f : 0.0f, sums, p->cut.ld},
+                    sums, p->cut.ld);
     if (at + depth == p->k)
         p->store(p, &done, sums, p->cut.ld);
 }
@@ -323,7 +349,7 @@ static void stored_whole_part(const StoredProduct *p, const GemmPanel *part, flo
     float *left = space, *right = space + p->cut.left, *sums = right + p->cut.right;
     int64_t wide = stored_up(part->cols, STORED_TILE_COLS);
     for (int64_t at = 0; at < p->k; at += STORED_DEPTH)
-        stored_pack_right(p, part->col, part->cols, at, product_least(p->k - at, STORED_DEPTH),
+        stored_take_right(p, part->row > 0, part->col, part->cols, at, product_least(p->k - at, STORED_DEPTH),
                           right + at * wide);
     for (int64_t row = 0; row < part->rows; row += STORED_ROWS)
         for (int64_t at = 0; at < p->k; at += STORED_DEPTH)
@@ -335,7 +361,8 @@ static void stored_deep_part(const StoredProduct *p, const GemmPanel *part, floa
 {
     float *left = space, *right = space + p->cut.left, *sums = right + p->cut.right;
     for (int64_t at = 0; at < p->k; at += STORED_DEPTH) {
-        stored_pack_right(p, part->col, part->cols, at, product_least(p->k - at, STORED_DEPTH), right);
+        stored_take_right(p, part->row > 0, part->col, part->cols, at, product_least(p->k - at, STORED_DEPTH),
+                          right);
         for (int64_t row = 0; row < part->rows; row += STORED_ROWS)
             stored_stage(p, part, row, at, right, left, sums + row * p->cut.ld);
     }
@@ -382,9 +409,10 @@ static void stored_panel(const StoredProduct *p, const GemmPanel *panel, float b
         stored_float_panel(p, panel, beta, space);
 }
 
-static void gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
-                        const StoredArray *a, const StoredArray *b, float beta, DType c_type, void *c,
-                        int64_t ldc, void *workspace, const KernelRun *run)
+/* gemm_stored, telling `read` of what it packs. */
+static void stored_run(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                       const StoredArray *a, const StoredArray *b, float beta, DType c_type, void *c,
+                       int64_t ldc, StoredRead *read, const void *user, void *workspace, const KernelRun *run)
 {
     GemmGrid grid = gemm_grid(m, n, k, run->threads);
     StoredProduct p = {decoder(a),
@@ -399,10 +427,11 @@ static void gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64_t 
                        ldc,
                        stored_cut(&grid, k, c_type),
                        stored_round,
-                       NULL,
+                       user,
                        stored_dots(a, b, run),
                        NULL,
-                       NULL};
+                       NULL,
+                       read};
     int64_t space = stored_space(&p.cut);
     int panels = grid.rows * grid.cols;
 #pragma omp parallel for schedule(static, 1) num_threads(run->threads) if (panels > 1 && !omp_in_parallel())
@@ -410,6 +439,13 @@ static void gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64_t 
         GemmPanel panel = gemm_panel(&grid, i);
         stored_panel(&p, &panel, beta, (float *)workspace + i * space);
     }
+}
+
+static void gemm_stored(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                        const StoredArray *a, const StoredArray *b, float beta, DType c_type, void *c,
+                        int64_t ldc, void *workspace, const KernelRun *run)
+{
+    stored_run(trans_a, trans_b, m, n, k, alpha, a, b, beta, c_type, c, ldc, NULL, NULL, workspace, run);
 }
 
 static size_t gemm_stored_workspace(int64_t m, int64_t n, int64_t k, DType a, DType b, DType c,

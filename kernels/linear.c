@@ -30,11 +30,11 @@ typedef struct LinearForward {
     float *few_y;                /* and sums that are to be rounded; NULL = y is float */
 } LinearForward;
 
-static void linear_add_bias(int64_t n, const float *bias, float *y)
+static void linear_add_row(int64_t n, const float *x, float *y)
 {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
-        y[i] += bias[i];
+        y[i] += x[i];
 }
 
 /* n values of row `row` from column `col` on, in 16 bit. What is before the activation passes through its
@@ -45,7 +45,7 @@ static void linear_round(const LinearForward *f, int64_t row, int64_t col, int64
     int64_t at = row * linear_ldy(f->d) + col;
     DType type = f->d->y;
     if (f->bias)
-        linear_add_bias(n, f->bias + col, sums);
+        linear_add_row(n, f->bias + col, sums);
     if (f->act == ACT_NONE && f->pre && f->pre != f->y)
         values_store(type, n, sums, f->pre, at);
     if (f->act != ACT_NONE) {
@@ -88,30 +88,19 @@ static float *linear_product_at(const LinearForward *f, int64_t row, int64_t col
 }
 
 /* The bias goes in first and the product is added to it: with beta 0, sgemm would clear its output anyway. */
-static void linear_begin_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
-{
-    float *product = linear_product_at(f, row, col);
-    for (int64_t i = 0; f->bias && i < rows; i++)
-        memcpy(product + i * linear_ldy(f->d), f->bias + col, (size_t)cols * sizeof(float));
-}
-
 static void linear_blas_block(const LinearForward *f, int64_t row, int64_t rows, int64_t col, int64_t cols)
 {
     const LinearDims *d = f->d;
     float *product = linear_product_at(f, row, col);
-    linear_begin_block(f, row, rows, col, cols);
+    if (f->bias)
+        gemm_fill_rows(rows, cols, f->bias + col, product, linear_ldy(d));
     gemm_block(0, !d->in_out, rows, cols, d->in, 1.0f, (const float *)f->x + row * d->in, d->in,
                (const float *)f->w->at + (d->in_out ? col : col * d->in), d->in_out ? d->out : d->in,
                f->bias ? 1.0f : 0.0f, product, linear_ldy(d));
     linear_finish_block(f, row, rows, col, cols, product);
 }
 
-/* The same around a part of brim's own product. */
-static void linear_begin_part(const StoredProduct *p, const GemmPanel *part)
-{
-    linear_begin_block(p->user, part->row, part->rows, part->col, part->cols);
-}
-
+/* The same after a part of brim's own product. */
 static void linear_finish_part(const StoredProduct *p, const GemmPanel *part)
 {
     const LinearForward *f = p->user;
@@ -138,7 +127,7 @@ static void linear_few_block(const LinearForward *f, int64_t col, int64_t cols)
         return;
     }
     for (int64_t i = 0; f->bias && i < d->rows; i++)
-        linear_add_bias(cols, f->bias + col, product + i * ld + col);
+        linear_add_row(cols, f->bias + col, product + i * ld + col);
     linear_finish_block(f, 0, d->rows, col, cols, product + col);
 }
 
@@ -191,8 +180,9 @@ static void linear_forward(const LinearDims *d, Activation act, const void *x, c
                             linear_store,
                             &f,
                             stored_dots(&rows, w, run),
-                            bias ? linear_begin_part : NULL,
-                            linear_finish_part};
+                            bias,
+                            linear_finish_part,
+                            NULL};
     int64_t space = 0;
     if (linear_is_few(d)) { /* each thread its own columns, so that none reads another's weights */
         linear_few(&f, workspace);
@@ -220,7 +210,7 @@ static void linear_backward_input(const LinearDims *d, const void *dy, const Sto
                     run);
 }
 
-/* Row-range partial sums need a row of their own each. Padded: threads must not share a cache line. */
+/* Plans have two rows a thread for sums of a bias. These kernels sum on the stack and do not use them. */
 static int64_t linear_sum_stride(const LinearDims *d)
 {
     return (d->out + 31) / 32 * 32;
@@ -228,7 +218,7 @@ static int64_t linear_sum_stride(const LinearDims *d)
 
 static size_t linear_workspace(const LinearDims *d, LinearPass pass, DType w, const KernelRun *run)
 {
-    size_t product = linear_packed(d, pass, w, run->threads); /* of the gradient of W: after the sums */
+    size_t product = linear_packed(d, pass, w, run->threads);
     if (pass != LINEAR_BACKWARD_WEIGHT)
         return product;
     size_t sums =
@@ -236,64 +226,61 @@ static size_t linear_workspace(const LinearDims *d, LinearPass pass, DType w, co
     return sums > product ? sums : product;
 }
 
-/* total (cols) = column sums of rows of dy from element `first` on, ld apart; `group` (cols) is scratch. */
-static void linear_sum_piece(DType type, int64_t rows, int64_t cols, const void *dy, int64_t first,
-                             int64_t ld, float *group, float *total)
+/* total (cols) = column sums of dy's rows [begin, end), from column `first` on, + beta total. */
+static void linear_sum_columns(const LinearDims *d, const void *dy, int64_t begin, int64_t end, int64_t first,
+                               int64_t cols, float beta, float *total)
 {
-    float room[LINEAR_PIECE];
-    memset(total, 0, (size_t)cols * sizeof(float));
-    for (int64_t begin = 0; begin < rows; begin += LINEAR_SUM_ROWS) {
-        int64_t end = begin + LINEAR_SUM_ROWS < rows ? begin + LINEAR_SUM_ROWS : rows;
-        memcpy(group, values_load(type, dy, first + begin * ld, cols, room), (size_t)cols * sizeof(float));
-        for (int64_t i = begin + 1; i < end; i++) {
-            const float *row = values_load(type, dy, first + i * ld, cols, room);
-#pragma omp simd
-            for (int64_t j = 0; j < cols; j++)
-                group[j] += row[j];
+    float group[LINEAR_PIECE], room[LINEAR_PIECE];
+    for (int64_t j = 0; j < cols && beta != 1; j++)
+        total[j] = beta == 0 ? 0.0f : beta * total[j];
+    for (int64_t at = 0, n; at < cols; at += n) {
+        n = product_least(cols - at, LINEAR_PIECE);
+        for (int64_t row = begin, last; row < end; row = last) {
+            last = product_least(end, row + LINEAR_SUM_ROWS);
+            memset(group, 0, (size_t)n * sizeof(float));
+            for (; row < last; row++)
+                linear_add_row(n, values_load(d->y, dy, row * linear_ldy(d) + first + at, n, room), group);
+            linear_add_row(n, group, total + at);
         }
-#pragma omp simd
-        for (int64_t j = 0; j < cols; j++)
-            total[j] += group[j];
     }
 }
 
-/* The same of whole rows, from row `first` on. */
-static void linear_sum_rows(const LinearDims *d, int64_t first, int64_t rows, const void *dy, float *group,
-                            float *total)
-{
-    int64_t piece = d->y == DTYPE_F32 ? d->out : LINEAR_PIECE, ld = linear_ldy(d);
-    for (int64_t j = 0; j < d->out; j += piece)
-        linear_sum_piece(d->y, rows, d->out - j < piece ? d->out - j : piece, dy, first * ld + j, ld,
-                         group + j, total + j);
-}
-
-/* dbias = column sums of dy + beta dbias: a range of rows a thread, then the partial sums in order. */
+/* dbias = column sums of dy + beta dbias, in a pass of its own: a range of columns a thread. */
 static void linear_backward_bias(const LinearDims *d, const void *dy, DType type, float beta, void *dbias,
-                                 float *workspace, int threads)
+                                 int threads)
 {
-    float room[LINEAR_PIECE];
-    int64_t stride = linear_sum_stride(d);
     int64_t useful = d->rows * d->out / 16384 + 1;
     int parts = threads < 1 ? 1 : useful < threads ? (int)useful : threads;
 #pragma omp parallel for schedule(static, 1) num_threads(threads) if (parts > 1 && !omp_in_parallel())
     for (int i = 0; i < parts; i++) {
-        int64_t first = d->rows * i / parts, last = d->rows * (i + 1) / parts;
-        float *group = workspace + 2 * i * stride;
-        linear_sum_rows(d, first, last - first, dy, group, group + stride);
-    }
-    for (int64_t first = 0; first < d->out; first += LINEAR_PIECE) {
-        int64_t n = product_least(d->out - first, LINEAR_PIECE);
-        const float *old = beta == 0 ? NULL : values_load(type, dbias, first, n, room);
-        float *to = values_room(type, dbias, first, room);
-        for (int64_t j = 0; j < n; j++) {
-            float sum = old ? beta * old[j] : 0.0f;
-            for (int i = 0; i < parts; i++)
-                sum += workspace[(2 * i + 1) * stride + first + j];
-            to[j] = sum;
+        float room[LINEAR_PIECE];
+        int64_t end = gemm_bound(d->out, parts, i + 1);
+        for (int64_t first = gemm_bound(d->out, parts, i), n; first < end; first += n) {
+            n = product_least(end - first, LINEAR_PIECE);
+            float *to = values_room(type, dbias, first, room);
+            if (beta != 0)
+                values_load(type, dbias, first, n, room);
+            linear_sum_columns(d, dy, 0, d->rows, first, n, beta, to);
+            values_store(type, n, to, dbias, first);
         }
-        values_store(type, n, to, dbias, first);
     }
 }
+
+/* The same of floats, of the part of dy that has just been packed: so it comes from memory once. */
+typedef struct LinearSums {
+    const LinearDims *d;
+    const void *dy;
+    float beta, *dbias;
+} LinearSums;
+
+static void linear_sum_packed(const StoredProduct *p, int right, int64_t first, int64_t count, int64_t at,
+                              int64_t depth)
+{
+    const LinearSums *s = p->user;
+    if (right == s->d->in_out)
+        linear_sum_columns(s->d, s->dy, at, at + depth, first, count, at ? 1.0f : s->beta, s->dbias + first);
+}
+_Static_assert(STORED_DEPTH % LINEAR_SUM_ROWS == 0, "the same groups of rows");
 
 static void linear_backward_weight(const LinearDims *d, const void *x, const void *dy, DType dw_type,
                                    float beta_w, void *dw, DType dbias_type, float beta_b, void *dbias,
@@ -306,10 +293,14 @@ static void linear_backward_weight(const LinearDims *d, const void *x, const voi
         left = right;
         right = other;
     }
-    if (dbias)
-        linear_backward_bias(d, dy, dbias_type, beta_b, dbias, workspace, run->threads);
-    if (dw && linear_is_blas(d, LINEAR_BACKWARD_WEIGHT, dw_type))
+    LinearSums sums = {d, dy, beta_b, dbias};
+    int blas = linear_is_blas(d, LINEAR_BACKWARD_WEIGHT, dw_type);
+    int packed = dw && !blas && d->rows > 0 && d->in > 0 && d->y == DTYPE_F32 && dbias_type == DTYPE_F32;
+    if (dbias && !packed)
+        linear_backward_bias(d, dy, dbias_type, beta_b, dbias, run->threads);
+    if (dw && blas)
         gemm(1, 0, p.m, p.n, p.k, 1.0f, left.at, left.cols, right.at, right.cols, beta_w, dw, p.n, run);
     else if (dw)
-        gemm_stored(1, 0, p.m, p.n, p.k, 1.0f, &left, &right, beta_w, dw_type, dw, p.n, workspace, run);
+        stored_run(1, 0, p.m, p.n, p.k, 1.0f, &left, &right, beta_w, dw_type, dw, p.n,
+                   dbias && packed ? linear_sum_packed : NULL, &sums, workspace, run);
 }

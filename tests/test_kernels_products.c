@@ -149,8 +149,9 @@ static void test_linear(void **state)
 }
 
 /* Who multiplies floats: brim's own product from 256 rows, 256 columns, 32 terms and 2^30 multiply-adds on,
- * up to 8192 columns. Each border from both sides, in every pass and layout, in sizes that no tile or strip
- * divides. They are multiplied in the long form; in the short one that where all three passes are our own. */
+ * up to 384 terms from 2^27 on, up to 8192 columns. Each border from both sides, in every pass and layout, in
+ * sizes that no tile or strip divides. They are multiplied in the long form; in the short one that where all
+ * three passes are our own. */
 static void test_linear_borders(void **state)
 {
     (void)state;
@@ -162,6 +163,8 @@ static void test_linear_borders(void **state)
         {255, 2080, 2070, {0, 0, 1}},  {8400, 255, 503, {1, 0, 0}},   {8400, 510, 255, {0, 1, 0}},
         {31, 6000, 6000, {0, 0, 0}},   {32, 5800, 5800, {0, 0, 1}},   {4280, 31, 8192, {0, 0, 0}},
         {4280, 33, 8192, {1, 0, 0}},   {4280, 33, 8193, {0, 0, 0}},   {33000, 33, 1000, {1, 0, 0}},
+        {1366, 384, 256, {1, 1, 0}},   {1365, 384, 256, {0, 0, 0}},   {1366, 385, 256, {0, 1, 0}},
+        {384, 1366, 256, {0, 1, 1}},   {385, 1366, 256, {0, 1, 0}},
     };
     for (size_t b = 0; b < sizeof borders / sizeof *borders; b++) {
         const Kernels *kernels = kernels_cpu(isa_names[b % ISAS]);
@@ -178,6 +181,45 @@ static void test_linear_borders(void **state)
         check_linear_in_place(kernels, &d, threads);
         check_linear_backward(kernels, &d, (float)((int)b / 2 & 1), threads);
     }
+}
+
+/* Column sums of dy, beside a product of ours, whose packing they accompany, and alone. */
+static void check_bias_sums(const Kernels *kernels, const LinearDims *d, float beta, int threads)
+{
+    int64_t nx = (d->rows * d->in + 1) / 2, ny = d->rows * d->out, nw = d->in * d->out;
+    int64_t nspace = floats_of(kernels, d, LINEAR_BACKWARD_WEIGHT, threads);
+    float *x = filled_buffer(nx, 1), *dy = random_buffer(ny), *dw = filled_buffer(nw, NAN);
+    float *space = filled_buffer(nspace, NAN);
+    float *beside = beta == 0 ? filled_buffer(d->out, NAN) : random_buffer(d->out);
+    float *alone = copied_buffer(d->out, beside), *one = copied_buffer(d->out, beside);
+    float *expected = copied_buffer(d->out, beside);
+    kernels->linear_backward_weight(d, x, dy, DTYPE_F32, 0, dw, DTYPE_F32, beta, beside, space, on(threads));
+    kernels->linear_backward_weight(d, x, dy, DTYPE_F32, 0, NULL, DTYPE_F32, beta, alone, space, on(threads));
+    kernels->linear_backward_weight(d, x, dy, DTYPE_F32, 0, NULL, DTYPE_F32, beta, one, space, on(1));
+    kernels_reference()->linear_backward_weight(d, x, dy, DTYPE_F32, 0, NULL, DTYPE_F32, beta, expected, NULL,
+                                                on(1));
+    assert_memory_equal(beside, alone, (size_t)d->out * sizeof(float));
+    assert_memory_equal(one, alone, (size_t)d->out * sizeof(float)); /* however many threads */
+    assert_near("dbias", d->out, beside, expected, 2e-5 + 2e-6 * sqrt((double)d->rows));
+    drop(x, nx), drop(dy, ny), drop(dw, nw), drop(space, nspace), drop(beside, d->out), drop(alone, d->out);
+    drop(one, d->out), drop(expected, d->out);
+}
+
+/* x of 16 bit, so that small products are our own. More and fewer than a block of rows, of terms, of columns.
+ */
+static void test_bias_sums(void **state)
+{
+    (void)state;
+    static const int64_t rows[] = {0, 1, 64, 65, 384, 385, 1000}, outs[] = {3, 75, 1100},
+                         ins[] = {0, 7, 1030};
+    enum { ROWS = 7, CASES = ROWS * 3 * 3 * 2 };
+    for (int isa = 0; isa < ISAS; isa++)
+        for (int i = 0; i < CASES && kernels_cpu(isa_names[isa]); i++) {
+            LinearDims d = {.rows = rows[i % ROWS], .in = ins[i / ROWS / 3 % 3], .out = outs[i / ROWS % 3]};
+            d.in_out = i / ROWS / 9 % 2;
+            d.x = DTYPE_BF16;
+            check_bias_sums(kernels_cpu(isa_names[isa]), &d, (float)(i % 2), 1 + i % MAX_THREADS);
+        }
 }
 
 /* Workspace is a function of shapes, types and threads: the same of every table, the reference's among them,
@@ -251,13 +293,10 @@ static void test_blas(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tables),
-        cmocka_unit_test(test_blas),
-        cmocka_unit_test(test_gemm),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_linear_borders),
-        cmocka_unit_test(test_linear_workspace),
+        cmocka_unit_test(test_tables),    cmocka_unit_test(test_blas),
+        cmocka_unit_test(test_gemm),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_linear),    cmocka_unit_test(test_linear_borders),
+        cmocka_unit_test(test_bias_sums), cmocka_unit_test(test_linear_workspace),
     };
     return cmocka_run_group_tests_name("kernels: products", tests, NULL, NULL);
 }
