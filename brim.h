@@ -1,5 +1,5 @@
-/* The umbrella: include this, link -lbrim. What it includes is public: exported and installed; no other header
- * is. */
+/* The umbrella: include this, link -lbrim. What it includes is public: exported and installed; no other
+ * header is. */
 #ifndef BRIM_H
 #define BRIM_H
 

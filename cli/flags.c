@@ -58,7 +58,7 @@ static const Flag flags[] = {
     {"--quantize", FLAG_QUANTIZE, AT(quantized), "TYPE",
      .help = "frozen linear layers: nf4, nf4-plain or int8 (none)"},
     {"--precision", FLAG_NAME, AT(precision), "NAME",
-     .help = "fp32, tf32, bf16[-states32|-mixed|-autocast], fp16-…"},
+     .help = "fp32 tf32 bf16[-states32|-mixed|-autocast] fp16-…"},
     {"--grad-dtype", FLAG_NAME, AT(grad_dtype), "16|32",
      .help = "bits of gradients of 16-bit weights (16; summed 32)"},
     {"--rounding", FLAG_NAME, AT(rounding), "HOW",

@@ -30,8 +30,8 @@ typedef enum CudaMoment {
 } CudaMoment;
 
 /* Bytes now, and of them what was taken while the card was opened: by the driver's context, the kernels and
- * cuBLAS; what graphs have taken since, which the driver counts; and what others had before: 0 where only this
- * process is counted, and part of `context` where the driver counts. */
+ * cuBLAS; what graphs have taken since, which the driver counts; and what others had before: 0 where only
+ * this process is counted, and part of `context` where the driver counts. */
 typedef struct CudaUse {
     CudaCounter counter;
     uint64_t used, others, context, kernels, library, graphs;

@@ -184,7 +184,7 @@ static inline LinearProduct linear_product(const LinearDims *d, LinearPass pass)
 enum { OWN_ROWS = 256, OWN_COLS = 256, OWN_COLS_MOST = 8192, OWN_TERMS = 32, OWN_WORK = 1 << 30 };
 /* Of so few terms that one block holds them, C is written once and never read: that is faster by 3 to 10 %,
  * and pays with less work. */
-enum { OWN_TERMS_ONCE = STORED_DEPTH, OWN_WORK_ONCE = 1 << 27 };
+enum { OWN_TERMS_ONCE = STORED_DEPTH, OWN_WORK_ONCE = 1 << 29 };
 
 static inline int linear_is_faster(LinearProduct p)
 {

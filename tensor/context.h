@@ -26,11 +26,11 @@ typedef struct ContextOptions {
     uint64_t seed;       /* of initialisation and dropout */
     const char *kernels; /* NULL = the fastest; "reference", "base", "avx2", "avx512", "avx512-bf16" */
     const char *device;  /* NULL = "cpu"; "cuda", "cuda:0" */
-    int no_graphs;       /* on cuda: each kernel is started by itself. 0: with memory RESERVED, kernels that come
-                          * again in the same order are started by the driver's graphs, which take some of the
-                          * card's memory (context_device_use); a graph never changes a result */
-    const char *card;    /* of a plan on cuda, which needs no card: the one that it is for (`brim gpus` lists
-                          * them); NULL = this machine's, or where it has none a new one */
+    int no_graphs;    /* on cuda: each kernel is started by itself. 0: with memory RESERVED, kernels that come
+                       * again in the same order are started by the driver's graphs, which take some of the
+                       * card's memory (context_device_use); a graph never changes a result */
+    const char *card; /* of a plan on cuda, which needs no card: the one that it is for (`brim gpus` lists
+                       * them); NULL = this machine's, or where it has none a new one */
 } ContextOptions;
 
 /* Whether contexts can be on a device of this name (NULL = "cpu"): ERROR_NONE; ERROR_STATE when this build or

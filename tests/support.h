@@ -121,7 +121,7 @@ typedef struct Setting {
     AttentionKind attention;
     int checkpoint; /* every block */
     float dropout;
-    int layers; /* 0 = 2; ignored by mlp */
+    int layers;          /* 0 = 2; ignored by mlp */
     const char *pattern; /* of nn_set_checkpoints; NULL = none */
     int selective;
 } Setting;

@@ -191,7 +191,7 @@ bash_completion()
         answers "gpt2-large" plan --model = gpt2-l && answers "flash" plan --attention = fl &&
         answers "flash" plan --attention f && answers "eager flash" plan --attention = &&
         answers "auto" train --checkpoint a && answers "adagrad adam adam8bit adamw adamw8bit" train --optimizer ad &&
-        answers "cosine" train --schedule cos && answers "bf16 f16 f32" train --export-dtype "" &&
+        answers "cosine" train --schedule cos && answers "bf16 fp16 fp32" train --export-dtype "" &&
         answers "cpu cuda" train --device "" && answers "bytes" train --tokenizer by && answers "keep" train --zero-grad k &&
         answers "bf16" train --weights b && answers "fp32,bf16" compare --weights fp32,b && answers "nf4 nf4-plain" generate --quantize nf &&
         answers "t4,rtx-3060" fit --card t4,rtx-306 && answers "" train --batch "" &&

@@ -495,8 +495,7 @@ static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
     assert_rounded("embedding of 16 bit", y);
     plain()->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, half_type, expected, NULL, on(1));
     k->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, half_type, d.half, workspace, on(threads));
-    k->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy.wide, DTYPE_F32, d.wide, workspace,
-                          on(threads));
+    k->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy.wide, DTYPE_F32, d.wide, workspace, on(threads));
     assert_rounded("embedding gradient", d);
     if (k == kernels_cuda()) /* which adds in an order of its own */
         assert_half_near("the reference's embedding gradient", VOCAB * c, d.half, expected, 1e-6);

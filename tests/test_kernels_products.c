@@ -149,7 +149,7 @@ static void test_linear(void **state)
 }
 
 /* Who multiplies floats: brim's own product from 256 rows, 256 columns, 32 terms and 2^30 multiply-adds on,
- * up to 384 terms from 2^27 on, up to 8192 columns. Each border from both sides, in every pass and layout, in
+ * up to 384 terms from 2^29 on, up to 8192 columns. Each border from both sides, in every pass and layout, in
  * sizes that no tile or strip divides. They are multiplied in the long form; in the short one that where all
  * three passes are our own. */
 static void test_linear_borders(void **state)
@@ -163,8 +163,8 @@ static void test_linear_borders(void **state)
         {255, 2080, 2070, {0, 0, 1}},  {8400, 255, 503, {1, 0, 0}},   {8400, 510, 255, {0, 1, 0}},
         {31, 6000, 6000, {0, 0, 0}},   {32, 5800, 5800, {0, 0, 1}},   {4280, 31, 8192, {0, 0, 0}},
         {4280, 33, 8192, {1, 0, 0}},   {4280, 33, 8193, {0, 0, 0}},   {33000, 33, 1000, {1, 0, 0}},
-        {1366, 384, 256, {1, 1, 0}},   {1365, 384, 256, {0, 0, 0}},   {1366, 385, 256, {0, 1, 0}},
-        {384, 1366, 256, {0, 1, 1}},   {385, 1366, 256, {0, 1, 0}},
+        {5462, 384, 256, {1, 1, 0}},   {5461, 384, 256, {0, 0, 0}},   {5462, 385, 256, {0, 1, 0}},
+        {384, 5462, 256, {0, 1, 1}},   {385, 5462, 256, {0, 1, 0}},
     };
     for (size_t b = 0; b < sizeof borders / sizeof *borders; b++) {
         const Kernels *kernels = kernels_cpu(isa_names[b % ISAS]);

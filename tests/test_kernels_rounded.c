@@ -303,7 +303,7 @@ static void check_workspace(LinearDims d, int threads)
         size_t block = (72 + 1024) * 384 * sizeof(float), stage = (3 << 17) * sizeof(float);
         int all_float = d.x == DTYPE_F32 && d.y == DTYPE_F32 && w == DTYPE_F32;
         int large =
-            (double)d.rows * (double)d.in * (double)d.out >= 1 << 27; /* then it may be our own product */
+            (double)d.rows * (double)d.in * (double)d.out >= 1 << 29; /* then it may be our own product */
         assert_true(!all_float || large || bytes == 0);
         assert_true(bytes <= (size_t)threads * (block + stage) || d.rows <= 8);
         for (int isa = 0; isa < ISAS && pass != LINEAR_BACKWARD_WEIGHT; isa++)

@@ -236,7 +236,8 @@ static void check_workspace(const LinearDims *d, int threads)
             LinearPass pass = i % 2 ? LINEAR_FORWARD : LINEAR_BACKWARD_INPUT;
             size_t bytes = kernels->linear_workspace(d, pass, types[i / 2], on(threads));
             assert_int_equal(bytes, reference->linear_workspace(d, pass, types[i / 2], on(threads)));
-            assert_true(types[i / 2] != DTYPE_F32 || d->rows >= 256 || bytes == 0); /* a BLAS's, or few rows */
+            assert_true(types[i / 2] != DTYPE_F32 || d->rows >= 256 ||
+                        bytes == 0); /* a BLAS's, or few rows */
         }
         if (kernels)
             assert_int_equal(kernels->gemm_stored_workspace(d->rows, d->out, d->in, d->x,

@@ -52,8 +52,7 @@ static void check_case(const Case *c, int threads, int with_malloc)
     Plan plan;
     uint64_t live = memtrack_process_live();
     RunOptions options = {.threads = threads, .seed = 3, .quiet = 1};
-    session =
-        (Session){.c = *c, .planned = &planned_events, .packed = &packed_events, .run = &run_events};
+    session = (Session){.c = *c, .planned = &planned_events, .packed = &packed_events, .run = &run_events};
     snprintf(text, sizeof text, "%s, %d threads", case_text(c, name), threads);
     plan_script(case_script, &session, &options, &plan);
     int planned = session.calls;
@@ -227,7 +226,9 @@ static void unlabelled_rows_skipped(void **state)
         int rest = i / 4;
         Case c = {.family = families[i % 4],
                   .skip = 1,
-                  .chunk = i % 3 == 0 ? 7 : i % 3 == 1 ? 20 : 0,
+                  .chunk = i % 3 == 0   ? 7
+                           : i % 3 == 1 ? 20
+                                        : 0,
                   .accumulate = rest & 1 ? 3 : 1,
                   .checkpoint = rest >> 1 & 1,
                   .keep_zeros = i % 5 == 1,
