@@ -2,22 +2,22 @@
 #ifndef BRIM_REPORT_NAMES_H
 #define BRIM_REPORT_NAMES_H
 
-#define report_beyond           brim_report_beyond
-#define report_card_counter     brim_report_card_counter
-#define report_card_meaning     brim_report_card_meaning
+#define report_beyond brim_report_beyond
+#define report_card_counter brim_report_card_counter
+#define report_card_meaning brim_report_card_meaning
 #define report_card_unaccounted brim_report_card_unaccounted
-#define report_count            brim_report_count
-#define report_group            brim_report_group
-#define report_path             brim_report_path
-#define report_rate             brim_report_rate
-#define report_row              brim_report_row
-#define report_row_heading      brim_report_row_heading
-#define report_size             brim_report_size
-#define report_step             brim_report_step
-#define report_summary          brim_report_summary
-#define report_table            brim_report_table
-#define report_textbook         brim_report_textbook
-#define report_unaccounted      brim_report_unaccounted
-#define report_unit             brim_report_unit
+#define report_count brim_report_count
+#define report_group brim_report_group
+#define report_path brim_report_path
+#define report_rate brim_report_rate
+#define report_row brim_report_row
+#define report_row_heading brim_report_row_heading
+#define report_size brim_report_size
+#define report_step brim_report_step
+#define report_summary brim_report_summary
+#define report_table brim_report_table
+#define report_textbook brim_report_textbook
+#define report_unaccounted brim_report_unaccounted
+#define report_unit brim_report_unit
 
 #endif
