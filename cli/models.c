@@ -44,13 +44,13 @@ int command_models(const Options *o, int count)
     return EXIT_DONE;
 }
 
-typedef struct CapabilityText {
+typedef struct ColumnText {
     char text[16];
-} CapabilityText;
+} ColumnText;
 
-static CapabilityText capability_text(int capability)
+static ColumnText capability_text(int capability)
 {
-    CapabilityText out = {"-"};
+    ColumnText out = {"-"};
     if (capability)
         snprintf(out.text, sizeof out.text, "%d.%d", capability / 10, capability % 10);
     return out;
@@ -59,6 +59,15 @@ static CapabilityText capability_text(int capability)
 static json_t *capability_json(int capability)
 {
     return capability ? json_string(capability_text(capability).text) : json_null();
+}
+
+/* "525+", "none": brim has no kernels for it. */
+static ColumnText driver_text(int driver)
+{
+    ColumnText out = {"none"};
+    if (driver)
+        snprintf(out.text, sizeof out.text, "%d+", driver);
+    return out;
 }
 
 /* ---- This machine's ---------------------------------------------------------------------------- */
@@ -120,18 +129,22 @@ int command_gpus(const Options *o, int count)
     (void)count;
     json_t *all = json_array();
     if (!o->json)
-        printf("%-14s %9s  %5s  %4s  %-36s %s\n", "card", "GiB", "CUDA", "SMs", "", "memory as reported by");
+        printf("%-14s %9s  %5s  %4s  %6s  %-36s %s\n", "card", "GiB", "CUDA", "SMs", "driver", "",
+               "memory as reported by");
     for (int i = 0; device_card_at(i); i++) {
         const Card *card = device_card_at(i);
+        int driver = device_card_driver(card->capability);
         if (o->json)
-            json_array_append_new(all, json_pack("{s:s, s:s, s:I, s:o, s:i, s:s}", "name", card->name,
+            json_array_append_new(all, json_pack("{s:s, s:s, s:I, s:o, s:i, s:o, s:s}", "name", card->name,
                                                  "title", card->title, "bytes", (json_int_t)card->bytes,
                                                  "compute_capability", capability_json(card->capability),
-                                                 "multiprocessors", card->multiprocessors, "source",
+                                                 "multiprocessors", card->multiprocessors, "least_driver",
+                                                 driver ? json_integer(driver) : json_null(), "source",
                                                  card->source));
         else
-            printf("%-14s %9.2f  %5s  %4d  %-36s %s\n", card->name, (double)card->bytes / 0x1p30,
-                   capability_text(card->capability).text, card->multiprocessors, card->title, card->source);
+            printf("%-14s %9.2f  %5s  %4d  %6s  %-36s %s\n", card->name, (double)card->bytes / 0x1p30,
+                   capability_text(card->capability).text, card->multiprocessors, driver_text(driver).text,
+                   card->title, card->source);
     }
     json_t *here = cards_here(o->json);
     if (o->json) {

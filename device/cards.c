@@ -47,6 +47,12 @@ static const Card cards[] = {
 
 enum { CARD_COUNT = sizeof cards / sizeof cards[0] };
 
+int device_card_driver(int capability)
+{
+    enum { OLDEST = 75, BLACKWELL = 100 };
+    return capability < OLDEST ? 0 : capability < BLACKWELL ? 525 : 570;
+}
+
 const Card *device_card_at(int i)
 {
     return i >= 0 && i < CARD_COUNT ? &cards[i] : NULL;

@@ -24,6 +24,10 @@ typedef struct Card {
     const char *source;  /* where the figure was read */
 } Card;
 
+/* The oldest driver that brim runs with on cards of this compute capability: 525 is that of CUDA 12.0;
+ * Blackwell (10.0 and later) came with CUDA 12.8 and driver 570. 0 = brim has no kernels for them. */
+int device_card_driver(int capability);
+
 /* The i-th, smallest first; NULL past the end. */
 const Card *device_card_at(int i);
 

@@ -238,18 +238,19 @@ static int say_watch(const char *log, char **command)
     }
     printf("{\"code\": %d, \"free_before\": %zu, \"free_after\": %zu, \"by_steps\": [",
            WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), before, bytes_free(NULL));
-    /* What changes while steps run: of moments when one was over and the last had not begun to be cleared up.
-     */
+    /* What changes while steps run: of moments when graphs were made and the last had not begun to be cleared
+     * up. */
+    enum { GRAPHS_MADE = 4 };
     size_t least = (size_t)-1, most = 0;
     for (int i = 0; i < n; i++) {
         printf("%s{\"steps\": %d, \"least\": %zu, \"most\": %zu}", i ? ", " : "", seen[i].steps,
                seen[i].least, seen[i].most);
-        if (seen[i].steps < 1 || i == n - 1)
+        if (seen[i].steps < GRAPHS_MADE || i == n - 1)
             continue;
         least = seen[i].least < least ? seen[i].least : least;
         most = seen[i].most > most ? seen[i].most : most;
     }
-    printf("], \"change_after_step_1\": %s}\n", most ? or_null((long long)(most - least)) : "null");
+    printf("], \"change_after_step_4\": %s}\n", most ? or_null((long long)(most - least)) : "null");
     return 0;
 }
 
