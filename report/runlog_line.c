@@ -27,9 +27,10 @@ int report_line_columns_(const json_t *line, size_t at[RUN_COLUMNS])
 
 int report_line_row_(const json_t *row, const size_t at[RUN_COLUMNS], RunEvent *event)
 {
+    /* A step's number is shown from 1. */
     static const uint64_t limits[RUN_COLUMNS] = {
-        RUN_EVENT_KINDS - 1, RUN_LIMIT, INT32_MAX, UINT8_MAX, UINT8_MAX, UINT8_MAX, INT32_MAX,
-        INT32_MAX,           RUN_LIMIT, RUN_LIMIT, 1,         RUN_LIMIT, RUN_LIMIT};
+        RUN_EVENT_KINDS - 1, RUN_LIMIT, INT32_MAX - 1, UINT8_MAX, UINT8_MAX, UINT8_MAX, INT32_MAX,
+        INT32_MAX,           RUN_LIMIT, RUN_LIMIT,     1,         RUN_LIMIT, RUN_LIMIT};
     uint64_t v[RUN_COLUMNS];
     for (int c = 0; c < RUN_COLUMNS; c++) {
         const json_t *value = json_array_get(row, at[c]);

@@ -105,6 +105,8 @@ static const struct {
     {COLUMNS_OF_ROWS "[0,1,0,0,0,0,0,0,1,0,0,64,65]]}", "Damaged events left out: 1.",
      0}, /* more than there is */
     {COLUMNS_OF_ROWS "[0,1,0,0,0,0,0,0,1,0,0,9007199254740993,1]]}", "Damaged events left out: 1.", 0},
+    {COLUMNS_OF_ROWS "[0,1,2147483646,0,0,0,0,0,1,0,0,64,64]]}", "end before", 1},
+    {COLUMNS_OF_ROWS "[0,1,2147483647,0,0,0,0,0,1,0,0,64,64]]}", "Damaged events left out: 1.", 0},
     {COLUMNS_OF_ROWS "[0,1.5,0,0,0,0,0,0,1,0,0,64,64]]}", "Damaged events left out: 1.", 0},
     {COLUMNS_OF_ROWS "[0,1,0,0,0,0,0,0,1,0,0,64,1e30]]}", "Damaged events left out: 1.", 0},
     {COLUMNS_OF_ROWS "[0,1,0,0,0,0,0,0,1,0,0,64,99999999999999999999]]}", "Damaged lines left out: 1,", 0},
