@@ -327,6 +327,7 @@ static int blame_script(void *config)
     enum { ROWS = 6, WIDTH = 8 };
     const float *scale = config;
     int32_t zeros[ROWS] = {0};
+    int scope = tensor_scope_begin();
     Tensor *hidden = tensor_new(DTYPE_F32, SHAPE(ROWS, WIDTH), MEM_INPUT);
     Tensor *labels = tensor_new(DTYPE_I32, SHAPE(ROWS), MEM_INPUT),
            *weight = tensor_parameter(SHAPE(VOCAB, WIDTH));
@@ -338,6 +339,7 @@ static int blame_script(void *config)
     tensor_write(labels, 0, sizeof zeros, zeros);
     tensor_backward(tensor_cross_entropy(tensor_logits_(hidden, weight, NULL), labels, -1, *scale));
     tensor_step_loss();
+    tensor_scope_end(scope);
     return error_code();
 }
 
