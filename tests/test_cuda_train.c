@@ -340,6 +340,7 @@ static int blame_script(void *config)
     tensor_backward(tensor_cross_entropy(tensor_logits_(hidden, weight, NULL), labels, -1, *scale));
     tensor_step_loss();
     tensor_scope_end(scope);
+    tensor_free(weight);
     return error_code();
 }
 
