@@ -264,10 +264,11 @@ test:
 test-full:
 	@BRIM_FULL=1 $(MAKE) --no-print-directory test
 
-# What CI runs under the address and undefined-behaviour sanitizers: all but what looks at a terminal, at tables or at
-# many plans, whose code others run. make check-full runs all.
+# What CI runs under the address and undefined-behaviour sanitizers: all but what looks at a terminal, at tables, at
+# many plans or at many trainings on a made-up card, whose code others run. make check-full runs all.
 UNSANITIZED := $(addprefix test_,terminal search properties locale cli_levers cli_advice cli_fit cli_options \
-    cli_adapters cli_finetune cli_precision_runs cli_resume cli_train cli_ways precision_training)
+    cli_adapters cli_finetune cli_precision_runs cli_resume cli_train cli_ways precision_training cuda_cli cuda_lost \
+    cuda_plans cuda_train)
 test-sanitized:
 	@$(MAKE) --no-print-directory test SAN=address,undefined \
 	    TEST="$(filter-out $(UNSANITIZED),$(notdir $(TESTS)))"
