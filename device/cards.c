@@ -10,6 +10,7 @@
 
 #include "../base/nearest_.h"
 #include "cards.h"
+#include "cuda.h"
 
 #define GIB(n) ((uint64_t)((n) * (double)(UINT64_C(1) << 30)))
 #define OOM    "PyTorch's out-of-memory message"
@@ -49,8 +50,8 @@ enum { CARD_COUNT = sizeof cards / sizeof cards[0] };
 
 int device_card_driver(int capability)
 {
-    enum { OLDEST = 75, BLACKWELL = 100 };
-    return capability < OLDEST ? 0 : capability < BLACKWELL ? 525 : 570;
+    enum { BLACKWELL = 100 };
+    return capability < CUDA_OLDEST ? 0 : capability < BLACKWELL ? 525 : 570;
 }
 
 const Card *device_card_at(int i)

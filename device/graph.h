@@ -18,12 +18,11 @@ typedef enum CudaCallKind { CUDA_CALL_LAUNCH, CUDA_CALL_CLEAR, CUDA_CALL_PRODUCT
 /* A call; what it is about follows: a kernel's arguments, a CudaClear or a CudaProduct. */
 typedef struct CudaCall {
     CudaCallKind kind;
-    uint32_t bytes;   /* that follow, up to CUDA_ARGUMENTS_MOST */
+    uint32_t bytes;   /* that follow */
     int32_t function; /* of a launch: the kernel, its blocks and the threads of each */
     uint32_t x, y, z, threads;
     uint32_t unused;
 } CudaCall;
-enum { CUDA_ARGUMENTS_MOST = 4096 };
 
 typedef struct CudaClear {
     CudaPointer to;

@@ -1,8 +1,6 @@
 /* Kernels that come again go to the card as graphs. A run with graphs is the run without them, bit for bit;
  * what changes from step to step reaches the graphs; and a card without memory for graphs trains all the
  * same. */
-#include <math.h>
-
 #include "cuda_support.h"
 #include "device/cuda.h"
 #include "plan_support.h"

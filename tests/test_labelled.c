@@ -447,8 +447,7 @@ static double apart_of(const Step *a, const Step *b, double *norm)
     return sqrt(apart);
 }
 
-/* Gradients of 16 bit are rounded once, however many chunks there are: one of few rows is as good as one of
- * all, but where the order of a sum decides a tie. */
+/* Gradients of 16 bit are rounded once, in however many chunks; a sum's order may decide a tie. */
 static void test_rounds_once(void **state)
 {
     (void)state;
@@ -550,8 +549,7 @@ static void test_what_is_kept(void **state)
     assert_true(kept[1] + rounded(rows * SMALL_VOCAB) < kept[0]);
 }
 
-/* Loaders say how many labels of a micro-batch count, which a card is not asked for then; what is written
- * afterwards makes it unknown. */
+/* Loaders say how many labels of a micro-batch count; what is written afterwards makes it unknown. */
 static void test_labels_are_counted(void **state)
 {
     (void)state;
