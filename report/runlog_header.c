@@ -29,6 +29,13 @@ static int copy_text(char **out, const json_t *object, const char *key)
 
 /* ---- Memory objects -------------------------------------------------------------------------- */
 
+/* What is left over may be less than nothing; 0 where it is no size. */
+static int64_t left_over(const json_t *object)
+{
+    json_int_t bytes = json_integer_value(json_object_get(object, "unaccounted_bytes"));
+    return bytes >= -(json_int_t)RUN_LIMIT && bytes <= (json_int_t)RUN_LIMIT ? bytes : 0;
+}
+
 static void read_card(const json_t *card, RunMemory *out)
 {
     const char *counter = json_string_value(json_object_get(card, "counted_by"));
@@ -37,7 +44,7 @@ static void read_card(const json_t *card, RunMemory *out)
 #define X(id, name, whose) report_run_number_(card, name "_bytes", &out->card.id);
     MEM_CARD_ROWS(X)
 #undef X
-    out->card_unaccounted = json_integer_value(json_object_get(card, "unaccounted_bytes"));
+    out->card_unaccounted = left_over(card);
     for (int i = MEM_CARD_NONE; counter && i <= MEM_CARD_DRIVER; i++)
         if (!strcmp(counter, report_card_counter((MemCardCounter)i)))
             out->card.counter = (MemCardCounter)i;
@@ -58,7 +65,7 @@ int report_run_memory_(const RunRecord *run, const json_t *object, RunMemory *ou
     report_run_number_(at, "step", &step);
     out->peak_step = (int64_t)step;
     report_run_number_(process, "peak_bytes", &out->process_peak);
-    out->unaccounted = json_integer_value(json_object_get(process, "unaccounted_bytes"));
+    out->unaccounted = left_over(process);
     read_card(json_object_get(object, "card"), out);
     return copy_text(&out->peak_phase, at, "phase") || copy_text(&out->peak_path, at, "place") ||
                    copy_text(&out->peak_op, at, "op")
