@@ -21,6 +21,7 @@
 #include "nn/sample.h"
 #include "optim/optim.h"
 #include "plan/plan.h"
+#include "ranks/ranks.h"
 #include "report/report.h"
 #include "tensor/batch.h"
 #include "tensor/context.h"

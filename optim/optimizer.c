@@ -18,7 +18,7 @@ static int find_parameter(const Optimizer *optimizer, const Tensor *tensor)
 
 static int is_frozen(const Tensor *tensor)
 {
-    return !tensor->requires_grad && tensor->storage && tensor->storage->block.component == MEM_FROZEN;
+    return !tensor->requires_grad && tensor_part_(tensor).weights && tensor->component == MEM_FROZEN;
 }
 
 static const char *unusable(const Tensor *tensor, const Context *context)
@@ -35,7 +35,7 @@ static const char *unusable(const Tensor *tensor, const Context *context)
         return "was made by an operation; only leaves can be trained";
     if (!tensor->requires_grad)
         return "does not require a gradient";
-    return tensor->storage ? NULL : "was freed";
+    return tensor_part_(tensor).weights ? NULL : "was freed";
 }
 
 static DType state_type(const Optimizer *optimizer, const RuleOptions *options, const Tensor *tensor, int k)
@@ -61,10 +61,11 @@ static int arrays_new(const Optimizer *optimizer, const RuleOptions *options, co
                       ParameterState *state)
 {
     Context *context = optimizer->item.context;
+    Shape shape = tensor->shard ? SHAPE(tensor_part_(tensor).each) : tensor->shape; /* of what this rank updates */
     int path = memtrack_path_set(context->tracker, tensor->path);
     int made = 0;
     while (made < optimizer->arrays) {
-        Tensor *array = array_new(state_type(optimizer, options, tensor, made), tensor->shape);
+        Tensor *array = array_new(state_type(optimizer, options, tensor, made), shape);
         if (!array)
             break;
         scope_release(&array->item);
@@ -76,6 +77,10 @@ static int arrays_new(const Optimizer *optimizer, const RuleOptions *options, co
 
 static int add_parameter(Optimizer *optimizer, const RuleOptions *options, Tensor *tensor)
 {
+    if (tensor->shard && optimizer->rule->shown.eight_bit)
+        return error_raise(ERROR_ARGUMENT,
+                           "optimizer %s: states of 8 bits are not divided among ranks; use ddp, or states of 32 bits",
+                           optimizer->rule->shown.name);
     int i = optimizer->count++, decayed = options->decay_all || tensor->shape.ndim > 1;
     tensor_retain(tensor);
     optimizer->parameters[i] = tensor;
@@ -242,32 +247,58 @@ void optim_set_lr(Optimizer *optimizer, float lr)
 
 /* ---- A step ---------------------------------------------------------------------------------- */
 
+/* From this element on. */
+static void *elements_at(DType type, const Storage *storage, int64_t first)
+{
+    return storage_data(storage) ? (char *)storage_data(storage) + dtype_bytes(type, 1, first) : NULL;
+}
+
 int optimizer_is_finite(const Optimizer *optimizer, int i, int64_t *bad)
 {
     Context *context = optimizer->item.context;
     const Tensor *tensor = optimizer->parameters[i];
+    TensorPart part = tensor_part_(tensor);
     *bad = -1;
-    if (tensor->grad && context->card)
+    if (part.grad && context->card)
         *bad = card_find_nonfinite(context, gradient_type(tensor), shape_numel(tensor->shape), tensor->grad);
-    else if (tensor->grad)
-        context->kernels->find_nonfinite(gradient_type(tensor), shape_numel(tensor->shape),
-                                         storage_data(tensor->grad), bad, &context->run);
+    else if (part.grad)
+        context->kernels->find_nonfinite(gradient_type(tensor), part.count,
+                                         elements_at(gradient_type(tensor), part.grad, part.grad_at), bad, &context->run);
+    *bad += *bad >= 0 ? part.first : 0;
     return *bad < 0;
 }
 
 static float gradient_value(const Tensor *tensor, int64_t i)
 {
     DType type = gradient_type(tensor);
+    TensorPart part = tensor_part_(tensor);
     uint64_t size = dtype_bytes(type, 1, 1);
     float value = 0;
     uint16_t half = 0;
-    storage_read(tensor->grad, (uint64_t)i * size, size, type == DTYPE_F32 ? (void *)&value : &half);
+    storage_read(part.grad, (uint64_t)(i - part.first + part.grad_at) * size, size, type == DTYPE_F32 ? (void *)&value : &half);
     return type == DTYPE_F32 ? value : type == DTYPE_F16 ? half_from_f16(half) : half_from_bf16(half);
+}
+
+int optimizer_has_update(const Tensor *parameter)
+{
+    TensorPart part = tensor_part_(parameter);
+    return part.grad && part.weights;
+}
+
+static int all_finite(const Optimizer *optimizer)
+{
+    int64_t bad;
+    for (int i = 0; i < optimizer->count; i++)
+        if (optimizer_has_update(optimizer->parameters[i]) && !optimizer_is_finite(optimizer, i, &bad))
+            return 0;
+    return 1;
 }
 
 int optimizer_blame(const Optimizer *optimizer, const char *why)
 {
     int64_t bad;
+    if (optimizer->item.context->ranks && all_finite(optimizer))
+        return ranks_other_("a gradient that is not finite");
     for (int i = 0; i < optimizer->count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
         if (optimizer_is_finite(optimizer, i, &bad))
@@ -281,57 +312,51 @@ int optimizer_blame(const Optimizer *optimizer, const char *why)
     return error_raise(ERROR_NONFINITE, "optim_step(): the norm of the gradients is not finite%s", why);
 }
 
-int optimizer_has_update(const Tensor *parameter)
-{
-    return parameter->grad && parameter->storage;
-}
-
-/* The norm of all gradients, unscaled. */
-static double norm_of_gradients(const Optimizer *optimizer)
+/* Of all gradients, or of what of them is counted at this rank. */
+static double squares_of_gradients(const Optimizer *optimizer)
 {
     const Context *context = optimizer->item.context;
     double squares = 0;
     for (int i = 0; i < optimizer->count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
+        TensorPart part = tensor_part_(tensor);
         double sum;
-        if (!optimizer_has_update(tensor))
+        if (!optimizer_has_update(tensor) || !part.counts)
             continue;
-        context->kernels->sum_squares(gradient_type(tensor), shape_numel(tensor->shape),
-                                      storage_data(tensor->grad), &sum, &context->run);
+        context->kernels->sum_squares(gradient_type(tensor), part.count,
+                                      elements_at(gradient_type(tensor), part.grad, part.grad_at), &sum, &context->run);
         squares += sum;
     }
-    return sqrt(squares) / loss_scale_of_gradients(optimizer);
-}
-
-static int all_finite(const Optimizer *optimizer)
-{
-    int64_t bad;
-    for (int i = 0; i < optimizer->count; i++)
-        if (optimizer_has_update(optimizer->parameters[i]) && !optimizer_is_finite(optimizer, i, &bad))
-            return 0;
-    return 1;
+    return squares;
 }
 
 /* Sets what updates read: the factor on every gradient, which is that of PyTorch's clip_grad_norm_ and undoes
  * the scale of the loss; or that nothing is to be updated, since a gradient is not finite. Reads gradients at
- * most once. */
-static void find_control(Optimizer *optimizer)
+ * most once. 0, or raises: ranks do not agree. */
+static int find_control(Optimizer *optimizer)
 {
-    int scaled = optimizer->scaling.on;
-    double scale = loss_scale_of_gradients(optimizer), clip = 1;
+    Context *context = optimizer->item.context;
+    int scaled = optimizer->scaling.on, clips = optimizer->max_norm > 0, bad = 0;
+    double scale = loss_scale_of_gradients(optimizer), clip = 1, squares = 0;
     optimizer->control = (UpdateControl){.grad_scale = 1};
-    if (optimizer->item.context->meta)
-        return;
-    if (optimizer->max_norm > 0) {
-        double norm = norm_of_gradients(optimizer), most = (double)optimizer->max_norm / (norm + 1e-6);
+    if (!context->meta && clips)
+        squares = squares_of_gradients(optimizer);
+    else if (!context->meta && scaled)
+        bad = !all_finite(optimizer);
+    if (ranks_agree_(context, &squares, &bad) != 0)
+        return error_code();
+    if (context->meta)
+        return 0;
+    optimizer->control.skip = bad;
+    if (clips) {
+        double norm = sqrt(squares) / scale, most = (double)optimizer->max_norm / (norm + 1e-6);
         optimizer->control.skip = !isfinite(norm);
         if (scaled || isfinite(norm))
             optimizer->grad_norm = (float)norm;
         clip = most < 1 ? most : 1;
-    } else if (scaled) {
-        optimizer->control.skip = !all_finite(optimizer);
     }
     optimizer->control.grad_scale = (float)(clip / scale);
+    return 0;
 }
 
 void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
@@ -346,16 +371,19 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
     scalars.lr *= state->lr_scale;
     scalars.weight_decay = state->weight_decay;
     scalars.step = state->updates;
+    TensorPart part = tensor_part_(tensor);
+    if (part.count == 0)
+        return; /* of a parameter whose end is before this rank's part */
     RoundingKey key = {.seed = context->seed, .parameter = (uint32_t)i};
     UpdateCall call = {.kernels = context->kernels,
                        .run = &context->run,
                        .scalars = &scalars,
                        .control = context->card ? card_control(context) : &optimizer->control,
-                       .arrays = {.n = shape_numel(tensor->shape),
-                                  .p = storage_data(tensor->storage),
+                       .arrays = {.n = part.count,
+                                  .p = elements_at(tensor->dtype, part.weights, part.at),
                                   .p_type = tensor->dtype,
-                                  .master = storage_f32(tensor->master),
-                                  .g = storage_data(tensor->grad),
+                                  .master = storage_f32(part.master),
+                                  .g = elements_at(gradient_type(tensor), part.grad, part.grad_at),
                                   .g_type = gradient_type(tensor),
                                   .rounding = optimizer->stochastic ? &key : NULL}};
     for (int k = 0; k < optimizer->arrays; k++) {
@@ -372,6 +400,15 @@ static void update_all(Optimizer *optimizer)
     for (int i = 0; i < optimizer->count; i++)
         if (optimizer_has_update(optimizer->parameters[i]))
             optimizer_update(optimizer, i, scalars);
+}
+
+/* Between ranks: what is still each one's own, and what the others have updated. 0, or raises. */
+static int all_parameters(const Optimizer *optimizer, int (*meet)(Tensor *parameter))
+{
+    for (int i = 0; i < optimizer->count && optimizer->item.context->ranks; i++)
+        if (meet(optimizer->parameters[i]) != 0)
+            break;
+    return error_code();
 }
 
 static void step_done(Optimizer *optimizer)
@@ -450,7 +487,8 @@ static void step(Optimizer *optimizer)
         step_on_card(optimizer);
         return;
     }
-    find_control(optimizer);
+    if (all_parameters(optimizer, tensor_reduce_) != 0 || find_control(optimizer) != 0)
+        return;
     int skip = optimizer->control.skip;
     if (skip && !optimizer->scaling.on) {
         optimizer_blame(optimizer, "; nothing was updated");
@@ -458,6 +496,8 @@ static void step(Optimizer *optimizer)
     }
     if (!skip)
         update_all(optimizer);
+    if (!skip && all_parameters(optimizer, tensor_updated_) != 0)
+        return;
     settle(optimizer, 0);
     if (loss_scale_step(optimizer, !skip) != 0)
         return;
@@ -496,6 +536,8 @@ int optim_step(Optimizer *optimizer)
 
 static void to_zero(Context *context, Tensor *tensor)
 {
+    if (tensor->shard)
+        tensor_drop_grad(tensor);
     if (tensor->grad && tensor->grad->refs > 1)
         tensor_drop_grad(tensor); /* a kept tensor reads it too; no gradient is as good as zeros */
     else if (tensor->grad && !context->meta)

@@ -18,6 +18,7 @@ SegmentSignature *plan_find_signature_(const Plan *plan, uint64_t hash)
 typedef struct PlanSegments {
     Plan *plan;
     double flops_before;
+    uint64_t sent_before;
 } PlanSegments;
 
 static void note_segment(Context *context, int step_ended, void *user)
@@ -32,9 +33,13 @@ static void note_segment(Context *context, int step_ended, void *user)
         plan->signature[plan->signatures++] = (SegmentSignature){hash, memtrack_step(context->tracker), 1};
     else
         plan->more_kinds = 1;
-    if (step_ended && plan->steps++ == 0)
+    uint64_t sent = context_traffic_(context).sent;
+    if (step_ended && plan->steps++ == 0) {
         plan->step_flops = context->flops - segments->flops_before;
+        plan->step_sent = sent - segments->sent_before;
+    }
     segments->flops_before = context->flops;
+    segments->sent_before = sent;
 }
 
 /* ---- Planning -------------------------------------------------------------------------------- */
@@ -74,7 +79,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
                     Plan *plan)
 {
     Context *context = context_create(&(ContextOptions){
-        .meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels, .device = o->device, .card = o->card});
+        .meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels, .device = o->device, .card = o->card, .ranks = o->ranks});
     if (!context || (!hints && memtrack_trace_start(context->ledger))) {
         plan_without_memory(plan);
         context_destroy(context);
@@ -89,6 +94,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
     report_summary(context->ledger, &plan->memory);
     plan->beside = context->host_later;
     plan->on_card = context->card != NULL;
+    plan->traffic = context_traffic_(context).hash;
     context_use(outside);
     if (!hints && !plan->status &&
         (memtrack_pack(context->ledger, found) || plan_keep_detail_(plan, context)))

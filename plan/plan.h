@@ -33,6 +33,8 @@ typedef struct RunOptions {
     const char *device;  /* NULL = "cpu"; see device_check */
     const char *card;    /* of a plan on cuda: see ContextOptions */
     int no_graphs;       /* of a run on cuda: see ContextOptions */
+    const struct Ranks *ranks; /* which of several ranks this is; NULL = alone. A run joined them (ranks_join); a plan needs
+                                * none of the others */
     FILE *out;           /* where tables and step lines go; NULL = stdout */
     int quiet;           /* 1: print nothing */
     int every;           /* prints a line every so many steps; 0 = every step */
@@ -81,6 +83,8 @@ typedef struct Plan {
                        plan */
     int64_t steps;
     double step_flops;  /* of the first training step's products */
+    uint64_t step_sent; /* bytes that this rank sends the others in it */
+    uint64_t traffic;   /* what ranks send each other in the whole run, as one number: the same on all ranks */
     const char *packer; /* "online", "by size", …: whose placement gives `needs` */
     MemHints *hints;    /* that placement, for ledgers that are to need no more; NULL = online */
     PlanTensor largest[PLAN_TENSORS]; /* at the peak, the largest first */

@@ -144,6 +144,7 @@ static Context *context_for(const RunOptions *options, const Plan *plan, uint64_
                                             .seed = options->seed,
                                             .kernels = options->kernels,
                                             .device = options->device,
+                                            .ranks = options->ranks,
                                             .no_graphs = options->no_graphs});
 }
 

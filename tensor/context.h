@@ -29,6 +29,7 @@ typedef struct ContextOptions {
     int no_graphs;    /* on cuda: each kernel is started by itself. 0: with memory RESERVED, kernels that come
                        * again in the same order are started by the driver's graphs, which take some of the
                        * card's memory (context_device_use); a graph never changes a result */
+    const struct Ranks *ranks; /* which of several ranks this is, read at once; NULL = alone */
     const char *card; /* of a plan on cuda, which needs no card: the one that it is for (`brim gpus` lists
                        * them); NULL = this machine's, or where it has none a new one */
 } ContextOptions;

@@ -5,6 +5,7 @@
 
 #include "../base/quant_layout_.h"
 #include "card_.h"
+#include "ranks_.h"
 #include "ops_.h"
 
 enum {
@@ -77,9 +78,13 @@ static int values_into(const Store *s, int64_t first, int64_t count, const Stora
     return failed;
 }
 
-/* All elements: at once, or through little memory of the host's. */
+/* All elements, or those of this rank's part: at once, or through little memory of the host's. */
 static int all_values_into(const Store *s, const Storage *to)
 {
+    if (shard_is_apart(s->tensor)) {
+        TensorPart part = tensor_part_(s->tensor);
+        return part.count > 0 ? values_into(s, part.first, part.count, part.weights, 0) : 0;
+    }
     int64_t n = s->array.rows * s->array.cols, piece = s->tensor->item.context->card ? STORE_FLOATS : n;
     int failed = 0;
     for (int64_t first = 0; first < n && !failed; first += piece)
@@ -193,7 +198,7 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     Context *context = tensor->item.context;
     if (tensor->dtype == DTYPE_I32)
         return error_raise(ERROR_ARGUMENT, "tensor_store_(): the tensor holds i32, and values are floats");
-    if (!tensor_readable(tensor, "tensor_store_"))
+    if (!shard_is_apart(tensor) && !tensor_readable(tensor, "tensor_store_"))
         return error_code();
     Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
     if (tensor->dtype == DTYPE_F32 && !tensor->transposed)

@@ -3,6 +3,7 @@
 #define BRIM_TENSOR_INTERNAL_H
 
 #include "../device/cuda_count.h"
+#include "../ranks/ranks.h"
 #include "batch.h"
 #include "op.h"
 #include "precision.h"
@@ -42,6 +43,7 @@ struct Tensor {
     Storage *storage;    /* NULL once donated or released (state says which) */
     Storage *master;     /* the f32 values of a 16-bit parameter that updates change first; NULL = none */
     Storage *grad;       /* accumulated so far; NULL = none; set by gradient_set */
+    struct Shard *shard; /* of a parameter that is divided among ranks (ranks_.h); NULL = it is whole */
     Tensor *grad_header; /* its header, made when somebody asks; NULL = nobody has */
     Tensor *grad_of;     /* of such a header: whose gradient it is, which holds the storage */
     const char *name;
@@ -111,6 +113,7 @@ struct Context {
     KernelRun run;                     /* of its kernels: threads, and where they put down a fault */
     int64_t fault;                     /* on the CPU */
     struct ContextCard *card;          /* of a context on a card (card_.h); NULL = on the CPU */
+    struct ContextRanks *ranks;        /* of one of several ranks (ranks_.h); NULL = alone */
     const Kernels *host_kernels;       /* of the host: those above, but on a card */
     KernelRun host_run;
     struct {
@@ -351,6 +354,37 @@ uint64_t context_device_available(const Context *context);
 /* What is in use on the context's card now, and what of it was there before the run, or was taken while the
  * card was opened; all 0 on the CPU. */
 CudaUse context_device_use(const Context *context);
+/* ---- One of several ranks ---------------------------------------------------------------------
+ * context->ranks is not NULL then (ranks_.h). */
+
+/* What ranks have sent each other. Equal on all of them, in a plan and in its run. */
+typedef struct RankTraffic {
+    uint64_t hash;  /* of all collectives, in order: kind and bytes */
+    uint64_t sent;  /* bytes that leave each rank */
+    uint64_t calls; /* collectives */
+} RankTraffic;
+RankTraffic context_traffic_(const Context *context); /* all 0: alone */
+int context_rank_(const Context *context);            /* among those that share a step's samples */
+int context_ranks_(const Context *context);           /* how many; 1: alone */
+
+/* What of a parameter this rank updates, and where it lies: all of it, or its part. */
+typedef struct TensorPart {
+    int64_t first, count;  /* elements of the parameter */
+    int64_t each;          /* that every rank has room for */
+    const Storage *weights, *master, *grad; /* NULL: there is none */
+    int64_t at, grad_at;   /* the first element's place in them */
+    int counts;            /* a norm over all ranks counts it here */
+} TensorPart;
+TensorPart tensor_part_(const Tensor *parameter);
+/* Before updates: sums what is still each rank's own. After: whole weights everywhere, where ranks have them. 0, or raises. */
+int tensor_reduce_(Tensor *parameter);
+int tensor_updated_(Tensor *parameter);
+/* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0, or raises: the
+ * ranks are not at the same place. Nothing where the context is alone. */
+int ranks_agree_(Context *context, double *squares, int *bad);
+/* Raises, on all ranks but those that say more, that some have met something bad. */
+int ranks_other_(const char *what);
+
 /* ---- On a card -------------------------------------------------------------------------------
  * context->card is not NULL then. A step never waits: what the host has to know is put down on the card, and
  * read once. */

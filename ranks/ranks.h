@@ -1,0 +1,68 @@
+/* ranks: several processes that train one model together. What each of them holds and sends is planned like everything
+ * else: a plan of one rank is made by one process, without the others.
+ *
+ *     Ranks ranks;
+ *     if (ranks_join(&ranks, RANKS_ZERO3, 0, why, sizeof why)) …
+ *     status = brim_run(train, &config, &(RunOptions){.ranks = &ranks});
+ *     ranks_leave(&ranks, status);
+ *
+ * The script is the same for any number of ranks. Its batch is that of each rank; a step has as many micro-batches on every
+ * rank, and its loss and gradients are those of all ranks' samples together.
+ */
+#ifndef BRIM_RANKS_H
+#define BRIM_RANKS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../base/api.h"
+#include "ranks_names.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What is divided among ranks: enum, name, and what it divides. */
+#define RANK_STRATEGIES(X)                                                                                                 \
+    X(DDP, "ddp", "nothing: every rank has all of the model and its states")                                                 \
+    X(ZERO1, "zero1", "optimizer states")                                                                                    \
+    X(ZERO2, "zero2", "optimizer states and gradients")                                                                      \
+    X(ZERO3, "zero3", "optimizer states, gradients and parameters")
+
+typedef enum RankStrategy {
+#define X(id, name, divided) RANKS_##id,
+    RANK_STRATEGIES(X)
+#undef X
+        RANK_STRATEGY_COUNT
+} RankStrategy;
+
+enum { RANKS_MOST = 65536 };
+
+/* One rank of a run. Of a plan, rank, size and strategy suffice. */
+typedef struct Ranks {
+    int rank, size; /* 0 … size - 1 */
+    RankStrategy strategy;
+    const struct Transport *transport; /* NULL: a plan, or a run of one rank */
+    int node_rank, node_size;          /* among those on this machine */
+    void *library;                     /* the plugin */
+} Ranks;
+
+/* "zero3"; "fsdp" is another name for it. -1 when there is none of this name. */
+BRIM_API int ranks_strategy(const char *name);
+BRIM_API const char *ranks_strategy_name(RankStrategy strategy);
+/* What it divides, in words. */
+BRIM_API const char *ranks_strategy_divides(RankStrategy strategy);
+
+/* Joins the ranks that a launcher (mpirun, srun) started this process among. size: how many are expected; 0 = as many as
+ * there are. Without a launcher this is a run of one rank. 0, or an error code with a sentence in why: what is missing, what
+ * was found, and what would work. */
+BRIM_API int ranks_join(Ranks *ranks, RankStrategy strategy, int size, char *why, size_t why_size);
+/* The run is over. status: 0, or it failed here, and then the others are not waited for. */
+BRIM_API void ranks_leave(Ranks *ranks, int status);
+/* How many ranks the launcher's environment says; 0 = none started this process. */
+BRIM_API int ranks_launched(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,69 @@
+/* A context that is one of several ranks: what its tensors are divided into, and what ranks send each other. All ranks run
+ * the same script and meet here in the same order. On meta nobody is there: what is taken, sent and held is planned. */
+#ifndef BRIM_TENSOR_RANKS_H
+#define BRIM_TENSOR_RANKS_H
+
+#include "../ranks/ranks.h"
+#include "../ranks/transport.h"
+#include "tensor_.h"
+
+/* Up to so many ranks sums are taken in the order of the ranks, so that they do not depend on the library. */
+enum { RANKS_ORDERED = 16 };
+
+struct ContextRanks {
+    Ranks is;
+    RankTraffic traffic;
+    uint64_t step_hash; /* of all collectives, at the last step's end */
+};
+
+/* Elements of a parameter that are one rank's. Its last ranks may have fewer than `each`, or none. */
+typedef struct Shard {
+    int64_t each;     /* elements a rank, in whole units */
+    Storage *weights; /* ZeRO-3: this rank's; NULL: the tensor has all of them */
+    Storage *grad;    /* ZeRO-2 and 3: of this rank's, summed over ranks and micro-batches; NULL = none */
+    int readers;      /* who has gathered the weights */
+} Shard;
+
+/* Its weights are the ranks' parts, and whole only where they are gathered. */
+static inline int shard_is_apart(const Tensor *tensor)
+{
+    return tensor->shard && tensor->shard->weights;
+}
+
+int ranks_open_(Context *context, const ContextOptions *options, char *why, size_t size);
+void ranks_close_(Context *context);
+
+/* ---- Collectives (collective.c). 0, or raises. ------------------------------------------------ */
+
+/* n elements of a float type: everywhere the sum over ranks. */
+int collective_sum(Context *context, DType type, int64_t n, const Storage *data);
+/* Rank r's part of the sum: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on; added to what is
+ * there, or in its place. */
+typedef struct SumParts {
+    DType type;
+    int64_t n, each;
+    const Storage *from, *to;
+    int64_t at;
+    int add;
+} SumParts;
+int collective_sum_parts(Context *context, const SumParts *parts);
+/* Everyone's part of `bytes`, where it lies in `data`. */
+int collective_gather(Context *context, const Storage *data, uint64_t bytes);
+
+/* ---- Shards (shard.c) ------------------------------------------------------------------------- */
+
+/* Makes a trained parameter of this context a divided one where its ranks divide it; its storage too. 0, or raises. */
+int shard_new(Tensor *tensor, MemComponent component);
+/* Elements that its storage has room for: each part as large as the others. */
+int64_t shard_elements(const Tensor *tensor);
+void shard_free(Tensor *tensor);
+void shard_drop_grad(Tensor *tensor);
+/* Whole weights in its storage, until as many releases. Nothing for what is not divided. 0, or raises. */
+int shard_gather(Tensor *tensor);
+void shard_release(Tensor *tensor);
+/* Bytes of the whole parameter, of which those of this rank's part are kept. */
+int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
+/* The gradient is final in this backward: what each rank keeps of it is summed, and the rest freed. */
+int shard_final(Tensor *leaf);
+
+#endif

@@ -1,0 +1,214 @@
+/* Parameters that are divided among ranks. A shard is a flat range of the parameter, in whole units of 64 bytes, the same
+ * number for every rank; what is too small for a unit a rank stays whole. An operation that reads the parameter gathers it in
+ * place and lets it go; a gradient is summed, part by part, when it is final. */
+#include <inttypes.h>
+
+#include "../kernels/kernels.h"
+#include "ranks_.h"
+
+enum { UNIT = 16 }; /* floats */
+
+static RankStrategy strategy_of(const Context *context)
+{
+    return context->ranks ? context->ranks->is.strategy : RANKS_DDP;
+}
+
+static int is_divided(const Context *context, const Tensor *tensor)
+{
+    return strategy_of(context) != RANKS_DDP && tensor->requires_grad && tensor->dtype == DTYPE_F32 &&
+           (context->ranks->is.size == 1 || shape_numel(tensor->shape) >= (int64_t)UNIT * context->ranks->is.size);
+}
+
+int64_t shard_elements(const Tensor *tensor)
+{
+    return tensor->shard ? tensor->shard->each * tensor->item.context->ranks->is.size : shape_numel(tensor->shape);
+}
+
+int shard_new(Tensor *tensor, MemComponent component)
+{
+    Context *context = tensor->item.context;
+    if (!is_divided(context, tensor))
+        return 0;
+    int64_t n = shape_numel(tensor->shape), ranks = context->ranks->is.size;
+    Shard *shard = host_alloc(sizeof *shard);
+    if (!shard)
+        return error_code();
+    shard->each = ranks == 1 ? n : ((n + ranks - 1) / ranks + UNIT - 1) / UNIT * UNIT;
+    tensor->shard = shard;
+    if (strategy_of(context) != RANKS_ZERO3)
+        return 0;
+    shard->weights = storage_new(context, shard->each * (int64_t)sizeof(float), component);
+    return shard->weights ? 0 : error_code();
+}
+
+void shard_drop_grad(Tensor *tensor)
+{
+    if (!tensor->shard)
+        return;
+    storage_release(tensor->item.context, tensor->shard->grad);
+    tensor->shard->grad = NULL;
+}
+
+void shard_free(Tensor *tensor)
+{
+    if (!tensor->shard)
+        return;
+    shard_drop_grad(tensor);
+    storage_release(tensor->item.context, tensor->shard->weights);
+    host_free(tensor->item.context, tensor->shard, sizeof *tensor->shard);
+    tensor->shard = NULL;
+}
+
+/* ---- Whole weights, for as long as somebody reads them ----------------------------------------- */
+
+static int gather(Tensor *tensor)
+{
+    Context *context = tensor->item.context;
+    Shard *shard = tensor->shard;
+    int64_t bytes = shard->each * (int64_t)sizeof(float);
+    Storage *whole = storage_new(context, bytes * context->ranks->is.size, MEM_GATHERED);
+    if (!whole)
+        return error_code();
+    if (!context->meta)
+        context->kernels->copy(DTYPE_F32, DTYPE_F32, shard->each, storage_f32(shard->weights),
+                               storage_f32(whole) + context->ranks->is.rank * shard->each, &context->run);
+    if (collective_gather(context, whole, (uint64_t)bytes) != 0) {
+        storage_release(context, whole);
+        return error_code();
+    }
+    tensor->storage = whole;
+    return 0;
+}
+
+int shard_gather(Tensor *tensor)
+{
+    Shard *shard = tensor ? tensor->shard : NULL;
+    if (!shard || !shard->weights)
+        return 0;
+    if (shard->readers == 0 && gather(tensor) != 0)
+        return error_code();
+    shard->readers++;
+    return 0;
+}
+
+void shard_release(Tensor *tensor)
+{
+    Shard *shard = tensor ? tensor->shard : NULL;
+    if (!shard || !shard->weights || shard->readers == 0 || --shard->readers > 0)
+        return;
+    storage_release(tensor->item.context, tensor->storage);
+    tensor->storage = NULL;
+}
+
+int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
+{
+    const TensorPart part = tensor_part_(tensor);
+    int64_t size = (int64_t)sizeof(float), begin = part.first * size, end = begin + part.count * size;
+    int64_t last = first + bytes < end ? first + bytes : end;
+    if (first < 0 || bytes < 0 || first + bytes > shape_numel(tensor->shape) * size)
+        return error_raise(ERROR_ARGUMENT, "tensor_write(): %" PRId64 " bytes from byte %" PRId64 " are not in the tensor", bytes,
+                           first);
+    begin = first > begin ? first : begin;
+    if (begin < last && storage_data(part.weights))
+        storage_write(part.weights, (uint64_t)(begin - part.first * size), (uint64_t)(last - begin),
+                      (const char *)from + (begin - first));
+    return error_code();
+}
+
+/* ---- Gradients --------------------------------------------------------------------------------- */
+
+static int sum_own_part(Tensor *leaf, const Storage *to, int64_t at, int add)
+{
+    return collective_sum_parts(leaf->item.context, &(SumParts){.type = DTYPE_F32,
+                                                                .n = shape_numel(leaf->shape),
+                                                                .each = leaf->shard->each,
+                                                                .from = leaf->grad,
+                                                                .to = to,
+                                                                .at = at,
+                                                                .add = add});
+}
+
+/* Of one rank alone: the sum takes the first gradient over, and the others are added to it. */
+static int add_own(Tensor *leaf)
+{
+    const Context *context = leaf->item.context;
+    Shard *shard = leaf->shard;
+    Storage *from = leaf->grad;
+    gradient_set(leaf, NULL);
+    if (!shard->grad) {
+        shard->grad = from;
+        return 0;
+    }
+    if (!context->meta)
+        context->kernels->accumulate(DTYPE_F32, DTYPE_F32, shard->each, storage_data(from), storage_data(shard->grad),
+                                     &context->run);
+    storage_release(leaf->item.context, from);
+    return error_code();
+}
+
+int shard_final(Tensor *leaf)
+{
+    Context *context = leaf->item.context;
+    Shard *shard = leaf->shard;
+    if (!shard || !leaf->grad || strategy_of(context) < RANKS_ZERO2)
+        return 0;
+    if (context->ranks->is.size == 1)
+        return add_own(leaf);
+    int add = shard->grad != NULL, path = memtrack_path_set(context->tracker, leaf->path);
+    if (!add)
+        shard->grad = storage_new(context, shard->each * (int64_t)sizeof(float), MEM_GRADIENT);
+    int failed = shard->grad ? sum_own_part(leaf, shard->grad, 0, add) : error_code();
+    memtrack_path_set(context->tracker, path);
+    storage_release(context, leaf->grad);
+    gradient_set(leaf, NULL);
+    return failed;
+}
+
+int tensor_reduce_(Tensor *parameter)
+{
+    Context *context = parameter->item.context;
+    const Shard *shard = parameter->shard;
+    if (!context->ranks || !parameter->grad)
+        return 0;
+    if (!shard && context->ranks->is.size == 1)
+        return 0;
+    if (!shard)
+        return collective_sum(context, gradient_type(parameter), shape_numel(parameter->shape), parameter->grad);
+    return strategy_of(context) >= RANKS_ZERO2 ? shard_final(parameter)
+                                               : sum_own_part(parameter, parameter->grad, context->ranks->is.rank * shard->each, 0);
+}
+
+int tensor_updated_(Tensor *parameter)
+{
+    Context *context = parameter->item.context;
+    const Shard *shard = parameter->shard;
+    if (!shard || shard->weights || parameter->item.context->ranks->is.size == 1)
+        return 0;
+    return collective_gather(context, parameter->storage, (uint64_t)shard->each * sizeof(float));
+}
+
+TensorPart tensor_part_(const Tensor *parameter)
+{
+    const Context *context = parameter->item.context;
+    const Shard *shard = parameter->shard;
+    int64_t n = shape_numel(parameter->shape);
+    TensorPart part = {.count = n, .each = n, .weights = parameter->storage, .master = parameter->master,
+                       .grad = parameter->grad, .counts = !context->ranks || context->ranks->is.rank == 0};
+    if (!shard)
+        return part;
+    part.counts = 1;
+    part.each = shard->each;
+    part.first = context->ranks->is.rank * shard->each;
+    part.count = n - part.first < part.each ? n - part.first : part.each;
+    part.count = part.count > 0 ? part.count : 0;
+    part.at = part.grad_at = part.first;
+    if (shard->weights) {
+        part.weights = shard->weights;
+        part.at = 0;
+    }
+    if (strategy_of(context) >= RANKS_ZERO2) {
+        part.grad = shard->grad;
+        part.grad_at = 0;
+    }
+    return part;
+}

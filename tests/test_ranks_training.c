@@ -1,0 +1,215 @@
+/* Several ranks: what they train together is what one process trains, bit for bit where sums have the same order; and each
+ * rank's plan, made alone, is its run. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "../data/data.h"
+#include "../optim/optim.h"
+#include "../plan/plan.h"
+#include "../tensor/ranks_.h"
+#include "rank_threads.h"
+#include "support.h"
+
+enum { MOST_RANKS = 4, WEIGHTS = 200000, STEPS = 3 };
+
+typedef struct Job {
+    Setting setting;
+    RankStrategy strategy;
+    int ranks, accumulate, tied;
+    float clip;
+    int64_t samples; /* of the data; 0 = all */
+    int expected_rank; /* of which plans are made alone */
+    float *weights;  /* every rank writes its part */
+    double loss[MOST_RANKS][STEPS];
+    char error[MOST_RANKS][512];
+    uint64_t needs[MOST_RANKS], sent[MOST_RANKS];
+} Job;
+
+typedef struct Part {
+    Job *job;
+    const Ranks *ranks; /* NULL: one process that keeps micro-batches apart */
+    int rank;
+} Part;
+
+/* This rank's part of every parameter. */
+static int64_t write_weights(TensorList list, float *to)
+{
+    int64_t at = 0;
+    for (int i = 0; i < list.count; i++) {
+        TensorPart part = tensor_part_(list.items[i]);
+        if (part.count > 0)
+            memcpy(to + at + part.first, storage_f32(part.weights) + part.at, (size_t)part.count * sizeof *to);
+        at += tensor_numel(list.items[i]);
+    }
+    return at;
+}
+
+static Module *model_of(const Job *job)
+{
+    ModelPreset preset = small_preset(&job->setting);
+    if (job->setting.family == MODEL_BERT)
+        preset.config.bert.vocab = TOKEN_VOCAB;
+    else if (job->setting.family == MODEL_GPT2)
+        preset.config.gpt2.vocab = 257; /* which nothing divides */
+    else if (job->setting.family == MODEL_LLAMA) {
+        preset.config.llama.vocab = 257;
+        preset.config.llama.tied = job->tied;
+    }
+    Module *model = nn_model(&preset);
+    for (int i = 0; i < nn_block_count(model); i++)
+        nn_set_checkpoint(nn_block(model, i), job->setting.checkpoint);
+    return model;
+}
+
+static int script(void *config)
+{
+    const Part *part = config;
+    Job *job = part->job;
+    int meta = context_is_meta(context_current()), bert = job->setting.family == MODEL_BERT;
+    int accumulate = job->accumulate * (part->ranks ? 1 : job->ranks);
+    Loader *data = data_text("builtin", &(TextOptions){.batch = 2,
+                                                       .seq = SMALL_SEQ,
+                                                       .accumulate = accumulate,
+                                                       .seed = 1,
+                                                       .held_out = -1,
+                                                       .max_samples = job->samples,
+                                                       .mask_probability = bert ? 0.3f : 0});
+    Module *model = model_of(job);
+    Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-2f, .weight_decay = 0.1f});
+    optim_set_clip(optimizer, job->clip);
+    for (int step = 0; step < STEPS && !error_code(); step++) {
+        int scope = tensor_scope_begin();
+        for (const Batch *b; (b = data_next(data));)
+            tensor_backward(nn_loss(model, b));
+        optim_step(optimizer);
+        optim_zero_grad(optimizer);
+        if (!meta)
+            job->loss[part->rank][step] = tensor_step_loss();
+        tensor_scope_end(scope);
+    }
+    if (!meta && !error_code())
+        write_weights(nn_parameters(model), job->weights);
+    return error_code();
+}
+
+/* Plans alone and runs with the others. */
+static int body(const Ranks *ranks, void *user)
+{
+    Job *job = user;
+    Part part = {job, ranks, ranks->rank};
+    char *error = job->error[ranks->rank];
+    Ranks alone = *ranks;
+    alone.transport = NULL;
+    RunOptions o = {.threads = 1, .seed = 5, .quiet = 1, .ranks = &alone};
+    Plan plan;
+    RunResult result;
+    if (plan_script(script, &part, &o, &plan) != 0) {
+        snprintf(error, sizeof job->error[0], "plan: %.480s", plan.error);
+        return 1;
+    }
+    o.ranks = ranks;
+    int status = plan_execute(script, &part, &o, &plan, &result);
+    job->needs[ranks->rank] = plan.memory.stats.needs;
+    job->sent[ranks->rank] = plan.step_sent;
+    if (status)
+        snprintf(error, sizeof job->error[0], "run: %.480s", result.error);
+    else if (result.memory.stats.peak != plan.memory.stats.peak || result.memory.stats.needs != plan.memory.stats.needs ||
+             result.memory.stats.event_hash != plan.memory.stats.event_hash || result.segments_off_plan)
+        status = snprintf(error, sizeof job->error[0], "the run is not its plan");
+    plan_free(&plan);
+    return status != 0;
+}
+
+static float *weights_new(void)
+{
+    float *weights = test_calloc(WEIGHTS, sizeof *weights);
+    for (int i = 0; i < WEIGHTS; i++)
+        weights[i] = NAN;
+    return weights;
+}
+
+static const char *text_of(const Job *job)
+{
+    static char text[256];
+    snprintf(text, sizeof text, "%s%s, %s, %d ranks", setting_text(&job->setting), job->tied ? " tied" : "",
+             ranks_strategy_name(job->strategy), job->ranks);
+    return text;
+}
+
+static void run(Job *job)
+{
+    job->weights = weights_new();
+    int failed = as_ranks(job->ranks, job->strategy, body, job);
+    for (int r = 0; r < job->ranks; r++)
+        if (job->error[r][0])
+            fail_msg("%s: rank %d: %s", text_of(job), r, job->error[r]);
+    assert_int_equal(failed, 0);
+    for (int r = 1; r < job->ranks; r++) {
+        assert_int_equal(job->needs[r], job->needs[0]);
+        assert_int_equal(job->sent[r], job->sent[0]);
+    }
+}
+
+/* The same in one process, with each micro-batch's gradient apart. */
+static void run_alone(Job *job)
+{
+    Ranks one = {.size = 1, .strategy = RANKS_ZERO2};
+    Part part = {job, NULL, 0};
+    job->weights = weights_new();
+    Visit v = visit(&(ContextOptions){.threads = 1, .seed = 5, .ranks = &one});
+    if (script(&part) != 0)
+        fail_msg("%s: alone: %s", text_of(job), error_message());
+    leave(v);
+}
+
+static double apart(const Job *a, const Job *b)
+{
+    double most = 0;
+    int count = 0;
+    for (; count < WEIGHTS && !isnan(b->weights[count]); count++) {
+        double d = fabs((double)a->weights[count] - (double)b->weights[count]);
+        if (!(d <= most))
+            most = d;
+    }
+    assert_true(count > 1000);
+    return most;
+}
+
+static void assert_equal_to_one(Job job, double most)
+{
+    Job alone = job;
+    run(&job);
+    run_alone(&alone);
+    double d = apart(&job, &alone);
+    if (!(d <= most))
+        fail_msg("%s: weights are %g apart from one process's", text_of(&job), d);
+    for (int r = 0; r < job.ranks; r++)
+        for (int s = 0; s < STEPS; s++)
+            if (fabs(job.loss[r][s] - alone.loss[0][s]) > 1e-6 * alone.loss[0][s] * (most > 0 ? 10 : 1))
+                fail_msg("%s: rank %d: loss %.9g, not %.9g", text_of(&job), r, job.loss[r][s], alone.loss[0][s]);
+    test_free(job.weights);
+    test_free(alone.weights);
+}
+
+static Setting setting_of(int i)
+{
+    static const Setting settings[] = {{.family = MODEL_LLAMA},
+                                       {.family = MODEL_GPT2, .dropout = 0.2f, .checkpoint = 1},
+                                       {.family = MODEL_BERT, .dropout = 0.1f}};
+    return settings[i];
+}
+
+static void test_ranks_are_one_process(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
+            for (int ranks = 2; ranks <= MOST_RANKS; ranks++)
+                assert_equal_to_one((Job){.setting = setting_of(i), .strategy = (RankStrategy)strategy, .ranks = ranks, .accumulate = 1}, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ranks_are_one_process)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
