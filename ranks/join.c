@@ -135,14 +135,15 @@ int ranks_join(Ranks *ranks, RankStrategy strategy, int size, char *why, size_t 
     const Transport *t = ranks->transport = open_plugin(ranks->library, path, why, why_size);
     if (!t)
         return ERROR_RANKS;
+    int failed = ERROR_RANKS;
     if (t->rank(t->self, &ranks->rank, &ranks->size) ||
-        t->node(t->self, &ranks->node_rank, &ranks->node_size)) {
+        t->node(t->self, &ranks->node_rank, &ranks->node_size))
         snprintf(why, why_size, "%s (%s) does not say which rank this is: %s", path, t->version(t->self),
                  t->why(t->self));
-        return ERROR_RANKS;
-    }
-    int failed = launcher || ranks->size > 1 ? agree(ranks, launcher, launched, size, path, why, why_size)
-                                             : alone(size, why, why_size);
+    else if (launcher || ranks->size > 1)
+        failed = agree(ranks, launcher, launched, size, path, why, why_size);
+    else
+        failed = alone(size, why, why_size);
     if (failed && ranks->size == 1)
         t->close(t->self); /* nobody waits, and what the library started for one process ends */
     if (failed)

@@ -86,19 +86,24 @@ int launcher_processors_(void)
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* As a shell would have to read it. */
+/* One more word, as a shell reads it; "..." for those that there is no room for. */
 static void put_word(char text[COMMAND_TEXT], const char *word)
 {
-    size_t at = strlen(text);
-    int plain =
-        *word && strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%") ==
-                     strlen(word);
-    if (at + strlen(word) + 8 > COMMAND_TEXT) {
-        if (at < 4 || strcmp(text + at - 3, "...") != 0)
-            snprintf(text + at, COMMAND_TEXT - at, " ...");
-        return;
-    }
-    snprintf(text + at, COMMAND_TEXT - at, plain ? " %s" : " '%s'", word);
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%";
+    char quoted[COMMAND_TEXT];
+    size_t at = strlen(text), end = 0, most = COMMAND_TEXT - 8;
+    int quote = !*word || strspn(word, plain) != strlen(word);
+    if (quote)
+        quoted[end++] = '\'';
+    for (; *word && end < most; word++)
+        end += (size_t)snprintf(quoted + end, sizeof quoted - end, *word == '\'' ? "'\\''" : "%c", *word);
+    if (quote)
+        quoted[end++] = '\'';
+    quoted[end] = 0;
+    if (!*word && at + end + 6 < COMMAND_TEXT)
+        snprintf(text + at, COMMAND_TEXT - at, " %s", quoted);
+    else if (at < 4 || strcmp(text + at - 4, " ...") != 0)
+        snprintf(text + at, COMMAND_TEXT - at, " ...");
 }
 
 void launcher_command_(int ranks, char *const *argv, char text[COMMAND_TEXT])
