@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "../data/data.h"
+#include "../kernels/kernels.h"
 #include "../optim/optim.h"
 #include "../plan/plan.h"
 #include "../tensor/ranks_.h"
@@ -15,7 +16,8 @@ enum { MOST_RANKS = 4, WEIGHTS = 200000, STEPS = 3 };
 typedef struct Job {
     Setting setting;
     RankStrategy strategy;
-    int ranks, accumulate, tied, in_backward;
+    const char *precision; /* NULL = fp32 */
+    int ranks, accumulate, tied, in_backward, eight_bit, own_gradients;
     int broken; /* 1 + the rank that does otherwise than the others */
     float clip;
     int64_t samples; /* of the data; 0 = all */
@@ -34,11 +36,15 @@ typedef struct Part {
 /* This rank's part of every parameter. */
 static int64_t write_weights(TensorList list, float *to)
 {
+    const Context *c = context_current();
     int64_t at = 0;
     for (int i = 0; i < list.count; i++) {
         TensorPart part = tensor_part_(list.items[i]);
-        if (part.count > 0)
-            memcpy(to + at + part.first, storage_f32(part.weights) + part.at, (size_t)part.count * sizeof *to);
+        if (part.count > 0 && part.master)
+            memcpy(to + at + part.first, storage_f32(part.master), (size_t)part.count * sizeof *to);
+        else if (part.count > 0)
+            c->kernels->copy(part.type, DTYPE_F32, part.count,
+                             (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, part.at), to + at + part.first, &c->run);
         at += tensor_numel(list.items[i]);
     }
     return at;
@@ -74,8 +80,14 @@ static int script(void *config)
                                                        .held_out = -1,
                                                        .max_samples = job->samples,
                                                        .mask_probability = bert ? 0.3f : 0});
+    if (job->precision) { /* its gradients in fp32, so that sums of small parameters are rounded nowhere */
+        Precision wide = *precision_by_name(job->precision);
+        wide.gradients = job->own_gradients ? wide.gradients : DTYPE_F32;
+        tensor_set_precision(&wide);
+    }
     Module *model = model_of(job);
-    Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-2f, .weight_decay = 0.1f});
+    Optimizer *optimizer = job->eight_bit ? optim_adamw8bit(nn_parameters(model), &(AdamW8bit){.lr = 1e-2f, .weight_decay = 0.1f})
+                                          : optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-2f, .weight_decay = 0.1f});
     optim_set_clip(optimizer, job->clip);
     optim_set_in_backward(optimizer, job->in_backward);
     for (int step = 0; step < STEPS && !error_code(); step++) {
@@ -99,8 +111,9 @@ static int body(const Ranks *ranks, void *user)
     Job *job = user;
     Part part = {job, ranks, ranks->rank};
     char *error = job->error[ranks->rank];
-    Ranks alone = *ranks;
+    Ranks alone = *ranks, together = *ranks;
     alone.transport = NULL;
+    alone.unit = together.unit = job->eight_bit ? DYNAMIC8_BLOCK : 0;
     RunOptions o = {.threads = 1, .seed = 5, .quiet = 1, .ranks = &alone};
     Plan plan;
     RunResult result;
@@ -108,7 +121,7 @@ static int body(const Ranks *ranks, void *user)
         snprintf(error, sizeof job->error[0], "plan: %.480s", plan.error);
         return 1;
     }
-    o.ranks = ranks;
+    o.ranks = &together;
     int status = plan_execute(script, &part, &o, &plan, &result);
     job->needs[ranks->rank] = plan.memory.stats.needs;
     job->sent[ranks->rank] = plan.step_sent;
@@ -268,6 +281,43 @@ static void test_uneven_data(void **state)
                                 1e-4);
 }
 
+static void test_precisions(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"bf16-mixed", "fp16-mixed", "bf16", "bf16-autocast"};
+    for (size_t i = 0; i < COUNT(names); i++)
+        for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
+            assert_equal_to_one((Job){.setting = setting_of(i ? 1 : 0), .strategy = (RankStrategy)strategy, .ranks = 3, .accumulate = 1,
+                                      .precision = names[i]},
+                                0);
+}
+
+/* 16-bit gradients are summed in fp32; the parts of ZeRO-2 and 3 stay so where there is a master. */
+static void test_gradients_of_16_bits(void **state)
+{
+    (void)state;
+    Job job[RANK_STRATEGY_COUNT];
+    for (int i = 0; i < RANK_STRATEGY_COUNT; i++) {
+        job[i] = (Job){.setting = setting_of(0), .strategy = (RankStrategy)i, .ranks = 2, .accumulate = 1, .precision = "bf16-mixed",
+                       .own_gradients = 1};
+        run(&job[i]);
+    }
+    assert_true(apart(&job[RANKS_ZERO2], &job[RANKS_ZERO3]) == 0);
+    assert_true(apart(&job[RANKS_DDP], &job[RANKS_ZERO1]) == 0);
+    for (int i = 0; i < RANK_STRATEGY_COUNT; i++)
+        test_free(job[i].weights);
+}
+
+static void test_states_of_8_bits(void **state)
+{
+    (void)state;
+    for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
+        for (int ranks = 2; ranks <= 3; ranks++)
+            assert_equal_to_one((Job){.setting = setting_of(2), .strategy = (RankStrategy)strategy, .ranks = ranks, .accumulate = 1,
+                                      .eight_bit = 1, .precision = ranks == 2 ? "fp32" : "bf16-mixed"},
+                                0);
+}
+
 /* What a rank holds and sends, as integers. */
 static void test_what_is_divided(void **state)
 {
@@ -329,6 +379,9 @@ int main(void)
                                        cmocka_unit_test(test_updates_in_backward),
                                        cmocka_unit_test(test_accumulation),
                                        cmocka_unit_test(test_uneven_data),
+                                       cmocka_unit_test(test_precisions),
+                                       cmocka_unit_test(test_gradients_of_16_bits),
+                                       cmocka_unit_test(test_states_of_8_bits),
                                        cmocka_unit_test(test_what_is_divided),
                                        cmocka_unit_test(test_a_rank_stops)};
     return cmocka_run_group_tests(tests, NULL, NULL);
