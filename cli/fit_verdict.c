@@ -16,7 +16,8 @@ int fit_most(const Fit *fit, const Method *m)
     int most = LARGEST_BATCH / m->variant.options.accumulate;
     most = most < 1 ? 1 : most;
     /* Images are as many as they are; a text gives as many samples as a step takes. */
-    return !m->variant.options.seq && fit->samples < most ? (int)fit->samples : most;
+    int64_t samples = fit->samples / (m->ranks.size ? m->ranks.size : 1);
+    return !m->variant.options.seq && samples < most ? (int)samples : most;
 }
 
 int fit_kind(const Fit *fit, int capability)
@@ -43,6 +44,8 @@ int fit_fits(const Fit *fit, const Method *m, int card)
 const Method *fit_best(const Fit *fit, int card)
 {
     const Method *best = NULL;
+    if (fit->ranked)
+        return fit_cards_best(fit, card);
     for (int k = 0; k < fit->methods; k++) {
         const Method *m = &fit->method[k];
         if (fit_fits(fit, m, card) &&
@@ -147,6 +150,8 @@ LeverText fit_verdict(const Fit *fit)
 {
     LeverText out = {""};
     const Method *said[CARDS];
+    if (fit->ranked)
+        return fit_cards_verdict(fit);
     int count = 0, without = 0, adapters = 0;
     for (int i = 0; i < fit->cards; i++) {
         const Method *best = fit_best(fit, i);
