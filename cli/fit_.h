@@ -51,7 +51,6 @@ typedef struct Fit {
     Kind kind[KINDS];
     int kinds;
     int ranked;                  /* rows are strategies and numbers of cards: fit_cards.c */
-    const char *left_out;        /* why there are fewer of them; NULL = there are not */
     int seq_step;                /* lengths are multiples of it */
     int64_t parameters, samples; /* samples: of the data, for images */
     Bracket bracket;             /* of the options as they are */

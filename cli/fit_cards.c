@@ -5,7 +5,6 @@
 #include "../device/device.h"
 #include "fit_.h"
 #include "flags_.h"
-#include "precision.h"
 
 enum { LABEL = 20 };
 
@@ -49,13 +48,10 @@ static void add_row(Fit *fit, const Variant *variant, RankStrategy strategy, int
 /* One card alone is always there: what the others are compared with. */
 static void add_rows(Fit *fit, const Variant *variant, const int counts[COUNTS], int count)
 {
-    int divides = computes_in_fp32(&variant->options);
     add_row(fit, variant, RANKS_DDP, 1);
     for (int i = 0; i < count; i++)
-        for (int s = 0; s < (divides ? RANK_STRATEGY_COUNT : RANKS_DDP + 1) && counts[i] > 1; s++)
+        for (int s = 0; s < RANK_STRATEGY_COUNT && counts[i] > 1; s++)
             add_row(fit, variant, (RankStrategy)s, counts[i]);
-    if (!divides)
-        fit->left_out = "zero1 to zero3 divide parameters that are trained in fp32";
 }
 
 int fit_choose_ranks(Fit *fit)
@@ -256,53 +252,56 @@ static void parts_table(const Fit *fit)
 
 /* ---- The textbook's example ------------------------------------------------------------------ */
 
-enum { COLUMN = 16 };
-
 /* In the textbook's own unit, 10^9 bytes. */
 static void gb_cell(double bytes)
 {
     if (bytes != 0)
-        printf("%*.1f", COLUMN, bytes / 1e9);
+        printf(" %10.1f", bytes / 1e9);
     else
-        printf("%*s", COLUMN, "-");
+        printf(" %10s", "-");
 }
 
-/* "(20 + 20 + 80) / 2 + 20 to 40": beside what is planned with 16 bytes a parameter, divided, and with its own 12. */
-static void textbook_table(const Fit *fit, const Plan *zero3, const Plan *ddp)
+/* "(20 + 20 + 80) / 2 + 20 to 40" beside the plan of a card with the same 12 bytes a parameter. */
+static void textbook_table(const Options *o, const Plan *plan, const Plan *fp32)
 {
     static const double rule[PARTS] = {10e9, 0, 10e9, 40e9};
-    uint64_t divided[PARTS], whole[PARTS];
-    parts_of(zero3, divided);
-    parts_of(ddp, whole);
-    printf("\n%-*s%*s%*s%*s\n", LABEL, "10B ON 2 CARDS, GB", COLUMN, "textbook", COLUMN, "zero3, fp32", COLUMN,
-           "ddp, 2 + 2 + 8");
+    char tokens[80];
+    snprintf(tokens, sizeof tokens, "of its own %d samples x %d tokens, not divided", o->batch, o->seq);
+    const char *const why[PARTS] = {"",
+                                    "whole while an operation reads them, one at a time",
+                                    "backward has not reached the others; one is still whole",
+                                    "",
+                                    tokens,
+                                    "gradients of activations, workspace, what is sent",
+                                    ""};
+    uint64_t parts[PARTS];
+    parts_of(plan, parts);
+    printf("\n%-*s %10s %10s  12 bytes a parameter: --precision bf16-states32\n", LABEL, "10B, A CARD OF 2, GB",
+           "textbook", "zero3");
     for (int i = 0; i < PARTS; i++) {
         printf("%-*s", LABEL, part_names[i]);
         if (i == 4)
-            printf("%*s", COLUMN, "20 to 40");
+            printf(" %10s", "20 to 40");
         else
             gb_cell(rule[i]);
-        gb_cell((double)divided[i]);
-        gb_cell((double)whole[i]);
-        printf("\n");
+        gb_cell((double)parts[i]);
+        printf("%s%s\n", why[i][0] ? "  " : "", why[i]);
     }
-    printf("%-*s%*s", LABEL, "a card", COLUMN, "80 to 100");
-    gb_cell((double)zero3->memory.stats.needs);
-    gb_cell((double)ddp->memory.stats.needs);
-    printf("\nThe textbook divides 12 bytes a parameter (--precision bf16-states32: 2 + 2 + 8) by 2; activations\n"
-           "are of each card's own batch, which nothing divides. zero3 divides 16 bytes (fp32: 4 + 4 + 8); ddp\n"
-           "has the textbook's 12, whole. The rule leaves out weights that are gathered while an operation reads\n"
-           "them, the whole gradient of the parameter that is being summed, and overhead. It counts gradients\n"
-           "that backward has not reached at the peak. Its activations are those of %d x %d tokens.\n",
-           fit->options->batch, fit->options->seq);
+    printf("%-*s %10s", LABEL, "together", "80 to 100");
+    gb_cell((double)plan->memory.stats.needs);
+    printf("  and %.1f with 16 bytes: --precision fp32\n", (double)fp32->memory.stats.needs / 1e9);
 }
 
 /* 0 where it cannot be planned. */
-static int plan_ranks(const Options *options, const Ranks *ranks, Plan *plan)
+static int plan_zero3(const Options *from, const char *precision, Plan *plan)
 {
-    Training training = {.options = options};
-    RunOptions run = run_options(options);
-    run.ranks = ranks;
+    Options o = *from;
+    Training training = {.options = &o};
+    const Ranks two = {.size = 2, .strategy = RANKS_ZERO3};
+    o.precision = precision;
+    levers_to_preset(&o);
+    RunOptions run = run_options(&o);
+    run.ranks = &two;
     int planned = !plan_script(training_script, &training, &run, plan);
     plan_free(plan);
     return planned;
@@ -310,15 +309,10 @@ static int plan_ranks(const Options *options, const Ranks *ranks, Plan *plan)
 
 static void textbook_example(const Fit *fit)
 {
-    static Plan zero3, ddp;
-    Options o = *fit->options;
-    const Ranks ranks = {.size = 2, .strategy = RANKS_ZERO3}, apart = {.size = 2, .strategy = RANKS_DDP};
-    if (strcmp(o.model, "textbook-10b") != 0 || !computes_in_fp32(&o) || !plan_ranks(&o, &ranks, &zero3))
-        return;
-    o.precision = "bf16-states32";
-    levers_to_preset(&o);
-    if (plan_ranks(&o, &apart, &ddp))
-        textbook_table(fit, &zero3, &ddp);
+    static Plan states32, fp32;
+    const Options *o = fit->options;
+    if (!strcmp(o->model, "textbook-10b") && plan_zero3(o, "bf16-states32", &states32) && plan_zero3(o, "fp32", &fp32))
+        textbook_table(o, &states32, &fp32);
 }
 
 /* ---- All of it ------------------------------------------------------------------------------- */
@@ -328,9 +322,7 @@ static void say_left_out(const Fit *fit)
     int k = 0;
     while (k < fit->methods && !fit->method[k].variant.plan.status)
         k++;
-    if (fit->left_out)
-        printf("\nLeft out: %s.\n", fit->left_out);
-    else if (k < fit->methods)
+    if (k < fit->methods)
         printf("\nLeft out: %s and those like it: %s.\n", fit->method[k].variant.label,
                fit->method[k].variant.plan.error);
 }
