@@ -5,7 +5,15 @@
 #include "levers_.h"
 #include "variants_.h"
 
-enum { COUNTS = 8, METHODS = 2 * (1 + 4 * COUNTS), CARDS = 12, KINDS = 4, MEMO = 240, LARGEST_BATCH = 1 << 16, SHORT = 40 };
+enum {
+    COUNTS = 8,
+    METHODS = 2 * (1 + 4 * COUNTS),
+    CARDS = 12,
+    KINDS = 4,
+    MEMO = 240,
+    LARGEST_BATCH = 1 << 16,
+    SHORT = 40
+};
 _Static_assert(METHODS >= (int)VARIANTS, "rows are variants, or strategies x numbers of cards, twice");
 
 /* On a device, cards for which plans are the same, to the byte. On the CPU there is one kind. */

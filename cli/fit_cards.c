@@ -1,5 +1,5 @@
-/* brim fit --cards: strategies x numbers of cards x cards. All ranks of a strategy need as much, because their parts are
- * padded, so rank 0 is planned for all; no process is started. */
+/* brim fit --cards: strategies x numbers of cards x cards. All ranks of a strategy need as much, because
+ * their parts are padded, so rank 0 is planned for all; no process is started. */
 #include <string.h>
 
 #include "../device/device.h"
@@ -59,7 +59,8 @@ int fit_choose_ranks(Fit *fit)
     Variant variant = {.options = *fit->options, .target = MEM_GROUP_COUNT};
     int counts[COUNTS], count = 0;
     if (device_cuda_ordinal(fit->options->device) >= 0)
-        return usage("--cards excludes --device cuda: several ranks are planned for the CPU; what a card's kernels take "
+        return usage("--cards excludes --device cuda: several ranks are planned for the CPU; what a card's "
+                     "kernels take "
                      "beside is in --reserve");
     if (parse_counts(fit->options->card_counts, counts, &count))
         return EXIT_USAGE;
@@ -174,8 +175,8 @@ static void batch_row(const Fit *fit, const Method *m)
            plan->step_sent ? report_size(plan->step_sent).text : "-");
     for (int i = 0; i < fit->cards; i++) {
         char text[24];
-        snprintf(text, sizeof text, "%s%d%s", m->batch[i] < m->variant.options.batch ? "only " : "", m->batch[i],
-                 m->batch[i] == fit_most(fit, m) ? "+" : "");
+        snprintf(text, sizeof text, "%s%d%s", m->batch[i] < m->variant.options.batch ? "only " : "",
+                 m->batch[i], m->batch[i] == fit_most(fit, m) ? "+" : "");
         printf(" %9s", m->batch[i] ? text : fit_missing(fit_needs(fit, m, i), fit_limit(fit, i)).text);
     }
     printf("\n");
@@ -276,8 +277,8 @@ static void textbook_table(const Options *o, const Plan *plan, const Plan *fp32)
                                     ""};
     uint64_t parts[PARTS];
     parts_of(plan, parts);
-    printf("\n%-*s %10s %10s  12 bytes a parameter: --precision bf16-states32\n", LABEL, "10B, A CARD OF 2, GB",
-           "textbook", "zero3");
+    printf("\n%-*s %10s %10s  12 bytes a parameter: --precision bf16-states32\n", LABEL,
+           "10B, A CARD OF 2, GB", "textbook", "zero3");
     for (int i = 0; i < PARTS; i++) {
         printf("%-*s", LABEL, part_names[i]);
         if (i == 4)
@@ -311,7 +312,8 @@ static void textbook_example(const Fit *fit)
 {
     static Plan states32, fp32;
     const Options *o = fit->options;
-    if (!strcmp(o->model, "textbook-10b") && plan_zero3(o, "bf16-states32", &states32) && plan_zero3(o, "fp32", &fp32))
+    if (!strcmp(o->model, "textbook-10b") && plan_zero3(o, "bf16-states32", &states32) &&
+        plan_zero3(o, "fp32", &fp32))
         textbook_table(o, &states32, &fp32);
 }
 
@@ -331,15 +333,15 @@ void fit_cards_print(const Fit *fit)
 {
     SayLine verdict = {""};
     print_title_on(fit->options, fit->parameters, &fit->bracket, 0, "");
-    line_add(&verdict, "%.1000s", fit_verdict(fit).text);
+    line_add(&verdict, "%.1000s", fit_cards_verdict(fit).text);
     say_line(&verdict);
     printf("\nCards in GiB, %.2f of each reserved; what a library for sending takes itself is not planned.\n"
            "A cell is the largest batch of each card that fits, or what is missing, in GiB.\n"
            "A step's batch is that of all cards together; each card sends what a row says.\n",
            gib(fit->options->reserve));
     for (int s = 0; s < RANK_STRATEGY_COUNT; s++)
-        printf("%s divides %s%s", ranks_strategy_name((RankStrategy)s), ranks_strategy_divides((RankStrategy)s),
-               s + 1 < RANK_STRATEGY_COUNT ? ";\n" : ".\n");
+        printf("%s divides %s%s", ranks_strategy_name((RankStrategy)s),
+               ranks_strategy_divides((RankStrategy)s), s + 1 < RANK_STRATEGY_COUNT ? ";\n" : ".\n");
     batch_table(fit);
     parts_table(fit);
     textbook_example(fit);

@@ -24,17 +24,6 @@ static void heading(const Fit *fit, const char *title, const char *columns, cons
     printf("\n");
 }
 
-MissingText fit_missing(uint64_t needs, uint64_t limit)
-{
-    MissingText out = {""};
-    uint64_t bytes = needs - limit;
-    if (needs != UINT64_MAX && bytes < UINT64_C(100) << 20)
-        snprintf(out.text, sizeof out.text, "-%" PRIu64 " MiB", (bytes + (1 << 20) - 1) >> 20);
-    else if (needs != UINT64_MAX)
-        snprintf(out.text, sizeof out.text, "-%.1f", gib(bytes));
-    return out;
-}
-
 /* "no, -6.7" GiB; "no" where a plan is refused for such a card. */
 static void missing_cell(uint64_t needs, uint64_t limit)
 {
@@ -286,9 +275,9 @@ static json_t *card_json(const Fit *fit, const Method *m, int card)
     uint64_t needs = fit_needs(fit, m, card);
     int planned = needs != UINT64_MAX;
     if (fit->ranked)
-        return json_pack("{s:s, s:b, s:I, s:I, s:i}", "card", fit->title[card], "fits", fit_fits(fit, m, card), "free_bytes",
-                         (json_int_t)(fit_limit(fit, card) - needs), "needs_bytes", (json_int_t)needs, "largest_batch",
-                         m->batch[card]);
+        return json_pack("{s:s, s:b, s:I, s:I, s:i}", "card", fit->title[card], "fits",
+                         fit_fits(fit, m, card), "free_bytes", (json_int_t)(fit_limit(fit, card) - needs),
+                         "needs_bytes", (json_int_t)needs, "largest_batch", m->batch[card]);
     return json_pack("{s:s, s:b, s:o, s:o, s:i, s:i, s:{s:s, s:I, s:s, s:s}}", "card", fit->title[card],
                      "fits", fit_fits(fit, m, card), "free_bytes",
                      planned ? json_integer((json_int_t)(fit_limit(fit, card) - needs)) : json_null(),

@@ -1,5 +1,5 @@
-/* What a rank holds and sends, as exact integers: the formulas of data parallel and ZeRO 1 to 3, and what published
- * estimators say beside them, each difference itemised. */
+/* What a rank holds and sends, as exact integers: the formulas of data parallel and ZeRO 1 to 3, and what
+ * published estimators say beside them, each difference itemised. */
 #include "../data/data.h"
 #include "../nn/nn.h"
 #include "../optim/optim.h"
@@ -20,7 +20,8 @@ typedef struct Job {
 static int script(void *config)
 {
     Job *job = config;
-    Loader *data = data_text("builtin", &(TextOptions){.batch = 1, .seq = 16, .accumulate = job->micros, .held_out = -1});
+    Loader *data = data_text(
+        "builtin", &(TextOptions){.batch = 1, .seq = 16, .accumulate = job->micros, .held_out = -1});
     Module *model = nn_llama(&job->model);
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), job->checkpoint);
@@ -46,7 +47,8 @@ static Plan plan_of(Job *job, RankStrategy strategy, int size)
 {
     Plan plan;
     Ranks ranks = {.size = size, .strategy = strategy};
-    assert_int_equal(plan_script(script, job, &(RunOptions){.threads = 1, .quiet = 1, .ranks = &ranks}, &plan), 0);
+    assert_int_equal(
+        plan_script(script, job, &(RunOptions){.threads = 1, .quiet = 1, .ranks = &ranks}, &plan), 0);
     plan_free(&plan);
     return plan;
 }
@@ -68,8 +70,8 @@ typedef struct Held {
     int64_t parameters, gradients, states, gathered;
 } Held;
 
-/* Arrays are rounded up to 64 bytes. The head comes first in backward and the embedding last; when its whole gradient is
- * there, so are the parts of all others, and its own. */
+/* Arrays are rounded up to 64 bytes. The head comes first in backward and the embedding last; when its whole
+ * gradient is there, so are the parts of all others, and its own. */
 static Held by_hand(const Job *job, RankStrategy strategy, int size)
 {
     Held h = {0};
@@ -87,9 +89,10 @@ static Held by_hand(const Job *job, RankStrategy strategy, int size)
     return h;
 }
 
-/* Of one step. Data parallel and ZeRO-1: each part goes to who sums it, and comes back summed, or updated. ZeRO-2: the
- * first in each micro-batch. ZeRO-3: each read gathers: forward, again where a block is recomputed, and backward but for
- * the embedding, whose gradient needs no weights. Then 64 bytes that all agree on. */
+/* Of one step. Data parallel and ZeRO-1: each part goes to who sums it, and comes back summed, or updated.
+ * ZeRO-2: the first in each micro-batch. ZeRO-3: each read gathers: forward, again where a block is
+ * recomputed, and backward but for the embedding, whose gradient needs no weights. Then 64 bytes that all
+ * agree on. */
 static int64_t sent_by_hand(const Job *job, RankStrategy strategy, int size)
 {
     int64_t sent = 64 * (size - 1);
@@ -121,13 +124,14 @@ static void check(Job *job, RankStrategy strategy, int size)
     for (size_t i = 0; i < COUNT(got); i++)
         if (got[i] != want[i])
             fail_msg("%s, %d ranks, %d micro-batches, checkpoint %d: %s are %lld bytes, by hand %lld",
-                     ranks_strategy_name(strategy), size, job->micros, job->checkpoint, names[i], (long long)got[i],
-                     (long long)want[i]);
+                     ranks_strategy_name(strategy), size, job->micros, job->checkpoint, names[i],
+                     (long long)got[i], (long long)want[i]);
 }
 
 static Job even(void)
 {
-    return (Job){.model = {.vocab = VOCAB, .dim = DIM, .layers = LAYERS, .heads = 4, .hidden = HIDDEN}, .micros = 1};
+    return (Job){.model = {.vocab = VOCAB, .dim = DIM, .layers = LAYERS, .heads = 4, .hidden = HIDDEN},
+                 .micros = 1};
 }
 
 static void held_and_sent_are_the_formulas(void **state)
@@ -175,7 +179,8 @@ static int64_t states_of(Job *job, RankStrategy strategy, int size)
     return (int64_t)(own[MEM_PARAMETER] + own[MEM_GRADIENT] + own[MEM_OPTIMIZER] + own[MEM_GATHERED]);
 }
 
-/* P parameters, N ranks; L: the largest parameter, whose whole gradient, and under ZeRO-3 whole weights, are there. */
+/* P parameters, N ranks; L: the largest parameter, whose whole gradient, and under ZeRO-3 whole weights, are
+ * there. */
 static void the_sums_of_the_papers(void **state)
 {
     (void)state;
@@ -186,7 +191,8 @@ static void the_sums_of_the_papers(void **state)
         assert_int_equal(states_of(&job, RANKS_ZERO1, size), 8 * s.all + 8 * s.all / size);
         assert_int_equal(states_of(&job, RANKS_ZERO2, size), 4 * s.all + 12 * s.all / size + 4 * s.largest);
         assert_int_equal(states_of(&job, RANKS_ZERO3, size), 16 * s.all / size + 8 * s.largest);
-        assert_int_equal(plan_of(&job, RANKS_DDP, size).step_sent, 2 * 4 * s.all * (size - 1) / size + 64 * (size - 1));
+        assert_int_equal(plan_of(&job, RANKS_DDP, size).step_sent,
+                         2 * 4 * s.all * (size - 1) / size + 64 * (size - 1));
         assert_int_equal(plan_of(&job, RANKS_ZERO3, size).step_sent,
                          4 * (3 * s.all - s.largest) * (size - 1) / size + 64 * (size - 1));
     }
@@ -198,7 +204,8 @@ static double megatron(int64_t parameters, int size)
     return (8 + 8.0 / size) * (double)parameters;
 }
 
-/* DeepSpeed's estimate_zero2_model_states_mem_needs and estimate_zero3_…, without offload: bytes on the GPU. */
+/* DeepSpeed's estimate_zero2_model_states_mem_needs and estimate_zero3_…, without offload: bytes on the GPU.
+ */
 static int64_t deepspeed_zero2(int64_t parameters, int size)
 {
     return 4 * parameters + 16 * parameters / size;
@@ -216,10 +223,12 @@ static void beside_published_estimators(void **state)
         Job job = even();
         Sizes s = sizes_of(&job, size);
         assert_true(megatron(s.all, size) == (double)states_of(&job, RANKS_ZERO1, size));
-        /* It counts gradients of 16 bits whole and of 32 bits divided; here they are divided at once, but for one. */
+        /* It counts gradients of 16 bits whole and of 32 bits divided; here they are divided at once, but for
+         * one. */
         assert_int_equal(deepspeed_zero2(s.all, size) - states_of(&job, RANKS_ZERO2, size),
                          4 * s.all / size - 4 * s.largest);
-        /* It counts a divided copy of 16 bits beside 16 bytes, and of the largest layer weights and gradient in 16 bits. */
+        /* It counts a divided copy of 16 bits beside 16 bytes, and of the largest layer weights and gradient
+         * in 16 bits. */
         assert_int_equal(deepspeed_zero3(s.all, s.largest, size) - states_of(&job, RANKS_ZERO3, size),
                          2 * s.all / size - 4 * s.largest);
     }
