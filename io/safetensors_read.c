@@ -85,21 +85,27 @@ typedef struct Reading {
     const Safetensors *file;
     const SafetensorsEntry *entry;
     const Tensor *to;
+    int64_t from; /* element of the entry that is the tensor's first */
 } Reading;
 
 /* Behind the entry's elements the tensor keeps what it has. */
 static int read_some(void *user, int64_t first, int64_t count, float *values)
 {
     const Reading *r = user;
-    int64_t left = r->entry->numel - first, some = left < 0 ? 0 : left < count ? left : count;
+    int64_t left = r->entry->numel - r->from - first, some = left < 0 ? 0 : left < count ? left : count;
     if (some < count && r->to->dtype != DTYPE_F32) /* f32 is read where it lies */
         tensor_decode_(r->to, first + some, count - some, values + some);
-    return some > 0 ? safetensors_read_part(r->file, r->entry, first, some, values) : 0;
+    return some > 0 ? safetensors_read_part(r->file, r->entry, r->from + first, some, values) : 0;
+}
+
+int safetensors_read_from(const Safetensors *s, const SafetensorsEntry *entry, int64_t first, Tensor *to)
+{
+    return not_numbers(entry) ? error_code() : tensor_store_(to, read_some, &(Reading){s, entry, to, first});
 }
 
 int safetensors_read_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to)
 {
-    return not_numbers(entry) ? error_code() : tensor_store_(to, read_some, &(Reading){s, entry, to});
+    return safetensors_read_from(s, entry, 0, to);
 }
 
 int safetensors_copy_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to, uint64_t first)

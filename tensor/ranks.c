@@ -5,6 +5,11 @@
 
 #include "ranks_.h"
 
+static size_t bytes_of(const Ranks *is)
+{
+    return sizeof(struct ContextRanks) + (is->transport ? (size_t)is->size * sizeof(RankReport) : 0);
+}
+
 int ranks_open_(Context *context, const ContextOptions *options, char *why, size_t size)
 {
     const Ranks *is = options->ranks;
@@ -22,7 +27,7 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
         snprintf(why, size, "rank %d of %d has nothing to reach the others by (ranks_join)", is->rank, is->size);
         return -1;
     }
-    context->ranks = memtrack_host_calloc(context->tracker, sizeof *context->ranks);
+    context->ranks = memtrack_host_calloc(context->tracker, bytes_of(is));
     if (!context->ranks) {
         snprintf(why, size, "out of host memory");
         return -1;
@@ -36,7 +41,7 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
 void ranks_close_(Context *context)
 {
     if (context->ranks)
-        memtrack_host_free(context->tracker, context->ranks, sizeof *context->ranks);
+        memtrack_host_free(context->tracker, context->ranks, bytes_of(&context->ranks->is));
     context->ranks = NULL;
 }
 

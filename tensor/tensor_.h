@@ -385,6 +385,18 @@ int ranks_agree_(Context *context, double *squares, int *bad);
 /* Raises, on all ranks but those that say more, that some have met something bad. */
 int ranks_other_(const char *what);
 
+/* Outside steps (ranks_meet.c). Both are called by all ranks, whatever happened to one, and nothing of them is planned. On
+ * meta, and alone, there is nobody. */
+
+/* What each rank says, and then rank 0's and the largest. */
+typedef struct RankValue {
+    int64_t mine, first, most;
+} RankValue;
+/* All wait for all. An error of one becomes everybody's, with the same code. value may be NULL. Returns error_code(). */
+int ranks_agree_error_(Context *context, RankValue *value);
+/* Part r of the host's data, of `bytes`, a multiple of 64, comes from rank r. 0, or raises. */
+int ranks_gather_(const Context *context, void *data, uint64_t bytes);
+
 /* ---- On a card -------------------------------------------------------------------------------
  * context->card is not NULL then. A step never waits: what the host has to know is put down on the card, and
  * read once. */
