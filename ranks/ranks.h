@@ -42,6 +42,8 @@ enum { RANKS_MOST = 65536 };
 typedef struct Ranks {
     int rank, size; /* 0 … size - 1 */
     RankStrategy strategy;
+    int unit; /* elements that a rank's part of a parameter is a multiple of: 0 = 64 bytes; 256 for optimizers with states of
+                 8 bits, whose blocks must not be cut */
     const struct Transport *transport; /* NULL: a plan, or a run of one rank */
     int node_rank, node_size;          /* among those on this machine */
     void *library;                     /* the plugin */
@@ -57,10 +59,20 @@ BRIM_API const char *ranks_strategy_divides(RankStrategy strategy);
  * there are. Without a launcher this is a run of one rank. 0, or an error code with a sentence in why: what is missing, what
  * was found, and what would work. */
 BRIM_API int ranks_join(Ranks *ranks, RankStrategy strategy, int size, char *why, size_t why_size);
-/* The run is over. status: 0, or it failed here, and then the others are not waited for. */
+/* The run is over. status: 0, or it failed here: then the others are not waited for, and this process has to end with a
+ * non-zero status, at which the launcher ends them. */
 BRIM_API void ranks_leave(Ranks *ranks, int status);
 /* How many ranks the launcher's environment says; 0 = none started this process. */
 BRIM_API int ranks_launched(void);
+/* Makes this process the launcher of `ranks` of its program, with the same arguments (main's, closed by NULL): mpirun, where
+ * it and a plugin are found. Returns only where that was not possible: an error code with a sentence in why, which says the
+ * command to type. To be called before threads are started: it sets variables for mpirun. */
+BRIM_API int ranks_launch(int ranks, char *const *argv, char *why, size_t why_size);
+/* From now on, in a thread of its own: a collective that this rank has waited in for longer than so many seconds is told to
+ * `late`, in a sentence; where that returns, all ranks are ended. 0 seconds or one rank: nothing is watched. 0, or an error
+ * code with a sentence in why. Until ranks_leave. */
+typedef void RanksLate(const char *sentence, void *user);
+BRIM_API int ranks_watch(const Ranks *ranks, int seconds, RanksLate *late, void *user, char *why, size_t why_size);
 
 #ifdef __cplusplus
 }
