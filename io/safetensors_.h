@@ -48,6 +48,9 @@ int safetensors_read_from(const Safetensors *file, const SafetensorsEntry *entry
 /* The entry's bytes as they are, from byte `first` of the tensor on. Returns error_code(). */
 int safetensors_copy_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to,
                             uint64_t first);
+/* Bytes [from, from + bytes) of the entry, the same way. */
+int safetensors_copy_part(const Safetensors *file, const SafetensorsEntry *entry, uint64_t from, uint64_t bytes, Tensor *to,
+                          uint64_t first);
 /* The pages of bytes that were read need not stay resident. */
 void safetensors_forget(const Safetensors *s, const void *from, size_t bytes);
 /* Elements [first, first + count) of safetensors_read. */

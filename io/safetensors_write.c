@@ -36,8 +36,9 @@ typedef struct Sorted {
     /* What is written here: all of it, or of what ranks write together this rank's part. */
     int64_t first, count;
     int64_t each;        /* elements of a rank's part; 0: rank 0 writes all */
-    const Storage *part; /* where they lie, from its element `at` on; NULL: in the item */
-    int64_t at;
+    const Storage *part; /* where they lie, from its byte `at` on, as elements of this type; NULL: in the item */
+    uint64_t at;
+    DType type;
 } Sorted;
 
 static int by_size_and_name(const void *a, const void *b)
@@ -149,14 +150,25 @@ static int write_header(FileWriter *w, const json_t *root)
 
 /* ---- The tensors ----------------------------------------------------------------------------- */
 
+/* n floats from the part's element `first` on. */
+static const float *floats_of_part(const Sorted *s, uint64_t first, size_t n, float *piece)
+{
+    uint16_t halves[PIECE];
+    if (s->type == DTYPE_F32) {
+        storage_read(s->part, s->at + first * sizeof *piece, n * sizeof *piece, piece);
+        return piece;
+    }
+    storage_read(s->part, s->at + first * sizeof *halves, n * sizeof *halves, halves);
+    (s->type == DTYPE_F16 ? half_decode_f16 : half_decode_bf16)(n, halves, piece);
+    return piece;
+}
+
 /* n floats from element `first` on, in place or in the piece; NULL after raising. */
 static const float *floats_at(FileWriter *w, const Sorted *s, int64_t first, size_t n, float *piece)
 {
     const SafetensorsItem *item = s->item;
-    if (s->part) { /* which is fp32 */
-        storage_read(s->part, (uint64_t)(s->at + first - s->first) * sizeof *piece, n * sizeof *piece, piece);
-        return piece;
-    }
+    if (s->part)
+        return floats_of_part(s, (uint64_t)(first - s->first), n, piece);
     if (!item->tensor)
         return (const float *)item->data + first;
     if (tensor_dtype(item->tensor) == DTYPE_F32)
@@ -208,11 +220,15 @@ static int write_floats(FileWriter *w, const Sorted *s)
 static int write_bytes(FileWriter *w, const Sorted *s)
 {
     unsigned char piece[PIECE * sizeof(float)];
+    uint64_t bytes = (uint64_t)s->count * (uint64_t)s->size;
     if (!s->item->tensor)
         return file_put(w, s->item->data, (size_t)s->bytes);
-    for (uint64_t done = 0, n; done < s->bytes && !w->failed; done += n) {
-        n = s->bytes - done < sizeof piece ? s->bytes - done : sizeof piece;
-        w->failed = tensor_read(s->item->tensor, (int64_t)(s->item->from + done), (int64_t)n, piece);
+    for (uint64_t done = 0, n; done < bytes && !w->failed; done += n) {
+        n = bytes - done < sizeof piece ? bytes - done : sizeof piece;
+        if (s->part)
+            storage_read(s->part, s->at + done, n, piece);
+        else
+            w->failed = tensor_read(s->item->tensor, (int64_t)(s->item->from + done), (int64_t)n, piece);
         file_put(w, piece, (size_t)n);
     }
     return w->failed;
@@ -263,20 +279,38 @@ typedef struct Together {
     FileWriter writer;
 } Together;
 
+/* Of a state that is divided as its parameter: elements, or the scales of blocks of them. */
+static void divide_state(Sorted *s, const TensorPart *part)
+{
+    const Tensor *state = s->item->tensor;
+    int64_t block = s->item->type == SAFETENSORS_F32 && dtype_is_dynamic8(state->dtype) ? DYNAMIC8_BLOCK : 1;
+    s->each = part->each / block;
+    s->first = part->first / block;
+    s->count = (part->count + block - 1) / block;
+    s->part = state->storage;
+    s->at = s->item->from;
+    s->type = state->dtype;
+}
+
 /* Which elements this rank has, and where. */
 static void divide(Sorted *s, int first)
 {
-    const Tensor *tensor = s->item->tensor, *like = s->item->like ? s->item->like : tensor;
+    const Tensor *like = s->item->like ? s->item->like : s->item->tensor;
     if (!like || !like->shard) {
         s->count = first ? s->numel : 0;
         return;
     }
     TensorPart part = tensor_part_(like);
+    if (s->item->like) {
+        divide_state(s, &part);
+        return;
+    }
+    s->each = part.each;
     s->first = part.first;
     s->count = part.count;
-    s->each = part.each;
-    s->part = s->item->like ? tensor->storage : part.weights;
-    s->at = s->item->like ? 0 : part.at;
+    s->part = part.master ? part.master : part.weights;
+    s->type = part.master ? DTYPE_F32 : part.type;
+    s->at = part.master ? 0 : dtype_bytes(part.type, 1, part.at);
 }
 
 /* Rank 0 makes the file, as long as it will be. */

@@ -46,7 +46,7 @@ TensorList saved_run_parameters(Module *model)
  * it is loaded, which gives the same bits; the codes of an 8-bit state are bytes. Frozen ones are floats. */
 static SafetensorsType saved_type(const Tensor *tensor)
 {
-    if (tensor->master || tensor->component == MEM_FROZEN)
+    if (tensor->master || tensor->component == MEM_FROZEN || tensor_part_(tensor).type == DTYPE_F32)
         return SAFETENSORS_F32;
     return tensor->dtype == DTYPE_BF16        ? SAFETENSORS_BF16
            : tensor->dtype == DTYPE_F16       ? SAFETENSORS_F16
@@ -60,10 +60,12 @@ static int is_divided(const Tensor *parameter)
     return parameter->shard != NULL;
 }
 
-/* Where the scales of an 8-bit state lie among its bytes, and how many there are. */
-static QuantLayout layout_of(const Tensor *array)
+/* Where the scales of an 8-bit state lie among this rank's bytes of it, and how many there are of the whole parameter. */
+static QuantLayout layout_of(const Tensor *array, const Tensor *parameter)
 {
-    return quant_layout(array->dtype, 1, tensor_numel(array));
+    QuantLayout here = quant_layout(array->dtype, 1, tensor_part_(parameter).count);
+    here.blocks = quant_layout(array->dtype, 1, tensor_numel(parameter)).blocks;
+    return here;
 }
 
 /* Those of model.safetensors. */
@@ -114,14 +116,15 @@ static int state_items(SafetensorsItem *item, char *name, size_t room, const Opt
     }
     if (!dtype_is_dynamic8(array->dtype))
         return 1;
-    QuantLayout layout = layout_of(array);
+    QuantLayout layout = layout_of(array, parameter);
     snprintf(name + room, room, "%.*s" SCALES, used, name);
     item[1] = (SafetensorsItem){.name = name + room,
                                 .type = SAFETENSORS_F32,
                                 .ndim = 1,
                                 .dim = {layout.blocks},
                                 .tensor = array,
-                                .from = layout.scales};
+                                .from = layout.scales,
+                                .like = item[0].like};
     return 2;
 }
 
@@ -387,19 +390,28 @@ static int take(const Loading *l, const Safetensors *file, const char *name, Ten
         return error_code();
     if (!read)
         return 0;
-    int64_t first = tensor != of && is_divided(of) ? tensor_part_(of).first : 0;
-    return type == SAFETENSORS_F32 ? safetensors_read_from(file, entry, first, tensor)
-                                   : safetensors_copy_tensor(file, entry, tensor, 0);
+    TensorPart part = {.count = entry->numel};
+    if (tensor != of && is_divided(of))
+        part = tensor_part_(of);
+    uint64_t size = entry->bytes / (uint64_t)entry->numel;
+    return type == SAFETENSORS_F32 ? safetensors_read_from(file, entry, part.first, tensor)
+                                   : safetensors_copy_part(file, entry, (uint64_t)part.first * size,
+                                                           (uint64_t)part.count * size, tensor, 0);
 }
 
 /* The scales of an 8-bit state. */
-static int take_scales(const Loading *l, const char *name, Tensor *array, int read)
+static int take_scales(const Loading *l, const char *name, Tensor *array, const Tensor *of, int read)
 {
-    QuantLayout layout = layout_of(array);
+    QuantLayout layout = layout_of(array, of);
+    TensorPart part = tensor_part_(of);
+    uint64_t first = (uint64_t)(part.first / DYNAMIC8_BLOCK) * sizeof(float);
     const SafetensorsEntry *entry = entry_for(l, l->optimizer, name, SAFETENSORS_F32, SHAPE(layout.blocks));
     if (!entry)
         return error_code();
-    return read ? safetensors_copy_tensor(l->optimizer, entry, array, layout.scales) : 0;
+    return read ? safetensors_copy_part(l->optimizer, entry, first,
+                                        (uint64_t)quant_layout(array->dtype, 1, part.count).blocks * sizeof(float), array,
+                                        layout.scales)
+                : 0;
 }
 
 static int take_model(const Loading *l, int read)
@@ -442,7 +454,7 @@ static int take_parameter_state(const Loading *l, int i, int read)
         status = take(l, l->optimizer, name, array, p, read);
         snprintf(name + used, room - (size_t)used, SCALES);
         if (!status && dtype_is_dynamic8(array->dtype))
-            status = take_scales(l, name, array, read);
+            status = take_scales(l, name, array, p, read);
     }
     snprintf(name, room, "%s.step", tensor_name(p));
     status = status ? status : take_updates(l, name, i, read);
