@@ -38,7 +38,10 @@ static int enter(const Context *context, CollectiveKind kind, uint64_t bytes)
     t->sent += kind == SUM ? 2 * others * bytes / (others + 1) : others * bytes;
     t->calls++;
     if (!context->meta)
-        ranks_waiting_(context->ranks->is.transport, verb(kind), bytes, t->calls);
+        ranks_waiting_(context->ranks->is.transport,
+                       &(RanksWait){verb(kind),
+                                    memtrack_path_name(context->tracker, memtrack_path(context->tracker)),
+                                    bytes, t->calls});
     return !context->meta;
 }
 
@@ -212,7 +215,8 @@ static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int6
     if (!library)
         add_in_order(s, each, mine, to, p->to_type, p->add);
     else
-        (p->add ? k->accumulate : k->copy)(DTYPE_F32, p->to_type, mine, storage_data(s->got), to, &context->run);
+        (p->add ? k->accumulate : k->copy)(DTYPE_F32, p->to_type, mine, storage_data(s->got), to,
+                                           &context->run);
     return 0;
 }
 
