@@ -237,7 +237,8 @@ int file_set_length(FileWriter *w, uint64_t bytes)
 
 int file_seek(FileWriter *w, uint64_t at)
 {
-    return !w->failed && flush(w) == 0 && lseek(w->file, (off_t)at, SEEK_SET) < 0 ? writer_fail(w, "write") : w->failed;
+    return !w->failed && flush(w) == 0 && lseek(w->file, (off_t)at, SEEK_SET) < 0 ? writer_fail(w, "write")
+                                                                                  : w->failed;
 }
 
 /* JSON comes in pieces of a few bytes. */

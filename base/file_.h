@@ -81,9 +81,9 @@ int file_move(const char *path);
 /* The temporary name of a path. 0, or raises ERROR_FILE when it is too long. */
 int file_temporary(char out[PATH_BYTES], const char *path);
 void file_abandon(FileWriter *writer);
-/* Several processes write one file: the one that begins it says how long it will be; then the others open it, by the number
- * of that process (getpid). Each writes from where file_seek says, and ends with file_finish or file_abandon. When all are
- * done, the first one publishes the file, or discards it. */
+/* Several processes write one file: the one that begins it says how long it will be; then the others open it,
+ * by the number of that process (getpid). Each writes from where file_seek says, and ends with file_finish or
+ * file_abandon. When all are done, the first one publishes the file, or discards it. */
 int file_set_length(FileWriter *writer, uint64_t bytes);
 int file_join(FileWriter *writer, const char *path, int64_t process);
 int file_seek(FileWriter *writer, uint64_t at);

@@ -411,8 +411,8 @@ static int make_room(Saving *s)
     return error_code();
 }
 
-/* Of a matrix that ranks have parts of: all of it, gathered in the host's memory. It is small. The caller's to free; NULL: none is
- * divided, or an error. */
+/* Of a matrix that ranks have parts of: all of it, gathered in the host's memory. It is small. The caller's
+ * to free; NULL: none is divided, or an error. */
 static float *gathered(const Tensor *matrix, size_t *bytes)
 {
     Context *context = context_here();
@@ -422,7 +422,8 @@ static float *gathered(const Tensor *matrix, size_t *bytes)
     *bytes = (size_t)(part.each * context_ranks_(context)) * sizeof(float);
     float *all = host_alloc_for("io_save_adapter", "an embedding's adapter", *bytes);
     if (all && part.count > 0)
-        storage_read(part.weights, (uint64_t)part.at * sizeof *all, (uint64_t)part.count * sizeof *all, all + part.first);
+        storage_read(part.weights, (uint64_t)part.at * sizeof *all, (uint64_t)part.count * sizeof *all,
+                     all + part.first);
     if (!ranks_agree_error_(context, NULL))
         ranks_gather_(context, all, (uint64_t)part.each * sizeof *all);
     return all;

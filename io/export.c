@@ -192,8 +192,8 @@ static int publish(const Export *e, const Shards *weights)
 
 /* ---- All ------------------------------------------------------------------------------------- */
 
-/* Of several ranks, the first one does all but the weights, which each writes what it has of; what one cannot do ends it for
- * all. Alone this is the error that there is. */
+/* Of several ranks, the first one does all but the weights, which each writes what it has of; what one cannot
+ * do ends it for all. Alone this is the error that there is. */
 static int agreed(void)
 {
     return ranks_agree_error_(context_here(), NULL);
@@ -267,7 +267,8 @@ int io_save_weights(Module *model, const ModelPreset *preset, const char *direct
     if (context_is_meta(context_current()))
         return error_code();
     e = (Export){.directory = directory, .how = how};
-    if (!error_code() && is_first() && export_list(&e, preset, directory, how) == 0 && export_check(&e, model) == 0)
+    if (!error_code() && is_first() && export_list(&e, preset, directory, how) == 0 &&
+        export_check(&e, model) == 0)
         io_check_directory(directory);
     int status = agreed();
     return status ? status : save_parameters(&e, list);

@@ -49,8 +49,8 @@ int safetensors_read_from(const Safetensors *file, const SafetensorsEntry *entry
 int safetensors_copy_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to,
                             uint64_t first);
 /* Bytes [from, from + bytes) of the entry, the same way. */
-int safetensors_copy_part(const Safetensors *file, const SafetensorsEntry *entry, uint64_t from, uint64_t bytes, Tensor *to,
-                          uint64_t first);
+int safetensors_copy_part(const Safetensors *file, const SafetensorsEntry *entry, uint64_t from,
+                          uint64_t bytes, Tensor *to, uint64_t first);
 /* The pages of bytes that were read need not stay resident. */
 void safetensors_forget(const Safetensors *s, const void *from, size_t bytes);
 /* Elements [first, first + count) of safetensors_read. */
@@ -71,13 +71,16 @@ int safetensors_bad_item(const char *shown, const SafetensorsItem *item, const c
 /* The bytes of the file that these items make, from their names, types and shapes alone: on meta too. Returns
  * 0 after raising. */
 uint64_t safetensors_file_bytes(const char *shown, const SafetensorsItem *items, int count);
-/* safetensors_write up to file_finish: the file has its temporary name, at rank 0 (file_publish, file_discard). sums: of the
- * header, then of each tensor in the order of the file, count + 1 that are zeroed; or NULL.
+/* safetensors_write up to file_finish: the file has its temporary name, at rank 0 (file_publish,
+ * file_discard). sums: of the header, then of each tensor in the order of the file, count + 1 that are
+ * zeroed; or NULL.
  *
- * All ranks write the file together, each what it has of what is divided; rank 0 the header and everything else. So all of
- * them call this, with the same names and shapes, also after an error, which is then everybody's. sums are those of the whole
- * file on every rank. The bytes do not depend on the number of ranks. alone: this process writes all of it. */
-int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums, int alone);
+ * All ranks write the file together, each what it has of what is divided; rank 0 the header and everything
+ * else. So all of them call this, with the same names and shapes, also after an error, which is then
+ * everybody's. sums are those of the whole file on every rank. The bytes do not depend on the number of
+ * ranks. alone: this process writes all of it. */
+int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums,
+                                int alone);
 
 /* ---- The weights of a directory (safetensors_shards.c) ---------------------------------------- */
 
@@ -95,7 +98,8 @@ typedef struct Shards {
 
 /* Writes and syncs everything under temporary names; most: bytes of a shard, 0 = SAFETENSORS_SHARD. 0, or
  * raises and leaves nothing. All ranks write together, unless alone. */
-int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most, int alone);
+int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most,
+                 int alone);
 /* Gives the files their names, in an order in which a reader finds the old weights, the new ones or none, and
  * removes what an earlier writing left. 0 or raises. Of several ranks, the first one does it. */
 int shards_publish(const Shards *s);

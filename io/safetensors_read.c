@@ -88,20 +88,12 @@ typedef struct Reading {
     int64_t from; /* element of the entry that is the tensor's first */
 } Reading;
 
-/* The values are read where they lie: in an fp32 tensor, or in a master. */
-static int is_in_place(const Tensor *to, const float *values)
-{
-    TensorPart part = tensor_part_(to);
-    const float *master = storage_f32(part.type == DTYPE_F32 ? part.weights : part.master);
-    return to->dtype == DTYPE_F32 || (master && values >= master && values < master + part.each);
-}
-
 /* Behind the entry's elements the tensor keeps what it has. */
 static int read_some(void *user, int64_t first, int64_t count, float *values)
 {
     const Reading *r = user;
     int64_t left = r->entry->numel - r->from - first, some = left < 0 ? 0 : left < count ? left : count;
-    if (some < count && !is_in_place(r->to, values))
+    if (some < count && !tensor_is_own_(r->to, values))
         tensor_decode_(r->to, first + some, count - some, values + some);
     return some > 0 ? safetensors_read_part(r->file, r->entry, r->from + first, some, values) : 0;
 }
@@ -116,8 +108,8 @@ int safetensors_read_tensor(const Safetensors *s, const SafetensorsEntry *entry,
     return safetensors_read_from(s, entry, 0, to);
 }
 
-int safetensors_copy_part(const Safetensors *s, const SafetensorsEntry *entry, uint64_t from, uint64_t bytes, Tensor *to,
-                          uint64_t first)
+int safetensors_copy_part(const Safetensors *s, const SafetensorsEntry *entry, uint64_t from, uint64_t bytes,
+                          Tensor *to, uint64_t first)
 {
     enum { PIECE = 4 << 20 }; /* after which pages are let go: a large tensor does not stay in the process */
     const unsigned char *at = (const unsigned char *)entry->data + from;

@@ -286,8 +286,9 @@ static int write_all(const Shards *s)
     char single[PATH_BYTES];
     int status = 0;
     if (s->shards < 2)
-        return single_path(single, s) ? error_code()
-                                      : safetensors_write_temporary(single, s->items, s->count, NULL, s->alone);
+        return single_path(single, s)
+                   ? error_code()
+                   : safetensors_write_temporary(single, s->items, s->count, NULL, s->alone);
     for (int i = 0; i < s->shards && !status; i++)
         status = write_shard(s, i);
     if (!status && is_first(s))
@@ -299,7 +300,8 @@ static int write_all(const Shards *s)
     return status;
 }
 
-int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most, int alone)
+int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most,
+                 int alone)
 {
     *s = (Shards){.directory = directory, .items = items, .count = count, .alone = alone};
     path_label(s->shown, directory);

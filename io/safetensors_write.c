@@ -1,5 +1,6 @@
 /* safetensors written: the header from sorted items, padded to eight bytes, then their bytes, converted a
- * piece at a time. The same items give the same file, whether one process writes it or several ranks, each what it has. */
+ * piece at a time. The same items give the same file, whether one process writes it or several ranks, each
+ * what it has. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -35,8 +36,9 @@ typedef struct Sorted {
     int size; /* of an element */
     /* What is written here: all of it, or of what ranks write together this rank's part. */
     int64_t first, count;
-    int64_t each;        /* elements of a rank's part; 0: rank 0 writes all */
-    const Storage *part; /* where they lie, from its byte `at` on, as elements of this type; NULL: in the item */
+    int64_t each; /* elements of a rank's part; 0: rank 0 writes all */
+    const Storage
+        *part; /* where they lie, from its byte `at` on, as elements of this type; NULL: in the item */
     uint64_t at;
     DType type;
 } Sorted;
@@ -372,8 +374,9 @@ static int together_sum(const Together *t, FileSum *sums)
     for (int i = 0; i < t->count; i++) {
         sums[i + 1] = (FileSum){0};
         for (int r = 0; r < ranks; r++)
-            sums[i + 1] = file_sum_join(sums[i + 1], (FileSum){bytes_of_rank(&t->sorted[i], r),
-                                                               t->crc[(size_t)r * t->of_one + (size_t)i + 1]});
+            sums[i + 1] =
+                file_sum_join(sums[i + 1], (FileSum){bytes_of_rank(&t->sorted[i], r),
+                                                     t->crc[(size_t)r * t->of_one + (size_t)i + 1]});
     }
     return 0;
 }
@@ -422,7 +425,8 @@ uint64_t safetensors_file_bytes(const char *shown, const SafetensorsItem *items,
 }
 
 /* Every rank comes here, and stays with the others until all are done. */
-static int write_with_others(const char *path, const char *shown, const SafetensorsItem *items, int count, FileSum *sums)
+static int write_with_others(const char *path, const char *shown, const SafetensorsItem *items, int count,
+                             FileSum *sums)
 {
     Context *context = context_here();
     size_t bytes = (size_t)count * sizeof(Sorted);
@@ -441,7 +445,8 @@ static int write_with_others(const char *path, const char *shown, const Safetens
     return status;
 }
 
-int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums, int alone)
+int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums,
+                                int alone)
 {
     char shown[FILE_LABEL];
     int together = !alone && context_ranks_(context_here()) > 1;

@@ -60,7 +60,8 @@ static int is_divided(const Tensor *parameter)
     return parameter->shard != NULL;
 }
 
-/* Where the scales of an 8-bit state lie among this rank's bytes of it, and how many there are of the whole parameter. */
+/* Where the scales of an 8-bit state lie among this rank's bytes of it, and how many there are of the whole
+ * parameter. */
 static QuantLayout layout_of(const Tensor *array, const Tensor *parameter)
 {
     QuantLayout here = quant_layout(array->dtype, 1, tensor_part_(parameter).count);
@@ -161,8 +162,8 @@ static int agreed(void)
     return ranks_agree_error_(context_here(), NULL);
 }
 
-/* Writes a file of items, if all could make them, and frees them. What all have of it is returned; what this rank has beside
- * it is raised. */
+/* Writes a file of items, if all could make them, and frees them. What all have of it is returned; what this
+ * rank has beside it is raised. */
 static int save_items(const char *directory, const char *name, Items *items, SavedFile *file)
 {
     char path[PATH_BYTES];
@@ -185,7 +186,8 @@ static int save_state(const char *directory, const SavedRun *run, const SavedFil
 {
     char path[PATH_BYTES];
     RandomState random = context_here()->random;
-    RankValue sample = {.mine = random.first_sample}; /* that of the step's last micro-batch, as of one process */
+    RankValue sample = {.mine =
+                            random.first_sample}; /* that of the step's last micro-batch, as of one process */
     int status = ranks_agree_error_(context_here(), &sample);
     if (status)
         return status;
@@ -382,7 +384,8 @@ static const SafetensorsEntry *entry_for(const Loading *l, const Safetensors *fi
 }
 
 /* A parameter, or a state of one, of which this rank may have a part. read 0: it is only compared. */
-static int take(const Loading *l, const Safetensors *file, const char *name, Tensor *tensor, const Tensor *of, int read)
+static int take(const Loading *l, const Safetensors *file, const char *name, Tensor *tensor, const Tensor *of,
+                int read)
 {
     SafetensorsType type = saved_type(tensor);
     const SafetensorsEntry *entry = entry_for(l, file, name, type, tensor_shape(of));
@@ -409,8 +412,9 @@ static int take_scales(const Loading *l, const char *name, Tensor *array, const 
     if (!entry)
         return error_code();
     return read ? safetensors_copy_part(l->optimizer, entry, first,
-                                        (uint64_t)quant_layout(array->dtype, 1, part.count).blocks * sizeof(float), array,
-                                        layout.scales)
+                                        (uint64_t)quant_layout(array->dtype, 1, part.count).blocks *
+                                            sizeof(float),
+                                        array, layout.scales)
                 : 0;
 }
 
@@ -498,7 +502,9 @@ static int take_gradients(const Loading *l)
 static int compare(const Loading *l)
 {
     const SavedRunState *s = &l->state;
-    return saved_run_state_compare(l->shown, l->run, s) || take_model(l, 0) || take_optimizer(l, 0) ? error_code() : 0;
+    return saved_run_state_compare(l->shown, l->run, s) || take_model(l, 0) || take_optimizer(l, 0)
+               ? error_code()
+               : 0;
 }
 
 static int restore(const Loading *l)
@@ -537,7 +543,8 @@ static int load_one(const char *path, const SavedRun *run, int check, SavedRunFo
         saved_run_check_files(path, &l.state, check && !context->meta);
     int status = same_everywhere(&l);
     if (!status) {
-        if ((l.model = open_tensors(path, SAVED_RUN_MODEL)) && (l.optimizer = open_tensors(path, SAVED_RUN_OPTIMIZER)))
+        if ((l.model = open_tensors(path, SAVED_RUN_MODEL)) &&
+            (l.optimizer = open_tensors(path, SAVED_RUN_OPTIMIZER)))
             compare(&l);
         status = agreed();
     }

@@ -82,7 +82,8 @@ static int fail(const char *what, const char *path)
                        what, shown, strerror(cause));
 }
 
-static int temporary_of(char out[PATH_BYTES], const char *directory, int64_t step, int64_t process, const char *ending)
+static int temporary_of(char out[PATH_BYTES], const char *directory, int64_t step, int64_t process,
+                        const char *ending)
 {
     char name[SAVED_RUN_NAME], temporary[2 * SAVED_RUN_NAME];
     saved_run_name(name, step);
@@ -139,7 +140,8 @@ int saved_run_begin(const char *directory, int64_t step, char temporary[PATH_BYT
 {
     Context *context = context_here();
     RankValue process = {.mine = getpid()};
-    int made = !error_code() && context_rank_(context) == 0 && make_temporary(directory, step, temporary) == 0;
+    int made =
+        !error_code() && context_rank_(context) == 0 && make_temporary(directory, step, temporary) == 0;
     int status = ranks_agree_error_(context, &process);
     if (!status)
         temporary_of(temporary, directory, step, process.first, "");

@@ -313,7 +313,8 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
     if (l.file)
         load(&l);
     Context *context = context_here();
-    int status = ranks_agree_error_(context, NULL); /* one that could not read would leave the others waiting later */
+    int status =
+        ranks_agree_error_(context, NULL); /* one that could not read would leave the others waiting later */
     size_t count = (size_t)l.names.list.count;
     if (l.source)
         host_free(context, l.source, count * sizeof *l.source);

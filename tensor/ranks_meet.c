@@ -1,6 +1,6 @@
-/* What ranks do together outside steps, where files are read and written: they wait for each other, and what stops one of
- * them stops all. None of it is in the books. A plan saves nothing, so nobody could compare; the memory is the host's, and
- * what is sent is some bytes a rank. */
+/* What ranks do together outside steps, where files are read and written: they wait for each other, and what
+ * stops one of them stops all. None of it is in the books. A plan saves nothing, so nobody could compare; the
+ * memory is the host's, and what is sent is some bytes a rank. */
 #include <stdio.h>
 #include <string.h>
 
@@ -26,7 +26,8 @@ int ranks_gather_(const Context *context, void *data, uint64_t bytes)
     return t->gather(t->self, RANKS_DATA, data, bytes) ? unreached(t) : 0;
 }
 
-/* The rank that failed first says why. Everyone's error has the same code, so that all do the same about it. */
+/* The rank that failed first says why. Everyone's error has the same code, so that all do the same about it.
+ */
 static int raise_everywhere(Context *context, int from)
 {
     const Transport *t = context->ranks->is.transport;
@@ -54,13 +55,15 @@ int ranks_agree_error_(Context *context, RankValue *value)
     RankReport *reports = context->ranks->reports;
     uint64_t place = ~context->ranks->traffic.hash; /* in a step, this is where the hash itself is */
     int failed = -1;
-    reports[is->rank] = (RankReport){.place = place, .step = context->steps_done, .code = error_code(), .value = mine};
+    reports[is->rank] =
+        (RankReport){.place = place, .step = context->steps_done, .code = error_code(), .value = mine};
     if (ranks_gather_(context, reports, sizeof *reports))
         return error_code();
     for (int r = is->size - 1; r >= 0; r--) {
         if (reports[r].place != place || reports[r].step != context->steps_done)
             return error_raise(ERROR_RANKS,
-                               "rank %d reads or writes files, and rank %d is elsewhere; a script may not depend on the rank",
+                               "rank %d reads or writes files, and rank %d is elsewhere; a script may not "
+                               "depend on the rank",
                                is->rank, r);
         failed = reports[r].code ? r : failed;
         if (value && reports[r].value > value->most)

@@ -247,6 +247,13 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     return failed;
 }
 
+int tensor_is_own_(const Tensor *tensor, const float *values)
+{
+    TensorPart part = tensor_part_(tensor);
+    const float *own = storage_f32(part.type == DTYPE_F32 ? part.weights : part.master);
+    return tensor->dtype == DTYPE_F32 || (own && values >= own && values < own + part.each);
+}
+
 static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t count, float *values)
 {
     Context *context = tensor->item.context;

@@ -202,6 +202,10 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
  * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
 
+/* Whether the values that a source is asked for are those of the tensor itself: an fp32 one, or its master. What the source
+ * leaves there then stays. */
+int tensor_is_own_(const Tensor *tensor, const float *values);
+
 /* Gives elements [first, first + count) of a 16-bit parameter's master the values of its copy. Nothing on
  * meta. */
 void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count);

@@ -1,5 +1,5 @@
-/* Files and ranks: what several ranks write together is, byte for byte, what one process writes; any number of them reads it
- * back; and what stops one of them stops all, with the saves before it as they were. */
+/* Files and ranks: what several ranks write together is, byte for byte, what one process writes; any number
+ * of them reads it back; and what stops one of them stops all, with the saves before it as they were. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -18,14 +18,15 @@ typedef struct Job {
     const char *precision; /* NULL = fp32 */
     int tied, eight_bit, ranks, accumulate;
     RankStrategy strategy;
-    int64_t steps;                             /* to train to */
-    const char *from, *weights_from;           /* a saved run, weights; NULL = none */
-    const char *again, *to, *export;           /* saved as soon as it is loaded; saved, exported at the end; NULL = not */
+    int64_t steps;                   /* to train to */
+    const char *from, *weights_from; /* a saved run, weights; NULL = none */
+    const char *again, *to,
+        *export; /* saved as soon as it is loaded; saved, exported at the end; NULL = not */
     SafetensorsType type;
-    float *weights;                            /* every rank writes its part */
+    float *weights; /* every rank writes its part */
     int (*at_end)(struct Job *job, const Ranks *ranks, const SavedRun *run);
-    const char *directory, *other;             /* for that */
-    int alone;                                 /* one process, that keeps micro-batches apart */
+    const char *directory, *other; /* for that */
+    int alone;                     /* one process, that keeps micro-batches apart */
     char error[MOST_RANKS][512];
 } Job;
 
@@ -43,7 +44,8 @@ static void write_weights(TensorList list, float *to)
             memcpy(to + at + part.first, storage_f32(part.master), (size_t)part.count * sizeof *to);
         else if (part.count > 0 && part.counts)
             c->kernels->copy(part.type, DTYPE_F32, part.count,
-                             (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, part.at), to + at + part.first, &c->run);
+                             (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, part.at),
+                             to + at + part.first, &c->run);
     }
 }
 
@@ -80,8 +82,9 @@ static int script(void *config)
     }
     ModelPreset preset = preset_of(job);
     Module *model = nn_model(&preset);
-    Optimizer *optimizer = job->eight_bit ? optim_adamw8bit(nn_parameters(model), &(AdamW8bit){.lr = 1e-3f})
-                                          : optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-3f, .weight_decay = 0.1f});
+    Optimizer *optimizer =
+        job->eight_bit ? optim_adamw8bit(nn_parameters(model), &(AdamW8bit){.lr = 1e-3f})
+                       : optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-3f, .weight_decay = 0.1f});
     SavedRun run = {.model = model, .optimizer = optimizer, .loader = data, .keep = 9};
     if (job->weights_from)
         io_load_weights(model, job->weights_from, NULL, NULL);
@@ -128,8 +131,10 @@ static int body(const Ranks *ranks, void *user)
     int status = plan_execute(script, &part, &o, &plan, &result);
     if (status && !error[0])
         snprintf(error, sizeof job->error[0], "run: %.480s", result.error);
-    else if (!status && (result.memory.stats.peak != plan.memory.stats.peak || result.memory.stats.needs != plan.memory.stats.needs ||
-             result.memory.stats.event_hash != plan.memory.stats.event_hash || result.segments_off_plan))
+    else if (!status &&
+             (result.memory.stats.peak != plan.memory.stats.peak ||
+              result.memory.stats.needs != plan.memory.stats.needs ||
+              result.memory.stats.event_hash != plan.memory.stats.event_hash || result.segments_off_plan))
         status = snprintf(error, sizeof job->error[0], "the run is not its plan");
     plan_free(&plan);
     return status != 0;
@@ -138,9 +143,9 @@ static int body(const Ranks *ranks, void *user)
 static const char *text_of(const Job *job)
 {
     static char text[256];
-    snprintf(text, sizeof text, "%s%s%s %s, %s, %d ranks", setting_text(&job->setting), job->tied ? " tied" : "",
-             job->eight_bit ? " 8-bit states" : "", job->precision ? job->precision : "fp32",
-             ranks_strategy_name(job->strategy), job->ranks);
+    snprintf(text, sizeof text, "%s%s%s %s, %s, %d ranks", setting_text(&job->setting),
+             job->tied ? " tied" : "", job->eight_bit ? " 8-bit states" : "",
+             job->precision ? job->precision : "fp32", ranks_strategy_name(job->strategy), job->ranks);
     return text;
 }
 
@@ -229,8 +234,9 @@ static void test_saved_by_any_ranks(void **state)
         }
 }
 
-/* Four micro-batches a step, of 1, 2 or 4 ranks with any strategy: what is read and saved again is equal to the byte, and two
- * more steps are those of the run that was not stopped, where sums have the same order to the bit. */
+/* Four micro-batches a step, of 1, 2 or 4 ranks with any strategy: what is read and saved again is equal to
+ * the byte, and two more steps are those of the run that was not stopped, where sums have the same order to
+ * the bit. */
 static void test_resumed_by_any_ranks(void **state)
 {
     (void)state;
@@ -263,7 +269,8 @@ static void test_resumed_by_any_ranks(void **state)
                 double d = apart(job.weights, saver.weights);
                 int same_order = ranks == 4 || job.alone;
                 if (!(d <= (same_order ? 0 : job.precision || job.eight_bit ? 1e-2 : 1e-6)))
-                    fail_msg("%s: weights are %g apart from those of the run that was not stopped", text_of(&job), d);
+                    fail_msg("%s: weights are %g apart from those of the run that was not stopped",
+                             text_of(&job), d);
                 test_free(job.weights);
                 empty(at("again"));
             }
@@ -281,7 +288,8 @@ static int same_directories(const char *a, const char *b)
     return system(command) == 0;
 }
 
-/* Shards, of every type, by ranks that have a third of each parameter, and by one process; and read by ranks again. */
+/* Shards, of every type, by ranks that have a third of each parameter, and by one process; and read by ranks
+ * again. */
 static void test_weights_by_ranges(void **state)
 {
     (void)state;
@@ -323,8 +331,9 @@ static int look_at_books(Job *job, const Ranks *ranks, const SavedRun *run)
     const MemStats *stats = memtrack_stats(context_here()->ledger);
     uint64_t gathered = stats->own_peak[MEM_GATHERED], parameters = stats->own_peak[MEM_PARAMETER];
     if (gathered || parameters * 2 > (uint64_t)whole)
-        snprintf(job->error[ranks->rank], sizeof job->error[0], "%llu bytes gathered, and %llu of %llu are here",
-                 (unsigned long long)gathered, (unsigned long long)parameters, (unsigned long long)whole);
+        snprintf(job->error[ranks->rank], sizeof job->error[0],
+                 "%llu bytes gathered, and %llu of %llu are here", (unsigned long long)gathered,
+                 (unsigned long long)parameters, (unsigned long long)whole);
     return 0;
 }
 
@@ -386,7 +395,8 @@ static int bad_rename(const char *from, const char *to)
 
 static int complain(Job *job, const Ranks *ranks, const char *what)
 {
-    snprintf(job->error[ranks->rank], sizeof job->error[0], "%s (%d: %.300s)", what, error_code(), error_message());
+    snprintf(job->error[ranks->rank], sizeof job->error[0], "%s (%d: %.300s)", what, error_code(),
+             error_message());
     return 1;
 }
 
@@ -399,7 +409,8 @@ static void meet(void)
 /* Every rank knows, and all that was there is there still; then it works again. */
 static int refuse_files(Job *job, const Ranks *ranks, const SavedRun *run)
 {
-    static const char *const why[] = {"Permission denied", "No space left", "Input/output error", "Read-only"};
+    static const char *const why[] = {"Permission denied", "No space left", "Input/output error",
+                                      "Read-only"};
     for (int kind = 1; kind <= 4; kind++)
         for (int r = 0; r < (kind == 4 ? 1 : ranks->size); r++) { /* only rank 0 moves files */
             bad = ranks->rank == r ? kind : 0;
@@ -475,7 +486,8 @@ static int fail_allocations(Job *job, const Ranks *ranks, const SavedRun *run)
             memtrack_fail_nth(0);
         meet();
         SavedRunFound found;
-        if (io_find_saved_run(job->directory, &found) || !found.path[0] || found.note[0] || names_in(job->directory) != 1)
+        if (io_find_saved_run(job->directory, &found) || !found.path[0] || found.note[0] ||
+            names_in(job->directory) != 1)
             return complain(job, ranks, "the save before is not whole");
     }
     for (uint64_t n = 1; !over_loading; n++) {
@@ -511,7 +523,8 @@ static void test_every_allocation_fails(void **state)
     run(&job);
 }
 
-/* What one rank finds damaged, all pass over; and a directory that is another one elsewhere is no run of all. */
+/* What one rank finds damaged, all pass over; and a directory that is another one elsewhere is no run of all.
+ */
 static int find_damage(Job *job, const Ranks *ranks, const SavedRun *run)
 {
     SavedRunFound found;
@@ -559,9 +572,12 @@ static void test_damage(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_saved_by_any_ranks),     TEST(test_resumed_by_any_ranks),
-                                       TEST(test_weights_by_ranges),      TEST(test_reading_gathers_nothing),
-                                       TEST(test_one_rank_cannot_write),  TEST(test_every_allocation_fails),
+    const struct CMUnitTest tests[] = {TEST(test_saved_by_any_ranks),
+                                       TEST(test_resumed_by_any_ranks),
+                                       TEST(test_weights_by_ranges),
+                                       TEST(test_reading_gathers_nothing),
+                                       TEST(test_one_rank_cannot_write),
+                                       TEST(test_every_allocation_fails),
                                        TEST(test_damage)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
