@@ -452,7 +452,7 @@ int io_load_adapter(Module *model, const char *directory, const AdapterOptions *
     char path[PATH_BYTES];
     if (!model || !directory)
         return error_raise(ERROR_ARGUMENT, "io_load_adapter(): %s is NULL", model ? "directory" : "model");
-    if (error_code() || hub_follow(path, directory))
+    if (ranks_whole_model_(context_here(), "io_load_adapter()") || hub_follow(path, directory))
         return error_code();
     if (nn_lora_count(model))
         return error_raise(ERROR_STATE,

@@ -551,7 +551,7 @@ static int begin(Saving *s, const char *function, Module *model, const char *dir
     *s = (Saving){.model = model, .directory = directory, .how = how ? how : &defaults};
     if (!model || !directory)
         return error_raise(ERROR_ARGUMENT, "%s(): %s is NULL", function, model ? "directory" : "model");
-    if (error_code())
+    if (ranks_whole_model_(context_here(), "io_save_adapter()"))
         return error_code();
     path_label(s->shown, directory);
     if (s->how->base && !text_is_utf8(s->how->base))

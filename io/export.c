@@ -261,7 +261,8 @@ int io_save_weights(Module *model, const ModelPreset *preset, const char *direct
 {
     Export e;
     how = how ? how : &defaults;
-    if (arguments("io_save_weights", model, directory, how))
+    if (arguments("io_save_weights", model, directory, how) ||
+        ranks_whole_model_(context_here(), "io_save_weights()"))
         return error_code();
     TensorList list = nn_parameters(model);
     if (context_is_meta(context_current()))

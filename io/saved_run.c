@@ -260,6 +260,8 @@ int io_save_run(const char *directory, const SavedRun *run)
     if (run->base && !text_is_utf8(run->base->path))
         return error_raise(ERROR_ARGUMENT, "io_save_run(): the path of the base %s is not UTF-8",
                            string_text(run->base->path).text);
+    if (ranks_whole_model_(context_here(), "io_save_run()"))
+        return error_code();
     saved_run_parameters(run->model); /* its list is made once, in planning too */
     if (context_here()->meta)
         return error_code();
@@ -581,7 +583,8 @@ static int load_newest(const char *path, const SavedRun *run, SavedRunFound *fou
 int io_load_run(const char *path, const SavedRun *run, SavedRunFound *found)
 {
     SavedRunFound result = {0}; /* the path may be found->path */
-    int status = run_complete("io_load_run", path, run) ? load_newest(path, run, &result) : error_code();
+    int fits = run_complete("io_load_run", path, run) && !ranks_whole_model_(context_here(), "io_load_run()");
+    int status = fits ? load_newest(path, run, &result) : error_code();
     if (found)
         *found = result;
     return status;

@@ -18,6 +18,18 @@ static int unreached(const Transport *t)
     return error_raise(ERROR_RANKS, "the other ranks do not answer: %s", t->why(t->self));
 }
 
+int ranks_whole_model_(const Context *context, const char *what)
+{
+    const struct ContextRanks *r = context->ranks;
+    if (error_code() || !r || r->count[RANKS_TENSOR] * r->count[RANKS_STAGE] == 1)
+        return error_code();
+    return error_raise(ERROR_RANKS,
+                       "%s: ranks that compute a layer together, or stages, have other tensors than the "
+                       "model; files are read "
+                       "and written where ranks divide samples and states alone (ddp, zero1 to zero3)",
+                       what);
+}
+
 int ranks_gather_(const Context *context, void *data, uint64_t bytes)
 {
     if (!is_several(context))
@@ -35,7 +47,7 @@ static int raise_everywhere(Context *context, int from)
     ErrorCode code = (ErrorCode)context->ranks->reports[from].code;
     if (from == context->ranks->is.rank)
         snprintf(why, sizeof why, "%s", error_message());
-    if (t->broadcast(t->self, RANKS_DATA, why, sizeof why, from))
+    if (t->broadcast(t->self, RANKS_ALL, why, sizeof why, from))
         return unreached(t);
     if (error_code() == (int)code)
         return code;
@@ -57,7 +69,8 @@ int ranks_agree_error_(Context *context, RankValue *value)
     int failed = -1;
     reports[is->rank] =
         (RankReport){.place = place, .step = context->steps_done, .code = error_code(), .value = mine};
-    if (ranks_gather_(context, reports, sizeof *reports))
+    if (is->transport->gather(is->transport->self, RANKS_ALL, reports, sizeof *reports) &&
+        unreached(is->transport))
         return error_code();
     for (int r = is->size - 1; r >= 0; r--) {
         if (reports[r].place != place || reports[r].step != context->steps_done)

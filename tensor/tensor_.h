@@ -399,6 +399,8 @@ typedef struct RankValue {
 } RankValue;
 /* All wait for all. An error of one becomes everybody's, with the same code. value may be NULL. Returns error_code(). */
 int ranks_agree_error_(Context *context, RankValue *value);
+/* 0, or raises: this rank's model is not a whole one, divided at most by elements. */
+int ranks_whole_model_(const Context *context, const char *what);
 /* Part r of the host's data, of `bytes`, a multiple of 64, comes from rank r. 0, or raises. */
 int ranks_gather_(const Context *context, void *data, uint64_t bytes);
 
