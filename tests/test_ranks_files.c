@@ -5,18 +5,20 @@
 #include <fcntl.h>
 #include <math.h>
 
+#include "../io/adapter.h"
 #include "../io/weights.h"
 #include "../kernels/kernels.h"
+#include "../nn/lora.h"
 #include "../tensor/ranks_.h"
 #include "rank_threads.h"
 #include "resume_support.h"
 
-enum { MOST_RANKS = 4, WEIGHTS = 200000, JOBS = 6 };
+enum { MOST_RANKS = 4, WEIGHTS = 200000, JOBS = 7, ADAPTERS = 6 };
 
 typedef struct Job {
     Setting setting;
     const char *precision; /* NULL = fp32 */
-    int tied, eight_bit, ranks, accumulate;
+    int tied, eight_bit, lora, ranks, accumulate;
     RankStrategy strategy;
     int64_t steps;                   /* to train to */
     const char *from, *weights_from; /* a saved run, weights; NULL = none */
@@ -26,7 +28,8 @@ typedef struct Job {
     float *weights; /* every rank writes its part */
     int (*at_end)(struct Job *job, const Ranks *ranks, const SavedRun *run);
     const char *directory, *other; /* for that */
-    int alone;                     /* one process, that keeps micro-batches apart */
+    const char *adapter_from, *adapter;
+    int alone; /* one process, that keeps micro-batches apart */
     char error[MOST_RANKS][512];
 } Job;
 
@@ -82,6 +85,10 @@ static int script(void *config)
     }
     ModelPreset preset = preset_of(job);
     Module *model = nn_model(&preset);
+    if (job->adapter_from)
+        io_load_adapter(model, job->adapter_from, NULL, NULL);
+    else if (job->lora)
+        nn_add_lora(model, &(Lora){.rank = 4, .targets = "q_proj,down_proj,embed_tokens"});
     Optimizer *optimizer =
         job->eight_bit ? optim_adamw8bit(nn_parameters(model), &(AdamW8bit){.lr = 1e-3f})
                        : optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-3f, .weight_decay = 0.1f});
@@ -104,6 +111,8 @@ static int script(void *config)
         io_save_run(job->to, &run);
     if (job->export)
         io_save_weights(model, &preset, job->export, &(WeightsSaving){.type = job->type, .shard = 20000});
+    if (job->adapter)
+        io_save_adapter(model, job->adapter, NULL);
     if (job->at_end && !meta && !error_code())
         return job->at_end(job, part->ranks, &run);
     if (!meta && !error_code() && job->weights)
@@ -144,7 +153,10 @@ static const char *text_of(const Job *job)
 {
     static char text[256];
     snprintf(text, sizeof text, "%s%s%s %s, %s, %d ranks", setting_text(&job->setting),
-             job->tied ? " tied" : "", job->eight_bit ? " 8-bit states" : "",
+             job->tied ? " tied" : "",
+             job->eight_bit ? " 8-bit states"
+             : job->lora    ? " adapters"
+                            : "",
              job->precision ? job->precision : "fp32", ranks_strategy_name(job->strategy), job->ranks);
     return text;
 }
@@ -198,7 +210,8 @@ static Job job_of(int i)
                                {.setting = {.family = MODEL_BERT, .dropout = 0.1f}},
                                {.setting = {.family = MODEL_LLAMA}, .eight_bit = 1},
                                {.setting = {.family = MODEL_LLAMA}, .precision = "bf16-mixed"},
-                               {.setting = {.family = MODEL_GPT2}, .precision = "bf16"}};
+                               {.setting = {.family = MODEL_GPT2}, .precision = "bf16"},
+                               {.setting = {.family = MODEL_LLAMA}, .lora = 1}};
     return jobs[i];
 }
 
@@ -293,7 +306,7 @@ static int same_directories(const char *a, const char *b)
 static void test_weights_by_ranges(void **state)
 {
     (void)state;
-    for (int i = 0; i < JOBS; i++)
+    for (int i = 0; i < ADAPTERS; i++)
         for (int type = SAFETENSORS_F32; type <= SAFETENSORS_BF16; type++) {
             Job one = job_of(i), many = one, reader = one;
             one.ranks = one.alone = 1;
@@ -320,6 +333,30 @@ static void test_weights_by_ranges(void **state)
             empty(at("many"));
             empty(at("read"));
         }
+}
+
+/* Adapters: an embedding's first matrix lies the other way round in the file. */
+static void test_adapters_by_ranges(void **state)
+{
+    (void)state;
+    Job one = job_of(ADAPTERS), many = one, reader = one;
+    one.ranks = one.alone = 1;
+    one.accumulate = 3;
+    many.ranks = reader.ranks = 3;
+    many.accumulate = reader.accumulate = 1;
+    many.strategy = reader.strategy = RANKS_ZERO3;
+    one.steps = many.steps = 2;
+    one.adapter = at("one");
+    many.adapter = at("many");
+    run(&one);
+    run(&many);
+    if (!same_directories(at("one"), at("many")))
+        fail_msg("an adapter is not that of one process");
+    reader.adapter_from = at("one");
+    reader.adapter = at("read");
+    run(&reader);
+    if (!same_directories(at("one"), at("read")))
+        fail_msg("the adapter that was read is not what was written");
 }
 
 /* Reading gathers nothing: all that a rank has are its parts, and what is too small for one. */
@@ -572,12 +609,9 @@ static void test_damage(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_saved_by_any_ranks),
-                                       TEST(test_resumed_by_any_ranks),
-                                       TEST(test_weights_by_ranges),
-                                       TEST(test_reading_gathers_nothing),
-                                       TEST(test_one_rank_cannot_write),
-                                       TEST(test_every_allocation_fails),
-                                       TEST(test_damage)};
+    const struct CMUnitTest tests[] = {TEST(test_saved_by_any_ranks),      TEST(test_resumed_by_any_ranks),
+                                       TEST(test_weights_by_ranges),       TEST(test_adapters_by_ranges),
+                                       TEST(test_reading_gathers_nothing), TEST(test_one_rank_cannot_write),
+                                       TEST(test_every_allocation_fails),  TEST(test_damage)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
