@@ -6,6 +6,7 @@
 
 #include "compare_.h"
 #include "levers_.h"
+#include "several.h"
 
 typedef struct Table {
     FILE *out;
@@ -49,7 +50,7 @@ static void number(const Table *t, int columns, double bytes)
 
 static int64_t effective_batch(const Variant *v)
 {
-    return (int64_t)v->options.batch * v->options.accumulate;
+    return step_samples(&v->options);
 }
 
 static int batches_differ(const Comparison *c)

@@ -39,7 +39,7 @@ static const Help pages[] = {
      "never stopped; with --save of the same directory a run is started where there\n"
      "is none. SIGINT and SIGTERM stop it between two steps, saved; a second signal\n"
      "stops it at once.",
-     TRAIN_FLAGS " --check-data --export --merge --export-adapter --overwrite --export-dtype --export-shard "
+     TRAIN_FLAGS " --ranks --parallel --check-data --export --merge --export-adapter --overwrite --export-dtype --export-shard "
                  "--save --save-every --keep --resume",
      .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
                  "  brim train --model mlp --data fashion-mnist --epochs 3\n"
@@ -51,7 +51,7 @@ static const Help pages[] = {
      "milliseconds to seconds, for models of any size. With --budget the exit code\n"
      "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
      "--inference plans inference instead of training: weights, cache and workspace.",
-     NEED_FLAGS " --card --textbook --inference --prefill --json",
+     NEED_FLAGS " --ranks --parallel --rank --card --textbook --inference --prefill --json",
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"},
@@ -63,7 +63,7 @@ static const Help pages[] = {
      "--budget marks the rows that fit.\n"
      "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
      "one model, beside what is taught about them, and four models on five cards.",
-     NEED_FLAGS " --card --run --no-graph --four-ways --csv --json",
+     NEED_FLAGS " --ranks --parallel --card --run --no-graph --four-ways --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --four-ways --model llama-3.1-8b\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
@@ -152,6 +152,7 @@ static const Group groups[] = {
      "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention "
      "--precision "
      "--grad-dtype --rounding --loss-scale --weights --quantize --budget --card --memory --reserve"},
+    {"ranks", "several processes that train one model", "--ranks --parallel --rank"},
     {"saving", "saved runs, and weights for other programs",
      "--save --save-every --keep --resume --export --merge --export-adapter --overwrite --export-dtype "
      "--export-shard"},

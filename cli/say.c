@@ -6,6 +6,34 @@
 #include "../kernels/kernels.h"
 #include "cli.h"
 
+static int speaker; /* this process's rank */
+
+void speak_as(int rank)
+{
+    speaker = rank;
+    if (rank && !freopen("/dev/null", "w", stdout))
+        fclose(stdout);
+}
+
+int speaks_alone(void)
+{
+    return speaker == 0;
+}
+
+void complain(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fflush(stdout);
+    if (speaker)
+        fprintf(stderr, "rank %d: ", speaker);
+    else
+        fprintf(stderr, "brim: ");
+    vfprintf(stderr, format, arguments);
+    fprintf(stderr, "\n");
+    va_end(arguments);
+}
+
 int usage(const char *format, ...)
 {
     va_list arguments;
@@ -19,8 +47,7 @@ int usage(const char *format, ...)
 
 int say_error(void)
 {
-    fflush(stdout);
-    fprintf(stderr, "brim: %s\n", error_message());
+    complain("%s", error_message());
     error_clear();
     return EXIT_NO;
 }
@@ -28,6 +55,8 @@ int say_error(void)
 void note(const char *format, ...)
 {
     va_list arguments;
+    if (!speaks_alone())
+        return;
     va_start(arguments, format);
     fflush(stdout);
     fprintf(stderr, "brim: note: ");
@@ -41,7 +70,7 @@ int products_or_say(void)
     const char *error = kernels_blas_error(), *warning = kernels_blas_warning();
     fflush(stdout);
     if (error)
-        fprintf(stderr, "brim: %s\n", error);
+        complain("%s", error);
     else if (warning)
         note("%s", warning);
     return error ? EXIT_NO : EXIT_DONE;
@@ -49,7 +78,7 @@ int products_or_say(void)
 
 int threads_of(const Options *o)
 {
-    return o->threads ? o->threads : kernels_default_threads();
+    return o->threads ? o->threads : context_default_threads(o->ranks.size > 1 ? &o->ranks : NULL);
 }
 
 /* Behind what the text holds. */

@@ -59,6 +59,9 @@ BRIM_API const char *ranks_strategy_divides(RankStrategy strategy);
 BRIM_API int ranks_join(Ranks *ranks, RankStrategy strategy, int size, char *why, size_t why_size);
 /* The run is over. status: 0, or it failed here, and then the others are not waited for. */
 BRIM_API void ranks_leave(Ranks *ranks, int status);
+/* Everyone's `bytes` come to lie at all + rank * bytes, on all ranks, which call it at the same place of their run. Small
+ * figures, not tensors: no plan knows of it. 0, or -1 when a rank has stopped or cannot be reached. */
+BRIM_API int ranks_gather(const Ranks *ranks, const void *mine, uint64_t bytes, void *all);
 /* How many ranks the launcher's environment says; 0 = none started this process. */
 BRIM_API int ranks_launched(void);
 
