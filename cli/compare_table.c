@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "../device/device.h"
 #include "compare_.h"
 #include "levers_.h"
 #include "several.h"
@@ -302,8 +303,9 @@ static void run_rows(const Table *t)
     char title[64];
     snprintf(title, sizeof title, "%" PRId64 " STEP%s OF EACH, %s", steps, steps == 1 ? "" : "S",
              t->unit.name);
+    int on_card = device_cuda_ordinal(t->rows->options->device) >= 0; /* there its own figures count */
     fprintf(t->out, "\n%-*s %9s %9s %6s %9s %12s %9s %9s\n", t->width, title, "planned", "measured", "apart",
-            "process", "unaccounted", "ms/step", "loss");
+            on_card ? "card used" : "process", "unaccounted", "ms/step", "loss");
     for (int i = 0; i < t->rows->count; i++) {
         const Variant *v = &t->rows->variants[i];
         const RunResult *r = &v->result;
@@ -316,8 +318,9 @@ static void run_rows(const Table *t)
         number(t, 9, (double)planned);
         number(t, 9, (double)measured);
         fprintf(t->out, " %6" PRId64, (int64_t)(measured - planned));
-        number(t, 9, (double)r->memory.process_peak);
-        number(t, 12, (double)report_unaccounted(&r->memory));
+        const MemSummary *m = &r->memory;
+        number(t, 9, (double)(on_card ? m->card.used : m->process_peak));
+        number(t, 12, (double)(on_card ? report_card_unaccounted(m) : report_unaccounted(m)));
         fprintf(t->out, " %9s %9.4f\n", compare_ms(v, 1, "-").text, r->loss_last);
     }
 }

@@ -57,13 +57,23 @@ BRIM_API const char *ranks_strategy_divides(RankStrategy strategy);
  * there are. Without a launcher this is a run of one rank. 0, or an error code with a sentence in why: what is missing, what
  * was found, and what would work. */
 BRIM_API int ranks_join(Ranks *ranks, RankStrategy strategy, int size, char *why, size_t why_size);
-/* The run is over. status: 0, or it failed here, and then the others are not waited for. */
+/* The run is over. status: 0, or it failed here: then the others are not waited for, and this process has to end with a
+ * non-zero status, at which the launcher ends them. */
 BRIM_API void ranks_leave(Ranks *ranks, int status);
 /* Everyone's `bytes` come to lie at all + rank * bytes, on all ranks, which call it at the same place of their run. Small
  * figures, not tensors: no plan knows of it. 0, or -1 when a rank has stopped or cannot be reached. */
 BRIM_API int ranks_gather(const Ranks *ranks, const void *mine, uint64_t bytes, void *all);
 /* How many ranks the launcher's environment says; 0 = none started this process. */
 BRIM_API int ranks_launched(void);
+/* Makes this process the launcher of `ranks` of its program, with the same arguments (main's, closed by NULL): mpirun, where
+ * it and a plugin are found. Returns only where that was not possible: an error code with a sentence in why, which says the
+ * command to type. To be called before threads are started: it sets variables for mpirun. */
+BRIM_API int ranks_launch(int ranks, char *const *argv, char *why, size_t why_size);
+/* From now on, in a thread of its own: a collective that this rank has waited in for longer than so many seconds is told to
+ * `late`, in a sentence; where that returns, all ranks are ended. 0 seconds or one rank: nothing is watched. 0, or an error
+ * code with a sentence in why. Until ranks_leave. */
+typedef void RanksLate(const char *sentence, void *user);
+BRIM_API int ranks_watch(const Ranks *ranks, int seconds, RanksLate *late, void *user, char *why, size_t why_size);
 
 #ifdef __cplusplus
 }

@@ -1,12 +1,14 @@
-/* What ranks send each other. Sums are taken in the order of the ranks, piece by piece through staging of a planned size, so
- * that they depend neither on the library nor on who is slow; beyond RANKS_ORDERED ranks, fp32 in the library's order. */
+/* What ranks send each other. Sums are taken in the order of the ranks, piece by piece through staging of a
+ * planned size, so that they depend neither on the library nor on who is slow; beyond RANKS_ORDERED ranks,
+ * fp32 in the library's order. */
 #include "../base/half_.h"
 #include "../kernels/kernels.h"
+#include "../ranks/watch_.h"
 #include "ranks_.h"
 
 enum {
-    UNIT = 64,           /* bytes: what transports send are multiples of it */
-    STAGING = 4 << 20    /* bytes of a piece, of all ranks together */
+    UNIT = 64,        /* bytes: what transports send are multiples of it */
+    STAGING = 4 << 20 /* bytes of a piece, of all ranks together */
 };
 
 typedef enum CollectiveKind { GATHER = 1, EXCHANGE, SUM, SUM_PARTS } CollectiveKind;
@@ -21,6 +23,11 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+static const char *verb(CollectiveKind kind)
+{
+    return kind == GATHER ? "gathering" : kind == EXCHANGE ? "exchanging gradients" : "summing gradients";
+}
+
 /* Enters a collective of `bytes` a rank in the books. Whether anybody is there to take part in it. */
 static int enter(const Context *context, CollectiveKind kind, uint64_t bytes)
 {
@@ -30,13 +37,17 @@ static int enter(const Context *context, CollectiveKind kind, uint64_t bytes)
     t->hash ^= t->hash >> 29;
     t->sent += kind == SUM ? 2 * others * bytes / (others + 1) : others * bytes;
     t->calls++;
+    if (!context->meta)
+        ranks_waiting_(context->ranks->is.transport, verb(kind), bytes, t->calls);
     return !context->meta;
 }
 
-static int transport_failed(const Context *context, const char *what)
+/* What was entered is over. 0, or raises. */
+static int leave(const Context *context, CollectiveKind kind, int failed)
 {
     const Transport *t = context->ranks->is.transport;
-    return error_raise(ERROR_RANKS, "%s with the other ranks: %s", what, t->why(t->self));
+    ranks_done_(t);
+    return failed ? error_raise(ERROR_RANKS, "%s with the other ranks: %s", verb(kind), t->why(t->self)) : 0;
 }
 
 int collective_gather(Context *context, const Storage *data, uint64_t bytes)
@@ -44,7 +55,7 @@ int collective_gather(Context *context, const Storage *data, uint64_t bytes)
     if (!enter(context, GATHER, bytes))
         return 0;
     const Transport *t = context->ranks->is.transport;
-    return t->gather(t->self, RANKS_DATA, storage_data(data), bytes) ? transport_failed(context, "gathering") : 0;
+    return leave(context, GATHER, t->gather(t->self, RANKS_DATA, storage_data(data), bytes));
 }
 
 static int exchange(Context *context, const void *from, void *to, uint64_t bytes)
@@ -52,7 +63,7 @@ static int exchange(Context *context, const void *from, void *to, uint64_t bytes
     if (!enter(context, EXCHANGE, bytes))
         return 0;
     const Transport *t = context->ranks->is.transport;
-    return t->exchange(t->self, RANKS_DATA, from, to, bytes) ? transport_failed(context, "exchanging gradients") : 0;
+    return leave(context, EXCHANGE, t->exchange(t->self, RANKS_DATA, from, to, bytes));
 }
 
 /* ---- Sums in the order of ranks ---------------------------------------------------------------- */
@@ -103,7 +114,8 @@ static void stage(const Staging *s, int rank, int64_t each, const char *from, in
     if (count > 0)
         k->copy(s->type, s->type, count, from, element(s, s->from, rank * each), run);
     if (count < each)
-        k->fill(s->type, each - (count > 0 ? count : 0), 0, element(s, s->from, rank * each + (count > 0 ? count : 0)), run);
+        k->fill(s->type, each - (count > 0 ? count : 0), 0,
+                element(s, s->from, rank * each + (count > 0 ? count : 0)), run);
 }
 
 /* Of what came, the sum in the order of ranks: `count` elements into `to`, or added to what is there. */
@@ -135,7 +147,7 @@ static int library_sum(Context *context, int64_t n, const Storage *data)
     if (!enter(context, SUM, (uint64_t)n * sizeof(float)))
         return 0;
     const Transport *t = context->ranks->is.transport;
-    return t->sum(t->self, RANKS_DATA, storage_f32(data), (uint64_t)n) ? transport_failed(context, "summing gradients") : 0;
+    return leave(context, SUM, t->sum(t->self, RANKS_DATA, storage_f32(data), (uint64_t)n));
 }
 
 /* One piece of what every rank is to have: parts of `each` go to who sums them, and come back as sums. */
@@ -186,8 +198,10 @@ static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int6
         const Transport *t = context->ranks->is.transport;
         if (!enter(context, SUM_PARTS, (uint64_t)each * s->size))
             return 0;
-        if (t->sum_parts(t->self, RANKS_DATA, storage_f32(s->from), storage_f32(s->got), (uint64_t)each))
-            return transport_failed(context, "summing gradients");
+        if (leave(
+                context, SUM_PARTS,
+                t->sum_parts(t->self, RANKS_DATA, storage_f32(s->from), storage_f32(s->got), (uint64_t)each)))
+            return error_code();
     } else if (exchange(context, storage_data(s->from), storage_data(s->got), (uint64_t)each * s->size)) {
         return error_code();
     }
@@ -198,7 +212,8 @@ static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int6
     if (!library)
         add_in_order(s, each, mine, to, p->type, p->add);
     else
-        (p->add ? k->accumulate : k->copy)(DTYPE_F32, DTYPE_F32, mine, storage_data(s->got), to, &context->run);
+        (p->add ? k->accumulate : k->copy)(DTYPE_F32, DTYPE_F32, mine, storage_data(s->got), to,
+                                           &context->run);
     return 0;
 }
 
