@@ -242,6 +242,15 @@ void ranks_plan_json(json_t *object, const Options *o, const Plan *plan)
 
 /* ---- Joining, and the end -------------------------------------------------------------------- */
 
+/* As long as PyTorch's gloo waits. */
+enum { PATIENCE_SECONDS = 1800 };
+
+static void say_late(const char *sentence, void *user)
+{
+    (void)user;
+    complain("%s", sentence);
+}
+
 int ranks_begin(Options *o, int *done)
 {
     char why[512];
@@ -266,6 +275,8 @@ int ranks_begin(Options *o, int *done)
         return EXIT_NO;
     }
     speak_as(o->ranks.rank);
+    if (ranks_watch(&o->ranks, PATIENCE_SECONDS, say_late, NULL, why, sizeof why))
+        note("%s", why);
     return EXIT_DONE;
 }
 

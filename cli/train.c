@@ -145,7 +145,7 @@ static void print_origin(const Options *o, const Training *t)
 static void print_line_heading(const Options *o, int64_t steps)
 {
     PanelStyle style;
-    if (!o->quiet && steps && report_terminal(stdout, &style) && report_panel_fits(&style))
+    if (!o->quiet && steps && !has_ranks(o) && report_terminal(stdout, &style) && report_panel_fits(&style))
         return;
     if (!o->quiet && steps)
         printf("Each line: loss, %s/s | memory at the step's highest moment, when it changes\n",
@@ -201,7 +201,7 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     RunOptions run = run_options(o);
     if (!o->json)
         print_start(o, training, plan);
-    run.panel = speaks_alone();
+    run.panel = !has_ranks(o); /* a launcher's pipe looks like a terminal */
     run.quiet = run.quiet || !speaks_alone();
     run.steps = training->steps;
     if (o->epochs && !o->every)

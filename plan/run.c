@@ -172,8 +172,15 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
 {
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
+    RunOptions silent;
     memset(result, 0, sizeof *result);
     result->first_off_plan = -1;
+    if (o->ranks && o->ranks->rank) { /* rank 0 prints for all */
+        silent = *o;
+        silent.quiet = 1;
+        silent.panel = 0;
+        o = &silent;
+    }
     if (!script || !plan) {
         snprintf(result->error, sizeof result->error, "there is no %s: it is NULL",
                  script ? "plan" : "script to run");
@@ -312,9 +319,12 @@ static void print_run(FILE *out, const Plan *plan, const RunResult *result)
 }
 
 /* For whoever writes the script: with the function that was called. */
-static void print_error(const char *when, const char *function, const char *error)
+static void print_error(const RunOptions *o, const char *when, const char *function, const char *error)
 {
-    fprintf(stderr, "brim: %s%s%s%s\n", when, function, function[0] ? ": " : "", error);
+    char who[24] = "brim";
+    if (o->ranks && o->ranks->rank)
+        snprintf(who, sizeof who, "rank %d", o->ranks->rank);
+    fprintf(stderr, "%s: %s%s%s%s\n", who, when, function, function[0] ? ": " : "", error);
 }
 
 int brim_run(Script script, void *config, const RunOptions *options)
@@ -326,15 +336,16 @@ int brim_run(Script script, void *config, const RunOptions *options)
     RunResult result;
     if (plan_script(script, config, o, &plan)) {
         if (!o->quiet)
-            print_error("while planning: ", plan.function, plan.error);
+            print_error(o, "while planning: ", plan.function, plan.error);
         return 1;
     }
-    if (!o->quiet)
+    int prints = !o->quiet && !(o->ranks && o->ranks->rank);
+    if (prints)
         print_plan(out, o, &plan);
     int status = plan_execute(script, config, o, &plan, &result);
     if (!o->quiet && status)
-        print_error("", result.function, result.error);
-    else if (!o->quiet)
+        print_error(o, "", result.function, result.error);
+    else if (prints)
         print_run(out, &plan, &result);
     plan_free(&plan);
     return status ? 1 : 0;
