@@ -77,10 +77,10 @@ static int arrays_new(const Optimizer *optimizer, const RuleOptions *options, co
 
 static int add_parameter(Optimizer *optimizer, const RuleOptions *options, Tensor *tensor)
 {
-    if (tensor->shard && optimizer->rule->shown.eight_bit)
-        return error_raise(ERROR_ARGUMENT,
-                           "optimizer %s: states of 8 bits are not divided among ranks; use ddp, or states of 32 bits",
-                           optimizer->rule->shown.name);
+    if (tensor->shard && optimizer->rule->shown.eight_bit && tensor_part_(tensor).each % DYNAMIC8_BLOCK &&
+        context_ranks_(optimizer->item.context) > 1)
+        return error_raise(ERROR_ARGUMENT, "optimizer %s: ranks would cut its blocks of %d elements; Ranks.unit must be %d",
+                           optimizer->rule->shown.name, (int)DYNAMIC8_BLOCK, (int)DYNAMIC8_BLOCK);
     int i = optimizer->count++, decayed = options->decay_all || tensor->shape.ndim > 1;
     tensor_retain(tensor);
     optimizer->parameters[i] = tensor;
@@ -262,16 +262,16 @@ int optimizer_is_finite(const Optimizer *optimizer, int i, int64_t *bad)
     if (part.grad && context->card)
         *bad = card_find_nonfinite(context, gradient_type(tensor), shape_numel(tensor->shape), tensor->grad);
     else if (part.grad)
-        context->kernels->find_nonfinite(gradient_type(tensor), part.count,
-                                         elements_at(gradient_type(tensor), part.grad, part.grad_at), bad, &context->run);
+        context->kernels->find_nonfinite(part.grad_type, part.count,
+                                         elements_at(part.grad_type, part.grad, part.grad_at), bad, &context->run);
     *bad += *bad >= 0 ? part.first : 0;
     return *bad < 0;
 }
 
 static float gradient_value(const Tensor *tensor, int64_t i)
 {
-    DType type = gradient_type(tensor);
     TensorPart part = tensor_part_(tensor);
+    DType type = part.grad_type;
     uint64_t size = dtype_bytes(type, 1, 1);
     float value = 0;
     uint16_t half = 0;
@@ -323,8 +323,8 @@ static double squares_of_gradients(const Optimizer *optimizer)
         double sum;
         if (!optimizer_has_update(tensor) || !part.counts)
             continue;
-        context->kernels->sum_squares(gradient_type(tensor), part.count,
-                                      elements_at(gradient_type(tensor), part.grad, part.grad_at), &sum, &context->run);
+        context->kernels->sum_squares(part.grad_type, part.count,
+                                      elements_at(part.grad_type, part.grad, part.grad_at), &sum, &context->run);
         squares += sum;
     }
     return squares;
@@ -380,11 +380,12 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
                        .scalars = &scalars,
                        .control = context->card ? card_control(context) : &optimizer->control,
                        .arrays = {.n = part.count,
-                                  .p = elements_at(tensor->dtype, part.weights, part.at),
-                                  .p_type = tensor->dtype,
+                                  .p = elements_at(part.type, part.weights, part.at),
+                                  .p_type = part.type,
                                   .master = storage_f32(part.master),
-                                  .g = elements_at(gradient_type(tensor), part.grad, part.grad_at),
-                                  .g_type = gradient_type(tensor),
+                                  .g = elements_at(part.grad_type, part.grad, part.grad_at),
+                                  .g_type = part.grad_type,
+                                  .first = part.first,
                                   .rounding = optimizer->stochastic ? &key : NULL}};
     for (int k = 0; k < optimizer->arrays; k++) {
         call.arrays.state[k] = storage_data(state->array[k]->storage);

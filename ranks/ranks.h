@@ -42,6 +42,8 @@ enum { RANKS_MOST = 65536 };
 typedef struct Ranks {
     int rank, size; /* 0 … size - 1 */
     RankStrategy strategy;
+    int unit; /* elements that a rank's part of a parameter is a multiple of: 0 = 64 bytes; 256 for optimizers with states of
+                 8 bits, whose blocks must not be cut */
     const struct Transport *transport; /* NULL: a plan, or a run of one rank */
     int node_rank, node_size;          /* among those on this machine */
     void *library;                     /* the plugin */

@@ -207,13 +207,12 @@ static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int6
     }
     if (context->meta || mine <= 0)
         return 0;
-    char *to = (char *)storage_data(p->to) + (uint64_t)(p->at + at) * s->size;
+    char *to = (char *)storage_data(p->to) + dtype_bytes(p->to_type, 1, p->at + at);
     const Kernels *k = context->kernels;
     if (!library)
-        add_in_order(s, each, mine, to, p->type, p->add);
+        add_in_order(s, each, mine, to, p->to_type, p->add);
     else
-        (p->add ? k->accumulate : k->copy)(DTYPE_F32, DTYPE_F32, mine, storage_data(s->got), to,
-                                           &context->run);
+        (p->add ? k->accumulate : k->copy)(DTYPE_F32, p->to_type, mine, storage_data(s->got), to, &context->run);
     return 0;
 }
 

@@ -20,7 +20,9 @@ struct ContextRanks {
 typedef struct Shard {
     int64_t each;     /* elements a rank, in whole units */
     Storage *weights; /* ZeRO-3: this rank's; NULL: the tensor has all of them */
+    DType type;       /* of those: fp32 where a 16-bit parameter has a master, which they are then */
     Storage *grad;    /* ZeRO-2 and 3: of this rank's, summed over ranks and micro-batches; NULL = none */
+    DType grad_type;  /* fp32 where the parameter has a master */
     int readers;      /* who has gathered the weights */
 } Shard;
 
@@ -40,7 +42,7 @@ int collective_sum(Context *context, DType type, int64_t n, const Storage *data)
 /* Rank r's part of the sum: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on; added to what is
  * there, or in its place. */
 typedef struct SumParts {
-    DType type;
+    DType type, to_type;
     int64_t n, each;
     const Storage *from, *to;
     int64_t at;
@@ -61,6 +63,8 @@ void shard_drop_grad(Tensor *tensor);
 /* Whole weights in its storage, until as many releases. Nothing for what is not divided. 0, or raises. */
 int shard_gather(Tensor *tensor);
 void shard_release(Tensor *tensor);
+/* Elements that a master has: the parameter's, or those of this rank's part. */
+int64_t shard_master_elements(const Tensor *tensor);
 /* Bytes of the whole parameter, of which those of this rank's part are kept. */
 int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
 /* The gradient is final in this backward: what each rank keeps of it is summed, and the rest freed. */

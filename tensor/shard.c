@@ -6,17 +6,31 @@
 #include "../kernels/kernels.h"
 #include "ranks_.h"
 
-enum { UNIT = 16 }; /* floats */
+enum { UNIT_BYTES = 64 };
 
 static RankStrategy strategy_of(const Context *context)
 {
     return context->ranks ? context->ranks->is.strategy : RANKS_DDP;
 }
 
+/* Elements that parts are multiples of. */
+static int64_t unit_of(const Context *context, const Tensor *tensor)
+{
+    int64_t least = UNIT_BYTES / (int64_t)dtype_bytes(tensor->dtype, 1, 1), unit = context->ranks->is.unit;
+    return unit > least ? (unit + least - 1) / least * least : least;
+}
+
 static int is_divided(const Context *context, const Tensor *tensor)
 {
-    return strategy_of(context) != RANKS_DDP && tensor->requires_grad && tensor->dtype == DTYPE_F32 &&
-           (context->ranks->is.size == 1 || shape_numel(tensor->shape) >= (int64_t)UNIT * context->ranks->is.size);
+    return strategy_of(context) != RANKS_DDP && tensor->requires_grad && dtype_is_float(tensor->dtype) &&
+           (context->ranks->is.size == 1 ||
+            shape_numel(tensor->shape) >= unit_of(context, tensor) * context->ranks->is.size);
+}
+
+/* The parameter is 16 bit, and has a master. */
+static int has_master(const Context *context, const Tensor *tensor)
+{
+    return tensor->dtype != DTYPE_F32 && context->precision.master;
 }
 
 int64_t shard_elements(const Tensor *tensor)
@@ -33,12 +47,20 @@ int shard_new(Tensor *tensor, MemComponent component)
     Shard *shard = host_alloc(sizeof *shard);
     if (!shard)
         return error_code();
-    shard->each = ranks == 1 ? n : ((n + ranks - 1) / ranks + UNIT - 1) / UNIT * UNIT;
+    int64_t unit = unit_of(context, tensor);
+    shard->each = ranks == 1 ? n : ((n + ranks - 1) / ranks + unit - 1) / unit * unit;
+    shard->type = has_master(context, tensor) ? DTYPE_F32 : tensor->dtype;
+    shard->grad_type = has_master(context, tensor) || tensor->dtype == DTYPE_F32 ? DTYPE_F32 : context->precision.gradients;
     tensor->shard = shard;
     if (strategy_of(context) != RANKS_ZERO3)
         return 0;
-    shard->weights = storage_new(context, shard->each * (int64_t)sizeof(float), component);
+    shard->weights = storage_new(context, (int64_t)dtype_bytes(shard->type, 1, shard->each), component);
     return shard->weights ? 0 : error_code();
+}
+
+int64_t shard_master_elements(const Tensor *tensor)
+{
+    return tensor->shard ? tensor->shard->each : shape_numel(tensor->shape);
 }
 
 void shard_drop_grad(Tensor *tensor)
@@ -65,13 +87,13 @@ static int gather(Tensor *tensor)
 {
     Context *context = tensor->item.context;
     Shard *shard = tensor->shard;
-    int64_t bytes = shard->each * (int64_t)sizeof(float);
+    int64_t bytes = (int64_t)dtype_bytes(tensor->dtype, 1, shard->each);
     Storage *whole = storage_new(context, bytes * context->ranks->is.size, MEM_GATHERED);
     if (!whole)
         return error_code();
     if (!context->meta)
-        context->kernels->copy(DTYPE_F32, DTYPE_F32, shard->each, storage_f32(shard->weights),
-                               storage_f32(whole) + context->ranks->is.rank * shard->each, &context->run);
+        context->kernels->copy(shard->type, tensor->dtype, shard->each, storage_data(shard->weights),
+                               (char *)storage_data(whole) + context->ranks->is.rank * bytes, &context->run);
     if (collective_gather(context, whole, (uint64_t)bytes) != 0) {
         storage_release(context, whole);
         return error_code();
@@ -102,24 +124,30 @@ void shard_release(Tensor *tensor)
 
 int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
+    const Context *context = tensor->item.context;
     const TensorPart part = tensor_part_(tensor);
-    int64_t size = (int64_t)sizeof(float), begin = part.first * size, end = begin + part.count * size;
-    int64_t last = first + bytes < end ? first + bytes : end;
-    if (first < 0 || bytes < 0 || first + bytes > shape_numel(tensor->shape) * size)
-        return error_raise(ERROR_ARGUMENT, "tensor_write(): %" PRId64 " bytes from byte %" PRId64 " are not in the tensor", bytes,
-                           first);
-    begin = first > begin ? first : begin;
-    if (begin < last && storage_data(part.weights))
-        storage_write(part.weights, (uint64_t)(begin - part.first * size), (uint64_t)(last - begin),
-                      (const char *)from + (begin - first));
+    int64_t size = (int64_t)dtype_bytes(tensor->dtype, 1, 1), n = shape_numel(tensor->shape);
+    if (first < 0 || bytes < 0 || first % size || bytes % size || first > n * size || bytes > n * size - first)
+        return error_raise(ERROR_ARGUMENT,
+                           "tensor_write(): %" PRId64 " bytes from byte %" PRId64 " are not elements of the tensor", bytes, first);
+    int64_t begin = first / size, end = begin + bytes / size, last = part.first + part.count;
+    const char *at = from;
+    if (begin < part.first)
+        at += (part.first - begin) * size;
+    begin = begin > part.first ? begin : part.first;
+    end = end < last ? end : last;
+    if (begin < end && storage_data(part.weights))
+        context->kernels->copy(tensor->dtype, part.type, end - begin, at,
+                               (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, begin - part.first), &context->run);
     return error_code();
 }
 
 /* ---- Gradients --------------------------------------------------------------------------------- */
 
-static int sum_own_part(Tensor *leaf, const Storage *to, int64_t at, int add)
+static int sum_own_part(Tensor *leaf, const Storage *to, DType to_type, int64_t at, int add)
 {
-    return collective_sum_parts(leaf->item.context, &(SumParts){.type = DTYPE_F32,
+    return collective_sum_parts(leaf->item.context, &(SumParts){.type = gradient_type(leaf),
+                                                                .to_type = to_type,
                                                                 .n = shape_numel(leaf->shape),
                                                                 .each = leaf->shard->each,
                                                                 .from = leaf->grad,
@@ -135,13 +163,17 @@ static int add_own(Tensor *leaf)
     Shard *shard = leaf->shard;
     Storage *from = leaf->grad;
     gradient_set(leaf, NULL);
-    if (!shard->grad) {
+    DType type = gradient_type(leaf);
+    if (!shard->grad && type == shard->grad_type) {
         shard->grad = from;
         return 0;
     }
-    if (!context->meta)
-        context->kernels->accumulate(DTYPE_F32, DTYPE_F32, shard->each, storage_data(from), storage_data(shard->grad),
-                                     &context->run);
+    int add = shard->grad != NULL;
+    if (!add)
+        shard->grad = storage_new(leaf->item.context, (int64_t)dtype_bytes(shard->grad_type, 1, shard->each), MEM_GRADIENT);
+    if (shard->grad && !context->meta)
+        (add ? context->kernels->accumulate : context->kernels->copy)(type, shard->grad_type, shard->each, storage_data(from),
+                                                                      storage_data(shard->grad), &context->run);
     storage_release(leaf->item.context, from);
     return error_code();
 }
@@ -156,8 +188,8 @@ int shard_final(Tensor *leaf)
         return add_own(leaf);
     int add = shard->grad != NULL, path = memtrack_path_set(context->tracker, leaf->path);
     if (!add)
-        shard->grad = storage_new(context, shard->each * (int64_t)sizeof(float), MEM_GRADIENT);
-    int failed = shard->grad ? sum_own_part(leaf, shard->grad, 0, add) : error_code();
+        shard->grad = storage_new(context, (int64_t)dtype_bytes(shard->grad_type, 1, shard->each), MEM_GRADIENT);
+    int failed = shard->grad ? sum_own_part(leaf, shard->grad, shard->grad_type, 0, add) : error_code();
     memtrack_path_set(context->tracker, path);
     storage_release(context, leaf->grad);
     gradient_set(leaf, NULL);
@@ -175,7 +207,8 @@ int tensor_reduce_(Tensor *parameter)
     if (!shard)
         return collective_sum(context, gradient_type(parameter), shape_numel(parameter->shape), parameter->grad);
     return strategy_of(context) >= RANKS_ZERO2 ? shard_final(parameter)
-                                               : sum_own_part(parameter, parameter->grad, context->ranks->is.rank * shard->each, 0);
+                                               : sum_own_part(parameter, parameter->grad, gradient_type(parameter),
+                                                            context->ranks->is.rank * shard->each, 0);
 }
 
 int tensor_updated_(Tensor *parameter)
@@ -184,7 +217,7 @@ int tensor_updated_(Tensor *parameter)
     const Shard *shard = parameter->shard;
     if (!shard || shard->weights || parameter->item.context->ranks->is.size == 1)
         return 0;
-    return collective_gather(context, parameter->storage, (uint64_t)shard->each * sizeof(float));
+    return collective_gather(context, parameter->storage, dtype_bytes(parameter->dtype, 1, shard->each));
 }
 
 TensorPart tensor_part_(const Tensor *parameter)
@@ -192,8 +225,8 @@ TensorPart tensor_part_(const Tensor *parameter)
     const Context *context = parameter->item.context;
     const Shard *shard = parameter->shard;
     int64_t n = shape_numel(parameter->shape);
-    TensorPart part = {.count = n, .each = n, .weights = parameter->storage, .master = parameter->master,
-                       .grad = parameter->grad, .counts = !context->ranks || context->ranks->is.rank == 0};
+    TensorPart part = {.count = n, .each = n, .weights = parameter->storage, .type = parameter->dtype,
+                       .master = parameter->master, .grad = parameter->grad, .grad_type = gradient_type(parameter), .counts = !context->ranks || context->ranks->is.rank == 0};
     if (!shard)
         return part;
     part.counts = 1;
@@ -204,10 +237,12 @@ TensorPart tensor_part_(const Tensor *parameter)
     part.at = part.grad_at = part.first;
     if (shard->weights) {
         part.weights = shard->weights;
+        part.type = shard->type;
         part.at = 0;
     }
     if (strategy_of(context) >= RANKS_ZERO2) {
         part.grad = shard->grad;
+        part.grad_type = shard->grad_type;
         part.grad_at = 0;
     }
     return part;

@@ -81,9 +81,9 @@ static int values_into(const Store *s, int64_t first, int64_t count, const Stora
 /* All elements, or those of this rank's part: at once, or through little memory of the host's. */
 static int all_values_into(const Store *s, const Storage *to)
 {
-    if (shard_is_apart(s->tensor)) {
+    if (s->tensor->shard && to != s->tensor->storage) {
         TensorPart part = tensor_part_(s->tensor);
-        return part.count > 0 ? values_into(s, part.first, part.count, part.weights, 0) : 0;
+        return part.count > 0 ? values_into(s, part.first, part.count, to, 0) : 0;
     }
     int64_t n = s->array.rows * s->array.cols, piece = s->tensor->item.context->card ? STORE_FLOATS : n;
     int failed = 0;
@@ -177,18 +177,50 @@ static int store_master(Tensor *tensor, TensorSource source, void *user)
                    .source = source,
                    .user = user,
                    .buffer = tensor->master};
+    if (tensor->shard) { /* its part of the master, and all of the copy */
+        if (!context->meta && all_values_into(&store, tensor->master) != 0)
+            return error_code();
+        store.buffer = NULL;
+        return store_encoded(&store);
+    }
     if (context->meta)
         return 0;
     int failed = all_values_into(&store, tensor->master);
     return failed ? failed : encode_piece(&store, 0, shape_numel(tensor->shape));
 }
 
+/* What is apart: fp32 directly, and 16 bit piece by piece through a planned buffer. */
+static int store_part(Tensor *tensor, TensorSource source, void *user)
+{
+    Context *context = tensor->item.context;
+    TensorPart part = tensor_part_(tensor);
+    Store store = {.tensor = tensor, .array = {.dtype = part.type, .rows = 1, .cols = shape_numel(tensor->shape)},
+                   .source = source, .user = user};
+    if (part.type == DTYPE_F32)
+        return context->meta ? 0 : all_values_into(&store, part.weights);
+    int64_t piece = part.each < STORE_FLOATS ? part.each : STORE_FLOATS;
+    store.buffer = storage_new(context, piece * (int64_t)sizeof(float), MEM_TEMPORARY);
+    int failed = store.buffer ? 0 : error_code();
+    for (int64_t at = 0, n; at < part.count && !failed && !context->meta; at += n) {
+        n = part.count - at < piece ? part.count - at : piece;
+        failed = values_into(&store, part.first + at, n, store.buffer, 0);
+        if (!failed)
+            context->kernels->copy(DTYPE_F32, part.type, n, storage_data(store.buffer),
+                                   (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, at), &context->run);
+    }
+    storage_release(context, store.buffer);
+    return failed;
+}
+
 void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count)
 {
     Context *context = tensor->item.context;
+    TensorPart part = tensor_part_(tensor);
     StoredArray from = tensor_stored_(tensor);
-    if (from.at)
-        context->kernels->decode(&from, first, count, storage_f32(tensor->master) + first, &context->run);
+    int64_t end = first + count < part.first + part.count ? first + count : part.first + part.count;
+    first = first > part.first ? first : part.first;
+    if (from.at && first < end)
+        context->kernels->decode(&from, first, end - first, storage_f32(tensor->master) + first - part.first, &context->run);
 }
 
 int tensor_store_(Tensor *tensor, TensorSource source, void *user)
@@ -201,6 +233,8 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     if (!shard_is_apart(tensor) && !tensor_readable(tensor, "tensor_store_"))
         return error_code();
     Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
+    if (shard_is_apart(tensor))
+        return store_part(tensor, source, user);
     if (tensor->dtype == DTYPE_F32 && !tensor->transposed)
         return context->meta ? 0 : all_values_into(&store, tensor->storage);
     if (tensor->master)

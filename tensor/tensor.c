@@ -12,10 +12,10 @@
 static int master_new(Tensor *tensor)
 {
     Context *context = tensor->item.context;
-    if (!context->precision.master || tensor->dtype != context->precision.weights || tensor->master)
+    if (!context->precision.master || tensor->dtype != context->precision.weights || tensor->master || shard_is_apart(tensor))
         return 0;
     int path = memtrack_path_set(context->tracker, tensor->path);
-    tensor->master = storage_new(context, tensor_numel(tensor) * (int64_t)sizeof(float), MEM_MASTER);
+    tensor->master = storage_new(context, shard_master_elements(tensor) * (int64_t)sizeof(float), MEM_MASTER);
     memtrack_path_set(context->tracker, path);
     return tensor->master ? 0 : error_code();
 }

@@ -372,7 +372,8 @@ typedef struct TensorPart {
     int64_t first, count;  /* elements of the parameter */
     int64_t each;          /* that every rank has room for */
     const Storage *weights, *master, *grad; /* NULL: there is none */
-    int64_t at, grad_at;   /* the first element's place in them */
+    DType type, grad_type; /* of weights and grad; a master is fp32, and begins with the first element */
+    int64_t at, grad_at;   /* the first element's place in weights and grad */
     int counts;            /* a norm over all ranks counts it here */
 } TensorPart;
 TensorPart tensor_part_(const Tensor *parameter);
