@@ -103,11 +103,10 @@ int check_budget(const Options *o, const Plan *plan)
     uint64_t needs = plan->memory.stats.needs;
     if (!o->budget || needs <= o->budget)
         return EXIT_DONE;
-    if (o->ranks.rank && !speaks_alone())
-        return EXIT_NO; /* all ranks know it */
     complain("needs %s%s, %s more than the budget of %s.", report_size(needs).text, o->ranks.size > 1 ? " a rank" : "",
              report_size(needs - o->budget).text, report_size(o->budget).text);
-    suggest_for(o, o->budget);
+    if (speaks_alone())
+        suggest_for(o, o->budget);
     return EXIT_NO;
 }
 

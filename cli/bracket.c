@@ -3,7 +3,7 @@
 
 #include "cli.h"
 #include "flags_.h"
-#include "../tensor/tensor_.h"
+#include "../tensor/ranks_.h"
 #include "lora.h"
 #include "precision.h"
 #include "several.h"
@@ -50,8 +50,13 @@ static void order(Bracket *bracket)
 static void count_trained(Bracket *bracket, const Tensor *tensor)
 {
     int64_t count = tensor_numel(tensor);
+    int parts = tensor->shard && bracket->strategy >= RANKS_ZERO2;
     count_in(&bracket->trained, tensor);
-    bracket->gradients += dtype_bytes(gradient_type(tensor), 1, count);
+    if (shard_is_apart(tensor) && tensor->shard->type != tensor->dtype) { /* its master, which weights are made of */
+        bracket->trained.dtype = tensor->shard->type;
+        bracket->trained.bytes += dtype_bytes(tensor->shard->type, 1, count) - array_bytes(tensor);
+    }
+    bracket->gradients += dtype_bytes(parts ? tensor->shard->grad_type : gradient_type(tensor), 1, count);
     bracket->masters += tensor->master ? dtype_bytes(DTYPE_F32, 1, count) : 0;
 }
 
@@ -80,7 +85,7 @@ static int copy_bytes(const Options *o)
 
 Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
 {
-    Bracket bracket = {.adapters = has_adapters(o), .states = state_bytes(optimizer), .copy = copy_bytes(o)};
+    Bracket bracket = {.adapters = has_adapters(o), .states = state_bytes(optimizer), .copy = copy_bytes(o), .ranks = o->ranks.size, .strategy = o->ranks.strategy};
     TensorList all = nn_parameters(model);
     for (int i = 0; i < all.count; i++)
         if (tensor_requires_grad(all.items[i]))
@@ -135,7 +140,7 @@ LeverText bracket_text(const Bracket *b)
 {
     int parts = b->ranks > 1 && b->strategy != RANKS_DDP;
     uint64_t all = b->trained.bytes + b->gradients + b->masters + b->states;
-    uint64_t mine = b->rank_weights + b->rank_gradients + b->rank_states;
+    uint64_t mine = b->rank_weights + b->rank_gradients + b->rank_masters + b->rank_states;
     LeverText out = {""};
     for (int i = 0; i < b->frozen_kinds; i++)
         lever_add(&out, "%s%.3g x %s", i ? " + " : "base ", each(&b->frozen[i]),
@@ -146,7 +151,7 @@ LeverText bracket_text(const Bracket *b)
         lever_add(&out, " + %d*", b->copy);
     lever_add(&out, " + %.3g%s", of_trained(b, b->gradients), divided(b, RANKS_ZERO2).text);
     if (b->masters)
-        lever_add(&out, " + %.3g", of_trained(b, b->masters));
+        lever_add(&out, " + %.3g%s", of_trained(b, b->masters), divided(b, RANKS_ZERO1).text);
     lever_add(&out, " + %.3g%s = %.3g bytes x %s%s", of_trained(b, b->states), divided(b, RANKS_ZERO1).text,
               of_trained(b, parts ? mine : all) + b->copy, report_count(b->trained.count).text,
               b->ranks > 1 ? " a rank" : "");
@@ -177,8 +182,8 @@ json_t *bracket_json(const Bracket *b)
     json_object_set_new(trained, "state_bytes", json_integer((json_int_t)b->states));
     if (b->ranks > 1)
         json_object_set_new(trained, "rank",
-                            json_pack("{s:I, s:I, s:I}", "bytes", (json_int_t)b->rank_weights, "gradient_bytes",
-                                      (json_int_t)b->rank_gradients, "state_bytes", (json_int_t)b->rank_states));
+                            json_pack("{s:I, s:I, s:I, s:I}", "bytes", (json_int_t)b->rank_weights, "gradient_bytes",
+                                      (json_int_t)b->rank_gradients, "master_bytes", (json_int_t)b->rank_masters, "state_bytes", (json_int_t)b->rank_states));
     if (b->copy)
         json_object_set_new(trained, "copy_bytes_each", json_integer(b->copy));
     return json_pack("{s:o, s:o}", "frozen", frozen, "trained", trained);

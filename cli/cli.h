@@ -134,7 +134,7 @@ typedef struct Bracket {
     uint64_t gradients, masters, states; /* bytes of what is trained; masters 0: there are none */
     int ranks;    /* more than 1: what follows is of one of them; all above is of the whole model */
     RankStrategy strategy;
-    uint64_t rank_weights, rank_gradients, rank_states; /* of what is trained, padding included */
+    uint64_t rank_weights, rank_gradients, rank_masters, rank_states; /* of what is trained, padding included */
     int64_t kept_whole; /* trained parameters in tensors that are too small to be divided */
     int copy;     /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
     int adapters; /* what is trained stands beside the model's own parameters */
@@ -205,8 +205,11 @@ uint64_t room_in_memory(const Options *options, const Training *training, const 
 void forget_pairs(void);
 /* Says what is no error, on stderr: "brim: note: …". */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* The same of an error: on stderr, "brim: …", or "rank 3: …" where this process is that one of several. */
+/* The same of an error: on stderr, "brim: …", or "rank 3: …" where this process is that one of several. Other ranks mostly
+ * have the same error: one that is not rank 0 waits for a moment, in which rank 0's ends them all. At once: of an error that
+ * is this rank's own. */
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void complain_at_once(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* From here on this process is one of several: those but rank 0 print nothing, and note nothing. */
 void speak_as(int rank);
 int speaks_alone(void); /* whether it is rank 0, or the only one */

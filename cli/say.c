@@ -1,6 +1,7 @@
 /* What several commands say in the same words. */
 #include <stdarg.h>
 #include <string.h>
+#include <time.h>
 
 #include "../base/plural_.h"
 #include "../kernels/kernels.h"
@@ -20,10 +21,8 @@ int speaks_alone(void)
     return speaker == 0;
 }
 
-void complain(const char *format, ...)
+static void say_as(const char *format, va_list arguments)
 {
-    va_list arguments;
-    va_start(arguments, format);
     fflush(stdout);
     if (speaker)
         fprintf(stderr, "rank %d: ", speaker);
@@ -31,6 +30,24 @@ void complain(const char *format, ...)
         fprintf(stderr, "brim: ");
     vfprintf(stderr, format, arguments);
     fprintf(stderr, "\n");
+}
+
+void complain_at_once(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    say_as(format, arguments);
+    va_end(arguments);
+}
+
+void complain(const char *format, ...)
+{
+    enum { PATIENCE_SECONDS = 2 };
+    va_list arguments;
+    va_start(arguments, format);
+    if (speaker)
+        nanosleep(&(struct timespec){.tv_sec = PATIENCE_SECONDS}, NULL);
+    say_as(format, arguments);
     va_end(arguments);
 }
 

@@ -8,6 +8,7 @@
 #include "levers_.h"
 #include "lora.h"
 #include "precision.h"
+#include "several.h"
 
 typedef struct Session {
     Training *training;

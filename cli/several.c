@@ -56,7 +56,6 @@ int parse_parallel(const char *text, RankStrategy *out)
 
 LeverText ranks_problem(const Options *o)
 {
-    const char *name = ranks_strategy_name(o->ranks.strategy);
     if (!has_ranks(o))
         return lever_say("%s", "");
     if (device_cuda_ordinal(o->device) >= 0)
@@ -66,14 +65,6 @@ LeverText ranks_problem(const Options *o)
         return lever_say("--ranks %d excludes --optimizer-in-backward: it updates a parameter before the ranks have summed "
                          "its gradient",
                          o->ranks.size);
-    if (is_divided(o) && !computes_in_fp32(o))
-        return lever_say("--parallel %s excludes --precision %s: parameters that are trained in 16 bit are not divided; "
-                         "--parallel ddp takes every precision",
-                         name, o->precision);
-    if (is_divided(o) && optim_rule(o->optimizer)->eight_bit)
-        return lever_say("--parallel %s excludes --optimizer %s: states of 8 bits are not divided; --parallel ddp takes "
-                         "every optimizer",
-                         name, o->optimizer);
     return lever_say("%s", "");
 }
 
@@ -89,6 +80,12 @@ static int check_files(const Options *o)
     return 0;
 }
 
+/* Blocks of 8-bit states are not cut. */
+static int unit_of(const Options *o)
+{
+    return optim_rule(o->optimizer)->eight_bit ? DYNAMIC8_BLOCK : 0;
+}
+
 int check_ranks(Options *o, const char *command)
 {
     int64_t rank = 0;
@@ -97,6 +94,7 @@ int check_ranks(Options *o, const char *command)
     if (has_ranks(o) && rank >= o->ranks.size)
         return usage("--rank %s: the ranks of --ranks %d are 0 to %d", o->rank, o->ranks.size, o->ranks.size - 1);
     o->ranks.rank = has_ranks(o) ? (int)rank : 0;
+    o->ranks.unit = unit_of(o);
     if (has_ranks(o) && o->run_steps)
         return usage("--ranks %d excludes --run: a row is trained by one process; `brim train` starts several",
                      o->ranks.size);
@@ -113,8 +111,6 @@ int check_ranks(Options *o, const char *command)
 void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimizer *optimizer)
 {
     TensorList all = nn_parameters(model), trained = optim_parameters(optimizer);
-    b->ranks = o->ranks.size;
-    b->strategy = o->ranks.strategy;
     if (!has_ranks(o))
         return;
     for (int i = 0; i < all.count; i++) {
@@ -123,8 +119,10 @@ void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimize
         if (!tensor_requires_grad(t))
             continue;
         b->kept_whole += t->shard ? 0 : n;
-        b->rank_weights += dtype_bytes(tensor_dtype(t), 1, shard_is_apart(t) ? mine : shard_elements(t));
-        b->rank_gradients += dtype_bytes(gradient_type(t), 1, b->strategy >= RANKS_ZERO2 ? mine : n);
+        int apart = shard_is_apart(t), parts = t->shard && b->strategy >= RANKS_ZERO2;
+        b->rank_weights += dtype_bytes(apart ? t->shard->type : tensor_dtype(t), 1, apart ? mine : shard_elements(t));
+        b->rank_gradients += dtype_bytes(parts ? t->shard->grad_type : gradient_type(t), 1, parts ? mine : n);
+        b->rank_masters += t->master ? dtype_bytes(DTYPE_F32, 1, shard_master_elements(t)) : 0;
     }
     for (int i = 0; i < trained.count; i++)
         for (int k = 0; k < optim_state_arrays(optimizer); k++)
@@ -217,7 +215,7 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     size_cell(ranks * (double)plan->step_sent, "\n");
     printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy), ranks_strategy_divides(o->ranks.strategy));
     if (is_divided(o) && b->kept_whole)
-        printf("Tensors of fewer than %d elements stay whole on every rank: %s parameters.\n", 16 * o->ranks.size,
+        printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
                report_count(b->kept_whole).text);
     if (is_divided(o) && b->frozen_kinds)
         printf("Frozen weights are not divided: every rank has all of them.\n");
@@ -248,7 +246,7 @@ enum { PATIENCE_SECONDS = 1800 };
 static void say_late(const char *sentence, void *user)
 {
     (void)user;
-    complain("%s", sentence);
+    complain_at_once("%s", sentence);
 }
 
 int ranks_begin(Options *o, int *done)
@@ -274,6 +272,7 @@ int ranks_begin(Options *o, int *done)
         complain("%s", why);
         return EXIT_NO;
     }
+    o->ranks.unit = unit_of(o);
     speak_as(o->ranks.rank);
     if (ranks_watch(&o->ranks, PATIENCE_SECONDS, say_late, NULL, why, sizeof why))
         note("%s", why);
@@ -288,12 +287,15 @@ void ranks_end(const Options *o, int status)
         ranks_leave(&ranks, status);
 }
 
-void let_others_speak(const Options *o, int error)
+void complain_of_run(int error, const char *what)
 {
-    enum { FIRST_MS = 200, OTHERS_MS = 600 };
-    long wait = o->ranks.rank ? OTHERS_MS : FIRST_MS;
-    if (has_ranks(o) && error == ERROR_RANKS)
-        nanosleep(&(struct timespec){.tv_nsec = wait * 1000000L}, NULL);
+    enum { PATIENCE_MS = 200 };
+    if (error != ERROR_RANKS) {
+        complain_at_once("%s", what);
+        return;
+    }
+    nanosleep(&(struct timespec){.tv_nsec = PATIENCE_MS * 1000000L}, NULL);
+    complain("%s", what);
 }
 
 int ranks_figures(const Options *o, const RunResult *result, RankFigures *figures)

@@ -29,8 +29,8 @@ void ranks_plan_json(json_t *object, const Options *o, const Plan *plan);
 int ranks_begin(Options *o, int *done);
 /* status: how the run ended here, an error code of the library or an exit code. */
 void ranks_end(const Options *o, int status);
-/* Another rank may know better what went wrong than this one, whose error this is: gives it the time to say so. */
-void let_others_speak(const Options *o, int error);
+/* Says an error of a run. Of ERROR_RANKS another rank may know better what went wrong, and gets the time to say so. */
+void complain_of_run(int error, const char *what);
 
 /* What all ranks measured. */
 typedef struct RankFigures {

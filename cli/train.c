@@ -177,7 +177,7 @@ static int exit_code(const Training *training)
 /* After an error: what is left of the run. */
 static void say_saved(const Options *o, const Saving *saving)
 {
-    if (o->save && saving->saved >= 0)
+    if (o->save && saving->saved >= 0 && speaks_alone())
         fprintf(stderr, "brim: step %" PRId64 " is saved in %s; --resume %s goes on from there\n",
                 saving->saved, o->save, o->save);
 }
@@ -188,8 +188,9 @@ static int train_failed(const Options *o, const Training *training, const Plan *
     /* Others were faster: as it would have been said before. */
     if (result->status == ERROR_MEMORY && !result->memory.reserved && check_machine(o, plan, 0))
         return EXIT_NO;
-    let_others_speak(o, result->status);
-    complain("%s", result->error);
+    if (result->status == ERROR_RANKS && result->seconds <= 0 && !speaks_alone())
+        return EXIT_NO; /* before the script began: plans differ, which rank 0 says */
+    complain_of_run(result->status, result->error);
     say_saved(o, training->saving);
     return EXIT_NO;
 }
@@ -217,8 +218,7 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     RankFigures figures;
     if (ranks_figures(o, &result, &figures)) {
         ranks_figures_free(&figures);
-        let_others_speak(o, ERROR_RANKS);
-        complain("the run is at its end, but the figures of the other ranks cannot be reached");
+        complain_of_run(ERROR_RANKS, "the run is at its end, but the figures of the other ranks cannot be reached");
         return EXIT_NO;
     }
     if (o->json)
