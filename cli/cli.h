@@ -40,7 +40,8 @@ typedef struct Options {
     float lr, weight_decay, clip, dropout; /* negative: not given */
     float temperature, top_p;
     CheckpointChoice checkpoint;
-    Ranks ranks; /* size 1: alone */
+    Ranks ranks;      /* size 1: alone */
+    int rank_timeout; /* seconds */
     AttentionKind attention;
     DType weights, quantized; /* what weights are stored as; of linear layers another type, 0 = the same */
     DType files_quantized;    /* what the files of the described model have their linear layers in; 0 = as the

@@ -53,6 +53,7 @@ static const struct {
     {"--prefill", "--inference", "", NULL, NULL, NULL},
     {"--merge", "--export", " DIR", NULL, NULL, NULL},
     {"--parallel", "--ranks", " N", NULL, NULL, ": one process divides nothing"},
+    {"--rank-timeout", "--ranks", " N", NULL, NULL, NULL},
     {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };
 

@@ -83,7 +83,8 @@ static int check_files(const Options *o)
 /* Blocks of 8-bit states are not cut. */
 static int unit_of(const Options *o)
 {
-    return optim_rule(o->optimizer)->eight_bit ? DYNAMIC8_BLOCK : 0;
+    const OptimRule *rule = optim_rule(o->optimizer); /* NULL: check_names says so */
+    return rule && rule->eight_bit ? DYNAMIC8_BLOCK : 0;
 }
 
 int check_ranks(Options *o, const char *command)
@@ -240,9 +241,6 @@ void ranks_plan_json(json_t *object, const Options *o, const Plan *plan)
 
 /* ---- Joining, and the end -------------------------------------------------------------------- */
 
-/* As long as PyTorch's gloo waits. */
-enum { PATIENCE_SECONDS = 1800 };
-
 static void say_late(const char *sentence, void *user)
 {
     (void)user;
@@ -274,7 +272,7 @@ int ranks_begin(Options *o, int *done)
     }
     o->ranks.unit = unit_of(o);
     speak_as(o->ranks.rank);
-    if (ranks_watch(&o->ranks, PATIENCE_SECONDS, say_late, NULL, why, sizeof why))
+    if (ranks_watch(&o->ranks, o->rank_timeout, say_late, NULL, why, sizeof why))
         note("%s", why);
     return EXIT_DONE;
 }
