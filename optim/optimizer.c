@@ -28,7 +28,7 @@ static const char *unusable(const Tensor *tensor, const Context *context)
     if (!dtype_is_float(tensor->dtype))
         return "is not f32, bf16 or f16: weights of other types stay as they are, and adapters train beside "
                "them";
-    if (tensor->dtype == DTYPE_F16 && !tensor->master)
+    if (tensor_part_(tensor).type == DTYPE_F16 && !tensor->master)
         return "is f16 without an fp32 master, and most of its updates would round to nothing; train it in "
                "bf16, or make it with a master (fp16-mixed)";
     if (!tensor->leaf)

@@ -19,19 +19,16 @@ static struct {
     int rank, size, seconds, ending;
     RanksLate *late;
     void *user;
-    const char *what; /* NULL: it does not wait */
-    uint64_t bytes, number;
+    RanksWait wait; /* what NULL: it does not wait */
     struct timespec since;
 } watch = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-void ranks_waiting_(const Transport *transport, const char *what, uint64_t bytes, uint64_t number)
+void ranks_waiting_(const Transport *transport, const RanksWait *wait)
 {
     if (__atomic_load_n(&watch.transport, __ATOMIC_RELAXED) != transport || !transport)
         return;
     pthread_mutex_lock(&watch.lock);
-    watch.what = what;
-    watch.bytes = bytes;
-    watch.number = number;
+    watch.wait = *wait;
     clock_gettime(CLOCK_MONOTONIC, &watch.since);
     pthread_mutex_unlock(&watch.lock);
 }
@@ -41,7 +38,7 @@ void ranks_done_(const Transport *transport)
     if (__atomic_load_n(&watch.transport, __ATOMIC_RELAXED) != transport || !transport)
         return;
     pthread_mutex_lock(&watch.lock);
-    watch.what = NULL;
+    watch.wait.what = NULL;
     pthread_mutex_unlock(&watch.lock);
 }
 
@@ -50,16 +47,27 @@ static double waited(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return watch.what ? (double)(now.tv_sec - watch.since.tv_sec) +
-                            1e-9 * (double)(now.tv_nsec - watch.since.tv_nsec)
-                      : 0;
+    return watch.wait.what ? (double)(now.tv_sec - watch.since.tv_sec) +
+                                 1e-9 * (double)(now.tv_nsec - watch.since.tv_nsec)
+                           : 0;
+}
+
+/* Locked. */
+static void describe(char *sentence, size_t size)
+{
+    const RanksWait *w = &watch.wait;
+    const char *place = w->place ? w->place : "";
+    snprintf(sentence, size,
+             "rank %d of %d has waited %.0f s for the others while %s%s%s, collective %" PRIu64
+             " with %" PRIu64 " bytes a rank; one of them is stopped or has ended",
+             watch.rank, watch.size, waited(), w->what, *place ? " at " : "", place, w->number, w->bytes);
 }
 
 /* Looks once a second, and oftener where the limit is short. */
 static void *look(void *unused)
 {
     (void)unused;
-    char sentence[256] = "";
+    char sentence[384] = "";
     const Transport *transport = watch.transport;
     RanksLate *late = watch.late;
     void *user = watch.user;
@@ -72,10 +80,7 @@ static void *look(void *unused)
         next.tv_nsec %= 1000000000;
         pthread_cond_timedwait(&watch.changed, &watch.lock, &next);
         if (!watch.ending && waited() > watch.seconds)
-            snprintf(sentence, sizeof sentence,
-                     "rank %d of %d has waited %.0f s for the others while %s, collective %" PRIu64
-                     " with %" PRIu64 " bytes a rank; one of them is stopped or has ended",
-                     watch.rank, watch.size, waited(), watch.what, watch.number, watch.bytes);
+            describe(sentence, sizeof sentence);
     }
     pthread_mutex_unlock(&watch.lock);
     if (*sentence) {
@@ -100,7 +105,7 @@ int ranks_watch(const Ranks *ranks, int seconds, RanksLate *late, void *user, ch
     watch.late = late;
     watch.user = user;
     watch.ending = 0;
-    watch.what = NULL;
+    watch.wait.what = NULL;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&watch.changed, &attributes);

@@ -6,9 +6,16 @@
 
 #include "transport.h"
 
-/* Around each call that waits for other ranks. what: "gathering"; bytes: a rank's; number: of the collectives
- * so far, the same on all ranks. */
-void ranks_waiting_(const Transport *transport, const char *what, uint64_t bytes, uint64_t number);
+/* Texts have to stay while it waits. */
+typedef struct RanksWait {
+    const char *what;  /* "gathering" */
+    const char *place; /* of the model; NULL or "": nowhere */
+    uint64_t bytes;    /* a rank's */
+    uint64_t number;   /* of the collectives so far, the same on all ranks */
+} RanksWait;
+
+/* Around each call that waits for other ranks. */
+void ranks_waiting_(const Transport *transport, const RanksWait *wait);
 void ranks_done_(const Transport *transport);
 void ranks_watch_end_(const Transport *transport);
 

@@ -235,7 +235,7 @@ static void test_what_cannot_be_started_says_the_command(void **state)
 /* ---- The watchdog ------------------------------------------------------------------------------ */
 
 typedef struct Seen {
-    char sentence[256];
+    char sentence[384];
     int aborted;
 } Seen;
 
@@ -262,24 +262,24 @@ static void test_a_rank_that_waits_too_long_is_told(void **state)
     Transport table = {.abi = TRANSPORT_ABI, .abort = aborted, .close = closed, .self = &seen}, other = table;
     Ranks ranks = {.rank = 1, .size = 3, .transport = &table};
     assert_int_equal(ranks_watch(&ranks, 0, late, &seen, why, sizeof why), 0); /* not watched */
-    ranks_waiting_(&table, "gathering", 64, 1);
+    ranks_waiting_(&table, &(RanksWait){"gathering", NULL, 64, 1});
     assert_int_equal(ranks_watch(&ranks, 1, late, &seen, why, sizeof why), 0);
     assert_int_equal(ranks_watch(&ranks, 1, late, &seen, why, sizeof why), ERROR_STATE);
     for (int i = 1; i < 6; i++) { /* longer than the limit in all, each shorter */
-        ranks_waiting_(&table, "gathering", 64, (uint64_t)i);
+        ranks_waiting_(&table, &(RanksWait){"gathering", NULL, 64, (uint64_t)i});
         usleep(300000);
         ranks_done_(&table);
     }
-    ranks_waiting_(&other, "gathering", 64, 6); /* another rank's, a thread of this process */
+    ranks_waiting_(&other,
+                   &(RanksWait){"gathering", NULL, 64, 6}); /* another rank's, a thread of this process */
     usleep(1300000);
     assert_int_equal(__atomic_load_n(&seen.aborted, __ATOMIC_ACQUIRE), 0);
-    ranks_waiting_(&table, "exchanging gradients", 640, 7);
+    ranks_waiting_(&table, &(RanksWait){"exchanging gradients", "layers.1.attn", 640, 7});
     for (int i = 0; i < 100 && !__atomic_load_n(&seen.aborted, __ATOMIC_ACQUIRE); i++)
         usleep(50000);
     assert_int_equal(__atomic_load_n(&seen.aborted, __ATOMIC_ACQUIRE), 1);
-    assert_non_null(strstr(
-        seen.sentence,
-        "rank 1 of 3 has waited 1 s for the others while exchanging gradients, collective 7 with 640 bytes"));
+    assert_non_null(strstr(seen.sentence, "rank 1 of 3 has waited 1 s for the others while exchanging "
+                                          "gradients at layers.1.attn, collective 7 with 640 bytes"));
     ranks_leave(&ranks, 0);
     ranks.transport = &table; /* and again */
     assert_int_equal(ranks_watch(&ranks, 60, late, &seen, why, sizeof why), 0);
