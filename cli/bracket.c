@@ -23,6 +23,7 @@ static void count_in(Stored *stored, const Tensor *tensor)
     stored->dtype = tensor_dtype(tensor);
     stored->count += tensor_numel(tensor);
     stored->bytes += array_bytes(tensor);
+    stored->divided += shard_is_apart(tensor) ? tensor_numel(tensor) : 0;
 }
 
 static Stored *frozen_as(Bracket *bracket, DType dtype)
@@ -143,9 +144,9 @@ LeverText bracket_text(const Bracket *b)
     uint64_t mine = b->rank_weights + b->rank_gradients + b->rank_masters + b->rank_states;
     LeverText out = {""};
     for (int i = 0; i < b->frozen_kinds; i++)
-        lever_add(&out, "%s%.3g x %s", i ? " + " : "base ", each(&b->frozen[i]),
-                  short_count(b->frozen[i].count).text);
-    lever_add(&out, "%s%s %.3g%s", !b->frozen_kinds ? "" : parts ? " frozen, on every rank; " : " frozen; ",
+        lever_add(&out, "%s%.3g%s x %s", i ? " + " : "base ", each(&b->frozen[i]),
+                  b->frozen[i].divided ? divided(b, RANKS_ZERO3).text : "", short_count(b->frozen[i].count).text);
+    lever_add(&out, "%s%s %.3g%s", b->frozen_kinds ? " frozen; " : "",
               b->adapters ? "adapters" : "trained", each(&b->trained), divided(b, RANKS_ZERO3).text);
     if (b->copy)
         lever_add(&out, " + %d*", b->copy);

@@ -125,6 +125,7 @@ typedef struct Stored {
     DType dtype;
     int64_t count;
     uint64_t bytes; /* of their arrays, scales included; a block is rounded up beyond that */
+    int64_t divided; /* of the parameters: those that ranks divide */
 } Stored;
 
 /* What a training spends on a parameter, counted over the tensors as they are. (bracket.c) */

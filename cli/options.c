@@ -116,9 +116,10 @@ static int check_levers(Options *o)
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
     if ((int64_t)o->batch * o->accumulate > INT_MAX / o->ranks.size)
-        return usage("--batch %d x --accumulate %d%s is more samples a step than the %d that are possible",
+        return usage("--batch %d x --accumulate %d%s is %.0f samples a step; at most %d are possible",
                      o->batch, o->accumulate,
-                     o->ranks.size > 1 ? lever_say(" x --ranks %d", o->ranks.size).text : "", INT_MAX);
+                     o->ranks.size > 1 ? lever_say(" x --ranks %d", o->ranks.size).text : "",
+                     (double)o->batch * o->accumulate * o->ranks.size, INT_MAX);
     if (o->clip < 0)
         o->clip = o->in_backward ? 0 : 1;
     return 0;

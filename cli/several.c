@@ -121,7 +121,7 @@ void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimize
             continue;
         b->kept_whole += t->shard ? 0 : n;
         int apart = shard_is_apart(t), parts = t->shard && b->strategy >= RANKS_ZERO2;
-        b->rank_weights += dtype_bytes(apart ? t->shard->type : tensor_dtype(t), 1, apart ? mine : shard_elements(t));
+        b->rank_weights += apart ? dtype_bytes(t->shard->type, 1, mine) : (uint64_t)shard_whole_bytes(t);
         b->rank_gradients += dtype_bytes(parts ? t->shard->grad_type : gradient_type(t), 1, parts ? mine : n);
         b->rank_masters += t->master ? dtype_bytes(DTYPE_F32, 1, shard_master_elements(t)) : 0;
     }
@@ -203,6 +203,7 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     LeverText who = first_planned(o) == last_planned(o) ? lever_say("rank %d, like the others", o->ranks.rank)
                                                         : lever_say("every rank (0-%d)", o->ranks.size - 1);
     double ranks = o->ranks.size;
+    int64_t whole = 0; /* of frozen weights */
     if (!has_ranks(o))
         return;
     printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", "sent a step");
@@ -218,8 +219,10 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     if (is_divided(o) && b->kept_whole)
         printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
                report_count(b->kept_whole).text);
-    if (is_divided(o) && b->frozen_kinds)
-        printf("Frozen weights are not divided: every rank has all of them.\n");
+    for (int i = 0; i < b->frozen_kinds && is_divided(o); i++)
+        whole += b->frozen[i].divided ? 0 : b->frozen[i].count;
+    if (whole)
+        printf("Frozen weights that are not divided: every rank has all %s of them.\n", report_count(whole).text);
 }
 
 static json_t *numbers(int first, int last)

@@ -95,7 +95,11 @@ static void a_plan_says_what_a_rank_has(void **state)
     says(expect_code(RUN("plan", "llama-tiny", "--ranks", "4"), 0), "trained 4 + 4 + 8 = 16 bytes x 6,123,168 a rank");
     says(expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--rank", "2"), 0), "rank 2, like the others");
     o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--parallel", "zero1", "--lora", "r=4"), 0);
-    says(o, "frozen, on every rank; adapters 4 + 4 + 8/4");
+    says(o, "frozen; adapters 4 + 4 + 8/4 = 10 bytes");
+    says(o, "Frozen weights that are not divided: every rank has all 6,123,168 of them.");
+    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--parallel", "zero3", "--lora", "r=4"), 0);
+    says(o, "base 4/4 x 6.12M frozen; adapters 4/4 + 4/4 + 8/4 = 4 bytes");
+    assert_null(strstr(o->out, "not divided"));
     o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--parallel", "zero3", "--precision", "bf16-mixed"), 0);
     says(o, "trained 4/4 + 4/4 + 8/4 = 4 bytes x");
 }
