@@ -68,16 +68,13 @@ LeverText ranks_problem(const Options *o)
     return lever_say("%s", "");
 }
 
-/* What a run reads and writes of a model that no rank has whole. */
-static int check_files(const Options *o)
+/* Adapters of which no rank has all are not added to weights. */
+static int check_merge(const Options *o)
 {
-    static const char *const files[] = {"--save", "--resume", "--init", "--export", "--adapter", "--export-adapter"};
-    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
-        if (is_divided(o) && flag_given(files[i], o))
-            return usage("--parallel %s excludes %s: files of a model that is divided among ranks are not there yet; "
-                         "--parallel ddp reads and writes them",
-                         ranks_strategy_name(o->ranks.strategy), flag_typed(files[i], o).text);
-    return 0;
+    if (!has_ranks(o) || o->ranks.strategy != RANKS_ZERO3 || !o->merge)
+        return 0;
+    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes it, and `brim train "
+                 "--steps 0 --adapter DIR --merge --export DIR` merges it in one process");
 }
 
 /* Blocks of 8-bit states are not cut. */
@@ -104,7 +101,7 @@ int check_ranks(Options *o, const char *command)
                      o->inference  ? "--inference"
                      : o->textbook ? "--textbook"
                                    : "--four-ways");
-    return !strcmp(command, "train") ? check_files(o) : 0;
+    return !strcmp(command, "train") ? check_merge(o) : 0;
 }
 
 /* ---- What a parameter takes on a rank -------------------------------------------------------- */
