@@ -355,7 +355,8 @@ static int save(Saving *saving, const SavedRun *run)
 
 static int saves(const Saving *saving)
 {
-    return saving && saving->options->save && speaks_alone() && !error_code() && !context_is_meta(context_current());
+    return saving && saving->options->save && speaks_alone() && !error_code() &&
+           !context_is_meta(context_current());
 }
 
 void saving_step(Saving *saving, const SavedRun *run, int64_t steps)
