@@ -41,7 +41,8 @@ static const Help pages[] = {
      "stops it at once.\n"
      "With --ranks several processes train one model, over MPI: started by mpirun, or\n"
      "by the command itself. --batch is that of each.",
-     TRAIN_FLAGS " --ranks --parallel --gather --rank-timeout --check-data --export --merge --export-adapter --overwrite --export-dtype --export-shard "
+     TRAIN_FLAGS " --ranks --parallel --gather --rank-timeout --check-data --export --merge --export-adapter "
+                 "--overwrite --export-dtype --export-shard "
                  "--save --save-every --keep --resume",
      .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
                  "  brim train --model mlp --data fashion-mnist --epochs 3\n"
