@@ -29,11 +29,11 @@ static const char *verb(CollectiveKind kind)
 }
 
 /* Enters a collective of `bytes` a rank in the books. Whether anybody is there to take part in it. */
-static int enter(const Context *context, CollectiveKind kind, uint64_t bytes)
+static int enter(const Context *context, RankGroup group, CollectiveKind kind, uint64_t bytes)
 {
     RankTraffic *t = &context->ranks->traffic;
-    uint64_t others = (uint64_t)context->ranks->is.size - 1;
-    t->hash = (t->hash ^ ((uint64_t)kind << 56 ^ bytes)) * 0x9E3779B97F4A7C15u;
+    uint64_t others = (uint64_t)context->ranks->count[group] - 1;
+    t->hash = (t->hash ^ ((uint64_t)kind << 56 ^ (uint64_t)group << 60 ^ bytes)) * 0x9E3779B97F4A7C15u;
     t->hash ^= t->hash >> 29;
     t->sent += kind == SUM ? 2 * others * bytes / (others + 1) : others * bytes;
     t->calls++;
@@ -53,20 +53,41 @@ static int leave(const Context *context, CollectiveKind kind, int failed)
     return failed ? error_raise(ERROR_RANKS, "%s with the other ranks: %s", verb(kind), t->why(t->self)) : 0;
 }
 
-int collective_gather(Context *context, const Storage *data, uint64_t bytes)
+int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t bytes)
 {
-    if (!enter(context, GATHER, bytes))
+    if (!enter(context, group, GATHER, bytes))
         return 0;
     const Transport *t = context->ranks->is.transport;
-    return leave(context, GATHER, t->gather(t->self, RANKS_DATA, storage_data(data), bytes));
+    return leave(context, GATHER, t->gather(t->self, group, storage_data(data), bytes));
 }
 
-static int exchange(Context *context, const void *from, void *to, uint64_t bytes)
+void tensor_gathers_begin_(Context *context)
 {
-    if (!enter(context, EXCHANGE, bytes))
+    const Transport *t = context->ranks->is.transport;
+    if (!context->meta && !context->error && t && t->begin && t->begin(t->self))
+        error_raise(ERROR_RANKS, "gathering with the other ranks: %s", t->why(t->self));
+}
+
+void tensor_gathers_end_(Context *context)
+{
+    const Transport *t = context->ranks->is.transport;
+    if (context->meta || !t || !t->end)
+        return;
+    ranks_waiting_(t, &(RanksWait){"gathering a block",
+                                   memtrack_path_name(context->tracker, memtrack_path(context->tracker)), 0,
+                                   context->ranks->traffic.calls});
+    int failed = t->end(t->self);
+    ranks_done_(t);
+    if (failed)
+        error_raise(ERROR_RANKS, "gathering with the other ranks: %s", t->why(t->self));
+}
+
+static int exchange(Context *context, RankGroup group, const void *from, void *to, uint64_t bytes)
+{
+    if (!enter(context, group, EXCHANGE, bytes))
         return 0;
     const Transport *t = context->ranks->is.transport;
-    return leave(context, EXCHANGE, t->exchange(t->self, RANKS_DATA, from, to, bytes));
+    return leave(context, EXCHANGE, t->exchange(t->self, group, from, to, bytes));
 }
 
 /* ---- Sums in the order of ranks ---------------------------------------------------------------- */
@@ -74,6 +95,7 @@ static int exchange(Context *context, const void *from, void *to, uint64_t bytes
 /* Staging of pieces of `each` elements a rank. */
 typedef struct Staging {
     Context *context;
+    RankGroup group;
     DType type;
     uint64_t size; /* bytes of an element */
     int64_t each;
@@ -88,11 +110,11 @@ static void staging_end(Staging *s)
 }
 
 /* `most`: elements a rank that there are at all. */
-static int staging_begin(Staging *s, Context *context, DType type, int64_t most)
+static int staging_begin(Staging *s, Context *context, RankGroup group, DType type, int64_t most)
 {
-    int64_t size = (int64_t)dtype_bytes(type, 1, 1), ranks = context->ranks->is.size;
+    int64_t size = (int64_t)dtype_bytes(type, 1, 1), ranks = context->ranks->count[group];
     int64_t unit = UNIT / size, each = STAGING / (size * ranks) / unit * unit;
-    *s = (Staging){.context = context, .type = type, .size = (uint64_t)size};
+    *s = (Staging){.context = context, .group = group, .type = type, .size = (uint64_t)size};
     s->each = least(each < unit ? unit : each, round_up(most, unit));
     s->from = storage_new(context, s->each * size * ranks, MEM_COMMUNICATION);
     s->got = s->from ? storage_new(context, s->each * size * ranks, MEM_COMMUNICATION) : NULL;
@@ -126,7 +148,7 @@ static void add_in_order(const Staging *s, int64_t each, int64_t count, void *to
 {
     const Kernels *k = s->context->kernels;
     const KernelRun *run = &s->context->run;
-    int ranks = s->context->ranks->is.size;
+    int ranks = s->context->ranks->count[s->group];
     void *sum = s->sum ? storage_data(s->sum) : element(s, s->got, 0);
     if (count <= 0)
         return;
@@ -140,17 +162,17 @@ static void add_in_order(const Staging *s, int64_t each, int64_t count, void *to
         k->copy(DTYPE_F32, to_type, count, sum, to, run);
 }
 
-static int in_library_order(const Context *context, DType type)
+static int in_library_order(const Context *context, RankGroup group, DType type)
 {
-    return context->ranks->is.size > RANKS_ORDERED && type == DTYPE_F32;
+    return context->ranks->count[group] > RANKS_ORDERED && type == DTYPE_F32;
 }
 
-static int library_sum(Context *context, int64_t n, const Storage *data)
+static int library_sum(Context *context, RankGroup group, int64_t n, const Storage *data)
 {
-    if (!enter(context, SUM, (uint64_t)n * sizeof(float)))
+    if (!enter(context, group, SUM, (uint64_t)n * sizeof(float)))
         return 0;
     const Transport *t = context->ranks->is.transport;
-    return leave(context, SUM, t->sum(t->self, RANKS_DATA, storage_f32(data), (uint64_t)n));
+    return leave(context, SUM, t->sum(t->self, group, storage_f32(data), (uint64_t)n));
 }
 
 /* One piece of what every rank is to have: parts of `each` go to who sums them, and come back as sums. */
@@ -159,20 +181,22 @@ static int sum_piece(const Staging *s, int64_t each, const char *data, int64_t l
     Context *context = s->context;
     for (int r = 0; r < ranks && !context->meta; r++)
         stage(s, r, each, data + (uint64_t)(r * each) * s->size, least(each, left - r * each));
-    if (exchange(context, storage_data(s->from), storage_data(s->got), (uint64_t)each * s->size))
+    if (exchange(context, s->group, storage_data(s->from), storage_data(s->got), (uint64_t)each * s->size))
         return error_code();
     if (!context->meta)
         add_in_order(s, each, each, element(s, s->from, rank * each), s->type, 0);
-    return collective_gather(context, s->from, (uint64_t)each * s->size);
+    return collective_gather(context, s->group, s->from, (uint64_t)each * s->size);
 }
 
-int collective_sum(Context *context, DType type, int64_t n, const Storage *data)
+int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data)
 {
-    int ranks = context->ranks->is.size, rank = context->ranks->is.rank, failed = 0;
-    if (in_library_order(context, type))
-        return library_sum(context, n, data);
+    int ranks = context->ranks->count[group], rank = context->ranks->place[group], failed = 0;
+    if (ranks == 1)
+        return 0;
+    if (in_library_order(context, group, type))
+        return library_sum(context, group, n, data);
     Staging s;
-    if (staging_begin(&s, context, type, (n + ranks - 1) / ranks) != 0)
+    if (staging_begin(&s, context, group, type, (n + ranks - 1) / ranks) != 0)
         return error_code();
     int64_t unit = UNIT / (int64_t)s.size;
     for (int64_t at = 0, piece; at < n && !failed; at += piece) {
@@ -191,21 +215,21 @@ int collective_sum(Context *context, DType type, int64_t n, const Storage *data)
 static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int64_t each)
 {
     Context *context = s->context;
-    int ranks = context->ranks->is.size, library = in_library_order(context, p->type);
-    int64_t mine = least(each, p->n - context->ranks->is.rank * p->each - at);
+    int ranks = context->ranks->count[p->group], library = in_library_order(context, p->group, p->type);
+    int64_t mine = least(each, p->n - context->ranks->place[p->group] * p->each - at);
     for (int r = 0; r < ranks && !context->meta; r++) {
         int64_t first = r * p->each + at;
         stage(s, r, each, first < p->n ? element(s, p->from, first) : NULL, least(each, p->n - first));
     }
     if (library) {
         const Transport *t = context->ranks->is.transport;
-        if (!enter(context, SUM_PARTS, (uint64_t)each * s->size))
+        if (!enter(context, p->group, SUM_PARTS, (uint64_t)each * s->size))
             return 0;
-        if (leave(
-                context, SUM_PARTS,
-                t->sum_parts(t->self, RANKS_DATA, storage_f32(s->from), storage_f32(s->got), (uint64_t)each)))
+        if (leave(context, SUM_PARTS,
+                  t->sum_parts(t->self, p->group, storage_f32(s->from), storage_f32(s->got), (uint64_t)each)))
             return error_code();
-    } else if (exchange(context, storage_data(s->from), storage_data(s->got), (uint64_t)each * s->size)) {
+    } else if (exchange(context, p->group, storage_data(s->from), storage_data(s->got),
+                        (uint64_t)each * s->size)) {
         return error_code();
     }
     if (context->meta || mine <= 0)
@@ -223,7 +247,7 @@ static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int6
 int collective_sum_parts(Context *context, const SumParts *p)
 {
     Staging s;
-    int failed = staging_begin(&s, context, p->type, p->each);
+    int failed = staging_begin(&s, context, p->group, p->type, p->each);
     if (failed)
         return failed;
     for (int64_t at = 0, each; at < p->each && !failed; at += each) {

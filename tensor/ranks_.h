@@ -1,5 +1,6 @@
-/* A context that is one of several ranks: what its tensors are divided into, and what ranks send each other. All ranks run
- * the same script and meet here in the same order. On meta nobody is there: what is taken, sent and held is planned. */
+/* A context that is one of several ranks: what its tensors are divided into, and what ranks send each other.
+ * All ranks run the same script and meet here in the same order. On meta nobody is there: what is taken, sent
+ * and held is planned. */
 #ifndef BRIM_TENSOR_RANKS_H
 #define BRIM_TENSOR_RANKS_H
 
@@ -10,10 +11,21 @@
 /* Up to so many ranks sums are taken in the order of the ranks, so that they do not depend on the library. */
 enum { RANKS_ORDERED = 16 };
 
+/* What a rank says of itself outside steps; 64 bytes, the unit of what ranks send. */
+typedef struct RankReport {
+    uint64_t place; /* in the script: all ranks are at the same one */
+    int64_t step, code, value;
+    uint64_t rest[4];
+} RankReport;
+_Static_assert(sizeof(RankReport) == 64, "the unit of what ranks send");
+
 struct ContextRanks {
     Ranks is;
+    int place[RANK_GROUPS], count[RANK_GROUPS]; /* in each group that this rank is of */
     RankTraffic traffic;
     uint64_t step_hash; /* of all collectives, at the last step's end */
+    RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that there is no
+                             memory takes none */
 };
 
 /* Elements of a parameter that are one rank's. Its last ranks may have fewer than `each`, or none. */
@@ -37,11 +49,12 @@ void ranks_close_(Context *context);
 
 /* ---- Collectives (collective.c). 0, or raises. ------------------------------------------------ */
 
-/* n elements of a float type: everywhere the sum over ranks. */
-int collective_sum(Context *context, DType type, int64_t n, const Storage *data);
-/* Rank r's part of the sum: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on; added to what is
- * there, or in its place. */
+/* n elements of a float type: everywhere the sum over the ranks of the group, in their order. */
+int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data);
+/* Rank r's part of the sum: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on;
+ * added to what is there, or in its place. */
 typedef struct SumParts {
+    RankGroup group;
     DType type, to_type;
     int64_t n, each;
     const Storage *from, *to;
@@ -50,14 +63,15 @@ typedef struct SumParts {
 } SumParts;
 int collective_sum_parts(Context *context, const SumParts *parts);
 /* Everyone's part of `bytes`, where it lies in `data`. */
-int collective_gather(Context *context, const Storage *data, uint64_t bytes);
+int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t bytes);
 
 /* ---- Shards (shard.c) ------------------------------------------------------------------------- */
 
-/* Makes a trained parameter of this context a divided one where its ranks divide it; its storage too. 0, or raises. */
+/* Makes a trained parameter of this context a divided one where its ranks divide it; its storage too. 0, or
+ * raises. */
 int shard_new(Tensor *tensor, MemComponent component);
-/* Elements that its storage has room for: each part as large as the others. */
-int64_t shard_elements(const Tensor *tensor);
+/* Bytes of its whole storage: of a divided one with room for parts that are all as large. */
+int64_t shard_whole_bytes(const Tensor *tensor);
 void shard_free(Tensor *tensor);
 void shard_drop_grad(Tensor *tensor);
 /* Whole weights in its storage, until as many releases. Nothing for what is not divided. 0, or raises. */

@@ -19,7 +19,7 @@ typedef struct Meeting {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     int size, failed;
-    int waiting[RANK_GROUPS][MOST];  /* by colour */
+    int waiting[RANK_GROUPS][MOST]; /* by colour */
     int64_t turn[RANK_GROUPS][MOST];
     int colour[RANK_GROUPS][MOST], place[RANK_GROUPS][MOST];
     const void *shown[RANK_GROUPS][MOST];
@@ -67,7 +67,8 @@ static int members_of(const Member *m, RankGroup group, int members[MOST], int *
 static int meet(Member *m, RankGroup group)
 {
     Meeting *all = m->meeting;
-    int members[MOST], at = 0, count = members_of(m, group, members, &at), colour = all->colour[group][m->ranks.rank];
+    int members[MOST], at = 0, count = members_of(m, group, members, &at),
+                       colour = all->colour[group][m->ranks.rank];
     pthread_mutex_lock(&all->lock);
     int64_t turn = all->turn[group][colour];
     if (++all->waiting[group][colour] == count) {
@@ -139,8 +140,8 @@ static int gather(void *self, RankGroup group, void *data, uint64_t bytes)
         return -1;
     for (int i = 0; i < count; i++)
         if (i != at)
-            memcpy((char *)data + (uint64_t)i * bytes, (const char *)m->meeting->shown[group][members[i]] + (uint64_t)i * bytes,
-                   bytes);
+            memcpy((char *)data + (uint64_t)i * bytes,
+                   (const char *)m->meeting->shown[group][members[i]] + (uint64_t)i * bytes, bytes);
     return meet(m, group);
 }
 
@@ -151,7 +152,8 @@ static int exchange(void *self, RankGroup group, const void *from, void *to, uin
     if (show(m, group, from, bytes))
         return -1;
     for (int i = 0; i < count; i++)
-        memcpy((char *)to + (uint64_t)i * bytes, (const char *)m->meeting->shown[group][members[i]] + (uint64_t)at * bytes, bytes);
+        memcpy((char *)to + (uint64_t)i * bytes,
+               (const char *)m->meeting->shown[group][members[i]] + (uint64_t)at * bytes, bytes);
     return meet(m, group);
 }
 
@@ -311,7 +313,12 @@ int as_ranks(int size, RankStrategy strategy, RankBody *body, void *user)
         Member *m = &member[r];
         *m = (Member){.table = table, .meeting = &meeting, .body = body, .user = user};
         m->table.self = m;
-        m->ranks = (Ranks){.rank = r, .size = size, .strategy = strategy, .transport = &m->table, .node_rank = r, .node_size = size};
+        m->ranks = (Ranks){.rank = r,
+                           .size = size,
+                           .strategy = strategy,
+                           .transport = &m->table,
+                           .node_rank = r,
+                           .node_size = size};
     }
     for (int r = 0; r < size; r++)
         if (pthread_create(&thread[r], NULL, run, &member[r]))

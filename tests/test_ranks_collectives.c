@@ -1,5 +1,5 @@
-/* What ranks send each other: sums in the order of ranks for every type and size, parts, the library's order beyond 16 ranks,
- * what is planned of it, and allocations that fail. */
+/* What ranks send each other: sums in the order of ranks for every type and size, parts, the library's order
+ * beyond 16 ranks, what is planned of it, and allocations that fail. */
 #include "../base/half_.h"
 #include "../kernels/kernels.h"
 #include "../tensor/ranks_.h"
@@ -11,9 +11,9 @@ enum { MOST = 20, LARGEST = 70000 };
 typedef struct Sum {
     DType type;
     int64_t n;
-    int parts, add;                 /* parts: of collective_sum_parts */
+    int parts, add; /* parts: of collective_sum_parts */
 
-    float result[MOST][LARGEST];    /* of each rank; of parts its own */
+    float result[MOST][LARGEST]; /* of each rank; of parts its own */
     int64_t each;
     RankTraffic traffic[MOST], planned[MOST];
     uint64_t needs[MOST], needs_planned[MOST];
@@ -27,7 +27,9 @@ static float value_of(int rank, int64_t i)
 
 static float kept(DType type, float x)
 {
-    return type == DTYPE_F32 ? x : type == DTYPE_BF16 ? half_from_bf16(half_to_bf16(x)) : half_from_f16(half_to_f16(x));
+    return type == DTYPE_F32    ? x
+           : type == DTYPE_BF16 ? half_from_bf16(half_to_bf16(x))
+                                : half_from_f16(half_to_f16(x));
 }
 
 /* In the order of ranks, or backwards, as the threads' transport does it. */
@@ -58,10 +60,16 @@ static int one(const Sum *s, const Ranks *ranks, float *result)
             tensor_fill(part, 1);
     }
     if (!failed && s->parts)
-        failed = collective_sum_parts(c, &(SumParts){.type = s->type, .to_type = DTYPE_F32, .n = s->n, .each = s->each,
-                                                     .from = x->storage, .to = part->storage, .add = s->add});
+        failed = collective_sum_parts(c, &(SumParts){.group = RANKS_DATA,
+                                                     .type = s->type,
+                                                     .to_type = DTYPE_F32,
+                                                     .n = s->n,
+                                                     .each = s->each,
+                                                     .from = x->storage,
+                                                     .to = part->storage,
+                                                     .add = s->add});
     else if (!failed)
-        failed = collective_sum(c, s->type, s->n, x->storage);
+        failed = collective_sum(c, RANKS_ALL, s->type, s->n, x->storage);
     if (!failed && result && s->parts)
         memcpy(result, storage_f32(part->storage), (size_t)s->each * sizeof *result);
     else if (!failed && result)
@@ -101,11 +109,13 @@ static void check(Sum *s, int ranks)
     s->each = ((s->n + ranks - 1) / ranks + unit - 1) / unit * unit;
     assert_int_equal(as_ranks(ranks, RANKS_ZERO2, body, s), 0);
     for (int r = 0; r < ranks; r++) {
-        int64_t first = s->parts ? r * s->each : 0, end = s->parts && first + s->each < s->n ? first + s->each : s->n;
+        int64_t first = s->parts ? r * s->each : 0,
+                end = s->parts && first + s->each < s->n ? first + s->each : s->n;
         for (int64_t i = first; i < end; i++)
             if (s->result[r][i - first] != expected(s, ranks, i))
-                fail_msg("%s, n %lld, %d ranks, parts %d: rank %d has %.9g at %lld, not %.9g", dtype_name(s->type), (long long)s->n,
-                         ranks, s->parts, r, (double)s->result[r][i - first], (long long)i, (double)expected(s, ranks, i));
+                fail_msg("%s, n %lld, %d ranks, parts %d: rank %d has %.9g at %lld, not %.9g",
+                         dtype_name(s->type), (long long)s->n, ranks, s->parts, r,
+                         (double)s->result[r][i - first], (long long)i, (double)expected(s, ranks, i));
         assert_memory_equal(&s->traffic[r], &s->planned[r], sizeof s->traffic[r]);
         assert_memory_equal(&s->traffic[r], &s->traffic[0], sizeof s->traffic[r]);
         assert_int_equal(s->needs[r], s->needs_planned[r]);

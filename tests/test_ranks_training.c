@@ -1,10 +1,11 @@
-/* Several ranks: what they train together is what one process trains, bit for bit where sums have the same order; and each
- * rank's plan, made alone, is its run. */
+/* Several ranks: what they train together is what one process trains, bit for bit where sums have the same
+ * order; and each rank's plan, made alone, is its run. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "../data/data.h"
 #include "../kernels/kernels.h"
+#include "../nn/lora.h"
 #include "../optim/optim.h"
 #include "../plan/plan.h"
 #include "../tensor/ranks_.h"
@@ -17,7 +18,7 @@ typedef struct Job {
     Setting setting;
     RankStrategy strategy;
     const char *precision; /* NULL = fp32 */
-    int ranks, accumulate, tied, in_backward, eight_bit, own_gradients;
+    int ranks, accumulate, tied, in_backward, eight_bit, own_gradients, lora, blocks;
     int broken; /* 1 + the rank that does otherwise than the others */
     float clip;
     int64_t samples; /* of the data; 0 = all */
@@ -40,11 +41,14 @@ static int64_t write_weights(TensorList list, float *to)
     int64_t at = 0;
     for (int i = 0; i < list.count; i++) {
         TensorPart part = tensor_part_(list.items[i]);
-        if (part.count > 0 && part.master)
+        if (!dtype_is_float(part.type)) /* frozen */
+            memset(to + at, 0, (size_t)part.count * sizeof *to);
+        else if (part.count > 0 && part.master)
             memcpy(to + at + part.first, storage_f32(part.master), (size_t)part.count * sizeof *to);
         else if (part.count > 0)
             c->kernels->copy(part.type, DTYPE_F32, part.count,
-                             (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, part.at), to + at + part.first, &c->run);
+                             (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, part.at),
+                             to + at + part.first, &c->run);
         at += tensor_numel(list.items[i]);
     }
     return at;
@@ -61,9 +65,20 @@ static Module *model_of(const Job *job)
         preset.config.llama.vocab = 257;
         preset.config.llama.tied = job->tied;
     }
+    static const DType base_types[] = {DTYPE_F32, DTYPE_F32, DTYPE_BF16, DTYPE_F32};
+    if (job->lora)
+        nn_set_weights(&(Weights){.dtype = base_types[job->lora],
+                                  .quantized = job->lora == 3 ? DTYPE_NF4 : DTYPE_F32,
+                                  .frozen = 1});
     Module *model = nn_model(&preset);
+    if (job->lora) {
+        nn_set_weights(NULL);
+        nn_add_lora(model, &(Lora){.rank = 4, .dropout = 0.1f});
+    }
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), job->setting.checkpoint);
+    nn_set_checkpoints(model, job->setting.pattern);
+    nn_set_gather_blocks(model, job->blocks);
     return model;
 }
 
@@ -86,8 +101,10 @@ static int script(void *config)
         tensor_set_precision(&wide);
     }
     Module *model = model_of(job);
-    Optimizer *optimizer = job->eight_bit ? optim_adamw8bit(nn_parameters(model), &(AdamW8bit){.lr = 1e-2f, .weight_decay = 0.1f})
-                                          : optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-2f, .weight_decay = 0.1f});
+    Optimizer *optimizer =
+        job->eight_bit
+            ? optim_adamw8bit(nn_parameters(model), &(AdamW8bit){.lr = 1e-2f, .weight_decay = 0.1f})
+            : optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-2f, .weight_decay = 0.1f});
     optim_set_clip(optimizer, job->clip);
     optim_set_in_backward(optimizer, job->in_backward);
     for (int step = 0; step < STEPS && !error_code(); step++) {
@@ -127,7 +144,8 @@ static int body(const Ranks *ranks, void *user)
     job->sent[ranks->rank] = plan.step_sent;
     if (status)
         snprintf(error, sizeof job->error[0], "run: %.480s", result.error);
-    else if (result.memory.stats.peak != plan.memory.stats.peak || result.memory.stats.needs != plan.memory.stats.needs ||
+    else if (result.memory.stats.peak != plan.memory.stats.peak ||
+             result.memory.stats.needs != plan.memory.stats.needs ||
              result.memory.stats.event_hash != plan.memory.stats.event_hash || result.segments_off_plan)
         status = snprintf(error, sizeof job->error[0], "the run is not its plan");
     plan_free(&plan);
@@ -200,7 +218,8 @@ static void assert_equal_to_one(Job job, double most)
     for (int r = 0; r < job.ranks; r++)
         for (int s = 0; s < STEPS; s++)
             if (fabs(job.loss[r][s] - alone.loss[0][s]) > 1e-6 * alone.loss[0][s] * (most > 0 ? 10 : 1))
-                fail_msg("%s: rank %d: loss %.9g, not %.9g", text_of(&job), r, job.loss[r][s], alone.loss[0][s]);
+                fail_msg("%s: rank %d: loss %.9g, not %.9g", text_of(&job), r, job.loss[r][s],
+                         alone.loss[0][s]);
     test_free(job.weights);
     test_free(alone.weights);
 }
@@ -219,7 +238,11 @@ static void test_ranks_are_one_process(void **state)
     for (int i = 0; i < 3; i++)
         for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
             for (int ranks = 2; ranks <= MOST_RANKS; ranks++)
-                assert_equal_to_one((Job){.setting = setting_of(i), .strategy = (RankStrategy)strategy, .ranks = ranks, .accumulate = 1}, 0);
+                assert_equal_to_one((Job){.setting = setting_of(i),
+                                          .strategy = (RankStrategy)strategy,
+                                          .ranks = ranks,
+                                          .accumulate = 1},
+                                    0);
 }
 
 static void test_tied_weights_and_checkpoints(void **state)
@@ -227,7 +250,10 @@ static void test_tied_weights_and_checkpoints(void **state)
     (void)state;
     Setting llama = {.family = MODEL_LLAMA, .checkpoint = 1};
     for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
-        assert_equal_to_one((Job){.setting = llama, .strategy = (RankStrategy)strategy, .ranks = 3, .accumulate = 1, .tied = 1}, 0);
+        assert_equal_to_one(
+            (Job){
+                .setting = llama, .strategy = (RankStrategy)strategy, .ranks = 3, .accumulate = 1, .tied = 1},
+            0);
 }
 
 /* The norm's sum has another order. */
@@ -235,7 +261,11 @@ static void test_clipping(void **state)
 {
     (void)state;
     for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
-        assert_equal_to_one((Job){.setting = setting_of(0), .strategy = (RankStrategy)strategy, .ranks = 3, .accumulate = 1, .clip = 0.05f},
+        assert_equal_to_one((Job){.setting = setting_of(0),
+                                  .strategy = (RankStrategy)strategy,
+                                  .ranks = 3,
+                                  .accumulate = 1,
+                                  .clip = 0.05f},
                             1e-6);
 }
 
@@ -254,8 +284,8 @@ static void test_updates_in_backward(void **state)
     }
 }
 
-/* Several micro-batches a rank: another order of sums than one process has, but that of all strategies that sum
- * each of them. */
+/* Several micro-batches a rank: another order of sums than one process has, but that of all strategies that
+ * sum each of them. */
 static void test_accumulation(void **state)
 {
     (void)state;
@@ -267,17 +297,23 @@ static void test_accumulation(void **state)
     test_free(two.weights);
     test_free(three.weights);
     for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
-        assert_equal_to_one((Job){.setting = setting_of(0), .strategy = (RankStrategy)strategy, .ranks = 2, .accumulate = 3}, 1e-4);
+        assert_equal_to_one(
+            (Job){.setting = setting_of(0), .strategy = (RankStrategy)strategy, .ranks = 2, .accumulate = 3},
+            1e-4);
 }
 
-/* Epochs whose last steps have fewer samples than ranks, or than a micro-batch: the others' rows are nobody's. */
+/* Epochs whose last steps have fewer samples than ranks, or than a micro-batch: the others' rows are
+ * nobody's. */
 static void test_uneven_data(void **state)
 {
     (void)state;
     for (int64_t samples = 5; samples <= 9; samples += 2)
         for (int family = 0; family < 3; family += 2)
-            assert_equal_to_one((Job){.setting = setting_of(family), .strategy = family ? RANKS_DDP : RANKS_ZERO3, .ranks = 3,
-                                      .accumulate = 1, .samples = samples},
+            assert_equal_to_one((Job){.setting = setting_of(family),
+                                      .strategy = family ? RANKS_DDP : RANKS_ZERO3,
+                                      .ranks = 3,
+                                      .accumulate = 1,
+                                      .samples = samples},
                                 1e-4);
 }
 
@@ -287,7 +323,10 @@ static void test_precisions(void **state)
     static const char *const names[] = {"bf16-mixed", "fp16-mixed", "bf16", "bf16-autocast"};
     for (size_t i = 0; i < COUNT(names); i++)
         for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
-            assert_equal_to_one((Job){.setting = setting_of(i ? 1 : 0), .strategy = (RankStrategy)strategy, .ranks = 3, .accumulate = 1,
+            assert_equal_to_one((Job){.setting = setting_of(i ? 1 : 0),
+                                      .strategy = (RankStrategy)strategy,
+                                      .ranks = 3,
+                                      .accumulate = 1,
                                       .precision = names[i]},
                                 0);
 }
@@ -298,7 +337,11 @@ static void test_gradients_of_16_bits(void **state)
     (void)state;
     Job job[RANK_STRATEGY_COUNT];
     for (int i = 0; i < RANK_STRATEGY_COUNT; i++) {
-        job[i] = (Job){.setting = setting_of(0), .strategy = (RankStrategy)i, .ranks = 2, .accumulate = 1, .precision = "bf16-mixed",
+        job[i] = (Job){.setting = setting_of(0),
+                       .strategy = (RankStrategy)i,
+                       .ranks = 2,
+                       .accumulate = 1,
+                       .precision = "bf16-mixed",
                        .own_gradients = 1};
         run(&job[i]);
     }
@@ -308,13 +351,53 @@ static void test_gradients_of_16_bits(void **state)
         test_free(job[i].weights);
 }
 
+/* Adapters over frozen weights, which ZeRO-3 divides: 1 fp32, 2 bf16, 3 NF4 and fp32, which stays whole. */
+static void test_blocks_are_gathered(void **state)
+{
+    (void)state;
+    static const char *const patterns[] = {NULL, "ccc", "c++", ".c+"};
+    for (size_t i = 0; i < COUNT(patterns); i++)
+        for (int family = 0; family < 3; family++) {
+            Setting s = setting_of(family);
+            s.layers = 3;
+            s.pattern = patterns[i];
+            s.checkpoint = 0;
+            Job one = {.setting = s, .strategy = RANKS_ZERO3, .ranks = 3, .accumulate = 1}, block = one;
+            block.blocks = 1;
+            run(&one);
+            run(&block);
+            assert_true(apart(&one, &block) == 0);
+            assert_true(i != 1 || block.sent[0] < one.sent[0]); /* not gathered again after recomputing */
+            test_free(one.weights);
+            test_free(block.weights);
+            assert_equal_to_one(block, 0);
+        }
+}
+
+static void test_adapters(void **state)
+{
+    (void)state;
+    for (int base = 1; base <= 3; base++)
+        for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
+            assert_equal_to_one((Job){.setting = setting_of(0),
+                                      .strategy = (RankStrategy)strategy,
+                                      .ranks = 3,
+                                      .accumulate = 1,
+                                      .lora = base},
+                                0);
+}
+
 static void test_states_of_8_bits(void **state)
 {
     (void)state;
     for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
         for (int ranks = 2; ranks <= 3; ranks++)
-            assert_equal_to_one((Job){.setting = setting_of(2), .strategy = (RankStrategy)strategy, .ranks = ranks, .accumulate = 1,
-                                      .eight_bit = 1, .precision = ranks == 2 ? "fp32" : "bf16-mixed"},
+            assert_equal_to_one((Job){.setting = setting_of(2),
+                                      .strategy = (RankStrategy)strategy,
+                                      .ranks = ranks,
+                                      .accumulate = 1,
+                                      .eight_bit = 1,
+                                      .precision = ranks == 2 ? "fp32" : "bf16-mixed"},
                                 0);
 }
 
@@ -360,12 +443,17 @@ static void test_a_rank_stops(void **state)
     (void)state;
     for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
         for (int bad = 0; bad < 3; bad += 2) {
-            Job job = {.setting = setting_of(0), .strategy = (RankStrategy)strategy, .ranks = 3, .accumulate = 1, .broken = 1 + bad};
+            Job job = {.setting = setting_of(0),
+                       .strategy = (RankStrategy)strategy,
+                       .ranks = 3,
+                       .accumulate = 1,
+                       .broken = 1 + bad};
             job.weights = weights_new();
             uint64_t live = memtrack_process_live();
             assert_int_equal(as_ranks(3, job.strategy, breaks, &job), 3);
             for (int r = 0; r < 3; r++)
-                assert_non_null(strstr(job.error[r], r == bad ? "this rank has no data" : "a rank has stopped"));
+                assert_non_null(
+                    strstr(job.error[r], r == bad ? "this rank has no data" : "a rank has stopped"));
             assert_int_equal(memtrack_process_live(), live);
             test_free(job.weights);
         }
@@ -381,6 +469,8 @@ int main(void)
                                        cmocka_unit_test(test_uneven_data),
                                        cmocka_unit_test(test_precisions),
                                        cmocka_unit_test(test_gradients_of_16_bits),
+                                       cmocka_unit_test(test_blocks_are_gathered),
+                                       cmocka_unit_test(test_adapters),
                                        cmocka_unit_test(test_states_of_8_bits),
                                        cmocka_unit_test(test_what_is_divided),
                                        cmocka_unit_test(test_a_rank_stops)};
