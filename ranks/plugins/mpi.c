@@ -112,11 +112,10 @@ static int units_of(uint64_t bytes, int *count)
 
 static int wait_for_gathers(void)
 {
-    int bad = 0;
-    for (int i = 0; i < mpi.gathering; i++)
-        bad |= failed(MPI_Wait(&mpi.gathers[i], MPI_STATUS_IGNORE), "MPI_Wait");
+    MPI_Status statuses[TOGETHER]; /* MPI_STATUSES_IGNORE is an array of none to gcc, with MPICH's header */
+    int count = mpi.gathering;
     mpi.gathering = 0;
-    return bad;
+    return failed(MPI_Waitall(count, mpi.gathers, statuses), "MPI_Waitall");
 }
 
 static int begin(void *self)
@@ -141,8 +140,8 @@ static int gather(void *self, RankGroup group, void *data, uint64_t bytes)
         return -1;
     if (mpi.together)
         return units_of(bytes, &count) ||
-               failed(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, mpi.unit, mpi.group[group],
-                                     &mpi.gathers[mpi.gathering++]),
+               failed(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, mpi.unit,
+                                     mpi.group[group], &mpi.gathers[mpi.gathering++]),
                       "MPI_Iallgather");
     return units_of(bytes, &count) ||
            failed(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, mpi.unit, mpi.group[group]),
