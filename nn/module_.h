@@ -35,6 +35,8 @@ typedef struct Model {
     int64_t width;
     int first_block, end_block;
     uint32_t first_random;
+    ModuleHook gather; /* of nn_set_gather_blocks */
+    int gathers;
 } Model;
 
 struct Module {
@@ -48,6 +50,7 @@ struct Module {
     int parameter_count, parameter_room;
     Tensor **trained; /* nn_lora_parameters' answer */
     int trained_count;
+    int gathered;  /* this block's parameters are, by nn_set_gather_blocks */
     Model *model;  /* NULL for what is no whole model */
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;

@@ -20,6 +20,13 @@ typedef struct Flight {
     Tape *tape;
     Tensor *x, *y;
 } Flight;
+/* What a rank says of itself outside steps; 64 bytes, the unit of what ranks send. */
+typedef struct RankReport {
+    uint64_t place; /* in the script: all ranks are at the same one */
+    int64_t step, code, value;
+    uint64_t rest[4];
+} RankReport;
+_Static_assert(sizeof(RankReport) == 64, "the unit of what ranks send");
 
 struct ContextRanks {
     Ranks is;
@@ -30,6 +37,8 @@ struct ContextRanks {
     Flight *flight;
     int flight_room, forwards, backwards; /* of this step, so far */
     uint64_t step_hash; /* of all collectives, at the last step's end */
+    RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that there is no
+                             memory takes none */
 };
 
 /* Elements of a parameter that are one rank's. Its last ranks may have fewer than `each`, or none. */
