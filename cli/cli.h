@@ -22,12 +22,14 @@ typedef struct CheckpointChoice {
 
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
+    const char *card_counts; /* --cards of fit */
     const char *invalid_utf8;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *lora, *adapter, *export_adapter; /* --lora as it was typed */
     const char *precision;
     const char *grad_dtype, *rounding, *loss_scale; /* NULL: as the precision and --accumulate say */
+    const char *gather;                             /* of zero3: "op", "block" */
     const char *rank;                               /* as it was typed: whose plan, R or all; NULL = all */
     const char *resize_vocab;                       /* as it was typed: N or auto */
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */

@@ -84,9 +84,25 @@ static int unit_of(const Options *o)
     return rule && rule->eight_bit ? DYNAMIC8_BLOCK : 0;
 }
 
+int gathers_blocks(const Options *o)
+{
+    return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 && !strcmp(o->gather, "block");
+}
+
+static int check_gather(const Options *o)
+{
+    if (strcmp(o->gather, "op") != 0 && strcmp(o->gather, "block") != 0)
+        return usage("--gather must be op or block, not '%s'", o->gather);
+    if (strcmp(o->gather, "op") != 0 && !gathers_blocks(o))
+        return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered", o->gather);
+    return 0;
+}
+
 int check_ranks(Options *o, const char *command)
 {
     int64_t rank = 0;
+    if (check_gather(o))
+        return EXIT_USAGE;
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
         return EXIT_USAGE;
     if (has_ranks(o) && rank >= o->ranks.size)

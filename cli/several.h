@@ -9,6 +9,8 @@ int has_ranks(const Options *o);
 int64_t step_samples(const Options *o);
 /* A value of --parallel. 0 or EXIT_USAGE. */
 int parse_parallel(const char *text, RankStrategy *out);
+/* Whether a block's parameters are gathered together. */
+int gathers_blocks(const Options *o);
 /* What --ranks does not go together with; "" when nothing is. */
 LeverText ranks_problem(const Options *o);
 /* The same of what a command does with its plan; and which rank --rank names. 0 or EXIT_USAGE. */

@@ -384,6 +384,13 @@ TensorPart tensor_part_(const Tensor *parameter);
 /* Before updates: sums what is still each rank's own. After: whole weights everywhere, where ranks have them. 0, or raises. */
 int tensor_reduce_(Tensor *parameter);
 int tensor_updated_(Tensor *parameter);
+/* Whether parameters of this context may be divided so that reading them gathers them; then holds one whole, and lets it go.
+ * Gathers between begin and end go on together: nobody reads what is gathered before the end. All raise. */
+int tensor_is_divided_(const Context *context);
+void tensor_hold_(Tensor *parameter);
+void tensor_let_go_(Tensor *parameter);
+void tensor_gathers_begin_(Context *context);
+void tensor_gathers_end_(Context *context);
 /* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0, or raises: the
  * ranks are not at the same place. Nothing where the context is alone. */
 int ranks_agree_(Context *context, double *squares, int *bad);
