@@ -289,9 +289,9 @@ static int session_open(Session *s)
     s->model = nn_model(&o->preset);
     /* A run that is resumed brings its weights; but of adapters not those of their base. */
     int goes_on = saving_resumes(s->training->saving) && !has_adapters(o);
-    if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && speaks_alone() && io_check_directory(o->export)) ||
-        (o->export_adapter && !s->meta && speaks_alone() &&
-         io_check_directory(o->export_adapter)))
+    if ((!goes_on && load_initial(o, s->model)) ||
+        (o->export && !s->meta && speaks_alone() && io_check_directory(o->export)) ||
+        (o->export_adapter && !s->meta && speaks_alone() && io_check_directory(o->export_adapter)))
         return error_code();
     s->training->parameters = nn_parameter_count(s->model); /* without adapters */
     levers_to_model(o, s->model);

@@ -30,39 +30,17 @@ static int is_divided(const Options *o)
 
 /* ---- Options --------------------------------------------------------------------------------- */
 
-/* Other ways to be several, by the names that people know them by. */
-static const struct {
-    const char *names, *what;
-} others[] = {
-    {" tensor tp ", "tensor parallel is"},     {" pipeline pp stages ", "pipeline parallel is"},
-    {" sequence sp ", "sequence parallel is"}, {" context cp ring ulysses ", "context parallel is"},
-    {" expert ep moe ", "expert parallel is"}, {" hsdp hybrid ", "replicas of divided models are"},
-};
-
-int parse_parallel(const char *text, RankStrategy *out)
-{
-    char word[32];
-    int found = ranks_strategy(text);
-    if (found >= 0) {
-        *out = (RankStrategy)found;
-        return 0;
-    }
-    snprintf(word, sizeof word, " %.24s ", text);
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
-        if (strstr(others[i].names, word))
-            return usage("--parallel %s: %s not there; there are ddp, zero1, zero2 and zero3 (fsdp)", text, others[i].what);
-    return usage("--parallel must be one of ddp, zero1, zero2, zero3, fsdp, not '%s'", text);
-}
-
 LeverText ranks_problem(const Options *o)
 {
     if (!has_ranks(o))
         return lever_say("%s", "");
     if (device_cuda_ordinal(o->device) >= 0)
-        return lever_say("--ranks %d excludes --device %s: several ranks train on the CPU; one card trains alone",
-                         o->ranks.size, o->device);
+        return lever_say(
+            "--ranks %d excludes --device %s: several ranks train on the CPU; one card trains alone",
+            o->ranks.size, o->device);
     if (o->in_backward)
-        return lever_say("--ranks %d excludes --optimizer-in-backward: it updates a parameter before the ranks have summed "
+        return lever_say("--ranks %d excludes --optimizer-in-backward: it updates a parameter before the "
+                         "ranks have summed "
                          "its gradient",
                          o->ranks.size);
     return lever_say("%s", "");
@@ -73,8 +51,8 @@ static int check_merge(const Options *o)
 {
     if (!has_ranks(o) || o->ranks.strategy != RANKS_ZERO3 || !o->merge)
         return 0;
-    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes it, and `brim train "
-                 "--steps 0 --adapter DIR --merge --export DIR` merges it in one process");
+    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes it, and `brim "
+                 "train --steps 0 --adapter DIR --merge --export DIR` merges it in one process");
 }
 
 /* Blocks of 8-bit states are not cut. */
@@ -106,12 +84,14 @@ int check_ranks(Options *o, const char *command)
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
         return EXIT_USAGE;
     if (has_ranks(o) && rank >= o->ranks.size)
-        return usage("--rank %s: the ranks of --ranks %d are 0 to %d", o->rank, o->ranks.size, o->ranks.size - 1);
+        return usage("--rank %s: the ranks of --ranks %d are 0 to %d", o->rank, o->ranks.size,
+                     o->ranks.size - 1);
     o->ranks.rank = has_ranks(o) ? (int)rank : 0;
     o->ranks.unit = unit_of(o);
     if (has_ranks(o) && o->run_steps)
-        return usage("--ranks %d excludes --run: a row is trained by one process; `brim train` starts several",
-                     o->ranks.size);
+        return usage(
+            "--ranks %d excludes --run: a row is trained by one process; `brim train` starts several",
+            o->ranks.size);
     if (has_ranks(o) && (o->inference || o->textbook || o->four_ways))
         return usage("--ranks %d means nothing beside %s: it divides a training", o->ranks.size,
                      o->inference  ? "--inference"
@@ -184,8 +164,8 @@ static LeverText rank_names(const RankFigures *f, int first)
 static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
 {
     return json_pack("{s:i, s:s, s:I, s:o}", "size", o->ranks.size, "strategy",
-                     ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step", (json_int_t)plan->step_sent,
-                     "distinct", distinct);
+                     ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
+                     (json_int_t)plan->step_sent, "distinct", distinct);
 }
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
@@ -228,14 +208,16 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     size_cell(ranks * (double)s->peak, "");
     size_cell(ranks * (double)s->needs, "");
     size_cell(ranks * (double)plan->step_sent, "\n");
-    printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy), ranks_strategy_divides(o->ranks.strategy));
+    printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy),
+           ranks_strategy_divides(o->ranks.strategy));
     if (is_divided(o) && b->kept_whole)
         printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
                report_count(b->kept_whole).text);
     for (int i = 0; i < b->frozen_kinds && is_divided(o); i++)
         whole += b->frozen[i].divided ? 0 : b->frozen[i].count;
     if (whole)
-        printf("Frozen weights that are not divided: every rank has all %s of them.\n", report_count(whole).text);
+        printf("Frozen weights that are not divided: every rank has all %s of them.\n",
+               report_count(whole).text);
 }
 
 static json_t *numbers(int first, int last)
@@ -271,7 +253,8 @@ int ranks_begin(Options *o, int *done)
     if (o->ranks_typed && size == 1)
         return EXIT_DONE;
     if (launched > 1 && size == 1)
-        return usage("%d ranks were started, and there is no --ranks: --ranks %d trains with all of them, --ranks 1 makes "
+        return usage("%d ranks were started, and there is no --ranks: --ranks %d trains with all of them, "
+                     "--ranks 1 makes "
                      "each a training of its own",
                      launched, launched);
     if (size == 1)
@@ -357,7 +340,8 @@ void print_ranks_run(const Options *o, const Plan *plan, const RankFigures *f)
         size_cell((double)highest_process(f, r), "");
         size_cell((double)plan->step_sent, full ? "  <- the fullest\n" : "\n");
     }
-    printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy), ranks_strategy_divides(o->ranks.strategy));
+    printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy),
+           ranks_strategy_divides(o->ranks.strategy));
 }
 
 void ranks_run_json(json_t *object, const Options *o, const Plan *plan, const RankFigures *f)
@@ -369,8 +353,8 @@ void ranks_run_json(json_t *object, const Options *o, const Plan *plan, const Ra
             if (first_like(f, r) == first)
                 json_array_append_new(same, json_integer(r));
         if (json_array_size(same))
-            json_array_append_new(
-                distinct, json_pack("{s:O, s:o}", "ranks", same, "memory", json_memory(&f->all[first], &plan->memory)));
+            json_array_append_new(distinct, json_pack("{s:O, s:o}", "ranks", same, "memory",
+                                                      json_memory(&f->all[first], &plan->memory)));
         json_decref(same);
     }
     if (f->all)

@@ -84,7 +84,9 @@ void ranks_close_(Context *context)
 
 int context_default_threads(const struct Ranks *ranks)
 {
-    int threads = kernels_default_threads(), here = !ranks ? 1 : ranks->node_size ? ranks->node_size : ranks->size;
+    int threads = kernels_default_threads(), here = !ranks             ? 1
+                                                    : ranks->node_size ? ranks->node_size
+                                                                       : ranks->size;
     return threads / here > 0 ? threads / here : 1;
 }
 
