@@ -172,7 +172,6 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "2", "--stages", "2"}, "pipeline parallel is not there"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
         {{"plan", "--expert-parallel", "2"}, "expert parallel is not there"},
-        {{"plan", "--ranks", "2", "--optimizer-in-backward"}, "before the ranks have summed its gradient"},
         {{"plan", "--parallel", "zero3"}, "--parallel zero3 needs --ranks N"},
         {{"plan", "--rank", "1"}, "--rank 1 needs --ranks N"},
         {{"plan", "--ranks", "2", "--rank", "2"}, "the ranks of --ranks 2 are 0 to 1"},
