@@ -46,18 +46,13 @@ LeverText ranks_problem(const Options *o)
     return lever_say("%s", "");
 }
 
-/* What a run reads and writes of a model that no rank has whole. */
-static int check_files(const Options *o)
+/* Adapters of which no rank has all are not added to weights. */
+static int check_merge(const Options *o)
 {
-    static const char *const files[] = {"--save",   "--resume",  "--init",
-                                        "--export", "--adapter", "--export-adapter"};
-    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
-        if (is_divided(o) && flag_given(files[i], o))
-            return usage(
-                "--parallel %s excludes %s: files of a model that is divided among ranks are not there yet; "
-                "--parallel ddp reads and writes them",
-                ranks_strategy_name(o->ranks.strategy), flag_typed(files[i], o).text);
-    return 0;
+    if (!has_ranks(o) || o->ranks.strategy != RANKS_ZERO3 || !o->merge)
+        return 0;
+    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes it, and `brim train "
+                 "--steps 0 --adapter DIR --merge --export DIR` merges it in one process");
 }
 
 /* Blocks of 8-bit states are not cut. */
@@ -67,9 +62,25 @@ static int unit_of(const Options *o)
     return rule && rule->eight_bit ? DYNAMIC8_BLOCK : 0;
 }
 
+int gathers_blocks(const Options *o)
+{
+    return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 && !strcmp(o->gather, "block");
+}
+
+static int check_gather(const Options *o)
+{
+    if (strcmp(o->gather, "op") != 0 && strcmp(o->gather, "block") != 0)
+        return usage("--gather must be op or block, not '%s'", o->gather);
+    if (strcmp(o->gather, "op") != 0 && !gathers_blocks(o))
+        return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered", o->gather);
+    return 0;
+}
+
 int check_ranks(Options *o, const char *command)
 {
     int64_t rank = 0;
+    if (check_gather(o))
+        return EXIT_USAGE;
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
         return EXIT_USAGE;
     if (has_ranks(o) && rank >= o->ranks.size)
@@ -86,7 +97,7 @@ int check_ranks(Options *o, const char *command)
                      o->inference  ? "--inference"
                      : o->textbook ? "--textbook"
                                    : "--four-ways");
-    return !strcmp(command, "train") ? check_files(o) : 0;
+    return !strcmp(command, "train") ? check_merge(o) : 0;
 }
 
 /* ---- What a parameter takes on a rank -------------------------------------------------------- */

@@ -8,6 +8,8 @@
 int has_ranks(const Options *o);
 /* Samples of a step, of all ranks. */
 int64_t step_samples(const Options *o);
+/* Whether a block's parameters are gathered together. */
+int gathers_blocks(const Options *o);
 /* What --ranks does not go together with; "" when nothing is. */
 LeverText ranks_problem(const Options *o);
 /* The same of what a command does with its plan; and which rank --rank names. 0 or EXIT_USAGE. */

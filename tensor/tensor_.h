@@ -60,6 +60,8 @@ struct Tensor {
     unsigned char in_out;     /* a linear layer's weight that is (in,out), here and in files */
     unsigned char transposed; /* one that is (out,in) here, and (in,out) in files and in random streams */
     unsigned char table;      /* an embedding's, of which a step reads few rows */
+    unsigned char absent;     /* a parameter of another stage of the model: nothing but this header */
+    unsigned char tied_stages; /* a parameter of the first and of the last stage */
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */
@@ -128,6 +130,7 @@ struct Context {
         const void *owner;  /* the optimizer that scales */
     } loss_scale;
     int draw_later; /* a model is being made that draws its weights at the end: fills at random only count */
+    int absent;     /* parameters that are made now are another stage's */
     int meta, no_grad, in_backward;
     int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */
     int met_grad;  /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
@@ -201,6 +204,10 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
  * and NF4's scales in another until their mean is known. On meta only the buffers are planned. 0 or raises:
  * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
+
+/* Whether the values that a source is asked for are those of the tensor itself: an fp32 one, or its master. What the source
+ * leaves there then stays. */
+int tensor_is_own_(const Tensor *tensor, const float *values);
 
 /* Gives elements [first, first + count) of a 16-bit parameter's master the values of its copy. Nothing on
  * meta. */
@@ -366,6 +373,8 @@ typedef struct RankTraffic {
 RankTraffic context_traffic_(const Context *context); /* all 0: alone */
 int context_rank_(const Context *context);            /* among those that share a step's samples */
 int context_ranks_(const Context *context);           /* how many; 1: alone */
+int context_stage_(const Context *context);           /* of the model that this rank has */
+int context_stages_(const Context *context);          /* that the model has; 1: it is whole */
 
 /* What of a parameter this rank updates, and where it lies: all of it, or its part. */
 typedef struct TensorPart {
@@ -392,6 +401,20 @@ void tensor_gathers_end_(Context *context);
 int ranks_agree_(Context *context, double *squares, int *bad);
 /* Raises, on all ranks but those that say more, that some have met something bad. */
 int ranks_other_(const char *what);
+
+/* Outside steps (ranks_meet.c). Both are called by all ranks, whatever happened to one, and nothing of them is planned. On
+ * meta, and alone, there is nobody. */
+
+/* What each rank says, and then rank 0's and the largest. */
+typedef struct RankValue {
+    int64_t mine, first, most;
+} RankValue;
+/* All wait for all. An error of one becomes everybody's, with the same code. value may be NULL. Returns error_code(). */
+int ranks_agree_error_(Context *context, RankValue *value);
+/* 0, or raises: this rank's model is not a whole one, divided at most by elements. */
+int ranks_whole_model_(const Context *context, const char *what);
+/* Part r of the host's data, of `bytes`, a multiple of 64, comes from rank r. 0, or raises. */
+int ranks_gather_(const Context *context, void *data, uint64_t bytes);
 
 /* ---- On a card -------------------------------------------------------------------------------
  * context->card is not NULL then. A step never waits: what the host has to know is put down on the card, and

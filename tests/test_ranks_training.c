@@ -369,6 +369,7 @@ static void test_blocks_are_gathered(void **state)
             assert_true(apart(&one, &block) == 0);
             assert_true(i != 1 || block.sent[0] < one.sent[0]); /* not gathered again after recomputing */
             test_free(one.weights);
+            test_free(block.weights);
             assert_equal_to_one(block, 0);
         }
 }
