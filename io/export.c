@@ -239,7 +239,9 @@ int io_check_export(Module *model, const ModelPreset *preset, const char *direct
 {
     Export e;
     how = how ? how : &defaults;
-    if (arguments("io_check_export", model, directory, how) || export_list(&e, preset, directory, how))
+    if (arguments("io_check_export", model, directory, how) ||
+        tensor_check_whole_(nn_parameters(model), "io_check_export") ||
+        export_list(&e, preset, directory, how))
         return error_code();
     return export_check(&e, model);
 }
@@ -251,7 +253,7 @@ int io_save_weights(Module *model, const ModelPreset *preset, const char *direct
     if (arguments("io_save_weights", model, directory, how))
         return error_code();
     TensorList list = nn_parameters(model);
-    if (error_code() || context_is_meta(context_current()))
+    if (error_code() || tensor_check_whole_(list, "io_save_weights") || context_is_meta(context_current()))
         return error_code();
     if (export_list(&e, preset, directory, how) || export_check(&e, model) || io_check_directory(directory))
         return error_code();

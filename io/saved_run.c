@@ -198,6 +198,8 @@ static int run_complete(const char *who, const char *directory, const SavedRun *
                                                                                              : NULL;
     if (missing && !error_code())
         error_raise(ERROR_ARGUMENT, "%s: %s is missing", who, missing);
+    if (!missing && !error_code())
+        tensor_check_whole_(nn_parameters(run->model), who);
     return !error_code();
 }
 

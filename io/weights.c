@@ -302,7 +302,7 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
     static const WeightsOptions defaults;
     if (!model || !path)
         return error_raise(ERROR_ARGUMENT, "io_load_weights(): %s is NULL", model ? "path" : "model");
-    if (error_code())
+    if (error_code() || tensor_check_whole_(nn_parameters(model), "io_load_weights"))
         return error_code();
     Loading l = {.model = model,
                  .options = options ? options : &defaults,

@@ -250,9 +250,11 @@ TensorPart tensor_part_(const Tensor *parameter)
                        .grad = parameter->grad,
                        .grad_type = gradient_type(parameter),
                        .counts = !context->ranks || context->ranks->place[RANKS_DATA] == 0};
+    if (context->ranks && !parameter->piece && context->ranks->place[RANKS_TENSOR] > 0)
+        part.counts = 0; /* all that compute a layer together have it, and the same gradient */
     if (!shard)
         return part;
-    part.counts = 1;
+    part.counts = parameter->piece || context->ranks->place[RANKS_TENSOR] == 0;
     part.each = shard->each;
     part.first = context->ranks->place[RANKS_DATA] * shard->each;
     part.count = n - part.first < part.each ? n - part.first : part.each;
