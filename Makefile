@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.6.0
-SOVERSION := 5
+VERSION := 0.7.0
+SOVERSION := 6
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=

@@ -62,8 +62,8 @@ int collective_gather(Context *context, RankGroup group, const Storage *data, ui
 /* Makes a trained parameter of this context a divided one where its ranks divide it; its storage too. 0, or
  * raises. */
 int shard_new(Tensor *tensor, MemComponent component);
-/* Elements that its storage has room for: each part as large as the others. */
-int64_t shard_elements(const Tensor *tensor);
+/* Bytes of its whole storage: of a divided one with room for parts that are all as large. */
+int64_t shard_whole_bytes(const Tensor *tensor);
 void shard_free(Tensor *tensor);
 void shard_drop_grad(Tensor *tensor);
 /* Whole weights in its storage, until as many releases. Nothing for what is not divided. 0, or raises. */

@@ -21,24 +21,29 @@ static int64_t unit_of(const Context *context, const Tensor *tensor)
     return unit > least ? (unit + least - 1) / least * least : least;
 }
 
+/* ZeRO-3 divides what is frozen too, unless it is quantised. */
 static int is_divided(const Context *context, const Tensor *tensor)
 {
-    return strategy_of(context) != RANKS_DDP && tensor->requires_grad && dtype_is_float(tensor->dtype) &&
-           (context->ranks->is.size == 1 || context->ranks->count[RANKS_DATA] > 1) &&
-           (context->ranks->is.size == 1 ||
-            shape_numel(tensor->shape) >= unit_of(context, tensor) * context->ranks->count[RANKS_DATA]);
+    int ranks = context->ranks->count[RANKS_DATA];
+    if (!dtype_is_float(tensor->dtype) || strategy_of(context) < (tensor->requires_grad ? RANKS_ZERO1 : RANKS_ZERO3))
+        return 0;
+    if (ranks == 1)
+        return context->ranks->is.size == 1;
+    return shape_numel(tensor->shape) >= unit_of(context, tensor) * ranks;
 }
 
 /* The parameter is 16 bit, and has a master. */
 static int has_master(const Context *context, const Tensor *tensor)
 {
-    return tensor->dtype != DTYPE_F32 && context->precision.master;
+    return tensor->requires_grad && tensor->dtype != DTYPE_F32 && context->precision.master;
 }
 
-int64_t shard_elements(const Tensor *tensor)
+int64_t shard_whole_bytes(const Tensor *tensor)
 {
-    return tensor->shard ? tensor->shard->each * tensor->item.context->ranks->count[RANKS_DATA]
-                         : shape_numel(tensor->shape);
+    if (!tensor->shard)
+        return (int64_t)shape_bytes(tensor->dtype, tensor->shape);
+    int ranks = tensor->item.context->ranks->count[RANKS_DATA];
+    return (int64_t)dtype_bytes(tensor->dtype, 1, tensor->shard->each * ranks);
 }
 
 int shard_new(Tensor *tensor, MemComponent component)

@@ -173,17 +173,17 @@ Tensor *tensor_zeros(DType dtype, Shape shape, MemComponent component)
 static Tensor *parameter_new(DType dtype, Shape shape, MemComponent component, int trained)
 {
     Context *context = context_here();
-    if (!trained || !context || !context->ranks)
+    if (!context || !context->ranks)
         return tensor_new(dtype, shape, component);
     if (context->error || !shape_valid(shape, "tensor_parameter"))
         return NULL;
     Tensor *tensor = header_new(dtype, shape, component);
     if (!tensor)
         return NULL;
-    tensor->requires_grad = 1;
+    tensor->requires_grad = (unsigned char)trained;
     int failed = shard_new(tensor, component);
     if (!failed && !shard_is_apart(tensor)) {
-        tensor->storage = storage_new(context, (int64_t)dtype_bytes(dtype, 1, shard_elements(tensor)), component);
+        tensor->storage = storage_new(context, shard_whole_bytes(tensor), component);
         failed = !tensor->storage;
     }
     if (!failed)

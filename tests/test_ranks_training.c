@@ -5,6 +5,7 @@
 
 #include "../data/data.h"
 #include "../kernels/kernels.h"
+#include "../nn/lora.h"
 #include "../optim/optim.h"
 #include "../plan/plan.h"
 #include "../tensor/ranks_.h"
@@ -17,7 +18,7 @@ typedef struct Job {
     Setting setting;
     RankStrategy strategy;
     const char *precision; /* NULL = fp32 */
-    int ranks, accumulate, tied, in_backward, eight_bit, own_gradients;
+    int ranks, accumulate, tied, in_backward, eight_bit, own_gradients, lora;
     int broken; /* 1 + the rank that does otherwise than the others */
     float clip;
     int64_t samples; /* of the data; 0 = all */
@@ -40,7 +41,9 @@ static int64_t write_weights(TensorList list, float *to)
     int64_t at = 0;
     for (int i = 0; i < list.count; i++) {
         TensorPart part = tensor_part_(list.items[i]);
-        if (part.count > 0 && part.master)
+        if (!dtype_is_float(part.type)) /* frozen */
+            memset(to + at, 0, (size_t)part.count * sizeof *to);
+        else if (part.count > 0 && part.master)
             memcpy(to + at + part.first, storage_f32(part.master), (size_t)part.count * sizeof *to);
         else if (part.count > 0)
             c->kernels->copy(part.type, DTYPE_F32, part.count,
@@ -62,7 +65,14 @@ static Module *model_of(const Job *job)
         preset.config.llama.vocab = 257;
         preset.config.llama.tied = job->tied;
     }
+    static const DType base_types[] = {DTYPE_F32, DTYPE_F32, DTYPE_BF16, DTYPE_F32};
+    if (job->lora)
+        nn_set_weights(&(Weights){.dtype = base_types[job->lora], .quantized = job->lora == 3 ? DTYPE_NF4 : DTYPE_F32, .frozen = 1});
     Module *model = nn_model(&preset);
+    if (job->lora) {
+        nn_set_weights(NULL);
+        nn_add_lora(model, &(Lora){.rank = 4, .dropout = 0.1f});
+    }
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), job->setting.checkpoint);
     return model;
@@ -337,6 +347,20 @@ static void test_gradients_of_16_bits(void **state)
         test_free(job[i].weights);
 }
 
+/* Adapters over frozen weights, which ZeRO-3 divides: 1 fp32, 2 bf16, 3 NF4 and fp32, which stays whole. */
+static void test_adapters(void **state)
+{
+    (void)state;
+    for (int base = 1; base <= 3; base++)
+        for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
+            assert_equal_to_one((Job){.setting = setting_of(0),
+                                      .strategy = (RankStrategy)strategy,
+                                      .ranks = 3,
+                                      .accumulate = 1,
+                                      .lora = base},
+                                0);
+}
+
 static void test_states_of_8_bits(void **state)
 {
     (void)state;
@@ -419,6 +443,7 @@ int main(void)
                                        cmocka_unit_test(test_uneven_data),
                                        cmocka_unit_test(test_precisions),
                                        cmocka_unit_test(test_gradients_of_16_bits),
+                                       cmocka_unit_test(test_adapters),
                                        cmocka_unit_test(test_states_of_8_bits),
                                        cmocka_unit_test(test_what_is_divided),
                                        cmocka_unit_test(test_a_rank_stops)};
