@@ -3,9 +3,10 @@
 
 #include "cli.h"
 #include "flags_.h"
-#include "../tensor/tensor_.h"
+#include "../tensor/ranks_.h"
 #include "lora.h"
 #include "precision.h"
+#include "several.h"
 
 /* ---- Counting -------------------------------------------------------------------------------- */
 
@@ -22,6 +23,7 @@ static void count_in(Stored *stored, const Tensor *tensor)
     stored->dtype = tensor_dtype(tensor);
     stored->count += tensor_numel(tensor);
     stored->bytes += array_bytes(tensor);
+    stored->divided += shard_is_apart(tensor) ? tensor_numel(tensor) : 0;
 }
 
 static Stored *frozen_as(Bracket *bracket, DType dtype)
@@ -49,18 +51,27 @@ static void order(Bracket *bracket)
 static void count_trained(Bracket *bracket, const Tensor *tensor)
 {
     int64_t count = tensor_numel(tensor);
+    int parts = tensor->shard && bracket->strategy >= RANKS_ZERO2;
     count_in(&bracket->trained, tensor);
-    bracket->gradients += dtype_bytes(gradient_type(tensor), 1, count);
+    if (shard_is_apart(tensor) && tensor->shard->type != tensor->dtype) { /* its master, which weights are made of */
+        bracket->trained.dtype = tensor->shard->type;
+        bracket->trained.bytes += dtype_bytes(tensor->shard->type, 1, count) - array_bytes(tensor);
+    }
+    bracket->gradients += dtype_bytes(parts ? tensor->shard->grad_type : gradient_type(tensor), 1, count);
     bracket->masters += tensor->master ? dtype_bytes(DTYPE_F32, 1, count) : 0;
 }
 
 static uint64_t state_bytes(const Optimizer *optimizer)
 {
     uint64_t bytes = 0;
-    int parameters = optim_parameters(optimizer).count, arrays = optim_state_arrays(optimizer);
-    for (int i = 0; i < parameters; i++)
-        for (int k = 0; k < arrays; k++)
-            bytes += array_bytes(optim_state(optimizer, i, k));
+    TensorList parameters = optim_parameters(optimizer);
+    for (int i = 0; i < parameters.count; i++)
+        for (int k = 0; k < optim_state_arrays(optimizer); k++) {
+            const Tensor *array = optim_state(optimizer, i, k);
+            bytes += parameters.items[i]->shard /* of all ranks, and not this one's part */
+                         ? dtype_bytes(tensor_dtype(array), 1, tensor_numel(parameters.items[i]))
+                         : array_bytes(array);
+        }
     return bytes;
 }
 
@@ -75,7 +86,7 @@ static int copy_bytes(const Options *o)
 
 Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
 {
-    Bracket bracket = {.adapters = has_adapters(o), .states = state_bytes(optimizer), .copy = copy_bytes(o)};
+    Bracket bracket = {.adapters = has_adapters(o), .states = state_bytes(optimizer), .copy = copy_bytes(o), .ranks = o->ranks.size, .strategy = o->ranks.strategy};
     TensorList all = nn_parameters(model);
     for (int i = 0; i < all.count; i++)
         if (tensor_requires_grad(all.items[i]))
@@ -83,6 +94,7 @@ Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
         else
             count_in(frozen_as(&bracket, tensor_dtype(all.items[i])), all.items[i]);
     order(&bracket);
+    bracket_of_rank(&bracket, o, model, optimizer);
     return bracket;
 }
 
@@ -119,22 +131,31 @@ static SizeText short_count(int64_t count)
     return out;
 }
 
+/* "/8" behind what is divided from this strategy on. */
+static LeverText divided(const Bracket *b, RankStrategy from)
+{
+    return b->ranks > 1 && b->strategy >= from ? lever_say("/%d", b->ranks) : lever_say("%s", "");
+}
+
 LeverText bracket_text(const Bracket *b)
 {
+    int parts = b->ranks > 1 && b->strategy != RANKS_DDP;
+    uint64_t all = b->trained.bytes + b->gradients + b->masters + b->states;
+    uint64_t mine = b->rank_weights + b->rank_gradients + b->rank_masters + b->rank_states;
     LeverText out = {""};
     for (int i = 0; i < b->frozen_kinds; i++)
-        lever_add(&out, "%s%.3g x %s", i ? " + " : "base ", each(&b->frozen[i]),
-                  short_count(b->frozen[i].count).text);
-    lever_add(&out, "%s%s %.3g", b->frozen_kinds ? " frozen; " : "", b->adapters ? "adapters" : "trained",
-              each(&b->trained));
+        lever_add(&out, "%s%.3g%s x %s", i ? " + " : "base ", each(&b->frozen[i]),
+                  b->frozen[i].divided ? divided(b, RANKS_ZERO3).text : "", short_count(b->frozen[i].count).text);
+    lever_add(&out, "%s%s %.3g%s", b->frozen_kinds ? " frozen; " : "",
+              b->adapters ? "adapters" : "trained", each(&b->trained), divided(b, RANKS_ZERO3).text);
     if (b->copy)
         lever_add(&out, " + %d*", b->copy);
-    lever_add(&out, " + %.3g", of_trained(b, b->gradients));
+    lever_add(&out, " + %.3g%s", of_trained(b, b->gradients), divided(b, RANKS_ZERO2).text);
     if (b->masters)
-        lever_add(&out, " + %.3g", of_trained(b, b->masters));
-    lever_add(&out, " + %.3g = %.3g bytes x %s", of_trained(b, b->states),
-              of_trained(b, b->trained.bytes + b->gradients + b->masters + b->states) + b->copy,
-              report_count(b->trained.count).text);
+        lever_add(&out, " + %.3g%s", of_trained(b, b->masters), divided(b, RANKS_ZERO1).text);
+    lever_add(&out, " + %.3g%s = %.3g bytes x %s%s", of_trained(b, b->states), divided(b, RANKS_ZERO1).text,
+              of_trained(b, parts ? mine : all) + b->copy, report_count(b->trained.count).text,
+              b->ranks > 1 ? " a rank" : "");
     return out;
 }
 
@@ -160,6 +181,10 @@ json_t *bracket_json(const Bracket *b)
     json_object_set_new(trained, "gradient_bytes", json_integer((json_int_t)b->gradients));
     json_object_set_new(trained, "master_bytes", json_integer((json_int_t)b->masters));
     json_object_set_new(trained, "state_bytes", json_integer((json_int_t)b->states));
+    if (b->ranks > 1)
+        json_object_set_new(trained, "rank",
+                            json_pack("{s:I, s:I, s:I, s:I}", "bytes", (json_int_t)b->rank_weights, "gradient_bytes",
+                                      (json_int_t)b->rank_gradients, "master_bytes", (json_int_t)b->rank_masters, "state_bytes", (json_int_t)b->rank_states));
     if (b->copy)
         json_object_set_new(trained, "copy_bytes_each", json_integer(b->copy));
     return json_pack("{s:o, s:o}", "frozen", frozen, "trained", trained);

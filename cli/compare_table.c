@@ -7,6 +7,7 @@
 #include "../device/device.h"
 #include "compare_.h"
 #include "levers_.h"
+#include "several.h"
 
 typedef struct Table {
     FILE *out;
@@ -50,13 +51,22 @@ static void number(const Table *t, int columns, double bytes)
 
 static int64_t effective_batch(const Variant *v)
 {
-    return (int64_t)v->options.batch * v->options.accumulate;
+    return step_samples(&v->options);
 }
 
 static int batches_differ(const Comparison *c)
 {
     for (int i = 1; i < c->count; i++)
         if (effective_batch(&c->variants[i]) != effective_batch(&c->variants[0]))
+            return 1;
+    return 0;
+}
+
+/* Whether a row has ranks, which send each other something a step. */
+static int ranks_send(const Comparison *c)
+{
+    for (int i = 0; i < c->count; i++)
+        if (has_ranks(&c->variants[i].options))
             return 1;
     return 0;
 }
@@ -88,10 +98,12 @@ static void peak_row(const Table *t, const Variant *v, const Variant *first, int
     number(t, 9, (double)p->memory.stats.needs);
     if (t->rows->options->budget)
         fprintf(t->out, " %6s", compare_fits(t->rows, v) ? "yes" : "no");
-    fprintf(t->out, " %7s %6.2f  %s %s\n",
+    fprintf(t->out, " %7s %6.2f",
             v == first ? "" : change_text(peak / (double)first->plan.memory.stats.peak).text,
-            p->step_flops / first->plan.step_flops, memtrack_phase_name(p->memory.stats.peak_at.phase),
-            report_path(&p->memory));
+            p->step_flops / first->plan.step_flops);
+    if (ranks_send(t->rows))
+        number(t, 9, (double)p->step_sent);
+    fprintf(t->out, "  %s %s\n", memtrack_phase_name(p->memory.stats.peak_at.phase), report_path(&p->memory));
 }
 
 static void peak_rows(const Table *t, const char *title)
@@ -99,8 +111,8 @@ static void peak_rows(const Table *t, const char *title)
     const Comparison *c = t->rows;
     int batches = batches_differ(c);
     fprintf(t->out, "%-*s", t->width, title);
-    fprintf(t->out, "%s %9s %9s%s %7s %6s  %s\n", batches ? " effective" : "", "peak", "needs",
-            c->options->budget ? "   fits" : "", "change", "FLOPs", "peak at");
+    fprintf(t->out, "%s %9s %9s%s %7s %6s%s  %s\n", batches ? " effective" : "", "peak", "needs",
+            c->options->budget ? "   fits" : "", "change", "FLOPs", ranks_send(c) ? "      sent" : "", "peak at");
     for (int i = 0; i < c->count; i++)
         peak_row(t, &c->variants[i], compare_first(c), batches);
 }

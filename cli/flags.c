@@ -69,6 +69,14 @@ static const Flag flags[] = {
     {"--seed", FLAG_SEED, AT(seed), "N", .help = "random seed (1)"},
     {"--threads", FLAG_INT, AT(threads), "N", .help = "threads to use (one a processor)", .low = 1,
      .high = MOST_THREADS},
+    {"--ranks", FLAG_INT, AT(ranks.size), "N", .help = "processes for one model (1)",
+     .only = "train plan compare", .low = 1, .high = RANKS_MOST},
+    {"--parallel", FLAG_PARALLEL, AT(ranks.strategy), "NAME",
+     .help = "ddp, zero1-3 or fsdp (ddp)", .only = "train plan compare"},
+    {"--rank", FLAG_TEXT, AT(rank), "R|all", .help = "plan this rank, or all that differ (all)",
+     .only = "plan"},
+    {"--rank-timeout", FLAG_INT, AT(rank_timeout), "S", .help = "end a run whose rank waits S seconds (600)",
+     .only = "train", .low = 1},
     {"--device", FLAG_NAME, AT(device), "cpu|cuda", .help = "where tensors live (cpu); cuda:1: 2nd card"},
     {"--no-graph", FLAG_SWITCH, AT(no_graphs), NULL, .help = "on a card, start each kernel by itself"},
     {"--max-samples", FLAG_INT64, AT(max_samples), "N", .help = "use only the first N samples", .low = 1},
@@ -134,6 +142,8 @@ const Options options_default = {.optimizer = "adamw",
                                  .precision = "fp32",
                                  .schedule = "cosine",
                                  .device = "cpu",
+                                 .rank_timeout = 600, /* as PyTorch's NCCL waits */
+                                 .ranks = {.size = 1, .strategy = RANKS_DDP},
                                  .accumulate = 1,
                                  .warmup = -1,
                                  .lr = -1,
@@ -222,6 +232,8 @@ LeverText flag_text(const char *name, const Options *options)
         text = weights_name(*(const DType *)value);
     else if (flag->kind == FLAG_QUANTIZE)
         text = quantize_name(*(const DType *)value);
+    else if (flag->kind == FLAG_PARALLEL)
+        text = ranks_strategy_name(*(const RankStrategy *)value);
     if (text)
         snprintf(out.text, sizeof out.text, "%s", text);
     else if (flag->kind == FLAG_FLOAT && *(const float *)value >= 0)

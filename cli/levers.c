@@ -6,6 +6,7 @@
 #include "levers_.h"
 #include "lora.h"
 #include "precision.h"
+#include "several.h"
 
 /* ---- The rows -------------------------------------------------------------------------------- */
 
@@ -59,6 +60,16 @@ static LeverText pack_title(const Options *o)
 static LeverText accumulate_title(const Options *o)
 {
     return o->accumulate > 1 ? lever_say("accumulate %d", o->accumulate) : lever_say("%s", "");
+}
+
+static LeverText ranks_title(const Options *o)
+{
+    return o->ranks.size > 1 ? lever_say("%d ranks", o->ranks.size) : lever_say("%s", "");
+}
+
+static LeverText parallel_title(const Options *o)
+{
+    return lever_say("%s", ranks_strategy_name(o->ranks.strategy));
 }
 
 static LeverText attention_title(const Options *o)
@@ -160,6 +171,12 @@ static const Lever levers[] = {
      .joins = 1,
      .model_decides = 1},
     {.flag = "--accumulate", .where = EVERYWHERE, .title = accumulate_title, .joins = 1},
+    /* A saved run does not know them. */
+    {.flag = "--ranks", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .title = ranks_title, .joins = 1},
+    {.flag = "--parallel",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = has_ranks,
+     .title = parallel_title},
     {.flag = "--pack", .where = LEVER_SAVED, .means = packs, .title = pack_title},
     {.flag = "--attention",
      .where = EVERYWHERE,

@@ -7,6 +7,7 @@
 #include "../base/plural_.h"
 #include "../estimate/textbook.h"
 #include "cli.h"
+#include "several.h"
 
 static ReportUnit unit_of(const Plan *plan)
 {
@@ -200,6 +201,7 @@ static void plan_json(const Options *o, const Training *t, const Plan *plan)
                   largest_json(plan), "places_at_peak", places_json(plan));
     bracket_add_trained(all, &t->bracket);
     planned_card_json(all, o);
+    ranks_plan_json(all, o, plan);
     json_print(all);
 }
 
@@ -217,7 +219,8 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan)
     if (card.capability)
         printf("%s.\n", card.text);
     else
-        printf("%d thread%s.\n", threads_of(o), plural(threads_of(o)));
+        printf("%d thread%s%s.\n", threads_of(o), plural(threads_of(o)), has_ranks(o) ? " a rank" : "");
+    print_ranks_plan(o, t, plan);
     largest_table(stdout, plan);
     layer_table(stdout, plan);
     rules_print(stdout, o, t, plan);

@@ -84,14 +84,12 @@ static int find_start(Saving *s)
     if (io_find_saved_run(o->resume, &s->from))
         return say_error();
     if (s->from.note[0])
-        fprintf(stderr, "brim: note: %s; resuming the save before it\n", s->from.note);
+        note("%s; resuming the save before it", s->from.note);
     if (s->from.path[0] || may_start_anew(o))
         return EXIT_DONE;
-    fprintf(
-        stderr,
-        "brim: --resume %s: no saved run is there; leave --resume out to start a new run, or give --save %s "
-        "too, which starts one and resumes it later\n",
-        o->resume, o->resume);
+    complain("--resume %s: no saved run is there; leave --resume out to start a new run, or give --save %s "
+             "too, which starts one and resumes it later",
+             o->resume, o->resume);
     return EXIT_NO;
 }
 
@@ -132,6 +130,8 @@ int saving_open(Saving *saving, const Options *options)
                        .adapter_lock = -1,
                        .saved = -1,
                        .input_count = -1};
+    if (!speaks_alone()) /* rank 0 writes for all */
+        return find_start(saving);
     saving->made_save = options->save && access(options->save, F_OK) != 0;
     saving->made_export = options->export && access(options->export, F_OK) != 0;
     saving->made_adapter = options->export_adapter && access(options->export_adapter, F_OK) != 0;
@@ -337,7 +337,7 @@ int64_t saving_load(Saving *saving, const SavedRun *run)
     if (io_load_run(saving->from.path, &all, &found))
         return 0;
     if (found.note[0] && !saving->noted++)
-        fprintf(stderr, "brim: note: %s\n", found.note);
+        note("%s", found.note);
     saving->saved = same_file(saving->options->save, saving->options->resume) ? found.step : -1;
     return found.step;
 }
@@ -355,7 +355,7 @@ static int save(Saving *saving, const SavedRun *run)
 
 static int saves(const Saving *saving)
 {
-    return saving && saving->options->save && !error_code() && !context_is_meta(context_current());
+    return saving && saving->options->save && speaks_alone() && !error_code() && !context_is_meta(context_current());
 }
 
 void saving_step(Saving *saving, const SavedRun *run, int64_t steps)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "flags_.h"
+#include "several.h"
 
 static int parse_int(const Flag *flag, const char *text, int64_t low, int64_t high, int64_t *out)
 {
@@ -110,6 +111,8 @@ int parse_value(const Flag *flag, void *field, const char *text)
         return parse_weights(text, field);
     case FLAG_QUANTIZE:
         return parse_quantize(text, field);
+    case FLAG_PARALLEL:
+        return parse_parallel(text, field);
     case FLAG_SWITCH:
         *(int *)field = 1;
         return 0;

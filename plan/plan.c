@@ -128,7 +128,7 @@ static uint64_t around_reservation(const Plan *plan, const RunOptions *o, uint64
 {
     const uint64_t thread = (uint64_t)3 << 20; /* BLAS packs into 1 to 3 MiB; stacks are small */
     const uint64_t process = (uint64_t)4 << 20;
-    int threads = o->threads > 0 ? o->threads : kernels_default_threads();
+    int threads = o->threads > 0 ? o->threads : context_default_threads(o->ranks);
     uint64_t page_tables = plan->memory.stats.needs / 512;
     uint64_t host = plan->memory.host_peak > grown ? plan->memory.host_peak : grown;
     return plan->beside + host + page_tables + (uint64_t)threads * thread + process;
@@ -159,7 +159,7 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
     MemHints *hints = NULL;
-    *plan = (Plan){.packer = memtrack_hints_packer(NULL)};
+    *plan = (Plan){.packer = memtrack_hints_packer(NULL), .ranks_here = o->ranks && o->ranks->node_size > 1 ? o->ranks->node_size : 1};
     if (!script) {
         snprintf(plan->error, sizeof plan->error, "there is no script to run: it is NULL");
         return plan->status = ERROR_ARGUMENT;

@@ -77,6 +77,7 @@ typedef struct Plan {
     uint64_t beside;   /* what the process of a run takes besides, roughly; it must be free too. Host memory,
                           page tables, and BLAS buffers and stacks of its threads */
     int on_card;       /* its memory is a card's */
+    int ranks_here;    /* of a run: ranks on this machine, each of which needs as much */
     SegmentSignature signature[PLAN_SIGNATURES];
     int signatures; /* distinct ones kept */
     int more_kinds; /* 1: there were more than PLAN_SIGNATURES; a run is then not checked for segments off the

@@ -65,6 +65,9 @@ BRIM_API int ranks_join(Ranks *ranks, RankStrategy strategy, int size, char *why
 /* The run is over. status: 0, or it failed here: then the others are not waited for, and this process has to
  * end with a non-zero status, at which the launcher ends them. */
 BRIM_API void ranks_leave(Ranks *ranks, int status);
+/* Everyone's `bytes` come to lie at all + rank * bytes, on all ranks, which call it at the same place of their run. Small
+ * figures, not tensors: no plan knows of it. 0, or -1 when a rank has stopped or cannot be reached. */
+BRIM_API int ranks_gather(const Ranks *ranks, const void *mine, uint64_t bytes, void *all);
 /* How many ranks the launcher's environment says; 0 = none started this process. */
 BRIM_API int ranks_launched(void);
 /* Makes this process the launcher of `ranks` of its program, with the same arguments (main's, closed by

@@ -2,6 +2,7 @@
 #ifndef BRIM_RANKS_NAMES_H
 #define BRIM_RANKS_NAMES_H
 
+#define ranks_gather brim_ranks_gather
 #define ranks_join brim_ranks_join
 #define ranks_launch brim_ranks_launch
 #define ranks_launched brim_ranks_launched

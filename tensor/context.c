@@ -42,7 +42,7 @@ static int context_fill(Context *context, const ContextOptions *options)
         return -1;
     context->meta = options->meta;
     context->run.fault = &context->fault;
-    context->run.threads = options->threads > 0 ? options->threads : kernels_default_threads();
+    context->run.threads = options->threads > 0 ? options->threads : context_default_threads(options->ranks);
     if (context->run.threads > CONTEXT_MAX_THREADS)
         context->run.threads = CONTEXT_MAX_THREADS;
     context->host_run = context->run;

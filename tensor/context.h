@@ -55,6 +55,9 @@ BRIM_API MemTracker *context_tracker(const Context *context);
 BRIM_API MemLedger *context_ledger(const Context *context);
 BRIM_API int context_is_meta(const Context *context);
 BRIM_API int context_threads(const Context *context);
+/* Threads of a context that is not told how many: this machine's, divided among the ranks on it. In a plan, whose ranks are
+ * on no machine yet, all of them are. */
+BRIM_API int context_default_threads(const struct Ranks *ranks);
 BRIM_API uint64_t context_seed(const Context *context);
 /* Floating-point operations of the products run (on meta: that would run) so far. */
 BRIM_API double context_flops(const Context *context);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../kernels/kernels.h"
 #include "ranks_.h"
 
 /* 0, or -1 with what does not make sense. */
@@ -74,6 +75,12 @@ void ranks_close_(Context *context)
     if (context->ranks)
         memtrack_host_free(context->tracker, context->ranks, sizeof *context->ranks);
     context->ranks = NULL;
+}
+
+int context_default_threads(const struct Ranks *ranks)
+{
+    int threads = kernels_default_threads(), here = !ranks ? 1 : ranks->node_size ? ranks->node_size : ranks->size;
+    return threads / here > 0 ? threads / here : 1;
 }
 
 RankTraffic context_traffic_(const Context *context)

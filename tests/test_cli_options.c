@@ -37,6 +37,10 @@ static const Trial trials[] = {
     {"--clip", "0.01", {0}},
     {"--seed", "5", {0}},
     {"--threads", "1", {0}},
+    {"--ranks", "2", {0}},
+    {"--parallel", "zero2", {"--ranks", "2"}},
+    {"--rank", "1", {"--ranks", "2"}},
+    {"--rank-timeout", "99", {"--ranks", "2"}},
     {"--device", "cuda", {0}},
     {"--no-graph", NULL, {0}},
     {"--dropout", "0.5", {0}},
@@ -128,6 +132,7 @@ static const struct {
     {"generate", " --threads ", "a text does not depend on the number of threads"},
     {"train", " --threads ", "nor does a loss"},
     {"train", " --check-data --invalid-utf8 ", "nothing is wrong in this text"},
+    {"train", " --rank-timeout ", "no rank keeps the others waiting"},
     {"train", " --overwrite ", "it is needed only where files of another model are in the way"},
     {"plan compare fit train", " --init-partial ", "the weights that it meets here are whole"},
 };

@@ -46,6 +46,9 @@ only_public_files()
         share/zsh/site-functions/_brim share/doc/brim/LICENSE share/doc/brim/docs/memory.md share/doc/brim/examples/llama.c; do
         [ -e "$prefix/$file" ] || { echo "missing $file"; return 1; }
     done
+    for plugin in "$build"/libbrim-mpi*.so; do # where they were built
+        [ ! -e "$plugin" ] || [ -e "$prefix/lib/${plugin##*/}" ] || { echo "missing ${plugin##*/}"; return 1; }
+    done
     internal=$(installed_files "$prefix" | grep -v "/share/doc/brim/examples/" | grep -E '_\.h$|/kernels/|\.c$')
     [ -z "$internal" ] || { echo "internal: $internal"; return 1; }
     odd=$(find "$prefix/include" -type f ! -perm 644)

@@ -1,6 +1,7 @@
 /* Ranks reach each other by MPI. The only file that includes mpi.h, built by `make mpi` with each MPI's own
  * compiler into a library that ranks/join.c loads; nothing here asks for memory but MPI. MPI_THREAD_FUNNELED
  * is enough: one thread calls. */
+#include <ctype.h>
 #include <limits.h>
 #include <mpi.h>
 #include <pthread.h>
@@ -215,15 +216,25 @@ static void abort_all(void *self)
     _exit(1);
 }
 
+/* "Open MPI v4.1.4, package: …" and "MPICH Version:      4.0.2" with a page below it: what is before the
+ * comma, single spaces. */
+static void one_line(char *text)
+{
+    char *to = text;
+    text[strcspn(text, ",\n")] = 0;
+    for (const char *from = text; *from; from++)
+        if (!isspace((unsigned char)*from) || (to > text && to[-1] != ' '))
+            *to++ = (char)(isspace((unsigned char)*from) ? ' ' : *from);
+    *to = 0;
+}
+
 /* Groups are all ranks until they are divided. */
 static int prepare(void)
 {
     MPI_Comm here;
     int length = 0;
     MPI_Get_library_version(mpi.version, &length);
-    mpi.version[strcspn(mpi.version, ",\n")] = 0; /* MPICH's is a page */
-    for (char *tab; (tab = strchr(mpi.version, '\t'));)
-        *tab = ' ';
+    one_line(mpi.version);
     if (failed(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler") ||
         failed(MPI_Comm_dup(MPI_COMM_WORLD, &mpi.group[RANKS_ALL]), "MPI_Comm_dup") ||
         failed(MPI_Comm_set_errhandler(mpi.group[RANKS_ALL], MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler") ||

@@ -1,0 +1,366 @@
+/* See several.h. */
+#include "several.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#include "../base/plural_.h"
+#include "../device/device.h"
+#include "../tensor/ranks_.h"
+#include "flags_.h"
+#include "levers_.h"
+#include "lora.h"
+#include "precision.h"
+
+int has_ranks(const Options *o)
+{
+    return o->ranks.size > 1;
+}
+
+int64_t step_samples(const Options *o)
+{
+    return (int64_t)o->batch * o->accumulate * o->ranks.size;
+}
+
+static int is_divided(const Options *o)
+{
+    return has_ranks(o) && o->ranks.strategy != RANKS_DDP;
+}
+
+/* ---- Options --------------------------------------------------------------------------------- */
+
+/* Other ways to be several, by the names that people know them by. */
+static const struct {
+    const char *names, *what;
+} others[] = {
+    {" tensor tp ", "tensor parallel is"},     {" pipeline pp stages ", "pipeline parallel is"},
+    {" sequence sp ", "sequence parallel is"}, {" context cp ring ulysses ", "context parallel is"},
+    {" expert ep moe ", "expert parallel is"}, {" hsdp hybrid ", "replicas of divided models are"},
+};
+
+int parse_parallel(const char *text, RankStrategy *out)
+{
+    char word[32];
+    int found = ranks_strategy(text);
+    if (found >= 0) {
+        *out = (RankStrategy)found;
+        return 0;
+    }
+    snprintf(word, sizeof word, " %.24s ", text);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (strstr(others[i].names, word))
+            return usage("--parallel %s: %s not there; there are ddp, zero1, zero2 and zero3 (fsdp)", text, others[i].what);
+    return usage("--parallel must be one of ddp, zero1, zero2, zero3, fsdp, not '%s'", text);
+}
+
+LeverText ranks_problem(const Options *o)
+{
+    if (!has_ranks(o))
+        return lever_say("%s", "");
+    if (device_cuda_ordinal(o->device) >= 0)
+        return lever_say("--ranks %d excludes --device %s: several ranks train on the CPU; one card trains alone",
+                         o->ranks.size, o->device);
+    if (o->in_backward)
+        return lever_say("--ranks %d excludes --optimizer-in-backward: it updates a parameter before the ranks have summed "
+                         "its gradient",
+                         o->ranks.size);
+    return lever_say("%s", "");
+}
+
+/* What a run reads and writes of a model that no rank has whole. */
+static int check_files(const Options *o)
+{
+    static const char *const files[] = {"--save", "--resume", "--init", "--export", "--adapter", "--export-adapter"};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        if (is_divided(o) && flag_given(files[i], o))
+            return usage("--parallel %s excludes %s: files of a model that is divided among ranks are not there yet; "
+                         "--parallel ddp reads and writes them",
+                         ranks_strategy_name(o->ranks.strategy), flag_typed(files[i], o).text);
+    return 0;
+}
+
+/* Blocks of 8-bit states are not cut. */
+static int unit_of(const Options *o)
+{
+    const OptimRule *rule = optim_rule(o->optimizer); /* NULL: check_names says so */
+    return rule && rule->eight_bit ? DYNAMIC8_BLOCK : 0;
+}
+
+int check_ranks(Options *o, const char *command)
+{
+    int64_t rank = 0;
+    if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
+        return EXIT_USAGE;
+    if (has_ranks(o) && rank >= o->ranks.size)
+        return usage("--rank %s: the ranks of --ranks %d are 0 to %d", o->rank, o->ranks.size, o->ranks.size - 1);
+    o->ranks.rank = has_ranks(o) ? (int)rank : 0;
+    o->ranks.unit = unit_of(o);
+    if (has_ranks(o) && o->run_steps)
+        return usage("--ranks %d excludes --run: a row is trained by one process; `brim train` starts several",
+                     o->ranks.size);
+    if (has_ranks(o) && (o->inference || o->textbook || o->four_ways))
+        return usage("--ranks %d means nothing beside %s: it divides a training", o->ranks.size,
+                     o->inference  ? "--inference"
+                     : o->textbook ? "--textbook"
+                                   : "--four-ways");
+    return !strcmp(command, "train") ? check_files(o) : 0;
+}
+
+/* ---- What a parameter takes on a rank -------------------------------------------------------- */
+
+void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimizer *optimizer)
+{
+    TensorList all = nn_parameters(model), trained = optim_parameters(optimizer);
+    if (!has_ranks(o))
+        return;
+    for (int i = 0; i < all.count; i++) {
+        const Tensor *t = all.items[i];
+        int64_t n = tensor_numel(t), mine = t->shard ? t->shard->each : n;
+        if (!tensor_requires_grad(t))
+            continue;
+        b->kept_whole += t->shard ? 0 : n;
+        int apart = shard_is_apart(t), parts = t->shard && b->strategy >= RANKS_ZERO2;
+        b->rank_weights += apart ? dtype_bytes(t->shard->type, 1, mine) : (uint64_t)shard_whole_bytes(t);
+        b->rank_gradients += dtype_bytes(parts ? t->shard->grad_type : gradient_type(t), 1, parts ? mine : n);
+        b->rank_masters += t->master ? dtype_bytes(DTYPE_F32, 1, shard_master_elements(t)) : 0;
+    }
+    for (int i = 0; i < trained.count; i++)
+        for (int k = 0; k < optim_state_arrays(optimizer); k++)
+            b->rank_states += dtype_bytes(tensor_dtype(optim_state(optimizer, i, k)), 1,
+                                          tensor_numel(optim_state(optimizer, i, k)));
+}
+
+/* ---- Distinct ranks -------------------------------------------------------------------------- */
+
+static int alike(const MemStats *a, const MemStats *b)
+{
+    return a->peak == b->peak && a->needs == b->needs && a->event_hash == b->event_hash;
+}
+
+/* The first rank that is like this one. */
+static int first_like(const RankFigures *f, int rank)
+{
+    for (int r = 0; r < rank; r++)
+        if (alike(&f->all[r].stats, &f->all[rank].stats))
+            return r;
+    return rank;
+}
+
+/* "every rank", "rank 0", "ranks 1-3, 5": those like `first`. */
+static LeverText rank_names(const RankFigures *f, int first)
+{
+    LeverText out = {""};
+    int count = 0;
+    for (int r = first, last; r < f->size; r = last + 1) {
+        last = r;
+        if (first_like(f, r) != first)
+            continue;
+        while (last + 1 < f->size && first_like(f, last + 1) == first)
+            last++;
+        if (strlen(out.text) < 60)
+            lever_add(&out, "%s%d", count ? ", " : "", r);
+        if (strlen(out.text) < 60 && last > r)
+            lever_add(&out, "-%d", last);
+        count += last - r + 1;
+    }
+    return count == f->size ? lever_say("every rank (0-%d)", f->size - 1)
+                            : lever_say("rank%s %.80s", plural(count), out.text);
+}
+
+static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
+{
+    return json_pack("{s:i, s:s, s:I, s:o}", "size", o->ranks.size, "strategy",
+                     ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step", (json_int_t)plan->step_sent,
+                     "distinct", distinct);
+}
+
+/* ---- Plans ----------------------------------------------------------------------------------- */
+
+/* Parts are padded to the same size, and each rank gets as many samples: their plans are one plan. */
+static int first_planned(const Options *o)
+{
+    return o->rank && strcmp(o->rank, "all") != 0 ? o->ranks.rank : 0;
+}
+
+static int last_planned(const Options *o)
+{
+    return o->rank && strcmp(o->rank, "all") != 0 ? o->ranks.rank : o->ranks.size - 1;
+}
+
+static void size_cell(double bytes, const char *behind)
+{
+    ReportUnit unit = report_unit((uint64_t)bytes);
+    char text[48];
+    snprintf(text, sizeof text, "%.*f %s", unit.decimals, bytes / unit.bytes, unit.name);
+    printf(" %13s%s", text, behind);
+}
+
+void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
+{
+    const MemStats *s = &plan->memory.stats;
+    const Bracket *b = &t->bracket;
+    LeverText who = first_planned(o) == last_planned(o) ? lever_say("rank %d, like the others", o->ranks.rank)
+                                                        : lever_say("every rank (0-%d)", o->ranks.size - 1);
+    double ranks = o->ranks.size;
+    int64_t whole = 0; /* of frozen weights */
+    if (!has_ranks(o))
+        return;
+    printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", "sent a step");
+    printf("%-26s", who.text);
+    size_cell((double)s->peak, "");
+    size_cell((double)s->needs, "");
+    size_cell((double)plan->step_sent, "\n");
+    printf("%-26s", "all together");
+    size_cell(ranks * (double)s->peak, "");
+    size_cell(ranks * (double)s->needs, "");
+    size_cell(ranks * (double)plan->step_sent, "\n");
+    printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy), ranks_strategy_divides(o->ranks.strategy));
+    if (is_divided(o) && b->kept_whole)
+        printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
+               report_count(b->kept_whole).text);
+    for (int i = 0; i < b->frozen_kinds && is_divided(o); i++)
+        whole += b->frozen[i].divided ? 0 : b->frozen[i].count;
+    if (whole)
+        printf("Frozen weights that are not divided: every rank has all %s of them.\n", report_count(whole).text);
+}
+
+static json_t *numbers(int first, int last)
+{
+    json_t *all = json_array();
+    for (int r = first; r <= last; r++)
+        json_array_append_new(all, json_integer(r));
+    return all;
+}
+
+void ranks_plan_json(json_t *object, const Options *o, const Plan *plan)
+{
+    if (!has_ranks(o))
+        return;
+    json_t *one = json_pack("{s:o, s:o}", "ranks", numbers(first_planned(o), last_planned(o)), "memory",
+                            json_memory(&plan->memory, NULL));
+    json_object_set_new(object, "ranks", ranks_json(o, plan, json_pack("[o]", one)));
+}
+
+/* ---- Joining, and the end -------------------------------------------------------------------- */
+
+static void say_late(const char *sentence, void *user)
+{
+    (void)user;
+    complain_at_once("%s", sentence);
+}
+
+int ranks_begin(Options *o, int *done)
+{
+    char why[512];
+    int launched = ranks_launched(), size = o->ranks.size;
+    *done = 0;
+    if (o->ranks_typed && size == 1)
+        return EXIT_DONE;
+    if (launched > 1 && size == 1)
+        return usage("%d ranks were started, and there is no --ranks: --ranks %d trains with all of them, --ranks 1 makes "
+                     "each a training of its own",
+                     launched, launched);
+    if (size == 1)
+        return EXIT_DONE;
+    if (launched < 1) {
+        *done = 1;
+        ranks_launch(size, o->arguments - 1, why, sizeof why);
+        complain("%s", why);
+        return EXIT_NO;
+    }
+    if (ranks_join(&o->ranks, o->ranks.strategy, size, why, sizeof why)) {
+        complain("%s", why);
+        return EXIT_NO;
+    }
+    o->ranks.unit = unit_of(o);
+    speak_as(o->ranks.rank);
+    if (ranks_watch(&o->ranks, o->rank_timeout, say_late, NULL, why, sizeof why))
+        note("%s", why);
+    return EXIT_DONE;
+}
+
+void ranks_end(const Options *o, int status)
+{
+    Ranks ranks = o->ranks;
+    fflush(stdout);
+    if (has_ranks(o) && ranks.transport)
+        ranks_leave(&ranks, status);
+}
+
+void complain_of_run(int error, const char *what)
+{
+    enum { PATIENCE_MS = 200 };
+    if (error != ERROR_RANKS) {
+        complain_at_once("%s", what);
+        return;
+    }
+    nanosleep(&(struct timespec){.tv_nsec = PATIENCE_MS * 1000000L}, NULL);
+    complain("%s", what);
+}
+
+int ranks_figures(const Options *o, const RunResult *result, RankFigures *figures)
+{
+    *figures = (RankFigures){.size = o->ranks.size};
+    if (!has_ranks(o))
+        return 0;
+    figures->all = memtrack_host_calloc(NULL, (size_t)figures->size * sizeof *figures->all);
+    return figures->all ? ranks_gather(&o->ranks, &result->memory, sizeof result->memory, figures->all) : -1;
+}
+
+void ranks_figures_free(RankFigures *figures)
+{
+    memtrack_host_free(NULL, figures->all, (size_t)figures->size * sizeof *figures->all);
+    figures->all = NULL;
+}
+
+static uint64_t highest_process(const RankFigures *f, int first)
+{
+    uint64_t highest = 0;
+    for (int r = first; r < f->size; r++)
+        if (first_like(f, r) == first && f->all[r].process_peak > highest)
+            highest = f->all[r].process_peak;
+    return highest;
+}
+
+void print_ranks_run(const Options *o, const Plan *plan, const RankFigures *f)
+{
+    uint64_t fullest = 0;
+    int kinds = 0;
+    if (!f->all)
+        return;
+    for (int r = 0; r < f->size; r++) {
+        fullest = f->all[r].stats.peak > fullest ? f->all[r].stats.peak : fullest;
+        kinds += first_like(f, r) == r;
+    }
+    printf("\n%-26s %13s %13s %13s %13s\n", "RANKS", "planned peak", "measured", "process", "sent a step");
+    for (int r = 0; r < f->size; r++) {
+        int full = kinds > 1 && f->all[r].stats.peak == fullest;
+        if (first_like(f, r) != r)
+            continue;
+        printf("%-26s", rank_names(f, r).text);
+        size_cell((double)plan->memory.stats.peak, "");
+        size_cell((double)f->all[r].stats.peak, "");
+        size_cell((double)highest_process(f, r), "");
+        size_cell((double)plan->step_sent, full ? "  <- the fullest\n" : "\n");
+    }
+    printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy), ranks_strategy_divides(o->ranks.strategy));
+}
+
+void ranks_run_json(json_t *object, const Options *o, const Plan *plan, const RankFigures *f)
+{
+    json_t *distinct = json_array();
+    for (int first = 0; f->all && first < f->size; first++) {
+        json_t *same = json_array();
+        for (int r = first; r < f->size && first_like(f, first) == first; r++)
+            if (first_like(f, r) == first)
+                json_array_append_new(same, json_integer(r));
+        if (json_array_size(same))
+            json_array_append_new(
+                distinct, json_pack("{s:O, s:o}", "ranks", same, "memory", json_memory(&f->all[first], &plan->memory)));
+        json_decref(same);
+    }
+    if (f->all)
+        json_object_set_new(object, "ranks", ranks_json(o, plan, json_incref(distinct)));
+    json_decref(distinct);
+}
