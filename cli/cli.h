@@ -22,6 +22,7 @@ typedef struct CheckpointChoice {
 
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
+    const char *card_counts; /* --cards of fit */
     const char *invalid_utf8;
     const char *init, *export, *export_dtype;
     const char *save, *resume;

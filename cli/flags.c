@@ -130,6 +130,8 @@ static const Flag flags[] = {
      .only = "compare"},
     {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "cards of `brim gpus` (a few)",
      .only = "fit plan compare"},
+    {"--cards", FLAG_TEXT, AT(card_counts), "N,…", .help = "train on so many together: ddp, zero1 to 3",
+     .only = "fit"},
     {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
     {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for context and libraries (1GiB)",
      .zero = 1, .only = "fit"},

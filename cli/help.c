@@ -74,10 +74,12 @@ static const Help pages[] = {
      "First what fits each card at the least cost. Then for each lever, alone and\n"
      "together, and each card: whether the training fits, up to which batch and up to\n"
      "which sequence length. Every cell is planned, not estimated. --card takes names\n"
-     "that `brim gpus` lists, --memory takes sizes.",
-     SHAPE_FLAGS " --card --memory --reserve --json",
+     "that `brim gpus` lists, --memory takes sizes. --cards 2,8 shows instead what\n"
+     "several cards together train: ddp and zero1 to zero3 (fsdp), each rank planned.",
+     SHAPE_FLAGS " --card --cards --memory --reserve --json",
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
-                 "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"},
+                 "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"
+                 "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"},
     {"generate", "continue a prompt; what inference needs",
      "Plans, then writes token by token with a key-value cache, and shows what that\n"
      "took: weights, cache and workspace, planned beside measured. --batch writes\n"
@@ -154,7 +156,7 @@ static const Group groups[] = {
     {"levers", "what saves memory, and the limits to stay below",
      "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention "
      "--precision "
-     "--grad-dtype --rounding --loss-scale --weights --quantize --budget --card --memory --reserve"},
+     "--grad-dtype --rounding --loss-scale --weights --quantize --budget --card --cards --memory --reserve"},
     {"saving", "saved runs, and weights for other programs",
      "--save --save-every --keep --resume --export --merge --export-adapter --overwrite --export-dtype "
      "--export-shard"},

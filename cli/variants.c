@@ -319,6 +319,12 @@ int variants_list(const Options *o, Variant variants[VARIANTS])
     return count;
 }
 
+int variant_recomputed(Variant *v, const Options *o)
+{
+    static const Pull *const row[TOGETHER] = {&blocks, &chunk};
+    return pull_row(v, row, o);
+}
+
 int variant_adds_adapters(const Variant *v, const Options *from)
 {
     return has_adapters(&v->options) && !has_adapters(from);

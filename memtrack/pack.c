@@ -7,8 +7,9 @@
 #include "memtrack_.h"
 #include "pack_.h"
 
-/* The work that one trace may cost, in entries looked at: some milliseconds; and once more, a tenth of a second or two,
- * where that ended more than a hundredth above the floor: where thousands of matrices come and go. */
+/* The work that one trace may cost, in entries looked at: some milliseconds; and once more, a tenth of a
+ * second or two, where that ended more than a hundredth above the floor: where thousands of matrices come and
+ * go. */
 #define WORK      8000000
 #define MORE_WORK 256000000
 /* How often lift changes one order. */
@@ -36,7 +37,7 @@ typedef struct Packing {
     uint32_t to_place, ranked;      /* in `order`: all items; the hard ones, which the packer orders */
     uint32_t full[MEM_TRACE_KINDS]; /* at this length a list is cleared of dead entries */
     uint64_t work, most_work;
-    uint64_t small; /* an item with fewer bytes is easy, unless it is a resident */
+    uint64_t small;     /* an item with fewer bytes is easy, unless it is a resident */
     const char *packer; /* of the best; NULL = none */
     uint64_t target;    /* good enough */
     uint32_t highest;   /* in `order`: the first that went above the target; to_place = none */
@@ -190,8 +191,8 @@ static bool begins_alike(const MemItems *items, const MemItem *item)
     return items->spans[item->span].from > 0;
 }
 
-/* An easy item lives in one kind only, and that kind is loose; or it is small, and comes in the order of allocation
- * in all of its kinds. */
+/* An easy item lives in one kind only, and that kind is loose; or it is small, and comes in the order of
+ * allocation in all of its kinds. */
 static bool is_easy(const Packing *p, const MemItem *item, bool all)
 {
     const MemItems *items = &p->items;
@@ -265,8 +266,8 @@ static bool count_is_below(Packing *p, uint32_t most)
     return count < most;
 }
 
-/* Many items are small beside the floor. The large ones are placed in the packer's order, the small ones among them in
- * the order of allocation: nearly as good as all in the packer's order, and far less work. */
+/* Many items are small beside the floor. The large ones are placed in the packer's order, the small ones
+ * among them in the order of allocation: nearly as good as all in the packer's order, and far less work. */
 static void place_large_first(Packing *p)
 {
     enum { LARGE = 4096, SIZES = 3, TIMES = 4 };

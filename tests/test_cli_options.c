@@ -60,6 +60,7 @@ static const Trial trials[] = {
     {"--quantize", "nf4", {"--lora", "r=4"}},
     {"--budget", "1MiB", {0}},
     {"--card", "t4", {0}},
+    {"--cards", "2", {0}},
     {"--memory", "1GiB", {0}},
     {"--reserve", "3MiB", {0}},
     {"--save", "@new", {0}},

@@ -72,9 +72,9 @@ static void check_preset(const Levers *l, int *packed)
         fail_msg("%s: %s", l->preset->name, plan.error);
     double above = 100 * ((double)plan.memory.stats.needs / (double)plan.memory.stats.peak - 1);
     if (above > 2)
-        fail_msg("%s%s %s %s, accumulate %d, %d ranks: needs is %.2f %% above the peak (%s)",
-                 l->preset->name, l->checkpoint ? " checkpoint" : "", l->attention ? "eager" : "flash",
-                 l->optimizer, l->accumulate, l->ranks.size, above, plan.packer);
+        fail_msg("%s%s %s %s, accumulate %d, %d ranks: needs is %.2f %% above the peak (%s)", l->preset->name,
+                 l->checkpoint ? " checkpoint" : "", l->attention ? "eager" : "flash", l->optimizer,
+                 l->accumulate, l->ranks.size, above, plan.packer);
     *packed += plan.hints != NULL;
     assert_int_equal(plan.hints == NULL, !strcmp(plan.packer, "online"));
     plan_free(&plan);
