@@ -9,8 +9,8 @@
 typedef struct PlanWord {
     uint64_t needs, traffic, events;
     int64_t steps;
-    int32_t size, strategy, threads;
-    int32_t rest[3];
+    int32_t size, strategy, threads, tensor;
+    int32_t rest[2];
     uint64_t sent;
 } PlanWord;
 _Static_assert(sizeof(PlanWord) == 64, "the unit of what ranks send");
@@ -21,6 +21,9 @@ static void difference(char *out, size_t size, const PlanWord *mine, const PlanW
     out[0] = '\0';
     if (other->size != mine->size)
         snprintf(out, size, "is one of %d, not of %d; give all ranks the same options", other->size, mine->size);
+    else if (other->tensor != mine->tensor)
+        snprintf(out, size, "is one of %d that compute a layer together, not of %d; give all ranks the same options",
+                 other->tensor, mine->tensor);
     else if (other->strategy != mine->strategy)
         snprintf(out, size, "is to train with %s, not with %s; give all ranks the same options",
                  ranks_strategy_name((RankStrategy)other->strategy), ranks_strategy_name((RankStrategy)mine->strategy));
@@ -59,6 +62,7 @@ int plan_agree_(const Plan *plan, const RunOptions *o, RunResult *result)
                      .events = s->event_hash,
                      .steps = plan->steps,
                      .size = ranks->size,
+                     .tensor = ranks->tensor > 1 ? ranks->tensor : 1,
                      .strategy = (int32_t)ranks->strategy,
                      .threads = o->threads > 0 ? o->threads : context_default_threads(ranks),
                      .sent = plan->step_sent};
