@@ -197,7 +197,7 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "2", "--sequence-parallel"}, "sequence parallel is not there"},
         {{"plan", "--tensor", "2"}, "--tensor 2 needs --ranks N"},
         {{"plan", "--ranks", "3", "--tensor", "2"}, "--tensor 2 does not divide --ranks 3"},
-        {{"plan", "--ranks", "2", "--tensor", "2", "--lora"}, "--tensor 2 excludes --lora"},
+        {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4"}, "--tensor 2 excludes --lora"},
         {{"train", "--ranks", "2", "--tensor", "2", "--save", "run"}, "--tensor 2 excludes --save"},
         {{"plan", "--ranks", "2", "--stages", "2"}, "pipeline parallel is not there"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
