@@ -103,8 +103,9 @@ int check_budget(const Options *o, const Plan *plan)
     uint64_t needs = plan->memory.stats.needs;
     if (!o->budget || needs <= o->budget)
         return EXIT_DONE;
-    complain("needs %s%s, %s more than the budget of %s.", report_size(needs).text, o->ranks.size > 1 ? " a rank" : "",
-             report_size(needs - o->budget).text, report_size(o->budget).text);
+    complain("needs %s%s, %s more than the budget of %s.", report_size(needs).text,
+             o->ranks.size > 1 ? " a rank" : "", report_size(needs - o->budget).text,
+             report_size(o->budget).text);
     if (speaks_alone())
         suggest_for(o, o->budget);
     return EXIT_NO;
@@ -132,8 +133,8 @@ void say_if_tight(const Plan *plan, uint64_t more)
     memtrack_machine(&machine);
     double percent = 100 * (double)takes / (double)machine.available;
     if (percent > TIGHT_PERCENT)
-        note("this run takes %s, %.0f %% of the %s that are free on this machine (%s)", report_size(takes).text, percent,
-             report_size(machine.available).text, machine.bound);
+        note("this run takes %s, %.0f %% of the %s that are free on this machine (%s)",
+             report_size(takes).text, percent, report_size(machine.available).text, machine.bound);
 }
 
 static void say_bound(const Plan *plan)

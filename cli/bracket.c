@@ -53,7 +53,8 @@ static void count_trained(Bracket *bracket, const Tensor *tensor)
     int64_t count = tensor_whole_numel_(tensor);
     int parts = tensor->shard && bracket->strategy >= RANKS_ZERO2;
     count_in(&bracket->trained, tensor);
-    if (shard_is_apart(tensor) && tensor->shard->type != tensor->dtype) { /* its master, which weights are made of */
+    if (shard_is_apart(tensor) &&
+        tensor->shard->type != tensor->dtype) { /* its master, which weights are made of */
         bracket->trained.dtype = tensor->shard->type;
         bracket->trained.bytes += dtype_bytes(tensor->shard->type, 1, count) - array_bytes(tensor);
     }
@@ -87,7 +88,12 @@ static int copy_bytes(const Options *o)
 
 Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
 {
-    Bracket bracket = {.adapters = has_adapters(o), .states = state_bytes(optimizer), .copy = copy_bytes(o), .ranks = o->ranks.size, .tensor = o->ranks.tensor, .strategy = o->ranks.strategy};
+    Bracket bracket = {.adapters = has_adapters(o),
+                       .states = state_bytes(optimizer),
+                       .copy = copy_bytes(o),
+                       .ranks = o->ranks.size,
+                       .tensor = o->ranks.tensor,
+                       .strategy = o->ranks.strategy};
     TensorList all = nn_parameters(model);
     for (int i = 0; i < all.count; i++)
         if (tensor_requires_grad(all.items[i]))
@@ -135,7 +141,7 @@ static SizeText short_count(int64_t count)
 /* "/8" behind what is divided from this strategy on. */
 static LeverText divided(const Bracket *b, RankStrategy from)
 {
-    int data = b->ranks / b->tensor;
+    int data = b->tensor > 1 ? b->ranks / b->tensor : b->ranks;
     return data > 1 && b->strategy >= from ? lever_say("/%d", data) : lever_say("%s", "");
 }
 
@@ -147,9 +153,10 @@ LeverText bracket_text(const Bracket *b)
     LeverText out = {""};
     for (int i = 0; i < b->frozen_kinds; i++)
         lever_add(&out, "%s%.3g%s x %s", i ? " + " : "base ", each(&b->frozen[i]),
-                  b->frozen[i].divided ? divided(b, RANKS_ZERO3).text : "", short_count(b->frozen[i].count).text);
-    lever_add(&out, "%s%s %.3g%s", b->frozen_kinds ? " frozen; " : "",
-              b->adapters ? "adapters" : "trained", each(&b->trained), divided(b, RANKS_ZERO3).text);
+                  b->frozen[i].divided ? divided(b, RANKS_ZERO3).text : "",
+                  short_count(b->frozen[i].count).text);
+    lever_add(&out, "%s%s %.3g%s", b->frozen_kinds ? " frozen; " : "", b->adapters ? "adapters" : "trained",
+              each(&b->trained), divided(b, RANKS_ZERO3).text);
     if (b->copy)
         lever_add(&out, " + %d*", b->copy);
     lever_add(&out, " + %.3g%s", of_trained(b, b->gradients), divided(b, RANKS_ZERO2).text);
@@ -186,8 +193,10 @@ json_t *bracket_json(const Bracket *b)
     json_object_set_new(trained, "state_bytes", json_integer((json_int_t)b->states));
     if (b->ranks > 1)
         json_object_set_new(trained, "rank",
-                            json_pack("{s:I, s:I, s:I, s:I}", "bytes", (json_int_t)b->rank_weights, "gradient_bytes",
-                                      (json_int_t)b->rank_gradients, "master_bytes", (json_int_t)b->rank_masters, "state_bytes", (json_int_t)b->rank_states));
+                            json_pack("{s:I, s:I, s:I, s:I}", "bytes", (json_int_t)b->rank_weights,
+                                      "gradient_bytes", (json_int_t)b->rank_gradients, "master_bytes",
+                                      (json_int_t)b->rank_masters, "state_bytes",
+                                      (json_int_t)b->rank_states));
     if (b->copy)
         json_object_set_new(trained, "copy_bytes_each", json_integer(b->copy));
     return json_pack("{s:o, s:o}", "frozen", frozen, "trained", trained);

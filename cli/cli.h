@@ -29,6 +29,7 @@ typedef struct Options {
     const char *lora, *adapter, *export_adapter; /* --lora as it was typed */
     const char *precision;
     const char *grad_dtype, *rounding, *loss_scale; /* NULL: as the precision and --accumulate say */
+    const char *gather;                             /* of zero3: "op", "block" */
     const char *rank;                               /* as it was typed: whose plan, R or all; NULL = all */
     const char *resize_vocab;                       /* as it was typed: N or auto */
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */
@@ -125,7 +126,7 @@ int unknown_command(const char *name); /* says so, with the nearest ones; return
 typedef struct Stored {
     DType dtype;
     int64_t count;
-    uint64_t bytes; /* of their arrays, scales included; a block is rounded up beyond that */
+    uint64_t bytes;  /* of their arrays, scales included; a block is rounded up beyond that */
     int64_t divided; /* of the parameters: those that ranks divide */
 } Stored;
 
@@ -135,13 +136,14 @@ typedef struct Bracket {
     int frozen_kinds;
     Stored trained;
     uint64_t gradients, masters, states; /* bytes of what is trained; masters 0: there are none */
-    int ranks;    /* more than 1: what follows is of one of them; all above is of the whole model */
-    int tensor;   /* of them, that compute a layer together */
+    int ranks; /* more than 1: what follows is of one of them; all above is of the whole model */
+    int tensor; /* of them, that compute a layer together */
     RankStrategy strategy;
-    uint64_t rank_weights, rank_gradients, rank_masters, rank_states; /* of what is trained, padding included */
+    uint64_t rank_weights, rank_gradients, rank_masters,
+        rank_states;    /* of what is trained, padding included */
     int64_t kept_whole; /* trained parameters in tensors that are too small to be divided */
-    int copy;     /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
-    int adapters; /* what is trained stands beside the model's own parameters */
+    int copy;           /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
+    int adapters;       /* what is trained stands beside the model's own parameters */
 } Bracket;
 Bracket bracket_of(const Options *options, Module *model, const Optimizer *optimizer);
 /* "base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040": weights, gradients and
@@ -209,9 +211,9 @@ uint64_t room_in_memory(const Options *options, const Training *training, const 
 void forget_pairs(void);
 /* Says what is no error, on stderr: "brim: note: …". */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* The same of an error: on stderr, "brim: …", or "rank 3: …" where this process is that one of several. Other ranks mostly
- * have the same error: one that is not rank 0 waits for a moment, in which rank 0's ends them all. At once: of an error that
- * is this rank's own. */
+/* The same of an error: on stderr, "brim: …", or "rank 3: …" where this process is that one of several. Other
+ * ranks mostly have the same error: one that is not rank 0 waits for a moment, in which rank 0's ends them
+ * all. At once: of an error that is this rank's own. */
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void complain_at_once(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* From here on this process is one of several: those but rank 0 print nothing, and note nothing. */

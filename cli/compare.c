@@ -25,9 +25,9 @@ static void csv_row(FILE *out, const Comparison *c, const Variant *v)
 {
     const Options *o = &v->options;
     const MemStats *s = &v->plan.memory.stats;
-    fprintf(out, "%s,%s,%" PRIu64 ",%" PRIu64 ",%d,%.9g,%" PRIu64 ",%s,%s,%s", o->model, levers_csv(o).text, s->needs,
-            s->peak, compare_fits(c, v), v->plan.step_flops, v->plan.step_sent, memtrack_phase_name(s->peak_at.phase),
-            v->plan.memory.peak_path, v->plan.memory.peak_op);
+    fprintf(out, "%s,%s,%" PRIu64 ",%" PRIu64 ",%d,%.9g,%" PRIu64 ",%s,%s,%s", o->model, levers_csv(o).text,
+            s->needs, s->peak, compare_fits(c, v), v->plan.step_flops, v->plan.step_sent,
+            memtrack_phase_name(s->peak_at.phase), v->plan.memory.peak_path, v->plan.memory.peak_op);
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         fprintf(out, ",%" PRIu64 ",%" PRIu64, s->own_peak[i], s->at_peak[i]);
     const char *error = v->plan.status ? v->plan.error : v->ran && v->result.status ? v->result.error : "";

@@ -112,7 +112,8 @@ static void peak_rows(const Table *t, const char *title)
     int batches = batches_differ(c);
     fprintf(t->out, "%-*s", t->width, title);
     fprintf(t->out, "%s %9s %9s%s %7s %6s%s  %s\n", batches ? " effective" : "", "peak", "needs",
-            c->options->budget ? "   fits" : "", "change", "FLOPs", ranks_send(c) ? "      sent" : "", "peak at");
+            c->options->budget ? "   fits" : "", "change", "FLOPs", ranks_send(c) ? "      sent" : "",
+            "peak at");
     for (int i = 0; i < c->count; i++)
         peak_row(t, &c->variants[i], compare_first(c), batches);
 }

@@ -67,6 +67,11 @@ static LeverText ranks_title(const Options *o)
     return o->ranks.size > 1 ? lever_say("%d ranks", o->ranks.size) : lever_say("%s", "");
 }
 
+static LeverText gather_title(const Options *o)
+{
+    return lever_say("%s", gathers_blocks(o) ? "gathered by block" : "");
+}
+
 static LeverText parallel_title(const Options *o)
 {
     return lever_say("%s", ranks_strategy_name(o->ranks.strategy));
@@ -143,6 +148,11 @@ static void loss_chunk_to_model(const Options *o, Module *model)
         nn_set_loss_chunk(model, o->loss_chunk);
 }
 
+static void gather_to_model(const Options *o, Module *model)
+{
+    nn_set_gather_blocks(model, gathers_blocks(o));
+}
+
 static void skip_to_model(const Options *o, Module *model)
 {
     if (o->skip_unlabelled)
@@ -183,6 +193,7 @@ static const Lever levers[] = {
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,
      .title = parallel_title},
+    {.flag = "--gather", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .means = gathers_blocks, .title = gather_title, .to_model = gather_to_model},
     {.flag = "--pack", .where = LEVER_SAVED, .means = packs, .title = pack_title},
     {.flag = "--attention",
      .where = EVERYWHERE,

@@ -211,9 +211,19 @@ static void add_name(Settings *s, const char *name, const char *path)
     add(s, name, "%.*s", end - from, path + from);
 }
 
-static void add_lever(void *to, const char *name, const char *value)
+/* A saved run does not know how many ranks there were: what it wants again is a step's micro-batches, of all of them. */
+typedef struct LeverSettings {
+    Settings *to;
+    const Options *options;
+} LeverSettings;
+
+static void add_lever(void *user, const char *name, const char *value)
 {
-    add(to, name, "%s", value);
+    const LeverSettings *s = user;
+    if (!strcmp(name, "accumulate"))
+        add(s->to, name, "%d", s->options->accumulate * s->options->ranks.size);
+    else
+        add(s->to, name, "%s", value);
 }
 
 /* Every setting that can change a bit of a weight; except the number of steps, and options that were not
@@ -224,7 +234,7 @@ static void fill_settings(Settings *s, const Options *o)
     s->count = 0;
     add(s, "model", "%s", o->model);
     add_name(s, "data", o->data);
-    levers_saved(o, add_lever, s);
+    levers_saved(o, add_lever, &(LeverSettings){s, o});
     s->command[0] = '\0';
     for (int i = 0; i < o->argument_count && used < COMMAND_TEXT; i++)
         used +=
@@ -355,7 +365,7 @@ static int save(Saving *saving, const SavedRun *run)
 
 static int saves(const Saving *saving)
 {
-    return saving && saving->options->save && speaks_alone() && !error_code() && !context_is_meta(context_current());
+    return saving && saving->options->save && !error_code() && !context_is_meta(context_current());
 }
 
 void saving_step(Saving *saving, const SavedRun *run, int64_t steps)
@@ -366,7 +376,8 @@ void saving_step(Saving *saving, const SavedRun *run, int64_t steps)
     int64_t step = optim_steps(run->optimizer);
     if (step % every != 0 || step >= steps || !save(saving, run))
         return;
-    fprintf(stderr, "brim: step %" PRId64 " is not saved: %s; training continues\n", step, error_message());
+    if (speaks_alone())
+        fprintf(stderr, "brim: step %" PRId64 " is not saved: %s; training continues\n", step, error_message());
     error_clear();
 }
 
@@ -374,6 +385,7 @@ void saving_end(Saving *saving, const SavedRun *run)
 {
     if (!saves(saving) || saving->saved == optim_steps(run->optimizer) || !save(saving, run))
         return;
-    fprintf(stderr, "brim: the end of the run is not saved: %s\n", error_message());
+    if (speaks_alone())
+        fprintf(stderr, "brim: the end of the run is not saved: %s\n", error_message());
     error_clear();
 }

@@ -289,9 +289,9 @@ static int session_open(Session *s)
     s->model = nn_model(&o->preset);
     /* A run that is resumed brings its weights; but of adapters not those of their base. */
     int goes_on = saving_resumes(s->training->saving) && !has_adapters(o);
-    if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && speaks_alone() && io_check_directory(o->export)) ||
-        (o->export_adapter && !s->meta && speaks_alone() &&
-         io_check_directory(o->export_adapter)))
+    if ((!goes_on && load_initial(o, s->model)) ||
+        (o->export && !s->meta && speaks_alone() && io_check_directory(o->export)) ||
+        (o->export_adapter && !s->meta && speaks_alone() && io_check_directory(o->export_adapter)))
         return error_code();
     s->training->parameters = nn_parameter_count(s->model); /* without adapters */
     levers_to_model(o, s->model);
@@ -532,7 +532,7 @@ static void export_weights(const Session *s)
     const WeightsSaving how = export_options(o);
     io_save_weights(s->model, &o->preset, o->export, &how);
     s->training->exported = error_code() ? -1 : 1;
-    if (error_code())
+    if (error_code() && speaks_alone())
         fprintf(stderr, "brim: the weights are not exported: %s\n", error_message());
     error_clear();
 }
@@ -543,7 +543,7 @@ static void export_adapter(const Session *s)
     const AdapterSaving how = adapter_saving(o);
     io_save_adapter(s->model, o->export_adapter, &how);
     s->training->adapter_exported = error_code() ? -1 : 1;
-    if (error_code())
+    if (error_code() && speaks_alone())
         fprintf(stderr, "brim: the adapter is not exported: %s\n", error_message());
     error_clear();
 }
@@ -568,12 +568,11 @@ int training_script(void *config)
     train_all(&s);
     if (error_code() || saving_stopped(s.training->saving))
         return error_code();
-    int writes = !s.meta && speaks_alone(); /* rank 0 does for all */
-    if (o->export_adapter && writes)
+    if (o->export_adapter && !s.meta)
         export_adapter(&s);
     if (o->merge)
         merge_adapters(&s);
-    if (o->export && writes && !error_code())
+    if (o->export && !s.meta && !error_code())
         export_weights(&s);
     evaluate(&s, s.steps);
     if (o->sample && !error_code())

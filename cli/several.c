@@ -35,30 +35,6 @@ static int is_divided(const Options *o)
 
 /* ---- Options --------------------------------------------------------------------------------- */
 
-/* Other ways to be several, by the names that people know them by. */
-static const struct {
-    const char *names, *what;
-} others[] = {
-    {" tensor tp ", "tensor parallel is --tensor T; it is"}, {" pipeline pp stages ", "pipeline parallel is"},
-    {" sequence sp ", "sequence parallel is"}, {" context cp ring ulysses ", "context parallel is"},
-    {" expert ep moe ", "expert parallel is"}, {" hsdp hybrid ", "replicas of divided models are"},
-};
-
-int parse_parallel(const char *text, RankStrategy *out)
-{
-    char word[32];
-    int found = ranks_strategy(text);
-    if (found >= 0) {
-        *out = (RankStrategy)found;
-        return 0;
-    }
-    snprintf(word, sizeof word, " %.24s ", text);
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
-        if (strstr(others[i].names, word))
-            return usage("--parallel %s: %s not there; there are ddp, zero1, zero2 and zero3 (fsdp)", text, others[i].what);
-    return usage("--parallel must be one of ddp, zero1, zero2, zero3, fsdp, not '%s'", text);
-}
-
 /* What is not divided where ranks compute a layer together. */
 static LeverText tensor_problem(const Options *o)
 {
@@ -75,11 +51,12 @@ static LeverText tensor_problem(const Options *o)
     if (tensor < 2)
         return lever_say("%s", "");
     if (o->ranks.size % tensor)
-        return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor, o->ranks.size);
+        return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor,
+                         o->ranks.size);
     for (size_t i = 0; i < sizeof excluded / sizeof excluded[0]; i++)
         if (flag_given(excluded[i].flag, o))
-            return lever_say("--tensor %d excludes %s: %s; ranks that divide the data alone go with it", tensor,
-                             flag_typed(excluded[i].flag, o).text, excluded[i].why);
+            return lever_say("--tensor %d excludes %s: %s; ranks that divide the data alone go with it",
+                             tensor, flag_typed(excluded[i].flag, o).text, excluded[i].why);
     return lever_say("%s", "");
 }
 
@@ -88,25 +65,25 @@ LeverText ranks_problem(const Options *o)
     if (!has_ranks(o))
         return lever_say("%s", "");
     if (device_cuda_ordinal(o->device) >= 0)
-        return lever_say("--ranks %d excludes --device %s: several ranks train on the CPU; one card trains alone",
-                         o->ranks.size, o->device);
+        return lever_say(
+            "--ranks %d excludes --device %s: several ranks train on the CPU; one card trains alone",
+            o->ranks.size, o->device);
     if (o->in_backward)
-        return lever_say("--ranks %d excludes --optimizer-in-backward: it updates a parameter before the ranks have summed "
+        return lever_say("--ranks %d excludes --optimizer-in-backward: it updates a parameter before the "
+                         "ranks have summed "
                          "its gradient",
                          o->ranks.size);
     return tensor_problem(o);
 }
 
-/* What a run reads and writes of a model that no rank has whole. */
-static int check_files(const Options *o)
+/* Adapters of which no rank has all are not added to weights. */
+static int check_merge(const Options *o)
 {
-    static const char *const files[] = {"--save", "--resume", "--init", "--export", "--adapter", "--export-adapter"};
-    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
-        if (is_divided(o) && flag_given(files[i], o))
-            return usage("--parallel %s excludes %s: files of a model that is divided among ranks are not there yet; "
-                         "--parallel ddp reads and writes them",
-                         ranks_strategy_name(o->ranks.strategy), flag_typed(files[i], o).text);
-    return 0;
+    if (!has_ranks(o) || o->ranks.strategy != RANKS_ZERO3 || !o->merge)
+        return 0;
+    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes "
+                 "it, and `brim train "
+                 "--steps 0 --adapter DIR --merge --export DIR` merges it in one process");
 }
 
 /* Blocks of 8-bit states are not cut. */
@@ -116,24 +93,43 @@ static int unit_of(const Options *o)
     return rule && rule->eight_bit ? DYNAMIC8_BLOCK : 0;
 }
 
+int gathers_blocks(const Options *o)
+{
+    return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 && !strcmp(o->gather, "block");
+}
+
+static int check_gather(const Options *o)
+{
+    if (strcmp(o->gather, "op") != 0 && strcmp(o->gather, "block") != 0)
+        return usage("--gather must be op or block, not '%s'", o->gather);
+    if (strcmp(o->gather, "op") != 0 && !gathers_blocks(o))
+        return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered",
+                     o->gather);
+    return 0;
+}
+
 int check_ranks(Options *o, const char *command)
 {
     int64_t rank = 0;
+    if (check_gather(o))
+        return EXIT_USAGE;
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
         return EXIT_USAGE;
     if (has_ranks(o) && rank >= o->ranks.size)
-        return usage("--rank %s: the ranks of --ranks %d are 0 to %d", o->rank, o->ranks.size, o->ranks.size - 1);
+        return usage("--rank %s: the ranks of --ranks %d are 0 to %d", o->rank, o->ranks.size,
+                     o->ranks.size - 1);
     o->ranks.rank = has_ranks(o) ? (int)rank : 0;
     o->ranks.unit = unit_of(o);
     if (has_ranks(o) && o->run_steps)
-        return usage("--ranks %d excludes --run: a row is trained by one process; `brim train` starts several",
-                     o->ranks.size);
+        return usage(
+            "--ranks %d excludes --run: a row is trained by one process; `brim train` starts several",
+            o->ranks.size);
     if (has_ranks(o) && (o->inference || o->textbook || o->four_ways))
         return usage("--ranks %d means nothing beside %s: it divides a training", o->ranks.size,
                      o->inference  ? "--inference"
                      : o->textbook ? "--textbook"
                                    : "--four-ways");
-    return !strcmp(command, "train") ? check_files(o) : 0;
+    return !strcmp(command, "train") ? check_merge(o) : 0;
 }
 
 /* ---- What a parameter takes on a rank -------------------------------------------------------- */
@@ -199,9 +195,9 @@ static LeverText rank_names(const RankFigures *f, int first)
 
 static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
 {
-    return json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor, "strategy",
-                     ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step", (json_int_t)plan->step_sent,
-                     "distinct", distinct);
+    return json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
+                     "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
+                     (json_int_t)plan->step_sent, "distinct", distinct);
 }
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
@@ -230,10 +226,12 @@ static void print_divided(const Options *o)
 {
     int data = data_ranks(o), tensor = o->ranks.tensor;
     if (tensor > 1)
-        printf("%d ranks compute a layer together: each has %s of its heads, hidden columns and their weights.\n",
+        printf("%d ranks compute a layer together: each has %s of its heads, hidden columns and their "
+               "weights.\n",
                tensor, tensor == 2 ? "a half" : lever_say("1/%d", tensor).text);
     if (data > 1)
-        printf("%s divides %s%s.\n", ranks_strategy_name(o->ranks.strategy), ranks_strategy_divides(o->ranks.strategy),
+        printf("%s divides %s%s.\n", ranks_strategy_name(o->ranks.strategy),
+               ranks_strategy_divides(o->ranks.strategy),
                tensor > 1 ? lever_say(", among %d ranks", data).text : "");
 }
 
@@ -263,7 +261,8 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     for (int i = 0; i < b->frozen_kinds && is_divided(o); i++)
         whole += b->frozen[i].divided ? 0 : b->frozen[i].count;
     if (whole)
-        printf("Frozen weights that are not divided: every rank has all %s of them.\n", report_count(whole).text);
+        printf("Frozen weights that are not divided: every rank has all %s of them.\n",
+               report_count(whole).text);
 }
 
 static json_t *numbers(int first, int last)
@@ -294,12 +293,13 @@ static void say_late(const char *sentence, void *user)
 int ranks_begin(Options *o, int *done)
 {
     char why[512];
-    int launched = ranks_launched(), size = o->ranks.size;
+    int launched = ranks_launched(), size = o->ranks.size, tensor = o->ranks.tensor;
     *done = 0;
     if (o->ranks_typed && size == 1)
         return EXIT_DONE;
     if (launched > 1 && size == 1)
-        return usage("%d ranks were started, and there is no --ranks: --ranks %d trains with all of them, --ranks 1 makes "
+        return usage("%d ranks were started, and there is no --ranks: --ranks %d trains with all of them, "
+                     "--ranks 1 makes "
                      "each a training of its own",
                      launched, launched);
     if (size == 1)
@@ -315,6 +315,7 @@ int ranks_begin(Options *o, int *done)
         return EXIT_NO;
     }
     o->ranks.unit = unit_of(o);
+    o->ranks.tensor = tensor;
     speak_as(o->ranks.rank);
     if (ranks_watch(&o->ranks, o->rank_timeout, say_late, NULL, why, sizeof why))
         note("%s", why);
@@ -397,8 +398,8 @@ void ranks_run_json(json_t *object, const Options *o, const Plan *plan, const Ra
             if (first_like(f, r) == first)
                 json_array_append_new(same, json_integer(r));
         if (json_array_size(same))
-            json_array_append_new(
-                distinct, json_pack("{s:O, s:o}", "ranks", same, "memory", json_memory(&f->all[first], &plan->memory)));
+            json_array_append_new(distinct, json_pack("{s:O, s:o}", "ranks", same, "memory",
+                                                      json_memory(&f->all[first], &plan->memory)));
         json_decref(same);
     }
     if (f->all)

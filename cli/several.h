@@ -1,4 +1,5 @@
-/* Several ranks in the command: --ranks, --parallel and --rank; what their tables say; and how a training joins the others. */
+/* Several ranks in the command: --ranks, --parallel and --rank; what their tables say; and how a training
+ * joins the others. */
 #ifndef BRIM_CLI_SEVERAL_H
 #define BRIM_CLI_SEVERAL_H
 
@@ -9,8 +10,8 @@ int has_ranks(const Options *o);
 int data_ranks(const Options *o);
 /* Samples of a step, of all ranks. */
 int64_t step_samples(const Options *o);
-/* A value of --parallel. 0 or EXIT_USAGE. */
-int parse_parallel(const char *text, RankStrategy *out);
+/* Whether a block's parameters are gathered together. */
+int gathers_blocks(const Options *o);
 /* What --ranks does not go together with; "" when nothing is. */
 LeverText ranks_problem(const Options *o);
 /* The same of what a command does with its plan; and which rank --rank names. 0 or EXIT_USAGE. */
@@ -26,12 +27,14 @@ void ranks_plan_json(json_t *object, const Options *o, const Plan *plan);
 
 /* ---- A training ------------------------------------------------------------------------------ */
 
-/* Joins the ranks that the launcher started, into o->ranks, or starts them: then *done is set, and what is returned is how
- * that ended. EXIT_DONE, or an exit code after saying why. From here on only rank 0 prints. */
+/* Joins the ranks that the launcher started, into o->ranks, or starts them: then *done is set, and what is
+ * returned is how that ended. EXIT_DONE, or an exit code after saying why. From here on only rank 0 prints.
+ */
 int ranks_begin(Options *o, int *done);
 /* status: how the run ended here, an error code of the library or an exit code. */
 void ranks_end(const Options *o, int status);
-/* Says an error of a run. Of ERROR_RANKS another rank may know better what went wrong, and gets the time to say so. */
+/* Says an error of a run. Of ERROR_RANKS another rank may know better what went wrong, and gets the time to
+ * say so. */
 void complain_of_run(int error, const char *what);
 
 /* What all ranks measured. */

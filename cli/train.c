@@ -218,7 +218,8 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     RankFigures figures;
     if (ranks_figures(o, &result, &figures)) {
         ranks_figures_free(&figures);
-        complain_of_run(ERROR_RANKS, "the run is at its end, but the figures of the other ranks cannot be reached");
+        complain_of_run(ERROR_RANKS,
+                        "the run is at its end, but the figures of the other ranks cannot be reached");
         return EXIT_NO;
     }
     if (o->json)

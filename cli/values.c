@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "flags_.h"
-#include "several.h"
 
 static int parse_int(const Flag *flag, const char *text, int64_t low, int64_t high, int64_t *out)
 {
@@ -69,6 +68,31 @@ static int parse_checkpoint(const Flag *flag, const char *text, CheckpointChoice
 
 const char *const attention_names[] = {"flash", "eager", NULL};
 const char *const zero_grad_names[] = {"free", "keep", NULL};
+
+/* Other ways to be several, by the names that people know them by. */
+static const struct {
+    const char *names, *what;
+} others[] = {
+    {" tensor tp ", "tensor parallel is --tensor T; it is"},     {" pipeline pp stages ", "pipeline parallel is"},
+    {" sequence sp ", "sequence parallel is"}, {" context cp ring ulysses ", "context parallel is"},
+    {" expert ep moe ", "expert parallel is"}, {" hsdp hybrid ", "replicas of divided models are"},
+};
+
+static int parse_parallel(const char *text, RankStrategy *out)
+{
+    char word[32];
+    int found = ranks_strategy(text);
+    if (found >= 0) {
+        *out = (RankStrategy)found;
+        return 0;
+    }
+    snprintf(word, sizeof word, " %.24s ", text);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (strstr(others[i].names, word))
+            return usage("--parallel %s: %s not there; there are ddp, zero1, zero2 and zero3 (fsdp)", text,
+                         others[i].what);
+    return usage("--parallel must be one of ddp, zero1, zero2, zero3, fsdp, not '%s'", text);
+}
 
 int parse_value(const Flag *flag, void *field, const char *text)
 {

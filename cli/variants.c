@@ -161,8 +161,11 @@ static const Pull chunk = {.flag = "--loss-chunk",
                            .pays = has_many_logits};
 static const Pull sgd = {
     .flag = "--optimizer", .value = "sgd", .word = "sgd", .target = MEM_GROUP_OPTIMIZER_STATES};
-static const Pull zero1 = {
-    .flag = "--parallel", .value = "zero1", .word = "zero1", .target = MEM_GROUP_OPTIMIZER_STATES, .needed = 1};
+static const Pull zero1 = {.flag = "--parallel",
+                           .value = "zero1",
+                           .word = "zero1",
+                           .target = MEM_GROUP_OPTIMIZER_STATES,
+                           .needed = 1};
 static const Pull zero2 = {
     .flag = "--parallel", .value = "zero2", .word = "zero2", .target = MEM_GROUP_GRADIENTS, .needed = 1};
 static const Pull zero3 = {

@@ -1,6 +1,7 @@
-/* Several processes train one model: what this needs beside examples/llama.c is joining the others, telling the run, and leaving
- * them. Every rank runs all of this; rank 0 prints.                mpirun -n 2 build/examples/ranks [ddp|zero1|zero2|zero3] [STEPS]
- * Without mpirun it is a run of one. Plugins for mpirun: make mpi. */
+/* Several processes train one model: what this needs beside examples/llama.c is joining the others, telling
+ * the run, and leaving them. Every rank runs all of this; rank 0 prints.                mpirun -n 2
+ * build/examples/ranks [ddp|zero1|zero2|zero3] [STEPS] Without mpirun it is a run of one. Plugins for mpirun:
+ * make mpi. */
 #include <brim.h>
 
 #include <stdio.h>

@@ -168,6 +168,7 @@ void module_free_model(Module *module)
     Model *model = module->model;
     if (!model)
         return;
+    nn_set_gather_blocks(module, 0);
     free_pattern(module);
     while (model->segments) {
         Segment *segment = model->segments;

@@ -30,6 +30,8 @@ typedef struct Model {
     ModuleHead head;     /* weight NULL = none is offered */
     Module *head_module; /* the linear layer that it is; NULL where the model multiplies by itself */
     int loss_chunk, skip_unlabelled;
+    ModuleHook gather; /* of nn_set_gather_blocks */
+    int gathers;
 } Model;
 
 struct Module {
@@ -43,6 +45,7 @@ struct Module {
     int parameter_count, parameter_room;
     Tensor **trained; /* nn_lora_parameters' answer */
     int trained_count;
+    int gathered;  /* this block's parameters are, by nn_set_gather_blocks */
     Model *model;  /* NULL for what is no whole model */
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;

@@ -73,6 +73,7 @@
 #define nn_set_checkpoint brim_nn_set_checkpoint
 #define nn_set_checkpoint_every brim_nn_set_checkpoint_every
 #define nn_set_checkpoints brim_nn_set_checkpoints
+#define nn_set_gather_blocks brim_nn_set_gather_blocks
 #define nn_set_loss_chunk brim_nn_set_loss_chunk
 #define nn_set_selective brim_nn_set_selective
 #define nn_set_skip_unlabelled brim_nn_set_skip_unlabelled

@@ -1,5 +1,5 @@
-/* Before anything is reserved, ranks compare their plans: what differs would otherwise be a run that hangs, or that sums the
- * wrong numbers. */
+/* Before anything is reserved, ranks compare their plans: what differs would otherwise be a run that hangs,
+ * or that sums the wrong numbers. */
 #include <inttypes.h>
 
 #include "../base/plural_.h"
@@ -20,27 +20,33 @@ static void difference(char *out, size_t size, const PlanWord *mine, const PlanW
 {
     out[0] = '\0';
     if (other->size != mine->size)
-        snprintf(out, size, "is one of %d, not of %d; give all ranks the same options", other->size, mine->size);
+        snprintf(out, size, "is one of %d, not of %d; give all ranks the same options", other->size,
+                 mine->size);
     else if (other->tensor != mine->tensor)
         snprintf(out, size, "is one of %d that compute a layer together, not of %d; give all ranks the same options",
                  other->tensor, mine->tensor);
     else if (other->strategy != mine->strategy)
         snprintf(out, size, "is to train with %s, not with %s; give all ranks the same options",
-                 ranks_strategy_name((RankStrategy)other->strategy), ranks_strategy_name((RankStrategy)mine->strategy));
+                 ranks_strategy_name((RankStrategy)other->strategy),
+                 ranks_strategy_name((RankStrategy)mine->strategy));
     else if (other->threads != mine->threads)
         snprintf(out, size,
-                 "has %d thread%s, not %d, and workspaces depend on them; give all ranks the same number of threads",
+                 "has %d thread%s, not %d, and workspaces depend on them; give all ranks the same number of "
+                 "threads",
                  other->threads, plural(other->threads), mine->threads);
     else if (other->steps != mine->steps)
         snprintf(out, size,
-                 "planned %" PRId64 " steps, not %" PRId64 "; do all ranks have the same options and the same data?",
+                 "planned %" PRId64 " steps, not %" PRId64
+                 "; do all ranks have the same options and the same data?",
                  other->steps, mine->steps);
     else if (other->needs != mine->needs)
         snprintf(out, size,
-                 "needs %" PRIu64 " bytes, not %" PRIu64 "; do all ranks have the same options and the same data?",
+                 "needs %" PRIu64 " bytes, not %" PRIu64
+                 "; do all ranks have the same options and the same data?",
                  other->needs, mine->needs);
     else if (other->traffic != mine->traffic || other->sent != mine->sent)
-        snprintf(out, size, "would exchange other data; do all ranks have the same options and the same data?");
+        snprintf(out, size,
+                 "would exchange other data; do all ranks have the same options and the same data?");
     else if (other->events != mine->events)
         snprintf(out, size, "would allocate in another order; a script may not depend on the rank");
 }
@@ -78,7 +84,8 @@ int plan_agree_(const Plan *plan, const RunOptions *o, RunResult *result)
         difference(what, sizeof what, &all[0], &all[other]);
     memtrack_host_free(NULL, all, bytes);
     if (what[0]) {
-        snprintf(result->error, sizeof result->error, "the plans of the ranks differ: rank %d %s (beside rank 0)", other, what);
+        snprintf(result->error, sizeof result->error,
+                 "the plans of the ranks differ: rank %d %s (beside rank 0)", other, what);
         result->status = ERROR_RANKS;
     }
     return result->status;

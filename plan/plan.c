@@ -78,8 +78,13 @@ static void plan_without_memory(Plan *plan)
 static void dry_run(Script script, void *config, const RunOptions *o, const MemHints *hints, MemHints **found,
                     Plan *plan)
 {
-    Context *context = context_create(&(ContextOptions){
-        .meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels, .device = o->device, .card = o->card, .ranks = o->ranks});
+    Context *context = context_create(&(ContextOptions){.meta = 1,
+                                                        .threads = o->threads,
+                                                        .seed = o->seed,
+                                                        .kernels = o->kernels,
+                                                        .device = o->device,
+                                                        .card = o->card,
+                                                        .ranks = o->ranks});
     if (!context || (!hints && memtrack_trace_start(context->ledger))) {
         plan_without_memory(plan);
         context_destroy(context);
@@ -159,7 +164,8 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
     MemHints *hints = NULL;
-    *plan = (Plan){.packer = memtrack_hints_packer(NULL), .ranks_here = o->ranks && o->ranks->node_size > 1 ? o->ranks->node_size : 1};
+    *plan = (Plan){.packer = memtrack_hints_packer(NULL),
+                   .ranks_here = o->ranks && o->ranks->node_size > 1 ? o->ranks->node_size : 1};
     if (!script) {
         snprintf(plan->error, sizeof plan->error, "there is no script to run: it is NULL");
         return plan->status = ERROR_ARGUMENT;

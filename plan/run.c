@@ -75,7 +75,8 @@ int plan_fits_machine(const Plan *plan, uint64_t more, MemMachine *machine, char
 {
     MemMachine found;
     uint64_t ranks = plan->ranks_here > 1 ? (uint64_t)plan->ranks_here : 1;
-    uint64_t needs = plan->on_card ? 0 : ranks * plan->memory.stats.needs, around = ranks * plan->beside + more;
+    uint64_t needs = plan->on_card ? 0 : ranks * plan->memory.stats.needs,
+             around = ranks * plan->beside + more;
     memtrack_machine(&found);
     if (machine)
         *machine = found;
@@ -88,8 +89,8 @@ int plan_fits_machine(const Plan *plan, uint64_t more, MemMachine *machine, char
     char of_all[64] = "";
     if (ranks > 1)
         snprintf(of_all, sizeof of_all, " for the %d ranks on this machine", plan->ranks_here);
-    snprintf(why, why_size, "needs %s%s%s, but %s are free on this machine (%s)", report_size(needs).text, of_all,
-             besides, report_size(found.available).text, found.bound);
+    snprintf(why, why_size, "needs %s%s%s, but %s are free on this machine (%s)", report_size(needs).text,
+             of_all, besides, report_size(found.available).text, found.bound);
     return ERROR_MEMORY;
 }
 

@@ -38,6 +38,9 @@ typedef struct Transport {
     int (*receive)(void *self, RankGroup group, void *data, uint64_t bytes, int from, int tag);
     int (*start)(void *self, RankGroup group, const void *data, uint64_t bytes, int to, int tag);
     int (*wait)(void *self, int tag);
+    /* Gathers between the two go on together: their buffers are busy until end. NULL: each is over when it returns. */
+    int (*begin)(void *self);
+    int (*end)(void *self);
     void (*close)(void *self); /* all ranks are done */
     void (*abort)(void *self); /* one is not, and the others need not wait for it; may return */
     void *self;

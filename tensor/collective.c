@@ -61,6 +61,27 @@ int collective_gather(Context *context, RankGroup group, const Storage *data, ui
     return leave(context, GATHER, t->gather(t->self, group, storage_data(data), bytes));
 }
 
+void tensor_gathers_begin_(Context *context)
+{
+    const Transport *t = context->ranks->is.transport;
+    if (!context->meta && !context->error && t && t->begin && t->begin(t->self))
+        error_raise(ERROR_RANKS, "gathering with the other ranks: %s", t->why(t->self));
+}
+
+void tensor_gathers_end_(Context *context)
+{
+    const Transport *t = context->ranks->is.transport;
+    if (context->meta || !t || !t->end)
+        return;
+    ranks_waiting_(t, &(RanksWait){"gathering a block",
+                                   memtrack_path_name(context->tracker, memtrack_path(context->tracker)), 0,
+                                   context->ranks->traffic.calls});
+    int failed = t->end(t->self);
+    ranks_done_(t);
+    if (failed)
+        error_raise(ERROR_RANKS, "gathering with the other ranks: %s", t->why(t->self));
+}
+
 static int exchange(Context *context, RankGroup group, const void *from, void *to, uint64_t bytes)
 {
     if (!enter(context, group, EXCHANGE, bytes))

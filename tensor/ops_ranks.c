@@ -110,17 +110,3 @@ int64_t tensor_whole_numel_(const Tensor *parameter)
     int64_t n = tensor_numel(parameter);
     return parameter && parameter->piece ? n * context_tensor_ranks_(parameter->item.context) : n;
 }
-
-int tensor_check_whole_(TensorList parameters, const char *function)
-{
-    for (int i = 0; i < parameters.count; i++)
-        if (parameters.items[i]->piece)
-            return error_raise(
-                ERROR_RANKS,
-                "%s(): '%s' is divided among %d ranks that compute a layer together, and files "
-                "of such a model are neither written nor read; with as many ranks that divide "
-                "the data they are",
-                function, tensor_name(parameters.items[i]),
-                context_tensor_ranks_(parameters.items[i]->item.context));
-    return error_code();
-}

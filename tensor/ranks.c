@@ -6,6 +6,11 @@
 #include "../kernels/kernels.h"
 #include "ranks_.h"
 
+static size_t bytes_of(const Ranks *is)
+{
+    return sizeof(struct ContextRanks) + (is->transport ? (size_t)is->size * sizeof(RankReport) : 0);
+}
+
 /* 0, or -1 with what does not make sense. */
 static int check_ranks(const Context *context, const ContextOptions *options, char *why, size_t size)
 {
@@ -54,7 +59,7 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
         return 0;
     if (check_ranks(context, options, why, size))
         return -1;
-    context->ranks = memtrack_host_calloc(context->tracker, sizeof *context->ranks);
+    context->ranks = memtrack_host_calloc(context->tracker, bytes_of(is));
     if (!context->ranks) {
         snprintf(why, size, "out of host memory");
         return -1;
@@ -73,13 +78,15 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
 void ranks_close_(Context *context)
 {
     if (context->ranks)
-        memtrack_host_free(context->tracker, context->ranks, sizeof *context->ranks);
+        memtrack_host_free(context->tracker, context->ranks, bytes_of(&context->ranks->is));
     context->ranks = NULL;
 }
 
 int context_default_threads(const struct Ranks *ranks)
 {
-    int threads = kernels_default_threads(), here = !ranks ? 1 : ranks->node_size ? ranks->node_size : ranks->size;
+    int threads = kernels_default_threads(), here = !ranks             ? 1
+                                                    : ranks->node_size ? ranks->node_size
+                                                                       : ranks->size;
     return threads / here > 0 ? threads / here : 1;
 }
 

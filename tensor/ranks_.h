@@ -11,11 +11,21 @@
 /* Up to so many ranks sums are taken in the order of the ranks, so that they do not depend on the library. */
 enum { RANKS_ORDERED = 16 };
 
+/* What a rank says of itself outside steps; 64 bytes, the unit of what ranks send. */
+typedef struct RankReport {
+    uint64_t place; /* in the script: all ranks are at the same one */
+    int64_t step, code, value;
+    uint64_t rest[4];
+} RankReport;
+_Static_assert(sizeof(RankReport) == 64, "the unit of what ranks send");
+
 struct ContextRanks {
     Ranks is;
     int place[RANK_GROUPS], count[RANK_GROUPS]; /* in each group that this rank is of */
     RankTraffic traffic;
     uint64_t step_hash; /* of all collectives, at the last step's end */
+    RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that there is no
+                             memory takes none */
 };
 
 /* Elements of a parameter that are one rank's. Its last ranks may have fewer than `each`, or none. */

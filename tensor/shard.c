@@ -25,7 +25,8 @@ static int64_t unit_of(const Context *context, const Tensor *tensor)
 static int is_divided(const Context *context, const Tensor *tensor)
 {
     int ranks = context->ranks->count[RANKS_DATA];
-    if (!dtype_is_float(tensor->dtype) || strategy_of(context) < (tensor->requires_grad ? RANKS_ZERO1 : RANKS_ZERO3))
+    if (!dtype_is_float(tensor->dtype) ||
+        strategy_of(context) < (tensor->requires_grad ? RANKS_ZERO1 : RANKS_ZERO3))
         return 0;
     if (ranks == 1)
         return context->ranks->is.size == 1;
@@ -130,6 +131,22 @@ void shard_release(Tensor *tensor)
         return;
     storage_release(tensor->item.context, tensor->storage);
     tensor->storage = NULL;
+}
+
+int tensor_is_divided_(const Context *context)
+{
+    return context->ranks && strategy_of(context) == RANKS_ZERO3;
+}
+
+void tensor_hold_(Tensor *parameter)
+{
+    if (!error_code())
+        shard_gather(parameter);
+}
+
+void tensor_let_go_(Tensor *parameter)
+{
+    shard_release(parameter);
 }
 
 int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)

@@ -247,12 +247,23 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     return failed;
 }
 
+int tensor_is_own_(const Tensor *tensor, const float *values)
+{
+    TensorPart part = tensor_part_(tensor);
+    const float *own = storage_f32(part.type == DTYPE_F32 ? part.weights : part.master);
+    return tensor->dtype == DTYPE_F32 || (own && values >= own && values < own + part.each);
+}
+
 static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t count, float *values)
 {
     Context *context = tensor->item.context;
     const Kernels *k = context->kernels;
     StoredArray from = tensor_stored_(tensor);
-    if (tensor->master)
+    TensorPart part = tensor_part_(tensor);
+    if (shard_is_apart(tensor)) { /* elements of this rank's part */
+        from = (StoredArray){storage_data(part.weights), part.type, 1, part.each};
+        first -= part.first;
+    } else if (tensor->master && part.count == from.rows * from.cols) /* else it is not all here */
         from = (StoredArray){storage_data(tensor->master), DTYPE_F32, from.rows, from.cols};
     if (context->card && from.at)
         card_decode_(context, &from, transposed, first, count, values);

@@ -204,6 +204,10 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
  * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
 
+/* Whether the values that a source is asked for are those of the tensor itself: an fp32 one, or its master. What the source
+ * leaves there then stays. */
+int tensor_is_own_(const Tensor *tensor, const float *values);
+
 /* Gives elements [first, first + count) of a 16-bit parameter's master the values of its copy. Nothing on
  * meta. */
 void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count);
@@ -376,8 +380,6 @@ int context_tensor_ranks_(const Context *context);    /* that compute a layer to
 void tensor_split_(Tensor *parameter, int64_t piece);
 /* Elements of all ranks' parts together. */
 int64_t tensor_whole_numel_(const Tensor *parameter);
-/* Raises, in this function's name, where a parameter is a part: files hold whole ones. Returns error_code(). */
-int tensor_check_whole_(TensorList parameters, const char *function);
 /* Around what ranks compute together (ops_ranks.c). x, whose gradient is the sum of all ranks'; nothing where
  * nobody is there. */
 Tensor *tensor_enter_(Tensor *x);
@@ -397,11 +399,32 @@ TensorPart tensor_part_(const Tensor *parameter);
 /* Before updates: sums what is still each rank's own. After: whole weights everywhere, where ranks have them. 0, or raises. */
 int tensor_reduce_(Tensor *parameter);
 int tensor_updated_(Tensor *parameter);
+/* Whether parameters of this context may be divided so that reading them gathers them; then holds one whole, and lets it go.
+ * Gathers between begin and end go on together: nobody reads what is gathered before the end. All raise. */
+int tensor_is_divided_(const Context *context);
+void tensor_hold_(Tensor *parameter);
+void tensor_let_go_(Tensor *parameter);
+void tensor_gathers_begin_(Context *context);
+void tensor_gathers_end_(Context *context);
 /* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0, or raises: the
  * ranks are not at the same place. Nothing where the context is alone. */
 int ranks_agree_(Context *context, double *squares, int *bad);
 /* Raises, on all ranks but those that say more, that some have met something bad. */
 int ranks_other_(const char *what);
+
+/* Outside steps (ranks_meet.c). Both are called by all ranks, whatever happened to one, and nothing of them is planned. On
+ * meta, and alone, there is nobody. */
+
+/* What each rank says, and then rank 0's and the largest. */
+typedef struct RankValue {
+    int64_t mine, first, most;
+} RankValue;
+/* All wait for all. An error of one becomes everybody's, with the same code. value may be NULL. Returns error_code(). */
+int ranks_agree_error_(Context *context, RankValue *value);
+/* 0, or raises: this rank's model is not a whole one, divided at most by elements. */
+int ranks_whole_model_(const Context *context, const char *what);
+/* Part r of the host's data, of `bytes`, a multiple of 64, comes from rank r. 0, or raises. */
+int ranks_gather_(const Context *context, void *data, uint64_t bytes);
 
 /* ---- On a card -------------------------------------------------------------------------------
  * context->card is not NULL then. A step never waits: what the host has to know is put down on the card, and

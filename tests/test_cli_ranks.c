@@ -1,5 +1,5 @@
-/* Several ranks in the command: what their plans say, in integers worked out by hand; what is refused; and, where MPI is,
- * trainings over it. */
+/* Several ranks in the command: what their plans say, in integers worked out by hand; what is refused; and,
+ * where MPI is, trainings over it. */
 #include <math.h>
 #include <time.h>
 
@@ -26,16 +26,20 @@ enum {
 typedef struct Expected {
     const char *strategy;
     json_int_t parameters, states, gathered, sent; /* the highest each; and what is sent a step */
-    json_int_t rank[3];                            /* bytes of weights, gradients and states without rounding */
+    json_int_t rank[3]; /* bytes of weights, gradients and states without rounding */
 } Expected;
 
 static const Expected by_hand[] = {
     {"ddp", WHOLE, 2 * WHOLE, 0, SUMS, {4 * 669706, 4 * 669706, 8 * 669706}},
     {"zero1", PADDED, 2 * (PART + LAST), 0, SUMS, {3 * PART + 40, 4 * 669706, 2 * (PART + 40)}},
     {"zero2", PADDED, 2 * (PART + LAST), 0, SUMS, {3 * PART + 40, PART + 40, 2 * (PART + 40)}},
-    /* Gathered are a layer's weight and bias, the first's are the largest. Forward gathers all, backward the weights of the
-     * second and third layer, and nothing after the update. */
-    {"zero3", PART + LAST, 2 * (PART + LAST), 12 * (133808 + 176), SUMS + 8 * (87392 + 1712),
+    /* Gathered are a layer's weight and bias, the first's are the largest. Forward gathers all, backward the
+     * weights of the second and third layer, and nothing after the update. */
+    {"zero3",
+     PART + LAST,
+     2 * (PART + LAST),
+     12 * (133808 + 176),
+     SUMS + 8 * (87392 + 1712),
      {PART + 40, PART + 40, 2 * (PART + 40)}},
 };
 
@@ -68,7 +72,8 @@ static void the_plan_of_each_strategy_is_worked_out_by_hand(void **state)
         assert_int_equal(integer_at(ranks, "sent_bytes_per_step"), e->sent);
         const json_t *trained = json_object_get(json_object_get(plan, "bracket"), "trained");
         const json_t *rank = json_object_get(trained, "rank");
-        assert_int_equal(integer_at(trained, "bytes"), 4 * 669706); /* of the whole model, however it is divided */
+        assert_int_equal(integer_at(trained, "bytes"),
+                         4 * 669706); /* of the whole model, however it is divided */
         assert_int_equal(integer_at(trained, "state_bytes"), 8 * 669706);
         assert_int_equal(integer_at(rank, "bytes"), e->rank[0]);
         assert_int_equal(integer_at(rank, "gradient_bytes"), e->rank[1]);
@@ -86,13 +91,15 @@ static void says(const Outcome *o, const char *what)
 static void a_plan_says_what_a_rank_has(void **state)
 {
     (void)state;
-    Outcome *o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--parallel", "fsdp", "--accumulate", "2"), 0);
+    Outcome *o =
+        expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--parallel", "fsdp", "--accumulate", "2"), 0);
     says(o, "batch 8 x seq 128 x accumulate 2 x 4 ranks  zero3");
     says(o, "64 samples a step");
     says(o, "trained 4/4 + 4/4 + 8/4 = 4 bytes x 6,123,168 a rank");
     says(o, "every rank (0-3)");
     says(o, "zero3 divides optimizer states, gradients and parameters.");
-    says(expect_code(RUN("plan", "llama-tiny", "--ranks", "4"), 0), "trained 4 + 4 + 8 = 16 bytes x 6,123,168 a rank");
+    says(expect_code(RUN("plan", "llama-tiny", "--ranks", "4"), 0),
+         "trained 4 + 4 + 8 = 16 bytes x 6,123,168 a rank");
     says(expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--rank", "2"), 0), "rank 2, like the others");
     o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--parallel", "zero1", "--lora", "r=4"), 0);
     says(o, "frozen; adapters 4 + 4 + 8/4 = 10 bytes");
@@ -100,7 +107,8 @@ static void a_plan_says_what_a_rank_has(void **state)
     o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--parallel", "zero3", "--lora", "r=4"), 0);
     says(o, "base 4/4 x 6.12M frozen; adapters 4/4 + 4/4 + 8/4 = 4 bytes");
     assert_null(strstr(o->out, "not divided"));
-    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--parallel", "zero3", "--precision", "bf16-mixed"), 0);
+    o = expect_code(
+        RUN("plan", "llama-tiny", "--ranks", "4", "--parallel", "zero3", "--precision", "bf16-mixed"), 0);
     says(o, "trained 4/4 + 4/4 + 8/4 = 4 bytes x");
 }
 
@@ -143,9 +151,10 @@ static void a_plan_of_layers_in_halves_is_worked_out_by_hand(void **state)
 static void four_hundred_billion_on_a_thousand_ranks(void **state)
 {
     (void)state;
-    Outcome *o = expect_code(RUN("plan", "--model", "llama-3.1-405b", "--ranks", "1024", "--parallel", "zero3", "--seq", "2048",
-                                 "--batch", "1", "--checkpoint", "blocks", "--json"),
-                             0);
+    Outcome *o =
+        expect_code(RUN("plan", "--model", "llama-3.1-405b", "--ranks", "1024", "--parallel", "zero3",
+                        "--seq", "2048", "--batch", "1", "--checkpoint", "blocks", "--json"),
+                    0);
     json_t *plan = parse(o->out);
     const json_t *memory = json_object_get(plan, "memory");
     /* The embedding and the head, 128256 x 16384 each, are what is gathered and summed last: 7.83 GiB. */
@@ -161,11 +170,13 @@ static void compare_has_a_row_for_each_strategy(void **state)
     Outcome *o = expect_code(RUN("compare", "mlp", "--ranks", "1,3", "--parallel", "ddp,zero3", "--json"), 0);
     json_t *all = parse(o->out), *rows = json_object_get(all, "variants");
     assert_int_equal(json_array_size(rows), 4);
-    const json_t *alone = json_array_get(rows, 1), *ddp = json_array_get(rows, 2), *zero3 = json_array_get(rows, 3);
+    const json_t *alone = json_array_get(rows, 1), *ddp = json_array_get(rows, 2),
+                 *zero3 = json_array_get(rows, 3);
     assert_null(json_object_get(alone, "sent_bytes_per_step")); /* one process divides and sends nothing */
     assert_int_equal(integer_at(ddp, "sent_bytes_per_step"), by_hand[0].sent);
     assert_int_equal(integer_at(zero3, "sent_bytes_per_step"), by_hand[3].sent);
-    assert_string_equal(json_string_value(json_object_get(json_object_get(zero3, "options"), "parallel")), "zero3");
+    assert_string_equal(json_string_value(json_object_get(json_object_get(zero3, "options"), "parallel")),
+                        "zero3");
     assert_int_equal(integer_at(json_object_get(zero3, "options"), "ranks"), 3);
     assert_true(integer_at(json_object_get(zero3, "memory"), "peak_bytes") <
                 integer_at(json_object_get(ddp, "memory"), "peak_bytes"));
@@ -240,7 +251,8 @@ static int find_mpi(void **state)
     const char *skipped = getenv("BRIM_SKIPPED");
     FILE *f = !launcher && skipped ? fopen(skipped, "a") : NULL;
     if (f) {
-        fprintf(f, "trainings of the command over MPI: there is no mpirun, or no mpicc that built a plugin\n");
+        fprintf(f,
+                "trainings of the command over MPI: there is no mpirun, or no mpicc that built a plugin\n");
         fclose(f);
     }
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
@@ -251,14 +263,15 @@ static int find_mpi(void **state)
     return 0;
 }
 
-#define NEEDS_MPI()                                                                                                          \
-    do {                                                                                                                     \
-        if (!launcher)                                                                                                       \
-            skip();                                                                                                          \
+#define NEEDS_MPI()                                                                                          \
+    do {                                                                                                     \
+        if (!launcher)                                                                                       \
+            skip();                                                                                          \
     } while (0)
 
-#define SMALL "--model", in_folder("llama.json"), "--data", in_folder("text"), "--seq", "16", "--batch", "2", "--steps", "4", \
-              "--threads", "1", "--max-samples", "40"
+#define SMALL                                                                                                \
+    "--model", in_folder("llama.json"), "--data", in_folder("text"), "--seq", "16", "--batch", "2",          \
+        "--steps", "4", "--threads", "1", "--max-samples", "40"
 
 static double loss_of(const json_t *run, const char *which)
 {
@@ -271,7 +284,8 @@ static void ranks_train_what_one_process_trains(void **state)
     (void)state;
     NEEDS_MPI();
     static const char *const strategies[] = {"ddp", "zero1", "zero3"};
-    json_t *alone = parse(expect_code(RUN("train", SMALL, "--accumulate", "2", "--json"), 0)->out), *first = NULL;
+    json_t *alone = parse(expect_code(RUN("train", SMALL, "--accumulate", "2", "--json"), 0)->out),
+           *first = NULL;
     for (size_t i = 0; i < COUNT(strategies); i++) {
         Outcome *o = RUN("train", SMALL, "--ranks", "2", "--parallel", strategies[i], "--json");
         json_t *run = parse(expect_code(o, 0)->out);
@@ -291,7 +305,8 @@ static void ranks_train_what_one_process_trains(void **state)
         for (int k = 0; k < 2; k++) {
             const char *which = k ? "loss_last" : "loss_first";
             double loss = loss_of(run, which), expected = loss_of(alone, which);
-            assert_true(loss == loss_of(first, which)); /* one micro-batch a rank: the order of sums is the same */
+            assert_true(loss ==
+                        loss_of(first, which)); /* one micro-batch a rank: the order of sums is the same */
             assert_true(fabs(loss - expected) <= 1e-6 * expected);
         }
         assert_true(fabs(real_at(json_object_get(run, "validation"), "loss") -
@@ -328,8 +343,8 @@ static void only_rank_0_prints_and_writes(void **state)
 {
     (void)state;
     NEEDS_MPI();
-    Outcome *o = expect_code(RUN("train", SMALL, "--ranks", "2", "--every", "1", "--log", in_folder("run.jsonl"), "--save",
-                                 in_folder("saved")),
+    Outcome *o = expect_code(RUN("train", SMALL, "--ranks", "2", "--every", "1", "--log",
+                                 in_folder("run.jsonl"), "--save", in_folder("saved")),
                              0);
     assert_int_equal(lines_starting(o->out, "step    1"), 1);
     assert_int_equal(lines_starting(o->out, "every rank (0-1)"), 1);
@@ -365,19 +380,20 @@ static Outcome *shell(const char *format, ...)
 }
 
 /* Everyone is gone soon, with a status that is not 0, and one sentence says why: `not` is in no line. */
-static void gone(const Outcome *o, const char *sentence, const char *not)
+static void gone(const Outcome *o, const char *sentence, const char * not )
 {
     says(o, sentence);
     assert_int_not_equal(o->code, 0);
     assert_true(shell_seconds < 30);
-    if (not && strstr(o->out, not))
+    if (not &&strstr(o->out, not ))
         fail_msg("'%s' is in: %s", not, o->out);
 }
 
 static const char *small_line(void)
 {
     static char text[768];
-    snprintf(text, sizeof text, "%s train --model %s --data %s --seq 16 --batch 2 --steps 4 --threads 1 --max-samples 40",
+    snprintf(text, sizeof text,
+             "%s train --model %s --data %s --seq 16 --batch 2 --steps 4 --threads 1 --max-samples 40",
              command_path(), in_folder("llama.json"), in_folder("text"));
     return text;
 }
@@ -387,8 +403,10 @@ static void another_size_than_the_launchers_is_refused(void **state)
     (void)state;
     NEEDS_MPI();
     gone(shell("timeout 60 %s -n 2 %s --ranks 3 2>&1", launcher, small_line()), "3 ranks are expected", NULL);
-    gone(shell("timeout 60 %s -n 2 %s 2>&1", launcher, small_line()), "--ranks 2 trains with all of them", NULL);
-    Outcome *o = shell("timeout 60 %s -n 2 %s --ranks 1 2>&1", launcher, small_line()); /* trainings of their own */
+    gone(shell("timeout 60 %s -n 2 %s 2>&1", launcher, small_line()), "--ranks 2 trains with all of them",
+         NULL);
+    Outcome *o =
+        shell("timeout 60 %s -n 2 %s --ranks 1 2>&1", launcher, small_line()); /* trainings of their own */
     assert_int_equal(o->code, 0);
     assert_int_equal(lines_starting(o->out, "4 steps, "), 2);
 }
@@ -400,14 +418,18 @@ static void what_differs_on_a_rank_ends_all(void **state)
     NEEDS_MPI();
     char other[1024];
     snprintf(other, sizeof other, "%s", small_line());
-    gone(shell("timeout 60 %s -n 1 %s --ranks 2 : -n 1 %s --ranks 2 --accumulate 2 2>&1", launcher, other, other),
+    gone(shell("timeout 60 %s -n 1 %s --ranks 2 : -n 1 %s --ranks 2 --accumulate 2 2>&1", launcher, other,
+               other),
          "the plans of the ranks differ: rank 1 needs", "rank 1: the plans");
-    gone(shell("timeout 60 %s -n 1 %s --ranks 2 : -n 1 %s --ranks 2 --parallel zero2 2>&1", launcher, other, other),
+    gone(shell("timeout 60 %s -n 1 %s --ranks 2 : -n 1 %s --ranks 2 --parallel zero2 2>&1", launcher, other,
+               other),
          "rank 1 is to train with zero2, not with ddp", "rank 1: the plans");
-    gone(shell("timeout 60 %s -n 1 %s --ranks 2 : -n 1 %s --ranks 2 --budget 64KiB 2>&1", launcher, other, other),
+    gone(shell("timeout 60 %s -n 1 %s --ranks 2 : -n 1 %s --ranks 2 --budget 64KiB 2>&1", launcher, other,
+               other),
          "rank 1: needs ", NULL);
     /* Its weights are no numbers after the first step. */
-    gone(shell("timeout 60 %s -n 1 %s --ranks 2 : -n 1 %s --ranks 2 --lr 1e38 --clip 0 2>&1", launcher, other, other),
+    gone(shell("timeout 60 %s -n 1 %s --ranks 2 : -n 1 %s --ranks 2 --lr 1e38 --clip 0 2>&1", launcher, other,
+               other),
          "rank 1: ", "brim: another rank");
 }
 

@@ -1,5 +1,5 @@
-/* What a rank holds and sends, by hand-written integers: parts in units of 64 bytes, the formulas of ZeRO; and ranks whose
- * plans differ, which say so before anything is reserved. */
+/* What a rank holds and sends, by hand-written integers: parts in units of 64 bytes, the formulas of ZeRO;
+ * and ranks whose plans differ, which say so before anything is reserved. */
 #include <inttypes.h>
 
 #include "../nn/nn.h"
@@ -62,25 +62,26 @@ static void check(const Job *job, int size, const Expected *e)
     for (int rank = 0; rank < size; rank++) {
         Plan plan = plan_of(job, e->strategy, rank, size);
         const uint64_t *own = plan.memory.stats.own_peak;
-        const uint64_t seen[] = {own[MEM_PARAMETER], own[MEM_GRADIENT], own[MEM_OPTIMIZER], own[MEM_GATHERED], plan.step_sent};
+        const uint64_t seen[] = {own[MEM_PARAMETER], own[MEM_GRADIENT], own[MEM_OPTIMIZER], own[MEM_GATHERED],
+                                 plan.step_sent};
         const uint64_t wanted[] = {e->parameters, e->gradients, e->states, e->gathered, e->sent};
         static const char *const names[] = {"parameters", "gradients", "states", "gathered", "sent"};
         for (size_t i = 0; i < COUNT(seen); i++)
             if (seen[i] != wanted[i])
-                fail_msg("%s, rank %d of %d: %s %" PRIu64 " bytes, not %" PRIu64, ranks_strategy_name(e->strategy), rank,
-                         size, names[i], seen[i], wanted[i]);
+                fail_msg("%s, rank %d of %d: %s %" PRIu64 " bytes, not %" PRIu64,
+                         ranks_strategy_name(e->strategy), rank, size, names[i], seen[i], wanted[i]);
     }
 }
 
-/* One layer of 50 x 41 with a bias, 3 ranks. The weight: 2050 elements, 8200 bytes, charged 8256. A third is 683.3, so a
- * part is 688 elements = 2752 bytes, and all three 8256. The bias: 41 elements, charged 192; fewer than 48, so it is whole
- * everywhere. */
+/* One layer of 50 x 41 with a bias, 3 ranks. The weight: 2050 elements, 8200 bytes, charged 8256. A third is
+ * 683.3, so a part is 688 elements = 2752 bytes, and all three 8256. The bias: 41 elements, charged 192;
+ * fewer than 48, so it is whole everywhere. */
 static void test_padded_parts_by_hand(void **state)
 {
     (void)state;
     enum { WEIGHT = 8256, PART = 2752, BIAS = 192, RANKS = 3 };
-    /* The weight's gradient: two parts to the others, two parts of sums from here to them. The bias: pieces of 64 bytes.
-     * 64 bytes to each: what ranks agree on. */
+    /* The weight's gradient: two parts to the others, two parts of sums from here to them. The bias: pieces
+     * of 64 bytes. 64 bytes to each: what ranks agree on. */
     enum { WEIGHT_SENT = 4 * PART, REST_SENT = 4 * 64 + 2 * 64 };
     const Job job = {.width = {50, 41}, .bias = 1, .micro_batches = 1, .steps = 2, .rank_of_more = -1};
     const Expected all[] = {
@@ -88,14 +89,16 @@ static void test_padded_parts_by_hand(void **state)
         {RANKS_ZERO1, WEIGHT + BIAS, WEIGHT + BIAS, 2 * (PART + BIAS), 0, WEIGHT_SENT + REST_SENT},
         /* the whole gradient is there until its part is summed */
         {RANKS_ZERO2, WEIGHT + BIAS, WEIGHT + BIAS + PART, 2 * (PART + BIAS), 0, WEIGHT_SENT + REST_SENT},
-        /* gathered once: nothing in front of the layer has a gradient, so backward does not read the weight */
+        /* gathered once: nothing in front of the layer has a gradient, so backward does not read the weight
+         */
         {RANKS_ZERO3, PART + BIAS, WEIGHT + BIAS + PART, 2 * (PART + BIAS), WEIGHT, WEIGHT_SENT + REST_SENT},
     };
     for (size_t i = 0; i < COUNT(all); i++)
         check(&job, RANKS, &all[i]);
 }
 
-/* Two layers of 64 x 64, no bias: P = 8192 parameters, 32768 bytes, which 2, 4 and 8 ranks divide without padding. */
+/* Two layers of 64 x 64, no bias: P = 8192 parameters, 32768 bytes, which 2, 4 and 8 ranks divide without
+ * padding. */
 static void test_formulas_of_zero(void **state)
 {
     (void)state;
@@ -104,10 +107,12 @@ static void test_formulas_of_zero(void **state)
     for (uint64_t n = 2; n <= 8; n *= 2) {
         uint64_t others = n - 1, agreed = others * 64, part = P4 / n, once = others * part;
         const Expected all[] = {
-            {RANKS_DDP, P4, P4, 2 * P4, 0, 2 * once + agreed},              /* 16 P */
-            {RANKS_ZERO1, P4, P4, 2 * part, 0, 2 * once + agreed},          /* 8 P + 8 P / N */
-            {RANKS_ZERO2, P4, part + LAYER, 2 * part, 0, 2 * once + agreed},/* 4 P + 12 P / N, and a whole gradient */
-            /* 16 P / N, a whole weight and a whole gradient. Forward gathers both layers, backward the second. */
+            {RANKS_DDP, P4, P4, 2 * P4, 0, 2 * once + agreed},     /* 16 P */
+            {RANKS_ZERO1, P4, P4, 2 * part, 0, 2 * once + agreed}, /* 8 P + 8 P / N */
+            {RANKS_ZERO2, P4, part + LAYER, 2 * part, 0,
+             2 * once + agreed}, /* 4 P + 12 P / N, and a whole gradient */
+            /* 16 P / N, a whole weight and a whole gradient. Forward gathers both layers, backward the
+               second. */
             {RANKS_ZERO3, part, part + LAYER, 2 * part, LAYER, once + once / 2 + once + agreed},
         };
         for (size_t i = 0; i < COUNT(all); i++)
@@ -222,7 +227,8 @@ static void test_the_machine_is_shared(void **state)
     assert_int_equal(plan_script(script, &job, &(RunOptions){.threads = 1, .ranks = &here}, &plan), 0);
     assert_int_equal(plan.ranks_here, 4);
     assert_int_equal(plan_fits_machine(&plan, 0, &machine, why, sizeof why), 0);
-    plan.memory.stats.needs = machine.available / 3; /* three of them would fit, but for what is beside them */
+    plan.memory.stats.needs =
+        machine.available / 3; /* three of them would fit, but for what is beside them */
     assert_int_equal(plan_fits_machine(&plan, 0, NULL, why, sizeof why), ERROR_MEMORY);
     assert_non_null(strstr(why, " for the 4 ranks on this machine"));
     plan.ranks_here = 1;
@@ -232,7 +238,8 @@ static void test_the_machine_is_shared(void **state)
     assert_int_equal(context_default_threads(&(Ranks){.size = 1}), all);
     assert_int_equal(context_default_threads(&(Ranks){.size = 2}), all > 1 ? all / 2 : 1);
     assert_int_equal(context_default_threads(&(Ranks){.size = 1000}), 1);
-    assert_int_equal(context_default_threads(&(Ranks){.size = 1000, .node_size = 1}), all); /* alone on its machine */
+    assert_int_equal(context_default_threads(&(Ranks){.size = 1000, .node_size = 1}),
+                     all); /* alone on its machine */
 }
 
 /* ---- What ranks tell each other ----------------------------------------------------------------- */
@@ -261,9 +268,9 @@ static void test_small_figures_are_gathered(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_padded_parts_by_hand),    cmocka_unit_test(test_formulas_of_zero),
-        cmocka_unit_test(test_what_accumulation_sends), cmocka_unit_test(test_equal_plans_run),
-        cmocka_unit_test(test_other_plans_are_refused), cmocka_unit_test(test_the_machine_is_shared),
+        cmocka_unit_test(test_padded_parts_by_hand),       cmocka_unit_test(test_formulas_of_zero),
+        cmocka_unit_test(test_what_accumulation_sends),    cmocka_unit_test(test_equal_plans_run),
+        cmocka_unit_test(test_other_plans_are_refused),    cmocka_unit_test(test_the_machine_is_shared),
         cmocka_unit_test(test_small_figures_are_gathered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,7 +18,7 @@ typedef struct Job {
     Setting setting;
     RankStrategy strategy;
     const char *precision; /* NULL = fp32 */
-    int ranks, accumulate, tied, in_backward, eight_bit, own_gradients, lora;
+    int ranks, accumulate, tied, in_backward, eight_bit, own_gradients, lora, blocks;
     int broken; /* 1 + the rank that does otherwise than the others */
     float clip;
     int64_t samples; /* of the data; 0 = all */
@@ -67,7 +67,9 @@ static Module *model_of(const Job *job)
     }
     static const DType base_types[] = {DTYPE_F32, DTYPE_F32, DTYPE_BF16, DTYPE_F32};
     if (job->lora)
-        nn_set_weights(&(Weights){.dtype = base_types[job->lora], .quantized = job->lora == 3 ? DTYPE_NF4 : DTYPE_F32, .frozen = 1});
+        nn_set_weights(&(Weights){.dtype = base_types[job->lora],
+                                  .quantized = job->lora == 3 ? DTYPE_NF4 : DTYPE_F32,
+                                  .frozen = 1});
     Module *model = nn_model(&preset);
     if (job->lora) {
         nn_set_weights(NULL);
@@ -75,6 +77,8 @@ static Module *model_of(const Job *job)
     }
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), job->setting.checkpoint);
+    nn_set_checkpoints(model, job->setting.pattern);
+    nn_set_gather_blocks(model, job->blocks);
     return model;
 }
 
@@ -348,6 +352,28 @@ static void test_gradients_of_16_bits(void **state)
 }
 
 /* Adapters over frozen weights, which ZeRO-3 divides: 1 fp32, 2 bf16, 3 NF4 and fp32, which stays whole. */
+static void test_blocks_are_gathered(void **state)
+{
+    (void)state;
+    static const char *const patterns[] = {NULL, "ccc", "c++", ".c+"};
+    for (size_t i = 0; i < COUNT(patterns); i++)
+        for (int family = 0; family < 3; family++) {
+            Setting s = setting_of(family);
+            s.layers = 3;
+            s.pattern = patterns[i];
+            s.checkpoint = 0;
+            Job one = {.setting = s, .strategy = RANKS_ZERO3, .ranks = 3, .accumulate = 1}, block = one;
+            block.blocks = 1;
+            run(&one);
+            run(&block);
+            assert_true(apart(&one, &block) == 0);
+            assert_true(i != 1 || block.sent[0] < one.sent[0]); /* not gathered again after recomputing */
+            test_free(one.weights);
+            test_free(block.weights);
+            assert_equal_to_one(block, 0);
+        }
+}
+
 static void test_adapters(void **state)
 {
     (void)state;
@@ -443,6 +469,7 @@ int main(void)
                                        cmocka_unit_test(test_uneven_data),
                                        cmocka_unit_test(test_precisions),
                                        cmocka_unit_test(test_gradients_of_16_bits),
+                                       cmocka_unit_test(test_blocks_are_gathered),
                                        cmocka_unit_test(test_adapters),
                                        cmocka_unit_test(test_states_of_8_bits),
                                        cmocka_unit_test(test_what_is_divided),

@@ -12,12 +12,14 @@
 
 #include "../transport.h"
 
-enum { UNIT = 64, TEXT = 400 };
+enum { UNIT = 64, TEXT = 400, TOGETHER = 64 };
 
 static struct {
     MPI_Comm group[RANK_GROUPS];
     MPI_Datatype unit; /* 64 bytes, so that counts, which are int, reach 128 GiB */
     MPI_Request started[TRANSPORT_TAGS];
+    MPI_Request gathers[TOGETHER]; /* between begin and end */
+    int together, gathering;       /* whether we are there, and how many they are */
     int rank, size, node_rank, node_size;
     int ours; /* MPI was not initialized before */
     char version[MPI_MAX_LIBRARY_VERSION_STRING], why[TEXT + 64];
@@ -108,10 +110,38 @@ static int units_of(uint64_t bytes, int *count)
     return 0;
 }
 
+static int wait_for_gathers(void)
+{
+    int count = mpi.gathering;
+    mpi.gathering = 0;
+    return failed(MPI_Waitall(count, mpi.gathers, MPI_STATUSES_IGNORE), "MPI_Waitall");
+}
+
+static int begin(void *self)
+{
+    (void)self;
+    mpi.together = 1;
+    return 0;
+}
+
+static int end(void *self)
+{
+    (void)self;
+    mpi.together = 0;
+    return wait_for_gathers();
+}
+
 static int gather(void *self, RankGroup group, void *data, uint64_t bytes)
 {
     int count;
     (void)self;
+    if (mpi.together && mpi.gathering == TOGETHER && wait_for_gathers())
+        return -1;
+    if (mpi.together)
+        return units_of(bytes, &count) ||
+               failed(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, mpi.unit, mpi.group[group],
+                                     &mpi.gathers[mpi.gathering++]),
+                      "MPI_Iallgather");
     return units_of(bytes, &count) ||
            failed(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, mpi.unit, mpi.group[group]),
                   "MPI_Allgather");
@@ -275,6 +305,8 @@ const Transport *brim_transport(char *reason, uint64_t size)
                                     .receive = receive,
                                     .start = start,
                                     .wait = wait_for,
+                                    .begin = begin,
+                                    .end = end,
                                     .close = close_all,
                                     .abort = abort_all};
     int have = 0, level = MPI_THREAD_SINGLE;
