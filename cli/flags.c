@@ -74,7 +74,7 @@ static const Flag flags[] = {
     {"--parallel", FLAG_PARALLEL, AT(ranks.strategy), "NAME", .help = "ddp, zero1-3 or fsdp (ddp)",
      .only = "train plan compare"},
     {"--gather", FLAG_NAME, AT(gather), "op|block",
-     .help = "zero3: parameters one by one, or a block's (op)", .only = "train plan compare"},
+     .help = "zero3: by op or by block (op)", .only = "train plan compare"},
     {"--rank", FLAG_TEXT, AT(rank), "R|all", .help = "plan this rank, or all that differ (all)",
      .only = "plan"},
     {"--rank-timeout", FLAG_INT, AT(rank_timeout), "S", .help = "end a run whose rank waits S seconds (600)",
