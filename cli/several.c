@@ -51,7 +51,8 @@ static int check_merge(const Options *o)
 {
     if (!has_ranks(o) || o->ranks.strategy != RANKS_ZERO3 || !o->merge)
         return 0;
-    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes it, and `brim "
+    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes "
+                 "it, and `brim "
                  "train --steps 0 --adapter DIR --merge --export DIR` merges it in one process");
 }
 
@@ -72,7 +73,8 @@ static int check_gather(const Options *o)
     if (strcmp(o->gather, "op") != 0 && strcmp(o->gather, "block") != 0)
         return usage("--gather must be op or block, not '%s'", o->gather);
     if (strcmp(o->gather, "op") != 0 && !gathers_blocks(o))
-        return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered", o->gather);
+        return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered",
+                     o->gather);
     return 0;
 }
 
