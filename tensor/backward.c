@@ -270,7 +270,7 @@ static int call_kernel_with(Context *context, Node *node, const Targets *targets
         if (!workspace)
             return error_code();
     }
-    if (!context->meta) {
+    if (!context->meta || call->row->meets) {
         point_at_kept(node);
         for (int i = 0; i < call->inputs; i++)
             call->din[i] = storage_data(targets->storage[i]);
@@ -279,6 +279,8 @@ static int call_kernel_with(Context *context, Node *node, const Targets *targets
         call->row->backward(call);
     }
     storage_release(context, workspace);
+    if (call->row->meets)
+        return error_code();
     return context->card && !context->meta ? card_check_op_(context, call->row->name) : 0;
 }
 
@@ -378,7 +380,7 @@ static void tell_final(Context *context, const Node *node)
         if (!leaf || leaf->first_use != node->serial)
             continue;
         leaf->first_use = 0; /* the same leaf may be another input */
-        if (!context->error)
+        if (!context->error && context_stages_(context) == 1) /* of stages, when the schedule is over */
             shard_final(leaf);
         for (const GradientHook *hook = context->gradient_hooks; hook && tensor_part_(leaf).grad && !context->error;
              hook = hook->next)
