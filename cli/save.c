@@ -249,7 +249,7 @@ static void add_lever(void *user, const char *name, const char *value)
 {
     const LeverSettings *s = user;
     if (!strcmp(name, "accumulate"))
-        add(s->to, name, "%d", s->options->accumulate * s->options->ranks.size);
+        add(s->to, name, "%d", s->options->accumulate * data_ranks(s->options));
     else
         add(s->to, name, "%s", value);
 }
