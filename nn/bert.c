@@ -77,12 +77,11 @@ static Tensor *bert_embeddings(const Bert *self, const Batch *batch)
 static Tensor *bert_body(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
 {
     const Bert *self = nn_state(module);
-    (void)x;
     if (!batch || !batch->ids) {
         error_raise(ERROR_DATA, "bert: the batch has no token ids");
         return NULL;
     }
-    Tensor *hidden = bert_embeddings(self, batch);
+    Tensor *hidden = module_first_stage(module) ? bert_embeddings(self, batch) : x;
     return nn_run_blocks(module, tensor_donate(hidden), batch);
 }
 
@@ -90,7 +89,7 @@ static Tensor *bert_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,
 {
     const Bert *self = nn_state(module);
     Tensor *hidden = bert_body(module, x, batch);
-    if (self->pooler)
+    if (self->pooler || !module_last_stage(module))
         return hidden;
     hidden = nn_forward(self->transform, tensor_donate(hidden), batch);
     return nn_forward(self->head_norm, tensor_donate(hidden), batch);
@@ -100,7 +99,7 @@ static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Bert *self = nn_state(module);
     Tensor *hidden = bert_hidden(module, x, batch);
-    if (self->pooler)
+    if (self->pooler || !module_last_stage(module))
         return hidden;
     return nn_forward(self->decoder, tensor_donate(hidden), batch); /* (B,T,V) */
 }
@@ -109,7 +108,9 @@ static const ModuleClass bert_class = {"bert", sizeof(Bert), bert_forward};
 
 static void bert_embedding_modules(Module *module, Bert *self, const BertConfig *c)
 {
+    module_of_ends(1, !c->pooler);
     self->words = nn_add(module, "bert.embeddings.word_embeddings", nn_embedding(c->vocab, c->dim));
+    module_of_ends(1, 0);
     Module *positions =
         nn_add(module, "bert.embeddings.position_embeddings", nn_embedding(c->max_seq, c->dim));
     Module *types = nn_add(module, "bert.embeddings.token_type_embeddings", nn_embedding(c->types, c->dim));
@@ -118,6 +119,8 @@ static void bert_embedding_modules(Module *module, Bert *self, const BertConfig 
     if (error_code())
         return;
     self->word_table = module_own(self->words, "weight");
+    if (!c->pooler)
+        module_tie_stages(self->word_table);
     self->positions = module_embedding_parts(positions);
     self->types = module_embedding_parts(types);
 }
@@ -160,17 +163,22 @@ Module *nn_bert(const BertConfig *config)
     Bert *self = nn_state(module);
     if (!self)
         return NULL;
+    if (module_stages_begin(module, c.layers, c.dim))
+        return NULL;
     module_draw_later(module, 1);
     bert_embedding_modules(module, self, &c);
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[40];
         snprintf(name, sizeof name, "bert.encoder.layer.%d", i);
+        module_of_block(module, i);
         nn_mark_block(module, nn_add(module, name, nn_bert_block(&c)));
     }
+    module_of_ends(0, 1);
     if (c.pooler)
         self->pooler = nn_add(module, "bert.pooler.dense", nn_linear(c.dim, c.dim, 1));
     else
         bert_head(module, self, &c);
+    module_of_all();
     module_draw_later(module, 0);
     module_init_normal(module, 0.02f);
     if (error_code())

@@ -196,7 +196,9 @@ static int add_adapter(void *user, Module *module, const LoraLayer *layer)
     adapter->settings = lora;
     adapter->scale = lora.alpha / (lora.rslora ? sqrtf((float)lora.rank) : (float)lora.rank);
     int path = memtrack_path_set(tracker, module->path);
+    module->item.context->absent = module->absent;
     make_matrices(module, layer, adapter);
+    module_of_all();
     memtrack_path_set(tracker, path);
     if (error_code())
         remove_adapter(module); /* there is no half one */

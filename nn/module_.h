@@ -30,6 +30,11 @@ typedef struct Model {
     ModuleHead head;     /* weight NULL = none is offered */
     Module *head_module; /* the linear layer that it is; NULL where the model multiplies by itself */
     int loss_chunk, skip_unlabelled;
+    /* Of a model in stages, those of this rank: blocks [first_block, end_block), which compute (B,T,width);
+     * and how many random masks those before have drawn. width 0 = the model is whole. */
+    int64_t width;
+    int first_block, end_block;
+    uint32_t first_random;
     ModuleHook gather; /* of nn_set_gather_blocks */
     int gathers;
 } Model;
@@ -50,10 +55,10 @@ struct Module {
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;
     int list_count;
-    int path;         /* where it was built: its forward is charged there */
-    int path_outside; /* between nn_enter and nn_leave: where that was */
-    int training, checkpoint, selective;
-    int generating; /* texts: dropout is off, whatever `training` says */
+    int path;                                    /* where it was built: its forward is charged there */
+    int path_outside;                            /* between nn_enter and nn_leave: where that was */
+    int training, checkpoint, selective, absent; /* absent: what it owns is another stage's */
+    int generating;                              /* texts: dropout is off, whatever `training` says */
     void *state;
 };
 
@@ -178,6 +183,27 @@ void module_cache_pretend(KvCache *cache, int tokens);
 /* Adds to `generating`, of the module and all below: while texts are written modules evaluate, and afterwards
  * each is in the mode that it was in. */
 void module_write(Module *module, int by);
+/* ---- Stages (stages.c) */
+
+/* Before a model's parts are made: its blocks are divided among stages. 0, or raises. */
+int module_stages_begin(Module *module, int layers, int64_t width);
+/* Parameters made from now on are those of the first or last stage, of block i's, of all. */
+void module_of_ends(int first, int last);
+void module_of_block(const Module *module, int i);
+void module_of_all(void);
+/* The first and the last stage have this weight. */
+void module_tie_stages(Tensor *weight);
+int module_first_stage(const Module *module);
+int module_last_stage(const Module *module);
+/* The block with which a stage begins. */
+int module_stage_begins(int layers, int stages, int stage);
+/* Micro-batches that a stage holds at most between forward and backward. */
+int module_stage_holds(int schedule, int stages, int stage, int micros);
+/* The loss, from what the stage before has computed; x NULL: from the batch. (model.c) */
+Tensor *module_stage_loss(Module *module, Tensor *x, const Batch *batch);
+/* nn_loss of a model in stages, where nothing is recorded: the same on all of them. */
+Tensor *module_stages_loss(Module *module, const Batch *batch);
+
 /* Positive and at most INT_MAX, or raises "llama: layers must be …, not -3". Returns non-zero on error. */
 int config_positive(const char *model, const char *field, int64_t value);
 /* A configuration is there, or raises "llama: the configuration is NULL". Returns non-zero on error. */

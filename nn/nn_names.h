@@ -8,6 +8,7 @@
 #define nn_add_lora_by brim_nn_add_lora_by
 #define nn_add_parameter brim_nn_add_parameter
 #define nn_attention brim_nn_attention
+#define nn_backward brim_nn_backward
 #define nn_bert brim_nn_bert
 #define nn_bert_block brim_nn_bert_block
 #define nn_block brim_nn_block

@@ -50,6 +50,7 @@ typedef struct ParameterState {
     int updated; /* 0, or this step's is on its way to a card, which may decide that there is none: 1 + the
                   * operation before it. On the CPU 1, in backward alone. */
     int turn;    /* in backward: which one it was, from 1 */
+    int number;  /* of the parameter in the whole model, of which this rank may have a stage */
     float lr_scale, weight_decay;
 } ParameterState;
 

@@ -91,8 +91,13 @@ static int add_parameter(Optimizer *optimizer, const RuleOptions *options, Tenso
 
 static int add_parameters(Optimizer *optimizer, TensorList list, const RuleOptions *options)
 {
+    int absent = 0;
     for (int i = 0; i < list.count; i++) {
         Tensor *tensor = list.items[i];
+        if (tensor && tensor->absent) { /* another stage's rank updates it */
+            absent += tensor->requires_grad;
+            continue;
+        }
         if (tensor && (is_frozen(tensor) || find_parameter(optimizer, tensor) >= 0))
             continue; /* tied weights are one parameter */
         const char *problem = tensor ? unusable(tensor, optimizer->item.context) : "is NULL";
@@ -101,7 +106,13 @@ static int add_parameters(Optimizer *optimizer, TensorList list, const RuleOptio
                                optimizer->rule->shown.name, i, tensor_name(tensor), problem);
         if (add_parameter(optimizer, options, tensor) != 0)
             return error_code();
+        optimizer->state[optimizer->count - 1].number = optimizer->count - 1 + absent;
     }
+    if (optimizer->count == 0 && absent)
+        return error_raise(ERROR_ARGUMENT,
+                           "optimizer %s: stage %d of the model has no parameter that is trained; fewer stages "
+                           "have larger ones",
+                           optimizer->rule->shown.name, context_stage_(optimizer->item.context));
     if (optimizer->count == 0)
         return error_raise(ERROR_ARGUMENT,
                            "optimizer %s: every parameter is frozen; there is nothing to train",
@@ -188,7 +199,7 @@ static int group_known(const Optimizer *optimizer, TensorList list)
 {
     for (int i = 0; i < list.count; i++) {
         const Tensor *tensor = list.items[i];
-        if (tensor && (is_frozen(tensor) || find_parameter(optimizer, tensor) >= 0))
+        if (tensor && (tensor->absent || is_frozen(tensor) || find_parameter(optimizer, tensor) >= 0))
             continue;
         error_raise(ERROR_ARGUMENT, "optim_set_group(): parameter %d '%s' is not one of this optimizer's", i,
                     tensor_name(tensor));
@@ -374,7 +385,7 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
     TensorPart part = tensor_part_(tensor);
     if (part.count == 0)
         return; /* of a parameter whose end is before this rank's part */
-    RoundingKey key = {.seed = context->seed, .parameter = (uint32_t)i};
+    RoundingKey key = {.seed = context->seed, .parameter = (uint32_t)state->number};
     UpdateCall call = {.kernels = context->kernels,
                        .run = &context->run,
                        .scalars = &scalars,

@@ -9,14 +9,14 @@
 typedef struct PlanWord {
     uint64_t needs, traffic, events;
     int64_t steps;
-    int32_t size, strategy, threads, tensor;
-    int32_t rest[2];
+    int32_t size, strategy, threads, stages, schedule, tensor;
     uint64_t sent;
 } PlanWord;
 _Static_assert(sizeof(PlanWord) == 64, "the unit of what ranks send");
 
-/* How `other` differs from `mine`, the coarsest first; "" where it does not. */
-static void difference(char *out, size_t size, const PlanWord *mine, const PlanWord *other)
+/* How `other` differs from `mine`, the coarsest first; "" where it does not. same: they have the same stage of the
+ * model. */
+static void difference(char *out, size_t size, const PlanWord *mine, const PlanWord *other, int same)
 {
     out[0] = '\0';
     if (other->size != mine->size)
@@ -29,6 +29,10 @@ static void difference(char *out, size_t size, const PlanWord *mine, const PlanW
         snprintf(out, size, "is to train with %s, not with %s; give all ranks the same options",
                  ranks_strategy_name((RankStrategy)other->strategy),
                  ranks_strategy_name((RankStrategy)mine->strategy));
+    else if (other->stages != mine->stages || other->schedule != mine->schedule)
+        snprintf(out, size, "has a model of %d stages by %s, not of %d by %s; give all ranks the same options",
+                 other->stages, ranks_schedule_name((RankSchedule)other->schedule), mine->stages,
+                 ranks_schedule_name((RankSchedule)mine->schedule));
     else if (other->threads != mine->threads)
         snprintf(out, size,
                  "has %d thread%s, not %d, and workspaces depend on them; give all ranks the same number of "
@@ -39,6 +43,8 @@ static void difference(char *out, size_t size, const PlanWord *mine, const PlanW
                  "planned %" PRId64 " steps, not %" PRId64
                  "; do all ranks have the same options and the same data?",
                  other->steps, mine->steps);
+    else if (!same) /* stages differ in all that follows */
+        return;
     else if (other->needs != mine->needs)
         snprintf(out, size,
                  "needs %" PRIu64 " bytes, not %" PRIu64
@@ -70,6 +76,8 @@ int plan_agree_(const Plan *plan, const RunOptions *o, RunResult *result)
                      .size = ranks->size,
                      .tensor = ranks->tensor > 1 ? ranks->tensor : 1,
                      .strategy = (int32_t)ranks->strategy,
+                     .stages = ranks->stages > 1 ? ranks->stages : 1,
+                     .schedule = (int32_t)ranks->schedule,
                      .threads = o->threads > 0 ? o->threads : context_default_threads(ranks),
                      .sent = plan->step_sent};
     size_t bytes = (size_t)ranks->size * sizeof mine;
@@ -77,15 +85,20 @@ int plan_agree_(const Plan *plan, const RunOptions *o, RunResult *result)
     if (!all)
         return disagree(result, "out of host memory for the plans of all ranks");
     char what[256] = "";
-    int other = 0;
+    int other = 0, beside = 0;
     if (ranks_gather(ranks, &mine, sizeof mine, all))
         disagree(result, "the ranks could not compare their plans: one has stopped, or cannot be reached");
-    while (!result->status && !what[0] && ++other < ranks->size)
-        difference(what, sizeof what, &all[0], &all[other]);
+    int of_stage = ranks->size / mine.stages;
+    while (!result->status && !what[0] && ++other < ranks->size) {
+        difference(what, sizeof what, &all[0], &all[other], other < of_stage);
+        if (!what[0])
+            difference(what, sizeof what, &all[other / of_stage * of_stage], &all[other], 1);
+        beside = what[0] && other >= of_stage ? other / of_stage * of_stage : 0;
+    }
     memtrack_host_free(NULL, all, bytes);
     if (what[0]) {
         snprintf(result->error, sizeof result->error,
-                 "the plans of the ranks differ: rank %d %s (beside rank 0)", other, what);
+                 "the plans of the ranks differ: rank %d %s (beside rank %d)", other, what, beside);
         result->status = ERROR_RANKS;
     }
     return result->status;

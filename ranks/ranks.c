@@ -11,6 +11,14 @@ static const struct {
 #undef X
 };
 
+static const struct {
+    const char *name, *holds;
+} schedules[] = {
+#define X(id, name, holds) {name, holds},
+    RANK_SCHEDULES(X)
+#undef X
+};
+
 int ranks_strategy(const char *name)
 {
     for (int i = 0; i < RANK_STRATEGY_COUNT; i++)
@@ -27,4 +35,22 @@ const char *ranks_strategy_name(RankStrategy strategy)
 const char *ranks_strategy_divides(RankStrategy strategy)
 {
     return (unsigned)strategy < RANK_STRATEGY_COUNT ? strategies[strategy].divides : "";
+}
+
+int ranks_schedule(const char *name)
+{
+    for (int i = 0; i < RANK_SCHEDULE_COUNT; i++)
+        if (!strcmp(name, schedules[i].name))
+            return i;
+    return -1;
+}
+
+const char *ranks_schedule_name(RankSchedule schedule)
+{
+    return (unsigned)schedule < RANK_SCHEDULE_COUNT ? schedules[schedule].name : "";
+}
+
+const char *ranks_schedule_holds(RankSchedule schedule)
+{
+    return (unsigned)schedule < RANK_SCHEDULE_COUNT ? schedules[schedule].holds : "";
 }

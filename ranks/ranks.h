@@ -36,15 +36,28 @@ typedef enum RankStrategy {
         RANK_STRATEGY_COUNT
 } RankStrategy;
 
+/* In which order a stage runs a step's micro-batches: enum, name, and what it holds. */
+#define RANK_SCHEDULES(X)                                                                                    \
+    X(1F1B, "1f1b", "a backward as soon as one can run: stage i of p holds at most p - i micro-batches")     \
+    X(GPIPE, "gpipe", "all forwards, then all backwards: every stage holds all micro-batches of a step")
+
+typedef enum RankSchedule {
+#define X(id, name, holds) RANKS_##id,
+    RANK_SCHEDULES(X)
+#undef X
+        RANK_SCHEDULE_COUNT
+} RankSchedule;
+
 enum { RANKS_MOST = 65536 };
 
 /* One rank of a run. Of a plan, rank, size and strategy suffice. */
 typedef struct Ranks {
     int rank, size;        /* 0 … size - 1 */
     int tensor, stages;    /* 0 = 1. Ranks that compute one layer together, and stages of layers; size is a
-                              multiple of    their product, and the rest divides the data. A rank is (stage, data,
-                              tensor), the last    counted first */
+                              multiple of    their product, and the rest divides the data. A rank is (stage,
+                              data,    tensor), the last    counted first */
     RankStrategy strategy; /* among those that divide the data */
+    RankSchedule schedule; /* of stages */
     int unit; /* elements that a rank's part of a parameter is a multiple of: 0 = 64 bytes; 256 for optimizers
                  with states of 8 bits, whose blocks must not be cut */
     const struct Transport *transport; /* NULL: a plan, or a run of one rank */
@@ -57,6 +70,11 @@ BRIM_API int ranks_strategy(const char *name);
 BRIM_API const char *ranks_strategy_name(RankStrategy strategy);
 /* What it divides, in words. */
 BRIM_API const char *ranks_strategy_divides(RankStrategy strategy);
+
+/* "gpipe"; -1 when there is none of this name. And back; what it holds, in words. */
+BRIM_API int ranks_schedule(const char *name);
+BRIM_API const char *ranks_schedule_name(RankSchedule schedule);
+BRIM_API const char *ranks_schedule_holds(RankSchedule schedule);
 
 /* Joins the ranks that a launcher (mpirun, srun) started this process among. size: how many are expected; 0 =
  * as many as there are. Without a launcher this is a run of one rank. 0, or an error code with a sentence in

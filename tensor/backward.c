@@ -380,7 +380,7 @@ static void tell_final(Context *context, const Node *node)
         if (!leaf || leaf->first_use != node->serial)
             continue;
         leaf->first_use = 0; /* the same leaf may be another input */
-        if (!context->error)
+        if (!context->error && context_stages_(context) == 1) /* of stages, when the schedule is over */
             shard_final(leaf);
         for (const GradientHook *hook = context->gradient_hooks; hook && tensor_part_(leaf).grad && !context->error;
              hook = hook->next)

@@ -24,6 +24,8 @@ static int check_ranks(const Context *context, const ContextOptions *options, ch
     else if (tensor > is->size || stages > is->size / tensor || is->size % (tensor * stages))
         snprintf(why, size, "%d ranks are not divided by %d that compute a layer together times %d stages",
                  is->size, tensor, stages);
+    else if ((unsigned)is->schedule >= RANK_SCHEDULE_COUNT)
+        snprintf(why, size, "there is no schedule of stages of this number (%d)", (int)is->schedule);
     else if (context->card)
         snprintf(why, size, "several ranks train on the CPU, not on cuda");
     else if (!options->meta && is->size > 1 && !is->transport)
@@ -78,6 +80,8 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
 void ranks_close_(Context *context)
 {
     if (context->ranks)
+        stages_close_(context);
+    if (context->ranks)
         memtrack_host_free(context->tracker, context->ranks, bytes_of(&context->ranks->is));
     context->ranks = NULL;
 }
@@ -116,7 +120,8 @@ typedef struct RankWord {
     int64_t step;
     double loss, squares;
     int64_t bad;
-    uint64_t rest[3];
+    uint64_t before, after; /* hashes of what stages next to each other exchanged */
+    uint64_t rest;
 } RankWord;
 _Static_assert(sizeof(RankWord) == 64, "the unit of what ranks send");
 
@@ -133,7 +138,10 @@ static int read_words(Context *context, const RankWord *words, double *squares, 
     *bad = 0;
     for (int r = 0; r < is->size; r++) {
         int same = r / of_stage == is->rank / of_stage; /* stages exchange what is theirs */
-        if ((same && words[r].hash != mine->hash) || words[r].step != mine->step)
+        int links = r == is->rank + of_stage ? mine->after == words[r].before
+                    : r == is->rank - of_stage ? mine->before == words[r].after
+                                               : 1;
+        if ((same && words[r].hash != mine->hash) || !links || words[r].step != mine->step)
             return error_raise(ERROR_RANKS,
                                "rank %d is at step %" PRId64 " and rank %d at step %" PRId64
                                ", or they have not exchanged the same; a script may not depend on the rank",
@@ -160,7 +168,9 @@ int ranks_agree_(Context *context, double *squares, int *bad)
                               .step = context->steps_done,
                               .loss = context->step_loss,
                               .squares = *squares,
-                              .bad = *bad};
+                              .bad = *bad,
+                              .before = stage_link_(context, 1),
+                              .after = stage_link_(context, 0)};
     int failed = collective_gather(context, RANKS_ALL, words, sizeof(RankWord));
     if (!failed && at)
         failed = read_words(context, at, squares, bad);

@@ -11,6 +11,15 @@
 /* Up to so many ranks sums are taken in the order of the ranks, so that they do not depend on the library. */
 enum { RANKS_ORDERED = 16 };
 
+/* What one stage sends another. */
+typedef enum StageMessage { STAGE_ACTIVATION, STAGE_GRADIENT, STAGE_RANDOM, STAGE_TIED, STAGE_MESSAGES } StageMessage;
+
+/* A micro-batch between its forward and its backward: what came in (NULL at the first stage), what went out,
+ * and the tape in between. */
+typedef struct Flight {
+    Tape *tape;
+    Tensor *x, *y;
+} Flight;
 /* What a rank says of itself outside steps; 64 bytes, the unit of what ranks send. */
 typedef struct RankReport {
     uint64_t place; /* in the script: all ranks are at the same one */
@@ -23,6 +32,10 @@ struct ContextRanks {
     Ranks is;
     int place[RANK_GROUPS], count[RANK_GROUPS]; /* in each group that this rank is of */
     RankTraffic traffic;
+    Storage *sending[STAGE_MESSAGES]; /* on their way; NULL: none is */
+    uint64_t link[2][2];              /* hashes of messages: [with the stage before][gradients] */
+    Flight *flight;
+    int flight_room, forwards, backwards; /* of this step, so far */
     uint64_t step_hash; /* of all collectives, at the last step's end */
     RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that there is no
                              memory takes none */
@@ -85,5 +98,28 @@ int64_t shard_master_elements(const Tensor *tensor);
 int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
 /* The gradient is final in this backward: what each rank keeps of it is summed, and the rest freed. */
 int shard_final(Tensor *leaf);
+
+/* ---- Stages (stages.c). Those that return int: 0, or they raise --------------------------------- */
+
+/* The storage, whose reference it takes over, leaves for that stage; the one before of this kind has arrived.
+ */
+int stage_start_(Context *context, StageMessage kind, int to, Storage *data, uint64_t bytes);
+/* What is on its way has arrived, and its storage goes. */
+int stage_settle_(Context *context, StageMessage kind);
+int stage_take_(Context *context, StageMessage kind, int from, const Storage *data, uint64_t bytes);
+/* The same of an activation or its gradient, of the type that the precision has for them; NULL: it raised. */
+Tensor *stage_take_tensor_(Context *context, StageMessage kind, int from, Shape shape);
+/* The gradient of a weight that the first and the last stage have becomes the sum of both. */
+int stage_sum_tied_(Tensor *parameter);
+int stages_room_(Context *context, int flights);
+Flight *stages_flight_(Context *context, int micro);
+/* The flight owns them from here on. */
+void stages_hold_(Flight *flight, Tensor *x, Tensor *y);
+void stages_drop_(Context *context); /* all micro-batches in flight go */
+void stages_close_(Context *context);
+/* A backward of this step begins, of which another stage has the loss. */
+void stage_loss_begins_(Context *context);
+/* All that was exchanged with the stage before, or after, as one number: equal at both ends. */
+uint64_t stage_link_(const Context *context, int before);
 
 #endif

@@ -238,15 +238,16 @@ int tensor_reduce_(Tensor *parameter)
     const Shard *shard = parameter->shard;
     if (!context->ranks || !parameter->grad)
         return 0;
-    if (!shard && context->ranks->count[RANKS_DATA] == 1)
-        return 0;
-    if (!shard)
-        return collective_sum(context, RANKS_DATA, gradient_type(parameter), shape_numel(parameter->shape),
-                              parameter->grad);
-    return strategy_of(context) >= RANKS_ZERO2
-               ? shard_final(parameter)
-               : sum_own_part(parameter, parameter->grad, gradient_type(parameter),
-                              context->ranks->place[RANKS_DATA] * shard->each, 0);
+    int failed = 0;
+    if (!shard && context->ranks->count[RANKS_DATA] > 1)
+        failed = collective_sum(context, RANKS_DATA, gradient_type(parameter), shape_numel(parameter->shape),
+                                parameter->grad);
+    else if (shard)
+        failed = strategy_of(context) >= RANKS_ZERO2
+                     ? shard_final(parameter)
+                     : sum_own_part(parameter, parameter->grad, gradient_type(parameter),
+                                    context->ranks->place[RANKS_DATA] * shard->each, 0);
+    return failed ? failed : stage_sum_tied_(parameter);
 }
 
 int tensor_updated_(Tensor *parameter)
@@ -272,11 +273,13 @@ TensorPart tensor_part_(const Tensor *parameter)
                        .grad = parameter->grad,
                        .grad_type = gradient_type(parameter),
                        .counts = !context->ranks || context->ranks->place[RANKS_DATA] == 0};
-    if (context->ranks && !parameter->piece && context->ranks->place[RANKS_TENSOR] > 0)
-        part.counts = 0; /* all that compute a layer together have it, and the same gradient */
+    int again = parameter->tied_stages && context_stage_(context) > 0; /* the first stage counts it */
+    int own = !context->ranks || parameter->piece || context->ranks->place[RANKS_TENSOR] == 0;
+    again |= !own; /* all that compute a layer together have it, and the same gradient */
+    part.counts = part.counts && !again;
     if (!shard)
         return part;
-    part.counts = parameter->piece || context->ranks->place[RANKS_TENSOR] == 0;
+    part.counts = !again;
     part.each = shard->each;
     part.first = context->ranks->place[RANKS_DATA] * shard->each;
     part.count = n - part.first < part.each ? n - part.first : part.each;

@@ -225,7 +225,7 @@ void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count)
 
 int tensor_store_(Tensor *tensor, TensorSource source, void *user)
 {
-    if (!tensor || error_code())
+    if (!tensor || tensor->absent || error_code())
         return error_code();
     Context *context = tensor->item.context;
     if (tensor->dtype == DTYPE_I32)
@@ -335,5 +335,7 @@ int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user
 int tensor_convert_(Tensor *tensor, DType dtype)
 {
     Tensor old = *tensor;
+    if (tensor->absent)
+        return error_code(); /* its stage does */
     return old.dtype == dtype ? error_code() : tensor_replace_(tensor, dtype, read_old, &old);
 }

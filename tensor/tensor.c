@@ -114,6 +114,11 @@ int tensor_readable(const Tensor *tensor, const char *what)
 {
     if (tensor->storage)
         return 1;
+    if (tensor->absent) {
+        error_raise(ERROR_STATE, "%s: the parameter '%s' belongs to another stage of the model, on another rank",
+                    what, tensor_name(tensor));
+        return 0;
+    }
     if (shard_is_apart(tensor)) {
         error_raise(ERROR_STATE,
                     "%s: the parameter '%s' is divided among ranks, and whole only while an operation reads it", what,
@@ -192,11 +197,27 @@ static Tensor *parameter_new(DType dtype, Shape shape, MemComponent component, i
     return NULL;
 }
 
+/* Another stage's: it has a shape and a name, and what is written to it is nowhere. */
+static Tensor *parameter_absent(Context *context, DType dtype, Shape shape, int trained)
+{
+    if (context->error || !shape_valid(shape, "tensor_parameter"))
+        return NULL;
+    Tensor *tensor = header_new(dtype, shape, trained ? MEM_PARAMETER : MEM_FROZEN);
+    if (!tensor)
+        return NULL;
+    tensor->requires_grad = (unsigned char)trained;
+    tensor->absent = 1;
+    scope_release(&tensor->item);
+    return tensor;
+}
+
 Tensor *tensor_parameter_(DType dtype, Shape shape, int frozen)
 {
     Context *context = context_here();
     int half = dtype != DTYPE_F32 && context && dtype == context->precision.weights;
     int trained = (dtype == DTYPE_F32 || half) && !frozen;
+    if (context && context->absent)
+        return parameter_absent(context, dtype, shape, trained);
     Tensor *tensor = parameter_new(dtype, shape, trained ? MEM_PARAMETER : MEM_FROZEN, trained);
     if (!tensor)
         return NULL;
@@ -283,6 +304,8 @@ int tensor_read(const Tensor *tensor, int64_t first, int64_t bytes, void *to)
 
 int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
+    if (tensor && tensor->absent)
+        return error_code();
     if (tensor && shard_is_apart(tensor) && !tensor->storage)
         return shard_write(tensor, first, bytes, from);
     if (has_bytes(tensor, first, bytes, from, "tensor_write")) {

@@ -62,6 +62,8 @@ struct Tensor {
     unsigned char in_out;     /* a linear layer's weight that is (in,out), here and in files */
     unsigned char transposed; /* one that is (out,in) here, and (in,out) in files and in random streams */
     unsigned char table;      /* an embedding's, of which a step reads few rows */
+    unsigned char absent;     /* a parameter of another stage of the model: nothing but this header */
+    unsigned char tied_stages; /* a parameter of the first and of the last stage */
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */
@@ -130,6 +132,7 @@ struct Context {
         const void *owner;  /* the optimizer that scales */
     } loss_scale;
     int draw_later; /* a model is being made that draws its weights at the end: fills at random only count */
+    int absent;     /* parameters that are made now are another stage's */
     int meta, no_grad, in_backward;
     int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */
     int met_grad;  /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
@@ -373,6 +376,8 @@ RankTraffic context_traffic_(const Context *context); /* all 0: alone */
 int context_rank_(const Context *context);            /* among those that share a step's samples */
 int context_ranks_(const Context *context);           /* how many; 1: alone */
 int context_tensor_ranks_(const Context *context);    /* that compute a layer together; 1: alone */
+int context_stage_(const Context *context);           /* of the model that this rank has */
+int context_stages_(const Context *context);          /* that the model has; 1: it is whole */
 
 /* The parameter is this rank's part of one that is so many times as large: of its first elements `piece` are
  * the first rank's, the next `piece` the second's, and so on, and then it is the first's turn again. Before it

@@ -2,14 +2,18 @@
 
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../ranks/transport.h"
 
 enum { MOST = 32 };
 
+/* What is received is a copy of what was there when the message left, and it has to be there still when its
+ * sender has waited: nobody may write to what is on its way. */
 typedef struct Message {
-    const void *data;
+    const void *data; /* the sender's; NULL: there is none, or somebody has it */
+    void *copy;
     uint64_t bytes;
     int taken;
 } Message;
@@ -36,6 +40,7 @@ typedef struct Member {
     int status;
     char why[160];
     Message *started[TRANSPORT_TAGS];
+    const void *sent[TRANSPORT_TAGS];
 } Member;
 
 static int fail(Member *m, const char *why)
@@ -214,11 +219,16 @@ static int start(void *self, RankGroup group, const void *data, uint64_t bytes, 
     int members[MOST], at = 0;
     members_of(m, group, members, &at);
     Message *message = &m->meeting->message[m->ranks.rank][members[to]][tag];
+    if (m->started[tag])
+        return fail(m, "a message of this tag is on its way");
     pthread_mutex_lock(&m->meeting->lock);
-    *message = (Message){.data = data, .bytes = bytes};
+    free(message->copy);
+    *message = (Message){.data = data, .copy = malloc(bytes), .bytes = bytes};
+    memcpy(message->copy, data, bytes);
     pthread_cond_broadcast(&m->meeting->changed);
     pthread_mutex_unlock(&m->meeting->lock);
     m->started[tag] = message;
+    m->sent[tag] = data;
     return 0;
 }
 
@@ -234,7 +244,7 @@ static int receive(void *self, RankGroup group, void *data, uint64_t bytes, int 
         pthread_cond_wait(&all->changed, &all->lock);
     int failed = !message->data, other = !failed && message->bytes != bytes;
     if (!failed && !other)
-        memcpy(data, message->data, bytes);
+        memcpy(data, message->copy, bytes);
     message->data = NULL;
     message->taken = 1;
     pthread_cond_broadcast(&all->changed);
@@ -251,10 +261,12 @@ static int wait_for(void *self, int tag)
     pthread_mutex_lock(&m->meeting->lock);
     while (!message->taken && !m->meeting->failed)
         pthread_cond_wait(&m->meeting->changed, &m->meeting->lock);
-    int failed = !message->taken;
+    int failed = !message->taken, written = memcmp(message->copy, m->sent[tag], message->bytes) != 0;
     pthread_mutex_unlock(&m->meeting->lock);
     m->started[tag] = NULL;
-    return failed ? fail(m, "a rank has stopped") : 0;
+    return failed    ? fail(m, "a rank has stopped")
+           : written ? fail(m, "what was on its way has been written to")
+                     : 0;
 }
 
 static void give_up(void *self)
@@ -282,6 +294,19 @@ static void *run(void *argument)
 
 int as_ranks(int size, RankStrategy strategy, RankBody *body, void *user)
 {
+    return as_these_ranks(&(Ranks){.size = size, .strategy = strategy}, body, user);
+}
+
+static void free_messages(Meeting *all)
+{
+    for (int from = 0; from < all->size; from++)
+        for (int to = 0; to < all->size; to++)
+            for (int tag = 0; tag < TRANSPORT_TAGS; tag++)
+                free(all->message[from][to][tag].copy);
+}
+
+int as_these_ranks(const Ranks *ranks, RankBody *body, void *user)
+{
     static const Transport table = {.abi = TRANSPORT_ABI,
                                     .version = version,
                                     .why = why,
@@ -302,7 +327,7 @@ int as_ranks(int size, RankStrategy strategy, RankBody *body, void *user)
     static Meeting meeting;
     static Member member[MOST];
     pthread_t thread[MOST];
-    int failed = 0;
+    int failed = 0, size = ranks->size;
     if (size < 1 || size > MOST)
         return -1;
     memset(&meeting, 0, sizeof meeting);
@@ -313,12 +338,10 @@ int as_ranks(int size, RankStrategy strategy, RankBody *body, void *user)
         Member *m = &member[r];
         *m = (Member){.table = table, .meeting = &meeting, .body = body, .user = user};
         m->table.self = m;
-        m->ranks = (Ranks){.rank = r,
-                           .size = size,
-                           .strategy = strategy,
-                           .transport = &m->table,
-                           .node_rank = r,
-                           .node_size = size};
+        m->ranks = *ranks;
+        m->ranks.rank = m->ranks.node_rank = r;
+        m->ranks.node_size = size;
+        m->ranks.transport = &m->table;
     }
     for (int r = 0; r < size; r++)
         if (pthread_create(&thread[r], NULL, run, &member[r]))
@@ -327,6 +350,7 @@ int as_ranks(int size, RankStrategy strategy, RankBody *body, void *user)
         pthread_join(thread[r], NULL);
         failed += member[r].status != 0;
     }
+    free_messages(&meeting);
     pthread_cond_destroy(&meeting.changed);
     pthread_mutex_destroy(&meeting.lock);
     return failed;

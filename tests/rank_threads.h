@@ -9,5 +9,7 @@
  * non-zero. A rank that does ends the waiting of the others, whose collectives fail. */
 typedef int RankBody(const Ranks *ranks, void *user);
 int as_ranks(int size, RankStrategy strategy, RankBody *body, void *user);
+/* The same with all that a Ranks says but for rank and transport. */
+int as_these_ranks(const Ranks *ranks, RankBody *body, void *user);
 
 #endif

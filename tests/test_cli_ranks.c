@@ -354,6 +354,49 @@ static void only_rank_0_prints_and_writes(void **state)
     says(o, "resumes after step 4");
 }
 
+static void same_files(const char *a, const char *b, const char *name)
+{
+    char command[1024];
+    snprintf(command, sizeof command, "cmp %s/%s %s/%s", a, name, b, name);
+    assert_int_equal(system(command), 0);
+}
+
+/* Files of ranks that have parts are those of ranks that have all, and any number of ranks goes on from them. */
+static void files_do_not_know_the_ranks(void **state)
+{
+    (void)state;
+    NEEDS_MPI();
+    char parts[320], whole[320];
+    expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "ddp", "--accumulate", "2", "--save", in_folder("whole"), "--export",
+                    in_folder("all")),
+                0);
+    expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "zero1", "--accumulate", "2", "--save", in_folder("parts"), "--export",
+                    in_folder("some")),
+                0);
+    snprintf(parts, sizeof parts, "%s/step-00000004", in_folder("parts"));
+    snprintf(whole, sizeof whole, "%s/step-00000004", in_folder("whole"));
+    same_files(parts, whole, "model.safetensors");
+    same_files(parts, whole, "optimizer.safetensors");
+    same_files(in_folder("all"), in_folder("some"), "model.safetensors");
+    same_files(in_folder("all"), in_folder("some"), "config.json");
+    Outcome *o = expect_code(RUN("train", SMALL, "--steps", "5", "--ranks", "4", "--parallel", "zero3", "--resume", in_folder("parts"),
+                                 "--save", in_folder("parts")),
+                             0);
+    says(o, "resumes after step 4");
+    says(o, "Step 5 is saved");
+    o = expect_code(RUN("train", SMALL, "--steps", "6", "--accumulate", "4", "--resume", in_folder("parts")), 0);
+    says(o, "resumes after step 5");
+    o = expect_code(RUN("train", SMALL, "--steps", "6", "--accumulate", "2", "--resume", in_folder("parts")), 1);
+    assert_non_null(strstr(o->err, "accumulate is 2, was 4"));
+    expect_code(RUN("train", "--init", in_folder("some"), "--data", in_folder("text"), "--seq", "16", "--batch", "2", "--steps", "1",
+                    "--lr", "0", "--threads", "1", "--max-samples", "40", "--ranks", "2", "--parallel", "zero3", "--export",
+                    in_folder("again")),
+                0);
+    same_files(in_folder("again"), in_folder("some"), "model.safetensors");
+    o = expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "zero3", "--lora", "all", "--merge", "--export", in_folder("no")), 2);
+    assert_non_null(strstr(o->err, "excludes --merge"));
+}
+
 /* A shell's line, with what it printed, its status, and the seconds it took. */
 static Outcome *shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static double shell_seconds;
@@ -445,6 +488,7 @@ int main(void)
         cmocka_unit_test(ranks_train_what_one_process_trains),
         cmocka_unit_test(ranks_that_compute_layers_together_train_the_same),
         cmocka_unit_test(only_rank_0_prints_and_writes),
+        cmocka_unit_test(files_do_not_know_the_ranks),
         cmocka_unit_test(another_size_than_the_launchers_is_refused),
         cmocka_unit_test(what_differs_on_a_rank_ends_all),
     };
