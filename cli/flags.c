@@ -76,7 +76,7 @@ static const Flag flags[] = {
     {"--tensor", FLAG_INT, AT(ranks.tensor), "T", .help = "ranks that share a layer (1)",
      .only = "train plan compare", .low = 1, .high = RANKS_MOST},
     {"--gather", FLAG_NAME, AT(gather), "op|block",
-     .help = "zero3: parameters one by one, or a block's (op)", .only = "train plan compare"},
+     .help = "zero3: by op or by block (op)", .only = "train plan compare"},
     {"--rank", FLAG_TEXT, AT(rank), "R|all", .help = "plan this rank, or all that differ (all)",
      .only = "plan"},
     {"--rank-timeout", FLAG_INT, AT(rank_timeout), "S", .help = "end a run whose rank waits S seconds (600)",

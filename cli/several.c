@@ -68,11 +68,6 @@ LeverText ranks_problem(const Options *o)
         return lever_say(
             "--ranks %d excludes --device %s: several ranks train on the CPU; one card trains alone",
             o->ranks.size, o->device);
-    if (o->in_backward)
-        return lever_say("--ranks %d excludes --optimizer-in-backward: it updates a parameter before the "
-                         "ranks have summed "
-                         "its gradient",
-                         o->ranks.size);
     return tensor_problem(o);
 }
 

@@ -9,7 +9,7 @@
 typedef struct PlanWord {
     uint64_t needs, traffic, events;
     int64_t steps;
-    int32_t size, strategy, threads, stages, schedule, tensor;
+    int32_t size, strategy, threads, tensor, stages, schedule;
     uint64_t sent;
 } PlanWord;
 _Static_assert(sizeof(PlanWord) == 64, "the unit of what ranks send");

@@ -375,9 +375,9 @@ typedef struct RankTraffic {
 RankTraffic context_traffic_(const Context *context); /* all 0: alone */
 int context_rank_(const Context *context);            /* among those that share a step's samples */
 int context_ranks_(const Context *context);           /* how many; 1: alone */
-int context_tensor_ranks_(const Context *context);    /* that compute a layer together; 1: alone */
 int context_stage_(const Context *context);           /* of the model that this rank has */
 int context_stages_(const Context *context);          /* that the model has; 1: it is whole */
+int context_tensor_ranks_(const Context *context);    /* that compute a layer together; 1: alone */
 
 /* The parameter is this rank's part of one that is so many times as large: of its first elements `piece` are
  * the first rank's, the next `piece` the second's, and so on, and then it is the first's turn again. Before it

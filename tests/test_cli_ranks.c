@@ -213,7 +213,6 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "2", "--stages", "2"}, "pipeline parallel is not there"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
         {{"plan", "--expert-parallel", "2"}, "expert parallel is not there"},
-        {{"plan", "--ranks", "2", "--optimizer-in-backward"}, "before the ranks have summed its gradient"},
         {{"plan", "--parallel", "zero3"}, "--parallel zero3 needs --ranks N"},
         {{"plan", "--rank", "1"}, "--rank 1 needs --ranks N"},
         {{"plan", "--ranks", "2", "--rank", "2"}, "the ranks of --ranks 2 are 0 to 1"},
@@ -454,6 +453,26 @@ static void another_size_than_the_launchers_is_refused(void **state)
     assert_int_equal(lines_starting(o->out, "4 steps, "), 2);
 }
 
+/* examples/ranks.c, where it is built beside the command: one process without mpirun, ranks with it. */
+static void the_example_trains(void **state)
+{
+    (void)state;
+    char example[512];
+    int folder_length = (int)(strrchr(command_path(), '/') - command_path());
+    snprintf(example, sizeof example, "%.*s/examples/ranks", folder_length, command_path());
+    if (access(example, X_OK) != 0)
+        skip();
+    Outcome *o = shell("OMP_NUM_THREADS=1 %s ddp 3 2>&1", example);
+    assert_int_equal(o->code, 0);
+    says(o, "3 steps, ");
+    assert_int_not_equal(shell("%s zero9 3 2>&1", example)->code, 0);
+    NEEDS_MPI();
+    o = shell("timeout 60 %s -n 2 %s zero3 3 2>&1", launcher, example);
+    assert_int_equal(o->code, 0);
+    assert_int_equal(lines_starting(o->out, "3 steps, "), 1);
+    says(o, "gathered");
+}
+
 /* Ranks with other options: a plan that differs, and an error of one rank alone. */
 static void what_differs_on_a_rank_ends_all(void **state)
 {
@@ -490,6 +509,7 @@ int main(void)
         cmocka_unit_test(only_rank_0_prints_and_writes),
         cmocka_unit_test(files_do_not_know_the_ranks),
         cmocka_unit_test(another_size_than_the_launchers_is_refused),
+        cmocka_unit_test(the_example_trains),
         cmocka_unit_test(what_differs_on_a_rank_ends_all),
     };
     return cmocka_run_group_tests(tests, find_mpi, remove_folder);
