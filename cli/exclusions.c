@@ -53,6 +53,7 @@ static const struct {
     {"--prefill", "--inference", "", NULL, NULL, NULL},
     {"--merge", "--export", " DIR", NULL, NULL, NULL},
     {"--parallel", "--ranks", " N", NULL, NULL, ": one process divides nothing"},
+    {"--tensor", "--ranks", " N", NULL, NULL, ": they are some of the ranks"},
     {"--rank-timeout", "--ranks", " N", NULL, NULL, NULL},
     {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };

@@ -77,6 +77,11 @@ static LeverText parallel_title(const Options *o)
     return lever_say("%s", ranks_strategy_name(o->ranks.strategy));
 }
 
+static LeverText tensor_title(const Options *o)
+{
+    return o->ranks.tensor > 1 ? lever_say("tensor %d", o->ranks.tensor) : lever_say("%s", "");
+}
+
 static LeverText attention_title(const Options *o)
 {
     return lever_say("%s attention", flag_text("--attention", o).text);
@@ -183,6 +188,7 @@ static const Lever levers[] = {
     {.flag = "--accumulate", .where = EVERYWHERE, .title = accumulate_title, .joins = 1},
     /* A saved run does not know them. */
     {.flag = "--ranks", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .title = ranks_title, .joins = 1},
+    {.flag = "--tensor", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .means = has_ranks, .title = tensor_title},
     {.flag = "--parallel",
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,

@@ -6,6 +6,8 @@
 #include "cli.h"
 
 int has_ranks(const Options *o);
+/* Those that divide the data, and not the layers. */
+int data_ranks(const Options *o);
 /* Samples of a step, of all ranks. */
 int64_t step_samples(const Options *o);
 /* Whether a block's parameters are gathered together. */

@@ -39,6 +39,7 @@ static const Trial trials[] = {
     {"--threads", "1", {0}},
     {"--ranks", "2", {0}},
     {"--parallel", "zero2", {"--ranks", "2"}},
+    {"--tensor", "2", {"--ranks", "2"}},
     {"--gather", "block", {"--ranks", "2", "--parallel", "zero3"}},
     {"--gather", "block", {"--ranks", "2", "--parallel", "zero3"}},
     {"--rank", "1", {"--ranks", "2"}},

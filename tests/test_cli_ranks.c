@@ -58,7 +58,7 @@ static void the_plan_of_each_strategy_is_worked_out_by_hand(void **state)
         json_t *ranks = json_object_get(plan, "ranks"), *distinct = json_object_get(ranks, "distinct");
         const json_t *memory = json_object_get(plan, "memory");
         check_memory(memory, 0, 0);
-        assert_keys(ranks, "size strategy sent_bytes_per_step distinct");
+        assert_keys(ranks, "size tensor strategy sent_bytes_per_step distinct");
         assert_int_equal(integer_at(ranks, "size"), 3);
         assert_string_equal(json_string_value(json_object_get(ranks, "strategy")), e->strategy);
         assert_int_equal(json_array_size(distinct), 1); /* all ranks are alike */
@@ -112,6 +112,42 @@ static void a_plan_says_what_a_rank_has(void **state)
     says(o, "trained 4/4 + 4/4 + 8/4 = 4 bytes x");
 }
 
+/* llama-tiny, 6 layers of 288 and 768, 6 heads, 256 tokens, batch 8 x 128, over two ranks that compute each layer together.
+ * Of a layer two norms are whole, and a half of four matrices 288 x 288 and three 288 x 768; in forward and in backward it
+ * sums (8,128,288) floats twice. A sum sends a half to the other, and the sum of a half back. */
+static void a_plan_of_layers_in_halves_is_worked_out_by_hand(void **state)
+{
+    (void)state;
+    enum {
+        DIVIDED = 4 * 288 * 288 + 3 * 288 * 768,
+        HAS = 6 * (2 * 288 + DIVIDED / 2) + 2 * 256 * 288 + 288,
+        SENT = 6 * 4 * (8 * 128 * 288 * 4) + 64
+    };
+    Outcome *o = expect_code(RUN("plan", "llama-tiny", "--ranks", "2", "--tensor", "2", "--json"), 0);
+    json_t *plan = parse(o->out);
+    const json_t *memory = json_object_get(plan, "memory"), *ranks = json_object_get(plan, "ranks");
+    const json_t *trained = json_object_get(json_object_get(plan, "bracket"), "trained");
+    check_memory(memory, 0, 0);
+    assert_int_equal(integer_at(plan, "parameters"), 6123168); /* the model's */
+    assert_int_equal(integer_at(trained, "bytes"), 4 * 6123168);
+    assert_int_equal(integer_at(trained, "state_bytes"), 8 * 6123168);
+    assert_int_equal(integer_at(json_object_get(trained, "rank"), "bytes"), 4 * HAS);
+    assert_int_equal(integer_at(json_object_get(trained, "rank"), "state_bytes"), 8 * HAS);
+    assert_int_equal(highest(memory, "parameter"), 4 * HAS);
+    assert_int_equal(highest(memory, "optimizer"), 8 * HAS);
+    assert_int_equal(integer_at(ranks, "tensor"), 2);
+    assert_int_equal(integer_at(ranks, "sent_bytes_per_step"), SENT);
+    json_decref(plan);
+    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--tensor", "2", "--parallel", "zero2"), 0);
+    says(o, "4 ranks  tensor 2  zero2");
+    says(o, "16 samples a step");
+    says(o, "trained 4 + 4/2 + 8/2, layers /2 = ");
+    says(o, "2 ranks compute a layer together: each has a half");
+    says(o, "zero2 divides optimizer states and gradients, among 2 ranks.");
+    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--tensor", "4"), 1);
+    says(o, "4 ranks that compute a layer together do not divide heads 6; 2 would");
+}
+
 static void four_hundred_billion_on_a_thousand_ranks(void **state)
 {
     (void)state;
@@ -162,17 +198,21 @@ static void what_is_not_there_is_refused_by_name(void **state)
 {
     (void)state;
     static const struct {
-        const char *arguments[6], *sentence;
+        const char *arguments[7], *sentence;
     } all[] = {
         {{"plan", "--ranks", "2", "--device", "cuda"}, "several ranks train on the CPU"},
-        {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is not there"},
+        {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is --tensor T"},
         {{"plan", "--ranks", "2", "--parallel", "pp"}, "pipeline parallel is not there"},
         {{"plan", "--ranks", "2", "--parallel", "zero4"}, "ddp, zero1, zero2, zero3, fsdp, not 'zero4'"},
-        {{"plan", "--ranks", "2", "--tensor", "2"}, "tensor and sequence parallel are not there"},
+        {{"plan", "--ranks", "2", "--tp", "2"}, "--tensor T, of --ranks N"},
+        {{"plan", "--ranks", "2", "--sequence-parallel"}, "sequence parallel is not there"},
+        {{"plan", "--tensor", "2"}, "--tensor 2 needs --ranks N"},
+        {{"plan", "--ranks", "3", "--tensor", "2"}, "--tensor 2 does not divide --ranks 3"},
+        {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4"}, "--tensor 2 excludes --lora"},
+        {{"train", "--ranks", "2", "--tensor", "2", "--save", "run"}, "--tensor 2 excludes --save"},
         {{"plan", "--ranks", "2", "--stages", "2"}, "pipeline parallel is not there"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
         {{"plan", "--expert-parallel", "2"}, "expert parallel is not there"},
-        {{"plan", "--ranks", "2", "--optimizer-in-backward"}, "before the ranks have summed its gradient"},
         {{"plan", "--parallel", "zero3"}, "--parallel zero3 needs --ranks N"},
         {{"plan", "--rank", "1"}, "--rank 1 needs --ranks N"},
         {{"plan", "--ranks", "2", "--rank", "2"}, "the ranks of --ranks 2 are 0 to 1"},
@@ -182,8 +222,8 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"generate", "--ranks", "2"}, "--ranks"},
     };
     for (size_t i = 0; i < COUNT(all); i++) {
-        const char *arguments[8] = {"brim"};
-        for (int k = 0; k < 6 && all[i].arguments[k]; k++)
+        const char *arguments[9] = {"brim"};
+        for (int k = 0; k < 7 && all[i].arguments[k]; k++)
             arguments[k + 1] = all[i].arguments[k];
         says(expect_code(run_command(arguments), 2), all[i].sentence);
     }
@@ -274,6 +314,28 @@ static void ranks_train_what_one_process_trains(void **state)
     }
     json_decref(first);
     json_decref(alone);
+}
+
+/* Two ranks that compute each layer together, and two such pairs. */
+static void ranks_that_compute_layers_together_train_the_same(void **state)
+{
+    (void)state;
+    NEEDS_MPI();
+    for (int data = 1; data <= 2; data++) {
+        json_t *alone = parse(expect_code(RUN("train", SMALL, "--accumulate", data > 1 ? "2" : "1", "--json"), 0)->out);
+        Outcome *o = RUN("train", SMALL, "--ranks", data > 1 ? "4" : "2", "--tensor", "2", "--parallel",
+                         data > 1 ? "zero3" : "ddp", "--json");
+        json_t *run = parse(expect_code(o, 0)->out);
+        json_t *memory = json_object_get(run, "memory");
+        assert_same_memory(memory, json_object_get(memory, "planned"));
+        assert_int_equal(json_array_size(json_object_get(json_object_get(run, "ranks"), "distinct")), 1);
+        for (int k = 0; k < 2; k++) {
+            const char *which = k ? "loss_last" : "loss_first";
+            assert_true(fabs(loss_of(run, which) - loss_of(alone, which)) <= 1e-6 * loss_of(alone, which));
+        }
+        json_decref(run);
+        json_decref(alone);
+    }
 }
 
 static void only_rank_0_prints_and_writes(void **state)
@@ -438,10 +500,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_plan_of_each_strategy_is_worked_out_by_hand),
         cmocka_unit_test(a_plan_says_what_a_rank_has),
+        cmocka_unit_test(a_plan_of_layers_in_halves_is_worked_out_by_hand),
         cmocka_unit_test(four_hundred_billion_on_a_thousand_ranks),
         cmocka_unit_test(compare_has_a_row_for_each_strategy),
         cmocka_unit_test(what_is_not_there_is_refused_by_name),
         cmocka_unit_test(ranks_train_what_one_process_trains),
+        cmocka_unit_test(ranks_that_compute_layers_together_train_the_same),
         cmocka_unit_test(only_rank_0_prints_and_writes),
         cmocka_unit_test(files_do_not_know_the_ranks),
         cmocka_unit_test(another_size_than_the_launchers_is_refused),
