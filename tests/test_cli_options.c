@@ -41,7 +41,6 @@ static const Trial trials[] = {
     {"--parallel", "zero2", {"--ranks", "2"}},
     {"--tensor", "2", {"--ranks", "2"}},
     {"--gather", "block", {"--ranks", "2", "--parallel", "zero3"}},
-    {"--gather", "block", {"--ranks", "2", "--parallel", "zero3"}},
     {"--rank", "1", {"--ranks", "2"}},
     {"--rank-timeout", "99", {"--ranks", "2"}},
     {"--device", "cuda", {0}},
