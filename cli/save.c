@@ -8,6 +8,7 @@
 #include "input_.h"
 #include "levers_.h"
 #include "lora.h"
+#include "several.h"
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
@@ -221,7 +222,7 @@ static void add_lever(void *user, const char *name, const char *value)
 {
     const LeverSettings *s = user;
     if (!strcmp(name, "accumulate"))
-        add(s->to, name, "%d", s->options->accumulate * s->options->ranks.size);
+        add(s->to, name, "%d", s->options->accumulate * data_ranks(s->options));
     else
         add(s->to, name, "%s", value);
 }

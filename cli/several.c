@@ -20,7 +20,7 @@ int has_ranks(const Options *o)
 
 int64_t step_samples(const Options *o)
 {
-    return (int64_t)o->batch * o->accumulate * o->ranks.size;
+    return (int64_t)o->batch * o->accumulate * data_ranks(o);
 }
 
 static int is_divided(const Options *o)
@@ -51,7 +51,8 @@ static int check_merge(const Options *o)
 {
     if (!has_ranks(o) || o->ranks.strategy != RANKS_ZERO3 || !o->merge)
         return 0;
-    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes it, and `brim train "
+    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes "
+                 "it, and `brim train "
                  "--steps 0 --adapter DIR --merge --export DIR` merges it in one process");
 }
 
@@ -72,14 +73,15 @@ static int check_gather(const Options *o)
     if (strcmp(o->gather, "op") != 0 && strcmp(o->gather, "block") != 0)
         return usage("--gather must be op or block, not '%s'", o->gather);
     if (strcmp(o->gather, "op") != 0 && !gathers_blocks(o))
-        return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered", o->gather);
+        return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered",
+                     o->gather);
     return 0;
 }
 
 int check_ranks(Options *o, const char *command)
 {
     int64_t rank = 0;
-    if (check_gather(o))
+    if (check_gather(o) || check_stages(o, command))
         return EXIT_USAGE;
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
         return EXIT_USAGE;
@@ -110,7 +112,7 @@ void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimize
     for (int i = 0; i < all.count; i++) {
         const Tensor *t = all.items[i];
         int64_t n = tensor_numel(t), mine = t->shard ? t->shard->each : n;
-        if (!tensor_requires_grad(t))
+        if (!tensor_requires_grad(t) || t->absent)
             continue;
         b->kept_whole += t->shard ? 0 : n;
         int apart = shard_is_apart(t), parts = t->shard && b->strategy >= RANKS_ZERO2;
@@ -163,9 +165,12 @@ static LeverText rank_names(const RankFigures *f, int first)
 
 static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
 {
-    return json_pack("{s:i, s:s, s:I, s:o}", "size", o->ranks.size, "strategy",
-                     ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
-                     (json_int_t)plan->step_sent, "distinct", distinct);
+    json_t *all = json_pack("{s:i, s:s, s:I, s:o}", "size", o->ranks.size, "strategy",
+                            ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
+                            (json_int_t)plan->step_sent, "distinct", distinct);
+    if (has_stages(o))
+        stages_json(all, o);
+    return all;
 }
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
@@ -189,7 +194,7 @@ static void size_cell(double bytes, const char *behind)
     printf(" %13s%s", text, behind);
 }
 
-void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
+void print_ranks_plan(const Options *o, const Training *t, const Plan *plan, const StagePlans *stages)
 {
     const MemStats *s = &plan->memory.stats;
     const Bracket *b = &t->bracket;
@@ -199,6 +204,10 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     int64_t whole = 0; /* of frozen weights */
     if (!has_ranks(o))
         return;
+    if (has_stages(o)) {
+        print_stages_plan(o, stages);
+        return;
+    }
     printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", "sent a step");
     printf("%-26s", who.text);
     size_cell((double)s->peak, "");
@@ -228,10 +237,14 @@ static json_t *numbers(int first, int last)
     return all;
 }
 
-void ranks_plan_json(json_t *object, const Options *o, const Plan *plan)
+void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, const StagePlans *stages)
 {
     if (!has_ranks(o))
         return;
+    if (has_stages(o)) {
+        json_object_set_new(object, "ranks", ranks_json(o, plan, stages_plan_json(o, stages)));
+        return;
+    }
     json_t *one = json_pack("{s:o, s:o}", "ranks", numbers(first_planned(o), last_planned(o)), "memory",
                             json_memory(&plan->memory, NULL));
     json_object_set_new(object, "ranks", ranks_json(o, plan, json_pack("[o]", one)));
@@ -248,6 +261,7 @@ static void say_late(const char *sentence, void *user)
 int ranks_begin(Options *o, int *done)
 {
     char why[512];
+    const Ranks asked = o->ranks;
     int launched = ranks_launched(), size = o->ranks.size;
     *done = 0;
     if (o->ranks_typed && size == 1)
@@ -270,6 +284,8 @@ int ranks_begin(Options *o, int *done)
         return EXIT_NO;
     }
     o->ranks.unit = unit_of(o);
+    o->ranks.stages = asked.stages;
+    o->ranks.schedule = asked.schedule;
     speak_as(o->ranks.rank);
     if (ranks_watch(&o->ranks, o->rank_timeout, say_late, NULL, why, sizeof why))
         note("%s", why);
@@ -295,19 +311,27 @@ void complain_of_run(int error, const char *what)
     complain("%s", what);
 }
 
-int ranks_figures(const Options *o, const RunResult *result, RankFigures *figures)
+int ranks_figures(const Options *o, const Plan *plan, const RunResult *result, RankFigures *figures)
 {
+    StagePlan planned = {plan->memory, plan->step_sent};
     *figures = (RankFigures){.size = o->ranks.size};
     if (!has_ranks(o))
         return 0;
     figures->all = memtrack_host_calloc(NULL, (size_t)figures->size * sizeof *figures->all);
-    return figures->all ? ranks_gather(&o->ranks, &result->memory, sizeof result->memory, figures->all) : -1;
+    figures->planned = memtrack_host_calloc(NULL, (size_t)figures->size * sizeof *figures->planned);
+    return !figures->all || !figures->planned ||
+                   ranks_gather(&o->ranks, &result->memory, sizeof result->memory, figures->all) ||
+                   ranks_gather(&o->ranks, &planned, sizeof planned, figures->planned)
+               ? -1
+               : 0;
 }
 
 void ranks_figures_free(RankFigures *figures)
 {
     memtrack_host_free(NULL, figures->all, (size_t)figures->size * sizeof *figures->all);
+    memtrack_host_free(NULL, figures->planned, (size_t)figures->size * sizeof *figures->planned);
     figures->all = NULL;
+    figures->planned = NULL;
 }
 
 static uint64_t highest_process(const RankFigures *f, int first)
@@ -319,7 +343,7 @@ static uint64_t highest_process(const RankFigures *f, int first)
     return highest;
 }
 
-void print_ranks_run(const Options *o, const Plan *plan, const RankFigures *f)
+void print_ranks_run(const Options *o, const RankFigures *f)
 {
     uint64_t fullest = 0;
     int kinds = 0;
@@ -335,13 +359,17 @@ void print_ranks_run(const Options *o, const Plan *plan, const RankFigures *f)
         if (first_like(f, r) != r)
             continue;
         printf("%-26s", rank_names(f, r).text);
-        size_cell((double)plan->memory.stats.peak, "");
+        size_cell((double)f->planned[r].memory.stats.peak, "");
         size_cell((double)f->all[r].stats.peak, "");
         size_cell((double)highest_process(f, r), "");
-        size_cell((double)plan->step_sent, full ? "  <- the fullest\n" : "\n");
+        size_cell((double)f->planned[r].sent, full ? "  <- the fullest\n" : "\n");
     }
-    printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy),
-           ranks_strategy_divides(o->ranks.strategy));
+    if (has_stages(o))
+        printf("%d stages, %s: %s.\n", o->ranks.stages, ranks_schedule_name(o->ranks.schedule),
+               ranks_schedule_holds(o->ranks.schedule));
+    if (data_ranks(o) > 1)
+        printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy),
+               ranks_strategy_divides(o->ranks.strategy));
 }
 
 void ranks_run_json(json_t *object, const Options *o, const Plan *plan, const RankFigures *f)
@@ -353,8 +381,9 @@ void ranks_run_json(json_t *object, const Options *o, const Plan *plan, const Ra
             if (first_like(f, r) == first)
                 json_array_append_new(same, json_integer(r));
         if (json_array_size(same))
-            json_array_append_new(distinct, json_pack("{s:O, s:o}", "ranks", same, "memory",
-                                                      json_memory(&f->all[first], &plan->memory)));
+            json_array_append_new(distinct,
+                                  json_pack("{s:O, s:o}", "ranks", same, "memory",
+                                            json_memory(&f->all[first], &f->planned[first].memory)));
         json_decref(same);
     }
     if (f->all)

@@ -40,6 +40,8 @@ static const Trial trials[] = {
     {"--ranks", "2", {0}},
     {"--parallel", "zero2", {"--ranks", "2"}},
     {"--gather", "block", {"--ranks", "2", "--parallel", "zero3"}},
+    {"--stages", "2", {"--ranks", "2"}},
+    {"--pipeline", "gpipe", {"--ranks", "2", "--stages", "2"}},
     {"--rank", "1", {"--ranks", "2"}},
     {"--rank-timeout", "99", {"--ranks", "2"}},
     {"--device", "cuda", {0}},
