@@ -12,8 +12,8 @@
 
 static uint64_t array_bytes(const Tensor *tensor)
 {
-    int64_t count = tensor_numel(tensor);
-    int matrix = tensor_shape(tensor).ndim == 2;
+    int64_t count = tensor_whole_numel_(tensor);
+    int matrix = tensor_shape(tensor).ndim == 2 && !tensor->piece;
     return matrix ? dtype_bytes(tensor_dtype(tensor), tensor_dim(tensor, 0), tensor_dim(tensor, 1))
                   : dtype_bytes(tensor_dtype(tensor), 1, count);
 }
@@ -21,9 +21,9 @@ static uint64_t array_bytes(const Tensor *tensor)
 static void count_in(Stored *stored, const Tensor *tensor)
 {
     stored->dtype = tensor_dtype(tensor);
-    stored->count += tensor_numel(tensor);
+    stored->count += tensor_whole_numel_(tensor);
     stored->bytes += array_bytes(tensor);
-    stored->divided += shard_is_apart(tensor) ? tensor_numel(tensor) : 0;
+    stored->divided += shard_is_apart(tensor) ? tensor_whole_numel_(tensor) : 0;
 }
 
 static Stored *frozen_as(Bracket *bracket, DType dtype)
@@ -50,7 +50,7 @@ static void order(Bracket *bracket)
 /* What is trained: its weight, its gradient, and what keeps the weight in fp32. */
 static void count_trained(Bracket *bracket, const Tensor *tensor)
 {
-    int64_t count = tensor_numel(tensor);
+    int64_t count = tensor_whole_numel_(tensor);
     int parts = tensor->shard && bracket->strategy >= RANKS_ZERO2;
     count_in(&bracket->trained, tensor);
     if (shard_is_apart(tensor) &&
@@ -69,8 +69,9 @@ static uint64_t state_bytes(const Optimizer *optimizer)
     for (int i = 0; i < parameters.count; i++)
         for (int k = 0; k < optim_state_arrays(optimizer); k++) {
             const Tensor *array = optim_state(optimizer, i, k);
-            bytes += parameters.items[i]->shard /* of all ranks, and not this one's part */
-                         ? dtype_bytes(tensor_dtype(array), 1, tensor_numel(parameters.items[i]))
+            const Tensor *of = parameters.items[i];
+            bytes += of->shard || of->piece /* of all ranks, and not this one's part */
+                         ? dtype_bytes(tensor_dtype(array), 1, tensor_whole_numel_(of))
                          : array_bytes(array);
         }
     return bytes;
@@ -90,7 +91,8 @@ Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
     Bracket bracket = {.adapters = has_adapters(o),
                        .states = state_bytes(optimizer),
                        .copy = copy_bytes(o),
-                       .ranks = data_ranks(o),
+                       .ranks = stage_ranks(o),
+                       .tensor = o->ranks.tensor,
                        .strategy = o->ranks.strategy};
     TensorList all = nn_parameters(model);
     for (int i = 0; i < all.count; i++)
@@ -141,12 +143,13 @@ static SizeText short_count(int64_t count)
 /* "/8" behind what is divided from this strategy on. */
 static LeverText divided(const Bracket *b, RankStrategy from)
 {
-    return b->ranks > 1 && b->strategy >= from ? lever_say("/%d", b->ranks) : lever_say("%s", "");
+    int data = b->tensor > 1 ? b->ranks / b->tensor : b->ranks;
+    return data > 1 && b->strategy >= from ? lever_say("/%d", data) : lever_say("%s", "");
 }
 
 LeverText bracket_text(const Bracket *b)
 {
-    int parts = b->ranks > 1 && b->strategy != RANKS_DDP;
+    int parts = b->ranks > 1 && (b->strategy != RANKS_DDP || b->tensor > 1);
     uint64_t all = b->trained.bytes + b->gradients + b->masters + b->states;
     uint64_t mine = b->rank_weights + b->rank_gradients + b->rank_masters + b->rank_states;
     LeverText out = {""};
@@ -161,7 +164,8 @@ LeverText bracket_text(const Bracket *b)
     lever_add(&out, " + %.3g%s", of_trained(b, b->gradients), divided(b, RANKS_ZERO2).text);
     if (b->masters)
         lever_add(&out, " + %.3g%s", of_trained(b, b->masters), divided(b, RANKS_ZERO1).text);
-    lever_add(&out, " + %.3g%s = %.3g bytes x %s%s", of_trained(b, b->states), divided(b, RANKS_ZERO1).text,
+    lever_add(&out, " + %.3g%s%s = %.3g bytes x %s%s", of_trained(b, b->states), divided(b, RANKS_ZERO1).text,
+              b->tensor > 1 ? lever_say(", layers /%d", b->tensor).text : "",
               of_trained(b, parts ? mine : all) + b->copy, report_count(b->trained.count).text,
               b->ranks > 1 ? " a rank" : "");
     return out;

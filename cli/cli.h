@@ -138,6 +138,7 @@ typedef struct Bracket {
     Stored trained;
     uint64_t gradients, masters, states; /* bytes of what is trained; masters 0: there are none */
     int ranks; /* more than 1: what follows is of one of them; all above is of the whole model */
+    int tensor; /* of them, that compute a layer together */
     RankStrategy strategy;
     uint64_t rank_weights, rank_gradients, rank_masters,
         rank_states;    /* of what is trained, padding included */

@@ -118,7 +118,6 @@ static void plan_at(Fit *fit, const Method *m, int kind, int batch, int seq, Pla
     Training training = {.options = &o};
     RunOptions run = run_options(&o);
     run.budget = 0;
-    run.ranks = m->ranks.size ? &m->ranks : NULL;
     plan_script(training_script, &training, &run, plan);
     fit->parameters = training.parameters;
     if (m == &fit->method[0])

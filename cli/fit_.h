@@ -44,7 +44,6 @@ typedef struct Method {
     int memos;
     int batch[CARDS], seq[CARDS]; /* the largest and longest that fit; 0 = none */
     Bound bound[CARDS];           /* at the longest; where there is none, as asked for */
-    Ranks ranks;                  /* whose rank 0 this plans; size 0: one card alone */
 } Method;
 
 typedef struct Fit {

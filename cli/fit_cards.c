@@ -5,6 +5,7 @@
 #include "../device/device.h"
 #include "fit_.h"
 #include "flags_.h"
+#include "several.h"
 
 enum { LABEL = 20 };
 
@@ -39,8 +40,8 @@ static void add_row(Fit *fit, const Variant *variant, RankStrategy strategy, int
 {
     Method *m = &fit->method[fit->methods++];
     *m = (Method){.variant = *variant};
-    if (cards > 1)
-        m->ranks = (Ranks){.size = cards, .strategy = strategy};
+    m->variant.options.ranks.size = cards;
+    m->variant.options.ranks.strategy = strategy;
     snprintf(m->variant.label, sizeof m->variant.label, cards > 1 ? "%s, %d cards" : "1 card",
              ranks_strategy_name(strategy), cards);
 }
@@ -64,6 +65,11 @@ int fit_choose_ranks(Fit *fit)
                      "beside is in --reserve");
     if (parse_counts(fit->options->card_counts, counts, &count))
         return EXIT_USAGE;
+    Options several = *fit->options;
+    several.ranks.size = counts[count - 1];
+    LeverText why = ranks_problem(&several);
+    if (why.text[0])
+        return usage("%s", why.text);
     add_rows(fit, &variant, counts, count);
     if (variant_recomputed(&variant, fit->options))
         add_rows(fit, &variant, counts, count);
@@ -74,7 +80,7 @@ int fit_choose_ranks(Fit *fit)
 
 static int cards_of(const Method *m)
 {
-    return m->ranks.size ? m->ranks.size : 1;
+    return m->variant.options.ranks.size;
 }
 
 /* Fewer cards, then fewer operations, then fewer bytes sent. */
@@ -112,12 +118,11 @@ static const Method *least_need(const Fit *fit)
 static void say_with(LeverText *out, const Fit *fit, const Method *m)
 {
     LeverText flags = levers_text(&m->variant.options, fit->options);
-    lever_add(out, m->ranks.size ? " on %d cards with %s" : " on one card%.0d%.0s", m->ranks.size,
-              m->ranks.size ? ranks_strategy_name(m->ranks.strategy) : "");
-    if (flags.text[0])
-        lever_add(out, " %s %s", m->ranks.size ? "and" : "with", flags.text);
-    else if (!m->ranks.size)
-        lever_add(out, " as it is");
+    if (cards_of(m) > 1)
+        lever_add(out, " on %d cards", cards_of(m));
+    else
+        lever_add(out, " on one card");
+    lever_add(out, "%s%s", flags.text[0] ? " with " : " as it is", flags.text);
 }
 
 static void say_cards(LeverText *out, const Fit *fit, const Method *best)
@@ -185,7 +190,7 @@ static void batch_row(const Fit *fit, const Method *m)
 /* The rows of each set of levers stand under a line that says which. */
 static int begins_set(const Fit *fit, int k)
 {
-    return !fit->method[k].ranks.size && k > 0;
+    return cards_of(&fit->method[k]) == 1 && k > 0;
 }
 
 static void batch_table(const Fit *fit)
@@ -231,7 +236,7 @@ static void parts_table(const Fit *fit)
 {
     int most = 0;
     for (int k = 0; k < fit->methods; k++)
-        most = fit->method[k].ranks.size > most ? fit->method[k].ranks.size : most;
+        most = cards_of(&fit->method[k]) > most ? cards_of(&fit->method[k]) : most;
     printf("\n%-*s", LABEL, "AT THE PEAK, GiB");
     for (int i = 0; i < PARTS; i++)
         printf(" %11s", part_names[i]);
@@ -241,7 +246,7 @@ static void parts_table(const Fit *fit)
         uint64_t parts[PARTS];
         if (begins_set(fit, k))
             printf("with %s\n", levers_text(&m->variant.options, fit->options).text);
-        if (m->variant.plan.status || (m->ranks.size && m->ranks.size != most))
+        if (m->variant.plan.status || (cards_of(m) > 1 && cards_of(m) != most))
             continue;
         parts_of(&m->variant.plan, parts);
         printf("%-*s", LABEL, m->variant.label);
@@ -298,11 +303,11 @@ static int plan_zero3(const Options *from, const char *precision, Plan *plan)
 {
     Options o = *from;
     Training training = {.options = &o};
-    const Ranks two = {.size = 2, .strategy = RANKS_ZERO3};
+    o.ranks.size = 2;
+    o.ranks.strategy = RANKS_ZERO3;
     o.precision = precision;
     levers_to_preset(&o);
     RunOptions run = run_options(&o);
-    run.ranks = &two;
     int planned = !plan_script(training_script, &training, &run, plan);
     plan_free(plan);
     return planned;
@@ -352,6 +357,7 @@ void fit_cards_json(json_t *row, const Method *m)
 {
     json_object_set_new(row, "ranks", json_integer(cards_of(m)));
     json_object_set_new(row, "strategy",
-                        m->ranks.size ? json_string(ranks_strategy_name(m->ranks.strategy)) : json_null());
+                        cards_of(m) > 1 ? json_string(ranks_strategy_name(m->variant.options.ranks.strategy))
+                                        : json_null());
     json_object_set_new(row, "sent_step_bytes", json_integer((json_int_t)m->variant.plan.step_sent));
 }

@@ -15,7 +15,7 @@ int fit_most(const Fit *fit, const Method *m)
     int most = LARGEST_BATCH / m->variant.options.accumulate;
     most = most < 1 ? 1 : most;
     /* Images are as many as they are; a text gives as many samples as a step takes. */
-    int64_t samples = fit->samples / (m->ranks.size ? m->ranks.size : 1);
+    int64_t samples = fit->samples / m->variant.options.ranks.size;
     return !m->variant.options.seq && samples < most ? (int)samples : most;
 }
 

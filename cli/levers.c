@@ -64,7 +64,8 @@ static LeverText accumulate_title(const Options *o)
 
 static LeverText ranks_title(const Options *o)
 {
-    return data_ranks(o) > 1 ? lever_say("%d ranks", data_ranks(o)) : lever_say("%s", "");
+    int ranks = stage_ranks(o);
+    return ranks > 1 ? lever_say("%d ranks", ranks) : lever_say("%s", "");
 }
 
 static LeverText stages_title(const Options *o)
@@ -80,6 +81,11 @@ static LeverText gather_title(const Options *o)
 static LeverText parallel_title(const Options *o)
 {
     return lever_say("%s", ranks_strategy_name(o->ranks.strategy));
+}
+
+static LeverText tensor_title(const Options *o)
+{
+    return o->ranks.tensor > 1 ? lever_say("tensor %d", o->ranks.tensor) : lever_say("%s", "");
 }
 
 static LeverText attention_title(const Options *o)
@@ -188,6 +194,7 @@ static const Lever levers[] = {
     {.flag = "--accumulate", .where = EVERYWHERE, .title = accumulate_title, .joins = 1},
     /* A saved run does not know them. */
     {.flag = "--ranks", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .title = ranks_title, .joins = 1},
+    {.flag = "--tensor", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .means = has_ranks, .title = tensor_title},
     {.flag = "--parallel",
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,

@@ -416,8 +416,10 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     }
     o->quantize_typed = was_given(all, "--quantize");
     o->ranks_typed = was_given(all, "--ranks");
-    if (o->ranks_typed && o->ranks.size == 1) /* one of a list */
+    if (o->ranks_typed && o->ranks.size == 1) { /* one of a list */
         o->ranks.strategy = RANKS_DDP;
+        o->ranks.tensor = 1;
+    }
     int status = check_mode(all);
     if (!status)
         status = check_ranks(o, command);

@@ -77,11 +77,9 @@ static int may_start_anew(const Options *o)
     return same_file(o->save, o->resume);
 }
 
-static int find_start(Saving *s)
+static int find_newest(Saving *s)
 {
     const Options *o = s->options;
-    if (!o->resume)
-        return EXIT_DONE;
     if (io_find_saved_run(o->resume, &s->from))
         return say_error();
     if (s->from.note[0])
@@ -92,6 +90,34 @@ static int find_start(Saving *s)
              "too, which starts one and resumes it later",
              o->resume, o->resume);
     return EXIT_NO;
+}
+
+/* What rank 0 has found: it looks at all bytes, and before the others no directory is made. */
+typedef struct Start {
+    int64_t status;
+    SavedRunFound from;
+} Start;
+
+static int find_start(Saving *s)
+{
+    const Options *o = s->options;
+    if (!o->resume)
+        return EXIT_DONE;
+    Start mine = {.status = speaks_alone() ? find_newest(s) : EXIT_DONE};
+    if (!has_ranks(o))
+        return (int)mine.status;
+    mine.from = s->from;
+    size_t bytes = (size_t)o->ranks.size * sizeof mine;
+    Start *all = memtrack_host_calloc(NULL, bytes);
+    if (!all || ranks_gather(&o->ranks, &mine, sizeof mine, all)) {
+        complain("--resume %s: rank 0 does not say where to begin", o->resume);
+        mine.status = EXIT_NO;
+    } else {
+        mine = all[0];
+    }
+    s->from = mine.from;
+    memtrack_host_free(NULL, all, bytes);
+    return (int)mine.status;
 }
 
 /* What is newer than this run would stay the newest: another run's, or one that was gone back from. */

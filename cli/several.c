@@ -18,6 +18,11 @@ int has_ranks(const Options *o)
     return o->ranks.size > 1;
 }
 
+int data_ranks(const Options *o)
+{
+    return stage_ranks(o) / (o->ranks.tensor > 0 ? o->ranks.tensor : 1);
+}
+
 int64_t step_samples(const Options *o)
 {
     return (int64_t)o->batch * o->accumulate * data_ranks(o);
@@ -25,10 +30,35 @@ int64_t step_samples(const Options *o)
 
 static int is_divided(const Options *o)
 {
-    return has_ranks(o) && o->ranks.strategy != RANKS_DDP;
+    return data_ranks(o) > 1 && o->ranks.strategy != RANKS_DDP;
 }
 
 /* ---- Options --------------------------------------------------------------------------------- */
+
+/* What is not divided where ranks compute a layer together. */
+static LeverText tensor_problem(const Options *o)
+{
+    static const struct {
+        const char *flag, *why;
+    } excluded[] = {{"--lora", "adapters are not divided"},
+                    {"--adapter", "adapters are not divided"},
+                    {"--quantize", "quantised weights are not divided"},
+                    {"--save", "files of a model whose layers are divided are not there"},
+                    {"--resume", "files of a model whose layers are divided are not there"},
+                    {"--init", "files of a model whose layers are divided are not there"},
+                    {"--export", "files of a model whose layers are divided are not there"}};
+    int tensor = o->ranks.tensor;
+    if (tensor < 2)
+        return lever_say("%s", "");
+    if (o->ranks.size % tensor)
+        return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor,
+                         o->ranks.size);
+    for (size_t i = 0; i < sizeof excluded / sizeof excluded[0]; i++)
+        if (flag_given(excluded[i].flag, o))
+            return lever_say("--tensor %d excludes %s: %s; ranks that divide the data alone go with it",
+                             tensor, flag_typed(excluded[i].flag, o).text, excluded[i].why);
+    return lever_say("%s", "");
+}
 
 LeverText ranks_problem(const Options *o)
 {
@@ -38,12 +68,7 @@ LeverText ranks_problem(const Options *o)
         return lever_say(
             "--ranks %d excludes --device %s: several ranks train on the CPU; one card trains alone",
             o->ranks.size, o->device);
-    if (o->in_backward)
-        return lever_say("--ranks %d excludes --optimizer-in-backward: it updates a parameter before the "
-                         "ranks have summed "
-                         "its gradient",
-                         o->ranks.size);
-    return lever_say("%s", "");
+    return tensor_problem(o);
 }
 
 /* Adapters of which no rank has all are not added to weights. */
@@ -165,8 +190,8 @@ static LeverText rank_names(const RankFigures *f, int first)
 
 static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
 {
-    json_t *all = json_pack("{s:i, s:s, s:I, s:o}", "size", o->ranks.size, "strategy",
-                            ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
+    json_t *all = json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
+                            "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
                             (json_int_t)plan->step_sent, "distinct", distinct);
     if (has_stages(o))
         stages_json(all, o);
@@ -194,6 +219,23 @@ static void size_cell(double bytes, const char *behind)
     printf(" %13s%s", text, behind);
 }
 
+/* What is divided, and among whom. */
+static void print_divided(const Options *o)
+{
+    int data = data_ranks(o), tensor = o->ranks.tensor;
+    if (has_stages(o))
+        printf("%d stages, %s: %s.\n", o->ranks.stages, ranks_schedule_name(o->ranks.schedule),
+               ranks_schedule_holds(o->ranks.schedule));
+    if (tensor > 1)
+        printf("%d ranks compute a layer together: each has %s of its heads, hidden columns and their "
+               "weights.\n",
+               tensor, tensor == 2 ? "a half" : lever_say("1/%d", tensor).text);
+    if (data > 1)
+        printf("%s divides %s%s.\n", ranks_strategy_name(o->ranks.strategy),
+               ranks_strategy_divides(o->ranks.strategy),
+               tensor > 1 ? lever_say(", among %d ranks", data).text : "");
+}
+
 void print_ranks_plan(const Options *o, const Training *t, const Plan *plan, const StagePlans *stages)
 {
     const MemStats *s = &plan->memory.stats;
@@ -217,8 +259,7 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan, con
     size_cell(ranks * (double)s->peak, "");
     size_cell(ranks * (double)s->needs, "");
     size_cell(ranks * (double)plan->step_sent, "\n");
-    printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy),
-           ranks_strategy_divides(o->ranks.strategy));
+    print_divided(o);
     if (is_divided(o) && b->kept_whole)
         printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
                report_count(b->kept_whole).text);
@@ -284,6 +325,7 @@ int ranks_begin(Options *o, int *done)
         return EXIT_NO;
     }
     o->ranks.unit = unit_of(o);
+    o->ranks.tensor = asked.tensor;
     o->ranks.stages = asked.stages;
     o->ranks.schedule = asked.schedule;
     speak_as(o->ranks.rank);
@@ -364,12 +406,7 @@ void print_ranks_run(const Options *o, const RankFigures *f)
         size_cell((double)highest_process(f, r), "");
         size_cell((double)f->planned[r].sent, full ? "  <- the fullest\n" : "\n");
     }
-    if (has_stages(o))
-        printf("%d stages, %s: %s.\n", o->ranks.stages, ranks_schedule_name(o->ranks.schedule),
-               ranks_schedule_holds(o->ranks.schedule));
-    if (data_ranks(o) > 1)
-        printf("%s divides %s.\n", ranks_strategy_name(o->ranks.strategy),
-               ranks_strategy_divides(o->ranks.strategy));
+    print_divided(o);
 }
 
 void ranks_run_json(json_t *object, const Options *o, const Plan *plan, const RankFigures *f)

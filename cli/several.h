@@ -6,6 +6,8 @@
 #include "cli.h"
 
 int has_ranks(const Options *o);
+/* Those that divide the data, and not the layers. */
+int data_ranks(const Options *o);
 /* Samples of a step, of all ranks. */
 int64_t step_samples(const Options *o);
 /* Whether a block's parameters are gathered together. */
@@ -21,8 +23,7 @@ void bracket_of_rank(Bracket *bracket, const Options *o, Module *model, const Op
 /* ---- Stages (stages.c) ----------------------------------------------------------------------- */
 
 int has_stages(const Options *o);
-/* Those that share a step's samples. */
-int data_ranks(const Options *o);
+int stage_ranks(const Options *o); /* of each stage */
 int check_stages(Options *o, const char *command);
 
 /* What a stage's ranks plan. */

@@ -11,7 +11,7 @@ int has_stages(const Options *o)
     return o->ranks.stages > 1;
 }
 
-int data_ranks(const Options *o)
+int stage_ranks(const Options *o)
 {
     return o->ranks.size / (has_stages(o) ? o->ranks.stages : 1);
 }
@@ -54,7 +54,7 @@ static void size_cell(double bytes, const char *behind)
 /* "stage 2: ranks 4-5". */
 static LeverText stage_name(const Options *o, int stage)
 {
-    int each = data_ranks(o), first = stage * each;
+    int each = stage_ranks(o), first = stage * each;
     return each == 1 ? lever_say("stage %d: rank %d", stage, first)
                      : lever_say("stage %d: ranks %d-%d", stage, first, first + each - 1);
 }
@@ -69,7 +69,7 @@ static int plan_stage(const Options *o, int stage, Plan *plan)
 {
     Options own = *o;
     Training training = {.options = &own};
-    own.ranks.rank = stage * data_ranks(o);
+    own.ranks.rank = stage * stage_ranks(o);
     RunOptions run = run_options(&own);
     if (!plan_script(training_script, &training, &run, plan))
         return EXIT_DONE;
@@ -79,7 +79,7 @@ static int plan_stage(const Options *o, int stage, Plan *plan)
 
 int plan_stages(const Options *o, const Plan *plan, StagePlans *stages)
 {
-    int own = o->ranks.rank / data_ranks(o);
+    int own = o->ranks.rank / stage_ranks(o);
     *stages = (StagePlans){.first = plans_all(o) ? 0 : own, .end = plans_all(o) ? o->ranks.stages : own + 1};
     if (!has_stages(o))
         return EXIT_DONE;
@@ -111,8 +111,8 @@ void stage_plans_free(const Options *o, StagePlans *stages)
 
 void print_stages_plan(const Options *o, const StagePlans *stages)
 {
-    double needs = 0, peak = 0, sent = 0, each = data_ranks(o);
-    int own = o->ranks.rank / data_ranks(o);
+    double needs = 0, peak = 0, sent = 0, each = stage_ranks(o);
+    int own = o->ranks.rank / stage_ranks(o);
     printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", "sent a step");
     for (int stage = stages->first; stage < stages->end; stage++) {
         const StagePlan *s = &stages->all[stage];
@@ -135,10 +135,10 @@ void print_stages_plan(const Options *o, const StagePlans *stages)
            ranks_schedule_name(o->ranks.schedule), ranks_schedule_holds(o->ranks.schedule));
 }
 
-static json_t *stage_ranks(const Options *o, int stage)
+static json_t *stage_numbers(const Options *o, int stage)
 {
     json_t *all = json_array();
-    for (int r = stage * data_ranks(o); r < (stage + 1) * data_ranks(o); r++)
+    for (int r = stage * stage_ranks(o); r < (stage + 1) * stage_ranks(o); r++)
         json_array_append_new(all, json_integer(r));
     return all;
 }
@@ -156,7 +156,7 @@ json_t *stages_plan_json(const Options *o, const StagePlans *stages)
         const StagePlan *s = &stages->all[stage];
         json_array_append_new(distinct,
                               json_pack("{s:i, s:o, s:I, s:o}", "stage", stage, "ranks",
-                                        stage_ranks(o, stage), "sent_bytes_per_step", (json_int_t)s->sent,
+                                        stage_numbers(o, stage), "sent_bytes_per_step", (json_int_t)s->sent,
                                         "memory", json_memory(&s->memory, NULL)));
     }
     return distinct;

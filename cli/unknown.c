@@ -39,8 +39,9 @@ static const Word words[] = {
      "several processes are --ranks N --parallel ddp, zero1, zero2 or zero3 (fsdp), of `brim plan`, `brim "
      "train` and "
      "`brim compare`"},
-    {"--tensor --tensor-parallel --tensor-parallel-size --tp --sequence-parallel --sp ",
-     "tensor and sequence parallel are not there; --ranks N --parallel zero3 divides parameters too"},
+    {"--tensor --tensor-parallel --tensor-parallel-size --tp ",
+     "ranks that compute a layer together are --tensor T, of --ranks N"},
+    {"--sequence-parallel --sp ", "sequence parallel is not there; --tensor T divides heads and hidden columns"},
     {"--stages --pipeline --pipeline-parallel --pipeline-parallel-size --pp --schedule-1f1b ",
      "a pipeline is --ranks N --stages P --pipeline 1f1b or gpipe, of `brim plan` and `brim train`"},
     {"--context-parallel --context-parallel-size --cp ", "context parallel is not there"},

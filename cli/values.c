@@ -73,7 +73,7 @@ const char *const zero_grad_names[] = {"free", "keep", NULL};
 static const struct {
     const char *names, *what;
 } others[] = {
-    {" tensor tp ", "tensor parallel is"},
+    {" tensor tp ", "tensor parallel is --tensor T; it is"},
     {" sequence sp ", "sequence parallel is"}, {" context cp ring ulysses ", "context parallel is"},
     {" expert ep moe ", "expert parallel is"}, {" hsdp hybrid ", "replicas of divided models are"},
 };

@@ -8,7 +8,7 @@
 #include "pack_.h"
 
 /* The work that one trace may cost, in entries looked at: some milliseconds; and once more, a tenth of a
- * second or two, where that ended more than a hundredth above the floor: where thousands of matrices come and
+ * second or two, where that ended more than a fiftieth above the floor: where thousands of matrices come and
  * go. */
 #define WORK      8000000
 #define MORE_WORK 256000000
@@ -345,7 +345,7 @@ int memtrack_pack(MemLedger *ledger, MemHints **hints)
     }
     for (int i = 0; !failed && i < LIFTED && may_improve(&p); i++)
         lift(&p, i);
-    if (!failed && p.height > p.items.floor + p.items.floor / 100)
+    if (!failed && p.height > p.items.floor + p.items.floor / 50)
         place_large_first(&p);
     if (!failed && p.packer) {
         *hints = memtrack_hints_create_(trace, by_moment(&p), p.height, p.packer);

@@ -17,7 +17,7 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
     Tensor *sum = tensor_add(x, tensor_donate(branch));
     Tensor *middle = nn_forward(self->norm1, tensor_donate(sum), batch);
-    Tensor *hidden = nn_forward(self->up, middle, batch);
+    Tensor *hidden = nn_forward(self->up, tensor_enter_(middle), batch);
     /* GELU's value is a quarter of what a block would keep; recomputing it costs a hundredth of a step. */
     branch = nn_forward(self->down, tensor_donate(tensor_recompute(hidden)), batch);
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
@@ -31,19 +31,24 @@ Module *nn_bert_block(const BertConfig *c)
 {
     if (config_missing("bert block", c))
         return NULL;
+    int64_t ffn = c->ffn ? c->ffn : 4 * (int64_t)c->dim;
+    if (config_divided("bert", "ffn", ffn))
+        return NULL;
     Module *module = nn_module(&block_class);
     BertBlock *self = nn_state(module);
     if (!self)
         return NULL;
-    int64_t ffn = c->ffn ? c->ffn : 4 * (int64_t)c->dim;
     float eps = c->norm_eps > 0 ? c->norm_eps : 1e-12f;
     self->attention =
         nn_add(module, "attention",
                nn_attention(&(AttentionConfig){
                    .style = ATTENTION_BERT, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
     self->norm1 = nn_add(module, "attention.output.LayerNorm", nn_layer_norm(c->dim, eps));
-    self->up = nn_add(module, "intermediate.dense", nn_linear_act(c->dim, ffn, 1, TENSOR_GELU));
-    self->down = nn_add(module, "output.dense", nn_linear(ffn, c->dim, 1));
+    self->up =
+        nn_add(module, "intermediate.dense",
+               module_linear(&(LinearOptions){
+                   .in = c->dim, .out = ffn, .bias = 1, .act = TENSOR_GELU, .split = LINEAR_BY_OUTPUTS}));
+    self->down = nn_add(module, "output.dense", module_linear_split(ffn, c->dim, 1, LINEAR_BY_INPUTS));
     self->norm2 = nn_add(module, "output.LayerNorm", nn_layer_norm(c->dim, eps));
     self->dropout = nn_add(module, "dropout", nn_dropout(c->dropout));
     return error_code() ? NULL : module;

@@ -13,7 +13,7 @@ typedef struct Gpt2Mlp {
 static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Gpt2Mlp *self = nn_state(module);
-    Tensor *hidden = nn_forward(self->up, x, batch); /* (B,T,F) */
+    Tensor *hidden = nn_forward(self->up, tensor_enter_(x), batch); /* (B,T,F) */
     return nn_forward(self->down, tensor_donate(hidden), batch);
 }
 
@@ -40,12 +40,14 @@ static const ModuleClass block_class = {"gpt2_block", sizeof(Gpt2Block), block_f
 
 static Module *gpt2_mlp(int64_t dim, int64_t ffn)
 {
+    if (config_divided("gpt2", "ffn", ffn))
+        return NULL;
     Module *module = nn_module(&mlp_class);
     Gpt2Mlp *self = nn_state(module);
     if (!self)
         return NULL;
-    self->up = nn_add(module, "c_fc", module_conv1d(dim, ffn, TENSOR_GELU_TANH));
-    self->down = nn_add(module, "c_proj", module_conv1d(ffn, dim, TENSOR_IDENTITY));
+    self->up = nn_add(module, "c_fc", module_conv1d(dim, ffn, TENSOR_GELU_TANH, LINEAR_BY_OUTPUTS, 1));
+    self->down = nn_add(module, "c_proj", module_conv1d(ffn, dim, TENSOR_IDENTITY, LINEAR_BY_INPUTS, 1));
     return error_code() ? NULL : module;
 }
 

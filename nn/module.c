@@ -411,7 +411,7 @@ int64_t nn_parameter_count(Module *module)
     TensorList list = nn_parameters(module);
     int64_t count = 0;
     for (int i = 0; i < list.count; i++)
-        count += tensor_numel(list.items[i]);
+        count += tensor_whole_numel_(list.items[i]);
     return count;
 }
 

@@ -74,25 +74,33 @@ typedef struct Adapter {
  * known in one place. (linear.c) */
 typedef struct Linear {
     Tensor *weight, *bias; /* (out,in), or in GPT-2 (in,out) and marked so; (out) or NULL */
+    int sums;              /* ranks have a part of the inputs each, and the result is their sum */
     TensorActivation act;
     int head; /* the output: logits come from it */
     int tied; /* weight and bias are another module's */
     Adapter adapter;
 } Linear;
 
+/* What each of the ranks that compute a layer together has of it. Of outputs: rows of (out,in), and their
+ * biases. Of inputs: columns; what the ranks compute is summed, and then the bias is added. */
+typedef enum LinearSplit { LINEAR_WHOLE, LINEAR_BY_OUTPUTS, LINEAR_BY_INPUTS } LinearSplit;
+
 typedef struct LinearOptions {
-    int64_t in, out;
+    int64_t in, out; /* of all ranks together */
     int bias;
     TensorActivation act;
     int in_out, head;
+    LinearSplit split;
+    int packed; /* layers whose outputs lie side by side, each of which is split; 0 = 1 */
 } LinearOptions;
 /* The next name of a list with commas, without the blanks around it; NULL at the end. (weights.c) */
 const char *module_next_name(const char **list, size_t *length);
 /* What the weight of this linear layer is stored as, when it is no head. (weights.c) */
 DType module_linear_type(const Module *module);
 Module *module_linear(const LinearOptions *options);
-/* A linear layer with weight (in,out) and bias (out), all 0. */
-Module *module_conv1d(int64_t in, int64_t out, TensorActivation act);
+Module *module_linear_split(int64_t in, int64_t out, int bias, LinearSplit split);
+/* A linear layer with weight (in,out) and bias (out), all 0; packed: as of LinearOptions. */
+Module *module_conv1d(int64_t in, int64_t out, TensorActivation act, LinearSplit split, int packed);
 /* A head with a weight (out,in), and a bias or NULL, that other modules own and name. */
 Module *module_linear_tied(Tensor *weight, Tensor *bias);
 /* What it is made of, for its owner to read and change; NULL for a module of another class. */
@@ -200,6 +208,12 @@ Tensor *module_stages_loss(Module *module, const Batch *batch);
 int config_positive(const char *model, const char *field, int64_t value);
 /* A configuration is there, or raises "llama: the configuration is NULL". Returns non-zero on error. */
 int config_missing(const char *model, const void *config);
+/* The ranks that compute a layer together must divide it, or raises what would do. Returns non-zero on error.
+ */
+int config_divided(const char *model, const char *field, int64_t value);
+/* Raises that `what` ("adapters are") is not divided among ranks that compute a layer together, where there
+ * are such. Returns non-zero on error. */
+int config_undivided(const char *function, const char *what);
 /* heads must divide dim, kv_heads heads. */
 int config_heads(const char *model, int64_t dim, int heads, int kv_heads);
 /* The width of a head: head_dim, or where that is 0 dim / heads. 0 after an error. */

@@ -9,8 +9,7 @@
 typedef struct PlanWord {
     uint64_t needs, traffic, events;
     int64_t steps;
-    int32_t size, strategy, threads, stages, schedule;
-    int32_t rest;
+    int32_t size, strategy, threads, tensor, stages, schedule;
     uint64_t sent;
 } PlanWord;
 _Static_assert(sizeof(PlanWord) == 64, "the unit of what ranks send");
@@ -23,6 +22,9 @@ static void difference(char *out, size_t size, const PlanWord *mine, const PlanW
     if (other->size != mine->size)
         snprintf(out, size, "is one of %d, not of %d; give all ranks the same options", other->size,
                  mine->size);
+    else if (other->tensor != mine->tensor)
+        snprintf(out, size, "is one of %d that compute a layer together, not of %d; give all ranks the same options",
+                 other->tensor, mine->tensor);
     else if (other->strategy != mine->strategy)
         snprintf(out, size, "is to train with %s, not with %s; give all ranks the same options",
                  ranks_strategy_name((RankStrategy)other->strategy),
@@ -73,6 +75,7 @@ int plan_agree_(const Plan *plan, const RunOptions *o, RunResult *result)
                      .events = s->event_hash,
                      .steps = plan->steps,
                      .size = ranks->size,
+                     .tensor = ranks->tensor > 1 ? ranks->tensor : 1,
                      .strategy = (int32_t)ranks->strategy,
                      .stages = ranks->stages > 1 ? ranks->stages : 1,
                      .schedule = (int32_t)ranks->schedule,

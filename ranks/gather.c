@@ -4,6 +4,7 @@
 #include "../memtrack/memtrack.h"
 #include "ranks.h"
 #include "transport.h"
+#include "watch_.h"
 
 enum { UNIT = 64 };
 
@@ -19,7 +20,9 @@ int ranks_gather(const Ranks *ranks, const void *mine, uint64_t bytes, void *all
     if (!parts)
         return -1;
     memcpy(parts + (uint64_t)ranks->rank * each, mine, bytes);
+    ranks_waiting_(t, &(RanksWait){.what = "comparing plans or figures", .bytes = each});
     int failed = t->gather(t->self, RANKS_ALL, parts, each) != 0;
+    ranks_done_(t);
     for (uint64_t r = 0; r < size && !failed; r++)
         memcpy((char *)all + r * bytes, parts + r * each, bytes);
     memtrack_host_free(NULL, parts, size * each);

@@ -9,8 +9,6 @@
 
 #include <stdint.h>
 
-enum { TRANSPORT_ABI = 1 }; /* of this table: a plugin of another one is refused */
-
 /* Who takes part: all ranks, and what a run divides them into. */
 typedef enum RankGroup { RANKS_ALL, RANKS_DATA, RANKS_TENSOR, RANKS_STAGE, RANK_GROUPS } RankGroup;
 
@@ -46,7 +44,8 @@ typedef struct Transport {
     void *self;
 } Transport;
 
-enum { TRANSPORT_TAGS = 64 };
+/* ABI: of this table; a plugin of another one is refused. The first part is counted up where a function changes. */
+enum { TRANSPORT_TAGS = 64, TRANSPORT_ABI = 1 << 16 | sizeof(Transport) };
 
 /* The one function that a plugin exports, brim_transport: opens the library. NULL with a sentence in why. */
 typedef const Transport *TransportOpen(char *why, uint64_t size);

@@ -57,10 +57,13 @@ static void describe(char *sentence, size_t size)
 {
     const RanksWait *w = &watch.wait;
     const char *place = w->place ? w->place : "";
+    char number[48] = "";
+    if (w->number)
+        snprintf(number, sizeof number, "collective %" PRIu64 " with ", w->number);
     snprintf(sentence, size,
-             "rank %d of %d has waited %.0f s for the others while %s%s%s, collective %" PRIu64
-             " with %" PRIu64 " bytes a rank; one of them is stopped or has ended",
-             watch.rank, watch.size, waited(), w->what, *place ? " at " : "", place, w->number, w->bytes);
+             "rank %d of %d has waited %.0f s for the others while %s%s%s, %s%" PRIu64
+             " bytes a rank; one of them is stopped or has ended",
+             watch.rank, watch.size, waited(), w->what, *place ? " at " : "", place, number, w->bytes);
 }
 
 /* Looks once a second, and oftener where the limit is short. */

@@ -11,7 +11,7 @@ typedef struct RanksWait {
     const char *what;  /* "gathering" */
     const char *place; /* of the model; NULL or "": nowhere */
     uint64_t bytes;    /* a rank's */
-    uint64_t number;   /* of the collectives so far, the same on all ranks */
+    uint64_t number;   /* of the collectives so far, the same on all ranks; 0: it is none of the script's */
 } RanksWait;
 
 /* Around each call that waits for other ranks. */

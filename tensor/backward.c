@@ -270,7 +270,7 @@ static int call_kernel_with(Context *context, Node *node, const Targets *targets
         if (!workspace)
             return error_code();
     }
-    if (!context->meta) {
+    if (!context->meta || call->row->meets) {
         point_at_kept(node);
         for (int i = 0; i < call->inputs; i++)
             call->din[i] = storage_data(targets->storage[i]);
@@ -279,6 +279,8 @@ static int call_kernel_with(Context *context, Node *node, const Targets *targets
         call->row->backward(call);
     }
     storage_release(context, workspace);
+    if (call->row->meets)
+        return error_code();
     return context->card && !context->meta ? card_check_op_(context, call->row->name) : 0;
 }
 

@@ -167,12 +167,12 @@ static int in_library_order(const Context *context, RankGroup group, DType type)
     return context->ranks->count[group] > RANKS_ORDERED && type == DTYPE_F32;
 }
 
-static int library_sum(Context *context, RankGroup group, int64_t n, const Storage *data)
+static int library_sum(Context *context, RankGroup group, int64_t n, float *data)
 {
     if (!enter(context, group, SUM, (uint64_t)n * sizeof(float)))
         return 0;
     const Transport *t = context->ranks->is.transport;
-    return leave(context, SUM, t->sum(t->self, group, storage_f32(data), (uint64_t)n));
+    return leave(context, SUM, t->sum(t->self, group, data, (uint64_t)n));
 }
 
 /* One piece of what every rank is to have: parts of `each` go to who sums them, and come back as sums. */
@@ -190,6 +190,11 @@ static int sum_piece(const Staging *s, int64_t each, const char *data, int64_t l
 
 int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data)
 {
+    return collective_sum_at(context, group, type, n, storage_data(data));
+}
+
+int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, void *data)
+{
     int ranks = context->ranks->count[group], rank = context->ranks->place[group], failed = 0;
     if (ranks == 1)
         return 0;
@@ -202,7 +207,7 @@ int collective_sum(Context *context, RankGroup group, DType type, int64_t n, con
     for (int64_t at = 0, piece; at < n && !failed; at += piece) {
         piece = least(n - at, s.each * ranks);
         int64_t each = round_up((piece + ranks - 1) / ranks, unit);
-        char *here = element(&s, data, at);
+        char *here = data ? (char *)data + (uint64_t)at * s.size : NULL;
         failed = sum_piece(&s, each, here, piece, rank, ranks);
         if (!failed && !context->meta)
             context->kernels->copy(type, type, piece, storage_data(s.from), here, &context->run);

@@ -79,7 +79,7 @@ static int run_on_card(Context *context, OpCall *call)
 /* Kernels put down the first bad element; the message is written here. */
 static int run_kernel(Context *context, OpCall *call, const Outputs *o, Tensor *const *input)
 {
-    if (context->meta || !call->row->forward)
+    if ((context->meta && !call->row->meets) || !call->row->forward)
         return 0;
     for (int i = 0; i < call->inputs; i++)
         call->in[i] = input[i] ? input[i]->storage->block.data : NULL;
@@ -91,6 +91,8 @@ static int run_kernel(Context *context, OpCall *call, const Outputs *o, Tensor *
         return run_on_card(context, call);
     *call->run->fault = -1;
     call->row->forward(call);
+    if (call->row->meets)
+        return error_code();
     int64_t bad = *call->run->fault;
     if (bad < 0)
         return 0;

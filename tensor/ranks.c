@@ -109,6 +109,11 @@ int context_ranks_(const Context *context)
     return context->ranks ? context->ranks->count[RANKS_DATA] : 1;
 }
 
+int context_tensor_ranks_(const Context *context)
+{
+    return context->ranks ? context->ranks->count[RANKS_TENSOR] : 1;
+}
+
 /* What a rank says of itself; 64 bytes. */
 typedef struct RankWord {
     uint64_t hash; /* of the collectives so far */

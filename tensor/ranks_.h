@@ -64,6 +64,8 @@ void ranks_close_(Context *context);
 
 /* n elements of a float type: everywhere the sum over the ranks of the group, in their order. */
 int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data);
+/* The same of what an operation computes; NULL on meta. */
+int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, void *data);
 /* Rank r's part of the sum: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on;
  * added to what is there, or in its place. */
 typedef struct SumParts {

@@ -273,11 +273,13 @@ TensorPart tensor_part_(const Tensor *parameter)
                        .grad = parameter->grad,
                        .grad_type = gradient_type(parameter),
                        .counts = !context->ranks || context->ranks->place[RANKS_DATA] == 0};
-    int again = parameter->tied_stages && context_stage_(context) > 0; /* the first stage counts it */
-    part.counts = part.counts && !again;
+    /* The first stage counts what the last one has too; those that compute a layer together have the same of what is whole. */
+    int again = parameter->tied_stages && context_stage_(context) > 0;
+    int once = !context->ranks || parameter->piece || context->ranks->place[RANKS_TENSOR] == 0;
+    part.counts = part.counts && once && !again;
     if (!shard)
         return part;
-    part.counts = !again;
+    part.counts = once && !again;
     part.each = shard->each;
     part.first = context->ranks->place[RANKS_DATA] * shard->each;
     part.count = n - part.first < part.each ? n - part.first : part.each;

@@ -54,6 +54,8 @@ struct Tensor {
     DType grad_type;        /* of its gradient's elements; an activation's is its own type */
     int32_t padding;        /* elements at the end of each row that hold nothing (tensor_logits_) */
     int64_t labelled;  /* 1 + how many elements are not BATCH_IGNORE (tensor_set_labelled_); 0 = unknown */
+    int64_t piece;     /* of a parameter of which ranks that compute a layer together have a part each: elements
+                          that lie side by side in the whole (tensor_split_); 0 = this is the whole */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
@@ -375,6 +377,19 @@ int context_rank_(const Context *context);            /* among those that share 
 int context_ranks_(const Context *context);           /* how many; 1: alone */
 int context_stage_(const Context *context);           /* of the model that this rank has */
 int context_stages_(const Context *context);          /* that the model has; 1: it is whole */
+int context_tensor_ranks_(const Context *context);    /* that compute a layer together; 1: alone */
+
+/* The parameter is this rank's part of one that is so many times as large: of its first elements `piece` are
+ * the first rank's, the next `piece` the second's, and so on, and then it is the first's turn again. Before it
+ * is filled: what it is filled with at random is its part of the whole's. */
+void tensor_split_(Tensor *parameter, int64_t piece);
+/* Elements of all ranks' parts together. */
+int64_t tensor_whole_numel_(const Tensor *parameter);
+/* Around what ranks compute together (ops_ranks.c). x, whose gradient is the sum of all ranks'; nothing where
+ * nobody is there. */
+Tensor *tensor_enter_(Tensor *x);
+/* The sum of all ranks' x, in x's storage where x is donated; plus bias (last dimension) or NULL. */
+Tensor *tensor_leave_(Tensor *x, Tensor *bias);
 
 /* What of a parameter this rank updates, and where it lies: all of it, or its part. */
 typedef struct TensorPart {

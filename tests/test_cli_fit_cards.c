@@ -52,7 +52,9 @@ static void rows_are_strategies_and_numbers(void **state)
         assert_string_equal(json_string_value(json_object_get(row, "method")), names[i % COUNT(names)]);
         assert_int_equal(size, i % COUNT(names) == 0 ? 1 : i % COUNT(names) < 5 ? 2 : 4);
         assert_int_equal(sent > 0, size > 1);
-        assert_int_equal(!json_string_value(json_object_get(row, "flags"))[0], i < COUNT(names));
+        const char *flags = json_string_value(json_object_get(row, "flags"));
+        assert_int_equal(strstr(flags, "--checkpoint blocks") != NULL, i >= COUNT(names));
+        assert_int_equal(strstr(flags, "--ranks 4") != NULL, size == 4);
     }
     for (int second = 0; second < 2; second++) {
         assert_true(needs_of(row_of(root, "zero1, 2 cards", second)) <
@@ -117,8 +119,10 @@ static void the_least_need_is_the_least(void **state)
         }
         const char *verdict = json_string_value(json_object_get(root, "verdict"));
         char wanted[96];
-        snprintf(wanted, sizeof wanted, "the least need is %s a card, on %lld cards with %s",
+        snprintf(wanted, sizeof wanted,
+                 "the least need is %s a card, on %lld cards with --ranks %lld --parallel %s",
                  report_size((uint64_t)needs_of(least)).text, (long long)integer_at(least, "ranks"),
+                 (long long)integer_at(least, "ranks"),
                  json_string_value(json_object_get(least, "strategy")));
         if (!strstr(verdict, wanted))
             fail_msg("%s: no \"%s\" in: %s", models[m], wanted, verdict);
@@ -131,8 +135,8 @@ static void the_verdict_has_the_fewest_cards(void **state)
     (void)state;
     Outcome *o = RUN("fit", "--model", "llama-2-13b", "--cards", "1,2,4,8", "--card", "a100-80,h200,t4",
                      "--threads", "2");
-    has(expect_code(o, 1),
-        "\nIt fits a100-80 on 4 cards with zero3; h200 on 2 cards with zero2; nothing here fits t4: ");
+    has(expect_code(o, 1), "\nIt fits a100-80 on 4 cards with --ranks 4 --parallel zero3; h200 on 2 cards "
+                           "with --ranks 2 --parallel zero2; nothing here fits t4: ");
     o = RUN("fit", "--cards", "2", "--card", "t4", "--threads", "2");
     has(expect_code(o, 0), "\nIt fits t4 on one card as it is.\n");
 }
@@ -181,8 +185,8 @@ static void what_cannot_be_is_said(void **state)
     }
     Outcome *o = expect_code(RUN("fit", "--cards", "2", "--device", "cuda", "--card", "t4"), 2);
     assert_non_null(strstr(o->err, "--cards excludes --device cuda"));
-    o = RUN("fit", "--cards", "2", "--optimizer", "adamw8bit", "--card", "t4");
-    has(expect_code(o, 0), "\nLeft out: zero1, 2 cards and those like it: ");
+    o = expect_code(RUN("fit", "--cards", "2", "--optimizer-in-backward"), 2);
+    assert_non_null(strstr(o->err, "--ranks 2 excludes --optimizer-in-backward"));
 }
 
 int main(void)

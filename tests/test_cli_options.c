@@ -39,6 +39,7 @@ static const Trial trials[] = {
     {"--threads", "1", {0}},
     {"--ranks", "2", {0}},
     {"--parallel", "zero2", {"--ranks", "2"}},
+    {"--tensor", "2", {"--ranks", "2"}},
     {"--gather", "block", {"--ranks", "2", "--parallel", "zero3"}},
     {"--stages", "2", {"--ranks", "2"}},
     {"--pipeline", "gpipe", {"--ranks", "2", "--stages", "2"}},

@@ -58,7 +58,7 @@ static void the_plan_of_each_strategy_is_worked_out_by_hand(void **state)
         json_t *ranks = json_object_get(plan, "ranks"), *distinct = json_object_get(ranks, "distinct");
         const json_t *memory = json_object_get(plan, "memory");
         check_memory(memory, 0, 0);
-        assert_keys(ranks, "size strategy sent_bytes_per_step distinct");
+        assert_keys(ranks, "size tensor strategy sent_bytes_per_step distinct");
         assert_int_equal(integer_at(ranks, "size"), 3);
         assert_string_equal(json_string_value(json_object_get(ranks, "strategy")), e->strategy);
         assert_int_equal(json_array_size(distinct), 1); /* all ranks are alike */
@@ -144,6 +144,42 @@ static void a_plan_says_what_each_stage_has(void **state)
     says(RUN("plan", "gpt2", "--ranks", "16", "--stages", "16"), "12 layers are not divided into 16 stages");
 }
 
+/* llama-tiny, 6 layers of 288 and 768, 6 heads, 256 tokens, batch 8 x 128, over two ranks that compute each layer together.
+ * Of a layer two norms are whole, and a half of four matrices 288 x 288 and three 288 x 768; in forward and in backward it
+ * sums (8,128,288) floats twice. A sum sends a half to the other, and the sum of a half back. */
+static void a_plan_of_layers_in_halves_is_worked_out_by_hand(void **state)
+{
+    (void)state;
+    enum {
+        DIVIDED = 4 * 288 * 288 + 3 * 288 * 768,
+        HAS = 6 * (2 * 288 + DIVIDED / 2) + 2 * 256 * 288 + 288,
+        SENT = 6 * 4 * (8 * 128 * 288 * 4) + 64
+    };
+    Outcome *o = expect_code(RUN("plan", "llama-tiny", "--ranks", "2", "--tensor", "2", "--json"), 0);
+    json_t *plan = parse(o->out);
+    const json_t *memory = json_object_get(plan, "memory"), *ranks = json_object_get(plan, "ranks");
+    const json_t *trained = json_object_get(json_object_get(plan, "bracket"), "trained");
+    check_memory(memory, 0, 0);
+    assert_int_equal(integer_at(plan, "parameters"), 6123168); /* the model's */
+    assert_int_equal(integer_at(trained, "bytes"), 4 * 6123168);
+    assert_int_equal(integer_at(trained, "state_bytes"), 8 * 6123168);
+    assert_int_equal(integer_at(json_object_get(trained, "rank"), "bytes"), 4 * HAS);
+    assert_int_equal(integer_at(json_object_get(trained, "rank"), "state_bytes"), 8 * HAS);
+    assert_int_equal(highest(memory, "parameter"), 4 * HAS);
+    assert_int_equal(highest(memory, "optimizer"), 8 * HAS);
+    assert_int_equal(integer_at(ranks, "tensor"), 2);
+    assert_int_equal(integer_at(ranks, "sent_bytes_per_step"), SENT);
+    json_decref(plan);
+    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--tensor", "2", "--parallel", "zero2"), 0);
+    says(o, "4 ranks  tensor 2  zero2");
+    says(o, "16 samples a step");
+    says(o, "trained 4 + 4/2 + 8/2, layers /2 = ");
+    says(o, "2 ranks compute a layer together: each has a half");
+    says(o, "zero2 divides optimizer states and gradients, among 2 ranks.");
+    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--tensor", "4"), 1);
+    says(o, "4 ranks that compute a layer together do not divide heads 6; 2 would");
+}
+
 static void four_hundred_billion_on_a_thousand_ranks(void **state)
 {
     (void)state;
@@ -196,19 +232,23 @@ static void what_is_not_there_is_refused_by_name(void **state)
     static const struct {
         const char *arguments[8], *sentence;
     } all[] = {
-        {{"plan", "--ranks", "2", "--device", "cuda"}, "several ranks train on the CPU"},
-        {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is not there"},
         {{"plan", "--ranks", "2", "--parallel", "pp"}, "a pipeline is --stages P"},
-        {{"plan", "--ranks", "2", "--parallel", "zero4"}, "ddp, zero1, zero2, zero3, fsdp, not 'zero4'"},
-        {{"plan", "--ranks", "2", "--tensor", "2"}, "tensor and sequence parallel are not there"},
         {{"plan", "--ranks", "3", "--stages", "2"}, "--ranks 3 are not divided by --stages 2"},
         {{"plan", "--stages", "2"}, "--stages 2 needs --ranks N"},
         {{"plan", "--ranks", "2", "--stages", "2", "--pipeline", "zb"}, "--pipeline must be 1f1b or gpipe"},
         {{"compare", "--ranks", "2", "--stages", "2"}, "a pipeline is --ranks N --stages P"},
         {{"train", "--ranks", "2", "--stages", "2", "--save", "x"}, "--stages 2 excludes --save"},
+        {{"plan", "--ranks", "2", "--device", "cuda"}, "several ranks train on the CPU"},
+        {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is --tensor T"},
+        {{"plan", "--ranks", "2", "--parallel", "zero4"}, "ddp, zero1, zero2, zero3, fsdp, not 'zero4'"},
+        {{"plan", "--ranks", "2", "--tp", "2"}, "--tensor T, of --ranks N"},
+        {{"plan", "--ranks", "2", "--sequence-parallel"}, "sequence parallel is not there"},
+        {{"plan", "--tensor", "2"}, "--tensor 2 needs --ranks N"},
+        {{"plan", "--ranks", "3", "--tensor", "2"}, "--tensor 2 does not divide --ranks 3"},
+        {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4"}, "--tensor 2 excludes --lora"},
+        {{"train", "--ranks", "2", "--tensor", "2", "--save", "run"}, "--tensor 2 excludes --save"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
         {{"plan", "--expert-parallel", "2"}, "expert parallel is not there"},
-        {{"plan", "--ranks", "2", "--optimizer-in-backward"}, "before the ranks have summed its gradient"},
         {{"plan", "--parallel", "zero3"}, "--parallel zero3 needs --ranks N"},
         {{"plan", "--rank", "1"}, "--rank 1 needs --ranks N"},
         {{"plan", "--ranks", "2", "--rank", "2"}, "the ranks of --ranks 2 are 0 to 1"},
@@ -218,8 +258,8 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"generate", "--ranks", "2"}, "--ranks"},
     };
     for (size_t i = 0; i < COUNT(all); i++) {
-        const char *arguments[8] = {"brim"};
-        for (int k = 0; k < 6 && all[i].arguments[k]; k++)
+        const char *arguments[9] = {"brim"};
+        for (int k = 0; k < 7 && all[i].arguments[k]; k++)
             arguments[k + 1] = all[i].arguments[k];
         says(expect_code(run_command(arguments), 2), all[i].sentence);
     }
@@ -325,7 +365,7 @@ static void stages_train_what_one_process_trains(void **state)
                          schedule, "--json");
         json_t *run = parse(expect_code(o, 0)->out);
         const json_t *ranks = json_object_get(run, "ranks"), *distinct = json_object_get(ranks, "distinct");
-        assert_keys(ranks, "size strategy sent_bytes_per_step distinct stages schedule");
+        assert_keys(ranks, "size tensor strategy sent_bytes_per_step distinct stages schedule");
         assert_string_equal(json_string_value(json_object_get(ranks, "schedule")), schedule);
         assert_int_equal(json_array_size(distinct), 2);
         for (size_t r = 0; r < 2; r++) {
@@ -341,6 +381,28 @@ static void stages_train_what_one_process_trains(void **state)
     json_decref(alone);
 }
 
+/* Two ranks that compute each layer together, and two such pairs. */
+static void ranks_that_compute_layers_together_train_the_same(void **state)
+{
+    (void)state;
+    NEEDS_MPI();
+    for (int data = 1; data <= 2; data++) {
+        json_t *alone = parse(expect_code(RUN("train", SMALL, "--accumulate", data > 1 ? "2" : "1", "--json"), 0)->out);
+        Outcome *o = RUN("train", SMALL, "--ranks", data > 1 ? "4" : "2", "--tensor", "2", "--parallel",
+                         data > 1 ? "zero3" : "ddp", "--json");
+        json_t *run = parse(expect_code(o, 0)->out);
+        json_t *memory = json_object_get(run, "memory");
+        assert_same_memory(memory, json_object_get(memory, "planned"));
+        assert_int_equal(json_array_size(json_object_get(json_object_get(run, "ranks"), "distinct")), 1);
+        for (int k = 0; k < 2; k++) {
+            const char *which = k ? "loss_last" : "loss_first";
+            assert_true(fabs(loss_of(run, which) - loss_of(alone, which)) <= 1e-6 * loss_of(alone, which));
+        }
+        json_decref(run);
+        json_decref(alone);
+    }
+}
+
 static void only_rank_0_prints_and_writes(void **state)
 {
     (void)state;
@@ -354,6 +416,49 @@ static void only_rank_0_prints_and_writes(void **state)
     o = expect_code(RUN("report", in_folder("run.jsonl")), 0);
     o = expect_code(RUN("train", SMALL, "--steps", "6", "--ranks", "2", "--resume", in_folder("saved")), 0);
     says(o, "resumes after step 4");
+}
+
+static void same_files(const char *a, const char *b, const char *name)
+{
+    char command[1024];
+    snprintf(command, sizeof command, "cmp %s/%s %s/%s", a, name, b, name);
+    assert_int_equal(system(command), 0);
+}
+
+/* Files of ranks that have parts are those of ranks that have all, and any number of ranks goes on from them. */
+static void files_do_not_know_the_ranks(void **state)
+{
+    (void)state;
+    NEEDS_MPI();
+    char parts[320], whole[320];
+    expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "ddp", "--accumulate", "2", "--save", in_folder("whole"), "--export",
+                    in_folder("all")),
+                0);
+    expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "zero1", "--accumulate", "2", "--save", in_folder("parts"), "--export",
+                    in_folder("some")),
+                0);
+    snprintf(parts, sizeof parts, "%s/step-00000004", in_folder("parts"));
+    snprintf(whole, sizeof whole, "%s/step-00000004", in_folder("whole"));
+    same_files(parts, whole, "model.safetensors");
+    same_files(parts, whole, "optimizer.safetensors");
+    same_files(in_folder("all"), in_folder("some"), "model.safetensors");
+    same_files(in_folder("all"), in_folder("some"), "config.json");
+    Outcome *o = expect_code(RUN("train", SMALL, "--steps", "5", "--ranks", "4", "--parallel", "zero3", "--resume", in_folder("parts"),
+                                 "--save", in_folder("parts")),
+                             0);
+    says(o, "resumes after step 4");
+    says(o, "Step 5 is saved");
+    o = expect_code(RUN("train", SMALL, "--steps", "6", "--accumulate", "4", "--resume", in_folder("parts")), 0);
+    says(o, "resumes after step 5");
+    o = expect_code(RUN("train", SMALL, "--steps", "6", "--accumulate", "2", "--resume", in_folder("parts")), 1);
+    assert_non_null(strstr(o->err, "accumulate is 2, was 4"));
+    expect_code(RUN("train", "--init", in_folder("some"), "--data", in_folder("text"), "--seq", "16", "--batch", "2", "--steps", "1",
+                    "--lr", "0", "--threads", "1", "--max-samples", "40", "--ranks", "2", "--parallel", "zero3", "--export",
+                    in_folder("again")),
+                0);
+    same_files(in_folder("again"), in_folder("some"), "model.safetensors");
+    o = expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "zero3", "--lora", "all", "--merge", "--export", in_folder("no")), 2);
+    assert_non_null(strstr(o->err, "excludes --merge"));
 }
 
 /* A shell's line, with what it printed, its status, and the seconds it took. */
@@ -413,6 +518,26 @@ static void another_size_than_the_launchers_is_refused(void **state)
     assert_int_equal(lines_starting(o->out, "4 steps, "), 2);
 }
 
+/* examples/ranks.c, where it is built beside the command: one process without mpirun, ranks with it. */
+static void the_example_trains(void **state)
+{
+    (void)state;
+    char example[512];
+    int folder_length = (int)(strrchr(command_path(), '/') - command_path());
+    snprintf(example, sizeof example, "%.*s/examples/ranks", folder_length, command_path());
+    if (access(example, X_OK) != 0)
+        skip();
+    Outcome *o = shell("OMP_NUM_THREADS=1 %s ddp 3 2>&1", example);
+    assert_int_equal(o->code, 0);
+    says(o, "3 steps, ");
+    assert_int_not_equal(shell("%s zero9 3 2>&1", example)->code, 0);
+    NEEDS_MPI();
+    o = shell("timeout 60 %s -n 2 %s zero3 3 2>&1", launcher, example);
+    assert_int_equal(o->code, 0);
+    assert_int_equal(lines_starting(o->out, "3 steps, "), 1);
+    says(o, "gathered");
+}
+
 /* Ranks with other options: a plan that differs, and an error of one rank alone. */
 static void what_differs_on_a_rank_ends_all(void **state)
 {
@@ -441,13 +566,17 @@ int main(void)
         cmocka_unit_test(the_plan_of_each_strategy_is_worked_out_by_hand),
         cmocka_unit_test(a_plan_says_what_each_stage_has),
         cmocka_unit_test(a_plan_says_what_a_rank_has),
+        cmocka_unit_test(a_plan_of_layers_in_halves_is_worked_out_by_hand),
         cmocka_unit_test(four_hundred_billion_on_a_thousand_ranks),
         cmocka_unit_test(compare_has_a_row_for_each_strategy),
         cmocka_unit_test(what_is_not_there_is_refused_by_name),
         cmocka_unit_test(stages_train_what_one_process_trains),
         cmocka_unit_test(ranks_train_what_one_process_trains),
+        cmocka_unit_test(ranks_that_compute_layers_together_train_the_same),
         cmocka_unit_test(only_rank_0_prints_and_writes),
+        cmocka_unit_test(files_do_not_know_the_ranks),
         cmocka_unit_test(another_size_than_the_launchers_is_refused),
+        cmocka_unit_test(the_example_trains),
         cmocka_unit_test(what_differs_on_a_rank_ends_all),
     };
     return cmocka_run_group_tests(tests, find_mpi, remove_folder);

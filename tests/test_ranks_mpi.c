@@ -100,6 +100,29 @@ static int broadcast_and_sum(const Ranks *ranks, RankGroup group, int me, int si
     return 0;
 }
 
+/* A block's, which go on together: more than the plugin has at a time. */
+static int gathers_together(const Ranks *ranks)
+{
+    enum { GATHERS = 150 };
+    const Transport *t = ranks->transport;
+    unsigned char *data[GATHERS];
+    MUST(t->begin(t->self) == 0);
+    for (int i = 0; i < GATHERS; i++) {
+        uint64_t bytes = 64 * (uint64_t)(1 + i * 7 % 100);
+        data[i] = test_calloc((size_t)ranks->size, bytes);
+        fill(data[i] + (uint64_t)ranks->rank * bytes, ranks->rank, (uint64_t)i, bytes);
+        MUST(t->gather(t->self, RANKS_ALL, data[i], bytes) == 0);
+    }
+    MUST(t->end(t->self) == 0);
+    for (int i = 0; i < GATHERS; i++) {
+        uint64_t bytes = 64 * (uint64_t)(1 + i * 7 % 100);
+        for (int r = 0; r < ranks->size; r++)
+            MUST(is_filled(data[i] + (uint64_t)r * bytes, r, (uint64_t)i, bytes));
+        test_free(data[i]);
+    }
+    return 0;
+}
+
 /* Around a ring, two messages at a time; and one of another size than expected. */
 static int point_to_point(const Ranks *ranks)
 {
@@ -133,7 +156,8 @@ static int collectives(const Ranks *ranks)
     for (int g = RANKS_ALL; g <= RANKS_DATA; g++) /* groups are all ranks until they are divided */
         if (gather_and_exchange(ranks, (RankGroup)g, ranks->rank, ranks->size, all))
             return 1;
-    if (broadcast_and_sum(ranks, RANKS_ALL, ranks->rank, ranks->size) || point_to_point(ranks))
+    if (broadcast_and_sum(ranks, RANKS_ALL, ranks->rank, ranks->size) || gathers_together(ranks) ||
+        point_to_point(ranks))
         return 1;
     for (int r = ranks->size - 1; r >= 0;
          r--) /* the even and the odd ranks, each from the last to the first */

@@ -112,9 +112,10 @@ static int units_of(uint64_t bytes, int *count)
 
 static int wait_for_gathers(void)
 {
+    MPI_Status statuses[TOGETHER]; /* MPI_STATUSES_IGNORE is an array of none to gcc, with MPICH's header */
     int count = mpi.gathering;
     mpi.gathering = 0;
-    return failed(MPI_Waitall(count, mpi.gathers, MPI_STATUSES_IGNORE), "MPI_Waitall");
+    return failed(MPI_Waitall(count, mpi.gathers, statuses), "MPI_Waitall");
 }
 
 static int begin(void *self)
@@ -139,8 +140,8 @@ static int gather(void *self, RankGroup group, void *data, uint64_t bytes)
         return -1;
     if (mpi.together)
         return units_of(bytes, &count) ||
-               failed(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, mpi.unit, mpi.group[group],
-                                     &mpi.gathers[mpi.gathering++]),
+               failed(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, mpi.unit,
+                                     mpi.group[group], &mpi.gathers[mpi.gathering++]),
                       "MPI_Iallgather");
     return units_of(bytes, &count) ||
            failed(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, mpi.unit, mpi.group[group]),
