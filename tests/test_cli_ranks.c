@@ -236,7 +236,7 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "3", "--stages", "2"}, "--ranks 3 are not divided by --stages 2"},
         {{"plan", "--stages", "2"}, "--stages 2 needs --ranks N"},
         {{"plan", "--ranks", "2", "--stages", "2", "--pipeline", "zb"}, "--pipeline must be 1f1b or gpipe"},
-        {{"compare", "--ranks", "2", "--stages", "2"}, "a pipeline is --ranks N --stages P"},
+        {{"compare", "--ranks", "2", "--stages", "2"}, "--stages belongs to `brim train` and `brim plan`"},
         {{"train", "--ranks", "2", "--stages", "2", "--save", "x"}, "--stages 2 excludes --save"},
         {{"plan", "--ranks", "2", "--device", "cuda"}, "several ranks train on the CPU"},
         {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is --tensor T"},
