@@ -201,7 +201,7 @@ static void plan_json(const Options *o, const Training *t, const Plan *plan, con
                   largest_json(plan), "places_at_peak", places_json(plan));
     bracket_add_trained(all, &t->bracket);
     planned_card_json(all, o);
-    ranks_plan_json(all, o, plan, stages);
+    ranks_plan_json(all, o, plan, has_stages(o) ? stages_plan_json(o, stages) : NULL);
     json_print(all);
 }
 
@@ -220,7 +220,10 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan, co
         printf("%s.\n", card.text);
     else
         printf("%d thread%s%s.\n", threads_of(o), plural(threads_of(o)), has_ranks(o) ? " a rank" : "");
-    print_ranks_plan(o, t, plan, stages);
+    if (has_stages(o))
+        print_stages_plan(o, stages);
+    else
+        print_ranks_plan(o, t, plan);
     largest_table(stdout, plan);
     layer_table(stdout, plan);
     rules_print(stdout, o, t, plan);

@@ -18,6 +18,16 @@ int has_ranks(const Options *o)
     return o->ranks.size > 1;
 }
 
+int has_stages(const Options *o)
+{
+    return o->ranks.stages > 1;
+}
+
+int stage_ranks(const Options *o)
+{
+    return o->ranks.size / (has_stages(o) ? o->ranks.stages : 1);
+}
+
 int data_ranks(const Options *o)
 {
     return stage_ranks(o) / (o->ranks.tensor > 0 ? o->ranks.tensor : 1);
@@ -91,6 +101,33 @@ static int unit_of(const Options *o)
 int gathers_blocks(const Options *o)
 {
     return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 && !strcmp(o->gather, "block");
+}
+
+static int check_stages(Options *o, const char *command)
+{
+    int schedule = ranks_schedule(o->pipeline);
+    if (schedule < 0)
+        return usage("--pipeline must be 1f1b or gpipe, not '%s'", o->pipeline);
+    o->ranks.schedule = (RankSchedule)schedule;
+    if (!has_stages(o) || !has_ranks(o)) /* which --stages needs */
+        return 0;
+    if (o->ranks.size % o->ranks.stages)
+        return usage("--ranks %d are not divided by --stages %d: each stage has as many ranks as the others",
+                     o->ranks.size, o->ranks.stages);
+    if (strcmp(command, "train") != 0)
+        return 0;
+    const char *writes = o->save             ? "--save"
+                         : o->resume         ? "--resume"
+                         : o->export         ? "--export"
+                         : o->export_adapter ? "--export-adapter"
+                         : o->sample         ? "--sample"
+                                             : NULL;
+    if (writes)
+        return usage(
+            "--stages %d excludes %s: no rank has the whole model, and stages do not write their parts "
+            "yet; without --stages, --parallel zero3 divides the model and is saved",
+            o->ranks.stages, writes);
+    return 0;
 }
 
 static int check_gather(const Options *o)
@@ -193,8 +230,10 @@ static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
     json_t *all = json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
                             "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
                             (json_int_t)plan->step_sent, "distinct", distinct);
-    if (has_stages(o))
-        stages_json(all, o);
+    if (has_stages(o)) {
+        json_object_set_new(all, "stages", json_integer(o->ranks.stages));
+        json_object_set_new(all, "schedule", json_string(ranks_schedule_name(o->ranks.schedule)));
+    }
     return all;
 }
 
@@ -236,7 +275,7 @@ static void print_divided(const Options *o)
                tensor > 1 ? lever_say(", among %d ranks", data).text : "");
 }
 
-void print_ranks_plan(const Options *o, const Training *t, const Plan *plan, const StagePlans *stages)
+void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
 {
     const MemStats *s = &plan->memory.stats;
     const Bracket *b = &t->bracket;
@@ -246,10 +285,6 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan, con
     int64_t whole = 0; /* of frozen weights */
     if (!has_ranks(o))
         return;
-    if (has_stages(o)) {
-        print_stages_plan(o, stages);
-        return;
-    }
     printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", "sent a step");
     printf("%-26s", who.text);
     size_cell((double)s->peak, "");
@@ -278,12 +313,12 @@ static json_t *numbers(int first, int last)
     return all;
 }
 
-void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, const StagePlans *stages)
+void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, json_t *stages)
 {
     if (!has_ranks(o))
         return;
     if (has_stages(o)) {
-        json_object_set_new(object, "ranks", ranks_json(o, plan, stages_plan_json(o, stages)));
+        json_object_set_new(object, "ranks", ranks_json(o, plan, stages));
         return;
     }
     json_t *one = json_pack("{s:o, s:o}", "ranks", numbers(first_planned(o), last_planned(o)), "memory",

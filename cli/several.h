@@ -20,11 +20,10 @@ int check_ranks(Options *o, const char *command);
 /* What a bracket is of one of several ranks. */
 void bracket_of_rank(Bracket *bracket, const Options *o, Module *model, const Optimizer *optimizer);
 
-/* ---- Stages (stages.c) ----------------------------------------------------------------------- */
+/* ---- Stages (pipeline.c) ----------------------------------------------------------------------- */
 
 int has_stages(const Options *o);
 int stage_ranks(const Options *o); /* of each stage */
-int check_stages(Options *o, const char *command);
 
 /* What a stage's ranks plan. */
 typedef struct StagePlan {
@@ -42,13 +41,12 @@ int plan_stages(const Options *o, const Plan *plan, StagePlans *stages);
 void stage_plans_free(const Options *o, StagePlans *stages);
 void print_stages_plan(const Options *o, const StagePlans *stages);
 json_t *stages_plan_json(const Options *o, const StagePlans *stages);
-/* What the object of the ranks says of them besides. */
-void stages_json(json_t *ranks, const Options *o);
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
 
-void print_ranks_plan(const Options *o, const Training *t, const Plan *plan, const StagePlans *stages);
-void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, const StagePlans *stages);
+void print_ranks_plan(const Options *o, const Training *t, const Plan *plan);
+/* stages: stages_plan_json, where there are some. */
+void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, json_t *stages);
 
 /* ---- A training ------------------------------------------------------------------------------ */
 

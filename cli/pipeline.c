@@ -6,43 +6,6 @@
 #include "levers_.h"
 #include "several.h"
 
-int has_stages(const Options *o)
-{
-    return o->ranks.stages > 1;
-}
-
-int stage_ranks(const Options *o)
-{
-    return o->ranks.size / (has_stages(o) ? o->ranks.stages : 1);
-}
-
-int check_stages(Options *o, const char *command)
-{
-    int schedule = ranks_schedule(o->pipeline);
-    if (schedule < 0)
-        return usage("--pipeline must be 1f1b or gpipe, not '%s'", o->pipeline);
-    o->ranks.schedule = (RankSchedule)schedule;
-    if (!has_stages(o) || !has_ranks(o)) /* which --stages needs */
-        return 0;
-    if (o->ranks.size % o->ranks.stages)
-        return usage("--ranks %d are not divided by --stages %d: each stage has as many ranks as the others",
-                     o->ranks.size, o->ranks.stages);
-    if (strcmp(command, "train") != 0)
-        return 0;
-    const char *writes = o->save             ? "--save"
-                         : o->resume         ? "--resume"
-                         : o->export         ? "--export"
-                         : o->export_adapter ? "--export-adapter"
-                         : o->sample         ? "--sample"
-                                             : NULL;
-    if (writes)
-        return usage(
-            "--stages %d excludes %s: no rank has the whole model, and stages do not write their parts "
-            "yet; without --stages, --parallel zero3 divides the model and is saved",
-            o->ranks.stages, writes);
-    return 0;
-}
-
 static void size_cell(double bytes, const char *behind)
 {
     ReportUnit unit = report_unit((uint64_t)bytes);
@@ -141,12 +104,6 @@ static json_t *stage_numbers(const Options *o, int stage)
     for (int r = stage * stage_ranks(o); r < (stage + 1) * stage_ranks(o); r++)
         json_array_append_new(all, json_integer(r));
     return all;
-}
-
-void stages_json(json_t *ranks, const Options *o)
-{
-    json_object_set_new(ranks, "stages", json_integer(o->ranks.stages));
-    json_object_set_new(ranks, "schedule", json_string(ranks_schedule_name(o->ranks.schedule)));
 }
 
 json_t *stages_plan_json(const Options *o, const StagePlans *stages)

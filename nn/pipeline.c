@@ -88,7 +88,7 @@ static int take_random(Module *module, int stage)
     if (!word)
         return error_code();
     if (stage_take_(context, STAGE_RANDOM, stage - 1, word, RANDOM_BYTES) == 0 && !context->meta)
-        module->model->first_random = *(const uint32_t *)storage_data(word);
+        storage_read(word, 0, sizeof module->model->first_random, &module->model->first_random);
     storage_release(context, word);
     return error_code();
 }
@@ -100,7 +100,7 @@ static int send_random(Context *context, int stage)
         return error_code();
     if (!context->meta) {
         storage_clear(word);
-        *(uint32_t *)storage_data(word) = context->random.layer;
+        storage_write(word, 0, sizeof context->random.layer, &context->random.layer);
     }
     return stage_start_(context, STAGE_RANDOM, stage + 1, word, RANDOM_BYTES);
 }
