@@ -238,7 +238,8 @@ static void add_name(Settings *s, const char *name, const char *path)
     add(s, name, "%.*s", end - from, path + from);
 }
 
-/* A saved run does not know how many ranks there were: what it wants again is a step's micro-batches, of all of them. */
+/* A saved run does not know how many ranks there were: what it wants again is a step's micro-batches, of all
+ * of them. */
 typedef struct LeverSettings {
     Settings *to;
     const Options *options;
@@ -404,7 +405,8 @@ void saving_step(Saving *saving, const SavedRun *run, int64_t steps)
     if (step % every != 0 || step >= steps || !save(saving, run))
         return;
     if (speaks_alone())
-        fprintf(stderr, "brim: step %" PRId64 " is not saved: %s; training continues\n", step, error_message());
+        fprintf(stderr, "brim: step %" PRId64 " is not saved: %s; training continues\n", step,
+                error_message());
     error_clear();
 }
 

@@ -390,6 +390,7 @@ static int write_together(Together *t, FileSum *sums)
         file_abandon(&t->writer);
     if (!status && !t->first)
         file_join(&t->writer, t->path, process.first);
+    t->writer.joined = 1; /* others may be about to open it: it stays until all are done */
     if (!status) {
         together_write(t, sums);
         if (sums)

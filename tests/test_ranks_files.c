@@ -164,8 +164,8 @@ static const char *text_of(const Job *job)
 static void run(Job *job)
 {
     int failed = as_ranks(job->ranks, job->alone ? RANKS_ZERO2 : job->strategy, body, job);
-    for (int r = 0; r < job->ranks; r++)
-        if (job->error[r][0])
+    for (int r = 0; r < job->ranks; r++) /* others say that they were left alone */
+        if (job->error[r][0] && !strstr(job->error[r], "a rank has stopped"))
             fail_msg("%s: rank %d: %s", text_of(job), r, job->error[r]);
     assert_int_equal(failed, 0);
 }

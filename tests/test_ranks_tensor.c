@@ -20,7 +20,7 @@ typedef struct Job {
     Setting setting;
     RankStrategy strategy;
     const char *precision; /* NULL = fp32 */
-    int ranks, tensor, accumulate, tied, in_backward;
+    int ranks, tensor, stages, accumulate, tied, in_backward;
     float clip;
     float *initial, *gradients; /* of the whole; every rank writes its part. Gradients are those of a first
                                    backward, of ranks that all have the same data */
@@ -51,7 +51,7 @@ static void write_initial(TensorList list, float *to)
     for (int i = 0; i < list.count; i++) {
         Tensor *t = list.items[i];
         TensorPart part = tensor_part_(t);
-        for (int64_t k = 0; k < part.count; k++)
+        for (int64_t k = 0; k < part.count && !t->absent; k++)
             c->kernels->copy(part.type, DTYPE_F32, 1,
                              (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, part.at + k),
                              to + place_of(t, part.first + k), &c->run);
@@ -110,7 +110,8 @@ static int script(void *config)
 {
     const Part *part = config;
     Job *job = part->job;
-    int meta = context_is_meta(context_current()), data = job->ranks / job->tensor;
+    int meta = context_is_meta(context_current());
+    int data = job->ranks / (job->tensor * (job->stages ? job->stages : 1));
     Loader *loader = data_of(job, job->accumulate * (part->ranks > 1 ? 1 : data));
     if (job->precision)
         tensor_set_precision(precision_by_name(job->precision));
@@ -124,8 +125,8 @@ static int script(void *config)
     for (int step = 0; step < STEPS && !error_code(); step++) {
         int scope = tensor_scope_begin();
         for (const Batch *b; (b = data_next(loader));)
-            tensor_backward(nn_loss(model, b));
-        if (!meta && step == 0 && data == 1 && !error_code())
+            nn_backward(model, b);
+        if (!meta && step == 0 && data == 1 && !job->stages && !error_code())
             write_gradients(nn_parameters(model), job->gradients, job->own[part->rank]);
         optim_step(optimizer);
         optim_zero_grad(optimizer);
@@ -146,6 +147,7 @@ static int body(const Ranks *ranks, void *user)
     char *error = job->error[ranks->rank];
     Ranks alone = *ranks, together = *ranks;
     alone.tensor = together.tensor = job->tensor;
+    alone.stages = together.stages = job->stages;
     alone.transport = NULL;
     RunOptions o = {.threads = 1, .seed = 5, .quiet = 1, .ranks = &alone};
     Plan plan;
@@ -193,8 +195,9 @@ static void job_end(Job *job)
 static const char *text_of(const Job *job)
 {
     static char text[256];
-    snprintf(text, sizeof text, "%s%s, %s, %d ranks of which %d compute a layer", setting_text(&job->setting),
-             job->tied ? " tied" : "", ranks_strategy_name(job->strategy), job->ranks, job->tensor);
+    snprintf(text, sizeof text, "%s%s, %s, %d ranks of which %d compute a layer, %d stages",
+             setting_text(&job->setting), job->tied ? " tied" : "", ranks_strategy_name(job->strategy),
+             job->ranks, job->tensor, job->stages);
     return text;
 }
 
@@ -295,6 +298,20 @@ static void test_data_and_tensor(void **state)
                                           .ranks = 2 * data,
                                           .tensor = 2,
                                           .accumulate = 1});
+}
+
+/* Two stages, each computed by two ranks, for one and for two parts of the data. */
+static void test_stages_and_tensor(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        for (int data = 1; data <= 2; data++)
+            assert_equal_to_one((Job){.setting = setting_of(i),
+                                      .ranks = 4 * data,
+                                      .tensor = 2,
+                                      .stages = 2,
+                                      .accumulate = 3,
+                                      .clip = i ? 0.05f : 0});
 }
 
 /* A norm counts everything once, whoever has it; and what it clips shows in the losses. */
@@ -450,13 +467,11 @@ static void test_what_is_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ranks_are_one_process),
-                                       cmocka_unit_test(test_data_and_tensor),
-                                       cmocka_unit_test(test_clipping),
-                                       cmocka_unit_test(test_updates_in_backward),
-                                       cmocka_unit_test(test_precisions),
-                                       cmocka_unit_test(test_what_a_layer_keeps),
-                                       cmocka_unit_test(test_what_is_not_divided),
-                                       cmocka_unit_test(test_what_is_refused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ranks_are_one_process), cmocka_unit_test(test_data_and_tensor),
+        cmocka_unit_test(test_stages_and_tensor),     cmocka_unit_test(test_clipping),
+        cmocka_unit_test(test_updates_in_backward),   cmocka_unit_test(test_precisions),
+        cmocka_unit_test(test_what_a_layer_keeps),    cmocka_unit_test(test_what_is_not_divided),
+        cmocka_unit_test(test_what_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
