@@ -91,12 +91,14 @@ Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
     Bracket bracket = {.adapters = has_adapters(o),
                        .states = state_bytes(optimizer),
                        .copy = copy_bytes(o),
-                       .ranks = o->ranks.size,
+                       .ranks = stage_ranks(o),
                        .tensor = o->ranks.tensor,
                        .strategy = o->ranks.strategy};
     TensorList all = nn_parameters(model);
     for (int i = 0; i < all.count; i++)
-        if (tensor_requires_grad(all.items[i]))
+        if (all.items[i]->absent) /* another stage's */
+            continue;
+        else if (tensor_requires_grad(all.items[i]))
             count_trained(&bracket, all.items[i]);
         else
             count_in(frozen_as(&bracket, tensor_dtype(all.items[i])), all.items[i]);

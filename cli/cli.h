@@ -30,6 +30,7 @@ typedef struct Options {
     const char *precision;
     const char *grad_dtype, *rounding, *loss_scale; /* NULL: as the precision and --accumulate say */
     const char *gather;                             /* of zero3: "op", "block" */
+    const char *pipeline;                           /* the schedule of stages: "1f1b", "gpipe" */
     const char *rank;                               /* as it was typed: whose plan, R or all; NULL = all */
     const char *resize_vocab;                       /* as it was typed: N or auto */
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */

@@ -64,7 +64,13 @@ static LeverText accumulate_title(const Options *o)
 
 static LeverText ranks_title(const Options *o)
 {
-    return o->ranks.size > 1 ? lever_say("%d ranks", o->ranks.size) : lever_say("%s", "");
+    int ranks = stage_ranks(o);
+    return ranks > 1 ? lever_say("%d ranks", ranks) : lever_say("%s", "");
+}
+
+static LeverText stages_title(const Options *o)
+{
+    return lever_say("%d stages %s", o->ranks.stages, ranks_schedule_name(o->ranks.schedule));
 }
 
 static LeverText gather_title(const Options *o)
@@ -193,6 +199,8 @@ static const Lever levers[] = {
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,
      .title = parallel_title},
+    {.flag = "--stages", .where = LEVER_LOG | LEVER_TYPED, .means = has_stages, .title = stages_title},
+    {.flag = "--pipeline", .where = LEVER_LOG | LEVER_TYPED, .means = has_stages},
     {.flag = "--gather", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .means = gathers_blocks, .title = gather_title, .to_model = gather_to_model},
     {.flag = "--pack", .where = LEVER_SAVED, .means = packs, .title = pack_title},
     {.flag = "--attention",

@@ -115,11 +115,11 @@ static int check_levers(Options *o)
     o->export_dtype = o->export_dtype ? o->export_dtype : "fp32";
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
-    if ((int64_t)o->batch * o->accumulate > INT_MAX / o->ranks.size)
+    if ((int64_t)o->batch * o->accumulate > INT_MAX / data_ranks(o))
         return usage("--batch %d x --accumulate %d%s is %.0f samples a step; at most %d are possible",
                      o->batch, o->accumulate,
                      o->ranks.size > 1 ? lever_say(" x --ranks %d", o->ranks.size).text : "",
-                     (double)o->batch * o->accumulate * o->ranks.size, INT_MAX);
+                     (double)o->batch * o->accumulate * data_ranks(o), INT_MAX);
     if (o->clip < 0)
         o->clip = o->in_backward ? 0 : 1;
     return 0;

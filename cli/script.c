@@ -450,7 +450,7 @@ static void train_step(Session *s, int64_t step)
     double start = clock_now();
     int scope = tensor_scope_begin();
     for (const Batch *b; (b = data_next(s->train));)
-        tensor_backward(nn_loss(s->model, b));
+        nn_backward(s->model, b);
     int64_t tokens = data_step_tokens(s->train);
     int ranks = has_ranks(s->options); /* whose loss is known behind the update */
     if (!ranks)

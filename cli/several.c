@@ -18,9 +18,19 @@ int has_ranks(const Options *o)
     return o->ranks.size > 1;
 }
 
+int has_stages(const Options *o)
+{
+    return o->ranks.stages > 1;
+}
+
+int stage_ranks(const Options *o)
+{
+    return o->ranks.size / (has_stages(o) ? o->ranks.stages : 1);
+}
+
 int data_ranks(const Options *o)
 {
-    return o->ranks.size / (o->ranks.tensor > 0 ? o->ranks.tensor : 1);
+    return stage_ranks(o) / (o->ranks.tensor > 0 ? o->ranks.tensor : 1);
 }
 
 int64_t step_samples(const Options *o)
@@ -93,6 +103,33 @@ int gathers_blocks(const Options *o)
     return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 && !strcmp(o->gather, "block");
 }
 
+static int check_stages(Options *o, const char *command)
+{
+    int schedule = ranks_schedule(o->pipeline);
+    if (schedule < 0)
+        return usage("--pipeline must be 1f1b or gpipe, not '%s'", o->pipeline);
+    o->ranks.schedule = (RankSchedule)schedule;
+    if (!has_stages(o) || !has_ranks(o)) /* which --stages needs */
+        return 0;
+    if (o->ranks.size % o->ranks.stages)
+        return usage("--ranks %d are not divided by --stages %d: each stage has as many ranks as the others",
+                     o->ranks.size, o->ranks.stages);
+    if (strcmp(command, "train") != 0)
+        return 0;
+    const char *writes = o->save             ? "--save"
+                         : o->resume         ? "--resume"
+                         : o->export         ? "--export"
+                         : o->export_adapter ? "--export-adapter"
+                         : o->sample         ? "--sample"
+                                             : NULL;
+    if (writes)
+        return usage(
+            "--stages %d excludes %s: no rank has the whole model, and stages do not write their parts "
+            "yet; without --stages, --parallel zero3 divides the model and is saved",
+            o->ranks.stages, writes);
+    return 0;
+}
+
 static int check_gather(const Options *o)
 {
     if (strcmp(o->gather, "op") != 0 && strcmp(o->gather, "block") != 0)
@@ -106,7 +143,7 @@ static int check_gather(const Options *o)
 int check_ranks(Options *o, const char *command)
 {
     int64_t rank = 0;
-    if (check_gather(o))
+    if (check_gather(o) || check_stages(o, command))
         return EXIT_USAGE;
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
         return EXIT_USAGE;
@@ -137,7 +174,7 @@ void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimize
     for (int i = 0; i < all.count; i++) {
         const Tensor *t = all.items[i];
         int64_t n = tensor_numel(t), mine = t->shard ? t->shard->each : n;
-        if (!tensor_requires_grad(t))
+        if (!tensor_requires_grad(t) || t->absent)
             continue;
         b->kept_whole += t->shard ? 0 : n;
         int apart = shard_is_apart(t), parts = t->shard && b->strategy >= RANKS_ZERO2;
@@ -190,9 +227,14 @@ static LeverText rank_names(const RankFigures *f, int first)
 
 static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
 {
-    return json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
-                     "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
-                     (json_int_t)plan->step_sent, "distinct", distinct);
+    json_t *all = json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
+                            "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
+                            (json_int_t)plan->step_sent, "distinct", distinct);
+    if (has_stages(o)) {
+        json_object_set_new(all, "stages", json_integer(o->ranks.stages));
+        json_object_set_new(all, "schedule", json_string(ranks_schedule_name(o->ranks.schedule)));
+    }
+    return all;
 }
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
@@ -220,6 +262,9 @@ static void size_cell(double bytes, const char *behind)
 static void print_divided(const Options *o)
 {
     int data = data_ranks(o), tensor = o->ranks.tensor;
+    if (has_stages(o))
+        printf("%d stages, %s: %s.\n", o->ranks.stages, ranks_schedule_name(o->ranks.schedule),
+               ranks_schedule_holds(o->ranks.schedule));
     if (tensor > 1)
         printf("%d ranks compute a layer together: each has %s of its heads, hidden columns and their "
                "weights.\n",
@@ -268,10 +313,14 @@ static json_t *numbers(int first, int last)
     return all;
 }
 
-void ranks_plan_json(json_t *object, const Options *o, const Plan *plan)
+void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, json_t *stages)
 {
     if (!has_ranks(o))
         return;
+    if (has_stages(o)) {
+        json_object_set_new(object, "ranks", ranks_json(o, plan, stages));
+        return;
+    }
     json_t *one = json_pack("{s:o, s:o}", "ranks", numbers(first_planned(o), last_planned(o)), "memory",
                             json_memory(&plan->memory, NULL));
     json_object_set_new(object, "ranks", ranks_json(o, plan, json_pack("[o]", one)));
@@ -288,7 +337,8 @@ static void say_late(const char *sentence, void *user)
 int ranks_begin(Options *o, int *done)
 {
     char why[512];
-    int launched = ranks_launched(), size = o->ranks.size, tensor = o->ranks.tensor;
+    const Ranks asked = o->ranks;
+    int launched = ranks_launched(), size = o->ranks.size;
     *done = 0;
     if (o->ranks_typed && size == 1)
         return EXIT_DONE;
@@ -310,7 +360,9 @@ int ranks_begin(Options *o, int *done)
         return EXIT_NO;
     }
     o->ranks.unit = unit_of(o);
-    o->ranks.tensor = tensor;
+    o->ranks.tensor = asked.tensor;
+    o->ranks.stages = asked.stages;
+    o->ranks.schedule = asked.schedule;
     speak_as(o->ranks.rank);
     if (ranks_watch(&o->ranks, o->rank_timeout, say_late, NULL, why, sizeof why))
         note("%s", why);
@@ -336,19 +388,27 @@ void complain_of_run(int error, const char *what)
     complain("%s", what);
 }
 
-int ranks_figures(const Options *o, const RunResult *result, RankFigures *figures)
+int ranks_figures(const Options *o, const Plan *plan, const RunResult *result, RankFigures *figures)
 {
+    StagePlan planned = {plan->memory, plan->step_sent};
     *figures = (RankFigures){.size = o->ranks.size};
     if (!has_ranks(o))
         return 0;
     figures->all = memtrack_host_calloc(NULL, (size_t)figures->size * sizeof *figures->all);
-    return figures->all ? ranks_gather(&o->ranks, &result->memory, sizeof result->memory, figures->all) : -1;
+    figures->planned = memtrack_host_calloc(NULL, (size_t)figures->size * sizeof *figures->planned);
+    return !figures->all || !figures->planned ||
+                   ranks_gather(&o->ranks, &result->memory, sizeof result->memory, figures->all) ||
+                   ranks_gather(&o->ranks, &planned, sizeof planned, figures->planned)
+               ? -1
+               : 0;
 }
 
 void ranks_figures_free(RankFigures *figures)
 {
     memtrack_host_free(NULL, figures->all, (size_t)figures->size * sizeof *figures->all);
+    memtrack_host_free(NULL, figures->planned, (size_t)figures->size * sizeof *figures->planned);
     figures->all = NULL;
+    figures->planned = NULL;
 }
 
 static uint64_t highest_process(const RankFigures *f, int first)
@@ -360,7 +420,7 @@ static uint64_t highest_process(const RankFigures *f, int first)
     return highest;
 }
 
-void print_ranks_run(const Options *o, const Plan *plan, const RankFigures *f)
+void print_ranks_run(const Options *o, const RankFigures *f)
 {
     uint64_t fullest = 0;
     int kinds = 0;
@@ -376,10 +436,10 @@ void print_ranks_run(const Options *o, const Plan *plan, const RankFigures *f)
         if (first_like(f, r) != r)
             continue;
         printf("%-26s", rank_names(f, r).text);
-        size_cell((double)plan->memory.stats.peak, "");
+        size_cell((double)f->planned[r].memory.stats.peak, "");
         size_cell((double)f->all[r].stats.peak, "");
         size_cell((double)highest_process(f, r), "");
-        size_cell((double)plan->step_sent, full ? "  <- the fullest\n" : "\n");
+        size_cell((double)f->planned[r].sent, full ? "  <- the fullest\n" : "\n");
     }
     print_divided(o);
 }
@@ -393,8 +453,9 @@ void ranks_run_json(json_t *object, const Options *o, const Plan *plan, const Ra
             if (first_like(f, r) == first)
                 json_array_append_new(same, json_integer(r));
         if (json_array_size(same))
-            json_array_append_new(distinct, json_pack("{s:O, s:o}", "ranks", same, "memory",
-                                                      json_memory(&f->all[first], &plan->memory)));
+            json_array_append_new(distinct,
+                                  json_pack("{s:O, s:o}", "ranks", same, "memory",
+                                            json_memory(&f->all[first], &f->planned[first].memory)));
         json_decref(same);
     }
     if (f->all)

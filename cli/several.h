@@ -20,10 +20,33 @@ int check_ranks(Options *o, const char *command);
 /* What a bracket is of one of several ranks. */
 void bracket_of_rank(Bracket *bracket, const Options *o, Module *model, const Optimizer *optimizer);
 
+/* ---- Stages (pipeline.c) ----------------------------------------------------------------------- */
+
+int has_stages(const Options *o);
+int stage_ranks(const Options *o); /* of each stage */
+
+/* What a stage's ranks plan. */
+typedef struct StagePlan {
+    MemSummary memory;
+    uint64_t sent;
+} StagePlan;
+
+/* Of stages [first, end), by stage; of a whole model there are none. */
+typedef struct StagePlans {
+    StagePlan *all;
+    int first, end, fullest;
+} StagePlans;
+/* 0, or EXIT_NO after saying why; stage_plans_free in both cases. */
+int plan_stages(const Options *o, const Plan *plan, StagePlans *stages);
+void stage_plans_free(const Options *o, StagePlans *stages);
+void print_stages_plan(const Options *o, const StagePlans *stages);
+json_t *stages_plan_json(const Options *o, const StagePlans *stages);
+
 /* ---- Plans ----------------------------------------------------------------------------------- */
 
 void print_ranks_plan(const Options *o, const Training *t, const Plan *plan);
-void ranks_plan_json(json_t *object, const Options *o, const Plan *plan);
+/* stages: stages_plan_json, where there are some. */
+void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, json_t *stages);
 
 /* ---- A training ------------------------------------------------------------------------------ */
 
@@ -40,12 +63,13 @@ void complain_of_run(int error, const char *what);
 /* What all ranks measured. */
 typedef struct RankFigures {
     int size;
-    MemSummary *all; /* by rank; NULL: this run is alone */
+    MemSummary *all;    /* by rank; NULL: this run is alone */
+    StagePlan *planned; /* what each had planned */
 } RankFigures;
 /* All ranks call it, at the end of a run. 0, or -1: the others cannot be reached any more. */
-int ranks_figures(const Options *o, const RunResult *result, RankFigures *figures);
+int ranks_figures(const Options *o, const Plan *plan, const RunResult *result, RankFigures *figures);
 void ranks_figures_free(RankFigures *figures);
-void print_ranks_run(const Options *o, const Plan *plan, const RankFigures *figures);
+void print_ranks_run(const Options *o, const RankFigures *figures);
 void ranks_run_json(json_t *object, const Options *o, const Plan *plan, const RankFigures *figures);
 
 #endif

@@ -104,7 +104,7 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     say_line(&line);
     printf("\n");
     report_table(stdout, &plan->memory, &r->memory);
-    print_ranks_run(o, plan, figures);
+    print_ranks_run(o, figures);
     report_textbook(stdout, &plan->memory);
     if (r->segments_off_plan)
         printf("%" PRId64 " segment%s went off the plan, the first at step %" PRId64 "\n",
@@ -216,7 +216,7 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     if (result.status)
         return train_failed(o, training, plan, &result);
     RankFigures figures;
-    if (ranks_figures(o, &result, &figures)) {
+    if (ranks_figures(o, plan, &result, &figures)) {
         ranks_figures_free(&figures);
         complain_of_run(ERROR_RANKS,
                         "the run is at its end, but the figures of the other ranks cannot be reached");

@@ -43,7 +43,7 @@ static const Word words[] = {
      "ranks that compute a layer together are --tensor T, of --ranks N"},
     {"--sequence-parallel --sp ", "sequence parallel is not there; --tensor T divides heads and hidden columns"},
     {"--stages --pipeline --pipeline-parallel --pipeline-parallel-size --pp --schedule-1f1b ",
-     "pipeline parallel is not there; --ranks N --parallel zero3 divides parameters too"},
+     "a pipeline is --ranks N --stages P --pipeline 1f1b or gpipe, of `brim plan` and `brim train`"},
     {"--context-parallel --context-parallel-size --cp ", "context parallel is not there"},
     {"--expert-parallel --expert-parallel-size --ep ",
      "expert parallel is not there; nor are mixtures of experts"},

@@ -183,7 +183,7 @@ void module_cache_pretend(KvCache *cache, int tokens);
 /* Adds to `generating`, of the module and all below: while texts are written modules evaluate, and afterwards
  * each is in the mode that it was in. */
 void module_write(Module *module, int by);
-/* ---- Stages (stages.c) */
+/* ---- Stages (pipeline.c) */
 
 /* Before a model's parts are made: its blocks are divided among stages. 0, or raises. */
 int module_stages_begin(Module *module, int layers, int64_t width);

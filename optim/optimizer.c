@@ -107,15 +107,10 @@ static int add_parameters(Optimizer *optimizer, TensorList list, const RuleOptio
             return error_code();
         optimizer->state[optimizer->count - 1].number = optimizer->count - 1 + absent;
     }
-    if (optimizer->count == 0 && absent)
-        return error_raise(ERROR_ARGUMENT,
-                           "optimizer %s: stage %d of the model has no parameter that is trained; fewer stages "
-                           "have larger ones",
-                           optimizer->rule->shown.name, context_stage_(optimizer->item.context));
     if (optimizer->count == 0)
         return error_raise(ERROR_ARGUMENT,
-                           "optimizer %s: every parameter is frozen; there is nothing to train",
-                           optimizer->rule->shown.name);
+                           "optimizer %s: every parameter is frozen%s; there is nothing to train",
+                           optimizer->rule->shown.name, absent ? " in this stage of the model" : "");
     return 0;
 }
 

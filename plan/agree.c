@@ -14,8 +14,8 @@ typedef struct PlanWord {
 } PlanWord;
 _Static_assert(sizeof(PlanWord) == 64, "the unit of what ranks send");
 
-/* How `other` differs from `mine`, the coarsest first; "" where it does not. same: they have the same stage of the
- * model. */
+/* How `other` differs from `mine`, the coarsest first; "" where it does not. same: they have the same stage
+ * of the model. */
 static void difference(char *out, size_t size, const PlanWord *mine, const PlanWord *other, int same)
 {
     out[0] = '\0';
@@ -30,7 +30,8 @@ static void difference(char *out, size_t size, const PlanWord *mine, const PlanW
                  ranks_strategy_name((RankStrategy)other->strategy),
                  ranks_strategy_name((RankStrategy)mine->strategy));
     else if (other->stages != mine->stages || other->schedule != mine->schedule)
-        snprintf(out, size, "has a model of %d stages by %s, not of %d by %s; give all ranks the same options",
+        snprintf(out, size,
+                 "has a model of %d stages by %s, not of %d by %s; give all ranks the same options",
                  other->stages, ranks_schedule_name((RankSchedule)other->schedule), mine->stages,
                  ranks_schedule_name((RankSchedule)mine->schedule));
     else if (other->threads != mine->threads)

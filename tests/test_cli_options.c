@@ -41,6 +41,8 @@ static const Trial trials[] = {
     {"--parallel", "zero2", {"--ranks", "2"}},
     {"--tensor", "2", {"--ranks", "2"}},
     {"--gather", "block", {"--ranks", "2", "--parallel", "zero3"}},
+    {"--stages", "2", {"--ranks", "2"}},
+    {"--pipeline", "gpipe", {"--ranks", "2", "--stages", "2"}},
     {"--rank", "1", {"--ranks", "2"}},
     {"--rank-timeout", "99", {"--ranks", "2"}},
     {"--device", "cuda", {0}},

@@ -112,6 +112,38 @@ static void a_plan_says_what_a_rank_has(void **state)
     says(o, "trained 4/4 + 4/4 + 8/4 = 4 bytes x");
 }
 
+static void a_plan_says_what_each_stage_has(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(RUN("plan", "llama-tiny", "--ranks", "6", "--stages", "3", "--accumulate", "4",
+                                 "--parallel", "zero1"),
+                             0);
+    says(o, "accumulate 4 x 2 ranks  zero1  3 stages 1f1b");
+    says(o, "64 samples a step");
+    says(o, "stage 0: ranks 0-1");
+    says(o, "stage 2: ranks 4-5");
+    says(o, "<- the fullest");
+    says(o, "stage i of p holds at most p - i micro-batches");
+    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "6", "--stages", "3", "--rank", "3"), 0);
+    says(o, "stage 1: ranks 2-3");
+    assert_null(strstr(o->out, "stage 0: ranks"));
+    json_t *plan = parse(expect_code(RUN("plan", "gpt2", "--ranks", "4", "--stages", "4", "--accumulate", "8",
+                                         "--pipeline", "gpipe", "--json"),
+                                     0)
+                             ->out);
+    const json_t *distinct = json_object_get(json_object_get(plan, "ranks"), "distinct");
+    assert_int_equal(json_array_size(distinct), 4);
+    assert_keys(json_array_get(distinct, 1), "stage ranks sent_bytes_per_step memory");
+    assert_same_memory(json_object_get(json_array_get(distinct, 0), "memory"),
+                       json_object_get(plan, "memory"));
+    /* GPipe: the middle stages hold as much as each other. */
+    assert_int_equal(highest(json_object_get(json_array_get(distinct, 1), "memory"), "activation"),
+                     highest(json_object_get(json_array_get(distinct, 2), "memory"), "activation"));
+    json_decref(plan);
+    says(RUN("plan", "mlp", "--ranks", "2", "--stages", "2"), "this mlp is not divided into stages");
+    says(RUN("plan", "gpt2", "--ranks", "16", "--stages", "16"), "12 layers are not divided into 16 stages");
+}
+
 /* llama-tiny, 6 layers of 288 and 768, 6 heads, 256 tokens, batch 8 x 128, over two ranks that compute each layer together.
  * Of a layer two norms are whole, and a half of four matrices 288 x 288 and three 288 x 768; in forward and in backward it
  * sums (8,128,288) floats twice. A sum sends a half to the other, and the sum of a half back. */
@@ -198,11 +230,16 @@ static void what_is_not_there_is_refused_by_name(void **state)
 {
     (void)state;
     static const struct {
-        const char *arguments[7], *sentence;
+        const char *arguments[8], *sentence;
     } all[] = {
+        {{"plan", "--ranks", "2", "--parallel", "pp"}, "a pipeline is --stages P"},
+        {{"plan", "--ranks", "3", "--stages", "2"}, "--ranks 3 are not divided by --stages 2"},
+        {{"plan", "--stages", "2"}, "--stages 2 needs --ranks N"},
+        {{"plan", "--ranks", "2", "--stages", "2", "--pipeline", "zb"}, "--pipeline must be 1f1b or gpipe"},
+        {{"compare", "--ranks", "2", "--stages", "2"}, "--stages belongs to `brim train` and `brim plan`"},
+        {{"train", "--ranks", "2", "--stages", "2", "--save", "x"}, "--stages 2 excludes --save"},
         {{"plan", "--ranks", "2", "--device", "cuda"}, "several ranks train on the CPU"},
         {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is --tensor T"},
-        {{"plan", "--ranks", "2", "--parallel", "pp"}, "pipeline parallel is not there"},
         {{"plan", "--ranks", "2", "--parallel", "zero4"}, "ddp, zero1, zero2, zero3, fsdp, not 'zero4'"},
         {{"plan", "--ranks", "2", "--tp", "2"}, "--tensor T, of --ranks N"},
         {{"plan", "--ranks", "2", "--sequence-parallel"}, "sequence parallel is not there"},
@@ -210,7 +247,6 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "3", "--tensor", "2"}, "--tensor 2 does not divide --ranks 3"},
         {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4"}, "--tensor 2 excludes --lora"},
         {{"train", "--ranks", "2", "--tensor", "2", "--save", "run"}, "--tensor 2 excludes --save"},
-        {{"plan", "--ranks", "2", "--stages", "2"}, "pipeline parallel is not there"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
         {{"plan", "--expert-parallel", "2"}, "expert parallel is not there"},
         {{"plan", "--parallel", "zero3"}, "--parallel zero3 needs --ranks N"},
@@ -313,6 +349,35 @@ static void ranks_train_what_one_process_trains(void **state)
         json_decref(run);
     }
     json_decref(first);
+    json_decref(alone);
+}
+
+/* Two stages: the losses of one process with the same micro-batches, to the last digit; each rank's plan is
+ * its run. */
+static void stages_train_what_one_process_trains(void **state)
+{
+    (void)state;
+    NEEDS_MPI();
+    json_t *alone = parse(expect_code(RUN("train", SMALL, "--accumulate", "3", "--json"), 0)->out);
+    for (int i = 0; i < RANK_SCHEDULE_COUNT; i++) {
+        const char *schedule = ranks_schedule_name((RankSchedule)i);
+        Outcome *o = RUN("train", SMALL, "--accumulate", "3", "--ranks", "2", "--stages", "2", "--pipeline",
+                         schedule, "--json");
+        json_t *run = parse(expect_code(o, 0)->out);
+        const json_t *ranks = json_object_get(run, "ranks"), *distinct = json_object_get(ranks, "distinct");
+        assert_keys(ranks, "size tensor strategy sent_bytes_per_step distinct stages schedule");
+        assert_string_equal(json_string_value(json_object_get(ranks, "schedule")), schedule);
+        assert_int_equal(json_array_size(distinct), 2);
+        for (size_t r = 0; r < 2; r++) {
+            const json_t *memory = json_object_get(json_array_get(distinct, r), "memory");
+            assert_same_memory(memory, json_object_get(memory, "planned"));
+        }
+        assert_true(loss_of(run, "loss_first") == loss_of(alone, "loss_first"));
+        assert_true(loss_of(run, "loss_last") == loss_of(alone, "loss_last"));
+        assert_true(real_at(json_object_get(run, "validation"), "loss") ==
+                    real_at(json_object_get(alone, "validation"), "loss"));
+        json_decref(run);
+    }
     json_decref(alone);
 }
 
@@ -499,11 +564,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_plan_of_each_strategy_is_worked_out_by_hand),
+        cmocka_unit_test(a_plan_says_what_each_stage_has),
         cmocka_unit_test(a_plan_says_what_a_rank_has),
         cmocka_unit_test(a_plan_of_layers_in_halves_is_worked_out_by_hand),
         cmocka_unit_test(four_hundred_billion_on_a_thousand_ranks),
         cmocka_unit_test(compare_has_a_row_for_each_strategy),
         cmocka_unit_test(what_is_not_there_is_refused_by_name),
+        cmocka_unit_test(stages_train_what_one_process_trains),
         cmocka_unit_test(ranks_train_what_one_process_trains),
         cmocka_unit_test(ranks_that_compute_layers_together_train_the_same),
         cmocka_unit_test(only_rank_0_prints_and_writes),

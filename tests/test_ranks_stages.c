@@ -379,6 +379,23 @@ static void test_data_times_stages(void **state)
         }
 }
 
+/* Two ranks compute each layer of a stage together. */
+static void test_tensor_times_stages(void **state)
+{
+    (void)state;
+    Job job = job_of(2, 3, RANKS_1F1B), one = job;
+    job.ranks.size = 4;
+    job.ranks.tensor = 2;
+    job.clip = one.clip = 1;
+    run(&job);
+    run_alone(&one, 0);
+    for (int r = 0; r < 4; r++)
+        for (int s = 0; s < STEPS; s++)
+            assert_true(fabs(job.loss[r][s] - one.loss[0][s]) <= 1e-6 * one.loss[0][s]);
+    test_free(job.weights);
+    test_free(one.weights);
+}
+
 /* ---- What a stage holds ----------------------------------------------------------------------- */
 
 static void test_layers_that_do_not_divide(void **state)
@@ -541,6 +558,7 @@ int main(void)
                                        cmocka_unit_test(test_held_out_data),
                                        cmocka_unit_test(test_short_steps),
                                        cmocka_unit_test(test_data_times_stages),
+                                       cmocka_unit_test(test_tensor_times_stages),
                                        cmocka_unit_test(test_layers_that_do_not_divide),
                                        cmocka_unit_test(test_what_is_held),
                                        cmocka_unit_test(test_refused),
