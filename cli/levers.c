@@ -64,8 +64,8 @@ static LeverText accumulate_title(const Options *o)
 
 static LeverText ranks_title(const Options *o)
 {
-    int ranks = stage_ranks(o);
-    return ranks > 1 ? lever_say("%d ranks", ranks) : lever_say("%s", "");
+    int ranks = data_ranks(o); /* a step has as many times the samples */
+    return ranks > 1 ? lever_say("%d %sranks", ranks, ranks < o->ranks.size ? "data " : "") : lever_say("%s", "");
 }
 
 static LeverText stages_title(const Options *o)

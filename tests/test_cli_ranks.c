@@ -118,7 +118,7 @@ static void a_plan_says_what_each_stage_has(void **state)
     Outcome *o = expect_code(RUN("plan", "llama-tiny", "--ranks", "6", "--stages", "3", "--accumulate", "4",
                                  "--parallel", "zero1"),
                              0);
-    says(o, "accumulate 4 x 2 ranks  zero1  3 stages 1f1b");
+    says(o, "accumulate 4 x 2 data ranks  zero1  3 stages 1f1b");
     says(o, "64 samples a step");
     says(o, "stage 0: ranks 0-1");
     says(o, "stage 2: ranks 4-5");
@@ -171,7 +171,7 @@ static void a_plan_of_layers_in_halves_is_worked_out_by_hand(void **state)
     assert_int_equal(integer_at(ranks, "sent_bytes_per_step"), SENT);
     json_decref(plan);
     o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--tensor", "2", "--parallel", "zero2"), 0);
-    says(o, "4 ranks  tensor 2  zero2");
+    says(o, "2 data ranks  tensor 2  zero2");
     says(o, "16 samples a step");
     says(o, "trained 4 + 4/2 + 8/2, layers /2 = ");
     says(o, "2 ranks compute a layer together: each has a half");
